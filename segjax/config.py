@@ -1,0 +1,165 @@
+"""One schema for every experiment: keys, defaults, meaning and checks; nothing compiles before a config has passed.
+
+A config file (`configs/*.py`) starts from `defaults(pipeline)` and assigns; the ConfigDict is locked, so an unknown
+key is an error where it is written. `validate` then checks every value against its `Field`.
+"""
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from segjax.errors import InputError, unknown_name
+
+
+class Field(NamedTuple):
+    """One config key: its default, what it means, and `check(value) -> complaint or None`."""
+
+    default: Any
+    doc: str
+    check: Callable[[Any], str | None] = lambda value: None
+
+
+def one_of(*names: str) -> Callable[[Any], str | None]:
+    def check(value):
+        if value in names:
+            return None
+        near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+        return 'one of ' + ', '.join(map(repr, names)) + (f' (did you mean {near[0]!r}?)' if near else '')
+
+    return check
+
+
+def at_least(low: float) -> Callable[[Any], str | None]:
+    return lambda value: None if value >= low else f'a number >= {low}'
+
+
+def above(low: float) -> Callable[[Any], str | None]:
+    return lambda value: None if value > low else f'a number > {low}'
+
+
+def between(low: float, high: float) -> Callable[[Any], str | None]:
+    return lambda value: None if low <= value <= high else f'a number in [{low}, {high}]'
+
+
+def size_2d(value) -> str | None:
+    ok = len(value) == 2 and all(isinstance(v, int) and v > 0 for v in value)
+    return None if ok else '(height, width), two whole numbers > 0'
+
+
+def size_2d_or_empty(value) -> str | None:
+    return None if len(value) == 0 else size_2d(value)
+
+
+def interval(value) -> str | None:
+    ok = len(value) == 2 and 0 < value[0] <= value[1]
+    return None if ok else '(low, high) with 0 < low <= high'
+
+
+def pattern_factors(value) -> str | None:
+    ok = all(len(v) == 2 and isinstance(v[0], str) and float(v[1]) >= 0 for v in value)
+    return None if ok else "pairs of (pattern, factor), as (('decoder/.*', 10.0),)"
+
+
+DATA = {
+    'name': Field('streets', 'data set, a name of segjax/data/builders'),
+    'root': Field('', "folder of a real data set; '' for worlds"),
+    'classes': Field('', "only for name='folder': YAML or JSON file with the class list"),
+    'cache': Field('', "folder for prepared records; '' is $SEGJAX_CACHE or ~/.cache/segjax"),
+    'train_split': Field('train', 'TFDS split to train on, slices such as train[:10%] included'),
+    'eval_split': Field('val', 'TFDS split to evaluate on'),
+    'eval_size': Field((256, 512), '(height, width) at which the net sees an image in evaluation', size_2d),
+    'threads': Field(4, 'threads that read and transform examples', at_least(0)),
+    'workers': Field(0, 'processes that do so; 0: threads of the main process', at_least(0)),
+    'prefetch': Field(16, 'examples read ahead', at_least(1)),
+    'world': {
+        'num_train': Field(320, 'worlds only: number of training examples', at_least(1)),
+        'num_val': Field(64, 'worlds only: number of validation examples', at_least(1)),
+        'size': Field((128, 256), 'worlds only: (height, width) of the rendered images', size_2d),
+        'seed': Field(0, 'worlds only: another seed is another world', at_least(0)),
+    },
+}
+
+AUGMENT = {
+    'resize': Field((), 'resize to (height, width) first; () keeps the size', size_2d_or_empty),
+    'scale': Field((1.0, 1.0), 'random scale, uniform in (low, high)', interval),
+    'rotate': Field(0.0, 'random rotation, uniform in +- this many degrees', between(0, 180)),
+    'translate': Field(0, 'random shift, uniform in +- this many pixels along each axis', at_least(0)),
+    'flip': Field(0.5, 'probability of a horizontal flip', between(0, 1)),
+    'crop': Field((256, 512), '(height, width) of the training images: random crop, padded where smaller', size_2d),
+    'brightness': Field(0.0, 'factor uniform in 1 +- this', between(0, 1)),
+    'contrast': Field(0.0, 'factor uniform in 1 +- this', between(0, 1)),
+    'saturation': Field(0.0, 'factor uniform in 1 +- this', between(0, 1)),
+    'hue': Field(0.0, 'shift uniform in +- this share of the colour circle', between(0, 0.5)),
+    'blur': Field(0.0, 'probability of a Gaussian blur of 5 pixels', between(0, 1)),
+}
+
+OPTIM = {
+    'name': Field('adam', 'optimiser', one_of('sgd', 'adam', 'adamw')),
+    'learning_rate': Field(5e-4, 'base learning rate', above(0)),
+    'momentum': Field(0.9, 'sgd only', between(0, 1)),
+    'nesterov': Field(False, 'sgd only'),
+    'beta1': Field(0.9, 'adam, adamw', between(0, 1)),
+    'beta2': Field(0.999, 'adam, adamw', between(0, 1)),
+    'eps': Field(1e-8, 'adam, adamw', above(0)),
+    'weight_decay': Field(0.0, 'sgd, adam: added to the gradient (L2); adamw: decoupled', at_least(0)),
+    'decay_norm_and_bias': Field(False, 'also decay batch norm parameters and biases'),
+    'schedule': Field('poly', 'learning rate over time', one_of('constant', 'poly', 'linear_tail', 'cosine')),
+    'power': Field(0.9, 'poly: (1 - step / num_steps) ** power', above(0)),
+    'constant_fraction': Field(0.5, 'linear_tail: share of the steps before the decay to 0', between(0, 1)),
+    'warmup_steps': Field(0, 'linear warm-up from warmup_factor * rate', at_least(0)),
+    'warmup_factor': Field(0.0, 'where the warm-up starts', between(0, 1)),
+    'factors': Field((), 'learning-rate factors: ((pattern over net/module/param, factor), ...)', pattern_factors),
+    'clip_norm': Field(0.0, 'clip gradients to this global norm; 0: off', at_least(0)),
+}
+
+SHARED = {
+    'pipeline': Field('supervised', 'which file of segjax/pipelines'),
+    'seed': Field(0, 'everything random is a function of it', at_least(0)),
+    'data': DATA,
+    'augment': AUGMENT,
+    'train': {
+        'batch_size': Field(6, 'global, over all devices of all processes', at_least(1)),
+        'num_steps': Field(1000, 'optimiser steps', at_least(0)),
+        'accumulate': Field(1, 'micro-batches per step; gradients are those of the whole batch', at_least(1)),
+        'ema': Field(0.0, 'decay of the averaged parameters used for evaluation; 0: off', between(0, 1)),
+        'dtype': Field('float32', 'of activations; parameters, loss and statistics stay float32',
+                       one_of('float32', 'bfloat16')),
+    },
+    'evaluate': {
+        'batch_size': Field(8, 'global; the last batch is padded, every image counts once', at_least(1)),
+        'policy': Field('cityscapes', 'how mIoU is averaged (metrics/confusion.py)'),
+    },
+    'run': {
+        'log_every': Field(20, 'steps between lines of metrics.jsonl', at_least(1)),
+        'eval_every': Field(500, 'steps between evaluations; 0: at the end only', at_least(0)),
+        'checkpoint_every': Field(500, 'steps between checkpoints; 0: at the end only', at_least(0)),
+        'keep_last': Field(2, 'newest checkpoints kept', at_least(1)),
+        'keep_best': Field(1, 'best checkpoints kept beside them', at_least(0)),
+        'num_pictures': Field(4, 'best and worst images in the report, each', at_least(0)),
+    },
+    'parallel': {
+        'mode': Field('pmap', 'how a step is mapped over devices', one_of('pmap', 'shard_map')),
+        'check_replicas': Field(False, 'assert after every step that all devices hold the same state'),
+    },
+    'predict': {
+        'tile': Field((), "(height, width) of tiles; () is data.eval_size", size_2d_or_empty),
+        'overlap': Field(1 / 3, 'share of a tile that it has in common with the next', between(0, 0.9)),
+        'flip': Field(False, 'also predict the mirrored image and average'),
+        'scales': Field((1.0,), 'also predict at these scales and average'),
+        'batch_size': Field(4, 'tiles per call', at_least(1)),
+    },
+    'init_from': {
+        'path': Field('', 'run folder or checkpoint to take parameters from when this run has no checkpoint yet'),
+        'nets': Field(('.*',), 'patterns over net/module: what to take'),
+    },
+}
+
+
+def to_config_dict(schema: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The defaults of a (nested) schema as an unlocked ConfigDict."""
+    return ml_collections.ConfigDict(
+        {k: v.default if isinstance(v, Field) else to_config_dict(v) for k, v in schema.items()}
+    )
