@@ -1,0 +1,26 @@
+"""Shared fixtures. Everything runs on simulated CPU devices unless a test starts a process of its own."""
+
+import os
+import pathlib
+
+# Before jax starts: eight devices for the SPMD tests; NPROC keeps their collectives from starving on few cores.
+os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
+os.environ.setdefault('NPROC', '16')
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(pathlib.Path.home() / '.cache/segjax/jax_tests'))
+
+import jax
+import pytest
+
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope='session')
+def real_data() -> pathlib.Path:
+    """Folder with real images (camvid/, cityscapes_mini/, ...); tests that need it skip where it is absent."""
+    folder = pathlib.Path(os.environ.get('SEGJAX_REAL_DATA', REPOSITORY.parent / 'shared' / 'data'))
+    if not folder.is_dir():
+        pytest.skip(f'no real data at {folder} (set SEGJAX_REAL_DATA)')
+    return folder
