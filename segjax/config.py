@@ -44,6 +44,10 @@ def between(low: float, high: float) -> Callable[[Any], str | None]:
     return lambda value: None if low <= value <= high else f'a number in [{low}, {high}]'
 
 
+def below_one(value) -> str | None:
+    return None if 0 <= value < 1 else 'a number in [0, 1)'
+
+
 def size_2d(value) -> str | None:
     ok = len(value) == 2 and all(isinstance(v, int) and v > 0 for v in value)
     return None if ok else '(height, width), two whole numbers > 0'
@@ -60,7 +64,7 @@ def interval(value) -> str | None:
 
 def pattern_factors(value) -> str | None:
     ok = all(len(v) == 2 and isinstance(v[0], str) and float(v[1]) >= 0 for v in value)
-    return None if ok else "pairs of (pattern, factor), as (('decoder/.*', 10.0),)"
+    return None if ok else "pairs of (pattern, factor), as (('.*/decoder/.*', 10.0),)"
 
 
 DATA = {
@@ -99,10 +103,10 @@ AUGMENT = {
 OPTIM = {
     'name': Field('adam', 'optimiser', one_of('sgd', 'adam', 'adamw')),
     'learning_rate': Field(5e-4, 'base learning rate', above(0)),
-    'momentum': Field(0.9, 'sgd only', between(0, 1)),
+    'momentum': Field(0.9, 'sgd only', below_one),
     'nesterov': Field(False, 'sgd only'),
-    'beta1': Field(0.9, 'adam, adamw', between(0, 1)),
-    'beta2': Field(0.999, 'adam, adamw', between(0, 1)),
+    'beta1': Field(0.9, 'adam, adamw', below_one),
+    'beta2': Field(0.999, 'adam, adamw', below_one),
     'eps': Field(1e-8, 'adam, adamw', above(0)),
     'weight_decay': Field(0.0, 'sgd, adam: added to the gradient (L2); adamw: decoupled', at_least(0)),
     'decay_norm_and_bias': Field(False, 'also decay batch norm parameters and biases'),
@@ -124,9 +128,12 @@ SHARED = {
         'batch_size': Field(6, 'global, over all devices of all processes', at_least(1)),
         'num_steps': Field(1000, 'optimiser steps', at_least(0)),
         'accumulate': Field(1, 'micro-batches per step; gradients are those of the whole batch', at_least(1)),
-        'ema': Field(0.0, 'decay of the averaged parameters used for evaluation; 0: off', between(0, 1)),
-        'dtype': Field('float32', 'of activations; parameters, loss and statistics stay float32',
-                       one_of('float32', 'bfloat16')),
+        'ema': Field(0.0, 'decay of the averaged parameters used for evaluation; 0: off', below_one),
+        'dtype': Field(
+            'float32',
+            'of activations; parameters, loss and statistics stay float32',
+            one_of('float32', 'bfloat16'),
+        ),
     },
     'evaluate': {
         'batch_size': Field(8, 'global; the last batch is padded, every image counts once', at_least(1)),
@@ -145,7 +152,7 @@ SHARED = {
         'check_replicas': Field(False, 'assert after every step that all devices hold the same state'),
     },
     'predict': {
-        'tile': Field((), "(height, width) of tiles; () is data.eval_size", size_2d_or_empty),
+        'tile': Field((), '(height, width) of tiles; () is data.eval_size', size_2d_or_empty),
         'overlap': Field(1 / 3, 'share of a tile that it has in common with the next', between(0, 0.9)),
         'flip': Field(False, 'also predict the mirrored image and average'),
         'scales': Field((1.0,), 'also predict at these scales and average'),
@@ -158,8 +165,180 @@ SHARED = {
 }
 
 
-def to_config_dict(schema: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The defaults of a (nested) schema as an unlocked ConfigDict."""
-    return ml_collections.ConfigDict(
-        {k: v.default if isinstance(v, Field) else to_config_dict(v) for k, v in schema.items()}
-    )
+class Choice(NamedTuple):
+    """A section whose keys depend on its `name`: a net and its arguments, for instance.
+
+    default  the name
+    doc      what is chosen
+    options  {name: {key: Field}}
+    """
+
+    default: str
+    doc: str
+    options: Mapping[str, Mapping[str, Field]]
+
+
+def _defaults(schema: Mapping[str, Any] | Choice) -> dict[str, Any]:
+    if isinstance(schema, Choice):
+        return {'name': schema.default, **_defaults(schema.options[schema.default])}
+    return {k: v.default if isinstance(v, Field) else _defaults(v) for k, v in schema.items()}
+
+
+def schema_of(pipeline: str) -> dict[str, Any]:
+    """The shared schema and what the pipeline adds to it."""
+    from segjax import pipelines  # here, not above: pipelines are written in terms of this file
+
+    return {**SHARED, **pipelines.load(pipeline).SCHEMA}
+
+
+def defaults(pipeline: str) -> ml_collections.ConfigDict:
+    """A locked config with every key at its default, for a config file to assign to."""
+    config = ml_collections.ConfigDict(_defaults({**schema_of(pipeline)}), convert_dict=True)
+    config.pipeline = pipeline
+    return config.lock()
+
+
+def choose(config: ml_collections.ConfigDict, section: str, name: str) -> None:
+    """Sets a `Choice` section to another name, with that one's keys at their defaults."""
+    choice = schema_of(config.pipeline)[section]
+    if name not in choice.options:
+        raise unknown_name(f'config.{section}.name', name, choice.options)
+    with config.unlocked():
+        config[section] = ml_collections.ConfigDict({'name': name, **_defaults(choice.options[name])})
+
+
+def update(config: ml_collections.ConfigDict, **sections: Mapping[str, Any]) -> None:
+    """`update(config, data=dict(name='camvid', threads=2), seed=1)`: assigns, refusing unknown keys."""
+    for key, value in sections.items():
+        if not isinstance(value, Mapping):
+            config[key] = value
+            continue
+        for inner, v in value.items():
+            if isinstance(v, Mapping):
+                config[key][inner].update(v)
+            else:
+                setattr(config[key], inner, v)
+
+
+def _walk(schema, values, path):
+    """Yields (path, Field, value); raises for keys that are in only one of the two."""
+    if isinstance(schema, Choice):
+        if values['name'] not in schema.options:
+            raise unknown_name(f'config.{path}name', values['name'], schema.options)
+        schema = {'name': Field('', schema.doc), **schema.options[values['name']]}
+    for key in values:
+        if key not in schema:
+            raise unknown_name(f'config.{path}{key}', key, schema)
+    for key, entry in schema.items():
+        if key not in values:
+            raise InputError(
+                f'config.{path}{key}',
+                got='no such key',
+                expected=getattr(entry, 'doc', 'a section'),
+                fix='start from segjax.config.defaults(pipeline)',
+            )
+        if isinstance(entry, Field):
+            yield f'config.{path}{key}', entry, values[key]
+        else:
+            yield from _walk(entry, values[key], f'{path}{key}.')
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks every key and value against the schema; raises InputError at the first that is wrong."""
+    for where, field, value in _walk(schema_of(config.pipeline), config, ''):
+        kind = float if isinstance(field.default, float) else type(field.default)
+        if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
+            raise InputError(
+                where, got=f'{value!r} ({type(value).__name__})', expected=f'a {kind.__name__}: {field.doc}'
+            )
+        complaint = field.check(value)
+        if complaint:
+            raise InputError(where, got=repr(value), expected=complaint, fix=field.doc)
+
+
+def parse_arg(arg: str, variants: tuple[str, ...], **spec: Any) -> ml_collections.ConfigDict:
+    """Parses what follows the colon of `--config file.py:variant,key=value`.
+
+    Args:
+      arg: the text, '' for the default variant.
+      variants: names that may come first.
+      **spec: typed arguments with their defaults; the type of the default is the type of the argument.
+
+    Returns:
+      A ConfigDict with `variant` ('' if none was named) and one entry for each argument of `spec`.
+    """
+    out = ml_collections.ConfigDict({'variant': '', **spec})
+    for position, item in enumerate(filter(None, arg.split(','))):
+        key, equals, text = item.partition('=')
+        if not equals and position == 0:
+            if key not in variants:
+                raise unknown_name('--config file.py:<variant>', key, variants)
+            out.variant = key
+        elif not equals and isinstance(spec.get(key), bool):
+            out[key] = True
+        elif key not in spec:
+            raise unknown_name('--config file.py:...,<argument>=', key, spec)
+        else:
+            try:
+                out[key] = _typed(text, spec[key])
+            except ValueError as error:
+                raise InputError(
+                    f'--config file.py:...,{key}=', got=repr(text), expected=f'a {type(spec[key]).__name__}'
+                ) from error
+    return out
+
+
+def _typed(text: str, like: Any) -> Any:
+    if isinstance(like, bool):
+        if text.lower() not in ('true', 'false', '1', '0'):
+            raise ValueError(text)
+        return text.lower() in ('true', '1')
+    return type(like)(text)
+
+
+def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Plain dicts, lists and scalars, as `config.json` and checkpoints store them."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def from_json(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The config of a run folder; lists become tuples again."""
+
+    def restore(value):
+        if isinstance(value, Mapping):
+            return {k: restore(v) for k, v in value.items()}
+        return tuple(restore(v) for v in value) if isinstance(value, list) else value
+
+    config = ml_collections.ConfigDict(restore(stored)).lock()
+    validate(config)
+    return config
+
+
+FREE = (
+    'run',
+    'parallel',
+    'predict',
+    'evaluate',
+    'init_from',
+    'data.root',
+    'data.cache',
+    'data.threads',
+    'data.workers',
+    'data.prefetch',
+)
+"""Keys that may change when a run is resumed: they do not change what is learned."""
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = '') -> list[str]:
+    """'train.batch_size: 8, now 16' for every key that matters to a resumed run."""
+    found = []
+    for key in sorted(set(old) | set(new)):
+        here = f'{path}{key}'
+        if here in FREE:
+            continue
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, here + '.')
+        elif a != b:
+            found.append(f'{here}: {a!r}, now {b!r}')
+    return found

@@ -1,0 +1,96 @@
+"""Supervised segmentation: the baseline of every paper.
+
+  bash launch/local.sh --config configs/supervised.py:quick --workdir runs/first
+
+Variants:
+  (none)    ERFNet on Cityscapes as its authors trained it: 1024x512, batch 6, Adam 5e-4, poly 0.9 over 150 epochs,
+            weighted cross-entropy w = 1 / ln(1.10 + share); both phases of the original (encoder, then decoder) at
+            once, the encoder's head as auxiliary loss. Published from scratch: 69-70 val mIoU (72.1 with an ImageNet encoder).
+            --config.data.root=/data/cityscapes (or $CITYSCAPES_DATASET)
+  camvid    the same net on CamVid (SegNet's split, 11 classes) at 360x480. --config.data.root=/data/camvid
+  folder    your own images and masks. --config.data.root=/data/mine --config.data.classes=/data/mine/classes.yaml
+  quick     the embedded world `streets`: minutes on two CPU cores
+  smoke     seconds, for tests
+
+Arguments: `model=erfnet`, `augment=basic|strong`, e.g. --config configs/supervised.py:camvid,augment=strong
+"""
+
+from segjax import config as config_lib
+from segjax.errors import unknown_name
+
+AUGMENTATIONS = {
+    'basic': dict(flip=0.5, translate=2),
+    'strong': dict(
+        flip=0.5,
+        scale=(0.5, 2.0),
+        rotate=5.0,
+        brightness=0.3,
+        contrast=0.3,
+        saturation=0.3,
+        hue=0.03,
+        blur=0.1,
+    ),
+}
+
+
+def get_config(arg=''):
+    args = config_lib.parse_arg(arg, variants=('camvid', 'folder', 'quick', 'smoke'), model='erfnet', augment='basic')
+    if args.augment not in AUGMENTATIONS:
+        raise unknown_name('--config configs/supervised.py:...,augment=', args.augment, AUGMENTATIONS)
+    config = config_lib.defaults('supervised')
+    config_lib.choose(config, 'model', args.model)
+    config_lib.update(
+        config,
+        augment=dict(resize=(512, 1024), crop=(512, 1024), **AUGMENTATIONS[args.augment]),
+        data=dict(name='cityscapes', eval_size=(512, 1024)),
+        train=dict(batch_size=6, num_steps=150 * 2975 // 6),
+        evaluate=dict(batch_size=4),
+        loss=dict(class_weights='enet', aux_weight=1.0),
+        optim=dict(name='adam', learning_rate=5e-4, weight_decay=1e-4, schedule='poly', power=0.9),
+        run=dict(log_every=50, eval_every=2500, checkpoint_every=2500),
+    )
+    {'': lambda c: None, 'camvid': _camvid, 'folder': _folder, 'quick': _quick, 'smoke': _smoke}[args.variant](config)
+    return config
+
+
+def _camvid(config):
+    config_lib.update(
+        config,
+        augment=dict(resize=(), crop=(360, 480)),
+        data=dict(name='camvid', eval_size=(360, 480)),
+        train=dict(batch_size=8, num_steps=300 * 367 // 8),
+        run=dict(log_every=20, eval_every=500, checkpoint_every=500),
+    )
+
+
+def _folder(config):
+    config_lib.update(
+        config,
+        augment=dict(resize=(), crop=(512, 512), scale=(0.5, 2.0)),
+        data=dict(name='folder', eval_size=(512, 512)),
+        train=dict(batch_size=8, num_steps=20_000),
+        run=dict(log_every=20, eval_every=1000, checkpoint_every=1000),
+    )
+
+
+def _quick(config):
+    config_lib.update(
+        config,
+        augment=dict(resize=(), crop=(128, 256)),
+        data=dict(name='streets', eval_size=(128, 256), world=dict(num_train=400, num_val=64, size=(128, 256))),
+        train=dict(batch_size=4, num_steps=600),
+        evaluate=dict(batch_size=8),
+        run=dict(log_every=20, eval_every=200, checkpoint_every=100),
+    )
+
+
+def _smoke(config):
+    config_lib.update(
+        config,
+        augment=dict(resize=(), crop=(32, 64)),
+        data=dict(name='streets', eval_size=(32, 64), threads=1, world=dict(num_train=16, num_val=10, size=(32, 64))),
+        train=dict(batch_size=8, num_steps=4),
+        evaluate=dict(batch_size=8),
+        run=dict(log_every=1, eval_every=2, checkpoint_every=2, num_pictures=1),
+    )
+    config.model.width = 0.25

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Runs segjax on this machine: makes the environment if need be, then python -m segjax.main.
+#
+# usage: bash launch/local.sh [--dry-run] ARGUMENTS OF segjax.main
+#
+#   bash launch/local.sh --config configs/noise_cyclegan.py:quick --workdir runs/first
+#   bash launch/local.sh --helpfull        all flags of segjax.main
+#
+#   --dry-run   print the commands and change nothing
+#   --help      this page
+#
+# Paths are seen from the current folder, as with any command, and --workdir is made there. A --config or --table file
+# that is not found there is taken from the repository, so that the line above works from everywhere. Exit code and
+# signals are those of segjax.main: 0 done, 1 bad input or error, 75 told to stop by SIGTERM and saved (start it again
+# to go on).
+#
+# variables: those of launch/env.sh, and
+#   JAX_COMPILATION_CACHE_DIR   compiled programs are kept here (default: ~/.cache/segjax/jax)
+
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+arguments=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --help | -h) usage && exit 0 ;;
+    --dry-run) dry_run=yes ;;
+    --) arguments+=("$@") && break ;;
+    --config | --table)
+      need "$@"
+      config=$(find_config "$1" "$2")
+      arguments+=("$1=$config")
+      shift
+      ;;
+    --config=* | --table=*)
+      need "${1%%=*}" "${1#*=}"
+      config=$(find_config "${1%%=*}" "${1#*=}")
+      arguments+=("${1%%=*}=$config")
+      ;;
+    *) arguments+=("$1") ;;
+  esac
+  shift
+done
+
+environment=(--quiet)
+[ "$dry_run" = no ] || environment+=(--dry-run)
+bash "$root/launch/env.sh" "${environment[@]}"
+
+# PYTHONSAFEPATH: the segjax of this repository, not one that happens to lie in the current folder.
+command=(env "JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/segjax/jax}"
+  "PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
+  "$python" -m segjax.main ${arguments[@]+"${arguments[@]}"})
+[ "$dry_run" = no ] || { quote "${command[@]}" && exit 0; }
+exec "${command[@]}"

@@ -1,0 +1,268 @@
+"""Small SVG charts for report.html: numbers in, markup out; no script, nothing fetched.
+
+Charts take their colours from the page's CSS variables, so they follow light and dark mode; a <title> in a
+mark is what browsers show on hover and screen readers read.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from segjax.web import escape
+
+MAX_POINTS = 1500  # of a line: more than a chart has pixels
+MAX_MARKS = 120  # points with a hover title: each costs bytes
+MAX_CELLS = 40  # classes up to which a confusion matrix names its rows and columns
+
+
+class Series(NamedTuple):
+    """One line of a chart; `role` is its CSS class: 'train', 'eval', 's2' or 's3'. A None in ys is a gap."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float | None]
+    role: str
+
+
+class Reference(NamedTuple):
+    """A dashed level to compare with, such as the score of a trivial predictor."""
+
+    name: str
+    y: float
+
+
+def format_number(value: float) -> str:
+    """A number in few characters: 12,000  0.532  1.5e-05."""
+    if value == 0:
+        return '0'
+    if abs(value) >= 1e6 or abs(value) < 1e-3:
+        mantissa, exponent = f'{value:.2e}'.split('e')
+        return f'{mantissa.rstrip("0").rstrip(".")}e{int(exponent)}'
+    return f'{value:,.0f}' if abs(value) >= 1000 else f'{value:.4g}'
+
+
+def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About `count` round numbers (1, 2, 2.5 or 5 times a power of ten apart) inside [low, high]."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 12 - math.floor(math.log10(step))) for i in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten inside [low, high]; with 2 and 5 times them where those are fewer than three."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    powers = [10.0**e for e in exponents if low <= 10.0**e <= high]
+    if len(powers) >= 3:
+        return powers[:: math.ceil(len(powers) / 5)]
+    return [m * 10.0**e for e in exponents for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+
+
+def smooth(values: Sequence[float | None], reach: int) -> list[float | None]:
+    """Centred moving average over up to `reach` neighbours on either side, fewer near the ends.
+
+    The window is symmetric everywhere, so that a falling line is not drawn late: a straight line stays what it is.
+    """
+    sums, counts = [0.0], [0]
+    for value in values:
+        sums.append(sums[-1] + (value or 0.0))
+        counts.append(counts[-1] + (value is not None))
+    smoothed = []
+    for i, value in enumerate(values):
+        half = min(reach, i, len(values) - 1 - i)
+        low, high = i - half, i + half + 1
+        smoothed.append(None if value is None else (sums[high] - sums[low]) / (counts[high] - counts[low]))
+    return smoothed
+
+
+def _is_noisy(values: Sequence[float | None], smoothed: Sequence[float | None]) -> bool:
+    """Whether some value is further than 1 % of the range from the moving average."""
+    pairs = [(v, s) for v, s in zip(values, smoothed) if v is not None]
+    spread = max(v for v, _ in pairs) - min(v for v, _ in pairs) if pairs else 0.0
+    return any(abs(v - s) > 0.01 * spread for v, s in pairs)
+
+
+def line_chart(
+    title: str,
+    series: Sequence[Series],
+    references: Sequence[Reference] = (),
+    x_name: str = 'step',
+    width: int = 360,
+    height: int = 210,
+) -> str:
+    """A line chart as <figure>. Logarithmic where all values are positive and span a factor above 100.
+
+    Training lines of many points are drawn faint, with their moving average over them.
+    """
+    points = [(x, y) for s in series for x, y in zip(s.xs, s.ys) if y is not None]
+    if not points:
+        return ''
+    xs = [x for x, _ in points]
+    ys = [y for _, y in points] + [r.y for r in references]
+    logarithmic = min(ys) > 0 and max(ys) > 100 * min(ys)
+    frame = _Frame(min(xs), max(xs), min(ys), max(ys), width, height, logarithmic)
+    parts, noisy = [frame.axes(x_name), frame.levels(references)], []
+    for s in series:
+        smoothed = smooth(s.ys, max(3, len(s.ys) // 40))
+        noisy.append(s.role == 'train' and len(s.ys) >= 40 and _is_noisy(s.ys, smoothed))
+        parts += frame.lines(s.xs, s.ys, f'line {s.role}' + (' faint' if noisy[-1] else ''))
+        if noisy[-1]:
+            parts += frame.lines(s.xs, smoothed, f'line {s.role}')
+        parts.append(frame.marks(s, visible=len(s.ys) <= 40, x_name=x_name))
+    legend = ''.join(
+        f'<span><i class="key {s.role}"></i>{escape(s.name)}{" (moving average)" if is_noisy else ""}</span>'
+        for s, is_noisy in zip(series, noisy)
+    )
+    scale = '<small>log scale</small>' if logarithmic else ''
+    return (
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b>{scale}<span class="keys">{legend}</span>'
+        f'</figcaption><svg viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(title)} over {escape(x_name)}">{"".join(parts)}</svg></figure>'
+    )
+
+
+class _Frame:
+    """The plotting area: maps data to pixels."""
+
+    LEFT, RIGHT, TOP, BOTTOM = 52, 20, 12, 26
+
+    def __init__(self, x0, x1, y0, y1, width, height, logarithmic):
+        if x0 == x1:
+            x0, x1 = x0 - 0.5, x1 + 0.5
+        self.x0, self.x1, self.width, self.height = x0, x1, width, height
+        self._scale = math.log10 if logarithmic else float
+        low, high = self._scale(y0), self._scale(y1)
+        margin = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
+        self._low = 0.0 if not logarithmic and 0 <= low < margin * 4 else low - margin
+        self._high = high + margin
+        if logarithmic:
+            self.ticks = log_ticks(10**self._low, 10**self._high)
+        else:
+            self.ticks = nice_ticks(self._low, self._high)
+
+    def x(self, value: float) -> float:
+        return self.LEFT + (value - self.x0) / (self.x1 - self.x0) * (self.width - self.LEFT - self.RIGHT)
+
+    def y(self, value: float) -> float:
+        share = (self._scale(value) - self._low) / (self._high - self._low)
+        return self.height - self.BOTTOM - share * (self.height - self.TOP - self.BOTTOM)
+
+    def axes(self, x_name: str) -> str:
+        right, bottom = self.width - self.RIGHT, self.height - self.BOTTOM
+        parts = []
+        if len(x_name) < 8:  # a longer one is in the title
+            parts.append(f'<text x="{self.LEFT - 7}" y="{bottom + 16}" class="end">{escape(x_name)}</text>')
+        for tick in self.ticks:
+            y = self.y(tick)
+            parts.append(f'<path class="grid" d="M{self.LEFT} {y:.1f}H{right}"/>')
+            parts.append(f'<text x="{self.LEFT - 7}" y="{y + 3.5:.1f}" class="end">{format_number(tick)}</text>')
+        parts.append(f'<path class="axis" d="M{self.LEFT} {bottom}H{right}"/>')
+        for tick in nice_ticks(self.x0, self.x1):
+            label = f'<text x="{self.x(tick):.1f}" y="{bottom + 16}" class="mid">{format_number(tick)}</text>'
+            parts.append(f'<path class="axis" d="M{self.x(tick):.1f} {bottom}v4"/>{label}')
+        return ''.join(parts)
+
+    def levels(self, references: Sequence[Reference]) -> str:
+        """Dashed lines, named at their right end; those too close to be named apart share a name tag."""
+        right, parts, tags = self.width - self.RIGHT, [], []
+        for reference in sorted(references, key=lambda r: -r.y):
+            y = self.y(reference.y)
+            title = escape(f'{reference.name}: {format_number(reference.y)}')
+            parts.append(f'<path class="level" d="M{self.LEFT} {y:.1f}H{right}"><title>{title}</title></path>')
+            if tags and y - tags[-1][0] < 13:
+                tags[-1][1].append(reference.name)
+            else:
+                tags.append((y, [reference.name]))
+        for y, names in tags:
+            parts.append(f'<text x="{right}" y="{y - 4:.1f}" class="end">{escape(", ".join(names))}</text>')
+        return ''.join(parts)
+
+    def lines(self, xs, ys, css: str) -> list[str]:
+        """One polyline per run of values without a gap; a step back (a resumed run) begins a new one, too."""
+        runs, last = [[]], -math.inf
+        for x, y in _thin(list(zip(xs, ys)), MAX_POINTS):
+            if y is None or x < last:
+                runs.append([])
+            if y is not None:
+                runs[-1].append(f'{self.x(x):.1f},{self.y(y):.1f}')
+            last = x
+        return [f'<polyline class="{css}" points="{" ".join(run)}"/>' for run in runs if run]
+
+    def marks(self, series: Series, visible: bool, x_name: str) -> str:
+        known = [(x, y) for x, y in zip(series.xs, series.ys) if y is not None]
+        css, radius = ('mark', 2.6) if visible else ('mark ghost', 4)
+        name = f'{series.name}, {x_name}'
+        return ''.join(
+            f'<circle class="{css} {series.role}" cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="{radius}">'
+            f'<title>{escape(name)} {format_number(x)}: {format_number(y)}</title></circle>'
+            for x, y in _thin(known, MAX_MARKS)
+        )
+
+
+def _thin(points: list, limit: int) -> list:
+    """At most `limit` of the points, evenly, the last one among them."""
+    if len(points) <= limit:
+        return points
+    stride = math.ceil(len(points) / (limit - 1))
+    return points[:-1:stride] + points[-1:]
+
+
+def meter(value: float, references: Sequence[Reference] = ()) -> str:
+    """A score in [0, 1] as a thin bar, with a tick where each reference stands."""
+    ticks = ''.join(
+        f'<path class="tick" d="M{200 * min(max(r.y, 0), 1):.1f} 0V8"><title>{escape(r.name)}</title></path>'
+        for r in references
+    )
+    return (
+        f'<svg class="meter" viewBox="0 0 200 8" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect class="rail" y="2" width="200" height="4" rx="2"/>'
+        f'<rect class="fill" y="2" width="{200 * min(max(value, 0), 1):.1f}" height="4" rx="2"/>{ticks}</svg>'
+    )
+
+
+def confusion_matrix(names: Sequence[str], counts: Sequence[Sequence[float]]) -> str:
+    """Counts [truth][prediction] as a heat map of the shares of each row; exact numbers on hover.
+
+    Colour grows with the square root of the share, so that confusions of a few per cent can be seen. Above
+    MAX_CELLS classes rows and columns are not named (hover names them), and cells below 0.1 % are left out.
+    """
+    number = len(names)
+    named = number <= MAX_CELLS
+    cell = max(6, min(40, 800 // number))
+    margin = 16 + 6.4 * max(map(len, names)) if named else 4
+    numbered = cell >= 28
+    parts = []
+    for i, row in enumerate(counts):
+        total = sum(row)
+        for j, count in enumerate(row):
+            share = count / total if total else 0.0
+            if count == 0 or (not named and share < 0.001):
+                continue
+            x, y, opacity = margin + j * cell, margin + i * cell, math.sqrt(share)
+            title = f'{names[i]} taken for {names[j]}: {100 * share:.2f} % ({count:,.0f} pixels)'
+            if i == j:
+                title = f'{names[i]}, right: {100 * share:.2f} % ({count:,.0f} pixels)'
+            side = cell - 1
+            box = f'<rect x="{x:.0f}" y="{y:.0f}" width="{side}" height="{side}" fill-opacity="{opacity:.2f}"/>'
+            text = ''
+            if numbered and share >= 0.005:
+                css = 'mid high' if opacity > 0.8 else 'mid middle' if opacity > 0.6 else 'mid low'
+                middle = x + side / 2, y + side / 2 + 3.5
+                text = f'<text x="{middle[0]:.1f}" y="{middle[1]:.1f}" class="{css}">{100 * share:.0f}</text>'
+            parts.append(f'<g><title>{escape(title)}</title>{box}{text}</g>')
+    labels = []
+    for k, name in enumerate(names if named else ()):
+        at = margin + (k + 0.5) * cell
+        labels.append(f'<text x="{margin - 8:.0f}" y="{at + 3.5:.1f}" class="end">{escape(name)}</text>')
+        turn = f'translate({at + 3.5:.1f} {margin - 8:.0f}) rotate(-90)'
+        labels.append(f'<text transform="{turn}">{escape(name)}</text>')
+    side = margin + number * cell + 4
+    area = f'x="{margin:.0f}" y="{margin:.0f}" width="{number * cell}" height="{number * cell}"'
+    return (
+        f'<svg class="matrix" viewBox="0 0 {side:.0f} {side:.0f}" style="max-width:{side:.0f}px;'
+        f'min-width:{0.7 * side:.0f}px" role="img" aria-label="confusion matrix, truth by row">'
+        f'<rect class="ground" {area}/>{"".join(parts)}{"".join(labels)}</svg>'
+    )

@@ -1,0 +1,265 @@
+"""Saving and restoring everything that moves: a thin, strict layer over orbax.
+
+A checkpoint holds the whole TrainState plus a small JSON record (config, the open logging window). The data position is
+a function of the step and needs no saving. What is written is host numpy arrays, so a checkpoint does not depend on the
+number or kind of devices.
+"""
+
+import pathlib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from flax import traverse_util
+
+from segjax import parallel
+from segjax.errors import InputError
+from segjax.protocol import PyTree, TrainState
+
+_POLICIES = ocp.checkpoint_managers
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written; the older ones are still good."""
+
+
+class Checkpoints:
+    """The checkpoints of one stage. Use as a context manager: leaving it waits for the save that is under way.
+
+    Args:
+      folder: <workdir>/<stage>/checkpoints.
+      monitor: (score name, 'max' or 'min') by which the best ones are kept.
+      keep_last: newest checkpoints kept, from which a run resumes.
+      keep_best: best ones kept beside them, whole, so that they can be resumed from too.
+    """
+
+    def __init__(self, folder: pathlib.Path, monitor: tuple[str, str], keep_last: int, keep_best: int):
+        self._name, mode = monitor
+        self._folder = folder.absolute()
+        policies = [_POLICIES.LatestN(keep_last)]
+        if keep_best:
+            policies.append(
+                _POLICIES.BestN(
+                    get_metric_fn=lambda m: m['score'],
+                    reverse=mode == 'min',
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_POLICIES.AnyPreservationPolicy(policies),
+            best_fn=lambda m: m['score'],
+            best_mode=mode,
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        try:
+            self._manager.close()
+        except Exception as error:
+            if kind is None:  # do not hide the error that brought us here
+                raise self._failure(error) from error
+
+    def save(self, state: TrainState, record: dict[str, Any], scores: dict[str, float]) -> None:
+        """Starts saving `state` under its own step; the write goes on in the background.
+
+        Raises CheckpointError if this or the save before failed (a full disk); older checkpoints stay as they are.
+        """
+        host = parallel.to_host(state)
+        step = int(host.step)
+        score = scores.get(self._name)
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(_named(host)), record=ocp.args.JsonSave(record)),
+                metrics=None if score is None else {'score': float(score)},
+                force=True,
+            )
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def wait(self) -> None:
+        """Returns when the last save is on the disk; raises CheckpointError if it failed."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        return self._manager.best_step()
+
+    def record(self, step: int) -> dict[str, Any]:
+        """The JSON record of a checkpoint."""
+        restored = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
+        return dict(restored['record'])
+
+    def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest checkpoint that can be read whole, or that of `step`; None if there is none.
+
+        A damaged one is reported and passed over. One of another shape is an InputError: starting over in silence
+        would throw the user's training away.
+
+        Args:
+          abstract: the expected state (`jax.eval_shape` of init).
+        """
+        candidates = [step] if step is not None else sorted(self.steps(), reverse=True)
+        for candidate in candidates:
+            try:
+                found = self._manager.restore(
+                    candidate,
+                    args=ocp.args.Composite(state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore()),
+                )
+                raw, record = found['state'], dict(found['record'])
+            except Exception as error:
+                first_line = (str(error).splitlines() or [type(error).__name__])[0]
+                logging.warning(
+                    'checkpoint %s/%d cannot be read (%s): trying the one before',
+                    self._folder,
+                    candidate,
+                    first_line,
+                )
+                continue
+            return _strict(raw, abstract, self._folder / str(candidate)), record
+        if candidates:
+            raise InputError(
+                str(self._folder),
+                got=f'checkpoints of steps {candidates}, none of them readable',
+                expected='at least one whole checkpoint',
+                fix='move the folder away to start over',
+            )
+        return None
+
+    def _failure(self, error: Exception) -> CheckpointError:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        return CheckpointError(
+            f'{self._folder}\n  got:      {lines[0][:300]}\n  expected: a checkpoint on the disk'
+            '\n  fix:      free disk space or check permissions, then start the same command again: '
+            'it resumes from the newest whole checkpoint'
+        )
+
+
+def _as_dict(state: TrainState) -> dict[str, PyTree]:
+    return {f: getattr(state, f) for f in ('step', 'params', 'model_state', 'opt_state', 'extra')}
+
+
+def _named(state: TrainState) -> dict[str, PyTree]:
+    """Nested dicts by path name instead of optax's tuples: what is on the disk can be read without our classes."""
+    return traverse_util.unflatten_dict(_paths(_as_dict(state)), sep='/')
+
+
+def _paths(tree: PyTree) -> dict[str, Any]:
+    return {path_name(p): leaf for p, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def path_name(path) -> str:
+    """'params/segmenter/encoder/kernel' for a key path, whatever containers it runs through."""
+    parts = []
+    for entry in path:
+        if isinstance(entry, jax.tree_util.DictKey | jax.tree_util.FlattenedIndexKey):
+            parts.append(str(entry.key))
+        elif isinstance(entry, jax.tree_util.SequenceKey):
+            parts.append(str(entry.idx))
+        else:
+            parts.append(str(entry.name))
+    return '/'.join(parts)
+
+
+def _strict(raw: dict[str, PyTree], abstract: TrainState, where: pathlib.Path) -> TrainState:
+    """Puts restored arrays into the expected structure; every name and every shape must match."""
+    found = _paths(raw)
+    wanted, treedef = jax.tree_util.tree_flatten_with_path(_as_dict(abstract))
+    names = [path_name(p) for p, _ in wanted]
+    missing = sorted(set(names) - set(found))
+    surplus = sorted(set(found) - set(names))
+    shapes = [
+        f'{n}: {np.shape(found[n])} {np.asarray(found[n]).dtype}, not {x.shape} {x.dtype}'
+        for n, (_, x) in zip(names, wanted)
+        if n in found and (np.shape(found[n]) != x.shape or np.asarray(found[n]).dtype != x.dtype)
+    ]
+    if missing or surplus or shapes:
+        examples = [f'no {n}' for n in missing[:3]] + [f'unexpected {n}' for n in surplus[:3]] + shapes[:3]
+        raise InputError(
+            f'checkpoint {where}',
+            got='; '.join(examples) + f' ({len(missing) + len(surplus) + len(shapes)} differences)',
+            expected='the arrays of the configured nets and optimisers',
+            fix='use the config it was made with, or another --workdir',
+        )
+    leaves = [np.asarray(found[n]) for n in names]
+    return TrainState(**jax.tree_util.tree_unflatten(treedef, leaves))
+
+
+def load_params(path: str) -> dict[str, PyTree]:
+    """params and model_state of a run, stage, or checkpoint folder: {'params': ..., 'model_state': ...}.
+
+    Of a run folder the stage that was written last is taken, of a stage folder the newest checkpoint.
+    """
+    folder = pathlib.Path(path).expanduser().absolute()
+    steps = [p for p in folder.glob('**/state') if re.fullmatch(r'\d+', p.parent.name)]
+    if folder.name.isdigit() and (folder / 'state').is_dir():
+        steps = [folder / 'state']
+    if not steps:
+        raise InputError(
+            'config.init_from.path',
+            got=str(folder),
+            expected='a run folder or a checkpoint folder of segjax',
+            fix='give the --workdir of a run that saved a checkpoint',
+        )
+    newest = max(steps, key=lambda p: (p.parent.parent.stat().st_mtime, int(p.parent.name)))
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(newest)
+    return {'params': tree['params'], 'model_state': tree['model_state']}
+
+
+def merge_params(state: TrainState, source: dict[str, PyTree], patterns: tuple[str, ...]) -> tuple[TrainState, str]:
+    """Replaces the arrays of `state` whose path 'net/module/...' matches a pattern by those of the same path.
+
+    Returns the new state and a printable list of what was taken, left, and unused. A matching name of another shape,
+    or patterns that take nothing, are an InputError.
+    """
+    taken, left, wrong = [], [], []
+    fields = {}
+    for field in ('params', 'model_state'):
+        found = _paths(source[field])
+
+        def choose(path, leaf, found=found):
+            name = path_name(path)
+            if not any(re.match(p, name) for p in patterns) or name not in found:
+                left.append(name)
+                return leaf
+            if np.shape(found[name]) != leaf.shape:
+                wrong.append(f'{name}: {np.shape(found[name])}, not {leaf.shape}')
+                return leaf
+            taken.append(name)
+            return np.asarray(found[name], leaf.dtype)
+
+        fields[field] = jax.tree_util.tree_map_with_path(choose, getattr(state, field))
+    if wrong:
+        raise InputError(
+            'config.init_from',
+            got='; '.join(wrong[:4]),
+            expected='arrays of equal shape',
+            fix='leave these modules out with config.init_from.nets',
+        )
+    if not taken:
+        raise InputError(
+            'config.init_from.nets',
+            got=f'{patterns}, which match nothing',
+            expected='patterns over net/module, as segmenter/encoder.*',
+            fix='names there are: ' + ', '.join(sorted(_paths(source['params']))[:6]),
+        )
+    modules = sorted({'/'.join(n.split('/')[:2]) for n in taken})
+    kept = sorted({'/'.join(n.split('/')[:2]) for n in left} - set(modules))
+    lines = [f'initialised {len(taken)} arrays from the checkpoint, {len(left)} stay as they were drawn:']
+    lines += [f'  + {m}' for m in modules] + [f'  - {m}' for m in kept]
+    return state.replace(**fields), '\n'.join(lines)

@@ -1,0 +1,22 @@
+"""The data sets by name. A new one is a class in a file of its own and a line in this table."""
+
+from typing import Any
+
+from segjax.data.builders import camvid, cityscapes, folder, streets
+from segjax.data.builders.base import Dataset
+from segjax.errors import unknown_name
+
+REGISTRY = {
+    'camvid': camvid.CamVid,
+    'cityscapes': cityscapes.Cityscapes,
+    'cityscapes_video': cityscapes.CityscapesVideo,
+    'folder': folder.Folder,
+    'streets': streets.Streets,
+}
+
+
+def load(config: Any) -> Dataset:
+    """The data set that `config.data` names; raises InputError for an unknown name or a missing folder."""
+    if config.name not in REGISTRY:
+        raise unknown_name('config.data.name', config.name, REGISTRY)
+    return REGISTRY[config.name](config)

@@ -1,0 +1,328 @@
+"""What a data set is: which examples it has (`scan`) and how one of them is read and checked (`inspect`).
+
+A new data set is a subclass of `FileDataset` that says how its files lie on disk, and a line in the table of
+`segjax/data/builders/__init__.py`; `segjax/data/records.py` turns every `Dataset` into TFDS records.
+
+Problems of the input are collected, not raised, by `scan` and `inspect`, because `--mode doctor` wants all of them;
+`listing` and `read` raise the first.
+"""
+
+import abc
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from segjax.data.builders import files
+from segjax.data.labels import MASK_0_255, LabelCoding, to_train_ids
+from segjax.data.spec import IGNORE, ClassSpec
+from segjax.errors import InputError
+
+S = TypeVar('S')
+T = TypeVar('T')
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One example before it is read.
+
+    split, name  name is unique in its split
+    files        by feature: image, label, instance, intrinsics; empty for worlds
+    sequence     the video it belongs to, '' for stills
+    frame        position in the video
+    """
+
+    split: str
+    name: str
+    files: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
+    sequence: str = ''
+    frame: int = 0
+
+
+class Record(NamedTuple):
+    """One example as it is stored.
+
+    features   what `segjax/data/records.py` writes: encoded images, arrays, text
+    histogram  [256] int64: pixels of each train id, void at 255
+    size       (height, width) of the label
+    """
+
+    features: dict[str, Any]
+    histogram: np.ndarray
+    size: tuple[int, int]
+
+
+class Inspection(NamedTuple):
+    """`record` is None if there are problems; `ids` are the values in the label file (none for colour masks)."""
+
+    record: Record | None
+    problems: list[InputError]
+    ids: frozenset[int] = frozenset()
+
+
+class Dataset(abc.ABC):
+    """A data set as the user has it, in a folder or as a procedural world.
+
+    name      name in the registry
+    where     what error messages call it
+    classes   ClassSpec
+    """
+
+    name: str
+    where: str
+    classes: ClassSpec
+
+    @abc.abstractmethod
+    def options(self) -> Any:
+        """Everything, as JSON, that records depend on beside the files of the listing."""
+
+    @abc.abstractmethod
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are there; raises InputError if there is none."""
+
+    @abc.abstractmethod
+    def scan(self, split: str) -> tuple[list[Item], list[InputError]]:
+        """The examples of a split in their order, and what is wrong with its folder."""
+
+    @abc.abstractmethod
+    def features(self, items: Iterable[Item]) -> tuple[str, ...]:
+        """The features that all of these examples have."""
+
+    @abc.abstractmethod
+    def inspect(self, item: Item) -> Inspection:
+        """Reads and checks one example; raises nothing for bad input."""
+
+    def listing(self, split: str) -> list[Item]:
+        """The examples of a split; raises the first problem, or InputError if the split is empty."""
+        items, problems = self.scan(split)
+        raise_first(problems)
+        if not items:
+            raise InputError(
+                f'split {split!r} of {self.where}',
+                got='no examples',
+                expected=f'at least one image ({", ".join(files.IMAGE_SUFFIXES)}) with its label',
+            )
+        return items
+
+    def read(self, item: Item) -> Record:
+        """One example; raises the first problem."""
+        inspection = self.inspect(item)
+        raise_first(inspection.problems)
+        return inspection.record
+
+
+def raise_first(problems: list[InputError]) -> None:
+    if len(problems) > 1:
+        first = problems[0]
+        fix = f'{first.fix} (and {len(problems) - 1} more: --mode doctor lists them all)'.strip()
+        raise InputError(first.where, got=first.got, expected=first.expected, fix=fix)
+    if problems:
+        raise problems[0]
+
+
+class FileDataset(Dataset):
+    """A data set that lies in a folder; subclasses say which files belong together (`scan`)."""
+
+    def __init__(self, name: str, root: str, classes: ClassSpec):
+        if not root:
+            raise InputError('config.data.root', got="''", expected=f'the folder of data set {name!r}')
+        self.root = pathlib.Path(root).expanduser()
+        if not self.root.is_dir():
+            raise InputError(
+                'config.data.root', got=f'no folder {self.root}', expected=f'the folder of data set {name!r}'
+            )
+        self.name = name
+        self.classes = classes
+        self.where = f'data set {name!r} in {self.root}'
+
+    @abc.abstractmethod
+    def coding(self, item: Item) -> LabelCoding:
+        """How the label file of this example is read."""
+
+    def instances(self, ids: np.ndarray) -> np.ndarray:
+        """[H, W] whole numbers of an instance file -> 0 where there is no instance, another number for each one."""
+        return ids
+
+    def read_intrinsics(self, path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+        """[3, 3] pinhole matrix in pixels of an image of `size`; for data sets with camera files."""
+        raise NotImplementedError(f'{self.name} has no camera files')
+
+    def features(self, items: Iterable[Item]) -> tuple[str, ...]:
+        items = list(items)
+        common = set.intersection(*(set(item.files) for item in items)) | {'image', 'label'}
+        video = ('sequence', 'frame') if all(item.sequence for item in items) else ()
+        return tuple(f for f in ('image', 'label', 'instance', 'intrinsics') if f in common) + video + ('name',)
+
+    def inspect(self, item: Item) -> Inspection:
+        problems: list[InputError] = []
+
+        def attempt(read: Callable[[], T]) -> T | None:
+            try:
+                return read()
+            except InputError as error:
+                problems.append(error)
+                return None
+
+        image = attempt(lambda: files.read_image(item.files['image']))
+        size = image[1] if image else None
+        ids = label = instance = intrinsics = None
+        if 'label' in item.files:
+            where = str(item.files['label'])
+            ids = attempt(lambda: files.read_ids(item.files['label']))
+            if ids is not None:
+                label = attempt(lambda: to_train_ids(ids, self.coding(item), where))
+                attempt(lambda: _check_size(where, ids, item, size))
+        elif size is not None:
+            label = np.full(size, IGNORE, np.uint8)  # a video frame between two annotated ones
+        if 'instance' in item.files:
+            where = str(item.files['instance'])
+            instance = attempt(lambda: files.read_ids(item.files['instance']))
+            if instance is not None:
+                attempt(lambda: _check_size(where, instance, item, size))
+        if 'intrinsics' in item.files and size is not None:
+            intrinsics = attempt(lambda: self.read_intrinsics(item.files['intrinsics'], size))
+        seen = frozenset(np.unique(ids).tolist()) if ids is not None and ids.ndim == 2 else frozenset()
+        if problems:
+            return Inspection(None, problems, seen)
+        features = {'image': image[0], 'label': files.encode_png(label), **text_features(item)}
+        if instance is not None:
+            features['instance'] = files.encode_png(self.instances(instance).astype(np.uint16))
+        if intrinsics is not None:
+            features['intrinsics'] = intrinsics
+        return Inspection(Record(features, histogram(label), label.shape), problems, seen)
+
+
+def _check_size(where: str, array: np.ndarray, item: Item, size: tuple[int, int] | None) -> None:
+    if size is not None and array.shape[:2] != size:
+        raise InputError(
+            where,
+            got='{}x{} pixels'.format(*array.shape[1::-1]),
+            expected='{1}x{0} pixels, the size of {2}'.format(*size, item.files['image']),
+            fix='resize labels with nearest neighbour only, or export them again',
+        )
+    if array.ndim == 3 and where != str(item.files.get('label')):
+        raise InputError(where, got='three channels', expected='one channel of ids')
+
+
+def text_features(item: Item) -> dict[str, Any]:
+    return {'name': item.name, 'sequence': item.sequence, 'frame': item.frame}
+
+
+def histogram(label: np.ndarray) -> np.ndarray:
+    """[256] int64 counts of an uint8 label map."""
+    return np.bincount(label.ravel(), minlength=256)
+
+
+def pair(
+    split: str, images: Mapping[str, pathlib.Path], labels: Mapping[str, pathlib.Path], label_place: str
+) -> tuple[list[str], list[InputError]]:
+    """Names that have an image and a label, in order, and a problem for every name that has only one.
+
+    Args:
+      split: for the messages.
+      images, labels: files by name.
+      label_place: where the label of `{name}` is looked for.
+    """
+    problems = []
+    for name in sorted(set(images) - set(labels)):
+        problems.append(
+            InputError(
+                str(images[name]),
+                got=f'an image without a label in split {split!r}',
+                expected=label_place.replace('{name}', name),
+                fix='add the label or move the image away',
+            )
+        )
+    for name in sorted(set(labels) - set(images)):
+        problems.append(
+            InputError(
+                str(labels[name]),
+                got=f'a label without an image in split {split!r}',
+                expected=f'an image named {name}',
+                fix='add the image or move the label away',
+            )
+        )
+    return sorted(set(images) & set(labels)), problems
+
+
+def by_name(paths: Iterable[pathlib.Path], name_of: Callable[[pathlib.Path], str]) -> dict[str, pathlib.Path]:
+    """Files by name; raises InputError where two have the same one."""
+    found: dict[str, pathlib.Path] = {}
+    for path in paths:
+        name = name_of(path)
+        if name in found:
+            raise InputError(str(path), got=f'the same name as {found[name]}', expected='one file per name')
+        found[name] = path
+    return found
+
+
+def incomplete_feature(feature: str, items: list[Item]) -> list[InputError]:
+    """A problem if only some of the examples have a file of this feature: half a download, most likely."""
+    missing = [item for item in items if feature not in item.files]
+    if not missing or len(missing) == len(items):
+        return []
+    return [
+        InputError(
+            str(missing[0].files['image']),
+            got=f'no {feature} file for {len(missing)} of {len(items)} examples of split {missing[0].split!r}',
+            expected=f'{feature} files for all examples, or for none',
+            fix='complete the download, or move the folder of these files away',
+        )
+    ]
+
+
+def read_json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(str(path), got=str(error), expected='a JSON file', fix=files.COPY_AGAIN) from error
+
+
+def describe(coding: LabelCoding) -> Any:
+    """A coding as JSON, for `Dataset.options`."""
+    spec = dataclasses.asdict(coding.classes)
+    return [spec, coding.train_ids.tolist(), coding.known.tolist(), sorted(coding.colors.items())]
+
+
+def check_classes(dataset: Dataset, items: Iterable[Item], counts: np.ndarray, ids: frozenset[int]) -> list[InputError]:
+    """What only the labels of a whole split can show: 0/255 masks, in which every file is legal.
+
+    Args:
+      dataset, items: whose labels were read.
+      counts: [256] pixels of each train id in all of them.
+      ids: the ids in all label files.
+    """
+    if dataset.classes.num_classes > 1 and ids == {0, 255} and counts[IGNORE] > 0:
+        first = next(iter(items))
+        return [
+            InputError(
+                str(first.files['label']),
+                got=f'only the ids 0 and 255 in all labels of split {first.split!r}',
+                expected=f'ids of the {dataset.classes.num_classes} classes',
+                fix=MASK_0_255,
+            )
+        ]
+    return []
+
+
+def ordered_map(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+    """`map` over threads that reads a little ahead; Pillow, OpenCV and file reading leave Python's lock alone."""
+    threads = os.cpu_count() or 1
+    items = iter(items)
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        pending = collections.deque(pool.submit(function, item) for item in itertools.islice(items, 2 * threads))
+        try:
+            while pending:
+                result = pending.popleft().result()
+                pending.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
+                yield result
+        finally:
+            for future in pending:
+                future.cancel()

@@ -1,0 +1,65 @@
+"""The procedural world `streets` as a data set."""
+
+import hashlib
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from segjax.data.builders import base, files
+from segjax.data.builders.base import Dataset, Inspection, Item, Record
+from segjax.data.worlds import streets
+
+FRAMES_PER_CLIP = 8
+
+
+class Streets(Dataset):
+    """Driving video with exact labels, instances, depth, intrinsics and poses; splits `train` and `val`.
+
+    Clips of 8 consecutive frames, in order; `config.data.world` has the number of frames per split, the size and the
+    seed. `label_moving` is 1 where a surface moves in the world and 0 elsewhere.
+    """
+
+    def __init__(self, config: Any):
+        self.name = config.name
+        self.where = f'data set {self.name!r}'
+        self.classes = streets.CLASSES
+        world = config.world
+        self._counts = {'train': world.num_train, 'val': world.num_val}
+        self._size = tuple(world.size)
+        self._seed = world.seed
+
+    def options(self):
+        sources = sorted(pathlib.Path(streets.__file__).parent.glob('*.py'))
+        code = hashlib.sha256(b''.join(path.read_bytes() for path in sources)).hexdigest()
+        return [self._counts, self._size, self._seed, code]
+
+    def splits(self):
+        return tuple(self._counts)
+
+    def scan(self, split):
+        clips = (divmod(i, FRAMES_PER_CLIP) for i in range(self._counts[split]))
+        items = [
+            Item(split, f'{split}_{clip:05}_{frame}', sequence=f'{split}_{clip:05}', frame=frame)
+            for clip, frame in clips
+        ]
+        return items, []
+
+    def features(self, items):
+        return (
+            *('image', 'label', 'instance', 'depth', 'label_moving'),
+            *('intrinsics', 'pose', 'sequence', 'frame', 'name'),
+        )
+
+    def inspect(self, item: Item) -> Inspection:
+        clip = int(item.sequence.removeprefix(f'{item.split}_'))
+        frame = streets.frame(self._seed, item.split, clip, item.frame, self._size)
+        encoded = {key: files.encode_png(frame[key]) for key in ('image', 'label', 'instance')}
+        features = {
+            **base.text_features(item),
+            **encoded,
+            'label_moving': files.encode_png(frame['moving'].astype(np.uint8)),
+            **{key: frame[key] for key in ('depth', 'intrinsics', 'pose')},
+        }
+        label = frame['label']
+        return Inspection(Record(features, base.histogram(label), label.shape), [])

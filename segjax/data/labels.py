@@ -1,0 +1,295 @@
+"""Classes of the data sets and how their label files are read: id in the file -> train id.
+
+Train ids are 0 .. C-1; 255 (`IGNORE`) is void. An id that a data set does not define is an error, never void: a
+silently ignored class is the most common way to train on the wrong labels.
+"""
+
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from segjax.data.spec import IGNORE, ClassSpec
+from segjax.errors import InputError, unknown_name
+
+Color = tuple[int, int, int]
+
+
+class LabelCoding(NamedTuple):
+    """How label files are read.
+
+    classes    names, palette and file ids of the classes
+    train_ids  [256] uint8: the train id of every id in a file, IGNORE for void
+    known      [256] bool: the ids that may occur in a file
+    colors     (r, g, b) -> train id or IGNORE, for masks in colour; empty: colour masks are refused
+    """
+
+    classes: ClassSpec
+    train_ids: np.ndarray
+    known: np.ndarray
+    colors: Mapping[Color, int]
+
+
+def make_coding(classes: ClassSpec, ignore: Iterable[int], colors: Mapping[Color, int] | None = None) -> LabelCoding:
+    """A coding in which `classes.ids[t]` means train id t, `ignore` means void and nothing else may occur."""
+    train_ids = np.full(256, IGNORE, np.uint8)
+    known = np.zeros(256, bool)
+    known[list(ignore)] = True
+    train_ids[list(classes.ids)] = np.arange(classes.num_classes)
+    known[list(classes.ids)] = True
+    train_ids.setflags(write=False)
+    known.setflags(write=False)
+    return LabelCoding(classes, train_ids, known, dict(colors or {}))
+
+
+def _class_spec(*rows: tuple[str, int, Color]) -> ClassSpec:
+    names, ids, palette = zip(*rows)
+    return ClassSpec(names=names, palette=palette, ids=ids)
+
+
+CITYSCAPES = _class_spec(
+    ('road', 7, (128, 64, 128)),
+    ('sidewalk', 8, (244, 35, 232)),
+    ('building', 11, (70, 70, 70)),
+    ('wall', 12, (102, 102, 156)),
+    ('fence', 13, (190, 153, 153)),
+    ('pole', 17, (153, 153, 153)),
+    ('traffic light', 19, (250, 170, 30)),
+    ('traffic sign', 20, (220, 220, 0)),
+    ('vegetation', 21, (107, 142, 35)),
+    ('terrain', 22, (152, 251, 152)),
+    ('sky', 23, (70, 130, 180)),
+    ('person', 24, (220, 20, 60)),
+    ('rider', 25, (255, 0, 0)),
+    ('car', 26, (0, 0, 142)),
+    ('truck', 27, (0, 0, 70)),
+    ('bus', 28, (0, 60, 100)),
+    ('train', 31, (0, 80, 100)),
+    ('motorcycle', 32, (0, 0, 230)),
+    ('bicycle', 33, (119, 11, 32)),
+)
+"""The 19 evaluated classes of Cityscapes (cityscapesScripts, helpers/labels.py)."""
+
+# Ids 0..33 are defined; a licence plate is -1, which an 8-bit file can only hold as 255.
+CITYSCAPES_LABEL_IDS = make_coding(CITYSCAPES, ignore=[*range(34), 255])
+"""Files `*_gtFine_labelIds.png`: 34 ids, of which 19 are evaluated."""
+
+CITYSCAPES_TRAIN_IDS = make_coding(ClassSpec(CITYSCAPES.names, CITYSCAPES.palette, tuple(range(19))), ignore=[255])
+"""Files `*_gtFine_labelTrainIds.png`."""
+
+CAMVID = _class_spec(
+    ('Sky', 0, (128, 128, 128)),
+    ('Building', 1, (128, 0, 0)),
+    ('Pole', 2, (192, 192, 128)),
+    ('Road', 3, (128, 64, 128)),
+    ('Pavement', 4, (60, 40, 222)),
+    ('Tree', 5, (128, 128, 0)),
+    ('Sign', 6, (192, 128, 128)),
+    ('Fence', 7, (64, 64, 128)),
+    ('Car', 8, (64, 0, 128)),
+    ('Pedestrian', 9, (64, 64, 0)),
+    ('Bicyclist', 10, (0, 128, 192)),
+)
+"""CamVid's 11 classes in the order of SegNet's copy of the data set."""
+
+CAMVID_IDS = make_coding(CAMVID, ignore=[11])
+"""SegNet's CamVid label files: 0..10, void 11."""
+
+
+def to_train_ids(mask: np.ndarray, coding: LabelCoding, where: str) -> np.ndarray:
+    """Train ids of a label file.
+
+    Args:
+      mask: [H, W] whole numbers, the ids in the file; or [H, W, 3] uint8, its colours.
+      coding: what the ids (colours) mean.
+      where: the file, named in errors.
+
+    Returns:
+      [H, W] uint8 train ids, 255 = void.
+
+    Raises:
+      InputError: for an id or a colour that the coding does not know.
+    """
+    if mask.ndim == 3:
+        return _from_colors(mask, coding, where)
+    counts = np.bincount(mask.ravel(), minlength=256)
+    ids = np.flatnonzero(counts)
+    unknown = [int(i) for i in ids if i > 255 or not coding.known[i]]
+    if unknown:
+        shown = ', '.join(f'{i} ({counts[i]} pixels)' for i in unknown[:5]) + (', ...' if len(unknown) > 5 else '')
+        raise InputError(
+            where,
+            got=f'label ids {shown}; the file holds {_ranges(ids)}',
+            expected=f'ids {_ranges(np.flatnonzero(coding.known))}',
+            fix=_advice(ids, coding),
+        )
+    return coding.train_ids[mask]
+
+
+def _advice(ids: np.ndarray, coding: LabelCoding) -> str:
+    """What is probably wrong with a file that holds `ids`."""
+    class_ids = coding.classes.ids
+    if set(ids.tolist()) == {0, 255}:
+        return MASK_0_255
+    if 0 in class_ids and 0 not in ids and set(ids.tolist()) - {255} <= {i + 1 for i in class_ids}:
+        return OFF_BY_ONE
+    return 'correct the labels, or name the id in the class list or among the ignored ids'
+
+
+MASK_0_255 = (
+    'this looks like a 0/255 mask, and 255 means void here: save 1 in place of 255, '
+    'or give the class `id: 255` in the class file'
+)
+OFF_BY_ONE = (
+    'this looks like labels that start at 1: subtract 1, or give the classes the ids 1, 2, ... in the class file'
+)
+
+
+def _ranges(ids: Iterable[int]) -> str:
+    """'0..10, 255' for whole numbers in ascending order."""
+    runs: list[list[int]] = []
+    for i in map(int, ids):
+        if runs and i == runs[-1][1] + 1:
+            runs[-1][1] = i
+        else:
+            runs.append([i, i])
+    shown = [str(a) if a == b else f'{a}..{b}' for a, b in runs[:8]]
+    return ', '.join(shown) + (', ...' if len(runs) > 8 else '')
+
+
+def _from_colors(mask: np.ndarray, coding: LabelCoding, where: str) -> np.ndarray:
+    if not coding.colors:
+        gray = (mask == mask[..., :1]).all()
+        raise InputError(
+            where,
+            got='a label with three channels' + (', all equal' if gray else ''),
+            expected='one channel that holds class ids',
+            fix='save one of the channels'
+            if gray
+            else 'convert the colours to ids, or list them in a class file (data set `folder`)',
+        )
+    packed = mask.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    values, inverse = np.unique(packed, return_inverse=True)
+    colors = [(int(v) >> 16, int(v) >> 8 & 255, int(v) & 255) for v in values]
+    unknown = [color for color in colors if color not in coding.colors]
+    if unknown:
+        raise InputError(
+            where,
+            got=f'{len(unknown)} unknown colours, the first {unknown[0]}',
+            expected=f'the {len(coding.colors)} colours of the class file',
+            fix='list the colour as a class or under `ignore`; JPEG or smooth resizing also invents colours',
+        )
+    table = np.array([coding.colors[color] for color in colors], np.uint8)
+    return table[inverse].reshape(mask.shape[:2])
+
+
+def load_class_file(path: str | pathlib.Path) -> LabelCoding:
+    """Reads the class list of one's own data set.
+
+    YAML or JSON, a list of classes or a mapping with `classes` and `ignore`:
+
+        classes:
+          - background                                   # a name: its id is its position in the list
+          - {name: car, id: 26, color: [0, 0, 142]}      # id in the label files, colour in colour masks
+        ignore: [0, [0, 0, 0]]                           # ids, and colours, that are void
+
+    255 is void unless a class has `id: 255`. Where colours are missing, the palette is that of PASCAL VOC. Colour
+    masks are read only if every class has a colour.
+
+    Raises:
+      InputError: for anything else, naming the file and the entry.
+    """
+    path = pathlib.Path(path)
+    content = _parse(path)
+    if isinstance(content, list):
+        content = {'classes': content}
+    if not isinstance(content, dict) or not isinstance(content.get('classes'), list) or not content['classes']:
+        raise _bad(path, _short(content), 'a list of classes, or {classes: [...], ignore: [...]}')
+    for key in content:
+        if key not in ('classes', 'ignore'):
+            raise unknown_name(f'{path}: key', key, ('classes', 'ignore'))
+    entries = [_class_entry(path, position, entry) for position, entry in enumerate(content['classes'])]
+    names = [name for name, _, _ in entries]
+    ids = [number for _, number, _ in entries]
+    given = [color for _, _, color in entries]
+    ignore_ids, ignore_colors = _ignored(path, content.get('ignore') or [])
+    for what, values in (('name', names), ('id', ids), ('color', [c for c in given if c] + ignore_colors)):
+        twice = next((v for v in values if values.count(v) > 1), None)
+        if twice is not None:
+            raise _bad(path, f'{what} {twice!r} twice', f'every {what} once')
+    both = sorted(set(ids) & set(ignore_ids))
+    if both:
+        raise _bad(path, f'id {both[0]} both a class and ignored', 'one of the two', 'give every class its `id`')
+    if len(names) > IGNORE:
+        raise _bad(path, f'{len(names)} classes', f'at most {IGNORE}, because train id {IGNORE} is void')
+    palette = tuple(color or voc_color(i) for i, color in enumerate(given))
+    colors = {}
+    if all(given):
+        colors = {color: i for i, color in enumerate(given)} | dict.fromkeys(ignore_colors, IGNORE)
+    classes = ClassSpec(names=tuple(names), palette=palette, ids=tuple(ids))
+    return make_coding(classes, ignore=[*ignore_ids, IGNORE], colors=colors)
+
+
+def voc_color(index: int) -> Color:
+    """Colour `index` of PASCAL VOC's palette: bit 3k + c of the index is bit 7 - k of channel c."""
+    return tuple(sum((index >> (3 * k + c) & 1) << (7 - k) for k in range(8)) for c in range(3))
+
+
+def _bad(path: pathlib.Path, got: str, expected: str, fix: str = '') -> InputError:
+    return InputError(f'class file {path}', got=got, expected=expected, fix=fix)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else text[:77] + '...'
+
+
+def _parse(path: pathlib.Path) -> Any:
+    try:
+        text = path.read_text()
+        return json.loads(text) if path.suffix == '.json' else yaml.safe_load(text)
+    except OSError as error:
+        reason = 'no such file' if isinstance(error, FileNotFoundError) else str(error)
+        raise _bad(path, reason, 'a YAML or JSON file', 'set config.data.classes') from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise _bad(path, f'cannot be parsed: {error}', 'YAML or JSON') from error
+
+
+def _class_entry(path: pathlib.Path, position: int, entry: Any) -> tuple[str, int, Color | None]:
+    if isinstance(entry, str):
+        return entry, _id(path, position), None
+    if not isinstance(entry, dict) or not isinstance(entry.get('name'), str):
+        raise _bad(
+            path,
+            f'entry {position}: {_short(entry)}',
+            'a name, or {name: ..., id: ..., color: [r, g, b]}',
+            'YAML reads bare yes, no, on, off, null and numbers as other things than text: put names in quotes',
+        )
+    for key in entry:
+        if key not in ('name', 'id', 'color'):
+            raise unknown_name(f'class file {path}: entry {position}', key, ('name', 'id', 'color'))
+    color = _color(path, entry['color']) if 'color' in entry else None
+    return entry['name'], _id(path, entry.get('id', position)), color
+
+
+def _id(path: pathlib.Path, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 255:
+        raise _bad(path, f'id {_short(value)}', 'a whole number in 0..255')
+    return value
+
+
+def _color(path: pathlib.Path, value: Any) -> Color:
+    ok = isinstance(value, list) and len(value) == 3
+    if not ok or not all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 255 for v in value):
+        raise _bad(path, f'color {_short(value)}', '[r, g, b], whole numbers in 0..255')
+    return tuple(value)
+
+
+def _ignored(path: pathlib.Path, values: Any) -> tuple[list[int], list[Color]]:
+    if not isinstance(values, list):
+        raise _bad(path, f'ignore: {_short(values)}', 'a list of ids and [r, g, b] colours')
+    colors = [_color(path, v) for v in values if isinstance(v, list)]
+    return [_id(path, v) for v in values if not isinstance(v, list)], colors

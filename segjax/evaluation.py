@@ -1,0 +1,87 @@
+"""Scores and pictures of a state: the loop over an evaluation split, shared by training and --mode evaluate."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from segjax import data, parallel, report
+from segjax.data import loader
+from segjax.protocol import Mean, Stage, TrainState
+
+
+def totals(run, stage: Stage, evaluate: Callable, root: jax.Array, state: TrainState) -> dict[str, Mean]:
+    """Sums of all evaluation metrics over the split, in float64; every example counts once.
+
+    Args:
+      run: driver.Run.
+      evaluate: (state, batch, root key, batch number) -> metrics summed over devices.
+      root: key of the evaluation's random streams.
+      state: on the devices.
+    """
+    inputs = stage.eval_input
+    source = data.open_split(run.config.data, inputs.split, inputs.features)
+    batches = loader.eval_batches(
+        source,
+        inputs,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        data_config=run.config.data,
+        max_size=run.spec.max_size[inputs.split],
+    )
+    sums: dict[str, Mean] = {}
+
+    def add(metrics):
+        for name, m in parallel.to_host(dict(metrics)).items():
+            old = sums.get(name, Mean(0.0, 0.0))
+            sums[name] = Mean(old.sum + m.sum.astype(np.float64), old.count + m.count.astype(np.float64))
+
+    waiting = []
+    with contextlib.closing(batches):
+        for number, batch in enumerate(batches):
+            waiting.append(evaluate(state, run.topology.put_batch(batch), root, np.int32(number)))
+            if len(waiting) > 1 or jax.default_backend() == 'cpu':
+                add(waiting.pop(0))  # meanwhile the device works on the next batch
+    for metrics in waiting:
+        add(metrics)
+    return sums
+
+
+def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str, Mean]) -> None:
+    """The best and worst images by metrics['image_score'], or the first ones where a stage has no such metric.
+
+    Args:
+      run, stage: as in `totals`.
+      keys: random streams for `stage.render`.
+      state: on the host.
+      sums: from `totals`.
+    """
+    count = run.config.run.num_pictures
+    if stage.render is None or not count:
+        return
+    inputs = stage.eval_input
+    source = data.open_split(run.config.data, inputs.split, (*inputs.features, 'name'))
+    score = np.full(len(source), np.nan)
+    groups = {'sample': list(range(min(count, len(source))))}
+    if 'image_score' in sums:
+        with np.errstate(invalid='ignore'):
+            score = np.asarray(sums['image_score'].value())
+        ranked = [int(i) for i in np.argsort(score) if np.isfinite(score[i])]
+        worst = ranked[: min(count, len(ranked) // 2)]
+        groups = {'best': ranked[::-1][: min(count, len(ranked) - len(worst))], 'worst': worst}
+    render = jax.jit(stage.render)
+    for group, indices in groups.items():
+        entries = [_entry(run, inputs, source, index, float(score[index]), render, keys, state) for index in indices]
+        report.save_pictures(run.workdir / stage.name / 'pictures', group, entries)
+
+
+def _entry(run, inputs, source, index, score, render, keys, state):
+    batch = loader.examples(source, [index], inputs, max_size=run.spec.max_size[inputs.split])
+    height, width = batch['size'][0]
+    label_height, label_width = batch['label_size'][0]
+    pictures = {
+        'image': batch['image'][0, :height, :width],
+        **{k: np.asarray(v[0, :label_height, :label_width]) for k, v in render(state, batch, keys).items()},
+    }
+    return {'index': index, 'score': score, 'name': str(source[index]['name']), 'pictures': pictures}

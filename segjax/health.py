@@ -1,0 +1,77 @@
+"""Stopping in order: at the first step whose numbers are not finite, and at a request to leave (SIGTERM)."""
+
+import signal
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax import parallel
+from segjax.checkpoints import path_name
+from segjax.protocol import Mean, TrainState
+
+
+class Diverged(RuntimeError):
+    """The loss or a parameter is not finite any more."""
+
+
+class Preempted(Exception):
+    """SIGTERM arrived; the state was saved, and the same command resumes."""
+
+
+def finite_by_module(state: TrainState) -> dict[str, jax.Array]:
+    """{'segmenter/encoder': True, ...}: which top-level modules of which nets hold only finite numbers."""
+    flags: dict[str, jax.Array] = {}
+    for field in ('params', 'model_state'):
+        for path, leaf in jax.tree_util.tree_flatten_with_path(getattr(state, field))[0]:
+            parts = path_name(path).split('/')
+            if field == 'model_state':
+                parts.pop(1)  # the collection's name, 'batch_stats'
+            name = '/'.join(parts[:2])
+            flags[name] = flags.get(name, True) & jnp.all(jnp.isfinite(leaf))
+    return flags
+
+
+def check(stage: str, step: int, metrics: Mapping[str, Mean], health: Mapping[str, object], saved_steps) -> None:
+    """Raises Diverged unless the loss and all parameters are finite after `step`, with the guilty groups by name."""
+    mismatch = int(health.get('replica_mismatch', 0))
+    if mismatch:
+        raise RuntimeError(f'stage {stage!r}, step {step}: {mismatch} numbers of the state differ between devices')
+    broken = sorted(name for name, finite in health['finite'].items() if not finite)
+    loss = float(metrics['loss'].sum / metrics['loss'].count)
+    if not broken and np.isfinite(loss):
+        return
+    groups = ', '.join(broken[:8]) + (f' and {len(broken) - 8} more' if broken[8:] else '')
+    steps = saved_steps()
+    raise Diverged(
+        f'stage {stage!r}, step {step}: the loss is {loss}\n'
+        f'  got:      not finite after this step: {groups or "the loss alone"}\n'
+        f'  expected: finite numbers; last good checkpoint: {f"step {steps[-1]}" if steps else "none"}\n'
+        '  fix:      a smaller config.optim.learning_rate, a warm-up, or config.optim.clip_norm'
+    )
+
+
+class StopSignal:
+    """Turns SIGTERM into a question that the loop asks after every step, so that it can save and leave in order.
+
+    With several processes all must stop at the same step: then JAX's preemption service agrees on one.
+    """
+
+    def __init__(self):
+        self._received = False
+
+    def __enter__(self):
+        if jax.process_count() == 1:
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def __exit__(self, *_):
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _receive(self, *_):
+        self._received = True
+
+    def reached(self, step: int) -> bool:
+        return parallel.preempted(step) if jax.process_count() > 1 else self._received

@@ -1,0 +1,336 @@
+"""What a run writes down while it goes: metrics, timing, TensorBoard events, the progress line.
+
+Only process 0 writes: every logger takes `enabled` and does nothing, not even open a file, where it is False.
+
+    <stage>/metrics.jsonl   deterministic values only: the file of a run that was killed and resumed is, byte
+                            for byte, that of a run that never was. The lines of a step are written before its
+                            checkpoint is saved
+    <stage>/timing.jsonl    speed, which differs from run to run; appended
+    <stage>/tensorboard/    events
+"""
+
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorboardX
+import tqdm
+from tensorboardX.proto.summary_pb2 import Summary
+
+from segjax.errors import InputError
+from segjax.scores import flat_scalars as flat_scalars  # these two: what the callers of the logs want beside them
+from segjax.scores import score_table as score_table
+from segjax.scores import to_json
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes strict JSON; a reader, or the run after a kill, finds the old file or the new one whole."""
+    write_text(path, json.dumps(to_json(value), indent=2, allow_nan=False, ensure_ascii=False) + '\n')
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+      InputError: no file, or no JSON in it.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise InputError(str(path), got='no such file', expected='a JSON file') from None
+    except ValueError as error:
+        raise InputError(str(path), got=str(error), expected='valid JSON') from error
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Replaces the file atomically: temporary file in the same folder, fsync, rename, fsync of the folder."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
+    try:
+        with os.fdopen(handle, 'w', encoding='utf-8', newline='') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0o600 would hide the file from a group or a web server
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file, [] if there is none. What a kill tore off the last line is left out.
+
+    Raises:
+      InputError: a line before the last is not a JSON object with a whole number 'step'.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b'\n')[:-1]  # after the last newline comes '' or a torn line
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record['step'], int):
+                raise ValueError('no step')
+        except (ValueError, KeyError) as error:
+            if number == len(lines):  # a crash of the machine can leave a block of zeros in it
+                break
+            raise InputError(
+                f'{path}, line {number}',
+                got=repr(line[:80].decode('utf-8', 'replace')),
+                expected="a JSON object with 'step'",
+                fix='delete the line, or start in a new --workdir',
+            ) from error
+        records.append(record)
+    return records
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(to_json(record), allow_nan=False) + '\n'
+
+
+def _append(file, line: str) -> None:
+    file.write(line)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _scalars(scalars: Mapping[str, Any]) -> dict[str, int | float | None]:
+    values = {name: to_json(scalars[name]) for name in sorted(scalars)}
+    for name, value in values.items():
+        if isinstance(value, (list, dict, str)):
+            raise TypeError(f'{name} is not a scalar: {value!r}')
+    return values
+
+
+# --- logs of a stage ------------------------------------------------------------------------------------------
+
+
+class MetricsLog:
+    """`metrics.jsonl`: {"step": 20, "kind": "train", "loss": 0.53, ...}, an object a line, scalars by name.
+
+    Opening at `start_step` forgets what a killed run wrote after its last checkpoint: lines with a later
+    step are dropped, all lines if the run starts from scratch (start_step 0). Floats are written with `repr`,
+    which reads back exactly; NaN and infinities are null.
+    """
+
+    def __init__(self, folder: pathlib.Path, start_step: int, enabled: bool = True):
+        self._file = None
+        if not enabled:
+            return
+        path = pathlib.Path(folder) / 'metrics.jsonl'
+        records = [r for r in read_lines(path) if r['step'] <= start_step and start_step > 0]
+        write_text(path, ''.join(_line(r) for r in records))
+        # A run that is resumed at its last step may evaluate it again: the same line must not stand there twice.
+        self._known = {_line(r) for r in records if r['step'] == start_step}
+        self._file = path.open('a', encoding='utf-8')
+
+    def write(self, step: int, kind: str, scalars: Mapping[str, Any]) -> None:
+        """Appends one line and waits until it is on disk.
+
+        Args:
+          step: the optimiser step that the values belong to.
+          kind: 'train' or 'eval'.
+          scalars: numbers by name; nothing that depends on the clock.
+        """
+        if self._file is None:
+            return
+        clash = {'step', 'kind'} & set(scalars)
+        if clash:
+            raise ValueError(f'{sorted(clash)} are names of the line itself, not of scalars')
+        line = _line({'step': int(step), 'kind': kind, **_scalars(scalars)})
+        if line not in self._known:
+            _append(self._file, line)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+TIMING_INCLUDES = (
+    'Wall time of the training loop from one log line to the next: waiting for input, transfer to the device, the '
+    'step and logging. The first step, which compiles, evaluation and checkpoints are apart.'
+)
+
+
+class TimingLog:
+    """`timing.jsonl`: {"step": 20, "images_per_second": 31.2, ...}; TIMING_INCLUDES says what is in the numbers.
+
+    The report knows images_per_second, seconds_per_step, input_wait_share (share of the time in which the loop waited
+    for input) and compile_seconds (the first step of a process).
+    """
+
+    def __init__(self, folder: pathlib.Path, enabled: bool = True):
+        self._file = None
+        if not enabled:
+            return
+        path = pathlib.Path(folder) / 'timing.jsonl'
+        write_text(path, ''.join(_line(r) for r in read_lines(path)))  # without a torn last line
+        self._file = path.open('a', encoding='utf-8')
+
+    def write(self, step: int, scalars: Mapping[str, Any]) -> None:
+        if self._file is not None:
+            _append(self._file, _line({'step': int(step), **_scalars(scalars)}))
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def environment(device_kind: str, num_devices: int, num_processes: int) -> dict[str, Any]:
+    """What numbers depend on beside the config: machine and versions; <workdir>/environment.json for the report."""
+    packages = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain', 'tensorflow-datasets')
+    return {
+        'device': device_kind,
+        'devices': num_devices,
+        'processes': num_processes,
+        'host cores': os.cpu_count(),
+        'platform': platform.platform(),
+        'python': platform.python_version(),
+        **{package: _version(package) for package in packages},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return 'not installed'
+
+
+class TensorBoard:
+    """TensorBoard events through tensorboardX. A reader purges what a killed run wrote after `start_step`."""
+
+    def __init__(self, folder: pathlib.Path, start_step: int, enabled: bool = True):
+        self._writer = None
+        if enabled:
+            # Files are named by the second: without the suffix a quick restart would write over the one before.
+            suffix = f'.{start_step:09d}'
+            self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=start_step + 1, filename_suffix=suffix)
+
+    def scalars(self, step: int, kind: str, scalars: Mapping[str, Any]) -> None:
+        """Numbers by name, shown as <kind>/<name>; None is a gap."""
+        if self._writer is None:
+            return
+        for name, value in scalars.items():
+            if value is not None:
+                self._writer.add_scalar(f'{kind}/{name}', float(value), step)
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """One uint8 picture [H, W, 3] RGB, or grey [H, W]."""
+        if self._writer is None:
+            return
+        # tensorboardX would encode through Pillow, which is no requirement of ours; the message is the same.
+        picture = Summary.Image(
+            height=image.shape[0],
+            width=image.shape[1],
+            colorspace=1 if image.ndim == 2 else image.shape[2],
+            encoded_image_string=encode_png(image),
+        )
+        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=picture)]), step)
+
+    def config(self, config: Any) -> None:
+        """The configuration as text. TensorBoard renders Markdown: an indented block keeps it verbatim."""
+        if self._writer is not None:
+            lines = json.dumps(to_json(config), indent=2).splitlines()
+            self._writer.add_text('config', '\n'.join('    ' + line for line in lines), 0)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] RGB, [H, W, 1] or [H, W] as the bytes of a PNG file."""
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
+        raise TypeError(f'a picture is uint8 [H, W, 3], [H, W, 1] or [H, W]; got {image.dtype} {list(image.shape)}')
+    ok, data = cv2.imencode('.png', image[..., ::-1] if image.ndim == 3 else image)
+    if not ok:
+        raise ValueError(f'OpenCV could not encode a picture of shape {list(image.shape)}')
+    return data.tobytes()
+
+
+class Progress:
+    """Where a stage stands, on stderr: a bar on a terminal, else a plain line every `interval` seconds."""
+
+    def __init__(
+        self,
+        name: str,
+        num_steps: int,
+        start_step: int = 0,
+        enabled: bool = True,
+        stream: Any = None,
+        now: Callable[[], float] = time.monotonic,
+        interval: float = 10.0,
+    ):
+        self._name, self._num_steps, self._start_step = name, num_steps, start_step
+        self._stream = sys.stderr if stream is None else stream
+        self._enabled, self._now, self._interval = enabled, now, interval
+        self._loss, self._rate = None, None
+        self._started, self._printed = now(), -math.inf
+        self._bar = None
+        if enabled and self._stream.isatty():
+            self._bar = tqdm.tqdm(
+                total=num_steps, initial=start_step, desc=name, unit='step', file=self._stream, dynamic_ncols=True
+            )
+
+    def update(self, step: int, loss: float | None = None, images_per_second: float | None = None) -> None:
+        """`step` steps are done. Loss and speed stay as they were where they are not given."""
+        if not self._enabled:
+            return
+        self._loss = self._loss if loss is None else loss
+        self._rate = self._rate if images_per_second is None else images_per_second
+        if self._bar is not None:
+            self._bar.set_postfix_str(', '.join(self._values()), refresh=False)
+            self._bar.update(step - self._bar.n)
+            return
+        now = self._now()
+        if now - self._printed < self._interval and step < self._num_steps:
+            return
+        self._printed = now
+        done = step - self._start_step
+        parts = [f'step {step}/{self._num_steps} ({100 * step // max(self._num_steps, 1)} %)', *self._values()]
+        if done > 0 and step < self._num_steps:
+            parts.append('ETA ' + duration((now - self._started) / done * (self._num_steps - step)))
+        self.message(f'[{self._name}] ' + ', '.join(parts))
+
+    def _values(self) -> list[str]:
+        loss = [] if self._loss is None else [f'loss {self._loss:.4g}']
+        return loss + ([] if self._rate is None else [f'{self._rate:.3g} images/s'])
+
+    def message(self, text: str) -> None:
+        """A line of its own that does not tear the bar."""
+        if self._enabled and self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        elif self._enabled:
+            print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def duration(seconds: float) -> str:
+    """h:mm:ss, or m:ss below an hour."""
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f'{hour}:{minute:02d}:{second:02d}' if hour else f'{minute}:{second:02d}'

@@ -1,0 +1,59 @@
+"""The nets, by name. `build` makes one, `schema` lists what a config may say about it.
+
+Every net is a linen module with the fields num_classes, dtype and axis_name, which the pipeline gives, and fields with
+defaults. It is called as `net(x, train)` and returns {'logits': [B, H, W, num_classes] float32}, with auxiliary heads
+under 'aux': {head: [B, h, w, num_classes]}.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.errors import unknown_name
+from segjax.models.erfnet import ERFNet
+
+REGISTRY = {
+    'erfnet': ERFNet,
+}
+
+_GIVEN_BY_PIPELINE = frozenset({'num_classes', 'dtype', 'axis_name', 'parent', 'name'})
+
+
+def schema(name: str) -> dict[str, Any]:
+    """{argument: default} of what a config may set: fields whose default is a number, a bool, a str or a tuple.
+
+    Initialisers and the like are not among them; pipelines hand those to `build`.
+    """
+    return {
+        key: default
+        for key, default in _arguments(name).items()
+        if isinstance(default, bool | int | float | str | tuple)
+    }
+
+
+def build(name: str, *, num_classes: int, dtype: Any, axis_name: str | None, **args) -> nn.Module:
+    """The net called `name`.
+
+    Args:
+      name: a key of REGISTRY.
+      num_classes: channels of its logits.
+      dtype: of activations, e.g. 'bfloat16' or jnp.float32; parameters stay float32.
+      axis_name: mapped axis over which batch statistics are summed; None: this device's own.
+      **args: fields of the net that shall differ from their defaults.
+
+    Raises:
+      InputError: unknown name or argument, with the nearest one that exists.
+    """
+    known = _arguments(name)
+    for key in args:
+        if key not in known:
+            raise unknown_name(f'argument of model {name!r}', key, known)
+    return REGISTRY[name](num_classes=num_classes, dtype=jnp.dtype(dtype), axis_name=axis_name, **args)
+
+
+def _arguments(name: str) -> dict[str, Any]:
+    if name not in REGISTRY:
+        raise unknown_name('model', name, REGISTRY)
+    return {f.name: f.default for f in dataclasses.fields(REGISTRY[name]) if f.name not in _GIVEN_BY_PIPELINE}

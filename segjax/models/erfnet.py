@@ -1,0 +1,225 @@
+"""ERFNet: a real-time segmentation net of factorised residual blocks.
+
+Romera, Alvarez, Bergasa, Arroyo: ERFNet, Efficient Residual Factorized ConvNet for Real-time Semantic Segmentation,
+IEEE T-ITS 2018. Layers, names and initialisation are those of the authors' PyTorch release: `layers.3.conv1x3_2` there
+is `layers_3/conv1x3_2` here.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.errors import InputError
+from segjax.models.layers import Conv, ConvTranspose
+from segjax.ops.pool import max_pool_2x2
+
+OUTPUT_STRIDE = 8
+
+
+class DownBlock(nn.Module):
+    """Halves height and width: 3x3 convolution of stride 2 beside a 2x2 max pooling of the input, BN, ReLU."""
+
+    features: int
+    conv: Callable
+    norm: Callable
+    forms: str
+
+    @nn.compact
+    def __call__(self, x):
+        channels = x.shape[-1]
+        if self.features <= channels:
+            raise InputError(
+                f'erfnet: {self.name}',
+                got=f'{channels} channels in, {self.features} out',
+                expected='more channels out than in: the input itself is part of the output',
+                fix='raise first_maps or width',
+            )
+        y = self.conv(self.features - channels, (3, 3), strides=2, name='conv')(x)
+        y = jnp.concatenate([y, max_pool_2x2(x, self.forms)], -1)
+        return nn.relu(self.norm(name='bn')(y))
+
+
+class NonBottleneck1D(nn.Module):
+    """Residual block of two 3x3 convolutions, each factorised into 3x1 and 1x3; the second pair is dilated."""
+
+    dropout: float
+    dilation: int
+    conv: Callable
+    norm: Callable
+    train: bool
+
+    @nn.compact
+    def __call__(self, x):
+        c, d = x.shape[-1], self.dilation
+        y = nn.relu(self.conv(c, (3, 1), name='conv3x1_1')(x))
+        y = self.conv(c, (1, 3), name='conv1x3_1')(y)
+        y = nn.relu(self.norm(name='bn1')(y))
+        y = nn.relu(self.conv(c, (3, 1), dilation=d, name='conv3x1_2')(y))
+        y = self.conv(c, (1, 3), dilation=d, name='conv1x3_2')(y)
+        y = self.norm(name='bn2')(y)
+        if self.dropout > 0:
+            y = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not self.train)(y)
+        return nn.relu(y + x)
+
+
+class UpBlock(nn.Module):
+    """Doubles height and width: 3x3 transposed convolution, BN, ReLU."""
+
+    features: int
+    conv_transpose: Callable
+    norm: Callable
+
+    @nn.compact
+    def __call__(self, x):
+        y = self.conv_transpose(self.features, 3, name='conv')(x)
+        return nn.relu(self.norm(name='bn')(y))
+
+
+class Encoder(nn.Module):
+    """[B, H, W, in] -> features [B, H/8, W/8, 128 width], and logits of the 1x1 head if `head_classes` > 0."""
+
+    first_maps: int
+    channels: tuple[int, int]
+    dropout: tuple[float, float]
+    head_classes: int
+    conv: Callable
+    norm: Callable
+    train: bool
+    forms: str
+
+    @nn.compact
+    def __call__(self, x):
+        down = functools.partial(DownBlock, conv=self.conv, norm=self.norm, forms=self.forms)
+        block = functools.partial(NonBottleneck1D, conv=self.conv, norm=self.norm, train=self.train)
+        x = down(self.first_maps, name='initial_block')(x)
+        x = down(self.channels[0], name='layers_0')(x)
+        for i in range(1, 6):
+            x = block(self.dropout[0], 1, name=f'layers_{i}')(x)
+        x = down(self.channels[1], name='layers_6')(x)
+        for i, dilation in enumerate(2 * (2, 4, 8, 16), start=7):
+            x = block(self.dropout[1], dilation, name=f'layers_{i}')(x)
+        head = self.conv(self.head_classes, (1, 1), name='output_conv')(x) if self.head_classes else None
+        return x, head
+
+
+class Decoder(nn.Module):
+    """[B, h, w, 128 width] -> logits [B, 8 h, 8 w, num_classes]."""
+
+    channels: tuple[int, int]
+    num_classes: int
+    conv: Callable
+    conv_transpose: Callable
+    norm: Callable
+    train: bool
+
+    @nn.compact
+    def __call__(self, x):
+        up = functools.partial(UpBlock, conv_transpose=self.conv_transpose, norm=self.norm)
+        block = functools.partial(NonBottleneck1D, 0.0, 1, conv=self.conv, norm=self.norm, train=self.train)
+        for i, channels in zip((0, 3), self.channels, strict=True):
+            x = up(channels, name=f'layers_{i}')(x)
+            x = block(name=f'layers_{i + 1}')(x)
+            x = block(name=f'layers_{i + 2}')(x)
+        return self.conv_transpose(self.num_classes, 2, name='output_conv')(x)
+
+
+class ERFNet(nn.Module):
+    """ERFNet. `net.apply(variables, x, train=...)`; in training with rngs={'dropout': key}, mutable=['batch_stats'].
+
+    num_classes   channels of the output (3 for a net that paints pictures)
+    first_maps    channels after the first block (times width); must exceed the channels of the input
+    dropout       rates of channel dropout in the encoder: blocks at stride 4, blocks at stride 8
+    encoder_head  also predict at 1/8 with a 1x1 convolution (the authors' first training stage)
+    width         factor on all inner channels; 1 is the published net, less is for tests and small machines
+    use_bias      biases of convolutions, as published. Those in front of a batch norm have zero gradient
+    kernel_init, bias_init  initialisers of all convolutions; None: torch's default U(+-1 / sqrt(fan_in))
+    dtype         of activations; parameters, batch statistics and the returned logits are float32
+    axis_name     mapped axis over which batch statistics are those of the global batch; None: of this device
+    forms         'fast' or 'naive' forms of the same maps, see ops/conv.py and ops/pool.py
+
+    Running statistics decay by 0.9 a step and hold the biased variance (torch: the unbiased one), eps is 1e-3.
+    """
+
+    num_classes: int
+    first_maps: int = 16
+    dropout: tuple[float, float] = (0.03, 0.3)
+    encoder_head: bool = False
+    width: float = 1.0
+    use_bias: bool = True
+    kernel_init: Callable | None = None
+    bias_init: Callable | None = None
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    forms: str = 'fast'
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        """The logits of an image.
+
+        Args:
+          x: [B, H, W, in] floating point, normalised; H and W multiples of 8.
+          train: use the batch's statistics and dropout.
+
+        Returns:
+          {'logits': [B, H, W, num_classes] float32}, with encoder_head also {'aux': {'encoder':
+          [B, H/8, W/8, num_classes] float32}}.
+        """
+        self._check(x)
+        shared = dict(
+            use_bias=self.use_bias,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
+            dtype=self.dtype,
+            forms=self.forms,
+        )
+        conv, conv_transpose = functools.partial(Conv, **shared), functools.partial(ConvTranspose, **shared)
+        norm = functools.partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-3,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+        )
+        features, encoder_logits = Encoder(
+            first_maps=self._scaled(self.first_maps),
+            channels=(self._scaled(64), self._scaled(128)),
+            dropout=self.dropout,
+            head_classes=self.num_classes if self.encoder_head else 0,
+            conv=conv,
+            norm=norm,
+            train=train,
+            forms=self.forms,
+            name='encoder',
+        )(x.astype(self.dtype))
+        logits = Decoder(
+            channels=(self._scaled(64), self._scaled(16)),
+            num_classes=self.num_classes,
+            conv=conv,
+            conv_transpose=conv_transpose,
+            norm=norm,
+            train=train,
+            name='decoder',
+        )(features)
+        outputs = {'logits': logits.astype(jnp.float32)}
+        if self.encoder_head:
+            outputs['aux'] = {'encoder': encoder_logits.astype(jnp.float32)}
+        return outputs
+
+    def _scaled(self, channels: int) -> int:
+        return max(1, round(channels * self.width))
+
+    def _check(self, x):
+        h, w = x.shape[1:3]
+        if h % OUTPUT_STRIDE or w % OUTPUT_STRIDE:
+            raise InputError(
+                'erfnet: input',
+                got=f'height {h}, width {w}',
+                expected=f'multiples of {OUTPUT_STRIDE}',
+                fix='choose augment.crop and data.eval_size accordingly',
+            )
+        if len(self.dropout) != 2 or not all(0 <= rate < 1 for rate in self.dropout):
+            raise InputError('erfnet: dropout', got=repr(self.dropout), expected='two rates in [0, 1)')

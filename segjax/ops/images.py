@@ -1,0 +1,50 @@
+"""Between uint8 pictures and what nets see; label maps as pictures. All of it runs on the device, under jit."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from segjax.data.spec import IGNORE
+from segjax.errors import unknown_name
+
+SCHEMES = {
+    # name: (channels taken from RGB in this order, divisor, mean, standard deviation); (image / divisor - mean) / std
+    'unit': ((0, 1, 2), 255.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    'symmetric': ((0, 1, 2), 127.5, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
+    'imagenet': ((0, 1, 2), 255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    'caffe': ((2, 1, 0), 1.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
+}
+"""unit: [0, 1]. symmetric: [-1, 1]. imagenet: torchvision's mean and standard deviation of RGB in [0, 1].
+caffe: BGR in [0, 255] minus the mean of the original VGG and ResNet releases."""
+
+OUT_OF_RANGE_COLOR = (255, 0, 255)
+
+
+def normalize(image, scheme: str):
+    """[..., 3] uint8 RGB -> [..., 3] float32 as the scheme says (see SCHEMES)."""
+    if scheme not in SCHEMES:
+        raise unknown_name('normalisation scheme', scheme, SCHEMES)
+    channels, divisor, mean, std = SCHEMES[scheme]
+    image = image[..., np.array(channels)].astype(jnp.float32) / divisor
+    return (image - np.float32(mean)) / np.float32(std)
+
+
+def colorize(label, palette):
+    """Label map -> picture.
+
+    Args:
+      label: [...] integers, train ids.
+      palette: [C, 3] (r, g, b) in 0 .. 255 per class, a ClassSpec's palette.
+
+    Returns:
+      [..., 3] uint8; ignored pixels (255) are black, ids that are neither a class nor 255 are magenta, to be seen.
+    """
+    palette = jnp.asarray(palette, jnp.uint8)
+    known = (label >= 0) & (label < len(palette))
+    colors = jnp.where(known[..., None], palette[jnp.where(known, label, 0)], np.uint8(OUT_OF_RANGE_COLOR))
+    return jnp.where((label == IGNORE)[..., None], np.uint8(0), colors)
+
+
+def overlay(image, colors, alpha: float = 0.5):
+    """round((1 - alpha) image + alpha colors): two [..., 3] uint8 pictures -> one."""
+    mixed = (1 - alpha) * image.astype(jnp.float32) + alpha * colors.astype(jnp.float32)
+    return jnp.round(mixed).astype(jnp.uint8)

@@ -1,0 +1,267 @@
+"""Devices, processes and collectives: the only file that names `pmap`, `shard_map`, axes or psum.
+
+A step is written per device and mapped by `Topology.spmd`: the state goes in and comes out replicated (without a device
+axis), the batch is split. Two backends give the same numbers: `jax.pmap` (default) and `jax.jit(jax.shard_map)`.
+
+Everything that adds up over devices leaves as (sum, count) and is divided once: a mean of per-device means is wrong as
+soon as ignored pixels are dealt out unevenly. Gradients leave through `global_value_and_grad` only.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from segjax.errors import InputError
+from segjax.protocol import Mean, PyTree
+
+AXIS = 'data'
+
+
+def initialize(distributed: bool, coordinator: str, num_processes: int, process_id: int) -> None:
+    """Joins the processes of a multi-host run. Must come before anything touches a device.
+
+    Args:
+      distributed: find the other processes from SLURM or TPU metadata.
+      coordinator: 'host:port' of process 0 instead, with num_processes and process_id; '' for a single process.
+    """
+    if coordinator:
+        if not 0 <= process_id < num_processes:
+            raise InputError(
+                '--process_id',
+                got=f'{process_id} of --num_processes {num_processes}',
+                expected='0 <= process_id < num_processes',
+            )
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    elif distributed:
+        jax.distributed.initialize()
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Which devices take part, and how a function is mapped over them.
+
+    mode     'pmap' or 'shard_map'
+    devices  all devices of all processes (shard_map), this process's devices (pmap); a run uses them all by default
+    """
+
+    mode: str
+    devices: tuple[Any, ...]
+
+    @property
+    def local_count(self) -> int:
+        return sum(d.process_index == jax.process_index() for d in self.devices)
+
+    @property
+    def count(self) -> int:
+        return self.local_count * jax.process_count()
+
+    @property
+    def mesh(self):
+        return jax.make_mesh((len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices)
+
+    def spmd(
+        self,
+        fn: Callable,
+        *,
+        batch_args: tuple[int, ...] = (1,),
+        num_args: int,
+        donate: tuple[int, ...] = (),
+        split_output: bool = False,
+    ) -> Callable:
+        """Maps a per-device function over the devices.
+
+        Args:
+          fn: takes `num_args` positional arguments. Inside it `device_index` and the sums of this file work.
+          batch_args: positions of arguments whose leading axis is split over devices (from `put_batch`); all others
+            are replicated.
+          donate: positions of arguments whose memory may be reused for the output.
+          split_output: the output keeps this device's share of the batch; otherwise it must be equal on all devices.
+        """
+        if self.mode == 'pmap':
+            in_axes = tuple(0 if i in batch_args else None for i in range(num_args))
+            mapped = jax.pmap(
+                fn,
+                AXIS,
+                in_axes=in_axes,
+                out_axes=0 if split_output else None,
+                donate_argnums=donate,
+                devices=None if self._uses_all() else self.devices,
+            )
+            return mapped
+        in_specs = tuple(P(AXIS) if i in batch_args else P() for i in range(num_args))
+        # check_vma=False gives pmap's meaning of gradients; with the check on, gradients of replicated inputs
+        # arrive summed already, and our own sum would count every device twice over.
+        mapped = jax.shard_map(
+            fn, mesh=self.mesh, in_specs=in_specs, out_specs=P(AXIS) if split_output else P(), check_vma=False
+        )
+        return jax.jit(mapped, donate_argnums=donate)
+
+    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This process's rows of the global batch, onto its devices. The leading axis must divide by local_count."""
+        if self.mode == 'pmap':
+            n = self.local_count
+            return {k: v.reshape(n, v.shape[0] // n, *v.shape[1:]) for k, v in batch.items()}
+        sharding = NamedSharding(self.mesh, P(AXIS))
+        return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+    def put_replicated(self, tree: PyTree) -> PyTree:
+        """A host tree, the same in every process, onto all devices."""
+        # With the very sharding that steps return, or the second step would be traced anew.
+        if self.mode == 'pmap':
+            local = [d for d in self.devices if d.process_index == jax.process_index()]
+            return jax.device_put(tree, NamedSharding(Mesh(np.array(local), (AXIS,)), P()))
+        sharding = NamedSharding(self.mesh, P())
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
+
+    def gather_rows(self, output: PyTree) -> PyTree:
+        """The output of a `split_output` function as numpy, this process's rows in the order of its batch."""
+        if self.mode == 'pmap':
+            return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), output)
+
+        def local_rows(x):
+            shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
+            return np.concatenate([np.asarray(s.data) for s in shards])
+
+        return jax.tree.map(local_rows, output)
+
+    def check_batch_size(self, where: str, batch_size: int, accumulate: int = 1) -> None:
+        """Raises InputError unless every device gets the same number of whole micro-batches."""
+        unit = self.count * accumulate
+        if batch_size % unit:
+            devices = f'{self.count} device{"s" * (self.count > 1)}'
+            micro = f' x {accumulate} micro-batches' if accumulate > 1 else ''
+            raise InputError(
+                where,
+                got=f'{batch_size} on {devices}{micro}',
+                expected=f'a multiple of {unit}',
+                fix=f'--config.{where}={-(-batch_size // unit) * unit}',
+            )
+
+    def _uses_all(self) -> bool:
+        return set(self.devices) == set(jax.devices())
+
+
+def topology(mode: str = 'pmap', max_devices: int | None = None) -> Topology:
+    """The topology over all devices, or over the first `max_devices` (single process; tests and benchmarks)."""
+    return Topology(mode, tuple(jax.devices()[:max_devices]))
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """A replicated tree as numpy arrays."""
+
+    def fetch(x):
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return np.asarray(x.addressable_data(0))
+        return np.asarray(x)
+
+    return jax.tree.map(fetch, tree)
+
+
+def is_main() -> bool:
+    """True in the one process that writes files."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits for all processes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def preempted(step: int) -> bool:
+    """True in all processes at the same step, once one of them was told to stop (several processes only)."""
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+# --- inside a mapped function -----------------------------------------------------------------------------------------
+
+
+def device_index() -> jax.Array:
+    """Position of this device among all devices of all processes."""
+    return lax.axis_index(AXIS)
+
+
+def sum_over_devices(tree: PyTree) -> PyTree:
+    """Adds up the leaves of all devices (metrics as (sum, count) pairs)."""
+    return lax.psum(tree, AXIS)
+
+
+def replica_mismatch(tree: PyTree) -> jax.Array:
+    """How many elements differ between devices: 0 when the replicas are identical (NaN counts as equal to itself)."""
+
+    def differing(x):
+        return jnp.sum(lax.pmax(x, AXIS) != lax.pmin(x, AXIS)) - jnp.sum(jnp.isnan(lax.pmax(x, AXIS)))
+
+    return sum(jax.tree.leaves(jax.tree.map(lambda x: differing(x.astype(jnp.float32)), tree)), jnp.int32(0))
+
+
+def global_value_and_grad(loss_fn: Callable, weight_of: Callable[[str], float], accumulate: int = 1) -> Callable:
+    """Value and gradient of a weighted sum of global means, L = sum_t w_t * sum_devices(sum_t) / sum_devices(count_t).
+
+    Args:
+      loss_fn: (params, model_state, batch, keys) -> (terms, model_state, aux), per device. `terms` maps a name to a
+        `Mean`; its count may depend on the data (ignored pixels, mined pixels) but gets no gradient. A term that
+        counted nothing on any device adds 0.
+      weight_of: name of a term -> w_t (the `__getitem__` of a dict refuses unknown names).
+      accumulate: micro-batches the device's batch is cut into. The result is that of the whole batch: the counts are
+        summed first (where they depend on the labels alone, XLA drops the net from that pass), and `model_state`
+        (batch statistics) is handed from one micro-batch to the next. `aux` comes back with its rows in order.
+
+    Returns:
+      (params, model_state, batch, keys) -> ((loss, terms, model_state, aux), grads): loss and grads are global and
+      equal on all devices, terms are this device's.
+    """
+
+    def total(terms, counts):
+        return sum(weight_of(k) * terms[k].sum / jnp.where(counts[k] > 0, counts[k], 1) for k in terms)
+
+    def global_counts(terms):
+        return {k: lax.stop_gradient(lax.psum(m.count, AXIS)) for k, m in terms.items()}
+
+    def step(params, model_state, batch, keys, counts=None):
+        def objective(params):
+            terms, state, aux = loss_fn(params, model_state, batch, keys)
+            return total(terms, global_counts(terms) if counts is None else counts), (terms, state, aux)
+
+        (loss, (terms, state, aux)), grads = jax.value_and_grad(objective, has_aux=True)(params)
+        return (loss, terms, state, aux), grads
+
+    def whole(params, model_state, batch, keys):
+        (loss, terms, state, aux), grads = step(params, model_state, batch, keys)
+        loss, grads = lax.psum((loss, grads), AXIS)
+        return (loss, terms, state, aux), grads
+
+    def in_parts(params, model_state, batch, keys):
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
+
+        def part_keys(i):
+            return jax.tree.map(lambda k: jax.random.fold_in(k, i), keys)
+
+        def count(i, part):
+            terms, _, _ = loss_fn(params, model_state, part, part_keys(i))
+            return i + 1, {k: m.count for k, m in terms.items()}
+
+        _, part_counts = lax.scan(count, 0, parts)
+        counts = lax.psum(jax.tree.map(lambda c: c.sum(0), part_counts), AXIS)
+
+        def accumulate_part(carry, part):
+            i, state, grads = carry
+            (loss, terms, state, aux), part_grads = step(params, state, part, part_keys(i), counts)
+            return (i + 1, state, jax.tree.map(jnp.add, grads, part_grads)), (loss, terms, aux)
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        (_, state, grads), (losses, terms, aux) = lax.scan(accumulate_part, (0, model_state, zeros), parts)
+        loss, grads = lax.psum((losses.sum(), grads), AXIS)
+        terms = {k: Mean(m.sum.sum(0), m.count.sum(0)) for k, m in terms.items()}
+        aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), aux)
+        return (loss, terms, state, aux), grads
+
+    return whole if accumulate == 1 else in_parts

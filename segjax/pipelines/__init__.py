@@ -1,0 +1,17 @@
+"""The registry of pipelines: one file a paper. `config.pipeline` names one of them."""
+
+import importlib
+from types import ModuleType
+
+from segjax.errors import unknown_name
+
+REGISTRY = {
+    'supervised': 'segjax.pipelines.supervised',
+}
+
+
+def load(name: str) -> ModuleType:
+    """The module of a pipeline: it exports make_stages(config, spec) and SCHEMA."""
+    if name not in REGISTRY:
+        raise unknown_name('config.pipeline', name, REGISTRY)
+    return importlib.import_module(REGISTRY[name])

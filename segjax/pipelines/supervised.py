@@ -1,0 +1,203 @@
+"""Supervised segmentation: one net, (weighted) cross-entropy. The baseline that every paper compares itself with.
+
+Method, top to bottom: the net predicts logits and, where it has them, logits of auxiliary heads; every head is resized
+to the label's size and pays a cross-entropy; one optimiser; evaluation resizes logits to each label's own size.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from segjax import models, optim, parallel
+from segjax.config import OPTIM, Choice, Field, above, at_least, between, one_of
+from segjax.data.spec import DataSpec
+from segjax.losses import segmentation as losses
+from segjax.metrics import confusion
+from segjax.ops import images, resize
+from segjax.protocol import Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, Stage, TrainState
+
+SCHEMA = {
+    'model': Choice(
+        'erfnet',
+        'the segmentation net',
+        {
+            name: {key: Field(value, f'argument {key} of {name}') for key, value in models.schema(name).items()}
+            for name in models.REGISTRY
+        },
+    ),
+    'preprocess': Field('unit', 'range and colour order the net wants', one_of(*images.SCHEMES)),
+    'loss': {
+        'name': Field('cross_entropy', 'per-pixel loss', one_of('cross_entropy', 'ohem')),
+        'class_weights': Field(
+            'none', 'computed from the label counts of the training split', one_of(*losses.WEIGHT_RULES)
+        ),
+        'weight_k': Field(1.10, 'k of the enet rule, w = 1 / ln(k + share)', above(1)),
+        'label_smoothing': Field(0.0, 'share of the target spread over all classes', between(0, 1)),
+        'aux_weight': Field(0.4, 'weight of each auxiliary head', at_least(0)),
+        'ohem_threshold': Field(0.7, 'pixels predicted with less than this probability are hard', between(0, 1)),
+        'ohem_min_kept': Field(1 / 16, 'at least this share of the valid pixels is kept', between(0, 1)),
+    },
+    'optim': OPTIM,
+}
+
+
+def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stage, ...]:
+    """The single stage of supervised training."""
+    num_classes = spec.classes.num_classes
+    confusion.check_policy(config.evaluate.policy)
+    model_args = {k: v for k, v in config.model.items() if k != 'name'}
+    model = models.build(
+        config.model.name,
+        num_classes=num_classes,
+        dtype=jnp.dtype(config.train.dtype),
+        axis_name=parallel.AXIS,
+        **model_args,
+    )
+    class_weights = losses.class_weights(
+        spec.class_pixels[config.data.train_split],
+        spec.void_pixels[config.data.train_split],
+        config.loss.class_weights,
+        k=config.loss.weight_k,
+    )
+
+    def apply(params, model_state, image, *, train: bool, keys: Keys | None = None):
+        """Outputs of the net, {'logits': ..., 'aux': {...}}, and the new batch statistics."""
+        variables = {'params': params['segmenter'], **model_state['segmenter']}
+        x = images.normalize(image, config.preprocess)
+        if not train:
+            return model.apply(variables, x, train=False), model_state
+        rngs = {'dropout': keys['dropout']}
+        outputs, updates = model.apply(variables, x, train=True, rngs=rngs, mutable=['batch_stats'])
+        return outputs, {'segmenter': updates}
+
+    # --- training --------------------------------------------------------------------------------------------------
+
+    def pixel_loss(logits, batch: Batch) -> Mean:
+        logits = resize.bilinear(logits.astype(jnp.float32), batch['label'].shape[1:])
+        shared = dict(weight=batch['weight'], class_weights=class_weights)
+        if config.loss.name == 'ohem':
+            return losses.ohem_cross_entropy(
+                logits,
+                batch['label'],
+                threshold=config.loss.ohem_threshold,
+                min_kept_fraction=config.loss.ohem_min_kept,
+                **shared,
+            )
+        return losses.cross_entropy(logits, batch['label'], label_smoothing=config.loss.label_smoothing, **shared)
+
+    def loss_fn(params, model_state, batch: Batch, keys: Keys):
+        outputs, model_state = apply(params, model_state, batch['image'], train=True, keys=keys)
+        terms = {'main': pixel_loss(outputs['logits'], batch)}
+        for head, logits in outputs.get('aux', {}).items():
+            terms[f'aux_{head}'] = pixel_loss(logits, batch)
+        return terms, model_state, {}
+
+    def loss_weight(name: str) -> float:
+        return 1.0 if name == 'main' else config.loss.aux_weight
+
+    def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
+        x = images.normalize(batch['image'][:1], config.preprocess)
+        variables = model.init(key, x, train=False)
+        params = {'segmenter': variables.pop('params')}
+        transform = optim.make(config.optim, config.train.num_steps, params)
+        return TrainState(
+            step=jnp.int32(0),
+            params=params,
+            model_state={'segmenter': variables},
+            opt_state={'segmenter': transform.init(params)},
+            extra={'ema': params} if config.train.ema else {},
+        )
+
+    def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
+        value_and_grad = parallel.global_value_and_grad(loss_fn, loss_weight, config.train.accumulate)
+        (loss, terms, model_state, _), grads = value_and_grad(state.params, state.model_state, batch, keys)
+        transform = optim.make(config.optim, config.train.num_steps, state.params)
+        rate = optim.schedule(config.optim, config.train.num_steps)(state.step)
+        state = optim.apply(state, 'segmenter', transform, grads)
+        state = state.replace(step=state.step + 1, model_state=model_state)
+        if config.train.ema:
+            state = state.replace(
+                extra={'ema': optim.ema_update(state.extra['ema'], state.params, config.train.ema, state.step)}
+            )
+        metrics = {
+            'loss': Mean(loss, jnp.float32(1)),
+            'learning_rate': Mean(rate, jnp.float32(1)),
+            **{f'loss_{name}': term for name, term in terms.items()},
+        }
+        return state, metrics
+
+    # --- evaluation ------------------------------------------------------------------------------------------------
+
+    def infer(state: TrainState, image):
+        params = state.extra['ema'] if config.train.ema else state.params
+        outputs, _ = apply(params, state.model_state, image, train=False)
+        return outputs['logits'].astype(jnp.float32)
+
+    def predict_labels(state: TrainState, batch: Batch):
+        """Train ids at the label's own size: logits are resized, labels never are."""
+        logits = infer(state, batch['image'])
+        logits = resize.resize_valid(logits, batch['size'], batch['label'].shape[1:], batch['label_size'])
+        return jnp.argmax(logits, -1)
+
+    def eval_step(state: TrainState, batch: Batch, keys: Keys) -> Metrics:
+        prediction = predict_labels(state, batch)
+        image_iou = confusion.image_iou(prediction, batch['label'], num_classes, batch['weight'])
+        num_examples = spec.num_examples[config.data.eval_split]
+        return {
+            'confusion': confusion.confusion(prediction, batch['label'], num_classes, batch['weight']),
+            'image_score': confusion.per_example(image_iou, batch['index'], batch['weight'], num_examples),
+        }
+
+    def finalize(metrics: Mapping[str, Mean]) -> Scores:
+        matrix = metrics['confusion'].sum
+        prior = np.asarray(spec.class_pixels[config.data.train_split])
+        names, policy = spec.classes.names, config.evaluate.policy
+        scores = confusion.scores(matrix, names, policy)
+        for name, blind in (('commonest', confusion.commonest_class), ('prior', confusion.class_prior)):
+            values = confusion.scores(blind(matrix, prior), names, policy)
+            scores[f'baseline_{name}'] = {k: v for k, v in values.items() if isinstance(v, float)}
+        return scores
+
+    def render(state: TrainState, batch: Batch, keys: Keys):
+        palette = jnp.asarray(spec.classes.palette, jnp.uint8)
+        prediction = predict_labels(state, batch)
+        wrong = (prediction != batch['label']) & (batch['label'] < num_classes)
+        return {
+            'prediction': images.colorize(prediction, palette),
+            'truth': images.colorize(batch['label'], palette),
+            'errors': jnp.where(wrong[..., None], jnp.array([220, 40, 40], jnp.uint8), jnp.uint8(235)),
+        }
+
+    def predict(state: TrainState, image):
+        return jax.nn.softmax(infer(state, image))
+
+    return (
+        Stage(
+            name='segmentation',
+            num_steps=config.train.num_steps,
+            train_input=Input(
+                config.data.train_split,
+                config.train.batch_size,
+                ('image', 'label'),
+                tuple(config.augment.crop),
+                config.augment,
+            ),
+            eval_input=Input(
+                config.data.eval_split,
+                config.evaluate.batch_size,
+                ('image', 'label'),
+                tuple(config.data.eval_size),
+            ),
+            streams=('dropout',),
+            init=init,
+            train_step=train_step,
+            eval_step=eval_step,
+            finalize=finalize,
+            monitor=('mIoU', 'max'),
+            render=render,
+            predict=predict,
+        ),
+    )

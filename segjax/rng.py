@@ -1,0 +1,33 @@
+"""Randomness as a function of (seed, stage, stream name, step, device): no key lives in a state, a resumed run replays
+the same numbers, and adding a stream changes no other."""
+
+import zlib
+from collections.abc import Iterable
+
+import jax
+
+
+def _fold_name(key: jax.Array, name: str) -> jax.Array:
+    # crc32 rather than hash(): the latter changes from process to process.
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def root(seed: int, *names: str) -> jax.Array:
+    """The key of a stage (or of any purpose): `root(0, 'segmentation', 'train')`."""
+    key = jax.random.key(seed)
+    for name in names:
+        key = _fold_name(key, name)
+    return key
+
+
+def streams(root_key: jax.Array, names: Iterable[str], step, device) -> dict[str, jax.Array]:
+    """One key per stream name for this step on this device.
+
+    Args:
+      root_key: from `root`.
+      names: stream names that say what they are for: 'params', 'dropout', 'noise', 'latent', 'codes', 'pool'.
+      step: int scalar, may be traced.
+      device: int scalar, may be traced (`parallel.device_index()`).
+    """
+    here = jax.random.fold_in(jax.random.fold_in(root_key, step), device)
+    return {name: _fold_name(here, name) for name in names}

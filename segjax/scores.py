@@ -1,0 +1,179 @@
+"""Scores as plain data and as text: what JSON can hold, what a terminal shows, what the report draws."""
+
+import math
+import pathlib
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from segjax.protocol import Scores
+
+
+def to_json(value: Any) -> Any:
+    """`value` in types that strict JSON knows: arrays become lists, NaN and infinities null."""
+    if hasattr(value, 'to_dict'):  # ml_collections.ConfigDict, which is no Mapping
+        value = value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(v) for v in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, pathlib.PurePath):
+        return str(value)
+    if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, '__array__'):
+        array = np.asarray(value)
+        if array.dtype.kind in 'biu':
+            return array.tolist()
+        return to_json(array.astype(np.float64).tolist())  # bfloat16 among them
+    raise TypeError(f'{type(value).__name__} has no place in JSON: {value!r}')
+
+
+class ScoreParts(NamedTuple):
+    """Nested scores, sorted by how they are best shown.
+
+    values     numbers and words by name
+    baselines  'baseline_x': {...} under the name 'x': what a trivial predictor gets, with names as in values
+    tables     rows of numbers by name: {'per class': {'road': {'IoU': .9, 'accuracy': .95}, ...}}
+    curves     dicts with lists x and y of one length, and optionally names x_name, y_name
+    confusion  rows of counts, truth by row, in the order of the classes; None if there are none
+    sections   dicts of anything else
+    """
+
+    values: dict[str, Any]
+    baselines: dict[str, dict[str, Any]]
+    tables: dict[str, dict[str, dict[str, Any]]]
+    curves: dict[str, dict[str, Any]]
+    confusion: list[list[float]] | None
+    sections: dict[str, dict[str, Any]]
+
+
+PER_CLASS = 'per class'
+"""The table of by-class scores, whether they come as {'IoU': {'road': .9}} or as {'road': {'IoU': .9}}."""
+
+
+def split_scores(scores: Scores) -> ScoreParts:
+    """Sorts scores by their form. Lists other than curves and the confusion matrix stay in scores.json alone."""
+    parts = ScoreParts({}, {}, {}, {}, None, {})
+    for name, value in to_json(scores).items():
+        if name == 'confusion' and _is_matrix(value):
+            parts = parts._replace(confusion=value)
+        elif isinstance(value, dict):
+            _place(parts, name, value)
+        elif not isinstance(value, list):
+            parts.values[name] = value
+    table = parts.tables.get(PER_CLASS)
+    if table and parts.confusion and not any('pixels' in row for row in table.values()):
+        for row, counts in zip(table.values(), parts.confusion):
+            row['pixels'] = sum(counts)
+    return parts
+
+
+def _place(parts: ScoreParts, name: str, value: dict[str, Any]) -> None:
+    if name.startswith('baseline_'):
+        parts.baselines[name.removeprefix('baseline_')] = value
+    elif _is_curve(value):
+        parts.curves[name] = value
+    elif value and all(_is_flat(row) for row in value.values()):
+        _merge(parts.tables.setdefault(PER_CLASS if name == 'per_class' else name, {}), value)
+    elif value and is_share(name) and _is_flat(value):
+        _merge(parts.tables.setdefault(PER_CLASS, {}), {row: {name: v} for row, v in value.items()})
+    elif value:
+        parts.sections[name] = value
+
+
+def _merge(table: dict[str, dict[str, Any]], more: Mapping[str, Mapping[str, Any]]) -> None:
+    for row, numbers in more.items():
+        table.setdefault(row, {}).update(numbers)
+
+
+def _is_flat(value: Any) -> bool:
+    return isinstance(value, dict) and all(not isinstance(v, (dict, list)) for v in value.values())
+
+
+def _is_curve(value: dict[str, Any]) -> bool:
+    x, y = value.get('x'), value.get('y')
+    return isinstance(x, list) and isinstance(y, list) and len(x) == len(y) > 0
+
+
+def _is_matrix(value: Any) -> bool:
+    rows = value if isinstance(value, list) else []
+    return bool(rows) and all(isinstance(r, list) and all(isinstance(v, (int, float)) for v in r) for r in rows)
+
+
+def flat_scalars(scores: Scores) -> dict[str, float | None]:
+    """The numbers to follow over the steps, by path: {'mIoU': .4, 'IoU/road': .9}; baselines do not move."""
+    flat = {}
+    for name, value in to_json(scores).items():
+        if isinstance(value, dict) and not name.startswith('baseline_'):
+            flat |= {f'{name}/{inner}': number for inner, number in flat_scalars(value).items()}
+        elif value is None or isinstance(value, (int, float)):
+            flat[name] = value
+    return flat
+
+
+def is_share(name: str) -> bool:
+    """Whether the score of this name is a share in [0, 1], which the field prints in per cent."""
+    ends = name.split('/', 1)[0].lower(), name.rsplit('/', 1)[-1].lower()  # 'IoU/road', 'per_class/road/IoU'
+    return any(word in end for end in ends for word in ('iou', 'accuracy', 'precision', 'recall', 'dice'))
+
+
+def format_score(name: str, value: Any, unit: bool = True) -> str:
+    """A score as people write it: 0.4123 of mIoU is '41.23 %'; '-' is a score that is not defined (NaN)."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return '-'
+    if isinstance(value, (bool, str)):
+        return str(value)
+    if is_share(name):
+        return f'{100 * value:.2f}' + (' %' if unit else '')
+    return f'{value:,d}' if isinstance(value, int) else f'{value:.4g}'
+
+
+def table_columns(table: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """The columns of a table of scores as (heading, cells); 'pixels' counts become their share of all."""
+    names = list(dict.fromkeys(name for row in table.values() for name in row))
+    columns = []
+    for name in names:
+        values = [row.get(name) for row in table.values()]
+        if name == 'pixels':
+            total = sum(v or 0 for v in values) or 1
+            columns.append(('share of pixels %', [format_score('accuracy', (v or 0) / total, False) for v in values]))
+        else:
+            cells = [format_score(name, v, unit=False) for v in values]
+            columns.append((name.replace('_', ' ') + (' %' if is_share(name) else ''), cells))
+    return columns
+
+
+def score_table(scores: Scores) -> str:
+    """The scores of a run as aligned plain text: tables (a row per class), then a summary with baselines."""
+    parts = split_scores(scores)
+    blocks = []
+    for name, table in parts.tables.items():
+        columns = [(name.replace('_', ' '), list(table)), *table_columns(table)]
+        blocks.append(_aligned([[heading, *cells] for heading, cells in columns]))
+    if parts.values:
+        columns = [['score', *(n.replace('_', ' ') for n in parts.values)]]
+        columns.append(['this run', *(format_score(n, v) for n, v in parts.values.items())])
+        for name, baseline in parts.baselines.items():
+            cells = ['' if isinstance(v, str) else format_score(n, baseline.get(n)) for n, v in parts.values.items()]
+            columns.append([name.replace('_', ' '), *cells])
+        blocks.append(_aligned(columns))
+    for name, section in parts.sections.items():
+        inner = score_table(section)
+        if inner:
+            blocks.append(name.replace('_', ' ') + '\n' + textwrap.indent(inner, '  '))
+    return '\n\n'.join(blocks)
+
+
+def _aligned(columns: Sequence[Sequence[str]]) -> str:
+    """Columns side by side, the first flush left, numbers flush right, a rule under the heading."""
+    widths = [max(map(len, column)) for column in columns]
+    rows = []
+    for row in zip(*columns, strict=True):
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
+        rows.append('  '.join(cells).rstrip())
+    return '\n'.join([rows[0], '-' * (sum(widths) + 2 * (len(widths) - 1)), *rows[1:]])

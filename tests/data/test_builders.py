@@ -1,0 +1,454 @@
+"""Round trips from files in the real layouts through the prepared records; the life of the records on disk."""
+
+import os
+import pathlib
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+
+import cv2
+import layouts
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from cityscapesscripts.helpers import labels as official
+from PIL import Image
+
+from segjax import data
+from segjax.data import builders, records
+from segjax.data.worlds import streets
+from segjax.errors import InputError
+
+
+def by_name(source):
+    examples = [source[i] for i in range(len(source))]
+    return {example['name']: example for example in examples}
+
+
+def records_of(config):
+    return records.prepared(builders.load(config), config.cache)
+
+
+@pytest.fixture
+def camvid(tmp_path):
+    """(config, {(split, name): (image, label)})"""
+    written = layouts.write_camvid(tmp_path / 'camvid')
+    return layouts.data_config('camvid', tmp_path / 'camvid', tmp_path / 'cache'), written
+
+
+def test_camvid(camvid):
+    config, written = camvid
+    spec = data.prepare(config)
+    assert spec.features == ('image', 'label', 'sequence', 'frame', 'name')
+    assert spec.num_examples == {'train': 5, 'val': 3}
+    assert spec.max_size == {'train': layouts.SIZE, 'val': layouts.SIZE}
+    for split in ('train', 'val'):
+        examples = by_name(data.open_split(config, split, spec.features))
+        assert list(examples) == sorted(examples) == [name for s, name in written if s == split]
+        for name, example in examples.items():
+            image, label = written[split, name]
+            np.testing.assert_array_equal(example['image'], image)
+            np.testing.assert_array_equal(example['label'], np.where(label == 11, 255, label))
+            assert example['image'].dtype == example['label'].dtype == np.uint8
+            assert (example['sequence'], example['frame']) == ('0016E5', int(name[-5:]))
+        values = np.concatenate([label for (s, _), (_, label) in written.items() if s == split])
+        assert spec.class_pixels[split] == tuple(np.count_nonzero(values == c) for c in range(11))
+        assert spec.void_pixels[split] == np.count_nonzero(values == 11)
+
+
+@pytest.mark.parametrize('kind', ['labelIds', 'labelTrainIds'])
+def test_cityscapes(tmp_path, kind, monkeypatch):
+    written = layouts.write_cityscapes(tmp_path / 'c', kind)
+    monkeypatch.setenv('CITYSCAPES_DATASET', str(tmp_path / 'c'))
+    config = layouts.data_config('cityscapes', '', tmp_path / 'cache')
+    spec = data.prepare(config)
+    assert spec.features == ('image', 'label', 'instance', 'intrinsics', 'sequence', 'frame', 'name')
+    assert spec.classes.ids[0] == 7
+    counts = np.zeros(256, int)
+    for split in ('train', 'val'):
+        for name, example in by_name(data.open_split(config, split, spec.features)).items():
+            image, label, instance = written[split, name]
+            if kind == 'labelIds':
+                label = np.vectorize(lambda i: official.id2label[i].trainId)(label)
+            np.testing.assert_array_equal(example['image'], image)
+            np.testing.assert_array_equal(example['label'], label)
+            np.testing.assert_array_equal(example['instance'], np.where(instance < 1000, 0, instance))
+            assert example['instance'].dtype == np.uint16 and example['intrinsics'].dtype == np.float32
+            np.testing.assert_array_equal(example['intrinsics'], [[35, 0, 15.5], [0, 36, 12.25], [0, 0, 1]])
+            assert (example['sequence'], example['frame']) == (name[:-7], 19)
+            counts += np.bincount(label.ravel(), minlength=256) if split == 'train' else 0
+    assert spec.class_pixels['train'] == tuple(counts[:19]) and spec.void_pixels['train'] == counts[255]
+
+
+def test_cityscapes_without_instances_cameras_and_test_labels(tmp_path):
+    layouts.write_cityscapes(tmp_path, counts=(('train', 1), ('test', 1)))
+    for path in [*tmp_path.rglob('*instanceIds.png'), *tmp_path.rglob('*camera.json')]:
+        path.unlink()
+    for path in (tmp_path / 'gtFine/test').rglob('*.png'):
+        path.unlink()
+    (tmp_path / 'gtFine/test/aachen').rmdir()
+    (tmp_path / 'gtFine/test').rmdir()
+    spec = data.prepare(layouts.data_config('cityscapes', tmp_path, tmp_path / 'cache'))
+    assert spec.num_examples == {'train': 1}
+    assert spec.features == ('image', 'label', 'sequence', 'frame', 'name')
+
+
+def test_official_sequences(tmp_path):
+    labels = layouts.write_sequences(tmp_path)
+    config = layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')
+    spec = data.prepare(config)
+    assert spec.features == ('image', 'label', 'intrinsics', 'sequence', 'frame', 'name')
+    source = data.open_split(config, 'train', spec.features)
+    examples = [source[i] for i in range(len(source))]
+    assert [e['frame'] for e in examples] == [0, 1, 2, 3, 4, 100, 101, 102, 103, 104]
+    assert [e['sequence'] for e in examples] == ['ulm_000003_000000'] * 5 + ['ulm_000003_000100'] * 5
+    for example in examples:
+        if example['name'] in labels:
+            expected = np.vectorize(lambda i: official.id2label[i].trainId)(labels[example['name']])
+        else:
+            expected = np.full(layouts.SIZE, 255)
+        np.testing.assert_array_equal(example['label'], expected)
+        assert example['intrinsics'][0, 0] == 35
+    assert sum(spec.class_pixels['train']) + spec.void_pixels['train'] == 10 * np.prod(layouts.SIZE)
+
+
+def test_clips(tmp_path):
+    written = layouts.write_clips(tmp_path)
+    config = layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')
+    spec = data.prepare(config)
+    assert spec.num_examples == {'train': 8, 'val': 4}
+    source = data.open_split(config, 'train+val', spec.features)
+    examples = [source[i] for i in range(len(source))]
+    assert [(e['sequence'], e['frame']) for e in examples] == [(f'seq{c:04}', f) for c in range(3) for f in range(4)]
+    for example in examples:
+        label, instance = written[example['name']]
+        np.testing.assert_array_equal(example['label'], np.select([label == 7, label == 11], [0, 2], 13))
+        np.testing.assert_array_equal(example['instance'], np.where(instance == 255, 0, instance.astype(int) + 1))
+        np.testing.assert_array_equal(example['intrinsics'], [[40, 0, 15], [0, 41, 11], [0, 0, 1]])
+        file = tmp_path / example['sequence'] / 'image' / f'{pathlib.Path(example["name"]).name}_leftImg8bit.jpg'
+        np.testing.assert_array_equal(example['image'], cv2.imread(str(file))[..., ::-1])
+
+
+def test_one_clip_is_train(tmp_path):
+    layouts.write_clips(tmp_path, clips=1)
+    config = layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')
+    assert data.prepare(config).num_examples == {'train': 4}
+
+
+def test_jpeg_bytes_are_kept(tmp_path):
+    _, classes = layouts.write_folder(tmp_path)
+    config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
+    builder = tfds.builder_from_directory(records_of(config))
+    source = builder.as_data_source('val', decoders={'image': tfds.decode.SkipDecoding()})
+    assert source[1]['image'] == (tmp_path / 'images/val/shot 1.jpg').read_bytes()
+
+
+def palette_png(path, ids):
+    image = Image.fromarray(ids, mode='L')
+    image = image.convert('P')
+    image.putdata(ids.ravel().tolist())
+    image.putpalette([7, 7, 7, 200, 0, 0, 0, 200, 0, 1, 2, 3])
+    image.save(path)
+
+
+def low_depth_png(path, ids, bits):
+    """Grey PNG of 2 or 4 bits per pixel, byte by byte: Pillow writes none."""
+
+    def chunk(kind, content):
+        return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
+
+    height, width = ids.shape
+    spread = ((ids[..., None] >> np.arange(bits - 1, -1, -1)) & 1).astype(np.uint8).reshape(height, width * bits)
+    rows = b''.join(b'\0' + row.tobytes() for row in np.packbits(spread, axis=1))
+    header = struct.pack('>IIBBBBB', width, height, bits, 0, 0, 0, 0)
+    content = chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b'')
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + content)
+
+
+@pytest.mark.parametrize('kind', ['grey', 'palette', '2 bits', '4 bits', '1 bit', '16 bits'])
+def test_masks_give_the_numbers_in_the_file(tmp_path, kind):
+    written, classes = layouts.write_folder(tmp_path, ids=(0, 1) if kind == '1 bit' else (0, 1, 2))
+    for (split, name), (_, ids) in written.items():
+        path = tmp_path / 'masks' / split / f'{name}.png'
+        if kind == 'palette':
+            palette_png(path, ids)
+            assert Image.open(path).mode == 'P'
+        elif kind == '1 bit':
+            Image.fromarray(ids.astype(bool)).save(path)
+        elif kind == '16 bits':
+            Image.fromarray(ids.astype(np.uint16)).save(path)
+        elif kind != 'grey':
+            low_depth_png(path, ids, int(kind[0]))
+    config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
+    for name, example in by_name(data.open_split(config, 'train', ('label', 'name'))).items():
+        np.testing.assert_array_equal(example['label'], written['train', name][1])
+
+
+def test_colour_masks(tmp_path):
+    palette = np.array([(0, 0, 0), (255, 0, 9), (9, 0, 255)], np.uint8)
+    text = 'classes: [{name: a, color: [255, 0, 9]}, {name: b, color: [9, 0, 255]}]\nignore: [[0, 0, 0]]'
+    written, classes = layouts.write_folder(tmp_path, classes=text)
+    for (split, name), (_, ids) in written.items():
+        Image.fromarray(palette[ids]).save(tmp_path / 'masks' / split / f'{name}.png')
+    config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
+    for name, example in by_name(data.open_split(config, 'val', ('label', 'name'))).items():
+        np.testing.assert_array_equal(example['label'], np.array([255, 0, 1])[written['val', name][1]])
+
+
+def test_grey_palette_and_transparent_images_become_rgb(tmp_path):
+    written, classes = layouts.write_folder(tmp_path, splits=('train',))
+    rgb = written['train', 'shot 0'][0]
+    for i, mode in enumerate(('L', 'RGBA', 'P')):
+        (tmp_path / f'images/train/shot {i}.jpg').unlink()
+        Image.fromarray(rgb).convert(mode).save(tmp_path / f'images/train/shot {i}.png')
+    config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
+    examples = by_name(data.open_split(config, 'train', ('image', 'name')))
+    grey = np.asarray(Image.fromarray(rgb).convert('L'))
+    np.testing.assert_array_equal(examples['shot 0']['image'], np.stack([grey] * 3, -1))
+    np.testing.assert_array_equal(examples['shot 1']['image'], rgb)
+    indexed = Image.fromarray(rgb).convert('P').convert('RGB')
+    np.testing.assert_array_equal(examples['shot 2']['image'], np.asarray(indexed))
+
+
+def test_folder_without_splits_is_divided_by_name(tmp_path):
+    _, classes = layouts.write_folder(tmp_path, splits=('',), count=60)
+    config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
+    train, val = (list(by_name(data.open_split(config, split, ('name',)))) for split in ('train', 'val'))
+    assert len(train) + len(val) == 60 and not set(train) & set(val)
+    assert 4 <= len(val) <= 22  # 12 expected; binomial, four standard deviations
+    # Taking images away moves none of the others.
+    for i in range(0, 60, 2):
+        (tmp_path / f'images/shot {i}.jpg').unlink()
+        (tmp_path / f'masks/shot {i}.png').unlink()
+    left = {f'shot {i}' for i in range(1, 60, 2)}
+    assert set(by_name(data.open_split(config, 'val', ('name',)))) == set(val) & left
+
+
+def test_streets_is_what_the_world_renders(tmp_path):
+    world = dict(num_train=10, num_val=2, size=(16, 24), seed=5)
+    config = layouts.data_config('streets', '', tmp_path / 'cache', world=world)
+    spec = data.prepare(config)
+    assert spec.num_examples == {'train': 10, 'val': 2} and spec.max_size['val'] == (16, 24)
+    source = data.open_split(config, 'train', spec.features)
+    for index in (0, 9):  # the last frame is the second of clip 1
+        example, frame = source[index], streets.frame(5, 'train', index // 8, index % 8, (16, 24))
+        for key in ('image', 'label', 'instance', 'depth', 'intrinsics', 'pose'):
+            np.testing.assert_array_equal(example[key], frame[key])
+            assert example[key].dtype == frame[key].dtype
+        np.testing.assert_array_equal(example['label_moving'], frame['moving'])
+        assert (example['sequence'], example['frame']) == (f'train_{index // 8:05}', index % 8)
+    world['seed'] = 6
+    other = data.open_split(layouts.data_config('streets', '', tmp_path / 'cache', world=world), 'train', ('image',))
+    assert (other[0]['image'] != source[0]['image']).any()
+
+
+# --- records ------------------------------------------------------------------------------------------------
+
+
+def test_order_and_slices_over_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, 'EXAMPLES_PER_SHARD', 4)
+    layouts.write_camvid(tmp_path / 'c', counts=(('train', 12), ('val', 5)))
+    config = layouts.data_config('camvid', tmp_path / 'c', tmp_path / 'cache')
+    assert len(list(records_of(config).glob('*.array_record-*'))) == 3 + 2
+
+    def frames(split):
+        source = data.open_split(config, split, ('frame',))
+        return [source[i]['frame'] // 10 for i in range(len(source))]
+
+    assert frames('train') == list(range(12))
+    assert frames('train[:50%]') == list(range(6))
+    assert frames('train[9:]') == [9, 10, 11]
+    assert frames('train[10:]+val[:1]') == [10, 11, 500]
+
+
+def test_only_what_is_wanted_is_decoded(camvid, monkeypatch):
+    config, _ = camvid
+    source = data.open_split(config, 'train', ('name', 'frame'))
+
+    def refuse(*args):
+        raise AssertionError('decoded')
+
+    monkeypatch.setattr(cv2, 'imdecode', refuse)
+    assert source[0] == {'name': '0016E5_00000', 'frame': 0}
+    with pytest.raises(AssertionError, match='decoded'):
+        data.open_split(config, 'train', ('label',))[0]
+
+
+def test_sources_survive_pickle(camvid):
+    config, _ = camvid
+    source = data.open_split(config, 'train[1:3]', ('image', 'name'))
+    copy = pickle.loads(pickle.dumps(source))
+    assert len(copy) == 2 and copy[1]['name'] == source[1]['name']
+    np.testing.assert_array_equal(copy[1]['image'], source[1]['image'])
+
+
+def state(folder):
+    return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob('*'))}
+
+
+def test_prepared_once(camvid, monkeypatch):
+    config, _ = camvid
+    spec = data.prepare(config)
+    before = state(records_of(config))
+
+    def refuse(*args):
+        raise AssertionError('written again')
+
+    monkeypatch.setattr(records, '_write', refuse)
+    start = time.perf_counter()
+    assert data.prepare(config) == spec
+    assert time.perf_counter() - start < 0.5
+    assert state(records_of(config)) == before
+
+
+def test_anything_that_matters_changes_the_fingerprint(camvid, tmp_path):
+    config, _ = camvid
+    seen = {records_of(config)}
+
+    def is_new():
+        seen.add(folder := records_of(config))
+        return folder
+
+    label = next((tmp_path / 'camvid/trainannot').glob('*.png'))
+    os.utime(label, ns=(1, 1))
+    is_new()
+    assert len(seen) == 2
+    layouts.save(label, np.zeros(layouts.SIZE, np.uint8))
+    is_new()
+    assert len(seen) == 3
+    for kind in ('train', 'trainannot'):
+        next((tmp_path / 'camvid' / kind).glob('*_00010.png')).rename(tmp_path / 'camvid' / kind / '0016E5_00011.png')
+    newest = is_new()
+    assert len(seen) == 4
+    names = by_name(data.open_split(config, 'train', ('name',)))
+    assert '0016E5_00011' in names and '0016E5_00010' not in names
+    assert is_new() == newest
+
+
+def test_another_class_file_is_another_data_set(tmp_path):
+    _, classes = layouts.write_folder(tmp_path)
+    config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
+    first = data.prepare(config)
+    pathlib.Path(classes).write_text('{classes: [back, {name: car, id: 2}], ignore: [1]}')
+    second = data.prepare(config)
+    assert second.classes.num_classes == 2
+    assert second.class_pixels['val'][1] == first.class_pixels['val'][2]
+    assert second.void_pixels['val'] == first.class_pixels['val'][1]
+
+
+def test_a_failed_preparation_leaves_nothing(camvid, tmp_path):
+    config, _ = camvid
+    last = sorted((tmp_path / 'camvid/valannot').glob('*.png'))[-1]
+    content = last.read_bytes()
+    last.write_bytes(content[:-20])
+    with pytest.raises(InputError, match='truncated'):
+        data.prepare(config)
+    assert [path for path in (tmp_path / 'cache').iterdir() if path.is_dir()] == []
+    last.write_bytes(content)
+    assert data.prepare(config).num_examples == {'train': 5, 'val': 3}
+
+
+CHILD = """
+import os, pathlib, sys
+import layouts
+from segjax import data
+from segjax.data import records
+from segjax.data.builders import base
+
+root, cache, journal, kill_at = sys.argv[1:]
+write, count = records._write, 0
+
+def counted_write(*args):
+    with open(journal, 'a') as f:
+        f.write('w')
+    write(*args)
+
+inspect = base.FileDataset.inspect
+
+def killing_inspect(self, item):
+    if item.name == kill_at:
+        os.kill(os.getpid(), 9)
+    return inspect(self, item)
+
+records._write = counted_write
+base.FileDataset.inspect = killing_inspect
+print(data.prepare(layouts.data_config('camvid', root, cache)).num_examples)
+"""
+
+
+def child(tmp_path, kill_at=''):
+    """A process of its own that prepares the tiny CamVid, and is killed when it reads the example `kill_at`."""
+    folder = pathlib.Path(__file__).resolve()
+    paths = os.pathsep.join(map(str, (folder.parents[2], folder.parents[1] / 'helpers')))
+    arguments = [str(tmp_path / 'camvid'), str(tmp_path / 'cache'), str(tmp_path / 'journal'), kill_at]
+    return subprocess.Popen(
+        [sys.executable, '-c', CHILD, *arguments],
+        env={**os.environ, 'PYTHONPATH': paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_prepare_once_also_after_a_kill(camvid, tmp_path):
+    config, _ = camvid
+    killed = child(tmp_path, kill_at='0016E5_05010')
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    left = [path.name for path in (tmp_path / 'cache').iterdir() if path.is_dir()]
+    assert len(left) == 1 and left[0].endswith('.partial')
+    pair = [child(tmp_path) for _ in range(2)]
+    for process in pair:
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        assert out.strip() == "{'train': 5, 'val': 3}"
+    assert (tmp_path / 'journal').read_text() == 'ww'  # the killed one, and one of the two
+    assert [path for path in (tmp_path / 'cache').iterdir() if path.is_dir()] == [records_of(config)]
+
+
+def test_cache_folder(monkeypatch):
+    monkeypatch.setenv('SEGJAX_CACHE', '/somewhere')
+    assert records.cache_folder('') == pathlib.Path('/somewhere')
+    assert records.cache_folder('/else') == pathlib.Path('/else')
+    monkeypatch.delenv('SEGJAX_CACHE')
+    assert records.cache_folder('') == pathlib.Path.home() / '.cache/segjax'
+
+
+# --- real data ----------------------------------------------------------------------------------------------
+
+
+def test_real_camvid(real_data, tmp_path):
+    for folder, suffix in (('train', 'jpg'), ('trainannot', 'png')):
+        (tmp_path / 'camvid' / folder).mkdir(parents=True)
+        for file in sorted((real_data / 'camvid' / folder).glob(f'*.{suffix}'))[::75]:
+            (tmp_path / 'camvid' / folder / file.name).symlink_to(file)
+    config = layouts.data_config('camvid', tmp_path / 'camvid', tmp_path / 'cache')
+    spec = data.prepare(config)
+    assert spec.num_examples == {'train': 5} and spec.max_size == {'train': (360, 480)}
+    counts = np.zeros(256, int)
+    for name, example in by_name(data.open_split(config, 'train', spec.features)).items():
+        label = np.asarray(Image.open(tmp_path / 'camvid/trainannot' / f'{name}.png'))
+        counts += np.bincount(label.ravel(), minlength=256)
+        np.testing.assert_array_equal(example['label'], np.where(label == 11, 255, label))
+        image = cv2.imread(str(tmp_path / 'camvid/train' / f'{name}.jpg'))[..., ::-1]
+        np.testing.assert_array_equal(example['image'], image)
+    assert spec.class_pixels['train'] == tuple(counts[:11]) and spec.void_pixels['train'] == counts[11]
+
+
+def test_real_cityscapes(real_data, tmp_path):
+    root = real_data / 'cityscapes_mini'
+    config = layouts.data_config('cityscapes', root, tmp_path)
+    spec = data.prepare(config)
+    assert spec.num_examples == {'train': 8} and spec.max_size == {'train': (1024, 2048)}
+    example = data.open_split(config, 'train', ('image', 'label', 'instance', 'name'))[3]
+    prefix = f'{root}/{{}}/train/aachen/{example["name"]}_{{}}.png'
+    np.testing.assert_array_equal(example['image'], np.asarray(Image.open(prefix.format('leftImg8bit', 'leftImg8bit'))))
+    ids = np.asarray(Image.open(prefix.format('gtFine', 'gtFine_labelIds')))
+    table = np.array([official.id2label[i].trainId for i in range(34)])
+    np.testing.assert_array_equal(example['label'], table[ids])
+    instances = np.asarray(Image.open(prefix.format('gtFine', 'gtFine_instanceIds')))
+    np.testing.assert_array_equal(example['instance'], np.where(instances < 1000, 0, instances))

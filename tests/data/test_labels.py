@@ -1,0 +1,167 @@
+"""Class tables against cityscapesScripts, decoding against loops, class files."""
+
+import json
+
+import numpy as np
+import pytest
+from cityscapesscripts.helpers import labels as official
+
+from segjax.data import labels
+from segjax.data.spec import IGNORE, ClassSpec
+from segjax.errors import InputError
+
+
+def test_cityscapes_is_the_official_table():
+    evaluated = sorted((label for label in official.labels if label.trainId not in (-1, 255)), key=lambda x: x.trainId)
+    assert labels.CITYSCAPES.names == tuple(label.name for label in evaluated)
+    assert labels.CITYSCAPES.palette == tuple(label.color for label in evaluated)
+    assert labels.CITYSCAPES.ids == tuple(label.id for label in evaluated)
+    assert labels.CITYSCAPES.num_classes == 19
+
+
+def test_every_cityscapes_id():
+    table = labels.CITYSCAPES_LABEL_IDS.train_ids
+    assert table.dtype == np.uint8 and table.shape == (256,)
+    for number in range(256):
+        label = official.id2label.get(number)
+        expected = label.trainId if label is not None and label.trainId >= 0 else IGNORE
+        assert table[number] == expected
+        assert labels.CITYSCAPES_LABEL_IDS.known[number] == (label is not None or number == 255)
+
+
+def test_camvid():
+    assert labels.CAMVID.names[0] == 'Sky' and labels.CAMVID.names[3:5] == ('Road', 'Pavement')
+    assert labels.CAMVID.num_classes == 11 and len(set(labels.CAMVID.palette)) == 11
+    assert labels.CAMVID_IDS.train_ids[:12].tolist() == [*range(11), IGNORE]
+    assert np.flatnonzero(labels.CAMVID_IDS.known).tolist() == list(range(12))
+
+
+def test_tables_cannot_be_changed():
+    with pytest.raises(ValueError, match='read-only'):
+        labels.CAMVID_IDS.train_ids[0] = 3
+
+
+def test_to_train_ids_is_a_table_look_up():
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 34, (13, 17)).astype(np.uint8)
+    got = labels.to_train_ids(mask, labels.CITYSCAPES_LABEL_IDS, 'f.png')
+    expected = [[official.id2label[int(i)].trainId for i in row] for row in mask]
+    np.testing.assert_array_equal(got, expected)
+    assert got.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ('ids', 'fix'),
+    [
+        ([0, 12], 'class list'),
+        ([1, 2, 11, 12], 'class list'),
+        ([0, 255], '0/255 mask'),
+        ([300], 'class list'),
+    ],
+)
+def test_unknown_ids_name_file_value_and_range(ids, fix):
+    with pytest.raises(InputError) as error:
+        labels.to_train_ids(np.array([ids], np.uint16), labels.CAMVID_IDS, 'folder/file.png')
+    assert error.value.where == 'folder/file.png'
+    assert str(ids[-1]) in error.value.got and '0..11' in error.value.expected
+    assert fix in error.value.fix
+
+
+def test_ids_from_one_are_recognised():
+    three = labels.make_coding(ClassSpec(('a', 'b', 'c'), ((0, 0, 0),) * 3, (0, 1, 2)), ignore=[255])
+    with pytest.raises(InputError, match='start at 1'):
+        labels.to_train_ids(np.array([[1, 3, 255]], np.uint8), three, 'f.png')
+    with pytest.raises(InputError, match='class list'):
+        labels.to_train_ids(np.array([[0, 3]], np.uint8), three, 'f.png')
+
+
+def test_voc_palette():
+    # The first colours of PASCAL VOC and its last class (tvmonitor) and border.
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 4: (0, 0, 128), 20: (0, 64, 128)}
+    assert {i: labels.voc_color(i) for i in known} == known
+    assert labels.voc_color(255) == (224, 224, 192)
+
+
+def write(tmp_path, text, suffix='.yaml'):
+    path = tmp_path / f'classes{suffix}'
+    path.write_text(text)
+    return path
+
+
+def test_list_of_names(tmp_path):
+    coding = labels.load_class_file(write(tmp_path, '- road\n- car\n'))
+    assert coding.classes == ClassSpec(('road', 'car'), ((0, 0, 0), (128, 0, 0)), (0, 1))
+    assert np.flatnonzero(coding.known).tolist() == [0, 1, 255]
+    assert not coding.colors
+
+
+def test_ids_colors_and_ignored(tmp_path):
+    content = {
+        'classes': [
+            {'name': 'car', 'id': 26, 'color': [0, 0, 142]},
+            {'name': 'road', 'id': 7, 'color': [128, 64, 128]},
+        ],
+        'ignore': [0, 1, [0, 0, 0]],
+    }
+    for path in (write(tmp_path, json.dumps(content), '.json'), write(tmp_path, json.dumps(content), '.yaml')):
+        coding = labels.load_class_file(path)
+        assert coding.classes.ids == (26, 7)
+        assert coding.train_ids[[26, 7, 0, 1, 255]].tolist() == [0, 1, IGNORE, IGNORE, IGNORE]
+        assert np.flatnonzero(coding.known).tolist() == [0, 1, 7, 26, 255]
+        assert coding.colors == {(0, 0, 142): 0, (128, 64, 128): 1, (0, 0, 0): IGNORE}
+
+
+def test_255_can_be_a_class(tmp_path):
+    coding = labels.load_class_file(write(tmp_path, '[{name: back, id: 0}, {name: fore, id: 255}]'))
+    got = labels.to_train_ids(np.array([[0, 255]], np.uint8), coding, 'f.png')
+    assert got.tolist() == [[0, 1]]
+
+
+def test_colour_masks(tmp_path):
+    path = write(tmp_path, 'classes: [{name: a, color: [9, 8, 7]}, {name: b, color: [7, 8, 9]}]\nignore: [[1, 1, 1]]')
+    coding = labels.load_class_file(path)
+    mask = np.array([[[9, 8, 7], [7, 8, 9]], [[1, 1, 1], [9, 8, 7]]], np.uint8)
+    assert labels.to_train_ids(mask, coding, 'f.png').tolist() == [[0, 1], [IGNORE, 0]]
+    mask[0, 0] = (9, 8, 6)
+    with pytest.raises(InputError, match=r'\(9, 8, 6\)'):
+        labels.to_train_ids(mask, coding, 'f.png')
+    with pytest.raises(InputError, match='three channels'):
+        labels.to_train_ids(mask, labels.CAMVID_IDS, 'f.png')
+
+
+@pytest.mark.parametrize(
+    ('text', 'says'),
+    [
+        ('', 'a list of classes'),
+        ('classes: []', 'a list of classes'),
+        ('classes: {a: 1}', 'a list of classes'),
+        ('[a, a]', "name 'a' twice"),
+        ('[{name: a, id: 1}, {name: b, id: 1}]', 'id 1 twice'),
+        ('[a, yes]', 'quotes'),
+        ('[{name: a, id: 256}]', '0..255'),
+        ('[{name: a, id: -1}]', '0..255'),
+        ('[{name: a, id: "1"}]', '0..255'),
+        ('[{name: a, color: [1, 2]}]', r'\[r, g, b\]'),
+        ('[{name: a, color: [1, 2, 256]}]', r'\[r, g, b\]'),
+        ('[{name: a, colour: [1, 2, 3]}]', "did you mean 'color'"),
+        ('{classes: [a], ignored: [3]}', "did you mean 'ignore'"),
+        ('{classes: [a], ignore: 3}', 'a list of ids'),
+        ('{classes: [a], ignore: [0]}', 'both a class and ignored'),
+        ('[a, [', 'cannot be parsed'),
+    ],
+)
+def test_bad_class_files(tmp_path, text, says):
+    path = write(tmp_path, text)
+    with pytest.raises(InputError, match=says) as error:
+        labels.load_class_file(path)
+    assert str(path) in error.value.where
+
+
+def test_missing_class_file(tmp_path):
+    with pytest.raises(InputError, match='no such file'):
+        labels.load_class_file(tmp_path / 'none.yaml')
+
+
+def test_too_many_classes(tmp_path):
+    with pytest.raises(InputError, match='at most 255'):
+        labels.load_class_file(write(tmp_path, json.dumps([f'c{i}' for i in range(256)])))

@@ -1,0 +1,346 @@
+"""Order, resuming, sharding, coverage and failure of the loader, on sources that are plain Python objects."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import ml_collections
+import numpy as np
+import pytest
+
+from segjax.config import AUGMENT
+from segjax.data import loader
+from segjax.errors import InputError
+from segjax.protocol import Input
+
+SIZE = (16, 32)
+
+
+def make_source(count=10, fail_at=None, stall=False, sizes=None):
+    class Source:  # local, so that worker processes get it by value
+        def __len__(self):
+            return count
+
+        def __getitem__(self, index):
+            if stall:
+                time.sleep(600)
+            if index == fail_at:
+                raise InputError(f'image_{index}.png', got='garbage', expected='an image')
+            height, width = sizes[index % len(sizes)] if sizes else SIZE
+            values = np.random.default_rng(index)
+            return {
+                'image': values.integers(1, 256, (height, width, 3), dtype=np.uint8),
+                'label': np.full((height, width), index, np.uint8),
+                'depth': np.full((height, width), index + 1, np.float32),
+                'intrinsics': np.diag([20.0, 20.0, 1.0]).astype(np.float32),
+                'name': f'frame_{index}',
+            }
+
+    return Source()
+
+
+def data_config(threads=2, workers=0, prefetch=4):
+    return ml_collections.ConfigDict({'threads': threads, 'workers': workers, 'prefetch': prefetch})
+
+
+def inputs(batch_size=4, features=('image', 'label'), size=(8, 16), **options):
+    config = ml_collections.ConfigDict({key: field.default for key, field in AUGMENT.items()})
+    config.update({'crop': size, 'scale': (0.5, 2.0), 'brightness': 0.3, **options})
+    return Input('train', batch_size, features, size, config)
+
+
+def train(steps, source=None, wanted=None, *, seed=0, start_step=0, process=(0, 1), **options):
+    batches = loader.train_iterator(
+        make_source() if source is None else source,
+        wanted or inputs(),
+        seed=seed,
+        start_step=start_step,
+        process_index=process[0],
+        process_count=process[1],
+        data_config=data_config(**options),
+    )
+    try:
+        return [next(batches) for _ in range(steps)]
+    finally:
+        batches.close()
+
+
+def evaluate(count=10, batch_size=4, process=(0, 1), features=('image', 'label'), max_size=(20, 33), **options):
+    batches = loader.eval_batches(
+        make_source(count, sizes=options.pop('sizes', None)),
+        Input('val', batch_size, features, (8, 16)),
+        process_index=process[0],
+        process_count=process[1],
+        data_config=data_config(**options),
+        max_size=max_size,
+    )
+    return list(batches)
+
+
+def assert_same(ours, theirs):
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs):
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+# --- training -----------------------------------------------------------------------------------------------
+
+
+def test_batch_has_the_contract_types():
+    batch = train(1, wanted=inputs(features=('image', 'label', 'depth', 'intrinsics')))[0]
+    assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
+        'image': ((4, 8, 16, 3), 'uint8'),
+        'label': ((4, 8, 16), 'int32'),
+        'depth': ((4, 8, 16), 'float32'),
+        'intrinsics': ((4, 3, 3), 'float32'),
+        'weight': ((4,), 'float32'),
+        'index': ((4,), 'int32'),
+    }
+    assert batch['weight'].tolist() == [1, 1, 1, 1]
+    for label, index in zip(batch['label'], batch['index']):
+        assert set(np.unique(label)) <= {index, 255}
+
+
+def test_every_epoch_has_each_example_once_in_another_order():
+    order = np.concatenate([batch['index'] for batch in train(15)]).reshape(6, 10)
+    np.testing.assert_array_equal(np.sort(order), np.tile(np.arange(10), (6, 1)))
+    assert len({tuple(epoch) for epoch in order.tolist()}) == 6
+
+
+def test_order_and_augmentation_depend_on_the_seed_alone():
+    assert_same(train(6), train(6))
+    one, other = train(6), train(6, seed=1)
+    assert any((a['index'] != b['index']).any() for a, b in zip(one, other))
+
+
+def test_augmentation_differs_by_example_and_epoch():
+    """Ten times the same example: ten different pictures."""
+    batch = train(1, make_source(1), inputs(batch_size=10))[0]
+    assert batch['index'].tolist() == [0] * 10
+    assert len({image.tobytes() for image in batch['image']}) == 10
+
+
+@pytest.mark.parametrize('options', [{'threads': 0}, {'threads': 4, 'prefetch': 1}, {'threads': 1, 'prefetch': 99}])
+def test_threads_and_prefetch_change_nothing(options):
+    assert_same(train(6), train(6, **options))
+
+
+def test_workers_change_nothing_and_resume_anywhere():
+    expected = train(9)
+    assert_same(expected[:5], train(5, workers=2))
+    assert_same(expected[3:], train(6, workers=1, threads=0, start_step=3))
+
+
+@pytest.mark.parametrize('step', [1, 2, 5, 7, 40])
+def test_resuming_equals_skipping(step):
+    """Steps 2 and 7 end in the middle of an epoch of 2.5 batches, steps 5 and 40 on its border."""
+    assert_same(train(step + 3)[step:], train(3, start_step=step))
+
+
+@pytest.mark.parametrize('count', [2, 4])
+def test_shares_of_the_processes_make_up_the_global_batch(count):
+    whole = train(6)
+    shares = [train(6, process=(i, count)) for i in range(count)]
+    joined = [{key: np.concatenate([b[key] for b in batches]) for key in batches[0]} for batches in zip(*shares)]
+    assert_same(whole, joined)
+
+
+def test_resuming_on_another_number_of_processes():
+    whole = train(6)
+    shares = [train(2, start_step=4, process=(i, 2), threads=i) for i in range(2)]
+    joined = [{key: np.concatenate([b[key] for b in batches]) for key in batches[0]} for batches in zip(*shares)]
+    assert_same(whole[4:], joined)
+
+
+@pytest.mark.parametrize('count', [1, 3])
+def test_source_smaller_than_a_batch(count):
+    order = np.concatenate([b['index'] for b in train(3, make_source(count))])
+    for epoch in order.reshape(-1, count):
+        assert sorted(epoch) == list(range(count))
+
+
+def test_without_augmentation_examples_are_only_resized():
+    batch = train(1, wanted=inputs()._replace(augment=None, size=(16, 40)))[0]
+    example = make_source()[int(batch['index'][0])]
+    np.testing.assert_array_equal(batch['image'][0, :, :32], example['image'])
+    np.testing.assert_array_equal(batch['label'][0, :, :32], example['label'])
+    assert (batch['label'][0, :, 32:] == 255).all() and not batch['image'][0, :, 32:].any()
+
+
+# --- errors and clean ends ----------------------------------------------------------------------------------
+
+
+def test_bad_inputs_are_refused():
+    with pytest.raises(InputError, match='a multiple of 3'):
+        train(1, process=(0, 3))
+    with pytest.raises(InputError, match='no examples'):
+        train(1, make_source(0))
+    with pytest.raises(InputError, match=r'augment\.crop'):
+        train(1, wanted=inputs()._replace(size=(8, 17)))
+    with pytest.raises(InputError, match=r"'labels'[\s\S]*did you mean 'label'"):
+        train(1, wanted=inputs(features=('image', 'labels')))
+    with pytest.raises(InputError, match=r'name[\s\S]*expected: +numbers'):
+        train(1, wanted=inputs(features=('image', 'name')))
+
+
+@pytest.mark.parametrize('options', [{'threads': 0}, {'threads': 2}, {'threads': 1, 'workers': 1}])
+def test_errors_of_the_source_arrive_as_themselves(options):
+    with pytest.raises(InputError) as error:
+        train(10, make_source(fail_at=7), **options)
+    assert (error.value.where, error.value.got) == ('image_7.png', 'garbage')
+
+
+def test_errors_of_an_example_name_it():
+    with pytest.raises(InputError, match=r"example 1 of split 'val' \(frame_1\)[\s\S]*21 x 33"):
+        evaluate(3, sizes=[(20, 33), (21, 33)])
+
+
+def worker_ids():
+    return {process.pid for process in multiprocessing.active_children()}
+
+
+def test_close_ends_workers_that_were_never_read_from():
+    """The second worker has just started when the first batch arrives."""
+    before = worker_ids()
+    train(1, workers=2, threads=0)
+    deadline = time.monotonic() + 10
+    while worker_ids() - before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not worker_ids() - before
+
+
+STALLED = """
+    import multiprocessing, sys, threading, time
+    import ml_collections
+    from segjax.data import loader
+    from segjax.protocol import Input
+
+    class Stalled:
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            time.sleep(600)
+
+    if __name__ == '__main__':
+        batches = loader.eval_batches(
+            Stalled(), Input('val', 2, ('image',), (8, 8)), process_index=0, process_count=1, max_size=(8, 8),
+            data_config=ml_collections.ConfigDict({'threads': 1, 'workers': 1, 'prefetch': 1}),
+        )
+        threading.Thread(target=lambda: next(batches), daemon=True).start()
+        while not multiprocessing.active_children():
+            time.sleep(0.05)
+        time.sleep(4)  # the worker has started and hangs in its first read
+        print(multiprocessing.active_children()[0].pid, flush=True)
+        sys.stdin.readline()
+        batches.close()
+        print(len(multiprocessing.active_children()), flush=True)
+"""
+
+
+def alive(process_id):
+    try:
+        with open(f'/proc/{process_id}/stat') as stat:
+            return stat.read().rsplit(')', 1)[1].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='looks for processes in /proc')
+@pytest.mark.parametrize('end', ['close', 'kill'])
+def test_stalled_workers_end_with_the_iterator_and_with_the_main_process(tmp_path, end):
+    script = tmp_path / 'stalled.py'
+    script.write_text(textwrap.dedent(STALLED))
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
+    main = subprocess.Popen(
+        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    watchdog = threading.Timer(40, main.kill)
+    watchdog.start()
+    try:
+        worker = int(main.stdout.readline())
+        assert alive(worker)
+        if end == 'close':
+            start = time.monotonic()
+            main.stdin.write('\n')
+            main.stdin.flush()
+            assert main.stdout.readline() == '0\n'
+            assert time.monotonic() - start < 8
+    finally:
+        main.kill()
+        main.communicate()
+        watchdog.cancel()
+    deadline = time.monotonic() + 8
+    while alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(worker)
+
+
+def test_iterator_ends_for_good():
+    batches = loader.eval_batches(
+        make_source(3),
+        Input('val', 2, ('label',), (8, 16)),
+        process_index=0,
+        process_count=1,
+        data_config=data_config(),
+        max_size=SIZE,
+    )
+    assert len(list(batches)) == 2
+    assert next(batches, None) is None
+    batches.close()
+
+
+# --- evaluation ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('batch_size', range(1, 8))
+@pytest.mark.parametrize('count', [1, 2, 3])
+def test_evaluation_counts_every_example_once(batch_size, count):
+    shares = [evaluate(10, batch_size, (i, count), threads=i) for i in range(count)]
+    assert len({len(batches) for batches in shares}) == 1
+    rows = []
+    for batches in zip(*shares):
+        assert len({batch['index'].shape for batch in batches}) == 1
+        rows += [row for batch in batches for row in zip(*map(batch.get, COLUMNS))]
+    assert [row[0] for row in rows[:10]] == list(range(10))
+    assert [row[1] for row in rows] == [1] * 10 + [0] * (len(rows) - 10)
+    for index, weight, label, (height, width) in rows:
+        assert (label[:height, :width] == (index if weight else 255)).all()
+        assert index == 10 or weight
+
+
+COLUMNS = ('index', 'weight', 'label', 'label_size')
+
+
+def test_evaluation_padding_is_finite_and_void():
+    last = evaluate(3, 2, features=('image', 'label', 'depth', 'intrinsics'))[-1]
+    assert last['weight'].tolist() == [1, 0]
+    assert (last['label'][1] == 255).all() and not last['depth'][1].any()
+    assert last['image'][1].any() and np.linalg.det(last['intrinsics'][1]) > 0
+    assert last['size'][1].tolist() == [8, 16]
+
+
+def test_evaluation_labels_keep_their_own_sizes():
+    sizes = [(20, 30), (10, 33), (16, 32)]
+    batch = evaluate(3, 3, sizes=sizes)[0]
+    assert batch['image'].shape == (3, 8, 16, 3) and batch['label'].shape == (3, 20, 33)
+    assert batch['label_size'].tolist() == [list(size) for size in sizes]
+    assert batch['size'].tolist() == [[8, 12], [5, 16], [8, 16]]
+    for label, (height, width), index in zip(batch['label'], sizes, batch['index']):
+        assert (label == index).sum() == height * width
+
+
+def test_evaluation_with_workers_is_the_same():
+    assert_same(evaluate(10, 3), evaluate(10, 3, workers=2, threads=1))
+
+
+def test_chosen_examples_are_those_of_the_evaluation():
+    batch = loader.examples(make_source(), [7, 2], Input('val', 4, ('image', 'label'), (8, 16)), (20, 33))
+    (whole,) = evaluate(10, 10)
+    assert_same([batch], [{key: value[[7, 2]] for key, value in whole.items()}])

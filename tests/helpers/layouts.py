@@ -1,0 +1,117 @@
+"""Tiny data sets on disk in the layouts of the real ones. Written with Pillow; the package reads PNG with OpenCV."""
+
+import json
+import pathlib
+
+import ml_collections
+import numpy as np
+from PIL import Image
+
+SIZE = (24, 32)
+
+
+def data_config(name, root, cache, **keys):
+    """`config.data`, as far as data sets read it."""
+    world = dict(num_train=3, num_val=2, size=(16, 24), seed=0)
+    values = dict(name=name, root=str(root), cache=str(cache), classes='', world=world)
+    return ml_collections.ConfigDict(values | keys)
+
+
+def save(path: pathlib.Path, array: np.ndarray, **options) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+    return array
+
+
+def blocks(rng, ids, size=SIZE, dtype=np.uint8):
+    """[H, W] in blocks of 4x4 pixels, each with one of `ids`."""
+    return rng.choice(ids, (size[0] // 4, size[1] // 4)).repeat(4, 0).repeat(4, 1).astype(dtype)
+
+
+def photo(rng, size=SIZE):
+    return rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+
+
+def write_camvid(root, counts=(('train', 5), ('val', 3))):
+    """{(split, name): (image, label)}"""
+    rng = np.random.default_rng(0)
+    written = {}
+    for split, count in counts:
+        for i in range(count):
+            name = f'0016E5_{10 * i + (0 if split == "train" else 5000):05}'
+            image = save(root / split / f'{name}.png', photo(rng))
+            label = save(root / f'{split}annot' / f'{name}.png', blocks(rng, range(12)))
+            written[split, name] = image, label
+    return written
+
+
+CAMERA = {'intrinsic': {'fx': 35.0, 'fy': 36.0, 'u0': 15.5, 'v0': 12.25}, 'extrinsic': {'x': 1.7}}
+
+
+def write_cityscapes(root, kind='labelIds', counts=(('train', 4), ('val', 2))):
+    """{(split, name): (image, label, instance)}; files in two cities."""
+    rng = np.random.default_rng(1)
+    ids = range(34) if kind == 'labelIds' else [*range(19), 255]
+    written = {}
+    for split, count in counts:
+        for i in range(count):
+            city = ('aachen', 'bad_city')[i % 2]
+            name = f'{city}_{i:06}_000019'
+            image = save(root / 'leftImg8bit' / split / city / f'{name}_leftImg8bit.png', photo(rng))
+            label = save(root / 'gtFine' / split / city / f'{name}_gtFine_{kind}.png', blocks(rng, ids))
+            instance = blocks(rng, [7, 26, 24000, 26001, 33012], dtype=np.uint16)
+            save(root / 'gtFine' / split / city / f'{name}_gtFine_instanceIds.png', instance)
+            save(root / 'gtFine' / split / city / f'{name}_gtFine_color.png', photo(rng))
+            camera = root / 'camera' / split / city / f'{name}_camera.json'
+            camera.parent.mkdir(parents=True, exist_ok=True)
+            camera.write_text(json.dumps(CAMERA))
+            written[split, name] = image, label, instance
+    return written
+
+
+def write_sequences(root):
+    """Official video: two snippets of five frames in one numbering with a gap, the third frame annotated."""
+    rng = np.random.default_rng(2)
+    labels = {}
+    for first in (0, 100):
+        for frame in range(first, first + 5):
+            name = f'ulm_000003_{frame:06}'
+            save(root / 'leftImg8bit_sequence/train/ulm' / f'{name}_leftImg8bit.png', photo(rng))
+        name = f'ulm_000003_{first + 2:06}'
+        path = root / 'gtFine/train/ulm' / f'{name}_gtFine_labelIds.png'
+        labels[name] = save(path, blocks(rng, range(34)))
+        camera = root / 'camera/train/ulm' / f'{name}_camera.json'
+        camera.parent.mkdir(parents=True, exist_ok=True)
+        camera.write_text(json.dumps(CAMERA))
+    return labels
+
+
+def write_clips(root, clips=3, frames=4):
+    """{clip/name: (label, instance)}"""
+    rng = np.random.default_rng(3)
+    written = {}
+    for clip in range(clips):
+        for frame in range(frames):
+            folder, name = root / f'seq{clip:04}', f'aachen_{clip:06}_{frame:06}_leftImg8bit'
+            save(folder / 'image' / f'{name}.jpg', photo(rng), quality=90)
+            label = save(folder / 'label_predicted' / f'{name}.png', blocks(rng, [7, 11, 26]))
+            instance = save(folder / 'instance_predicted' / f'{name}.png', blocks(rng, [0, 1, 30, 255]))
+            written[f'seq{clip:04}/{name.removesuffix("_leftImg8bit")}'] = label, instance
+    matrix = [[40.0, 0, 15.0], [0, 41.0, 11.0], [0, 0, 1]]
+    (root / 'camera.json').write_text(json.dumps({f'intrinsics_{SIZE[1]}x{SIZE[0]}': matrix}))
+    return written
+
+
+def write_folder(root, ids=(0, 1, 2), splits=('train', 'val'), count=3, classes='[back, car, tree]'):
+    """{(split, name): (image, mask)} and the class file's path; masks are grey PNG."""
+    rng = np.random.default_rng(4)
+    written = {}
+    for split in splits:
+        for i in range(count):
+            image = save(root / 'images' / split / f'shot {i}.jpg', photo(rng), quality=95)
+            mask = blocks(rng, list(ids))
+            mask[0, : len(ids)] = ids  # every id in every mask
+            save(root / 'masks' / split / f'shot {i}.png', mask)
+            written[split, f'shot {i}'] = image, mask
+    (root / 'classes.yaml').write_text(classes)
+    return written, str(root / 'classes.yaml')

@@ -1,0 +1,285 @@
+"""launch/ on one machine: every script's flags and errors, env.sh, local.sh, test.sh."""
+
+import os
+import pathlib
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+import yaml
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+SCRIPTS = sorted(p.relative_to(REPOSITORY).as_posix() for p in (REPOSITORY / 'launch').rglob('*.sh'))
+
+
+# --- all scripts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('script', [*SCRIPTS, '.ci/run'])
+def test_parses_and_is_strict(script):
+    subprocess.run(['bash', '-n', REPOSITORY / script], check=True)
+    if not script.endswith('lib.sh'):
+        assert 'set -euo pipefail' in (REPOSITORY / script).read_text()
+        assert os.access(REPOSITORY / script, os.X_OK)
+
+
+def test_shellcheck():
+    if shutil.which('shellcheck') is None:
+        pytest.skip('no shellcheck on PATH')
+    command = ['shellcheck', '-x', '-P', 'SCRIPTDIR', *SCRIPTS, '.ci/run']
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+HELPFUL = ['env.sh', 'local.sh', 'test.sh', 'slurm.sh', 'tpu_pod.sh', 'tpu_worker.sh', 'gke/submit.sh']
+
+
+@pytest.mark.parametrize('script', HELPFUL)
+def test_help_is_the_header_and_changes_nothing(tree, script):
+    result = tree.run(script, '--help')
+    assert 'usage: bash launch/' + script in result.stdout
+    assert not tree.called() and not tree.venv.exists()
+
+
+GKE = ['--name=n', '--image=i', '--claim=c', '--config=configs/streets.py', '--workdir=/mnt/segjax/r']
+TPU = ['--name=n', '--zone=z']
+
+
+@pytest.mark.parametrize(
+    ('script', 'arguments', 'message'),
+    [
+        ('env.sh', ['--quite'], 'unknown argument --quite'),
+        ('local.sh', ['--config'], 'no value'),
+        ('local.sh', ['--config=configs/strets.py:quick'], 'configs/strets.py, which does not exist'),
+        ('local.sh', ['--table', 'configs/tables/none.py'], '--table'),
+        ('slurm.sh', [], '--config'),
+        ('slurm.sh', ['--config', 'configs/streets.py'], '--workdir'),
+        ('slurm.sh', ['--config', '--workdir', 'w'], 'the next flag, --workdir'),
+        ('slurm.sh', ['--config=configs/none.py', '--workdir=w'], 'configs/none.py, which does not exist'),
+        ('slurm.sh', ['--config=configs/streets.py', '--workdir=w', '--nodes=two'], 'two'),
+        ('slurm.sh', ['--config=configs/streets.py', '--workdir=w', '--processes=core'], 'gpu or node'),
+        ('slurm.sh', ['--config=configs/streets.py', '--workdir=w', '--seed=3'], 'after a bare --'),
+        ('tpu_pod.sh', ['start'], 'create, sync, run'),
+        ('tpu_pod.sh', ['create', '--zone=z'], 'TPU_NAME'),
+        ('tpu_pod.sh', ['create', *TPU, '--dry-run'], 'TPU_TYPE'),
+        ('tpu_pod.sh', ['run', *TPU, '--dry-run', '--config=configs/none.py', '--workdir=/w'], 'none.py'),
+        ('tpu_pod.sh', ['run', *TPU, '--dry-run', '--config=configs/streets.py', '--workdir=/w'], 'git add'),
+        ('tpu_worker.sh', ['begin'], 'begin'),
+        ('gke/submit.sh', ['cpu'], 'gpu or tpu'),
+        ('gke/submit.sh', ['gpu', *GKE[1:]], '--name'),
+        ('gke/submit.sh', ['gpu', *GKE, '--name=Big_Name'], 'lower-case'),
+        ('gke/submit.sh', ['gpu', *GKE, '--workdir=/runs/r'], 'below /mnt/segjax'),
+        ('gke/submit.sh', ['gpu', *GKE, '--topology=4x4'], 'unknown argument --topology'),
+        ('gke/submit.sh', ['tpu', *GKE, '--topology=4*4'], 'AxB'),
+        ('gke/submit.sh', ['tpu', *GKE, '--topology=2x3'], 'a divisor of the 6 chips'),
+        ('test.sh', [], 'SEGJAX_TEST_JOBS'),
+    ],
+)
+def test_wrong_input_says_got_and_expected(tree, script, arguments, message):
+    error = tree.run(script, *arguments, code=1, SEGJAX_TEST_JOBS='many').stderr
+    assert message in error and 'got:' in error and 'expected:' in error
+    assert not tree.called() and not tree.venv.exists()
+
+
+# --- env.sh ----------------------------------------------------------------------------------------------------------
+
+
+def test_env_installs_once(tree):
+    first = tree.run('env.sh')
+    assert tree.called() == ['venv', 'pip jax[cpu]']
+    assert len(first.stderr.splitlines()) == 1 and 'jax[cpu]' in first.stderr and first.stdout == ''
+    assert (tree.venv / '.gitignore').read_text() == '*\n'
+
+    def again() -> float:
+        started = time.monotonic()
+        assert tree.run('env.sh', '--quiet').stderr == ''
+        return time.monotonic() - started
+
+    assert min(again() for _ in range(3)) < 0.3
+    assert len(tree.called()) == 2
+
+
+@pytest.mark.parametrize('change', ['requirements', 'accelerator', 'python', 'interpreter removed'])
+def test_env_is_made_again_after_a_change(tree, change):
+    tree.run('env.sh')
+    (tree.venv / 'stale').touch()
+    env = {}
+    if change == 'requirements':
+        (tree.root / 'requirements.txt').write_text('jax>=0.11\n')
+    elif change == 'accelerator':
+        env['SEGJAX_ACCELERATOR'] = 'tpu'
+    elif change == 'python':
+        tree.stamp.write_text(tree.stamp.read_text().replace('python 3.', 'python 2.', 1))
+    else:
+        (tree.venv / 'bin/python').unlink()
+    tree.run('env.sh', **env)
+    assert tree.called()[2:] == ['venv', 'pip jax[tpu]' if change == 'accelerator' else 'pip jax[cpu]']
+    assert not (tree.venv / 'stale').exists()
+
+
+def test_env_failed_install_leaves_no_stamp(tree):
+    error = tree.run('env.sh', code=1, PIP_CODE='1').stderr
+    assert 'pip says no' in error and 'fix:' in error and 'WARNING: Location' not in error
+    assert not tree.stamp.exists()
+    tree.run('env.sh')
+    assert tree.stamp.exists() and len(tree.called()) == 4
+
+
+def test_env_killed_install_is_made_again(tree):
+    process = tree.start('env.sh', PIP_SECONDS='30')
+    tree.wait_for(lambda: len(tree.called()) == 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not tree.stamp.exists()
+    tree.run('env.sh')
+    assert tree.stamp.exists()
+
+
+def test_env_concurrent_calls_install_once(tree):
+    first = tree.start('env.sh', PIP_SECONDS='0.5')
+    tree.wait_for(lambda: len(tree.called()) == 2)
+    second = tree.start('env.sh')
+    errors = [process.communicate(timeout=30)[1] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), errors
+    assert 'waiting' in errors[1] and tree.called() == ['venv', 'pip jax[cpu]']
+
+
+@pytest.mark.parametrize(
+    ('gpus', 'build'),
+    [
+        ('580.65.06, 9.0', 'cuda13'),
+        ('580.65.06, 12.0', 'cuda13'),
+        ('580.65.06, 7.5', 'cuda13'),
+        ('580.65.06, 7.0', 'cuda12'),  # CUDA 13 has no Volta
+        ('580.65.06, 9.0\n580.65.06, 6.1', 'cuda12'),
+        ('535.104.05, 8.0', 'cuda12'),
+    ],
+)
+def test_env_picks_the_cuda_build(tree, gpus, build):
+    tree.tool('nvidia-smi', f'echo "{gpus}"')
+    assert tree.commands(tree.run('env.sh', '--dry-run').stdout)[-1][-1] == f'jax[{build}]'
+    assert not tree.venv.exists()
+
+
+def test_env_accelerators_other_than_cuda(tree):
+    def last_word(**env):
+        return tree.commands(tree.run('env.sh', '--dry-run', **env).stdout)[-1][-1]
+
+    assert last_word(TPU_WORKER_ID='0') == 'jax[tpu]'
+    tree.tool('nvidia-smi', 'echo "NVIDIA-SMI has failed"; exit 9')
+    assert last_word() == 'jax[cpu]'
+    tree.tool('nvidia-smi', 'case $* in *compute_cap*) exit 2 ;; *) echo 470.57.02 ;; esac')
+    assert 'version 470.57.02' in tree.run('env.sh', '--dry-run', code=1).stderr
+    assert last_word(SEGJAX_ACCELERATOR='cpu') == 'jax[cpu]'
+    assert 'one of cpu cuda12' in tree.run('env.sh', code=1, SEGJAX_ACCELERATOR='gpu').stderr
+
+
+def test_env_picks_a_python_that_works(tree):
+    tree.tool('python3.13', 'echo "shim: no such version" >&2; exit 127')
+    tree.tool('python3.12', 'case $* in *ensurepip*) exit 1 ;; *) exec python3 "$@" ;; esac')
+    assert tree.commands(tree.run('env.sh', '--dry-run').stdout)[0][0] == str(tree.bin / 'python3')
+    error = tree.run('env.sh', '--dry-run', code=1, PYTHON='python3.12').stderr
+    assert 'python3.12 has no venv' in error and 'python3.13' not in error
+    tree.tool('python3', 'case $* in *version_info\\ *) exit 1 ;; *identi*) ;; *) echo "3.9 /usr" ;; esac')
+    error = tree.run('env.sh', code=1).stderr
+    assert 'python3.13 does not run' in error and 'python3 is 3.9' in error and 'PYTHON=' in error
+    assert not tree.called()
+
+
+def test_env_leaves_a_foreign_folder_alone(tree):
+    (tree.venv / 'bin').mkdir(parents=True)
+    assert 'did not make' in tree.run('env.sh', code=1).stderr
+    assert [p.name for p in tree.venv.iterdir()] == ['bin'] and not tree.called()
+    tree.run('env.sh', SEGJAX_VENV='other place')
+    assert (tree.cwd / 'other place/segjax.stamp').exists()
+
+
+def test_env_uses_uv(tree):
+    tree.recorder('uv', 'mkdir -p "$HOME/.x"; [ "$1" != venv ] || { mkdir -p "${@: -1}/bin"; '
+                        'cp "$(command -v python3)" "${@: -1}/bin/python"; }')  # fmt: skip
+    tree.run('env.sh')
+    venv, pip = (shlex.split(line) for line in tree.called())
+    assert venv[:2] == ['uv', 'venv'] and venv[-1] == str(tree.venv)
+    assert pip[:3] == ['uv', 'pip', 'install'] and pip[-1] == 'jax[cpu]'
+    assert str(tree.root / 'requirements.txt') in pip
+
+
+def test_env_sourced_activates_and_keeps_the_shell_options(tree):
+    tree.run('env.sh')
+    (tree.venv / 'bin/activate').write_text('active=yes')
+    line = f'source {shlex.quote(str(tree.root / "launch/env.sh"))} --quiet; echo "$active $-"; false; echo alive'
+    result = subprocess.run(['bash', '-c', line], env=tree.env, capture_output=True, text=True)
+    assert result.stdout.split() == ['yes', 'hBc', 'alive'], result.stderr
+
+
+# --- local.sh, test.sh -----------------------------------------------------------------------------------------------
+
+
+def test_local_runs_main_where_it_is_called(ready):
+    (ready.cwd / 'mine.py').touch()
+    arguments = ['--config=mine.py:quick,a=b', '--table', 'mine.py', '--workdir', 'a run', '--config.x=(1, 2)']
+    ready.run('local.sh', *arguments)
+    seen = ready.main_saw()
+    mine = str(ready.cwd / 'mine.py')
+    assert seen['argv'] == [f'--config={mine}:quick,a=b', f'--table={mine}', *arguments[3:]]
+    assert seen['cwd'] == str(ready.cwd)
+    assert seen['env']['PYTHONPATH'] == str(ready.root)
+    assert seen['env']['JAX_COMPILATION_CACHE_DIR'] == str(ready.home / '.cache/segjax/jax')
+
+
+def test_local_finds_configs_of_the_repository_from_everywhere(ready):
+    ready.run('local.sh', '--config', 'configs/streets.py:quick')
+    assert ready.main_saw()['argv'] == [f'--config={ready.root}/configs/streets.py:quick']
+
+
+def test_local_takes_its_own_segjax_not_the_one_in_the_current_folder(ready):
+    (ready.cwd / 'segjax').mkdir()
+    (ready.cwd / 'segjax/__init__.py').touch()
+    (ready.cwd / 'segjax/main.py').write_text('raise SystemExit(9)')
+    ready.run('local.sh')
+
+
+def test_local_passes_the_exit_code_and_signals(ready):
+    ready.run('local.sh', code=7, MAIN_CODE='7')
+    ready.seen.unlink()
+    process = ready.start('local.sh', MAIN_SECONDS='30')
+    assert ready.main_saw()['pid'] == process.pid  # exec: no shell in between
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 75
+
+
+def test_local_dry_run_prints_everything_and_does_nothing(tree):
+    out = tree.run('local.sh', '--dry-run', '--config', 'configs/streets.py', '--workdir', 'a run').stdout
+    venv, pip, main = tree.commands(out)
+    assert venv[1:3] == ['-m', 'venv'] and pip[-1] == 'jax[cpu]'
+    assert main[0] == 'env' and main[4:7] == [str(tree.venv / 'bin/python'), '-m', 'segjax.main']
+    assert main[7:] == [f'--config={tree.root}/configs/streets.py', '--workdir', 'a run']
+    assert not tree.called() and not tree.venv.exists() and not tree.seen.exists()
+
+
+@pytest.mark.parametrize('jobs', ['1', '3', ''])
+def test_test_runs_every_check_and_the_tests_last(ready, jobs):
+    ready.recorder('checker', 'case "$*" in -ISc*) ;; *pytest*) echo "5 passed"; exit "${TESTS:-0}" ;; '
+                              '*"ruff check"*) exit "${RUFF:-0}" ;; esac')  # fmt: skip
+    env = {'SEGJAX_PYTHON': str(ready.bin / 'checker'), 'SEGJAX_TEST_JOBS': jobs}
+    result = ready.run('test.sh', 'tests/a b', '-k', 'x', **env)
+    modules = [shlex.split(c)[2:] for c in ready.called() if ' -m ' in c]
+    assert modules[0] == ['ruff', 'check', '.'] and modules[1] == ['ruff', 'format', '--check', '.']
+    assert modules[2][0] == 'compileall'
+    workers = [] if jobs == '1' else ['-n', jobs or '2', '--dist', 'loadfile']
+    assert modules[3:] == [['pytest', *workers, 'tests/a b', '-k', 'x']]
+    assert result.stdout.splitlines()[-1] == '5 passed'
+    assert ready.run('test.sh', code=5, TESTS='5', **env)
+    failed = ready.run('test.sh', code=1, RUFF='1', **env)
+    assert '5 passed' in failed.stdout and 'ruff check' in failed.stderr
+
+
+def test_ci_runs_the_tests():
+    steps = yaml.safe_load((REPOSITORY / '.github/workflows/ci.yml').read_text())['jobs']
+    run = [step['run'] for job in steps.values() for step in job['steps'] if 'run' in step]
+    assert {'ruff check .', 'ruff format --check .', 'bash launch/test.sh'} <= set(run)
+    assert 'bash launch/test.sh' in (REPOSITORY / '.ci/run').read_text()

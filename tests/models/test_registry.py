@@ -1,0 +1,52 @@
+"""The table of nets: what every net in it must do, and how it answers to typing errors."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import pytest
+
+from segjax import models
+from segjax.errors import InputError
+
+
+@pytest.mark.parametrize('name', models.REGISTRY)
+def test_schema_is_a_config_and_builds_the_default_net(name):
+    args = models.schema(name)
+    assert not set(args) & {'num_classes', 'dtype', 'axis_name', 'kernel_init', 'bias_init', 'name', 'parent'}
+    config = ml_collections.ConfigDict(args)
+    net = models.build(name, num_classes=7, dtype='bfloat16', axis_name=None, **config)
+    assert net == models.REGISTRY[name](num_classes=7, dtype=jnp.dtype('bfloat16'), axis_name=None)
+    outputs, variables = jax.eval_shape(
+        lambda x: net.init_with_output(jax.random.key(0), x, train=False), jnp.zeros((2, 64, 128, 3))
+    )
+    assert outputs['logits'].shape == (2, 64, 128, 7) and outputs['logits'].dtype == jnp.float32
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+    assert list(inspect.signature(net.__call__).parameters) == ['x', 'train']
+
+
+def test_erfnet_schema():
+    assert models.schema('erfnet') == {
+        'first_maps': 16,
+        'dropout': (0.03, 0.3),
+        'encoder_head': False,
+        'width': 1.0,
+        'use_bias': True,
+        'forms': 'fast',
+    }
+
+
+def test_arguments_reach_the_net_initialisers_included():
+    init = jax.nn.initializers.normal(0.02)
+    net = models.build('erfnet', num_classes=3, dtype=jnp.float32, axis_name='data', first_maps=32, kernel_init=init)
+    assert (net.num_classes, net.first_maps, net.axis_name, net.kernel_init) == (3, 32, 'data', init)
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'erfnet'"):
+        models.build('erfnett', num_classes=3, dtype='float32', axis_name=None)
+    with pytest.raises(InputError, match="did you mean 'erfnet'"):
+        models.schema('ERFnet')
+    with pytest.raises(InputError, match="did you mean 'first_maps'"):
+        models.build('erfnet', num_classes=3, dtype='float32', axis_name=None, first_map=32)

@@ -1,0 +1,192 @@
+"""Convolutions against loops from their definitions, forms against each other, gradients by finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from scipy import ndimage
+
+from segjax.errors import InputError
+from segjax.ops import conv
+
+FACTORISED = [((3, 1), 1), ((1, 3), 1), ((3, 1), 2), ((1, 3), 4), ((3, 1), 9), ((1, 5), 2)]
+WIDE = 32  # channels from which the fast form has its own weight gradient
+
+
+def normal(seed, *shape, dtype=np.float32):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def conv2d_loop(x, kernel, strides, dilation):
+    kh, kw, _, features = kernel.shape
+    b, h, w, _ = x.shape
+    ph, pw = dilation * (kh // 2), dilation * (kw // 2)
+    padded = np.pad(x, ((0, 0), (ph, ph), (pw, pw), (0, 0)))
+    out = np.zeros((b, -(-h // strides), -(-w // strides), features))
+    for i in range(out.shape[1]):
+        for j in range(out.shape[2]):
+            for r in range(kh):
+                for s in range(kw):
+                    pixel = padded[:, i * strides + r * dilation, j * strides + s * dilation]
+                    out[:, i, j] += pixel @ kernel[r, s]
+    return out
+
+
+def conv_transpose_loop(x, kernel, padding, output_padding):
+    """torch.nn.ConvTranspose2d of stride 2: out[2 i - padding + k] += x[i] kernel[k]."""
+    b, h, w, _ = x.shape
+    k, _, _, features = kernel.shape
+    size_h, size_w = ((n - 1) * 2 - 2 * padding + k + output_padding for n in (h, w))
+    out = np.zeros((b, size_h, size_w, features))
+    for i in range(h):
+        for j in range(w):
+            for r in range(k):
+                for s in range(k):
+                    y, z = 2 * i - padding + r, 2 * j - padding + s
+                    if 0 <= y < size_h and 0 <= z < size_w:
+                        out[:, y, z] += x[:, i, j] @ kernel[r, s]
+    return out
+
+
+@pytest.mark.parametrize('kernel_size', [(3, 3), (1, 1), (3, 1), (1, 5)])
+@pytest.mark.parametrize('strides, dilation', [(1, 1), (2, 1), (1, 2)])
+def test_conv2d_is_the_loop(kernel_size, strides, dilation):
+    x, kernel = normal(0, 2, 6, 9, 3), normal(1, *kernel_size, 3, 4)
+    np.testing.assert_allclose(
+        conv.conv2d(x, kernel, strides, dilation), conv2d_loop(x, kernel, strides, dilation), atol=1e-5
+    )
+
+
+def test_conv2d_pads_as_scipy_does():
+    x, kernel = normal(0, 1, 8, 7, 1), normal(1, 3, 3, 1, 1)
+    expected = ndimage.correlate(x[0, :, :, 0], kernel[:, :, 0, 0], mode='constant')
+    np.testing.assert_allclose(conv.conv2d(x, kernel)[0, :, :, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('kernel_size, dilation', FACTORISED)
+@pytest.mark.parametrize('channels', [5, WIDE])
+def test_factorised_forms_agree_in_outputs_and_gradients(kernel_size, dilation, channels):
+    x, kernel, dy = normal(0, 2, 7, 9, channels), normal(1, *kernel_size, channels, 6), normal(2, 2, 7, 9, 6)
+
+    def run(forms):
+        y, vjp = jax.vjp(lambda x, kernel: conv.conv_factorised(x, kernel, dilation, forms), x, kernel)
+        return y, *vjp(dy)
+
+    fast, naive = jax.jit(run, static_argnums=0)('fast'), jax.jit(run, static_argnums=0)('naive')
+    np.testing.assert_allclose(fast[0], conv2d_loop(x, kernel, 1, dilation), atol=1e-4)
+    for a, b in zip(fast, naive, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize('kernel_size, dilation', [((3, 1), 1), ((1, 3), 2), ((3, 1), 7)])
+def test_factorised_gradient_against_finite_differences(kernel_size, dilation):
+    x, kernel = 0.3 * normal(0, 1, 5, 6, WIDE), 0.3 * normal(1, *kernel_size, WIDE, 2)
+
+    def square(x, kernel):  # not linear, so that a second derivative exists to be wrong
+        return (conv.conv_factorised(x, kernel, dilation) ** 2).mean()
+
+    check_grads(jax.jit(square), (x, kernel), order=2, modes=['rev'], atol=2e-2, rtol=2e-2, eps=1e-2)
+
+
+def test_second_order_gradients_of_the_forms_agree():
+    x, kernel = normal(0, 1, 5, 6, WIDE), normal(1, 3, 1, WIDE, 2)
+
+    def penalty(kernel, forms):  # as in a gradient penalty: the norm of an input gradient, differentiated by weights
+        gradient = jax.grad(lambda x: jnp.tanh(conv.conv_factorised(x, kernel, 2, forms)).sum())(x)
+        return (gradient**2).sum()
+
+    fast, naive = (jax.jit(jax.grad(penalty), static_argnums=1)(kernel, forms) for forms in conv.FORMS)
+    assert np.abs(naive).max() > 0.1
+    np.testing.assert_allclose(fast, naive, rtol=1e-4, atol=1e-4)
+
+
+def test_forward_mode_of_the_fast_form_raises_instead_of_being_wrong():
+    x, kernel = normal(0, 1, 5, 6, WIDE), normal(1, 3, 1, WIDE, 2)
+    with pytest.raises(TypeError, match='forward-mode'):
+        jax.jvp(lambda k: conv.conv_factorised(x, k), (kernel,), (kernel,))
+
+
+def test_factorised_gradient_under_vmap_is_that_of_each_example():
+    x, kernel = normal(0, 3, 5, 6, WIDE), normal(1, 3, 3, 1, WIDE, 2)
+
+    @jax.jit
+    def gradient(x, kernel):
+        return jax.grad(lambda x, k: jnp.sin(conv.conv_factorised(x[None], k, 2)).sum(), (0, 1))(x, kernel)
+
+    together = jax.vmap(gradient)(x, kernel)
+    for i in range(3):
+        for a, b in zip(together, gradient(x[i], kernel[i]), strict=True):
+            np.testing.assert_allclose(a[i], b, atol=1e-4)
+
+
+def test_factorised_gradient_on_eight_devices_sums_to_the_full_batch():
+    x, kernel = normal(0, 8, 5, 6, WIDE), normal(1, 1, 3, WIDE, 2)
+
+    def gradient(x, kernel):
+        return jax.grad(lambda k: jnp.sin(conv.conv_factorised(x, k, 2)).sum())(kernel)
+
+    parts = jax.pmap(gradient, in_axes=(0, None), devices=jax.devices()[:8])(x[:, None], kernel)
+    np.testing.assert_allclose(parts.sum(0), gradient(x, kernel), atol=1e-3)
+
+
+def test_bfloat16_sums_the_weight_gradient_in_float32():
+    pixels = 64 * 64
+    x, kernel = jnp.ones((1, 64, 64, WIDE), jnp.bfloat16), jnp.zeros((3, 1, WIDE, 1), jnp.float32)
+    y, vjp = jax.vjp(conv.conv_factorised, x, kernel)
+    dx, dkernel = vjp(jnp.ones_like(y))
+    assert y.dtype == dx.dtype == jnp.bfloat16 and dkernel.dtype == jnp.float32
+    # The sums 4032, 4096, 4032 are exact in float32; bfloat16 has no number between 4032 and 4096 but 4064 and 4080.
+    np.testing.assert_array_equal(dkernel[:, 0, 0, 0], [pixels - 64, pixels, pixels - 64])
+
+
+TRANSPOSED = {3: (conv.conv_transpose_3x3_s2, 1, 1), 2: (conv.conv_transpose_2x2_s2, 0, 0)}
+
+
+@pytest.mark.parametrize('forms', conv.FORMS)
+@pytest.mark.parametrize('k', TRANSPOSED)
+def test_conv_transpose_is_the_loop(k, forms):
+    fn, padding, output_padding = TRANSPOSED[k]
+    x, kernel = normal(0, 2, 4, 5, 3), normal(1, k, k, 3, 6)
+    y = fn(x, kernel, forms)
+    assert y.shape == (2, 8, 10, 6)
+    np.testing.assert_allclose(y, conv_transpose_loop(x, kernel, padding, output_padding), atol=1e-5)
+
+
+@pytest.mark.parametrize('k', TRANSPOSED)
+def test_conv_transpose_forms_have_equal_gradients(k):
+    fn = TRANSPOSED[k][0]
+    x, kernel, dy = normal(0, 2, 4, 5, 3), normal(1, k, k, 3, 6), normal(2, 2, 8, 10, 6)
+    fast, naive = (jax.vjp(lambda x, w: fn(x, w, forms), x, kernel)[1](dy) for forms in conv.FORMS)  # noqa: B023
+    for a, b in zip(fast, naive, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    check_grads(lambda x, w: fn(x, w), (x, kernel), order=1, atol=2e-2, rtol=2e-2)
+
+
+def test_fast_conv_transpose_has_no_dilated_convolution_in_its_gradient():
+    x, kernel = normal(0, 1, 4, 5, 3), normal(1, 3, 3, 3, 2)
+    jaxpr = str(jax.make_jaxpr(jax.grad(lambda x, w: conv.conv_transpose_3x3_s2(x, w).sum(), (0, 1)))(x, kernel))
+    assert 'lhs_dilation=(2, 2)' not in jaxpr and 'rhs_dilation=(2, 2)' not in jaxpr
+
+
+@pytest.mark.parametrize('forms', conv.FORMS)
+@pytest.mark.parametrize('k', TRANSPOSED)
+def test_conv_transpose_computes_in_the_dtype_of_its_input(k, forms):
+    x, kernel = jnp.ones((1, 2, 2, 3), jnp.bfloat16), jnp.ones((k, k, 3, 2), jnp.float32)
+    assert TRANSPOSED[k][0](x, kernel, forms).dtype == jnp.bfloat16
+
+
+def test_depth_to_space():
+    x = np.arange(2 * 3 * 2 * 12).reshape(2, 3, 2, 12)
+    y = conv.depth_to_space(x, 2)
+    for i in range(6):
+        for j in range(4):
+            start = ((i % 2) * 2 + j % 2) * 3
+            np.testing.assert_array_equal(y[:, i, j], x[:, i // 2, j // 2, start : start + 3])
+
+
+@pytest.mark.parametrize('fn', [conv.conv_factorised, conv.conv_transpose_3x3_s2, conv.conv_transpose_2x2_s2])
+def test_unknown_form_is_an_error(fn):
+    k = {conv.conv_factorised: (3, 1), conv.conv_transpose_3x3_s2: (3, 3), conv.conv_transpose_2x2_s2: (2, 2)}[fn]
+    with pytest.raises(InputError, match="did you mean 'fast'"):
+        fn(np.ones((1, 4, 4, 3), np.float32), np.ones((*k, 3, 2), np.float32), forms='fats')

@@ -1,0 +1,60 @@
+"""Pictures: normalisation against its formulas in NumPy, colours against a loop."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.errors import InputError
+from segjax.ops import images
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3), dtype=np.uint8)
+PALETTE = ((128, 64, 128), (244, 35, 232), (70, 70, 70))
+
+
+def expected(scheme):
+    x = IMAGE.astype(np.float64)
+    match scheme:
+        case 'unit':
+            return x / 255
+        case 'symmetric':
+            return 2 * x / 255 - 1
+        case 'imagenet':
+            return (x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        case 'caffe':
+            return x[..., ::-1] - [103.939, 116.779, 123.68]
+
+
+@pytest.mark.parametrize('scheme', images.SCHEMES)
+def test_normalize(scheme):
+    y = jax.jit(images.normalize, static_argnums=1)(IMAGE, scheme)
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y, expected(scheme), atol=2e-5)
+
+
+def test_unknown_scheme_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'imagenet'"):
+        images.normalize(IMAGE, 'imagnet')
+
+
+@pytest.mark.parametrize('dtype', [np.int32, np.uint8])
+def test_colorize(dtype):
+    label = np.array([[0, 1, 2], [255, 2, 7]], dtype)
+    colors = jax.jit(lambda label: images.colorize(label, PALETTE))(label)
+    assert colors.dtype == jnp.uint8
+    np.testing.assert_array_equal(
+        colors, [[PALETTE[0], PALETTE[1], PALETTE[2]], [(0, 0, 0), PALETTE[2], images.OUT_OF_RANGE_COLOR]]
+    )
+
+
+def test_colorize_does_not_wrap_negative_ids():
+    np.testing.assert_array_equal(images.colorize(np.array([-1]), PALETTE), [images.OUT_OF_RANGE_COLOR])
+
+
+def test_overlay():
+    colors = images.colorize(np.zeros((2, 3, 4), np.int32), PALETTE)
+    np.testing.assert_array_equal(images.overlay(IMAGE, colors, 0.0), IMAGE)
+    np.testing.assert_array_equal(images.overlay(IMAGE, colors, 1.0), colors)
+    half = images.overlay(np.uint8([[255, 255, 0]]), jnp.uint8([[255, 0, 101]]), 0.25)
+    assert half.dtype == jnp.uint8
+    np.testing.assert_array_equal(half, [[255, 191, 25]])

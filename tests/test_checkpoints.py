@@ -1,0 +1,157 @@
+"""Saving, resuming and refusing: what is on the disk is either whole or not used."""
+
+import resource
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from segjax import checkpoints
+from segjax.errors import InputError
+from segjax.protocol import TrainState
+
+
+def make_state(step=0, width=3, value=0.0):
+    params = {'segmenter': {'encoder': {'kernel': jnp.full((2, width), value)}, 'head': {'bias': jnp.ones(4)}}}
+    return TrainState(
+        step=jnp.int32(step),
+        params=params,
+        model_state={'segmenter': {'batch_stats': {'encoder': {'mean': jnp.full(3, value)}}}},
+        opt_state={'segmenter': optax.chain(optax.clip(1.0), optax.adam(1e-3)).init(params)},
+        extra={},
+    )
+
+
+def open_folder(folder, keep_last=2, keep_best=1):
+    return checkpoints.Checkpoints(folder, ('mIoU', 'max'), keep_last, keep_best)
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+
+
+def test_round_trip_of_every_array_and_the_record(tmp_path):
+    state = make_state(7, value=0.1)
+    record = {'window': {'loss': [0.1 + 0.2, 3.0]}, 'config': {'seed': 1}}
+    with open_folder(tmp_path) as saved:
+        saved.save(state, record, {})
+    with open_folder(tmp_path) as saved:
+        restored, found = saved.restore(jax.eval_shape(lambda: make_state()))
+    assert_equal(restored, state)
+    assert found == record
+
+
+def test_newest_and_best_are_kept_and_the_best_is_whole(tmp_path):
+    scores = [0.1, 0.5, 0.2, 0.3, 0.4]
+    with open_folder(tmp_path) as saved:
+        for step, score in enumerate(scores):
+            saved.save(make_state(step, value=score), {'window': {}}, {'mIoU': score})
+    with open_folder(tmp_path) as saved:
+        assert saved.steps() == [1, 3, 4]
+        assert saved.best_step() == 1
+        restored, _ = saved.restore(jax.eval_shape(lambda: make_state()), 1)
+    assert_equal(restored, make_state(1, value=0.5))
+
+
+def test_lower_is_better_where_the_stage_says_so(tmp_path):
+    with checkpoints.Checkpoints(tmp_path, ('AbsRel', 'min'), 1, 1) as saved:
+        for step, score in enumerate([0.3, 0.1, 0.2]):
+            saved.save(make_state(step), {'window': {}}, {'AbsRel': score})
+        saved.wait()
+        assert saved.steps() == [1, 2]
+        assert saved.best_step() == 1
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path):
+    with open_folder(tmp_path) as saved:
+        for step in (1, 2):
+            saved.save(make_state(step), {'window': {}}, {})
+    for part in (tmp_path / '2' / 'state').rglob('*'):
+        if part.is_file():
+            part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    with open_folder(tmp_path) as saved:
+        restored, _ = saved.restore(jax.eval_shape(lambda: make_state()))
+    assert restored.step == 1
+
+
+def test_only_damaged_checkpoints_is_an_error_not_a_fresh_start(tmp_path):
+    with open_folder(tmp_path) as saved:
+        saved.save(make_state(1), {'window': {}}, {})
+    shutil.rmtree(tmp_path / '1' / 'state')
+    with open_folder(tmp_path) as saved, pytest.raises(InputError, match='none of them readable'):
+        saved.restore(jax.eval_shape(lambda: make_state()))
+
+
+@pytest.mark.parametrize('other, complaint', [(lambda: make_state(width=5), r'\(2, 3\).*\(2, 5\)')])
+def test_a_checkpoint_of_another_net_names_the_array(tmp_path, other, complaint):
+    with open_folder(tmp_path) as saved:
+        saved.save(make_state(1), {'window': {}}, {})
+    with open_folder(tmp_path) as saved, pytest.raises(InputError, match=complaint) as error:
+        saved.restore(jax.eval_shape(other))
+    assert 'params/segmenter/encoder/kernel' in str(error.value)
+
+
+SAVE_UNTIL_FULL = """
+import pathlib, resource, sys
+import jax.numpy as jnp, numpy as np
+from segjax import checkpoints
+from segjax.protocol import TrainState
+def state(step, n):
+    values = jnp.asarray(np.random.default_rng(step).random(n, dtype=np.float32))
+    return TrainState(jnp.int32(step), {'net': {'w': values}}, {}, {}, {})
+n = 200_000
+with checkpoints.Checkpoints(pathlib.Path(sys.argv[1]), ('mIoU', 'max'), 2, 0) as saved:
+    saved.save(state(1, n), {'window': {}}, {})
+    saved.wait()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # every larger file now fails to be written
+    try:
+        saved.save(state(2, n), {'window': {}}, {})
+        saved.wait()
+    except checkpoints.CheckpointError as error:
+        print('CheckpointError', error)
+        sys.stdout.flush()
+        import os; os._exit(1)
+"""
+
+
+def test_a_failing_write_is_reported_and_the_older_checkpoint_stays_good(tmp_path):
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    done = subprocess.run([sys.executable, '-c', SAVE_UNTIL_FULL, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert 'free disk space' in done.stdout
+    with open_folder(tmp_path) as saved:
+        abstract = TrainState(
+            jax.ShapeDtypeStruct((), jnp.int32),
+            {'net': {'w': jax.ShapeDtypeStruct((200_000,), jnp.float32)}},
+            {},
+            {},
+            {},
+        )
+        restored, _ = saved.restore(abstract)
+    assert restored.step == 1
+    np.testing.assert_array_equal(
+        restored.params['net']['w'], np.random.default_rng(1).random(200_000, dtype=np.float32)
+    )
+
+
+def test_parameters_of_another_run_are_taken_by_pattern(tmp_path):
+    with open_folder(tmp_path / 'segmentation' / 'checkpoints') as saved:
+        saved.save(make_state(1, value=1.0), {'window': {}}, {})
+        saved.save(make_state(2, value=2.0), {'window': {}}, {})
+    source = checkpoints.load_params(str(tmp_path))
+    state, summary = checkpoints.merge_params(make_state(), source, ('segmenter/encoder.*',))
+    assert np.all(state.params['segmenter']['encoder']['kernel'] == 2.0), 'the newest checkpoint'
+    np.testing.assert_array_equal(state.params['segmenter']['head']['bias'], np.ones(4))
+    assert '+ segmenter/encoder' in summary and '- segmenter/head' in summary
+    with pytest.raises(InputError, match='match nothing'):
+        checkpoints.merge_params(make_state(), source, ('generator.*',))
+    with pytest.raises(InputError, match=r'\(2, 3\), not \(2, 5\)'):
+        checkpoints.merge_params(make_state(width=5), source, ('.*',))
+    with pytest.raises(InputError, match='a run folder'):
+        checkpoints.load_params(str(tmp_path / 'nowhere'))

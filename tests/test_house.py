@@ -1,0 +1,93 @@
+"""The house rules of docs/design.md, read off the source: where imports may point, and which words live where."""
+
+import ast
+import compileall
+import pathlib
+
+import pytest
+
+from segjax import pipelines
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = REPOSITORY / 'segjax'
+SOURCES = sorted(PACKAGE.rglob('*.py'))
+
+# A file may import from its own floor and from lower ones.
+FLOOR = {'ops': 0, 'losses': 1, 'metrics': 1, 'models': 1, 'data': 1, 'pretrained': 2, 'pipelines': 4}
+UPSTAIRS = {'driver', 'evaluation', 'journal', 'report', 'main', 'predict', 'bench', 'doctor', 'health', 'checkpoints'}
+
+
+def room(path: pathlib.Path) -> str:
+    """'ops' for segjax/ops/noise.py, 'driver' for segjax/driver.py."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+
+
+def imported_rooms(path: pathlib.Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] == 'segjax':
+            inner = node.module.split('.')[1:]
+            yield from ([inner[0]] if inner else [alias.name for alias in node.names])
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split('.')[1] for a in node.names if a.name.startswith('segjax.'))
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    here = room(path)
+    for there in imported_rooms(path):
+        if here in FLOOR and there in FLOOR and there != here:
+            assert FLOOR[there] <= FLOOR[here], f'{here} imports {there}'
+        if here in FLOOR:
+            assert there not in UPSTAIRS, f'{here} imports {there}'
+        if here == 'pipelines' and path.name != '__init__.py':
+            assert there != 'pipelines', 'a pipeline imports a pipeline: what two share moves down'
+        if here == 'data':
+            assert there not in ('losses', 'metrics', 'models')
+
+
+def code_of(path: pathlib.Path) -> str:
+    """The source without comments and docstrings."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, 'body', None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                body[0].value.value = ''
+    return ast.unparse(tree)
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_words_that_live_in_one_place(path):
+    code = code_of(path)
+    if path.name != 'parallel.py':
+        for word in ('jax.pmap', 'shard_map(', 'psum', 'pmean', 'axis_index', 'process_allgather'):
+            assert word not in code, f'{word} belongs to parallel.py'
+    if path.name != 'main.py':
+        assert 'DEFINE_' not in code and 'FLAGS' not in code.replace('mark_as_parsed', ''), 'flags belong to main.py'
+    for default in ('config.get(', 'cfg.get('):
+        assert default not in code, 'a default hidden in .get() hides typos'
+    for heavy in ('import tensorflow\n', 'import tensorflow as', 'from tensorflow ', 'import torch'):
+        assert heavy not in code
+
+
+def test_every_file_parses():
+    for folder in ('segjax', 'configs', 'tests', 'launch'):
+        assert compileall.compile_dir(REPOSITORY / folder, quiet=1, force=True)
+
+
+def test_driver_meets_pipelines_only_through_the_registry():
+    code = (PACKAGE / 'driver.py').read_text()
+    assert all(module not in code for module in pipelines.REGISTRY.values())
+    assert 'models' not in set(imported_rooms(PACKAGE / 'driver.py'))
+    assert 'losses' not in set(imported_rooms(PACKAGE / 'driver.py'))
+
+
+@pytest.mark.parametrize('name', pipelines.REGISTRY)
+def test_every_pipeline_exports_the_contract(name):
+    module = pipelines.load(name)
+    assert callable(module.make_stages) and isinstance(module.SCHEMA, dict) and module.__doc__
+
+
+def test_every_pipeline_file_is_registered():
+    files = {f'segjax.pipelines.{p.stem}' for p in (PACKAGE / 'pipelines').glob('*.py') if p.stem != '__init__'}
+    assert files == set(pipelines.REGISTRY.values())

@@ -1,0 +1,197 @@
+"""One device = eight devices = shard_map = micro-batches, on sums and on gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from segjax import parallel
+from segjax.errors import InputError
+from segjax.protocol import Mean
+
+ROWS = 16
+
+
+class Net(nn.Module):
+    """Dense - batch norm - dense, so that gradients run through the statistics of the global batch."""
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(5, use_bias=False)(x)
+        x = nn.BatchNorm(use_running_average=not train, axis_name=self.axis_name, momentum=0.9)(x)
+        return nn.Dense(3)(nn.relu(x))
+
+
+def make_batch():
+    rng = np.random.default_rng(0)
+    # Half of the rows count nowhere, all of them in the first half: the devices hold very different counts.
+    mask = np.r_[rng.random(ROWS // 2) < 0.2, np.ones(ROWS // 2)].astype(np.float32)
+    return {
+        'x': rng.normal(size=(ROWS, 4)).astype(np.float32),
+        'y': rng.normal(size=(ROWS, 3)).astype(np.float32),
+        'mask': mask,
+    }
+
+
+def loss_fn(net):
+    def fn(params, model_state, batch, keys):
+        y, updates = net.apply({'params': params, **model_state}, batch['x'], True, mutable=['batch_stats'])
+        error = jnp.abs(y - batch['y']).sum(-1)
+        terms = {
+            'main': Mean(jnp.sum(error * batch['mask']), jnp.sum(batch['mask'])),
+            # A count that depends on the data itself, as with mined pixels.
+            'hard': Mean(jnp.sum(error * (batch['y'][:, 0] > 0)), jnp.sum(batch['y'][:, 0] > 0)),
+        }
+        return terms, updates, {'row': batch['x'][:, 0]}
+
+    return fn
+
+
+WEIGHTS = {'main': 1.0, 'hard': 0.3}
+
+
+def reference():
+    """The same objective in one piece, without any mapping: plain jax.grad over the whole batch."""
+    net, batch = Net(), make_batch()
+    variables = net.init(jax.random.key(0), batch['x'], False)
+    params = variables.pop('params')
+
+    def objective(params):
+        terms, updates, _ = loss_fn(net)(params, variables, batch, {})
+        return sum(WEIGHTS[k] * m.sum / m.count for k, m in terms.items()), updates
+
+    (loss, updates), grads = jax.value_and_grad(objective, has_aux=True)(params)
+    return params, variables, loss, updates, grads
+
+
+@pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
+@pytest.mark.parametrize('devices', [1, 2, 8])
+def test_loss_gradients_and_batch_statistics_are_those_of_the_global_batch(mode, devices):
+    params, variables, loss, updates, grads = reference()
+    topology = parallel.topology(mode, devices)
+
+    def step(state, batch):
+        fn = parallel.global_value_and_grad(loss_fn(Net(parallel.AXIS)), WEIGHTS.__getitem__)
+        (loss, terms, model_state, _), grads = fn(*state, batch, {})
+        return loss, parallel.sum_over_devices(terms), model_state, grads, parallel.replica_mismatch(grads)
+
+    mapped = topology.spmd(step, num_args=2)
+    got_loss, terms, got_updates, got_grads, mismatch = parallel.to_host(
+        mapped(topology.put_replicated((params, variables)), topology.put_batch(make_batch()))
+    )
+    np.testing.assert_allclose(got_loss, loss, rtol=1e-6)
+    assert terms['main'].count == make_batch()['mask'].sum()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), got_grads, grads)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got_updates, updates)
+    assert mismatch == 0
+
+
+class Plain(nn.Module):
+    """No batch statistics: only then are micro-batches the same function as the whole batch."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        self.variable('batch_stats', 'seen', jnp.zeros, ()).value += x.shape[0]
+        return nn.Dense(3)(nn.relu(nn.Dense(5)(x)))
+
+
+@pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
+@pytest.mark.parametrize('devices, accumulate', [(1, 1), (1, 4), (2, 4), (4, 2)])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(mode, devices, accumulate):
+    net, batch = Plain(), make_batch()
+    variables = net.init(jax.random.key(0), batch['x'], False)
+    params = variables.pop('params')
+
+    def objective(params):
+        terms, *_ = loss_fn(net)(params, variables, batch, {})
+        return sum(WEIGHTS[k] * m.sum / m.count for k, m in terms.items())
+
+    topology = parallel.topology(mode, devices)
+
+    def step(state, batch):
+        keys = {'dropout': jax.random.key(1)}
+        fn = parallel.global_value_and_grad(loss_fn(net), WEIGHTS.__getitem__, accumulate)
+        (loss, terms, model_state, aux), grads = fn(*state, batch, keys)
+        rows = jnp.sum(jnp.abs(aux['row'] - batch['x'][:, 0]))
+        return loss, parallel.sum_over_devices(terms), model_state, grads, rows
+
+    loss, terms, model_state, grads, rows = parallel.to_host(
+        topology.spmd(step, num_args=2)(topology.put_replicated((params, variables)), topology.put_batch(batch))
+    )
+    expected, expected_grads = jax.value_and_grad(objective)(params)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), grads, expected_grads)
+    np.testing.assert_allclose(terms['main'].count, batch['mask'].sum())
+    seen_by_init_and_step = ROWS + ROWS // devices
+    assert model_state['batch_stats']['seen'] == seen_by_init_and_step, 'statistics pass through every micro-batch'
+    assert rows == 0, 'aux keeps the order of the rows'
+
+
+def test_a_batch_in_which_nothing_counts_gives_zero_not_nan():
+    topology = parallel.topology('pmap', 1)
+    net, batch = Net(parallel.AXIS), make_batch()
+    batch['mask'][:] = 0
+    batch['y'][:, 0] = -1
+    variables = net.init(jax.random.key(0), batch['x'], False)
+    params = variables.pop('params')
+
+    def step(state, batch):
+        (loss, *_), grads = parallel.global_value_and_grad(loss_fn(net), WEIGHTS.__getitem__)(*state, batch, {})
+        return loss, grads
+
+    loss, grads = topology.spmd(step, num_args=2)((params, variables), topology.put_batch(batch))
+    assert loss == 0
+    assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
+def test_replica_mismatch_counts_numbers_that_differ(mode):
+    topology = parallel.topology(mode, 4)
+
+    def step(x, batch):
+        index = parallel.device_index()
+        same = {'a': x, 'nan': jnp.full(3, jnp.nan)}
+        differing = x.at[0].add(index.astype(x.dtype))
+        return parallel.replica_mismatch(same), parallel.replica_mismatch([differing])
+
+    same, differing = topology.spmd(step, num_args=2)(jnp.ones(5), topology.put_batch({'x': np.zeros(4)}))
+    assert int(same) == 0
+    assert int(differing) == 1
+
+
+@pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
+def test_split_output_keeps_the_order_of_the_rows(mode):
+    topology = parallel.topology(mode, 4)
+    double = topology.spmd(lambda s, b: b['x'] * s, num_args=2, split_output=True)
+    rows = np.arange(8.0)
+    np.testing.assert_array_equal(
+        topology.gather_rows(double(jnp.float32(2), topology.put_batch({'x': rows}))), rows * 2
+    )
+
+
+def test_batch_size_that_does_not_divide_is_an_error_with_the_next_that_does():
+    topology = parallel.topology('pmap', 8)
+    topology.check_batch_size('train.batch_size', 32, accumulate=2)
+    with pytest.raises(InputError, match=r'train.batch_size=32'):
+        topology.check_batch_size('train.batch_size', 20, accumulate=2)
+
+
+@pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
+@pytest.mark.parametrize('devices', [1, 4])
+def test_a_step_is_traced_once(mode, devices):
+    topology = parallel.topology(mode, devices)
+    traces = []
+
+    def step(state, batch):
+        traces.append(1)
+        return {'sum': state['sum'] + parallel.sum_over_devices(batch['x'].sum()), 'step': state['step'] + 1}
+
+    step = topology.spmd(step, num_args=2, donate=(0,))
+    state = topology.put_replicated({'sum': np.float32(0), 'step': np.int32(0)})
+    for _ in range(3):
+        state = jax.block_until_ready(step(state, topology.put_batch({'x': np.ones(4, np.float32)})))
+    assert len(traces) == 1
+    assert state['sum'] == 12 and state['step'] == 3

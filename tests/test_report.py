@@ -1,0 +1,378 @@
+import html.parser
+import json
+import re
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from segjax import charts, logs, report, web
+from segjax.charts import Reference, Series
+from segjax.data.spec import ClassSpec, DataSpec
+
+NAMES = ('road', 'traffic <light>', 'car', 'person & rider')
+PALETTE = ((128, 64, 128), (250, 170, 30), (0, 0, 142), (220, 20, 60))
+HOSTILE = '"><script>alert(1)</script>'
+VOID = {'meta', 'img', 'br', 'link', 'hr', 'input'}
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that tags are balanced and gathers what tests ask for."""
+
+    def __init__(self, text: str):
+        super().__init__(convert_charrefs=True)
+        self.stack, self.tags, self.attributes, self.text = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.stack == [], f'never closed: {self.stack}'
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.stack and self.stack[-1] == tag, f'</{tag}> closes {self.stack[-3:]}'
+        self.stack.pop()
+
+    def handle_data(self, data):
+        if 'style' not in self.stack:
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return ' '.join(' '.join(self.text).split())
+
+
+@pytest.fixture
+def spec():
+    return DataSpec(
+        name='streets',
+        classes=ClassSpec(NAMES, PALETTE, (7, 19, 26, 24)),
+        features=('image', 'label'),
+        num_examples={'train': 320, 'val': 64},
+        max_size={'train': (128, 256), 'val': (128, 256)},
+        class_pixels={'train': (700, 100, 150, 50), 'val': (70, 10, 20, 0)},
+        void_pixels={'train': 0, 'val': 0},
+    )
+
+
+SCORES = {
+    'mIoU': 0.4567, 'pixel_accuracy': 0.8, 'policy': 'cityscapes', 'mean_error': 0.0321,
+    'IoU': dict(zip(NAMES, (0.9, 0.2, 0.3, None))), 'accuracy': dict(zip(NAMES, (0.95, 0.25, 0.5, None))),
+    'baseline_commonest': {'mIoU': 0.175, 'pixel_accuracy': 0.7},
+    'confusion': [[65, 2, 3, 0, 0], [6, 4, 0, 0, 0], [9, 1, 10, 0, 0], [0, 0, 0, 0, 0]],
+    'roc': {'x': [0, 0.5, 1], 'y': [0, 0.8, 1], 'x_name': 'false positives'},
+    'depth': {'rmse': 4.25, 'by_range': {'near': {'error': 0.5}, 'far': {'error': 1.5}}},
+}  # fmt: skip
+
+
+def entries(count: int, seed: int = 0) -> list[dict]:
+    rng = np.random.default_rng(seed)
+    palette = np.array(PALETTE, np.uint8)
+    found = []
+    for i in range(count):
+        label = rng.integers(0, 3, (24, 40))  # the last class is in no picture
+        pictures = {
+            'image': rng.integers(0, 256, (24, 40, 3), np.uint8),
+            'prediction': palette[np.roll(label, i + 1)],
+            'truth': palette[label],
+        }
+        found.append({'index': 10 * i, 'score': 0.9 - 0.1 * i, 'name': f'frame {i} {HOSTILE}', 'pictures': pictures})
+    return found
+
+
+def make_stage(folder, steps: int = 12):
+    metrics, timing = logs.MetricsLog(folder, 0), logs.TimingLog(folder)
+    for step in range(1, steps + 1):
+        loss = None if step == 5 else 2.0 / step
+        metrics.write(step, 'train', {'loss': loss, 'learning_rate': 0.1})
+        timing.write(step, {'images_per_second': 30.0 + step, 'seconds_per_step': 0.2, 'input_wait_share': 0.01})
+        if step % 4 == 0:
+            metrics.write(step, 'eval', {'mIoU': step / 30, 'IoU/road': step / 20})
+    timing.write(steps, {'compile_seconds': 17.5})
+    metrics.close()
+    timing.close()
+    logs.write_json(folder / 'scores.json', SCORES)
+    report.save_pictures(folder / 'pictures', 'best', entries(2))
+    report.save_pictures(folder / 'pictures', 'worst', entries(2, seed=1))
+
+
+@pytest.fixture(scope='module')
+def finished_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('runs') / 'first'
+    config = {
+        'pipeline': 'supervised', 'seed': 3, 'note': HOSTILE, HOSTILE: 1, 'data': {'train_split': 'train'},
+        'train': {'dtype': 'bfloat16', 'batch_size': 6, 'num_steps': 12}, 'augment': {'crop': [256, 512]},
+    }  # fmt: skip
+    logs.write_json(folder / 'config.json', config)
+    logs.write_json(folder / 'environment.json', logs.environment('Test GPU 9000', 4, 1))
+    make_stage(folder / 'segmentation')
+    return folder
+
+
+@pytest.fixture
+def workdir(tmp_path, finished_run):
+    return shutil.copytree(finished_run, tmp_path / 'run')
+
+
+def write(workdir, spec=None) -> tuple[str, Page]:
+    path = report.write(workdir, spec)
+    assert path == workdir / 'report.html'
+    text = path.read_text()
+    return text, Page(text)
+
+
+def polylines(text: str, title: str) -> dict[str, int]:
+    """Number of points of each kind of line in the chart of this title."""
+    figure = re.search(rf'<figure class="chart"><figcaption><b>{re.escape(title)}</b>.*?</figure>', text, re.S).group()
+    points: dict[str, int] = {}
+    for css, coordinates in re.findall(r'<polyline class="([^"]*)" points="([^"]*)"', figure):
+        points[css] = points.get(css, 0) + len(coordinates.split())
+    return points
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_full_report(workdir, spec):
+    text, page = write(workdir, spec)
+    assert 'class="note"' not in text  # no section failed
+    for name in NAMES:
+        assert name in page.words
+    for words in (
+        '45.67 %', 'commonest 17.50 %', 'policy: cityscapes', '12 steps', 'data streets', 'seed 3',
+        'Classes, by IoU', 'Confusion matrix', 'Best images', 'Worst images', 'rmse 4.25', 'near 0.5', 'far 1.5',
+        'device Test GPU 9000', 'devices 4', 'dtype bfloat16', 'global batch 6', 'image size 256x512',
+        'images per second, median 36.5', 'first step, compilation included 17.5 s', logs.TIMING_INCLUDES,
+        'train 320 examples', 'jax ' + __import__('jax').__version__, 'config.json',
+    ):  # fmt: skip
+        assert words.replace(' %', '') in page.words.replace(' %', ''), words
+
+
+def test_report_is_self_contained(workdir, spec):
+    text, page = write(workdir, spec)
+    sources = [value for _, name, value in page.attributes if name in ('src', 'href', 'srcset', 'action')]
+    assert len(sources) == 12 and all(s.startswith('data:image/') for s in sources)  # 2 groups of 2 entries of 3 panels
+    assert not {'script', 'link', 'iframe', 'object'} & set(page.tags)
+    assert 'url(' not in text and '@import' not in text
+    assert not [name for _, name, _ in page.attributes if name.startswith('on')]
+
+
+def test_hostile_text_stays_text(workdir, spec):
+    text, page = write(workdir, spec)
+    assert '<script' not in text
+    assert page.words.count('<script>alert(1)</script>') >= 2 + 4  # config key and value, names of pictures
+    alts = [value for _, name, value in page.attributes if name == 'alt']
+    assert len(alts) == 12 and all(alt.endswith(HOSTILE) for alt in alts)
+
+
+def test_curves_have_the_points_of_the_log(workdir):
+    text, _ = write(workdir)
+    assert polylines(text, 'loss') == {'line train': 11}  # the NaN of step 5 is a gap
+    assert polylines(text, 'mIoU %') == {'line eval': 3}
+    assert polylines(text, 'IoU/road %') == {'line eval': 3}
+    assert polylines(text, 'images per second') == {'line s2': 12}
+    figure = re.search(r'<b>mIoU %</b>.*?</figure>', text, re.S).group()
+    assert '<title>eval, step 12: 40</title>' in figure and '<title>commonest: 17.5</title>' in figure
+
+
+def test_classes_are_sorted_with_shares(workdir, spec):
+    text, _ = write(workdir, spec)
+    table = re.search(r'<table class="bars">.*?</table>', text, re.S).group()
+    rows = [re.sub(r'\s+', ' ', re.sub(r'<[^>]+>', ' ', row)).split() for row in table.split('<tr>')[2:]]
+    assert rows[0] == ['road', '90.00', '95.00', '70.00', '70.00']
+    assert [row[0] for row in rows] == ['road', 'car', 'traffic', 'person']
+    assert rows[-1][-4:] == ['-', '-', '0.00', '5.00']
+    assert 'background:rgb(128,64,128)' in table
+
+
+def test_confusion_cells_are_shares_of_the_row(workdir):
+    text, _ = write(workdir)
+    assert '<title>road, right: 92.86 % (65 pixels)</title>' in text
+    assert '<title>car taken for road: 45.00 % (9 pixels)</title>' in text
+    listing = re.search(r'<table class=""><thead><tr><th class="">most pixels.*?</table>', text, re.S).group()
+    first = re.findall(r'<th scope="row">(.*?)</th><td class="num">(.*?)</td>', listing)[0]
+    assert first == ('car &rarr; road', '45.0')
+
+
+def test_legend_names_the_classes_in_the_pictures(workdir, spec):
+    text, _ = write(workdir, spec)
+    (legend,) = re.findall(r'<ul class="legend">.*?</ul>', text)
+    assert [name in legend for name in ('road', 'traffic &lt;light&gt;', 'car', 'person')] == [True, True, True, False]
+
+
+def test_two_stages_in_the_order_they_ran(workdir, spec):
+    make_stage(workdir / 'a_second')
+    logs.write_json(workdir / 'scores.json', {'segmentation': SCORES, 'a_second': SCORES})
+    text, page = write(workdir, spec)
+    assert 'class="note"' not in text
+    assert page.words.index('1. segmentation') < page.words.index('2. a_second')
+    anchors = [value for _, name, value in page.attributes if name == 'href']
+    assert anchors == ['#stage-0', '#stage-1']
+    assert [v for _, name, v in page.attributes if name == 'id'] == ['stage-0', 'stage-1']
+
+
+def test_stopped_run_shows_its_last_evaluation(workdir, spec):
+    for name in ('scores.json', 'pictures'):
+        path = workdir / 'segmentation' / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    config = logs.read_json(workdir / 'config.json')
+    config['train']['num_steps'] = 600
+    logs.write_json(workdir / 'config.json', config)
+    text, page = write(workdir, spec)
+    assert 'class="note"' not in text
+    assert 'stopped at step 12 of 600' in page.words
+    assert 'mIoU 40.00' in page.words
+    assert 'Confusion matrix' not in page.words and 'Best images' not in page.words
+
+
+FILES = (
+    'config.json', 'environment.json', 'segmentation/scores.json', 'segmentation/metrics.jsonl',
+    'segmentation/timing.jsonl', 'segmentation/pictures/best_00/info.json', 'segmentation/pictures/worst_01/truth.png',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('damage', [None, b'', b'[1, 2', b'[1, 2]\n'])
+@pytest.mark.parametrize('name', FILES)
+def test_missing_and_broken_pieces_do_not_stop_the_report(workdir, spec, name, damage):
+    path = workdir / name
+    path.unlink() if damage is None else path.write_bytes(damage)
+    for given in (spec, None):
+        _, page = write(workdir, given)
+        assert page.tags.count('h1') == 1
+
+
+def test_empty_run_folder(tmp_path):
+    text, page = write(tmp_path)
+    assert page.tags.count('h1') == 1 and 'class="note"' not in text
+
+
+def test_a_section_that_fails_leaves_a_note(workdir):
+    logs.write_json(workdir / 'segmentation/pictures/best_00/info.json', {'index': 0})
+    text, page = write(workdir)
+    assert "Section pictures is missing: KeyError: 'panels'" in page.words
+    assert 'Confusion matrix' in page.words and 'Speed' in page.words and text.count('class="note"') == 1
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_kept_losslessly_and_replaced(tmp_path):
+    given = entries(3)
+    given[1]['score'] = float('nan')
+    given[1]['pictures']['grey'] = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    report.save_pictures(tmp_path, 'best', given)
+    report.save_pictures(tmp_path, 'worst', entries(1))
+    assert sorted(f.name for f in tmp_path.iterdir()) == ['best_00', 'best_01', 'best_02', 'worst_00']
+    stored = cv2.imread(str(tmp_path / 'best_00/truth.png'))[..., ::-1]
+    np.testing.assert_array_equal(stored, given[0]['pictures']['truth'])
+    grey = cv2.imread(str(tmp_path / 'best_01/grey.png'), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(grey, given[1]['pictures']['grey'])
+    info = json.loads((tmp_path / 'best_01/info.json').read_text())
+    assert info == {
+        'index': 10, 'score': None, 'name': given[1]['name'], 'panels': ['image', 'prediction', 'truth', 'grey'],
+    }  # fmt: skip
+    report.save_pictures(tmp_path, 'best', given[:1])
+    assert sorted(f.name for f in tmp_path.iterdir()) == ['best_00', 'worst_00']
+    with pytest.raises(TypeError, match='uint8'):
+        report.save_pictures(tmp_path, 'best', [{**given[0], 'pictures': {'image': np.zeros((2, 2, 3))}}])
+    assert (tmp_path / 'best_00/info.json').exists()  # a failed call leaves the old pictures
+
+
+def test_large_label_maps_keep_their_colours_and_photos_become_small(tmp_path):
+    label = np.array(PALETTE, np.uint8)[np.random.default_rng(0).integers(0, 4, (300, 2000))]
+    photo = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (300, 2000, 3), np.uint8), (0, 0), 4)
+    for name, picture in (('label', label), ('photo', photo)):
+        (tmp_path / f'{name}.png').write_bytes(logs.encode_png(picture))
+    uri, colours = web.inline_picture(tmp_path / 'label.png')
+    assert uri.startswith('data:image/png') and colours == {r << 16 | g << 8 | b for r, g, b in PALETTE}
+    uri, colours = web.inline_picture(tmp_path / 'photo.png')
+    assert uri.startswith('data:image/jpeg') and colours == set()
+    assert len(uri) < 100_000
+
+
+# --- charts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'low, high, expected',
+    [(0, 1, [0, 0.25, 0.5, 0.75, 1]), (0, 6000, [0, 2000, 4000, 6000]), (-3e-5, 5e-5, [-2e-5, 0, 2e-5, 4e-5]),
+     (2, 2, [2])],
+)  # fmt: skip
+def test_nice_ticks(low, high, expected):
+    assert charts.nice_ticks(low, high) == pytest.approx(expected, abs=1e-18)
+
+
+@pytest.mark.parametrize(
+    'value, text',
+    [(0, '0'), (0.53219, '0.5322'), (12000, '12,000'), (1.5e-5, '1.5e-5'), (2e7, '2e7'), (-250.5, '-250.5')],
+)
+def test_format_number(value, text):
+    assert charts.format_number(value) == text
+
+
+def test_smooth_is_the_mean_of_a_symmetric_window():
+    values = [1.0, 5.0, None, 2.0, 8.0, 0.0, 4.0]
+    for i, got in enumerate(charts.smooth(values, 2)):
+        half = min(2, i, len(values) - 1 - i)
+        window = [v for v in values[i - half : i + half + 1] if v is not None]
+        assert got == (None if values[i] is None else pytest.approx(sum(window) / len(window)))
+    line = [3.0 - 0.5 * i for i in range(30)]
+    assert charts.smooth(line, 7) == pytest.approx(line)  # no lag
+
+
+def marks(svg: str) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in re.findall(r'<circle[^>]*cx="([-\d.]+)" cy="([-\d.]+)"', svg)]
+
+
+def test_line_chart_places_points_on_its_own_scale():
+    svg = charts.line_chart('t', [Series('a', [0, 10, 20], [0.0, 5.0, 10.0], 'eval')])
+    (x0, y0), (x1, y1), (x2, y2) = marks(svg)
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.15) and y0 - y1 == pytest.approx(y1 - y2, abs=0.15)
+    assert y0 > y2  # upwards
+    ticks = {float(t): float(y) - 3.5 for y, t in re.findall(r'y="([\d.]+)" class="end">([\d.]+)<', svg)}
+    assert ticks[5.0] == pytest.approx(y1, abs=0.11)
+
+
+def test_line_chart_is_logarithmic_over_large_ratios():
+    svg = charts.line_chart('t', [Series('a', [0, 1, 2], [1e-4, 1e-2, 1.0], 'eval')])
+    (_, y0), (_, y1), (_, y2) = marks(svg)
+    assert 'log scale' in svg and y0 - y1 == pytest.approx(y1 - y2, abs=0.15)
+    assert 'log scale' not in charts.line_chart('t', [Series('a', [0, 1], [0.0, 1.0], 'eval')])
+
+
+def test_line_chart_of_long_and_noisy_training():
+    rng = np.random.default_rng(0)
+    xs = list(range(5000))
+    svg = charts.line_chart('t', [Series('train', xs, rng.normal(size=5000).tolist(), 'train')])
+    assert polylines(svg, 't').keys() == {'line train', 'line train faint'}
+    assert max(polylines(svg, 't').values()) <= charts.MAX_POINTS and len(marks(svg)) <= charts.MAX_MARKS
+    assert '<title>train, step 4,999:' in svg  # the last point is there
+    smooth = charts.line_chart('t', [Series('train', xs, xs, 'train')])
+    assert polylines(smooth, 't').keys() == {'line train'}
+
+
+def test_line_chart_splits_where_a_resumed_run_goes_back():
+    svg = charts.line_chart('t', [Series('a', [1, 2, 3, 2, 3], [1.0, 2, 3, 4, 5], 's2')])
+    assert [len(p.split()) for p in re.findall(r'points="([^"]*)"', svg)] == [3, 2]
+
+
+def test_line_chart_of_nothing_and_of_one_point():
+    assert charts.line_chart('t', [Series('a', [1, 2], [None, None], 'eval')]) == ''
+    Page(charts.line_chart('t', [Series('a', [3], [0.0], 'eval')], [Reference('base', 0.0)]))
+
+
+def test_confusion_matrix_of_many_classes_stays_light():
+    number = 150
+    counts = np.random.default_rng(0).integers(0, 3, (number, number)) + 10000 * np.eye(number, dtype=int)
+    svg = charts.confusion_matrix([f'class {i}' for i in range(number)], counts.tolist())
+    Page(svg)
+    assert svg.count('<rect') == number + 1 and '<text' not in svg
+    assert 'class 149, right' in svg
