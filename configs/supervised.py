@@ -5,7 +5,8 @@
 Variants:
   (none)    ERFNet on Cityscapes as its authors trained it: 1024x512, batch 6, Adam 5e-4, poly 0.9 over 150 epochs,
             weighted cross-entropy w = 1 / ln(1.10 + share); both phases of the original (encoder, then decoder) at
-            once, the encoder's head as auxiliary loss. Published from scratch: 69-70 val mIoU (72.1 with an ImageNet encoder).
+            once, the encoder's head as auxiliary loss. Published from scratch: 69-70 val mIoU (with an ImageNet
+            encoder: 72.1).
             --config.data.root=/data/cityscapes (or $CITYSCAPES_DATASET)
   camvid    the same net on CamVid (SegNet's split, 11 classes) at 360x480. --config.data.root=/data/camvid
   folder    your own images and masks. --config.data.root=/data/mine --config.data.classes=/data/mine/classes.yaml
@@ -39,6 +40,7 @@ def get_config(arg=''):
         raise unknown_name('--config configs/supervised.py:...,augment=', args.augment, AUGMENTATIONS)
     config = config_lib.defaults('supervised')
     config_lib.choose(config, 'model', args.model)
+    config.model.encoder_head = True
     config_lib.update(
         config,
         augment=dict(resize=(512, 1024), crop=(512, 1024), **AUGMENTATIONS[args.augment]),
@@ -78,9 +80,9 @@ def _quick(config):
         config,
         augment=dict(resize=(), crop=(128, 256)),
         data=dict(name='streets', eval_size=(128, 256), world=dict(num_train=400, num_val=64, size=(128, 256))),
-        train=dict(batch_size=4, num_steps=600),
+        train=dict(batch_size=4, num_steps=650),
         evaluate=dict(batch_size=8),
-        run=dict(log_every=20, eval_every=200, checkpoint_every=100),
+        run=dict(log_every=10, eval_every=325, checkpoint_every=130),
     )
 
 

@@ -280,7 +280,7 @@ def bench_evaluate(opened, stage: Stage, evaluate: Callable, state, repetitions:
     inputs = stage.eval_input
     source = data.open_split(opened.config.data, inputs.split, inputs.features)
     rows = [i % len(source) for i in range(inputs.batch_size // jax.process_count())]
-    batch = loader.examples(source, rows, inputs, max_size=opened.spec.max_size[inputs.split])
+    batch = loader.examples(source, rows, inputs, max_size=opened.spec.split(inputs.split).max_size)
     root = rng.root(opened.config.seed, stage.name, 'evaluate')
     state, number = opened.topology.put_replicated(state), np.int32(0)
     program = compile_program(evaluate, state, opened.topology.put_batch(batch), root, number)

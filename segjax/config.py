@@ -131,8 +131,8 @@ SHARED = {
         'ema': Field(0.0, 'decay of the averaged parameters used for evaluation; 0: off', below_one),
         'dtype': Field(
             'float32',
-            'of activations; parameters, loss and statistics stay float32',
-            one_of('float32', 'bfloat16'),
+            'of activations; parameters and loss stay float32. float64 needs JAX_ENABLE_X64=1',
+            one_of('float32', 'bfloat16', 'float64'),
         ),
     },
     'evaluate': {

@@ -17,8 +17,7 @@ from segjax.data import builders
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
 from segjax.data.labels import OFF_BY_ONE
-from segjax.data.records import split_names
-from segjax.data.spec import IGNORE, ClassSpec
+from segjax.data.spec import IGNORE, ClassSpec, split_names
 from segjax.errors import InputError
 
 SHOWN = 5

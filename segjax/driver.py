@@ -16,7 +16,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from segjax import checkpoints, data, evaluation, health, logs, parallel, pipelines, report, rng
+from segjax import checkpoints, data, evaluation, health, logs, parallel, pipelines, report, rng, scores
 from segjax import config as config_lib
 from segjax.data import loader
 from segjax.data.spec import DataSpec
@@ -47,6 +47,9 @@ class Functions(NamedTuple):
 def open_run(config: ml_collections.ConfigDict, workdir: str) -> tuple[Run, tuple[Stage, ...]]:
     """Prepares the data and makes the stages; every check that needs no compiler happens here."""
     config_lib.validate(config)
+    if config.train.dtype == 'float64' and not jax.config.jax_enable_x64:
+        fix = 'start with JAX_ENABLE_X64=1 in the environment'
+        raise InputError('config.train.dtype', got="'float64' without 64-bit mode", expected='64-bit mode', fix=fix)
     topology = parallel.topology(config.parallel.mode)
     spec = data.prepare(config.data)
     stages = pipelines.load(config.pipeline).make_stages(config, spec)
@@ -91,7 +94,7 @@ def _through_stages(run: Run, stages: tuple[Stage, ...], get_state: Callable) ->
                 logs.write_json(run.workdir / stage.name / 'scores.json', all_scores[stage.name])
                 keys = rng.streams(_root(run, stage, 'evaluate'), stage.streams, 0, 0)
                 evaluation.write_pictures(run, stage, keys, states[stage.name], totals)
-                print(logs.score_table(all_scores[stage.name]), flush=True)
+                print(scores.score_table(all_scores[stage.name]), flush=True)
         if parallel.is_main():
             logs.write_json(run.workdir / 'scores.json', all_scores)
     finally:
@@ -169,16 +172,16 @@ def train_stage(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> tu
                 _drain(pending, journal, stage, saved)
             if due.log:
                 journal.close_window(step)
-            scores = {}
+            found = {}
             if due.evaluate:
                 totals = _evaluate(run, stage, functions, state)
-                scores = stage.finalize(totals)
-                journal.evaluated(step, scores)
+                found = stage.finalize(totals)
+                journal.evaluated(step, found)
             if due.save or stopping:
                 saved.save(
                     state,
                     {'window': journal.window.stored(), 'config': config_lib.to_json(run.config)},
-                    scores,
+                    found,
                 )
             if due.evaluate or due.save:
                 journal.clock.resume()
@@ -266,7 +269,7 @@ def device_batch(run: Run, stage: Stage) -> dict[str, np.ndarray]:
             batch = next(batches)
     else:
         source = data.open_split(run.config.data, inputs.split, inputs.features)
-        batch = loader.examples(source, [0], inputs, max_size=run.spec.max_size[inputs.split])
+        batch = loader.examples(source, [0], inputs, max_size=run.spec.split(inputs.split).max_size)
     rows = inputs.batch_size // run.topology.count
     return {k: np.zeros((rows, *v.shape[1:]), v.dtype) for k, v in batch.items()}
 

@@ -28,7 +28,7 @@ def totals(run, stage: Stage, evaluate: Callable, root: jax.Array, state: TrainS
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         data_config=run.config.data,
-        max_size=run.spec.max_size[inputs.split],
+        max_size=run.spec.split(inputs.split).max_size,
     )
     sums: dict[str, Mean] = {}
 
@@ -77,7 +77,7 @@ def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str
 
 
 def _entry(run, inputs, source, index, score, render, keys, state):
-    batch = loader.examples(source, [index], inputs, max_size=run.spec.max_size[inputs.split])
+    batch = loader.examples(source, [index], inputs, max_size=run.spec.split(inputs.split).max_size)
     height, width = batch['size'][0]
     label_height, label_width = batch['label_size'][0]
     pictures = {

@@ -12,6 +12,7 @@ import numpy as np
 
 from segjax import logs
 from segjax.protocol import Mean, Scores
+from segjax.scores import flat_scalars
 
 
 class Window:
@@ -122,7 +123,7 @@ class Journal:
 
     def evaluated(self, step: int, scores: Scores) -> None:
         """Writes the scores of an evaluation."""
-        scalars = logs.flat_scalars(scores)
+        scalars = flat_scalars(scores)
         self._metrics.write(step, 'eval', scalars)
         self._board.scalars(step, 'eval', scalars)
         headline = [f'{k} {v:.4f}' for k, v in scores.items() if isinstance(v, float)][:3]

@@ -273,7 +273,8 @@ def _score_card(name: str, value: Any, baselines: Mapping[str, Mapping[str, Any]
         if isinstance(scores.get(name), (int, float))
     ]
     meter = charts.meter(value, references) if is_share(name) and value is not None else ''
-    below = escape('baselines: ' + ', '.join(r.name for r in references)) if references else ''
+    names = ', '.join(f'<span class="whole">{escape(r.name)}</span>' for r in references)
+    below = f'baselines: {names}' if references else ''
     return (
         f'<div class="card"><div class="name">{escape(label(name))}</div>'
         f'<div class="value">{escape(text)}<span>{escape(unit)}</span></div>{meter}<small>{below}</small></div>'

@@ -82,6 +82,7 @@ nav { margin: 14px 0 0; display: flex; flex-wrap: wrap; gap: 6px 18px; }
 .card, .chart, details { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 14px;
 margin: 16px 0; }
+.whole { white-space: nowrap; }
 .card { padding: 14px 18px; } .card .name { color: var(--soft); font-size: 13px; }
 .card .value { font-size: 30px; font-weight: 650; letter-spacing: -.02em; line-height: 1.25;
   font-variant-numeric: tabular-nums; }

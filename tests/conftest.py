@@ -24,3 +24,11 @@ def real_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f'no real data at {folder} (set SEGJAX_REAL_DATA)')
     return folder
+
+
+@pytest.fixture(scope='session', autouse=True)
+def data_cache(tmp_path_factory):
+    """Prepared records of the tests; never the user's own cache."""
+    folder = tmp_path_factory.mktemp('cache')
+    os.environ['SEGJAX_CACHE'] = str(folder)
+    return folder

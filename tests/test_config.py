@@ -35,7 +35,7 @@ def test_unknown_key_is_refused_where_it_is_written(config):
         ('augment', 'scale', (2.0, 0.5), 'low <= high'),
         ('augment', 'flip', 1.5, r'\[0, 1\]'),
         ('train', 'batch_size', 0, '>= 1'),
-        ('train', 'dtype', 'float16', 'bfloat16'),
+        ('train', 'dtype', 'half', 'bfloat16'),
         ('optim', 'factors', (('a', 'b', 'c'),), 'pairs'),
         ('parallel', 'mode', 'pjit', 'shard_map'),
     ],

@@ -196,7 +196,12 @@ def test_streets(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('name', 'folder', 'eval_split'), [('camvid', 'camvid', 'val'), ('cityscapes', 'cityscapes_mini', 'train')]
+    ('name', 'folder', 'eval_split'),
+    [
+        ('camvid', 'camvid', 'val'),
+        ('cityscapes', 'cityscapes_mini', 'train'),
+        ('cityscapes_video', 'cityscapes_video', 'val'),
+    ],
 )
 def test_real_data_is_clean(real_data, tmp_path, name, folder, eval_split):
     config = experiment(layouts.data_config(name, real_data / folder, tmp_path, eval_split=eval_split))

@@ -50,9 +50,9 @@ def code_of(path: pathlib.Path) -> str:
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         body = getattr(node, 'body', None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                body[0].value.value = ''
+        docstring = body[0].value if isinstance(body, list) and body and isinstance(body[0], ast.Expr) else None
+        if isinstance(docstring, ast.Constant) and isinstance(docstring.value, str):
+            docstring.value = ''
     return ast.unparse(tree)
 
 

@@ -11,10 +11,12 @@ several threads. With `data.workers` > 0 it must also survive cloudpickle, and t
 __name__ == '__main__'` guard, because workers are spawned.
 """
 
+import contextlib
 import dataclasses
 import functools
 import multiprocessing
 import os
+import pathlib
 import signal
 import sys
 import tempfile
@@ -148,7 +150,7 @@ class BatchIterator(Iterator):
                 flags.FLAGS.mark_as_parsed()  # grain reads flags of its own; only app.run parses them
             handle, lease = tempfile.mkstemp(prefix='segjax_loader_')
             os.close(handle)
-            self._release_workers = weakref.finalize(self, os.unlink, lease)
+            self._release_workers = weakref.finalize(self, pathlib.Path(lease).unlink, missing_ok=True)
             dataset = dataset.mp_prefetch(
                 grain.MultiprocessingOptions(num_workers=data_config.workers),
                 worker_init_fn=functools.partial(_prepare_worker, lease),
@@ -309,7 +311,9 @@ def _exit_with_lease(lease: str) -> None:
     started while the iterator was being closed has nobody to stop it.
     """
     main = multiprocessing.parent_process()
-    while main.is_alive() and os.path.exists(lease):
-        main.join(timeout=0.2)
+    with contextlib.suppress(FileNotFoundError):
+        while main.is_alive():
+            os.utime(lease)  # also keeps cleaners of temporary folders away from it
+            main.join(timeout=0.2)
     main.join(timeout=CLOSE_SECONDS)  # a worker that does not hang ends by itself, and tidies up
     os._exit(1)  # anything but 0: grain's close waits until the worker is seen to have failed

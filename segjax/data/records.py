@@ -25,7 +25,7 @@ from absl import logging
 
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
-from segjax.data.spec import IGNORE, ClassSpec, DataSpec
+from segjax.data.spec import IGNORE, ClassSpec, DataSpec, split_names
 from segjax.errors import InputError, unknown_name
 
 EXAMPLES_PER_SHARD = 64
@@ -250,11 +250,6 @@ class SplitSource:
 
     def __reduce__(self):
         return SplitSource, self._arguments
-
-
-def split_names(split: str) -> tuple[str, ...]:
-    """('train', 'val') for 'train[:10%]+val'."""
-    return tuple(part.split('[')[0].strip() for part in split.split('+'))
 
 
 def _open(builder, split: str, decoders, where: str):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import NamedTuple
 
 IGNORE = 255
 """The label that counts nowhere: not in losses, metrics, class statistics; fill value of padding and augmentation."""
@@ -25,6 +26,26 @@ class ClassSpec:
         return len(self.names)
 
 
+def split_names(split: str) -> tuple[str, ...]:
+    """The plain splits of a TFDS expression: ('train', 'val') for 'train[:10%]+val'."""
+    return tuple(part.split('[')[0].strip() for part in split.split('+'))
+
+
+class SplitSpec(NamedTuple):
+    """What is known of a split; of a slice (train[:10%]) bounds and shares are those of the whole split.
+
+    num_examples  at most this many
+    max_size      (height, width) that holds every label
+    class_pixels  [C] labelled pixels of each class
+    void_pixels   ignored pixels
+    """
+
+    num_examples: int
+    max_size: tuple[int, int]
+    class_pixels: tuple[int, ...]
+    void_pixels: int
+
+
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
     """A prepared data set.
@@ -45,3 +66,13 @@ class DataSpec:
     max_size: Mapping[str, tuple[int, int]]
     class_pixels: Mapping[str, tuple[int, ...]]
     void_pixels: Mapping[str, int]
+
+    def split(self, expression: str) -> SplitSpec:
+        """Of 'train', 'train+val' or 'train[:10%]'."""
+        names = split_names(expression)
+        return SplitSpec(
+            num_examples=sum(self.num_examples[n] for n in names),
+            max_size=(max(self.max_size[n][0] for n in names), max(self.max_size[n][1] for n in names)),
+            class_pixels=tuple(sum(counts) for counts in zip(*(self.class_pixels[n] for n in names))),
+            void_pixels=sum(self.void_pixels[n] for n in names),
+        )

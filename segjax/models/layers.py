@@ -21,6 +21,11 @@ def uniform_fan(fan: int) -> Callable:
     return init
 
 
+def _add_bias(y, bias):
+    # In float32: the bias's gradient is a sum over all pixels, which stops growing when it is kept in bfloat16.
+    return (y + bias).astype(y.dtype)
+
+
 class Conv(nn.Module):
     """Convolution with torch's symmetric zero padding: dilation (k - 1) / 2 on both sides, k odd.
 
@@ -57,7 +62,7 @@ class Conv(nn.Module):
         else:
             y = ops.conv2d(x, kernel, self.strides, self.dilation)
         if self.use_bias:
-            y += self.param('bias', self.bias_init or default, (self.features,), jnp.float32).astype(self.dtype)
+            y = _add_bias(y, self.param('bias', self.bias_init or default, (self.features,), jnp.float32))
         return y
 
 
@@ -91,5 +96,5 @@ class ConvTranspose(nn.Module):
         kernel = self.param('kernel', self.kernel_init or default, shape, jnp.float32)
         y = operations[k](x.astype(self.dtype), kernel, self.forms)
         if self.use_bias:
-            y += self.param('bias', self.bias_init or default, (self.features,), jnp.float32).astype(self.dtype)
+            y = _add_bias(y, self.param('bias', self.bias_init or default, (self.features,), jnp.float32))
         return y

@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.data.spec import IGNORE
 from segjax.errors import unknown_name
 
 SCHEMES = {
@@ -28,20 +27,21 @@ def normalize(image, scheme: str):
     return (image - np.float32(mean)) / np.float32(std)
 
 
-def colorize(label, palette):
+def colorize(label, palette, ignore: int = 255):
     """Label map -> picture.
 
     Args:
       label: [...] integers, train ids.
       palette: [C, 3] (r, g, b) in 0 .. 255 per class, a ClassSpec's palette.
+      ignore: the label that counts nowhere.
 
     Returns:
-      [..., 3] uint8; ignored pixels (255) are black, ids that are neither a class nor 255 are magenta, to be seen.
+      [..., 3] uint8; ignored pixels are black, ids that are neither a class nor ignored are magenta, to be seen.
     """
     palette = jnp.asarray(palette, jnp.uint8)
     known = (label >= 0) & (label < len(palette))
     colors = jnp.where(known[..., None], palette[jnp.where(known, label, 0)], np.uint8(OUT_OF_RANGE_COLOR))
-    return jnp.where((label == IGNORE)[..., None], np.uint8(0), colors)
+    return jnp.where((label == ignore)[..., None], np.uint8(0), colors)
 
 
 def overlay(image, colors, alpha: float = 0.5):

@@ -56,11 +56,9 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
         axis_name=parallel.AXIS,
         **model_args,
     )
+    train_split, eval_split = spec.split(config.data.train_split), spec.split(config.data.eval_split)
     class_weights = losses.class_weights(
-        spec.class_pixels[config.data.train_split],
-        spec.void_pixels[config.data.train_split],
-        config.loss.class_weights,
-        k=config.loss.weight_k,
+        train_split.class_pixels, train_split.void_pixels, config.loss.class_weights, k=config.loss.weight_k
     )
 
     def apply(params, model_state, image, *, train: bool, keys: Keys | None = None):
@@ -145,20 +143,20 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
     def eval_step(state: TrainState, batch: Batch, keys: Keys) -> Metrics:
         prediction = predict_labels(state, batch)
         image_iou = confusion.image_iou(prediction, batch['label'], num_classes, batch['weight'])
-        num_examples = spec.num_examples[config.data.eval_split]
         return {
             'confusion': confusion.confusion(prediction, batch['label'], num_classes, batch['weight']),
-            'image_score': confusion.per_example(image_iou, batch['index'], batch['weight'], num_examples),
+            'image_score': confusion.per_example(image_iou, batch['index'], batch['weight'], eval_split.num_examples),
         }
 
     def finalize(metrics: Mapping[str, Mean]) -> Scores:
         matrix = metrics['confusion'].sum
-        prior = np.asarray(spec.class_pixels[config.data.train_split])
+        prior = np.asarray(train_split.class_pixels)
         names, policy = spec.classes.names, config.evaluate.policy
         scores = confusion.scores(matrix, names, policy)
         for name, blind in (('commonest', confusion.commonest_class), ('prior', confusion.class_prior)):
             values = confusion.scores(blind(matrix, prior), names, policy)
             scores[f'baseline_{name}'] = {k: v for k, v in values.items() if isinstance(v, float)}
+        scores['confusion'] = matrix[:num_classes, :num_classes].astype(int).tolist()
         return scores
 
     def render(state: TrainState, batch: Batch, keys: Keys):

@@ -148,8 +148,7 @@ def test_jpeg_bytes_are_kept(tmp_path):
 
 
 def palette_png(path, ids):
-    image = Image.fromarray(ids, mode='L')
-    image = image.convert('P')
+    image = Image.fromarray(ids).convert('P')
     image.putdata(ids.ravel().tolist())
     image.putpalette([7, 7, 7, 200, 0, 0, 0, 200, 0, 1, 2, 3])
     image.save(path)

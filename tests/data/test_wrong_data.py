@@ -192,6 +192,16 @@ def test_half_a_download(tmp_path):
     expect(config, 'leftImg8bit.png', 'no instance file for 1 of', 'train')
 
 
+def test_instances_of_another_size_or_in_colour(tmp_path):
+    layouts.write_cityscapes(tmp_path)
+    path = next(tmp_path.rglob('*instanceIds.png'))
+    config = layouts.data_config('cityscapes', tmp_path, tmp_path / 'cache')
+    layouts.save(path, np.zeros((12, 16), np.uint16))
+    expect(config, path, '16x12', '32x24')
+    layouts.save(path, np.zeros((*layouts.SIZE, 3), np.uint8))
+    expect(config, path, 'three channels')
+
+
 def test_cityscapes_file_name(tmp_path):
     layouts.write_cityscapes(tmp_path)
     path = next((tmp_path / 'leftImg8bit/train').rglob('*.png'))

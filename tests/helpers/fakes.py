@@ -45,14 +45,16 @@ def eval_batches(batch_size, seed=1):
         label = np.full((40, 70), 255, np.int32)
         label[:h, :w] = rng.integers(0, NUM_CLASSES, (h, w))
         label[: 3 * i, :] = 255
-        examples.append({
-            'image': rng.integers(0, 255, (32, 64, 3)).astype(np.uint8),
-            'label': label,
-            'weight': np.float32(1),
-            'index': np.int32(i),
-            'size': np.array([32, 64 - i], np.int32),
-            'label_size': np.array([h, w], np.int32),
-        })
+        examples.append(
+            {
+                'image': rng.integers(0, 255, (32, 64, 3)).astype(np.uint8),
+                'label': label,
+                'weight': np.float32(1),
+                'index': np.int32(i),
+                'size': np.array([32, 64 - i], np.int32),
+                'label_size': np.array([h, w], np.int32),
+            }
+        )
     padding = {**examples[0], 'weight': np.float32(0), 'label': np.full((40, 70), 255, np.int32)}
     examples += [padding] * (-len(examples) % batch_size)
     for start in range(0, len(examples), batch_size):

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 from fakes import SPEC, eval_batches, train_batch
+
 from segjax import config as config_lib
 from segjax import parallel, rng
 from segjax.pipelines import supervised
@@ -57,18 +58,33 @@ def one_device():
     return run_steps(make_config())
 
 
+def step_in_float64(devices=1, mode='pmap'):
+    """(loss, what one SGD step moved each parameter by, batch statistics).
+
+    In float32 an activation that rounds to the other side of a ReLU moves gradients by per cents, on one device too when
+    the rows of its batch change places; in float64 that noise is gone and any real difference shows.
+    """
+    with jax.enable_x64(True):
+        config = make_config(train=dict(dtype='float64'))
+        _, _, start, _ = run_steps(config, 0, devices, mode)
+        _, _, state, losses = run_steps(config, 1, devices, mode)
+        return losses, jax.tree.map(np.subtract, state.params, start.params), state.model_state
+
+
+@pytest.fixture(scope='module')
+def exact_step():
+    return step_in_float64()
+
+
 @pytest.mark.parametrize('devices, mode', [(8, 'pmap'), (2, 'shard_map'), (8, 'shard_map')])
-def test_a_step_is_the_same_on_any_number_of_devices(one_device, devices, mode):
-    _, _, expected, losses = one_device
-    _, _, state, other_losses = run_steps(make_config(), devices=devices, mode=mode)
-    np.testing.assert_allclose(other_losses, losses, rtol=1e-5)
-    start = run_steps(make_config(), num_steps=0)[2].params
-    # One SGD step: what a parameter moved is its gradient times the learning rate.
-    moved, expected_move = (jax.tree.map(np.subtract, s.params, start) for s in (state, expected))
+def test_a_step_is_the_same_on_any_number_of_devices(exact_step, devices, mode):
+    expected_losses, expected_move, expected_stats = exact_step
+    losses, moved, stats = step_in_float64(devices, mode)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-6)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(moved), jax.tree.leaves(expected_move)):
-        error = np.linalg.norm(a - b)
-        assert error <= 5e-3 * np.linalg.norm(b) + 1e-6, (path, error, np.linalg.norm(b))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), state.model_state, expected.model_state)
+        # What a parameter moved is its gradient times the learning rate, up to the rounding of the parameter itself.
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + 1e-6, path
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), stats, expected_stats)
 
 
 @pytest.mark.parametrize('batch_size, devices, mode', [(8, 8, 'pmap'), (3, 1, 'pmap'), (4, 4, 'shard_map')])

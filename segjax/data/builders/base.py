@@ -188,7 +188,11 @@ class FileDataset(Dataset):
                 attempt(lambda: _check_size(where, instance, item, size))
         if 'intrinsics' in item.files and size is not None:
             intrinsics = attempt(lambda: self.read_intrinsics(item.files['intrinsics'], size))
-        seen = frozenset(np.unique(ids).tolist()) if ids is not None and ids.ndim == 2 else frozenset()
+        seen = (
+            frozenset(np.flatnonzero(np.bincount(ids.ravel())).tolist())
+            if ids is not None and ids.ndim == 2
+            else frozenset()
+        )
         if problems:
             return Inspection(None, problems, seen)
         features = {'image': image[0], 'label': files.encode_png(label), **text_features(item)}
