@@ -123,7 +123,7 @@ class Checkpoints:
                 raw, record = found['state'], dict(found['record'])
             except Exception as error:
                 first_line = (str(error).splitlines() or [type(error).__name__])[0]
-                logging.warning(
+                logging.error(
                     'checkpoint %s/%d cannot be read (%s): trying the one before',
                     self._folder,
                     candidate,

@@ -282,11 +282,11 @@ class Progress:
         now: Callable[[], float] = time.monotonic,
         interval: float = 10.0,
     ):
-        self._name, self._num_steps, self._start_step = name, num_steps, start_step
+        self._name, self._num_steps = name, num_steps
         self._stream = sys.stderr if stream is None else stream
         self._enabled, self._now, self._interval = enabled, now, interval
         self._loss, self._rate = None, None
-        self._started, self._printed = now(), -math.inf
+        self._origin, self._printed = None, -math.inf  # (step, time) after the first step, which compiles
         self._bar = None
         if enabled and self._stream.isatty():
             self._bar = tqdm.tqdm(
@@ -304,13 +304,15 @@ class Progress:
             self._bar.update(step - self._bar.n)
             return
         now = self._now()
-        if now - self._printed < self._interval and step < self._num_steps:
+        self._origin = self._origin or (step, now)
+        last = step == self._num_steps and loss is not None
+        if now - self._printed < self._interval and not last:
             return
         self._printed = now
-        done = step - self._start_step
+        done = step - self._origin[0]
         parts = [f'step {step}/{self._num_steps} ({100 * step // max(self._num_steps, 1)} %)', *self._values()]
         if done > 0 and step < self._num_steps:
-            parts.append('ETA ' + duration((now - self._started) / done * (self._num_steps - step)))
+            parts.append('ETA ' + duration((now - self._origin[1]) / done * (self._num_steps - step)))
         self.message(f'[{self._name}] ' + ', '.join(parts))
 
     def _values(self) -> list[str]:

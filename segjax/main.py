@@ -100,7 +100,7 @@ def _dispatch() -> None:
 def main(argv) -> None:
     if len(argv) > 1:
         _fail(InputError('command line', got=' '.join(argv[1:]), expected='flags only, as --workdir runs/first'))
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # orbax warns at every save without a score
     from segjax import checkpoints, driver
 
     try:

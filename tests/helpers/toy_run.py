@@ -1,9 +1,12 @@
-"""The toy pipeline as a config, and as a program for tests that kill it: `python toy_run.py WORKDIR [num_steps]`."""
+"""The toy pipeline as a config, and as a program for tests that kill it or run it in several processes:
+
+python toy_run.py WORKDIR NUM_STEPS [KEY=VALUE ...]     keys: mode, noise, optimiser, port, process_id, num_processes
+"""
 
 import sys
 
 from segjax import config as config_lib
-from segjax import pipelines
+from segjax import driver, parallel, pipelines
 
 
 def make_config(**sections):
@@ -14,6 +17,7 @@ def make_config(**sections):
         augment=dict(crop=(32, 64)),
         data=dict(eval_size=(32, 64), threads=1, world=dict(num_train=16, num_val=10, size=(32, 64))),
         train=dict(batch_size=8, num_steps=5),
+        # Ten examples in batches of eight: the last batch is padded, and its padding falls on some devices only.
         evaluate=dict(batch_size=8),
         run=dict(log_every=2, eval_every=3, checkpoint_every=2, num_pictures=1),
     )
@@ -21,7 +25,20 @@ def make_config(**sections):
     return config
 
 
-if __name__ == '__main__':
-    from segjax import driver
+def main(workdir, num_steps, *pairs):
+    options = dict(mode='pmap', noise='0.1', optimiser='adam', port='', process_id='0', num_processes='1')
+    options.update(pair.split('=') for pair in pairs)
+    coordinator = f'127.0.0.1:{options["port"]}' if options['port'] else ''
+    parallel.initialize(False, coordinator, int(options['num_processes']), int(options['process_id']))
+    config = make_config(
+        train=dict(num_steps=int(num_steps)),
+        noise=float(options['noise']),
+        optim=dict(name=options['optimiser']),
+        optim_critic=dict(name=options['optimiser']),
+        parallel=dict(mode=options['mode'], check_replicas=True),
+    )
+    driver.train(config, workdir)
 
-    driver.train(make_config(train=dict(num_steps=int(sys.argv[2]))), sys.argv[1])
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

@@ -61,8 +61,8 @@ def one_device():
 def step_in_float64(devices=1, mode='pmap'):
     """(loss, what one SGD step moved each parameter by, batch statistics).
 
-    In float32 an activation that rounds to the other side of a ReLU moves gradients by per cents, on one device too when
-    the rows of its batch change places; in float64 that noise is gone and any real difference shows.
+    In float32 an activation that rounds to the other side of a ReLU moves gradients by per cents, on one device too
+    when the rows of its batch change places; in float64 that noise is gone and any real difference shows.
     """
     with jax.enable_x64(True):
         config = make_config(train=dict(dtype='float64'))
