@@ -80,9 +80,10 @@ def _quick(config):
         config,
         augment=dict(resize=(), crop=(128, 256)),
         data=dict(name='streets', eval_size=(128, 256), world=dict(num_train=400, num_val=64, size=(128, 256))),
-        train=dict(batch_size=4, num_steps=650),
+        train=dict(batch_size=8, num_steps=330),
         evaluate=dict(batch_size=8),
-        run=dict(log_every=10, eval_every=325, checkpoint_every=130),
+        optim=dict(learning_rate=1e-3),
+        run=dict(log_every=10, eval_every=110, checkpoint_every=110),
     )
 
 

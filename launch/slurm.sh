@@ -3,7 +3,7 @@
 #
 # usage: bash launch/slurm.sh --config FILE[:ARGUMENTS] --workdir FOLDER [flags] [-- ARGUMENTS OF segjax.main]
 #
-#   bash launch/slurm.sh --config configs/noise_cyclegan.py --workdir /scratch/runs/cyclegan \
+#   bash launch/slurm.sh --config configs/supervised.py --workdir /scratch/runs/cityscapes \
 #     --nodes 2 --gpus-per-node 4 --time 12:00:00 --partition gpu -- --config.seed=3
 #
 #   --config FILE        experiment, seen from the current folder or from the repository

@@ -13,7 +13,7 @@
 #
 #   export TPU_NAME=segjax TPU_ZONE=us-central2-b TPU_TYPE=v4-32 TPU_VERSION=tpu-ubuntu2204-base
 #   bash launch/tpu_pod.sh create && bash launch/tpu_pod.sh sync
-#   bash launch/tpu_pod.sh run --config configs/noise_cyclegan.py --workdir /mnt/runs/cyclegan
+#   bash launch/tpu_pod.sh run --config configs/supervised.py --workdir /mnt/runs/cityscapes
 #
 #   --name, --zone, --type, --version, --project   or TPU_NAME, TPU_ZONE, TPU_TYPE, TPU_VERSION, TPU_PROJECT
 #                       type and version: create only; project: default is gcloud's

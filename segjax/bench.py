@@ -1,11 +1,15 @@
 """`--mode bench`: how fast a config trains, evaluates, predicts and reads its data, and what its programs cost.
 
-What is timed, for every stage of the config:
+Nothing has to be trained first: parameters are fresh. What is timed, for every stage of the config:
 
-    train     one optimiser step of the global batch: transfer to the devices, step, results ready
-    evaluate  one evaluation batch, likewise
-    predict   one batch of tiles as `--mode predict` calls it, on one device
-    input     reading, decoding and augmenting training batches while the devices are idle
+    train     one optimiser step of the global batch: batch to the devices, forward, backward, update, metrics
+    evaluate  one batch likewise: batch to the devices, forward, metrics at the label's own size
+    predict   one batch of tiles as `--mode predict` calls it, on one device: tiles to the device, forward
+    input     reading, decoding, augmenting and batching for training, with the config's threads and workers, while the
+              devices are idle
+
+`config.bench.variants` names other settings of the same config. Their programs are timed in the same run, one call of
+each in turn, so that a machine that slows down hurts all alike; what is compared is the time per image in each round.
 
 Programs are compiled ahead of time with the persistent cache off: `compile_seconds` is what the first start on a
 machine pays, `lower_seconds` (tracing) what every start pays. FLOPs and bytes are XLA's own estimates for the program
@@ -14,7 +18,6 @@ result, after warm-up calls that do not count. Figures are the median and the qu
 """
 
 import contextlib
-import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,13 +27,23 @@ import ml_collections
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from segjax import data, driver, logs, parallel, rng
+from segjax import config as config_lib
+from segjax import config_file, driver, logs, parallel
 from segjax.data import loader
-from segjax.data.spec import DataSpec
-from segjax.protocol import Input, PyTree, Stage, TrainState
+from segjax.errors import InputError
+from segjax.protocol import PyTree, Stage, TrainState
 
-REPETITIONS, WARM_UP = 10, 2
-COLUMNS = ('stage', 'what', 'batch', 'size', 'images/s', 'ms', 'spread', 'trace s', 'compile s', 'GFLOP', 'peak MB')
+BASE = 'base'
+INCLUDED = {
+    'train': 'batch to the devices, forward, backward, update, metrics',
+    'evaluate': "batch to the devices, forward, metrics at the label's own size",
+    'predict': 'tiles to one device, forward; images are tiles',
+    'input': 'reading, decoding, augmenting, batching; devices idle',
+}
+COLUMNS = (
+    *('stage', 'what', 'variant', 'batch', 'size', 'images/s', 'ms', 'spread', '/ base'),
+    *('trace s', 'compile s', 'GFLOP', 'peak MB'),
+)
 
 
 class Measurement(NamedTuple):
@@ -61,15 +74,10 @@ class Ratio(NamedTuple):
 # --- clocks ---
 
 
-def measure(call: Callable[[], PyTree], repetitions: int = REPETITIONS, warm_up: int = WARM_UP) -> Measurement:
-    """Times `call()`, its arrays ready; `warm_up` calls come first and do not count."""
-    return measure_in_turn({'only': call}, repetitions, warm_up)['only']
-
-
 def measure_in_turn(
-    calls: Mapping[str, Callable[[], PyTree]], repetitions: int = REPETITIONS, warm_up: int = WARM_UP
+    calls: Mapping[str, Callable[[], PyTree]], repetitions: int, warm_up: int
 ) -> dict[str, Measurement]:
-    """Times several calls in rounds, one of each per round, so that a machine that slows down hurts all alike.
+    """Times calls, their arrays ready, in rounds of one call each; the `warm_up` rounds before do not count.
 
     Every other round goes backwards: what runs after a given neighbour changes, too.
     """
@@ -93,28 +101,6 @@ def ratios(measurements: Mapping[str, Measurement], reference: str) -> dict[str,
         low, high = np.quantile(paired, (0.25, 0.75))
         found[name] = Ratio(float(np.median(paired)), (float(low), float(high)))
     return found
-
-
-def compare(
-    variants: Mapping[str, tuple[Callable, Sequence]], repetitions: int = REPETITIONS, warm_up: int = WARM_UP
-) -> tuple[dict[str, Measurement], dict[str, Ratio]]:
-    """Times variants of one computation against the first of them, in turn.
-
-    Args:
-      variants: {name: (function, arguments)}; the functions are jitted (or compiled) and donate nothing.
-      repetitions: timed rounds.
-      warm_up: rounds before (the first one compiles).
-
-    Returns:
-      Measurements and ratios to the first variant, both by name.
-
-    Example:
-      times, ratio = compare({'naive': (naive_step, args), 'fast': (fast_step, args)})
-      ratio['fast'].median  # 0.6: takes 60 % of the naive one's time
-    """
-    calls = {name: (lambda fn=fn, args=args: fn(*args)) for name, (fn, args) in variants.items()}
-    measurements = measure_in_turn(calls, repetitions, warm_up)
-    return measurements, ratios(measurements, next(iter(variants)))
 
 
 # --- programs ---
@@ -152,13 +138,13 @@ def compile_program(mapped: Callable, *args: PyTree) -> Program:
         call=compiled,
         lower_seconds=between - start,
         compile_seconds=end - between,
-        flops=_entry(cost, 'flops'),
-        bytes_accessed=_entry(cost, 'bytes accessed'),
+        flops=_cost(cost, 'flops'),
+        bytes_accessed=_cost(cost, 'bytes accessed'),
         memory=memory and _memory(memory),
     )
 
 
-def _entry(cost: Mapping[str, float] | None, name: str) -> float | None:
+def _cost(cost: Mapping[str, float] | None, name: str) -> float | None:
     return float(cost[name]) if cost and name in cost else None
 
 
@@ -190,137 +176,212 @@ def without_compilation_cache() -> Iterator[None]:
 # --- stages ---
 
 
+class Variant(NamedTuple):
+    """A config to be timed, opened: the first one of a bench is the base that the others are compared with."""
+
+    name: str
+    overrides: str
+    run: driver.Run
+    stages: tuple[Stage, ...]
+
+
+class Job(NamedTuple):
+    """One stage of one variant; the state is on the host."""
+
+    run: driver.Run
+    stage: Stage
+    state: TrainState
+
+
+class Timed(NamedTuple):
+    """What is called and what one call goes through."""
+
+    call: Callable[[], PyTree]
+    program: Program
+    batch_size: int
+    size: tuple[int, int]
+
+
 def main(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
-    """`--mode bench`: opens the data, makes the stages and benches them; see `run`."""
-    opened, stages = driver.open_run(config, workdir)
-    return run(config, stages, opened.spec, opened.topology, opened.workdir)
+    """`--mode bench`: opens the config and its variants and benches them; see `run`."""
+    return run(open_variants(config, workdir))
 
 
-def run(
-    config: ml_collections.ConfigDict,
-    stages: Sequence[Stage],
-    spec: DataSpec,
-    topology: parallel.Topology,
-    out: pathlib.Path,
-    repetitions: int = REPETITIONS,
-) -> dict[str, Any]:
-    """Benches every stage at freshly initialised parameters; prints a table and writes `out`/bench.json.
+def open_variants(config: ml_collections.ConfigDict, workdir: str) -> tuple[Variant, ...]:
+    """The config itself and each of `config.bench.variants`; every check that needs no compiler happens here.
+
+    Raises:
+      InputError: a variant that changes nothing known or is no valid config; it is named.
+    """
+    config_lib.validate(config)
+    config = config_file.overridden(config, 'init_from.path=')  # what parameters hold does not change what they cost
+    variants = [Variant(BASE, '', *driver.open_run(config, workdir, 'train'))]
+    for name, overrides in config_lib.variants_by_name(config.bench.variants).items():
+        try:
+            changed = config_file.overridden(config, overrides)
+            if changed.bench != config.bench:
+                raise InputError('config.bench', got='changed', expected='the same repetitions for all variants')
+            variants.append(Variant(name, overrides, *driver.open_run(changed, workdir, 'train')))
+        except InputError as error:
+            where = f'config.bench.variants, {name}: {error.where}'
+            raise InputError(where, got=error.got, expected=error.expected, fix=error.fix) from error
+    return tuple(variants)
+
+
+def run(variants: Sequence[Variant]) -> dict[str, Any]:
+    """Benches every stage of every variant at fresh parameters; prints a table and writes <workdir>/bench.json.
+
+    All variants are on the devices at once: together they need more memory than each alone.
 
     Returns:
-      {'environment': {...}, 'config': {...}, 'stages': {name: {'train': {...}, 'evaluate': {...}, 'predict': {...},
-      'input': {...}, 'input_over_train': images/s of the input over those of training; below 1 the devices wait}}}.
-      An entry is missing where the stage has no such part.
+      {'environment': {...}, 'config': the base's, 'variants': {name: overrides}, 'stages': {stage: {
+      'train', 'evaluate', 'predict', 'input': {variant: {...}},
+      'input_over_train': {variant: images/s of the input over those of training; below 1 the devices wait}}}}.
+      A part is missing where the stage has none. A variant that reads as an earlier one does has no 'input' of its own.
     """
-    opened = driver.Run(config, spec, pathlib.Path(out), topology)
-    states: dict[str, TrainState] = {}
-    results: dict[str, Any] = {}
-    for stage in stages:
-        key = rng.root(config.seed, stage.name, 'init')
-        init = jax.jit(stage.init)
-        states[stage.name] = parallel.to_host(init(key, driver.device_batch(opened, stage), dict(states)))
-        results[stage.name] = bench_stage(opened, stage, states[stage.name], repetitions)
+    base = variants[0].run
+    jobs: dict[str, dict[str, Job]] = {}
+    for variant in variants:
+        states: dict[str, TrainState] = {}
+        for stage in variant.stages:
+            states[stage.name] = driver.initial_state(variant.run, stage, dict(states))
+            jobs.setdefault(stage.name, {})[variant.name] = Job(variant.run, stage, states[stage.name])
     report = {
-        'environment': logs.environment(topology.devices[0].device_kind, topology.count, jax.process_count()),
-        'config': {
-            'pipeline': config.pipeline,
-            'dtype': config.train.dtype,
-            'parallel': topology.mode,
-            'devices': topology.count,
-        },
-        'stages': results,
+        'environment': logs.environment(base.topology.devices[0].device_kind, base.topology.count, jax.process_count()),
+        'config': config_lib.to_json(base.config),
+        'variants': {variant.name: variant.overrides for variant in variants},
+        'stages': {name: bench_stage(of_stage, base.config.bench) for name, of_stage in jobs.items()},
     }
     if parallel.is_main():
-        logs.write_json(opened.workdir / 'bench.json', report)
+        logs.write_json(base.workdir / 'bench.json', report)
         print(table(report), flush=True)
     return report
 
 
-def bench_stage(opened: driver.Run, stage: Stage, state: TrainState, repetitions: int) -> dict[str, Any]:
-    """The entries of one stage; `state` is on the host."""
-    result = {}
-    functions = driver.map_functions(opened, stage)
-    if stage.num_steps:
-        with contextlib.closing(_train_batches(opened, stage.train_input)) as batches:
-            result['input'] = bench_input(batches, stage.train_input, repetitions)
-            batch = next(batches)
-        result['train'] = bench_train(opened, stage, functions.train, state, batch, repetitions)
-        result['input_over_train'] = result['input']['images_per_second'] / result['train']['images_per_second']
-    result['evaluate'] = bench_evaluate(opened, stage, functions.evaluate, state, repetitions)
-    if stage.predict is not None:
-        result['predict'] = bench_predict(opened.config, stage, state, repetitions)
-    return result
+def bench_stage(jobs: Mapping[str, Job], settings: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The parts of one stage, by variant.
+
+    Args:
+      jobs: by variant; times are compared with the first one's.
+      settings: `config.bench`.
+    """
+    parts: dict[str, Any] = {}
+    training = {name: job for name, job in jobs.items() if job.stage.num_steps}
+    source = {name: _first_that_reads_alike(training, job) for name, job in training.items()}
+    inputs = {name: bench_input(training[name], settings) for name in dict.fromkeys(source.values())}
+    for part, prepare, able in (
+        ('train', prepare_train, training),
+        ('evaluate', prepare_evaluate, jobs),
+        ('predict', prepare_predict, {name: job for name, job in jobs.items() if job.stage.predict is not None}),
+    ):
+        if able:
+            parts[part] = bench_calls({name: prepare(job) for name, job in able.items()}, settings)
+    if training:
+        parts['input'] = inputs
+        rate = {name: entry['images_per_second'] for name, entry in parts['train'].items()}
+        parts['input_over_train'] = {n: inputs[source[n]]['images_per_second'] / rate[n] for n in training}
+    return parts
 
 
-def bench_input(batches: Iterator, inputs: Input, repetitions: int) -> dict[str, Any]:
-    """Time per batch of the training input, one after another and with nothing else to do."""
-    # What was read ahead before the clock started is given out first; it would look too fast.
-    measurement = measure(lambda: next(batches)['image'], repetitions, warm_up=max(WARM_UP, repetitions // 2))
-    # A batch that was ready and one that was waited for differ much: the rate is that of all of them together.
-    rate = inputs.batch_size * len(measurement.seconds) / sum(measurement.seconds)
-    return {**_shape(inputs.batch_size, inputs.size), 'images_per_second': rate, **measurement.record()}
+def bench_calls(timed: Mapping[str, Timed], settings: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Times the variants of one part in turn; `over_base` is the ratio of times per image to the first one's."""
+    calls = {name: one.call for name, one in timed.items()}
+    measurements = measure_in_turn(calls, settings.repetitions, settings.warmup)
+    per_image = {
+        name: Measurement(tuple(seconds / timed[name].batch_size for seconds in measurement.seconds))
+        for name, measurement in measurements.items()
+    }
+    over_base = ratios(per_image, next(iter(timed)))
+    return {
+        name: {
+            'batch_size': one.batch_size,
+            'size': one.size,
+            'images_per_second': 1 / per_image[name].median,
+            **measurements[name].record(),
+            'over_base': over_base[name]._asdict(),
+            **one.program.record(),
+        }
+        for name, one in timed.items()
+    }
 
 
-def bench_train(opened, stage: Stage, train: Callable, state, batch, repetitions: int) -> dict[str, Any]:
-    """Time of an optimiser step; the state moves on from call to call, as it is donated."""
-    root = rng.root(opened.config.seed, stage.name, 'train')
-    current = opened.topology.put_replicated(state)
-    program = compile_program(train, current, opened.topology.put_batch(batch), root)
+def prepare_train(job: Job) -> Timed:
+    """An optimiser step; the state moves on from call to call, as it is donated."""
+    inputs, topology = job.stage.train_input, job.run.topology
+    with contextlib.closing(driver.train_batches(job.run, inputs, 0)) as batches:
+        batch = next(batches)
+    root = driver.root_key(job.run, job.stage, 'train')
+    state = topology.put_replicated(job.state)
+    train = driver.map_functions(job.run, job.stage).train
+    program = compile_program(train, state, topology.put_batch(batch), root)
 
     def step():
-        nonlocal current
-        current, metrics, _ = program.call(current, opened.topology.put_batch(batch), root)
-        return current, metrics
+        nonlocal state
+        state, metrics, _ = program.call(state, topology.put_batch(batch), root)
+        return state, metrics
 
-    inputs = stage.train_input
-    return _entry_of(measure(step, repetitions), program, inputs.batch_size, inputs.size)
+    return Timed(step, program, inputs.batch_size, inputs.size)
 
 
-def bench_evaluate(opened, stage: Stage, evaluate: Callable, state, repetitions: int) -> dict[str, Any]:
-    """Time of an evaluation batch, resize to the labels' own size and metrics included."""
-    inputs = stage.eval_input
-    source = data.open_split(opened.config.data, inputs.split, inputs.features)
+def prepare_evaluate(job: Job) -> Timed:
+    """An evaluation batch, resize to the labels' own size and metrics included."""
+    inputs, topology = job.stage.eval_input, job.run.topology
+    source = job.run.data.open_split(inputs.split, inputs.features)
     rows = [i % len(source) for i in range(inputs.batch_size // jax.process_count())]
-    batch = loader.examples(source, rows, inputs, max_size=opened.spec.split(inputs.split).max_size)
-    root = rng.root(opened.config.seed, stage.name, 'evaluate')
-    state, number = opened.topology.put_replicated(state), np.int32(0)
-    program = compile_program(evaluate, state, opened.topology.put_batch(batch), root, number)
-    measurement = measure(lambda: program.call(state, opened.topology.put_batch(batch), root, number), repetitions)
-    return _entry_of(measurement, program, inputs.batch_size, inputs.size)
+    batch = loader.examples(source, rows, inputs, max_size=job.run.spec.split(inputs.split).max_size)
+    root = driver.root_key(job.run, job.stage, 'evaluate')
+    state, number = topology.put_replicated(job.state), np.int32(0)
+    evaluate = driver.map_functions(job.run, job.stage).evaluate
+    program = compile_program(evaluate, state, topology.put_batch(batch), root, number)
+
+    def step():
+        return program.call(state, topology.put_batch(batch), root, number)
+
+    return Timed(step, program, inputs.batch_size, inputs.size)
 
 
-def bench_predict(config, stage: Stage, state, repetitions: int) -> dict[str, Any]:
-    """Time of a batch of tiles; images/s counts tiles."""
-    size = tuple(config.predict.tile) or tuple(config.data.eval_size)
-    images = np.random.default_rng(0).integers(0, 256, (config.predict.batch_size, *size, 3), np.uint8)
-    state = jax.device_put(state, jax.local_devices()[0])
-    program = compile_program(jax.jit(stage.predict), state, images)
-    measurement = measure(lambda: program.call(state, images), repetitions)
-    return _entry_of(measurement, program, config.predict.batch_size, size)
+def prepare_predict(job: Job) -> Timed:
+    """A batch of tiles; images are tiles."""
+    keys = job.run.config.predict
+    size = tuple(keys.tile) or tuple(job.run.config.data.eval_size)
+    images = np.random.default_rng(0).integers(0, 256, (keys.batch_size, *size, 3), np.uint8)
+    state = jax.device_put(job.state, jax.local_devices()[0])
+    program = compile_program(jax.jit(job.stage.predict), state, images)
+    return Timed(lambda: program.call(state, images), program, keys.batch_size, size)
 
 
-def _train_batches(opened: driver.Run, inputs: Input) -> Iterator:
-    return loader.train_iterator(
-        data.open_split(opened.config.data, inputs.split, inputs.features),
-        inputs,
-        seed=opened.config.seed,
-        start_step=0,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        data_config=opened.config.data,
-    )
+# --- input ---
 
 
-def _shape(batch_size: int, size: tuple[int, int]) -> dict[str, Any]:
-    return {'batch_size': batch_size, 'size': tuple(size)}
-
-
-def _entry_of(measurement: Measurement, program: Program, batch_size: int, size: tuple[int, int]) -> dict[str, Any]:
+def bench_input(job: Job, settings: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Time per batch of the training input, one after another and with nothing else to do."""
+    inputs, keys = job.stage.train_input, job.run.config.data
+    at_once = max(1, keys.threads) * max(1, keys.workers)
+    # What was read ahead before the clock started is given out first; it would look too fast.
+    rows = inputs.batch_size // jax.process_count()
+    read_ahead = -(-keys.prefetch // rows) + at_once + 2 * max(1, keys.workers)
+    # Batches that are made at the same time come in bursts: many bursts, or the rate depends on where one is cut.
+    repetitions = max(settings.repetitions, 8 * at_once)
+    with contextlib.closing(driver.train_batches(job.run, inputs, 0)) as batches:
+        calls = {'input': lambda: next(batches)['image']}
+        measurement = measure_in_turn(calls, repetitions, max(settings.warmup, read_ahead))['input']
+    # A batch that was ready and one that was waited for differ much: the rate is that of all of them together.
+    rate = inputs.batch_size * len(measurement.seconds) / sum(measurement.seconds)
     return {
-        **_shape(batch_size, size),
-        'images_per_second': batch_size / measurement.median,
+        'batch_size': inputs.batch_size,
+        'size': inputs.size,
+        'images_per_second': rate,
         **measurement.record(),
-        **program.record(),
+        'threads': keys.threads,
+        'workers': keys.workers,
     }
+
+
+def _first_that_reads_alike(jobs: Mapping[str, Job], job: Job) -> str:
+    def reading(one: Job):
+        return one.stage.train_input, one.run.config.data, one.run.config.seed
+
+    return next(name for name, other in jobs.items() if reading(other) == reading(job))
 
 
 # --- table ---
@@ -328,27 +389,44 @@ def _entry_of(measurement: Measurement, program: Program, batch_size: int, size:
 
 def table(report: Mapping[str, Any]) -> str:
     """The report as aligned text; the spread is half the distance of the quartiles over the median."""
-    environment, config = report['environment'], report['config']
-    rows = [COLUMNS]
+    environment, config, stages = report['environment'], report['config'], report['stages']
     lines = [
-        f'{config["pipeline"]} on {config["devices"]} x {environment["device"]} ({config["parallel"]}), '
-        f'{config["dtype"]}, jax {environment["jax"]}'
+        f'{config["pipeline"]} on {environment["devices"]} x {environment["device"]} ({config["parallel"]["mode"]}), '
+        f'{environment["host cores"]} host cores, {config["train"]["dtype"]}, jax {environment["jax"]}',
+        f'median of {config["bench"]["repetitions"]} calls after {config["bench"]["warmup"]} to warm up'
+        + (', variants in turn' if report['variants'].keys() - {BASE} else ''),
+        *(f'{name}: {overrides}' for name, overrides in report['variants'].items() if name not in (BASE, overrides)),
+        *(f'{what}: {included}' for what, included in INCLUDED.items() if any(what in p for p in stages.values())),
+        '',
     ]
-    for name, parts in report['stages'].items():
-        rows += [_row(name, what, parts[what]) for what in ('train', 'evaluate', 'predict', 'input') if what in parts]
+    rows = [COLUMNS]
+    for stage, parts in stages.items():
+        for what in INCLUDED:
+            rows += [_row(stage, what, name, entry) for name, entry in parts.get(what, {}).items()]
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
-        cells = [cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))]
+        cells = [cell.ljust(width) if i < 3 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))]
         lines.append('  '.join(cells).rstrip())
-    for name, parts in report['stages'].items():
-        if 'input_over_train' in parts:
-            share = parts['input_over_train']
-            verdict = 'the input keeps up' if share >= 1 else 'the devices wait for the input'
-            lines.append(f'{name}: input / train = {share:.2f}: {verdict}')
+    lines.append('')
+    for stage, parts in stages.items():
+        lines += _comparisons(stage, parts)
     return '\n'.join(lines)
 
 
-def _row(stage: str, what: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
+def _comparisons(stage: str, parts: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences below the table: each variant against the base, the input against the training."""
+    for what in INCLUDED:
+        for name, entry in list(parts.get(what, {}).items())[1:]:
+            if 'over_base' in entry:
+                low, high = entry['over_base']['quartiles']
+                ratio = f'{entry["over_base"]["median"]:.2f} (quartiles {low:.2f} to {high:.2f})'
+                yield f'{stage} {what}: time per image of {name} / base = {ratio}'
+    for name, share in parts.get('input_over_train', {}).items():
+        verdict = 'the input keeps up' if share >= 1 else 'the devices wait for the input'
+        yield f'{stage} {name}: images/s of input / train = {share:.2f}: {verdict}'
+
+
+def _row(stage: str, what: str, variant: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     def number(value, digits, scale=1.0):
         return '-' if value is None else f'{value * scale:.{digits}f}'
 
@@ -357,11 +435,13 @@ def _row(stage: str, what: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         stage,
         what,
+        variant,
         str(entry['batch_size']),
         'x'.join(map(str, entry['size'])),
         number(entry['images_per_second'], 2),
         number(entry['median_seconds'], 1, 1e3),
         f'{(high - low) / 2 / entry["median_seconds"]:.0%}',
+        number(entry['over_base']['median'] if 'over_base' in entry else None, 2),
         number(entry.get('lower_seconds'), 1),
         number(entry.get('compile_seconds'), 1),
         number(entry.get('flops'), 2, 1e-9),

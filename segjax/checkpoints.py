@@ -7,6 +7,8 @@ number or kind of devices.
 
 import pathlib
 import re
+import time
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -18,6 +20,7 @@ from flax import traverse_util
 from segjax import parallel
 from segjax.errors import InputError
 from segjax.protocol import PyTree, TrainState
+from segjax.trees import named_leaves, path_name
 
 _POLICIES = ocp.checkpoint_managers
 
@@ -34,9 +37,18 @@ class Checkpoints:
       monitor: (score name, 'max' or 'min') by which the best ones are kept.
       keep_last: newest checkpoints kept, from which a run resumes.
       keep_best: best ones kept beside them, whole, so that they can be resumed from too.
+      read_only: for whoever only looks: makes no folder and leaves unfinished saves alone, which may be those of a
+        training that is going on.
     """
 
-    def __init__(self, folder: pathlib.Path, monitor: tuple[str, str], keep_last: int, keep_best: int):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        monitor: tuple[str, str],
+        keep_last: int = 1,
+        keep_best: int = 1,
+        read_only: bool = False,
+    ):
         self._name, mode = monitor
         self._folder = folder.absolute()
         policies = [_POLICIES.LatestN(keep_last)]
@@ -53,8 +65,11 @@ class Checkpoints:
             preservation_policy=_POLICIES.AnyPreservationPolicy(policies),
             best_fn=lambda m: m['score'],
             best_mode=mode,
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
         )
+        self._read_only = read_only
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self):
@@ -75,6 +90,8 @@ class Checkpoints:
         host = parallel.to_host(state)
         step = int(host.step)
         score = scores.get(self._name)
+        if score is not None and not np.isfinite(score):
+            score = None  # NaN compares with nothing: it would push the best one out
         try:
             self._manager.save(
                 step,
@@ -99,11 +116,6 @@ class Checkpoints:
     def best_step(self) -> int | None:
         return self._manager.best_step()
 
-    def record(self, step: int) -> dict[str, Any]:
-        """The JSON record of a checkpoint."""
-        restored = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
-        return dict(restored['record'])
-
     def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint that can be read whole, or that of `step`; None if there is none.
 
@@ -114,6 +126,7 @@ class Checkpoints:
           abstract: the expected state (`jax.eval_shape` of init).
         """
         candidates = [step] if step is not None else sorted(self.steps(), reverse=True)
+        damaged = []
         for candidate in candidates:
             try:
                 found = self._manager.restore(
@@ -121,7 +134,10 @@ class Checkpoints:
                     args=ocp.args.Composite(state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore()),
                 )
                 raw, record = found['state'], dict(found['record'])
+            except (MemoryError, PermissionError):
+                raise
             except Exception as error:
+                damaged.append(candidate)
                 first_line = (str(error).splitlines() or [type(error).__name__])[0]
                 logging.error(
                     'checkpoint %s/%d cannot be read (%s): trying the one before',
@@ -130,6 +146,9 @@ class Checkpoints:
                     first_line,
                 )
                 continue
+            if parallel.of_main(candidate) != candidate:
+                raise RuntimeError(f'{self._folder}: the processes read different checkpoints, {candidate} here')
+            self._set_aside(damaged)
             return _strict(raw, abstract, self._folder / str(candidate)), record
         if candidates:
             raise InputError(
@@ -139,6 +158,16 @@ class Checkpoints:
                 fix='move the folder away to start over',
             )
         return None
+
+    def _set_aside(self, damaged: list[int]) -> None:
+        """Renames damaged checkpoints, whose steps will be saved again."""
+        if self._read_only or not damaged:
+            return
+        if parallel.is_main():
+            for step in damaged:
+                (self._folder / str(step)).rename(self._folder / f'damaged_{step}_{time.time_ns()}')
+        parallel.barrier('damaged checkpoints')
+        self._manager.reload()
 
     def _failure(self, error: Exception) -> CheckpointError:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
@@ -155,29 +184,12 @@ def _as_dict(state: TrainState) -> dict[str, PyTree]:
 
 def _named(state: TrainState) -> dict[str, PyTree]:
     """Nested dicts by path name instead of optax's tuples: what is on the disk can be read without our classes."""
-    return traverse_util.unflatten_dict(_paths(_as_dict(state)), sep='/')
-
-
-def _paths(tree: PyTree) -> dict[str, Any]:
-    return {path_name(p): leaf for p, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
-
-
-def path_name(path) -> str:
-    """'params/segmenter/encoder/kernel' for a key path, whatever containers it runs through."""
-    parts = []
-    for entry in path:
-        if isinstance(entry, jax.tree_util.DictKey | jax.tree_util.FlattenedIndexKey):
-            parts.append(str(entry.key))
-        elif isinstance(entry, jax.tree_util.SequenceKey):
-            parts.append(str(entry.idx))
-        else:
-            parts.append(str(entry.name))
-    return '/'.join(parts)
+    return traverse_util.unflatten_dict(named_leaves(_as_dict(state)), sep='/')
 
 
 def _strict(raw: dict[str, PyTree], abstract: TrainState, where: pathlib.Path) -> TrainState:
     """Puts restored arrays into the expected structure; every name and every shape must match."""
-    found = _paths(raw)
+    found = named_leaves(raw)
     wanted, treedef = jax.tree_util.tree_flatten_with_path(_as_dict(abstract))
     names = [path_name(p) for p, _ in wanted]
     missing = sorted(set(names) - set(found))
@@ -221,20 +233,24 @@ def load_params(path: str) -> dict[str, PyTree]:
     return {'params': tree['params'], 'model_state': tree['model_state']}
 
 
-def merge_params(state: TrainState, source: dict[str, PyTree], patterns: tuple[str, ...]) -> tuple[TrainState, str]:
+def merge_params(
+    state: TrainState, source: dict[str, PyTree], patterns: tuple[str, ...], inherited: Collection[str] = ()
+) -> tuple[TrainState, str]:
     """Replaces the arrays of `state` whose path 'net/module/...' matches a pattern by those of the same path.
 
-    Returns the new state and a printable list of what was taken, left, and unused. A matching name of another shape,
-    or patterns that take nothing, are an InputError.
+    Nets in `inherited` keep what an earlier stage of this run has learned. Returns the new state and a printable list
+    of what was taken and what was left. A matching name of another shape, or patterns that take nothing where there is
+    something to take, are an InputError.
     """
     taken, left, wrong = [], [], []
     fields = {}
     for field in ('params', 'model_state'):
-        found = _paths(source[field])
+        found = named_leaves(source[field])
 
         def choose(path, leaf, found=found):
             name = path_name(path)
-            if not any(re.match(p, name) for p in patterns) or name not in found:
+            wanted = name.split('/')[0] not in inherited and any(re.match(p, name) for p in patterns)
+            if not wanted or name not in found:
                 left.append(name)
                 return leaf
             if np.shape(found[name]) != leaf.shape:
@@ -251,12 +267,12 @@ def merge_params(state: TrainState, source: dict[str, PyTree], patterns: tuple[s
             expected='arrays of equal shape',
             fix='leave these modules out with config.init_from.nets',
         )
-    if not taken:
+    if not taken and not inherited:
         raise InputError(
             'config.init_from.nets',
             got=f'{patterns}, which match nothing',
             expected='patterns over net/module, as segmenter/encoder.*',
-            fix='names there are: ' + ', '.join(sorted(_paths(source['params']))[:6]),
+            fix='names there are: ' + ', '.join(sorted(named_leaves(source['params']))[:6]),
         )
     modules = sorted({'/'.join(n.split('/')[:2]) for n in taken})
     kept = sorted({'/'.join(n.split('/')[:2]) for n in left} - set(modules))

@@ -4,8 +4,10 @@ A config file (`configs/*.py`) starts from `defaults(pipeline)` and assigns; the
 key is an error where it is written. `validate` then checks every value against its `Field`.
 """
 
+import ast
 import difflib
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -62,9 +64,33 @@ def interval(value) -> str | None:
     return None if ok else '(low, high) with 0 < low <= high'
 
 
+def patterns(value) -> str | None:
+    for pattern in value:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            return f'regular expressions; {pattern!r}: {error}'
+    return None
+
+
 def pattern_factors(value) -> str | None:
-    ok = all(len(v) == 2 and isinstance(v[0], str) and float(v[1]) >= 0 for v in value)
-    return None if ok else "pairs of (pattern, factor), as (('.*/decoder/.*', 10.0),)"
+    if not all(len(v) == 2 and isinstance(v[0], str) and float(v[1]) >= 0 for v in value):
+        return "pairs of (pattern, factor), as (('.*/decoder/.*', 10.0),)"
+    return patterns(pattern for pattern, _ in value)
+
+
+def variants_by_name(value) -> dict[str, str]:
+    """{name: overrides} of `bench.variants`; a variant without a name goes by its overrides."""
+    return dict((item, item) if isinstance(item, str) else item for item in value)
+
+
+def bench_variants(value) -> str | None:
+    pairs = [(v, v) if isinstance(v, str) else v for v in value]
+    ok = all(isinstance(p, tuple) and len(p) == 2 and all(isinstance(t, str) and t for t in p) for p in pairs)
+    if not ok or not all('=' in overrides for _, overrides in pairs):
+        return "'section.key=value;section.key=value' strings or (name, such a string) pairs, as ('model.forms=naive',)"
+    names = [name for name, _ in pairs]
+    return None if len({'base', *names}) == len(names) + 1 else "a name of its own for each, not 'base'"
 
 
 DATA = {
@@ -158,9 +184,18 @@ SHARED = {
         'scales': Field((1.0,), 'also predict at these scales and average'),
         'batch_size': Field(4, 'tiles per call', at_least(1)),
     },
+    'bench': {
+        'repetitions': Field(10, '--mode bench: timed calls', at_least(1)),
+        'warmup': Field(2, '--mode bench: calls before them', at_least(0)),
+        'variants': Field(
+            (),
+            "what --mode bench measures in turn with this config: 'key=value;key=value' or (name, such a string) each",
+            bench_variants,
+        ),
+    },
     'init_from': {
         'path': Field('', 'run folder or checkpoint to take parameters from when this run has no checkpoint yet'),
-        'nets': Field(('.*',), 'patterns over net/module: what to take'),
+        'nets': Field(('.*',), 'patterns over net/module: what to take', patterns),
     },
 }
 
@@ -280,7 +315,7 @@ def parse_arg(arg: str, variants: tuple[str, ...], **spec: Any) -> ml_collection
             raise unknown_name('--config file.py:...,<argument>=', key, spec)
         else:
             try:
-                out[key] = _typed(text, spec[key])
+                out[key] = typed(text, spec[key])
             except ValueError as error:
                 raise InputError(
                     f'--config file.py:...,{key}=', got=repr(text), expected=f'a {type(spec[key]).__name__}'
@@ -288,11 +323,17 @@ def parse_arg(arg: str, variants: tuple[str, ...], **spec: Any) -> ml_collection
     return out
 
 
-def _typed(text: str, like: Any) -> Any:
+def typed(text: str, like: Any) -> Any:
+    """`text` as a value of the type of `like`; ValueError or SyntaxError if it is none."""
     if isinstance(like, bool):
         if text.lower() not in ('true', 'false', '1', '0'):
             raise ValueError(text)
         return text.lower() in ('true', '1')
+    if isinstance(like, tuple):
+        value = ast.literal_eval(text)
+        if not isinstance(value, tuple | list):
+            raise ValueError(text)
+        return tuple(tuple(v) if isinstance(v, list) else v for v in value)
     return type(like)(text)
 
 
@@ -309,9 +350,23 @@ def from_json(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
             return {k: restore(v) for k, v in value.items()}
         return tuple(restore(v) for v in value) if isinstance(value, list) else value
 
-    config = ml_collections.ConfigDict(restore(stored)).lock()
+    config = ml_collections.ConfigDict(_completed(restore(stored))).lock()
     validate(config)
     return config
+
+
+def _completed(stored: Mapping[str, Any], schema: Mapping[str, Any] | Choice | None = None) -> dict[str, Any]:
+    """A stored config with the defaults of the keys that are younger than it."""
+    schema = schema_of(stored['pipeline']) if schema is None else schema
+    if isinstance(schema, Choice):
+        schema = schema.options.get(stored['name'], {})
+    completed = dict(stored)
+    for key, entry in schema.items():
+        if key not in stored:
+            completed[key] = entry.default if isinstance(entry, Field) else _defaults(entry)
+        elif not isinstance(entry, Field):
+            completed[key] = _completed(stored[key], entry)
+    return completed
 
 
 FREE = (
@@ -319,6 +374,7 @@ FREE = (
     'parallel',
     'predict',
     'evaluate',
+    'bench',
     'init_from',
     'data.root',
     'data.cache',
@@ -330,7 +386,9 @@ FREE = (
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = '') -> list[str]:
-    """'train.batch_size: 8, now 16' for every key that matters to a resumed run."""
+    """'train.batch_size: 8, now 16' for every key that matters to a resumed run (two configs as `to_json` gives)."""
+    if not path and old['pipeline'] == new['pipeline']:
+        old = to_json(from_json(old))
     found = []
     for key in sorted(set(old) | set(new)):
         here = f'{path}{key}'

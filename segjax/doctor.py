@@ -10,14 +10,16 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from segjax import config as config_lib
-from segjax.data import builders
+from segjax import pipelines
+from segjax.data import builders, loader
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
 from segjax.data.labels import OFF_BY_ONE
-from segjax.data.spec import IGNORE, ClassSpec, split_names
+from segjax.data.spec import IGNORE, ClassSpec, DataSpec, split_names
 from segjax.errors import InputError
 
 SHOWN = 5
@@ -91,6 +93,8 @@ def examine(config: Any) -> Diagnosis:
     findings += _duplicates(splits)
     findings += _unseen_classes(dataset.classes, splits, config)
     findings += _config_against_data(config, splits)
+    if not any(finding.severity == 'error' for finding in findings):
+        findings += _net_against_config(config, dataset, splits)
     return Diagnosis(dataset.where, dataset.classes, splits, findings)
 
 
@@ -193,6 +197,31 @@ def _config_against_data(config: Any, splits: Mapping[str, SplitSummary]) -> lis
     if evaluated is not None and evaluated.sizes:
         findings += _eval_size(config, evaluated.sizes)
     return findings
+
+
+def _net_against_config(config: Any, dataset: Dataset, splits: Mapping[str, SplitSummary]) -> list[Finding]:
+    """Whether the pipeline can be built and its first stage's shapes fit together; nothing is computed or compiled."""
+    spec = DataSpec(
+        name=dataset.name,
+        classes=dataset.classes,
+        features=(),
+        num_examples={name: len(split.items) for name, split in splits.items()},
+        max_size={name: tuple(np.max(list(split.sizes), axis=0).tolist()) for name, split in splits.items()},
+        class_pixels={name: tuple(split.counts[: dataset.classes.num_classes]) for name, split in splits.items()},
+        void_pixels={name: int(split.counts[IGNORE]) for name, split in splits.items()},
+    )
+    try:
+        stage, *_ = pipelines.load(config.pipeline).make_stages(config, spec)
+        inputs = stage.train_input or stage.eval_input
+        jax.eval_shape(stage.init, jax.random.key(0), loader.zeros(inputs, 1), {})
+    except InputError as error:
+        return [_from_error(error)]
+    height, width = spec.split(config.data.eval_split).max_size
+    gigabytes = config.evaluate.batch_size * height * width * dataset.classes.num_classes * 4 / 1e9
+    if gigabytes < 4:
+        return []
+    message = f'the logits of a batch of {height}x{width} labels take {gigabytes:.0f} GB'
+    return [Finding('warning', 'config.evaluate.batch_size', message, 'a smaller batch, spread over the devices')]
 
 
 def _crop(config: Any, sizes: Iterable[tuple[int, int]]) -> list[Finding]:

@@ -7,31 +7,40 @@ is part of the checkpoint.
 """
 
 import contextlib
+import fcntl
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
+from absl import logging
 
-from segjax import checkpoints, data, evaluation, health, logs, parallel, pipelines, report, rng, scores
+from segjax import checkpoints, evaluation, health, logs, parallel, pipelines, report, rng, scores
 from segjax import config as config_lib
+from segjax import data as data_lib
 from segjax.data import loader
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.journal import Journal
-from segjax.protocol import Mean, Scores, Stage, TrainState
+from segjax.protocol import Input, Mean, Scores, Stage, TrainState
+
+CONFIG, SPEC, SCORES = 'config.json', 'spec.json', 'scores.json'  # files of a run folder
 
 
 class Run(NamedTuple):
     """What all stages of a run share."""
 
     config: ml_collections.ConfigDict
-    spec: DataSpec
+    data: data_lib.Prepared
     workdir: pathlib.Path
     topology: parallel.Topology
+
+    @property
+    def spec(self) -> DataSpec:
+        return self.data.spec
 
 
 class Functions(NamedTuple):
@@ -44,64 +53,123 @@ class Functions(NamedTuple):
 # --- entry points -----------------------------------------------------------------------------------------------------
 
 
-def open_run(config: ml_collections.ConfigDict, workdir: str) -> tuple[Run, tuple[Stage, ...]]:
-    """Prepares the data and makes the stages; every check that needs no compiler happens here."""
+def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple[Run, tuple[Stage, ...]]:
+    """Prepares the data and makes the stages; every check that needs no compiler happens here.
+
+    Args:
+      config: unchecked.
+      workdir: the run folder.
+      use: 'train', 'evaluate' or 'predict'. Predicting works without the data set, from what the run folder keeps.
+    """
     config_lib.validate(config)
     if config.train.dtype == 'float64' and not jax.config.jax_enable_x64:
         fix = 'start with JAX_ENABLE_X64=1 in the environment'
         raise InputError('config.train.dtype', got="'float64' without 64-bit mode", expected='64-bit mode', fix=fix)
+    folder = pathlib.Path(workdir).expanduser().absolute()
     topology = parallel.topology(config.parallel.mode)
-    spec = data.prepare(config.data)
-    stages = pipelines.load(config.pipeline).make_stages(config, spec)
+    stored = folder / SPEC
+    if use == 'predict' and stored.exists():
+        data = data_lib.Prepared(DataSpec.from_json(logs.read_json(stored)), folder, config.data.name)
+    else:
+        data = data_lib.prepare(config.data)
+    stages = pipelines.load(config.pipeline).make_stages(config, data.spec)
     for stage in stages:
-        if stage.train_input is not None:
+        if use == 'train' and stage.train_input is not None:
             topology.check_batch_size('train.batch_size', stage.train_input.batch_size, config.train.accumulate)
-        topology.check_batch_size('evaluate.batch_size', stage.eval_input.batch_size)
-    return Run(config, spec, pathlib.Path(workdir).expanduser().absolute(), topology), stages
+        if use != 'predict':
+            topology.check_batch_size('evaluate.batch_size', stage.eval_input.batch_size)
+    return Run(config, data, folder, topology), stages
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Scores]:
     """Trains all stages (or goes on with them), evaluates, writes scores.json and report.html."""
-    run, stages = open_run(config, workdir)
-    _check_same_config(run)
+    with health.StopSignal() as stop:
+        run, stages = open_run(config, workdir, 'train')
+        with _locked(run.workdir):
+            _check_same_run(run)
+            if parallel.is_main():
+                logs.write_json(run.workdir / CONFIG, config_lib.to_json(config))
+                logs.write_json(run.workdir / SPEC, run.spec.to_json())
+                kind, count = run.topology.devices[0].device_kind, run.topology.count
+                environment = logs.environment(kind, count, jax.process_count())
+                logs.write_json(run.workdir / 'environment.json', environment)
+            try:
+                found = _train_stages(run, stages, stop)
+            except BaseException:
+                # After a divergence or a preemption the curves up to there are what one wants to look at.
+                with contextlib.suppress(OSError):  # a full disk is not the first thing that went wrong
+                    _write_report(run)
+                raise
+            _write_report(run)
+            return found
+
+
+def _train_stages(run: Run, stages: tuple[Stage, ...], stop: health.StopSignal) -> dict[str, Scores]:
+    states, all_scores = {}, {}
+    for stage in stages:
+        if stop.reached():
+            raise health.Preempted(f'stage {stage.name!r} had not begun')
+        state, totals = train_stage(run, stage, states, stop)
+        states[stage.name] = parallel.to_host(state)
+        path = run.workdir / stage.name / SCORES
+        if totals is None and stage is not stages[-1] and path.exists():
+            all_scores[stage.name] = logs.read_json(path)  # finished in an earlier start; there is more to do
+            continue
+        if totals is None:
+            totals = _evaluate(run, stage, map_functions(run, stage), state, stop)
+        all_scores[stage.name] = stage.finalize(totals)
+        if parallel.is_main():
+            logs.write_json(path, all_scores[stage.name])
+            keys = rng.streams(root_key(run, stage, 'evaluate'), stage.streams, 0, 0)
+            evaluation.write_pictures(run, stage, keys, states[stage.name], totals)
+            print(scores.score_table(all_scores[stage.name]), flush=True)
     if parallel.is_main():
-        logs.write_json(run.workdir / 'config.json', config_lib.to_json(config))
-        kind, count = run.topology.devices[0].device_kind, run.topology.count
-        logs.write_json(run.workdir / 'environment.json', logs.environment(kind, count, jax.process_count()))
-    return _through_stages(run, stages, train_stage)
+        logs.write_json(run.workdir / SCORES, all_scores)
+    return all_scores
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str, which: str = 'last') -> dict[str, Scores]:
-    """Scores of the newest (or the best) checkpoint of every stage."""
-    run, stages = open_run(config, workdir)
-
-    def load(run, stage, earlier):
-        return load_stage(run, stage, earlier, which), None
-
-    return _through_stages(run, stages, load)
-
-
-def _through_stages(run: Run, stages: tuple[Stage, ...], get_state: Callable) -> dict[str, Scores]:
+    """Scores of the newest ('last') or the best ('best') checkpoint of every stage, into scores_<which>.json."""
+    run, stages = open_run(config, workdir, 'evaluate')
     states, all_scores = {}, {}
-    try:
-        for stage in stages:
-            state, totals = get_state(run, stage, states)
-            if totals is None:
-                totals = _evaluate(run, stage, map_functions(run, stage), state)
-            all_scores[stage.name] = stage.finalize(totals)
-            states[stage.name] = parallel.to_host(state)
-            if parallel.is_main():
-                logs.write_json(run.workdir / stage.name / 'scores.json', all_scores[stage.name])
-                keys = rng.streams(_root(run, stage, 'evaluate'), stage.streams, 0, 0)
-                evaluation.write_pictures(run, stage, keys, states[stage.name], totals)
-                print(scores.score_table(all_scores[stage.name]), flush=True)
+    for stage in stages:
+        state = load_stage(run, stage, states, which)
+        states[stage.name] = parallel.to_host(state)
+        all_scores[stage.name] = stage.finalize(_evaluate(run, stage, map_functions(run, stage), state))
         if parallel.is_main():
-            logs.write_json(run.workdir / 'scores.json', all_scores)
-    finally:
-        # Also after a divergence or a preemption: the curves up to there are what one wants to look at.
-        if parallel.is_main() and (run.workdir / 'config.json').exists():
-            print(f'report: {report.write(run.workdir, run.spec)}', flush=True)
+            print(f'{stage.name}, step {int(states[stage.name].step)}')
+            print(scores.score_table(all_scores[stage.name]), flush=True)
+    if parallel.is_main():
+        logs.write_json(run.workdir / f'scores_{which}.json', all_scores)
     return all_scores
+
+
+def _write_report(run: Run) -> None:
+    if parallel.is_main():
+        print(f'report: {report.write(run.workdir, run.spec)}', flush=True)
+
+
+@contextlib.contextmanager
+def _locked(workdir: pathlib.Path):
+    """Keeps a second training out of a run folder; the system lets go of the lock when the process ends."""
+    if not parallel.is_main():
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / '.lock').open('w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            fix = 'wait for it, stop it, or take another --workdir'
+            raise InputError(
+                f'--workdir {workdir}',
+                got='a folder in which another process is training',
+                expected='a free one',
+                fix=fix,
+            ) from error
+        except OSError as error:
+            logging.error('%s: this file system cannot lock (%s); make sure that only one run uses it', workdir, error)
+        yield
 
 
 # --- one stage --------------------------------------------------------------------------------------------------------
@@ -128,7 +196,9 @@ def map_functions(run: Run, stage: Stage) -> Functions:
     )
 
 
-def train_stage(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> tuple[TrainState, dict[str, Mean] | None]:
+def train_stage(
+    run: Run, stage: Stage, earlier: Mapping[str, TrainState], stop: health.StopSignal
+) -> tuple[TrainState, dict[str, Mean] | None]:
     """Trains one stage to its end.
 
     Returns its final state, on the devices, and the sums of its last evaluation (None if nothing was left to train).
@@ -136,72 +206,69 @@ def train_stage(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> tu
     functions = map_functions(run, stage)
     with contextlib.ExitStack() as stack:
         saved = stack.enter_context(_open_checkpoints(run, stage))
-        state, record = _restore(run, stage, earlier, saved) or (
-            _initial_state(run, stage, earlier),
-            {'window': {}},
-        )
+        state, record = _restore(run, stage, earlier, saved) or (initial_state(run, stage, earlier), NO_RECORD)
         start = int(state.step)
         state = run.topology.put_replicated(state)
-        if start >= stage.num_steps:
+        if start >= stage.num_steps and not record['evaluate']:
             return state, None
-        batches = stack.enter_context(contextlib.closing(_train_batches(run, stage.train_input, start)))
-        journal = stack.enter_context(
-            contextlib.closing(
-                Journal(
-                    run.workdir / stage.name,
-                    stage.name,
-                    stage.num_steps,
-                    start,
-                    stage.train_input.batch_size,
-                    record['window'],
-                    parallel.is_main(),
-                )
-            )
-        )
-        journal.config(config_lib.to_json(run.config))
-        stop = stack.enter_context(health.StopSignal())
-        pending, totals = [], None
-        root = _root(run, stage, 'train')
-        steps = _steps(run, functions, state, batches, root, start, stage.num_steps)
-        for step, state, metrics, flags, waited in steps:
+        journal = stack.enter_context(contextlib.closing(_open_journal(run, stage, start, record)))
+        totals = None
+
+        def save(step, evaluate, found):
+            """`evaluate`: the evaluation of this step is still to be made, by whoever resumes from here."""
+            config = config_lib.to_json(run.config)
+            record = {'window': journal.window.stored(), 'evaluate': evaluate, 'config': config}
+            saved.save(state, record, found)
+            journal.clock.resume()
+
+        def evaluate(step):
+            nonlocal totals
+            totals = _evaluate(run, stage, functions, state, stop)
+            found = stage.finalize(totals)
+            journal.evaluated(step, found)
+            journal.clock.resume()
+            return {stage.monitor[0]: found[stage.monitor[0]]}
+
+        if record['evaluate']:
+            evaluate(start)
+        batches = stack.enter_context(contextlib.closing(train_batches(run, stage.train_input, start)))
+        pending, root = [], root_key(run, stage, 'train')
+        for step in range(start + 1, stage.num_steps + 1):
+            state, metrics, flags, waited = _step(run, functions, state, batches, root)
             pending.append((step, metrics, flags))
             journal.step(step, waited)
-            stopping = stop.reached(step)
-            due = _due(run, step, stage.num_steps)
+            due, stopping = _due(run, step, stage.num_steps), stop.reached()
             if any(due) or stopping:
                 _drain(pending, journal, stage, saved)
             if due.log:
                 journal.close_window(step)
             found = {}
-            if due.evaluate:
-                totals = _evaluate(run, stage, functions, state)
-                found = stage.finalize(totals)
-                journal.evaluated(step, found)
+            try:
+                if due.evaluate and not stopping:
+                    found = evaluate(step)
+            except health.Preempted:
+                stopping = True
             if due.save or stopping:
-                saved.save(
-                    state,
-                    {'window': journal.window.stored(), 'config': config_lib.to_json(run.config)},
-                    found,
-                )
-            if due.evaluate or due.save:
-                journal.clock.resume()
-            if stopping and step < stage.num_steps:
+                save(step, due.evaluate and stopping, found)
+            if stopping:
                 saved.wait()
                 raise health.Preempted(f'stage {stage.name!r} saved at step {step}')
     return state, totals
 
 
-def _steps(run: Run, functions: Functions, state, batches: Iterator, root, start: int, stop: int):
-    """Yields (step, state, metrics, flags, seconds waited for input) after each step; steps count from 1."""
-    for step in range(start + 1, stop + 1):
-        began = time.perf_counter()
-        batch = next(batches)
-        waited = time.perf_counter() - began
-        state, metrics, flags = functions.train(state, run.topology.put_batch(batch), root)
-        if jax.default_backend() == 'cpu':
-            # Simulated devices share few threads: queued collectives starve each other and the process aborts.
-            jax.block_until_ready(metrics)
-        yield step, state, metrics, flags, waited
+NO_RECORD = {'window': {}, 'evaluate': False}
+
+
+def _step(run: Run, functions: Functions, state, batches: Iterator, root):
+    """(state, metrics, flags, seconds waited for input) after one step."""
+    began = time.perf_counter()
+    batch = next(batches)
+    waited = time.perf_counter() - began
+    state, metrics, flags = functions.train(state, run.topology.put_batch(batch), root)
+    if jax.default_backend() == 'cpu':
+        # Simulated devices share few threads: queued collectives starve each other and the process aborts.
+        jax.block_until_ready(metrics)
+    return state, metrics, flags, waited
 
 
 class _Due(NamedTuple):
@@ -215,7 +282,9 @@ def _due(run: Run, step: int, num_steps: int) -> _Due:
         return step == num_steps or (n > 0 and step % n == 0)
 
     keys = run.config.run
-    return _Due(every(keys.log_every), every(keys.eval_every), every(keys.checkpoint_every))
+    evaluate = every(keys.eval_every)
+    # What was evaluated is saved where the best is to be kept: a score without its parameters is of no use.
+    return _Due(every(keys.log_every), evaluate, every(keys.checkpoint_every) or (evaluate and keys.keep_best > 0))
 
 
 def _drain(pending: list, journal: Journal, stage: Stage, saved: checkpoints.Checkpoints) -> None:
@@ -227,8 +296,15 @@ def _drain(pending: list, journal: Journal, stage: Stage, saved: checkpoints.Che
     pending.clear()
 
 
-def _evaluate(run: Run, stage: Stage, functions: Functions, state: TrainState) -> dict[str, Mean]:
-    return evaluation.totals(run, stage, functions.evaluate, _root(run, stage, 'evaluate'), state)
+def _evaluate(run: Run, stage: Stage, functions: Functions, state: TrainState, stop=None) -> dict[str, Mean]:
+    return evaluation.totals(run, stage, functions.evaluate, root_key(run, stage, 'evaluate'), state, stop)
+
+
+def _open_journal(run: Run, stage: Stage, start: int, record: Mapping[str, Any]) -> Journal:
+    folder, batch_size = run.workdir / stage.name, stage.train_input.batch_size
+    journal = Journal(folder, stage.name, stage.num_steps, start, batch_size, record['window'], parallel.is_main())
+    journal.config(config_lib.to_json(run.config))
+    return journal
 
 
 # --- states -----------------------------------------------------------------------------------------------------------
@@ -236,9 +312,14 @@ def _evaluate(run: Run, stage: Stage, functions: Functions, state: TrainState) -
 
 def load_stage(run: Run, stage: Stage, earlier: Mapping[str, TrainState], which: str) -> TrainState:
     """The state of the newest ('last') or the best ('best') checkpoint, on the devices."""
-    with _open_checkpoints(run, stage) as saved:
-        step = saved.best_step() if which == 'best' else None
-        restored = _restore(run, stage, earlier, saved, step)
+    restored = None
+    if _checkpoint_folder(run, stage).is_dir():
+        with checkpoints.Checkpoints(_checkpoint_folder(run, stage), stage.monitor, read_only=True) as saved:
+            step = saved.best_step() if which == 'best' else None
+            if which == 'best' and step is None and saved.steps():
+                got = f'no checkpoint of stage {stage.name!r} with a score {stage.monitor[0]!r}'
+                raise InputError('--checkpoint best', got=got, expected='one saved after an evaluation')
+            restored = _restore(run, stage, earlier, saved, step)
     if restored is None and stage.num_steps:
         raise InputError(
             f'--workdir {run.workdir}',
@@ -246,7 +327,7 @@ def load_stage(run: Run, stage: Stage, earlier: Mapping[str, TrainState], which:
             expected='the folder of a run that has saved one',
             fix='train first: --mode train',
         )
-    state = restored[0] if restored else _initial_state(run, stage, earlier)
+    state = restored[0] if restored else initial_state(run, stage, earlier)
     return run.topology.put_replicated(state)
 
 
@@ -262,64 +343,75 @@ def load_last_stage(run: Run, stages: tuple[Stage, ...], which: str) -> tuple[St
 
 
 def device_batch(run: Run, stage: Stage) -> dict[str, np.ndarray]:
-    """Zeros in the shapes of one device's batch, for `init`: what a net looks like must not depend on the data."""
-    inputs = stage.train_input if stage.num_steps else stage.eval_input
-    if stage.num_steps:
-        with contextlib.closing(_train_batches(run, inputs, 0)) as batches:
-            batch = next(batches)
-    else:
-        source = data.open_split(run.config.data, inputs.split, inputs.features)
-        batch = loader.examples(source, [0], inputs, max_size=run.spec.split(inputs.split).max_size)
-    rows = inputs.batch_size // run.topology.count
-    return {k: np.zeros((rows, *v.shape[1:]), v.dtype) for k, v in batch.items()}
+    """Zeros in the shapes of one device's training batch, for `init`."""
+    inputs = stage.train_input or stage.eval_input
+    return loader.zeros(inputs, max(1, inputs.batch_size // run.topology.count))
 
 
-def _root(run: Run, stage: Stage, use: str) -> jax.Array:
+def root_key(run: Run, stage: Stage, use: str) -> jax.Array:
+    """The key that a use of a stage ('init', 'train', 'evaluate') folds its streams from."""
     return rng.root(run.config.seed, stage.name, use)
 
 
-def _initial_state(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> TrainState:
-    state = jax.jit(stage.init)(_root(run, stage, 'init'), device_batch(run, stage), dict(earlier))
+def initial_state(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> TrainState:
+    """A fresh state on the host, with the parameters that `config.init_from` names."""
+    state = jax.jit(stage.init)(root_key(run, stage, 'init'), device_batch(run, stage), dict(earlier))
     state = parallel.to_host(state)
     if run.config.init_from.path:
         source = checkpoints.load_params(run.config.init_from.path)
-        state, summary = checkpoints.merge_params(state, source, run.config.init_from.nets)
+        inherited = {net for before in earlier.values() for net in before.params}  # trained in this run already
+        state, summary = checkpoints.merge_params(state, source, run.config.init_from.nets, inherited)
         if parallel.is_main():
-            print(summary, flush=True)
+            print(f'stage {stage.name!r}: {summary}', flush=True)
     return state
 
 
 def _open_checkpoints(run: Run, stage: Stage) -> checkpoints.Checkpoints:
     keep = run.config.run
-    folder = run.workdir / stage.name / 'checkpoints'
-    return checkpoints.Checkpoints(folder, stage.monitor, keep.keep_last, keep.keep_best)
+    return checkpoints.Checkpoints(_checkpoint_folder(run, stage), stage.monitor, keep.keep_last, keep.keep_best)
+
+
+def _checkpoint_folder(run: Run, stage: Stage) -> pathlib.Path:
+    return run.workdir / stage.name / 'checkpoints'
 
 
 def _restore(run: Run, stage: Stage, earlier, saved: checkpoints.Checkpoints, step: int | None = None):
     if not saved.steps():
         return None
-    abstract = jax.eval_shape(stage.init, _root(run, stage, 'init'), device_batch(run, stage), dict(earlier))
+    abstract = jax.eval_shape(stage.init, root_key(run, stage, 'init'), device_batch(run, stage), dict(earlier))
     return saved.restore(abstract, step)
 
 
-def _check_same_config(run: Run) -> None:
-    path = run.workdir / 'config.json'
-    if not path.exists():
+def _check_same_run(run: Run) -> None:
+    """A folder with checkpoints goes on only as what it is: same config, same data."""
+    if not any((run.workdir / CONFIG).parent.glob('*/checkpoints/*/record')):
         return
-    found = config_lib.differences(logs.read_json(path), config_lib.to_json(run.config))
+    where = f'--workdir {run.workdir}'
+    found = config_lib.differences(logs.read_json(run.workdir / CONFIG), config_lib.to_json(run.config))
     if found:
         more = f' and {len(found) - 5} more' if found[5:] else ''
         raise InputError(
-            f'--workdir {run.workdir}',
+            where,
             got='a run of another config: ' + '; '.join(found[:5]) + more,
             expected='the config it was started with',
-            fix='another --workdir (begin with this run by --config.init_from.path), or undo the change',
+            fix='undo the change, or another --workdir (--config.init_from.path begins with the parameters of this '
+            'run; its optimiser and step start anew)',
+        )
+    stored = DataSpec.from_json(logs.read_json(run.workdir / SPEC))
+    if stored != run.spec:
+        counts = [f'{dict(spec.num_examples)} examples' for spec in (run.spec, stored)]
+        raise InputError(
+            where,
+            got=f'data that changed since: {counts[0]}',
+            expected=f'as it was: {counts[1]}',
+            fix='another --workdir',
         )
 
 
-def _train_batches(run: Run, inputs, start_step: int):
+def train_batches(run: Run, inputs: Input, start_step: int) -> loader.BatchIterator:
+    """This process's training batches from a step on; close it."""
     return loader.train_iterator(
-        data.open_split(run.config.data, inputs.split, inputs.features),
+        run.data.open_split(inputs.split, inputs.features),
         inputs,
         seed=run.config.seed,
         start_step=start_step,

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from segjax import data, parallel, report
+from segjax import health, parallel, report
 from segjax.data import loader
 from segjax.protocol import Mean, Stage, TrainState
 
 
-def totals(run, stage: Stage, evaluate: Callable, root: jax.Array, state: TrainState) -> dict[str, Mean]:
+def totals(
+    run, stage: Stage, evaluate: Callable, root: jax.Array, state: TrainState, stop: health.StopSignal | None = None
+) -> dict[str, Mean]:
     """Sums of all evaluation metrics over the split, in float64; every example counts once.
 
     Args:
@@ -19,9 +21,13 @@ def totals(run, stage: Stage, evaluate: Callable, root: jax.Array, state: TrainS
       evaluate: (state, batch, root key, batch number) -> metrics summed over devices.
       root: key of the evaluation's random streams.
       state: on the devices.
+      stop: asked between batches.
+
+    Raises:
+      Preempted: the process was told to stop.
     """
     inputs = stage.eval_input
-    source = data.open_split(run.config.data, inputs.split, inputs.features)
+    source = run.data.open_split(inputs.split, inputs.features)
     batches = loader.eval_batches(
         source,
         inputs,
@@ -40,6 +46,8 @@ def totals(run, stage: Stage, evaluate: Callable, root: jax.Array, state: TrainS
     waiting = []
     with contextlib.closing(batches):
         for number, batch in enumerate(batches):
+            if stop is not None and stop.waiting():
+                raise health.Preempted(f'stage {stage.name!r} was being evaluated')
             waiting.append(evaluate(state, run.topology.put_batch(batch), root, np.int32(number)))
             if len(waiting) > 1 or jax.default_backend() == 'cpu':
                 add(waiting.pop(0))  # meanwhile the device works on the next batch
@@ -61,7 +69,7 @@ def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str
     if stage.render is None or not count:
         return
     inputs = stage.eval_input
-    source = data.open_split(run.config.data, inputs.split, (*inputs.features, 'name'))
+    source = run.data.open_split(inputs.split, (*inputs.features, 'name'))
     score = np.full(len(source), np.nan)
     groups = {'sample': list(range(min(count, len(source))))}
     if 'image_score' in sums:

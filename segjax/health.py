@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax import parallel
-from segjax.checkpoints import path_name
 from segjax.protocol import Mean, TrainState
+from segjax.trees import named_leaves
 
 
 class Diverged(RuntimeError):
@@ -24,8 +24,8 @@ def finite_by_module(state: TrainState) -> dict[str, jax.Array]:
     """{'segmenter/encoder': True, ...}: which top-level modules of which nets hold only finite numbers."""
     flags: dict[str, jax.Array] = {}
     for field in ('params', 'model_state'):
-        for path, leaf in jax.tree_util.tree_flatten_with_path(getattr(state, field))[0]:
-            parts = path_name(path).split('/')
+        for path, leaf in named_leaves(getattr(state, field)).items():
+            parts = path.split('/')
             if field == 'model_state':
                 parts.pop(1)  # the collection's name, 'batch_stats'
             name = '/'.join(parts[:2])
@@ -53,25 +53,37 @@ def check(stage: str, step: int, metrics: Mapping[str, Mean], health: Mapping[st
 
 
 class StopSignal:
-    """Turns SIGTERM into a question that the loop asks after every step, so that it can save and leave in order.
+    """Turns SIGTERM and the first Ctrl-C into a question that the run asks, so that it can save and leave in order.
 
-    With several processes all must stop at the same step: then JAX's preemption service agrees on one.
+    One for a whole run: a signal between two stages must not get lost. With several processes all must stop at the
+    same step; there JAX's preemption service, which listens to SIGTERM itself, agrees on one.
     """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self):
         self._received = False
+        self._asked = 0
 
     def __enter__(self):
         if jax.process_count() == 1:
-            self._previous = signal.signal(signal.SIGTERM, self._receive)
+            self._previous = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
         return self
 
     def __exit__(self, *_):
         if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._previous)
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
 
-    def _receive(self, *_):
+    def _receive(self, number, _):
         self._received = True
+        signal.signal(signal.SIGINT, self._previous[signal.SIGINT])  # a second Ctrl-C is meant as one
 
-    def reached(self, step: int) -> bool:
-        return parallel.preempted(step) if jax.process_count() > 1 else self._received
+    def reached(self) -> bool:
+        """Whether to save and leave now. All processes must ask at the same places."""
+        self._asked += 1
+        return parallel.preempted(self._asked) if jax.process_count() > 1 else self._received
+
+    def waiting(self) -> bool:
+        """As `reached`, for places where only a process that runs alone may stop (inside an evaluation)."""
+        return self._received

@@ -25,6 +25,10 @@ class Window:
     def add(self, metrics: Mapping[str, Mean]) -> None:
         """Adds one step's scalar metrics."""
         for name, m in metrics.items():
+            if np.shape(m.sum) or np.shape(m.count):
+                raise ValueError(
+                    f'training metric {name!r} must be a scalar Mean, got a sum of shape {np.shape(m.sum)}'
+                )
             old = self._sums.get(name, Mean(np.float64(0), np.float64(0)))
             self._sums[name] = Mean(old.sum + np.float64(m.sum), old.count + np.float64(m.count))
 

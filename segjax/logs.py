@@ -25,11 +25,11 @@ import cv2
 import numpy as np
 import tensorboardX
 import tqdm
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from segjax.errors import InputError
-from segjax.scores import flat_scalars as flat_scalars  # these two: what the callers of the logs want beside them
-from segjax.scores import score_table as score_table
 from segjax.scores import to_json
 
 # --- files ----------------------------------------------------------------------------------------------------
@@ -218,22 +218,30 @@ def _version(package: str) -> str:
 
 
 class TensorBoard:
-    """TensorBoard events through tensorboardX. A reader purges what a killed run wrote after `start_step`."""
+    """TensorBoard events. A reader purges what a killed run wrote after `start_step`.
+
+    Written here and now: tensorboardX's SummaryWriter has a thread that dies when the disk is full, and then waits for
+    it for ever.
+    """
 
     def __init__(self, folder: pathlib.Path, start_step: int, enabled: bool = True):
         self._writer = None
         if enabled:
+            folder.mkdir(parents=True, exist_ok=True)
             # Files are named by the second: without the suffix a quick restart would write over the one before.
-            suffix = f'.{start_step:09d}'
-            self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=start_step + 1, filename_suffix=suffix)
+            self._writer = EventsWriter(str(folder / 'events'), filename_suffix=f'.{start_step:09d}')
+            self._write(start_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def _write(self, step: int, **content: Any) -> None:
+        self._writer.write_event(Event(step=step, wall_time=time.time(), **content))
+        self._writer.flush()
 
     def scalars(self, step: int, kind: str, scalars: Mapping[str, Any]) -> None:
         """Numbers by name, shown as <kind>/<name>; None is a gap."""
         if self._writer is None:
             return
-        for name, value in scalars.items():
-            if value is not None:
-                self._writer.add_scalar(f'{kind}/{name}', float(value), step)
+        values = {f'{kind}/{name}': float(value) for name, value in scalars.items() if value is not None}
+        self._write(step, summary=Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()]))
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """One uint8 picture [H, W, 3] RGB, or grey [H, W]."""
@@ -246,13 +254,14 @@ class TensorBoard:
             colorspace=1 if image.ndim == 2 else image.shape[2],
             encoded_image_string=encode_png(image),
         )
-        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=picture)]), step)
+        self._write(step, summary=Summary(value=[Summary.Value(tag=name, image=picture)]))
 
     def config(self, config: Any) -> None:
         """The configuration as text. TensorBoard renders Markdown: an indented block keeps it verbatim."""
         if self._writer is not None:
             lines = json.dumps(to_json(config), indent=2).splitlines()
-            self._writer.add_text('config', '\n'.join('    ' + line for line in lines), 0)
+            text = tensorboardX.summary.text('config', '\n'.join('    ' + line for line in lines))
+            self._write(0, summary=text)
 
     def close(self) -> None:
         if self._writer is not None:

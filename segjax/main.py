@@ -4,24 +4,35 @@ Exit codes: 0 finished, 1 wrong input or a failed run (the reason is the last th
 was saved and the same command goes on.
 """
 
+import errno
 import os
 import pathlib
 import sys
+import time
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from segjax.errors import InputError, unknown_name
 
 MODES = ('train', 'evaluate', 'predict', 'doctor', 'bench')
 EXIT_WRONG, EXIT_PREEMPTED = 1, 75
-
-_CONFIG = config_flags.DEFINE_config_file(
-    'config',
-    None,
-    'Config file, file.py:variant,key=value; single keys are set with --config.section.key=value',
-    lock_config=True,
+# What the user's disk may refuse at any moment; every other OSError is a bug and keeps its traceback.
+DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
 )
+HELP = """usage: python -m segjax.main --config FILE.py[:VARIANT,KEY=VALUE] --workdir FOLDER [--config.SECTION.KEY=X]
+
+  --config configs/supervised.py:quick --workdir runs/first     train, or go on where the run stopped
+  --workdir runs/first --mode evaluate                          a run folder knows its config
+  --workdir runs/first --mode predict --input photos --output labelled
+  --config configs/supervised.py:quick --mode doctor            check data and config
+
+Every config key, its meaning and its check: segjax/config.py. The variants: the docstring of the config file.
+Exit codes: 0 finished, 1 wrong input or a failed run, 75 told to stop by SIGTERM and saved: start it again.
+"""
+
+_CONFIG = flags.DEFINE_string('config', '', 'Config file, file.py:variant,key=value; without it, that of --workdir')
 _WORKDIR = flags.DEFINE_string('workdir', '', 'Run folder: checkpoints, logs, pictures, report.html')
 _MODE = flags.DEFINE_string('mode', 'train', 'One of ' + ', '.join(MODES))
 _INPUT = flags.DEFINE_string('input', '', '--mode predict: folder of images')
@@ -31,23 +42,39 @@ _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Find the other processes
 _COORDINATOR = flags.DEFINE_string('coordinator', '', 'host:port of process 0, for several processes by hand')
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', 1, 'With --coordinator')
 _PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'With --coordinator')
+FLAGS = (
+    *(_CONFIG, _WORKDIR, _MODE, _INPUT, _OUTPUT, _CHECKPOINT),
+    *(_DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID),
+)
 
 
 def _parse_flags(argv):
+    """[program, the --config.key=value assignments]; exits for --help and for anything else that is no flag."""
+    from segjax import config_file
+
+    if set(argv[1:]) & {'-h', '--help', '--helpshort', '--helpfull'}:
+        print(help_text())
+        sys.exit(0)
+    rest, assignments = config_file.split_arguments(argv)
     try:
-        return app.parse_flags_with_usage(argv)
+        surplus = flags.FLAGS(rest)[1:]
+        if surplus:
+            raise InputError('command line', got=' '.join(surplus), expected='flags only, as --workdir runs/first')
+    except flags.UnrecognizedFlagError as error:
+        _fail(unknown_name('command line', error.flagname, [flag.name for flag in FLAGS]))
+    except flags.Error as error:
+        _fail(InputError('command line', got=str(error), expected='flags with a value of their type', fix='--help'))
     except InputError as error:
         _fail(error)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        # ml_collections raises these for --config.<unknown key>, wrong types and missing files.
-        _fail(
-            InputError(
-                '--config',
-                got=' '.join(a for a in argv[1:] if 'config' in a),
-                expected=str(error.args[0]) if error.args else repr(error),
-                fix='keys and their meaning: segjax/config.py',
-            )
-        )
+    return [argv[0], assignments]
+
+
+def help_text() -> str:
+    """The usage, and every flag with its meaning and default."""
+    rows = [(f'--{flag.name}', flags.FLAGS[flag.name].help, flag.default) for flag in FLAGS]
+    return (
+        HELP + '\n' + '\n'.join(f'  {name:16}{text}' + f' ({default})' * bool(default) for name, text, default in rows)
+    )
 
 
 def _fail(error: Exception):
@@ -55,38 +82,49 @@ def _fail(error: Exception):
     sys.exit(EXIT_WRONG)
 
 
-def _load_config():
-    """The config of --config, or that of the run folder where only --workdir is given."""
-    from segjax import config, logs
+def _load_config(assignments):
+    """The config of --config, or that of the run folder where only --workdir is given, with single keys set."""
+    from segjax import config, config_file, logs
 
-    if _CONFIG.value is not None:
-        return _CONFIG.value
-    stored = pathlib.Path(_WORKDIR.value).expanduser() / 'config.json'
-    if not _WORKDIR.value or not stored.exists():
+    workdir = pathlib.Path(_WORKDIR.value).expanduser()
+    if _CONFIG.value:
+        loaded = config_file.load(_CONFIG.value)
+    elif _WORKDIR.value and (workdir / 'config.json').exists():
+        loaded = config.from_json(logs.read_json(workdir / 'config.json'))
+    else:
         raise InputError(
             '--config',
-            got='nothing',
+            got=f'nothing, and no run in {workdir}' if _WORKDIR.value else 'nothing',
             expected='a config file, as configs/supervised.py:quick',
             fix='or --workdir with the folder of an earlier run',
         )
-    return config.from_json(logs.read_json(stored))
+    config_file.assign(loaded, assignments)
+    return loaded
 
 
-def _dispatch() -> None:
-    from segjax import parallel
-
+def _check_flags() -> None:
     if _MODE.value not in MODES:
         raise unknown_name('--mode', _MODE.value, MODES)
-    parallel.initialize(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    config = _load_config()
+    if _MODE.value == 'doctor':
+        return
+    if not _WORKDIR.value:
+        raise InputError('--workdir', got='nothing', expected='a folder for this run', fix='--workdir runs/first')
+    if _MODE.value == 'predict':
+        for flag in (_INPUT, _OUTPUT):
+            if not flag.value:
+                raise InputError(f'--{flag.name}', got='nothing', expected='a folder', fix=f'--{flag.name} FOLDER')
+
+
+def _dispatch(assignments) -> None:
+    _check_flags()
+    config = _load_config(assignments)
     if _MODE.value == 'doctor':
         from segjax import doctor
 
         sys.exit(doctor.main(config))
-    from segjax import bench, driver, predict
+    from segjax import bench, driver, parallel, predict
 
-    if not _WORKDIR.value:
-        raise InputError('--workdir', got='nothing', expected='a folder for this run', fix='--workdir runs/first')
+    parallel.initialize(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if _MODE.value == 'train':
         driver.train(config, _WORKDIR.value)
     elif _MODE.value == 'evaluate':
@@ -98,18 +136,24 @@ def _dispatch() -> None:
 
 
 def main(argv) -> None:
-    if len(argv) > 1:
-        _fail(InputError('command line', got=' '.join(argv[1:]), expected='flags only, as --workdir runs/first'))
     logging.set_verbosity(logging.ERROR)  # orbax warns at every save without a score
-    from segjax import checkpoints, driver
+    from segjax import checkpoints, health
 
     try:
-        _dispatch()
-    except driver.Preempted as error:
+        _dispatch(argv[1])
+    except health.Preempted as error:
         print(f'preempted: {error}; the same command goes on', file=sys.stderr, flush=True)
         sys.exit(EXIT_PREEMPTED)
-    except (InputError, checkpoints.CheckpointError, driver.Diverged) as error:
+    except checkpoints.CheckpointError as error:
+        time.sleep(1)  # threads of orbax print what happened to each array; the reason comes last
         _fail(error)
+    except (InputError, health.Diverged) as error:
+        _fail(error)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        where, fix = error.filename or f'--workdir {_WORKDIR.value}', 'free disk space or check permissions'
+        _fail(InputError(str(where), got=error.strerror, expected='a place to write to', fix=fix))
 
 
 def run() -> None:

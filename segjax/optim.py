@@ -16,6 +16,7 @@ import optax
 
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Array, Mean, PyTree, TrainState
+from segjax.trees import named_leaves, path_name
 
 Schedule = Callable[[Array], Array]
 """step -> learning rate, float32."""
@@ -126,13 +127,8 @@ def make(
     )
 
 
-def path_name(path) -> str:
-    """'segmenter/encoder/Conv_0/kernel' from a key path of jax.tree_util."""
-    return jax.tree_util.keystr(path, simple=True, separator='/')
-
-
 def _scale_by_factors(factors, params) -> optax.GradientTransformation:
-    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    names = list(named_leaves(params))
     for pattern, _ in factors:
         if not any(re.fullmatch(pattern, name) for name in names):
             some = ', '.join(names[:: max(1, len(names) // 5)][:6])

@@ -32,6 +32,9 @@ def initialize(distributed: bool, coordinator: str, num_processes: int, process_
       distributed: find the other processes from SLURM or TPU metadata.
       coordinator: 'host:port' of process 0 instead, with num_processes and process_id; '' for a single process.
     """
+    if not coordinator and (num_processes, process_id) != (1, 0):
+        got = f'--num_processes {num_processes} --process_id {process_id} without --coordinator'
+        raise InputError('--coordinator', got=got, expected='host:port of process 0')
     if coordinator:
         if not 0 <= process_id < num_processes:
             raise InputError(
@@ -41,7 +44,12 @@ def initialize(distributed: bool, coordinator: str, num_processes: int, process_
             )
         jax.distributed.initialize(coordinator, num_processes, process_id)
     elif distributed:
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            got = f'no cluster that JAX knows ({error})'
+            fix = '--coordinator host:port --num_processes N --process_id I, or leave it out on one machine'
+            raise InputError('--distributed', got=got, expected='a SLURM job or a TPU pod', fix=fix) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,9 +184,19 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def preempted(step: int) -> bool:
-    """True in all processes at the same step, once one of them was told to stop (several processes only)."""
-    return multihost_utils.reached_preemption_sync_point(step)
+def of_main(number: int) -> int:
+    """The main process's value of `number`, in all processes."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def preempted(count: int) -> bool:
+    """True in all processes at the same count, once one of them was told to stop (several processes only).
+
+    The count must grow by one from call to call, in all processes alike and over all stages of a run.
+    """
+    return multihost_utils.reached_preemption_sync_point(count)
 
 
 # --- inside a mapped function -----------------------------------------------------------------------------------------
@@ -195,12 +213,15 @@ def sum_over_devices(tree: PyTree) -> PyTree:
 
 
 def replica_mismatch(tree: PyTree) -> jax.Array:
-    """How many elements differ between devices: 0 when the replicas are identical (NaN counts as equal to itself)."""
+    """How many numbers of a tree differ between devices, bit for bit: 0 when the replicas are identical."""
 
     def differing(x):
-        return jnp.sum(lax.pmax(x, AXIS) != lax.pmin(x, AXIS)) - jnp.sum(jnp.isnan(lax.pmax(x, AXIS)))
+        bits = x.astype(jnp.int32) if x.dtype == bool else x
+        if jnp.issubdtype(bits.dtype, jnp.floating):
+            bits = lax.bitcast_convert_type(bits, jnp.dtype(f'int{8 * bits.dtype.itemsize}'))
+        return jnp.sum(lax.pmax(bits, AXIS) != lax.pmin(bits, AXIS))
 
-    return sum(jax.tree.leaves(jax.tree.map(lambda x: differing(x.astype(jnp.float32)), tree)), jnp.int32(0))
+    return sum(jax.tree.leaves(jax.tree.map(differing, tree)), jnp.int32(0))
 
 
 def global_value_and_grad(loss_fn: Callable, weight_of: Callable[[str], float], accumulate: int = 1) -> Callable:
@@ -240,6 +261,9 @@ def global_value_and_grad(loss_fn: Callable, weight_of: Callable[[str], float], 
         return (loss, terms, state, aux), grads
 
     def in_parts(params, model_state, batch, keys):
+        rows = {k: x.shape[0] for k, x in batch.items()}
+        if len(set(rows.values())) > 1 or next(iter(rows.values())) % accumulate:
+            raise ValueError(f'micro-batches need rows in multiples of {accumulate} in every entry, got {rows}')
         parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
 
         def part_keys(i):

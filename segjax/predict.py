@@ -45,7 +45,7 @@ import tqdm
 from segjax import driver, logs, parallel
 from segjax.data.image_files import Source, find_images, read_image
 from segjax.data.spec import ClassSpec, DataSpec
-from segjax.errors import InputError, unknown_name
+from segjax.errors import InputError
 from segjax.ops import tiles
 
 OUTPUTS = ('ids', 'color', 'overlay', 'confidence')
@@ -96,12 +96,7 @@ def make_plan(config: ml_collections.ConfigDict, spec: DataSpec) -> Plan:
 
 def base_scale(config: ml_collections.ConfigDict, spec: DataSpec) -> float:
     """By how much the data set's largest image shrinks for the net: min over axes of eval_size / max_size."""
-    names = [part.partition('[')[0] for part in config.data.eval_split.split('+')]
-    for name in names:
-        if name not in spec.max_size:
-            raise unknown_name('data.eval_split', name, spec.max_size)
-    largest = np.max([spec.max_size[name] for name in names], axis=0)
-    return float(np.min(np.array(config.data.eval_size) / largest))
+    return float(np.min(np.array(config.data.eval_size) / spec.split(config.data.eval_split).max_size))
 
 
 def check_folders(input_folder: pathlib.Path, output_folder: pathlib.Path) -> None:
@@ -335,18 +330,19 @@ def main(
       which: 'last' or 'best' checkpoint.
 
     Returns:
-      The summary of `run`; {} in all processes but the first.
+      The summary of `run`.
     """
     for flag, value in (('--input', input_folder), ('--output', output_folder)):
         if not value:
             raise InputError(flag, got='nothing', expected='a folder', fix=f'{flag} some/folder')
     check_folders(pathlib.Path(input_folder), pathlib.Path(output_folder))  # before a net is loaded for nothing
     find_images(pathlib.Path(input_folder))
-    opened, stages = driver.open_run(config, workdir)
+    if jax.process_count() > 1:
+        got, fix = f'{jax.process_count()} processes', 'start it without --coordinator and --distributed'
+        raise InputError('--mode predict', got=got, expected='one process', fix=fix)
+    opened, stages = driver.open_run(config, workdir, 'predict')
     stage, state = driver.load_last_stage(opened, stages, which)
     state = jax.device_put(parallel.to_host(state), jax.local_devices()[0])
-    if not parallel.is_main():
-        return {}
     jitted = jax.jit(stage.predict)
     made_by = {'run': str(opened.workdir.resolve()), 'stage': stage.name, 'step': int(state.step)}
     summary = run(lambda images: jitted(state, images), config, opened.spec, input_folder, output_folder, made_by)

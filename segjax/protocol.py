@@ -92,10 +92,12 @@ class Stage(NamedTuple):
     streams      names of the random streams that train_step, eval_step and render want in `keys`
     init         (key, batch, earlier) -> TrainState; `batch` is one device's example batch (shapes and dtypes matter,
                  values do not) and `earlier` holds the final states of the stages before, by name. Must be jittable
-    train_step   (state, batch, keys) -> (state, metrics), pure, per device; metrics['loss'] is what NaN checks watch
-    eval_step    (state, batch, keys) -> metrics, pure, per device; respects batch['weight']
+    train_step   (state, batch, keys) -> (state, metrics), pure, per device; metrics are scalar Means, and
+                 metrics['loss'] is what NaN checks watch
+    eval_step    (state, batch, keys) -> metrics, pure, per device; respects batch['weight']. metrics['image_score'],
+                 a Mean of [N] vectors with a place for each example of the split, ranks the report's pictures
     finalize     summed metrics (numpy) -> scores, on the host
-    monitor      (score name, 'max' or 'min'): which checkpoint is the best one
+    monitor      (score name, 'max' or 'min'): which checkpoint is the best one; finalize must return that score
     render       (state, batch, keys) -> {'prediction': [B, H, W, 3] uint8, ...}, pictures for report and TensorBoard
     predict      (state, image [B, H, W, 3] uint8) -> class probabilities [B, H, W, C], for --mode predict
     """

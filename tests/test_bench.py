@@ -1,18 +1,22 @@
-"""Benchmarks: clocks with a clock of our own, program costs against arithmetic, and a toy stage end to end."""
+"""Benchmarks: clocks with a clock of our own, program costs against arithmetic, and the toy pipeline end to end."""
 
+import contextlib
+import io
 import json
 import pathlib
 import time
+import types
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+import toy_run
 
-from segjax import bench, config, parallel
-from segjax.data.spec import ClassSpec, DataSpec
-from segjax.protocol import Input, Mean, Stage, TrainState
+from segjax import bench, driver, parallel
+from segjax.errors import InputError
+from segjax.protocol import Input
 
 
 class Clock:
@@ -32,10 +36,10 @@ class Clock:
         return run
 
 
-def test_measure_excludes_the_warm_up(monkeypatch):
+def test_warm_up_does_not_count(monkeypatch):
     clock = Clock(monkeypatch)
     first_is_slow = clock.call('f', lambda count: 100.0 if count <= 2 else float(count))
-    measurement = bench.measure(first_is_slow, repetitions=5, warm_up=2)
+    measurement = bench.measure_in_turn({'f': first_is_slow}, repetitions=5, warm_up=2)['f']
     assert measurement.seconds == (3, 4, 5, 6, 7)
     assert measurement.median == 5 and measurement.quartiles == (4, 6)
 
@@ -61,7 +65,8 @@ def test_comparison_survives_a_machine_that_slows_down(monkeypatch):
     def runner(name):
         return clock.call(name, lambda count: work[name] * 1.3 ** ((count - 1) // 2))
 
-    times, ratio = bench.compare({name: (runner(name), ()) for name in work}, repetitions=9, warm_up=1)
+    times = bench.measure_in_turn({name: runner(name) for name in work}, repetitions=9, warm_up=1)
+    ratio = bench.ratios(times, 'naive')
     assert times['naive'].seconds[-1] > 5 * times['naive'].seconds[0]
     assert ratio['fast'].median == pytest.approx(0.5) and ratio['fast'].quartiles == pytest.approx((0.5, 0.5))
 
@@ -72,7 +77,9 @@ def test_comparison_of_real_programs_finds_the_slower_one():
     def chain(length):
         return jax.jit(lambda x: jax.lax.fori_loop(0, length, lambda i, y: jnp.tanh(y @ x) / 200, x))
 
-    times, ratio = bench.compare({'short': (chain(5), (x,)), 'long': (chain(50), (x,))}, repetitions=5)
+    programs = {'short': chain(5), 'long': chain(50)}
+    times = bench.measure_in_turn({k: lambda fn=fn: fn(x) for k, fn in programs.items()}, repetitions=5, warm_up=1)
+    ratio = bench.ratios(times, 'short')
     assert len(times['long'].seconds) == 5
     assert ratio['short'].median == 1
     assert ratio['long'].median > 2
@@ -112,137 +119,141 @@ def test_compilation_is_measured_past_the_cache(tmp_path):
         compilation_cache.reset_cache()
 
 
-def test_input_rate_counts_all_batches(monkeypatch):
-    """Every fifth batch is waited for, the others are ready: the median would promise 30 images/s."""
+def test_ratio_of_variants_is_per_image(monkeypatch):
+    """Twice the batch in three times the time: half as slow again, not three times."""
     clock = Clock(monkeypatch)
-    step = clock.call('next', lambda count: 1.0 if count % 5 == 0 else 0.1)
+    program = bench.compile_program(jax.jit(lambda x: x), np.ones(3, 'f'))
+    small = bench.Timed(clock.call('small', 1.0), program, batch_size=4, size=(8, 8))
+    large = bench.Timed(clock.call('large', 3.0), program, batch_size=8, size=(8, 8))
+    settings = ml_collections.ConfigDict({'repetitions': 3, 'warmup': 1})
+    entries = bench.bench_calls({'base': small, 'large': large}, settings)
+    assert ''.join(name[0] for name in clock.log) == 'sllsslls'
+    assert entries['base']['images_per_second'] == 4 and entries['large']['images_per_second'] == 8 / 3
+    assert entries['base']['over_base'] == {'median': 1, 'quartiles': (1, 1)}
+    assert entries['large']['over_base'] == {'median': 1.5, 'quartiles': (1.5, 1.5)}
+    assert entries['large']['median_seconds'] == 3 and entries['large']['repetitions'] == 3
+
+
+# --- a whole bench ---
+
+
+def job_of(config, spec=None):
+    """A job that is only good for reading."""
+    inputs = Input('train', config.train.batch_size, ('image',), (4, 4), config.augment)
+    run = driver.Run(config, spec, pathlib.Path(), parallel.topology('pmap'))
+    return bench.Job(run, types.SimpleNamespace(train_input=inputs), None)
+
+
+def test_input_rate_counts_all_batches_but_those_read_ahead(monkeypatch):
+    """Two batches lie ready; then every fifth is waited for: the median would promise 80 images/s."""
+    clock = Clock(monkeypatch)
+    step = clock.call('next', lambda count: 0.0 if count <= 2 else 1.0 if count % 5 == 0 else 0.1)
 
     def batches():
         while True:
             step()
-            yield {'image': np.zeros((3, 4, 4, 3), np.uint8)}
+            yield {'image': np.zeros((8, 4, 4, 3), np.uint8)}
 
-    inputs = Input('train', 3, ('image',), (4, 4))
-    result = bench.bench_input(batches(), inputs, repetitions=10)
-    assert result['images_per_second'] == pytest.approx(30 / (8 * 0.1 + 2 * 1.0))
-
-
-# --- a toy stage ---
-
-
-class Source:
-    """Eight random images with labels."""
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, index):
-        rng = np.random.default_rng(index)
-        image = rng.integers(0, 256, (8, 12, 3), np.uint8)
-        return {'image': image, 'label': (image[..., 0] > 127).astype(np.uint8), 'name': f'image{index}'}
+    monkeypatch.setattr(driver, 'train_batches', lambda *args: batches())
+    config = toy_run.make_config(bench=dict(repetitions=10, warmup=0), data=dict(threads=1, prefetch=16))
+    entry = bench.bench_input(job_of(config), config.bench)
+    assert entry['images_per_second'] == pytest.approx(80 / (8 * 0.1 + 2 * 1.0))
+    assert (entry['batch_size'], entry['size'], entry['threads'], entry['workers']) == (8, (4, 4), 1, 0)
+    # Four threads deliver in bursts of four: with few repetitions the rate would depend on where one is cut.
+    config.data.threads = 4
+    assert bench.bench_input(job_of(config), config.bench)['repetitions'] == 32
 
 
-SPEC = DataSpec(
-    name='toy',
-    classes=ClassSpec(('dark', 'bright'), ((0, 0, 0), (255, 255, 255)), (0, 1)),
-    features=('image', 'label', 'name'),
-    num_examples={'train': 8, 'val': 8},
-    max_size={'train': (8, 12), 'val': (8, 12)},
-    class_pixels={'train': (1, 1), 'val': (1, 1)},
-    void_pixels={'train': 0, 'val': 0},
-)
+VARIANTS = (('mapped', 'parallel.mode=shard_map'), 'train.batch_size=16;data.threads=2')
+NAMES = ['base', 'mapped', VARIANTS[1]]
 
 
-def toy_config():
-    values = {
-        'pipeline': 'toy',
-        'seed': 0,
-        'train': {'dtype': 'float32'},
-        'parallel': {'check_replicas': False},
-        'data': {'eval_size': (8, 12), 'threads': 0, 'workers': 0, 'prefetch': 4},
-        'predict': {'tile': (), 'batch_size': 2},
-        'augment': {key: field.default for key, field in config.AUGMENT.items()} | {'crop': (8, 8)},
-    }
-    return ml_collections.ConfigDict(values)
+@pytest.fixture(scope='module')
+def benched(tmp_path_factory):
+    """A bench of the toy pipeline's two stages; what it returned, wrote and printed."""
+    workdir = tmp_path_factory.mktemp('bench')
+    config = toy_run.make_config(bench=dict(repetitions=3, warmup=1, variants=VARIANTS), seed=3)
+    config.init_from.path = '/nowhere'  # parameters are fresh: nothing has to be trained first
+    base, *others = bench.open_variants(config, str(workdir))
+    # To save time the second stage, which starts from the first one's state, only evaluates, and for the base alone.
+    evaluating = base.stages[1]._replace(num_steps=0, train_input=None, predict=None)
+    base = base._replace(stages=(base.stages[0], evaluating))
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        report = bench.run([base, *(v._replace(stages=v.stages[:1]) for v in others)])
+    return report, workdir, printed.getvalue()
 
 
-def toy_stage(settings):
-    def logits(params, image):
-        return image.astype(jnp.float32) / 255 @ params['segmenter']['kernel']
-
-    def init(key, batch, earlier):
-        params = {'segmenter': {'kernel': jax.random.normal(key, (3, 2))}}
-        return TrainState(jnp.int32(0), params, {'segmenter': {}}, {}, {})
-
-    def loss_fn(params, model_state, batch, keys):
-        hot = jax.nn.one_hot(batch['label'], 2)
-        loss = -(jax.nn.log_softmax(logits(params, batch['image'])) * hot).sum()
-        return {'main': Mean(loss, hot.sum())}, model_state, {}
-
-    def train_step(state, batch, keys):
-        value_and_grad = parallel.global_value_and_grad(loss_fn, lambda name: 1.0)
-        (loss, _, _, _), grads = value_and_grad(state.params, state.model_state, batch, keys)
-        params = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
-        return state.replace(step=state.step + 1, params=params), {'loss': Mean(loss, jnp.float32(1))}
-
-    def eval_step(state, batch, keys):
-        right = logits(state.params, batch['image']).argmax(-1) == batch['label']
-        return {'accuracy': Mean(right.sum().astype(jnp.float32), jnp.float32(right.size))}
-
-    return Stage(
-        name='segmentation',
-        num_steps=3,
-        train_input=Input('train', 8, ('image', 'label'), (8, 8), settings.augment),
-        eval_input=Input('val', 8, ('image', 'label'), (8, 12)),
-        streams=(),
-        init=init,
-        train_step=train_step,
-        eval_step=eval_step,
-        finalize=lambda sums: {},
-        monitor=('accuracy', 'max'),
-        predict=lambda state, image: jax.nn.softmax(logits(state.params, image)),
-    )
-
-
-@pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
-def test_bench_of_a_stage(mode, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench.data, 'open_split', lambda *args: Source(), raising=False)
-    settings = toy_config()
-    topology = parallel.topology(mode)
-    report = bench.run(settings, (toy_stage(settings),), SPEC, topology, pathlib.Path(tmp_path), repetitions=3)
-    entries = report['stages']['segmentation']
-    for part, batch, size in (
-        ('train', 8, (8, 8)),
-        ('evaluate', 8, (8, 12)),
-        ('predict', 2, (8, 12)),
-        ('input', 8, (8, 8)),
-    ):
-        entry = entries[part]
-        assert (entry['batch_size'], entry['size'], entry['repetitions']) == (batch, size, 3)
-        low, high = entry['quartiles_seconds']
-        assert 0 < low <= entry['median_seconds'] <= high
-        if part != 'input':
-            assert entry['images_per_second'] == pytest.approx(batch / entry['median_seconds'])
+def test_report_has_every_part_of_every_variant(benched):
+    report, _, _ = benched
+    assert report['variants'] == dict(zip(NAMES, ('', VARIANTS[0][1], VARIANTS[1])))
+    assert list(report['stages']) == ['pretrain', 'adversarial']
+    parts = report['stages']['pretrain']
+    for part, batch in (('train', 8), ('evaluate', 8), ('predict', 4)):
+        assert list(parts[part]) == NAMES
+        for name, entry in parts[part].items():
+            batch_size = 16 if (part, name) == ('train', NAMES[2]) else batch
+            assert (entry['batch_size'], entry['size'], entry['repetitions']) == (batch_size, (32, 64), 3)
+            low, high = entry['quartiles_seconds']
+            assert 0 < low <= entry['median_seconds'] <= high
+            assert entry['images_per_second'] == pytest.approx(batch_size / entry['median_seconds'])
             assert entry['compile_seconds'] > 0 and entry['memory']['peak'] > 0
-    # one device predicts 2 images of 96 pixels; the 3 -> 2 product alone is 12 operations a pixel
-    assert entries['predict']['flops'] >= 2 * 96 * 12
-    assert entries['input_over_train'] == pytest.approx(
-        entries['input']['images_per_second'] / entries['train']['images_per_second']
-    )
-    stored = json.loads((tmp_path / 'bench.json').read_text())
-    assert stored['stages']['segmentation']['train']['flops'] == entries['train']['flops']
-    assert stored['config'] == {'pipeline': 'toy', 'dtype': 'float32', 'parallel': mode, 'devices': 8}
-    assert stored['environment']['jax'] == jax.__version__
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith('toy on 8 x cpu') and f'({mode}), float32, jax {jax.__version__}' in printed[0]
-    assert [line.split()[1] for line in printed[2:6]] == ['train', 'evaluate', 'predict', 'input']
-    assert 'input / train' in printed[6]
+        assert parts[part]['base']['over_base']['median'] == 1
+        assert parts[part]['mapped']['over_base']['median'] > 0
+    # One device predicts four images of 2048 pixels; the 3x3 convolution of 3 -> 6 alone is 324 operations a pixel,
+    # less what padding saves.
+    assert parts['predict']['base']['flops'] > 4 * 2048 * 300
 
 
-def test_stage_without_training_has_no_train_and_input_entries(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench.data, 'open_split', lambda *args: Source(), raising=False)
-    settings = toy_config()
-    stage = toy_stage(settings)._replace(num_steps=0, train_input=None, predict=None)
-    report = bench.run(settings, (stage,), SPEC, parallel.topology('pmap', 2), tmp_path, repetitions=2)
-    assert set(report['stages']['segmentation']) == {'evaluate'}
-    assert report['config']['devices'] == 2
+def test_stage_without_training_only_evaluates(benched):
+    parts = benched[0]['stages']['adversarial']
+    assert list(parts) == ['evaluate'] and list(parts['evaluate']) == ['base']
+
+
+def test_only_what_changes_the_reading_is_read_again(benched):
+    parts = benched[0]['stages']['pretrain']
+    assert list(parts['input']) == ['base', NAMES[2]]
+    assert parts['input'][NAMES[2]]['batch_size'] == 16 and parts['input'][NAMES[2]]['threads'] == 2
+    for name, source in zip(NAMES, ('base', 'base', NAMES[2])):
+        rates = (parts['input'][source]['images_per_second'], parts['train'][name]['images_per_second'])
+        assert parts['input_over_train'][name] == pytest.approx(rates[0] / rates[1])
+
+
+def test_file_and_table_say_what_was_measured_on_what(benched):
+    report, workdir, printed = benched
+    assert [path.name for path in workdir.iterdir()] == ['bench.json']
+    stored = json.loads((workdir / 'bench.json').read_text())
+    assert stored['config']['bench']['repetitions'] == 3 and stored['config']['seed'] == 3
+    assert stored['environment']['jax'] == jax.__version__ and stored['environment']['devices'] == 8
+    entry = report['stages']['pretrain']['train']['mapped']
+    assert stored['stages']['pretrain']['train']['mapped']['flops'] == entry['flops']
+
+    lines = printed.splitlines()
+    assert lines[0].startswith('toy on 8 x cpu (pmap), ') and f'float32, jax {jax.__version__}' in lines[0]
+    assert lines[1] == 'median of 3 calls after 1 to warm up, variants in turn'
+    assert 'mapped: parallel.mode=shard_map' in lines
+    assert any(line.startswith('input: reading') for line in lines)
+    row = next(line.split() for line in lines if line.split()[:3] == ['pretrain', 'train', 'mapped'])
+    assert row[3:6] == ['8', '32x64', f'{entry["images_per_second"]:.2f}']
+    assert row[8] == f'{entry["over_base"]["median"]:.2f}'
+    ratio = f'pretrain train: time per image of mapped / base = {entry["over_base"]["median"]:.2f}'
+    assert any(line.startswith(ratio) for line in lines)
+    assert sum('images/s of input / train' in line for line in lines) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    'variants, complaint',
+    [
+        (('fast', 'optim.name=sgd'), 'strings or \\(name, such a string\\) pairs'),
+        ((('base', 'seed=1'),), "not 'base'"),
+        (('seed=1', 'seed=1'), 'a name of its own'),
+        (('optim.nam=sgd',), r"variants, optim.nam=sgd: --config.optim.nam[^?]*did you mean 'name'"),
+        (('seed=1', 'optim.name=sdg'), r"variants, optim.name=sdg: config.optim.name[^?]*did you mean 'sgd'"),
+        (('train.batch_size=4',), r'variants, train.batch_size=4: train.batch_size[\s\S]*a multiple of 8'),
+        (('bench.repetitions=4',), 'the same repetitions'),
+    ],
+)
+def test_wrong_variants_are_refused_before_anything_compiles(variants, complaint, tmp_path, monkeypatch):
+    monkeypatch.delattr(driver, 'initial_state')
+    with pytest.raises(InputError, match=complaint):
+        bench.main(toy_run.make_config(bench=dict(variants=variants)), str(tmp_path))

@@ -155,3 +155,23 @@ def test_parameters_of_another_run_are_taken_by_pattern(tmp_path):
         checkpoints.merge_params(make_state(width=5), source, ('.*',))
     with pytest.raises(InputError, match='a run folder'):
         checkpoints.load_params(str(tmp_path / 'nowhere'))
+
+
+def test_looking_at_a_run_changes_nothing(tmp_path):
+    """Another process may be training in that folder: its unfinished save must stay, and no folder may appear."""
+    with open_folder(tmp_path / 'run') as saved:
+        saved.save(make_state(1), {'window': {}}, {'mIoU': 0.5})
+    unfinished = tmp_path / 'run' / '2.orbax-checkpoint-tmp'
+    unfinished.mkdir()
+    with checkpoints.Checkpoints(tmp_path / 'run', ('mIoU', 'max'), read_only=True) as saved:
+        assert saved.steps() == [1] and saved.best_step() == 1
+        assert saved.restore(jax.eval_shape(lambda: make_state()))[0].step == 1
+    assert unfinished.is_dir()
+
+
+def test_a_score_that_is_no_number_pushes_nothing_out(tmp_path):
+    with open_folder(tmp_path, keep_last=1) as saved:
+        for step, score in enumerate([0.3, float('nan'), 0.1]):
+            saved.save(make_state(step), {'window': {}}, {'mIoU': score})
+        saved.wait()
+        assert saved.steps() == [0, 2] and saved.best_step() == 0

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from segjax import config as config_lib
+from segjax import config_file
 from segjax.errors import InputError
+from segjax.pipelines import supervised
 
 
 @pytest.fixture
@@ -98,11 +100,50 @@ def test_wrong_arguments_are_refused(arg, complaint):
         config_lib.parse_arg(arg, ('quick', 'smoke'), snr=0.0, batch=4)
 
 
+def test_overrides_are_typed_by_what_they_replace(config):
+    text = 'model.forms=naive; augment.crop=(64, 128);optim.learning_rate=1;data.world.seed=3;optim.nesterov=true;'
+    changed = config_file.overridden(config, text)
+    assert changed.model.forms == 'naive' and changed.augment.crop == (64, 128)
+    assert isinstance(changed.optim.learning_rate, float) and changed.optim.learning_rate == 1
+    assert changed.data.world.seed == 3 and changed.optim.nesterov is True
+    assert changed.is_locked and changed.model.is_locked
+    assert config == config_lib.defaults('supervised'), 'the config itself stays as it is'
+
+
+def test_overriding_the_name_of_a_net_brings_its_keys(config, monkeypatch):
+    nets = {'erfnet': {'forms': config_lib.Field('fast', '')}, 'tiny': {'depth': config_lib.Field(3, '')}}
+    monkeypatch.setitem(supervised.SCHEMA, 'model', config_lib.Choice('erfnet', '', nets))
+    config = config_file.overridden(config_lib.defaults('supervised'), 'model.name=tiny;model.depth=5')
+    assert config.model.to_dict() == {'name': 'tiny', 'depth': 5}
+    with pytest.raises(InputError, match=r'config.model.forms[\s\S]*one of depth, name'):
+        config_file.overridden(config, 'model.forms=naive')
+
+
+@pytest.mark.parametrize(
+    'overrides, complaint',
+    [
+        ('model.form=naive', r"config.model.form\n[\s\S]*did you mean 'forms'"),
+        ('forms=naive', r'config.forms\n[\s\S]*one of .*model'),
+        ('model=erfnet', r'config.model\n[\s\S]*one of its keys: .*forms'),
+        ('seed=1;model.forms', r'config.model.forms\n.*nothing\n.*type str'),
+        ('train.batch_size=1.5', r"config.train.batch_size\n.*'1.5'\n.*type int\n.*batch_size=6"),
+        ('augment.crop=64', r'config.augment.crop\n.*\n.*type tuple'),
+        ('augment.crop=(64', r'config.augment.crop\n.*\n.*type tuple'),
+        ('augment.crop=(64,0)', r'config.augment.crop\n.*\n.*whole numbers > 0'),
+        ('train.dtype=float31', "did you mean 'float32'"),
+    ],
+)
+def test_wrong_overrides_are_refused(config, overrides, complaint):
+    with pytest.raises(InputError, match=complaint):
+        config_file.overridden(config, overrides)
+
+
 def test_only_what_changes_the_result_counts_as_another_config(config):
     old = config_lib.to_json(config)
     config.run.log_every = 3
     config.data.threads = 9
     config.parallel.mode = 'shard_map'
+    config.bench.variants = ('model.forms=naive',)
     assert config_lib.differences(old, config_lib.to_json(config)) == []
     config.train.batch_size = 12
     assert config_lib.differences(old, config_lib.to_json(config)) == ['train.batch_size: 6, now 12']

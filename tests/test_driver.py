@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import toy_run
 
-from segjax import checkpoints, driver, health
+from segjax import driver, health, trees
 from segjax.errors import InputError
 
 HELPERS = pathlib.Path(__file__).parent / 'helpers'
@@ -29,13 +29,12 @@ def final_state(workdir, stage='adversarial'):
 
     with ocp.StandardCheckpointer() as checkpointer:
         tree = checkpointer.restore(newest / 'state')
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {checkpoints.path_name(path): np.asarray(leaf) for path, leaf in leaves}
+    return {name: np.asarray(leaf) for name, leaf in trees.named_leaves(tree).items()}
 
 
-def assert_same_run(a: pathlib.Path, b: pathlib.Path):
+def assert_same_run(a: pathlib.Path, b: pathlib.Path, stages=('pretrain', 'adversarial')):
     """Bit for bit: every array of every stage's last checkpoint, every logged metric, every score."""
-    for stage in ('pretrain', 'adversarial'):
+    for stage in stages:
         state_a, state_b = final_state(a, stage), final_state(b, stage)
         assert state_a.keys() == state_b.keys()
         for name in state_a:
@@ -91,13 +90,8 @@ def test_a_finished_run_that_is_started_again_only_evaluates(finished, tmp_path)
 @pytest.mark.parametrize('stops', [('pretrain', 1), ('adversarial', 1), ('adversarial', 3)])
 def test_preempted_and_resumed_is_bit_identical(finished, tmp_path, monkeypatch, stops):
     workdir, scores = finished
-    stage, step = stops
-    current = []
-    monkeypatch.setattr(
-        driver, 'map_functions', lambda run, s, f=driver.map_functions: current.append(s.name) or f(run, s)
-    )
-    monkeypatch.setattr(health.StopSignal, 'reached', lambda self, s: (current[-1], s) == (stage, step))
-    with pytest.raises(health.Preempted, match=f'{stage}.*step {step}'):
+    stop_at(monkeypatch, *stops)
+    with pytest.raises(health.Preempted, match='{}.*step {}'.format(*stops)):
         driver.train(toy_run.make_config(), str(tmp_path))
     assert (tmp_path / 'report.html').exists(), 'the curves so far can be looked at'
     monkeypatch.undo()
@@ -105,62 +99,158 @@ def test_preempted_and_resumed_is_bit_identical(finished, tmp_path, monkeypatch,
     assert_same_run(workdir, tmp_path)
 
 
+def stop_at(monkeypatch, stage, step):
+    """Lets the run believe in a SIGTERM during that step."""
+    here = []
+
+    def map_functions(run, entered, original=driver.map_functions):
+        here[:] = [entered.name, 0]
+        return original(run, entered)
+
+    def due(run, step, num_steps, original=driver._due):
+        here[1] = step
+        return original(run, step, num_steps)
+
+    monkeypatch.setattr(driver, 'map_functions', map_functions)
+    monkeypatch.setattr(driver, '_due', due)
+    monkeypatch.setattr(health.StopSignal, 'reached', lambda self: here == [stage, step])
+
+
+# Two batches an evaluation: the stage before asked twice.
+@pytest.mark.parametrize('batch, step', [(3, 3), (6, 5)])
+def test_stopped_in_an_evaluation_the_next_start_makes_it(finished, tmp_path, monkeypatch, batch, step):
+    workdir, _ = finished
+    asked = []
+    monkeypatch.setattr(health.StopSignal, 'waiting', lambda self: asked.append(1) or len(asked) == batch)
+    with pytest.raises(health.Preempted, match=f"'adversarial' saved at step {step}"):
+        driver.train(toy_run.make_config(), str(tmp_path))
+    monkeypatch.undo()
+    driver.train(toy_run.make_config(), str(tmp_path))
+    assert_same_run(workdir, tmp_path)
+
+
+def test_a_damaged_newest_checkpoint_is_set_aside_and_the_run_goes_on(finished, tmp_path, monkeypatch):
+    workdir, _ = finished
+    stop_at(monkeypatch, 'adversarial', 3)
+    with pytest.raises(health.Preempted):
+        driver.train(toy_run.make_config(), str(tmp_path))
+    monkeypatch.undo()
+    for part in (tmp_path / 'adversarial/checkpoints/3/state').rglob('*'):
+        if part.is_file():
+            part.write_bytes(b'')
+    driver.train(toy_run.make_config(), str(tmp_path))
+    assert_same_run(workdir, tmp_path)
+    assert list((tmp_path / 'adversarial/checkpoints').glob('damaged_3_*'))
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    with driver._locked(tmp_path), pytest.raises(InputError, match='another process is training'):
+        driver.train(toy_run.make_config(), str(tmp_path))
+
+
+def test_a_start_that_failed_before_its_first_checkpoint_binds_nobody(tmp_path):
+    (tmp_path / 'config.json').write_text('{"pipeline": "toy", "train": {"batch_size": 3}}')
+    driver.train(toy_run.make_config(pretrain_steps=1, train=dict(num_steps=1)), str(tmp_path))
+
+
+def test_data_that_changed_since_is_refused(finished, tmp_path):
+    workdir, _ = finished
+    copy = shutil.copytree(workdir, tmp_path / 'copy')
+    spec = json.loads((copy / 'spec.json').read_text())
+    spec['num_examples']['train'] += 1
+    (copy / 'spec.json').write_text(json.dumps(spec))
+    with pytest.raises(InputError, match='data that changed'):
+        driver.train(toy_run.make_config(), str(copy))
+
+
+def test_init_from_does_not_undo_an_earlier_stage(finished, tmp_path):
+    workdir, _ = finished
+    config = toy_run.make_config(init_from=dict(path=str(workdir)), seed=1)
+    driver.train(config, str(tmp_path))
+    first, second = final_state(tmp_path, 'pretrain'), final_state(tmp_path)
+    np.testing.assert_array_equal(second['params/backbone/Conv_0/kernel'], first['params/backbone/Conv_0/kernel'])
+    assert not np.array_equal(
+        first['params/backbone/Conv_0/kernel'], final_state(workdir)['params/backbone/Conv_0/kernel']
+    )
+
+
 def test_sigterm_asks_for_a_stop_and_the_old_handler_returns():
     before = signal.getsignal(signal.SIGTERM)
     with health.StopSignal() as stop:
-        assert not stop.reached(1)
+        assert not stop.reached()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
-        assert stop.reached(2)
+        assert stop.reached()
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def start(workdir, num_steps):
-    env = {
-        **os.environ,
-        'XLA_FLAGS': '',
-        'PYTHONPATH': os.pathsep.join([str(HELPERS.parent.parent), str(HELPERS)]),
-    }
-    command = [sys.executable, str(HELPERS / 'toy_run.py'), str(workdir), str(num_steps)]
-    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+ENVIRONMENT = {
+    **os.environ,
+    'XLA_FLAGS': '',
+    'PYTHONPATH': os.pathsep.join([str(HELPERS.parent.parent), str(HELPERS)]),
+}
 
 
-def test_killed_at_random_moments_and_restarted_is_bit_identical(tmp_path):
-    """SIGKILL after some log lines, and in the middle of a checkpoint write. One device, in processes of its own."""
+def start_toy(workdir):
+    return [sys.executable, str(HELPERS / 'toy_run.py'), str(workdir), '30']
+
+
+def start_supervised(workdir):
+    config = str(HELPERS.parent.parent / 'configs/supervised.py')
+    settings = ('--config.train.num_steps=80', '--config.run.eval_every=40', '--config.run.checkpoint_every=7')
+    return [sys.executable, '-m', 'segjax.main', '--config', f'{config}:smoke', '--workdir', str(workdir), *settings]
+
+
+def run_to_the_end(command):
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def kill_on_the_way(command, stage_folder, more_lines: int, while_saving: bool):
+    """SIGKILL once `more_lines` have been added to the log, at once or when the next checkpoint is half written."""
+    log = stage_folder / 'metrics.jsonl'
+    lines = (log.read_bytes().count(b'\n') if log.exists() else 0) + more_lines
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        # A restarted run first drops the lines after its checkpoint, then writes them again.
+        far_enough = log.exists() and log.read_bytes().count(b'\n') >= lines
+        if far_enough and (not while_saving or list((stage_folder / 'checkpoints').glob('*tmp*'))):
+            break
+        time.sleep(0.001)
+    assert process.poll() is None, 'it was over before it could be killed'
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize(
+    'command, stages, kills',
+    [
+        (start_toy, ('pretrain', 'adversarial'), 2),
+        pytest.param(start_supervised, ('segmentation',), 10, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_at_random_moments_and_restarted_is_bit_identical(tmp_path, command, stages, kills):
+    """One device, processes of their own; every second SIGKILL falls into the middle of a checkpoint write."""
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-    num_steps = 30
-    process = start(whole, num_steps)
-    assert process.wait(300) == 0, process.stderr.read()[-2000:]
+    run_to_the_end(command(whole))
     draw = random.Random(0)
-    for kill in ('log', 'save'):
-        process = start(killed, num_steps)
-        log = killed / 'adversarial' / 'metrics.jsonl'
-        lines = draw.randint(2, 8) + (8 if kill == 'save' else 0)
-        while process.poll() is None:
-            if log.exists() and log.read_bytes().count(b'\n') >= lines:
-                unfinished = list((killed / 'adversarial/checkpoints').glob('*tmp*'))
-                if kill == 'log' or unfinished:
-                    break
-            time.sleep(0.001)
-        assert process.poll() is None, 'it was over before it could be killed: ' + process.stderr.read()[-2000:]
-        process.kill()
-        process.wait()
-    process = start(killed, num_steps)
-    assert process.wait(300) == 0, process.stderr.read()[-2000:]
-    assert_same_run(whole, killed)
+    for number in range(kills):
+        kill_on_the_way(command(killed), killed / stages[-1], draw.randint(1, 5), while_saving=number % 2 == 1)
+    run_to_the_end(command(killed))
+    assert_same_run(whole, killed, stages)
 
 
 def test_divergence_names_step_and_group_and_keeps_the_good_checkpoint(tmp_path):
     config = toy_run.make_config(
-        # The warm-up starts at rate 0, so the first step is harmless and the second is not.
+        # The warm-up starts at rate 0: the first step is harmless, the second makes numbers that the third cannot hold.
         optim=dict(name='sgd', learning_rate=1e38, warmup_steps=3),
         run=dict(checkpoint_every=1),
     )
     with pytest.raises(health.Diverged) as error:
         driver.train(config, str(tmp_path))
-    assert "'pretrain', step 2" in str(error.value)
+    assert "'pretrain', step 3: the loss is nan" in str(error.value)
     assert 'backbone/Conv_0' in str(error.value)
-    assert 'last good checkpoint: step 1' in str(error.value)
+    assert 'last good checkpoint: step 2' in str(error.value)
     assert 'learning_rate' in str(error.value)
     assert all(np.isfinite(x).all() for x in final_state(tmp_path, 'pretrain').values())
 

@@ -11,6 +11,7 @@ from segjax import pipelines
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / 'segjax'
 SOURCES = sorted(PACKAGE.rglob('*.py'))
+REGISTERED = dict(pipelines.REGISTRY)  # as shipped: other tests add a toy
 
 # A file may import from its own floor and from lower ones.
 FLOOR = {'ops': 0, 'losses': 1, 'metrics': 1, 'models': 1, 'data': 1, 'pretrained': 2, 'pipelines': 4}
@@ -63,7 +64,9 @@ def test_words_that_live_in_one_place(path):
         for word in ('jax.pmap', 'shard_map(', 'psum', 'pmean', 'axis_index', 'process_allgather'):
             assert word not in code, f'{word} belongs to parallel.py'
     if path.name != 'main.py':
-        assert 'DEFINE_' not in code and 'FLAGS' not in code.replace('mark_as_parsed', ''), 'flags belong to main.py'
+        # grain has flags of its own, which it wants to find parsed.
+        ours = code.replace('flags.FLAGS.is_parsed', '').replace('flags.FLAGS.mark_as_parsed', '')
+        assert 'DEFINE_' not in ours and 'FLAGS' not in ours, 'flags belong to main.py'
     for default in ('config.get(', 'cfg.get('):
         assert default not in code, 'a default hidden in .get() hides typos'
     for heavy in ('import tensorflow\n', 'import tensorflow as', 'from tensorflow ', 'import torch'):
@@ -77,12 +80,12 @@ def test_every_file_parses():
 
 def test_driver_meets_pipelines_only_through_the_registry():
     code = (PACKAGE / 'driver.py').read_text()
-    assert all(module not in code for module in pipelines.REGISTRY.values())
+    assert all(module not in code for module in REGISTERED.values())
     assert 'models' not in set(imported_rooms(PACKAGE / 'driver.py'))
     assert 'losses' not in set(imported_rooms(PACKAGE / 'driver.py'))
 
 
-@pytest.mark.parametrize('name', pipelines.REGISTRY)
+@pytest.mark.parametrize('name', REGISTERED)
 def test_every_pipeline_exports_the_contract(name):
     module = pipelines.load(name)
     assert callable(module.make_stages) and isinstance(module.SCHEMA, dict) and module.__doc__
@@ -90,4 +93,4 @@ def test_every_pipeline_exports_the_contract(name):
 
 def test_every_pipeline_file_is_registered():
     files = {f'segjax.pipelines.{p.stem}' for p in (PACKAGE / 'pipelines').glob('*.py') if p.stem != '__init__'}
-    assert files == set(pipelines.REGISTRY.values())
+    assert files == set(REGISTERED.values())

@@ -269,7 +269,7 @@ BY_CLASS = {
 
 @pytest.mark.parametrize('given', [BY_METRIC, BY_CLASS])
 def test_score_table(given):
-    assert logs.score_table(given) == '\n'.join([
+    assert scores.score_table(given) == '\n'.join([
         'per class      IoU %  accuracy %  share of pixels %',
         '---------------------------------------------------',
         'road           90.00       96.00              63.00',
@@ -287,11 +287,11 @@ def test_score_table(given):
 
 def test_score_table_of_other_scores():
     nested = {'abs_rel': 0.1234567, 'depth': {'rmse': 4.5, 'by_range': {'near': {'n': 3}, 'far': {'n': 12}}}}
-    text = logs.score_table(nested)
+    text = scores.score_table(nested)
     assert 'abs rel    0.1235' in text
     assert '\n  by range   n\n' in text and '\n  far       12\n' in text  # the section is indented
-    assert logs.score_table({}) == ''
-    assert logs.score_table({'curve': {'x': [0, 1], 'y': [0, 1]}, 'list': [1, 2]}) == ''
+    assert scores.score_table({}) == ''
+    assert scores.score_table({'curve': {'x': [0, 1], 'y': [0, 1]}, 'list': [1, 2]}) == ''
 
 
 def test_flat_scalars():

@@ -5,7 +5,7 @@
 #          [-- ARGUMENTS OF segjax.main]
 #
 #   bash launch/gke/submit.sh gpu --name cyclegan --image europe-docker.pkg.dev/me/segjax/segjax:1 --claim runs \
-#     --config configs/noise_cyclegan.py --workdir /mnt/segjax/runs/cyclegan --nodes 2 --gpus-per-node 8
+#     --config configs/supervised.py --workdir /mnt/segjax/runs/cityscapes --nodes 2 --gpus-per-node 8
 #
 #   --name NAME           of the JobSet: lower-case letters, digits and -
 #   --image IMAGE         built from launch/gke/Dockerfile, with ACCELERATOR=cuda13 or tpu

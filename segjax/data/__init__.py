@@ -1,32 +1,45 @@
-"""Data sets: `prepare` writes a data set's records once and says what is in them, `open_split` reads them."""
+"""Data sets: `prepare` writes a data set's records once, says what is in them and opens them."""
 
+import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from segjax.data import builders, records
 from segjax.data.records import SplitSource
 from segjax.data.spec import DataSpec
 
 
-def prepare(config: Any) -> DataSpec:
-    """Prepares the data set of `config.data` unless that was done before; what it consists of.
+class Prepared(NamedTuple):
+    """A data set as it was when it was prepared: what happens in the user's folder later changes no running job.
+
+    spec    what it consists of
+    folder  with the records
+    where   what errors call it
+    """
+
+    spec: DataSpec
+    folder: pathlib.Path
+    where: str
+
+    def open_split(self, split: str, features: Sequence[str]) -> SplitSource:
+        """Random access to a split.
+
+        Args:
+          split: a TFDS split: 'train', 'val[:10%]', 'train+val'.
+          features: keys of the examples, from `spec.features`.
+
+        Raises:
+          InputError: for an unknown or empty split, or a feature that the data set does not have.
+        """
+        return SplitSource(self.folder, split, features, self.where)
+
+
+def prepare(config: Any) -> Prepared:
+    """Prepares the data set of `config.data` unless that was done before.
 
     Raises:
       InputError: the first thing that is wrong with it, naming the file. `--mode doctor` names all.
     """
-    return records.load_spec(records.prepared(builders.load(config), config.cache))
-
-
-def open_split(config: Any, split: str, features: Sequence[str]) -> SplitSource:
-    """Random access to a split of the data set of `config.data`, prepared if need be.
-
-    Args:
-      config: `config.data`.
-      split: a TFDS split: 'train', 'val[:10%]', 'train+val'.
-      features: keys of the examples, from `DataSpec.features`.
-
-    Raises:
-      InputError: as `prepare`; for an unknown or empty split, or a feature that the data set does not have.
-    """
     dataset = builders.load(config)
-    return SplitSource(records.prepared(dataset, config.cache), split, features, dataset.where)
+    folder = records.prepared(dataset, config.cache)
+    return Prepared(records.load_spec(folder), folder, dataset.where)

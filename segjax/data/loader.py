@@ -269,6 +269,24 @@ def _for_device(key: str, value: np.ndarray) -> np.ndarray:
     return whole
 
 
+def zeros(inputs: Input, rows: int) -> dict[str, np.ndarray]:
+    """A training batch of zeros: what a net looks like must not depend on the data, nor on whether it is at hand.
+
+    Raises:
+      InputError: a feature whose shape is known only from the data.
+    """
+    shapes = {'intrinsics': (3, 3), 'pose': (4, 4), 'frame': (), 'weight': (), 'index': ()}
+    batch = {}
+    for key in (*inputs.features, 'weight', 'index'):
+        kind = key.split('_')[0]
+        if kind not in shapes and transforms.map_kind(key) is None:
+            raise unknown_name('features of a stage', key, (*shapes, *transforms.MAPS))
+        shape = shapes[kind] if kind in shapes else (*inputs.size, 3) if kind == 'image' else tuple(inputs.size)
+        whole = kind in ('label', 'instance', 'frame', 'index')
+        batch[key] = np.zeros((rows, *shape), np.uint8 if kind == 'image' else np.int32 if whole else np.float32)
+    return batch
+
+
 # --- batches ------------------------------------------------------------------------------------------------
 
 

@@ -176,6 +176,10 @@ def _locked(lock, folder: pathlib.Path):
     except BlockingIOError:
         logging.info('waiting for another process that prepares %s', folder)
         fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        fix = 'set config.data.cache or $SEGJAX_CACHE to a folder on a local disk'
+        where = f'config.data.cache {folder.parent}'
+        raise InputError(where, got=f'no file locks ({error})', expected='a file system with them', fix=fix) from error
     try:
         yield
     finally:

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from segjax.errors import unknown_name
+
 IGNORE = 255
 """The label that counts nowhere: not in losses, metrics, class statistics; fill value of padding and augmentation."""
 
@@ -68,11 +70,30 @@ class DataSpec:
     void_pixels: Mapping[str, int]
 
     def split(self, expression: str) -> SplitSpec:
-        """Of 'train', 'train+val' or 'train[:10%]'."""
+        """Of 'train', 'train+val' or 'train[:10%]'; raises InputError for a split that there is not."""
         names = split_names(expression)
+        for name in names:
+            if name not in self.num_examples:
+                raise unknown_name(f'split {expression!r} of data set {self.name!r}', name, self.num_examples)
         return SplitSpec(
             num_examples=sum(self.num_examples[n] for n in names),
             max_size=(max(self.max_size[n][0] for n in names), max(self.max_size[n][1] for n in names)),
             class_pixels=tuple(sum(counts) for counts in zip(*(self.class_pixels[n] for n in names))),
             void_pixels=sum(self.void_pixels[n] for n in names),
         )
+
+    def to_json(self) -> dict:
+        """Plain values, as `spec.json` of a run folder keeps them."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(stored: Mapping) -> 'DataSpec':
+        """The inverse of `to_json`, also after a round trip through a file."""
+
+        def tuples(value):
+            if isinstance(value, Mapping):
+                return {k: tuples(v) for k, v in value.items()}
+            return tuple(map(tuples, value)) if isinstance(value, list | tuple) else value
+
+        fields = tuples(stored)
+        return DataSpec(**{**fields, 'classes': ClassSpec(**fields['classes'])})

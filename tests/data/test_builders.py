@@ -42,12 +42,12 @@ def camvid(tmp_path):
 
 def test_camvid(camvid):
     config, written = camvid
-    spec = data.prepare(config)
+    spec = data.prepare(config).spec
     assert spec.features == ('image', 'label', 'sequence', 'frame', 'name')
     assert spec.num_examples == {'train': 5, 'val': 3}
     assert spec.max_size == {'train': layouts.SIZE, 'val': layouts.SIZE}
     for split in ('train', 'val'):
-        examples = by_name(data.open_split(config, split, spec.features))
+        examples = by_name(data.prepare(config).open_split(split, spec.features))
         assert list(examples) == sorted(examples) == [name for s, name in written if s == split]
         for name, example in examples.items():
             image, label = written[split, name]
@@ -65,12 +65,12 @@ def test_cityscapes(tmp_path, kind, monkeypatch):
     written = layouts.write_cityscapes(tmp_path / 'c', kind)
     monkeypatch.setenv('CITYSCAPES_DATASET', str(tmp_path / 'c'))
     config = layouts.data_config('cityscapes', '', tmp_path / 'cache')
-    spec = data.prepare(config)
+    spec = data.prepare(config).spec
     assert spec.features == ('image', 'label', 'instance', 'intrinsics', 'sequence', 'frame', 'name')
     assert spec.classes.ids[0] == 7
     counts = np.zeros(256, int)
     for split in ('train', 'val'):
-        for name, example in by_name(data.open_split(config, split, spec.features)).items():
+        for name, example in by_name(data.prepare(config).open_split(split, spec.features)).items():
             image, label, instance = written[split, name]
             if kind == 'labelIds':
                 label = np.vectorize(lambda i: official.id2label[i].trainId)(label)
@@ -92,7 +92,7 @@ def test_cityscapes_without_instances_cameras_and_test_labels(tmp_path):
         path.unlink()
     (tmp_path / 'gtFine/test/aachen').rmdir()
     (tmp_path / 'gtFine/test').rmdir()
-    spec = data.prepare(layouts.data_config('cityscapes', tmp_path, tmp_path / 'cache'))
+    spec = data.prepare(layouts.data_config('cityscapes', tmp_path, tmp_path / 'cache')).spec
     assert spec.num_examples == {'train': 1}
     assert spec.features == ('image', 'label', 'sequence', 'frame', 'name')
 
@@ -100,9 +100,9 @@ def test_cityscapes_without_instances_cameras_and_test_labels(tmp_path):
 def test_official_sequences(tmp_path):
     labels = layouts.write_sequences(tmp_path)
     config = layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')
-    spec = data.prepare(config)
+    spec = data.prepare(config).spec
     assert spec.features == ('image', 'label', 'intrinsics', 'sequence', 'frame', 'name')
-    source = data.open_split(config, 'train', spec.features)
+    source = data.prepare(config).open_split('train', spec.features)
     examples = [source[i] for i in range(len(source))]
     assert [e['frame'] for e in examples] == [0, 1, 2, 3, 4, 100, 101, 102, 103, 104]
     assert [e['sequence'] for e in examples] == ['ulm_000003_000000'] * 5 + ['ulm_000003_000100'] * 5
@@ -119,9 +119,9 @@ def test_official_sequences(tmp_path):
 def test_clips(tmp_path):
     written = layouts.write_clips(tmp_path)
     config = layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')
-    spec = data.prepare(config)
+    spec = data.prepare(config).spec
     assert spec.num_examples == {'train': 8, 'val': 4}
-    source = data.open_split(config, 'train+val', spec.features)
+    source = data.prepare(config).open_split('train+val', spec.features)
     examples = [source[i] for i in range(len(source))]
     assert [(e['sequence'], e['frame']) for e in examples] == [(f'seq{c:04}', f) for c in range(3) for f in range(4)]
     for example in examples:
@@ -136,7 +136,7 @@ def test_clips(tmp_path):
 def test_one_clip_is_train(tmp_path):
     layouts.write_clips(tmp_path, clips=1)
     config = layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')
-    assert data.prepare(config).num_examples == {'train': 4}
+    assert data.prepare(config).spec.num_examples == {'train': 4}
 
 
 def test_jpeg_bytes_are_kept(tmp_path):
@@ -183,7 +183,7 @@ def test_masks_give_the_numbers_in_the_file(tmp_path, kind):
         elif kind != 'grey':
             low_depth_png(path, ids, int(kind[0]))
     config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
-    for name, example in by_name(data.open_split(config, 'train', ('label', 'name'))).items():
+    for name, example in by_name(data.prepare(config).open_split('train', ('label', 'name'))).items():
         np.testing.assert_array_equal(example['label'], written['train', name][1])
 
 
@@ -194,7 +194,7 @@ def test_colour_masks(tmp_path):
     for (split, name), (_, ids) in written.items():
         Image.fromarray(palette[ids]).save(tmp_path / 'masks' / split / f'{name}.png')
     config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
-    for name, example in by_name(data.open_split(config, 'val', ('label', 'name'))).items():
+    for name, example in by_name(data.prepare(config).open_split('val', ('label', 'name'))).items():
         np.testing.assert_array_equal(example['label'], np.array([255, 0, 1])[written['val', name][1]])
 
 
@@ -205,7 +205,7 @@ def test_grey_palette_and_transparent_images_become_rgb(tmp_path):
         (tmp_path / f'images/train/shot {i}.jpg').unlink()
         Image.fromarray(rgb).convert(mode).save(tmp_path / f'images/train/shot {i}.png')
     config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
-    examples = by_name(data.open_split(config, 'train', ('image', 'name')))
+    examples = by_name(data.prepare(config).open_split('train', ('image', 'name')))
     grey = np.asarray(Image.fromarray(rgb).convert('L'))
     np.testing.assert_array_equal(examples['shot 0']['image'], np.stack([grey] * 3, -1))
     np.testing.assert_array_equal(examples['shot 1']['image'], rgb)
@@ -216,7 +216,7 @@ def test_grey_palette_and_transparent_images_become_rgb(tmp_path):
 def test_folder_without_splits_is_divided_by_name(tmp_path):
     _, classes = layouts.write_folder(tmp_path, splits=('',), count=60)
     config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
-    train, val = (list(by_name(data.open_split(config, split, ('name',)))) for split in ('train', 'val'))
+    train, val = (list(by_name(data.prepare(config).open_split(split, ('name',)))) for split in ('train', 'val'))
     assert len(train) + len(val) == 60 and not set(train) & set(val)
     assert 4 <= len(val) <= 22  # 12 expected; binomial, four standard deviations
     # Taking images away moves none of the others.
@@ -224,15 +224,15 @@ def test_folder_without_splits_is_divided_by_name(tmp_path):
         (tmp_path / f'images/shot {i}.jpg').unlink()
         (tmp_path / f'masks/shot {i}.png').unlink()
     left = {f'shot {i}' for i in range(1, 60, 2)}
-    assert set(by_name(data.open_split(config, 'val', ('name',)))) == set(val) & left
+    assert set(by_name(data.prepare(config).open_split('val', ('name',)))) == set(val) & left
 
 
 def test_streets_is_what_the_world_renders(tmp_path):
     world = dict(num_train=10, num_val=2, size=(16, 24), seed=5)
     config = layouts.data_config('streets', '', tmp_path / 'cache', world=world)
-    spec = data.prepare(config)
+    spec = data.prepare(config).spec
     assert spec.num_examples == {'train': 10, 'val': 2} and spec.max_size['val'] == (16, 24)
-    source = data.open_split(config, 'train', spec.features)
+    source = data.prepare(config).open_split('train', spec.features)
     for index in (0, 9):  # the last frame is the second of clip 1
         example, frame = source[index], streets.frame(5, 'train', index // 8, index % 8, (16, 24))
         for key in ('image', 'label', 'instance', 'depth', 'intrinsics', 'pose'):
@@ -241,7 +241,9 @@ def test_streets_is_what_the_world_renders(tmp_path):
         np.testing.assert_array_equal(example['label_moving'], frame['moving'])
         assert (example['sequence'], example['frame']) == (f'train_{index // 8:05}', index % 8)
     world['seed'] = 6
-    other = data.open_split(layouts.data_config('streets', '', tmp_path / 'cache', world=world), 'train', ('image',))
+    other = data.prepare(layouts.data_config('streets', '', tmp_path / 'cache', world=world)).open_split(
+        'train', ('image',)
+    )
     assert (other[0]['image'] != source[0]['image']).any()
 
 
@@ -255,7 +257,7 @@ def test_order_and_slices_over_shards(tmp_path, monkeypatch):
     assert len(list(records_of(config).glob('*.array_record-*'))) == 3 + 2
 
     def frames(split):
-        source = data.open_split(config, split, ('frame',))
+        source = data.prepare(config).open_split(split, ('frame',))
         return [source[i]['frame'] // 10 for i in range(len(source))]
 
     assert frames('train') == list(range(12))
@@ -266,7 +268,7 @@ def test_order_and_slices_over_shards(tmp_path, monkeypatch):
 
 def test_only_what_is_wanted_is_decoded(camvid, monkeypatch):
     config, _ = camvid
-    source = data.open_split(config, 'train', ('name', 'frame'))
+    source = data.prepare(config).open_split('train', ('name', 'frame'))
 
     def refuse(*args):
         raise AssertionError('decoded')
@@ -274,12 +276,12 @@ def test_only_what_is_wanted_is_decoded(camvid, monkeypatch):
     monkeypatch.setattr(cv2, 'imdecode', refuse)
     assert source[0] == {'name': '0016E5_00000', 'frame': 0}
     with pytest.raises(AssertionError, match='decoded'):
-        data.open_split(config, 'train', ('label',))[0]
+        data.prepare(config).open_split('train', ('label',))[0]
 
 
 def test_sources_survive_pickle(camvid):
     config, _ = camvid
-    source = data.open_split(config, 'train[1:3]', ('image', 'name'))
+    source = data.prepare(config).open_split('train[1:3]', ('image', 'name'))
     copy = pickle.loads(pickle.dumps(source))
     assert len(copy) == 2 and copy[1]['name'] == source[1]['name']
     np.testing.assert_array_equal(copy[1]['image'], source[1]['image'])
@@ -291,7 +293,7 @@ def state(folder):
 
 def test_prepared_once(camvid, monkeypatch):
     config, _ = camvid
-    spec = data.prepare(config)
+    spec = data.prepare(config).spec
     before = state(records_of(config))
 
     def refuse(*args):
@@ -299,7 +301,7 @@ def test_prepared_once(camvid, monkeypatch):
 
     monkeypatch.setattr(records, '_write', refuse)
     start = time.perf_counter()
-    assert data.prepare(config) == spec
+    assert data.prepare(config).spec == spec
     assert time.perf_counter() - start < 0.5
     assert state(records_of(config)) == before
 
@@ -323,7 +325,7 @@ def test_anything_that_matters_changes_the_fingerprint(camvid, tmp_path):
         next((tmp_path / 'camvid' / kind).glob('*_00010.png')).rename(tmp_path / 'camvid' / kind / '0016E5_00011.png')
     newest = is_new()
     assert len(seen) == 4
-    names = by_name(data.open_split(config, 'train', ('name',)))
+    names = by_name(data.prepare(config).open_split('train', ('name',)))
     assert '0016E5_00011' in names and '0016E5_00010' not in names
     assert is_new() == newest
 
@@ -331,9 +333,9 @@ def test_anything_that_matters_changes_the_fingerprint(camvid, tmp_path):
 def test_another_class_file_is_another_data_set(tmp_path):
     _, classes = layouts.write_folder(tmp_path)
     config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
-    first = data.prepare(config)
+    first = data.prepare(config).spec
     pathlib.Path(classes).write_text('{classes: [back, {name: car, id: 2}], ignore: [1]}')
-    second = data.prepare(config)
+    second = data.prepare(config).spec
     assert second.classes.num_classes == 2
     assert second.class_pixels['val'][1] == first.class_pixels['val'][2]
     assert second.void_pixels['val'] == first.class_pixels['val'][1]
@@ -348,7 +350,7 @@ def test_a_failed_preparation_leaves_nothing(camvid, tmp_path):
         data.prepare(config)
     assert [path for path in (tmp_path / 'cache').iterdir() if path.is_dir()] == []
     last.write_bytes(content)
-    assert data.prepare(config).num_examples == {'train': 5, 'val': 3}
+    assert data.prepare(config).spec.num_examples == {'train': 5, 'val': 3}
 
 
 CHILD = """
@@ -375,7 +377,7 @@ def killing_inspect(self, item):
 
 records._write = counted_write
 base.FileDataset.inspect = killing_inspect
-print(data.prepare(layouts.data_config('camvid', root, cache)).num_examples)
+print(data.prepare(layouts.data_config('camvid', root, cache)).spec.num_examples)
 """
 
 
@@ -426,10 +428,10 @@ def test_real_camvid(real_data, tmp_path):
         for file in sorted((real_data / 'camvid' / folder).glob(f'*.{suffix}'))[::75]:
             (tmp_path / 'camvid' / folder / file.name).symlink_to(file)
     config = layouts.data_config('camvid', tmp_path / 'camvid', tmp_path / 'cache')
-    spec = data.prepare(config)
+    spec = data.prepare(config).spec
     assert spec.num_examples == {'train': 5} and spec.max_size == {'train': (360, 480)}
     counts = np.zeros(256, int)
-    for name, example in by_name(data.open_split(config, 'train', spec.features)).items():
+    for name, example in by_name(data.prepare(config).open_split('train', spec.features)).items():
         label = np.asarray(Image.open(tmp_path / 'camvid/trainannot' / f'{name}.png'))
         counts += np.bincount(label.ravel(), minlength=256)
         np.testing.assert_array_equal(example['label'], np.where(label == 11, 255, label))
@@ -441,9 +443,9 @@ def test_real_camvid(real_data, tmp_path):
 def test_real_cityscapes(real_data, tmp_path):
     root = real_data / 'cityscapes_mini'
     config = layouts.data_config('cityscapes', root, tmp_path)
-    spec = data.prepare(config)
+    spec = data.prepare(config).spec
     assert spec.num_examples == {'train': 8} and spec.max_size == {'train': (1024, 2048)}
-    example = data.open_split(config, 'train', ('image', 'label', 'instance', 'name'))[3]
+    example = data.prepare(config).open_split('train', ('image', 'label', 'instance', 'name'))[3]
     prefix = f'{root}/{{}}/train/aachen/{example["name"]}_{{}}.png'
     np.testing.assert_array_equal(example['image'], np.asarray(Image.open(prefix.format('leftImg8bit', 'leftImg8bit'))))
     ids = np.asarray(Image.open(prefix.format('gtFine', 'gtFine_labelIds')))

@@ -36,6 +36,13 @@ def coordinates(size=SIZE):
     }
 
 
+def moved_at_random(example, seed, **changes):
+    """(config, matrix, moved example) of one draw of all geometric augmentations."""
+    config = augment(**EVERYTHING | changes)
+    matrix = transforms.sample_matrix(np.random.default_rng(seed), config, SIZE)
+    return config, matrix, transforms.apply_geometry(example, matrix, config.crop)
+
+
 def source_positions(matrix, out_size):
     y, x = np.mgrid[: out_size[0], : out_size[1]]
     return np.einsum('ij,jhw->ihw', np.linalg.inv(matrix), np.stack([x, y, np.ones_like(x)]).astype(float))[:2]
@@ -56,9 +63,7 @@ def noise(size=SIZE, seed=0):
 @pytest.mark.parametrize('seed', range(12))
 def test_random_geometry_is_exact_on_ramps(seed):
     example = coordinates()
-    config = augment(**EVERYTHING)
-    matrix = transforms.sample_matrix(np.random.default_rng(seed), config, SIZE)
-    moved = transforms.apply_geometry(example, matrix, config.crop)
+    config, matrix, moved = moved_at_random(example, seed)
     x, y = source_positions(matrix, config.crop)
     inner = (x > 0) & (x < SIZE[1] - 1) & (y > 0) & (y < SIZE[0] - 1)
     assert inner.mean() > 0.2
@@ -72,10 +77,8 @@ def test_random_geometry_is_exact_on_ramps(seed):
 
 @pytest.mark.parametrize('seed', range(6))
 def test_outside_is_filled_where_the_centre_falls_out(seed):
-    config = augment(**EVERYTHING | {'rotate': 45.0, 'scale': (0.4, 0.8)})
     example = {k: v if k in ('intrinsics', 'pose') else np.maximum(v, 1) for k, v in coordinates().items()}
-    matrix = transforms.sample_matrix(np.random.default_rng(seed), config, SIZE)
-    moved = transforms.apply_geometry(example, matrix, config.crop)
+    config, matrix, moved = moved_at_random(example, seed, rotate=45.0, scale=(0.4, 0.8))
     x, y = source_positions(matrix, config.crop)
     outside = (x < -0.5) | (x > SIZE[1] - 0.5) | (y < -0.5) | (y > SIZE[0] - 0.5)
     edge = np.minimum.reduce([abs(x + 0.5), abs(x - SIZE[1] + 0.5), abs(y + 0.5), abs(y - SIZE[0] + 0.5)]) < 0.003
@@ -184,9 +187,7 @@ def test_flip_twice_is_the_identity():
 def test_intrinsics_follow_the_pixels(seed):
     """A plane in space, painted with its own coordinates: K' must find them in the moved image."""
     example = coordinates()
-    config = augment(**EVERYTHING)
-    matrix = transforms.sample_matrix(np.random.default_rng(seed), config, SIZE)
-    moved = transforms.apply_geometry(example, matrix, config.crop)
+    *_, moved = moved_at_random(example, seed)
     y, x = np.nonzero(moved['instance'])
     rays = np.linalg.solve(moved['intrinsics'].astype(float), np.stack([x, y, np.ones_like(x)]))
     points = 3.0 * rays / rays[2]

@@ -29,7 +29,7 @@ def expect(config, where, *says):
 
 
 def test_the_fixture_is_right(folder):
-    assert data.prepare(folder[1]).num_examples == {'train': 3, 'val': 3}
+    assert data.prepare(folder[1]).spec.num_examples == {'train': 3, 'val': 3}
 
 
 def test_unknown_data_set(folder):
@@ -124,7 +124,7 @@ def test_0_255_masks(tmp_path):
     config = layouts.data_config('folder', tmp_path / 'mine', tmp_path / 'cache', classes=classes)
     expect(config, 'masks/train/shot 0.png', '0/255 mask', 'id: 255')
     pathlib.Path(classes).write_text('[{name: background, id: 0}, {name: foreground, id: 255}]')
-    spec = data.prepare(config)
+    spec = data.prepare(config).spec
     assert min(spec.class_pixels['train']) > 0 and spec.void_pixels['train'] == 0
 
 
@@ -232,10 +232,10 @@ def test_splits_and_features(folder):
     data.prepare(folder[1])
     for split in ('test', 'train[', 'train[:5', 'train[:0%]', 'train[99:]', 'train+tset', ''):
         with pytest.raises(InputError) as error:
-            data.open_split(folder[1], split, ('image',))
+            data.prepare(folder[1]).open_split(split, ('image',))
         assert repr(split) in error.value.where and 'mine' in error.value.where
     with pytest.raises(InputError, match="feature 'depth'"):
-        data.open_split(folder[1], 'train', ('image', 'depth'))
+        data.prepare(folder[1]).open_split('train', ('image', 'depth'))
 
 
 def test_cache_that_cannot_be_written(folder):

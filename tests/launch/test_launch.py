@@ -54,7 +54,6 @@ TPU = ['--name=n', '--zone=z']
         ('env.sh', ['--quite'], 'unknown argument --quite'),
         ('local.sh', ['--config'], 'no value'),
         ('local.sh', ['--config=configs/strets.py:quick'], 'configs/strets.py, which does not exist'),
-        ('local.sh', ['--table', 'configs/tables/none.py'], '--table'),
         ('slurm.sh', [], '--config'),
         ('slurm.sh', ['--config', 'configs/streets.py'], '--workdir'),
         ('slurm.sh', ['--config', '--workdir', 'w'], 'the next flag, --workdir'),
@@ -220,11 +219,11 @@ def test_env_sourced_activates_and_keeps_the_shell_options(tree):
 
 def test_local_runs_main_where_it_is_called(ready):
     (ready.cwd / 'mine.py').touch()
-    arguments = ['--config=mine.py:quick,a=b', '--table', 'mine.py', '--workdir', 'a run', '--config.x=(1, 2)']
+    arguments = ['--config', 'mine.py:quick,a=b', '--workdir', 'a run', '--config.x=(1, 2)']
     ready.run('local.sh', *arguments)
     seen = ready.main_saw()
     mine = str(ready.cwd / 'mine.py')
-    assert seen['argv'] == [f'--config={mine}:quick,a=b', f'--table={mine}', *arguments[3:]]
+    assert seen['argv'] == [f'--config={mine}:quick,a=b', *arguments[2:]]
     assert seen['cwd'] == str(ready.cwd)
     assert seen['env']['PYTHONPATH'] == str(ready.root)
     assert seen['env']['JAX_COMPILATION_CACHE_DIR'] == str(ready.home / '.cache/segjax/jax')

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from segjax.data.builders import files
+from segjax.data import image_files
 from segjax.data.labels import MASK_0_255, LabelCoding, to_train_ids
 from segjax.data.spec import IGNORE, ClassSpec
 from segjax.errors import InputError
@@ -107,7 +107,7 @@ class Dataset(abc.ABC):
             raise InputError(
                 f'split {split!r} of {self.where}',
                 got='no examples',
-                expected=f'at least one image ({", ".join(files.IMAGE_SUFFIXES)}) with its label',
+                expected=f'at least one image ({", ".join(image_files.IMAGE_SUFFIXES)}) with its label',
             )
         return items
 
@@ -170,12 +170,12 @@ class FileDataset(Dataset):
                 problems.append(error)
                 return None
 
-        image = attempt(lambda: files.read_image(item.files['image']))
+        image = attempt(lambda: image_files.read_encoded(item.files['image']))
         size = image[1] if image else None
         ids = label = instance = intrinsics = None
         if 'label' in item.files:
             where = str(item.files['label'])
-            ids = attempt(lambda: files.read_ids(item.files['label']))
+            ids = attempt(lambda: image_files.read_ids(item.files['label']))
             if ids is not None:
                 label = attempt(lambda: to_train_ids(ids, self.coding(item), where))
                 attempt(lambda: _check_size(where, ids, item, size))
@@ -183,7 +183,7 @@ class FileDataset(Dataset):
             label = np.full(size, IGNORE, np.uint8)  # a video frame between two annotated ones
         if 'instance' in item.files:
             where = str(item.files['instance'])
-            instance = attempt(lambda: files.read_ids(item.files['instance']))
+            instance = attempt(lambda: image_files.read_ids(item.files['instance']))
             if instance is not None:
                 attempt(lambda: _check_size(where, instance, item, size))
         if 'intrinsics' in item.files and size is not None:
@@ -195,9 +195,9 @@ class FileDataset(Dataset):
         )
         if problems:
             return Inspection(None, problems, seen)
-        features = {'image': image[0], 'label': files.encode_png(label), **text_features(item)}
+        features = {'image': image[0], 'label': image_files.encode_png(label), **text_features(item)}
         if instance is not None:
-            features['instance'] = files.encode_png(self.instances(instance).astype(np.uint16))
+            features['instance'] = image_files.encode_png(self.instances(instance).astype(np.uint16))
         if intrinsics is not None:
             features['intrinsics'] = intrinsics
         return Inspection(Record(features, histogram(label), label.shape), problems, seen)
@@ -256,17 +256,6 @@ def pair(
     return sorted(set(images) & set(labels)), problems
 
 
-def by_name(paths: Iterable[pathlib.Path], name_of: Callable[[pathlib.Path], str]) -> dict[str, pathlib.Path]:
-    """Files by name; raises InputError where two have the same one."""
-    found: dict[str, pathlib.Path] = {}
-    for path in paths:
-        name = name_of(path)
-        if name in found:
-            raise InputError(str(path), got=f'the same name as {found[name]}', expected='one file per name')
-        found[name] = path
-    return found
-
-
 def incomplete_feature(feature: str, items: list[Item]) -> list[InputError]:
     """A problem if only some of the examples have a file of this feature: half a download, most likely."""
     missing = [item for item in items if feature not in item.files]
@@ -286,7 +275,7 @@ def read_json(path: pathlib.Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(str(path), got=str(error), expected='a JSON file', fix=files.COPY_AGAIN) from error
+        raise InputError(str(path), got=str(error), expected='a JSON file', fix=image_files.COPY_AGAIN) from error
 
 
 def describe(coding: LabelCoding) -> Any:

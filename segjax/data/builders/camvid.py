@@ -3,8 +3,9 @@
 import re
 from typing import Any
 
-from segjax.data.builders import base, files
+from segjax.data.builders import base
 from segjax.data.builders.base import FileDataset, Item
+from segjax.data.image_files import by_name, find
 from segjax.data.labels import CAMVID, CAMVID_IDS, LabelCoding
 from segjax.errors import InputError
 
@@ -36,8 +37,8 @@ class CamVid(FileDataset):
     def scan(self, split):
         annotations = self.root / f'{split}annot'
         try:
-            images = base.by_name(files.find(self.root / split), lambda path: path.stem)
-            labels = base.by_name(files.find(annotations), lambda path: path.stem)
+            images = by_name(find(self.root / split), lambda path: path.stem)
+            labels = by_name(find(annotations), lambda path: path.stem)
         except InputError as error:
             return [], [error]
         names, problems = base.pair(split, images, labels, str(annotations / '{name}.png'))

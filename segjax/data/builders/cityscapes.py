@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from segjax.data.builders import base, files
+from segjax.data.builders import base
 from segjax.data.builders.base import FileDataset, Item
+from segjax.data.image_files import by_name, find
 from segjax.data.labels import CITYSCAPES, CITYSCAPES_LABEL_IDS, CITYSCAPES_TRAIN_IDS, LabelCoding
 from segjax.errors import InputError
 
@@ -90,17 +91,17 @@ class Cityscapes(FileDataset):
         """gtFine files of one kind by frame name."""
         folder = self.root / 'gtFine' / split
         ending = f'_gtFine_{kind}'
-        paths = (path for path in files.find(folder, ('.png',)) if path.stem.endswith(ending))
-        return base.by_name(paths, lambda path: frame_name(path, ending))
+        paths = (path for path in find(folder, ('.png',)) if path.stem.endswith(ending))
+        return by_name(paths, lambda path: frame_name(path, ending))
 
     def images(self, split: str) -> dict[str, pathlib.Path]:
-        found = files.find(self.root / self.images_folder / split)
-        return base.by_name(found, lambda path: frame_name(path, '_leftImg8bit'))
+        found = find(self.root / self.images_folder / split)
+        return by_name(found, lambda path: frame_name(path, '_leftImg8bit'))
 
     def cameras(self, split: str) -> dict[str, pathlib.Path]:
         folder = self.root / 'camera' / split
-        found = files.find(folder, ('.json',)) if folder.is_dir() else []
-        return base.by_name(found, lambda path: frame_name(path, '_camera'))
+        found = find(folder, ('.json',)) if folder.is_dir() else []
+        return by_name(found, lambda path: frame_name(path, '_camera'))
 
     def labels(self, split: str) -> dict[str, pathlib.Path]:
         return {**self.annotations(split, 'labelTrainIds'), **self.annotations(split, 'labelIds')}
@@ -242,7 +243,7 @@ class _Clips(FileDataset):
 
     def _scan_clip(self, split: str, clip: pathlib.Path) -> tuple[list[Item], list[InputError]]:
         def frames(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-            return base.by_name(files.find(folder), lambda path: frame_name(path, '_leftImg8bit'))
+            return by_name(find(folder), lambda path: frame_name(path, '_leftImg8bit'))
 
         folders = collections.defaultdict(
             lambda: clip / 'label_predicted',

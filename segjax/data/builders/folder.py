@@ -4,8 +4,9 @@ import hashlib
 import pathlib
 from typing import Any
 
-from segjax.data.builders import base, files
+from segjax.data.builders import base
 from segjax.data.builders.base import FileDataset, Item
+from segjax.data.image_files import IMAGE_SUFFIXES, by_relative_name
 from segjax.data.labels import LabelCoding, load_class_file
 from segjax.errors import InputError
 
@@ -45,7 +46,7 @@ class Folder(FileDataset):
         for kind in ('images', 'masks'):
             if not (self.root / kind).is_dir():
                 raise InputError(str(self.root), got=f'no folder {kind}', expected='the folders images and masks')
-        drawn = {split_of(name) for name in _by_relative_name(self.root / 'images')}
+        drawn = {split_of(name) for name in by_relative_name(self.root / 'images')}
         return self._split_folders() or tuple(split for split in SPLITS if split in drawn) or ('train',)
 
     def _split_folders(self) -> tuple[str, ...]:
@@ -62,11 +63,11 @@ class Folder(FileDataset):
                     expected='all images in these folders, or no such folders',
                 )
                 for path in sorted((self.root / 'images').iterdir())
-                if path.suffix.lower() in files.IMAGE_SUFFIXES
+                if path.suffix.lower() in IMAGE_SUFFIXES
             ]
         try:
-            images = _by_relative_name(self.root / 'images' / inner)
-            labels = _by_relative_name(self.root / 'masks' / inner)
+            images = by_relative_name(self.root / 'images' / inner)
+            labels = by_relative_name(self.root / 'masks' / inner)
         except InputError as error:
             return [], [*problems, error]
         if not inner:
@@ -75,10 +76,6 @@ class Folder(FileDataset):
         names, unpaired = base.pair(split, images, labels, str(self.root / 'masks' / inner / '{name}.png'))
         items = [Item(split, name, {'image': images[name], 'label': labels[name]}) for name in names]
         return items, problems + unpaired
-
-
-def _by_relative_name(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    return base.by_name(files.find(folder), lambda path: path.relative_to(folder).with_suffix('').as_posix())
 
 
 def split_of(name: str) -> str:

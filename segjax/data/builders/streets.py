@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from segjax.data.builders import base, files
+from segjax.data import image_files
+from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Inspection, Item, Record
+from segjax.data.labels import CITYSCAPES
 from segjax.data.worlds import streets
 
 FRAMES_PER_CLIP = 8
@@ -23,7 +25,7 @@ class Streets(Dataset):
     def __init__(self, config: Any):
         self.name = config.name
         self.where = f'data set {self.name!r}'
-        self.classes = streets.CLASSES
+        self.classes = CITYSCAPES
         world = config.world
         self._counts = {'train': world.num_train, 'val': world.num_val}
         self._size = tuple(world.size)
@@ -54,11 +56,11 @@ class Streets(Dataset):
     def inspect(self, item: Item) -> Inspection:
         clip = int(item.sequence.removeprefix(f'{item.split}_'))
         frame = streets.frame(self._seed, item.split, clip, item.frame, self._size)
-        encoded = {key: files.encode_png(frame[key]) for key in ('image', 'label', 'instance')}
+        encoded = {key: image_files.encode_png(frame[key]) for key in ('image', 'label', 'instance')}
         features = {
             **base.text_features(item),
             **encoded,
-            'label_moving': files.encode_png(frame['moving'].astype(np.uint8)),
+            'label_moving': image_files.encode_png(frame['moving'].astype(np.uint8)),
             **{key: frame[key] for key in ('depth', 'intrinsics', 'pose')},
         }
         label = frame['label']

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from segjax.data.spec import IGNORE, ClassSpec
+from segjax.data.spec import IGNORE
 from segjax.data.worlds import shapes, street_paint, textures
 from segjax.data.worlds.light import shadow_maps
 from segjax.data.worlds.render import (
@@ -33,16 +33,6 @@ from segjax.errors import InputError
 
 MAX_FRAMES = 60
 """Frames per clip: the camera drives 30 to 60 m."""
-
-CLASSES = ClassSpec(
-    names=('road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign', 'vegetation',
-           'terrain', 'sky', 'person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle'),
-    palette=((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153),
-             (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60),
-             (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32)),
-    ids=(7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33),
-)  # fmt: skip
-"""Those of Cityscapes."""
 
 _MAP_ORIGIN, _MAP_CELL, _MAP_SIZE = np.array([-40.0, -15.0]), 0.1, (2000, 800)
 _GROUND_EXTENT = 2000.0

@@ -1,0 +1,174 @@
+"""Config files and single keys from the command line: `--config file.py:variant,key=value --config.section.key=value`.
+
+A config file is Python with a function `get_config(arg='')` that returns an `ml_collections.ConfigDict`. What is wrong
+with it, or with a key, is an InputError that names the file and line, or the key; an error inside segjax stays what it
+is, with its traceback.
+"""
+
+import importlib.util
+import inspect
+import pathlib
+import traceback
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from segjax import config as config_lib
+from segjax.errors import InputError, unknown_name
+
+PACKAGE = pathlib.Path(__file__).resolve().parent
+# What a config file is written in: an error that comes out of these was made in the config file.
+VOCABULARY = tuple(str(PACKAGE / name) for name in ('config.py', 'config_file.py', 'errors.py'))
+
+
+class Assignment(NamedTuple):
+    """`--config.optim.learning_rate=1e-3` is ('optim.learning_rate', '1e-3'); text is None for a bare --config.key."""
+
+    key: str
+    text: str | None
+
+
+def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[Assignment]]:
+    """Takes `--config.key=value`, `--config.key value` and bare `--config.key` out of the command line, in order."""
+    rest, assignments = [], []
+    waiting = list(argv)
+    while waiting:
+        argument = waiting.pop(0)
+        if argument == '--':
+            rest += [argument, *waiting]
+            break
+        dashes, found, assignment = argument.partition('config.')
+        if dashes not in ('-', '--') or not found:
+            rest.append(argument)
+            continue
+        key, equals, text = assignment.partition('=')
+        if not equals:
+            text = waiting.pop(0) if waiting and not waiting[0].startswith('--') else None
+        assignments.append(Assignment(key, text))
+    return rest, assignments
+
+
+def load(text: str) -> ml_collections.ConfigDict:
+    """The config of `file.py` or `file.py:argument`, locked.
+
+    Raises:
+      InputError: no such file; an error in the file, with its line; a wrong argument.
+    """
+    name, _, argument = text.partition(':')
+    path = pathlib.Path(name).expanduser()
+    if not path.is_file():
+        raise _no_file(path)
+    module = _run(path, lambda: _execute(path))
+    get_config = getattr(module, 'get_config', None)
+    if not callable(get_config):
+        raise InputError(str(path), got='no function get_config', expected="def get_config(arg=''): ...")
+    if argument and not inspect.signature(get_config).parameters:
+        raise InputError('--config', got=f'{argument!r} after the colon', expected=f'nothing: {path} takes no argument')
+    config = _run(path, lambda: get_config(argument) if argument else get_config())
+    if not isinstance(config, ml_collections.ConfigDict):
+        got = f'a {type(config).__name__} from get_config'
+        raise InputError(str(path), got=got, expected='a ConfigDict', fix='begin with segjax.config.defaults(pipeline)')
+    return config.lock()
+
+
+def _no_file(path: pathlib.Path) -> InputError:
+    got = f'no file {path}'
+    if not path.parent.is_dir():
+        expected = f'a file; there is no folder {path.parent} either, seen from {pathlib.Path.cwd()}'
+        return InputError('--config', got=got, expected=expected, fix='configs/supervised.py:quick, in the repository')
+    nearest = unknown_name('--config', path.name, (p.name for p in path.parent.glob('*.py')))
+    return InputError('--config', got=got, expected=f'{nearest.expected} in {path.parent}', fix=nearest.fix)
+
+
+def _execute(path: pathlib.Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location('segjax_config_file', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _run(path: pathlib.Path, function) -> Any:
+    """Calls a function of the config file; its errors become InputErrors with the file's line."""
+    try:
+        return function()
+    except InputError:
+        raise
+    except SyntaxError as error:
+        if error.filename is None or pathlib.Path(error.filename).resolve() != path.resolve():
+            raise
+        got = f'{error.msg}: {(error.text or "").strip()}'
+        raise InputError(f'{path}, line {error.lineno}', got=got, expected='Python') from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)[1:]  # the first one is this function
+        own = [frame for frame in frames if pathlib.Path(frame.filename).resolve() == path.resolve()]
+        ours = [f for f in frames if f.filename.startswith(str(PACKAGE)) and f.filename not in VOCABULARY]
+        if not own or ours:
+            raise
+        got = f'{type(error).__name__}: {error}'.replace('\n', ' ')
+        expected = f'a line that works: {own[-1].line}'
+        fix = 'keys, their meaning and their types: segjax/config.py'
+        raise InputError(f'{path}, line {own[-1].lineno}', got=got, expected=expected, fix=fix) from error
+
+
+def assign(config: ml_collections.ConfigDict, assignments: Iterable[Assignment]) -> None:
+    """Sets single keys; the type of the value there is the type of the key.
+
+    `--config.<section>.name` of a section whose keys depend on its name (a net and its arguments) brings that name's
+    own keys with their defaults.
+
+    Raises:
+      InputError: an unknown key (with the nearest one), a section, or a value of another type.
+    """
+    for key, text in assignments:
+        *sections, last = key.split('.')
+        values, path = config, '--config'
+        for section in sections:
+            values = _entry(values, path, section)
+            path += f'.{section}'
+            if not isinstance(values, ml_collections.ConfigDict):
+                raise InputError(path, got=f'--config.{key}', expected='a value: this is no section', fix=f'{path}=...')
+        old = _entry(values, path, last)
+        path += f'.{last}'
+        if isinstance(old, ml_collections.ConfigDict):
+            got = 'a value for a whole section' if text else 'a whole section'
+            raise InputError(path, got=got, expected='one of its keys: ' + ', '.join(sorted(old)), fix=f'{path}.<key>=')
+        value = _typed(path, text, old)
+        if last == 'name' and value != old and _depends_on_name(config, sections):
+            config_lib.choose(config, sections[0], value)
+        else:
+            values[last] = value
+
+
+def _depends_on_name(config: ml_collections.ConfigDict, sections: Sequence[str]) -> bool:
+    schema = config_lib.schema_of(config.pipeline)
+    return len(sections) == 1 and isinstance(schema[sections[0]], config_lib.Choice)
+
+
+def _entry(values: ml_collections.ConfigDict, path: str, key: str) -> Any:
+    if key not in values:
+        raise unknown_name(f'{path}.{key}', key, values)
+    return values[key]
+
+
+def _typed(path: str, text: str | None, old: Any) -> Any:
+    """`text` as a value of the type of `old`; a bare key is true."""
+    try:
+        if text is None and not isinstance(old, bool):
+            raise ValueError('no value')
+        return config_lib.typed('true' if text is None else text, old)
+    except (ValueError, SyntaxError):
+        got = 'nothing' if text is None else repr(text)
+        kind = 'true or false' if isinstance(old, bool) else f'a value of type {type(old).__name__}'
+        shown = f"'{path}={old!r}'" if isinstance(old, tuple) else f'{path}={old}'
+        raise InputError(path, got=got, expected=kind, fix=f'as it is now: {shown}') from None
+
+
+def overridden(config: ml_collections.ConfigDict, overrides: str) -> ml_collections.ConfigDict:
+    """A checked copy of the config with 'section.key=value;section.key=value' assigned, as on the command line."""
+    changed = config.copy_and_resolve_references().lock()
+    items = (item.partition('=') for item in overrides.split(';') if item.strip())
+    assign(changed, [Assignment(key.strip(), text.strip() if equals else None) for key, equals, text in items])
+    config_lib.validate(changed)
+    return changed

@@ -1,0 +1,140 @@
+"""Every experiment of configs/, in every variant its docstring names: it resolves, fits its nets, and steps."""
+
+import dataclasses
+import math
+import pathlib
+import re
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from segjax import config as config_lib
+from segjax import config_file, driver, parallel, pipelines, rng
+from segjax.data import labels
+from segjax.data.spec import ClassSpec, DataSpec
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+FILES = sorted((REPOSITORY / 'configs').glob('*.py'))
+CLASSES = {
+    'camvid': labels.CAMVID,
+    'cityscapes': labels.CITYSCAPES,
+    'streets': labels.CITYSCAPES,
+    'folder': ClassSpec(('background', 'car'), ((0, 0, 0), (1, 1, 1)), (0, 1)),
+}
+
+
+def variants(path: pathlib.Path) -> list[str]:
+    """'' and the names that the error for an unknown variant lists."""
+    with pytest.raises(config_lib.InputError) as error:
+        config_file.load(f'{path}:no_such_variant')
+    return ['', *error.value.expected.removeprefix('one of ').split(', ')]
+
+
+EXPERIMENTS = [f'{path}:{variant}' for path in FILES for variant in variants(path)]
+
+
+def short(experiment):
+    return experiment.rpartition('/')[2]
+
+
+def spec_of(config) -> DataSpec:
+    """A data set of that name that exists only as numbers."""
+    classes = CLASSES[config.data.name]
+    pixels = tuple(1000 + i for i in range(classes.num_classes))
+    return DataSpec(
+        name=config.data.name,
+        classes=classes,
+        features=('image', 'label', 'name'),
+        num_examples={'train': 100, 'val': 10},
+        max_size={'train': tuple(config.data.eval_size), 'val': tuple(config.data.eval_size)},
+        class_pixels={'train': pixels, 'val': pixels},
+        void_pixels={'train': 100, 'val': 10},
+    )
+
+
+def abstract_batch(inputs, num_devices, evaluation):
+    """ShapeDtypeStructs of one device's batch, as segjax/protocol.py documents them."""
+    rows, (height, width) = inputs.batch_size // num_devices, inputs.size
+    shapes = {
+        'image': ((height, width, 3), np.uint8),
+        'label': ((height, width), np.int32),
+        'weight': ((), np.float32),
+        'index': ((), np.int32),
+    }
+    if evaluation:
+        shapes |= {'size': ((2,), np.int32), 'label_size': ((2,), np.int32)}
+    return {key: jax.ShapeDtypeStruct((rows, *shape), dtype) for key, (shape, dtype) in shapes.items()}
+
+
+@pytest.mark.parametrize('experiment', EXPERIMENTS, ids=short)
+def test_it_resolves_and_survives_the_run_folder(experiment):
+    config = config_file.load(experiment)
+    config_lib.validate(config)
+    assert config.is_locked
+    assert config_lib.from_json(config_lib.to_json(config)) == config
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: p.name)
+def test_the_docstring_tells_of_every_variant_and_has_a_command(path):
+    docstring = path.read_text().split('"""')[1]
+    for variant in variants(path)[1:]:
+        assert re.search(rf'^  {variant} ', docstring, re.MULTILINE), variant
+    assert f'bash launch/local.sh --config configs/{path.name}:quick' in docstring
+    assert {'quick', 'smoke'} <= set(variants(path))
+
+
+@pytest.mark.parametrize('experiment', EXPERIMENTS, ids=short)
+def test_full_size_steps_have_the_shapes_of_their_state(experiment):
+    """init, train_step and eval_step at full size, traced on one device: no arithmetic, and wrong configs are found."""
+    config = config_file.load(experiment)
+    topology = parallel.topology(config.parallel.mode, 1)
+    earlier = {}
+    for stage in pipelines.load(config.pipeline).make_stages(config, spec_of(config)):
+        functions = driver.map_functions(types.SimpleNamespace(config=config, topology=topology), stage)
+        root = rng.root(0, stage.name, 'test')
+        inputs = stage.train_input if stage.num_steps else stage.eval_input
+        state = jax.eval_shape(stage.init, root, abstract_batch(inputs, 1, not stage.num_steps), earlier)
+
+        def with_devices(batch):
+            return {k: jax.ShapeDtypeStruct((1, *v.shape), v.dtype) for k, v in batch.items()}
+
+        if stage.num_steps:
+            batch = with_devices(abstract_batch(stage.train_input, 1, False))
+            after, metrics, flags = jax.eval_shape(functions.train, state, batch, root)
+            same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, after)
+            assert all(jax.tree.leaves(same)), 'a step changes the shape or the type of its state'
+            assert metrics['loss'].sum.shape == () and flags['finite']
+            parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
+            assert parameters > 0
+        batch = with_devices(abstract_batch(stage.eval_input, 1, True))
+        totals = jax.eval_shape(functions.evaluate, state, batch, root, np.int32(0))
+        scores = stage.finalize(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), totals))
+        assert stage.monitor[0] in scores and stage.monitor[1] in ('max', 'min')
+        earlier[stage.name] = state
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: p.name)
+def test_smoke_trains_in_one_trace_of_each_function(path, tmp_path, monkeypatch):
+    traced = []
+    spmd = parallel.Topology.spmd
+
+    def counting(self, fn, **options):
+        def counted(*args):
+            traced.append(fn)
+            return fn(*args)
+
+        return spmd(self, counted, **options)
+
+    one_device = parallel.topology('pmap', 1)  # compiles in half the time
+    monkeypatch.setattr(parallel, 'topology', lambda mode: dataclasses.replace(one_device, mode=mode))
+    monkeypatch.setattr(parallel.Topology, 'spmd', counting)
+    config = config_file.load(f'{path}:smoke')
+    scores = driver.train(config, str(tmp_path))
+    assert scores and (tmp_path / 'report.html').exists()
+    steps = config.train.num_steps
+    assert steps > 2, 'one step cannot show that the second is not traced anew'
+    assert traced and len(traced) == len(set(traced)), [fn.__qualname__ for fn in traced]
+    names = [fn.__name__ for fn in traced]
+    assert names.count('train_step') == names.count('eval_step') == len(scores)

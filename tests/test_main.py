@@ -1,0 +1,331 @@
+"""The command line from outside: every mistake gets a message and exit code 1, before anything compiles."""
+
+import os
+import pathlib
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from absl import flags
+
+from segjax import main
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+SMOKE = f'{REPOSITORY}/configs/supervised.py:smoke'
+STEPS = 6  # the same in all runs: another number is another schedule, and compiles again
+ENVIRONMENT = {**os.environ, 'XLA_FLAGS': '', 'PYTHONPATH': str(REPOSITORY)}
+
+
+def start(*arguments, **kwargs):
+    command = [sys.executable, '-m', 'segjax.main', *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
+    )
+
+
+def run(*arguments, code=0, **kwargs):
+    """(stdout, stderr) of a process of its own."""
+    process = start(*arguments, **kwargs)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, (arguments, out[-1000:], err[-3000:])
+    return out, err
+
+
+def assert_message(err: str, *fragments: str):
+    """The last thing on stderr is a message with got and expected, and no traceback stands before it."""
+    assert 'Traceback' not in err
+    message = err[err.index('error: ') :]
+    for fragment in fragments:
+        assert fragment in message, message
+    return message
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Runs main in this process as app.run would: -> (exit code, stdout, stderr). Training must not be reached."""
+
+    def call(*arguments):
+        # Training and evaluating map their steps here, before anything compiles.
+        monkeypatch.setattr('segjax.driver.map_functions', lambda *_: pytest.fail('a wrong input came through'))
+        for flag in main.FLAGS:
+            flags.FLAGS[flag.name].unparse()
+        code = 0
+        try:
+            main.main(main._parse_flags(['segjax.main', *map(str, arguments)]))
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+# --- what is wrong with the command line -----------------------------------------------------------------------------
+
+
+WRONG_IN_A_PROCESS = [
+    (['--config', SMOKE, '--config.optim.learning_rat=1'], ['--config.optim.learning_rat', "'learning_rate'?"]),
+    (['--config', f'{REPOSITORY}/configs/supervised.py:quik'], ['--config file.py:<variant>', "did you mean 'quick'?"]),
+    (['--config', SMOKE, '--config.data.name=street'], ['config.data.name', "did you mean 'streets'?"]),
+]
+
+
+@pytest.mark.parametrize('arguments, fragments', WRONG_IN_A_PROCESS, ids=['key', 'variant', 'data set'])
+def test_wrong_input_from_outside(tmp_path, arguments, fragments):
+    out, err = run(*arguments, '--workdir', tmp_path / 'run', code=1)
+    message = assert_message(err, 'got:', 'expected:', *fragments)
+    assert err.strip().endswith(message.strip()) and not out
+    assert not (tmp_path / 'run').exists(), 'a wrong command leaves nothing behind'
+
+
+@pytest.mark.parametrize(
+    'arguments, fragments',
+    [
+        (['--config.optm.learning_rate=1'], ['--config.optm', "did you mean 'optim'?"]),
+        (['--config.optim.lrr=1'], ['--config.optim.lrr', 'learning_rate']),
+        (['--config.optim.learning_rate=abc'], ['--config.optim.learning_rate', "'abc'", 'float', '0.0005']),
+        (['--config.train.num_steps=1.5'], ['--config.train.num_steps', "'1.5'", 'int']),
+        (['--config.train.num_steps=-1'], ['config.train.num_steps', '-1', '>= 0']),
+        (['--config.optim.nesterov=maybe'], ["'maybe'", 'true or false']),
+        (['--config.augment.crop=64'], ["'--config.augment.crop=(32, 64)'"]),
+        (['--config.augment.crop=(64,64'], ["'(64,64'", 'tuple']),
+        (['--config.augment=strong'], ['a whole section', 'brightness']),
+        (['--config.augment.flip.x=1'], ['--config.augment.flip', 'no section']),
+        (['--config.optim.learning_rate'], ['--config.optim.learning_rate', 'nothing']),
+        (['--config.model.name=erfnett'], ["did you mean 'erfnet'?"]),
+        (['--config.train.batch_size=0'], ['config.train.batch_size', '>= 1']),
+        (['--config.data.train_split=tain'], ["'tain'", "did you mean 'train'?"]),
+        (['--config.pipeline=superwised'], ["did you mean 'supervised'?"]),
+        (['--mode', 'trian'], ['--mode', "did you mean 'train'?"]),
+        (['--mode', 'evaluate'], ['no checkpoint', 'train first']),
+        (['--mode', 'predict'], ['--input', 'nothing']),
+        (['--mode', 'predict', '--input', '.'], ['--output', 'nothing']),
+        (['--mode', 'predict', '--input', '/no/such', '--output', 'out'], ['--input', '/no/such', 'existing folder']),
+        (['--workdir', ''], ['--workdir', 'nothing']),
+        (['--workdir', __file__], [__file__]),
+        (['--workdri=x'], ['command line', "did you mean 'workdir'?"]),
+        (['--checkpoint=newest'], ['--checkpoint=newest', '<last|best>']),
+        (['--process_id=two'], ['--process_id=two']),
+        (['stray'], ['stray', 'flags only']),
+    ],
+    ids=lambda value: ' '.join(value) if str(value[0]).startswith(('--', 'stray')) else '',
+)
+def test_wrong_flags_and_keys(call, tmp_path, monkeypatch, arguments, fragments):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call('--config', SMOKE, '--workdir', 'run', *arguments)
+    assert code == 1
+    assert_message(err, 'got:', 'expected:', *fragments)
+    assert not out and not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+    'config, fragments',
+    [
+        ('configs/supervisd.py:quick', ['no file', "did you mean 'supervised.py'?"]),
+        ('nowhere/supervised.py', ['no file nowhere/supervised.py', 'no folder nowhere']),
+        ('configs/supervised.py:quick,modle=x', ["'modle'", "did you mean 'model'?"]),
+        ('configs/supervised.py:quick,augment=strng', ["did you mean 'strong'?"]),
+        ('configs/supervised.py:folder', ['config.data.classes', "''"]),
+        ('configs/supervised.py:camvid', ['config.data.root', "''"]),
+    ],
+)
+def test_wrong_config_argument(call, tmp_path, monkeypatch, config, fragments):
+    monkeypatch.chdir(REPOSITORY)
+    code, _, err = call('--config', config, '--workdir', tmp_path / 'run')
+    assert code == 1
+    assert_message(err, 'got:', 'expected:', *fragments)
+
+
+def test_no_config_and_no_run(call, tmp_path):
+    for arguments in ([], ['--config.optim.learning_rate=1e-3']):
+        code, _, err = call(*arguments, '--workdir', tmp_path)
+        assert code == 1
+        assert_message(err, '--config', f'no run in {tmp_path}', 'configs/supervised.py:quick')
+
+
+def test_missing_folders_and_a_wrong_label_file(call, tmp_path):
+    folder = ('--config', f'{REPOSITORY}/configs/supervised.py:folder', '--workdir', tmp_path / 'run')
+    classes = f'--config.data.classes={tmp_path}/classes.yaml'
+    code, _, err = call(*folder, f'--config.data.root={tmp_path}/mine', classes)
+    assert code == 1
+    assert_message(err, 'classes.yaml', 'no such file')
+    (tmp_path / 'classes.yaml').write_text('[background, car]')
+    code, _, err = call(*folder, f'--config.data.root={tmp_path}/mine', classes)
+    assert code == 1
+    assert_message(err, 'config.data.root', f'no folder {tmp_path}/mine')
+    for split in ('train', 'val'):
+        for kind, value in (('images', 7), ('masks', 5)):
+            path = tmp_path / 'mine' / kind / split / f'{split}.png'
+            path.parent.mkdir(parents=True)
+            cv2.imwrite(str(path), np.full((8, 8), value, np.uint8))
+    code, _, err = call(*folder, f'--config.data.root={tmp_path}/mine', classes)
+    assert code == 1
+    assert_message(err, 'mine/masks/train/train.png', 'label ids 5', 'expected: ids 0..1, 255')
+    code, out, err = call(*folder, f'--config.data.root={tmp_path}/mine', classes, '--mode=doctor')
+    assert code == 1 and 'mine/masks/train/train.png' in out and not err
+
+
+# --- config files with errors of their own ---------------------------------------------------------------------------
+
+BROKEN = {
+    'a key that there is not': ('config_lib.update(config, train=dict(bach_size=3))', ['line 4', 'bach_size']),
+    'a value of another type': ("config.optim.learning_rate = 'high'", ['line 4', 'TypeError', "= 'high'"]),
+    'a syntax error': ('config.seed = = 3', ['line 4', 'config.seed = = 3']),
+    'a missing module': ('import modules_that_nobody_has', ['line 4', 'ModuleNotFoundError']),
+    'another return value': ('return {}', ['ConfigDict', 'dict']),
+    'an impossible value': ('config.optim.learning_rate = -1.0', ['config.optim.learning_rate', 'a number > 0']),
+}
+
+
+@pytest.mark.parametrize('line, fragments', BROKEN.values(), ids=BROKEN)
+def test_a_broken_config_file_is_named_with_its_line(call, tmp_path, line, fragments):
+    path = tmp_path / 'mine.py'
+    path.write_text(
+        'from segjax import config as config_lib\n'
+        'def get_config():\n'
+        "    config = config_lib.defaults('supervised')\n"
+        f'    {line}\n'
+        '    return config\n'
+    )
+    code, _, err = call('--config', path, '--workdir', tmp_path / 'run')
+    assert code == 1
+    message = assert_message(err, *fragments)
+    assert str(path) in message or 'config.optim.learning_rate' in message
+
+
+def test_a_config_file_without_get_config_or_without_arguments(call, tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text('x = 3')
+    assert_message(call('--config', path, '--workdir', tmp_path)[2], str(path), 'get_config')
+    path.write_text('def get_config(): return None')
+    assert_message(call('--config', f'{path}:quick', '--workdir', tmp_path)[2], "'quick' after the colon")
+
+
+def test_errors_of_our_own_keep_their_traceback(call, tmp_path, monkeypatch):
+    """Neither a bug that a config file runs into nor one in the loop may look like the user's mistake."""
+
+    def bug(*_):
+        raise TypeError('a bug')
+
+    monkeypatch.setattr('segjax.driver.open_run', bug)
+    with pytest.raises(TypeError, match='a bug'):
+        call('--config', SMOKE, '--workdir', tmp_path)
+    monkeypatch.setattr('segjax.pipelines.load', lambda name: {}['key'])
+    package = pathlib.Path(main.__file__).parent
+    monkeypatch.setattr('segjax.pipelines.load', _compiled_in(package / 'pipelines' / 'some.py'))
+    with pytest.raises(ZeroDivisionError):
+        call('--config', SMOKE, '--workdir', tmp_path)
+
+
+def _compiled_in(path):
+    """A function whose frames seem to stand in a file of the package."""
+    names = {}
+    exec(compile('def load(name): return 1 / 0', str(path), 'exec'), names)
+    return names['load']
+
+
+def test_help_names_every_flag_and_succeeds(call):
+    code, out, err = call('--help')
+    assert code == 0 and not err
+    for name in ('config', 'workdir', 'mode', 'input', 'output', 'checkpoint', 'distributed', 'coordinator'):
+        assert re.search(rf'^  --{name} ', out, re.MULTILINE)
+    for mode in main.MODES:
+        assert mode in out
+    assert call('--helpfull')[1] == out
+
+
+# --- whole runs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('main') / 'run'
+    out, err = run('--config', SMOKE, '--workdir', workdir, f'--config.train.num_steps={STEPS}')
+    assert 'mIoU' in out and f'report: {workdir}/report.html' in out
+    assert 'Traceback' not in err
+    return workdir
+
+
+def test_a_finished_run_needs_no_config(finished, tmp_path):
+    """evaluate and predict of a run folder alone; single keys that change no result may be set."""
+    workdir = shutil.copytree(finished, tmp_path / 'run')
+    out, _ = run('--workdir', workdir, '--mode', 'evaluate', '--config.run.num_pictures=0')
+    assert 'mIoU' in out
+    assert (workdir / 'scores_last.json').read_bytes() == (finished / 'scores.json').read_bytes()
+    (tmp_path / 'photos').mkdir()
+    cv2.imwrite(str(tmp_path / 'photos/a.jpg'), np.zeros((20, 30, 3), np.uint8))
+    run('--workdir', workdir, '--mode=predict', '--input', tmp_path / 'photos', '--output', tmp_path / 'out')
+    assert cv2.imread(str(tmp_path / 'out/ids/a.png'), cv2.IMREAD_UNCHANGED).shape == (20, 30)
+
+
+def test_a_run_of_another_config_is_refused_with_the_key(finished, call):
+    code, _, err = call('--workdir', finished, '--config.optim.learning_rate=1e-3')
+    assert code == 1
+    assert_message(err, str(finished), 'optim.learning_rate: 0.0005, now 0.001', 'another --workdir')
+    code, _, err = call('--workdir', finished, '--config.model.width=0.5', '--mode=evaluate')
+    assert code == 1
+    assert_message(err, 'checkpoint', 'model_state/segmenter/', 'not (32,)', 'the config it was made with')
+
+
+def test_divergence_names_step_and_group(finished, tmp_path):
+    """A run that goes on from a state with a broken number in one layer."""
+    workdir = shutil.copytree(finished, tmp_path / 'run')
+    saved = workdir / 'segmentation/checkpoints'
+    shutil.rmtree(saved / str(STEPS))
+    with ocp.StandardCheckpointer() as checkpointer:
+        state = checkpointer.restore(saved / '4/state')
+        state['params']['segmenter']['encoder']['initial_block']['conv']['kernel'][0, 0, 0, 0] = np.nan
+        shutil.rmtree(saved / '4/state')
+        checkpointer.save(saved / '4/state', state)
+    _, err = run('--workdir', workdir, code=1)
+    assert_message(err, "stage 'segmentation', step 5: the loss is nan", 'segmenter/encoder', 'checkpoint: step 4')
+    assert_message(err, 'learning_rate')
+    assert (workdir / 'report.html').stat().st_mtime > (finished / 'report.html').stat().st_mtime
+
+
+def wait_for_lines(process, log, lines):
+    end = time.monotonic() + 240
+    while not log.exists() or log.read_bytes().count(b'\n') < lines:
+        assert process.poll() is None and time.monotonic() < end, process.stderr.read()[-2000:]
+        time.sleep(0.01)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(finished, tmp_path):
+    command = ('--config', SMOKE, '--workdir', tmp_path, f'--config.train.num_steps={STEPS}')
+    process = start(*command)
+    wait_for_lines(process, tmp_path / 'segmentation/metrics.jsonl', 1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err[-2000:]
+    step = int(re.search(r"preempted: stage 'segmentation' saved at step (\d+); the same command goes on", err)[1])
+    assert 1 <= step < STEPS and 'Traceback' not in err
+    assert (tmp_path / 'segmentation/checkpoints' / str(step)).is_dir()
+    run(*command)
+    for name in ('segmentation/metrics.jsonl', 'scores.json'):
+        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_older_checkpoint(finished, tmp_path):
+    """After the first checkpoint no file may become larger than the small ones: the next checkpoint fails."""
+    command = ('--config', SMOKE, '--workdir', tmp_path, f'--config.train.num_steps={STEPS}')
+    process = start(*command)
+    checkpoints = tmp_path / 'segmentation/checkpoints'
+    wait_for_lines(process, tmp_path / 'segmentation/metrics.jsonl', 3)
+    while not (checkpoints / '2').exists():
+        time.sleep(0.001)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (30_000, 30_000))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err[-2000:]
+    message = err[err.index('error: ') :]  # between what threads of orbax have to say
+    assert str(checkpoints) in message and 'free disk space' in message
+    assert [p.name for p in checkpoints.iterdir() if p.name.isdigit()] == ['2']
+    run(*command)
+    assert (tmp_path / 'scores.json').read_bytes() == (finished / 'scores.json').read_bytes()
