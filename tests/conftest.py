@@ -32,3 +32,14 @@ def data_cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp('cache')
     os.environ['SEGJAX_CACHE'] = str(folder)
     return folder
+
+
+@pytest.fixture(scope='module', autouse=True)
+def shipped_pipelines():
+    """What a test file adds to the registry (the toy pipeline) is gone after it."""
+    from segjax import pipelines
+
+    shipped = dict(pipelines.REGISTRY)
+    yield
+    pipelines.REGISTRY.clear()
+    pipelines.REGISTRY.update(shipped)
