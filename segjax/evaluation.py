@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from segjax import health, parallel, report
+from segjax import health, logs, parallel, report
 from segjax.data import loader
 from segjax.protocol import Mean, Stage, TrainState
+
+FIRST_PANELS = ('prediction', 'truth')
+"""Beside the image in the report; a jitted function returns its dict sorted by name."""
 
 
 def totals(
@@ -78,18 +81,22 @@ def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str
         ranked = [int(i) for i in np.argsort(score) if np.isfinite(score[i])]
         worst = ranked[: min(count, len(ranked) // 2)]
         groups = {'best': ranked[::-1][: min(count, len(ranked) - len(worst))], 'worst': worst}
-    render = jax.jit(stage.render)
+    render, folder = jax.jit(stage.render), run.workdir / stage.name
+    board = logs.TensorBoard(folder / 'tensorboard', int(state.step))
     for group, indices in groups.items():
         entries = [_entry(run, inputs, source, index, float(score[index]), render, keys, state) for index in indices]
-        report.save_pictures(run.workdir / stage.name / 'pictures', group, entries)
+        report.save_pictures(folder / 'pictures', group, entries)
+        for rank, entry in enumerate(entries):
+            for panel, picture in entry['pictures'].items():
+                board.image(int(state.step), f'{group}_{rank}/{panel}', picture)
+    board.close()
 
 
 def _entry(run, inputs, source, index, score, render, keys, state):
     batch = loader.examples(source, [index], inputs, max_size=run.spec.split(inputs.split).max_size)
     height, width = batch['size'][0]
     label_height, label_width = batch['label_size'][0]
-    pictures = {
-        'image': batch['image'][0, :height, :width],
-        **{k: np.asarray(v[0, :label_height, :label_width]) for k, v in render(state, batch, keys).items()},
-    }
+    rendered = {k: np.asarray(v[0, :label_height, :label_width]) for k, v in render(state, batch, keys).items()}
+    order = [*(k for k in FIRST_PANELS if k in rendered), *(k for k in rendered if k not in FIRST_PANELS)]
+    pictures = {'image': batch['image'][0, :height, :width], **{k: rendered[k] for k in order}}
     return {'index': index, 'score': score, 'name': str(source[index]['name']), 'pictures': pictures}

@@ -70,7 +70,7 @@ class Clock:
         self._last = time.perf_counter()
 
     def close(self) -> dict[str, float]:
-        """images_per_second, seconds_per_step, input_wait_share, and first_step_seconds once; then starts anew."""
+        """images_per_second, seconds_per_step, input_wait_share, once compile_seconds (first step); starts anew."""
         speed = {} if self._compile is None else {'compile_seconds': self._compile}
         if self._steps:
             speed |= {

@@ -82,34 +82,29 @@ class Topology:
         batch_args: tuple[int, ...] = (1,),
         num_args: int,
         donate: tuple[int, ...] = (),
-        split_output: bool = False,
     ) -> Callable:
-        """Maps a per-device function over the devices.
+        """Maps a per-device function over the devices. What it returns must be equal on all of them.
 
         Args:
           fn: takes `num_args` positional arguments. Inside it `device_index` and the sums of this file work.
           batch_args: positions of arguments whose leading axis is split over devices (from `put_batch`); all others
             are replicated.
           donate: positions of arguments whose memory may be reused for the output.
-          split_output: the output keeps this device's share of the batch; otherwise it must be equal on all devices.
         """
         if self.mode == 'pmap':
             in_axes = tuple(0 if i in batch_args else None for i in range(num_args))
-            mapped = jax.pmap(
+            return jax.pmap(
                 fn,
                 AXIS,
                 in_axes=in_axes,
-                out_axes=0 if split_output else None,
+                out_axes=None,
                 donate_argnums=donate,
                 devices=None if self._uses_all() else self.devices,
             )
-            return mapped
         in_specs = tuple(P(AXIS) if i in batch_args else P() for i in range(num_args))
         # check_vma=False gives pmap's meaning of gradients; with the check on, gradients of replicated inputs
         # arrive summed already, and our own sum would count every device twice over.
-        mapped = jax.shard_map(
-            fn, mesh=self.mesh, in_specs=in_specs, out_specs=P(AXIS) if split_output else P(), check_vma=False
-        )
+        mapped = jax.shard_map(fn, mesh=self.mesh, in_specs=in_specs, out_specs=P(), check_vma=False)
         return jax.jit(mapped, donate_argnums=donate)
 
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -128,17 +123,6 @@ class Topology:
             return jax.device_put(tree, NamedSharding(Mesh(np.array(local), (AXIS,)), P()))
         sharding = NamedSharding(self.mesh, P())
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
-
-    def gather_rows(self, output: PyTree) -> PyTree:
-        """The output of a `split_output` function as numpy, this process's rows in the order of its batch."""
-        if self.mode == 'pmap':
-            return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), output)
-
-        def local_rows(x):
-            shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
-            return np.concatenate([np.asarray(s.data) for s in shards])
-
-        return jax.tree.map(local_rows, output)
 
     def check_batch_size(self, where: str, batch_size: int, accumulate: int = 1) -> None:
         """Raises InputError unless every device gets the same number of whole micro-batches."""

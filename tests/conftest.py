@@ -14,16 +14,14 @@ import pytest
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-
 
 @pytest.fixture(scope='session')
 def real_data() -> pathlib.Path:
     """Folder with real images (camvid/, cityscapes_mini/, ...); tests that need it skip where it is absent."""
-    folder = pathlib.Path(os.environ.get('SEGJAX_REAL_DATA', REPOSITORY.parent / 'shared' / 'data'))
-    if not folder.is_dir():
-        pytest.skip(f'no real data at {folder} (set SEGJAX_REAL_DATA)')
-    return folder
+    folder = os.environ.get('SEGJAX_REAL_DATA', '')
+    if not folder or not pathlib.Path(folder).is_dir():
+        pytest.skip('$SEGJAX_REAL_DATA names no folder with real images')
+    return pathlib.Path(folder)
 
 
 @pytest.fixture(scope='session', autouse=True)

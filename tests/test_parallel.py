@@ -162,16 +162,6 @@ def test_replica_mismatch_counts_numbers_that_differ(mode):
     assert int(differing) == 1
 
 
-@pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
-def test_split_output_keeps_the_order_of_the_rows(mode):
-    topology = parallel.topology(mode, 4)
-    double = topology.spmd(lambda s, b: b['x'] * s, num_args=2, split_output=True)
-    rows = np.arange(8.0)
-    np.testing.assert_array_equal(
-        topology.gather_rows(double(jnp.float32(2), topology.put_batch({'x': rows}))), rows * 2
-    )
-
-
 def test_batch_size_that_does_not_divide_is_an_error_with_the_next_that_does():
     topology = parallel.topology('pmap', 8)
     topology.check_batch_size('train.batch_size', 32, accumulate=2)
