@@ -350,6 +350,11 @@ def main(
         f'{summary["images"]} images ({summary["skipped"]} were there already) in {output_folder}: '
         f'{summary["images_per_second"]:.2f} images/s after {summary["compile_seconds"]:.1f} s of compilation'
     )
+    if summary['largest'] >= 2:
+        print(
+            f'note: an image is {summary["largest"]:.1f} times as large as what the net was trained on and was cut '
+            f'into tiles at that scale; to show it whole, add --config.predict.scales="({1 / summary["largest"]:.3g},)"'
+        )
     return summary
 
 
@@ -373,8 +378,9 @@ def run(
       made_by: what tells this net from another ({'run': folder, 'step': 9000}); must survive JSON.
 
     Returns:
-      {'images', 'skipped', 'tiles', 'compile_seconds', 'seconds', 'images_per_second'}; reading, blending and
-      writing are included in the rate, compilation is not.
+      {'images', 'skipped', 'tiles', 'largest', 'compile_seconds', 'seconds', 'images_per_second'}; reading, blending
+      and writing are included in the rate, compilation is not; `largest` is the size of the largest image, as the net
+      sees it, in units of `data.eval_size`.
 
     Raises:
       InputError: before anything compiles, for what `check_folders` and `find_images` check; at the end for images
@@ -394,12 +400,13 @@ def run(
 
     start = time.perf_counter()
     damaged: list[str] = []
-    num_tiles = 0
+    num_tiles, largest = 0, 0.0
     writing: deque[Future] = deque()
     jobs = all_tiles(assemblies(todo, plan, spec.classes.num_classes, damaged))
     with ThreadPoolExecutor(WRITERS) as pool, tqdm.tqdm(total=len(todo), unit='image', disable=None) as bar:
         for assembly, place, probabilities in predicted(predict_fn, plan, jobs):
             num_tiles += 1
+            largest = max(largest, min(np.divide(assembly.grids[0].size, plan.eval_size)))
             if assembly.add(place, probabilities):
                 writing.append(pool.submit(write_outputs, output_folder, assembly, spec.classes))
                 bar.update()
@@ -419,6 +426,7 @@ def run(
         'images': len(todo),
         'skipped': len(sources) - len(todo),
         'tiles': num_tiles,
+        'largest': float(largest),
         'compile_seconds': compile_seconds,
         'seconds': seconds,
         'images_per_second': len(todo) / seconds if todo else 0.0,
