@@ -76,8 +76,9 @@ def test_two_processes_of_two_devices_equal_one_device(one_device, tmp_path, mod
             assert scores[stage][score] == pytest.approx(expected_scores[stage][score], abs=1e-4)
 
 
+@pytest.mark.slow  # the processes take a second or more to agree on a step: the run must be long enough
 def test_a_signal_to_one_process_stops_both_at_one_step_and_both_go_on(tmp_path):
-    num_steps = 40
+    num_steps = 400
 
     def start_pair(workdir):
         settings = (f'port={free_port()}', 'num_processes=2')
