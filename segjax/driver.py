@@ -384,7 +384,7 @@ def _restore(run: Run, stage: Stage, earlier, saved: checkpoints.Checkpoints, st
 
 def _check_same_run(run: Run) -> None:
     """A folder with checkpoints goes on only as what it is: same config, same data."""
-    if not any((run.workdir / CONFIG).parent.glob('*/checkpoints/*/record')):
+    if not any(run.workdir.glob('*/checkpoints/*/record')):
         return
     where = f'--workdir {run.workdir}'
     found = config_lib.differences(logs.read_json(run.workdir / CONFIG), config_lib.to_json(run.config))
