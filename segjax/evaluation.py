@@ -49,7 +49,7 @@ def totals(
     waiting = []
     with contextlib.closing(batches):
         for number, batch in enumerate(batches):
-            if stop is not None and stop.waiting():
+            if stop is not None and stop.reached():
                 raise health.Preempted(f'stage {stage.name!r} was being evaluated')
             waiting.append(evaluate(state, run.topology.put_batch(batch), root, np.int32(number)))
             if len(waiting) > 1 or jax.default_backend() == 'cpu':

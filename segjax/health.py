@@ -55,25 +55,25 @@ def check(stage: str, step: int, metrics: Mapping[str, Mean], health: Mapping[st
 class StopSignal:
     """Turns SIGTERM and the first Ctrl-C into a question that the run asks, so that it can save and leave in order.
 
-    One for a whole run: a signal between two stages must not get lost. With several processes all must stop at the
-    same step; there JAX's preemption service, which listens to SIGTERM itself, agrees on one.
+    One for a whole run: a signal between two stages must not get lost. Of several processes it is enough that one was
+    told to stop. All must leave at the same step, so they agree, over the network, at every `AGREE_EVERY`th question.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
+    AGREE_EVERY = 8
 
     def __init__(self):
         self._received = False
+        self._agreed = False
         self._asked = 0
 
     def __enter__(self):
-        if jax.process_count() == 1:
-            self._previous = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+        self._previous = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
         return self
 
     def __exit__(self, *_):
-        if jax.process_count() == 1:
-            for number, handler in self._previous.items():
-                signal.signal(number, handler)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _receive(self, number, _):
         self._received = True
@@ -81,9 +81,9 @@ class StopSignal:
 
     def reached(self) -> bool:
         """Whether to save and leave now. All processes must ask at the same places."""
+        if jax.process_count() == 1:
+            return self._received
         self._asked += 1
-        return parallel.preempted(self._asked) if jax.process_count() > 1 else self._received
-
-    def waiting(self) -> bool:
-        """As `reached`, for places where only a process that runs alone may stop (inside an evaluation)."""
-        return self._received
+        if self._asked % self.AGREE_EVERY == 0 and not self._agreed:
+            self._agreed = parallel.in_any_process(self._received)
+        return self._agreed

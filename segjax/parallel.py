@@ -35,6 +35,8 @@ def initialize(distributed: bool, coordinator: str, num_processes: int, process_
     if not coordinator and (num_processes, process_id) != (1, 0):
         got = f'--num_processes {num_processes} --process_id {process_id} without --coordinator'
         raise InputError('--coordinator', got=got, expected='host:port of process 0')
+    # JAX's own listener would take SIGTERM away from health.StopSignal.
+    jax.config.update('jax_enable_preemption_service', False)
     if coordinator:
         if not 0 <= process_id < num_processes:
             raise InputError(
@@ -175,12 +177,11 @@ def of_main(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
-def preempted(count: int) -> bool:
-    """True in all processes at the same count, once one of them was told to stop (several processes only).
-
-    The count must grow by one from call to call, in all processes alike and over all stages of a run.
-    """
-    return multihost_utils.reached_preemption_sync_point(count)
+def in_any_process(flag: bool) -> bool:
+    """True in all processes if `flag` is true in one of them. All must call it at the same place."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.int32(flag))))
 
 
 # --- inside a mapped function -----------------------------------------------------------------------------------------

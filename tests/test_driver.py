@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import toy_run
 
-from segjax import driver, health, trees
+from segjax import driver, evaluation, health, trees
 from segjax.errors import InputError
 
 HELPERS = pathlib.Path(__file__).parent / 'helpers'
@@ -116,12 +116,25 @@ def stop_at(monkeypatch, stage, step):
     monkeypatch.setattr(health.StopSignal, 'reached', lambda self: here == [stage, step])
 
 
-# Two batches an evaluation: the stage before asked twice.
-@pytest.mark.parametrize('batch, step', [(3, 3), (6, 5)])
+@pytest.mark.parametrize('batch, step', [(1, 3), (4, 5)])  # an evaluation has two batches
 def test_stopped_in_an_evaluation_the_next_start_makes_it(finished, tmp_path, monkeypatch, batch, step):
+    """The stop is asked for before the n-th evaluation batch of the second stage."""
     workdir, _ = finished
-    asked = []
-    monkeypatch.setattr(health.StopSignal, 'waiting', lambda self: asked.append(1) or len(asked) == batch)
+    seen, inside = [], []
+
+    def totals(run, stage, *args, original=evaluation.totals):
+        inside.append(stage.name)
+        try:
+            return original(run, stage, *args)
+        finally:
+            inside.clear()
+
+    def reached(_):
+        seen.extend(inside)
+        return bool(inside) and seen.count('adversarial') == batch
+
+    monkeypatch.setattr(evaluation, 'totals', totals)
+    monkeypatch.setattr(health.StopSignal, 'reached', reached)
     with pytest.raises(health.Preempted, match=f"'adversarial' saved at step {step}"):
         driver.train(toy_run.make_config(), str(tmp_path))
     monkeypatch.undo()
@@ -182,6 +195,21 @@ def test_sigterm_asks_for_a_stop_and_the_old_handler_returns():
         time.sleep(0.01)
         assert stop.reached()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_of_several_processes_one_that_was_told_to_stop_is_enough_and_all_leave_at_one_question(monkeypatch):
+    agreements = []
+
+    def in_any_process(flag):
+        agreements.append(flag)
+        return len(agreements) == 2  # another process was told to, after the first time they agreed
+
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(health.parallel, 'in_any_process', in_any_process)
+    with health.StopSignal() as stop:
+        answers = [stop.reached() for _ in range(3 * stop.AGREE_EVERY)]
+    assert answers.index(True) == 2 * stop.AGREE_EVERY - 1 and all(answers[2 * stop.AGREE_EVERY :])
+    assert agreements == [False, False], 'what was agreed stays: no process waits for one that has left'
 
 
 ENVIRONMENT = {

@@ -3,9 +3,12 @@
 import json
 import os
 import pathlib
+import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -19,13 +22,13 @@ NUM_STEPS = 4
 SETTINGS = ('noise=0', 'optimiser=sgd')
 
 
-def start(workdir, devices, *settings):
+def start(workdir, devices, *settings, num_steps=NUM_STEPS):
     env = {
         **os.environ,
         'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
         'PYTHONPATH': os.pathsep.join([str(HELPERS.parent.parent), str(HELPERS)]),
     }
-    command = [sys.executable, str(HELPERS / 'toy_run.py'), str(workdir), str(NUM_STEPS), *SETTINGS, *settings]
+    command = [sys.executable, str(HELPERS / 'toy_run.py'), str(workdir), str(num_steps), *SETTINGS, *settings]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -41,10 +44,10 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def result(workdir):
+def result(workdir, num_steps=NUM_STEPS):
     """(arrays by name, training losses, scores) of the last stage."""
     with ocp.StandardCheckpointer() as checkpointer:
-        state = checkpointer.restore(workdir / f'adversarial/checkpoints/{NUM_STEPS}/state')
+        state = checkpointer.restore(workdir / f'adversarial/checkpoints/{num_steps}/state')
     lines = map(json.loads, (workdir / 'adversarial/metrics.jsonl').read_text().splitlines())
     losses = [line['loss'] for line in lines if line['kind'] == 'train']
     return traverse_util.flatten_dict(state, sep='/'), losses, json.loads((workdir / 'scores.json').read_text())
@@ -71,3 +74,29 @@ def test_two_processes_of_two_devices_equal_one_device(one_device, tmp_path, mod
     for stage in ('pretrain', 'adversarial'):
         for score in ('mIoU', 'pixel_accuracy'):
             assert scores[stage][score] == pytest.approx(expected_scores[stage][score], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_at_one_step_and_both_go_on(tmp_path):
+    num_steps = 40
+
+    def start_pair(workdir):
+        settings = (f'port={free_port()}', 'num_processes=2')
+        return [start(workdir, 1, *settings, f'process_id={i}', num_steps=num_steps) for i in range(2)]
+
+    whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
+    finish(*start_pair(whole))
+    pair = start_pair(stopped)
+    log = stopped / 'adversarial/metrics.jsonl'
+    while all(p.poll() is None for p in pair) and not (log.exists() and log.read_bytes().count(b'\n') >= 3):
+        time.sleep(0.01)
+    pair[1].send_signal(signal.SIGTERM)
+    outputs = [p.communicate(timeout=300)[0] for p in pair]
+    steps = {re.search(r"Preempted: stage 'adversarial' saved at step (\d+)", output).group(1) for output in outputs}
+    assert len(steps) == 1 and 4 <= int(steps.pop()) < num_steps
+    finish(*start_pair(stopped))
+    for name in ('adversarial/metrics.jsonl', 'scores.json'):
+        assert (stopped / name).read_bytes() == (whole / name).read_bytes()
+    arrays, expected = result(stopped, num_steps)[0], result(whole, num_steps)[0]
+    for name in expected:
+        np.testing.assert_array_equal(arrays[name], expected[name], err_msg=name)
