@@ -9,8 +9,8 @@
 #   --dry-run   print the commands and change nothing
 #   --help      this page
 #
-# Paths are seen from the current folder, as with any command, and --workdir is made there. A --config file that is
-# not found there is taken from the repository, so that the line above works from everywhere. Exit code and
+# Paths are seen from the current folder, as with any command, and --workdir is made there. A --config or --table file
+# that is not found there is taken from the repository, so that the line above works from everywhere. Exit code and
 # signals are those of segjax.main: 0 done, 1 bad input or error, 75 told to stop by SIGTERM and saved (start it again
 # to go on).
 #
@@ -26,16 +26,17 @@ while [ $# -gt 0 ]; do
     --help | -h) usage && exit 0 ;;
     --dry-run) dry_run=yes ;;
     --) arguments+=("$@") && break ;;
-    --config)
+    --config | --table)
       need "$@"
-      config=$(find_config --config "$2")
-      arguments+=("--config=$config")
+      file=$(find_config "$1" "$2")
+      arguments+=("$1=$file")
       shift
       ;;
-    --config=*)
-      need --config "${1#*=}"
-      config=$(find_config --config "${1#*=}")
-      arguments+=("--config=$config")
+    --config=* | --table=*)
+      flag=${1%%=*}
+      need "$flag" "${1#*=}"
+      file=$(find_config "$flag" "${1#*=}")
+      arguments+=("$flag=$file")
       ;;
     *) arguments+=("$1") ;;
   esac

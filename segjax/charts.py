@@ -1,11 +1,11 @@
-"""Small SVG charts for report.html: numbers in, markup out; no script, nothing fetched.
+"""Small SVG charts for report.html and table.html: numbers in, markup out; no script, nothing fetched.
 
 Charts take their colours from the page's CSS variables, so they follow light and dark mode; a <title> in a
 mark is what browsers show on hover and screen readers read.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from segjax.web import escape
@@ -13,6 +13,7 @@ from segjax.web import escape
 MAX_POINTS = 1500  # of a line: more than a chart has pixels
 MAX_MARKS = 120  # points with a hover title: each costs bytes
 MAX_CELLS = 40  # classes up to which a confusion matrix names its rows and columns
+LETTER = 6.2  # pixels that a letter of a label takes
 
 
 class Series(NamedTuple):
@@ -266,3 +267,186 @@ def confusion_matrix(names: Sequence[str], counts: Sequence[Sequence[float]]) ->
         f'min-width:{0.7 * side:.0f}px" role="img" aria-label="confusion matrix, truth by row">'
         f'<rect class="ground" {area}/>{"".join(parts)}{"".join(labels)}</svg>'
     )
+
+
+# --- charts of a table ------------------------------------------------------------------------------------------------
+
+
+class Dot(NamedTuple):
+    """One line of a dot plot: `value` in its range low..high, `reference` to compare with, `note` where there is no
+    value. None is not drawn."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    reference: float | None
+    note: str = ''
+
+
+class Bars(NamedTuple):
+    """One colour of a bar chart: a value for each group; None is a gap."""
+
+    name: str
+    values: Sequence[float | None]
+
+
+def dot_plot(title: str, dots: Sequence[Dot], names: tuple[str, str], width: int = 540) -> str:
+    """One line below the other: a dot with its range and, hollow, the reference. `names` of the two for the legend."""
+    known = [v for dot in dots for v in (dot.value, dot.low, dot.high, dot.reference) if v is not None]
+    if not known:
+        return ''
+    left = min(200, 14 + LETTER * max(len(dot.name) for dot in dots))
+    right, line = width - 16, 21
+    bottom = 8 + line * len(dots)
+    margin = 0.05 * (max(known) - min(known)) or abs(known[0]) * 0.1 or 1.0
+    low, high = min(known) - margin, max(known) + margin
+
+    def x(value: float) -> float:
+        return left + (value - low) / (high - low) * (right - left)
+
+    parts = []
+    for tick in nice_ticks(low, high, 5):
+        parts.append(f'<path class="grid" d="M{x(tick):.1f} 4V{bottom}"/>')
+        parts.append(f'<text x="{x(tick):.1f}" y="{bottom + 15}" class="mid">{format_number(tick)}</text>')
+    parts.append(f'<path class="axis" d="M{left:.1f} {bottom}H{right}"/>')
+    for i, dot in enumerate(dots):
+        y = 8 + line * (i + 0.5)
+        parts.append(f'<path class="grid" d="M{left:.1f} {y:.1f}H{right}"/>{_dot_line(dot, names, x, y, left)}')
+    marks = (_whisker(2, 18, 5) + _disc(10, 5), _diamond(10, 5))
+    keys = ''.join(_key(20, mark, name) for mark, name in zip(marks, names, strict=True))
+    return (
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b><span class="keys">{keys}</span></figcaption>'
+        f'<svg viewBox="0 0 {width} {bottom + 22}" role="img" aria-label="{escape(title)} by row">'
+        f'{"".join(parts)}</svg></figure>'
+    )
+
+
+def _key(width: int, mark: str, name: str) -> str:
+    """An entry of a legend: the mark itself, and what it stands for."""
+    return f'<span class="whole"><svg class="key-mark" viewBox="0 0 {width} 10">{mark}</svg>{escape(name)}</span>'
+
+
+def _dot_line(dot: Dot, names: tuple[str, str], x: Callable[[float], float], y: float, left: float) -> str:
+    room = math.floor((left - 14) / LETTER + 1e-9)
+    shown = dot.name if len(dot.name) <= room else dot.name[: room - 1] + '…'
+    parts = [f'<text x="{left - 8:.1f}" y="{y + 3.5:.1f}" class="end">{escape(shown)}</text>']
+    told = dot.name
+    if dot.value is None:
+        parts.append(f'<text x="{left + 6:.1f}" y="{y + 3.5:.1f}">{escape(dot.note)}</text>' if dot.note else '')
+    else:
+        parts += [_whisker(x(dot.low), x(dot.high), y), _disc(x(dot.value), y)]
+        told += f'; {names[0]} {format_number(dot.value)}, {format_number(dot.low)} to {format_number(dot.high)}'
+    if dot.reference is not None:
+        parts.append(_diamond(x(dot.reference), y))
+        told += f'; {names[1]} {format_number(dot.reference)}'
+    return f'<g><title>{escape(told)}</title>{"".join(parts)}</g>'
+
+
+def _whisker(x0: float, x1: float, y: float) -> str:
+    return f'<path class="whisker" d="M{x0:.1f} {y:.1f}H{x1:.1f}"/>' if x1 > x0 else ''
+
+
+def _disc(x: float, y: float) -> str:
+    return f'<circle class="disc" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
+
+
+def _diamond(x: float, y: float) -> str:
+    return f'<path class="diamond" d="M{x - 5:.1f} {y:.1f}l5 -5 5 5 -5 5z"/>'
+
+
+PANEL_LEFT, PANEL_HEIGHT = 44, 180  # of a bar chart: room for the numbers of the axis, and for the bars
+MIN_BAR = 5.0  # pixels
+
+
+class _Panel(NamedTuple):
+    """Measures of a bar chart, in pixels; `top` is the value at its upper end."""
+
+    bar: float
+    group: float
+    top: float
+    turned: bool  # the names of the groups, where they are longer than a group is wide
+    foot: float
+
+
+def grouped_bars(title: str, groups: Sequence[str], bars: Sequence[Bars], width: int = 1080) -> str:
+    """Bars side by side within each group (a class); more panels below where one line of groups is too narrow.
+
+    The first eight bars of a group are filled, the next eight outlined in the same colours; then they repeat.
+    """
+    values = [v for series in bars for v in series.values if v is not None]
+    if not values:
+        return ''
+    gap, room, longest = 12, width - PANEL_LEFT, LETTER * max(map(len, groups))
+    num_panels = math.ceil(len(groups) * (MIN_BAR * len(bars) + gap) / room)
+    per_panel = math.ceil(len(groups) / num_panels)
+    bar = max(MIN_BAR, min(22.0, (room / per_panel - gap) / len(bars)))
+    group = bar * len(bars) + gap
+    turned = longest > group
+    panel = _Panel(bar, group, max(*values, 0.0) * 1.05 or 1.0, turned, 16 + 0.6 * longest if turned else 22)
+    panels = [
+        _bar_panel(panel, groups[at : at + per_panel], [Bars(b.name, b.values[at : at + per_panel]) for b in bars])
+        for at in range(0, len(groups), per_panel)
+    ]
+    keys = [
+        _key(12, f'<rect class="{_bar_css(i)}" x="1" y="1" width="10" height="8"/>', b.name) for i, b in enumerate(bars)
+    ]
+    return (
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b><span class="keys many">{"".join(keys)}</span>'
+        f'</figcaption><div class="scroll">{"".join(panels)}</div></figure>'
+    )
+
+
+def _bar_css(i: int) -> str:
+    return f'bar b{i % 8}' + (' hollow' if i // 8 % 2 else '')
+
+
+def _bar_panel(panel: _Panel, groups: Sequence[str], bars: Sequence[Bars]) -> str:
+    bottom, width = PANEL_HEIGHT + 8, PANEL_LEFT + panel.group * len(groups) + 4
+    scale, first = PANEL_HEIGHT / panel.top, PANEL_LEFT + (panel.group - panel.bar * len(bars)) / 2
+    parts = []
+    for tick in nice_ticks(0.0, panel.top):
+        y = bottom - tick * scale
+        parts.append(f'<path class="grid" d="M{PANEL_LEFT} {y:.1f}H{width:.1f}"/>')
+        parts.append(f'<text x="{PANEL_LEFT - 7}" y="{y + 3.5:.1f}" class="end">{format_number(tick)}</text>')
+    for i, series in enumerate(bars):
+        for k, value in enumerate(series.values):
+            if value is None:
+                continue
+            x, height = first + k * panel.group + i * panel.bar + 0.5, value * scale
+            title = f'{groups[k]}, {series.name}: {format_number(value)}'
+            parts.append(
+                f'<rect class="{_bar_css(i)}" x="{x:.1f}" y="{bottom - height:.1f}" width="{panel.bar - 1:.1f}" '
+                f'height="{height:.1f}"><title>{escape(title)}</title></rect>'
+            )
+    parts.append(f'<path class="axis" d="M{PANEL_LEFT} {bottom}H{width:.1f}"/>')
+    for k, group in enumerate(groups):
+        x = PANEL_LEFT + (k + 0.5) * panel.group
+        if panel.turned:
+            place = f'class="end" transform="translate({x + 4:.1f} {bottom + 13}) rotate(-35)"'
+        else:
+            place = f'class="mid" x="{x:.1f}" y="{bottom + 15}"'
+        parts.append(f'<text {place}>{escape(group)}</text>')
+    size = f'style="width:{width:.0f}px;max-width:none"'
+    return (
+        f'<svg viewBox="0 0 {width:.0f} {bottom + panel.foot:.0f}" {size} role="img" '
+        f'aria-label="bars by group: {escape(", ".join(groups))}">{"".join(parts)}</svg>'
+    )
+
+
+STYLE = """
+:root { --b0: #2864c7; --b1: #d9730d; --b2: #12806a; --b3: #b8336a; --b4: #7a5bc7; --b5: #8a6d1f; --b6: #2f9cc4;
+  --b7: #5b6675; }
+@media (prefers-color-scheme: dark) { :root { --b0: #74a7f7; --b1: #f2a45f; --b2: #4fc3a7; --b3: #f07fae;
+  --b4: #b79bf0; --b5: #d3b45c; --b6: #7fdcf7; --b7: #9aa6b6; } }
+.b0 { fill: var(--b0); stroke: var(--b0); } .b1 { fill: var(--b1); stroke: var(--b1); }
+.b2 { fill: var(--b2); stroke: var(--b2); } .b3 { fill: var(--b3); stroke: var(--b3); }
+.b4 { fill: var(--b4); stroke: var(--b4); } .b5 { fill: var(--b5); stroke: var(--b5); }
+.b6 { fill: var(--b6); stroke: var(--b6); } .b7 { fill: var(--b7); stroke: var(--b7); }
+.bar { stroke-width: 1; } .bar.hollow { fill-opacity: .18; } .bar:hover { stroke: var(--ink); }
+.chart svg.key-mark { display: inline-block; width: auto; height: 10px; margin-right: 5px; vertical-align: -1px; }
+.keys.many { margin-left: 0; flex-basis: 100%; flex-wrap: wrap; gap: 2px 14px; }
+.disc { fill: var(--accent); } .whisker { stroke: var(--accent); stroke-width: 2; stroke-opacity: .55; fill: none; }
+.diamond { stroke: var(--eval); stroke-width: 1.7; fill: none; } g:hover > .disc { stroke: var(--ink); }
+"""
+"""What the marks of dot_plot and grouped_bars need beside web.STYLE."""

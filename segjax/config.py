@@ -46,6 +46,10 @@ def between(low: float, high: float) -> Callable[[Any], str | None]:
     return lambda value: None if low <= value <= high else f'a number in [{low}, {high}]'
 
 
+def share_above_0(value) -> str | None:
+    return None if 0 < value <= 1 else 'a number in (0, 1]'
+
+
 def below_one(value) -> str | None:
     return None if 0 <= value < 1 else 'a number in [0, 1)'
 
@@ -62,6 +66,10 @@ def size_2d_or_empty(value) -> str | None:
 def interval(value) -> str | None:
     ok = len(value) == 2 and 0 < value[0] <= value[1]
     return None if ok else '(low, high) with 0 < low <= high'
+
+
+def strings(value) -> str | None:
+    return None if all(isinstance(v, str) for v in value) else "strings, as ('none', 'quantize:2')"
 
 
 def patterns(value) -> str | None:
@@ -99,6 +107,12 @@ DATA = {
     'classes': Field('', "only for name='folder': YAML or JSON file with the class list"),
     'cache': Field('', "folder for prepared records; '' is $SEGJAX_CACHE or ~/.cache/segjax"),
     'train_split': Field('train', 'TFDS split to train on, slices such as train[:10%] included'),
+    'labelled_fraction': Field(
+        1.0,
+        'share of the training split that is labelled, the same in all runs; class weights are of all',
+        share_above_0,
+    ),
+    'void_class': Field(False, 'train and predict what the labels leave out (255) as one more class'),
     'eval_split': Field('val', 'TFDS split to evaluate on'),
     'eval_size': Field((256, 512), '(height, width) at which the net sees an image in evaluation', size_2d),
     'threads': Field(4, 'threads that read and transform examples', at_least(0)),

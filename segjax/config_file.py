@@ -60,13 +60,13 @@ def load(text: str) -> ml_collections.ConfigDict:
     path = pathlib.Path(name).expanduser()
     if not path.is_file():
         raise _no_file(path)
-    module = _run(path, lambda: _execute(path))
+    module = call(path, lambda: execute(path))
     get_config = getattr(module, 'get_config', None)
     if not callable(get_config):
         raise InputError(str(path), got='no function get_config', expected="def get_config(arg=''): ...")
     if argument and not inspect.signature(get_config).parameters:
         raise InputError('--config', got=f'{argument!r} after the colon', expected=f'nothing: {path} takes no argument')
-    config = _run(path, lambda: get_config(argument) if argument else get_config())
+    config = call(path, lambda: get_config(argument) if argument else get_config())
     if not isinstance(config, ml_collections.ConfigDict):
         got = f'a {type(config).__name__} from get_config'
         raise InputError(str(path), got=got, expected='a ConfigDict', fix='begin with segjax.config.defaults(pipeline)')
@@ -82,14 +82,15 @@ def _no_file(path: pathlib.Path) -> InputError:
     return InputError('--config', got=got, expected=f'{nearest.expected} in {path.parent}', fix=nearest.fix)
 
 
-def _execute(path: pathlib.Path) -> ModuleType:
+def execute(path: pathlib.Path) -> ModuleType:
+    """The module that a file of configs is."""
     spec = importlib.util.spec_from_file_location('segjax_config_file', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def _run(path: pathlib.Path, function) -> Any:
+def call(path: pathlib.Path, function) -> Any:
     """Calls a function of the config file; its errors become InputErrors with the file's line."""
     try:
         return function()
@@ -108,7 +109,7 @@ def _run(path: pathlib.Path, function) -> Any:
             raise
         got = f'{type(error).__name__}: {error}'.replace('\n', ' ')
         expected = f'a line that works: {own[-1].line}'
-        fix = 'keys, their meaning and their types: segjax/config.py'
+        fix = 'keys of configs, their meaning and their types: segjax/config.py'
         raise InputError(f'{path}, line {own[-1].lineno}', got=got, expected=expected, fix=fix) from error
 
 

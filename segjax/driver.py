@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from segjax import checkpoints, evaluation, health, logs, parallel, pipelines, report, rng, scores
+from segjax import checkpoints, evaluation, health, logs, parallel, pipelines, report, rng, scores, trees
 from segjax import config as config_lib
 from segjax import data as data_lib
 from segjax.data import loader
@@ -75,10 +75,23 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
     stages = pipelines.load(config.pipeline).make_stages(config, data.spec)
     for stage in stages:
         if use == 'train' and stage.train_input is not None:
+            _check_parts(stage.train_input, data.spec)
             topology.check_batch_size('train.batch_size', stage.train_input.batch_size, config.train.accumulate)
+            for _, beside in stage.train_input.beside:
+                topology.check_batch_size('unpaired.batch_size', beside.batch_size, config.train.accumulate)
         if use != 'predict':
             topology.check_batch_size('evaluate.batch_size', stage.eval_input.batch_size)
     return Run(config, data, folder, topology), stages
+
+
+def _check_parts(inputs: Input, spec: DataSpec) -> None:
+    """Raises InputError for a share of a split that holds no example."""
+    for one in (inputs, *(more for _, more in inputs.beside)):
+        whole = spec.split(one.split).num_examples
+        first, last = (round(share * whole) for share in one.part)
+        if first >= last:
+            share = f'{one.part[0]:g} to {one.part[1]:g} of the {whole} examples of split {one.split!r}: none'
+            raise InputError('config.data.labelled_fraction', got=share, expected='at least one example in each part')
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Scores]:
@@ -113,15 +126,17 @@ def _train_stages(run: Run, stages: tuple[Stage, ...], stop: health.StopSignal) 
         states[stage.name] = parallel.to_host(state)
         path = run.workdir / stage.name / SCORES
         if totals is None and stage is not stages[-1] and path.exists():
-            all_scores[stage.name] = logs.read_json(path)  # finished in an earlier start; there is more to do
-            continue
+            # Finished in an earlier start, and there is more to do; but not if it was scored by another policy.
+            all_scores[stage.name] = logs.read_json(path)
+            if all_scores[stage.name].get('policy', run.config.evaluate.policy) == run.config.evaluate.policy:
+                continue
         if totals is None:
             totals = _evaluate(run, stage, map_functions(run, stage), state, stop)
         all_scores[stage.name] = stage.finalize(totals)
         if parallel.is_main():
-            logs.write_json(path, all_scores[stage.name])
-            keys = rng.streams(root_key(run, stage, 'evaluate'), stage.streams, 0, 0)
-            evaluation.write_pictures(run, stage, keys, states[stage.name], totals)
+            keys = _keys(stage, root_key(run, stage, 'evaluate'), 0, 0, 0)
+            evaluation.write_pictures(run, stage, keys, states[stage.name], totals, compare=len(stages) > 1)
+            logs.write_json(path, all_scores[stage.name])  # last: what has scores is finished, pictures and all
             print(scores.score_table(all_scores[stage.name]), flush=True)
     if parallel.is_main():
         logs.write_json(run.workdir / SCORES, all_scores)
@@ -179,7 +194,7 @@ def map_functions(run: Run, stage: Stage) -> Functions:
     """Wraps the stage's pure functions with keys, sums over devices and health flags, and maps them."""
 
     def train_step(state: TrainState, batch, root):
-        keys = rng.streams(root, stage.streams, state.step, parallel.device_index())
+        keys = _keys(stage, root, state.step, parallel.device_index(), state.step)
         state, metrics = stage.train_step(state, batch, keys)
         flags = {'finite': health.finite_by_module(state)}
         if run.config.parallel.check_replicas:
@@ -187,13 +202,19 @@ def map_functions(run: Run, stage: Stage) -> Functions:
         return state, parallel.sum_over_devices(dict(metrics)), flags
 
     def eval_step(state: TrainState, batch, root, number):
-        keys = rng.streams(root, stage.streams, number, parallel.device_index())
+        keys = _keys(stage, root, number, parallel.device_index(), 0)
         return parallel.sum_over_devices(dict(stage.eval_step(state, batch, keys)))
 
     return Functions(
         train=run.topology.spmd(train_step, num_args=3, donate=(0,)),
         evaluate=run.topology.spmd(eval_step, num_args=4),
     )
+
+
+def _keys(stage: Stage, root: jax.Array, step, device, shared_step) -> dict[str, jax.Array]:
+    """The streams of a stage for one call, on one device."""
+    own = rng.streams(root, stage.streams, step, device)
+    return own | rng.streams(root, stage.shared_streams, shared_step, 0)
 
 
 def train_stage(
@@ -359,11 +380,28 @@ def initial_state(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> 
     state = parallel.to_host(state)
     if run.config.init_from.path:
         source = checkpoints.load_params(run.config.init_from.path)
-        inherited = {net for before in earlier.values() for net in before.params}  # trained in this run already
+        inherited = _inherited(state, earlier)
         state, summary = checkpoints.merge_params(state, source, run.config.init_from.nets, inherited)
         if parallel.is_main():
             print(f'stage {stage.name!r}: {summary}', flush=True)
     return state
+
+
+def _inherited(state: TrainState, earlier: Mapping[str, TrainState]) -> set[str]:
+    """Nets that the stage took over as an earlier stage left them: trained in this run already."""
+
+    def same(a, b):
+        pairs = [trees.named_leaves(tree) for tree in (a, b)]
+        return pairs[0].keys() == pairs[1].keys() and all(
+            np.array_equal(leaf, pairs[1][name]) for name, leaf in pairs[0].items()
+        )
+
+    return {
+        net
+        for before in earlier.values()
+        for net, params in before.params.items()
+        if net in state.params and same(state.params[net], params)
+    }
 
 
 def _open_checkpoints(run: Run, stage: Stage) -> checkpoints.Checkpoints:
@@ -408,14 +446,22 @@ def _check_same_run(run: Run) -> None:
         )
 
 
-def train_batches(run: Run, inputs: Input, start_step: int) -> loader.BatchIterator:
+def train_batches(run: Run, inputs: Input, start_step: int) -> Iterator:
     """This process's training batches from a step on; close it."""
-    return loader.train_iterator(
-        run.data.open_split(inputs.split, inputs.features),
-        inputs,
-        seed=run.config.seed,
-        start_step=start_step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        data_config=run.config.data,
-    )
+
+    def open_input(inputs: Input, seed: int):
+        return loader.train_iterator(
+            run.data.open_split(inputs.split, inputs.features),
+            inputs,
+            seed=seed,
+            start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            data_config=run.config.data,
+        )
+
+    batches = open_input(inputs, run.config.seed)
+    if not inputs.beside:
+        return batches
+    beside = {name: open_input(more, rng.derived_seed(run.config.seed, name)) for name, more in inputs.beside}
+    return loader.SideBySide(batches, beside)

@@ -59,7 +59,7 @@ def totals(
     return sums
 
 
-def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str, Mean]) -> None:
+def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str, Mean], compare: bool = False) -> None:
     """The best and worst images by metrics['image_score'], or the first ones where a stage has no such metric.
 
     Args:
@@ -67,6 +67,7 @@ def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str
       keys: random streams for `stage.render`.
       state: on the host.
       sums: from `totals`.
+      compare: also examples that are the same for all stages, whatever their score (group 'same').
     """
     count = run.config.run.num_pictures
     if stage.render is None or not count:
@@ -81,6 +82,9 @@ def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str
         ranked = [int(i) for i in np.argsort(score) if np.isfinite(score[i])]
         worst = ranked[: min(count, len(ranked) // 2)]
         groups = {'best': ranked[::-1][: min(count, len(ranked) - len(worst))], 'worst': worst}
+    if compare:
+        same = min(count, len(source))
+        groups['same'] = [len(source) * i // same for i in range(same)]
     render, folder = jax.jit(stage.render), run.workdir / stage.name
     board = logs.TensorBoard(folder / 'tensorboard', int(state.step))
     for group, indices in groups.items():
@@ -96,7 +100,13 @@ def _entry(run, inputs, source, index, score, render, keys, state):
     batch = loader.examples(source, [index], inputs, max_size=run.spec.split(inputs.split).max_size)
     height, width = batch['size'][0]
     label_height, label_width = batch['label_size'][0]
-    rendered = {k: np.asarray(v[0, :label_height, :label_width]) for k, v in render(state, batch, keys).items()}
+
+    def cut(picture):
+        """Without padding: pictures are as large as the label or as what the net sees."""
+        of_label = picture.shape[1:3] == batch['label'].shape[1:3]
+        return np.asarray(picture[0, :label_height, :label_width] if of_label else picture[0, :height, :width])
+
+    rendered = {k: cut(v) for k, v in render(state, batch, keys).items()}
     order = [*(k for k in FIRST_PANELS if k in rendered), *(k for k in rendered if k not in FIRST_PANELS)]
     pictures = {'image': batch['image'][0, :height, :width], **{k: rendered[k] for k in order}}
     return {'index': index, 'score': score, 'name': str(source[index]['name']), 'pictures': pictures}

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 
 from segjax.errors import InputError, unknown_name
 
-MODES = ('train', 'evaluate', 'predict', 'doctor', 'bench')
+MODES = ('train', 'evaluate', 'predict', 'doctor', 'bench', 'table')
 EXIT_WRONG, EXIT_PREEMPTED = 1, 75
 # What the user's disk may refuse at any moment; every other OSError is a bug and keeps its traceback.
 DISK_ERRORS = (
@@ -27,6 +27,7 @@ HELP = """usage: python -m segjax.main --config FILE.py[:VARIANT,KEY=VALUE] --wo
   --workdir runs/first --mode evaluate                          a run folder knows its config
   --workdir runs/first --mode predict --input photos --output labelled
   --config configs/supervised.py:quick --mode doctor            check data and config
+  --mode table --table configs/tables/FILE.py --workdir runs/t  train the rows of a paper's table, and compare
 
 Every config key, its meaning and its check: segjax/config.py. The variants: the docstring of the config file.
 Exit codes: 0 finished, 1 wrong input or a failed run, 75 told to stop by SIGTERM and saved: start it again.
@@ -38,13 +39,19 @@ _MODE = flags.DEFINE_string('mode', 'train', 'One of ' + ', '.join(MODES))
 _INPUT = flags.DEFINE_string('input', '', '--mode predict: folder of images')
 _OUTPUT = flags.DEFINE_string('output', '', '--mode predict: folder for label maps, colours and overlays')
 _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'last', ['last', 'best'], 'Which one --mode evaluate and predict use')
+_TABLE = flags.DEFINE_string('table', '', '--mode table: file with the rows of a table')
+_SCALE = flags.DEFINE_string('scale', 'quick', '--mode table: how large, a name of its scales')
+_ROWS = flags.DEFINE_string('rows', '', '--mode table: regular expression for the rows to train; all of them without')
+_SEEDS = flags.DEFINE_string('seeds', '', '--mode table: as 0,1,2; those of the scale without')
 _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Find the other processes through SLURM or TPU metadata')
 _COORDINATOR = flags.DEFINE_string('coordinator', '', 'host:port of process 0, for several processes by hand')
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', 1, 'With --coordinator')
 _PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'With --coordinator')
+PROCESSES = (_DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
 FLAGS = (
     *(_CONFIG, _WORKDIR, _MODE, _INPUT, _OUTPUT, _CHECKPOINT),
-    *(_DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID),
+    *(_TABLE, _SCALE, _ROWS, _SEEDS),
+    *PROCESSES,
 )
 
 
@@ -105,6 +112,7 @@ def _load_config(assignments):
 def _check_flags() -> None:
     if _MODE.value not in MODES:
         raise unknown_name('--mode', _MODE.value, MODES)
+    _check_table_flags()
     if _MODE.value == 'doctor':
         return
     if not _WORKDIR.value:
@@ -115,8 +123,24 @@ def _check_flags() -> None:
                 raise InputError(f'--{flag.name}', got='nothing', expected='a folder', fix=f'--{flag.name} FOLDER')
 
 
+def _check_table_flags() -> None:
+    if _MODE.value == 'table':
+        if not _TABLE.value:
+            raise InputError('--table', got='nothing', expected='a table file', fix='--table configs/tables/FILE.py')
+        if _CONFIG.value:
+            fix = 'leave --config out; --config.section.key=value holds for every row'
+            raise InputError('--config', got=_CONFIG.value, expected='none: the rows name their configs', fix=fix)
+        return
+    for flag in (_TABLE, _SCALE, _ROWS, _SEEDS):
+        if flags.FLAGS[flag.name].present:
+            raise InputError(f'--{flag.name}', got=f'--mode {_MODE.value}', expected='--mode table')
+
+
 def _dispatch(assignments) -> None:
     _check_flags()
+    if _MODE.value == 'table':
+        _dispatch_table(assignments)
+        return
     config = _load_config(assignments)
     if _MODE.value == 'doctor':
         from segjax import doctor
@@ -124,7 +148,7 @@ def _dispatch(assignments) -> None:
         sys.exit(doctor.main(config))
     from segjax import bench, driver, parallel, predict
 
-    parallel.initialize(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    parallel.initialize(*(flag.value for flag in PROCESSES))
     if _MODE.value == 'train':
         driver.train(config, _WORKDIR.value)
     elif _MODE.value == 'evaluate':
@@ -133,6 +157,14 @@ def _dispatch(assignments) -> None:
         predict.main(config, _WORKDIR.value, _INPUT.value, _OUTPUT.value, _CHECKPOINT.value)
     else:
         bench.main(config, _WORKDIR.value)
+
+
+def _dispatch_table(assignments) -> None:
+    from segjax import parallel, tables
+
+    plan = tables.make_plan(_TABLE.value, _SCALE.value, _WORKDIR.value, _ROWS.value, _SEEDS.value, assignments)
+    parallel.initialize(*(flag.value for flag in PROCESSES))
+    tables.run(plan)
 
 
 def main(argv) -> None:

@@ -181,6 +181,37 @@ def apply(
     )
 
 
+def start_average(params: Mapping[str, PyTree], model_state: Mapping[str, PyTree], decay: float) -> dict[str, PyTree]:
+    """The entry of `TrainState.extra` for averaged parameters and statistics; none where decay is 0."""
+    return {'ema': {'params': params, 'model_state': model_state}} if decay else {}
+
+
+def update_average(state: TrainState, decay: float) -> TrainState:
+    """Moves the average towards the nets it began with; before the step is counted."""
+    if not decay:
+        return state
+    average = state.extra['ema']
+    now = {field: {net: getattr(state, field)[net] for net in nets} for field, nets in average.items()}
+    average = ema_update(average, now, decay, state.step, debias=True)
+    return state.replace(extra={**state.extra, 'ema': average})
+
+
+def averaged(state: TrainState, decay: float) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+    """(params, model_state) to evaluate with: averages of the nets that have one."""
+    if not decay:
+        return state.params, state.model_state
+
+    def chosen(field):  # before the first update there is no average yet
+        now = getattr(state, field)
+        average = state.extra['ema'][field]
+        pairs = {net: (average[net], now[net]) for net in average}
+        return now | {
+            net: jax.tree.map(lambda a, b: jnp.where(state.step > 0, a, b), *pair) for net, pair in pairs.items()
+        }
+
+    return chosen('params'), chosen('model_state')
+
+
 def ema_update(average: PyTree, params: PyTree, decay: float, step: Array, *, debias: bool = False) -> PyTree:
     """Exponential moving average of parameters: decay * average + (1 - decay) * params.
 

@@ -197,6 +197,17 @@ def sum_over_devices(tree: PyTree) -> PyTree:
     return lax.psum(tree, AXIS)
 
 
+def all_rows(x: jax.Array) -> jax.Array:
+    """The rows of all devices, in the order of the global batch: [B, ...] -> [devices * B, ...], equal everywhere."""
+    return lax.all_gather(x, AXIS, tiled=True)
+
+
+def own_rows(x: jax.Array) -> jax.Array:
+    """This device's share of rows that are equal everywhere: the inverse of `all_rows`."""
+    rows = x.shape[0] // lax.axis_size(AXIS)
+    return lax.dynamic_slice_in_dim(x, device_index() * rows, rows)
+
+
 def replica_mismatch(tree: PyTree) -> jax.Array:
     """How many numbers of a tree differ between devices, bit for bit: 0 when the replicas are identical."""
 
@@ -247,7 +258,7 @@ def global_value_and_grad(loss_fn: Callable, weight_of: Callable[[str], float], 
 
     def in_parts(params, model_state, batch, keys):
         rows = {k: x.shape[0] for k, x in batch.items()}
-        if len(set(rows.values())) > 1 or next(iter(rows.values())) % accumulate:
+        if any(n % accumulate for n in rows.values()):
             raise ValueError(f'micro-batches need rows in multiples of {accumulate} in every entry, got {rows}')
         parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
 

@@ -15,7 +15,8 @@ How a step runs. The driver maps `train_step` over devices (segjax/parallel.py).
   * gradients leave through `parallel.global_value_and_grad`, which makes them those of the global batch;
   * metrics are returned as local (sum, count) pairs, which the driver sums over devices, hosts and batches
     and divides once, at the end: the result does not depend on how the examples were dealt out;
-  * `keys` are already specific to (seed, stage, stream name, step, device).
+  * `keys` are already specific to (seed, stage, stream name, step, device); those of `Stage.shared_streams` are equal
+    on all devices.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,7 +41,8 @@ label_size  [B, 2] int32, evaluation only: height and width of the part of `labe
 """
 
 Keys = Mapping[str, PRNGKey]
-"""Named random streams, e.g. {'dropout': key, 'noise': key}; folded with step and device already."""
+"""Named random streams, e.g. {'dropout': key, 'noise': key}; folded with step and device already, those of
+`Stage.shared_streams` with the step alone."""
 
 
 class Mean(NamedTuple):
@@ -80,6 +82,9 @@ class Input(NamedTuple):
     features: tuple[str, ...]  # keys of the batch beside weight and index, e.g. ('image', 'label')
     size: tuple[int, int]  # (height, width) of the images that the net sees
     augment: Any = None  # config.augment for training; None: resize only (evaluation)
+    part: tuple[float, float] = (0.0, 1.0)  # training: from .. to which share of the split, in a fixed shuffled order
+    # Training: further inputs by name, each drawn on its own (unpaired data); batch['name/image'], batch['name/index']
+    beside: tuple[tuple[str, 'Input'], ...] = ()
 
 
 class Stage(NamedTuple):
@@ -90,6 +95,8 @@ class Stage(NamedTuple):
     train_input  None only if num_steps is 0
     eval_input   what the scores are computed on
     streams      names of the random streams that train_step, eval_step and render want in `keys`
+    shared_streams  names of streams whose keys are equal on all devices, and in evaluation in all batches. Folded with
+                 batch['index'], they make numbers that do not depend on how examples were dealt out
     init         (key, batch, earlier) -> TrainState; `batch` is one device's example batch (shapes and dtypes matter,
                  values do not) and `earlier` holds the final states of the stages before, by name. Must be jittable
     train_step   (state, batch, keys) -> (state, metrics), pure, per device; metrics are scalar Means, and
@@ -112,5 +119,6 @@ class Stage(NamedTuple):
     eval_step: Callable[[TrainState, Batch, Keys], Metrics]
     finalize: Callable[[Mapping[str, Mean]], Scores]
     monitor: tuple[str, str]
+    shared_streams: tuple[str, ...] = ()
     render: Callable[[TrainState, Batch, Keys], Mapping[str, Array]] | None = None
     predict: Callable[[TrainState, Array], Array] | None = None

@@ -4,7 +4,8 @@
     <workdir>/<stage>/scores.json       what Stage.finalize returned
     <workdir>/<stage>/metrics.jsonl     curves (segjax/logs.py)
     <workdir>/<stage>/timing.jsonl      speed
-    <workdir>/<stage>/pictures/<group>_<rank>/{info.json, <panel>.png, ...}    written by `save_pictures`
+    <workdir>/<stage>/pictures/<group>_<rank>/{info.json, <panel>.png, ...}    written by `save_pictures`; those of
+                                        group 'same' show the same examples in all stages, side by side
 
 Whatever is missing leaves its section out, so the page of a run that was stopped is the page of what there is.
 """
@@ -27,6 +28,7 @@ from segjax.web import escape, label
 
 NUM_CARDS = 5  # scores shown large
 MAX_CHARTS = 60  # of a stage; the rest is in metrics.jsonl
+SAME, GIVEN = 'same', ('image', 'truth')  # the group that stages have in common; panels that do not depend on them
 GROUPS = {'best': 'Best images', 'worst': 'Worst images', 'sample': 'Images'}
 
 
@@ -40,7 +42,7 @@ def save_pictures(folder: pathlib.Path, group: str, entries: Sequence[Mapping[st
 
     Args:
       folder: <workdir>/<stage>/pictures.
-      group: 'best', 'worst' or 'sample'; other names are shown under their own.
+      group: 'best', 'worst', 'sample' or 'same'; other names are shown under their own.
       entries: in the order of the page; each a mapping with 'index' (position in the split), 'score' (float, NaN for
         none), 'name' (of the example) and 'pictures', {panel: uint8 [H, W, 3] RGB or [H, W] or [H, W, 1]}, in order.
 
@@ -153,7 +155,7 @@ def page(run: RunFiles) -> str:
     title = f'{_setting(run.config, "pipeline") or "run"}: {run.workdir.resolve().name}'
     body = [_safely('header', _header, run, title)]
     if len(run.stages) > 1:
-        body.append(_safely('stages', _stage_list, run))
+        body += [_safely('stages', _stage_list, run), _safely('side by side', _side_by_side, run)]
     for number, stage in enumerate(run.stages):
         body.append(f'<section id="stage-{number}">')
         if len(run.stages) > 1:
@@ -211,6 +213,49 @@ def _stage_list(run: RunFiles) -> str:
         score = f'{label(first[0])} {format_score(*first)}' if first else ''
         rows.append([f'<a href="#stage-{number}">{escape(stage.name)}</a>', f'{_last_step(stage):,d}', escape(score)])
     return web.card('Stages', web.table(['stage', 'steps', 'score'], rows))
+
+
+def _side_by_side(run: RunFiles) -> str:
+    """Stages with pictures of the same examples: their scores in one table, their pictures in rows."""
+    shown = {stage.name: {f[2]['index']: f for f in stage.pictures if f[0] == SAME} for stage in run.stages}
+    stages = [stage for stage in run.stages if shown[stage.name]]
+    if len(stages) < 2:
+        return ''
+    values = {stage.name: _values(stage)[0] for stage in stages}
+    names = [n for n, v in values[stages[0].name].items() if not isinstance(v, (str, bool))]
+    names += [n for stage in stages[1:] for n in values[stage.name] if n not in names and n != 'policy']
+    rows = [
+        [escape(label(n)), *(escape(format_score(n, values[s.name][n])) if n in values[s.name] else '' for s in stages)]
+        for n in names
+    ]
+    out = [web.card('Side by side', web.table(['score', *(escape(s.name) for s in stages)], rows))]
+    for index in shown[stages[0].name]:
+        found = [(stage.name, shown[stage.name][index]) for stage in stages if index in shown[stage.name]]
+        out.append(f'<div class="picture"><h4>{escape(found[0][1][2]["name"])}</h4>')
+        out.append(_panels(found[0][1], only=GIVEN))
+        for name, entry in found:
+            out.append(f'<h4 class="soft">{escape(name)}</h4>' + _panels(entry, without=(*GIVEN, 'errors')))
+        out.append('</div>')
+    return ''.join(out)
+
+
+def _panels(
+    entry: tuple[str, pathlib.Path, dict[str, Any]], only: Sequence[str] = (), without: Sequence[str] = ()
+) -> str:
+    """The pictures of one example, in a row."""
+    _, folder, info = entry
+    names = [p for p in info['panels'] if (not only or p in only) and p not in without]
+    figures = [_figure(folder / f'{panel}.png', f'{panel} of {info["name"]}', panel)[0] for panel in names]
+    return f'<div class="panels{" few" if len(figures) < 3 else ""}">{"".join(figures)}</div>'
+
+
+def _figure(path: pathlib.Path, alt: str, panel: str) -> tuple[str, set[int]]:
+    """(markup, colours of the picture if it has few); nothing where there is no file."""
+    if not path.exists():
+        return '', set()
+    uri, colours = web.inline_picture(path)
+    caption = escape(label(panel))
+    return f'<figure><img src="{uri}" alt="{escape(alt)}"><figcaption>{caption}</figcaption></figure>', colours
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -387,16 +432,13 @@ def _pictures(run: RunFiles, stage: StageFiles) -> str:
     groups: dict[str, list[str]] = {}
     seen: set[int] = set()
     for group, folder, info in stage.pictures:
+        if group == SAME:  # which has a place of its own
+            continue
         panels = []
         for panel in info['panels']:
-            if not (folder / f'{panel}.png').exists():
-                continue
-            uri, colours = web.inline_picture(folder / f'{panel}.png')
+            figure, colours = _figure(folder / f'{panel}.png', f'{panel} of {info["name"]}', panel)
+            panels += [figure] if figure else []
             seen |= colours if panel != 'image' else set()
-            alt = f'{panel} of {info["name"]}'
-            panels.append(
-                f'<figure><img src="{uri}" alt="{escape(alt)}"><figcaption>{escape(label(panel))}</figcaption></figure>'
-            )
         score = info.get('score')
         caption = escape(info['name']) + ('' if score is None else f' <span class="soft">score {score:.3f}</span>')
         few = ' few' if len(panels) < 3 else ''

@@ -20,6 +20,11 @@ def root(seed: int, *names: str) -> jax.Array:
     return key
 
 
+def derived_seed(seed: int, name: str) -> int:
+    """Another seed for what is not drawn by JAX: the order of a further input, for instance."""
+    return zlib.crc32(f'{seed}/{name}'.encode()) >> 1
+
+
 def streams(root_key: jax.Array, names: Iterable[str], step, device) -> dict[str, jax.Array]:
     """One key per stream name for this step on this device.
 

@@ -151,6 +151,63 @@ def test_no_config_and_no_run(call, tmp_path):
         assert_message(err, '--config', f'no run in {tmp_path}', 'configs/supervised.py:quick')
 
 
+TABLE = f"""
+from segjax.tables import Column, Row, Scale, Table
+
+def get_table():
+    rows = (Row('base', 'base', '{SMOKE}'), Row('wide', 'wide', '{SMOKE}', overrides=('model.width=0.5',)))
+    return Table('t', 's', (Column('mIoU', 'mIoU'),), rows, {{'quick': Scale('', (0,))}})
+"""
+
+
+@pytest.mark.parametrize(
+    'arguments, fragments',
+    [
+        ([], ['--table', 'nothing', 'configs/tables']),
+        (['--table', 'tabel.py'], ['--table', 'no file', "did you mean 'table.py'?"]),
+        (['--table', 'tables/table.py'], ['--table', 'no file', 'no folder']),
+        (['--table', 'table.py', '--scale=quik'], ['--scale', "did you mean 'quick'?"]),
+        (['--table', 'table.py', '--rows=bass'], ['--rows', "'bass'", 'base, wide']),
+        (['--table', 'table.py', '--rows=('], ['--rows', "'('", 'regular expression']),
+        (['--table', 'table.py', '--seeds=0,x'], ['--seeds', "'0,x'", '0,1,2']),
+        (['--table', 'table.py', '--seeds=-1'], ['--seeds', "'-1'", '0,1,2']),
+        (['--table', 'table.py', '--seeds=1,01'], ['--seeds', "'1,01'", 'different']),
+        (['--table', 'table.py', '--config', SMOKE], ['--config', SMOKE, 'the rows name their configs']),
+        (['--table', 'table.py', '--config.optim.lrr=1'], ["row 'base'", '--config.optim.lrr', 'learning_rate']),
+        (['--table', 'table.py', '--config.seed=1'], ["row 'base'", 'config.seed=1', '--seeds']),
+        (['--table', 'table.py', '--workdir='], ['--workdir', 'nothing']),
+    ],
+    ids=lambda value: ' '.join(value[-1:]),
+)
+def test_wrong_flags_of_a_table(call, tmp_path, monkeypatch, arguments, fragments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'table.py').write_text(TABLE)
+    code, out, err = call('--mode', 'table', '--workdir', 'run', *arguments)
+    assert code == 1
+    assert_message(err, 'got:', 'expected:', *fragments)
+    assert not out and not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('flag', ['--table=table.py', '--scale=quick', '--rows=base', '--seeds=0'])
+@pytest.mark.parametrize('mode', ['train', 'doctor'])
+def test_flags_of_a_table_belong_to_its_mode(call, tmp_path, mode, flag):
+    code, _, err = call('--config', SMOKE, '--workdir', tmp_path / 'run', '--mode', mode, flag)
+    assert code == 1
+    assert_message(err, flag.partition('=')[0], f'--mode {mode}', '--mode table')
+
+
+def test_a_table_hands_its_rows_to_the_training(call, tmp_path, monkeypatch):
+    (tmp_path / 'table.py').write_text(TABLE)
+    seen = []
+    monkeypatch.setattr('segjax.driver.train', lambda config, workdir: seen.append((config, workdir)))
+    arguments = ('--seeds=4,2', '--rows=wide', '--config.train.num_steps=7')
+    code, out, err = call('--mode=table', '--table', tmp_path / 'table.py', '--workdir', tmp_path / 'run', *arguments)
+    assert code == 0, err
+    assert [(c.seed, c.model.width, c.train.num_steps) for c, _ in seen] == [(4, 0.5, 7), (2, 0.5, 7)]
+    assert [workdir for _, workdir in seen] == [f'{tmp_path}/run/wide/seed_{seed}' for seed in (4, 2)]
+    assert out.startswith('[1/2] wide, seed 4\n[2/2] wide, seed 2\n') and f'table: {tmp_path}/run/table.html' in out
+
+
 def test_missing_folders_and_a_wrong_label_file(call, tmp_path):
     folder = ('--config', f'{REPOSITORY}/configs/supervised.py:folder', '--workdir', tmp_path / 'run')
     classes = f'--config.data.classes={tmp_path}/classes.yaml'
@@ -235,7 +292,8 @@ def _compiled_in(path):
 def test_help_names_every_flag_and_succeeds(call):
     code, out, err = call('--help')
     assert code == 0 and not err
-    for name in ('config', 'workdir', 'mode', 'input', 'output', 'checkpoint', 'distributed', 'coordinator'):
+    names = ('config', 'workdir', 'mode', 'input', 'output', 'checkpoint', 'table', 'scale', 'rows', 'seeds')
+    for name in (*names, 'distributed', 'coordinator'):
         assert re.search(rf'^  --{name} ', out, re.MULTILINE)
     for mode in main.MODES:
         assert mode in out

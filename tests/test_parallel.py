@@ -147,6 +147,21 @@ def test_a_batch_in_which_nothing_counts_gives_zero_not_nan():
     assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(grads))
 
 
+@pytest.mark.parametrize('mode, devices', [('pmap', 1), ('pmap', 8), ('shard_map', 8)])
+def test_rows_of_all_devices_come_in_the_order_of_the_batch_and_go_back(mode, devices):
+    topology = parallel.topology(mode, devices)
+
+    def fn(offset, batch):
+        rows = parallel.all_rows(batch['x'])
+        own = parallel.own_rows(rows)
+        return rows + offset, parallel.sum_over_devices(jnp.abs(own - batch['x']).sum())
+
+    x = make_batch()['x']
+    rows, difference = topology.spmd(fn, num_args=2)(jnp.float32(0), topology.put_batch({'x': x}))
+    np.testing.assert_array_equal(parallel.to_host(rows), x)
+    assert parallel.to_host(difference) == 0
+
+
 @pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
 def test_replica_mismatch_counts_numbers_that_differ(mode):
     topology = parallel.topology(mode, 4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segjax import charts, logs, report, web
-from segjax.charts import Reference, Series
+from segjax.charts import Bars, Dot, Reference, Series
 from segjax.data.spec import ClassSpec, DataSpec
 
 NAMES = ('road', 'traffic <light>', 'car', 'person & rider')
@@ -219,6 +219,25 @@ def test_two_stages_in_the_order_they_ran(workdir, spec):
     assert [v for _, name, v in page.attributes if name == 'id'] == ['stage-0', 'stage-1']
 
 
+def test_stages_with_pictures_of_the_same_examples_stand_side_by_side(workdir, spec):
+    make_stage(workdir / 'a_second')
+    logs.write_json(workdir / 'a_second/scores.json', {**SCORES, 'mIoU': 0.5111, 'PSNR': 21.5})
+    logs.write_json(workdir / 'scores.json', {'segmentation': SCORES, 'a_second': SCORES})
+    _, page = write(workdir, spec)
+    assert 'Side by side' not in page.words, 'nothing to compare yet'
+    for seed, stage in enumerate(('segmentation', 'a_second')):
+        report.save_pictures(workdir / stage / 'pictures', 'same', entries(2, seed))
+    text, page = write(workdir, spec)
+    assert 'class="note"' not in text
+    table = text[text.index('Side by side') : text.index('</table>', text.index('Side by side'))]
+    assert '45.67' in table and '51.11' in table and '21.5' in table
+    start = text.index('Side by side')
+    pictures = re.findall(r'<figcaption>(.*?)</figcaption>', text[start : text.index('id="stage-0"')])
+    # Image and truth once an example, the prediction of each stage below.
+    assert pictures == 2 * ['image', 'truth', 'prediction', 'prediction']
+    assert 'same' not in re.findall(r'<h3>(.*?)</h3>', text), 'not once more among the pictures of a stage'
+
+
 def test_stopped_run_shows_its_last_evaluation(workdir, spec):
     for name in ('scores.json', 'pictures'):
         path = workdir / 'segmentation' / name
@@ -376,3 +395,76 @@ def test_confusion_matrix_of_many_classes_stays_light():
     Page(svg)
     assert svg.count('<rect') == number + 1 and '<text' not in svg
     assert 'class 149, right' in svg
+
+
+def test_dot_plot_places_values_ranges_and_references_on_one_axis():
+    dots = [
+        Dot('a & b', 2.0, 1.0, 4.0, 3.0),
+        Dot('c', 4.0, 4.0, 4.0, None),
+        Dot('d', None, None, None, 1.0, 'diverged'),
+    ]
+    svg = charts.dot_plot('score', dots, ('ours', 'published'))
+    Page(svg)
+    legend, plot = svg.split('</figcaption>')
+    (x2, y0), (x4, y1) = marks(plot)
+    unit = (x4 - x2) / 2
+    ((low, high, at),) = re.findall(
+        r'class="whisker" d="M([\d.]+) ([\d.]+)H([\d.]+)"', plot
+    )  # none where there is no range
+    assert (float(low), float(at), float(high)) == pytest.approx((x2 - unit, x4, y0), abs=0.15)
+    diamonds = [(float(x) + 5, float(y)) for x, y in re.findall(r'class="diamond" d="M([\d.]+) ([\d.]+)l', plot)]
+    assert diamonds[0] == pytest.approx((x2 + unit, y0), abs=0.15) and diamonds[1][0] == pytest.approx(
+        x2 - unit, abs=0.15
+    )
+    assert y0 < y1 < diamonds[1][1], 'in the order given'
+    ticks = {float(t): float(x) for x, t in re.findall(r'x="([\d.]+)" y="[\d.]+" class="mid">([\d.]+)<', plot)}
+    assert ticks[2] == pytest.approx(x2, abs=0.11) and ticks[4] == pytest.approx(x4, abs=0.11)
+    assert '<title>a &amp; b; ours 2, 1 to 4; published 3</title>' in plot and '>diverged</text>' in plot
+    assert 'ours' in legend and 'published' in legend and legend.count('class="disc"') == 1
+    assert charts.dot_plot('score', [Dot('a', None, None, None, None)], ('ours', 'published')) == ''
+
+
+def test_dot_plot_shortens_long_names_and_tells_them_on_hover():
+    name = 'a name that is much longer than there is room for'
+    svg = charts.dot_plot('t', [Dot(name, 1.0, 1.0, 1.0, None)], ('ours', 'published'))
+    (shown,) = re.findall(r'class="end">([^<]*)<', svg)
+    assert shown.endswith('…') and name.startswith(shown[:-1]) and f'<title>{name}; ours 1, 1 to 1</title>' in svg
+
+
+def bars_of(svg: str) -> list[tuple[str, float, float, str]]:
+    """(class, x, height, title) of the bars, without those of the legend."""
+    found = re.findall(
+        r'<rect class="([^"]*)" x="([\d.]+)" y="[\d.]+" width="[\d.]+" height="([\d.]+)"><title>(.*?)</', svg
+    )
+    return [(css, float(x), float(height), title) for css, x, height, title in found]
+
+
+def test_grouped_bars_are_as_high_as_their_values_and_stand_by_group():
+    svg = charts.grouped_bars('IoU', ['road', 'car <2>'], [Bars('ours', [50.0, 25.0]), Bars('theirs', [None, 75.0])])
+    Page(svg)
+    found = {title: (css, x, height) for css, x, height, title in bars_of(svg)}
+    assert list(found) == ['road, ours: 50', 'car &lt;2&gt;, ours: 25', 'car &lt;2&gt;, theirs: 75']
+    (road, car, theirs) = found.values()
+    assert road[2] / 50 == pytest.approx(car[2] / 25, abs=0.01) == pytest.approx(theirs[2] / 75, abs=0.01)
+    assert road[0] == car[0] == 'bar b0' and theirs[0] == 'bar b1'
+    assert road[1] < car[1] < theirs[1]
+    ticks = {float(t): float(y) - 3.5 for y, t in re.findall(r'y="([\d.]+)" class="end">([\d.]+)<', svg)}
+    assert (ticks[0] - ticks[40]) / 40 == pytest.approx(road[2] / 50, abs=0.01)
+    assert charts.grouped_bars('IoU', ['road'], [Bars('ours', [None])]) == ''
+
+
+def test_sixteen_bars_for_each_of_twenty_classes_can_be_told_apart():
+    classes = [f'class {i}' for i in range(20)]
+    svg = charts.grouped_bars('IoU', classes, [Bars(f'row {k}', [k + i for i in range(20)]) for k in range(16)])
+    Page(svg)
+    found = bars_of(svg)
+    assert len(found) == 16 * 20 and len({css for css, *_ in found}) == 16
+    by_title = {title: (css, x) for css, x, _, title in found}
+    for i in range(20):
+        xs = [by_title[f'class {i}, row {k}: {k + i}'][1] for k in range(16)]
+        assert np.diff(xs).min() >= 5, 'pixels from bar to bar'
+    panels = re.findall(r'<svg viewBox="0 0 (\d+) \d+" style.*?</svg>', svg)
+    assert len(panels) == 2 and max(map(int, panels)) <= 1090, 'as wide as the page'
+    assert [panel.count('class="mid"') for panel in svg.split('role="img"')[1:]] == [10, 10]
+    for css in {css for css, *_ in found}:
+        assert f'.{css.split()[1]} {{' in charts.STYLE

@@ -68,6 +68,7 @@ def train_iterator(
       InputError: the source is empty, the batch does not split over the processes, `inputs.size` is not
         `inputs.augment.crop`; while iterating: a missing feature, or whatever is wrong with an example.
     """
+    source = _part(source, inputs)
     _check_not_empty(source, inputs)
     if inputs.batch_size % process_count:
         raise InputError(
@@ -178,6 +179,24 @@ class BatchIterator(Iterator):
         self._batches.close()
 
 
+class SideBySide(Iterator):
+    """Batches of several inputs in one: those of an input called `photo` come under keys such as 'photo/image'."""
+
+    def __init__(self, batches: BatchIterator, beside: Mapping[str, BatchIterator]):
+        self._batches, self._beside = batches, dict(beside)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = dict(next(self._batches))
+        for name, more in self._beside.items():
+            batch |= {f'{name}/{key}': value for key, value in next(more).items()}
+        return batch
+
+    def close(self) -> None:
+        """Ends the threads and processes of all."""
+        for batches in (self._batches, *self._beside.values()):
+            batches.close()
+
+
 # --- one example --------------------------------------------------------------------------------------------
 
 
@@ -272,6 +291,8 @@ def _for_device(key: str, value: np.ndarray) -> np.ndarray:
 def zeros(inputs: Input, rows: int) -> dict[str, np.ndarray]:
     """A training batch of zeros: what a net looks like must not depend on the data, nor on whether it is at hand.
 
+    `rows` are those of `inputs` itself; what comes beside it has rows in proportion.
+
     Raises:
       InputError: a feature whose shape is known only from the data.
     """
@@ -284,10 +305,36 @@ def zeros(inputs: Input, rows: int) -> dict[str, np.ndarray]:
         shape = shapes[kind] if kind in shapes else (*inputs.size, 3) if kind == 'image' else tuple(inputs.size)
         whole = kind in ('label', 'instance', 'frame', 'index')
         batch[key] = np.zeros((rows, *shape), np.uint8 if kind == 'image' else np.int32 if whole else np.float32)
+    for name, more in inputs.beside:
+        share = max(1, rows * more.batch_size // inputs.batch_size)
+        batch |= {f'{name}/{key}': value for key, value in zeros(more, share).items()}
     return batch
 
 
 # --- batches ------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """Some examples of a source."""
+
+    source: Sequence
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, i: int) -> Mapping[str, Any]:
+        return self.source[self.indices[i]]
+
+
+def _part(source: Sequence, inputs: Input) -> Sequence:
+    """`inputs.part` of a source, in an order that depends on its length alone: all runs have the same part."""
+    if inputs.part == (0.0, 1.0):
+        return source
+    order = np.random.default_rng(0).permutation(len(source))
+    first, last = (round(share * len(source)) for share in inputs.part)
+    return _Chosen(source, tuple(int(i) for i in order[first:last]))
 
 
 def _check_not_empty(source: Sequence, inputs: Input) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from segjax.errors import InputError
@@ -17,6 +18,13 @@ from segjax.models.layers import Conv, ConvTranspose
 from segjax.ops.pool import max_pool_2x2
 
 OUTPUT_STRIDE = 8
+
+
+def _normal_around_one(std: float) -> Callable:
+    def init(key, shape, dtype=jnp.float32):
+        return 1 + std * jax.random.normal(key, shape, dtype)
+
+    return init
 
 
 class DownBlock(nn.Module):
@@ -135,7 +143,8 @@ class ERFNet(nn.Module):
     encoder_head  also predict at 1/8 with a 1x1 convolution (the authors' first training stage)
     width         factor on all inner channels; 1 is the published net, less is for tests and small machines
     use_bias      biases of convolutions, as published. Those in front of a batch norm have zero gradient
-    kernel_init, bias_init  initialisers of all convolutions; None: torch's default U(+-1 / sqrt(fan_in))
+    init_std      0: torch's default, U(+-1 / sqrt(fan_in)). Above: CycleGAN's, kernels N(0, init_std^2), scales of
+                  batch norms N(1, init_std^2), biases 0
     dtype         of activations; parameters, batch statistics and the returned logits are float32
     axis_name     mapped axis over which batch statistics are those of the global batch; None: of this device
     forms         'fast' or 'naive' forms of the same maps, see ops/conv.py and ops/pool.py
@@ -149,8 +158,7 @@ class ERFNet(nn.Module):
     encoder_head: bool = False
     width: float = 1.0
     use_bias: bool = True
-    kernel_init: Callable | None = None
-    bias_init: Callable | None = None
+    init_std: float = 0.0
     dtype: Any = jnp.float32
     axis_name: str | None = None
     forms: str = 'fast'
@@ -170,8 +178,8 @@ class ERFNet(nn.Module):
         self._check(x)
         shared = dict(
             use_bias=self.use_bias,
-            kernel_init=self.kernel_init,
-            bias_init=self.bias_init,
+            kernel_init=nn.initializers.normal(self.init_std) if self.init_std else None,
+            bias_init=nn.initializers.zeros if self.init_std else None,
             dtype=self.dtype,
             forms=self.forms,
         )
@@ -181,6 +189,7 @@ class ERFNet(nn.Module):
             use_running_average=not train,
             momentum=0.9,
             epsilon=1e-3,
+            scale_init=_normal_around_one(self.init_std) if self.init_std else nn.initializers.ones,
             dtype=self.dtype,
             axis_name=self.axis_name,
         )

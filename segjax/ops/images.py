@@ -20,11 +20,25 @@ OUT_OF_RANGE_COLOR = (255, 0, 255)
 
 def normalize(image, scheme: str):
     """[..., 3] uint8 RGB -> [..., 3] float32 as the scheme says (see SCHEMES)."""
-    if scheme not in SCHEMES:
-        raise unknown_name('normalisation scheme', scheme, SCHEMES)
-    channels, divisor, mean, std = SCHEMES[scheme]
+    channels, divisor, mean, std = _constants(scheme)
     image = image[..., np.array(channels)].astype(jnp.float32) / divisor
     return (image - np.float32(mean)) / np.float32(std)
+
+
+def to_uint8(image, scheme: str):
+    """The inverse of `normalize`: [..., 3] floating point in the range of the scheme -> [..., 3] uint8 RGB.
+
+    Rounded; what lies outside the scheme's range is clipped to 0 .. 255.
+    """
+    channels, divisor, mean, std = _constants(scheme)
+    image = (image.astype(jnp.float32) * np.float32(std) + np.float32(mean)) * divisor
+    return jnp.clip(jnp.round(image[..., np.argsort(channels)]), 0, 255).astype(jnp.uint8)
+
+
+def _constants(scheme: str):
+    if scheme not in SCHEMES:
+        raise unknown_name('normalisation scheme', scheme, SCHEMES)
+    return SCHEMES[scheme]
 
 
 def colorize(label, palette, ignore: int = 255):

@@ -176,6 +176,42 @@ def test_without_augmentation_examples_are_only_resized():
 # --- errors and clean ends ----------------------------------------------------------------------------------
 
 
+def test_parts_of_a_split_are_the_same_for_all_seeds_and_make_up_the_whole():
+    def seen(part, seed):
+        wanted = inputs(batch_size=2, features=('label',))._replace(part=part)
+        return {int(v) for b in train(8, wanted=wanted, seed=seed) for v in np.unique(b['label']) if v != 255}
+
+    first, rest = seen((0.0, 0.3), 0), seen((0.3, 1.0), 0)
+    assert len(first) == 3 and first | rest == set(range(10)) and not first & rest
+    assert seen((0.0, 0.3), 1) == first
+    assert first != {0, 1, 2}, 'not simply the first ones'
+    with pytest.raises(InputError, match='no examples'):
+        seen((0.0, 0.01), 0)
+
+
+def test_inputs_side_by_side_have_keys_and_an_order_of_their_own():
+    photos = inputs(batch_size=2, features=('image',))
+    streams = [
+        loader.train_iterator(
+            make_source(), wanted, seed=seed, start_step=3, process_index=0, process_count=1, data_config=data_config()
+        )
+        for wanted, seed in ((inputs(batch_size=4), 0), (photos, 1))
+    ]
+    both = loader.SideBySide(streams[0], {'photo': streams[1]})
+    batch = next(both)
+    both.close()
+    for key, value in train(1, seed=0, start_step=3)[0].items():
+        np.testing.assert_array_equal(batch[key], value)
+    for key, value in train(1, wanted=photos, seed=1, start_step=3)[0].items():
+        np.testing.assert_array_equal(batch[f'photo/{key}'], value)
+    assert batch.keys() == {'image', 'label', 'weight', 'index', 'photo/image', 'photo/weight', 'photo/index'}
+    with pytest.raises(StopIteration):
+        next(both)
+    shapes = loader.zeros(inputs(batch_size=4)._replace(beside=(('photo', photos),)), 2)
+    assert {key: value.shape[1:] for key, value in shapes.items()} == {k: v.shape[1:] for k, v in batch.items()}
+    assert shapes['image'].shape[0] == 2 and shapes['photo/image'].shape[0] == 1, 'rows in proportion'
+
+
 def test_bad_inputs_are_refused():
     with pytest.raises(InputError, match='a multiple of 3'):
         train(1, process=(0, 3))

@@ -54,6 +54,8 @@ TPU = ['--name=n', '--zone=z']
         ('env.sh', ['--quite'], 'unknown argument --quite'),
         ('local.sh', ['--config'], 'no value'),
         ('local.sh', ['--config=configs/strets.py:quick'], 'configs/strets.py, which does not exist'),
+        ('local.sh', ['--mode=table', '--table'], 'no value'),
+        ('local.sh', ['--mode=table', '--table=configs/tables/non.py'], 'configs/tables/non.py, which does not exist'),
         ('slurm.sh', [], '--config'),
         ('slurm.sh', ['--config', 'configs/streets.py'], '--workdir'),
         ('slurm.sh', ['--config', '--workdir', 'w'], 'the next flag, --workdir'),
@@ -232,6 +234,14 @@ def test_local_runs_main_where_it_is_called(ready):
 def test_local_finds_configs_of_the_repository_from_everywhere(ready):
     ready.run('local.sh', '--config', 'configs/streets.py:quick')
     assert ready.main_saw()['argv'] == [f'--config={ready.root}/configs/streets.py:quick']
+
+
+@pytest.mark.parametrize('given', [['--table', 'configs/tables/paper.py'], ['--table=configs/tables/paper.py']])
+def test_local_finds_tables_of_the_repository_from_everywhere(ready, given):
+    (ready.root / 'configs/tables/paper.py').touch()
+    ready.run('local.sh', '--mode', 'table', *given, '--scale', 'quick')
+    expected = ['--mode', 'table', f'--table={ready.root}/configs/tables/paper.py', '--scale', 'quick']
+    assert ready.main_saw()['argv'] == expected
 
 
 def test_local_takes_its_own_segjax_not_the_one_in_the_current_folder(ready):

@@ -127,25 +127,19 @@ def test_default_initialisation_is_torchs():
         np.testing.assert_allclose(params['kernel'].std(), limit / math.sqrt(3), rtol=0.05)
 
 
-def test_initialisers_reach_every_convolution_and_biases_can_go():
-    calls = {'kernel': [], 'bias': []}
-
-    def recorder(name):
-        def init(key, shape, dtype):
-            calls[name].append(shape)
-            return jnp.zeros(shape, dtype)
-
-        return init
-
-    def names(**args):
-        net = ERFNet(5, encoder_head=True, **args)
-        shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), IMAGE[:1], train=False))
-        return [path for path in flatten_dict(shapes['params']) if not path[-2].startswith('bn')]
-
-    given = names(kernel_init=recorder('kernel'), bias_init=recorder('bias'))
-    convolutions = 17 * 4 + 5 + 2
-    assert len(calls['kernel']) == len(calls['bias']) == convolutions and len(given) == 2 * convolutions
-    assert {path[-1] for path in names(use_bias=False)} == {'kernel'}
+def test_the_start_of_a_gan_reaches_every_layer_and_biases_can_go():
+    net = ERFNet(5, encoder_head=True, init_std=0.02)
+    params = flatten_dict(jax.jit(lambda: net.init(jax.random.key(0), IMAGE[:1], train=False))()['params'])
+    kernels = [np.ravel(v) for path, v in params.items() if path[-1] == 'kernel']
+    scales = np.concatenate([v for path, v in params.items() if path[-1] == 'scale'])
+    assert len(kernels) == 17 * 4 + 5 + 2
+    for kernel in kernels:
+        # The spread of n samples around the true deviation is 0.02 / sqrt(2n): five of those.
+        assert abs(kernel.std() - 0.02) < 5 * 0.02 / np.sqrt(2 * kernel.size)
+    assert abs(scales.mean() - 1) < 0.002 and abs(scales.std() - 0.02) < 0.002
+    assert all((v == 0).all() for path, v in params.items() if path[-1] == 'bias')
+    without = jax.eval_shape(lambda: ERFNet(5, use_bias=False).init(jax.random.key(0), IMAGE[:1], train=False))
+    assert {p[-1] for p in flatten_dict(without['params']) if not p[-2].startswith('bn')} == {'kernel'}
 
 
 def test_forms_agree_in_outputs_and_gradients():

@@ -14,7 +14,7 @@ from segjax.errors import InputError
 @pytest.mark.parametrize('name', models.REGISTRY)
 def test_schema_is_a_config_and_builds_the_default_net(name):
     args = models.schema(name)
-    assert not set(args) & {'num_classes', 'dtype', 'axis_name', 'kernel_init', 'bias_init', 'name', 'parent'}
+    assert not set(args) & {'num_classes', 'dtype', 'axis_name', 'name', 'parent'}
     config = ml_collections.ConfigDict(args)
     net = models.build(name, num_classes=7, dtype='bfloat16', axis_name=None, **config)
     assert net == models.REGISTRY[name](num_classes=7, dtype=jnp.dtype('bfloat16'), axis_name=None)
@@ -33,14 +33,14 @@ def test_erfnet_schema():
         'encoder_head': False,
         'width': 1.0,
         'use_bias': True,
+        'init_std': 0.0,
         'forms': 'fast',
     }
 
 
-def test_arguments_reach_the_net_initialisers_included():
-    init = jax.nn.initializers.normal(0.02)
-    net = models.build('erfnet', num_classes=3, dtype=jnp.float32, axis_name='data', first_maps=32, kernel_init=init)
-    assert (net.num_classes, net.first_maps, net.axis_name, net.kernel_init) == (3, 32, 'data', init)
+def test_arguments_reach_the_net():
+    net = models.build('erfnet', num_classes=3, dtype=jnp.float32, axis_name='data', first_maps=32)
+    assert (net.num_classes, net.first_maps, net.axis_name, net.width) == (3, 32, 'data', 1.0)
 
 
 def test_unknown_names_are_answered_with_the_nearest():

@@ -18,17 +18,19 @@ def normal(seed, *shape, dtype=np.float32):
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
-def conv2d_loop(x, kernel, strides, dilation):
+def conv2d_loop(x, kernel, strides, dilation, padding=None):
     kh, kw, _, features = kernel.shape
     b, h, w, _ = x.shape
-    ph, pw = dilation * (kh // 2), dilation * (kw // 2)
+    ph, pw = (dilation * (kh // 2), dilation * (kw // 2)) if padding is None else (padding, padding)
     padded = np.pad(x, ((0, 0), (ph, ph), (pw, pw), (0, 0)))
-    out = np.zeros((b, -(-h // strides), -(-w // strides), features))
-    for i in range(out.shape[1]):
-        for j in range(out.shape[2]):
+    rows = range(0, h + 2 * ph - dilation * (kh - 1), strides)  # where the kernel's first tap may stand
+    columns = range(0, w + 2 * pw - dilation * (kw - 1), strides)
+    out = np.zeros((b, len(rows), len(columns), features))
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
             for r in range(kh):
                 for s in range(kw):
-                    pixel = padded[:, i * strides + r * dilation, j * strides + s * dilation]
+                    pixel = padded[:, row + r * dilation, column + s * dilation]
                     out[:, i, j] += pixel @ kernel[r, s]
     return out
 
@@ -56,6 +58,14 @@ def test_conv2d_is_the_loop(kernel_size, strides, dilation):
     np.testing.assert_allclose(
         conv.conv2d(x, kernel, strides, dilation), conv2d_loop(x, kernel, strides, dilation), atol=1e-5
     )
+
+
+@pytest.mark.parametrize('kernel_size, strides, dilation, padding', [(4, 2, 1, 1), (4, 1, 1, 1), (3, 1, 2, 0)])
+def test_conv2d_with_padding_of_its_own_is_the_loop(kernel_size, strides, dilation, padding):
+    x, kernel = normal(0, 2, 6, 9, 3), normal(1, kernel_size, kernel_size, 3, 4)
+    y = conv.conv2d(x, kernel, strides, dilation, padding)
+    assert y.shape[1:3] == tuple((n + 2 * padding - dilation * (kernel_size - 1) - 1) // strides + 1 for n in (6, 9))
+    np.testing.assert_allclose(y, conv2d_loop(x, kernel, strides, dilation, padding), atol=1e-5)
 
 
 def test_conv2d_pads_as_scipy_does():
@@ -140,6 +150,77 @@ def test_bfloat16_sums_the_weight_gradient_in_float32():
     np.testing.assert_array_equal(dkernel[:, 0, 0, 0], [pixels - 64, pixels, pixels - 64])
 
 
+WIDE_4X4 = 64  # channels in and out from which the fast form of 4x4 has its own weight gradient
+
+
+@pytest.mark.parametrize('strides', [1, 2])
+@pytest.mark.parametrize('size', [(6, 8), (7, 9)])
+def test_4x4_forms_agree_in_outputs_and_gradients(strides, size):
+    x, kernel = normal(0, 2, *size, WIDE_4X4), normal(1, 4, 4, WIDE_4X4, WIDE_4X4)
+    expected = conv2d_loop(x, kernel, strides, 1, 1)
+    dy = normal(2, *expected.shape)
+
+    def run(forms):
+        y, vjp = jax.vjp(lambda x, kernel: conv.conv_4x4(x, kernel, strides, forms), x, kernel)
+        return y, *vjp(dy)
+
+    fast, naive = jax.jit(run, static_argnums=0)('fast'), jax.jit(run, static_argnums=0)('naive')
+    np.testing.assert_allclose(fast[0], expected, atol=1e-3)
+    for a, b in zip(fast, naive, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+    assert np.abs(naive[2]).mean() > 1
+
+
+def test_4x4_of_few_channels_is_the_loop():
+    x, kernel = normal(0, 2, 6, 9, 3), normal(1, 4, 4, 3, 5)
+    for strides in (1, 2):
+        expected = conv2d_loop(x, kernel, strides, 1, 1)
+        np.testing.assert_allclose(conv.conv_4x4(x, kernel, strides), expected, atol=1e-5)
+
+
+def test_4x4_second_order_gradients_of_the_forms_agree():
+    x, kernel = normal(0, 1, 6, 6, WIDE_4X4), normal(1, 4, 4, WIDE_4X4, WIDE_4X4) / 32
+
+    def penalty(kernel, forms):  # of the weight gradient, so that the products per tap are differentiated
+        gradient = jax.grad(lambda k: jnp.tanh(conv.conv_4x4(x, k, 2, forms)).sum())(kernel)
+        return (gradient**2).mean()
+
+    fast, naive = (jax.jit(jax.grad(penalty), static_argnums=1)(kernel, forms) for forms in conv.FORMS)
+    assert np.abs(naive).max() > 1e-4
+    np.testing.assert_allclose(fast, naive, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
+def test_4x4_gradient_on_devices_sums_to_the_full_batch(mode):
+    x, kernel = normal(0, 2, 6, 6, WIDE_4X4), normal(1, 4, 4, WIDE_4X4, WIDE_4X4)
+
+    def gradient(x, kernel):
+        return jax.grad(lambda k: jnp.sin(conv.conv_4x4(x, k, 2)).sum())(kernel)
+
+    if mode == 'pmap':
+        parts = jax.pmap(gradient, in_axes=(0, None), devices=jax.devices()[:2])(x[:, None], kernel)
+    else:
+        mesh = jax.make_mesh((2,), ('device',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+        spec = jax.sharding.PartitionSpec('device')
+
+        def varying(x, kernel):
+            return gradient(x, jax.lax.pcast(kernel, 'device', to='varying'))[None]
+
+        mapped = jax.shard_map(varying, mesh=mesh, in_specs=(spec, jax.sharding.PartitionSpec()), out_specs=spec)
+        parts = jax.jit(mapped)(x, kernel)
+    np.testing.assert_allclose(parts.sum(0), gradient(x, kernel), atol=1e-3)
+
+
+def test_4x4_bfloat16_sums_the_weight_gradient_in_float32():
+    x, kernel = jnp.ones((1, 65, 65, WIDE_4X4), jnp.bfloat16), jnp.zeros((4, 4, WIDE_4X4, WIDE_4X4), jnp.float32)
+    y, vjp = jax.vjp(conv.conv_4x4, x, kernel)
+    dx, dkernel = vjp(jnp.ones_like(y))
+    assert y.dtype == dx.dtype == jnp.bfloat16 and dkernel.dtype == jnp.float32
+    # The outer taps see one row, or column, less than the 64 of the output. bfloat16 has no 3969 = 63 63.
+    rows = np.array([63, 64, 64, 63])
+    np.testing.assert_array_equal(dkernel[:, :, 0, 0], np.outer(rows, rows))
+
+
 TRANSPOSED = {3: (conv.conv_transpose_3x3_s2, 1, 1), 2: (conv.conv_transpose_2x2_s2, 0, 0)}
 
 
@@ -185,8 +266,15 @@ def test_depth_to_space():
             np.testing.assert_array_equal(y[:, i, j], x[:, i // 2, j // 2, start : start + 3])
 
 
-@pytest.mark.parametrize('fn', [conv.conv_factorised, conv.conv_transpose_3x3_s2, conv.conv_transpose_2x2_s2])
-def test_unknown_form_is_an_error(fn):
-    k = {conv.conv_factorised: (3, 1), conv.conv_transpose_3x3_s2: (3, 3), conv.conv_transpose_2x2_s2: (2, 2)}[fn]
+KERNELS = {
+    conv.conv_factorised: (3, 1),
+    conv.conv_4x4: (4, 4),
+    conv.conv_transpose_3x3_s2: (3, 3),
+    conv.conv_transpose_2x2_s2: (2, 2),
+}
+
+
+@pytest.mark.parametrize('fn, k', KERNELS.items())
+def test_unknown_form_is_an_error(fn, k):
     with pytest.raises(InputError, match="did you mean 'fast'"):
         fn(np.ones((1, 4, 4, 3), np.float32), np.ones((*k, 3, 2), np.float32), forms='fats')

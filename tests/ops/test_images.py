@@ -32,9 +32,25 @@ def test_normalize(scheme):
     np.testing.assert_allclose(y, expected(scheme), atol=2e-5)
 
 
-def test_unknown_scheme_names_the_nearest():
+@pytest.mark.parametrize('fn', [images.normalize, images.to_uint8])
+def test_unknown_scheme_names_the_nearest(fn):
     with pytest.raises(InputError, match="did you mean 'imagenet'"):
-        images.normalize(IMAGE, 'imagnet')
+        fn(IMAGE, 'imagnet')
+
+
+@pytest.mark.parametrize('scheme', images.SCHEMES)
+def test_to_uint8_takes_back_what_normalize_does(scheme):
+    every = np.stack([np.arange(256), np.arange(256)[::-1], np.roll(np.arange(256), 7)], -1).astype(np.uint8)
+    back = jax.jit(images.to_uint8, static_argnums=1)(images.normalize(every, scheme), scheme)
+    assert back.dtype == jnp.uint8
+    np.testing.assert_array_equal(back, every)
+
+
+def test_to_uint8_rounds_and_clips():
+    # 127.5 (x + 1): x = -0.1 is 114.75, x = 0.5 is 191.25.
+    x = jnp.array([[-1.0, 1.0, -0.1], [0.5, 1.7, -1e9]])
+    np.testing.assert_array_equal(images.to_uint8(x, 'symmetric'), [[0, 255, 115], [191, 255, 0]])
+    np.testing.assert_array_equal(images.to_uint8(x.astype(jnp.bfloat16), 'symmetric')[1], [191, 255, 0])
 
 
 @pytest.mark.parametrize('dtype', [np.int32, np.uint8])

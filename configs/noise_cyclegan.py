@@ -1,0 +1,124 @@
+"""CycleGAN-ERFNet with noise injected into the latent segmentation (Löhdefink and Fingscheidt).
+
+  bash launch/local.sh --config configs/noise_cyclegan.py:quick --workdir runs/first
+
+Variants:
+  (none)    the paper's: Cityscapes at 512x256, batch 4, 200 epochs, Adam 2e-4 (0.5, 0.999), constant for 100 epochs and
+            then linearly to 0; void is trained as class 20. Published: 2-bit quantisation 45.1 mIoU, 25.30 dB PSNR; no
+            noise 39.4, 25.37 dB; plain ERFNet 40.2. --config.data.root=/data/cityscapes (or $CITYSCAPES_DATASET)
+  camvid    the same on CamVid (SegNet's split, 11 classes) at 480x360. --config.data.root=/data/camvid
+  quick     the embedded world `streets` at 128x64 with nets of a quarter of the width: minutes on two CPU cores. Trains
+            two systems, without noise and with it, for the report to show side by side
+  smoke     seconds, for tests
+
+Not the paper's, or not said there: images are flipped; each cycle keeps its own batch statistics; mIoU is scored at the
+label's own size (Cityscapes: 2048x1024), not at 512x256.
+
+Arguments: `noise=none|max_only|quantize|gaussian`, `bits=2`, `snr=7.38`, `norm=eq11_consistent|eq13_literal`,
+`range=raw|tanh|tanh_noise_only`; `system=erfnet` is the plain ERFNet of the comparison: the supervised pipeline with
+the same data, net, optimiser and number of steps. E.g.
+--config configs/noise_cyclegan.py:camvid,noise=gaussian,snr=7.38
+"""
+
+from segjax import config as config_lib
+from segjax.errors import InputError, unknown_name
+
+SYSTEMS = {'cyclegan': 'noise_cyclegan', 'erfnet': 'supervised'}
+
+
+def get_config(arg=''):
+    args = config_lib.parse_arg(
+        arg,
+        variants=('camvid', 'quick', 'smoke'),
+        system='cyclegan',
+        noise='quantize',
+        bits=2,
+        snr=7.38,
+        norm='eq11_consistent',
+        range='raw',
+    )
+    if args.system not in SYSTEMS:
+        raise unknown_name('--config configs/noise_cyclegan.py:...,system=', args.system, SYSTEMS)
+    given = [name for name in ('noise', 'bits', 'snr', 'norm', 'range') if f'{name}=' in arg]
+    if args.system == 'erfnet' and given:
+        where = 'configs/noise_cyclegan.py:...,system=erfnet'
+        raise InputError(where, got=', '.join(f'{n}=' for n in given), expected='no noise: there is no latent')
+    config = config_lib.defaults(SYSTEMS[args.system])
+    adam = dict(name='adam', learning_rate=2e-4, beta1=0.5, schedule='linear_tail', constant_fraction=0.5)
+    config_lib.update(
+        config,
+        augment=dict(resize=(256, 512), crop=(256, 512), flip=0.5),
+        data=dict(name='cityscapes', eval_size=(256, 512), void_class=True),
+        train=dict(batch_size=4, num_steps=200 * 2975 // 4),
+        evaluate=dict(batch_size=4),
+        optim=adam,
+        model=dict(init_std=0.02),
+        run=dict(log_every=50, eval_every=20 * 2975 // 4, checkpoint_every=20 * 2975 // 4),
+    )
+    if args.system == 'erfnet':
+        config.preprocess = 'symmetric'
+    else:
+        config_lib.update(
+            config,
+            optim_discriminator=adam,
+            noise=dict(name=args.noise, bits=args.bits, snr=args.snr, snr_norm=args.norm),
+            cycle=dict(latent_range=args.range),
+        )
+    {'': lambda c: None, 'camvid': _camvid, 'quick': _quick, 'smoke': _smoke}[args.variant](config)
+    return config
+
+
+def _camvid(config):
+    config_lib.update(
+        config,
+        augment=dict(resize=(), crop=(360, 480)),
+        data=dict(name='camvid', eval_size=(360, 480)),
+        train=dict(num_steps=200 * 367 // 4),
+        run=dict(log_every=20, eval_every=1000, checkpoint_every=1000),
+    )
+
+
+def _quick(config):
+    config_lib.update(
+        config,
+        augment=dict(resize=(), crop=(64, 128)),
+        data=dict(name='streets', eval_size=(64, 128), world=dict(num_train=400, num_val=64, size=(64, 128))),
+        train=dict(num_steps=500),
+        evaluate=dict(batch_size=16),
+        loss=dict(class_weights='enet'),
+        run=dict(log_every=20, eval_every=250, checkpoint_every=250, num_pictures=3),
+    )
+    if config.pipeline == 'noise_cyclegan' and config.noise.name != 'none':
+        config.compare = ('none',)
+    _narrow(config, 0.25, features=16)
+    _faster(config, 1e-3)
+
+
+def _smoke(config):
+    config_lib.update(
+        config,
+        augment=dict(resize=(), crop=(32, 64)),
+        data=dict(name='streets', eval_size=(32, 64), threads=1, world=dict(num_train=16, num_val=10, size=(32, 64))),
+        train=dict(batch_size=8, num_steps=4),
+        evaluate=dict(batch_size=8),
+        run=dict(log_every=1, eval_every=2, checkpoint_every=2, num_pictures=1),
+    )
+    _narrow(config, 0.25, features=8)
+    if config.pipeline == 'noise_cyclegan':
+        config.cycle.pool_size = 6
+        config.probes = ('none',)
+
+
+def _narrow(config, width, features):
+    """Nets for small machines. F must stay wider: its 20 channels have to grow in each of its first two blocks."""
+    config.model.update(width=width, forms='naive')  # at this size as fast as the others, and compiled sooner
+    if config.pipeline == 'noise_cyclegan':
+        config.painter.update(width=max(width, 0.5), first_maps=52, forms='naive')
+        config.discriminator.update(features=features, forms='naive')
+
+
+def _faster(config, rate):
+    """A larger rate for a training that is a hundred times shorter."""
+    config.optim.learning_rate = rate
+    if config.pipeline == 'noise_cyclegan':
+        config.optim_discriminator.learning_rate = rate

@@ -1,0 +1,212 @@
+"""The segmentation net on uint8 images, what it is trained towards, and its scores: what pipelines have in common."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from segjax import models, parallel
+from segjax.config import Choice, Field, above, one_of
+from segjax.data.spec import IGNORE, DataSpec
+from segjax.losses import segmentation as losses
+from segjax.metrics import confusion
+from segjax.ops import images, resize
+from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, TrainState
+
+VOID = 'void'
+"""Name of the class that `data.void_class` adds, for what the labels leave out; its train id is C."""
+
+CLASS_WEIGHTS = {
+    'class_weights': Field('none', 'from the label counts of the training split', one_of(*losses.WEIGHT_RULES)),
+    'weight_k': Field(1.10, 'k of the enet rule, w = 1 / ln(k + share)', above(1)),
+}
+PREPROCESS = Field('unit', 'range and colour order the net wants', one_of(*images.SCHEMES))
+
+
+def model_choice(doc: str, **defaults) -> Choice:
+    """A config section that chooses a net and sets its arguments; `defaults` replace those of nets that have them."""
+    return Choice(
+        'erfnet',
+        doc,
+        {
+            name: {k: Field(defaults.get(k, v), f'argument {k} of {name}') for k, v in models.schema(name).items()}
+            for name in models.REGISTRY
+        },
+    )
+
+
+class Net(NamedTuple):
+    """A net behind the preparation of its input.
+
+    init    (key, input) -> variables
+    apply   (params, model_state, input, *, train, dropout=None) -> (outputs, model_state), both the net's own; outputs
+            are {'logits': [B, h, w, C]}, and {'aux': {head: logits}} where the net has auxiliary heads
+    """
+
+    init: Callable
+    apply: Callable
+
+
+def make_net(model: ml_collections.ConfigDict, num_outputs: int, dtype: str, prepare: Callable[[Array], Array]) -> Net:
+    """The net of a `model_choice` section.
+
+    Args:
+      model: the section.
+      num_outputs: channels of the logits.
+      dtype: of activations.
+      prepare: what the net wants of its input, e.g. images.normalize.
+    """
+    args = {key: value for key, value in model.items() if key != 'name'}
+    net = models.build(model.name, num_classes=num_outputs, dtype=dtype, axis_name=parallel.AXIS, **args)
+
+    def init(key: PRNGKey, image):
+        return net.init(key, prepare(image), train=False)
+
+    def apply(params, model_state, image, *, train: bool, dropout: PRNGKey | None = None):
+        variables = {'params': params, **model_state}
+        if not train:
+            return net.apply(variables, prepare(image), train=False), model_state
+        rngs = {'dropout': dropout}
+        outputs, updates = net.apply(variables, prepare(image), train=True, rngs=rngs, mutable=['batch_stats'])
+        # A state keeps its types: batch norm returns float64 statistics from float64 activations.
+        return outputs, jax.tree.map(lambda new, old: new.astype(old.dtype), updates, dict(model_state))
+
+    return Net(init, apply)
+
+
+def train_input(config: ml_collections.ConfigDict) -> Input:
+    """Images and labels of `data.train_split`, of which `data.labelled_fraction` are used."""
+    part, features = (0.0, config.data.labelled_fraction), ('image', 'label')
+    size = tuple(config.augment.crop)
+    return Input(config.data.train_split, config.train.batch_size, features, size, config.augment, part)
+
+
+def eval_input(config: ml_collections.ConfigDict) -> Input:
+    """Images and labels of `data.eval_split`."""
+    features, size = ('image', 'label'), tuple(config.data.eval_size)
+    return Input(config.data.eval_split, config.evaluate.batch_size, features, size)
+
+
+# --- void as a class --------------------------------------------------------------------------------------------------
+
+
+def num_outputs(config: ml_collections.ConfigDict, spec: DataSpec) -> int:
+    """Channels of the logits: the classes, and one for void where `data.void_class` says so."""
+    return spec.classes.num_classes + config.data.void_class
+
+
+def class_pixels(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[tuple[int, ...], int]:
+    """(pixels of every output channel in the training split, pixels that count nowhere)."""
+    split = spec.split(config.data.train_split)
+    if config.data.void_class:
+        return (*split.class_pixels, split.void_pixels), 0
+    return split.class_pixels, split.void_pixels
+
+
+def train_label(label: Array, config: ml_collections.ConfigDict, spec: DataSpec) -> Array:
+    """The label that is trained towards: with `data.void_class`, ignored pixels are of class C.
+
+    Pixels that augmentation invents (padding, the rim of a rotation) carry the label 255, too, and become void.
+    """
+    return jnp.where(label == IGNORE, spec.classes.num_classes, label) if config.data.void_class else label
+
+
+def eval_label(batch: Batch, config: ml_collections.ConfigDict, spec: DataSpec) -> Array:
+    """As `train_label`, but for the padding that brings labels to one size: it stays 255."""
+    return jnp.where(
+        valid_pixels(batch['label_size'], batch['label']), train_label(batch['label'], config, spec), IGNORE
+    )
+
+
+def label_of_image(batch: Batch, config: ml_collections.ConfigDict, spec: DataSpec) -> Array:
+    """[B, H, W] `eval_label` at the size and place of the evaluation images, by nearest neighbours; padding is 255.
+
+    For what needs a label map as input. Scores are computed at the label's own size.
+    """
+    height, width = batch['image'].shape[1:3]
+
+    def source(axis: int, places: int):
+        there, here = batch['label_size'][:, axis, None], batch['size'][:, axis, None]
+        return jnp.minimum((2 * jnp.arange(places) + 1) * there // (2 * here), there - 1)
+
+    def pick(label, rows, columns):
+        return label[rows[:, None], columns]
+
+    label = jax.vmap(pick)(eval_label(batch, config, spec), source(0, height), source(1, width))
+    return jnp.where(valid_pixels(batch['size'], label), label, IGNORE)
+
+
+def valid_pixels(size: Array, like: Array) -> Array:
+    """bool [B, H, W]: the part of padded maps that is not padding; size [B, 2] is its height and width."""
+    rows, columns = jnp.arange(like.shape[1])[:, None], jnp.arange(like.shape[2])
+    return (rows < size[:, 0, None, None]) & (columns < size[:, 1, None, None])
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Callable) -> dict[str, Callable]:
+    """`Stage`'s eval_step, finalize, render and predict.
+
+    With `data.void_class` a pixel may be predicted as void. Where its truth is a class, that is a miss; where the truth
+    is void, nothing counts, as ever. 'mIoU_with_void' is the mean over all C + 1, void pixels included.
+
+    Args:
+      infer: (state, image uint8) -> float32 logits at the net's resolution.
+    """
+    confusion.check_policy(config.evaluate.policy)
+    num_classes, num_examples = spec.classes.num_classes, spec.split(config.data.eval_split).num_examples
+
+    def predict_labels(state: TrainState, batch: Batch):
+        """Train ids at the label's own size: logits are resized, labels never are."""
+        logits = infer(state, batch['image'])
+        logits = resize.resize_valid(logits, batch['size'], batch['label'].shape[1:], batch['label_size'])
+        return jnp.argmax(logits, -1)
+
+    def eval_step(state: TrainState, batch: Batch, keys: Keys) -> Metrics:
+        prediction, outputs = predict_labels(state, batch), num_outputs(config, spec)
+        image_iou = confusion.image_iou(prediction, batch['label'], num_classes, batch['weight'])
+        label = eval_label(batch, config, spec)
+        return {
+            'confusion': confusion.confusion(prediction, label, outputs, batch['weight']),
+            'image_score': confusion.per_example(image_iou, batch['index'], batch['weight'], num_examples),
+        }
+
+    def finalize(metrics: Mapping[str, Mean]) -> Scores:
+        counts = metrics['confusion'].sum
+        names, policy = spec.classes.names, config.evaluate.policy
+        # Of a matrix with void: rows of the classes; the column of void holds predictions of nothing.
+        matrix = counts[:num_classes, : num_classes + 1] if config.data.void_class else counts
+        scores = confusion.scores(matrix, names, policy)
+        if config.data.void_class:
+            scores['mIoU_with_void'] = confusion.scores(counts, (*names, VOID), policy)['mIoU']
+        prior = np.asarray(spec.split(config.data.train_split).class_pixels)
+        for name, blind in (('commonest', confusion.commonest_class), ('prior', confusion.class_prior)):
+            values = confusion.scores(blind(matrix, prior), names, policy)
+            scores[f'baseline_{name}'] = {k: v for k, v in values.items() if isinstance(v, float)}
+        scores['confusion'] = matrix[:num_classes, :num_classes].astype(int).tolist()
+        return scores
+
+    def render(state: TrainState, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
+        prediction = predict_labels(state, batch)
+        wrong = (prediction != batch['label']) & (batch['label'] < num_classes)
+        return {
+            'prediction': paint(prediction, spec),
+            'truth': paint(batch['label'], spec),
+            'errors': jnp.where(wrong[..., None], jnp.array([220, 40, 40], jnp.uint8), jnp.uint8(235)),
+        }
+
+    def predict(state: TrainState, image):
+        """Among the classes alone: who asks for a label map wants no void, also where scores would count a miss."""
+        return jax.nn.softmax(infer(state, image)[..., :num_classes])
+
+    return {'eval_step': eval_step, 'finalize': finalize, 'render': render, 'predict': predict}
+
+
+def paint(label: Array, spec: DataSpec) -> Array:
+    """A label map in the colours of its classes; void, predicted or true, is black."""
+    shown = jnp.where(label == spec.classes.num_classes, IGNORE, label)
+    return images.colorize(shown, jnp.asarray(spec.classes.palette, jnp.uint8))

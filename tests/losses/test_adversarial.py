@@ -1,0 +1,43 @@
+"""Least-squares GAN loss against its formula."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.losses import adversarial
+
+LOGITS = np.random.default_rng(0).normal(size=(3, 4, 5, 1)).astype(np.float32)
+WEIGHT = np.array([1.0, 0.0, 0.5], np.float32)
+
+
+@pytest.mark.parametrize('target', [0.0, 1.0])
+def test_is_the_mean_square_distance(target):
+    total = count = 0.0
+    for b, i, j in np.ndindex(3, 4, 5):
+        total += WEIGHT[b] * (float(LOGITS[b, i, j, 0]) - target) ** 2
+        count += WEIGHT[b]
+    np.testing.assert_allclose(adversarial.least_squares(LOGITS, target, WEIGHT), (total, count), rtol=1e-6)
+
+
+def test_literal_values():
+    # Squares 1, 0, 4 and 9 around target 1.
+    logits = np.float32([[[[0], [1]], [[3], [-2]]]])
+    assert adversarial.least_squares(logits, 1.0, np.ones(1)).value() == 14 / 4
+
+
+def test_gradient():
+    gradient = jax.grad(lambda x: adversarial.least_squares(x, 1.0, WEIGHT).value())(LOGITS)
+    expected = WEIGHT[:, None, None, None] * 2 * (LOGITS - 1) / (20 * WEIGHT.sum())
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5)
+
+
+def test_padding_leaves_no_trace_and_bfloat16_is_summed_in_float32():
+    poisoned = LOGITS.copy()
+    poisoned[1] = np.nan
+    clean = adversarial.least_squares(LOGITS, 1.0, WEIGHT)
+    np.testing.assert_array_equal(adversarial.least_squares(poisoned, 1.0, WEIGHT), clean)
+    half = jnp.asarray(LOGITS, jnp.bfloat16)
+    got = adversarial.least_squares(half, 1.0, WEIGHT)
+    assert got.sum.dtype == got.count.dtype == jnp.float32
+    np.testing.assert_array_equal(got, adversarial.least_squares(half.astype(jnp.float32), 1.0, WEIGHT))

@@ -1,0 +1,541 @@
+"""The noise injection CycleGAN on numbers alone: a step against the equations written out, devices, resuming."""
+
+import dataclasses
+import math
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from fakes import NUM_CLASSES, SPEC, eval_batches, train_batch
+
+from segjax import config as config_lib
+from segjax import config_file, driver, health, models, parallel, pipelines, rng
+from segjax.data import labels
+from segjax.errors import InputError
+from segjax.models.erfnet import ERFNet
+from segjax.ops import noise
+from segjax.pipelines import noise_cyclegan
+
+NETS = ('segmenter', 'painter', 'discriminator')
+
+
+class Tiny(ERFNet):
+    """Two convolutions and a batch norm over the global batch, with ERFNet's arguments: compiles in no time."""
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        x = nn.Conv(6, (3, 3), use_bias=False, dtype=self.dtype, name='first')(x)
+        x = nn.BatchNorm(not train, momentum=0.9, axis_name=self.axis_name, dtype=self.dtype, name='bn')(x)
+        return {'logits': nn.Conv(self.num_classes, (3, 3), dtype=self.dtype, name='last')(nn.relu(x))}
+
+
+@pytest.fixture(autouse=True)
+def tiny_nets(monkeypatch):
+    monkeypatch.setitem(models.REGISTRY, 'erfnet', Tiny)
+
+
+def make_config(**sections):
+    config = config_lib.defaults('noise_cyclegan')
+    sgd = dict(name='sgd', momentum=0.0, learning_rate=0.05, schedule='constant')
+    config_lib.update(
+        config,
+        train=dict(batch_size=8, num_steps=30),
+        augment=dict(crop=(32, 64)),
+        data=dict(eval_size=(32, 64), void_class=True),
+        discriminator=dict(features=4, num_layers=2, forms='naive'),
+        cycle=dict(pool_size=6),
+        probes=('none', 'quantize:2'),
+        # Plain SGD: Adam would blow the rounding noise of a gradient that is exactly zero up to full steps.
+        optim=sgd,
+        optim_discriminator=sgd,
+    )
+    config_lib.update(config, **sections)
+    return config
+
+
+def stage_of(config):
+    return noise_cyclegan.make_stages(config, SPEC)[-1]
+
+
+def keys_of(stage, root, step, device, shared_step):
+    return driver._keys(stage, root, step, device, shared_step)
+
+
+def run_steps(config, num_steps=1, devices=1, mode='pmap', batch=None):
+    """(state at the start, state after the steps, metrics of each); fails if the step is traced twice."""
+    stage, topology = stage_of(config), parallel.topology(mode, devices)
+    batch = batch or train_batch()
+    root = rng.root(0, 'test')
+    chex.clear_trace_counter()
+
+    @chex.assert_max_traces(n=1)
+    def step(state, batch):
+        keys = keys_of(stage, root, state.step, parallel.device_index(), state.step)
+        state, metrics = stage.train_step(state, batch, keys)
+        return state, parallel.sum_over_devices(dict(metrics)), parallel.replica_mismatch(state)
+
+    step = topology.spmd(step, num_args=2)
+    start = parallel.to_host(jax.jit(stage.init)(root, batch, {}))
+    state, history = topology.put_replicated(start), []
+    for _ in range(num_steps):
+        state, metrics, mismatch = jax.block_until_ready(step(state, topology.put_batch(batch)))
+        history.append({name: float(parallel.to_host(m).value()) for name, m in metrics.items()})
+        assert int(mismatch) == 0
+    return start, parallel.to_host(state), history
+
+
+def of_nets(tree):
+    return {net: tree[net] for net in NETS if net in tree}
+
+
+# --- the nets and the objective ---------------------------------------------------------------------------------------
+
+
+def test_nets_have_the_published_sizes(monkeypatch):
+    monkeypatch.setitem(models.REGISTRY, 'erfnet', ERFNet)
+    config = config_file.load('configs/noise_cyclegan.py')
+    spec = SPEC.__class__(**{**vars(SPEC), 'classes': labels.CITYSCAPES})
+    (stage,) = noise_cyclegan.make_stages(config, spec)
+    batch = {'image': jnp.zeros((1, 256, 512, 3), jnp.uint8)}
+    state = jax.eval_shape(stage.init, jax.random.key(0), batch, {})
+    sizes = {net: sum(x.size for x in jax.tree.leaves(tree)) for net, tree in state.params.items()}
+    assert sizes == {'segmenter': 2_064_256, 'painter': 2_067_279, 'discriminator': 2_764_737}
+    assert state.extra['pool']['images'].shape == (50, 256, 512, 3)
+
+
+def test_the_papers_weights_are_those_of_cyclegan():
+    """alpha = 1/2, beta = 1/11, gamma = 20/31: 10 : 10 : 1 : 10 for J_seg, J_rec_x, J_adv, J_rec_y, over 31."""
+    _, _, (found,) = run_steps(make_config())
+    expected = 10 * found['loss_seg'] + 10 * found['loss_rec_x'] + found['loss_adv'] + 10 * found['loss_rec_y']
+    assert found['loss'] == pytest.approx(expected / 31, rel=1e-5)
+
+
+INJECTORS = [
+    dict(name='none'),
+    dict(name='max_only'),
+    dict(name='quantize', bits=2),
+    dict(name='gaussian', snr=7.38),
+]
+
+
+def written_out(config, start, batch, root):
+    """One iteration of Table 1 in plain JAX, from the equations: parameters after it, and the values of all losses."""
+    stage = stage_of(config)
+    keys = keys_of(stage, root, 0, 0, 0)
+    x = jnp.asarray(batch['image'], jnp.float32) / 127.5 - 1
+    label = np.where(batch['label'] == 255, NUM_CLASSES, batch['label'])
+    y = np.eye(NUM_CLASSES + 1, dtype=np.float32)[label]
+    rows, pixels = len(x), x.shape[1] * x.shape[2]
+    net = Tiny(NUM_CLASSES + 1), Tiny(3)
+    discriminator = noise_cyclegan.make_nets(config, NUM_CLASSES + 1).discriminator
+    injector = noise.Injector(**config.noise)
+    example_keys = [jax.random.fold_in(keys['noise'], 2 * int(i)) for i in batch['index']]
+
+    def apply(net, name, params, statistics, x):
+        outputs, statistics = net.apply({'params': params[name], **statistics}, x, True, mutable=['batch_stats'])
+        return outputs['logits'], statistics
+
+    def cross_entropy(logits):  # Eqs. 1 and 4, mean over images
+        return -(y * jax.nn.log_softmax(logits)).sum() / (rows * pixels)
+
+    def generators(params):
+        latent, g = apply(net[0], 'segmenter', params, start.model_state['segmenter'], x)
+        noisy = noise.inject(injector, latent, jnp.stack(example_keys))
+        reconstruction, f = apply(net[1], 'painter', params, start.model_state['painter'], noisy)
+        synthetic, f_map = apply(net[1], 'painter', params, start.model_state['painter_backward'], y)
+        again, g_again = apply(net[0], 'segmenter', params, start.model_state['segmenter_backward'], synthetic)
+        verdict = discriminator.apply({'params': start.params['discriminator']}, synthetic)
+        alpha, beta, gamma = config.cycle.alpha, config.cycle.beta, config.cycle.gamma
+        losses = {
+            'loss_seg': cross_entropy(latent),
+            'loss_rec_x': jnp.abs(reconstruction - x).sum() / (rows * pixels * 3),  # Eq. 3, channels averaged
+            'loss_adv': ((verdict - 1) ** 2).mean(),  # Eq. 2
+            'loss_rec_y': cross_entropy(again),
+        }
+        forward = alpha * losses['loss_seg'] + (1 - alpha) * losses['loss_rec_x']  # Eq. 5
+        backward = beta * losses['loss_adv'] + (1 - beta) * losses['loss_rec_y']  # Eq. 6
+        total = gamma * forward + (1 - gamma) * backward  # Eq. 7
+        statistics = {'segmenter': g, 'painter': f, 'segmenter_backward': g_again, 'painter_backward': f_map}
+        return total, (synthetic, statistics, losses)
+
+    def critic(params, synthetic):  # Eq. 8
+        real, fake = (discriminator.apply({'params': params}, image) for image in (x, synthetic))
+        return ((real - 1) ** 2).mean() + (fake**2).mean()
+
+    trained = {name: start.params[name] for name in ('segmenter', 'painter')}
+    (total, (synthetic, statistics, losses)), grads = jax.value_and_grad(generators, has_aux=True)(trained)
+    value, critic_grads = jax.value_and_grad(critic)(start.params['discriminator'], synthetic)
+    rate = config.optim.learning_rate
+    params = jax.tree.map(
+        lambda p, g: p - rate * g,
+        {**trained, 'discriminator': start.params['discriminator']},
+        {**grads, 'discriminator': critic_grads},
+    )
+    return params, statistics, losses | {'loss': total, 'loss_discriminator': value}, synthetic
+
+
+@pytest.mark.parametrize('injector', INJECTORS, ids=lambda i: i['name'])
+def test_a_step_is_that_of_the_papers_equations(injector):
+    # The pool is larger than the batch: its first images come straight back.
+    config = make_config(noise=injector, cycle=dict(pool_size=20))
+    batch, root = train_batch(), rng.root(0, 'test')
+    start, state, (metrics,) = run_steps(config, batch=batch)
+    params, statistics, losses, synthetic = written_out(config, start, batch, root)
+    for name, value in losses.items():
+        assert metrics[name] == pytest.approx(float(value), rel=1e-4), name
+    for net in NETS:
+        moved = jax.tree.map(np.subtract, state.params[net], start.params[net])
+        expected = jax.tree.map(np.subtract, params[net], start.params[net])
+        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(moved), jax.tree.leaves(expected)):
+            assert np.linalg.norm(b) > 0, path
+            # Float32: what rounds to the other side of a level or of a ReLU moves single gradients.
+            assert np.linalg.norm(a - b) <= 0.02 * np.linalg.norm(b) + 1e-7, (net, path)
+    chex.assert_trees_all_close(state.model_state, jax.tree.map(np.asarray, statistics), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(state.extra['pool']['images'][:8], synthetic, atol=1e-4)
+    assert state.extra['pool']['count'] == 8
+    assert ('SNR' in metrics) == (injector['name'] != 'none')
+
+
+def test_adam_is_the_papers():
+    config = config_file.load('configs/noise_cyclegan.py')
+    for section in (config.optim, config.optim_discriminator):
+        transform = noise_cyclegan.optim.make(section, 100, {'net': {'w': jnp.zeros(3)}})
+        reference = optax.adam(2e-4, b1=0.5, b2=0.999)
+        params = {'net': {'w': jnp.zeros(3)}}
+        ours, theirs = transform.init(params), reference.init(params)
+        for step in range(4):  # of the constant half
+            grads = {'net': {'w': jnp.array([1.0, -2.0, 0.5]) * (step + 1)}}
+            a, ours = transform.update(grads, ours, params, step=jnp.int32(step))
+            b, theirs = reference.update(grads, theirs)
+            chex.assert_trees_all_close(a, b, rtol=1e-5)
+        rates = [float(noise_cyclegan.optim.schedule(section, 100)(t)) for t in (0, 50, 75, 100)]
+        np.testing.assert_allclose(rates, [2e-4, 2e-4, 1e-4, 0], atol=1e-9)
+
+
+def test_options_of_the_facts_change_what_they_say():
+    """Each option against the default, by the value of the loss that it is about, on the same parameters."""
+    _, _, (default,) = run_steps(make_config(noise=dict(name='none')))
+
+    def losses(**cycle):
+        _, _, (found,) = run_steps(make_config(noise=dict(name='none'), cycle=cycle))
+        return found
+
+    assert losses(l1_reduction='sum_channels')['loss_rec_x'] == pytest.approx(3 * default['loss_rec_x'], rel=1e-5)
+    tanh = losses(latent_range='tanh')
+    assert tanh['loss_seg'] != pytest.approx(default['loss_seg'], rel=1e-4)
+    # Of S + 1 logits in [-1, 1] the best has log-probability -log(1 + S e^-2).
+    assert tanh['loss_seg'] > math.log(1 + NUM_CLASSES * math.exp(-2))
+    noise_only = losses(latent_range='tanh_noise_only')
+    assert noise_only['loss_seg'] == pytest.approx(default['loss_seg'], rel=1e-6)
+    assert noise_only['loss_rec_x'] != pytest.approx(default['loss_rec_x'], rel=1e-4)
+    assert losses(painter_input='softmax')['loss_rec_x'] != pytest.approx(default['loss_rec_x'], rel=1e-4)
+
+
+def test_each_cycle_keeps_its_own_batch_statistics_or_both_are_mixed():
+    _, mixed, _ = run_steps(make_config(noise=dict(name='none'), cycle=dict(statistics='mixed')))
+    start, each, _ = run_steps(make_config(noise=dict(name='none')))
+    chex.assert_trees_all_close(mixed.params, each.params, rtol=1e-6)
+    x = jnp.asarray(train_batch()['image'], jnp.float32) / 127.5 - 1
+    first = nn.Conv(6, (3, 3), use_bias=False).apply({'params': start.params['segmenter']['first']}, x)
+
+    def mean(state, net):
+        return state.model_state[net]['batch_stats']['bn']['mean']
+
+    of_images = 0.1 * first.mean((0, 1, 2))  # the old mean is 0, the new one counts for a tenth
+    np.testing.assert_allclose(mean(each, 'segmenter'), of_images, atol=1e-5)
+    of_synthetic = mean(each, 'segmenter_backward')
+    np.testing.assert_allclose(mean(mixed, 'segmenter'), 0.9 * of_images + of_synthetic, atol=1e-5)
+    assert mixed.model_state.keys() == {'segmenter', 'painter'}
+
+
+# --- devices, resuming ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def exact_steps():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.REGISTRY, 'erfnet', Tiny)
+        return steps_in_float64(1, 'pmap')
+
+
+def steps_in_float64(devices, mode):
+    """Three steps: with a pool of six for batches of eight, old images are drawn from the first step on."""
+    with jax.enable_x64(True):
+        config = make_config(train=dict(dtype='float64'), noise=dict(name='gaussian', snr=7.38))
+        # Parameters are rounded to float32 in every step: a small rate keeps D from blowing that up.
+        config.optim_discriminator.learning_rate = 0.001
+        _, state, history = run_steps(config, 3, devices, mode)
+        return state, history
+
+
+@pytest.mark.parametrize('devices, mode', [(8, 'pmap'), (2, 'shard_map')])
+def test_steps_are_the_same_on_any_number_of_devices(exact_steps, devices, mode):
+    expected, expected_history = exact_steps
+    state, history = steps_in_float64(devices, mode)
+    for found, wanted in zip(history, expected_history, strict=True):
+        assert found == pytest.approx(wanted, rel=1e-5)
+    assert state.extra['pool']['count'] == expected.extra['pool']['count'] == 6
+    chex.assert_trees_all_close(state.extra['pool']['images'], expected.extra['pool']['images'], atol=1e-5)
+    chex.assert_trees_all_close(of_nets(state.params), of_nets(expected.params), rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Runs of the driver on the first device: they compile in a fraction of the time."""
+    first = parallel.topology('pmap', 1)
+    monkeypatch.setattr(parallel, 'topology', lambda mode: dataclasses.replace(first, mode=mode))
+
+
+def smoke_config(num_steps):
+    config = config_file.load('configs/noise_cyclegan.py:smoke,noise=gaussian')
+    config_lib.update(
+        config, train=dict(num_steps=num_steps), run=dict(checkpoint_every=0, eval_every=0, num_pictures=0)
+    )
+    return config
+
+
+def test_a_run_resumed_in_the_middle_is_bit_identical_pool_included(one_device, tmp_path, monkeypatch):
+    config = smoke_config(4)
+    whole = driver.train(config, str(tmp_path / 'whole'))
+    steps = []
+    with monkeypatch.context() as patch, pytest.raises(health.Preempted, match='saved at step 2'):
+        patch.setattr(health.StopSignal, 'reached', lambda self: steps.append(1) or len(steps) == 3)
+        driver.train(config, str(tmp_path / 'parts'))
+    assert driver.train(config, str(tmp_path / 'parts')) == whole
+    run, (stage,) = driver.open_run(config, str(tmp_path / 'whole'), 'evaluate')
+    other, _ = driver.open_run(config, str(tmp_path / 'parts'), 'evaluate')
+    states = [parallel.to_host(driver.load_stage(r, stage, {}, 'last')) for r in (run, other)]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert states[0].extra['pool']['count'] == 6 and np.abs(states[0].extra['pool']['images']).min(0).max() > 0
+    lines = [(tmp_path / name / 'cyclegan/metrics.jsonl').read_bytes() for name in ('whole', 'parts')]
+    assert lines[0] == lines[1]
+
+
+# --- unpaired data ----------------------------------------------------------------------------------------------------
+
+
+def test_unpaired_images_join_the_forward_and_maps_the_backward_cycle():
+    config = make_config(noise=dict(name='none'), unpaired=dict(batch_size=8), data=dict(labelled_fraction=0.5))
+    batch, other = train_batch(), train_batch(seed=3)
+    beside = {f'photo/{k}': other[k] for k in ('image', 'weight', 'index')}
+    beside |= {f'map/{k}': other[k] for k in ('label', 'weight', 'index')}
+    _, _, (found,) = run_steps(config, batch={**batch, **beside})
+    # The same numbers come from a batch of twice as many pairs, but for J_seg: only the first eight are pairs.
+    doubled = {k: np.concatenate([batch[k], other[k]]) for k in batch}
+    _, _, (pairs,) = run_steps(make_config(noise=dict(name='none'), train=dict(batch_size=16)), batch=doubled)
+    for name in ('loss_rec_x', 'loss_adv', 'loss_rec_y', 'loss_discriminator'):
+        assert found[name] == pytest.approx(pairs[name], rel=1e-5), name
+    assert found['loss_seg'] != pytest.approx(pairs['loss_seg'], rel=1e-6)
+
+
+def test_unpaired_inputs_are_the_rest_of_the_data_and_have_an_order_of_their_own():
+    config = make_config(unpaired=dict(batch_size=4), data=dict(labelled_fraction=0.25))
+    main = stage_of(config).train_input
+    inputs = dict(main.beside)
+    assert main.part == (0.0, 0.25) and main.features == ('image', 'label')
+    assert inputs['photo'].part == (0.25, 1.0) and inputs['photo'].features == ('image',)
+    assert inputs['map'].part == (0.0, 0.25) and inputs['map'].features == ('label',)
+    assert {i.batch_size for i in inputs.values()} == {4}
+    config.unpaired.maps = 'rest'
+    assert dict(stage_of(config).train_input.beside)['map'].part == (0.25, 1.0)
+    assert stage_of(make_config()).train_input.beside == ()
+
+
+def test_unpaired_steps_are_the_same_on_any_number_of_devices():
+    expected, expected_history = semi_supervised_steps(1)
+    state, history = semi_supervised_steps(2)
+    for found, wanted in zip(history, expected_history, strict=True):
+        assert found == pytest.approx(wanted, rel=1e-4)
+    chex.assert_trees_all_close(state.extra['pool'], expected.extra['pool'], atol=1e-4)
+
+
+def semi_supervised_steps(devices):
+    """Two steps: what the pool keeps of the first comes back in the second."""
+    other = train_batch(seed=3)
+    beside = {f'photo/{k}': other[k] for k in ('image', 'weight', 'index')}
+    beside |= {f'map/{k}': other[k] for k in ('label', 'weight', 'index')}
+    config = make_config(
+        noise=dict(name='none'),
+        unpaired=dict(batch_size=8),
+        data=dict(labelled_fraction=0.5),
+    )
+    config.optim_discriminator.learning_rate = 0.001
+    _, state, history = run_steps(config, 2, devices, batch={**train_batch(), **beside})
+    return state, history
+
+
+def test_a_semi_supervised_run_trains(one_device, tmp_path):
+    config = smoke_config(2)
+    config_lib.update(config, unpaired=dict(batch_size=8), data=dict(labelled_fraction=0.5))
+    scores = driver.train(config, str(tmp_path))
+    assert math.isfinite(scores['cyclegan']['PSNR']) and (tmp_path / 'report.html').exists()
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def totals(stage, state, batch_size, topology):
+    root = rng.root(0, 'evaluate')
+
+    def step(state, batch, number):
+        keys = keys_of(stage, root, number, parallel.device_index(), 0)
+        return parallel.sum_over_devices(dict(stage.eval_step(state, batch, keys)))
+
+    step = topology.spmd(step, num_args=3)
+    state = topology.put_replicated(state)
+    sums = [
+        parallel.to_host(step(state, topology.put_batch(batch), np.int32(i)))
+        for i, batch in enumerate(eval_batches(batch_size))
+    ]
+    return jax.tree.map(lambda *x: sum(x), *sums)
+
+
+def test_scores_do_not_depend_on_batch_size_or_devices_noise_included():
+    config = make_config(noise=dict(name='gaussian', snr=5.0))
+    stage = stage_of(config)
+    _, state, _ = run_steps(config)
+    whole = stage.finalize(totals(stage, state, 10, parallel.topology('pmap', 1)))
+    parts = stage.finalize(totals(stage, state, 8, parallel.topology('pmap', 8)))
+    assert parts['confusion'] == whole['confusion'] and parts['mIoU'] == whole['mIoU']
+    for name in ('PSNR', 'SNR', 'latent_residual'):
+        assert parts[name] == pytest.approx(whole[name], rel=1e-5), name
+    # Padding on the right of each image takes part in the noise's energy, but not in the measurement.
+    assert whole['SNR'] == pytest.approx(5.0, abs=0.3)
+    assert whole['watermark'].keys() == {'trained', 'none', 'quantize_2bit'}
+    lost = whole['watermark']['none']
+    assert lost['PSNR_lost'] == pytest.approx(whole['PSNR'] - lost['PSNR'])
+
+
+def test_psnr_and_mean_over_void_against_numpy():
+    config = make_config(noise=dict(name='none'))
+    stage = stage_of(config)
+    _, state, _ = run_steps(config)
+    scores = stage.finalize(totals(stage, state, 10, parallel.topology('pmap', 1)))
+    (batch,) = eval_batches(10)
+    x = batch['image'] / 127.5 - 1
+
+    def apply(net, name, x):
+        return net.apply({'params': state.params[name], **state.model_state[name]}, x, False)['logits']
+
+    latent = apply(Tiny(NUM_CLASSES + 1), 'segmenter', x)
+    reconstruction = np.asarray(apply(Tiny(3), 'painter', latent))
+    decibels = []
+    for i, (height, width) in enumerate(batch['size']):
+        error = (reconstruction[i] - x[i])[:height, :width]
+        decibels.append(10 * np.log10(4 / np.mean(error**2)))
+    assert scores['PSNR'] == pytest.approx(np.mean(decibels), abs=1e-3)
+    assert 'SNR' not in scores
+    assert 0 <= scores['latent_residual'] <= 1
+    assert scores['mIoU_with_void'] is not None
+
+
+def test_pictures_show_both_cycles_and_the_latent():
+    config = make_config()
+    stage = stage_of(config)
+    _, state, _ = run_steps(config)
+    (batch,) = eval_batches(10)
+    keys = keys_of(stage, rng.root(0, 'evaluate'), 0, 0, 0)
+    pictures = jax.jit(stage.render)(state, batch, keys)
+    for name in ('reconstruction', 'reconstruction_without_noise', 'synthetic', 'latent_residual', 'resegmentation'):
+        chex.assert_shape(pictures[name], (10, 32, 64, 3))
+    assert {picture.dtype for picture in pictures.values()} == {jnp.dtype('uint8')}
+    probabilities = jax.jit(stage.predict)(state, batch['image'])
+    chex.assert_shape(probabilities, (10, 32, 64, NUM_CLASSES))
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+
+
+def test_averaged_nets_are_those_that_are_evaluated():
+    config = make_config(train=dict(ema=0.5), noise=dict(name='none'))
+    stage = stage_of(config)
+    _, state, _ = run_steps(config, num_steps=2)
+    assert state.extra['ema']['params'].keys() == {'segmenter', 'painter'}
+    image = train_batch()['image']
+    averaged = jax.jit(stage.predict)(state, image)
+    by_hand = state.replace(
+        params={**state.params, **state.extra['ema']['params']},
+        model_state=state.extra['ema']['model_state'],
+        extra={**state.extra, 'ema': state.extra['ema']},
+    )
+    plain = stage_of(make_config(noise=dict(name='none')))
+    np.testing.assert_allclose(averaged, jax.jit(plain.predict)(by_hand, image), atol=1e-6)
+    assert np.abs(averaged - jax.jit(plain.predict)(state, image)).max() > 1e-4
+
+
+# --- stages and wrong settings ----------------------------------------------------------------------------------------
+
+
+def test_injectors_to_compare_are_stages_of_their_own():
+    names = [s.name for s in noise_cyclegan.make_stages(make_config(compare=('none', 'gaussian:20')), SPEC)]
+    assert names == ['cyclegan_none', 'cyclegan_gaussian_20dB', 'cyclegan_quantize_2bit']
+    assert [s.name for s in noise_cyclegan.make_stages(make_config(), SPEC)] == ['cyclegan']
+
+
+def program(config) -> str:
+    """The training step before it is compiled."""
+    stage, batch, root = stage_of(config), train_batch(), rng.root(0, 'test')
+
+    def step(state, batch):
+        return stage.train_step(state, batch, keys_of(stage, root, state.step, 0, state.step))
+
+    mapped = parallel.topology('pmap', 1).spmd(step, num_args=2)
+    return mapped.lower(jax.eval_shape(stage.init, root, batch, {}), {k: v[None] for k, v in batch.items()}).as_text()
+
+
+def test_every_injector_begins_with_the_parameters_of_init_from(one_device, tmp_path):
+    config = smoke_config(1)
+    driver.train(config, str(tmp_path / 'first'))
+    config_lib.update(
+        config,
+        seed=1,
+        compare=('none',),
+        train=dict(num_steps=0),
+        init_from=dict(path=str(tmp_path / 'first'), nets=('(segmenter|painter|discriminator)/.*',)),
+    )
+    run, stages = driver.open_run(config, str(tmp_path / 'second'), 'train')
+    states = {}
+    for stage in stages:
+        states[stage.name] = driver.initial_state(run, stage, states)
+    first, second = (states[stage.name].params for stage in stages)
+    source, (stage,) = driver.open_run(smoke_config(1), str(tmp_path / 'first'), 'evaluate')
+    trained = parallel.to_host(driver.load_stage(source, stage, {}, 'last')).params
+    jax.tree.map(np.testing.assert_array_equal, first, trained)
+    jax.tree.map(np.testing.assert_array_equal, second, trained)
+
+
+def test_runs_that_differ_in_the_amount_of_noise_share_their_program():
+    loud, quiet = (program(make_config(noise=dict(name='gaussian', snr=snr))) for snr in (-10.0, 7.38))
+    assert loud == quiet
+
+
+@pytest.mark.parametrize(
+    'sections, complaint',
+    [
+        (dict(noise=dict(bits=0)), 'bits'),
+        (dict(noise=dict(snr=math.inf)), 'snr'),
+        (dict(noise=dict(snr=math.nan)), 'snr'),
+        (dict(noise=dict(name='gausian')), "did you mean 'gaussian'"),
+        (dict(cycle=dict(alpha=1.5)), 'alpha'),
+        (dict(cycle=dict(beta=-0.1)), 'beta'),
+        (dict(augment=dict(crop=(36, 64))), 'augment.crop'),
+        (dict(data=dict(eval_size=(32, 60))), 'data.eval_size'),
+        (dict(augment=dict(crop=(8, 16))), 'augment.crop'),
+        (dict(probes=('quantise:2',)), "did you mean 'quantize'"),
+        (dict(probes=('gaussian:loud',)), 'gaussian'),
+        (dict(probes=(2,)), 'strings'),
+        (dict(compare=('quantize:2',)), 'config.compare'),
+        (dict(unpaired=dict(batch_size=4, maps='rest')), 'config.unpaired.maps'),
+    ],
+)
+def test_wrong_settings_are_refused_with_reasons(sections, complaint):
+    config = make_config(**sections)
+    with pytest.raises(InputError, match=complaint):
+        config_lib.validate(config)
+        noise_cyclegan.make_stages(config, SPEC)
+
+
+def test_it_is_registered():
+    assert pipelines.load('noise_cyclegan') is noise_cyclegan
