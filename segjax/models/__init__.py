@@ -2,7 +2,8 @@
 
 Every net is a linen module with the fields num_classes, dtype and axis_name, which the pipeline gives, and fields with
 defaults. It is called as `net(x, train)` and returns {'logits': [B, H, W, num_classes] float32}, with auxiliary heads
-under 'aux': {head: [B, h, w, num_classes]}.
+under 'aux': {head: [B, h, w, num_classes]}. Nets with a field `taps`, names of tensors inside their backbone, return
+those under 'features': {tap: [B, h, w, C]} of the activations' dtype.
 """
 
 import dataclasses
@@ -12,10 +13,21 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import unknown_name
+from segjax.models.bisenet import BiSeNet
+from segjax.models.deeplab import DeepLabLargeFOV, DeepLabV2
+from segjax.models.deeplab_v3plus import DeepLabV3Plus
 from segjax.models.erfnet import ERFNet
+from segjax.models.fcn import FCN
+from segjax.models.pspnet import PSPNet
 
 REGISTRY = {
+    'bisenet': BiSeNet,
+    'deeplab_largefov': DeepLabLargeFOV,
+    'deeplab_v2': DeepLabV2,
+    'deeplab_v3plus': DeepLabV3Plus,
     'erfnet': ERFNet,
+    'fcn': FCN,
+    'pspnet': PSPNet,
 }
 
 _GIVEN_BY_PIPELINE = frozenset({'num_classes', 'dtype', 'axis_name', 'parent', 'name'})

@@ -1,5 +1,6 @@
 """Layers with the parameters and defaults of torch, so that published weights and settings carry over."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,8 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.errors import InputError
+from segjax.errors import InputError, unknown_name
 from segjax.ops import conv as ops
+from segjax.ops.depthwise import depthwise_conv
+
+# N(0, 2 / (kh kw out)): kaiming_normal with fan_out, torchvision's start for ResNet and VGG.
+he_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 def uniform_fan(fan: int) -> Callable:
@@ -21,13 +26,59 @@ def uniform_fan(fan: int) -> Callable:
     return init
 
 
+def scaled(channels: int, width: float) -> int:
+    """Channels of a net whose every inner width is multiplied by `width`; at least 1."""
+    return max(1, round(channels * width))
+
+
+def pick_taps(features: dict[str, Any], taps: tuple[str, ...], where: str) -> dict[str, Any]:
+    """The features that `taps` names; InputError for a name that the backbone does not have."""
+    for tap in taps:
+        if tap not in features:
+            raise unknown_name(f'{where}: taps', tap, features)
+    return {tap: features[tap] for tap in taps}
+
+
+def batch_norm(
+    train: bool,
+    *,
+    decay: float = 0.9,
+    epsilon: float = 1e-5,
+    frozen: bool = False,
+    dtype: Any = jnp.float32,
+    axis_name: str | None = None,
+) -> Callable:
+    """Factory of batch norms, for nets to hand to their blocks; called with `name=...`.
+
+    y = (x - mean) / sqrt(var + epsilon) scale + bias. In training the mean and the biased variance are the batch's, and
+    the running ones move to decay running + (1 - decay) batch; torch calls 1 - decay the momentum, and lets its running
+    variance be the unbiased one.
+
+    Args:
+      train: use the batch's statistics, unless frozen.
+      decay: of the running statistics, a step.
+      epsilon: added to the variance.
+      frozen: use the running statistics in training as well, as in fine-tuning with small batches.
+      dtype: of the output; statistics are computed in float32.
+      axis_name: mapped axis over which the batch's statistics are those of the global batch.
+    """
+    return functools.partial(
+        nn.BatchNorm,
+        use_running_average=frozen or not train,
+        momentum=decay,
+        epsilon=epsilon,
+        dtype=dtype,
+        axis_name=axis_name,
+    )
+
+
 def _add_bias(y, bias):
     # In float32: the bias's gradient is a sum over all pixels, which stops growing when it is kept in bfloat16.
     return (y + bias).astype(y.dtype)
 
 
 class Conv(nn.Module):
-    """Convolution with torch's symmetric zero padding: dilation (k - 1) / 2 on both sides, k odd.
+    """Convolution with torch's symmetric zero padding: `padding`, or dilation (k - 1) / 2 on both sides, k odd.
 
     features     channels of the output
     kernel_size  (kh, kw), odd
@@ -38,6 +89,7 @@ class Conv(nn.Module):
     bias_init    initialiser of the bias; None: the same distribution as torch's default kernel
     dtype        of the computation; parameters are float32
     forms        'fast' or 'naive', see ops/conv.py; they differ for 3x1 and 1x3 kernels only
+    padding      pixels on every side; None: what keeps the size at stride 1
     """
 
     features: int
@@ -49,6 +101,7 @@ class Conv(nn.Module):
     bias_init: Callable | None = None
     dtype: Any = jnp.float32
     forms: str = 'fast'
+    padding: int | None = None
 
     @nn.compact
     def __call__(self, x):
@@ -57,13 +110,52 @@ class Conv(nn.Module):
         shape = (kh, kw, x.shape[-1], self.features)
         kernel = self.param('kernel', self.kernel_init or default, shape, jnp.float32)
         x = x.astype(self.dtype)
-        if (kh == 1) != (kw == 1) and self.strides == 1:
+        if (kh == 1) != (kw == 1) and self.strides == 1 and self.padding is None:
             y = ops.conv_factorised(x, kernel, self.dilation, self.forms)
         else:
-            y = ops.conv2d(x, kernel, self.strides, self.dilation)
+            y = ops.conv2d(x, kernel, self.strides, self.dilation, self.padding)
         if self.use_bias:
             y = _add_bias(y, self.param('bias', self.bias_init or default, (self.features,), jnp.float32))
         return y
+
+
+class DepthwiseConv(nn.Module):
+    """3x3 convolution of every channel on its own, without bias, see ops/depthwise.py.
+
+    strides      of both axes
+    dilation     (rows, columns)
+    kernel_init  initialiser of the kernel [3, 3, 1, C]; None: torch's default, U(+-1 / 3)
+    dtype        of the computation; parameters are float32
+    forms        'fast' or 'naive'
+    """
+
+    strides: int = 1
+    dilation: tuple[int, int] = (1, 1)
+    kernel_init: Callable | None = None
+    dtype: Any = jnp.float32
+    forms: str = 'fast'
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param('kernel', self.kernel_init or uniform_fan(9), (3, 3, 1, x.shape[-1]), jnp.float32)
+        return depthwise_conv(x.astype(self.dtype), kernel, self.strides, self.dilation, self.forms)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias (`conv`), batch norm (`bn`), and a ReLU if `relu`; `conv` and `norm` make the layers."""
+
+    features: int
+    kernel_size: tuple[int, int]
+    conv: Callable
+    norm: Callable
+    strides: int = 1
+    relu: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        x = self.conv(self.features, self.kernel_size, strides=self.strides, use_bias=False, name='conv')(x)
+        x = self.norm(name='bn')(x)
+        return nn.relu(x) if self.relu else x
 
 
 class ConvTranspose(nn.Module):

@@ -1,5 +1,7 @@
 """Pooling over [B, H, W, C]."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -38,3 +40,80 @@ def max_pool_2x2(x, forms: str = 'fast'):
 def _first_larger(a, b):
     # Not jnp.maximum, which gives each of two equal arguments half of the gradient.
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
+
+
+def max_pool(x, window: int, strides: int, padding: int = 0, ceil: bool = False, forms: str = 'fast'):
+    """Maximum of window x window pixels every `strides` pixels, as torch.nn.MaxPool2d. NaN wins.
+
+    Padding never wins, and of equal pixels the first in row-major order gets the whole gradient, in both forms.
+
+    Args:
+      x: [B, H, W, C] floating point.
+      window: side of the window.
+      strides: of both axes.
+      padding: pixels of -inf on every side, at most window / 2, so that every window holds a pixel of the image.
+      ceil: also the windows that begin inside the image (or its padding before the first pixel) and end outside, as
+        Caffe does: for window 3, stride 2, padding 1 an even n gives n / 2 + 1, not n / 2.
+      forms: 'fast' compares shifted images, columns first, so the gradient is a few selections; 'naive' is
+        `lax.reduce_window`, whose gradient (select-and-scatter) is many times slower on a CPU.
+
+    Returns:
+      [B, h, w, C], h = (H + 2 padding - window) / strides + 1, rounded down, or up with `ceil`; w alike.
+    """
+    if forms not in FORMS:
+        raise unknown_name('forms', forms, FORMS)
+    sizes = [_pooled_size(n, window, strides, padding, ceil) for n in x.shape[1:3]]
+    # Only a concrete -inf makes reduce_window the max pooling that JAX can differentiate: NumPy's, not a traced one.
+    lowest = np.array(-np.inf, x.dtype)
+    # What is missing behind the last pixel; negative where the last pixels are in no window.
+    after = [(n - 1) * strides + window - padding - size for n, size in zip(sizes, x.shape[1:3], strict=True)]
+    sides = [(0, 0, 0), *((padding, side, 0) for side in after), (0, 0, 0)]
+    x = lax.pad(x, lowest, sides)
+    if forms == 'naive':
+        return lax.reduce_window(x, lowest, lax.max, (1, window, window, 1), (1, strides, strides, 1), 'VALID')
+    # Of equal pixels of a row the first, then of equal rows the first: the first of the window in row-major order.
+    for axis in (2, 1):
+        shifted = (lax.slice_in_dim(x, k, x.shape[axis] - window + k + 1, strides, axis) for k in range(window))
+        x = functools.reduce(_first_larger, shifted)
+    return x
+
+
+def _pooled_size(size: int, window: int, strides: int, padding: int, ceil: bool) -> int:
+    if not 0 <= padding <= window // 2 or size + 2 * padding < window:
+        raise InputError(
+            'max_pool',
+            got=f'{size} pixels, window {window}, padding {padding}',
+            expected='padding of at most half a window, and at least one window in the padded image',
+        )
+    room = size + 2 * padding - window
+    if not ceil:
+        return room // strides + 1
+    n = -(-room // strides) + 1
+    return n - 1 if (n - 1) * strides >= size + padding else n
+
+
+def adaptive_average_pool(x, bins: int):
+    """Means over a bins x bins grid of cells, as torch.nn.AdaptiveAvgPool2d; bins = 1 is the global mean.
+
+    Along an axis of n pixels, cell i covers the pixels floor(i n / bins) .. ceil((i + 1) n / bins) - 1: all pixels, the
+    neighbours overlapping by one pixel where n is not a multiple of bins. Means are taken in float32 at least.
+
+    Args:
+      x: [B, H, W, C] floating point.
+      bins: cells along each axis; more cells than pixels repeat pixels.
+
+    Returns:
+      [B, bins, bins, C] in the dtype of x.
+    """
+    rows, columns = (_mean_matrix(n, bins) for n in x.shape[1:3])
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    for equation, matrix in (('Hh,bhwc->bHwc', rows), ('Ww,bhwc->bhWc', columns)):
+        y = jnp.einsum(equation, matrix, y, precision=lax.Precision.HIGHEST)
+    return y.astype(x.dtype)
+
+
+def _mean_matrix(size: int, bins: int) -> np.ndarray:
+    """[bins, size] float32; row i averages the pixels of cell i."""
+    i, pixel = np.arange(bins)[:, None], np.arange(size)
+    inside = (pixel >= i * size // bins) & (pixel < -(-(i + 1) * size // bins))
+    return (inside / inside.sum(1, keepdims=True)).astype(np.float32)

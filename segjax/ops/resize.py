@@ -57,6 +57,68 @@ def _matrix(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(source[:, None] - np.arange(n_in))).astype(np.float32)
 
 
+def bilinear_on_grid(x, size: tuple[int, int], stride: int):
+    """Bilinear enlargement of features whose pixel j lies on image pixel `stride` j.
+
+    That is where symmetrically padded convolutions of odd size put them. Samples at i / stride, clamped to the last
+    pixel. For images of stride k + 1 pixels this is `bilinear` with align_corners, which the published nets use at such
+    sizes; at any other size align_corners would stretch the map.
+
+    Args:
+      x: [B, h, w, C] floating point.
+      size: (H, W), static.
+      stride: image pixels from one pixel of x to the next.
+
+    Returns:
+      [B, H, W, C] in the dtype of x.
+    """
+    rows, columns = (_grid_matrix(*sizes, stride) for sizes in zip(x.shape[1:3], size, strict=True))
+    return _apply('Hh,bhwc->bHwc', rows, 'Ww,bhwc->bhWc', columns, x, size)
+
+
+def _grid_matrix(n_in: int, n_out: int, stride: int) -> np.ndarray:
+    """[n_out, n_in] float32 interpolation weights."""
+    source = np.minimum(np.arange(n_out) / stride, n_in - 1)
+    return np.maximum(0, 1 - np.abs(source[:, None] - np.arange(n_in))).astype(np.float32)
+
+
+def bilinear_deconvolution(x, size: tuple[int, int], stride: int, offset: int):
+    """FCN's upsampling: transposed convolution with a fixed bilinear kernel, then a crop.
+
+        y[m] = sum_j x[j] w[m - stride j]     per axis, w[k] = 1 - |k - (stride - 1/2)| / stride, k = 0 .. 2 stride - 1
+
+    and pixel i of the result is y[i + offset]. Near the border fewer than two terms meet, and weights sum to less
+    than 1 (Long, Shelhamer, Darrell 2015; Caffe's filler `bilinear`).
+
+    Args:
+      x: [B, h, w, C] floating point.
+      size: (H, W) after the crop, static.
+      stride: factor of enlargement, even; the kernel has 2 stride taps.
+      offset: where the crop begins.
+
+    Returns:
+      [B, H, W, C] in the dtype of x.
+
+    Raises:
+      InputError: the crop reaches beyond the enlarged map.
+    """
+    for n_in, n_out in zip(x.shape[1:3], size, strict=True):
+        if offset + n_out > stride * (n_in + 1):
+            raise InputError(
+                'bilinear_deconvolution',
+                got=f'{n_out} pixels from {offset} on',
+                expected=f'at most the {stride * (n_in + 1)} that {n_in} pixels become',
+            )
+    rows, columns = (_deconvolution_matrix(*sizes, stride, offset) for sizes in zip(x.shape[1:3], size, strict=True))
+    return _apply('Hh,bhwc->bHwc', rows, 'Ww,bhwc->bhWc', columns, x, size)
+
+
+def _deconvolution_matrix(n_in: int, n_out: int, stride: int, offset: int) -> np.ndarray:
+    """[n_out, n_in] float32: the tap of the kernel that joins two pixels."""
+    tap = np.arange(n_out)[:, None] + offset - stride * np.arange(n_in)
+    return np.maximum(0, 1 - np.abs(tap - (stride - 0.5)) / stride).astype(np.float32)
+
+
 def nearest(x, size: tuple[int, int]):
     """Nearest-neighbour resize of [B, h, w, ...] to [B, H, W, ...], any dtype.
 

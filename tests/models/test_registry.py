@@ -47,6 +47,6 @@ def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(InputError, match="did you mean 'erfnet'"):
         models.build('erfnett', num_classes=3, dtype='float32', axis_name=None)
     with pytest.raises(InputError, match="did you mean 'erfnet'"):
-        models.schema('ERFnet')
+        models.schema('Erfnet')
     with pytest.raises(InputError, match="did you mean 'first_maps'"):
         models.build('erfnet', num_classes=3, dtype='float32', axis_name=None, first_map=32)

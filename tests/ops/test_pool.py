@@ -1,4 +1,4 @@
-"""Max pooling against a loop; its gradient goes to exactly one pixel of each window."""
+"""Pooling against loops; the gradient of a maximum goes to exactly one pixel of each window."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 from segjax.errors import InputError
 from segjax.ops.conv import FORMS
-from segjax.ops.pool import max_pool_2x2
+from segjax.ops.pool import adaptive_average_pool, max_pool, max_pool_2x2
 
 
 def pooled_and_gradient(x, dy, forms):
@@ -55,3 +55,75 @@ def test_bad_input():
         max_pool_2x2(np.zeros((1, 5, 4, 1), np.float32))
     with pytest.raises(InputError, match="did you mean 'naive'"):
         max_pool_2x2(np.zeros((1, 4, 4, 1), np.float32), 'naiv')
+
+
+def max_pool_loop(x, dy, window, strides, padding):
+    """Row-major scan of each window's pixels inside the image; the output has the size of dy."""
+    y, dx = np.zeros(dy.shape, x.dtype), np.zeros_like(x)
+    for b, i, j, c in np.ndindex(*dy.shape):
+        best, place = -np.inf, None
+        for r in range(i * strides - padding, i * strides - padding + window):
+            for s in range(j * strides - padding, j * strides - padding + window):
+                if 0 <= r < x.shape[1] and 0 <= s < x.shape[2] and x[b, r, s, c] > best:
+                    best, place = x[b, r, s, c], (r, s)
+        y[b, i, j, c] = best
+        dx[b, *place, c] += dy[b, i, j, c]
+    return y, dx
+
+
+POOLS = [  # window, strides, padding, ceil, image, output
+    (3, 2, 1, False, (8, 9), (4, 5)),  # a ResNet's stem
+    (3, 2, 1, True, (8, 9), (5, 5)),  # the same in Caffe
+    (3, 1, 1, False, (5, 4), (5, 4)),  # DeepLab's last pools
+    (2, 2, 0, False, (7, 6), (3, 3)),
+    (2, 2, 0, True, (7, 6), (4, 3)),  # FCN
+    (2, 3, 1, True, (6, 7), (3, 3)),  # a third window over 7 + 2 pixels would see padding alone
+]
+
+
+@pytest.mark.parametrize('window, strides, padding, ceil, image, output', POOLS)
+@pytest.mark.parametrize('forms', FORMS)
+def test_max_pool_and_its_gradient_are_the_loop(window, strides, padding, ceil, image, output, forms):
+    rng = np.random.default_rng(0)
+    x = rng.integers(-4, -1, (2, *image, 3)).astype(np.float32)  # ties, and all below a padding of 0
+    y, vjp = jax.vjp(lambda x: max_pool(x, window, strides, padding, ceil, forms), x)
+    assert y.shape == (2, *output, 3)
+    dy = rng.integers(1, 9, y.shape).astype(np.float32)
+    expected = max_pool_loop(x, dy, window, strides, padding)
+    np.testing.assert_array_equal(y, expected[0])
+    np.testing.assert_array_equal(vjp(dy)[0], expected[1])
+
+
+@pytest.mark.parametrize('forms', FORMS)
+def test_max_pool_keeps_nan_and_bfloat16(forms):
+    x = -jnp.ones((1, 5, 5, 1), jnp.bfloat16).at[0, 2, 2, 0].set(jnp.nan)
+    y = max_pool(x, 3, 2, 1, forms=forms)[0, :, :, 0]
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.isnan(y.astype(np.float32)), [[0, 0, 0], [0, 1, 0], [0, 0, 0]])
+    assert float(y[0, 0]) == -1
+
+
+@pytest.mark.parametrize('size, bins', [((6, 9), 3), ((7, 5), 3), ((71, 10), 6), ((4, 4), 1), ((2, 3), 6)])
+def test_adaptive_average_pool_is_the_loop(size, bins):
+    x = np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32)
+    expected = np.zeros((2, bins, bins, 3))
+    for i, j in np.ndindex(bins, bins):
+        (top, bottom), (left, right) = (
+            (int(np.floor(k * n / bins)), int(np.ceil((k + 1) * n / bins))) for k, n in zip((i, j), size)
+        )
+        expected[:, i, j] = x[:, top:bottom, left:right].mean((1, 2))
+    np.testing.assert_allclose(adaptive_average_pool(x, bins), expected, atol=1e-5)
+
+
+def test_adaptive_average_pool_takes_means_of_bfloat16_in_float32():
+    x = jnp.ones((1, 40, 40, 1), jnp.bfloat16)  # a sum kept in bfloat16 stops at 256
+    y = adaptive_average_pool(x, 1)
+    assert y.dtype == jnp.bfloat16 and float(y[0, 0, 0, 0]) == 1
+
+
+@pytest.mark.parametrize('size, window, padding', [(8, 3, 2), (2, 3, 0)])
+def test_impossible_pools_are_explained(size, window, padding):
+    with pytest.raises(InputError, match='at most half a window'):
+        max_pool(np.zeros((1, size, 8, 1), np.float32), window, 2, padding)
+    with pytest.raises(InputError, match="did you mean 'naive'"):
+        max_pool(np.zeros((1, 8, 8, 1), np.float32), 3, 2, forms='naiv')

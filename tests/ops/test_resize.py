@@ -62,6 +62,37 @@ def test_bfloat16_is_interpolated_in_float32():
     np.testing.assert_array_equal(y.astype(np.float32), expected.astype(np.float32))
 
 
+def test_grid_is_align_corners_where_the_images_fit_the_stride():
+    x = normal(0, 2, 4, 3, 5)
+    y = resize.bilinear_on_grid(x, (25, 17), 8)
+    np.testing.assert_allclose(y, resize.bilinear(x, (25, 17), align_corners=True), atol=1e-5)
+
+
+@pytest.mark.parametrize('size', [(24, 9), (29, 16)])
+def test_grid_keeps_features_on_their_pixels(size):
+    x = normal(0, 1, 4, 2, 3)
+    y = np.asarray(resize.bilinear_on_grid(x, size, 8))
+    rows, columns = np.meshgrid(*(np.arange(n) / 8 for n in size), indexing='ij')
+    for c in range(3):  # mode 'nearest' holds the last pixel
+        expected = ndimage.map_coordinates(x[0, ..., c].astype(np.float64), (rows, columns), order=1, mode='nearest')
+        np.testing.assert_allclose(y[0, ..., c], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('stride, offset, size', [(2, 0, (10, 8)), (2, 1, (7, 7)), (8, 5, (35, 27))])
+def test_bilinear_deconvolution_is_the_loop(stride, offset, size):
+    x = normal(0, 1, 4, 3, 2)
+    taps = 2 * stride
+    f, centre = (taps + 1) // 2, (taps + 1) // 2 - 0.5
+    kernel = 1 - np.abs(np.arange(taps) - centre) / f
+    whole = np.zeros((1, stride * 5, stride * 4, 2))
+    for i, j, r, s in np.ndindex(4, 3, taps, taps):
+        whole[0, i * stride + r, j * stride + s] += x[0, i, j] * kernel[r] * kernel[s]
+    expected = whole[:, offset : offset + size[0], offset : offset + size[1]]
+    np.testing.assert_allclose(resize.bilinear_deconvolution(x, size, stride, offset), expected, atol=1e-5)
+    with pytest.raises(InputError, match='at most'):
+        resize.bilinear_deconvolution(x, size, stride, stride * 5)
+
+
 @pytest.mark.parametrize('before, after', SIZES)
 def test_nearest_is_opencv_exact(before, after):
     x = np.random.default_rng(0).integers(0, 256, (2, *before), dtype=np.uint8)

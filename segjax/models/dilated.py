@@ -1,0 +1,176 @@
+"""A dilated convolution that learns its dilation, one factor per input channel, and what belongs to its training.
+
+In place of `layers.Conv(features, (3, 3), dilation=12)` stands
+
+    LearnedDilationConv(features, (3, 3), dilation=12, dilation_range=(4, 20))
+
+A training takes three things beside it (He et al., GCPR 2017, official code):
+
+  * a rate of its own: optim.factors = (('.*/dilation', 200_000.0),) is theirs, for a base rate of 1e-3, SGD and a loss
+    that is a mean over valid pixels. Weight decay leaves the factors out, as all parameters with one axis
+  * `gate_gradients` on the global gradient, so that no factor wanders off outside its range
+  * for deployment, `freeze`
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax.errors import InputError
+from segjax.models.layers import uniform_fan
+from segjax.ops import dilated as ops
+from segjax.protocol import PyTree
+from segjax.trees import named_leaves, path_name
+
+Ranges = Mapping[str, tuple[float, float]]
+"""{'encoder/fc6/dilation': (4, 20)}: name of a factor parameter inside its net -> range."""
+
+
+class LearnedDilationConv(nn.Module):
+    """Convolution of stride 1 that keeps the size, with a learned dilation factor per input channel.
+
+    Parameters: 'kernel' [kh, kw, in, out], 'bias' [out], 'dilation' [in], all float32. 'dilation' is kept as the
+    optimiser leaves it, and clipped where it is used. An integer NumPy array in its place (from `freeze`) is taken as
+    it is, and the layer is then a sum of fixed dilated convs.
+
+    features        channels of the output
+    kernel_size     (kh, kw), odd
+    dilation        initial factor of all channels, or 'uniform': drawn for each channel from the range
+    dilation_range  (smallest, largest) factor. Published: (1, 4) for a dilation of 2, (1, 8) for 4, (1, 11) for 6,
+                    (7, 17) for 12, (13, 23) for 18, (19, 29) for 24; (4, 20) for fc6 of DeepLab-LargeFOV
+    use_bias, kernel_init, bias_init, dtype  as in layers.Conv
+    forms           see ops/dilated.py
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    dilation: float | str
+    dilation_range: tuple[float, float]
+    use_bias: bool = True
+    kernel_init: Callable | None = None
+    bias_init: Callable | None = None
+    dtype: Any = jnp.float32
+    forms: str = 'fast'
+
+    @nn.compact
+    def __call__(self, x):
+        kh, kw = self.kernel_size
+        default = uniform_fan(kh * kw * x.shape[-1])
+        shape = (kh, kw, x.shape[-1], self.features)
+        kernel = self.param('kernel', self.kernel_init or default, shape, jnp.float32)
+        bias = self.param('bias', self.bias_init or default, (self.features,), jnp.float32) if self.use_bias else None
+        # The last one: kernel and bias draw the numbers that those of layers.Conv would.
+        factors = self.param('dilation', self._initial_factors, x.shape[-1:], jnp.float32)
+        x = x.astype(self.dtype)
+        if isinstance(factors, np.ndarray) and np.issubdtype(factors.dtype, np.integer):
+            y = ops.conv_at_whole_factors(x, kernel, factors)
+        else:
+            factors = factors.astype(jnp.promote_types(factors.dtype, jnp.float32))
+            y = ops.conv_dilated(x, kernel, factors, self.dilation_range, self.forms)
+        # In float32: the bias's gradient is a sum over all pixels, which stops growing when it is kept in bfloat16.
+        return y if bias is None else (y + bias).astype(y.dtype)
+
+    def _initial_factors(self, key, shape, dtype):
+        ops.check_range('LearnedDilationConv', self.dilation_range)
+        lo, hi = self.dilation_range
+        if self.dilation == 'uniform':
+            return jax.random.uniform(key, shape, dtype, lo, hi)
+        if isinstance(self.dilation, str) or not lo <= self.dilation <= hi:
+            expected = f"'uniform' or a number in the range ({lo}, {hi})"
+            raise InputError('LearnedDilationConv: dilation', got=repr(self.dilation), expected=expected)
+        return jnp.full(shape, self.dilation, dtype)
+
+
+def factor_ranges(net: nn.Module, x, *args, **kwargs) -> dict[str, tuple[float, float]]:
+    """The ranges of all learned dilations of a net, by the names of their parameters. Nothing is computed.
+
+    Args:
+      net: any module.
+      x: its input, or a `jax.ShapeDtypeStruct` of it.
+      *args, **kwargs: what else it is called with.
+    """
+    ranges = {}
+
+    def note(call, args, kwargs, context):
+        module = context.module
+        if isinstance(module, LearnedDilationConv) and context.method_name == '__call__':
+            ranges['/'.join((*module.path, 'dilation'))] = module.dilation_range
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda x: net.init(jax.random.key(0), x, *args, **kwargs), x)
+    return ranges
+
+
+def gate_gradients(grads: PyTree, params: PyTree, ranges: Ranges) -> PyTree:
+    """`ops.dilated.gate_gradient` for all learned dilations of a net; other gradients pass.
+
+    To be applied to what `parallel.global_value_and_grad` returns, before the optimiser: the gate is not linear, so
+    gradients of devices must be summed before it.
+
+    Args:
+      grads: gradients of the net's parameters.
+      params: its parameters.
+      ranges: from `factor_ranges`.
+    """
+    _check_names('gate_gradients', params, ranges)
+
+    def gate(path, gradient, param):
+        name = path_name(path)
+        return ops.gate_gradient(gradient, param, ranges[name]) if name in ranges else gradient
+
+    return jax.tree_util.tree_map_with_path(gate, grads, params)
+
+
+class RoundingError(NamedTuple):
+    """|whole factor - learned factor| over the channels of a layer, pixels; the learned one clipped to the range."""
+
+    mean: float
+    max: float
+
+
+def freeze(params: PyTree, ranges: Ranges) -> tuple[PyTree, dict[str, RoundingError]]:
+    """Rounds all learned dilations to whole numbers, for deployment.
+
+    With the result as a constant of a compiled function, as in `jax.jit(lambda x: net.apply({'params': frozen}, x))`,
+    each layer is a sum of fixed dilated convs, one per distinct factor, without interpolation. As an argument of a
+    compiled function it works as well, through interpolation at whole numbers, with equal results up to rounding.
+
+    Args:
+      params: parameters of a net, on the host or fetchable.
+      ranges: from `factor_ranges`.
+
+    Returns:
+      params with an int32 NumPy array for each learned dilation, all else untouched; and {name: RoundingError}.
+
+    Raises:
+      InputError: a range without a whole number, or names that do not fit the params.
+    """
+    _check_names('freeze', params, ranges)
+    errors = {}
+
+    def whole(path, param):
+        name = path_name(path)
+        if name not in ranges:
+            return param
+        rounded = ops.round_factors(param, ranges[name])
+        error = np.abs(rounded - np.clip(np.asarray(param, np.float64), *ranges[name]))
+        errors[name] = RoundingError(float(error.mean()), float(error.max()))
+        return rounded
+
+    return jax.tree_util.tree_map_with_path(whole, params), errors
+
+
+def _check_names(where, params, ranges):
+    absent = sorted(set(ranges) - set(named_leaves(params)))
+    if absent:
+        raise InputError(
+            where,
+            got=f'ranges for {", ".join(absent)}, which the params do not have',
+            expected='the params of the net that the ranges are from',
+            fix="params['segmenter'] rather than params, if they are of several nets",
+        )

@@ -1,0 +1,32 @@
+"""Variables of nets without compiling their `init`."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+
+def shapes_of(net, image=(1, 32, 32, 3)):
+    """(outputs, variables) of a net in evaluation, as shapes; nothing is computed."""
+    return jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x, train=False), jnp.zeros(image))
+
+
+def count(variables) -> int:
+    """Number of trained parameters."""
+    return sum(x.size for x in jax.tree.leaves(variables['params']))
+
+
+def random_variables(net, image=(1, 32, 32, 3), seed=0):
+    """Variables with the shapes of the net's own, all away from 0 and 1; kernels keep the scale of activations."""
+    rng = np.random.default_rng(seed)
+    draw = {
+        'kernel': lambda s: rng.uniform(-1, 1, s) * math.sqrt(6 / math.prod(s[:3])),
+        'bias': lambda s: rng.uniform(-0.2, 0.2, s),
+        'scale': lambda s: rng.uniform(0.5, 1.5, s),
+        'mean': lambda s: rng.uniform(-0.2, 0.2, s),
+        'var': lambda s: rng.uniform(0.5, 1.5, s),
+    }
+    shapes = flatten_dict(dict(shapes_of(net, image)[1]))
+    return unflatten_dict({path: np.float32(draw[path[-1]](x.shape)) for path, x in shapes.items()})

@@ -1,0 +1,88 @@
+"""Layers against their formulas in NumPy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.models.layers import Conv, ConvNorm, DepthwiseConv, batch_norm, scaled
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def batch_norm_by_hand(x, mean, var, scale, bias, epsilon):
+    return (x - mean) / np.sqrt(var + epsilon) * scale + bias
+
+
+NORM = {
+    'params': {'scale': normal(1, 3), 'bias': normal(2, 3)},
+    'batch_stats': {'mean': normal(3, 3), 'var': normal(4, 3) ** 2 + 0.5},
+}
+
+
+def test_batch_norm_in_training_is_that_of_the_batch_and_moves_the_running_statistics():
+    x, params, old = 3 + 2 * normal(0, 4, 5, 6, 3), NORM['params'], NORM['batch_stats']
+    layer = batch_norm(True, decay=0.7, epsilon=0.1)()
+    y, updates = layer.apply(NORM, x, mutable=['batch_stats'])
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(y, batch_norm_by_hand(x, mean, var, **params, epsilon=0.1), atol=1e-5)
+    new = updates['batch_stats']
+    np.testing.assert_allclose(new['mean'], 0.7 * old['mean'] + 0.3 * mean, atol=1e-5)
+    np.testing.assert_allclose(new['var'], 0.7 * old['var'] + 0.3 * var, atol=1e-5)
+
+
+@pytest.mark.parametrize('train, frozen', [(False, False), (True, True)])
+def test_batch_norm_in_evaluation_or_frozen_uses_the_running_statistics(train, frozen):
+    x, old = 3 + 2 * normal(0, 4, 5, 6, 3), NORM['batch_stats']
+    y, updates = batch_norm(train, frozen=frozen)().apply(NORM, x, mutable=['batch_stats'])
+    np.testing.assert_allclose(y, batch_norm_by_hand(x, **old, **NORM['params'], epsilon=1e-5), atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, dict(updates['batch_stats']), old)
+
+
+def test_depthwise_convolution_has_torchs_start():
+    params = DepthwiseConv().init(jax.random.key(0), jnp.zeros((1, 4, 4, 200)))['params']
+    assert params['kernel'].shape == (3, 3, 1, 200)
+    assert 0.3 < np.abs(params['kernel']).max() <= 1 / 3
+    np.testing.assert_allclose(params['kernel'].std(), 1 / 3 / np.sqrt(3), rtol=0.05)
+
+
+@pytest.mark.parametrize('padding, size', [(None, (6, 7)), (0, (4, 5)), (3, (10, 11))])
+def test_padding_of_a_convolution(padding, size):
+    x, kernel = normal(0, 1, 6, 7, 2), normal(1, 3, 3, 2, 4)
+    y = Conv(4, (3, 3), use_bias=False, padding=padding).apply({'params': {'kernel': kernel}}, x)
+    p = 1 if padding is None else padding
+    padded, expected = np.pad(x, ((0, 0), (p, p), (p, p), (0, 0))), np.zeros((1, *size, 4))
+    for i, j, r, s in np.ndindex(*size, 3, 3):
+        expected[:, i, j] += padded[:, i + r, j + s] @ kernel[r, s]
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('relu', [True, False])
+def test_conv_norm_is_one_after_the_other(relu):
+    x, kernel = normal(0, 2, 6, 5, 2), normal(1, 1, 1, 2, 3)
+    layer = ConvNorm(3, (1, 1), Conv, batch_norm(False), strides=2, relu=relu)
+    params = {'conv': {'kernel': kernel}, 'bn': NORM['params']}
+    y = layer.apply({'params': params, 'batch_stats': {'bn': NORM['batch_stats']}}, x)
+    expected = batch_norm_by_hand(x[:, ::2, ::2] @ kernel[0, 0], **NORM['batch_stats'], **NORM['params'], epsilon=1e-5)
+    np.testing.assert_allclose(y, np.maximum(expected, 0) if relu else expected, atol=1e-5)
+
+
+def test_bfloat16_activations_of_float32_parameters():
+    x = jnp.zeros((1, 4, 4, 3))
+    for layer in (DepthwiseConv(dtype=jnp.bfloat16), batch_norm(False, dtype=jnp.bfloat16)()):
+        y, variables = layer.init_with_output(jax.random.key(0), x)
+        assert y.dtype == jnp.bfloat16
+        assert {v.dtype for v in jax.tree.leaves(variables)} == {np.dtype('float32')}
+
+
+def test_channels_never_vanish():
+    assert [scaled(n, w) for n, w in ((64, 1.0), (64, 0.125), (3, 0.1))] == [64, 8, 1]
+
+
+def test_factories_take_what_nets_fix_beforehand():
+    norm = functools.partial(batch_norm(False), epsilon=1e-3)  # a backbone with an epsilon of its own
+    assert norm(name='bn').epsilon == 1e-3

@@ -1,0 +1,87 @@
+"""Depthwise convolution: the loop of its formula, both forms, their gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.errors import InputError
+from segjax.ops.conv import FORMS
+from segjax.ops.depthwise import depthwise_conv
+
+CASES = [(1, (1, 1)), (2, (1, 1)), (1, (2, 2)), (1, (1, 6)), (2, (3, 2)), (1, (9, 12))]
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def loop(x, kernel, strides, dilation):
+    b, h, w, c = x.shape
+    y = np.zeros((b, -(-h // strides), -(-w // strides), c))
+    for i, j, r, s in np.ndindex(*y.shape[1:3], 3, 3):
+        row, column = strides * i + dilation[0] * (r - 1), strides * j + dilation[1] * (s - 1)
+        if 0 <= row < h and 0 <= column < w:
+            y[:, i, j] += x[:, row, column] * kernel[r, s, 0]
+    return y
+
+
+@pytest.mark.parametrize('strides, dilation', CASES)
+@pytest.mark.parametrize('forms', FORMS)
+def test_it_is_the_loop(strides, dilation, forms):
+    x, kernel = normal(0, 2, 8, 9, 3), normal(1, 3, 3, 1, 3)
+    y = depthwise_conv(x, kernel, strides, dilation, forms)
+    expected = loop(x, kernel, strides, dilation)
+    assert y.shape == expected.shape
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('strides, dilation', CASES)
+@pytest.mark.parametrize('forms', FORMS)
+def test_gradients_are_the_adjoint_of_the_loop(strides, dilation, forms):
+    # The map is linear in either input: <dy, f(x, dk)> = <dk, gradient of k>, and the same for x, for any direction.
+    x, kernel = normal(0, 2, 8, 9, 3), normal(1, 3, 3, 1, 3)
+    y, vjp = jax.vjp(lambda x, k: depthwise_conv(x, k, strides, dilation, forms), x, kernel)
+    dy = normal(2, *y.shape)
+    dx, dk = vjp(dy)
+    for seed in range(3, 6):
+        x_direction, k_direction = normal(seed, *x.shape), normal(seed, *kernel.shape)
+        by_x, by_k = loop(x_direction, kernel, strides, dilation), loop(x, k_direction, strides, dilation)
+        np.testing.assert_allclose((dx * x_direction).sum(), (by_x * dy).sum(), atol=1e-3)
+        np.testing.assert_allclose((dk * k_direction).sum(), (by_k * dy).sum(), atol=1e-3)
+
+
+def test_second_order_gradients_of_the_forms_agree():
+    x, kernel = normal(0, 1, 5, 6, 2), normal(1, 3, 3, 1, 2)
+
+    def penalty(kernel, forms):  # the norm of an input gradient, differentiated by weights
+        gradient = jax.grad(lambda x: jnp.tanh(depthwise_conv(x, kernel, 1, (2, 1), forms)).sum())(x)
+        return (gradient**2).sum()
+
+    fast, naive = (jax.jit(jax.grad(penalty), static_argnums=1)(kernel, forms) for forms in FORMS)
+    assert np.abs(naive).max() > 0.1
+    np.testing.assert_allclose(fast, naive, rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_is_summed_in_float32_and_the_kernels_gradient_is_float32():
+    x, kernel = normal(0, 1, 6, 6, 4).astype(jnp.bfloat16), normal(1, 3, 3, 1, 4)
+    y, vjp = jax.vjp(lambda x, k: depthwise_conv(x, k), x, kernel)
+    dx, dk = vjp(jnp.ones_like(y))
+    assert (y.dtype, dx.dtype, dk.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+    expected = loop(x.astype(np.float32), kernel.astype(jnp.bfloat16).astype(np.float32), 1, (1, 1))
+    np.testing.assert_array_equal(y.astype(np.float32), expected.astype(jnp.bfloat16).astype(np.float32))
+
+
+def test_a_gpu_gets_the_grouped_convolution():
+    x, kernel = jax.ShapeDtypeStruct((1, 8, 8, 16), jnp.float32), jax.ShapeDtypeStruct((3, 3, 1, 16), jnp.float32)
+    run = jax.jit(jax.grad(lambda x, k: depthwise_conv(x, k).sum(), (0, 1)))
+    grouped = {
+        platform: run.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text().count('stablehlo.convolution')
+        for platform in ('cpu', 'cuda')
+    }
+    assert grouped['cpu'] == 0 and grouped['cuda'] >= 2
+
+
+def test_unknown_forms_are_answered():
+    with pytest.raises(InputError, match="did you mean 'naive'"):
+        depthwise_conv(normal(0, 1, 4, 4, 1), normal(1, 3, 3, 1, 1), forms='naiv')

@@ -1,0 +1,583 @@
+"""Whole nets against torchvision, timm and torch twins: same random weights, same logits, same gradients.
+
+Skipped where torch is absent; it is no dependency of the project. To run it, make an environment of its own:
+
+    python3.11 -m venv parity
+    parity/bin/pip install torch jax flax ml_collections pytest scipy opencv-python-headless
+    parity/bin/pip install --no-deps torchvision timm && parity/bin/pip install safetensors pyyaml huggingface_hub
+    parity/bin/python -m pytest tests/parity -s
+
+Everything runs in float64, so that a ReLU does not turn rounding into a difference. The backbones are the real classes
+of torchvision and timm, dilated as the releases dilate them; the parts on top are written here from the papers. The
+names of the torch modules are those of the releases, so a test also shows that importing is a renaming.
+"""
+
+import functools
+import sys
+import types
+
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+torch = pytest.importorskip('torch')
+# torchvision registers compiled operators at import, which a build without them does not have; the nets need none.
+sys.modules.setdefault('torchvision._meta_registrations', types.ModuleType('torchvision._meta_registrations'))
+torchvision = pytest.importorskip('torchvision')
+timm = pytest.importorskip('timm')
+
+import torchvision.models.resnet as tv_resnet  # noqa: E402
+import torchvision.models.vgg as tv_vgg  # noqa: E402
+from timm.models import resnet as timm_resnet  # noqa: E402
+from timm.models import xception_aligned as timm_xception  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402, N812
+
+from segjax.models import resnet as ours  # noqa: E402
+from segjax.models import xception as our_xception  # noqa: E402
+from segjax.models.bisenet import BiSeNet  # noqa: E402
+from segjax.models.deeplab import DeepLabLargeFOV, DeepLabV2  # noqa: E402
+from segjax.models.deeplab_v3plus import DeepLabV3Plus  # noqa: E402
+from segjax.models.fcn import FCN  # noqa: E402
+from segjax.models.layers import batch_norm  # noqa: E402
+from segjax.models.pspnet import PSPNet  # noqa: E402
+from segjax.models.vgg import STAGES  # noqa: E402
+
+LEAVES = {
+    ('conv', 'weight'): ('params', 'kernel'),
+    ('conv', 'bias'): ('params', 'bias'),
+    ('norm', 'weight'): ('params', 'scale'),
+    ('norm', 'bias'): ('params', 'bias'),
+    ('norm', 'running_mean'): ('batch_stats', 'mean'),
+    ('norm', 'running_var'): ('batch_stats', 'var'),
+}
+WIDTH = 1 / 8
+
+
+@pytest.fixture(autouse=True, scope='module')
+def exact_and_quick_to_compile():
+    with jax.enable_x64(True):
+        before = jax.config.read('jax_disable_most_optimizations')
+        jax.config.update('jax_disable_most_optimizations', True)
+        yield
+        jax.config.update('jax_disable_most_optimizations', before)
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def our_path(name):
+    """'cp.resnet.layer1.0.conv1' -> ('cp', 'resnet', 'layer1_0', 'conv1'): numbers stick to what they count."""
+    parts = []
+    for part in name.split('.'):
+        if part.isdigit():
+            parts[-1] += f'_{part}'
+        else:
+            parts.append(part)
+    return tuple(parts)
+
+
+def our_array(tensor):
+    array = tensor.detach().numpy().copy()  # torch's batch norms write into their buffers
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+
+
+def our_maps(maps):
+    return [y.detach().permute(0, 2, 3, 1).numpy() for y in maps]
+
+
+def our_tree(module, of=lambda tensor: tensor, rename=lambda name: name):
+    """{'params': ..., 'batch_stats': ...} of what `of` finds for each parameter and statistic of a torch module."""
+    tree = {}
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        owner, _, leaf = name.rpartition('.')
+        kind = 'conv' if isinstance(module.get_submodule(owner), nn.Conv2d) else 'norm'
+        if leaf != 'num_batches_tracked' and of(tensor) is not None:
+            collection, new = LEAVES[kind, leaf]
+            tree[(collection, *our_path(rename(owner)), new)] = our_array(of(tensor))
+    return unflatten_dict(tree)
+
+
+def randomise(module, seed=0):
+    """Kernels that keep the scale of activations, everything of a batch norm away from 0 and 1; float64."""
+    generator = torch.Generator().manual_seed(seed)
+    module.double()
+
+    def uniform(tensor, low, high):
+        with torch.no_grad():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * (high - low) + low)
+
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            limit = (6 / child.weight[0].numel()) ** 0.5
+            uniform(child.weight, -limit, limit)
+        elif isinstance(child, nn.BatchNorm2d):
+            uniform(child.weight, 0.5, 1.5)
+            uniform(child.running_mean, -0.2, 0.2)
+            uniform(child.running_var, 0.5, 1.5)
+        if isinstance(child, nn.Conv2d | nn.BatchNorm2d) and child.bias is not None:
+            uniform(child.bias, -0.2, 0.2)
+    return module
+
+
+# --- comparison -------------------------------------------------------------------------------------------------------
+
+
+def difference(a, b):
+    """Largest difference of two trees in units of each array's largest value, and of 1e-3 of the tree's largest."""
+    floor = 1e-3 * max(np.abs(x).max() for x in jax.tree.leaves(b))
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(np.abs(np.asarray(x) - y).max() / max(np.abs(y).max(), floor) for x, y in pairs)
+
+
+def images(size, channels=3, batch=2):
+    return np.random.default_rng(0).standard_normal((batch, *size, channels))
+
+
+def check(label, net, twin, x, rename=lambda name: name):
+    """Outputs in both modes, gradients and running means of the training mode; prints the largest differences.
+
+    `net(x, train)` and `twin(x)` return a list of maps; the loss is a fixed random linear function of them.
+    """
+    variables = our_tree(twin, rename=rename)
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x, train=False))
+    assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda s: s.shape, dict(shapes)), (
+        'a renaming is not enough'
+    )
+    image = torch.tensor(x).permute(0, 3, 1, 2)
+
+    twin.eval()
+    expected = our_maps(twin(image))
+    weights = [np.random.default_rng(i).standard_normal(y.shape) / y.size**0.5 for i, y in enumerate(expected)]
+    figures = {'logits': difference(jax.jit(lambda v: maps(net.apply(v, x, train=False)))(variables), expected)}
+
+    twin.train()
+    outputs = twin(image)
+    sum((y.permute(0, 2, 3, 1) * torch.tensor(w)).sum() for y, w in zip(outputs, weights)).backward()
+    expected = our_maps(outputs)
+
+    @jax.jit
+    def step(variables):
+        def loss(params):
+            outputs, updates = net.apply({**variables, 'params': params}, x, train=True, mutable=['batch_stats'])
+            return sum((y * w).sum() for y, w in zip(maps(outputs), weights)), (maps(outputs), updates)
+
+        return jax.value_and_grad(loss, has_aux=True)(variables['params'])
+
+    (_, (outputs, updates)), gradients = step(variables)
+    figures['logits in training'] = difference(outputs, expected)
+    figures['gradients'] = difference(gradients, our_tree(twin, lambda tensor: tensor.grad, rename)['params'])
+    if 'batch_stats' in variables:
+        expected = our_tree(twin, rename=rename)['batch_stats']
+        figures['running means'] = difference(means(updates['batch_stats']), means(expected))
+    print(f'\n{label}: ' + ', '.join(f'{name} {value:.1e}' for name, value in figures.items()))
+    assert max(figures.values()) < 1e-5, figures
+
+
+def means(statistics):
+    """Without the variances: torch keeps unbiased ones."""
+    return {path: value for path, value in flatten_dict(statistics).items() if path[-1] == 'mean'}
+
+
+def maps(outputs):
+    """Logits and those of auxiliary heads in the order of their names."""
+    if isinstance(outputs, list):
+        return outputs
+    return [outputs['logits'], *(outputs.get('aux', {})[name] for name in sorted(outputs.get('aux', {})))]
+
+
+# --- torch twins ------------------------------------------------------------------------------------------------------
+
+
+class Twin(nn.Module):
+    """Named parts and a forward function of them."""
+
+    def __init__(self, forward, **parts):
+        super().__init__()
+        self.run = forward
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, *x):
+        return self.run(self, *x)
+
+
+def conv(i, o, k=1, **args):
+    return nn.Conv2d(i, o, k, padding=args.pop('padding', k // 2), bias=args.pop('bias', False), **args)
+
+
+def conv_bn(i, o, k=1, s=1):
+    return Twin(lambda m, x: F.relu(m.bn(m.conv(x))), conv=conv(i, o, k, stride=s), bn=nn.BatchNorm2d(o))
+
+
+def dilate(stage, dilation):
+    """The releases' way: every 3x3 of a stage dilated, no stride left."""
+    for name, module in stage.named_modules():
+        if name.endswith('downsample.0'):
+            module.stride = (1, 1)
+        elif isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+            module.stride, module.dilation, module.padding = (1, 1), (dilation,) * 2, (dilation,) * 2
+        elif isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+
+
+def stages(resnet, x):
+    x = F.relu(resnet.bn1(resnet.conv1(x)))
+    outputs = [resnet.maxpool(x)]
+    for stage in (resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4):
+        outputs.append(stage(outputs[-1]))
+    return outputs[1:]
+
+
+def headless(resnet):
+    resnet.fc = nn.Identity()
+    return resnet
+
+
+def torchvision_resnet(depth, blocks=None):
+    block = tv_resnet.BasicBlock if depth < 50 else tv_resnet.Bottleneck
+    return headless(tv_resnet.ResNet(block, list(blocks or ours.BLOCKS[depth])))
+
+
+def timm_deep_resnet(blocks):
+    n = int(64 * WIDTH)
+    channels = tuple(n * 2**i for i in range(4))
+    net = timm_resnet.ResNet(
+        timm_resnet.Bottleneck, blocks, num_classes=0, stem_width=n, stem_type='deep', channels=channels
+    )
+    return headless(net)
+
+
+def on_corners(y, size):
+    return F.interpolate(y, size, mode='bilinear', align_corners=True)
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """Depth 50 with few blocks: every kind of block of every stage."""
+    blocks = (1, 2, 2, 2)
+    monkeypatch.setitem(ours.BLOCKS, 50, blocks)
+    return blocks
+
+
+# --- backbones --------------------------------------------------------------------------------------------------------
+
+
+def backbone(depth, **fields):
+    """A ResNet with the call of a net."""
+
+    class Backbone(linen.Module):
+        @linen.compact
+        def __call__(self, x, train):
+            norm = batch_norm(train, dtype=jnp.float64)
+            stages, _ = ours.make_resnet(depth, norm, jnp.float64, None, **fields)(x)
+            return list(stages.values())
+
+    return Backbone()
+
+
+def test_resnet18_is_torchvisions():
+    twin = randomise(Twin(lambda m, x: stages(m.resnet, x), resnet=torchvision_resnet(18)))
+    check('resnet18, torchvision', backbone(18), twin, images((49, 64)))
+
+
+def test_resnet50_is_torchvisions(shallow):
+    twin = randomise(Twin(lambda m, x: stages(m.resnet, x), resnet=torchvision_resnet(50, shallow)))
+    check('resnet50 (7 blocks), torchvision', backbone(50), twin, images((33, 64)))
+
+
+@pytest.mark.parametrize('stride, dilations', [(16, (1, 2)), (8, (2, 4))])
+def test_dilated_deep_resnet_is_timms(shallow, stride, dilations):
+    resnet = timm_deep_resnet(shallow)
+    for stage, dilation in zip((resnet.layer3, resnet.layer4), dilations):
+        if dilation > 1:
+            dilate(stage, dilation)
+    twin = randomise(Twin(lambda m, x: stages(m.resnet, x), resnet=resnet))
+    net = backbone(50, stem='3x3', output_stride=stride, width=WIDTH)
+    check(f'resnet50s (7 blocks), timm, stride {stride}', net, twin, images((49, 64)))
+
+
+# --- nets -------------------------------------------------------------------------------------------------------------
+
+
+def test_pspnet(shallow):
+    resnet = timm_deep_resnet(shallow)
+    dilate(resnet.layer3, 2)
+    dilate(resnet.layer4, 4)
+    c = int(2048 * WIDTH)
+
+    def pyramid(bins):
+        return nn.Sequential(nn.AdaptiveAvgPool2d(bins), conv(c, c // 4), nn.BatchNorm2d(c // 4), nn.ReLU())
+
+    def head(i, o):
+        return nn.Sequential(conv(i, o, 3), nn.BatchNorm2d(o), nn.ReLU(), nn.Dropout2d(0), conv(o, 5, bias=True))
+
+    def forward(m, x):
+        *_, y3, y4 = stages(m.resnet, x)
+        y = torch.cat([y4, *(on_corners(f(y4), y4.shape[2:]) for f in m.ppm.features)], 1)
+        return [on_corners(m.cls(y), x.shape[2:]), on_corners(m.aux(y3), x.shape[2:])]
+
+    ppm = Twin(None, features=nn.ModuleList(pyramid(bins) for bins in (1, 2, 3, 6)))
+    twin = randomise(
+        Twin(forward, resnet=resnet, ppm=ppm, cls=head(2 * c, int(512 * WIDTH)), aux=head(c // 2, int(256 * WIDTH)))
+    )
+    check('pspnet', PSPNet(5, dropout=0.0, width=WIDTH, dtype=jnp.float64), twin, images((65, 49)))
+
+
+def msra_resnet(blocks):
+    """torchvision's class with the stride on the first 1x1 and the stem's pooling rounded up, output stride 8."""
+    resnet = torchvision_resnet(50, blocks)
+    resnet.maxpool.ceil_mode = True
+    resnet.layer2[0].conv1.stride, resnet.layer2[0].conv2.stride = (2, 2), (1, 1)
+    dilate(resnet.layer3, 2)
+    dilate(resnet.layer4, 4)
+    return resnet
+
+
+def test_deeplab_v2(shallow):
+    branches = {
+        f'c{i}': conv(2048, 5, 3, padding=rate, dilation=rate, bias=True) for i, rate in enumerate((6, 12, 18, 24))
+    }
+    aspp = Twin(lambda m, x: sum(branch(x) for branch in m.children()), **branches)
+    twin = randomise(
+        Twin(
+            lambda m, x: [on_corners(m.aspp(stages(m.resnet, x)[-1]), x.shape[2:])],
+            resnet=msra_resnet(shallow),
+            aspp=aspp,
+        )
+    )
+    check('deeplab_v2', DeepLabV2(5, depth=50, dtype=jnp.float64), twin, images((65, 49)))
+
+
+def narrow_vgg(pool, pad_first=1):
+    """(torchvision's feature layers with other channels and poolings, the names we give them)."""
+    layout, names = [], []
+    for i, (count, channels) in enumerate(STAGES, start=1):
+        layout += [int(channels * WIDTH)] * count + ['M']
+        names += [f'conv{i}_{j}' for j in range(1, count + 1)]
+    features = tv_vgg.make_layers(layout)
+    places = [i for i, layer in enumerate(features) if isinstance(layer, nn.Conv2d)]
+    pools = [i for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
+    for i, place in enumerate(pools):
+        features[place] = pool(i)
+    features[0].padding = (pad_first, pad_first)
+    return features, {f'features.{place}': name for place, name in zip(places, names, strict=True)}, pools
+
+
+def vgg_rename(names):
+    return lambda name: f'vgg.{names[name]}' if name in names else name
+
+
+def test_deeplab_largefov():
+    features, names, _ = narrow_vgg(lambda i: nn.MaxPool2d(3, 2 if i < 3 else 1, 1, ceil_mode=True))
+    for place, name in names.items():
+        if name.startswith('conv5'):
+            layer = features[int(place.split('.')[1])]
+            layer.dilation = layer.padding = (2, 2)
+    n = int(1024 * WIDTH)
+
+    def forward(m, x):
+        y = F.relu(m.fc7(F.relu(m.fc6(m.features(x)))))
+        return [on_corners(m.fc8(y), x.shape[2:])]
+
+    fc6 = conv(int(512 * WIDTH), n, 3, padding=12, dilation=12, bias=True)
+    fc7, fc8 = conv(n, n, bias=True), conv(n, 5, bias=True)
+    twin = randomise(Twin(forward, features=features, fc6=fc6, fc7=fc7, fc8=fc8))
+    net = DeepLabLargeFOV(5, dropout=0.0, width=WIDTH, dtype=jnp.float64)
+    check('deeplab_largefov', net, twin, images((65, 49)), vgg_rename(names))
+
+
+@pytest.mark.parametrize('stride', [32, 16, 8])
+def test_fcn(stride):
+    features, names, pools = narrow_vgg(lambda i: nn.MaxPool2d(2, 2, ceil_mode=True), pad_first=100)
+    n, widths = int(4096 * WIDTH), {'pool4': int(512 * WIDTH), 'pool3': int(256 * WIDTH)}
+    finer = {32: [], 16: ['pool4'], 8: ['pool4', 'pool3']}[stride]
+
+    def up(y, factor):
+        taps = 1 - (torch.arange(2 * factor, dtype=y.dtype) - (factor - 0.5)).abs() / factor
+        kernel = torch.outer(taps, taps).expand(y.shape[1], 1, -1, -1)
+        return F.conv_transpose2d(y, kernel, stride=factor, groups=y.shape[1])
+
+    def crop(y, offset, size):
+        return y[:, :, offset : offset + size[0], offset : offset + size[1]]
+
+    def forward(m, x):
+        y, seen = x, {}
+        for i, layer in enumerate(m.features):
+            y = layer(y)
+            if i in pools:
+                seen[f'pool{pools.index(i) + 1}'] = y
+        y = m.score_fr(F.relu(m.fc7(F.relu(m.fc6(y)))))
+        for pool, offset in zip(finer, (5, 9)):
+            y = up(y, 2)
+            y = y + crop(getattr(m, f'score_{pool}')(seen[pool]), offset, y.shape[2:])
+        return [crop(up(y, stride), {32: 19, 16: 27, 8: 31}[stride], x.shape[2:])]
+
+    parts = {f'score_{pool}': conv(widths[pool], 5, bias=True) for pool in finer}
+    twin = randomise(
+        Twin(
+            forward,
+            features=features,
+            fc6=conv(int(512 * WIDTH), n, 7, padding=0, bias=True),
+            fc7=conv(n, n, bias=True),
+            score_fr=conv(n, 5, bias=True),
+            **parts,
+        )
+    )
+    net = FCN(5, stride, dropout=0.0, width=WIDTH, dtype=jnp.float64)
+    check(f'fcn-{stride}s', net, twin, images((45, 60)), lambda name: f'color.{vgg_rename(names)(name)}')
+
+
+@pytest.mark.parametrize('release', ['torchseg', 'coin'])
+def test_bisenet(release):
+    authors = release == 'torchseg'
+    main, aux = (64, 256) if authors else (256, 64)
+    enlarge = on_corners if authors else functools.partial(F.interpolate, mode='nearest')
+
+    def arm(i):
+        def forward(m, x):
+            f = m.conv(x)
+            return f * torch.sigmoid(m.bn_atten(m.conv_atten(f.mean((2, 3), keepdim=True))))
+
+        return Twin(forward, conv=conv_bn(i, 128, 3), conv_atten=conv(128, 128), bn_atten=nn.BatchNorm2d(128))
+
+    def context(m, x):
+        _, y8, y16, y32 = stages(m.resnet, x)
+        mean = m.conv_avg(y32.mean((2, 3), keepdim=True))
+        up16 = m.conv_head32(enlarge(m.arm32(y32) + mean, y16.shape[2:]))
+        return m.conv_head16(enlarge(m.arm16(y16) + up16, y8.shape[2:])), up16
+
+    def fuse(m, *maps):
+        f = m.convblk(torch.cat(maps, 1))
+        mean = f.mean((2, 3), keepdim=True)
+        gate = m.conv2(F.relu(m.conv1(mean))) if authors else m.bn(m.conv(mean))
+        return f + f * torch.sigmoid(gate)
+
+    def head(i, o):
+        return Twin(lambda m, x: m.conv_out(m.conv(x)), conv=conv_bn(i, o, 3), conv_out=conv(o, 5, bias=True))
+
+    def forward(m, x):
+        up8, up16 = m.cp(x)
+        heads = m.conv_out(m.ffm(m.sp(x), up8)), m.conv_out32(up16), m.conv_out16(up8)
+        return [F.interpolate(y, x.shape[2:], mode='bilinear', align_corners=authors) for y in heads]
+
+    gate = dict(conv1=conv(256, 256), conv2=conv(256, 256))
+    if not authors:
+        gate = dict(conv=conv(256, 256), bn=nn.BatchNorm2d(256))
+    twin = Twin(
+        forward,
+        sp=Twin(
+            lambda m, x: m.conv_out(m.conv3(m.conv2(m.conv1(x)))),
+            conv1=conv_bn(3, 64, 7, 2),
+            conv2=conv_bn(64, 64, 3, 2),
+            conv3=conv_bn(64, 64, 3, 2),
+            conv_out=conv_bn(64, 128),
+        ),
+        cp=Twin(
+            context,
+            resnet=torchvision_resnet(18),
+            arm16=arm(256),
+            arm32=arm(512),
+            conv_head32=conv_bn(128, 128, 3),
+            conv_head16=conv_bn(128, 128, 3),
+            conv_avg=conv_bn(512, 128),
+        ),
+        ffm=Twin(fuse, convblk=conv_bn(256, 256), **gate),
+        conv_out=head(256, main),
+        conv_out16=head(128, aux),
+        conv_out32=head(128, aux),
+    )
+    check(f'bisenet, {release}', BiSeNet(5, release=release, dtype=jnp.float64), randomise(twin), images((64, 96)))
+
+
+def narrow_xception(depth, stride, middle):
+    """timm's class with fewer channels and `middle` blocks in its middle flow; the stem's widths are not arguments."""
+    w = lambda *channels: [int(WIDTH * c) for c in channels]  # noqa: E731
+    blocks = [
+        dict(in_chs=i, out_chs=o, stride=s)
+        for i, o, s in {
+            65: zip(w(64, 128, 256), w(128, 256, 728), (2, 2, 2)),
+            71: zip(w(64, 128, 256, 256, 728), w(128, 256, 256, 728, 728), (2, 1, 2, 1, 2)),
+        }[depth]
+    ]
+    blocks += [dict(in_chs=w(728)[0], out_chs=w(728)[0], stride=1) for _ in range(middle)]
+    blocks.append(dict(in_chs=w(728)[0], out_chs=tuple(w(728, 1024, 1024)), stride=2))
+    last = dict(in_chs=w(1024)[0], out_chs=tuple(w(1536, 1536, 2048)), stride=1, no_skip=True, start_with_relu=False)
+    norm = functools.partial(nn.BatchNorm2d, eps=1e-3)
+    net = timm_xception.XceptionAligned([*blocks, last], num_classes=0, output_stride=stride, norm_layer=norm)
+    layer = functools.partial(timm_xception.ConvNormAct, kernel_size=3, norm_layer=norm)
+    net.stem = nn.Sequential(layer(3, *w(32), stride=2), layer(*w(32), *w(64)))
+    net.act3, net.head = nn.Identity(), nn.Identity()
+    return net
+
+
+def separable(i, o, dilation=(1, 1)):
+    depthwise = nn.Conv2d(i, i, 3, padding=dilation, dilation=dilation, groups=i, bias=False)
+    return Twin(
+        lambda m, x: F.relu(m.bn_pw(m.conv_pw(F.relu(m.bn_dw(m.conv_dw(x)))))),
+        conv_dw=depthwise,
+        bn_dw=nn.BatchNorm2d(i),
+        conv_pw=conv(i, o),
+        bn_pw=nn.BatchNorm2d(o),
+    )
+
+
+# At stride 8 timm's Xception-71 lacks the projection of a block that no longer strides; the release keeps it, as we do.
+@pytest.mark.parametrize('depth, stride, head', [(71, 16, 'aspp'), (65, 8, 'dpc')])
+def test_deeplab_v3plus(depth, stride, head, monkeypatch):
+    monkeypatch.setitem(our_xception.MIDDLE_BLOCKS, depth, 2)
+    n, deep, scale = int(256 * WIDTH), int(2048 * WIDTH), 16 // stride
+    low_block = {65: 1, 71: 2}[depth]
+
+    def aspp(m, x):
+        mean = on_corners(m.image_pooling(x.mean((2, 3), keepdim=True)), x.shape[2:])
+        return m.concat_projection(torch.cat([mean, *(getattr(m, f'aspp{i}')(x) for i in range(4))], 1))
+
+    def cell(m, x):
+        y0 = m.branch0(x)
+        y1 = m.branch1(y0)
+        y2, y3, y4 = m.branch2(y1), m.branch3(y0), m.branch4(y0)
+        return m.concat_projection(torch.cat([y0, y1, y2, y3, y4], 1))
+
+    if head == 'aspp':
+        parts = {f'aspp{i}': separable(deep, n, (scale * r, scale * r)) for i, r in ((1, 6), (2, 12), (3, 18))}
+        top = Twin(aspp, image_pooling=conv_bn(deep, n), aspp0=conv_bn(deep, n), **parts)
+    else:
+        rates = ((1, 6), (18, 15), (6, 3), (1, 1), (6, 21))
+        parts = {f'branch{i}': separable(n if i else deep, n, (scale * r, scale * s)) for i, (r, s) in enumerate(rates)}
+        top = Twin(cell, **parts)
+    top.add_module('concat_projection', conv_bn(5 * n, n))
+
+    def decode(m, y, low):
+        low = m.feature_projection0(low)
+        return m.decoder_conv1(m.decoder_conv0(torch.cat([on_corners(y, low.shape[2:]), low], 1)))
+
+    decoder = Twin(
+        decode,
+        feature_projection0=conv_bn(n, int(48 * WIDTH)),
+        decoder_conv0=separable(n + int(48 * WIDTH), n),
+        decoder_conv1=separable(n, n),
+    )
+
+    def forward(m, x):
+        seen = []
+        hook = m.xception.blocks[low_block].stack.conv2.register_forward_hook(lambda _m, _x, y: seen.append(y.clone()))
+        y = m.xception.blocks(m.xception.stem(x))
+        hook.remove()
+        return [on_corners(m.logits(m.decoder(getattr(m, head)(y), seen[0])), x.shape[2:])]
+
+    twin = randomise(
+        Twin(
+            forward,
+            xception=narrow_xception(depth, stride, middle=2),
+            **{head: top},
+            decoder=decoder,
+            logits=conv(n, 5, bias=True),
+        )
+    )
+    net = DeepLabV3Plus(5, f'xception{depth}', head, output_stride=stride, dropout=0.0, width=WIDTH, dtype=jnp.float64)
+    check(f'deeplab_v3plus, xception{depth} (2 middle blocks), {head}, stride {stride}', net, twin, images((65, 49)))
