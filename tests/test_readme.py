@@ -37,7 +37,9 @@ def show(words):
 def launch(words, *more, **env):
     """Runs a command of the README from the repository, with the interpreter of the tests."""
     environment = {**os.environ, 'SEGJAX_PYTHON': sys.executable, 'XLA_FLAGS': '', **env}
-    return subprocess.run([*words, *more], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        [*words, *more], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1800
+    )
 
 
 def flag(words: list[str], name: str) -> str | None:
