@@ -23,6 +23,7 @@ the same data, net, optimiser and number of steps. E.g.
 from segjax import config as config_lib
 from segjax.errors import InputError, unknown_name
 
+SHALLOW = (1, 1, 0, 0)  # blocks of ERFNet, for tests
 SYSTEMS = {'cyclegan': 'noise_cyclegan', 'erfnet': 'supervised'}
 
 
@@ -104,7 +105,9 @@ def _smoke(config):
         run=dict(log_every=1, eval_every=2, checkpoint_every=2, num_pictures=1),
     )
     _narrow(config, 0.25, features=8)
+    config.model.blocks = SHALLOW
     if config.pipeline == 'noise_cyclegan':
+        config.painter.blocks = SHALLOW
         config.cycle.pool_size = 6
         config.probes = ('none',)
 

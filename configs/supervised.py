@@ -96,4 +96,4 @@ def _smoke(config):
         evaluate=dict(batch_size=8),
         run=dict(log_every=1, eval_every=2, checkpoint_every=2, num_pictures=1),
     )
-    config.model.width = 0.25
+    config.model.update(width=0.25, blocks=(1, 1, 0, 0))

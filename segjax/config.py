@@ -8,7 +8,7 @@ import ast
 import difflib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -414,3 +414,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = '') 
         elif a != b:
             found.append(f'{here}: {a!r}, now {b!r}')
     return found
+
+
+def another_config(differences: Sequence[str]) -> str:
+    """What a folder holds whose config has these `differences`, for an error."""
+    more = f' and {len(differences) - 5} more' if differences[5:] else ''
+    return 'a run of another config: ' + '; '.join(differences[:5]) + more

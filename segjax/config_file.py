@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import pathlib
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -58,12 +58,7 @@ def load(text: str) -> ml_collections.ConfigDict:
     """
     name, _, argument = text.partition(':')
     path = pathlib.Path(name).expanduser()
-    if not path.is_file():
-        raise _no_file(path)
-    module = call(path, lambda: execute(path))
-    get_config = getattr(module, 'get_config', None)
-    if not callable(get_config):
-        raise InputError(str(path), got='no function get_config', expected="def get_config(arg=''): ...")
+    get_config = function(path, 'get_config', '--config', 'configs/supervised.py:quick')
     if argument and not inspect.signature(get_config).parameters:
         raise InputError('--config', got=f'{argument!r} after the colon', expected=f'nothing: {path} takes no argument')
     config = call(path, lambda: get_config(argument) if argument else get_config())
@@ -73,16 +68,36 @@ def load(text: str) -> ml_collections.ConfigDict:
     return config.lock()
 
 
-def _no_file(path: pathlib.Path) -> InputError:
+def function(path: pathlib.Path, name: str, flag: str, example: str) -> Callable:
+    """The function that a file defines.
+
+    Args:
+      path: of the file.
+      name: of the function: 'get_config'.
+      flag: which named the file, for errors.
+      example: of what the flag may be, for errors.
+
+    Raises:
+      InputError: no such file, an error in it, or no such function.
+    """
+    if not path.is_file():
+        raise _no_file(path, flag, example)
+    found = getattr(call(path, lambda: _execute(path)), name, None)
+    if not callable(found):
+        raise InputError(str(path), got=f'no function {name}', expected=f'def {name}(...): ...')
+    return found
+
+
+def _no_file(path: pathlib.Path, flag: str, example: str) -> InputError:
     got = f'no file {path}'
     if not path.parent.is_dir():
         expected = f'a file; there is no folder {path.parent} either, seen from {pathlib.Path.cwd()}'
-        return InputError('--config', got=got, expected=expected, fix='configs/supervised.py:quick, in the repository')
-    nearest = unknown_name('--config', path.name, (p.name for p in path.parent.glob('*.py')))
-    return InputError('--config', got=got, expected=f'{nearest.expected} in {path.parent}', fix=nearest.fix)
+        return InputError(flag, got=got, expected=expected, fix=f'{example}, in the repository')
+    nearest = unknown_name(flag, path.name, (p.name for p in path.parent.glob('*.py')))
+    return InputError(flag, got=got, expected=f'{nearest.expected} in {path.parent}', fix=nearest.fix)
 
 
-def execute(path: pathlib.Path) -> ModuleType:
+def _execute(path: pathlib.Path) -> ModuleType:
     """The module that a file of configs is."""
     spec = importlib.util.spec_from_file_location('segjax_config_file', path)
     module = importlib.util.module_from_spec(spec)

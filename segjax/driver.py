@@ -88,7 +88,7 @@ def _check_parts(inputs: Input, spec: DataSpec) -> None:
     """Raises InputError for a share of a split that holds no example."""
     for one in (inputs, *(more for _, more in inputs.beside)):
         whole = spec.split(one.split).num_examples
-        first, last = (round(share * whole) for share in one.part)
+        first, last = one.bounds(whole)
         if first >= last:
             share = f'{one.part[0]:g} to {one.part[1]:g} of the {whole} examples of split {one.split!r}: none'
             raise InputError('config.data.labelled_fraction', got=share, expected='at least one example in each part')
@@ -376,8 +376,8 @@ def root_key(run: Run, stage: Stage, use: str) -> jax.Array:
 
 def initial_state(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> TrainState:
     """A fresh state on the host, with the parameters that `config.init_from` names."""
-    state = jax.jit(stage.init)(root_key(run, stage, 'init'), device_batch(run, stage), dict(earlier))
-    state = parallel.to_host(state)
+    # Not compiled as a whole: small programs that all nets share take a tenth of the time.
+    state = parallel.to_host(stage.init(root_key(run, stage, 'init'), device_batch(run, stage), dict(earlier)))
     if run.config.init_from.path:
         source = checkpoints.load_params(run.config.init_from.path)
         inherited = _inherited(state, earlier)
@@ -427,10 +427,9 @@ def _check_same_run(run: Run) -> None:
     where = f'--workdir {run.workdir}'
     found = config_lib.differences(logs.read_json(run.workdir / CONFIG), config_lib.to_json(run.config))
     if found:
-        more = f' and {len(found) - 5} more' if found[5:] else ''
         raise InputError(
             where,
-            got='a run of another config: ' + '; '.join(found[:5]) + more,
+            got=config_lib.another_config(found),
             expected='the config it was started with',
             fix='undo the change, or another --workdir (--config.init_from.path begins with the parameters of this '
             'run; its optimiser and step start anew)',

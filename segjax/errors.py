@@ -18,6 +18,10 @@ class InputError(ValueError):
             lines.append(f'  fix:      {fix}')
         super().__init__('\n'.join(lines))
 
+    def at(self, where: str) -> 'InputError':
+        """The same error at another place: that of whoever knows what the input belongs to."""
+        return InputError(where, got=self.got, expected=self.expected, fix=self.fix)
+
     def __reduce__(self):
         # Worker processes of the loader send exceptions by pickle, which knows no keyword-only arguments.
         return _rebuild, (type(self), self.where, self.got, self.expected, self.fix)

@@ -86,6 +86,11 @@ class Input(NamedTuple):
     # Training: further inputs by name, each drawn on its own (unpaired data); batch['name/image'], batch['name/index']
     beside: tuple[tuple[str, 'Input'], ...] = ()
 
+    def bounds(self, num_examples: int) -> tuple[int, int]:
+        """`part` of a split as positions in its order, the last one excluded."""
+        first, last = (round(share * num_examples) for share in self.part)
+        return first, last
+
 
 class Stage(NamedTuple):
     """One training job: pure functions and what the driver must know to run them.
@@ -98,7 +103,9 @@ class Stage(NamedTuple):
     shared_streams  names of streams whose keys are equal on all devices, and in evaluation in all batches. Folded with
                  batch['index'], they make numbers that do not depend on how examples were dealt out
     init         (key, batch, earlier) -> TrainState; `batch` is one device's example batch (shapes and dtypes matter,
-                 values do not) and `earlier` holds the final states of the stages before, by name. Must be jittable
+                 values do not) and `earlier` holds the final states of the stages before, by name. Called as it is (a
+                 compiler would take minutes over the random numbers of large nets) and under eval_shape: nets begin
+                 with `lazy_init`, which computes no activations
     train_step   (state, batch, keys) -> (state, metrics), pure, per device; metrics are scalar Means, and
                  metrics['loss'] is what NaN checks watch
     eval_step    (state, batch, keys) -> metrics, pure, per device; respects batch['weight']. metrics['image_score'],

@@ -164,15 +164,7 @@ def page(run: RunFiles) -> str:
             body.append(_safely(name, section, run, stage))
         body.append('</section>')
     body += [_safely('setup', _setup, run), _safely('configuration', _configuration, run)]
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{escape(title)}</title>\n<style>{web.STYLE}</style></head>\n<body><main>\n'
-        + '\n'.join(part for part in body if part)
-        + '\n</main></body></html>\n'
-    )
+    return web.page(title, body)
 
 
 def _safely(name: str, section: Callable[..., str], *args) -> str:
@@ -222,8 +214,7 @@ def _side_by_side(run: RunFiles) -> str:
     if len(stages) < 2:
         return ''
     values = {stage.name: _values(stage)[0] for stage in stages}
-    names = [n for n, v in values[stages[0].name].items() if not isinstance(v, (str, bool))]
-    names += [n for stage in stages[1:] for n in values[stage.name] if n not in names and n != 'policy']
+    names = dict.fromkeys(n for s in stages for n, v in values[s.name].items() if not isinstance(v, (str, bool)))
     rows = [
         [escape(label(n)), *(escape(format_score(n, values[s.name][n])) if n in values[s.name] else '' for s in stages)]
         for n in names
@@ -232,21 +223,26 @@ def _side_by_side(run: RunFiles) -> str:
     for index in shown[stages[0].name]:
         found = [(stage.name, shown[stage.name][index]) for stage in stages if index in shown[stage.name]]
         out.append(f'<div class="picture"><h4>{escape(found[0][1][2]["name"])}</h4>')
-        out.append(_panels(found[0][1], only=GIVEN))
+        out.append(_panels(found[0][1], only=GIVEN)[0])
         for name, entry in found:
-            out.append(f'<h4 class="soft">{escape(name)}</h4>' + _panels(entry, without=(*GIVEN, 'errors')))
+            panels, _ = _panels(entry, without=(*GIVEN, 'errors'))
+            out.append(f'<h4 class="soft">{escape(name)}</h4>{panels}')
         out.append('</div>')
     return ''.join(out)
 
 
 def _panels(
     entry: tuple[str, pathlib.Path, dict[str, Any]], only: Sequence[str] = (), without: Sequence[str] = ()
-) -> str:
-    """The pictures of one example, in a row."""
+) -> tuple[str, set[int]]:
+    """(the pictures of one example in a row, colours of those with few, but for the image itself)."""
     _, folder, info = entry
-    names = [p for p in info['panels'] if (not only or p in only) and p not in without]
-    figures = [_figure(folder / f'{panel}.png', f'{panel} of {info["name"]}', panel)[0] for panel in names]
-    return f'<div class="panels{" few" if len(figures) < 3 else ""}">{"".join(figures)}</div>'
+    figures, seen = [], set()
+    for panel in info['panels']:
+        if (not only or panel in only) and panel not in without:
+            figure, colours = _figure(folder / f'{panel}.png', f'{panel} of {info["name"]}', panel)
+            figures += [figure] if figure else []
+            seen |= colours if panel != 'image' else set()
+    return f'<div class="panels{" few" if len(figures) < 3 else ""}">{"".join(figures)}</div>', seen
 
 
 def _figure(path: pathlib.Path, alt: str, panel: str) -> tuple[str, set[int]]:
@@ -431,20 +427,15 @@ def _curves(run: RunFiles, stage: StageFiles) -> str:
 def _pictures(run: RunFiles, stage: StageFiles) -> str:
     groups: dict[str, list[str]] = {}
     seen: set[int] = set()
-    for group, folder, info in stage.pictures:
+    for entry in stage.pictures:
+        group, _, info = entry
         if group == SAME:  # which has a place of its own
             continue
-        panels = []
-        for panel in info['panels']:
-            figure, colours = _figure(folder / f'{panel}.png', f'{panel} of {info["name"]}', panel)
-            panels += [figure] if figure else []
-            seen |= colours if panel != 'image' else set()
+        panels, colours = _panels(entry)
+        seen |= colours
         score = info.get('score')
         caption = escape(info['name']) + ('' if score is None else f' <span class="soft">score {score:.3f}</span>')
-        few = ' few' if len(panels) < 3 else ''
-        groups.setdefault(group, []).append(
-            f'<div class="picture"><h4>{caption}</h4><div class="panels{few}">{"".join(panels)}</div></div>'
-        )
+        groups.setdefault(group, []).append(f'<div class="picture"><h4>{caption}</h4>{panels}</div>')
     present = [
         f'<li>{web.swatch(colour)}{escape(name)}</li>'
         for name, colour in _palette(run.spec).items()

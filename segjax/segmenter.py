@@ -63,7 +63,7 @@ def make_net(model: ml_collections.ConfigDict, num_outputs: int, dtype: str, pre
     net = models.build(model.name, num_classes=num_outputs, dtype=dtype, axis_name=parallel.AXIS, **args)
 
     def init(key: PRNGKey, image):
-        return net.init(key, prepare(image), train=False)
+        return net.lazy_init(key, jax.eval_shape(prepare, image), train=False)
 
     def apply(params, model_state, image, *, train: bool, dropout: PRNGKey | None = None):
         variables = {'params': params, **model_state}

@@ -3,8 +3,9 @@
 import os
 import pathlib
 
-# Before jax starts: eight devices for the SPMD tests; NPROC keeps their collectives from starving on few cores.
-os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
+# Before jax starts: eight devices for the SPMD tests; NPROC keeps their collectives from starving on few cores. Most of
+# the time goes into compiling programs that run once or twice, so the compiler optimises little.
+os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0')
 os.environ.setdefault('NPROC', '16')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(pathlib.Path.home() / '.cache/segjax/jax_tests'))
 
@@ -30,6 +31,18 @@ def data_cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp('cache')
     os.environ['SEGJAX_CACHE'] = str(folder)
     return folder
+
+
+@pytest.fixture(scope='module', autouse=True)
+def not_too_many_programs():
+    """Forgets compiled programs when there are many.
+
+    Each one maps several pieces of memory, and a process may have only so many (Linux: vm.max_map_count, 65530): beyond
+    that, the compiler crashes.
+    """
+    maps = pathlib.Path('/proc/self/maps')
+    if maps.exists() and maps.read_text().count('\n') > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope='module', autouse=True)

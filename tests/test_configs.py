@@ -85,7 +85,13 @@ def test_the_docstring_tells_of_every_variant_and_has_a_command(path):
     assert {'quick', 'smoke'} <= set(variants(path))
 
 
-@pytest.mark.parametrize('experiment', EXPERIMENTS, ids=short)
+def unusual_is_slow(experiment):
+    """Variants differ from the paper's in sizes; every file's smallest stands for them in the fast tests."""
+    usual = experiment.rpartition(':')[2] in ('', 'smoke')
+    return pytest.param(experiment, marks=() if usual else pytest.mark.slow, id=short(experiment))
+
+
+@pytest.mark.parametrize('experiment', map(unusual_is_slow, EXPERIMENTS))
 def test_full_size_steps_have_the_shapes_of_their_state(experiment):
     """init, train_step and eval_step at full size, traced on one device: no arithmetic, and wrong configs are found."""
     config = config_file.load(experiment)

@@ -214,7 +214,7 @@ def test_of_several_processes_one_that_was_told_to_stop_is_enough_and_all_leave_
 
 ENVIRONMENT = {
     **os.environ,
-    'XLA_FLAGS': '',
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
     'PYTHONPATH': os.pathsep.join([str(HELPERS.parent.parent), str(HELPERS)]),
 }
 

@@ -27,6 +27,8 @@ UPSTAIRS = {
     'checkpoints',
     'tables',
 }
+# Modules of segjax/tables: each may import from those before it.
+TABLES = ('spec', 'plan', 'runs', 'numbers', 'text', 'page', 'loop', '__init__')
 
 
 def room(path: pathlib.Path) -> str:
@@ -55,6 +57,20 @@ def test_imports_point_down(path):
             assert there != 'pipelines', 'a pipeline imports a pipeline: what two share moves down'
         if here == 'data':
             assert there not in ('losses', 'metrics', 'models')
+
+
+def test_every_module_of_tables_has_its_place():
+    assert {path.stem for path in (PACKAGE / 'tables').rglob('*.py')} == set(TABLES)
+
+
+@pytest.mark.parametrize('here', TABLES)
+def test_imports_inside_tables_point_back(here):
+    for node in ast.walk(ast.parse((PACKAGE / f'tables/{here}.py').read_text())):
+        if isinstance(node, ast.ImportFrom):
+            for name in (f'{node.module}.{alias.name}' for alias in node.names):
+                if name.startswith('segjax.tables'):
+                    there = name.removeprefix('segjax.tables').split('.')[1:2]
+                    assert set(there) & set(TABLES[: TABLES.index(here)]), f'{here} imports {name}'
 
 
 def code_of(path: pathlib.Path) -> str:

@@ -25,7 +25,7 @@ SETTINGS = ('noise=0', 'optimiser=sgd')
 def start(workdir, devices, *settings, num_steps=NUM_STEPS):
     env = {
         **os.environ,
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0',
         'PYTHONPATH': os.pathsep.join([str(HELPERS.parent.parent), str(HELPERS)]),
     }
     command = [sys.executable, str(HELPERS / 'toy_run.py'), str(workdir), str(num_steps), *SETTINGS, *settings]

@@ -102,7 +102,7 @@ def test_the_first_command_trains_and_ends_with_a_report(tmp_path):
     first = commands()[0]
     assert flag(first, 'config').endswith(':quick')
     words = [word.replace(':quick', ':smoke').replace('runs/first', str(tmp_path / 'first')) for word in first]
-    done = launch(words)
+    done = launch(words, XLA_FLAGS=os.environ['XLA_FLAGS'])  # on the devices of other tests, whose programs it finds
     assert done.returncode == 0, done.stderr[-2000:]
     report = (tmp_path / 'first/report.html').read_text()
     for promised in ('mIoU', 'commonest', 'onfusion', 'images/s'):

@@ -266,7 +266,7 @@ def _transformed(source: Sequence, index: int, inputs: Input, transform) -> Mapp
         name = example.get('name', '')
         name = name.decode() if isinstance(name, bytes) else str(name)
         where = f'{error.where} of example {index} of split {inputs.split!r}' + (f' ({name})' if name else '')
-        raise InputError(where, got=error.got, expected=error.expected, fix=error.fix) from None
+        raise error.at(where) from None
 
 
 def _finish(example: Mapping[str, Any], index: int) -> dict[str, np.ndarray]:
@@ -333,7 +333,7 @@ def _part(source: Sequence, inputs: Input) -> Sequence:
     if inputs.part == (0.0, 1.0):
         return source
     order = np.random.default_rng(0).permutation(len(source))
-    first, last = (round(share * len(source)) for share in inputs.part)
+    first, last = inputs.bounds(len(source))
     return _Chosen(source, tuple(int(i) for i in order[first:last]))
 
 

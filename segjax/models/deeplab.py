@@ -13,13 +13,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError
-from segjax.models.layers import Conv, batch_norm, he_fan_out, scaled
+from segjax.models.layers import Conv, batch_norm, he_fan_out, normal, scaled
 from segjax.models.resnet import make_resnet
 from segjax.models.vgg import VGG16
 from segjax.ops import resize
 
 OUTPUT_STRIDE = 8
-_SMALL = dict(kernel_init=nn.initializers.normal(0.01), bias_init=nn.initializers.zeros)
+_SMALL = dict(kernel_init=normal(0.01), bias_init=nn.initializers.zeros)
 
 
 class DeepLabLargeFOV(nn.Module):

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.errors import InputError
-from segjax.models.layers import uniform_fan
+from segjax.models.layers import add_bias, uniform_fan
 from segjax.ops import dilated as ops
 from segjax.protocol import PyTree
 from segjax.trees import named_leaves, path_name
@@ -71,8 +71,7 @@ class LearnedDilationConv(nn.Module):
         else:
             factors = factors.astype(jnp.promote_types(factors.dtype, jnp.float32))
             y = ops.conv_dilated(x, kernel, factors, self.dilation_range, self.forms)
-        # In float32: the bias's gradient is a sum over all pixels, which stops growing when it is kept in bfloat16.
-        return y if bias is None else (y + bias).astype(y.dtype)
+        return y if bias is None else add_bias(y, bias)
 
     def _initial_factors(self, key, shape, dtype):
         ops.check_range('LearnedDilationConv', self.dilation_range)

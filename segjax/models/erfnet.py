@@ -6,25 +6,18 @@ is `layers_3/conv1x3_2` here.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from segjax.errors import InputError
-from segjax.models.layers import Conv, ConvTranspose
+from segjax.models.layers import Conv, ConvTranspose, batch_norm, normal, scaled
 from segjax.ops.pool import max_pool_2x2
 
 OUTPUT_STRIDE = 8
-
-
-def _normal_around_one(std: float) -> Callable:
-    def init(key, shape, dtype=jnp.float32):
-        return 1 + std * jax.random.normal(key, shape, dtype)
-
-    return init
 
 
 class DownBlock(nn.Module):
@@ -91,6 +84,7 @@ class Encoder(nn.Module):
 
     first_maps: int
     channels: tuple[int, int]
+    blocks: tuple[int, int]
     dropout: tuple[float, float]
     head_classes: int
     conv: Callable
@@ -104,11 +98,12 @@ class Encoder(nn.Module):
         block = functools.partial(NonBottleneck1D, conv=self.conv, norm=self.norm, train=self.train)
         x = down(self.first_maps, name='initial_block')(x)
         x = down(self.channels[0], name='layers_0')(x)
-        for i in range(1, 6):
-            x = block(self.dropout[0], 1, name=f'layers_{i}')(x)
-        x = down(self.channels[1], name='layers_6')(x)
-        for i, dilation in enumerate(2 * (2, 4, 8, 16), start=7):
-            x = block(self.dropout[1], dilation, name=f'layers_{i}')(x)
+        number = itertools.count(1)
+        for _ in range(self.blocks[0]):
+            x = block(self.dropout[0], 1, name=f'layers_{next(number)}')(x)
+        x = down(self.channels[1], name=f'layers_{next(number)}')(x)
+        for dilation in itertools.islice(itertools.cycle((2, 4, 8, 16)), self.blocks[1]):
+            x = block(self.dropout[1], dilation, name=f'layers_{next(number)}')(x)
         head = self.conv(self.head_classes, (1, 1), name='output_conv')(x) if self.head_classes else None
         return x, head
 
@@ -117,6 +112,7 @@ class Decoder(nn.Module):
     """[B, h, w, 128 width] -> logits [B, 8 h, 8 w, num_classes]."""
 
     channels: tuple[int, int]
+    blocks: tuple[int, int]
     num_classes: int
     conv: Callable
     conv_transpose: Callable
@@ -127,10 +123,11 @@ class Decoder(nn.Module):
     def __call__(self, x):
         up = functools.partial(UpBlock, conv_transpose=self.conv_transpose, norm=self.norm)
         block = functools.partial(NonBottleneck1D, 0.0, 1, conv=self.conv, norm=self.norm, train=self.train)
-        for i, channels in zip((0, 3), self.channels, strict=True):
-            x = up(channels, name=f'layers_{i}')(x)
-            x = block(name=f'layers_{i + 1}')(x)
-            x = block(name=f'layers_{i + 2}')(x)
+        number = itertools.count()
+        for channels, blocks in zip(self.channels, self.blocks, strict=True):
+            x = up(channels, name=f'layers_{next(number)}')(x)
+            for _ in range(blocks):
+                x = block(name=f'layers_{next(number)}')(x)
         return self.conv_transpose(self.num_classes, 2, name='output_conv')(x)
 
 
@@ -142,6 +139,7 @@ class ERFNet(nn.Module):
     dropout       rates of channel dropout in the encoder: blocks at stride 4, blocks at stride 8
     encoder_head  also predict at 1/8 with a 1x1 convolution (the authors' first training stage)
     width         factor on all inner channels; 1 is the published net, less is for tests and small machines
+    blocks        residual blocks at stride 4 and 8 of the encoder, 4 and 2 of the decoder; less is for tests
     use_bias      biases of convolutions, as published. Those in front of a batch norm have zero gradient
     init_std      0: torch's default, U(+-1 / sqrt(fan_in)). Above: CycleGAN's, kernels N(0, init_std^2), scales of
                   batch norms N(1, init_std^2), biases 0
@@ -157,6 +155,7 @@ class ERFNet(nn.Module):
     dropout: tuple[float, float] = (0.03, 0.3)
     encoder_head: bool = False
     width: float = 1.0
+    blocks: tuple[int, int, int, int] = (5, 8, 2, 2)
     use_bias: bool = True
     init_std: float = 0.0
     dtype: Any = jnp.float32
@@ -178,24 +177,24 @@ class ERFNet(nn.Module):
         self._check(x)
         shared = dict(
             use_bias=self.use_bias,
-            kernel_init=nn.initializers.normal(self.init_std) if self.init_std else None,
+            kernel_init=normal(self.init_std) if self.init_std else None,
             bias_init=nn.initializers.zeros if self.init_std else None,
             dtype=self.dtype,
             forms=self.forms,
         )
         conv, conv_transpose = functools.partial(Conv, **shared), functools.partial(ConvTranspose, **shared)
-        norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
+        norm = batch_norm(
+            train,
             epsilon=1e-3,
-            scale_init=_normal_around_one(self.init_std) if self.init_std else nn.initializers.ones,
+            scale_init=normal(self.init_std, mean=1.0) if self.init_std else nn.initializers.ones,
             dtype=self.dtype,
             axis_name=self.axis_name,
         )
+        thin, middle, wide = (scaled(channels, self.width) for channels in (16, 64, 128))
         features, encoder_logits = Encoder(
-            first_maps=self._scaled(self.first_maps),
-            channels=(self._scaled(64), self._scaled(128)),
+            first_maps=scaled(self.first_maps, self.width),
+            channels=(middle, wide),
+            blocks=self.blocks[:2],
             dropout=self.dropout,
             head_classes=self.num_classes if self.encoder_head else 0,
             conv=conv,
@@ -205,7 +204,8 @@ class ERFNet(nn.Module):
             name='encoder',
         )(x.astype(self.dtype))
         logits = Decoder(
-            channels=(self._scaled(64), self._scaled(16)),
+            channels=(middle, thin),
+            blocks=self.blocks[2:],
             num_classes=self.num_classes,
             conv=conv,
             conv_transpose=conv_transpose,
@@ -218,9 +218,6 @@ class ERFNet(nn.Module):
             outputs['aux'] = {'encoder': encoder_logits.astype(jnp.float32)}
         return outputs
 
-    def _scaled(self, channels: int) -> int:
-        return max(1, round(channels * self.width))
-
     def _check(self, x):
         h, w = x.shape[1:3]
         if h % OUTPUT_STRIDE or w % OUTPUT_STRIDE:
@@ -232,3 +229,5 @@ class ERFNet(nn.Module):
             )
         if len(self.dropout) != 2 or not all(0 <= rate < 1 for rate in self.dropout):
             raise InputError('erfnet: dropout', got=repr(self.dropout), expected='two rates in [0, 1)')
+        if len(self.blocks) != 4 or min(self.blocks) < 0:
+            raise InputError('erfnet: blocks', got=repr(self.blocks), expected='four whole numbers >= 0')

@@ -1,6 +1,7 @@
 """Layers with the parameters and defaults of torch, so that published weights and settings carry over."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,8 @@ from segjax.errors import InputError, unknown_name
 from segjax.ops import conv as ops
 from segjax.ops.depthwise import depthwise_conv
 
-# N(0, 2 / (kh kw out)): kaiming_normal with fan_out, torchvision's start for ResNet and VGG.
-he_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+# Initialisers draw along one axis and reshape: the same numbers, in a program that XLA:CPU compiles up to ten times as
+# fast as that of a draw with four axes.
 
 
 def uniform_fan(fan: int) -> Callable:
@@ -21,9 +22,23 @@ def uniform_fan(fan: int) -> Callable:
     limit = fan**-0.5
 
     def init(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
+        return jax.random.uniform(key, (math.prod(shape),), dtype, -limit, limit).reshape(shape)
 
     return init
+
+
+def normal(std: float, mean: float = 0.0) -> Callable:
+    """N(mean, std^2)."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return mean + std * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
+
+    return init
+
+
+def he_fan_out(key, shape, dtype=jnp.float32):
+    """N(0, 2 / (kh kw out)): kaiming_normal with fan_out, torchvision's start for ResNet and VGG."""
+    return normal((2 / (math.prod(shape[:-2]) * shape[-1])) ** 0.5)(key, shape, dtype)
 
 
 def scaled(channels: int, width: float) -> int:
@@ -45,6 +60,7 @@ def batch_norm(
     decay: float = 0.9,
     epsilon: float = 1e-5,
     frozen: bool = False,
+    scale_init: Callable = nn.initializers.ones,
     dtype: Any = jnp.float32,
     axis_name: str | None = None,
 ) -> Callable:
@@ -59,6 +75,7 @@ def batch_norm(
       decay: of the running statistics, a step.
       epsilon: added to the variance.
       frozen: use the running statistics in training as well, as in fine-tuning with small batches.
+      scale_init: initialiser of the scale.
       dtype: of the output; statistics are computed in float32.
       axis_name: mapped axis over which the batch's statistics are those of the global batch.
     """
@@ -67,13 +84,17 @@ def batch_norm(
         use_running_average=frozen or not train,
         momentum=decay,
         epsilon=epsilon,
+        scale_init=scale_init,
         dtype=dtype,
         axis_name=axis_name,
     )
 
 
-def _add_bias(y, bias):
-    # In float32: the bias's gradient is a sum over all pixels, which stops growing when it is kept in bfloat16.
+def add_bias(y, bias):
+    """y + bias in float32, then in the dtype of y.
+
+    The bias's gradient is a sum over all pixels, which stops growing when it is kept in bfloat16.
+    """
     return (y + bias).astype(y.dtype)
 
 
@@ -115,7 +136,7 @@ class Conv(nn.Module):
         else:
             y = ops.conv2d(x, kernel, self.strides, self.dilation, self.padding)
         if self.use_bias:
-            y = _add_bias(y, self.param('bias', self.bias_init or default, (self.features,), jnp.float32))
+            y = add_bias(y, self.param('bias', self.bias_init or default, (self.features,), jnp.float32))
         return y
 
 
@@ -188,5 +209,5 @@ class ConvTranspose(nn.Module):
         kernel = self.param('kernel', self.kernel_init or default, shape, jnp.float32)
         y = operations[k](x.astype(self.dtype), kernel, self.forms)
         if self.use_bias:
-            y = _add_bias(y, self.param('bias', self.bias_init or default, (self.features,), jnp.float32))
+            y = add_bias(y, self.param('bias', self.bias_init or default, (self.features,), jnp.float32))
         return y

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError
+from segjax.models.layers import add_bias, normal
 from segjax.ops.conv import conv_4x4
 
 KERNEL = 4
@@ -78,10 +79,10 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x):
         shape = (KERNEL, KERNEL, x.shape[-1], self.features)
-        kernel = self.param('kernel', nn.initializers.normal(self.init_std), shape, jnp.float32)
+        kernel = self.param('kernel', normal(self.init_std), shape, jnp.float32)
         bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
         y = conv_4x4(x.astype(self.dtype), kernel, self.strides, self.forms)
-        return (y + bias).astype(y.dtype)  # added in float32, for the bias's gradient
+        return add_bias(y, bias)
 
 
 class PatchGAN(nn.Module):
@@ -93,7 +94,6 @@ class PatchGAN(nn.Module):
 
     features    channels after the first convolution
     num_layers  convolutions of stride 2
-    width       factor on all inner channels; 1 is the published net, less is for tests and small machines
     init_std    kernels start as N(0, init_std^2), biases as 0
     dtype       of activations; parameters, statistics and the returned logits are float32
     norm        [B, H, W, C] -> [B, H, W, C]
@@ -102,7 +102,6 @@ class PatchGAN(nn.Module):
 
     features: int = 64
     num_layers: int = 3
-    width: float = 1.0
     init_std: float = 0.02
     dtype: Any = jnp.float32
     norm: Callable = instance_norm
@@ -125,7 +124,7 @@ class PatchGAN(nn.Module):
         x = x.astype(self.dtype)
         for i, stride in enumerate(strides):
             last = i == len(strides) - 1
-            features = 1 if last else max(1, round(self.features * min(2**i, 8) * self.width))
+            features = 1 if last else self.features * min(2**i, 8)
             x = Conv(features, stride, self.init_std, self.dtype, self.forms, name=f'conv_{i}')(x)
             if i > 0 and not last:
                 x = self.norm(x)

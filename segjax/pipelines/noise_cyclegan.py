@@ -114,17 +114,15 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
-    """What can be wrong with sizes and injectors, before anything is built."""
+    """What can be wrong with the sizes and the trained injector, before anything is built."""
     noise.check(noise.Injector(**config.noise), 'config.noise')
-    for key in ('probes', 'compare'):
-        parse_injectors(config, key)
     for key, size in (('augment.crop', config.augment.crop), ('data.eval_size', config.data.eval_size)):
         if size[0] % 8 or size[1] % 8:
             raise InputError(f'config.{key}', got=f'{tuple(size)}', expected='height and width divisible by 8')
         try:
             patchgan.output_size(*size, config.discriminator.num_layers)
         except InputError as error:
-            raise InputError(f'config.{key}', got=error.got, expected=error.expected, fix=error.fix) from None
+            raise error.at(f'config.{key}') from None
 
 
 def parse_injectors(config: ml_collections.ConfigDict, key: str) -> list[noise.Injector]:
@@ -143,7 +141,7 @@ def make_stage(config: ml_collections.ConfigDict, spec: DataSpec, name: str, inj
         eval_input=segmenter.eval_input(config),
         streams=('dropout',),
         shared_streams=('noise', 'pool'),
-        init=make_init(config, nets, injector),
+        init=make_init(config, spec, nets, injector),
         train_step=make_train_step(config, spec, nets, injector),
         monitor=('mIoU', 'max'),
         **make_evaluation(config, spec, nets, injector),
@@ -192,17 +190,19 @@ def make_nets(config: ml_collections.ConfigDict, num_classes: int) -> Nets:
     )
 
 
-def make_init(config: ml_collections.ConfigDict, nets: Nets, injector: noise.Injector) -> Callable:
+def make_init(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector) -> Callable:
     """`Stage.init`: fresh nets, their two optimisers, and an empty pool."""
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
         keys = dict(zip((*GENERATORS, 'discriminator'), jax.random.split(key, 3), strict=True))
-        image = jnp.zeros((1, *batch['image'].shape[1:]))
-        variables = {'segmenter': nets.segmenter.init(keys['segmenter'], image)}
-        logits, _ = _apply(nets.segmenter, *_split(variables['segmenter']), image)
-        variables['painter'] = nets.painter.init(keys['painter'], logits)
+        image = jax.ShapeDtypeStruct((1, *batch['image'].shape[1:]), jnp.float32)
+        latent = jax.ShapeDtypeStruct((*image.shape[:3], segmenter.num_outputs(config, spec)), jnp.float32)
+        variables = {
+            'segmenter': nets.segmenter.init(keys['segmenter'], image),
+            'painter': nets.painter.init(keys['painter'], latent),
+        }
         params = {net: variables[net].pop('params') for net in GENERATORS}
-        params['discriminator'] = nets.discriminator.init(keys['discriminator'], image)['params']
+        params['discriminator'] = nets.discriminator.lazy_init(keys['discriminator'], image)['params']
         variables |= {backward(net, config): variables[net] for net in GENERATORS}
         return TrainState(
             step=jnp.int32(0),
@@ -212,7 +212,7 @@ def make_init(config: ml_collections.ConfigDict, nets: Nets, injector: noise.Inj
             extra={
                 'pool': image_pool.init(config.cycle.pool_size, image.shape[1:]),
                 'noise': {'bits': jnp.float32(injector.bits), 'snr': jnp.float32(injector.snr)},
-                **optim.start_average({net: params[net] for net in GENERATORS}, variables, config.train.ema),
+                **optim.start_average(_only(params, *GENERATORS), variables, config.train.ema),
             },
         )
 
@@ -221,7 +221,7 @@ def make_init(config: ml_collections.ConfigDict, nets: Nets, injector: noise.Inj
 
 def optimisers(config: ml_collections.ConfigDict, params: Mapping[str, Any]) -> dict[str, tuple]:
     """{name: (optimiser, parameters it owns)}: one for G and F together, one for D."""
-    owned = {'generators': {net: params[net] for net in GENERATORS}, 'discriminator': _only(params, 'discriminator')}
+    owned = {'generators': _only(params, *GENERATORS), 'discriminator': _only(params, 'discriminator')}
     sections = {'generators': config.optim, 'discriminator': config.optim_discriminator}
     return {name: (optim.make(sections[name], config.train.num_steps, nets), nets) for name, nets in owned.items()}
 
@@ -287,35 +287,23 @@ def inputs_of(batch: Batch, config: ml_collections.ConfigDict, spec: DataSpec) -
     return {'image': images.normalize(image, 'symmetric'), 'label': label, 'index': index}
 
 
-def make_train_step(
-    config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector
-) -> Callable:
-    """`Stage.train_step`: one iteration of Table 1."""
+def make_cycles(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets) -> Callable:
+    """Table 1, step 2: (params, model_state, inputs, keys, injector) -> (Cycles, batch statistics)."""
     cycle, num_classes = config.cycle, segmenter.num_outputs(config, spec)
-    rule, k = config.loss.class_weights, config.loss.weight_k
-    class_weights = losses.class_weights(*segmenter.class_pixels(config, spec), rule, k=k)
-    weights = {
-        'seg': cycle.gamma * cycle.alpha,  # Eqs. 5 and 7
-        'rec_x': cycle.gamma * (1 - cycle.alpha),
-        'adv': (1 - cycle.gamma) * cycle.beta,  # Eqs. 6 and 7
-        'rec_y': (1 - cycle.gamma) * (1 - cycle.beta),
-    }
+    of_backward = {net: backward(net, config) for net in GENERATORS}
 
-    def run_cycles(params, model_state, batch: Batch, keys: Keys, chosen: noise.Injector) -> tuple[Cycles, dict]:
-        """Table 1, step 2."""
-        inputs = inputs_of(batch, config, spec)
-        one_hot = jax.nn.one_hot(inputs['label'], num_classes)
+    def run_cycles(params, model_state, inputs: Mapping[str, Array], keys: Keys, injector: noise.Injector):
         dropout = jax.random.split(keys['dropout'], 4)
 
         logits, g = _apply(nets.segmenter, params['segmenter'], model_state['segmenter'], inputs['image'], dropout[0])
         _, latent = latent_of(logits, cycle.latent_range)
-        noisy = noise.inject(chosen, latent, noise_keys(keys['noise'], inputs['index']))
+        noisy = noise.inject(injector, latent, noise_keys(keys['noise'], inputs['index']))
         painted = paint_input(noisy, config)
         reconstruction, f = _apply(nets.painter, params['painter'], model_state['painter'], painted, dropout[1])
 
         statistics = {'segmenter': g, 'painter': f}
-        of_backward = {net: backward(net, config) for net in GENERATORS}
         before = {**model_state, **statistics}
+        one_hot = jax.nn.one_hot(inputs['label'], num_classes)
         synthetic, f = _apply(nets.painter, params['painter'], before[of_backward['painter']], one_hot, dropout[2])
         logits_again, g = _apply(
             nets.segmenter, params['segmenter'], before[of_backward['segmenter']], synthetic, dropout[3]
@@ -323,27 +311,35 @@ def make_train_step(
         statistics |= {of_backward['segmenter']: g, of_backward['painter']: f}
         return Cycles(logits, latent, noisy, reconstruction, synthetic, logits_again), statistics
 
-    def generator_loss(state: TrainState) -> Callable:
-        """Table 1, step 3: the terms of Eq. 7, with D as it is in the state."""
+    return run_cycles
 
+
+def make_generator_loss(
+    config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector
+) -> Callable:
+    """Table 1, step 3: state -> the terms of Eq. 7 as a function of G and F, with D as it is in the state."""
+    cycle, run_cycles = config.cycle, make_cycles(config, spec, nets)
+    rule, k = config.loss.class_weights, config.loss.weight_k
+    class_weights = losses.class_weights(*segmenter.class_pixels(config, spec), rule, k=k)
+
+    def cross_entropy(logits: Array, label: Array) -> Mean:
+        scores, _ = latent_of(logits, cycle.latent_range)
+        return losses.cross_entropy(scores, label, jnp.ones(len(label)), class_weights=class_weights)
+
+    def generator_loss(state: TrainState) -> Callable:
         def loss_fn(params, model_state, batch: Batch, keys: Keys):
             inputs = inputs_of(batch, config, spec)
-            found, model_state = run_cycles(params, model_state, batch, keys, injector_of(state, injector))
+            image, label = inputs['image'], inputs['label']
+            found, model_state = run_cycles(params, model_state, inputs, keys, injector_of(state, injector))
             verdict = nets.discriminator.apply({'params': state.params['discriminator']}, found.synthetic)
-
-            def cross_entropy(logits, label):
-                scores, _ = latent_of(logits, cycle.latent_range)
-                return losses.cross_entropy(scores, label, jnp.ones(len(label)), class_weights=class_weights)
-
-            every_image, every_map = jnp.ones(len(inputs['image'])), jnp.ones(len(inputs['label']))
             rows = len(batch['label'])  # the paired ones
             terms = {
-                'seg': cross_entropy(found.logits[:rows], inputs['label'][:rows]),  # Eq. 1
-                'adv': adversarial.least_squares(verdict, 1.0, every_map),  # Eq. 2
+                'seg': cross_entropy(found.logits[:rows], label[:rows]),  # Eq. 1
+                'adv': adversarial.least_squares(verdict, 1.0, jnp.ones(len(label))),  # Eq. 2
                 'rec_x': image_losses.l1(  # Eq. 3
-                    found.reconstruction, inputs['image'], every_image, cycle.l1_reduction
+                    found.reconstruction, image, jnp.ones(len(image)), cycle.l1_reduction
                 ),
-                'rec_y': cross_entropy(found.logits_again, inputs['label']),  # Eq. 4
+                'rec_y': cross_entropy(found.logits_again, label),  # Eq. 4
             }
             measured = {} if injector.name == 'none' else {'snr': noise.measured_snr(found.latent, found.noisy)}
             painted = {'synthetic': found.synthetic[:rows], 'synthetic_unpaired': found.synthetic[rows:]}
@@ -351,13 +347,42 @@ def make_train_step(
 
         return loss_fn
 
-    def discriminator_loss(params, model_state, batch: Batch, keys: Keys):
-        """Table 1, step 5: Eq. 8."""
+    return generator_loss
+
+
+def make_discriminator_loss(nets: Nets) -> Callable:
+    """Table 1, step 5: Eq. 8, as a function of D."""
+
+    def discriminator_loss(params, model_state, examples: Batch, keys: Keys):
         terms = {}
         for name, target in (('real', 1.0), ('generated', 0.0)):
-            verdict = nets.discriminator.apply({'params': params['discriminator']}, batch[name])
+            verdict = nets.discriminator.apply({'params': params['discriminator']}, examples[name])
             terms[name] = adversarial.least_squares(verdict, target, jnp.ones(len(verdict)))
         return terms, model_state, {}
+
+    return discriminator_loss
+
+
+def loss_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
+    """Of the terms of the generators' loss."""
+    cycle = config.cycle
+    return {
+        'seg': cycle.gamma * cycle.alpha,  # Eqs. 5 and 7
+        'rec_x': cycle.gamma * (1 - cycle.alpha),
+        'adv': (1 - cycle.gamma) * cycle.beta,  # Eqs. 6 and 7
+        'rec_y': (1 - cycle.gamma) * (1 - cycle.beta),
+    }
+
+
+def make_train_step(
+    config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector
+) -> Callable:
+    """`Stage.train_step`: one iteration of Table 1."""
+    weights, accumulate = loss_weights(config), config.train.accumulate
+    generator_loss, discriminator_loss = (
+        make_generator_loss(config, spec, nets, injector),
+        make_discriminator_loss(nets),
+    )
 
     def update(state: TrainState, name: str, grads) -> TrainState:
         transform, _ = optimisers(config, state.params)[name]
@@ -365,10 +390,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
         # Steps 2 to 4: G and F, with D fixed.
-        value_and_grad = parallel.global_value_and_grad(
-            generator_loss(state), weights.__getitem__, config.train.accumulate
-        )
-        generators = {net: state.params[net] for net in GENERATORS}
+        value_and_grad = parallel.global_value_and_grad(generator_loss(state), weights.__getitem__, accumulate)
+        generators = _only(state.params, *GENERATORS)
         (loss, terms, model_state, found), grads = value_and_grad(generators, state.model_state, batch, keys)
         metrics = {
             'loss': Mean(loss, jnp.float32(1)),
@@ -388,7 +411,7 @@ def make_train_step(
             'real': inputs_of(batch, config, spec)['image'],
             'generated': jnp.concatenate([parallel.own_rows(part) for part in drawn]),
         }
-        value_and_grad = parallel.global_value_and_grad(discriminator_loss, lambda name: 1.0, config.train.accumulate)
+        value_and_grad = parallel.global_value_and_grad(discriminator_loss, lambda name: 1.0, accumulate)
         (loss, terms, _, _), grads = value_and_grad(_only(state.params, 'discriminator'), {}, examples, keys)
         metrics['loss_discriminator'] = Mean(loss, jnp.float32(1))
         state = update(state, 'discriminator', grads).replace(extra={**state.extra, 'pool': pool})
@@ -507,10 +530,5 @@ def _apply(net: segmenter.Net, params, model_state, x: Array, dropout: PRNGKey |
     return resize.bilinear(outputs['logits'].astype(jnp.float32), x.shape[1:3]), model_state
 
 
-def _split(variables: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """(params, the other collections)."""
-    return variables['params'], {name: tree for name, tree in variables.items() if name != 'params'}
-
-
-def _only(params: Mapping[str, Any], net: str) -> dict[str, Any]:
-    return {net: params[net]}
+def _only(params: Mapping[str, Any], *nets: str) -> dict[str, Any]:
+    return {net: params[net] for net in nets}

@@ -129,7 +129,7 @@ def test_default_initialisation_is_torchs():
 
 def test_the_start_of_a_gan_reaches_every_layer_and_biases_can_go():
     net = ERFNet(5, encoder_head=True, init_std=0.02)
-    params = flatten_dict(jax.jit(lambda: net.init(jax.random.key(0), IMAGE[:1], train=False))()['params'])
+    params = flatten_dict(net.lazy_init(jax.random.key(0), jax.eval_shape(lambda: IMAGE[:1]), train=False)['params'])
     kernels = [np.ravel(v) for path, v in params.items() if path[-1] == 'kernel']
     scales = np.concatenate([v for path, v in params.items() if path[-1] == 'scale'])
     assert len(kernels) == 17 * 4 + 5 + 2

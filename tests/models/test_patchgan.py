@@ -37,7 +37,7 @@ def test_published_parameter_counts_and_shapes(channels, num_layers, parameters,
     assert set(variables) == {'params'}  # no running statistics
 
 
-def test_channels_double_up_to_eight_times_and_scale_with_width():
+def test_channels_double_up_to_eight_times():
     def features(**args):
         params = shapes_of(PatchGAN(**args), 1, 256, 256, 3)[1]['params']
         assert list(params) == [f'conv_{i}' for i in range(len(params))]
@@ -45,7 +45,7 @@ def test_channels_double_up_to_eight_times_and_scale_with_width():
 
     assert features() == [64, 128, 256, 512, 1]
     assert features(num_layers=5) == [64, 128, 256, 512, 512, 512, 1]
-    assert features(num_layers=2, features=10, width=0.5) == [5, 10, 20, 1]
+    assert features(num_layers=2, features=5) == [5, 10, 20, 1]
 
 
 def test_initialisation():

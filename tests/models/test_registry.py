@@ -32,6 +32,7 @@ def test_erfnet_schema():
         'dropout': (0.03, 0.3),
         'encoder_head': False,
         'width': 1.0,
+        'blocks': (5, 8, 2, 2),
         'use_bias': True,
         'init_std': 0.0,
         'forms': 'fast',

@@ -79,7 +79,7 @@ def run_steps(config, num_steps=1, devices=1, mode='pmap', batch=None):
         return state, parallel.sum_over_devices(dict(metrics)), parallel.replica_mismatch(state)
 
     step = topology.spmd(step, num_args=2)
-    start = parallel.to_host(jax.jit(stage.init)(root, batch, {}))
+    start = parallel.to_host(stage.init(root, batch, {}))
     state, history = topology.put_replicated(start), []
     for _ in range(num_steps):
         state, metrics, mismatch = jax.block_until_ready(step(state, topology.put_batch(batch)))

@@ -13,8 +13,8 @@ from segjax.pipelines import supervised
 
 def make_config(**sections):
     config = config_lib.defaults('supervised')
-    config.model.width = 0.25
-    config.model.dropout = (0.0, 0.0)  # the devices of a topology draw different masks
+    # No dropout: the devices of a topology draw different masks.
+    config.model.update(width=0.25, blocks=(0, 1, 0, 0), dropout=(0.0, 0.0))
     config_lib.update(
         config,
         train=dict(batch_size=8, num_steps=30),
@@ -44,7 +44,7 @@ def run_steps(config, num_steps=1, devices=1, mode='pmap'):
         return state, parallel.sum_over_devices(dict(metrics)), parallel.replica_mismatch(state)
 
     step = topology.spmd(step, num_args=2)
-    state = topology.put_replicated(parallel.to_host(jax.jit(stage.init)(root, batch, {})))
+    state = topology.put_replicated(parallel.to_host(stage.init(root, batch, {})))
     losses = []
     for _ in range(num_steps):
         state, metrics, mismatch = jax.block_until_ready(step(state, topology.put_batch(batch)))

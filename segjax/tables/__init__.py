@@ -1,0 +1,17 @@
+"""A paper's table: its rows trained and scored over several seeds, our numbers beside the published ones.
+
+    python -m segjax.main --mode table --table configs/tables/FILE.py --scale quick --workdir runs/table
+
+    <workdir>/<row>/seed_<n>/               a run folder as --mode train makes it; with failed.json if it diverged
+    <workdir>/table.md, .csv, .json, .html  written anew after every run
+
+A table file is Python with a function `get_table()` that returns a `Table`. All configs are checked before the first
+run. What is finished is not trained again, so an interrupted table goes on by the same command. The order is all rows
+of the first seed, then all of the second: an interrupted table has whole columns.
+"""
+
+from segjax.tables.loop import run
+from segjax.tables.plan import make_plan
+from segjax.tables.spec import Claim, Column, Row, Scale, Table
+
+__all__ = ['Claim', 'Column', 'Row', 'Scale', 'Table', 'make_plan', 'run']

@@ -1,0 +1,41 @@
+"""Trains the jobs of a plan one after the other, and writes the outputs after each."""
+
+from segjax import logs, parallel
+from segjax.tables.numbers import Measured, measure
+from segjax.tables.page import page
+from segjax.tables.plan import Plan
+from segjax.tables.runs import to_be_run, train
+from segjax.tables.text import as_json, csv_text, markdown, terminal_text
+
+
+def run(plan: Plan) -> None:
+    """Trains what is not finished, one run after the other, and writes the outputs after each and at the end.
+
+    A run that diverges is noted in its folder (failed.json) and the others go on; a later start does not try it again
+    unless that file is deleted.
+
+    Raises:
+      health.Preempted: told to stop; the same command goes on.
+    """
+    for number, job in enumerate(plan.todo, start=1):
+        if not to_be_run(job):
+            continue
+        if parallel.is_main():
+            print(f'[{number}/{len(plan.todo)}] {job.name}', flush=True)
+        train(job)
+        if parallel.is_main():
+            write(measure(plan))
+    if parallel.is_main():
+        measured = measure(plan)
+        write(measured)
+        print(terminal_text(measured))
+        print(f'table: {plan.workdir / "table.html"}', flush=True)
+
+
+def write(measured: Measured) -> None:
+    """Writes table.md, table.csv, table.json and table.html, each whole."""
+    workdir = measured.plan.workdir
+    logs.write_json(workdir / 'table.json', as_json(measured))
+    logs.write_text(workdir / 'table.csv', csv_text(measured))
+    logs.write_text(workdir / 'table.md', markdown(measured))
+    logs.write_text(workdir / 'table.html', page(measured))

@@ -1,0 +1,171 @@
+"""What is to be run: the rows of a table at a scale, with each seed, as checked configs."""
+
+import contextlib
+import pathlib
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import ml_collections
+
+from segjax import config as config_lib
+from segjax import config_file, driver, logs
+from segjax.config_file import Assignment
+from segjax.errors import InputError, unknown_name
+from segjax.tables.spec import Row, Scale, Table, load
+
+
+class Job(NamedTuple):
+    """A row with one seed: one run folder."""
+
+    row: Row
+    seed: int
+    config: ml_collections.ConfigDict
+    folder: pathlib.Path
+
+    @property
+    def name(self) -> str:
+        return f'{self.row.key}, seed {self.seed}'
+
+
+class Plan(NamedTuple):
+    """A table at a scale. `jobs` are all of it, in order; `todo` those that this start may train (--rows)."""
+
+    table: Table
+    scale_name: str
+    scale: Scale
+    seeds: tuple[int, ...]
+    workdir: pathlib.Path
+    command: str
+    jobs: tuple[Job, ...]
+    todo: tuple[Job, ...]
+
+
+def make_plan(
+    table: str,
+    scale: str,
+    workdir: str,
+    rows: str = '',
+    seeds: str = '',
+    assignments: Sequence[Assignment] = (),
+) -> Plan:
+    """Loads a table and all its configs, and checks everything that can be checked before a run.
+
+    Args:
+      table: path of the table file.
+      scale: a name of its `scales`.
+      workdir: folder of the run folders and of the outputs.
+      rows: regular expression, found in the keys of the rows to train; '' is all. The outputs show all rows.
+      seeds: '0,1,2' instead of those of the scale.
+      assignments: single keys for every row, on top of the scale's and the row's own.
+
+    Raises:
+      InputError: what is wrong with any of it, or a run folder that holds results of another config.
+    """
+    path = pathlib.Path(table).expanduser().absolute()
+    content = load(path)
+    if scale not in content.scales:
+        raise unknown_name('--scale', scale, content.scales)
+    size = content.scales[scale]
+    chosen, folder = _chosen_rows(content, rows), pathlib.Path(workdir).expanduser().absolute()
+    numbers = _parse_seeds(seeds) if seeds else tuple(size.seeds)
+    configs = {}
+    for row in content.rows:
+        with _located(f'{path}, row {row.key!r}'):
+            configs[row.key] = _config(path, row, size, assignments)
+    jobs = []
+    for seed in numbers:
+        for row in content.rows:
+            config = configs[row.key].copy_and_resolve_references().lock()
+            config.seed = seed
+            config_lib.validate(config)
+            jobs.append(Job(row, seed, config, folder / row.key / f'seed_{seed}'))
+    todo = tuple(job for job in jobs if job.row.key in chosen)
+    for job in jobs:
+        _check_folder(job)
+    command = _command(path, scale, folder, seeds, assignments)
+    return Plan(content, scale, size, numbers, folder, command, tuple(jobs), todo)
+
+
+def _chosen_rows(table: Table, pattern: str) -> set[str]:
+    keys = [row.key for row in table.rows]
+    try:
+        chosen = {key for key in keys if re.search(pattern, key)}
+    except re.error as error:
+        raise InputError('--rows', got=f'{pattern!r}: {error}', expected='a regular expression') from None
+    if not chosen:
+        raise InputError('--rows', got=f'{pattern!r}, found in no key', expected='a part of one of ' + ', '.join(keys))
+    return chosen
+
+
+def _parse_seeds(text: str) -> tuple[int, ...]:
+    items = [item.strip() for item in text.split(',')]
+    if not all(re.fullmatch(r'\d+', item) for item in items) or len({int(item) for item in items}) < len(items):
+        raise InputError('--seeds', got=repr(text), expected='different whole numbers >= 0', fix='--seeds 0,1,2')
+    return tuple(map(int, items))
+
+
+@contextlib.contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Puts the place in front of what an InputError says."""
+    try:
+        yield
+    except InputError as error:
+        raise error.at(f'{where}: {error.where}') from error
+
+
+def config_argument(template: str, variant: str) -> str:
+    """'configs/x.py:{scale},noise=max' with the variant in its place; an empty one leaves no comma behind."""
+    name, _, argument = template.partition(':')
+    items = [item for item in argument.replace('{scale}', variant).split(',') if item]
+    return f'{name}:{",".join(items)}' if items else name
+
+
+def _config(
+    table: pathlib.Path, row: Row, scale: Scale, assignments: Sequence[Assignment]
+) -> ml_collections.ConfigDict:
+    """The checked config of a row, but for its seed."""
+    name, colon, argument = config_argument(row.config, scale.variant).partition(':')
+    for folder in (pathlib.Path(), table.parent, config_file.PACKAGE.parent):
+        if (folder / pathlib.Path(name).expanduser()).is_file():
+            name = str(folder / pathlib.Path(name).expanduser())
+            break
+    config = config_file.load(name + colon + argument)
+    own = [Assignment(*item.split('=', 1)) for item in (*scale.overrides, *row.overrides)]
+    for assignment in (*own, *assignments):
+        if assignment.key == 'seed':
+            got = f'config.seed={assignment.text}'
+            raise InputError('seed', got=got, expected='seeds from the scale or --seeds', fix='--seeds 0,1,2')
+    config_file.assign(config, (*own, *assignments))
+    config_lib.validate(config)
+    return config
+
+
+def _check_folder(job: Job) -> None:
+    """Results of another config are not written over. The driver says so too, but the last row is hours away."""
+    stored = job.folder / driver.CONFIG
+    kept = (job.folder / driver.SCORES).exists() or any(job.folder.glob('*/checkpoints/*/record'))
+    if not kept or not stored.exists():
+        return
+    with _located(str(stored)):
+        found = config_lib.differences(logs.read_json(stored), config_lib.to_json(job.config))
+    if found:
+        got = config_lib.another_config(found)
+        fix = 'undo the change, take another --workdir, or remove that folder'
+        raise InputError(str(job.folder), got=got, expected=f'the config of {job.name}', fix=fix)
+
+
+def _command(path: pathlib.Path, scale: str, workdir: pathlib.Path, seeds: str, assignments) -> str:
+    """The command that makes the whole table, with paths as one types them in the repository."""
+    words = [*('--mode', 'table', '--table', _shown(path)), *('--scale', scale, '--workdir', _shown(workdir))]
+    words += ['--seeds', seeds] if seeds else []
+    words += [f'--config.{key}' + ('' if text is None else f'={text}') for key, text in assignments]
+    return 'python -m segjax.main ' + shlex.join(words)
+
+
+def _shown(path: pathlib.Path) -> str:
+    for folder in (config_file.PACKAGE.parent, pathlib.Path.cwd()):
+        if path.is_relative_to(folder):
+            return str(path.relative_to(folder))
+    return str(path)

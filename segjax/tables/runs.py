@@ -1,0 +1,60 @@
+"""The run folder of a job: training it, and what was found."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from segjax import config as config_lib
+from segjax import driver, health, logs, parallel
+from segjax.tables.plan import Job
+
+FAILED = 'failed.json'  # beside config.json, in the folder of a run that diverged
+
+
+class Outcome(NamedTuple):
+    """What a run folder holds: the scores by stage, or why it diverged, or neither (OPEN)."""
+
+    scores: Mapping[str, Any]
+    diverged: str = ''
+
+
+OPEN = Outcome({})
+
+
+def outcome(job: Job) -> Outcome:
+    """The result in the folder of a job; OPEN if there is none of exactly this config."""
+    config, scores, failed = (job.folder / name for name in (driver.CONFIG, driver.SCORES, FAILED))
+    if not config.exists() or not (scores.exists() or failed.exists()):
+        return OPEN
+    stored, wanted = logs.read_json(config), config_lib.to_json(job.config)
+    # 'evaluate' may change when a run goes on, but its old scores are not those of another policy.
+    if config_lib.differences(stored, wanted) or stored['evaluate'] != wanted['evaluate']:
+        return OPEN
+    if failed.exists():
+        return Outcome({}, logs.read_json(failed)['message'])
+    return Outcome(logs.read_json(scores))
+
+
+def to_be_run(job: Job) -> bool:
+    """Whether the main process finds no result: all must do the same, and the others may see the folder later."""
+    return bool(parallel.of_main(int(parallel.is_main() and outcome(job) == OPEN)))
+
+
+def train(job: Job) -> None:
+    """Trains a job in its folder, from where an earlier start left it; if it diverges, the folder says so (FAILED).
+
+    Raises:
+      health.Preempted: told to stop.
+    """
+    if parallel.is_main():
+        # What an earlier start left must not be taken for the result of this one, should it be interrupted.
+        for name in (driver.SCORES, FAILED):
+            (job.folder / name).unlink(missing_ok=True)
+    try:
+        driver.train(job.config, str(job.folder))
+    except health.Diverged as error:
+        if parallel.is_main():
+            logs.write_json(job.folder / FAILED, {'message': str(error)})
+            print(f'diverged: {job.name}: {error}', flush=True)
+    jax.clear_caches()  # the next run is another program; without this they add up

@@ -1,0 +1,181 @@
+"""What a table file is written in, and the checks of one."""
+
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from segjax import config_file
+from segjax.errors import InputError, unknown_name
+
+EMPTY = MappingProxyType({})
+
+
+class Column(NamedTuple):
+    """One number of every row.
+
+    name    heading, as in the paper: 'mIoU'
+    score   its place in the scores of the row's stage: 'mIoU', 'watermark/none/PSNR'; missing or null: an empty cell
+    unit    of the numbers shown and published: '%', 'dB'
+    factor  times the score gives that unit: 100 for a share in per cent
+    better  'max' or 'min': which of our means is set in bold; '' for none
+    digits  after the point
+    """
+
+    name: str
+    score: str
+    unit: str = ''
+    factor: float = 1.0
+    better: str = ''
+    digits: int = 1
+
+
+class Row(NamedTuple):
+    """One line of the table: an experiment.
+
+    key        name of its folder, unique: 'gaussian_7.38dB'
+    name       as shown
+    config     as after --config, '{scale}' stands for the scale's variant: 'configs/x.py:{scale},noise=max'. The file
+               is looked for in the current folder, in that of the table, and in the repository
+    published  {column name: number}, in the column's unit; no entry: nothing was published
+    overrides  'section.key=value', as after --config.; they come after those of the scale
+    labels     further descriptive cells by heading: {'# of bits': '2'}
+    stage      whose scores count; '' is the last one
+    """
+
+    key: str
+    name: str
+    config: str
+    published: Mapping[str, float] = EMPTY
+    overrides: tuple[str, ...] = ()
+    labels: Mapping[str, str] = EMPTY
+    stage: str = ''
+
+
+class Scale(NamedTuple):
+    """How large the experiments are.
+
+    variant    fills '{scale}' in a row's config; '' leaves it out, with its comma
+    seeds      that are run unless --seeds names others
+    overrides  'section.key=value' for every row
+    note       what a reader must know about it
+    """
+
+    variant: str
+    seeds: tuple[int, ...]
+    overrides: tuple[str, ...] = ()
+    note: str = ''
+
+
+class Claim(NamedTuple):
+    """An ordering that the paper claims: row `higher` has the larger number than row `lower` in `column`."""
+
+    text: str
+    column: str
+    higher: str
+    lower: str
+
+
+class Table(NamedTuple):
+    """title, source (paper and table number), columns and rows in order, scales by name ('quick', 'paper'), notes
+    (a paragraph below the title), compare (keys of the rows whose classes are compared; () is the first five) and
+    claims."""
+
+    title: str
+    source: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    scales: Mapping[str, Scale]
+    notes: str = ''
+    compare: tuple[str, ...] = ()
+    claims: tuple[Claim, ...] = ()
+
+
+def load(path: pathlib.Path) -> Table:
+    """The table of a file, checked.
+
+    Raises:
+      InputError: no such file, an error in it (with its line), or a table that contradicts itself.
+    """
+    get_table = config_file.function(path, 'get_table', '--table', 'configs/tables/noise_cyclegan_table2.py')
+    table = config_file.call(path, get_table)
+    if not isinstance(table, Table):
+        got = f'a {type(table).__name__} from get_table'
+        raise InputError(str(path), got=got, expected='a segjax.tables.Table')
+    _check(table, str(path))
+    return table
+
+
+def is_number(value: Any) -> bool:
+    """An int or a float; True and False count as neither."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check(table: Table, where: str) -> None:
+    """Raises InputError where names repeat, or name nothing."""
+    entries = {'columns': Column, 'rows': Row, 'claims': Claim, 'compare': str}
+    for field, kind in entries.items():
+        _check_tuple(f'{where}: {field}', getattr(table, field), kind, empty=field in ('claims', 'compare'))
+    columns = _unique(f'{where}: columns', (column.name for column in table.columns))
+    keys = _unique(f'{where}: rows', (row.key for row in table.rows))
+    for column in table.columns:
+        if column.better not in ('max', 'min', ''):
+            raise unknown_name(f'{where}: better of column {column.name!r}', column.better, ('max', 'min', ''))
+    for row in table.rows:
+        here = f'{where}: row {row.key!r}'
+        if not re.fullmatch(r'[\w+-][\w.+-]*', row.key):
+            expected = 'the name of a folder: letters, digits and any of _ . + -'
+            raise InputError(here, got=repr(row.key), expected=expected)
+        for field in ('published', 'labels'):
+            _check_mapping(f'{here}: {field}', getattr(row, field), (str, int, float), "{'name': ...}")
+        for name, number in row.published.items():
+            _known(f'{here}: published', name, columns)
+            if not is_number(number):
+                raise InputError(f'{here}: published', got=f'{name}: {number!r}', expected='a number, or no entry')
+        _check_overrides(here, row.overrides)
+    _check_mapping(f'{where}: scales', table.scales, Scale, "{'quick': Scale('quick', (0, 1, 2))}")
+    for name, scale in table.scales.items():
+        _check_tuple(f'{where}: seeds of scale {name!r}', scale.seeds, int)
+        _unique(f'{where}: seeds of scale {name!r}', scale.seeds)
+        _check_overrides(f'{where}: scale {name!r}', scale.overrides)
+    for claim in table.claims:
+        here = f'{where}: claim {claim.text!r}'
+        _known(f'{here}: column', claim.column, columns)
+        for key in (claim.higher, claim.lower):
+            _known(here, key, keys)
+    for key in table.compare:
+        _known(f'{where}: compare', key, keys)
+
+
+def _check_tuple(where: str, value: Any, kind: type, empty: bool = False) -> None:
+    """A tuple of `kind`: (Row(...)) and ('a=1') without a comma are the thing itself."""
+    plain = isinstance(value, (tuple, list)) and not hasattr(value, '_fields')
+    if not plain or not all(isinstance(v, kind) for v in value) or not (value or empty):
+        example = {str: "('...',)", int: '(0, 1, 2)'}.get(kind, f'({kind.__name__}(...),)')
+        raise InputError(where, got=repr(value)[:80], expected=f'a tuple, as {example}')
+
+
+def _check_mapping(where: str, value: Any, kind: type | tuple[type, ...], example: str) -> None:
+    if not isinstance(value, Mapping) or not all(isinstance(v, kind) for v in value.values()):
+        raise InputError(where, got=repr(value)[:80], expected=f'a dict, as {example}')
+
+
+def _check_overrides(where: str, overrides: Sequence[str]) -> None:
+    _check_tuple(f'{where}: overrides', overrides, str, empty=True)
+    for item in overrides:
+        if '=' not in item:
+            raise InputError(f'{where}: overrides', got=repr(item), expected="'section.key=value'")
+
+
+def _unique(where: str, names: Iterable[Any]) -> list[Any]:
+    names = list(names)
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(where, got=f'{name!r} {names.count(name)} times', expected='a name of its own for each')
+    return names
+
+
+def _known(where: str, name: str, names: Iterable[str]) -> None:
+    if name not in names:
+        raise unknown_name(where, name, names)

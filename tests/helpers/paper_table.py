@@ -1,0 +1,63 @@
+"""A table of three rows, and what their runs are made to find: for the tests of segjax/tables."""
+
+from segjax import health
+from segjax.tables import make_plan, run
+
+# Rows 'base', 'thin' and 'strong' of a supervised run; strong is claimed to be better than base, thin to be worse.
+FILE = """
+from segjax.tables import Claim, Column, Row, Scale, Table
+
+
+def get_table():
+    rows = (
+        Row('base', 'as published', 'configs/supervised.py:{scale}', {'mIoU': 40.2}),
+        Row('thin', 'half | as wide', 'configs/supervised.py:{scale}', {'mIoU': 38, 'error': 0.5},
+            overrides=('model.width=0.5',), labels={'width': '1/2'}),
+        Row('strong', 'strong <aug>', 'configs/supervised.py:{scale},augment=strong', {'mIoU': 43.3}),
+    )
+    return Table(
+        title='A table',
+        source='A paper, Table 2',
+        columns=(
+            Column('mIoU', 'mIoU', unit='%', factor=100.0, better='max'),
+            Column('error', 'depth/near/error', better='min', digits=2),
+        ),
+        rows=rows,
+        scales={'quick': Scale('smoke', (0, 1, 2), note='tiny'), 'paper': Scale('', (0,), ('train.batch_size=16',))},
+        notes='Some notes.',
+        compare=('strong', 'base'),
+        claims=(
+            Claim('augmentation helps', 'mIoU', 'strong', 'base'),
+            Claim('width helps', 'mIoU', 'base', 'thin'),
+            Claim('thin errs more', 'error', 'thin', 'base'),
+        ),
+    )
+"""
+
+
+def found(miou, error=None, **classes):
+    """What a run finds: the scores of two stages, of which the last counts."""
+    return {'first': {'mIoU': 0.99}, 'last': {'mIoU': miou, 'depth': {'near': {'error': error}}, 'IoU': classes}}
+
+
+RESULTS = {
+    ('base', 0): found(0.40, 0.5, road=0.5, car=None),
+    ('base', 1): found(0.42, 0.25, road=0.75, car=None),
+    ('base', 2): found(0.44, 0.75, road=1.0, car=None),
+    ('thin', 0): found(0.40),
+    ('thin', 1): found(0.43),
+    ('thin', 2): health.Diverged("stage 'last', step 7: the loss is nan\n  got: ..."),
+    ('strong', 0): found(0.45, road=0.25, car=0.125),
+    ('strong', 1): found(0.46, road=0.25, car=0.125),
+    ('strong', 2): found(0.44, road=0.25, car=0.125),
+}
+
+ENVIRONMENT = {'device': 'abacus', 'devices': 2, 'processes': 1, 'host cores': 8, 'python': '3.11', 'jax': '0.1'}
+
+
+def start(path, workdir='runs', **kwargs):
+    run(make_plan(str(path), kwargs.pop('scale', 'quick'), str(workdir), **kwargs))
+
+
+def runs(calls):
+    return [call for call in calls if call != 'cleared']

@@ -1,0 +1,46 @@
+"""A table file, runs that are over at once, and the outputs of the two."""
+
+import pathlib
+
+import pytest
+from paper_table import ENVIRONMENT, FILE, RESULTS, start
+
+from segjax import config as config_lib
+from segjax import driver, logs
+from segjax.config_file import Assignment
+from segjax.tables import runs
+
+
+@pytest.fixture
+def table_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the configs of the rows are found from anywhere
+    path = tmp_path / 'table.py'
+    path.write_text(FILE)
+    return path
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """A stand-in for driver.train that leaves its files at once; -> the (row, seed) it was called for, in order."""
+    calls = []
+
+    def train(config, workdir):
+        folder = pathlib.Path(workdir)
+        calls.append((folder.parent.name, config.seed))
+        logs.write_json(folder / 'config.json', config_lib.to_json(config))
+        logs.write_json(folder / 'environment.json', ENVIRONMENT)
+        result = RESULTS[calls[-1]]
+        if isinstance(result, Exception):
+            raise result
+        logs.write_json(folder / 'scores.json', result)
+
+    monkeypatch.setattr(driver, 'train', train)
+    monkeypatch.setattr(runs.jax, 'clear_caches', lambda: calls.append('cleared'))
+    return calls
+
+
+@pytest.fixture
+def outputs(table_file, trained):
+    """The folder of the outputs of a table with RESULTS."""
+    start(table_file, assignments=[Assignment('data.threads', '1')])
+    return pathlib.Path('runs')

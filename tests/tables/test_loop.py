@@ -1,0 +1,127 @@
+"""What is trained in which order, how a table goes on, and when the outputs are written."""
+
+import csv
+import io
+import pathlib
+
+import pytest
+from paper_table import RESULTS, runs, start
+
+from segjax import driver, health, logs, parallel
+from segjax.config_file import Assignment
+from segjax.errors import InputError
+
+ROWS = ('base', 'thin', 'strong')
+
+
+def test_all_rows_of_a_seed_come_before_the_next_seed(table_file, trained, capsys):
+    start(table_file)
+    order = [(row, seed) for seed in range(3) for row in ROWS]
+    assert trained == [item for job in order for item in (job, 'cleared')]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('[')]
+    assert lines == [f'[{i}/9] {row}, seed {seed}' for i, (row, seed) in enumerate(order, start=1)]
+
+
+def test_rows_and_seeds_may_be_chosen_and_the_outputs_show_all_rows(table_file, trained):
+    start(table_file, rows='^s|in$', seeds='1, 0')
+    assert runs(trained) == [('thin', 1), ('strong', 1), ('thin', 0), ('strong', 0)]
+    lines = pathlib.Path('runs/table.md').read_text().splitlines()
+    (base,) = [line for line in lines if line.startswith('| as published')]
+    assert [cell.strip() for cell in base.split('|')[1:-1]] == ['as published', '', '', '40.2', '', '']
+
+
+def test_what_is_finished_is_not_trained_again(table_file, trained, capsys):
+    start(table_file)
+    outputs = {p.name: p.read_bytes() for p in pathlib.Path('runs').glob('table.*')}
+    assert set(outputs) == {'table.md', 'table.csv', 'table.json', 'table.html'}
+    for name in outputs:
+        (pathlib.Path('runs') / name).unlink()
+    trained.clear()
+    capsys.readouterr()
+    start(table_file)
+    assert trained == [], 'neither the finished nor the diverged'
+    assert {p.name: p.read_bytes() for p in pathlib.Path('runs').glob('table.*')} == outputs
+    assert 'A table (A paper, Table 2)' in capsys.readouterr().out
+
+
+def test_an_interrupted_table_has_what_was_finished_and_goes_on(table_file, trained, monkeypatch):
+    monkeypatch.setitem(RESULTS, ('thin', 1), health.Preempted('saved at step 3'))
+    with pytest.raises(health.Preempted, match='step 3'):
+        start(table_file)
+    assert runs(trained)[-1] == ('thin', 1)
+    cells = next(csv.DictReader(io.StringIO(pathlib.Path('runs/table.csv').read_text())))
+    assert (cells['mIoU [%] seed 0'], cells['mIoU [%] seed 1'], cells['mIoU [%] seed 2']) == ('40', '42', '')
+    monkeypatch.undo()
+    del trained[:]
+    monkeypatch.setattr(driver, 'train', lambda config, workdir: trained.append(pathlib.Path(workdir).parent.name))
+    monkeypatch.chdir(table_file.parent)
+    start(table_file)
+    assert trained[:3] == ['thin', 'strong', 'base'], 'the interrupted one first, then the rest'
+
+
+@pytest.mark.parametrize('error', [InputError('x', got='y', expected='z'), MemoryError('a bug')])
+def test_other_errors_end_the_table(table_file, trained, monkeypatch, error):
+    monkeypatch.setitem(RESULTS, ('thin', 0), error)
+    with pytest.raises(type(error)):
+        start(table_file)
+    assert runs(trained) == [('base', 0), ('thin', 0)]
+    assert not pathlib.Path('runs/thin/seed_0/failed.json').exists()
+
+
+def test_of_several_processes_the_main_one_decides_and_writes(table_file, trained, monkeypatch, capsys):
+    monkeypatch.setattr(parallel, 'is_main', lambda: False)
+    monkeypatch.setattr(parallel, 'of_main', lambda number: 0)  # nothing to run
+    start(table_file)
+    assert trained == []
+    monkeypatch.setattr(parallel, 'of_main', lambda number: 1)
+    start(table_file, seeds='2')
+    assert runs(trained) == [('base', 2), ('thin', 2), ('strong', 2)]
+    assert not list(pathlib.Path('runs').glob('table.*')) and not list(pathlib.Path('runs').rglob('failed.json'))
+    assert capsys.readouterr().out == ''
+
+
+TOY = """
+import toy_run
+from segjax import config as config_lib
+
+
+def get_config(arg=''):
+    args = config_lib.parse_arg(arg, variants=('tiny',), flip=0.5)
+    config = toy_run.make_config()
+    config.augment.flip = args.flip
+    return config
+"""
+
+TOY_TABLE = """
+from segjax.tables import Claim, Column, Row, Scale, Table
+
+
+def get_table():
+    return Table(
+        'Toys', 'no paper', (Column('mIoU', 'mIoU', '%', 100, 'max', 2),),
+        (Row('plain', 'plain', 'toy.py:{scale},flip=0'), Row('flipped', 'flipped', 'toy.py:{scale}')),
+        {'quick': Scale('tiny', (3,))},
+        claims=(Claim('flipping helps', 'mIoU', 'flipped', 'plain'),),
+    )
+"""
+
+
+def test_two_rows_of_the_toy_pipeline(tmp_path, monkeypatch):
+    (tmp_path / 'tables').mkdir()
+    (tmp_path / 'tables/toy.py').write_text(TOY)
+    (tmp_path / 'tables/table.py').write_text(TOY_TABLE)
+    start(tmp_path / 'tables/table.py', tmp_path / 'run', assignments=[Assignment('run.num_pictures', '0')])
+    table = logs.read_json(tmp_path / 'run/table.json')
+    scores = {}
+    for key, flip in (('plain', 0.0), ('flipped', 0.5)):
+        folder = tmp_path / 'run' / key / 'seed_3'
+        config = logs.read_json(folder / 'config.json')
+        assert config['seed'] == 3 and config['augment']['flip'] == flip
+        scores[key] = logs.read_json(folder / 'scores.json')['adversarial']
+        assert table['rows'][key]['seeds']['3']['mIoU'] == scores[key]['mIoU'] > 0
+        assert table['rows'][key]['seeds']['3']['IoU'] == scores[key]['IoU']
+        assert (folder / 'report.html').exists()
+    (claim,) = table['claims']
+    assert claim['ours']['3'] == pytest.approx(100 * (scores['flipped']['mIoU'] - scores['plain']['mIoU']))
+    monkeypatch.setattr(driver, 'train', lambda *_: pytest.fail('it was finished'))
+    start(tmp_path / 'tables/table.py', tmp_path / 'run', assignments=[Assignment('run.num_pictures', '0')])

@@ -1,0 +1,62 @@
+"""What table.html shows."""
+
+import pathlib
+import re
+import xml.etree.ElementTree as ElementTree
+
+from paper_table import FILE, start
+
+
+def page_of(outputs) -> ElementTree.Element:
+    text = (outputs / 'table.html').read_text()
+    assert not re.search(r'<script|<link|url\(|@import', text)
+    return ElementTree.fromstring(re.search(r'<main>.*</main>', text, re.DOTALL)[0].replace('<br>', '<br/>'))
+
+
+def words(element) -> str:
+    return ' '.join(' '.join(element.itertext()).split())
+
+
+def test_page_has_the_table_and_links_to_the_reports(outputs):
+    page = page_of(outputs)
+    first, claims, listing = page.iter('table')
+    lines = [[words(cell) for cell in row] for row in first.iter('tr')]
+    assert lines[0] == ['row', 'width', 'mIoU [%]', 'published', 'error', 'published']
+    assert lines[3] == ['strong <aug>', '', '45.0 ± 1.0 (3 seeds)', '43.3', '', '']
+    assert [b.text for b in first.iter('b')] == ['45.0 ± 1.0']
+    assert 'holds, within spread' in words(claims)
+    links = {a.get('href'): a.text for a in listing.iter('a')}
+    assert len(links) == 9 and links['thin/seed_2/report.html'] == 'diverged' and links['base/seed_0/report.html']
+    assert "thin, seed 2 diverged: stage 'last', step 7" in words(page)
+
+
+def test_page_compares_the_classes_of_the_rows_that_the_table_names(outputs):
+    (chart,) = [f for f in page_of(outputs).iter('figure') if 'IoU [%], mean over the seeds' in words(f)]
+    titles = [title.text for title in chart.iter('title')]
+    # base: (50 + 75 + 100) / 3 for road, no car in any of its runs; thin is not compared.
+    assert titles == ['road, strong <aug>: 25', 'car, strong <aug>: 12.5', 'road, as published: 75']
+
+
+def test_without_a_choice_the_first_five_rows_are_compared(table_file, trained):
+    table_file.write_text(FILE.replace("compare=('strong', 'base'),", ''))
+    start(table_file, seeds='0')
+    titles = [title.text for title in page_of(pathlib.Path('runs')).iter('title')]
+    assert 'road, as published: 50' in titles and 'road, strong <aug>: 25' in titles
+
+
+def test_page_plots_each_column_beside_the_published_numbers(outputs):
+    figures = {words(f.find('figcaption/b')): f for f in page_of(outputs).iter('figure')}
+    titles = [title.text for title in figures['mIoU [%]'].iter('title')]
+    assert titles[0] == 'as published; ours: mean, min to max 42, 40 to 44; published 40.2'
+    assert len(titles) == 3
+    titles = [title.text for title in figures['error'].iter('title')]
+    assert titles[1] == 'half | as wide; published 0.5' and titles[2] == 'strong <aug>'
+
+
+def test_plots_call_rows_of_one_name_by_their_keys(table_file, trained):
+    table_file.write_text(FILE.replace("'strong <aug>'", "'as published'"))
+    start(table_file, seeds='0')
+    titles = [title.text for title in page_of(pathlib.Path('runs')).iter('title')]
+    assert 'strong; ours: mean, min to max 45, 45 to 45; published 43.3' in titles
+    assert {'road, strong: 25', 'road, base: 50'} <= set(titles)
+    assert pathlib.Path('runs/table.md').read_text().count('\n| as published ') == 2

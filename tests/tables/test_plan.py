@@ -1,0 +1,65 @@
+"""What is to be run: the config, the seed and the folder of every run."""
+
+import pathlib
+
+import pytest
+from paper_table import FILE, start
+
+from segjax.config_file import Assignment
+from segjax.errors import InputError
+from segjax.tables.plan import config_argument, make_plan
+
+
+def test_every_run_has_its_own_config(table_file, trained):
+    plan = make_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('train.batch_size', '4')])
+    assert [job.config.model.width for job in plan.jobs[:3]] == [0.25, 0.5, 0.25]  # smoke has a width of 0.25
+    assert [job.config.augment.rotate for job in plan.jobs[:3]] == [0.0, 0.0, 5.0]
+    assert {job.config.train.batch_size for job in plan.jobs} == {4}
+    assert [job.config.seed for job in plan.jobs] == [0] * 3 + [1] * 3 + [2] * 3
+    assert plan.jobs[4].folder == pathlib.Path.cwd() / 'runs/thin/seed_1'
+
+
+def test_keys_of_the_command_line_come_after_the_row_and_those_after_the_scale(table_file):
+    text = FILE.replace("Scale('smoke', (0, 1, 2)", "Scale('smoke', (0,), ('model.width=0.75', 'train.batch_size=2')")
+    table_file.write_text(text)
+    plan = make_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('train.batch_size', '16')])
+    assert [job.config.model.width for job in plan.jobs] == [0.75, 0.5, 0.75]
+    assert {job.config.train.batch_size for job in plan.jobs} == {16}
+
+
+def test_the_scale_of_the_paper_has_no_variant(table_file):
+    plan = make_plan(str(table_file), 'paper', 'runs')
+    assert [job.config.data.name for job in plan.jobs] == ['cityscapes'] * 3
+    assert {job.config.train.batch_size for job in plan.jobs} == {16}
+    assert [job.config.augment.rotate for job in plan.jobs] == [0.0, 0.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    'template, variant, expected',
+    [
+        ('x.py:{scale},noise=max', 'quick', 'x.py:quick,noise=max'),
+        ('x.py:{scale},noise=max', '', 'x.py:noise=max'),
+        ('x.py:{scale}', '', 'x.py'),
+        ('x.py:{scale}', 'quick,bits=2', 'x.py:quick,bits=2'),
+        ('x.py:noise=max', 'quick', 'x.py:noise=max'),
+        ('x.py', 'quick', 'x.py'),
+    ],
+)
+def test_the_variant_is_filled_in_and_an_empty_one_leaves_no_comma(template, variant, expected):
+    assert config_argument(template, variant) == expected
+
+
+@pytest.mark.parametrize('kept', ['scores.json', 'last/checkpoints/4/record'])
+def test_a_folder_of_another_config_is_refused_before_the_first_run(table_file, trained, kept):
+    start(table_file, seeds='0')
+    trained.clear()
+    folder = pathlib.Path('runs/strong/seed_0')
+    (folder / 'scores.json').unlink()
+    (folder / kept).parent.mkdir(parents=True, exist_ok=True)
+    (folder / kept).write_text('{}')
+    table_file.write_text(FILE.replace(',augment=strong', ''))
+    with pytest.raises(
+        InputError, match=r'strong/seed_0\n.*augment.blur: 0.1, now 0.0.*\n.*strong, seed 0\n.*--workdir'
+    ):
+        start(table_file, seeds='1,0')
+    assert trained == []

@@ -1,0 +1,44 @@
+"""What a run folder holds, and when its run is made again."""
+
+import json
+import pathlib
+
+import pytest
+from paper_table import RESULTS, runs, start
+
+from segjax import health, logs
+from segjax.config_file import Assignment
+from segjax.tables.plan import make_plan
+from segjax.tables.runs import OPEN, outcome
+
+
+def test_keys_that_change_no_result_do_not_make_a_run_again_and_the_policy_does(table_file, trained):
+    start(table_file, seeds='0')
+    trained.clear()
+    start(table_file, seeds='0', assignments=[Assignment('run.num_pictures', '0'), Assignment('data.threads', '2')])
+    assert trained == []
+    start(table_file, seeds='0', assignments=[Assignment('evaluate.policy', 'absent_zero')])
+    assert runs(trained) == [('base', 0), ('thin', 0), ('strong', 0)]
+
+
+def test_old_scores_are_not_taken_for_those_of_an_interrupted_run(table_file, trained, monkeypatch):
+    start(table_file, seeds='0')
+    policy = [Assignment('evaluate.policy', 'absent_zero')]
+    monkeypatch.setitem(RESULTS, ('base', 0), health.Preempted('in the evaluation'))
+    with pytest.raises(health.Preempted):
+        start(table_file, seeds='0', assignments=policy)
+    jobs = make_plan(str(table_file), 'quick', 'runs', seeds='0', assignments=policy).jobs
+    assert logs.read_json(jobs[0].folder / 'config.json')['evaluate']['policy'] == 'absent_zero'
+    assert outcome(jobs[0]) == OPEN
+
+
+def test_a_run_that_diverged_is_noted_and_tried_again_only_without_the_note(table_file, trained, capsys):
+    start(table_file, seeds='2')
+    assert runs(trained) == [('base', 2), ('thin', 2), ('strong', 2)]
+    assert "diverged: thin, seed 2: stage 'last', step 7" in capsys.readouterr().out
+    note = pathlib.Path('runs/thin/seed_2/failed.json')
+    assert json.loads(note.read_text()) == {'message': str(RESULTS['thin', 2])}
+    note.unlink()
+    trained.clear()
+    start(table_file, seeds='2')
+    assert runs(trained) == [('thin', 2)] and note.exists()

@@ -1,0 +1,55 @@
+"""Which table files are refused."""
+
+import pathlib
+
+import pytest
+from paper_table import FILE, start
+
+from segjax.errors import InputError
+
+
+@pytest.mark.parametrize(
+    'old, new, fragments',
+    [
+        ("Row('thin'", "Row('base'", ['rows', "'base' 2 times", 'a name of its own']),
+        ("Row('thin'", "Row('a/b'", ["row 'a/b'", 'the name of a folder']),
+        ("Row('thin'", "Row('..'", ["row '..'", 'the name of a folder']),
+        ("Column('error'", "Column('mIoU'", ['columns', "'mIoU' 2 times"]),
+        ("'error': 0.5", "'eror': 0.5", ["row 'thin': published", "did you mean 'error'?"]),
+        ("'error': 0.5", "'error': '0.5'", ["row 'thin': published", "error: '0.5'", 'a number']),
+        ("'mIoU', 'strong', 'base'", "'mIuO', 'strong', 'base'", ["claim 'augmentation helps'", "mean 'mIoU'?"]),
+        ("'mIoU', 'strong', 'base'", "'mIoU', 'strng', 'base'", ["claim 'augmentation helps'", "mean 'strong'?"]),
+        ("compare=('strong',", "compare=('stron',", ['compare', "did you mean 'strong'?"]),
+        ("compare=('strong', 'base')", "compare='strong'", ['compare', "'strong'", "('...',)"]),
+        ("better='max'", "better='mx'", ["better of column 'mIoU'", "did you mean 'max'?"]),
+        ("overrides=('model.width=0.5',)", "overrides=('model.width=0.5')", ["row 'thin': overrides", "('...',)"]),
+        ("'model.width=0.5'", "'model.width'", ["row 'thin': overrides", "'model.width'", "'section.key=value'"]),
+        ("'model.width=0.5'", "'model.widht=0.5'", ["row 'thin'", "did you mean 'width'?"]),
+        ("'model.width=0.5'", "'train.batch_size=0'", ["row 'thin'", 'config.train.batch_size', '>= 1']),
+        ("'model.width=0.5'", "'seed=3'", ["row 'thin'", 'config.seed=3', '--seeds']),
+        ('augment=strong', 'augment=strng', ["row 'strong'", "did you mean 'strong'?"]),
+        ('supervised.py:{scale},', 'supervisd.py:{scale},', ["row 'strong'", 'no file configs/supervisd.py']),
+        ("{'mIoU': 40.2}", '40.2', ["row 'base': published", '40.2', 'a dict']),
+        ("{'width': '1/2'}", "('width', '1/2')", ["row 'thin': labels", "('width', '1/2')", 'a dict']),
+        ("Scale('', (0,), ('train.batch_size=16',))", "('', (0,))", ['scales', 'a dict', 'Scale(']),
+        ('(0, 1, 2)', '(0, 1, 1)', ["seeds of scale 'quick'", '1 2 times']),
+        ('(0, 1, 2)', '0', ["seeds of scale 'quick'", '(0, 1, 2)']),
+        ('(0, 1, 2)', '(0, -1)', ['config.seed', '-1', '>= 0']),
+        ("'smoke'", "'smok'", ["row 'base'", "did you mean 'smoke'?"]),
+        ('        rows=rows,', '        rows=rows[0],', ['rows', "Row(key='base'", '(Row(...),)']),
+        ('        rows=rows,', '        rows=(),', ['rows', '()', '(Row(...),)']),
+        ('    return Table(', '    return dict(', ['a dict from get_table', 'segjax.tables.Table']),
+        ('def get_table', 'def get_tabel', ['no function get_table']),
+        ("{'mIoU': 40.2})", "{'mIoU': 40.2}, bits=2)", ['line 7', 'TypeError', "'bits'"]),
+        ('def get_table', 'def def get_table', ['line 5', 'Python']),
+    ],
+)  # fmt: skip
+def test_a_wrong_table_file_is_named_with_what_is_wrong(table_file, trained, old, new, fragments):
+    assert old in FILE
+    table_file.write_text(FILE.replace(old, new))
+    with pytest.raises(InputError) as raised:
+        start(table_file)
+    for fragment in fragments:
+        assert fragment in str(raised.value)
+    assert str(table_file) in str(raised.value) or 'config.seed' in str(raised.value)
+    assert trained == [] and not pathlib.Path('runs').exists()
