@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 
@@ -20,6 +21,7 @@ from PIL import Image
 
 from segjax import data
 from segjax.data import builders, records
+from segjax.data.builders import base
 from segjax.data.worlds import streets
 from segjax.errors import InputError
 
@@ -453,3 +455,29 @@ def test_real_cityscapes(real_data, tmp_path):
     np.testing.assert_array_equal(example['label'], table[ids])
     instances = np.asarray(Image.open(prefix.format('gtFine', 'gtFine_instanceIds')))
     np.testing.assert_array_equal(example['instance'], np.where(instances < 1000, 0, instances))
+
+
+def test_reading_that_is_abandoned_waits_for_nobody():
+    """A generator may be closed by the garbage collector, in any thread and with any lock held: it must not block."""
+    closed, done = threading.Event(), threading.Event()
+
+    def read(item):
+        return item if item == 0 else done.wait(60)
+
+    results = base.ordered_map(read, range(9))
+    assert next(results) == 0
+    closing = threading.Thread(target=lambda: (results.close(), closed.set()))
+    closing.start()
+    try:
+        assert closed.wait(20), 'closing waits for reading that goes on'
+    finally:
+        done.set()
+        closing.join()
+
+
+def test_reading_ahead_keeps_the_order():
+    def read(item):
+        time.sleep(0.01 * (item % 3 == 0))
+        return item
+
+    assert list(base.ordered_map(read, range(20))) == list(range(20))

@@ -309,13 +309,14 @@ def ordered_map(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
     """`map` over threads that reads a little ahead; Pillow, OpenCV and file reading leave Python's lock alone."""
     threads = os.cpu_count() or 1
     items = iter(items)
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(threads)
+    try:
         pending = collections.deque(pool.submit(function, item) for item in itertools.islice(items, 2 * threads))
-        try:
-            while pending:
-                result = pending.popleft().result()
-                pending.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
-                yield result
-        finally:
-            for future in pending:
-                future.cancel()
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
+            yield result
+    finally:
+        # Without waiting: who stops half way leaves this to the garbage collector. It may be at work in a thread that
+        # is just being started, with the locks held that joining another thread needs.
+        pool.shutdown(wait=False, cancel_futures=True)
