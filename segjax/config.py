@@ -269,6 +269,18 @@ def update(config: ml_collections.ConfigDict, **sections: Mapping[str, Any]) -> 
                 setattr(config[key], inner, v)
 
 
+def smoke(config: ml_collections.ConfigDict) -> None:
+    """What every `:smoke` begins with: four steps on a few small pictures of `streets`, with all that a run does."""
+    update(
+        config,
+        augment=dict(resize=(), crop=(32, 64)),
+        data=dict(name='streets', eval_size=(32, 64), threads=1, world=dict(num_train=16, num_val=10, size=(32, 64))),
+        train=dict(batch_size=8, num_steps=4),
+        evaluate=dict(batch_size=8),
+        run=dict(log_every=1, eval_every=2, checkpoint_every=2, num_pictures=1),
+    )
+
+
 def _walk(schema, values, path):
     """Yields (path, Field, value); raises for keys that are in only one of the two."""
     if isinstance(schema, Choice):
