@@ -1,6 +1,5 @@
 """Every experiment of configs/, in every variant its docstring names: it resolves, fits its nets, and steps."""
 
-import dataclasses
 import math
 import pathlib
 import re
@@ -86,9 +85,8 @@ def test_the_docstring_tells_of_every_variant_and_has_a_command(path):
 
 
 def unusual_is_slow(experiment):
-    """Variants differ from the paper's in sizes; every file's smallest stands for them in the fast tests."""
-    usual = experiment.rpartition(':')[2] in ('', 'smoke')
-    return pytest.param(experiment, marks=() if usual else pytest.mark.slow, id=short(experiment))
+    """Variants differ from the paper's in sizes, which costs most to trace; tests/test_smoke.py trains the smallest."""
+    return pytest.param(experiment, marks=() if experiment.endswith(':') else pytest.mark.slow, id=short(experiment))
 
 
 @pytest.mark.parametrize('experiment', map(unusual_is_slow, EXPERIMENTS))
@@ -119,28 +117,3 @@ def test_full_size_steps_have_the_shapes_of_their_state(experiment):
         scores = stage.finalize(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), totals))
         assert stage.monitor[0] in scores and stage.monitor[1] in ('max', 'min')
         earlier[stage.name] = state
-
-
-@pytest.mark.parametrize('path', FILES, ids=lambda p: p.name)
-def test_smoke_trains_in_one_trace_of_each_function(path, tmp_path, monkeypatch):
-    traced = []
-    spmd = parallel.Topology.spmd
-
-    def counting(self, fn, **options):
-        def counted(*args):
-            traced.append(fn)
-            return fn(*args)
-
-        return spmd(self, counted, **options)
-
-    one_device = parallel.topology('pmap', 1)  # compiles in half the time
-    monkeypatch.setattr(parallel, 'topology', lambda mode: dataclasses.replace(one_device, mode=mode))
-    monkeypatch.setattr(parallel.Topology, 'spmd', counting)
-    config = config_file.load(f'{path}:smoke')
-    scores = driver.train(config, str(tmp_path))
-    assert scores and (tmp_path / 'report.html').exists()
-    steps = config.train.num_steps
-    assert steps > 2, 'one step cannot show that the second is not traced anew'
-    assert traced and len(traced) == len(set(traced)), [fn.__qualname__ for fn in traced]
-    names = [fn.__name__ for fn in traced]
-    assert names.count('train_step') == names.count('eval_step') == len(scores)

@@ -1,55 +1,17 @@
 """README.md is run, not read: its commands parse and resolve, its paths exist, its example data set works."""
 
-import json
-import os
 import pathlib
 import re
-import shlex
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 import yaml
+from readme import BLOCKS, LOCAL, README, REPOSITORY, commands, flag, launch, show
 
 from segjax import config as config_lib
 from segjax import config_file, doctor, main
 from segjax.errors import InputError
-
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-README = (REPOSITORY / 'README.md').read_text()
-BLOCKS = re.findall(r'^```(\w*)\n(.*?)^```$', README, re.MULTILINE | re.DOTALL)
-LOCAL = 'launch/local.sh'
-
-
-def commands() -> list[list[str]]:
-    """The command lines of all bash blocks, as a shell splits them."""
-    text = '\n'.join(body for language, body in BLOCKS if language == 'bash').replace('\\\n', ' ')
-    lines = [shlex.split(line, comments=True) for line in text.splitlines()]
-    return [words for words in lines if words]
-
-
-def show(words):
-    return ' '.join(words[1:])
-
-
-def launch(words, *more, **env):
-    """Runs a command of the README from the repository, with the interpreter of the tests."""
-    environment = {**os.environ, 'SEGJAX_PYTHON': sys.executable, 'XLA_FLAGS': '', **env}
-    return subprocess.run(
-        [*words, *more], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1800
-    )
-
-
-def flag(words: list[str], name: str) -> str | None:
-    """The value of --name VALUE or --name=VALUE."""
-    for word, after in zip(words, [*words[1:], None]):
-        if word == f'--{name}':
-            return after
-        if word.startswith(f'--{name}='):
-            return word.partition('=')[2]
-    return None
 
 
 def resolve(words: list[str]):
@@ -95,23 +57,6 @@ def test_the_test_script_passes_as_a_dry_run():
     assert done.returncode == 0, done.stderr
     for step in ('ruff check', 'ruff format', 'pytest'):
         assert step in done.stdout
-
-
-def test_the_first_command_trains_and_ends_with_a_report(tmp_path):
-    """With :smoke instead of :quick, which is the same system in seconds."""
-    first = commands()[0]
-    assert flag(first, 'config').endswith(':quick')
-    words = [word.replace(':quick', ':smoke').replace('runs/first', str(tmp_path / 'first')) for word in first]
-    done = launch(words, XLA_FLAGS=os.environ['XLA_FLAGS'])  # on the devices of other tests, whose programs it finds
-    assert done.returncode == 0, done.stderr[-2000:]
-    report = (tmp_path / 'first/report.html').read_text()
-    for promised in ('mIoU', 'commonest', 'onfusion', 'images/s'):
-        assert promised in report, promised
-    for name in ('config.json', 'scores.json', 'report.html'):
-        assert (tmp_path / 'first' / name).is_file()
-    (stage,) = json.loads((tmp_path / 'first/scores.json').read_text())
-    for name in re.search(r'per stage,\s+(.*?)\.\n\n', README, re.DOTALL)[1].replace('\n', ' ').split('`')[1::2]:
-        assert (tmp_path / 'first' / stage / name).exists(), name
 
 
 def paths_in_text():
