@@ -5,7 +5,7 @@ mark is what browsers show on hover and screen readers read.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from segjax.web import escape
@@ -209,6 +209,45 @@ def _thin(points: list, limit: int) -> list:
         return points
     stride = math.ceil(len(points) / (limit - 1))
     return points[:-1:stride] + points[-1:]
+
+
+def histogram(title: str, edges: Sequence[float], counts: Mapping[str, Sequence[int]], width: int = 360) -> str:
+    """Histograms of the same bins, one below the other, each as high as its own fullest bin.
+
+    Args:
+      title: of the figure.
+      edges: of the bins, rising.
+      counts: by label, in order from top to bottom; one number for each bin.
+      width: pixels.
+    """
+    if not counts or len(edges) < 2:
+        return ''
+    left, right, row = 14 + LETTER * max(map(len, counts)), width - 12, 34
+    bottom, low, high = 6 + row * len(counts), edges[0], edges[-1]
+
+    def x(value: float) -> float:
+        return left + (value - low) / (high - low or 1.0) * (right - left)
+
+    parts = []
+    for tick in nice_ticks(low, high, 5):
+        parts.append(f'<path class="grid" d="M{x(tick):.1f} 4V{bottom}"/>')
+        parts.append(f'<text x="{x(tick):.1f}" y="{bottom + 15}" class="mid">{format_number(tick)}</text>')
+    for i, (label, numbers) in enumerate(counts.items()):
+        foot, total, most = 6 + row * (i + 1), sum(numbers), max(numbers)
+        outline = f'M{left:.1f} {foot}'
+        for edge, number in zip(edges[1:], numbers, strict=True):
+            outline += f'V{foot - (row - 6) * number / (most or 1):.1f}H{x(edge):.1f}'
+        full = numbers.index(most) if total else 0
+        span = f'{format_number(edges[full])} to {format_number(edges[full + 1])}'
+        told = f'{label}: {total:,d} values, most ({most:,d}) from {span}'
+        parts.append(f'<path class="axis" d="M{left:.1f} {foot}H{right}"/>')
+        parts.append(f'<path class="fill" d="{outline}V{foot}Z"><title>{escape(told)}</title></path>')
+        parts.append(f'<text x="{left - 7:.1f}" y="{foot - 8}" class="end">{escape(label)}</text>')
+    return (
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b></figcaption>'
+        f'<svg viewBox="0 0 {width} {bottom + 20}" role="img" '
+        f'aria-label="{escape(title)}: histograms">{"".join(parts)}</svg></figure>'
+    )
 
 
 def meter(value: float, references: Sequence[Reference] = ()) -> str:

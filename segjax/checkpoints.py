@@ -238,8 +238,9 @@ def merge_params(
 ) -> tuple[TrainState, str]:
     """Replaces the arrays of `state` whose path 'net/module/...' matches a pattern by those of the same path.
 
-    Nets in `inherited` keep what an earlier stage of this run has learned. Returns the new state and a printable list
-    of what was taken and what was left. A matching name of another shape, or patterns that take nothing where there is
+    The patterns know modules, not kinds of arrays: batch statistics go with the parameters of their module. Nets in
+    `inherited` keep what an earlier stage of this run has learned. Returns the new state and a printable list of what
+    was taken and what was left. A matching name of another shape, or patterns that take nothing where there is
     something to take, are an InputError.
     """
     taken, left, wrong = [], [], []
@@ -247,16 +248,18 @@ def merge_params(
     for field in ('params', 'model_state'):
         found = named_leaves(source[field])
 
-        def choose(path, leaf, found=found):
+        def choose(path, leaf, field=field, found=found):
             name = path_name(path)
-            wanted = name.split('/')[0] not in inherited and any(re.match(p, name) for p in patterns)
+            net, *inner = name.split('/')
+            module = '/'.join([net, *(inner if field == 'params' else inner[1:])])  # without 'batch_stats'
+            wanted = net not in inherited and any(re.match(p, module) for p in patterns)
             if not wanted or name not in found:
-                left.append(name)
+                left.append(module)
                 return leaf
             if np.shape(found[name]) != leaf.shape:
                 wrong.append(f'{name}: {np.shape(found[name])}, not {leaf.shape}')
                 return leaf
-            taken.append(name)
+            taken.append(module)
             return np.asarray(found[name], leaf.dtype)
 
         fields[field] = jax.tree_util.tree_map_with_path(choose, getattr(state, field))

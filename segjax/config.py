@@ -208,8 +208,19 @@ SHARED = {
         ),
     },
     'init_from': {
-        'path': Field('', 'run folder or checkpoint to take parameters from when this run has no checkpoint yet'),
+        'path': Field(
+            '',
+            'where parameters come from when this run has no checkpoint yet: a run folder, a checkpoint, or published '
+            'weights (.safetensors, .npz, .pth, or hf:owner/name/file)',
+        ),
         'nets': Field(('.*',), 'patterns over net/module: what to take', patterns),
+        'source': Field('', "published weights: whose naming (segjax/pretrained/sources.py); '': find out"),
+        'partial': Field(False, 'published weights: take what fits, and only list what is missing or too much'),
+        'preprocess': Field(
+            'adopt',
+            "published weights: 'adopt' how their images were prepared, or 'keep' ours",
+            one_of('adopt', 'keep'),
+        ),
     },
 }
 

@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from segjax import checkpoints, evaluation, health, logs, parallel, pipelines, report, rng, scores, trees
+from segjax import checkpoints, evaluation, health, logs, parallel, pipelines, pretrained, report, rng, scores, trees
 from segjax import config as config_lib
 from segjax import data as data_lib
 from segjax.data import loader
@@ -68,6 +68,9 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
     folder = pathlib.Path(workdir).expanduser().absolute()
     topology = parallel.topology(config.parallel.mode)
     stored = folder / SPEC
+    from_weights = use == 'train' and pretrained.is_weights(config.init_from.path)
+    if from_weights:
+        config = _with_scheme_of_weights(config, folder)
     if use == 'predict' and stored.exists():
         data = data_lib.Prepared(DataSpec.from_json(logs.read_json(stored)), folder, config.data.name)
     else:
@@ -81,7 +84,36 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
                 topology.check_batch_size('unpaired.batch_size', beside.batch_size, config.train.accumulate)
         if use != 'predict':
             topology.check_batch_size('evaluate.batch_size', stage.eval_input.batch_size)
-    return Run(config, data, folder, topology), stages
+    run = Run(config, data, folder, topology)
+    if from_weights and not _has_begun(folder):
+        _check_weights(run, stages)
+    return run, stages
+
+
+def _has_begun(folder: pathlib.Path) -> bool:
+    return any(folder.glob('*/checkpoints/*/record'))
+
+
+def _with_scheme_of_weights(config: ml_collections.ConfigDict, folder: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config with the `preprocess` of the weights it starts from; a run that has begun keeps its own."""
+    default = config_lib.defaults(config.pipeline).preprocess if 'preprocess' in config else ''
+    if not _has_begun(folder):
+        return pretrained.adopt_scheme(config, pretrained.scheme_of(config.init_from), default)
+    if not default or config.preprocess != default:
+        return config
+    return pretrained.adopt_scheme(config, logs.read_json(folder / CONFIG)['preprocess'], default)
+
+
+def _check_weights(run: Run, stages: tuple[Stage, ...]) -> None:
+    """Raises InputError for weights that the nets of no stage take, or not whole, before anything compiles."""
+    earlier, nets, taken = {}, {}, False
+    for stage in stages:
+        abstract = jax.eval_shape(stage.init, root_key(run, stage, 'init'), device_batch(run, stage), dict(earlier))
+        earlier[stage.name] = abstract
+        nets |= abstract.params
+        taken |= pretrained.load_for(abstract, run.config.init_from)[0] is not None
+    if not taken:
+        raise pretrained.nothing_fits(run.config.init_from.path, nets)
 
 
 def _check_parts(inputs: Input, spec: DataSpec) -> None:
@@ -101,7 +133,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Scores]:
         with _locked(run.workdir):
             _check_same_run(run)
             if parallel.is_main():
-                logs.write_json(run.workdir / CONFIG, config_lib.to_json(config))
+                logs.write_json(run.workdir / CONFIG, config_lib.to_json(run.config))
                 logs.write_json(run.workdir / SPEC, run.spec.to_json())
                 kind, count = run.topology.devices[0].device_kind, run.topology.count
                 environment = logs.environment(kind, count, jax.process_count())
@@ -379,11 +411,17 @@ def initial_state(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> 
     # Not compiled as a whole: small programs that all nets share take a tenth of the time.
     state = parallel.to_host(stage.init(root_key(run, stage, 'init'), device_batch(run, stage), dict(earlier)))
     if run.config.init_from.path:
-        source = checkpoints.load_params(run.config.init_from.path)
-        inherited = _inherited(state, earlier)
-        state, summary = checkpoints.merge_params(state, source, run.config.init_from.nets, inherited)
+        summaries, patterns = [], run.config.init_from.nets
+        if pretrained.is_weights(run.config.init_from.path):
+            source, listing = pretrained.load_for(state, run.config.init_from)  # has looked at the patterns
+            summaries, patterns = [listing], ('.*',)
+        else:
+            source = checkpoints.load_params(run.config.init_from.path)
+        if source is not None:
+            state, summary = checkpoints.merge_params(state, source, patterns, _inherited(state, earlier))
+            summaries.append(summary)
         if parallel.is_main():
-            print(f'stage {stage.name!r}: {summary}', flush=True)
+            print(f'stage {stage.name!r}: ' + '\n'.join(summaries), flush=True)
     return state
 
 
@@ -422,7 +460,7 @@ def _restore(run: Run, stage: Stage, earlier, saved: checkpoints.Checkpoints, st
 
 def _check_same_run(run: Run) -> None:
     """A folder with checkpoints goes on only as what it is: same config, same data."""
-    if not any(run.workdir.glob('*/checkpoints/*/record')):
+    if not _has_begun(run.workdir):
         return
     where = f'--workdir {run.workdir}'
     found = config_lib.differences(logs.read_json(run.workdir / CONFIG), config_lib.to_json(run.config))

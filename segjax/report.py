@@ -282,7 +282,7 @@ def _scores(run: RunFiles, stage: StageFiles) -> str:
 
 
 def _nested_scores(prefix: str, parts: ScoreParts) -> str:
-    """Tables, curves and sections below the plain scores; a section in a section is headed 'outer / inner'."""
+    """Tables, curves, histograms and sections below the plain scores; what a section has is headed 'outer / inner'."""
     out = []
     for name, table in parts.tables.items():
         if prefix or name != PER_CLASS:  # which has a place of its own
@@ -291,7 +291,13 @@ def _nested_scores(prefix: str, parts: ScoreParts) -> str:
             out.append(web.card(prefix + label(name), web.table(['', *(heading for heading, _ in columns)], rows)))
     if parts.curves:
         out.append('<div class="charts">' + ''.join(_score_curve(n, c) for n, c in parts.curves.items()) + '</div>')
+    histograms = {name: section for name, section in parts.sections.items() if _is_histogram(section)}
+    if histograms:
+        drawn = ''.join(_score_histogram(prefix + name, one) for name, one in histograms.items())
+        out.append(f'<div class="charts">{drawn}</div>')
     for name, section in parts.sections.items():
+        if name in histograms:
+            continue
         inner = split_scores(section)
         rows = [_score_row(n, v, inner.baselines) for n, v in inner.values.items()]
         if rows:
@@ -304,6 +310,18 @@ def _score_curve(name: str, curve: Mapping[str, Any]) -> str:
     title = f'{label(name)}: {curve.get("y_name", "y")} over {curve.get("x_name", "x")}'
     series = [Series(curve.get('y_name', 'y'), curve['x'], curve['y'], 'eval')]
     return charts.line_chart(title, series, x_name=curve.get('x_name', 'x'))
+
+
+def _is_histogram(section: Mapping[str, Any]) -> bool:
+    """{'edges': [n + 1], 'counts': {label: [n]}}: histograms of the same bins."""
+    edges, counts = section.get('edges'), section.get('counts')
+    if not isinstance(edges, list) or not isinstance(counts, dict) or not counts:
+        return False
+    return all(isinstance(c, list) and len(c) == len(edges) - 1 > 0 for c in counts.values())
+
+
+def _score_histogram(title: str, section: Mapping[str, Any]) -> str:
+    return charts.histogram(title, section['edges'], section['counts'])
 
 
 def _score_card(name: str, value: Any, baselines: Mapping[str, Mapping[str, Any]]) -> str:

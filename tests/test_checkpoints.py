@@ -147,6 +147,7 @@ def test_parameters_of_another_run_are_taken_by_pattern(tmp_path):
     source = checkpoints.load_params(str(tmp_path))
     state, summary = checkpoints.merge_params(make_state(), source, ('segmenter/encoder.*',))
     assert np.all(state.params['segmenter']['encoder']['kernel'] == 2.0), 'the newest checkpoint'
+    assert np.all(state.model_state['segmenter']['batch_stats']['encoder']['mean'] == 2.0), 'of the same module'
     np.testing.assert_array_equal(state.params['segmenter']['head']['bias'], np.ones(4))
     assert '+ segmenter/encoder' in summary and '- segmenter/head' in summary
     with pytest.raises(InputError, match='match nothing'):

@@ -388,6 +388,38 @@ def test_line_chart_of_nothing_and_of_one_point():
     Page(charts.line_chart('t', [Series('a', [3], [0.0], 'eval')], [Reference('base', 0.0)]))
 
 
+def test_histograms_stand_below_each_other_each_on_its_own_scale():
+    counts = {'start & end': [0, 0, 512, 0], 'now': [4, 8, 2, 0]}
+    svg = charts.histogram('fc6 <dilation>', [4.0, 8.0, 12.0, 16.0, 20.0], counts)
+    Page(svg)
+    paths = re.findall(r'class="fill" d="M([\d.]+) (\d+)((?:V[\d.]+H[\d.]+)+)V(\d+)Z"', svg)
+    assert len(paths) == 2
+    ticks = {float(t): float(x) for x, t in re.findall(r'x="([\d.]+)" y="[\d.]+" class="mid">([\d.]+)<', svg)}
+    for (left, foot, steps, _), numbers in zip(paths, counts.values(), strict=True):
+        corners = [(float(y), float(x)) for y, x in re.findall(r'V([\d.]+)H([\d.]+)', steps)]
+        heights = [float(foot) - y for y, _ in corners]
+        assert heights == pytest.approx([28 * n / max(numbers) for n in numbers], abs=0.06)
+        edges = [float(left), *(x for _, x in corners)]
+        assert np.diff(edges) == pytest.approx(np.full(4, (edges[-1] - edges[0]) / 4), abs=0.11)
+        assert edges[-1] == pytest.approx(ticks[20.0], abs=0.11)
+    assert float(paths[0][1]) < float(paths[1][1]), 'in the order given'
+    assert '<title>start &amp; end: 512 values, most (512) from 12 to 16</title>' in svg
+    assert '<title>now: 14 values, most (8) from 8 to 12</title>' in svg
+    assert charts.histogram('t', [1.0, 2.0], {}) == ''
+    Page(charts.histogram('t', [1.0, 2.0], {'none': [0]}))
+
+
+def test_report_draws_histograms_among_the_scores(workdir, spec):
+    one = {'edges': [1, 2, 4], 'counts': {'start': [0, 6], 'now': [2, 4]}}
+    scores = {**SCORES, 'factors': {'vgg/conv5_1': one, 'fc6': one}, 'broken': {'edges': [1], 'counts': {'now': [2]}}}
+    logs.write_json(workdir / 'segmentation/scores.json', scores)
+    text, page = write(workdir, spec)
+    assert 'class="note"' not in text
+    assert 'factors / vgg/conv5_1' in page.words and 'factors / fc6' in page.words
+    assert text.count('<title>now: 6 values, most (4) from 2 to 4</title>') == 2
+    assert 'broken' not in page.words
+
+
 def test_confusion_matrix_of_many_classes_stays_light():
     number = 150
     counts = np.random.default_rng(0).integers(0, 3, (number, number)) + 10000 * np.eye(number, dtype=int)

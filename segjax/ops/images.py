@@ -11,9 +11,12 @@ SCHEMES = {
     'symmetric': ((0, 1, 2), 127.5, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
     'imagenet': ((0, 1, 2), 255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     'caffe': ((2, 1, 0), 1.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
+    'deeplab': ((2, 1, 0), 1.0, (104.008, 116.669, 122.675), (1.0, 1.0, 1.0)),
+    'cityscapes': ((0, 1, 2), 255.0, (0.3257, 0.369, 0.3223), (0.2112, 0.2148, 0.2115)),
 }
 """unit: [0, 1]. symmetric: [-1, 1]. imagenet: torchvision's mean and standard deviation of RGB in [0, 1].
-caffe: BGR in [0, 255] minus the mean of the original VGG and ResNet releases."""
+caffe: BGR in [0, 255] minus the mean of the original VGG and ResNet releases. deeplab: the same with the mean of the
+DeepLab releases. cityscapes: RGB in [0, 1] with mean and standard deviation of Cityscapes, as CoinCheung's BiSeNet."""
 
 OUT_OF_RANGE_COLOR = (255, 0, 255)
 

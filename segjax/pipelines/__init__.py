@@ -6,6 +6,7 @@ from types import ModuleType
 from segjax.errors import unknown_name
 
 REGISTRY = {
+    'learned_dilation': 'segjax.pipelines.learned_dilation',
     'noise_cyclegan': 'segjax.pipelines.noise_cyclegan',
     'supervised': 'segjax.pipelines.supervised',
 }

@@ -99,6 +99,19 @@ def test_cityscapes_without_instances_cameras_and_test_labels(tmp_path):
     assert spec.features == ('image', 'label', 'sequence', 'frame', 'name')
 
 
+def test_cityscapes_with_coarse_labels(tmp_path):
+    layouts.write_cityscapes(tmp_path)
+    config = layouts.data_config('cityscapes_coarse', tmp_path, tmp_path / 'cache')
+    with pytest.raises(InputError, match='without train_extra'):
+        data.prepare(config)
+    written = layouts.write_cityscapes(tmp_path, counts=(('train_extra', 3),), gt='gtCoarse')
+    prepared = data.prepare(config)
+    assert prepared.spec.num_examples == {'train': 4, 'val': 2, 'train_extra': 3}
+    for name, example in by_name(prepared.open_split('train_extra', ('label', 'name'))).items():
+        label = np.vectorize(lambda i: official.id2label[i].trainId)(written['train_extra', name][1])
+        np.testing.assert_array_equal(example['label'], label)
+
+
 def test_official_sequences(tmp_path):
     labels = layouts.write_sequences(tmp_path)
     config = layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')

@@ -48,8 +48,8 @@ def write_camvid(root, counts=(('train', 5), ('val', 3))):
 CAMERA = {'intrinsic': {'fx': 35.0, 'fy': 36.0, 'u0': 15.5, 'v0': 12.25}, 'extrinsic': {'x': 1.7}}
 
 
-def write_cityscapes(root, kind='labelIds', counts=(('train', 4), ('val', 2))):
-    """{(split, name): (image, label, instance)}; files in two cities."""
+def write_cityscapes(root, kind='labelIds', counts=(('train', 4), ('val', 2)), gt='gtFine'):
+    """{(split, name): (image, label, instance)}; files in two cities. `gt`: of the annotations."""
     rng = np.random.default_rng(1)
     ids = range(34) if kind == 'labelIds' else [*range(19), 255]
     written = {}
@@ -58,10 +58,10 @@ def write_cityscapes(root, kind='labelIds', counts=(('train', 4), ('val', 2))):
             city = ('aachen', 'bad_city')[i % 2]
             name = f'{city}_{i:06}_000019'
             image = save(root / 'leftImg8bit' / split / city / f'{name}_leftImg8bit.png', photo(rng))
-            label = save(root / 'gtFine' / split / city / f'{name}_gtFine_{kind}.png', blocks(rng, ids))
+            label = save(root / gt / split / city / f'{name}_{gt}_{kind}.png', blocks(rng, ids))
             instance = blocks(rng, [7, 26, 24000, 26001, 33012], dtype=np.uint16)
-            save(root / 'gtFine' / split / city / f'{name}_gtFine_instanceIds.png', instance)
-            save(root / 'gtFine' / split / city / f'{name}_gtFine_color.png', photo(rng))
+            save(root / gt / split / city / f'{name}_{gt}_instanceIds.png', instance)
+            save(root / gt / split / city / f'{name}_{gt}_color.png', photo(rng))
             camera = root / 'camera' / split / city / f'{name}_camera.json'
             camera.parent.mkdir(parents=True, exist_ok=True)
             camera.write_text(json.dumps(CAMERA))

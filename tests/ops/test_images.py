@@ -23,6 +23,10 @@ def expected(scheme):
             return (x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
         case 'caffe':
             return x[..., ::-1] - [103.939, 116.779, 123.68]
+        case 'deeplab':
+            return x[..., ::-1] - [104.008, 116.669, 122.675]
+        case 'cityscapes':
+            return (x / 255 - [0.3257, 0.3690, 0.3223]) / [0.2112, 0.2148, 0.2115]
 
 
 @pytest.mark.parametrize('scheme', images.SCHEMES)

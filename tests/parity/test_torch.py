@@ -29,6 +29,7 @@ sys.modules.setdefault('torchvision._meta_registrations', types.ModuleType('torc
 torchvision = pytest.importorskip('torchvision')
 timm = pytest.importorskip('timm')
 
+import safetensors.torch as safetensors  # noqa: E402
 import torchvision.models.resnet as tv_resnet  # noqa: E402
 import torchvision.models.vgg as tv_vgg  # noqa: E402
 from timm.models import resnet as timm_resnet  # noqa: E402
@@ -36,6 +37,8 @@ from timm.models import xception_aligned as timm_xception  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
+from segjax import models, pretrained  # noqa: E402
+from segjax.errors import InputError  # noqa: E402
 from segjax.models import resnet as ours  # noqa: E402
 from segjax.models import xception as our_xception  # noqa: E402
 from segjax.models.bisenet import BiSeNet  # noqa: E402
@@ -138,12 +141,15 @@ def images(size, channels=3, batch=2):
     return np.random.default_rng(0).standard_normal((batch, *size, channels))
 
 
-def check(label, net, twin, x, rename=lambda name: name):
+def check(label, net, twin, x, rename=lambda name: name, release=None):
     """Outputs in both modes, gradients and running means of the training mode; prints the largest differences.
 
-    `net(x, train)` and `twin(x)` return a list of maps; the loss is a fixed random linear function of them.
+    `net(x, train)` and `twin(x)` return a list of maps; the loss is a fixed random linear function of them. With
+    `release`, (source, module), the importer must find the same parameters in the module's own state_dict.
     """
     variables = our_tree(twin, rename=rename)
+    if release:
+        check_importer(variables, *release)
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x, train=False))
     assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda s: s.shape, dict(shapes)), (
         'a renaming is not enough'
@@ -176,6 +182,75 @@ def check(label, net, twin, x, rename=lambda name: name):
         figures['running means'] = difference(means(updates['batch_stats']), means(expected))
     print(f'\n{label}: ' + ', '.join(f'{name} {value:.1e}' for name, value in figures.items()))
     assert max(figures.values()) < 1e-5, figures
+
+
+def test_a_pth_file_is_read_as_torch_wrote_it(tmp_path):
+    """As training scripts write them: inside a dict, from DataParallel, with counters, half of it bfloat16."""
+    module = randomise(torchvision_resnet(18)).float()
+    tensors = {f'module.{name}': tensor for name, tensor in module.state_dict().items()}
+    tensors['module.conv1.weight'] = tensors['module.conv1.weight'].bfloat16()
+    torch.save({'epoch': 3, 'state_dict': tensors}, tmp_path / 'net.pth.tar')
+    found = pretrained.read(str(tmp_path / 'net.pth.tar'))
+    assert found.keys() == tensors.keys() and pretrained.detect(found, 'net.pth.tar') == 'resnet'
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(found[name], tensor.float().numpy() if tensor.is_floating_point() else tensor)
+    safetensors.save_file({'w': tensors['module.conv1.weight']}, tmp_path / 'half.safetensors')
+    np.testing.assert_array_equal(
+        np.asarray(pretrained.read(str(tmp_path / 'half.safetensors'))['w'], np.float32), found['module.conv1.weight']
+    )
+    (tmp_path / 'damaged.pth').write_bytes((tmp_path / 'net.pth.tar').read_bytes()[:1000])
+    with pytest.raises(InputError, match=r'damaged\.pth'):
+        pretrained.read(str(tmp_path / 'damaged.pth'))
+
+
+@pytest.mark.parametrize(
+    'make, key, count',
+    [
+        (torchvision.models.resnet18, 'resnet', 11_176_512),
+        (torchvision.models.resnet101, 'resnet', 42_500_160),
+        (torchvision.models.vgg16, 'vgg', 138_357_544),
+        (timm_resnet.resnet50s, 'resnet', 23_631_808),
+        (timm_xception.xception65, 'xception', 37_867_312),
+        (timm_xception.xception71, 'xception', 40_289_736),
+    ],
+    ids=lambda value: getattr(value, '__name__', None),
+)
+def test_whole_modules_have_a_place_for_every_tensor(make, key, count):
+    """The modules as they come, at full size, without weights: nothing missing, only the classifier unused."""
+    with torch.device('meta'):
+        shapes = {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
+    name, args = WHOLE[make.__name__]
+    net = models.build(name, num_classes=5, dtype='float32', axis_name=None, **args)
+    variables = jax.eval_shape(lambda: net.lazy_init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
+    tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}  # no memory
+    assert pretrained.detect(tensors, 'module') == key
+    tree, report = pretrained.import_weights(tensors, variables, pretrained.SOURCES[key])
+    taken = sum(array.size for array in jax.tree.leaves(tree['params']))
+    unused = sum(np.prod(shapes[name]) for name in report.unused)
+    assert all(name.startswith(('fc.', 'classifier.6.', 'head.fc.')) for name in report.unused)
+    assert taken + (unused if key == 'vgg' else 0) == count
+
+
+WHOLE = {
+    'resnet18': ('bisenet', {}),
+    'resnet101': ('bisenet', dict(depth=101)),
+    'vgg16': ('fcn', {}),
+    'resnet50s': ('pspnet', {}),
+    'xception65': ('deeplab_v3plus', dict(backbone='xception65')),
+    'xception71': ('deeplab_v3plus', {}),
+}
+
+
+def check_importer(variables, key, module):
+    tensors = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    source = pretrained.SOURCES[key]
+    assert pretrained.detect(tensors, 'twin') == key
+    tree, report = pretrained.import_weights(tensors, variables, source)
+    found, expected = flatten_dict(tree), flatten_dict(variables)
+    assert found.keys() == {path for path in expected if source.anchor in ('', *path)}
+    for path, array in found.items():
+        np.testing.assert_array_equal(array, expected[path])
+    print(f'\n{key}: {len(found)} arrays imported, unused: {report.unused}')
 
 
 def means(statistics):
@@ -282,12 +357,12 @@ def backbone(depth, **fields):
 
 def test_resnet18_is_torchvisions():
     twin = randomise(Twin(lambda m, x: stages(m.resnet, x), resnet=torchvision_resnet(18)))
-    check('resnet18, torchvision', backbone(18), twin, images((49, 64)))
+    check('resnet18, torchvision', backbone(18), twin, images((49, 64)), release=('resnet', twin.resnet))
 
 
 def test_resnet50_is_torchvisions(shallow):
     twin = randomise(Twin(lambda m, x: stages(m.resnet, x), resnet=torchvision_resnet(50, shallow)))
-    check('resnet50 (7 blocks), torchvision', backbone(50), twin, images((33, 64)))
+    check('resnet50 (7 blocks), torchvision', backbone(50), twin, images((33, 64)), release=('resnet', twin.resnet))
 
 
 @pytest.mark.parametrize('stride, dilations', [(16, (1, 2)), (8, (2, 4))])
@@ -298,7 +373,7 @@ def test_dilated_deep_resnet_is_timms(shallow, stride, dilations):
             dilate(stage, dilation)
     twin = randomise(Twin(lambda m, x: stages(m.resnet, x), resnet=resnet))
     net = backbone(50, stem='3x3', output_stride=stride, width=WIDTH)
-    check(f'resnet50s (7 blocks), timm, stride {stride}', net, twin, images((49, 64)))
+    check(f'resnet50s (7 blocks), timm, stride {stride}', net, twin, images((49, 64)), release=('resnet', resnet))
 
 
 # --- nets -------------------------------------------------------------------------------------------------------------
@@ -388,7 +463,8 @@ def test_deeplab_largefov():
     fc7, fc8 = conv(n, n, bias=True), conv(n, 5, bias=True)
     twin = randomise(Twin(forward, features=features, fc6=fc6, fc7=fc7, fc8=fc8))
     net = DeepLabLargeFOV(5, dropout=0.0, width=WIDTH, dtype=jnp.float64)
-    check('deeplab_largefov', net, twin, images((65, 49)), vgg_rename(names))
+    release = ('vgg', Twin(None, features=features))
+    check('deeplab_largefov', net, twin, images((65, 49)), vgg_rename(names), release)
 
 
 @pytest.mark.parametrize('stride', [32, 16, 8])
@@ -491,7 +567,9 @@ def test_bisenet(release):
         conv_out16=head(128, aux),
         conv_out32=head(128, aux),
     )
-    check(f'bisenet, {release}', BiSeNet(5, release=release, dtype=jnp.float64), randomise(twin), images((64, 96)))
+    net = BiSeNet(5, release=release, dtype=jnp.float64)
+    weights = None if authors else ('coin', twin)
+    check(f'bisenet, {release}', net, randomise(twin), images((64, 96)), release=weights)
 
 
 def narrow_xception(depth, stride, middle):
@@ -580,4 +658,5 @@ def test_deeplab_v3plus(depth, stride, head, monkeypatch):
         )
     )
     net = DeepLabV3Plus(5, f'xception{depth}', head, output_stride=stride, dropout=0.0, width=WIDTH, dtype=jnp.float64)
-    check(f'deeplab_v3plus, xception{depth} (2 middle blocks), {head}, stride {stride}', net, twin, images((65, 49)))
+    label = f'deeplab_v3plus, xception{depth} (2 middle blocks), {head}, stride {stride}'
+    check(label, net, twin, images((65, 49)), release=('xception', twin.xception))

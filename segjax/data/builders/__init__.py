@@ -9,6 +9,7 @@ from segjax.errors import unknown_name
 REGISTRY = {
     'camvid': camvid.CamVid,
     'cityscapes': cityscapes.Cityscapes,
+    'cityscapes_coarse': cityscapes.CityscapesCoarse,
     'cityscapes_video': cityscapes.CityscapesVideo,
     'folder': folder.Folder,
     'streets': streets.Streets,

@@ -15,7 +15,6 @@ from segjax.data.image_files import by_name, find
 from segjax.data.labels import CITYSCAPES, CITYSCAPES_LABEL_IDS, CITYSCAPES_TRAIN_IDS, LabelCoding
 from segjax.errors import InputError
 
-SPLITS = ('train', 'val', 'test')
 FRAME_NAME = re.compile(r'(?P<city>.+)_(?P<sequence>\d{6})_(?P<frame>\d{6})')
 FIRST_INSTANCE = 1000  # instanceIds: class id * 1000 + number; below that, the id of a region that is no instance
 
@@ -58,6 +57,7 @@ class Cityscapes(FileDataset):
     """
 
     images_folder = 'leftImg8bit'
+    possible_splits = ('train', 'val', 'test')
 
     def __init__(self, config: Any):
         super().__init__(config.name, root_folder(config.root), CITYSCAPES)
@@ -71,13 +71,17 @@ class Cityscapes(FileDataset):
             raise InputError(
                 str(self.root), got=f'no folder {self.images_folder}', expected=f'{self.images_folder}/{{train,val}}'
             )
-        found = tuple(s for s in SPLITS if (images / s).is_dir() and (s != 'test' or self._annotated(s)))
+        found = tuple(s for s in self.possible_splits if (images / s).is_dir() and (s != 'test' or self._annotated(s)))
         if not found:
             raise InputError(str(images), got='no folder train or val', expected='at least one of them')
         return found
 
+    def annotations_folder(self, split: str) -> str:
+        """Folder of the annotations of a split; the names of its files have it too."""
+        return 'gtFine'
+
     def _annotated(self, split: str) -> bool:
-        return (self.root / 'gtFine' / split).is_dir()
+        return (self.root / self.annotations_folder(split) / split).is_dir()
 
     def coding(self, item: Item) -> LabelCoding:
         if item.files['label'].stem.endswith('_labelTrainIds'):
@@ -88,10 +92,10 @@ class Cityscapes(FileDataset):
         return np.where(ids >= FIRST_INSTANCE, ids, 0)
 
     def annotations(self, split: str, kind: str) -> dict[str, pathlib.Path]:
-        """gtFine files of one kind by frame name."""
-        folder = self.root / 'gtFine' / split
-        ending = f'_gtFine_{kind}'
-        paths = (path for path in find(folder, ('.png',)) if path.stem.endswith(ending))
+        """Annotations of one kind by frame name."""
+        folder = self.annotations_folder(split)
+        ending = f'_{folder}_{kind}'
+        paths = (path for path in find(self.root / folder / split, ('.png',)) if path.stem.endswith(ending))
         return by_name(paths, lambda path: frame_name(path, ending))
 
     def images(self, split: str) -> dict[str, pathlib.Path]:
@@ -112,7 +116,8 @@ class Cityscapes(FileDataset):
             optional = {'instance': self.annotations(split, 'instanceIds'), 'intrinsics': self.cameras(split)}
         except InputError as error:
             return [], [error]
-        place = f'{self.root}/gtFine/{split}/<city>/{{name}}_gtFine_labelIds.png'
+        folder = self.annotations_folder(split)
+        place = f'{self.root}/{folder}/{split}/<city>/{{name}}_{folder}_labelIds.png'
         names, problems = base.pair(split, images, labels, place)
         items = []
         for name in names:
@@ -141,6 +146,22 @@ class Cityscapes(FileDataset):
                 fix='images were resized? scale fx, u0 by the width and fy, v0 by the height',
             )
         return np.array([[c['fx'], 0, c['u0']], [0, c['fy'], c['v0']], [0, 0, 1]], np.float32)
+
+
+class CityscapesCoarse(Cityscapes):
+    """Cityscapes with a split `train_extra`: 19,998 more images, whose polygons in `gtCoarse` leave much void."""
+
+    possible_splits = (*Cityscapes.possible_splits, 'train_extra')
+
+    def annotations_folder(self, split):
+        return 'gtCoarse' if split == 'train_extra' else 'gtFine'
+
+    def splits(self):
+        found = super().splits()
+        if 'train_extra' not in found:
+            expected = f'{self.images_folder}/train_extra and gtCoarse/train_extra'
+            raise InputError(str(self.root), got=f'{self.images_folder} without train_extra', expected=expected)
+        return found
 
 
 class CityscapesVideo(FileDataset):

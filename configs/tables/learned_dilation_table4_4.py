@@ -1,0 +1,69 @@
+"""Table 4.4 of He's thesis, and the CamVid half of Table 4.5: IoU by class of DeepLab-v2 and PSPNet, fixed and learned.
+
+python -m segjax.main --mode table --table configs/tables/learned_dilation_table4_4.py --scale paper \
+    --config.data.root=/data/camvid --workdir runs/table4_4
+
+CamVid alone: classes of the quick world are others (learned_dilation_table4_3.py has it).
+"""
+
+from segjax.tables import Claim, Column, Row, Scale, Table
+
+FILE = 'configs/learned_dilation.py:{scale}'
+CLASSES = {  # as in the table: as in the data set
+    'Building': 'Building',
+    'Tree': 'Tree',
+    'Sky': 'Sky',
+    'Car': 'Car',
+    'Sign': 'Sign',
+    'Road': 'Road',
+    'Pedestrian': 'Pedestrian',
+    'Fence': 'Fence',
+    'Pole': 'Pole',
+    'Sidewalk': 'Pavement',
+    'Bicyclist': 'Bicyclist',
+}
+NETS = {'deeplab_v2': 'DeepLab-v2', 'pspnet': 'PSPNet'}
+PUBLISHED = {  # the classes in this order, then their mean
+    'deeplab_v2_fixed': (83.8, 76.5, 90.9, 89.1, 46.0, 94.6, 57.0, 28.4, 19.6, 81.4, 50.1, 65.2),
+    'deeplab_v2_learned': (84.1, 76.3, 90.9, 88.8, 47.5, 94.4, 58.1, 32.4, 20.0, 80.8, 54.0, 66.1),
+    'pspnet_fixed': (87.8, 79.5, 91.4, 91.4, 57.7, 96.5, 66.7, 58.6, 23.5, 87.8, 66.9, 73.4),
+    'pspnet_learned': (88.0, 79.3, 91.3, 91.7, 58.8, 96.5, 66.9, 61.9, 23.0, 87.8, 69.4, 73.9),
+}
+
+
+def get_table():
+    rows = []
+    for net, name in NETS.items():
+        for dilation, suffix in (('fixed', ''), ('learned', ', learned dilation')):
+            key = f'{net}_{dilation}'
+            published = dict(zip((*CLASSES, 'mean IoU'), PUBLISHED[key], strict=True))
+            rows.append(Row(key, name + suffix, f'{FILE},net={net},dilation={dilation}', published))
+    return Table(
+        title='Learned dilation factors: Table 4.4',
+        source='He, thesis, Tables 4.4 and 4.5 (CamVid)',
+        columns=(
+            *(Column(name, f'IoU/{ours}', unit='%', factor=100, better='max') for name, ours in CLASSES.items()),
+            Column('mean IoU', 'mIoU', unit='%', factor=100, better='max'),
+            Column('mean IoU, whole factors', 'mIoU_whole_factors', unit='%', factor=100),
+        ),
+        rows=tuple(rows),
+        scales={
+            'paper': Scale(
+                'camvid',
+                seeds=(0, 1, 2),
+                overrides=('data.eval_split=test',),
+                note='Scored on the test split, as the works that the table compares with; starts from trained weights '
+                'are those of init_from.path.',
+            ),
+        },
+        claims=(
+            Claim('learning helps DeepLab-v2', 'mean IoU', 'deeplab_v2_learned', 'deeplab_v2_fixed'),
+            Claim('learning helps PSPNet', 'mean IoU', 'pspnet_learned', 'pspnet_fixed'),
+            Claim('PSPNet beats DeepLab-v2', 'mean IoU', 'pspnet_fixed', 'deeplab_v2_learned'),
+            *(
+                Claim(f'learning helps {NETS[net]}: {name}', name, f'{net}_learned', f'{net}_fixed')
+                for name in ('Sign', 'Fence', 'Bicyclist')
+                for net in NETS
+            ),
+        ),
+    )

@@ -1,0 +1,225 @@
+"""The releases whose weights can be read: how they name our arrays, what may differ, and how they prepare images.
+
+A source is data. Its rules turn a path of ours into the release's name; the importer asks the file for that name, and
+the exporter writes it, so the two cannot disagree.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+from segjax.errors import InputError, unknown_name
+from segjax.models.vgg import STAGES
+
+NOTHING = r'(?!)'  # a pattern that matches nothing
+
+
+class Source(NamedTuple):
+    """One naming of weights. Patterns match whole names; paths of ours are 'layer1_0/conv1', without the array's name.
+
+    release     whose it is, for messages
+    fits        the nets of ours that take it, for messages
+    scheme      how its images were prepared, a key of ops.images.SCHEMES
+    marks       patterns of tensor names, all of which a file in this naming has
+    names       (pattern, replacement) of re.sub, in turn: a path of ours -> the release's name; '/' becomes '.' last
+    anchor      module of ours that the names are relative to the parent of, wherever it is; '': the whole net
+    scope       paths of ours, from there, that the release has
+    aliases     (pattern, replacement) of re.sub on the file's names, for older versions of the release
+    may_lack    paths of ours that the file need not have
+    classifier  paths of ours that depend on the number of classes: another number, or none, is no error
+    may_differ  paths of ours that may have any other shape, or be absent
+    surplus     tensor names that need no place with us
+    transposed  paths of ours that are transposed convolutions
+    notes       (pattern of a path of ours, what to tell the user of a net that has it)
+    """
+
+    release: str
+    fits: str
+    scheme: str
+    marks: tuple[str, ...]
+    names: tuple[tuple[str, str | Callable], ...]
+    anchor: str = ''
+    scope: str = '.*'
+    aliases: tuple[tuple[str, str], ...] = ()
+    may_lack: str = NOTHING
+    classifier: str = NOTHING
+    may_differ: str = NOTHING
+    surplus: str = NOTHING
+    transposed: str = NOTHING
+    notes: tuple[tuple[str, str], ...] = ()
+
+    def theirs(self, path: str) -> str:
+        """The release's name of a module of ours."""
+        for pattern, replacement in self.names:
+            path = re.sub(pattern, replacement, path)
+        return path.replace('/', '.')
+
+    def canonical(self, name: str) -> str:
+        """A tensor's name without what wrappers and older versions put into it."""
+        for pattern, replacement in ((r'^module\.', ''), *self.aliases):
+            name = re.sub(pattern, replacement, name)
+        return name
+
+
+_RESNET = ((r'layer(\d)_(\d+)', r'layer\1.\2'), (r'downsample_(\d)', r'downsample.\1'), (r'\bconv1_(\d)', r'conv1.\1'))
+_STRIDES = (
+    'aspp/c0',
+    "trained with strides on the 3x3 convolutions; those of deeplab_v2, as of source 'kazuto', are on the 1x1",
+)
+_VGG_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+_VGG_LAYERS = [f'conv{i}_{j}' for i, (count, _) in enumerate(STAGES, start=1) for j in range(1, count + 1)]
+
+SOURCES = {
+    'resnet': Source(
+        'torchvision and timm, ResNet (ImageNet)',
+        "nets with a ResNet of the file's depth and stem; timm's resnet50s has the stem of PSPNet",
+        'imagenet',
+        (r'conv1(\.0)?\.weight', r'bn1\.weight', r'layer1\.0\.conv1\.weight'),
+        ((r'^resnet/', ''), *_RESNET),
+        anchor='resnet',
+        scope='resnet/.*',
+        surplus=r'fc\..*',
+        notes=(_STRIDES,),
+    ),
+    'vgg': Source(
+        'torchvision, VGG16 (ImageNet)',
+        'fcn, and deeplab_largefov but for its fc6 and fc7',
+        'imagenet',
+        (r'features\.0\.weight', r'features\.2\.weight', r'features\.28\.weight'),
+        (
+            *((f'^vgg/{ours}$', f'features.{place}') for ours, place in zip(_VGG_LAYERS, _VGG_PLACES, strict=True)),
+            ('^fc6$', 'classifier.0'),
+            ('^fc7$', 'classifier.3'),
+        ),
+        anchor='vgg',
+        scope='vgg/.*|fc6|fc7',
+        may_differ='fc6|fc7',
+        surplus=r'classifier\..*',
+    ),
+    'xception': Source(
+        'timm, Xception-41, 65, 71 (ImageNet, converted from the DeepLab release)',
+        "deeplab_v3plus with a Xception of the file's depth",
+        'symmetric',
+        (r'stem\.0\.conv\.weight', r'blocks\.0\.stack\.conv1\.conv_dw\.weight'),
+        ((r'^xception/', ''), (r'(stem|blocks)_(\d+)', r'\1.\2')),
+        anchor='xception',
+        scope='xception/.*',
+        surplus=r'head\.fc\..*',
+    ),
+    'semseg': Source(
+        'hszhao/semseg, PSPNet',
+        "pspnet of the file's depth",
+        'imagenet',
+        (r'layer0\.0\.weight', r'ppm\.features\.0\.1\.weight', r'cls\.0\.weight'),
+        (
+            (r'^resnet/bn1$', 'layer0.7'),
+            (r'^resnet/conv1_(\d)$', r'layer0.\1'),
+            (r'^resnet/', ''),
+            *_RESNET,
+            (r'features_(\d)_(\d)', r'features.\1.\2'),
+            (r'^(cls|aux)_(\d)$', r'\1.\2'),
+        ),
+        may_lack=r'aux_\d',
+        classifier=r'(cls|aux)_4',
+        surplus=r'aux\..*',
+    ),
+    'semseg_resnet': Source(
+        'hszhao/semseg, ResNet with three convolutions in its stem (ImageNet)',
+        "pspnet of the file's depth, deeplab_v3plus with a ResNet and bisenet with stem='3x3'",
+        'imagenet',
+        (r'conv1\.weight', r'conv3\.weight', r'bn3\.weight', r'layer1\.0\.conv1\.weight'),
+        (
+            (r'^resnet/', ''),
+            (r'^bn1$', 'bn3'),
+            (r'^conv1_0$', 'conv1'),
+            (r'^conv1_1$', 'bn1'),
+            (r'^conv1_3$', 'conv2'),
+            (r'^conv1_4$', 'bn2'),
+            (r'^conv1_6$', 'conv3'),
+            *_RESNET,
+        ),
+        anchor='resnet',
+        scope='resnet/.*',
+        surplus=r'fc\..*',
+        notes=(_STRIDES,),
+    ),
+    'coin': Source(
+        'CoinCheung/BiSeNet, first version',
+        "bisenet with release='coin'",
+        'cityscapes',
+        (r'cp\.resnet\.conv1\.weight', r'sp\.conv1\.conv\.weight', r'ffm\.convblk\.conv\.weight'),
+        _RESNET,
+        may_lack=r'conv_out(16|32)/.*',
+        classifier=r'conv_out(16|32)?/conv_out',
+    ),
+    'erfnet': Source(
+        'Eromera/erfnet_pytorch',
+        'erfnet',
+        'unit',
+        (r'encoder\.initial_block\.conv\.weight', r'decoder\.output_conv\.weight'),
+        ((r'layers_(\d+)', r'layers.\1'),),
+        may_lack='encoder/output_conv',
+        classifier='(en|de)coder/output_conv',
+        surplus=r'encoder\.output_conv\..*',
+        transposed=r'decoder/(layers_\d+/conv|output_conv)',
+    ),
+    'erfnet_encoder': Source(
+        'Eromera/erfnet_pytorch, encoder (ImageNet)',
+        'erfnet',
+        'imagenet',
+        (r'features\.encoder\.initial_block\.conv\.weight',),
+        ((r'^encoder/', 'features.encoder/'), (r'layers_(\d+)', r'layers.\1')),
+        scope=r'encoder/(initial_block|layers_\d+)/.*',
+        surplus=r'classifier\..*',
+    ),
+    'kazuto': Source(
+        'kazuto1011/deeplab-pytorch, DeepLab-v2',
+        "deeplab_v2 of the file's depth",
+        'deeplab',
+        (r'layer1\.conv1\.conv\.weight', r'layer2\.block1\.reduce\.conv\.weight'),
+        (
+            (r'^resnet/(conv|bn)1$', r'layer1.conv1.\1'),
+            (r'^resnet/layer(\d)_(\d+)', lambda m: f'layer{int(m[1]) + 1}.block{int(m[2]) + 1}'),
+            (r'/(conv|bn)1$', r'.reduce.\1'),
+            (r'/(conv|bn)2$', r'.conv3x3.\1'),
+            (r'/(conv|bn)3$', r'.increase.\1'),
+            (r'/downsample_0$', '.shortcut.conv'),
+            (r'/downsample_1$', '.shortcut.bn'),
+        ),
+        aliases=((r'^(scale|base)\.', ''), (r'\.proj\.', '.shortcut.'), (r'^aspp\.stages\.', 'aspp.')),
+        classifier=r'aspp/c\d',
+    ),
+}
+"""By the name that config.init_from.source knows them by."""
+
+
+def detect(names: Collection[str], where: str, source: str = '') -> str:
+    """The key of SOURCES that tensor `names` are in; InputError if none or several are.
+
+    Args:
+      names: of the file's tensors.
+      where: the file, for the error.
+      source: the key that the user gave, which is taken; '': find out.
+    """
+    if source:
+        if source not in SOURCES:
+            raise unknown_name('config.init_from.source', source, SOURCES)
+        return source
+    found = [key for key, one in SOURCES.items() if _has_marks(one, names)]
+    # A naming with more marks is the closer one: semseg's ResNet has all names of torchvision's, and a conv3.
+    most = max((len(SOURCES[key].marks) for key in found), default=0)
+    found = [key for key in found if len(SOURCES[key].marks) == most]
+    if len(found) == 1:
+        return found[0]
+    raise InputError(
+        where,
+        got=f'{len(names)} tensors: {", ".join(sorted(names)[:4])}, ... '
+        + (f'which could be {" or ".join(found)}' if found else 'in no known naming'),
+        expected='weights in the naming of ' + '; '.join(f'{one.release} ({key})' for key, one in SOURCES.items()),
+        fix='name it: --config.init_from.source=...' if found else '',
+    )
+
+
+def _has_marks(source: Source, names: Collection[str]) -> bool:
+    known = [source.canonical(name) for name in names]
+    return all(any(re.fullmatch(mark, name) for name in known) for mark in source.marks)

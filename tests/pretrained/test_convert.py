@@ -1,0 +1,264 @@
+"""Weights in the namings of releases: there and back, what may be absent, and every way a file can be wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax import models, pretrained
+from segjax.errors import InputError
+from segjax.ops import images
+from segjax.pretrained.sources import SOURCES
+from segjax.trees import named_leaves
+
+TINY = 1 / 16
+NETS = {  # source: a net that takes it
+    'resnet': ('bisenet', dict(width=TINY)),
+    'vgg': ('fcn', dict(width=1 / 64)),
+    'xception': ('deeplab_v3plus', dict(width=TINY, backbone='xception41')),
+    'semseg': ('pspnet', dict(width=TINY)),
+    'semseg_resnet': ('pspnet', dict(width=TINY)),
+    'coin': ('bisenet', dict(width=TINY, release='coin')),
+    'erfnet': ('erfnet', dict(width=1 / 4, first_maps=32, encoder_head=True)),
+    'erfnet_encoder': ('erfnet', dict(width=1 / 4, first_maps=32)),
+    'kazuto': ('deeplab_v2', dict(width=TINY, depth=50)),
+}
+
+
+def abstract(name, args, num_classes=5):
+    net = models.build(name, num_classes=num_classes, dtype='float32', axis_name=None, **args)
+    return jax.eval_shape(lambda: net.lazy_init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
+
+
+@pytest.fixture(scope='module')
+def variables_of():
+    """(source, classes) -> random variables of its net; traced once each."""
+    made = {}
+
+    def make(key, num_classes=5):
+        if (key, num_classes) not in made:
+            shapes, draw = abstract(*NETS[key], num_classes), np.random.default_rng(0)
+            made[key, num_classes] = jax.tree.map(lambda s: draw.standard_normal(s.shape, np.float32), shapes)
+        return made[key, num_classes]
+
+    return make
+
+
+def imported(key, tensors, variables, **options):
+    tree, report = pretrained.import_weights(tensors, variables, SOURCES[key], where='w.npz', **options)
+    return named_leaves(tree), report
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+# (source, a path of ours, the name in the release), read off the releases' own code.
+NAMES = [
+    ('resnet', 'params/cp/resnet/conv1/kernel', 'conv1.weight'),
+    ('resnet', 'batch_stats/cp/resnet/layer2_0/downsample_1/var', 'layer2.0.downsample.1.running_var'),
+    ('resnet', 'params/cp/resnet/layer4_1/bn2/scale', 'layer4.1.bn2.weight'),
+    ('vgg', 'params/color/vgg/conv1_1/kernel', 'features.0.weight'),
+    ('vgg', 'params/color/vgg/conv3_2/bias', 'features.12.bias'),
+    ('vgg', 'params/color/vgg/conv5_3/kernel', 'features.28.weight'),
+    ('vgg', 'params/color/fc7/bias', 'classifier.3.bias'),
+    ('xception', 'params/xception/stem_1/conv/kernel', 'stem.1.conv.weight'),
+    ('xception', 'batch_stats/xception/blocks_11/stack/conv3/bn_pw/mean', 'blocks.11.stack.conv3.bn_pw.running_mean'),
+    ('xception', 'params/xception/blocks_0/shortcut/bn/bias', 'blocks.0.shortcut.bn.bias'),
+    ('semseg', 'params/resnet/conv1_6/kernel', 'layer0.6.weight'),
+    ('semseg', 'params/resnet/bn1/scale', 'layer0.7.weight'),
+    ('semseg', 'params/resnet/layer3_5/conv1/kernel', 'layer3.5.conv1.weight'),
+    ('semseg', 'batch_stats/ppm/features_2_2/mean', 'ppm.features.2.2.running_mean'),
+    ('semseg', 'params/cls_4/bias', 'cls.4.bias'),
+    ('semseg_resnet', 'params/resnet/conv1_3/kernel', 'conv2.weight'),
+    ('semseg_resnet', 'params/resnet/conv1_1/scale', 'bn1.weight'),
+    ('semseg_resnet', 'params/resnet/bn1/scale', 'bn3.weight'),
+    ('semseg_resnet', 'params/resnet/layer1_0/bn1/scale', 'layer1.0.bn1.weight'),
+    ('coin', 'params/cp/arm16/conv_atten/kernel', 'cp.arm16.conv_atten.weight'),
+    ('coin', 'params/cp/resnet/layer1_0/conv1/kernel', 'cp.resnet.layer1.0.conv1.weight'),
+    ('coin', 'params/conv_out16/conv/bn/bias', 'conv_out16.conv.bn.bias'),
+    ('erfnet', 'params/encoder/layers_3/conv1x3_2/kernel', 'encoder.layers.3.conv1x3_2.weight'),
+    ('erfnet', 'params/decoder/output_conv/bias', 'decoder.output_conv.bias'),
+    ('erfnet_encoder', 'params/encoder/initial_block/conv/kernel', 'features.encoder.initial_block.conv.weight'),
+    ('kazuto', 'params/resnet/conv1/kernel', 'layer1.conv1.conv.weight'),
+    ('kazuto', 'params/resnet/layer1_0/downsample_0/kernel', 'layer2.block1.shortcut.conv.weight'),
+    ('kazuto', 'batch_stats/resnet/layer4_2/bn3/var', 'layer5.block3.increase.bn.running_var'),
+    ('kazuto', 'params/resnet/layer2_3/conv2/kernel', 'layer3.block4.conv3x3.conv.weight'),
+    ('kazuto', 'params/aspp/c3/bias', 'aspp.c3.bias'),
+]
+
+
+@pytest.mark.parametrize('key', SOURCES)
+def test_names_are_those_of_the_release(key, variables_of):
+    variables = variables_of(key)
+    arrays, tensors = named_leaves(variables), pretrained.export_weights(variables, SOURCES[key])
+    for ours, theirs in [(ours, theirs) for one, ours, theirs in NAMES if one == key]:
+        # The values are random: equal in some order means the same array; axes have a test of their own.
+        np.testing.assert_array_equal(np.sort(tensors[theirs], None), np.sort(arrays[ours], None), err_msg=theirs)
+
+
+@pytest.mark.parametrize('key', SOURCES)
+def test_there_and_back_in_every_naming(key, variables_of):
+    variables = variables_of(key)
+    tensors = pretrained.export_weights(variables, SOURCES[key])
+    assert pretrained.detect(tensors, 'w.npz') == key
+    empty = jax.tree.map(np.zeros_like, variables)
+    found, report = imported(key, tensors, empty)
+    original = named_leaves(variables)
+    assert len(found) == len(tensors) == len(report.taken) and not report.unused
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, original[name])
+    if not SOURCES[key].anchor and key != 'erfnet_encoder':
+        assert found.keys() == original.keys()  # a whole net's naming has a place for everything
+
+
+def test_kernels_have_torchs_axes(variables_of):
+    # torch: y[o] = sum over i, a, b of w[o, i, a, b] x[i, a, b]; of a transposed convolution w[i, o, a, b].
+    forward = named_leaves(variables_of('coin'))['params/sp/conv1/conv/kernel']
+    tensor = pretrained.export_weights(variables_of('coin'), SOURCES['coin'])['sp.conv1.conv.weight']
+    assert tensor.shape == (forward.shape[3], 3, 7, 7) and tensor[2, 1, 3, 5] == forward[3, 5, 1, 2]
+    transposed = named_leaves(variables_of('erfnet'))['params/decoder/layers_0/conv/kernel']
+    tensor = pretrained.export_weights(variables_of('erfnet'), SOURCES['erfnet'])['decoder.layers.0.conv.weight']
+    assert tensor.shape == (32, 16, 3, 3) and tensor[7, 2, 0, 1] == transposed[0, 1, 7, 2]
+
+
+def test_a_linear_layer_on_flattened_features_is_a_convolution(variables_of):
+    variables = variables_of('vgg')
+    tensors = pretrained.export_weights(variables, SOURCES['vgg'])
+    out, channels, height, width = tensors['classifier.0.weight'].shape
+    assert (height, width) == (7, 7)
+    linear = np.random.default_rng(1).standard_normal((out, channels * 49)).astype(np.float32)
+    found, _ = imported('vgg', tensors | {'classifier.0.weight': linear}, variables)
+    x = np.random.default_rng(2).standard_normal((channels, 7, 7)).astype(np.float32)
+    convolved = np.einsum('abio,iab->o', found['params/color/fc6/kernel'], x)
+    np.testing.assert_allclose(convolved, linear @ x.ravel(), atol=1e-4)
+
+
+def test_wrappers_and_older_names(variables_of):
+    variables = variables_of('kazuto')
+    tensors = pretrained.export_weights(variables, SOURCES['kazuto'])
+    older = {
+        'module.scale.' + name.replace('.shortcut.', '.proj.').replace('aspp.', 'aspp.stages.'): tensor
+        for name, tensor in tensors.items()
+    } | {'module.scale.layer1.conv1.bn.num_batches_tracked': np.array(7)}
+    assert pretrained.detect(older, 'w.npz') == 'kazuto'
+    found, report = imported('kazuto', older, variables)
+    assert len(found) == len(tensors) and not report.unused
+
+
+# --- what may be absent -----------------------------------------------------------------------------------------------
+
+
+def test_another_number_of_classes_leaves_the_classifier_as_drawn(variables_of):
+    tensors = pretrained.export_weights(variables_of('semseg', 3), SOURCES['semseg'])
+    found, report = imported('semseg', tensors, variables_of('semseg', 5))
+    original = named_leaves(variables_of('semseg', 5))
+    assert original.keys() - found.keys() == {
+        f'params/{head}_4/{leaf}' for head in ('cls', 'aux') for leaf in ('kernel', 'bias')
+    }
+    assert any('cls_4: stays as drawn (3 classes in the file, 5 here)' in line for line in report.left)
+    assert 'cls.4.weight' in report.unused
+
+
+def test_classifier_of_imagenet_and_auxiliary_heads_are_listed(variables_of):
+    tensors = pretrained.export_weights(variables_of('resnet'), SOURCES['resnet'])
+    _, report = imported(
+        'resnet', tensors | {'fc.weight': np.ones((1000, 32)), 'fc.bias': np.ones(1000)}, variables_of('resnet')
+    )
+    assert report.unused == ('fc.weight', 'fc.bias')
+    outside = {line.split(':')[0] for line in report.left}
+    assert {'ffm', 'sp', 'cp/arm16', 'cp/conv_avg'} <= outside and 'cp' not in outside
+    assert 'fc.bias' in str(report) and 'cp: ' in str(report)
+    tensors = pretrained.export_weights(variables_of('semseg'), SOURCES['semseg'])
+    tested = {name: tensor for name, tensor in tensors.items() if not name.startswith('aux.')}
+    found, report = imported('semseg', tested, variables_of('semseg'))
+    assert len(found) == len(tested) and sum('not in the file' in line for line in report.left) == 3
+
+
+def test_what_no_release_has_stays_as_drawn(variables_of):
+    variables = variables_of('kazuto')
+    tensors = pretrained.export_weights(variables, SOURCES['kazuto'])
+    params = variables['params'] | {
+        'aspp': variables['params']['aspp'] | {'c0': variables['params']['aspp']['c0'] | {'dilation': np.ones(3)}}
+    }
+    found, report = imported('kazuto', tensors, variables | {'params': params})
+    assert len(found) == len(tensors)
+    assert [line.split(':')[0] for line in report.left] == ['aspp/c0/dilation']
+
+
+def test_a_backbone_with_other_strides_is_said(variables_of):
+    net = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract(*NETS['kazuto']))
+    tensors = pretrained.export_weights(net, SOURCES['resnet'])
+    assert 'on the 1x1' in str(imported('resnet', tensors, net)[1])
+
+
+# --- what is wrong ----------------------------------------------------------------------------------------------------
+
+
+def broken(tensors, change):
+    tensors = dict(tensors)
+    change(tensors)
+    return tensors
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda t: t.pop('layer1.0.bn2.running_var'), r'no tensor layer1\.0\.bn2\.running_var'),
+        (
+            lambda t: t.update({'layer9.0.conv1.weight': np.ones((1, 1))}),
+            r'layer9\.0\.conv1\.weight \(1, 1\) that has no',
+        ),
+        (
+            lambda t: t.update({'layer0.0.weight': t['layer0.0.weight'].transpose(2, 3, 1, 0)}),
+            r'layer0\.0\.weight: \(3, 3, 3, 4\), not \(4, 3, 3, 3\)',
+        ),
+        (lambda t: t.update({'cls.0.weight': t['cls.0.weight'] * np.nan}), r'NaN or infinity in cls\.0\.weight'),
+    ],
+    ids=['missing', 'surplus', 'transposed', 'nan'],
+)
+def test_what_does_not_fit_is_an_error_with_file_and_tensor(change, message, variables_of):
+    tensors = broken(pretrained.export_weights(variables_of('semseg'), SOURCES['semseg']), change)
+    with pytest.raises(InputError, match=message) as caught:
+        imported('semseg', tensors, variables_of('semseg'))
+    assert caught.value.where == 'w.npz' and caught.value.got and caught.value.expected
+
+
+def test_a_deeper_net_of_the_same_release_is_an_error(variables_of):
+    deeper = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract('pspnet', dict(width=TINY, depth=101)))
+    tensors = pretrained.export_weights(deeper, SOURCES['semseg'])
+    with pytest.raises(InputError, match=r'layer3\.\d+\.\S+ .*that has no place here') as caught:
+        imported('semseg', tensors, variables_of('semseg'))
+    assert "pspnet of the file's depth" in caught.value.expected
+    with pytest.raises(InputError, match=r'no tensor layer3\.\d+\.'):
+        shallow = pretrained.export_weights(variables_of('semseg'), SOURCES['semseg'])
+        imported('semseg', shallow, deeper)
+
+
+def test_partial_takes_what_fits_and_lists_the_rest(variables_of):
+    tensors = pretrained.export_weights(variables_of('semseg'), SOURCES['semseg'])
+    del tensors['layer1.0.bn2.running_var']
+    tensors['layer9.weight'] = np.ones(3)
+    tensors['layer0.0.weight'] = np.ones((1, 2, 3, 3))
+    found, report = imported('semseg', tensors, variables_of('semseg'), partial=True)
+    assert 'params/resnet/conv1_0/kernel' not in found and 'params/resnet/layer1_0/bn2/scale' not in found
+    assert 'layer9.weight' in report.unused
+    assert {'resnet/conv1_0', 'resnet/layer1_0/bn2'} <= {line.split(':')[0] for line in report.left}
+
+
+def test_only_what_is_wanted_need_be_there(variables_of):
+    tensors = pretrained.export_weights(variables_of('semseg'), SOURCES['semseg'])
+    short = {name: tensor for name, tensor in tensors.items() if name.startswith('layer')}
+    found, _ = imported('semseg', short, variables_of('semseg'), wanted=lambda name: name.startswith('resnet/'))
+    assert len(found) == len(short)
+
+
+def test_detection_names_what_it_saw_and_knows():
+    with pytest.raises(InputError, match=r'head\.weight.*in no known naming') as caught:
+        pretrained.detect({'head.weight': 0}, 'w.npz')
+    assert caught.value.where == 'w.npz' and 'hszhao/semseg' in caught.value.expected
+    with pytest.raises(InputError, match="did you mean 'resnet'"):
+        pretrained.detect({}, 'w.npz', source='resnt')
+
+
+def test_every_source_names_a_scheme_and_a_net():
+    assert SOURCES.keys() == NETS.keys()
+    assert {source.scheme for source in SOURCES.values()} <= images.SCHEMES.keys()

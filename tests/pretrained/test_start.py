@@ -1,0 +1,143 @@
+"""A run that starts from published weights: what it takes, how its images are prepared, and what it refuses first."""
+
+import jax
+import numpy as np
+import pytest
+
+from segjax import config as config_lib
+from segjax import driver, pretrained
+from segjax.errors import InputError
+from segjax.ops import images
+from segjax.trees import named_leaves
+
+
+def make_config(path='', **init_from):
+    config = config_lib.defaults('supervised')
+    config.model.update(width=0.25, first_maps=32, blocks=(0, 1, 0, 0))
+    config_lib.update(
+        config,
+        augment=dict(crop=(32, 64)),
+        data=dict(eval_size=(32, 64), threads=1, world=dict(num_train=8, num_val=8, size=(32, 64))),
+        train=dict(batch_size=8),
+        init_from=dict(path=str(path), **init_from),
+    )
+    return config
+
+
+@pytest.fixture(scope='module')
+def abstract(tmp_path_factory):
+    """The parameters and statistics of the configured net, as shapes."""
+    run, (stage,) = driver.open_run(make_config(), str(tmp_path_factory.mktemp('shapes')), 'train')
+    batch = driver.device_batch(run, stage)
+    state = jax.eval_shape(stage.init, driver.root_key(run, stage, 'init'), batch, {})
+    return {'params': state.params['segmenter'], **state.model_state['segmenter']}
+
+
+def weights(abstract, key, path, change=lambda tensors: None):
+    draw = np.random.default_rng(0)
+    variables = jax.tree.map(lambda s: draw.random(s.shape, np.float32), abstract)
+    tensors = pretrained.export_weights(variables, pretrained.SOURCES[key])
+    change(tensors)
+    pretrained.write(str(path), tensors)
+    return named_leaves(variables)
+
+
+def named(state):
+    return named_leaves({'params': state.params['segmenter'], **state.model_state['segmenter']})
+
+
+def test_all_arrays_are_the_files_and_the_images_are_prepared_its_way(abstract, tmp_path, capsys, monkeypatch):
+    path = tmp_path / 'encoder.safetensors'
+    expected = weights(abstract, 'erfnet_encoder', path)
+    config = make_config(path)
+    run, (stage,) = driver.open_run(config, str(tmp_path / 'run'), 'train')
+    assert (config.preprocess, run.config.preprocess) == ('unit', 'imagenet')
+    found = named(driver.initial_state(run, stage, {}))
+    scratch = named(driver.initial_state(run._replace(config=make_config()), stage, {}))
+    for name, array in found.items():
+        origin = expected if '/encoder/' in name else scratch
+        np.testing.assert_array_equal(array, origin[name])
+    printed = capsys.readouterr().out
+    assert 'Eromera' in printed and '+ encoder: ' in printed and '- decoder: stays as drawn' in printed
+    # The stage was made with that preparation, too.
+    seen, normalize = [], images.normalize
+    monkeypatch.setattr(images, 'normalize', lambda image, scheme: seen.append(scheme) or normalize(image, scheme))
+    jax.eval_shape(stage.predict, driver.initial_state(run, stage, {}), np.zeros((1, 32, 64, 3), np.uint8))
+    assert set(seen) == {'imagenet'}
+
+
+def test_patterns_choose_parameters_and_their_statistics(abstract, tmp_path):
+    path = tmp_path / 'w.npz'
+    expected = weights(abstract, 'erfnet', path)
+    run, (stage,) = driver.open_run(make_config(path, nets=('segmenter/encoder/.*',)), str(tmp_path / 'run'), 'train')
+    for name, array in named(driver.initial_state(run, stage, {})).items():
+        assert np.array_equal(array, expected[name]) == ('/encoder/' in name), name
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda t: t.pop('decoder.layers.0.bn.weight'), r'no tensor decoder\.layers\.0\.bn\.weight'),
+        (
+            lambda t: t.update({'encoder.layers.0.conv.weight': np.ones((3, 3, 8, 8))}),
+            r'\(3, 3, 8, 8\), not \(8, 8, 3, 3\)',
+        ),
+    ],
+    ids=['missing', 'transposed'],
+)
+def test_a_wrong_file_is_refused_when_the_run_is_opened(abstract, tmp_path, change, message):
+    path = tmp_path / 'w.npz'
+    weights(abstract, 'erfnet', path, change)
+    with pytest.raises(InputError, match=message) as caught:
+        driver.open_run(make_config(path), str(tmp_path / 'run'), 'train')
+    assert caught.value.where == str(path)
+    driver.open_run(make_config(path, partial=True), str(tmp_path / 'run'), 'train')
+
+
+def test_weights_of_another_net_are_refused(tmp_path):
+    path = tmp_path / 'w.npz'
+    pretrained.write(str(path), {f'{name}.weight': np.ones(2) for name in ('conv1', 'bn1', 'layer1.0.conv1')})
+    with pytest.raises(InputError, match='no array: segmenter'):
+        driver.open_run(make_config(path), str(tmp_path / 'run'), 'train')
+
+
+def test_a_preparation_that_contradicts_the_weights_is_an_error(abstract, tmp_path):
+    path = tmp_path / 'w.npz'
+    weights(abstract, 'erfnet_encoder', path)
+    config = make_config(path)
+    config.preprocess = 'caffe'
+    with pytest.raises(InputError, match=r"'caffe'[\s\S]*'imagenet'[\s\S]*init_from\.preprocess=keep"):
+        driver.open_run(config, str(tmp_path / 'run'), 'train')
+    config.init_from.preprocess = 'keep'
+    run, _ = driver.open_run(config, str(tmp_path / 'run'), 'train')
+    assert run.config.preprocess == 'caffe'
+
+
+def test_a_pipeline_with_its_own_preparation_says_so():
+    config = config_lib.defaults('noise_cyclegan')
+    assert 'preprocess' not in config
+    with pytest.raises(InputError, match='noise_cyclegan'):
+        pretrained.adopt_scheme(config, 'imagenet', '')
+    config.init_from.preprocess = 'keep'
+    assert pretrained.adopt_scheme(config, 'imagenet', '') == config
+
+
+@pytest.mark.parametrize('key', pretrained.SOURCES)
+def test_a_named_source_needs_no_file_for_its_scheme(key):
+    scheme = pretrained.scheme_of(make_config('nowhere.npz', source=key).init_from)
+    assert scheme == pretrained.SOURCES[key].scheme and scheme in images.SCHEMES
+
+
+def test_a_run_that_has_begun_needs_the_file_no_more(abstract, tmp_path):
+    path = tmp_path / 'w.npz'
+    weights(abstract, 'erfnet_encoder', path)
+    config = make_config(path)
+    config.train.num_steps = 0
+    config.run.num_pictures = 0
+    begun = tmp_path / 'run'
+    run, _ = driver.open_run(config, str(begun), 'train')
+    (begun / 'segmentation/checkpoints/0/record').mkdir(parents=True)
+    driver.logs.write_json(begun / driver.CONFIG, config_lib.to_json(run.config))
+    path.unlink()
+    again, _ = driver.open_run(config, str(begun), 'train')
+    assert again.config.preprocess == 'imagenet'
