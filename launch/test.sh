@@ -44,8 +44,9 @@ check compileall -q segjax configs launch tests
 
 workers=()
 if "$python" -c 'import xdist' 2>/dev/null; then
-  # loadfile: tests of one file share compiled programs and fixtures, which live in a process
-  [ "${SEGJAX_TEST_JOBS:-2}" = 1 ] || workers=(-n "${SEGJAX_TEST_JOBS:-2}" --dist loadfile)
+  # loadfile: tests of one file share compiled programs and fixtures, which live in a process. Their order is that of
+  # tests/conftest.py, not xdist's, which leaves long files with few tests for the end
+  [ "${SEGJAX_TEST_JOBS:-2}" = 1 ] || workers=(-n "${SEGJAX_TEST_JOBS:-2}" --dist loadfile --no-loadscope-reorder)
 fi
 code=0
 run "$python" -m pytest ${workers[@]+"${workers[@]}"} ${arguments[@]+"${arguments[@]}"} || code=$?

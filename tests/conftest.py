@@ -8,12 +8,24 @@ import pathlib
 os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0')
 os.environ.setdefault('NPROC', '16')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(pathlib.Path.home() / '.cache/segjax/jax_tests'))
+# Of everything, however small: processes that tests start find it, too.
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 import jax
 import pytest
 
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+LONGEST_FIRST = (
+    *('pipelines/test_noise_cyclegan', 'test_smoke', 'test_main', 'pipelines/test_supervised', 'test_driver'),
+    *('pipelines/test_learned_dilation', 'models/test_segmentation_nets', 'test_processes', 'test_configs'),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take long come first: several processes that are dealt files then end at the same time."""
+    here = pathlib.Path(__file__).parent
+    rank = {here / f'{name}.py': i for i, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(scope='session')

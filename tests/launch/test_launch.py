@@ -279,7 +279,7 @@ def test_test_runs_every_check_and_the_tests_last(ready, jobs):
     modules = [shlex.split(c)[2:] for c in ready.called() if ' -m ' in c]
     assert modules[0] == ['ruff', 'check', '.'] and modules[1] == ['ruff', 'format', '--check', '.']
     assert modules[2][0] == 'compileall'
-    workers = [] if jobs == '1' else ['-n', jobs or '2', '--dist', 'loadfile']
+    workers = [] if jobs == '1' else ['-n', jobs or '2', '--dist', 'loadfile', '--no-loadscope-reorder']
     assert modules[3:] == [['pytest', *workers, 'tests/a b', '-k', 'x']]
     assert result.stdout.splitlines()[-1] == '5 passed'
     assert ready.run('test.sh', code=5, TESTS='5', **env)

@@ -178,7 +178,7 @@ def quick_compilation():
 
 
 @pytest.mark.usefixtures('quick_compilation')
-@pytest.mark.parametrize('name', ['bisenet', 'deeplab_largefov'])
+@pytest.mark.parametrize('name', [pytest.param('bisenet', marks=pytest.mark.slow), 'deeplab_largefov'])
 def test_a_narrow_net_learns_the_batch(name):
     stage = pipeline(name, **({} if name == 'bisenet' else {'dropout': 0.0}))
     batch = train_batch(rows=2, size=(64, 64))

@@ -271,13 +271,18 @@ def exact_steps():
         return steps_in_float64(1, 'pmap')
 
 
+def small_batch(**options):
+    """Convolutions in float64 are slow on CPUs."""
+    return train_batch(size=(16, 32), **options)
+
+
 def steps_in_float64(devices, mode):
     """Three steps: with a pool of six for batches of eight, old images are drawn from the first step on."""
     with jax.enable_x64(True):
         config = make_config(train=dict(dtype='float64'), noise=dict(name='gaussian', snr=7.38))
         # Parameters are rounded to float32 in every step: a small rate keeps D from blowing that up.
         config.optim_discriminator.learning_rate = 0.001
-        _, state, history = run_steps(config, 3, devices, mode)
+        _, state, history = run_steps(config, 3, devices, mode, small_batch())
         return state, history
 
 
@@ -364,7 +369,7 @@ def test_unpaired_steps_are_the_same_on_any_number_of_devices():
 
 def semi_supervised_steps(devices):
     """Two steps: what the pool keeps of the first comes back in the second."""
-    other = train_batch(seed=3)
+    other = small_batch(seed=3)
     beside = {f'photo/{k}': other[k] for k in ('image', 'weight', 'index')}
     beside |= {f'map/{k}': other[k] for k in ('label', 'weight', 'index')}
     config = make_config(
@@ -373,7 +378,7 @@ def semi_supervised_steps(devices):
         data=dict(labelled_fraction=0.5),
     )
     config.optim_discriminator.learning_rate = 0.001
-    _, state, history = run_steps(config, 2, devices, batch={**train_batch(), **beside})
+    _, state, history = run_steps(config, 2, devices, batch={**small_batch(), **beside})
     return state, history
 
 
