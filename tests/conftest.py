@@ -3,9 +3,10 @@
 import os
 import pathlib
 
-# Before jax starts: eight devices for the SPMD tests; NPROC keeps their collectives from starving on few cores. Most of
-# the time goes into compiling programs that run once or twice, so the compiler optimises little.
-os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0')
+import compiler
+
+# Before jax starts: eight devices for the SPMD tests; NPROC keeps their collectives from starving on few cores.
+os.environ.setdefault('XLA_FLAGS', compiler.devices(8))
 os.environ.setdefault('NPROC', '16')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(pathlib.Path.home() / '.cache/segjax/jax_tests'))
 # Of everything, however small: processes that tests start find it, too.

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import compiler
 import jax
 import numpy as np
 import pytest
@@ -214,7 +215,7 @@ def test_of_several_processes_one_that_was_told_to_stop_is_enough_and_all_leave_
 
 ENVIRONMENT = {
     **os.environ,
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    'XLA_FLAGS': compiler.QUICKLY,
     'PYTHONPATH': os.pathsep.join([str(HELPERS.parent.parent), str(HELPERS)]),
 }
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import compiler
 import cv2
 import numpy as np
 import orbax.checkpoint as ocp
@@ -21,7 +22,7 @@ from segjax import main
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SMOKE = f'{REPOSITORY}/configs/supervised.py:smoke'
 STEPS = 6  # the same in all runs: another number is another schedule, and compiles again
-ENVIRONMENT = {**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0', 'PYTHONPATH': str(REPOSITORY)}
+ENVIRONMENT = {**os.environ, 'XLA_FLAGS': compiler.QUICKLY, 'PYTHONPATH': str(REPOSITORY)}
 
 
 def start(*arguments, **kwargs):

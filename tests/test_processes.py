@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import compiler
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -25,7 +26,7 @@ SETTINGS = ('noise=0', 'optimiser=sgd')
 def start(workdir, devices, *settings, num_steps=NUM_STEPS):
     env = {
         **os.environ,
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0',
+        'XLA_FLAGS': compiler.devices(devices),
         'PYTHONPATH': os.pathsep.join([str(HELPERS.parent.parent), str(HELPERS)]),
     }
     command = [sys.executable, str(HELPERS / 'toy_run.py'), str(workdir), str(num_steps), *SETTINGS, *settings]

@@ -5,6 +5,7 @@ import functools
 import json
 import re
 
+import compiler
 import pytest
 from readme import README, REPOSITORY, commands, flag, launch
 
@@ -44,7 +45,7 @@ def test_the_first_command_trains_and_ends_with_a_report(tmp_path):
     first = commands()[0]
     assert flag(first, 'config').endswith(':quick')
     words = [word.replace(':quick', ':smoke').replace('runs/first', str(tmp_path / 'first')) for word in first]
-    done = launch(words, XLA_FLAGS='--xla_backend_optimization_level=0')  # finds the programs of the test above
+    done = launch(words, XLA_FLAGS=compiler.QUICKLY)  # finds the programs of the test above
     assert done.returncode == 0, done.stderr[-2000:]
     report = (tmp_path / 'first/report.html').read_text()
     for promised in ('mIoU', 'commonest', 'onfusion', 'images/s'):
