@@ -1,28 +1,30 @@
-"""What a user sees first: every experiment's :smoke, and the first command of the README, which is one of them."""
+"""What a user sees first: the first command of the README, and the :smoke of every experiment."""
 
 import dataclasses
 import functools
 import json
 import re
 
-import compiler
 import pytest
+from absl import flags
 from readme import README, REPOSITORY, commands, flag, launch
 
-from segjax import config_file, driver, parallel
+from segjax import config_file, driver, main, parallel
 
-FILES = sorted((REPOSITORY / 'configs').glob('*.py'))
+FIRST, OF_FIRST = commands()[0], flag(commands()[0], 'config')
+OTHERS = sorted(path for path in (REPOSITORY / 'configs').glob('*.py') if path.name not in OF_FIRST)
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda p: p.name)
-def test_smoke_trains_in_one_trace_of_each_function(path, tmp_path, monkeypatch):
-    traced = []
+@pytest.fixture
+def traced(monkeypatch):
+    """The functions that are mapped over devices, once for each time they are traced."""
+    found = []
     spmd = parallel.Topology.spmd
 
     def counting(self, fn, **options):
         @functools.wraps(fn)
         def counted(*args):
-            traced.append(fn)
+            found.append(fn)
             return fn(*args)
 
         return spmd(self, counted, **options)
@@ -30,28 +32,42 @@ def test_smoke_trains_in_one_trace_of_each_function(path, tmp_path, monkeypatch)
     one_device = parallel.topology('pmap', 1)  # compiles in half the time
     monkeypatch.setattr(parallel, 'topology', lambda mode: dataclasses.replace(one_device, mode=mode))
     monkeypatch.setattr(parallel.Topology, 'spmd', counting)
-    config = config_file.load(f'{path}:smoke')
-    scores = driver.train(config, str(tmp_path))
-    assert scores and (tmp_path / 'report.html').exists()
-    steps = config.train.num_steps
-    assert steps > 2, 'one step cannot show that the second is not traced anew'
-    assert traced and len(traced) == len(set(traced)), [fn.__qualname__ for fn in traced]
+    return found
+
+
+def assert_traced_once(traced, scores):
+    assert len(traced) == len(set(traced)), [fn.__qualname__ for fn in traced]
     names = [fn.__name__ for fn in traced]
-    assert names.count('train_step') == names.count('eval_step') == len(scores)
+    assert names.count('train_step') == names.count('eval_step') == len(scores) > 0
 
 
-def test_the_first_command_trains_and_ends_with_a_report(tmp_path):
-    """With :smoke instead of :quick, which is the same system in seconds."""
-    first = commands()[0]
-    assert flag(first, 'config').endswith(':quick')
-    words = [word.replace(':quick', ':smoke').replace('runs/first', str(tmp_path / 'first')) for word in first]
-    done = launch(words, XLA_FLAGS=compiler.QUICKLY)  # finds the programs of the test above
-    assert done.returncode == 0, done.stderr[-2000:]
+@pytest.mark.parametrize('path', OTHERS, ids=lambda p: p.name)
+def test_smoke_trains_in_one_trace_of_each_function(path, tmp_path, traced):
+    config = config_file.load(f'{path}:smoke')
+    assert config.train.num_steps > 2, 'one step cannot show that the second is not traced anew'
+    scores = driver.train(config, str(tmp_path))
+    assert (tmp_path / 'report.html').exists()
+    assert_traced_once(traced, scores)
+
+
+def test_the_first_command_trains_and_ends_with_a_report(tmp_path, traced):
+    """With :smoke instead of :quick, which is the same system in seconds; in this process, as its script would."""
+    assert OF_FIRST.endswith(':quick')
+    words = [word.replace(':quick', ':smoke').replace('runs/first', str(tmp_path / 'first')) for word in FIRST]
+    dry = launch(words, '--dry-run')
+    assert dry.returncode == 0, dry.stderr
+    _, _, arguments = dry.stdout.splitlines()[-1].partition(' -m segjax.main ')
+    for item in main.FLAGS:
+        flags.FLAGS[item.name].unparse()
+    main.main(main._parse_flags(['segjax.main', *arguments.split()]))
+
     report = (tmp_path / 'first/report.html').read_text()
     for promised in ('mIoU', 'commonest', 'onfusion', 'images/s'):
         assert promised in report, promised
     for name in ('config.json', 'scores.json', 'report.html'):
         assert (tmp_path / 'first' / name).is_file()
-    (stage,) = json.loads((tmp_path / 'first/scores.json').read_text())
+    scores = json.loads((tmp_path / 'first/scores.json').read_text())
+    assert_traced_once(traced, scores)
+    (stage,) = scores
     for name in re.search(r'per stage,\s+(.*?)\.\n\n', README, re.DOTALL)[1].replace('\n', ' ').split('`')[1::2]:
         assert (tmp_path / 'first' / stage / name).exists(), name

@@ -247,7 +247,7 @@ def test_options_of_the_facts_change_what_they_say():
 def test_each_cycle_keeps_its_own_batch_statistics_or_both_are_mixed():
     _, mixed, _ = run_steps(make_config(noise=dict(name='none'), cycle=dict(statistics='mixed')))
     start, each, _ = run_steps(make_config(noise=dict(name='none')))
-    chex.assert_trees_all_close(mixed.params, each.params, rtol=1e-6)
+    chex.assert_trees_all_close(mixed.params, each.params, rtol=1e-4, atol=1e-6)
     x = jnp.asarray(train_batch()['image'], jnp.float32) / 127.5 - 1
     first = nn.Conv(6, (3, 3), use_bias=False).apply({'params': start.params['segmenter']['first']}, x)
 
