@@ -5,7 +5,7 @@ python -m segjax.main --mode table --table configs/tables/noise_cyclegan_table2.
 ... --scale camvid --rows 'erfnet|none|quantize_2bit|gaussian_7.38dB' --config.data.root=/data/camvid
 """
 
-from segjax.tables import Claim, Column, Row, Scale, Table
+from segjax.tables import SCORES_ALONE, Claim, Column, Row, Scale, Table
 
 FILE = 'configs/noise_cyclegan.py:{scale}'
 GAUSSIAN = {  # SNR in dB: published mIoU, PSNR
@@ -67,7 +67,7 @@ def get_table():
             'quick': Scale(
                 'quick',
                 seeds=(0, 1, 2),
-                overrides=('run.num_pictures=0', 'run.eval_every=0', 'run.checkpoint_every=0'),
+                overrides=SCORES_ALONE,
                 note='Narrow nets on the procedural world `streets`, a training of minutes: an experiment of its own, '
                 'whose numbers are not comparable with the published ones; only their order is.',
             ),

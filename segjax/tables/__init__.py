@@ -12,6 +12,6 @@ of the first seed, then all of the second: an interrupted table has whole column
 
 from segjax.tables.loop import run
 from segjax.tables.plan import make_plan
-from segjax.tables.spec import Claim, Column, Row, Scale, Table
+from segjax.tables.spec import SCORES_ALONE, Claim, Column, Row, Scale, Table
 
-__all__ = ['Claim', 'Column', 'Row', 'Scale', 'Table', 'make_plan', 'run']
+__all__ = ['SCORES_ALONE', 'Claim', 'Column', 'Row', 'Scale', 'Table', 'make_plan', 'run']

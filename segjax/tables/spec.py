@@ -53,6 +53,10 @@ class Row(NamedTuple):
     stage: str = ''
 
 
+SCORES_ALONE = ('run.num_pictures=0', 'run.eval_every=0', 'run.checkpoint_every=0')
+"""Overrides for short runs of which a table wants the last scores and nothing else."""
+
+
 class Scale(NamedTuple):
     """How large the experiments are.
 
