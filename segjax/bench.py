@@ -28,7 +28,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from segjax import config as config_lib
-from segjax import config_file, driver, logs, parallel
+from segjax import config_file, driver, logs, origin, parallel
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import PyTree, Stage, TrainState
@@ -244,7 +244,7 @@ def run(variants: Sequence[Variant]) -> dict[str, Any]:
     for variant in variants:
         states: dict[str, TrainState] = {}
         for stage in variant.stages:
-            states[stage.name] = driver.initial_state(variant.run, stage, dict(states))
+            states[stage.name] = origin.initial_state(variant.run, stage, dict(states))
             jobs.setdefault(stage.name, {})[variant.name] = Job(variant.run, stage, states[stage.name])
     report = {
         'environment': logs.environment(base.topology.devices[0].device_kind, base.topology.count, jax.process_count()),

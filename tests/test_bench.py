@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import toy_run
 
-from segjax import bench, driver, parallel
+from segjax import bench, driver, origin, parallel
 from segjax.errors import InputError
 from segjax.protocol import Input
 
@@ -254,6 +254,6 @@ def test_file_and_table_say_what_was_measured_on_what(benched):
     ],
 )
 def test_wrong_variants_are_refused_before_anything_compiles(variants, complaint, tmp_path, monkeypatch):
-    monkeypatch.delattr(driver, 'initial_state')
+    monkeypatch.delattr(origin, 'initial_state')
     with pytest.raises(InputError, match=complaint):
         bench.main(toy_run.make_config(bench=dict(variants=variants)), str(tmp_path))

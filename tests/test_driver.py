@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import toy_run
 
-from segjax import driver, evaluation, health, trees
+from segjax import checkpoints, driver, evaluation, health, trees
 from segjax.errors import InputError
 
 HELPERS = pathlib.Path(__file__).parent / 'helpers'
@@ -177,8 +177,10 @@ def test_data_that_changed_since_is_refused(finished, tmp_path):
         driver.train(toy_run.make_config(), str(copy))
 
 
-def test_init_from_does_not_undo_an_earlier_stage(finished, tmp_path):
+def test_init_from_does_not_undo_an_earlier_stage(finished, tmp_path, monkeypatch):
     workdir, _ = finished
+    load, loaded = checkpoints.load_params, []
+    monkeypatch.setattr(checkpoints, 'load_params', lambda path: loaded.append(path) or load(path))
     config = toy_run.make_config(init_from=dict(path=str(workdir)), seed=1)
     driver.train(config, str(tmp_path))
     first, second = final_state(tmp_path, 'pretrain'), final_state(tmp_path)
@@ -186,6 +188,7 @@ def test_init_from_does_not_undo_an_earlier_stage(finished, tmp_path):
     assert not np.array_equal(
         first['params/backbone/Conv_0/kernel'], final_state(workdir)['params/backbone/Conv_0/kernel']
     )
+    assert loaded == [str(workdir)], 'once for both stages'
 
 
 def test_sigterm_asks_for_a_stop_and_the_old_handler_returns():
