@@ -418,7 +418,7 @@ def train_batches(run: Run, inputs: Input, start_step: int) -> Iterator:
     """This process's training batches from a step on; close it."""
 
     def open_input(inputs: Input, seed: int):
-        return loader.train_iterator(
+        batches = loader.train_iterator(
             run.data.open_split(inputs.split, inputs.features),
             inputs,
             seed=seed,
@@ -427,9 +427,10 @@ def train_batches(run: Run, inputs: Input, start_step: int) -> Iterator:
             process_count=jax.process_count(),
             data_config=run.config.data,
         )
+        return opened.enter_context(contextlib.closing(batches))
 
-    batches = open_input(inputs, run.config.seed)
-    if not inputs.beside:
-        return batches
-    beside = {name: open_input(more, rng.derived_seed(run.config.seed, name)) for name, more in inputs.beside}
-    return loader.SideBySide(batches, beside)
+    with contextlib.ExitStack() as opened:  # an input that cannot be opened closes those before it
+        batches = open_input(inputs, run.config.seed)
+        beside = {name: open_input(more, rng.derived_seed(run.config.seed, name)) for name, more in inputs.beside}
+        opened.pop_all()
+    return loader.SideBySide(batches, beside) if beside else batches
