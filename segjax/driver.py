@@ -100,9 +100,15 @@ def _check_parts(inputs: Input, spec: DataSpec) -> None:
             raise InputError('config.data.labelled_fraction', got=share, expected='at least one example in each part')
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Scores]:
-    """Trains all stages (or goes on with them), evaluates, writes scores.json and report.html."""
-    with health.StopSignal() as stop:
+def train(config: ml_collections.ConfigDict, workdir: str, stop: health.StopSignal | None = None) -> dict[str, Scores]:
+    """Trains all stages (or goes on with them), evaluates, writes scores.json and report.html.
+
+    Args:
+      config: unchecked.
+      workdir: the run folder.
+      stop: entered by the caller, for several runs in a row; None: a run alone listens for itself.
+    """
+    with contextlib.nullcontext(stop) if stop else health.StopSignal() as stop:
         run, stages = open_run(config, workdir, 'train')
         with _locked(run.workdir):
             _check_same_run(run)
