@@ -1,7 +1,7 @@
 """Where a stage without a checkpoint begins: from what `config.init_from` names, then from scratch.
 
 The lower rungs of the driver's ladder. What `init_from.path` names is read once for all stages, when it is first asked
-for; a run whose stages have all begun never asks. `run` is driver.Run.
+for; a run whose stages all have a checkpoint never asks. `run` is driver.Run.
 """
 
 import functools
