@@ -55,6 +55,54 @@ unknown_flag() {
     'arguments for segjax.main come last, after a bare --'
 }
 
+# read_flags ARGUMENT...: the flags of a script that submits trainings: --mode, --config, --table and --workdir, which go
+# into variables of these names, and its own. `rest` is what comes after a bare --.
+# The script's function `own_flag FLAG [VALUE]` takes a flag of its own, and fails for any other. It sets `taken` to 1
+# where the flag has no value.
+read_flags() {
+  local taken
+  mode='' config='' table='' workdir=''
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --help | -h) usage && exit 0 ;;
+      --dry-run) dry_run=yes && shift && continue ;;
+      --) shift && break ;;
+      --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+    esac
+    taken=2
+    own_flag "$@" || case $1 in
+      --mode) need "$@" && mode=$2 ;;
+      --config) need "$@" && config=$2 ;;
+      --table) need "$@" && table=$2 ;;
+      --workdir) need "$@" && workdir=$2 ;;
+      *) unknown_flag "$1" ;;
+    esac
+    shift "$taken"
+  done
+  rest=("$@")
+}
+
+# find_experiment: checks these flags; `experiment` is the file with an absolute path, `experiment_flag` what names it
+find_experiment() {
+  if [ "$mode" = table ]; then
+    experiment_flag=--table
+    [ -z "$config" ] || die --config "$config" 'none: the rows of a table name their configs' 'leave --config out'
+  else
+    experiment_flag=--config
+    [ -z "$table" ] || die --table "$table${mode:+ with --mode $mode}" '--mode table'
+  fi
+  given "$experiment_flag" "$config$table"
+  given --workdir "$workdir"
+  # shellcheck disable=SC2034 # for the scripts that source this file
+  experiment=$(find_config "$experiment_flag" "$config$table")
+}
+
+# pass_on FILE: `passed_on` are the arguments of segjax.main; FILE is the experiment's path where that runs
+pass_on() {
+  # shellcheck disable=SC2034 # likewise
+  passed_on=(${mode:+"--mode=$mode"} "$experiment_flag=$1" "--workdir=$workdir" ${rest[@]+"${rest[@]}"})
+}
+
 # whole FLAG VALUE: checks that VALUE is a whole number > 0
 whole() {
   case $2 in '' | *[!0-9]* | 0*) die "$1" "$2" 'a whole number > 0' ;; esac

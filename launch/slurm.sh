@@ -5,8 +5,11 @@
 #
 #   bash launch/slurm.sh --config configs/supervised.py --workdir /scratch/runs/cityscapes \
 #     --nodes 2 --gpus-per-node 4 --time 12:00:00 --partition gpu -- --config.seed=3
+#   bash launch/slurm.sh --mode table --table configs/tables/noise_cyclegan_table2.py --workdir /scratch/runs/table2 \
+#     -- --scale quick
 #
 #   --config FILE        experiment, seen from the current folder or from the repository
+#   --mode table --table FILE   instead of --config: the rows of a table
 #   --workdir FOLDER     run folder, on a file system that all nodes share
 #   --nodes N            default: 1
 #   --gpus-per-node N    default: 1
@@ -15,7 +18,7 @@
 #   --time LIMIT         default: 24:00:00. 120 s before it the training saves and the job queues again
 #   --partition NAME     default: the cluster's
 #   --account NAME       default: yours
-#   --job-name NAME      default: the config's name
+#   --job-name NAME      default: the file's name
 #   --sbatch OPTION      any other option of sbatch, e.g. --sbatch=--constraint=a100; may be repeated
 #   --dry-run            print the commands and change nothing
 #   --help               this page
@@ -30,18 +33,10 @@ inherited_venv=${SEGJAX_VENV:-}
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 [ -n "$inherited_venv" ] || SEGJAX_VENV=$root/.venv-slurm
 
-config='' workdir='' nodes=1 gpus=1 cpus=8 processes=gpu limit=24:00:00 job_name=''
+nodes=1 gpus=1 cpus=8 processes=gpu limit=24:00:00 job_name=''
 options=()
-while [ $# -gt 0 ]; do
+own_flag() {
   case $1 in
-    --help | -h) usage && exit 0 ;;
-    --dry-run) dry_run=yes && shift && continue ;;
-    --) shift && break ;;
-    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
-  esac
-  case $1 in
-    --config) need "$@" && config=$2 ;;
-    --workdir) need "$@" && workdir=$2 ;;
     --nodes) need "$@" && nodes=$2 ;;
     --gpus-per-node) need "$@" && gpus=$2 ;;
     --cpus-per-gpu) need "$@" && cpus=$2 ;;
@@ -50,13 +45,11 @@ while [ $# -gt 0 ]; do
     --partition | --account) need "$@" && options+=("$1=$2") ;;
     --job-name) need "$@" && job_name=$2 ;;
     --sbatch) [ $# -ge 2 ] || need "$@" && options+=("$2") ;; # its value does begin with --
-    *) unknown_flag "$1" ;;
+    *) return 1 ;;
   esac
-  shift 2
-done
-given --config "$config"
-given --workdir "$workdir"
-config=$(find_config --config "$config")
+}
+read_flags "$@"
+find_experiment
 workdir=$(absolute "$workdir")
 whole --nodes "$nodes"
 whole --gpus-per-node "$gpus"
@@ -67,13 +60,14 @@ case $processes in
   *) die --processes "$processes" 'gpu or node' ;;
 esac
 if [ -z "$job_name" ]; then
-  job_name=${config##*/}
+  job_name=${experiment##*/}
   job_name=segjax-${job_name%%.py*}
 fi
 
+pass_on "$experiment"
 run mkdir -p "$workdir"
 run env "SEGJAX_VENV=$SEGJAX_VENV" sbatch --job-name="$job_name" --export=ALL \
   --chdir="$root" --output="$workdir/slurm-%j.log" \
   --nodes="$nodes" --ntasks-per-node="$tasks" --gpus-per-node="$gpus" \
   --cpus-per-task="$((gpus * cpus / tasks))" --time="$limit" ${options[@]+"${options[@]}"} \
-  "$root/launch/slurm_job.sh" --config="$config" --workdir="$workdir" "$@"
+  "$root/launch/slurm_job.sh" "${passed_on[@]}"

@@ -20,6 +20,7 @@
 #   --spot              create: cheaper, may be taken away at any time
 #   --queued            create, delete: as a queued resource, which waits until there is capacity
 #   --config FILE       run: experiment; a file that git tracks
+#   --mode table --table FILE   run: instead of --config, the rows of a table; likewise
 #   --workdir FOLDER    run: absolute, on a file system that all workers share (Filestore, gcsfuse)
 #   --worker N          logs: which worker (default: 0)
 #   --follow            logs: go on printing
@@ -30,36 +31,28 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 name=${TPU_NAME:-} zone=${TPU_ZONE:-} type=${TPU_TYPE:-} version=${TPU_VERSION:-} project=${TPU_PROJECT:-}
-config='' workdir='' worker=0 queued=no lines='-n 100'
+worker=0 queued=no lines='-n 100'
 spot=()
 case ${1:-} in
   create | sync | run | status | logs | stop | delete) command=$1 && shift ;;
   --help | -h) usage && exit 0 ;;
   *) die tpu_pod.sh "${1:-no command}" 'create, sync, run, status, logs, stop or delete' 'tpu_pod.sh --help' ;;
 esac
-while [ $# -gt 0 ]; do
+own_flag() {
   case $1 in
-    --help | -h) usage && exit 0 ;;
-    --dry-run) dry_run=yes && shift && continue ;;
-    --spot) spot=(--spot) && shift && continue ;;
-    --queued) queued=yes && shift && continue ;;
-    --follow) lines='-n 100 -f' && shift && continue ;;
-    --) shift && break ;;
-    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
-  esac
-  case $1 in
+    --spot) taken=1 && spot=(--spot) ;;
+    --queued) taken=1 && queued=yes ;;
+    --follow) taken=1 && lines='-n 100 -f' ;;
     --name) need "$@" && name=$2 ;;
     --zone) need "$@" && zone=$2 ;;
     --type) need "$@" && type=$2 ;;
     --version) need "$@" && version=$2 ;;
     --project) need "$@" && project=$2 ;;
-    --config) need "$@" && config=$2 ;;
-    --workdir) need "$@" && workdir=$2 ;;
     --worker) need "$@" && worker=$2 ;;
-    *) unknown_flag "$1" ;;
+    *) return 1 ;;
   esac
-  shift 2
-done
+}
+read_flags "$@"
 given '--name or TPU_NAME' "$name"
 given '--zone or TPU_ZONE' "$zone"
 [ "$dry_run" = yes ] || command -v gcloud >/dev/null ||
@@ -149,17 +142,17 @@ sync() {
 }
 
 start() {
-  given --config "$config"
-  given --workdir "$workdir"
-  config=$(find_config --config "$config")
-  local file=${config%%:*}
+  find_experiment
+  local file=${experiment%%:*}
   git -C "$root" ls-files --error-unmatch -- "$file" >/dev/null 2>&1 ||
-    die --config "$file, which git does not track" 'a file that sync copies' "git add $(quote "$file"), then sync"
+    die "$experiment_flag" "$file, which git does not track" 'a file that sync copies' \
+      "git add $(quote "$file"), then sync"
   case $workdir in
     /* | gs://*) ;;
     *) die --workdir "$workdir" 'an absolute path on the workers' ;;
   esac
-  on all "bash segjax/launch/tpu_worker.sh start $(quote --config="${config#"$root/"}" --workdir="$workdir" "$@")"
+  pass_on "${experiment#"$root/"}"
+  on all "bash segjax/launch/tpu_worker.sh start $(quote "${passed_on[@]}")"
 }
 
 status() {
@@ -169,7 +162,7 @@ status() {
 
 case $command in
   create | sync | status | delete) "$command" ;;
-  run) start "$@" ;;
+  run) start ;;
   logs) on "$worker" "tail $lines segjax-run/log" ;;
   stop) on all 'bash segjax/launch/tpu_worker.sh stop' ;;
 esac

@@ -28,7 +28,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from segjax import config as config_lib
-from segjax import config_file, driver, logs, parallel
+from segjax import config_file, driver, logs, origin, parallel
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import PyTree, Stage, TrainState
@@ -231,7 +231,9 @@ def open_variants(config: ml_collections.ConfigDict, workdir: str) -> tuple[Vari
 def run(variants: Sequence[Variant]) -> dict[str, Any]:
     """Benches every stage of every variant at fresh parameters; prints a table and writes <workdir>/bench.json.
 
-    All variants are on the devices at once: together they need more memory than each alone.
+    Stages are compared by their place, as a variant may change their names: a place goes by the base's name for it, or
+    that of the first variant that has so many stages. All variants are on the devices at once: together they need more
+    memory than each alone.
 
     Returns:
       {'environment': {...}, 'config': the base's, 'variants': {name: overrides}, 'stages': {stage: {
@@ -240,17 +242,17 @@ def run(variants: Sequence[Variant]) -> dict[str, Any]:
       A part is missing where the stage has none. A variant that reads as an earlier one does has no 'input' of its own.
     """
     base = variants[0].run
-    jobs: dict[str, dict[str, Job]] = {}
+    jobs: list[dict[str, Job]] = [{} for _ in range(max(len(variant.stages) for variant in variants))]
     for variant in variants:
         states: dict[str, TrainState] = {}
-        for stage in variant.stages:
-            states[stage.name] = driver.initial_state(variant.run, stage, dict(states))
-            jobs.setdefault(stage.name, {})[variant.name] = Job(variant.run, stage, states[stage.name])
+        for stage, of_stage in zip(variant.stages, jobs):
+            states[stage.name] = origin.initial_state(variant.run, stage, dict(states))
+            of_stage[variant.name] = Job(variant.run, stage, states[stage.name])
     report = {
         'environment': logs.environment(base.topology.devices[0].device_kind, base.topology.count, jax.process_count()),
         'config': config_lib.to_json(base.config),
         'variants': {variant.name: variant.overrides for variant in variants},
-        'stages': {name: bench_stage(of_stage, base.config.bench) for name, of_stage in jobs.items()},
+        'stages': {name: bench_stage(of_stage, base.config.bench) for name, of_stage in zip(_stage_names(jobs), jobs)},
     }
     if parallel.is_main():
         logs.write_json(base.workdir / 'bench.json', report)
@@ -258,11 +260,20 @@ def run(variants: Sequence[Variant]) -> dict[str, Any]:
     return report
 
 
+def _stage_names(jobs: Sequence[Mapping[str, Job]]) -> list[str]:
+    """A name for each place, of which no two are equal."""
+    names: list[str] = []
+    for place, of_stage in enumerate(jobs, start=1):
+        name = next(iter(of_stage.values())).stage.name
+        names.append(f'{name} (stage {place})' if name in names else name)
+    return names
+
+
 def bench_stage(jobs: Mapping[str, Job], settings: ml_collections.ConfigDict) -> dict[str, Any]:
     """The parts of one stage, by variant.
 
     Args:
-      jobs: by variant; times are compared with the first one's.
+      jobs: by variant; times are compared with those of BASE.
       settings: `config.bench`.
     """
     parts: dict[str, Any] = {}
@@ -284,21 +295,21 @@ def bench_stage(jobs: Mapping[str, Job], settings: ml_collections.ConfigDict) ->
 
 
 def bench_calls(timed: Mapping[str, Timed], settings: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Times the variants of one part in turn; `over_base` is the ratio of times per image to the first one's."""
+    """Times the variants of one part in turn; `over_base`, where BASE is one of them, is the ratio per image."""
     calls = {name: one.call for name, one in timed.items()}
     measurements = measure_in_turn(calls, settings.repetitions, settings.warmup)
     per_image = {
         name: Measurement(tuple(seconds / timed[name].batch_size for seconds in measurement.seconds))
         for name, measurement in measurements.items()
     }
-    over_base = ratios(per_image, next(iter(timed)))
+    over_base = ratios(per_image, BASE) if BASE in timed else {}
     return {
         name: {
             'batch_size': one.batch_size,
             'size': one.size,
             'images_per_second': 1 / per_image[name].median,
             **measurements[name].record(),
-            'over_base': over_base[name]._asdict(),
+            **({'over_base': over_base[name]._asdict()} if over_base else {}),
             **one.program.record(),
         }
         for name, one in timed.items()

@@ -326,6 +326,27 @@ def validate(config: ml_collections.ConfigDict) -> None:
         complaint = field.check(value)
         if complaint:
             raise InputError(where, got=repr(value), expected=complaint, fix=field.doc)
+    _check_init_from(config.init_from)
+
+
+def _check_init_from(init_from: ml_collections.ConfigDict) -> None:
+    """Raises InputError for a key about published weights beside a run folder, where it would change nothing.
+
+    Without a path it may stay: a run that has begun needs no path any more.
+    """
+    from segjax.pretrained.files import HUB, SUFFIXES, is_weights  # here, not above: --help need not wait for jax
+
+    if not init_from.path or is_weights(init_from.path):
+        return
+    for key in ('source', 'partial', 'preprocess'):
+        default = SHARED['init_from'][key].default
+        if init_from[key] != default:
+            raise InputError(
+                f'config.init_from.{key}',
+                got=f'{init_from[key]!r} with {init_from.path}, which is no file of weights but a run folder',
+                expected=f'{default!r}: the key is about published weights ({", ".join(SUFFIXES)}, or {HUB}...)',
+                fix=f'--config.init_from.{key}={default}, or a file of weights as init_from.path',
+            )
 
 
 def parse_arg(arg: str, variants: tuple[str, ...], **spec: Any) -> ml_collections.ConfigDict:

@@ -7,6 +7,7 @@ something to look at that does not stop training.
 import collections
 import hashlib
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from segjax import config as config_lib
 from segjax import pipelines
-from segjax.data import builders, loader
+from segjax.data import builders, loader, transforms
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
 from segjax.data.labels import OFF_BY_ONE
@@ -237,13 +238,14 @@ def _crop(config: Any, sizes: Iterable[tuple[int, int]]) -> list[Finding]:
 
 
 def _eval_size(config: Any, sizes: collections.Counter) -> list[Finding]:
-    """Evaluation resizes whole images to one size: another shape distorts them."""
+    """Evaluation fits whole images into one size: where that has another shape, the net works on black padding."""
     (height, width), _ = sizes.most_common(1)[0]
-    stretch = (config.data.eval_size[1] / width) / (config.data.eval_size[0] / height)
-    if 1 / 1.1 < stretch < 1.1:
+    _, filled = transforms.letterbox_matrix((height, width), config.data.eval_size)
+    padding = 1 - math.prod(filled) / math.prod(config.data.eval_size)
+    if padding < 0.1:
         return []
-    message = '{}x{} (height x width) stretches images of {}x{} by {:.2f} in width'.format(
-        *config.data.eval_size, height, width, stretch
+    message = '{}x{} (height x width), into which images of {}x{} fit as {}x{}: {:.0%} is padding'.format(
+        *config.data.eval_size, height, width, *filled, padding
     )
     return [Finding('warning', 'config.data.eval_size', message, 'choose a size of the shape of the images')]
 

@@ -1,9 +1,9 @@
 """THE loop: stage -> step -> log -> evaluate -> checkpoint, for every pipeline. It knows no loss and no net.
 
-Resuming is a ladder: the newest whole checkpoint of this run folder, then `config.init_from`, then scratch. What is
-written after step s is a function of (config, s) alone, so a run that was killed at any moment and started again ends
-bit-identical to one that was not: the data position is the step, keys are folded from it, and the open logging window
-is part of the checkpoint.
+Resuming is a ladder: the newest whole checkpoint of this run folder, then `config.init_from`, then scratch (origin.py
+has the lower rungs). What is written after step s is a function of (config, s) alone, so a run that was killed at any
+moment and started again ends bit-identical to one that was not: the data position is the step, keys are folded from it,
+and the open logging window is part of the checkpoint.
 """
 
 import contextlib
@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
-import numpy as np
 from absl import logging
 
-from segjax import checkpoints, evaluation, health, logs, parallel, pipelines, pretrained, report, rng, scores, trees
+from segjax import checkpoints, evaluation, health, logs, origin, parallel, pipelines, report, rng, scores
 from segjax import config as config_lib
 from segjax import data as data_lib
 from segjax.data import loader
@@ -37,6 +36,7 @@ class Run(NamedTuple):
     data: data_lib.Prepared
     workdir: pathlib.Path
     topology: parallel.Topology
+    source: Callable[[], origin.Source | None] = lambda: None  # origin.reader of config.init_from
 
     @property
     def spec(self) -> DataSpec:
@@ -68,9 +68,9 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
     folder = pathlib.Path(workdir).expanduser().absolute()
     topology = parallel.topology(config.parallel.mode)
     stored = folder / SPEC
-    from_weights = use == 'train' and pretrained.is_weights(config.init_from.path)
-    if from_weights:
-        config = _with_scheme_of_weights(config, folder)
+    source = origin.reader(config.init_from)
+    if use == 'train':
+        config = origin.with_preprocess(config, folder / CONFIG, source)
     if use == 'predict' and stored.exists():
         data = data_lib.Prepared(DataSpec.from_json(logs.read_json(stored)), folder, config.data.name)
     else:
@@ -84,36 +84,10 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
                 topology.check_batch_size('unpaired.batch_size', beside.batch_size, config.train.accumulate)
         if use != 'predict':
             topology.check_batch_size('evaluate.batch_size', stage.eval_input.batch_size)
-    run = Run(config, data, folder, topology)
-    if from_weights and not _has_begun(folder):
-        _check_weights(run, stages)
+    run = Run(config, data, folder, topology, source)
+    if use == 'train' and not origin.has_begun(folder):
+        origin.check(run, stages)
     return run, stages
-
-
-def _has_begun(folder: pathlib.Path) -> bool:
-    return any(folder.glob('*/checkpoints/*/record'))
-
-
-def _with_scheme_of_weights(config: ml_collections.ConfigDict, folder: pathlib.Path) -> ml_collections.ConfigDict:
-    """The config with the `preprocess` of the weights it starts from; a run that has begun keeps its own."""
-    default = config_lib.defaults(config.pipeline).preprocess if 'preprocess' in config else ''
-    if not _has_begun(folder):
-        return pretrained.adopt_scheme(config, pretrained.scheme_of(config.init_from), default)
-    if not default or config.preprocess != default:
-        return config
-    return pretrained.adopt_scheme(config, logs.read_json(folder / CONFIG)['preprocess'], default)
-
-
-def _check_weights(run: Run, stages: tuple[Stage, ...]) -> None:
-    """Raises InputError for weights that the nets of no stage take, or not whole, before anything compiles."""
-    earlier, nets, taken = {}, {}, False
-    for stage in stages:
-        abstract = jax.eval_shape(stage.init, root_key(run, stage, 'init'), device_batch(run, stage), dict(earlier))
-        earlier[stage.name] = abstract
-        nets |= abstract.params
-        taken |= pretrained.load_for(abstract, run.config.init_from)[0] is not None
-    if not taken:
-        raise pretrained.nothing_fits(run.config.init_from.path, nets)
 
 
 def _check_parts(inputs: Input, spec: DataSpec) -> None:
@@ -126,9 +100,15 @@ def _check_parts(inputs: Input, spec: DataSpec) -> None:
             raise InputError('config.data.labelled_fraction', got=share, expected='at least one example in each part')
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Scores]:
-    """Trains all stages (or goes on with them), evaluates, writes scores.json and report.html."""
-    with health.StopSignal() as stop:
+def train(config: ml_collections.ConfigDict, workdir: str, stop: health.StopSignal | None = None) -> dict[str, Scores]:
+    """Trains all stages (or goes on with them), evaluates, writes scores.json and report.html.
+
+    Args:
+      config: unchecked.
+      workdir: the run folder.
+      stop: entered by the caller, for several runs in a row; None: a run alone listens for itself.
+    """
+    with contextlib.nullcontext(stop) if stop else health.StopSignal() as stop:
         run, stages = open_run(config, workdir, 'train')
         with _locked(run.workdir):
             _check_same_run(run)
@@ -259,7 +239,7 @@ def train_stage(
     functions = map_functions(run, stage)
     with contextlib.ExitStack() as stack:
         saved = stack.enter_context(_open_checkpoints(run, stage))
-        state, record = _restore(run, stage, earlier, saved) or (initial_state(run, stage, earlier), NO_RECORD)
+        state, record = _restore(run, stage, earlier, saved) or (origin.initial_state(run, stage, earlier), NO_RECORD)
         start = int(state.step)
         state = run.topology.put_replicated(state)
         if start >= stage.num_steps and not record['evaluate']:
@@ -380,7 +360,7 @@ def load_stage(run: Run, stage: Stage, earlier: Mapping[str, TrainState], which:
             expected='the folder of a run that has saved one',
             fix='train first: --mode train',
         )
-    state = restored[0] if restored else initial_state(run, stage, earlier)
+    state = restored[0] if restored else origin.initial_state(run, stage, earlier)
     return run.topology.put_replicated(state)
 
 
@@ -395,51 +375,9 @@ def load_last_stage(run: Run, stages: tuple[Stage, ...], which: str) -> tuple[St
     return able[-1], states[able[-1].name]
 
 
-def device_batch(run: Run, stage: Stage) -> dict[str, np.ndarray]:
-    """Zeros in the shapes of one device's training batch, for `init`."""
-    inputs = stage.train_input or stage.eval_input
-    return loader.zeros(inputs, max(1, inputs.batch_size // run.topology.count))
-
-
 def root_key(run: Run, stage: Stage, use: str) -> jax.Array:
-    """The key that a use of a stage ('init', 'train', 'evaluate') folds its streams from."""
+    """The key that a use of a stage ('train', 'evaluate') folds its streams from."""
     return rng.root(run.config.seed, stage.name, use)
-
-
-def initial_state(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> TrainState:
-    """A fresh state on the host, with the parameters that `config.init_from` names."""
-    # Not compiled as a whole: small programs that all nets share take a tenth of the time.
-    state = parallel.to_host(stage.init(root_key(run, stage, 'init'), device_batch(run, stage), dict(earlier)))
-    if run.config.init_from.path:
-        summaries, patterns = [], run.config.init_from.nets
-        if pretrained.is_weights(run.config.init_from.path):
-            source, listing = pretrained.load_for(state, run.config.init_from)  # has looked at the patterns
-            summaries, patterns = [listing], ('.*',)
-        else:
-            source = checkpoints.load_params(run.config.init_from.path)
-        if source is not None:
-            state, summary = checkpoints.merge_params(state, source, patterns, _inherited(state, earlier))
-            summaries.append(summary)
-        if parallel.is_main():
-            print(f'stage {stage.name!r}: ' + '\n'.join(summaries), flush=True)
-    return state
-
-
-def _inherited(state: TrainState, earlier: Mapping[str, TrainState]) -> set[str]:
-    """Nets that the stage took over as an earlier stage left them: trained in this run already."""
-
-    def same(a, b):
-        pairs = [trees.named_leaves(tree) for tree in (a, b)]
-        return pairs[0].keys() == pairs[1].keys() and all(
-            np.array_equal(leaf, pairs[1][name]) for name, leaf in pairs[0].items()
-        )
-
-    return {
-        net
-        for before in earlier.values()
-        for net, params in before.params.items()
-        if net in state.params and same(state.params[net], params)
-    }
 
 
 def _open_checkpoints(run: Run, stage: Stage) -> checkpoints.Checkpoints:
@@ -454,13 +392,12 @@ def _checkpoint_folder(run: Run, stage: Stage) -> pathlib.Path:
 def _restore(run: Run, stage: Stage, earlier, saved: checkpoints.Checkpoints, step: int | None = None):
     if not saved.steps():
         return None
-    abstract = jax.eval_shape(stage.init, root_key(run, stage, 'init'), device_batch(run, stage), dict(earlier))
-    return saved.restore(abstract, step)
+    return saved.restore(origin.abstract_state(run, stage, earlier), step)
 
 
 def _check_same_run(run: Run) -> None:
     """A folder with checkpoints goes on only as what it is: same config, same data."""
-    if not _has_begun(run.workdir):
+    if not origin.has_begun(run.workdir):
         return
     where = f'--workdir {run.workdir}'
     found = config_lib.differences(logs.read_json(run.workdir / CONFIG), config_lib.to_json(run.config))
@@ -487,7 +424,7 @@ def train_batches(run: Run, inputs: Input, start_step: int) -> Iterator:
     """This process's training batches from a step on; close it."""
 
     def open_input(inputs: Input, seed: int):
-        return loader.train_iterator(
+        batches = loader.train_iterator(
             run.data.open_split(inputs.split, inputs.features),
             inputs,
             seed=seed,
@@ -496,9 +433,10 @@ def train_batches(run: Run, inputs: Input, start_step: int) -> Iterator:
             process_count=jax.process_count(),
             data_config=run.config.data,
         )
+        return opened.enter_context(contextlib.closing(batches))
 
-    batches = open_input(inputs, run.config.seed)
-    if not inputs.beside:
-        return batches
-    beside = {name: open_input(more, rng.derived_seed(run.config.seed, name)) for name, more in inputs.beside}
-    return loader.SideBySide(batches, beside)
+    with contextlib.ExitStack() as opened:  # an input that cannot be opened closes those before it
+        batches = open_input(inputs, run.config.seed)
+        beside = {name: open_input(more, rng.derived_seed(run.config.seed, name)) for name, more in inputs.beside}
+        opened.pop_all()
+    return loader.SideBySide(batches, beside) if beside else batches

@@ -55,8 +55,9 @@ def check(stage: str, step: int, metrics: Mapping[str, Mean], health: Mapping[st
 class StopSignal:
     """Turns SIGTERM and the first Ctrl-C into a question that the run asks, so that it can save and leave in order.
 
-    One for a whole run: a signal between two stages must not get lost. Of several processes it is enough that one was
-    told to stop. All must leave at the same step, so they agree, over the network, at every `AGREE_EVERY`th question.
+    One for a whole run or table: a signal between two stages, or two runs, must not get lost. Of several processes it
+    is enough that one was told to stop. All must leave at the same step, so they agree, over the network, at every
+    `AGREE_EVERY`th question.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)

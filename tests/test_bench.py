@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import toy_run
 
-from segjax import bench, driver, parallel
+from segjax import bench, driver, origin, parallel
 from segjax.errors import InputError
 from segjax.protocol import Input
 
@@ -134,6 +134,14 @@ def test_ratio_of_variants_is_per_image(monkeypatch):
     assert entries['large']['median_seconds'] == 3 and entries['large']['repetitions'] == 3
 
 
+def test_without_the_base_nothing_is_compared_with_it(monkeypatch):
+    clock = Clock(monkeypatch)
+    program = bench.compile_program(jax.jit(lambda x: x), np.ones(3, 'f'))
+    timed = {name: bench.Timed(clock.call(name, 1.0), program, batch_size=4, size=(8, 8)) for name in 'ab'}
+    entries = bench.bench_calls(timed, ml_collections.ConfigDict({'repetitions': 3, 'warmup': 0}))
+    assert list(entries) == ['a', 'b'] and all('over_base' not in entry for entry in entries.values())
+
+
 # --- a whole bench ---
 
 
@@ -162,6 +170,22 @@ def test_input_rate_counts_all_batches_but_those_read_ahead(monkeypatch):
     # Four threads deliver in bursts of four: with few repetitions the rate would depend on where one is cut.
     config.data.threads = 4
     assert bench.bench_input(job_of(config), config.bench)['repetitions'] == 32
+
+
+def test_stages_are_paired_by_their_place(monkeypatch, tmp_path):
+    def variant(name, *stages):
+        run = job_of(toy_run.make_config()).run._replace(workdir=tmp_path)
+        return bench.Variant(name, '', run, tuple(types.SimpleNamespace(name=stage) for stage in stages))
+
+    monkeypatch.setattr(origin, 'initial_state', lambda run, stage, states: None)
+    monkeypatch.setattr(bench, 'bench_stage', lambda jobs, _: {name: job.stage.name for name, job in jobs.items()})
+    monkeypatch.setattr(bench, 'table', str)
+    report = bench.run([variant('base', 'pretrain', 'noise'), variant('more', 'pretrain', 'none', 'noise')])
+    assert report['stages'] == {
+        'pretrain': {'base': 'pretrain', 'more': 'pretrain'},
+        'noise': {'base': 'noise', 'more': 'none'},
+        'noise (stage 3)': {'more': 'noise'},
+    }
 
 
 VARIANTS = (('mapped', 'parallel.mode=shard_map'), 'train.batch_size=16;data.threads=2')
@@ -254,6 +278,6 @@ def test_file_and_table_say_what_was_measured_on_what(benched):
     ],
 )
 def test_wrong_variants_are_refused_before_anything_compiles(variants, complaint, tmp_path, monkeypatch):
-    monkeypatch.delattr(driver, 'initial_state')
+    monkeypatch.delattr(origin, 'initial_state')
     with pytest.raises(InputError, match=complaint):
         bench.main(toy_run.make_config(bench=dict(variants=variants)), str(tmp_path))

@@ -50,6 +50,19 @@ def test_impossible_values_name_the_key(config, section, key, value, complaint):
     assert repr(value) in str(error.value)
 
 
+@pytest.mark.parametrize('key, value', [('source', 'resnet'), ('partial', True), ('preprocess', 'keep')])
+def test_keys_about_published_weights_are_refused_beside_a_run_folder(config, key, value):
+    config.init_from[key] = value
+    for path in ('', 'w.npz', 'hf:owner/name/w.safetensors'):
+        config.init_from.path = path
+        config_lib.validate(config)
+    config.init_from.path = 'runs/first'
+    with pytest.raises(InputError, match=f'{value!r} with runs/first, which is no file of weights') as error:
+        config_lib.validate(config)
+    assert error.value.where == f'config.init_from.{key}'
+    config_file.overridden(config, error.value.fix.split(',')[0].removeprefix('--config.'))
+
+
 def test_keys_in_only_one_of_config_and_schema(config):
     with config.unlocked():
         config.optim.momentun = 0.9

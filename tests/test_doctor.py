@@ -10,6 +10,7 @@ from PIL import Image
 
 from segjax import config as config_lib
 from segjax import doctor
+from segjax.data import transforms
 
 
 def experiment(data_config, **augment):
@@ -154,7 +155,8 @@ def test_empty_split(mine):
     [
         ('train', 'batch_size', 7, "'train' has 3 examples"),
         ('augment', 'crop', (32, 32), 'no image is larger than 24x32'),
-        ('data', 'eval_size', (32, 32), 'stretches images of 24x32 by 0.75'),
+        ('data', 'eval_size', (32, 32), 'images of 24x32 fit as 24x32: 25% is padding'),
+        ('data', 'eval_size', (12, 32), 'images of 24x32 fit as 12x16: 50% is padding'),
         ('data', 'eval_split', 'train', 'is trained on'),
     ],
 )
@@ -165,6 +167,18 @@ def test_config_against_data(mine, section, key, value, says):
         config.augment.scale = (0.5, 1.0)
     (found,) = warnings(config)
     assert found.where == f'config.{section}.{key}' and says in found.message
+
+
+def test_evaluation_pads_as_much_as_is_said(mine):
+    image = np.full((*layouts.SIZE, 3), 255, np.uint8)
+    seen = transforms.evaluation({'image': image}, (12, 32), layouts.SIZE)['image']
+    assert (seen == 0).mean() == 0.5
+
+
+def test_an_evaluation_size_of_nearly_the_shape_of_the_images_is_no_mistake(mine):
+    config = mine[1]
+    config.data.eval_size = (48, 62)
+    assert doctor.diagnose(config) == []
 
 
 def test_slices_of_one_split_are_no_mistake(mine):

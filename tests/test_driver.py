@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import compiler
 import jax
@@ -16,8 +17,10 @@ import numpy as np
 import pytest
 import toy_run
 
-from segjax import driver, evaluation, health, trees
+from segjax import checkpoints, driver, evaluation, health, trees
+from segjax.data import loader
 from segjax.errors import InputError
+from segjax.protocol import Input
 
 HELPERS = pathlib.Path(__file__).parent / 'helpers'
 
@@ -177,8 +180,10 @@ def test_data_that_changed_since_is_refused(finished, tmp_path):
         driver.train(toy_run.make_config(), str(copy))
 
 
-def test_init_from_does_not_undo_an_earlier_stage(finished, tmp_path):
+def test_init_from_does_not_undo_an_earlier_stage(finished, tmp_path, monkeypatch):
     workdir, _ = finished
+    load, loaded = checkpoints.load_params, []
+    monkeypatch.setattr(checkpoints, 'load_params', lambda path: loaded.append(path) or load(path))
     config = toy_run.make_config(init_from=dict(path=str(workdir)), seed=1)
     driver.train(config, str(tmp_path))
     first, second = final_state(tmp_path, 'pretrain'), final_state(tmp_path)
@@ -186,6 +191,7 @@ def test_init_from_does_not_undo_an_earlier_stage(finished, tmp_path):
     assert not np.array_equal(
         first['params/backbone/Conv_0/kernel'], final_state(workdir)['params/backbone/Conv_0/kernel']
     )
+    assert loaded == [str(workdir)], 'once for both stages'
 
 
 def test_sigterm_asks_for_a_stop_and_the_old_handler_returns():
@@ -296,6 +302,31 @@ def test_checks_come_before_compilation(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, 'jit', lambda *a, **k: pytest.fail('compiled before the input was checked'))
     with pytest.raises(InputError, match='multiple of 8'):
         driver.train(toy_run.make_config(train=dict(batch_size=12)), str(tmp_path))
+
+
+@pytest.mark.parametrize('broken', ['photo', 'sketch', None])
+def test_an_input_that_cannot_be_opened_closes_those_before_it(monkeypatch, broken):
+    still_open = []
+
+    def open_input(source, inputs, **_):
+        if inputs.split == broken:
+            raise InputError(f'split {broken!r}', got='no examples', expected='at least one')
+        still_open.append(inputs.split)
+        return types.SimpleNamespace(close=lambda: still_open.remove(inputs.split))
+
+    monkeypatch.setattr(loader, 'train_iterator', open_input)
+    data = types.SimpleNamespace(open_split=lambda split, features: None)
+    run = driver.Run(toy_run.make_config(), data, pathlib.Path(), topology=None)
+    main, photo, sketch = (Input(split, 8, ('image',), (4, 4)) for split in ('main', 'photo', 'sketch'))
+    main = main._replace(beside=(('photo', photo), ('sketch', sketch)))
+    if broken:
+        with pytest.raises(InputError, match=broken):
+            driver.train_batches(run, main, 0)
+    else:
+        batches = driver.train_batches(run, main, 0)
+        assert still_open == ['main', 'photo', 'sketch']
+        batches.close()
+    assert not still_open
 
 
 def test_evaluating_what_was_never_trained_says_so(tmp_path):

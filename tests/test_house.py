@@ -26,6 +26,7 @@ FLOOR = {
 }
 UPSTAIRS = {
     'driver',
+    'origin',
     'evaluation',
     'journal',
     'report',

@@ -11,6 +11,7 @@
 #   --image IMAGE         built from launch/gke/Dockerfile, with ACCELERATOR=cuda13 or tpu
 #   --claim CLAIM         a PersistentVolumeClaim that all pods may write to, mounted at /mnt/segjax
 #   --config FILE         experiment, a file of the repository (and so of the image)
+#   --mode table --table FILE   instead of --config: the rows of a table; likewise
 #   --workdir FOLDER      run folder, below /mnt/segjax
 #   --namespace NAME      default: default
 #   --cpu N               per pod, default: 16
@@ -36,7 +37,7 @@ set -euo pipefail
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../lib.sh"
 
-name='' image='' claim='' config='' workdir='' namespace=default cpu=16 memory=64Gi restarts=5 grace=120
+name='' image='' claim='' namespace=default cpu=16 memory=64Gi restarts=5 grace=120
 nodes=1 gpus=8 gpu_type=nvidia-h100-80gb
 tpu_type=tpu-v5-lite-podslice topology=4x4 chips_per_host=4 slices=1
 case ${1:-} in
@@ -44,19 +45,11 @@ case ${1:-} in
   --help | -h) usage && exit 0 ;;
   *) die submit.sh "${1:-nothing}" 'gpu or tpu' 'submit.sh --help' ;;
 esac
-while [ $# -gt 0 ]; do
-  case $1 in
-    --help | -h) usage && exit 0 ;;
-    --dry-run) dry_run=yes && shift && continue ;;
-    --) shift && break ;;
-    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
-  esac
+own_flag() {
   case $kind:$1 in
     *:--name) need "$@" && name=$2 ;;
     *:--image) need "$@" && image=$2 ;;
     *:--claim) need "$@" && claim=$2 ;;
-    *:--config) need "$@" && config=$2 ;;
-    *:--workdir) need "$@" && workdir=$2 ;;
     *:--namespace) need "$@" && namespace=$2 ;;
     *:--cpu) need "$@" && cpu=$2 ;;
     *:--memory) need "$@" && memory=$2 ;;
@@ -69,20 +62,21 @@ while [ $# -gt 0 ]; do
     tpu:--topology) need "$@" && topology=$2 ;;
     tpu:--chips-per-host) need "$@" && chips_per_host=$2 ;;
     tpu:--slices) need "$@" && slices=$2 ;;
-    *) unknown_flag "$1" ;;
+    *) return 1 ;;
   esac
-  shift 2
-done
+}
+read_flags "$@"
 given --name "$name"
 given --image "$image"
 given --claim "$claim"
-given --config "$config"
-given --workdir "$workdir"
+find_experiment
 case $name in *[!a-z0-9-]* | -* | *-) die --name "$name" 'lower-case letters, digits and - between them' ;; esac
-config=$(find_config --config "$config")
-case $config in
-  "$root"/*) config=${config#"$root/"} ;;
-  *) die --config "$config" "a file of $root: the image holds no other" 'put it into configs/ and build the image again' ;;
+case $experiment in
+  "$root"/*) pass_on "${experiment#"$root/"}" ;;
+  *)
+    die "$experiment_flag" "$experiment" "a file of $root: the image holds no other" \
+      'put it into configs/ and build the image again'
+    ;;
 esac
 case $workdir in
   /mnt/segjax/?*) ;;
@@ -107,8 +101,7 @@ else
     "TOPOLOGY=$topology")
 fi
 
-rendered=$(python3 "$here/render.py" "$here/jobset_$kind.yaml" "${values[@]}" -- \
-  --config="$config" --workdir="$workdir" "$@")
+rendered=$(python3 "$here/render.py" "$here/jobset_$kind.yaml" "${values[@]}" -- "${passed_on[@]}")
 if [ "$dry_run" = yes ]; then
   printf '# kubectl apply -f - <<JOBSET\n%s\n# JOBSET\n' "$rendered"
 else

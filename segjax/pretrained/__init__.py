@@ -8,8 +8,10 @@ write('ours.safetensors', export_weights(variables, SOURCES[key]))
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import ml_collections
+import numpy as np
 
 from segjax.errors import InputError
 from segjax.pretrained.convert import Report, export_weights, import_weights, places
@@ -21,6 +23,7 @@ __all__ = [
     'SOURCES',
     'Report',
     'Source',
+    'Weights',
     'adopt_scheme',
     'detect',
     'export_weights',
@@ -28,16 +31,29 @@ __all__ = [
     'is_weights',
     'load_for',
     'nothing_fits',
+    'open_weights',
     'read',
-    'scheme_of',
     'write',
 ]
 
 
-def scheme_of(init_from: ml_collections.ConfigDict) -> str:
-    """How images were prepared for the weights that a config's section `init_from` names."""
-    names = () if init_from.source else read(init_from.path)
-    return SOURCES[detect(names, init_from.path, init_from.source)].scheme
+class Weights(NamedTuple):
+    """A file of weights, read."""
+
+    path: str
+    tensors: dict[str, np.ndarray]
+    source: str  # a key of SOURCES
+
+    @property
+    def scheme(self) -> str:
+        """How images were prepared for them."""
+        return SOURCES[self.source].scheme
+
+
+def open_weights(init_from: ml_collections.ConfigDict) -> Weights:
+    """What a config's section `init_from` names; InputError for a file that cannot be read, or in no known naming."""
+    tensors = read(init_from.path)
+    return Weights(init_from.path, tensors, detect(tensors, init_from.path, init_from.source))
 
 
 def adopt_scheme(config: ml_collections.ConfigDict, scheme: str, default: str) -> ml_collections.ConfigDict:
@@ -69,22 +85,19 @@ def adopt_scheme(config: ml_collections.ConfigDict, scheme: str, default: str) -
 
 
 def load_for(
-    state: TrainState, init_from: ml_collections.ConfigDict
+    state: TrainState, weights: Weights, init_from: ml_collections.ConfigDict
 ) -> tuple[dict[str, dict[str, PyTree]] | None, str]:
     """The weights of a file for the nets of a state, whose arrays may be abstract.
 
-    Every net of which the file has at least one tensor, by name, must be in it whole, as import_weights says; of the
-    others nothing is taken.
+    Every net of which the file has at least one tensor that `init_from.nets` asks for, by name, must be in it whole, as
+    import_weights says; of the others nothing is taken.
 
     Returns:
       ({'params': {net: ..}, 'model_state': {net: ..}} or None if no net is in the file, what to print).
     """
-    path = init_from.path
-    tensors = read(path)
-    key = detect(tensors, path, init_from.source)
-    source = SOURCES[key]
+    path, tensors, source = weights.path, weights.tensors, SOURCES[weights.source]
     names = {source.canonical(name) for name in tensors}
-    found, lines = {'params': {}, 'model_state': {}}, [f'{path}: {source.release} (source {key!r})']
+    found, lines = {'params': {}, 'model_state': {}}, [f'{path}: {source.release} (source {weights.source!r})']
     for net, params in state.params.items():
 
         def wanted(name, net=net):

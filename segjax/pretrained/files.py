@@ -31,7 +31,7 @@ def read(path: str) -> dict[str, np.ndarray]:
             _WHERE,
             got=f'{file}, which is no file',
             expected=f'a file of weights ({", ".join(SUFFIXES)})',
-            fix='a run that has saved a checkpoint needs it no more: --config.init_from.path=',
+            fix='a run whose stages all have a checkpoint needs it no more: --config.init_from.path=',
         )
     try:
         if file.name.endswith('.safetensors'):

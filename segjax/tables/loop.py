@@ -1,6 +1,6 @@
 """Trains the jobs of a plan one after the other, and writes the outputs after each."""
 
-from segjax import logs, parallel
+from segjax import health, logs, parallel
 from segjax.tables.numbers import Measured, measure
 from segjax.tables.page import page
 from segjax.tables.plan import Plan
@@ -17,14 +17,17 @@ def run(plan: Plan) -> None:
     Raises:
       health.Preempted: told to stop; the same command goes on.
     """
-    for number, job in enumerate(plan.todo, start=1):
-        if not to_be_run(job):
-            continue
-        if parallel.is_main():
-            print(f'[{number}/{len(plan.todo)}] {job.name}', flush=True)
-        train(job)
-        if parallel.is_main():
-            write(measure(plan))
+    with health.StopSignal() as stop:
+        for number, job in enumerate(plan.todo, start=1):
+            if not to_be_run(job):
+                continue
+            if stop.reached():
+                raise health.Preempted(f'{job.name} had not begun')
+            if parallel.is_main():
+                print(f'[{number}/{len(plan.todo)}] {job.name}', flush=True)
+            train(job, stop)
+            if parallel.is_main():
+                write(measure(plan))
     if parallel.is_main():
         measured = measure(plan)
         write(measured)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import ml_collections
 
 from segjax import config as config_lib
-from segjax import config_file, driver, logs
+from segjax import config_file, driver, logs, origin
 from segjax.config_file import Assignment
 from segjax.errors import InputError, unknown_name
 from segjax.tables.spec import Row, Scale, Table, load
@@ -145,7 +145,7 @@ def _config(
 def _check_folder(job: Job) -> None:
     """Results of another config are not written over. The driver says so too, but the last row is hours away."""
     stored = job.folder / driver.CONFIG
-    kept = (job.folder / driver.SCORES).exists() or any(job.folder.glob('*/checkpoints/*/record'))
+    kept = (job.folder / driver.SCORES).exists() or origin.has_begun(job.folder)
     if not kept or not stored.exists():
         return
     with _located(str(stored)):

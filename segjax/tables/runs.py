@@ -41,8 +41,12 @@ def to_be_run(job: Job) -> bool:
     return bool(parallel.of_main(int(parallel.is_main() and outcome(job) == OPEN)))
 
 
-def train(job: Job) -> None:
+def train(job: Job, stop: health.StopSignal) -> None:
     """Trains a job in its folder, from where an earlier start left it; if it diverges, the folder says so (FAILED).
+
+    Args:
+      job: whose folder holds no result (`to_be_run`).
+      stop: that of the whole table.
 
     Raises:
       health.Preempted: told to stop.
@@ -52,7 +56,7 @@ def train(job: Job) -> None:
         for name in (driver.SCORES, FAILED):
             (job.folder / name).unlink(missing_ok=True)
     try:
-        driver.train(job.config, str(job.folder))
+        driver.train(job.config, str(job.folder), stop)
     except health.Diverged as error:
         if parallel.is_main():
             logs.write_json(job.folder / FAILED, {'message': str(error)})

@@ -67,6 +67,7 @@ class Tree:
         shutil.copytree(REPOSITORY / 'launch', self.root / 'launch')
         (self.root / 'requirements.txt').write_text('jax>=0.10\n')
         (self.root / 'configs/streets.py').write_text('')
+        (self.root / 'configs/tables/two.py').write_text('')
         (self.root / 'segjax/__init__.py').write_text('')
         (self.root / 'segjax/main.py').write_text(FAKE_MAIN)
         for tool in TOOLS.split():

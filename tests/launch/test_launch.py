@@ -46,6 +46,7 @@ def test_help_is_the_header_and_changes_nothing(tree, script):
 
 GKE = ['--name=n', '--image=i', '--claim=c', '--config=configs/streets.py', '--workdir=/mnt/segjax/r']
 TPU = ['--name=n', '--zone=z']
+TABLE = ['--mode=table', '--table=configs/tables/two.py']
 
 
 @pytest.mark.parametrize(
@@ -63,16 +64,23 @@ TPU = ['--name=n', '--zone=z']
         ('slurm.sh', ['--config=configs/streets.py', '--workdir=w', '--nodes=two'], 'two'),
         ('slurm.sh', ['--config=configs/streets.py', '--workdir=w', '--processes=core'], 'gpu or node'),
         ('slurm.sh', ['--config=configs/streets.py', '--workdir=w', '--seed=3'], 'after a bare --'),
+        ('slurm.sh', ['--mode=table', '--workdir=w'], '--table'),
+        ('slurm.sh', ['--mode=table', '--table=configs/tables/non.py', '--workdir=w'], 'tables/non.py, which does not'),
+        ('slurm.sh', ['--table=configs/tables/two.py', '--workdir=w'], '--mode table'),
+        ('slurm.sh', ['--mode=tabel', '--table=configs/tables/two.py', '--workdir=w'], 'with --mode tabel'),
+        ('slurm.sh', [*TABLE, '--config=configs/streets.py', '--workdir=w'], 'rows of a table name their configs'),
         ('tpu_pod.sh', ['start'], 'create, sync, run'),
         ('tpu_pod.sh', ['create', '--zone=z'], 'TPU_NAME'),
         ('tpu_pod.sh', ['create', *TPU, '--dry-run'], 'TPU_TYPE'),
         ('tpu_pod.sh', ['run', *TPU, '--dry-run', '--config=configs/none.py', '--workdir=/w'], 'none.py'),
         ('tpu_pod.sh', ['run', *TPU, '--dry-run', '--config=configs/streets.py', '--workdir=/w'], 'git add'),
+        ('tpu_pod.sh', ['run', *TPU, '--dry-run', *TABLE, '--workdir=/w'], 'configs/tables/two.py, then sync'),
         ('tpu_worker.sh', ['begin'], 'begin'),
         ('gke/submit.sh', ['cpu'], 'gpu or tpu'),
         ('gke/submit.sh', ['gpu', *GKE[1:]], '--name'),
         ('gke/submit.sh', ['gpu', *GKE, '--name=Big_Name'], 'lower-case'),
         ('gke/submit.sh', ['gpu', *GKE, '--workdir=/runs/r'], 'below /mnt/segjax'),
+        ('gke/submit.sh', ['gpu', *GKE, *TABLE], 'rows of a table name their configs'),
         ('gke/submit.sh', ['gpu', *GKE, '--topology=4x4'], 'unknown argument --topology'),
         ('gke/submit.sh', ['tpu', *GKE, '--topology=4*4'], 'AxB'),
         ('gke/submit.sh', ['tpu', *GKE, '--topology=2x3'], 'a divisor of the 6 chips'),

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 GKE = ['--name=n', '--image=i', '--claim=c', '--config=configs/streets.py', '--workdir=/mnt/segjax/r']
+TABLE = ['--mode', 'table', '--table', 'configs/tables/two.py']
 
 
 # --- Slurm -----------------------------------------------------------------------------------------------------------
@@ -39,6 +40,15 @@ def test_slurm_submits_one_process_per_node(tree):
     arguments = ['--config=configs/streets.py', '--workdir=w', '--gpus-per-node=8', '--processes=node', '--dry-run']
     submit = tree.commands(tree.run('slurm.sh', *arguments).stdout)[1]
     assert {'--nodes=1', '--ntasks-per-node=1', '--gpus-per-node=8', '--cpus-per-task=64'} <= set(submit)
+
+
+def test_slurm_submits_a_table(tree):
+    arguments = [*TABLE, '--workdir=/w', '--dry-run', '--', '--scale', 'quick', '--rows=^a b$']
+    submit = tree.commands(tree.run('slurm.sh', *arguments).stdout)[1]
+    script = submit.index(f'{tree.root}/launch/slurm_job.sh')
+    assert '--job-name=segjax-two' in submit[:script]
+    table = f'--table={tree.root}/configs/tables/two.py'
+    assert submit[script + 1 :] == ['--mode=table', table, '--workdir=/w', '--scale', 'quick', '--rows=^a b$']
 
 
 @pytest.fixture
@@ -144,6 +154,10 @@ def test_tpu_dry_runs(pod):
         'bash', 'segjax/launch/tpu_worker.sh', 'start',
         '--config=configs/streets.py:quick', '--workdir=/r', '--config.x=a b',
     ]  # fmt: skip
+    (table,) = dry('run', *TABLE, '--workdir=/r', last=['--', '--scale=quick'])
+    assert shlex.split(table[-1].removeprefix('--command='))[3:] == [
+        '--mode=table', '--table=configs/tables/two.py', '--workdir=/r', '--scale=quick',
+    ]  # fmt: skip
     assert dry('logs', '--worker=3', '--follow')[0][6:] == [
         '--zone=z',
         '--worker=3',
@@ -233,6 +247,14 @@ def test_gke_gpu_jobset(gke):
     gke.run('gke/submit.sh', *arguments)
     first, *applied = gke.called()
     assert first == 'apply -f -' and yaml.safe_load('\n'.join(applied)) == jobset
+
+
+def test_gke_jobset_of_a_table(gke):
+    arguments = [*(a for a in GKE if not a.startswith('--config')), *TABLE, '--dry-run', '--', '--seeds=0,1']
+    jobset = yaml.safe_load(gke.run('gke/submit.sh', 'tpu', *arguments).stdout)
+    assert pod_of(jobset)[2]['containers'][0]['args'] == [
+        '--distributed', '--mode=table', '--table=configs/tables/two.py', '--workdir=/mnt/segjax/r', '--seeds=0,1',
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(('topology', 'chips', 'hosts'), [('4x4', 4, 4), ('2x2x2', 4, 2), ('2x4', 8, 1)])

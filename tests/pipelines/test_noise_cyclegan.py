@@ -13,7 +13,7 @@ import pytest
 from fakes import NUM_CLASSES, SPEC, eval_batches, train_batch
 
 from segjax import config as config_lib
-from segjax import config_file, driver, health, models, parallel, pipelines, rng
+from segjax import config_file, driver, health, models, origin, parallel, pipelines, rng
 from segjax.data import labels
 from segjax.errors import InputError
 from segjax.models.erfnet import ERFNet
@@ -512,7 +512,7 @@ def test_every_injector_begins_with_the_parameters_of_init_from(one_device, tmp_
     run, stages = driver.open_run(config, str(tmp_path / 'second'), 'train')
     states = {}
     for stage in stages:
-        states[stage.name] = driver.initial_state(run, stage, states)
+        states[stage.name] = origin.initial_state(run, stage, states)
     first, second = (states[stage.name].params for stage in stages)
     source, (stage,) = driver.open_run(smoke_config(1), str(tmp_path / 'first'), 'evaluate')
     trained = parallel.to_host(driver.load_stage(source, stage, {}, 'last')).params

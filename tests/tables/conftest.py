@@ -24,7 +24,7 @@ def trained(monkeypatch):
     """A stand-in for driver.train that leaves its files at once; -> the (row, seed) it was called for, in order."""
     calls = []
 
-    def train(config, workdir):
+    def train(config, workdir, stop):
         folder = pathlib.Path(workdir)
         calls.append((folder.parent.name, config.seed))
         logs.write_json(folder / 'config.json', config_lib.to_json(config))

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import os
 import pathlib
+import signal
 
 import pytest
 from paper_table import RESULTS, runs, start
@@ -10,6 +12,7 @@ from paper_table import RESULTS, runs, start
 from segjax import driver, health, logs, parallel
 from segjax.config_file import Assignment
 from segjax.errors import InputError
+from segjax.tables import loop
 
 ROWS = ('base', 'thin', 'strong')
 
@@ -53,10 +56,38 @@ def test_an_interrupted_table_has_what_was_finished_and_goes_on(table_file, trai
     assert (cells['mIoU [%] seed 0'], cells['mIoU [%] seed 1'], cells['mIoU [%] seed 2']) == ('40', '42', '')
     monkeypatch.undo()
     del trained[:]
-    monkeypatch.setattr(driver, 'train', lambda config, workdir: trained.append(pathlib.Path(workdir).parent.name))
+    monkeypatch.setattr(
+        driver, 'train', lambda config, workdir, stop: trained.append(pathlib.Path(workdir).parent.name)
+    )
     monkeypatch.chdir(table_file.parent)
     start(table_file)
     assert trained[:3] == ['thin', 'strong', 'base'], 'the interrupted one first, then the rest'
+
+
+@pytest.mark.parametrize('place', ['at the end of a run', 'while the outputs are written'])
+def test_a_signal_between_two_runs_ends_the_table_in_order(table_file, trained, monkeypatch, place):
+    ignored = signal.signal(signal.SIGTERM, lambda *_: None)  # what is not heard must not end the tests
+    told = {'at the end of a run': (driver, 'train'), 'while the outputs are written': (loop, 'write')}[place]
+    original = getattr(*told)
+
+    def then_told_to_stop(*args):
+        original(*args)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(*told, then_told_to_stop)
+    try:
+        with pytest.raises(health.Preempted, match='thin, seed 0 had not begun'):
+            start(table_file)
+    finally:
+        signal.signal(signal.SIGTERM, ignored)
+    assert runs(trained) == [('base', 0)] and pathlib.Path('runs/table.md').exists()
+
+
+def test_all_runs_listen_to_the_signal_of_the_table(table_file, trained, monkeypatch):
+    heard = []
+    monkeypatch.setattr(driver, 'train', lambda config, workdir, stop: heard.append(stop))
+    start(table_file, seeds='0')
+    assert len(heard) == len(ROWS) and isinstance(heard[0], health.StopSignal) and len(set(heard)) == 1
 
 
 @pytest.mark.parametrize('error', [InputError('x', got='y', expected='z'), MemoryError('a bug')])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from segjax import config as config_lib
-from segjax import driver, pretrained
+from segjax import driver, origin, pretrained
 from segjax.errors import InputError
 from segjax.ops import images
 from segjax.trees import named_leaves
@@ -28,8 +28,7 @@ def make_config(path='', **init_from):
 def abstract(tmp_path_factory):
     """The parameters and statistics of the configured net, as shapes."""
     run, (stage,) = driver.open_run(make_config(), str(tmp_path_factory.mktemp('shapes')), 'train')
-    batch = driver.device_batch(run, stage)
-    state = jax.eval_shape(stage.init, driver.root_key(run, stage, 'init'), batch, {})
+    state = origin.abstract_state(run, stage, {})
     return {'params': state.params['segmenter'], **state.model_state['segmenter']}
 
 
@@ -52,17 +51,16 @@ def test_all_arrays_are_the_files_and_the_images_are_prepared_its_way(abstract, 
     config = make_config(path)
     run, (stage,) = driver.open_run(config, str(tmp_path / 'run'), 'train')
     assert (config.preprocess, run.config.preprocess) == ('unit', 'imagenet')
-    found = named(driver.initial_state(run, stage, {}))
-    scratch = named(driver.initial_state(run._replace(config=make_config()), stage, {}))
+    found = named(origin.initial_state(run, stage, {}))
+    scratch = named(origin.initial_state(run._replace(source=lambda: None), stage, {}))
     for name, array in found.items():
-        origin = expected if '/encoder/' in name else scratch
-        np.testing.assert_array_equal(array, origin[name])
+        np.testing.assert_array_equal(array, (expected if '/encoder/' in name else scratch)[name])
     printed = capsys.readouterr().out
     assert 'Eromera' in printed and '+ encoder: ' in printed and '- decoder: stays as drawn' in printed
     # The stage was made with that preparation, too.
     seen, normalize = [], images.normalize
     monkeypatch.setattr(images, 'normalize', lambda image, scheme: seen.append(scheme) or normalize(image, scheme))
-    jax.eval_shape(stage.predict, driver.initial_state(run, stage, {}), np.zeros((1, 32, 64, 3), np.uint8))
+    jax.eval_shape(stage.predict, origin.initial_state(run, stage, {}), np.zeros((1, 32, 64, 3), np.uint8))
     assert set(seen) == {'imagenet'}
 
 
@@ -70,7 +68,7 @@ def test_patterns_choose_parameters_and_their_statistics(abstract, tmp_path):
     path = tmp_path / 'w.npz'
     expected = weights(abstract, 'erfnet', path)
     run, (stage,) = driver.open_run(make_config(path, nets=('segmenter/encoder/.*',)), str(tmp_path / 'run'), 'train')
-    for name, array in named(driver.initial_state(run, stage, {})).items():
+    for name, array in named(origin.initial_state(run, stage, {})).items():
         assert np.array_equal(array, expected[name]) == ('/encoder/' in name), name
 
 
@@ -123,9 +121,27 @@ def test_a_pipeline_with_its_own_preparation_says_so():
 
 
 @pytest.mark.parametrize('key', pretrained.SOURCES)
-def test_a_named_source_needs_no_file_for_its_scheme(key):
-    scheme = pretrained.scheme_of(make_config('nowhere.npz', source=key).init_from)
+def test_the_scheme_is_that_of_the_named_source(key, tmp_path):
+    path = tmp_path / 'w.npz'
+    pretrained.write(str(path), {'in.no.known.naming': np.ones(1)})
+    scheme = pretrained.open_weights(make_config(path, source=key).init_from).scheme
     assert scheme == pretrained.SOURCES[key].scheme and scheme in images.SCHEMES
+
+
+def test_the_file_is_read_once_for_checks_and_all_stages(abstract, tmp_path, monkeypatch):
+    path = tmp_path / 'w.npz'
+    expected = weights(abstract, 'erfnet', path)
+    read, opened = pretrained.read, []
+    monkeypatch.setattr(pretrained, 'read', lambda path: opened.append(path) or read(path))
+    run, (stage,) = driver.open_run(make_config(path), str(tmp_path / 'run'), 'train')
+    for name in ('first', 'second'):
+        state = origin.initial_state(run, stage._replace(name=name), {})
+        np.testing.assert_equal(named(state), expected)
+    assert opened == [str(path)]
+
+
+def test_a_run_that_is_only_looked_at_reads_no_file(tmp_path):
+    driver.open_run(make_config(tmp_path / 'gone.npz'), str(tmp_path / 'run'), 'evaluate')
 
 
 def test_a_run_that_has_begun_needs_the_file_no_more(abstract, tmp_path):
