@@ -34,6 +34,8 @@ from segjax.errors import InputError
 from segjax.protocol import PyTree, Stage, TrainState
 
 BASE = 'base'
+FRESH = 'init_from.path='  # an override: what parameters hold does not change what they cost
+PARTS = ('train', 'evaluate', 'predict')  # of a stage that are programs
 INCLUDED = {
     'train': 'batch to the devices, forward, backward, update, metrics',
     'evaluate': "batch to the devices, forward, metrics at the label's own size",
@@ -214,7 +216,7 @@ def open_variants(config: ml_collections.ConfigDict, workdir: str) -> tuple[Vari
       InputError: a variant that changes nothing known or is no valid config; it is named.
     """
     config_lib.validate(config)
-    config = config_file.overridden(config, 'init_from.path=')  # what parameters hold does not change what they cost
+    config = config_file.overridden(config, FRESH)
     variants = [Variant(BASE, '', *driver.open_run(config, workdir, 'train'))]
     for name, overrides in config_lib.variants_by_name(config.bench.variants).items():
         try:
@@ -244,12 +246,10 @@ def run(variants: Sequence[Variant]) -> dict[str, Any]:
     base = variants[0].run
     jobs: list[dict[str, Job]] = [{} for _ in range(max(len(variant.stages) for variant in variants))]
     for variant in variants:
-        states: dict[str, TrainState] = {}
-        for stage, of_stage in zip(variant.stages, jobs):
-            states[stage.name] = origin.initial_state(variant.run, stage, dict(states))
-            of_stage[variant.name] = Job(variant.run, stage, states[stage.name])
+        for of_stage, job in zip(jobs, fresh_jobs(variant.run, variant.stages)):
+            of_stage[variant.name] = job
     report = {
-        'environment': logs.environment(base.topology.devices[0].device_kind, base.topology.count, jax.process_count()),
+        'environment': environment(base.topology),
         'config': config_lib.to_json(base.config),
         'variants': {variant.name: variant.overrides for variant in variants},
         'stages': {name: bench_stage(of_stage, base.config.bench) for name, of_stage in zip(_stage_names(jobs), jobs)},
@@ -258,6 +258,20 @@ def run(variants: Sequence[Variant]) -> dict[str, Any]:
         logs.write_json(base.workdir / 'bench.json', report)
         print(table(report), flush=True)
     return report
+
+
+def environment(topology: parallel.Topology) -> dict[str, Any]:
+    """What times depend on beside the config: `logs.environment` of these devices and all processes."""
+    return logs.environment(topology.devices[0].device_kind, topology.count, jax.process_count())
+
+
+def fresh_jobs(run: driver.Run, stages: Sequence[Stage]) -> list[Job]:
+    """The first stages of a run, each at fresh parameters and after the fresh ones before it."""
+    jobs: list[Job] = []
+    for stage in stages:
+        earlier = {job.stage.name: job.state for job in jobs}
+        jobs.append(Job(run, stage, origin.initial_state(run, stage, earlier)))
+    return jobs
 
 
 def _stage_names(jobs: Sequence[Mapping[str, Job]]) -> list[str]:
@@ -280,13 +294,10 @@ def bench_stage(jobs: Mapping[str, Job], settings: ml_collections.ConfigDict) ->
     training = {name: job for name, job in jobs.items() if job.stage.num_steps}
     source = {name: _first_that_reads_alike(training, job) for name, job in training.items()}
     inputs = {name: bench_input(training[name], settings) for name in dict.fromkeys(source.values())}
-    for part, prepare, able in (
-        ('train', prepare_train, training),
-        ('evaluate', prepare_evaluate, jobs),
-        ('predict', prepare_predict, {name: job for name, job in jobs.items() if job.stage.predict is not None}),
-    ):
-        if able:
-            parts[part] = bench_calls({name: prepare(job) for name, job in able.items()}, settings)
+    for part in PARTS:
+        entries = bench_calls(prepare(part, jobs), settings)
+        if entries:
+            parts[part] = entries
     if training:
         parts['input'] = inputs
         rate = {name: entry['images_per_second'] for name, entry in parts['train'].items()}
@@ -296,24 +307,44 @@ def bench_stage(jobs: Mapping[str, Job], settings: ml_collections.ConfigDict) ->
 
 def bench_calls(timed: Mapping[str, Timed], settings: ml_collections.ConfigDict) -> dict[str, Any]:
     """Times the variants of one part in turn; `over_base`, where BASE is one of them, is the ratio per image."""
-    calls = {name: one.call for name, one in timed.items()}
-    measurements = measure_in_turn(calls, settings.repetitions, settings.warmup)
-    per_image = {
-        name: Measurement(tuple(seconds / timed[name].batch_size for seconds in measurement.seconds))
-        for name, measurement in measurements.items()
-    }
-    over_base = ratios(per_image, BASE) if BASE in timed else {}
+    measurements = measure_calls(timed, settings)
+    images = per_image(timed, measurements)
+    over_base = ratios(images, BASE) if BASE in timed else {}
     return {
         name: {
             'batch_size': one.batch_size,
             'size': one.size,
-            'images_per_second': 1 / per_image[name].median,
+            'images_per_second': 1 / images[name].median,
             **measurements[name].record(),
             **({'over_base': over_base[name]._asdict()} if over_base else {}),
             **one.program.record(),
         }
         for name, one in timed.items()
     }
+
+
+def measure_calls(timed: Mapping[str, Timed], settings: ml_collections.ConfigDict) -> dict[str, Measurement]:
+    """Seconds of each call, in turn, as often as `config.bench` says."""
+    calls = {name: one.call for name, one in timed.items()}
+    return measure_in_turn(calls, settings.repetitions, settings.warmup)
+
+
+def per_image(timed: Mapping[str, Timed], measurements: Mapping[str, Measurement]) -> dict[str, Measurement]:
+    """Seconds of each call over the images of its batch."""
+    return {
+        name: Measurement(tuple(seconds / timed[name].batch_size for seconds in measurement.seconds))
+        for name, measurement in measurements.items()
+    }
+
+
+def prepare(part: str, jobs: Mapping[str, Job]) -> dict[str, Timed]:
+    """The programs of one of PARTS, on the devices, for those jobs whose stage has that part."""
+    prepare_one, has_part = {
+        'train': (prepare_train, lambda stage: stage.num_steps > 0),
+        'evaluate': (prepare_evaluate, lambda stage: True),
+        'predict': (prepare_predict, lambda stage: stage.predict is not None),
+    }[part]
+    return {name: prepare_one(job) for name, job in jobs.items() if has_part(job.stage)}
 
 
 def prepare_train(job: Job) -> Timed:

@@ -8,7 +8,7 @@ import ast
 import difflib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -443,18 +443,26 @@ FREE = (
 """Keys that may change when a run is resumed: they do not change what is learned."""
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = '') -> list[str]:
-    """'train.batch_size: 8, now 16' for every key that matters to a resumed run (two configs as `to_json` gives)."""
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], path: str = '', free: Collection[str] = FREE
+) -> list[str]:
+    """'train.batch_size: 8, now 16' for every key that matters, to a resumed run if `free` is not given.
+
+    Args:
+      old, new: two configs as `to_json` gives.
+      path: of the section that they are, with a point behind it; '' for whole configs.
+      free: keys and sections that do not matter.
+    """
     if not path and old['pipeline'] == new['pipeline']:
         old = to_json(from_json(old))
     found = []
     for key in sorted(set(old) | set(new)):
         here = f'{path}{key}'
-        if here in FREE:
+        if here in free:
             continue
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, here + '.')
+            found += differences(a, b, here + '.', free)
         elif a != b:
             found.append(f'{here}: {a!r}, now {b!r}')
     return found

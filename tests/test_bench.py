@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import pathlib
-import time
 import types
 
 import jax
@@ -13,27 +12,11 @@ import ml_collections
 import numpy as np
 import pytest
 import toy_run
+from clock import Clock
 
 from segjax import bench, driver, origin, parallel
 from segjax.errors import InputError
 from segjax.protocol import Input
-
-
-class Clock:
-    """A clock that only moves when told to."""
-
-    def __init__(self, monkeypatch):
-        self.now = 0.0
-        self.log = []
-        monkeypatch.setattr(time, 'perf_counter', lambda: self.now)
-
-    def call(self, name, duration):
-        def run():
-            self.log.append(name)
-            self.now += duration(len(self.log)) if callable(duration) else duration
-            return jnp.zeros(())
-
-        return run
 
 
 def test_warm_up_does_not_count(monkeypatch):

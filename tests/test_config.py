@@ -160,3 +160,5 @@ def test_only_what_changes_the_result_counts_as_another_config(config):
     assert config_lib.differences(old, config_lib.to_json(config)) == []
     config.train.batch_size = 12
     assert config_lib.differences(old, config_lib.to_json(config)) == ['train.batch_size: 6, now 12']
+    others = config_lib.differences(old, config_lib.to_json(config), free=('bench', 'data.threads', 'train'))
+    assert others == ["parallel.mode: 'pmap', now 'shard_map'", 'run.log_every: 20, now 3']

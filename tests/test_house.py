@@ -39,7 +39,7 @@ UPSTAIRS = {
     'tables',
 }
 # Modules of segjax/tables: each may import from those before it.
-TABLES = ('spec', 'plan', 'runs', 'numbers', 'text', 'page', 'loop', '__init__')
+TABLES = ('spec', 'plan', 'runs', 'speed', 'numbers', 'text', 'page', 'loop', '__init__')
 
 
 def room(path: pathlib.Path) -> str:

@@ -1,15 +1,18 @@
-"""Trains the jobs of a plan one after the other, and writes the outputs after each."""
+"""Trains the jobs of a plan one after the other, writes the outputs after each, and times the rows at the end."""
 
 from segjax import health, logs, parallel
 from segjax.tables.numbers import Measured, measure
 from segjax.tables.page import page
 from segjax.tables.plan import Plan
 from segjax.tables.runs import to_be_run, train
+from segjax.tables.speed import time_rows
 from segjax.tables.text import as_json, csv_text, markdown, terminal_text
 
 
 def run(plan: Plan) -> None:
     """Trains what is not finished, one run after the other, and writes the outputs after each and at the end.
+
+    Where columns show times, the rows are timed before the end (`speed.time_rows`), also if nothing was left to train.
 
     A run that diverges is noted in its folder (failed.json) and the others go on; a later start does not try it again
     unless that file is deleted.
@@ -28,6 +31,7 @@ def run(plan: Plan) -> None:
             train(job, stop)
             if parallel.is_main():
                 write(measure(plan))
+        time_rows(plan, stop)
     if parallel.is_main():
         measured = measure(plan)
         write(measured)

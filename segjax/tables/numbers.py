@@ -11,13 +11,18 @@ from segjax.scores import flat_scalars
 from segjax.tables.plan import Plan
 from segjax.tables.runs import Outcome, outcome
 from segjax.tables.spec import Claim, Column, Row, Table, is_number
+from segjax.tables.speed import Figure, Speeds, figure, first_runs, stored
 
 
 class Cell(NamedTuple):
-    """A column of a row, in the column's unit: its value by seed, and how many of the row's runs diverged."""
+    """A column of a row, in the column's unit: its value by seed, and how many of the row's runs diverged.
+
+    A speed has one value, under the first seed, and `quartiles` over the rounds of its measurement.
+    """
 
     values: dict[int, float]
     diverged: int = 0
+    quartiles: tuple[float, float] | None = None
 
     @property
     def mean(self) -> float | None:
@@ -27,6 +32,13 @@ class Cell(NamedTuple):
     def std(self) -> float | None:
         """Of the sample (divided by n - 1); None for fewer than two seeds."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
+
+    @property
+    def range(self) -> tuple[float, float] | tuple[None, None]:
+        """The quartiles of a speed; the least and the largest value of a score."""
+        if self.quartiles:
+            return self.quartiles
+        return (min(self.values.values()), max(self.values.values())) if self.values else (None, None)
 
 
 class Comparison(NamedTuple):
@@ -45,7 +57,8 @@ class Comparison(NamedTuple):
             return 'not measured'
         seeds = len(self.ours.values)
         near = std is not None and abs(mean) < stats.t.ppf(0.975, seeds - 1) * std / math.sqrt(seeds)
-        remark = ', one seed' if std is None else ', within spread' if near else ''
+        single = ', one measurement' if self.column.speed else ', one seed'
+        remark = single if std is None else ', within spread' if near else ''
         return ('holds' if mean > 0 else 'does not hold') + remark
 
     @property
@@ -54,27 +67,46 @@ class Comparison(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """All that the outputs show: outcomes by (row key, seed), cells by (row key, column name)."""
+    """All that the outputs show: outcomes by (row key, seed), cells by (row key, column name), and the speeds that are
+    those of finished runs."""
 
     plan: Plan
     outcomes: dict[tuple[str, int], Outcome]
     cells: dict[tuple[str, str], Cell]
     comparisons: list[Comparison]
+    speeds: Speeds
 
 
 def measure(plan: Plan) -> Measured:
-    """Reads the run folders of all jobs."""
+    """Reads the run folders of all jobs, and the speeds."""
     outcomes = {(job.row.key, job.seed): outcome(job) for job in plan.jobs}
+    speeds = stored(plan, [job for job in first_runs(plan) if outcomes[job.row.key, job.seed].scores])
     cells = {}
     for row in plan.table.rows:
         found = {seed: outcomes[row.key, seed] for seed in plan.seeds}
-        diverged = sum(bool(o.diverged) for o in found.values())
         for column in plan.table.columns:
-            values = {seed: score_at(stage_scores(row, o.scores), column.score) for seed, o in found.items()}
-            known = {seed: column.factor * value for seed, value in values.items() if value is not None}
-            cells[row.key, column.name] = Cell(known, diverged)
+            if column.speed:
+                cell = speed_cell(figure(speeds, column.speed, row.key), column, plan.seeds[0])
+            else:
+                cell = score_cell(row, column, found)
+            cells[row.key, column.name] = cell
     comparisons = [compare(plan.table, claim, cells) for claim in plan.table.claims]
-    return Measured(plan, outcomes, cells, comparisons)
+    return Measured(plan, outcomes, cells, comparisons, speeds)
+
+
+def score_cell(row: Row, column: Column, found: Mapping[int, Outcome]) -> Cell:
+    """A score of a row, from its outcomes by seed."""
+    values = {seed: score_at(stage_scores(row, o.scores), column.score) for seed, o in found.items()}
+    known = {seed: column.factor * value for seed, value in values.items() if value is not None}
+    return Cell(known, sum(bool(o.diverged) for o in found.values()))
+
+
+def speed_cell(found: Figure | None, column: Column, seed: int) -> Cell:
+    """A speed of a row; empty where it was not measured."""
+    if found is None:
+        return Cell({})
+    low, high = found.quartiles
+    return Cell({seed: column.factor * found.median}, quartiles=(column.factor * low, column.factor * high))
 
 
 def stage_scores(row: Row, scores: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -137,7 +169,12 @@ def problems(measured: Measured) -> list[str]:
         elif runs:
             scores |= flat_scalars(stage_scores(row, runs[0]))
     for column in measured.plan.table.columns:
-        if scores and not any(measured.cells[row.key, column.name].values for row in measured.plan.table.rows):
+        if any(measured.cells[row.key, column.name].values for row in measured.plan.table.rows):
+            continue
+        if column.speed and measured.speeds.rows:
+            whom = f'row {column.speed.over}' if column.speed.over else 'any row'
+            found.append(f'no time of {column.speed.part} for {whom}, which column {column.name} needs')
+        elif scores and not column.speed:
             some = ', '.join(list(scores)[:12]) + (', ...' if len(scores) > 12 else '')
             found.append(f'no run has a score {column.score!r} for column {column.name}; there are: {some}')
     return found

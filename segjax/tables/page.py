@@ -4,7 +4,7 @@ from segjax import charts, web
 from segjax.tables.numbers import Measured, class_scores, problems
 from segjax.tables.runs import OPEN
 from segjax.tables.spec import Column, Row, Table
-from segjax.tables.text import CLAIMS_LEGEND, LEGEND, claim_cells, facts, heading, table_cells
+from segjax.tables.text import CLAIMS_LEGEND, LEGEND, claim_cells, facts, heading, speed_note, table_cells
 from segjax.web import escape
 
 NUM_COMPARED = 5  # rows whose classes are compared where the table names none
@@ -21,7 +21,7 @@ def page(measured: Measured) -> str:
     notes = '<br>'.join(map(escape, problems(measured)))
     body.append(f'<p class="note">{notes}</p>' if notes else '')
     body.append(web.card('Table', web.table(*table_cells(measured, lambda text: f'<b>{text}</b>', escape))))
-    body.append(f'<p class="soft">{escape(LEGEND)}</p>')
+    body += [f'<p class="soft">{escape(text)}</p>' for text in (LEGEND, speed_note(measured)) if text]
     if measured.comparisons:
         body.append(web.card('Orderings', web.table(*claim_cells(measured, escape))))
         body.append(f'<p class="soft">{escape(CLAIMS_LEGEND)}</p>')
@@ -40,10 +40,11 @@ def _dot_plot(measured: Measured, column: Column) -> str:
     table, dots = measured.plan.table, []
     for row in table.rows:
         cell = measured.cells[row.key, column.name]
-        low, high = (min(cell.values.values()), max(cell.values.values())) if cell.values else (None, None)
+        low, high = cell.range
         note = 'diverged' if cell.diverged and not cell.values else ''
         dots.append(charts.Dot(plot_name(table, row), cell.mean, low, high, row.published.get(column.name), note))
-    return charts.dot_plot(heading(column), dots, ('ours: mean, min to max', 'published'))
+    ours = 'ours: median, quartiles' if column.speed else 'ours: mean, min to max'
+    return charts.dot_plot(heading(column), dots, (ours, 'published'))
 
 
 def _classes(measured: Measured) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import ml_collections
@@ -74,6 +74,8 @@ def make_plan(
     for row in content.rows:
         with _located(f'{path}, row {row.key!r}'):
             configs[row.key] = _config(path, row, size, assignments)
+    if any(column.speed for column in content.columns):
+        _check_bench(path, configs)
     jobs = []
     for seed in numbers:
         for row in content.rows:
@@ -140,6 +142,23 @@ def _config(
     config_file.assign(config, (*own, *assignments))
     config_lib.validate(config)
     return config
+
+
+def _check_bench(path: pathlib.Path, configs: Mapping[str, ml_collections.ConfigDict]) -> None:
+    """Rows that are timed in turn are timed equally often."""
+
+    def calls(config):
+        return f'{config.bench.repetitions} calls after {config.bench.warmup} to warm up'
+
+    first, *others = configs
+    for key in others:
+        if calls(configs[key]) != calls(configs[first]):
+            raise InputError(
+                f'{path}, row {key!r}: config.bench',
+                got=calls(configs[key]),
+                expected=f'{calls(configs[first])}, as row {first!r}: all rows are timed in turn',
+                fix='repetitions and warmup for all rows: overrides of the scale, or --config.bench.repetitions=10',
+            )
 
 
 def _check_folder(job: Job) -> None:

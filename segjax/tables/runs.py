@@ -1,6 +1,6 @@
 """The run folder of a job: training it, and what was found."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -36,9 +36,19 @@ def outcome(job: Job) -> Outcome:
     return Outcome(logs.read_json(scores))
 
 
+def decided_by_main(question: Callable[[], bool]) -> bool:
+    """The main process's answer: all must do the same, and the others may see a folder's files later."""
+    return bool(parallel.of_main(int(parallel.is_main() and question())))
+
+
 def to_be_run(job: Job) -> bool:
-    """Whether the main process finds no result: all must do the same, and the others may see the folder later."""
-    return bool(parallel.of_main(int(parallel.is_main() and outcome(job) == OPEN)))
+    """Whether there is no result yet."""
+    return decided_by_main(lambda: outcome(job) == OPEN)
+
+
+def has_finished(job: Job) -> bool:
+    """Whether there are scores."""
+    return decided_by_main(lambda: bool(outcome(job).scores))
 
 
 def train(job: Job, stop: health.StopSignal) -> None:

@@ -6,17 +6,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from segjax import config_file
+from segjax import bench, config_file
 from segjax.errors import InputError, unknown_name
 
 EMPTY = MappingProxyType({})
+SPEED = 'speed'  # the first name of a column that is no score
+
+
+class Speed(NamedTuple):
+    """What a column of times shows.
+
+    part  of bench.PARTS: which program of the row's stage is timed
+    over  key of the row by whose time it is divided, in each round; '' is milliseconds per image
+    """
+
+    part: str
+    over: str = ''
 
 
 class Column(NamedTuple):
-    """One number of every row.
+    """One number of every row: a score, or a speed, which is measured once for all rows (speed.py).
 
     name    heading, as in the paper: 'mIoU'
-    score   its place in the scores of the row's stage: 'mIoU', 'watermark/none/PSNR'; missing or null: an empty cell
+    score   its place in the scores of the row's stage: 'mIoU', 'watermark/none/PSNR'; missing or null: an empty cell.
+            Or a time of that stage, at the config of the first seed: 'speed/predict/ms_per_image' (also train and
+            evaluate: bench.PARTS), or 'speed/train/over/KEY', the time per image over that of row KEY
     unit    of the numbers shown and published: '%', 'dB'
     factor  times the score gives that unit: 100 for a share in per cent
     better  'max' or 'min': which of our means is set in bold; '' for none
@@ -29,6 +43,14 @@ class Column(NamedTuple):
     factor: float = 1.0
     better: str = ''
     digits: int = 1
+
+    @property
+    def speed(self) -> Speed | None:
+        """What is timed; None for a score."""
+        first, *names = self.score.split('/')
+        if first != SPEED:
+            return None
+        return Speed(names[0], names[2] if names[1] == 'over' else '')
 
 
 class Row(NamedTuple):
@@ -126,6 +148,7 @@ def _check(table: Table, where: str) -> None:
     for column in table.columns:
         if column.better not in ('max', 'min', ''):
             raise unknown_name(f'{where}: better of column {column.name!r}', column.better, ('max', 'min', ''))
+        _check_score(f'{where}: score of column {column.name!r}', column.score, keys)
     for row in table.rows:
         here = f'{where}: row {row.key!r}'
         if not re.fullmatch(r'[\w+-][\w.+-]*', row.key):
@@ -150,6 +173,22 @@ def _check(table: Table, where: str) -> None:
             _known(here, key, keys)
     for key in table.compare:
         _known(f'{where}: compare', key, keys)
+
+
+def _check_score(where: str, score: str, keys: Sequence[str]) -> None:
+    """Raises InputError for a speed that cannot be measured; other scores are known after the first run."""
+    match score.split('/'):
+        case [first, *_] if first != SPEED:
+            return
+        case [_, part, 'ms_per_image']:
+            _known(where, part, bench.PARTS)
+        case [_, part, 'over', key]:
+            _known(where, part, bench.PARTS)
+            _known(where, key, keys)
+        case _:
+            part = bench.PARTS[-1]
+            expected = f"'{SPEED}/{part}/ms_per_image', or '{SPEED}/{part}/over/{keys[0]}' with the key of a row"
+            raise InputError(where, got=repr(score), expected=f'{expected}; parts: {", ".join(bench.PARTS)}')
 
 
 def _check_tuple(where: str, value: Any, kind: type, empty: bool = False) -> None:

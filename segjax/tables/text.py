@@ -2,15 +2,16 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ml_collections
 
-from segjax import logs
+from segjax import bench, logs
 from segjax.tables.numbers import Cell, Measured, best_rows, problems, score_at, stage_scores
 from segjax.tables.plan import config_argument
 from segjax.tables.spec import Column, Table
+from segjax.tables.speed import Speeds, figure, parts_asked_for
 
 
 def heading(column: Column) -> str:
@@ -18,14 +19,16 @@ def heading(column: Column) -> str:
     return column.name + (f' [{column.unit}]' if column.unit else '')
 
 
-def cell_text(cell: Cell, digits: int, sign: str = '', bold: Callable[[str], str] = str) -> str:
-    """'43.3 ± 0.8 (3 seeds)', '43.3 (1 seed)', 'diverged', ''."""
+def cell_text(cell: Cell, column: Column, sign: str = '', bold: Callable[[str], str] = str) -> str:
+    """'43.3 ± 0.8 (3 seeds)', '43.3 (1 seed)', 'diverged', ''; '12.5' of a speed, which is measured once."""
     if cell.mean is None:
         return 'diverged' if cell.diverged else ''
-    spread = '' if cell.std is None else f' ± {cell.std:.{digits}f}'
+    if column.speed:
+        return bold(_number(cell.mean, column.digits, sign))
+    spread = '' if cell.std is None else f' ± {_number(cell.std, column.digits)}'
     seeds = f'{len(cell.values)} seed' + 's' * (len(cell.values) > 1)
     failed = f', {cell.diverged} diverged' if cell.diverged else ''
-    return bold(f'{cell.mean:{sign}z.{digits}f}{spread}') + f' ({seeds}{failed})'
+    return bold(_number(cell.mean, column.digits, sign) + spread) + f' ({seeds}{failed})'
 
 
 def _number(value: float | None, digits: int, sign: str = '') -> str:
@@ -52,7 +55,7 @@ def table_cells(measured: Measured, bold: Callable[[str], str], text: Callable[[
         line = [text(row.name), *(text(str(row.labels.get(name, ''))) for name in labels)]
         for column in table.columns:
             mark = bold if row.key in best[column.name] else str
-            line.append(cell_text(measured.cells[row.key, column.name], column.digits, bold=mark))
+            line.append(cell_text(measured.cells[row.key, column.name], column, bold=mark))
             line.append(_number(row.published.get(column.name), column.digits))
         lines.append(line)
     return heads, lines
@@ -63,9 +66,9 @@ def claim_cells(measured: Measured, text: Callable[[str], str]) -> Cells:
     heads = ['claim', 'difference in', 'published', 'ours', 'seeds that agree', 'verdict']
     lines = []
     for c in measured.comparisons:
-        digits, seeds = c.column.digits, len(c.ours.values)
+        seeds = 0 if c.column.speed else len(c.ours.values)
         agree = f'{c.agreeing} of {seeds}' if seeds else ''
-        numbers = [_number(c.published, digits, '+'), cell_text(c.ours, digits, '+')]
+        numbers = [_number(c.published, c.column.digits, '+'), cell_text(c.ours, c.column, '+')]
         lines.append([text(c.claim.text), text(heading(c.column)), *numbers, agree, c.verdict])
     return heads, lines
 
@@ -97,6 +100,36 @@ def _machine(environment: Mapping[str, Any]) -> str:
     return text.format_map(environment)
 
 
+def speed_note(measured: Measured) -> str:
+    """What was timed, on what and how often; '' for a table without columns of times."""
+    speeds, parts = measured.speeds, parts_asked_for(measured.plan.table)
+    if not parts:
+        return ''
+    if not speeds.rows:
+        return 'Times: not measured yet.'
+    calls = f'median of {speeds.repetitions} calls after {speeds.warmup} to warm up, all rows in turn, at one go'
+    note = f'Times: {calls}, at fresh parameters, on {_machine(speeds.environment)}.'
+    return ' '.join([note, *(_part_note(speeds, part) for part in parts)])
+
+
+def _part_note(speeds: Speeds, part: str) -> str:
+    """What one call goes through; where rows differ, each value once."""
+    timed = [(row['dtype'], row['parts'][part]) for row in speeds.rows.values() if part in row['parts']]
+    if not timed:
+        return f'{part}: not measured.'
+
+    def each(values: Iterable[Any]) -> str:
+        return ' / '.join(dict.fromkeys(map(str, values)))
+
+    dtypes = each(dtype for dtype, _ in timed)
+    sizes = each('{}x{}'.format(*entry['size']) for _, entry in timed)
+    batches = each(entry['batch_size'] for _, entry in timed)
+    shapes = f'{dtypes}, {sizes} (height x width), images per batch: {batches}'
+    times = [entry['ms_per_image'] for _, entry in timed]
+    spread = max(abs(quartile / time['median'] - 1) for time in times for quartile in time['quartiles'])
+    return f'{part}: {bench.INCLUDED[part]}; {shapes}; quartiles within {spread:.0%} of the median.'
+
+
 LEGEND = (
     'Ours: mean ± sample standard deviation over the seeds, the best in bold. Published: as in the paper. '
     'What was not measured, or not published, is empty.'
@@ -125,6 +158,7 @@ def _pipes(cells: Cells) -> str:
 
 def _tables_text(measured: Measured) -> list[str]:
     blocks = [_pipes(table_cells(measured, lambda text: f'**{text}**', _markdown_text)), LEGEND]
+    blocks += [note] if (note := speed_note(measured)) else []
     if measured.comparisons:
         blocks += [_pipes(claim_cells(measured, _markdown_text)), CLAIMS_LEGEND]
     return blocks
@@ -147,13 +181,15 @@ def markdown(measured: Measured) -> str:
 
 
 def csv_text(measured: Measured) -> str:
-    """table.csv: key, name, labels, and for each column published, mean, std, n and every seed, in its unit."""
+    """table.csv: key, name, labels, and for each column, in its unit, published, mean, std, n and every seed; for a
+    speed published, median and quartiles."""
     plan = measured.plan
     labels = label_names(plan.table)
     heads = ['key', 'name', *labels]
+    of_score = ('published', 'mean', 'std', 'n', *(f'seed {seed}' for seed in plan.seeds))
+    of_speed = ('published', 'median', 'lower quartile', 'upper quartile')
     for column in plan.table.columns:
-        kinds = ('published', 'mean', 'std', 'n', *(f'seed {seed}' for seed in plan.seeds))
-        heads += [f'{heading(column)} {kind}' for kind in kinds]
+        heads += [f'{heading(column)} {kind}' for kind in (of_speed if column.speed else of_score)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator='\n')
     writer.writerow(heads)
@@ -166,7 +202,11 @@ def csv_text(measured: Measured) -> str:
         diverged = {seed for seed in plan.seeds if measured.outcomes[row.key, seed].diverged}
         for column in plan.table.columns:
             cell = measured.cells[row.key, column.name]
-            line += [*map(number, (row.published.get(column.name), cell.mean, cell.std)), len(cell.values)]
+            line += [*map(number, (row.published.get(column.name), cell.mean))]
+            if column.speed:
+                line += map(number, cell.range)
+                continue
+            line += [number(cell.std), len(cell.values)]
             for seed in plan.seeds:
                 line.append('diverged' if seed in diverged else number(cell.values.get(seed)))
         writer.writerow(line)
@@ -174,7 +214,8 @@ def csv_text(measured: Measured) -> str:
 
 
 def as_json(measured: Measured) -> dict[str, Any]:
-    """table.json: the scores that the table is made of, raw (without the factor of the column), by row and seed."""
+    """table.json: the numbers that the table is made of, raw (without the factor of the column): scores by row and
+    seed, speeds by row."""
     plan = measured.plan
     rows = {}
     for row in plan.table.rows:
@@ -182,13 +223,15 @@ def as_json(measured: Measured) -> dict[str, Any]:
         for seed in plan.seeds:
             found = measured.outcomes[row.key, seed]
             scores = stage_scores(row, found.scores)
-            chosen = {column.name: score_at(scores, column.score) for column in plan.table.columns}
+            chosen = {c.name: score_at(scores, c.score) for c in plan.table.columns if not c.speed}
             if found.diverged:
                 seeds[seed] = {'diverged': found.diverged}
             elif found.scores:
                 seeds[seed] = chosen | ({'IoU': scores['IoU']} if 'IoU' in scores else {})
         config = config_argument(row.config, plan.scale.variant)
-        rows[row.key] = {**row._asdict(), 'config': config, 'seeds': seeds}
+        times = {c.name: figure(measured.speeds, c.speed, row.key) for c in plan.table.columns if c.speed}
+        speed = {name: found and found._asdict() for name, found in times.items()}
+        rows[row.key] = {**row._asdict(), 'config': config, 'seeds': seeds, 'speed': speed}
     claims = [
         {**c.claim._asdict(), 'published': c.published, 'ours': c.ours.values, 'verdict': c.verdict}
         for c in measured.comparisons
@@ -198,6 +241,7 @@ def as_json(measured: Measured) -> dict[str, Any]:
         'source': plan.table.source,
         'command': plan.command,
         'facts': facts(measured),
+        'speed': speed_note(measured),
         'columns': [column._asdict() for column in plan.table.columns],
         'rows': rows,
         'claims': claims,

@@ -6,10 +6,11 @@ import os
 import pathlib
 import signal
 
+import jax
 import pytest
 from paper_table import RESULTS, runs, start
 
-from segjax import driver, health, logs, parallel
+from segjax import bench, driver, health, logs, parallel
 from segjax.config_file import Assignment
 from segjax.errors import InputError
 from segjax.tables import loop
@@ -129,9 +130,14 @@ from segjax.tables import Claim, Column, Row, Scale, Table
 
 def get_table():
     return Table(
-        'Toys', 'no paper', (Column('mIoU', 'mIoU', '%', 100, 'max', 2),),
+        'Toys', 'no paper',
+        (
+            Column('mIoU', 'mIoU', '%', 100, 'max', 2),
+            Column('time', 'speed/predict/ms_per_image', 'ms', better='min'),
+            Column('training / plain', 'speed/train/over/plain', digits=2),
+        ),
         (Row('plain', 'plain', 'toy.py:{scale},flip=0'), Row('flipped', 'flipped', 'toy.py:{scale}')),
-        {'quick': Scale('tiny', (3,))},
+        {'quick': Scale('tiny', (3,), ('bench.repetitions=3',))},
         claims=(Claim('flipping helps', 'mIoU', 'flipped', 'plain'),),
     )
 """
@@ -154,5 +160,15 @@ def test_two_rows_of_the_toy_pipeline(tmp_path, monkeypatch):
         assert (folder / 'report.html').exists()
     (claim,) = table['claims']
     assert claim['ours']['3'] == pytest.approx(100 * (scores['flipped']['mIoU'] - scores['plain']['mIoU']))
+    speeds = logs.read_json(tmp_path / 'run/speed.json')
+    assert speeds['environment']['jax'] == jax.__version__
+    for key, flip in (('plain', 0.0), ('flipped', 0.5)):
+        timed = speeds['rows'][key]['parts']['predict']
+        assert speeds['rows'][key]['config']['augment']['flip'] == flip
+        assert len(timed['seconds_per_image']) == 3 and (timed['batch_size'], timed['size']) == (4, [32, 64])
+        assert table['rows'][key]['speed']['time'] == timed['ms_per_image'] and timed['ms_per_image']['median'] > 0
+    ratios = [table['rows'][key]['speed']['training / plain']['median'] for key in ('plain', 'flipped')]
+    assert ratios[0] == 1 and ratios[1] > 0
     monkeypatch.setattr(driver, 'train', lambda *_: pytest.fail('it was finished'))
+    monkeypatch.setattr(bench, 'prepare', lambda *_: pytest.fail('it was timed'))
     start(tmp_path / 'tables/table.py', tmp_path / 'run', assignments=[Assignment('run.num_pictures', '0')])

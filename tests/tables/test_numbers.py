@@ -56,6 +56,19 @@ def test_a_claim_is_judged_by_the_differences_of_each_seed(a, b, differences, st
     assert (other.published, other.verdict) == (None, 'not measured')
 
 
+def test_a_claim_about_a_speed_rests_on_one_measurement():
+    table = CLAIMED._replace(columns=(Column('x', 'speed/train/ms_per_image'),))
+    for a, verdict in ((5.0, 'holds, one measurement'), (4.0, 'does not hold, one measurement')):
+        cells = {('a', 'x'): Cell({0: a}, quartiles=(1.0, 9.0)), ('b', 'x'): Cell({0: 4.0}, quartiles=(3.0, 5.0))}
+        assert compare(table, Claim('', 'x', 'a', 'b'), cells).verdict == verdict
+
+
+def test_the_range_of_a_speed_is_that_of_its_rounds():
+    assert Cell({0: 5.0}, quartiles=(4.5, 7.0)).range == (4.5, 7.0)
+    assert Cell({0: 5.0, 1: 3.0, 2: 4.0}).range == (3.0, 5.0)
+    assert Cell({}).range == (None, None)
+
+
 def test_a_score_or_stage_that_no_run_has_is_said(table_file, trained):
     text = FILE.replace("'mIoU', unit", "'mIuO', unit").replace(
         "augment=strong', {'mIoU': 43.3}", "augment=strong', stage='lst'"

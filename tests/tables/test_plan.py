@@ -49,6 +49,18 @@ def test_the_variant_is_filled_in_and_an_empty_one_leaves_no_comma(template, var
     assert config_argument(template, variant) == expected
 
 
+def test_rows_that_are_timed_in_turn_are_timed_equally_often(table_file):
+    uneven = FILE.replace("'model.width=0.5'", "'bench.warmup=9'")
+    table_file.write_text(uneven)
+    make_plan(str(table_file), 'quick', 'runs')
+    table_file.write_text(uneven.replace("'mIoU', 'mIoU'", "'mIoU', 'speed/train/ms_per_image'"))
+    with pytest.raises(
+        InputError, match=r"row 'thin': config.bench\n.*10 calls after 9 .*\n.*10 calls after 2 .*'base'"
+    ):
+        make_plan(str(table_file), 'quick', 'runs')
+    make_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('bench.warmup', '1')])
+
+
 @pytest.mark.parametrize('kept', ['scores.json', 'last/checkpoints/4/record'])
 def test_a_folder_of_another_config_is_refused_before_the_first_run(table_file, trained, kept):
     start(table_file, seeds='0')

@@ -10,6 +10,7 @@ from segjax import logs
 from segjax.tables.loop import write
 from segjax.tables.numbers import Cell, measure
 from segjax.tables.plan import make_plan
+from segjax.tables.spec import Column
 from segjax.tables.text import cell_text
 
 
@@ -26,7 +27,13 @@ from segjax.tables.text import cell_text
     ],
 )
 def test_a_cell_says_mean_spread_and_how_many_seeds(values, diverged, digits, sign, text):
-    assert cell_text(Cell(dict(enumerate(values)), diverged), digits, sign) == text
+    assert cell_text(Cell(dict(enumerate(values)), diverged), Column('x', 'x', digits=digits), sign) == text
+
+
+def test_a_speed_is_one_number():
+    speed = Column('x', 'speed/train/ms_per_image')
+    assert cell_text(Cell({3: 24.37}, quartiles=(20.0, 30.0)), speed, bold='<{}>'.format) == '<24.4>'
+    assert cell_text(Cell({}), speed) == ''
 
 
 MARKDOWN = """
