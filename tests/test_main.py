@@ -200,7 +200,7 @@ def test_flags_of_a_table_belong_to_its_mode(call, tmp_path, mode, flag):
 def test_a_table_hands_its_rows_to_the_training(call, tmp_path, monkeypatch):
     (tmp_path / 'table.py').write_text(TABLE)
     seen = []
-    monkeypatch.setattr('segjax.driver.train', lambda config, workdir: seen.append((config, workdir)))
+    monkeypatch.setattr('segjax.driver.train', lambda config, workdir, stop: seen.append((config, workdir)))
     arguments = ('--seeds=4,2', '--rows=wide', '--config.train.num_steps=7')
     code, out, err = call('--mode=table', '--table', tmp_path / 'table.py', '--workdir', tmp_path / 'run', *arguments)
     assert code == 0, err
