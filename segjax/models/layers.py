@@ -99,7 +99,7 @@ def add_bias(y, bias):
 
 
 class Conv(nn.Module):
-    """Convolution with torch's symmetric zero padding: `padding`, or dilation (k - 1) / 2 on both sides, k odd.
+    """Convolution with torch's symmetric zero padding, or with TensorFlow's; k odd unless `padding` is a number.
 
     features     channels of the output
     kernel_size  (kh, kw), odd
@@ -110,7 +110,8 @@ class Conv(nn.Module):
     bias_init    initialiser of the bias; None: the same distribution as torch's default kernel
     dtype        of the computation; parameters are float32
     forms        'fast' or 'naive', see ops/conv.py; they differ for 3x1 and 1x3 kernels only
-    padding      pixels on every side; None: what keeps the size at stride 1
+    padding      pixels on every side; None: dilation (k - 1) / 2, which keeps the size at stride 1; 'same':
+                 TensorFlow's, which differs from that at stride 2, see ops/conv.py
     """
 
     features: int
@@ -122,7 +123,7 @@ class Conv(nn.Module):
     bias_init: Callable | None = None
     dtype: Any = jnp.float32
     forms: str = 'fast'
-    padding: int | None = None
+    padding: int | str | None = None
 
     @nn.compact
     def __call__(self, x):
@@ -141,13 +142,15 @@ class Conv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """3x3 convolution of every channel on its own, without bias, see ops/depthwise.py.
+    """k x k convolution of every channel on its own, without bias, see ops/depthwise.py.
 
     strides      of both axes
     dilation     (rows, columns)
-    kernel_init  initialiser of the kernel [3, 3, 1, C]; None: torch's default, U(+-1 / 3)
+    kernel_init  initialiser of the kernel [k, k, 1, C]; None: torch's default, U(+-1 / k)
     dtype        of the computation; parameters are float32
     forms        'fast' or 'naive'
+    size         k, odd
+    padding      as in Conv
     """
 
     strides: int = 1
@@ -155,11 +158,14 @@ class DepthwiseConv(nn.Module):
     kernel_init: Callable | None = None
     dtype: Any = jnp.float32
     forms: str = 'fast'
+    size: int = 3
+    padding: int | str | None = None
 
     @nn.compact
     def __call__(self, x):
-        kernel = self.param('kernel', self.kernel_init or uniform_fan(9), (3, 3, 1, x.shape[-1]), jnp.float32)
-        return depthwise_conv(x.astype(self.dtype), kernel, self.strides, self.dilation, self.forms)
+        shape = (self.size, self.size, 1, x.shape[-1])
+        kernel = self.param('kernel', self.kernel_init or uniform_fan(self.size**2), shape, jnp.float32)
+        return depthwise_conv(x.astype(self.dtype), kernel, self.strides, self.dilation, self.forms, self.padding)
 
 
 class ConvNorm(nn.Module):

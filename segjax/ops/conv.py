@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.errors import unknown_name
+from segjax.errors import InputError, unknown_name
 
 FORMS = ('fast', 'naive')
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
@@ -25,34 +25,62 @@ _MIN_CHANNELS_FOR_TAPS = 32
 _MIN_CHANNELS_FOR_TAPS_4X4 = 64
 
 
-def conv2d(x, kernel, strides: int = 1, dilation: int = 1, padding: int | None = None):
-    """Cross-correlation with the same zero padding on both sides of each axis, as torch pads.
-
-    At stride 2 this differs from XLA's 'SAME', which pads an even input on the far side only.
+def conv2d(x, kernel, strides: int = 1, dilation: int = 1, padding: int | str | None = None):
+    """Cross-correlation with the same zero padding on both sides of each axis, as torch pads, or with TensorFlow's.
 
     Args:
       x: [B, H, W, I].
       kernel: [kh, kw, I, O]; kh and kw odd unless `padding` is given.
       strides: of both axes.
       dilation: of both axes; along an axis of extent 1 it has no effect.
-      padding: pixels on every side; None: d (k - 1) / 2, which keeps the size at stride 1.
+      padding: pixels on every side, None or 'same', see `sides`.
 
     Returns:
       [B, h, w, O] in the dtype of x, with h = floor((H + 2 padding - d (kh - 1) - 1) / strides) + 1 and w alike;
-      ceil(H / strides) where `padding` is None.
+      ceil(H / strides) where `padding` is no number.
     """
-    if padding is None:
-        sides = [(dilation * (k // 2), dilation * (k // 2)) for k in kernel.shape[:2]]
-    else:
-        sides = [(padding, padding)] * 2
     return lax.conv_general_dilated(
         x,
         kernel.astype(x.dtype),
         (strides, strides),
-        sides,
+        sides(x.shape[1:3], kernel.shape[:2], strides, (dilation, dilation), padding),
         rhs_dilation=(dilation, dilation),
         dimension_numbers=_DIMENSIONS,
     )
+
+
+def sides(
+    size: tuple[int, int],
+    taps: tuple[int, int],
+    strides: int,
+    dilation: tuple[int, int],
+    padding: int | str | None,
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Pixels of zeros (before the first, after the last) of either axis of an image.
+
+    Args:
+      size: (H, W) of the image.
+      taps: (kh, kw) of the kernel.
+      strides: of both axes.
+      dilation: (rows, columns).
+      padding: that number on every side; None: d (k - 1) / 2, torch's usual choice, k odd; 'same': TensorFlow's, as few
+        as ceil(H / strides) outputs need, an odd one after the last pixel. At stride 1 both keep the size and agree; at
+        stride 2 an even axis has one zero less in front with 'same'.
+
+    Raises:
+      InputError: another padding.
+    """
+    spans = [d * (k - 1) for k, d in zip(taps, dilation, strict=True)]
+    if padding is None:
+        before = after = [span // 2 for span in spans]
+    elif padding == 'same':
+        total = [max((-(-n // strides) - 1) * strides + 1 + span - n, 0) for n, span in zip(size, spans, strict=True)]
+        before, after = [n // 2 for n in total], [n - n // 2 for n in total]
+    elif isinstance(padding, int):
+        before = after = [padding, padding]
+    else:
+        raise InputError('padding', got=repr(padding), expected="a number of pixels, None or 'same'")
+    return (before[0], after[0]), (before[1], after[1])
 
 
 def conv_factorised(x, kernel, dilation: int = 1, forms: str = 'fast'):

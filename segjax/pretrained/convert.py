@@ -1,8 +1,8 @@
 """Arrays of a release as ours, and ours as the release's. Strict: what does not fit is an error, not a shrug.
 
 torch keeps kernels as [out, in, kh, kw] and those of transposed convolutions as [in, out, kh, kw]; here both are
-[kh, kw, in, out]. Its batch norms call scale, bias, mean and var weight, bias, running_mean and running_var. A linear
-layer [out, in kh kw] on flattened features is a convolution here.
+[kh, kw, in, out]. Linear layers are [out, in] there and [in, out] here; one on flattened features, [out, in kh kw], is
+a convolution here. torch's batch norms call scale, bias, mean and var weight, bias, running_mean and running_var.
 """
 
 import re
@@ -18,7 +18,8 @@ from segjax.protocol import PyTree
 from segjax.trees import named_leaves
 
 LEAVES = {'kernel': 'weight', 'bias': 'bias', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
-_FORWARD, _TRANSPOSED = (3, 2, 0, 1), (2, 3, 0, 1)  # axes of ours in the order of torch's
+# Axes of ours in the order of torch's, of convolutions and of linear layers.
+_FORWARD, _TRANSPOSED, _LINEAR = (3, 2, 0, 1), (2, 3, 0, 1), (1, 0)
 _COUNTER = 'num_batches_tracked'
 
 
@@ -59,6 +60,8 @@ def places(variables: Mapping[str, PyTree], source: Source) -> dict[str, Place]:
     bases = {''}
     if source.anchor:
         bases = {m[1] for name in leaves if (m := re.match(rf'\w+/((?:\w+/)*?){source.anchor}/', name))}
+    modules = {name.partition('/')[2].rpartition('/')[0] for name in leaves}
+    numbers = {base: source.numbers(m.removeprefix(base) for m in modules if m.startswith(base)) for base in bases}
     found = {}
     for name, leaf in leaves.items():
         _, _, rest = name.partition('/')
@@ -70,10 +73,12 @@ def places(variables: Mapping[str, PyTree], source: Source) -> dict[str, Place]:
             if not path.startswith(base) or not re.fullmatch(source.scope, inner):
                 continue
             axes = tuple(range(len(leaf.shape)))
-            if kind == 'kernel':
+            if kind == 'kernel' and len(axes) == 2:
+                axes = _LINEAR
+            elif kind == 'kernel':
                 axes = _TRANSPOSED if re.fullmatch(source.transposed, inner) else _FORWARD
             shape = tuple(leaf.shape[axis] for axis in axes)
-            found[name] = Place(inner, f'{source.theirs(inner)}.{LEAVES[kind]}', shape, axes)
+            found[name] = Place(inner, f'{source.theirs(inner, numbers[base])}.{LEAVES[kind]}', shape, axes)
     return found
 
 

@@ -5,7 +5,7 @@ the exporter writes it, so the two cannot disagree.
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from segjax.errors import InputError, unknown_name
@@ -30,6 +30,8 @@ class Source(NamedTuple):
     may_differ  paths of ours that may have any other shape, or be absent
     surplus     tensor names that need no place with us
     transposed  paths of ours that are transposed convolutions
+    numbered    what stands in paths of ours, and is left in place by `names`, for modules that the release numbers
+                through: it becomes its place, from 0, among all that the net has, in the order of the numbers in it
     notes       (pattern of a path of ours, what to tell the user of a net that has it)
     """
 
@@ -46,13 +48,21 @@ class Source(NamedTuple):
     may_differ: str = NOTHING
     surplus: str = NOTHING
     transposed: str = NOTHING
+    numbered: str = NOTHING
     notes: tuple[tuple[str, str], ...] = ()
 
-    def theirs(self, path: str) -> str:
-        """The release's name of a module of ours."""
+    def numbers(self, paths: Iterable[str]) -> dict[str, str]:
+        """What `theirs` puts for each match of `numbered`, in a net with the modules `paths`."""
+        inside = (path for path in paths if re.fullmatch(self.scope, path))
+        found = {match[0] for path in inside if (match := re.search(self.numbered, path))}
+        order = sorted(found, key=lambda one: [int(n) for n in re.findall(r'\d+', one)])
+        return {one: str(i) for i, one in enumerate(order)}
+
+    def theirs(self, path: str, numbers: Mapping[str, str]) -> str:
+        """The release's name of a module of ours; `numbers` of the net that it is of."""
         for pattern, replacement in self.names:
             path = re.sub(pattern, replacement, path)
-        return path.replace('/', '.')
+        return re.sub(self.numbered, lambda match: numbers[match[0]], path).replace('/', '.')
 
     def canonical(self, name: str) -> str:
         """A tensor's name without what wrappers and older versions put into it."""
@@ -68,6 +78,26 @@ _STRIDES = (
 )
 _VGG_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 _VGG_LAYERS = [f'conv{i}_{j}' for i, (count, _) in enumerate(STAGES, start=1) for j in range(1, count + 1)]
+
+_IN_EFFICIENTNET = dict(anchor='efficientnet', scope='efficientnet/.*|classifier', classifier='classifier')
+_STEM = r'(.*/)?efficientnet/conv_stem'
+_ADVPROP = (_STEM, "AdvProp's weights (adv-efficientnet, .ap_) were trained with images prepared as 'symmetric'")
+_TIMM_EFFICIENTNET = dict(
+    marks=(r'conv_stem\.weight', r'blocks\.0\.0\.se\.conv_reduce\.weight', r'conv_head\.weight', r'bn2\.weight'),
+    names=(
+        (r'^efficientnet/', ''),
+        # timm counts layers that are there: blocks of the first stage do not expand.
+        (r'^(?!blocks_0_)(.*)\bbn(\d)$', lambda m: f'{m[1]}bn{int(m[2]) + 1}'),
+        (r'^(blocks_0_\d+)/project_conv$', r'\1/conv_pw'),
+        ('expand_conv$', 'conv_pw'),
+        ('depthwise_conv$', 'conv_dw'),
+        ('project_conv$', 'conv_pwl'),
+        ('se_(reduce|expand)$', r'se.conv_\1'),
+        (r'^blocks_(\d)_', r'blocks.\1.'),
+    ),
+    surplus=r'classifier\..*',
+    **_IN_EFFICIENTNET,
+)
 
 SOURCES = {
     'resnet': Source(
@@ -105,6 +135,68 @@ SOURCES = {
         anchor='xception',
         scope='xception/.*',
         surplus=r'head\.fc\..*',
+    ),
+    'efficientnet_torchvision': Source(
+        'torchvision, EfficientNet-B0 to B7 (ImageNet)',
+        "nets with an EfficientNet of the file's variant",
+        'imagenet',
+        (r'features\.0\.0\.weight', r'features\.1\.0\.block\.1\.fc1\.weight', r'features\.8\.0\.weight'),
+        (
+            (r'^efficientnet/', ''),
+            ('^conv_stem$', 'features.0.0'),
+            ('^bn0$', 'features.0.1'),
+            ('^conv_head$', 'features.8.0'),
+            ('^bn1$', 'features.8.1'),
+            ('^classifier$', 'classifier.1'),
+            (r'^blocks_(\d)_(\d+)/', lambda m: f'features.{int(m[1]) + 1}.{m[2]}.block.'),
+            ('expand_conv$', '0.0'),
+            ('bn0$', '0.1'),
+            ('depthwise_conv$', '1.0'),
+            ('bn1$', '1.1'),
+            ('se_reduce$', '2.fc1'),
+            ('se_expand$', '2.fc2'),
+            ('project_conv$', '3.0'),
+            ('bn2$', '3.1'),
+            # Blocks of the first stage do not expand.
+            (r'^(features\.1\.\d+\.block)\.(\d)', lambda m: f'{m[1]}.{int(m[2]) - 1}'),
+        ),
+        surplus=r'classifier\..*',
+        **_IN_EFFICIENTNET,
+        notes=(
+            (
+                _STEM,
+                "run with padding='symmetric', and norm_epsilon=1e-5, norm_decay=0.9 for b0 to b4; 1e-3 and 0.99 for "
+                "b5 to b7, which are the authors' weights",
+            ),
+        ),
+    ),
+    'efficientnet_timm': Source(
+        'timm, efficientnet_b0 to b7 (ImageNet, trained in torch)',
+        "nets with an EfficientNet of the file's variant and padding='symmetric'",
+        'imagenet',
+        **_TIMM_EFFICIENTNET,
+        notes=(
+            (_STEM, "trained with padding='symmetric', norm_epsilon=1e-5, norm_decay=0.9"),
+            (_STEM, "weights called .ra4_ were trained with images prepared as 'symmetric'"),
+        ),
+    ),
+    'efficientnet_timm_tf': Source(
+        "timm, tf_efficientnet_b0 to b7 (ImageNet, the authors' weights)",
+        "nets with an EfficientNet of the file's variant and padding='same'",
+        'imagenet',
+        **_TIMM_EFFICIENTNET,
+        notes=((_STEM, "trained with padding='same', norm_epsilon=1e-3, norm_decay=0.99"), _ADVPROP),
+    ),
+    'efficientnet_pytorch': Source(
+        "lukemelas/EfficientNet-PyTorch, EfficientNet-B0 to B7 (ImageNet, the authors' weights)",
+        "nets with an EfficientNet of the file's variant and padding='same'",
+        'imagenet',
+        (r'_conv_stem\.weight', r'_blocks\.0\._depthwise_conv\.weight', r'_conv_head\.weight'),
+        (('^classifier$', 'fc'), (r'^efficientnet/', ''), (r'(\w+)$', r'_\1'), ('^blocks_', '_blocks/')),
+        surplus=r'_fc\..*',
+        numbered=r'\d+_\d+',
+        **_IN_EFFICIENTNET,
+        notes=((_STEM, "trained with padding='same', norm_epsilon=1e-3, norm_decay=0.99"), _ADVPROP),
     ),
     'semseg': Source(
         'hszhao/semseg, PSPNet',

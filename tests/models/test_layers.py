@@ -43,11 +43,22 @@ def test_batch_norm_in_evaluation_or_frozen_uses_the_running_statistics(train, f
     jax.tree.map(np.testing.assert_array_equal, dict(updates['batch_stats']), old)
 
 
-def test_depthwise_convolution_has_torchs_start():
-    params = DepthwiseConv().init(jax.random.key(0), jnp.zeros((1, 4, 4, 200)))['params']
-    assert params['kernel'].shape == (3, 3, 1, 200)
-    assert 0.3 < np.abs(params['kernel']).max() <= 1 / 3
-    np.testing.assert_allclose(params['kernel'].std(), 1 / 3 / np.sqrt(3), rtol=0.05)
+@pytest.mark.parametrize('size', [3, 5])
+def test_depthwise_convolution_has_torchs_start(size):
+    params = DepthwiseConv(size=size).init(jax.random.key(0), jnp.zeros((1, 4, 4, 200)))['params']
+    assert params['kernel'].shape == (size, size, 1, 200)
+    assert 0.9 / size < np.abs(params['kernel']).max() <= 1 / size
+    np.testing.assert_allclose(params['kernel'].std(), 1 / size / np.sqrt(3), rtol=0.05)
+
+
+def test_layers_hand_on_their_padding():
+    x = jnp.ones((1, 4, 4, 1))  # what stands on the border shows the zeros around it
+    ones = lambda layer: layer.apply({'params': {'kernel': np.ones((3, 3, 1, 1))}}, x)[0, :, :, 0]  # noqa: E731
+    same, symmetric = [[9, 6], [6, 4]], [[4, 6], [6, 9]]
+    for padding, expected in (('same', same), (None, symmetric)):
+        conv = Conv(1, (3, 3), strides=2, use_bias=False, padding=padding)
+        np.testing.assert_array_equal(ones(conv), expected)
+        np.testing.assert_array_equal(ones(DepthwiseConv(strides=2, padding=padding)), expected)
 
 
 @pytest.mark.parametrize('padding, size', [(None, (6, 7)), (0, (4, 5)), (3, (10, 11))])

@@ -68,6 +68,26 @@ def test_conv2d_with_padding_of_its_own_is_the_loop(kernel_size, strides, dilati
     np.testing.assert_allclose(y, conv2d_loop(x, kernel, strides, dilation, padding), atol=1e-5)
 
 
+@pytest.mark.parametrize('taps', [(3, 3), (5, 1), (4, 2)])
+@pytest.mark.parametrize('strides, dilation', [(1, 1), (2, 1), (3, 1), (2, 2)])
+def test_same_padding_is_tensorflows(taps, strides, dilation):
+    x, kernel = normal(0, 1, 6, 9, 2), normal(1, *taps, 2, 3)
+    y = conv.conv2d(x, kernel, strides, dilation, 'same')
+    expected = jax.lax.conv_general_dilated(  # XLA took TensorFlow's
+        x, kernel, (strides,) * 2, 'SAME', rhs_dilation=(dilation,) * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+    assert y.shape == (1, -(-6 // strides), -(-9 // strides), 3)
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_same_padding_has_less_in_front_of_an_even_axis():
+    assert conv.sides((6, 9), (3, 3), 2, (1, 1), 'same') == ((0, 1), (1, 1))
+    assert conv.sides((6, 9), (5, 5), 2, (1, 1), 'same') == ((1, 2), (2, 2))
+    assert conv.sides((6, 9), (3, 3), 2, (1, 1), None) == ((1, 1), (1, 1))
+    with pytest.raises(InputError, match="None or 'same'"):
+        conv.sides((6, 9), (3, 3), 2, (1, 1), 'SAME')
+
+
 def test_conv2d_pads_as_scipy_does():
     x, kernel = normal(0, 1, 8, 7, 1), normal(1, 3, 3, 1, 1)
     expected = ndimage.correlate(x[0, :, :, 0], kernel[:, :, 0, 0], mode='constant')

@@ -9,44 +9,55 @@ from segjax.errors import InputError
 from segjax.ops.conv import FORMS
 from segjax.ops.depthwise import depthwise_conv
 
-CASES = [(1, (1, 1)), (2, (1, 1)), (1, (2, 2)), (1, (1, 6)), (2, (3, 2)), (1, (9, 12))]
+# Side of the kernel, strides, dilation, padding.
+CASES = [(3, 1, (1, 1), None), (3, 2, (1, 1), None), (3, 1, (2, 2), None), (3, 1, (1, 6), None), (3, 2, (3, 2), None)]
+CASES += [(3, 1, (9, 12), None), (5, 1, (1, 1), None), (5, 2, (1, 1), None), (3, 2, (1, 1), 'same')]
+CASES += [(5, 2, (1, 1), 'same'), (5, 2, (2, 1), 'same'), (3, 2, (1, 1), 0)]
 
 
 def normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def loop(x, kernel, strides, dilation):
-    b, h, w, c = x.shape
-    y = np.zeros((b, -(-h // strides), -(-w // strides), c))
-    for i, j, r, s in np.ndindex(*y.shape[1:3], 3, 3):
-        row, column = strides * i + dilation[0] * (r - 1), strides * j + dilation[1] * (s - 1)
+def loop(x, kernel, strides, dilation, padding):
+    (b, *size, c), k = x.shape, len(kernel)
+    spans = [d * (k - 1) for d in dilation]
+    outputs = [-(-n // strides) for n in size]
+    if padding is None:
+        top, left = (span // 2 for span in spans)
+    elif padding == 'same':  # the smaller half of what the last window lacks
+        top, left = ((strides * (o - 1) + span + 1 - n) // 2 for o, span, n in zip(outputs, spans, size))
+    else:
+        outputs, top, left = [(n - 1 - span) // strides + 1 for n, span in zip(size, spans)], 0, 0
+    y, (h, w) = np.zeros((b, *outputs, c)), size
+    for i, j, r, s in np.ndindex(*outputs, k, k):
+        row, column = strides * i + dilation[0] * r - top, strides * j + dilation[1] * s - left
         if 0 <= row < h and 0 <= column < w:
             y[:, i, j] += x[:, row, column] * kernel[r, s, 0]
     return y
 
 
-@pytest.mark.parametrize('strides, dilation', CASES)
+@pytest.mark.parametrize('size, strides, dilation, padding', CASES)
 @pytest.mark.parametrize('forms', FORMS)
-def test_it_is_the_loop(strides, dilation, forms):
-    x, kernel = normal(0, 2, 8, 9, 3), normal(1, 3, 3, 1, 3)
-    y = depthwise_conv(x, kernel, strides, dilation, forms)
-    expected = loop(x, kernel, strides, dilation)
+def test_it_is_the_loop(size, strides, dilation, padding, forms):
+    x, kernel = normal(0, 2, 8, 9, 3), normal(1, size, size, 1, 3)
+    y = depthwise_conv(x, kernel, strides, dilation, forms, padding)
+    expected = loop(x, kernel, strides, dilation, padding)
     assert y.shape == expected.shape
     np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize('strides, dilation', CASES)
+@pytest.mark.parametrize('size, strides, dilation, padding', CASES)
 @pytest.mark.parametrize('forms', FORMS)
-def test_gradients_are_the_adjoint_of_the_loop(strides, dilation, forms):
+def test_gradients_are_the_adjoint_of_the_loop(size, strides, dilation, padding, forms):
     # The map is linear in either input: <dy, f(x, dk)> = <dk, gradient of k>, and the same for x, for any direction.
-    x, kernel = normal(0, 2, 8, 9, 3), normal(1, 3, 3, 1, 3)
-    y, vjp = jax.vjp(lambda x, k: depthwise_conv(x, k, strides, dilation, forms), x, kernel)
+    x, kernel = normal(0, 2, 8, 9, 3), normal(1, size, size, 1, 3)
+    y, vjp = jax.vjp(lambda x, k: depthwise_conv(x, k, strides, dilation, forms, padding), x, kernel)
     dy = normal(2, *y.shape)
     dx, dk = vjp(dy)
     for seed in range(3, 6):
         x_direction, k_direction = normal(seed, *x.shape), normal(seed, *kernel.shape)
-        by_x, by_k = loop(x_direction, kernel, strides, dilation), loop(x, k_direction, strides, dilation)
+        by_x, by_k = (loop(*pair, strides, dilation, padding) for pair in ((x_direction, kernel), (x, k_direction)))
         np.testing.assert_allclose((dx * x_direction).sum(), (by_x * dy).sum(), atol=1e-3)
         np.testing.assert_allclose((dk * k_direction).sum(), (by_k * dy).sum(), atol=1e-3)
 
@@ -68,7 +79,7 @@ def test_bfloat16_is_summed_in_float32_and_the_kernels_gradient_is_float32():
     y, vjp = jax.vjp(lambda x, k: depthwise_conv(x, k), x, kernel)
     dx, dk = vjp(jnp.ones_like(y))
     assert (y.dtype, dx.dtype, dk.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
-    expected = loop(x.astype(np.float32), kernel.astype(jnp.bfloat16).astype(np.float32), 1, (1, 1))
+    expected = loop(x.astype(np.float32), kernel.astype(jnp.bfloat16).astype(np.float32), 1, (1, 1), None)
     np.testing.assert_array_equal(y.astype(np.float32), expected.astype(jnp.bfloat16).astype(np.float32))
 
 

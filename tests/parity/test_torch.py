@@ -4,15 +4,18 @@ Skipped where torch is absent; it is no dependency of the project. To run it, ma
 
     python3.11 -m venv parity
     parity/bin/pip install torch jax flax ml_collections pytest scipy opencv-python-headless
-    parity/bin/pip install --no-deps torchvision timm && parity/bin/pip install safetensors pyyaml huggingface_hub
+    parity/bin/pip install --no-deps torchvision timm efficientnet_pytorch
+    parity/bin/pip install safetensors pyyaml huggingface_hub
     parity/bin/python -m pytest tests/parity -s
 
 Everything runs in float64, so that a ReLU does not turn rounding into a difference. The backbones are the real classes
-of torchvision and timm, dilated as the releases dilate them; the parts on top are written here from the papers. The
-names of the torch modules are those of the releases, so a test also shows that importing is a renaming.
+of torchvision and timm, dilated as the releases dilate them; the parts on top are written here from the papers.
+EfficientNets are whole, of torchvision, timm and efficientnet_pytorch. The names of the torch modules are those of the
+releases, so a test also shows that importing is a renaming.
 """
 
 import functools
+import re
 import sys
 import types
 
@@ -30,6 +33,7 @@ torchvision = pytest.importorskip('torchvision')
 timm = pytest.importorskip('timm')
 
 import safetensors.torch as safetensors  # noqa: E402
+import torchvision.models.efficientnet as tv_efficientnet  # noqa: E402
 import torchvision.models.resnet as tv_resnet  # noqa: E402
 import torchvision.models.vgg as tv_vgg  # noqa: E402
 from timm.models import resnet as timm_resnet  # noqa: E402
@@ -44,10 +48,12 @@ from segjax.models import xception as our_xception  # noqa: E402
 from segjax.models.bisenet import BiSeNet  # noqa: E402
 from segjax.models.deeplab import DeepLabLargeFOV, DeepLabV2  # noqa: E402
 from segjax.models.deeplab_v3plus import DeepLabV3Plus  # noqa: E402
+from segjax.models.efficientnet import VARIANTS, EfficientNet  # noqa: E402
 from segjax.models.fcn import FCN  # noqa: E402
 from segjax.models.layers import batch_norm  # noqa: E402
 from segjax.models.pspnet import PSPNet  # noqa: E402
 from segjax.models.vgg import STAGES  # noqa: E402
+from segjax.pretrained.convert import places  # noqa: E402
 
 LEAVES = {
     ('conv', 'weight'): ('params', 'kernel'),
@@ -58,6 +64,7 @@ LEAVES = {
     ('norm', 'running_var'): ('batch_stats', 'var'),
 }
 WIDTH = 1 / 8
+ALIKE = ('efficientnet_timm', 'efficientnet_timm_tf')  # sources that the names of the tensors do not tell apart
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -85,11 +92,11 @@ def our_path(name):
 
 def our_array(tensor):
     array = tensor.detach().numpy().copy()  # torch's batch norms write into their buffers
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+    return array.transpose({4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[array.ndim])
 
 
 def our_maps(maps):
-    return [y.detach().permute(0, 2, 3, 1).numpy() for y in maps]
+    return [y.detach().movedim(1, -1).numpy() for y in maps]
 
 
 def our_tree(module, of=lambda tensor: tensor, rename=lambda name: name):
@@ -97,7 +104,7 @@ def our_tree(module, of=lambda tensor: tensor, rename=lambda name: name):
     tree = {}
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         owner, _, leaf = name.rpartition('.')
-        kind = 'conv' if isinstance(module.get_submodule(owner), nn.Conv2d) else 'norm'
+        kind = 'conv' if isinstance(module.get_submodule(owner), nn.Conv2d | nn.Linear) else 'norm'
         if leaf != 'num_batches_tracked' and of(tensor) is not None:
             collection, new = LEAVES[kind, leaf]
             tree[(collection, *our_path(rename(owner)), new)] = our_array(of(tensor))
@@ -114,14 +121,14 @@ def randomise(module, seed=0):
             tensor.copy_(torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * (high - low) + low)
 
     for child in module.modules():
-        if isinstance(child, nn.Conv2d):
+        if isinstance(child, nn.Conv2d | nn.Linear):
             limit = (6 / child.weight[0].numel()) ** 0.5
             uniform(child.weight, -limit, limit)
         elif isinstance(child, nn.BatchNorm2d):
             uniform(child.weight, 0.5, 1.5)
             uniform(child.running_mean, -0.2, 0.2)
             uniform(child.running_var, 0.5, 1.5)
-        if isinstance(child, nn.Conv2d | nn.BatchNorm2d) and child.bias is not None:
+        if isinstance(child, nn.Conv2d | nn.Linear | nn.BatchNorm2d) and child.bias is not None:
             uniform(child.bias, -0.2, 0.2)
     return module
 
@@ -163,7 +170,7 @@ def check(label, net, twin, x, rename=lambda name: name, release=None):
 
     twin.train()
     outputs = twin(image)
-    sum((y.permute(0, 2, 3, 1) * torch.tensor(w)).sum() for y, w in zip(outputs, weights)).backward()
+    sum((y.movedim(1, -1) * torch.tensor(w)).sum() for y, w in zip(outputs, weights)).backward()
     expected = our_maps(outputs)
 
     @jax.jit
@@ -244,10 +251,11 @@ WHOLE = {
 def check_importer(variables, key, module):
     tensors = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     source = pretrained.SOURCES[key]
-    assert pretrained.detect(tensors, 'twin') == key
+    assert pretrained.detect(tensors, 'twin', key if key in ALIKE else '') == key
     tree, report = pretrained.import_weights(tensors, variables, source)
     found, expected = flatten_dict(tree), flatten_dict(variables)
-    assert found.keys() == {path for path in expected if source.anchor in ('', *path)}
+    classifier = {path for path in expected if re.fullmatch(source.classifier, '/'.join(path[1:-1]))}
+    assert found.keys() == {path for path in expected if source.anchor in ('', *path)} | classifier
     for path, array in found.items():
         np.testing.assert_array_equal(array, expected[path])
     print(f'\n{key}: {len(found)} arrays imported, unused: {report.unused}')
@@ -660,3 +668,102 @@ def test_deeplab_v3plus(depth, stride, head, monkeypatch):
     net = DeepLabV3Plus(5, f'xception{depth}', head, output_stride=stride, dropout=0.0, width=WIDTH, dtype=jnp.float64)
     label = f'deeplab_v3plus, xception{depth} (2 middle blocks), {head}, stride {stride}'
     check(label, net, twin, images((65, 49)), release=('xception', twin.xception))
+
+
+# --- classifiers ------------------------------------------------------------------------------------------------------
+
+
+def authors_efficientnet(variant, **args):
+    port = pytest.importorskip('efficientnet_pytorch')
+    # Without an image size, padding is that of the image at hand.
+    args = dict(image_size=None, dropout_rate=0.0, drop_connect_rate=0.0) | args
+    return port.EfficientNet.from_name(f'efficientnet-{variant}', **args)
+
+
+def torchvision_efficientnet(variant, **args):
+    return getattr(torchvision.models, f'efficientnet_{variant}')(dropout=0.0, stochastic_depth_prob=0.0, **args)
+
+
+def narrow_torchvision_efficientnet(variant, **args):
+    """The blocks of a variant with a quarter of their channels, and the batch norm of b5 to b7."""
+    width, depth, _ = VARIANTS[variant]
+    blocks, _ = tv_efficientnet._efficientnet_conf(f'efficientnet_{variant}', width_mult=width / 4, depth_mult=depth)
+    norm = functools.partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
+    return tv_efficientnet.EfficientNet(blocks, 0.0, stochastic_depth_prob=0.0, norm_layer=norm, **args)
+
+
+def timm_efficientnet(variant, **args):
+    return timm.create_model(f'efficientnet_{variant}', **args)
+
+
+def timm_tf_efficientnet(variant, **args):
+    return timm.create_model(f'tf_efficientnet_{variant}', **args)
+
+
+def calibrate(module, x):
+    """Running statistics of a batch: with random ones, the activations of 39 blocks grow until rounding is seen."""
+    norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        module.train()(torch.tensor(x).permute(0, 3, 1, 2))
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    return module
+
+
+TORCH_NORM, AUTHORS_NORM = dict(norm_epsilon=1e-5, norm_decay=0.9), dict(norm_epsilon=1e-3, norm_decay=0.99)
+EFFICIENTNETS = {  # source: its module, and how our net is told to be it
+    'efficientnet_torchvision': (torchvision_efficientnet, dict(padding='symmetric')),
+    'efficientnet_timm': (timm_efficientnet, dict(padding='symmetric')),
+    'efficientnet_timm_tf': (timm_tf_efficientnet, dict(padding='same')),
+    'efficientnet_pytorch': (authors_efficientnet, dict(padding='same')),
+}
+
+
+@pytest.mark.parametrize(
+    'key, norm',
+    [
+        ('efficientnet_torchvision', TORCH_NORM),
+        ('efficientnet_timm', TORCH_NORM),
+        ('efficientnet_timm_tf', AUTHORS_NORM | dict(norm_decay=0.9)),  # timm keeps torch's
+        ('efficientnet_pytorch', AUTHORS_NORM),
+    ],
+)
+def test_efficientnet(key, norm):
+    make, fields = EFFICIENTNETS[key]
+    check_efficientnet(key, 'b0', make, **fields, **norm)
+
+
+def test_deep_efficientnet():
+    fields = dict(padding='symmetric', width=1 / 4, **AUTHORS_NORM)
+    check_efficientnet('efficientnet_torchvision', 'b5', narrow_torchvision_efficientnet, **fields)
+
+
+def check_efficientnet(key, variant, make, **fields):
+    net = EfficientNet(5, variant, dropout=0.0, drop_connect=0.0, dtype=jnp.float64, **fields)
+    x = images((64, 49))  # even and odd on the way down: padding differs at even ones
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x, train=False))
+    slots = places(shapes, pretrained.SOURCES[key]).values()
+    names = {place.tensor.rpartition('.')[0]: place.path.replace('/', '.') for place in slots}
+    twin = calibrate(randomise(make(variant, num_classes=5)), images((64, 49), batch=4)[2:])
+    twin.register_forward_hook(lambda _module, _x, logits: [logits])
+    check(f'efficientnet_{variant}, {key}', net, twin, x, names.__getitem__, (key, twin))
+
+
+@pytest.mark.parametrize('variant, count', [('b1', 7_794_184), ('b7', 66_347_960)])
+@pytest.mark.parametrize('key', EFFICIENTNETS)
+def test_whole_efficientnets_have_a_place_for_every_tensor(key, variant, count):
+    with torch.device('meta'):
+        shapes = {name: tuple(tensor.shape) for name, tensor in EFFICIENTNETS[key][0](variant).state_dict().items()}
+    tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}  # no memory
+    net = EfficientNet(1000, variant, forms='naive')
+    variables = jax.eval_shape(lambda: net.lazy_init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
+    tree, report = pretrained.import_weights(tensors, variables, pretrained.SOURCES[key])
+    assert sum(array.size for array in jax.tree.leaves(tree['params'])) == count
+    assert not report.unused and not report.left
+    written = pretrained.export_weights(tree, pretrained.SOURCES[key])
+    assert {name: tensor.shape for name, tensor in written.items()} == {
+        name: shape for name, shape in shapes.items() if not name.endswith('num_batches_tracked')
+    }

@@ -1,5 +1,7 @@
 """Weights in the namings of releases: there and back, what may be absent, and every way a file can be wrong."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,15 +9,21 @@ import pytest
 
 from segjax import models, pretrained
 from segjax.errors import InputError
+from segjax.models.efficientnet import EfficientNet
 from segjax.ops import images
 from segjax.pretrained.sources import SOURCES
 from segjax.trees import named_leaves
 
 TINY = 1 / 16
+B1 = ('efficientnet', dict(variant='b1', width=TINY, forms='naive'))
 NETS = {  # source: a net that takes it
     'resnet': ('bisenet', dict(width=TINY)),
     'vgg': ('fcn', dict(width=1 / 64)),
     'xception': ('deeplab_v3plus', dict(width=TINY, backbone='xception41')),
+    'efficientnet_torchvision': B1,
+    'efficientnet_timm': B1,
+    'efficientnet_timm_tf': B1,
+    'efficientnet_pytorch': B1,
     'semseg': ('pspnet', dict(width=TINY)),
     'semseg_resnet': ('pspnet', dict(width=TINY)),
     'coin': ('bisenet', dict(width=TINY, release='coin')),
@@ -23,10 +31,14 @@ NETS = {  # source: a net that takes it
     'erfnet_encoder': ('erfnet', dict(width=1 / 4, first_maps=32)),
     'kazuto': ('deeplab_v2', dict(width=TINY, depth=50)),
 }
+ALIKE = ('efficientnet_timm', 'efficientnet_timm_tf')  # the same names, other padding
 
 
 def abstract(name, args, num_classes=5):
-    net = models.build(name, num_classes=num_classes, dtype='float32', axis_name=None, **args)
+    if name == 'efficientnet':  # a classifier, in no table of nets
+        net = EfficientNet(num_classes, **args)
+    else:
+        net = models.build(name, num_classes=num_classes, dtype='float32', axis_name=None, **args)
     return jax.eval_shape(lambda: net.lazy_init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
 
 
@@ -36,10 +48,11 @@ def variables_of():
     made = {}
 
     def make(key, num_classes=5):
-        if (key, num_classes) not in made:
+        one = (str(NETS[key]), num_classes)
+        if one not in made:
             shapes, draw = abstract(*NETS[key], num_classes), np.random.default_rng(0)
-            made[key, num_classes] = jax.tree.map(lambda s: draw.standard_normal(s.shape, np.float32), shapes)
-        return made[key, num_classes]
+            made[one] = jax.tree.map(lambda s: draw.standard_normal(s.shape, np.float32), shapes)
+        return made[one]
 
     return make
 
@@ -63,6 +76,46 @@ NAMES = [
     ('xception', 'params/xception/stem_1/conv/kernel', 'stem.1.conv.weight'),
     ('xception', 'batch_stats/xception/blocks_11/stack/conv3/bn_pw/mean', 'blocks.11.stack.conv3.bn_pw.running_mean'),
     ('xception', 'params/xception/blocks_0/shortcut/bn/bias', 'blocks.0.shortcut.bn.bias'),
+    ('efficientnet_torchvision', 'params/efficientnet/conv_stem/kernel', 'features.0.0.weight'),
+    ('efficientnet_torchvision', 'batch_stats/efficientnet/bn0/var', 'features.0.1.running_var'),
+    (
+        'efficientnet_torchvision',
+        'params/efficientnet/blocks_0_1/depthwise_conv/kernel',
+        'features.1.1.block.0.0.weight',
+    ),
+    ('efficientnet_torchvision', 'params/efficientnet/blocks_0_0/se_expand/bias', 'features.1.0.block.1.fc2.bias'),
+    ('efficientnet_torchvision', 'params/efficientnet/blocks_0_0/bn2/scale', 'features.1.0.block.2.1.weight'),
+    ('efficientnet_torchvision', 'params/efficientnet/blocks_5_4/bn0/scale', 'features.6.4.block.0.1.weight'),
+    ('efficientnet_torchvision', 'params/efficientnet/blocks_5_4/se_reduce/bias', 'features.6.4.block.2.fc1.bias'),
+    ('efficientnet_torchvision', 'params/efficientnet/blocks_5_4/bn2/bias', 'features.6.4.block.3.1.bias'),
+    ('efficientnet_torchvision', 'params/efficientnet/bn1/scale', 'features.8.1.weight'),
+    ('efficientnet_torchvision', 'params/classifier/kernel', 'classifier.1.weight'),
+    *(
+        (key, f'params/efficientnet/{ours}', theirs)
+        for key in ALIKE
+        for ours, theirs in {
+            'bn0/scale': 'bn1.weight',
+            'conv_head/kernel': 'conv_head.weight',
+            'bn1/scale': 'bn2.weight',
+            'blocks_0_1/depthwise_conv/kernel': 'blocks.0.1.conv_dw.weight',
+            'blocks_0_1/bn1/scale': 'blocks.0.1.bn1.weight',
+            'blocks_0_1/project_conv/kernel': 'blocks.0.1.conv_pw.weight',
+            'blocks_0_1/bn2/bias': 'blocks.0.1.bn2.bias',
+            'blocks_3_2/expand_conv/kernel': 'blocks.3.2.conv_pw.weight',
+            'blocks_3_2/bn0/bias': 'blocks.3.2.bn1.bias',
+            'blocks_3_2/se_reduce/kernel': 'blocks.3.2.se.conv_reduce.weight',
+            'blocks_3_2/project_conv/kernel': 'blocks.3.2.conv_pwl.weight',
+            'blocks_3_2/bn2/scale': 'blocks.3.2.bn3.weight',
+        }.items()
+    ),
+    ('efficientnet_timm', 'params/classifier/bias', 'classifier.bias'),
+    ('efficientnet_pytorch', 'params/efficientnet/conv_stem/kernel', '_conv_stem.weight'),
+    ('efficientnet_pytorch', 'batch_stats/efficientnet/bn0/mean', '_bn0.running_mean'),
+    ('efficientnet_pytorch', 'params/efficientnet/blocks_0_1/bn2/scale', '_blocks.1._bn2.weight'),
+    ('efficientnet_pytorch', 'params/efficientnet/blocks_1_0/expand_conv/kernel', '_blocks.2._expand_conv.weight'),
+    ('efficientnet_pytorch', 'params/efficientnet/blocks_6_1/se_reduce/bias', '_blocks.22._se_reduce.bias'),
+    ('efficientnet_pytorch', 'params/efficientnet/bn1/bias', '_bn1.bias'),
+    ('efficientnet_pytorch', 'params/classifier/kernel', '_fc.weight'),
     ('semseg', 'params/resnet/conv1_6/kernel', 'layer0.6.weight'),
     ('semseg', 'params/resnet/bn1/scale', 'layer0.7.weight'),
     ('semseg', 'params/resnet/layer3_5/conv1/kernel', 'layer3.5.conv1.weight'),
@@ -99,14 +152,14 @@ def test_names_are_those_of_the_release(key, variables_of):
 def test_there_and_back_in_every_naming(key, variables_of):
     variables = variables_of(key)
     tensors = pretrained.export_weights(variables, SOURCES[key])
-    assert pretrained.detect(tensors, 'w.npz') == key
+    assert pretrained.detect(tensors, 'w.npz', key if key in ALIKE else '') == key
     empty = jax.tree.map(np.zeros_like, variables)
     found, report = imported(key, tensors, empty)
     original = named_leaves(variables)
     assert len(found) == len(tensors) == len(report.taken) and not report.unused
     for name, array in found.items():
         np.testing.assert_array_equal(array, original[name])
-    if not SOURCES[key].anchor and key != 'erfnet_encoder':
+    if NETS[key] == B1 or (not SOURCES[key].anchor and key != 'erfnet_encoder'):
         assert found.keys() == original.keys()  # a whole net's naming has a place for everything
 
 
@@ -118,6 +171,21 @@ def test_kernels_have_torchs_axes(variables_of):
     transposed = named_leaves(variables_of('erfnet'))['params/decoder/layers_0/conv/kernel']
     tensor = pretrained.export_weights(variables_of('erfnet'), SOURCES['erfnet'])['decoder.layers.0.conv.weight']
     assert tensor.shape == (32, 16, 3, 3) and tensor[7, 2, 0, 1] == transposed[0, 1, 7, 2]
+
+
+def test_kernels_of_linear_layers_have_torchs_axes(variables_of):
+    kernel = named_leaves(variables_of('efficientnet_timm'))['params/classifier/kernel']
+    tensor = pretrained.export_weights(variables_of('efficientnet_timm'), SOURCES['efficientnet_timm'])
+    assert tensor['classifier.weight'].shape == (5, 80)
+    assert tensor['classifier.weight'][3, 7] == kernel[7, 3]
+
+
+def test_modules_that_are_numbered_through_are_counted_in_their_order():
+    source = SOURCES['efficientnet_pytorch']
+    paths = [f'efficientnet/blocks_{s}_{j}/bn1' for s, count in ((10, 1), (2, 12), (0, 1)) for j in range(count)]
+    numbers = source.numbers([*paths, 'decoder/blocks_1_0'])  # the decoder is none of the release's
+    assert [numbers[one] for one in ('0_0', '2_0', '2_9', '2_10', '10_0')] == ['0', '1', '10', '11', '13']
+    assert source.theirs('efficientnet/blocks_2_10/bn1', numbers) == '_blocks.11._bn1'
 
 
 def test_a_linear_layer_on_flattened_features_is_a_convolution(variables_of):
@@ -222,6 +290,50 @@ def test_what_does_not_fit_is_an_error_with_file_and_tensor(change, message, var
     assert caught.value.where == 'w.npz' and caught.value.got and caught.value.expected
 
 
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda t: t.pop('_blocks.3._se_expand.bias'), r'no tensor _blocks\.3\._se_expand\.bias \(48,\)'),
+        (lambda t: t.update({'_blocks.23._bn1.bias': np.ones(8)}), r'_blocks\.23\._bn1\.bias \(8,\) that has no place'),
+        (lambda t: t.update({'_fc.weight': t['_fc.weight'].T}), r'_fc\.weight: \(80, 5\), not \(5, 80\)'),
+        (
+            lambda t: t.update({'_blocks.0._depthwise_conv.weight': np.ones((3, 3, 1, 8))}),
+            r'_blocks\.0\._depthwise_conv\.weight: \(3, 3, 1, 8\), not \(8, 1, 3, 3\)',
+        ),
+    ],
+    ids=['missing', 'surplus', 'linear transposed', 'depthwise transposed'],
+)
+def test_what_does_not_fit_of_an_efficientnet_is_named(change, message, variables_of):
+    variables = variables_of('efficientnet_pytorch')
+    tensors = broken(pretrained.export_weights(variables, SOURCES['efficientnet_pytorch']), change)
+    with pytest.raises(InputError, match=message):
+        imported('efficientnet_pytorch', tensors, variables)
+
+
+def test_padding_and_batch_norm_of_a_source_are_said(variables_of):
+    for key, padding in (('timm', 'symmetric'), ('timm_tf', 'same'), ('torchvision', 'symmetric'), ('pytorch', 'same')):
+        source = SOURCES[f'efficientnet_{key}']
+        variables = variables_of(f'efficientnet_{key}')
+        _, report = imported(f'efficientnet_{key}', pretrained.export_weights(variables, source), variables)
+        assert f"padding='{padding}'" in str(report) and 'norm_epsilon=1e-' in str(report)
+
+
+def test_another_stem_is_left_out_of_an_import(variables_of):
+    variables = variables_of('efficientnet_pytorch')
+    inner = variables['params']['efficientnet'] | {'conv_stem': {'kernel': np.ones((3, 3, 2, 16)), 'bias': np.ones(16)}}
+    ours = {'sem': variables['params'] | {'efficientnet': inner}}
+    state = types.SimpleNamespace(params=ours, model_state={'sem': {'batch_stats': variables['batch_stats']}})
+    tensors = pretrained.export_weights(variables, SOURCES['efficientnet_pytorch'])
+    weights = pretrained.Weights('w.npz', tensors, 'efficientnet_pytorch')
+    options = dict(partial=False, nets=('(?!.*conv_stem)',))
+    found, printed = pretrained.load_for(state, weights, types.SimpleNamespace(**options))
+    names = set(named_leaves(found['params']['sem']))
+    assert set(named_leaves(ours['sem'])) - names == {f'efficientnet/conv_stem/{leaf}' for leaf in ('kernel', 'bias')}
+    assert '_conv_stem.weight' in printed
+    with pytest.raises(InputError, match=r'_conv_stem\.weight: \(8, 3, 3, 3\), not \(16, 2, 3, 3\)'):
+        pretrained.load_for(state, weights, types.SimpleNamespace(**options | dict(nets=('.*',))))
+
+
 def test_a_deeper_net_of_the_same_release_is_an_error(variables_of):
     deeper = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract('pspnet', dict(width=TINY, depth=101)))
     tensors = pretrained.export_weights(deeper, SOURCES['semseg'])
@@ -257,6 +369,13 @@ def test_detection_names_what_it_saw_and_knows():
     assert caught.value.where == 'w.npz' and 'hszhao/semseg' in caught.value.expected
     with pytest.raises(InputError, match="did you mean 'resnet'"):
         pretrained.detect({}, 'w.npz', source='resnt')
+
+
+def test_names_that_two_sources_share_are_asked_about(variables_of):
+    tensors = pretrained.export_weights(variables_of('efficientnet_timm'), SOURCES['efficientnet_timm'])
+    with pytest.raises(InputError, match='efficientnet_timm or efficientnet_timm_tf') as caught:
+        pretrained.detect(tensors, 'w.npz')
+    assert 'config.init_from.source' in caught.value.fix
 
 
 def test_every_source_names_a_scheme_and_a_net():

@@ -1,0 +1,331 @@
+"""EfficientNet: published counts and layouts, blocks by hand, padding, drop-connect, another stem, training."""
+
+import functools
+import itertools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from nets import count, random_variables, shapes_of
+
+from segjax.errors import InputError
+from segjax.models import efficientnet
+from segjax.models.efficientnet import EfficientNet, MBConv, Scaling, drop_connect, rounded
+from segjax.models.layers import Conv, DepthwiseConv, batch_norm
+from segjax.ops.conv import conv2d
+
+# Parameters with 1000 classes; channels of stem and head; channels and blocks of the stages; dropout.
+PUBLISHED = {
+    'b0': (5_288_548, 32, 1280, '16x1 24x2 40x2 80x3 112x3 192x4 320x1', 0.2),
+    'b1': (7_794_184, 32, 1280, '16x2 24x3 40x3 80x4 112x4 192x5 320x2', 0.2),
+    'b2': (9_109_994, 32, 1408, '16x2 24x3 48x3 88x4 120x4 208x5 352x2', 0.3),
+    'b3': (12_233_232, 40, 1536, '24x2 32x3 48x3 96x5 136x5 232x6 384x2', 0.3),
+    'b4': (19_341_616, 48, 1792, '24x2 32x4 56x4 112x6 160x6 272x8 448x2', 0.4),
+    'b5': (30_389_784, 48, 2048, '24x3 40x5 64x5 128x7 176x7 304x9 512x3', 0.4),
+    'b6': (43_040_704, 56, 2304, '32x3 40x6 72x6 144x8 200x8 344x11 576x3', 0.5),
+    'b7': (66_347_960, 64, 2560, '32x4 48x7 80x7 160x10 224x10 384x13 640x4', 0.5),
+}
+# The forms of the depthwise convolution have tests of their own; the naive one is traced faster.
+Net = functools.partial(EfficientNet, forms='naive')
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """The first two stages of B0, three blocks, with an eighth of the channels."""
+    monkeypatch.setattr(efficientnet, 'STAGES', efficientnet.STAGES[:2])
+    monkeypatch.setitem(efficientnet.VARIANTS, 'b0', Scaling(1 / 8, 1.0, 0.2))
+
+
+def rates_and_parameters(net):
+    """(rates of dropout in the order of their calls, parameters)."""
+    rates = []
+
+    def note(next_fun, args, kwargs, context):
+        if isinstance(context.module, nn.Dropout):
+            rates.append(context.module.rate)
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        return rates, shapes_of(net)[1]['params']
+
+
+@functools.cache
+def published(variant):
+    return rates_and_parameters(Net(1000, variant))
+
+
+@pytest.mark.parametrize('variant', PUBLISHED)
+def test_published_parameters_and_layout(variant):
+    total, stem, head, stages, dropout = PUBLISHED[variant]
+    rates, params = published(variant)
+    assert count({'params': params}) == total
+    params = params['efficientnet']
+    assert params['conv_stem']['kernel'].shape == (3, 3, 3, stem)
+    assert params['conv_head']['kernel'].shape[-1] == head
+    outputs = {name: block['project_conv']['kernel'].shape[-1] for name, block in params.items() if 'blocks' in name}
+    expected = [tuple(map(int, stage.split('x'))) for stage in stages.split()]
+    assert outputs == {f'blocks_{s}_{j}': n for s, (n, blocks) in enumerate(expected) for j in range(blocks)}
+    # One for each block with a shortcut, all but the first of its stage: 0.2 i / n, and the classifier's.
+    firsts = [0, *itertools.accumulate(blocks for _, blocks in expected)]
+    residual = [i for i in range(firsts[-1]) if i not in firsts]
+    np.testing.assert_allclose(rates, [*(0.2 * i / firsts[-1] for i in residual), dropout])
+
+
+def test_published_parameters_of_b7_with_80_classes():
+    assert count({'params': published('b7')[1]['efficientnet']}) + 80 * (2560 + 1) == 63_991_840
+
+
+def test_rates_can_be_given(shallow):
+    rates, _ = rates_and_parameters(Net(5, drop_connect=0.3, dropout=0.7))
+    np.testing.assert_allclose(rates, [0, 0.3 * 2 / 3, 0.7])  # so narrow, the first block has a shortcut
+
+
+def test_channels_are_rounded_to_eights_but_not_down_by_more_than_a_tenth():
+    assert [rounded(n) for n in (1, 11, 12, 28.8, 35.2, 1408.0)] == [8, 16, 16, 32, 32, 1408]
+
+
+def seen_layers(net, image=(1, 64, 64, 3)):
+    """[(side, strides, padding)] of the convolutions that are larger than 1x1, in the order of their calls."""
+    seen = []
+
+    def note(next_fun, args, kwargs, context):
+        layer = context.module
+        if isinstance(layer, DepthwiseConv):
+            seen.append((layer.size, layer.strides, layer.padding))
+        elif isinstance(layer, Conv) and layer.kernel_size != (1, 1):
+            seen.append((layer.kernel_size[0], layer.strides, layer.padding))
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        shapes_of(net, image)
+    return seen
+
+
+def test_kernels_strides_and_padding_are_those_of_b0():
+    depthwise = [(3, 1)] + [(3, 2), (3, 1)] + [(5, 2), (5, 1)] + [(3, 2)] + [(3, 1)] * 2 + [(5, 1)] * 3
+    depthwise += [(5, 2)] + [(5, 1)] * 3 + [(3, 1)]
+    assert seen_layers(Net(5)) == [(*layer, 'same') for layer in [(3, 2), *depthwise]]
+
+
+def test_padding_can_be_torchs(shallow):
+    assert {padding for _, _, padding in seen_layers(Net(5, padding='symmetric'))} == {None}
+
+
+def test_taps_have_the_strides_of_their_stages_at_any_size():
+    taps = ('stem', *(f'blocks_{s}' for s in range(7)), 'blocks_3_1', 'head')
+    outputs, _ = shapes_of(Net(5, taps=taps), (2, 65, 84, 3))
+    strides, channels = [2, 2, 4, 8, 16, 16, 32, 32, 16, 32], [32, 16, 24, 40, 80, 112, 192, 320, 80, 1280]
+    assert {tap: y.shape for tap, y in outputs['features'].items()} == {
+        tap: (2, -(-65 // s), -(-84 // s), n) for tap, s, n in zip(taps, strides, channels, strict=True)
+    }
+    assert outputs['logits'].shape == (2, 5)
+
+
+# --- a block ----------------------------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    """A block with the call of a net."""
+
+    features: int
+    expand: int
+    kernel: int
+    strides: int
+    rate: float = 0.0
+    padding: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train):
+        return MBConv(
+            *(self.features, self.expand, self.kernel, self.strides, self.rate),
+            conv=Conv,
+            depthwise=functools.partial(DepthwiseConv, padding=self.padding),
+            norm=batch_norm(train, frozen=True),
+            drop_connect=drop_connect(train),
+            name='block',
+        )(x)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def block_by_hand(x, variables, block, before):
+    """Expansion, depthwise convolution with `before` zeros in front, gate, projection, shortcut."""
+    params, statistics = (variables[key]['block'] for key in ('params', 'batch_stats'))
+
+    def norm(y, name):
+        y = (y - statistics[name]['mean']) / np.sqrt(statistics[name]['var'] + 1e-5)
+        return y * params[name]['scale'] + params[name]['bias']
+
+    def pointwise(y, name):
+        return y @ params[name]['kernel'][0, 0] + params[name].get('bias', 0)
+
+    y = x
+    if block.expand != 1:
+        y = norm(pointwise(y, 'expand_conv'), 'bn0')
+        y = y * sigmoid(y)
+    padded = np.pad(y, ((0, 0), (before, 9), (before, 9), (0, 0)))
+    rows, columns = (-(-n // block.strides) for n in x.shape[1:3])
+    y = np.zeros((len(x), rows, columns, y.shape[-1]))
+    for i, j, r, s in np.ndindex(rows, columns, block.kernel, block.kernel):
+        y[:, i, j] += (
+            padded[:, block.strides * i + r, block.strides * j + s] * (params['depthwise_conv']['kernel'][r, s, 0])
+        )
+    y = norm(y, 'bn1')
+    y = y * sigmoid(y)
+    squeezed = pointwise(y.mean((1, 2), keepdims=True), 'se_reduce')
+    y = y * sigmoid(pointwise(squeezed * sigmoid(squeezed), 'se_expand'))
+    y = norm(pointwise(y, 'project_conv'), 'bn2')
+    return x + y if x.shape == y.shape else y
+
+
+@pytest.mark.parametrize(
+    'block, before',
+    [
+        (Block(8, 6, 5, 1), 2),
+        (Block(4, 1, 3, 1), 1),
+        (Block(8, 2, 3, 2), 1),
+        (Block(8, 2, 3, 2, padding='same'), 0),
+    ],
+    ids=['shortcut', 'no expansion', 'strided', 'strided, same'],
+)
+def test_a_block_is_its_formula(block, before):
+    x = np.random.default_rng(0).standard_normal((2, 6, 8, 8)).astype(np.float32)
+    variables = random_variables(block, x.shape)
+    assert variables['params']['block']['se_reduce']['kernel'].shape[-1] == 2  # a quarter of what enters
+    assert ('expand_conv' in variables['params']['block']) == (block.expand != 1)
+    y = jax.jit(functools.partial(block.apply, train=False))(variables, x)
+    np.testing.assert_allclose(y, block_by_hand(x, variables, block, before), atol=1e-4)
+
+
+def test_drop_connect_leaves_out_whole_examples_and_scales_the_rest():
+    block, x = Block(8, 1, 3, 1, rate=0.25), np.random.default_rng(0).standard_normal((64, 3, 3, 8)).astype(np.float32)
+    variables = random_variables(block, x.shape)
+    apply = jax.jit(block.apply, static_argnames='train')
+    branch = apply(variables, x, train=False) - x
+    dropped = apply(variables, x, train=True, rngs={'dropout': jax.random.key(0)}) - x
+    kept = np.abs(dropped).max((1, 2, 3)) > 0
+    assert 36 <= kept.sum() <= 60  # 48 expected
+    np.testing.assert_allclose(dropped, np.where(kept[:, None, None, None], branch / 0.75, 0), atol=1e-4)
+    again = [apply(variables, x, train=True, rngs={'dropout': jax.random.key(seed)}) - x for seed in (0, 1)]
+    np.testing.assert_array_equal(again[0], dropped)
+    assert np.any(np.asarray(again[1]) != dropped)
+
+
+# --- the whole net ----------------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(shallow):
+    outputs, variables = shapes_of(Net(5, dtype=jnp.bfloat16, taps=('blocks_1',)))
+    assert outputs.pop('features')['blocks_1'].dtype == jnp.bfloat16
+    assert {x.dtype for x in jax.tree.leaves((variables, outputs))} == {np.dtype('float32')}
+
+
+def test_every_batch_norm_sums_over_devices_unless_frozen(shallow):
+    def reductions(train, **args):
+        net = Net(5, axis_name='data', **args)
+        variables = shapes_of(net)[1]
+        run = lambda v, x: net.apply(  # noqa: E731
+            v, x, train=train, rngs={'dropout': jax.random.key(1)}, mutable=['batch_stats']
+        )
+        return str(jax.make_jaxpr(run, axis_env=[('data', 8)])(variables, jnp.zeros((1, 32, 32, 3)))).count('= psum')
+
+    assert reductions(train=True) == 2 + 2 + 3 * 2  # stem and head, the first block, two others
+    assert reductions(train=False) == 0
+    assert reductions(train=True, frozen_norm=True) == 0
+
+
+def test_a_step_of_training_moves_everything(shallow):
+    net, x = Net(5), np.random.default_rng(0).standard_normal((4, 33, 40, 3)).astype(np.float32)
+    variables = random_variables(net, x.shape)
+
+    @jax.jit
+    def step(params):
+        def loss(params):
+            outputs, updates = net.apply(
+                {**variables, 'params': params},
+                x,
+                train=True,
+                rngs={'dropout': jax.random.key(0)},
+                mutable=['batch_stats'],
+            )
+            return (outputs['logits'] ** 2).mean(), updates['batch_stats']
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    gradients, statistics = step(variables['params'])
+    for gradient in jax.tree.leaves(gradients):
+        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+    assert jax.tree.all(jax.tree.map(lambda a, b: np.all(a != b), dict(statistics), variables['batch_stats']))
+
+
+def test_epsilon_and_decay_reach_every_batch_norm(shallow):
+    seen = set()
+
+    def note(next_fun, args, kwargs, context):
+        if isinstance(context.module, nn.BatchNorm):
+            seen.add((context.module.epsilon, context.module.momentum))
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        shapes_of(Net(5))
+        assert seen == {(1e-3, 0.99)}, 'the authors'
+        shapes_of(Net(5, norm_epsilon=1e-5, norm_decay=0.9))
+    assert seen == {(1e-3, 0.99), (1e-5, 0.9)}
+
+
+class GatedConv(nn.Module):
+    """One convolution, split in half: elu(first half) sigmoid(second half)."""
+
+    features: int
+    kernel_size: tuple
+    strides: int
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param('kernel', nn.initializers.ones, (*self.kernel_size, x.shape[-1], 2 * self.features))
+        y = conv2d(x, kernel, self.strides, padding='same')
+        first, second = jnp.split(y, 2, -1)
+        return nn.elu(first) * nn.sigmoid(second)
+
+
+def test_another_stem_takes_the_place_of_the_first_convolution(shallow):
+    outputs, variables = shapes_of(Net(5, stem=GatedConv), (1, 32, 32, 2))
+    assert outputs['logits'].shape == (1, 5)
+    params, plain = variables['params']['efficientnet'], shapes_of(Net(5))[1]['params']['efficientnet']
+    assert params.pop('conv_stem')['kernel'].shape == (3, 3, 2, 16)
+    assert plain.pop('conv_stem')['kernel'].shape == (3, 3, 3, 8)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, plain)
+
+
+def test_the_start_is_the_authors(shallow):
+    @jax.jit
+    def start(key):
+        params = Net(50, width=8.0).init(key, jnp.zeros((1, 32, 32, 3)), train=False)['params']
+        block = params['efficientnet']['blocks_1_1']
+        return block['depthwise_conv'], block['expand_conv'], block['se_reduce'], params['classifier']
+
+    depthwise, expand, squeeze, classifier = start(jax.random.key(0))
+    np.testing.assert_allclose(depthwise['kernel'].std(), math.sqrt(2 / 9), rtol=0.03)
+    np.testing.assert_allclose(expand['kernel'].std(), math.sqrt(2 / (6 * 24)), rtol=0.03)
+    assert not squeeze['bias'].any() and not classifier['bias'].any()
+    assert 0.98 / math.sqrt(50) < np.abs(classifier['kernel']).max() <= 1 / math.sqrt(50)
+
+
+@pytest.mark.parametrize(
+    'fields, message',
+    [
+        ({'variant': 'b8'}, 'one of b0, b1'),
+        ({'padding': 'SAME'}, "did you mean 'same'|one of same, symmetric"),
+        ({'taps': ('blocks_7',)}, 'did you mean'),
+        ({'dropout': 1.0}, r'efficientnet: dropout\n.*1\.0\n.*below 1'),
+        ({'drop_connect': -0.1}, r'efficientnet: drop_connect'),
+    ],
+)
+def test_impossible_fields_are_explained(fields, message, shallow):
+    with pytest.raises(InputError, match=message):
+        shapes_of(Net(5, **fields))
