@@ -368,7 +368,7 @@ def prepare_train(job: Job) -> Timed:
 def prepare_evaluate(job: Job) -> Timed:
     """An evaluation batch, resize to the labels' own size and metrics included."""
     inputs, topology = job.stage.eval_input, job.run.topology
-    source = job.run.data.open_split(inputs.split, inputs.features)
+    source = job.run.data.open_input(inputs)
     rows = [i % len(source) for i in range(inputs.batch_size // jax.process_count())]
     batch = loader.examples(source, rows, inputs, max_size=job.run.spec.split(inputs.split).max_size)
     root = driver.root_key(job.run, job.stage, 'evaluate')

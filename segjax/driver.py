@@ -79,10 +79,12 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
     for stage in stages:
         if use == 'train' and stage.train_input is not None:
             _check_parts(stage.train_input, data.spec)
+            data.open_input(stage.train_input)  # what it does not have, neighbours of frames say, is found here
             topology.check_batch_size('train.batch_size', stage.train_input.batch_size, config.train.accumulate)
             for _, beside in stage.train_input.beside:
                 topology.check_batch_size('unpaired.batch_size', beside.batch_size, config.train.accumulate)
         if use != 'predict':
+            data.open_input(stage.eval_input)
             topology.check_batch_size('evaluate.batch_size', stage.eval_input.batch_size)
     run = Run(config, data, folder, topology, source)
     if use == 'train' and not origin.has_begun(folder):
@@ -425,7 +427,7 @@ def train_batches(run: Run, inputs: Input, start_step: int) -> Iterator:
 
     def open_input(inputs: Input, seed: int):
         batches = loader.train_iterator(
-            run.data.open_split(inputs.split, inputs.features),
+            run.data.open_input(inputs),
             inputs,
             seed=seed,
             start_step=start_step,

@@ -30,7 +30,7 @@ def totals(
       Preempted: the process was told to stop.
     """
     inputs = stage.eval_input
-    source = run.data.open_split(inputs.split, inputs.features)
+    source = run.data.open_input(inputs)
     batches = loader.eval_batches(
         source,
         inputs,
@@ -73,7 +73,7 @@ def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str
     if stage.render is None or not count:
         return
     inputs = stage.eval_input
-    source = run.data.open_split(inputs.split, (*inputs.features, 'name'))
+    source = run.data.open_input(inputs, 'name')
     score = np.full(len(source), np.nan)
     groups = {'sample': list(range(min(count, len(source))))}
     if 'image_score' in sums:

@@ -85,6 +85,9 @@ class Input(NamedTuple):
     part: tuple[float, float] = (0.0, 1.0)  # training: from .. to which share of the split, in a fixed shuffled order
     # Training: further inputs by name, each drawn on its own (unpaired data); batch['name/image'], batch['name/index']
     beside: tuple[tuple[str, 'Input'], ...] = ()
+    # Video: examples with neighbours at these places of their clip, as (-1, 1). 'image_frames' among the features is
+    # [B, n, H, W, 3], 'image' of the neighbours. Examples that lack one are left out; `index` counts those that stay
+    frames: tuple[int, ...] = ()
 
     def bounds(self, num_examples: int) -> tuple[int, int]:
         """`part` of a split as positions in its order, the last one excluded."""

@@ -1,6 +1,7 @@
 """Supervised training of one net: what the baseline is, and what pipelines that change a part of it build on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
@@ -10,7 +11,7 @@ from segjax.config import Field, at_least, between, one_of
 from segjax.data.spec import DataSpec
 from segjax.losses import segmentation as losses
 from segjax.ops import resize
-from segjax.protocol import Batch, Keys, Mean, Metrics, PRNGKey, TrainState
+from segjax.protocol import Batch, Keys, Mean, Metrics, PRNGKey, PyTree, TrainState
 
 LOSS = {
     'name': Field('cross_entropy', 'per-pixel loss', one_of('cross_entropy', 'ohem')),
@@ -22,8 +23,8 @@ LOSS = {
 }
 
 
-def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmenter.Net) -> Callable:
-    """(params, model_state, batch, keys) -> (terms, model_state, {}): cross-entropy of the main and auxiliary heads."""
+def make_terms(config: ml_collections.ConfigDict, spec: DataSpec) -> Callable:
+    """(outputs of a net, batch) -> {'main', 'aux_<head>'}: cross-entropy of the main and auxiliary heads."""
     rule, k = config.loss.class_weights, config.loss.weight_k
     class_weights = losses.class_weights(*segmenter.class_pixels(config, spec), rule, k=k)
 
@@ -38,16 +39,57 @@ def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmenter.
         smoothing = config.loss.label_smoothing
         return losses.cross_entropy(*arguments, class_weights=class_weights, label_smoothing=smoothing)
 
+    def terms(outputs: Mapping, batch: Batch) -> dict[str, Mean]:
+        auxiliary = {f'aux_{head}': pixel_loss(logits, batch) for head, logits in outputs.get('aux', {}).items()}
+        return {'main': pixel_loss(outputs['logits'], batch), **auxiliary}
+
+    return terms
+
+
+def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmenter.Net) -> Callable:
+    """(params, model_state, batch, keys) -> (terms, model_state, {}), with the terms of `make_terms`."""
+    terms = make_terms(config, spec)
+
     def loss_fn(params, model_state, batch: Batch, keys: Keys):
         outputs, updates = net.apply(
             params['segmenter'], model_state['segmenter'], batch['image'], train=True, dropout=keys['dropout']
         )
-        terms = {'main': pixel_loss(outputs['logits'], batch)}
-        for head, logits in outputs.get('aux', {}).items():
-            terms[f'aux_{head}'] = pixel_loss(logits, batch)
-        return terms, {'segmenter': updates}, {}
+        return terms(outputs, batch), {'segmenter': updates}, {}
 
     return loss_fn
+
+
+Optimisers = Mapping[str, tuple[ml_collections.ConfigDict, tuple[str, ...]]]
+"""{name: (its section of the config, the nets it owns)}; the first one's learning rate is logged. Other nets of a state
+are frozen."""
+
+
+def alone(config: ml_collections.ConfigDict) -> Optimisers:
+    """One net, one optimiser."""
+    return {'segmenter': (config.optim, ('segmenter',))}
+
+
+def fresh_state(
+    params: Mapping[str, PyTree],
+    model_state: Mapping[str, PyTree],
+    optimisers: Optimisers,
+    *,
+    num_steps: int,
+    ema: float,
+) -> TrainState:
+    """Step 0: fresh optimisers, and averages of the nets that are trained."""
+    owned = {name: _only(params, nets) for name, (_, nets) in optimisers.items()}
+    trained = [net for nets in owned.values() for net in nets]
+    return TrainState(
+        step=jnp.int32(0),
+        params=dict(params),
+        model_state=dict(model_state),
+        opt_state={
+            name: optim.make(section, num_steps, owned[name]).init(owned[name])
+            for name, (section, _) in optimisers.items()
+        },
+        extra=optim.start_average(_only(params, trained), _only(model_state, trained), ema),
+    )
 
 
 def make_init(config: ml_collections.ConfigDict, net: segmenter.Net) -> Callable:
@@ -55,47 +97,72 @@ def make_init(config: ml_collections.ConfigDict, net: segmenter.Net) -> Callable
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
         variables = net.init(key, batch['image'][:1])
-        params = {'segmenter': variables.pop('params')}
-        model_state = {'segmenter': variables}
-        transform = optim.make(config.optim, config.train.num_steps, params)
-        return TrainState(
-            step=jnp.int32(0),
-            params=params,
-            model_state=model_state,
-            opt_state={'segmenter': transform.init(params)},
-            extra=optim.start_average(params, model_state, config.train.ema),
-        )
+        params, model_state = {'segmenter': variables.pop('params')}, {'segmenter': variables}
+        return fresh_state(params, model_state, alone(config), num_steps=config.train.num_steps, ema=config.train.ema)
 
     return init
 
 
 def make_train_step(
-    config: ml_collections.ConfigDict, loss_fn: Callable, change_grads: Callable | None = None
+    loss_fn: Callable,
+    optimisers: Optimisers,
+    weight_of: Callable[[str], float],
+    *,
+    num_steps: int,
+    accumulate: int,
+    ema: float,
+    prepare: Callable = lambda state, batch: batch,
+    change_grads: Callable = lambda grads, params: grads,
 ) -> Callable:
-    """`Stage.train_step`: the gradient of the global batch, one optimiser, the averaged parameters.
+    """`Stage.train_step`: the gradient of the global batch, one step of each optimiser, the averaged parameters.
 
     Args:
-      config: its optim, loss.aux_weight and train count.
-      loss_fn: from `make_loss`.
-      change_grads: (gradients of the global batch, params) -> what the optimiser gets; None: the gradients.
+      loss_fn: (params, model_state, batch, keys) -> (terms, model_state, {}), of the nets that optimisers own.
+      optimisers: of the state, from `fresh_state`.
+      weight_of: name of a term of the loss -> what it is multiplied by.
+      num_steps: of the schedules.
+      accumulate: micro-batches.
+      ema: decay of the averages; 0: none.
+      prepare: (state, batch) -> batch, with what frozen nets say.
+      change_grads: (gradients of the global batch, params) -> what the optimisers get.
     """
-
-    def loss_weight(name: str) -> float:
-        return 1.0 if name == 'main' else config.loss.aux_weight
+    value_and_grad = parallel.global_value_and_grad(loss_fn, weight_of, accumulate)
+    trained = [net for _, nets in optimisers.values() for net in nets]
 
     def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
-        value_and_grad = parallel.global_value_and_grad(loss_fn, loss_weight, config.train.accumulate)
-        (loss, terms, model_state, _), grads = value_and_grad(state.params, state.model_state, batch, keys)
-        if change_grads is not None:
-            grads = change_grads(grads, state.params)
+        params, model_state = _only(state.params, trained), _only(state.model_state, trained)
+        (loss, terms, model_state, _), grads = value_and_grad(params, model_state, prepare(state, batch), keys)
+        grads = change_grads(grads, params)
+        first, _ = next(iter(optimisers.values()))
         metrics = {
             'loss': Mean(loss, jnp.float32(1)),
-            'learning_rate': optim.learning_rate(config.optim, config.train.num_steps, state.step),
+            'learning_rate': optim.learning_rate(first, num_steps, state.step),
             **{f'loss_{name}': term for name, term in terms.items()},
         }
-        transform = optim.make(config.optim, config.train.num_steps, state.params)
-        state = optim.apply(state, 'segmenter', transform, grads).replace(model_state=model_state)
-        state = optim.update_average(state, config.train.ema)
+        for name, (section, nets) in optimisers.items():
+            owned = _only(grads, nets)
+            state = optim.apply(state, name, optim.make(section, num_steps, _only(params, nets)), owned)
+        state = state.replace(model_state={**state.model_state, **model_state})
+        state = optim.update_average(state, ema)
         return state.replace(step=state.step + 1), metrics
 
     return train_step
+
+
+def make_supervised_step(config: ml_collections.ConfigDict, loss_fn: Callable, **options) -> Callable:
+    """`make_train_step` with the terms of `make_terms`, one optimiser, and config.train."""
+    return make_train_step(loss_fn, alone(config), head_weight(config), **schedule(config), **options)
+
+
+def schedule(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What `make_train_step` wants of config.train."""
+    return {key: config.train[key] for key in ('num_steps', 'accumulate', 'ema')}
+
+
+def head_weight(config: ml_collections.ConfigDict) -> Callable[[str], float]:
+    """Weights of the terms of `make_terms`."""
+    return lambda name: 1.0 if name == 'main' else config.loss.aux_weight
+
+
+def _only(tree: Mapping[str, PyTree], nets: Iterable[str]) -> dict[str, PyTree]:
+    return {net: tree[net] for net in nets}

@@ -11,16 +11,23 @@ import pytest
 
 from segjax import config as config_lib
 from segjax import config_file, driver, parallel, pipelines, rng
-from segjax.data import labels
+from segjax.data import labels, loader
 from segjax.data.spec import ClassSpec, DataSpec
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((REPOSITORY / 'configs').glob('*.py'))
 CLASSES = {
+    'apolloscape': labels.APOLLOSCAPE,
     'camvid': labels.CAMVID,
     'cityscapes': labels.CITYSCAPES,
+    'cityscapes_video': labels.CITYSCAPES,
     'streets': labels.CITYSCAPES,
     'folder': ClassSpec(('background', 'car'), ((0, 0, 0), (1, 1, 1)), (0, 1)),
+}
+VIDEO = {
+    'apolloscape': ('intrinsics', 'pose'),
+    'cityscapes_video': ('intrinsics',),
+    'streets': ('intrinsics', 'pose', 'depth'),
 }
 
 
@@ -45,7 +52,7 @@ def spec_of(config) -> DataSpec:
     return DataSpec(
         name=config.data.name,
         classes=classes,
-        features=('image', 'label', 'name'),
+        features=('image', 'label', 'name', *VIDEO.get(config.data.name, ())),
         num_examples={'train': 100, 'val': 10},
         max_size={'train': tuple(config.data.eval_size), 'val': tuple(config.data.eval_size)},
         class_pixels={'train': pixels, 'val': pixels},
@@ -53,18 +60,12 @@ def spec_of(config) -> DataSpec:
     )
 
 
-def abstract_batch(inputs, num_devices, evaluation):
-    """ShapeDtypeStructs of one device's batch, as segjax/protocol.py documents them."""
-    rows, (height, width) = inputs.batch_size // num_devices, inputs.size
-    shapes = {
-        'image': ((height, width, 3), np.uint8),
-        'label': ((height, width), np.int32),
-        'weight': ((), np.float32),
-        'index': ((), np.int32),
-    }
+def abstract_batch(inputs, evaluation):
+    """ShapeDtypeStructs of a batch, as segjax/protocol.py documents them."""
+    batch = loader.zeros(inputs, inputs.batch_size)
     if evaluation:
-        shapes |= {'size': ((2,), np.int32), 'label_size': ((2,), np.int32)}
-    return {key: jax.ShapeDtypeStruct((rows, *shape), dtype) for key, (shape, dtype) in shapes.items()}
+        batch |= {key: np.zeros((inputs.batch_size, 2), np.int32) for key in ('size', 'label_size')}
+    return {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in batch.items()}
 
 
 @pytest.mark.parametrize('experiment', EXPERIMENTS, ids=short)
@@ -89,7 +90,7 @@ def unusual_is_slow(experiment):
     return pytest.param(experiment, marks=() if experiment.endswith(':') else pytest.mark.slow, id=short(experiment))
 
 
-@pytest.mark.parametrize('experiment', map(unusual_is_slow, EXPERIMENTS))
+@pytest.mark.parametrize('experiment', [unusual_is_slow(experiment) for experiment in EXPERIMENTS])
 def test_full_size_steps_have_the_shapes_of_their_state(experiment):
     """init, train_step and eval_step at full size, traced on one device: no arithmetic, and wrong configs are found."""
     config = config_file.load(experiment)
@@ -99,21 +100,21 @@ def test_full_size_steps_have_the_shapes_of_their_state(experiment):
         functions = driver.map_functions(types.SimpleNamespace(config=config, topology=topology), stage)
         root = rng.root(0, stage.name, 'test')
         inputs = stage.train_input if stage.num_steps else stage.eval_input
-        state = jax.eval_shape(stage.init, root, abstract_batch(inputs, 1, not stage.num_steps), earlier)
+        state = jax.eval_shape(stage.init, root, abstract_batch(inputs, not stage.num_steps), earlier)
 
         def with_devices(batch):
             return {k: jax.ShapeDtypeStruct((1, *v.shape), v.dtype) for k, v in batch.items()}
 
         if stage.num_steps:
-            batch = with_devices(abstract_batch(stage.train_input, 1, False))
+            batch = with_devices(abstract_batch(stage.train_input, False))
             after, metrics, flags = jax.eval_shape(functions.train, state, batch, root)
             same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, after)
             assert all(jax.tree.leaves(same)), 'a step changes the shape or the type of its state'
             assert metrics['loss'].sum.shape == () and flags['finite']
             parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
             assert parameters > 0
-        batch = with_devices(abstract_batch(stage.eval_input, 1, True))
+        batch = with_devices(abstract_batch(stage.eval_input, True))
         totals = jax.eval_shape(functions.evaluate, state, batch, root, np.int32(0))
-        scores = stage.finalize(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), totals))
+        scores = stage.finalize(jax.tree.map(lambda x: np.ones(x.shape, x.dtype), totals))
         assert stage.monitor[0] in scores and stage.monitor[1] in ('max', 'min')
         earlier[stage.name] = state

@@ -315,7 +315,7 @@ def test_an_input_that_cannot_be_opened_closes_those_before_it(monkeypatch, brok
         return types.SimpleNamespace(close=lambda: still_open.remove(inputs.split))
 
     monkeypatch.setattr(loader, 'train_iterator', open_input)
-    data = types.SimpleNamespace(open_split=lambda split, features: None)
+    data = types.SimpleNamespace(open_input=lambda inputs: None)
     run = driver.Run(toy_run.make_config(), data, pathlib.Path(), topology=None)
     main, photo, sketch = (Input(split, 8, ('image',), (4, 4)) for split in ('main', 'photo', 'sketch'))
     main = main._replace(beside=(('photo', photo), ('sketch', sketch)))

@@ -21,6 +21,7 @@ FLOOR = {
     'data': 1,
     'pretrained': 2,
     'segmenter': 3,
+    'monodepth': 3,
     'training': 3,
     'pipelines': 4,
 }

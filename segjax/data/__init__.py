@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from segjax.data import builders, records
+from segjax.data.clips import Clips
 from segjax.data.records import SplitSource
 from segjax.data.spec import DataSpec
+from segjax.protocol import Input
 
 
 class Prepared(NamedTuple):
@@ -32,6 +34,21 @@ class Prepared(NamedTuple):
           InputError: for an unknown or empty split, or a feature that the data set does not have.
         """
         return SplitSource(self.folder, split, features, self.where)
+
+    def open_input(self, inputs: Input, *more: str) -> SplitSource | Clips:
+        """What a stage is fed with: the examples of its split, with their neighbours where it wants some.
+
+        Args:
+          inputs: of the stage.
+          more: features beside those of `inputs`.
+
+        Raises:
+          InputError: as `open_split`; no example has neighbours; 'x_frames' among the features, and no frames.
+        """
+        features = (*inputs.features, *more)
+        if inputs.frames:
+            return Clips(self.folder, inputs.split, features, inputs.frames, self.where)
+        return self.open_split(inputs.split, features)
 
 
 def prepare(config: Any) -> Prepared:

@@ -33,13 +33,27 @@ class LabelCoding(NamedTuple):
     colors: Mapping[Color, int]
 
 
-def make_coding(classes: ClassSpec, ignore: Iterable[int], colors: Mapping[Color, int] | None = None) -> LabelCoding:
-    """A coding in which `classes.ids[t]` means train id t, `ignore` means void and nothing else may occur."""
+def make_coding(
+    classes: ClassSpec,
+    ignore: Iterable[int],
+    colors: Mapping[Color, int] | None = None,
+    aliases: Mapping[int, int] | None = None,
+) -> LabelCoding:
+    """A coding in which `classes.ids[t]` means train id t, `ignore` means void and nothing else may occur.
+
+    Args:
+      classes, ignore: ids as they are in the files.
+      colors: (r, g, b) -> train id or IGNORE.
+      aliases: further ids in the files -> the id of the class that they count as.
+    """
     train_ids = np.full(256, IGNORE, np.uint8)
     known = np.zeros(256, bool)
     known[list(ignore)] = True
     train_ids[list(classes.ids)] = np.arange(classes.num_classes)
     known[list(classes.ids)] = True
+    for alias, number in (aliases or {}).items():
+        train_ids[alias] = train_ids[number]
+        known[alias] = True
     train_ids.setflags(write=False)
     known.setflags(write=False)
     return LabelCoding(classes, train_ids, known, dict(colors or {}))
@@ -97,6 +111,40 @@ CAMVID = _class_spec(
 
 CAMVID_IDS = make_coding(CAMVID, ignore=[11])
 """SegNet's CamVid label files: 0..10, void 11."""
+
+APOLLOSCAPE = _class_spec(
+    ('sky', 17, (70, 130, 180)),
+    ('car', 33, (0, 0, 142)),
+    ('motorbicycle', 34, (0, 0, 230)),
+    ('bicycle', 35, (119, 11, 32)),
+    ('person', 36, (0, 128, 192)),
+    ('rider', 37, (128, 64, 128)),
+    ('truck', 38, (128, 0, 192)),
+    ('bus', 39, (192, 0, 64)),
+    ('tricycle', 40, (128, 128, 192)),
+    ('road', 49, (192, 128, 192)),
+    ('siderwalk', 50, (192, 128, 64)),
+    ('traffic_cone', 65, (0, 0, 64)),
+    ('road_pile', 66, (0, 0, 192)),
+    ('fence', 67, (64, 64, 128)),
+    ('traffic_light', 81, (192, 64, 128)),
+    ('pole', 82, (192, 128, 128)),
+    ('traffic_sign', 83, (0, 64, 64)),
+    ('wall', 84, (192, 192, 128)),
+    ('dustbin', 85, (64, 0, 192)),
+    ('billboard', 86, (192, 0, 192)),
+    ('building', 97, (192, 0, 128)),
+    ('vegatation', 113, (128, 128, 64)),
+)
+"""The 22 evaluated classes of Apolloscape's scene parsing, names as they are spelled there (dataset-api,
+scene_parsing/README.md; colours of label_apollo.py)."""
+
+# Void: others, rover (the recording car), bridge, tunnel, overpass, unlabeled. The classes 33..40, things that move,
+# have another id for groups that were not told apart: 161..168.
+APOLLOSCAPE_IDS = make_coding(
+    APOLLOSCAPE, ignore=[0, 1, 98, 99, 100, 255], aliases={number + 128: number for number in range(33, 41)}
+)
+"""Apolloscape's label files: class ids, of which several may have one train id."""
 
 
 def to_train_ids(mask: np.ndarray, coding: LabelCoding, where: str) -> np.ndarray:

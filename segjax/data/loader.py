@@ -30,7 +30,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from segjax.data import transforms
+from segjax.data import clips, transforms
 from segjax.data.spec import IGNORE
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Input
@@ -303,6 +303,7 @@ def zeros(inputs: Input, rows: int) -> dict[str, np.ndarray]:
         if kind not in shapes and transforms.map_kind(key) is None:
             raise unknown_name('features of a stage', key, (*shapes, *transforms.MAPS))
         shape = shapes[kind] if kind in shapes else (*inputs.size, 3) if kind == 'image' else tuple(inputs.size)
+        shape = (len(inputs.frames), *shape) if key.endswith(clips.SUFFIX) else shape
         whole = kind in ('label', 'instance', 'frame', 'index')
         batch[key] = np.zeros((rows, *shape), np.uint8 if kind == 'image' else np.int32 if whole else np.float32)
     for name, more in inputs.beside:

@@ -6,16 +6,16 @@ under 'aux': {head: [B, h, w, num_classes]}. Nets with a field `taps`, names of 
 those under 'features': {tap: [B, h, w, C]} of the activations' dtype.
 """
 
-import dataclasses
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.errors import unknown_name
+from segjax.models import registry
 from segjax.models.bisenet import BiSeNet
 from segjax.models.deeplab import DeepLabLargeFOV, DeepLabV2
 from segjax.models.deeplab_v3plus import DeepLabV3Plus
+from segjax.models.depth import DepthAndSegmentation
 from segjax.models.erfnet import ERFNet
 from segjax.models.fcn import FCN
 from segjax.models.pspnet import PSPNet
@@ -25,12 +25,13 @@ REGISTRY = {
     'deeplab_largefov': DeepLabLargeFOV,
     'deeplab_v2': DeepLabV2,
     'deeplab_v3plus': DeepLabV3Plus,
+    'depth_and_segmentation': DepthAndSegmentation,
     'erfnet': ERFNet,
     'fcn': FCN,
     'pspnet': PSPNet,
 }
 
-_GIVEN_BY_PIPELINE = frozenset({'num_classes', 'dtype', 'axis_name', 'parent', 'name'})
+_GIVEN_BY_PIPELINE = frozenset({'num_classes', 'dtype', 'axis_name'})
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -38,11 +39,7 @@ def schema(name: str) -> dict[str, Any]:
 
     Initialisers and the like are not among them; pipelines hand those to `build`.
     """
-    return {
-        key: default
-        for key, default in _arguments(name).items()
-        if isinstance(default, bool | int | float | str | tuple)
-    }
+    return registry.schema(REGISTRY, 'model', name, _GIVEN_BY_PIPELINE)
 
 
 def build(name: str, *, num_classes: int, dtype: Any, axis_name: str | None, **args) -> nn.Module:
@@ -58,14 +55,5 @@ def build(name: str, *, num_classes: int, dtype: Any, axis_name: str | None, **a
     Raises:
       InputError: unknown name or argument, with the nearest one that exists.
     """
-    known = _arguments(name)
-    for key in args:
-        if key not in known:
-            raise unknown_name(f'argument of model {name!r}', key, known)
-    return REGISTRY[name](num_classes=num_classes, dtype=jnp.dtype(dtype), axis_name=axis_name, **args)
-
-
-def _arguments(name: str) -> dict[str, Any]:
-    if name not in REGISTRY:
-        raise unknown_name('model', name, REGISTRY)
-    return {f.name: f.default for f in dataclasses.fields(REGISTRY[name]) if f.name not in _GIVEN_BY_PIPELINE}
+    given = dict(num_classes=num_classes, dtype=jnp.dtype(dtype), axis_name=axis_name)
+    return registry.build(REGISTRY, 'model', name, given, args)

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.errors import InputError, unknown_name
+from segjax.errors import unknown_name
 from segjax.ops import conv as ops
 from segjax.ops.depthwise import depthwise_conv
 
@@ -186,10 +186,11 @@ class ConvNorm(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """Transposed convolution that exactly doubles height and width.
+    """Transposed convolution that exactly doubles height and width, see ops.conv.conv_transpose_s2.
 
     features     channels of the output
-    kernel_size  3 (torch: stride 2, padding 1, output_padding 1) or 2 (stride 2, padding 0)
+    kernel_size  side of the kernel
+    padding      what is cut off in front; None: (k - 1) // 2, that of torch's layers of kernel 2, 3 and 4
     kernel_init  initialiser of the kernel [k, k, in, out]; None: torch's default, U(+-1 / sqrt(k k out))
     bias_init    initialiser of the bias; None: the same distribution as torch's default kernel
     others       as in Conv
@@ -197,6 +198,7 @@ class ConvTranspose(nn.Module):
 
     features: int
     kernel_size: int
+    padding: int | None = None
     use_bias: bool = True
     kernel_init: Callable | None = None
     bias_init: Callable | None = None
@@ -205,15 +207,13 @@ class ConvTranspose(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        operations = {2: ops.conv_transpose_2x2_s2, 3: ops.conv_transpose_3x3_s2}
         k = self.kernel_size
-        if k not in operations:
-            raise InputError('ConvTranspose', got=f'kernel_size {k}', expected='2 or 3')
+        padding = (k - 1) // 2 if self.padding is None else self.padding
         # torch takes the fan-in of a transposed convolution from its weight [in, out, k, k]: the output channels.
         default = uniform_fan(k * k * self.features)
         shape = (k, k, x.shape[-1], self.features)
         kernel = self.param('kernel', self.kernel_init or default, shape, jnp.float32)
-        y = operations[k](x.astype(self.dtype), kernel, self.forms)
+        y = ops.conv_transpose_s2(x.astype(self.dtype), kernel, padding, self.forms)
         if self.use_bias:
             y = add_bias(y, self.param('bias', self.bias_init or default, (self.features,), jnp.float32))
         return y

@@ -10,6 +10,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from segjax.errors import InputError, unknown_name
@@ -197,68 +198,39 @@ def _conv_4x4_backward(strides, residuals, dy):
 _conv_4x4_with_tap_gradient.defvjp(_conv_4x4_forward, _conv_4x4_backward)
 
 
-def conv_transpose_3x3_s2(x, kernel, forms: str = 'fast'):
-    """Transposed convolution, kernel 3, stride 2, padding 1, output padding 1: exactly doubles the size.
+def conv_transpose_s2(x, kernel, padding: int, forms: str = 'fast'):
+    """Transposed convolution of stride 2 that exactly doubles the size, for any square kernel.
 
-        out[2 i - 1 + k] += x[i] kernel[k]     per axis, k = 0, 1, 2; contributions outside [0, 2 n) are dropped
+        out[2 i + t - padding] += x[i] kernel[t]     per axis; contributions outside [0, 2 n) are dropped
 
-    so an even pixel 2 m is x[m] kernel[1], an odd pixel 2 m + 1 is x[m] kernel[2] + x[m + 1] kernel[0].
+    torch: kernel 2 and padding 0; kernel 3, padding 1 and output_padding 1; or kernel 4 and padding 1. TensorFlow's
+    'SAME': padding (k - 2) // 2.
 
     Args:
       x: [B, H, W, I].
-      kernel: [3, 3, I, O], not mirrored: a torch ConvTranspose2d weight [I, O, 3, 3] transposed by (2, 3, 0, 1).
-      forms: 'fast' computes the four output phases with one 2x2 convolution; 'naive' convolves the dilated input.
+      kernel: [k, k, I, O], not mirrored: a torch ConvTranspose2d weight [I, O, k, k] transposed by (2, 3, 0, 1).
+      padding: see above, at least 0 and below k.
+      forms: 'fast' computes the four phases of the output with one convolution; 'naive' convolves the dilated input.
 
     Returns:
       [B, 2 H, 2 W, O] in the dtype of x.
     """
     _check(forms)
-    kernel = kernel.astype(x.dtype)
+    kernel, k = kernel.astype(x.dtype), kernel.shape[0]
     if forms == 'naive':
-        return _conv_of_dilated_input(x, kernel, (1, 2))
-    phases = _phase_kernel(_phase_kernel(kernel, 0), 1)  # [2, 2, I, O, 2, 2]: taps, channels, phases
-    phases = phases.transpose(0, 1, 2, 4, 5, 3).reshape(2, 2, kernel.shape[2], -1)
-    y = lax.conv_general_dilated(x, phases, (1, 1), ((0, 1), (0, 1)), dimension_numbers=_DIMENSIONS)
-    return depth_to_space(y, 2)
-
-
-def _phase_kernel(kernel, axis):
-    """Along `axis`, the taps [x[m], x[m + 1]] of the even and the odd output pixel; phases become the last axis."""
-    first, middle, last = jnp.split(kernel, 3, axis)
-    even = jnp.concatenate([middle, jnp.zeros_like(middle)], axis)
-    odd = jnp.concatenate([last, first], axis)
-    return jnp.stack([even, odd], axis=-1)
-
-
-def conv_transpose_2x2_s2(x, kernel, forms: str = 'fast'):
-    """Transposed convolution, kernel 2, stride 2, no padding: exactly doubles the size, without overlap.
-
-        out[2 i + k] = x[i] kernel[k]     per axis, k = 0, 1
-
-    Args:
-      x: [B, H, W, I].
-      kernel: [2, 2, I, O], not mirrored: a torch ConvTranspose2d weight [I, O, 2, 2] transposed by (2, 3, 0, 1).
-      forms: 'fast' is one matrix product per pixel; 'naive' convolves the dilated input.
-
-    Returns:
-      [B, 2 H, 2 W, O] in the dtype of x.
-    """
-    _check(forms)
-    kernel = kernel.astype(x.dtype)
-    if forms == 'naive':
-        return _conv_of_dilated_input(x, kernel, (1, 1))
-    return depth_to_space(x @ kernel.transpose(2, 0, 1, 3).reshape(x.shape[-1], -1), 2)
-
-
-def _conv_of_dilated_input(x, kernel, padding):
-    return lax.conv_general_dilated(
-        x,
-        kernel[::-1, ::-1],
-        (1, 1),
-        (padding, padding),
-        lhs_dilation=(2, 2),
-        dimension_numbers=_DIMENSIONS,
-    )
+        zeros, kernel = [(k - 1 - padding, padding + 1)] * 2, kernel[::-1, ::-1]
+        return lax.conv_general_dilated(x, kernel, (1, 1), zeros, lhs_dilation=(2, 2), dimension_numbers=_DIMENSIONS)
+    # Output pixel 2 m + r takes tap t = r + padding - 2 d from input pixel m + d; all d that any tap of either r needs.
+    lowest, highest = -((k - 1 - padding) // 2), (1 + padding) // 2
+    taps = np.arange(2) + padding - 2 * np.arange(lowest, highest + 1)[:, None]
+    taps[(taps < 0) | (taps >= k)] = k  # a tap of zeros
+    kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
+    phases = kernel[taps[:, None, :, None], taps[None, :, None, :]]  # [d, d, r, r, I, O], rows before columns
+    phases = phases.transpose(0, 1, 4, 2, 3, 5).reshape(len(taps), len(taps), kernel.shape[2], -1)
+    if len(taps) == 1:
+        return depth_to_space(x @ phases[0, 0], 2)
+    zeros = [(-lowest, highest)] * 2
+    return depth_to_space(lax.conv_general_dilated(x, phases, (1, 1), zeros, dimension_numbers=_DIMENSIONS), 2)
 
 
 def depth_to_space(x, block: int):

@@ -19,6 +19,7 @@ caffe: BGR in [0, 255] minus the mean of the original VGG and ResNet releases. d
 DeepLab releases. cityscapes: RGB in [0, 1] with mean and standard deviation of Cityscapes, as CoinCheung's BiSeNet."""
 
 OUT_OF_RANGE_COLOR = (255, 0, 255)
+HEAT = ((0, 0, 4), (80, 18, 123), (182, 54, 121), (251, 136, 97), (252, 253, 191))
 
 
 def normalize(image, scheme: str):
@@ -59,6 +60,13 @@ def colorize(label, palette, ignore: int = 255):
     known = (label >= 0) & (label < len(palette))
     colors = jnp.where(known[..., None], palette[jnp.where(known, label, 0)], np.uint8(OUT_OF_RANGE_COLOR))
     return jnp.where((label == ignore)[..., None], np.uint8(0), colors)
+
+
+def heat(x):
+    """[...] in [0, 1] -> [..., 3] uint8, from black through purple and orange to pale yellow; ever brighter."""
+    stops = np.linspace(0, 1, len(HEAT))
+    channels = [jnp.interp(x, stops, np.asarray(channel, np.float32)) for channel in zip(*HEAT)]
+    return jnp.round(jnp.stack(channels, -1)).astype(jnp.uint8)
 
 
 def overlay(image, colors, alpha: float = 0.5):

@@ -8,6 +8,7 @@ from segjax.errors import unknown_name
 REGISTRY = {
     'learned_dilation': 'segjax.pipelines.learned_dilation',
     'noise_cyclegan': 'segjax.pipelines.noise_cyclegan',
+    'scene_geometry': 'segjax.pipelines.scene_geometry',
     'supervised': 'segjax.pipelines.supervised',
 }
 

@@ -317,7 +317,7 @@ def make_train_step(config: ml_collections.ConfigDict, spec: DataSpec, plan: Pla
     def gate(grads: PyTree, params: PyTree) -> PyTree:
         return {'segmenter': dilated.gate_gradients(grads['segmenter'], params['segmenter'], plan.ranges)}
 
-    supervised_step = training.make_train_step(config, make_loss(config, spec, plan.net), gate)
+    supervised_step = training.make_supervised_step(config, make_loss(config, spec, plan.net), change_grads=gate)
 
     def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
         before = factors_of(state.params, plan)

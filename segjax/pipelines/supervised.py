@@ -43,7 +43,7 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
             eval_input=segmenter.eval_input(config),
             streams=('dropout',),
             init=training.make_init(config, net),
-            train_step=training.make_train_step(config, training.make_loss(config, spec, net)),
+            train_step=training.make_supervised_step(config, training.make_loss(config, spec, net)),
             monitor=('mIoU', 'max'),
             **segmenter.make_evaluation(config, spec, infer),
         ),

@@ -217,6 +217,8 @@ def test_camera_of_another_size(tmp_path):
     expect(config, camera, 'principal point (31.0, 24.0)', '32x24')
     camera.write_text('{"intrinsic": {"fx": 70, "fy": 70, "u0": 15}}')
     expect(config, camera, 'v0')
+    camera.write_text('{"intrinsic": {"fx": 70, "fy": 0, "u0": 15, "v0": 12}}')
+    expect(config, camera, 'singular', 'focal lengths')
     camera.write_text('{')
     expect(config, camera)
 

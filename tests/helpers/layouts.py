@@ -102,6 +102,57 @@ def write_clips(root, clips=3, frames=4):
     return written
 
 
+APOLLOSCAPE_SIZE = (208, 260)  # the shape of 3384x2710, as far as blocks of 4x4 allow
+
+
+def write_apolloscape(root, records, size=APOLLOSCAPE_SIZE, folder='{road}/{kind}/{record}/Camera {camera}'):
+    """{(road, record, camera): [(name, label, instance, depth, pose), ...]}, files of every kind.
+
+    Args:
+      root: folder.
+      records: {road: {record: number of frames}}.
+      size: (height, width).
+      folder: of a camera's files of one kind.
+    """
+    rng = np.random.default_rng(5)
+    ids = [
+        *(0, 1, 17),
+        *range(33, 41),
+        *(49, 50, 65, 66, 67),
+        *range(81, 87),
+        *range(97, 101),
+        113,
+        *range(161, 169),
+        255,
+    ]
+    written = {}
+    for road, of_road in records.items():
+        for number, (record, frames) in enumerate(of_road.items()):
+            for camera in (5, 6):
+
+                def place(kind, road=road, record=record, camera=camera):
+                    path = root / folder.format(road=road, kind=kind, record=record, camera=camera)
+                    path.mkdir(parents=True, exist_ok=True)
+                    return path
+
+                clip = written[road, record, camera] = []
+                for frame in range(frames):
+                    name = f'170908_{60000000 + 100000 * number + 139 * frame:09}_Camera_{camera}'
+                    save(place('ColorImage') / f'{name}.jpg', photo(rng, size), quality=90)
+                    label = save(place('Label') / f'{name}_bin.png', blocks(rng, ids, size))
+                    instance = blocks(rng, [17, 49, 33000, 33001, 36004], size, np.uint16)
+                    save(place('Label') / f'{name}_instanceIds.png', instance)
+                    (place('Label') / f'{name}.json').write_text('{}')
+                    depth = save(place('Depth') / f'{name}.png', blocks(rng, [0, 1, 2000, 65535], size, np.uint16))
+                    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+                    pose = np.eye(4)
+                    pose[:3] = np.column_stack([turn * np.linalg.det(turn), (-12481.25 + frame, 5082.5, 37.0)])
+                    clip.append((name, label, instance, depth, pose))
+                lines = [' '.join(f'{x:.7f}' for x in pose.ravel()) + f' {name}.jpg' for name, *_, pose in clip]
+                (place('Pose') / 'pose.txt').write_text('\n'.join(reversed(lines)) + '\n')
+    return written
+
+
 def write_folder(root, ids=(0, 1, 2), splits=('train', 'val'), count=3, classes='[back, car, tree]'):
     """{(split, name): (image, mask)} and the class file's path; masks are grey PNG."""
     rng = np.random.default_rng(4)

@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from segjax.data.builders import camvid, cityscapes, folder, streets
+from segjax.data.builders import apolloscape, camvid, cityscapes, folder, streets
 from segjax.data.builders.base import Dataset
 from segjax.errors import unknown_name
 
 REGISTRY = {
+    'apolloscape': apolloscape.Apolloscape,
+    'apolloscape_stereo': apolloscape.ApolloscapeStereo,
     'camvid': camvid.CamVid,
     'cityscapes': cityscapes.Cityscapes,
     'cityscapes_coarse': cityscapes.CityscapesCoarse,

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from segjax.data import image_files
+from segjax.data.geometry import check_geometry
 from segjax.data.labels import MASK_0_255, LabelCoding, to_train_ids
 from segjax.data.spec import IGNORE, ClassSpec
 from segjax.errors import InputError
@@ -187,7 +188,10 @@ class FileDataset(Dataset):
             if instance is not None:
                 attempt(lambda: _check_size(where, instance, item, size))
         if 'intrinsics' in item.files and size is not None:
-            intrinsics = attempt(lambda: self.read_intrinsics(item.files['intrinsics'], size))
+            camera = item.files['intrinsics']
+            intrinsics = attempt(lambda: self.read_intrinsics(camera, size))
+            if intrinsics is not None:
+                attempt(lambda: check_geometry({'intrinsics': intrinsics}, str(camera)))
         seen = (
             frozenset(np.flatnonzero(np.bincount(ids.ravel())).tolist())
             if ids is not None and ids.ndim == 2

@@ -1,0 +1,127 @@
+"""Segmentation guided by scene geometry (Papadopoulos, Mademlis, Pitas), and the rivals of its results table.
+
+  bash launch/local.sh --config configs/scene_geometry.py:quick --workdir runs/first
+
+Variants:
+  (none)    Apolloscape at 832x256 (the rows of the paper's crop), BiSeNet on a ResNet-50. Published mIoU: baseline
+            39.557, with L_h 40.597. --config.data.root=/data/apolloscape
+  cityscapes  the official sequences (leftImg8bit_sequence) at 512x256, of which every 30th frame has a label: depth
+            learns from all, segmentation from those. --config.data.root=/data/cityscapes (or $CITYSCAPES_DATASET)
+  quick     the embedded world `streets` with nets of a quarter of the width: minutes on two CPU cores
+  smoke     seconds, for tests
+
+Methods, `method=`:
+  holistic         L_h with a depth net trained beforehand: the proposal
+  per_class        L_p instead
+  baseline         BiSeNet alone [1]
+  klingner         one ResNet-18 under a depth and a segmentation decoder, gradients scaled by 0.9 and 0.1 [2]
+  novosel          BiSeNet and a depth decoder on its context path, losses added [3]
+  chen             the regulariser of [4] with a depth net trained beforehand
+  chen_multitask   as novosel, and the regulariser of [4] on the depth that is learned
+
+Not the paper's, or not said there: batch, rate and number of steps (those of BiSeNet and SfMLearner); which depth net
+(SfMLearner's, as in its figures; --config.depth_net.name=monodepth2 is the other one); the weight of L_h (1); edges are
+those of probabilities and of disparity over its mean (--config.geometry.of, .map); the losses of [3] are added up, and
+every image trains both tasks. Klingner's net is trained with its own optimiser, Adam.
+
+Depth that was trained already is taken with --config.init_from.path=RUN --config.depth.num_steps=0.
+"""
+
+from segjax import config as config_lib
+from segjax.errors import unknown_name
+
+METHODS = {  # whose depth, regulariser
+    'holistic': ('pretrained', 'holistic'),
+    'per_class': ('pretrained', 'per_class'),
+    'baseline': ('none', 'none'),
+    'klingner': ('multitask', 'none'),
+    'novosel': ('multitask', 'none'),
+    'chen': ('pretrained', 'chen'),
+    'chen_multitask': ('multitask', 'chen'),
+}
+ADAM = dict(name='adam', learning_rate=2e-4, beta1=0.9, schedule='constant')
+
+
+def get_config(arg=''):
+    args = config_lib.parse_arg(arg, variants=('cityscapes', 'quick', 'smoke'), method='holistic')
+    if args.method not in METHODS:
+        raise unknown_name('--config configs/scene_geometry.py:...,method=', args.method, METHODS)
+    config = config_lib.defaults('scene_geometry')
+    depth, regulariser = METHODS[args.method]
+    config_lib.update(
+        config,
+        preprocess='imagenet',
+        augment=dict(crop=(256, 832), flip=0.5),
+        data=dict(name='apolloscape', eval_size=(256, 832)),
+        train=dict(batch_size=16, num_steps=80_000),
+        evaluate=dict(batch_size=4),
+        model=dict(depth=50),
+        geometry=dict(depth=depth, regulariser=regulariser),
+        depth=dict(num_steps=200_000, batch_size=4),
+        loss=dict(aux_weight=1.0),
+        optim=dict(name='sgd', learning_rate=1e-2, momentum=0.9, weight_decay=5e-4, schedule='poly', power=0.9),
+        optim_depth=ADAM,
+        run=dict(log_every=50, eval_every=5000, checkpoint_every=5000),
+    )
+    if args.method == 'klingner':
+        _klingner(config)
+    {'': lambda c: None, 'cityscapes': _cityscapes, 'quick': _quick, 'smoke': _smoke}[args.variant](config)
+    return config
+
+
+def _klingner(config):
+    """Its net prepares images itself, and its losses are those of monodepth2."""
+    config_lib.choose(config, 'model', 'depth_and_segmentation')
+    config_lib.choose(config, 'pose_net', 'pose_resnet')
+    config_lib.update(
+        config,
+        preprocess='unit',
+        depth=dict(
+            photometric='minimum',
+            automask=True,
+            smoothness='edge_aware',
+            smooth_weight=1e-3,
+            full_resolution=True,
+        ),
+        optim={**ADAM, 'learning_rate': 1e-4, 'weight_decay': 0.0},
+        optim_depth={**ADAM, 'learning_rate': 1e-4},
+    )
+
+
+def _cityscapes(config):
+    config_lib.update(
+        config,
+        augment=dict(resize=(256, 512), crop=(256, 512)),
+        data=dict(name='cityscapes_video', eval_size=(256, 512)),
+    )
+
+
+def _quick(config):
+    config_lib.update(
+        config,
+        augment=dict(crop=(64, 128)),
+        data=dict(name='streets', eval_size=(64, 128), world=dict(num_train=400, num_val=64, size=(64, 128))),
+        train=dict(batch_size=8, num_steps=300),
+        depth=dict(num_steps=300, batch_size=8),
+        evaluate=dict(batch_size=8),
+        run=dict(log_every=10, eval_every=150, checkpoint_every=150, num_pictures=3),
+    )
+    _from_scratch(config, 0.25)
+
+
+def _smoke(config):
+    config_lib.smoke(config)
+    config_lib.update(config, depth=dict(num_steps=4, batch_size=8, num_scales=2))
+    _from_scratch(config, 0.0625)
+
+
+def _from_scratch(config, width):
+    """Narrow nets without trained weights, and Adam for all of them."""
+    config.model.update(depth=18, width=width)
+    config.depth_net.width = config.pose_net.width = width
+    config_lib.update(
+        config,
+        loss=dict(class_weights='enet'),
+        optim=dict(name='adam', learning_rate=1e-3, weight_decay=0.0),
+        optim_depth=dict(learning_rate=1e-3),
+    )

@@ -1,0 +1,85 @@
+"""Video: examples together with their neighbours in the same clip."""
+
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from segjax.data.records import SplitSource
+from segjax.errors import InputError
+
+SUFFIX = '_frames'
+"""'image_frames' is the feature 'image' of the neighbours, [n, ...] in the order of the offsets."""
+
+
+class Row(NamedTuple):
+    """An example of a split, by position, and its neighbours."""
+
+    example: int
+    neighbours: tuple[int, ...]
+
+
+def rows(sequences: Sequence[str], frames: Sequence[int], offsets: Sequence[int]) -> list[Row]:
+    """The examples that have a neighbour at every offset, in order.
+
+    Args:
+      sequences: clip of each example.
+      frames: number of each example in its clip.
+      offsets: of the neighbours, as (-1, 1).
+    """
+    at = {place: i for i, place in enumerate(zip(sequences, frames, strict=True))}
+    found = (
+        Row(i, tuple(at.get((sequence, frame + offset), -1) for offset in offsets))
+        for i, (sequence, frame) in enumerate(zip(sequences, frames, strict=True))
+    )
+    return [row for row in found if -1 not in row.neighbours]
+
+
+class Clips:
+    """Random access to the examples of a split that have their neighbours, each with them.
+
+    Args:
+      folder, split, where: as SplitSource has them.
+      features: wanted; 'image_frames' is [n, H, W, 3], 'image' of the neighbours.
+      offsets: of the neighbours in the numbering of the clip, not 0.
+
+    Raises:
+      InputError: no example has all its neighbours, or what SplitSource raises.
+    """
+
+    def __init__(self, folder: pathlib.Path, split: str, features: Sequence[str], offsets: Sequence[int], where: str):
+        self._examples = SplitSource(folder, split, [f for f in features if not f.endswith(SUFFIX)], where)
+        borrowed = [feature.removesuffix(SUFFIX) for feature in features if feature.endswith(SUFFIX)]
+        self._neighbours = SplitSource(folder, split, borrowed, where)
+        self._rows = rows(*_timeline(folder, split, where), offsets)
+        if not self._rows:
+            raise InputError(
+                f'split {split!r} of {where}',
+                got=f'no frame with neighbours at {", ".join(f"{o:+d}" for o in offsets)} in its clip',
+                expected='clips of consecutive frames',
+            )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        row = self._rows[index]
+        neighbours = [self._neighbours[i] for i in row.neighbours]
+        example = self._examples[row.example]
+        for feature in self._neighbours.features:
+            values = [neighbour[feature] for neighbour in neighbours]
+            if len({np.shape(value) for value in values}) > 1:
+                sizes = ' and '.join(sorted({str(np.shape(value)) for value in values}))
+                raise InputError(f'feature {feature!r}', got=sizes, expected='frames of one size in a clip')
+            example[feature + SUFFIX] = np.stack(values)
+        return example
+
+
+@functools.lru_cache(maxsize=8)
+def _timeline(folder: pathlib.Path, split: str, where: str) -> tuple[list[str], list[int]]:
+    """Clip and number of every example. Read once: records do not change, and there may be many."""
+    source = SplitSource(folder, split, ('sequence', 'frame'), where)
+    examples = [source[i] for i in range(len(source))]
+    return [example['sequence'] for example in examples], [int(example['frame']) for example in examples]

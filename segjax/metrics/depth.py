@@ -1,0 +1,204 @@
+"""How far predicted depth and camera motion are from the true ones.
+
+Depth errors are made per image and averaged over images, as the KITTI numbers of the literature are. Everything runs
+inside jit; what is averaged is a `protocol.Mean(sum, count)` that is not divided yet.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from segjax.errors import InputError
+from segjax.losses.segmentation import masked_mean
+from segjax.ops.warp import invert_motion, relative_motion
+from segjax.protocol import Array, Mean
+
+DEPTH_ERRORS = {
+    'abs_rel': 'mean |d - t| / t',
+    'sq_rel': 'mean (d - t)^2 / t, metres',
+    'rmse': 'sqrt mean (d - t)^2, metres',
+    'rmse_log': 'sqrt mean (ln d - ln t)^2',
+    'a1': 'share of pixels with max(d / t, t / d) < 1.25',
+    'a2': 'share below 1.25^2',
+    'a3': 'share below 1.25^3',
+}
+"""With d the predicted and t the true depth. The first four: less is better."""
+
+
+def image_errors(
+    prediction: Array,
+    truth: Array,
+    *,
+    median_scaling: bool,
+    min_depth: float = 1e-3,
+    max_depth: float = 80.0,
+    valid: Array | None = None,
+) -> dict[str, Array]:
+    """The DEPTH_ERRORS of every image.
+
+    Judged are the pixels with min_depth < truth < max_depth. With median scaling, predictions are first multiplied by
+    median(truth) / median(prediction) over these pixels; then they are clipped to [min_depth, max_depth].
+
+    Args:
+      prediction: [B, H, W] at the size of the truth.
+      truth: [B, H, W], 0 = not measured.
+      median_scaling: True for what was learned from one camera alone and has no scale.
+      min_depth: metres, > 0.
+      max_depth: metres; 80 for KITTI.
+      valid: [B, H, W] bool, the pixels that may be judged (an evaluation crop, say); None: all.
+
+    Returns:
+      {name: [B] float32}; NaN for an image in which nothing is judged.
+    """
+    if prediction.shape != truth.shape:
+        raise InputError(
+            'depth errors',
+            got=f'a prediction {prediction.shape} and a truth {truth.shape}',
+            expected='one shape [B, H, W]',
+            fix='resize the prediction (as disparity) to the size of the truth',
+        )
+    prediction, truth = prediction.astype(jnp.float32), truth.astype(jnp.float32)
+    judged = _judged(truth, min_depth, max_depth, valid)
+    if median_scaling:
+        scale = masked_median(truth, judged) / masked_median(prediction, judged)
+        prediction = prediction * scale[:, None, None]
+    prediction = jnp.clip(prediction, min_depth, max_depth)
+    prediction, truth = (jnp.where(judged, x, 1.0) for x in (prediction, truth))
+    difference = prediction - truth
+    ratio = jnp.maximum(prediction / truth, truth / prediction)
+
+    def mean(x):
+        return jnp.where(judged, x, 0.0).sum((1, 2)) / judged.sum((1, 2))
+
+    return {
+        'abs_rel': mean(jnp.abs(difference) / truth),
+        'sq_rel': mean(difference**2 / truth),
+        'rmse': jnp.sqrt(mean(difference**2)),
+        'rmse_log': jnp.sqrt(mean((jnp.log(prediction) - jnp.log(truth)) ** 2)),
+        **{f'a{k}': mean(ratio < 1.25**k) for k in (1, 2, 3)},
+    }
+
+
+def errors(
+    prediction: Array,
+    truth: Array,
+    weight: Array,
+    *,
+    median_scaling: bool,
+    min_depth: float = 1e-3,
+    max_depth: float = 80.0,
+    valid: Array | None = None,
+) -> dict[str, Mean]:
+    """The DEPTH_ERRORS as means over images.
+
+    Arguments as in `image_errors`, and weight [B], the weight of each example. An image in which nothing is judged does
+    not count; a prediction that is NaN does, and shows.
+
+    Returns:
+      {name: Mean whose count is that of the images}.
+    """
+    options = {'min_depth': min_depth, 'max_depth': max_depth, 'valid': valid}
+    of_images = image_errors(prediction, truth, median_scaling=median_scaling, **options)
+    counted = _judged(truth.astype(jnp.float32), **options).any((1, 2))
+    return {name: masked_mean(jnp.where(counted, value, 0.0), counted, weight) for name, value in of_images.items()}
+
+
+def _judged(truth, min_depth, max_depth, valid):
+    judged = (truth > min_depth) & (truth < max_depth)
+    return judged if valid is None else judged & valid
+
+
+def masked_median(values: Array, mask: Array) -> Array:
+    """The exact median of the masked values of each example: of an even number, the mean of the middle two.
+
+    Args:
+      values: [B, ...].
+      mask: [B, ...] bool.
+
+    Returns:
+      [B]; NaN where nothing is masked in.
+    """
+    batch = len(values)
+    # What is masked out is sorted behind everything else.
+    ordered = jnp.sort(jnp.where(mask, values, jnp.inf).reshape(batch, -1))
+    n = mask.reshape(batch, -1).sum(1, keepdims=True)
+    middle = jnp.concatenate([(n - 1) // 2, n // 2], 1)
+    median = jnp.take_along_axis(ordered, jnp.maximum(middle, 0), axis=1).mean(1)
+    return jnp.where(n[:, 0] > 0, median, jnp.nan)
+
+
+# --- camera motion ------------------------------------------------------------------------------------------
+
+
+def trajectory(motions: Array, offsets: Sequence[int]) -> Array:
+    """Where the cameras of a snippet were, from the motions between its target frame and the others.
+
+    Args:
+      motions: [B, n, 4, 4] from the target camera to each source camera.
+      offsets: n frame offsets of the sources in time, ascending, without 0: (-1, 1).
+
+    Returns:
+      [B, n + 1, 4, 4] camera poses in the target's coordinates, in the order of time, the target among them.
+    """
+    offsets = tuple(offsets)
+    if len(offsets) != motions.shape[1] or 0 in offsets or list(offsets) != sorted(set(offsets)):
+        raise InputError(
+            'trajectory',
+            got=f'offsets {offsets} for {motions.shape[1]} motions',
+            expected='an offset for each motion, ascending and without 0',
+        )
+    poses = invert_motion(motions)
+    before = sum(offset < 0 for offset in offsets)
+    target = jnp.broadcast_to(jnp.eye(4, dtype=poses.dtype), (len(poses), 1, 4, 4))
+    return jnp.concatenate([poses[:, :before], target, poses[:, before:]], 1)
+
+
+def trajectory_error(predicted: Array, truth: Array, weight: Array) -> Mean:
+    """Absolute trajectory error (ATE) of short snippets, metres.
+
+        1/m sqrt( sum_i | s x_i - y_i |^2 ),     s = sum_i x_i y_i / sum_i x_i x_i
+
+    with x_i and y_i the m predicted and true camera positions in the coordinates of the snippet's first camera. The
+    division by m outside of the root is that of SfMLearner's and monodepth2's evaluation, with m = 5 or 3 frames.
+
+    Args:
+      predicted: [B, m, 4, 4] camera poses in any common coordinates and of any scale, see `trajectory`.
+      truth: [B, m, 4, 4] camera poses in any common coordinates.
+      weight: [B] weight of each example.
+
+    Returns:
+      Mean whose count is that of the snippets.
+    """
+    if predicted.shape != truth.shape or predicted.shape[2:] != (4, 4):
+        raise InputError(
+            'trajectory error', got=f'shapes {predicted.shape} and {truth.shape}', expected='both [B, m, 4, 4]'
+        )
+    x, y = (relative_motion(poses, poses[:, :1])[..., :3, 3] for poses in (predicted, truth))
+    square = (x**2).sum((1, 2))
+    # A camera that is said to stand still fits as well with any scale.
+    scale = (x * y).sum((1, 2)) / jnp.where(square > 0, square, 1.0)
+    error = jnp.sqrt(((scale[:, None, None] * x - y) ** 2).sum((1, 2))) / x.shape[1]
+    return masked_mean(error, jnp.ones_like(error), weight)
+
+
+def rotation_error(predicted: Array, truth: Array, weight: Array) -> Mean:
+    """The angle of the rotation between predicted and true motions, R_predicted^T R_true, in degrees.
+
+    Args:
+      predicted: [B, n, 4, 4] relative motions.
+      truth: [B, n, 4, 4].
+      weight: [B] weight of each example.
+
+    Returns:
+      Mean whose count is that of the motions.
+    """
+    if predicted.shape != truth.shape or predicted.shape[2:] != (4, 4):
+        raise InputError(
+            'rotation error', got=f'shapes {predicted.shape} and {truth.shape}', expected='both [B, n, 4, 4]'
+        )
+    turn = relative_motion(truth, predicted)[..., :3, :3]
+    # Sine and cosine: the arc cosine alone knows no angle below 0.02 degrees in float32.
+    axis = jnp.stack([turn[..., i, j] - turn[..., j, i] for i, j in ((2, 1), (0, 2), (1, 0))], -1)
+    sine, cosine = jnp.linalg.norm(axis, axis=-1), jnp.trace(turn, axis1=-2, axis2=-1) - 1
+    angle = jnp.rad2deg(jnp.arctan2(sine, cosine))
+    return masked_mean(angle, jnp.ones_like(angle), weight)

@@ -1,0 +1,385 @@
+"""Depth and camera motion learned from video alone: nets, view synthesis losses, scores and pictures.
+
+Zhou et al. 2017 (SfMLearner), Godard et al. 2019 (monodepth2). A depth net sees one frame D_t, a pose net the frame and
+its neighbours; from both, every neighbour is warped onto the frame, and what differs is the loss:
+
+    p_s ~ K T_{t->s} D_t(p_t) K^-1 p_t
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from segjax import parallel, segmenter
+from segjax.config import Choice, Field, at_least, between, one_of
+from segjax.data.spec import DataSpec
+from segjax.errors import InputError
+from segjax.losses import geometry as losses
+from segjax.metrics import confusion
+from segjax.metrics import depth as metrics_of_depth
+from segjax.models import depth as depth_nets
+from segjax.models import pose as pose_nets
+from segjax.ops import images, resize, warp
+from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, TrainState
+
+PHOTOMETRIC = {
+    'l1': 'L1 over the pixels that fall onto the source (Papadopoulos et al.)',
+    'all_pixels': 'L1 over all pixels, with explainability masks if mask_weight > 0 (SfMLearner)',
+    'mixture': 'SSIM and L1 over the pixels that fall onto the source',
+    'minimum': 'SSIM and L1 of the source that fits best (monodepth2)',
+}
+SMOOTHNESS = ('none', 'second_order', 'edge_aware')
+
+
+def _offsets(value) -> str | None:
+    whole = all(isinstance(v, int) and v != 0 for v in value)
+    if not value or not whole or list(value) != sorted(set(value)):
+        return 'whole numbers other than 0, ascending, as (-1, 1)'
+    return None
+
+
+SCHEMA = {
+    'frames': Field((-1, 1), 'neighbours that are warped onto a frame, by their distance in the clip', _offsets),
+    'photometric': Field('l1', 'what a warped neighbour is compared by', one_of(*PHOTOMETRIC)),
+    'ssim_share': Field(losses.SSIM_SHARE, 'of SSIM in mixture and minimum', between(0, 1)),
+    'automask': Field(False, 'minimum: leave out what fits better without a warp (monodepth2)'),
+    'mask_weight': Field(
+        0.0, 'all_pixels: weight of the cross-entropy of explainability masks; 0: no masks', at_least(0)
+    ),
+    'smoothness': Field('second_order', 'prior on disparity', one_of(*SMOOTHNESS)),
+    'smooth_weight': Field(0.5, 'its weight at full resolution; half of it at half the resolution, ..', at_least(0)),
+    'num_scales': Field(4, 'resolutions at which disparity is trained: 1, 1/2, ..', between(1, 4)),
+    'full_resolution': Field(False, 'compare images at full resolution at all scales (monodepth2)'),
+}
+
+
+def _choice(default: str, doc: str, nets: Mapping, schema: Callable[[str], Mapping[str, Any]]) -> Choice:
+    return Choice(
+        default,
+        doc,
+        {name: {k: Field(v, f'argument {k} of {name}') for k, v in schema(name).items()} for name in nets},
+    )
+
+
+DEPTH_NET = _choice('dispnet', 'the depth net', depth_nets.DEPTH_NETS, depth_nets.depth_schema)
+POSE_NET = _choice('pose_exp_net', 'the pose net', pose_nets.POSE_NETS, pose_nets.pose_schema)
+
+# --- nets -------------------------------------------------------------------------------------------------------------
+
+
+class DepthNet(NamedTuple):
+    """A depth net on uint8 images.
+
+    init      (key, image) -> variables
+    apply     (params, model_state, image, *, train) -> (disparities [d_0, ..], model_state), d_0 of full resolution
+    depth_of  disparity -> depth
+    """
+
+    init: Callable
+    apply: Callable
+    depth_of: Callable
+
+
+class PoseNet(NamedTuple):
+    """A pose net on uint8 images.
+
+    init     (key, image, frames) -> variables
+    apply    (params, model_state, image, frames, *, train) -> (outputs, model_state), outputs as models/pose.py
+    motions  outputs -> [B, n, 4, 4], target to sources
+    """
+
+    init: Callable
+    apply: Callable
+    motions: Callable
+
+
+def make_depth_net(section: ml_collections.ConfigDict, dtype: str) -> DepthNet:
+    """The net of a DEPTH_NET section."""
+    args = {key: value for key, value in section.items() if key != 'name'}
+    net = depth_nets.build_depth(section.name, dtype=dtype, axis_name=parallel.AXIS, **args)
+
+    def init(key: PRNGKey, image):
+        return net.lazy_init(key, _floats(image), train=False)
+
+    def apply(params, model_state, image, *, train: bool):
+        outputs, updates = run(net, params, model_state, unit(image), train=train)
+        return outputs['disparity'], updates
+
+    return DepthNet(init, apply, net.depth_of)
+
+
+def make_pose_net(section: ml_collections.ConfigDict, frames: Sequence[int], masks: bool, dtype: str) -> PoseNet:
+    """The net of a POSE_NET section; `masks`: with explainability masks."""
+    args = {key: value for key, value in section.items() if key != 'name'}
+    if masks:
+        if 'masks' not in args:
+            able = [name for name in pose_nets.POSE_NETS if 'masks' in pose_nets.pose_schema(name)]
+            expected = 'one with masks, for config.depth.mask_weight > 0: ' + ', '.join(able)
+            raise InputError('config.pose_net.name', got=repr(section.name), expected=expected)
+        args['masks'] = True
+    earlier = tuple(offset < 0 for offset in frames)
+    net = pose_nets.build_pose(section.name, earlier=earlier, dtype=dtype, axis_name=parallel.AXIS, **args)
+
+    def init(key: PRNGKey, image, frames):
+        return net.lazy_init(key, _floats(image), _floats(frames), train=False)
+
+    def apply(params, model_state, image, frames, *, train: bool):
+        return run(net, params, model_state, unit(image), unit(frames), train=train)
+
+    def motions(outputs: Mapping[str, Array]) -> Array:
+        found = warp.rigid_motion(outputs['motion'], net.convention)
+        return jnp.where(jnp.array(net.inverted)[:, None, None], warp.invert_motion(found), found)
+
+    return PoseNet(init, apply, motions)
+
+
+def unit(image: Array) -> Array:
+    """uint8 -> float32 in [0, 1]."""
+    return images.normalize(image, 'unit')
+
+
+def _floats(image) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(image.shape, jnp.float32)
+
+
+def run(net, params, model_state, *inputs, train: bool):
+    """(outputs, model_state) of a linen module; a state keeps its types."""
+    variables = {'params': params, **model_state}
+    if not train:
+        return net.apply(variables, *inputs, train=False), model_state
+    outputs, updates = net.apply(variables, *inputs, train=True, mutable=['batch_stats'])
+    return outputs, jax.tree.map(lambda new, old: new.astype(old.dtype), {**model_state, **updates}, dict(model_state))
+
+
+# --- inputs -----------------------------------------------------------------------------------------------------------
+
+TRUTH = ('depth', 'pose')
+"""Features that scores are compared with, where a data set has them."""
+
+
+def check(config: ml_collections.ConfigDict, spec: DataSpec, size: tuple[int, int]) -> None:
+    """Raises InputError for a data set without cameras, or images that cannot be halved often enough."""
+    if 'intrinsics' not in spec.features:
+        raise InputError(
+            'config.data.name',
+            got=f'{spec.name!r}, which does not know its cameras',
+            expected='a data set with intrinsics: video whose frames can be warped onto each other',
+        )
+    factor = 2 ** (config.depth.num_scales - 1)
+    if any(length % factor for length in size):
+        raise InputError(
+            'config.augment.crop', got=f'{tuple(size)}', expected=f'multiples of {factor}, for images at every scale'
+        )
+    if config.depth.mask_weight and config.depth.photometric != 'all_pixels':
+        got = f'a weight with photometric {config.depth.photometric!r}'
+        raise InputError('config.depth.mask_weight', got=got, expected="photometric 'all_pixels', or a weight of 0")
+    if config.depth.automask and config.depth.photometric != 'minimum':
+        got = f'True with photometric {config.depth.photometric!r}'
+        raise InputError('config.depth.automask', got=got, expected="photometric 'minimum'")
+
+
+def with_frames(inputs: Input, config: ml_collections.ConfigDict, *more: str) -> Input:
+    """An input with the neighbours of its images, their camera, and further features."""
+    features = dict.fromkeys((*inputs.features, 'image_frames', 'intrinsics', *more))
+    return inputs._replace(features=tuple(features), frames=tuple(config.depth.frames))
+
+
+def eval_input(config: ml_collections.ConfigDict, spec: DataSpec) -> Input:
+    """Frames of `data.eval_split` that have their neighbours, and the truth about them where there is one."""
+    truth = [feature for feature in TRUTH if feature in spec.features]
+    frames = ['pose_frames'] if 'pose' in truth else []
+    return with_frames(segmenter.eval_input(config), config, *truth, *frames)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def shrink(image: Array, factor: int) -> Array:
+    """[..., H, W, C] by means over factor x factor pixels."""
+    *lead, height, width, channels = image.shape
+    shape = (*lead, height // factor, factor, width // factor, factor, channels)
+    return image.reshape(shape).mean((-4, -2))
+
+
+def make_terms(settings: ml_collections.ConfigDict, depth_of: Callable) -> Callable:
+    """(disparities, motions, masks, batch, keys) -> {'photometric_0', 'smoothness_0', ..}, one of each for a scale.
+
+    Args:
+      settings: config.depth.
+      depth_of: disparity -> depth.
+    """
+
+    def photometric(target, sources, depth, motions, intrinsics, masks, weight, key) -> Mean:
+        padding = 'border' if settings.photometric == 'minimum' else 'zeros'
+        seen = warp.warp(sources, depth[:, None], motions, intrinsics[:, None], padding=padding)
+        match settings.photometric:
+            case 'l1':
+                return losses.photometric_l1(target, seen.image, seen.valid, weight)
+            case 'all_pixels':
+                keep = None if masks is None else losses.explainability(masks)
+                return losses.photometric_all_pixels(target, seen.image, weight, keep)
+            case 'mixture':
+                return losses.photometric_mixture(target, seen.image, seen.valid, weight, settings.ssim_share)
+        as_they_are = dict(sources=sources, key=key) if settings.automask else {}
+        return losses.minimum_reprojection(target, seen.image, weight, ssim_share=settings.ssim_share, **as_they_are)
+
+    def smoothness(disparity, image, weight) -> Mean:
+        if settings.smoothness == 'edge_aware':
+            return losses.edge_aware_smoothness(disparity, image, weight)
+        return losses.second_order_smoothness(disparity, weight)
+
+    def terms(disparities, motions, masks, batch: Batch, keys: Keys) -> dict[str, Mean]:
+        target, sources, weight = unit(batch['image']), unit(batch['image_frames']), batch['weight']
+        size, found = target.shape[1:3], {}
+        for scale, disparity in enumerate(disparities[: settings.num_scales]):
+            small = shrink(target, 2**scale)
+            if settings.full_resolution:
+                full = resize.bilinear(disparity[..., None], size)[..., 0]
+                view = target, sources, depth_of(full), motions, batch['intrinsics']
+            else:
+                intrinsics = warp.scale_intrinsics(batch['intrinsics'], size, disparity.shape[1:3])
+                view = small, shrink(sources, 2**scale), depth_of(disparity), motions, intrinsics
+            mask = None if masks is None else masks[scale]
+            key = jax.random.fold_in(keys['tie_breaker'], scale)
+            found[f'photometric_{scale}'] = photometric(*view, mask, weight, key)
+            if settings.smoothness != 'none':
+                found[f'smoothness_{scale}'] = smoothness(disparity, small, weight)
+            if mask is not None:
+                found[f'explainability_{scale}'] = losses.explainability_cross_entropy(mask, weight)
+        return found
+
+    return terms
+
+
+def loss_weights(settings: ml_collections.ConfigDict) -> dict[str, float]:
+    """Of the terms of `make_terms`: the mean over scales, and smoothness halved from one to the next."""
+    n = settings.num_scales
+    weights = {'photometric': 1.0, 'smoothness': settings.smooth_weight, 'explainability': settings.mask_weight}
+    return {
+        f'{name}_{scale}': weight / n / (2**scale if name == 'smoothness' else 1)
+        for name, weight in weights.items()
+        for scale in range(n)
+    }
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+MIN_DEPTH, MAX_DEPTH = 1e-3, 80.0
+"""Metres: what depth is scored between, as on KITTI."""
+
+
+def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Callable) -> dict[str, Any]:
+    """`Stage`'s eval_step, finalize, render and monitor of what was learned about depth and motion.
+
+    Scores: 'photometric', the L1 between frames and warped neighbours over the pixels that fall onto them, beside
+    'photometric_no_warp' of the same pixels without a warp. Where the data set has the truth: the seven errors of depth
+    (metrics/depth.py, scaled by medians, since one camera knows no scale), the same for a constant depth and for a
+    plane at the height of the camera ('baseline_'); the trajectory's error in metres, the rotation's in degrees.
+
+    Args:
+      infer: (state, image, frames) -> (disparity [B, H, W] of full resolution, depth_of, motions).
+    """
+    num_examples = spec.split(config.data.eval_split).num_examples
+    truth = [feature for feature in TRUTH if feature in spec.features]
+
+    def look(state: TrainState, batch: Batch):
+        """(disparity, depth_of, motions, Warped, pixels that count [B, n, H, W])"""
+        disparity, depth_of, motions = infer(state, batch['image'], batch['image_frames'])
+        depth = depth_of(disparity)[:, None]
+        seen = warp.warp(unit(batch['image_frames']), depth, motions, batch['intrinsics'][:, None])
+        inside = segmenter.valid_pixels(batch['size'], disparity)
+        return disparity, depth_of, motions, seen, seen.valid & inside[:, None]
+
+    def eval_step(state: TrainState, batch: Batch, keys: Keys) -> Metrics:
+        disparity, depth_of, motions, seen, valid = look(state, batch)
+        target, frames, weight = unit(batch['image']), unit(batch['image_frames']), batch['weight']
+        found = {
+            'photometric': losses.photometric_l1(target, seen.image, valid, weight, 'mean'),
+            'photometric_no_warp': losses.photometric_l1(target, frames, valid, weight, 'mean'),
+        }
+        distance = jnp.where(valid, jnp.abs(target[:, None] - seen.image).mean(-1), 0).sum((1, 2, 3))
+        score = -distance / jnp.maximum(valid.sum((1, 2, 3)), 1)
+        found['image_score'] = confusion.per_example(score, batch['index'], weight, num_examples)
+        if 'depth' in truth:
+            found |= depth_metrics(disparity, depth_of, batch)
+        if 'pose' in truth:
+            true = warp.relative_motion(batch['pose'][:, None], batch['pose_frames'])
+            found['rotation_error'] = metrics_of_depth.rotation_error(motions, true, weight)
+            paths = (metrics_of_depth.trajectory(m, config.depth.frames) for m in (motions, true))
+            found['trajectory_error'] = metrics_of_depth.trajectory_error(*paths, weight)
+        return found
+
+    def depth_metrics(disparity, depth_of, batch: Batch) -> Metrics:
+        """At the size of the true depth: disparity is resized, which is as smooth as the net made it."""
+        true = batch['depth']
+        large = resize.resize_valid(disparity[..., None], batch['size'], true.shape[1:], batch['label_size'])[..., 0]
+        inside = segmenter.valid_pixels(batch['label_size'], true)
+        guesses = {
+            '': depth_of(jnp.where(inside, large, 1.0)),
+            'constant/': jnp.ones_like(true),
+            'plane/': plane_depth(batch['intrinsics'], batch['size'], true.shape[1:], batch['label_size']),
+        }
+        options = dict(median_scaling=True, min_depth=MIN_DEPTH, max_depth=MAX_DEPTH, valid=inside)
+        return {
+            guess + name: value
+            for guess, depth in guesses.items()
+            for name, value in metrics_of_depth.errors(depth, true, batch['weight'], **options).items()
+        }
+
+    def finalize(metrics: Mapping[str, Mean]) -> Scores:
+        values = {name: float(m.value()) for name, m in metrics.items() if name != 'image_score'}
+        scores: dict[str, Any] = {name: value for name, value in values.items() if '/' not in name}
+        for guess in ('constant', 'plane') if 'depth' in truth else ():
+            scores[f'baseline_{guess}'] = {n: values[f'{guess}/{n}'] for n in metrics_of_depth.DEPTH_ERRORS}
+        return scores
+
+    def render(state: TrainState, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
+        disparity, _, _, seen, valid = look(state, batch)
+        target, warped = unit(batch['image']), jnp.where(valid[..., None], seen.image, 0)[:, 0]
+        error = jnp.where(valid[:, 0], jnp.abs(target - warped).mean(-1), 0)
+        pictures = {
+            'disparity': paint_disparity(disparity),
+            'neighbour': batch['image_frames'][:, 0],
+            'warped': images.to_uint8(warped, 'unit'),
+            'photometric_error': images.heat(jnp.clip(4 * error, 0, 1)),
+        }
+        if 'depth' in truth:
+            near = batch['depth'] > 0
+            pictures['true_disparity'] = paint_disparity(near / jnp.where(near, batch['depth'], 1))
+        return pictures
+
+    return {'eval_step': eval_step, 'finalize': finalize, 'render': render, 'monitor': ('photometric', 'min')}
+
+
+def plane_depth(intrinsics: Array, size: Array, out_size: tuple[int, int], out_valid: Array) -> Array:
+    """Depth of level ground below a level camera, up to its height: 1 / (row below the horizon); far above it.
+
+    Args:
+      intrinsics: [B, 3, 3] in pixels of the images.
+      size: [B, 2] the images without padding.
+      out_size: (H, W) of the result.
+      out_valid: [B, 2] its part without padding, which shows the same as the images.
+
+    Returns:
+      [B, H, W].
+    """
+    rows = (jnp.arange(out_size[0]) + 0.5) * (size[:, :1] / out_valid[:, :1]) - 0.5
+    below = (rows - intrinsics[:, 1, 2, None]) / intrinsics[:, 1, 1, None]
+    depth = 1 / jnp.maximum(below, 1e-3)
+    return jnp.broadcast_to(depth[:, :, None], (len(depth), *out_size))
+
+
+def paint_disparity(disparity: Array) -> Array:
+    """[B, H, W] -> uint8 pictures, bright is near; the range is that of each image up to its 95th percentile."""
+    top = jnp.percentile(disparity, 95, axis=(1, 2), keepdims=True)
+    return images.heat(jnp.clip(disparity / jnp.maximum(top, 1e-9), 0, 1))
+
+
+def paint_edges(values: Array) -> Array:
+    """[B, H, W, C] -> uint8 pictures of the strongest difference to the pixels on the right and below, up to 1."""
+    right = jnp.pad(jnp.abs(jnp.diff(values, axis=2)).max(-1), ((0, 0), (0, 0), (0, 1)))
+    below = jnp.pad(jnp.abs(jnp.diff(values, axis=1)).max(-1), ((0, 0), (0, 1), (0, 0)))
+    return images.heat(jnp.clip(right + below, 0, 1))

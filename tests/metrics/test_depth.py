@@ -1,0 +1,205 @@
+"""Depth and motion errors against the formulas, written out image by image in NumPy."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from segjax.errors import InputError
+from segjax.metrics import depth
+
+RNG = np.random.default_rng(0)
+B, H, W = 4, 5, 6
+TRUTH = RNG.uniform(0.5, 120, (B, H, W)).astype(np.float32)  # some of it beyond the 80 m that are judged
+TRUTH[RNG.random(TRUTH.shape) < 0.3] = 0  # not measured
+PREDICTION = (TRUTH.clip(1) * RNG.uniform(0.4, 1.3, (B, H, W))).astype(np.float32)
+CROP = RNG.random((B, H, W)) < 0.8
+WEIGHT = np.array([1.0, 0.0, 0.5, 1.0], np.float32)
+
+
+@functools.cache
+def compiled(fn, **options):
+    return jax.jit(functools.partial(fn, **options))
+
+
+def by_hand(prediction, truth, median_scaling, valid=None):
+    """The seven numbers of one image [H, W]."""
+    mask = (truth > 1e-3) & (truth < 80) & (True if valid is None else valid)
+    d, t = prediction[mask].astype(np.float64), truth[mask].astype(np.float64)
+    d = np.clip(d * np.median(t) / np.median(d) if median_scaling else d, 1e-3, 80)
+    ratio = np.maximum(d / t, t / d)
+    return {
+        'abs_rel': np.mean(np.abs(d - t) / t),
+        'sq_rel': np.mean((d - t) ** 2 / t),
+        'rmse': np.mean((d - t) ** 2) ** 0.5,
+        'rmse_log': np.mean((np.log(d) - np.log(t)) ** 2) ** 0.5,
+        'a1': np.mean(ratio < 1.25),
+        'a2': np.mean(ratio < 1.5625),
+        'a3': np.mean(ratio < 1.953125),
+    }
+
+
+@pytest.mark.parametrize('median_scaling', [False, True])
+def test_errors_are_made_per_image_and_averaged_over_images(median_scaling):
+    valid = CROP if median_scaling else None
+    options = {'median_scaling': median_scaling, 'valid': valid}
+    of_images = jax.jit(lambda p, t: depth.image_errors(p, t, **options))(PREDICTION, TRUTH)
+    means = jax.jit(lambda p, t: depth.errors(p, t, WEIGHT, **options))(PREDICTION, TRUTH)
+    expected = [by_hand(PREDICTION[b], TRUTH[b], median_scaling, CROP[b] if median_scaling else None) for b in range(B)]
+    assert set(of_images) == set(means) == set(depth.DEPTH_ERRORS)
+    for name in depth.DEPTH_ERRORS:
+        values = [image[name] for image in expected]
+        assert len(set(values)) > 1  # no number that holds by accident
+        np.testing.assert_allclose(of_images[name], values, rtol=1e-5)
+        np.testing.assert_allclose(means[name], (WEIGHT @ values, WEIGHT.sum()), rtol=1e-5)
+
+
+errors = compiled(depth.errors, median_scaling=True)
+errors_as_they_are = compiled(depth.errors, median_scaling=False)
+
+
+def test_literal_values():
+    # Depths 1, 2, 4 predicted as 1, 1, 8: ratios 1, 2, 2 under the median scale of 2 / 1 become 2, 1, 4.
+    truth, prediction = np.float32([[[1, 2, 4]]]), np.float32([[[1, 1, 8]]])
+    one = np.ones(1, np.float32)
+    plain = {name: float(mean.value()) for name, mean in errors_as_they_are(prediction, truth, one).items()}
+    assert plain == pytest.approx(
+        {
+            'abs_rel': (0 + 1 / 2 + 1) / 3,
+            'sq_rel': (0 + 1 / 2 + 4) / 3,
+            'rmse': (17 / 3) ** 0.5,
+            'rmse_log': np.log(2) * (2 / 3) ** 0.5,
+            'a1': 1 / 3,
+            'a2': 1 / 3,
+            'a3': 1 / 3,
+        }
+    )
+    scaled = errors(prediction, truth, one)
+    assert float(scaled['abs_rel'].value()) == pytest.approx((1 + 0 + 3) / 3)
+
+
+def test_median_scaling_forgives_the_scale_and_nothing_else():
+    perfect = errors(0.013 * TRUTH.clip(1e-3), TRUTH, WEIGHT)
+    for name, mean in perfect.items():
+        np.testing.assert_allclose(mean.value(), name.startswith('a') and name != 'abs_rel', atol=1e-5)
+    once, again = (errors(scale * PREDICTION, TRUTH, WEIGHT) for scale in (1, 40))
+    for name in depth.DEPTH_ERRORS:
+        np.testing.assert_allclose(once[name], again[name], rtol=1e-5)
+    assert errors_as_they_are(0.013 * TRUTH, TRUTH, WEIGHT)['abs_rel'].value() > 0.9
+
+
+def test_predictions_are_capped_where_the_truth_is():
+    # 1000 m counts as 80 m, 0 as 1 mm: neither is infinitely wrong.
+    truth, prediction = np.full((B, H, W), 40, np.float32), np.full((B, H, W), 1000, np.float32)
+    prediction[1:] = 0
+    got = compiled(depth.image_errors, median_scaling=False)(prediction, truth)
+    np.testing.assert_allclose(got['abs_rel'], [1] + [1 - 1e-3 / 40] * 3, rtol=1e-5)
+    np.testing.assert_allclose(got['rmse_log'], [np.log(2)] + [np.log(40_000)] * 3, rtol=1e-5)
+
+
+def test_images_without_truth_and_padding_do_not_count_but_a_nan_does():
+    truth, prediction = TRUTH.copy(), PREDICTION.copy()
+    truth[0] = 0
+    prediction[1] = np.nan  # an example of weight 0
+    got = errors(prediction, truth, WEIGHT)
+    expected = [by_hand(PREDICTION[b], TRUTH[b], True)['rmse'] for b in (2, 3)]
+    np.testing.assert_allclose(got['rmse'], (0.5 * expected[0] + expected[1], 1.5), rtol=1e-5)
+    of_images = compiled(depth.image_errors, median_scaling=True)(prediction, truth)
+    np.testing.assert_array_equal(np.isnan(of_images['a1'])[[0, 2, 3]], [True, False, False])
+    prediction[3, 2, 2], truth[3, 2, 2] = np.nan, 10
+    assert np.isnan(errors(prediction, truth, WEIGHT)['abs_rel'].sum)
+
+
+def test_medians_are_exact():
+    values = RNG.normal(size=(40, 9)).astype(np.float32)
+    mask = np.arange(9) < RNG.integers(1, 10, (40, 1))  # 1 to 9 of them, odd and even
+    mask = RNG.permuted(mask, axis=1)
+    got = jax.jit(depth.masked_median)(values, mask)
+    np.testing.assert_array_equal(got, [np.median(v[m]) for v, m in zip(values, mask)])
+    assert np.isnan(jax.jit(depth.masked_median)(values, np.zeros_like(mask))).all()
+
+
+# --- camera motion ------------------------------------------------------------------------------------------
+
+
+def motions(seed, *shape, turn=0.3):
+    rng = np.random.default_rng(seed)
+    result = np.zeros((*shape, 4, 4))
+    result[..., :3, :3] = (
+        Rotation.from_rotvec(turn * rng.normal(size=(np.prod(shape), 3))).as_matrix().reshape(*shape, 3, 3)
+    )
+    result[..., :3, 3], result[..., 3, 3] = rng.normal(size=(*shape, 3)), 1
+    return result
+
+
+trajectory_error, rotation_error = jax.jit(depth.trajectory_error), jax.jit(depth.rotation_error)
+
+
+def ate_by_hand(predicted, truth):
+    x, y = ([(np.linalg.inv(snippet[0]) @ pose)[:3, 3] for pose in snippet] for snippet in (predicted, truth))
+    scale = sum(a @ b for a, b in zip(x, y)) / sum(a @ a for a in x)
+    return np.sqrt(sum(((scale * a - b) ** 2).sum() for a, b in zip(x, y))) / len(x)
+
+
+def test_trajectory_error_is_the_formula():
+    predicted, truth = motions(0, B, 5), motions(1, B, 5)
+    expected = WEIGHT @ [ate_by_hand(*pair) for pair in zip(predicted, truth)]
+    got = trajectory_error(np.float32(predicted), np.float32(truth), WEIGHT)
+    np.testing.assert_allclose(got, (expected, WEIGHT.sum()), rtol=1e-5)
+
+
+def test_trajectory_error_forgives_scale_and_place_but_no_direction():
+    truth = motions(1, B, 5)
+    elsewhere = motions(2, B, 1) @ truth
+    smaller = truth.copy()
+    smaller[..., :3, 3] *= 0.1
+    for same in (elsewhere, smaller):
+        assert trajectory_error(np.float32(same), np.float32(truth), WEIGHT).value() < 1e-5
+    # Straight on by 1, and by 1 to the side after all: one of two positions is off by the whole way.
+    ahead, aside = np.tile(np.eye(4), (2, B, 5, 1, 1))
+    ahead[:, 1:, 2, 3], aside[:, 1:, 0, 3] = 1, 1
+    np.testing.assert_allclose(trajectory_error(np.float32(aside), np.float32(ahead), WEIGHT).value(), 2 / 5, rtol=1e-6)
+    # A camera that is said to stand still is wrong by all of the way, and not NaN.
+    still = np.tile(np.eye(4), (B, 5, 1, 1))
+    np.testing.assert_allclose(trajectory_error(np.float32(still), np.float32(ahead), WEIGHT).value(), 2 / 5, rtol=1e-6)
+
+
+def test_trajectory_puts_the_target_among_its_sources_in_time():
+    poses = motions(3, B, 4)  # camera to world, at times t - 2, t - 1, t, t + 1
+    target = poses[:, 2:3]
+    relative = np.linalg.inv(poses[:, [0, 1, 3]]) @ target
+    got = jax.jit(depth.trajectory, static_argnums=1)(np.float32(relative), (-2, -1, 1))
+    np.testing.assert_allclose(got, np.linalg.inv(target) @ poses, atol=1e-5)
+    assert trajectory_error(got, np.float32(poses), WEIGHT).value() < 1e-5  # wherever the world's origin is
+
+
+@pytest.mark.parametrize('offsets', [(-1, 1), (1, -1, 2), (-1, 0, 1), (1, 1, 2)])
+def test_offsets_that_are_no_order_in_time_are_refused(offsets):
+    with pytest.raises(InputError, match='ascending'):
+        depth.trajectory(np.zeros((B, 3, 4, 4)), offsets)
+
+
+@pytest.mark.parametrize('turn', [1e-4, 0.5, 2.0])
+def test_rotation_error_is_the_angle_between_rotations(turn):
+    truth = motions(4, B, 2)
+    error = Rotation.from_rotvec(turn * RNG.normal(size=(B * 2, 3)))
+    predicted = truth.copy()
+    predicted[..., :3, :3] = truth[..., :3, :3] @ error.as_matrix().reshape(B, 2, 3, 3)
+    expected = WEIGHT @ np.rad2deg(error.magnitude()).reshape(B, 2).sum(1)
+    got = rotation_error(np.float32(predicted), np.float32(truth), WEIGHT)
+    np.testing.assert_allclose(got, (expected, 2 * WEIGHT.sum()), rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize('metric', [depth.trajectory_error, depth.rotation_error])
+def test_bad_shapes_of_motions(metric):
+    with pytest.raises(InputError, match='4, 4'):
+        metric(motions(0, B, 5), motions(0, B, 4), WEIGHT)
+    with pytest.raises(InputError, match='4, 4'):
+        metric(motions(0, B), motions(0, B), WEIGHT)
+
+
+def test_depth_of_another_size_is_refused():
+    with pytest.raises(InputError, match='resize'):
+        depth.errors(PREDICTION[:, ::2], TRUTH, WEIGHT, median_scaling=True)

@@ -1,0 +1,325 @@
+"""Scene geometry on numbers alone: which stages and nets a method has, what each loss reaches, devices, wrong input."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fakes import NUM_CLASSES, SPEC, eval_batches, train_batch
+
+from segjax import config as config_lib
+from segjax import config_file, driver, models, parallel, pipelines, rng
+from segjax.errors import InputError
+from segjax.losses import geometry as losses
+from segjax.models import depth as depth_nets
+from segjax.models import pose as pose_nets
+from segjax.pipelines import scene_geometry
+
+SPEC = dataclasses.replace(SPEC, features=('image', 'label', 'intrinsics', 'sequence', 'frame', 'name'))
+METHODS = {  # whose depth, regulariser, nets of the last stage, those that are trained
+    'baseline': ('none', 'none', {'segmenter'}, {'segmenter'}),
+    'holistic': ('pretrained', 'holistic', {'segmenter', 'depth'}, {'segmenter'}),
+    'per_class': ('pretrained', 'per_class', {'segmenter', 'depth'}, {'segmenter'}),
+    'chen': ('pretrained', 'chen', {'segmenter', 'depth'}, {'segmenter'}),
+    'novosel': ('multitask', 'none', {'segmenter', 'depth', 'pose'}, {'segmenter', 'depth', 'pose'}),
+    'chen_multitask': ('multitask', 'chen', {'segmenter', 'depth', 'pose'}, {'segmenter', 'depth', 'pose'}),
+    'klingner': ('multitask', 'none', {'segmenter', 'pose'}, {'segmenter', 'pose'}),
+}
+
+
+def conv(features, name, strides=1, dtype=jnp.float32):
+    return nn.Conv(features, (3, 3), strides, dtype=dtype, name=name)
+
+
+class TinySegmenter(models.BiSeNet):
+    """A convolution for each tap of a pyramid and one for the classes, with BiSeNet's arguments."""
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        features, y = {}, x
+        for tap in depth_nets.PYRAMIDS[self.stem]:
+            features[tap] = y = nn.elu(conv(4, tap, 2, self.dtype)(y))
+        logits = conv(self.num_classes, 'last', 1, self.dtype)(features['conv1_1'])
+        size = (x.shape[0], *x.shape[1:3], self.num_classes)
+        outputs = {'logits': jax.image.resize(logits, size, 'linear').astype(jnp.float32)}
+        return outputs | ({'features': {tap: features[tap] for tap in self.taps}} if self.taps else {})
+
+
+class TinyDepth(depth_nets.DispNet):
+    @nn.compact
+    def __call__(self, x, train: bool):
+        y, disparities = x.astype(self.dtype), []
+        for scale in range(4):
+            y = nn.elu(conv(4, f'at_{scale}', 2 if scale else 1, self.dtype)(y))
+            disparities.append(0.2 + nn.sigmoid(conv(1, f'head_{scale}', 1, self.dtype)(y))[..., 0])
+        return {'disparity': disparities}
+
+
+class TinyBoth(depth_nets.DepthAndSegmentation):
+    @nn.compact
+    def __call__(self, x, train: bool):
+        y, disparities = nn.elu(conv(4, 'shared', 1, self.dtype)(x)), []
+        for scale in range(4):
+            small = jax.image.resize(y, (len(y), y.shape[1] >> scale, y.shape[2] >> scale, 4), 'linear')
+            disparities.append(nn.sigmoid(conv(1, f'head_{scale}', 1, self.dtype)(small))[..., 0])
+        return {'disparity': disparities, 'logits': conv(self.num_classes, 'last', 1, self.dtype)(y)}
+
+
+class TinyPose(pose_nets.PoseCNN):
+    @nn.compact
+    def __call__(self, target, sources, train: bool):
+        both = jnp.concatenate([target[:, None] - sources, sources], -1)
+        y = nn.elu(nn.Conv(4, (1, 3, 3), dtype=self.dtype, name='first')(both))
+        return {'motion': 0.1 * nn.Dense(6, dtype=self.dtype, name='last')(y.mean((2, 3)))}
+
+
+@pytest.fixture(autouse=True, scope='module')
+def tiny_nets():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.REGISTRY, 'bisenet', TinySegmenter)
+        patch.setitem(models.REGISTRY, 'depth_and_segmentation', TinyBoth)
+        patch.setitem(depth_nets.DEPTH_NETS, 'dispnet', TinyDepth)
+        patch.setitem(pose_nets.POSE_NETS, 'pose_cnn', TinyPose)
+        yield
+
+
+def make_config(method='holistic', **sections):
+    depth, regulariser, *_ = METHODS[method]
+    config = config_lib.defaults('scene_geometry')
+    if method == 'klingner':
+        config_lib.choose(config, 'model', 'depth_and_segmentation')
+    config_lib.choose(config, 'pose_net', 'pose_cnn')
+    sgd = dict(name='sgd', momentum=0.0, learning_rate=0.05, schedule='constant')
+    config_lib.update(
+        config,
+        train=dict(batch_size=8, num_steps=30),
+        depth=dict(batch_size=8, num_steps=20),
+        augment=dict(crop=(32, 64)),
+        data=dict(eval_size=(32, 64)),
+        geometry=dict(depth=depth, regulariser=regulariser),
+        optim=sgd,
+        optim_depth=sgd,
+    )
+    config_lib.update(config, **sections)
+    return config
+
+
+def stages_of(config, spec=SPEC):
+    return pipelines.load('scene_geometry').make_stages(config, spec)
+
+
+CAMERA = np.array([[40.0, 0, 31.5], [0, 40, 15.5], [0, 0, 1]], np.float32)
+
+
+def video_batch(rows=8):
+    batch = train_batch(rows)
+    frames = np.stack([np.roll(batch['image'], shift, axis=2) for shift in (1, -1)], 1)
+    return {**batch, 'image_frames': frames, 'intrinsics': np.tile(CAMERA, (rows, 1, 1))}
+
+
+def begin(stage, earlier=None):
+    return parallel.to_host(stage.init(rng.root(0, 'test'), video_batch(), earlier or {}))
+
+
+def step_once(stage, state, batch, devices=1, mode='pmap'):
+    topology, root = parallel.topology(mode, devices), rng.root(0, 'test')
+
+    def step(state, batch):
+        keys = driver._keys(stage, root, state.step, 0, state.step)
+        state, metrics = stage.train_step(state, batch, keys)
+        return state, parallel.sum_over_devices(dict(metrics)), parallel.replica_mismatch(state)
+
+    args = topology.put_replicated(state), topology.put_batch(batch)
+    after, metrics, mismatch = parallel.to_host(jax.block_until_ready(topology.spmd(step, num_args=2)(*args)))
+    assert int(mismatch) == 0
+    return after, {name: float(m.value()) for name, m in metrics.items()}
+
+
+def moved(before, after):
+    return {net for net in before if not jax.tree.all(jax.tree.map(np.array_equal, before[net], after[net]))}
+
+
+# --- methods ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_stages_nets_and_what_is_trained(method):
+    depth, regulariser, nets, trained = METHODS[method]
+    stages, earlier = stages_of(make_config(method)), {}
+    assert [stage.name for stage in stages] == ['depth'] * (depth == 'pretrained') + ['segmentation']
+    for stage in stages:
+        earlier[stage.name] = jax.eval_shape(stage.init, jax.random.key(0), video_batch(), dict(earlier))
+    state, (*_, stage) = earlier['segmentation'], stages
+    assert set(state.params) == nets
+    owners = {'segmenter': {'segmenter'}, 'geometry': trained - {'segmenter'}}
+    assert set(state.opt_state) == {name for name, owned in owners.items() if owned}
+    assert ('image_frames' in stage.train_input.features) == (depth == 'multitask') == bool(stage.train_input.frames)
+    step = parallel.topology('pmap', 1).spmd(
+        lambda state, batch: stage.train_step(state, batch, driver._keys(stage, rng.root(0, 't'), 0, 0, 0)), num_args=2
+    )
+    _, metrics = jax.eval_shape(step, state, jax.tree.map(lambda x: x[None], video_batch()))
+    assert ('loss_regulariser' in metrics) == (regulariser != 'none')
+    assert ('loss_photometric_3' in metrics) == (depth == 'multitask')
+
+
+@pytest.fixture(scope='module')
+def pretrained():
+    """(stages, state after a step of the first, state before and after one of the second, its metrics)"""
+    first, second = stages_of(make_config('holistic', geometry=dict(weight=3.0)))
+    depth, _ = step_once(first, begin(first), video_batch())
+    before = begin(second, {'depth': depth})
+    after, metrics = step_once(second, before, train_batch())
+    return (first, second), depth, before, after, metrics
+
+
+def test_the_depth_net_is_frozen(pretrained):
+    _, depth, before, after, _ = pretrained
+    jax.tree.map(np.testing.assert_array_equal, before.params['depth'], depth.params['depth'])
+    assert moved(before.params, after.params) == {'segmenter'}
+
+
+def test_the_loss_is_the_supervised_one_and_the_weighted_regulariser(pretrained):
+    _, _, before, _, metrics = pretrained
+    assert metrics['loss'] == pytest.approx(metrics['loss_main'] + 3.0 * metrics['loss_regulariser'], rel=1e-5)
+    image, size = np.float32(train_batch()['image']) / 255, (8, 32, 64)
+    logits = TinySegmenter(NUM_CLASSES).apply({'params': before.params['segmenter']}, image, True)['logits']
+    disparity = TinyDepth().apply({'params': before.params['depth']}, image, True)['disparity'][0]
+    probabilities, near = np.asarray(jax.nn.softmax(logits)), np.asarray(disparity)
+    near = near / near.mean((1, 2), keepdims=True)
+    expected = 0.0
+    for axis in (1, 2):
+        edges = np.abs(np.diff(probabilities, axis=axis)).max(-1)
+        expected += (edges * np.exp(-np.abs(np.diff(near, axis=axis)))).mean()
+    assert near.shape == size
+    assert metrics['loss_regulariser'] == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_gradient_reaches_the_depth_map():
+    keys = jax.random.split(jax.random.key(0))
+    logits, disparity = jax.random.normal(keys[0], (2, 8, 9, 3)), jax.random.uniform(keys[1], (2, 8, 9)) + 0.1
+    for method in ('holistic', 'per_class', 'chen'):
+        regulariser = scene_geometry.make_regulariser(make_config(method), lambda d: 1 / d)
+        value = lambda y, d, regulariser=regulariser: regulariser(y, d, jnp.ones(2)).value()  # noqa: E731
+        of_logits, of_depth = jax.grad(value, (0, 1))(logits, disparity)
+        assert np.abs(of_logits).max() > 0 and np.abs(of_depth).max() == 0, method
+    regulariser = scene_geometry.make_regulariser(make_config('chen_multitask'), lambda d: 1 / d)
+    of_logits, of_depth = jax.grad(lambda y, d: regulariser(y, d, jnp.ones(2)).value(), (0, 1))(logits, disparity)
+    assert np.abs(of_logits).max() == 0 and np.abs(of_depth).max() > 0
+
+
+@pytest.mark.parametrize('kind, reference', [('disparity', lambda d: d), ('depth', lambda d: 1 / d)])
+def test_depth_edges_have_no_unit(kind, reference):
+    disparity = jax.random.uniform(jax.random.key(0), (2, 4, 5)) + 0.1
+    found = scene_geometry.depth_map(disparity, lambda d: 1 / d, kind)
+    np.testing.assert_allclose(found, losses.normalised_depth(reference(disparity)), rtol=1e-6)
+    np.testing.assert_allclose(scene_geometry.depth_map(7 * disparity, lambda d: 1 / d, kind), found, rtol=1e-5)
+
+
+@pytest.mark.parametrize('method', ['novosel', 'klingner'])
+def test_both_tasks_train_what_they_share(method):
+    (stage,) = stages_of(make_config(method))
+    before = begin(stage)
+    after, metrics = step_once(stage, before, video_batch())
+    assert moved(before.params, after.params) == METHODS[method][3]
+    terms = {name: value for name, value in metrics.items() if name.startswith('loss_')}
+    weights = {'main': 1.0, **{f'photometric_{s}': 1 / 4 for s in range(4)}}
+    weights |= {f'smoothness_{s}': 0.5 / 4 / 2**s for s in range(4)}
+    assert metrics['loss'] == pytest.approx(sum(weights[k[5:]] * v for k, v in terms.items()), rel=1e-4)
+
+    # Labels alone: what else moves the shared layers is video.
+    alone = dict(geometry=dict(multitask_weight=0.0))
+    (silent,) = stages_of(make_config(method, **alone))
+    quiet, _ = step_once(silent, before, video_batch())
+    shared = 'layer4' if method == 'novosel' else 'shared'
+    kernels = [state.params['segmenter'][shared]['kernel'] for state in (before, quiet, after)]
+    assert not np.array_equal(kernels[1], kernels[2])
+    assert moved(before.params, quiet.params) == {'segmenter'}
+
+
+def test_steps_are_the_same_on_eight_devices(pretrained):
+    (first, second), _, before, _, _ = pretrained
+    for stage, start, batch in ((first, begin(first), video_batch()), (second, before, train_batch())):
+        one, of_one = step_once(stage, start, batch)
+        eight, of_eight = step_once(stage, start, batch, devices=8)
+        for name, value in of_one.items():
+            assert of_eight[name] == pytest.approx(value, rel=1e-4), name
+        for a, b, origin in zip(*(jax.tree.leaves(s.params) for s in (eight, one, start)), strict=True):
+            assert np.linalg.norm(a - b) <= 0.01 * np.linalg.norm(b - origin) + 1e-6
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def test_segmentation_is_scored_without_depth_and_shown_with_it(pretrained):
+    (_, stage), _, _, state, _ = pretrained
+    (batch,) = eval_batches(10)
+    without = state.replace(params={'segmenter': state.params['segmenter']})
+    metrics = jax.eval_shape(stage.eval_step, without, batch, {})
+    assert set(metrics) == {'confusion', 'image_score'}
+    assert jax.eval_shape(stage.predict, without, batch['image']).shape == (10, 32, 64, NUM_CLASSES)
+    pictures = jax.eval_shape(stage.render, state, batch, {})
+    assert {'prediction', 'truth', 'disparity', 'depth_edges', 'semantic_edges'} <= set(pictures)
+    assert all(p.shape[-1] == 3 and p.dtype == np.uint8 for p in pictures.values())
+
+
+# --- wrong settings ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'method, sections, words',
+    [
+        ('baseline', dict(geometry=dict(regulariser='holistic')), ["'holistic' without depth"]),
+        ('holistic', dict(geometry=dict(regulariser='none')), ['config.geometry.regulariser', 'chen']),
+        ('holistic', dict(augment=dict(crop=(36, 64))), ['config.augment.crop', 'multiples of 8']),
+        ('holistic', dict(depth=dict(mask_weight=0.2)), ['mask_weight', 'all_pixels']),
+        ('holistic', dict(depth=dict(automask=True)), ['automask', 'minimum']),
+        ('holistic', dict(depth=dict(photometric='all_pixels', mask_weight=0.2)), ['pose_net.name', 'pose_exp_net']),
+    ],
+)
+def test_wrong_settings(method, sections, words):
+    config = make_config(method, **sections)
+    config_lib.validate(config)
+    with pytest.raises(InputError) as error:
+        stages_of(config)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_depth_needs_a_camera():
+    bare = dataclasses.replace(SPEC, features=('image', 'label', 'name'))
+    with pytest.raises(InputError, match='intrinsics'):
+        stages_of(make_config('holistic'), bare)
+    assert stages_of(make_config('baseline'), bare)
+
+
+def test_a_net_without_a_pyramid_cannot_share_it():
+    config = make_config('novosel')
+    config_lib.choose(config, 'model', 'erfnet')
+    with pytest.raises(InputError, match='bisenet, '):
+        stages_of(config)
+
+
+@pytest.mark.parametrize('frames', [(), (0, 1), (1, -1), (1, 1)])
+def test_malformed_neighbours_fail_the_schema(frames):
+    with pytest.raises(InputError, match=r'config\.depth\.frames'):
+        config_lib.validate(make_config(depth=dict(frames=frames)))
+
+
+@pytest.mark.parametrize(
+    'method', ['holistic', 'per_class', 'baseline', 'klingner', 'novosel', 'chen', 'chen_multitask']
+)
+def test_methods_of_the_config(method):
+    config = config_file.load(f'configs/scene_geometry.py:quick,method={method}')
+    config_lib.validate(config)
+    assert (config.geometry.depth, config.geometry.regulariser) == METHODS[method][:2]
+    assert (config.model.name == 'depth_and_segmentation') == (method == 'klingner')
+
+
+def test_a_clip_of_one_frame_is_refused_before_anything_compiles(tmp_path, monkeypatch):
+    config = config_file.load('configs/scene_geometry.py:smoke')
+    config.data.world.num_val = 1
+    monkeypatch.setattr(driver, 'map_functions', lambda *_: pytest.fail('compiled before the data were looked at'))
+    with pytest.raises(InputError, match=r"split 'val'.*\n.*no frame with neighbours at -1, \+1"):
+        driver.train(config, str(tmp_path))

@@ -1,0 +1,206 @@
+"""Self-supervised depth: losses where the answer is known, scores of the truth itself, baselines, pictures."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from segjax import config as config_lib
+from segjax import monodepth
+from segjax.data.spec import ClassSpec, DataSpec
+from segjax.data.worlds import streets
+from segjax.models import pose as pose_nets
+from segjax.ops import images, warp
+
+SIZE = (32, 64)
+SPEC = DataSpec(
+    name='video',
+    classes=ClassSpec(('a',), ((0, 0, 0),), (0,)),
+    features=('image', 'label', 'depth', 'intrinsics', 'pose', 'sequence', 'frame', 'name'),
+    num_examples={'train': 4, 'val': 2},
+    max_size={'train': SIZE, 'val': SIZE},
+    class_pixels={'train': (1,), 'val': (1,)},
+    void_pixels={'train': 0, 'val': 0},
+)
+
+
+def make_config(**depth):
+    config = config_lib.defaults('scene_geometry')
+    config_lib.update(config, depth=depth)
+    return config
+
+
+@pytest.fixture(scope='module')
+def video():
+    """Two frames of a clip that stands still, with the frames before and after, as an evaluation batch."""
+    clip = next(c for c in range(20) if not streets.frame(0, 'train', c, 10, SIZE)['moving'][: SIZE[0] // 2].any())
+    frames = [streets.frame(0, 'train', clip, i, SIZE) for i in range(9, 13)]
+    batch = {key: np.stack([frames[i][key] for i in (1, 2)]) for key in ('image', 'depth', 'intrinsics', 'pose')}
+    for key in ('image', 'pose'):
+        batch[f'{key}_frames'] = np.stack([[frames[i - 1][key], frames[i + 1][key]] for i in (1, 2)])
+    rows = dict(weight=np.ones(2, np.float32), index=np.arange(2, dtype=np.int32))
+    sizes = np.tile(np.int32(SIZE), (2, 1))
+    return {**batch, **rows, 'size': sizes, 'label_size': sizes}
+
+
+def true_motions(batch):
+    return warp.relative_motion(batch['pose'][:, None], batch['pose_frames'])
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def pyramid_of(value):
+    return [jnp.full((2, SIZE[0] >> s, SIZE[1] >> s), value) for s in range(4)]
+
+
+def terms_of(batch, motions, disparities=None, **settings):
+    config = make_config(**settings)
+    config_lib.validate(config)
+    terms = monodepth.make_terms(config.depth, lambda d: 1 / d)
+    keys = {'tie_breaker': jax.random.key(0)}
+    found = jax.jit(lambda d, m: terms(d, m, None, batch, keys))(disparities or pyramid_of(0.1), motions)
+    return {name: float(term.value()) for name, term in found.items()}
+
+
+STILL = jnp.broadcast_to(jnp.eye(4), (2, 2, 4, 4))
+
+
+def test_without_motion_every_scale_compares_the_frames_themselves(video):
+    found = terms_of(video, STILL)
+    target, frames = video['image'] / 255.0, video['image_frames'] / 255.0
+    for s in range(4):
+        blocks = [
+            x.reshape(*x.shape[:-3], SIZE[0] >> s, 2**s, SIZE[1] >> s, 2**s, 3).mean((-4, -2)) for x in (target, frames)
+        ]
+        expected = np.abs(blocks[0][:, None] - blocks[1]).sum(-1).mean()
+        assert found[f'photometric_{s}'] == pytest.approx(expected, rel=1e-4)
+        assert found[f'smoothness_{s}'] == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    'photometric, others',
+    # What leaves the image counts in all_pixels: there, to be far away is cheap.
+    [('l1', (0.5, 2.0)), ('all_pixels', (0.5,)), ('mixture', (0.5, 2.0)), ('minimum', (0.5, 2.0))],
+)
+def test_the_true_depth_costs_less_than_any_other(video, photometric, others):
+    settings = dict(photometric=photometric, full_resolution=True, smoothness='edge_aware', num_scales=1)
+    depth = np.where(video['depth'] > 0, video['depth'], 1e3)
+    costs = {
+        factor: terms_of(video, true_motions(video), [jnp.asarray(1 / (factor * depth))], **settings)['photometric_0']
+        for factor in (1.0, *others)
+    }
+    assert costs[1.0] < 0.9 * min(costs[factor] for factor in others), costs
+
+
+def test_disparity_is_enlarged_for_comparison_at_full_resolution(video):
+    found = terms_of(video, STILL, full_resolution=True, smoothness='none')
+    assert set(found) == {f'photometric_{s}' for s in range(4)}
+    assert len({round(value, 6) for value in found.values()}) == 1, 'the same images at every scale'
+
+
+def test_weights_are_a_mean_over_scales_and_smoothness_halves():
+    weights = monodepth.loss_weights(make_config(num_scales=2, smooth_weight=0.5).depth)
+    expected = {'photometric_0': 0.5, 'photometric_1': 0.5, 'smoothness_0': 0.25, 'smoothness_1': 0.125}
+    assert weights == {**expected, 'explainability_0': 0.0, 'explainability_1': 0.0}
+
+
+def test_masks_hide_what_they_are_told_to(video):
+    config = make_config(photometric='all_pixels', mask_weight=0.2, smoothness='none', num_scales=1)
+    terms = monodepth.make_terms(config.depth, lambda d: 1 / d)
+    keys = {'tie_breaker': jax.random.key(0)}
+    hidden, open_ = (
+        terms(pyramid_of(0.1), STILL, [jnp.full((2, 2, *SIZE, 2), jnp.array([0.0, z]))], video, keys)
+        for z in (-30.0, 30.0)
+    )
+    assert float(hidden['photometric_0'].value()) < 1e-6 < float(open_['photometric_0'].value())
+    assert float(hidden['explainability_0'].value()) == pytest.approx(60, rel=1e-3)
+    assert float(open_['explainability_0'].value()) < 1e-6
+
+
+# --- nets -------------------------------------------------------------------------------------------------------------
+
+
+def test_motions_forward_in_time_are_inverted_for_earlier_frames(monkeypatch):
+    vector = np.float32([0.1, -0.2, 0.3, 1.0, 2.0, 3.0])
+
+    class Known(pose_nets.PoseCNN):
+        def __call__(self, target, sources, train: bool):
+            return {'motion': jnp.broadcast_to(vector, (*sources.shape[:2], 6))}
+
+    monkeypatch.setitem(pose_nets.POSE_NETS, 'pose_cnn', Known)
+    net = monodepth.make_pose_net(ml_collections.ConfigDict({'name': 'pose_cnn'}), (-1, 1), False, 'float32')
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    outputs, _ = net.apply({}, {}, image, image[:, None].repeat(2, 1), train=False)
+    before, after = net.motions(outputs)[0]
+    np.testing.assert_allclose(after, warp.rigid_motion(jnp.asarray(vector), 'axis_angle'), atol=1e-6)
+    np.testing.assert_allclose(before @ after, np.eye(4), atol=1e-6)
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def scores_of_the_truth(video):
+    """Scores of a net that knows: disparity is 1 / depth, three times as far away as it is."""
+    depth = jnp.where(video['depth'] > 0, video['depth'], 1e3)
+
+    def infer(state, image, frames):
+        motions = true_motions(video)
+        return 1 / (3 * depth), lambda d: 1 / d, motions.at[..., :3, 3].multiply(3)
+
+    stage = monodepth.make_evaluation(make_config(), SPEC, infer)
+    metrics = jax.jit(lambda batch: stage['eval_step'](None, batch, {}))(video)
+    pictures = jax.jit(lambda batch: stage['render'](None, batch, {}))(video)
+    return stage['finalize'](jax.tree.map(np.asarray, metrics)), metrics, pictures
+
+
+def test_the_truth_has_no_error_whatever_its_scale(scores_of_the_truth):
+    scores, metrics, _ = scores_of_the_truth
+    assert scores['abs_rel'] < 1e-3 and scores['rmse_log'] < 1e-3 and scores['a1'] == 1
+    assert scores['trajectory_error'] < 1e-4 and scores['rotation_error'] < 0.01
+    assert scores['photometric'] < 0.6 * scores['photometric_no_warp']
+    values = metrics['image_score'].value()
+    assert values.shape == (2,) and (values < 0).all()
+    assert -float(np.mean(values)) == pytest.approx(scores['photometric'], rel=0.1)
+
+
+def test_baselines_are_what_they_say(scores_of_the_truth, video):
+    scores, *_ = scores_of_the_truth
+    errors = {'constant': [], 'plane': []}
+    for depth, intrinsics in zip(video['depth'], video['intrinsics'], strict=True):
+        judged = (depth > 1e-3) & (depth < 80)
+        true = depth[judged]
+        errors['constant'].append(np.mean(np.abs(np.median(true) - true) / true))
+        rows = (np.arange(SIZE[0]) - intrinsics[1, 2]) / intrinsics[1, 1]
+        guess = np.repeat((1 / np.maximum(rows, 1e-3))[:, None], SIZE[1], 1)[judged]
+        guess = np.clip(guess * np.median(true) / np.median(guess), 1e-3, 80)
+        errors['plane'].append(np.mean(np.abs(guess - true) / true))
+    for name, values in errors.items():
+        assert scores[f'baseline_{name}']['abs_rel'] == pytest.approx(np.mean(values), rel=1e-3)
+
+
+def test_pictures_show_what_was_seen(scores_of_the_truth, video):
+    *_, pictures = scores_of_the_truth
+    assert set(pictures) == {'disparity', 'true_disparity', 'neighbour', 'warped', 'photometric_error'}
+    assert all(p.shape == (2, *SIZE, 3) and p.dtype == np.uint8 for p in pictures.values())
+    near = np.asarray(video['depth'] > 0)
+    close = np.abs(np.int32(pictures['disparity']) - np.int32(pictures['true_disparity'])).max(-1)[near] < 16
+    assert close.mean() > 0.9
+    np.testing.assert_array_equal(pictures['neighbour'], video['image_frames'][:, 0])
+
+
+def test_heat_grows_ever_brighter():
+    colors = np.asarray(images.heat(jnp.linspace(0, 1, 50)), float)
+    assert (np.diff(colors @ [0.299, 0.587, 0.114]) > 0).all()
+    assert tuple(colors[0]) == images.HEAT[0] and tuple(colors[-1]) == images.HEAT[-1]
+
+
+def test_edges_are_the_strongest_steps():
+    values = np.zeros((1, 3, 4, 2), np.float32)
+    values[0, :, 2:, 1] = 0.5
+    painted = np.asarray(monodepth.paint_edges(jnp.asarray(values)))
+    expected = np.zeros((1, 3, 4), np.float32)
+    expected[0, :, 1] = 0.5
+    np.testing.assert_array_equal(painted, images.heat(jnp.asarray(expected)))
