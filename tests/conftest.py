@@ -17,8 +17,9 @@ import jax
 import pytest
 
 LONGEST_FIRST = (
-    *('pipelines/test_noise_cyclegan', 'test_smoke', 'test_main', 'pipelines/test_supervised', 'test_driver'),
-    *('pipelines/test_learned_dilation', 'models/test_segmentation_nets', 'test_processes', 'test_configs'),
+    *('pipelines/test_noise_cyclegan', 'test_smoke', 'test_configs', 'test_main', 'pipelines/test_supervised'),
+    *('test_driver', 'pipelines/test_scene_geometry', 'pipelines/test_learned_dilation', 'test_processes'),
+    *('models/test_segmentation_nets', 'models/test_depth', 'test_monodepth', 'models/test_efficientnet'),
 )
 
 
