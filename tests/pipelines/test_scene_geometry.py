@@ -99,6 +99,7 @@ def make_config(method='holistic', **sections):
         augment=dict(crop=(32, 64)),
         data=dict(eval_size=(32, 64)),
         geometry=dict(depth=depth, regulariser=regulariser),
+        model=dict(width=0.0625),  # of decoders beside the stand-ins
         optim=sgd,
         optim_depth=sgd,
     )
