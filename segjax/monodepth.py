@@ -105,7 +105,7 @@ def make_depth_net(section: ml_collections.ConfigDict, dtype: str) -> DepthNet:
         return net.lazy_init(key, _floats(image), train=False)
 
     def apply(params, model_state, image, *, train: bool):
-        outputs, updates = run(net, params, model_state, unit(image), train=train)
+        outputs, updates = segmenter.run(net, params, model_state, unit(image), train=train)
         return outputs['disparity'], updates
 
     return DepthNet(init, apply, net.depth_of)
@@ -127,7 +127,7 @@ def make_pose_net(section: ml_collections.ConfigDict, frames: Sequence[int], mas
         return net.lazy_init(key, _floats(image), _floats(frames), train=False)
 
     def apply(params, model_state, image, frames, *, train: bool):
-        return run(net, params, model_state, unit(image), unit(frames), train=train)
+        return segmenter.run(net, params, model_state, unit(image), unit(frames), train=train)
 
     def motions(outputs: Mapping[str, Array]) -> Array:
         found = warp.rigid_motion(outputs['motion'], net.convention)
@@ -143,15 +143,6 @@ def unit(image: Array) -> Array:
 
 def _floats(image) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(image.shape, jnp.float32)
-
-
-def run(net, params, model_state, *inputs, train: bool):
-    """(outputs, model_state) of a linen module; a state keeps its types."""
-    variables = {'params': params, **model_state}
-    if not train:
-        return net.apply(variables, *inputs, train=False), model_state
-    outputs, updates = net.apply(variables, *inputs, train=True, mutable=['batch_stats'])
-    return outputs, jax.tree.map(lambda new, old: new.astype(old.dtype), {**model_state, **updates}, dict(model_state))
 
 
 # --- inputs -----------------------------------------------------------------------------------------------------------

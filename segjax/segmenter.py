@@ -66,15 +66,19 @@ def make_net(model: ml_collections.ConfigDict, num_outputs: int, dtype: str, pre
         return net.lazy_init(key, jax.eval_shape(prepare, image), train=False)
 
     def apply(params, model_state, image, *, train: bool, dropout: PRNGKey | None = None):
-        variables = {'params': params, **model_state}
-        if not train:
-            return net.apply(variables, prepare(image), train=False), model_state
-        rngs = {'dropout': dropout}
-        outputs, updates = net.apply(variables, prepare(image), train=True, rngs=rngs, mutable=['batch_stats'])
-        # A state keeps its types: batch norm returns float64 statistics from float64 activations.
-        return outputs, jax.tree.map(lambda new, old: new.astype(old.dtype), updates, dict(model_state))
+        return run(net, params, model_state, prepare(image), train=train, rngs={'dropout': dropout})
 
     return Net(init, apply)
+
+
+def run(net, params, model_state, *inputs, train: bool, rngs: Keys | None = None) -> tuple[Mapping, Mapping]:
+    """(outputs, model_state) of a linen module; `rngs` are for training alone."""
+    variables = {'params': params, **model_state}
+    if not train:
+        return net.apply(variables, *inputs, train=False), model_state
+    outputs, updates = net.apply(variables, *inputs, train=True, rngs=rngs, mutable=['batch_stats'])
+    # A state keeps its types: batch norm returns float64 statistics from float64 activations.
+    return outputs, jax.tree.map(lambda new, old: new.astype(old.dtype), updates, dict(model_state))
 
 
 def train_input(config: ml_collections.ConfigDict) -> Input:

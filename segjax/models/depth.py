@@ -329,7 +329,8 @@ def _encode(image, depth: int, width: float, train: bool, dtype: Any, axis_name:
     return pyramid(resnet(image)[1])
 
 
-def _decoder_channels(width: float) -> tuple[int, ...]:
+def decoder_channels(width: float) -> tuple[int, ...]:
+    """DECODER_CHANNELS of a net of that width."""
     return tuple(scaled(channels, width) for channels in DECODER_CHANNELS)
 
 
@@ -370,7 +371,7 @@ class Monodepth2(nn.Module):
         _check_depths('monodepth2', self.min_depth, self.max_depth)
         image = normalize_monodepth2(x).astype(self.dtype)
         features = _encode(image, self.depth, self.width, train, self.dtype, self.axis_name)
-        decoder = DepthDecoder(_decoder_channels(self.width), dtype=self.dtype, name='decoder')
+        decoder = DepthDecoder(decoder_channels(self.width), dtype=self.dtype, name='decoder')
         return {'disparity': decoder(features, x.shape[1:3])}
 
     def depth_of(self, disparity):
@@ -427,7 +428,7 @@ class DepthAndSegmentation(nn.Module):
         def shared(factor):
             return [scale_gradient(y, factor) for y in features]
 
-        channels, size = _decoder_channels(self.width), x.shape[1:3]
+        channels, size = decoder_channels(self.width), x.shape[1:3]
         depth = DepthDecoder(channels, head_bias=self.head_bias, dtype=self.dtype, name='depth_decoder')
         segmentation = SegmentationDecoder(self.num_classes, channels, self.dtype, name='segmentation_decoder')
         for_depth, for_segmentation = self.gradient_factors

@@ -165,14 +165,30 @@ class PoseDecoder(nn.Module):
         return _mean_motion(Conv(2 * 6, (1, 1), dtype=self.dtype, name='net_3')(x), 2)[:, 0]
 
 
-class PoseResNet(nn.Module):
+class NetOfPairs(nn.Module):
+    """What nets have in common that see the target and one source at a time, in temporal order.
+
+    earlier  for each source, whether it was taken before the target
+    """
+
+    earlier: tuple[bool, ...]
+
+    convention = 'axis_angle'
+
+    @property
+    def inverted(self) -> tuple[bool, ...]:
+        """The net predicts earlier to later: the sources before the target."""
+        return tuple(self.earlier)
+
+
+class PoseResNet(NetOfPairs):
     """monodepth2's pose net: a ResNet (`resnet`) whose first convolution takes two images, and a PoseDecoder
     (`decoder`). In training with mutable=['batch_stats'].
 
     All pairs of a batch go through the net at once: batch statistics are over all sources. The release calls the net
     for one source after the other, each with statistics of its own.
 
-    earlier    for each source, whether it was taken before the target
+    earlier    as in NetOfPairs
     depth      layers of the ResNet: 18, 34, 50, 101 or 152
     width      factor on all inner channels; 1 is the published net, less is for tests and small machines
     dtype      of activations; parameters, batch statistics and motions are float32
@@ -181,18 +197,10 @@ class PoseResNet(nn.Module):
     Running statistics decay by 0.9 a step and hold the biased variance (torch: the unbiased one), eps is 1e-5.
     """
 
-    earlier: tuple[bool, ...]
     depth: int = 18
     width: float = 1.0
     dtype: Any = jnp.float32
     axis_name: str | None = None
-
-    convention = 'axis_angle'
-
-    @property
-    def inverted(self) -> tuple[bool, ...]:
-        """The net predicts earlier to later: the sources before the target."""
-        return tuple(self.earlier)
 
     @nn.compact
     def __call__(self, target, sources, train: bool):
@@ -214,27 +222,19 @@ class PoseResNet(nn.Module):
         return {'motion': decoder(stages['layer4']).reshape(len(target), -1, 6)}
 
 
-class PoseCNN(nn.Module):
+class PoseCNN(NetOfPairs):
     """monodepth2's pose net without a ResNet: the layers of PoseExpNet on two images, torch's start, images as they
     are. 1,586,774 parameters.
 
-    earlier    for each source, whether it was taken before the target
+    earlier    as in NetOfPairs
     width      factor on all inner channels; 1 is the published net, less is for tests and small machines
     dtype      of activations; parameters and motions are float32
     axis_name  unused: without batch norm, examples do not meet
     """
 
-    earlier: tuple[bool, ...]
     width: float = 1.0
     dtype: Any = jnp.float32
     axis_name: str | None = None
-
-    convention = 'axis_angle'
-
-    @property
-    def inverted(self) -> tuple[bool, ...]:
-        """The net predicts earlier to later: the sources before the target."""
-        return tuple(self.earlier)
 
     @nn.compact
     def __call__(self, target, sources, train: bool):

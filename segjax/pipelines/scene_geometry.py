@@ -31,8 +31,7 @@ from segjax.config import OPTIM, Field, above, at_least, one_of
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
-from segjax.models.depth import DECODER_CHANNELS, PYRAMIDS, DepthDecoder, pyramid, sigmoid_to_depth
-from segjax.models.layers import scaled
+from segjax.models.depth import PYRAMIDS, DepthDecoder, decoder_channels, pyramid, sigmoid_to_depth
 from segjax.ops import images, resize
 from segjax.protocol import Array, Batch, Keys, Mean, PRNGKey, Stage, TrainState
 
@@ -112,8 +111,8 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
             'depth': depth.init(keys[0], image),
             'pose': pose.init(keys[1], image, batch['image_frames'][:1]),
         }
-        params = {net: of_net.pop('params') for net, of_net in variables.items()}
-        return training.fresh_state(params, variables, optimisers, num_steps=config.depth.num_steps, ema=0.0)
+        params, model_state = _divided(variables)
+        return training.fresh_state(params, model_state, optimisers, num_steps=config.depth.num_steps, ema=0.0)
 
     def look(params, model_state, image, frames, train: bool):
         disparities, depth_state = depth.apply(params['depth'], model_state['depth'], image, train=train)
@@ -170,8 +169,7 @@ def make_tasks(config: ml_collections.ConfigDict, spec: DataSpec) -> Tasks:
     elif source == 'multitask':
         model = model.copy_and_resolve_references()
         model.taps = (*model.taps, *PYRAMIDS[model.stem])
-        channels = tuple(scaled(channels, model.width) for channels in DECODER_CHANNELS)
-        decoder = DepthDecoder(channels, settings.num_scales, dtype=jnp.dtype(config.train.dtype))
+        decoder = DepthDecoder(decoder_channels(model.width), settings.num_scales, dtype=jnp.dtype(config.train.dtype))
 
     def prepare(image):
         return images.normalize(image, config.preprocess)
@@ -215,13 +213,13 @@ def make_init(config: ml_collections.ConfigDict, tasks: Tasks) -> Callable:
         keys, image = jax.random.split(key, 3), batch['image'][:1]
         variables = {'segmenter': tasks.net.init(keys[0], image)}
         if tasks.decoder is not None:
-            outputs, _ = jax.eval_shape(lambda: tasks.net.apply(*_divided(variables['segmenter']), image, train=False))
+            params, model_state = (tree['segmenter'] for tree in _divided(variables))
+            outputs, _ = jax.eval_shape(lambda: tasks.net.apply(params, model_state, image, train=False))
             features = jax.eval_shape(_features, outputs)
             variables['depth'] = tasks.decoder.lazy_init(keys[1], features, image.shape[1:3])
         if tasks.pose is not None:
             variables['pose'] = tasks.pose.init(keys[2], image, batch['image_frames'][:1])
-        divided = {net: _divided(of_net) for net, of_net in variables.items()}
-        params, model_state = ({net: pair[i] for net, pair in divided.items()} for i in (0, 1))
+        params, model_state = _divided(variables)
         if tasks.frozen is not None:
             before = earlier['depth']
             params['depth'], model_state['depth'] = before.params['depth'], before.model_state['depth']
@@ -231,9 +229,11 @@ def make_init(config: ml_collections.ConfigDict, tasks: Tasks) -> Callable:
     return init
 
 
-def _divided(variables: Mapping) -> tuple[Mapping, Mapping]:
-    """(parameters, everything else) of a net."""
-    return variables['params'], {kind: tree for kind, tree in variables.items() if kind != 'params'}
+def _divided(variables: Mapping[str, Mapping]) -> tuple[dict, dict]:
+    """{net: variables} -> ({net: parameters}, {net: everything else})."""
+    params = {net: of_net['params'] for net, of_net in variables.items()}
+    others = {net: {kind: of_net[kind] for kind in of_net if kind != 'params'} for net, of_net in variables.items()}
+    return params, others
 
 
 def semantic_map(logits: Array, size: tuple[int, int], of: str) -> Array:
