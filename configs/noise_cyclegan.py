@@ -94,6 +94,8 @@ def _quick(config):
         data=dict(name='streets', eval_size=(64, 128), world=dict(num_train=400, num_val=64, size=(64, 128))),
     )
     _short(config)
+    # Two systems in ten minutes, compilation included.
+    config_lib.update(config, train=dict(num_steps=400), run=dict(eval_every=200, checkpoint_every=200))
     if config.pipeline == 'noise_cyclegan' and config.noise.name != 'none':
         config.compare = ('none',)
 
