@@ -107,7 +107,7 @@ def _quick(config, net):
         config,
         augment=dict(resize=(), crop=(128, 256), scale=(1.0, 1.0), rotate=0.0, blur=0.0),
         data=dict(name='streets', eval_size=(128, 256), world=dict(num_train=400, num_val=64, size=(128, 256))),
-        train=dict(batch_size=8, num_steps=300),
+        train=dict(batch_size=4, num_steps=300),
         evaluate=dict(batch_size=8),
         loss=dict(class_weights='enet'),
         run=dict(log_every=10, eval_every=150, checkpoint_every=150, num_pictures=3),

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from segjax import data
+from segjax.data.worlds import streets
 from segjax.errors import InputError
 
 
@@ -228,6 +229,21 @@ def test_clip_camera_of_another_size(tmp_path):
     (tmp_path / 'camera.json').write_text('{"intrinsics_64x48": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}')
     config = layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')
     expect(config, tmp_path / 'camera.json', 'intrinsics_32x24')
+
+
+def test_depth_that_is_not_finite(tmp_path, monkeypatch):
+    # Whatever data set says it: records are where all of them pass.
+    frame = streets.frame
+
+    def broken(seed, split, clip, number, size):
+        found = frame(seed, split, clip, number, size)
+        if (split, number) == ('train', 1):
+            found['depth'][2, 3] = np.nan
+        return found
+
+    monkeypatch.setattr(streets, 'frame', broken)
+    config = layouts.data_config('streets', '', tmp_path / 'cache')
+    expect(config, 'depth of train_00000_1', 'nan at (2, 3)', "train of data set 'streets'")
 
 
 def test_splits_and_features(folder):
