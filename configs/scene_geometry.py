@@ -7,6 +7,7 @@ Variants:
             39.557, with L_h 40.597. --config.data.root=/data/apolloscape
   cityscapes  the official sequences (leftImg8bit_sequence) at 512x256, of which every 30th frame has a label: depth
             learns from all, segmentation from those. --config.data.root=/data/cityscapes (or $CITYSCAPES_DATASET)
+  cityscapes_quick  the same video at 256x128 with the nets and rates of quick: minutes on two CPU cores
   quick     the embedded world `streets` with nets of a quarter of the width: minutes on two CPU cores
   smoke     seconds, for tests
 
@@ -43,7 +44,7 @@ ADAM = dict(name='adam', learning_rate=2e-4, beta1=0.9, schedule='constant')
 
 
 def get_config(arg=''):
-    args = config_lib.parse_arg(arg, variants=('cityscapes', 'quick', 'smoke'), method='holistic')
+    args = config_lib.parse_arg(arg, variants=('cityscapes', 'cityscapes_quick', 'quick', 'smoke'), method='holistic')
     if args.method not in METHODS:
         raise unknown_name('--config configs/scene_geometry.py:...,method=', args.method, METHODS)
     config = config_lib.defaults('scene_geometry')
@@ -65,7 +66,8 @@ def get_config(arg=''):
     )
     if args.method == 'klingner':
         _klingner(config)
-    {'': lambda c: None, 'cityscapes': _cityscapes, 'quick': _quick, 'smoke': _smoke}[args.variant](config)
+    small = {'cityscapes_quick': _cityscapes_quick, 'quick': _quick, 'smoke': _smoke}
+    {'': lambda c: None, 'cityscapes': _cityscapes, **small}[args.variant](config)
     return config
 
 
@@ -96,11 +98,25 @@ def _cityscapes(config):
     )
 
 
+def _cityscapes_quick(config):
+    _cityscapes(config)
+    config_lib.update(config, augment=dict(resize=(128, 256), crop=(128, 256)), data=dict(eval_size=(128, 256)))
+    _short(config)
+
+
 def _quick(config):
     config_lib.update(
         config,
         augment=dict(crop=(64, 128)),
         data=dict(name='streets', eval_size=(64, 128), world=dict(num_train=400, num_val=64, size=(64, 128))),
+    )
+    _short(config)
+
+
+def _short(config):
+    """Two trainings of minutes."""
+    config_lib.update(
+        config,
         train=dict(batch_size=8, num_steps=300),
         depth=dict(num_steps=300, batch_size=8),
         evaluate=dict(batch_size=8),
