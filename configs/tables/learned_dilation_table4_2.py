@@ -5,7 +5,7 @@ python -m segjax.main --mode table --table configs/tables/learned_dilation_table
 ... --scale paper --config.data.root=/data/cityscapes      9 trainings of 20,000 steps on Cityscapes
 """
 
-from segjax.tables import SCORES_ALONE, Claim, Column, Row, Scale, Table
+from segjax.tables import STREETS, Claim, Column, Row, Scale, Table, small_scale
 
 FILE = 'configs/learned_dilation.py:{scale},net=largefov'
 LAYERS = ('conv5_1', 'conv5_2', 'conv5_3', 'fc6')
@@ -83,13 +83,7 @@ def get_table():
         ),
         rows=rows,
         scales={
-            'quick': Scale(
-                'quick',
-                seeds=(0, 1, 2),
-                overrides=SCORES_ALONE,
-                note='Narrow nets from scratch on the procedural world `streets`, a training of minutes: an experiment '
-                'of its own, whose numbers are not comparable with the published ones; only their order is.',
-            ),
+            'quick': small_scale('quick', STREETS),
             'paper': Scale(
                 '',
                 seeds=(0,),

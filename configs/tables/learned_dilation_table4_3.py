@@ -7,7 +7,7 @@ python -m segjax.main --mode table --table configs/tables/learned_dilation_table
 Published numbers by class are left out.
 """
 
-from segjax.tables import SCORES_ALONE, Claim, Column, Row, Scale, Table
+from segjax.tables import STREETS, Claim, Column, Row, Scale, Table, small_scale
 
 FILE = 'configs/learned_dilation.py:{scale}'
 NETS = {'deeplab_v2': ('DeepLab-v2', 70.9, 71.1), 'pspnet': ('PSPNet', 79.4, 79.9)}
@@ -29,13 +29,7 @@ def get_table():
         ),
         rows=tuple(rows),
         scales={
-            'quick': Scale(
-                'quick',
-                seeds=(0, 1, 2),
-                overrides=SCORES_ALONE,
-                note='Narrow nets from scratch on the procedural world `streets`: an experiment of its own, whose '
-                'numbers are not comparable with the published ones; only their order is.',
-            ),
+            'quick': small_scale('quick', STREETS),
             'paper': Scale(
                 '',
                 seeds=(0,),

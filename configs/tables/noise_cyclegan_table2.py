@@ -6,7 +6,7 @@ python -m segjax.main --mode table --table configs/tables/noise_cyclegan_table2.
 ... --scale camvid_quick ...                           the same, a hundred times smaller
 """
 
-from segjax.tables import SCORES_ALONE, Claim, Column, Row, Scale, Table
+from segjax.tables import STREETS, Claim, Column, Row, Scale, Table, small_scale
 
 FILE = 'configs/noise_cyclegan.py:{scale}'
 GAUSSIAN = {  # SNR in dB: published mIoU, PSNR
@@ -65,19 +65,8 @@ def get_table():
         ),
         rows=tuple(rows),
         scales={
-            'quick': Scale(
-                'quick',
-                seeds=(0, 1, 2),
-                overrides=(*SCORES_ALONE, 'train.num_steps=500'),
-                note='Narrow nets on the procedural world `streets`, a training of minutes: an experiment of its own, '
-                'whose numbers are not comparable with the published ones; only their order is.',
-            ),
-            'camvid_quick': Scale(
-                'camvid_quick',
-                seeds=(0, 1, 2),
-                overrides=SCORES_ALONE,
-                note='Narrow nets on CamVid at 128x96, 11 classes, a training of minutes; published: Cityscapes.',
-            ),
+            'quick': small_scale('quick', STREETS, 'train.num_steps=500'),
+            'camvid_quick': small_scale('camvid_quick', 'CamVid at 128x96'),
             'camvid': Scale('camvid', seeds=(0, 1, 2), note='CamVid, 11 classes; published: Cityscapes.'),
             'paper': Scale('', seeds=(0,), note="The paper's setting. Its rows are one run each, of an unknown seed."),
         },

@@ -6,7 +6,7 @@ python -m segjax.main --mode table --table configs/tables/scene_geometry_results
 ... --scale paper --config.data.root=/data/apolloscape           Apolloscape at 832x256
 """
 
-from segjax.tables import SCORES_ALONE, Claim, Column, Row, Scale, Table
+from segjax.tables import STREETS, Claim, Column, Row, Scale, Table, small_scale
 
 ONE_IMAGE = ('predict.batch_size=1',)  # of which the time is published
 FILE = 'configs/scene_geometry.py:{scale},method='
@@ -37,13 +37,7 @@ def get_table():
         ),
         rows=tuple(row(*entry) for entry in ROWS),
         scales={
-            'quick': Scale(
-                'quick',
-                seeds=(0, 1, 2),
-                overrides=(*SCORES_ALONE, *ONE_IMAGE),
-                note='Narrow nets from scratch on the procedural world `streets`, a training of minutes: an experiment '
-                'of its own, whose numbers are not comparable with the published ones; only their order is.',
-            ),
+            'quick': small_scale('quick', STREETS, *ONE_IMAGE),
             'cityscapes': Scale(
                 'cityscapes', seeds=(0, 1, 2), overrides=ONE_IMAGE, note='Cityscapes sequences; published: Apolloscape.'
             ),

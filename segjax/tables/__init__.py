@@ -14,6 +14,6 @@ run, of all rows in turn, and again when rows, their configs or the machine are 
 
 from segjax.tables.loop import run
 from segjax.tables.plan import make_plan
-from segjax.tables.spec import SCORES_ALONE, Claim, Column, Row, Scale, Table
+from segjax.tables.spec import STREETS, Claim, Column, Row, Scale, Table, small_scale
 
-__all__ = ['SCORES_ALONE', 'Claim', 'Column', 'Row', 'Scale', 'Table', 'make_plan', 'run']
+__all__ = ['STREETS', 'Claim', 'Column', 'Row', 'Scale', 'Table', 'make_plan', 'run', 'small_scale']
