@@ -131,7 +131,8 @@ class _Frame:
     LEFT, RIGHT, TOP, BOTTOM = 52, 20, 12, 26
 
     def __init__(self, x0, x1, y0, y1, width, height, logarithmic):
-        if x0 == x1:
+        self.x_ticks = nice_ticks(x0, x1)
+        if x0 == x1:  # a single point, in the middle
             x0, x1 = x0 - 0.5, x1 + 0.5
         self.x0, self.x1, self.width, self.height = x0, x1, width, height
         self._scale = math.log10 if logarithmic else float
@@ -161,7 +162,7 @@ class _Frame:
             parts.append(f'<path class="grid" d="M{self.LEFT} {y:.1f}H{right}"/>')
             parts.append(f'<text x="{self.LEFT - 7}" y="{y + 3.5:.1f}" class="end">{format_number(tick)}</text>')
         parts.append(f'<path class="axis" d="M{self.LEFT} {bottom}H{right}"/>')
-        for tick in nice_ticks(self.x0, self.x1):
+        for tick in self.x_ticks:
             label = f'<text x="{self.x(tick):.1f}" y="{bottom + 16}" class="mid">{format_number(tick)}</text>'
             parts.append(f'<path class="axis" d="M{self.x(tick):.1f} {bottom}v4"/>{label}')
         return ''.join(parts)

@@ -360,6 +360,11 @@ def test_line_chart_places_points_on_its_own_scale():
     assert ticks[5.0] == pytest.approx(y1, abs=0.11)
 
 
+def test_line_chart_of_one_point_names_its_place_alone():
+    svg = charts.line_chart('t', [Series('a', [300], [0.5], 'eval')])
+    assert re.findall(r'class="mid">([^<]*)<', svg) == ['300']
+
+
 def test_line_chart_is_logarithmic_over_large_ratios():
     svg = charts.line_chart('t', [Series('a', [0, 1, 2], [1e-4, 1e-2, 1.0], 'eval')])
     (_, y0), (_, y1), (_, y2) = marks(svg)
