@@ -267,8 +267,9 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
 
     Scores: 'photometric', the L1 between frames and warped neighbours over the pixels that fall onto them, beside
     'photometric_no_warp' of the same pixels without a warp. Where the data set has the truth: the seven errors of depth
-    (metrics/depth.py, scaled by medians, since one camera knows no scale), the same for a constant depth and for a
-    plane at the height of the camera ('baseline_'); the trajectory's error in metres, the rotation's in degrees.
+    (metrics/depth.py, scaled by medians, since one camera knows no scale), and the same of two guesses without an image
+    ('baseline_'): a constant; and level ground with a constant above the horizon, each at the scale of its own median,
+    which is one scale more than depth is given. The trajectory's error in metres, the rotation's in degrees.
 
     Args:
       infer: (state, image, frames) -> (disparity [B, H, W] of full resolution, depth_of, motions).
@@ -308,16 +309,24 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
         true = batch['depth']
         large = resize.resize_valid(disparity[..., None], batch['size'], true.shape[1:], batch['label_size'])[..., 0]
         inside = segmenter.valid_pixels(batch['label_size'], true)
+        judged = inside & (true > MIN_DEPTH) & (true < MAX_DEPTH)
+        ground = level_ground(batch['intrinsics'], batch['size'], true.shape[1:], batch['label_size'])
         guesses = {
             '': depth_of(jnp.where(inside, large, 1.0)),
             'constant/': jnp.ones_like(true),
-            'plane/': plane_depth(batch['intrinsics'], batch['size'], true.shape[1:], batch['label_size']),
+            'plane/': jnp.where(
+                ground > 0,
+                at_its_median(ground, true, judged & (ground > 0)),
+                at_its_median(jnp.ones_like(true), true, judged & (ground == 0)),
+            ),
         }
-        options = dict(median_scaling=True, min_depth=MIN_DEPTH, max_depth=MAX_DEPTH, valid=inside)
+        options = dict(min_depth=MIN_DEPTH, max_depth=MAX_DEPTH, valid=inside)
         return {
             guess + name: value
             for guess, depth in guesses.items()
-            for name, value in metrics_of_depth.errors(depth, true, batch['weight'], **options).items()
+            for name, value in metrics_of_depth.errors(
+                depth, true, batch['weight'], median_scaling=guess != 'plane/', **options
+            ).items()
         }
 
     def finalize(metrics: Mapping[str, Mean]) -> Scores:
@@ -345,8 +354,8 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
     return {'eval_step': eval_step, 'finalize': finalize, 'render': render, 'monitor': ('photometric', 'min')}
 
 
-def plane_depth(intrinsics: Array, size: Array, out_size: tuple[int, int], out_valid: Array) -> Array:
-    """Depth of level ground below a level camera, up to its height: 1 / (row below the horizon); far above it.
+def level_ground(intrinsics: Array, size: Array, out_size: tuple[int, int], out_valid: Array) -> Array:
+    """Depth of level ground below a level camera, up to its height: 1 / (row below the horizon); 0 above it.
 
     Args:
       intrinsics: [B, 3, 3] in pixels of the images.
@@ -359,8 +368,14 @@ def plane_depth(intrinsics: Array, size: Array, out_size: tuple[int, int], out_v
     """
     rows = (jnp.arange(out_size[0]) + 0.5) * (size[:, :1] / out_valid[:, :1]) - 0.5
     below = (rows - intrinsics[:, 1, 2, None]) / intrinsics[:, 1, 1, None]
-    depth = 1 / jnp.maximum(below, 1e-3)
+    depth = jnp.where(below > 1e-3, 1 / jnp.maximum(below, 1e-3), 0)
     return jnp.broadcast_to(depth[:, :, None], (len(depth), *out_size))
+
+
+def at_its_median(guess: Array, true: Array, where: Array) -> Array:
+    """[B, H, W] scaled so that its median over `where` is that of the truth; NaN if that is empty."""
+    scale = metrics_of_depth.masked_median(true, where) / metrics_of_depth.masked_median(guess, where)
+    return guess * scale[:, None, None]
 
 
 def paint_disparity(disparity: Array) -> Array:
