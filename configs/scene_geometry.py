@@ -114,11 +114,11 @@ def _quick(config):
 
 
 def _short(config):
-    """Two trainings of minutes."""
+    """Two trainings of minutes. Under the smoothness of SfMLearner depth would be constant after so few steps."""
     config_lib.update(
         config,
         train=dict(batch_size=8, num_steps=300),
-        depth=dict(num_steps=300, batch_size=8),
+        depth=dict(num_steps=600, batch_size=8, smoothness='edge_aware', smooth_weight=1e-3),
         evaluate=dict(batch_size=8),
         run=dict(log_every=10, eval_every=150, checkpoint_every=150, num_pictures=3),
     )

@@ -117,6 +117,7 @@ def _read_split(dataset: Dataset, split: str) -> tuple[SplitSummary, list[Findin
         return found, ids, record and (record.histogram, record.size, digest)
 
     ids: frozenset[int] = frozenset()
+    frames = []
     for item, (found, seen, good) in zip(items, base.ordered_map(inspect, items), strict=True):
         problems += found
         ids |= seen
@@ -124,10 +125,11 @@ def _read_split(dataset: Dataset, split: str) -> tuple[SplitSummary, list[Findin
             histogram, size, digest = good
             summary.counts[:] += histogram
             summary.sizes[size] += 1
+            frames.append((item, size))
             summary.digests.setdefault(digest, []).append(str(item.files['image']) if item.files else item.name)
     summary = summary._replace(ids=ids)
     if summary.sizes:
-        problems += base.check_classes(dataset, items, summary.counts, ids)
+        problems += base.check_classes(dataset, items, summary.counts, ids) + base.check_clips(frames)
     return summary, [_from_error(problem) for problem in problems]
 
 

@@ -124,6 +124,12 @@ def test_image_in_two_splits_is_an_error_and_twice_in_one_a_warning(mine):
     assert any('again' in finding.message for finding in warnings(config))
 
 
+def test_a_frame_of_another_size_than_its_clip(tmp_path):
+    frame = layouts.enlarge_one_frame(tmp_path)
+    (finding,) = errors(experiment(layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')))
+    assert finding.where == str(frame) and '40x32' in finding.message and '32x24' in finding.message
+
+
 def test_class_never_seen(mine):
     _, config = mine
     pathlib.Path(config.data.classes).write_text('[back, car, tree, bus]')

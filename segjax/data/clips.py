@@ -69,11 +69,7 @@ class Clips:
         neighbours = [self._neighbours[i] for i in row.neighbours]
         example = self._examples[row.example]
         for feature in self._neighbours.features:
-            values = [neighbour[feature] for neighbour in neighbours]
-            if len({np.shape(value) for value in values}) > 1:
-                sizes = ' and '.join(sorted({str(np.shape(value)) for value in values}))
-                raise InputError(f'feature {feature!r}', got=sizes, expected='frames of one size in a clip')
-            example[feature + SUFFIX] = np.stack(values)
+            example[feature + SUFFIX] = np.stack([neighbour[feature] for neighbour in neighbours])
         return example
 
 

@@ -79,6 +79,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         counts = np.zeros(256, np.int64)
         max_size = np.zeros(2, np.int64)
         ids: frozenset[int] = frozenset()
+        sizes = []
         inspections = base.ordered_map(self._dataset.inspect, items)
         progress = tqdm.tqdm(
             inspections, total=len(items), desc=f'prepare {self.name} {split}', unit='image', mininterval=1
@@ -89,10 +90,12 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             counts += histogram
             max_size = np.maximum(max_size, size)
             ids |= inspection.ids
+            sizes.append(size)
             record = {name: features[name] for name in self._features}
             check_geometry(record, f'{items[key].name} ({split} of {self._dataset.where})')
             yield key, record
         base.raise_first(base.check_classes(self._dataset, items, counts, ids))
+        base.raise_first(base.check_clips(zip(items, sizes, strict=True)))
         self._store(split, counts, max_size)
 
     def _store(self, split: str, counts: np.ndarray, max_size: np.ndarray) -> None:

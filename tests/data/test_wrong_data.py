@@ -231,6 +231,12 @@ def test_clip_camera_of_another_size(tmp_path):
     expect(config, tmp_path / 'camera.json', 'intrinsics_32x24')
 
 
+def test_frames_of_one_clip_differ_in_size(tmp_path):
+    frame = layouts.enlarge_one_frame(tmp_path)
+    config = layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')
+    expect(config, frame, '40x32 pixels', '32x24 pixels, as', 'aachen_000001_000000 of the same clip')
+
+
 def test_depth_that_is_not_finite(tmp_path, monkeypatch):
     # Whatever data set says it: records are where all of them pass.
     frame = streets.frame

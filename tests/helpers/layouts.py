@@ -102,6 +102,16 @@ def write_clips(root, clips=3, frames=4):
     return written
 
 
+def enlarge_one_frame(root):
+    """Writes clips without a camera; returns the one image that has another size than its clip."""
+    write_clips(root)
+    (root / 'camera.json').unlink()
+    paths = sorted((root / 'seq0001').glob('*/aachen_000001_000002*'))
+    for path in paths:
+        Image.open(path).resize((40, 32), Image.Resampling.NEAREST).save(path)
+    return next(path for path in paths if path.suffix == '.jpg')
+
+
 APOLLOSCAPE_SIZE = (208, 260)  # the shape of 3384x2710, as far as blocks of 4x4 allow
 
 

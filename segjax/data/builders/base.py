@@ -309,6 +309,23 @@ def check_classes(dataset: Dataset, items: Iterable[Item], counts: np.ndarray, i
     return []
 
 
+def check_clips(frames: Iterable[tuple[Item, tuple[int, int]]]) -> list[InputError]:
+    """Frames that differ from the first one of their clip in (height, width): none can be warped onto the other."""
+    problems = []
+    firsts: dict[str, tuple[Item, tuple[int, int]]] = {}
+    for item, size in frames:
+        first, expected = firsts.setdefault(item.sequence, (item, size))
+        if item.sequence and size != expected:
+            problems.append(
+                InputError(
+                    str(item.files.get('image', item.name)),
+                    got='{1}x{0} pixels'.format(*size),
+                    expected='{1}x{0} pixels, as {2} of the same clip'.format(*expected, first.name),
+                )
+            )
+    return problems
+
+
 def ordered_map(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
     """`map` over threads that reads a little ahead; Pillow, OpenCV and file reading leave Python's lock alone."""
     threads = os.cpu_count() or 1
