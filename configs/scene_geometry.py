@@ -19,13 +19,14 @@ Methods, `method=`:
   novosel          BiSeNet and a depth decoder on its context path, losses added [3]
   chen             the regulariser of [4] with a depth net trained beforehand
   chen_multitask   as novosel, and the regulariser of [4] on the depth that is learned
+  depth            depth and motion from video alone, without any segmentation
 
 Not the paper's, or not said there: batch, rate and number of steps (those of BiSeNet and SfMLearner); which depth net
 (SfMLearner's, as in its figures; --config.depth_net.name=monodepth2 is the other one); the weight of L_h (1); edges are
 those of probabilities and of disparity over its mean (--config.geometry.of, .map); the losses of [3] are added up, and
 every image trains both tasks. Klingner's net is trained with its own optimiser, Adam.
 
-Depth that was trained already is taken with --config.init_from.path=RUN --config.depth.num_steps=0.
+Depth that was trained already (method=depth) is taken with --config.init_from.path=RUN --config.depth.num_steps=0.
 """
 
 from segjax import config as config_lib
@@ -39,6 +40,7 @@ METHODS = {  # whose depth, regulariser
     'novosel': ('multitask', 'none'),
     'chen': ('pretrained', 'chen'),
     'chen_multitask': ('multitask', 'chen'),
+    'depth': ('alone', 'none'),
 }
 ADAM = dict(name='adam', learning_rate=2e-4, beta1=0.9, schedule='constant')
 

@@ -7,7 +7,7 @@ segjax/monodepth.py). The segmentation net is trained as any other (segjax/train
 makes edges between classes cost e^-|dD|, little where the frozen depth net sees an edge (stage `segmentation`). At
 inference there is the segmentation net alone.
 
-    config.geometry.depth = pretrained | multitask | none      whose depth
+    config.geometry.depth = pretrained | multitask | none | alone      whose depth; alone: the stage `depth` is all
     config.geometry.regulariser = holistic | per_class | chen | none      what is asked of it
 
 The rows of the table: `none` and `none` is the baseline; `pretrained` and `holistic` the proposal; `pretrained` and
@@ -40,7 +40,7 @@ SCHEMA = {
     'preprocess': segmenter.PREPROCESS,
     'loss': training.LOSS,
     'geometry': {
-        'depth': Field('pretrained', 'where depth comes from', one_of('pretrained', 'multitask', 'none')),
+        'depth': Field('pretrained', 'where depth comes from', one_of('pretrained', 'multitask', 'none', 'alone')),
         'regulariser': Field('holistic', 'what it is for', one_of('holistic', 'per_class', 'chen', 'none')),
         'weight': Field(1.0, 'of the regulariser', at_least(0)),
         'of': Field('softmax', 'semantic edges are those of', one_of('softmax', 'logits')),
@@ -64,19 +64,21 @@ OWN_DEPTH = 'depth_and_segmentation'
 
 
 def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stage, ...]:
-    """The segmentation, after a stage for depth where that is trained beforehand."""
+    """The segmentation, after a stage for depth where that is trained beforehand; or depth alone."""
     check(config)
-    if config.geometry.depth != 'none':
+    source = config.geometry.depth
+    if source != 'none':
         monodepth.check(config, spec, config.augment.crop)
-    stage = segmentation_stage(config, spec)
-    return (depth_stage(config, spec), stage) if config.geometry.depth == 'pretrained' else (stage,)
+    depth = (depth_stage(config, spec),) if source in ('pretrained', 'alone') else ()
+    return depth if source == 'alone' else (*depth, segmentation_stage(config, spec))
 
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises InputError for combinations that mean nothing."""
     geometry, where = config.geometry, 'config.geometry.regulariser'
-    if geometry.depth == 'none' and geometry.regulariser != 'none':
-        raise InputError(where, got=f'{geometry.regulariser!r} without depth', expected="'none'")
+    if geometry.depth in ('none', 'alone') and geometry.regulariser != 'none':
+        got = f'{geometry.regulariser!r} with config.geometry.depth={geometry.depth}'
+        raise InputError(where, got=got, expected="'none', or a depth that a segmentation net learns from")
     if geometry.depth == 'pretrained' and geometry.regulariser == 'none':
         expected = 'one that uses it: holistic, per_class or chen'
         raise InputError(where, got="'none', for which a depth net would be trained beforehand", expected=expected)

@@ -26,6 +26,7 @@ METHODS = {  # whose depth, regulariser, nets of the last stage, those that are 
     'novosel': ('multitask', 'none', {'segmenter', 'depth', 'pose'}, {'segmenter', 'depth', 'pose'}),
     'chen_multitask': ('multitask', 'chen', {'segmenter', 'depth', 'pose'}, {'segmenter', 'depth', 'pose'}),
     'klingner': ('multitask', 'none', {'segmenter', 'pose'}, {'segmenter', 'pose'}),
+    'depth': ('alone', 'none', {'depth', 'pose'}, {'depth', 'pose'}),
 }
 
 
@@ -145,7 +146,7 @@ def moved(before, after):
 # --- methods ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', sorted(set(METHODS) - {'depth'}))
 def test_stages_nets_and_what_is_trained(method):
     depth, regulariser, nets, trained = METHODS[method]
     stages, earlier = stages_of(make_config(method)), {}
@@ -163,6 +164,14 @@ def test_stages_nets_and_what_is_trained(method):
     _, metrics = jax.eval_shape(step, state, jax.tree.map(lambda x: x[None], video_batch()))
     assert ('loss_regulariser' in metrics) == (regulariser != 'none')
     assert ('loss_photometric_3' in metrics) == (depth == 'multitask')
+
+
+def test_depth_alone_is_the_stage_before_the_proposal():
+    (alone,), (first, _) = stages_of(make_config('depth')), stages_of(make_config('holistic'))
+    assert alone.name == first.name == 'depth' and alone.train_input == first.train_input
+    states = [jax.eval_shape(stage.init, jax.random.key(0), video_batch(), {}) for stage in (alone, first)]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    assert set(states[0].params) == {'depth', 'pose'}
 
 
 @pytest.fixture(scope='module')
@@ -271,7 +280,8 @@ def test_segmentation_is_scored_without_depth_and_shown_with_it(pretrained):
 @pytest.mark.parametrize(
     'method, sections, words',
     [
-        ('baseline', dict(geometry=dict(regulariser='holistic')), ["'holistic' without depth"]),
+        ('baseline', dict(geometry=dict(regulariser='holistic')), ["'holistic' with config.geometry.depth=none"]),
+        ('depth', dict(geometry=dict(regulariser='chen')), ['config.geometry.regulariser', 'alone']),
         ('holistic', dict(geometry=dict(regulariser='none')), ['config.geometry.regulariser', 'chen']),
         ('holistic', dict(augment=dict(crop=(36, 64))), ['config.augment.crop', 'multiples of 8']),
         ('holistic', dict(depth=dict(mask_weight=0.2)), ['mask_weight', 'all_pixels']),
@@ -308,9 +318,7 @@ def test_malformed_neighbours_fail_the_schema(frames):
         config_lib.validate(make_config(depth=dict(frames=frames)))
 
 
-@pytest.mark.parametrize(
-    'method', ['holistic', 'per_class', 'baseline', 'klingner', 'novosel', 'chen', 'chen_multitask']
-)
+@pytest.mark.parametrize('method', METHODS)
 def test_methods_of_the_config(method):
     config = config_file.load(f'configs/scene_geometry.py:quick,method={method}')
     config_lib.validate(config)
