@@ -309,15 +309,15 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
         true = batch['depth']
         large = resize.resize_valid(disparity[..., None], batch['size'], true.shape[1:], batch['label_size'])[..., 0]
         inside = segmenter.valid_pixels(batch['label_size'], true)
-        judged = inside & (true > MIN_DEPTH) & (true < MAX_DEPTH)
+        judged = metrics_of_depth.is_judged(true, MIN_DEPTH, MAX_DEPTH, inside)
         ground = level_ground(batch['intrinsics'], batch['size'], true.shape[1:], batch['label_size'])
         guesses = {
             '': depth_of(jnp.where(inside, large, 1.0)),
             'constant/': jnp.ones_like(true),
             'plane/': jnp.where(
                 ground > 0,
-                at_its_median(ground, true, judged & (ground > 0)),
-                at_its_median(jnp.ones_like(true), true, judged & (ground == 0)),
+                metrics_of_depth.at_its_median(ground, true, judged & (ground > 0)),
+                metrics_of_depth.at_its_median(jnp.ones_like(true), true, judged & (ground == 0)),
             ),
         }
         options = dict(min_depth=MIN_DEPTH, max_depth=MAX_DEPTH, valid=inside)
@@ -370,12 +370,6 @@ def level_ground(intrinsics: Array, size: Array, out_size: tuple[int, int], out_
     below = (rows - intrinsics[:, 1, 2, None]) / intrinsics[:, 1, 1, None]
     depth = jnp.where(below > 1e-3, 1 / jnp.maximum(below, 1e-3), 0)
     return jnp.broadcast_to(depth[:, :, None], (len(depth), *out_size))
-
-
-def at_its_median(guess: Array, true: Array, where: Array) -> Array:
-    """[B, H, W] scaled so that its median over `where` is that of the truth; NaN if that is empty."""
-    scale = metrics_of_depth.masked_median(true, where) / metrics_of_depth.masked_median(guess, where)
-    return guess * scale[:, None, None]
 
 
 def paint_disparity(disparity: Array) -> Array:

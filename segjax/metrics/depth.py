@@ -58,10 +58,9 @@ def image_errors(
             fix='resize the prediction (as disparity) to the size of the truth',
         )
     prediction, truth = prediction.astype(jnp.float32), truth.astype(jnp.float32)
-    judged = _judged(truth, min_depth, max_depth, valid)
+    judged = is_judged(truth, min_depth, max_depth, valid)
     if median_scaling:
-        scale = masked_median(truth, judged) / masked_median(prediction, judged)
-        prediction = prediction * scale[:, None, None]
+        prediction = at_its_median(prediction, truth, judged)
     prediction = jnp.clip(prediction, min_depth, max_depth)
     prediction, truth = (jnp.where(judged, x, 1.0) for x in (prediction, truth))
     difference = prediction - truth
@@ -99,13 +98,20 @@ def errors(
     """
     options = {'min_depth': min_depth, 'max_depth': max_depth, 'valid': valid}
     of_images = image_errors(prediction, truth, median_scaling=median_scaling, **options)
-    counted = _judged(truth.astype(jnp.float32), **options).any((1, 2))
+    counted = is_judged(truth.astype(jnp.float32), **options).any((1, 2))
     return {name: masked_mean(jnp.where(counted, value, 0.0), counted, weight) for name, value in of_images.items()}
 
 
-def _judged(truth, min_depth, max_depth, valid):
+def is_judged(truth: Array, min_depth: float, max_depth: float, valid: Array | None) -> Array:
+    """[B, H, W] bool, the pixels that count; arguments as in `image_errors`."""
     judged = (truth > min_depth) & (truth < max_depth)
     return judged if valid is None else judged & valid
+
+
+def at_its_median(guess: Array, truth: Array, where: Array) -> Array:
+    """[B, H, W] scaled so that its median over `where` is that of the truth; NaN if that is empty."""
+    scale = masked_median(truth, where) / masked_median(guess, where)
+    return guess * scale[:, None, None]
 
 
 def masked_median(values: Array, mask: Array) -> Array:
