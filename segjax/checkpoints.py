@@ -230,7 +230,8 @@ def load_params(path: str) -> dict[str, PyTree]:
     newest = max(steps, key=lambda p: (p.parent.parent.stat().st_mtime, int(p.parent.name)))
     with ocp.StandardCheckpointer() as checkpointer:
         tree = checkpointer.restore(newest)
-    return {'params': tree['params'], 'model_state': tree['model_state']}
+    # A tree without any array, as the statistics of nets without batch norm, leaves no trace in a checkpoint.
+    return {'params': tree['params'], 'model_state': tree.get('model_state', {})}
 
 
 def merge_params(

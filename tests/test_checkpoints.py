@@ -158,6 +158,17 @@ def test_parameters_of_another_run_are_taken_by_pattern(tmp_path):
         checkpoints.load_params(str(tmp_path / 'nowhere'))
 
 
+def test_parameters_of_nets_without_batch_statistics_are_taken(tmp_path):
+    def bare(value):
+        state = make_state(1, value=value)
+        return state.replace(model_state={net: {} for net in state.params})
+
+    with open_folder(tmp_path) as saved:
+        saved.save(bare(2.0), {'window': {}}, {})
+    state, _ = checkpoints.merge_params(bare(1.0), checkpoints.load_params(str(tmp_path)), ('.*',))
+    assert_equal(state.params, bare(2.0).params)
+
+
 def test_looking_at_a_run_changes_nothing(tmp_path):
     """Another process may be training in that folder: its unfinished save must stay, and no folder may appear."""
     with open_folder(tmp_path / 'run') as saved:
