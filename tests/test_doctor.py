@@ -11,6 +11,7 @@ from PIL import Image
 from segjax import config as config_lib
 from segjax import doctor
 from segjax.data import transforms
+from segjax.data.worlds import streets
 
 
 def experiment(data_config, **augment):
@@ -213,6 +214,22 @@ def test_streets(tmp_path):
     config = experiment(layouts.data_config('streets', '', tmp_path), crop=(16, 16))
     config.data.world.update(num_train=2, num_val=1, size=(24, 32))
     assert errors(config) == []
+
+
+def test_geometry_that_makes_no_sense(tmp_path, monkeypatch):
+    config = experiment(layouts.data_config('streets', '', tmp_path), crop=(16, 16))
+    config.data.world.update(num_train=3, num_val=1, size=(24, 32))
+    frame = streets.frame
+
+    def broken(seed, split, clip, number, size):
+        found = frame(seed, split, clip, number, size)
+        if split == 'train' and number:
+            found['depth' if number == 1 else 'pose'][2, 3] = np.nan
+        return found
+
+    monkeypatch.setattr(streets, 'frame', broken)
+    wrong = [finding.where.split(' in ')[0] for finding in errors(config)]
+    assert wrong == ['depth of train_00000_1', 'pose of train_00000_2']
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,6 @@ from absl import logging
 
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
-from segjax.data.geometry import check_geometry
 from segjax.data.spec import IGNORE, ClassSpec, DataSpec, split_names
 from segjax.errors import InputError, unknown_name
 
@@ -91,9 +90,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             max_size = np.maximum(max_size, size)
             ids |= inspection.ids
             sizes.append(size)
-            record = {name: features[name] for name in self._features}
-            check_geometry(record, f'{items[key].name} ({split} of {self._dataset.where})')
-            yield key, record
+            yield key, {name: features[name] for name in self._features}
         base.raise_first(base.check_classes(self._dataset, items, counts, ids))
         base.raise_first(base.check_clips(zip(items, sizes, strict=True)))
         self._store(split, counts, max_size)

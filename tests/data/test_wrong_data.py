@@ -238,7 +238,7 @@ def test_frames_of_one_clip_differ_in_size(tmp_path):
 
 
 def test_depth_that_is_not_finite(tmp_path, monkeypatch):
-    # Whatever data set says it: records are where all of them pass.
+    # Whatever data set says it, even a world.
     frame = streets.frame
 
     def broken(seed, split, clip, number, size):
@@ -249,7 +249,7 @@ def test_depth_that_is_not_finite(tmp_path, monkeypatch):
 
     monkeypatch.setattr(streets, 'frame', broken)
     config = layouts.data_config('streets', '', tmp_path / 'cache')
-    expect(config, 'depth of train_00000_1', 'nan at (2, 3)', "train of data set 'streets'")
+    expect(config, 'depth of train_00000_1', "data set 'streets'", 'nan at (2, 3)')
 
 
 def test_splits_and_features(folder):

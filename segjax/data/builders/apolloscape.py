@@ -13,7 +13,6 @@ import numpy as np
 from segjax.data import image_files, transforms
 from segjax.data.builders import base
 from segjax.data.builders.base import FileDataset, Inspection, Item, Record
-from segjax.data.geometry import check_geometry
 from segjax.data.image_files import by_name, find
 from segjax.data.labels import APOLLOSCAPE, APOLLOSCAPE_IDS, LabelCoding
 from segjax.errors import InputError
@@ -175,8 +174,8 @@ class Apolloscape(FileDataset):
             problems += [p for feature in ('depth', 'pose') for p in base.incomplete_feature(feature, items)]
         return [item for items in by_road.values() for item in items], problems
 
-    def inspect(self, item: Item) -> Inspection:
-        record, problems, ids = super().inspect(item)
+    def examine(self, item: Item) -> Inspection:
+        record, problems, ids = super().examine(item)
         problems = [*problems]
         name = item.files['image'].stem
         readers = {'depth': read_depth, 'pose': functools.partial(read_pose, name=name)}
@@ -403,11 +402,9 @@ def read_pose(path: pathlib.Path, name: str) -> np.ndarray:
 
 def _pose(path: pathlib.Path, name: str, numbers: Sequence[str]) -> np.ndarray:
     try:
-        pose = np.array(numbers, np.float64).reshape(4, 4)
+        return np.array(numbers, np.float64).reshape(4, 4)
     except ValueError as error:
         raise InputError(str(path), got=f'{" ".join(numbers)!r} for {name}', expected=POSE_LINE) from error
-    check_geometry({'pose': pose}, f'{name} in {path}')
-    return pose
 
 
 def _lines(path: pathlib.Path) -> list[str]:

@@ -97,8 +97,21 @@ class Dataset(abc.ABC):
         """The features that all of these examples have."""
 
     @abc.abstractmethod
+    def examine(self, item: Item) -> Inspection:
+        """`inspect`, but for what is checked of every data set."""
+
     def inspect(self, item: Item) -> Inspection:
         """Reads and checks one example; raises nothing for bad input."""
+        inspection = self.examine(item)
+        if inspection.record is None:
+            return inspection
+        problems = []
+        for feature, value in inspection.record.features.items():
+            try:
+                check_geometry({feature: value}, f'{item.name} in {item.files.get(feature, self.where)}')
+            except InputError as error:
+                problems.append(error)
+        return Inspection(None, problems, inspection.ids) if problems else inspection
 
     def listing(self, split: str) -> list[Item]:
         """The examples of a split; raises the first problem, or InputError if the split is empty."""
@@ -161,7 +174,7 @@ class FileDataset(Dataset):
         video = ('sequence', 'frame') if all(item.sequence for item in items) else ()
         return tuple(f for f in ('image', 'label', 'instance', 'intrinsics') if f in common) + video + ('name',)
 
-    def inspect(self, item: Item) -> Inspection:
+    def examine(self, item: Item) -> Inspection:
         problems: list[InputError] = []
 
         def attempt(read: Callable[[], T]) -> T | None:
@@ -188,10 +201,7 @@ class FileDataset(Dataset):
             if instance is not None:
                 attempt(lambda: _check_size(where, instance, item, size))
         if 'intrinsics' in item.files and size is not None:
-            camera = item.files['intrinsics']
-            intrinsics = attempt(lambda: self.read_intrinsics(camera, size))
-            if intrinsics is not None:
-                attempt(lambda: check_geometry({'intrinsics': intrinsics}, str(camera)))
+            intrinsics = attempt(lambda: self.read_intrinsics(item.files['intrinsics'], size))
         seen = (
             frozenset(np.flatnonzero(np.bincount(ids.ravel())).tolist())
             if ids is not None and ids.ndim == 2

@@ -53,7 +53,7 @@ class Streets(Dataset):
             *('intrinsics', 'pose', 'sequence', 'frame', 'name'),
         )
 
-    def inspect(self, item: Item) -> Inspection:
+    def examine(self, item: Item) -> Inspection:
         clip = int(item.sequence.removeprefix(f'{item.split}_'))
         frame = streets.frame(self._seed, item.split, clip, item.frame, self._size)
         encoded = {key: image_files.encode_png(frame[key]) for key in ('image', 'label', 'instance')}
