@@ -97,6 +97,7 @@ def _cityscapes(config):
         config,
         augment=dict(resize=(256, 512), crop=(256, 512)),
         data=dict(name='cityscapes_video', eval_size=(256, 512)),
+        depth=dict(rows=(0.0, 0.75)),  # below is the bonnet; SfMLearner and monodepth2 cut it off
     )
 
 

@@ -41,8 +41,15 @@ def _offsets(value) -> str | None:
     return None
 
 
+def _part(value) -> str | None:
+    return None if len(value) == 2 and 0 <= value[0] < value[1] <= 1 else '(from, to) with 0 <= from < to <= 1'
+
+
 SCHEMA = {
     'frames': Field((-1, 1), 'neighbours that are warped onto a frame, by their distance in the clip', _offsets),
+    'rows': Field(
+        (0.0, 1.0), "share of the rows, from the top, that is compared: without the car's own bonnet, (0, 0.75)", _part
+    ),
     'photometric': Field('l1', 'what a warped neighbour is compared by', one_of(*PHOTOMETRIC)),
     'ssim_share': Field(losses.SSIM_SHARE, 'of SSIM in mixture and minimum', between(0, 1)),
     'automask': Field(False, 'minimum: leave out what fits better without a warp (monodepth2)'),
@@ -152,7 +159,8 @@ TRUTH = ('depth', 'pose')
 
 
 def check(config: ml_collections.ConfigDict, spec: DataSpec, size: tuple[int, int]) -> None:
-    """Raises InputError for a data set without cameras, or images that cannot be halved often enough."""
+    """Raises InputError for a data set without cameras, images that cannot be halved often enough, or rows that crops
+    move."""
     if 'intrinsics' not in spec.features:
         raise InputError(
             'config.data.name',
@@ -164,12 +172,28 @@ def check(config: ml_collections.ConfigDict, spec: DataSpec, size: tuple[int, in
         raise InputError(
             'config.augment.crop', got=f'{tuple(size)}', expected=f'multiples of {factor}, for images at every scale'
         )
+    _check_rows(config, spec, size[0] // factor)
     if config.depth.mask_weight and config.depth.photometric != 'all_pixels':
         got = f'a weight with photometric {config.depth.photometric!r}'
         raise InputError('config.depth.mask_weight', got=got, expected="photometric 'all_pixels', or a weight of 0")
     if config.depth.automask and config.depth.photometric != 'minimum':
         got = f'True with photometric {config.depth.photometric!r}'
         raise InputError('config.depth.automask', got=got, expected="photometric 'minimum'")
+
+
+def _check_rows(config: ml_collections.ConfigDict, spec: DataSpec, coarsest: int) -> None:
+    """`coarsest`: rows of the smallest images."""
+    where, rows, augment = 'config.depth.rows', tuple(config.depth.rows), config.augment
+    if not range(coarsest)[_span(rows, coarsest)]:
+        raise InputError(where, got=f'{rows}', expected=f'at least one of the {coarsest} rows at the coarsest scale')
+    height = (augment.resize or spec.split(config.data.train_split).max_size)[0]
+    moves = augment.scale != (1, 1) or augment.rotate or augment.translate or augment.crop[0] != height
+    if rows != (0, 1) and moves:
+        raise InputError(
+            where,
+            got=f'{rows} with images of {height} rows that are cropped, scaled, turned or shifted at random',
+            expected='(0, 1), or crops as high as the images and no such changes: the same rows of every image',
+        )
 
 
 def with_frames(inputs: Input, config: ml_collections.ConfigDict, *more: str) -> Input:
@@ -195,6 +219,11 @@ def shrink(image: Array, factor: int) -> Array:
     return image.reshape(shape).mean((-4, -2))
 
 
+def _span(share: Sequence[float], length: int) -> slice:
+    """config.depth.rows in pixels."""
+    return slice(*(round(end * length) for end in share))
+
+
 def make_terms(settings: ml_collections.ConfigDict, depth_of: Callable) -> Callable:
     """(disparities, motions, masks, batch, keys) -> {'photometric_0', 'smoothness_0', ..}, one of each for a scale.
 
@@ -206,16 +235,19 @@ def make_terms(settings: ml_collections.ConfigDict, depth_of: Callable) -> Calla
     def photometric(target, sources, depth, motions, intrinsics, masks, weight, key) -> Mean:
         padding = 'border' if settings.photometric == 'minimum' else 'zeros'
         seen = warp.warp(sources, depth[:, None], motions, intrinsics[:, None], padding=padding)
+        span = _span(settings.rows, target.shape[1])
+        target, sources, warped = (of_image[..., span, :, :] for of_image in (target, sources, seen.image))
+        valid = seen.valid[..., span, :]
         match settings.photometric:
             case 'l1':
-                return losses.photometric_l1(target, seen.image, seen.valid, weight)
+                return losses.photometric_l1(target, warped, valid, weight)
             case 'all_pixels':
-                keep = None if masks is None else losses.explainability(masks)
-                return losses.photometric_all_pixels(target, seen.image, weight, keep)
+                keep = None if masks is None else losses.explainability(masks[..., span, :, :])
+                return losses.photometric_all_pixels(target, warped, weight, keep)
             case 'mixture':
-                return losses.photometric_mixture(target, seen.image, seen.valid, weight, settings.ssim_share)
+                return losses.photometric_mixture(target, warped, valid, weight, settings.ssim_share)
         as_they_are = dict(sources=sources, key=key) if settings.automask else {}
-        return losses.minimum_reprojection(target, seen.image, weight, ssim_share=settings.ssim_share, **as_they_are)
+        return losses.minimum_reprojection(target, warped, weight, ssim_share=settings.ssim_share, **as_they_are)
 
     def smoothness(disparity, image, weight) -> Mean:
         if settings.smoothness == 'edge_aware':
@@ -265,11 +297,12 @@ MIN_DEPTH, MAX_DEPTH = 1e-3, 80.0
 def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Callable) -> dict[str, Any]:
     """`Stage`'s eval_step, finalize, render and monitor of what was learned about depth and motion.
 
-    Scores: 'photometric', the L1 between frames and warped neighbours over the pixels that fall onto them, beside
-    'photometric_no_warp' of the same pixels without a warp. Where the data set has the truth: the seven errors of depth
-    (metrics/depth.py, scaled by medians, since one camera knows no scale), and the same of two guesses without an image
-    ('baseline_'): a constant; and level ground with a constant above the horizon, each at the scale of its own median,
-    which is one scale more than depth is given. The trajectory's error in metres, the rotation's in degrees.
+    Scores: 'photometric', the L1 between frames and warped neighbours over the pixels of config.depth.rows that fall
+    onto them, beside 'photometric_no_warp' of the same pixels without a warp. Where the data set has the truth: the
+    seven errors of depth (metrics/depth.py, scaled by medians, since one camera knows no scale), and the same of two
+    guesses without an image ('baseline_'): a constant; and level ground with a constant above the horizon, each at the
+    scale of its own median, which is one scale more than depth is given. The trajectory's error in metres, the
+    rotation's in degrees.
 
     Args:
       infer: (state, image, frames) -> (disparity [B, H, W] of full resolution, depth_of, motions).
@@ -282,8 +315,10 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
         disparity, depth_of, motions = infer(state, batch['image'], batch['image_frames'])
         depth = depth_of(disparity)[:, None]
         seen = warp.warp(unit(batch['image_frames']), depth, motions, batch['intrinsics'][:, None])
-        inside = segmenter.valid_pixels(batch['size'], disparity)
-        return disparity, depth_of, motions, seen, seen.valid & inside[:, None]
+        from_row, to_row = (batch['size'][:, :1, None] * share for share in config.depth.rows)
+        rows = jnp.arange(disparity.shape[1])[:, None] + 0.5
+        counted = segmenter.valid_pixels(batch['size'], disparity) & (rows > from_row) & (rows < to_row)
+        return disparity, depth_of, motions, seen, seen.valid & counted[:, None]
 
     def eval_step(state: TrainState, batch: Batch, keys: Keys) -> Metrics:
         disparity, depth_of, motions, seen, valid = look(state, batch)

@@ -100,6 +100,19 @@ def test_disparity_is_enlarged_for_comparison_at_full_resolution(video):
     assert len({round(value, 6) for value in found.values()}) == 1, 'the same images at every scale'
 
 
+@pytest.mark.parametrize('photometric', monodepth.PHOTOMETRIC)
+def test_rows_below_are_not_compared(video, photometric):
+    below = {**video, 'image': video['image'].copy()}
+    below['image'][:, SIZE[0] * 3 // 4 :] = 255 - below['image'][:, SIZE[0] * 3 // 4 :]
+    settings = dict(photometric=photometric, automask=photometric == 'minimum', smoothness='none')
+    whole, part = (
+        [terms_of(batch, true_motions(video), rows=rows, **settings) for batch in (video, below)]
+        for rows in ((0.0, 1.0), (0.0, 0.75))
+    )
+    assert part[0] == part[1]
+    assert all(whole[0][name] < 0.9 * whole[1][name] for name in whole[0])
+
+
 def test_weights_are_a_mean_over_scales_and_smoothness_halves():
     weights = monodepth.loss_weights(make_config(num_scales=2, smooth_weight=0.5).depth)
     expected = {'photometric_0': 0.5, 'photometric_1': 0.5, 'smoothness_0': 0.25, 'smoothness_1': 0.125}
@@ -141,19 +154,23 @@ def test_motions_forward_in_time_are_inverted_for_earlier_frames(monkeypatch):
 # --- evaluation -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope='module')
-def scores_of_the_truth(video):
-    """Scores of a net that knows: disparity is 1 / depth, three times as far away as it is."""
+def evaluate_the_truth(video, **settings):
+    """Scores, metrics and pictures of a net that knows: disparity is 1 / depth, three times as far away as it is."""
     depth = jnp.where(video['depth'] > 0, video['depth'], 1e3)
 
     def infer(state, image, frames):
         motions = true_motions(video)
         return 1 / (3 * depth), lambda d: 1 / d, motions.at[..., :3, 3].multiply(3)
 
-    stage = monodepth.make_evaluation(make_config(), SPEC, infer)
+    stage = monodepth.make_evaluation(make_config(**settings), SPEC, infer)
     metrics = jax.jit(lambda batch: stage['eval_step'](None, batch, {}))(video)
     pictures = jax.jit(lambda batch: stage['render'](None, batch, {}))(video)
     return stage['finalize'](jax.tree.map(np.asarray, metrics)), metrics, pictures
+
+
+@pytest.fixture(scope='module')
+def scores_of_the_truth(video):
+    return evaluate_the_truth(video)
 
 
 def test_the_truth_has_no_error_whatever_its_scale(scores_of_the_truth):
@@ -164,6 +181,18 @@ def test_the_truth_has_no_error_whatever_its_scale(scores_of_the_truth):
     values = metrics['image_score'].value()
     assert values.shape == (2,) and (values < 0).all()
     assert -float(np.mean(values)) == pytest.approx(scores['photometric'], rel=0.1)
+
+
+def test_rows_below_are_not_scored(scores_of_the_truth, video):
+    seam = SIZE[0] * 3 // 4
+    below = {**video, 'image': video['image'].copy()}
+    below['image'][:, seam:] = 0
+    scores, _, pictures = evaluate_the_truth(below, rows=(0.0, 0.75))
+    whole, _, pictures_of_whole = scores_of_the_truth
+    error, of_whole = (np.asarray(seen['photometric_error']) for seen in (pictures, pictures_of_whole))
+    np.testing.assert_array_equal(error[:, :seam], of_whole[:, :seam])
+    assert (error[:, seam:] == np.asarray(images.heat(jnp.zeros(())))).all()
+    assert scores['photometric'] < 1.2 * whole['photometric'], 'black rows would cost more than everything else'
 
 
 def test_baselines_are_what_they_say(scores_of_the_truth, video):

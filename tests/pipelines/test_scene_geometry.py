@@ -284,6 +284,9 @@ def test_segmentation_is_scored_without_depth_and_shown_with_it(pretrained):
         ('depth', dict(geometry=dict(regulariser='chen')), ['config.geometry.regulariser', 'alone']),
         ('holistic', dict(geometry=dict(regulariser='none')), ['config.geometry.regulariser', 'chen']),
         ('holistic', dict(augment=dict(crop=(36, 64))), ['config.augment.crop', 'multiples of 8']),
+        ('holistic', dict(depth=dict(rows=(0.5, 0.6))), ['config.depth.rows', 'one of the 4 rows']),
+        ('novosel', dict(depth=dict(rows=(0, 0.75)), augment=dict(resize=(40, 80))), ['rows', '40 rows', 'cropped']),
+        ('depth', dict(depth=dict(rows=(0, 0.75)), augment=dict(scale=(1.0, 2.0))), ['rows', 'scaled']),
         ('holistic', dict(depth=dict(mask_weight=0.2)), ['mask_weight', 'all_pixels']),
         ('holistic', dict(depth=dict(automask=True)), ['automask', 'minimum']),
         ('holistic', dict(depth=dict(photometric='all_pixels', mask_weight=0.2)), ['pose_net.name', 'pose_exp_net']),
@@ -312,10 +315,13 @@ def test_a_net_without_a_pyramid_cannot_share_it():
         stages_of(config)
 
 
-@pytest.mark.parametrize('frames', [(), (0, 1), (1, -1), (1, 1)])
-def test_malformed_neighbours_fail_the_schema(frames):
-    with pytest.raises(InputError, match=r'config\.depth\.frames'):
-        config_lib.validate(make_config(depth=dict(frames=frames)))
+@pytest.mark.parametrize(
+    'key, value',
+    [*(('frames', v) for v in ((), (0, 1), (1, -1), (1, 1))), *(('rows', v) for v in ((), (0.5,), (1, 0), (0, 1.5)))],
+)
+def test_malformed_neighbours_and_rows_fail_the_schema(key, value):
+    with pytest.raises(InputError, match=rf'config\.depth\.{key}'):
+        config_lib.validate(make_config(depth={key: value}))
 
 
 @pytest.mark.parametrize('method', METHODS)
