@@ -368,8 +368,7 @@ def _key(width: int, mark: str, name: str) -> str:
 
 
 def _dot_line(dot: Dot, names: tuple[str, str], x: Callable[[float], float], y: float, left: float) -> str:
-    room = math.floor((left - 14) / LETTER + 1e-9)
-    shown = dot.name if len(dot.name) <= room else dot.name[: room - 1] + '…'
+    shown = _shortened(dot.name, math.floor((left - 14) / LETTER + 1e-9))
     parts = [f'<text x="{left - 8:.1f}" y="{y + 3.5:.1f}" class="end">{escape(shown)}</text>']
     told = dot.name
     if dot.value is None:
@@ -381,6 +380,12 @@ def _dot_line(dot: Dot, names: tuple[str, str], x: Callable[[float], float], y: 
         parts.append(_diamond(x(dot.reference), y))
         told += f'; {names[1]} {format_number(dot.reference)}'
     return f'<g><title>{escape(told)}</title>{"".join(parts)}</g>'
+
+
+def _shortened(name: str, room: int) -> str:
+    """Without its middle if it is longer than `room`: rows are often alike but for their ends."""
+    half = (room - 1) // 2
+    return name if len(name) <= room else f'{name[: room - 1 - half]}…{name[len(name) - half :]}'
 
 
 def _whisker(x0: float, x1: float, y: float) -> str:
