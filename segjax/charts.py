@@ -156,7 +156,10 @@ class _Frame:
         right, bottom = self.width - self.RIGHT, self.height - self.BOTTOM
         parts = []
         if len(x_name) < 8:  # a longer one is in the title
-            parts.append(f'<text x="{self.LEFT - 7}" y="{bottom + 16}" class="end">{escape(x_name)}</text>')
+            # The label of a tick at the very left reaches over the axis.
+            reach = min((self.x(t) - LETTER * len(format_number(t)) / 2 - 4 for t in self.x_ticks), default=self.LEFT)
+            end = min(self.LEFT - 7, reach)
+            parts.append(f'<text x="{end:.1f}" y="{bottom + 16}" class="end">{escape(x_name)}</text>')
         for tick in self.ticks:
             y = self.y(tick)
             parts.append(f'<path class="grid" d="M{self.LEFT} {y:.1f}H{right}"/>')

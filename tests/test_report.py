@@ -365,6 +365,15 @@ def test_line_chart_of_one_point_names_its_place_alone():
     assert re.findall(r'class="mid">([^<]*)<', svg) == ['300']
 
 
+@pytest.mark.parametrize('first', [0, 200, 20_000])
+def test_the_name_of_the_axis_ends_before_its_first_label(first):
+    svg = charts.line_chart('t', [Series('a', [first, first + 800], [0.1, 0.2], 'eval')])
+    (end,) = re.findall(r'x="([\d.]+)" y="[\d.]+" class="end">step<', svg)
+    labels = re.findall(r'x="([\d.]+)" y="[\d.]+" class="mid">([^<]*)<', svg)
+    begin = min(float(x) - charts.LETTER * len(text) / 2 for x, text in labels)
+    assert 4 * charts.LETTER <= float(end) < begin
+
+
 def test_line_chart_is_logarithmic_over_large_ratios():
     svg = charts.line_chart('t', [Series('a', [0, 1, 2], [1e-4, 1e-2, 1.0], 'eval')])
     (_, y0), (_, y1), (_, y2) = marks(svg)
