@@ -10,7 +10,7 @@ from segjax import health, logs, parallel, report
 from segjax.data import loader
 from segjax.protocol import Mean, Stage, TrainState
 
-FIRST_PANELS = ('prediction', 'truth')
+FIRST_PANELS = ('prediction', 'truth', 'disparity', 'true_disparity', 'neighbour', 'warped')
 """Beside the image in the report; a jitted function returns its dict sorted by name."""
 
 

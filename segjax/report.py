@@ -11,6 +11,7 @@ Whatever is missing leaves its section out, so the page of a run that was stoppe
 """
 
 import json
+import math
 import pathlib
 import shutil
 import statistics
@@ -28,6 +29,7 @@ from segjax.web import escape, label
 
 NUM_CARDS = 5  # scores shown large
 MAX_CHARTS = 60  # of a stage; the rest is in metrics.jsonl
+PANELS_A_LINE = 5  # at the most, on a wide page; lines are of equal length, but for the last
 SAME, GIVEN = 'same', ('image', 'truth')  # the group that stages have in common; panels that do not depend on them
 GROUPS = {'best': 'Best images', 'worst': 'Worst images', 'sample': 'Images'}
 
@@ -242,7 +244,11 @@ def _panels(
             figure, colours = _figure(folder / f'{panel}.png', f'{panel} of {info["name"]}', panel)
             figures += [figure] if figure else []
             seen |= colours if panel != 'image' else set()
-    return f'<div class="panels{" few" if len(figures) < 3 else ""}">{"".join(figures)}</div>', seen
+    lines = math.ceil(len(figures) / PANELS_A_LINE) or 1
+    css = (
+        f'class="panels{" few" if len(figures) < 3 else ""}" style="--columns: {math.ceil(len(figures) / lines) or 1}"'
+    )
+    return f'<div {css}>{"".join(figures)}</div>', seen
 
 
 def _figure(path: pathlib.Path, alt: str, panel: str) -> tuple[str, set[int]]:

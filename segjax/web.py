@@ -151,6 +151,7 @@ tbody th { color: var(--ink); font-size: 14px; font-weight: 500; white-space: no
 .panels figure { margin: 0; } .panels img { display: block; width: 100%; height: auto; border-radius: 6px;
   background: var(--rail); } .panels figcaption { color: var(--soft); font-size: 12.5px; }
 .panels.few { max-width: 66.6%; }
+@media (min-width: 1000px) { .panels { grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); } }
 details { padding: 10px 16px; margin: 14px 0; } summary { cursor: pointer; font-weight: 600; }
 details .charts { margin-top: 12px; }
 pre { overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; }

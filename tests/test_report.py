@@ -305,6 +305,15 @@ def test_pictures_are_kept_losslessly_and_replaced(tmp_path):
     assert (tmp_path / 'best_00/info.json').exists()  # a failed call leaves the old pictures
 
 
+@pytest.mark.parametrize('count, columns', [(3, 3), (5, 5), (6, 3), (7, 4)])
+def test_lines_of_pictures_are_of_equal_length(workdir, count, columns):
+    given = entries(1)[0]
+    pictures = {f'panel_{i}': given['pictures']['image'] for i in range(count)}
+    report.save_pictures(workdir / 'segmentation/pictures', 'best', [{**given, 'pictures': pictures}])
+    report.save_pictures(workdir / 'segmentation/pictures', 'worst', [])
+    assert re.findall(r'class="panels" style="--columns: (\d)"', write(workdir)[0]) == [str(columns)]
+
+
 def test_large_label_maps_keep_their_colours_and_photos_become_small(tmp_path):
     label = np.array(PALETTE, np.uint8)[np.random.default_rng(0).integers(0, 4, (300, 2000))]
     photo = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (300, 2000, 3), np.uint8), (0, 0), 4)
