@@ -1,5 +1,6 @@
 """Scores and pictures of a state: the loop over an evaluation split, shared by training and --mode evaluate."""
 
+import collections
 import contextlib
 from collections.abc import Callable, Mapping
 
@@ -9,9 +10,6 @@ import numpy as np
 from segjax import health, logs, parallel, report
 from segjax.data import loader
 from segjax.protocol import Mean, Stage, TrainState
-
-FIRST_PANELS = ('prediction', 'truth', 'disparity', 'true_disparity', 'neighbour', 'warped')
-"""Beside the image in the report; a jitted function returns its dict sorted by name."""
 
 
 def totals(
@@ -85,7 +83,9 @@ def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str
     if compare:
         same = min(count, len(source))
         groups['same'] = [len(source) * i // same for i in range(same)]
-    render, folder = jax.jit(stage.render), run.workdir / stage.name
+    # Pictures stay in the order of the stage: a jitted function would return a plain dict sorted by name.
+    render = jax.jit(lambda *arguments: collections.OrderedDict(stage.render(*arguments)))
+    folder = run.workdir / stage.name
     board = logs.TensorBoard(folder / 'tensorboard', int(state.step))
     for group, indices in groups.items():
         entries = [_entry(run, inputs, source, index, float(score[index]), render, keys, state) for index in indices]
@@ -106,7 +106,6 @@ def _entry(run, inputs, source, index, score, render, keys, state):
         of_label = picture.shape[1:3] == batch['label'].shape[1:3]
         return np.asarray(picture[0, :label_height, :label_width] if of_label else picture[0, :height, :width])
 
-    rendered = {k: cut(v) for k, v in render(state, batch, keys).items()}
-    order = [*(k for k in FIRST_PANELS if k in rendered), *(k for k in rendered if k not in FIRST_PANELS)]
-    pictures = {'image': batch['image'][0, :height, :width], **{k: rendered[k] for k in order}}
+    rendered = {panel: cut(picture) for panel, picture in render(state, batch, keys).items()}
+    pictures = {'image': batch['image'][0, :height, :width], **rendered}
     return {'index': index, 'score': score, 'name': str(source[index]['name']), 'pictures': pictures}

@@ -375,16 +375,15 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
         disparity, _, _, seen, valid = look(state, batch)
         target, warped = unit(batch['image']), jnp.where(valid[..., None], seen.image, 0)[:, 0]
         error = jnp.where(valid[:, 0], jnp.abs(target - warped).mean(-1), 0)
-        pictures = {
-            'disparity': paint_disparity(disparity),
+        pictures = {'disparity': paint_disparity(disparity)}
+        if 'depth' in truth:
+            near = batch['depth'] > 0
+            pictures['true_disparity'] = paint_disparity(near / jnp.where(near, batch['depth'], 1))
+        return pictures | {
             'neighbour': batch['image_frames'][:, 0],
             'warped': images.to_uint8(warped, 'unit'),
             'photometric_error': images.heat(jnp.clip(4 * error, 0, 1)),
         }
-        if 'depth' in truth:
-            near = batch['depth'] > 0
-            pictures['true_disparity'] = paint_disparity(near / jnp.where(near, batch['depth'], 1))
-        return pictures
 
     return {'eval_step': eval_step, 'finalize': finalize, 'render': render, 'monitor': ('photometric', 'min')}
 

@@ -115,7 +115,8 @@ class Stage(NamedTuple):
                  a Mean of [N] vectors with a place for each example of the split, ranks the report's pictures
     finalize     summed metrics (numpy) -> scores, on the host
     monitor      (score name, 'max' or 'min'): which checkpoint is the best one; finalize must return that score
-    render       (state, batch, keys) -> {'prediction': [B, H, W, 3] uint8, ...}, pictures for report and TensorBoard
+    render       (state, batch, keys) -> {'prediction': [B, H, W, 3] uint8, ...}, pictures for report and TensorBoard,
+                 in this order
     predict      (state, image [B, H, W, 3] uint8) -> class probabilities [B, H, W, C], for --mode predict
     """
 

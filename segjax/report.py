@@ -244,11 +244,9 @@ def _panels(
             figure, colours = _figure(folder / f'{panel}.png', f'{panel} of {info["name"]}', panel)
             figures += [figure] if figure else []
             seen |= colours if panel != 'image' else set()
-    lines = math.ceil(len(figures) / PANELS_A_LINE) or 1
-    css = (
-        f'class="panels{" few" if len(figures) < 3 else ""}" style="--columns: {math.ceil(len(figures) / lines) or 1}"'
-    )
-    return f'<div {css}>{"".join(figures)}</div>', seen
+    count, few = len(figures), ' few' if len(figures) < 3 else ''
+    columns = math.ceil(count / max(1, math.ceil(count / PANELS_A_LINE)))
+    return f'<div class="panels{few}" style="--columns: {columns}">{"".join(figures)}</div>', seen
 
 
 def _figure(path: pathlib.Path, alt: str, panel: str) -> tuple[str, set[int]]:

@@ -66,6 +66,8 @@ def test_the_first_command_trains_and_ends_with_a_report(tmp_path, traced):
         assert promised in report, promised
     for name in ('config.json', 'scores.json', 'report.html'):
         assert (tmp_path / 'first' / name).is_file()
+    panels = [json.loads(path.read_text())['panels'] for path in (tmp_path / 'first').glob('*/pictures/*/info.json')]
+    assert panels and all(found[:4] == ['image', 'prediction', 'truth', 'errors'] for found in panels)
     scores = json.loads((tmp_path / 'first/scores.json').read_text())
     assert_traced_once(traced, scores)
     (stage,) = scores

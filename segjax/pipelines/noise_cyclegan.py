@@ -499,18 +499,17 @@ def make_evaluation(
         label = segmenter.label_of_image(batch, config, spec)
         reconstruction, without_noise = _together(paint, [paint_input(noisy, config), paint_input(latent, config)])
         synthetic = paint_map(jax.nn.one_hot(label, num_classes))
-        pictures = dict(of_segmenter['render'](state, batch, keys))
-        pictures |= {
-            'reconstruction': images.to_uint8(reconstruction, 'symmetric'),
-            'synthetic': images.to_uint8(synthetic, 'symmetric'),
-            'resegmentation': segmenter.paint(jnp.argmax(segment_again(synthetic), -1), spec),
+        pictures = {
+            **of_segmenter['render'](state, batch, keys),
             'latent_residual': residual.residual_picture(residual.latent_residual(latent)),
+            'noisy_latent_residual': residual.residual_picture(residual.latent_residual(noisy)),
+            'reconstruction': images.to_uint8(reconstruction, 'symmetric'),
+            'reconstruction_without_noise': images.to_uint8(without_noise, 'symmetric'),
+            'resegmentation': segmenter.paint(jnp.argmax(segment_again(synthetic), -1), spec),
+            'synthetic': images.to_uint8(synthetic, 'symmetric'),
         }
-        if injector.name != 'none':
-            pictures |= {
-                'reconstruction_without_noise': images.to_uint8(without_noise, 'symmetric'),
-                'noisy_latent_residual': residual.residual_picture(residual.latent_residual(noisy)),
-            }
+        if injector.name == 'none':  # the same as without noise
+            del pictures['noisy_latent_residual'], pictures['reconstruction_without_noise']
         return pictures
 
     return {'eval_step': eval_step, 'finalize': finalize, 'render': render, 'predict': of_segmenter['predict']}
