@@ -3,7 +3,7 @@
 Nothing has to be trained first: parameters are fresh. What is timed, for every stage of the config:
 
     train     one optimiser step of the global batch: batch to the devices, forward, backward, update, metrics
-    evaluate  one batch likewise: batch to the devices, forward, metrics at the label's own size
+    evaluate  one batch likewise: batch to the devices, forward, metrics at the resolution of the scores
     predict   one batch of tiles as `--mode predict` calls it, on one device: tiles to the device, forward
     input     reading, decoding, augmenting and batching for training, with the config's threads and workers, while the
               devices are idle
@@ -38,7 +38,7 @@ FRESH = 'init_from.path='  # an override: what parameters hold does not change w
 PARTS = ('train', 'evaluate', 'predict')  # of a stage that are programs
 INCLUDED = {
     'train': 'batch to the devices, forward, backward, update, metrics',
-    'evaluate': "batch to the devices, forward, metrics at the label's own size",
+    'evaluate': 'batch to the devices, forward, metrics at the resolution of the scores',
     'predict': 'tiles to one device, forward; images are tiles',
     'input': 'reading, decoding, augmenting, batching; devices idle',
 }

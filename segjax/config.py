@@ -178,6 +178,11 @@ SHARED = {
     'evaluate': {
         'batch_size': Field(8, 'global; the last batch is padded, every image counts once', at_least(1)),
         'policy': Field('cityscapes', 'how mIoU is averaged (metrics/confusion.py)'),
+        'resolution': Field(
+            'label',
+            'Size at which pixels are scored: that of the label, or that of the image that the net sees.',
+            one_of('label', 'image'),
+        ),
     },
     'run': {
         'log_every': Field(20, 'steps between lines of metrics.jsonl', at_least(1)),
@@ -347,6 +352,29 @@ def _check_init_from(init_from: ml_collections.ConfigDict) -> None:
                 expected=f'{default!r}: the key is about published weights ({", ".join(SUFFIXES)}, or {HUB}...)',
                 fix=f'--config.init_from.{key}={default}, or a file of weights as init_from.path',
             )
+
+
+LABEL_SIZE = 'label size'
+
+
+def scored_at(config: ml_collections.ConfigDict) -> str:
+    """Returns the size at which pixels are scored, as scores and tables print it."""
+    if config.evaluate.resolution == 'label':
+        return LABEL_SIZE
+    height, width = config.data.eval_size
+    return f'{height}x{width}'
+
+
+def scored_as_asked(scores: Mapping[str, Any], config: ml_collections.ConfigDict) -> bool:
+    """Returns whether stored scores of a stage follow the protocol in `config.evaluate`.
+
+    Scores without a policy are none of a segmentation and follow every protocol. Scores without a
+    resolution are older than the key and were computed at its default.
+    """
+    if 'policy' not in scores:
+        return True
+    asked = (config.evaluate.policy, scored_at(config))
+    return (scores['policy'], scores.get('resolution', LABEL_SIZE)) == asked
 
 
 def parse_arg(arg: str, variants: tuple[str, ...], **spec: Any) -> ml_collections.ConfigDict:

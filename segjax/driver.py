@@ -140,9 +140,9 @@ def _train_stages(run: Run, stages: tuple[Stage, ...], stop: health.StopSignal) 
         states[stage.name] = parallel.to_host(state)
         path = run.workdir / stage.name / SCORES
         if totals is None and stage is not stages[-1] and path.exists():
-            # Finished in an earlier start, and there is more to do; but not if it was scored by another policy.
+            # The stage finished in an earlier start: reuse its scores if the protocol is the same.
             all_scores[stage.name] = logs.read_json(path)
-            if all_scores[stage.name].get('policy', run.config.evaluate.policy) == run.config.evaluate.policy:
+            if config_lib.scored_as_asked(all_scores[stage.name], run.config):
                 continue
         if totals is None:
             totals = _evaluate(run, stage, map_functions(run, stage), state, stop)

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from segjax import models, parallel
-from segjax.config import Choice, Field, above, one_of
+from segjax.config import Choice, Field, above, one_of, scored_at
 from segjax.data.spec import IGNORE, DataSpec
 from segjax.losses import segmentation as losses
 from segjax.metrics import confusion
@@ -126,20 +126,32 @@ def eval_label(batch: Batch, config: ml_collections.ConfigDict, spec: DataSpec) 
 
 
 def label_of_image(batch: Batch, config: ml_collections.ConfigDict, spec: DataSpec) -> Array:
-    """[B, H, W] `eval_label` at the size and place of the evaluation images, by nearest neighbours; padding is 255.
+    """Resizes `eval_label` to the evaluation image, [B, H, W], by `to_image`."""
+    return to_image(eval_label(batch, config, spec), batch)
 
-    For what needs a label map as input. Scores are computed at the label's own size.
+
+def to_image(label: Array, batch: Batch) -> Array:
+    """Resizes label maps to the evaluation images with nearest neighbours.
+
+    Args:
+      label: [B, h, w] train ids on the canvas of batch['label'].
+      batch: an evaluation batch; its image, size and label_size are read.
+
+    Returns:
+      [B, H, W] train ids on the canvas of batch['image']; padding is 255.
     """
     height, width = batch['image'].shape[1:3]
 
     def source(axis: int, places: int):
-        there, here = batch['label_size'][:, axis, None], batch['size'][:, axis, None]
-        return jnp.minimum((2 * jnp.arange(places) + 1) * there // (2 * here), there - 1)
+        label_length = batch['label_size'][:, axis, None]
+        image_length = batch['size'][:, axis, None]
+        center = (2 * jnp.arange(places) + 1) * label_length // (2 * image_length)
+        return jnp.minimum(center, label_length - 1)
 
     def pick(label, rows, columns):
         return label[rows[:, None], columns]
 
-    label = jax.vmap(pick)(eval_label(batch, config, spec), source(0, height), source(1, width))
+    label = jax.vmap(pick)(label, source(0, height), source(1, width))
     return jnp.where(valid_pixels(batch['size'], label), label, IGNORE)
 
 
@@ -155,27 +167,42 @@ def valid_pixels(size: Array, like: Array) -> Array:
 def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Callable) -> dict[str, Callable]:
     """`Stage`'s eval_step, finalize, render and predict.
 
+    `evaluate.resolution` says where scores are computed. 'label' resizes logits to each label's own size.
+    'image' resizes labels to the images that the net sees, with nearest neighbours. Padding counts nowhere.
+
     With `data.void_class` a pixel may be predicted as void. Where its truth is a class, that is a miss; where the truth
     is void, nothing counts, as ever. 'mIoU_with_void' is the mean over all C + 1, void pixels included.
 
     Args:
-      infer: (state, image uint8) -> float32 logits at the net's resolution.
+      infer: (state, image uint8 [B, H, W, 3]) -> float32 logits [B, H, W, C].
     """
     confusion.check_policy(config.evaluate.policy)
     num_classes, num_examples = spec.classes.num_classes, spec.split(config.data.eval_split).num_examples
+    at_image = config.evaluate.resolution == 'image'
 
     def predict_labels(state: TrainState, batch: Batch):
-        """Train ids at the label's own size: logits are resized, labels never are."""
+        """Predicts train ids at the resolution of the scores."""
         logits = infer(state, batch['image'])
-        logits = resize.resize_valid(logits, batch['size'], batch['label'].shape[1:], batch['label_size'])
+        if not at_image:
+            label_shape = batch['label'].shape[1:]
+            logits = resize.resize_valid(logits, batch['size'], label_shape, batch['label_size'])
         return jnp.argmax(logits, -1)
+
+    def labels_of(batch: Batch) -> tuple[Array, Array]:
+        """Returns the label, and the label with void as a class, at the resolution of the scores."""
+        label = batch['label']
+        with_void = eval_label(batch, config, spec)
+        if at_image:
+            label = to_image(label, batch)
+            with_void = to_image(with_void, batch)
+        return label, with_void
 
     def eval_step(state: TrainState, batch: Batch, keys: Keys) -> Metrics:
         prediction, outputs = predict_labels(state, batch), num_outputs(config, spec)
-        image_iou = confusion.image_iou(prediction, batch['label'], num_classes, batch['weight'])
-        label = eval_label(batch, config, spec)
+        label, with_void = labels_of(batch)
+        image_iou = confusion.image_iou(prediction, label, num_classes, batch['weight'])
         return {
-            'confusion': confusion.confusion(prediction, label, outputs, batch['weight']),
+            'confusion': confusion.confusion(prediction, with_void, outputs, batch['weight']),
             'image_score': confusion.per_example(image_iou, batch['index'], batch['weight'], num_examples),
         }
 
@@ -185,6 +212,7 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
         # Of a matrix with void: rows of the classes; the column of void holds predictions of nothing.
         matrix = counts[:num_classes, : num_classes + 1] if config.data.void_class else counts
         scores = confusion.scores(matrix, names, policy)
+        scores['resolution'] = scored_at(config)
         if config.data.void_class:
             scores['mIoU_with_void'] = confusion.scores(counts, (*names, VOID), policy)['mIoU']
         prior = np.asarray(spec.split(config.data.train_split).class_pixels)
@@ -196,10 +224,11 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
 
     def render(state: TrainState, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
         prediction = predict_labels(state, batch)
-        wrong = (prediction != batch['label']) & (batch['label'] < num_classes)
+        label, _ = labels_of(batch)
+        wrong = (prediction != label) & (label < num_classes)
         return {
             'prediction': paint(prediction, spec),
-            'truth': paint(batch['label'], spec),
+            'truth': paint(label, spec),
             'errors': jnp.where(wrong[..., None], jnp.array([220, 40, 40], jnp.uint8), jnp.uint8(235)),
         }
 

@@ -162,3 +162,19 @@ def test_only_what_changes_the_result_counts_as_another_config(config):
     assert config_lib.differences(old, config_lib.to_json(config)) == ['train.batch_size: 6, now 12']
     others = config_lib.differences(old, config_lib.to_json(config), free=('bench', 'data.threads', 'train'))
     assert others == ["parallel.mode: 'pmap', now 'shard_map'", 'run.log_every: 20, now 3']
+
+
+@pytest.mark.parametrize(
+    'scores, same',
+    [
+        ({'error': 0.1}, True),
+        ({'policy': 'cityscapes', 'resolution': 'label size'}, False),
+        ({'policy': 'cityscapes'}, False),
+        ({'policy': 'absent_zero', 'resolution': '16x32'}, False),
+        ({'policy': 'cityscapes', 'resolution': '16x32'}, True),
+    ],
+)
+def test_stored_scores_are_reused_under_the_same_protocol_only(config, scores, same):
+    config.data.eval_size = (16, 32)
+    config.evaluate.resolution = 'image'
+    assert config_lib.scored_as_asked(scores, config) == same

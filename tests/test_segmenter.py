@@ -82,6 +82,74 @@ def test_void_predicted_is_a_miss_and_void_truth_counts_only_in_its_own_mean():
     assert plain['IoU']['class 1'] == 1 and 'mIoU_with_void' not in plain
 
 
+SIZES = [(24, 40), (24, 31), (17, 40)]  # of the images on their canvas of 24x40: two are letterboxed
+LABEL_SIZES = [(48, 80), (37, 51), (21, 50)]
+
+
+def letterboxed_batch():
+    """Three images and labels of several sizes on common canvases, and an example of weight 0."""
+    rng = np.random.default_rng(5)
+    label = np.full((4, 48, 80), IGNORE)
+    for row, (height, width) in enumerate(LABEL_SIZES):
+        label[row, :height, :width] = rng.integers(0, NUM_CLASSES, (height, width))
+        label[row, :height, :width][rng.random((height, width)) < 0.2] = IGNORE
+    label[3] = label[0]
+    return {
+        'image': rng.integers(0, 256, (4, 24, 40, 3)).astype(np.uint8),
+        'label': label,
+        'weight': np.array([1, 1, 1, 0], np.float32),
+        'index': np.arange(4),
+        'size': np.array([*SIZES, SIZES[0]]),
+        'label_size': np.array([*LABEL_SIZES, LABEL_SIZES[0]]),
+    }
+
+
+def counted_at_image(prediction, batch, outputs):
+    """The confusion matrix [outputs, outputs] of each image, a pixel of the image at a time."""
+    matrices = np.zeros((3, outputs, outputs), int)
+    for row in range(3):
+        (height, width), (tall, wide) = SIZES[row], LABEL_SIZES[row]
+        for i, j in np.ndindex(height, width):
+            y, x = int((i + 0.5) * tall / height), int((j + 0.5) * wide / width)
+            truth = batch['label'][row, y, x]
+            truth = outputs - 1 if truth == IGNORE and outputs > NUM_CLASSES else truth
+            if truth != IGNORE:
+                matrices[row, truth, prediction[row, i, j]] += 1
+    return matrices
+
+
+@pytest.mark.parametrize('void', [False, True])
+def test_scores_at_the_size_of_the_images_are_those_of_a_loop_over_their_pixels(void):
+    config, batch = make_config(void_class=void, eval_size=(24, 40)), letterboxed_batch()
+    config.evaluate.resolution = 'image'
+    outputs = segmenter.num_outputs(config, SPEC)
+    prediction = np.random.default_rng(6).integers(0, outputs, (4, 24, 40))
+    functions = segmenter.make_evaluation(config, SPEC, lambda state, image: jax.nn.one_hot(prediction, outputs))
+    metrics = jax.jit(functions['eval_step'])(None, batch, {})
+    expected = counted_at_image(prediction, batch, outputs)
+    np.testing.assert_array_equal(metrics['confusion'].sum[:outputs, :outputs], expected.sum(0))
+    assert int(metrics['confusion'].sum.sum()) == expected.sum(), 'padding counts nowhere'
+    scores = functions['finalize']({k: Mean(np.asarray(m.sum), np.asarray(m.count)) for k, m in metrics.items()})
+    assert scores['resolution'] == '24x40'
+    of_classes = expected.sum(0)[:NUM_CLASSES]
+    hit = np.diagonal(of_classes)
+    union = of_classes.sum(1) + of_classes[:, :NUM_CLASSES].sum(0) - hit
+    assert scores['mIoU'] == pytest.approx(np.mean(hit / union))
+    of_images = metrics['image_score'].value()
+    for row in range(3):
+        matrix = expected[row, :NUM_CLASSES]
+        hit = np.diagonal(matrix)
+        union = matrix.sum(1) + matrix[:, :NUM_CLASSES].sum(0) - hit
+        assert of_images[row] == pytest.approx(np.mean(hit / union)), 'the pictures are ranked by the same pixels'
+    pictures = functions['render'](None, batch, {})
+    assert {picture.shape for picture in pictures.values()} == {(4, 24, 40, 3)}
+
+
+def test_scores_say_that_they_are_of_the_size_of_the_labels():
+    label = jnp.array([[[0, 1]]])
+    assert scores_of(make_config(), label, label)['resolution'] == 'label size'
+
+
 def test_pictures_of_void_are_black():
     np.testing.assert_array_equal(segmenter.paint(jnp.array([[NUM_CLASSES, IGNORE]]), SPEC), np.zeros((1, 2, 3)))
     np.testing.assert_array_equal(segmenter.paint(jnp.array([[1]]), SPEC)[0, 0], SPEC.classes.palette[1])

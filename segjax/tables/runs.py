@@ -28,8 +28,9 @@ def outcome(job: Job) -> Outcome:
     if not config.exists() or not (scores.exists() or failed.exists()):
         return OPEN
     stored, wanted = logs.read_json(config), config_lib.to_json(job.config)
-    # 'evaluate' may change when a run goes on, but its old scores are not those of another policy.
-    if config_lib.differences(stored, wanted) or stored['evaluate'] != wanted['evaluate']:
+    # `evaluate` may change when a run resumes, but scores under another protocol do not count.
+    free = tuple(key for key in config_lib.FREE if key != 'evaluate')
+    if config_lib.differences(stored, wanted, free=free):
         return OPEN
     if failed.exists():
         return Outcome({}, logs.read_json(failed)['message'])

@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 
 from segjax import bench, logs
+from segjax import config as config_lib
 from segjax.tables.numbers import Cell, Measured, best_rows, problems, score_at, stage_scores
 from segjax.tables.plan import config_argument
 from segjax.tables.spec import Column, Table
@@ -91,6 +92,7 @@ def facts(measured: Measured) -> dict[str, str]:
         'batch': each(lambda c: c.train.batch_size),
         'dtype': each(lambda c: c.train.dtype),
         'mIoU policy': each(lambda c: c.evaluate.policy),
+        'scored at': each(config_lib.scored_at),
         'device': ' / '.join(dict.fromkeys(map(_machine, environments))) or 'nothing was run yet',
     }
 

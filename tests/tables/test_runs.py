@@ -21,6 +21,19 @@ def test_keys_that_change_no_result_do_not_make_a_run_again_and_the_policy_does(
     assert runs(trained) == [('base', 0), ('thin', 0), ('strong', 0)]
 
 
+def test_a_run_that_is_older_than_a_key_of_the_evaluation_is_not_made_again(table_file, trained):
+    start(table_file, seeds='0')
+    for path in pathlib.Path('runs').glob('*/seed_0/config.json'):
+        stored = json.loads(path.read_text())
+        del stored['evaluate']['resolution']
+        path.write_text(json.dumps(stored))
+    trained.clear()
+    start(table_file, seeds='0')
+    assert trained == []
+    start(table_file, seeds='0', assignments=[Assignment('evaluate.resolution', 'image')])
+    assert runs(trained) == [('base', 0), ('thin', 0), ('strong', 0)]
+
+
 def test_old_scores_are_not_taken_for_those_of_an_interrupted_run(table_file, trained, monkeypatch):
     start(table_file, seeds='0')
     policy = [Assignment('evaluate.policy', 'absent_zero')]

@@ -55,6 +55,7 @@ python -m segjax.main --mode table --table table.py --scale quick --workdir runs
 - batch: 8
 - dtype: float32
 - mIoU policy: cityscapes
+- scored at: label size
 - device: 2 x abacus, 1 process(es), 8 host cores, Python 3.11, jax 0.1
 
 | row             | width |                         mIoU [%] | published |                  error | published |
