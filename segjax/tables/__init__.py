@@ -4,7 +4,7 @@
 
     <workdir>/<row>/seed_<n>/               a run folder as --mode train makes it; with failed.json if it diverged
     <workdir>/speed.json                    times of the rows, where columns show them
-    <workdir>/table.md, .csv, .json, .html  written anew after every run
+    <workdir>/table.md, .csv, .json, .html  written anew after every run; claims.csv, too, if there are claims
 
 A table file is Python with a function `get_table()` that returns a `Table`. All configs are checked before the first
 run. What is finished is not trained again, so an interrupted table goes on by the same command. The order is all rows
@@ -14,6 +14,18 @@ run, of all rows in turn, and again when rows, their configs or the machine are 
 
 from segjax.tables.loop import run
 from segjax.tables.plan import make_plan
-from segjax.tables.spec import STREETS, Claim, Column, Row, Scale, Table, small_scale
+from segjax.tables.spec import STREETS, Claim, Column, Condition, Difference, Row, Scale, Table, small_scale
 
-__all__ = ['STREETS', 'Claim', 'Column', 'Row', 'Scale', 'Table', 'make_plan', 'run', 'small_scale']
+__all__ = [
+    'STREETS',
+    'Claim',
+    'Column',
+    'Condition',
+    'Difference',
+    'Row',
+    'Scale',
+    'Table',
+    'make_plan',
+    'run',
+    'small_scale',
+]

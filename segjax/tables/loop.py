@@ -4,9 +4,9 @@ from segjax import health, logs, parallel
 from segjax.tables.numbers import Measured, measure
 from segjax.tables.page import page
 from segjax.tables.plan import Plan
-from segjax.tables.runs import to_be_run, train
+from segjax.tables.runs import has_finished, to_be_run, train
 from segjax.tables.speed import time_rows
-from segjax.tables.text import as_json, csv_text, markdown, terminal_text
+from segjax.tables.text import as_json, claims_csv_text, csv_text, markdown, terminal_text
 
 
 def run(plan: Plan) -> None:
@@ -15,17 +15,24 @@ def run(plan: Plan) -> None:
     Where columns show times, the rows are timed before the end (`speed.time_rows`), also if nothing was left to train.
 
     A run that diverges is noted in its folder (failed.json) and the others go on; a later start does not try it again
-    unless that file is deleted.
+    unless that file is deleted. Rows that begin from a run that diverged are left out.
 
     Raises:
       health.Preempted: told to stop; the same command goes on.
     """
+    if plan.added and parallel.is_main():
+        print(f'also trained, because chosen rows begin from them: {", ".join(plan.added)}', flush=True)
     with health.StopSignal() as stop:
         for number, job in enumerate(plan.todo, start=1):
             if not to_be_run(job):
                 continue
             if stop.reached():
                 raise health.Preempted(f'{job.name} had not begun')
+            start = plan.start(job)
+            if start and not has_finished(start):
+                if parallel.is_main():
+                    print(f'[{number}/{len(plan.todo)}] {job.name} cannot begin: {start.name} diverged', flush=True)
+                continue
             if parallel.is_main():
                 print(f'[{number}/{len(plan.todo)}] {job.name}', flush=True)
             train(job, stop)
@@ -40,9 +47,11 @@ def run(plan: Plan) -> None:
 
 
 def write(measured: Measured) -> None:
-    """Writes table.md, table.csv, table.json and table.html, each whole."""
+    """Writes table.md, table.csv, table.json, table.html and, for a table with claims, claims.csv, each whole."""
     workdir = measured.plan.workdir
     logs.write_json(workdir / 'table.json', as_json(measured))
     logs.write_text(workdir / 'table.csv', csv_text(measured))
+    if measured.comparisons or measured.headlines:
+        logs.write_text(workdir / 'claims.csv', claims_csv_text(measured))
     logs.write_text(workdir / 'table.md', markdown(measured))
     logs.write_text(workdir / 'table.html', page(measured))

@@ -4,7 +4,16 @@ from segjax import charts, web
 from segjax.tables.numbers import Measured, class_scores, problems
 from segjax.tables.runs import OPEN
 from segjax.tables.spec import Column, Row, Table
-from segjax.tables.text import CLAIMS_LEGEND, LEGEND, claim_cells, facts, heading, speed_note, table_cells
+from segjax.tables.text import (
+    LEGEND,
+    claim_cells,
+    claims_legend,
+    facts,
+    heading,
+    headline_lines,
+    speed_note,
+    table_cells,
+)
 from segjax.web import escape
 
 NUM_COMPARED = 5  # rows whose classes are compared where the table names none
@@ -20,11 +29,12 @@ def page(measured: Measured) -> str:
     body.append(f'<pre>{escape(plan.command)}</pre>')
     notes = '<br>'.join(map(escape, problems(measured)))
     body.append(f'<p class="note">{notes}</p>' if notes else '')
+    body += [f'<p>{escape(line)}</p>' for line in headline_lines(measured)]
     body.append(web.card('Table', web.table(*table_cells(measured, lambda text: f'<b>{text}</b>', escape))))
     body += [f'<p class="soft">{escape(text)}</p>' for text in (LEGEND, speed_note(measured)) if text]
     if measured.comparisons:
         body.append(web.card('Orderings', web.table(*claim_cells(measured, escape))))
-        body.append(f'<p class="soft">{escape(CLAIMS_LEGEND)}</p>')
+        body.append(f'<p class="soft">{escape(claims_legend(measured))}</p>')
     plots = ''.join(_dot_plot(measured, column) for column in table.columns)
     body.append(f'<h3>Rows</h3><div class="halves">{plots}</div>' if plots else '')
     body += [_classes(measured), _runs(measured)]
@@ -38,7 +48,7 @@ def plot_name(table: Table, row: Row) -> str:
 
 def _dot_plot(measured: Measured, column: Column) -> str:
     table, dots = measured.plan.table, []
-    for row in table.rows:
+    for row in table.shown:
         cell = measured.cells[row.key, column.name]
         low, high = cell.range
         note = 'diverged' if cell.diverged and not cell.values else ''
@@ -49,7 +59,7 @@ def _dot_plot(measured: Measured, column: Column) -> str:
 
 def _classes(measured: Measured) -> str:
     table = measured.plan.table
-    keys = table.compare or tuple(row.key for row in table.rows[:NUM_COMPARED])
+    keys = table.compare or tuple(row.key for row in table.shown[:NUM_COMPARED])
     found = [
         (plot_name(table, row), class_scores(measured, row)) for key in keys for row in table.rows if row.key == key
     ]

@@ -30,7 +30,12 @@ class Job(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A table at a scale. `jobs` are all of it, in order; `todo` those that this start may train (--rows)."""
+    """A table at a scale.
+
+    jobs   all rows with all seeds, in the order of training: the start of a row comes before the row
+    todo   jobs that this start may train (--rows)
+    added  keys of rows that --rows did not name, from which named rows begin
+    """
 
     table: Table
     scale_name: str
@@ -40,6 +45,11 @@ class Plan(NamedTuple):
     command: str
     jobs: tuple[Job, ...]
     todo: tuple[Job, ...]
+    added: tuple[str, ...] = ()
+
+    def start(self, job: Job) -> Job | None:
+        """Returns the job whose run this one begins from; None if there is none."""
+        return next((j for j in self.jobs if (j.row.key, j.seed) == (job.row.start, job.seed)), None)
 
 
 def make_plan(
@@ -68,26 +78,32 @@ def make_plan(
     if scale not in content.scales:
         raise unknown_name('--scale', scale, content.scales)
     size = content.scales[scale]
-    chosen, folder = _chosen_rows(content, rows), pathlib.Path(workdir).expanduser().absolute()
+    folder = pathlib.Path(workdir).expanduser().absolute()
+    chosen = _chosen_rows(content, rows)
+    needed = _with_starts(content, chosen)
     numbers = _parse_seeds(seeds) if seeds else tuple(size.seeds)
     configs = {}
     for row in content.rows:
         with _located(f'{path}, row {row.key!r}'):
             configs[row.key] = _config(path, row, size, assignments)
+            _check_start(row, configs[row.key])
     if any(column.speed for column in content.columns):
         _check_bench(path, configs)
     jobs = []
     for seed in numbers:
-        for row in content.rows:
+        for row in _in_order(content):
             config = configs[row.key].copy_and_resolve_references().lock()
             config.seed = seed
+            if row.after:
+                config.init_from.path = str(_start_folder(folder, row, seed))
             config_lib.validate(config)
             jobs.append(Job(row, seed, config, folder / row.key / f'seed_{seed}'))
-    todo = tuple(job for job in jobs if job.row.key in chosen)
+    todo = tuple(job for job in jobs if job.row.key in needed)
     for job in jobs:
         _check_folder(job)
     command = _command(path, scale, folder, seeds, assignments)
-    return Plan(content, scale, size, numbers, folder, command, tuple(jobs), todo)
+    added = tuple(row.key for row in content.rows if row.key in needed - chosen)
+    return Plan(content, scale, size, numbers, folder, command, tuple(jobs), todo, added)
 
 
 def _chosen_rows(table: Table, pattern: str) -> set[str]:
@@ -99,6 +115,47 @@ def _chosen_rows(table: Table, pattern: str) -> set[str]:
     if not chosen:
         raise InputError('--rows', got=f'{pattern!r}, found in no key', expected='a part of one of ' + ', '.join(keys))
     return chosen
+
+
+def _with_starts(table: Table, chosen: set[str]) -> set[str]:
+    """Returns the keys of the chosen rows, and of all rows that these begin from."""
+    needed, waiting = set(), list(chosen)
+    while waiting:
+        key = waiting.pop()
+        needed.add(key)
+        start = table.row(key).start
+        if start:
+            waiting.append(start)
+    return needed
+
+
+def _in_order(table: Table) -> list[Row]:
+    """Returns the rows in the order of the table, but each after the row that it begins from."""
+    ordered = []
+    for row in table.rows:
+        chain = []
+        while row not in ordered and row not in chain:
+            chain.append(row)
+            row = table.row(row.start) if row.start else row
+        ordered += reversed(chain)
+    return ordered
+
+
+def _start_folder(workdir: pathlib.Path, row: Row, seed: int) -> pathlib.Path:
+    """Returns the run folder, or the folder of a stage in it, that a row with `after` begins from."""
+    key, _, stage = row.after.partition('/')
+    return workdir / key / f'seed_{seed}' / stage
+
+
+def _check_start(row: Row, config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for a row whose start is named twice."""
+    if row.after and config.init_from.path:
+        raise InputError(
+            'config.init_from.path',
+            got=f'{config.init_from.path!r}, and after={row.after!r}',
+            expected=f'one start: this row begins from the run of row {row.start!r}',
+            fix=f'give the path to that row alone, or take `after` out of row {row.key!r}',
+        )
 
 
 def _parse_seeds(text: str) -> tuple[int, ...]:

@@ -64,6 +64,9 @@ class Row(NamedTuple):
     overrides  'section.key=value', as after --config.; they come after those of the scale
     labels     further descriptive cells by heading: {'# of bits': '2'}
     stage      whose scores count; '' is the last one
+    after      key of the row whose finished run this row begins from, seed by seed: 'common', or 'holistic/depth' for
+               one stage of that run. The run folder becomes this row's init_from.path
+    hidden     a row that only serves as a start: trained, but not printed, plotted or timed
     """
 
     key: str
@@ -73,6 +76,13 @@ class Row(NamedTuple):
     overrides: tuple[str, ...] = ()
     labels: Mapping[str, str] = EMPTY
     stage: str = ''
+    after: str = ''
+    hidden: bool = False
+
+    @property
+    def start(self) -> str:
+        """Returns the key of the row that this row begins from; '' if there is none."""
+        return self.after.partition('/')[0]
 
 
 class Scale(NamedTuple):
@@ -110,19 +120,63 @@ STREETS = 'the procedural world `streets`'
 """What `small_scale` calls it."""
 
 
+class Condition(NamedTuple):
+    """Bounds the mean difference of two rows: `column` in row `higher` minus row `lower`, paired by seed.
+
+    at_least  smallest difference that will do; None: no such bound
+    at_most   largest size of the difference that will do, of either sign; None: no such bound
+    why       reason, printed where the condition fails
+    """
+
+    column: str
+    higher: str
+    lower: str
+    at_least: float | None = None
+    at_most: float | None = None
+    why: str = ''
+
+
 class Claim(NamedTuple):
-    """An ordering that the paper claims: row `higher` has the larger number than row `lower` in `column`."""
+    """An ordering that the paper claims: row `higher` has the larger number than row `lower` in `column`.
+
+    The verdict is withheld unless every condition of `only_if` holds on the measured means.
+    """
 
     text: str
     column: str
     higher: str
     lower: str
+    only_if: tuple[Condition, ...] = ()
+
+
+class Difference(NamedTuple):
+    """A figure above the table: the mean of `column` in row `higher` minus row `lower`, paired by seed.
+
+    unit    of the figure; '' is that of the column
+    wanted  the size that the experiment needs, in words: 'at least 3'
+    """
+
+    name: str
+    column: str
+    higher: str
+    lower: str
+    unit: str = ''
+    wanted: str = ''
 
 
 class Table(NamedTuple):
-    """title, source (paper and table number), columns and rows in order, scales by name ('quick', 'paper'), notes
-    (a paragraph below the title), compare (keys of the rows whose classes are compared; () is the first five) and
-    claims."""
+    """Holds what a table file describes.
+
+    title      as printed
+    source     paper and number of the table there
+    columns    in order
+    rows       in order
+    scales     by name: 'quick', 'paper'
+    notes      a paragraph below the title
+    compare    keys of the rows whose classes are compared; () is the first five
+    claims     orderings that the paper claims
+    headlines  differences printed above the table
+    """
 
     title: str
     source: str
@@ -132,6 +186,20 @@ class Table(NamedTuple):
     notes: str = ''
     compare: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
+    headlines: tuple[Difference, ...] = ()
+
+    @property
+    def shown(self) -> tuple[Row, ...]:
+        """Returns the rows that the outputs print."""
+        return tuple(row for row in self.rows if not row.hidden)
+
+    def row(self, key: str) -> Row:
+        """Returns the row of a key."""
+        return next(row for row in self.rows if row.key == key)
+
+    def column(self, name: str) -> Column:
+        """Returns the column of a name."""
+        return next(column for column in self.columns if column.name == name)
 
 
 def load(path: pathlib.Path) -> Table:
@@ -156,15 +224,18 @@ def is_number(value: Any) -> bool:
 
 def _check(table: Table, where: str) -> None:
     """Raises InputError where names repeat, or name nothing."""
-    entries = {'columns': Column, 'rows': Row, 'claims': Claim, 'compare': str}
+    entries = {'columns': Column, 'rows': Row, 'claims': Claim, 'compare': str, 'headlines': Difference}
     for field, kind in entries.items():
-        _check_tuple(f'{where}: {field}', getattr(table, field), kind, empty=field in ('claims', 'compare'))
+        _check_tuple(f'{where}: {field}', getattr(table, field), kind, empty=field not in ('columns', 'rows'))
     columns = _unique(f'{where}: columns', (column.name for column in table.columns))
     keys = _unique(f'{where}: rows', (row.key for row in table.rows))
     for column in table.columns:
         if column.better not in ('max', 'min', ''):
             raise unknown_name(f'{where}: better of column {column.name!r}', column.better, ('max', 'min', ''))
         _check_score(f'{where}: score of column {column.name!r}', column.score, keys)
+        if column.speed and column.speed.over and table.row(column.speed.over).hidden:
+            got = f'{column.score!r}, over a hidden row'
+            raise InputError(f'{where}: column {column.name!r}', got=got, expected='a row that is shown and timed')
     for row in table.rows:
         here = f'{where}: row {row.key!r}'
         if not re.fullmatch(r'[\w+-][\w.+-]*', row.key):
@@ -177,6 +248,7 @@ def _check(table: Table, where: str) -> None:
             if not is_number(number):
                 raise InputError(f'{here}: published', got=f'{name}: {number!r}', expected='a number, or no entry')
         _check_overrides(here, row.overrides)
+    _check_starts(table, where)
     _check_mapping(f'{where}: scales', table.scales, Scale, "{'quick': Scale('quick', (0, 1, 2))}")
     for name, scale in table.scales.items():
         _check_tuple(f'{where}: seeds of scale {name!r}', scale.seeds, int)
@@ -184,11 +256,56 @@ def _check(table: Table, where: str) -> None:
         _check_overrides(f'{where}: scale {name!r}', scale.overrides)
     for claim in table.claims:
         here = f'{where}: claim {claim.text!r}'
-        _known(f'{here}: column', claim.column, columns)
-        for key in (claim.higher, claim.lower):
-            _known(here, key, keys)
+        _check_difference(here, claim, columns, keys)
+        _check_tuple(f'{here}: only_if', claim.only_if, Condition, empty=True)
+        for condition in claim.only_if:
+            _check_difference(f'{here}: only_if', condition, columns, keys)
+            _check_bounds(f'{here}: only_if', condition)
+    for headline in table.headlines:
+        _check_difference(f'{where}: headline {headline.name!r}', headline, columns, keys)
     for key in table.compare:
         _known(f'{where}: compare', key, keys)
+
+
+def _check_starts(table: Table, where: str) -> None:
+    """Raises InputError where rows begin after an unknown row, or in a circle."""
+    starts = {row.key: row.start for row in table.rows}
+    for row in table.rows:
+        if row.after:
+            _known(f'{where}: row {row.key!r}: after', row.start, starts)
+    for key in starts:
+        path = [key]
+        while starts[path[-1]]:
+            path.append(starts[path[-1]])
+            if path[-1] == key:
+                circle = ' after '.join(path)
+                raise InputError(
+                    f'{where}: row {key!r}: after',
+                    got=f'a circle: {circle}',
+                    expected='a row that does not wait for this one',
+                )
+            if path[-1] in path[:-1]:
+                break
+
+
+def _check_difference(
+    where: str,
+    difference: Claim | Condition | Difference,
+    columns: Sequence[str],
+    keys: Sequence[str],
+) -> None:
+    """Raises InputError for a column or a row that the table does not have."""
+    _known(f'{where}: column', difference.column, columns)
+    for key in (difference.higher, difference.lower):
+        _known(where, key, keys)
+
+
+def _check_bounds(where: str, condition: Condition) -> None:
+    """Raises InputError for a condition without a bound, or with a bound that is no number."""
+    bounds = [x for x in (condition.at_least, condition.at_most) if x is not None]
+    if not bounds or not all(map(is_number, bounds)):
+        got = f'at_least={condition.at_least!r}, at_most={condition.at_most!r}'
+        raise InputError(where, got=got, expected='a number for one of them', fix='at_least=3')
 
 
 def _check_score(where: str, score: str, keys: Sequence[str]) -> None:

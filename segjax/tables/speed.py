@@ -98,8 +98,8 @@ def parts_asked_for(table: Table) -> list[str]:
 
 
 def first_runs(plan: Plan) -> list[Job]:
-    """The job of each row with the first seed: the one that is timed."""
-    return [job for job in plan.jobs if job.seed == plan.seeds[0]]
+    """Returns the job of each printed row with the first seed: the job that is timed."""
+    return [job for job in plan.jobs if job.seed == plan.seeds[0] and not job.row.hidden]
 
 
 def stored(plan: Plan, jobs: Sequence[Job]) -> Speeds:

@@ -9,9 +9,11 @@ import ml_collections
 
 from segjax import bench, logs
 from segjax import config as config_lib
-from segjax.tables.numbers import Cell, Measured, best_rows, problems, score_at, stage_scores
+from segjax.tables.cells import Cell, score_at
+from segjax.tables.claims import by_chance
+from segjax.tables.numbers import Measured, best_rows, problems, stage_scores
 from segjax.tables.plan import config_argument
-from segjax.tables.spec import Column, Table
+from segjax.tables.spec import Claim, Column, Difference, Table
 from segjax.tables.speed import Speeds, figure, parts_asked_for
 
 
@@ -40,7 +42,7 @@ Cells = tuple[list[str], list[list[str]]]  # heads, lines
 
 
 def label_names(table: Table) -> list[str]:
-    return list(dict.fromkeys(name for row in table.rows for name in row.labels))
+    return list(dict.fromkeys(name for row in table.shown for name in row.labels))
 
 
 def table_cells(measured: Measured, bold: Callable[[str], str], text: Callable[[str], str]) -> Cells:
@@ -52,7 +54,7 @@ def table_cells(measured: Measured, bold: Callable[[str], str], text: Callable[[
         heads += [heading(column), 'published']
     best = {column.name: best_rows(measured, column) for column in table.columns}
     lines = []
-    for row in table.rows:
+    for row in table.shown:
         line = [text(row.name), *(text(str(row.labels.get(name, ''))) for name in labels)]
         for column in table.columns:
             mark = bold if row.key in best[column.name] else str
@@ -64,14 +66,28 @@ def table_cells(measured: Measured, bold: Callable[[str], str], text: Callable[[
 
 def claim_cells(measured: Measured, text: Callable[[str], str]) -> Cells:
     """A line for each claim, as `table_cells`."""
-    heads = ['claim', 'difference in', 'published', 'ours', 'seeds that agree', 'verdict']
+    heads = ['claim', 'difference in', 'published', 'ours', 'smallest effect', 'seeds that agree', 'verdict']
     lines = []
     for c in measured.comparisons:
         seeds = 0 if c.column.speed else len(c.ours.values)
         agree = f'{c.agreeing} of {seeds}' if seeds else ''
         numbers = [_number(c.published, c.column.digits, '+'), cell_text(c.ours, c.column, '+')]
-        lines.append([text(c.claim.text), text(heading(c.column)), *numbers, agree, c.verdict])
+        numbers.append(_number(c.smallest_effect, c.column.digits))
+        lines.append([text(c.claim.text), text(heading(c.column)), *numbers, agree, text(c.verdict)])
     return heads, lines
+
+
+def headline_lines(measured: Measured) -> list[str]:
+    """Returns a line for each headline: 'gap [dB]: +3.10 (1 seed), PSNR of none over max_only; wanted: ..'."""
+    lines = []
+    for headline, cell in measured.headlines:
+        column = measured.plan.table.column(headline.column)
+        unit = headline.unit or column.unit
+        name = headline.name + (f' [{unit}]' if unit else '')
+        value = cell_text(cell, column, '+') or 'not measured'
+        wanted = f'; wanted: {headline.wanted}' if headline.wanted else ''
+        lines.append(f'{name}: {value}, {headline.column} of {headline.higher} over {headline.lower}{wanted}')
+    return lines
 
 
 def facts(measured: Measured) -> dict[str, str]:
@@ -138,8 +154,14 @@ LEGEND = (
 )
 CLAIMS_LEGEND = (
     'Ours: difference of the two rows, paired by seed, ± sample standard deviation. "holds" is the sign of the mean, '
-    '"within spread" a mean that a t-test at 5 % cannot tell from 0.'
+    '"within spread" a mean that a t-test at 5 % cannot tell from 0, "undecided" a mean of exactly 0, "withheld" a '
+    'claim whose conditions do not hold. Smallest effect: the size that a mean needs to be told from 0.'
 )
+
+
+def claims_legend(measured: Measured) -> str:
+    """Returns what the verdicts mean, and how many of them chance alone would give."""
+    return ' '.join(filter(None, (CLAIMS_LEGEND, by_chance(measured.comparisons))))
 
 
 def _markdown_text(text: str) -> str:
@@ -159,10 +181,12 @@ def _pipes(cells: Cells) -> str:
 
 
 def _tables_text(measured: Measured) -> list[str]:
-    blocks = [_pipes(table_cells(measured, lambda text: f'**{text}**', _markdown_text)), LEGEND]
+    lines = [f'- {_markdown_text(line)}' for line in headline_lines(measured)]
+    blocks = ['\n'.join(lines)] if lines else []
+    blocks += [_pipes(table_cells(measured, lambda text: f'**{text}**', _markdown_text)), LEGEND]
     blocks += [note] if (note := speed_note(measured)) else []
     if measured.comparisons:
-        blocks += [_pipes(claim_cells(measured, _markdown_text)), CLAIMS_LEGEND]
+        blocks += [_pipes(claim_cells(measured, _markdown_text)), claims_legend(measured)]
     return blocks
 
 
@@ -196,23 +220,47 @@ def csv_text(measured: Measured) -> str:
     writer = csv.writer(out, lineterminator='\n')
     writer.writerow(heads)
 
-    def number(value):
-        return '' if value is None else f'{value:.8g}'
-
-    for row in plan.table.rows:
+    for row in plan.table.shown:
         line = [row.key, row.name, *(row.labels.get(name, '') for name in labels)]
         diverged = {seed for seed in plan.seeds if measured.outcomes[row.key, seed].diverged}
         for column in plan.table.columns:
             cell = measured.cells[row.key, column.name]
-            line += [*map(number, (row.published.get(column.name), cell.mean))]
+            line += [*map(_full, (row.published.get(column.name), cell.mean))]
             if column.speed:
-                line += map(number, cell.range)
+                line += map(_full, cell.range)
                 continue
-            line += [number(cell.std), len(cell.values)]
+            line += [_full(cell.std), len(cell.values)]
             for seed in plan.seeds:
-                line.append('diverged' if seed in diverged else number(cell.values.get(seed)))
+                line.append('diverged' if seed in diverged else _full(cell.values.get(seed)))
         writer.writerow(line)
     return out.getvalue()
+
+
+def claims_csv_text(measured: Measured) -> str:
+    """Returns claims.csv: a line for each headline and each claim, with every seed and the verdict."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator='\n')
+    seeds = measured.plan.seeds
+    of_test = ('published', 'mean', 'std', 'n', 'smallest effect', *(f'seed {seed}' for seed in seeds))
+    writer.writerow(['claim', 'column', 'higher', 'lower', *of_test, 'verdict'])
+    for headline, cell in measured.headlines:
+        writer.writerow(_difference_line(headline.name, headline, cell, seeds, None, None, headline.wanted))
+    for c in measured.comparisons:
+        writer.writerow(
+            _difference_line(c.claim.text, c.claim, c.ours, seeds, c.published, c.smallest_effect, c.verdict)
+        )
+    return out.getvalue()
+
+
+def _difference_line(text, of: Claim | Difference, cell: Cell, seeds, published, smallest_effect, verdict) -> list:
+    numbers = [_full(published), _full(cell.mean), _full(cell.std), len(cell.values), _full(smallest_effect)]
+    by_seed = [_full(cell.values.get(seed)) for seed in seeds]
+    return [text, of.column, of.higher, of.lower, *numbers, *by_seed, verdict]
+
+
+def _full(value: float | None) -> str:
+    """Returns a number for other programs to read; '' for None."""
+    return '' if value is None else f'{value:.8g}'
 
 
 def as_json(measured: Measured) -> dict[str, Any]:
@@ -235,9 +283,17 @@ def as_json(measured: Measured) -> dict[str, Any]:
         speed = {name: found and found._asdict() for name, found in times.items()}
         rows[row.key] = {**row._asdict(), 'config': config, 'seeds': seeds, 'speed': speed}
     claims = [
-        {**c.claim._asdict(), 'published': c.published, 'ours': c.ours.values, 'verdict': c.verdict}
+        {
+            **c.claim._asdict(),
+            'only_if': [condition._asdict() for condition in c.claim.only_if],
+            'published': c.published,
+            'ours': c.ours.values,
+            'smallest_effect': c.smallest_effect,
+            'verdict': c.verdict,
+        }
         for c in measured.comparisons
     ]
+    headlines = [{**headline._asdict(), 'ours': cell.values} for headline, cell in measured.headlines]
     return {
         'title': plan.table.title,
         'source': plan.table.source,
@@ -247,4 +303,6 @@ def as_json(measured: Measured) -> dict[str, Any]:
         'columns': [column._asdict() for column in plan.table.columns],
         'rows': rows,
         'claims': claims,
+        'by_chance': by_chance(measured.comparisons),
+        'headlines': headlines,
     }

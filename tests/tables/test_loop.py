@@ -8,7 +8,7 @@ import signal
 
 import jax
 import pytest
-from paper_table import RESULTS, runs, start
+from paper_table import FILE, RESULTS, runs, start
 
 from segjax import bench, driver, health, logs, parallel
 from segjax.config_file import Assignment
@@ -112,6 +112,34 @@ def test_of_several_processes_the_main_one_decides_and_writes(table_file, traine
     assert capsys.readouterr().out == ''
 
 
+AFTER = FILE.replace("augment=strong', {'mIoU': 43.3}", "augment=strong', {'mIoU': 43.3}, after='thin'")
+
+
+def test_what_chosen_rows_begin_from_is_trained_too_and_said(table_file, trained, capsys):
+    table_file.write_text(AFTER)
+    start(table_file, rows='strong', seeds='0')
+    assert runs(trained) == [('thin', 0), ('strong', 0)]
+    assert 'also trained, because chosen rows begin from them: thin\n' in capsys.readouterr().out
+
+
+def test_a_row_whose_start_diverged_is_left_out_and_the_table_says_so(table_file, trained, capsys):
+    table_file.write_text(AFTER)
+    start(table_file, seeds='2')
+    assert runs(trained) == [('base', 2), ('thin', 2)]
+    assert '[3/3] strong, seed 2 cannot begin: thin, seed 2 diverged' in capsys.readouterr().out
+    assert '- strong, seed 2 cannot begin: thin, seed 2 diverged' in pathlib.Path('runs/table.md').read_text()
+
+
+def test_a_hidden_row_is_trained_and_not_printed(table_file, trained):
+    table_file.write_text(AFTER.replace("labels={'width': '1/2'}", 'hidden=True'))
+    start(table_file, seeds='0')
+    assert ('thin', 0) in trained
+    for name in ('md', 'csv'):
+        assert 'half' not in pathlib.Path(f'runs/table.{name}').read_text(), name
+    page = pathlib.Path('runs/table.html').read_text()
+    assert 'half' not in page and 'thin/seed_0/report.html' in page
+
+
 TOY = """
 import toy_run
 from segjax import config as config_lib
@@ -136,14 +164,18 @@ def get_table():
             Column('time', 'speed/predict/ms_per_image', 'ms', better='min'),
             Column('training / plain', 'speed/train/over/plain', digits=2),
         ),
-        (Row('plain', 'plain', 'toy.py:{scale},flip=0'), Row('flipped', 'flipped', 'toy.py:{scale}')),
+        (
+            Row('next', 'next', 'toy.py:{scale}', after='plain/pretrain', hidden=True),
+            Row('plain', 'plain', 'toy.py:{scale},flip=0'),
+            Row('flipped', 'flipped', 'toy.py:{scale}'),
+        ),
         {'quick': Scale('tiny', (3,), ('bench.repetitions=3',))},
         claims=(Claim('flipping helps', 'mIoU', 'flipped', 'plain'),),
     )
 """
 
 
-def test_two_rows_of_the_toy_pipeline(tmp_path, monkeypatch):
+def test_rows_of_the_toy_pipeline(tmp_path, monkeypatch, capsys):
     (tmp_path / 'tables').mkdir()
     (tmp_path / 'tables/toy.py').write_text(TOY)
     (tmp_path / 'tables/table.py').write_text(TOY_TABLE)
@@ -169,6 +201,10 @@ def test_two_rows_of_the_toy_pipeline(tmp_path, monkeypatch):
         assert table['rows'][key]['speed']['time'] == timed['ms_per_image'] and timed['ms_per_image']['median'] > 0
     ratios = [table['rows'][key]['speed']['training / plain']['median'] for key in ('plain', 'flipped')]
     assert ratios[0] == 1 and ratios[1] > 0
+    order = [line for line in capsys.readouterr().out.splitlines() if line.startswith('[')]
+    assert order == ['[1/3] plain, seed 3', '[2/3] next, seed 3', '[3/3] flipped, seed 3']
+    path = logs.read_json(tmp_path / 'run/next/seed_3/config.json')['init_from']['path']
+    assert path == str(tmp_path / 'run/plain/seed_3/pretrain') and 'next' not in speeds['rows']
     monkeypatch.setattr(driver, 'train', lambda *_: pytest.fail('it was finished'))
     monkeypatch.setattr(bench, 'prepare', lambda *_: pytest.fail('it was timed'))
     start(tmp_path / 'tables/table.py', tmp_path / 'run', assignments=[Assignment('run.num_pictures', '0')])

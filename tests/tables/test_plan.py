@@ -75,3 +75,35 @@ def test_a_folder_of_another_config_is_refused_before_the_first_run(table_file, 
     ):
         start(table_file, seeds='1,0')
     assert trained == []
+
+
+AFTER = FILE.replace("labels={'width': '1/2'})", "after='strong')").replace(
+    "'configs/supervised.py:{scale}', {'mIoU': 40.2})",
+    "'configs/supervised.py:{scale}', {'mIoU': 40.2}, after='thin/first')",
+)
+
+
+def test_a_row_begins_from_the_run_of_another_row_of_its_seed(table_file):
+    table_file.write_text(AFTER)
+    plan = make_plan(str(table_file), 'quick', 'runs', seeds='1,0')
+    assert [job.name for job in plan.jobs[:3]] == ['strong, seed 1', 'thin, seed 1', 'base, seed 1']
+    assert [job.seed for job in plan.jobs] == [1] * 3 + [0] * 3
+    starts = {job.name: job.config.init_from.path for job in plan.jobs}
+    here = pathlib.Path.cwd() / 'runs'
+    assert starts['strong, seed 0'] == '' and starts['thin, seed 0'] == str(here / 'strong/seed_0')
+    assert starts['base, seed 1'] == str(here / 'thin/seed_1/first')
+    assert [plan.start(job) and plan.start(job).name for job in plan.jobs[:2]] == [None, 'strong, seed 1']
+
+
+def test_chosen_rows_bring_the_rows_that_they_begin_from(table_file):
+    table_file.write_text(AFTER)
+    plan = make_plan(str(table_file), 'quick', 'runs', rows='base', seeds='0')
+    assert [job.row.key for job in plan.todo] == ['strong', 'thin', 'base'] and plan.added == ('thin', 'strong')
+    plan = make_plan(str(table_file), 'quick', 'runs', rows='strong', seeds='0')
+    assert [job.row.key for job in plan.todo] == ['strong'] and plan.added == ()
+
+
+def test_a_start_for_all_rows_and_a_row_after_another_contradict(table_file):
+    table_file.write_text(AFTER)
+    with pytest.raises(InputError, match=r"row 'base': config.init_from.path\n.*'x', and after='thin/first'"):
+        make_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('init_from.path', 'x')])

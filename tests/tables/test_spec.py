@@ -32,6 +32,11 @@ from segjax.errors import InputError
         ("'model.width=0.5'", "'model.widht=0.5'", ["row 'thin'", "did you mean 'width'?"]),
         ("'model.width=0.5'", "'train.batch_size=0'", ["row 'thin'", 'config.train.batch_size', '>= 1']),
         ("'model.width=0.5'", "'seed=3'", ["row 'thin'", 'config.seed=3', '--seeds']),
+        ("labels={'width': '1/2'}", "after='bse'", ["row 'thin': after", "did you mean 'base'?"]),
+        ("labels={'width': '1/2'}", "after='thin'", ["row 'thin': after", 'a circle: thin after thin']),
+        ("'model.width=0.5',)", "'init_from.path=x',), after='base'", ['init_from.path', "'x', and after"]),
+        ("compare=(", "headlines=(Difference('gap', 'mIoU', 'base', 'thn'),), compare=(", ["'gap'", "'thin'?"]),
+        ("'mIoU', 'mIoU'", "'mIoU', 'speed/train/over/base'", ["column 'mIoU'", 'over a hidden row']),
         ('augment=strong', 'augment=strng', ["row 'strong'", "did you mean 'strong'?"]),
         ('supervised.py:{scale},', 'supervisd.py:{scale},', ["row 'strong'", 'no file configs/supervisd.py']),
         ("{'mIoU': 40.2}", '40.2', ["row 'base': published", '40.2', 'a dict']),
@@ -51,10 +56,34 @@ from segjax.errors import InputError
 )  # fmt: skip
 def test_a_wrong_table_file_is_named_with_what_is_wrong(table_file, trained, old, new, fragments):
     assert old in FILE
-    table_file.write_text(FILE.replace(old, new))
+    text = FILE.replace(old, new).replace('Claim, Column', 'Claim, Column, Condition, Difference')
+    if 'hidden row' in fragments[-1]:
+        text = text.replace("{'mIoU': 40.2})", "{'mIoU': 40.2}, hidden=True)")
+    table_file.write_text(text)
     with pytest.raises(InputError) as raised:
         start(table_file)
     for fragment in fragments:
         assert fragment in str(raised.value)
     assert str(table_file) in str(raised.value) or 'config.seed' in str(raised.value)
     assert trained == [] and not pathlib.Path('runs').exists()
+
+
+@pytest.mark.parametrize(
+    'conditions, fragments',
+    [
+        ("(Condition('mIuO', 'base', 'thin', 1),)", ["did you mean 'mIoU'?"]),
+        ("(Condition('mIoU', 'base', 'tin', 1),)", ["did you mean 'thin'?"]),
+        ("(Condition('mIoU', 'base', 'thin'),)", ['at_least=None, at_most=None', 'at_least=3']),
+        ("(Condition('mIoU', 'base', 'thin', '1'),)", ["at_least='1'", 'a number']),
+        ("Condition('mIoU', 'base', 'thin', 1)", ['a tuple, as (Condition(...),)']),
+    ],
+)
+def test_a_wrong_condition_is_named_with_its_claim(table_file, conditions, fragments):
+    claim = "'mIoU', 'base', 'thin'),"
+    assert claim in FILE
+    text = FILE.replace(claim, f'{claim[:-2]}, {conditions}),').replace('Claim, Column', 'Claim, Column, Condition')
+    table_file.write_text(text)
+    with pytest.raises(InputError) as raised:
+        start(table_file)
+    for fragment in ("claim 'width helps': only_if", *fragments):
+        assert fragment in str(raised.value)

@@ -158,7 +158,7 @@ def test_text_shows_one_number_and_what_was_timed(table_file, timed, capsys):
     assert cells(table, 5) == ['row', 'width', 'time [ms]', 'published', 'time / base [%]']
     assert NOTE in blocks
     (claim,) = [line for line in '\n'.join(blocks).splitlines() if line.startswith('| narrow nets')]
-    assert cells(claim, 6) == ['narrow nets are faster', 'time [ms]', '', '+125.0', '', 'holds, one measurement']
+    assert cells(claim, 7) == ['narrow nets are faster', 'time [ms]', '', '+125.0', '', '', 'holds, one measurement']
     printed = capsys.readouterr().out
     assert table in printed and NOTE in printed and 'no time of' not in printed
 

@@ -7,8 +7,9 @@ import pytest
 from paper_table import RESULTS
 
 from segjax import logs
+from segjax.tables.cells import Cell
 from segjax.tables.loop import write
-from segjax.tables.numbers import Cell, measure
+from segjax.tables.numbers import measure
 from segjax.tables.plan import make_plan
 from segjax.tables.spec import Column
 from segjax.tables.text import cell_text
@@ -67,14 +68,16 @@ python -m segjax.main --mode table --table table.py --scale quick --workdir runs
 Ours: mean ± sample standard deviation over the seeds, the best in bold. Published: as in the paper. What was not \
 measured, or not published, is empty.
 
-| claim | difference in | published | ours | seeds that agree | verdict |
-| - | -: | -: | -: | -: | -: |
-| augmentation helps | mIoU [%] | +3.1 | +3.0 ± 2.6 (3 seeds) | 2 of 3 | holds, within spread |
-| width helps | mIoU [%] | +2.2 | -0.5 ± 0.7 (2 seeds) | 0 of 2 | does not hold, within spread |
-| thin errs more | error | | | | not measured |
+| claim | difference in | published | ours | smallest effect | seeds that agree | verdict |
+| - | -: | -: | -: | -: | -: | -: |
+| augmentation helps | mIoU [%] | +3.1 | +3.0 ± 2.6 (3 seeds) | 6.6 | 2 of 3 | holds, within spread |
+| width helps | mIoU [%] | +2.2 | -0.5 ± 0.7 (2 seeds) | 6.4 | 0 of 2 | does not hold, within spread |
+| thin errs more | error | | | | | not measured |
 
 Ours: difference of the two rows, paired by seed, ± sample standard deviation. "holds" is the sign of the mean, \
-"within spread" a mean that a t-test at 5 % cannot tell from 0.
+"within spread" a mean that a t-test at 5 % cannot tell from 0, "undecided" a mean of exactly 0, "withheld" a claim \
+whose conditions do not hold. Smallest effect: the size that a mean needs to be told from 0. 2 claims were tested at \
+5%. If no row differed from another, chance alone would put 0.1 of them beyond the spread, 0.05 with the claimed sign.
 
 - thin, seed 2 diverged: stage 'last', step 7: the loss is nan
 """
