@@ -5,6 +5,7 @@ a function of the step and needs no saving. What is written is host numpy arrays
 number or kind of devices.
 """
 
+import json
 import pathlib
 import re
 import time
@@ -22,6 +23,7 @@ from segjax.errors import InputError
 from segjax.protocol import PyTree, TrainState
 from segjax.trees import named_leaves, path_name
 
+START = 'start.json'  # of a run folder: its stages in order, and what they began from
 _POLICIES = ocp.checkpoint_managers
 
 
@@ -212,26 +214,49 @@ def _strict(raw: dict[str, PyTree], abstract: TrainState, where: pathlib.Path) -
 
 
 def load_params(path: str) -> dict[str, PyTree]:
-    """params and model_state of a run, stage, or checkpoint folder: {'params': ..., 'model_state': ...}.
+    """Returns params and model_state of a run, stage, or checkpoint folder: {'params': .., 'model_state': ..}.
 
-    Of a run folder the stage that was written last is taken, of a stage folder the newest checkpoint.
+    Of a run folder the last stage with a checkpoint is read, of a stage folder the newest checkpoint.
     """
     folder = pathlib.Path(path).expanduser().absolute()
-    steps = [p for p in folder.glob('**/state') if re.fullmatch(r'\d+', p.parent.name)]
     if folder.name.isdigit() and (folder / 'state').is_dir():
-        steps = [folder / 'state']
-    if not steps:
-        raise InputError(
-            'config.init_from.path',
-            got=str(folder),
-            expected='a run folder or a checkpoint folder of segjax',
-            fix='give the --workdir of a run that saved a checkpoint',
-        )
-    newest = max(steps, key=lambda p: (p.parent.parent.stat().st_mtime, int(p.parent.name)))
+        newest = folder
+    else:
+        by_stage = {stage: _numbered(folder / stage) for stage in ('', 'checkpoints', *_stages(folder))}
+        saved = [steps for steps in by_stage.values() if steps]
+        if not saved:
+            raise InputError(
+                'config.init_from.path',
+                got=str(folder),
+                expected='a run folder or a checkpoint folder of segjax',
+                fix='give the --workdir of a run that saved a checkpoint',
+            )
+        newest = max(saved[-1], key=lambda step: int(step.name))
     with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(newest)
+        tree = checkpointer.restore(newest / 'state')
     # A tree without any array, as the statistics of nets without batch norm, leaves no trace in a checkpoint.
     return {'params': tree['params'], 'model_state': tree.get('model_state', {})}
+
+
+def _numbered(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the whole checkpoints in a folder of checkpoints."""
+    return [state.parent for state in folder.glob('*/state') if re.fullmatch(r'\d+', state.parent.name)]
+
+
+def _stages(folder: pathlib.Path) -> list[str]:
+    """Returns the folders of checkpoints in a run folder, those of the last stage last.
+
+    The order is that of START, or of the scores of a run that is older than START. Times are no order: a copy of a
+    folder has new ones. They decide where nothing else is known.
+    """
+    by_time = sorted(folder.glob('*/checkpoints'), key=lambda found: found.stat().st_mtime)
+    known = list(map(str, (found.relative_to(folder) for found in by_time)))
+    for name, key in ((START, 'stages'), ('scores.json', None)):
+        if (folder / name).exists():
+            content = json.loads((folder / name).read_text(encoding='utf-8'))
+            order = [f'{stage}/checkpoints' for stage in (content[key] if key else content)]
+            return [stage for stage in known if stage not in order] + order
+    return known
 
 
 def merge_params(

@@ -114,6 +114,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, stop: health.StopSign
         run, stages = open_run(config, workdir, 'train')
         with _locked(run.workdir):
             _check_same_run(run)
+            origin.write_start(run, stages, run.workdir / CONFIG)
             if parallel.is_main():
                 logs.write_json(run.workdir / CONFIG, config_lib.to_json(run.config))
                 logs.write_json(run.workdir / SPEC, run.spec.to_json())
@@ -132,29 +133,58 @@ def train(config: ml_collections.ConfigDict, workdir: str, stop: health.StopSign
 
 
 def _train_stages(run: Run, stages: tuple[Stage, ...], stop: health.StopSignal) -> dict[str, Scores]:
+    """Trains and scores the stages in order; later stages get the states of earlier ones as host arrays."""
     states, all_scores = {}, {}
     for stage in stages:
         if stop.reached():
             raise health.Preempted(f'stage {stage.name!r} had not begun')
-        state, totals = train_stage(run, stage, states, stop)
-        states[stage.name] = parallel.to_host(state)
-        path = run.workdir / stage.name / SCORES
-        if totals is None and stage is not stages[-1] and path.exists():
-            # The stage finished in an earlier start: reuse its scores if the protocol is the same.
-            all_scores[stage.name] = logs.read_json(path)
-            if config_lib.scored_as_asked(all_scores[stage.name], run.config):
-                continue
-        if totals is None:
-            totals = _evaluate(run, stage, map_functions(run, stage), state, stop)
-        all_scores[stage.name] = stage.finalize(totals)
-        if parallel.is_main():
-            keys = _keys(stage, root_key(run, stage, 'evaluate'), 0, 0, 0)
-            evaluation.write_pictures(run, stage, keys, states[stage.name], totals, compare=len(stages) > 1)
-            logs.write_json(path, all_scores[stage.name])  # last: what has scores is finished, pictures and all
-            print(scores.score_table(all_scores[stage.name]), flush=True)
+        last = stage is stages[-1]
+        states[stage.name], all_scores[stage.name] = _train_and_score(run, stage, states, stop, last, len(stages) > 1)
     if parallel.is_main():
         logs.write_json(run.workdir / SCORES, all_scores)
     return all_scores
+
+
+def _train_and_score(
+    run: Run,
+    stage: Stage,
+    earlier: Mapping[str, TrainState],
+    stop: health.StopSignal,
+    last: bool,
+    compare: bool,
+) -> tuple[TrainState, Scores]:
+    """Trains one stage, or takes it from its checkpoint, and scores it.
+
+    Nothing of the stage is left on the devices when this returns: the next stage needs the memory.
+
+    Args:
+      run: which this belongs to.
+      stage: the stage.
+      earlier: final states of the stages before, on the host.
+      stop: asked during training and evaluation.
+      last: whether no stage follows.
+      compare: whether pictures are also made of examples that all stages share.
+
+    Returns:
+      The final state, on the host, and the scores.
+    """
+    state, totals = train_stage(run, stage, earlier, stop)
+    host = parallel.to_host(state)
+    path = run.workdir / stage.name / SCORES
+    if totals is None and not last and path.exists():
+        # The stage finished in an earlier start: reuse its scores if the protocol is the same.
+        known = logs.read_json(path)
+        if config_lib.scored_as_asked(known, run.config):
+            return host, known
+    if totals is None:
+        totals = _evaluate(run, stage, map_functions(run, stage), state, stop)
+    found = stage.finalize(totals)
+    if parallel.is_main():
+        keys = _keys(stage, root_key(run, stage, 'evaluate'), 0, 0, 0)
+        evaluation.write_pictures(run, stage, keys, host, totals, compare=compare)
+        logs.write_json(path, found)  # last: what has scores is finished, pictures and all
+        print(scores.score_table(found), flush=True)
+    return host, found
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str, which: str = 'last') -> dict[str, Scores]:
@@ -241,7 +271,7 @@ def train_stage(
     functions = map_functions(run, stage)
     with contextlib.ExitStack() as stack:
         saved = stack.enter_context(_open_checkpoints(run, stage))
-        state, record = _restore(run, stage, earlier, saved) or (origin.initial_state(run, stage, earlier), NO_RECORD)
+        state, record = _restore(run, stage, earlier, saved) or _begin(run, stage, earlier, saved)
         start = int(state.step)
         state = run.topology.put_replicated(state)
         if start >= stage.num_steps and not record['evaluate']:
@@ -292,6 +322,18 @@ def train_stage(
 
 
 NO_RECORD = {'window': {}, 'evaluate': False}
+
+
+def _begin(run: Run, stage: Stage, earlier: Mapping[str, TrainState], saved: checkpoints.Checkpoints):
+    """Returns (initial state, record) of a stage without a checkpoint.
+
+    A stage of 0 steps saves the state at once: what it began from may change or go.
+    """
+    state = origin.initial_state(run, stage, earlier)
+    if not stage.num_steps:
+        saved.save(state, {**NO_RECORD, 'config': config_lib.to_json(run.config)}, {})
+        saved.wait()
+    return state, NO_RECORD
 
 
 def _step(run: Run, functions: Functions, state, batches: Iterator, root):
@@ -350,8 +392,9 @@ def load_stage(run: Run, stage: Stage, earlier: Mapping[str, TrainState], which:
     restored = None
     if _checkpoint_folder(run, stage).is_dir():
         with checkpoints.Checkpoints(_checkpoint_folder(run, stage), stage.monitor, read_only=True) as saved:
-            step = saved.best_step() if which == 'best' else None
-            if which == 'best' and step is None and saved.steps():
+            scored = which == 'best' and stage.num_steps > 0  # a stage of 0 steps has one checkpoint, without a score
+            step = saved.best_step() if scored else None
+            if scored and step is None and saved.steps():
                 got = f'no checkpoint of stage {stage.name!r} with a score {stage.monitor[0]!r}'
                 raise InputError('--checkpoint best', got=got, expected='one saved after an evaluation')
             restored = _restore(run, stage, earlier, saved, step)
@@ -367,14 +410,22 @@ def load_stage(run: Run, stage: Stage, earlier: Mapping[str, TrainState], which:
 
 
 def load_last_stage(run: Run, stages: tuple[Stage, ...], which: str) -> tuple[Stage, TrainState]:
-    """The last stage that can predict, and its state on the devices (for --mode predict)."""
-    states = {}
-    for stage in stages:
-        states[stage.name] = load_stage(run, stage, parallel.to_host(states), which)
-    able = [stage for stage in stages if stage.predict is not None]
+    """Returns the last stage that can predict, and its state on the devices (for --mode predict).
+
+    Of the stages before only shapes are needed, unless that stage has no checkpoint.
+    """
+    able = [number for number, stage in enumerate(stages) if stage.predict is not None]
     if not able:
         raise InputError('--mode predict', got=f'pipeline {run.config.pipeline!r}', expected='one that predicts labels')
-    return able[-1], states[able[-1].name]
+    *before, last = stages[: able[-1] + 1]
+    shapes_do = origin.has_checkpoint(run.workdir / last.name)
+    earlier = {}
+    for stage in before:
+        if shapes_do:
+            earlier[stage.name] = origin.abstract_state(run, stage, earlier)
+        else:
+            earlier[stage.name] = parallel.to_host(load_stage(run, stage, earlier, which))
+    return last, load_stage(run, last, earlier, which)
 
 
 def root_key(run: Run, stage: Stage, use: str) -> jax.Array:

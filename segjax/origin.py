@@ -5,8 +5,10 @@ for; a run whose stages all have a checkpoint never asks. `run` is driver.Run.
 """
 
 import functools
+import hashlib
 import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import ml_collections
@@ -22,8 +24,48 @@ Source = pretrained.Weights | Mapping[str, PyTree]
 
 
 def has_begun(workdir: pathlib.Path) -> bool:
-    """Whether a run folder holds a checkpoint."""
-    return any(workdir.glob('*/checkpoints/*/record'))
+    """Whether a run folder holds a whole checkpoint."""
+    return any(map(has_checkpoint, workdir.glob('*')))
+
+
+def has_checkpoint(folder: pathlib.Path) -> bool:
+    """Whether the folder of a stage holds a whole checkpoint; unfinished and damaged saves have other names."""
+    return any(record.parent.name.isdigit() for record in folder.glob('checkpoints/*/record'))
+
+
+def write_start(run, stages: tuple[Stage, ...], stored: pathlib.Path) -> None:
+    """Writes once, before anything is trained, the stages of a run in order and what they begin from.
+
+    start.json: {'stages': [names], 'init_from': the section of the config, 'digest': that of the parameters}. The
+    digest is '' for a run that begins at random, or that is older than this file.
+
+    Args:
+      run: driver.Run.
+      stages: all of its stages.
+      stored: where the run folder keeps its config, still that of the start before.
+    """
+    path, begun = run.workdir / checkpoints.START, has_begun(run.workdir)
+    source = None if begun else run.source()  # read in every process, which all need it later
+    if not parallel.is_main() or (begun and path.exists()):
+        return
+    known = logs.read_json(stored)['init_from'] if begun else config_lib.to_json(run.config)['init_from']
+    content = {
+        'stages': [stage.name for stage in stages],
+        'init_from': known,
+        'digest': '' if source is None else digest(source),
+    }
+    logs.write_json(path, content)
+
+
+def digest(source: Source) -> str:
+    """Returns twelve hexadecimal digits that depend on the names and values of all arrays, and on no file name."""
+    arrays = source.tensors if isinstance(source, pretrained.Weights) else trees.named_leaves(dict(source))
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        found.update(f'{name} {array.dtype} {array.shape};'.encode())
+        found.update(array.tobytes())
+    return found.hexdigest()[:12]
 
 
 def reader(init_from: ml_collections.ConfigDict) -> Callable[[], Source | None]:
@@ -52,12 +94,26 @@ def with_preprocess(
     """
     if not pretrained.is_weights(config.init_from.path):
         return config
-    default = config_lib.defaults(config.pipeline).preprocess if 'preprocess' in config else ''
-    if not has_begun(stored.parent):
-        return pretrained.adopt_scheme(config, source().scheme, default)
-    if not default or config.preprocess != default:
+    if has_begun(stored.parent):
+        return with_stored_preprocess(config, logs.read_json(stored))
+    return pretrained.adopt_scheme(config, source().scheme, _default_preprocess(config))
+
+
+def with_stored_preprocess(config: ml_collections.ConfigDict, stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """Returns the config with the `preprocess` that its run adopted from a file of weights.
+
+    Args:
+      config: not changed.
+      stored: the config that the run folder keeps.
+    """
+    default = _default_preprocess(config)
+    if not default or 'preprocess' not in stored or not pretrained.is_weights(config.init_from.path):
         return config
-    return pretrained.adopt_scheme(config, logs.read_json(stored)['preprocess'], default)
+    return pretrained.adopt_scheme(config, stored['preprocess'], default) if config.preprocess == default else config
+
+
+def _default_preprocess(config: ml_collections.ConfigDict) -> str:
+    return config_lib.defaults(config.pipeline).preprocess if 'preprocess' in config else ''
 
 
 def check(run, stages: tuple[Stage, ...]) -> None:

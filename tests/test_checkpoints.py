@@ -1,5 +1,7 @@
 """Saving, resuming and refusing: what is on the disk is either whole or not used."""
 
+import json
+import os
 import resource
 import shutil
 import subprocess
@@ -156,6 +158,24 @@ def test_parameters_of_another_run_are_taken_by_pattern(tmp_path):
         checkpoints.merge_params(make_state(width=5), source, ('.*',))
     with pytest.raises(InputError, match='a run folder'):
         checkpoints.load_params(str(tmp_path / 'nowhere'))
+
+
+@pytest.mark.parametrize('newest', ['first', 'second'])
+@pytest.mark.parametrize('known_by', ['start.json', 'scores.json'])
+def test_of_a_run_folder_the_last_stage_is_taken_whatever_the_times(tmp_path, newest, known_by):
+    for stage, value in (('second', 2.0), ('first', 1.0)):  # names and times say the contrary
+        with open_folder(tmp_path / stage / 'checkpoints') as saved:
+            saved.save(make_state(1, value=value), {'window': {}}, {})
+    content = (
+        {'stages': ['first', 'second', 'never_begun']} if known_by == 'start.json' else {'first': {}, 'second': {}}
+    )
+    (tmp_path / known_by).write_text(json.dumps(content))
+    for stage in ('first', 'second'):
+        times = (2e9, 2e9) if stage == newest else (1e9, 1e9)
+        for path in [*(tmp_path / stage).rglob('*'), tmp_path / stage]:
+            os.utime(path, times)
+    kernel = checkpoints.load_params(str(tmp_path))['params']['segmenter']['encoder']['kernel']
+    assert np.all(kernel == 2.0)
 
 
 def test_parameters_of_nets_without_batch_statistics_are_taken(tmp_path):

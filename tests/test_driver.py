@@ -1,5 +1,6 @@
 """The loop, through a toy pipeline with two stages, two optimisers, a frozen net and an array in `extra`."""
 
+import gc
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 import types
+import weakref
 
 import compiler
 import jax
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 import toy_run
 
-from segjax import checkpoints, driver, evaluation, health, trees
+from segjax import checkpoints, driver, evaluation, health, origin, trees
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import Input
@@ -192,6 +194,79 @@ def test_init_from_does_not_undo_an_earlier_stage(finished, tmp_path, monkeypatc
         first['params/backbone/Conv_0/kernel'], final_state(workdir)['params/backbone/Conv_0/kernel']
     )
     assert loaded == [str(workdir)], 'once for both stages'
+
+
+@pytest.fixture(scope='module')
+def reused(finished, tmp_path_factory):
+    """A finished run whose first stage of 0 steps began from another run, which is then gone: its folder, its scores
+    and its config."""
+    source = shutil.copytree(finished[0], tmp_path_factory.mktemp('source') / 'run')
+    workdir = tmp_path_factory.mktemp('reused') / 'run'
+    config = toy_run.make_config(pretrain_steps=0, seed=1, init_from=dict(path=str(source / 'pretrain')))
+    scores = driver.train(config, str(workdir))
+    taken, trained = final_state(workdir, 'pretrain'), final_state(source, 'pretrain')
+    for name in ('params/backbone/Conv_0/kernel', 'params/head/kernel'):
+        np.testing.assert_array_equal(taken[name], trained[name])
+    shutil.rmtree(source)
+    return workdir, scores, config
+
+
+def test_a_stage_of_no_steps_needs_the_run_that_it_began_from_no_more(reused, tmp_path):
+    workdir, scores, config = reused
+    copy = shutil.copytree(workdir, tmp_path / 'copy')
+    assert driver.train(config, str(copy)) == scores, 'a start of the finished run'
+    assert_same_run(workdir, copy, stages=('adversarial',))
+    for which in ('last', 'best'):
+        assert driver.evaluate(config, str(copy), which)['pretrain'] == scores['pretrain'], which
+
+
+def test_a_stage_of_no_steps_keeps_its_state_when_its_start_is_trained_on(finished, reused, tmp_path, monkeypatch):
+    workdir, scores, config = reused
+    copy = shutil.copytree(workdir, tmp_path / 'copy')
+    monkeypatch.setattr(checkpoints, 'load_params', lambda path: pytest.fail(f'{path} was read again'))
+    moved = config.copy_and_resolve_references()
+    moved.init_from.path = str(finished[0])  # another state in the place of the old one
+    assert driver.train(moved, str(copy)) == scores
+
+
+def test_a_run_folder_says_once_what_it_began_from(finished, reused, tmp_path):
+    workdir, _, config = reused
+    copy = shutil.copytree(workdir, tmp_path / 'copy')
+    before = json.loads((copy / 'start.json').read_text())
+    assert before['stages'] == ['pretrain', 'adversarial']
+    assert before['init_from']['path'] == config.init_from.path
+    taken = checkpoints.load_params(str(finished[0] / 'pretrain'))
+    assert before['digest'] == origin.digest(taken) and len(before['digest']) == 12
+    assert origin.digest(checkpoints.load_params(str(finished[0]))) != before['digest']
+    driver.train(toy_run.make_config(pretrain_steps=0, seed=1), str(copy))
+    assert json.loads((copy / 'start.json').read_text()) == before, 'a resumed run may drop the path'
+    assert json.loads((finished[0] / 'start.json').read_text())['digest'] == ''
+
+
+def test_predicting_loads_the_stage_that_predicts_alone(reused, tmp_path):
+    workdir, _, config = reused
+    copy = shutil.copytree(workdir, tmp_path / 'copy')
+    shutil.rmtree(copy / 'pretrain/checkpoints')
+    run, stages = driver.open_run(config, str(copy), 'predict')
+    stage, state = driver.load_last_stage(run, stages, 'last')
+    assert stage.name == 'adversarial'
+    np.testing.assert_array_equal(state.params['head']['kernel'], final_state(workdir)['params/head/kernel'])
+
+
+def test_the_state_of_a_stage_leaves_the_devices_before_the_next_stage_trains(tmp_path, monkeypatch):
+    watched, alive = [], []
+
+    def train_stage(*arguments, original=driver.train_stage):
+        gc.collect()
+        alive.append(sum(leaf() is not None for leaf in watched))
+        state, totals = original(*arguments)
+        watched.extend(weakref.ref(leaf) for leaf in jax.tree.leaves(state))
+        return state, totals
+
+    monkeypatch.setattr(driver, 'train_stage', train_stage)
+    driver.train(toy_run.make_config(), str(tmp_path))
+    driver.train(toy_run.make_config(), str(tmp_path))  # both stages are finished: another way through the loop
+    assert watched and alive == [0, 0, 0, 0]
 
 
 def test_sigterm_asks_for_a_stop_and_the_old_handler_returns():

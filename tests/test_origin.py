@@ -157,3 +157,11 @@ def test_a_run_that_has_begun_needs_the_file_no_more(abstract, tmp_path):
     path.unlink()
     again, _ = driver.open_run(config, str(begun), 'train')
     assert again.config.preprocess == 'imagenet'
+
+
+@pytest.mark.parametrize('name', ['4.orbax-checkpoint-tmp', 'damaged_4_1700000000'])
+def test_a_save_that_was_cut_short_or_is_damaged_begins_no_run(tmp_path, name):
+    (tmp_path / f'segmentation/checkpoints/{name}/record').mkdir(parents=True)
+    assert not origin.has_begun(tmp_path)
+    (tmp_path / 'segmentation/checkpoints/4/record').mkdir(parents=True)
+    assert origin.has_begun(tmp_path)
