@@ -43,6 +43,9 @@ _TABLE = flags.DEFINE_string('table', '', '--mode table: file with the rows of a
 _SCALE = flags.DEFINE_string('scale', 'quick', '--mode table: how large, a name of its scales')
 _ROWS = flags.DEFINE_string('rows', '', '--mode table: regular expression for the rows to train; all of them without')
 _SEEDS = flags.DEFINE_string('seeds', '', '--mode table: as 0,1,2; those of the scale without')
+_OVERRIDE = flags.DEFINE_multi_string(
+    'override', [], '--mode table: ROWS:section.key=value, a key for the rows in whose names ROWS is found; repeatable'
+)
 _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Find the other processes through SLURM or TPU metadata')
 _COORDINATOR = flags.DEFINE_string('coordinator', '', 'host:port of process 0, for several processes by hand')
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', 1, 'With --coordinator')
@@ -50,7 +53,7 @@ _PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'With --coordinator')
 PROCESSES = (_DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
 FLAGS = (
     *(_CONFIG, _WORKDIR, _MODE, _INPUT, _OUTPUT, _CHECKPOINT),
-    *(_TABLE, _SCALE, _ROWS, _SEEDS),
+    *(_TABLE, _SCALE, _ROWS, _SEEDS, _OVERRIDE),
     *PROCESSES,
 )
 
@@ -131,7 +134,7 @@ def _check_table_flags() -> None:
             fix = 'leave --config out; --config.section.key=value holds for every row'
             raise InputError('--config', got=_CONFIG.value, expected='none: the rows name their configs', fix=fix)
         return
-    for flag in (_TABLE, _SCALE, _ROWS, _SEEDS):
+    for flag in (_TABLE, _SCALE, _ROWS, _SEEDS, _OVERRIDE):
         if flags.FLAGS[flag.name].present:
             raise InputError(f'--{flag.name}', got=f'--mode {_MODE.value}', expected='--mode table')
 
@@ -162,7 +165,8 @@ def _dispatch(assignments) -> None:
 def _dispatch_table(assignments) -> None:
     from segjax import parallel, tables
 
-    plan = tables.make_plan(_TABLE.value, _SCALE.value, _WORKDIR.value, _ROWS.value, _SEEDS.value, assignments)
+    chosen = (_TABLE.value, _SCALE.value, _WORKDIR.value, _ROWS.value, _SEEDS.value)
+    plan = tables.make_plan(*chosen, assignments, _OVERRIDE.value)
     parallel.initialize(*(flag.value for flag in PROCESSES))
     tables.run(plan)
 

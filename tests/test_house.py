@@ -40,7 +40,7 @@ UPSTAIRS = {
     'tables',
 }
 # Modules of segjax/tables: each may import from those before it.
-TABLES = ('spec', 'cells', 'claims', 'plan', 'runs', 'speed', 'numbers', 'text', 'page', 'loop', '__init__')
+TABLES = ('spec', 'cells', 'claims', 'starts', 'plan', 'runs', 'speed', 'numbers', 'text', 'page', 'loop', '__init__')
 
 
 def room(path: pathlib.Path) -> str:

@@ -176,6 +176,11 @@ def get_table():
         (['--table', 'table.py', '--config', SMOKE], ['--config', SMOKE, 'the rows name their configs']),
         (['--table', 'table.py', '--config.optim.lrr=1'], ["row 'base'", '--config.optim.lrr', 'learning_rate']),
         (['--table', 'table.py', '--config.seed=1'], ["row 'base'", 'config.seed=1', '--seeds']),
+        (['--table', 'table.py', '--override=base'], ['--override', "'base'", 'ROWS:section.key=value']),
+        (['--table', 'table.py', '--override=(:seed=1'], ['--override', "'(:seed=1'", 'regular expression']),
+        (['--table', 'table.py', '--override=bass:a.b=1'], ['--override', "'bass'", 'base, wide']),
+        (['--table', 'table.py', '--override=base:optim.lrr=1'], ["row 'base'", 'optim.lrr', 'learning_rate']),
+        (['--table', 'table.py', '--override=base:seed=1'], ["row 'base'", 'config.seed=1', '--seeds']),
         (['--table', 'table.py', '--workdir='], ['--workdir', 'nothing']),
     ],
     ids=lambda value: ' '.join(value[-1:]),
@@ -189,7 +194,7 @@ def test_wrong_flags_of_a_table(call, tmp_path, monkeypatch, arguments, fragment
     assert not out and not (tmp_path / 'run').exists()
 
 
-@pytest.mark.parametrize('flag', ['--table=table.py', '--scale=quick', '--rows=base', '--seeds=0'])
+@pytest.mark.parametrize('flag', ['--table=table.py', '--scale=quick', '--rows=base', '--seeds=0', '--override=a:b=1'])
 @pytest.mark.parametrize('mode', ['train', 'doctor'])
 def test_flags_of_a_table_belong_to_its_mode(call, tmp_path, mode, flag):
     code, _, err = call('--config', SMOKE, '--workdir', tmp_path / 'run', '--mode', mode, flag)
@@ -294,6 +299,7 @@ def test_help_names_every_flag_and_succeeds(call):
     code, out, err = call('--help')
     assert code == 0 and not err
     names = ('config', 'workdir', 'mode', 'input', 'output', 'checkpoint', 'table', 'scale', 'rows', 'seeds')
+    names += ('override',)
     for name in (*names, 'distributed', 'coordinator'):
         assert re.search(rf'^  --{name} ', out, re.MULTILINE)
     for mode in main.MODES:

@@ -4,11 +4,13 @@ import statistics
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from segjax import driver, logs
 from segjax.scores import flat_scalars
+from segjax.tables import starts
 from segjax.tables.cells import Cell, score_at
 from segjax.tables.claims import Comparison, compare, difference
-from segjax.tables.plan import Plan
-from segjax.tables.runs import Outcome, outcome
+from segjax.tables.plan import Job, Plan
+from segjax.tables.runs import OPEN, Outcome, outcome
 from segjax.tables.spec import Column, Difference, Row, is_number
 from segjax.tables.speed import Figure, Speeds, figure, first_runs, stored
 
@@ -21,6 +23,7 @@ class Measured(NamedTuple):
     comparisons  the claims, in the order of the table
     headlines    the differences above the table, with their values by seed
     speeds       those of finished runs
+    starts       by row key: what the row begins from, in words
     """
 
     plan: Plan
@@ -29,6 +32,22 @@ class Measured(NamedTuple):
     comparisons: list[Comparison]
     headlines: list[tuple[Difference, Cell]]
     speeds: Speeds
+    starts: dict[str, str]
+
+
+def row_starts(plan: Plan, outcomes: Mapping[tuple[str, int], Outcome]) -> dict[str, str]:
+    """Returns, by row key, what the row's run of the first seed began from, or will begin from."""
+    found = {}
+    for job in first_jobs(plan):
+        done = outcomes[job.row.key, job.seed] != OPEN
+        stored = logs.read_json(job.folder / driver.CONFIG) if done else None
+        found[job.row.key] = starts.text(job.row, job.config, job.folder, stored)
+    return found
+
+
+def first_jobs(plan: Plan) -> list[Job]:
+    """Returns the job of each row, hidden rows included, with the first seed."""
+    return [job for job in plan.jobs if job.seed == plan.seeds[0]]
 
 
 def measure(plan: Plan) -> Measured:
@@ -44,9 +63,14 @@ def measure(plan: Plan) -> Measured:
             else:
                 cell = score_cell(row, column, found)
             cells[row.key, column.name] = cell
-    comparisons = [compare(plan.table, claim, cells) for claim in plan.table.claims]
+    begun = row_starts(plan, outcomes)
+    comparisons = []
+    for claim in plan.table.claims:
+        rows = [plan.table.row(key) for key in (claim.higher, claim.lower)]
+        differ = begun[claim.higher] != begun[claim.lower] and not any(row.after for row in rows)
+        comparisons.append(compare(plan.table, claim, cells, ['different starts'] if differ else []))
     headlines = [(headline, difference(headline, cells)) for headline in plan.table.headlines]
-    return Measured(plan, outcomes, cells, comparisons, headlines, speeds)
+    return Measured(plan, outcomes, cells, comparisons, headlines, speeds, begun)
 
 
 def score_cell(row: Row, column: Column, found: Mapping[int, Outcome]) -> Cell:

@@ -4,8 +4,8 @@ import contextlib
 import pathlib
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -13,6 +13,7 @@ from segjax import config as config_lib
 from segjax import config_file, driver, logs, origin
 from segjax.config_file import Assignment
 from segjax.errors import InputError, unknown_name
+from segjax.tables import starts
 from segjax.tables.spec import Row, Scale, Table, load
 
 
@@ -59,6 +60,7 @@ def make_plan(
     rows: str = '',
     seeds: str = '',
     assignments: Sequence[Assignment] = (),
+    overrides: Sequence[str] = (),
 ) -> Plan:
     """Loads a table and all its configs, and checks everything that can be checked before a run.
 
@@ -69,6 +71,7 @@ def make_plan(
       rows: regular expression, found in the keys of the rows to train; '' is all. The outputs show all rows.
       seeds: '0,1,2' instead of those of the scale.
       assignments: single keys for every row, on top of the scale's and the row's own.
+      overrides: 'ROWS:section.key=value' of --override, on top of these, for the rows in whose key ROWS is found.
 
     Raises:
       InputError: what is wrong with any of it, or a run folder that holds results of another config.
@@ -82,11 +85,13 @@ def make_plan(
     chosen = _chosen_rows(content, rows)
     needed = _with_starts(content, chosen)
     numbers = _parse_seeds(seeds) if seeds else tuple(size.seeds)
+    single = [_parse_override(text, [row.key for row in content.rows]) for text in overrides]
     configs = {}
     for row in content.rows:
         with _located(f'{path}, row {row.key!r}'):
-            configs[row.key] = _config(path, row, size, assignments)
-            _check_start(row, configs[row.key])
+            own = [assignment for pattern, assignment in single if re.search(pattern, row.key)]
+            configs[row.key] = _config(path, row, size, (*assignments, *own))
+            _check_start(content, row, configs[row.key])
     if any(column.speed for column in content.columns):
         _check_bench(path, configs)
     jobs = []
@@ -101,7 +106,7 @@ def make_plan(
     todo = tuple(job for job in jobs if job.row.key in needed)
     for job in jobs:
         _check_folder(job)
-    command = _command(path, scale, folder, seeds, assignments)
+    command = _command(path, scale, folder, seeds, assignments, overrides)
     added = tuple(row.key for row in content.rows if row.key in needed - chosen)
     return Plan(content, scale, size, numbers, folder, command, tuple(jobs), todo, added)
 
@@ -115,6 +120,24 @@ def _chosen_rows(table: Table, pattern: str) -> set[str]:
     if not chosen:
         raise InputError('--rows', got=f'{pattern!r}, found in no key', expected='a part of one of ' + ', '.join(keys))
     return chosen
+
+
+def _parse_override(text: str, keys: Sequence[str]) -> tuple[str, Assignment]:
+    """Returns the pattern and the assignment of 'ROWS:section.key=value'."""
+    expected = 'ROWS:section.key=value, with a regular expression for ROWS'
+    example = f"--override '{keys[0]}:train.batch_size=4'"
+    found = re.fullmatch(r'(.+?):([\w.]+)=(.*)', text, re.DOTALL)
+    if not found:
+        raise InputError('--override', got=repr(text), expected=expected, fix=example)
+    pattern, key, value = found.groups()
+    try:
+        matching = [name for name in keys if re.search(pattern, name)]
+    except re.error as error:
+        raise InputError('--override', got=f'{text!r}: {error}', expected=expected, fix=example) from None
+    if not matching:
+        got = f'{text!r}: {pattern!r} is found in no key'
+        raise InputError('--override', got=got, expected='a part of one of ' + ', '.join(keys), fix=example)
+    return pattern, Assignment(key.removeprefix('config.'), value)
 
 
 def _with_starts(table: Table, chosen: set[str]) -> set[str]:
@@ -147,14 +170,17 @@ def _start_folder(workdir: pathlib.Path, row: Row, seed: int) -> pathlib.Path:
     return workdir / key / f'seed_{seed}' / stage
 
 
-def _check_start(row: Row, config: ml_collections.ConfigDict) -> None:
+def _check_start(table: Table, row: Row, config: ml_collections.ConfigDict) -> None:
     """Raises InputError for a row whose start is named twice."""
     if row.after and config.init_from.path:
+        first = row
+        while first.start:
+            first = table.row(first.start)
         raise InputError(
             'config.init_from.path',
             got=f'{config.init_from.path!r}, and after={row.after!r}',
             expected=f'one start: this row begins from the run of row {row.start!r}',
-            fix=f'give the path to that row alone, or take `after` out of row {row.key!r}',
+            fix=f"--override '^{first.key}$:init_from.path=...' gives it to that row alone",
         )
 
 
@@ -218,6 +244,19 @@ def _check_bench(path: pathlib.Path, configs: Mapping[str, ml_collections.Config
             )
 
 
+def differences(job: Job, stored: Mapping[str, Any], free: Collection[str] = config_lib.FREE) -> list[str]:
+    """Returns what differs between the experiment in the folder of a job and the job.
+
+    Args:
+      job: a row with one seed.
+      stored: the config that the folder keeps.
+      free: keys that may differ. The start of the run is never among them: rows of other starts do not compare.
+    """
+    wanted = origin.with_stored_preprocess(job.config, stored)
+    found = config_lib.differences(stored, config_lib.to_json(wanted), free=free)
+    return found or starts.differences(job.row, job.config, job.folder, stored)
+
+
 def _check_folder(job: Job) -> None:
     """Results of another config are not written over. The driver says so too, but the last row is hours away."""
     stored = job.folder / driver.CONFIG
@@ -225,18 +264,21 @@ def _check_folder(job: Job) -> None:
     if not kept or not stored.exists():
         return
     with _located(str(stored)):
-        found = config_lib.differences(logs.read_json(stored), config_lib.to_json(job.config))
+        found = differences(job, logs.read_json(stored))
     if found:
         got = config_lib.another_config(found)
         fix = 'undo the change, take another --workdir, or remove that folder'
         raise InputError(str(job.folder), got=got, expected=f'the config of {job.name}', fix=fix)
 
 
-def _command(path: pathlib.Path, scale: str, workdir: pathlib.Path, seeds: str, assignments) -> str:
+def _command(
+    path: pathlib.Path, scale: str, workdir: pathlib.Path, seeds: str, assignments, overrides: Sequence[str]
+) -> str:
     """The command that makes the whole table, with paths as one types them in the repository."""
     words = [*('--mode', 'table', '--table', _shown(path)), *('--scale', scale, '--workdir', _shown(workdir))]
     words += ['--seeds', seeds] if seeds else []
     words += [f'--config.{key}' + ('' if text is None else f'={text}') for key, text in assignments]
+    words += [f'--override={text}' for text in overrides]
     return 'python -m segjax.main ' + shlex.join(words)
 
 

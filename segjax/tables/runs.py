@@ -7,7 +7,7 @@ import jax
 
 from segjax import config as config_lib
 from segjax import driver, health, logs, parallel
-from segjax.tables.plan import Job
+from segjax.tables.plan import Job, differences
 
 FAILED = 'failed.json'  # beside config.json, in the folder of a run that diverged
 
@@ -27,10 +27,9 @@ def outcome(job: Job) -> Outcome:
     config, scores, failed = (job.folder / name for name in (driver.CONFIG, driver.SCORES, FAILED))
     if not config.exists() or not (scores.exists() or failed.exists()):
         return OPEN
-    stored, wanted = logs.read_json(config), config_lib.to_json(job.config)
     # `evaluate` may change when a run resumes, but scores under another protocol do not count.
     free = tuple(key for key in config_lib.FREE if key != 'evaluate')
-    if config_lib.differences(stored, wanted, free=free):
+    if differences(job, logs.read_json(config), free):
         return OPEN
     if failed.exists():
         return Outcome({}, logs.read_json(failed)['message'])

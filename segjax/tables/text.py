@@ -109,8 +109,19 @@ def facts(measured: Measured) -> dict[str, str]:
         'dtype': each(lambda c: c.train.dtype),
         'mIoU policy': each(lambda c: c.evaluate.policy),
         'scored at': each(config_lib.scored_at),
+        **_start_fact(measured),
         'device': ' / '.join(dict.fromkeys(map(_machine, environments))) or 'nothing was run yet',
     }
+
+
+def _start_fact(measured: Measured) -> dict[str, str]:
+    """Returns what the rows begin from; {} where all begin at random."""
+    rows = {}
+    for key, start in measured.starts.items():
+        rows.setdefault(start, []).append(key)
+    if set(rows) <= {'random'}:
+        return {}
+    return {'start': '; '.join(f'{start}: {", ".join(keys)}' for start, keys in rows.items())}
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
@@ -281,7 +292,8 @@ def as_json(measured: Measured) -> dict[str, Any]:
         config = config_argument(row.config, plan.scale.variant)
         times = {c.name: figure(measured.speeds, c.speed, row.key) for c in plan.table.columns if c.speed}
         speed = {name: found and found._asdict() for name, found in times.items()}
-        rows[row.key] = {**row._asdict(), 'config': config, 'seeds': seeds, 'speed': speed}
+        start = measured.starts[row.key]
+        rows[row.key] = {**row._asdict(), 'config': config, 'start': start, 'seeds': seeds, 'speed': speed}
     claims = [
         {
             **c.claim._asdict(),

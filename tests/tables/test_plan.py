@@ -1,6 +1,8 @@
 """What is to be run: the config, the seed and the folder of every run."""
 
 import pathlib
+import re
+import shlex
 
 import pytest
 from paper_table import FILE, start
@@ -107,3 +109,23 @@ def test_a_start_for_all_rows_and_a_row_after_another_contradict(table_file):
     table_file.write_text(AFTER)
     with pytest.raises(InputError, match=r"row 'base': config.init_from.path\n.*'x', and after='thin/first'"):
         make_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('init_from.path', 'x')])
+
+
+def test_an_override_of_the_command_line_holds_for_the_rows_in_which_it_is_found(table_file):
+    overrides = ['^(?:thin|strong)$:train.batch_size=2', 'thin:model.width=0.75', 'base:data.root=hf:a/b=c']
+    every = [Assignment('train.batch_size', '4')]
+    plan = make_plan(str(table_file), 'quick', 'runs', assignments=every, overrides=overrides)
+    configs = {job.row.key: job.config for job in plan.jobs}
+    assert [configs[key].train.batch_size for key in ('base', 'thin', 'strong')] == [4, 2, 2]
+    assert configs['thin'].model.width == 0.75 and configs['base'].data.root == 'hf:a/b=c'
+    shown = shlex.split(plan.command)
+    assert [word for word in shown if word.startswith('--override')] == [f'--override={text}' for text in overrides]
+
+
+def test_an_error_about_two_starts_names_an_override_that_works(table_file):
+    table_file.write_text(AFTER)
+    with pytest.raises(InputError) as raised:
+        make_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('init_from.path', 'x')])
+    (fix,) = re.findall(r"--override '(.*?)'", raised.value.fix)
+    plan = make_plan(str(table_file), 'quick', 'runs', seeds='0', overrides=[fix.replace('...', 'x')])
+    assert [job.row.key for job in plan.jobs if job.config.init_from.path == 'x'] == ['strong']

@@ -229,7 +229,7 @@ def as_it_was(table_file, monkeypatch):
         (as_it_was, 'bench.warmup=0', True),
         (as_it_was, 'run.num_pictures=0', False),
         (as_it_was, 'data.threads=2', False),
-        (as_it_was, 'init_from.path=elsewhere', False),
+        (as_it_was, 'init_from.partial=true', False),
         (other_machine, 'run.num_pictures=1', True),
         (other_column, 'run.num_pictures=1', True),
         (fewer_columns, 'run.num_pictures=1', False),

@@ -1,0 +1,128 @@
+"""What rows begin from is part of what they are."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from paper_table import FILE, RESULTS, runs, start
+
+from segjax import driver, logs, origin, pretrained
+from segjax.errors import InputError
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Two files of other weights, and a copy of the first file under another name."""
+    folder = tmp_path / 'weights'
+    folder.mkdir()
+    for name, value in (('a', 1.0), ('copy_of_a', 1.0), ('b', 2.0)):
+        # The naming of a release that is recognised by these tensors.
+        tensors = {'encoder.initial_block.conv.weight': np.full((13, 3, 3, 3), value, np.float32)}
+        pretrained.write(str(folder / f'{name}.npz'), tensors)
+    return folder
+
+
+@pytest.fixture
+def begun(trained, weights, monkeypatch):
+    """`trained`, whose stand-in for the training also leaves what the run began from."""
+    monkeypatch.setattr(pretrained, 'open_weights', lambda init: pretrained.Weights(init.path, read(init.path), 'x'))
+
+    def read(path):
+        return pretrained.read(path)
+
+    def train(config, workdir, stop, original=driver.train):
+        original(config, workdir, stop)
+        init_from = config.init_from.to_dict()
+        digest = origin.digest(origin.reader(config.init_from)()) if config.init_from.path else ''
+        content = {'stages': ['first', 'last'], 'init_from': init_from, 'digest': digest}
+        logs.write_json(pathlib.Path(workdir) / 'start.json', content)
+
+    monkeypatch.setattr(driver, 'train', train)
+    return trained
+
+
+def from_file(path) -> list[str]:
+    return [f'.:init_from.path={path}']
+
+
+def test_a_row_that_was_trained_from_another_start_is_another_row(table_file, begun, weights):
+    start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
+    begun.clear()
+    for overrides in ([], from_file(weights / 'b.npz')):
+        with pytest.raises(InputError, match=r'base/seed_0\n.*another config: init_from.path: .*a.npz'):
+            start(table_file, seeds='0', overrides=overrides)
+    assert begun == []
+
+
+def test_a_row_without_a_start_does_not_become_a_row_with_one(table_file, begun, weights):
+    start(table_file, seeds='0')
+    with pytest.raises(InputError, match=r"init_from.path: '', now .*a.npz"):
+        start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
+
+
+def test_other_nets_of_the_same_file_are_another_start(table_file, begun, weights):
+    start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
+    with pytest.raises(InputError, match=r'init_from.nets: '):
+        start(table_file, seeds='0', overrides=[*from_file(weights / 'a.npz'), ".:init_from.nets=('x/.*',)"])
+
+
+def test_a_file_that_moved_or_is_gone_is_the_same_start(table_file, begun, weights):
+    start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
+    begun.clear()
+    start(table_file, seeds='0', overrides=from_file(weights / 'copy_of_a.npz'))
+    (weights / 'a.npz').unlink()
+    start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
+    assert begun == []
+
+
+def test_runs_older_than_the_record_of_their_start_are_known_by_its_path(table_file, trained, weights):
+    start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
+    trained.clear()
+    start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
+    assert trained == []
+    with pytest.raises(InputError, match=r'b\.npz'):
+        start(table_file, seeds='0', overrides=from_file(weights / 'b.npz'))
+
+
+def test_a_preparation_of_images_that_came_with_the_weights_is_no_other_config(table_file, trained, weights):
+    start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
+    trained.clear()
+    for path in pathlib.Path('runs').glob('*/seed_0/config.json'):
+        content = logs.read_json(path)
+        logs.write_json(path, {**content, 'preprocess': 'deeplab'})  # as the training adopts it
+    start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
+    assert trained == []
+
+
+AFTER = FILE.replace("labels={'width': '1/2'})", "after='strong')")
+
+
+def test_a_table_that_moved_is_the_same_table(table_file, begun, monkeypatch):
+    table_file.write_text(AFTER)
+    monkeypatch.setattr(origin, 'reader', lambda init_from: lambda: {'params': {}, 'model_state': {}})
+    start(table_file, seeds='0')
+    assert runs(begun) == [('base', 0), ('strong', 0), ('thin', 0)]
+    begun.clear()
+    pathlib.Path('runs').rename('elsewhere')
+    start(table_file, 'elsewhere', seeds='0')
+    assert begun == []
+    table_file.write_text(AFTER.replace("after='strong'", "after='base'"))
+    with pytest.raises(InputError, match=r'thin/seed_0\n.*init_from.path: .*strong/seed_0.*now .*base/seed_0'):
+        start(table_file, 'elsewhere', seeds='0')
+
+
+def test_facts_name_the_starts_and_claims_between_other_starts_say_so(table_file, begun, weights):
+    table_file.write_text(AFTER)
+    found = origin.digest(pretrained.Weights('', pretrained.read(str(weights / 'a.npz')), ''))
+    start(table_file, seeds='0', overrides=[f'strong:init_from.path={weights / "a.npz"}'], rows='base|strong')
+    text = pathlib.Path('runs/table.md').read_text()
+    assert f'- start: random: base; a.npz ({found}): strong; row strong: thin' in text
+    content = logs.read_json(pathlib.Path('runs/table.json'))
+    assert content['rows']['strong']['start'] == f'a.npz ({found})'
+    verdicts = {claim['text']: claim['verdict'] for claim in content['claims']}
+    assert verdicts['augmentation helps'] == 'holds, one seed, different starts'
+    assert RESULTS['strong', 0] != RESULTS['base', 0]
+
+
+def test_a_table_that_begins_at_random_says_nothing_of_starts(outputs):
+    assert 'start:' not in (outputs / 'table.md').read_text()
