@@ -1,4 +1,4 @@
-"""A cell of a table: a score of each seed, or one speed."""
+"""Holds a cell of a table: a score of each seed, or one speed."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""What the claims of a table come to: differences paired by seed, verdicts, and what chance alone would give."""
+"""Judges the claims of a table: differences paired by seed, verdicts, and the share of chance."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,7 @@
-"""What the rows of a table begin from: part of what a row is, whatever a resumed run may drop."""
+"""Compares what the rows of a table begin from: the start is part of a row.
+
+A resumed run may drop its `init_from.path`. A comparison of rows may not.
+"""
 
 import functools
 import pathlib
