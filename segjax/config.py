@@ -183,6 +183,12 @@ SHARED = {
             'Size at which pixels are scored: that of the label, or that of the image that the net sees.',
             one_of('label', 'image'),
         ),
+        'crop': Field((), 'Images are cut into crops of (height, width); () keeps them whole.', size_2d_or_empty),
+        'stride': Field(
+            2 / 3,
+            'Largest distance of neighbouring crops, as a fraction of a crop.',
+            between(0.1, 1),
+        ),
     },
     'run': {
         'log_every': Field(20, 'steps between lines of metrics.jsonl', at_least(1)),
@@ -358,11 +364,14 @@ LABEL_SIZE = 'label size'
 
 
 def scored_at(config: ml_collections.ConfigDict) -> str:
-    """Returns the size at which pixels are scored, as scores and tables print it."""
-    if config.evaluate.resolution == 'label':
-        return LABEL_SIZE
-    height, width = config.data.eval_size
-    return f'{height}x{width}'
+    """Returns where pixels are scored, and in which crops, as scores and tables print it."""
+    size = LABEL_SIZE
+    if config.evaluate.resolution == 'image':
+        size = '{}x{}'.format(*config.data.eval_size)
+    if not config.evaluate.crop:
+        return size
+    height, width = config.evaluate.crop
+    return f'{size}, crops of {height}x{width}, stride {config.evaluate.stride:.3g}'
 
 
 def scored_as_asked(scores: Mapping[str, Any], config: ml_collections.ConfigDict) -> bool:

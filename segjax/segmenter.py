@@ -13,7 +13,7 @@ from segjax.config import Choice, Field, above, one_of, scored_at
 from segjax.data.spec import IGNORE, DataSpec
 from segjax.losses import segmentation as losses
 from segjax.metrics import confusion
-from segjax.ops import images, resize
+from segjax.ops import images, resize, windows
 from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, TrainState
 
 VOID = 'void'
@@ -169,6 +169,8 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
 
     `evaluate.resolution` says where scores are computed. 'label' resizes logits to each label's own size.
     'image' resizes labels to the images that the net sees, with nearest neighbours. Padding counts nowhere.
+    With `evaluate.crop` the net sees crops of these images, and overlapping probabilities are averaged as in
+    `--mode predict` (ops/tiles.py).
 
     With `data.void_class` a pixel may be predicted as void. Where its truth is a class, that is a miss; where the truth
     is void, nothing counts, as ever. 'mIoU_with_void' is the mean over all C + 1, void pixels included.
@@ -179,14 +181,26 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
     confusion.check_policy(config.evaluate.policy)
     num_classes, num_examples = spec.classes.num_classes, spec.split(config.data.eval_split).num_examples
     at_image = config.evaluate.resolution == 'image'
+    crop = tuple(config.evaluate.crop)
+
+    def look(state: TrainState, batch: Batch) -> Array:
+        """Returns logits of whole images, or probabilities that crops agree on, [B, H, W, C]."""
+        if not crop:
+            return infer(state, batch['image'])
+
+        def probabilities(image: Array) -> Array:
+            return jax.nn.softmax(infer(state, image))
+
+        overlap = 1 - config.evaluate.stride
+        return windows.average(probabilities, batch['image'], batch['size'], crop, overlap)
 
     def predict_labels(state: TrainState, batch: Batch):
         """Predicts train ids at the resolution of the scores."""
-        logits = infer(state, batch['image'])
+        evidence = look(state, batch)
         if not at_image:
             label_shape = batch['label'].shape[1:]
-            logits = resize.resize_valid(logits, batch['size'], label_shape, batch['label_size'])
-        return jnp.argmax(logits, -1)
+            evidence = resize.resize_valid(evidence, batch['size'], label_shape, batch['label_size'])
+        return jnp.argmax(evidence, -1)
 
     def labels_of(batch: Batch) -> tuple[Array, Array]:
         """Returns the label, and the label with void as a class, at the resolution of the scores."""

@@ -1,5 +1,7 @@
 """What pipelines that segment have in common: void as a class, padded labels, averaged nets."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from fakes import NUM_CLASSES, SPEC
 
 from segjax import config as config_lib
-from segjax import optim, segmenter
+from segjax import optim, predict, segmenter
 from segjax.data.spec import IGNORE
 from segjax.protocol import Mean, TrainState
 
@@ -143,6 +145,68 @@ def test_scores_at_the_size_of_the_images_are_those_of_a_loop_over_their_pixels(
         assert of_images[row] == pytest.approx(np.mean(hit / union)), 'the pictures are ranked by the same pixels'
     pictures = functions['render'](None, batch, {})
     assert {picture.shape for picture in pictures.values()} == {(4, 24, 40, 3)}
+
+
+def class_probabilities_of(image):
+    """A net of which no pixel knows its neighbours: logits are mixed from the colours."""
+    mixed = np.random.default_rng(3).normal(size=(3, NUM_CLASSES)).astype(np.float32)
+    return jnp.einsum('bhwc,cd->bhwd', jnp.sin(jnp.asarray(image, jnp.float32)), mixed, precision='highest')
+
+
+@pytest.mark.parametrize('resolution', ['image', 'label'])
+def test_crops_change_nothing_for_a_net_of_single_pixels(resolution):
+    """At the size of the image exactly; at the size of the label probabilities are resized in place of logits."""
+    batch, matrices = letterboxed_batch(), {}
+    for crop in ((), (16, 20)):
+        config = make_config(eval_size=(24, 40))
+        config_lib.update(config, evaluate=dict(resolution=resolution, crop=crop))
+        functions = segmenter.make_evaluation(config, SPEC, lambda state, image: class_probabilities_of(image))
+        matrices[crop] = np.asarray(jax.jit(functions['eval_step'])(None, batch, {})['confusion'].sum)
+    whole, crops = matrices.values()
+    assert whole.sum() == crops.sum()
+    np.testing.assert_allclose(crops, whole, atol=0 if resolution == 'image' else 0.2 * whole.max())
+
+
+def test_crops_decide_as_prediction_of_the_same_tiles_does():
+    """The label map of --mode predict for an image that evaluation sees at half its size, by a net with a memory of
+    places."""
+    original = np.random.default_rng(8).integers(0, 256, (44, 70, 3)).astype(np.uint8)
+    ramp = jnp.linspace(0, 1, 12)[:, None, None] * jnp.linspace(0, 3, NUM_CLASSES)
+
+    def infer(state, image):
+        return class_probabilities_of(image) * ramp
+
+    config = make_config(eval_size=(24, 40))
+    config_lib.update(
+        config, evaluate=dict(crop=(12, 20), stride=0.5), predict=dict(tile=(12, 20), overlap=0.5, batch_size=1)
+    )
+    spec = dataclasses.replace(SPEC, max_size={'train': (44, 70), 'val': (44, 70)})
+    plan = predict.make_plan(config, spec)
+    assembly = predict.Assembly(None, original, plan, NUM_CLASSES)
+    functions = segmenter.make_evaluation(config, spec, infer)
+    for place, pixels in assembly.cuttings():
+        probabilities = functions['predict'](None, pixels[None])[0]
+        assembly.add(place, np.moveaxis(np.asarray(probabilities), -1, 0))
+    (net_size,) = predict.net_sizes((44, 70), plan)
+    image = np.zeros((1, 24, 40, 3), np.uint8)
+    image[0, : net_size[0], : net_size[1]] = predict.resized(original, net_size)
+    batch = {
+        'image': image,
+        'label': assembly.classes[None].astype(int),
+        'weight': np.ones(1, np.float32),
+        'index': np.arange(1),
+        'size': np.array([net_size]),
+        'label_size': np.array([[44, 70]]),
+    }
+    counts = jax.jit(functions['eval_step'])(None, batch, {})['confusion'].sum
+    assert int(counts.sum()) == 44 * 70 and len(np.unique(assembly.classes)) == NUM_CLASSES
+    assert int(np.diagonal(counts).sum()) >= 44 * 70 - 2, 'but for ties the decisions are the same'
+
+
+def test_scores_say_in_which_crops_the_net_saw_the_images():
+    config = make_config()
+    config.evaluate.crop = (713, 713)
+    assert config_lib.scored_at(config) == 'label size, crops of 713x713, stride 0.667'
 
 
 def test_scores_say_that_they_are_of_the_size_of_the_labels():

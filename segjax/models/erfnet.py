@@ -225,7 +225,7 @@ class ERFNet(nn.Module):
                 'erfnet: input',
                 got=f'height {h}, width {w}',
                 expected=f'multiples of {OUTPUT_STRIDE}',
-                fix='choose augment.crop and data.eval_size accordingly',
+                fix='choose augment.crop, data.eval_size and evaluate.crop accordingly',
             )
         if len(self.dropout) != 2 or not all(0 <= rate < 1 for rate in self.dropout):
             raise InputError('erfnet: dropout', got=repr(self.dropout), expected='two rates in [0, 1)')

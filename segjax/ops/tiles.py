@@ -68,9 +68,24 @@ def positions(length: int, tile: int, overlap: float) -> np.ndarray:
     """
     if length <= tile:
         return np.zeros(1, int)
-    stride = max(1, math.floor(tile * (1 - overlap)))
-    count = math.ceil((length - tile) / stride) + 1
-    return np.round(np.linspace(0, length - tile, count)).astype(int)
+    room = length - tile
+    last = -(-room // stride(tile, overlap))
+    return spread(np.arange(last + 1), last, room)
+
+
+def stride(tile: int, overlap: float) -> int:
+    """Returns the largest distance of neighbouring tiles, in whole pixels."""
+    # A float such as 199.99999999999997 is meant as 200.
+    return max(1, math.floor(round(tile * (1 - overlap), 6)))
+
+
+def spread(number, last, room):
+    """Returns where tile `number` of 0 .. `last` starts, if tile `last` starts at pixel `room`.
+
+    Rounds number * room / last to whole pixels, halves up. All are whole numbers or integer arrays, of
+    NumPy or of JAX; last >= 1.
+    """
+    return (2 * number * room + last) // (2 * last)
 
 
 def window(tile: int) -> np.ndarray:

@@ -159,3 +159,11 @@ def test_resized_rows_equal_whole_image_resize_in_any_strips(target):
     np.testing.assert_allclose(out, bilinear_loop(values[1], *target), atol=1e-6)
     reference = jax.image.resize(values[1], target, 'bilinear', antialias=False)
     np.testing.assert_allclose(out, reference, atol=1e-5)
+
+
+def test_an_overlap_that_is_no_exact_float_leaves_whole_strides():
+    assert tiles.stride(10, 0.9) == 1  # 10 * (1 - 0.9) is 0.9999999999999998
+    assert tiles.stride(40, 0.3) == 28 == 40 * 7 // 10
+    assert tiles.stride(50, 0.94) == 3  # 50 * (1 - 0.94) is 3.0000000000000027
+    assert tiles.stride(100, 0.1 + 0.2) == 70  # 69.99999999999999 without rounding
+    assert tiles.stride(4, 0.99) == 1

@@ -1,0 +1,106 @@
+"""Sliding windows inside a compiled function: the tiling of `ops/tiles.py` for a batch of images.
+
+Every image of the batch has its own size on a canvas of static size. Windows follow the image: they start at evenly
+spread positions between its borders, and an image that is smaller than a window continues by reflection. The number of
+windows is that of the canvas. A smaller image needs fewer, and the rest have weight 0.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from segjax.ops import tiles
+
+
+class Axis(NamedTuple):
+    """One axis of B images, each cut into at most N windows of `tile` pixels.
+
+    starts   [B, N] int32: first pixel of each window
+    sources  [B, N, tile] int32: the pixel of the image that each pixel of a window shows
+    weights  [B, N, tile] float32: at every pixel of an image the weights of its windows sum to 1
+    """
+
+    starts: jax.Array
+    sources: jax.Array
+    weights: jax.Array
+
+
+def cut_axis(lengths: jax.Array, canvas: int, tile: int, overlap: float) -> Axis:
+    """Cuts one axis of every image into windows.
+
+    Args:
+      lengths: [B] int, pixels of each image, at most `canvas`.
+      canvas: pixels of the longest image that may come, static.
+      tile: pixels of a window.
+      overlap: smallest share of a window in common with the next.
+    """
+    number = jnp.arange(len(tiles.positions(canvas, tile, overlap)))
+    room = jnp.maximum(lengths[:, None] - tile, 0)
+    last = -(-room // tiles.stride(tile, overlap))
+    # A window after the last stays at its place and gets weight 0.
+    starts = tiles.spread(jnp.minimum(number, last), jnp.maximum(last, 1), room)
+    used = number <= last
+
+    # Sums over the windows at every pixel, for weights that add up to 1.
+    hann = jnp.asarray(tiles.window(tile), jnp.float32)
+    inside = jnp.arange(max(canvas, tile)) - starts[..., None]
+    covered = (inside >= 0) & (inside < tile) & used[..., None]
+    total = jnp.where(covered, hann[jnp.clip(inside, 0, tile - 1)], 0.0).sum(1)
+    pixels = starts[..., None] + jnp.arange(tile)
+    total = jax.vmap(jnp.take)(total, pixels)
+    weights = jnp.where(used[..., None], hann / total, 0.0)
+
+    # Reflection repeats the pixel at the border: 0 1 2 2 1 0 0 1 ..
+    lengths = lengths[:, None, None]
+    folded = pixels % (2 * lengths)
+    sources = jnp.minimum(folded, 2 * lengths - 1 - folded)
+    return Axis(starts, sources, weights)
+
+
+def average(
+    predict: Callable[[jax.Array], jax.Array],
+    image: jax.Array,
+    size: jax.Array,
+    tile: tuple[int, int],
+    overlap: float,
+) -> jax.Array:
+    """Predicts images window by window and averages what overlaps, with the weights of `tiles.cut_axis`.
+
+    Args:
+      predict: images [B, *tile, ...] -> values [B, *tile, C], for instance class probabilities.
+      image: [B, H, W, ...].
+      size: [B, 2] int, height and width of the part of each image that is not padding.
+      tile: (height, width) of a window.
+      overlap: smallest share of a window in common with the next.
+
+    Returns:
+      [B, H, W, C]; only the part inside `size` has a meaning.
+    """
+    batch, height, width = image.shape[:3]
+    rows = cut_axis(size[:, 0], height, tile[0], overlap)
+    columns = cut_axis(size[:, 1], width, tile[1], overlap)
+
+    def take(image, rows, columns):
+        return image[rows[:, None], columns]
+
+    def place(canvas, values, top, left):
+        there = lax.dynamic_slice(canvas, (top, left, 0), values.shape)
+        return lax.dynamic_update_slice(canvas, there + values, (top, left, 0))
+
+    def add(canvas, window):
+        row, column = window
+        pixels = jax.vmap(take)(image, rows.sources[:, row], columns.sources[:, column])
+        weights = rows.weights[:, row, :, None] * columns.weights[:, column, None]
+        values = predict(pixels) * weights[..., None]
+        return jax.vmap(place)(canvas, values, rows.starts[:, row], columns.starts[:, column]), None
+
+    tile_batch = jax.ShapeDtypeStruct((batch, *tile, *image.shape[3:]), image.dtype)
+    values = jax.eval_shape(predict, tile_batch)
+    padded = (max(height, tile[0]), max(width, tile[1]))
+    canvas = jnp.zeros((batch, *padded, values.shape[-1]), values.dtype)
+    every = jnp.meshgrid(jnp.arange(rows.starts.shape[1]), jnp.arange(columns.starts.shape[1]), indexing='ij')
+    canvas, _ = lax.scan(add, canvas, tuple(axis.ravel() for axis in every))
+    return canvas[:, :height, :width]
