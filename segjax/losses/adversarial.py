@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from segjax.losses.segmentation import masked_mean
+from segjax.losses.segmentation import masked_mean, without_padding
 from segjax.protocol import Array, Mean
 
 
@@ -17,5 +17,6 @@ def least_squares(logits: Array, target: float, weight: Array) -> Mean:
       target: what the discriminator shall say.
       weight: [B] weight of each example.
     """
-    square = (logits.astype(jnp.float32) - target) ** 2
+    logits = without_padding(weight, logits.astype(jnp.float32))
+    square = (logits - target) ** 2
     return masked_mean(square, jnp.ones_like(square), weight)

@@ -14,7 +14,7 @@ from jax import lax
 
 from segjax.errors import InputError, unknown_name
 from segjax.losses.image import REDUCTIONS
-from segjax.losses.segmentation import masked_mean
+from segjax.losses.segmentation import masked_mean, without_padding
 from segjax.protocol import Array, Mean, PRNGKey
 
 # --- photometric --------------------------------------------------------------------------------------------
@@ -44,6 +44,8 @@ def photometric_l1(target: Array, warped: Array, valid: Array, weight: Array, re
     if reduction not in REDUCTIONS:
         raise unknown_name('reduction of the photometric loss', reduction, REDUCTIONS)
     _check_sources(target, warped, valid)
+    target = without_padding(weight, target)
+    warped = without_padding(weight, warped)
     # Put out before the difference is taken, so that not even the gradient sees what stands there.
     distance = _l1(target, jnp.where(valid[..., None], warped, target[:, None]))
     return masked_mean(distance.sum(-1) if reduction == 'sum_channels' else distance.mean(-1), valid, weight)
@@ -68,6 +70,8 @@ def photometric_all_pixels(target: Array, warped: Array, weight: Array, keep: Ar
       Mean whose count is that of the target's pixels, whatever n is.
     """
     _check_sources(target, warped, keep)
+    target = without_padding(weight, target)
+    warped = without_padding(weight, warped)
     distance = _l1(target, warped).mean(-1)
     distance = (distance if keep is None else distance * keep).sum(1)
     return masked_mean(distance, jnp.ones_like(distance), weight)
@@ -90,6 +94,7 @@ def explainability_cross_entropy(logits: Array, weight: Array) -> Mean:
     Returns:
       Mean whose count is that of the pixels of one mask, whatever n is.
     """
+    logits = without_padding(weight, logits)
     loss = -jax.nn.log_softmax(logits.astype(jnp.float32))[..., 1].sum(1)
     return masked_mean(loss, jnp.ones_like(loss), weight)
 
@@ -152,6 +157,8 @@ def photometric_mixture(
     Around pixels that are not valid `warped` must be finite, for their neighbours' sake: SSIM sees it.
     """
     _check_sources(target, warped, valid)
+    target = without_padding(weight, target)
+    warped = without_padding(weight, warped)
     loss = photometric_map(target[:, None], warped, ssim_share)
     return masked_mean(jnp.where(valid, loss, 0.0), valid, weight)
 
@@ -192,11 +199,14 @@ def minimum_reprojection(
         _check_sources(target, sources, None)
         if key is None:
             raise InputError('minimum reprojection', got='sources without a key', expected='a key for the tie-breaker')
+    target = without_padding(weight, target)
+    warped = without_padding(weight, warped)
     loss = photometric_map(target[:, None], warped, ssim_share)
     counted = jnp.ones(target.shape[:3], bool)
     if valid is not None:
         loss, counted = jnp.where(valid, loss, jnp.inf), valid.any(1)
     if sources is not None:
+        sources = without_padding(weight, sources)
         unwarped = photometric_map(target[:, None], sources, ssim_share)
         unwarped += TIE_BREAKER * jax.random.normal(key, unwarped.shape)
         loss, counted = jnp.concatenate([unwarped, loss], 1), jnp.ones_like(counted)
@@ -227,7 +237,8 @@ def edge_aware_smoothness(disparity: Array, image: Array, weight: Array) -> Mean
             got=f'a disparity {disparity.shape} and an image {image.shape}',
             expected='[B, H, W] and [B, H, W, 3]',
         )
-    disparity = disparity.astype(jnp.float32)
+    image = without_padding(weight, image)
+    disparity = without_padding(weight, disparity.astype(jnp.float32))
     disparity = disparity / (disparity.mean((1, 2), keepdims=True) + 1e-7)
     edges = (_absolute(step).mean(-1) for step in _steps(image.astype(jnp.float32)))
     terms = [_absolute(step) * jnp.exp(-edge) for step, edge in zip(_steps(disparity), edges, strict=True)]
@@ -246,7 +257,8 @@ def second_order_smoothness(disparity: Array, weight: Array) -> Mean:
     Returns:
       Mean whose count is that of the images.
     """
-    x, y = _steps(disparity.astype(jnp.float32))
+    disparity = without_padding(weight, disparity.astype(jnp.float32))
+    x, y = _steps(disparity)
     (xx, xy), (_, yy) = _steps(x), _steps(y)
     return _mean_over_images(weight, _absolute(xx), 2 * _absolute(xy), _absolute(yy))  # d_xy and d_yx are the same
 
@@ -286,7 +298,8 @@ def per_class_consistency(probabilities: Array, depth: Array, weight: Array) -> 
     Returns:
       Mean whose count is that of the images.
     """
-    terms = [_absolute(s).sum(-1) * f for s, f in _edges_and_flatness(probabilities, depth)]
+    edges = _edges_and_flatness(without_padding(weight, probabilities), without_padding(weight, depth))
+    terms = [_absolute(s).sum(-1) * f for s, f in edges]
     return _mean_over_images(weight, *terms)
 
 
@@ -298,7 +311,8 @@ def holistic_consistency(probabilities: Array, depth: Array, weight: Array) -> M
     The loss of the paper's best row. It prints dD/dx in both terms; the second one is dD/dy here, as in its L_p.
     Everything else as in `per_class_consistency`.
     """
-    terms = [_absolute(s).max(-1) * f for s, f in _edges_and_flatness(probabilities, depth)]
+    edges = _edges_and_flatness(without_padding(weight, probabilities), without_padding(weight, depth))
+    terms = [_absolute(s).max(-1) * f for s, f in edges]
     return _mean_over_images(weight, *terms)
 
 
@@ -320,6 +334,8 @@ def depth_edges_without_semantic_edges(probabilities: Array, depth: Array, weigh
     gradient reaches `depth`. After Chen, Liu, Liu, Wang, CVPR 2019. Arguments and count as in `per_class_consistency`.
     """
     _check_segmentation(probabilities, depth)
+    probabilities = without_padding(weight, probabilities)
+    depth = without_padding(weight, depth)
     depth_steps = _steps(lax.stop_gradient(depth).astype(jnp.float32))
     semantic_steps = _steps(probabilities.astype(jnp.float32))
     terms = [jnp.abs(d) * (1 - _absolute(s).sum(-1) / 2) for d, s in zip(depth_steps, semantic_steps, strict=True)]
@@ -347,7 +363,8 @@ def semantic_guided_smoothness(disparity: Array, classes: Array, weight: Array) 
             got=f'a disparity {disparity.shape} and classes {classes.shape}',
             expected='both [B, H, W]',
         )
-    step, _ = _steps(disparity.astype(jnp.float32))
+    disparity = without_padding(weight, disparity.astype(jnp.float32))
+    step, _ = _steps(disparity)
     same = classes[:, :, 1:] == classes[:, :, :-1]
     return _mean_over_images(weight, jnp.where(same, _absolute(step), 0.0))
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.errors import InputError, unknown_name
-from segjax.losses.segmentation import masked_mean
+from segjax.losses.segmentation import masked_mean, without_padding
 from segjax.protocol import Array, Mean
 
 REDUCTIONS = ('mean', 'sum_channels')
@@ -25,6 +25,7 @@ def l1(prediction: Array, target: Array, weight: Array, reduction: str = 'mean')
     if prediction.shape != target.shape:
         raise InputError('L1 loss', got=f'shapes {prediction.shape} and {target.shape}', expected='equal shapes')
     difference = prediction.astype(jnp.float32) - target.astype(jnp.float32)
+    difference = without_padding(weight, difference)
     # Not jnp.abs, whose derivative at 0 is 1 in JAX: what is right already would be pushed.
     distance = (difference * jax.lax.stop_gradient(jnp.sign(difference))).sum(-1)
     share = prediction.shape[-1] if reduction == 'mean' else 1

@@ -22,7 +22,8 @@ def masked_mean(value: Array, pixel_weight: Array, weight: Array) -> Mean:
     Args:
       value: [B, ...] per-pixel losses, already multiplied by `pixel_weight`.
       pixel_weight: [B, ...] what each pixel counts for.
-      weight: [B] weight of each example; one of weight 0 (padding) leaves no trace, whatever its values.
+      weight: [B] weight of each example. Values of examples of weight 0 (padding) are not read. Losses
+        call `without_padding` on their inputs, so that gradients do not see such examples either.
 
     Returns:
       Mean(sum_b weight_b sum(value_b), sum_b weight_b sum(pixel_weight_b)).
@@ -30,10 +31,19 @@ def masked_mean(value: Array, pixel_weight: Array, weight: Array) -> Mean:
 
     # Per example first: a float32 counts exactly up to 2**24, which one image respects and a batch may not.
     def reduce(x):
-        per_example = x.astype(jnp.float32).sum(tuple(range(1, x.ndim)))
-        return jnp.where(weight > 0, weight * per_example, 0.0).sum()
+        x = without_padding(weight, x.astype(jnp.float32))
+        return (weight * x.sum(tuple(range(1, x.ndim)))).sum()
 
     return Mean(reduce(value), reduce(pixel_weight))
+
+
+def without_padding(weight: Array, x: Array) -> Array:
+    """Replaces the examples of weight 0 in x [B, ...] by zeros.
+
+    Losses do so before they compute: a `where` after the computation would hide a NaN from the value,
+    but the gradient 0 * NaN would still be NaN.
+    """
+    return jnp.where((weight > 0).reshape(-1, *[1] * (x.ndim - 1)), x, 0)
 
 
 def pixel_cross_entropy(
@@ -103,10 +113,13 @@ def cross_entropy(
     Example:
       >>> loss = cross_entropy(logits, batch['label'], batch['weight'])   # loss.value() on one device
     """
-    return masked_mean(
-        *pixel_cross_entropy(logits, label, class_weights=class_weights, label_smoothing=label_smoothing),
-        weight,
+    loss, pixel_weight = pixel_cross_entropy(
+        without_padding(weight, logits),
+        label,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
     )
+    return masked_mean(loss, pixel_weight, weight)
 
 
 def ohem_cross_entropy(
@@ -138,6 +151,7 @@ def ohem_cross_entropy(
       min_kept_fraction: in [0, 1].
       class_weights: [C] or None; weigh the kept pixels as in `cross_entropy`.
     """
+    logits = without_padding(weight, logits)
     hardness, _ = pixel_cross_entropy(jax.lax.stop_gradient(logits), label)
     valid = (label != IGNORE) & (weight > 0)[:, None, None]
     cut = -math.log(threshold) if threshold > 0 else math.inf
