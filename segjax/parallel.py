@@ -8,7 +8,7 @@ soon as ignored pixels are dealt out unevenly. Gradients leave through `global_v
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -220,7 +220,12 @@ def replica_mismatch(tree: PyTree) -> jax.Array:
     return sum(jax.tree.leaves(jax.tree.map(differing, tree)), jnp.int32(0))
 
 
-def global_value_and_grad(loss_fn: Callable, weight_of: Callable[[str], float], accumulate: int = 1) -> Callable:
+def global_value_and_grad(
+    loss_fn: Callable,
+    weight_of: Callable[[str], float],
+    accumulate: int = 1,
+    shared: Collection[str] = (),
+) -> Callable:
     """Value and gradient of a weighted sum of global means, L = sum_t w_t * sum_devices(sum_t) / sum_devices(count_t).
 
     Args:
@@ -231,6 +236,8 @@ def global_value_and_grad(loss_fn: Callable, weight_of: Callable[[str], float], 
       accumulate: micro-batches the device's batch is cut into. The result is that of the whole batch: the counts are
         summed first (where they depend on the labels alone, XLA drops the net from that pass), and `model_state`
         (batch statistics) is handed from one micro-batch to the next. `aux` comes back with its rows in order.
+      shared: names of keys that all micro-batches share, as all devices do (`Stage.shared_streams`). The rest are
+        folded with the number of the micro-batch.
 
     Returns:
       (params, model_state, batch, keys) -> ((loss, terms, model_state, aux), grads): loss and grads are global and
@@ -263,7 +270,7 @@ def global_value_and_grad(loss_fn: Callable, weight_of: Callable[[str], float], 
         parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
 
         def part_keys(i):
-            return jax.tree.map(lambda k: jax.random.fold_in(k, i), keys)
+            return {name: key if name in shared else jax.random.fold_in(key, i) for name, key in keys.items()}
 
         def count(i, part):
             terms, _, _ = loss_fn(params, model_state, part, part_keys(i))

@@ -130,6 +130,34 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(mode, devices, accum
     assert rows == 0, 'aux keeps the order of the rows'
 
 
+@pytest.mark.parametrize('devices, accumulate', [(1, 4), (2, 2), (2, 4), (4, 2)])
+def test_numbers_from_a_shared_key_are_those_of_the_example_in_any_micro_batch(devices, accumulate):
+    topology, batch = parallel.topology('pmap', devices), make_batch()
+    batch = {'x': batch['x'], 'index': np.arange(len(batch['x'])) + 7}
+    shared, own = jax.random.key(3), jax.random.key(4)
+
+    def drawn(key, index):
+        return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i)))(index)
+
+    def loss_fn(params, model_state, batch, keys):
+        rows = {name: drawn(key, batch['index']) for name, key in keys.items()}
+        return {'main': Mean((params * rows['noise']).sum(), jnp.float32(len(rows['noise'])))}, model_state, rows
+
+    def step(params, batch):
+        keys = {'noise': shared, 'dropout': own}
+        fn = parallel.global_value_and_grad(loss_fn, lambda name: 1.0, accumulate, shared=('noise',))
+        (_, _, _, rows), grads = fn(params, {}, batch, keys)
+        return {name: parallel.all_rows(value) for name, value in rows.items()}, grads
+
+    rows, grads = parallel.to_host(
+        topology.spmd(step, num_args=2)(topology.put_replicated(jnp.float32(1)), topology.put_batch(batch))
+    )
+    expected = drawn(shared, batch['index'])
+    np.testing.assert_array_equal(rows['noise'], expected)
+    np.testing.assert_allclose(grads, expected.mean(), rtol=1e-5)
+    assert not np.any(rows['dropout'] == drawn(own, batch['index'])), 'the other streams differ by micro-batch'
+
+
 def test_a_batch_in_which_nothing_counts_gives_zero_not_nan():
     topology = parallel.topology('pmap', 1)
     net, batch = Net(parallel.AXIS), make_batch()

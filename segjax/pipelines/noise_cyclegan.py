@@ -390,7 +390,9 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
         # Steps 2 to 4: G and F, with D fixed.
-        value_and_grad = parallel.global_value_and_grad(generator_loss(state), weights.__getitem__, accumulate)
+        value_and_grad = parallel.global_value_and_grad(
+            generator_loss(state), weights.__getitem__, accumulate, shared=('noise',)
+        )
         generators = _only(state.params, *GENERATORS)
         (loss, terms, model_state, found), grads = value_and_grad(generators, state.model_state, batch, keys)
         metrics = {
