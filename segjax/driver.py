@@ -80,9 +80,8 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
         if use == 'train' and stage.train_input is not None:
             _check_parts(stage.train_input, data.spec)
             data.open_input(stage.train_input)  # what it does not have, neighbours of frames say, is found here
-            topology.check_batch_size('train.batch_size', stage.train_input.batch_size, config.train.accumulate)
-            for _, beside in stage.train_input.beside:
-                topology.check_batch_size('unpaired.batch_size', beside.batch_size, config.train.accumulate)
+            for inputs in (stage.train_input, *(more for _, more in stage.train_input.beside)):
+                topology.check_batch_size(inputs.batch_key, inputs.batch_size, config.train.accumulate)
         if use != 'predict':
             data.open_input(stage.eval_input)
             topology.check_batch_size('evaluate.batch_size', stage.eval_input.batch_size)

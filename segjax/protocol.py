@@ -83,6 +83,7 @@ class Input(NamedTuple):
     size: tuple[int, int]  # (height, width) of the images that the net sees
     augment: Any = None  # config.augment for training; None: resize only (evaluation)
     part: tuple[float, float] = (0.0, 1.0)  # training: from .. to which share of the split, in a fixed shuffled order
+    batch_key: str = 'train.batch_size'  # training: the config key of `batch_size`, which errors name
     # Training: further inputs by name, each drawn on its own (unpaired data); batch['name/image'], batch['name/index']
     beside: tuple[tuple[str, 'Input'], ...] = ()
     # Video: examples with neighbours at these places of their clip, as (-1, 1). 'image_frames' among the features is
@@ -116,7 +117,7 @@ class Stage(NamedTuple):
     finalize     summed metrics (numpy) -> scores, on the host
     monitor      (score name, 'max' or 'min'): which checkpoint is the best one; finalize must return that score
     render       (state, batch, keys) -> {'prediction': [B, H, W, 3] uint8, ...}, pictures for report and TensorBoard,
-                 in this order
+                 in this order. A picture on the canvas of image or label loses its padding, any other stays whole
     predict      (state, image [B, H, W, 3] uint8) -> class probabilities [B, H, W, C], for --mode predict
     """
 

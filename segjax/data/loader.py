@@ -72,10 +72,10 @@ def train_iterator(
     _check_not_empty(source, inputs)
     if inputs.batch_size % process_count:
         raise InputError(
-            'train.batch_size',
+            inputs.batch_key,
             got=f'{inputs.batch_size} on {process_count} processes',
             expected=f'a multiple of {process_count}',
-            fix=f'--config.train.batch_size={-(-inputs.batch_size // process_count) * process_count}',
+            fix=f'--config.{inputs.batch_key}={-(-inputs.batch_size // process_count) * process_count}',
         )
     if inputs.augment is not None and tuple(inputs.augment.crop) != tuple(inputs.size):
         raise InputError(

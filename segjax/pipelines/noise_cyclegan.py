@@ -157,7 +157,9 @@ def unpaired_inputs(config: ml_collections.ConfigDict) -> tuple[tuple[str, Input
         got, expected = "'rest', and data.labelled_fraction 1 leaves none", "'labelled', or a fraction below 1"
         raise InputError('config.unpaired.maps', got=got, expected=expected)
     rest = (fraction, 1.0) if fraction < 1 else (0.0, 1.0)
-    inputs = segmenter.train_input(config)._replace(batch_size=config.unpaired.batch_size)
+    inputs = segmenter.train_input(config)._replace(
+        batch_size=config.unpaired.batch_size, batch_key='unpaired.batch_size'
+    )
     maps = rest if config.unpaired.maps == 'rest' else inputs.part
     return (
         ('photo', inputs._replace(features=('image',), part=rest)),

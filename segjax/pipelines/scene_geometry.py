@@ -129,7 +129,9 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
         disparities, seen, _ = look(state.params, state.model_state, image, frames, train=False)
         return disparities[0], depth.depth_of, pose.motions(seen)
 
-    inputs = segmenter.train_input(config)._replace(batch_size=config.depth.batch_size, features=('image',))
+    inputs = segmenter.train_input(config)._replace(
+        batch_size=config.depth.batch_size, batch_key='depth.batch_size', features=('image',)
+    )
     return Stage(
         name='depth',
         num_steps=config.depth.num_steps,
