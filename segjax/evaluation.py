@@ -2,7 +2,7 @@
 
 import collections
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -97,15 +97,25 @@ def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str
 
 
 def _entry(run, inputs, source, index, score, render, keys, state):
-    batch = loader.examples(source, [index], inputs, max_size=run.spec.split(inputs.split).max_size)
-    height, width = batch['size'][0]
-    label_height, label_width = batch['label_size'][0]
-
-    def cut(picture):
-        """Without padding: pictures are as large as the label or as what the net sees."""
-        of_label = picture.shape[1:3] == batch['label'].shape[1:3]
-        return np.asarray(picture[0, :label_height, :label_width] if of_label else picture[0, :height, :width])
-
-    rendered = {panel: cut(picture) for panel, picture in render(state, batch, keys).items()}
-    pictures = {'image': batch['image'][0, :height, :width], **rendered}
+    """Returns an example's index, score, name and pictures, as `report.save_pictures` wants them."""
+    max_size = run.spec.split(inputs.split).max_size
+    batch = loader.examples(source, [index], inputs, max_size=max_size)
+    pictures = {'image': batch['image']} if 'image' in batch else {}
+    pictures |= render(state, batch, keys)
+    canvases = [(tuple(max_size), batch.get('label_size')), (tuple(inputs.size), batch.get('size'))]
+    pictures = {panel: _without_padding(np.asarray(picture[0]), canvases) for panel, picture in pictures.items()}
     return {'index': index, 'score': score, 'name': str(source[index]['name']), 'pictures': pictures}
+
+
+def _without_padding(picture: np.ndarray, canvases: Sequence[tuple[tuple[int, int], np.ndarray | None]]) -> np.ndarray:
+    """Cuts the padding off a picture that lies on the canvas of the labels or of the images.
+
+    Args:
+      picture: [H, W, 3]. On no canvas it stays whole; on a canvas of both it keeps what either fills.
+      canvases: (height, width) of a canvas, and [1, 2] the part that is filled; None: nothing lies there.
+    """
+    filled = [size[0] for canvas, size in canvases if size is not None and picture.shape[:2] == canvas]
+    if not filled:
+        return picture
+    height, width = np.max(filled, axis=0)
+    return picture[:height, :width]
