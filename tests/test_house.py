@@ -97,6 +97,13 @@ def code_of(path: pathlib.Path) -> str:
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_text_files_are_utf_8_on_every_machine(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == 'read_text':
+            assert 'encoding' in {keyword.arg for keyword in node.keywords}, f'line {node.lineno}'
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_words_that_live_in_one_place(path):
     code = code_of(path)
     if path.name != 'parallel.py':

@@ -297,7 +297,7 @@ def _short(value: Any) -> str:
 
 def _parse(path: pathlib.Path) -> Any:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding='utf-8')
         return json.loads(text) if path.suffix == '.json' else yaml.safe_load(text)
     except OSError as error:
         reason = 'no such file' if isinstance(error, FileNotFoundError) else str(error)

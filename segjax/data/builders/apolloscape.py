@@ -409,7 +409,7 @@ def _pose(path: pathlib.Path, name: str, numbers: Sequence[str]) -> np.ndarray:
 
 def _lines(path: pathlib.Path) -> list[str]:
     try:
-        return path.read_text().splitlines()
+        return path.read_text(encoding='utf-8').splitlines()
     except (OSError, ValueError) as error:
         fix = image_files.COPY_AGAIN
         raise InputError(str(path), got=str(error), expected='a text file', fix=fix) from error

@@ -287,7 +287,7 @@ def incomplete_feature(feature: str, items: list[Item]) -> list[InputError]:
 
 def read_json(path: pathlib.Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise InputError(str(path), got=str(error), expected='a JSON file', fix=image_files.COPY_AGAIN) from error
 
