@@ -219,7 +219,8 @@ def _net_against_config(config: Any, dataset: Dataset, splits: Mapping[str, Spli
         jax.eval_shape(stage.init, jax.random.key(0), loader.zeros(inputs, 1), {})
     except InputError as error:
         return [_from_error(error)]
-    height, width = spec.split(config.data.eval_split).max_size
+    at_label = config.evaluate.resolution == 'label'
+    height, width = spec.split(config.data.eval_split).max_size if at_label else config.data.eval_size
     gigabytes = config.evaluate.batch_size * height * width * dataset.classes.num_classes * 4 / 1e9
     if gigabytes < 4:
         return []
