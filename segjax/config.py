@@ -180,7 +180,7 @@ SHARED = {
         'policy': Field('cityscapes', 'how mIoU is averaged (metrics/confusion.py)'),
         'resolution': Field(
             'label',
-            'Size at which pixels are scored: that of the label, or that of the image that the net sees.',
+            'Size at which pixels are scored: of the label, or of the image that the net sees.',
             one_of('label', 'image'),
         ),
         'crop': Field((), 'Images are cut into crops of (height, width); () keeps them whole.', size_2d_or_empty),

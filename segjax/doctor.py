@@ -220,7 +220,8 @@ def _net_against_config(config: Any, dataset: Dataset, splits: Mapping[str, Spli
     except InputError as error:
         return [_from_error(error)]
     at_label = config.evaluate.resolution == 'label'
-    height, width = spec.split(config.data.eval_split).max_size if at_label else config.data.eval_size
+    max_size = spec.split(config.data.eval_split).max_size
+    height, width = max_size if at_label else config.data.eval_size
     gigabytes = config.evaluate.batch_size * height * width * dataset.classes.num_classes * 4 / 1e9
     if gigabytes < 4:
         return []

@@ -97,24 +97,32 @@ def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str
 
 
 def _entry(run, inputs, source, index, score, render, keys, state):
-    """Returns an example's index, score, name and pictures, as `report.save_pictures` wants them."""
+    """Returns index, score, name and pictures of an example, for `report.save_pictures`."""
     max_size = run.spec.split(inputs.split).max_size
     batch = loader.examples(source, [index], inputs, max_size=max_size)
     pictures = {'image': batch['image']} if 'image' in batch else {}
     pictures |= render(state, batch, keys)
     canvases = [(tuple(max_size), batch.get('label_size')), (tuple(inputs.size), batch.get('size'))]
-    pictures = {panel: _without_padding(np.asarray(picture[0]), canvases) for panel, picture in pictures.items()}
-    return {'index': index, 'score': score, 'name': str(source[index]['name']), 'pictures': pictures}
+    for panel, picture in pictures.items():
+        pictures[panel] = _without_padding(np.asarray(picture[0]), canvases)
+    name = str(source[index]['name'])
+    return {'index': index, 'score': score, 'name': name, 'pictures': pictures}
 
 
-def _without_padding(picture: np.ndarray, canvases: Sequence[tuple[tuple[int, int], np.ndarray | None]]) -> np.ndarray:
-    """Cuts the padding off a picture that lies on the canvas of the labels or of the images.
+Canvas = tuple[tuple[int, int], np.ndarray | None]
+"""(height, width) of a canvas, and [1, 2] the size of its filled part. None: the batch has no such map."""
+
+
+def _without_padding(picture: np.ndarray, canvases: Sequence[Canvas]) -> np.ndarray:
+    """Cuts the padding off a picture on the canvas of the labels or of the images.
 
     Args:
-      picture: [H, W, 3]. On no canvas it stays whole; on a canvas of both it keeps what either fills.
-      canvases: (height, width) of a canvas, and [1, 2] the part that is filled; None: nothing lies there.
+      picture: [H, W, 3]. A picture of another size stays whole. A picture of the size of both
+        canvases keeps the filled parts of both.
+      canvases: those of the labels and of the images.
     """
-    filled = [size[0] for canvas, size in canvases if size is not None and picture.shape[:2] == canvas]
+    shape = picture.shape[:2]
+    filled = [size[0] for canvas, size in canvases if size is not None and canvas == shape]
     if not filled:
         return picture
     height, width = np.max(filled, axis=0)

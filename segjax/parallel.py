@@ -236,8 +236,8 @@ def global_value_and_grad(
       accumulate: micro-batches the device's batch is cut into. The result is that of the whole batch: the counts are
         summed first (where they depend on the labels alone, XLA drops the net from that pass), and `model_state`
         (batch statistics) is handed from one micro-batch to the next. `aux` comes back with its rows in order.
-      shared: names of keys that all micro-batches share, as all devices do (`Stage.shared_streams`). The rest are
-        folded with the number of the micro-batch.
+      shared: names of the keys that are equal in all micro-batches (`Stage.shared_streams`). The
+        remaining keys are folded with the number of the micro-batch.
 
     Returns:
       (params, model_state, batch, keys) -> ((loss, terms, model_state, aux), grads): loss and grads are global and
@@ -270,7 +270,8 @@ def global_value_and_grad(
         parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
 
         def part_keys(i):
-            return {name: key if name in shared else jax.random.fold_in(key, i) for name, key in keys.items()}
+            own = {name: key for name, key in keys.items() if name not in shared}
+            return {**keys, **jax.tree.map(lambda key: jax.random.fold_in(key, i), own)}
 
         def count(i, part):
             terms, _, _ = loss_fn(params, model_state, part, part_keys(i))

@@ -167,10 +167,10 @@ def valid_pixels(size: Array, like: Array) -> Array:
 def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Callable) -> dict[str, Callable]:
     """`Stage`'s eval_step, finalize, render and predict.
 
-    `evaluate.resolution` says where scores are computed. 'label' resizes logits to each label's own size.
-    'image' resizes labels to the images that the net sees, with nearest neighbours. Padding counts nowhere.
-    With `evaluate.crop` the net sees crops of these images, and overlapping probabilities are averaged as in
-    `--mode predict` (ops/tiles.py).
+    `evaluate.resolution` says where scores are computed. 'label' resizes logits to the size of each
+    label. 'image' resizes labels to the images that the net sees, with nearest neighbours. Padding
+    counts nowhere. With `evaluate.crop` the net sees crops of these images. Overlapping
+    probabilities are averaged as in `--mode predict` (ops/tiles.py).
 
     With `data.void_class` a pixel may be predicted as void. Where its truth is a class, that is a miss; where the truth
     is void, nothing counts, as ever. 'mIoU_with_void' is the mean over all C + 1, void pixels included.
@@ -203,7 +203,7 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
         return jnp.argmax(evidence, -1)
 
     def labels_of(batch: Batch) -> tuple[Array, Array]:
-        """Returns the label, and the label with void as a class, at the resolution of the scores."""
+        """Returns labels, and labels with void as a class, at the resolution of the scores."""
         label = batch['label']
         with_void = eval_label(batch, config, spec)
         if at_image:

@@ -298,7 +298,9 @@ def per_class_consistency(probabilities: Array, depth: Array, weight: Array) -> 
     Returns:
       Mean whose count is that of the images.
     """
-    edges = _edges_and_flatness(without_padding(weight, probabilities), without_padding(weight, depth))
+    probabilities = without_padding(weight, probabilities)
+    depth = without_padding(weight, depth)
+    edges = _edges_and_flatness(probabilities, depth)
     terms = [_absolute(s).sum(-1) * f for s, f in edges]
     return _mean_over_images(weight, *terms)
 
@@ -311,7 +313,9 @@ def holistic_consistency(probabilities: Array, depth: Array, weight: Array) -> M
     The loss of the paper's best row. It prints dD/dx in both terms; the second one is dD/dy here, as in its L_p.
     Everything else as in `per_class_consistency`.
     """
-    edges = _edges_and_flatness(without_padding(weight, probabilities), without_padding(weight, depth))
+    probabilities = without_padding(weight, probabilities)
+    depth = without_padding(weight, depth)
+    edges = _edges_and_flatness(probabilities, depth)
     terms = [_absolute(s).max(-1) * f for s, f in edges]
     return _mean_over_images(weight, *terms)
 

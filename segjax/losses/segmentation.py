@@ -22,8 +22,8 @@ def masked_mean(value: Array, pixel_weight: Array, weight: Array) -> Mean:
     Args:
       value: [B, ...] per-pixel losses, already multiplied by `pixel_weight`.
       pixel_weight: [B, ...] what each pixel counts for.
-      weight: [B] weight of each example. Values of examples of weight 0 (padding) are not read. Losses
-        call `without_padding` on their inputs, so that gradients do not see such examples either.
+      weight: [B] weight of each example. Values of examples of weight 0 (padding) are not read.
+        Losses call `without_padding` on their inputs for the sake of the gradient.
 
     Returns:
       Mean(sum_b weight_b sum(value_b), sum_b weight_b sum(pixel_weight_b)).
@@ -40,8 +40,8 @@ def masked_mean(value: Array, pixel_weight: Array, weight: Array) -> Mean:
 def without_padding(weight: Array, x: Array) -> Array:
     """Replaces the examples of weight 0 in x [B, ...] by zeros.
 
-    Losses do so before they compute: a `where` after the computation would hide a NaN from the value,
-    but the gradient 0 * NaN would still be NaN.
+    Losses do so before they compute. A `where` after the computation hides a NaN from the value, but
+    not from the gradient, which is 0 * NaN.
     """
     return jnp.where((weight > 0).reshape(-1, *[1] * (x.ndim - 1)), x, 0)
 

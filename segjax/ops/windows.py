@@ -1,8 +1,9 @@
 """Sliding windows inside a compiled function: the tiling of `ops/tiles.py` for a batch of images.
 
-Every image of the batch has its own size on a canvas of static size. Windows follow the image: they start at evenly
-spread positions between its borders, and an image that is smaller than a window continues by reflection. The number of
-windows is that of the canvas. A smaller image needs fewer, and the rest have weight 0.
+Every image of the batch has its own size on a canvas of static size. Windows start at evenly spread
+positions between the borders of the image. An image that is smaller than a window continues by
+reflection. The canvas determines the number of windows. A smaller image needs fewer windows, and
+the rest have weight 0.
 """
 
 from collections.abc import Callable
@@ -67,7 +68,7 @@ def average(
     tile: tuple[int, int],
     overlap: float,
 ) -> jax.Array:
-    """Predicts images window by window and averages what overlaps, with the weights of `tiles.cut_axis`.
+    """Predicts images window by window and averages overlaps by the weights of `tiles.cut_axis`.
 
     Args:
       predict: images [B, *tile, ...] -> values [B, *tile, C], for instance class probabilities.
@@ -83,6 +84,7 @@ def average(
     rows = cut_axis(size[:, 0], height, tile[0], overlap)
     columns = cut_axis(size[:, 1], width, tile[1], overlap)
 
+    # One window of all images at a time: the net is compiled once, and memory holds one window.
     def take(image, rows, columns):
         return image[rows[:, None], columns]
 
@@ -101,6 +103,7 @@ def average(
     values = jax.eval_shape(predict, tile_batch)
     padded = (max(height, tile[0]), max(width, tile[1]))
     canvas = jnp.zeros((batch, *padded, values.shape[-1]), values.dtype)
-    every = jnp.meshgrid(jnp.arange(rows.starts.shape[1]), jnp.arange(columns.starts.shape[1]), indexing='ij')
-    canvas, _ = lax.scan(add, canvas, tuple(axis.ravel() for axis in every))
+    numbers = [jnp.arange(axis.starts.shape[1]) for axis in (rows, columns)]
+    every_window = tuple(grid.ravel() for grid in jnp.meshgrid(*numbers, indexing='ij'))
+    canvas, _ = lax.scan(add, canvas, every_window)
     return canvas[:, :height, :width]
