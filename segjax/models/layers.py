@@ -87,6 +87,7 @@ def batch_norm(
         scale_init=scale_init,
         dtype=dtype,
         axis_name=axis_name,
+        use_fast_variance=False,  # E[x^2] - E[x]^2 cancels where the mean is large
     )
 
 
