@@ -388,7 +388,7 @@ def prepare_predict(job: Job) -> Timed:
     size = tuple(keys.tile) or tuple(job.run.config.data.eval_size)
     images = np.random.default_rng(0).integers(0, 256, (keys.batch_size, *size, 3), np.uint8)
     state = jax.device_put(job.state, jax.local_devices()[0])
-    program = compile_program(jax.jit(job.stage.predict), state, images)
+    program = compile_program(job.run.topology.jit(job.stage.predict), state, images)
     return Timed(lambda: program.call(state, images), program, keys.batch_size, size)
 
 

@@ -194,6 +194,11 @@ SHARED = {
     },
     'parallel': {
         'mode': Field('pmap', 'how a step is mapped over devices', one_of('pmap', 'shard_map')),
+        'cpu_convolutions': Field(
+            'auto',
+            'Convolutions on a CPU by YNNPACK or by XLA itself; auto: the faster choice for this jaxlib',
+            one_of('auto', 'ynn', 'xla'),
+        ),
         'check_replicas': Field(False, 'assert after every step that all devices hold the same state'),
     },
     'predict': {
