@@ -202,7 +202,7 @@ SHARED = {
         'mode': Field('pmap', 'how a step is mapped over devices', one_of('pmap', 'shard_map')),
         'cpu_convolutions': Field(
             'auto',
-            'Convolutions on a CPU by YNNPACK or by XLA itself; auto: the faster choice for this jaxlib',
+            'Convolutions on a CPU by YNNPACK or by XLA itself; auto: by jaxlib and the width of the net',
             one_of('auto', 'ynn', 'xla'),
         ),
         'check_replicas': Field(False, 'assert after every step that all devices hold the same state'),

@@ -66,8 +66,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
         fix = 'start with JAX_ENABLE_X64=1 in the environment'
         raise InputError('config.train.dtype', got="'float64' without 64-bit mode", expected='64-bit mode', fix=fix)
     folder = pathlib.Path(workdir).expanduser().absolute()
-    options = host.compiler_options(config.parallel.cpu_convolutions)
-    topology = parallel.topology(config.parallel.mode, options=options)
+    topology = parallel.topology(config.parallel.mode, options=host.compiler_options(config))
     stored = folder / SPEC
     source = origin.reader(config.init_from)
     if use == 'train':

@@ -10,6 +10,7 @@ import platform
 
 import jax
 import jaxlib
+import ml_collections
 
 from segjax.errors import InputError
 
@@ -28,6 +29,8 @@ _FUSIONS = {
 }
 # The jaxlib whose YNNPACK convolutions hardly use more than one core.
 _SLOW_YNNPACK = ['0', '10']
+# From this factor on its inner channels, a net is wide.
+_WIDE = 0.75
 
 
 def cores() -> int:
@@ -59,27 +62,33 @@ def keep_heap() -> bool:
     return min(mallopt(option, value) for option, value in _MALLOC_OPTIONS.values()) == 1
 
 
-def compiler_options(convolutions: str) -> tuple[tuple[str, str], ...]:
+def compiler_options(config: ml_collections.ConfigDict) -> tuple[tuple[str, str], ...]:
     """Returns XLA's options for the programs of a run, as (name, value) pairs.
 
     Nothing is chosen on other backends, in runs of several processes, or where XLA_FLAGS sets the same option.
 
     Args:
-      convolutions: `parallel.cpu_convolutions`. 'ynn' and 'xla' name the implementation. 'auto' is 'xla' on jaxlib
-        0.10, whose YNNPACK hardly uses more than one core, and the default of jaxlib elsewhere.
+      config: `parallel.cpu_convolutions` is 'ynn', 'xla' or 'auto'. 'auto' is 'xla' for a wide net on jaxlib 0.10,
+        whose YNNPACK hardly uses more than one core. It is the default of jaxlib elsewhere. A net is wide unless
+        `model.width` is below 0.75.
 
     Raises:
       InputError: this jaxlib does not know the option.
     """
     if jax.default_backend() != 'cpu' or jax.process_count() > 1 or _OPTION in os.environ.get('XLA_FLAGS', ''):
         return ()
+    convolutions = config.parallel.cpu_convolutions
     if convolutions == 'auto':
-        if jaxlib.__version__.split('.')[:2] != _SLOW_YNNPACK:
+        if jaxlib.__version__.split('.')[:2] != _SLOW_YNNPACK or not _is_wide(config):
             return ()
         convolutions = 'xla'
     options = ((_OPTION, ','.join(f'LIBRARY_FUSION_TYPE_{kind}' for kind in _FUSIONS[convolutions])),)
     _check(options)
     return options
+
+
+def _is_wide(config: ml_collections.ConfigDict) -> bool:
+    return 'model' not in config or 'width' not in config.model or config.model.width >= _WIDE
 
 
 @functools.cache

@@ -8,6 +8,7 @@ import textwrap
 import compiler
 import jax
 import jaxlib
+import ml_collections
 import numpy as np
 import pytest
 
@@ -30,6 +31,10 @@ FAULTS = """
     faults()
     print(kept, faults())
 """
+
+
+def chosen(convolutions, **net):
+    return ml_collections.ConfigDict({'parallel': {'cpu_convolutions': convolutions}, 'model': net})
 
 
 def in_a_process(script, **environment):
@@ -58,7 +63,7 @@ def test_another_value_of_the_variable_is_refused(monkeypatch):
 
 def test_the_heap_of_a_gpu_run_is_left_alone(monkeypatch):
     monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-    assert not host.keep_heap() and host.compiler_options('xla') == ()
+    assert not host.keep_heap() and host.compiler_options(chosen('xla')) == ()
 
 
 @pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
@@ -70,14 +75,14 @@ def test_the_choice_of_convolutions_reaches_the_program(mode, convolutions, fusi
         dimensions = ('NHWC', 'HWIO', 'NHWC')
         return jax.lax.conv_general_dilated(batch['x'], kernel, (1, 1), 'SAME', dimension_numbers=dimensions)
 
-    topology = parallel.topology(mode, 1, host.compiler_options(convolutions))
+    topology = parallel.topology(mode, 1, host.compiler_options(chosen(convolutions)))
     program = topology.spmd(convolve, num_args=2).lower(kernel, topology.put_batch({'x': image})).compile()
     assert program.as_text().count('"__ynn_fusion"') == fusions
 
 
 @pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
 def test_a_step_with_options_is_traced_once(mode):
-    topology = parallel.topology(mode, 4, host.compiler_options('xla'))
+    topology = parallel.topology(mode, 4, host.compiler_options(chosen('xla')))
     traces = []
 
     def step(state, batch):
@@ -91,21 +96,31 @@ def test_a_step_with_options_is_traced_once(mode):
     assert len(traces) == 1 and state['sum'] == 12
 
 
-@pytest.mark.parametrize('version, chosen', [('0.10.2', True), ('0.11.0', False), ('0.12.0.1', False)])
-def test_auto_follows_jaxlib_alone(version, chosen, monkeypatch):
+@pytest.mark.parametrize(
+    'version, net, expected',
+    [
+        ('0.10.2', dict(name='erfnet', width=1.0), 'xla'),
+        ('0.10.2', dict(name='erfnet', width=0.75), 'xla'),
+        ('0.10.2', dict(name='a net without a width'), 'xla'),
+        ('0.10.2', dict(name='erfnet', width=0.5), None),
+        ('0.11.0', dict(name='erfnet', width=1.0), None),
+        ('0.12.0.1', dict(name='erfnet', width=1.0), None),
+    ],
+)
+def test_auto_follows_jaxlib_and_the_width_of_the_net(version, net, expected, monkeypatch):
     monkeypatch.setattr(jaxlib, '__version__', version)
-    assert host.compiler_options('auto') == (host.compiler_options('xla') if chosen else ())
+    assert host.compiler_options(chosen('auto', **net)) == (host.compiler_options(chosen(expected)) if expected else ())
 
 
 def test_flags_of_the_user_win(monkeypatch):
     monkeypatch.setenv('XLA_FLAGS', f'--{OPTION}=-individual_convolution')
-    assert host.compiler_options('ynn') == host.compiler_options('xla') == ()
+    assert host.compiler_options(chosen('ynn')) == host.compiler_options(chosen('xla')) == ()
 
 
 def test_a_jaxlib_without_the_option_is_answered(monkeypatch):
     monkeypatch.setattr(host, '_OPTION', 'xla_cpu_no_such_option')
     with pytest.raises(InputError, match='cpu_convolutions=auto'):
-        host.compiler_options('xla')
+        host.compiler_options(chosen('xla'))
 
 
 def test_flags_of_the_tests_start_this_jaxlib():
