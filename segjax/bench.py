@@ -388,7 +388,7 @@ def prepare_predict(job: Job) -> Timed:
     size = tuple(keys.tile) or tuple(job.run.config.data.eval_size)
     images = np.random.default_rng(0).integers(0, 256, (keys.batch_size, *size, 3), np.uint8)
     state = jax.device_put(job.state, jax.local_devices()[0])
-    program = compile_program(jax.jit(job.stage.predict), state, images)
+    program = compile_program(job.run.topology.jit(job.stage.predict), state, images)
     return Timed(lambda: program.call(state, images), program, keys.batch_size, size)
 
 
@@ -398,10 +398,11 @@ def prepare_predict(job: Job) -> Timed:
 def bench_input(job: Job, settings: ml_collections.ConfigDict) -> dict[str, Any]:
     """Time per batch of the training input, one after another and with nothing else to do."""
     inputs, keys = job.stage.train_input, job.run.config.data
-    at_once = max(1, keys.threads) * max(1, keys.workers)
-    # What was read ahead before the clock started is given out first; it would look too fast.
     rows = inputs.batch_size // jax.process_count()
-    read_ahead = -(-keys.prefetch // rows) + at_once + 2 * max(1, keys.workers)
+    # Threads of the main process share a batch, those of workers make a batch each.
+    at_once = loader.num_threads(keys) * keys.workers or 1
+    # What was read ahead before the clock started is given out first; it would look too fast.
+    read_ahead = (-(-loader.read_ahead(keys, rows) // rows) + 2) * max(1, keys.workers)
     # Batches that are made at the same time come in bursts: many bursts, or the rate depends on where one is cut.
     repetitions = max(settings.repetitions, 8 * at_once)
     with contextlib.closing(driver.train_batches(job.run, inputs, 0)) as batches:
@@ -414,7 +415,7 @@ def bench_input(job: Job, settings: ml_collections.ConfigDict) -> dict[str, Any]
         'size': inputs.size,
         'images_per_second': rate,
         **measurement.record(),
-        'threads': keys.threads,
+        'threads': loader.num_threads(keys),
         'workers': keys.workers,
     }
 

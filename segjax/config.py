@@ -115,9 +115,15 @@ DATA = {
     'void_class': Field(False, 'train and predict what the labels leave out (255) as one more class'),
     'eval_split': Field('val', 'TFDS split to evaluate on'),
     'eval_size': Field((256, 512), '(height, width) at which the net sees an image in evaluation', size_2d),
-    'threads': Field(4, 'threads that read and transform examples', at_least(0)),
-    'workers': Field(0, 'processes that do so; 0: threads of the main process', at_least(0)),
-    'prefetch': Field(16, 'examples read ahead', at_least(1)),
+    'threads': Field(
+        0, 'Threads that read and transform examples; 0: the usable cores, at most 16, or 1 per worker', at_least(0)
+    ),
+    'workers': Field(0, 'Loader processes; 0: threads of the main process load', at_least(0)),
+    'prefetch': Field(
+        16,
+        'Examples to read ahead, at least a batch and an example per thread; with workers, whole batches',
+        at_least(1),
+    ),
     'world': {
         'num_train': Field(320, 'worlds only: number of training examples', at_least(1)),
         'num_val': Field(64, 'worlds only: number of validation examples', at_least(1)),
@@ -200,6 +206,11 @@ SHARED = {
     },
     'parallel': {
         'mode': Field('pmap', 'how a step is mapped over devices', one_of('pmap', 'shard_map')),
+        'cpu_convolutions': Field(
+            'auto',
+            'Convolutions on a CPU by YNNPACK or by XLA itself; auto: by jaxlib and the width of the net',
+            one_of('auto', 'ynn', 'xla'),
+        ),
         'check_replicas': Field(False, 'assert after every step that all devices hold the same state'),
     },
     'predict': {

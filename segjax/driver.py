@@ -17,7 +17,7 @@ import jax
 import ml_collections
 from absl import logging
 
-from segjax import checkpoints, evaluation, health, logs, origin, parallel, pipelines, report, rng, scores
+from segjax import checkpoints, evaluation, health, host, logs, origin, parallel, pipelines, report, rng, scores
 from segjax import config as config_lib
 from segjax import data as data_lib
 from segjax.data import loader
@@ -66,7 +66,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
         fix = 'start with JAX_ENABLE_X64=1 in the environment'
         raise InputError('config.train.dtype', got="'float64' without 64-bit mode", expected='64-bit mode', fix=fix)
     folder = pathlib.Path(workdir).expanduser().absolute()
-    topology = parallel.topology(config.parallel.mode)
+    topology = parallel.topology(config.parallel.mode, options=host.compiler_options(config))
     stored = folder / SPEC
     source = origin.reader(config.init_from)
     if use == 'train':

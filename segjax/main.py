@@ -149,9 +149,10 @@ def _dispatch(assignments) -> None:
         from segjax import doctor
 
         sys.exit(doctor.main(config))
-    from segjax import bench, driver, parallel, predict
+    from segjax import bench, driver, host, parallel, predict
 
     parallel.initialize(*(flag.value for flag in PROCESSES))
+    host.keep_heap()
     if _MODE.value == 'train':
         driver.train(config, _WORKDIR.value)
     elif _MODE.value == 'evaluate':
@@ -163,11 +164,12 @@ def _dispatch(assignments) -> None:
 
 
 def _dispatch_table(assignments) -> None:
-    from segjax import parallel, tables
+    from segjax import host, parallel, tables
 
     chosen = (_TABLE.value, _SCALE.value, _WORKDIR.value, _ROWS.value, _SEEDS.value)
     plan = tables.make_plan(*chosen, assignments, _OVERRIDE.value)
     parallel.initialize(*(flag.value for flag in PROCESSES))
+    host.keep_heap()
     tables.run(plan)
 
 

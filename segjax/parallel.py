@@ -60,10 +60,12 @@ class Topology:
 
     mode     'pmap' or 'shard_map'
     devices  all devices of all processes (shard_map), this process's devices (pmap); a run uses them all by default
+    options  XLA's options for every program of the run, (name, value) pairs (segjax/host.py)
     """
 
     mode: str
     devices: tuple[Any, ...]
+    options: tuple[tuple[str, str], ...] = ()
 
     @property
     def local_count(self) -> int:
@@ -95,7 +97,7 @@ class Topology:
         """
         if self.mode == 'pmap':
             in_axes = tuple(0 if i in batch_args else None for i in range(num_args))
-            return jax.pmap(
+            mapped = jax.pmap(
                 fn,
                 AXIS,
                 in_axes=in_axes,
@@ -103,11 +105,25 @@ class Topology:
                 donate_argnums=donate,
                 devices=None if self._uses_all() else self.devices,
             )
+            return self._pmap_with_options(mapped, donate) if self.options else mapped
         in_specs = tuple(P(AXIS) if i in batch_args else P() for i in range(num_args))
         # check_vma=False gives pmap's meaning of gradients; with the check on, gradients of replicated inputs
         # arrive summed already, and our own sum would count every device twice over.
         mapped = jax.shard_map(fn, mesh=self.mesh, in_specs=in_specs, out_specs=P(), check_vma=False)
-        return jax.jit(mapped, donate_argnums=donate)
+        return self.jit(mapped, donate)
+
+    def jit(self, fn: Callable, donate: tuple[int, ...] = ()) -> Callable:
+        """Jits a function with the options of the run."""
+        return jax.jit(fn, donate_argnums=donate, compiler_options=dict(self.options))
+
+    def _pmap_with_options(self, mapped: Callable, donate: tuple[int, ...]) -> Callable:
+        """Jits a `jax.pmap`, which takes no options of the compiler itself."""
+
+        # `jax.jit` copies the attributes of its function. `jax.pmap`'s `lower` would ignore the options.
+        def without_attributes(*args):
+            return mapped(*args)
+
+        return self.jit(without_attributes, donate)
 
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's rows of the global batch, onto its devices. The leading axis must divide by local_count."""
@@ -143,9 +159,9 @@ class Topology:
         return set(self.devices) == set(jax.devices())
 
 
-def topology(mode: str = 'pmap', max_devices: int | None = None) -> Topology:
+def topology(mode: str = 'pmap', max_devices: int | None = None, options: tuple[tuple[str, str], ...] = ()) -> Topology:
     """The topology over all devices, or over the first `max_devices` (single process; tests and benchmarks)."""
-    return Topology(mode, tuple(jax.devices()[:max_devices]))
+    return Topology(mode, tuple(jax.devices()[:max_devices]), options)
 
 
 def to_host(tree: PyTree) -> PyTree:

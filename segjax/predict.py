@@ -343,7 +343,7 @@ def main(
     opened, stages = driver.open_run(config, workdir, 'predict')
     stage, state = driver.load_last_stage(opened, stages, which)
     state = jax.device_put(parallel.to_host(state), jax.local_devices()[0])
-    jitted = jax.jit(stage.predict)
+    jitted = opened.topology.jit(stage.predict)
     made_by = {'run': str(opened.workdir.resolve()), 'stage': stage.name, 'step': int(state.step)}
     summary = run(lambda images: jitted(state, images), config, opened.spec, input_folder, output_folder, made_by)
     print(

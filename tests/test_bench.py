@@ -150,8 +150,8 @@ def test_input_rate_counts_all_batches_but_those_read_ahead(monkeypatch):
     entry = bench.bench_input(job_of(config), config.bench)
     assert entry['images_per_second'] == pytest.approx(80 / (8 * 0.1 + 2 * 1.0))
     assert (entry['batch_size'], entry['size'], entry['threads'], entry['workers']) == (8, (4, 4), 1, 0)
-    # Four threads deliver in bursts of four: with few repetitions the rate would depend on where one is cut.
-    config.data.threads = 4
+    # Four threads of workers deliver in bursts of four: with few repetitions the rate depends on where a burst is cut.
+    config.data.update(threads=2, workers=2)
     assert bench.bench_input(job_of(config), config.bench)['repetitions'] == 32
 
 

@@ -30,6 +30,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from segjax import host
 from segjax.data import clips, transforms
 from segjax.data.spec import IGNORE
 from segjax.errors import InputError, unknown_name
@@ -37,6 +38,9 @@ from segjax.protocol import Input
 
 CLOSE_SECONDS = 2.0
 """How long a worker process may take to finish after `close`."""
+
+MAX_THREADS = 16
+"""Most threads that `data.threads=0` stands for."""
 
 
 def train_iterator(
@@ -89,7 +93,7 @@ def train_iterator(
     deal = _Deal(rows, process_index, process_count)
     # Dealt out last: random_map draws by the index it sees, which must be the global position.
     mine = grain.MapDataset.range(sys.maxsize).map(lambda row: stream[deal(row)])
-    return BatchIterator(_batched(mine, rows)[start_step:], rows, data_config)
+    return BatchIterator(mine[start_step * rows :], rows, data_config)
 
 
 def eval_batches(
@@ -124,7 +128,7 @@ def eval_batches(
     deal = _Deal(rows, process_index, process_count)
     load = _EvalExample(source, inputs, tuple(max_size))
     mine = grain.MapDataset.range(num_batches * rows).map(lambda row: load.at(deal(row)))
-    return BatchIterator(_batched(mine, rows), rows, data_config)
+    return BatchIterator(mine, rows, data_config)
 
 
 def examples(
@@ -135,18 +139,40 @@ def examples(
     return _stack([load(int(index)) for index in indices])
 
 
+def num_threads(data_config) -> int:
+    """Returns the threads of a process that read examples: `data.threads`, or what 0 stands for."""
+    if data_config.threads:
+        return data_config.threads
+    return 1 if data_config.workers else min(host.cores(), MAX_THREADS)
+
+
+def read_ahead(data_config, size: int) -> int:
+    """Returns the examples that a process (the main process or a worker) reads ahead, at most.
+
+    Threads of the main process read max(prefetch, batch, threads) examples ahead. Each thread of a worker makes a whole
+    batch, so a worker reads max(its share of prefetch in whole batches, threads) batches ahead.
+
+    Args:
+      data_config: `config.data`.
+      size: of the batches of this process.
+    """
+    threads = num_threads(data_config)
+    if not data_config.workers:
+        return max(data_config.prefetch, size, threads)
+    return max(-(-data_config.prefetch // (size * data_config.workers)), threads) * size
+
+
 class BatchIterator(Iterator):
     """Iterator over batches that reads ahead. `close`, the end or an error ends its threads and processes."""
 
-    def __init__(self, batches: grain.MapDataset, rows: int, data_config):
-        ahead = -(-data_config.prefetch // (rows * max(1, data_config.workers)))
-        options = grain.ReadOptions(
-            num_threads=data_config.threads,
-            prefetch_buffer_size=max(1, ahead, data_config.threads),  # fewer batches would leave threads idle
-        )
-        dataset = batches.to_iter_dataset(options)
+    def __init__(self, rows: grain.MapDataset, size: int, data_config):
+        """Starts to read `rows`, in batches of `size`; `data_config` is `config.data`."""
+        ahead = read_ahead(data_config, size)
         self._release_workers = None
         if data_config.workers:
+            # Workers take turns, so each element that they make is a whole batch.
+            options = grain.ReadOptions(num_threads=num_threads(data_config), prefetch_buffer_size=ahead // size)
+            dataset = rows.batch(size, drop_remainder=True, batch_fn=_stack).to_iter_dataset(options)
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # grain reads flags of its own; only app.run parses them
             handle, lease = tempfile.mkstemp(prefix='segjax_loader_')
@@ -156,6 +182,10 @@ class BatchIterator(Iterator):
                 grain.MultiprocessingOptions(num_workers=data_config.workers),
                 worker_init_fn=functools.partial(_prepare_worker, lease),
             )
+        else:
+            # Threads work on examples of the same batch, so the memory does not grow with threads x batch.
+            options = grain.ReadOptions(num_threads=num_threads(data_config), prefetch_buffer_size=ahead)
+            dataset = rows.to_iter_dataset(options).batch(size, drop_remainder=True, batch_fn=_stack)
         self._ended = False
         self._batches = iter(dataset)
 
@@ -341,10 +371,6 @@ def _part(source: Sequence, inputs: Input) -> Sequence:
 def _check_not_empty(source: Sequence, inputs: Input) -> None:
     if not len(source):
         raise InputError(f'split {inputs.split!r}', got='no examples', expected='at least one')
-
-
-def _batched(rows: grain.MapDataset, size: int) -> grain.MapDataset:
-    return rows.batch(size, drop_remainder=True, batch_fn=_stack)
 
 
 def _stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -26,7 +26,6 @@ class DownBlock(nn.Module):
     features: int
     conv: Callable
     norm: Callable
-    forms: str
 
     @nn.compact
     def __call__(self, x):
@@ -39,7 +38,7 @@ class DownBlock(nn.Module):
                 fix='raise first_maps or width',
             )
         y = self.conv(self.features - channels, (3, 3), strides=2, name='conv')(x)
-        y = jnp.concatenate([y, max_pool_2x2(x, self.forms)], -1)
+        y = jnp.concatenate([y, max_pool_2x2(x)], -1)
         return nn.relu(self.norm(name='bn')(y))
 
 
@@ -90,11 +89,10 @@ class Encoder(nn.Module):
     conv: Callable
     norm: Callable
     train: bool
-    forms: str
 
     @nn.compact
     def __call__(self, x):
-        down = functools.partial(DownBlock, conv=self.conv, norm=self.norm, forms=self.forms)
+        down = functools.partial(DownBlock, conv=self.conv, norm=self.norm)
         block = functools.partial(NonBottleneck1D, conv=self.conv, norm=self.norm, train=self.train)
         x = down(self.first_maps, name='initial_block')(x)
         x = down(self.channels[0], name='layers_0')(x)
@@ -145,7 +143,7 @@ class ERFNet(nn.Module):
                   batch norms N(1, init_std^2), biases 0
     dtype         of activations; parameters, batch statistics and the returned logits are float32
     axis_name     mapped axis over which batch statistics are those of the global batch; None: of this device
-    forms         'fast' or 'naive' forms of the same maps, see ops/conv.py and ops/pool.py
+    forms         'fast' or 'naive' gradient of the 3x1 and 1x3 convolutions, see ops/conv.py
 
     Running statistics decay by 0.9 a step and hold the biased variance (torch: the unbiased one), eps is 1e-3.
     """
@@ -180,9 +178,9 @@ class ERFNet(nn.Module):
             kernel_init=normal(self.init_std) if self.init_std else None,
             bias_init=nn.initializers.zeros if self.init_std else None,
             dtype=self.dtype,
-            forms=self.forms,
         )
-        conv, conv_transpose = functools.partial(Conv, **shared), functools.partial(ConvTranspose, **shared)
+        conv = functools.partial(Conv, forms=self.forms, **shared)
+        conv_transpose = functools.partial(ConvTranspose, **shared)
         norm = batch_norm(
             train,
             epsilon=1e-3,
@@ -200,7 +198,6 @@ class ERFNet(nn.Module):
             conv=conv,
             norm=norm,
             train=train,
-            forms=self.forms,
             name='encoder',
         )(x.astype(self.dtype))
         logits = Decoder(

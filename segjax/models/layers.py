@@ -87,6 +87,7 @@ def batch_norm(
         scale_init=scale_init,
         dtype=dtype,
         axis_name=axis_name,
+        use_fast_variance=False,  # E[x^2] - E[x]^2 cancels where the mean is large
     )
 
 
@@ -109,7 +110,7 @@ class Conv(nn.Module):
     kernel_init  initialiser of the kernel [kh, kw, in, out]; None: torch's default, U(+-1 / sqrt(kh kw in))
     bias_init    initialiser of the bias; None: the same distribution as torch's default kernel
     dtype        of the computation; parameters are float32
-    forms        'fast' or 'naive', see ops/conv.py; they differ for 3x1 and 1x3 kernels only
+    forms        'fast' or 'naive' gradient of 3x1 and 1x3 kernels, see ops/conv.py
     padding      pixels on every side; None: dilation (k - 1) / 2, which keeps the size at stride 1; 'same':
                  TensorFlow's, which differs from that at stride 2, see ops/conv.py
     """
@@ -203,7 +204,6 @@ class ConvTranspose(nn.Module):
     kernel_init: Callable | None = None
     bias_init: Callable | None = None
     dtype: Any = jnp.float32
-    forms: str = 'fast'
 
     @nn.compact
     def __call__(self, x):
@@ -213,7 +213,7 @@ class ConvTranspose(nn.Module):
         default = uniform_fan(k * k * self.features)
         shape = (k, k, x.shape[-1], self.features)
         kernel = self.param('kernel', self.kernel_init or default, shape, jnp.float32)
-        y = ops.conv_transpose_s2(x.astype(self.dtype), kernel, padding, self.forms)
+        y = ops.conv_transpose_s2(x.astype(self.dtype), kernel, padding)
         if self.use_bias:
             y = add_bias(y, self.param('bias', self.bias_init or default, (self.features,), jnp.float32))
         return y

@@ -18,8 +18,9 @@ from segjax.errors import InputError, unknown_name
 FORMS = ('fast', 'naive')
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
-# Below this many input channels the per-tap matrix products are too thin. Measured on a CPU against XLA's own weight
-# gradient: with 64 and 128 channels 2 to 4 times faster for 3x1 and 1.1 to 1.5 times for 1x3, with 16 slower.
+# Below this many input channels the per-tap matrix products are too thin. Measured on a CPU with jaxlib 0.10 against
+# XLA's own weight gradient: 3x1 is 2 times faster with 64 channels and 3.6 times with 128. 1x3 is 1.5 times faster with
+# 128 channels and 0.9 times as fast with 64. 16 channels are slower.
 _MIN_CHANNELS_FOR_TAPS = 32
 # The same for 4x4, of both inputs and outputs: 1.4 to 3.4 times faster from 64 to 128 up to 256 to 512 channels, slower
 # with 32.
@@ -87,8 +88,9 @@ def sides(
 def conv_factorised(x, kernel, dilation: int = 1, forms: str = 'fast'):
     """3x1 or 1x3 convolution (any odd extent along one axis) of stride 1 that keeps the size.
 
-    The fast form has its own weight gradient: one matrix product per tap over the pixels that the tap sees. Its
-    gradient can be differentiated again in reverse mode; forward mode (`jax.jvp`) raises.
+    The fast form has its own weight gradient on a CPU: one matrix product per tap over the pixels that the tap sees. On
+    other devices the gradient is XLA's own. It can be differentiated again in reverse mode; forward mode (`jax.jvp`)
+    raises.
 
     Args:
       x: [B, H, W, I].
@@ -116,9 +118,16 @@ def _conv_forward(x, kernel, dilation):
 
 def _conv_backward(dilation, residuals, dy):
     x, kernel = residuals
+
+    def by_taps(x, dy):
+        return _tap_gradient(x, dy, kernel.shape, dilation).astype(kernel.dtype)
+
+    def by_xla(x, dy):
+        return jax.vjp(lambda k: conv2d(x, k, dilation=dilation), kernel)[1](dy)[0]
+
     # The adjoint of a correlation at stride 1: correlate with the mirrored kernel, inputs and outputs exchanged.
     dx = conv2d(dy, kernel[::-1, ::-1].swapaxes(2, 3), dilation=dilation)
-    return dx, _tap_gradient(x, dy, kernel.shape, dilation).astype(kernel.dtype)
+    return dx, lax.platform_dependent(x, dy, cpu=by_taps, default=by_xla)
 
 
 _conv_with_tap_gradient.defvjp(_conv_forward, _conv_backward)

@@ -131,6 +131,42 @@ def test_threads_and_prefetch_change_nothing(options):
     assert_same(train(6), train(6, **options))
 
 
+@pytest.mark.parametrize('threads, prefetch, expected', [(2, 5, 5), (12, 5, 12), (2, 1, 4)])
+def test_examples_read_ahead_are_bounded(threads, prefetch, expected):
+    """However many threads there are, what waits is max(prefetch, threads, batch) examples."""
+    started = []
+
+    class Source:
+        def __len__(self):
+            return 200
+
+        def __getitem__(self, index):
+            started.append(index)
+            return make_source(200)[index]
+
+    batches = loader.train_iterator(
+        Source(),
+        inputs(),
+        seed=0,
+        start_step=0,
+        process_index=0,
+        process_count=1,
+        data_config=data_config(threads=threads, prefetch=prefetch),
+    )
+    next(batches)
+    time.sleep(0.5)
+    batches.close()
+    assert len(started) == expected + 4, 'what is ahead, and the batch that was given out'
+
+
+def test_threads_are_the_usable_cores(monkeypatch):
+    for cores, expected in ((3, 3), (40, 16)):
+        monkeypatch.setattr(os, 'sched_getaffinity', lambda _, cores=cores: set(range(cores)), raising=False)
+        assert loader.num_threads(data_config(threads=0)) == expected
+        assert loader.num_threads(data_config(threads=0, workers=2)) == 1, 'workers are parallel already'
+    assert loader.num_threads(data_config(threads=5)) == 5
+
+
 def test_workers_change_nothing_and_resume_anywhere():
     expected = train(9)
     assert_same(expected[:5], train(5, workers=2))

@@ -35,6 +35,17 @@ def test_batch_norm_in_training_is_that_of_the_batch_and_moves_the_running_stati
     np.testing.assert_allclose(new['var'], 0.7 * old['var'] + 0.3 * var, atol=1e-5)
 
 
+@pytest.mark.parametrize('mean, std', [(300, 0.1), (100, 0.1), (0, 1)])
+def test_batch_norm_survives_a_mean_far_from_zero(mean, std):
+    x = (mean + std * normal(0, 4, 16, 32, 3)).astype(np.float32)
+    exact = x.astype(np.float64)
+    means, variances = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+    y, updates = batch_norm(True, decay=0.0)().apply(NORM, x, mutable=['batch_stats'])
+    np.testing.assert_allclose(updates['batch_stats']['var'], variances, rtol=1e-3)
+    expected = batch_norm_by_hand(exact, means, variances, **NORM['params'], epsilon=1e-5)
+    np.testing.assert_allclose(y, expected, atol=2e-3)
+
+
 @pytest.mark.parametrize('train, frozen', [(False, False), (True, True)])
 def test_batch_norm_in_evaluation_or_frozen_uses_the_running_statistics(train, frozen):
     x, old = 3 + 2 * normal(0, 4, 5, 6, 3), NORM['batch_stats']

@@ -162,6 +162,14 @@ def test_factorised_gradient_on_eight_devices_sums_to_the_full_batch():
     np.testing.assert_allclose(parts.sum(0), gradient(x, kernel), atol=1e-3)
 
 
+def test_a_gpu_gets_xlas_own_gradient_of_a_factorised_convolution():
+    x, kernel = jax.ShapeDtypeStruct((1, 8, 8, 64), jnp.float32), jax.ShapeDtypeStruct((3, 1, 64, 64), jnp.float32)
+    run = jax.jit(jax.grad(lambda x, k: conv.conv_factorised(x, k).sum(), (0, 1)))
+    programs = {p: run.trace(x, kernel).lower(lowering_platforms=(p,)).as_text() for p in ('cpu', 'cuda', 'tpu')}
+    assert {p: text.count('stablehlo.dot_general') for p, text in programs.items()} == {'cpu': 3, 'cuda': 0, 'tpu': 0}
+    assert {p: text.count('stablehlo.convolution') for p, text in programs.items()} == {'cpu': 1, 'cuda': 2, 'tpu': 2}
+
+
 def test_bfloat16_sums_the_weight_gradient_in_float32():
     pixels = 64 * 64
     x, kernel = jnp.ones((1, 64, 64, WIDE), jnp.bfloat16), jnp.zeros((3, 1, WIDE, 1), jnp.float32)

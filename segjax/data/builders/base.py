@@ -13,13 +13,13 @@ import concurrent.futures
 import dataclasses
 import itertools
 import json
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from segjax import host
 from segjax.data import image_files
 from segjax.data.geometry import check_geometry
 from segjax.data.labels import MASK_0_255, LabelCoding, to_train_ids
@@ -338,7 +338,7 @@ def check_clips(frames: Iterable[tuple[Item, tuple[int, int]]]) -> list[InputErr
 
 def ordered_map(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
     """`map` over threads that reads a little ahead; Pillow, OpenCV and file reading leave Python's lock alone."""
-    threads = os.cpu_count() or 1
+    threads = host.cores()
     items = iter(items)
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
