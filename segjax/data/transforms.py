@@ -12,11 +12,13 @@ Keys are treated by kind, so `image_prev` is an image and `label_prev` a label; 
     label*       [..., H, W]            nearest    255 outside
     instance*    [..., H, W]            nearest    0 outside
     depth*       [..., H, W]            nearest    0 (= not measured) outside; distances along z, unchanged
-    intrinsics*  [..., 3, 3]            A K
-    pose*        [..., 4, 4]            untouched: cameras stay where they are
+    intrinsics*  [..., 3, 3]            A K D
+    pose*        [..., 4, 4]            D T D, all frames alike
 
-A flip makes K' = A K with a negative focal length in x instead of mirroring the world: points, depth and
-poses keep their values and still project to the right pixels. What relies on fx > 0 must not flip.
+A flip mirrors the world. D = diag(-1, 1, 1) where A mirrors and the identity otherwise (diag(-1, 1, 1, 1)
+for poses). The focal length stays positive, and a flipped example is an ordinary example of the mirrored
+scene: a net that sees the images alone can predict every other feature. `MIRRORED` says how each kind of
+feature changes under a flip.
 """
 
 import functools
@@ -49,6 +51,21 @@ MAPS = {
     'instance': MapKind(cv2.INTER_NEAREST, 0, 2, COUNTED),
     'depth': MapKind(cv2.INTER_NEAREST, 0, 2, (*COUNTED, 'float32')),
 }
+
+MIRRORED = {
+    'maps': 'pixels swap left and right; class ids, instance ids and depth keep their values',
+    'points': 'positions follow A, as all positions do',
+    'landmarks': 'positions follow A; left and right landmarks swap names (left eye, right eye)',
+    'boxes': 'edges follow A; the left and the right edge swap',
+    'flow': 'pixels swap; the vectors follow the linear part of A, so u changes sign',
+    'normals': 'pixels swap; the component along x changes sign',
+    'intrinsics': 'K becomes A K D: the focal length stays positive, cx becomes width - 1 - cx',
+    'poses': 'T becomes D T D: turns about y and z and the translation along x change sign',
+}
+"""Says what a horizontal flip does to a kind of feature, for kinds that exist and kinds to come.
+
+Only `maps` (MAPS), intrinsics and poses are implemented. `apply_geometry` refuses every other array, so
+that a new kind cannot be carried along unchanged."""
 
 TIE = 1e-3
 """Shift in pixels of nearest look-ups: positions halfway between two pixels (every one of them when halving a
@@ -122,6 +139,12 @@ def flip_matrix(width: int) -> np.ndarray:
     return np.array([[-1, 0, width - 1], [0, 1, 0], [0, 0, 1]], np.float64)
 
 
+def mirror_matrix(matrix: np.ndarray) -> np.ndarray:
+    """Returns D [4, 4]: diag(-1, 1, 1, 1) if the 3x3 matrix mirrors images, the identity otherwise."""
+    mirrors = np.linalg.det(matrix[:2, :2]) < 0
+    return np.diag([-1.0 if mirrors else 1.0, 1.0, 1.0, 1.0])
+
+
 def letterbox_matrix(in_size: Size, out_size: Size) -> tuple[np.ndarray, Size]:
     """Resize that keeps the aspect ratio, into the top left corner, and the (height, width) it fills."""
     scale = min(out_size[0] / in_size[0], out_size[1] / in_size[1])
@@ -168,7 +191,7 @@ def _crop_offset(where: float, length: int, crop: int) -> int:
 
 
 def apply_geometry(example: Example, matrix: np.ndarray, out_size: Size) -> dict[str, Any]:
-    """Moves every map of an example once, and its intrinsics with them (see the table at the top).
+    """Moves every map of an example once, and its cameras with them (see the table at the top).
 
     A pixel of an image is black exactly where the label is 255: where its centre falls outside the input.
 
@@ -181,14 +204,20 @@ def apply_geometry(example: Example, matrix: np.ndarray, out_size: Size) -> dict
       InputError: maps differ in size, or an array is of no known kind and may have to move, too.
     """
     in_size = map_size(example)
-    move = _mover(np.asarray(matrix, np.float64), in_size, tuple(out_size)) if in_size else None
+    matrix = np.asarray(matrix, np.float64)
+    mirror = mirror_matrix(matrix)
+    move = _mover(matrix, in_size, tuple(out_size)) if in_size else None
     moved = {}
     for key, value in example.items():
         if kind := map_kind(key):
             moved[key] = _each_frame(lambda frame, kind=kind: move(frame, kind), value, kind.ndim)
         elif key.startswith('intrinsics'):
-            moved[key] = (matrix @ np.asarray(value, np.float64)).astype(np.float32)
-        elif key.startswith('pose') or np.ndim(value) < 2:
+            camera = np.asarray(value, np.float64)
+            moved[key] = (matrix @ camera @ mirror[:3, :3]).astype(np.float32)
+        elif key.startswith('pose'):
+            # Changes of sign alone: no pose loses a digit.
+            moved[key] = (mirror @ np.asarray(value, np.float64) @ mirror).astype(np.float32)
+        elif np.ndim(value) < 2:
             moved[key] = value
         else:
             raise InputError(

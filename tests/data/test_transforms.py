@@ -9,9 +9,12 @@ import pytest
 
 from segjax.config import AUGMENT
 from segjax.data import transforms
+from segjax.data.worlds import render, streets
 from segjax.errors import InputError
 
 SIZE = (60, 100)
+POSE = render.camera_pose((3.0, -1.0, 1.5), heading=0.4, pitch=0.1, roll=-0.2).astype(np.float32)
+MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 
 def augment(**options):
@@ -32,7 +35,8 @@ def coordinates(size=SIZE):
         'instance': (y * size[1] + x + 1).astype(np.int32),
         'depth': (1000 * y + x + 1).astype(np.float32),
         'intrinsics': np.array([[80, 0, 47.5], [0, 90, 31.25], [0, 0, 1]], np.float32),
-        'pose': np.diag([1, 2, 3, 1]).astype(np.float32),
+        'pose': POSE,
+        'pose_frames': np.stack([np.eye(4, dtype=np.float32), POSE]),
     }
 
 
@@ -77,7 +81,7 @@ def test_random_geometry_is_exact_on_ramps(seed):
 
 @pytest.mark.parametrize('seed', range(6))
 def test_outside_is_filled_where_the_centre_falls_out(seed):
-    example = {k: v if k in ('intrinsics', 'pose') else np.maximum(v, 1) for k, v in coordinates().items()}
+    example = {k: np.maximum(v, 1) if transforms.map_kind(k) else v for k, v in coordinates().items()}
     config, matrix, moved = moved_at_random(example, seed, rotate=45.0, scale=(0.4, 0.8))
     x, y = source_positions(matrix, config.crop)
     outside = (x < -0.5) | (x > SIZE[1] - 0.5) | (y < -0.5) | (y > SIZE[0] - 0.5)
@@ -183,18 +187,81 @@ def test_flip_twice_is_the_identity():
         np.testing.assert_array_equal(twice[key], value)
 
 
+def is_mirrored(matrix):
+    return np.linalg.det(matrix[:2, :2]) < 0
+
+
 @pytest.mark.parametrize('seed', range(6))
 def test_intrinsics_follow_the_pixels(seed):
     """A plane in space, painted with its own coordinates: K' must find them in the moved image."""
     example = coordinates()
-    *_, moved = moved_at_random(example, seed)
+    _, matrix, moved = moved_at_random(example, seed)
     y, x = np.nonzero(moved['instance'])
     rays = np.linalg.solve(moved['intrinsics'].astype(float), np.stack([x, y, np.ones_like(x)]))
     points = 3.0 * rays / rays[2]
+    if is_mirrored(matrix):
+        points = MIRROR[:3, :3] @ points
     u, v, w = example['intrinsics'].astype(float) @ points
     row, column = np.divmod(moved['instance'][y, x] - 1, SIZE[1])
     assert np.abs(u / w - column).max() < 0.503 and np.abs(v / w - row).max() < 0.503
-    np.testing.assert_array_equal(moved['pose'], example['pose'])
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_a_flip_mirrors_the_world_and_keeps_the_camera(seed):
+    """The moved camera is an ordinary one, and world points seen by it land where the pixels went."""
+    example = coordinates()
+    _, matrix, moved = moved_at_random(example, seed)
+    mirror = MIRROR if is_mirrored(matrix) else np.eye(4)
+    assert moved['intrinsics'][0, 0] > 0 and np.linalg.det(moved['intrinsics'].astype(float)) > 0
+    points = np.random.default_rng(seed).uniform(-3, 3, (3, 30)) + (POSE @ [0, 0, 9, 1])[:3, None]
+    for key in ('pose', 'pose_frames'):
+        before, after = (frames[key].reshape(-1, 4, 4) for frames in (example, moved))
+        for pose, pose_moved in zip(before, after, strict=True):
+            assert np.linalg.det(pose_moved[:3, :3].astype(float)) == pytest.approx(1, abs=1e-5)
+            pixels = []
+            for camera, place, world in ((example, pose, np.eye(4)), (moved, pose_moved, mirror)):
+                seen = np.linalg.inv(place.astype(float)) @ world @ np.vstack([points, np.ones(30)])
+                u, v, w = camera['intrinsics'].astype(float) @ seen[:3]
+                pixels.append(np.stack([u / w, v / w, np.ones(30)]))
+            np.testing.assert_allclose(matrix @ pixels[0], pixels[1], rtol=1e-4, atol=1e-3)
+
+
+def test_a_flip_moves_the_principal_point_and_nothing_else():
+    example = coordinates()
+    moved = transforms.apply_geometry(example, transforms.flip_matrix(SIZE[1]), SIZE)
+    np.testing.assert_array_equal(moved['intrinsics'], [[80, 0, 99 - 47.5], [0, 90, 31.25], [0, 0, 1]])
+    np.testing.assert_array_equal(moved['pose'], MIRROR @ POSE @ MIRROR)
+    assert all(moved[key].dtype == np.float32 for key in ('intrinsics', 'pose', 'pose_frames'))
+
+
+def mirrored_primitives(quads, ellipsoids):
+    """The scene behind a mirror at x = 0. The edges swap, so that sides that faced outwards still do."""
+    quads, ellipsoids = quads.copy(), ellipsoids.copy()
+    quads['closed'] = False  # hidden sides are farther away than the seen ones of the same solid
+    for part, names in ((quads, ('origin', 'edge_s', 'edge_t')), (ellipsoids, ('centre',))):
+        for name in names:
+            part[name][:, 0] *= -1
+    ellipsoids['heading'] *= -1
+    return quads, ellipsoids
+
+
+@pytest.mark.parametrize('shrink', [1.0, 0.5])
+def test_a_flipped_frame_is_a_frame_of_the_mirrored_scene(shrink):
+    """Move depth and camera, and compare with a rendering of the scene behind a mirror, seen by the moved camera."""
+    size = (64, 128)
+    small = tuple(round(length * shrink) for length in size)
+    intrinsics, pose = streets.camera(streets._clip(0, 'train', 2).scene, 3, size)
+    quads, ellipsoids = streets._at(streets._clip(0, 'train', 2).scene.shape, 3)
+    depth = 1 / np.maximum(render.visibility(quads, ellipsoids, intrinsics, pose, size).inverse_depth, 1e-3)
+    frame = {'depth': depth, 'intrinsics': intrinsics.astype(np.float32), 'pose': pose.astype(np.float32)}
+    # A shift of half a pixel puts the small pixels' centres onto pixels of the large map.
+    matrix = np.array([[shrink, 0, 0], [0, shrink, 0], [0, 0, 1.0]])
+    moved = transforms.apply_geometry(frame, transforms.flip_matrix(small[1]) @ matrix, small)
+    camera = moved['intrinsics'].astype(float), moved['pose'].astype(float)
+    seen = render.visibility(*mirrored_primitives(quads, ellipsoids), *camera, small)
+    expected = 1 / np.maximum(seen.inverse_depth, 1e-3)
+    close = np.abs(moved['depth'] / expected - 1) < 1e-3
+    assert close.mean() > 0.99 and (expected < 100).mean() > 0.5
 
 
 def test_video_frames_and_suffixes_move_alike():
