@@ -2,8 +2,8 @@
 
 All geometry of an example (resize, scale, rotation, shift, crop, padding, flip) is composed into one 3x3
 matrix A that maps homogeneous pixel coordinates of the input to those of the output, and every map is
-interpolated once. Pixel centres lie at whole coordinates: the image covers [-0.5, width - 0.5] x [-0.5,
-height - 0.5], as `cv2.resize` has it.
+interpolated once. Images that shrink by more than 2 are averaged over blocks of pixels before. Pixel centres
+lie at whole coordinates: the image covers [-0.5, width - 0.5] x [-0.5, height - 0.5], as `cv2.resize` has it.
 
 Keys are treated by kind, so `image_prev` is an image and `label_prev` a label; maps may have leading axes
 (frames).
@@ -243,18 +243,45 @@ def _mover(matrix: np.ndarray, in_size: Size, out_size: Size) -> Callable[[np.nd
     if np.allclose(matrix, whole, rtol=0, atol=1e-9):
         return lambda value, kind: _copy(value, shift[0], shift[1], flip, out_size, kind.fill)
 
-    to_input = np.linalg.inv(matrix)[:2]
-    to_nearest = to_input + np.array([[0, 0, TIE], [0, 0, TIE]])
+    to_input = np.linalg.inv(matrix)
+    to_nearest = to_input[:2] + np.array([[0, 0, TIE], [0, 0, TIE]])
     inside = _inside(to_nearest, in_size, out_size)
+    block = _block_size(matrix)
+    to_means = (scale_matrix(1 / block[0], 1 / block[1]) @ to_input)[:2]
 
     def warp(value, kind):
         if kind.interpolation == cv2.INTER_NEAREST:
             return _warp(value, to_nearest, out_size, kind, cv2.BORDER_CONSTANT)
         # A constant border would darken the outermost half pixel, which belongs to the image.
-        image = _warp(value, to_input, out_size, kind, cv2.BORDER_REPLICATE)
+        image = _warp(_block_means(value, block), to_means, out_size, kind, cv2.BORDER_REPLICATE)
         return image if inside is None else cv2.bitwise_and(image, image, mask=inside).reshape(image.shape)
 
     return warp
+
+
+def _block_size(matrix: np.ndarray) -> Size:
+    """Returns the (rows, columns) of the blocks that are averaged before images are interpolated.
+
+    Bilinear interpolation looks at two pixels of a line. Down to half the size it thus misses none. Below,
+    blocks of floor(1 / scale) pixels are averaged first, and the rest of the scale lies in (2/3, 1].
+    """
+    noise = 1e-6  # of rounding: a half is not less than a half, a third is a third
+    across, down = 1 / np.hypot(matrix[0, :2], matrix[1, :2])
+    rows, columns = (int(shrink + noise) if shrink > 2 + noise else 1 for shrink in (down, across))
+    return rows, columns
+
+
+def _block_means(image: np.ndarray, block: Size) -> np.ndarray:
+    """Averages blocks of pixels; blocks that reach beyond the image repeat its last row and column."""
+    if block == (1, 1):
+        return image
+    rows, columns = block
+    height, width = image.shape[:2]
+    below, right = -height % rows, -width % columns
+    if below or right:
+        image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
+    size = (image.shape[1] // columns, image.shape[0] // rows)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def _warp(value: np.ndarray, to_input: np.ndarray, out_size: Size, kind: MapKind, border: int) -> np.ndarray:
@@ -359,6 +386,14 @@ def photometric(example: Example, rng: np.random.Generator, augment) -> dict[str
     images = {key: value for key, value in example.items() if key.startswith('image')}
     paint = functools.partial(apply_colour, colour=colour)
     return {**example, **{key: _each_frame(paint, value, 3) for key, value in images.items()}}
+
+
+def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
+    """Resizes an image [H, W, 3] uint8 as training and evaluation do; no copy at the same size."""
+    in_size = image.shape[:2]
+    if in_size == tuple(size):
+        return image
+    return apply_geometry({'image': image}, resize_matrix(in_size, size), size)['image']
 
 
 # --- whole examples -----------------------------------------------------------------------------------------

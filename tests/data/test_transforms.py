@@ -6,6 +6,7 @@ import cv2
 import ml_collections
 import numpy as np
 import pytest
+from PIL import Image
 
 from segjax.config import AUGMENT
 from segjax.data import transforms
@@ -97,7 +98,8 @@ def test_resize_equals_cv2(scale):
     example = noise()
     out_size = tuple(round(n * scale) for n in SIZE)
     moved = transforms.apply_geometry(example, transforms.resize_matrix(SIZE, out_size), out_size)
-    linear = cv2.resize(example['image'], out_size[::-1], interpolation=cv2.INTER_LINEAR)
+    method = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
+    linear = cv2.resize(example['image'], out_size[::-1], interpolation=method)
     nearest = cv2.resize(example['label'], out_size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     assert np.abs(moved['image'].astype(int) - linear).max() <= 1
     np.testing.assert_array_equal(moved['label'], nearest)
@@ -287,6 +289,98 @@ def test_video_frames_and_suffixes_move_alike():
 def test_wrong_arrays_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         transforms.apply_geometry({**noise(), **change}, np.eye(3), SIZE)
+
+
+# --- shrinking ----------------------------------------------------------------------------------------------
+
+
+def block_means(image, rows, columns):
+    height, width, channels = image.shape
+    return image.reshape(height // rows, rows, width // columns, columns, channels).astype(float).mean((1, 3))
+
+
+def gradient_energy(image):
+    image = image.astype(float)
+    return (np.diff(image, axis=0) ** 2).mean() + (np.diff(image, axis=1) ** 2).mean()
+
+
+def photo(size):
+    """Patches of every side, down to single pixels, and less contrast the smaller they are, as in photos."""
+    rng = np.random.default_rng(5)
+    image = np.full((*size, 3), 128.0)
+    for side in (1, 2, 3, 5, 8, 13, 21):
+        patches = rng.normal(size=(-(-size[0] // side), -(-size[1] // side), 3))
+        image += 3 * side**0.7 * patches.repeat(side, 0).repeat(side, 1)[: size[0], : size[1]]
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize('flip', [False, True])
+def test_a_quarter_of_an_image_is_the_mean_over_blocks(flip):
+    image = photo((1024, 2048))
+    matrix = transforms.resize_matrix((1024, 2048), (256, 512))
+    matrix = transforms.flip_matrix(512) @ matrix if flip else matrix
+    moved = transforms.apply_geometry({'image': image}, matrix, (256, 512))['image']
+    expected = block_means(image[:, ::-1] if flip else image, 4, 4)
+    assert np.abs(moved - expected).max() <= 1.01
+    assert gradient_energy(moved) == pytest.approx(gradient_energy(expected), rel=0.03)
+
+
+@pytest.mark.parametrize('out_size', [(128, 290), (97, 211), (300, 205), (40, 512), (60, 120)])
+def test_shrinking_by_any_factor_adds_no_gradients(out_size):
+    """Compared with means over the exact areas of the small pixels, and with Pillow's antialiased bilinear."""
+    image = photo((300, 600))
+    matrix = transforms.resize_matrix((300, 600), out_size)
+    moved = transforms.apply_geometry({'image': image}, matrix, out_size)['image']
+    area = cv2.resize(image.astype(np.float32), out_size[::-1], interpolation=cv2.INTER_AREA)
+    smooth = np.asarray(Image.fromarray(image).resize(out_size[::-1], Image.BILINEAR))
+    energy = gradient_energy(moved)
+    assert 0.9 * gradient_energy(smooth) < energy < 1.1 * gradient_energy(area)
+
+
+@pytest.mark.parametrize(('factor', 'slope'), [(3, 1), (4, 2), (5, 1), (7, 1)])
+@pytest.mark.parametrize('axis', [0, 1])
+def test_pixels_keep_their_places_when_an_image_shrinks(factor, slope, axis):
+    """A ramp whose means over blocks are whole numbers; its length is no multiple of the factor."""
+    length = 8 * factor + 2
+    line = slope * np.arange(length)
+    image = np.repeat(np.expand_dims(line, 1 - axis), 30, 1 - axis)[..., None].repeat(3, 2).astype(np.uint8)
+    size = image.shape[:2]
+    out_size = (8, 30) if axis == 0 else (30, 8)
+    matrix = transforms.scale_matrix(*((1 / factor, 1) if axis == 0 else (1, 1 / factor)))
+    moved = transforms.apply_geometry({'image': image, 'label': np.zeros(size, np.uint8)}, matrix, out_size)
+    x, y = source_positions(matrix, out_size)
+    expected = slope * (y if axis == 0 else x)
+    np.testing.assert_allclose(moved['image'] / 255, expected[..., None].repeat(3, 2) / 255, atol=1e-3)
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_random_geometry_that_shrinks_keeps_positions_and_labels(seed):
+    example = coordinates()
+    options = dict(rotate=30.0, scale=(0.15, 0.35), crop=(12, 16))
+    config, matrix, moved = moved_at_random(example, seed, **options)
+    x, y = source_positions(matrix, config.crop)
+    inner = (x > 6) & (x < SIZE[1] - 7) & (y > 6) & (y < SIZE[0] - 7)
+    assert inner.mean() > 0.1
+    for channel, ramp in enumerate((2 * x, 3 * y, x + y)):
+        assert np.abs(moved['image'][..., channel] - ramp)[inner].max() < 1.2  # rounded twice
+    row, column = np.divmod(moved['instance'][inner] - 1, SIZE[1])
+    np.testing.assert_array_equal(row, np.floor(y[inner] + 0.5 + transforms.TIE))
+    np.testing.assert_array_equal(column, np.floor(x[inner] + 0.5 + transforms.TIE))
+    np.testing.assert_array_equal(moved['label'][inner], row % 5)
+    np.testing.assert_array_equal(moved['depth'][inner], 1000 * row + column + 1)
+
+
+def test_frames_shrink_alike():
+    example = noise((120, 200))
+    video = {'image': example['image'], 'image_frames': np.stack([255 - example['image'], example['image']])}
+    moved = transforms.apply_geometry(video, transforms.resize_matrix((120, 200), (30, 48)), (30, 48))
+    np.testing.assert_array_equal(moved['image_frames'][1], moved['image'])
+
+
+def test_half_the_size_is_interpolated_as_ever():
+    image = noise()['image']
+    half = transforms.apply_geometry({'image': image}, transforms.resize_matrix(SIZE, (30, 50)), (30, 50))['image']
+    assert np.abs(half - block_means(image, 2, 2)).max() <= 0.5
 
 
 # --- evaluation ---------------------------------------------------------------------------------------------
