@@ -21,6 +21,7 @@ Methods, `method=`:
   chen             the regulariser of [4] with a depth net trained beforehand
   chen_multitask   as novosel, and the regulariser of [4] on the depth that is learned
   depth            depth and motion from video alone, without any segmentation
+  pose             the pose net alone, on the data set's own depth: is rotation learned? quick: minutes on two CPU cores
 
 Not the paper's, or not said there: batch, rate and number of steps (those of BiSeNet and SfMLearner); which depth net
 (SfMLearner's, as in its figures; --config.depth_net.name=monodepth2 is the other one); the weight of L_h (1); edges are
@@ -42,6 +43,7 @@ METHODS = {  # whose depth, regulariser
     'chen': ('pretrained', 'chen'),
     'chen_multitask': ('multitask', 'chen'),
     'depth': ('alone', 'none'),
+    'pose': ('truth', 'none'),
 }
 ADAM = dict(name='adam', learning_rate=2e-4, beta1=0.9, schedule='constant')
 
@@ -71,6 +73,8 @@ def get_config(arg=''):
         _klingner(config)
     small = {'cityscapes_quick': _cityscapes_quick, 'quick': _quick, 'smoke': _smoke}
     {'': lambda c: None, 'cityscapes': _cityscapes, **small}[args.variant](config)
+    if args.method == 'pose':
+        _pose(config, args.variant)
     return config
 
 
@@ -91,6 +95,19 @@ def _klingner(config):
         optim={**ADAM, 'learning_rate': 1e-4, 'weight_decay': 0.0},
         optim_depth={**ADAM, 'learning_rate': 1e-4},
     )
+
+
+def _pose(config, variant):
+    """Sets the one loss that reaches the pose net, on neighbours two frames away, whose turns exceed half a pixel."""
+    config_lib.update(config, depth=dict(frames=(-2, 2), photometric='l1', smoothness='none', num_scales=1))
+    if variant == 'quick':
+        config_lib.update(
+            config,
+            data=dict(world=dict(num_train=1200, num_val=64)),
+            depth=dict(num_steps=1200),
+            optim_depth=dict(learning_rate=5e-4),
+            run=dict(log_every=50, eval_every=300, checkpoint_every=300),
+        )
 
 
 def _cityscapes(config):

@@ -8,6 +8,7 @@ makes edges between classes cost e^-|dD|, little where the frozen depth net sees
 inference there is the segmentation net alone.
 
     config.geometry.depth = pretrained | multitask | none | alone      whose depth; alone: the stage `depth` is all
+                            | truth      the stage `pose` is all: the pose net alone, on the data set's own depth
     config.geometry.regulariser = holistic | per_class | chen | none      what is asked of it
 
 The rows of the table: `none` and `none` is the baseline; `pretrained` and `holistic` the proposal; `pretrained` and
@@ -40,7 +41,9 @@ SCHEMA = {
     'preprocess': segmenter.PREPROCESS,
     'loss': training.LOSS,
     'geometry': {
-        'depth': Field('pretrained', 'where depth comes from', one_of('pretrained', 'multitask', 'none', 'alone')),
+        'depth': Field(
+            'pretrained', 'where depth comes from', one_of('pretrained', 'multitask', 'none', 'alone', 'truth')
+        ),
         'regulariser': Field('holistic', 'what it is for', one_of('holistic', 'per_class', 'chen', 'none')),
         'weight': Field(1.0, 'of the regulariser', at_least(0)),
         'of': Field('softmax', 'semantic edges are those of', one_of('softmax', 'logits')),
@@ -69,6 +72,9 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
     source = config.geometry.depth
     if source != 'none':
         monodepth.check(config, spec, config.augment.crop)
+    if source == 'truth':
+        monodepth.check_true_depth(config, spec)
+        return (pose_stage(config, spec),)
     depth = (depth_stage(config, spec),) if source in ('pretrained', 'alone') else ()
     return depth if source == 'alone' else (*depth, segmentation_stage(config, spec))
 
@@ -76,7 +82,7 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises InputError for combinations that mean nothing."""
     geometry, where = config.geometry, 'config.geometry.regulariser'
-    if geometry.depth in ('none', 'alone') and geometry.regulariser != 'none':
+    if geometry.depth in ('none', 'alone', 'truth') and geometry.regulariser != 'none':
         got = f'{geometry.regulariser!r} with config.geometry.depth={geometry.depth}'
         raise InputError(where, got=got, expected="'none', or a depth that a segmentation net learns from")
     if geometry.depth == 'pretrained' and geometry.regulariser == 'none':
@@ -125,8 +131,9 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
         disparities, seen, updates = look(params, model_state, batch['image'], batch['image_frames'], train=True)
         return terms(disparities, pose.motions(seen), seen.get('masks'), batch, keys), updates, {}
 
-    def infer(state: TrainState, image: Array, frames: Array):
-        disparities, seen, _ = look(state.params, state.model_state, image, frames, train=False)
+    def infer(state: TrainState, batch: Batch):
+        nets = state.params, state.model_state
+        disparities, seen, _ = look(*nets, batch['image'], batch['image_frames'], train=False)
         return disparities[0], depth.depth_of, pose.motions(seen)
 
     inputs = segmenter.train_input(config)._replace(
@@ -141,6 +148,47 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
         init=init,
         train_step=training.make_train_step(loss_fn, optimisers, weights.__getitem__, **schedule),
         **monodepth.make_evaluation(config, spec, infer),
+    )
+
+
+def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
+    """Trains the pose net alone, with the true depth in the warp, to see whether motion is learned."""
+    _, pose = make_depth_nets(config)
+    terms = monodepth.make_terms(config.depth, monodepth.inverse)
+    weights = monodepth.loss_weights(config.depth)
+    optimisers = {'pose': (config.optim_depth, ('pose',))}
+    schedule = {**training.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
+
+    def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
+        variables = {'pose': pose.init(key, batch['image'][:1], batch['image_frames'][:1])}
+        params, model_state = _divided(variables)
+        return training.fresh_state(params, model_state, optimisers, num_steps=config.depth.num_steps, ema=0.0)
+
+    def look(params, model_state, batch: Batch, train: bool):
+        frames = batch['image'], batch['image_frames']
+        return pose.apply(params['pose'], model_state['pose'], *frames, train=train)
+
+    def loss_fn(params, model_state, batch: Batch, keys: Keys):
+        outputs, update = look(params, model_state, batch, train=True)
+        disparities = [monodepth.inverse(batch['depth'])]
+        motions = pose.motions(outputs)
+        return terms(disparities, motions, outputs.get('masks'), batch, keys), {'pose': update}, {}
+
+    def infer(state: TrainState, batch: Batch):
+        outputs, _ = look(state.params, state.model_state, batch, train=False)
+        disparity = monodepth.inverse(segmenter.to_image(batch['depth'], batch, fill=0))
+        return disparity, monodepth.inverse, pose.motions(outputs)
+
+    inputs = segmenter.train_input(config)._replace(batch_size=config.depth.batch_size, features=('image',))
+    return Stage(
+        name='pose',
+        num_steps=config.depth.num_steps,
+        train_input=monodepth.with_frames(inputs, config, 'depth'),
+        eval_input=monodepth.eval_input(config, spec),
+        streams=('tie_breaker',),
+        init=init,
+        train_step=training.make_train_step(loss_fn, optimisers, weights.__getitem__, **schedule),
+        **monodepth.make_evaluation(config, spec, infer, truth=('pose',)),
     )
 
 
