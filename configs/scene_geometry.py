@@ -21,7 +21,8 @@ Methods, `method=`:
   chen             the regulariser of [4] with a depth net trained beforehand
   chen_multitask   as novosel, and the regulariser of [4] on the depth that is learned
   depth            depth and motion from video alone, without any segmentation
-  pose             the pose net alone, on the data set's own depth: is rotation learned? quick: minutes on two CPU cores
+  pose             the pose net alone, on the data set's own depth, to see whether rotation is
+                   learned; quick takes a minute on a CPU core
 
 Not the paper's, or not said there: batch, rate and number of steps (those of BiSeNet and SfMLearner); which depth net
 (SfMLearner's, as in its figures; --config.depth_net.name=monodepth2 is the other one); the weight of L_h (1); edges are
@@ -98,8 +99,12 @@ def _klingner(config):
 
 
 def _pose(config, variant):
-    """Sets the one loss that reaches the pose net, on neighbours two frames away, whose turns exceed half a pixel."""
-    config_lib.update(config, depth=dict(frames=(-2, 2), photometric='l1', smoothness='none', num_scales=1))
+    """Sets the one loss that reaches the pose net.
+
+    Neighbours are two frames away: between adjacent frames of `streets` turns are half a pixel.
+    """
+    settings = dict(frames=(-2, 2), photometric='l1', smoothness='none', num_scales=1)
+    config_lib.update(config, depth=settings)
     if variant == 'quick':
         config_lib.update(
             config,

@@ -206,7 +206,7 @@ def with_frames(inputs: Input, config: ml_collections.ConfigDict, *more: str) ->
 def check_true_depth(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
     """Raises InputError unless a pose net can be trained on the data set's own depth.
 
-    The only loss then is the photometric one at full size, over the pixels whose depth was measured.
+    The only loss then is the photometric one at full size, over pixels with measured depth.
     """
     if 'depth' not in spec.features:
         raise InputError(
@@ -322,7 +322,7 @@ MIN_DEPTH, MAX_DEPTH = 1e-3, 80.0
 class Evaluation(NamedTuple):
     """What the parts of an evaluation have in common.
 
-    infer         (state, batch) -> (disparity [B, H, W] of the images' size, depth_of, motions [B, n, 4, 4])
+    infer         (state, batch) -> (disparity [B, H, W], depth_of, motions [B, n, 4, 4])
     settings      config.depth
     truth         the features that predictions are scored with
     num_examples  of the evaluation split
@@ -356,16 +356,18 @@ def make_evaluation(
 ) -> dict[str, Any]:
     """Builds eval_step, finalize, render and monitor of a `Stage` that learns depth or motion.
 
-    Scores: 'photometric' is the L1 between frames and warped neighbours, over the pixels of config.depth.rows that fall
-    onto the neighbours. 'photometric_no_warp' is that of the same pixels without a warp.
+    Scores: 'photometric' is the L1 between frames and warped neighbours. It is over the pixels of
+    config.depth.rows that fall onto the neighbours. 'photometric_no_warp' is that of the same pixels
+    without a warp.
 
-    True depth gives the seven errors of metrics/depth.py. They are scaled by medians, since one camera knows no scale.
-    Two guesses without an image are the baselines: 'baseline_constant', and 'baseline_plane', which is level ground and
-    a constant above the horizon. The plane scales ground and background by their own medians, so it has one more free
-    scale than the prediction.
+    True depth gives the seven errors of metrics/depth.py. They are scaled by medians, since one
+    camera knows no scale. Two guesses without an image are the baselines. 'baseline_constant' is a
+    constant. 'baseline_plane' is level ground, and a constant above the horizon. It scales ground and
+    background by their own medians, so it has one more free scale than the prediction.
 
-    True poses give the trajectory's error in metres, the rotation's in degrees, and 'yaw_correlation' over all frames.
-    'baseline_still' has the errors of a camera that neither turns nor moves.
+    True poses give the trajectory's error in metres, the rotation's in degrees, and the
+    'yaw_correlation' over all frames. 'baseline_still' has the errors of a camera that neither turns
+    nor moves.
 
     Args:
       config: of the run.
@@ -409,9 +411,11 @@ def eval_step(evaluation: Evaluation, state: TrainState, batch: Batch, keys: Key
         'photometric_no_warp': losses.photometric_l1(target, frames, view.valid, weight, 'mean'),
     }
     # The report shows the images with the smallest and the largest error.
-    distance = jnp.where(view.valid, jnp.abs(target[:, None] - view.image).mean(-1), 0).sum((1, 2, 3))
+    difference = jnp.abs(target[:, None] - view.image).mean(-1)
+    distance = jnp.where(view.valid, difference, 0).sum((1, 2, 3))
     score = -distance / jnp.maximum(view.valid.sum((1, 2, 3)), 1)
-    metrics['image_score'] = confusion.per_example(score, batch['index'], weight, evaluation.num_examples)
+    places = batch['index'], weight, evaluation.num_examples
+    metrics['image_score'] = confusion.per_example(score, *places)
     if 'depth' in evaluation.truth:
         metrics |= depth_metrics(view, batch)
     if 'pose' in evaluation.truth:
@@ -422,7 +426,10 @@ def eval_step(evaluation: Evaluation, state: TrainState, batch: Batch, keys: Key
 
 
 def depth_metrics(view: View, batch: Batch) -> Metrics:
-    """Computes errors at the size of the true depth: disparity is resized, which is as smooth as the net made it."""
+    """Computes depth errors at the size of the true depth.
+
+    Disparity is resized, not depth: it is as smooth as the net made it.
+    """
     true = batch['depth']
     sizes = batch['size'], true.shape[1:], batch['label_size']
     large = resize.resize_valid(view.disparity[..., None], *sizes)[..., 0]

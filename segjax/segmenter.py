@@ -131,7 +131,7 @@ def label_of_image(batch: Batch, config: ml_collections.ConfigDict, spec: DataSp
 
 
 def to_image(label: Array, batch: Batch, fill: int = IGNORE) -> Array:
-    """Resizes label maps, or other maps of their size, to the evaluation images with nearest neighbours.
+    """Resizes label maps, or maps of their size, to the evaluation images with nearest neighbours.
 
     Args:
       label: [B, h, w] train ids on the canvas of batch['label'].

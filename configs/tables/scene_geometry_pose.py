@@ -1,6 +1,7 @@
-"""Checks that rotation is learned: the pose net alone on the true depth of `streets`, with and without flips.
+"""Checks that rotation is learned: the pose net alone on the true depth of `streets`.
 
-python -m segjax.main --mode table --table configs/tables/scene_geometry_pose.py --workdir runs/pose --scale quick
+python -m segjax.main --mode table --table configs/tables/scene_geometry_pose.py \
+    --workdir runs/pose --scale quick
 """
 
 from segjax.tables import STREETS, Column, Row, Table, small_scale
@@ -13,7 +14,8 @@ SHARES = (0.0, 0.5)
 
 def row(share):
     """Builds the row of one share of flipped examples."""
-    return Row(f'flip_{share}', f'{share:.0%} flipped', FILE, overrides=(f'augment.flip={share}',), stage='pose')
+    overrides = (f'augment.flip={share}',)
+    return Row(f'flip_{share}', f'{share:.0%} flipped', FILE, overrides=overrides, stage='pose')
 
 
 def get_table():
@@ -29,6 +31,6 @@ def get_table():
         ),
         rows=tuple(row(share) for share in SHARES),
         scales={'quick': small_scale('quick', STREETS)},
-        notes='A net that says "no rotation" has the error of the column `no rotation` and no correlation of yaw.',
+        notes='Saying "no rotation" has the error of the column `no rotation`, and no correlation.',
         claims=(),
     )

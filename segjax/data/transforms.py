@@ -2,8 +2,9 @@
 
 All geometry of an example (resize, scale, rotation, shift, crop, padding, flip) is composed into one 3x3
 matrix A that maps homogeneous pixel coordinates of the input to those of the output, and every map is
-interpolated once. Images that shrink by more than 2 are averaged over blocks of pixels before. Pixel centres
-lie at whole coordinates: the image covers [-0.5, width - 0.5] x [-0.5, height - 0.5], as `cv2.resize` has it.
+interpolated once. Images that shrink by more than 2 are averaged over blocks of pixels before. Pixel
+centres lie at whole coordinates: the image covers [-0.5, width - 0.5] x [-0.5, height - 0.5], as
+`cv2.resize` has it.
 
 Keys are treated by kind, so `image_prev` is an image and `label_prev` a label; maps may have leading axes
 (frames).
@@ -15,10 +16,10 @@ Keys are treated by kind, so `image_prev` is an image and `label_prev` a label; 
     intrinsics*  [..., 3, 3]            A K D
     pose*        [..., 4, 4]            D T D, all frames alike
 
-A flip mirrors the world. D = diag(-1, 1, 1) where A mirrors and the identity otherwise (diag(-1, 1, 1, 1)
-for poses). The focal length stays positive, and a flipped example is an ordinary example of the mirrored
-scene: a net that sees the images alone can predict every other feature. `MIRRORED` says how each kind of
-feature changes under a flip.
+A flip mirrors the world. D is diag(-1, 1, 1) where A mirrors (diag(-1, 1, 1, 1) for poses), and the
+identity otherwise. The focal length stays positive. A flipped example is an ordinary example of the
+mirrored scene, so a net can read every target off the images. `MIRRORED` says how each kind of feature
+changes under a flip.
 """
 
 import functools
@@ -62,10 +63,10 @@ MIRRORED = {
     'intrinsics': 'K becomes A K D: the focal length stays positive, cx becomes width - 1 - cx',
     'poses': 'T becomes D T D: turns about y and z and the translation along x change sign',
 }
-"""Says what a horizontal flip does to a kind of feature, for kinds that exist and kinds to come.
+"""Says what a horizontal flip does to each kind of feature.
 
 Only `maps` (MAPS), intrinsics and poses are implemented. `apply_geometry` refuses every other array, so
-that a new kind cannot be carried along unchanged."""
+no new kind is carried along unchanged."""
 
 TIE = 1e-3
 """Shift in pixels of nearest look-ups: positions halfway between two pixels (every one of them when halving a
@@ -262,8 +263,8 @@ def _mover(matrix: np.ndarray, in_size: Size, out_size: Size) -> Callable[[np.nd
 def _block_size(matrix: np.ndarray) -> Size:
     """Returns the (rows, columns) of the blocks that are averaged before images are interpolated.
 
-    Bilinear interpolation looks at two pixels of a line. Down to half the size it thus misses none. Below,
-    blocks of floor(1 / scale) pixels are averaged first, and the rest of the scale lies in (2/3, 1].
+    Bilinear interpolation reads two pixels of a line, which misses none down to half the size. Below,
+    blocks of floor(1 / scale) pixels are averaged. The rest of the scale then lies in (2/3, 1].
     """
     noise = 1e-6  # of rounding: a half is not less than a half, a third is a third
     across, down = 1 / np.hypot(matrix[0, :2], matrix[1, :2])

@@ -212,7 +212,7 @@ def rotation_error(predicted: Array, truth: Array, weight: Array) -> Mean:
 
 
 def yaw(motions: Array) -> Array:
-    """Returns the turn of motions [..., 4, 4] about the camera's y axis, which points down, in degrees."""
+    """Returns the turn of motions [..., 4, 4] about the camera's y axis (down), in degrees."""
     return jnp.rad2deg(jnp.arctan2(motions[..., 0, 2], motions[..., 2, 2]))
 
 
@@ -225,8 +225,8 @@ def yaw_sums(predicted: Array, truth: Array, weight: Array) -> Mean:
       weight: [B] weight of each example.
 
     Returns:
-      Mean(sums, 1), whose sums [6] are those of 1, x, y, x y, x^2 and y^2 over all motions, with x and y the
-      predicted and the true yaw. They add up over batches; `correlation` takes the total.
+      Mean(sums, 1). The sums [6] of 1, x, y, x y, x^2 and y^2 are over all motions, with x the
+      predicted and y the true yaw. They add up over batches, and `correlation` takes the total.
     """
     x = yaw(predicted)
     y = yaw(truth)
@@ -261,7 +261,7 @@ def motion_errors(predicted: Array, truth: Array, weight: Array, *, offsets: Seq
       offsets: n frame offsets of the sources, as `trajectory` has them.
 
     Returns:
-      {'rotation_error', 'trajectory_error', the same below 'still/', and 'yaw' with the sums of `yaw_sums`}.
+      {'rotation_error', 'trajectory_error', the same names after 'still/', and 'yaw' of `yaw_sums`}.
     """
     still = jnp.broadcast_to(jnp.eye(4, dtype=truth.dtype), truth.shape)
     true_path = trajectory(truth, offsets)

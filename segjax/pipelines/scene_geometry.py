@@ -8,7 +8,7 @@ makes edges between classes cost e^-|dD|, little where the frozen depth net sees
 inference there is the segmentation net alone.
 
     config.geometry.depth = pretrained | multitask | none | alone      whose depth; alone: the stage `depth` is all
-                            | truth      the stage `pose` is all: the pose net alone, on the data set's own depth
+                            | truth      the stage `pose` is all: the pose net on the true depth
     config.geometry.regulariser = holistic | per_class | chen | none      what is asked of it
 
 The rows of the table: `none` and `none` is the baseline; `pretrained` and `holistic` the proposal; `pretrained` and
@@ -36,14 +36,13 @@ from segjax.models.depth import PYRAMIDS, DepthDecoder, decoder_channels, pyrami
 from segjax.ops import images, resize
 from segjax.protocol import Array, Batch, Keys, Mean, PRNGKey, Stage, TrainState
 
+SOURCES = ('pretrained', 'multitask', 'none', 'alone', 'truth')
 SCHEMA = {
     'model': segmenter.model_choice('the segmentation net')._replace(default='bisenet'),
     'preprocess': segmenter.PREPROCESS,
     'loss': training.LOSS,
     'geometry': {
-        'depth': Field(
-            'pretrained', 'where depth comes from', one_of('pretrained', 'multitask', 'none', 'alone', 'truth')
-        ),
+        'depth': Field('pretrained', 'where depth comes from', one_of(*SOURCES)),
         'regulariser': Field('holistic', 'what it is for', one_of('holistic', 'per_class', 'chen', 'none')),
         'weight': Field(1.0, 'of the regulariser', at_least(0)),
         'of': Field('softmax', 'semantic edges are those of', one_of('softmax', 'logits')),
@@ -152,7 +151,7 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
 
 
 def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
-    """Trains the pose net alone, with the true depth in the warp, to see whether motion is learned."""
+    """Trains the pose net alone, with the true depth in the warp: is motion learned?"""
     _, pose = make_depth_nets(config)
     terms = monodepth.make_terms(config.depth, monodepth.inverse)
     weights = monodepth.loss_weights(config.depth)
@@ -162,7 +161,8 @@ def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
         variables = {'pose': pose.init(key, batch['image'][:1], batch['image_frames'][:1])}
         params, model_state = _divided(variables)
-        return training.fresh_state(params, model_state, optimisers, num_steps=config.depth.num_steps, ema=0.0)
+        settings = dict(num_steps=config.depth.num_steps, ema=0.0)
+        return training.fresh_state(params, model_state, optimisers, **settings)
 
     def look(params, model_state, batch: Batch, train: bool):
         frames = batch['image'], batch['image_frames']
@@ -179,7 +179,8 @@ def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
         disparity = monodepth.inverse(segmenter.to_image(batch['depth'], batch, fill=0))
         return disparity, monodepth.inverse, pose.motions(outputs)
 
-    inputs = segmenter.train_input(config)._replace(batch_size=config.depth.batch_size, features=('image',))
+    inputs = segmenter.train_input(config)
+    inputs = inputs._replace(batch_size=config.depth.batch_size, features=('image',))
     return Stage(
         name='pose',
         num_steps=config.depth.num_steps,

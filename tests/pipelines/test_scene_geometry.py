@@ -10,7 +10,7 @@ import pytest
 from fakes import NUM_CLASSES, SPEC, eval_batches, train_batch
 
 from segjax import config as config_lib
-from segjax import config_file, driver, models, parallel, pipelines, rng
+from segjax import config_file, driver, models, parallel, pipelines, rng, tables
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
 from segjax.models import depth as depth_nets
@@ -351,6 +351,13 @@ def test_losses_that_the_true_depth_does_not_fit_are_refused(change, word):
     key, _, value = word.removeprefix('--config.depth.').partition('=')
     config.depth[key] = type(config.depth[key])(value)
     assert stages_of(config, SPEC_WITH_TRUTH), 'the fix works'
+
+
+def test_the_table_of_the_pose_net_resolves(tmp_path):
+    plan = tables.make_plan('configs/tables/scene_geometry_pose.py', 'quick', str(tmp_path))
+    shares = {job.row.key: job.config.augment.flip for job in plan.jobs}
+    assert shares == {'flip_0.0': 0.0, 'flip_0.5': 0.5}
+    assert all(job.config.geometry.depth == 'truth' for job in plan.jobs)
 
 
 def test_the_pose_net_alone_needs_depth():
