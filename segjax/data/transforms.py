@@ -13,13 +13,13 @@ Keys are treated by kind, so `image_prev` is an image and `label_prev` a label; 
     label*       [..., H, W]            nearest    255 outside
     instance*    [..., H, W]            nearest    0 outside
     depth*       [..., H, W]            nearest    0 (= not measured) outside; distances along z, unchanged
-    intrinsics*  [..., 3, 3]            A K D
-    pose*        [..., 4, 4]            D T D, all frames alike
+    intrinsics*  [..., 3, 3]            A K Q^T
+    pose*        [..., 4, 4]            D T Q^T, all frames alike
 
-A flip mirrors the world. D is diag(-1, 1, 1) where A mirrors (diag(-1, 1, 1, 1) for poses), and the
-identity otherwise. The focal length stays positive. A flipped example is an ordinary example of the
-mirrored scene, so a net can read every target off the images. `MIRRORED` says how each kind of feature
-changes under a flip.
+The camera turns with its image: Q rolls it by the turn of A, and a motion T between cameras becomes
+Q T Q^T. A flip mirrors the world: D is diag(-1, 1, 1, 1) where A mirrors, and Q mirrors, too. A flip alone
+has Q = D. So focal lengths stay positive, and a moved example is an ordinary example of another scene: a
+net can read every target off the images. `MIRRORED` says how each kind of feature changes under a flip.
 """
 
 import functools
@@ -140,10 +140,19 @@ def flip_matrix(width: int) -> np.ndarray:
     return np.array([[-1, 0, width - 1], [0, 1, 0], [0, 0, 1]], np.float64)
 
 
-def mirror_matrix(matrix: np.ndarray) -> np.ndarray:
-    """Returns D [4, 4]: diag(-1, 1, 1, 1) if the 3x3 matrix mirrors images, the identity otherwise."""
-    mirrors = np.linalg.det(matrix[:2, :2]) < 0
-    return np.diag([-1.0 if mirrors else 1.0, 1.0, 1.0, 1.0])
+def camera_turn(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns how a 3x3 matrix turns the camera, and how it mirrors the world.
+
+    Returns:
+      Q [4, 4]: a point p of the camera is Q p of the moved camera. The linear part of the matrix is an
+        upper triangle with a positive diagonal times Q.
+      D [4, 4]: a point x of the world is D x of the moved world.
+    """
+    below, right = matrix[1, :2] / np.hypot(*matrix[1, :2])
+    sign = 1.0 if np.linalg.det(matrix[:2, :2]) > 0 else -1.0
+    turn = np.eye(4)
+    turn[:2, :2] = [[sign * right, -sign * below], [below, right]]
+    return turn, np.diag([sign, 1.0, 1.0, 1.0])
 
 
 def letterbox_matrix(in_size: Size, out_size: Size) -> tuple[np.ndarray, Size]:
@@ -206,7 +215,7 @@ def apply_geometry(example: Example, matrix: np.ndarray, out_size: Size) -> dict
     """
     in_size = map_size(example)
     matrix = np.asarray(matrix, np.float64)
-    mirror = mirror_matrix(matrix)
+    turn, mirror = camera_turn(matrix)
     move = _mover(matrix, in_size, tuple(out_size)) if in_size else None
     moved = {}
     for key, value in example.items():
@@ -214,10 +223,9 @@ def apply_geometry(example: Example, matrix: np.ndarray, out_size: Size) -> dict
             moved[key] = _each_frame(lambda frame, kind=kind: move(frame, kind), value, kind.ndim)
         elif key.startswith('intrinsics'):
             camera = np.asarray(value, np.float64)
-            moved[key] = (matrix @ camera @ mirror[:3, :3]).astype(np.float32)
+            moved[key] = (matrix @ camera @ turn[:3, :3].T).astype(np.float32)
         elif key.startswith('pose'):
-            # Changes of sign alone: no pose loses a digit.
-            moved[key] = (mirror @ np.asarray(value, np.float64) @ mirror).astype(np.float32)
+            moved[key] = (mirror @ np.asarray(value, np.float64) @ turn.T).astype(np.float32)
         elif np.ndim(value) < 2:
             moved[key] = value
         else:
@@ -331,6 +339,14 @@ def _copy(value: np.ndarray, dx: int, dy: int, flip: bool, out_size: Size, fill:
     return moved
 
 
+def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
+    """Resizes an image [H, W, 3] uint8 as training and evaluation do; no copy at the same size."""
+    in_size = image.shape[:2]
+    if in_size == tuple(size):
+        return image
+    return apply_geometry({'image': image}, resize_matrix(in_size, size), size)['image']
+
+
 # --- colour -------------------------------------------------------------------------------------------------
 
 
@@ -387,14 +403,6 @@ def photometric(example: Example, rng: np.random.Generator, augment) -> dict[str
     images = {key: value for key, value in example.items() if key.startswith('image')}
     paint = functools.partial(apply_colour, colour=colour)
     return {**example, **{key: _each_frame(paint, value, 3) for key, value in images.items()}}
-
-
-def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
-    """Resizes an image [H, W, 3] uint8 as training and evaluation do; no copy at the same size."""
-    in_size = image.shape[:2]
-    if in_size == tuple(size):
-        return image
-    return apply_geometry({'image': image}, resize_matrix(in_size, size), size)['image']
 
 
 # --- whole examples -----------------------------------------------------------------------------------------

@@ -200,10 +200,10 @@ def test_intrinsics_follow_the_pixels(seed):
     _, matrix, moved = moved_at_random(example, seed)
     y, x = np.nonzero(moved['instance'])
     rays = np.linalg.solve(moved['intrinsics'].astype(float), np.stack([x, y, np.ones_like(x)]))
-    points = 3.0 * rays / rays[2]
-    if is_mirrored(matrix):
-        points = MIRROR[:3, :3] @ points
-    u, v, w = example['intrinsics'].astype(float) @ points
+    points = np.vstack([3.0 * rays / rays[2], np.ones_like(x)])
+    mirror = MIRROR if is_mirrored(matrix) else np.eye(4)
+    seen = np.linalg.inv(POSE.astype(float)) @ mirror @ moved['pose'].astype(float) @ points
+    u, v, w = example['intrinsics'].astype(float) @ seen[:3]
     row, column = np.divmod(moved['instance'][y, x] - 1, SIZE[1])
     assert np.abs(u / w - column).max() < 0.503 and np.abs(v / w - row).max() < 0.503
 
@@ -234,6 +234,27 @@ def test_a_flip_moves_the_principal_point_and_nothing_else():
     np.testing.assert_array_equal(moved['intrinsics'], [[80, 0, 99 - 47.5], [0, 90, 31.25], [0, 0, 1]])
     np.testing.assert_array_equal(moved['pose'], MIRROR @ POSE @ MIRROR)
     assert all(moved[key].dtype == np.float32 for key in ('intrinsics', 'pose', 'pose_frames'))
+
+
+@pytest.mark.parametrize('flip', [False, True])
+@pytest.mark.parametrize('degrees', [10.0, -35.0, 120.0, 180.0])
+def test_a_turned_image_is_that_of_a_rolled_camera(flip, degrees):
+    """Square pixels: the camera stays what it is, and motions are those that a rolled camera makes."""
+    camera = np.array([[80, 0, 49.5], [0, 80, 29.5], [0, 0, 1]], np.float32)
+    example = {**coordinates(), 'intrinsics': camera}
+    matrix = transforms.rotation_matrix(degrees, SIZE)
+    matrix = transforms.flip_matrix(SIZE[1]) @ matrix if flip else matrix
+    moved = transforms.apply_geometry(example, matrix, SIZE)
+    np.testing.assert_allclose(moved['intrinsics'], camera, atol=1e-4)
+    # Counter-clockwise on the screen: what was on the right is above, towards negative y.
+    angle = np.deg2rad(degrees) * (-1 if flip else 1)
+    roll = np.eye(4)
+    roll[:2, :2] = [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+    roll = roll @ MIRROR if flip else roll
+    both = example['pose_frames'], moved['pose_frames']
+    motions = [np.linalg.inv(poses[1].astype(float)) @ poses[0] for poses in both]
+    np.testing.assert_allclose(motions[1], roll @ motions[0] @ roll.T, atol=1e-5)
+    assert np.linalg.det(moved['pose'][:3, :3].astype(float)) == pytest.approx(1, abs=1e-5)
 
 
 def mirrored_primitives(quads, ellipsoids):
