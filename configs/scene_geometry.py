@@ -22,7 +22,7 @@ Methods, `method=`:
   chen_multitask   as novosel, and the regulariser of [4] on the depth that is learned
   depth            depth and motion from video alone, without any segmentation
   pose             the pose net alone, on the data set's own depth, to see whether rotation is
-                   learned; quick takes a minute on a CPU core
+                   learned; quick takes two minutes on a CPU core
 
 Not the paper's, or not said there: batch, rate and number of steps (those of BiSeNet and SfMLearner); which depth net
 (SfMLearner's, as in its figures; --config.depth_net.name=monodepth2 is the other one); the weight of L_h (1); edges are
