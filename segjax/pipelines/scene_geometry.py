@@ -179,8 +179,9 @@ def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
         disparity = monodepth.inverse(segmenter.to_image(batch['depth'], batch, fill=0))
         return disparity, monodepth.inverse, pose.motions(outputs)
 
-    inputs = segmenter.train_input(config)
-    inputs = inputs._replace(batch_size=config.depth.batch_size, features=('image',))
+    inputs = segmenter.train_input(config)._replace(
+        batch_size=config.depth.batch_size, batch_key='depth.batch_size', features=('image',)
+    )
     return Stage(
         name='pose',
         num_steps=config.depth.num_steps,
