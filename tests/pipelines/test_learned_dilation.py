@@ -448,9 +448,12 @@ def test_hyperparameters_of_table_4_1(arg, batch_size, crop, rate, steps):
     assert (optim.schedule, optim.power) == ('poly', 0.9)
 
 
-@pytest.mark.parametrize('number, scale, rows', [('4_2', 'quick', 9), ('4_3', 'paper', 4), ('4_4', 'paper', 4)])
-def test_tables_resolve(number, scale, rows, tmp_path):
-    path = REPOSITORY / f'configs/tables/learned_dilation_table{number}.py'
+@pytest.mark.parametrize(
+    'table, scale, rows',
+    [('table4_2', 'quick', 10), ('table4_3', 'paper', 4), ('table4_4', 'paper', 6), ('camvid', 'quick', 5)],
+)
+def test_tables_resolve(table, scale, rows, tmp_path):
+    path = REPOSITORY / f'configs/tables/learned_dilation_{table}.py'
     plan = tables.make_plan(str(path), scale, str(tmp_path))
     assert len(plan.table.rows) == rows and len({job.row.key for job in plan.jobs}) == rows
 
@@ -465,3 +468,26 @@ def test_rows_of_the_ablation_change_the_layers_that_they_say(monkeypatch, tmp_p
     assert found['learned_conv5'].ranges == conv5 and found['learned_fc6'].ranges == fc6
     assert found['fixed_3'].ranges == {} and found['fixed_3'].held == ()
     assert found['fixed_mean'].held == tuple(conv5)
+    (random,) = (job.config.dilation for job in plan.jobs if job.row.key == 'random' and job.seed == 0)
+    assert found['random'].ranges == {**conv5, **fc6} and (random.start, random.rate) == ('uniform', 0.0)
+
+
+def test_rows_from_a_trained_net_differ_in_their_factors_alone(monkeypatch, tmp_path):
+    monkeypatch.setitem(models.REGISTRY, 'deeplab_largefov', DeepLabLargeFOV)
+    path = REPOSITORY / 'configs/tables/learned_dilation_camvid.py'
+    plan = tables.make_plan(str(path), 'quick', str(tmp_path))
+    rows = {job.row.key: job.config for job in plan.jobs if job.seed == 0}
+    start = rows.pop('start')
+    assert 'VGG16' in start.init_from.expected and start.dilation.learn == ()
+    for config in rows.values():
+        assert config.init_from.path == str(tmp_path / 'start/seed_0')
+        assert config.optim.learning_rate == pytest.approx(start.optim.learning_rate / 10)
+    fixed = config_lib.to_json(rows['fixed'])
+    for config in list(rows.values())[1:]:
+        different = config_lib.differences(fixed, config_lib.to_json(config))
+        assert all(line.startswith('dilation.') for line in different), different
+    for key in ('learned', 'uniform'):
+        assert rows[key].dilation.rate * rows[key].optim.learning_rate == pytest.approx(0.1)
+    assert rows['random'].dilation.rate == 0 and rows['random'].dilation.start == 'uniform'
+    span = learned_dilation.make_plan(rows['learned'], 11).ranges['fc6/dilation']
+    assert span == (1.5, 8.0)
