@@ -9,9 +9,9 @@ Variants:
             --config.data.root=/data/cityscapes (or $CITYSCAPES_DATASET)
   camvid    on CamVid at 640x480. Published, 11 classes: DeepLab-v2 65.2 fixed, 66.1 learned; PSPNet 73.4, 73.9.
             Needs trained weights. --config.data.root=/data/camvid
-  camvid_vgg  CamVid at 160x120, LargeFOV of full width from trained VGG16 (torchvision's names). fc6 has a dilation of
-            5 in [1.5, 8]: as large a share of its 15x20 features as the published 12 in [4, 20] is of 41x41. For
-            configs/tables/learned_dilation_camvid.py
+  camvid_vgg  CamVid at 160x120, LargeFOV of full width from trained VGG16 (torchvision's names),
+            for configs/tables/learned_dilation_camvid.py. fc6 has a dilation of 5 in [1.5, 8]: as
+            large a share of its 15x20 features as the published 12 in [4, 20] is of 41x41.
   camvid_quick  CamVid at 160x120 with the nets and rates of quick: minutes on two CPU cores
   quick     the embedded world `streets` with nets of a quarter of the width, from scratch: minutes on two CPU cores
   smoke     seconds, for tests
@@ -24,7 +24,7 @@ Weights to start from, as --config.init_from.path=FILE (.safetensors, .npz, .pth
               fc6 and fc7 are sampled from VGG16's classifier, if the file has it.
   deeplab_v2  kazuto1011/deeplab-pytorch, deeplabv1_resnet101-coco.pth: trained on MS-COCO, as in
               the thesis.
-  pspnet      hszhao/semseg, PSPNet-101 trained on Cityscapes. The thesis has the authors' Caffe net.
+  pspnet      hszhao/semseg, PSPNet-101 trained on Cityscapes. The thesis has the Caffe net.
 With pycaffe and net = caffe.Net(prototxt, caffemodel, caffe.TEST), a .caffemodel is written as
   numpy.savez('w.npz', **{f'{layer}.{kind}': blob.data for layer, blobs in net.params.items()
                           for kind, blob in zip(('weight', 'bias'), blobs)})
@@ -39,9 +39,10 @@ CamVid is not in it and takes DeepLab-v2's steps. Images are evaluated whole. Pr
 labels, as PSPNet had it:
 --config.data.name=cityscapes_coarse --config.pretrain.split=train_extra --config.pretrain.num_steps=20000
 
-Arguments: `net=largefov|deeplab_v2|pspnet`; `dilation=learned|fixed|random`; `start=constant|uniform`.
-`fixed` is the baseline. `random` is a control of ours, not of the thesis: factors are uniform in their
-ranges and never learn, which tells learning from diversity.
+Arguments: `net=largefov|deeplab_v2|pspnet`, `dilation=learned|fixed|random`,
+`start=constant|uniform`.
+`fixed` is the baseline. `random` is a control of ours, not of the thesis: factors are uniform in
+their ranges and never learn, which tells learning from diversity.
 E.g. --config configs/learned_dilation.py:camvid,net=pspnet,dilation=fixed
 """
 
@@ -94,7 +95,7 @@ def get_config(arg=''):
     chosen = DILATIONS[args.dilation]
     config_lib.update(config, dilation=chosen)
     if args.variant == 'smoke' and args.net == 'largefov' and chosen['learn']:
-        # One layer compiles sooner than four. Taps of fc6, 12 pixels away, would be outside the 5x9 features.
+        # One layer compiles sooner than four. Taps of fc6 would be outside the 5x9 features.
         config.dilation.learn = ('vgg/conv5_3',)
     return config
 
@@ -195,7 +196,7 @@ def _quick(config, net):
 
 
 def _short(config, net):
-    """Sets a training of minutes on whole images, with weights that let rare classes be learned so soon."""
+    """Sets a training of minutes on whole images; class weights let it learn rare classes."""
     config_lib.update(
         config,
         augment=dict(crop=config.data.eval_size, scale=(1.0, 1.0), rotate=0.0, blur=0.0),
@@ -214,7 +215,7 @@ def _smoke(config, net):
 
 
 def _from_scratch(config, net, width):
-    """Sets narrow nets without trained weights, and Adam, whose steps of a factor are its rate itself: 0.01 pixels."""
+    """Sets narrow nets without trained weights, and Adam with factor steps of 0.01 pixels."""
     config.preprocess = 'imagenet'
     config.init_from.expected = ''
     config.model.width = width

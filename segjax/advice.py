@@ -33,15 +33,15 @@ def without_start(config: ml_collections.ConfigDict) -> list[Advice]:
     if not expected or config.init_from.path:
         return []
     message = f'empty: the net starts at random, but the published one starts from {expected}'
-    fix = '--config.init_from.path=FILE, or --config.init_from.expected= to train from scratch without a warning'
+    fix = '--config.init_from.path=FILE, or --config.init_from.expected= to train from scratch without this warning'
     return [Advice('config.init_from.path', message, fix)]
 
 
 def stretched(config: ml_collections.ConfigDict, size: tuple[int, int]) -> list[Advice]:
     """Warns if `augment.resize` changes the aspect of images beyond rounding.
 
-    Training stretches images to `augment.resize`. Evaluation keeps their aspect and pads, so the net would be evaluated
-    on shapes that it was not trained on.
+    Training stretches images to `augment.resize`. Evaluation keeps their aspect and pads, so the
+    net would be evaluated on shapes that it was not trained on.
 
     Args:
       config: of the run.
@@ -58,8 +58,10 @@ def stretched(config: ml_collections.ConfigDict, size: tuple[int, int]) -> list[
     by_rows = f'({rows}, {max(1, round(fitting_columns))})'
     by_columns = f'({max(1, round(fitting_rows))}, {columns})'
     message = (
-        f'{rows}x{columns} (height x width) stretches images of {height}x{width}: training sees another aspect than '
-        f'evaluation, which keeps that of the images'
+        f'{rows}x{columns} (height x width) stretches images of {height}x{width}: training sees '
+        f'another aspect than evaluation, which keeps that of the images'
     )
-    fix = f'--config.augment.resize="{by_columns}" or "{by_rows}", and a crop and data.eval_size of the same aspect'
+    fix = (
+        f'--config.augment.resize="{by_columns}" or "{by_rows}", and augment.crop and data.eval_size of the same aspect'
+    )
     return [Advice('config.augment.resize', message, fix)]

@@ -4,10 +4,10 @@ python -m segjax.main --mode table --table configs/tables/learned_dilation_camvi
     --workdir runs/dilation_camvid --config.data.root=/data/camvid \
     --override '^start$:init_from.path=vgg16.safetensors'
 
-An experiment of ours in the thesis' manner, small enough for a CPU. Row `start` trains the net with fixed
-dilations, from VGG16 in torchvision's names. All other rows begin from that net, seed by seed, and
-continue at a tenth of its rate, so they differ in their factors alone. A factor moves by up to 0.1 pixels
-a step. COST
+An experiment of ours in the thesis' manner, small enough for a CPU. Row `start` trains the net with
+fixed dilations, from VGG16 in torchvision's names. All other rows begin from that net, seed by
+seed, and continue at a tenth of its rate, so they differ in their factors alone. A factor moves by
+up to 0.1 pixels a step. COST
 """
 
 from segjax.tables import Claim, Column, Row, Scale, Table

@@ -14,7 +14,8 @@ LAYERS = ('conv5_1', 'conv5_2', 'conv5_3', 'fc6')
 def row(key, name, published, dilations, learned='', config=FILE, overrides=()):
     """Returns a row.
 
-    published  pixel accuracy, class accuracy, fwIoU and mIoU in per cent; () where the thesis has no such row
+    published  pixel accuracy, class accuracy, fwIoU and mIoU in per cent; () where the thesis has
+               no such row
     dilations  of LAYERS, as printed
     """
     return Row(

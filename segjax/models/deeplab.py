@@ -38,7 +38,8 @@ class DeepLabLargeFOV(nn.Module):
     axis_name     unused: without batch norm, examples do not meet
     dilated_conv  what makes conv5_1, conv5_2, conv5_3 and fc6: called as models.layers.Conv is, with features,
                   kernel_size, dilation, kernel_init, bias_init, dtype and name; None: that Conv
-    logit_stride  in training, logits of every n-th pixel along both axes, as [:, ::n, ::n] of all; None: of all pixels
+    logit_stride  in training, logits of every n-th pixel along both axes, as [:, ::n, ::n] of all;
+                  None: of all pixels
     """
 
     num_classes: int
@@ -102,7 +103,7 @@ class ASPP(nn.Module):
 
 
 def scaled_size(pixels: int, scale: float) -> int:
-    """Returns the pixels of a scaled axis, from its first to its last: 321 at 0.5 are 161, both of the form 8 k + 1."""
+    """Returns the length of a scaled axis of 8 k + 1 pixels in the same form: 321 at 0.5 are 161."""
     return math.floor(scale * (pixels - 1) + 0.5) + 1
 
 
@@ -112,21 +113,24 @@ class DeepLabV2(nn.Module):
     num_classes   channels of the logits
     depth         of the ResNet; 101 is the published net
     rates         dilations of the pyramid
-    scales        sizes at which the net looks at the image, besides 1, for instance (0.75, 0.5) as published; an axis
-                  then has `scaled_size` pixels. The logits are the largest over all scales. Those of each scale are
-                  outputs['aux']['scale_...'], published with loss weights of 1
+    scales        sizes at which the net looks at the image, besides 1, for instance (0.75, 0.5) as
+                  published; an axis then has `scaled_size` pixels. The logits are the largest over
+                  all scales. Those of each scale are outputs['aux']['scale_...'], published with
+                  loss weights of 1
     taps          names of inner tensors (models/resnet.py) to return, at scale 1, under outputs['features']
-    norm_decay    of the running statistics, each time the net looks at a batch: with `scales`, several times a step,
-                  and the statistics then serve all scales. Published: 0.999, and frozen
-    frozen_norm   use the running statistics in training as well, as published. Scales and biases of the norms still
-                  learn, unless optim.factors freezes them
+    norm_decay    of the running statistics, each time the net looks at a batch: with `scales`,
+                  several times a step, and the statistics then serve all scales. Published: 0.999,
+                  and frozen
+    frozen_norm   use the running statistics in training as well, as published. Scales and biases of
+                  the norms still learn, unless optim.factors freezes them
     width         factor on all inner channels; 1 is the published net, less is for tests and small machines
     dtype         of activations; parameters, batch statistics and the returned logits are float32
     axis_name     mapped axis over which batch statistics are those of the global batch; None: of this device
     dilated_conv  what makes the dilated 3x3 convolutions of layer3, layer4 and the pyramid: called as
                   models.layers.Conv is, with features, kernel_size, dilation, use_bias (False in the backbone),
                   kernel_init, bias_init (pyramid), dtype and name; None: that Conv
-    logit_stride  in training, logits of every n-th pixel along both axes, as [:, ::n, ::n] of all; None: of all pixels
+    logit_stride  in training, logits of every n-th pixel along both axes, as [:, ::n, ::n] of all;
+                  None: of all pixels
     """
 
     num_classes: int
@@ -180,7 +184,9 @@ class DeepLabV2(nn.Module):
             """Returns logits at the size of x, and features."""
             stages, features = resnet(image.astype(self.dtype))
             logits = aspp(stages['layer4']).astype(jnp.float32)
-            return resize.bilinear_on_grid(logits, image.shape[1:3], OUTPUT_STRIDE, then=size, every=every), features
+            here = image.shape[1:3]
+            logits = resize.bilinear_on_grid(logits, here, OUTPUT_STRIDE, then=size, every=every)
+            return logits, features
 
         logits, features = look(x)
         outputs = {'logits': logits}

@@ -6,11 +6,12 @@
 
 A training needs three more things (He et al., GCPR 2017, official code):
 
-  * A rate for the factors. The authors' is optim.factors = (('.*/dilation', 200_000.0),), for a base rate of 1e-3, SGD
-    and a loss that is a mean over valid pixels. Weight decay never touches factors or other parameters with one axis.
-  * A gate that holds factors in their range. The authors' gate acts on the gradient of each image and is part of the
-    layer (`gate='image'`). The gate on the gradient of the batch (`gate='batch'`) is ours: the training applies
-    `gate_gradients` to the global gradient.
+  * A rate for the factors. The authors' is optim.factors = (('.*/dilation', 200_000.0),), for a
+    base rate of 1e-3, SGD and a loss that is a mean over valid pixels. Weight decay never touches
+    factors or other parameters with one axis.
+  * A gate that holds factors in their range. The authors' gate acts on the gradient of each image
+    and is part of the layer (`gate='image'`). The gate on the gradient of the batch
+    (`gate='batch'`) is ours: the training applies `gate_gradients` to the global gradient.
   * For deployment, `freeze`.
 """
 
@@ -47,8 +48,8 @@ class LearnedDilationConv(nn.Module):
                     (7, 17) for 12, (13, 23) for 18, (19, 29) for 24; (4, 20) for fc6 of DeepLab-LargeFOV
     use_bias, kernel_init, bias_init, dtype  as in layers.Conv
     forms           see ops/dilated.py
-    gate            'image': ops.dilated.gate_per_image acts in the layer, once for each call. 'batch': the layer has no
-                    gate, and the training applies `gate_gradients`
+    gate            'image': ops.dilated.gate_per_image acts in the layer, once for each call.
+                    'batch': the layer has no gate, and the training applies `gate_gradients`
     """
 
     features: int
@@ -118,8 +119,8 @@ def factor_ranges(net: nn.Module, x, *args, **kwargs) -> dict[str, tuple[float, 
 def gate_gradients(grads: PyTree, params: PyTree, ranges: Ranges) -> PyTree:
     """Applies `ops.dilated.gate_gradient` to all learned dilations of a net; other gradients pass.
 
-    For layers with gate='batch'. The gate is not linear, so gradients of devices must be summed before it: apply it to
-    the result of `parallel.global_value_and_grad`.
+    For layers with gate='batch'. The gate is not linear, so gradients of devices must be summed
+    before it: apply it to the result of `parallel.global_value_and_grad`.
 
     Args:
       grads: gradients of the net's parameters.

@@ -61,7 +61,8 @@ def conv_dilated(x, kernel, factors, dilation_range: tuple[float, float], forms:
     """Convolution of stride 1 that keeps the size, with a dilation factor per input channel (Eq. 4.2 to 4.7).
 
     Factors are clipped to the range. The gradient passes through the clipping unchanged: a factor outside gets the
-    gradient of the end that it was clipped to. `gate_per_image` and `gate_gradient` remove what leads further out.
+    gradient of the end that it was clipped to. `gate_per_image` and `gate_gradient` remove what
+    leads further out.
 
     As a function of a factor the output is continuous and piecewise quadratic, with a kink wherever a tap crosses a
     pixel (for 3x3: at integers). There the right derivative is taken, which is Eq. 4.4 with a = d - floor(d) = 0; at
@@ -71,8 +72,9 @@ def conv_dilated(x, kernel, factors, dilation_range: tuple[float, float], forms:
     Args:
       x: [B, H, W, I].
       kernel: [kh, kw, I, O], kh and kw odd; cast to the dtype of x.
-      factors: [I], or [B, I] with factors for each image; floating point, pixels. They stay in their dtype, float32,
-        whatever x has: interpolation weights are computed in float32 at least.
+      factors: [I], or [B, I] with factors for each image; floating point, pixels. They stay in
+        their dtype, float32, whatever x has: interpolation weights are computed in float32 at
+        least.
       dilation_range: smallest and largest factor. The time of 'shifts' grows with the whole numbers in it.
       forms: see above.
 
@@ -134,8 +136,9 @@ def _straight_through_jvp(primals, tangents):
 def gate_gradient(gradient, factors, dilation_range: tuple[float, float]):
     """Sets to zero what would move a factor that is outside its range further out.
 
-    Above the largest factor only positive gradients pass. Below the smallest factor only negative ones pass. The gate
-    is not linear: gated gradients of images, devices or micro-batches do not add up to the gated gradient of a batch.
+    Above the largest factor only positive gradients pass. Below the smallest factor only negative
+    ones pass. The gate is not linear: gated gradients of images, devices or micro-batches do not
+    add up to the gated gradient of a batch.
 
     Args:
       gradient: dL/dfactors, [..., I].
@@ -153,10 +156,11 @@ def gate_gradient(gradient, factors, dilation_range: tuple[float, float]):
 def gate_per_image(factors, count: int, dilation_range: tuple[float, float]):
     """Copies factors for each image, so that `gate_gradient` acts on the gradient of each image.
 
-    This is the gate of the official implementation on a GPU (its CPU version has the signs exchanged): the layer has
-    the factors of each image, the gate acts per image and channel, and then images are summed. Above the range a
-    factor therefore gets the positive gradients of single images, whatever the sign of their sum. It comes back as
-    soon as one image asks for it. Gradients of devices and of micro-batches add up to the gradient of the batch.
+    This is the gate of the official implementation on a GPU (its CPU version has the signs
+    exchanged): the layer has the factors of each image, the gate acts per image and channel, and
+    then images are summed. Above the range a factor therefore gets the positive gradients of single
+    images, whatever the sign of their sum. It comes back as soon as one image asks for it.
+    Gradients of devices and of micro-batches add up to the gradient of the batch.
 
     Args:
       factors: [I], not clipped.
@@ -231,8 +235,9 @@ def conv_at_whole_factors(x, kernel, factors: np.ndarray):
 class _Form(NamedTuple):
     """How the parts are computed.
 
-    read      (x [B, H, W, I], offsets, sign, axis, offset_range) -> (S x, slope), at least float32: x sampled at
-              sign * offsets along the axis, and the derivative by the offsets, which are [1, I] or [B, I]
+    read      (x [B, H, W, I], offsets, sign, axis, offset_range) -> (S x, slope), at least float32:
+              x sampled at sign * offsets along the axis, and the derivative by the offsets, which
+              are [1, I] or [B, I]
     contract  ([B H W, I] for each tap, kernel [taps, I, O]) -> [B H W, O]
     reduce    [B, H, W, I] -> [B, I], the sum over the pixels of each image
     """

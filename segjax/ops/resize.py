@@ -57,7 +57,13 @@ def _matrix(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(source[:, None] - np.arange(n_in))).astype(np.float32)
 
 
-def bilinear_on_grid(x, size: tuple[int, int], stride: int, then: tuple[int, int] | None = None, every: int = 1):
+def bilinear_on_grid(
+    x,
+    size: tuple[int, int],
+    stride: int,
+    then: tuple[int, int] | None = None,
+    every: int = 1,
+):
     """Bilinear enlargement of features whose pixel j lies on image pixel `stride` j.
 
     That is where symmetrically padded convolutions of odd size put them. Samples at i / stride, clamped to the last
@@ -72,8 +78,8 @@ def bilinear_on_grid(x, size: tuple[int, int], stride: int, then: tuple[int, int
       every: return only every n-th pixel along both axes, as [:, ::every, ::every] would.
 
     Returns:
-      [B, H, W, C] in the dtype of x. All steps are one product with a matrix for each axis, or none where nothing
-      changes: no map of the size (H, W) is made on the way.
+      [B, H, W, C] in the dtype of x. All steps are one product with a matrix for each axis, or none
+      where nothing changes. No map of the size (H, W) is made on the way.
     """
     matrices = []
     for n_in, n_grid, n_out in zip(x.shape[1:3], size, then or size, strict=True):

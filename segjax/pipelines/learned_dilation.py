@@ -6,10 +6,10 @@ He, thesis chapter 4; He, Keuper, Schiele, Fritz: Learning Dilation Factors for 
 Method, top to bottom. Every dilated convolution of a net has a name, that of its parameters ('vgg/conv5_1', 'fc6',
 'resnet/layer3_0/conv2', 'aspp/c0'). Those that `dilation.learn` names get a factor for each input channel, which starts
 as the dilation of the published net, or uniform in its range; the others stay as they are, or as `dilation.replace`
-has them. Training differs from the supervised baseline (segjax/training.py) in three things. The factors have a rate
-of their own. Gradients that would lead a factor further out of its range are dropped, in each image (`dilation.gate`).
-A first stage may train on other labels, and the second begins from its parameters (`pretrain`, the paper's coarse
-labels).
+has them. Training differs from the supervised baseline (segjax/training.py) in three things. The
+factors have a rate of their own. Gradients that would lead a factor further out of its range are
+dropped, in each image (`dilation.gate`). A first stage may train on other labels, and the second
+begins from its parameters (`pretrain`, the paper's coarse labels).
 
 Beside the paper: every evaluation also scores the net with its factors rounded to whole numbers, which runs as fixed
 dilated convolutions (models/dilated.py, `freeze`); the state keeps the factors of the start and of each quarter of the
@@ -88,12 +88,14 @@ SCHEMA = {
             one_of('constant', 'uniform'),
         ),
         'rate': Field(
-            200_000.0, 'Learning-rate factor of the learned factors; 0 keeps them as they start', at_least(0)
+            200_000.0,
+            'Learning-rate factor of the learned factors; 0 keeps them as they start',
+            at_least(0),
         ),
         'gate': Field(
             'image',
-            "Gradients that lead a factor further out of its range are dropped in each image ('image', as the authors "
-            "do) or in their sum over the batch ('batch', ours)",
+            'Where gradients that lead a factor further out of its range are dropped: '
+            "in each image ('image', the authors' rule) or in their sum over the batch ('batch', ours)",
             one_of(*dilated.GATES),
         ),
         'forms': Field('fast', 'of the convolutions, see ops/dilated.py', one_of(*ops.FORMS)),
@@ -146,7 +148,7 @@ class Layer(NamedTuple):
 
 
 class DilatedConv(nn.Module):
-    """Stands in for a dilated convolution of a net and becomes either `Conv` or `LearnedDilationConv`.
+    """Stands in for a dilated convolution, as `Conv` or as `LearnedDilationConv`.
 
     Its parameters have the names of that layer.
 
@@ -215,7 +217,8 @@ def make_plan(config: ml_collections.ConfigDict, num_outputs: int) -> Plan:
     def prepare(image):
         return images.normalize(image, config.preprocess)
 
-    hook = functools.partial(DilatedConv, layers=layers, forms=config.dilation.forms, gate=config.dilation.gate)
+    chosen = dict(forms=config.dilation.forms, gate=config.dilation.gate)
+    hook = functools.partial(DilatedConv, layers=layers, **chosen)
     hooks = {'dilated_conv': hook}
     if 'logit_stride' in _fields(models.REGISTRY[config.model.name]):
         hooks['logit_stride'] = config.loss.label_stride
@@ -227,8 +230,11 @@ def make_plan(config: ml_collections.ConfigDict, num_outputs: int) -> Plan:
     return Plan(net, ranges, held, norms)
 
 
-def survey(config: ml_collections.ConfigDict, num_outputs: int) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Returns {dilated layer: published dilation} of the config's net, and its modules with running statistics."""
+def survey(
+    config: ml_collections.ConfigDict,
+    num_outputs: int,
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Returns ({dilated layer: published dilation}, modules with running statistics) of the net."""
     found = {}
 
     def note(call, args, kwargs, context):
@@ -254,7 +260,7 @@ def survey(config: ml_collections.ConfigDict, num_outputs: int) -> tuple[dict[st
 
 
 def choose_layer(settings: ml_collections.ConfigDict, name: str, dilation: int) -> Layer:
-    """Returns what config.dilation makes of the layer `name`, which has this dilation in the published net."""
+    """Returns what config.dilation makes of the layer `name`, published with this dilation."""
     value = float(next((v for pattern, v in settings.replace if re.fullmatch(pattern, name)), dilation))
     if not any(re.fullmatch(pattern, name) for pattern in settings.learn):
         # A range of one point is a fixed fractional factor.
@@ -310,7 +316,7 @@ def make_stage(config: ml_collections.ConfigDict, spec: DataSpec, plan: Plan, na
 
 
 def with_rates(config: ml_collections.ConfigDict, plan: Plan) -> ml_collections.ConfigDict:
-    """Returns the config with the rate of the factors in optim.factors, and a rate of 0 for frozen batch norms."""
+    """Returns the config with the rates of factors and of frozen batch norms in optim.factors."""
     rates = {**dict.fromkeys(plan.ranges, config.dilation.rate), **dict.fromkeys(plan.held, 0.0)}
     own = tuple((re.escape(f'segmenter/{name}'), rate) for name, rate in rates.items())
     if plan.norms and config.model.get('frozen_norm', False):
@@ -342,7 +348,8 @@ def make_init(config: ml_collections.ConfigDict, plan: Plan) -> Callable:
 def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmenter.Net) -> Callable:
     """Returns the supervised loss on every `loss.label_stride`-th pixel.
 
-    Nets with a `logit_stride` return logits of these pixels alone. Logits of all pixels are thinned here.
+    Nets with a `logit_stride` return logits of these pixels alone. Logits of all pixels are thinned
+    here.
     """
 
     def thinned(x: Array) -> Array:

@@ -113,7 +113,7 @@ def import_weights(
     missing, wrong, excused = [], [], {}
     for place in asked.values():
         found = tensors[given[place.tensor]] if place.tensor in given else None
-        if found is not None and (_fits(found.shape, place.shape) or _sampled_shape(source, place, found.shape)):
+        if found is not None and _can_be_taken(source, place, found.shape):
             continue
         reason = _excuse(source, place, found)
         if reason or partial:
@@ -176,8 +176,13 @@ def _fits(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     )
 
 
+def _can_be_taken(source: Source, place: Place, found: tuple[int, ...]) -> bool:
+    """Returns whether an array of the file has our shape, or a shape of which we have a sample."""
+    return _fits(found, place.shape) or _sampled_shape(source, place, found) is not None
+
+
 def _sampled_shape(source: Source, place: Place, found: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Returns the shape of the release's layer if an array of the file is that of a layer that we have a sample of."""
+    """Returns the shape of the release's layer, if `found` is that layer and ours is a sample of it."""
     for pattern, (outputs, inputs, extent) in source.sampled:
         if not re.fullmatch(pattern, place.path):
             continue
@@ -196,7 +201,7 @@ def sample(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
     Args:
       tensor: [O', I', kh', kw'] or [O'].
-      shape: (O, I, kh, kw) or (O,). O and I divide O' and I'; kernels begin and end with the same taps.
+      shape: (O, I, kh, kw) or (O,). O and I divide O' and I'. The first and last taps are the same.
     """
     for axis, (whole, part) in enumerate(zip(tensor.shape, shape, strict=True)):
         step = whole // part

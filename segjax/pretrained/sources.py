@@ -30,8 +30,9 @@ class Source(NamedTuple):
     may_differ  paths of ours that may have any other shape, or be absent
     surplus     tensor names that need no place with us
     transposed  paths of ours that are transposed convolutions
-    sampled     (pattern of paths of ours, (outputs, inputs, extent)): layers of which a net of ours may have a sample.
-                The release's layer has so many times our outputs and inputs, and a kernel of extent x extent
+    sampled     (pattern of paths of ours, (outputs, inputs, extent)): layers of which a net of ours
+                may have a sample. The release's layer has so many times our outputs and inputs, and
+                a kernel of extent x extent
     numbered    what stands in paths of ours, and is left in place by `names`, for modules that the release numbers
                 through: it becomes its place, from 0, among all that the net has, in the order of the numbers in it
     notes       (pattern of a path of ours, what to tell the user of a net that has it)
