@@ -25,9 +25,7 @@ Weights to start from, as --config.init_from.path=FILE (.safetensors, .npz, .pth
   deeplab_v2  kazuto1011/deeplab-pytorch, deeplabv1_resnet101-coco.pth: trained on MS-COCO, as in
               the thesis.
   pspnet      hszhao/semseg, PSPNet-101 trained on Cityscapes. The thesis has the Caffe net.
-With pycaffe and net = caffe.Net(prototxt, caffemodel, caffe.TEST), a .caffemodel is written as
-  numpy.savez('w.npz', **{f'{layer}.{kind}': blob.data for layer, blobs in net.params.items()
-                          for kind, blob in zip(('weight', 'bias'), blobs)})
+A .caffemodel as FILE is refused with the command that converts it.
 PSPNet's .caffemodel cannot be read: the arrays of its norms have no names, and its pyramid is in
 another order.
 
