@@ -475,9 +475,12 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, plan: Pla
 
 
 def factor_scores(factors: np.ndarray, span: tuple[float, float]) -> dict[str, float]:
-    """Of a layer's factors [I], pixels: mean, smallest, largest, and how far they are from whole numbers on average."""
+    """Returns mean, standard deviation, smallest and largest of a layer's factors [I], in pixels.
+
+    'rounding_error' is their mean distance from whole numbers in the range.
+    """
     whole = np.clip(np.floor(factors + 0.5), math.ceil(span[0]), math.floor(span[1]))
-    numbers = {'mean': factors.mean(), 'min': factors.min(), 'max': factors.max()}
+    numbers = {'mean': factors.mean(), 'std': factors.std(), 'min': factors.min(), 'max': factors.max()}
     numbers['rounding_error'] = np.abs(whole - factors).mean()
     return {name: float(value) for name, value in numbers.items()}
 

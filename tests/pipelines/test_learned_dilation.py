@@ -304,6 +304,7 @@ def test_scores_tell_of_the_factors(evaluated):
     assert next(iter(scores)) == 'mIoU'
     row = scores['dilation']['conv5_1']
     assert (row['mean'], row['min'], row['max']) == pytest.approx((2.045833, 1.5, 2.4))
+    assert row['std'] == pytest.approx(np.std([1.5, 1.75, 2.0, 2.25, 2.375, 2.4]))
     assert row['rounding_error'] == pytest.approx((0.5 + 0.25 + 0 + 0.25 + 0.375 + 0.4) / 6)
     found = scores['factor_histograms']['head/fc6']
     assert set(found['counts']) == {'start', 'now'}, 'the second quarter has not begun after one step'
