@@ -2,7 +2,8 @@
 
 python -m segjax.main --mode table --table configs/tables/learned_dilation_table4_2.py --scale quick \
     --workdir runs/table4_2
-... --scale paper --config.data.root=/data/cityscapes     10 trainings of 20,000 steps on Cityscapes
+... --scale paper --config.data.root=/data/cityscapes --config.init_from.path=largefov_voc.npz
+                                                          10 trainings of 20,000 steps on Cityscapes
 """
 
 from segjax.tables import STREETS, Claim, Column, Row, Scale, Table, small_scale

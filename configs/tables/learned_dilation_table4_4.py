@@ -1,7 +1,9 @@
 """Table 4.4 of He's thesis, and the CamVid half of Table 4.5: IoU by class of DeepLab-v2 and PSPNet, fixed and learned.
 
 python -m segjax.main --mode table --table configs/tables/learned_dilation_table4_4.py --scale paper \
-    --config.data.root=/data/camvid --workdir runs/table4_4
+    --config.data.root=/data/camvid --workdir runs/table4_4 \
+    --override 'deeplab_v2:init_from.path=deeplabv1_resnet101-coco.pth' \
+    --override 'pspnet:init_from.path=pspnet101_cityscapes.pth'
 ... --scale camvid_quick ...                           a hundred times smaller, on the split val
 
 CamVid alone: classes of the quick world are others (learned_dilation_table4_3.py has it).
