@@ -7,7 +7,10 @@ python -m segjax.main --mode table --table configs/tables/learned_dilation_camvi
 An experiment of ours in the thesis' manner, small enough for a CPU. Row `start` trains the net with
 fixed dilations, from VGG16 in torchvision's names. All other rows begin from that net, seed by
 seed, and continue at a tenth of its rate, so they differ in their factors alone. A factor moves by
-up to 0.1 pixels a step. COST
+up to 0.1 pixels a step.
+
+On one CPU core a step of 4 images takes 4.4 seconds: half an hour for the start (400 steps), a quarter
+of an hour for every other row (200 steps), 4.5 hours for three seeds.
 """
 
 from segjax.tables import Claim, Column, Row, Scale, Table
