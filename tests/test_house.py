@@ -26,6 +26,7 @@ FLOOR = {
     'pipelines': 4,
 }
 UPSTAIRS = {
+    'advice',
     'driver',
     'origin',
     'evaluation',
