@@ -21,12 +21,15 @@ nothing, but publishes the signal-to-noise ratios of its noise: 0.22 dB for the 
 without the gain 32, 26, 20 and 12 dB. A net that has not learned yet has small logits and more noise.
 `range=raw,gain=1` is the text to the letter.
 
-Not the paper's, or not said there: images are flipped; each cycle keeps its own batch statistics; mIoU is scored at the
-label's own size (Cityscapes: 2048x1024), not at 512x256.
+Not the paper's, or not said there: images are flipped; each cycle keeps its own batch statistics. mIoU is scored at
+the size of the images that the net sees (Cityscapes: 512x256, as in the paper).
+--config.evaluate.resolution=label scores at the label's own size.
 
 Arguments: `noise=none|max_only|quantize|gaussian`, `bits=2`, `snr=7.38`, `norm=eq11_consistent|eq13_literal`,
-`range=tanh_noise_only|tanh|raw`, `gain=0.125`. `system=erfnet` is the plain ERFNet of the comparison: the supervised
-pipeline with the same data, net, optimiser and number of steps. E.g.
+`range=tanh_noise_only|tanh|raw`, `gain=0.125`. `steps` and `start` replace the variant's steps of a system and of the
+training of G before it; `start=0` leaves that training out. `system=erfnet` is the plain ERFNet of the comparison: the
+supervised pipeline with the same data, net, optimiser and number of steps. `system=start` is plain ERFNet with the
+steps of `start`: a run from which other runs can begin. E.g.
 --config configs/noise_cyclegan.py:camvid,noise=gaussian,snr=7.38
 """
 
@@ -34,7 +37,9 @@ from segjax import config as config_lib
 from segjax.errors import InputError, unknown_name
 
 SHALLOW = (1, 1, 0, 0)  # blocks of ERFNet, for tests
-SYSTEMS = {'cyclegan': 'noise_cyclegan', 'erfnet': 'supervised'}
+SYSTEMS = {'cyclegan': 'noise_cyclegan', 'erfnet': 'supervised', 'start': 'supervised'}
+START_STEPS = {'quick': 1000}  # of G alone, by variant; other variants train none
+OF_VARIANT = -1  # steps as the variant has them
 
 
 def get_config(arg=''):
@@ -48,12 +53,14 @@ def get_config(arg=''):
         norm='eq11_consistent',
         range='tanh_noise_only',
         gain=0.125,
+        steps=OF_VARIANT,
+        start=OF_VARIANT,
     )
     if args.system not in SYSTEMS:
         raise unknown_name('--config configs/noise_cyclegan.py:...,system=', args.system, SYSTEMS)
     given = [name for name in ('noise', 'bits', 'snr', 'norm', 'range', 'gain') if f'{name}=' in arg]
-    if args.system == 'erfnet' and given:
-        where = 'configs/noise_cyclegan.py:...,system=erfnet'
+    if args.system != 'cyclegan' and given:
+        where = f'configs/noise_cyclegan.py:...,system={args.system}'
         raise InputError(where, got=', '.join(f'{n}=' for n in given), expected='no noise: there is no latent')
     config = config_lib.defaults(SYSTEMS[args.system])
     adam = dict(name='adam', learning_rate=2e-4, beta1=0.5, schedule='linear_tail', constant_fraction=0.5)
@@ -62,12 +69,12 @@ def get_config(arg=''):
         augment=dict(resize=(256, 512), crop=(256, 512), flip=0.5),
         data=dict(name='cityscapes', eval_size=(256, 512), void_class=True),
         train=dict(batch_size=4, num_steps=200 * 2975 // 4),
-        evaluate=dict(batch_size=4),
+        evaluate=dict(batch_size=4, resolution='image'),
         optim=adam,
         model=dict(init_std=0.02),
         run=dict(log_every=50, eval_every=20 * 2975 // 4, checkpoint_every=20 * 2975 // 4),
     )
-    if args.system == 'erfnet':
+    if args.system != 'cyclegan':
         config.preprocess = 'symmetric'
     else:
         config_lib.update(
@@ -78,7 +85,19 @@ def get_config(arg=''):
         )
     variants = {'': lambda c: None, 'camvid': _camvid, 'camvid_quick': _camvid_quick, 'quick': _quick, 'smoke': _smoke}
     variants[args.variant](config)
+    _set_steps(config, args)
     return config
+
+
+def _set_steps(config, args):
+    """Sets the steps of the system and of the first stage, where the arguments name them."""
+    start = START_STEPS.get(args.variant, 0) if args.start == OF_VARIANT else args.start
+    if args.steps != OF_VARIANT:
+        config.train.num_steps = args.steps
+    if args.system == 'cyclegan':
+        config.start.num_steps = start
+    if args.system == 'start':
+        config.train.num_steps = start
 
 
 def _camvid(config):
@@ -106,10 +125,8 @@ def _quick(config):
     _short(config)
     # Three trainings in ten minutes, compilation included.
     config_lib.update(config, train=dict(num_steps=300), run=dict(eval_every=0, checkpoint_every=300))
-    if config.pipeline == 'noise_cyclegan':
-        config.start.num_steps = 1000
-        if config.noise.name != 'none':
-            config.compare = ('none',)
+    if config.pipeline == 'noise_cyclegan' and config.noise.name != 'none':
+        config.compare = ('none',)
 
 
 def _short(config):

@@ -360,6 +360,25 @@ def test_all_stages_and_plain_erfnet_begin_from_the_nets_of_the_seed(one_device,
     assert any(np.any(a != b) for a, b in pairs)
 
 
+@pytest.mark.parametrize(
+    'text, steps, start',
+    [
+        ('', 148_750, 0),
+        ('quick', 300, 1000),
+        ('quick,steps=7,start=5', 7, 5),
+        ('quick,start=0', 300, 0),
+        ('quick,system=erfnet,steps=7,start=5', 7, None),
+        ('quick,system=start,steps=7,start=5', 5, None),
+        ('system=start', 0, None),  # begins as drawn: the paper has no such training
+    ],
+)
+def test_configs_choose_the_steps_of_a_system_and_of_its_start(text, steps, start):
+    config = config_file.load(f'configs/noise_cyclegan.py:{text}')
+    assert config.train.num_steps == steps
+    assert (config.start.num_steps if 'start' in config else None) == start
+    assert config.evaluate.resolution == 'image'
+
+
 # --- devices, resuming ------------------------------------------------------------------------------------------------
 
 
