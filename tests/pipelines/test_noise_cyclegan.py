@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 
 import chex
 import flax.linen as nn
@@ -19,6 +20,7 @@ from segjax.errors import InputError
 from segjax.models.erfnet import ERFNet
 from segjax.ops import noise
 from segjax.pipelines import noise_cyclegan
+from segjax.tables import plan, spec
 
 NETS = ('segmenter', 'painter', 'discriminator')
 
@@ -377,6 +379,40 @@ def test_configs_choose_the_steps_of_a_system_and_of_its_start(text, steps, star
     assert config.train.num_steps == steps
     assert (config.start.num_steps if 'start' in config else None) == start
     assert config.evaluate.resolution == 'image'
+
+
+def published_difference(table, difference):
+    """Published value of a column in row `higher` minus row `lower`; the SNR of Gaussian noise is as set."""
+    first, second = (table.row(key).published[difference.column] for key in (difference.higher, difference.lower))
+    return first - second
+
+
+def test_the_table_of_the_paper_states_its_claims_only_where_the_experiment_can_answer():
+    table = spec.load(pathlib.Path('configs/tables/noise_cyclegan_table2.py'))
+    assert {row.after for row in table.shown} == {'start'}
+    assert all('start.num_steps=0' in row.overrides for row in table.shown if row.key != 'erfnet')
+    for claim in table.claims:
+        assert bool(claim.only_if) == (claim.column == 'mIoU'), claim.text
+        for condition in claim.only_if:  # the published numbers meet the conditions
+            found = published_difference(table, condition)
+            assert condition.at_least is None or found >= condition.at_least
+            assert condition.at_most is None or abs(found) <= condition.at_most
+    pairs = [c for claim in table.claims for c in claim.only_if if c.column == 'SNR']
+    assert [(c.higher, c.lower) for c in pairs] == [
+        ('quantize_2bit', 'gaussian_7.38dB'),
+        ('quantize_3bit', 'gaussian_14.5dB'),
+        ('quantize_4bit', 'gaussian_21.02dB'),
+    ]
+
+
+@pytest.mark.parametrize('scale, start, steps', [('quick', 3000, 4000), ('pilot', 600, 800), ('paper', 0, 148_750)])
+def test_all_rows_of_the_table_begin_from_one_net_and_have_equal_steps(scale, start, steps, tmp_path):
+    made = plan.make_plan('configs/tables/noise_cyclegan_table2.py', scale, str(tmp_path))
+    for job in made.jobs:
+        is_start = job.row.key == 'start'
+        assert job.config.train.num_steps == (start if is_start else steps)
+        assert job.config.init_from.path == ('' if is_start else str(tmp_path / f'start/seed_{job.seed}'))
+        assert job.config.get('compare', ()) == ()
 
 
 # --- devices, resuming ------------------------------------------------------------------------------------------------
