@@ -263,8 +263,8 @@ def make_nets(config: ml_collections.ConfigDict, num_classes: int) -> Nets:
 def make_init(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector) -> Callable:
     """Returns `Stage.init`: three nets, two fresh optimisers and an empty pool.
 
-    F and D are functions of the seed, whatever the injector. So is G, unless a stage `start` has trained G:
-    then G has its parameters and batch statistics.
+    F and D depend on the seed alone, not on the injector. G does too, unless a stage `start` has trained G:
+    then its parameters and batch statistics are used.
     """
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
@@ -307,21 +307,21 @@ def optimisers(config: ml_collections.ConfigDict, params: Mapping[str, Any]) -> 
 
 
 class Cycles(NamedTuple):
-    """What both cycles produce of a batch; y~ before, y^ after the noise."""
+    """Holds what both cycles produce of a batch."""
 
     logits: Array  # of G on the image
-    latent: Array  # y~
-    noisy: Array  # y^
+    latent: Array  # y~, before the noise
+    noisy: Array  # y^, after the noise
     reconstruction: Array  # x^rec
     synthetic: Array  # x
     logits_again: Array  # of G on the synthetic image
 
 
 def backward(net: str, config: ml_collections.ConfigDict) -> str:
-    """Where a net's batch statistics of the backward cycle are kept.
+    """Returns the name of a net's batch statistics in the backward cycle.
 
-    A label map is nothing like a latent, a synthetic image not quite a real one: of statistics that mix both cycles,
-    F's reconstructions in evaluation came out 5 dB worse (docs/worklog.md).
+    F sees label maps in the backward cycle and latents in the forward cycle, which have other statistics.
+    Evaluated with statistics of both, F reconstructed 5 dB worse (docs/worklog.md).
     """
     return net if config.cycle.statistics == 'mixed' else f'{net}_backward'
 
@@ -344,17 +344,20 @@ def softmax_input(logits: Array, cycle: ml_collections.ConfigDict) -> Array:
 
 
 def noise_keys(key: PRNGKey, index: Array) -> Array:
-    """A key for every example, wherever it stands in the batch and on whichever device."""
+    """Returns a key for every example, whatever its place in the batch and its device."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
 def injector_of(state: TrainState, injector: noise.Injector) -> noise.Injector:
-    """The injector with its numbers from the state: runs that differ in them alone share their compiled programs."""
+    """Returns the injector with the numbers of the state.
+
+    Runs that differ in these numbers alone share their compiled programs.
+    """
     return injector._replace(**state.extra['noise'])
 
 
 def paint_input(noisy: Array, config: ml_collections.ConfigDict) -> Array:
-    """What F gets in the forward cycle."""
+    """Returns the input of F in the forward cycle."""
     return jax.nn.softmax(noisy) if config.cycle.painter_input == 'softmax' else noisy
 
 
@@ -362,33 +365,39 @@ def paint_input(noisy: Array, config: ml_collections.ConfigDict) -> Array:
 
 
 def inputs_of(batch: Batch, config: ml_collections.ConfigDict, spec: DataSpec) -> dict[str, Array]:
-    """Table 1, step 1: images in [-1, 1] and label maps, the paired ones first.
+    """Returns images in [-1, 1] and label maps, pairs first (Table 1, step 1).
 
-    The noise of an unpaired image must not be that of a paired one with the same position in its split.
+    Paired images have even indices and unpaired images odd indices: their noise must differ.
     """
-    image, index = batch['image'], 2 * batch['index']
+    image = batch['image']
+    index = 2 * batch['index']
     label = segmenter.train_label(batch['label'], config, spec)
     if config.unpaired.batch_size:
         image = jnp.concatenate([image, batch['photo/image']])
         index = jnp.concatenate([index, 2 * batch['photo/index'] + 1])
         label = jnp.concatenate([label, segmenter.train_label(batch['map/label'], config, spec)])
-    return {'image': images.normalize(image, 'symmetric'), 'label': label, 'index': index}
+    return {'image': symmetric(image), 'label': label, 'index': index}
 
 
 def make_cycles(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets) -> Callable:
-    """Table 1, step 2: (params, model_state, inputs, keys, injector) -> (Cycles, batch statistics)."""
-    cycle, num_classes = config.cycle, segmenter.num_outputs(config, spec)
+    """Returns both cycles as one function (Table 1, step 2).
+
+    The function maps (params, model_state, inputs, keys, injector) to (Cycles, batch statistics).
+    """
+    num_classes = segmenter.num_outputs(config, spec)
     of_backward = {net: backward(net, config) for net in GENERATORS}
 
     def run_cycles(params, model_state, inputs: Mapping[str, Array], keys: Keys, injector: noise.Injector):
         dropout = jax.random.split(keys['dropout'], 4)
 
+        # Forward cycle.
         logits, g = _apply(nets.segmenter, params['segmenter'], model_state['segmenter'], inputs['image'], dropout[0])
-        latent = latent_of(logits, cycle)
+        latent = latent_of(logits, config.cycle)
         noisy = noise.inject(injector, latent, noise_keys(keys['noise'], inputs['index']))
         painted = paint_input(noisy, config)
         reconstruction, f = _apply(nets.painter, params['painter'], model_state['painter'], painted, dropout[1])
 
+        # Backward cycle; with mixed statistics it continues those of the forward cycle.
         statistics = {'segmenter': g, 'painter': f}
         before = {**model_state, **statistics}
         one_hot = jax.nn.one_hot(inputs['label'], num_classes)
@@ -418,7 +427,10 @@ def make_cross_entropy(config: ml_collections.ConfigDict, spec: DataSpec) -> Cal
 def make_generator_loss(
     config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector
 ) -> Callable:
-    """Table 1, step 3: state -> the terms of Eq. 7 as a function of G and F, with D as it is in the state."""
+    """Returns the loss of the generators (Table 1, step 3).
+
+    The loss maps a state to the terms of Eq. 7, as a function of G and F; D is that of the state.
+    """
     cycle = config.cycle
     run_cycles = make_cycles(config, spec, nets)
     cross_entropy = make_cross_entropy(config, spec)
@@ -448,7 +460,7 @@ def make_generator_loss(
 
 
 def make_discriminator_loss(nets: Nets) -> Callable:
-    """Table 1, step 5: Eq. 8, as a function of D."""
+    """Returns the loss of the discriminator as a function of D (Eq. 8; Table 1, step 5)."""
 
     def discriminator_loss(params, model_state, examples: Batch, keys: Keys):
         terms = {}
@@ -461,7 +473,7 @@ def make_discriminator_loss(nets: Nets) -> Callable:
 
 
 def loss_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
-    """Of the terms of the generators' loss."""
+    """Returns the weights of the terms of the generators' loss."""
     cycle = config.cycle
     return {
         'seg': cycle.gamma * cycle.alpha,  # Eqs. 5 and 7
@@ -474,12 +486,11 @@ def loss_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
 def make_train_step(
     config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector
 ) -> Callable:
-    """`Stage.train_step`: one iteration of Table 1."""
-    weights, accumulate = loss_weights(config), config.train.accumulate
-    generator_loss, discriminator_loss = (
-        make_generator_loss(config, spec, nets, injector),
-        make_discriminator_loss(nets),
-    )
+    """Returns `Stage.train_step`: one iteration of Table 1."""
+    weights = loss_weights(config)
+    accumulate = config.train.accumulate
+    generator_loss = make_generator_loss(config, spec, nets, injector)
+    discriminator_loss = make_discriminator_loss(nets)
 
     def update(state: TrainState, name: str, grads) -> TrainState:
         transform, _ = optimisers(config, state.params)[name]
@@ -501,8 +512,8 @@ def make_train_step(
             metrics['SNR'] = Mean(found['snr'].sum(), jnp.float32(len(found['snr'])))
         state = update(state, 'generators', grads).replace(model_state=model_state)
 
-        # Steps 5 and 6: D, with G and F fixed; its generated images come out of the pool, which all devices share.
-        # Paired ones first, on any number of devices.
+        # Steps 5 and 6: D, with G and F fixed. Its generated images come out of the pool, which all devices share.
+        # Pairs come first, on any number of devices.
         parts = [parallel.all_rows(found[k]) for k in ('synthetic', 'synthetic_unpaired') if k in found]
         drawn, pool = image_pool.query(state.extra['pool'], jnp.concatenate(parts), keys['pool'])
         drawn = jnp.split(drawn, [len(parts[0])])[: len(parts)]
@@ -658,7 +669,7 @@ EVALUATION = {'eval_step': eval_step, 'finalize': finalize, 'render': render}
 
 
 def _together(net: Callable, inputs: Sequence[Array]) -> list[Array]:
-    """What the net makes of each input, in one pass: in evaluation examples do not see each other."""
+    """Returns the outputs of each input, computed in one pass: evaluation treats examples separately."""
     return jnp.split(net(jnp.concatenate(inputs)), len(inputs))
 
 
@@ -666,7 +677,7 @@ def _together(net: Callable, inputs: Sequence[Array]) -> list[Array]:
 
 
 def _apply(net: segmenter.Net, params, model_state, x: Array, dropout: PRNGKey | None = None) -> tuple[Array, Any]:
-    """(output at the size of the input, batch statistics), in training where there is a key for dropout."""
+    """Returns (output at the size of the input, batch statistics); a key for dropout means training."""
     outputs, model_state = net.apply(params, model_state, x, train=dropout is not None, dropout=dropout)
     return resize.bilinear(outputs['logits'].astype(jnp.float32), x.shape[1:3]), model_state
 
