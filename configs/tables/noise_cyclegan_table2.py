@@ -47,7 +47,7 @@ WATERMARK = Condition(
     higher='none',
     lower='gaussian_-20dB',
     at_least=3.0,
-    why='the reconstruction is hardly better than from noise: there is no watermark to prevent',
+    why='a reconstruction hardly better than from strong noise uses no watermark',
 )
 
 
@@ -116,8 +116,14 @@ def get_table():
         },
         notes=NOTES,
         headlines=(
-            Difference('PSNR of no noise above -20 dB', 'PSNR', 'none', 'gaussian_-20dB', wanted='at least 3'),
-            Difference('PSNR of no noise above max-only', 'PSNR', 'none', 'max_only', wanted='published: 0.66'),
+            Difference(
+                'watermark gap: PSNR without noise above that with noise of -20 dB (published: 6.63)',
+                'PSNR',
+                'none',
+                'gaussian_-20dB',
+                wanted='at least 3',
+            ),
+            Difference('PSNR without noise above max-only (published: 0.66)', 'PSNR', 'none', 'max_only'),
         ),
         compare=('erfnet', 'none', 'max_only', 'quantize_2bit', 'gaussian_21.02dB'),
         claims=(
