@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from segjax import models, monodepth, optim, segmenter, training
+from segjax import models, monodepth, optim, rng, segmenter, training
 from segjax.config import OPTIM, Field, above, at_least, one_of
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError
@@ -113,10 +113,10 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     schedule = {**training.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
-        keys, image = jax.random.split(key), batch['image'][:1]
+        image = batch['image'][:1]
         variables = {
-            'depth': depth.init(keys[0], image),
-            'pose': pose.init(keys[1], image, batch['image_frames'][:1]),
+            'depth': depth.init(rng.named(key, 'depth'), image),
+            'pose': pose.init(rng.named(key, 'pose'), image, batch['image_frames'][:1]),
         }
         params, model_state = _divided(variables)
         return training.fresh_state(params, model_state, optimisers, num_steps=config.depth.num_steps, ema=0.0)
@@ -264,15 +264,15 @@ def make_init(config: ml_collections.ConfigDict, tasks: Tasks) -> Callable:
     """`Stage.init`: fresh nets, and the depth net of the stage before."""
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
-        keys, image = jax.random.split(key, 3), batch['image'][:1]
-        variables = {'segmenter': tasks.net.init(keys[0], image)}
+        image = batch['image'][:1]
+        variables = {'segmenter': tasks.net.init(rng.named(key, 'segmenter'), image)}
         if tasks.decoder is not None:
             params, model_state = (tree['segmenter'] for tree in _divided(variables))
             outputs, _ = jax.eval_shape(lambda: tasks.net.apply(params, model_state, image, train=False))
             features = jax.eval_shape(_features, outputs)
-            variables['depth'] = tasks.decoder.lazy_init(keys[1], features, image.shape[1:3])
+            variables['depth'] = tasks.decoder.lazy_init(rng.named(key, 'depth'), features, image.shape[1:3])
         if tasks.pose is not None:
-            variables['pose'] = tasks.pose.init(keys[2], image, batch['image_frames'][:1])
+            variables['pose'] = tasks.pose.init(rng.named(key, 'pose'), image, batch['image_frames'][:1])
         params, model_state = _divided(variables)
         if tasks.frozen is not None:
             before = earlier['depth']
