@@ -159,7 +159,7 @@ def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     schedule = {**training.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
-        variables = {'pose': pose.init(key, batch['image'][:1], batch['image_frames'][:1])}
+        variables = {'pose': pose.init(rng.named(key, 'pose'), batch['image'][:1], batch['image_frames'][:1])}
         params, model_state = _divided(variables)
         settings = dict(num_steps=config.depth.num_steps, ema=0.0)
         return training.fresh_state(params, model_state, optimisers, **settings)
