@@ -41,8 +41,7 @@ NOTES = (
     'is 3 dB noisier. PSNR lost to max-only: how much worse the reconstruction becomes when evaluation keeps '
     'the maximum of the latent alone. A row without noise that loses little hides nothing. PSNR lost to 20 dB: '
     'the same with Gaussian noise of 20 dB. Latent residual: share of the energy of the latent that its label '
-    'map does not '
-    'explain. mIoU is scored at the size of the images. The comparison of classes is Fig. 4.'
+    'map does not explain. mIoU is scored at the size of the images. The comparison of classes is Fig. 4.'
 )
 WATERMARK = Condition(
     'PSNR',
