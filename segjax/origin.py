@@ -36,8 +36,8 @@ def has_checkpoint(folder: pathlib.Path) -> bool:
 def write_start(run, stages: tuple[Stage, ...], stored: pathlib.Path) -> None:
     """Writes once, before anything is trained, the stages of a run in order and what they begin from.
 
-    start.json: {'stages': [names], 'init_from': the section of the config, 'digest': that of the parameters}. The
-    digest is '' for a run that begins at random, or that is older than this file.
+    start.json: {'stages': [names], 'steps': [of each stage], 'init_from': the section of the config, 'digest': that of
+    the parameters}. The digest is '' for a run that begins at random, or that is older than this file.
 
     Args:
       run: driver.Run.
@@ -51,6 +51,7 @@ def write_start(run, stages: tuple[Stage, ...], stored: pathlib.Path) -> None:
     known = logs.read_json(stored)['init_from'] if begun else config_lib.to_json(run.config)['init_from']
     content = {
         'stages': [stage.name for stage in stages],
+        'steps': [stage.num_steps for stage in stages],
         'init_from': known,
         'digest': '' if source is None else digest(source),
     }

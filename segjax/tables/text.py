@@ -7,12 +7,12 @@ from typing import Any
 
 import ml_collections
 
-from segjax import bench, logs
+from segjax import bench, checkpoints, logs
 from segjax import config as config_lib
 from segjax.tables.cells import Cell, score_at
 from segjax.tables.claims import by_chance
 from segjax.tables.numbers import Measured, best_rows, problems, stage_scores
-from segjax.tables.plan import config_argument
+from segjax.tables.plan import Job, config_argument
 from segjax.tables.spec import Claim, Column, Difference, Table
 from segjax.tables.speed import Speeds, figure, parts_asked_for
 
@@ -103,7 +103,7 @@ def facts(measured: Measured) -> dict[str, str]:
         'scale': plan.scale_name + (f' ({plan.scale.note})' if plan.scale.note else ''),
         'seeds': ', '.join(map(str, plan.seeds)),
         'data': each(lambda c: c.data.name),
-        'steps': each(lambda c: f'{c.train.num_steps:,d}'),
+        'steps': ' / '.join(dict.fromkeys(map(run_steps, plan.jobs))),
         'image size': each(lambda c: f'{c.augment.crop[0]}x{c.augment.crop[1]} (height x width)'),
         'batch': each(lambda c: c.train.batch_size),
         'dtype': each(lambda c: c.train.dtype),
@@ -112,6 +112,18 @@ def facts(measured: Measured) -> dict[str, str]:
         **_start_fact(measured),
         'device': ' / '.join(dict.fromkeys(map(_machine, environments))) or 'nothing was run yet',
     }
+
+
+def run_steps(job: Job) -> str:
+    """Returns the optimiser steps of a run: '300', or 'depth 600, segmentation 300' of several trained stages."""
+    path = job.folder / checkpoints.START
+    content = logs.read_json(path) if path.exists() else {}
+    if 'steps' not in content:
+        return f'{job.config.train.num_steps:,d}'
+    trained = [(name, steps) for name, steps in zip(content['stages'], content['steps'], strict=True) if steps]
+    if len(trained) == 1:
+        return f'{trained[0][1]:,d}'
+    return ', '.join(f'{name} {steps:,d}' for name, steps in trained) or '0'
 
 
 def _start_fact(measured: Measured) -> dict[str, str]:

@@ -12,7 +12,7 @@ from segjax.tables.loop import write
 from segjax.tables.numbers import measure
 from segjax.tables.plan import make_plan
 from segjax.tables.spec import Column
-from segjax.tables.text import cell_text
+from segjax.tables.text import cell_text, run_steps
 
 
 @pytest.mark.parametrize(
@@ -129,3 +129,19 @@ def test_nothing_measured_yet_leaves_cells_empty(table_file):
     text = pathlib.Path('runs/table.md').read_text()
     assert '- device: nothing was run yet' in text and text.count('not measured |') == 3 and '±' in text
     assert 'published 40.2' in (pathlib.Path('runs') / 'table.html').read_text()
+
+
+@pytest.mark.parametrize(
+    'stages, steps, text',
+    [
+        (['pose'], [1200], '1,200'),
+        (['depth', 'segmentation'], [600, 300], 'depth 600, segmentation 300'),
+        (['depth', 'segmentation'], [0, 300], '300'),
+        (['depth'], [0], '0'),
+    ],
+)
+def test_steps_are_those_of_the_stages_that_were_trained(outputs, table_file, stages, steps, text):
+    plan = make_plan(str(table_file), 'quick', 'runs')
+    for job in plan.jobs:
+        logs.write_json(job.folder / 'start.json', {'stages': stages, 'steps': steps, 'init_from': {}, 'digest': ''})
+    assert run_steps(plan.jobs[0]) == text
