@@ -203,10 +203,11 @@ def with_frames(inputs: Input, config: ml_collections.ConfigDict, *more: str) ->
 
 
 def eval_input(config: ml_collections.ConfigDict, spec: DataSpec) -> Input:
-    """Frames of `data.eval_split` that have their neighbours, and the truth about them where there is one."""
+    """Returns the frames of `data.eval_split` with neighbours, labelled or not, and the truth about them if known."""
     truth = [feature for feature in TRUTH if feature in spec.features]
     frames = ['pose_frames'] if 'pose' in truth else []
-    return with_frames(segmenter.eval_input(config), config, *truth, *frames)
+    inputs = segmenter.eval_input(config)._replace(examples='all')
+    return with_frames(inputs, config, *truth, *frames)
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------

@@ -129,8 +129,13 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
         disparities, seen, _ = look(state.params, state.model_state, image, frames, train=False)
         return disparities[0], depth.depth_of, pose.motions(seen)
 
+    # Depth learns without labels: from every frame, whatever data.labelled_fraction leaves to the segmentation.
     inputs = segmenter.train_input(config)._replace(
-        batch_size=config.depth.batch_size, batch_key='depth.batch_size', features=('image',)
+        batch_size=config.depth.batch_size,
+        batch_key='depth.batch_size',
+        features=('image',),
+        examples='all',
+        part=(0.0, 1.0),
     )
     return Stage(
         name='depth',

@@ -174,6 +174,17 @@ def test_depth_alone_is_the_stage_before_the_proposal():
     assert set(states[0].params) == {'depth', 'pose'}
 
 
+def test_depth_learns_from_every_frame_and_segmentation_from_labelled_ones():
+    few = dict(data=dict(labelled_fraction=0.5))
+    first, second = stages_of(make_config('holistic', **few))
+    for inputs in (first.train_input, first.eval_input):
+        assert (inputs.examples, inputs.part) == ('all', (0.0, 1.0))
+    assert (second.train_input.examples, second.train_input.part) == ('labelled', (0.0, 0.5))
+    assert second.eval_input.examples == 'labelled'
+    (joint,) = stages_of(make_config('novosel', **few))
+    assert (joint.train_input.examples, joint.train_input.frames) == ('labelled', (-1, 1))
+
+
 @pytest.fixture(scope='module')
 def pretrained():
     """(stages, state after a step of the first, state before and after one of the second, its metrics)"""
