@@ -43,6 +43,11 @@ SCHEMA = {
         'depth': Field('pretrained', 'where depth comes from', one_of('pretrained', 'multitask', 'none', 'alone')),
         'regulariser': Field('holistic', 'what it is for', one_of('holistic', 'per_class', 'chen', 'none')),
         'weight': Field(1.0, 'of the regulariser', at_least(0)),
+        'sharpness': Field(
+            1.0,
+            'Factor on the depth edges in the exponent of holistic and per_class. Larger values spare fainter edges.',
+            at_least(0),
+        ),
         'of': Field('softmax', 'semantic edges are those of', one_of('softmax', 'logits')),
         'map': Field('disparity', 'depth edges are those of, over its mean', one_of('disparity', 'depth')),
         'multitask_weight': Field(1.0, 'of the losses of depth in multitask training', at_least(0)),
@@ -82,6 +87,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     if geometry.depth == 'pretrained' and geometry.regulariser == 'none':
         expected = 'one that uses it: holistic, per_class or chen'
         raise InputError(where, got="'none', for which a depth net would be trained beforehand", expected=expected)
+    if geometry.sharpness != 1 and geometry.regulariser not in SHARPENED:
+        got = f'{geometry.sharpness} with config.geometry.regulariser={geometry.regulariser}'
+        expected = f'1, or a regulariser that has an exponent: {", ".join(SHARPENED)}'
+        raise InputError('config.geometry.sharpness', got=got, expected=expected)
     if config.model.name == OWN_DEPTH:
         return
     if geometry.depth == 'multitask' and 'stem' not in config.model:
@@ -103,7 +112,8 @@ def make_depth_nets(config: ml_collections.ConfigDict) -> tuple[monodepth.DepthN
 def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     """Depth and motion from video alone."""
     depth, pose = make_depth_nets(config)
-    terms, weights = monodepth.make_terms(config.depth, depth.depth_of), monodepth.loss_weights(config.depth)
+    terms = monodepth.make_terms(config.depth, depth.depth_of, pose.at_depth)
+    weights = monodepth.loss_weights(config.depth)
     optimisers = {'depth': (config.optim_depth, ('depth', 'pose'))}
     schedule = {**training.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
 
@@ -127,7 +137,8 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
 
     def infer(state: TrainState, image: Array, frames: Array):
         disparities, seen, _ = look(state.params, state.model_state, image, frames, train=False)
-        return disparities[0], depth.depth_of, pose.motions(seen)
+        motions = pose.at_depth(pose.motions(seen), depth.depth_of(disparities[0]))
+        return disparities[0], depth.depth_of, motions
 
     # Depth learns without labels: from every frame, whatever data.labelled_fraction leaves to the segmentation.
     inputs = segmenter.train_input(config)._replace(
@@ -142,7 +153,8 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
         num_steps=config.depth.num_steps,
         train_input=monodepth.with_frames(inputs, config),
         eval_input=monodepth.eval_input(config, spec),
-        streams=('tie_breaker',),
+        streams=(),
+        shared_streams=('tie_breaker',),
         init=init,
         train_step=training.make_train_step(loss_fn, optimisers, weights.__getitem__, **schedule),
         **monodepth.make_evaluation(config, spec, infer),
@@ -256,11 +268,11 @@ def depth_map(disparity: Array, depth_of: Callable, kind: str) -> Array:
     return losses.normalised_depth(disparity if kind == 'disparity' else depth_of(disparity))
 
 
-GUIDED = {
+SHARPENED = {
     'holistic': losses.holistic_consistency,
     'per_class': losses.per_class_consistency,
-    'chen': losses.depth_edges_without_semantic_edges,
 }
+"""Regularisers that `geometry.sharpness` changes."""
 
 
 def make_regulariser(config: ml_collections.ConfigDict, depth_of: Callable) -> Callable:
@@ -272,8 +284,11 @@ def make_regulariser(config: ml_collections.ConfigDict, depth_of: Callable) -> C
         if geometry.regulariser == 'chen' and geometry.depth == 'multitask':
             classes = jnp.argmax(semantic_map(logits, size, 'logits'), -1)
             return losses.semantic_guided_smoothness(disparity, classes, weight)
-        edges = semantic_map(logits, size, geometry.of), depth_map(disparity, depth_of, geometry.map)
-        return GUIDED[geometry.regulariser](*edges, weight)
+        semantic = semantic_map(logits, size, geometry.of)
+        depth = depth_map(disparity, depth_of, geometry.map)
+        if geometry.regulariser == 'chen':
+            return losses.depth_edges_without_semantic_edges(semantic, depth, weight)
+        return SHARPENED[geometry.regulariser](semantic, depth, weight, geometry.sharpness)
 
     return regulariser
 
@@ -282,7 +297,8 @@ def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Tasks) -
     """(params, model_state, batch, keys) -> (terms, model_state, {}): the supervised terms, those of depth in multitask
     training, and the regulariser. A disparity from before is in batch['disparity']."""
     pixel_terms, regulariser = training.make_terms(config, spec), make_regulariser(config, tasks.depth_of)
-    video_terms = monodepth.make_terms(config.depth, tasks.depth_of)
+    at_depth = tasks.pose.at_depth if tasks.pose is not None else monodepth.as_predicted
+    video_terms = monodepth.make_terms(config.depth, tasks.depth_of, at_depth)
 
     def loss_fn(params, model_state, batch: Batch, keys: Keys):
         image, updates = batch['image'], dict(model_state)
@@ -363,7 +379,8 @@ def segmentation_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Sta
         num_steps=config.train.num_steps,
         train_input=inputs if tasks.pose is None else monodepth.with_frames(inputs, config),
         eval_input=segmenter.eval_input(config),
-        streams=('dropout', 'tie_breaker'),
+        streams=('dropout',),
+        shared_streams=('tie_breaker',),
         init=make_init(config, tasks),
         train_step=make_train_step(config, spec, tasks),
         monitor=('mIoU', 'max'),
