@@ -176,7 +176,8 @@ OPTIM = {
     'constant_fraction': Field(0.5, 'linear_tail: share of the steps before the decay to 0', between(0, 1)),
     'milestones': Field(
         (),
-        'Schedule step: where the rate drops, ascending. Whole numbers are steps, numbers below 1 shares of num_steps.',
+        'Schedule step: where the rate drops, ascending. Whole numbers are steps, numbers below 1 '
+        'are shares of num_steps.',
         milestones,
     ),
     'step_factor': Field(0.1, 'Schedule step: factor on the rate at each milestone.', between(0, 1)),

@@ -78,7 +78,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
     stages = pipelines.load(config.pipeline).make_stages(config, data.spec)
     for stage in stages:
         if use == 'train' and stage.train_input is not None:
-            _check_parts(stage.train_input, data)  # opens the inputs: what the data set lacks is found here
+            _check_parts(stage.train_input, data)  # opens the inputs, so that it finds what is missing
             for inputs in (stage.train_input, *(more for _, more in stage.train_input.beside)):
                 topology.check_batch_size(inputs.batch_key, inputs.batch_size, config.train.accumulate)
         if use != 'predict':
@@ -91,7 +91,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
 
 
 def _check_parts(inputs: Input, data: data_lib.Prepared) -> None:
-    """Raises InputError for inputs that cannot be opened, and for a share of the chosen examples that holds none."""
+    """Raises InputError for inputs that cannot be opened, and for a share that holds no example."""
     for one in (inputs, *(more for _, more in inputs.beside)):
         whole = len(data.open_input(one))
         first, last = one.bounds(whole)

@@ -152,7 +152,9 @@ def as_predicted(motions: Array, depth: Array) -> Array:
 
 
 def by_inverse_depth(motions: Array, depth: Array) -> Array:
-    """Multiplies the translations by the mean of 1 / depth over each image; gradients also reach the depth.
+    """Multiplies the translations by the mean of 1 / depth over each image.
+
+    Gradients reach the depth through the mean, as in the release.
 
     Args:
       motions: [B, n, 4, 4]. Inverted or not, a matrix is linear in its translation.
@@ -222,7 +224,7 @@ def with_frames(inputs: Input, config: ml_collections.ConfigDict, *more: str) ->
 
 
 def eval_input(config: ml_collections.ConfigDict, spec: DataSpec) -> Input:
-    """Returns the frames of `data.eval_split` with neighbours, labelled or not, and the truth about them if known."""
+    """Returns the frames of `data.eval_split` with neighbours, and the truth about them if known."""
     truth = [feature for feature in TRUTH if feature in spec.features]
     frames = ['pose_frames'] if 'pose' in truth else []
     inputs = segmenter.eval_input(config)._replace(examples='all')
@@ -288,7 +290,7 @@ def make_terms(settings: ml_collections.ConfigDict, depth_of: Callable, at_depth
                 intrinsics = warp.scale_intrinsics(batch['intrinsics'], size, disparity.shape[1:3])
                 view = small, shrink(sources, 2**scale), depth_of(disparity), motions, intrinsics
             mask = None if masks is None else masks[scale]
-            # The same key on all devices, folded with the example: the noise is the same on any number of devices.
+            # A key of all devices, folded with the example: noise that no number of devices changes.
             key = jax.random.fold_in(keys['tie_breaker'], scale)
             of_examples = jax.vmap(jax.random.fold_in, (None, 0))(key, batch['index'])
             found[f'photometric_{scale}'] = photometric(*view, mask, weight, of_examples)

@@ -89,8 +89,8 @@ class Input(NamedTuple):
     # Video: examples with neighbours at these places of their clip, as (-1, 1). 'image_frames' among the features is
     # [B, n, H, W, 3], 'image' of the neighbours. Examples that lack one are left out; `index` counts those that stay
     frames: tuple[int, ...] = ()
-    # Which examples of the split: 'all', or 'labelled', those with a pixel of a class. `part` is a share of the chosen
-    # examples, and `index` counts them
+    # Examples of the split: 'all', or 'labelled', those with a pixel of a class. `part` is a share of
+    # the chosen examples, and `index` counts them
     examples: str = 'all'
 
     def bounds(self, num_examples: int) -> tuple[int, int]:

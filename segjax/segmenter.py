@@ -82,7 +82,7 @@ def run(net, params, model_state, *inputs, train: bool, rngs: Keys | None = None
 
 
 def train_input(config: ml_collections.ConfigDict) -> Input:
-    """Returns the labelled examples of `data.train_split`, of which `data.labelled_fraction` are used."""
+    """Returns the labelled examples of `data.train_split`, or `data.labelled_fraction` of them."""
     return Input(
         split=config.data.train_split,
         batch_size=config.train.batch_size,
@@ -114,7 +114,7 @@ def num_outputs(config: ml_collections.ConfigDict, spec: DataSpec) -> int:
 
 
 def class_pixels(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[tuple[int, ...], int]:
-    """Returns (pixels of every output channel, ignored pixels) of the labelled examples of the training split."""
+    """Returns (pixels of every output channel, ignored pixels) of the labelled training examples."""
     split = spec.split(config.data.train_split)
     void = split.labelled_void_pixels
     return ((*split.class_pixels, void), 0) if config.data.void_class else (split.class_pixels, void)

@@ -38,15 +38,15 @@ class Prepared(NamedTuple):
         return SplitSource(self.folder, split, features, self.where)
 
     def open_input(self, inputs: Input, *more: str) -> SplitSource | Clips | Chosen:
-        """Opens what a stage is fed with: the chosen examples of its split, on demand with their neighbours.
+        """Opens the chosen examples of an input's split, on demand with their neighbours.
 
         Args:
           inputs: of the stage.
           more: features beside those of `inputs`.
 
         Raises:
-          InputError: as `open_split`; no chosen example, or none with neighbours; 'x_frames' among the features, and
-            no frames.
+          InputError: as `open_split`; no chosen example, or none with neighbours; 'x_frames' among
+            the features, and no frames.
         """
         features = (*inputs.features, *more)
         chosen = self._chosen(inputs)

@@ -1,7 +1,7 @@
 """Facts about every example of prepared records, and the choice of examples from these facts.
 
-The file `index.npz` of a records folder holds the facts. It is a few bytes an example, so that a choice among a hundred
-thousand frames reads no frame.
+The file `index.npz` of a records folder holds the facts. It has a few bytes for each example, so
+that a choice among a hundred thousand frames reads no frame.
 """
 
 import dataclasses
@@ -69,7 +69,11 @@ def save(folder: pathlib.Path, splits: Mapping[str, Index]) -> None:
 
 
 def load(folder: pathlib.Path, split: str) -> Index:
-    """Reads the index of a split, e.g. 'train', 'val[:10%]' or 'train+val'. Raises ValueError for a malformed split."""
+    """Reads the index of a split: 'train', 'val[:10%]' or 'train+val'.
+
+    Raises:
+      ValueError: a malformed split.
+    """
     splits = tfds.builder_from_directory(folder).info.splits
     slices = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
     indices = [_of_split(folder, part.splitname) for part in slices]
@@ -82,7 +86,7 @@ def load(folder: pathlib.Path, split: str) -> Index:
 
 @functools.lru_cache(maxsize=16)
 def _of_split(folder: pathlib.Path, split: str) -> Index:
-    """Reads the whole index of a plain split. Records do not change, so that the process reads it once."""
+    """Reads the whole index of a plain split, once: records do not change."""
     with np.load(folder / FILE) as arrays:
         return Index(*(arrays[f'{split}/{name}'] for name in Index._fields))
 

@@ -323,7 +323,7 @@ def holistic_consistency(probabilities: Array, depth: Array, weight: Array, shar
 
 
 def _edges_and_flatness(probabilities, depth, sharpness):
-    """Returns ((dS/dx, e^-k|dD/dx|), (dS/dy, e^-k|dD/dy|)), k the sharpness. No gradient passes through depth."""
+    """Returns ((dS/dx, e^-k|dD/dx|), (dS/dy, e^-k|dD/dy|)), k the sharpness, without gradient to depth."""
     _check_segmentation(probabilities, depth)
     depth = lax.stop_gradient(depth).astype(jnp.float32)
     flatness = (jnp.exp(-sharpness * jnp.abs(step)) for step in _steps(depth))

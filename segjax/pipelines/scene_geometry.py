@@ -45,7 +45,7 @@ SCHEMA = {
         'weight': Field(1.0, 'of the regulariser', at_least(0)),
         'sharpness': Field(
             1.0,
-            'Factor on the depth edges in the exponent of holistic and per_class. Larger values spare fainter edges.',
+            'Factor on depth edges in the exponent of holistic and per_class. Larger values spare fainter edges.',
             at_least(0),
         ),
         'of': Field('softmax', 'semantic edges are those of', one_of('softmax', 'logits')),
@@ -140,7 +140,7 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
         motions = pose.at_depth(pose.motions(seen), depth.depth_of(disparities[0]))
         return disparities[0], depth.depth_of, motions
 
-    # Depth learns without labels: from every frame, whatever data.labelled_fraction leaves to the segmentation.
+    # Depth learns without labels, so it sees every frame, whatever data.labelled_fraction is.
     inputs = segmenter.train_input(config)._replace(
         batch_size=config.depth.batch_size,
         batch_key='depth.batch_size',
