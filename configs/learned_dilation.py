@@ -5,37 +5,73 @@
 Variants:
   (none)    the paper's: DeepLab-LargeFOV on Cityscapes, crops of 321x321, batch 10, SGD 1e-3, poly 0.9 over 20,000
             steps, factors of conv5_1 to conv5_3 in [1, 4] and of fc6 in [4, 20]. Published val mIoU: fixed 61.44,
-            learned 63.31, from weights trained on PASCAL VOC; --config.init_from.path names what to start from.
+            learned 63.31. Needs trained weights, see below.
             --config.data.root=/data/cityscapes (or $CITYSCAPES_DATASET)
   camvid    on CamVid at 640x480. Published, 11 classes: DeepLab-v2 65.2 fixed, 66.1 learned; PSPNet 73.4, 73.9.
-            --config.data.root=/data/camvid
-  camvid_quick  CamVid at 160x128 with the nets and rates of quick: minutes on two CPU cores
+            Needs trained weights. --config.data.root=/data/camvid
+  camvid_vgg  CamVid at 160x120, LargeFOV of full width from trained VGG16 (torchvision's names),
+            for configs/tables/learned_dilation_camvid.py. fc6 has a dilation of 5 in [1.5, 8]: as
+            large a share of its 15x20 features as the published 12 in [4, 20] is of 41x41.
+  camvid_quick  CamVid at 160x120 with the nets and rates of quick: minutes on two CPU cores
   quick     the embedded world `streets` with nets of a quarter of the width, from scratch: minutes on two CPU cores
   smoke     seconds, for tests
 
-Not the paper's, or not said there: means of BGR and augmentation are those of the nets' releases (mirroring; for
-DeepLab-v2 and PSPNet also scales, for PSPNet rotation and blur); batch norm uses the batch's statistics (as released:
-frozen, --config.model.frozen_norm=True, which needs trained ones); Table 4.1 prints PSPNet's rate as 1x10^4, read as
-1e-4; LargeFOV on CamVid is not in it and takes DeepLab-v2's steps. Images are evaluated whole. Pre-training on coarse
+Weights to start from, as --config.init_from.path=FILE (.safetensors, .npz, .pth):
+  largefov    DeepLab-LargeFOV in Caffe's names (conv1_1.weight, .., fc8_voc12.bias); the thesis has
+              a net trained on PASCAL VOC 2012.
+              VGG16 in Caffe's names: add --config.preprocess=caffe
+              VGG16 of torchvision: add --config.preprocess=imagenet
+              fc6 and fc7 are sampled from VGG16's classifier, if the file has it.
+  deeplab_v2  kazuto1011/deeplab-pytorch, deeplabv1_resnet101-coco.pth: trained on MS-COCO, as in
+              the thesis.
+  pspnet      hszhao/semseg, PSPNet-101 trained on Cityscapes. The thesis has the Caffe net.
+A .caffemodel as FILE is refused with the command that converts it.
+PSPNet's .caffemodel cannot be read: the arrays of its norms have no names, and its pyramid is in
+another order.
+
+Not the paper's, or not said there: augmentation is that of the nets' releases (mirroring; for
+DeepLab-v2 and PSPNet also scales, for PSPNet rotation and blur). Batch norm uses the batch's
+statistics. As released, statistics, scales and biases are frozen: --config.model.frozen_norm=True,
+which needs trained weights. Table 4.1 prints PSPNet's rate as 1x10^4, read as 1e-4. LargeFOV on
+CamVid is not in it and takes DeepLab-v2's steps. Images are evaluated whole. Pre-training on coarse
 labels, as PSPNet had it:
 --config.data.name=cityscapes_coarse --config.pretrain.split=train_extra --config.pretrain.num_steps=20000
 
-Arguments: `net=largefov|deeplab_v2|pspnet`; `dilation=learned|fixed`, fixed is the baseline; `start=constant|uniform`.
+Arguments: `net=largefov|deeplab_v2|pspnet`, `dilation=learned|fixed|random`,
+`start=constant|uniform`.
+`fixed` is the baseline. `random` is a control of ours, not of the thesis: factors are uniform in
+their ranges and never learn, which tells learning from diversity.
 E.g. --config configs/learned_dilation.py:camvid,net=pspnet,dilation=fixed
 """
 
 from segjax import config as config_lib
-from segjax.errors import unknown_name
+from segjax.errors import InputError, unknown_name
 
 NETS = {'largefov': 'deeplab_largefov', 'deeplab_v2': 'deeplab_v2', 'pspnet': 'pspnet'}
-LEARN = {'learned': ('.*',), 'fixed': ()}
+DILATIONS = {
+    'learned': dict(learn=('.*',)),
+    'fixed': dict(learn=()),
+    'random': dict(learn=('.*',), start='uniform', rate=0.0),
+}
+WEIGHTS = {
+    'largefov': 'DeepLab-LargeFOV trained on PASCAL VOC 2012',
+    'deeplab_v2': 'DeepLab-v2 trained on MS-COCO',
+    'pspnet': 'PSPNet trained on Cityscapes',
+}
 
 
 def get_config(arg=''):
-    args = config_lib.parse_arg(
-        arg, variants=('camvid', 'camvid_quick', 'quick', 'smoke'), net='largefov', dilation='learned', start='constant'
-    )
-    for name, known in (('net', NETS), ('dilation', LEARN), ('start', ('constant', 'uniform'))):
+    variants = {
+        '': lambda *_: None,
+        'camvid': _camvid,
+        'camvid_vgg': _camvid_vgg,
+        'camvid_quick': _camvid_quick,
+        'quick': _quick,
+        'smoke': _smoke,
+    }
+    named = tuple(filter(None, variants))
+    args = config_lib.parse_arg(arg, variants=named, net='largefov', dilation='learned', start='constant')
+    for name, known in (('net', NETS), ('dilation', DILATIONS), ('start', ('constant', 'uniform'))):
         if args[name] not in known:
             raise unknown_name(f'--config configs/learned_dilation.py:...,{name}=', args[name], known)
     config = config_lib.defaults('learned_dilation')
@@ -43,24 +79,29 @@ def get_config(arg=''):
     sgd = dict(name='sgd', momentum=0.9, weight_decay=5e-4, schedule='poly', power=0.9)
     config_lib.update(
         config,
-        preprocess='caffe',
         augment=dict(flip=0.5),
         data=dict(name='cityscapes', eval_size=(1024, 2048)),
         train=dict(num_steps=20_000),
         evaluate=dict(batch_size=4),
+        init_from=dict(expected=WEIGHTS[args.net]),
         optim=sgd,
-        dilation=dict(learn=LEARN[args.dilation], start=args.start),
+        dilation=dict(start=args.start),
         run=dict(log_every=50, eval_every=2500, checkpoint_every=2500),
     )
     {'largefov': _largefov, 'deeplab_v2': _deeplab_v2, 'pspnet': _pspnet}[args.net](config)
-    variants = {'': lambda *_: None, 'camvid': _camvid, 'camvid_quick': _camvid_quick, 'quick': _quick, 'smoke': _smoke}
     variants[args.variant](config, args.net)
+    chosen = DILATIONS[args.dilation]
+    config_lib.update(config, dilation=chosen)
+    if args.variant == 'smoke' and args.net == 'largefov' and chosen['learn']:
+        # One layer compiles sooner than four. Taps of fc6 would be outside the 5x9 features.
+        config.dilation.learn = ('vgg/conv5_3',)
     return config
 
 
 def _largefov(config):
     config_lib.update(
         config,
+        preprocess='deeplab',
         augment=dict(crop=(321, 321)),
         train=dict(batch_size=10),
         loss=dict(label_stride=8),
@@ -73,6 +114,7 @@ def _deeplab_v2(config):
     config.model.scales = (0.75, 0.5)
     config_lib.update(
         config,
+        preprocess='deeplab',
         augment=dict(crop=(321, 321), scale=(0.5, 1.5)),
         train=dict(batch_size=10),
         loss=dict(label_stride=8, aux_weight=1.0),
@@ -85,6 +127,7 @@ def _pspnet(config):
     config.model.depth = 101
     config_lib.update(
         config,
+        preprocess='imagenet',
         augment=dict(crop=(561, 561), scale=(0.5, 2.0), rotate=10.0, blur=0.5),
         train=dict(batch_size=16),
         loss=dict(aux_weight=0.4),
@@ -104,9 +147,40 @@ def _camvid(config, net):
         config_lib.update(config, augment=dict(crop=(473, 473)), train=dict(batch_size=10))
 
 
-def _camvid_quick(config, net):
+def _camvid_small(config, net):
+    """Sets 120x160 pixels: a third of the images along both axes."""
     _camvid(config, net)
-    config_lib.update(config, augment=dict(resize=(128, 160)), data=dict(eval_size=(128, 160)))
+    config_lib.update(config, augment=dict(resize=(120, 160)), data=dict(eval_size=(120, 160)))
+
+
+def _camvid_vgg(config, net):
+    if net != 'largefov':
+        raise InputError(
+            '--config configs/learned_dilation.py:camvid_vgg,net=',
+            got=repr(net),
+            expected="'largefov', the net with a VGG16",
+            fix='--config configs/learned_dilation.py:camvid_vgg',
+        )
+    _camvid_small(config, net)
+    config.model.fov = 5
+    config_lib.update(
+        config,
+        preprocess='imagenet',
+        augment=dict(crop=config.data.eval_size),
+        train=dict(batch_size=4, num_steps=400),
+        evaluate=dict(batch_size=8),
+        # 15x20 labels would be left of an image with a stride of 8.
+        loss=dict(label_stride=1, class_weights='enet'),
+        init_from=dict(expected="VGG16 in torchvision's names"),
+        # Adam's steps of a factor are its rate itself: 0.1 pixels.
+        optim=dict(name='adam', learning_rate=1e-4, weight_decay=0.0, factors=(('.*/fc[678]/(kernel|bias)', 10.0),)),
+        dilation=dict(rate=1000.0, ranges=(('fc6', 1.5, 8.0),)),
+        run=dict(log_every=10, eval_every=200, checkpoint_every=200, num_pictures=3),
+    )
+
+
+def _camvid_quick(config, net):
+    _camvid_small(config, net)
     _short(config, net)
 
 
@@ -120,7 +194,7 @@ def _quick(config, net):
 
 
 def _short(config, net):
-    """A training of minutes on whole images, with weights that let rare classes be learned so soon."""
+    """Sets a training of minutes on whole images; class weights let it learn rare classes."""
     config_lib.update(
         config,
         augment=dict(crop=config.data.eval_size, scale=(1.0, 1.0), rotate=0.0, blur=0.0),
@@ -136,13 +210,12 @@ def _smoke(config, net):
     config_lib.smoke(config)
     config_lib.update(config, augment=dict(scale=(1.0, 1.0), rotate=0.0, blur=0.0))
     _from_scratch(config, net, 0.1)
-    if net == 'largefov' and config.dilation.learn:
-        config.dilation.learn = ('fc6',)  # compiles sooner than with all four
 
 
 def _from_scratch(config, net, width):
-    """Narrow nets without trained weights: Adam, whose steps of a factor are the rate itself, 0.01 pixels."""
+    """Sets narrow nets without trained weights, and Adam with factor steps of 0.01 pixels."""
     config.preprocess = 'imagenet'
+    config.init_from.expected = ''
     config.model.width = width
     if net == 'deeplab_v2':
         config.model.scales = ()

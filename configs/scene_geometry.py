@@ -21,6 +21,8 @@ Methods, `method=`:
   chen             the regulariser of [4] with a depth net trained beforehand
   chen_multitask   as novosel, and the regulariser of [4] on the depth that is learned
   depth            depth and motion from video alone, without any segmentation
+  pose             the pose net alone, on the data set's own depth, to see whether rotation is
+                   learned; quick takes two minutes on a CPU core
 
 The paper leaves these open:
   BiSeNet      The recipe is that of its authors' release: batch 16, SGD at 1e-2 with poly decay, ten
@@ -64,6 +66,7 @@ METHODS = {  # whose depth, regulariser
     'chen': ('pretrained', 'chen'),
     'chen_multitask': ('multitask', 'chen'),
     'depth': ('alone', 'none'),
+    'pose': ('truth', 'none'),
 }
 NEW_LAYERS = (('segmenter/(?!cp/resnet/).*', 10.0),)
 """The layers of BiSeNet outside its ResNet learn at ten times the rate, as in the release of its authors."""
@@ -103,6 +106,8 @@ def get_config(arg=''):
         _klingner(config)
     small = {'cityscapes_quick': _cityscapes_quick, 'quick': _quick, 'smoke': _smoke}
     {'': lambda c: None, 'cityscapes': _cityscapes, **small}[args.variant](config)
+    if args.method == 'pose':
+        _pose(config, args.variant)
     return config
 
 
@@ -125,6 +130,23 @@ def _klingner(config):
         optim={**ADAM, **dropped, 'weight_decay': 0.0, 'factors': ()},
         optim_depth={**ADAM, **dropped},
     )
+
+
+def _pose(config, variant):
+    """Sets the one loss that reaches the pose net.
+
+    Neighbours are two frames away: between adjacent frames of `streets` turns are half a pixel.
+    """
+    settings = dict(frames=(-2, 2), photometric='l1', smoothness='none', num_scales=1)
+    config_lib.update(config, depth=settings)
+    if variant == 'quick':
+        config_lib.update(
+            config,
+            data=dict(world=dict(num_train=1200, num_val=64)),
+            depth=dict(num_steps=1200),
+            optim_depth=dict(learning_rate=5e-4),
+            run=dict(log_every=50, eval_every=300, checkpoint_every=300),
+        )
 
 
 def _cityscapes(config):

@@ -257,6 +257,7 @@ SHARED = {
             'where parameters come from when this run has no checkpoint yet: a run folder, a checkpoint, or published '
             'weights (.safetensors, .npz, .pth, or hf:owner/name/file)',
         ),
+        'expected': Field('', 'Weights that the published experiment starts from; without a path, a run warns'),
         'nets': Field(('.*',), 'patterns over net/module: what to take', patterns),
         'source': Field('', "published weights: whose naming (segjax/pretrained/sources.py); '': find out"),
         'partial': Field(False, 'published weights: take what fits, and only list what is missing or too much'),

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from segjax import advice, pipelines
 from segjax import config as config_lib
-from segjax import pipelines
 from segjax.data import builders, loader, transforms
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
@@ -200,6 +200,9 @@ def _config_against_data(config: Any, splits: Mapping[str, SplitSummary]) -> lis
         findings.append(Finding('warning', 'config.train.batch_size', message, 'a batch then repeats images'))
     if train is not None and train.sizes:
         findings += _crop(config, train.sizes)
+        commonest, _ = train.sizes.most_common(1)[0]
+        findings += [Finding('warning', *one) for one in advice.stretched(config, commonest)]
+    findings += [Finding('warning', *one) for one in advice.without_start(config)]
     evaluated = splits.get(config.data.eval_split)
     if evaluated is not None and evaluated.sizes:
         findings += _eval_size(config, evaluated.sizes)

@@ -17,7 +17,20 @@ import jax
 import ml_collections
 from absl import logging
 
-from segjax import checkpoints, evaluation, health, host, logs, origin, parallel, pipelines, report, rng, scores
+from segjax import (
+    advice,
+    checkpoints,
+    evaluation,
+    health,
+    host,
+    logs,
+    origin,
+    parallel,
+    pipelines,
+    report,
+    rng,
+    scores,
+)
 from segjax import config as config_lib
 from segjax import data as data_lib
 from segjax.data import loader
@@ -87,6 +100,9 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
     run = Run(config, data, folder, topology, source)
     if use == 'train' and not origin.has_begun(folder):
         origin.check(run, stages)
+        for warning in advice.before_training(config, data.spec):
+            if parallel.is_main():
+                print(warning, flush=True)
     return run, stages
 
 

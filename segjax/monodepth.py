@@ -6,6 +6,7 @@ its neighbours; from both, every neighbour is warped onto the frame, and what di
     p_s ~ K T_{t->s} D_t(p_t) K^-1 p_t
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -158,9 +159,9 @@ def by_inverse_depth(motions: Array, depth: Array) -> Array:
 
     Args:
       motions: [B, n, 4, 4]. Inverted or not, a matrix is linear in its translation.
-      depth: [B, H, W].
+      depth: [B, H, W]; pixels that are not measured (0) count as infinitely far away.
     """
-    mean = (1 / depth).mean((1, 2))
+    mean = inverse(depth).mean((1, 2))
     return motions.at[..., :3, 3].multiply(mean[:, None, None])
 
 
@@ -221,6 +222,30 @@ def with_frames(inputs: Input, config: ml_collections.ConfigDict, *more: str) ->
     """An input with the neighbours of its images, their camera, and further features."""
     features = dict.fromkeys((*inputs.features, 'image_frames', 'intrinsics', *more))
     return inputs._replace(features=tuple(features), frames=tuple(config.depth.frames))
+
+
+def check_true_depth(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
+    """Raises InputError unless a pose net can be trained on the data set's own depth.
+
+    The only loss then is the photometric one at full size, over pixels with measured depth.
+    """
+    if 'depth' not in spec.features:
+        raise InputError(
+            'config.data.name',
+            got=f'{spec.name!r}, which has no depth',
+            expected='a data set with depth, for config.geometry.depth=truth',
+            fix='--config.data.name=streets',
+        )
+    masked = ('l1', 'mixture')
+    wanted = {'photometric': masked, 'smoothness': ('none',), 'num_scales': (1,)}
+    for key, values in wanted.items():
+        if config.depth[key] not in values:
+            raise InputError(
+                f'config.depth.{key}',
+                got=f'{config.depth[key]!r} with config.geometry.depth=truth',
+                expected=' or '.join(repr(value) for value in values),
+                fix=f'--config.depth.{key}={values[0]}',
+            )
 
 
 def eval_input(config: ml_collections.ConfigDict, spec: DataSpec) -> Input:
@@ -320,98 +345,179 @@ MIN_DEPTH, MAX_DEPTH = 1e-3, 80.0
 """Metres: what depth is scored between, as on KITTI."""
 
 
-def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Callable) -> dict[str, Any]:
-    """`Stage`'s eval_step, finalize, render and monitor of what was learned about depth and motion.
+class Evaluation(NamedTuple):
+    """What the parts of an evaluation have in common.
 
-    Scores: 'photometric', the L1 between frames and warped neighbours over the pixels of config.depth.rows that fall
-    onto them, beside 'photometric_no_warp' of the same pixels without a warp. Where the data set has the truth: the
-    seven errors of depth (metrics/depth.py, scaled by medians, since one camera knows no scale), and the same of two
-    guesses without an image ('baseline_'): a constant; and level ground with a constant above the horizon, each at the
-    scale of its own median, which is one scale more than depth is given. The trajectory's error in metres, the
-    rotation's in degrees.
+    infer         (state, batch) -> (disparity [B, H, W], depth_of, motions [B, n, 4, 4])
+    settings      config.depth
+    truth         the features that predictions are scored with
+    num_examples  of the evaluation split
+    """
+
+    infer: Callable
+    settings: ml_collections.ConfigDict
+    truth: tuple[str, ...]
+    num_examples: int
+
+
+class View(NamedTuple):
+    """The neighbours of a batch as their frames see them.
+
+    disparity  [B, H, W]
+    depth_of   disparity -> depth
+    motions    [B, n, 4, 4]
+    image      [B, n, H, W, 3] the warped neighbours
+    valid      [B, n, H, W] bool, pixels of config.depth.rows that fall onto the neighbour
+    """
+
+    disparity: Array
+    depth_of: Callable
+    motions: Array
+    image: Array
+    valid: Array
+
+
+def make_evaluation(
+    config: ml_collections.ConfigDict, spec: DataSpec, infer: Callable, truth: Sequence[str] = TRUTH
+) -> dict[str, Any]:
+    """Builds eval_step, finalize, render and monitor of a `Stage` that learns depth or motion.
+
+    Scores: 'photometric' is the L1 between frames and warped neighbours. It is over the pixels of
+    config.depth.rows that fall onto the neighbours. 'photometric_no_warp' is that of the same pixels
+    without a warp.
+
+    True depth gives the seven errors of metrics/depth.py. They are scaled by medians, since one
+    camera knows no scale. Two guesses without an image are the baselines. 'baseline_constant' is a
+    constant. 'baseline_plane' is level ground, and a constant above the horizon. It scales ground and
+    background by their own medians, so it has one more free scale than the prediction.
+
+    True poses give the trajectory's error in metres, the rotation's in degrees, and the
+    'yaw_correlation' over all frames. 'baseline_still' has the errors of a camera that neither turns
+    nor moves.
 
     Args:
-      infer: (state, image, frames) -> (disparity [B, H, W] of full resolution, depth_of, motions).
+      config: of the run.
+      spec: of the data set.
+      infer: (state, batch) -> (disparity [B, H, W] of full resolution, depth_of, motions).
+      truth: features to score with, where the data set has them.
     """
-    num_examples = spec.split(config.data.eval_split).num_examples
-    truth = [feature for feature in TRUTH if feature in spec.features]
+    evaluation = Evaluation(
+        infer=infer,
+        settings=config.depth,
+        truth=tuple(feature for feature in truth if feature in spec.features),
+        num_examples=spec.split(config.data.eval_split).num_examples,
+    )
+    return {
+        'eval_step': functools.partial(eval_step, evaluation),
+        'finalize': finalize,
+        'render': functools.partial(render, evaluation),
+        'monitor': ('photometric', 'min'),
+    }
 
-    def look(state: TrainState, batch: Batch):
-        """(disparity, depth_of, motions, Warped, pixels that count [B, n, H, W])"""
-        disparity, depth_of, motions = infer(state, batch['image'], batch['image_frames'])
-        depth = depth_of(disparity)[:, None]
-        seen = warp.warp(unit(batch['image_frames']), depth, motions, batch['intrinsics'][:, None])
-        from_row, to_row = (batch['size'][:, :1, None] * share for share in config.depth.rows)
-        rows = jnp.arange(disparity.shape[1])[:, None] + 0.5
-        counted = segmenter.valid_pixels(batch['size'], disparity) & (rows > from_row) & (rows < to_row)
-        return disparity, depth_of, motions, seen, seen.valid & counted[:, None]
 
-    def eval_step(state: TrainState, batch: Batch, keys: Keys) -> Metrics:
-        disparity, depth_of, motions, seen, valid = look(state, batch)
-        target, frames, weight = unit(batch['image']), unit(batch['image_frames']), batch['weight']
-        found = {
-            'photometric': losses.photometric_l1(target, seen.image, valid, weight, 'mean'),
-            'photometric_no_warp': losses.photometric_l1(target, frames, valid, weight, 'mean'),
-        }
-        distance = jnp.where(valid, jnp.abs(target[:, None] - seen.image).mean(-1), 0).sum((1, 2, 3))
-        score = -distance / jnp.maximum(valid.sum((1, 2, 3)), 1)
-        found['image_score'] = confusion.per_example(score, batch['index'], weight, num_examples)
-        if 'depth' in truth:
-            found |= depth_metrics(disparity, depth_of, batch)
-        if 'pose' in truth:
-            true = warp.relative_motion(batch['pose'][:, None], batch['pose_frames'])
-            found['rotation_error'] = metrics_of_depth.rotation_error(motions, true, weight)
-            paths = (metrics_of_depth.trajectory(m, config.depth.frames) for m in (motions, true))
-            found['trajectory_error'] = metrics_of_depth.trajectory_error(*paths, weight)
-        return found
+def make_view(evaluation: Evaluation, state: TrainState, batch: Batch) -> View:
+    """Warps the neighbours onto their frames."""
+    disparity, depth_of, motions = evaluation.infer(state, batch)
+    depth = depth_of(disparity)[:, None]
+    seen = warp.warp(unit(batch['image_frames']), depth, motions, batch['intrinsics'][:, None])
+    from_row, to_row = (batch['size'][:, :1, None] * share for share in evaluation.settings.rows)
+    rows = jnp.arange(disparity.shape[1])[:, None] + 0.5
+    counted = segmenter.valid_pixels(batch['size'], disparity) & (rows > from_row) & (rows < to_row)
+    return View(disparity, depth_of, motions, seen.image, seen.valid & counted[:, None])
 
-    def depth_metrics(disparity, depth_of, batch: Batch) -> Metrics:
-        """At the size of the true depth: disparity is resized, which is as smooth as the net made it."""
-        true = batch['depth']
-        large = resize.resize_valid(disparity[..., None], batch['size'], true.shape[1:], batch['label_size'])[..., 0]
-        inside = segmenter.valid_pixels(batch['label_size'], true)
-        judged = metrics_of_depth.is_judged(true, MIN_DEPTH, MAX_DEPTH, inside)
-        ground = level_ground(batch['intrinsics'], batch['size'], true.shape[1:], batch['label_size'])
-        guesses = {
-            '': depth_of(jnp.where(inside, large, 1.0)),
-            'constant/': jnp.ones_like(true),
-            'plane/': jnp.where(
-                ground > 0,
-                metrics_of_depth.at_its_median(ground, true, judged & (ground > 0)),
-                metrics_of_depth.at_its_median(jnp.ones_like(true), true, judged & (ground == 0)),
-            ),
-        }
-        options = dict(min_depth=MIN_DEPTH, max_depth=MAX_DEPTH, valid=inside)
-        return {
-            guess + name: value
-            for guess, depth in guesses.items()
-            for name, value in metrics_of_depth.errors(
-                depth, true, batch['weight'], median_scaling=guess != 'plane/', **options
-            ).items()
-        }
 
-    def finalize(metrics: Mapping[str, Mean]) -> Scores:
-        values = {name: float(m.value()) for name, m in metrics.items() if name != 'image_score'}
-        scores: dict[str, Any] = {name: value for name, value in values.items() if '/' not in name}
-        for guess in ('constant', 'plane') if 'depth' in truth else ():
-            scores[f'baseline_{guess}'] = {n: values[f'{guess}/{n}'] for n in metrics_of_depth.DEPTH_ERRORS}
-        return scores
+def eval_step(evaluation: Evaluation, state: TrainState, batch: Batch, keys: Keys) -> Metrics:
+    """Computes the metrics of a batch, see `make_evaluation`."""
+    view = make_view(evaluation, state, batch)
+    target = unit(batch['image'])
+    frames = unit(batch['image_frames'])
+    weight = batch['weight']
+    metrics = {
+        'photometric': losses.photometric_l1(target, view.image, view.valid, weight, 'mean'),
+        'photometric_no_warp': losses.photometric_l1(target, frames, view.valid, weight, 'mean'),
+    }
+    # The report shows the images with the smallest and the largest error.
+    difference = jnp.abs(target[:, None] - view.image).mean(-1)
+    distance = jnp.where(view.valid, difference, 0).sum((1, 2, 3))
+    score = -distance / jnp.maximum(view.valid.sum((1, 2, 3)), 1)
+    places = batch['index'], weight, evaluation.num_examples
+    metrics['image_score'] = confusion.per_example(score, *places)
+    if 'depth' in evaluation.truth:
+        metrics |= depth_metrics(view, batch)
+    if 'pose' in evaluation.truth:
+        true = warp.relative_motion(batch['pose'][:, None], batch['pose_frames'])
+        offsets = evaluation.settings.frames
+        metrics |= metrics_of_depth.motion_errors(view.motions, true, weight, offsets=offsets)
+    return metrics
 
-    def render(state: TrainState, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
-        disparity, _, _, seen, valid = look(state, batch)
-        target, warped = unit(batch['image']), jnp.where(valid[..., None], seen.image, 0)[:, 0]
-        error = jnp.where(valid[:, 0], jnp.abs(target - warped).mean(-1), 0)
-        pictures = {'disparity': paint_disparity(disparity)}
-        if 'depth' in truth:
-            near = batch['depth'] > 0
-            pictures['true_disparity'] = paint_disparity(near / jnp.where(near, batch['depth'], 1))
-        return pictures | {
-            'neighbour': batch['image_frames'][:, 0],
-            'warped': images.to_uint8(warped, 'unit'),
-            'photometric_error': images.heat(jnp.clip(4 * error, 0, 1)),
-        }
 
-    return {'eval_step': eval_step, 'finalize': finalize, 'render': render, 'monitor': ('photometric', 'min')}
+def depth_metrics(view: View, batch: Batch) -> Metrics:
+    """Computes depth errors at the size of the true depth.
+
+    Disparity is resized, not depth: it is as smooth as the net made it.
+    """
+    true = batch['depth']
+    sizes = batch['size'], true.shape[1:], batch['label_size']
+    large = resize.resize_valid(view.disparity[..., None], *sizes)[..., 0]
+    inside = segmenter.valid_pixels(batch['label_size'], true)
+    judged = metrics_of_depth.is_judged(true, MIN_DEPTH, MAX_DEPTH, inside)
+    # Ground and background of the plane get a scale each.
+    ground = level_ground(batch['intrinsics'], *sizes)
+    below = metrics_of_depth.at_its_median(ground, true, judged & (ground > 0))
+    above = metrics_of_depth.at_its_median(jnp.ones_like(true), true, judged & (ground == 0))
+    guesses = {
+        '': view.depth_of(jnp.where(inside, large, 1.0)),
+        'constant/': jnp.ones_like(true),
+        'plane/': jnp.where(ground > 0, below, above),
+    }
+    metrics = {}
+    for guess, depth in guesses.items():
+        errors = metrics_of_depth.errors(
+            depth,
+            true,
+            batch['weight'],
+            median_scaling=guess != 'plane/',
+            min_depth=MIN_DEPTH,
+            max_depth=MAX_DEPTH,
+            valid=inside,
+        )
+        metrics |= {guess + name: value for name, value in errors.items()}
+    return metrics
+
+
+def finalize(metrics: Mapping[str, Mean]) -> Scores:
+    """Turns summed metrics into scores; 'plane/rmse' becomes 'rmse' of 'baseline_plane'."""
+    scores: dict[str, Any] = {}
+    for name, metric in metrics.items():
+        guess, _, score = name.rpartition('/')
+        if name == 'yaw':
+            scores['yaw_correlation'] = metrics_of_depth.correlation(metric.sum)
+        elif guess:
+            scores.setdefault(f'baseline_{guess}', {})[score] = float(metric.value())
+        elif name != 'image_score':
+            scores[name] = float(metric.value())
+    return scores
+
+
+def render(evaluation: Evaluation, state: TrainState, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
+    """Draws disparities, the first neighbour, its warp, and what differs from the frame."""
+    view = make_view(evaluation, state, batch)
+    target = unit(batch['image'])
+    warped = jnp.where(view.valid[..., None], view.image, 0)[:, 0]
+    error = jnp.where(view.valid[:, 0], jnp.abs(target - warped).mean(-1), 0)
+    pictures = {'disparity': paint_disparity(view.disparity)}
+    if 'depth' in evaluation.truth:
+        pictures['true_disparity'] = paint_disparity(inverse(batch['depth']))
+    return pictures | {
+        'neighbour': batch['image_frames'][:, 0],
+        'warped': images.to_uint8(warped, 'unit'),
+        'photometric_error': images.heat(jnp.clip(4 * error, 0, 1)),
+    }
+
+
+def inverse(depth: Array) -> Array:
+    """Returns 1 / depth, and 0 where depth is 0, which is not measured. Its own inverse."""
+    return jnp.where(depth > 0, 1 / jnp.where(depth > 0, depth, 1), 0)
 
 
 def level_ground(intrinsics: Array, size: Array, out_size: tuple[int, int], out_valid: Array) -> Array:

@@ -164,10 +164,10 @@ def abstract_state(run, stage: Stage, earlier: Mapping[str, TrainState]) -> Trai
 
 
 def _arguments(run, stage: Stage, earlier: Mapping[str, TrainState]):
-    """Those of `stage.init`; the batch is zeros in the shapes of one device's training batch."""
+    """Returns those of `stage.init`: a key that all stages share, zeros as the batch, earlier states."""
     inputs = stage.train_input or stage.eval_input
     batch = loader.zeros(inputs, max(1, inputs.batch_size // run.topology.count))
-    return rng.root(run.config.seed, stage.name, 'init'), batch, dict(earlier)
+    return rng.root(run.config.seed, 'init'), batch, dict(earlier)
 
 
 def _inherited(state: TrainState, earlier: Mapping[str, TrainState]) -> set[str]:

@@ -43,6 +43,7 @@ import numpy as np
 import tqdm
 
 from segjax import driver, logs, parallel
+from segjax.data import transforms
 from segjax.data.image_files import Source, find_images, read_image
 from segjax.data.spec import ClassSpec, DataSpec
 from segjax.errors import InputError
@@ -138,7 +139,7 @@ class Assembly:
 
     def cuttings(self) -> Iterator[tuple[tiles.TilePlace, np.ndarray]]:
         """Every tile's place and pixels."""
-        padded = [tiles.pad(resized(self.image, grid.size), grid) for grid in self.grids]
+        padded = [tiles.pad(transforms.resize_image(self.image, grid.size), grid) for grid in self.grids]
         for place in self.places:
             yield place, tiles.take(padded[place.scale], self.grids[place.scale], place)
 
@@ -178,10 +179,6 @@ def net_sizes(size: tuple[int, int], plan: Plan) -> list[tuple[int, int]]:
     fitting = min(net / own for net, own in zip(plan.eval_size, size))
     scale = max(plan.base_scale, fitting)
     return [tuple(max(1, round(length * scale * factor)) for length in size) for factor in plan.scales]
-
-
-def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def argmax(planes: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -109,10 +109,11 @@ class Stage(NamedTuple):
     streams      names of the random streams that train_step, eval_step and render want in `keys`
     shared_streams  names of streams whose keys are equal on all devices, and in evaluation in all batches. Folded with
                  batch['index'], they make numbers that do not depend on how examples were dealt out
-    init         (key, batch, earlier) -> TrainState; `batch` is one device's example batch (shapes and dtypes matter,
-                 values do not) and `earlier` holds the final states of the stages before, by name. Called as it is (a
-                 compiler would take minutes over the random numbers of large nets) and under eval_shape: nets begin
-                 with `lazy_init`, which computes no activations
+    init         (key, batch, earlier) -> TrainState. `key` depends on the seed alone: rng.named(key, net) gives a net
+                 the same initial parameters in every stage. `batch` is one device's example batch (shapes and dtypes
+                 matter, values do not) and `earlier` holds the final states of the stages before, by name. Called as it
+                 is (a compiler would take minutes over the random numbers of large nets) and under eval_shape: nets
+                 begin with `lazy_init`, which computes no activations
     train_step   (state, batch, keys) -> (state, metrics), pure, per device; metrics are scalar Means, and
                  metrics['loss'] is what NaN checks watch
     eval_step    (state, batch, keys) -> metrics, pure, per device; respects batch['weight']. metrics['image_score'],

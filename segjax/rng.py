@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import jax
 
 
-def _fold_name(key: jax.Array, name: str) -> jax.Array:
+def named(key: jax.Array, name: str) -> jax.Array:
+    """Returns the key of a name, for example of a net in `Stage.init`."""
     # crc32 rather than hash(): the latter changes from process to process.
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
@@ -16,7 +17,7 @@ def root(seed: int, *names: str) -> jax.Array:
     """The key of a stage (or of any purpose): `root(0, 'segmentation', 'train')`."""
     key = jax.random.key(seed)
     for name in names:
-        key = _fold_name(key, name)
+        key = named(key, name)
     return key
 
 
@@ -35,4 +36,4 @@ def streams(root_key: jax.Array, names: Iterable[str], step, device) -> dict[str
       device: int scalar, may be traced (`parallel.device_index()`).
     """
     here = jax.random.fold_in(jax.random.fold_in(root_key, step), device)
-    return {name: _fold_name(here, name) for name in names}
+    return {name: named(here, name) for name in names}

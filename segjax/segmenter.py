@@ -140,15 +140,16 @@ def label_of_image(batch: Batch, config: ml_collections.ConfigDict, spec: DataSp
     return to_image(eval_label(batch, config, spec), batch)
 
 
-def to_image(label: Array, batch: Batch) -> Array:
-    """Resizes label maps to the evaluation images with nearest neighbours.
+def to_image(label: Array, batch: Batch, fill: int = IGNORE) -> Array:
+    """Resizes label maps, or maps of their size, to the evaluation images with nearest neighbours.
 
     Args:
       label: [B, h, w] train ids on the canvas of batch['label'].
       batch: an evaluation batch; its image, size and label_size are read.
+      fill: value of the padding.
 
     Returns:
-      [B, H, W] train ids on the canvas of batch['image']; padding is 255.
+      [B, H, W] train ids on the canvas of batch['image']; padding is `fill`.
     """
     height, width = batch['image'].shape[1:3]
 
@@ -162,7 +163,7 @@ def to_image(label: Array, batch: Batch) -> Array:
         return label[rows[:, None], columns]
 
     label = jax.vmap(pick)(label, source(0, height), source(1, width))
-    return jnp.where(valid_pixels(batch['size'], label), label, IGNORE)
+    return jnp.where(valid_pixels(batch['size'], label), label, fill)
 
 
 def valid_pixels(size: Array, like: Array) -> Array:

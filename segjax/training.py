@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 
-from segjax import optim, parallel, segmenter
+from segjax import optim, parallel, rng, segmenter
 from segjax.config import Field, at_least, between, one_of
 from segjax.data.spec import DataSpec
 from segjax.losses import segmentation as losses
@@ -96,7 +96,7 @@ def make_init(config: ml_collections.ConfigDict, net: segmenter.Net) -> Callable
     """`Stage.init`: fresh parameters, statistics and optimiser."""
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
-        variables = net.init(key, batch['image'][:1])
+        variables = net.init(rng.named(key, 'segmenter'), batch['image'][:1])
         params, model_state = {'segmenter': variables.pop('params')}, {'segmenter': variables}
         return fresh_state(params, model_state, alone(config), num_steps=config.train.num_steps, ema=config.train.ema)
 

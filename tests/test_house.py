@@ -27,6 +27,7 @@ FLOOR = {
     'pipelines': 4,
 }
 UPSTAIRS = {
+    'advice',
     'driver',
     'origin',
     'evaluation',

@@ -234,7 +234,7 @@ def evaluate_the_truth(video, **settings):
     """Scores, metrics and pictures of a net that knows: disparity is 1 / depth, three times as far away as it is."""
     depth = jnp.where(video['depth'] > 0, video['depth'], 1e3)
 
-    def infer(state, image, frames):
+    def infer(state, batch):
         motions = true_motions(video)
         return 1 / (3 * depth), lambda d: 1 / d, motions.at[..., :3, 3].multiply(3)
 
@@ -286,6 +286,23 @@ def test_baselines_are_what_they_say(scores_of_the_truth, video):
         errors['plane'].append(np.mean(np.abs(guess - true) / true))
     for name, values in errors.items():
         assert scores[f'baseline_{name}']['abs_rel'] == pytest.approx(np.mean(values), rel=1e-3)
+
+
+def test_no_motion_is_a_baseline_of_motion(scores_of_the_truth, video):
+    scores, *_ = scores_of_the_truth
+    turns, ways = [], []
+    for pose, frames in zip(video['pose'].astype(float), video['pose_frames'].astype(float), strict=True):
+        for other in frames:
+            cosine = (np.trace(other[:3, :3].T @ pose[:3, :3]) - 1) / 2
+            turns.append(np.rad2deg(np.arccos(cosine)))
+        places = np.stack([p[:3, 3] for p in (frames[0], pose, frames[1])])
+        ways.append(np.sqrt(((places - places[0]) ** 2).sum()) / 3)
+    still = scores['baseline_still']
+    assert still['rotation_error'] == pytest.approx(np.mean(turns), rel=1e-2)
+    assert still['trajectory_error'] == pytest.approx(np.mean(ways), rel=1e-3)
+    assert still['rotation_error'] > 10 * scores['rotation_error']
+    assert scores['yaw_correlation'] == pytest.approx(1, abs=1e-3)
+    assert 'yaw' not in scores
 
 
 def test_pictures_show_what_was_seen(scores_of_the_truth, video):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from segjax import data, driver, parallel, predict
+from segjax.data import transforms
 from segjax.data.spec import ClassSpec, DataSpec
 from segjax.errors import InputError
 from segjax.protocol import TrainState
@@ -160,7 +161,19 @@ def test_scales_are_those_of_the_data_set(monkeypatch):
     for height, width in ((22, 31), (33, 46)):
         small = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR) / 255
         expected += np.asarray(jax.image.resize(small, (44, 62, 3), 'bilinear')) / 2
-    np.testing.assert_allclose(out, expected, atol=1e-5)
+    np.testing.assert_allclose(out, expected, atol=1 / 255)  # resized pixels are rounded
+
+
+@pytest.mark.parametrize('size', [(44, 62), (96, 144), (41, 60), (128, 96)])
+def test_the_net_sees_the_pixels_that_it_sees_in_evaluation(size):
+    """An image up to the size of the data set's largest, and one that shrinks by more than 2."""
+    image = noise(*size)
+    plan = predict.make_plan(make_config(), make_spec((128, 144)))
+    assembly = predict.Assembly(predict.Source(None, 'image'), image, plan, 3)
+    pixels = next(assembly.cuttings())[1]
+    seen = transforms.evaluation({'image': image}, plan.eval_size, (128, 144))
+    height, width = seen['size']
+    np.testing.assert_array_equal(pixels[:height, :width], seen['image'][:height, :width])
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,13 @@ def test_a_new_stream_leaves_the_others_alone():
     assert bits(few['noise']) == bits(many['noise'])
 
 
+def test_nets_have_keys_of_their_own():
+    key = rng.root(0, 'init')
+    keys = [bits(rng.named(key, net)) for net in ('segmenter', 'painter', 'discriminator')]
+    assert len({bits(key), *keys}) == 4
+    assert keys[0] == bits(rng.named(rng.root(0, 'init'), 'segmenter'))
+
+
 def test_keys_are_pinned():
     """A changed derivation would make every published seed mean something else."""
     key = rng.streams(rng.root(7, 'segmentation', 'train'), ('dropout',), 11, 2)['dropout']

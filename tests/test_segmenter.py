@@ -10,6 +10,7 @@ from fakes import NUM_CLASSES, SPEC
 
 from segjax import config as config_lib
 from segjax import optim, predict, segmenter
+from segjax.data import transforms
 from segjax.data.spec import IGNORE
 from segjax.protocol import Mean, TrainState
 
@@ -189,7 +190,7 @@ def test_crops_decide_as_prediction_of_the_same_tiles_does():
         assembly.add(place, np.moveaxis(np.asarray(probabilities), -1, 0))
     (net_size,) = predict.net_sizes((44, 70), plan)
     image = np.zeros((1, 24, 40, 3), np.uint8)
-    image[0, : net_size[0], : net_size[1]] = predict.resized(original, net_size)
+    image[0, : net_size[0], : net_size[1]] = transforms.resize_image(original, net_size)
     batch = {
         'image': image,
         'label': assembly.classes[None].astype(int),

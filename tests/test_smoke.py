@@ -12,6 +12,8 @@ from readme import README, REPOSITORY, commands, flag, launch
 from segjax import config_file, driver, main, parallel
 
 FIRST, OF_FIRST = commands()[0], flag(commands()[0], 'config')
+MOVES = {'learned_dilation.py': ('factor_move',)}
+"""Metrics that are above 0 where an experiment does what it is for."""
 OTHERS = sorted(path for path in (REPOSITORY / 'configs').glob('*.py') if path.name not in OF_FIRST)
 
 
@@ -48,6 +50,10 @@ def test_smoke_trains_in_one_trace_of_each_function(path, tmp_path, traced):
     scores = driver.train(config, str(tmp_path))
     assert (tmp_path / 'report.html').exists()
     assert_traced_once(traced, scores)
+    for name in MOVES.get(path.name, ()):
+        lines = [json.loads(line) for file in tmp_path.glob('*/metrics.jsonl') for line in file.open()]
+        values = [line[name] for line in lines if name in line]
+        assert values and all(value > 0 for value in values), f'{name}: {values}'
 
 
 def test_the_first_command_trains_and_ends_with_a_report(tmp_path, traced):

@@ -3,6 +3,8 @@
 python -m segjax.main --mode table --table configs/tables/learned_dilation_table4_3.py --scale quick \
     --workdir runs/table4_3
 ... --scale paper --config.data.root=/data/cityscapes      4 trainings of 20,000 steps on Cityscapes
+    --override 'deeplab_v2:init_from.path=deeplabv1_resnet101-coco.pth'
+    --override 'pspnet:init_from.path=pspnet101_cityscapes.pth'
 
 Published numbers by class are left out.
 """

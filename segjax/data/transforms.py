@@ -2,8 +2,9 @@
 
 All geometry of an example (resize, scale, rotation, shift, crop, padding, flip) is composed into one 3x3
 matrix A that maps homogeneous pixel coordinates of the input to those of the output, and every map is
-interpolated once. Pixel centres lie at whole coordinates: the image covers [-0.5, width - 0.5] x [-0.5,
-height - 0.5], as `cv2.resize` has it.
+interpolated once. Images that shrink by more than 2 are averaged over blocks of pixels before. Pixel
+centres lie at whole coordinates: the image covers [-0.5, width - 0.5] x [-0.5, height - 0.5], as
+`cv2.resize` has it.
 
 Keys are treated by kind, so `image_prev` is an image and `label_prev` a label; maps may have leading axes
 (frames).
@@ -12,11 +13,13 @@ Keys are treated by kind, so `image_prev` is an image and `label_prev` a label; 
     label*       [..., H, W]            nearest    255 outside
     instance*    [..., H, W]            nearest    0 outside
     depth*       [..., H, W]            nearest    0 (= not measured) outside; distances along z, unchanged
-    intrinsics*  [..., 3, 3]            A K
-    pose*        [..., 4, 4]            untouched: cameras stay where they are
+    intrinsics*  [..., 3, 3]            A K Q^T
+    pose*        [..., 4, 4]            D T Q^T, all frames alike
 
-A flip makes K' = A K with a negative focal length in x instead of mirroring the world: points, depth and
-poses keep their values and still project to the right pixels. What relies on fx > 0 must not flip.
+The camera turns with its image: Q rolls it by the turn of A, and a motion T between cameras becomes
+Q T Q^T. A flip mirrors the world: D is diag(-1, 1, 1, 1) where A mirrors, and Q mirrors, too. A flip alone
+has Q = D. So focal lengths stay positive, and a moved example is an ordinary example of another scene: a
+net can read every target off the images. `MIRRORED` says how each kind of feature changes under a flip.
 """
 
 import functools
@@ -49,6 +52,21 @@ MAPS = {
     'instance': MapKind(cv2.INTER_NEAREST, 0, 2, COUNTED),
     'depth': MapKind(cv2.INTER_NEAREST, 0, 2, (*COUNTED, 'float32')),
 }
+
+MIRRORED = {
+    'maps': 'pixels swap left and right; class ids, instance ids and depth keep their values',
+    'points': 'positions follow A, as all positions do',
+    'landmarks': 'positions follow A; left and right landmarks swap names (left eye, right eye)',
+    'boxes': 'edges follow A; the left and the right edge swap',
+    'flow': 'pixels swap; the vectors follow the linear part of A, so u changes sign',
+    'normals': 'pixels swap; the component along x changes sign',
+    'intrinsics': 'K becomes A K D: the focal length stays positive, cx becomes width - 1 - cx',
+    'poses': 'T becomes D T D: turns about y and z and the translation along x change sign',
+}
+"""Says what a horizontal flip does to each kind of feature.
+
+Only `maps` (MAPS), intrinsics and poses are implemented. `apply_geometry` refuses every other array, so
+no new kind is carried along unchanged."""
 
 TIE = 1e-3
 """Shift in pixels of nearest look-ups: positions halfway between two pixels (every one of them when halving a
@@ -122,6 +140,21 @@ def flip_matrix(width: int) -> np.ndarray:
     return np.array([[-1, 0, width - 1], [0, 1, 0], [0, 0, 1]], np.float64)
 
 
+def camera_turn(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns how a 3x3 matrix turns the camera, and how it mirrors the world.
+
+    Returns:
+      Q [4, 4]: a point p of the camera is Q p of the moved camera. The linear part of the matrix is an
+        upper triangle with a positive diagonal times Q.
+      D [4, 4]: a point x of the world is D x of the moved world.
+    """
+    below, right = matrix[1, :2] / np.hypot(*matrix[1, :2])
+    sign = 1.0 if np.linalg.det(matrix[:2, :2]) > 0 else -1.0
+    turn = np.eye(4)
+    turn[:2, :2] = [[sign * right, -sign * below], [below, right]]
+    return turn, np.diag([sign, 1.0, 1.0, 1.0])
+
+
 def letterbox_matrix(in_size: Size, out_size: Size) -> tuple[np.ndarray, Size]:
     """Resize that keeps the aspect ratio, into the top left corner, and the (height, width) it fills."""
     scale = min(out_size[0] / in_size[0], out_size[1] / in_size[1])
@@ -168,7 +201,7 @@ def _crop_offset(where: float, length: int, crop: int) -> int:
 
 
 def apply_geometry(example: Example, matrix: np.ndarray, out_size: Size) -> dict[str, Any]:
-    """Moves every map of an example once, and its intrinsics with them (see the table at the top).
+    """Moves every map of an example once, and its cameras with them (see the table at the top).
 
     A pixel of an image is black exactly where the label is 255: where its centre falls outside the input.
 
@@ -181,14 +214,19 @@ def apply_geometry(example: Example, matrix: np.ndarray, out_size: Size) -> dict
       InputError: maps differ in size, or an array is of no known kind and may have to move, too.
     """
     in_size = map_size(example)
-    move = _mover(np.asarray(matrix, np.float64), in_size, tuple(out_size)) if in_size else None
+    matrix = np.asarray(matrix, np.float64)
+    turn, mirror = camera_turn(matrix)
+    move = _mover(matrix, in_size, tuple(out_size)) if in_size else None
     moved = {}
     for key, value in example.items():
         if kind := map_kind(key):
             moved[key] = _each_frame(lambda frame, kind=kind: move(frame, kind), value, kind.ndim)
         elif key.startswith('intrinsics'):
-            moved[key] = (matrix @ np.asarray(value, np.float64)).astype(np.float32)
-        elif key.startswith('pose') or np.ndim(value) < 2:
+            camera = np.asarray(value, np.float64)
+            moved[key] = (matrix @ camera @ turn[:3, :3].T).astype(np.float32)
+        elif key.startswith('pose'):
+            moved[key] = (mirror @ np.asarray(value, np.float64) @ turn.T).astype(np.float32)
+        elif np.ndim(value) < 2:
             moved[key] = value
         else:
             raise InputError(
@@ -214,18 +252,45 @@ def _mover(matrix: np.ndarray, in_size: Size, out_size: Size) -> Callable[[np.nd
     if np.allclose(matrix, whole, rtol=0, atol=1e-9):
         return lambda value, kind: _copy(value, shift[0], shift[1], flip, out_size, kind.fill)
 
-    to_input = np.linalg.inv(matrix)[:2]
-    to_nearest = to_input + np.array([[0, 0, TIE], [0, 0, TIE]])
+    to_input = np.linalg.inv(matrix)
+    to_nearest = to_input[:2] + np.array([[0, 0, TIE], [0, 0, TIE]])
     inside = _inside(to_nearest, in_size, out_size)
+    block = _block_size(matrix)
+    to_means = (scale_matrix(1 / block[0], 1 / block[1]) @ to_input)[:2]
 
     def warp(value, kind):
         if kind.interpolation == cv2.INTER_NEAREST:
             return _warp(value, to_nearest, out_size, kind, cv2.BORDER_CONSTANT)
         # A constant border would darken the outermost half pixel, which belongs to the image.
-        image = _warp(value, to_input, out_size, kind, cv2.BORDER_REPLICATE)
+        image = _warp(_block_means(value, block), to_means, out_size, kind, cv2.BORDER_REPLICATE)
         return image if inside is None else cv2.bitwise_and(image, image, mask=inside).reshape(image.shape)
 
     return warp
+
+
+def _block_size(matrix: np.ndarray) -> Size:
+    """Returns the (rows, columns) of the blocks that are averaged before images are interpolated.
+
+    Bilinear interpolation reads two pixels of a line, which misses none down to half the size. Below,
+    blocks of floor(1 / scale) pixels are averaged. The rest of the scale then lies in (2/3, 1].
+    """
+    noise = 1e-6  # of rounding: a half is not less than a half, a third is a third
+    across, down = 1 / np.hypot(matrix[0, :2], matrix[1, :2])
+    rows, columns = (int(shrink + noise) if shrink > 2 + noise else 1 for shrink in (down, across))
+    return rows, columns
+
+
+def _block_means(image: np.ndarray, block: Size) -> np.ndarray:
+    """Averages blocks of pixels; blocks that reach beyond the image repeat its last row and column."""
+    if block == (1, 1):
+        return image
+    rows, columns = block
+    height, width = image.shape[:2]
+    below, right = -height % rows, -width % columns
+    if below or right:
+        image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
+    size = (image.shape[1] // columns, image.shape[0] // rows)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def _warp(value: np.ndarray, to_input: np.ndarray, out_size: Size, kind: MapKind, border: int) -> np.ndarray:
@@ -272,6 +337,14 @@ def _copy(value: np.ndarray, dx: int, dy: int, flip: bool, out_size: Size, fill:
     moved = np.full((*out_size, *value.shape[2:]), fill, value.dtype)
     moved[y0:y1, x0:x1] = part
     return moved
+
+
+def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
+    """Resizes an image [H, W, 3] uint8 as training and evaluation do; no copy at the same size."""
+    in_size = image.shape[:2]
+    if in_size == tuple(size):
+        return image
+    return apply_geometry({'image': image}, resize_matrix(in_size, size), size)['image']
 
 
 # --- colour -------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ inside jit; what is averaged is a `protocol.Mean(sum, count)` that is not divide
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 
 from segjax.errors import InputError
 from segjax.losses.segmentation import masked_mean
@@ -208,3 +209,65 @@ def rotation_error(predicted: Array, truth: Array, weight: Array) -> Mean:
     sine, cosine = jnp.linalg.norm(axis, axis=-1), jnp.trace(turn, axis1=-2, axis2=-1) - 1
     angle = jnp.rad2deg(jnp.arctan2(sine, cosine))
     return masked_mean(angle, jnp.ones_like(angle), weight)
+
+
+def yaw(motions: Array) -> Array:
+    """Returns the turn of motions [..., 4, 4] about the camera's y axis (down), in degrees."""
+    return jnp.rad2deg(jnp.arctan2(motions[..., 0, 2], motions[..., 2, 2]))
+
+
+def yaw_sums(predicted: Array, truth: Array, weight: Array) -> Mean:
+    """Returns the sums that the correlation of predicted and true yaw is computed from.
+
+    Args:
+      predicted: [B, n, 4, 4] relative motions.
+      truth: [B, n, 4, 4].
+      weight: [B] weight of each example.
+
+    Returns:
+      Mean(sums, 1). The sums [6] of 1, x, y, x y, x^2 and y^2 are over all motions, with x the
+      predicted and y the true yaw. They add up over batches, and `correlation` takes the total.
+    """
+    x = yaw(predicted)
+    y = yaw(truth)
+    terms = jnp.stack([jnp.ones_like(x), x, y, x * y, x**2, y**2])
+    # Padding may hold anything, so it is masked instead of multiplied by 0.
+    counted = jnp.where(weight[:, None] > 0, terms * weight[:, None], 0)
+    return Mean(counted.sum((1, 2)), jnp.float32(1))
+
+
+def correlation(sums: np.ndarray) -> float:
+    """Returns Pearson's correlation from the total of `yaw_sums`; NaN if either yaw never changes."""
+    n, x, y, xy, xx, yy = (float(value) for value in sums)
+    spread_x = n * xx - x * x
+    spread_y = n * yy - y * y
+    # The sums are float32: a smaller share of the squares is rounding noise.
+    if spread_x <= 1e-6 * n * xx or spread_y <= 1e-6 * n * yy:
+        return float('nan')
+    return (n * xy - x * y) / float(np.sqrt(spread_x * spread_y))
+
+
+STILL = 'still'
+"""Names the baseline that says that the camera neither turns nor moves."""
+
+
+def motion_errors(predicted: Array, truth: Array, weight: Array, *, offsets: Sequence[int]) -> dict[str, Mean]:
+    """Compares predicted with true motions, and saying "no motion" with them.
+
+    Args:
+      predicted: [B, n, 4, 4] from the target camera to each source camera.
+      truth: [B, n, 4, 4].
+      weight: [B] weight of each example.
+      offsets: n frame offsets of the sources, as `trajectory` has them.
+
+    Returns:
+      {'rotation_error', 'trajectory_error', the same names after 'still/', and 'yaw' of `yaw_sums`}.
+    """
+    still = jnp.broadcast_to(jnp.eye(4, dtype=truth.dtype), truth.shape)
+    true_path = trajectory(truth, offsets)
+    errors_by_name = {'yaw': yaw_sums(predicted, truth, weight)}
+    for prefix, motions in (('', predicted), (f'{STILL}/', still)):
+        path = trajectory(motions, offsets)
+        errors_by_name[f'{prefix}rotation_error'] = rotation_error(motions, truth, weight)
+        errors_by_name[f'{prefix}trajectory_error'] = trajectory_error(path, true_path, weight)
+    return errors_by_name

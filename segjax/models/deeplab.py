@@ -6,6 +6,7 @@ Both were published with starts from ImageNet; their own layers start at N(0, 0.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,8 @@ class DeepLabLargeFOV(nn.Module):
     axis_name     unused: without batch norm, examples do not meet
     dilated_conv  what makes conv5_1, conv5_2, conv5_3 and fc6: called as models.layers.Conv is, with features,
                   kernel_size, dilation, kernel_init, bias_init, dtype and name; None: that Conv
+    logit_stride  in training, logits of every n-th pixel along both axes, as [:, ::n, ::n] of all;
+                  None: of all pixels
     """
 
     num_classes: int
@@ -47,14 +50,15 @@ class DeepLabLargeFOV(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
     dilated_conv: Callable | None = None
+    logit_stride: int | None = None
 
     @nn.compact
     def __call__(self, x, train: bool):
-        """The logits of an image.
+        """Returns the logits of an image.
 
         Args:
           x: [B, H, W, 3] floating point, normalised, of any size; 8 k + 1 pixels as published.
-          train: use dropout.
+          train: use dropout, and `logit_stride`.
 
         Returns:
           {'logits': [B, H, W, num_classes] float32}, enlarged from 1/8 with feature j on pixel 8 j, so that
@@ -77,7 +81,9 @@ class DeepLabLargeFOV(nn.Module):
         y = drop(nn.relu(dilated(n, (3, 3), dilation=self.fov, name='fc6')(pools['pool5'])))
         y = drop(nn.relu(conv(n, (1, 1), name='fc7')(y)))
         y = Conv(self.num_classes, (1, 1), dtype=self.dtype, **_SMALL, name='fc8')(y)
-        outputs = {'logits': resize.bilinear_on_grid(y.astype(jnp.float32), x.shape[1:3], OUTPUT_STRIDE)}
+        y = y.astype(jnp.float32)
+        every = self.logit_stride or 1 if train else 1
+        outputs = {'logits': resize.bilinear_on_grid(y, x.shape[1:3], OUTPUT_STRIDE, every=every)}
         return outputs | ({'features': features} if self.taps else {})
 
 
@@ -96,24 +102,35 @@ class ASPP(nn.Module):
         )
 
 
+def scaled_size(pixels: int, scale: float) -> int:
+    """Returns the length of a scaled axis of 8 k + 1 pixels in the same form: 321 at 0.5 are 161."""
+    return math.floor(scale * (pixels - 1) + 0.5) + 1
+
+
 class DeepLabV2(nn.Module):
     """DeepLab-v2. `net.apply(variables, x, train=...)`; in training with mutable=['batch_stats'].
 
     num_classes   channels of the logits
     depth         of the ResNet; 101 is the published net
     rates         dilations of the pyramid
-    scales        sizes at which the net looks at the image, besides 1, for instance (0.75, 0.5) as published. The
-                  logits are then the largest over all scales, and those of each are outputs['aux']['scale_...'], which
-                  were published with loss weights of 1
+    scales        sizes at which the net looks at the image, besides 1, for instance (0.75, 0.5) as
+                  published; an axis then has `scaled_size` pixels. The logits are the largest over
+                  all scales. Those of each scale are outputs['aux']['scale_...'], published with
+                  loss weights of 1
     taps          names of inner tensors (models/resnet.py) to return, at scale 1, under outputs['features']
-    norm_decay    of the running statistics, a step; published: 0.999, and frozen
-    frozen_norm   use the running statistics in training as well
+    norm_decay    of the running statistics, each time the net looks at a batch: with `scales`,
+                  several times a step, and the statistics then serve all scales. Published: 0.999,
+                  and frozen
+    frozen_norm   use the running statistics in training as well, as published. Scales and biases of
+                  the norms still learn, unless optim.factors freezes them
     width         factor on all inner channels; 1 is the published net, less is for tests and small machines
     dtype         of activations; parameters, batch statistics and the returned logits are float32
     axis_name     mapped axis over which batch statistics are those of the global batch; None: of this device
     dilated_conv  what makes the dilated 3x3 convolutions of layer3, layer4 and the pyramid: called as
                   models.layers.Conv is, with features, kernel_size, dilation, use_bias (False in the backbone),
                   kernel_init, bias_init (pyramid), dtype and name; None: that Conv
+    logit_stride  in training, logits of every n-th pixel along both axes, as [:, ::n, ::n] of all;
+                  None: of all pixels
     """
 
     num_classes: int
@@ -127,14 +144,15 @@ class DeepLabV2(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
     dilated_conv: Callable | None = None
+    logit_stride: int | None = None
 
     @nn.compact
     def __call__(self, x, train: bool):
-        """The logits of an image.
+        """Returns the logits of an image.
 
         Args:
           x: [B, H, W, 3] floating point, normalised, of any size; 8 k + 1 pixels as published.
-          train: use the batch's statistics.
+          train: use the batch's statistics, and `logit_stride`.
 
         Returns:
           {'logits': [B, H, W, num_classes] float32}, enlarged from 1/8 with feature j on pixel 8 j; with scales also
@@ -159,17 +177,23 @@ class DeepLabV2(nn.Module):
         dilated = functools.partial(self.dilated_conv or Conv, dtype=self.dtype, **_SMALL)
         aspp = ASPP(self.num_classes, self.rates, dilated, name='aspp')
 
+        size = x.shape[1:3]
+        every = self.logit_stride or 1 if train else 1
+
         def look(image):
+            """Returns logits at the size of x, and features."""
             stages, features = resnet(image.astype(self.dtype))
             logits = aspp(stages['layer4']).astype(jnp.float32)
-            return resize.bilinear_on_grid(logits, image.shape[1:3], OUTPUT_STRIDE), features
+            here = image.shape[1:3]
+            logits = resize.bilinear_on_grid(logits, here, OUTPUT_STRIDE, then=size, every=every)
+            return logits, features
 
         logits, features = look(x)
         outputs = {'logits': logits}
         if self.scales:
             seen = {'scale_1': logits}
             for scale in self.scales:
-                small = resize.bilinear(x, tuple(max(1, round(scale * n)) for n in x.shape[1:3]))
-                seen[f'scale_{scale:g}'] = resize.bilinear(look(small)[0], x.shape[1:3])
+                small = tuple(scaled_size(n, scale) for n in size)
+                seen[f'scale_{scale:g}'], _ = look(resize.bilinear(x, small))
             outputs = {'logits': functools.reduce(jnp.maximum, seen.values()), 'aux': seen}
         return outputs | ({'features': features} if self.taps else {})

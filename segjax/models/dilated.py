@@ -1,15 +1,18 @@
 """A dilated convolution that learns its dilation, one factor per input channel, and what belongs to its training.
 
-In place of `layers.Conv(features, (3, 3), dilation=12)` stands
+`layers.Conv(features, (3, 3), dilation=12)` becomes
 
     LearnedDilationConv(features, (3, 3), dilation=12, dilation_range=(4, 20))
 
-A training takes three things beside it (He et al., GCPR 2017, official code):
+A training needs three more things (He et al., GCPR 2017, official code):
 
-  * a rate of its own: optim.factors = (('.*/dilation', 200_000.0),) is theirs, for a base rate of 1e-3, SGD and a loss
-    that is a mean over valid pixels. Weight decay leaves the factors out, as all parameters with one axis
-  * `gate_gradients` on the global gradient, so that no factor wanders off outside its range
-  * for deployment, `freeze`
+  * A rate for the factors. The authors' is optim.factors = (('.*/dilation', 200_000.0),), for a
+    base rate of 1e-3, SGD and a loss that is a mean over valid pixels. Weight decay never touches
+    factors or other parameters with one axis.
+  * A gate that holds factors in their range. The authors' gate acts on the gradient of each image
+    and is part of the layer (`gate='image'`). The gate on the gradient of the batch
+    (`gate='batch'`) is ours: the training applies `gate_gradients` to the global gradient.
+  * For deployment, `freeze`.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,12 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.errors import InputError
+from segjax.errors import InputError, unknown_name
 from segjax.models.layers import add_bias, uniform_fan
 from segjax.ops import dilated as ops
 from segjax.protocol import PyTree
 from segjax.trees import named_leaves, path_name
 
+GATES = ('image', 'batch')
 Ranges = Mapping[str, tuple[float, float]]
 """{'encoder/fc6/dilation': (4, 20)}: name of a factor parameter inside its net -> range."""
 
@@ -44,6 +48,8 @@ class LearnedDilationConv(nn.Module):
                     (7, 17) for 12, (13, 23) for 18, (19, 29) for 24; (4, 20) for fc6 of DeepLab-LargeFOV
     use_bias, kernel_init, bias_init, dtype  as in layers.Conv
     forms           see ops/dilated.py
+    gate            'image': ops.dilated.gate_per_image acts in the layer, once for each call.
+                    'batch': the layer has no gate, and the training applies `gate_gradients`
     """
 
     features: int
@@ -55,9 +61,12 @@ class LearnedDilationConv(nn.Module):
     bias_init: Callable | None = None
     dtype: Any = jnp.float32
     forms: str = 'fast'
+    gate: str = 'image'
 
     @nn.compact
     def __call__(self, x):
+        if self.gate not in GATES:
+            raise unknown_name('LearnedDilationConv: gate', self.gate, GATES)
         kh, kw = self.kernel_size
         default = uniform_fan(kh * kw * x.shape[-1])
         shape = (kh, kw, x.shape[-1], self.features)
@@ -70,6 +79,8 @@ class LearnedDilationConv(nn.Module):
             y = ops.conv_at_whole_factors(x, kernel, factors)
         else:
             factors = factors.astype(jnp.promote_types(factors.dtype, jnp.float32))
+            if self.gate == 'image':
+                factors = ops.gate_per_image(factors, x.shape[0], self.dilation_range)
             y = ops.conv_dilated(x, kernel, factors, self.dilation_range, self.forms)
         return y if bias is None else add_bias(y, bias)
 
@@ -106,10 +117,10 @@ def factor_ranges(net: nn.Module, x, *args, **kwargs) -> dict[str, tuple[float, 
 
 
 def gate_gradients(grads: PyTree, params: PyTree, ranges: Ranges) -> PyTree:
-    """`ops.dilated.gate_gradient` for all learned dilations of a net; other gradients pass.
+    """Applies `ops.dilated.gate_gradient` to all learned dilations of a net; other gradients pass.
 
-    To be applied to what `parallel.global_value_and_grad` returns, before the optimiser: the gate is not linear, so
-    gradients of devices must be summed before it.
+    For layers with gate='batch'. The gate is not linear, so gradients of devices must be summed
+    before it: apply it to the result of `parallel.global_value_and_grad`.
 
     Args:
       grads: gradients of the net's parameters.

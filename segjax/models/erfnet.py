@@ -18,6 +18,21 @@ from segjax.models.layers import Conv, ConvTranspose, batch_norm, normal, scaled
 from segjax.ops.pool import max_pool_2x2
 
 OUTPUT_STRIDE = 8
+THIN = 16
+"""Channels of the published net's first and last features, which are its narrowest."""
+
+
+def thin_maps(channels: int, width: float, most: int = THIN) -> int:
+    """Returns the scaled channels of a thin layer, which stay at 16 or `most` in narrow nets.
+
+    All logits of a pixel are linear in the last features: four channels would tie twenty classes to four numbers.
+
+    Args:
+      channels: of the published net.
+      width: the factor on the channels.
+      most: the floor where it is below 16. A first block needs fewer channels than the second block.
+    """
+    return max(scaled(channels, width), min(THIN, most))
 
 
 class DownBlock(nn.Module):
@@ -133,10 +148,12 @@ class ERFNet(nn.Module):
     """ERFNet. `net.apply(variables, x, train=...)`; in training with rngs={'dropout': key}, mutable=['batch_stats'].
 
     num_classes   channels of the output (3 for a net that paints pictures)
-    first_maps    channels after the first block (times width); must exceed the channels of the input
+    first_maps    channels after the first block, times width; must exceed the channels of the input. At least 16 at
+                  a width below 1, but no more than half of the second block's (see `thin_maps`)
     dropout       rates of channel dropout in the encoder: blocks at stride 4, blocks at stride 8
     encoder_head  also predict at 1/8 with a 1x1 convolution (the authors' first training stage)
-    width         factor on all inner channels; 1 is the published net, less is for tests and small machines
+    width         factor on the inner channels; 1 is the published net, less is for tests and small machines. The last
+                  features keep at least 16 channels (see `thin_maps`)
     blocks        residual blocks at stride 4 and 8 of the encoder, 4 and 2 of the decoder; less is for tests
     use_bias      biases of convolutions, as published. Those in front of a batch norm have zero gradient
     init_std      0: torch's default, U(+-1 / sqrt(fan_in)). Above: CycleGAN's, kernels N(0, init_std^2), scales of
@@ -188,9 +205,10 @@ class ERFNet(nn.Module):
             dtype=self.dtype,
             axis_name=self.axis_name,
         )
-        thin, middle, wide = (scaled(channels, self.width) for channels in (16, 64, 128))
+        middle = scaled(64, self.width)
+        wide = scaled(128, self.width)
         features, encoder_logits = Encoder(
-            first_maps=scaled(self.first_maps, self.width),
+            first_maps=thin_maps(self.first_maps, self.width, most=middle // 2),
             channels=(middle, wide),
             blocks=self.blocks[:2],
             dropout=self.dropout,
@@ -201,7 +219,7 @@ class ERFNet(nn.Module):
             name='encoder',
         )(x.astype(self.dtype))
         logits = Decoder(
-            channels=(middle, thin),
+            channels=(middle, thin_maps(THIN, self.width)),
             blocks=self.blocks[2:],
             num_classes=self.num_classes,
             conv=conv,

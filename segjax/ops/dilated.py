@@ -61,7 +61,8 @@ def conv_dilated(x, kernel, factors, dilation_range: tuple[float, float], forms:
     """Convolution of stride 1 that keeps the size, with a dilation factor per input channel (Eq. 4.2 to 4.7).
 
     Factors are clipped to the range. The gradient passes through the clipping unchanged: a factor outside gets the
-    gradient of the end that it was clipped to. `gate_gradient` takes away what would lead it further out.
+    gradient of the end that it was clipped to. `gate_per_image` and `gate_gradient` remove what
+    leads further out.
 
     As a function of a factor the output is continuous and piecewise quadratic, with a kink wherever a tap crosses a
     pixel (for 3x3: at integers). There the right derivative is taken, which is Eq. 4.4 with a = d - floor(d) = 0; at
@@ -71,8 +72,9 @@ def conv_dilated(x, kernel, factors, dilation_range: tuple[float, float], forms:
     Args:
       x: [B, H, W, I].
       kernel: [kh, kw, I, O], kh and kw odd; cast to the dtype of x.
-      factors: [I] floating point, pixels. They stay in their dtype, float32, whatever x has: interpolation weights are
-        computed in float32 at least.
+      factors: [I], or [B, I] with factors for each image; floating point, pixels. They stay in
+        their dtype, float32, whatever x has: interpolation weights are computed in float32 at
+        least.
       dilation_range: smallest and largest factor. The time of 'shifts' grows with the whole numbers in it.
       forms: see above.
 
@@ -88,13 +90,14 @@ def conv_dilated(x, kernel, factors, dilation_range: tuple[float, float], forms:
     if any(k % 2 == 0 for k in kernel.shape[:2]):
         got = f'a kernel of {kernel.shape[0]}x{kernel.shape[1]}'
         raise InputError('conv_dilated', got=got, expected='odd extents: taps are placed around a centre')
-    if not x.shape[-1:] == kernel.shape[2:3] == factors.shape:
+    if kernel.shape[2:3] != x.shape[-1:] or factors.shape not in (x.shape[-1:], (x.shape[0], x.shape[-1])):
         raise InputError(
             'conv_dilated',
             got=f'factors {list(factors.shape)}, x {list(x.shape)}, kernel {list(kernel.shape)}',
-            expected='one factor for each input channel of x and kernel',
+            expected='one factor for each input channel of x and kernel, the same in all images or for each image',
         )
     factors = _straight_through(factors, jnp.clip(factors, *dilation_range))
+    factors = jnp.atleast_2d(factors)  # [1, I] or [B, I]
     if forms == 'naive':
         return _conv_naive(x, kernel, factors, dilation_range)
     shifts, gathers = (
@@ -133,21 +136,57 @@ def _straight_through_jvp(primals, tangents):
 def gate_gradient(gradient, factors, dilation_range: tuple[float, float]):
     """Sets to zero what would move a factor that is outside its range further out.
 
-    Above the largest factor only positive gradients pass, below the smallest only negative ones (the official
-    implementation on a GPU; its CPU version has the signs exchanged). For the gradient of the whole batch: not linear,
-    so gated gradients of devices or micro-batches do not add up to it.
+    Above the largest factor only positive gradients pass. Below the smallest factor only negative
+    ones pass. The gate is not linear: gated gradients of images, devices or micro-batches do not
+    add up to the gated gradient of a batch.
 
     Args:
-      gradient: dL/dfactors, [I].
+      gradient: dL/dfactors, [..., I].
       factors: [I], not clipped.
       dilation_range: as in `conv_dilated`.
 
     Returns:
-      [I] in the dtype of gradient.
+      The shape and dtype of gradient.
     """
     lo, hi = dilation_range
     outwards = ((factors > hi) & (gradient < 0)) | ((factors < lo) & (gradient > 0))
     return jnp.where(outwards, 0, gradient)
+
+
+def gate_per_image(factors, count: int, dilation_range: tuple[float, float]):
+    """Copies factors for each image, so that `gate_gradient` acts on the gradient of each image.
+
+    This is the gate of the official implementation on a GPU (its CPU version has the signs
+    exchanged): the layer has the factors of each image, the gate acts per image and channel, and
+    then images are summed. Above the range a factor therefore gets the positive gradients of single
+    images, whatever the sign of their sum. It comes back as soon as one image asks for it.
+    Gradients of devices and of micro-batches add up to the gradient of the batch.
+
+    Args:
+      factors: [I], not clipped.
+      count: number of images.
+      dilation_range: as in `conv_dilated`.
+
+    Returns:
+      [count, I], for `conv_dilated`.
+    """
+    return _gated_copies(factors, count, tuple(dilation_range))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gated_copies(factors, count, dilation_range):
+    return jnp.broadcast_to(factors, (count, *factors.shape))
+
+
+def _gated_copies_forward(factors, count, dilation_range):
+    return _gated_copies(factors, count, dilation_range), factors
+
+
+def _gated_copies_backward(count, dilation_range, factors, gradient):
+    return (gate_gradient(gradient, factors, dilation_range).sum(0),)
+
+
+_gated_copies.defvjp(_gated_copies_forward, _gated_copies_backward)
 
 
 def round_factors(factors, dilation_range: tuple[float, float]) -> np.ndarray:
@@ -196,10 +235,11 @@ def conv_at_whole_factors(x, kernel, factors: np.ndarray):
 class _Form(NamedTuple):
     """How the parts are computed.
 
-    read      (x [B, H, W, I], offsets [I], sign, axis, offset_range) -> (S x, slope), at least float32: x sampled at
-              sign * offsets along the axis, and the derivative by the offsets
+    read      (x [B, H, W, I], offsets, sign, axis, offset_range) -> (S x, slope), at least float32:
+              x sampled at sign * offsets along the axis, and the derivative by the offsets, which
+              are [1, I] or [B, I]
     contract  ([B H W, I] for each tap, kernel [taps, I, O]) -> [B H W, O]
-    reduce    [B, H, W, I] -> [I], the sum over all pixels
+    reduce    [B, H, W, I] -> [B, I], the sum over the pixels of each image
     """
 
     read: Callable
@@ -238,7 +278,10 @@ def _sample_backward(sign, axis, offset_range, form, residuals, dy):
     x, offsets = residuals
     # <dy, S' x> = <S'^T dy, x>, and S'^T is, as S^T, the same map with the other sign: one read for both gradients.
     dx, slope = form.read(dy, offsets, -sign, axis, offset_range)
-    return dx.astype(x.dtype), form.reduce(x * slope).astype(offsets.dtype)
+    per_image = form.reduce(x * slope)
+    if len(offsets) == 1:
+        per_image = per_image.sum(0, keepdims=True)
+    return dx.astype(x.dtype), per_image.astype(offsets.dtype)
 
 
 _sample.defvjp(_sample_forward, _sample_backward)
@@ -260,9 +303,9 @@ def _read_by_shifts(x, offsets, sign, axis, offset_range):
     steps = range(min(math.floor(offset_range[0]), last - 1), min(last, size - 1) + 1)
     if not steps:
         return jnp.zeros(x.shape, dtype), jnp.zeros(x.shape, dtype)
-    near, far = (whole + ahead == jnp.array(steps)[:, None] for ahead in (0, 1))
-    weights = ((1 - part) * near + part * far).astype(dtype)
-    slopes = far.astype(dtype) - near
+    near, far = (whole + ahead == jnp.array(steps)[:, None, None] for ahead in (0, 1))
+    weights = ((1 - part) * near + part * far).astype(dtype)[:, :, None, None]  # [steps, 1 or B, 1, 1, I]
+    slopes = (far.astype(dtype) - near)[:, :, None, None]
     reach = steps[-1]
     margins = [(reach, reach) if a == axis else (0, 0) for a in range(4)]
     # Else XLA computes the weights anew for each pixel, and a map that is sampled again for each of its readers.
@@ -281,13 +324,13 @@ def _read_by_gathers(x, offsets, sign, axis, offset_range):
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     size = x.shape[axis]
     whole, part = _split(offsets, offset_range)
-    whole, part = whole.astype(jnp.int32), part.astype(dtype)
+    whole, part = whole.astype(jnp.int32)[:, None, None], part.astype(dtype)[:, None, None]
 
     def shifted(steps):
-        index = jnp.arange(size)[:, None] + sign * steps
-        index = jnp.expand_dims(index, (0, 3 - axis))  # [1, H, 1, I] or [1, 1, W, I]
-        pixel = jnp.take_along_axis(x, jnp.clip(index, 0, size - 1), axis, mode='promise_in_bounds')
-        return jnp.where((index >= 0) & (index < size), pixel, 0).astype(dtype)
+        pixel = jnp.expand_dims(jnp.arange(size), (0, 3 - axis, 3))  # [1, H, 1, 1] or [1, 1, W, 1]
+        index = pixel + sign * steps
+        read = jnp.take_along_axis(x, jnp.clip(index, 0, size - 1), axis, mode='promise_in_bounds')
+        return jnp.where((index >= 0) & (index < size), read, 0).astype(dtype)
 
     near, far = shifted(whole), shifted(whole + 1)
     return (1 - part) * near + part * far, far - near
@@ -304,12 +347,12 @@ def _contract_at_once(taps, kernel):
 
 def _reduce_by_product(x):
     # XLA:CPU walks through memory channel by channel for the same sum: the gradients take 1.3 to 1.8 times as long.
-    x = x.reshape(-1, x.shape[-1])
-    return jnp.matmul(jnp.ones((1, x.shape[0]), x.dtype), x, precision=lax.Precision.HIGHEST)[0]
+    x = x.reshape(x.shape[0], -1, x.shape[-1])
+    return jnp.matmul(jnp.ones((1, x.shape[1]), x.dtype), x, precision=lax.Precision.HIGHEST)[:, 0]
 
 
 def _reduce_by_sum(x):
-    return x.sum((0, 1, 2))
+    return x.sum((1, 2))
 
 
 _SHIFTS = _Form(_read_by_shifts, _contract_by_taps, _reduce_by_product)
@@ -326,11 +369,12 @@ def _conv_naive(x, kernel, factors, dilation_range):
     def sample(x, tap, axis):
         size = x.shape[axis]
         offset_range = [abs(tap) * end for end in dilation_range]
-        whole, part = (o.reshape(-1, 1, 1) for o in _split(abs(tap) * factors, offset_range))
+        whole, part = (o[..., None, None] for o in _split(abs(tap) * factors, offset_range))
         pixel = jnp.arange(size)
         ahead = (1 if tap > 0 else -1) * (pixel - pixel[:, None])  # of the pixel written, in the direction of the tap
         matrix = jnp.where(ahead == whole, 1 - part, 0) + jnp.where(ahead == whole + 1, part, 0)
-        path = 'chp,bpwc->bhwc' if axis == 1 else 'cwp,bhpc->bhwc'
+        matrix = jnp.broadcast_to(matrix, (len(x), *matrix.shape[1:]))
+        path = 'bchp,bpwc->bhwc' if axis == 1 else 'bcwp,bhpc->bhwc'
         return jnp.einsum(path, matrix.astype(x.dtype), x, precision=lax.Precision.HIGHEST)
 
     y = 0

@@ -1,8 +1,9 @@
 """Noise injected into a latent segmentation, so that no picture can hide in it.
 
 Löhdefink, Fingscheidt: Improving Performance of Semantic Segmentation CycleGANs by Noise Injection into the Latent
-Segmentation Space. A CycleGAN hides the image in the low bits of the label map that it predicts (Chu et al. 2017); what
-stands here destroys them on the way to the second generator. A latent is [B, H, W, S], one number per pixel and class.
+Segmentation Space. A CycleGAN hides the image in the low bits of the label map that it predicts (Chu et al. 2017). The
+noise destroys these bits on the way to the second generator. A latent is [B, H, W, S], one number per pixel and class.
+The quantiser and the published ratios of its noise are meant for latents inside [-1, 1].
 """
 
 import math

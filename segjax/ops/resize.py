@@ -57,7 +57,13 @@ def _matrix(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(source[:, None] - np.arange(n_in))).astype(np.float32)
 
 
-def bilinear_on_grid(x, size: tuple[int, int], stride: int):
+def bilinear_on_grid(
+    x,
+    size: tuple[int, int],
+    stride: int,
+    then: tuple[int, int] | None = None,
+    every: int = 1,
+):
     """Bilinear enlargement of features whose pixel j lies on image pixel `stride` j.
 
     That is where symmetrically padded convolutions of odd size put them. Samples at i / stride, clamped to the last
@@ -68,12 +74,23 @@ def bilinear_on_grid(x, size: tuple[int, int], stride: int):
       x: [B, h, w, C] floating point.
       size: (H, W), static.
       stride: image pixels from one pixel of x to the next.
+      then: size to which the enlarged map is resized with `bilinear`; None: it keeps `size`.
+      every: return only every n-th pixel along both axes, as [:, ::every, ::every] would.
 
     Returns:
-      [B, H, W, C] in the dtype of x.
+      [B, H, W, C] in the dtype of x. All steps are one product with a matrix for each axis, or none
+      where nothing changes. No map of the size (H, W) is made on the way.
     """
-    rows, columns = (_grid_matrix(*sizes, stride) for sizes in zip(x.shape[1:3], size, strict=True))
-    return _apply('Hh,bhwc->bHwc', rows, 'Ww,bhwc->bhWc', columns, x, size)
+    matrices = []
+    for n_in, n_grid, n_out in zip(x.shape[1:3], size, then or size, strict=True):
+        matrix = _grid_matrix(n_in, n_grid, stride)
+        if n_out != n_grid:
+            matrix = _matrix(n_grid, n_out, align_corners=False) @ matrix
+        matrix = matrix[::every]
+        matrices.append(None if np.array_equal(matrix, np.eye(n_in)) else matrix)
+    rows, columns = matrices
+    out_size = tuple(-(-n // every) for n in then or size)
+    return _apply('Hh,bhwc->bHwc', rows, 'Ww,bhwc->bhWc', columns, x, out_size)
 
 
 def _grid_matrix(n_in: int, n_out: int, stride: int) -> np.ndarray:

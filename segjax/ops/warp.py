@@ -7,8 +7,8 @@ is in the way (Zhou et al. 2017, SfMLearner, Eq. 2).
 
 Conventions. Pixel (u, v) with whole u, v is a pixel's centre. Cameras look along z, x to the right, y down; depth is
 measured along z, and 0 means not measured. Intrinsics K belong to the pixels of their map; their last row is (0, 0, 1)
-and nothing else is taken for granted: flips make K[0, 0] negative, rotations of the image fill K[0, 1] and K[1, 0]. A
-motion T [4, 4] takes points of the target camera to the source camera, p_s = T p_t.
+and nothing else is taken for granted: K[0, 1] and K[1, 0] may hold anything. A motion T [4, 4] takes points of the
+target camera to the source camera, p_s = T p_t.
 
 All arguments of a function have the same number of leading axes, and those broadcast. For n sources [B, n, ...], what
 belongs to the target is given as `depth[:, None]`, `intrinsics[:, None]`.

@@ -6,9 +6,10 @@ He, thesis chapter 4; He, Keuper, Schiele, Fritz: Learning Dilation Factors for 
 Method, top to bottom. Every dilated convolution of a net has a name, that of its parameters ('vgg/conv5_1', 'fc6',
 'resnet/layer3_0/conv2', 'aspp/c0'). Those that `dilation.learn` names get a factor for each input channel, which starts
 as the dilation of the published net, or uniform in its range; the others stay as they are, or as `dilation.replace`
-has them. Training is that of the supervised baseline (segjax/training.py) but for three things: the factors have a rate
-of their own, gradients that would lead a factor further out of its range are dropped, and a first stage may train on
-other labels, which the second takes its parameters from (`pretrain`, the paper's coarse labels).
+has them. Training differs from the supervised baseline (segjax/training.py) in three things. The
+factors have a rate of their own. Gradients that would lead a factor further out of its range are
+dropped, in each image (`dilation.gate`). A first stage may train on other labels, and the second
+begins from its parameters (`pretrain`, the paper's coarse labels).
 
 Beside the paper: every evaluation also scores the net with its factors rounded to whole numbers, which runs as fixed
 dilated convolutions (models/dilated.py, `freeze`); the state keeps the factors of the start and of each quarter of the
@@ -19,7 +20,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -86,7 +87,17 @@ SCHEMA = {
             'all channels of a layer start at its dilation, or anywhere in its range',
             one_of('constant', 'uniform'),
         ),
-        'rate': Field(200_000.0, 'learning-rate factor of the learned factors', at_least(0)),
+        'rate': Field(
+            200_000.0,
+            'Learning-rate factor of the learned factors; 0 keeps them as they start',
+            at_least(0),
+        ),
+        'gate': Field(
+            'image',
+            'Where gradients that lead a factor further out of its range are dropped: '
+            "in each image ('image', the authors' rule) or in their sum over the batch ('batch', ours)",
+            one_of(*dilated.GATES),
+        ),
         'forms': Field('fast', 'of the convolutions, see ops/dilated.py', one_of(*ops.FORMS)),
         'bins': Field(24, 'bars of a histogram', at_least(1)),
     },
@@ -124,8 +135,12 @@ def pretraining_config(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_
 
 
 class Layer(NamedTuple):
-    """What is made of a dilated convolution: `dilation` of all channels or 'uniform' in `dilation_range`; fixed and
-    whole without a range."""
+    """Describes how one dilated convolution is built.
+
+    dilation        of all channels, or 'uniform' in `dilation_range`
+    dilation_range  None: the dilation is fixed and whole
+    learned         whether the factors of its channels are trained
+    """
 
     dilation: float | str
     dilation_range: tuple[float, float] | None
@@ -133,30 +148,35 @@ class Layer(NamedTuple):
 
 
 class DilatedConv(nn.Module):
-    """A dilated convolution of a net, as its place in the net has it; parameters are those of the layer it becomes.
+    """Stands in for a dilated convolution, as `Conv` or as `LearnedDilationConv`.
 
-    choose    ('vgg/conv5_1', dilation of the published net) -> Layer
+    Its parameters have the names of that layer.
+
+    layers    {'vgg/conv5_1': Layer}; None: all layers keep their published dilation
     features, kernel_size, dilation, use_bias, kernel_init, bias_init, dtype  as in layers.Conv
-    forms     as in LearnedDilationConv
+    forms, gate  as in LearnedDilationConv
     """
 
     features: int
     kernel_size: tuple[int, int]
     dilation: int
-    choose: Callable[[str, int], Layer]
+    layers: Mapping[str, Layer] | None = None
     use_bias: bool = True
     kernel_init: Callable | None = None
     bias_init: Callable | None = None
     dtype: Any = jnp.float32
     forms: str = 'fast'
+    gate: str = 'image'
 
     def setup(self):
-        layer = self.choose('/'.join(self.path), self.dilation)
+        layer = Layer(self.dilation, None, learned=False)
+        if self.layers is not None:
+            layer = self.layers['/'.join(self.path)]
         shared = {key: getattr(self, key) for key in ('use_bias', 'kernel_init', 'bias_init', 'dtype')}
         if layer.dilation_range is None:
             self.conv = Conv(self.features, self.kernel_size, dilation=int(layer.dilation), **shared)
         else:
-            kind = functools.partial(dilated.LearnedDilationConv, forms=self.forms, **shared)
+            kind = functools.partial(dilated.LearnedDilationConv, forms=self.forms, gate=self.gate, **shared)
             self.conv = kind(self.features, self.kernel_size, layer.dilation, layer.dilation_range)
         nn.share_scope(self, self.conv)
 
@@ -168,17 +188,19 @@ class Plan(NamedTuple):
     """The net, and its factors by the names of their parameters.
 
     net     on uint8 images
-    ranges  of the learned ones
-    held    those that are fractional and fixed
+    ranges  of the learned factors
+    held    factors that are fractional and fixed
+    norms   modules with running statistics
     """
 
     net: segmenter.Net
     ranges: Mapping[str, tuple[float, float]]
     held: tuple[str, ...]
+    norms: tuple[str, ...] = ()
 
 
 def make_plan(config: ml_collections.ConfigDict, num_outputs: int) -> Plan:
-    """The net of the config with its dilated convolutions chosen; traced once, nothing is computed.
+    """Builds the net of the config and chooses its dilated convolutions; only shapes are computed.
 
     Raises:
       InputError: a net without dilated convolutions, a pattern that matches none of them, a range or a start that is
@@ -188,30 +210,57 @@ def make_plan(config: ml_collections.ConfigDict, num_outputs: int) -> Plan:
     if config.model.name not in able:
         expected = 'a net whose dilated convolutions can be exchanged: ' + ', '.join(able)
         raise InputError('config.model.name', got=repr(config.model.name), expected=expected)
-    layers: dict[str, Layer] = {}
-
-    def choose(name: str, dilation: int) -> Layer:
-        layers[name] = choose_layer(config.dilation, name, dilation)
-        return layers[name]
-
-    hook = functools.partial(DilatedConv, choose=choose, forms=config.dilation.forms)
-    model = ml_collections.ConfigDict({**config.model, 'dilated_conv': hook})
-    args = {key: value for key, value in model.items() if key != 'name'}
-    module = models.build(model.name, num_classes=num_outputs, dtype=config.train.dtype, axis_name=None, **args)
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    found = dilated.factor_ranges(module, image, train=False)
-    _check_patterns(config.dilation, layers)
+    published, norms = survey(config, num_outputs)
+    _check_patterns(config.dilation, published)
+    layers = {name: choose_layer(config.dilation, name, dilation) for name, dilation in published.items()}
 
     def prepare(image):
         return images.normalize(image, config.preprocess)
 
-    learned = {name: span for name, span in found.items() if layers[name.removesuffix('/dilation')].learned}
+    chosen = dict(forms=config.dilation.forms, gate=config.dilation.gate)
+    hook = functools.partial(DilatedConv, layers=layers, **chosen)
+    hooks = {'dilated_conv': hook}
+    if 'logit_stride' in _fields(models.REGISTRY[config.model.name]):
+        hooks['logit_stride'] = config.loss.label_stride
+    model = ml_collections.ConfigDict({**config.model, **hooks})
     net = segmenter.make_net(model, num_outputs, config.train.dtype, prepare)
-    return Plan(net, learned, tuple(name for name in found if name not in learned))
+    fractional = {name: layer for name, layer in layers.items() if layer.dilation_range is not None}
+    ranges = {f'{name}/dilation': layer.dilation_range for name, layer in fractional.items() if layer.learned}
+    held = tuple(f'{name}/dilation' for name, layer in fractional.items() if not layer.learned)
+    return Plan(net, ranges, held, norms)
+
+
+def survey(
+    config: ml_collections.ConfigDict,
+    num_outputs: int,
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Returns ({dilated layer: published dilation}, modules with running statistics) of the net."""
+    found = {}
+
+    def note(call, args, kwargs, context):
+        module = context.module
+        if isinstance(module, DilatedConv) and context.method_name == '__call__':
+            found['/'.join(module.path)] = module.dilation
+        return call(*args, **kwargs)
+
+    args = {key: value for key, value in config.model.items() if key != 'name'}
+    net = models.build(
+        config.model.name,
+        num_classes=num_outputs,
+        dtype=config.train.dtype,
+        axis_name=None,
+        dilated_conv=DilatedConv,
+        **args,
+    )
+    image = jnp.zeros((1, 64, 64, 3), jnp.float32)
+    with nn.intercept_methods(note):
+        variables = jax.eval_shape(lambda: net.init(jax.random.key(0), image, train=False))
+    statistics = named_leaves(variables.get('batch_stats', {}))
+    return found, tuple(dict.fromkeys(name.rpartition('/')[0] for name in statistics))
 
 
 def choose_layer(settings: ml_collections.ConfigDict, name: str, dilation: int) -> Layer:
-    """What config.dilation makes of the layer `name`, which has this dilation in the published net."""
+    """Returns what config.dilation makes of the layer `name`, published with this dilation."""
     value = float(next((v for pattern, v in settings.replace if re.fullmatch(pattern, name)), dilation))
     if not any(re.fullmatch(pattern, name) for pattern in settings.learn):
         # A range of one point is a fixed fractional factor.
@@ -231,7 +280,7 @@ def choose_layer(settings: ml_collections.ConfigDict, name: str, dilation: int) 
     return Layer('uniform' if settings.start == 'uniform' else value, (lo, hi), learned=True)
 
 
-def _check_patterns(settings: ml_collections.ConfigDict, layers: Mapping[str, Layer]) -> None:
+def _check_patterns(settings: ml_collections.ConfigDict, layers: Collection[str]) -> None:
     for key in ('learn', 'replace', 'ranges'):
         for entry in settings[key]:
             pattern = entry if isinstance(entry, str) else entry[0]
@@ -267,9 +316,12 @@ def make_stage(config: ml_collections.ConfigDict, spec: DataSpec, plan: Plan, na
 
 
 def with_rates(config: ml_collections.ConfigDict, plan: Plan) -> ml_collections.ConfigDict:
-    """The config with the rate of the factors in optim.factors."""
+    """Returns the config with the rates of factors and of frozen batch norms in optim.factors."""
     rates = {**dict.fromkeys(plan.ranges, config.dilation.rate), **dict.fromkeys(plan.held, 0.0)}
     own = tuple((re.escape(f'segmenter/{name}'), rate) for name, rate in rates.items())
+    if plan.norms and config.model.get('frozen_norm', False):
+        modules = '|'.join(map(re.escape, plan.norms))
+        own += ((f'segmenter/(?:{modules})/(?:scale|bias)', 0.0),)
     config = config.copy_and_resolve_references()
     config.optim.factors = (*config.optim.factors, *own)
     return config
@@ -294,14 +346,19 @@ def make_init(config: ml_collections.ConfigDict, plan: Plan) -> Callable:
 
 
 def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmenter.Net) -> Callable:
-    """The supervised loss on every `loss.label_stride`-th pixel."""
+    """Returns the supervised loss on every `loss.label_stride`-th pixel.
+
+    Nets with a `logit_stride` return logits of these pixels alone. Logits of all pixels are thinned
+    here.
+    """
 
     def thinned(x: Array) -> Array:
         return x[:, :: config.loss.label_stride, :: config.loss.label_stride]
 
-    def apply(*args, **kwargs):
-        outputs, model_state = net.apply(*args, **kwargs)
-        return jax.tree.map(thinned, outputs), model_state
+    def apply(params, model_state, image, **kwargs):
+        outputs, model_state = net.apply(params, model_state, image, **kwargs)
+        whole = image.shape[1:3]
+        return jax.tree.map(lambda x: thinned(x) if x.shape[1:3] == whole else x, outputs), model_state
 
     loss_fn = training.make_loss(config, spec, net._replace(apply=apply))
 
@@ -312,9 +369,11 @@ def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmenter.
 
 
 def make_train_step(config: ml_collections.ConfigDict, spec: DataSpec, plan: Plan) -> Callable:
-    """`Stage.train_step`: the supervised one with the gate on the factors' gradients."""
+    """Returns `Stage.train_step`: the supervised step, with a gate on the factors' gradients."""
 
     def gate(grads: PyTree, params: PyTree) -> PyTree:
+        if config.dilation.gate == 'image':  # acted in the layers
+            return grads
         return {'segmenter': dilated.gate_gradients(grads['segmenter'], params['segmenter'], plan.ranges)}
 
     supervised_step = training.make_supervised_step(config, make_loss(config, spec, plan.net), change_grads=gate)
@@ -416,9 +475,12 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, plan: Pla
 
 
 def factor_scores(factors: np.ndarray, span: tuple[float, float]) -> dict[str, float]:
-    """Of a layer's factors [I], pixels: mean, smallest, largest, and how far they are from whole numbers on average."""
+    """Returns mean, standard deviation, smallest and largest of a layer's factors [I], in pixels.
+
+    'rounding_error' is their mean distance from whole numbers in the range.
+    """
     whole = np.clip(np.floor(factors + 0.5), math.ceil(span[0]), math.floor(span[1]))
-    numbers = {'mean': factors.mean(), 'min': factors.min(), 'max': factors.max()}
+    numbers = {'mean': factors.mean(), 'std': factors.std(), 'min': factors.min(), 'max': factors.max()}
     numbers['rounding_error'] = np.abs(whole - factors).mean()
     return {name: float(value) for name, value in numbers.items()}
 

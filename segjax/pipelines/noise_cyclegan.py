@@ -8,15 +8,20 @@ Method, top to bottom. A segmenter G maps an image to a latent segmentation, a p
   forward cycle    image x_bar -> G -> latent y~ -> noise -> y^ -> F -> reconstruction x^rec   J_seg, J_rec_x
   backward cycle   labels y_bar -> F -> synthetic image x -> G -> latent y~rec                 J_adv, J_rec_y
 
-Without the noise, G and F agree on a watermark: G hides the image in the small numbers of the latent, F reads it, and
-the cycle teaches neither of them anything. A step (Table 1) updates G and F with the discriminator D fixed, then D with
-G and F fixed, on the same batch; D sees synthetic images out of a pool of earlier ones.
+The noise works on y~ = tanh(logits / 8), the softmax on the logits. The paper writes y~ for the logits
+themselves. Its quantiser has levels in [-1, 1], and its measured signal-to-noise ratios need a latent
+inside that range: `cycle.latent_range` and `cycle.latent_gain` say which latent it is.
 
-Each cycle keeps its own running batch statistics (`cycle.statistics`). Auxiliary heads of other nets are not trained.
+Without the noise, G and F agree on a watermark. G hides the image in the small numbers of the latent, and
+F reads it. A step (Table 1) updates G and F with the discriminator D fixed, then D with G and F fixed, on
+the same batch. D sees synthetic images out of a pool of earlier synthetic images.
+
+Each cycle keeps its own running batch statistics (`cycle.statistics`). Auxiliary heads are not trained.
 In bfloat16 the latent itself is rounded to eight bits on its way into F.
 
-Besides the paper: images without labels join the forward cycle and label maps without images the backward cycle
-(`unpaired`), and evaluation asks how much of a reconstruction hangs on a watermark (`probes`).
+Not in the paper: a first stage can train G alone, so that compared systems begin from the same G
+(`start`). Images without labels join the forward cycle, and label maps without images the backward cycle
+(`unpaired`). Evaluation measures how much of a reconstruction depends on a watermark (`probes`).
 """
 
 import functools
@@ -28,7 +33,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from segjax import optim, parallel, segmenter
+from segjax import optim, parallel, rng, segmenter, training
 from segjax.config import OPTIM, Field, above, at_least, between, one_of, strings
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError
@@ -41,66 +46,86 @@ from segjax.ops import image_pool, images, noise, residual, resize
 from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, Stage, TrainState
 
 SCHEMA = {
-    'model': segmenter.model_choice('G, the net that segments', init_std=0.02),
-    'painter': segmenter.model_choice(
-        'F, the net that paints an image from a segmentation', first_maps=32, init_std=0.02
-    ),
+    'model': segmenter.model_choice('Segmenter G, from an image to a latent segmentation.', init_std=0.02),
+    'painter': segmenter.model_choice('Painter F, from a segmentation to an image.', first_maps=32, init_std=0.02),
     'discriminator': {
-        'features': Field(64, 'channels after the first layer', at_least(1)),
-        'num_layers': Field(3, 'layers of stride 2; 3 is the discriminator of 70x70 patches', at_least(1)),
-        'init_std': Field(0.02, 'kernels start as N(0, init_std^2)', above(0)),
-        'forms': Field('fast', 'of its convolutions, see ops/conv.py', one_of('fast', 'naive')),
+        'features': Field(64, 'Channels after the first layer of the discriminator.', at_least(1)),
+        'num_layers': Field(3, 'Layers of stride 2 in the discriminator; 3 judges patches of 70x70.', at_least(1)),
+        'init_std': Field(0.02, 'Standard deviation of the initial kernels.', above(0)),
+        'forms': Field('fast', 'Implementation of the convolutions (ops/conv.py).', one_of('fast', 'naive')),
     },
     'cycle': {
-        'alpha': Field(0.5, 'Eq. 5: weight of J_seg against J_rec_x', between(0, 1)),
-        'beta': Field(1 / 11, 'Eq. 6: weight of J_adv against J_rec_y', between(0, 1)),
-        'gamma': Field(20 / 31, 'Eq. 7: weight of the forward against the backward cycle', between(0, 1)),
+        'alpha': Field(0.5, 'Weight of J_seg against J_rec_x (Eq. 5).', between(0, 1)),
+        'beta': Field(1 / 11, 'Weight of J_adv against J_rec_y (Eq. 6).', between(0, 1)),
+        'gamma': Field(20 / 31, 'Weight of the forward cycle against the backward cycle (Eq. 7).', between(0, 1)),
         'l1_reduction': Field(
-            'mean', 'J_rec_x: mean over channels, or their sum as Eq. 3 is written', one_of('mean', 'sum_channels')
+            'mean',
+            'Channels in J_rec_x: their mean, or their sum as Eq. 3 is written.',
+            one_of('mean', 'sum_channels'),
         ),
         'latent_range': Field(
-            'raw',
-            'y~: the logits (the text), tanh of them, or tanh for the noise alone (what the measured SNRs suggest)',
+            'tanh_noise_only',
+            'Latent y~ that the noise works on: raw logits, or tanh of the logits. The softmax sees the '
+            'logits, with tanh the bounded latent.',
             one_of('raw', 'tanh', 'tanh_noise_only'),
         ),
-        'painter_input': Field('logits', 'what F gets in the forward cycle', one_of('logits', 'softmax')),
-        'pool_size': Field(50, 'synthetic images kept for the discriminator; 0: the newest only', at_least(0)),
+        'latent_gain': Field(
+            0.125,
+            'Factor on the logits in the latent; 1/8 with tanh gives the published signal-to-noise ratios.',
+            above(0),
+        ),
+        'painter_input': Field('logits', 'Input of the painter in the forward cycle.', one_of('logits', 'softmax')),
+        'pool_size': Field(50, 'Synthetic images kept for the discriminator; 0 keeps only the newest.', at_least(0)),
         'statistics': Field(
             'each',
-            'running batch statistics: each cycle has its own, or G and F mix those of both, as in PyTorch',
+            'Batch statistics: separate for each cycle, or shared by both cycles as in PyTorch.',
             one_of('each', 'mixed'),
         ),
     },
     'loss': segmenter.CLASS_WEIGHTS,
     'noise': {
-        'name': Field('quantize', 'what is injected into the latent segmentation', one_of(*noise.NAMES)),
-        'bits': Field(2, 'quantize: 2 ** bits levels in [-1, 1]', at_least(1)),
-        'snr': Field(7.38, 'gaussian: signal-to-noise ratio in dB'),
-        'snr_norm': Field('eq11_consistent', 'gaussian: reading of Eq. 13', one_of(*noise.SNR_NORMS)),
-        'ste_clip': Field(False, 'quantize: no gradient where the latent is outside [-1, 1]'),
+        'name': Field('quantize', 'Noise that is injected into the latent segmentation.', one_of(*noise.NAMES)),
+        'bits': Field(2, 'Bits n of the quantiser, which has 2 ** n levels in [-1, 1].', at_least(1)),
+        'snr': Field(7.38, 'Signal-to-noise ratio of the Gaussian noise in dB.'),
+        'snr_norm': Field('eq11_consistent', 'Reading of Eq. 13 for the Gaussian noise.', one_of(*noise.SNR_NORMS)),
+        'ste_clip': Field(False, 'Stop the gradient of the quantiser where the latent is outside [-1, 1].'),
     },
-    'compare': Field((), "injectors to train first, a stage each, as ('none',) or ('gaussian:20',)", strings),
+    'start': {
+        'num_steps': Field(
+            0,
+            'Steps of a first stage that trains the segmenter alone; every CycleGAN begins from it. 0: no stage.',
+            at_least(0),
+        ),
+    },
+    'compare': Field((), "Injectors to train in stages of their own first, as ('none',) or ('gaussian:20',).", strings),
     'probes': Field(
-        ('none', 'quantize:4', 'quantize:2', 'max_only', 'gaussian:20'),
-        'injectors that replace the trained one in evaluation, to see what the reconstruction hangs on. The quantisers '
-        'also clip a latent that leaves [-1, 1]; Gaussian noise is relative to its energy',
+        ('none', 'max_only', 'quantize:4', 'quantize:2', 'gaussian:20'),
+        'Injectors used instead of the trained one in evaluation, to measure how much the reconstruction '
+        'depends on the hidden watermark.',
         strings,
     ),
     'unpaired': {
-        'batch_size': Field(0, 'images without labels, and label maps without images, in a step; 0: none', at_least(0)),
+        'batch_size': Field(
+            0, 'Images without labels, and label maps without images, in a step; 0 is none.', at_least(0)
+        ),
         'maps': Field(
             'labelled',
-            'whose label maps: those of the labelled images, or of the rest, in another order than the images',
+            'Source of the label maps: the labelled images, or the remaining images in another order.',
             one_of('labelled', 'rest'),
         ),
     },
     'optim': OPTIM,
     'optim_discriminator': OPTIM,
 }
+START = 'start'
+"""Name of the first stage, which trains G alone."""
 
 
 def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stage, ...]:
-    """One stage per injector of `compare`, then the one of `noise`; they share nothing but the data."""
+    """Returns a stage for each injector of `compare` and one for `noise`, after the stage `start`.
+
+    The CycleGANs share the data, the initial parameters of F and D, and those of G (see `make_init`).
+    """
     _check(config)
     chosen = noise.Injector(**config.noise)
     others = parse_injectors(config, 'compare')
@@ -110,11 +135,13 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
             'config.compare', got=', '.join(labels), expected='injectors that differ, from config.noise too'
         )
     names = [f'cyclegan_{label}' for label in labels] if others else ['cyclegan']
-    return tuple(make_stage(config, spec, name, one) for name, one in zip(names, (*others, chosen), strict=True))
+    first = (make_start_stage(config, spec),) if config.start.num_steps else ()
+    injectors = zip(names, (*others, chosen), strict=True)
+    return (*first, *(make_stage(config, spec, name, injector) for name, injector in injectors))
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
-    """What can be wrong with the sizes and the trained injector, before anything is built."""
+    """Raises InputError for impossible sizes or injectors, before anything is built."""
     noise.check(noise.Injector(**config.noise), 'config.noise')
     for key, size in (('augment.crop', config.augment.crop), ('data.eval_size', config.data.eval_size)):
         if size[0] % 8 or size[1] % 8:
@@ -126,13 +153,13 @@ def _check(config: ml_collections.ConfigDict) -> None:
 
 
 def parse_injectors(config: ml_collections.ConfigDict, key: str) -> list[noise.Injector]:
-    """Those of `probes` or `compare`, with the details that config.noise sets."""
+    """Reads the injectors of `probes` or `compare`, with the details of config.noise."""
     details = {'snr_norm': config.noise.snr_norm, 'ste_clip': config.noise.ste_clip}
     return [noise.parse(text, f'config.{key}', **details) for text in config[key]]
 
 
 def make_stage(config: ml_collections.ConfigDict, spec: DataSpec, name: str, injector: noise.Injector) -> Stage:
-    """The training with one injector."""
+    """Builds the training of a CycleGAN with one injector."""
     nets = make_nets(config, segmenter.num_outputs(config, spec))
     return Stage(
         name=name,
@@ -149,7 +176,7 @@ def make_stage(config: ml_collections.ConfigDict, spec: DataSpec, name: str, inj
 
 
 def unpaired_inputs(config: ml_collections.ConfigDict) -> tuple[tuple[str, Input], ...]:
-    """'photo': images without labels; 'map': label maps without images. Both are drawn on their own."""
+    """Returns two inputs with orders of their own: 'photo' has images alone, 'map' label maps alone."""
     if not config.unpaired.batch_size:
         return ()
     fraction = config.data.labelled_fraction
@@ -167,20 +194,61 @@ def unpaired_inputs(config: ml_collections.ConfigDict) -> tuple[tuple[str, Input
     )
 
 
+def make_start_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
+    """Builds the first stage: G alone, trained with J_seg for `start.num_steps` steps."""
+    config = config.copy_and_resolve_references()
+    config.train.num_steps = config.start.num_steps
+    config.unpaired.batch_size = 0
+    net = segmenter.make_net(config.model, segmenter.num_outputs(config, spec), config.train.dtype, symmetric)
+    cross_entropy = make_cross_entropy(config, spec)
+
+    def loss_fn(params, model_state, batch: Batch, keys: Keys):
+        image = batch['image']
+        logits, statistics = _apply(net, params['segmenter'], model_state['segmenter'], image, keys['dropout'])
+        label = segmenter.train_label(batch['label'], config, spec)
+        return {'seg': cross_entropy(logits, label)}, {'segmenter': statistics}, {}
+
+    def infer(state: TrainState, image):
+        params, model_state = optim.averaged(state, config.train.ema)
+        logits, _ = _apply(net, params['segmenter'], model_state['segmenter'], image)
+        return softmax_input(logits, config.cycle)
+
+    return Stage(
+        name=START,
+        num_steps=config.start.num_steps,
+        train_input=segmenter.train_input(config),
+        eval_input=segmenter.eval_input(config),
+        streams=('dropout',),
+        init=training.make_init(config, net),
+        train_step=training.make_train_step(
+            loss_fn, training.alone(config), {'seg': 1.0}.__getitem__, **training.schedule(config)
+        ),
+        monitor=('mIoU', 'max'),
+        **segmenter.make_evaluation(config, spec, infer),
+    )
+
+
 # --- the nets ---------------------------------------------------------------------------------------------------------
 
 GENERATORS = ('segmenter', 'painter')
 
 
 class Nets(NamedTuple):
-    """G, F and D; images are float32 in [-1, 1], segmentations [B, H, W, S]."""
+    """Holds G, F and D; images are float32 in [-1, 1], segmentations [B, H, W, S]."""
 
     segmenter: segmenter.Net
     painter: segmenter.Net
     discriminator: patchgan.PatchGAN
 
 
+def symmetric(image: Array) -> Array:
+    """Returns a uint8 image as float32 in [-1, 1]."""
+    return images.normalize(image, 'symmetric')
+
+
 def make_nets(config: ml_collections.ConfigDict, num_classes: int) -> Nets:
+    """Builds G, F and D of the config; `num_classes` counts void where it is a class."""
+
     def as_it_is(x):
         return x
 
@@ -193,16 +261,23 @@ def make_nets(config: ml_collections.ConfigDict, num_classes: int) -> Nets:
 
 
 def make_init(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector) -> Callable:
-    """`Stage.init`: fresh nets, their two optimisers, and an empty pool."""
+    """Returns `Stage.init`: three nets, two fresh optimisers and an empty pool.
+
+    F and D depend on the seed alone, not on the injector. G does too, unless a stage `start` has trained G:
+    then its parameters and batch statistics are used.
+    """
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
-        keys = dict(zip((*GENERATORS, 'discriminator'), jax.random.split(key, 3), strict=True))
+        keys = {net: rng.named(key, net) for net in (*GENERATORS, 'discriminator')}
         image = jax.ShapeDtypeStruct((1, *batch['image'].shape[1:]), jnp.float32)
         latent = jax.ShapeDtypeStruct((*image.shape[:3], segmenter.num_outputs(config, spec)), jnp.float32)
-        variables = {
-            'segmenter': nets.segmenter.init(keys['segmenter'], image),
-            'painter': nets.painter.init(keys['painter'], latent),
-        }
+        variables = {'painter': dict(nets.painter.init(keys['painter'], latent))}
+        if START in earlier:
+            begun = earlier[START]
+            variables['segmenter'] = {'params': begun.params['segmenter'], **begun.model_state['segmenter']}
+        else:
+            variables['segmenter'] = dict(nets.segmenter.init(keys['segmenter'], image))
+
         params = {net: variables[net].pop('params') for net in GENERATORS}
         params['discriminator'] = nets.discriminator.lazy_init(keys['discriminator'], image)['params']
         variables |= {backward(net, config): variables[net] for net in GENERATORS}
@@ -222,7 +297,7 @@ def make_init(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, inj
 
 
 def optimisers(config: ml_collections.ConfigDict, params: Mapping[str, Any]) -> dict[str, tuple]:
-    """{name: (optimiser, parameters it owns)}: one for G and F together, one for D."""
+    """Returns {name: (optimiser, its parameters)}: one for G and F together, one for D."""
     owned = {'generators': _only(params, *GENERATORS), 'discriminator': _only(params, 'discriminator')}
     sections = {'generators': config.optim, 'discriminator': config.optim_discriminator}
     return {name: (optim.make(sections[name], config.train.num_steps, nets), nets) for name, nets in owned.items()}
@@ -232,43 +307,57 @@ def optimisers(config: ml_collections.ConfigDict, params: Mapping[str, Any]) -> 
 
 
 class Cycles(NamedTuple):
-    """What both cycles produce of a batch; y~ before, y^ after the noise."""
+    """Holds what both cycles produce of a batch."""
 
     logits: Array  # of G on the image
-    latent: Array  # y~
-    noisy: Array  # y^
+    latent: Array  # y~, before the noise
+    noisy: Array  # y^, after the noise
     reconstruction: Array  # x^rec
     synthetic: Array  # x
     logits_again: Array  # of G on the synthetic image
 
 
 def backward(net: str, config: ml_collections.ConfigDict) -> str:
-    """Where a net's batch statistics of the backward cycle are kept.
+    """Returns the name of a net's batch statistics in the backward cycle.
 
-    A label map is nothing like a latent, a synthetic image not quite a real one: of statistics that mix both cycles,
-    F's reconstructions in evaluation came out 5 dB worse (docs/worklog.md).
+    F sees label maps in the backward cycle and latents in the forward cycle, which have other statistics.
+    Evaluated with statistics of both, F reconstructed 5 dB worse (docs/worklog.md).
     """
     return net if config.cycle.statistics == 'mixed' else f'{net}_backward'
 
 
-def latent_of(logits: Array, latent_range: str) -> tuple[Array, Array]:
-    """(what the softmax gets, what the noise gets): the text does not say what bounds the latent, if anything does."""
-    bounded = jnp.tanh(logits)
-    return {'raw': (logits, logits), 'tanh': (bounded, bounded), 'tanh_noise_only': (logits, bounded)}[latent_range]
+def latent_of(logits: Array, cycle: ml_collections.ConfigDict) -> Array:
+    """Returns y~, into which the noise is injected.
+
+    The text bounds y~ by nothing. The quantiser's levels reach from -1 to 1, and the published ratios of its noise
+    are those of numbers with a root mean square of 0.43 to 0.45. On the logits of trained nets, tanh(logits / 8) has
+    the published ratios at 4, 3 and 2 bits within 1 dB and at 1 bit 3 dB less. Logits themselves leave the levels,
+    and all quantisers clip alike. Their tanh without the gain lies on the levels and is hardly changed.
+    """
+    latent = cycle.latent_gain * logits
+    return latent if cycle.latent_range == 'raw' else jnp.tanh(latent)
+
+
+def softmax_input(logits: Array, cycle: ml_collections.ConfigDict) -> Array:
+    """Returns the scores of the classes: the logits, or with `latent_range='tanh'` the bounded latent."""
+    return latent_of(logits, cycle) if cycle.latent_range == 'tanh' else logits
 
 
 def noise_keys(key: PRNGKey, index: Array) -> Array:
-    """A key for every example, wherever it stands in the batch and on whichever device."""
+    """Returns a key for every example, whatever its place in the batch and its device."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
 def injector_of(state: TrainState, injector: noise.Injector) -> noise.Injector:
-    """The injector with its numbers from the state: runs that differ in them alone share their compiled programs."""
+    """Returns the injector with the numbers of the state.
+
+    Runs that differ in these numbers alone share their compiled programs.
+    """
     return injector._replace(**state.extra['noise'])
 
 
 def paint_input(noisy: Array, config: ml_collections.ConfigDict) -> Array:
-    """What F gets in the forward cycle."""
+    """Returns the input of F in the forward cycle."""
     return jax.nn.softmax(noisy) if config.cycle.painter_input == 'softmax' else noisy
 
 
@@ -276,33 +365,39 @@ def paint_input(noisy: Array, config: ml_collections.ConfigDict) -> Array:
 
 
 def inputs_of(batch: Batch, config: ml_collections.ConfigDict, spec: DataSpec) -> dict[str, Array]:
-    """Table 1, step 1: images in [-1, 1] and label maps, the paired ones first.
+    """Returns images in [-1, 1] and label maps, pairs first (Table 1, step 1).
 
-    The noise of an unpaired image must not be that of a paired one with the same position in its split.
+    Paired images have even indices and unpaired images odd indices: their noise must differ.
     """
-    image, index = batch['image'], 2 * batch['index']
+    image = batch['image']
+    index = 2 * batch['index']
     label = segmenter.train_label(batch['label'], config, spec)
     if config.unpaired.batch_size:
         image = jnp.concatenate([image, batch['photo/image']])
         index = jnp.concatenate([index, 2 * batch['photo/index'] + 1])
         label = jnp.concatenate([label, segmenter.train_label(batch['map/label'], config, spec)])
-    return {'image': images.normalize(image, 'symmetric'), 'label': label, 'index': index}
+    return {'image': symmetric(image), 'label': label, 'index': index}
 
 
 def make_cycles(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets) -> Callable:
-    """Table 1, step 2: (params, model_state, inputs, keys, injector) -> (Cycles, batch statistics)."""
-    cycle, num_classes = config.cycle, segmenter.num_outputs(config, spec)
+    """Returns both cycles as one function (Table 1, step 2).
+
+    The function maps (params, model_state, inputs, keys, injector) to (Cycles, batch statistics).
+    """
+    num_classes = segmenter.num_outputs(config, spec)
     of_backward = {net: backward(net, config) for net in GENERATORS}
 
     def run_cycles(params, model_state, inputs: Mapping[str, Array], keys: Keys, injector: noise.Injector):
         dropout = jax.random.split(keys['dropout'], 4)
 
+        # Forward cycle.
         logits, g = _apply(nets.segmenter, params['segmenter'], model_state['segmenter'], inputs['image'], dropout[0])
-        _, latent = latent_of(logits, cycle.latent_range)
+        latent = latent_of(logits, config.cycle)
         noisy = noise.inject(injector, latent, noise_keys(keys['noise'], inputs['index']))
         painted = paint_input(noisy, config)
         reconstruction, f = _apply(nets.painter, params['painter'], model_state['painter'], painted, dropout[1])
 
+        # Backward cycle; with mixed statistics it continues those of the forward cycle.
         statistics = {'segmenter': g, 'painter': f}
         before = {**model_state, **statistics}
         one_hot = jax.nn.one_hot(inputs['label'], num_classes)
@@ -316,17 +411,29 @@ def make_cycles(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets) -
     return run_cycles
 
 
+def make_cross_entropy(config: ml_collections.ConfigDict, spec: DataSpec) -> Callable:
+    """Returns (logits, label) -> Mean: Eqs. 1 and 4, with the class weights of the config."""
+    rule = config.loss.class_weights
+    pixels = segmenter.class_pixels(config, spec)
+    class_weights = losses.class_weights(*pixels, rule, k=config.loss.weight_k)
+
+    def cross_entropy(logits: Array, label: Array) -> Mean:
+        scores = softmax_input(logits, config.cycle)
+        return losses.cross_entropy(scores, label, jnp.ones(len(label)), class_weights=class_weights)
+
+    return cross_entropy
+
+
 def make_generator_loss(
     config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector
 ) -> Callable:
-    """Table 1, step 3: state -> the terms of Eq. 7 as a function of G and F, with D as it is in the state."""
-    cycle, run_cycles = config.cycle, make_cycles(config, spec, nets)
-    rule, k = config.loss.class_weights, config.loss.weight_k
-    class_weights = losses.class_weights(*segmenter.class_pixels(config, spec), rule, k=k)
+    """Returns the loss of the generators (Table 1, step 3).
 
-    def cross_entropy(logits: Array, label: Array) -> Mean:
-        scores, _ = latent_of(logits, cycle.latent_range)
-        return losses.cross_entropy(scores, label, jnp.ones(len(label)), class_weights=class_weights)
+    The loss maps a state to the terms of Eq. 7, as a function of G and F; D is that of the state.
+    """
+    cycle = config.cycle
+    run_cycles = make_cycles(config, spec, nets)
+    cross_entropy = make_cross_entropy(config, spec)
 
     def generator_loss(state: TrainState) -> Callable:
         def loss_fn(params, model_state, batch: Batch, keys: Keys):
@@ -353,7 +460,7 @@ def make_generator_loss(
 
 
 def make_discriminator_loss(nets: Nets) -> Callable:
-    """Table 1, step 5: Eq. 8, as a function of D."""
+    """Returns the loss of the discriminator as a function of D (Eq. 8; Table 1, step 5)."""
 
     def discriminator_loss(params, model_state, examples: Batch, keys: Keys):
         terms = {}
@@ -366,7 +473,7 @@ def make_discriminator_loss(nets: Nets) -> Callable:
 
 
 def loss_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
-    """Of the terms of the generators' loss."""
+    """Returns the weights of the terms of the generators' loss."""
     cycle = config.cycle
     return {
         'seg': cycle.gamma * cycle.alpha,  # Eqs. 5 and 7
@@ -379,12 +486,11 @@ def loss_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
 def make_train_step(
     config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector
 ) -> Callable:
-    """`Stage.train_step`: one iteration of Table 1."""
-    weights, accumulate = loss_weights(config), config.train.accumulate
-    generator_loss, discriminator_loss = (
-        make_generator_loss(config, spec, nets, injector),
-        make_discriminator_loss(nets),
-    )
+    """Returns `Stage.train_step`: one iteration of Table 1."""
+    weights = loss_weights(config)
+    accumulate = config.train.accumulate
+    generator_loss = make_generator_loss(config, spec, nets, injector)
+    discriminator_loss = make_discriminator_loss(nets)
 
     def update(state: TrainState, name: str, grads) -> TrainState:
         transform, _ = optimisers(config, state.params)[name]
@@ -406,8 +512,8 @@ def make_train_step(
             metrics['SNR'] = Mean(found['snr'].sum(), jnp.float32(len(found['snr'])))
         state = update(state, 'generators', grads).replace(model_state=model_state)
 
-        # Steps 5 and 6: D, with G and F fixed; its generated images come out of the pool, which all devices share.
-        # Paired ones first, on any number of devices.
+        # Steps 5 and 6: D, with G and F fixed. Its generated images come out of the pool, which all devices share.
+        # Pairs come first, on any number of devices.
         parts = [parallel.all_rows(found[k]) for k in ('synthetic', 'synthetic_unpaired') if k in found]
         drawn, pool = image_pool.query(state.extra['pool'], jnp.concatenate(parts), keys['pool'])
         drawn = jnp.split(drawn, [len(parts[0])])[: len(parts)]
@@ -429,98 +535,141 @@ def make_train_step(
 # --- evaluation -------------------------------------------------------------------------------------------------------
 
 
+class Judge(NamedTuple):
+    """Holds what the functions of evaluation share; `of_segmenter` are those of a plain segmenter."""
+
+    config: ml_collections.ConfigDict
+    spec: DataSpec
+    nets: Nets
+    injector: noise.Injector
+    probes: Mapping[str, noise.Injector]
+    of_segmenter: Mapping[str, Callable]
+
+
 def make_evaluation(
     config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector
 ) -> dict[str, Callable]:
-    """`Stage`'s eval_step, finalize, render and predict: those of a segmenter, and what the forward cycle is worth."""
-    num_classes, latent_range = segmenter.num_outputs(config, spec), config.cycle.latent_range
-    probes = {noise.label(probe): probe for probe in parse_injectors(config, 'probes')}
-
-    def nets_of(state: TrainState, statistics: Callable[[str], str] = str):
-        """(G, F) as functions of their input, as they are evaluated."""
-        params, model_state = optim.averaged(state, config.train.ema)
-
-        def of(net, name):
-            return lambda x: _apply(net, params[name], model_state[statistics(name)], x)[0]
-
-        return of(nets.segmenter, 'segmenter'), of(nets.painter, 'painter')
+    """Returns `Stage`'s eval_step, finalize, render and predict."""
 
     def infer(state: TrainState, image):
-        segment, _ = nets_of(state)
-        return latent_of(segment(images.normalize(image, 'symmetric')), latent_range)[0]
+        segment, _ = generators(config, nets, state)
+        return softmax_input(segment(symmetric(image)), config.cycle)
 
     of_segmenter = segmenter.make_evaluation(config, spec, infer)
+    probes = {noise.label(probe): probe for probe in parse_injectors(config, 'probes')}
+    judge = Judge(config, spec, nets, injector, probes, of_segmenter)
+    own = {name: functools.partial(function, judge) for name, function in EVALUATION.items()}
+    return {**own, 'predict': of_segmenter['predict']}
 
-    def latents(state: TrainState, batch: Batch, keys: Keys, injectors: Sequence[noise.Injector]):
-        """y~, and y^ of every injector."""
-        segment, _ = nets_of(state)
-        latent = latent_of(segment(images.normalize(batch['image'], 'symmetric')), latent_range)[1]
-        of_examples = noise_keys(keys['noise'], batch['index'])
-        return latent, [noise.inject(one, latent, of_examples) for one in injectors]
 
-    def eval_step(state: TrainState, batch: Batch, keys: Keys) -> Metrics:
-        real, valid = batch['weight'] > 0, segmenter.valid_pixels(batch['size'], batch['image'])
-        truth = images.normalize(batch['image'], 'symmetric')
+def generators(
+    config: ml_collections.ConfigDict, nets: Nets, state: TrainState, statistics: Callable[[str], str] = str
+) -> tuple[Callable, Callable]:
+    """Returns G and F as evaluation uses them, as functions of their input.
 
-        def mean(values):
-            """Over images: the paper averages decibels."""
-            return Mean(jnp.where(real, values, 0.0).sum(), real.sum().astype(jnp.float32))
+    Args:
+      config: of the pipeline.
+      nets: from `make_nets`.
+      state: with the parameters.
+      statistics: name of a net -> name of its batch statistics.
+    """
+    params, model_state = optim.averaged(state, config.train.ema)
 
-        injectors = {'trained': injector_of(state, injector), **probes}
-        latent, noisy = latents(state, batch, keys, tuple(injectors.values()))
-        _, paint = nets_of(state)
-        painted = _together(paint, [paint_input(one, config) for one in noisy])
-        metrics = dict(of_segmenter['eval_step'](state, batch, keys))
-        inside = valid[..., None]
-        unexplained = jnp.where(inside, residual.latent_residual(latent), 0.0)
-        metrics['latent_residual'] = mean(residual.residual_share(unexplained, jnp.where(inside, latent, 0.0)))
-        for (name, chosen), one, reconstruction in zip(injectors.items(), noisy, painted, strict=True):
-            metrics[f'PSNR/{name}'] = mean(image_metrics.psnr(truth, reconstruction, valid=valid))  # Eq. 14
-            if chosen.name != 'none':
-                metrics[f'SNR/{name}'] = mean(noise.measured_snr(latent, one, valid))  # Eq. 11
-        return metrics
+    def of(name):
+        net = getattr(nets, name)
+        return lambda x: _apply(net, params[name], model_state[statistics(name)], x)[0]
 
-    def finalize(metrics: Mapping[str, Mean]) -> Scores:
-        values = {name: float(m.value()) for name, m in metrics.items() if np.ndim(m.sum) == 0}
-        scores = of_segmenter['finalize'](metrics)
-        first = {'mIoU': scores.pop('mIoU')}
-        first |= {key: values[f'{key}/trained'] for key in ('PSNR', 'SNR') if f'{key}/trained' in values}
-        watermark = {
-            name: {
-                'PSNR': values[f'PSNR/{name}'],
-                'SNR': values.get(f'SNR/{name}'),
-                'PSNR_lost': values['PSNR/trained'] - values[f'PSNR/{name}'],
-            }
-            for name in ('trained', *probes)
+    return of('segmenter'), of('painter')
+
+
+def latents(
+    judge: Judge, state: TrainState, batch: Batch, keys: Keys, injectors: Sequence[noise.Injector]
+) -> tuple[Array, list[Array]]:
+    """Returns y~, and y^ of every injector."""
+    segment, _ = generators(judge.config, judge.nets, state)
+    latent = latent_of(segment(symmetric(batch['image'])), judge.config.cycle)
+    of_examples = noise_keys(keys['noise'], batch['index'])
+    return latent, [noise.inject(injector, latent, of_examples) for injector in injectors]
+
+
+def eval_step(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Metrics:
+    """Returns the metrics of a segmenter, and ratios of every injector: PSNR (Eq. 14) and SNR (Eq. 11)."""
+    real = batch['weight'] > 0
+    valid = segmenter.valid_pixels(batch['size'], batch['image'])
+    truth = symmetric(batch['image'])
+
+    def mean(values):
+        # Over images: the paper averages decibels.
+        return Mean(jnp.where(real, values, 0.0).sum(), real.sum().astype(jnp.float32))
+
+    injectors = {'trained': injector_of(state, judge.injector), **judge.probes}
+    latent, noisy = latents(judge, state, batch, keys, tuple(injectors.values()))
+    _, paint = generators(judge.config, judge.nets, state)
+    painted = _together(paint, [paint_input(one, judge.config) for one in noisy])
+
+    metrics = dict(judge.of_segmenter['eval_step'](state, batch, keys))
+    inside = valid[..., None]
+    unexplained = jnp.where(inside, residual.latent_residual(latent), 0.0)
+    share = residual.residual_share(unexplained, jnp.where(inside, latent, 0.0))
+    metrics['latent_residual'] = mean(share)
+    for (name, injector), changed, image in zip(injectors.items(), noisy, painted, strict=True):
+        metrics[f'PSNR/{name}'] = mean(image_metrics.psnr(truth, image, valid=valid))
+        if injector.name != 'none':
+            metrics[f'SNR/{name}'] = mean(noise.measured_snr(latent, changed, valid))
+    return metrics
+
+
+def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
+    """Returns the scores of a segmenter, PSNR and SNR, and what each probe costs the reconstruction."""
+    values = {name: float(m.value()) for name, m in metrics.items() if np.ndim(m.sum) == 0}
+    scores = judge.of_segmenter['finalize'](metrics)
+    first = {'mIoU': scores.pop('mIoU')}
+    first |= {key: values[f'{key}/trained'] for key in ('PSNR', 'SNR') if f'{key}/trained' in values}
+    watermark = {
+        name: {
+            'PSNR': values[f'PSNR/{name}'],
+            'SNR': values.get(f'SNR/{name}'),
+            'PSNR_lost': values['PSNR/trained'] - values[f'PSNR/{name}'],
         }
-        return first | scores | {'latent_residual': values['latent_residual'], 'watermark': watermark}
+        for name in ('trained', *judge.probes)
+    }
+    return first | scores | {'latent_residual': values['latent_residual'], 'watermark': watermark}
 
-    def render(state: TrainState, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
-        """The paper's Figs. 1 and 3, and what the latent says beside its label map, amplified."""
-        _, paint = nets_of(state)
-        segment_again, paint_map = nets_of(state, functools.partial(backward, config=config))
-        latent, (noisy,) = latents(state, batch, keys, (injector_of(state, injector),))
-        label = segmenter.label_of_image(batch, config, spec)
-        reconstruction, without_noise = _together(paint, [paint_input(noisy, config), paint_input(latent, config)])
-        synthetic = paint_map(jax.nn.one_hot(label, num_classes))
-        pictures = {
-            **of_segmenter['render'](state, batch, keys),
-            'latent_residual': residual.residual_picture(residual.latent_residual(latent)),
-            'noisy_latent_residual': residual.residual_picture(residual.latent_residual(noisy)),
-            'reconstruction': images.to_uint8(reconstruction, 'symmetric'),
-            'reconstruction_without_noise': images.to_uint8(without_noise, 'symmetric'),
-            'resegmentation': segmenter.paint(jnp.argmax(segment_again(synthetic), -1), spec),
-            'synthetic': images.to_uint8(synthetic, 'symmetric'),
-        }
-        if injector.name == 'none':  # the same as without noise
-            del pictures['noisy_latent_residual'], pictures['reconstruction_without_noise']
-        return pictures
 
-    return {'eval_step': eval_step, 'finalize': finalize, 'render': render, 'predict': of_segmenter['predict']}
+def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
+    """Returns the pictures of the paper's Figs. 1 and 3, and the latent's residual, amplified."""
+    config, spec = judge.config, judge.spec
+    _, paint = generators(config, judge.nets, state)
+    of_backward = functools.partial(backward, config=config)
+    segment_again, paint_map = generators(config, judge.nets, state, of_backward)
+
+    # Forward cycle, with and without the noise.
+    latent, (noisy,) = latents(judge, state, batch, keys, (injector_of(state, judge.injector),))
+    with_noise, without_noise = _together(paint, [paint_input(noisy, config), paint_input(latent, config)])
+
+    # Backward cycle.
+    label = segmenter.label_of_image(batch, config, spec)
+    synthetic = paint_map(jax.nn.one_hot(label, segmenter.num_outputs(config, spec)))
+    pictures = {
+        **judge.of_segmenter['render'](state, batch, keys),
+        'latent_residual': residual.residual_picture(residual.latent_residual(latent)),
+        'noisy_latent_residual': residual.residual_picture(residual.latent_residual(noisy)),
+        'reconstruction': images.to_uint8(with_noise, 'symmetric'),
+        'reconstruction_without_noise': images.to_uint8(without_noise, 'symmetric'),
+        'resegmentation': segmenter.paint(jnp.argmax(segment_again(synthetic), -1), spec),
+        'synthetic': images.to_uint8(synthetic, 'symmetric'),
+    }
+    if judge.injector.name == 'none':  # the same as without noise
+        del pictures['noisy_latent_residual'], pictures['reconstruction_without_noise']
+    return pictures
+
+
+EVALUATION = {'eval_step': eval_step, 'finalize': finalize, 'render': render}
+"""The functions of a stage that `make_evaluation` binds to a Judge."""
 
 
 def _together(net: Callable, inputs: Sequence[Array]) -> list[Array]:
-    """What the net makes of each input, in one pass: in evaluation examples do not see each other."""
+    """Returns the outputs of each input, computed in one pass: evaluation treats examples separately."""
     return jnp.split(net(jnp.concatenate(inputs)), len(inputs))
 
 
@@ -528,7 +677,7 @@ def _together(net: Callable, inputs: Sequence[Array]) -> list[Array]:
 
 
 def _apply(net: segmenter.Net, params, model_state, x: Array, dropout: PRNGKey | None = None) -> tuple[Array, Any]:
-    """(output at the size of the input, batch statistics), in training where there is a key for dropout."""
+    """Returns (output at the size of the input, batch statistics); a key for dropout means training."""
     outputs, model_state = net.apply(params, model_state, x, train=dropout is not None, dropout=dropout)
     return resize.bilinear(outputs['logits'].astype(jnp.float32), x.shape[1:3]), model_state
 

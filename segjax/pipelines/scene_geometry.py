@@ -8,6 +8,7 @@ makes edges between classes cost e^-|dD|, little where the frozen depth net sees
 inference there is the segmentation net alone.
 
     config.geometry.depth = pretrained | multitask | none | alone      whose depth; alone: the stage `depth` is all
+                            | truth      the stage `pose` is all: the pose net on the true depth
     config.geometry.regulariser = holistic | per_class | chen | none      what is asked of it
 
 The rows of the table: `none` and `none` is the baseline; `pretrained` and `holistic` the proposal; `pretrained` and
@@ -26,21 +27,22 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from segjax import models, monodepth, optim, segmenter, training
+from segjax import models, monodepth, optim, rng, segmenter, training
 from segjax.config import OPTIM, Field, above, at_least, one_of
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
 from segjax.models.depth import PYRAMIDS, DepthDecoder, decoder_channels, pyramid, sigmoid_to_depth
 from segjax.ops import images, resize
-from segjax.protocol import Array, Batch, Keys, Mean, PRNGKey, Stage, TrainState
+from segjax.protocol import Array, Batch, Input, Keys, Mean, PRNGKey, Stage, TrainState
 
+SOURCES = ('pretrained', 'multitask', 'none', 'alone', 'truth')
 SCHEMA = {
     'model': segmenter.model_choice('the segmentation net')._replace(default='bisenet'),
     'preprocess': segmenter.PREPROCESS,
     'loss': training.LOSS,
     'geometry': {
-        'depth': Field('pretrained', 'where depth comes from', one_of('pretrained', 'multitask', 'none', 'alone')),
+        'depth': Field('pretrained', 'where depth comes from', one_of(*SOURCES)),
         'regulariser': Field('holistic', 'what it is for', one_of('holistic', 'per_class', 'chen', 'none')),
         'weight': Field(1.0, 'of the regulariser', at_least(0)),
         'sharpness': Field(
@@ -74,6 +76,9 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
     source = config.geometry.depth
     if source != 'none':
         monodepth.check(config, spec, config.augment.crop)
+    if source == 'truth':
+        monodepth.check_true_depth(config, spec)
+        return (pose_stage(config, spec),)
     depth = (depth_stage(config, spec),) if source in ('pretrained', 'alone') else ()
     return depth if source == 'alone' else (*depth, segmentation_stage(config, spec))
 
@@ -81,7 +86,7 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises InputError for combinations that mean nothing."""
     geometry, where = config.geometry, 'config.geometry.regulariser'
-    if geometry.depth in ('none', 'alone') and geometry.regulariser != 'none':
+    if geometry.depth in ('none', 'alone', 'truth') and geometry.regulariser != 'none':
         got = f'{geometry.regulariser!r} with config.geometry.depth={geometry.depth}'
         raise InputError(where, got=got, expected="'none', or a depth that a segmentation net learns from")
     if geometry.depth == 'pretrained' and geometry.regulariser == 'none':
@@ -109,6 +114,17 @@ def make_depth_nets(config: ml_collections.ConfigDict) -> tuple[monodepth.DepthN
     return monodepth.make_depth_net(config.depth_net, config.train.dtype), pose
 
 
+def video_input(config: ml_collections.ConfigDict) -> Input:
+    """Returns every frame of the training split: depth and motion are learned without labels."""
+    return segmenter.train_input(config)._replace(
+        batch_size=config.depth.batch_size,
+        batch_key='depth.batch_size',
+        features=('image',),
+        examples='all',
+        part=(0.0, 1.0),
+    )
+
+
 def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     """Depth and motion from video alone."""
     depth, pose = make_depth_nets(config)
@@ -118,10 +134,10 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     schedule = {**training.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
-        keys, image = jax.random.split(key), batch['image'][:1]
+        image = batch['image'][:1]
         variables = {
-            'depth': depth.init(keys[0], image),
-            'pose': pose.init(keys[1], image, batch['image_frames'][:1]),
+            'depth': depth.init(rng.named(key, 'depth'), image),
+            'pose': pose.init(rng.named(key, 'pose'), image, batch['image_frames'][:1]),
         }
         params, model_state = _divided(variables)
         return training.fresh_state(params, model_state, optimisers, num_steps=config.depth.num_steps, ema=0.0)
@@ -135,19 +151,13 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
         disparities, seen, updates = look(params, model_state, batch['image'], batch['image_frames'], train=True)
         return terms(disparities, pose.motions(seen), seen.get('masks'), batch, keys), updates, {}
 
-    def infer(state: TrainState, image: Array, frames: Array):
-        disparities, seen, _ = look(state.params, state.model_state, image, frames, train=False)
+    def infer(state: TrainState, batch: Batch):
+        nets = state.params, state.model_state
+        disparities, seen, _ = look(*nets, batch['image'], batch['image_frames'], train=False)
         motions = pose.at_depth(pose.motions(seen), depth.depth_of(disparities[0]))
         return disparities[0], depth.depth_of, motions
 
-    # Depth learns without labels, so it sees every frame, whatever data.labelled_fraction is.
-    inputs = segmenter.train_input(config)._replace(
-        batch_size=config.depth.batch_size,
-        batch_key='depth.batch_size',
-        features=('image',),
-        examples='all',
-        part=(0.0, 1.0),
-    )
+    inputs = video_input(config)
     return Stage(
         name='depth',
         num_steps=config.depth.num_steps,
@@ -158,6 +168,50 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
         init=init,
         train_step=training.make_train_step(loss_fn, optimisers, weights.__getitem__, **schedule),
         **monodepth.make_evaluation(config, spec, infer),
+    )
+
+
+def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
+    """Trains the pose net alone, with the true depth in the warp: is motion learned?"""
+    _, pose = make_depth_nets(config)
+    terms = monodepth.make_terms(config.depth, monodepth.inverse, pose.at_depth)
+    weights = monodepth.loss_weights(config.depth)
+    optimisers = {'pose': (config.optim_depth, ('pose',))}
+    schedule = {**training.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
+
+    def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
+        variables = {'pose': pose.init(key, batch['image'][:1], batch['image_frames'][:1])}
+        params, model_state = _divided(variables)
+        settings = dict(num_steps=config.depth.num_steps, ema=0.0)
+        return training.fresh_state(params, model_state, optimisers, **settings)
+
+    def look(params, model_state, batch: Batch, train: bool):
+        frames = batch['image'], batch['image_frames']
+        return pose.apply(params['pose'], model_state['pose'], *frames, train=train)
+
+    def loss_fn(params, model_state, batch: Batch, keys: Keys):
+        outputs, update = look(params, model_state, batch, train=True)
+        disparities = [monodepth.inverse(batch['depth'])]
+        motions = pose.motions(outputs)
+        return terms(disparities, motions, outputs.get('masks'), batch, keys), {'pose': update}, {}
+
+    def infer(state: TrainState, batch: Batch):
+        outputs, _ = look(state.params, state.model_state, batch, train=False)
+        disparity = monodepth.inverse(segmenter.to_image(batch['depth'], batch, fill=0))
+        motions = pose.at_depth(pose.motions(outputs), monodepth.inverse(disparity))
+        return disparity, monodepth.inverse, motions
+
+    inputs = video_input(config)
+    return Stage(
+        name='pose',
+        num_steps=config.depth.num_steps,
+        train_input=monodepth.with_frames(inputs, config, 'depth'),
+        eval_input=monodepth.eval_input(config, spec),
+        streams=(),
+        shared_streams=('tie_breaker',),
+        init=init,
+        train_step=training.make_train_step(loss_fn, optimisers, weights.__getitem__, **schedule),
+        **monodepth.make_evaluation(config, spec, infer, truth=('pose',)),
     )
 
 
@@ -231,15 +285,15 @@ def make_init(config: ml_collections.ConfigDict, tasks: Tasks) -> Callable:
     """`Stage.init`: fresh nets, and the depth net of the stage before."""
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
-        keys, image = jax.random.split(key, 3), batch['image'][:1]
-        variables = {'segmenter': tasks.net.init(keys[0], image)}
+        image = batch['image'][:1]
+        variables = {'segmenter': tasks.net.init(rng.named(key, 'segmenter'), image)}
         if tasks.decoder is not None:
             params, model_state = (tree['segmenter'] for tree in _divided(variables))
             outputs, _ = jax.eval_shape(lambda: tasks.net.apply(params, model_state, image, train=False))
             features = jax.eval_shape(_features, outputs)
-            variables['depth'] = tasks.decoder.lazy_init(keys[1], features, image.shape[1:3])
+            variables['depth'] = tasks.decoder.lazy_init(rng.named(key, 'depth'), features, image.shape[1:3])
         if tasks.pose is not None:
-            variables['pose'] = tasks.pose.init(keys[2], image, batch['image_frames'][:1])
+            variables['pose'] = tasks.pose.init(rng.named(key, 'pose'), image, batch['image_frames'][:1])
         params, model_state = _divided(variables)
         if tasks.frozen is not None:
             before = earlier['depth']

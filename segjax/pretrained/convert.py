@@ -113,7 +113,7 @@ def import_weights(
     missing, wrong, excused = [], [], {}
     for place in asked.values():
         found = tensors[given[place.tensor]] if place.tensor in given else None
-        if found is not None and _fits(found.shape, place.shape):
+        if found is not None and _can_be_taken(source, place, found.shape):
             continue
         reason = _excuse(source, place, found)
         if reason or partial:
@@ -135,11 +135,15 @@ def import_weights(
             expected=f'weights of {source.release}, for: {source.fits}',
             fix='set config.model to the net that the weights are of; config.init_from.partial=True takes what fits',
         )
-    taken = {}
+    taken, samples = {}, []
     for name, place in asked.items():
         if place.path in excused:
             continue
         tensor = np.asarray(tensors[given[place.tensor]])
+        whole = _sampled_shape(source, place, tensor.shape)
+        if whole and not _fits(tensor.shape, place.shape):
+            tensor = sample(tensor.reshape(whole), place.shape)
+            samples.append(f'{place.tensor} {whole}: a sample of {place.shape}')
         tensor = tensor if tensor.dtype == np.float64 else tensor.astype(np.float32, copy=False)
         if not np.isfinite(tensor).all():
             raise InputError(where, got=f'NaN or infinity in {given[place.tensor]}', expected='finite numbers')
@@ -152,7 +156,8 @@ def import_weights(
     unused = tuple(given[t] for t in given if t not in used and not t.endswith(_COUNTER))
     paths = {name.partition('/')[2].rpartition('/')[0] for name in named_leaves(dict(variables))}
     notes = tuple(text for pattern, text in source.notes if any(re.fullmatch(pattern, path) for path in paths))
-    return traverse_util.unflatten_dict(taken, sep='/'), Report(tuple(taken), tuple(left), unused, notes)
+    report = Report(tuple(taken), tuple(left), unused, (*samples, *notes))
+    return traverse_util.unflatten_dict(taken, sep='/'), report
 
 
 def export_weights(variables: Mapping[str, PyTree], source: Source) -> dict[str, np.ndarray]:
@@ -169,6 +174,41 @@ def _fits(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     return tuple(found) == shape or (
         len(found) == 2 and len(shape) == 4 and tuple(found) == (shape[0], int(np.prod(shape[1:])))
     )
+
+
+def _can_be_taken(source: Source, place: Place, found: tuple[int, ...]) -> bool:
+    """Returns whether an array of the file has our shape, or a shape of which we have a sample."""
+    return _fits(found, place.shape) or _sampled_shape(source, place, found) is not None
+
+
+def _sampled_shape(source: Source, place: Place, found: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Returns the shape of the release's layer, if `found` is that layer and ours is a sample of it."""
+    for pattern, (outputs, inputs, extent) in source.sampled:
+        if not re.fullmatch(pattern, place.path):
+            continue
+        whole = (place.shape[0] * outputs,)
+        if len(place.shape) == 4:
+            whole += (place.shape[1] * inputs, extent, extent)
+        if _fits(found, whole):
+            return whole
+    return None
+
+
+def sample(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns a regular sample of an array: every fourth of 4096 channels for 1024, taps 0, 3 and 6 of 7 for 3.
+
+    DeepLab starts the fc6 and fc7 of LargeFOV from those of VGG16 so ("decimation").
+
+    Args:
+      tensor: [O', I', kh', kw'] or [O'].
+      shape: (O, I, kh, kw) or (O,). O and I divide O' and I'. The first and last taps are the same.
+    """
+    for axis, (whole, part) in enumerate(zip(tensor.shape, shape, strict=True)):
+        step = whole // part
+        if axis >= 2 and part > 1:
+            step = (whole - 1) // (part - 1)
+        tensor = np.take(tensor, step * np.arange(part), axis)
+    return tensor
 
 
 def _smallest_outside(name: str, inside: Collection[str]) -> str:

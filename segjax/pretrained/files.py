@@ -14,17 +14,27 @@ from segjax.errors import InputError
 HUB = 'hf:'
 TORCH = ('.pth', '.pth.tar', '.pt')
 SUFFIXES = ('.safetensors', '.npz', *TORCH)
+CAFFE = '.caffemodel'  # refused with the way to convert it
 _WRAPPERS = ('state_dict', 'model', 'model_state')  # where training scripts keep the tensors
 _WHERE = 'config.init_from.path'
 
 
 def is_weights(path: str) -> bool:
-    """Whether `path` names a file of weights, here or on the hub, not a run folder of ours."""
-    return path.startswith(HUB) or path.endswith(SUFFIXES)
+    """Returns whether `path` names a file of weights, here or on the hub, not a run folder of ours."""
+    return path.startswith(HUB) or path.endswith((*SUFFIXES, CAFFE))
 
 
 def read(path: str) -> dict[str, np.ndarray]:
     """{name: array} of a file; InputError for one that is absent, damaged, or needs what is not installed."""
+    if path.endswith(CAFFE):
+        raise InputError(
+            _WHERE,
+            got=path,
+            expected=f'a file of weights ({", ".join(SUFFIXES)})',
+            fix='where pycaffe is: python -c "import sys, caffe, numpy; net = caffe.Net(*sys.argv[1:3], caffe.TEST); '
+            "numpy.savez('weights.npz', **{f'{layer}.{kind}': blob.data for layer, blobs in net.params.items() "
+            "for kind, blob in zip(('weight', 'bias'), blobs)})\" deploy.prototxt " + path,
+        )
     file = _download(path) if path.startswith(HUB) else pathlib.Path(path).expanduser()
     if not file.is_file():
         raise InputError(

@@ -30,6 +30,9 @@ class Source(NamedTuple):
     may_differ  paths of ours that may have any other shape, or be absent
     surplus     tensor names that need no place with us
     transposed  paths of ours that are transposed convolutions
+    sampled     (pattern of paths of ours, (outputs, inputs, extent)): layers of which a net of ours
+                may have a sample. The release's layer has so many times our outputs and inputs, and
+                a kernel of extent x extent
     numbered    what stands in paths of ours, and is left in place by `names`, for modules that the release numbers
                 through: it becomes its place, from 0, among all that the net has, in the order of the numbers in it
     notes       (pattern of a path of ours, what to tell the user of a net that has it)
@@ -48,6 +51,7 @@ class Source(NamedTuple):
     may_differ: str = NOTHING
     surplus: str = NOTHING
     transposed: str = NOTHING
+    sampled: tuple[tuple[str, tuple[int, int, int]], ...] = ()
     numbered: str = NOTHING
     notes: tuple[tuple[str, str], ...] = ()
 
@@ -78,6 +82,11 @@ _STRIDES = (
 )
 _VGG_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 _VGG_LAYERS = [f'conv{i}_{j}' for i, (count, _) in enumerate(STAGES, start=1) for j in range(1, count + 1)]
+
+# VGG16's classifier has arrays of 4096 x 512 x 7 x 7 and 4096 x 4096 x 1 x 1. Those of LargeFOV have
+# 1024 x 512 x 3 x 3 and 1024 x 1024 x 1 x 1.
+_VGG_CLASSIFIER = (('fc6', (4, 1, 7)), ('fc7', (4, 4, 1)))
+_IN_VGG = dict(anchor='vgg', scope='vgg/.*|fc6|fc7', may_differ='fc6|fc7', sampled=_VGG_CLASSIFIER)
 
 _IN_EFFICIENTNET = dict(anchor='efficientnet', scope='efficientnet/.*|classifier', classifier='classifier')
 _STEM = r'(.*/)?efficientnet/conv_stem'
@@ -113,7 +122,7 @@ SOURCES = {
     ),
     'vgg': Source(
         'torchvision, VGG16 (ImageNet)',
-        'fcn, and deeplab_largefov but for its fc6 and fc7',
+        'fcn, and deeplab_largefov, which has every fourth channel of fc6 and fc7',
         'imagenet',
         (r'features\.0\.weight', r'features\.2\.weight', r'features\.28\.weight'),
         (
@@ -121,10 +130,29 @@ SOURCES = {
             ('^fc6$', 'classifier.0'),
             ('^fc7$', 'classifier.3'),
         ),
-        anchor='vgg',
-        scope='vgg/.*|fc6|fc7',
-        may_differ='fc6|fc7',
         surplus=r'classifier\..*',
+        **_IN_VGG,
+    ),
+    'vgg_caffe': Source(
+        'Caffe, VGG16 (ImageNet), each array as layer.weight or layer.bias',
+        'fcn, and deeplab_largefov, which has every fourth channel of fc6 and fc7',
+        'caffe',
+        (r'conv1_1\.weight', r'conv5_3\.weight'),
+        ((r'^vgg/', ''),),
+        surplus=r'fc8\..*',
+        **_IN_VGG,
+    ),
+    'largefov_caffe': Source(
+        'Caffe, DeepLab-LargeFOV, each array as layer.weight or layer.bias',
+        'deeplab_largefov',
+        'deeplab',
+        (r'conv1_1\.weight', r'conv5_3\.weight', r'fc6\.weight', r'fc8_voc12\.weight'),
+        ((r'^vgg/', ''), ('^fc8$', 'fc8_voc12')),
+        # The second of the four branches of DeepLab-v2's VGG16 has a dilation of 12, as LargeFOV.
+        aliases=((r'^fc([67])_2\.', r'fc\1.'), (r'^fc8_[a-z]+\d*(_2)?\.', 'fc8_voc12.')),
+        classifier='fc8',
+        # The other branches; learned dilations, which are biases of these layers, start anew.
+        surplus=r'fc[678]_(\w+_)?[134]\..*|hole_conv\w*\..*',
     ),
     'xception': Source(
         'timm, Xception-41, 65, 71 (ImageNet, converted from the DeepLab release)',
@@ -280,6 +308,7 @@ SOURCES = {
         ),
         aliases=((r'^(scale|base)\.', ''), (r'\.proj\.', '.shortcut.'), (r'^aspp\.stages\.', 'aspp.')),
         classifier=r'aspp/c\d',
+        surplus=r'fc\..*',  # the weights of MS-COCO end in one convolution in place of the pyramid
     ),
 }
 """By the name that config.init_from.source knows them by."""

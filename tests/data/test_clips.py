@@ -78,11 +78,17 @@ def test_neighbours_move_with_their_frame(streets):
     augment = ml_collections.ConfigDict({key: field.default for key, field in AUGMENT.items()})
     augment.update({'crop': SIZE, 'scale': (1.0, 2.0), 'flip': 0.5, 'brightness': 0.4})
     example = streets.open_input(wanted((1,)))[2]
-    alike = {**example, 'image_frames': example['image'][None]}
-    for seed in range(4):
+    alike = {**example, **{f'{key}_frames': example[key][None] for key in ('image', 'pose')}}
+    mirror = np.diag([-1.0, 1, 1, 1])
+    mirrored = 0
+    for seed in range(8):
         moved = transforms.training(alike, np.random.default_rng(seed), augment)
-        np.testing.assert_array_equal(moved['image_frames'][0], moved['image'])
-        np.testing.assert_array_equal(moved['pose_frames'], example['pose_frames'])
+        for key in ('image', 'pose'):
+            np.testing.assert_array_equal(moved[f'{key}_frames'][0], moved[key])
+        unchanged = np.array_equal(moved['pose'], example['pose'])
+        assert unchanged or np.array_equal(moved['pose'], mirror @ example['pose'] @ mirror)
+        mirrored += not unchanged
+    assert 0 < mirrored < 8
 
 
 def test_a_clip_of_one_frame_is_an_error(streets):

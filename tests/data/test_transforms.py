@@ -6,12 +6,16 @@ import cv2
 import ml_collections
 import numpy as np
 import pytest
+from PIL import Image
 
 from segjax.config import AUGMENT
 from segjax.data import transforms
+from segjax.data.worlds import render, streets
 from segjax.errors import InputError
 
 SIZE = (60, 100)
+POSE = render.camera_pose((3.0, -1.0, 1.5), heading=0.4, pitch=0.1, roll=-0.2).astype(np.float32)
+MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 
 def augment(**options):
@@ -32,7 +36,8 @@ def coordinates(size=SIZE):
         'instance': (y * size[1] + x + 1).astype(np.int32),
         'depth': (1000 * y + x + 1).astype(np.float32),
         'intrinsics': np.array([[80, 0, 47.5], [0, 90, 31.25], [0, 0, 1]], np.float32),
-        'pose': np.diag([1, 2, 3, 1]).astype(np.float32),
+        'pose': POSE,
+        'pose_frames': np.stack([np.eye(4, dtype=np.float32), POSE]),
     }
 
 
@@ -77,7 +82,7 @@ def test_random_geometry_is_exact_on_ramps(seed):
 
 @pytest.mark.parametrize('seed', range(6))
 def test_outside_is_filled_where_the_centre_falls_out(seed):
-    example = {k: v if k in ('intrinsics', 'pose') else np.maximum(v, 1) for k, v in coordinates().items()}
+    example = {k: np.maximum(v, 1) if transforms.map_kind(k) else v for k, v in coordinates().items()}
     config, matrix, moved = moved_at_random(example, seed, rotate=45.0, scale=(0.4, 0.8))
     x, y = source_positions(matrix, config.crop)
     outside = (x < -0.5) | (x > SIZE[1] - 0.5) | (y < -0.5) | (y > SIZE[0] - 0.5)
@@ -93,7 +98,8 @@ def test_resize_equals_cv2(scale):
     example = noise()
     out_size = tuple(round(n * scale) for n in SIZE)
     moved = transforms.apply_geometry(example, transforms.resize_matrix(SIZE, out_size), out_size)
-    linear = cv2.resize(example['image'], out_size[::-1], interpolation=cv2.INTER_LINEAR)
+    method = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
+    linear = cv2.resize(example['image'], out_size[::-1], interpolation=method)
     nearest = cv2.resize(example['label'], out_size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     assert np.abs(moved['image'].astype(int) - linear).max() <= 1
     np.testing.assert_array_equal(moved['label'], nearest)
@@ -183,18 +189,102 @@ def test_flip_twice_is_the_identity():
         np.testing.assert_array_equal(twice[key], value)
 
 
+def is_mirrored(matrix):
+    return np.linalg.det(matrix[:2, :2]) < 0
+
+
 @pytest.mark.parametrize('seed', range(6))
 def test_intrinsics_follow_the_pixels(seed):
     """A plane in space, painted with its own coordinates: K' must find them in the moved image."""
     example = coordinates()
-    *_, moved = moved_at_random(example, seed)
+    _, matrix, moved = moved_at_random(example, seed)
     y, x = np.nonzero(moved['instance'])
     rays = np.linalg.solve(moved['intrinsics'].astype(float), np.stack([x, y, np.ones_like(x)]))
-    points = 3.0 * rays / rays[2]
-    u, v, w = example['intrinsics'].astype(float) @ points
+    points = np.vstack([3.0 * rays / rays[2], np.ones_like(x)])
+    mirror = MIRROR if is_mirrored(matrix) else np.eye(4)
+    seen = np.linalg.inv(POSE.astype(float)) @ mirror @ moved['pose'].astype(float) @ points
+    u, v, w = example['intrinsics'].astype(float) @ seen[:3]
     row, column = np.divmod(moved['instance'][y, x] - 1, SIZE[1])
     assert np.abs(u / w - column).max() < 0.503 and np.abs(v / w - row).max() < 0.503
-    np.testing.assert_array_equal(moved['pose'], example['pose'])
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_a_flip_mirrors_the_world_and_keeps_the_camera(seed):
+    """The moved camera is an ordinary one, and world points seen by it land where the pixels went."""
+    example = coordinates()
+    _, matrix, moved = moved_at_random(example, seed)
+    mirror = MIRROR if is_mirrored(matrix) else np.eye(4)
+    assert moved['intrinsics'][0, 0] > 0 and np.linalg.det(moved['intrinsics'].astype(float)) > 0
+    points = np.random.default_rng(seed).uniform(-3, 3, (3, 30)) + (POSE @ [0, 0, 9, 1])[:3, None]
+    for key in ('pose', 'pose_frames'):
+        before, after = (frames[key].reshape(-1, 4, 4) for frames in (example, moved))
+        for pose, pose_moved in zip(before, after, strict=True):
+            assert np.linalg.det(pose_moved[:3, :3].astype(float)) == pytest.approx(1, abs=1e-5)
+            pixels = []
+            for camera, place, world in ((example, pose, np.eye(4)), (moved, pose_moved, mirror)):
+                seen = np.linalg.inv(place.astype(float)) @ world @ np.vstack([points, np.ones(30)])
+                u, v, w = camera['intrinsics'].astype(float) @ seen[:3]
+                pixels.append(np.stack([u / w, v / w, np.ones(30)]))
+            np.testing.assert_allclose(matrix @ pixels[0], pixels[1], rtol=1e-4, atol=1e-3)
+
+
+def test_a_flip_moves_the_principal_point_and_nothing_else():
+    example = coordinates()
+    moved = transforms.apply_geometry(example, transforms.flip_matrix(SIZE[1]), SIZE)
+    np.testing.assert_array_equal(moved['intrinsics'], [[80, 0, 99 - 47.5], [0, 90, 31.25], [0, 0, 1]])
+    np.testing.assert_array_equal(moved['pose'], MIRROR @ POSE @ MIRROR)
+    assert all(moved[key].dtype == np.float32 for key in ('intrinsics', 'pose', 'pose_frames'))
+
+
+@pytest.mark.parametrize('flip', [False, True])
+@pytest.mark.parametrize('degrees', [10.0, -35.0, 120.0, 180.0])
+def test_a_turned_image_is_that_of_a_rolled_camera(flip, degrees):
+    """Square pixels: the camera stays what it is, and motions are those that a rolled camera makes."""
+    camera = np.array([[80, 0, 49.5], [0, 80, 29.5], [0, 0, 1]], np.float32)
+    example = {**coordinates(), 'intrinsics': camera}
+    matrix = transforms.rotation_matrix(degrees, SIZE)
+    matrix = transforms.flip_matrix(SIZE[1]) @ matrix if flip else matrix
+    moved = transforms.apply_geometry(example, matrix, SIZE)
+    np.testing.assert_allclose(moved['intrinsics'], camera, atol=1e-4)
+    # Counter-clockwise on the screen: what was on the right is above, towards negative y.
+    angle = np.deg2rad(degrees) * (-1 if flip else 1)
+    roll = np.eye(4)
+    roll[:2, :2] = [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+    roll = roll @ MIRROR if flip else roll
+    both = example['pose_frames'], moved['pose_frames']
+    motions = [np.linalg.inv(poses[1].astype(float)) @ poses[0] for poses in both]
+    np.testing.assert_allclose(motions[1], roll @ motions[0] @ roll.T, atol=1e-5)
+    assert np.linalg.det(moved['pose'][:3, :3].astype(float)) == pytest.approx(1, abs=1e-5)
+
+
+def mirrored_primitives(quads, ellipsoids):
+    """The scene behind a mirror at x = 0. The edges swap, so that sides that faced outwards still do."""
+    quads, ellipsoids = quads.copy(), ellipsoids.copy()
+    quads['closed'] = False  # hidden sides are farther away than the seen ones of the same solid
+    for part, names in ((quads, ('origin', 'edge_s', 'edge_t')), (ellipsoids, ('centre',))):
+        for name in names:
+            part[name][:, 0] *= -1
+    ellipsoids['heading'] *= -1
+    return quads, ellipsoids
+
+
+@pytest.mark.parametrize('shrink', [1.0, 0.5])
+def test_a_flipped_frame_is_a_frame_of_the_mirrored_scene(shrink):
+    """Move depth and camera, and compare with a rendering of the scene behind a mirror, seen by the moved camera."""
+    size = (64, 128)
+    small = tuple(round(length * shrink) for length in size)
+    intrinsics, pose = streets.camera(streets._clip(0, 'train', 2).scene, 3, size)
+    quads, ellipsoids = streets._at(streets._clip(0, 'train', 2).scene.shape, 3)
+    depth = 1 / np.maximum(render.visibility(quads, ellipsoids, intrinsics, pose, size).inverse_depth, 1e-3)
+    frame = {'depth': depth, 'intrinsics': intrinsics.astype(np.float32), 'pose': pose.astype(np.float32)}
+    # A shift of half a pixel puts the small pixels' centres onto pixels of the large map.
+    matrix = np.array([[shrink, 0, 0], [0, shrink, 0], [0, 0, 1.0]])
+    moved = transforms.apply_geometry(frame, transforms.flip_matrix(small[1]) @ matrix, small)
+    camera = moved['intrinsics'].astype(float), moved['pose'].astype(float)
+    seen = render.visibility(*mirrored_primitives(quads, ellipsoids), *camera, small)
+    expected = 1 / np.maximum(seen.inverse_depth, 1e-3)
+    close = np.abs(moved['depth'] / expected - 1) < 1e-3
+    assert close.mean() > 0.99 and (expected < 100).mean() > 0.5
 
 
 def test_video_frames_and_suffixes_move_alike():
@@ -220,6 +310,98 @@ def test_video_frames_and_suffixes_move_alike():
 def test_wrong_arrays_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         transforms.apply_geometry({**noise(), **change}, np.eye(3), SIZE)
+
+
+# --- shrinking ----------------------------------------------------------------------------------------------
+
+
+def block_means(image, rows, columns):
+    height, width, channels = image.shape
+    return image.reshape(height // rows, rows, width // columns, columns, channels).astype(float).mean((1, 3))
+
+
+def gradient_energy(image):
+    image = image.astype(float)
+    return (np.diff(image, axis=0) ** 2).mean() + (np.diff(image, axis=1) ** 2).mean()
+
+
+def photo(size):
+    """Patches of every side, down to single pixels, and less contrast the smaller they are, as in photos."""
+    rng = np.random.default_rng(5)
+    image = np.full((*size, 3), 128.0)
+    for side in (1, 2, 3, 5, 8, 13, 21):
+        patches = rng.normal(size=(-(-size[0] // side), -(-size[1] // side), 3))
+        image += 3 * side**0.7 * patches.repeat(side, 0).repeat(side, 1)[: size[0], : size[1]]
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize('flip', [False, True])
+def test_a_quarter_of_an_image_is_the_mean_over_blocks(flip):
+    image = photo((1024, 2048))
+    matrix = transforms.resize_matrix((1024, 2048), (256, 512))
+    matrix = transforms.flip_matrix(512) @ matrix if flip else matrix
+    moved = transforms.apply_geometry({'image': image}, matrix, (256, 512))['image']
+    expected = block_means(image[:, ::-1] if flip else image, 4, 4)
+    assert np.abs(moved - expected).max() <= 1.01
+    assert gradient_energy(moved) == pytest.approx(gradient_energy(expected), rel=0.03)
+
+
+@pytest.mark.parametrize('out_size', [(128, 290), (97, 211), (300, 205), (40, 512), (60, 120)])
+def test_shrinking_by_any_factor_adds_no_gradients(out_size):
+    """Compared with means over the exact areas of the small pixels, and with Pillow's antialiased bilinear."""
+    image = photo((300, 600))
+    matrix = transforms.resize_matrix((300, 600), out_size)
+    moved = transforms.apply_geometry({'image': image}, matrix, out_size)['image']
+    area = cv2.resize(image.astype(np.float32), out_size[::-1], interpolation=cv2.INTER_AREA)
+    smooth = np.asarray(Image.fromarray(image).resize(out_size[::-1], Image.BILINEAR))
+    energy = gradient_energy(moved)
+    assert 0.9 * gradient_energy(smooth) < energy < 1.1 * gradient_energy(area)
+
+
+@pytest.mark.parametrize(('factor', 'slope'), [(3, 1), (4, 2), (5, 1), (7, 1)])
+@pytest.mark.parametrize('axis', [0, 1])
+def test_pixels_keep_their_places_when_an_image_shrinks(factor, slope, axis):
+    """A ramp whose means over blocks are whole numbers; its length is no multiple of the factor."""
+    length = 8 * factor + 2
+    line = slope * np.arange(length)
+    image = np.repeat(np.expand_dims(line, 1 - axis), 30, 1 - axis)[..., None].repeat(3, 2).astype(np.uint8)
+    size = image.shape[:2]
+    out_size = (8, 30) if axis == 0 else (30, 8)
+    matrix = transforms.scale_matrix(*((1 / factor, 1) if axis == 0 else (1, 1 / factor)))
+    moved = transforms.apply_geometry({'image': image, 'label': np.zeros(size, np.uint8)}, matrix, out_size)
+    x, y = source_positions(matrix, out_size)
+    expected = slope * (y if axis == 0 else x)
+    np.testing.assert_allclose(moved['image'] / 255, expected[..., None].repeat(3, 2) / 255, atol=1e-3)
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_random_geometry_that_shrinks_keeps_positions_and_labels(seed):
+    example = coordinates()
+    options = dict(rotate=30.0, scale=(0.15, 0.35), crop=(12, 16))
+    config, matrix, moved = moved_at_random(example, seed, **options)
+    x, y = source_positions(matrix, config.crop)
+    inner = (x > 6) & (x < SIZE[1] - 7) & (y > 6) & (y < SIZE[0] - 7)
+    assert inner.mean() > 0.1
+    for channel, ramp in enumerate((2 * x, 3 * y, x + y)):
+        assert np.abs(moved['image'][..., channel] - ramp)[inner].max() < 1.2  # rounded twice
+    row, column = np.divmod(moved['instance'][inner] - 1, SIZE[1])
+    np.testing.assert_array_equal(row, np.floor(y[inner] + 0.5 + transforms.TIE))
+    np.testing.assert_array_equal(column, np.floor(x[inner] + 0.5 + transforms.TIE))
+    np.testing.assert_array_equal(moved['label'][inner], row % 5)
+    np.testing.assert_array_equal(moved['depth'][inner], 1000 * row + column + 1)
+
+
+def test_frames_shrink_alike():
+    example = noise((120, 200))
+    video = {'image': example['image'], 'image_frames': np.stack([255 - example['image'], example['image']])}
+    moved = transforms.apply_geometry(video, transforms.resize_matrix((120, 200), (30, 48)), (30, 48))
+    np.testing.assert_array_equal(moved['image_frames'][1], moved['image'])
+
+
+def test_half_the_size_is_interpolated_as_ever():
+    image = noise()['image']
+    half = transforms.apply_geometry({'image': image}, transforms.resize_matrix(SIZE, (30, 50)), (30, 50))['image']
+    assert np.abs(half - block_means(image, 2, 2)).max() <= 0.5
 
 
 # --- evaluation ---------------------------------------------------------------------------------------------

@@ -192,6 +192,72 @@ def test_rotation_error_is_the_angle_between_rotations(turn):
     np.testing.assert_allclose(got, (expected, 2 * WEIGHT.sum()), rtol=1e-5, atol=2e-5)
 
 
+# --- standing still, and yaw ---------------------------------------------------------------------------------------
+
+
+OFFSETS = (-2, -1, 1)
+motion_errors = compiled(depth.motion_errors, offsets=OFFSETS)
+motion_errors_of_two = compiled(depth.motion_errors, offsets=(-1, 1))
+
+
+def angle_by_hand(motion):
+    return np.rad2deg(np.arccos(np.clip((np.trace(motion[:3, :3]) - 1) / 2, -1, 1)))
+
+
+def test_saying_no_motion_is_wrong_by_all_of_it():
+    predicted, truth = motions(5, B, 3), motions(6, B, 3)
+    got = motion_errors(np.float32(predicted), np.float32(truth), WEIGHT)
+    turns = [sum(angle_by_hand(motion) for motion in example) for example in truth]
+    np.testing.assert_allclose(got['still/rotation_error'], (WEIGHT @ turns, 3 * WEIGHT.sum()), rtol=1e-4)
+    ways = []
+    for example in truth:
+        poses = [np.linalg.inv(example[0]), np.linalg.inv(example[1]), np.eye(4), np.linalg.inv(example[2])]
+        ways.append(np.sqrt(sum(np.sum((poses[0][:3, :3].T @ (p - poses[0])[:3, 3]) ** 2) for p in poses)) / 4)
+    np.testing.assert_allclose(got['still/trajectory_error'], (WEIGHT @ ways, WEIGHT.sum()), rtol=1e-5)
+    errors_of_rotation = [
+        sum(angle_by_hand(np.linalg.inv(a) @ b) for a, b in zip(*pair)) for pair in zip(predicted, truth)
+    ]
+    np.testing.assert_allclose(got['rotation_error'], (WEIGHT @ errors_of_rotation, 3 * WEIGHT.sum()), rtol=1e-4)
+    expected = WEIGHT @ [
+        ate_by_hand(*(np.insert(np.linalg.inv(example), 2, np.eye(4), axis=0) for example in pair))
+        for pair in zip(predicted, truth)
+    ]
+    np.testing.assert_allclose(got['trajectory_error'], (expected, WEIGHT.sum()), rtol=1e-5)
+
+
+def test_yaw_is_the_turn_about_the_axis_that_points_down():
+    angles = np.array([-170.0, -3.0, 0.0, 0.01, 12.0, 95.0])
+    turned = np.tile(np.eye(4), (6, 1, 1))
+    turned[:, :3, :3] = Rotation.from_euler('y', angles[:, None], degrees=True).as_matrix()
+    np.testing.assert_allclose(jax.jit(depth.yaw)(np.float32(turned)), angles, atol=1e-4)
+
+
+def test_correlation_of_yaw_is_pooled_over_batches_and_frames():
+    predicted, truth = motions(7, 40, 2, turn=0.02), motions(8, 40, 2, turn=0.02)
+    predicted[..., :3, :3] = truth[..., :3, :3] @ predicted[..., :3, :3]  # related, but not equal
+    weight = np.ones(40, np.float32)
+    weight[[3, 20, 39]] = 0
+    sums = 0
+    for some in (slice(0, 7), slice(7, 30), slice(30, 40)):
+        found = motion_errors_of_two(np.float32(predicted[some]), np.float32(truth[some]), weight[some])
+        sums = sums + np.asarray(found['yaw'].sum, np.float64)
+    x, y = (
+        Rotation.from_matrix(m[weight > 0, :, :3, :3].reshape(-1, 3, 3)).as_euler('yxz')[:, 0]
+        for m in (predicted, truth)
+    )
+    expected = np.corrcoef(x, y)[0, 1]
+    assert 0.3 < expected < 0.95
+    assert depth.correlation(sums) == pytest.approx(expected, abs=1e-3)
+    assert sums[0] == 2 * 37
+
+
+def test_a_yaw_that_never_changes_has_no_correlation():
+    still = np.tile(np.eye(4, dtype=np.float32), (B, 2, 1, 1))
+    still[..., :3, :3] = Rotation.from_euler('y', 1.3, degrees=True).as_matrix()
+    found = motion_errors_of_two(still, np.float32(motions(8, B, 2)), WEIGHT)
+    assert np.isnan(depth.correlation(np.asarray(found['yaw'].sum)))
+
+
 @pytest.mark.parametrize('metric', [depth.trajectory_error, depth.rotation_error])
 def test_bad_shapes_of_motions(metric):
     with pytest.raises(InputError, match='4, 4'):

@@ -1,6 +1,8 @@
 """DeepLab, first two versions: names, dilations, and the largest of several scales."""
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -68,13 +70,43 @@ def test_v2_takes_the_largest_logit_over_scales():
     variables = random_variables(single)
     apply = jax.jit(lambda net, v, x: net.apply(v, x, train=False), static_argnums=0)
     whole = apply(single, variables, IMAGE)['logits']
-    half = apply(single, variables, np.asarray(resize.bilinear(IMAGE, (16, 20))))['logits']
+    half = apply(single, variables, np.asarray(resize.bilinear(IMAGE, (17, 21))))['logits']
     half = resize.bilinear(half, (33, 40))
     outputs = apply(several, variables, IMAGE)
     scale = 1e-5 * np.abs(whole).max()
     np.testing.assert_allclose(outputs['aux']['scale_1'], whole, atol=scale)
     np.testing.assert_allclose(outputs['aux']['scale_0.5'], half, atol=scale)
     np.testing.assert_allclose(outputs['logits'], np.maximum(whole, half), atol=scale)
+
+
+@pytest.mark.parametrize('scale, pixels', [(0.75, 241), (0.5, 161)])
+def test_v2_looks_at_321_pixels_at_sizes_of_the_same_form(scale, pixels):
+    """Sizes of the form 8 k + 1, as the published net has them: 0.5 x 321 = 160.5 is no size."""
+    seen = []
+    net = DeepLabV2(3, depth=18, rates=(2,), width=1 / 16, scales=(scale,))
+
+    def note(call, args, kwargs, context):
+        if context.module.name == 'conv1' and context.method_name == '__call__':
+            seen.append(args[0].shape[1:3])
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 321, 321, 3)), train=False))
+    assert seen[0] == (321, 321) and (pixels, pixels) in seen and pixels % 8 == 1
+
+
+@pytest.mark.parametrize('net', [DeepLabLargeFOV(3, width=1 / 32), DeepLabV2(3, depth=18, width=1 / 16, scales=(0.6,))])
+@pytest.mark.parametrize('stride', [8, 3])
+def test_logits_of_some_pixels_are_those_of_all_pixels_there(net, stride):
+    variables = random_variables(net)
+    args = dict(train=True, rngs={'dropout': jax.random.key(0)}, mutable=['batch_stats'])
+    whole, _ = net.apply(variables, IMAGE, **args)
+    some, _ = net.clone(logit_stride=stride).apply(variables, IMAGE, **args)
+    scale = 1e-6 * np.abs(whole['logits']).max()
+    for a, b in zip(jax.tree.leaves(some), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b[:, ::stride, ::stride], atol=scale)
+    evaluated = net.clone(logit_stride=stride).apply(variables, IMAGE, train=False)
+    assert evaluated['logits'].shape[1:3] == IMAGE.shape[1:3]
 
 
 def test_v2_names():

@@ -103,6 +103,26 @@ def test_published_parameter_counts_and_shapes(args, channels, expected):
         assert set(outputs) == {'logits'}
 
 
+@pytest.mark.parametrize('width, first, last', [(1, 16, 16), (0.5, 16, 16), (0.25, 8, 16), (2, 32, 32)])
+def test_narrow_nets_keep_their_thin_layers(width, first, last):
+    net = ERFNet(20, width=width)
+    variables = jax.eval_shape(lambda: net.init(jax.random.key(0), IMAGE[:1], train=False))
+    encoder, decoder = (variables['params'][part] for part in ('encoder', 'decoder'))
+    assert encoder['initial_block']['bn']['scale'].shape == (first,)
+    assert encoder['layers_0']['bn']['scale'].shape == (64 * width,)
+    assert decoder['output_conv']['kernel'].shape[-2:] == (last, 20)
+
+
+def test_logits_of_a_narrow_net_span_sixteen_directions():
+    net = ERFNet(20, width=0.25, dropout=(0.0, 0.0))
+    x = np.random.default_rng(3).uniform(size=(2, 32, 32, 3)).astype(np.float32)
+    logits = np.asarray(jax.jit(lambda v: net.apply(v, x, train=False)['logits'])(random_variables(net)))
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):  # each has a kernel of its own in the last layer
+        pixels = logits[:, row::2, column::2].reshape(-1, 20).astype(np.float64)
+        values = np.linalg.svd(pixels - pixels.mean(0), compute_uv=False)
+        assert np.sum(values > 1e-4 * values[0]) >= 15, (row, column, values)
+
+
 def test_names_follow_the_release():
     variables = random_variables(ERFNet(5, width=0.25, encoder_head=True))
     names = {'/'.join(path[:-1]) for path in flatten_dict(variables['params'])}

@@ -298,6 +298,76 @@ def test_gate_lets_pass_what_leads_back():
     np.testing.assert_array_equal(dilated.gate_gradient(gradient, factors, RANGE), expected)
 
 
+@pytest.mark.parametrize('forms', dilated.FORMS)
+@float64
+def test_a_factor_for_each_image_is_that_of_the_image_alone(forms):
+    x, kernel, dy = problem(batch=3)
+    factors = np.random.default_rng(5).uniform(*RANGE, (3, 4))
+    y, dx, dkernel, dfactors = value_and_gradients(x, kernel, factors, dy, RANGE, forms)
+    alone = [value_and_gradients(x[b : b + 1], kernel, factors[b], dy[b : b + 1], RANGE, forms) for b in range(3)]
+    np.testing.assert_allclose(y, np.concatenate([one[0] for one in alone]), atol=1e-12)
+    np.testing.assert_allclose(dx, np.concatenate([one[1] for one in alone]), atol=1e-12)
+    np.testing.assert_allclose(dkernel, sum(one[2] for one in alone), atol=1e-11)
+    np.testing.assert_allclose(dfactors, np.stack([one[3] for one in alone]), atol=1e-11)
+
+
+@pytest.mark.parametrize('forms', dilated.FORMS)
+@float64
+def test_gate_per_image_sums_what_leads_back_in_each_image(forms):
+    """Eq. 4.4 for each image alone, gated, then summed; factors below, inside and above the range."""
+    x, kernel, dy = problem(channels=9, batch=5)
+    factors = np.repeat([0.5, 2.25, 4.75], 3)
+
+    def loss(factors):
+        copies = dilated.gate_per_image(factors, 5, RANGE)
+        return (conv_dilated(jnp.asarray(x), jnp.asarray(kernel), copies, RANGE, forms) * dy).sum()
+
+    expected, ungated = np.zeros(9), np.zeros(9)
+    for b in range(5):
+        image, slope = x[b : b + 1], dy[b : b + 1]
+        near_ends = np.where(factors > 4, 4 - 1e-9, np.clip(factors, *RANGE))  # the left derivative at the upper end
+        gradient = factor_gradient_by_eq_4_4(image, kernel, near_ends, slope)
+        ungated += gradient
+        for c, factor in enumerate(factors):
+            leads_out = (factor > 4 and gradient[c] < 0) or (factor < 1 and gradient[c] > 0)
+            expected[c] += 0 if leads_out else gradient[c]
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(factors), expected, atol=1e-6)
+    of_the_sum = dilated.gate_gradient(ungated, factors, RANGE)
+    assert (expected[6:] > 0).all() and (of_the_sum[6:] == 0).any(), 'an image brings back what the sum would hold'
+
+
+def test_gate_per_image_in_bfloat16_keeps_float32_factors():
+    x, kernel, dy = (jnp.asarray(a, jnp.float32) for a in problem(channels=6, batch=4))
+    factors = jnp.array([0.5, 0.75, 2.25, 3.5, 4.5, 5.0])
+
+    def gradient(dtype):
+        def loss(factors):
+            y = conv_dilated(x.astype(dtype), kernel, dilated.gate_per_image(factors, 4, RANGE), RANGE)
+            return (y.astype(jnp.float32) * dy).sum()
+
+        return jax.jit(jax.grad(loss))(factors)
+
+    half, full = gradient(jnp.bfloat16), gradient(jnp.float32)
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half, full, atol=0.03 * np.abs(full).max())
+    assert (half[:2] <= 0).all() and (half[4:] >= 0).all()
+
+
+def test_gate_per_image_on_eight_devices_sums_to_the_full_batch():
+    """A gate on the sum would not: devices may disagree about the sign."""
+    x, kernel, dy = (a.astype(np.float32) for a in problem(batch=8))
+    factors = np.array([0.5, 2.25, 4.5, 5], np.float32)
+
+    def gradient(x, dy):
+        def loss(factors):
+            return (conv_dilated(x, kernel, dilated.gate_per_image(factors, x.shape[0], RANGE), RANGE) * dy).sum()
+
+        return jax.grad(loss)(factors)
+
+    parts = jax.pmap(gradient, devices=jax.devices()[:8])(x[:, None], dy[:, None])
+    np.testing.assert_allclose(parts.sum(0), jax.jit(gradient)(x, dy), atol=1e-4)
+
+
 # --- learning ---------------------------------------------------------------------------------------------------------
 
 
@@ -368,7 +438,8 @@ def test_other_bad_input():
     factors = np.full(4, 2.0)
     with pytest.raises(InputError, match='2x3'):
         conv_dilated(x, kernel[:2], factors, RANGE)
-    for wrong in (factors[:3], np.float64(2), np.full(2, 2.0)):  # one per output channel, for one
+    # One for each output channel, or for each image of another batch.
+    for wrong in (factors[:3], np.float64(2), np.full(2, 2.0), np.full((3, 4), 2.0)):
         with pytest.raises(InputError, match='one factor for each input channel'):
             conv_dilated(x, kernel, wrong, RANGE)
     with pytest.raises(InputError, match="did you mean 'shifts'"):

@@ -15,7 +15,7 @@ from segjax.errors import InputError
 from segjax.ops import warp
 
 RNG = np.random.default_rng(0)
-# A camera that was flipped and one whose image was rotated: nothing may rely on fx > 0 or on a diagonal.
+# A camera whose x points to the left, and one whose image was rotated: a warp relies on neither.
 FLIPPED = np.array([[-7.0, 0, 3.2], [0, 6.5, 2.1], [0, 0, 1]])
 ROTATED = np.array([[6.0, 1.5, 2.5], [-1.2, 5.5, 1.8], [0, 0, 1]])
 SIZE, SOURCE_SIZE = (5, 7), (6, 8)
@@ -348,7 +348,7 @@ def errors(target, source, motion, both=None):
 
 
 def moved(frame, matrix, size):
-    return transforms.apply_geometry({k: frame[k] for k in ('image', 'depth', 'intrinsics')}, matrix, size)
+    return transforms.apply_geometry({k: frame[k] for k in ('image', 'depth', 'intrinsics', 'pose')}, matrix, size)
 
 
 def test_depth_and_pose_of_the_world_warp_one_frame_onto_another(two_frames):
@@ -381,6 +381,19 @@ def test_depth_and_pose_of_the_world_warp_one_frame_onto_another(two_frames):
 def test_warps_hold_through_the_geometry_of_augmentation(two_frames, matrix, size):
     target, source, motion = two_frames
     plain, _, _ = errors(target, source, motion)
-    error, without, both = errors(moved(target, matrix, size), moved(source, matrix, size), motion)
+    target, source = moved(target, matrix, size), moved(source, matrix, size)
+    error, without, both = errors(target, source, relative_motion(target['pose'], source['pose']))
     assert both.mean() > 0.4
     assert error < 1.25 * plain and error < 0.35 * without
+
+
+def test_a_flipped_pair_fits_the_mirrored_motion_as_the_pair_fits_its_own(two_frames):
+    """What can be read off the flipped images is the mirrored motion, not that of the unmirrored scene."""
+    target, source, motion = two_frames
+    plain, _, both = errors(target, source, motion)
+    flip = transforms.flip_matrix(96)
+    flipped = moved(target, flip, (48, 96)), moved(source, flip, (48, 96))
+    mirror = np.diag([-1.0, 1, 1, 1])
+    error, *_ = errors(*flipped, mirror @ motion @ mirror, both[:, ::-1])
+    assert error == pytest.approx(plain, rel=1e-3)
+    assert errors(*flipped, motion, both[:, ::-1])[0] > 3 * plain

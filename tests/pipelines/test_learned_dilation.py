@@ -22,6 +22,7 @@ from segjax.ops import resize
 from segjax.pipelines import learned_dilation
 from segjax.protocol import TrainState
 from segjax.segmenter import Net
+from segjax.trees import named_leaves
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 LEARNING_RATE, RATE = 0.05, 20_000.0
@@ -88,13 +89,14 @@ def with_factors(state, **factors):
 OUTSIDE = dict(conv5_1=[0.25, 0.5, 2.5, 3.25, 4.5, 6.0], fc6=[0.5, 0.75, 3.5, 8.5, 9.0, 11.0])
 
 
-def moves(pipeline, devices):
+def moves(pipeline, devices, **dilation):
     """What one SGD step moves each parameter by: from the start, and with factors outside their ranges.
 
     In float64: in float32 an activation that rounds to the other side of a ReLU moves gradients by per cents.
     """
     with jax.enable_x64(True):
-        (stage,) = stages_of(make_config(pipeline, train=dict(dtype='float64')))
+        sections = dict(dilation=dilation) if dilation else {}
+        (stage,) = stages_of(make_config(pipeline, train=dict(dtype='float64'), **sections))
         topology, root = parallel.topology('pmap', devices), rng.root(0, 'test')
 
         def train_step(state, batch):
@@ -133,6 +135,66 @@ def test_filters_learn_as_those_of_the_fixed_net(learned):
             assert np.linalg.norm(ours[name] - theirs[name]) <= 1e-4 * np.linalg.norm(theirs[name]) + 1e-7, module
 
 
+def gradients_of_each_image(state):
+    """{factor parameter: [images, I]}, of the loss of the whole batch, each image alone in the net and without a gate.
+
+    A mean over the pixels of the batch: the sum of an image's losses over the pixels that count in all images.
+    """
+    config = make_config(dilation=dict(gate='batch'), train=dict(dtype='float64'))
+    plan = learned_dilation.make_plan(config, NUM_CLASSES)
+    loss = learned_dilation.make_loss(config, SPEC, plan.net)
+    batch = train_batch()
+    pixels = (batch['label'] != 255).sum()
+
+    @jax.jit
+    def gradient(part):
+        def total(params):
+            terms, _, _ = loss(params, state.model_state, part, {'dropout': jax.random.key(0)})
+            return terms['main'].sum / pixels
+
+        return learned_dilation.factors_of(jax.grad(total)(state.params), plan)
+
+    alone = [jax.device_get(gradient({k: x[b : b + 1] for k, x in batch.items()})) for b in range(8)]
+    return {name: np.stack([one[name] for one in alone]) for name in plan.ranges}
+
+
+def test_gate_acts_on_each_image(learned):
+    """The update is the sum over images of what leads back, as the authors' layers have it."""
+    start, (_, (_, _, moved)) = learned
+    with jax.enable_x64(True):
+        state = with_factors(start, **OUTSIDE)
+        by_image = gradients_of_each_image(state)
+    factors = learned_dilation.factors_of(state.params, types.SimpleNamespace(ranges=SPANS))
+    found = {'conv5_1/dilation': moved['conv5_1']['dilation'], 'head/fc6/dilation': moved['head']['fc6']['dilation']}
+    differs = 0
+    for name, (low, high) in SPANS.items():
+        expected = np.zeros(6)
+        for image in by_image[name]:
+            for c in range(6):
+                leads_out = (factors[name][c] > high and image[c] < 0) or (factors[name][c] < low and image[c] > 0)
+                expected[c] -= 0 if leads_out else RATE * LEARNING_RATE * image[c]
+        np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+        total = by_image[name].sum(0)
+        held = ((factors[name] > high) & (total < 0)) | ((factors[name] < low) & (total > 0))
+        differs += (held & (expected != 0)).sum()
+    assert differs > 0, 'a gate on the sum of the batch would be another'
+
+
+def test_gate_of_the_batch_acts_on_the_sum(learned):
+    start, _ = learned
+    _, (_, (_, _, moved)) = moves('learned_dilation', 2, gate='batch')
+    with jax.enable_x64(True):
+        state = with_factors(start, **OUTSIDE)
+        total = {name: images.sum(0) for name, images in gradients_of_each_image(state).items()}
+    found = {'conv5_1/dilation': moved['conv5_1']['dilation'], 'head/fc6/dilation': moved['head']['fc6']['dilation']}
+    for (name, (low, high)), factors in zip(SPANS.items(), OUTSIDE.values(), strict=True):
+        factors = np.array(factors)
+        held = ((factors > high) & (total[name] < 0)) | ((factors < low) & (total[name] > 0))
+        assert held.any() and (found[name][held] == 0).all()
+        expected = np.where(held, 0, -RATE * LEARNING_RATE * total[name])
+        np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+
+
 def test_factors_outside_their_range_do_not_go_further(learned):
     _, (_, (after, metrics, moved)) = learned
     net = {'conv5_1/dilation': moved['conv5_1']['dilation'], 'head/fc6/dilation': moved['head']['fc6']['dilation']}
@@ -140,20 +202,59 @@ def test_factors_outside_their_range_do_not_go_further(learned):
     moved = np.stack([net[name] for name in NAMES])
     below, above = (outside < 1), np.stack([outside[0] > 4, outside[1] > 8])
     assert (moved[below] >= 0).all() and (moved[above] <= 0).all()
-    assert (moved[below | above] == 0).any(), 'some were held back'
     assert (moved[~(below | above)] != 0).all(), 'those inside pass'
     np.testing.assert_allclose(metrics['factor_move'].value(), np.abs(moved).mean(), rtol=1e-4)
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(after.params)), 'parameters stay float32'
 
 
 def test_a_step_is_the_same_on_eight_devices(learned):
-    """From outside the ranges, too: the gate works on the gradient of the whole batch."""
+    """Also from outside the ranges: the gates of all images are those of a device's images together."""
     _, eight = moves('learned_dilation', 8)
     for (_, metrics, moved), (_, expected_metrics, expected) in zip(eight, learned[1], strict=True):
         for name, m in expected_metrics.items():
             np.testing.assert_allclose(metrics[name].value(), m.value(), rtol=1e-5, err_msg=name)
         for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(moved), jax.tree.leaves(expected)):
             assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + 1e-6, path
+
+
+def test_frozen_norms_do_not_move():
+    """Neither their running statistics nor their scales and biases, in a net where they have several names."""
+    config = make_config(
+        preprocess='imagenet',
+        loss=dict(aux_weight=1.0),
+        train=dict(batch_size=2),
+        optim=dict(momentum=0.9, decay_norm_and_bias=True, weight_decay=0.1),
+    )
+    config_lib.choose(config, 'model', 'pspnet')
+    config.model.update(depth=18, width=0.1, frozen_norm=True)
+    (stage,) = stages_of(config)
+    batch = {key: x[:2] for key, x in train_batch(rows=8).items()}
+    topology, root = parallel.topology('pmap', 1), rng.root(0, 'test')
+
+    def train_step(state, batch):
+        return stage.train_step(state, batch, rng.streams(root, stage.streams, state.step, parallel.device_index()))[0]
+
+    start = parallel.to_host(stage.init(root, batch, {}))
+    step = topology.spmd(train_step, num_args=2)
+    after = parallel.to_host(step(topology.put_replicated(start), topology.put_batch(batch)))
+    norms = {name.rpartition('/')[0] for name in named_leaves(start.model_state['segmenter']['batch_stats'])}
+    assert {'resnet/conv1_1', 'resnet/layer2_0/downsample_1', 'ppm/features_0_2', 'cls_1'} <= norms
+    jax.tree.map(np.testing.assert_array_equal, after.model_state, start.model_state)
+    before, params = (named_leaves(state.params['segmenter']) for state in (start, after))
+    for name, value in before.items():
+        still = name.rpartition('/')[0] in norms
+        assert np.array_equal(value, params[name]) == still, name
+
+
+def test_a_random_control_starts_uniform_and_stays():
+    config = config_file.load(f'{REPOSITORY}/configs/learned_dilation.py:smoke,dilation=random')
+    assert config.dilation.start == 'uniform' and config.dilation.rate == 0
+    with jax.enable_x64(True):
+        start, ((_, metrics, moved), _) = moves('learned_dilation', 1, start='uniform', rate=0.0)
+    factors = start.params['segmenter']['conv5_1']['dilation']
+    assert len(np.unique(factors)) == 6 and factors.min() >= 1 and factors.max() <= 4
+    assert not moved['conv5_1']['dilation'].any() and not moved['head']['fc6']['dilation'].any()
+    assert moved['conv5_1']['kernel'].any() and metrics['factor_move'].value() == 0
 
 
 def test_factors_have_a_rate_of_their_own():
@@ -203,6 +304,7 @@ def test_scores_tell_of_the_factors(evaluated):
     assert next(iter(scores)) == 'mIoU'
     row = scores['dilation']['conv5_1']
     assert (row['mean'], row['min'], row['max']) == pytest.approx((2.045833, 1.5, 2.4))
+    assert row['std'] == pytest.approx(np.std([1.5, 1.75, 2.0, 2.25, 2.375, 2.4]))
     assert row['rounding_error'] == pytest.approx((0.5 + 0.25 + 0 + 0.25 + 0.375 + 0.4) / 6)
     found = scores['factor_histograms']['head/fc6']
     assert set(found['counts']) == {'start', 'now'}, 'the second quarter has not begun after one step'
@@ -347,9 +449,12 @@ def test_hyperparameters_of_table_4_1(arg, batch_size, crop, rate, steps):
     assert (optim.schedule, optim.power) == ('poly', 0.9)
 
 
-@pytest.mark.parametrize('number, scale, rows', [('4_2', 'quick', 9), ('4_3', 'paper', 4), ('4_4', 'paper', 4)])
-def test_tables_resolve(number, scale, rows, tmp_path):
-    path = REPOSITORY / f'configs/tables/learned_dilation_table{number}.py'
+@pytest.mark.parametrize(
+    'table, scale, rows',
+    [('table4_2', 'quick', 10), ('table4_3', 'paper', 4), ('table4_4', 'paper', 6), ('camvid', 'quick', 5)],
+)
+def test_tables_resolve(table, scale, rows, tmp_path):
+    path = REPOSITORY / f'configs/tables/learned_dilation_{table}.py'
     plan = tables.make_plan(str(path), scale, str(tmp_path))
     assert len(plan.table.rows) == rows and len({job.row.key for job in plan.jobs}) == rows
 
@@ -364,3 +469,27 @@ def test_rows_of_the_ablation_change_the_layers_that_they_say(monkeypatch, tmp_p
     assert found['learned_conv5'].ranges == conv5 and found['learned_fc6'].ranges == fc6
     assert found['fixed_3'].ranges == {} and found['fixed_3'].held == ()
     assert found['fixed_mean'].held == tuple(conv5)
+    (random,) = (job.config.dilation for job in plan.jobs if job.row.key == 'random' and job.seed == 0)
+    assert found['random'].ranges == {**conv5, **fc6} and (random.start, random.rate) == ('uniform', 0.0)
+
+
+def test_rows_from_a_trained_net_differ_in_their_factors_alone(monkeypatch, tmp_path):
+    monkeypatch.setitem(models.REGISTRY, 'deeplab_largefov', DeepLabLargeFOV)
+    path = REPOSITORY / 'configs/tables/learned_dilation_camvid.py'
+    overrides = ['^start$:init_from.path=vgg16.safetensors']
+    plan = tables.make_plan(str(path), 'quick', str(tmp_path), overrides=overrides)
+    rows = {job.row.key: job.config for job in plan.jobs if job.seed == 0}
+    start = rows.pop('start')
+    assert start.init_from.path == 'vgg16.safetensors' and start.dilation.learn == ()
+    for config in rows.values():
+        assert config.init_from.path == str(tmp_path / 'start/seed_0')
+        assert config.optim.learning_rate == pytest.approx(start.optim.learning_rate / 10)
+    fixed = config_lib.to_json(rows['fixed'])
+    for config in list(rows.values())[1:]:
+        different = config_lib.differences(fixed, config_lib.to_json(config))
+        assert all(line.startswith('dilation.') for line in different), different
+    for key in ('learned', 'uniform'):
+        assert rows[key].dilation.rate * rows[key].optim.learning_rate == pytest.approx(0.1)
+    assert rows['random'].dilation.rate == 0 and rows['random'].dilation.start == 'uniform'
+    span = learned_dilation.make_plan(rows['learned'], 11).ranges['fc6/dilation']
+    assert span == (1.5, 8.0)

@@ -11,7 +11,7 @@ import pytest
 from fakes import NUM_CLASSES, SPEC, eval_batches, train_batch
 
 from segjax import config as config_lib
-from segjax import config_file, driver, models, optim, parallel, pipelines, rng
+from segjax import config_file, driver, models, optim, parallel, pipelines, rng, tables
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
 from segjax.models import depth as depth_nets
@@ -30,7 +30,10 @@ METHODS = {  # whose depth, regulariser, nets of the last stage, those that are 
     'chen_multitask': ('multitask', 'chen', {'segmenter', 'depth', 'pose'}, {'segmenter', 'depth', 'pose'}),
     'klingner': ('multitask', 'none', {'segmenter', 'pose'}, {'segmenter', 'pose'}),
     'depth': ('alone', 'none', {'depth', 'pose'}, {'depth', 'pose'}),
+    'pose': ('truth', 'none', {'pose'}, {'pose'}),
 }
+SPEC_WITH_TRUTH = dataclasses.replace(SPEC, features=(*SPEC.features, 'depth', 'pose'))
+ONE_LOSS = dict(smoothness='none', num_scales=1)
 
 
 def conv(features, name, strides=1, dtype=jnp.float32):
@@ -149,7 +152,7 @@ def moved(before, after):
 # --- methods ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('method', sorted(set(METHODS) - {'depth'}))
+@pytest.mark.parametrize('method', sorted(set(METHODS) - {'depth', 'pose'}))
 def test_stages_nets_and_what_is_trained(method):
     depth, regulariser, nets, trained = METHODS[method]
     stages, earlier = stages_of(make_config(method)), {}
@@ -292,6 +295,109 @@ def test_steps_are_the_same_on_eight_devices(pretrained):
             assert of_eight[name] == pytest.approx(value, rel=1e-4), name
         for a, b, origin in zip(*(jax.tree.leaves(s.params) for s in (eight, one, start)), strict=True):
             assert np.linalg.norm(a - b) <= 0.01 * np.linalg.norm(b - origin) + 1e-6
+
+
+# --- the pose net alone -----------------------------------------------------------------------------------------------
+
+
+def batch_with_depth(rows=8):
+    """The left half is near, the upper quarter of the rows has no depth."""
+    batch = video_batch(rows)
+    depth = np.full(batch['image'].shape[:3], 20, np.float32)
+    depth[:, :, :32] = 5
+    depth[:, :8] = 0
+    return {**batch, 'depth': depth}
+
+
+@pytest.fixture(scope='module')
+def pose_alone():
+    """(stage, state before and after a step, its metrics)"""
+    (stage,) = stages_of(make_config('pose', depth=ONE_LOSS), SPEC_WITH_TRUTH)
+    before = begin(stage)
+    return (stage, before, *step_once(stage, before, batch_with_depth()))
+
+
+def test_the_pose_net_learns_alone_on_the_true_depth(pose_alone):
+    stage, before, after, metrics = pose_alone
+    assert stage.name == 'pose' and 'depth' in stage.train_input.features
+    assert set(before.params) == moved(before.params, after.params) == {'pose'}
+    assert metrics['loss'] == pytest.approx(metrics['loss_photometric_0'], rel=1e-6)
+    assert {name for name in metrics if name.startswith('loss_')} == {'loss_photometric_0'}
+
+
+def test_a_step_to_the_side_moves_what_is_near_by_its_true_depth(pose_alone):
+    """A motion by half a metre along x, at a focal length of 40: 4 pixels where depth is 5, 1 where it is 20."""
+    stage, before, *_ = pose_alone
+    params = jax.tree.map(np.zeros_like, before.params)
+    params['pose']['last']['bias'] = np.float32([0, 0, 0, 5, 0, 0])
+    batch = batch_with_depth()
+    _, metrics = step_once(stage, before.replace(params=params), batch)
+    target = batch['image'] / 255
+    total, count = 0.0, 0
+    for source, direction in ((0, -1), (1, 1)):  # the earlier frame lies half a metre to the other side
+        frame = batch['image_frames'][:, source] / 255
+        for columns, shift in ((range(32), 4), (range(32, 64), 1)):
+            for column in columns:
+                if 0 <= column + direction * shift < 64:
+                    total += np.abs(target[:, 8:, column] - frame[:, 8:, column + direction * shift]).sum()
+                    count += 8 * 24
+    assert metrics['loss_photometric_0'] == pytest.approx(total / count, rel=1e-3)
+
+
+def test_steps_of_the_pose_net_are_the_same_on_eight_devices(pose_alone):
+    stage, before, one, of_one = pose_alone
+    eight, of_eight = step_once(stage, before, batch_with_depth(), devices=8)
+    assert of_eight['loss'] == pytest.approx(of_one['loss'], rel=1e-5)
+    for a, b, origin in zip(*(jax.tree.leaves(s.params) for s in (eight, one, before)), strict=True):
+        assert np.linalg.norm(a - b) <= 0.01 * np.linalg.norm(b - origin) + 1e-6
+
+
+def test_motion_is_scored_where_depth_is_given(pose_alone):
+    """Depth comes at the labels' size, larger than the images and padded."""
+    stage, _, state, _ = pose_alone
+    batch = {**batch_with_depth(), 'size': np.tile(np.int32([32, 64]), (8, 1))}
+    poses = np.tile(np.eye(4, dtype=np.float32), (8, 3, 1, 1))
+    poses[:, 2, 0, 3] = 1
+    large = np.pad(batch['depth'].repeat(2, 1).repeat(2, 2), ((0, 0), (0, 6), (0, 3)))
+    labels = dict(depth=large, label_size=np.tile(np.int32([64, 128]), (8, 1)))
+    batch |= dict(pose=poses[:, 1], pose_frames=poses[:, ::2])
+    small = dict(label_size=batch['size'])
+    found = [jax.jit(stage.eval_step)(state, {**batch, **other}, {}) for other in (small, labels)]
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    scores = stage.finalize(jax.tree.map(np.asarray, found[0]))
+    assert 'abs_rel' not in scores and set(scores['baseline_still']) == {'rotation_error', 'trajectory_error'}
+    pictures = jax.eval_shape(stage.render, state, {**batch, **labels}, {})
+    assert pictures['disparity'].shape == (8, 32, 64, 3)
+
+
+@pytest.mark.parametrize(
+    'change, word',
+    [
+        (dict(smoothness='edge_aware'), '--config.depth.smoothness=none'),
+        (dict(num_scales=2), '--config.depth.num_scales=1'),
+        (dict(photometric='minimum'), '--config.depth.photometric=l1'),
+    ],
+)
+def test_losses_that_the_true_depth_does_not_fit_are_refused(change, word):
+    with pytest.raises(InputError) as error:
+        stages_of(make_config('pose', depth={**ONE_LOSS, **change}), SPEC_WITH_TRUTH)
+    assert word in str(error.value)
+    config = make_config('pose', depth={**ONE_LOSS, **change})
+    key, _, value = word.removeprefix('--config.depth.').partition('=')
+    config.depth[key] = type(config.depth[key])(value)
+    assert stages_of(config, SPEC_WITH_TRUTH), 'the fix works'
+
+
+def test_the_table_of_the_pose_net_resolves(tmp_path):
+    plan = tables.make_plan('configs/tables/scene_geometry_pose.py', 'quick', str(tmp_path))
+    shares = {job.row.key: job.config.augment.flip for job in plan.jobs}
+    assert shares == {'flip_0.0': 0.0, 'flip_0.5': 0.5}
+    assert all(job.config.geometry.depth == 'truth' for job in plan.jobs)
+
+
+def test_the_pose_net_alone_needs_depth():
+    with pytest.raises(InputError, match='no depth'):
+        stages_of(make_config('pose', depth=ONE_LOSS))
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ B1 = ('efficientnet', dict(variant='b1', width=TINY, forms='naive'))
 NETS = {  # source: a net that takes it
     'resnet': ('bisenet', dict(width=TINY)),
     'vgg': ('fcn', dict(width=1 / 64)),
+    'vgg_caffe': ('fcn', dict(width=1 / 64)),
+    'largefov_caffe': ('deeplab_largefov', dict(width=1 / 64)),
     'xception': ('deeplab_v3plus', dict(width=TINY, backbone='xception41')),
     'efficientnet_torchvision': B1,
     'efficientnet_timm': B1,
@@ -73,6 +75,11 @@ NAMES = [
     ('vgg', 'params/color/vgg/conv3_2/bias', 'features.12.bias'),
     ('vgg', 'params/color/vgg/conv5_3/kernel', 'features.28.weight'),
     ('vgg', 'params/color/fc7/bias', 'classifier.3.bias'),
+    ('vgg_caffe', 'params/color/vgg/conv3_2/bias', 'conv3_2.bias'),
+    ('vgg_caffe', 'params/color/fc6/kernel', 'fc6.weight'),
+    ('largefov_caffe', 'params/vgg/conv1_1/kernel', 'conv1_1.weight'),
+    ('largefov_caffe', 'params/fc7/bias', 'fc7.bias'),
+    ('largefov_caffe', 'params/fc8/kernel', 'fc8_voc12.weight'),
     ('xception', 'params/xception/stem_1/conv/kernel', 'stem.1.conv.weight'),
     ('xception', 'batch_stats/xception/blocks_11/stack/conv3/bn_pw/mean', 'blocks.11.stack.conv3.bn_pw.running_mean'),
     ('xception', 'params/xception/blocks_0/shortcut/bn/bias', 'blocks.0.shortcut.bn.bias'),
@@ -256,6 +263,74 @@ def test_a_backbone_with_other_strides_is_said(variables_of):
     net = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract(*NETS['kazuto']))
     tensors = pretrained.export_weights(net, SOURCES['resnet'])
     assert 'on the 1x1' in str(imported('resnet', tensors, net)[1])
+
+
+LARGEFOV = NETS['largefov_caffe']
+
+
+@pytest.mark.parametrize('key, fc6, fc7', [('vgg', 'classifier.0', 'classifier.3'), ('vgg_caffe', 'fc6', 'fc7')])
+@pytest.mark.parametrize('linear', [False, True])
+def test_fc6_and_fc7_of_largefov_are_samples_of_vggs(key, fc6, fc7, linear, variables_of):
+    """Every fourth output, every third tap of 7x7, every fourth input of fc7; bit by bit, written as loops."""
+    vgg = pretrained.export_weights(variables_of(key), SOURCES[key])
+    draw = np.random.default_rng(3)
+    wide = draw.standard_normal((64, 8, 7, 7), np.float32), draw.standard_normal((64, 64, 1, 1), np.float32)
+    biases = draw.standard_normal((2, 64), np.float32)
+    for name, weight, bias in zip((fc6, fc7), wide, biases, strict=True):
+        vgg[f'{name}.weight'] = weight.reshape(64, -1) if linear else weight
+        vgg[f'{name}.bias'] = bias
+    net = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract(*LARGEFOV))
+    found, report = imported(key, vgg, net)
+    assert found['params/fc6/kernel'].shape == (3, 3, 8, 16) and found['params/fc7/kernel'].shape == (1, 1, 16, 16)
+    for o in range(16):
+        assert found['params/fc6/bias'][o] == biases[0][4 * o] and found['params/fc7/bias'][o] == biases[1][4 * o]
+        for i in range(8):
+            for row in range(3):
+                for column in range(3):
+                    expected = wide[0][4 * o, i, 3 * row, 3 * column]
+                    assert found['params/fc6/kernel'][row, column, i, o] == expected
+        for i in range(16):
+            assert found['params/fc7/kernel'][0, 0, i, o] == wide[1][4 * o, 4 * i, 0, 0]
+    assert 'fc8: stays as drawn' in str(report) and '(64, 8, 7, 7)' in str(report)
+
+
+def test_vgg_without_a_classifier_leaves_fc6_and_fc7_as_they_were(variables_of):
+    tensors = pretrained.export_weights(variables_of('vgg'), SOURCES['vgg'])
+    short = {name: tensor for name, tensor in tensors.items() if name.startswith('features.')}
+    net = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract(*LARGEFOV))
+    found, report = imported('vgg', short, net)
+    assert len(found) == 26 and not any('fc' in name for name in found)
+    assert {'fc6', 'fc7'} <= {line.split(':')[0] for line in report.left}
+
+
+@pytest.mark.parametrize('head', ['fc8_cityscapes_2', 'fc8_coco', 'fc8_voc12_2'])
+def test_largefov_as_a_branch_of_version_2(head, variables_of):
+    variables = variables_of('largefov_caffe')
+    tensors = pretrained.export_weights(variables, SOURCES['largefov_caffe'])
+    branch = '_2' if head.endswith('_2') else ''
+    older = {
+        name.replace('fc8_voc12', head).replace('fc6', f'fc6{branch}').replace('fc7', f'fc7{branch}'): tensor
+        for name, tensor in tensors.items()
+    }
+    for name in ('fc6_1', 'fc7_4', 'fc8_voc12_3', 'hole_conv_5_1'):
+        older |= {f'{name}.weight': np.ones((2, 2, 3, 3)), f'{name}.bias': np.ones(2)}
+    assert pretrained.detect(older, 'w.npz') == 'largefov_caffe'
+    found, _ = imported('largefov_caffe', older, variables)
+    assert len(found) == len(tensors)
+    original = named_leaves(variables)
+    for name in ('params/fc6/kernel', 'params/fc8/bias'):
+        np.testing.assert_array_equal(found[name], original[name])
+
+
+def test_coco_weights_of_kazuto_have_one_convolution_in_place_of_the_pyramid(variables_of):
+    variables = variables_of('kazuto')
+    tensors = pretrained.export_weights(variables, SOURCES['kazuto'])
+    coco = {name: tensor for name, tensor in tensors.items() if not name.startswith('aspp')}
+    coco |= {'fc.weight': np.ones((91, 128, 1, 1)), 'fc.bias': np.ones(91)}
+    assert pretrained.detect(coco, 'w.npz') == 'kazuto'
+    found, report = imported('kazuto', coco, variables)
+    assert len(found) == len(coco) - 2 and set(report.unused) == {'fc.weight', 'fc.bias'}
+    assert {f'aspp/c{i}' for i in range(4)} == {line.split(':')[0] for line in report.left}
 
 
 # --- what is wrong ----------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Files of weights: read back as written, and clear words about those that cannot be read."""
 
+import shlex
 import sys
 
 import numpy as np
@@ -84,3 +85,11 @@ def test_the_hub_is_asked_for_repository_and_file(monkeypatch, tmp_path):
 )
 def test_is_weights(path, expected):
     assert pretrained.is_weights(path) == expected
+
+
+def test_a_caffemodel_is_refused_with_a_command_that_is_python():
+    with pytest.raises(InputError, match=r'weights\.npz') as caught:
+        pretrained.read('net.caffemodel')
+    assert pretrained.is_weights('net.caffemodel') and caught.value.fix.endswith('deploy.prototxt net.caffemodel')
+    program = shlex.split(caught.value.fix.partition(': ')[2])[2]
+    compile(program, 'fix', 'exec')

@@ -1,0 +1,67 @@
+"""Warnings about a config that trains without an error and is probably not meant so.
+
+The doctor prints them, and so does a run before its first step.
+"""
+
+from typing import NamedTuple
+
+import ml_collections
+
+from segjax.data.spec import DataSpec
+
+
+class Advice(NamedTuple):
+    """where names a config key; message says what is there, fix what to type."""
+
+    where: str
+    message: str
+    fix: str
+
+    def __str__(self):
+        return f'warning: {self.where}\n    {self.message}\n    fix: {self.fix}'
+
+
+def before_training(config: ml_collections.ConfigDict, spec: DataSpec) -> list[Advice]:
+    """Returns all advice for a run that begins."""
+    size = spec.split(config.data.train_split).max_size
+    return without_start(config) + stretched(config, size)
+
+
+def without_start(config: ml_collections.ConfigDict) -> list[Advice]:
+    """Warns if the published experiment starts from trained weights and this run has none."""
+    expected = config.init_from.expected
+    if not expected or config.init_from.path:
+        return []
+    message = f'empty: the net starts at random, but the published one starts from {expected}'
+    fix = '--config.init_from.path=FILE, or --config.init_from.expected= to train from scratch without this warning'
+    return [Advice('config.init_from.path', message, fix)]
+
+
+def stretched(config: ml_collections.ConfigDict, size: tuple[int, int]) -> list[Advice]:
+    """Warns if `augment.resize` changes the aspect of images beyond rounding.
+
+    Training stretches images to `augment.resize`. Evaluation keeps their aspect and pads, so the
+    net would be evaluated on shapes that it was not trained on.
+
+    Args:
+      config: of the run.
+      size: (height, width) of an image.
+    """
+    if not config.augment.resize:
+        return []
+    height, width = size
+    rows, columns = config.augment.resize
+    fitting_rows = height * columns / width
+    fitting_columns = width * rows / height
+    if abs(rows - fitting_rows) <= 1 or abs(columns - fitting_columns) <= 1:
+        return []
+    by_rows = f'({rows}, {max(1, round(fitting_columns))})'
+    by_columns = f'({max(1, round(fitting_rows))}, {columns})'
+    message = (
+        f'{rows}x{columns} (height x width) stretches images of {height}x{width}: training sees '
+        f'another aspect than evaluation, which keeps that of the images'
+    )
+    fix = (
+        f'--config.augment.resize="{by_columns}" or "{by_rows}", and augment.crop and data.eval_size of the same aspect'
+    )
+    return [Advice('config.augment.resize', message, fix)]

@@ -1,0 +1,84 @@
+"""Warnings about configs: those that are meant, and none for the configs that are shipped."""
+
+import pathlib
+
+import pytest
+
+from segjax import advice, config_file, doctor
+from segjax import config as config_lib
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+SIZES = {'cityscapes': (1024, 2048), 'cityscapes_video': (1024, 2048), 'camvid': (360, 480)}
+
+
+def config_with(**augment):
+    config = config_lib.defaults('supervised')
+    config_lib.update(config, augment=augment)
+    return config
+
+
+@pytest.mark.parametrize(
+    'size, resize, warns',
+    [
+        ((360, 480), (), False),
+        ((360, 480), (120, 160), False),
+        ((360, 480), (480, 640), False),
+        ((360, 480), (121, 161), False),  # 120.75 rows
+        ((360, 480), (128, 160), True),
+        ((360, 480), (122, 160), True),
+        ((1080, 1920), (256, 455), False),  # 455.1 columns
+        ((1024, 2048), (512, 512), True),
+        ((2048, 1024), (512, 1024), True),
+    ],
+)
+def test_a_resize_to_another_aspect(size, resize, warns):
+    found = advice.stretched(config_with(resize=resize), size)
+    assert len(found) == warns
+    if not warns:
+        return
+    (one,) = found
+    assert one.where == 'config.augment.resize' and f'{size[0]}x{size[1]}' in one.message
+    # What it names is free of the warning.
+    for named in one.fix.split('"')[1::2]:
+        fitting = config_lib.typed(named.rpartition('=')[2], ())
+        assert advice.stretched(config_with(resize=fitting), size) == []
+
+
+def experiments():
+    for path in sorted((REPOSITORY / 'configs').glob('*.py')):
+        with pytest.raises(config_lib.InputError) as error:
+            config_file.load(f'{path}:no_such_variant')
+        for variant in ('', *error.value.expected.removeprefix('one of ').split(', ')):
+            yield f'{path}:{variant}'
+
+
+@pytest.mark.parametrize('experiment', experiments(), ids=lambda one: one.rpartition('/')[2])
+def test_shipped_configs_keep_the_aspect_of_their_images(experiment):
+    config = config_file.load(experiment)
+    size = SIZES.get(config.data.name, tuple(config.data.world.size))
+    if config.data.name in (*SIZES, 'streets'):
+        assert advice.stretched(config, size) == []
+
+
+@pytest.mark.parametrize('net', ['largefov', 'deeplab_v2', 'pspnet'])
+def test_a_published_start_is_missed(net):
+    config = config_file.load(f'{REPOSITORY}/configs/learned_dilation.py:net={net}')
+    (one,) = advice.without_start(config)
+    assert one.where == 'config.init_from.path' and 'trained on' in one.message
+    for section in (dict(path='weights.npz'), dict(expected='')):
+        changed = config.copy_and_resolve_references()
+        config_lib.update(changed, init_from=section)
+        assert advice.without_start(changed) == []
+
+
+def test_small_experiments_from_scratch_miss_nothing():
+    for variant in ('quick', 'smoke', 'camvid_quick'):
+        assert advice.without_start(config_file.load(f'{REPOSITORY}/configs/learned_dilation.py:{variant}')) == []
+
+
+def test_the_doctor_says_so_on_real_images(real_data):
+    config = config_file.load(f'{REPOSITORY}/configs/learned_dilation.py:camvid_vgg')
+    config_lib.update(config, data=dict(root=str(real_data / 'camvid')), augment=dict(resize=(128, 160)))
+    found = {one.where: one for one in doctor.diagnose(config) if one.severity == 'warning'}
+    assert '(120, 160)' in found['config.augment.resize'].fix
+    assert 'VGG16' in found['config.init_from.path'].message
