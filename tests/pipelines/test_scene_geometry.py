@@ -75,6 +75,8 @@ class TinyBoth(depth_nets.DepthAndSegmentation):
 
 
 class TinyPose(pose_nets.PoseCNN):
+    by_inverse_depth = False
+
     @nn.compact
     def __call__(self, target, sources, train: bool):
         both = jnp.concatenate([target[:, None] - sources, sources], -1)
