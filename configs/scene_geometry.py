@@ -24,10 +24,32 @@ Methods, `method=`:
   pose             the pose net alone, on the data set's own depth, to see whether rotation is
                    learned; quick takes two minutes on a CPU core
 
-Not the paper's, or not said there: batch, rate and number of steps (those of BiSeNet and SfMLearner); which depth net
-(SfMLearner's, as in its figures; --config.depth_net.name=monodepth2 is the other one); the weight of L_h (1); edges are
-those of probabilities and of disparity over its mean (--config.geometry.of, .map); the losses of [3] are added up, and
-every image trains both tasks. Klingner's net is trained with its own optimiser, Adam.
+The paper leaves these open:
+  BiSeNet      The recipe is that of its authors' release: batch 16, SGD at 1e-2 with poly decay, ten
+               times the rate outside the ResNet, OHEM on all three heads. Differences: the ResNet of
+               the release begins from ImageNet (--config.init_from.path). The release scales images
+               by 0.75 to 2 and crops them. Its OHEM keeps at least 1/16 of all pixels, this one 1/16
+               of the labelled pixels.
+  depth net    SfMLearner's, as in the paper's figures, with its rate. The other choice is
+               --config.depth_net.name=monodepth2. SfMLearner also enlarges images by up to 15 %, and
+               scales them to [-1, 1].
+  L_h          Its weight is 1. Its edges are those of probabilities and of disparity over its mean.
+               See --config.geometry.weight, .sharpness, .of and .map.
+  image rows   The builder of Apolloscape says which rows are kept.
+
+The rivals have no code. These parts differ from their papers, or are unknown:
+  [2]          Class weights of ERFNet, Adam, a tenth of the rate after 3/4 of the steps. Differences:
+               its ResNet begins from ImageNet. Its batch is 6 labelled images and 6 frames of video.
+               Here each image of a batch trains both tasks, so joint training sees the labelled
+               frames and their neighbours alone. It also scales images by up to 1.5 and crops them.
+  monodepth2   Its nets see jittered colours, and its losses compare images without jitter. Here both
+               see the same images, without jitter. Batch statistics of pose are over all pairs.
+  [3]          The losses of both tasks are added. The published text has no weights and no encoder.
+               Colourisation is left out. The batches are as in [2].
+  [4]          Probabilities replace one-hot maps where depth is frozen, and a y term is added. The
+               consistency of left and right views needs stereo and is left out.
+
+The small variants train narrow nets from scratch, with Adam at one rate, and with class weights.
 
 Depth that was trained already (method=depth) is taken with --config.init_from.path=RUN --config.depth.num_steps=0.
 """
@@ -46,6 +68,8 @@ METHODS = {  # whose depth, regulariser
     'depth': ('alone', 'none'),
     'pose': ('truth', 'none'),
 }
+NEW_LAYERS = (('segmenter/(?!cp/resnet/).*', 10.0),)
+"""The layers of BiSeNet outside its ResNet learn at ten times the rate, as in the release of its authors."""
 ADAM = dict(name='adam', learning_rate=2e-4, beta1=0.9, schedule='constant')
 
 
@@ -65,8 +89,16 @@ def get_config(arg=''):
         model=dict(depth=50),
         geometry=dict(depth=depth, regulariser=regulariser),
         depth=dict(num_steps=200_000, batch_size=4),
-        loss=dict(aux_weight=1.0),
-        optim=dict(name='sgd', learning_rate=1e-2, momentum=0.9, weight_decay=5e-4, schedule='poly', power=0.9),
+        loss=dict(name='ohem', aux_weight=1.0),
+        optim=dict(
+            name='sgd',
+            learning_rate=1e-2,
+            momentum=0.9,
+            weight_decay=5e-4,
+            schedule='poly',
+            power=0.9,
+            factors=NEW_LAYERS,
+        ),
         optim_depth=ADAM,
         run=dict(log_every=50, eval_every=5000, checkpoint_every=5000),
     )
@@ -80,12 +112,14 @@ def get_config(arg=''):
 
 
 def _klingner(config):
-    """Its net prepares images itself, and its losses are those of monodepth2."""
+    """Its net prepares images itself, and its losses are those of monodepth2 and of ERFNet."""
+    dropped = dict(learning_rate=1e-4, schedule='step', milestones=(0.75,), step_factor=0.1)
     config_lib.choose(config, 'model', 'depth_and_segmentation')
     config_lib.choose(config, 'pose_net', 'pose_resnet')
     config_lib.update(
         config,
         preprocess='unit',
+        loss=dict(name='cross_entropy', class_weights='enet', weight_k=1.10),
         depth=dict(
             photometric='minimum',
             automask=True,
@@ -93,8 +127,8 @@ def _klingner(config):
             smooth_weight=1e-3,
             full_resolution=True,
         ),
-        optim={**ADAM, 'learning_rate': 1e-4, 'weight_decay': 0.0},
-        optim_depth={**ADAM, 'learning_rate': 1e-4},
+        optim={**ADAM, **dropped, 'weight_decay': 0.0, 'factors': ()},
+        optim_depth={**ADAM, **dropped},
     )
 
 
@@ -171,6 +205,6 @@ def _from_scratch(config, width):
     config_lib.update(
         config,
         loss=dict(class_weights='enet'),
-        optim=dict(name='adam', learning_rate=1e-3, weight_decay=0.0),
+        optim=dict(name='adam', learning_rate=1e-3, weight_decay=0.0, factors=()),
         optim_depth=dict(learning_rate=1e-3),
     )

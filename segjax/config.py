@@ -81,6 +81,18 @@ def patterns(value) -> str | None:
     return None
 
 
+def milestones(value) -> str | None:
+    def fits(milestone) -> bool:
+        if isinstance(milestone, float):
+            return 0 < milestone < 1
+        return isinstance(milestone, int) and not isinstance(milestone, bool) and milestone >= 1
+
+    shares = [m for m in value if isinstance(m, float)]
+    steps = [m for m in value if not isinstance(m, float)]
+    ascending = all(fits(m) for m in value) and all(list(part) == sorted(set(part)) for part in (shares, steps))
+    return None if ascending else 'steps >= 1 or shares of num_steps in (0, 1), ascending, as (0.75,) or (1000, 2000)'
+
+
 def pattern_factors(value) -> str | None:
     if not all(len(v) == 2 and isinstance(v[0], str) and float(v[1]) >= 0 for v in value):
         return "pairs of (pattern, factor), as (('.*/decoder/.*', 10.0),)"
@@ -146,6 +158,9 @@ AUGMENT = {
     'blur': Field(0.0, 'probability of a Gaussian blur of 5 pixels', between(0, 1)),
 }
 
+SCHEDULES = ('constant', 'poly', 'linear_tail', 'cosine', 'step')
+"""Names of the learning rates over time, see segjax/optim.py."""
+
 OPTIM = {
     'name': Field('adam', 'optimiser', one_of('sgd', 'adam', 'adamw')),
     'learning_rate': Field(5e-4, 'base learning rate', above(0)),
@@ -156,9 +171,16 @@ OPTIM = {
     'eps': Field(1e-8, 'adam, adamw', above(0)),
     'weight_decay': Field(0.0, 'sgd, adam: added to the gradient (L2); adamw: decoupled', at_least(0)),
     'decay_norm_and_bias': Field(False, 'also decay batch norm parameters and biases'),
-    'schedule': Field('poly', 'learning rate over time', one_of('constant', 'poly', 'linear_tail', 'cosine')),
+    'schedule': Field('poly', 'learning rate over time', one_of(*SCHEDULES)),
     'power': Field(0.9, 'poly: (1 - step / num_steps) ** power', above(0)),
     'constant_fraction': Field(0.5, 'linear_tail: share of the steps before the decay to 0', between(0, 1)),
+    'milestones': Field(
+        (),
+        'Schedule step: where the rate drops, ascending. Whole numbers are steps, numbers below 1 '
+        'are shares of num_steps.',
+        milestones,
+    ),
+    'step_factor': Field(0.1, 'Schedule step: factor on the rate at each milestone.', between(0, 1)),
     'warmup_steps': Field(0, 'linear warm-up from warmup_factor * rate', at_least(0)),
     'warmup_factor': Field(0.0, 'where the warm-up starts', between(0, 1)),
     'factors': Field((), 'learning-rate factors: ((pattern over net/module/param, factor), ...)', pattern_factors),

@@ -44,6 +44,7 @@ class SplitSummary(NamedTuple):
     counts    [256] pixels of each train id
     ids       ids in the label files, readable or not as train ids
     digests   hash of an image -> names of the files, or examples, that hold it
+    num_labelled  number of examples with a labelled pixel
     """
 
     items: list[Item]
@@ -51,6 +52,7 @@ class SplitSummary(NamedTuple):
     counts: np.ndarray
     ids: frozenset[int]
     digests: dict[str, list[str]]
+    num_labelled: int = 0
 
 
 class Diagnosis(NamedTuple):
@@ -117,17 +119,18 @@ def _read_split(dataset: Dataset, split: str) -> tuple[SplitSummary, list[Findin
         return found, ids, record and (record.histogram, record.size, digest)
 
     ids: frozenset[int] = frozenset()
-    frames = []
+    frames, num_labelled = [], 0
     for item, (found, seen, good) in zip(items, base.ordered_map(inspect, items), strict=True):
         problems += found
         ids |= seen
         if good:
             histogram, size, digest = good
             summary.counts[:] += histogram
+            num_labelled += bool(histogram[:IGNORE].any())
             summary.sizes[size] += 1
             frames.append((item, size))
             summary.digests.setdefault(digest, []).append(str(item.files['image']) if item.files else item.name)
-    summary = summary._replace(ids=ids)
+    summary = summary._replace(ids=ids, num_labelled=num_labelled)
     if summary.sizes:
         problems += base.check_classes(dataset, items, summary.counts, ids) + base.check_clips(frames)
     return summary, [_from_error(problem) for problem in problems]
@@ -191,8 +194,9 @@ def _config_against_data(config: Any, splits: Mapping[str, SplitSummary]) -> lis
         fix = 'evaluate on images that are not trained on, for instance train[:90%] and train[90%:]'
         findings.append(Finding('warning', 'config.data.eval_split', message, fix))
     train = splits.get(config.data.train_split)
-    if train is not None and 0 < len(train.items) < config.train.batch_size:
-        message = f'{config.train.batch_size}, but {config.data.train_split!r} has {len(train.items)} examples'
+    if train is not None and 0 < train.num_labelled < config.train.batch_size:
+        kind = 'labelled examples' if train.num_labelled < len(train.items) else 'examples'
+        message = f'{config.train.batch_size}, but {config.data.train_split!r} has {train.num_labelled} {kind}'
         findings.append(Finding('warning', 'config.train.batch_size', message, 'a batch then repeats images'))
     if train is not None and train.sizes:
         findings += _crop(config, train.sizes)
@@ -215,6 +219,7 @@ def _net_against_config(config: Any, dataset: Dataset, splits: Mapping[str, Spli
         max_size={name: tuple(np.max(list(split.sizes), axis=0).tolist()) for name, split in splits.items()},
         class_pixels={name: tuple(split.counts[: dataset.classes.num_classes]) for name, split in splits.items()},
         void_pixels={name: int(split.counts[IGNORE]) for name, split in splits.items()},
+        num_unlabelled={name: sum(split.sizes.values()) - split.num_labelled for name, split in splits.items()},
     )
     try:
         stage, *_ = pipelines.load(config.pipeline).make_stages(config, spec)

@@ -91,8 +91,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
     stages = pipelines.load(config.pipeline).make_stages(config, data.spec)
     for stage in stages:
         if use == 'train' and stage.train_input is not None:
-            _check_parts(stage.train_input, data.spec)
-            data.open_input(stage.train_input)  # what it does not have, neighbours of frames say, is found here
+            _check_parts(stage.train_input, data)  # opens the inputs, so that it finds what is missing
             for inputs in (stage.train_input, *(more for _, more in stage.train_input.beside)):
                 topology.check_batch_size(inputs.batch_key, inputs.batch_size, config.train.accumulate)
         if use != 'predict':
@@ -107,10 +106,10 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
     return run, stages
 
 
-def _check_parts(inputs: Input, spec: DataSpec) -> None:
-    """Raises InputError for a share of a split that holds no example."""
+def _check_parts(inputs: Input, data: data_lib.Prepared) -> None:
+    """Raises InputError for inputs that cannot be opened, and for a share that holds no example."""
     for one in (inputs, *(more for _, more in inputs.beside)):
-        whole = spec.split(one.split).num_examples
+        whole = len(data.open_input(one))
         first, last = one.bounds(whole)
         if first >= last:
             share = f'{one.part[0]:g} to {one.part[1]:g} of the {whole} examples of split {one.split!r}: none'
@@ -479,7 +478,10 @@ def _check_same_run(run: Run) -> None:
         )
     stored = DataSpec.from_json(logs.read_json(run.workdir / SPEC))
     if stored != run.spec:
-        counts = [f'{dict(spec.num_examples)} examples' for spec in (run.spec, stored)]
+        counts = [
+            f'{dict(spec.num_examples)} examples, {dict(spec.num_unlabelled)} without a label'
+            for spec in (run.spec, stored)
+        ]
         raise InputError(
             where,
             got=f'data that changed since: {counts[0]}',

@@ -97,11 +97,13 @@ class PoseNet(NamedTuple):
     init     (key, image, frames) -> variables
     apply    (params, model_state, image, frames, *, train) -> (outputs, model_state), outputs as models/pose.py
     motions  outputs -> [B, n, 4, 4], target to sources
+    at_depth (motions, depth [B, H, W]) -> the motions in the units of that depth
     """
 
     init: Callable
     apply: Callable
     motions: Callable
+    at_depth: Callable
 
 
 def make_depth_net(section: ml_collections.ConfigDict, dtype: str) -> DepthNet:
@@ -141,7 +143,26 @@ def make_pose_net(section: ml_collections.ConfigDict, frames: Sequence[int], mas
         found = warp.rigid_motion(outputs['motion'], net.convention)
         return jnp.where(jnp.array(net.inverted)[:, None, None], warp.invert_motion(found), found)
 
-    return PoseNet(init, apply, motions)
+    at_depth = by_inverse_depth if net.by_inverse_depth else as_predicted
+    return PoseNet(init, apply, motions, at_depth)
+
+
+def as_predicted(motions: Array, depth: Array) -> Array:
+    """Returns the motions: their units do not depend on the depth."""
+    return motions
+
+
+def by_inverse_depth(motions: Array, depth: Array) -> Array:
+    """Multiplies the translations by the mean of 1 / depth over each image.
+
+    Gradients reach the depth through the mean, as in the release.
+
+    Args:
+      motions: [B, n, 4, 4]. Inverted or not, a matrix is linear in its translation.
+      depth: [B, H, W]; pixels that are not measured (0) count as infinitely far away.
+    """
+    mean = inverse(depth).mean((1, 2))
+    return motions.at[..., :3, 3].multiply(mean[:, None, None])
 
 
 def unit(image: Array) -> Array:
@@ -228,10 +249,11 @@ def check_true_depth(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
 
 
 def eval_input(config: ml_collections.ConfigDict, spec: DataSpec) -> Input:
-    """Frames of `data.eval_split` that have their neighbours, and the truth about them where there is one."""
+    """Returns the frames of `data.eval_split` with neighbours, and the truth about them if known."""
     truth = [feature for feature in TRUTH if feature in spec.features]
     frames = ['pose_frames'] if 'pose' in truth else []
-    return with_frames(segmenter.eval_input(config), config, *truth, *frames)
+    inputs = segmenter.eval_input(config)._replace(examples='all')
+    return with_frames(inputs, config, *truth, *frames)
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------
@@ -249,16 +271,18 @@ def _span(share: Sequence[float], length: int) -> slice:
     return slice(*(round(end * length) for end in share))
 
 
-def make_terms(settings: ml_collections.ConfigDict, depth_of: Callable) -> Callable:
+def make_terms(settings: ml_collections.ConfigDict, depth_of: Callable, at_depth: Callable = as_predicted) -> Callable:
     """(disparities, motions, masks, batch, keys) -> {'photometric_0', 'smoothness_0', ..}, one of each for a scale.
 
     Args:
       settings: config.depth.
       depth_of: disparity -> depth.
+      at_depth: of the pose net.
     """
 
-    def photometric(target, sources, depth, motions, intrinsics, masks, weight, key) -> Mean:
+    def photometric(target, sources, depth, motions, intrinsics, masks, weight, keys) -> Mean:
         padding = 'border' if settings.photometric == 'minimum' else 'zeros'
+        motions = at_depth(motions, depth)
         seen = warp.warp(sources, depth[:, None], motions, intrinsics[:, None], padding=padding)
         span = _span(settings.rows, target.shape[1])
         target, sources, warped = (of_image[..., span, :, :] for of_image in (target, sources, seen.image))
@@ -271,7 +295,7 @@ def make_terms(settings: ml_collections.ConfigDict, depth_of: Callable) -> Calla
                 return losses.photometric_all_pixels(target, warped, weight, keep)
             case 'mixture':
                 return losses.photometric_mixture(target, warped, valid, weight, settings.ssim_share)
-        as_they_are = dict(sources=sources, key=key) if settings.automask else {}
+        as_they_are = dict(sources=sources, keys=keys) if settings.automask else {}
         return losses.minimum_reprojection(target, warped, weight, ssim_share=settings.ssim_share, **as_they_are)
 
     def smoothness(disparity, image, weight) -> Mean:
@@ -291,8 +315,10 @@ def make_terms(settings: ml_collections.ConfigDict, depth_of: Callable) -> Calla
                 intrinsics = warp.scale_intrinsics(batch['intrinsics'], size, disparity.shape[1:3])
                 view = small, shrink(sources, 2**scale), depth_of(disparity), motions, intrinsics
             mask = None if masks is None else masks[scale]
+            # A key of all devices, folded with the example: noise that no number of devices changes.
             key = jax.random.fold_in(keys['tie_breaker'], scale)
-            found[f'photometric_{scale}'] = photometric(*view, mask, weight, key)
+            of_examples = jax.vmap(jax.random.fold_in, (None, 0))(key, batch['index'])
+            found[f'photometric_{scale}'] = photometric(*view, mask, weight, of_examples)
             if settings.smoothness != 'none':
                 found[f'smoothness_{scale}'] = smoothness(disparity, small, weight)
             if mask is not None:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from segjax.config import SCHEDULES
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Array, Mean, PyTree, TrainState
 from segjax.trees import named_leaves, path_name
@@ -31,14 +32,18 @@ def schedule(optim: ml_collections.ConfigDict, num_steps: int) -> Schedule:
     poly         (1 - t / T) ** power
     linear_tail  1 for t <= cT, then (T - t) / (T - cT), c = constant_fraction (CycleGAN: c = 1/2)
     cosine       (1 + cos(pi t / T)) / 2
+    step         step_factor ** (number of milestones <= t), as torch's MultiStepLR. A milestone
+                 below 1 is a share of T
     warmup(t)    f + (1 - f) t / W for t < W = warmup_steps, f = warmup_factor; then 1. Meanwhile the decay
                  runs already
 
     Raises:
-      InputError: unknown schedule, or a warm-up that is longer than the training.
+      InputError: unknown schedule, milestones of another schedule, or a warm-up that is longer
+        than the training.
     """
-    if optim.schedule not in ('constant', 'poly', 'linear_tail', 'cosine'):
-        raise unknown_name('optim.schedule', optim.schedule, ('constant', 'poly', 'linear_tail', 'cosine'))
+    if optim.schedule not in SCHEDULES:
+        raise unknown_name('optim.schedule', optim.schedule, SCHEDULES)
+    _check_milestones(optim)
     if 0 < num_steps < optim.warmup_steps:
         raise InputError(
             'optim.warmup_steps',
@@ -49,6 +54,7 @@ def schedule(optim: ml_collections.ConfigDict, num_steps: int) -> Schedule:
     warmup_steps, warmup_factor = optim.warmup_steps, optim.warmup_factor
     total = max(num_steps, 1)
     tail = total - optim.constant_fraction * total
+    milestones = jnp.array([round(m * total) if m < 1 else m for m in optim.milestones], jnp.int32)
 
     def decay(step):
         # The steps that are left are an exact integer; in float32 1 - t / T loses digits towards the end.
@@ -59,6 +65,9 @@ def schedule(optim: ml_collections.ConfigDict, num_steps: int) -> Schedule:
             return jnp.minimum(left / tail, 1.0) if tail > 0 else jnp.float32(1)
         if name == 'cosine':
             return jnp.sin(0.5 * jnp.pi * left / total) ** 2  # the same as the formula above, exact near 0
+        if name == 'step':
+            passed = (milestones <= jnp.minimum(step, total)).sum()
+            return optim.step_factor ** passed.astype(jnp.float32)
         return jnp.float32(1)
 
     def rate(step):
@@ -69,6 +78,20 @@ def schedule(optim: ml_collections.ConfigDict, num_steps: int) -> Schedule:
         return jnp.asarray(base * warmup * decay(step), jnp.float32)
 
     return rate
+
+
+def _check_milestones(optim: ml_collections.ConfigDict) -> None:
+    """Raises InputError for a step schedule without milestones, and for milestones of another."""
+    is_step = optim.schedule == 'step'
+    if bool(optim.milestones) == is_step:
+        return
+    value = '(0.75,)' if is_step else '()'
+    raise InputError(
+        'config.optim.milestones',
+        got=f'{tuple(optim.milestones)} with schedule {optim.schedule!r}',
+        expected="at least one with schedule 'step', () with any other",
+        fix=f'--config.optim.milestones="{value}"',
+    )
 
 
 def learning_rate(optim: ml_collections.ConfigDict, num_steps: int, step: Array) -> Mean:

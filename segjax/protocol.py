@@ -89,9 +89,12 @@ class Input(NamedTuple):
     # Video: examples with neighbours at these places of their clip, as (-1, 1). 'image_frames' among the features is
     # [B, n, H, W, 3], 'image' of the neighbours. Examples that lack one are left out; `index` counts those that stay
     frames: tuple[int, ...] = ()
+    # Examples of the split: 'all', or 'labelled', those with a pixel of a class. `part` is a share of
+    # the chosen examples, and `index` counts them
+    examples: str = 'all'
 
     def bounds(self, num_examples: int) -> tuple[int, int]:
-        """`part` of a split as positions in its order, the last one excluded."""
+        """Returns `part` of `num_examples` chosen examples as positions, the last one excluded."""
         first, last = (round(share * num_examples) for share in self.part)
         return first, last
 

@@ -526,7 +526,9 @@ def _setup(run: RunFiles) -> str:
         rows = [['name', escape(run.spec.name)], ['classes', str(run.spec.classes.num_classes)]]
         for split, count in run.spec.num_examples.items():
             height, width = run.spec.max_size.get(split, ('?', '?'))
-            rows.append([escape(split), f'{count:,d} examples, up to {height}x{width}'])
+            labelled = run.spec.split(split).num_labelled
+            of_them = '' if labelled == count else f', {labelled:,d} of them labelled'
+            rows.append([escape(split), f'{count:,d} examples{of_them}, up to {height}x{width}'])
         cards.append(f'<div><h3>Data</h3><div class="card scroll">{web.table(["data set", ""], rows)}</div></div>')
     if run.environment:
         rows = [[escape(k), escape(v)] for k, v in run.environment.items()]

@@ -82,16 +82,27 @@ def run(net, params, model_state, *inputs, train: bool, rngs: Keys | None = None
 
 
 def train_input(config: ml_collections.ConfigDict) -> Input:
-    """Images and labels of `data.train_split`, of which `data.labelled_fraction` are used."""
-    part, features = (0.0, config.data.labelled_fraction), ('image', 'label')
-    size = tuple(config.augment.crop)
-    return Input(config.data.train_split, config.train.batch_size, features, size, config.augment, part)
+    """Returns the labelled examples of `data.train_split`, or `data.labelled_fraction` of them."""
+    return Input(
+        split=config.data.train_split,
+        batch_size=config.train.batch_size,
+        features=('image', 'label'),
+        size=tuple(config.augment.crop),
+        augment=config.augment,
+        part=(0.0, config.data.labelled_fraction),
+        examples='labelled',
+    )
 
 
 def eval_input(config: ml_collections.ConfigDict) -> Input:
-    """Images and labels of `data.eval_split`."""
-    features, size = ('image', 'label'), tuple(config.data.eval_size)
-    return Input(config.data.eval_split, config.evaluate.batch_size, features, size)
+    """Returns the labelled examples of `data.eval_split`."""
+    return Input(
+        split=config.data.eval_split,
+        batch_size=config.evaluate.batch_size,
+        features=('image', 'label'),
+        size=tuple(config.data.eval_size),
+        examples='labelled',
+    )
 
 
 # --- void as a class --------------------------------------------------------------------------------------------------
@@ -103,11 +114,10 @@ def num_outputs(config: ml_collections.ConfigDict, spec: DataSpec) -> int:
 
 
 def class_pixels(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[tuple[int, ...], int]:
-    """(pixels of every output channel in the training split, pixels that count nowhere)."""
+    """Returns (pixels of every output channel, ignored pixels) of the labelled training examples."""
     split = spec.split(config.data.train_split)
-    if config.data.void_class:
-        return (*split.class_pixels, split.void_pixels), 0
-    return split.class_pixels, split.void_pixels
+    void = split.labelled_void_pixels
+    return ((*split.class_pixels, void), 0) if config.data.void_class else (split.class_pixels, void)
 
 
 def train_label(label: Array, config: ml_collections.ConfigDict, spec: DataSpec) -> Array:
@@ -180,7 +190,7 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
       infer: (state, image uint8 [B, H, W, 3]) -> float32 logits [B, H, W, C].
     """
     confusion.check_policy(config.evaluate.policy)
-    num_classes, num_examples = spec.classes.num_classes, spec.split(config.data.eval_split).num_examples
+    num_classes, num_examples = spec.classes.num_classes, spec.split(config.data.eval_split).num_labelled
     at_image = config.evaluate.resolution == 'image'
     crop = tuple(config.evaluate.crop)
 

@@ -176,6 +176,14 @@ def test_config_against_data(mine, section, key, value, says):
     assert found.where == f'config.{section}.{key}' and says in found.message
 
 
+def test_a_batch_larger_than_the_labelled_frames_of_a_video_is_a_warning(tmp_path):
+    layouts.write_sequences(tmp_path / 'video', ('train', 'val'))
+    config = experiment(layouts.data_config('cityscapes_video', tmp_path / 'video', tmp_path / 'cache'))
+    config.train.batch_size = 3
+    (found,) = (finding for finding in warnings(config) if finding.where == 'config.train.batch_size')
+    assert found.message == "3, but 'train' has 2 labelled examples"
+
+
 def test_evaluation_pads_as_much_as_is_said(mine):
     image = np.full((*layouts.SIZE, 3), 255, np.uint8)
     seen = transforms.evaluation({'image': image}, (12, 32), layouts.SIZE)['image']

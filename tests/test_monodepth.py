@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from segjax import config as config_lib
 from segjax import monodepth
@@ -113,6 +114,30 @@ def test_rows_below_are_not_compared(video, photometric):
     assert all(whole[0][name] < 0.9 * whole[1][name] for name in whole[0])
 
 
+def test_the_tie_breaker_of_an_example_depends_on_its_index_alone():
+    # Frames that equal the target: the loss is the mean of min(0, 1e-5 N(0, 1)), noise and nothing else.
+    image = np.random.default_rng(0).integers(0, 255, (4, *SIZE, 3)).astype(np.uint8)
+    camera = np.tile(np.float32([[40, 0, 31.5], [0, 40, 15.5], [0, 0, 1]]), (4, 1, 1))
+    batch = {'image': image, 'image_frames': image[:, None].repeat(2, 1), 'intrinsics': camera}
+    batch['index'] = np.int32([7, 0, 3, 5])
+
+    def noise(rows):
+        part = {key: value[rows] for key, value in batch.items()}
+        found = []
+        for i in range(len(rows)):
+            weighted = {**part, 'weight': np.eye(len(rows), dtype=np.float32)[i]}
+            disparities = [jnp.full((len(rows), *SIZE), 0.1)]
+            settings = dict(photometric='minimum', automask=True, smoothness='none', num_scales=1)
+            motions = jnp.broadcast_to(jnp.eye(4), (len(rows), 2, 4, 4))
+            found.append(terms_of(weighted, motions, disparities, **settings)['photometric_0'])
+        return np.array(found)
+
+    whole = noise([0, 1, 2, 3])
+    assert (whole < -1e-6).all() and len(set(whole.tolist())) == 4
+    np.testing.assert_allclose(np.concatenate([noise([0, 1]), noise([2, 3])]), whole, rtol=1e-4)
+    np.testing.assert_allclose(noise([3, 0, 2, 1]), whole[[3, 0, 2, 1]], rtol=1e-4)
+
+
 def test_weights_are_a_mean_over_scales_and_smoothness_halves():
     weights = monodepth.loss_weights(make_config(num_scales=2, smooth_weight=0.5).depth)
     expected = {'photometric_0': 0.5, 'photometric_1': 0.5, 'smoothness_0': 0.25, 'smoothness_1': 0.125}
@@ -149,6 +174,57 @@ def test_motions_forward_in_time_are_inverted_for_earlier_frames(monkeypatch):
     before, after = net.motions(outputs)[0]
     np.testing.assert_allclose(after, warp.rigid_motion(jnp.asarray(vector), 'axis_angle'), atol=1e-6)
     np.testing.assert_allclose(before @ after, np.eye(4), atol=1e-6)
+
+
+def monodepth2_matrix(axis_angle, translation, invert):
+    """The release's `transformation_from_parameters`, with SciPy's rotation: [R | t], or [R' | -R' t] inverted."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_rotvec(axis_angle).as_matrix()
+    if invert:
+        matrix[:3, :3] = matrix[:3, :3].T
+        translation = -matrix[:3, :3] @ translation
+    matrix[:3, 3] = translation
+    return matrix
+
+
+@pytest.mark.parametrize('name', ['pose_cnn', 'pose_resnet', 'pose_exp_net'])
+def test_translations_of_pose_cnn_are_in_units_of_the_mean_inverse_depth(name, monkeypatch):
+    vector = np.float32([0.1, -0.2, 0.3, 1.0, 2.0, 3.0])
+
+    class Known(pose_nets.POSE_NETS[name]):
+        def __call__(self, target, sources, train: bool):
+            return {'motion': jnp.broadcast_to(vector, (*sources.shape[:2], 6))}
+
+    monkeypatch.setitem(pose_nets.POSE_NETS, name, Known)
+    net = monodepth.make_pose_net(ml_collections.ConfigDict({'name': name}), (-1, 1), False, 'float32')
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    outputs, _ = net.apply({}, {}, images, images[:, None].repeat(2, 1), train=False)
+    depth = np.random.default_rng(0).uniform(1, 9, (2, 4, 6)).astype(np.float32)
+    motions = net.motions(outputs)
+    found = net.at_depth(motions, depth)
+    if name != 'pose_cnn':
+        np.testing.assert_array_equal(found, motions)
+        return
+    for example in range(2):
+        for source, earlier in enumerate((True, False)):
+            expected = monodepth2_matrix(vector[:3], vector[3:] * (1 / depth[example]).mean(), earlier)
+            np.testing.assert_allclose(found[example, source], expected, atol=1e-5)
+
+
+def test_every_scale_moves_by_the_depth_of_its_own(video):
+    config = make_config(smoothness='none')
+    disparities = [jnp.full((2, SIZE[0] >> s, SIZE[1] >> s), 0.1 * (s + 1)) for s in range(4)]
+
+    def seen(motions, depth):
+        return motions.at[..., :3, 3].multiply((1 / depth).mean((1, 2))[:, None, None])
+
+    motions = true_motions(video)
+    keys = {'tie_breaker': jax.random.key(0)}
+    found = monodepth.make_terms(config.depth, lambda d: 1 / d, seen)(disparities, motions, None, video, keys)
+    for s in range(config.depth.num_scales):
+        scaled = motions.at[..., :3, 3].multiply(0.1 * (s + 1))
+        expected = terms_of(video, scaled, disparities, smoothness='none')[f'photometric_{s}']
+        assert float(found[f'photometric_{s}'].value()) == pytest.approx(expected, rel=1e-5)
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 import pytest
 
+from segjax import config as config_lib
 from segjax import optim
 from segjax.config import OPTIM
 from segjax.errors import InputError
@@ -146,6 +148,15 @@ def test_stacked_norms_and_vectors_do_not_decay():
         ({'schedule': 'linear_tail', 'constant_fraction': 1.0}, (0, 99), (1, 1)),
         ({'schedule': 'linear_tail', 'constant_fraction': 0.0}, (0, 25), (1, 0.75)),
         ({'schedule': 'cosine'}, (0, 50, 75, 100), (1, 0.5, 0.146446609, 0)),
+        # torch's MultiStepLR: the step of a milestone has the lower rate.
+        ({'schedule': 'step', 'milestones': (0.75,)}, (0, 74, 75, 99, 200), (1, 1, 0.1, 0.1, 0.1)),
+        (
+            {'schedule': 'step', 'milestones': (30, 60, 90), 'step_factor': 0.3},
+            (0, 29, 30, 59, 60, 89, 90, 100),
+            (1, 1, 0.3, 0.3, 0.09, 0.09, 0.027, 0.027),
+        ),
+        ({'schedule': 'step', 'milestones': (0.5, 80), 'warmup_steps': 10}, (5, 49, 50, 80), (0.5, 1, 0.1, 0.01)),
+        ({'schedule': 'step', 'milestones': (30, 200)}, (30, 250), (0.1, 0.1)),
         ({'warmup_steps': 10}, (0, 5, 9, 10, 11), (0, 0.5, 0.9, 1, 1)),
         ({'warmup_steps': 10, 'warmup_factor': 0.1}, (0, 5, 10), (0.1, 0.55, 1)),
         ({'schedule': 'poly', 'power': 1.0, 'warmup_steps': 10}, (0, 5, 10, 50), (0, 0.475, 0.9, 0.5)),
@@ -163,6 +174,28 @@ def test_schedule_keeps_its_digits_at_the_end_of_long_trainings():
     total = 1_000_000
     got = optim.schedule(settings(schedule='poly', power=0.9), total)(total - 1)
     np.testing.assert_allclose(got, RATE * (1 / total) ** 0.9, rtol=1e-6)
+
+
+def test_the_step_schedule_is_that_of_optax():
+    own = optim.schedule(settings(schedule='step', milestones=(3, 8, 15), step_factor=0.3), 20)
+    expected = optax.piecewise_constant_schedule(RATE, {3: 0.3, 8: 0.3, 15: 0.3})
+    np.testing.assert_allclose([own(t) for t in range(21)], [expected(t) for t in range(21)], rtol=1e-6)
+
+
+@pytest.mark.parametrize('milestones', [(), (0.5, 0.5), (30, 20), (0,), (1.5,), (-0.1,), ('0.5',), (True,)])
+def test_malformed_milestones_are_refused(milestones):
+    config = config_lib.defaults('supervised')
+    config.optim.schedule = 'step'
+    with pytest.raises(InputError, match=r'config\.optim\.milestones'):
+        config.optim.milestones = milestones
+        config_lib.validate(config)
+        optim.schedule(config.optim, 100)
+
+
+def test_milestones_of_another_schedule_are_refused():
+    config = settings(schedule='poly', milestones=(0.5,))
+    with pytest.raises(InputError, match=r"milestones.*\n.*'poly'"):
+        optim.schedule(config, 100)
 
 
 def test_schedule_errors():

@@ -4,10 +4,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from segjax.data import builders, records
+from segjax.data import builders, index, records
 from segjax.data.clips import Clips
+from segjax.data.index import Chosen
 from segjax.data.records import SplitSource
 from segjax.data.spec import DataSpec
+from segjax.errors import InputError
 from segjax.protocol import Input
 
 
@@ -35,20 +37,39 @@ class Prepared(NamedTuple):
         """
         return SplitSource(self.folder, split, features, self.where)
 
-    def open_input(self, inputs: Input, *more: str) -> SplitSource | Clips:
-        """What a stage is fed with: the examples of its split, with their neighbours where it wants some.
+    def open_input(self, inputs: Input, *more: str) -> SplitSource | Clips | Chosen:
+        """Opens the chosen examples of an input's split, on demand with their neighbours.
 
         Args:
           inputs: of the stage.
           more: features beside those of `inputs`.
 
         Raises:
-          InputError: as `open_split`; no example has neighbours; 'x_frames' among the features, and no frames.
+          InputError: as `open_split`; no chosen example, or none with neighbours; 'x_frames' among
+            the features, and no frames.
         """
         features = (*inputs.features, *more)
+        chosen = self._chosen(inputs)
         if inputs.frames:
-            return Clips(self.folder, inputs.split, features, inputs.frames, self.where)
-        return self.open_split(inputs.split, features)
+            return Clips(self.folder, inputs.split, features, inputs.frames, self.where, chosen)
+        source = self.open_split(inputs.split, features)
+        return source if chosen is None else Chosen(source, chosen)
+
+    def _chosen(self, inputs: Input) -> tuple[int, ...] | None:
+        """Returns the positions of the examples that an input names, None for all of the split."""
+        if inputs.examples == 'all':
+            return None
+        num_examples = len(self.open_split(inputs.split, ()))
+        positions = index.positions(index.load(self.folder, inputs.split), inputs.examples)
+        if not len(positions):
+            counts = {split: self.spec.split(split).num_labelled for split in self.spec.num_examples}
+            labelled = [f'{split} ({count})' for split, count in counts.items() if count]
+            raise InputError(
+                f'split {inputs.split!r} of {self.where}',
+                got=f'no {inputs.examples} example among its {num_examples}',
+                expected=f'at least one; splits with labelled examples: {", ".join(labelled) or "none"}',
+            )
+        return None if len(positions) == num_examples else tuple(positions.tolist())
 
 
 def prepare(config: Any) -> Prepared:

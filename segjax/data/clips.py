@@ -1,12 +1,12 @@
 """Video: examples together with their neighbours in the same clip."""
 
-import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from segjax.data import index
 from segjax.data.records import SplitSource
 from segjax.errors import InputError
 
@@ -44,20 +44,34 @@ class Clips:
       folder, split, where: as SplitSource has them.
       features: wanted; 'image_frames' is [n, H, W, 3], 'image' of the neighbours.
       offsets: of the neighbours in the numbering of the clip, not 0.
+      among: positions of the examples to choose from; None: all. Neighbours may be any frame.
 
     Raises:
       InputError: no example has all its neighbours, or what SplitSource raises.
     """
 
-    def __init__(self, folder: pathlib.Path, split: str, features: Sequence[str], offsets: Sequence[int], where: str):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        split: str,
+        features: Sequence[str],
+        offsets: Sequence[int],
+        where: str,
+        among: Iterable[int] | None = None,
+    ):
         self._examples = SplitSource(folder, split, [f for f in features if not f.endswith(SUFFIX)], where)
         borrowed = [feature.removesuffix(SUFFIX) for feature in features if feature.endswith(SUFFIX)]
         self._neighbours = SplitSource(folder, split, borrowed, where)
-        self._rows = rows(*_timeline(folder, split, where), offsets)
+        facts = index.load(folder, split)
+        self._rows = rows(facts.sequence.tolist(), facts.frame.tolist(), offsets)
+        if among is not None:
+            among = frozenset(among)
+            self._rows = [row for row in self._rows if row.example in among]
         if not self._rows:
+            of = '' if among is None else f', of the {len(among)} that are chosen'
             raise InputError(
                 f'split {split!r} of {where}',
-                got=f'no frame with neighbours at {", ".join(f"{o:+d}" for o in offsets)} in its clip',
+                got=f'no frame with neighbours at {", ".join(f"{o:+d}" for o in offsets)} in its clip{of}',
                 expected='clips of consecutive frames',
             )
 
@@ -71,11 +85,3 @@ class Clips:
         for feature in self._neighbours.features:
             example[feature + SUFFIX] = np.stack([neighbour[feature] for neighbour in neighbours])
         return example
-
-
-@functools.lru_cache(maxsize=8)
-def _timeline(folder: pathlib.Path, split: str, where: str) -> tuple[list[str], list[int]]:
-    """Clip and number of every example. Read once: records do not change, and there may be many."""
-    source = SplitSource(folder, split, ('sequence', 'frame'), where)
-    examples = [source[i] for i in range(len(source))]
-    return [example['sequence'] for example in examples], [int(example['frame']) for example in examples]

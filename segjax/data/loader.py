@@ -32,6 +32,7 @@ from absl import flags
 
 from segjax import host
 from segjax.data import clips, transforms
+from segjax.data.index import Chosen
 from segjax.data.spec import IGNORE
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Input
@@ -345,27 +346,13 @@ def zeros(inputs: Input, rows: int) -> dict[str, np.ndarray]:
 # --- batches ------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class _Chosen:
-    """Some examples of a source."""
-
-    source: Sequence
-    indices: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, i: int) -> Mapping[str, Any]:
-        return self.source[self.indices[i]]
-
-
 def _part(source: Sequence, inputs: Input) -> Sequence:
     """`inputs.part` of a source, in an order that depends on its length alone: all runs have the same part."""
     if inputs.part == (0.0, 1.0):
         return source
     order = np.random.default_rng(0).permutation(len(source))
     first, last = inputs.bounds(len(source))
-    return _Chosen(source, tuple(int(i) for i in order[first:last]))
+    return Chosen(source, tuple(int(i) for i in order[first:last]))
 
 
 def _check_not_empty(source: Sequence, inputs: Input) -> None:

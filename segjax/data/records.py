@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from absl import logging
 
+from segjax.data import index
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
 from segjax.data.spec import IGNORE, ClassSpec, DataSpec, split_names
@@ -46,6 +47,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self._dataset = dataset
         self._listings = listings
         self._features = dataset.features([item for items in listings.values() for item in items])
+        self.indices: dict[str, index.Index] = {}  # by split, once it is written
         super().__init__(data_dir=data_dir, file_format='array_record')
 
     def _info(self):
@@ -78,7 +80,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         counts = np.zeros(256, np.int64)
         max_size = np.zeros(2, np.int64)
         ids: frozenset[int] = frozenset()
-        sizes = []
+        sizes, facts = [], []
         inspections = base.ordered_map(self._dataset.inspect, items)
         progress = tqdm.tqdm(
             inspections, total=len(items), desc=f'prepare {self.name} {split}', unit='image', mininterval=1
@@ -90,10 +92,13 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             max_size = np.maximum(max_size, size)
             ids |= inspection.ids
             sizes.append(size)
-            yield key, {name: features[name] for name in self._features}
+            stored = {name: features[name] for name in self._features}
+            facts.append(index.fact(histogram, stored))
+            yield key, stored
         base.raise_first(base.check_classes(self._dataset, items, counts, ids))
         base.raise_first(base.check_clips(zip(items, sizes, strict=True)))
         self._store(split, counts, max_size)
+        self.indices[split] = index.of_facts(facts)
 
     def _store(self, split: str, counts: np.ndarray, max_size: np.ndarray) -> None:
         metadata = self.info.metadata
@@ -157,7 +162,7 @@ def prepared(dataset: Dataset, cache: str) -> pathlib.Path:
     listings = {split: dataset.listing(split) for split in dataset.splits()}
     root = cache_folder(cache)
     folder = root / f'{dataset.name}-{fingerprint(dataset, listings)}'
-    if folder.is_dir():
+    if (folder / index.FILE).exists():
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -168,6 +173,8 @@ def prepared(dataset: Dataset, cache: str) -> pathlib.Path:
     with lock, _locked(lock, folder):
         if not folder.is_dir():
             _write(dataset, listings, folder)
+        if not (folder / index.FILE).exists():
+            _complete(folder)
     return folder
 
 
@@ -195,15 +202,38 @@ def _write(dataset: Dataset, listings: Mapping[str, Sequence[Item]], folder: pat
     try:
         builder = SegmentationBuilder(dataset, listings, data_dir=partial)
         builder.download_and_prepare(download_dir=partial / 'downloads')
+        index.save(pathlib.Path(builder.data_dir), builder.indices)
         pathlib.Path(builder.data_dir).rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _complete(folder: pathlib.Path) -> None:
+    """Adds the index to records that were written without it."""
+    logging.warning('%s: these records have no index; every label is read once to make it', folder)
+    info = tfds.builder_from_directory(folder).info
+    features = ['label', *(feature for feature in ('sequence', 'frame') if feature in info.features)]
+    indices = {}
+    for split in info.splits:
+        source = SplitSource(folder, split, features, str(folder))
+        facts = base.ordered_map(lambda i, source=source: _fact(source[i]), range(len(source)))
+        progress = tqdm.tqdm(facts, total=len(source), desc=f'index {split}', unit='image', mininterval=1)
+        indices[split] = index.of_facts(progress)
+    index.save(folder, indices)
+
+
+def _fact(example: Mapping[str, Any]) -> index.Fact:
+    return index.fact(base.histogram(example['label']), example)
 
 
 def load_spec(folder: pathlib.Path) -> DataSpec:
     """What the records in `folder` are, without reading an image."""
     info = tfds.builder_from_directory(folder).info
     metadata = info.metadata
+    unlabelled = {}
+    for split in info.splits:
+        of_split = index.load(folder, split)
+        unlabelled[split] = of_split.void_pixels[~index.is_labelled(of_split)]
     return DataSpec(
         name=metadata['name'],
         classes=ClassSpec(
@@ -216,6 +246,8 @@ def load_spec(folder: pathlib.Path) -> DataSpec:
         max_size={split: tuple(size) for split, size in metadata['max_size'].items()},
         class_pixels={split: tuple(pixels) for split, pixels in metadata['class_pixels'].items()},
         void_pixels=dict(metadata['void_pixels']),
+        num_unlabelled={split: len(pixels) for split, pixels in unlabelled.items() if len(pixels)},
+        unlabelled_pixels={split: int(pixels.sum()) for split, pixels in unlabelled.items() if len(pixels)},
     )
 
 

@@ -40,12 +40,16 @@ class SplitSpec(NamedTuple):
     max_size      (height, width) that holds every label
     class_pixels  [C] labelled pixels of each class
     void_pixels   ignored pixels
+    num_labelled  at most this many examples have a labelled pixel
+    labelled_void_pixels  ignored pixels of these examples
     """
 
     num_examples: int
     max_size: tuple[int, int]
     class_pixels: tuple[int, ...]
     void_pixels: int
+    num_labelled: int
+    labelled_void_pixels: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +63,8 @@ class DataSpec:
     max_size      by split: (height, width) that holds every label of the split
     class_pixels  by split: labelled pixels of each class (length C); void pixels are in void_pixels
     void_pixels   by split
+    num_unlabelled  by split, where it is not 0: examples without a labelled pixel
+    unlabelled_pixels  by split, where it is not 0: pixels of these examples, all of them void
     """
 
     name: str
@@ -68,6 +74,8 @@ class DataSpec:
     max_size: Mapping[str, tuple[int, int]]
     class_pixels: Mapping[str, tuple[int, ...]]
     void_pixels: Mapping[str, int]
+    num_unlabelled: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    unlabelled_pixels: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def split(self, expression: str) -> SplitSpec:
         """Of 'train', 'train+val' or 'train[:10%]'; raises InputError for a split that there is not."""
@@ -80,6 +88,8 @@ class DataSpec:
             max_size=(max(self.max_size[n][0] for n in names), max(self.max_size[n][1] for n in names)),
             class_pixels=tuple(sum(counts) for counts in zip(*(self.class_pixels[n] for n in names))),
             void_pixels=sum(self.void_pixels[n] for n in names),
+            num_labelled=sum(self.num_examples[n] - self.num_unlabelled.get(n, 0) for n in names),
+            labelled_void_pixels=sum(self.void_pixels[n] - self.unlabelled_pixels.get(n, 0) for n in names),
         )
 
     def to_json(self) -> dict:

@@ -169,7 +169,7 @@ def minimum_reprojection(
     weight: Array,
     *,
     sources: Array | None = None,
-    key: PRNGKey | None = None,
+    keys: PRNGKey | None = None,
     valid: Array | None = None,
     ssim_share: float = SSIM_SHARE,
 ) -> Mean:
@@ -187,7 +187,7 @@ def minimum_reprojection(
       warped: [B, n, H, W, 3], finite; monodepth2 has it with padding 'border'.
       weight: [B] weight of each example.
       sources: [B, n, H, W, 3], the frames before they were warped; None: no auto-masking.
-      key: for the noise; needed with `sources`.
+      keys: [B], for the noise of each example; needed with `sources`.
       valid: [B, n, H, W] bool: a warp takes part only where it is valid; None: everywhere, as in monodepth2.
       ssim_share: see `photometric_map`.
 
@@ -197,8 +197,8 @@ def minimum_reprojection(
     _check_sources(target, warped, valid)
     if sources is not None:
         _check_sources(target, sources, None)
-        if key is None:
-            raise InputError('minimum reprojection', got='sources without a key', expected='a key for the tie-breaker')
+        if keys is None:
+            raise InputError('minimum reprojection', got='sources without keys', expected='a key for each example')
     target = without_padding(weight, target)
     warped = without_padding(weight, warped)
     loss = photometric_map(target[:, None], warped, ssim_share)
@@ -208,7 +208,8 @@ def minimum_reprojection(
     if sources is not None:
         sources = without_padding(weight, sources)
         unwarped = photometric_map(target[:, None], sources, ssim_share)
-        unwarped += TIE_BREAKER * jax.random.normal(key, unwarped.shape)
+        noise = jax.vmap(lambda key: jax.random.normal(key, unwarped.shape[1:]))(keys)
+        unwarped += TIE_BREAKER * noise
         loss, counted = jnp.concatenate([unwarped, loss], 1), jnp.ones_like(counted)
     return masked_mean(jnp.where(counted, loss.min(1), 0.0), counted, weight)
 
@@ -281,10 +282,10 @@ def normalised_depth(depth: Array) -> Array:
     return depth / jnp.where(mean > 0, mean, 1.0)[:, None, None]
 
 
-def per_class_consistency(probabilities: Array, depth: Array, weight: Array) -> Mean:
+def per_class_consistency(probabilities: Array, depth: Array, weight: Array, sharpness: float = 1.0) -> Mean:
     """Semantic edges cost where depth has none, every class by itself.
 
-        L_p = sum_c mean( |dS_c/dx| e^-|dD/dx| ) + mean( |dS_c/dy| e^-|dD/dy| )
+        L_p = sum_c mean( |dS_c/dx| e^-k|dD/dx| ) + mean( |dS_c/dy| e^-k|dD/dy| )
 
     Papadopoulos et al., "Semantic Image Segmentation Guided by Scene Geometry". Derivatives are differences of
     neighbours, S(i + 1) - S(i); means are over those that exist. The depth net is trained beforehand: no gradient
@@ -294,37 +295,38 @@ def per_class_consistency(probabilities: Array, depth: Array, weight: Array) -> 
       probabilities: [B, H, W, C] softmax of the segmentation net.
       depth: [B, H, W] in the units in which an edge shall matter, see `normalised_depth`.
       weight: [B] weight of each example.
+      sharpness: k; the paper has 1. Where |dD| is small, L_p with k = 1 is close to plain smoothing.
 
     Returns:
       Mean whose count is that of the images.
     """
     probabilities = without_padding(weight, probabilities)
     depth = without_padding(weight, depth)
-    edges = _edges_and_flatness(probabilities, depth)
+    edges = _edges_and_flatness(probabilities, depth, sharpness)
     terms = [_absolute(s).sum(-1) * f for s, f in edges]
     return _mean_over_images(weight, *terms)
 
 
-def holistic_consistency(probabilities: Array, depth: Array, weight: Array) -> Mean:
+def holistic_consistency(probabilities: Array, depth: Array, weight: Array, sharpness: float = 1.0) -> Mean:
     """Semantic edges cost where depth has none, the strongest class of each edge alone.
 
-        L_h = mean( S'_x e^-|dD/dx| ) + mean( S'_y e^-|dD/dy| ),     S'_k = max_c |dS_c/dk|
+        L_h = mean( S'_x e^-k|dD/dx| ) + mean( S'_y e^-k|dD/dy| ),     S'_x = max_c |dS_c/dx|
 
     The loss of the paper's best row. It prints dD/dx in both terms; the second one is dD/dy here, as in its L_p.
     Everything else as in `per_class_consistency`.
     """
     probabilities = without_padding(weight, probabilities)
     depth = without_padding(weight, depth)
-    edges = _edges_and_flatness(probabilities, depth)
+    edges = _edges_and_flatness(probabilities, depth, sharpness)
     terms = [_absolute(s).max(-1) * f for s, f in edges]
     return _mean_over_images(weight, *terms)
 
 
-def _edges_and_flatness(probabilities, depth):
-    """((dS/dx, e^-|dD/dx|), (dS/dy, e^-|dD/dy|)); no gradient through depth."""
+def _edges_and_flatness(probabilities, depth, sharpness):
+    """Returns ((dS/dx, e^-k|dD/dx|), (dS/dy, e^-k|dD/dy|)), k the sharpness, without gradient to depth."""
     _check_segmentation(probabilities, depth)
     depth = lax.stop_gradient(depth).astype(jnp.float32)
-    flatness = (jnp.exp(-jnp.abs(step)) for step in _steps(depth))
+    flatness = (jnp.exp(-sharpness * jnp.abs(step)) for step in _steps(depth))
     return zip(_steps(probabilities.astype(jnp.float32)), flatness, strict=True)
 
 

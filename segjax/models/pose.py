@@ -12,6 +12,7 @@ the matrix that takes points of the target's camera to the source's, p_source = 
     convention  'euler': (tx, ty, tz, rx, ry, rz), R = Rx(rx) Ry(ry) Rz(rz), T = [R | t]
                 'axis_angle': (rx, ry, rz, tx, ty, tz), R turns by |r| about r, T = [R | t] (turn, then shift)
     inverted    for each source, whether the matrix of its vector must be inverted to be T
+    by_inverse_depth  whether the translation must be multiplied by the mean of 1 / depth of the image
 
 Nets of two images get them in temporal order, the earlier one first, and so always predict the motion forward in time,
 from the earlier to the later camera; that of a source before the target is the wrong way round. `earlier` tells which
@@ -96,6 +97,7 @@ class PoseExpNet(nn.Module):
     axis_name: str | None = None
 
     convention = 'euler'
+    by_inverse_depth = False
 
     @property
     def inverted(self) -> tuple[bool, ...]:
@@ -174,6 +176,7 @@ class NetOfPairs(nn.Module):
     earlier: tuple[bool, ...]
 
     convention = 'axis_angle'
+    by_inverse_depth = False
 
     @property
     def inverted(self) -> tuple[bool, ...]:
@@ -226,6 +229,9 @@ class PoseCNN(NetOfPairs):
     """monodepth2's pose net without a ResNet: the layers of PoseExpNet on two images, torch's start, images as they
     are. 1,586,774 parameters.
 
+    The release multiplies the translation of this net, and of no other, by the mean of 1 / depth
+    over the image, at each scale (`by_inverse_depth`).
+
     earlier    as in NetOfPairs
     width      factor on all inner channels; 1 is the published net, less is for tests and small machines
     dtype      of activations; parameters and motions are float32
@@ -235,6 +241,8 @@ class PoseCNN(NetOfPairs):
     width: float = 1.0
     dtype: Any = jnp.float32
     axis_name: str | None = None
+
+    by_inverse_depth = True
 
     @nn.compact
     def __call__(self, target, sources, train: bool):

@@ -34,7 +34,7 @@ from segjax.errors import InputError
 from segjax.losses import geometry as losses
 from segjax.models.depth import PYRAMIDS, DepthDecoder, decoder_channels, pyramid, sigmoid_to_depth
 from segjax.ops import images, resize
-from segjax.protocol import Array, Batch, Keys, Mean, PRNGKey, Stage, TrainState
+from segjax.protocol import Array, Batch, Input, Keys, Mean, PRNGKey, Stage, TrainState
 
 SOURCES = ('pretrained', 'multitask', 'none', 'alone', 'truth')
 SCHEMA = {
@@ -45,6 +45,11 @@ SCHEMA = {
         'depth': Field('pretrained', 'where depth comes from', one_of(*SOURCES)),
         'regulariser': Field('holistic', 'what it is for', one_of('holistic', 'per_class', 'chen', 'none')),
         'weight': Field(1.0, 'of the regulariser', at_least(0)),
+        'sharpness': Field(
+            1.0,
+            'Factor on depth edges in the exponent of holistic and per_class. Larger values spare fainter edges.',
+            at_least(0),
+        ),
         'of': Field('softmax', 'semantic edges are those of', one_of('softmax', 'logits')),
         'map': Field('disparity', 'depth edges are those of, over its mean', one_of('disparity', 'depth')),
         'multitask_weight': Field(1.0, 'of the losses of depth in multitask training', at_least(0)),
@@ -87,6 +92,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     if geometry.depth == 'pretrained' and geometry.regulariser == 'none':
         expected = 'one that uses it: holistic, per_class or chen'
         raise InputError(where, got="'none', for which a depth net would be trained beforehand", expected=expected)
+    if geometry.sharpness != 1 and geometry.regulariser not in SHARPENED:
+        got = f'{geometry.sharpness} with config.geometry.regulariser={geometry.regulariser}'
+        expected = f'1, or a regulariser that has an exponent: {", ".join(SHARPENED)}'
+        raise InputError('config.geometry.sharpness', got=got, expected=expected)
     if config.model.name == OWN_DEPTH:
         return
     if geometry.depth == 'multitask' and 'stem' not in config.model:
@@ -105,10 +114,22 @@ def make_depth_nets(config: ml_collections.ConfigDict) -> tuple[monodepth.DepthN
     return monodepth.make_depth_net(config.depth_net, config.train.dtype), pose
 
 
+def video_input(config: ml_collections.ConfigDict) -> Input:
+    """Returns every frame of the training split: depth and motion are learned without labels."""
+    return segmenter.train_input(config)._replace(
+        batch_size=config.depth.batch_size,
+        batch_key='depth.batch_size',
+        features=('image',),
+        examples='all',
+        part=(0.0, 1.0),
+    )
+
+
 def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     """Depth and motion from video alone."""
     depth, pose = make_depth_nets(config)
-    terms, weights = monodepth.make_terms(config.depth, depth.depth_of), monodepth.loss_weights(config.depth)
+    terms = monodepth.make_terms(config.depth, depth.depth_of, pose.at_depth)
+    weights = monodepth.loss_weights(config.depth)
     optimisers = {'depth': (config.optim_depth, ('depth', 'pose'))}
     schedule = {**training.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
 
@@ -133,17 +154,17 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     def infer(state: TrainState, batch: Batch):
         nets = state.params, state.model_state
         disparities, seen, _ = look(*nets, batch['image'], batch['image_frames'], train=False)
-        return disparities[0], depth.depth_of, pose.motions(seen)
+        motions = pose.at_depth(pose.motions(seen), depth.depth_of(disparities[0]))
+        return disparities[0], depth.depth_of, motions
 
-    inputs = segmenter.train_input(config)._replace(
-        batch_size=config.depth.batch_size, batch_key='depth.batch_size', features=('image',)
-    )
+    inputs = video_input(config)
     return Stage(
         name='depth',
         num_steps=config.depth.num_steps,
         train_input=monodepth.with_frames(inputs, config),
         eval_input=monodepth.eval_input(config, spec),
-        streams=('tie_breaker',),
+        streams=(),
+        shared_streams=('tie_breaker',),
         init=init,
         train_step=training.make_train_step(loss_fn, optimisers, weights.__getitem__, **schedule),
         **monodepth.make_evaluation(config, spec, infer),
@@ -153,7 +174,7 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
 def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     """Trains the pose net alone, with the true depth in the warp: is motion learned?"""
     _, pose = make_depth_nets(config)
-    terms = monodepth.make_terms(config.depth, monodepth.inverse)
+    terms = monodepth.make_terms(config.depth, monodepth.inverse, pose.at_depth)
     weights = monodepth.loss_weights(config.depth)
     optimisers = {'pose': (config.optim_depth, ('pose',))}
     schedule = {**training.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
@@ -177,17 +198,17 @@ def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     def infer(state: TrainState, batch: Batch):
         outputs, _ = look(state.params, state.model_state, batch, train=False)
         disparity = monodepth.inverse(segmenter.to_image(batch['depth'], batch, fill=0))
-        return disparity, monodepth.inverse, pose.motions(outputs)
+        motions = pose.at_depth(pose.motions(outputs), monodepth.inverse(disparity))
+        return disparity, monodepth.inverse, motions
 
-    inputs = segmenter.train_input(config)._replace(
-        batch_size=config.depth.batch_size, batch_key='depth.batch_size', features=('image',)
-    )
+    inputs = video_input(config)
     return Stage(
         name='pose',
         num_steps=config.depth.num_steps,
         train_input=monodepth.with_frames(inputs, config, 'depth'),
         eval_input=monodepth.eval_input(config, spec),
-        streams=('tie_breaker',),
+        streams=(),
+        shared_streams=('tie_breaker',),
         init=init,
         train_step=training.make_train_step(loss_fn, optimisers, weights.__getitem__, **schedule),
         **monodepth.make_evaluation(config, spec, infer, truth=('pose',)),
@@ -301,11 +322,11 @@ def depth_map(disparity: Array, depth_of: Callable, kind: str) -> Array:
     return losses.normalised_depth(disparity if kind == 'disparity' else depth_of(disparity))
 
 
-GUIDED = {
+SHARPENED = {
     'holistic': losses.holistic_consistency,
     'per_class': losses.per_class_consistency,
-    'chen': losses.depth_edges_without_semantic_edges,
 }
+"""Regularisers that `geometry.sharpness` changes."""
 
 
 def make_regulariser(config: ml_collections.ConfigDict, depth_of: Callable) -> Callable:
@@ -317,8 +338,11 @@ def make_regulariser(config: ml_collections.ConfigDict, depth_of: Callable) -> C
         if geometry.regulariser == 'chen' and geometry.depth == 'multitask':
             classes = jnp.argmax(semantic_map(logits, size, 'logits'), -1)
             return losses.semantic_guided_smoothness(disparity, classes, weight)
-        edges = semantic_map(logits, size, geometry.of), depth_map(disparity, depth_of, geometry.map)
-        return GUIDED[geometry.regulariser](*edges, weight)
+        semantic = semantic_map(logits, size, geometry.of)
+        depth = depth_map(disparity, depth_of, geometry.map)
+        if geometry.regulariser == 'chen':
+            return losses.depth_edges_without_semantic_edges(semantic, depth, weight)
+        return SHARPENED[geometry.regulariser](semantic, depth, weight, geometry.sharpness)
 
     return regulariser
 
@@ -327,7 +351,8 @@ def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Tasks) -
     """(params, model_state, batch, keys) -> (terms, model_state, {}): the supervised terms, those of depth in multitask
     training, and the regulariser. A disparity from before is in batch['disparity']."""
     pixel_terms, regulariser = training.make_terms(config, spec), make_regulariser(config, tasks.depth_of)
-    video_terms = monodepth.make_terms(config.depth, tasks.depth_of)
+    at_depth = tasks.pose.at_depth if tasks.pose is not None else monodepth.as_predicted
+    video_terms = monodepth.make_terms(config.depth, tasks.depth_of, at_depth)
 
     def loss_fn(params, model_state, batch: Batch, keys: Keys):
         image, updates = batch['image'], dict(model_state)
@@ -408,7 +433,8 @@ def segmentation_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Sta
         num_steps=config.train.num_steps,
         train_input=inputs if tasks.pose is None else monodepth.with_frames(inputs, config),
         eval_input=segmenter.eval_input(config),
-        streams=('dropout', 'tie_breaker'),
+        streams=('dropout',),
+        shared_streams=('tie_breaker',),
         init=make_init(config, tasks),
         train_step=make_train_step(config, spec, tasks),
         monitor=('mIoU', 'max'),

@@ -69,18 +69,19 @@ def write_cityscapes(root, kind='labelIds', counts=(('train', 4), ('val', 2)), g
     return written
 
 
-def write_sequences(root):
-    """Official video: two snippets of five frames in one numbering with a gap, the third frame annotated."""
+def write_sequences(root, splits=('train',), frames=5, annotated=2):
+    """Official video: two snippets of `frames` frames in one numbering with a gap, the frame `annotated` labelled."""
     rng = np.random.default_rng(2)
     labels = {}
-    for first in (0, 100):
-        for frame in range(first, first + 5):
-            name = f'ulm_000003_{frame:06}'
-            save(root / 'leftImg8bit_sequence/train/ulm' / f'{name}_leftImg8bit.png', photo(rng))
-        name = f'ulm_000003_{first + 2:06}'
-        path = root / 'gtFine/train/ulm' / f'{name}_gtFine_labelIds.png'
+    for split, first in ((split, first) for split in splits for first in (0, 100)):
+        city = 'ulm' if split == 'train' else 'bonn'
+        for frame in range(first, first + frames):
+            name = f'{city}_000003_{frame:06}'
+            save(root / f'leftImg8bit_sequence/{split}/{city}' / f'{name}_leftImg8bit.png', photo(rng))
+        name = f'{city}_000003_{first + annotated:06}'
+        path = root / f'gtFine/{split}/{city}' / f'{name}_gtFine_labelIds.png'
         labels[name] = save(path, blocks(rng, range(34)))
-        camera = root / 'camera/train/ulm' / f'{name}_camera.json'
+        camera = root / f'camera/{split}/{city}' / f'{name}_camera.json'
         camera.parent.mkdir(parents=True, exist_ok=True)
         camera.write_text(json.dumps(CAMERA))
     return labels

@@ -21,7 +21,7 @@ LOGITS = RNG.normal(size=(B, H, W, C))
 PROBABILITIES = (np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)).astype(np.float32)
 CLASSES = RNG.integers(0, 2, (B, H, W))
 WEIGHT = np.array([1.0, 0.0, 0.5], np.float32)
-KEY = jax.random.key(0)
+KEYS = jax.random.split(jax.random.key(0), B)
 
 
 @functools.cache
@@ -162,16 +162,18 @@ def test_minimum_reprojection_takes_the_best_source_of_each_pixel():
 
 def test_auto_masking_lets_unwarped_sources_win():
     candidates = np.concatenate([mixture_by_hand(), mixture_by_hand(SOURCES)], 1)
-    got = minimum(TARGET, WARPED, WEIGHT, sources=SOURCES, key=KEY)
+    got = minimum(TARGET, WARPED, WEIGHT, sources=SOURCES, keys=KEYS)
     np.testing.assert_allclose(got, by_hand(candidates.min(1), np.ones((B, H, W))), atol=1e-4 * B * H * W)
     # Where no warp is valid they win as well, and the pixel counts.
     candidates[:, :N] = np.where(VALID, candidates[:, :N], np.inf)
-    got = minimum(TARGET, WARPED, WEIGHT, sources=SOURCES, key=KEY, valid=VALID)
+    got = minimum(TARGET, WARPED, WEIGHT, sources=SOURCES, keys=KEYS, valid=VALID)
     np.testing.assert_allclose(got, by_hand(candidates.min(1), np.ones((B, H, W))), atol=1e-4 * B * H * W)
 
 
 def test_no_gradient_comes_from_pixels_that_stand_still():
-    gradient = jax.jit(jax.grad(lambda warped, sources: minimum(TARGET, warped, WEIGHT, sources=sources, key=KEY).sum))
+    gradient = jax.jit(
+        jax.grad(lambda warped, sources: minimum(TARGET, warped, WEIGHT, sources=sources, keys=KEYS).sum)
+    )
     still = np.stack([TARGET, WARPED[:, 1]], 1)  # one source is the target itself: nothing moved
     np.testing.assert_array_equal(gradient(WARPED, still), 0)
     assert np.asarray(gradient(WARPED, 1 - np.round(TARGET)[:, None].repeat(N, 1))).any(-1)[0].mean() > 0.4
@@ -179,7 +181,12 @@ def test_no_gradient_comes_from_pixels_that_stand_still():
 
 def test_the_tie_breaker_deals_out_ties():
     # The warp changes nothing, so that min(pe, pe + 1e-5 N(0, 1)) lies below pe by 1e-5 times the mean of max(0, N).
-    drawn = np.array([minimum(TARGET, WARPED, WEIGHT, sources=WARPED, key=jax.random.key(k)).sum for k in range(8)])
+    drawn = np.array(
+        [
+            minimum(TARGET, WARPED, WEIGHT, sources=WARPED, keys=jax.random.split(jax.random.key(k), B)).sum
+            for k in range(8)
+        ]
+    )
     gap = minimum(TARGET, WARPED, WEIGHT).sum - drawn
     assert len(set(drawn.tolist())) > 1
     assert 0.5 < gap.mean() / (1e-5 / np.sqrt(2 * np.pi) * H * W * WEIGHT.sum()) < 1.5
@@ -256,6 +263,18 @@ def test_consistency_is_the_formula(loss, over_classes):
     (sx, sy), (dx, dy) = steps(PROBABILITIES), steps(DEPTH)
     expected = image_means(over_classes(sx, -1) * np.exp(-dx), over_classes(sy, -1) * np.exp(-dy))
     np.testing.assert_allclose(jitted(loss)(PROBABILITIES, DEPTH, WEIGHT), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('sharpness', [0.0, 0.5, 1.0, 20.0])
+@pytest.mark.parametrize(
+    'loss, over_classes', [(geometry.per_class_consistency, np.sum), (geometry.holistic_consistency, np.max)]
+)
+def test_sharpness_multiplies_the_steps_of_depth(loss, over_classes, sharpness):
+    (sx, sy), (dx, dy) = steps(PROBABILITIES), steps(DEPTH)
+    near_x, near_y = np.exp(-sharpness * dx), np.exp(-sharpness * dy)
+    expected = image_means(over_classes(sx, -1) * near_x, over_classes(sy, -1) * near_y)
+    found = jitted(loss)(PROBABILITIES, DEPTH, WEIGHT, sharpness)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 FROZEN = (

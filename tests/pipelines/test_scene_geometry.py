@@ -1,6 +1,7 @@
 """Scene geometry on numbers alone: which stages and nets a method has, what each loss reaches, devices, wrong input."""
 
 import dataclasses
+import re
 
 import flax.linen as nn
 import jax
@@ -10,12 +11,14 @@ import pytest
 from fakes import NUM_CLASSES, SPEC, eval_batches, train_batch
 
 from segjax import config as config_lib
-from segjax import config_file, driver, models, parallel, pipelines, rng, tables
+from segjax import config_file, driver, models, optim, parallel, pipelines, rng, tables
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
 from segjax.models import depth as depth_nets
 from segjax.models import pose as pose_nets
 from segjax.pipelines import scene_geometry
+from segjax.tables import plan
+from segjax.trees import named_leaves
 
 SPEC = dataclasses.replace(SPEC, features=('image', 'label', 'intrinsics', 'sequence', 'frame', 'name'))
 METHODS = {  # whose depth, regulariser, nets of the last stage, those that are trained
@@ -72,6 +75,8 @@ class TinyBoth(depth_nets.DepthAndSegmentation):
 
 
 class TinyPose(pose_nets.PoseCNN):
+    by_inverse_depth = False
+
     @nn.compact
     def __call__(self, target, sources, train: bool):
         both = jnp.concatenate([target[:, None] - sources, sources], -1)
@@ -177,6 +182,22 @@ def test_depth_alone_is_the_stage_before_the_proposal():
     assert set(states[0].params) == {'depth', 'pose'}
 
 
+def test_depth_learns_from_every_frame_and_segmentation_from_labelled_ones():
+    few = dict(data=dict(labelled_fraction=0.5))
+    first, second = stages_of(make_config('holistic', **few))
+    for inputs in (first.train_input, first.eval_input):
+        assert (inputs.examples, inputs.part) == ('all', (0.0, 1.0))
+    assert (second.train_input.examples, second.train_input.part) == ('labelled', (0.0, 0.5))
+    assert second.eval_input.examples == 'labelled'
+    (joint,) = stages_of(make_config('novosel', **few))
+    assert (joint.train_input.examples, joint.train_input.frames) == ('labelled', (-1, 1))
+
+
+@pytest.mark.parametrize('method', ['holistic', 'novosel', 'depth'])
+def test_noise_is_shared_over_devices(method):
+    assert all(stage.shared_streams == ('tie_breaker',) for stage in stages_of(make_config(method)))
+
+
 @pytest.fixture(scope='module')
 def pretrained():
     """(stages, state after a step of the first, state before and after one of the second, its metrics)"""
@@ -220,6 +241,22 @@ def test_no_gradient_reaches_the_depth_map():
     regulariser = scene_geometry.make_regulariser(make_config('chen_multitask'), lambda d: 1 / d)
     of_logits, of_depth = jax.grad(lambda y, d: regulariser(y, d, jnp.ones(2)).value(), (0, 1))(logits, disparity)
     assert np.abs(of_logits).max() == 0 and np.abs(of_depth).max() > 0
+
+
+@pytest.mark.parametrize('method, over_classes', [('holistic', np.max), ('per_class', np.sum)])
+def test_sharpness_multiplies_depth_edges(method, over_classes):
+    keys = jax.random.split(jax.random.key(0))
+    logits = jax.random.normal(keys[0], (2, 8, 9, 3))
+    disparity = jax.random.uniform(keys[1], (2, 8, 9)) + 0.1
+    config = make_config(method, geometry=dict(sharpness=7.0))
+    found = scene_geometry.make_regulariser(config, lambda d: 1 / d)(logits, disparity, jnp.ones(2)).value()
+    semantic, near = np.asarray(jax.nn.softmax(logits)), np.asarray(disparity)
+    near = near / near.mean((1, 2), keepdims=True)
+    expected = 0.0
+    for axis in (1, 2):
+        edges = over_classes(np.abs(np.diff(semantic, axis=axis)), -1)
+        expected += (edges * np.exp(-7 * np.abs(np.diff(near, axis=axis)))).mean()
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize('kind, reference', [('disparity', lambda d: d), ('depth', lambda d: 1 / d)])
@@ -387,6 +424,7 @@ def test_segmentation_is_scored_without_depth_and_shown_with_it(pretrained):
     'method, sections, words',
     [
         ('baseline', dict(geometry=dict(regulariser='holistic')), ["'holistic' with config.geometry.depth=none"]),
+        ('chen', dict(geometry=dict(sharpness=2.0)), ['config.geometry.sharpness', '2.0', 'holistic, per_class']),
         ('depth', dict(geometry=dict(regulariser='chen')), ['config.geometry.regulariser', 'alone']),
         ('holistic', dict(geometry=dict(regulariser='none')), ['config.geometry.regulariser', 'chen']),
         ('holistic', dict(augment=dict(crop=(36, 64))), ['config.augment.crop', 'multiples of 8']),
@@ -436,6 +474,43 @@ def test_methods_of_the_config(method):
     config_lib.validate(config)
     assert (config.geometry.depth, config.geometry.regulariser) == METHODS[method][:2]
     assert (config.model.name == 'depth_and_segmentation') == (method == 'klingner')
+
+
+def test_the_recipe_of_bisenet_is_that_of_its_authors():
+    config = config_file.load('configs/scene_geometry.py:')
+    assert (config.loss.name, config.loss.ohem_threshold, config.loss.ohem_min_kept) == ('ohem', 0.7, 1 / 16)
+    assert (config.optim.learning_rate, config.optim.weight_decay, config.loss.aux_weight) == (1e-2, 5e-4, 1.0)
+    net = models.bisenet.BiSeNet(NUM_CLASSES, width=0.0625)
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    params = jax.eval_shape(lambda: net.lazy_init(jax.random.key(0), image, train=False))['params']
+    (pattern, factor), *others = config.optim.factors
+    fast = {name for name in named_leaves({'segmenter': params}) if re.fullmatch(pattern, name)}
+    backbone = {name for name in named_leaves({'segmenter': params}) if '/resnet/' in name}
+    assert factor == 10 and not others and len(backbone) == 60
+    assert fast == set(named_leaves({'segmenter': params})) - backbone
+
+
+def test_the_recipe_of_klingner_has_class_weights_and_a_drop_of_the_rate():
+    config = config_file.load('configs/scene_geometry.py:method=klingner')
+    assert (config.loss.name, config.loss.class_weights, config.loss.weight_k) == ('cross_entropy', 'enet', 1.10)
+    for section in (config.optim, config.optim_depth):
+        rate = optim.schedule(section, 20)
+        np.testing.assert_allclose([rate(t) for t in (0, 14, 15, 19)], [1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-6)
+
+
+def test_the_table_trains_a_depth_net_once_for_each_seed(tmp_path):
+    made = plan.make_plan('configs/tables/scene_geometry_results.py', 'quick', str(tmp_path))
+    steps = {(job.row.key, job.seed): job.config.depth.num_steps for job in made.jobs}
+    depth = [job for job in made.jobs if job.config.geometry.depth in ('pretrained', 'alone')]
+    assert {job.row.key for job in depth} == {'depth', 'chen', 'per_class', 'holistic'}
+    for job in depth:
+        assert (steps[job.row.key, job.seed] > 0) == (job.row.key == 'depth')
+        if job.row.key != 'depth':
+            start = made.start(job)
+            assert start.row.key == 'depth' and start.seed == job.seed
+            assert start.config.depth_net == job.config.depth_net and start.config.pose_net == job.config.pose_net
+            assert job.config.init_from.path == str(start.folder)
+    assert 'depth' not in {row.key for row in made.table.shown}
 
 
 def test_a_clip_of_one_frame_is_refused_before_anything_compiles(tmp_path, monkeypatch):

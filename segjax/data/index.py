@@ -1,0 +1,132 @@
+"""Facts about every example of prepared records, and the choice of examples from these facts.
+
+The file `index.npz` of a records folder holds the facts. It has a few bytes for each example, so
+that a choice among a hundred thousand frames reads no frame.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from segjax.data.spec import IGNORE
+from segjax.errors import unknown_name
+
+FILE = 'index.npz'
+
+
+class Index(NamedTuple):
+    """Facts about the examples of a split, in their order.
+
+    labelled_pixels  [N] int64, pixels of the label that belong to a class
+    void_pixels      [N] int64, ignored pixels of the label
+    sequence         [N] str, clip of the example, '' for stills
+    frame            [N] int64, number of the example in its clip
+    """
+
+    labelled_pixels: np.ndarray
+    void_pixels: np.ndarray
+    sequence: np.ndarray
+    frame: np.ndarray
+
+
+class Fact(NamedTuple):
+    """A row of an `Index`."""
+
+    labelled_pixels: int
+    void_pixels: int
+    sequence: str
+    frame: int
+
+
+def fact(histogram: np.ndarray, example: Mapping[str, Any]) -> Fact:
+    """Returns the facts about an example.
+
+    Args:
+      histogram: [256] pixels of each train id in its label.
+      example: the features that the records keep of it.
+    """
+    void = int(histogram[IGNORE])
+    return Fact(int(histogram.sum()) - void, void, example.get('sequence', ''), int(example.get('frame', 0)))
+
+
+def of_facts(facts: Iterable[Fact]) -> Index:
+    """Builds the index of a split from the facts of its examples, in order."""
+    labelled, void, sequence, frame = zip(*facts, strict=True)
+    return Index(np.array(labelled, np.int64), np.array(void, np.int64), np.array(sequence), np.array(frame, np.int64))
+
+
+def save(folder: pathlib.Path, splits: Mapping[str, Index]) -> None:
+    """Writes the index of every split. The file appears when it is complete."""
+    arrays = {f'{split}/{name}': values for split, of in splits.items() for name, values in of._asdict().items()}
+    partial = folder / f'partial_{FILE}'
+    np.savez_compressed(partial, **arrays)
+    partial.rename(folder / FILE)
+
+
+def load(folder: pathlib.Path, split: str) -> Index:
+    """Reads the index of a split: 'train', 'val[:10%]' or 'train+val'.
+
+    Raises:
+      ValueError: a malformed split.
+    """
+    splits = tfds.builder_from_directory(folder).info.splits
+    slices = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
+    indices = [_of_split(folder, part.splitname) for part in slices]
+    columns = zip(
+        *([column[part.from_ : part.to] for column in of] for part, of in zip(slices, indices, strict=True)),
+        strict=True,
+    )
+    return Index(*map(np.concatenate, columns))
+
+
+@functools.lru_cache(maxsize=16)
+def _of_split(folder: pathlib.Path, split: str) -> Index:
+    """Reads the whole index of a plain split, once: records do not change."""
+    with np.load(folder / FILE) as arrays:
+        return Index(*(arrays[f'{split}/{name}'] for name in Index._fields))
+
+
+# --- the choice -------------------------------------------------------------------------------------------------------
+
+
+def is_labelled(index: Index) -> np.ndarray:
+    """Returns which examples have a labelled pixel, bool [N]."""
+    return index.labelled_pixels > 0
+
+
+CHOICES = {'all': lambda index: np.ones(len(index.frame), bool), 'labelled': is_labelled}
+"""{value of `Input.examples`: index -> which examples it names, bool [N]}"""
+
+
+def positions(index: Index, examples: str) -> np.ndarray:
+    """Returns the positions in the split of the chosen examples, ascending.
+
+    Args:
+      index: of the split.
+      examples: `Input.examples`.
+
+    Raises:
+      InputError: an unknown choice.
+    """
+    if examples not in CHOICES:
+        raise unknown_name('examples of an input', examples, CHOICES)
+    return np.flatnonzero(CHOICES[examples](index))
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Some examples of a source, in the order of `indices`. May be pickled if the source may."""
+
+    source: Sequence
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, i: int) -> Mapping[str, Any]:
+        return self.source[self.indices[i]]
