@@ -32,7 +32,11 @@ def traced(monkeypatch):
         return spmd(self, counted, **options)
 
     one_device = parallel.topology('pmap', 1)  # compiles in half the time
-    monkeypatch.setattr(parallel, 'topology', lambda mode: dataclasses.replace(one_device, mode=mode))
+
+    def topology(mode, options=()):
+        return dataclasses.replace(one_device, mode=mode, options=options)
+
+    monkeypatch.setattr(parallel, 'topology', topology)
     monkeypatch.setattr(parallel.Topology, 'spmd', counting)
     return found
 

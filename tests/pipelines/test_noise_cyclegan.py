@@ -472,7 +472,11 @@ def test_first_stage_is_the_same_on_eight_devices():
 def one_device(monkeypatch):
     """Runs of the driver on the first device: they compile in a fraction of the time."""
     first = parallel.topology('pmap', 1)
-    monkeypatch.setattr(parallel, 'topology', lambda mode: dataclasses.replace(first, mode=mode))
+
+    def topology(mode, options=()):
+        return dataclasses.replace(first, mode=mode, options=options)
+
+    monkeypatch.setattr(parallel, 'topology', topology)
 
 
 def smoke_config(num_steps):
