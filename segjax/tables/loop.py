@@ -3,7 +3,7 @@
 from segjax import health, logs, parallel
 from segjax.tables.numbers import Measured, measure
 from segjax.tables.page import page
-from segjax.tables.plan import Plan
+from segjax.tables.plan import Plan, check_folder
 from segjax.tables.runs import has_finished, to_be_run, train
 from segjax.tables.speed import time_rows
 from segjax.tables.text import as_json, claims_csv_text, csv_text, markdown, terminal_text
@@ -19,6 +19,7 @@ def run(plan: Plan) -> None:
 
     Raises:
       health.Preempted: told to stop; the same command goes on.
+      InputError: a run began from a start that has been trained anew since.
     """
     if plan.added and parallel.is_main():
         print(f'also trained, because chosen rows begin from them: {", ".join(plan.added)}', flush=True)
@@ -33,6 +34,7 @@ def run(plan: Plan) -> None:
                 if parallel.is_main():
                     print(f'[{number}/{len(plan.todo)}] {job.name} cannot begin: {start.name} diverged', flush=True)
                 continue
+            check_folder(job)  # its start may have been trained anew by now
             if parallel.is_main():
                 print(f'[{number}/{len(plan.todo)}] {job.name}', flush=True)
             train(job, stop)

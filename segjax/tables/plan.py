@@ -105,7 +105,7 @@ def make_plan(
             jobs.append(Job(row, seed, config, folder / row.key / f'seed_{seed}'))
     todo = tuple(job for job in jobs if job.row.key in needed)
     for job in jobs:
-        _check_folder(job)
+        check_folder(job)
     command = _command(path, scale, folder, seeds, assignments, overrides)
     added = tuple(row.key for row in content.rows if row.key in needed - chosen)
     return Plan(content, scale, size, numbers, folder, command, tuple(jobs), todo, added)
@@ -257,8 +257,11 @@ def differences(job: Job, stored: Mapping[str, Any], free: Collection[str] = con
     return found or starts.differences(job.row, job.config, job.folder, stored)
 
 
-def _check_folder(job: Job) -> None:
-    """Results of another config are not written over. The driver says so too, but the last row is hours away."""
+def check_folder(job: Job) -> None:
+    """Raises InputError for a run folder of another config or of another start: nothing is written over.
+
+    The driver refuses another config too, but the last row is hours away.
+    """
     stored = job.folder / driver.CONFIG
     kept = (job.folder / driver.SCORES).exists() or origin.has_begun(job.folder)
     if not kept or not stored.exists():

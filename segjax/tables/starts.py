@@ -42,7 +42,8 @@ def differences(
     """Returns what differs between the start of a finished run and the start that its row wants now.
 
     A file of weights, or a run folder, is known by the digest of its arrays: it may have moved. If the digest cannot
-    be computed any more, the path decides. A row with `after` is known by the row that it begins from.
+    be computed any more, the path decides. A row with `after` is known by the row that it begins from, and by the
+    digest of that row's run, which may have been trained anew.
 
     Args:
       row: of the table.
@@ -69,9 +70,13 @@ def _same_parameters(row: Row, old: str, known: str, new: Mapping[str, Any]) -> 
         return old == new['path']
     if row.after:
         tail = -2 - row.after.count('/')  # row, seed and perhaps stage: the folder of the table may have moved
-        return pathlib.Path(old).parts[tail:] == pathlib.Path(new['path']).parts[tail:]
+        same_place = pathlib.Path(old).parts[tail:] == pathlib.Path(new['path']).parts[tail:]
+    else:
+        same_place = _absolute(old) == _absolute(new['path'])
     now = digest(new['path'], new['source'])
-    return now == known if now and known else _absolute(old) == _absolute(new['path'])
+    if not now or not known:
+        return same_place
+    return now == known and (same_place or not row.after)
 
 
 def _absolute(path: str) -> pathlib.Path:

@@ -1,6 +1,7 @@
 """What rows begin from is part of what they are."""
 
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from paper_table import FILE, RESULTS, runs, start
 
 from segjax import driver, logs, origin, pretrained
 from segjax.errors import InputError
+from segjax.tables import starts
 
 
 @pytest.fixture
@@ -109,6 +111,32 @@ def test_a_table_that_moved_is_the_same_table(table_file, begun, monkeypatch):
     table_file.write_text(AFTER.replace("after='strong'", "after='base'"))
     with pytest.raises(InputError, match=r'thin/seed_0\n.*init_from.path: .*strong/seed_0.*now .*base/seed_0'):
         start(table_file, 'elsewhere', seeds='0')
+
+
+def test_a_row_whose_start_was_trained_anew_is_another_row(table_file, begun, monkeypatch):
+    table_file.write_text(AFTER)
+    learned = {'params': {'w': np.ones(3)}, 'model_state': {}}
+
+    def read(path):
+        if not pathlib.Path(path).exists():
+            raise InputError('config.init_from.path', got=path, expected='a run folder')
+        return learned
+
+    monkeypatch.setattr(origin, 'reader', lambda init_from: lambda: read(init_from.path))
+    start(table_file, seeds='0')
+    shutil.rmtree('runs/strong')
+    begun.clear()
+    start(table_file, seeds='0')  # the same parameters again
+    assert runs(begun) == [('strong', 0)]
+    shutil.rmtree('runs/strong')
+    begun.clear()
+    learned['params']['w'] = np.zeros(3)
+    monkeypatch.setattr(starts, '_digest', starts._digest.__wrapped__)  # files do not change here, their content does
+    for _ in range(2):  # after the start has been trained, and before anything is trained
+        with pytest.raises(InputError, match=r'thin/seed_0\n.*init_from.path: .*strong/seed_0 \(\w+\)'):
+            start(table_file, seeds='0')
+        assert runs(begun) == [('strong', 0)]
+        assert pathlib.Path('runs/thin/seed_0/scores.json').exists()
 
 
 def test_facts_name_the_starts_and_claims_between_other_starts_say_so(table_file, begun, weights):
