@@ -17,11 +17,18 @@ from segjax.errors import InputError, unknown_name
 
 
 class Field(NamedTuple):
-    """One config key: its default, what it means, and `check(value) -> complaint or None`."""
+    """Describes one config key.
+
+    default  value that a config file starts with
+    doc      meaning of the key
+    check    value -> complaint or None
+    before   what runs did that are older than the key; None: the default
+    """
 
     default: Any
     doc: str
     check: Callable[[Any], str | None] = lambda value: None
+    before: Any = None
 
 
 def one_of(*names: str) -> Callable[[Any], str | None]:
@@ -484,15 +491,24 @@ def from_json(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
     return config
 
 
+def _before(entry: Field | Choice | Mapping[str, Any]) -> Any:
+    """Returns the value of a key, or of a section, in runs that are older than it."""
+    if isinstance(entry, Choice):
+        return _defaults(entry)
+    if isinstance(entry, Field):
+        return entry.default if entry.before is None else entry.before
+    return {key: _before(inner) for key, inner in entry.items()}
+
+
 def _completed(stored: Mapping[str, Any], schema: Mapping[str, Any] | Choice | None = None) -> dict[str, Any]:
-    """A stored config with the defaults of the keys that are younger than it."""
+    """Returns a stored config, completed by what it did before keys that are younger than it existed."""
     schema = schema_of(stored['pipeline']) if schema is None else schema
     if isinstance(schema, Choice):
         schema = schema.options.get(stored['name'], {})
     completed = dict(stored)
     for key, entry in schema.items():
         if key not in stored:
-            completed[key] = entry.default if isinstance(entry, Field) else _defaults(entry)
+            completed[key] = _before(entry)
         elif not isinstance(entry, Field):
             completed[key] = _completed(stored[key], entry)
     return completed

@@ -21,6 +21,23 @@ def test_defaults_pass_and_survive_json(config):
     assert config_lib.from_json(stored) == config
 
 
+@pytest.mark.parametrize(
+    'pipeline, key, before',
+    [('noise_cyclegan', 'cycle.latent_gain', 1.0), ('learned_dilation', 'dilation.gate', 'batch')],
+)
+def test_a_run_that_is_older_than_a_key_stays_what_it_was(pipeline, key, before):
+    config = config_lib.defaults(pipeline)
+    section, name = key.split('.')
+    old = config_lib.to_json(config)
+    del old[section][name]
+    assert config_lib.from_json(old)[section][name] == before
+    now = config[section][name]
+    assert config_lib.differences(old, config_lib.to_json(config)) == [f'{key}: {before!r}, now {now!r}']
+    with config.unlocked():
+        config[section][name] = before
+    assert config_lib.differences(old, config_lib.to_json(config)) == []
+
+
 def test_unknown_key_is_refused_where_it_is_written(config):
     with pytest.raises(AttributeError, match='learning_rat'):
         config.optim.learning_rat = 1.0

@@ -97,6 +97,7 @@ SCHEMA = {
             'Where gradients that lead a factor further out of its range are dropped: '
             "in each image ('image', the authors' rule) or in their sum over the batch ('batch', ours)",
             one_of(*dilated.GATES),
+            before='batch',
         ),
         'forms': Field('fast', 'of the convolutions, see ops/dilated.py', one_of(*ops.FORMS)),
         'bins': Field(24, 'bars of a histogram', at_least(1)),

@@ -73,6 +73,7 @@ SCHEMA = {
             0.125,
             'Factor on the logits in the latent; 1/8 with tanh gives the published signal-to-noise ratios.',
             above(0),
+            before=1.0,
         ),
         'painter_input': Field('logits', 'Input of the painter in the forward cycle.', one_of('logits', 'softmax')),
         'pool_size': Field(50, 'Synthetic images kept for the discriminator; 0 keeps only the newest.', at_least(0)),
