@@ -100,6 +100,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
     run = Run(config, data, folder, topology, source)
     if use == 'train' and not origin.has_begun(folder):
         origin.check(run, stages)
+        _check_evaluation(run, stages)
         for warning in advice.before_training(config, data.spec):
             if parallel.is_main():
                 print(warning, flush=True)
@@ -114,6 +115,24 @@ def _check_parts(inputs: Input, data: data_lib.Prepared) -> None:
         if first >= last:
             share = f'{one.part[0]:g} to {one.part[1]:g} of the {whole} examples of split {one.split!r}: none'
             raise InputError('config.data.labelled_fraction', got=share, expected='at least one example in each part')
+
+
+def _check_evaluation(run: Run, stages: tuple[Stage, ...]) -> None:
+    """Traces the evaluation of every stage, which otherwise happens after the first steps.
+
+    Raises:
+      InputError: images or crops of a size that a net does not take.
+    """
+    earlier = {}
+    for stage in stages:
+        earlier[stage.name] = origin.abstract_state(run, stage, earlier)
+        inputs = stage.eval_input
+        source = run.data.open_input(inputs)
+        example = loader.examples(source, [0], inputs, run.spec.split(inputs.split).max_size)
+        rows = max(1, inputs.batch_size // run.topology.count)
+        batch = {key: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for key, x in example.items()}
+        keys = _keys(stage, root_key(run, stage, 'evaluate'), 0, 0, 0)
+        jax.eval_shape(stage.eval_step, earlier[stage.name], batch, keys)
 
 
 def train(config: ml_collections.ConfigDict, workdir: str, stop: health.StopSignal | None = None) -> dict[str, Scores]:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import toy_run
 
-from segjax import checkpoints, driver, evaluation, health, origin, trees
+from segjax import checkpoints, config_file, driver, evaluation, health, origin, trees
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import Input
@@ -377,6 +377,15 @@ def test_checks_come_before_compilation(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, 'jit', lambda *a, **k: pytest.fail('compiled before the input was checked'))
     with pytest.raises(InputError, match='multiple of 8'):
         driver.train(toy_run.make_config(train=dict(batch_size=12)), str(tmp_path))
+
+
+@pytest.mark.parametrize('key, size', [('data.eval_size', '(33, 65)'), ('evaluate.crop', '(30, 60)')])
+def test_images_that_the_net_does_not_take_in_evaluation_are_refused_before_training(tmp_path, monkeypatch, key, size):
+    monkeypatch.setattr(driver, 'train_stage', lambda *args: pytest.fail('trained before the evaluation was checked'))
+    config = config_file.load('configs/supervised.py:smoke')
+    config_file.assign(config, [config_file.Assignment(key, size)])
+    with pytest.raises(InputError, match='erfnet: input'):
+        driver.train(config, str(tmp_path))
 
 
 @pytest.mark.parametrize('broken', ['photo', 'sketch', None])

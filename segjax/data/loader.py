@@ -135,7 +135,8 @@ def eval_batches(
 def examples(
     source: Sequence, indices: Sequence[int], inputs: Input, max_size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """The chosen examples as one batch in the form of `eval_batches`."""
+    """Returns the chosen examples as one batch in the form of `eval_batches`."""
+    _check_not_empty(source, inputs)
     load = _EvalExample(source, inputs, tuple(max_size))
     return _stack([load(int(index)) for index in indices])
 
