@@ -179,7 +179,7 @@ def test_crops_decide_as_prediction_of_the_same_tiles_does():
 
     config = make_config(eval_size=(24, 40))
     config_lib.update(
-        config, evaluate=dict(crop=(12, 20), stride=0.5), predict=dict(tile=(12, 20), overlap=0.5, batch_size=1)
+        config, evaluate=dict(crop=(12, 20), stride=0.75), predict=dict(tile=(12, 20), overlap=0.25, batch_size=1)
     )
     spec = dataclasses.replace(SPEC, max_size={'train': (44, 70), 'val': (44, 70)})
     plan = predict.make_plan(config, spec)

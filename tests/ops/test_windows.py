@@ -18,13 +18,17 @@ def make_images():
 
 
 def net_of_places(xp):
-    """A net whose values depend on the place in the window, so that every weight shows."""
+    """A net whose values depend on the place in the window and on its other pixels.
+
+    Every weight shows, and so does what continues an image that is smaller than a window.
+    """
     rows, columns = np.arange(TILE[0])[:, None, None], np.arange(TILE[1])[:, None]
     ramp = (rows * 3 + columns * 5).astype(np.float32)
 
     def net(image):
         x = xp.asarray(image, np.float32) / 255
-        return xp.concatenate([x * ramp, x[..., :1] + ramp], -1)
+        seen_around = x[..., :1] + x[..., 1:2].mean((-3, -2), keepdims=True)
+        return xp.concatenate([x * ramp, seen_around + ramp], -1)
 
     return net
 
