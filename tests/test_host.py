@@ -92,7 +92,9 @@ def test_a_step_with_options_is_traced_once(mode):
     step = topology.spmd(step, num_args=2, donate=(0,))
     state = topology.put_replicated({'sum': np.float32(0)})
     for _ in range(3):
-        state = jax.block_until_ready(step(state, topology.put_batch({'x': np.ones(4, np.float32)})))
+        before = state
+        state = jax.block_until_ready(step(before, topology.put_batch({'x': np.ones(4, np.float32)})))
+        assert before['sum'].is_deleted(), 'its memory is free for the new state'
     assert len(traces) == 1 and state['sum'] == 12
 
 

@@ -225,6 +225,8 @@ def test_a_step_is_traced_once(mode, devices):
     step = topology.spmd(step, num_args=2, donate=(0,))
     state = topology.put_replicated({'sum': np.float32(0), 'step': np.int32(0)})
     for _ in range(3):
-        state = jax.block_until_ready(step(state, topology.put_batch({'x': np.ones(4, np.float32)})))
+        before = state
+        state = jax.block_until_ready(step(before, topology.put_batch({'x': np.ones(4, np.float32)})))
+        assert before['sum'].is_deleted(), 'its memory is free for the new state'
     assert len(traces) == 1
     assert state['sum'] == 12 and state['step'] == 3
