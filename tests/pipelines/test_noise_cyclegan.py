@@ -440,6 +440,17 @@ def steps_in_float64(devices, mode):
         return state, history
 
 
+def test_micro_batches_see_the_noise_of_the_whole_batch():
+    """The measured ratio of Gaussian noise depends on the numbers drawn, and not on the latent."""
+    ratios = []
+    for accumulate in (1, 4):
+        config = make_config(train=dict(accumulate=accumulate), noise=dict(name='gaussian', snr=7.38))
+        _, _, (metrics,) = run_steps(config, batch=small_batch())
+        ratios.append(metrics['SNR'])
+    assert ratios[0] != pytest.approx(7.38, abs=1e-4), 'the numbers show'
+    assert ratios[1] == pytest.approx(ratios[0], abs=2e-6)
+
+
 @pytest.mark.parametrize('devices, mode', [(8, 'pmap'), (2, 'shard_map')])
 def test_steps_are_the_same_on_any_number_of_devices(exact_steps, devices, mode):
     expected, expected_history = exact_steps
