@@ -78,7 +78,7 @@ def average(
       overlap: smallest share of a window in common with the next.
 
     Returns:
-      [B, H, W, C]; only the part inside `size` has a meaning.
+      [B, H, W, C], float32 at least; only the part inside `size` has a meaning.
     """
     batch, height, width = image.shape[:3]
     rows = cut_axis(size[:, 0], height, tile[0], overlap)
@@ -102,7 +102,8 @@ def average(
     tile_batch = jax.ShapeDtypeStruct((batch, *tile, *image.shape[3:]), image.dtype)
     values = jax.eval_shape(predict, tile_batch)
     padded = (max(height, tile[0]), max(width, tile[1]))
-    canvas = jnp.zeros((batch, *padded, values.shape[-1]), values.dtype)
+    dtype = jnp.promote_types(values.dtype, jnp.float32)  # of sums of weighted values
+    canvas = jnp.zeros((batch, *padded, values.shape[-1]), dtype)
     numbers = [jnp.arange(axis.starts.shape[1]) for axis in (rows, columns)]
     every_window = tuple(grid.ravel() for grid in jnp.meshgrid(*numbers, indexing='ij'))
     canvas, _ = lax.scan(add, canvas, every_window)

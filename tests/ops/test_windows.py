@@ -92,6 +92,16 @@ def test_a_net_that_looks_at_single_pixels_sees_what_it_sees_in_the_whole_image(
         np.testing.assert_allclose(average[:height, :width], expected[:height, :width], atol=2e-6)
 
 
+def test_values_of_a_short_type_are_summed_in_float32():
+    def net(image):
+        return image.astype(jnp.bfloat16)  # holds all numbers of uint8
+
+    found = seen(net)
+    assert found.dtype == np.float32
+    for average, image, (height, width) in zip(found, make_images(), SIZES, strict=True):
+        np.testing.assert_allclose(average[:height, :width], image[:height, :width], rtol=1e-5)
+
+
 @pytest.mark.parametrize('lengths, expected', [([1024, 713, 900], [0, 311]), ([2048], [0, 445, 890, 1335])])
 def test_a_street_scene_in_published_crops_is_eight_windows(lengths, expected):
     """PSPNet's crops of 713 pixels at two thirds: ceil((1024 - 713) / 476) + 1 rows, ceil((2048 - 713) / 476) + 1."""
