@@ -210,7 +210,7 @@ def _write(dataset: Dataset, listings: Mapping[str, Sequence[Item]], folder: pat
 
 def _complete(folder: pathlib.Path) -> None:
     """Adds the index to records that were written without it."""
-    logging.warning('%s: these records have no index; every label is read once to make it', folder)
+    print(f'{folder}: these records have no index; every label is read once to make it', flush=True)
     info = tfds.builder_from_directory(folder).info
     features = ['label', *(feature for feature in ('sequence', 'frame') if feature in info.features)]
     indices = {}

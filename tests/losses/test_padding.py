@@ -21,7 +21,8 @@ WEIGHT = np.array([1.0, 0.0, 0.5], np.float32)
 
 
 def auto_masked(target, warped, weight):
-    return geometry.minimum_reprojection(target, warped, weight, sources=warped[:, ::-1], key=jax.random.key(0))
+    keys = jax.random.split(jax.random.key(0), len(weight))
+    return geometry.minimum_reprojection(target, warped, weight, sources=warped[:, ::-1], keys=keys)
 
 
 def smoothed(logits, label, weight):

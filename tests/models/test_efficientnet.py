@@ -234,7 +234,8 @@ def test_every_batch_norm_sums_over_devices_unless_frozen(shallow):
         )
         return str(jax.make_jaxpr(run, axis_env=[('data', 8)])(variables, jnp.zeros((1, 32, 32, 3)))).count('= psum')
 
-    assert reductions(train=True) == 2 + 2 + 3 * 2  # stem and head, the first block, two others
+    norms = 2 + 2 + 3 * 2  # stem and head, the first block, two others
+    assert reductions(train=True) == 2 * norms  # the mean, then the deviations from it
     assert reductions(train=False) == 0
     assert reductions(train=True, frozen_norm=True) == 0
 

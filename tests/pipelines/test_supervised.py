@@ -81,7 +81,8 @@ def exact_step():
 def test_a_step_is_the_same_on_any_number_of_devices(exact_step, devices, mode):
     start, expected, expected_losses = exact_step
     state, losses = steps_in_float64(1, devices, mode)
-    np.testing.assert_allclose(losses, expected_losses, rtol=1e-6)
+    # Logits and losses are float32, and a device adds up to 4,096 pixels one after another.
+    np.testing.assert_allclose(losses, expected_losses, rtol=2e-6)
     moved, expected_move = (jax.tree.map(np.subtract, s.params, start.params) for s in (state, expected))
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(moved), jax.tree.leaves(expected_move)):
         # What a parameter moved is its gradient times the learning rate, up to the rounding of the parameter itself.
