@@ -3,11 +3,13 @@
 The doctor prints them, and so does a run before its first step.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import ml_collections
 
 from segjax.data.spec import DataSpec
+from segjax.protocol import Stage
 
 
 class Advice(NamedTuple):
@@ -21,10 +23,19 @@ class Advice(NamedTuple):
         return f'warning: {self.where}\n    {self.message}\n    fix: {self.fix}'
 
 
-def before_training(config: ml_collections.ConfigDict, spec: DataSpec) -> list[Advice]:
+def before_training(config: ml_collections.ConfigDict, spec: DataSpec, stages: Sequence[Stage]) -> list[Advice]:
     """Returns all advice for a run that begins."""
     size = spec.split(config.data.train_split).max_size
-    return without_start(config) + stretched(config, size)
+    return without_start(config) + untrained(config, stages) + stretched(config, size)
+
+
+def untrained(config: ml_collections.ConfigDict, stages: Sequence[Stage]) -> list[Advice]:
+    """Warns of stages that have no steps and no start: their nets keep random parameters."""
+    if config.init_from.path:
+        return []
+    message = 'empty, and stage {!r} has 0 steps: its nets keep their random parameters'
+    fix = '--config.init_from.path=RUN with the folder of a run that trained them, or steps for that stage'
+    return [Advice('config.init_from.path', message.format(stage.name), fix) for stage in stages if not stage.num_steps]
 
 
 def without_start(config: ml_collections.ConfigDict) -> list[Advice]:

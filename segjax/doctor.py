@@ -210,11 +210,11 @@ def _config_against_data(config: Any, splits: Mapping[str, SplitSummary]) -> lis
 
 
 def _net_against_config(config: Any, dataset: Dataset, splits: Mapping[str, SplitSummary]) -> list[Finding]:
-    """Whether the pipeline can be built and its first stage's shapes fit together; nothing is computed or compiled."""
+    """Builds the pipeline and traces the initial state of every stage; nothing is computed or compiled."""
     spec = DataSpec(
         name=dataset.name,
         classes=dataset.classes,
-        features=(),
+        features=dataset.features(item for split in splits.values() for item in split.items),
         num_examples={name: len(split.items) for name, split in splits.items()},
         max_size={name: tuple(np.max(list(split.sizes), axis=0).tolist()) for name, split in splits.items()},
         class_pixels={name: tuple(split.counts[: dataset.classes.num_classes]) for name, split in splits.items()},
@@ -222,15 +222,22 @@ def _net_against_config(config: Any, dataset: Dataset, splits: Mapping[str, Spli
         num_unlabelled={name: sum(split.sizes.values()) - split.num_labelled for name, split in splits.items()},
     )
     try:
-        stage, *_ = pipelines.load(config.pipeline).make_stages(config, spec)
-        inputs = stage.train_input or stage.eval_input
-        jax.eval_shape(stage.init, jax.random.key(0), loader.zeros(inputs, 1), {})
+        stages = pipelines.load(config.pipeline).make_stages(config, spec)
+        earlier = {}
+        for stage in stages:
+            batch = loader.zeros(stage.train_input or stage.eval_input, 1)
+            earlier[stage.name] = jax.eval_shape(stage.init, jax.random.key(0), batch, dict(earlier))
     except InputError as error:
         return [_from_error(error)]
+    return [Finding('warning', *one) for one in advice.untrained(config, stages)] + _memory(config, spec)
+
+
+def _memory(config: Any, spec: DataSpec) -> list[Finding]:
+    """Warns of an evaluation whose logits take gigabytes."""
     at_label = config.evaluate.resolution == 'label'
     max_size = spec.split(config.data.eval_split).max_size
     height, width = max_size if at_label else config.data.eval_size
-    gigabytes = config.evaluate.batch_size * height * width * dataset.classes.num_classes * 4 / 1e9
+    gigabytes = config.evaluate.batch_size * height * width * spec.classes.num_classes * 4 / 1e9
     if gigabytes < 4:
         return []
     message = f'the logits of a batch of {height}x{width} labels take {gigabytes:.0f} GB'

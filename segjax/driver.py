@@ -101,7 +101,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
     if use == 'train' and not origin.has_begun(folder):
         origin.check(run, stages)
         _check_evaluation(run, stages)
-        for warning in advice.before_training(config, data.spec):
+        for warning in advice.before_training(config, data.spec, stages):
             if parallel.is_main():
                 print(warning, flush=True)
     return run, stages

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segjax import charts, logs, web
+from segjax import charts, checkpoints, logs, web
 from segjax.charts import Reference, Series
 from segjax.data.spec import DataSpec
 from segjax.scores import PER_CLASS, ScoreParts, format_score, is_share, split_scores, table_columns
@@ -87,6 +87,7 @@ class RunFiles(NamedTuple):
     environment: dict[str, Any]
     spec: DataSpec | None
     stages: list[StageFiles]
+    planned: dict[str, int]  # steps by stage
 
 
 def _optional(read: Callable, path: pathlib.Path, default: Any) -> Any:
@@ -109,7 +110,9 @@ def _read_run(workdir: pathlib.Path, spec: DataSpec | None) -> RunFiles:
 
     stages = [_read_stage(f) for f in sorted(folders, key=position)]
     config, environment = (_optional(logs.read_json, workdir / f'{n}.json', {}) for n in ('config', 'environment'))
-    return RunFiles(workdir, config, environment, spec, [s for s in stages if any(s[1:])])
+    start = _optional(logs.read_json, workdir / checkpoints.START, {})
+    planned = dict(zip(start.get('stages', ()), start.get('steps', ())))
+    return RunFiles(workdir, config, environment, spec, [s for s in stages if any(s[1:])], planned)
 
 
 def _read_stage(folder: pathlib.Path) -> StageFiles:
@@ -185,9 +188,10 @@ def _header(run: RunFiles, title: str) -> str:
         facts.append(f'seed {run.config["seed"]}')
     for stage in run.stages:
         prefix = f'{stage.name}: ' if len(run.stages) > 1 else ''
-        step, planned = _last_step(stage), _setting(run.config, 'train.num_steps')
-        if len(run.stages) == 1 and planned and step < planned:
-            facts.append(f'stopped at step {step:,d} of {planned:,d}')
+        step = _last_step(stage)
+        planned = run.planned.get(stage.name, 0)
+        if step < planned:
+            facts.append(f'{prefix}stopped at step {step:,d} of {planned:,d}')
         elif step:
             facts.append(f'{prefix}{step:,d} steps')
     facts.append('written ' + time.strftime('%Y-%m-%d %H:%M'))

@@ -6,6 +6,7 @@ import pytest
 
 from segjax import advice, config_file, doctor
 from segjax import config as config_lib
+from segjax.protocol import Stage
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SIZES = {'cityscapes': (1024, 2048), 'cityscapes_video': (1024, 2048), 'camvid': (360, 480)}
@@ -52,7 +53,7 @@ def experiments():
             yield f'{path}:{variant}'
 
 
-@pytest.mark.parametrize('experiment', experiments(), ids=lambda one: one.rpartition('/')[2])
+@pytest.mark.parametrize('experiment', list(experiments()), ids=lambda one: one.rpartition('/')[2])
 def test_shipped_configs_keep_the_aspect_of_their_images(experiment):
     config = config_file.load(experiment)
     size = SIZES.get(config.data.name, tuple(config.data.world.size))
@@ -74,6 +75,27 @@ def test_a_published_start_is_missed(net):
 def test_small_experiments_from_scratch_miss_nothing():
     for variant in ('quick', 'smoke', 'camvid_quick'):
         assert advice.without_start(config_file.load(f'{REPOSITORY}/configs/learned_dilation.py:{variant}')) == []
+
+
+@pytest.mark.parametrize('steps, path, named', [(0, '', ['depth']), (0, 'runs/depth', []), (5, '', [])])
+def test_a_stage_without_steps_and_start_keeps_random_parameters(steps, path, named):
+    config = config_lib.defaults('supervised')
+    config.init_from.path = path
+    stages = [Stage('depth', steps, *[None] * 8), Stage('segmentation', 3, *[None] * 8)]
+    found = advice.untrained(config, stages)
+    assert [one.message.split("'")[1] for one in found] == named
+
+
+@pytest.mark.parametrize('method', ['holistic', 'depth', 'pose', 'klingner', 'chen_multitask', 'novosel', 'baseline'])
+def test_the_doctor_finds_nothing_in_configs_of_scene_geometry(method):
+    config = config_file.load(f'{REPOSITORY}/configs/scene_geometry.py:smoke,method={method}')
+    assert [one for one in doctor.diagnose(config) if one.severity == 'error'] == []
+
+
+def test_the_doctor_says_that_a_depth_net_is_random():
+    config = config_file.load(f'{REPOSITORY}/configs/scene_geometry.py:smoke')
+    config.depth.num_steps = 0
+    assert any("stage 'depth' has 0 steps" in one.message for one in doctor.diagnose(config))
 
 
 def test_the_doctor_says_so_on_real_images(real_data):

@@ -238,13 +238,20 @@ def test_stages_with_pictures_of_the_same_examples_stand_side_by_side(workdir, s
     assert 'same' not in re.findall(r'<h3>(.*?)</h3>', text), 'not once more among the pictures of a stage'
 
 
+def test_a_finished_stage_is_not_called_stopped(workdir, spec):
+    config = logs.read_json(workdir / 'config.json')
+    config['train']['num_steps'] = 600  # of another stage
+    logs.write_json(workdir / 'config.json', config)
+    logs.write_json(workdir / 'start.json', {'stages': ['segmentation'], 'steps': [12]})
+    _, page = write(workdir, spec)
+    assert 'stopped at step' not in page.words and '12 steps' in page.words
+
+
 def test_stopped_run_shows_its_last_evaluation(workdir, spec):
     for name in ('scores.json', 'pictures'):
         path = workdir / 'segmentation' / name
         path.unlink() if path.is_file() else shutil.rmtree(path)
-    config = logs.read_json(workdir / 'config.json')
-    config['train']['num_steps'] = 600
-    logs.write_json(workdir / 'config.json', config)
+    logs.write_json(workdir / 'start.json', {'stages': ['segmentation'], 'steps': [600]})
     text, page = write(workdir, spec)
     assert 'class="note"' not in text
     assert 'stopped at step 12 of 600' in page.words
