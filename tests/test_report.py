@@ -238,6 +238,20 @@ def test_stages_with_pictures_of_the_same_examples_stand_side_by_side(workdir, s
     assert 'same' not in re.findall(r'<h3>(.*?)</h3>', text), 'not once more among the pictures of a stage'
 
 
+def test_pictures_of_different_examples_never_share_a_row(workdir, spec):
+    """Both stages count from 0, and the second leaves out the first frame."""
+    make_stage(workdir / 'a_second')
+    logs.write_json(workdir / 'scores.json', {'segmentation': SCORES, 'a_second': SCORES})
+    for stage, first in (('segmentation', 0), ('a_second', 1)):
+        found = [{**entry, 'index': i} for i, entry in enumerate(entries(3)[first : first + 2])]
+        report.save_pictures(workdir / stage / 'pictures', 'same', found)
+    text, _ = write(workdir, spec)
+    part = text[text.index('Side by side') : text.index('id="stage-0"')]
+    rows = [re.findall(r'<figcaption>(.*?)</figcaption>', row) for row in part.split('<div class="picture">')[1:]]
+    alone, both = ['image', 'truth', 'prediction'], ['image', 'truth', 'prediction', 'prediction']
+    assert rows == [alone, both, alone]
+
+
 def test_stopped_run_shows_its_last_evaluation(workdir, spec):
     for name in ('scores.json', 'pictures'):
         path = workdir / 'segmentation' / name
