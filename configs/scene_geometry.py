@@ -137,7 +137,7 @@ def _pose(config, variant):
 
     Neighbours are two frames away: between adjacent frames of `streets` turns are half a pixel.
     """
-    settings = dict(frames=(-2, 2), photometric='l1', smoothness='none', num_scales=1)
+    settings = dict(frames=(-2, 2), photometric='l1', automask=False, smoothness='none', num_scales=1)
     config_lib.update(config, depth=settings)
     if variant == 'quick':
         config_lib.update(

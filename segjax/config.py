@@ -378,7 +378,24 @@ def validate(config: ml_collections.ConfigDict) -> None:
         complaint = field.check(value)
         if complaint:
             raise InputError(where, got=repr(value), expected=complaint, fix=field.doc)
+    _check_milestones(config)
     _check_init_from(config.init_from)
+
+
+def _check_milestones(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for a step schedule without milestones, and for milestones of another schedule."""
+    for name, section in config.items():
+        if not isinstance(section, ml_collections.ConfigDict) or 'milestones' not in section:
+            continue
+        is_step = section.schedule == 'step'
+        if bool(section.milestones) != is_step:
+            value = '(0.75,)' if is_step else '()'
+            raise InputError(
+                f'config.{name}.milestones',
+                got=f'{tuple(section.milestones)} with schedule {section.schedule!r}',
+                expected="at least one with schedule 'step', () with any other",
+                fix=f'--config.{name}.milestones="{value}"',
+            )
 
 
 def _check_init_from(init_from: ml_collections.ConfigDict) -> None:

@@ -22,6 +22,7 @@ from segjax.data.builders.base import Dataset, Item
 from segjax.data.labels import OFF_BY_ONE
 from segjax.data.spec import IGNORE, ClassSpec, DataSpec, split_names
 from segjax.errors import InputError
+from segjax.protocol import Stage
 
 SHOWN = 5
 """Findings of one kind that the report prints in full."""
@@ -214,7 +215,7 @@ def _net_against_config(config: Any, dataset: Dataset, splits: Mapping[str, Spli
     spec = DataSpec(
         name=dataset.name,
         classes=dataset.classes,
-        features=dataset.features(item for split in splits.values() for item in split.items),
+        features=dataset.features([item for split in splits.values() for item in split.items]),
         num_examples={name: len(split.items) for name, split in splits.items()},
         max_size={name: tuple(np.max(list(split.sizes), axis=0).tolist()) for name, split in splits.items()},
         class_pixels={name: tuple(split.counts[: dataset.classes.num_classes]) for name, split in splits.items()},
@@ -223,12 +224,14 @@ def _net_against_config(config: Any, dataset: Dataset, splits: Mapping[str, Spli
     )
     try:
         stages = pipelines.load(config.pipeline).make_stages(config, spec)
-        earlier = {}
+        states = {}
         for stage in stages:
             batch = loader.zeros(stage.train_input or stage.eval_input, 1)
-            earlier[stage.name] = jax.eval_shape(stage.init, jax.random.key(0), batch, dict(earlier))
+            states[stage.name] = jax.eval_shape(stage.init, jax.random.key(0), batch, dict(states))
     except InputError as error:
         return [_from_error(error)]
+    if unlabelled := _without_labels(stages, spec):
+        return unlabelled
     return [Finding('warning', *one) for one in advice.untrained(config, stages)] + _memory(config, spec)
 
 
@@ -242,6 +245,19 @@ def _memory(config: Any, spec: DataSpec) -> list[Finding]:
         return []
     message = f'the logits of a batch of {height}x{width} labels take {gigabytes:.0f} GB'
     return [Finding('warning', 'config.evaluate.batch_size', message, 'a smaller batch, spread over the devices')]
+
+
+def _without_labels(stages: Iterable[Stage], spec: DataSpec) -> list[Finding]:
+    """Finds splits that have no labelled example, of which a stage wants labelled ones."""
+    inputs = [one for stage in stages for one in (stage.train_input, stage.eval_input) if one is not None]
+    inputs += [more for one in inputs for _, more in one.beside]
+    wanted = dict.fromkeys(one.split for one in inputs if one.examples == 'labelled')
+    fix = 'a split with labels, as config.data.train_split or config.data.eval_split'
+    return [
+        Finding('error', f'split {split!r}', 'no labelled example, but the net is trained or scored on these', fix)
+        for split in wanted
+        if not spec.split(split).num_labelled
+    ]
 
 
 def _crop(config: Any, sizes: Iterable[tuple[int, int]]) -> list[Finding]:

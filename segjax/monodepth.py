@@ -392,8 +392,8 @@ def make_evaluation(
     background by their own medians, so it has one more free scale than the prediction.
 
     True poses give the trajectory's error in metres, the rotation's in degrees, and the
-    'yaw_correlation' over all frames. 'baseline_still' has the errors of a camera that neither turns
-    nor moves.
+    'yaw_correlation' over all frames, each neighbour less its mean. 'baseline_still' has the errors of
+    a camera that neither turns nor moves.
 
     Args:
       config: of the run.

@@ -33,17 +33,15 @@ def schedule(optim: ml_collections.ConfigDict, num_steps: int) -> Schedule:
     linear_tail  1 for t <= cT, then (T - t) / (T - cT), c = constant_fraction (CycleGAN: c = 1/2)
     cosine       (1 + cos(pi t / T)) / 2
     step         step_factor ** (number of milestones <= t), as torch's MultiStepLR. A milestone
-                 below 1 is a share of T
+                 below 1 is a share of T, of at least one step
     warmup(t)    f + (1 - f) t / W for t < W = warmup_steps, f = warmup_factor; then 1. Meanwhile the decay
                  runs already
 
     Raises:
-      InputError: unknown schedule, milestones of another schedule, or a warm-up that is longer
-        than the training.
+      InputError: unknown schedule, or a warm-up that is longer than the training.
     """
     if optim.schedule not in SCHEDULES:
         raise unknown_name('optim.schedule', optim.schedule, SCHEDULES)
-    _check_milestones(optim)
     if 0 < num_steps < optim.warmup_steps:
         raise InputError(
             'optim.warmup_steps',
@@ -54,7 +52,7 @@ def schedule(optim: ml_collections.ConfigDict, num_steps: int) -> Schedule:
     warmup_steps, warmup_factor = optim.warmup_steps, optim.warmup_factor
     total = max(num_steps, 1)
     tail = total - optim.constant_fraction * total
-    milestones = jnp.array([round(m * total) if m < 1 else m for m in optim.milestones], jnp.int32)
+    milestones = jnp.array([max(1, round(m * total)) if m < 1 else m for m in optim.milestones], jnp.int32)
 
     def decay(step):
         # The steps that are left are an exact integer; in float32 1 - t / T loses digits towards the end.
@@ -78,20 +76,6 @@ def schedule(optim: ml_collections.ConfigDict, num_steps: int) -> Schedule:
         return jnp.asarray(base * warmup * decay(step), jnp.float32)
 
     return rate
-
-
-def _check_milestones(optim: ml_collections.ConfigDict) -> None:
-    """Raises InputError for a step schedule without milestones, and for milestones of another."""
-    is_step = optim.schedule == 'step'
-    if bool(optim.milestones) == is_step:
-        return
-    value = '(0.75,)' if is_step else '()'
-    raise InputError(
-        'config.optim.milestones',
-        got=f'{tuple(optim.milestones)} with schedule {optim.schedule!r}',
-        expected="at least one with schedule 'step', () with any other",
-        fix=f'--config.optim.milestones="{value}"',
-    )
 
 
 def learning_rate(optim: ml_collections.ConfigDict, num_steps: int, step: Array) -> Mean:

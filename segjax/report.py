@@ -215,7 +215,8 @@ def _stage_list(run: RunFiles) -> str:
 
 def _side_by_side(run: RunFiles) -> str:
     """Stages with pictures of the same examples: their scores in one table, their pictures in rows."""
-    shown = {stage.name: {f[2]['index']: f for f in stage.pictures if f[0] == SAME} for stage in run.stages}
+    # By name: an index counts the examples that a stage chooses, and stages choose differently.
+    shown = {stage.name: {f[2]['name']: f for f in stage.pictures if f[0] == SAME} for stage in run.stages}
     stages = [stage for stage in run.stages if shown[stage.name]]
     if len(stages) < 2:
         return ''
@@ -226,8 +227,8 @@ def _side_by_side(run: RunFiles) -> str:
         for n in names
     ]
     out = [web.card('Side by side', web.table(['score', *(escape(s.name) for s in stages)], rows))]
-    for index in shown[stages[0].name]:
-        found = [(stage.name, shown[stage.name][index]) for stage in stages if index in shown[stage.name]]
+    for example in dict.fromkeys(example for stage in stages for example in shown[stage.name]):
+        found = [(stage.name, shown[stage.name][example]) for stage in stages if example in shown[stage.name]]
         out.append(f'<div class="picture"><h4>{escape(found[0][1][2]["name"])}</h4>')
         out.append(_panels(found[0][1], only=GIVEN)[0])
         for name, entry in found:

@@ -1,5 +1,6 @@
 """Every experiment of configs/, in every variant its docstring names: it resolves, fits its nets, and steps."""
 
+import dataclasses
 import math
 import pathlib
 import re
@@ -74,6 +75,15 @@ def test_it_resolves_and_survives_the_run_folder(experiment):
     config_lib.validate(config)
     assert config.is_locked
     assert config_lib.from_json(config_lib.to_json(config)) == config
+
+
+@pytest.mark.parametrize('variant', ['', 'cityscapes', 'cityscapes_quick', 'quick', 'smoke'])
+def test_the_pose_net_alone_has_a_stage_in_every_variant(variant):
+    """What is missing is the depth of the data set alone, never a key of the variant."""
+    config = config_file.load(f'{REPOSITORY}/configs/scene_geometry.py:{variant},method=pose')
+    spec = dataclasses.replace(spec_of(config), features=('image', 'label', 'name', *VIDEO['streets']))
+    (stage,) = pipelines.load(config.pipeline).make_stages(config, spec)
+    assert stage.name == 'pose'
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda p: p.name)

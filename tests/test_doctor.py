@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from segjax import config as config_lib
-from segjax import doctor
+from segjax import config_file, doctor
 from segjax.data import transforms
 from segjax.data.worlds import streets
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def experiment(data_config, **augment):
@@ -147,6 +149,8 @@ def test_void_everywhere(mine):
         layouts.save(path, np.full(layouts.SIZE, 255, np.uint8))
     (found,) = warnings(config)
     assert found.where == "split 'val'" and 'void' in found.message
+    (found,) = errors(config)
+    assert found.where == "split 'val'" and 'no labelled example' in found.message
 
 
 def test_empty_split(mine):
@@ -222,6 +226,22 @@ def test_streets(tmp_path):
     config = experiment(layouts.data_config('streets', '', tmp_path), crop=(16, 16))
     config.data.world.update(num_train=2, num_val=1, size=(24, 32))
     assert errors(config) == []
+
+
+SHIPPED = sorted(f'configs/{path.name}:smoke' for path in (ROOT / 'configs').glob('*.py'))
+SHIPPED += [f'configs/scene_geometry.py:smoke,method={method}' for method in ('klingner', 'novosel', 'depth', 'pose')]
+
+
+@pytest.mark.parametrize('path', SHIPPED)
+def test_shipped_configs_are_clean(path):
+    assert errors(config_file.load(path)) == []
+
+
+def test_the_shapes_of_later_stages_are_checked():
+    config = config_file.load('configs/scene_geometry.py:smoke')
+    config.optim.factors = (('no/such/module', 2.0),)
+    (found,) = errors(config)
+    assert found.where == 'optim.factors' and 'no/such/module' in found.message
 
 
 def test_geometry_that_makes_no_sense(tmp_path, monkeypatch):

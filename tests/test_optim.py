@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from segjax import config as config_lib
-from segjax import optim
+from segjax import config_file, optim
 from segjax.config import OPTIM
 from segjax.errors import InputError
 from segjax.protocol import TrainState
@@ -157,6 +157,7 @@ def test_stacked_norms_and_vectors_do_not_decay():
         ),
         ({'schedule': 'step', 'milestones': (0.5, 80), 'warmup_steps': 10}, (5, 49, 50, 80), (0.5, 1, 0.1, 0.01)),
         ({'schedule': 'step', 'milestones': (30, 200)}, (30, 250), (0.1, 0.1)),
+        ({'schedule': 'step', 'milestones': (0.001,)}, (0, 1), (1, 0.1)),
         ({'warmup_steps': 10}, (0, 5, 9, 10, 11), (0, 0.5, 0.9, 1, 1)),
         ({'warmup_steps': 10, 'warmup_factor': 0.1}, (0, 5, 10), (0.1, 0.55, 1)),
         ({'schedule': 'poly', 'power': 1.0, 'warmup_steps': 10}, (0, 5, 10, 50), (0, 0.475, 0.9, 0.5)),
@@ -189,13 +190,19 @@ def test_malformed_milestones_are_refused(milestones):
     with pytest.raises(InputError, match=r'config\.optim\.milestones'):
         config.optim.milestones = milestones
         config_lib.validate(config)
-        optim.schedule(config.optim, 100)
 
 
-def test_milestones_of_another_schedule_are_refused():
-    config = settings(schedule='poly', milestones=(0.5,))
-    with pytest.raises(InputError, match=r"milestones.*\n.*'poly'"):
-        optim.schedule(config, 100)
+@pytest.mark.parametrize('section', ['optim', 'optim_depth'])
+@pytest.mark.parametrize('schedule, milestones', [('poly', (0.5,)), ('step', ())])
+def test_milestones_and_schedule_must_fit_and_the_advice_works(section, schedule, milestones):
+    config = config_lib.defaults('scene_geometry')
+    config[section].update(schedule=schedule, milestones=milestones)
+    with pytest.raises(InputError, match=rf'config\.{section}\.milestones.*\n.*{schedule!r}') as error:
+        config_lib.validate(config)
+    key, _, value = error.value.fix.removeprefix('--config.').partition('=')
+    assert key == f'{section}.milestones'
+    config_file.assign(config, [config_file.Assignment(key, value.strip('"'))])
+    config_lib.validate(config)
 
 
 def test_schedule_errors():

@@ -247,6 +247,20 @@ def test_a_finished_stage_is_not_called_stopped(workdir, spec):
     assert 'stopped at step' not in page.words and '12 steps' in page.words
 
 
+def test_pictures_of_different_examples_never_share_a_row(workdir, spec):
+    """Both stages count from 0, and the second leaves out the first frame."""
+    make_stage(workdir / 'a_second')
+    logs.write_json(workdir / 'scores.json', {'segmentation': SCORES, 'a_second': SCORES})
+    for stage, first in (('segmentation', 0), ('a_second', 1)):
+        found = [{**entry, 'index': i} for i, entry in enumerate(entries(3)[first : first + 2])]
+        report.save_pictures(workdir / stage / 'pictures', 'same', found)
+    text, _ = write(workdir, spec)
+    part = text[text.index('Side by side') : text.index('id="stage-0"')]
+    rows = [re.findall(r'<figcaption>(.*?)</figcaption>', row) for row in part.split('<div class="picture">')[1:]]
+    alone, both = ['image', 'truth', 'prediction'], ['image', 'truth', 'prediction', 'prediction']
+    assert rows == [alone, both, alone]
+
+
 def test_stopped_run_shows_its_last_evaluation(workdir, spec):
     for name in ('scores.json', 'pictures'):
         path = workdir / 'segmentation' / name

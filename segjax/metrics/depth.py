@@ -225,7 +225,7 @@ def yaw_sums(predicted: Array, truth: Array, weight: Array) -> Mean:
       weight: [B] weight of each example.
 
     Returns:
-      Mean(sums, 1). The sums [6] of 1, x, y, x y, x^2 and y^2 are over all motions, with x the
+      Mean(sums, 1). The sums [n, 6] of 1, x, y, x y, x^2 and y^2 are over all examples, with x the
       predicted and y the true yaw. They add up over batches, and `correlation` takes the total.
     """
     x = yaw(predicted)
@@ -233,18 +233,22 @@ def yaw_sums(predicted: Array, truth: Array, weight: Array) -> Mean:
     terms = jnp.stack([jnp.ones_like(x), x, y, x * y, x**2, y**2])
     # Padding may hold anything, so it is masked instead of multiplied by 0.
     counted = jnp.where(weight[:, None] > 0, terms * weight[:, None], 0)
-    return Mean(counted.sum((1, 2)), jnp.float32(1))
+    return Mean(counted.sum(1).T, jnp.float32(1))
 
 
 def correlation(sums: np.ndarray) -> float:
-    """Returns Pearson's correlation from the total of `yaw_sums`; NaN if either yaw never changes."""
-    n, x, y, xy, xx, yy = (float(value) for value in sums)
-    spread_x = n * xx - x * x
-    spread_y = n * yy - y * y
+    """Returns Pearson's correlation from the total of `yaw_sums`; NaN if either yaw never changes.
+
+    Each source has a mean of its own. A camera that always turns one way has yaws of both signs, those of
+    earlier and of later sources, and with a common mean saying "always the same turn" would correlate.
+    """
+    n, x, y, xy, xx, yy = np.asarray(sums, np.float64).T
+    spread_x = (xx - x * x / n).sum()
+    spread_y = (yy - y * y / n).sum()
     # The sums are float32: a smaller share of the squares is rounding noise.
-    if spread_x <= 1e-6 * n * xx or spread_y <= 1e-6 * n * yy:
+    if spread_x <= 1e-6 * xx.sum() or spread_y <= 1e-6 * yy.sum():
         return float('nan')
-    return (n * xy - x * y) / float(np.sqrt(spread_x * spread_y))
+    return float((xy - x * y / n).sum() / np.sqrt(spread_x * spread_y))
 
 
 STILL = 'still'

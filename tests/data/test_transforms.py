@@ -358,6 +358,31 @@ def test_shrinking_by_any_factor_adds_no_gradients(out_size):
     assert 0.9 * gradient_energy(smooth) < energy < 1.1 * gradient_energy(area)
 
 
+@pytest.mark.parametrize(('rows', 'columns'), [(4, 1), (1, 4), (3, 1), (5, 3), (1, 7)])
+def test_each_axis_has_blocks_of_its_own(rows, columns):
+    image = noise((60, 84) if columns == 7 else (60, 96))['image']
+    size = image.shape[:2]
+    out_size = (size[0] // rows, size[1] // columns)
+    moved = transforms.apply_geometry({'image': image}, transforms.resize_matrix(size, out_size), out_size)['image']
+    assert np.abs(moved - block_means(image, rows, columns)).max() <= 0.51
+
+
+@pytest.mark.parametrize('out_size', [(16, 24), (9, 11), (13, 40)])
+def test_the_border_of_a_shrunk_image_is_not_darkened(out_size):
+    """No side of the image is a multiple of a block."""
+    image = np.full((47, 97, 3), 200, np.uint8)
+    moved = transforms.apply_geometry({'image': image}, transforms.resize_matrix((47, 97), out_size), out_size)
+    np.testing.assert_array_equal(moved['image'], 200)
+
+
+@pytest.mark.parametrize('shrink', [1.0, 1.99, 2.0, 2.001, 2.6, 2.999, 3.0, 3.7, 4.0, 9.5])
+def test_what_remains_after_the_blocks_is_shrunk_by_less_than_three_halves(shrink):
+    """Blocks above the factor would enlarge their means again, and blur."""
+    rows, columns = transforms._block_size(transforms.scale_matrix(1 / shrink, 1))
+    assert columns == 1
+    assert rows == 1 if shrink <= 2 else 1 <= shrink / rows < 1.5
+
+
 @pytest.mark.parametrize(('factor', 'slope'), [(3, 1), (4, 2), (5, 1), (7, 1)])
 @pytest.mark.parametrize('axis', [0, 1])
 def test_pixels_keep_their_places_when_an_image_shrinks(factor, slope, axis):

@@ -242,13 +242,33 @@ def test_correlation_of_yaw_is_pooled_over_batches_and_frames():
         found = motion_errors_of_two(np.float32(predicted[some]), np.float32(truth[some]), weight[some])
         sums = sums + np.asarray(found['yaw'].sum, np.float64)
     x, y = (
-        Rotation.from_matrix(m[weight > 0, :, :3, :3].reshape(-1, 3, 3)).as_euler('yxz')[:, 0]
+        Rotation.from_matrix(m[weight > 0, :, :3, :3].reshape(-1, 3, 3)).as_euler('yxz')[:, 0].reshape(-1, 2)
         for m in (predicted, truth)
     )
-    expected = np.corrcoef(x, y)[0, 1]
+    expected = np.corrcoef((x - x.mean(0)).ravel(), (y - y.mean(0)).ravel())[0, 1]
     assert 0.3 < expected < 0.95
     assert depth.correlation(sums) == pytest.approx(expected, abs=1e-3)
-    assert sums[0] == 2 * 37
+    np.testing.assert_array_equal(sums[:, 0], 37)
+
+
+def turns(angles):
+    """Motions [B, 2, 4, 4] to the frame before and to the one after, of cameras that turn by these degrees a frame."""
+    result = np.tile(np.eye(4, dtype=np.float32), (len(angles), 2, 1, 1))
+    for source, sign in enumerate((1, -1)):
+        result[:, source, :3, :3] = Rotation.from_euler('y', sign * angles[:, None], degrees=True).as_matrix()
+    return result
+
+
+def test_always_the_same_turn_has_no_correlation():
+    """Most frames turn to one side. Who says so of every frame knows nothing of the single frame."""
+    angles = np.random.default_rng(0).normal(1, 0.3, 30)
+    weight = np.ones(30, np.float32)
+    always = motion_errors_of_two(turns(np.full(30, 1.0)), turns(angles), weight)
+    assert np.isnan(depth.correlation(np.asarray(always['yaw'].sum)))
+    noisy = motion_errors_of_two(turns(1 + 0.1 * np.random.default_rng(1).normal(size=30)), turns(angles), weight)
+    assert abs(depth.correlation(np.asarray(noisy['yaw'].sum))) < 0.4
+    right = motion_errors_of_two(turns(0.3 * angles), turns(angles), weight)
+    assert depth.correlation(np.asarray(right['yaw'].sum)) == pytest.approx(1, abs=1e-3)
 
 
 def test_a_yaw_that_never_changes_has_no_correlation():

@@ -11,7 +11,7 @@ import pytest
 from fakes import NUM_CLASSES, SPEC, eval_batches, train_batch
 
 from segjax import config as config_lib
-from segjax import config_file, driver, models, optim, parallel, pipelines, rng, tables
+from segjax import config_file, driver, models, monodepth, optim, parallel, pipelines, rng, tables
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
 from segjax.models import depth as depth_nets
@@ -188,6 +188,7 @@ def test_depth_learns_from_every_frame_and_segmentation_from_labelled_ones():
     for inputs in (first.train_input, first.eval_input):
         assert (inputs.examples, inputs.part) == ('all', (0.0, 1.0))
     assert (second.train_input.examples, second.train_input.part) == ('labelled', (0.0, 0.5))
+    assert (first.train_input.batch_key, second.train_input.batch_key) == ('depth.batch_size', 'train.batch_size')
     assert second.eval_input.examples == 'labelled'
     (joint,) = stages_of(make_config('novosel', **few))
     assert (joint.train_input.examples, joint.train_input.frames) == ('labelled', (-1, 1))
@@ -400,6 +401,25 @@ def test_the_table_of_the_pose_net_resolves(tmp_path):
 def test_the_pose_net_alone_needs_depth():
     with pytest.raises(InputError, match='no depth'):
         stages_of(make_config('pose', depth=ONE_LOSS))
+
+
+@pytest.mark.parametrize('method', ['depth', 'pose', 'novosel'])
+def test_translations_in_units_of_inverse_depth_are_scaled_wherever_motions_are_used(method, monkeypatch):
+    scaled = []
+    monkeypatch.setattr(TinyPose, 'by_inverse_depth', True)
+    monkeypatch.setattr(monodepth, 'by_inverse_depth', lambda motions, depth: scaled.append(depth.shape) or motions)
+    settings = dict(depth=ONE_LOSS) if method == 'pose' else {}
+    (stage,) = stages_of(make_config(method, **settings), SPEC_WITH_TRUTH)
+    state, batch = begin(stage), batch_with_depth()
+    step_once(stage, state, batch)
+    assert scaled
+    if method == 'novosel':
+        return
+    scaled.clear()
+    poses = np.tile(np.eye(4, dtype=np.float32), (8, 3, 1, 1))
+    sizes = {key: np.tile(np.int32([32, 64]), (8, 1)) for key in ('size', 'label_size')}
+    jax.eval_shape(stage.eval_step, state, {**batch, **sizes, 'pose': poses[:, 1], 'pose_frames': poses[:, ::2]}, {})
+    assert scaled
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
