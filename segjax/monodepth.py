@@ -176,6 +176,9 @@ def _floats(image) -> jax.ShapeDtypeStruct:
 
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
+SHARED_STREAMS = ('tie_breaker',)
+"""Streams of `Stage.shared_streams` that the terms of `make_terms` draw from."""
+
 TRUTH = ('depth', 'pose')
 """Features that scores are compared with, where a data set has them."""
 

@@ -1,6 +1,6 @@
 """Supervised training of one net: what the baseline is, and what pipelines that change a part of it build on."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -111,6 +111,7 @@ def make_train_step(
     num_steps: int,
     accumulate: int,
     ema: float,
+    shared: Collection[str] = (),
     prepare: Callable = lambda state, batch: batch,
     change_grads: Callable = lambda grads, params: grads,
 ) -> Callable:
@@ -123,10 +124,11 @@ def make_train_step(
       num_steps: of the schedules.
       accumulate: micro-batches.
       ema: decay of the averages; 0: none.
+      shared: `Stage.shared_streams`: their keys are equal in all micro-batches.
       prepare: (state, batch) -> batch, with what frozen nets say.
       change_grads: (gradients of the global batch, params) -> what the optimisers get.
     """
-    value_and_grad = parallel.global_value_and_grad(loss_fn, weight_of, accumulate)
+    value_and_grad = parallel.global_value_and_grad(loss_fn, weight_of, accumulate, shared)
     trained = [net for _, nets in optimisers.values() for net in nets]
 
     def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:

@@ -164,9 +164,11 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
         train_input=monodepth.with_frames(inputs, config),
         eval_input=monodepth.eval_input(config, spec),
         streams=(),
-        shared_streams=('tie_breaker',),
+        shared_streams=monodepth.SHARED_STREAMS,
         init=init,
-        train_step=training.make_train_step(loss_fn, optimisers, weights.__getitem__, **schedule),
+        train_step=training.make_train_step(
+            loss_fn, optimisers, weights.__getitem__, shared=monodepth.SHARED_STREAMS, **schedule
+        ),
         **monodepth.make_evaluation(config, spec, infer),
     )
 
@@ -208,9 +210,11 @@ def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
         train_input=monodepth.with_frames(inputs, config, 'depth'),
         eval_input=monodepth.eval_input(config, spec),
         streams=(),
-        shared_streams=('tie_breaker',),
+        shared_streams=monodepth.SHARED_STREAMS,
         init=init,
-        train_step=training.make_train_step(loss_fn, optimisers, weights.__getitem__, **schedule),
+        train_step=training.make_train_step(
+            loss_fn, optimisers, weights.__getitem__, shared=monodepth.SHARED_STREAMS, **schedule
+        ),
         **monodepth.make_evaluation(config, spec, infer, truth=('pose',)),
     )
 
@@ -387,6 +391,7 @@ def make_train_step(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Ta
         make_loss(config, spec, tasks),
         make_optimisers(config, tasks),
         lambda name: weights[name] if name in weights else heads(name),
+        shared=monodepth.SHARED_STREAMS,
         prepare=with_depth,
         **training.schedule(config),
     )
@@ -434,7 +439,7 @@ def segmentation_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Sta
         train_input=inputs if tasks.pose is None else monodepth.with_frames(inputs, config),
         eval_input=segmenter.eval_input(config),
         streams=('dropout',),
-        shared_streams=('tie_breaker',),
+        shared_streams=monodepth.SHARED_STREAMS,
         init=make_init(config, tasks),
         train_step=make_train_step(config, spec, tasks),
         monitor=('mIoU', 'max'),

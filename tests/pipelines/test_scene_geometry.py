@@ -199,6 +199,22 @@ def test_noise_is_shared_over_devices(method):
     assert all(stage.shared_streams == ('tie_breaker',) for stage in stages_of(make_config(method)))
 
 
+@pytest.mark.parametrize('method', ['depth', 'novosel'])
+def test_noise_is_shared_over_micro_batches(method):
+    """Equal frames tie everywhere, so the photometric loss is the noise of the tie breaker."""
+    still = video_batch()
+    still['image_frames'] = np.stack([still['image']] * 2, 1)
+    depth = dict(photometric='minimum', automask=True, smoothness='none', mask_weight=0.0)
+    losses_of = {}
+    for parts in (1, 2):
+        config = make_config(method, depth=depth, train=dict(accumulate=parts))
+        (stage,) = stages_of(config)
+        _, metrics = step_once(stage, begin(stage), still)
+        losses_of[parts] = metrics['loss_photometric_0']
+    assert losses_of[1] < 0
+    assert losses_of[2] == pytest.approx(losses_of[1], rel=1e-3)
+
+
 @pytest.fixture(scope='module')
 def pretrained():
     """(stages, state after a step of the first, state before and after one of the second, its metrics)"""
