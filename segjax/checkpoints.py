@@ -5,7 +5,6 @@ a function of the step and needs no saving. What is written is host numpy arrays
 number or kind of devices.
 """
 
-import json
 import pathlib
 import re
 import time
@@ -18,7 +17,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from flax import traverse_util
 
-from segjax import parallel
+from segjax import logs, parallel
 from segjax.errors import InputError
 from segjax.protocol import PyTree, TrainState
 from segjax.trees import named_leaves, path_name
@@ -253,7 +252,7 @@ def _stages(folder: pathlib.Path) -> list[str]:
     known = list(map(str, (found.relative_to(folder) for found in by_time)))
     for name, key in ((START, 'stages'), ('scores.json', None)):
         if (folder / name).exists():
-            content = json.loads((folder / name).read_text(encoding='utf-8'))
+            content = logs.read_json(folder / name)
             order = [f'{stage}/checkpoints' for stage in (content[key] if key else content)]
             return [stage for stage in known if stage not in order] + order
     return known

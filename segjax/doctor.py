@@ -249,9 +249,9 @@ def _memory(config: Any, spec: DataSpec) -> list[Finding]:
 
 def _without_labels(stages: Iterable[Stage], spec: DataSpec) -> list[Finding]:
     """Finds splits that have no labelled example, of which a stage wants labelled ones."""
-    inputs = [one for stage in stages for one in (stage.train_input, stage.eval_input) if one is not None]
-    inputs += [more for one in inputs for _, more in one.beside]
-    wanted = dict.fromkeys(one.split for one in inputs if one.examples == 'labelled')
+    of_stages = [inputs for stage in stages for inputs in (stage.train_input, stage.eval_input) if inputs is not None]
+    every = [each for inputs in of_stages for each in inputs.with_beside()]
+    wanted = dict.fromkeys(inputs.split for inputs in every if inputs.examples == 'labelled')
     fix = 'a split with labels, as config.data.train_split or config.data.eval_split'
     return [
         Finding('error', f'split {split!r}', 'no labelled example, but the net is trained or scored on these', fix)

@@ -91,48 +91,51 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
     stages = pipelines.load(config.pipeline).make_stages(config, data.spec)
     for stage in stages:
         if use == 'train' and stage.train_input is not None:
-            _check_parts(stage.train_input, data)  # opens the inputs, so that it finds what is missing
-            for inputs in (stage.train_input, *(more for _, more in stage.train_input.beside)):
+            for inputs in stage.train_input.with_beside():
+                _check_part(inputs, data)  # opens the input, so that it finds what is missing
                 topology.check_batch_size(inputs.batch_key, inputs.batch_size, config.train.accumulate)
         if use != 'predict':
             data.open_input(stage.eval_input)
             topology.check_batch_size('evaluate.batch_size', stage.eval_input.batch_size)
     run = Run(config, data, folder, topology, source)
     if use == 'train' and not origin.has_begun(folder):
-        origin.check(run, stages)
-        _check_evaluation(run, stages)
+        states = origin.abstract_states(run, stages)
+        origin.check(run, states)
+        _check_evaluation(run, stages, states)
         for warning in advice.before_training(config, data.spec, stages):
             if parallel.is_main():
                 print(warning, flush=True)
     return run, stages
 
 
-def _check_parts(inputs: Input, data: data_lib.Prepared) -> None:
-    """Raises InputError for inputs that cannot be opened, and for a share that holds no example."""
-    for one in (inputs, *(more for _, more in inputs.beside)):
-        whole = len(data.open_input(one))
-        first, last = one.bounds(whole)
-        if first >= last:
-            share = f'{one.part[0]:g} to {one.part[1]:g} of the {whole} examples of split {one.split!r}: none'
-            raise InputError('config.data.labelled_fraction', got=share, expected='at least one example in each part')
+def _check_part(inputs: Input, data: data_lib.Prepared) -> None:
+    """Raises InputError for an input that cannot be opened, and for a share that holds no example."""
+    whole = len(data.open_input(inputs))
+    first, last = inputs.bounds(whole)
+    if first >= last:
+        share = f'{inputs.part[0]:g} to {inputs.part[1]:g} of the {whole} examples of split {inputs.split!r}: none'
+        raise InputError('config.data.labelled_fraction', got=share, expected='at least one example in each part')
 
 
-def _check_evaluation(run: Run, stages: tuple[Stage, ...]) -> None:
+def _check_evaluation(run: Run, stages: tuple[Stage, ...], states: Mapping[str, TrainState]) -> None:
     """Traces the evaluation of every stage, which otherwise happens after the first steps.
+
+    Args:
+      run: which is about to begin.
+      stages: of the run.
+      states: from `origin.abstract_states`.
 
     Raises:
       InputError: images or crops of a size that a net does not take.
     """
-    earlier = {}
     for stage in stages:
-        earlier[stage.name] = origin.abstract_state(run, stage, earlier)
         inputs = stage.eval_input
         source = run.data.open_input(inputs)
         example = loader.examples(source, [0], inputs, run.spec.split(inputs.split).max_size)
         rows = max(1, inputs.batch_size // run.topology.count)
         batch = {key: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for key, x in example.items()}
         keys = _keys(stage, root_key(run, stage, 'evaluate'), 0, 0, 0)
-        jax.eval_shape(stage.eval_step, earlier[stage.name], batch, keys)
+        jax.eval_shape(stage.eval_step, states[stage.name], batch, keys)
 
 
 def train(config: ml_collections.ConfigDict, workdir: str, stop: health.StopSignal | None = None) -> dict[str, Scores]:
@@ -451,13 +454,11 @@ def load_last_stage(run: Run, stages: tuple[Stage, ...], which: str) -> tuple[St
     if not able:
         raise InputError('--mode predict', got=f'pipeline {run.config.pipeline!r}', expected='one that predicts labels')
     *before, last = stages[: able[-1] + 1]
-    shapes_do = origin.has_checkpoint(run.workdir / last.name)
+    if origin.has_checkpoint(run.workdir / last.name):
+        return last, load_stage(run, last, origin.abstract_states(run, before), which)
     earlier = {}
     for stage in before:
-        if shapes_do:
-            earlier[stage.name] = origin.abstract_state(run, stage, earlier)
-        else:
-            earlier[stage.name] = parallel.to_host(load_stage(run, stage, earlier, which))
+        earlier[stage.name] = parallel.to_host(load_stage(run, stage, earlier, which))
     return last, load_stage(run, last, earlier, which)
 
 

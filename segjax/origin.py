@@ -7,7 +7,7 @@ for; a run whose stages all have a checkpoint never asks. `run` is driver.Run.
 import functools
 import hashlib
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -117,14 +117,18 @@ def _default_preprocess(config: ml_collections.ConfigDict) -> str:
     return config_lib.defaults(config.pipeline).preprocess if 'preprocess' in config else ''
 
 
-def check(run, stages: tuple[Stage, ...]) -> None:
-    """Raises InputError for weights that the nets of no stage take, or not whole, before anything compiles."""
+def check(run, states: Mapping[str, TrainState]) -> None:
+    """Raises InputError for weights that the nets of no stage take, or not whole, before anything compiles.
+
+    Args:
+      run: driver.Run.
+      states: from `abstract_states`.
+    """
     weights = run.source()
     if not isinstance(weights, pretrained.Weights):
         return
-    earlier, nets, taken = {}, {}, False
-    for stage in stages:
-        earlier[stage.name] = abstract = abstract_state(run, stage, earlier)
+    nets, taken = {}, False
+    for abstract in states.values():
         nets |= abstract.params
         taken |= pretrained.load_for(abstract, weights, run.config.init_from)[0] is not None
     if not taken:
@@ -162,6 +166,14 @@ def initial_state(run, stage: Stage, earlier: Mapping[str, TrainState]) -> Train
 def abstract_state(run, stage: Stage, earlier: Mapping[str, TrainState]) -> TrainState:
     """Shapes and types of a stage's state; those of `earlier` may be abstract, too."""
     return jax.eval_shape(stage.init, *_arguments(run, stage, earlier))
+
+
+def abstract_states(run, stages: Sequence[Stage]) -> dict[str, TrainState]:
+    """Returns `abstract_state` of every stage, by name."""
+    states = {}
+    for stage in stages:
+        states[stage.name] = abstract_state(run, stage, states)
+    return states
 
 
 def _arguments(run, stage: Stage, earlier: Mapping[str, TrainState]):

@@ -93,6 +93,10 @@ class Input(NamedTuple):
     # the chosen examples, and `index` counts them
     examples: str = 'all'
 
+    def with_beside(self) -> tuple['Input', ...]:
+        """Returns the input itself, and the inputs beside it."""
+        return (self, *(inputs for _, inputs in self.beside))
+
     def bounds(self, num_examples: int) -> tuple[int, int]:
         """Returns `part` of `num_examples` chosen examples as positions, the last one excluded."""
         first, last = (round(share * num_examples) for share in self.part)
