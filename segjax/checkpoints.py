@@ -9,7 +9,7 @@ import pathlib
 import re
 import time
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +28,13 @@ _POLICIES = ocp.checkpoint_managers
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written; the older ones are still good."""
+
+
+class _Saved(NamedTuple):
+    """Describes a checkpoint to a preservation policy of orbax."""
+
+    step: int
+    metrics: dict[str, float] | None
 
 
 class Checkpoints:
@@ -62,8 +69,9 @@ class Checkpoints:
                     keep_checkpoints_without_metrics=False,
                 )
             )
+        self._policy = _POLICIES.AnyPreservationPolicy(policies)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_POLICIES.AnyPreservationPolicy(policies),
+            preservation_policy=self._policy,
             best_fn=lambda m: m['score'],
             best_mode=mode,
             cleanup_tmp_directories=not read_only,
@@ -90,18 +98,41 @@ class Checkpoints:
         """
         host = parallel.to_host(state)
         step = int(host.step)
-        score = scores.get(self._name)
-        if score is not None and not np.isfinite(score):
-            score = None  # NaN compares with nothing: it would push the best one out
         try:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(_named(host)), record=ocp.args.JsonSave(record)),
-                metrics=None if score is None else {'score': float(score)},
+                metrics=self._metrics(scores),
                 force=True,
             )
         except Exception as error:
             raise self._failure(error) from error
+
+    def add_scores(self, step: int, scores: dict[str, float]) -> None:
+        """Gives a saved checkpoint the score that it was saved without, and removes those no longer kept.
+
+        Only the file of the score is written, and whole: the checkpoint can be resumed from at any moment.
+        """
+        metrics = self._metrics(scores)
+        if metrics is None:
+            return
+        if parallel.is_main():
+            # The place where orbax keeps the metrics of a save.
+            logs.write_json(self._folder / str(step) / 'metrics' / 'metrics', metrics)
+        parallel.barrier('scores of a checkpoint')
+        self._manager.reload()
+        # Orbax applies its policy only when it saves.
+        saved = [_Saved(number, self._manager.metrics(number)) for number in self.steps()]
+        keep = self._policy.should_preserve(saved, context=_POLICIES.PreservationContext())
+        for checkpoint, kept in zip(saved, keep, strict=True):
+            if not kept:
+                self._manager.delete(checkpoint.step)
+
+    def _metrics(self, scores: dict[str, float]) -> dict[str, float] | None:
+        """Returns what orbax ranks a checkpoint by; None for a score that is missing or not finite."""
+        score = scores.get(self._name)
+        # NaN compares with nothing: it would push the best checkpoint out.
+        return None if score is None or not np.isfinite(score) else {'score': float(score)}
 
     def wait(self) -> None:
         """Returns when the last save is on the disk; raises CheckpointError if it failed."""

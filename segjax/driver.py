@@ -331,7 +331,7 @@ def train_stage(
             return {stage.monitor[0]: found[stage.monitor[0]]}
 
         if record['evaluate']:
-            evaluate(start)
+            saved.add_scores(start, evaluate(start))
         batches = stack.enter_context(contextlib.closing(train_batches(run, stage.train_input, start)))
         pending, root = [], root_key(run, stage, 'train')
         for step in range(start + 1, stage.num_steps + 1):

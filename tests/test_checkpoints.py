@@ -207,3 +207,22 @@ def test_a_score_that_is_no_number_pushes_nothing_out(tmp_path):
             saved.save(make_state(step), {'window': {}}, {'mIoU': score})
         saved.wait()
         assert saved.steps() == [0, 2] and saved.best_step() == 0
+
+
+@pytest.mark.parametrize('mode, kept', [('max', [3, 4]), ('min', [1, 2, 4])])
+def test_a_score_that_came_later_decides_as_if_it_had_come_with_the_save(tmp_path, mode, kept):
+    def opened():
+        return checkpoints.Checkpoints(tmp_path, ('mIoU', mode), keep_last=1, keep_best=2)
+
+    with opened() as saved:
+        for step, score in ((1, 0.1), (2, 0.2), (3, 0.3)):
+            saved.save(make_state(step, value=score), {'window': {}}, {'mIoU': score})
+        saved.save(make_state(4, value=0.4), {'window': {}}, {})
+    with opened() as saved:
+        saved.add_scores(4, {'mIoU': 0.4})
+        assert saved.steps() == kept and saved.best_step() == (4 if mode == 'max' else 1)
+        saved.add_scores(4, {'mIoU': float('nan')})  # is no score: the one before stays
+    with opened() as saved:
+        assert saved.steps() == kept
+        restored, _ = saved.restore(jax.eval_shape(lambda: make_state()))
+    assert_equal(restored, make_state(4, value=0.4))

@@ -148,6 +148,44 @@ def test_stopped_in_an_evaluation_the_next_start_makes_it(finished, tmp_path, mo
     assert_same_run(workdir, tmp_path)
 
 
+def kept_checkpoints(workdir, stage='adversarial'):
+    """Returns the saved steps of a stage and the best of them."""
+    with checkpoints.Checkpoints(workdir / stage / 'checkpoints', ('mIoU', 'max'), read_only=True) as saved:
+        return saved.steps(), saved.best_step()
+
+
+@pytest.mark.parametrize('best', [1, 3])
+@pytest.mark.parametrize('stopped', [1, 3])
+def test_stopped_in_an_evaluation_the_same_checkpoints_are_kept(tmp_path, monkeypatch, best, stopped):
+    """The evaluation of the best step, or another one, is cut short: its score must reach the checkpoint."""
+    config = toy_run.make_config(
+        pretrain_steps=0, train=dict(num_steps=3), run=dict(eval_every=1, keep_last=1, num_pictures=0)
+    )
+    begun = []
+
+    def totals(run, stage, functions, state, stop=None, original=driver._evaluate):
+        step = int(np.asarray(state.step))
+        begun.append((stage.name, step))
+        if told and step == stopped and begun.count(('adversarial', stopped)) == 1:
+            raise health.Preempted('in the evaluation')
+        sums = original(run, stage, functions, state, stop)
+        counts = np.zeros_like(sums['confusion'].sum)
+        counts[:2, :2] = np.eye(2) if step == best else 1 + step
+        return {**sums, 'confusion': sums['confusion']._replace(sum=counts)}
+
+    monkeypatch.setattr(driver, '_evaluate', totals)
+    told = False
+    driver.train(config, str(tmp_path / 'whole'))
+    told = True
+    begun.clear()
+    with pytest.raises(health.Preempted, match=f'step {stopped}'):
+        driver.train(config, str(tmp_path / 'stopped'))
+    driver.train(config, str(tmp_path / 'stopped'))
+    assert kept_checkpoints(tmp_path / 'stopped') == kept_checkpoints(tmp_path / 'whole')
+    assert kept_checkpoints(tmp_path / 'whole') == (sorted({best, 3}), best)
+    assert_same_run(tmp_path / 'whole', tmp_path / 'stopped', ('adversarial',))
+
+
 def test_a_damaged_newest_checkpoint_is_set_aside_and_the_run_goes_on(finished, tmp_path, monkeypatch):
     workdir, _ = finished
     stop_at(monkeypatch, 'adversarial', 3)
