@@ -539,37 +539,75 @@ FREE = (
     'bench',
     'init_from',
     'data.root',
+    'data.classes',
     'data.cache',
     'data.threads',
     'data.workers',
     'data.prefetch',
 )
-"""Keys that may change when a run is resumed: they do not change what is learned."""
+"""Keys that may change when a run is resumed: they do not change what is learned. Of data.root and data.classes the
+contents count, see segjax/same_run.py."""
+
+FREE_IN = {
+    'train': FREE,
+    'evaluate': (
+        *FREE,
+        'data.name',
+        'data.world',
+        'data.train_split',
+        'data.eval_split',
+        'data.eval_size',
+        'probes',
+    ),
+    'predict': (*FREE, 'data.eval_split', 'data.eval_size'),
+}
+"""Keys that may differ from the config of a run folder, by mode. Evaluation may measure a checkpoint on other images,
+at another size or with other injectors. All other keys would change what the net means."""
+
+UNRECORDED = ('run', 'bench', 'predict', 'init_from', 'data.cache', 'data.threads', 'data.workers', 'data.prefetch')
+"""Keys that change no score of a checkpoint. What it began from is in start.json."""
 
 
-def differences(
+def recorded(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the config as scores keep it, without the keys that change none."""
+    content = to_json(config)
+    for path in UNRECORDED:
+        *sections, key = path.split('.')
+        inner = content
+        for section in sections:
+            inner = inner[section]
+        del inner[key]
+    return content
+
+
+def changes(
     old: Mapping[str, Any], new: Mapping[str, Any], path: str = '', free: Collection[str] = FREE
-) -> list[str]:
-    """'train.batch_size: 8, now 16' for every key that matters, to a resumed run if `free` is not given.
+) -> dict[str, tuple[Any, Any]]:
+    """Returns (old value, new value) by key, for every key that matters.
 
     Args:
       old, new: two configs as `to_json` gives.
       path: of the section that they are, with a point behind it; '' for whole configs.
-      free: keys and sections that do not matter.
+      free: keys and sections that do not matter; by default those of a resumed run.
     """
     if not path and old['pipeline'] == new['pipeline']:
         old = to_json(from_json(old))
-    found = []
+    found = {}
     for key in sorted(set(old) | set(new)):
         here = f'{path}{key}'
         if here in free:
             continue
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, here + '.', free)
+            found |= changes(a, b, here + '.', free)
         elif a != b:
-            found.append(f'{here}: {a!r}, now {b!r}')
+            found[here] = (a, b)
     return found
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = FREE) -> list[str]:
+    """Returns 'train.batch_size: 8, now 16' for every key of `changes`."""
+    return [f'{key}: {a!r}, now {b!r}' for key, (a, b) in changes(old, new, free=free).items()]
 
 
 def another_config(differences: Sequence[str]) -> str:

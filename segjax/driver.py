@@ -29,6 +29,7 @@ from segjax import (
     pipelines,
     report,
     rng,
+    same_run,
     scores,
 )
 from segjax import config as config_lib
@@ -38,8 +39,9 @@ from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.journal import Journal
 from segjax.protocol import Input, Mean, Scores, Stage, TrainState
+from segjax.same_run import CONFIG, SPEC
 
-CONFIG, SPEC, SCORES = 'config.json', 'spec.json', 'scores.json'  # files of a run folder
+SCORES = 'scores.json'  # of a run folder, and of a stage
 
 
 class Run(NamedTuple):
@@ -84,6 +86,8 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
     source = origin.reader(config.init_from)
     if use == 'train':
         config = origin.with_preprocess(config, folder / CONFIG, source)
+    else:
+        config = same_run.as_trained(config, folder, use)
     if use == 'predict' and stored.exists():
         data = data_lib.Prepared(DataSpec.from_json(logs.read_json(stored)), folder, config.data.name)
     else:
@@ -149,7 +153,8 @@ def train(config: ml_collections.ConfigDict, workdir: str, stop: health.StopSign
     with contextlib.nullcontext(stop) if stop else health.StopSignal() as stop:
         run, stages = open_run(config, workdir, 'train')
         with _locked(run.workdir):
-            _check_same_run(run)
+            same_run.check_resumed(run.workdir, run.config)
+            same_run.check_data(run.workdir, run.spec, stages)
             origin.write_start(run, stages, run.workdir / CONFIG)
             if parallel.is_main():
                 logs.write_json(run.workdir / CONFIG, config_lib.to_json(run.config))
@@ -210,11 +215,11 @@ def _train_and_score(
     if totals is None and not last and path.exists():
         # The stage finished in an earlier start: reuse its scores if the protocol is the same.
         known = logs.read_json(path)
-        if config_lib.scored_as_asked(known, run.config):
+        if same_run.still_hold(known, _made_by(run, stage, host), run.config):
             return host, known
     if totals is None:
         totals = _evaluate(run, stage, map_functions(run, stage), state, stop)
-    found = stage.finalize(totals)
+    found = {**stage.finalize(totals), scores.MADE_BY: _made_by(run, stage, host)}
     if parallel.is_main():
         keys = _keys(stage, root_key(run, stage, 'evaluate'), 0, 0, 0)
         evaluation.write_pictures(run, stage, keys, host, totals, compare=compare)
@@ -223,19 +228,27 @@ def _train_and_score(
     return host, found
 
 
+def _made_by(run: Run, stage: Stage, host: TrainState) -> dict[str, Any]:
+    return same_run.made_by(run.config, run.spec, stage, int(host.step))
+
+
 def evaluate(config: ml_collections.ConfigDict, workdir: str, which: str = 'last') -> dict[str, Scores]:
-    """Scores of the newest ('last') or the best ('best') checkpoint of every stage, into scores_<which>.json."""
+    """Scores the newest ('last') or the best ('best') checkpoint of every stage, into scores_<which>.json."""
     run, stages = open_run(config, workdir, 'evaluate')
+    same_run.check_classes(run.workdir, run.spec)
     states, all_scores = {}, {}
     for stage in stages:
         state = load_stage(run, stage, states, which)
-        states[stage.name] = parallel.to_host(state)
-        all_scores[stage.name] = stage.finalize(_evaluate(run, stage, map_functions(run, stage), state))
+        host = states[stage.name] = parallel.to_host(state)
+        totals = _evaluate(run, stage, map_functions(run, stage), state)
+        all_scores[stage.name] = {**stage.finalize(totals), scores.MADE_BY: _made_by(run, stage, host)}
         if parallel.is_main():
-            print(f'{stage.name}, step {int(states[stage.name].step)}')
+            print(f'{stage.name}, step {int(host.step)}')
             print(scores.score_table(all_scores[stage.name]), flush=True)
     if parallel.is_main():
-        logs.write_json(run.workdir / f'scores_{which}.json', all_scores)
+        path = run.workdir / f'scores_{which}.json'
+        logs.write_json(path, all_scores)
+        print(f'scores: {path}', flush=True)
     return all_scores
 
 
@@ -480,34 +493,6 @@ def _restore(run: Run, stage: Stage, earlier, saved: checkpoints.Checkpoints, st
     if not saved.steps():
         return None
     return saved.restore(origin.abstract_state(run, stage, earlier), step)
-
-
-def _check_same_run(run: Run) -> None:
-    """A folder with checkpoints goes on only as what it is: same config, same data."""
-    if not origin.has_begun(run.workdir):
-        return
-    where = f'--workdir {run.workdir}'
-    found = config_lib.differences(logs.read_json(run.workdir / CONFIG), config_lib.to_json(run.config))
-    if found:
-        raise InputError(
-            where,
-            got=config_lib.another_config(found),
-            expected='the config it was started with',
-            fix='undo the change, or another --workdir (--config.init_from.path begins with the parameters of this '
-            'run; its optimiser and step start anew)',
-        )
-    stored = DataSpec.from_json(logs.read_json(run.workdir / SPEC))
-    if stored != run.spec:
-        counts = [
-            f'{dict(spec.num_examples)} examples, {dict(spec.num_unlabelled)} without a label'
-            for spec in (run.spec, stored)
-        ]
-        raise InputError(
-            where,
-            got=f'data that changed since: {counts[0]}',
-            expected=f'as it was: {counts[1]}',
-            fix='another --workdir',
-        )
 
 
 def train_batches(run: Run, inputs: Input, start_step: int) -> Iterator:

@@ -10,6 +10,9 @@ import numpy as np
 
 from segjax.protocol import Scores
 
+MADE_BY = 'made_by'
+"""Entry of a stage's scores that says what they were computed with (same_run.py). It is no score."""
+
 
 def to_json(value: Any) -> Any:
     """`value` in types that strict JSON knows: arrays become lists, NaN and infinities null."""
@@ -60,6 +63,8 @@ def split_scores(scores: Scores) -> ScoreParts:
     """Sorts scores by their form. Lists other than curves and the confusion matrix stay in scores.json alone."""
     parts = ScoreParts({}, {}, {}, {}, None, {})
     for name, value in to_json(scores).items():
+        if name == MADE_BY:
+            continue
         if name == 'confusion' and _is_matrix(value):
             parts = parts._replace(confusion=value)
         elif isinstance(value, dict):
@@ -109,7 +114,7 @@ def flat_scalars(scores: Scores) -> dict[str, float | None]:
     """The numbers to follow over the steps, by path: {'mIoU': .4, 'IoU/road': .9}; baselines do not move."""
     flat = {}
     for name, value in to_json(scores).items():
-        if isinstance(value, dict) and not name.startswith('baseline_'):
+        if isinstance(value, dict) and name != MADE_BY and not name.startswith('baseline_'):
             flat |= {f'{name}/{inner}': number for inner, number in flat_scalars(value).items()}
         elif value is None or isinstance(value, (int, float)):
             flat[name] = value

@@ -210,14 +210,100 @@ def test_a_start_that_failed_before_its_first_checkpoint_binds_nobody(tmp_path):
     driver.train(toy_run.make_config(pretrain_steps=1, train=dict(num_steps=1)), str(tmp_path))
 
 
-def test_data_that_changed_since_is_refused(finished, tmp_path):
-    workdir, _ = finished
-    copy = shutil.copytree(workdir, tmp_path / 'copy')
+def with_spec(finished, folder, change):
+    """A copy of the finished run whose spec.json was changed."""
+    copy = shutil.copytree(finished[0], folder / 'copy')
     spec = json.loads((copy / 'spec.json').read_text())
-    spec['num_examples']['train'] += 1
+    change(spec)
     (copy / 'spec.json').write_text(json.dumps(spec))
-    with pytest.raises(InputError, match='data that changed'):
+    return copy
+
+
+def swap(names):
+    names[:2] = names[1::-1]
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda spec: spec['num_examples'].update(train=17), "split 'train' has 16 examples, which were 17"),
+        (lambda spec: spec['max_size'].update(val=[32, 65]), r"'val' has \(32, 64\) pixels .*, which were \(32, 65\)"),
+        (lambda spec: spec['class_pixels']['val'].__setitem__(0, 9), "pixels of class 'road', which were 9"),
+        (lambda spec: spec['digest'].update(train='abc'), r"'train' has other content \(digest \w+, which was abc\)"),
+        (lambda spec: swap(spec['classes']['names']), 'classes in another order: road, sidewalk.* was sidewalk, road'),
+        (lambda spec: spec['classes']['ids'].__setitem__(1, 99), r"another id of class 1 \('sidewalk'\): 8.* was 99"),
+    ],
+    ids=['number', 'size', 'pixels', 'content', 'order', 'ids'],
+)
+def test_data_that_changed_since_is_refused(finished, tmp_path, change, message):
+    copy = with_spec(finished, tmp_path, change)
+    with pytest.raises(InputError, match=f'data that changed since: .*{message}') as caught:
         driver.train(toy_run.make_config(), str(copy))
+    assert caught.value.got != caught.value.expected and f'--config.init_from.path={copy}' in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda spec: spec.pop('digest'),
+        lambda spec: spec['classes']['palette'].__setitem__(0, [1, 2, 3]),
+        lambda spec: [spec[key].update(test=spec[key]['val']) for key in ('num_examples', 'max_size', 'digest')],
+    ],
+    ids=['older than the digest', 'other colours', 'a split that the run does not use'],
+)
+def test_a_run_resumes_if_its_data_are_what_they_were(finished, tmp_path, change):
+    copy = with_spec(finished, tmp_path, change)
+    assert driver.train(toy_run.make_config(), str(copy)) == finished[1]
+
+
+# --- the config of results --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('mode', ['evaluate', 'predict'])
+@pytest.mark.parametrize(
+    'changed, message',
+    [
+        (dict(noise=0.5), 'noise: 0.1, now 0.5'),
+        (dict(data=dict(void_class=True)), 'data.void_class: False, now True'),
+        (dict(optim=dict(learning_rate=1.0)), 'optim.learning_rate: 0.0005, now 1.0'),
+    ],
+)
+def test_a_key_that_changes_what_the_net_means_is_refused(finished, monkeypatch, mode, changed, message):
+    monkeypatch.setattr(
+        driver.data_lib, 'prepare', lambda config: pytest.fail('prepared before the config was checked')
+    )
+    with pytest.raises(InputError, match=message) as caught:
+        driver.open_run(toy_run.make_config(**changed), str(finished[0]), mode)
+    assert caught.value.fix.startswith(f'--workdir {finished[0]} --mode {mode}')
+
+
+def test_scores_say_what_they_were_made_with(finished, tmp_path, capsys):
+    workdir, scores = finished
+    made_by = json.loads((workdir / 'scores.json').read_text())['adversarial']['made_by']
+    assert made_by['step'] == 5 and set(made_by['data']) == {'val'} and len(made_by['data']['val']) == 32
+    assert made_by['config']['evaluate']['policy'] == 'cityscapes' and made_by['config']['noise'] == 0.1
+    assert scores['adversarial']['made_by'] == made_by
+    copy = shutil.copytree(workdir, tmp_path / 'copy')
+    config = toy_run.make_config(evaluate=dict(policy='absent_zero'), data=dict(eval_size=(16, 32), threads=2))
+    driver.evaluate(config, str(copy), 'best')
+    stored = json.loads((copy / 'scores_best.json').read_text())['adversarial']['made_by']
+    assert stored['config']['data']['eval_size'] == [16, 32] and 'threads' not in stored['config']['data']
+    assert stored['config']['evaluate']['policy'] == 'absent_zero'
+    assert f'scores: {copy}/scores_best.json' in capsys.readouterr().out
+
+
+def test_data_with_other_classes_are_not_evaluated(finished, tmp_path):
+    copy = with_spec(finished, tmp_path, lambda spec: swap(spec['classes']['names']))
+    with pytest.raises(InputError, match='classes in another order: road, sidewalk'):
+        driver.evaluate(toy_run.make_config(), str(copy))
+
+
+def test_scores_of_an_earlier_stage_are_made_anew_under_another_protocol(finished, tmp_path):
+    copy = shutil.copytree(finished[0], tmp_path / 'copy')
+    again = driver.train(toy_run.make_config(data=dict(eval_size=(32, 64)), evaluate=dict(batch_size=8)), str(copy))
+    assert again == finished[1]
+    again = driver.train(toy_run.make_config(evaluate=dict(batch_size=16)), str(copy))
+    assert again['pretrain']['made_by']['config']['evaluate']['batch_size'] == 16
 
 
 def test_init_from_does_not_undo_an_earlier_stage(finished, tmp_path, monkeypatch):

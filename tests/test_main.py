@@ -335,9 +335,11 @@ def test_a_run_of_another_config_is_refused_with_the_key(finished, call):
     code, _, err = call('--workdir', finished, '--config.optim.learning_rate=1e-3')
     assert code == 1
     assert_message(err, str(finished), 'optim.learning_rate: 0.0005, now 0.001', 'another --workdir')
-    code, _, err = call('--workdir', finished, '--config.model.width=0.5', '--mode=evaluate')
-    assert code == 1
-    assert_message(err, 'checkpoint', 'model_state/segmenter/', 'not (32,)', 'the config it was made with')
+    for mode in (('--mode=evaluate',), ('--mode=predict', '--input', finished / 'segmentation/pictures', '--output=o')):
+        code, _, err = call('--workdir', finished, '--config.model.width=0.5', *mode)
+        assert code == 1
+        fix = f'--workdir {finished} {mode[0].replace("=", " ")}, without'
+        assert_message(err, str(finished), 'model.width: 1.0, now 0.5', fix)
 
 
 def test_divergence_names_step_and_group(finished, tmp_path):

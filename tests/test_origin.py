@@ -159,6 +159,24 @@ def test_a_run_that_has_begun_needs_the_file_no_more(abstract, tmp_path):
     assert again.config.preprocess == 'imagenet'
 
 
+@pytest.mark.parametrize('mode', ['evaluate', 'predict'])
+def test_an_adopted_preparation_holds_in_every_mode(abstract, tmp_path, mode):
+    """The config file says 'unit', the run adopted 'imagenet' from its weights."""
+    path = tmp_path / 'w.npz'
+    weights(abstract, 'erfnet_encoder', path)
+    config = make_config(path)
+    begun = tmp_path / 'run'
+    run, _ = driver.open_run(config, str(begun), 'train')
+    (begun / 'segmentation/checkpoints/0/record').mkdir(parents=True)
+    driver.logs.write_json(begun / driver.CONFIG, config_lib.to_json(run.config))
+    driver.logs.write_json(begun / driver.SPEC, run.spec.to_json())
+    opened, _ = driver.open_run(config, str(begun), mode)
+    assert (config.preprocess, opened.config.preprocess) == ('unit', 'imagenet')
+    config.preprocess = 'caffe'
+    with pytest.raises(InputError, match="'caffe'"):
+        driver.open_run(config, str(begun), mode)
+
+
 @pytest.mark.parametrize('name', ['4.orbax-checkpoint-tmp', 'damaged_4_1700000000'])
 def test_a_save_that_was_cut_short_or_is_damaged_begins_no_run(tmp_path, name):
     (tmp_path / f'segmentation/checkpoints/{name}/record').mkdir(parents=True)

@@ -244,7 +244,12 @@ def _check_bench(path: pathlib.Path, configs: Mapping[str, ml_collections.Config
             )
 
 
-def differences(job: Job, stored: Mapping[str, Any], free: Collection[str] = config_lib.FREE) -> list[str]:
+FREE = tuple(key for key in config_lib.FREE if key != 'data.classes')
+"""Keys that may change when a row resumes. A finished row does not look at its data again, so the class file counts by
+its path."""
+
+
+def differences(job: Job, stored: Mapping[str, Any], free: Collection[str] = FREE) -> list[str]:
     """Returns what differs between the experiment in the folder of a job and the job.
 
     Args:

@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from segjax import config as config_lib
 from segjax import driver, health, logs, parallel
-from segjax.tables.plan import Job, differences
+from segjax.tables.plan import FREE, Job, differences
 
 FAILED = 'failed.json'  # beside config.json, in the folder of a run that diverged
 
@@ -28,7 +27,7 @@ def outcome(job: Job) -> Outcome:
     if not config.exists() or not (scores.exists() or failed.exists()):
         return OPEN
     # `evaluate` may change when a run resumes, but scores under another protocol do not count.
-    free = tuple(key for key in config_lib.FREE if key != 'evaluate')
+    free = tuple(key for key in FREE if key != 'evaluate')
     if differences(job, logs.read_json(config), free):
         return OPEN
     if failed.exists():

@@ -12,6 +12,7 @@ import ml_collections
 
 from segjax import bench, config_file, driver, health, logs, parallel
 from segjax import config as config_lib
+from segjax.tables import plan as plan_lib
 from segjax.tables.plan import Job, Plan
 from segjax.tables.runs import decided_by_main, has_finished
 from segjax.tables.spec import Speed, Table
@@ -19,7 +20,7 @@ from segjax.tables.spec import Speed, Table
 FILE = 'speed.json'
 # Of the keys that do not change what is learned, these change what a call costs. The seed changes no cost.
 COSTLY = ('parallel', 'predict', 'evaluate', 'bench')
-FREE = ('seed', *(key for key in config_lib.FREE if key not in COSTLY))
+FREE = ('seed', *(key for key in plan_lib.FREE if key not in COSTLY))
 
 
 class Speeds(NamedTuple):

@@ -1,0 +1,219 @@
+"""Compares a run folder with the config and the data that a command brings: one rule for train, evaluate and predict.
+
+Paths may move, contents may not. A key that changes what a net means is refused in every mode (config.FREE_IN). What a
+score or a prediction was made with is stored beside it (`made_by`).
+"""
+
+import pathlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from segjax import config as config_lib
+from segjax import logs, origin
+from segjax.data.labels import load_class_file
+from segjax.data.spec import ClassSpec, DataSpec, split_names
+from segjax.errors import InputError
+from segjax.protocol import Scores, Stage
+from segjax.scores import MADE_BY
+
+CONFIG, SPEC = 'config.json', 'spec.json'  # files of a run folder
+
+
+# --- the config -------------------------------------------------------------------------------------------------------
+
+
+def as_trained(config: ml_collections.ConfigDict, folder: pathlib.Path, mode: str) -> ml_collections.ConfigDict:
+    """Returns the config with the preparation of images that the run adopted.
+
+    Args:
+      config: that the command brings, not changed.
+      folder: the run folder.
+      mode: 'evaluate' or 'predict'.
+
+    Raises:
+      InputError: another config than that of the run, in a key that `mode` does not leave free.
+    """
+    if not origin.has_begun(folder) or not (folder / CONFIG).exists():
+        return config
+    stored = logs.read_json(folder / CONFIG)
+    config = origin.with_stored_preprocess(config, stored)
+    found = config_lib.differences(stored, config_lib.to_json(config), free=config_lib.FREE_IN[mode])
+    if found:
+        raise InputError(
+            f'--workdir {folder}',
+            got=config_lib.another_config(found),
+            expected='the config that it was trained with: these keys change what the net means',
+            fix=f'--workdir {folder} --mode {mode}, without --config and without these keys',
+        )
+    if mode == 'predict':
+        _check_class_file(config, stored, folder)
+    return config
+
+
+def _check_class_file(config: ml_collections.ConfigDict, stored: Mapping[str, Any], folder: pathlib.Path) -> None:
+    """Raises InputError for another class file than that of the run: predictions have the classes of the run."""
+    path = config.data.classes
+    if path == stored['data']['classes'] or not (folder / SPEC).exists():
+        return
+    known = DataSpec.from_json(logs.read_json(folder / SPEC)).classes
+    found = load_class_file(pathlib.Path(path).expanduser()).classes
+    different = class_differences(known, found)
+    if different:
+        raise InputError(
+            f'config.data.classes {path}',
+            got=different,
+            expected='the classes, ids and colours that the run was trained with',
+            fix='leave config.data.classes out',
+        )
+
+
+def check_resumed(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for a run folder with checkpoints that was started with another config."""
+    if not origin.has_begun(folder):
+        return
+    found = config_lib.differences(logs.read_json(folder / CONFIG), config_lib.to_json(config))
+    if found:
+        raise InputError(
+            f'--workdir {folder}',
+            got=config_lib.another_config(found),
+            expected='the config it was started with',
+            fix='undo the change, or another --workdir (--config.init_from.path begins with the parameters of this '
+            'run; its optimiser and step start anew)',
+        )
+
+
+# --- the data ---------------------------------------------------------------------------------------------------------
+
+
+def check_data(folder: pathlib.Path, spec: DataSpec, stages: Sequence[Stage]) -> None:
+    """Raises InputError if the data of a run that has begun changed, in the splits that it trains or evaluates on.
+
+    The colours of classes may change: they are painted, and not learned.
+
+    Args:
+      folder: the run folder.
+      spec: of the data as they are now.
+      stages: of the run.
+    """
+    if not origin.has_begun(folder):
+        return
+    stored = DataSpec.from_json(logs.read_json(folder / SPEC))
+    where, got, expected = f'--workdir {folder}', '', ''
+    classes = class_differences(stored.classes, spec.classes, colors=False)
+    if classes:
+        got, expected = classes, 'the classes that it was started with'
+    else:
+        for split in _splits(stages):
+            got = split_differences(stored, spec, split)
+            if got:
+                expected = f'split {split!r} as it was when the run was started'
+                break
+    if got:
+        fix = f'put the data back, or begin another run: --workdir NEW --config.init_from.path={folder}'
+        raise InputError(where, got=f'data that changed since: {got}', expected=expected, fix=fix)
+
+
+def check_classes(folder: pathlib.Path, spec: DataSpec) -> None:
+    """Raises InputError for data whose classes have other names, or another order, than those of the run."""
+    if not origin.has_begun(folder) or not (folder / SPEC).exists():
+        return
+    known = DataSpec.from_json(logs.read_json(folder / SPEC)).classes
+    different = class_differences(known, spec.classes, ids=False, colors=False)
+    if different:
+        raise InputError(
+            f'classes of data set {spec.name!r}',
+            got=different,
+            expected='the classes that the net was trained on, in the same order',
+            fix=f'list them as {folder / SPEC} does, under "names"',
+        )
+
+
+def _splits(stages: Sequence[Stage]) -> list[str]:
+    """Returns the plain splits that the stages train or evaluate on."""
+    inputs = [stage.eval_input for stage in stages]
+    for stage in stages:
+        if stage.train_input is not None:
+            inputs += stage.train_input.with_beside()
+    return sorted({name for one in inputs for name in split_names(one.split)})
+
+
+def class_differences(old: ClassSpec, new: ClassSpec, ids: bool = True, colors: bool = True) -> str:
+    """Returns the first difference of two class lists in words, '' if there is none.
+
+    Args:
+      old, new: the class lists.
+      ids: whether the ids of the label files count.
+      colors: whether the palette counts.
+    """
+    if old.num_classes != new.num_classes:
+        return f'{new.num_classes} classes, which were {old.num_classes}'
+    if set(old.names) == set(new.names) and old.names != new.names:
+        return f'classes in another order: {_short(new.names)}, which was {_short(old.names)}'
+    compared = {'name': (old.names, new.names)}
+    if ids:
+        compared['id'] = (old.ids, new.ids)
+    if colors:
+        compared['colour'] = (old.palette, new.palette)
+    for kind, pair in compared.items():
+        for number, (a, b) in enumerate(zip(*pair, strict=True)):
+            if a != b:
+                return f'another {kind} of class {number} ({old.names[number]!r}): {b!r}, which was {a!r}'
+    return ''
+
+
+def _short(names: Collection[str]) -> str:
+    shown = list(names)[:6]
+    return ', '.join(shown) + (', ...' if len(names) > len(shown) else '')
+
+
+def split_differences(old: DataSpec, new: DataSpec, split: str) -> str:
+    """Returns the first difference of a split in words, '' if there is none or the split is new.
+
+    Records that are older than the digest compare by their numbers.
+    """
+    if split not in old.num_examples or split not in new.num_examples:
+        return '' if split not in old.num_examples else f'no split {split!r}'
+    facts = {
+        'examples': (old.num_examples[split], new.num_examples[split]),
+        'examples without a label': (old.num_unlabelled.get(split, 0), new.num_unlabelled.get(split, 0)),
+        'pixels (height, width) of the largest label': (old.max_size[split], new.max_size[split]),
+        'unlabelled pixels': (old.void_pixels[split], new.void_pixels[split]),
+    }
+    pixels = zip(old.classes.names, old.class_pixels[split], new.class_pixels[split], strict=True)
+    facts |= {f'pixels of class {name!r}': (a, b) for name, a, b in pixels}
+    for fact, (a, b) in facts.items():
+        if a != b:
+            return f'split {split!r} has {b} {fact}, which were {a}'
+    digests = old.digest.get(split, ''), new.digest.get(split, '')
+    if all(digests) and digests[0] != digests[1]:
+        return (
+            f'split {split!r} has other content (digest {digests[1]}, which was {digests[0]}): '
+            'as many examples, and as many pixels of each class, but images, labels or their order differ'
+        )
+    return ''
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def made_by(config: ml_collections.ConfigDict, spec: DataSpec, stage: Stage, step: int) -> dict[str, Any]:
+    """Returns what the scores of a checkpoint depend on: its step, the digests of the data, and the config."""
+    splits = split_names(stage.eval_input.split)
+    return {
+        'step': step,
+        'data': {split: spec.digest.get(split, '') for split in splits},
+        'config': config_lib.recorded(config),
+    }
+
+
+def still_hold(scores: Scores, now: Mapping[str, Any], config: ml_collections.ConfigDict) -> bool:
+    """Returns whether stored scores are those that an evaluation would compute now.
+
+    Args:
+      scores: of a stage. Older ones do not say what they were made by, only the protocol.
+      now: from `made_by`.
+      config: of the run.
+    """
+    return scores[MADE_BY] == now if MADE_BY in scores else config_lib.scored_as_asked(scores, config)
