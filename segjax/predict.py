@@ -22,16 +22,20 @@ Memory. Probabilities exist for one band of an image only: tile rows are predict
 finished rows are resized and decided at once, in strips of at most `STRIP_PIXELS`, one class at a time. A
 10000x8000 image thus needs its uint8 planes and about two rows of tiles of float32 probabilities per scale.
 
-Again. Files are written under another name and renamed, so a file that exists is whole. A second run over
-the same folders predicts what is missing or older than its image. `predict.json` in the output folder says
-what the files were made with; another net or setting needs another (or an emptied) output folder.
+Again. Files are written under another name and renamed, so a file that exists is whole. `predict.jsonl` in the
+output folder lists the finished images with digests of their files. A second run skips an image only if its
+file has the listed digest. `predict.json` says what the results were made with: the digest of the net's
+arrays, the run, its step and config, the classes. Another net or setting needs another (or an emptied) folder.
 """
 
+import hashlib
+import json
 import os
 import pathlib
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -42,7 +46,8 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from segjax import driver, logs, parallel
+from segjax import config as config_lib
+from segjax import driver, logs, origin, parallel
 from segjax.data import transforms
 from segjax.data.image_files import Source, find_images, read_image
 from segjax.data.spec import ClassSpec, DataSpec
@@ -51,6 +56,7 @@ from segjax.ops import tiles
 
 OUTPUTS = ('ids', 'color', 'overlay', 'confidence')
 RECORD = 'predict.json'
+FINISHED = 'predict.jsonl'
 STRIP_PIXELS = 1 << 22
 WRITERS = 4
 
@@ -120,12 +126,14 @@ def check_folders(input_folder: pathlib.Path, output_folder: pathlib.Path) -> No
 class Assembly:
     """One image in the making: hands out its tiles and takes their predictions, in the same order.
 
+    digest      of the image file, '' where nobody asks for it
     classes     [H, W] uint8 train ids
     confidence  [H, W] uint8, 255 x the largest probability
     """
 
-    def __init__(self, source: Source, image: np.ndarray, plan: Plan, num_classes: int):
+    def __init__(self, source: Source, image: np.ndarray, plan: Plan, num_classes: int, digest: str = ''):
         self.source = source
+        self.digest = digest
         self.image = image
         self.size = image.shape[:2]
         self.grids = [tiles.cut(size, plan.tile, plan.overlap) for size in net_sizes(self.size, plan)]
@@ -250,15 +258,70 @@ def output_path(folder: pathlib.Path, kind: str, source: Source) -> pathlib.Path
     return folder / kind / f'{source.name}.png'
 
 
-def is_done(folder: pathlib.Path, source: Source) -> bool:
-    """All four outputs exist and are not older than the image."""
-    paths = [output_path(folder, kind, source) for kind in OUTPUTS]
-    made = source.path.stat().st_mtime
-    return all(p.is_file() and p.stat().st_mtime >= made for p in paths)
+def content_digest(path: pathlib.Path) -> str:
+    """Returns 32 hexadecimal digits for the content of a file. Names, sizes and times do not tell two images apart."""
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def write_outputs(folder: pathlib.Path, assembly: Assembly, classes: ClassSpec) -> None:
-    """Writes the four pictures of a complete image; `ids` comes last."""
+class Finished:
+    """The list of finished images in an output folder: an image is added when its four outputs exist.
+
+    Args:
+      folder: for the outputs.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
+        self._path = folder / FINISHED
+        self._lock = threading.Lock()  # writers are threads
+        self._digests = {}
+        if self._path.exists():
+            for line in self._path.read_text(encoding='utf-8').splitlines():
+                self._digests |= _entry(line)
+
+    def holds(self, source: Source) -> bool:
+        """Returns whether the outputs exist and were made from this very file."""
+        exist = all(output_path(self._folder, kind, source).is_file() for kind in OUTPUTS)
+        return exist and self._digests.get(source.name) == content_digest(source.path)
+
+    def begin(self, todo: Iterable[Source]) -> None:
+        """Strikes images off the list, whose outputs will be written over, and damaged lines."""
+        for source in todo:
+            self._digests.pop(source.name, None)
+        self.sort()
+
+    def sort(self) -> None:
+        """Writes the list in the order of the names: images finish in any order."""
+        logs.write_text(self._path, ''.join(map(_line, sorted(self._digests.items()))))
+
+    def add(self, source: Source, digest: str) -> None:
+        """Lists an image whose outputs have been written."""
+        with self._lock, self._path.open('a', encoding='utf-8') as file:
+            self._digests[source.name] = digest
+            file.write(_line((source.name, digest)))
+
+    def others(self, sources: Iterable[Source]) -> list[str]:
+        """Returns the names of listed images that are not among the sources."""
+        return sorted(set(self._digests) - {source.name for source in sources})
+
+
+def _line(entry: tuple[str, str]) -> str:
+    name, digest = entry
+    return json.dumps({'name': name, 'digest': digest}, ensure_ascii=False) + '\n'
+
+
+def _entry(line: str) -> dict[str, str]:
+    """Returns {name: digest} of a line, {} for a damaged line: its image is predicted again."""
+    try:
+        content = json.loads(line)
+        return {content['name']: content['digest']}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def write_outputs(folder: pathlib.Path, assembly: Assembly, classes: ClassSpec, finished: Finished) -> None:
+    """Writes the four pictures of a complete image, `ids` last, and lists the image."""
     color = np.array(classes.palette, np.uint8)[assembly.classes]
     pictures = {
         'confidence': assembly.confidence,
@@ -268,6 +331,7 @@ def write_outputs(folder: pathlib.Path, assembly: Assembly, classes: ClassSpec) 
     }
     for kind, picture in pictures.items():
         write_atomically(output_path(folder, kind, assembly.source), logs.encode_png(picture))
+    finished.add(assembly.source, assembly.digest)
 
 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
@@ -279,18 +343,26 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
 
 
 def check_record(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Raises InputError if the output folder holds predictions made with something else."""
+    """Raises InputError if the output folder holds predictions that were made with another net or setting.
+
+    A run folder may have moved: its net is known by its arrays and its config.
+    """
     path = folder / RECORD
     if not path.is_file():
         return
     before, now = logs.read_json(path), logs.to_json(record)
-    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    compared = sorted({*before, *now} - {'run', 'config'})
+    changed = {key: (before.get(key), now.get(key)) for key in compared if before.get(key) != now.get(key)}
+    if 'config' in before and 'config' in now:
+        free = (*config_lib.FREE_IN['predict'], *config_lib.UNRECORDED)
+        found = config_lib.changes(before['config'], now['config'], free=free)
+        changed |= {f'config.{key}': values for key, values in found.items()}
     if changed:
         raise InputError(
             str(path),
-            got=', '.join(f'{key} = {now.get(key)!r}' for key in changed),
-            expected=', '.join(f'{key} = {before.get(key)!r}' for key in changed) + ', as for what is there already',
-            fix='choose another --output, or delete this one',
+            got=', '.join(f'{key} = {new!r}' for key, (_, new) in changed.items()),
+            expected=', '.join(f'{key} = {old!r}' for key, (old, _) in changed.items()) + ', as for what is there',
+            fix=f'another folder, as --output {folder}_2, or delete the results in {folder}',
         )
 
 
@@ -339,20 +411,45 @@ def main(
         raise InputError('--mode predict', got=got, expected='one process', fix=fix)
     opened, stages = driver.open_run(config, workdir, 'predict')
     stage, state = driver.load_last_stage(opened, stages, which)
-    state = jax.device_put(parallel.to_host(state), jax.local_devices()[0])
+    state = parallel.to_host(state)
+    net = origin.digest({'params': state.params, 'model_state': state.model_state, 'extra': state.extra})
+    state = jax.device_put(state, jax.local_devices()[0])
     jitted = opened.topology.jit(stage.predict)
-    made_by = {'run': str(opened.workdir.resolve()), 'stage': stage.name, 'step': int(state.step)}
-    summary = run(lambda images: jitted(state, images), config, opened.spec, input_folder, output_folder, made_by)
-    print(
-        f'{summary["images"]} images ({summary["skipped"]} were there already) in {output_folder}: '
-        f'{summary["images_per_second"]:.2f} images/s after {summary["compile_seconds"]:.1f} s of compilation'
-    )
+    made_by = {
+        'run': str(opened.workdir.resolve()),
+        'stage': stage.name,
+        'step': int(state.step),
+        'net': net,
+        'config': config_lib.recorded(opened.config),
+    }
+    arguments = (opened.config, opened.spec, input_folder, output_folder, made_by)
+    summary = run(lambda images: jitted(state, images), *arguments)
+    print(_report(summary, output_folder))
     if summary['largest'] >= 2:
         print(
             f'note: an image is {summary["largest"]:.1f} times as large as what the net was trained on and was cut '
             f'into tiles at that scale; to show it whole, add --config.predict.scales="({1 / summary["largest"]:.3g},)"'
         )
+    if summary['others']:
+        print(
+            f'note: {output_folder} also holds results of images that are not in {input_folder}: '
+            + shortened(summary['others'])
+        )
     return summary
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Returns the first names and the number of the others, for a message."""
+    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if names[3:] else '')
+
+
+def _report(summary: Mapping[str, Any], output_folder: str) -> str:
+    if not summary['images']:
+        return f'0 images: all {summary["skipped"]} were there already, in {output_folder}'
+    return (
+        f'{summary["images"]} images ({summary["skipped"]} were there already) in {output_folder}: '
+        f'{summary["images_per_second"]:.2f} images/s after {summary["compile_seconds"]:.1f} s of compilation'
+    )
 
 
 def run(
@@ -371,13 +468,13 @@ def run(
       config: its `predict` and `data` sections are read.
       spec: gives classes, palette, ids and the sizes that the net was trained for.
       input_folder: images, also in sub-folders.
-      output_folder: gets ids/, color/, overlay/, confidence/ and predict.json.
+      output_folder: gets ids/, color/, overlay/, confidence/, predict.json and predict.jsonl.
       made_by: what tells this net from another ({'run': folder, 'step': 9000}); must survive JSON.
 
     Returns:
-      {'images', 'skipped', 'tiles', 'largest', 'compile_seconds', 'seconds', 'images_per_second'}; reading, blending
-      and writing are included in the rate, compilation is not; `largest` is the size of the largest image, as the net
-      sees it, in units of `data.eval_size`.
+      {'images', 'skipped', 'others', 'tiles', 'largest', 'compile_seconds', 'seconds', 'images_per_second'}; reading,
+      blending and writing are included in the rate, compilation is not; `largest` is the size of the largest image, as
+      the net sees it, in units of `data.eval_size`; `others` are images of earlier calls that are not in the input.
 
     Raises:
       InputError: before anything compiles, for what `check_folders` and `find_images` check; at the end for images
@@ -386,13 +483,17 @@ def run(
     input_folder, output_folder = pathlib.Path(input_folder), pathlib.Path(output_folder)
     check_classes(spec.classes)
     plan = make_plan(config, spec)
-    record = {**made_by, **plan._asdict(), 'classes': list(spec.classes.names)}
+    classes = {'classes': spec.classes.names, 'ids': spec.classes.ids, 'palette': spec.classes.palette}
+    record = {**made_by, **plan._asdict(), **classes}
     del record['batch_size']  # changes the speed only
     check_folders(input_folder, output_folder)
     sources = find_images(input_folder)
     check_record(output_folder, record)
-    todo = [source for source in sources if not is_done(output_folder, source)]
+    finished = Finished(output_folder)
+    todo = [source for source in sources if not finished.holds(source)]
     logs.write_json(output_folder / RECORD, record)
+    others = finished.others(sources)
+    finished.begin(todo)
     compile_seconds = warm_up(predict_fn, plan, spec.classes.num_classes) if todo else 0.0
 
     start = time.perf_counter()
@@ -405,12 +506,13 @@ def run(
             num_tiles += 1
             largest = max(largest, min(np.divide(assembly.grids[0].size, plan.eval_size)))
             if assembly.add(place, probabilities):
-                writing.append(pool.submit(write_outputs, output_folder, assembly, spec.classes))
+                writing.append(pool.submit(write_outputs, output_folder, assembly, spec.classes, finished))
                 bar.update()
             if len(writing) > WRITERS:
                 writing.popleft().result()
         for future in writing:
             future.result()
+    finished.sort()
     seconds = time.perf_counter() - start
     if damaged:
         raise InputError(
@@ -422,6 +524,7 @@ def run(
     return {
         'images': len(todo),
         'skipped': len(sources) - len(todo),
+        'others': others,
         'tiles': num_tiles,
         'largest': float(largest),
         'compile_seconds': compile_seconds,
@@ -433,8 +536,9 @@ def run(
 def assemblies(sources: Iterable[Source], plan: Plan, num_classes: int, damaged: list[str]) -> Iterator[Assembly]:
     """Opens the images one by one; appends the paths of those that cannot be decoded to `damaged`."""
     for source in sources:
+        digest = content_digest(source.path)  # first: a file that is replaced meanwhile is predicted again
         image = read_image(source.path)
         if image is None:
             damaged.append(str(source.path))
         else:
-            yield Assembly(source, image, plan, num_classes)
+            yield Assembly(source, image, plan, num_classes, digest)

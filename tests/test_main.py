@@ -339,7 +339,7 @@ def test_a_run_of_another_config_is_refused_with_the_key(finished, call):
         code, _, err = call('--workdir', finished, '--config.model.width=0.5', *mode)
         assert code == 1
         fix = f'--workdir {finished} {mode[0].replace("=", " ")}, without'
-        assert_message(err, str(finished), 'model.width: 1.0, now 0.5', fix)
+        assert_message(err, str(finished), 'model.width: 0.25, now 0.5', fix)
 
 
 def test_divergence_names_step_and_group(finished, tmp_path):

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from segjax import config as config_lib
 from segjax import data, driver, parallel, predict
 from segjax.data import transforms
 from segjax.data.spec import ClassSpec, DataSpec
@@ -327,6 +328,54 @@ def test_finished_folder_compiles_nothing_and_newer_images_are_done_again(tmp_pa
     os.utime(tmp_path / 'in/a.png', (now, now))
     assert run(tmp_path)['images'] == 2
     np.testing.assert_array_equal(read(newer), np.array(IDS)[noise(16, 24, 9).argmax(-1)])
+    os.utime(tmp_path / 'in/a.png', (now + 99, now + 99))
+    assert run(tmp_path)['images'] == 0, 'the time alone tells nothing'
+
+
+@pytest.mark.parametrize('age', [-1000, 0, 1000])
+def test_other_images_of_the_same_names_are_done_again(tmp_path, age):
+    """Their files have the size and, at age 0, the time of the files before: bitmaps from two archives."""
+    for name, seed in (('same', 1), ('other', 2)):
+        cv2.imwrite(str(tmp_path / f'{name}.bmp'), noise(16, 24, seed))
+    (tmp_path / 'in').mkdir()
+    target = tmp_path / 'in/0001.bmp'
+    target.write_bytes((tmp_path / 'same.bmp').read_bytes())
+    run(tmp_path)
+    made = target.stat()
+    target.write_bytes((tmp_path / 'other.bmp').read_bytes())
+    os.utime(target, (made.st_mtime + age, made.st_mtime + age))
+    assert target.stat().st_size == made.st_size
+    assert run(tmp_path)['images'] == 1
+    np.testing.assert_array_equal(read(tmp_path / 'out/ids/0001.png'), np.array(IDS)[read(target).argmax(-1)])
+    summary = run(tmp_path)
+    assert (summary['images'], summary['skipped'], summary['others']) == (0, 1, [])
+
+
+def test_results_of_images_that_are_gone_are_named(tmp_path):
+    fill(tmp_path / 'in')
+    run(tmp_path)
+    (tmp_path / 'in/a.png').unlink()
+    (tmp_path / 'in/z.png').rename(tmp_path / 'in/y.png')
+    summary = run(tmp_path)
+    assert (summary['images'], summary['skipped'], summary['others']) == (1, 3, ['a', 'z'])
+    assert run(tmp_path)['others'] == ['a', 'z']
+
+
+def test_a_torn_list_of_finished_images_costs_these_images_only(tmp_path):
+    fill(tmp_path / 'in')
+    run(tmp_path)
+    path = tmp_path / 'out/predict.jsonl'
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(''.join(lines[:-2]) + lines[-2][:20])
+    assert run(tmp_path)['images'] == 2
+    assert run(tmp_path)['images'] == 0 and len(path.read_text().splitlines()) == 5
+
+
+def test_results_that_do_not_say_what_they_are_of_are_made_again(tmp_path):
+    fill(tmp_path / 'in')
+    run(tmp_path)
+    (tmp_path / 'out/predict.jsonl').unlink()
+    assert run(tmp_path)['images'] == 5
 
 
 def test_another_net_or_setting_needs_another_folder(tmp_path):
@@ -338,6 +387,42 @@ def test_another_net_or_setting_needs_another_folder(tmp_path):
     with pytest.raises(InputError, match='mirror = True'):
         run(tmp_path, config=make_config(flip=True))
     assert json.loads((tmp_path / 'out/predict.json').read_text())['step'] == 3
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(net='another'), "net = 'another'"),
+        (dict(preprocess='caffe'), r"config.preprocess = 'caffe'[\s\S]*config.preprocess = 'unit'"),
+        (dict(run='moved'), None),
+        (dict(threads=3), None),
+    ],
+    ids=['net', 'preprocess', 'moved', 'threads'],
+)
+def test_results_of_another_net_or_config_are_refused(tmp_path, change, message):
+    fill(tmp_path / 'in')
+
+    def made_by(preprocess='unit', threads=1, net='net', run='here'):
+        config = config_lib.defaults('supervised')
+        config_lib.update(config, preprocess=preprocess, data=dict(threads=threads))
+        return {'run': run, 'step': 3, 'net': net, 'config': config_lib.recorded(config)}
+
+    run(tmp_path, made_by=made_by())
+    if message is None:
+        assert run(tmp_path, made_by=made_by(**change))['skipped'] == 5
+    else:
+        with pytest.raises(InputError, match=message):
+            run(tmp_path, made_by=made_by(**change))
+
+
+def test_results_with_another_palette_are_refused(tmp_path):
+    fill(tmp_path / 'in')
+    run(tmp_path)
+    spec = make_spec()
+    classes = ClassSpec(spec.classes.names, PALETTE[::-1], IDS)
+    with pytest.raises(InputError, match='palette'):
+        changed = dataclasses.replace(spec, classes=classes)
+        predict.run(channels, make_config(), changed, tmp_path / 'in', tmp_path / 'out', {'step': 3})
 
 
 def raises_before_the_net(tmp_path, match, **kwargs):
@@ -448,16 +533,28 @@ def test_mode_predict_uses_the_chosen_checkpoint_of_the_run(tmp_path, monkeypatc
         return stages[0], state
 
     prepared = data.Prepared(make_spec(), tmp_path, 'toy')
-    opened = driver.Run(make_config(), prepared, tmp_path / 'run', parallel.topology('pmap', 1))
+    config = config_lib.defaults('supervised')
+    config_lib.update(config, data=dict(eval_size=(16, 24)))
+    opened = driver.Run(config, prepared, tmp_path / 'run', parallel.topology('pmap', 1))
     monkeypatch.setattr(driver, 'open_run', lambda config, workdir, use: (opened, (ToyStage(),)))
     monkeypatch.setattr(driver, 'load_last_stage', load_last_stage)
-    arguments = (make_config(), str(tmp_path / 'run'), str(tmp_path / 'in'), str(tmp_path / 'out'), 'best')
+    arguments = (config, str(tmp_path / 'run'), str(tmp_path / 'in'), str(tmp_path / 'out'), 'best')
     assert predict.main(*arguments)['images'] == 5
     assert traces == [(4, 16, 24, 3)]
     ids = read(tmp_path / 'out/ids/z.png')
     np.testing.assert_array_equal(ids, np.array(IDS)[images['z'][..., [2, 0, 1]].argmax(-1)])
     assert json.loads((tmp_path / 'out/predict.json').read_text())['step'] == 7
     assert '5 images (0 were there already)' in capsys.readouterr().out
+    assert predict.main(*arguments)['images'] == 0
+    out = capsys.readouterr().out
+    assert '0 images: all 5 were there already' in out and 'images/s' not in out and 'note' not in out
+    state.params['segmenter']['order'] = np.array([0, 1, 2])  # the same run and step, another net
+    with pytest.raises(InputError, match=r'net = '):
+        predict.main(*arguments)
+    state.params['segmenter']['order'] = np.array([2, 0, 1])
+    (tmp_path / 'in/a.png').unlink()
+    predict.main(*arguments)
+    assert 'also holds results of images that are not in' in capsys.readouterr().out
     for position, flag in ((2, '--input'), (3, '--output')):
         with pytest.raises(InputError, match=f'{flag}[\\s\\S]*nothing'):
             predict.main(*arguments[:position], '', *arguments[position + 1 :])
