@@ -268,6 +268,11 @@ def load_params(path: str) -> dict[str, PyTree]:
     return {'params': tree['params'], 'model_state': tree.get('model_state', {})}
 
 
+def newest_step(folder: pathlib.Path) -> int:
+    """Returns the newest saved step in a folder of checkpoints, 0 if there is none."""
+    return max((int(step.name) for step in _numbered(folder)), default=0)
+
+
 def _numbered(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the whole checkpoints in a folder of checkpoints."""
     return [state.parent for state in folder.glob('*/state') if re.fullmatch(r'\d+', state.parent.name)]

@@ -21,6 +21,7 @@ from segjax import (
     advice,
     checkpoints,
     evaluation,
+    extension,
     health,
     host,
     logs,
@@ -142,20 +143,27 @@ def _check_evaluation(run: Run, stages: tuple[Stage, ...], states: Mapping[str, 
         jax.eval_shape(stage.eval_step, states[stage.name], batch, keys)
 
 
-def train(config: ml_collections.ConfigDict, workdir: str, stop: health.StopSignal | None = None) -> dict[str, Scores]:
+def train(
+    config: ml_collections.ConfigDict, workdir: str, stop: health.StopSignal | None = None, extend: bool = False
+) -> dict[str, Scores]:
     """Trains all stages (or goes on with them), evaluates, writes scores.json and report.html.
 
     Args:
       config: unchecked.
       workdir: the run folder.
       stop: entered by the caller, for several runs in a row; None: a run alone listens for itself.
+      extend: whether the config may have more steps than the run folder says.
     """
+    if extend:
+        same_run.check_begun(pathlib.Path(workdir).expanduser().absolute())
     with contextlib.nullcontext(stop) if stop else health.StopSignal() as stop:
         run, stages = open_run(config, workdir, 'train')
         with _locked(run.workdir):
-            same_run.check_resumed(run.workdir, run.config)
+            longer = same_run.check_resumed(run.workdir, run.config, extend)
             same_run.check_data(run.workdir, run.spec, stages)
             origin.write_start(run, stages, run.workdir / CONFIG)
+            if longer:
+                extension.apply(run, stages)
             if parallel.is_main():
                 logs.write_json(run.workdir / CONFIG, config_lib.to_json(run.config))
                 logs.write_json(run.workdir / SPEC, run.spec.to_json())

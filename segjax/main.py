@@ -14,6 +14,7 @@ from absl import app, flags, logging
 
 from segjax.errors import InputError, unknown_name
 
+CHECKPOINTS = ('last', 'best')
 MODES = ('train', 'evaluate', 'predict', 'doctor', 'bench', 'table')
 EXIT_WRONG, EXIT_PREEMPTED = 1, 75
 # What the user's disk may refuse at any moment; every other OSError is a bug and keeps its traceback.
@@ -38,7 +39,8 @@ _WORKDIR = flags.DEFINE_string('workdir', '', 'Run folder: checkpoints, logs, pi
 _MODE = flags.DEFINE_string('mode', 'train', 'One of ' + ', '.join(MODES))
 _INPUT = flags.DEFINE_string('input', '', '--mode predict: folder of images')
 _OUTPUT = flags.DEFINE_string('output', '', '--mode predict: folder for label maps, colours and overlays')
-_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'last', ['last', 'best'], 'Which one --mode evaluate and predict use')
+_CHECKPOINT = flags.DEFINE_string('checkpoint', 'last', '--mode evaluate and predict: last or best')
+_EXTEND = flags.DEFINE_bool('extend', False, '--mode train: allow more steps than planned, in the same run folder')
 _TABLE = flags.DEFINE_string('table', '', '--mode table: file with the rows of a table')
 _SCALE = flags.DEFINE_string('scale', 'quick', '--mode table: how large, a name of its scales')
 _ROWS = flags.DEFINE_string('rows', '', '--mode table: regular expression for the rows to train; all of them without')
@@ -50,9 +52,15 @@ _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Find the other processes
 _COORDINATOR = flags.DEFINE_string('coordinator', '', 'host:port of process 0, for several processes by hand')
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', 1, 'With --coordinator')
 _PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'With --coordinator')
+FLAGS_OF_MODES = {
+    ('table',): (_TABLE, _SCALE, _ROWS, _SEEDS, _OVERRIDE),
+    ('predict',): (_INPUT, _OUTPUT),
+    ('evaluate', 'predict'): (_CHECKPOINT,),
+    ('train',): (_EXTEND,),
+}
 PROCESSES = (_DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
 FLAGS = (
-    *(_CONFIG, _WORKDIR, _MODE, _INPUT, _OUTPUT, _CHECKPOINT),
+    *(_CONFIG, _WORKDIR, _MODE, _INPUT, _OUTPUT, _CHECKPOINT, _EXTEND),
     *(_TABLE, _SCALE, _ROWS, _SEEDS, _OVERRIDE),
     *PROCESSES,
 )
@@ -115,7 +123,9 @@ def _load_config(assignments):
 def _check_flags() -> None:
     if _MODE.value not in MODES:
         raise unknown_name('--mode', _MODE.value, MODES)
-    _check_table_flags()
+    _check_flags_of_modes()
+    if _CHECKPOINT.value not in CHECKPOINTS:
+        raise unknown_name('--checkpoint', _CHECKPOINT.value, CHECKPOINTS)
     if _MODE.value == 'doctor':
         return
     if not _WORKDIR.value:
@@ -126,17 +136,19 @@ def _check_flags() -> None:
                 raise InputError(f'--{flag.name}', got='nothing', expected='a folder', fix=f'--{flag.name} FOLDER')
 
 
-def _check_table_flags() -> None:
+def _check_flags_of_modes() -> None:
+    """Raises InputError for a flag that the mode would not look at, and for what a table needs."""
+    for modes, own in FLAGS_OF_MODES.items():
+        for flag in own:
+            if flags.FLAGS[flag.name].present and _MODE.value not in modes:
+                expected = ' or '.join(f'--mode {mode}' for mode in modes)
+                raise InputError(f'--{flag.name}', got=f'--mode {_MODE.value}', expected=expected)
     if _MODE.value == 'table':
         if not _TABLE.value:
             raise InputError('--table', got='nothing', expected='a table file', fix='--table configs/tables/FILE.py')
         if _CONFIG.value:
             fix = 'leave --config out; --config.section.key=value holds for every row'
             raise InputError('--config', got=_CONFIG.value, expected='none: the rows name their configs', fix=fix)
-        return
-    for flag in (_TABLE, _SCALE, _ROWS, _SEEDS, _OVERRIDE):
-        if flags.FLAGS[flag.name].present:
-            raise InputError(f'--{flag.name}', got=f'--mode {_MODE.value}', expected='--mode table')
 
 
 def _dispatch(assignments) -> None:
@@ -154,7 +166,7 @@ def _dispatch(assignments) -> None:
     parallel.initialize(*(flag.value for flag in PROCESSES))
     host.keep_heap()
     if _MODE.value == 'train':
-        driver.train(config, _WORKDIR.value)
+        driver.train(config, _WORKDIR.value, extend=_EXTEND.value)
     elif _MODE.value == 'evaluate':
         driver.evaluate(config, _WORKDIR.value, _CHECKPOINT.value)
     elif _MODE.value == 'predict':

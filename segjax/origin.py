@@ -147,7 +147,7 @@ def initial_state(run, stage: Stage, earlier: Mapping[str, TrainState]) -> Train
       InputError: parameters that do not fit, or none that a pattern of `init_from.nets` finds.
     """
     # Not compiled as a whole: small programs that all nets share take a tenth of the time.
-    state = parallel.to_host(stage.init(*_arguments(run, stage, earlier)))
+    state = parallel.to_host(stage.init(*arguments(run, stage, earlier)))
     source = run.source()
     if source is None:
         return state
@@ -165,7 +165,7 @@ def initial_state(run, stage: Stage, earlier: Mapping[str, TrainState]) -> Train
 
 def abstract_state(run, stage: Stage, earlier: Mapping[str, TrainState]) -> TrainState:
     """Shapes and types of a stage's state; those of `earlier` may be abstract, too."""
-    return jax.eval_shape(stage.init, *_arguments(run, stage, earlier))
+    return jax.eval_shape(stage.init, *arguments(run, stage, earlier))
 
 
 def abstract_states(run, stages: Sequence[Stage]) -> dict[str, TrainState]:
@@ -176,7 +176,7 @@ def abstract_states(run, stages: Sequence[Stage]) -> dict[str, TrainState]:
     return states
 
 
-def _arguments(run, stage: Stage, earlier: Mapping[str, TrainState]):
+def arguments(run, stage: Stage, earlier: Mapping[str, TrainState]):
     """Returns those of `stage.init`: a key that all stages share, zeros as the batch, earlier states."""
     inputs = stage.train_input or stage.eval_input
     batch = loader.zeros(inputs, max(1, inputs.batch_size // run.topology.count))

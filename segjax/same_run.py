@@ -69,19 +69,54 @@ def _check_class_file(config: ml_collections.ConfigDict, stored: Mapping[str, An
         )
 
 
-def check_resumed(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Raises InputError for a run folder with checkpoints that was started with another config."""
+def check_begun(folder: pathlib.Path) -> None:
+    """Raises InputError for a folder without a run that could be extended."""
     if not origin.has_begun(folder):
-        return
-    found = config_lib.differences(logs.read_json(folder / CONFIG), config_lib.to_json(config))
-    if found:
-        raise InputError(
-            f'--workdir {folder}',
-            got=config_lib.another_config(found),
-            expected='the config it was started with',
-            fix='undo the change, or another --workdir (--config.init_from.path begins with the parameters of this '
-            'run; its optimiser and step start anew)',
-        )
+        got, fix = f'no checkpoint in {folder}', 'leave --extend out to start a run'
+        raise InputError('--extend', got=got, expected='the --workdir of a run that has begun', fix=fix)
+
+
+def check_resumed(folder: pathlib.Path, config: ml_collections.ConfigDict, extend: bool = False) -> bool:
+    """Returns whether a run that has begun is to train longer than its folder says.
+
+    Args:
+      folder: the run folder.
+      config: that the command brings.
+      extend: whether the command allows more steps.
+
+    Raises:
+      InputError: a run folder with checkpoints that was started with another config.
+    """
+    if not origin.has_begun(folder):
+        return False
+    stored, now = logs.read_json(folder / CONFIG), config_lib.to_json(config)
+    found = config_lib.changes(stored, now)
+    longer = [key for key, (old, new) in found.items() if _is_longer(key, old, new)]
+    if not found or (extend and len(longer) == len(found)):
+        return bool(found)
+    raise InputError(
+        f'--workdir {folder}',
+        got=config_lib.another_config(config_lib.differences(stored, now)),
+        expected='the config it was started with' + (', but for more steps' if extend else ''),
+        fix=_fix(found, longer, extend),
+    )
+
+
+def _is_longer(key: str, old: Any, new: Any) -> bool:
+    return key.split('.')[-1] == 'num_steps' and old is not None and new is not None and new > old
+
+
+def _fix(found: Mapping[str, tuple[Any, Any]], longer: Sequence[str], extend: bool) -> str:
+    """Returns how to mend the changes of a resumed run."""
+    if len(longer) == len(found):
+        return 'add --extend to train longer in this folder, with the optimiser and the step as they are'
+    shorter = [key for key in found if key.split('.')[-1] == 'num_steps' and key not in longer]
+    if extend and shorter:
+        return f'--config.{shorter[0]}={found[shorter[0]][0]}, as planned, or more'
+    return (
+        'undo the change, or another --workdir (--config.init_from.path begins with the parameters of this '
+        'run; its optimiser and step start anew)'
+    )
 
 
 # --- the data ---------------------------------------------------------------------------------------------------------

@@ -18,35 +18,14 @@ import jax
 import numpy as np
 import pytest
 import toy_run
+from run_folders import assert_same_run, final_state, stop_at
 
-from segjax import checkpoints, config_file, driver, evaluation, health, origin, trees
+from segjax import checkpoints, config_file, driver, evaluation, health, origin
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import Input
 
 HELPERS = pathlib.Path(__file__).parent / 'helpers'
-
-
-def final_state(workdir, stage='adversarial'):
-    """Arrays of the newest checkpoint by path, read without any of our classes."""
-    steps = [p for p in (workdir / stage / 'checkpoints').iterdir() if p.name.isdigit()]
-    newest = max(steps, key=lambda p: int(p.name))
-    import orbax.checkpoint as ocp
-
-    with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(newest / 'state')
-    return {name: np.asarray(leaf) for name, leaf in trees.named_leaves(tree).items()}
-
-
-def assert_same_run(a: pathlib.Path, b: pathlib.Path, stages=('pretrain', 'adversarial')):
-    """Bit for bit: every array of every stage's last checkpoint, every logged metric, every score."""
-    for stage in stages:
-        state_a, state_b = final_state(a, stage), final_state(b, stage)
-        assert state_a.keys() == state_b.keys()
-        for name in state_a:
-            np.testing.assert_array_equal(state_a[name], state_b[name], err_msg=name)
-        for name in ('metrics.jsonl', 'scores.json'):
-            assert (a / stage / name).read_bytes() == (b / stage / name).read_bytes(), f'{stage}/{name}'
 
 
 @pytest.fixture(scope='module')
@@ -105,23 +84,6 @@ def test_preempted_and_resumed_is_bit_identical(finished, tmp_path, monkeypatch,
     assert_same_run(workdir, tmp_path)
 
 
-def stop_at(monkeypatch, stage, step):
-    """Lets the run believe in a SIGTERM during that step."""
-    here = []
-
-    def map_functions(run, entered, original=driver.map_functions):
-        here[:] = [entered.name, 0]
-        return original(run, entered)
-
-    def due(run, step, num_steps, original=driver._due):
-        here[1] = step
-        return original(run, step, num_steps)
-
-    monkeypatch.setattr(driver, 'map_functions', map_functions)
-    monkeypatch.setattr(driver, '_due', due)
-    monkeypatch.setattr(health.StopSignal, 'reached', lambda self: here == [stage, step])
-
-
 @pytest.mark.parametrize('batch, step', [(1, 3), (4, 5)])  # an evaluation has two batches
 def test_stopped_in_an_evaluation_the_next_start_makes_it(finished, tmp_path, monkeypatch, batch, step):
     """The stop is asked for before the n-th evaluation batch of the second stage."""
@@ -159,7 +121,7 @@ def kept_checkpoints(workdir, stage='adversarial'):
 def test_stopped_in_an_evaluation_the_same_checkpoints_are_kept(tmp_path, monkeypatch, best, stopped):
     """The evaluation of the best step, or another one, is cut short: its score must reach the checkpoint."""
     config = toy_run.make_config(
-        pretrain_steps=0, train=dict(num_steps=3), run=dict(eval_every=1, keep_last=1, num_pictures=0)
+        pretrain=dict(num_steps=0), train=dict(num_steps=3), run=dict(eval_every=1, keep_last=1, num_pictures=0)
     )
     begun = []
 
@@ -207,7 +169,7 @@ def test_two_trainings_do_not_share_a_folder(tmp_path):
 
 def test_a_start_that_failed_before_its_first_checkpoint_binds_nobody(tmp_path):
     (tmp_path / 'config.json').write_text('{"pipeline": "toy", "train": {"batch_size": 3}}')
-    driver.train(toy_run.make_config(pretrain_steps=1, train=dict(num_steps=1)), str(tmp_path))
+    driver.train(toy_run.make_config(pretrain=dict(num_steps=1), train=dict(num_steps=1)), str(tmp_path))
 
 
 def with_spec(finished, folder, change):
@@ -326,7 +288,7 @@ def reused(finished, tmp_path_factory):
     and its config."""
     source = shutil.copytree(finished[0], tmp_path_factory.mktemp('source') / 'run')
     workdir = tmp_path_factory.mktemp('reused') / 'run'
-    config = toy_run.make_config(pretrain_steps=0, seed=1, init_from=dict(path=str(source / 'pretrain')))
+    config = toy_run.make_config(pretrain=dict(num_steps=0), seed=1, init_from=dict(path=str(source / 'pretrain')))
     scores = driver.train(config, str(workdir))
     taken, trained = final_state(workdir, 'pretrain'), final_state(source, 'pretrain')
     for name in ('params/backbone/Conv_0/kernel', 'params/head/kernel'):
@@ -362,7 +324,7 @@ def test_a_run_folder_says_once_what_it_began_from(finished, reused, tmp_path):
     taken = checkpoints.load_params(str(finished[0] / 'pretrain'))
     assert before['digest'] == origin.digest(taken) and len(before['digest']) == 12
     assert origin.digest(checkpoints.load_params(str(finished[0]))) != before['digest']
-    driver.train(toy_run.make_config(pretrain_steps=0, seed=1), str(copy))
+    driver.train(toy_run.make_config(pretrain=dict(num_steps=0), seed=1), str(copy))
     assert json.loads((copy / 'start.json').read_text()) == before, 'a resumed run may drop the path'
     assert json.loads((finished[0] / 'start.json').read_text())['digest'] == ''
 

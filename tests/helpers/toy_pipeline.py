@@ -13,7 +13,7 @@ from segjax.ops import images
 from segjax.protocol import Input, Mean, Stage, TrainState
 
 SCHEMA = {
-    'pretrain_steps': Field(3, 'steps of the first stage'),
+    'pretrain': {'num_steps': Field(3, 'Steps of the first stage.')},
     'noise': Field(0.1, 'standard deviation of the noise on the features'),
     'optim': OPTIM,
     'optim_critic': OPTIM,
@@ -84,13 +84,13 @@ def make_stages(config, spec):
             'backbone': variables.pop('params'),
             'head': head.init(keys[1], jnp.zeros((*x.shape[:3], 6)))['params'],
         }
-        transform = optim.make(config.optim, config.pretrain_steps, params)
+        transform = optim.make(config.optim, config.pretrain.num_steps, params)
         return TrainState(jnp.int32(0), params, {'backbone': variables}, {'all': transform.init(params)}, {})
 
     def pretrain_step(state, batch, keys):
         fn = parallel.global_value_and_grad(pretrain_loss, lambda name: 1.0, config.train.accumulate)
         (loss, _, model_state, _), grads = fn(state.params, state.model_state, batch, keys)
-        transform = optim.make(config.optim, config.pretrain_steps, state.params)
+        transform = optim.make(config.optim, config.pretrain.num_steps, state.params)
         state = optim.apply(state, 'all', transform, grads)
         return state.replace(step=state.step + 1, model_state=model_state), {'loss': Mean(loss, jnp.float32(1))}
 
@@ -142,7 +142,7 @@ def make_stages(config, spec):
         return optim.make(getattr(config, SECTION[name]), config.train.num_steps, {name: state.params[name]})
 
     return (
-        make_stage('pretrain', config.pretrain_steps, pretrain_init, pretrain_step),
+        make_stage('pretrain', config.pretrain.num_steps, pretrain_init, pretrain_step),
         make_stage('adversarial', config.train.num_steps, adversarial_init, adversarial_step),
     )
 
