@@ -246,10 +246,10 @@ def test_scores_say_what_they_were_made_with(finished, tmp_path, capsys):
     assert made_by['config']['evaluate']['policy'] == 'cityscapes' and made_by['config']['noise'] == 0.1
     assert scores['adversarial']['made_by'] == made_by
     copy = shutil.copytree(workdir, tmp_path / 'copy')
-    config = toy_run.make_config(evaluate=dict(policy='absent_zero'), data=dict(eval_size=(16, 32), threads=2))
+    config = toy_run.make_config(evaluate=dict(policy='absent_zero', stride=0.5), data=dict(threads=2))
     driver.evaluate(config, str(copy), 'best')
     stored = json.loads((copy / 'scores_best.json').read_text())['adversarial']['made_by']
-    assert stored['config']['data']['eval_size'] == [16, 32] and 'threads' not in stored['config']['data']
+    assert stored['config']['evaluate']['stride'] == 0.5 and 'threads' not in stored['config']['data']
     assert stored['config']['evaluate']['policy'] == 'absent_zero'
     assert f'scores: {copy}/scores_best.json' in capsys.readouterr().out
 
