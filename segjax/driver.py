@@ -90,7 +90,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
     else:
         config = same_run.as_trained(config, folder, use)
     if use == 'predict' and stored.exists():
-        data = data_lib.Prepared(DataSpec.from_json(logs.read_json(stored)), folder, config.data.name)
+        data = data_lib.Prepared(same_run.stored_spec(folder), folder, config.data.name)
     else:
         data = data_lib.prepare(config.data)
     stages = pipelines.load(config.pipeline).make_stages(config, data.spec)

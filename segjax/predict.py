@@ -308,7 +308,7 @@ class Finished:
 
 def _line(entry: tuple[str, str]) -> str:
     name, digest = entry
-    return json.dumps({'name': name, 'digest': digest}, ensure_ascii=False) + '\n'
+    return json.dumps({'name': name, 'digest': digest}) + '\n'  # ASCII: a torn line can still be decoded
 
 
 def _entry(line: str) -> dict[str, str]:
@@ -517,7 +517,7 @@ def run(
     if damaged:
         raise InputError(
             f'{len(damaged)} of {len(todo)} images',
-            got='damaged: ' + ', '.join(damaged),
+            got='damaged or gone: ' + ', '.join(damaged),
             expected='images that can be decoded; all others are written',
             fix='replace or remove them',
         )
@@ -536,8 +536,11 @@ def run(
 def assemblies(sources: Iterable[Source], plan: Plan, num_classes: int, damaged: list[str]) -> Iterator[Assembly]:
     """Opens the images one by one; appends the paths of those that cannot be decoded to `damaged`."""
     for source in sources:
-        digest = content_digest(source.path)  # first: a file that is replaced meanwhile is predicted again
-        image = read_image(source.path)
+        try:
+            digest = content_digest(source.path)  # first: a file that is replaced meanwhile is predicted again
+            image = read_image(source.path)
+        except FileNotFoundError:  # removed since the folder was listed
+            image = None
         if image is None:
             damaged.append(str(source.path))
         else:

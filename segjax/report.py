@@ -1,7 +1,7 @@
 """report.html: a run folder on one page that needs no server, no network and no script.
 
     <workdir>/config.json, environment.json
-    <workdir>/<stage>/scores.json       what Stage.finalize returned
+    <workdir>/<stage>/scores.json       what Stage.finalize returned, and what it was made by
     <workdir>/<stage>/metrics.jsonl     curves (segjax/logs.py)
     <workdir>/<stage>/timing.jsonl      speed
     <workdir>/<stage>/pictures/<group>_<rank>/{info.json, <panel>.png, ...}    written by `save_pictures`; those of

@@ -55,9 +55,9 @@ def as_trained(config: ml_collections.ConfigDict, folder: pathlib.Path, mode: st
 def _check_class_file(config: ml_collections.ConfigDict, stored: Mapping[str, Any], folder: pathlib.Path) -> None:
     """Raises InputError for another class file than that of the run: predictions have the classes of the run."""
     path = config.data.classes
-    if path == stored['data']['classes'] or not (folder / SPEC).exists():
+    if path in ('', config_lib.from_json(stored).data.classes) or not (folder / SPEC).exists():
         return
-    known = DataSpec.from_json(logs.read_json(folder / SPEC)).classes
+    known = stored_spec(folder).classes
     found = load_class_file(pathlib.Path(path).expanduser()).classes
     different = class_differences(known, found)
     if different:
@@ -122,6 +122,16 @@ def _fix(found: Mapping[str, tuple[Any, Any]], longer: Sequence[str], extend: bo
 # --- the data ---------------------------------------------------------------------------------------------------------
 
 
+def stored_spec(folder: pathlib.Path) -> DataSpec:
+    """Returns what a run folder says of its data; raises InputError for a file that no version of this one wrote."""
+    stored = logs.read_json(folder / SPEC)
+    try:
+        return DataSpec.from_json(stored)
+    except (TypeError, KeyError) as error:
+        fix = 'use the version of segjax that wrote it, or take the file from a copy of the run folder'
+        raise InputError(str(folder / SPEC), got=f'{error}', expected='the fields of DataSpec', fix=fix) from error
+
+
 def check_data(folder: pathlib.Path, spec: DataSpec, stages: Sequence[Stage]) -> None:
     """Raises InputError if the data of a run that has begun changed, in the splits that it trains or evaluates on.
 
@@ -134,7 +144,7 @@ def check_data(folder: pathlib.Path, spec: DataSpec, stages: Sequence[Stage]) ->
     """
     if not origin.has_begun(folder):
         return
-    stored = DataSpec.from_json(logs.read_json(folder / SPEC))
+    stored = stored_spec(folder)
     where, got, expected = f'--workdir {folder}', '', ''
     classes = class_differences(stored.classes, spec.classes, colors=False)
     if classes:
@@ -154,7 +164,7 @@ def check_classes(folder: pathlib.Path, spec: DataSpec) -> None:
     """Raises InputError for data whose classes have other names, or another order, than those of the run."""
     if not origin.has_begun(folder) or not (folder / SPEC).exists():
         return
-    known = DataSpec.from_json(logs.read_json(folder / SPEC)).classes
+    known = stored_spec(folder).classes
     different = class_differences(known, spec.classes, ids=False, colors=False)
     if different:
         raise InputError(

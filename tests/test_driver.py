@@ -172,6 +172,35 @@ def test_a_start_that_failed_before_its_first_checkpoint_binds_nobody(tmp_path):
     driver.train(toy_run.make_config(pretrain=dict(num_steps=1), train=dict(num_steps=1)), str(tmp_path))
 
 
+@pytest.mark.parametrize('name', ['3.orbax-checkpoint-tmp', 'damaged_3_1700000000'])
+def test_a_run_that_was_killed_in_its_first_save_takes_a_corrected_config(finished, tmp_path, name):
+    """The folder also holds spec.json, start.json and a log of the start before."""
+    workdir, scores = finished
+    copy = with_spec(finished, tmp_path, lambda spec: spec['num_examples'].update(train=17))
+    for saved in (copy / 'pretrain/checkpoints', copy / 'adversarial/checkpoints'):
+        max(saved.glob('[0-9]')).rename(tmp_path / 'whole')
+        shutil.rmtree(saved)
+        saved.mkdir()
+        (tmp_path / 'whole').rename(saved / name)
+    stored = json.loads((copy / 'config.json').read_text())
+    stored['optim']['learning_rate'] = 7.0
+    (copy / 'config.json').write_text(json.dumps(stored))
+    (copy / 'start.json').write_text(json.dumps({'stages': ['other'], 'steps': [1], 'init_from': {}, 'digest': 'x'}))
+    assert driver.train(toy_run.make_config(), str(copy)) == scores
+    assert_same_run(workdir, copy)
+    assert (copy / 'start.json').read_bytes() == (workdir / 'start.json').read_bytes()
+    assert (copy / 'spec.json').read_bytes() == (workdir / 'spec.json').read_bytes()
+
+
+def test_a_spec_of_another_version_is_an_error_with_its_name(finished, tmp_path):
+    copy = with_spec(finished, tmp_path, lambda spec: spec.update(colour_space='sRGB'))
+    for call in (driver.train, driver.evaluate):
+        with pytest.raises(InputError, match=r"spec\.json[\s\S]*'colour_space'"):
+            call(toy_run.make_config(), str(copy))
+    with pytest.raises(InputError, match='colour_space'):
+        driver.open_run(toy_run.make_config(), str(copy), 'predict')
+
+
 def with_spec(finished, folder, change):
     """A copy of the finished run whose spec.json was changed."""
     copy = shutil.copytree(finished[0], folder / 'copy')

@@ -9,7 +9,7 @@ import toy_run
 from run_folders import assert_same_run, final_state, stop_at
 
 from segjax import config as config_lib
-from segjax import driver, extension, health, origin
+from segjax import config_file, driver, extension, health, origin
 from segjax.errors import InputError
 
 
@@ -120,6 +120,19 @@ def test_the_stages_that_a_stage_reads_are_known(tmp_path):
     assert extension.earlier_stages_read(run, first, {}) == set()
     earlier = {'pretrain': states['pretrain'], 'unrelated': states['pretrain']}
     assert extension.earlier_stages_read(run, second, earlier) == {'pretrain'}
+
+
+def test_stages_that_are_compared_may_all_train_longer(tmp_path):
+    """CycleGANs of different injectors begin from the first stage, and not from each other."""
+    config = config_file.load('configs/noise_cyclegan.py:smoke')
+    config_file.assign(config, [config_file.Assignment('compare', "('none',)")])
+    config.start.num_steps = 2
+    run, stages = driver.open_run(config, str(tmp_path), 'train')
+    assert len(stages) >= 3
+    states = origin.abstract_states(run, stages)
+    for stage in stages[1:]:
+        earlier = {before.name: states[before.name] for before in stages[: stages.index(stage)]}
+        assert extension.earlier_stages_read(run, stage, earlier) == {'start'}, stage.name
 
 
 @pytest.mark.parametrize(

@@ -371,6 +371,31 @@ def test_a_torn_list_of_finished_images_costs_these_images_only(tmp_path):
     assert run(tmp_path)['images'] == 0 and len(path.read_text().splitlines()) == 5
 
 
+def test_an_image_that_is_removed_meanwhile_is_named(tmp_path, monkeypatch):
+    fill(tmp_path / 'in')
+
+    def digest(path, original=predict.content_digest):
+        (tmp_path / 'in/city/b.png').unlink(missing_ok=True)
+        return original(path)
+
+    monkeypatch.setattr(predict, 'content_digest', digest)
+    with pytest.raises(InputError, match=r'1 of 5 images[\s\S]*gone: .*b\.png'):
+        run(tmp_path)
+    assert (tmp_path / 'out/ids/z.png').exists()
+
+
+def test_names_of_other_alphabets_are_listed(tmp_path):
+    names = ['stra\u00dfe', '\u8def\u2028\u9762']
+    for name in names:
+        (tmp_path / 'in').mkdir(exist_ok=True)
+        (tmp_path / f'in/{name}.png').write_bytes(cv2.imencode('.png', noise(8, 8))[1].tobytes())
+    run(tmp_path)
+    path = tmp_path / 'out/predict.jsonl'
+    assert run(tmp_path)['skipped'] == 2
+    path.write_bytes(path.read_bytes()[:-30])
+    assert run(tmp_path)['images'] == 1
+
+
 def test_results_that_do_not_say_what_they_are_of_are_made_again(tmp_path):
     fill(tmp_path / 'in')
     run(tmp_path)
