@@ -243,7 +243,7 @@ def _made_by(run: Run, stage: Stage, host: TrainState) -> dict[str, Any]:
 def evaluate(config: ml_collections.ConfigDict, workdir: str, which: str = 'last') -> dict[str, Scores]:
     """Scores the newest ('last') or the best ('best') checkpoint of every stage, into scores_<which>.json."""
     run, stages = open_run(config, workdir, 'evaluate')
-    same_run.check_classes(run.workdir, run.spec)
+    same_run.check_classes(run.workdir, run.config, run.spec)
     states, all_scores = {}, {}
     for stage in stages:
         state = load_stage(run, stage, states, which)

@@ -160,9 +160,18 @@ def check_data(folder: pathlib.Path, spec: DataSpec, stages: Sequence[Stage]) ->
         raise InputError(where, got=f'data that changed since: {got}', expected=expected, fix=fix)
 
 
-def check_classes(folder: pathlib.Path, spec: DataSpec) -> None:
-    """Raises InputError for data whose classes have other names, or another order, than those of the run."""
-    if not origin.has_begun(folder) or not (folder / SPEC).exists():
+def check_classes(folder: pathlib.Path, config: ml_collections.ConfigDict, spec: DataSpec) -> None:
+    """Raises InputError for evaluated data whose classes are not those of the run.
+
+    Names and order must be those of the run. The ids of the label files may differ in another data set alone: in the
+    files of the run they would exchange classes.
+
+    Args:
+      folder: the run folder.
+      config: that the command brings.
+      spec: of its data.
+    """
+    if not origin.has_begun(folder) or not all((folder / name).exists() for name in (CONFIG, SPEC)):
         return
     known = stored_spec(folder).classes
     different = class_differences(known, spec.classes, ids=False, colors=False)
@@ -173,6 +182,19 @@ def check_classes(folder: pathlib.Path, spec: DataSpec) -> None:
             expected='the classes that the net was trained on, in the same order',
             fix=f'list them as {folder / SPEC} does, under "names"',
         )
+    different = class_differences(known, spec.classes, colors=False)
+    trained_on = config_lib.from_json(logs.read_json(folder / CONFIG)).data
+    if different and _place(trained_on) == _place(config.data):
+        raise InputError(
+            f'classes of data set {spec.name!r}',
+            got=different,
+            expected='the ids that the net was trained with: the label files are the same',
+            fix='leave config.data.classes out, or set config.data.root to the data that have these ids',
+        )
+
+
+def _place(data: ml_collections.ConfigDict) -> tuple[str, pathlib.Path]:
+    return data.name, pathlib.Path(data.root).expanduser().absolute()
 
 
 def _splits(stages: Sequence[Stage]) -> list[str]:

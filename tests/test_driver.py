@@ -289,6 +289,17 @@ def test_data_with_other_classes_are_not_evaluated(finished, tmp_path):
         driver.evaluate(toy_run.make_config(), str(copy))
 
 
+@pytest.mark.parametrize('moved', [False, True])
+def test_other_ids_are_those_of_another_data_set(finished, tmp_path, moved):
+    copy = with_spec(finished, tmp_path, lambda spec: swap(spec['classes']['ids']))
+    config = toy_run.make_config(data=dict(root=str(tmp_path) if moved else ''))
+    if moved:
+        assert driver.evaluate(config, str(copy))['adversarial']['mIoU'] == finished[1]['adversarial']['mIoU']
+    else:
+        with pytest.raises(InputError, match=r"another id of class 0 \('road'\): 7, which was 8"):
+            driver.evaluate(config, str(copy))
+
+
 def test_scores_of_an_earlier_stage_are_made_anew_under_another_protocol(finished, tmp_path):
     copy = shutil.copytree(finished[0], tmp_path / 'copy')
     again = driver.train(toy_run.make_config(data=dict(eval_size=(32, 64)), evaluate=dict(batch_size=8)), str(copy))
