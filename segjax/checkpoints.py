@@ -72,6 +72,7 @@ class Checkpoints:
         )
         self._read_only = read_only
         self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._in_call = False
 
     def __enter__(self):
         return self
@@ -94,6 +95,7 @@ class Checkpoints:
         if score is not None and not np.isfinite(score):
             score = None  # NaN compares with nothing: it would push the best one out
         try:
+            self._in_call = True
             self._manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(_named(host)), record=ocp.args.JsonSave(record)),
@@ -102,6 +104,8 @@ class Checkpoints:
             )
         except Exception as error:
             raise self._failure(error) from error
+        finally:
+            self._in_call = False
 
     def wait(self) -> None:
         """Returns when the last save is on the disk; raises CheckpointError if it failed."""
@@ -110,6 +114,10 @@ class Checkpoints:
             self._manager.check_for_errors()
         except Exception as error:
             raise self._failure(error) from error
+
+    def is_saving(self) -> bool:
+        """Returns whether a checkpoint is being written now, in the background or in a call of `save` or `wait`."""
+        return self._in_call or self._manager.is_saving_in_progress()
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
