@@ -48,8 +48,8 @@ environment=(--quiet)
 bash "$root/launch/env.sh" "${environment[@]}"
 
 # PYTHONSAFEPATH: the segjax of this repository, not one that happens to lie in the current folder.
-command=(env "JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/segjax/jax}"
-  "PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
+cache=${JAX_COMPILATION_CACHE_DIR:-${HOME:+$HOME/.cache/segjax/jax}} # a container may have no HOME
+command=(env ${cache:+"JAX_COMPILATION_CACHE_DIR=$cache"} "PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
   "$python" -m segjax.main ${arguments[@]+"${arguments[@]}"})
 [ "$dry_run" = no ] || { quote "${command[@]}" && exit 0; }
 exec "${command[@]}"

@@ -125,7 +125,7 @@ def _flat(config: Mapping[str, Any], path: str = '') -> Iterator[tuple[str, str]
 
 @contextlib.contextmanager
 def _marked(workdir: pathlib.Path) -> Iterator[str]:
-    """Yields 'shared' in a process whose run folder is that of process 0, else what it finds.
+    """Yields 'that of process 0' where the run folder is the same folder, else what is there.
 
     Process 0 leaves a file in the folder while the block runs. It removes folders that it made for it.
     """
@@ -136,7 +136,7 @@ def _marked(workdir: pathlib.Path) -> Iterator[str]:
         (workdir / mark).touch()
         try:
             processes.tell(place, f'{platform.node()} {mark}')
-            yield 'shared'
+            yield 'that of process 0'
         finally:
             (workdir / mark).unlink(missing_ok=True)
             for folder in made:
@@ -149,7 +149,7 @@ def _marked(workdir: pathlib.Path) -> Iterator[str]:
         time.sleep(0.2)
         with contextlib.suppress(OSError):
             os.listdir(workdir)  # NFS looks again
-    yield 'shared' if (workdir / mark).exists() else f'{workdir}, which is not that of process 0'
+    yield 'that of process 0' if (workdir / mark).exists() else f'{workdir}, another folder'
 
 
 def _make(folder: pathlib.Path) -> list[pathlib.Path]:

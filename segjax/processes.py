@@ -27,7 +27,7 @@ from segjax.errors import InputError
 
 CONNECT_SECONDS = 300
 """How long processes wait for each other at the start."""
-LOST_SECONDS = 45
+LOST_SECONDS = 40
 """How long a process may give no sign of life; JAX's own limit is 100."""
 POLL_SECONDS = 1.0
 LEAVE_SECONDS = 10.0
