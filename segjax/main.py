@@ -121,6 +121,7 @@ def _check_flags() -> None:
         for flag in (_INPUT, _OUTPUT):
             if not flag.value:
                 raise InputError(f'--{flag.name}', got='nothing', expected='a folder', fix=f'--{flag.name} FOLDER')
+        paths.check_writable('--output', paths.local('--output', _OUTPUT.value).absolute())
 
 
 def _check_table_flags() -> None:
@@ -155,7 +156,8 @@ def _dispatch(assignments) -> None:
     elif _MODE.value == 'evaluate':
         driver.evaluate(config, _WORKDIR.value, _CHECKPOINT.value)
     elif _MODE.value == 'predict':
-        predict.main(config, _WORKDIR.value, _INPUT.value, _OUTPUT.value, _CHECKPOINT.value)
+        folders = [str(paths.local(f'--{flag.name}', flag.value)) for flag in (_INPUT, _OUTPUT)]
+        predict.main(config, _WORKDIR.value, *folders, _CHECKPOINT.value)
     else:
         bench.main(config, _WORKDIR.value)
 
@@ -220,7 +222,18 @@ def _drop_closed_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def _open_standard_streams() -> None:
+    """Opens the output and error streams that the caller has closed: files would get their numbers."""
+    for number, name in ((0, 'stdin'), (1, 'stdout'), (2, 'stderr')):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the smallest free number
+            setattr(sys, name, open(number, 'w' if number else 'r', closefd=False))
+
+
 def run() -> None:
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors='backslashreplace')  # names of files that the locale cannot show
     # A second start of the same program skips compilation; set before jax is imported.

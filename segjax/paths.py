@@ -27,7 +27,7 @@ def local(where: str, text: str) -> pathlib.Path:
         return pathlib.Path(text).expanduser()
     except RuntimeError:
         user = text.partition('/')[0]
-        fix = f'a path without {user}' + ('' if user[1:] else ', or export HOME=/some/folder')
+        fix = f'{_flag(where)}=/some/folder' + ('' if user[1:] else ', or export HOME=/some/folder')
         raise InputError(where, got=f'{text}: no home folder is known', expected='a path', fix=fix) from None
 
 
@@ -50,8 +50,13 @@ def check_config(config) -> None:
             local(f'config.{section}.{key}', config[section][key])
 
 
+def _flag(where: str) -> str:
+    """Returns what stands before the `=` on a command line: a flag, or the name of a variable."""
+    return where.removeprefix('$') if where.startswith(('--', '$')) else f'--{where}'
+
+
 def _address(where: str, text: str, scheme: str, rest: str) -> InputError:
-    flag = where.removeprefix('$') if where.startswith(('--', '$')) else f'--{where}'
+    flag = _flag(where)
     bucket, _, folder = rest.partition('/')
     mount = f'/mnt/{bucket}'
     if scheme == 'file':

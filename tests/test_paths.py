@@ -32,11 +32,11 @@ def test_a_path_is_no_address(text):
 
 
 def test_a_home_that_nobody_has_is_an_input_error(monkeypatch):
-    with pytest.raises(InputError, match='a path without ~nobody-of-that-name'):
+    with pytest.raises(InputError, match='~nobody-of-that-name/runs: no home'):
         paths.local('--workdir', '~nobody-of-that-name/runs')
     monkeypatch.delenv('HOME')
     monkeypatch.setattr('pwd.getpwuid', lambda uid: {}[uid])
-    with pytest.raises(InputError, match='export HOME=/some/folder'):
+    with pytest.raises(InputError, match='--workdir=/some/folder, or export HOME=/some/folder'):
         paths.local('--workdir', '~/runs')
 
 
