@@ -5,6 +5,8 @@ An error that is none of these is a bug of the program and keeps its traceback.
 
 import errno
 import re
+import signal
+import traceback
 
 import cv2
 import jax
@@ -57,6 +59,9 @@ def explained(error: BaseException, workdir: str) -> str | None:
         return str(InputError('memory of this machine', got=got[-1], expected='enough of it', fix=_HOST_MEMORY))
     if isinstance(error, (jax.errors.JaxRuntimeError, RuntimeError, ValueError)):
         return _of_devices(str(error))
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, AssertionError) and frames and frames[-1].filename.endswith('xla_bridge.py'):
+        return _of_devices('Unable to initialize backend: none of $JAX_PLATFORMS is there')
     return None
 
 
@@ -77,6 +82,9 @@ def _of_devices(text: str) -> str | None:
     first = (text.strip().splitlines() or [''])[0][:400]
     if 'RESOURCE_EXHAUSTED' in text or re.search(r'[Oo]ut of memory', text):
         return str(InputError('memory of the devices', got=first, expected='programs that fit', fix=_MEMORY))
+    ended = re.search(r'Worker process was terminated unexpectedly with exit code (-?\d+)', text)
+    if ended:
+        return _of_worker(int(ended.group(1)))
     if re.search(r'[Uu]nable to initialize backend|[Uu]nknown backend|No visible .* devices', text):
         fix = 'look at $JAX_PLATFORMS, at the driver (nvidia-smi), and at the build of jax (bash launch/env.sh)'
         return str(InputError('devices', got=first, expected='the accelerator that jax was told to use', fix=fix))
@@ -87,3 +95,15 @@ def _of_devices(text: str) -> str | None:
         fix = 'look at the logs of the other processes, then start the same command again'
         return str(InputError('processes', got=first, expected='all processes, and a network between them', fix=fix))
     return None
+
+
+def _of_worker(code: int) -> str | None:
+    """Returns what to print for a loader process that the system has ended, None for one that ended by itself."""
+    if code == -signal.SIGBUS:
+        got, fix = 'no room left in /dev/shm', 'more shared memory, in docker by --shm-size=8g'
+    elif code == -signal.SIGKILL:
+        got, fix = 'killed, most likely for want of memory', _HOST_MEMORY
+    else:
+        return None
+    fix = f'--config.data.workers=0, or {fix}'
+    return str(InputError('a loader process (data.workers)', got=got, expected='enough memory', fix=fix))

@@ -46,9 +46,11 @@ def cores(cgroup: pathlib.Path = pathlib.Path('/sys/fs/cgroup')) -> int:
     seen = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     try:
         if (cgroup / 'cpu.max').exists():
-            quota, period = (cgroup / 'cpu.max').read_text().split()
+            quota, period = (cgroup / 'cpu.max').read_text(encoding='ascii').split()
         else:
-            quota, period = ((cgroup / 'cpu' / f'cpu.cfs_{name}_us').read_text() for name in ('quota', 'period'))
+            quota, period = (
+                (cgroup / 'cpu' / f'cpu.cfs_{name}_us').read_text(encoding='ascii') for name in ('quota', 'period')
+            )
         share = math.ceil(float(quota) / float(period))
     except (OSError, ValueError):  # no control groups, or 'max'
         return seen

@@ -229,7 +229,7 @@ def _open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the smallest free number
-            setattr(sys, name, open(number, 'w' if number else 'r', closefd=False))
+            setattr(sys, name, os.fdopen(number, 'w' if number else 'r', closefd=False))
 
 
 def run() -> None:

@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import shlex
+import sys
 
 from segjax.errors import InputError
 
@@ -18,11 +19,12 @@ def local(where: str, text: str) -> pathlib.Path:
       text: the path.
 
     Raises:
-      InputError: an address such as gs://bucket/folder, or `~` without a home folder.
+      InputError: an address such as gs://bucket/folder, `~` without a home folder, or bytes that are no text.
     """
     scheme, separator, rest = text.partition('://')
     if separator and re.fullmatch(r'[A-Za-z][A-Za-z0-9+.-]*', scheme):
         raise _address(where, text, scheme.lower(), rest)
+    _check_text(where, text)
     try:
         return pathlib.Path(text).expanduser()
     except RuntimeError:
@@ -48,6 +50,15 @@ def check_config(config) -> None:
     for section, key in (('data', 'root'), ('data', 'cache'), ('data', 'classes'), ('init_from', 'path')):
         if config[section][key]:
             local(f'config.{section}.{key}', config[section][key])
+
+
+def _check_text(where: str, text: str) -> None:
+    """Raises InputError for a path that the libraries which write checkpoints would take for another path."""
+    encoding = sys.getfilesystemencoding()
+    if text.isascii() or (encoding == 'utf-8' and not re.search('[\ud800-\udfff]', text)):
+        return
+    fix = 'a path of ASCII characters' + ('' if encoding == 'utf-8' else ', or export PYTHONUTF8=1')
+    raise InputError(where, got=f'{text!r} in the encoding {encoding}', expected='a path in UTF-8', fix=fix)
 
 
 def _flag(where: str) -> str:

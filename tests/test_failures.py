@@ -40,6 +40,8 @@ def test_errors_of_the_disk_name_the_file_and_a_way_out(name, fragment):
         (jax.errors.JaxRuntimeError('INTERNAL: NCCL operation failed'), ['devices', 'NCCL']),
         (ValueError('UNKNOWN: Gloo AllGather failed: Connection closed by peer'), ['processes', 'logs']),
         (RuntimeError("Unable to initialize backend 'cuda': no device"), ['JAX_PLATFORMS', 'cuda']),
+        (RuntimeError('Worker process was terminated unexpectedly with exit code -7. See'), ['/dev/shm', 'workers=0']),
+        (RuntimeError('Worker process was terminated unexpectedly with exit code -9. See'), ['killed', 'workers=0']),
         (BrokenPipeError(errno.EPIPE, 'Broken pipe'), ['standard output']),
         (InputError('x', got='y', expected='z'), ['x\n  got:      y']),
     ],
@@ -57,6 +59,7 @@ def test_other_errors_from_outside(error, fragments):
     [
         *(TypeError('a bug'), ValueError('shapes do not match'), RuntimeError('a bug'), KeyError('key')),
         *(jax.errors.JaxRuntimeError('INVALID_ARGUMENT: a bug'), OSError(errno.EBADF, 'Bad file descriptor')),
+        RuntimeError('Worker process was terminated unexpectedly with exit code 1. See'),
         *(ValueError('a peer of the net'), FileNotFoundError(errno.ENOENT, 'no such file', 'x'), AssertionError()),
     ],
     ids=repr,

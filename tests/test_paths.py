@@ -67,3 +67,13 @@ def test_an_address_in_a_variable_is_refused_with_the_variable_to_set():
     with pytest.raises(InputError) as caught:
         paths.local('$SEGJAX_CACHE', 'gs://bucket/cache')
     assert caught.value.fix == 'gcsfuse bucket /mnt/bucket, then SEGJAX_CACHE=/mnt/bucket/cache'
+
+
+def test_a_path_that_is_no_text_is_refused(monkeypatch):
+    with pytest.raises(InputError, match=r'a path of ASCII characters$'):
+        paths.local('--workdir', os.fsdecode(b'r\xff'))
+    assert str(paths.local('--workdir', 'ü 漢')) == 'ü 漢'
+    monkeypatch.setattr('sys.getfilesystemencoding', lambda: 'iso8859-1')
+    with pytest.raises(InputError, match='PYTHONUTF8=1'):
+        paths.local('--workdir', 'ü')
+    assert str(paths.local('--workdir', 'u')) == 'u'
