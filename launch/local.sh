@@ -15,6 +15,7 @@
 # to go on).
 #
 # variables: those of launch/env.sh, and
+#   SEGJAX_STOP_SECONDS         how long after SIGTERM a process may do without ending a step (default: 45)
 #   JAX_COMPILATION_CACHE_DIR   compiled programs are kept here (default: ~/.cache/segjax/jax)
 
 set -euo pipefail

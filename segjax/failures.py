@@ -16,20 +16,21 @@ from segjax.errors import InputError
 
 _SPACE, _FAILING = 'free disk space', 'start the same command again; if it fails again, look at the file system'
 _PERMISSION, _PATH = 'check permissions, or another folder', 'another path'
+_KINDS = (
+    ('ENOSPC EDQUOT EFBIG', 'a place to write to', _SPACE),
+    ('EACCES EPERM EROFS', 'a place to write to', _PERMISSION),
+    ('ENOTDIR EISDIR EEXIST', 'a place to write to', _PATH),
+    ('ENAMETOOLONG ELOOP EILSEQ', 'a path that the file system takes', _PATH),
+    ('EIO ESTALE ETIMEDOUT ENODEV ENXIO EREMOTEIO ENOLCK', 'a file system that answers', _FAILING),
+    ('ENOTCONN EHOSTDOWN EHOSTUNREACH ENETUNREACH ESHUTDOWN', 'a file system that answers', _FAILING),
+    ('EMFILE ENFILE', 'fewer open files', 'ulimit -n 65536, or --config.data.workers=0'),
+)
+# Not every system has every number.
 _ON_DISK = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), ('a place to write to', _SPACE)),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), ('a place to write to', _PERMISSION)),
-    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), ('a place to write to', _PATH)),
-    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ), ('a path that the file system takes', _PATH)),
-    **dict.fromkeys(
-        (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO, errno.ENOLCK),
-        ('a file system that answers', _FAILING),
-    ),
-    **dict.fromkeys(
-        (errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ESHUTDOWN),
-        ('a file system that answers', _FAILING),
-    ),
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), ('fewer open files', 'ulimit -n 65536, or --config.data.workers=0')),
+    getattr(errno, name): (expected, fix)
+    for names, expected, fix in _KINDS
+    for name in names.split()
+    if hasattr(errno, name)
 }
 _MEMORY = (
     'smaller config.train.batch_size or augment.crop, more config.train.accumulate, config.train.dtype=bfloat16; '

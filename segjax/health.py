@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax import parallel, processes
-from segjax.errors import InputError
+from segjax.errors import EXIT_PREEMPTED, InputError
 from segjax.protocol import Mean, TrainState
 from segjax.trees import named_leaves
 
-EXIT_PREEMPTED = 75
 STOP_SECONDS = 'SEGJAX_STOP_SECONDS'
 """Environment variable: how long a process that was told to stop may do without asking."""
 GRACE_SECONDS = 45

@@ -12,10 +12,9 @@ import traceback
 from absl import app, flags, logging
 
 from segjax import paths
-from segjax.errors import InputError, unknown_name
+from segjax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_WRONG, InputError, unknown_name
 
 MODES = ('train', 'evaluate', 'predict', 'doctor', 'bench', 'table')
-EXIT_WRONG, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 75, 130
 HELP = """usage: python -m segjax.main --config FILE.py[:VARIANT,KEY=VALUE] --workdir FOLDER [--config.SECTION.KEY=X]
 
   --config configs/supervised.py:quick --workdir runs/first     train, or go on where the run stopped

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import jax
 from jax._src import distributed
 
-from segjax.errors import InputError
+from segjax.errors import EXIT_WRONG, InputError
 
 CONNECT_SECONDS = 300
 """How long processes wait for each other at the start."""
@@ -32,7 +32,6 @@ LOST_SECONDS = 40
 POLL_SECONDS = 1.0
 LEAVE_SECONDS = 10.0
 """How long process 0, which runs the service, waits for the remaining processes to leave."""
-EXIT_WRONG = 1
 
 _FAILURE, _LEFT, _ALIVE = 'segjax/failure', 'segjax/left', 'segjax/alive'
 _leaving = threading.Lock()
