@@ -113,6 +113,19 @@ given() {
   [ -n "$2" ] || die "$1" 'nothing' "$1 VALUE" "$(basename "$0") --help"
 }
 
+# mounted FLAG VALUE: checks that VALUE is a path, not an address such as gs://bucket/folder
+mounted() {
+  local bucket=${2#*://} mount='mount the storage'
+  bucket=${bucket%%/*}
+  case $2 in
+    gs://*) mount="gcsfuse $bucket /mnt/$bucket" ;;
+    *://*) ;;
+    *) return ;;
+  esac
+  die "$1" "$2" 'a path of a mounted file system, not an address' \
+    "$mount on every host, then $1=/mnt/$(quote "${2#*://}")"
+}
+
 # find_config FLAG FILE[:ARGUMENTS]: the same with an absolute path; FILE may be given from the current folder or
 # from the repository
 find_config() {

@@ -15,6 +15,7 @@
 # to go on).
 #
 # variables: those of launch/env.sh, and
+#   SEGJAX_STOP_SECONDS         how long after SIGTERM a process may do without ending a step (default: 45)
 #   JAX_COMPILATION_CACHE_DIR   compiled programs are kept here (default: ~/.cache/segjax/jax)
 
 set -euo pipefail
@@ -48,8 +49,8 @@ environment=(--quiet)
 bash "$root/launch/env.sh" "${environment[@]}"
 
 # PYTHONSAFEPATH: the segjax of this repository, not one that happens to lie in the current folder.
-command=(env "JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/segjax/jax}"
-  "PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
+cache=${JAX_COMPILATION_CACHE_DIR:-${HOME:+$HOME/.cache/segjax/jax}} # a container may have no HOME
+command=(env ${cache:+"JAX_COMPILATION_CACHE_DIR=$cache"} "PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
   "$python" -m segjax.main ${arguments[@]+"${arguments[@]}"})
 [ "$dry_run" = no ] || { quote "${command[@]}" && exit 0; }
 exec "${command[@]}"

@@ -50,6 +50,7 @@ own_flag() {
 }
 read_flags "$@"
 find_experiment
+mounted --workdir "$workdir"
 workdir=$(absolute "$workdir")
 whole --nodes "$nodes"
 whole --gpus-per-node "$gpus"

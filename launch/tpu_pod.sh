@@ -143,12 +143,13 @@ sync() {
 
 start() {
   find_experiment
+  mounted --workdir "$workdir"
   local file=${experiment%%:*}
   git -C "$root" ls-files --error-unmatch -- "$file" >/dev/null 2>&1 ||
     die "$experiment_flag" "$file, which git does not track" 'a file that sync copies' \
       "git add $(quote "$file"), then sync"
   case $workdir in
-    /* | gs://*) ;;
+    /*) ;;
     *) die --workdir "$workdir" 'an absolute path on the workers' ;;
   esac
   pass_on "${experiment#"$root/"}"

@@ -80,6 +80,7 @@ class Checkpoints:
         )
         self._read_only = read_only
         self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._in_call = False
 
     def __enter__(self):
         return self
@@ -99,6 +100,7 @@ class Checkpoints:
         host = parallel.to_host(state)
         step = int(host.step)
         try:
+            self._in_call = True
             self._manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(_named(host)), record=ocp.args.JsonSave(record)),
@@ -107,6 +109,8 @@ class Checkpoints:
             )
         except Exception as error:
             raise self._failure(error) from error
+        finally:
+            self._in_call = False
 
     def add_scores(self, step: int, scores: dict[str, float]) -> None:
         """Gives a saved checkpoint the score that it was saved without, and removes those no longer kept.
@@ -141,6 +145,10 @@ class Checkpoints:
             self._manager.check_for_errors()
         except Exception as error:
             raise self._failure(error) from error
+
+    def is_saving(self) -> bool:
+        """Returns whether a checkpoint is being written now, in the background or in a call of `save` or `wait`."""
+        return self._in_call or self._manager.is_saving_in_progress()
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from segjax import paths
 from segjax.errors import InputError, unknown_name
 
 
@@ -378,6 +379,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         complaint = field.check(value)
         if complaint:
             raise InputError(where, got=repr(value), expected=complaint, fix=field.doc)
+    paths.check_config(config)
     _check_milestones(config)
     _check_init_from(config.init_from)
 

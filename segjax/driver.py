@@ -19,6 +19,7 @@ from absl import logging
 
 from segjax import (
     advice,
+    agreement,
     checkpoints,
     evaluation,
     extension,
@@ -27,6 +28,7 @@ from segjax import (
     logs,
     origin,
     parallel,
+    paths,
     pipelines,
     report,
     rng,
@@ -81,7 +83,10 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
     if config.train.dtype == 'float64' and not jax.config.jax_enable_x64:
         fix = 'start with JAX_ENABLE_X64=1 in the environment'
         raise InputError('config.train.dtype', got="'float64' without 64-bit mode", expected='64-bit mode', fix=fix)
-    folder = pathlib.Path(workdir).expanduser().absolute()
+    folder = paths.local('--workdir', workdir).absolute()
+    if use != 'predict':
+        paths.check_writable('--workdir', folder)
+        agreement.check_start(config, folder, use)
     topology = parallel.topology(config.parallel.mode, options=host.compiler_options(config))
     stored = folder / SPEC
     source = origin.reader(config.init_from)
@@ -93,6 +98,8 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
         data = data_lib.Prepared(same_run.stored_spec(folder), folder, config.data.name)
     else:
         data = data_lib.prepare(config.data)
+    begins = use == 'train' and not origin.has_begun(folder)
+    agreement.check_data(data, origin.digest(source()) if begins and config.init_from.path else '')
     stages = pipelines.load(config.pipeline).make_stages(config, data.spec)
     for stage in stages:
         if use == 'train' and stage.train_input is not None:
@@ -103,7 +110,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
             data.open_input(stage.eval_input)
             topology.check_batch_size('evaluate.batch_size', stage.eval_input.batch_size)
     run = Run(config, data, folder, topology, source)
-    if use == 'train' and not origin.has_begun(folder):
+    if begins:
         states = origin.abstract_states(run, stages)
         origin.check(run, states)
         _check_evaluation(run, stages, states)
@@ -333,6 +340,7 @@ def train_stage(
         state = run.topology.put_replicated(state)
         if start >= stage.num_steps and not record['evaluate']:
             return state, None
+        stop.protect(saved.is_saving)
         journal = stack.enter_context(contextlib.closing(_open_journal(run, stage, start, record)))
         totals = None
 

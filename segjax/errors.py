@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+EXIT_WRONG, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 75, 130
+"""Exit codes: wrong input or a failed run; told to stop, and saved; a second Ctrl-C."""
+
 
 class InputError(ValueError):
     """Bad input, found before anything compiles.

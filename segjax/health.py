@@ -1,15 +1,25 @@
 """Stopping in order: at the first step whose numbers are not finite, and at a request to leave (SIGTERM)."""
 
+import os
+import select
 import signal
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import parallel
+from segjax import parallel, processes
+from segjax.errors import EXIT_PREEMPTED, InputError
 from segjax.protocol import Mean, TrainState
 from segjax.trees import named_leaves
+
+STOP_SECONDS = 'SEGJAX_STOP_SECONDS'
+"""Environment variable: how long a process that was told to stop may do without asking."""
+GRACE_SECONDS = 45
+_END = b'\0'
 
 
 class Diverged(RuntimeError):
@@ -58,23 +68,46 @@ class StopSignal:
     One for a whole run or table: a signal between two stages, or two runs, must not get lost. Of several processes it
     is enough that one was told to stop. All must leave at the same step, so they agree, over the network, at every
     `AGREE_EVERY`th question.
+
+    Guarantee. A process that was told to stop and has not asked for $SEGJAX_STOP_SECONDS (GRACE_SECONDS by default)
+    ends with exit code 75, whatever it waits for: a compiler, another process, a file system. Only a checkpoint
+    that is being written is waited for. The newest checkpoint stays whole, and the same command resumes from it.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
     AGREE_EVERY = 8
 
     def __init__(self):
+        self._grace = stop_seconds()
         self._received = False
         self._agreed = False
         self._asked = 0
+        self._told = None  # when the signal came
+        self._alive = 0.0  # when the run last asked or wrote a checkpoint
+        self._is_saving = lambda: False
 
     def __enter__(self):
         self._previous = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+        # Python runs a handler between two of its own instructions only. The byte comes through at once.
+        self._inbox, self._outbox = os.pipe()
+        os.set_blocking(self._outbox, False)
+        self._wakeup = signal.set_wakeup_fd(self._outbox, warn_on_full_buffer=False)
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
         return self
 
     def __exit__(self, *_):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        os.write(self._outbox, _END)
+        self._watcher.join()
+        os.close(self._inbox)
+        os.close(self._outbox)
+
+    def protect(self, is_saving: Callable[[], bool]) -> None:
+        """Keeps the process alive while `is_saving` is true; it takes the place of the function given before."""
+        self._is_saving = is_saving
 
     def _receive(self, number, _):
         self._received = True
@@ -82,9 +115,50 @@ class StopSignal:
 
     def reached(self) -> bool:
         """Whether to save and leave now. All processes must ask at the same places."""
+        self._alive = time.monotonic()
         if jax.process_count() == 1:
             return self._received
         self._asked += 1
         if self._asked % self.AGREE_EVERY == 0 and not self._agreed:
             self._agreed = parallel.in_any_process(self._received)
         return self._agreed
+
+    def _watch(self) -> None:
+        """Ends a process that was told to stop and does not ask. Runs in a thread of its own."""
+        while True:
+            ready, _, _ = select.select([self._inbox], [], [], min(1.0, self._grace / 4))
+            numbers = os.read(self._inbox, 64) if ready else b''
+            if _END in numbers:
+                return
+            if self._told is None and set(numbers) & set(self.SIGNALS):
+                self._told = time.monotonic()
+            if self._is_saving():
+                self._alive = time.monotonic()
+            if self._told is not None and time.monotonic() - max(self._told, self._alive) > self._grace:
+                self._end()
+
+    def _end(self) -> None:
+        message = (
+            f'told to stop, and {self._grace:g} s later still at work on something that cannot be interrupted; what '
+            f'came after the newest checkpoint is lost. ${STOP_SECONDS} is the time to wait'
+        )
+        # The main thread may hold the lock of sys.stderr.
+        os.write(2, f'preempted: {message}; the same command goes on\n'.encode())
+        processes.leave(EXIT_PREEMPTED, message)
+        os._exit(EXIT_PREEMPTED)
+
+
+def stop_seconds() -> float:
+    """Returns the seconds of $SEGJAX_STOP_SECONDS.
+
+    Raises:
+      InputError: the variable holds no number above 0.
+    """
+    text = os.environ.get(STOP_SECONDS, str(GRACE_SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float('inf'):
+        raise InputError(f'${STOP_SECONDS}', got=repr(text), expected='seconds > 0', fix=f'{STOP_SECONDS}=45')
+    return seconds

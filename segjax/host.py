@@ -5,7 +5,9 @@ The first two have no effect on programs for a GPU or a TPU. docs/performance.md
 
 import ctypes
 import functools
+import math
 import os
+import pathlib
 import platform
 
 import jax
@@ -33,11 +35,26 @@ _SLOW_YNNPACK = ['0', '10']
 _WIDE = 0.75
 
 
-def cores() -> int:
-    """Returns the number of cores that this process may use."""
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def cores(cgroup: pathlib.Path = pathlib.Path('/sys/fs/cgroup')) -> int:
+    """Returns the number of cores that this process may use, at least 1.
+
+    A container may see all cores of its machine and get only a share of their time.
+
+    Args:
+      cgroup: folder with the limits of the container, of either version of Linux' control groups.
+    """
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    try:
+        if (cgroup / 'cpu.max').exists():
+            quota, period = (cgroup / 'cpu.max').read_text(encoding='ascii').split()
+        else:
+            quota, period = (
+                (cgroup / 'cpu' / f'cpu.cfs_{name}_us').read_text(encoding='ascii') for name in ('quota', 'period')
+            )
+        share = math.ceil(float(quota) / float(period))
+    except (OSError, ValueError):  # no control groups, or 'max'
+        return seen
+    return seen if share < 1 else min(seen, share)
 
 
 def keep_heap() -> bool:

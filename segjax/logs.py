@@ -60,7 +60,8 @@ def write_text(path: pathlib.Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
     try:
-        with os.fdopen(handle, 'w', encoding='utf-8', newline='') as file:
+        # A path may hold bytes that are no text, which Python keeps as surrogates.
+        with os.fdopen(handle, 'w', encoding='utf-8', errors='backslashreplace', newline='') as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

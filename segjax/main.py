@@ -4,24 +4,18 @@ Exit codes: 0 finished, 1 wrong input or a failed run (the reason is the last th
 was saved and the same command goes on.
 """
 
-import errno
 import os
-import pathlib
 import sys
 import time
+import traceback
 
 from absl import app, flags, logging
 
-from segjax.errors import InputError, unknown_name
+from segjax import paths
+from segjax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_WRONG, InputError, unknown_name
 
 CHECKPOINTS = ('last', 'best')
 MODES = ('train', 'evaluate', 'predict', 'doctor', 'bench', 'table')
-EXIT_WRONG, EXIT_PREEMPTED = 1, 75
-# What the user's disk may refuse at any moment; every other OSError is a bug and keeps its traceback.
-DISK_ERRORS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
-)
 HELP = """usage: python -m segjax.main --config FILE.py[:VARIANT,KEY=VALUE] --workdir FOLDER [--config.SECTION.KEY=X]
 
   --config configs/supervised.py:quick --workdir runs/first     train, or go on where the run stopped
@@ -104,7 +98,7 @@ def _load_config(assignments):
     """The config of --config, or that of the run folder where only --workdir is given, with single keys set."""
     from segjax import config, config_file, logs
 
-    workdir = pathlib.Path(_WORKDIR.value).expanduser()
+    workdir = paths.local('--workdir', _WORKDIR.value)
     if _CONFIG.value:
         loaded = config_file.load(_CONFIG.value)
     elif _WORKDIR.value and (workdir / 'config.json').exists():
@@ -123,6 +117,8 @@ def _load_config(assignments):
 def _check_flags() -> None:
     if _MODE.value not in MODES:
         raise unknown_name('--mode', _MODE.value, MODES)
+    for flag in (_CONFIG, _WORKDIR, _INPUT, _OUTPUT, _TABLE):
+        paths.local(f'--{flag.name}', flag.value)
     _check_flags_of_modes()
     if _CHECKPOINT.value not in CHECKPOINTS:
         raise unknown_name('--checkpoint', _CHECKPOINT.value, CHECKPOINTS)
@@ -134,6 +130,7 @@ def _check_flags() -> None:
         for flag in (_INPUT, _OUTPUT):
             if not flag.value:
                 raise InputError(f'--{flag.name}', got='nothing', expected='a folder', fix=f'--{flag.name} FOLDER')
+        paths.check_writable('--output', paths.local('--output', _OUTPUT.value).absolute())
 
 
 def _check_flags_of_modes() -> None:
@@ -170,7 +167,8 @@ def _dispatch(assignments) -> None:
     elif _MODE.value == 'evaluate':
         driver.evaluate(config, _WORKDIR.value, _CHECKPOINT.value)
     elif _MODE.value == 'predict':
-        predict.main(config, _WORKDIR.value, _INPUT.value, _OUTPUT.value, _CHECKPOINT.value)
+        folders = [str(paths.local(f'--{flag.name}', flag.value)) for flag in (_INPUT, _OUTPUT)]
+        predict.main(config, _WORKDIR.value, *folders, _CHECKPOINT.value)
     else:
         bench.main(config, _WORKDIR.value)
 
@@ -187,29 +185,77 @@ def _dispatch_table(assignments) -> None:
 
 def main(argv) -> None:
     logging.set_verbosity(logging.ERROR)  # orbax warns at every save without a score
-    from segjax import checkpoints, health
+    from segjax import checkpoints, health, processes
 
     try:
         _dispatch(argv[1])
     except health.Preempted as error:
         print(f'preempted: {error}; the same command goes on', file=sys.stderr, flush=True)
         sys.exit(EXIT_PREEMPTED)
-    except checkpoints.CheckpointError as error:
-        time.sleep(1)  # threads of orbax print what happened to each array; the reason comes last
-        _fail(error)
-    except (InputError, health.Diverged) as error:
-        _fail(error)
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        where, fix = error.filename or f'--workdir {_WORKDIR.value}', 'free disk space or check permissions'
-        _fail(InputError(str(where), got=error.strerror, expected='a place to write to', fix=fix))
+    except KeyboardInterrupt:
+        _end('interrupted; the same command goes on from the newest checkpoint', EXIT_INTERRUPTED)
+    except Exception as error:
+        if isinstance(error, checkpoints.CheckpointError):
+            time.sleep(1)  # threads of orbax print what happened to each array; the reason comes last
+        if not isinstance(error, InputError):
+            processes.listen()  # another process may know the reason
+        _end_with(error)
+
+
+def _end_with(error: Exception) -> None:
+    """Prints an error from outside and exits; raises any other error again."""
+    from segjax import failures, processes
+
+    message = failures.explained(error, _WORKDIR.value)
+    if message is not None:
+        _end(f'error: {message}', EXIT_WRONG)
+    if processes.joined():
+        traceback.print_exception(error)
+        processes.leave(EXIT_WRONG, f'{type(error).__name__}: {error}')
+    raise error
+
+
+def _end(message: str, code: int) -> None:
+    """Prints a message and exits; the remaining processes of the run learn the reason and exit, too."""
+    from segjax import processes
+
+    _drop_closed_output()
+    print(message, file=sys.stderr, flush=True)
+    processes.leave(code, message)
+    sys.exit(code)
+
+
+def _drop_closed_output() -> None:
+    """Directs the standard output to nowhere if its reader has gone: the interpreter writes to it at its end."""
+    try:
+        sys.stdout.flush()
+    except (BrokenPipeError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _open_standard_streams() -> None:
+    """Opens the output and error streams that the caller has closed: files would get their numbers."""
+    for number, name in ((0, 'stdin'), (1, 'stdout'), (2, 'stderr')):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the smallest free number
+            setattr(sys, name, os.fdopen(number, 'w' if number else 'r', closefd=False))
 
 
 def run() -> None:
+    _open_standard_streams()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors='backslashreplace')  # names of files that the locale cannot show
     # A second start of the same program skips compilation; set before jax is imported.
-    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(pathlib.Path('~/.cache/segjax/jax').expanduser()))
-    app.run(main, flags_parser=_parse_flags)
+    home = os.path.expanduser('~')
+    if os.path.isabs(home):
+        os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(home, '.cache/segjax/jax'))
+    try:
+        app.run(main, flags_parser=_parse_flags)
+    except BrokenPipeError:  # while flags are parsed: --help | head -1
+        _drop_closed_output()
+        sys.exit(EXIT_WRONG)
 
 
 if __name__ == '__main__':

@@ -120,11 +120,15 @@ def _default_preprocess(config: ml_collections.ConfigDict) -> str:
 def check(run, states: Mapping[str, TrainState]) -> None:
     """Raises InputError for weights that the nets of no stage take, or not whole, before anything compiles.
 
+    Of another run, what the first stage takes is checked. What later stages take depends on the first.
+
     Args:
       run: driver.Run.
       states: from `abstract_states`.
     """
     weights = run.source()
+    if weights is not None and not isinstance(weights, pretrained.Weights):
+        checkpoints.merge_params(next(iter(states.values())), weights, run.config.init_from.nets)
     if not isinstance(weights, pretrained.Weights):
         return
     nets, taken = {}, False

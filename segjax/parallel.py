@@ -8,6 +8,8 @@ soon as ignored pixels are dealt out unevenly. Gradients leave through `global_v
 """
 
 import dataclasses
+import functools
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -19,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from segjax import processes
 from segjax.errors import InputError
 from segjax.protocol import Mean, PyTree
 
@@ -44,10 +47,14 @@ def initialize(distributed: bool, coordinator: str, num_processes: int, process_
                 got=f'{process_id} of --num_processes {num_processes}',
                 expected='0 <= process_id < num_processes',
             )
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        if not re.fullmatch(r'.+:[1-9]\d{0,4}', coordinator) or int(coordinator.rsplit(':', 1)[1]) > 65535:
+            fix = '--coordinator node1:12345, with the name of the host of process 0'
+            raise InputError('--coordinator', got=coordinator, expected='host:port of process 0', fix=fix)
+        start = functools.partial(jax.distributed.initialize, coordinator, num_processes, process_id)
+        processes.join(start, f'--coordinator {coordinator}')
     elif distributed:
         try:
-            jax.distributed.initialize()
+            processes.join(jax.distributed.initialize, '--distributed')
         except ValueError as error:
             got = f'no cluster that JAX knows ({error})'
             fix = '--coordinator host:port --num_processes N --process_id I, or leave it out on one machine'

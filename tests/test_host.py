@@ -134,3 +134,23 @@ def test_flags_of_the_tests_start_this_jaxlib():
 @pytest.mark.parametrize('version, known', [('0.10.2', True), ('0.11.2', False), ('0.12.0.1', False)])
 def test_a_flag_is_set_only_where_jaxlib_knows_it(version, known):
     assert ('fusion_emitters' in compiler.quickly(version)) == known
+
+
+@pytest.mark.parametrize(
+    'files, limit',
+    [
+        ({'cpu.max': '150000 100000'}, 2),
+        ({'cpu.max': '10000 100000'}, 1),
+        ({'cpu.max': 'max 100000'}, None),
+        ({'cpu.max': '900000000 100000'}, None),
+        ({'cpu/cpu.cfs_quota_us': '100000', 'cpu/cpu.cfs_period_us': '100000'}, 1),
+        ({'cpu/cpu.cfs_quota_us': '-1', 'cpu/cpu.cfs_period_us': '100000'}, None),
+        ({}, None),
+    ],
+)
+def test_cores_are_those_that_a_container_may_use(tmp_path, monkeypatch, files, limit):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: set(range(64)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + '\n')
+    assert host.cores(tmp_path) == (limit or 64)

@@ -1,6 +1,7 @@
 import io
 import json
 import math
+import os
 import pathlib
 
 import cv2
@@ -310,3 +311,9 @@ def test_real_scores_of_the_confusion_matrix_fit():
     assert list(parts.tables[scores.PER_CLASS]) == list(CLASSES)
     assert parts.tables[scores.PER_CLASS]['road']['pixels'] == 63
     assert parts.sections == {} and set(parts.values) >= {'mIoU', 'policy'}
+
+
+def test_a_path_that_is_no_text_is_written_and_read_back(tmp_path):
+    name = os.fsdecode(b'r\xff')
+    logs.write_json(tmp_path / 'x.json', {'path': name})
+    assert logs.read_json(tmp_path / 'x.json') == {'path': name}

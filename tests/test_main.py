@@ -121,6 +121,17 @@ def test_wrong_input_from_outside(tmp_path, arguments, fragments):
         (['--extend'], ['--extend', 'no checkpoint in', 'leave --extend out']),
         (['--process_id=two'], ['--process_id=two']),
         (['stray'], ['stray', 'flags only']),
+        (
+            ['--workdir=gs://bucket/run'],
+            ['--workdir', 'gs://bucket/run', 'gcsfuse bucket', '--workdir=/mnt/bucket/run'],
+        ),
+        (['--mode=predict', '--input=s3://b/x', '--output=o'], ['--input', 's3://b/x', 'mount-s3', '--input=/mnt/b/x']),
+        (['--mode=predict', '--input=.', '--output=gs://b/x'], ['--output', 'gs://b/x', '--output=/mnt/b/x']),
+        (['--config.data.cache=hdfs://b/x'], ['config.data.cache', 'hdfs://b/x', '--config.data.cache=/mnt/b/x']),
+        (['--config.init_from.path=gs://b/x.npz'], ['config.init_from.path', '--config.init_from.path=/mnt/b/x.npz']),
+        (['--workdir=~nobody-of-that-name/run'], ['--workdir', 'no home folder']),
+        (['--workdir=/dev/null/run'], ['--workdir', '/dev/null, which is a file']),
+        (['--coordinator=node', '--num_processes=2'], ['--coordinator', 'node', 'node1:12345']),
     ],
     ids=lambda value: ' '.join(value) if str(value[0]).startswith(('--', 'stray')) else '',
 )
@@ -187,6 +198,7 @@ def get_table():
         (['--table', 'table.py', '--override=base:optim.lrr=1'], ["row 'base'", 'optim.lrr', 'learning_rate']),
         (['--table', 'table.py', '--override=base:seed=1'], ["row 'base'", 'config.seed=1', '--seeds']),
         (['--table', 'table.py', '--workdir='], ['--workdir', 'nothing']),
+        (['--table', 'table.py', '--workdir=gs://b/t'], ['--workdir', 'gs://b/t', '--workdir=/mnt/b/t']),
     ],
     ids=lambda value: ' '.join(value[-1:]),
 )
@@ -345,6 +357,16 @@ def test_a_run_of_another_config_is_refused_with_the_key(finished, call):
         assert code == 1
         fix = f'--workdir {finished} {mode[0].replace("=", " ")}, without'
         assert_message(err, str(finished), 'model.width: 0.25, now 0.5', fix)
+
+
+@pytest.mark.parametrize(
+    'argument, fragment', [("--config.init_from.nets=('nix',)", 'match nothing'), ('--config.model.width=0.5', '(16,)')]
+)
+def test_a_start_that_does_not_fit_leaves_no_folder(finished, call, tmp_path, argument, fragment):
+    code, _, err = call('--config', SMOKE, '--workdir', tmp_path / 'r', f'--config.init_from.path={finished}', argument)
+    assert code == 1
+    assert_message(err, 'config.init_from', fragment)
+    assert not (tmp_path / 'r').exists()
 
 
 def test_divergence_names_step_and_group(finished, tmp_path):

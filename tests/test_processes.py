@@ -1,9 +1,10 @@
-"""A whole run, two stages and all, in one process on one device and in two processes of two devices: one result."""
+"""Runs of two processes: the same result as in one, and an end of both where they cannot run together."""
 
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 
 import compiler
+import cv2
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -101,3 +103,156 @@ def test_a_signal_to_one_process_stops_both_at_one_step_and_both_go_on(tmp_path)
     arrays, expected = result(stopped, num_steps)[0], result(whole, num_steps)[0]
     for name in expected:
         np.testing.assert_array_equal(arrays[name], expected[name], err_msg=name)
+
+
+# --- processes that cannot run together ------------------------------------------------------------------------------
+
+REPOSITORY = HELPERS.parent.parent
+SMOKE = f'{REPOSITORY}/configs/supervised.py:smoke'
+SECONDS = 60  # in which all processes end
+
+
+def start_main(port, process_id, *arguments, package=REPOSITORY, **env):
+    env = {**os.environ, 'XLA_FLAGS': compiler.devices(1), 'PYTHONPATH': str(package), **env}
+    command = [sys.executable, '-m', 'segjax.main', f'--coordinator=127.0.0.1:{port}', '--num_processes=2']
+    command += [f'--process_id={process_id}', *map(str, arguments)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=package)
+
+
+def ends(*processes, code=1):
+    """Waits for the processes, and returns what each wrote to stderr."""
+    began = time.monotonic()
+    try:
+        errors = [process.communicate(timeout=SECONDS - (time.monotonic() - began))[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [code] * len(processes), errors
+    assert not any('Traceback' in error for error in errors), errors
+    return errors
+
+
+@pytest.fixture(scope='module')
+def finished_pair(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('pair') / 'run'
+    port = free_port()
+    ends(*(start_main(port, i, '--config', SMOKE, '--workdir', workdir) for i in range(2)), code=0)
+    return workdir
+
+
+@pytest.mark.parametrize('mode', ['train', 'evaluate', 'bench'])
+def test_two_run_folders_end_both_processes(finished_pair, tmp_path, mode):
+    """A run that was saved in one folder, and a folder without it."""
+    port = free_port()
+    folders = (finished_pair, tmp_path / 'other')
+    arguments = ('--config', SMOKE, f'--mode={mode}')
+    for error in ends(*(start_main(port, i, *arguments, '--workdir', folders[i]) for i in range(2))):
+        assert 'error: process 1 does not see what process 0 sees' in error
+        assert f'newest checkpoints: none; run folder: {folders[1]}' in error
+        assert 'expected: newest checkpoints: segmentation 4' in error
+        assert 'a file system that all hosts share' in error
+    assert not folders[1].exists()
+    assert not list(finished_pair.glob('.processes-*'))
+
+
+def test_two_new_run_folders_end_both_processes_and_leave_nothing(tmp_path):
+    port = free_port()
+    folders = (tmp_path / 'a/run', tmp_path / 'b/run')
+    for error in ends(*(start_main(port, i, '--config', SMOKE, '--workdir', folders[i]) for i in range(2))):
+        assert f'run folder: {folders[1]}, another folder' in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    'arguments, fragment',
+    [
+        (['--config.optim.learning_rate=0.25'], 'config.optim.learning_rate: 0.25'),
+        (['--config.run.checkpoint_every=3'], 'config.run.checkpoint_every: 3'),
+        (['--mode=evaluate'], 'use: evaluate'),
+    ],
+)
+def test_other_commands_end_both_processes(tmp_path, arguments, fragment):
+    port = free_port()
+    base = ('--config', SMOKE, '--workdir', tmp_path / 'run')
+    for error in ends(start_main(port, 0, *base), start_main(port, 1, *base, *arguments)):
+        assert fragment in error and 'the same command on every host' in error
+    assert not (tmp_path / 'run').exists()
+
+
+def test_other_code_ends_both_processes(tmp_path):
+    shutil.copytree(REPOSITORY / 'segjax', tmp_path / 'copy/segjax', ignore=shutil.ignore_patterns('__pycache__'))
+    with (tmp_path / 'copy/segjax/optim.py').open('a') as file:
+        file.write('# a change\n')
+    port = free_port()
+    base = ('--config', SMOKE, '--workdir', tmp_path / 'run')
+    for error in ends(start_main(port, 0, *base), start_main(port, 1, *base, package=tmp_path / 'copy')):
+        assert 'got:      code: ' in error and 'the same checkout of segjax' in error
+
+
+def _folder_of_images(root, value):
+    for split in ('train', 'val'):
+        for kind, pixels in (('images', np.full((32, 64, 3), value, np.uint8)), ('masks', np.eye(32, 64, 0, np.uint8))):
+            (root / kind / split).mkdir(parents=True)
+            for number in range(8):
+                cv2.imwrite(str(root / kind / split / f'{number}.png'), pixels)
+    (root / 'classes.yaml').write_text('[background, foreground]')
+    return (f'--config.data.root={root}', f'--config.data.classes={root}/classes.yaml')
+
+
+def test_copies_of_the_data_may_lie_anywhere_but_must_be_equal(tmp_path):
+    roots = [_folder_of_images(tmp_path / name, value) for name, value in (('a', 3), ('b', 4))]
+    base = ('--config', SMOKE, '--config.data.name=folder', '--workdir', tmp_path / 'run')
+    port = free_port()
+    for error in ends(*(start_main(port, i, *base, *roots[i]) for i in range(2))):
+        assert 'got:      data: ' in error and 'copy the data set again' in error
+    assert not (tmp_path / 'run').exists()
+
+
+def test_what_is_wrong_on_one_host_ends_both_processes(tmp_path):
+    roots = (_folder_of_images(tmp_path / 'a', 3), ('--config.data.root=/no/such', '--config.data.classes=/no/such'))
+    base = ('--config', SMOKE, '--config.data.name=folder', '--workdir', tmp_path / 'run')
+    port = free_port()
+    first, second = ends(*(start_main(port, i, *base, *roots[i]) for i in range(2)))
+    assert 'error: class file /no/such' in second
+    assert 'error: process 1 has ended, so this process ends, too\n  error: class file /no/such' in first
+
+
+def _training_pair(tmp_path, **env):
+    """Two processes in the midst of a long training."""
+    port = free_port()
+    base = ('--config', SMOKE, '--workdir', tmp_path / 'run', '--config.train.num_steps=100000')
+    pair = [
+        start_main(port, i, *base, '--config.run.eval_every=0', '--config.run.checkpoint_every=0', **env)
+        for i in range(2)
+    ]
+    log = tmp_path / 'run/segmentation/metrics.jsonl'
+    while not (log.exists() and log.read_bytes().count(b'\n') >= 2):
+        assert all(process.poll() is None for process in pair), [process.communicate() for process in pair]
+        time.sleep(0.05)
+    return pair
+
+
+@pytest.mark.parametrize('killed', [0, 1])
+def test_a_process_that_is_killed_ends_the_other(tmp_path, killed):
+    pair = _training_pair(tmp_path)
+    pair[killed].kill()
+    survivor = pair[1 - killed]
+    try:
+        error = survivor.communicate(timeout=SECONDS)[1]
+    finally:
+        survivor.kill()
+    assert survivor.returncode == (1 if killed else -signal.SIGABRT) or 'error: processes' in error
+    assert 'Traceback' not in error
+
+
+def test_sigterm_ends_a_process_that_waits_for_another(tmp_path):
+    pair = _training_pair(tmp_path, SEGJAX_STOP_SECONDS='2')
+    pair[1].send_signal(signal.SIGSTOP)
+    time.sleep(1)  # process 0 is in a collective by now
+    pair[0].send_signal(signal.SIGTERM)
+    try:
+        error = pair[0].communicate(timeout=SECONDS)[1]
+    finally:
+        pair[1].kill()
+    assert pair[0].returncode == 75, error
+    assert 'preempted: told to stop, and 2 s later still at work' in error and 'Traceback' not in error

@@ -27,6 +27,7 @@ EXIF_ORIENTATION = 0x0112
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg')
 PHOTO_SUFFIXES = (*IMAGE_SUFFIXES, '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 COPY_AGAIN = 'copy or download the file again'
+MAX_PIXELS = int(os.environ.get('OPENCV_IO_MAX_IMAGE_PIXELS', 1 << 30))  # OpenCV reads no larger image
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
@@ -88,6 +89,9 @@ def open_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
         image.load()
     except Image.UnidentifiedImageError as error:
         raise InputError(str(path), got='no PNG or JPEG image', expected='PNG or JPEG', fix='convert it') from error
+    except Image.DecompressionBombError as error:
+        expected = f'at most {2 * Image.MAX_IMAGE_PIXELS} pixels'
+        raise InputError(str(path), got=str(error), expected=expected, fix='cut the image into several') from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and struct.error for broken files
         fix = COPY_AGAIN
         raise InputError(str(path), got=f'a broken image: {error}', expected='a complete image', fix=fix) from error
@@ -230,12 +234,15 @@ def inspect(path: pathlib.Path) -> tuple[str, bool]:
         return f'{path.stat().st_size} bytes are no image', False
     with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:8] == PNG_SIGNATURE:
+            width, height = struct.unpack('>II', data[16:24])
+            if width * height > MAX_PIXELS:
+                return f'{width}x{height} pixels, more than {MAX_PIXELS}; cut it into several', False
             problem = deep('16') if _bit_depth(data) == 16 else png_problem(data, checksums=False)
             return problem, data[25] in (4, 6)  # colour types with alpha
         if data[:3] == b'\xff\xd8\xff':
             whole = data.rfind(b'\xff\xd9') > start_of_scan(data)
             return '' if whole else 'truncated JPEG (no end-of-image marker)', False
-        image = cv2.imdecode(np.frombuffer(data[:], np.uint8), cv2.IMREAD_UNCHANGED)
+        image = _decoded(data[:], cv2.IMREAD_UNCHANGED)
     if image is None:
         return 'cannot be decoded', False
     if image.dtype != np.uint8:
@@ -256,7 +263,17 @@ def start_of_scan(data: mmap.mmap) -> int:
     return at
 
 
+def _decoded(data: bytes, flags: int) -> np.ndarray | None:
+    """Returns the pixels of an encoded image, None if OpenCV cannot read it or finds it too large."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        if error.code == cv2.Error.STS_NO_MEM:
+            raise
+        return None
+
+
 def read_image(path: pathlib.Path) -> np.ndarray | None:
     """[H, W, 3] uint8 RGB, upright by its EXIF orientation, gray repeated, alpha dropped; None if damaged."""
-    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    image = _decoded(path.read_bytes(), cv2.IMREAD_COLOR)
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

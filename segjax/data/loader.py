@@ -196,6 +196,11 @@ class BatchIterator(Iterator):
             raise StopIteration
         try:
             return next(self._batches)
+        except OSError as error:
+            self.close()
+            if self._release_workers is not None and error.filename is None:
+                raise _no_shared_memory(error) from error
+            raise
         except BaseException:
             self.close()
             raise
@@ -209,6 +214,12 @@ class BatchIterator(Iterator):
         if self._release_workers is not None:
             self._release_workers()
         self._batches.close()
+
+
+def _no_shared_memory(error: OSError) -> InputError:
+    """Returns the error for a machine on which worker processes cannot be reached."""
+    fix = '--config.data.workers=0, or more shared memory, in docker by --shm-size=8g'
+    return InputError('/dev/shm', got=error.strerror, expected='room for the batches of data.workers', fix=fix)
 
 
 class SideBySide(Iterator):

@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from absl import logging
 
+from segjax import paths
 from segjax.data import index
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
@@ -155,7 +156,9 @@ def _file_state(path: pathlib.Path) -> tuple[str, int, int]:
 
 def cache_folder(cache: str) -> pathlib.Path:
     """config.data.cache, else $SEGJAX_CACHE, else ~/.cache/segjax."""
-    return pathlib.Path(cache or os.environ.get('SEGJAX_CACHE', '') or '~/.cache/segjax').expanduser()
+    if cache:
+        return paths.local('config.data.cache', cache)
+    return paths.local('$SEGJAX_CACHE', os.environ.get('SEGJAX_CACHE', '') or '~/.cache/segjax')
 
 
 def prepared(dataset: Dataset, cache: str) -> pathlib.Path:

@@ -239,6 +239,12 @@ def test_local_runs_main_where_it_is_called(ready):
     assert seen['env']['JAX_COMPILATION_CACHE_DIR'] == str(ready.home / '.cache/segjax/jax')
 
 
+def test_local_needs_no_home(ready):
+    del ready.env['HOME']
+    ready.run('local.sh', '--config', 'configs/streets.py')
+    assert 'JAX_COMPILATION_CACHE_DIR' not in ready.main_saw()['env']
+
+
 def test_local_finds_configs_of_the_repository_from_everywhere(ready):
     ready.run('local.sh', '--config', 'configs/streets.py:quick')
     assert ready.main_saw()['argv'] == [f'--config={ready.root}/configs/streets.py:quick']

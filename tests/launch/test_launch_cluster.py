@@ -204,6 +204,22 @@ def test_tpu_sync_run_status_stop(pod):
     pod.run('tpu_pod.sh', 'sync')
 
 
+@pytest.mark.parametrize(
+    'workdir, fix',
+    [
+        ('gs://bucket/a run', 'gcsfuse bucket /mnt/bucket on every host, then --workdir=/mnt/bucket/a\\ run'),
+        ('s3://bucket/r', 'mount the storage on every host, then --workdir=/mnt/bucket/r'),
+    ],
+)
+@pytest.mark.parametrize('script', [['tpu_pod.sh', 'run'], ['slurm.sh'], ['gke/submit.sh', 'gpu', *GKE[:3]]])
+def test_an_address_is_no_workdir(pod, script, workdir, fix):
+    arguments = [*script, '--config=configs/streets.py', '--workdir', workdir, '--dry-run']
+    result = pod.run(*arguments, code=1)
+    assert f'--workdir\n  got:      {workdir}' in result.stderr and not result.stdout
+    assert fix in result.stderr or ('gke' in script[0] and 'a folder below /mnt/segjax' in result.stderr)
+    assert not pod.called() and not list(pod.cwd.iterdir())
+
+
 # --- GKE -------------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,82 @@
+"""Paths that a user names: they lie in a file system of this machine, and `~` has a meaning."""
+
+import os
+import pathlib
+import re
+import shlex
+import sys
+
+from segjax.errors import InputError
+
+_MOUNTS = {'gs': 'gcsfuse {bucket} {mount}', 's3': 'mount-s3 {bucket} {mount}'}
+
+
+def local(where: str, text: str) -> pathlib.Path:
+    """Returns a path with its `~` replaced.
+
+    Args:
+      where: flag, config key or variable that holds the path, for errors.
+      text: the path.
+
+    Raises:
+      InputError: an address such as gs://bucket/folder, `~` without a home folder, or bytes that are no text.
+    """
+    scheme, separator, rest = text.partition('://')
+    if separator and re.fullmatch(r'[A-Za-z][A-Za-z0-9+.-]*', scheme):
+        raise _address(where, text, scheme.lower(), rest)
+    _check_text(where, text)
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError:
+        user = text.partition('/')[0]
+        fix = f'{_flag(where)}=/some/folder' + ('' if user[1:] else ', or export HOME=/some/folder')
+        raise InputError(where, got=f'{text}: no home folder is known', expected='a path', fix=fix) from None
+
+
+def check_writable(where: str, folder: pathlib.Path) -> None:
+    """Raises InputError unless a folder, or the nearest one above it that exists, can be written to."""
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        got = f'{nearest}, which is a file'
+        raise InputError(where, got=got, expected='a folder, or a place for one', fix=f'another {where}')
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        got = f'no permission to write to {nearest}'
+        fix = f'another {where}, or the permission; in a container, mount that folder writable'
+        raise InputError(where, got=got, expected='a folder to write to', fix=fix)
+
+
+def check_config(config) -> None:
+    """Raises InputError for a key of a config that holds an address instead of a path."""
+    for section, key in (('data', 'root'), ('data', 'cache'), ('data', 'classes'), ('init_from', 'path')):
+        if config[section][key]:
+            local(f'config.{section}.{key}', config[section][key])
+
+
+def _check_text(where: str, text: str) -> None:
+    """Raises InputError for a path that the libraries which write checkpoints would take for another path."""
+    encoding = sys.getfilesystemencoding()
+    if text.isascii() or (encoding == 'utf-8' and not re.search('[\ud800-\udfff]', text)):
+        return
+    fix = 'a path of ASCII characters' + ('' if encoding == 'utf-8' else ', or export PYTHONUTF8=1')
+    raise InputError(where, got=f'{text!r} in the encoding {encoding}', expected='a path in UTF-8', fix=fix)
+
+
+def _flag(where: str) -> str:
+    """Returns what stands before the `=` on a command line: a flag, or the name of a variable."""
+    return where.removeprefix('$') if where.startswith(('--', '$')) else f'--{where}'
+
+
+def _address(where: str, text: str, scheme: str, rest: str) -> InputError:
+    flag = _flag(where)
+    bucket, _, folder = rest.partition('/')
+    mount = f'/mnt/{bucket}'
+    if scheme == 'file':
+        fix = f'{flag}={shlex.quote("/" + rest.lstrip("/"))}'
+    elif scheme == 'hf':
+        fix = f'{flag}={shlex.quote("hf:" + rest)}'
+    elif scheme in ('http', 'https'):
+        fix = f'download it, then {flag}={shlex.quote(rest.rsplit("/", 1)[-1] or "FILE")}'
+    else:
+        command = _MOUNTS.get(scheme, 'mount the storage at {mount}').format(bucket=bucket, mount=mount)
+        fix = f'{command}, then {flag}={shlex.quote(f"{mount}/{folder}".rstrip("/"))}'
+    return InputError(where, got=text, expected='a path of a mounted file system, not an address', fix=fix)
