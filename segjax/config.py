@@ -6,8 +6,10 @@ key is an error where it is written. `validate` then checks every value against 
 
 import ast
 import difflib
+import functools
 import json
 import re
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -62,8 +64,37 @@ def below_one(value) -> str | None:
     return None if 0 <= value < 1 else 'a number in [0, 1)'
 
 
+LARGEST_INT = 2**31 - 1
+"""Steps, sizes and seeds are int32 on the device."""
+LARGEST_FLOAT = 3.4e38
+"""A larger number is infinite in float32."""
+
+
+def is_number(value: Any) -> bool:
+    """Returns whether a value is an int or a float; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> bool:
+    """Returns whether a value is an int; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> str | None:
+    """Returns what is expected of a value that no key can have; None for a value that some key can have."""
+    if isinstance(value, tuple | list):
+        return next((complaint for item in value if (complaint := plain(item))), None)
+    if isinstance(value, bool | str):
+        return None
+    if isinstance(value, int):
+        return None if abs(value) <= LARGEST_INT else f'whole numbers of at most {LARGEST_INT}'
+    if isinstance(value, float):
+        return None if abs(value) <= LARGEST_FLOAT else 'finite numbers'
+    return 'numbers, strings, true, false, or tuples of them'
+
+
 def size_2d(value) -> str | None:
-    ok = len(value) == 2 and all(isinstance(v, int) and v > 0 for v in value)
+    ok = len(value) == 2 and all(is_whole(v) and v > 0 for v in value)
     return None if ok else '(height, width), two whole numbers > 0'
 
 
@@ -72,19 +103,51 @@ def size_2d_or_empty(value) -> str | None:
 
 
 def interval(value) -> str | None:
-    ok = len(value) == 2 and 0 < value[0] <= value[1]
+    ok = len(value) == 2 and all(map(is_number, value)) and 0 < value[0] <= value[1]
     return None if ok else '(low, high) with 0 < low <= high'
 
 
+def scales(value) -> str | None:
+    ok = len(value) > 0 and all(is_number(v) and v > 0 for v in value)
+    return None if ok else 'at least one number > 0, as (1.0,) or (0.75, 1.0, 1.25)'
+
+
+FIXED_LENGTH = ('blocks', 'dropout', 'gradient_factors')
+"""Arguments of nets whose tuples have a number for each part of the net."""
+
+
+def argument_of_net(key: str, default: Any) -> Callable[[Any], str | None]:
+    """Returns the check of a net's argument: values like the default, and no number below 0."""
+    if isinstance(default, tuple):
+        is_text = key == 'taps' or any(isinstance(item, str) for item in default)
+        is_int = bool(default) and all(map(is_whole, default))
+        length = len(default) if key in FIXED_LENGTH else None
+        return functools.partial(_tuple_of_net, default=default, is_text=is_text, is_int=is_int, length=length)
+    if not is_number(default):
+        return lambda value: None
+    return above(0) if key == 'width' else at_least(0)
+
+
+def _tuple_of_net(value: Any, default: tuple, is_text: bool, is_int: bool, length: int | None) -> str | None:
+    if is_text:
+        return strings(value)
+    fits = is_whole if is_int else is_number
+    if not all(fits(item) and item >= 0 for item in value):
+        return f'{"whole " * is_int}numbers >= 0, as {default}'
+    return None if length in (None, len(value)) else f'{length} numbers, as {default}'
+
+
 def strings(value) -> str | None:
-    return None if all(isinstance(v, str) for v in value) else "strings, as ('none', 'quantize:2')"
+    return None if all(isinstance(v, str) for v in value) else "strings, as ('a', 'b')"
 
 
 def patterns(value) -> str | None:
     for pattern in value:
+        if not isinstance(pattern, str):
+            return f"regular expressions, as ('.*',); {pattern!r} is no string"
         try:
             re.compile(pattern)
-        except (re.error, TypeError) as error:
+        except re.error as error:
             return f'regular expressions; {pattern!r}: {error}'
     return None
 
@@ -101,8 +164,13 @@ def milestones(value) -> str | None:
     return None if ascending else 'steps >= 1 or shares of num_steps in (0, 1), ascending, as (0.75,) or (1000, 2000)'
 
 
+def is_row(value: Any, length: int) -> bool:
+    """Returns whether an item of a tuple is itself a tuple of this length."""
+    return isinstance(value, tuple | list) and len(value) == length
+
+
 def pattern_factors(value) -> str | None:
-    if not all(len(v) == 2 and isinstance(v[0], str) and float(v[1]) >= 0 for v in value):
+    if not all(is_row(v, 2) and isinstance(v[0], str) and is_number(v[1]) and v[1] >= 0 for v in value):
         return "pairs of (pattern, factor), as (('.*/decoder/.*', 10.0),)"
     return patterns(pattern for pattern, _ in value)
 
@@ -247,7 +315,7 @@ SHARED = {
         'tile': Field((), '(height, width) of tiles; () is data.eval_size', size_2d_or_empty),
         'overlap': Field(1 / 3, 'share of a tile that it has in common with the next', between(0, 0.9)),
         'flip': Field(False, 'also predict the mirrored image and average'),
-        'scales': Field((1.0,), 'also predict at these scales and average'),
+        'scales': Field((1.0,), 'also predict at these scales and average', scales),
         'batch_size': Field(4, 'tiles per call', at_least(1)),
     },
     'bench': {
@@ -368,17 +436,30 @@ def _walk(schema, values, path):
             yield from _walk(entry, values[key], f'{path}{key}.')
 
 
+def typed_text(value: Any) -> str:
+    """Returns a value as a user types it behind `--config.key=`; `typed` reads it."""
+    return shlex.quote(str(value))
+
+
+def _as_typed(where: str, field: Field) -> str:
+    """Returns the argument that sets a key to its default."""
+    return f'the default, --{where}={typed_text(field.default)}'
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
     """Checks every key and value against the schema; raises InputError at the first that is wrong."""
+    if not isinstance(config.pipeline, str):
+        got = f'{config.pipeline!r} ({type(config.pipeline).__name__})'
+        raise InputError('config.pipeline', got=got, expected='a name', fix='--config.pipeline=supervised')
     for where, field, value in _walk(schema_of(config.pipeline), config, ''):
         kind = float if isinstance(field.default, float) else type(field.default)
         if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
-            raise InputError(
-                where, got=f'{value!r} ({type(value).__name__})', expected=f'a {kind.__name__}: {field.doc}'
-            )
-        complaint = field.check(value)
+            got = f'{value!r} ({type(value).__name__})'
+            raise InputError(where, got=got, expected=f'a {kind.__name__}: {field.doc}', fix=_as_typed(where, field))
+        complaint = plain(value) or field.check(value)
         if complaint:
-            raise InputError(where, got=repr(value), expected=complaint, fix=field.doc)
+            expected = f'{complaint}: {field.doc}'
+            raise InputError(where, got=repr(value), expected=expected, fix=_as_typed(where, field))
     paths.check_config(config)
     _check_milestones(config)
     _check_init_from(config.init_from)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from segjax import parallel, segmenter
-from segjax.config import Choice, Field, at_least, between, one_of
+from segjax.config import Choice, Field, argument_of_net, at_least, between, is_number, is_whole, one_of
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
@@ -36,14 +36,15 @@ SMOOTHNESS = ('none', 'second_order', 'edge_aware')
 
 
 def _offsets(value) -> str | None:
-    whole = all(isinstance(v, int) and v != 0 for v in value)
+    whole = all(is_whole(v) and v != 0 for v in value)
     if not value or not whole or list(value) != sorted(set(value)):
         return 'whole numbers other than 0, ascending, as (-1, 1)'
     return None
 
 
 def _part(value) -> str | None:
-    return None if len(value) == 2 and 0 <= value[0] < value[1] <= 1 else '(from, to) with 0 <= from < to <= 1'
+    ok = len(value) == 2 and all(map(is_number, value)) and 0 <= value[0] < value[1] <= 1
+    return None if ok else '(from, to) with 0 <= from < to <= 1'
 
 
 SCHEMA = {
@@ -68,7 +69,10 @@ def _choice(default: str, doc: str, nets: Mapping, schema: Callable[[str], Mappi
     return Choice(
         default,
         doc,
-        {name: {k: Field(v, f'argument {k} of {name}') for k, v in schema(name).items()} for name in nets},
+        {
+            name: {k: Field(v, f'argument {k} of {name}', argument_of_net(k, v)) for k, v in schema(name).items()}
+            for name in nets
+        },
     )
 
 

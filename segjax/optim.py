@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from segjax.config import SCHEDULES
+from segjax.config import SCHEDULES, typed_text
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Array, Mean, PyTree, TrainState
 from segjax.trees import named_leaves, path_name
@@ -23,7 +23,7 @@ Schedule = Callable[[Array], Array]
 """step -> learning rate, float32."""
 
 
-def schedule(optim: ml_collections.ConfigDict, num_steps: int) -> Schedule:
+def schedule(optim: ml_collections.ConfigDict, num_steps: int, where: str = 'optim') -> Schedule:
     """The learning rate over time.
 
     rate(t) = learning_rate * warmup(t) * decay(t) for t = 0 .. T-1, T = num_steps; from T on as at T.
@@ -41,12 +41,13 @@ def schedule(optim: ml_collections.ConfigDict, num_steps: int) -> Schedule:
       InputError: unknown schedule, or a warm-up that is longer than the training.
     """
     if optim.schedule not in SCHEDULES:
-        raise unknown_name('optim.schedule', optim.schedule, SCHEDULES)
+        raise unknown_name(f'{where}.schedule', optim.schedule, SCHEDULES)
     if 0 < num_steps < optim.warmup_steps:
         raise InputError(
-            'optim.warmup_steps',
+            f'{where}.warmup_steps',
             got=f'{optim.warmup_steps} in a training of {num_steps} steps',
             expected=f'at most {num_steps}',
+            fix=f'--config.{where}.warmup_steps={num_steps // 10}',
         )
     base, name, power = optim.learning_rate, optim.schedule, optim.power
     warmup_steps, warmup_factor = optim.warmup_steps, optim.warmup_factor
@@ -84,7 +85,7 @@ def learning_rate(optim: ml_collections.ConfigDict, num_steps: int, step: Array)
 
 
 def make(
-    optim: ml_collections.ConfigDict, num_steps: int, params: Mapping[str, PyTree]
+    optim: ml_collections.ConfigDict, num_steps: int, params: Mapping[str, PyTree], where: str = 'optim'
 ) -> optax.GradientTransformationExtraArgs:
     """The optimiser of config.optim for the nets in `params`.
 
@@ -108,6 +109,7 @@ def make(
       optim: config.optim.
       num_steps: of the stage; where the schedule ends.
       params: {net: params} of the nets that this optimiser owns; only names and shapes are read.
+      where: key of the section, for errors.
 
     Returns:
       A transformation whose `update` wants the extra argument `step`; `apply` gives it.
@@ -124,26 +126,26 @@ def make(
     momentum = optax.trace(optim.momentum, optim.nesterov) if optim.momentum > 0 else optax.identity()
     cores = {'sgd': [*decay, momentum], 'adam': [*decay, adam], 'adamw': [adam, *decay]}
     if optim.name not in cores:
-        raise unknown_name('optim.name', optim.name, cores)
+        raise unknown_name(f'{where}.name', optim.name, cores)
     return optax.chain(
         optax.stateless(lambda grads, _: jax.tree.map(lambda g: g.astype(jnp.float32), grads)),
         *([optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm > 0 else []),
         *cores[optim.name],
-        *([_scale_by_factors(optim.factors, params)] if optim.factors else []),
-        _scale_by_rate(schedule(optim, num_steps)),
+        *([_scale_by_factors(optim.factors, params, f'{where}.factors')] if optim.factors else []),
+        _scale_by_rate(schedule(optim, num_steps, where)),
     )
 
 
-def _scale_by_factors(factors, params) -> optax.GradientTransformation:
+def _scale_by_factors(factors, params, where: str) -> optax.GradientTransformation:
     names = list(named_leaves(params))
     for pattern, _ in factors:
         if not any(re.fullmatch(pattern, name) for name in names):
             some = ', '.join(names[:: max(1, len(names) // 5)][:6])
             raise InputError(
-                'optim.factors',
+                where,
                 got=f'the pattern {pattern!r}, which matches no parameter',
                 expected=f'a regular expression for whole paths, such as {some}',
-                fix=f"'.*/{pattern}/.*' matches a module in any net" if re.fullmatch(r'\w+', pattern) else '',
+                fix=_fitting_pattern(where, pattern, factors, names),
             )
 
     def factor_of(path, _):
@@ -154,6 +156,16 @@ def _scale_by_factors(factors, params) -> optax.GradientTransformation:
 
     tree = jax.tree_util.tree_map_with_path(factor_of, params)
     return optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, tree))
+
+
+def _fitting_pattern(where: str, pattern: str, factors, names) -> str:
+    """Returns the argument that mends the factors: the module of that name in any net, or without the pattern."""
+    inner = f'.*/{pattern}/.*'
+    if re.fullmatch(r'\w+', pattern) and any(re.fullmatch(inner, name) for name in names):
+        mended = tuple((inner if p == pattern else p, factor) for p, factor in factors)
+    else:
+        mended = tuple(pair for pair in map(tuple, factors) if pair[0] != pattern)
+    return f'--config.{where}={typed_text(mended)}'
 
 
 def _scale_by_rate(rate: Schedule) -> optax.GradientTransformationExtraArgs:

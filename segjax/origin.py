@@ -136,7 +136,7 @@ def check(run, states: Mapping[str, TrainState]) -> None:
         nets |= abstract.params
         taken |= pretrained.load_for(abstract, weights, run.config.init_from)[0] is not None
     if not taken:
-        raise pretrained.nothing_fits(weights.path, nets)
+        raise pretrained.nothing_fits(weights, run.config.init_from, nets)
 
 
 def initial_state(run, stage: Stage, earlier: Mapping[str, TrainState]) -> TrainState:

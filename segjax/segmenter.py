@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from segjax import models, parallel
-from segjax.config import Choice, Field, above, one_of, scored_at
+from segjax.config import Choice, Field, above, argument_of_net, one_of, scored_at
 from segjax.data.spec import IGNORE, DataSpec
 from segjax.losses import segmentation as losses
 from segjax.metrics import confusion
@@ -32,7 +32,10 @@ def model_choice(doc: str, **defaults) -> Choice:
         'erfnet',
         doc,
         {
-            name: {k: Field(defaults.get(k, v), f'argument {k} of {name}') for k, v in models.schema(name).items()}
+            name: {
+                k: Field(defaults.get(k, v), f'argument {k} of {name}', argument_of_net(k, v))
+                for k, v in models.schema(name).items()
+            }
             for name in models.REGISTRY
         },
     )

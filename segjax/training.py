@@ -1,10 +1,11 @@
 """Supervised training of one net: what the baseline is, and what pipelines that change a part of it build on."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import ml_collections
+import optax
 
 from segjax import optim, parallel, rng, segmenter
 from segjax.config import Field, at_least, between, one_of
@@ -59,14 +60,30 @@ def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmenter.
     return loss_fn
 
 
-Optimisers = Mapping[str, tuple[ml_collections.ConfigDict, tuple[str, ...]]]
-"""{name: (its section of the config, the nets it owns)}; the first one's learning rate is logged. Other nets of a state
-are frozen."""
+class Optimiser(NamedTuple):
+    """Names the nets that an optimiser owns, and its settings.
+
+    section  of the config
+    nets     that it owns
+    where    key of the section, which errors name
+    """
+
+    section: ml_collections.ConfigDict
+    nets: tuple[str, ...]
+    where: str = 'optim'
+
+    def make(self, num_steps: int, params: Mapping[str, PyTree]) -> optax.GradientTransformationExtraArgs:
+        """Returns the transformation for the parameters of its nets."""
+        return optim.make(self.section, num_steps, params, self.where)
+
+
+Optimisers = Mapping[str, Optimiser]
+"""The learning rate of the first one is logged. Nets of a state that no optimiser owns are frozen."""
 
 
 def alone(config: ml_collections.ConfigDict) -> Optimisers:
     """One net, one optimiser."""
-    return {'segmenter': (config.optim, ('segmenter',))}
+    return {'segmenter': Optimiser(config.optim, ('segmenter',))}
 
 
 def fresh_state(
@@ -78,16 +95,13 @@ def fresh_state(
     ema: float,
 ) -> TrainState:
     """Step 0: fresh optimisers, and averages of the nets that are trained."""
-    owned = {name: _only(params, nets) for name, (_, nets) in optimisers.items()}
+    owned = {name: _only(params, one.nets) for name, one in optimisers.items()}
     trained = [net for nets in owned.values() for net in nets]
     return TrainState(
         step=jnp.int32(0),
         params=dict(params),
         model_state=dict(model_state),
-        opt_state={
-            name: optim.make(section, num_steps, owned[name]).init(owned[name])
-            for name, (section, _) in optimisers.items()
-        },
+        opt_state={name: one.make(num_steps, owned[name]).init(owned[name]) for name, one in optimisers.items()},
         extra=optim.start_average(_only(params, trained), _only(model_state, trained), ema),
     )
 
@@ -129,21 +143,21 @@ def make_train_step(
       change_grads: (gradients of the global batch, params) -> what the optimisers get.
     """
     value_and_grad = parallel.global_value_and_grad(loss_fn, weight_of, accumulate, shared)
-    trained = [net for _, nets in optimisers.values() for net in nets]
+    trained = [net for one in optimisers.values() for net in one.nets]
 
     def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
         params, model_state = _only(state.params, trained), _only(state.model_state, trained)
         (loss, terms, model_state, _), grads = value_and_grad(params, model_state, prepare(state, batch), keys)
         grads = change_grads(grads, params)
-        first, _ = next(iter(optimisers.values()))
+        first = next(iter(optimisers.values()))
         metrics = {
             'loss': Mean(loss, jnp.float32(1)),
-            'learning_rate': optim.learning_rate(first, num_steps, state.step),
+            'learning_rate': optim.learning_rate(first.section, num_steps, state.step),
             **{f'loss_{name}': term for name, term in terms.items()},
         }
-        for name, (section, nets) in optimisers.items():
-            owned = _only(grads, nets)
-            state = optim.apply(state, name, optim.make(section, num_steps, _only(params, nets)), owned)
+        for name, one in optimisers.items():
+            transform = one.make(num_steps, _only(params, one.nets))
+            state = optim.apply(state, name, transform, _only(grads, one.nets))
         state = state.replace(model_state={**state.model_state, **model_state})
         state = optim.update_average(state, ema)
         return state.replace(step=state.step + 1), metrics

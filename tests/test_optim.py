@@ -1,6 +1,9 @@
 """Optimisers against NumPy loops in float64, schedules against literal values."""
 
+import ast
 import functools
+import shlex
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,7 @@ from segjax import config as config_lib
 from segjax import config_file, optim
 from segjax.config import OPTIM
 from segjax.errors import InputError
+from segjax.pipelines import noise_cyclegan, scene_geometry
 from segjax.protocol import TrainState
 
 STEPS = 5
@@ -245,6 +249,35 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_shows_paths():
     for pattern in ('conv', 'net/conv', 'decoder/.*'):  # whole paths only
         with pytest.raises(InputError, match=r'matches no parameter[\s\S]*net/conv/kernel'):
             optim.make(settings(factors=((pattern, 10.0),)), STEPS, PARAMS)
+
+
+@pytest.mark.parametrize('pattern, kept', [('conv', (('.*/conv/.*', 10.0),)), ('decoder/.*', ())])
+def test_the_fix_of_a_pattern_is_an_argument(pattern, kept):
+    with pytest.raises(InputError) as error:
+        optim.make(settings(factors=((pattern, 10.0),)), STEPS, PARAMS, 'optim_depth')
+    assert error.value.where == 'optim_depth.factors'
+    argument, text = shlex.split(error.value.fix)[0].split('=', 1)
+    assert argument == '--config.optim_depth.factors' and ast.literal_eval(text) == kept
+    optim.make(settings(factors=kept), STEPS, PARAMS)
+
+
+@pytest.mark.parametrize(
+    'pipeline, section', [('noise_cyclegan', 'optim_discriminator'), ('scene_geometry', 'optim_depth')]
+)
+@pytest.mark.parametrize('key, value', [('warmup_steps', 1000), ('factors', (('nothing', 1.0),))])
+def test_errors_name_the_section_of_the_optimiser(pipeline, section, key, value):
+    config = config_file.load(f'configs/{pipeline}.py:smoke')
+    config[section][key] = value
+    if pipeline == 'noise_cyclegan':
+        params = {net: {'w': jnp.zeros((2, 2))} for net in ('segmenter', 'painter', 'discriminator')}
+        with pytest.raises(InputError) as error:
+            noise_cyclegan.optimisers(config, params)
+    else:
+        optimiser = scene_geometry.make_optimisers(config, types.SimpleNamespace(pose=object(), decoder=None))
+        with pytest.raises(InputError) as error:
+            optimiser['geometry'].make(10, {'pose': {'w': jnp.zeros((2, 2))}})
+    assert error.value.where == f'{section}.{key}'
+    assert f'--config.{section}.{key}=' in error.value.fix
 
 
 def test_unknown_optimiser():

@@ -30,7 +30,7 @@ import ml_collections
 import numpy as np
 
 from segjax import models, optim, segmenter, training
-from segjax.config import OPTIM, Field, at_least, one_of, patterns
+from segjax.config import OPTIM, Field, at_least, is_number, is_row, one_of, patterns
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.models import dilated
@@ -48,19 +48,15 @@ PRETRAINING = 'pretraining'
 
 
 def _dilations(value) -> str | None:
-    if not all(len(v) == 2 and isinstance(v[0], str) and _is_number(v[1]) and v[1] > 0 for v in value):
+    if not all(is_row(v, 2) and isinstance(v[0], str) and is_number(v[1]) and v[1] > 0 for v in value):
         return "pairs of (pattern, dilation above 0), as (('vgg/conv5_.*', 3.0),)"
     return patterns(pattern for pattern, _ in value)
 
 
 def _ranges(value) -> str | None:
-    if not all(len(v) == 3 and isinstance(v[0], str) and all(map(_is_number, v[1:])) for v in value):
+    if not all(is_row(v, 3) and isinstance(v[0], str) and all(map(is_number, v[1:])) for v in value):
         return "(pattern, smallest, largest) each, as (('fc6', 4.0, 20.0),)"
     return patterns(pattern for pattern, *_ in value)
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 SCHEMA = {

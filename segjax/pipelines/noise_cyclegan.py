@@ -300,8 +300,12 @@ def make_init(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, inj
 def optimisers(config: ml_collections.ConfigDict, params: Mapping[str, Any]) -> dict[str, tuple]:
     """Returns {name: (optimiser, its parameters)}: one for G and F together, one for D."""
     owned = {'generators': _only(params, *GENERATORS), 'discriminator': _only(params, 'discriminator')}
-    sections = {'generators': config.optim, 'discriminator': config.optim_discriminator}
-    return {name: (optim.make(sections[name], config.train.num_steps, nets), nets) for name, nets in owned.items()}
+    sections = {'generators': 'optim', 'discriminator': 'optim_discriminator'}
+    num_steps = config.train.num_steps
+    return {
+        name: (optim.make(config[sections[name]], num_steps, nets, sections[name]), nets)
+        for name, nets in owned.items()
+    }
 
 
 # --- the two cycles ---------------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     depth, pose = make_depth_nets(config)
     terms = monodepth.make_terms(config.depth, depth.depth_of, pose.at_depth)
     weights = monodepth.loss_weights(config.depth)
-    optimisers = {'depth': (config.optim_depth, ('depth', 'pose'))}
+    optimisers = {'depth': training.Optimiser(config.optim_depth, ('depth', 'pose'), 'optim_depth')}
     schedule = {**training.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
@@ -178,7 +178,7 @@ def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     _, pose = make_depth_nets(config)
     terms = monodepth.make_terms(config.depth, monodepth.inverse, pose.at_depth)
     weights = monodepth.loss_weights(config.depth)
-    optimisers = {'pose': (config.optim_depth, ('pose',))}
+    optimisers = {'pose': training.Optimiser(config.optim_depth, ('pose',), 'optim_depth')}
     schedule = {**training.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
@@ -282,7 +282,7 @@ def make_optimisers(config: ml_collections.ConfigDict, tasks: Tasks) -> training
     if tasks.pose is None:
         return training.alone(config)
     beside = ('pose',) if tasks.decoder is None else ('depth', 'pose')
-    return {**training.alone(config), 'geometry': (config.optim_depth, beside)}
+    return {**training.alone(config), 'geometry': training.Optimiser(config.optim_depth, beside, 'optim_depth')}
 
 
 def make_init(config: ml_collections.ConfigDict, tasks: Tasks) -> Callable:

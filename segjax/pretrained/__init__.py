@@ -115,13 +115,18 @@ def load_for(
     return (found if found['params'] else None), '\n'.join(lines)
 
 
-def nothing_fits(path: str, nets: Mapping[str, PyTree]) -> InputError:
-    """The error for a file that none of a run's nets takes."""
+def nothing_fits(weights: Weights, init_from: ml_collections.ConfigDict, nets: Mapping[str, PyTree]) -> InputError:
+    """Returns the error for a file that none of a run's nets takes."""
+    source, patterns = SOURCES[weights.source], tuple(init_from.nets)
+    fix = '--config.init_from.path= starts without weights; or set --config.model to such a net'
+    if patterns != ('.*',):
+        fix = """'--config.init_from.nets=(".*",)' asks for all modules"""
     return InputError(
-        path,
-        got='weights of which the nets have no array: ' + ', '.join(sorted(nets)),
-        expected='a net that the weights are of, among config.init_from.nets',
-        fix='set config.model to it',
+        weights.path,
+        got=f'{source.release}, {len(weights.tensors)} tensors of which none is in the nets {", ".join(sorted(nets))}'
+        f' (init_from.nets is {patterns})',
+        expected=f'a net that these weights are of: {source.fits}',
+        fix=fix,
     )
 
 

@@ -128,12 +128,14 @@ def import_weights(
     if missing or wrong or strange:
         unexpected = [f'tensor {given[t]} {tuple(tensors[given[t]].shape)} that has no place here' for t in strange]
         shown = wrong[:3] + missing[:3] + unexpected[:3]
-        count = len(missing) + len(wrong) + len(unexpected)
+        matching = len(asked) - len(missing) - len(wrong)
+        counts = f'{matching} of {len(asked)} tensors match, {len(missing)} are missing, '
+        counts += f'{len(wrong)} have another shape, {len(strange)} have no place here'
         raise InputError(
             where,
-            got='; '.join(shown) + f' ({count} differences, {len(asked)} tensors asked for)',
-            expected=f'weights of {source.release}, for: {source.fits}',
-            fix='set config.model to the net that the weights are of; config.init_from.partial=True takes what fits',
+            got=f'{source.release}, of which {counts}: ' + '; '.join(shown),
+            expected=f'a net that these weights are of: {source.fits}',
+            fix=f'--config.init_from.partial=True loads the {matching} that match; or set --config.model to that net',
         )
     taken, samples = {}, []
     for name, place in asked.items():

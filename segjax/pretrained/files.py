@@ -1,8 +1,9 @@
-"""Files of named tensors: .safetensors, .npz, torch's .pth where torch is installed, and files of the hub."""
+"""Files of named tensors: .safetensors, .npz, torch's .pth, and files of the hub."""
 
 import importlib
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,12 +11,20 @@ import safetensors
 import safetensors.numpy
 
 from segjax.errors import InputError
+from segjax.pretrained import torch_files
 
 HUB = 'hf:'
-TORCH = ('.pth', '.pth.tar', '.pt')
+TORCH = ('.pth', '.pth.tar', '.pt', '.bin', '.ckpt')
 SUFFIXES = ('.safetensors', '.npz', *TORCH)
 CAFFE = '.caffemodel'  # refused with the way to convert it
-_WRAPPERS = ('state_dict', 'model', 'model_state')  # where training scripts keep the tensors
+# Where training scripts keep the tensors; the first that is there counts.
+_WRAPPERS = (
+    *('state_dict', 'model_state_dict', 'model_state', 'model', 'net', 'network', 'weights'),
+    *('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema'),
+)
+# What wrappers around a net put in front of the names of its tensors.
+_PREFIXES = ('module.', 'model.', '_orig_mod.', 'net.', 'network.')
+_DEEPEST = 4  # wrappers around wrappers
 _WHERE = 'config.init_from.path'
 
 
@@ -39,26 +48,50 @@ def read(path: str) -> dict[str, np.ndarray]:
     if not file.is_file():
         raise InputError(
             _WHERE,
-            got=f'{file}, which is no file',
+            got=f'{file}, which is {"a folder" if file.is_dir() else "no file"}',
             expected=f'a file of weights ({", ".join(SUFFIXES)})',
             fix='a run whose stages all have a checkpoint needs it no more: --config.init_from.path=',
         )
+    _check_start(file)
     try:
-        if file.name.endswith('.safetensors'):
-            return safetensors.numpy.load_file(file)
-        if file.name.endswith('.npz'):
-            with np.load(file, allow_pickle=False) as tensors:
-                return dict(tensors)
-        return _read_torch(file)
+        return without_prefixes(_read_file(file))
     except InputError:
         raise
-    except (safetensors.SafetensorError, zipfile.BadZipFile, OSError, ValueError, KeyError, EOFError) as error:
+    except _DAMAGED as error:
         raise InputError(
             str(file),
             got=f'a file that cannot be read ({error})',
             expected='a whole file of weights',
             fix='fetch it again',
         ) from error
+
+
+_DAMAGED = (
+    *(safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, torch_files.TorchFileError),
+    *(OSError, ValueError, KeyError, EOFError, TypeError, AttributeError),
+)
+
+
+def _read_file(file: pathlib.Path) -> dict[str, np.ndarray]:
+    if file.name.endswith('.safetensors'):
+        return _read_safetensors(file)
+    if file.name.endswith('.npz'):
+        with np.load(file, allow_pickle=False) as tensors:
+            return dict(tensors)
+    return _read_torch(file)
+
+
+def _read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a file; bfloat16, which NumPy lacks, as float32."""
+    entries = dict(safetensors.deserialize(file.read_bytes()))
+    if all(entry['dtype'] != 'BF16' for entry in entries.values()):
+        return safetensors.numpy.load_file(file)
+    halves = {name for name, entry in entries.items() if entry['dtype'] == 'BF16'}
+    for name in halves:
+        wide = np.frombuffer(entries[name]['data'], np.uint16).astype(np.uint32) << 16
+        entries[name] = wide.view(np.float32).reshape(entries[name]['shape'])
+    with safetensors.safe_open(file, 'numpy') as content:
+        return {name: entry if name in halves else content.get_tensor(name) for name, entry in entries.items()}
 
 
 def write(path: str, tensors: Mapping[str, np.ndarray]) -> None:
@@ -80,26 +113,68 @@ def _installed(module: str, path: str, fix: str):
 
 
 def _read_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
-    command = (
-        'or convert it where torch is: python -c "from torch import load; from safetensors.torch import save_file; '
-        f"d = load('{file.name}', map_location='cpu'); d = d.get('state_dict', d); "
-        "save_file({k: v.contiguous() for k, v in d.items()}, 'weights.safetensors')\""
-    )
-    torch = _installed('torch', str(file), f'pip install torch, {command}')
-    try:
-        content = torch.load(file, map_location='cpu', weights_only=True)
-    except Exception as error:  # pickle raises whatever the bytes lead to
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            str(file), got=f'{first[:200]}', expected='a dict of tensors saved by torch', fix=command
-        ) from error
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    """Returns the tensors of a torch file, out of what training scripts put around them."""
+    content = torch_files.read(file)
     if not isinstance(content, Mapping):
-        raise InputError(str(file), got=f'a {type(content).__name__}', expected='a dict of tensors saved by torch')
-    tensors = {name: x.detach() for name, x in content.items() if isinstance(x, torch.Tensor)}
-    return {name: (x.float() if x.dtype == torch.bfloat16 else x).numpy() for name, x in tensors.items()}
+        raise InputError(
+            str(file),
+            got=f'a whole {"module" if isinstance(content, torch_files.Unknown) else type(content).__name__}',
+            expected='a dict of tensors saved by torch',
+            fix="save it anew where its code is: torch.save(model.state_dict(), 'weights.pth')",
+        )
+    keys = [str(key) for key in content]
+    while inner := _wrapped(content):
+        content = inner
+    tensors = {name: x for name, x in content.items() if isinstance(name, str) and isinstance(x, np.ndarray)}
+    if not tensors:
+        raise InputError(
+            str(file),
+            got='no tensors under names, but ' + (', '.join(keys[:8]) or 'nothing'),
+            expected=f'a dict of tensors, or one of {", ".join(_WRAPPERS)} with it',
+            fix="save it anew where its code is: torch.save(model.state_dict(), 'weights.pth')",
+        )
+    return tensors
+
+
+def _wrapped(content: Mapping) -> Mapping | None:
+    """Returns the dict that holds the tensors inside a training script's dict; None where there is none."""
+    for key in _WRAPPERS:
+        inner = content.get(key)
+        if isinstance(inner, Mapping) and any(isinstance(name, str) for name in inner):
+            return inner
+    return None
+
+
+def without_prefixes(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the tensors without 'module.', 'model.' and the like, in front of more than half of the names."""
+    found = dict(tensors)
+    for _ in range(_DEEPEST):
+        shared = [p for p in _PREFIXES if 2 * sum(name.startswith(p) for name in found) > len(found)]
+        if not shared:
+            break
+        stripped = {name.removeprefix(shared[0]): tensor for name, tensor in found.items()}
+        if len(stripped) < len(found):
+            break
+        found = stripped
+    return found
+
+
+_STARTS = (
+    (b'version https://git-lfs', 'a pointer of git-lfs, not the file itself', 'git lfs pull'),
+    (b'<', 'a web page, not weights: the download failed', 'fetch the file again, by the link of the file itself'),
+    (b'{"', 'a JSON text, not weights', 'fetch the file again, by the link of the file itself'),
+    (b'', 'an empty file', 'fetch the file again'),
+)
+"""(first bytes of a file, what it is, what helps) of files that are no weights; '' stands for no bytes at all."""
+
+
+def _check_start(file: pathlib.Path) -> None:
+    """Raises InputError for a file whose first bytes say that it holds no weights."""
+    with file.open('rb') as stream:
+        start = stream.read(64).lstrip()
+    for first, got, fix in _STARTS:
+        if start.startswith(first) if first else not start:
+            raise InputError(str(file), got=got, expected='a whole file of weights', fix=fix)
 
 
 def _download(path: str) -> pathlib.Path:

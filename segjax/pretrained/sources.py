@@ -5,7 +5,7 @@ the exporter writes it, so the two cannot disagree.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from segjax.errors import InputError, unknown_name
@@ -337,8 +337,23 @@ def detect(names: Collection[str], where: str, source: str = '') -> str:
         got=f'{len(names)} tensors: {", ".join(sorted(names)[:4])}, ... '
         + (f'which could be {" or ".join(found)}' if found else 'in no known naming'),
         expected='weights in the naming of ' + '; '.join(f'{one.release} ({key})' for key, one in SOURCES.items()),
-        fix='name it: --config.init_from.source=...' if found else '',
+        fix=_source_argument(found, names),
     )
+
+
+def _source_argument(found: Sequence[str], names: Collection[str]) -> str:
+    """Returns the argument that names a source: of those that fit, or the one of whose marks most are there."""
+    if found:
+        return f'--config.init_from.source={" or ".join(found)}'
+
+    def share(source: Source) -> float:
+        known = [source.canonical(name) for name in names]
+        return sum(any(re.fullmatch(mark, name) for name in known) for mark in source.marks) / len(source.marks)
+
+    nearest = max(SOURCES, key=lambda key: share(SOURCES[key]))
+    if share(SOURCES[nearest]) > 0:
+        return f'--config.init_from.source={nearest} is the nearest naming, and lists what differs'
+    return '--config.init_from.path= starts without weights'
 
 
 def _has_marks(source: Source, names: Collection[str]) -> bool:

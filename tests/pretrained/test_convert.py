@@ -446,6 +446,37 @@ def test_detection_names_what_it_saw_and_knows():
         pretrained.detect({}, 'w.npz', source='resnt')
 
 
+def test_detection_without_a_source_gives_an_argument(variables_of):
+    with pytest.raises(InputError) as caught:
+        pretrained.detect({'head.weight': 0}, 'w.npz')
+    assert caught.value.fix.startswith('--config.init_from.path= ')
+    with pytest.raises(InputError) as caught:
+        pretrained.detect({'layer0.0.weight': 0, 'ppm.features.0.1.weight': 0}, 'w.npz')
+    assert caught.value.fix.startswith('--config.init_from.source=semseg ')
+
+
+def test_weights_of_another_net_are_counted(variables_of):
+    tensors = pretrained.export_weights(variables_of('semseg'), SOURCES['semseg'])
+    del tensors['layer1.0.bn2.running_var']
+    tensors |= {'layer9.weight': np.ones(3), 'layer0.0.weight': np.ones((1, 2, 3, 3))}
+    with pytest.raises(InputError) as caught:
+        imported('semseg', tensors, variables_of('semseg'))
+    count = len(pretrained.export_weights(variables_of('semseg'), SOURCES['semseg']))
+    counts = f'{count - 2} of {count} tensors match, 1 are missing, 1 have another shape, 1 have no place here'
+    assert counts in caught.value.got and 'hszhao/semseg, PSPNet' in caught.value.got
+    assert 'layer0.0.weight: (1, 2, 3, 3), not (4, 3, 3, 3)' in caught.value.got
+    assert caught.value.fix.startswith('--config.init_from.partial=True ')
+
+
+def test_weights_of_no_net_name_their_own(variables_of):
+    tensors = pretrained.export_weights(variables_of('semseg'), SOURCES['semseg'])
+    weights = pretrained.Weights('w.npz', tensors, 'semseg')
+    error = pretrained.nothing_fits(weights, types.SimpleNamespace(nets=('.*',)), {'segmenter': {}})
+    assert 'hszhao/semseg, PSPNet' in error.got and 'pspnet' in error.expected
+    error = pretrained.nothing_fits(weights, types.SimpleNamespace(nets=('depth/.*',)), {'segmenter': {}})
+    assert 'depth/.*' in error.got and '--config.init_from.nets=(".*",)' in error.fix
+
+
 def test_names_that_two_sources_share_are_asked_about(variables_of):
     tensors = pretrained.export_weights(variables_of('efficientnet_timm'), SOURCES['efficientnet_timm'])
     with pytest.raises(InputError, match='efficientnet_timm or efficientnet_timm_tf') as caught:

@@ -1,13 +1,19 @@
 """Files of weights: read back as written, and clear words about those that cannot be read."""
 
+import json
+import pickle
 import shlex
+import struct
 import sys
+import typing
+import zipfile
 
 import numpy as np
 import pytest
 
 from segjax import pretrained
 from segjax.errors import InputError
+from segjax.pretrained import torch_files
 
 TENSORS = {'conv1.weight': np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2), 'bn1.bias': np.ones(2, np.float16)}
 
@@ -42,19 +48,182 @@ def test_an_absent_file_says_how_to_go_on_without(tmp_path):
         pretrained.write(str(tmp_path / 'w.pth'), TENSORS)
 
 
-def test_without_torch_a_pth_says_how_to_convert_it(tmp_path, monkeypatch):
-    path = tmp_path / 'resnet18.pth'
-    path.write_bytes(b'x')
-    monkeypatch.setitem(sys.modules, 'torch', None)
-    with pytest.raises(InputError, match=r"without torch[\s\S]*python -c .*load\('resnet18.pth'"):
+class Word:
+    """A name of a module, as a pickle refers to it."""
+
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+
+
+def pickled(value, storages):
+    """The bytes of a value as torch writes it: tensors rebuilt from storages, names looked up in modules."""
+
+    def write(value):
+        if isinstance(value, Word):
+            return b'c%s\n%s\n' % (value.module.encode(), value.name.encode())
+        if isinstance(value, Called):
+            return write(value.word) + write(value.arguments) + b'R'
+        if isinstance(value, np.ndarray):
+            return write(rebuilt(value))
+        if isinstance(value, Kept):
+            return write(('storage', Word('torch', value.kind), value.key, 'cpu', value.count)) + b'Q'
+        if isinstance(value, dict):
+            return b'}(' + b''.join(write(k) + write(v) for k, v in value.items()) + b'u'
+        if isinstance(value, tuple):
+            return b'(' + b''.join(map(write, value)) + b't'
+        if isinstance(value, str):
+            return b'X' + struct.pack('<I', len(value.encode())) + value.encode()
+        assert isinstance(value, int), value
+        return b'I%d\n' % value
+
+    def rebuilt(array):
+        kind = {'float32': 'FloatStorage', 'float16': 'HalfStorage', 'uint16': 'BFloat16Storage'}[str(array.dtype)]
+        base = array if array.base is None else array.base
+        storages.append(base.tobytes())
+        strides = tuple(stride // array.itemsize for stride in array.strides)
+        kept = Kept(kind, str(len(storages) - 1), base.size)
+        return Called(Word('torch._utils', '_rebuild_tensor_v2'), (kept, 0, array.shape, strides, 0, {}))
+
+    return b'\x80\x02' + write(value) + b'.'
+
+
+class Called(typing.NamedTuple):
+    word: Word
+    arguments: tuple
+
+
+class Kept(typing.NamedTuple):
+    kind: str
+    key: str
+    count: int
+
+
+def save(path, value):
+    """Writes a file as torch.save does."""
+    storages = []
+    data = pickled(value, storages)
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('weights/data.pkl', data)
+        for number, raw in enumerate(storages):
+            archive.writestr(f'weights/data/{number}', raw)
+
+
+def save_sequence(path, value):
+    """Writes a file as torch did before version 1.6."""
+    storages = []
+    data = pickled(value, storages)
+    heads = [pickle.dumps(item, 2) for item in (torch_files.MAGIC, 1001, {'little_endian': True})]
+    keys = pickle.dumps([str(number) for number in range(len(storages))], 2)
+    width = [a.itemsize for a in value.values()]
+    raw = b''.join(struct.pack('<q', len(x) // w) + x for x, w in zip(storages, width, strict=True))
+    path.write_bytes(b''.join(heads) + data + keys + raw)
+
+
+OPTIONS = Called(Word('argparse', 'Namespace'), ())
+MOMENTA = {'state': {0: {'exp_avg': np.ones(3, np.float32)}}, 'param_groups': ()}
+
+
+def prefixed(prefix):
+    return {prefix + name: tensor for name, tensor in TENSORS.items()}
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        TENSORS,
+        *({key: TENSORS, 'epoch': 1} for key in ('model_state_dict', 'net', 'state_dict', 'model', 'ema', 'network')),
+        *map(prefixed, ('module.', 'model.', '_orig_mod.', 'module.module.', 'module._orig_mod.')),
+        {'state_dict': prefixed('model.') | {'criterion.weight': TENSORS['bn1.bias']}},
+        {'state_dict': TENSORS, 'args': OPTIONS, 'optimizer': MOMENTA},
+        {'args': OPTIONS, 'model': {'state_dict': TENSORS}, 'model_ema': TENSORS},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('ending', ['pth', 'pt', 'bin', 'ckpt', 'pth.tar'])
+def test_tensors_are_found_in_what_training_scripts_save(content, ending, tmp_path):
+    path = tmp_path / f'w.{ending}'
+    save(path, content)
+    found = pretrained.read(str(path))
+    assert found.keys() - {'criterion.weight'} == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert found[name].dtype == tensor.dtype
+        np.testing.assert_array_equal(found[name], tensor)
+
+
+def test_a_file_of_an_older_torch_is_read(tmp_path):
+    path = tmp_path / 'w.pth'
+    save_sequence(path, TENSORS)
+    for name, tensor in pretrained.read(str(path)).items():
+        np.testing.assert_array_equal(tensor, TENSORS[name])
+
+
+def test_views_and_bfloat16_have_their_values(tmp_path):
+    base = np.arange(6, dtype=np.float32).reshape(2, 3)
+    halves = np.array([0x3F80, 0xC000, 0x3E80], np.uint16)  # 1, -2 and 0.25 in bfloat16
+    save(tmp_path / 'w.pth', {'a.weight': base.T, 'b.weight': halves, 'c.weight': base[:, :0]})
+    found = pretrained.read(str(tmp_path / 'w.pth'))
+    np.testing.assert_array_equal(found['a.weight'], [[0, 3], [1, 4], [2, 5]])
+    np.testing.assert_array_equal(found['b.weight'], np.float32([1, -2, 0.25]))
+    assert found['c.weight'].shape == (2, 0)
+    header = json.dumps({'b.weight': {'dtype': 'BF16', 'shape': [3], 'data_offsets': [0, 6]}}).encode()
+    (tmp_path / 'w.safetensors').write_bytes(struct.pack('<Q', len(header)) + header + halves.tobytes())
+    found = pretrained.read(str(tmp_path / 'w.safetensors'))
+    np.testing.assert_array_equal(found['b.weight'], np.float32([1, -2, 0.25]))
+
+
+def test_nothing_that_a_file_names_is_run(tmp_path):
+    target = tmp_path / 'made'
+    attack = Called(Word('os', 'mkdir'), (str(target),))
+    save(tmp_path / 'w.pth', {'state_dict': TENSORS, 'args': attack})
+    assert pretrained.read(str(tmp_path / 'w.pth')).keys() == TENSORS.keys()
+    assert not target.exists()
+
+
+NO_WEIGHTS = {
+    'empty': (b'', 'an empty file'),
+    'page': (b'\n<!DOCTYPE html><html>', 'a web page'),
+    'pointer': (b'version https://git-lfs.github.com/spec/v1\noid', 'git-lfs'),
+    'answer': (b'{"error": "not found"}', 'JSON'),
+    'noise': (b'x' * 100, 'cannot be read'),
+    'pickle': (pickle.dumps({'a': 1}), 'cannot be read'),
+}
+
+
+@pytest.mark.parametrize('ending', ['pth', 'npz', 'safetensors', 'bin'])
+@pytest.mark.parametrize('content, got', NO_WEIGHTS.values(), ids=NO_WEIGHTS)
+def test_a_file_that_holds_no_weights_says_what_it_is(content, got, ending, tmp_path):
+    path = tmp_path / f'w.{ending}'
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=got) as error:
         pretrained.read(str(path))
+    assert error.value.where == str(path) and error.value.fix
+
+
+def test_a_damaged_torch_file_a_folder_and_a_whole_module(tmp_path):
+    path = tmp_path / 'w.pth'
+    save(path, TENSORS)
+    whole = path.read_bytes()
+    for length in (10, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match='cannot be read'):
+            pretrained.read(str(path))
+    save(path, Called(Word('nets', 'Net'), ()))
+    with pytest.raises(InputError, match='a whole module') as error:
+        pretrained.read(str(path))
+    assert 'model.state_dict()' in error.value.fix
+    save(path, {'epoch': 3, 'optimizer': MOMENTA})
+    with pytest.raises(InputError, match='but epoch, optimizer'):
+        pretrained.read(str(path))
+    (tmp_path / 'folder.pth').mkdir()
+    with pytest.raises(InputError, match='which is a folder'):
+        pretrained.read(str(tmp_path / 'folder.pth'))
 
 
 def test_the_hub_needs_its_package_and_a_whole_name(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
     with pytest.raises(InputError, match='pip install huggingface_hub'):
         pretrained.read('hf:timm/resnet18.tv_in1k/model.safetensors')
-    for short in ('hf:timm/resnet18', 'hf:timm', 'hf:timm/resnet18/model.bin'):
+    for short in ('hf:timm/resnet18', 'hf:timm', 'hf:timm/resnet18/model.onnx'):
         with pytest.raises(InputError, match='hf:owner/name/file'):
             pretrained.read(short)
 

@@ -1,0 +1,120 @@
+"""Wrong values for every key of every pipeline: the value is accepted, or the error names that key."""
+
+import shlex
+
+import pytest
+
+from segjax import config as config_lib
+from segjax import config_file, pipelines
+from segjax.errors import InputError
+
+NAN, INF, HUGE = float('nan'), float('inf'), 10**50
+SINGLE = ('a', '', -1, 0, 1, 2.5, NAN, INF, -INF, 1e30, 1e300, HUGE, True, None, {}, [1])
+PAIRS = ((1, 2), ('a', 'b'), (NAN, 1.0), (HUGE, HUGE), (True, True), ((), ()))
+NESTED = (((1,),), (('a',),), (('a', 'b'),), (('a', 1), ('b',)), ((1, 2, 3),), (('a', 1, 'b'),), (('(', 1.0),))
+VALUES = (*SINGLE, *PAIRS, *NESTED, (), (1,), ('a',), ('(',), (None,), ({},), (('.*', NAN),))
+
+
+def keys_of(pipeline):
+    """[(config.section.key, Field)] of a pipeline with its default nets."""
+    config = config_lib.defaults(pipeline)
+    return [(where, field) for where, field, _ in config_lib._walk(config_lib.schema_of(pipeline), config, '')]
+
+
+def with_value(config, where, value):
+    """A copy with one value; None where the config itself refuses its type."""
+    changed = config.copy_and_resolve_references()
+    *sections, last = where.split('.')[1:]
+    values = changed
+    for section in sections:
+        values = values[section]
+    try:
+        with changed.unlocked():
+            values[last] = value
+    except TypeError:
+        return None
+    return changed
+
+
+@pytest.mark.parametrize('pipeline', pipelines.REGISTRY)
+def test_a_wrong_value_names_its_own_key(pipeline):
+    config, problems = config_lib.defaults(pipeline), []
+    for where, _ in keys_of(pipeline):
+        for value in VALUES:
+            changed = with_value(config, where, value)
+            if changed is None:
+                continue
+            try:
+                config_lib.validate(changed)
+            except InputError as error:
+                if error.where != where:
+                    problems.append((where, value, error.where))
+            except Exception as error:
+                problems.append((where, value, repr(error)))
+    assert not problems, problems[:10]
+
+
+@pytest.mark.parametrize('pipeline', pipelines.REGISTRY)
+def test_no_key_takes_a_number_that_the_device_cannot_hold(pipeline):
+    config, taken = config_lib.defaults(pipeline), []
+    for where, _ in keys_of(pipeline):
+        for value in (NAN, INF, 1e300, HUGE, (NAN, 1.0), (HUGE, HUGE)):
+            changed = with_value(config, where, value)
+            if changed is None:
+                continue
+            try:
+                config_lib.validate(changed)
+            except InputError:
+                continue
+            taken.append((where, value))
+    assert not taken
+
+
+@pytest.mark.parametrize('pipeline', pipelines.REGISTRY)
+def test_the_fix_of_every_key_can_be_typed(pipeline):
+    for where, field in keys_of(pipeline):
+        if where == 'config.pipeline':
+            continue
+        config = config_lib.defaults(pipeline)
+        default = config
+        for name in where.split('.')[1:]:
+            default = default[name]
+        field = field._replace(default=default)
+        fix = config_lib._as_typed(where, field).removeprefix('the default, ')
+        _, assignments = config_file.split_arguments(shlex.split(fix))
+        config_file.assign(config, assignments)
+        assert config == config_lib.defaults(pipeline), where
+
+
+@pytest.mark.parametrize(
+    'key, value',
+    [
+        ('augment.scale', '("a","b")'),
+        ('augment.crop', '(True,True)'),
+        ('optim.factors', '(1,2)'),
+        ('optim.factors', '(("a","b"),)'),
+        ('predict.scales', '("a",)'),
+        ('predict.scales', '()'),
+        ('predict.scales', '(0,)'),
+        ('model.dropout', '("a",)'),
+        ('model.dropout', '(0.1,)'),
+        ('model.width', '-1'),
+        ('model.width', 'nan'),
+        ('train.num_steps', str(HUGE)),
+        ('optim.learning_rate', 'inf'),
+    ],
+)
+def test_wrong_values_as_they_are_typed(key, value):
+    config = config_lib.defaults('supervised')
+    with pytest.raises(InputError) as error:
+        config_file.overridden(config, f'{key}={value}')
+    assert error.value.where == f'config.{key}'
+
+
+def test_arguments_of_nets_whose_default_is_empty_take_their_own_kind():
+    config = config_lib.defaults('supervised')
+    config_lib.choose(config, 'model', 'bisenet')
+    assert config_file.overridden(config, 'model.head_channels=(64,64,64)').model.head_channels == (64, 64, 64)
+    assert config_file.overridden(config, 'model.taps=("a",)').model.taps == ('a',)
+    with pytest.raises(InputError, match='strings'):
+        config_file.overridden(config, 'model.taps=(1,)')
