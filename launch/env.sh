@@ -7,8 +7,8 @@
 #   --quiet     say nothing when there is nothing to do
 #   --dry-run   print the commands and change nothing
 #
-# The environment is .venv in the repository. It is made again when requirements.txt, the Python underneath or the
-# accelerator has changed. It gets jax's build for the accelerator that is found: NVIDIA GPU, TPU, else CPU. Several
+# The environment is .venv in the repository. It gets the versions of constraints.txt. It is made again when
+# requirements.txt, constraints.txt, SEGJAX_LATEST, the Python underneath or the accelerator has changed. It gets jax's build for the accelerator that is found: NVIDIA GPU, TPU, else CPU. Several
 # calls at once are safe; a killed call is made good by the next one. uv is used if there is one, else pip.
 #
 # variables:
@@ -16,6 +16,7 @@
 #                       python3.11 and python3)
 #   SEGJAX_VENV         another place for it
 #   SEGJAX_ACCELERATOR  cpu, cuda12, cuda13, cuda12-local, cuda13-local, rocm7-local or tpu instead of what is found
+#   SEGJAX_LATEST       1 installs the newest versions that requirements.txt allows, whatever constraints.txt says
 #   SEGJAX_PYTHON       a Python that has everything (conda, container): used as it is, nothing is made or installed
 
 if [ "${BASH_SOURCE[0]}" != "$0" ]; then # sourced: the work in a child, so that this shell keeps its options
@@ -109,11 +110,17 @@ tpu_chips() {
     { compgen -G '/dev/accel[0-9]*' || compgen -G '/dev/vfio/[0-9]*'; } >/dev/null
 }
 
-# description IDENTITY: what the stamp of an up-to-date environment holds. The whole text of requirements.txt rather
-# than a hash of it: that needs no tool, and says what was installed.
+# description IDENTITY: what the stamp of an up-to-date environment holds. The whole text of requirements.txt and
+# constraints.txt rather than a hash of it: that needs no tool, and says what was installed.
 description() {
   printf 'python %s\njax[%s]\n' "$1" "$accelerator"
   cat "$root/requirements.txt"
+  versions
+  [ "$latest" = 1 ] || cat "$constraints"
+}
+
+versions() {
+  if [ "$latest" = 1 ]; then echo 'newest versions'; else echo 'versions of constraints.txt'; fi
 }
 
 up_to_date() {
@@ -125,13 +132,15 @@ up_to_date() {
 
 # Steps are chained by && because 'set -e' is off inside a function whose result is tested.
 install() {
+  local wanted=(-r "$root/requirements.txt")
+  [ "$latest" = 1 ] || wanted+=(-c "$constraints")
+  wanted+=("jax[$accelerator]")
   if command -v uv >/dev/null; then
     run uv venv --quiet --allow-existing --python "$base" "$SEGJAX_VENV" &&
-      run uv pip install --python "$SEGJAX_VENV/bin/python" -r "$root/requirements.txt" "jax[$accelerator]"
+      run uv pip install --python "$SEGJAX_VENV/bin/python" "${wanted[@]}"
   else
     run "$base" -m venv "$SEGJAX_VENV" &&
-      run "$SEGJAX_VENV/bin/python" -m pip install --disable-pip-version-check --no-input \
-        -r "$root/requirements.txt" "jax[$accelerator]"
+      run "$SEGJAX_VENV/bin/python" -m pip install --disable-pip-version-check --no-input "${wanted[@]}"
   fi
 }
 
@@ -145,12 +154,13 @@ rebuild() {
     # pip names every place that it did not find a package in, which would bury the error
     grep -v '^WARNING: Location' "$log" | tail -n 25 >&2
     die "installing into $SEGJAX_VENV" 'the error above' 'an installation without errors' \
-      "look at $log, mend it (network? disk?), run launch/env.sh again"
+      "look at $log, mend it (network? disk?), run launch/env.sh again; \
+if no version fits: SEGJAX_LATEST=1 bash launch/env.sh"
   fi
   echo '*' >"$SEGJAX_VENV/.gitignore"
   description "$(identify "$SEGJAX_VENV/bin/python")" >"$stamp.new"
   mv "$stamp.new" "$stamp"
-  say "made $SEGJAX_VENV in $((SECONDS - started)) s: Python $(identify "$base" | cut -d' ' -f1), jax[$accelerator]"
+  say "made $SEGJAX_VENV in $((SECONDS - started)) s: Python $(identify "$base" | cut -d' ' -f1), jax[$accelerator], $(versions)"
 }
 
 if [ -n "${SEGJAX_PYTHON:-}" ]; then
@@ -160,10 +170,13 @@ if [ -n "${SEGJAX_PYTHON:-}" ]; then
   exit 0
 fi
 
+latest=${SEGJAX_LATEST:-0}
+case $latest in 0 | 1) ;; *) die SEGJAX_LATEST "$latest" '0 or 1' 'SEGJAX_LATEST=1 bash launch/env.sh' ;; esac
+constraints=$root/constraints.txt
 stamp=$SEGJAX_VENV/segjax.stamp
 accelerator=$(pick_accelerator)
 if up_to_date; then
-  [ "$quiet" = yes ] || say "up to date: $SEGJAX_VENV, jax[$accelerator]"
+  [ "$quiet" = yes ] || say "up to date: $SEGJAX_VENV, jax[$accelerator], $(versions)"
   exit 0
 fi
 if [ -e "$SEGJAX_VENV" ] && [ ! -e "$SEGJAX_VENV/segjax.lock" ] && [ -n "$(ls -A -- "$SEGJAX_VENV")" ]; then

@@ -30,6 +30,24 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
+def _tell_test_script(line: str) -> None:
+    """Appends a line to the file in which launch/test.sh expects how the session ends."""
+    if 'SEGJAX_TEST_ENDED' in os.environ and 'PYTEST_XDIST_WORKER' not in os.environ:
+        with open(os.environ['SEGJAX_TEST_ENDED'], 'a') as file:
+            file.write(line + '\n')
+
+
+def pytest_sessionfinish():
+    """Tells launch/test.sh that pytest comes to its summary."""
+    _tell_test_script('finished')
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem():
+    """Tells launch/test.sh that a worker of pytest-xdist died."""
+    _tell_test_script('crashed')
+
+
 @pytest.fixture(scope='session')
 def real_data() -> pathlib.Path:
     """Folder with real images (camvid/, cityscapes_mini/, ...); tests that need it skip where it is absent."""

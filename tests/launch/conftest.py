@@ -66,6 +66,7 @@ class Tree:
             path.mkdir(parents=True)
         shutil.copytree(REPOSITORY / 'launch', self.root / 'launch')
         (self.root / 'requirements.txt').write_text('jax>=0.10\n')
+        (self.root / 'constraints.txt').write_text('jax==0.10.2\n')
         (self.root / 'configs/streets.py').write_text('')
         (self.root / 'configs/tables/two.py').write_text('')
         (self.root / 'segjax/__init__.py').write_text('')

@@ -6,10 +6,13 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(p.relative_to(REPOSITORY).as_posix() for p in (REPOSITORY / 'launch').rglob('*.sh'))
@@ -111,13 +114,20 @@ def test_env_installs_once(tree):
     assert len(tree.called()) == 2
 
 
-@pytest.mark.parametrize('change', ['requirements', 'accelerator', 'python', 'interpreter removed'])
+CHANGES = ['requirements', 'constraints', 'newest versions', 'accelerator', 'python', 'interpreter removed']
+
+
+@pytest.mark.parametrize('change', CHANGES)
 def test_env_is_made_again_after_a_change(tree, change):
     tree.run('env.sh')
     (tree.venv / 'stale').touch()
     env = {}
     if change == 'requirements':
         (tree.root / 'requirements.txt').write_text('jax>=0.11\n')
+    elif change == 'constraints':
+        (tree.root / 'constraints.txt').write_text('jax==0.10.1\n')
+    elif change == 'newest versions':
+        env['SEGJAX_LATEST'] = '1'
     elif change == 'accelerator':
         env['SEGJAX_ACCELERATOR'] = 'tpu'
     elif change == 'python':
@@ -127,6 +137,32 @@ def test_env_is_made_again_after_a_change(tree, change):
     tree.run('env.sh', **env)
     assert tree.called()[2:] == ['venv', 'pip jax[tpu]' if change == 'accelerator' else 'pip jax[cpu]']
     assert not (tree.venv / 'stale').exists()
+    tree.run('env.sh', **env)
+    assert len(tree.called()) == 4
+
+
+@pytest.mark.parametrize('uv', [False, True])
+def test_env_installs_the_versions_that_are_known_to_work(tree, uv):
+    if uv:
+        tree.tool('uv', '')
+    constrained = ['-r', str(tree.root / 'requirements.txt'), '-c', str(tree.root / 'constraints.txt'), 'jax[cpu]']
+    assert tree.commands(tree.run('env.sh', '--dry-run').stdout)[-1][-5:] == constrained
+    newest = tree.commands(tree.run('env.sh', '--dry-run', SEGJAX_LATEST='1').stdout)[-1]
+    assert newest[-3:] == [*constrained[:2], 'jax[cpu]'] and '-c' not in newest
+    assert '0 or 1' in tree.run('env.sh', code=1, SEGJAX_LATEST='yes').stderr
+
+
+def test_constraints_cover_the_requirements_and_pin_no_accelerator():
+    lines = [line.partition('#')[0].strip() for line in (REPOSITORY / 'constraints.txt').read_text().splitlines()]
+    pins = {canonicalize_name(name): version for name, _, version in (line.partition('==') for line in lines if line)}
+    assert all(pins.values()), 'one version each'
+    for line in (REPOSITORY / 'requirements.txt').read_text().splitlines():
+        wanted = line.partition('#')[0].strip()
+        if wanted:
+            requirement = Requirement(wanted)
+            assert pins[canonicalize_name(requirement.name)] in requirement.specifier
+    assert not [name for name in pins if name.startswith(('nvidia', 'jax-', 'libtpu', 'segjax'))]
+    assert pins['jax'] == pins['jaxlib']
 
 
 def test_env_failed_install_leaves_no_stamp(tree):
@@ -299,6 +335,61 @@ def test_test_runs_every_check_and_the_tests_last(ready, jobs):
     assert ready.run('test.sh', code=5, TESTS='5', **env)
     failed = ready.run('test.sh', code=1, RUFF='1', **env)
     assert '5 passed' in failed.stdout and 'ruff check' in failed.stderr
+
+
+def with_tests(tree, **files: str) -> dict[str, str]:
+    """Puts files into the tests folder of a tree, with the project's own conftest, and returns the environment."""
+    folder = tree.root / 'tests'
+    folder.mkdir()
+    (tree.root / 'segjax/pipelines.py').write_text('REGISTRY = {}\n')
+    (tree.root / 'segjax/main.py').write_text('')
+    (folder / 'helpers').mkdir()
+    for name in ('conftest.py', 'helpers/compiler.py'):
+        shutil.copy(REPOSITORY / 'tests' / name, folder / name)
+    shutil.copy(REPOSITORY / 'pyproject.toml', tree.root)
+    for name, text in files.items():
+        (folder / f'{name}.py').write_text(text)
+    return {'SEGJAX_PYTHON': sys.executable, 'SEGJAX_TEST_JOBS': '1'}
+
+
+DIES = """import os
+
+
+def die():
+    os.write(2, b'unknown flag --xla_no_such\\n')
+    os._exit(1)
+"""
+DIES_IN_A_TEST = DIES + '\n\ndef test_dies():\n    die()\n'
+FAILS = "import os\n\n\ndef test_it():\n    os.write(2, b'noise')\n    assert not 1\n"
+DIES_AT_ONCE = DIES + '\n\ndie()\n'
+
+
+@pytest.mark.parametrize('text', [DIES_IN_A_TEST, DIES_AT_ONCE], ids=['in a test', 'at import'])
+def test_test_says_how_pytest_died(tree, text):
+    env = with_tests(tree, test_it=text)
+    error = tree.run('test.sh', code=1, **env).stderr
+    assert 'pytest died with exit code 1 before its summary' in error
+    assert 'unknown flag --xla_no_such' in error
+
+
+def test_test_says_that_a_worker_died(tree):
+    pytest.importorskip('xdist')
+    env = with_tests(tree, test_it=DIES_IN_A_TEST) | {'SEGJAX_TEST_JOBS': '2'}
+    error = tree.run('test.sh', code=1, **env).stderr
+    assert 'a process that ran tests died' in error and 'unknown flag --xla_no_such' in error
+
+
+def test_test_that_jax_cannot_start_says_why(tree):
+    env = with_tests(tree, test_it='import jax\n\n\ndef test_it():\n    jax.devices()\n')
+    error = tree.run('test.sh', code=1, XLA_FLAGS='--xla_no_such=1', **env).stderr
+    assert 'before its summary' in error and 'xla_no_such' in error
+
+
+def test_test_that_fails_needs_no_explanation(tree):
+    env = with_tests(tree, test_it=FAILS)
+    result = tree.run('test.sh', code=1, **env)
+    assert '1 failed' in result.stdout and result.stderr == ''
+    assert 'noise' in tree.run('test.sh', '-s', code=1, **env).stderr
 
 
 def test_ci_runs_the_tests():
