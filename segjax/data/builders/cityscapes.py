@@ -137,14 +137,6 @@ class Cityscapes(FileDataset):
         except (KeyError, TypeError, ValueError) as error:
             expected = '{"intrinsic": {"fx": .., "fy": .., "u0": .., "v0": ..}}'
             raise InputError(str(path), got=f'no number {error}', expected=expected) from error
-        height, width = size
-        if not (0.25 < c['u0'] / width < 0.75 and 0.25 < c['v0'] / height < 0.75):
-            raise InputError(
-                str(path),
-                got=f'principal point ({c["u0"]:.1f}, {c["v0"]:.1f}) for an image of {width}x{height}',
-                expected='a point near the middle of the image',
-                fix='images were resized? scale fx, u0 by the width and fy, v0 by the height',
-            )
         return np.array([[c['fx'], 0, c['u0']], [0, c['fy'], c['v0']], [0, 0, 1]], np.float32)
 
 
@@ -229,7 +221,7 @@ class _Clips(FileDataset):
         super().__init__(config.name, root_folder(config.root), CITYSCAPES)
 
     def options(self):
-        return base.describe(CITYSCAPES_LABEL_IDS)
+        return [base.describe(CITYSCAPES_LABEL_IDS), 'checked cameras']
 
     def coding(self, item: Item) -> LabelCoding:
         return CITYSCAPES_LABEL_IDS
@@ -284,7 +276,10 @@ class _Clips(FileDataset):
     def read_intrinsics(self, path, size):
         content = base.read_json(path)
         key = f'intrinsics_{size[1]}x{size[0]}'
-        matrix = np.asarray(content[key], np.float32) if isinstance(content, dict) and key in content else None
-        if matrix is None or matrix.shape != (3, 3):
-            raise InputError(str(path), got=f'no 3x3 matrix {key!r}', expected='one for the size of the images')
-        return matrix
+        if not isinstance(content, dict) or key not in content:
+            raise InputError(str(path), got=f'no {key!r}', expected='a 3x3 matrix for the size of the images')
+        try:
+            return np.asarray(content[key], np.float32).reshape(3, 3)
+        except (ValueError, TypeError) as error:
+            got = f'{key!r}: {content[key]!r}'
+            raise InputError(str(path), got=got, expected='three rows of three numbers') from error
