@@ -31,6 +31,7 @@ PHOTO_SUFFIXES = (*IMAGE_SUFFIXES, '.ppm')
 FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP')
 MASK_FORMATS = ('PNG', 'BMP', 'TIFF')
 SYSTEM_FILES = ('thumbs.db', 'desktop.ini')
+LOSSY_TIFF = ('jpeg', 'tiff_jpeg', 'webp')
 BITS_PER_SAMPLE = 258  # tag of TIFF
 COPY_AGAIN = 'copy or download the file again'
 
@@ -284,6 +285,9 @@ def read_mask(path: pathlib.Path) -> Mask:
         got = f'a label in {image.format}'
         fix = f'export the labels again: {image.format} changes ids'
         raise InputError(str(path), got=got, expected=', '.join(MASK_FORMATS), fix=fix)
+    if image.info.get('compression') in LOSSY_TIFF:
+        got = f'a label in TIFF with {image.info["compression"]} compression'
+        raise InputError(str(path), got=got, expected='TIFF without loss', fix='export the labels again, as PNG')
     bits = _bits(data, image)
     if image.format == 'TIFF' and bits not in (8, 16):
         got = f'a TIFF label of {bits} bits'
@@ -293,7 +297,8 @@ def read_mask(path: pathlib.Path) -> Mask:
         notes = (Note(str(path), IMAGE_ALPHA, ALPHA_FIX),) if alpha else ()
         return Mask(np.asarray(image.convert('RGB')), notes=notes)
     if image.mode not in ('1', 'L', 'P', 'I;16', 'I;16B', 'I'):
-        raise InputError(str(path), got=f'a label in colour mode {image.mode}', expected='one channel of ids')
+        got = f'a label in colour mode {image.mode} of {bits} bits'
+        raise InputError(str(path), got=got, expected='one channel of ids, or RGB of 8 bits')
     ids = np.asarray(image)
     if image.mode == 'L':
         # Pillow spreads 2 and 4 bit grey over 0..255.

@@ -142,6 +142,28 @@ def test_a_folder_beside_the_splits_is_named_and_counted(tmp_path, capsys):
     assert capsys.readouterr().out == ''  # once
 
 
+def test_errors_in_folders_are_findings_of_the_doctor(tmp_path):
+    _, config = make(tmp_path)
+    (tmp_path / 'mine/masks/validate').mkdir()
+    (tmp_path / 'mine/images/old').mkdir()
+    (tmp_path / 'mine/images/old/again').symlink_to('..')
+    dataset = builders.load(config)
+    dataset.splits()
+    assert 'masks/validate' in dataset.scan('train')[1][0].where
+    assert dataset.notes() == []
+    (tmp_path / 'mine/masks/validate').rmdir()
+    assert dataset.scan('train')[1] == []
+    assert 'contains the link' in dataset.notes()[0].message
+
+
+def test_clips_are_split_aloud(tmp_path, capsys):
+    layouts.write_clips(tmp_path / 'c')
+    (tmp_path / 'c/extra').mkdir()
+    data.prepare(layouts.data_config('cityscapes_video', tmp_path / 'c', tmp_path / 'cache'))
+    printed = capsys.readouterr().out
+    assert 'clip seq0002 is val, the other 2 are train' in printed and '1 folders' in printed and 'extra' in printed
+
+
 def test_random_splits_are_said_aloud(tmp_path, capsys):
     _, config = make(tmp_path, splits=('',), count=20)
     spec = data.prepare(config).spec
@@ -209,6 +231,21 @@ def test_other_kinds_of_masks(tmp_path, suffix, mode):
             Image.fromarray(ids.astype(np.uint8 if mode == 'L' else np.uint16)).save(path.with_suffix(suffix))
     for name, label in stored(config, 'val', 'label').items():
         np.testing.assert_array_equal(label, written['val', name][1])
+
+
+def test_mask_in_a_tiff_with_losses(tmp_path):
+    _, config = make(tmp_path)
+    path = tmp_path / 'mine/masks/train/shot 1.png'
+    Image.open(path).save(path.with_suffix('.tif'), compression='jpeg')
+    path.unlink()
+    expect(config, path.with_suffix('.tif'), 'jpeg compression')
+
+
+def test_colour_mask_of_16_bits(tmp_path):
+    _, config = make(tmp_path, classes=COLOR_CLASSES)
+    path = tmp_path / 'mine/masks/train/shot 1.png'
+    cv2.imwrite(str(path), np.zeros((*layouts.SIZE, 3), np.uint16))
+    expect(config, path, '16 bits')
 
 
 def test_webp_mask(tmp_path):

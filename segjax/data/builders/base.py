@@ -313,7 +313,10 @@ def _partner(name: str, others: Mapping[str, pathlib.Path], unread: Mapping[str,
 
 def unread_note(folder: pathlib.Path) -> list[Note]:
     """Returns a note if a folder holds files that are not read, with the number of each kind."""
-    unread = image_files.find_unread(folder)
+    try:
+        unread = image_files.find_unread(folder)
+    except InputError:  # `scan` names what cannot be followed
+        return []
     if not unread:
         return []
     kinds = collections.Counter(path.suffix.lower() or 'without suffix' for path in unread)

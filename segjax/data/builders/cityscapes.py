@@ -14,6 +14,7 @@ from segjax.data.builders.base import FileDataset, Item
 from segjax.data.image_files import by_name, find
 from segjax.data.labels import CITYSCAPES, CITYSCAPES_LABEL_IDS, CITYSCAPES_TRAIN_IDS, LabelCoding
 from segjax.errors import InputError
+from segjax.notes import Note
 
 FRAME_NAME = re.compile(r'(?P<city>.+)_(?P<sequence>\d{6})_(?P<frame>\d{6})')
 FIRST_INSTANCE = 1000  # instanceIds: class id * 1000 + number; below that, the id of a region that is no instance
@@ -241,6 +242,23 @@ class _Clips(FileDataset):
 
     def splits(self):
         return tuple(self._clips())
+
+    def notes(self):
+        """Returns which clips are evaluated, which folders are no clips, and the notes of the files."""
+        clips = self._clips()
+        found = []
+        if 'val' in clips:
+            message = f'split by name: clip {clips["val"][0].name} is val, the other {len(clips["train"])} are train'
+            found.append(Note(str(self.root), message))
+        used = {path.name for of_split in clips.values() for path in of_split}
+        there = sorted(path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith('.'))
+        passed_over = [name for name in there if name not in used]
+        if passed_over:
+            message = (
+                f'passed over, without a folder image: {len(passed_over)} folders, as {", ".join(passed_over[:5])}'
+            )
+            found.append(Note(str(self.root), message))
+        return found + super().notes()
 
     def scan(self, split):
         items: list[Item] = []

@@ -68,7 +68,13 @@ class Folder(FileDataset):
             names = ', '.join(path.name for path in found or there) or 'no folder at all'
             got = f'{len(found)} folders {kind}: {names}' if found else f'no folder {kind}, but {names}'
             expected = 'the folders images and masks, with train and val in each of them'
-            raise InputError(str(self.root), got=got, expected=expected)
+            swapped = next((path.name for path in there if _split_name(path)), '')
+            fix = (
+                f'move {swapped}/images to images/{swapped}, and the masks of each split to masks'
+                if swapped and not found
+                else ''
+            )
+            raise InputError(str(self.root), got=got, expected=expected, fix=fix)
         return found[0]
 
     def _split_folders(self, kind: str) -> dict[str, pathlib.Path]:
@@ -134,6 +140,12 @@ class Folder(FileDataset):
         ]
 
     def notes(self):
+        try:
+            return self._notes_of_folders() + super().notes()
+        except InputError:  # `scan` finds it, too
+            return super().notes()
+
+    def _notes_of_folders(self) -> list[Note]:
         images = self._split_folders('images')
         masks = self._split_folders('masks')
         found = [] if images else self._divided()
@@ -143,7 +155,7 @@ class Folder(FileDataset):
                 found += [_passed_over(path) for path in _folders(folder) if not _split_name(path)]
             found += base.unread_note(folder)
         found += [_passed_over(path) for split, path in masks.items() if images and split not in images]
-        return found + super().notes()
+        return found
 
     def _divided(self) -> list[Note]:
         """Returns the note that images are divided by their names."""
@@ -174,7 +186,11 @@ def _check_no_other_split(folder: pathlib.Path) -> None:
 
 
 def _passed_over(folder: pathlib.Path) -> Note:
-    return Note(str(folder), f'passed over: a folder of no split, with {len(find(folder))} images')
+    try:
+        content = f'with {len(find(folder))} images'
+    except InputError as error:
+        content = f'in which {error.where} is {error.got}'
+    return Note(str(folder), f'passed over: a folder of no split, {content}')
 
 
 def split_of(name: str) -> str:
