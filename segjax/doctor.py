@@ -29,7 +29,7 @@ SHOWN = 5
 
 
 class Finding(NamedTuple):
-    """severity is 'error' or 'warning'; where names a file, a split or a config key."""
+    """severity is 'error', 'warning' or 'note'; where names a file, a split or a config key."""
 
     severity: str
     where: str
@@ -99,6 +99,7 @@ def examine(config: Any) -> Diagnosis:
     findings += _config_against_data(config, splits)
     if not any(finding.severity == 'error' for finding in findings):
         findings += _net_against_config(config, dataset, splits)
+    findings += [Finding('note', *note) for note in dataset.notes()]
     return Diagnosis(dataset.where, dataset.classes, splits, findings)
 
 
@@ -290,7 +291,7 @@ def report(diagnosis: Diagnosis) -> str:
     lines = [diagnosis.where, '']
     if diagnosis.splits:
         lines += [*_split_table(diagnosis.splits), '', *_class_table(diagnosis.classes, diagnosis.splits), '']
-    for severity in ('error', 'warning'):
+    for severity in ('error', 'warning', 'note'):
         lines += _listed([finding for finding in diagnosis.findings if finding.severity == severity])
     number = collections.Counter(finding.severity for finding in diagnosis.findings)
     lines.append(f'{_plural(number["error"], "error")}, {_plural(number["warning"], "warning")}')

@@ -337,7 +337,8 @@ def write_outputs(folder: pathlib.Path, assembly: Assembly, classes: ClassSpec, 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
     """Writes beside the file and renames, so that a file of this name is always whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    name = hashlib.md5(path.name.encode()).hexdigest()  # short: file systems limit the bytes of a name
+    partial = path.with_name(f'.{name}.{os.getpid()}.partial')
     partial.write_bytes(data)
     os.replace(partial, path)
 

@@ -10,6 +10,7 @@ from segjax.data.index import Chosen
 from segjax.data.records import SplitSource
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError
+from segjax.notes import tell
 from segjax.protocol import Input
 
 
@@ -79,5 +80,9 @@ def prepare(config: Any) -> Prepared:
       InputError: the first thing that is wrong with it, naming the file. `--mode doctor` names all.
     """
     dataset = builders.load(config)
+    for note in dataset.notes():
+        tell(note)
     folder = records.prepared(dataset, config.cache)
+    for note in dataset.notes():  # more of them, if files were read
+        tell(note)
     return Prepared(records.load_spec(folder), folder, dataset.where)

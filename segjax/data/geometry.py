@@ -27,6 +27,36 @@ def check_geometry(values: Mapping[str, Any], where: str) -> None:
             check(f'{feature} of {where}', np.asarray(value, np.float64))
 
 
+def check_camera(matrix: np.ndarray, size: tuple[int, int], where: str) -> None:
+    """Raises InputError for a camera matrix that is not in pixels of the images.
+
+    Args:
+      matrix: [3, 3], [[fx, skew, cx], [0, fy, cy], [0, 0, 1]] of whole images, before any crop.
+      size: (height, width) of these images.
+      where: the file.
+    """
+    check_geometry({'intrinsics': matrix}, where)
+    focal = np.array([matrix[0, 0], matrix[1, 1]])
+    center = matrix[:2, 2]
+    sides = np.array(size[::-1])
+    shown = f'fx, fy = ({focal[0]:.4g}, {focal[1]:.4g}) and principal point ({center[0]:.1f}, {center[1]:.1f})'
+    got = f'{shown} for an image of {sides[0]}x{sides[1]}'
+    expected = 'positive focal lengths and a point near the middle of the image, in pixels'
+    if matrix[1, 0] != 0 or (focal <= 0).any():
+        fix = 'fx and fy are lengths in pixels: write them without a sign, as [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]'
+        raise InputError(where, got=got, expected=expected, fix=fix)
+    # A crop moves the principal point along one axis. Another size moves it along both.
+    outside = (center <= 0) | (center >= sides)
+    off = np.abs(center / sides - 0.5) >= 0.25
+    wide = focal < sides / 20  # no pinhole camera sees 170 degrees
+    if not (outside.any() or off.all() or wide.any()):
+        return
+    fix = 'images were resized? multiply fx, cx by new width / old width and fy, cy by new height / old height'
+    if (np.abs(center - 0.5) < 0.5).all():
+        fix = f'the matrix is normalised: multiply the first row by {sides[0]} and the second by {sides[1]}'
+    raise InputError(where, got=got, expected=expected, fix=fix)
+
+
 def _first(bad: np.ndarray) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argwhere(bad)[0])
 

@@ -10,22 +10,29 @@ import io
 import mmap
 import os
 import pathlib
+import stat
 import struct
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from absl import logging
 from PIL import Image
 
 from segjax.errors import InputError
+from segjax.notes import Note, tell
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 EXIF_ORIENTATION = 0x0112
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg')
-PHOTO_SUFFIXES = (*IMAGE_SUFFIXES, '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
+PHOTO_SUFFIXES = (*IMAGE_SUFFIXES, '.ppm')
+FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP')
+MASK_FORMATS = ('PNG', 'BMP', 'TIFF')
+SYSTEM_FILES = ('thumbs.db', 'desktop.ini')
+LOSSY_TIFF = ('jpeg', 'tiff_jpeg', 'webp')
+BITS_PER_SAMPLE = 258  # tag of TIFF
 COPY_AGAIN = 'copy or download the file again'
 MAX_PIXELS = int(os.environ.get('OPENCV_IO_MAX_IMAGE_PIXELS', 1 << 30))  # OpenCV reads no larger image
 
@@ -34,68 +41,158 @@ MAX_PIXELS = int(os.environ.get('OPENCV_IO_MAX_IMAGE_PIXELS', 1 << 30))  # OpenC
 
 
 def find(folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[pathlib.Path]:
-    """Files below `folder` with one of the suffixes, sorted by path; hidden files and folders are left out.
+    """Returns files below `folder` with one of the suffixes, sorted by path, without hidden files and folders.
 
     Raises:
-      InputError: if there is no such folder.
+      InputError: if there is no such folder, for links and folders that cannot be followed, and for
+        names that are no UTF-8.
     """
+    return [path for path in _walk(folder) if path.suffix.lower() in suffixes]
+
+
+def find_unread(folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[pathlib.Path]:
+    """Returns the files below `folder` that `find` passes over, without hidden files and those of systems."""
+    unread = [path for path in _walk(folder) if path.suffix.lower() not in suffixes]
+    return [path for path in unread if path.name.lower() not in SYSTEM_FILES]
+
+
+def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns all files below a folder that are not hidden, sorted by path."""
     if not folder.is_dir():
         raise InputError(str(folder), got='no such folder', expected='a folder', fix='check config.data.root')
     found = []
-    for parent, folders, names in os.walk(folder, followlinks=True):  # large sets are often links to another disk
+    # Large sets are often links to another disk.
+    for parent, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith('.')]
-        paths = (pathlib.Path(parent, name) for name in names if not name.startswith('.'))
-        found += [path for path in paths if path.suffix.lower() in suffixes]
+        paths = [pathlib.Path(parent, name) for name in names if not name.startswith('.')]
+        for path in [*paths, *(pathlib.Path(parent, name) for name in folders)]:
+            _check_name(path)
+        for name in folders:
+            _check_loop(pathlib.Path(parent, name))
+        for path in paths:
+            if not path.suffix and path.is_symlink() and not path.exists():
+                got = f'a link to {os.readlink(path)}, which does not exist'
+                raise InputError(str(path), got=got, expected='a folder or a file', fix='mend or remove the link')
+        found += paths
     return sorted(found)
 
 
+def _refuse_folder(error: OSError) -> None:
+    where = printable(error.filename)
+    fix = 'change its permissions, or move it away'
+    raise InputError(where, got=str(error.strerror), expected='a folder that can be read', fix=fix) from error
+
+
+def _check_loop(folder: pathlib.Path) -> None:
+    """Raises InputError for a link to a folder that holds the link: every file would be found many times."""
+    if folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve()):
+        got = f'a link to {folder.resolve()}, which contains the link'
+        raise InputError(str(folder), got=got, expected='links to other folders', fix='remove the link')
+
+
+def printable(path: str | os.PathLike) -> str:
+    """Returns a path as text, with bytes that are no UTF-8 as \\xdf."""
+    return os.fsencode(path).decode('utf-8', 'backslashreplace')
+
+
+def _check_name(path: pathlib.Path) -> None:
+    try:
+        path.name.encode('utf-8')
+    except UnicodeEncodeError as error:
+        got = 'a name that is no UTF-8'
+        fix = 'rename it; convmv -f latin1 -t utf8 --notest -r FOLDER renames all files of a folder'
+        raise InputError(printable(path), got=got, expected='names in UTF-8', fix=fix) from error
+
+
 def by_name(paths: Iterable[pathlib.Path], name_of: Callable[[pathlib.Path], str]) -> dict[str, pathlib.Path]:
-    """Files by name; raises InputError where two have the same one."""
+    """Returns files by name in Unicode form NFC: some systems store decomposed letters, and some do not.
+
+    Raises:
+      InputError: where two files have the same name.
+    """
     found: dict[str, pathlib.Path] = {}
     for path in paths:
-        name = name_of(path)
+        name = unicodedata.normalize('NFC', name_of(path))
         if name in found:
-            got, fix = f'the same name as {found[name]}', 'rename or move one of them'
-            raise InputError(str(path), got=got, expected='one file per name', fix=fix)
+            got = f'the same name as {found[name]}'
+            if name_of(path) != name_of(found[name]):
+                got += ' but for the Unicode form of its letters'
+            raise InputError(str(path), got=got, expected='one file per name', fix='rename or move one of them')
         found[name] = path
     return found
 
 
+def relative_name(path: pathlib.Path, folder: pathlib.Path) -> str:
+    """Returns the path below `folder` without extension, with '/'."""
+    return path.relative_to(folder).with_suffix('').as_posix()
+
+
 def by_relative_name(folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, pathlib.Path]:
-    """Files below `folder` by their path there without extension, with '/'."""
-    return by_name(find(folder, suffixes), lambda path: path.relative_to(folder).with_suffix('').as_posix())
+    """Returns the files below `folder` by `relative_name`."""
+    return by_name(find(folder, suffixes), lambda path: relative_name(path, folder))
 
 
 # --- files of data sets -----------------------------------------------------------------------------------------------
 
 
 def open_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
-    """The bytes of a PNG or JPEG file and the completely decoded image.
+    """Returns the bytes of an image file and the completely decoded image.
 
     Raises:
-      InputError: naming the file, if it is missing, cut off, corrupt or no PNG or JPEG.
+      InputError: naming the file, if it is missing, cut off, corrupt, of another format, to be rotated when shown, or
+        holds several pictures.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(str(path), got=str(error), expected='a readable file') from error
-    if not data:
-        raise InputError(str(path), got='an empty file', expected='a PNG or JPEG image', fix=COPY_AGAIN)
+    data = _read_bytes(path)
     problem = png_problem(data, checksums=True) if data.startswith(PNG_SIGNATURE) else ''
     if problem:
         raise InputError(str(path), got=problem, expected='a complete PNG', fix=COPY_AGAIN)
     try:
-        image = Image.open(io.BytesIO(data), formats=('PNG', 'JPEG'))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        number = num_pictures(image)
         image.load()
     except Image.UnidentifiedImageError as error:
-        raise InputError(str(path), got='no PNG or JPEG image', expected='PNG or JPEG', fix='convert it') from error
+        got = 'no PNG or JPEG image, nor BMP, TIFF or WebP'
+        raise InputError(str(path), got=got, expected=', '.join(FORMATS), fix='convert it to PNG') from error
     except Image.DecompressionBombError as error:
         expected = f'at most {2 * Image.MAX_IMAGE_PIXELS} pixels'
         raise InputError(str(path), got=str(error), expected=expected, fix='cut the image into several') from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and struct.error for broken files
         fix = COPY_AGAIN
         raise InputError(str(path), got=f'a broken image: {error}', expected='a complete image', fix=fix) from error
+    if number > 1:
+        got, fix = f'{number} pictures in a file', 'save each of them as a file of its own'
+        raise InputError(str(path), got=got, expected='a single picture', fix=fix)
+    _check_upright(path, image)
     return data, image
+
+
+def _read_bytes(path: pathlib.Path) -> bytes:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for its writer
+            raise InputError(str(path), got='no regular file', expected='an image file', fix='move it away')
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(str(path), got=str(error), expected='a readable file') from error
+    if not data:
+        raise InputError(str(path), got='an empty file', expected='a PNG or JPEG image', fix=COPY_AGAIN)
+    return data
+
+
+def num_pictures(image: Image.Image) -> int:
+    """Returns the number of pages or frames; previews that cameras add to JPEG do not count."""
+    return 1 if image.format in ('JPEG', 'MPO') else getattr(image, 'n_frames', 1)
+
+
+def _check_upright(path: pathlib.Path, image: Image.Image) -> None:
+    """Raises InputError for an EXIF rotation: image and label may disagree, as not all tools apply it."""
+    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    if orientation != 1:
+        raise InputError(
+            str(path),
+            got=f'an image to be rotated when shown (EXIF orientation {orientation})',
+            expected='pixels in their final order',
+            fix='apply the rotation to the pixels (mogrify -auto-orient) and see that the labels agree',
+        )
 
 
 def png_problem(data: bytes | mmap.mmap, checksums: bool) -> str:
@@ -123,54 +220,97 @@ def _bit_depth(data: bytes | mmap.mmap) -> int:
     return data[24] if data[:8] == PNG_SIGNATURE else 8
 
 
-def read_encoded(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
-    """An encoded 8-bit RGB image and its (height, width).
+def _bits(data: bytes, image: Image.Image) -> int:
+    """Returns the bits of a sample in a file; Pillow reduces some files of 16 bits to 8."""
+    if image.format == 'TIFF':
+        return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
+    return _bit_depth(data)
 
-    RGB files are returned byte for byte; grey, palette and RGBA images are stored as RGB PNG (alpha is dropped).
+
+def read_encoded(path: pathlib.Path) -> tuple[bytes, tuple[int, int], tuple[Note, ...]]:
+    """Returns an encoded 8-bit RGB image, its (height, width), and what is not read as a viewer shows it.
+
+    PNG and JPEG in RGB are returned byte for byte. All other images are stored as RGB PNG, alpha is dropped.
 
     Raises:
-      InputError: as `open_image`; for 16-bit or CMYK images; for an EXIF rotation, which some tools apply and some do
-        not, so that image and label may disagree.
+      InputError: as `open_image`; for images of 16 bits or CMYK.
     """
     data, image = open_image(path)
-    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    if orientation != 1:
-        raise InputError(
-            str(path),
-            got=f'an image to be rotated when shown (EXIF orientation {orientation})',
-            expected='pixels in their final order',
-            fix='apply the rotation to the pixels (mogrify -auto-orient) and see that the labels agree',
-        )
-    if _bit_depth(data) == 16 or image.mode not in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA'):
-        kind = '16-bit PNG' if _bit_depth(data) == 16 else f'colour mode {image.mode}'
+    deep = _bits(data, image) > 8
+    if deep or image.mode not in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA'):
+        kind = f'{_bits(data, image)}-bit {image.format}' if deep else f'colour mode {image.mode}'
         raise InputError(str(path), got=f'an image in {kind}', expected='8-bit RGB, grey or palette', fix='convert it')
-    if image.mode == 'RGB' and 'transparency' not in image.info:
-        return data, (image.height, image.width)
-    return encode_png(np.asarray(image.convert('RGB'))), (image.height, image.width)
+    size = image.height, image.width
+    notes = (Note(str(path), IMAGE_ALPHA, ALPHA_FIX),) if _is_transparent(image) else ()
+    if image.mode == 'RGB' and 'transparency' not in image.info and image.format in ('PNG', 'JPEG', 'MPO'):
+        return data, size, notes
+    return encode_png(np.asarray(image.convert('RGB'))), size, notes
+
+
+IMAGE_ALPHA = 'transparent pixels: the colour below is read'
+ALPHA_FIX = 'save the image without an alpha channel'
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    """Returns whether a viewer would show the background at some pixel."""
+    if not image.has_transparency_data:
+        return False
+    return bool((np.asarray(image.convert('RGBA'))[..., 3] < 255).any())
+
+
+class Mask(NamedTuple):
+    """A label file.
+
+    ids      [H, W] uint8 or uint16 whole numbers; [H, W, 3] uint8 where the file is in colour
+    palette  [N, 3] uint8: the colour of each id in a file of indexed colours, else None
+    notes    of what is not read as a viewer shows it
+    """
+
+    ids: np.ndarray
+    palette: np.ndarray | None = None
+    notes: tuple[Note, ...] = ()
 
 
 def read_ids(path: pathlib.Path) -> np.ndarray:
-    """The ids of a label or instance file: [H, W] uint8 or uint16; [H, W, 3] uint8 where the file is in colour.
+    """Returns the ids of a label or instance file, as `read_mask`."""
+    return read_mask(path).ids
 
-    The values are those in the file: palette images give indices and grey levels of less than 8 bits are not spread.
+
+def read_mask(path: pathlib.Path) -> Mask:
+    """Returns the content of a label or instance file.
+
+    Ids are those in the file: palette images give indices, grey levels of less than 8 bits are not spread.
 
     Raises:
-      InputError: as `open_image`; for JPEG, whose compression changes ids.
+      InputError: as `open_image`; for JPEG and WebP, whose compression changes ids.
     """
     data, image = open_image(path)
-    if image.format != 'PNG':
-        raise InputError(
-            str(path), got=f'a label in {image.format}', expected='PNG', fix='export the labels again: JPEG changes ids'
-        )
-    if image.mode in ('RGB', 'RGBA'):
-        return np.asarray(image.convert('RGB'))
-    if image.mode not in ('1', 'L', 'P', 'I;16', 'I'):
-        raise InputError(str(path), got=f'a label in colour mode {image.mode}', expected='one channel of ids')
+    if image.format not in MASK_FORMATS:
+        got = f'a label in {image.format}'
+        fix = f'export the labels again: {image.format} changes ids'
+        raise InputError(str(path), got=got, expected=', '.join(MASK_FORMATS), fix=fix)
+    if image.info.get('compression') in LOSSY_TIFF:
+        got = f'a label in TIFF with {image.info["compression"]} compression'
+        raise InputError(str(path), got=got, expected='TIFF without loss', fix='export the labels again, as PNG')
+    bits = _bits(data, image)
+    if image.format == 'TIFF' and bits not in (8, 16):
+        got = f'a TIFF label of {bits} bits'
+        raise InputError(str(path), got=got, expected='8 or 16 bits', fix='save it as PNG')
+    if image.mode in ('RGB', 'RGBA') and bits == 8:
+        alpha = image.mode == 'RGBA' and _is_transparent(image)
+        notes = (Note(str(path), IMAGE_ALPHA, ALPHA_FIX),) if alpha else ()
+        return Mask(np.asarray(image.convert('RGB')), notes=notes)
+    if image.mode not in ('1', 'L', 'P', 'I;16', 'I;16B', 'I'):
+        got = f'a label in colour mode {image.mode} of {bits} bits'
+        raise InputError(str(path), got=got, expected='one channel of ids, or RGB of 8 bits')
     ids = np.asarray(image)
     if image.mode == 'L':
         # Pillow spreads 2 and 4 bit grey over 0..255.
-        return ids // {2: 85, 4: 17, 8: 1}[_bit_depth(data)]
-    return ids.astype(np.uint8 if image.mode in ('1', 'P') else np.uint16)
+        return Mask(ids // {2: 85, 4: 17, 8: 1}[_bit_depth(data)])
+    if image.mode == 'P':
+        palette = np.array(image.getpalette('RGB'), np.uint8).reshape(-1, 3)
+        return Mask(ids.astype(np.uint8), palette)
+    return Mask(ids.astype(np.uint8 if image.mode == '1' else np.uint16))
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -201,7 +341,8 @@ def find_images(folder: pathlib.Path) -> list[Source]:
     """
     if not folder.is_dir():
         raise InputError('--input', got=str(folder), expected='an existing folder of images')
-    sources = [Source(path, name) for name, path in by_relative_name(folder, PHOTO_SUFFIXES).items()]
+    paths = by_relative_name(folder, PHOTO_SUFFIXES).values()
+    sources = [Source(path, relative_name(path, folder)) for path in paths]
     if not sources:
         raise InputError('--input', got=f'no image in {folder}', expected='files ' + ' '.join(PHOTO_SUFFIXES))
     check_files(sources)
@@ -221,17 +362,19 @@ def check_files(sources: list[Source]) -> None:
         )
     with_alpha = [source for source, _, alpha in found if alpha]
     if with_alpha:
-        logging.warning(
-            '%d images have an alpha channel, which is dropped; the first is %s',
-            len(with_alpha),
-            with_alpha[0].path,
-        )
+        number = 'an image has' if len(with_alpha) == 1 else f'{len(with_alpha)} images have'
+        tell(Note(str(with_alpha[0].path), f'{number} an alpha channel, which is dropped', ALPHA_FIX))
 
 
 def inspect(path: pathlib.Path) -> tuple[str, bool]:
     """(what is wrong with an image file or '', whether it has an alpha channel); PNG and JPEG are not decoded."""
-    if path.stat().st_size < 32:
-        return f'{path.stat().st_size} bytes are no image', False
+    try:
+        size = path.stat().st_size
+        problem = _header_problem(path) if size >= 32 else f'{size} bytes are no image'
+    except OSError as error:
+        return str(error.strerror), False
+    if problem:
+        return problem, False
     with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:8] == PNG_SIGNATURE:
             width, height = struct.unpack('>II', data[16:24])
@@ -248,6 +391,23 @@ def inspect(path: pathlib.Path) -> tuple[str, bool]:
     if image.dtype != np.uint8:
         return deep(str(8 * image.itemsize)), False
     return '', image.ndim == 3 and image.shape[2] == 4
+
+
+def _header_problem(path: pathlib.Path) -> str:
+    """Returns why a whole image is not shown as OpenCV reads it, '' if it is or Pillow cannot tell."""
+    try:
+        with Image.open(path) as image:
+            number = num_pictures(image)
+            mode = image.mode
+    except OSError as error:
+        if error.errno:
+            raise
+        return ''
+    except Exception:  # Pillow raises SyntaxError, ValueError and struct.error for broken files, which are found later
+        return ''
+    if number > 1:
+        return f'{number} pictures in a file; save each of them as a file of its own'
+    return f'colour mode {mode}; convert it to RGB' if mode in ('CMYK', 'YCbCr', 'LAB') else ''
 
 
 def deep(bits: str) -> str:

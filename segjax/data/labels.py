@@ -177,6 +177,41 @@ def to_train_ids(mask: np.ndarray, coding: LabelCoding, where: str) -> np.ndarra
     return coding.train_ids[mask]
 
 
+def indexed_by_color(ids: np.ndarray, palette: np.ndarray, coding: LabelCoding, where: str) -> bool:
+    """Returns whether the colours of a mask in indexed colours name the classes, rather than its indices.
+
+    They do if the class file has colours, all colours of the mask are among them, and at least one of them belongs to
+    another class than its index. Programs that write indexed colours choose the order of the palette.
+
+    Args:
+      ids: [H, W] indices.
+      palette: [N, 3], their colours.
+      coding: what indices and colours mean.
+      where: the file, named in errors.
+
+    Raises:
+      InputError: if some colours belong to other classes than their indices, and some to none.
+    """
+    used = [int(i) for i in np.flatnonzero(np.bincount(ids.ravel(), minlength=256))]
+    colors = {i: tuple(int(v) for v in palette[i]) for i in used if i < len(palette)}
+    by_color = {i: coding.colors[color] for i, color in colors.items() if color in coding.colors}
+    by_index = {i: int(coding.train_ids[i]) for i in used if coding.known[i]}
+    differing = [i for i in by_color if by_color[i] != by_index.get(i)]
+    if not differing:
+        return False
+    unknown = [i for i in used if i not in by_color]
+    if unknown:
+        first, odd = differing[0], unknown[0]
+        raise InputError(
+            where,
+            got=f'indexed colours: index {first} has the colour {colors[first]} of another class, '
+            f'index {odd} the colour {colors.get(odd, "none")} of no class',
+            expected='indices and colours of the same classes, or only colours of the class file',
+            fix='save masks as grey PNG of ids, or add the colour to the class file as a class or under `ignore`',
+        )
+    return True
+
+
 def _advice(ids: np.ndarray, coding: LabelCoding) -> str:
     """What is probably wrong with a file that holds `ids`."""
     class_ids = coding.classes.ids

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
-from absl import logging
 
 from segjax import paths
 from segjax.data import index
@@ -194,7 +193,7 @@ def _locked(lock, folder: pathlib.Path):
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        logging.info('waiting for another process that prepares %s', folder)
+        print(f'waiting for another process that prepares {folder}', flush=True)
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
         fix = 'set config.data.cache or $SEGJAX_CACHE to a folder on a local disk'

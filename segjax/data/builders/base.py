@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,10 +22,11 @@ import numpy as np
 
 from segjax import host
 from segjax.data import image_files
-from segjax.data.geometry import check_geometry
-from segjax.data.labels import MASK_0_255, LabelCoding, to_train_ids
+from segjax.data.geometry import check_camera, check_geometry
+from segjax.data.labels import MASK_0_255, LabelCoding, indexed_by_color, to_train_ids
 from segjax.data.spec import IGNORE, ClassSpec
 from segjax.errors import InputError
+from segjax.notes import Note
 
 S = TypeVar('S')
 T = TypeVar('T')
@@ -100,6 +102,10 @@ class Dataset(abc.ABC):
     def examine(self, item: Item) -> Inspection:
         """`inspect`, but for what is checked of every data set."""
 
+    def notes(self) -> list[Note]:
+        """Returns what is passed over, and which of the files read so far are read otherwise than shown."""
+        return []
+
     def inspect(self, item: Item) -> Inspection:
         """Reads and checks one example; raises nothing for bad input."""
         inspection = self.examine(item)
@@ -155,6 +161,8 @@ class FileDataset(Dataset):
         self.name = name
         self.classes = classes
         self.where = f'data set {name!r} in {self.root}'
+        self._noted: dict[tuple[str, str], set[str]] = {}
+        self._lock = threading.Lock()  # files are read by threads
 
     @abc.abstractmethod
     def coding(self, item: Item) -> LabelCoding:
@@ -167,6 +175,18 @@ class FileDataset(Dataset):
     def read_intrinsics(self, path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
         """[3, 3] pinhole matrix in pixels of an image of `size`; for data sets with camera files."""
         raise NotImplementedError(f'{self.name} has no camera files')
+
+    def notes(self):
+        """Returns a note of each kind about the files that were read, with their number and the first."""
+        return [
+            Note(min(files), f'{message} ({len(files)} such file{"s" * (len(files) > 1)})', fix)
+            for (message, fix), files in sorted(self._noted.items())
+        ]
+
+    def _note(self, notes: Iterable[Note]) -> None:
+        with self._lock:
+            for where, message, fix in notes:
+                self._noted.setdefault((message, fix), set()).add(where)
 
     def features(self, items: Iterable[Item]) -> tuple[str, ...]:
         items = list(items)
@@ -186,10 +206,13 @@ class FileDataset(Dataset):
 
         image = attempt(lambda: image_files.read_encoded(item.files['image']))
         size = image[1] if image else None
+        notes = [*image[2]] if image else []
         ids = label = instance = intrinsics = None
         if 'label' in item.files:
             where = str(item.files['label'])
-            ids = attempt(lambda: image_files.read_ids(item.files['label']))
+            mask = attempt(lambda: image_files.read_mask(item.files['label']))
+            if mask is not None:
+                ids = attempt(lambda: _meant(mask, self.coding(item), where, notes))
             if ids is not None:
                 label = attempt(lambda: to_train_ids(ids, self.coding(item), where))
                 attempt(lambda: _check_size(where, ids, item, size))
@@ -202,6 +225,8 @@ class FileDataset(Dataset):
                 attempt(lambda: _check_size(where, instance, item, size))
         if 'intrinsics' in item.files and size is not None:
             intrinsics = attempt(lambda: self.read_intrinsics(item.files['intrinsics'], size))
+            if intrinsics is not None:
+                attempt(lambda: check_camera(intrinsics, size, str(item.files['intrinsics'])))
         seen = (
             frozenset(np.flatnonzero(np.bincount(ids.ravel())).tolist())
             if ids is not None and ids.ndim == 2
@@ -209,12 +234,23 @@ class FileDataset(Dataset):
         )
         if problems:
             return Inspection(None, problems, seen)
+        self._note(notes)
         features = {'image': image[0], 'label': image_files.encode_png(label), **text_features(item)}
         if instance is not None:
             features['instance'] = image_files.encode_png(self.instances(instance).astype(np.uint16))
         if intrinsics is not None:
             features['intrinsics'] = intrinsics
         return Inspection(Record(features, histogram(label), label.shape), problems, seen)
+
+
+def _meant(mask: image_files.Mask, coding: LabelCoding, where: str, notes: list[Note]) -> np.ndarray:
+    """Returns the ids of a mask, or its colours if they name the classes. Adds to `notes` what is read otherwise."""
+    notes += mask.notes
+    if mask.palette is None or not indexed_by_color(mask.ids, mask.palette, coding, where):
+        return mask.ids
+    message = 'indexed colours whose palette has another order than the class file: colours are read, not indices'
+    notes.append(Note(where, message, 'save masks as grey PNG of ids if the indices are the classes'))
+    return mask.palette[mask.ids]
 
 
 def _check_size(where: str, array: np.ndarray, item: Item, size: tuple[int, int] | None) -> None:
@@ -239,35 +275,54 @@ def histogram(label: np.ndarray) -> np.ndarray:
 
 
 def pair(
-    split: str, images: Mapping[str, pathlib.Path], labels: Mapping[str, pathlib.Path], label_place: str
+    split: str,
+    images: Mapping[str, pathlib.Path],
+    labels: Mapping[str, pathlib.Path],
+    label_place: str,
+    unread: Iterable[pathlib.Path] = (),
 ) -> tuple[list[str], list[InputError]]:
-    """Names that have an image and a label, in order, and a problem for every name that has only one.
+    """Returns names that have an image and a label, in order, and a problem for every name that has only one.
 
     Args:
       split: for the messages.
       images, labels: files by name.
       label_place: where the label of `{name}` is looked for.
+      unread: files of kinds that are not read, which may be the missing ones.
     """
+    unread_names = {path.stem: path for path in unread}
     problems = []
     for name in sorted(set(images) - set(labels)):
-        problems.append(
-            InputError(
-                str(images[name]),
-                got=f'an image without a label in split {split!r}',
-                expected=label_place.replace('{name}', name),
-                fix='add the label or move the image away',
-            )
-        )
+        got = f'an image without a label in split {split!r}'
+        fix = _partner(name, labels, unread_names) or 'add the label or move the image away'
+        problems.append(InputError(str(images[name]), got=got, expected=label_place.replace('{name}', name), fix=fix))
     for name in sorted(set(labels) - set(images)):
-        problems.append(
-            InputError(
-                str(labels[name]),
-                got=f'a label without an image in split {split!r}',
-                expected=f'an image named {name}',
-                fix='add the image or move the label away',
-            )
-        )
+        got = f'a label without an image in split {split!r}'
+        fix = _partner(name, images, unread_names) or 'add the image or move the label away'
+        problems.append(InputError(str(labels[name]), got=got, expected=f'an image named {name}', fix=fix))
     return sorted(set(images) & set(labels)), problems
+
+
+def _partner(name: str, others: Mapping[str, pathlib.Path], unread: Mapping[str, pathlib.Path]) -> str:
+    """Returns what to do with the file that was probably meant as the partner of `name`, '' if there is none."""
+    stem = name.split('/')[-1]
+    if stem in unread:
+        return f'convert {unread[stem]} to PNG: files {unread[stem].suffix} are not read'
+    same = [other for other in others if other.casefold() == name.casefold()]
+    return f'rename {others[same[0]]}: the names differ in upper and lower case' if same else ''
+
+
+def unread_note(folder: pathlib.Path) -> list[Note]:
+    """Returns a note if a folder holds files that are not read, with the number of each kind."""
+    try:
+        unread = image_files.find_unread(folder)
+    except InputError:  # `scan` names what cannot be followed
+        return []
+    if not unread:
+        return []
+    kinds = collections.Counter(path.suffix.lower() or 'without suffix' for path in unread)
+    shown = ', '.join(f'{number} {kind}' for kind, number in kinds.most_common())
+    message = f'passed over, not {", ".join(image_files.IMAGE_SUFFIXES)}: {shown}; the first is {unread[0].name}'
+    return [Note(str(folder), message, 'convert images and masks among them to PNG')]
 
 
 def incomplete_feature(feature: str, items: list[Item]) -> list[InputError]:

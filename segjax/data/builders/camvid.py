@@ -34,6 +34,11 @@ class CamVid(FileDataset):
             raise InputError(str(self.root), got='no folder train, val or test', expected='train and trainannot, ...')
         return found
 
+    def notes(self):
+        folders = [self.root / f'{split}{ending}' for split in self.splits() for ending in ('', 'annot')]
+        unread = [note for folder in folders if folder.is_dir() for note in base.unread_note(folder)]
+        return unread + super().notes()
+
     def scan(self, split):
         annotations = self.root / f'{split}annot'
         try:

@@ -14,6 +14,7 @@ from segjax.data.builders.base import FileDataset, Item
 from segjax.data.image_files import by_name, find
 from segjax.data.labels import CITYSCAPES, CITYSCAPES_LABEL_IDS, CITYSCAPES_TRAIN_IDS, LabelCoding
 from segjax.errors import InputError
+from segjax.notes import Note
 
 FRAME_NAME = re.compile(r'(?P<city>.+)_(?P<sequence>\d{6})_(?P<frame>\d{6})')
 FIRST_INSTANCE = 1000  # instanceIds: class id * 1000 + number; below that, the id of a region that is no instance
@@ -137,14 +138,6 @@ class Cityscapes(FileDataset):
         except (KeyError, TypeError, ValueError) as error:
             expected = '{"intrinsic": {"fx": .., "fy": .., "u0": .., "v0": ..}}'
             raise InputError(str(path), got=f'no number {error}', expected=expected) from error
-        height, width = size
-        if not (0.25 < c['u0'] / width < 0.75 and 0.25 < c['v0'] / height < 0.75):
-            raise InputError(
-                str(path),
-                got=f'principal point ({c["u0"]:.1f}, {c["v0"]:.1f}) for an image of {width}x{height}',
-                expected='a point near the middle of the image',
-                fix='images were resized? scale fx, u0 by the width and fy, v0 by the height',
-            )
         return np.array([[c['fx'], 0, c['u0']], [0, c['fy'], c['v0']], [0, 0, 1]], np.float32)
 
 
@@ -229,7 +222,7 @@ class _Clips(FileDataset):
         super().__init__(config.name, root_folder(config.root), CITYSCAPES)
 
     def options(self):
-        return base.describe(CITYSCAPES_LABEL_IDS)
+        return [base.describe(CITYSCAPES_LABEL_IDS), 'checked cameras']
 
     def coding(self, item: Item) -> LabelCoding:
         return CITYSCAPES_LABEL_IDS
@@ -249,6 +242,23 @@ class _Clips(FileDataset):
 
     def splits(self):
         return tuple(self._clips())
+
+    def notes(self):
+        """Returns which clips are evaluated, which folders are no clips, and the notes of the files."""
+        clips = self._clips()
+        found = []
+        if 'val' in clips:
+            message = f'split by name: clip {clips["val"][0].name} is val, the other {len(clips["train"])} are train'
+            found.append(Note(str(self.root), message))
+        used = {path.name for of_split in clips.values() for path in of_split}
+        there = sorted(path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith('.'))
+        passed_over = [name for name in there if name not in used]
+        if passed_over:
+            message = (
+                f'passed over, without a folder image: {len(passed_over)} folders, as {", ".join(passed_over[:5])}'
+            )
+            found.append(Note(str(self.root), message))
+        return found + super().notes()
 
     def scan(self, split):
         items: list[Item] = []
@@ -284,7 +294,10 @@ class _Clips(FileDataset):
     def read_intrinsics(self, path, size):
         content = base.read_json(path)
         key = f'intrinsics_{size[1]}x{size[0]}'
-        matrix = np.asarray(content[key], np.float32) if isinstance(content, dict) and key in content else None
-        if matrix is None or matrix.shape != (3, 3):
-            raise InputError(str(path), got=f'no 3x3 matrix {key!r}', expected='one for the size of the images')
-        return matrix
+        if not isinstance(content, dict) or key not in content:
+            raise InputError(str(path), got=f'no {key!r}', expected='a 3x3 matrix for the size of the images')
+        try:
+            return np.asarray(content[key], np.float32).reshape(3, 3)
+        except (ValueError, TypeError) as error:
+            got = f'{key!r}: {content[key]!r}'
+            raise InputError(str(path), got=got, expected='three rows of three numbers') from error
