@@ -344,6 +344,14 @@ def test_dangling_link_in_a_folder_to_predict(tmp_path):
         image_files.find_images(tmp_path)
 
 
+def test_files_passed_over_in_a_folder_to_predict_are_counted(tmp_path, capsys):
+    layouts.save(tmp_path / 'a.png', np.zeros((8, 8, 3), np.uint8))
+    for name in ('b.gif', 'c.gif', 'd.HEIC', '.DS_Store'):
+        (tmp_path / name).write_bytes(b'content')
+    assert [source.name for source in image_files.find_images(tmp_path)] == ['a']
+    assert '2 .gif, 1 .heic' in capsys.readouterr().out
+
+
 def test_alpha_in_a_folder_to_predict_is_said(tmp_path, capsys):
     layouts.save(tmp_path / 'a.png', np.zeros((8, 8, 4), np.uint8))
     image_files.find_images(tmp_path)
