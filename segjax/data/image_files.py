@@ -14,6 +14,7 @@ import pathlib
 import stat
 import struct
 import unicodedata
+import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -406,7 +407,7 @@ def inspect(path: pathlib.Path) -> tuple[str, bool]:
 def _header_problem(path: pathlib.Path) -> str:
     """Returns why a whole image is not shown as OpenCV reads it, '' if it is or Pillow cannot tell."""
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action='ignore'), Image.open(path) as image:  # Pillow warns of large images
             number = num_pictures(image)
             mode = image.mode
     except OSError as error:
