@@ -6,6 +6,7 @@ OpenCV turns palette indices into colours and fills what is missing of a truncat
 decoded), so that a folder of thousands is checked in seconds and one bad file does not end a run in its middle.
 """
 
+import collections
 import io
 import mmap
 import os
@@ -13,6 +14,7 @@ import pathlib
 import stat
 import struct
 import unicodedata
+import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -54,6 +56,20 @@ def find_unread(folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
     """Returns the files below `folder` that `find` passes over, without hidden files and those of systems."""
     unread = [path for path in _walk(folder) if path.suffix.lower() not in suffixes]
     return [path for path in unread if path.name.lower() not in SYSTEM_FILES]
+
+
+def unread_note(folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Note]:
+    """Returns a note if a folder holds files that are not read, with the number of each kind."""
+    try:
+        unread = find_unread(folder, suffixes)
+    except InputError:  # `find` raises it, too
+        return []
+    if not unread:
+        return []
+    kinds = collections.Counter(path.suffix.lower() or 'without suffix' for path in unread)
+    shown = ', '.join(f'{number} {kind}' for kind, number in kinds.most_common())
+    message = f'passed over, not {", ".join(suffixes)}: {shown}; the first is {unread[0].name}'
+    return [Note(str(folder), message, 'convert images among them to PNG')]
 
 
 def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -343,6 +359,8 @@ def find_images(folder: pathlib.Path) -> list[Source]:
         raise InputError('--input', got=str(folder), expected='an existing folder of images')
     paths = by_relative_name(folder, PHOTO_SUFFIXES).values()
     sources = [Source(path, relative_name(path, folder)) for path in paths]
+    for note in unread_note(folder, PHOTO_SUFFIXES):
+        tell(note)
     if not sources:
         raise InputError('--input', got=f'no image in {folder}', expected='files ' + ' '.join(PHOTO_SUFFIXES))
     check_files(sources)
@@ -396,7 +414,7 @@ def inspect(path: pathlib.Path) -> tuple[str, bool]:
 def _header_problem(path: pathlib.Path) -> str:
     """Returns why a whole image is not shown as OpenCV reads it, '' if it is or Pillow cannot tell."""
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action='ignore'), Image.open(path) as image:  # Pillow warns of large images
             number = num_pictures(image)
             mode = image.mode
     except OSError as error:

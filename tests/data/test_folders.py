@@ -344,6 +344,20 @@ def test_dangling_link_in_a_folder_to_predict(tmp_path):
         image_files.find_images(tmp_path)
 
 
+def test_a_large_image_to_predict_is_no_warning(tmp_path, monkeypatch, recwarn):
+    layouts.save(tmp_path / 'a.png', np.zeros((16, 16, 3), np.uint8))
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 200)
+    assert len(image_files.find_images(tmp_path)) == 1 and not recwarn.list
+
+
+def test_files_passed_over_in_a_folder_to_predict_are_counted(tmp_path, capsys):
+    layouts.save(tmp_path / 'a.png', np.zeros((8, 8, 3), np.uint8))
+    for name in ('b.gif', 'c.gif', 'd.HEIC', '.DS_Store'):
+        (tmp_path / name).write_bytes(b'content')
+    assert [source.name for source in image_files.find_images(tmp_path)] == ['a']
+    assert '2 .gif, 1 .heic' in capsys.readouterr().out
+
+
 def test_alpha_in_a_folder_to_predict_is_said(tmp_path, capsys):
     layouts.save(tmp_path / 'a.png', np.zeros((8, 8, 4), np.uint8))
     image_files.find_images(tmp_path)

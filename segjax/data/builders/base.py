@@ -311,20 +311,6 @@ def _partner(name: str, others: Mapping[str, pathlib.Path], unread: Mapping[str,
     return f'rename {others[same[0]]}: the names differ in upper and lower case' if same else ''
 
 
-def unread_note(folder: pathlib.Path) -> list[Note]:
-    """Returns a note if a folder holds files that are not read, with the number of each kind."""
-    try:
-        unread = image_files.find_unread(folder)
-    except InputError:  # `scan` names what cannot be followed
-        return []
-    if not unread:
-        return []
-    kinds = collections.Counter(path.suffix.lower() or 'without suffix' for path in unread)
-    shown = ', '.join(f'{number} {kind}' for kind, number in kinds.most_common())
-    message = f'passed over, not {", ".join(image_files.IMAGE_SUFFIXES)}: {shown}; the first is {unread[0].name}'
-    return [Note(str(folder), message, 'convert images and masks among them to PNG')]
-
-
 def incomplete_feature(feature: str, items: list[Item]) -> list[InputError]:
     """A problem if only some of the examples have a file of this feature: half a download, most likely."""
     missing = [item for item in items if feature not in item.files]

@@ -5,7 +5,7 @@ from typing import Any
 
 from segjax.data.builders import base
 from segjax.data.builders.base import FileDataset, Item
-from segjax.data.image_files import by_name, find
+from segjax.data.image_files import by_name, find, unread_note
 from segjax.data.labels import CAMVID, CAMVID_IDS, LabelCoding
 from segjax.errors import InputError
 
@@ -36,7 +36,7 @@ class CamVid(FileDataset):
 
     def notes(self):
         folders = [self.root / f'{split}{ending}' for split in self.splits() for ending in ('', 'annot')]
-        unread = [note for folder in folders if folder.is_dir() for note in base.unread_note(folder)]
+        unread = [note for folder in folders if folder.is_dir() for note in unread_note(folder)]
         return unread + super().notes()
 
     def scan(self, split):

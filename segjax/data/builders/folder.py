@@ -7,7 +7,7 @@ from typing import Any
 
 from segjax.data.builders import base
 from segjax.data.builders.base import FileDataset, Item
-from segjax.data.image_files import IMAGE_SUFFIXES, by_relative_name, find, find_unread
+from segjax.data.image_files import IMAGE_SUFFIXES, by_relative_name, find, find_unread, unread_note
 from segjax.data.labels import LabelCoding, load_class_file
 from segjax.errors import InputError
 from segjax.notes import Note
@@ -153,7 +153,7 @@ class Folder(FileDataset):
             folder = self._folder(kind)
             if images:
                 found += [_passed_over(path) for path in _folders(folder) if not _split_name(path)]
-            found += base.unread_note(folder)
+            found += unread_note(folder)
         found += [_passed_over(path) for split, path in masks.items() if images and split not in images]
         return found
 
