@@ -37,7 +37,16 @@ def test_shellcheck():
     assert result.returncode == 0, result.stdout
 
 
-HELPFUL = ['env.sh', 'local.sh', 'test.sh', 'slurm.sh', 'tpu_pod.sh', 'tpu_worker.sh', 'gke/submit.sh']
+HELPFUL = [
+    'env.sh',
+    'local.sh',
+    'test.sh',
+    'device_check.sh',
+    'slurm.sh',
+    'tpu_pod.sh',
+    'tpu_worker.sh',
+    'gke/submit.sh',
+]
 
 
 @pytest.mark.parametrize('script', HELPFUL)
@@ -88,6 +97,10 @@ TABLE = ['--mode=table', '--table=configs/tables/two.py']
         ('gke/submit.sh', ['tpu', *GKE, '--topology=4*4'], 'AxB'),
         ('gke/submit.sh', ['tpu', *GKE, '--topology=2x3'], 'a divisor of the 6 chips'),
         ('test.sh', [], 'SEGJAX_TEST_JOBS'),
+        ('device_check.sh', ['--out'], 'no value'),
+        ('device_check.sh', ['--minutes=0'], 'a whole number > 0'),
+        ('device_check.sh', ['--fast'], 'unknown argument --fast'),
+        ('device_check.sh', [], 'no Python that imports jax'),
     ],
 )
 def test_wrong_input_says_got_and_expected(tree, script, arguments, message):
@@ -384,6 +397,33 @@ def test_test_that_fails_needs_no_explanation(tree):
     result = tree.run('test.sh', code=1, **env)
     assert '1 failed' in result.stdout and result.stderr == ''
     assert 'noise' in tree.run('test.sh', '-s', code=1, **env).stderr
+
+
+ON_CPU = """import jax
+import pytest
+
+
+@pytest.mark.devices(2)
+def test_marked():
+    assert len(jax.devices()) > 1
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_parametrised(devices):
+    assert len(jax.devices('cpu')) >= devices
+"""
+
+
+def test_tests_run_on_the_cpu_and_skip_where_devices_are_missing(tree):
+    env = with_tests(tree, test_it=ON_CPU) | {'JAX_PLATFORMS': 'no_such_platform'}
+    assert '3 passed' in tree.run('test.sh', **env).stdout
+    one = '--xla_force_host_platform_device_count=1'
+    assert '1 passed, 2 skipped' in tree.run('test.sh', **env, XLA_FLAGS=one).stdout
+
+
+def test_tests_run_on_the_platform_of_the_variable(tree):
+    env = with_tests(tree, test_it=ON_CPU) | {'SEGJAX_TEST_PLATFORM': 'no_such_platform'}
+    assert 'no_such_platform' in tree.run('test.sh', code=1, **env).stdout
 
 
 def test_ci_runs_the_tests():
