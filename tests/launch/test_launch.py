@@ -427,7 +427,34 @@ def test_tests_run_on_the_platform_of_the_variable(tree):
 
 
 def test_ci_runs_the_tests():
-    steps = yaml.safe_load((REPOSITORY / '.github/workflows/ci.yml').read_text())['jobs']
-    run = [step['run'] for job in steps.values() for step in job['steps'] if 'run' in step]
+    jobs = yaml.safe_load((REPOSITORY / '.github/workflows/ci.yml').read_text())['jobs']
+    run = [step['run'] for job in jobs.values() for step in job['steps'] if 'run' in step]
     assert {'ruff check .', 'ruff format --check .', 'bash launch/test.sh'} <= set(run)
     assert 'bash launch/test.sh' in (REPOSITORY / '.ci/run').read_text()
+    matrix = jobs['test']['strategy']['matrix']
+    assert {'3.11', '3.12', '3.13'} == set(matrix['python-version'])
+    assert {'python-version': '3.13', 'latest': '1'} in matrix['include']
+
+
+@pytest.mark.parametrize('trouble', ['', 'no Python', 'no network', 'tests fail'])
+def test_ci_runs_some_tests_with_the_newest_versions(tree, trouble):
+    (tree.root / '.ci').mkdir()
+    shutil.copy(REPOSITORY / '.ci/run', tree.root / '.ci')
+    seen = 'echo "$SEGJAX_LATEST $SEGJAX_ACCELERATOR $*" >>"$CALLS"'
+    env_code = int(trouble == 'no network')
+    (tree.root / 'launch/env.sh').write_text(f'{seen}; exit {env_code}')
+    newest_code = int(trouble == 'tests fail')
+    (tree.root / 'launch/test.sh').write_text(f'{seen}; [ -z "$1" ] || exit {newest_code}')
+    if trouble != 'no Python':
+        tree.tool('python3.13', 'exit 0')
+    tree.tool('timeout', 'shift; exec "$@"')
+    env = tree.env | {'SEGJAX_LATEST': '', 'SEGJAX_ACCELERATOR': ''}
+    command = ['bash', tree.root / '.ci/run']
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert result.returncode == newest_code, result.stderr
+    calls = tree.called()
+    assert calls[-1].strip() == '', 'the whole suite with the usual versions comes last'
+    newest = [call for call in calls if call.startswith('1 cpu')]
+    assert len(newest) == {'no Python': 0, 'no network': 1}.get(trouble, 2)
+    said = {'no Python': 'no Python 3.13', 'no network': 'not be installed', 'tests fail': 'failed'}
+    assert said.get(trouble, '') in result.stdout
