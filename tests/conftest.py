@@ -1,13 +1,16 @@
-"""Shared fixtures. Everything runs on simulated CPU devices unless a test starts a process of its own."""
+"""Shared fixtures. Everything runs on simulated CPU devices unless a test starts a process of its own.
+
+`SEGJAX_TEST_PLATFORM=cuda` (or rocm, tpu) runs the tests on the devices of that platform instead. Tests of the
+operations and of the mapping are made for that. A test that needs more devices is skipped.
+"""
 
 import os
 import pathlib
 
 import compiler
 
-# Before jax starts: eight devices for the SPMD tests; NPROC keeps their collectives from starving on few cores.
-os.environ.setdefault('XLA_FLAGS', compiler.devices(8))
-os.environ.setdefault('NPROC', '16')
+# Before jax starts.
+os.environ.update(compiler.environment(os.environ))
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(pathlib.Path.home() / '.cache/segjax/jax_tests'))
 # Of everything, however small: processes that tests start find it, too.
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
@@ -28,6 +31,15 @@ def pytest_collection_modifyitems(items):
     here = pathlib.Path(__file__).parent
     rank = {here / f'{name}.py': i for i, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def pytest_runtest_setup(item):
+    """Skips a test that needs more devices than there are: its mark or parameter `devices` is the number."""
+    mark = item.get_closest_marker('devices')
+    parameters = item.callspec.params if hasattr(item, 'callspec') else {}
+    needed = mark.args[0] if mark else parameters.get('devices', 1)
+    if isinstance(needed, int) and needed > 1 and needed > len(jax.devices()):
+        pytest.skip(f'needs {needed} devices')
 
 
 def _tell_test_script(line: str) -> None:

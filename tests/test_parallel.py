@@ -190,6 +190,7 @@ def test_rows_of_all_devices_come_in_the_order_of_the_batch_and_go_back(mode, de
     assert parallel.to_host(difference) == 0
 
 
+@pytest.mark.devices(8)
 @pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
 def test_replica_mismatch_counts_numbers_that_differ(mode):
     topology = parallel.topology(mode, 4)
@@ -205,6 +206,7 @@ def test_replica_mismatch_counts_numbers_that_differ(mode):
     assert int(differing) == 1
 
 
+@pytest.mark.devices(8)
 def test_batch_size_that_does_not_divide_is_an_error_with_the_next_that_does():
     topology = parallel.topology('pmap', 8)
     topology.check_batch_size('train.batch_size', 32, accumulate=2)

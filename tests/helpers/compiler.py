@@ -1,5 +1,7 @@
 """How tests have XLA compile: most of their time goes into programs that run once or twice."""
 
+from collections.abc import Mapping
+
 import jaxlib
 
 
@@ -16,3 +18,22 @@ QUICKLY = quickly(jaxlib.__version__)
 def devices(count: int) -> str:
     """$XLA_FLAGS for so many simulated devices."""
     return f'--xla_force_host_platform_device_count={count} {QUICKLY}'
+
+
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """Returns the variables that jax must find when tests start.
+
+    Args:
+      given: variables of the process. `SEGJAX_TEST_PLATFORM` is cpu (default), cuda, rocm or tpu.
+    """
+    platform = given.get('SEGJAX_TEST_PLATFORM') or 'cpu'
+    if platform == 'cpu':
+        # Eight devices for the SPMD tests; NPROC keeps their collectives from starving on few cores.
+        return {
+            'JAX_PLATFORMS': platform,
+            'XLA_FLAGS': given.get('XLA_FLAGS', devices(8)),
+            'NPROC': given.get('NPROC', '16'),
+        }
+    # Accelerators round the inputs of matrix products. The references do not.
+    precision = given.get('JAX_DEFAULT_MATMUL_PRECISION', 'highest')
+    return {'JAX_PLATFORMS': f'{platform},cpu', 'JAX_DEFAULT_MATMUL_PRECISION': precision}

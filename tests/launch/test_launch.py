@@ -37,7 +37,16 @@ def test_shellcheck():
     assert result.returncode == 0, result.stdout
 
 
-HELPFUL = ['env.sh', 'local.sh', 'test.sh', 'slurm.sh', 'tpu_pod.sh', 'tpu_worker.sh', 'gke/submit.sh']
+HELPFUL = [
+    'env.sh',
+    'local.sh',
+    'test.sh',
+    'device_check.sh',
+    'slurm.sh',
+    'tpu_pod.sh',
+    'tpu_worker.sh',
+    'gke/submit.sh',
+]
 
 
 @pytest.mark.parametrize('script', HELPFUL)
@@ -88,6 +97,10 @@ TABLE = ['--mode=table', '--table=configs/tables/two.py']
         ('gke/submit.sh', ['tpu', *GKE, '--topology=4*4'], 'AxB'),
         ('gke/submit.sh', ['tpu', *GKE, '--topology=2x3'], 'a divisor of the 6 chips'),
         ('test.sh', [], 'SEGJAX_TEST_JOBS'),
+        ('device_check.sh', ['--out'], 'no value'),
+        ('device_check.sh', ['--minutes=0'], 'a whole number > 0'),
+        ('device_check.sh', ['--fast'], 'unknown argument --fast'),
+        ('device_check.sh', [], 'no Python that imports jax'),
     ],
 )
 def test_wrong_input_says_got_and_expected(tree, script, arguments, message):
@@ -392,8 +405,62 @@ def test_test_that_fails_needs_no_explanation(tree):
     assert 'noise' in tree.run('test.sh', '-s', code=1, **env).stderr
 
 
+ON_CPU = """import jax
+import pytest
+
+
+@pytest.mark.devices(2)
+def test_marked():
+    assert len(jax.devices()) > 1
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_parametrised(devices):
+    assert len(jax.devices('cpu')) >= devices
+"""
+
+
+def test_tests_run_on_the_cpu_and_skip_where_devices_are_missing(tree):
+    env = with_tests(tree, test_it=ON_CPU) | {'JAX_PLATFORMS': 'no_such_platform'}
+    assert '3 passed' in tree.run('test.sh', **env).stdout
+    one = '--xla_force_host_platform_device_count=1'
+    assert '1 passed, 2 skipped' in tree.run('test.sh', **env, XLA_FLAGS=one).stdout
+
+
+def test_tests_run_on_the_platform_of_the_variable(tree):
+    env = with_tests(tree, test_it=ON_CPU) | {'SEGJAX_TEST_PLATFORM': 'no_such_platform'}
+    assert 'no_such_platform' in tree.run('test.sh', code=1, **env).stdout
+
+
 def test_ci_runs_the_tests():
-    steps = yaml.safe_load((REPOSITORY / '.github/workflows/ci.yml').read_text())['jobs']
-    run = [step['run'] for job in steps.values() for step in job['steps'] if 'run' in step]
+    jobs = yaml.safe_load((REPOSITORY / '.github/workflows/ci.yml').read_text())['jobs']
+    run = [step['run'] for job in jobs.values() for step in job['steps'] if 'run' in step]
     assert {'ruff check .', 'ruff format --check .', 'bash launch/test.sh'} <= set(run)
     assert 'bash launch/test.sh' in (REPOSITORY / '.ci/run').read_text()
+    matrix = jobs['test']['strategy']['matrix']
+    assert {'3.11', '3.12', '3.13'} == set(matrix['python-version'])
+    assert {'python-version': '3.13', 'latest': '1'} in matrix['include']
+
+
+@pytest.mark.parametrize('trouble', ['', 'no Python', 'no network', 'tests fail'])
+def test_ci_runs_some_tests_with_the_newest_versions(tree, trouble):
+    (tree.root / '.ci').mkdir()
+    shutil.copy(REPOSITORY / '.ci/run', tree.root / '.ci')
+    seen = 'echo "$SEGJAX_LATEST $SEGJAX_ACCELERATOR $*" >>"$CALLS"'
+    env_code = int(trouble == 'no network')
+    (tree.root / 'launch/env.sh').write_text(f'{seen}; exit {env_code}')
+    newest_code = int(trouble == 'tests fail')
+    (tree.root / 'launch/test.sh').write_text(f'{seen}; [ -z "$1" ] || exit {newest_code}')
+    if trouble != 'no Python':
+        tree.tool('python3.13', 'exit 0')
+    tree.tool('timeout', 'shift; exec "$@"')
+    env = tree.env | {'SEGJAX_LATEST': '', 'SEGJAX_ACCELERATOR': ''}
+    command = ['bash', tree.root / '.ci/run']
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert result.returncode == newest_code, result.stderr
+    calls = tree.called()
+    assert calls[-1].strip() == '', 'the whole suite with the usual versions comes last'
+    newest = [call for call in calls if call.startswith('1 cpu')]
+    assert len(newest) == {'no Python': 0, 'no network': 1}.get(trouble, 2)
+    said = {'no Python': 'no Python 3.13', 'no network': 'not be installed', 'tests fail': 'failed'}
+    assert said.get(trouble, '') in result.stdout

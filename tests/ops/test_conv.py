@@ -152,6 +152,7 @@ def test_factorised_gradient_under_vmap_is_that_of_each_example():
             np.testing.assert_allclose(a[i], b, atol=1e-4)
 
 
+@pytest.mark.devices(8)
 def test_factorised_gradient_on_eight_devices_sums_to_the_full_batch():
     x, kernel = normal(0, 8, 5, 6, WIDE), normal(1, 1, 3, WIDE, 2)
 
@@ -220,6 +221,7 @@ def test_4x4_second_order_gradients_of_the_forms_agree():
     np.testing.assert_allclose(fast, naive, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.devices(2)
 @pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
 def test_4x4_gradient_on_devices_sums_to_the_full_batch(mode):
     x, kernel = normal(0, 2, 6, 6, WIDE_4X4), normal(1, 4, 4, WIDE_4X4, WIDE_4X4)

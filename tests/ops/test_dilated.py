@@ -265,6 +265,7 @@ def test_forward_mode_raises_instead_of_being_wrong(forms):
         jax.jvp(lambda f: conv_dilated(jnp.asarray(x), jnp.asarray(kernel), f, RANGE, forms), (factors,), (factors,))
 
 
+@pytest.mark.devices(8)
 def test_gradient_on_eight_devices_sums_to_the_full_batch():
     x, kernel, dy = (a.astype(np.float32) for a in problem(batch=8))
     factors = np.array([1.3, 2, 3.5, 4], np.float32)
@@ -353,6 +354,7 @@ def test_gate_per_image_in_bfloat16_keeps_float32_factors():
     assert (half[:2] <= 0).all() and (half[4:] >= 0).all()
 
 
+@pytest.mark.devices(8)
 def test_gate_per_image_on_eight_devices_sums_to_the_full_batch():
     """A gate on the sum would not: devices may disagree about the sign."""
     x, kernel, dy = (a.astype(np.float32) for a in problem(batch=8))
