@@ -137,7 +137,7 @@ def prefixed(prefix):
         {'state_dict': TENSORS, 'args': OPTIONS, 'optimizer': MOMENTA},
         {'args': OPTIONS, 'model': {'state_dict': TENSORS}, 'model_ema': TENSORS},
     ],
-    ids=str,
+    ids=lambda content: '+'.join(map(str, content))[:60],  # an object inside has an address, which differs by process
 )
 @pytest.mark.parametrize('ending', ['pth', 'pt', 'bin', 'ckpt', 'pth.tar'])
 def test_tensors_are_found_in_what_training_scripts_save(content, ending, tmp_path):
