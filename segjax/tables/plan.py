@@ -292,11 +292,12 @@ def check_runs(jobs: Iterable[Job]) -> None:
         config.seed = 0
         if job.row.after and not pathlib.Path(config.init_from.path).exists():
             config.init_from.path = ''
-        known = json.dumps(config_lib.to_json(config), sort_keys=True)
+        stored = config_lib.to_json(config)
+        known = json.dumps(stored, sort_keys=True)
         if known in checked:
             continue
         checked.add(known)
-        shaping = json.dumps([config_lib.to_json(config)[section] for section in SHAPING], sort_keys=True)
+        shaping = json.dumps({key: stored[key] for key in SHAPING if key in stored}, sort_keys=True)
         with _located(f'row {job.row.key!r}'):
             driver.checked_run(config, str(job.folder), 'train', trace_steps=shaping not in traced)
         traced.add(shaping)
