@@ -13,7 +13,10 @@ Variants:
   quick     the embedded world `streets`: minutes on two CPU cores
   smoke     seconds, for tests
 
-Arguments: `model=erfnet`, `augment=basic|strong`, e.g. --config configs/supervised.py:camvid,augment=strong
+Arguments: `augment=basic|strong`,
+`model=erfnet|bisenet|deeplab_largefov|deeplab_v2|deeplab_v3plus|depth_and_segmentation|fcn|pspnet`.
+Every net is trained by the recipe above, which is that of ERFNet alone.
+E.g. --config configs/supervised.py:camvid,augment=strong
 """
 
 from segjax import config as config_lib
@@ -33,6 +36,9 @@ AUGMENTATIONS = {
     ),
 }
 
+SMALL = dict(width=0.25, blocks=(1, 1, 0, 0), depth=18, backbone='xception41')
+"""Arguments that make nets small, for the nets that have them."""
+
 
 def get_config(arg=''):
     args = config_lib.parse_arg(arg, variants=('camvid', 'folder', 'quick', 'smoke'), model='erfnet', augment='basic')
@@ -40,7 +46,8 @@ def get_config(arg=''):
         raise unknown_name('--config configs/supervised.py:...,augment=', args.augment, AUGMENTATIONS)
     config = config_lib.defaults('supervised')
     config_lib.choose(config, 'model', args.model)
-    config.model.encoder_head = True
+    if 'encoder_head' in config.model:
+        config.model.encoder_head = True
     config_lib.update(
         config,
         augment=dict(resize=(512, 1024), crop=(512, 1024), **AUGMENTATIONS[args.augment]),
@@ -89,4 +96,4 @@ def _quick(config):
 
 def _smoke(config):
     config_lib.smoke(config)
-    config.model.update(width=0.25, blocks=(1, 1, 0, 0))
+    config.model.update({key: value for key, value in SMALL.items() if key in config.model})

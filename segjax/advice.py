@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import ml_collections
 
+from segjax import config as config_lib
 from segjax.data.spec import DataSpec
 from segjax.protocol import Stage
 
@@ -33,9 +34,16 @@ def untrained(config: ml_collections.ConfigDict, stages: Sequence[Stage]) -> lis
     """Warns of stages that have no steps and no start: their nets keep random parameters."""
     if config.init_from.path:
         return []
-    message = 'empty, and stage {!r} has 0 steps: its nets keep their random parameters'
-    fix = '--config.init_from.path=RUN with the folder of a run that trained them, or steps for that stage'
-    return [Advice('config.init_from.path', message.format(stage.name), fix) for stage in stages if not stage.num_steps]
+    found = []
+    for stage in stages:
+        if stage.num_steps:
+            continue
+        section = stage.name if stage.name in config else 'train'
+        steps = config_lib.defaults(config.pipeline)[section].num_steps or config.train.num_steps
+        message = f'empty, and stage {stage.name!r} has 0 steps: its nets keep their random parameters'
+        fix = f'--config.init_from.path=RUN with the folder of a run, or --config.{section}.num_steps={steps}'
+        found.append(Advice('config.init_from.path', message, fix))
+    return found
 
 
 def without_start(config: ml_collections.ConfigDict) -> list[Advice]:
@@ -72,7 +80,5 @@ def stretched(config: ml_collections.ConfigDict, size: tuple[int, int]) -> list[
         f'{rows}x{columns} (height x width) stretches images of {height}x{width}: training sees '
         f'another aspect than evaluation, which keeps that of the images'
     )
-    fix = (
-        f'--config.augment.resize="{by_columns}" or "{by_rows}", and augment.crop and data.eval_size of the same aspect'
-    )
+    fix = f'--config.augment.resize="{by_columns}", or --config.augment.resize="{by_rows}"'
     return [Advice('config.augment.resize', message, fix)]

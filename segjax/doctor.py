@@ -1,25 +1,28 @@
 """`--mode doctor`: everything that is wrong with a data set and its config, before anything is trained.
 
-Reads every file the way preparing does, but goes on after a problem. Exit code 1 if there is an error; a warning is
-something to look at that does not stop training.
+Reads every file the way preparing does, but continues after a problem. What a run would refuse later is an
+error (segjax/checks.py): exit code 1. A warning does not stop training.
 """
 
 import collections
+import difflib
+import functools
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from segjax import advice, pipelines
+from segjax import advice, checks, driver, host, origin, parallel, pipelines, same_run
 from segjax import config as config_lib
-from segjax.data import builders, loader, transforms
+from segjax.data import builders, index, transforms
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
 from segjax.data.labels import OFF_BY_ONE
+from segjax.data.listing import Listing
 from segjax.data.spec import IGNORE, ClassSpec, DataSpec, split_names
 from segjax.errors import InputError
 from segjax.protocol import Stage
@@ -45,7 +48,7 @@ class SplitSummary(NamedTuple):
     counts    [256] pixels of each train id
     ids       ids in the label files, readable or not as train ids
     digests   hash of an image -> names of the files, or examples, that hold it
-    num_labelled  number of examples with a labelled pixel
+    facts     of each example, as the records keep them
     """
 
     items: list[Item]
@@ -53,7 +56,12 @@ class SplitSummary(NamedTuple):
     counts: np.ndarray
     ids: frozenset[int]
     digests: dict[str, list[str]]
-    num_labelled: int = 0
+    facts: tuple[index.Fact, ...] = ()
+
+    @property
+    def num_labelled(self) -> int:
+        """Returns the number of examples with a labelled pixel."""
+        return sum(fact.labelled_pixels > 0 for fact in self.facts)
 
 
 class Diagnosis(NamedTuple):
@@ -65,74 +73,130 @@ class Diagnosis(NamedTuple):
     findings: list[Finding]
 
 
-def diagnose(config: Any) -> list[Finding]:
-    """All findings about `config` and its data set, errors and warnings."""
-    return examine(config).findings
+def diagnose(config: Any, workdir: str = '') -> list[Finding]:
+    """Returns all findings about a config, its data set and its run folder, errors and warnings."""
+    return examine(config, workdir).findings
 
 
-def main(config: Any) -> int:
-    """Prints the report; 1 if there is an error, else 0."""
-    diagnosis = examine(config)
+def main(config: Any, workdir: str = '') -> int:
+    """Prints the report. Returns 1 if there is an error, else 0."""
+    diagnosis = examine(config, workdir)
     print(report(diagnosis), flush=True)
-    return int(any(finding.severity == 'error' for finding in diagnosis.findings))
+    return int(_has_error(diagnosis.findings))
 
 
-def examine(config: Any) -> Diagnosis:
-    """Reads the whole data set of a config."""
-    findings = []
-    try:
-        config_lib.validate(config)
-    except InputError as error:
-        findings.append(_from_error(error))
+def examine(config: Any, workdir: str = '') -> Diagnosis:
+    """Reads the whole data set of a config, and checks a run that would start now.
+
+    Args:
+      config: unchecked.
+      workdir: the run folder, '' for none.
+    """
+    findings = _of_refusal(lambda: config_lib.validate(config))
+    if not findings:
+        findings = _of_refusal(lambda: checks.check_precision(config))
     try:
         dataset = builders.load(config.data)
         names = dataset.splits()
     except InputError as error:
         return Diagnosis(f'data set {config.data.name!r}', None, {}, [*findings, _from_error(error)])
-    splits = {}
-    for split in names:
-        splits[split], found = _read_split(dataset, split)
-        findings += found
+    splits, found = _read_splits(dataset, names)
+    findings += found
     findings += _starts_at_one(dataset, splits)
     findings += _duplicates(splits)
     findings += _unseen_classes(dataset.classes, splits, config)
-    findings += _config_against_data(config, splits)
-    if not any(finding.severity == 'error' for finding in findings):
-        findings += _net_against_config(config, dataset, splits)
+    findings += _splits_of_config(config, splits)
+    fits = _fits_anything
+    if not _has_error(findings):
+        refused, fits = _run_against_data(config, dataset, splits, workdir)
+        findings += refused
+    findings += _sizes_of_config(config, splits, fits)
     findings += [Finding('note', *note) for note in dataset.notes()]
     return Diagnosis(dataset.where, dataset.classes, splits, findings)
+
+
+def _has_error(findings: Iterable[Finding]) -> bool:
+    return any(finding.severity == 'error' for finding in findings)
+
+
+def _of_refusal(check: Callable[[], Any]) -> list[Finding]:
+    """Returns the InputError of a check as a finding, nothing if it passes."""
+    try:
+        check()
+    except InputError as error:
+        return [_from_error(error)]
+    return []
+
+
+Fits = Callable[[list[str]], bool]
+"""Tells whether a run with other values of some keys passes all checks: ['augment.crop=(96, 128)'] -> bool."""
+
+
+def _fits_anything(overrides: list[str]) -> bool:
+    """Accepts every change, where errors keep the steps from being traced."""
+    return True
 
 
 def _from_error(error: InputError) -> Finding:
     return Finding('error', error.where, f'got {error.got}; expected {error.expected}', error.fix)
 
 
-def _read_split(dataset: Dataset, split: str) -> tuple[SplitSummary, list[Finding]]:
-    items, problems = dataset.scan(split)
+def _read_splits(dataset: Dataset, names: Sequence[str]) -> tuple[dict[str, SplitSummary], list[Finding]]:
+    """Reads all splits. Returns their summaries by name, and a finding for each problem."""
+    scans = {split: dataset.scan(split) for split in names}
+    every = [item for items, _ in scans.values() for item in items]
+    features = dataset.features(every) if every else ()
+    splits = {}
+    findings = []
+    for split, (items, problems) in scans.items():
+        splits[split], found = _read_split(dataset, split, items, problems, features)
+        findings += found
+    return splits, findings
+
+
+def _read_split(
+    dataset: Dataset, split: str, items: list[Item], problems: list[InputError], features: Sequence[str]
+) -> tuple[SplitSummary, list[Finding]]:
+    """Reads the examples of a split.
+
+    Args:
+      dataset: of the split.
+      split: its name.
+      items, problems: from `Dataset.scan`.
+      features: that all examples of all splits have, which the records keep.
+
+    Returns:
+      The summary, and a finding for each problem.
+    """
     summary = SplitSummary(items, collections.Counter(), np.zeros(256, np.int64), frozenset(), {})
+    problems = list(problems)
     if not items and not problems:
         got = 'no examples'
         problems = [InputError(f'split {split!r} of {dataset.where}', got=got, expected='at least one example')]
 
     def inspect(item: Item):
-        """Only what the summary needs: the images of a large set do not fit into memory."""
+        """Keeps only what the summary needs: the images of a large set do not fit into memory."""
         record, found, ids = dataset.inspect(item)
-        digest = hashlib.sha1(record.features['image']).hexdigest() if record else None
-        return found, ids, record and (record.histogram, record.size, digest)
+        if record is None:
+            return found, ids, None
+        digest = hashlib.sha1(record.features['image']).hexdigest()
+        fact = index.fact(record.histogram, {name: record.features[name] for name in features})
+        return found, ids, (record.histogram, record.size, digest, fact)
 
     ids: frozenset[int] = frozenset()
-    frames, num_labelled = [], 0
+    frames = []
+    facts = []
     for item, (found, seen, good) in zip(items, base.ordered_map(inspect, items), strict=True):
         problems += found
         ids |= seen
         if good:
-            histogram, size, digest = good
+            histogram, size, digest, fact = good
             summary.counts[:] += histogram
-            num_labelled += bool(histogram[:IGNORE].any())
+            facts.append(fact)
             summary.sizes[size] += 1
             frames.append((item, size))
             summary.digests.setdefault(digest, []).append(str(item.files['image']) if item.files else item.name)
-    summary = summary._replace(ids=ids, num_labelled=num_labelled)
+    summary = summary._replace(ids=ids, facts=tuple(facts))
     if summary.sizes:
         problems += base.check_classes(dataset, items, summary.counts, ids) + base.check_clips(frames)
     return summary, [_from_error(problem) for problem in problems]
@@ -183,107 +247,234 @@ def _unseen_classes(classes: ClassSpec, splits: Mapping[str, SplitSummary], conf
     return findings
 
 
-def _config_against_data(config: Any, splits: Mapping[str, SplitSummary]) -> list[Finding]:
+# --- the config against the data ------------------------------------------------------------------------------------
+
+
+def _splits_of_config(config: Any, splits: Mapping[str, SplitSummary]) -> list[Finding]:
+    """Finds splits that the data set does not have, and training on images of the evaluation."""
     findings = []
     for key in ('train_split', 'eval_split'):
         for name in split_names(config.data[key]):
             if name not in splits:
                 message = f'got {config.data[key]!r}; expected one of {", ".join(splits)}, or slices and sums of them'
-                findings.append(Finding('error', f'config.data.{key}', message, 'name a split that the data set has'))
+                fix = _known_split(config, splits, key, name)
+                findings.append(Finding('error', f'config.data.{key}', message, fix))
     common = set(split_names(config.data.train_split)) & set(split_names(config.data.eval_split))
     if common and not ('[' in config.data.train_split and '[' in config.data.eval_split):
         message = f'{config.data.eval_split!r} is trained on ({config.data.train_split!r})'
-        fix = 'evaluate on images that are not trained on, for instance train[:90%] and train[90%:]'
+        fix = _separate_images(config, splits)
         findings.append(Finding('warning', 'config.data.eval_split', message, fix))
-    train = splits.get(config.data.train_split)
-    if train is not None and 0 < train.num_labelled < config.train.batch_size:
-        kind = 'labelled examples' if train.num_labelled < len(train.items) else 'examples'
-        message = f'{config.train.batch_size}, but {config.data.train_split!r} has {train.num_labelled} {kind}'
-        findings.append(Finding('warning', 'config.train.batch_size', message, 'a batch then repeats images'))
-    if train is not None and train.sizes:
-        findings += _crop(config, train.sizes)
-        commonest, _ = train.sizes.most_common(1)[0]
-        findings += [Finding('warning', *one) for one in advice.stretched(config, commonest)]
-    findings += [Finding('warning', *one) for one in advice.without_start(config)]
-    evaluated = splits.get(config.data.eval_split)
-    if evaluated is not None and evaluated.sizes:
-        findings += _eval_size(config, evaluated.sizes)
     return findings
 
 
-def _net_against_config(config: Any, dataset: Dataset, splits: Mapping[str, SplitSummary]) -> list[Finding]:
-    """Builds the pipeline and traces the initial state of every stage; nothing is computed or compiled."""
-    spec = DataSpec(
+def _known_split(config: Any, splits: Mapping[str, SplitSummary], key: str, name: str) -> str:
+    """Returns an assignment of a split that the data set has: the nearest name, or one that the other key leaves."""
+    other = config.data['eval_split' if key == 'train_split' else 'train_split']
+    unused = [split for split in splits if split not in split_names(other) and splits[split].num_labelled]
+    near = difflib.get_close_matches(name, unused, n=1, cutoff=0.5) or unused[:1]
+    return f'--config.data.{key}={near[0]}' if near else _separate_images(config, splits)
+
+
+def _separate_images(config: Any, splits: Mapping[str, SplitSummary]) -> str:
+    """Returns assignments with which no evaluation image is trained on."""
+    trained = split_names(config.data.train_split)
+    unused = [split for split in splits if split not in trained and splits[split].num_labelled]
+    if unused:
+        return f'--config.data.eval_split={unused[0]}'
+    first = next((split for split in (*trained, *splits) if split in splits and len(splits[split].items) > 1), '')
+    if not first:
+        return 'add images: at least one to train on and one to evaluate on'
+    held_out = max(1, len(splits[first].items) // 10)
+    return f'--config.data.train_split="{first}[:-{held_out}]" --config.data.eval_split="{first}[-{held_out}:]"'
+
+
+def _run_against_data(
+    config: Any, dataset: Dataset, splits: Mapping[str, SplitSummary], workdir: str
+) -> tuple[list[Finding], Fits]:
+    """Finds what a run would refuse; nothing is computed, compiled or written.
+
+    Returns:
+      The findings, and whether the run would accept other values.
+    """
+    spec = data_spec(dataset, splits)
+    folder = pathlib.Path(workdir or 'no run folder').expanduser().absolute()
+    facts = {name: index.of_facts(split.facts) for name, split in splits.items()}
+    try:
+        topology = parallel.topology(config.parallel.mode, options=host.compiler_options(config))
+        source = origin.reader(config.init_from)
+        config = origin.with_preprocess(config, folder / driver.CONFIG, source)
+        stages = pipelines.load(config.pipeline).make_stages(config, spec)
+    except InputError as error:
+        return [_from_error(error)], _fits_anything
+    if unlabelled := _without_labels(config, stages, splits):
+        return unlabelled, _fits_anything
+    run = driver.Run(config, Listing(spec, dataset.where, facts), folder, topology, source)
+    findings = _of_refusal(lambda: same_run.check_resumed(folder, config))
+    findings += _of_refusal(lambda: same_run.check_data(folder, spec, stages))
+    findings += map(_from_error, checks.problems(run, stages, 'train', origin.has_begun(folder)))
+    if findings:
+        return findings, _fits_anything
+    warnings = [Finding('warning', *one) for one in advice.untrained(config, stages)]
+    return warnings + _memory(config, spec, topology.count), functools.partial(checks.passes, run)
+
+
+def data_spec(dataset: Dataset, splits: Mapping[str, SplitSummary]) -> DataSpec:
+    """Returns the DataSpec that preparing the data set would write."""
+    void = {
+        name: [fact.void_pixels for fact in split.facts if not fact.labelled_pixels] for name, split in splits.items()
+    }
+    return DataSpec(
         name=dataset.name,
         classes=dataset.classes,
         features=dataset.features([item for split in splits.values() for item in split.items]),
         num_examples={name: len(split.items) for name, split in splits.items()},
         max_size={name: tuple(np.max(list(split.sizes), axis=0).tolist()) for name, split in splits.items()},
-        class_pixels={name: tuple(split.counts[: dataset.classes.num_classes]) for name, split in splits.items()},
+        class_pixels={
+            name: tuple(split.counts[: dataset.classes.num_classes].tolist()) for name, split in splits.items()
+        },
         void_pixels={name: int(split.counts[IGNORE]) for name, split in splits.items()},
-        num_unlabelled={name: sum(split.sizes.values()) - split.num_labelled for name, split in splits.items()},
+        num_unlabelled={name: len(pixels) for name, pixels in void.items() if pixels},
+        unlabelled_pixels={name: sum(pixels) for name, pixels in void.items() if pixels},
+        digest={name: index.split_digest(index.of_facts(split.facts)) for name, split in splits.items()},
     )
-    try:
-        stages = pipelines.load(config.pipeline).make_stages(config, spec)
-        states = {}
-        for stage in stages:
-            batch = loader.zeros(stage.train_input or stage.eval_input, 1)
-            states[stage.name] = jax.eval_shape(stage.init, jax.random.key(0), batch, dict(states))
-    except InputError as error:
-        return [_from_error(error)]
-    if unlabelled := _without_labels(stages, spec):
-        return unlabelled
-    return [Finding('warning', *one) for one in advice.untrained(config, stages)] + _memory(config, spec)
 
 
-def _memory(config: Any, spec: DataSpec) -> list[Finding]:
-    """Warns of an evaluation whose logits take gigabytes."""
+def _memory(config: Any, spec: DataSpec, num_devices: int) -> list[Finding]:
+    """Warns of an evaluation whose logits take gigabytes of a device."""
     at_label = config.evaluate.resolution == 'label'
     max_size = spec.split(config.data.eval_split).max_size
     height, width = max_size if at_label else config.data.eval_size
-    gigabytes = config.evaluate.batch_size * height * width * spec.classes.num_classes * 4 / 1e9
-    if gigabytes < 4:
+    of_image = height * width * spec.classes.num_classes * 4 / 1e9
+    rows = config.evaluate.batch_size // num_devices
+    if rows * of_image < 4:
         return []
-    message = f'the logits of a batch of {height}x{width} labels take {gigabytes:.0f} GB'
-    return [Finding('warning', 'config.evaluate.batch_size', message, 'a smaller batch, spread over the devices')]
+    message = f'the logits of a batch of {height}x{width} labels take {rows * of_image:.0f} GB of a device'
+    fewer = max(1, int(3.9 / of_image))
+    fix = f'--config.evaluate.batch_size={fewer * num_devices}'
+    if fewer == rows:
+        fix = '--config.evaluate.resolution=image, which scores at data.eval_size' if at_label else 'smaller images'
+    return [Finding('warning', 'config.evaluate.batch_size', message, fix)]
 
 
-def _without_labels(stages: Iterable[Stage], spec: DataSpec) -> list[Finding]:
+def _without_labels(config: Any, stages: Iterable[Stage], splits: Mapping[str, SplitSummary]) -> list[Finding]:
     """Finds splits that have no labelled example, of which a stage wants labelled ones."""
     of_stages = [inputs for stage in stages for inputs in (stage.train_input, stage.eval_input) if inputs is not None]
     every = [each for inputs in of_stages for each in inputs.with_beside()]
     wanted = dict.fromkeys(inputs.split for inputs in every if inputs.examples == 'labelled')
-    fix = 'a split with labels, as config.data.train_split or config.data.eval_split'
+    labelled = {name: split for name, split in splits.items() if split.num_labelled}
+    fix = _separate_images(config, labelled) if labelled else 'label some images of this split'
     return [
         Finding('error', f'split {split!r}', 'no labelled example, but the net is trained or scored on these', fix)
         for split in wanted
-        if not spec.split(split).num_labelled
+        if not any(name in labelled for name in split_names(split))
     ]
 
 
-def _crop(config: Any, sizes: Iterable[tuple[int, int]]) -> list[Finding]:
-    """A crop that is larger than all images is always padded with void."""
-    largest = tuple(config.augment.resize) or tuple(np.max(list(sizes), axis=0))
-    available = [int(side * config.augment.scale[1]) for side in largest]
-    if all(crop <= side for crop, side in zip(config.augment.crop, available)):
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def _sizes_of_config(config: Any, splits: Mapping[str, SplitSummary], fits: Fits) -> list[Finding]:
+    """Warns of batches, crops and evaluation sizes that do not suit the images."""
+    findings = []
+    train = splits.get(config.data.train_split)
+    if train is not None and train.sizes:
+        findings += _batch(config, train)
+        findings += _crop(config, train.sizes, fits)
+        commonest, _ = train.sizes.most_common(1)[0]
+        findings += [Finding('warning', *one) for one in advice.stretched(config, commonest)]
+    findings += [Finding('warning', *one) for one in advice.without_start(config)]
+    evaluated = splits.get(config.data.eval_split)
+    if evaluated is not None and evaluated.sizes:
+        findings += _eval_size(config, evaluated.sizes, fits)
+    return findings
+
+
+def _batch(config: Any, train: SplitSummary) -> list[Finding]:
+    """Warns of a batch larger than its split, which repeats images."""
+    size = config.train.batch_size
+    if not 0 < train.num_labelled < size:
+        return []
+    kind = 'labelled examples' if train.num_labelled < len(train.items) else 'examples'
+    message = f'{size}, but {config.data.train_split!r} has {train.num_labelled} {kind}: a batch repeats images'
+    unit = parallel.topology(config.parallel.mode).count * config.train.accumulate
+    whole = train.num_labelled // unit * unit
+    fix = f'--config.train.batch_size={whole}' if whole else f'add images: a batch has at least {unit}'
+    return [Finding('warning', 'config.train.batch_size', message, fix)]
+
+
+def _crop(config: Any, sizes: Iterable[tuple[int, int]], fits: Fits) -> list[Finding]:
+    """Warns of a crop that is larger than all images, which is always padded with void."""
+    largest = tuple(config.augment.resize) or tuple(np.max(list(sizes), axis=0).tolist())
+    available = tuple(int(side * config.augment.scale[1]) for side in largest)
+    crop = tuple(config.augment.crop)
+    if all(side <= limit for side, limit in zip(crop, available)):
         return []
     message = '{}x{} (height x width), but no image is larger than {}x{} after resizing and scaling'.format(
-        *config.augment.crop, *available
+        *crop, *available
     )
-    return [Finding('warning', 'config.augment.crop', message, 'a smaller crop, or a larger augment.scale')]
+    smaller = [
+        tuple(min(side, limit - (limit - side) % step) for side, limit in zip(crop, available)) for step in STEPS
+    ]
+    named = [f'augment.crop={size}' for size in smaller if min(size) > 0]
+    low, high = config.augment.scale
+    factor = max(high * side / limit for side, limit in zip(crop, available))
+    enlarged = f'augment.scale=({low}, {math.ceil(100 * factor + 1) / 100})'
+    fix = next((each for each in named if fits([each])), enlarged)
+    return [Finding('warning', 'config.augment.crop', message, _typed(fix))]
 
 
-def _eval_size(config: Any, sizes: collections.Counter) -> list[Finding]:
-    """Evaluation fits whole images into one size: where that has another shape, the net works on black padding."""
-    (height, width), _ = sizes.most_common(1)[0]
-    _, filled = transforms.letterbox_matrix((height, width), config.data.eval_size)
-    padding = 1 - math.prod(filled) / math.prod(config.data.eval_size)
+STEPS = (64, 32, 16, 8, 4, 2, 1)
+"""Nets take sizes of some remainder, often 0, to some power of two: a changed size keeps the remainder if it can."""
+
+
+def _typed(assignment: str) -> str:
+    """Returns 'key=value' as a word of the command line."""
+    key, _, value = assignment.partition('=')
+    return f'--config.{key}="{value}"'
+
+
+def _eval_size(config: Any, sizes: collections.Counter, fits: Fits) -> list[Finding]:
+    """Warns of an evaluation size of another shape than the images, where the net works on black padding."""
+    image, _ = sizes.most_common(1)[0]
+    size = tuple(config.data.eval_size)
+    filled, padding = _letterbox(image, size)
     if padding < 0.1:
         return []
     message = '{}x{} (height x width), into which images of {}x{} fit as {}x{}: {:.0%} is padding'.format(
-        *config.data.eval_size, height, width, *filled, padding
+        *size, *image, *filled, padding
     )
-    return [Finding('warning', 'config.data.eval_size', message, 'choose a size of the shape of the images')]
+    named = [f'data.eval_size={near}' for near in _suitable_sizes(image, size, filled)]
+    fix = next((each for each in named if fits([each])), f'data.eval_size={filled}')
+    return [Finding('warning', 'config.data.eval_size', message, _typed(fix))]
+
+
+def _suitable_sizes(image: tuple[int, int], size: tuple[int, int], filled: tuple[int, int]) -> list[tuple[int, int]]:
+    """Returns evaluation sizes of the shape of an image, those that nets rather take first.
+
+    Args:
+      image: (height, width) of the image.
+      size: the present evaluation size.
+      filled: the part of `size` that the image fills.
+    """
+    found = {}
+    for step, more in itertools.product(STEPS, range(4)):
+        height = _nearest(filled[0], size[0], step) + more * step
+        near = (height, _nearest(height * image[1] / image[0], size[1], step))
+        area = math.prod(near)
+        if min(near) > 0 and area <= 2 * math.prod(size) and _letterbox(image, near)[1] < 0.1:
+            found.setdefault(near, (-step, abs(area - math.prod(size))))
+    return sorted(found, key=found.__getitem__)
+
+
+def _letterbox(image: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[int, int], float]:
+    """Returns (the size that an image fills of an evaluation size, the share of padding)."""
+    _, filled = transforms.letterbox_matrix(image, size)
+    return tuple(filled), 1 - math.prod(filled) / math.prod(size)
+
+
+def _nearest(goal: float, side: int, step: int) -> int:
+    """Returns the number nearest to `goal` that has the remainder of `side` to `step`."""
+    return side + round((goal - side) / step) * step
 
 
 def report(diagnosis: Diagnosis) -> str:
@@ -312,8 +503,8 @@ def _split_table(splits: Mapping[str, SplitSummary]) -> list[str]:
 def _class_table(classes: ClassSpec, splits: Mapping[str, SplitSummary]) -> list[str]:
     width = max(len(name) for name in (*classes.names, 'class'))
     lines = [f'{"id":>4}  {"class":{width}}' + ''.join(f'{split:>10}' for split in splits) + '  of labelled pixels']
-    for index, (name, number) in enumerate(zip(classes.names, classes.ids)):
-        shares = (_share(s.counts[index], s.counts[: classes.num_classes].sum()) for s in splits.values())
+    for place, (name, number) in enumerate(zip(classes.names, classes.ids)):
+        shares = (_share(s.counts[place], s.counts[: classes.num_classes].sum()) for s in splits.values())
         lines.append(f'{number:>4}  {name:{width}}' + ''.join(f'{share:>10}' for share in shares))
     return lines
 

@@ -21,6 +21,7 @@ from segjax import (
     advice,
     agreement,
     checkpoints,
+    checks,
     evaluation,
     extension,
     health,
@@ -72,17 +73,34 @@ class Functions(NamedTuple):
 
 
 def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple[Run, tuple[Stage, ...]]:
-    """Prepares the data and makes the stages; every check that needs no compiler happens here.
+    """Prepares the data, makes the stages, checks them, and prints warnings before a run begins.
 
     Args:
       config: unchecked.
       workdir: the run folder.
       use: 'train', 'evaluate' or 'predict'. Predicting works without the data set, from what the run folder keeps.
     """
+    run, stages = checked_run(config, workdir, use)
+    if use == 'train' and parallel.is_main() and not origin.has_begun(run.workdir):
+        for warning in advice.before_training(run.config, run.spec, stages):
+            print(warning, flush=True)
+    return run, stages
+
+
+def checked_run(
+    config: ml_collections.ConfigDict, workdir: str, use: str, trace_steps: bool = True
+) -> tuple[Run, tuple[Stage, ...]]:
+    """Returns what `open_run` does, and prints nothing.
+
+    Args:
+      config, workdir, use: as in `open_run`.
+      trace_steps: as in `checks.problems`.
+
+    Raises:
+      InputError: the first refusal of `segjax/checks.py`. Nothing has been compiled.
+    """
     config_lib.validate(config)
-    if config.train.dtype == 'float64' and not jax.config.jax_enable_x64:
-        fix = 'start with JAX_ENABLE_X64=1 in the environment'
-        raise InputError('config.train.dtype', got="'float64' without 64-bit mode", expected='64-bit mode', fix=fix)
+    checks.check_precision(config)
     folder = paths.local('--workdir', workdir).absolute()
     if use != 'predict':
         paths.check_writable('--workdir', folder)
@@ -101,53 +119,10 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
     begins = use == 'train' and not origin.has_begun(folder)
     agreement.check_data(data, origin.digest(source()) if begins and config.init_from.path else '')
     stages = pipelines.load(config.pipeline).make_stages(config, data.spec)
-    for stage in stages:
-        if use == 'train' and stage.train_input is not None:
-            for inputs in stage.train_input.with_beside():
-                _check_part(inputs, data)  # opens the input, so that it finds what is missing
-                topology.check_batch_size(inputs.batch_key, inputs.batch_size, config.train.accumulate)
-        if use != 'predict':
-            data.open_input(stage.eval_input)
-            topology.check_batch_size('evaluate.batch_size', stage.eval_input.batch_size)
     run = Run(config, data, folder, topology, source)
-    if begins:
-        states = origin.abstract_states(run, stages)
-        origin.check(run, states)
-        _check_evaluation(run, stages, states)
-        for warning in advice.before_training(config, data.spec, stages):
-            if parallel.is_main():
-                print(warning, flush=True)
+    for problem in checks.problems(run, stages, use, origin.has_begun(folder), trace_steps):
+        raise problem
     return run, stages
-
-
-def _check_part(inputs: Input, data: data_lib.Prepared) -> None:
-    """Raises InputError for an input that cannot be opened, and for a share that holds no example."""
-    whole = len(data.open_input(inputs))
-    first, last = inputs.bounds(whole)
-    if first >= last:
-        share = f'{inputs.part[0]:g} to {inputs.part[1]:g} of the {whole} examples of split {inputs.split!r}: none'
-        raise InputError('config.data.labelled_fraction', got=share, expected='at least one example in each part')
-
-
-def _check_evaluation(run: Run, stages: tuple[Stage, ...], states: Mapping[str, TrainState]) -> None:
-    """Traces the evaluation of every stage, which otherwise happens after the first steps.
-
-    Args:
-      run: which is about to begin.
-      stages: of the run.
-      states: from `origin.abstract_states`.
-
-    Raises:
-      InputError: images or crops of a size that a net does not take.
-    """
-    for stage in stages:
-        inputs = stage.eval_input
-        source = run.data.open_input(inputs)
-        example = loader.examples(source, [0], inputs, run.spec.split(inputs.split).max_size)
-        rows = max(1, inputs.batch_size // run.topology.count)
-        batch = {key: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for key, x in example.items()}
-        keys = _keys(stage, root_key(run, stage, 'evaluate'), 0, 0, 0)
-        jax.eval_shape(stage.eval_step, states[stage.name], batch, keys)
 
 
 def train(

@@ -157,7 +157,7 @@ def _dispatch(assignments) -> None:
     if _MODE.value == 'doctor':
         from segjax import doctor
 
-        sys.exit(doctor.main(config))
+        sys.exit(doctor.main(config, _WORKDIR.value))
     from segjax import bench, driver, host, parallel, predict
 
     parallel.initialize(*(flag.value for flag in PROCESSES))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from segjax import processes
@@ -131,6 +131,19 @@ class Topology:
             return mapped(*args)
 
         return self.jit(without_attributes, donate)
+
+    def eval_shape(self, fn: Callable, *args, batch_args: tuple[int, ...] = (1,)) -> PyTree:
+        """Traces `fn` as `spmd` maps it and returns the shapes of its result. Nothing is computed.
+
+        Args:
+          fn: as in `spmd`.
+          *args: arrays or their shapes; the rows of a batch are those of the global batch.
+          batch_args: as in `spmd`.
+        """
+        in_specs = tuple(P(AXIS) if i in batch_args else P() for i in range(len(args)))
+        mesh = AbstractMesh((self.count,), (AXIS,))
+        mapped = jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=P(), check_vma=False)
+        return jax.eval_shape(mapped, *args)
 
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's rows of the global batch, onto its devices. The leading axis must divide by local_count."""

@@ -1,5 +1,6 @@
 """Every experiment of configs/, in every variant its docstring names: it resolves, fits its nets, and steps."""
 
+import ast
 import dataclasses
 import math
 import pathlib
@@ -10,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
+from segjax import checks, config_file, driver, models, parallel, pipelines, rng
 from segjax import config as config_lib
-from segjax import config_file, driver, parallel, pipelines, rng
 from segjax.data import labels, loader
 from segjax.data.spec import ClassSpec, DataSpec
 
@@ -75,6 +76,53 @@ def test_it_resolves_and_survives_the_run_folder(experiment):
     config_lib.validate(config)
     assert config.is_locked
     assert config_lib.from_json(config_lib.to_json(config)) == config
+
+
+def documented(path: pathlib.Path):
+    """Yields (argument, value) for every argument whose values the docstring of a config file lists."""
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    for name, values in re.findall(r'`(\w+)=([\w|]+\|[\w|]+)`', docstring):
+        yield from ((name, value) for value in values.split('|'))
+    listed = docstring.partition('Methods, `method=`:')[2].partition('\n\n')[0]
+    yield from (('method', name) for name in re.findall(r'^  (\w+) ', listed, re.MULTILINE))
+
+
+WITH_ARGUMENTS = [
+    f'{path}:{variant},{name}={value}'
+    for path in FILES
+    for variant in variants(path)
+    for name, value in documented(path)
+    if variant != 'camvid_vgg' or name != 'net' or value == 'largefov'  # the variant is of that net
+]
+
+
+@pytest.mark.parametrize('experiment', WITH_ARGUMENTS, ids=short)
+def test_every_documented_value_of_an_argument_makes_stages(experiment):
+    config = config_file.load(experiment)
+    config_lib.validate(config)
+    if 'system=start' in experiment and not config.train.num_steps:
+        config.train.num_steps = 1  # only the variants that have a start train it
+    spec = spec_of(config)
+    if 'method=pose' in experiment:
+        spec = dataclasses.replace(spec, features=('image', 'label', 'name', *VIDEO['streets']))
+    stages = pipelines.load(config.pipeline).make_stages(config, spec)
+    for stage in stages:
+        inputs = stage.train_input or stage.eval_input
+        assert inputs.features
+
+
+def test_every_net_may_be_chosen_by_argument():
+    names = [value for name, value in documented(REPOSITORY / 'configs/supervised.py') if name == 'model']
+    assert sorted(names) == sorted(models.REGISTRY)
+
+
+@pytest.mark.parametrize('net', sorted(models.REGISTRY))
+def test_every_net_takes_the_steps_of_the_smallest_variant(net):
+    config = config_file.load(f'{REPOSITORY}/configs/supervised.py:smoke,model={net}')
+    data = types.SimpleNamespace(spec=spec_of(config), open_input=lambda inputs: range(10))
+    run = driver.Run(config, data, pathlib.Path('no run'), parallel.topology('pmap', 1))
+    stages = pipelines.load(config.pipeline).make_stages(config, run.spec)
+    assert list(checks.problems(run, stages, 'train', begun=False)) == []
 
 
 @pytest.mark.parametrize('variant', ['', 'cityscapes', 'cityscapes_quick', 'quick', 'smoke'])

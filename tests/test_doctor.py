@@ -1,6 +1,7 @@
 """The doctor finds everything that is wrong, says it once and exits with 1; and finds nothing where nothing is."""
 
 import pathlib
+import shlex
 
 import layouts
 import ml_collections
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segjax import checks, config_file, data, doctor, driver, parallel, pipelines
 from segjax import config as config_lib
-from segjax import config_file, doctor
-from segjax.data import transforms
+from segjax.data import builders, loader, transforms
 from segjax.data.worlds import streets
+from segjax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -27,6 +29,13 @@ def experiment(data_config, **augment):
     )
     config.data.eval_size = layouts.SIZE
     return config
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """The tests have eight devices, of which small batches would leave some empty."""
+    topology = parallel.topology
+    monkeypatch.setattr(parallel, 'topology', lambda mode='pmap', *_, **options: topology(mode, 1, **options))
 
 
 @pytest.fixture
@@ -185,7 +194,7 @@ def test_a_batch_larger_than_the_labelled_frames_of_a_video_is_a_warning(tmp_pat
     config = experiment(layouts.data_config('cityscapes_video', tmp_path / 'video', tmp_path / 'cache'))
     config.train.batch_size = 3
     (found,) = (finding for finding in warnings(config) if finding.where == 'config.train.batch_size')
-    assert found.message == "3, but 'train' has 2 labelled examples"
+    assert found.message == "3, but 'train' has 2 labelled examples: a batch repeats images"
 
 
 def test_evaluation_pads_as_much_as_is_said(mine):
@@ -196,7 +205,7 @@ def test_evaluation_pads_as_much_as_is_said(mine):
 
 def test_an_evaluation_size_of_nearly_the_shape_of_the_images_is_no_mistake(mine):
     config = mine[1]
-    config.data.eval_size = (48, 62)
+    config.data.eval_size = (88, 120)
     assert doctor.diagnose(config) == []
 
 
@@ -228,13 +237,30 @@ def test_streets(tmp_path):
     assert errors(config) == []
 
 
-SHIPPED = sorted(f'configs/{path.name}:smoke' for path in (ROOT / 'configs').glob('*.py'))
-SHIPPED += [f'configs/scene_geometry.py:smoke,method={method}' for method in ('klingner', 'novosel', 'depth', 'pose')]
+SHIPPED = [f'configs/{name}.py:smoke' for name in ('supervised', 'learned_dilation', 'noise_cyclegan')]
+SHIPPED += [f'configs/learned_dilation.py:smoke,net={net}' for net in ('deeplab_v2', 'pspnet')]
+SHIPPED += [f'configs/noise_cyclegan.py:smoke,system={system}' for system in ('erfnet', 'start')]
+SHIPPED += [
+    f'configs/scene_geometry.py:smoke,method={method}'
+    for method in (
+        *('holistic', 'per_class', 'baseline', 'klingner', 'novosel'),
+        *('chen', 'chen_multitask', 'depth', 'pose'),
+    )
+]
+
+
+def test_every_shipped_file_is_among_the_examples():
+    assert {path.name for path in (ROOT / 'configs').glob('*.py')} == {
+        path.partition(':')[0].removeprefix('configs/') for path in SHIPPED
+    }
 
 
 @pytest.mark.parametrize('path', SHIPPED)
-def test_shipped_configs_are_clean(path):
-    assert errors(config_file.load(path)) == []
+def test_shipped_configs_are_clean(path, capsys):
+    config = config_file.load(path)
+    if 'system=start' in path:
+        config.train.num_steps = 4
+    assert doctor.main(config) == 0, capsys.readouterr().out
 
 
 def test_the_shapes_of_later_stages_are_checked():
@@ -271,3 +297,197 @@ def test_geometry_that_makes_no_sense(tmp_path, monkeypatch):
 def test_real_data_is_clean(real_data, tmp_path, name, folder, eval_split):
     config = experiment(layouts.data_config(name, real_data / folder, tmp_path, eval_split=eval_split))
     assert errors(config) == []
+
+
+# --- what a run would refuse ------------------------------------------------------------------------------------------
+
+
+def fixed(config, finding):
+    """The config with all assignments of a fix typed, as a shell would split them."""
+    words = shlex.split(finding.fix)
+    assert words and all(word.startswith('--config.') for word in words), finding.fix
+    _, assignments = config_file.split_arguments(['program', *words])
+    changed = config.copy_and_resolve_references().lock()
+    config_file.assign(changed, assignments)
+    config_lib.validate(changed)
+    return changed
+
+
+def one_value(batch_size=1, accumulate=1, **model):
+    """BiSeNet, which pools over the image and normalises after that."""
+    config = config_file.load('configs/supervised.py:smoke')
+    config_lib.choose(config, 'model', 'bisenet')
+    config_lib.update(config, model=dict(width=0.25, **model))
+    config_lib.update(config, train=dict(batch_size=batch_size, accumulate=accumulate))
+    return config
+
+
+@pytest.mark.parametrize(
+    ('batch_size', 'accumulate', 'fix'),
+    [
+        (1, 1, '--config.train.batch_size=2'),
+        (4, 4, '--config.train.accumulate=2'),
+        (3, 3, '--config.train.accumulate=1'),
+    ],
+)
+def test_batch_norm_of_a_single_value_is_refused(batch_size, accumulate, fix):
+    config = one_value(batch_size, accumulate)
+    (found,) = errors(config)
+    assert found.where == 'config.train.batch_size' and 'cp/conv_avg/bn' in found.message
+    assert found.fix == fix
+    assert errors(fixed(config, found)) == []
+
+
+def test_a_run_refuses_batch_norm_of_a_single_value_before_it_writes_anything(tmp_path):
+    with pytest.raises(InputError, match='single value per channel'):
+        driver.train(one_value(), str(tmp_path / 'run'))
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('config', [one_value(2), one_value(4, 2), one_value(frozen_norm=True)])
+def test_frozen_statistics_and_several_values_are_no_mistake(config):
+    config.evaluate.batch_size = 1
+    assert errors(config) == []
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'), [('data.eval_size', '(33, 65)'), ('evaluate.crop', '(30, 60)'), ('augment.crop', '(30, 60)')]
+)
+def test_sizes_that_a_net_does_not_take_are_errors_and_the_fix_works(key, value):
+    config = config_file.overridden(config_file.load('configs/supervised.py:smoke'), f'{key}={value}')
+    found = errors(config)
+    assert [finding.where for finding in found] == ['erfnet: input']
+    assert f'--config.{key}=' in found[0].fix
+    assert errors(fixed(config, found[0])) == []
+
+
+def test_two_wrong_sizes_have_one_fix():
+    config = config_file.load('configs/supervised.py:smoke')
+    config.augment.crop = config.data.eval_size = (33, 65)
+    (found,) = errors(config)
+    assert errors(fixed(config, found)) == []
+
+
+@pytest.mark.parametrize(
+    ('section', 'key', 'value'),
+    [
+        ('train', 'batch_size', 7),
+        ('augment', 'crop', (32, 32)),
+        ('data', 'eval_size', (32, 32)),
+        ('data', 'eval_size', (16, 32)),
+        ('data', 'eval_split', 'train'),
+    ],
+)
+def test_typing_the_fix_of_a_warning_removes_it(mine, section, key, value):
+    config = mine[1]
+    config[section][key] = value
+    config.augment.scale = (0.5, 1.0)
+    (found,) = warnings(config)
+    assert doctor.diagnose(fixed(config, found)) == []
+
+
+@pytest.mark.parametrize(('key', 'value'), [('train_split', 'trian'), ('eval_split', 'nothing')])
+def test_typing_the_fix_of_an_unknown_split_removes_the_error(mine, key, value):
+    config = mine[1]
+    config.data[key] = value
+    (found,) = errors(config)
+    assert doctor.diagnose(fixed(config, found)) == []
+
+
+def test_images_of_one_split_alone_are_cut_in_two(tmp_path):
+    _, path = layouts.write_folder(tmp_path / 'mine', splits=('train',))
+    config = experiment(layouts.data_config('folder', tmp_path / 'mine', tmp_path, classes=path))
+    (found,) = errors(config)
+    assert found.where == 'config.data.eval_split'
+    assert [one for one in doctor.diagnose(fixed(config, found)) if 'trained on' in one.message] == []
+    assert errors(fixed(config, found)) == []
+
+
+@pytest.mark.parametrize('split', ['train[:0]', 'train[20:]', 'train[x'])
+def test_slices_without_images_are_errors(mine, split):
+    config = mine[1]
+    config.data.train_split = split
+    (found,) = errors(config)
+    assert found.where.startswith(f'split {split!r}')
+
+
+def test_too_small_a_share_of_labels(mine):
+    config = mine[1]
+    config.data.labelled_fraction = 0.1
+    (found,) = errors(config)
+    assert found.where == 'config.data.labelled_fraction'
+    assert errors(fixed(config, found)) == []
+
+
+def test_batches_that_do_not_divide_over_the_devices(monkeypatch):
+    monkeypatch.undo()  # eight devices
+    config = config_file.load('configs/supervised.py:smoke')
+    config.train.batch_size = config.evaluate.batch_size = 12
+    found = errors(config)
+    assert [finding.where for finding in found] == ['train.batch_size', 'evaluate.batch_size']
+    for finding in found:
+        config = fixed(config, finding)
+    assert errors(config) == []
+
+
+def test_float64_needs_64_bit_mode(mine):
+    config = mine[1]
+    config.train.dtype = 'float64'
+    (found,) = errors(config)
+    assert found.where == 'config.train.dtype'
+
+
+def test_weights_that_do_not_fit_and_starts_that_are_not_there(tmp_path):
+    config = config_file.load('configs/supervised.py:smoke')
+    np.savez(tmp_path / 'other.npz', **{'other.weight': np.zeros((3, 3), np.float32)})
+    for path in (tmp_path / 'other.npz', tmp_path / 'gone.npz', tmp_path / 'no run'):
+        config.init_from.path = str(path)
+        assert len(errors(config)) == 1, path
+
+
+def test_a_run_folder_of_another_config_and_of_other_data(tmp_path):
+    config = config_file.load('configs/supervised.py:smoke')
+    config_lib.update(config, train=dict(num_steps=1), run=dict(num_pictures=0))
+    config_lib.update(config, data=dict(cache=str(tmp_path / 'cache')))
+    workdir = str(tmp_path / 'run')
+    driver.train(config, workdir)
+    assert doctor.main(config, workdir) == 0
+    changed = config_file.overridden(config, 'optim.learning_rate=0.5')
+    (found,) = (one for one in doctor.diagnose(changed, workdir) if one.severity == 'error')
+    assert found.where == f'--workdir {workdir}' and 'learning_rate' in found.message
+    stored = pathlib.Path(workdir) / 'spec.json'
+    stored.write_text(stored.read_text().replace('"train": 16', '"train": 15', 1))
+    (found,) = (one for one in doctor.diagnose(config, workdir) if one.severity == 'error')
+    assert 'data that changed' in found.message
+
+
+@pytest.mark.parametrize('name', ['folder', 'cityscapes_video', 'streets'])
+def test_the_data_set_is_described_as_preparing_does(tmp_path, name):
+    if name == 'folder':
+        _, classes = layouts.write_folder(tmp_path / 'mine')
+        data_config = layouts.data_config(name, tmp_path / 'mine', tmp_path / 'cache', classes=classes)
+    elif name == 'cityscapes_video':
+        layouts.write_sequences(tmp_path / 'mine', ('train', 'val'))
+        data_config = layouts.data_config(name, tmp_path / 'mine', tmp_path / 'cache')
+    else:
+        data_config = experiment(layouts.data_config(name, '', tmp_path / 'cache')).data
+        data_config.world.update(num_train=2, num_val=1, size=(24, 32))
+    dataset = builders.load(data_config)
+    splits, _ = doctor._read_splits(dataset, dataset.splits())
+    assert doctor.data_spec(dataset, splits) == data.prepare(data_config).spec
+
+
+@pytest.mark.parametrize('path', [path for path in SHIPPED if 'learned' not in path and 'erfnet' not in path])
+def test_evaluation_is_traced_with_the_shapes_that_it_has(path, tmp_path):
+    config = config_file.load(path)
+    if 'system=start' in path:
+        config.train.num_steps = 4
+    prepared = data.prepare(config.data)
+    for stage in pipelines.load(config.pipeline).make_stages(config, prepared.spec):
+        inputs = stage.eval_input
+        size = prepared.spec.split(inputs.split).max_size
+        real = loader.examples(prepared.open_input(inputs), [0, 1], inputs, size)
+        shapes = checks.evaluation_batch(inputs, 2, size)
+        assert {key: (x.shape, x.dtype) for key, x in shapes.items()} == {
+            key: (x.shape, x.dtype) for key, x in real.items()
+        }

@@ -28,6 +28,7 @@ FLOOR = {
 }
 UPSTAIRS = {
     'advice',
+    'checks',
     'driver',
     'origin',
     'evaluation',

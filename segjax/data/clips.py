@@ -37,6 +37,19 @@ def rows(sequences: Sequence[str], frames: Sequence[int], offsets: Sequence[int]
     return [row for row in found if -1 not in row.neighbours]
 
 
+def no_neighbours(where: str, offsets: Sequence[int], of: str = '') -> InputError:
+    """Returns the error for a split without any frame that has all its neighbours.
+
+    Args:
+      where: names the split.
+      offsets: of the neighbours.
+      of: the frames that count, ', of the 3 that are chosen'.
+    """
+    places = ', '.join(f'{offset:+d}' for offset in offsets)
+    got = f'no frame with neighbours at {places} in its clip{of}'
+    return InputError(where, got=got, expected='clips of consecutive frames')
+
+
 class Clips:
     """Random access to the examples of a split that have their neighbours, each with them.
 
@@ -69,11 +82,7 @@ class Clips:
             self._rows = [row for row in self._rows if row.example in among]
         if not self._rows:
             of = '' if among is None else f', of the {len(among)} that are chosen'
-            raise InputError(
-                f'split {split!r} of {where}',
-                got=f'no frame with neighbours at {", ".join(f"{o:+d}" for o in offsets)} in its clip{of}',
-                expected='clips of consecutive frames',
-            )
+            raise no_neighbours(f'split {split!r} of {where}', offsets, of)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -8,7 +8,8 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -120,8 +121,24 @@ def load(folder: pathlib.Path, split: str) -> Index:
       ValueError: a malformed split.
     """
     splits = tfds.builder_from_directory(folder).info.splits
-    slices = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
-    indices = [_of_split(folder, part.splitname) for part in slices]
+    counts = {name: splits[name].num_examples for name in splits}
+    return select(split, counts, functools.partial(_of_split, folder))
+
+
+def select(split: str, counts: Mapping[str, int], of_split: Callable[[str], Index]) -> Index:
+    """Returns the index of slices and sums of splits.
+
+    Args:
+      split: 'train', 'val[:10%]' or 'train+val'.
+      counts: number of examples of each plain split.
+      of_split: gives the index of a plain split.
+
+    Raises:
+      ValueError: a malformed split.
+    """
+    infos = {name: types.SimpleNamespace(num_examples=count) for name, count in counts.items()}
+    slices = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+    indices = [of_split(part.splitname) for part in slices]
     columns = zip(
         *([column[part.from_ : part.to] for column in of] for part, of in zip(slices, indices, strict=True)),
         strict=True,

@@ -3,7 +3,7 @@
 from segjax import health, logs, parallel
 from segjax.tables.numbers import Measured, measure
 from segjax.tables.page import page
-from segjax.tables.plan import Plan, check_folder
+from segjax.tables.plan import Plan, check_folder, check_runs
 from segjax.tables.runs import has_finished, to_be_run, train
 from segjax.tables.speed import time_rows
 from segjax.tables.text import as_json, claims_csv_text, csv_text, markdown, terminal_text
@@ -19,10 +19,12 @@ def run(plan: Plan) -> None:
 
     Raises:
       health.Preempted: told to stop; the same command goes on.
-      InputError: a run began from a start that has been trained anew since.
+      InputError: a row that its run would refuse, before the first row is trained. Or a run began
+        from a start that has been trained anew since.
     """
     if plan.added and parallel.is_main():
         print(f'also trained, because chosen rows begin from them: {", ".join(plan.added)}', flush=True)
+    check_runs(job for job in plan.todo if to_be_run(job))
     with health.StopSignal() as stop:
         for number, job in enumerate(plan.todo, start=1):
             if not to_be_run(job):

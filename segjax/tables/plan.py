@@ -1,10 +1,11 @@
 """What is to be run: the rows of a table at a scale, with each seed, as checked configs."""
 
 import contextlib
+import json
 import pathlib
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -277,6 +278,34 @@ def check_folder(job: Job) -> None:
         got = config_lib.another_config(found)
         fix = 'undo the change, take another --workdir, or remove that folder'
         raise InputError(str(job.folder), got=got, expected=f'the config of {job.name}', fix=fix)
+
+
+SHAPING = ('pipeline', 'model', 'data', 'augment', 'train', 'evaluate')
+"""Sections that decide on the shapes in a step, so on the sizes that a net sees."""
+
+
+def check_runs(jobs: Iterable[Job]) -> None:
+    """Raises InputError for the first job that its run would refuse, before any job is trained.
+
+    Prepares the data of all jobs, and checks each distinct config once. Steps take longest to trace:
+    they are traced once for all configs with equal SHAPING sections. A job whose start is not
+    trained yet is checked as if it began at random. Must come after `parallel.initialize`.
+    """
+    checked, traced = set(), set()
+    for job in jobs:
+        config = job.config.copy_and_resolve_references().lock()
+        config.seed = 0
+        if job.row.after and not pathlib.Path(config.init_from.path).exists():
+            config.init_from.path = ''
+        stored = config_lib.to_json(config)
+        known = json.dumps(stored, sort_keys=True)
+        if known in checked:
+            continue
+        checked.add(known)
+        shaping = json.dumps({key: stored[key] for key in SHAPING if key in stored}, sort_keys=True)
+        with _located(f'row {job.row.key!r}'):
+            driver.checked_run(config, str(job.folder), 'train', trace_steps=shaping not in traced)
+        traced.add(shaping)
 
 
 def _command(

@@ -208,3 +208,10 @@ def test_rows_of_the_toy_pipeline(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(driver, 'train', lambda *_: pytest.fail('it was finished'))
     monkeypatch.setattr(bench, 'prepare', lambda *_: pytest.fail('it was timed'))
     start(tmp_path / 'tables/table.py', tmp_path / 'run', assignments=[Assignment('run.num_pictures', '0')])
+
+
+def test_a_row_that_its_run_would_refuse_is_found_before_the_first_row_is_trained(table_file, trained):
+    with pytest.raises(InputError, match="row 'strong': erfnet: input") as error:
+        start(table_file, overrides=['strong:data.eval_size=(33, 65)'])
+    assert trained == []
+    assert error.value.fix == '--config.data.eval_size="(32, 64)"'
