@@ -119,6 +119,9 @@ def call(path: pathlib.Path, function) -> Any:
         return function()
     except InputError:
         raise
+    except SystemExit as error:
+        got = f'a call of sys.exit({error.code!r})'
+        raise InputError(str(path), got=got, expected='a file that returns a config', fix='raise an error') from None
     except SyntaxError as error:
         if error.filename is None:  # bytes that are no text
             raise InputError(str(path), got=error.msg, expected='Python', fix='save the file as text') from error

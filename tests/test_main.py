@@ -279,6 +279,7 @@ def test_a_config_file_without_get_config_or_without_arguments(call, tmp_path):
     'content, fragments',
     [
         (b'\0\0', ['null bytes', 'save the file as text']),
+        (b'import sys\nsys.exit(0)', ['sys.exit(0)', 'returns a config']),
         (b'def get_config(a, b): return 1', ['get_config(a, b)', "def get_config(arg=''):"]),
     ],
 )
