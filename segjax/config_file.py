@@ -61,6 +61,11 @@ def load(text: str) -> ml_collections.ConfigDict:
     get_config = function(path, 'get_config', '--config', 'configs/supervised.py:quick')
     if argument and not inspect.signature(get_config).parameters:
         raise InputError('--config', got=f'{argument!r} after the colon', expected=f'nothing: {path} takes no argument')
+    needed = [p for p in inspect.signature(get_config).parameters.values() if p.default is p.empty]
+    needed = [p.name for p in needed if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if len(needed) > bool(argument):
+        got = f'get_config({", ".join(needed)})'
+        raise InputError(str(path), got=got, expected='one argument with a default', fix="def get_config(arg=''):")
     config = call(path, lambda: get_config(argument) if argument else get_config())
     if not isinstance(config, ml_collections.ConfigDict):
         got = f'a {type(config).__name__} from get_config'
@@ -92,7 +97,10 @@ def _no_file(path: pathlib.Path, flag: str, example: str) -> InputError:
     got = f'no file {path}'
     if not path.parent.is_dir():
         expected = f'a file; there is no folder {path.parent} either, seen from {pathlib.Path.cwd()}'
-        return InputError(flag, got=got, expected=expected, fix=f'{example}, in the repository')
+        return InputError(flag, got=got, expected=expected, fix=f'{flag} {example}, in the repository')
+    if path.is_dir() or not list(path.parent.glob('*.py')):
+        got = f'the folder {path}' if path.is_dir() else got
+        return InputError(flag, got=got, expected='a file of Python', fix=f'{flag} {example}, in the repository')
     nearest = unknown_name(flag, path.name, (p.name for p in path.parent.glob('*.py')))
     return InputError(flag, got=got, expected=f'{nearest.expected} in {path.parent}', fix=nearest.fix)
 
@@ -111,8 +119,13 @@ def call(path: pathlib.Path, function) -> Any:
         return function()
     except InputError:
         raise
+    except SystemExit as error:
+        got = f'a call of sys.exit({error.code!r})'
+        raise InputError(str(path), got=got, expected='a file that returns a config', fix='raise an error') from None
     except SyntaxError as error:
-        if error.filename is None or pathlib.Path(error.filename).resolve() != path.resolve():
+        if error.filename is None:  # bytes that are no text
+            raise InputError(str(path), got=error.msg, expected='Python', fix='save the file as text') from error
+        if pathlib.Path(error.filename).resolve() != path.resolve():
             raise
         got = f'{error.msg}: {(error.text or "").strip()}'
         raise InputError(f'{path}, line {error.lineno}', got=got, expected='Python') from error

@@ -69,6 +69,7 @@ def _parse_flags(argv):
         sys.exit(0)
     rest, assignments = config_file.split_arguments(argv)
     try:
+        _check_repeated(rest)
         surplus = flags.FLAGS(rest)[1:]
         if surplus:
             raise InputError('command line', got=' '.join(surplus), expected='flags only, as --workdir runs/first')
@@ -79,6 +80,15 @@ def _parse_flags(argv):
     except InputError as error:
         _fail(error)
     return [argv[0], assignments]
+
+
+def _check_repeated(argv) -> None:
+    """Raises InputError for a flag that is given twice with one value each, of which absl takes the last."""
+    names = [word.lstrip('-').partition('=')[0] for word in argv[1:] if word.startswith('--')]
+    for flag in FLAGS:
+        if names.count(flag.name) > 1 and flag is not _OVERRIDE:
+            got = f'--{flag.name} {names.count(flag.name)} times'
+            raise InputError('command line', got=got, expected='each flag once', fix=f'keep one --{flag.name}')
 
 
 def help_text() -> str:

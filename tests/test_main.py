@@ -119,6 +119,7 @@ def test_wrong_input_from_outside(tmp_path, arguments, fragments):
         (['--mode=evaluate', '--output=out'], ['--output', '--mode evaluate', '--mode predict']),
         (['--mode=doctor', '--extend'], ['--extend', '--mode doctor', '--mode train']),
         (['--extend'], ['--extend', 'no checkpoint in', 'leave --extend out']),
+        (['--mode=train', '--mode=doctor'], ['--mode 2 times', 'keep one --mode']),
         (['--process_id=two'], ['--process_id=two']),
         (['stray'], ['stray', 'flags only']),
         (
@@ -137,7 +138,8 @@ def test_wrong_input_from_outside(tmp_path, arguments, fragments):
 )
 def test_wrong_flags_and_keys(call, tmp_path, monkeypatch, arguments, fragments):
     monkeypatch.chdir(tmp_path)
-    code, out, err = call('--config', SMOKE, '--workdir', 'run', *arguments)
+    workdir = () if arguments[0].startswith('--workdir') else ('--workdir', 'run')
+    code, out, err = call('--config', SMOKE, *workdir, *arguments)
     assert code == 1
     assert_message(err, 'got:', 'expected:', *fragments)
     assert not out and not (tmp_path / 'run').exists()
@@ -205,7 +207,8 @@ def get_table():
 def test_wrong_flags_of_a_table(call, tmp_path, monkeypatch, arguments, fragments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'table.py').write_text(TABLE)
-    code, out, err = call('--mode', 'table', '--workdir', 'run', *arguments)
+    workdir = () if '--workdir=' in arguments else ('--workdir', 'run')
+    code, out, err = call('--mode', 'table', *workdir, *arguments)
     assert code == 1
     assert_message(err, 'got:', 'expected:', *fragments)
     assert not out and not (tmp_path / 'run').exists()
@@ -287,6 +290,28 @@ def test_a_config_file_without_get_config_or_without_arguments(call, tmp_path):
     assert_message(call('--config', path, '--workdir', tmp_path)[2], str(path), 'get_config')
     path.write_text('def get_config(): return None')
     assert_message(call('--config', f'{path}:quick', '--workdir', tmp_path)[2], "'quick' after the colon")
+
+
+@pytest.mark.parametrize(
+    'content, fragments',
+    [
+        (b'\0\0', ['null bytes', 'save the file as text']),
+        (b'import sys\nsys.exit(0)', ['sys.exit(0)', 'returns a config']),
+        (b'def get_config(a, b): return 1', ['get_config(a, b)', "def get_config(arg=''):"]),
+    ],
+)
+def test_a_config_file_that_cannot_be_called(call, tmp_path, content, fragments):
+    path = tmp_path / 'mine.py'
+    path.write_bytes(content)
+    code, _, err = call('--config', path, '--workdir', tmp_path / 'run')
+    assert code == 1
+    assert_message(err, str(path), *fragments)
+
+
+def test_a_folder_is_no_config_file(call, tmp_path):
+    code, _, err = call('--config', tmp_path, '--workdir', tmp_path / 'run')
+    assert code == 1
+    assert_message(err, f'the folder {tmp_path}', '--config configs/supervised.py:quick')
 
 
 def test_errors_of_our_own_keep_their_traceback(call, tmp_path, monkeypatch):

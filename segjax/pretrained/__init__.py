@@ -123,7 +123,7 @@ def nothing_fits(weights: Weights, init_from: ml_collections.ConfigDict, nets: M
         fix = """'--config.init_from.nets=(".*",)' asks for all modules"""
     return InputError(
         weights.path,
-        got=f'{source.release}, {len(weights.tensors)} tensors of which none is in the nets {", ".join(sorted(nets))}'
+        got=f'weights of which the nets have no array: {", ".join(sorted(nets))}; they are of {source.release}'
         f' (init_from.nets is {patterns})',
         expected=f'a net that these weights are of: {source.fits}',
         fix=fix,

@@ -11,7 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from segjax.errors import InputError
-from segjax.pretrained import torch_files
+from segjax.pretrained import archives
 
 HUB = 'hf:'
 TORCH = ('.pth', '.pth.tar', '.pt', '.bin', '.ckpt')
@@ -67,7 +67,7 @@ def read(path: str) -> dict[str, np.ndarray]:
 
 
 _DAMAGED = (
-    *(safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, torch_files.TorchFileError),
+    *(safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, archives.TorchFileError),
     *(OSError, ValueError, KeyError, EOFError, TypeError, AttributeError),
 )
 
@@ -114,11 +114,11 @@ def _installed(module: str, path: str, fix: str):
 
 def _read_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the tensors of a torch file, out of what training scripts put around them."""
-    content = torch_files.read(file)
+    content = archives.read(file)
     if not isinstance(content, Mapping):
         raise InputError(
             str(file),
-            got=f'a whole {"module" if isinstance(content, torch_files.Unknown) else type(content).__name__}',
+            got=f'a whole {"module" if isinstance(content, archives.Unknown) else type(content).__name__}',
             expected='a dict of tensors saved by torch',
             fix="save it anew where its code is: torch.save(model.state_dict(), 'weights.pth')",
         )

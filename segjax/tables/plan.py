@@ -177,11 +177,12 @@ def _check_start(table: Table, row: Row, config: ml_collections.ConfigDict) -> N
         first = row
         while first.start:
             first = table.row(first.start)
+        override = shlex.quote(f'^{re.escape(first.key)}$:init_from.path={config.init_from.path}')
         raise InputError(
             'config.init_from.path',
             got=f'{config.init_from.path!r}, and after={row.after!r}',
             expected=f'one start: this row begins from the run of row {row.start!r}',
-            fix=f"--override '^{first.key}$:init_from.path=...' gives it to that row alone",
+            fix=f'--override {override} gives it to that row alone',
         )
 
 

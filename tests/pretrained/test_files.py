@@ -13,7 +13,7 @@ import pytest
 
 from segjax import pretrained
 from segjax.errors import InputError
-from segjax.pretrained import torch_files
+from segjax.pretrained import archives
 
 TENSORS = {'conv1.weight': np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2), 'bn1.bias': np.ones(2, np.float16)}
 
@@ -112,7 +112,7 @@ def save_sequence(path, value):
     """Writes a file as torch did before version 1.6."""
     storages = []
     data = pickled(value, storages)
-    heads = [pickle.dumps(item, 2) for item in (torch_files.MAGIC, 1001, {'little_endian': True})]
+    heads = [pickle.dumps(item, 2) for item in (archives.MAGIC, 1001, {'little_endian': True})]
     keys = pickle.dumps([str(number) for number in range(len(storages))], 2)
     width = [a.itemsize for a in value.values()]
     raw = b''.join(struct.pack('<q', len(x) // w) + x for x, w in zip(storages, width, strict=True))
