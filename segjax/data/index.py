@@ -6,10 +6,12 @@ that a choice among a hundred thousand frames reads no frame.
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -26,12 +28,14 @@ class Index(NamedTuple):
     void_pixels      [N] int64, ignored pixels of the label
     sequence         [N] str, clip of the example, '' for stills
     frame            [N] int64, number of the example in its clip
+    digest           [N, 16] uint8, hash of the content; [N, 0] in records that were written without it
     """
 
     labelled_pixels: np.ndarray
     void_pixels: np.ndarray
     sequence: np.ndarray
     frame: np.ndarray
+    digest: np.ndarray
 
 
 class Fact(NamedTuple):
@@ -41,6 +45,7 @@ class Fact(NamedTuple):
     void_pixels: int
     sequence: str
     frame: int
+    digest: bytes
 
 
 def fact(histogram: np.ndarray, example: Mapping[str, Any]) -> Fact:
@@ -48,16 +53,56 @@ def fact(histogram: np.ndarray, example: Mapping[str, Any]) -> Fact:
 
     Args:
       histogram: [256] pixels of each train id in its label.
-      example: the features that the records keep of it.
+      example: the features that the records keep of it. Images are encoded.
     """
     void = int(histogram[IGNORE])
-    return Fact(int(histogram.sum()) - void, void, example.get('sequence', ''), int(example.get('frame', 0)))
+    labelled = int(histogram.sum()) - void
+    sequence = example.get('sequence', '')
+    return Fact(labelled, void, sequence, int(example.get('frame', 0)), content_digest(example))
+
+
+def content_digest(example: Mapping[str, Any]) -> bytes:
+    """Returns 16 bytes that depend on the content of an example, and not on its name.
+
+    Images count by their encoded bytes. Labels and other maps of ids count by their values, because
+    an encoder may compress equal values differently.
+
+    Args:
+      example: the features that the records keep of it. Images are encoded, maps of ids may be.
+    """
+    content = hashlib.blake2b(digest_size=16)
+    for feature in sorted(set(example) - {'name'}):
+        value = example[feature]
+        if isinstance(value, bytes) and not feature.startswith('image'):
+            value = np.asarray(cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_UNCHANGED))
+        if isinstance(value, np.ndarray):
+            value = np.asarray(value, np.float32 if value.dtype.kind == 'f' else value.dtype)
+            content.update(f'{feature} {value.dtype} {value.shape} '.encode())
+            content.update(np.ascontiguousarray(value))
+        else:
+            value = value if isinstance(value, bytes) else str(value).encode()
+            content.update(f'{feature} {len(value)} '.encode())
+            content.update(value)
+    return content.digest()
+
+
+def split_digest(index: Index) -> str:
+    """Returns 32 hexadecimal digits for the content of a split in order, '' if the index has none."""
+    if index.digest.size == 0:
+        return ''
+    return hashlib.blake2b(index.digest.tobytes(), digest_size=16).hexdigest()
 
 
 def of_facts(facts: Iterable[Fact]) -> Index:
     """Builds the index of a split from the facts of its examples, in order."""
-    labelled, void, sequence, frame = zip(*facts, strict=True)
-    return Index(np.array(labelled, np.int64), np.array(void, np.int64), np.array(sequence), np.array(frame, np.int64))
+    labelled, void, sequence, frame, digest = zip(*facts, strict=True)
+    return Index(
+        np.array(labelled, np.int64),
+        np.array(void, np.int64),
+        np.array(sequence),
+        np.array(frame, np.int64),
+        np.frombuffer(b''.join(digest), np.uint8).reshape(len(digest), -1),
+    )
 
 
 def save(folder: pathlib.Path, splits: Mapping[str, Index]) -> None:
@@ -88,7 +133,9 @@ def load(folder: pathlib.Path, split: str) -> Index:
 def _of_split(folder: pathlib.Path, split: str) -> Index:
     """Reads the whole index of a plain split, once: records do not change."""
     with np.load(folder / FILE) as arrays:
-        return Index(*(arrays[f'{split}/{name}'] for name in Index._fields))
+        of_split = {name: arrays[f'{split}/{name}'] for name in Index._fields if f'{split}/{name}' in arrays}
+    of_split.setdefault('digest', np.zeros((len(of_split['frame']), 0), np.uint8))
+    return Index(**of_split)
 
 
 # --- the choice -------------------------------------------------------------------------------------------------------

@@ -81,24 +81,31 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         max_size = np.zeros(2, np.int64)
         ids: frozenset[int] = frozenset()
         sizes, facts = [], []
-        inspections = base.ordered_map(self._dataset.inspect, items)
+        inspections = base.ordered_map(self._read, items)
         progress = tqdm.tqdm(
             inspections, total=len(items), desc=f'prepare {self.name} {split}', unit='image', mininterval=1
         )
-        for key, inspection in enumerate(progress):
+        for key, (inspection, fact) in enumerate(progress):
             base.raise_first(inspection.problems)
             features, histogram, size = inspection.record
             counts += histogram
             max_size = np.maximum(max_size, size)
             ids |= inspection.ids
             sizes.append(size)
-            stored = {name: features[name] for name in self._features}
-            facts.append(index.fact(histogram, stored))
-            yield key, stored
+            facts.append(fact)
+            yield key, {name: features[name] for name in self._features}
         base.raise_first(base.check_classes(self._dataset, items, counts, ids))
         base.raise_first(base.check_clips(zip(items, sizes, strict=True)))
         self._store(split, counts, max_size)
         self.indices[split] = index.of_facts(facts)
+
+    def _read(self, item: Item) -> tuple[base.Inspection, index.Fact | None]:
+        """Reads an example and the facts about it; runs in several threads."""
+        inspection = self._dataset.inspect(item)
+        if inspection.record is None:
+            return inspection, None
+        stored = {name: inspection.record.features[name] for name in self._features}
+        return inspection, index.fact(inspection.record.histogram, stored)
 
     def _store(self, split: str, counts: np.ndarray, max_size: np.ndarray) -> None:
         metadata = self.info.metadata
@@ -212,10 +219,9 @@ def _complete(folder: pathlib.Path) -> None:
     """Adds the index to records that were written without it."""
     print(f'{folder}: these records have no index; every label is read once to make it', flush=True)
     info = tfds.builder_from_directory(folder).info
-    features = ['label', *(feature for feature in ('sequence', 'frame') if feature in info.features)]
     indices = {}
     for split in info.splits:
-        source = SplitSource(folder, split, features, str(folder))
+        source = SplitSource(folder, split, tuple(info.features), str(folder), encoded=True)
         facts = base.ordered_map(lambda i, source=source: _fact(source[i]), range(len(source)))
         progress = tqdm.tqdm(facts, total=len(source), desc=f'index {split}', unit='image', mininterval=1)
         indices[split] = index.of_facts(progress)
@@ -230,10 +236,11 @@ def load_spec(folder: pathlib.Path) -> DataSpec:
     """What the records in `folder` are, without reading an image."""
     info = tfds.builder_from_directory(folder).info
     metadata = info.metadata
-    unlabelled = {}
+    unlabelled, digest = {}, {}
     for split in info.splits:
         of_split = index.load(folder, split)
         unlabelled[split] = of_split.void_pixels[~index.is_labelled(of_split)]
+        digest[split] = index.split_digest(of_split)
     return DataSpec(
         name=metadata['name'],
         classes=ClassSpec(
@@ -248,6 +255,7 @@ def load_spec(folder: pathlib.Path) -> DataSpec:
         void_pixels=dict(metadata['void_pixels']),
         num_unlabelled={split: len(pixels) for split, pixels in unlabelled.items() if len(pixels)},
         unlabelled_pixels={split: int(pixels.sum()) for split, pixels in unlabelled.items() if len(pixels)},
+        digest={split: value for split, value in digest.items() if value},
     )
 
 
@@ -263,21 +271,24 @@ class SplitSource:
       split: a TFDS split, slices and sums included: 'train', 'val[:10%]', 'train+val'.
       features: wanted.
       where: what errors call the data set.
+      encoded: whether images come as the bytes of their files.
 
     Raises:
       InputError: for an unknown, malformed or empty split, or a feature that the records do not have.
     """
 
-    def __init__(self, folder: pathlib.Path, split: str, features: Sequence[str], where: str):
-        self._arguments = (folder, split, tuple(features), where)
+    def __init__(self, folder: pathlib.Path, split: str, features: Sequence[str], where: str, encoded: bool = False):
+        self._arguments = (folder, split, tuple(features), where, encoded)
         builder = tfds.builder_from_directory(folder)
         for feature in features:
             if feature not in builder.info.features:
                 error = unknown_name(f'feature {feature!r}', feature, builder.info.features)
                 raise InputError(error.where, got=f'not in {where}', expected=error.expected, fix=error.fix)
         self.features = tuple(features)
-        unwanted = [name for name in builder.info.features if name not in features]
-        decoders = {name: tfds.decode.SkipDecoding() for name in unwanted}
+        skipped = [name for name in builder.info.features if name not in features]
+        if encoded:
+            skipped += [name for name in features if name.startswith('image')]
+        decoders = {name: tfds.decode.SkipDecoding() for name in skipped}
         self._source = _open(builder, split, decoders, where)
 
     def __len__(self) -> int:
@@ -309,7 +320,7 @@ def _open(builder, split: str, decoders, where: str):
 
 
 def _plain(feature: str, value: Any) -> Any:
-    if isinstance(value, bytes):
+    if feature in ('sequence', 'name'):
         return value.decode()
     if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[-1] == 1:
         return value[..., 0]

@@ -65,6 +65,7 @@ class DataSpec:
     void_pixels   by split
     num_unlabelled  by split, where it is not 0: examples without a labelled pixel
     unlabelled_pixels  by split, where it is not 0: pixels of these examples, all of them void
+    digest        by split: hexadecimal hash of the content of its examples in order; {} where it is unknown
     """
 
     name: str
@@ -76,6 +77,7 @@ class DataSpec:
     void_pixels: Mapping[str, int]
     num_unlabelled: Mapping[str, int] = dataclasses.field(default_factory=dict)
     unlabelled_pixels: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    digest: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def split(self, expression: str) -> SplitSpec:
         """Of 'train', 'train+val' or 'train[:10%]'; raises InputError for a split that there is not."""

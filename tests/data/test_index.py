@@ -1,16 +1,19 @@
 """Which examples of a split an input is fed with: video of which one frame in ten has a label."""
 
 import contextlib
+import dataclasses
 import json
 import os
 
 import layouts
 import numpy as np
 import pytest
+from PIL import Image
 
 from segjax import config as config_lib
 from segjax import data, segmenter
 from segjax.data import builders, index, loader, records
+from segjax.data.builders import base
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.losses import segmentation as losses
@@ -147,6 +150,79 @@ def test_processes_and_resumed_runs_replay_the_order(video):
             np.testing.assert_array_equal(one[key], other[key])
         for step, batch in enumerate(whole):
             np.testing.assert_array_equal(batch[key], np.concatenate([half[step][key] for half in halves]))
+
+
+# --- the digest of the content ----------------------------------------------------------------------------------------
+
+
+def digest_of(folder, **keys):
+    """Prepares the Cityscapes in `folder / 'raw'` into a cache of its own."""
+    cache = folder / f'cache_{len(list(folder.iterdir()))}'
+    return data.prepare(layouts.data_config('cityscapes', folder / 'raw', cache, **keys)).spec.digest
+
+
+@pytest.fixture
+def cityscapes(tmp_path):
+    layouts.write_cityscapes(tmp_path / 'raw')
+    return tmp_path
+
+
+def test_the_digest_depends_on_no_name_time_shard_or_thread(tmp_path, monkeypatch):
+    _, classes = layouts.write_folder(tmp_path / 'raw')
+    config = layouts.data_config('folder', tmp_path / 'raw', tmp_path / 'cache', classes=classes)
+    first = data.prepare(config).spec
+    assert set(first.digest) == {'train', 'val'} and len({*first.digest.values()}) == 2
+    monkeypatch.setattr(records, 'EXAMPLES_PER_SHARD', 1)
+    monkeypatch.setattr(base.host, 'cores', lambda: 7)
+    for path in sorted((tmp_path / 'raw').rglob('*.*g')):
+        os.utime(path.rename(path.with_name(f'x{path.name}')), ns=(1, 1))
+    renamed = data.prepare(config)
+    assert renamed.open_split('train', ('name',))[0]['name'].startswith('x')
+    assert renamed.spec == first
+
+
+@pytest.mark.parametrize('kind', ['leftImg8bit', 'labelIds', 'instanceIds'])
+def test_a_changed_pixel_changes_the_digest_of_its_split(cityscapes, kind):
+    first = digest_of(cityscapes)
+    path = next(path for path in (cityscapes / 'raw').rglob(f'*{kind}.png') if 'val' in path.parts)
+    pixels = np.array(Image.open(path))
+    pixels[0, 0] = 7 if kind != 'labelIds' or pixels[0, 0] != 7 else 8
+    layouts.save(path, pixels)
+    changed = digest_of(cityscapes)
+    assert changed['train'] == first['train'] and changed['val'] != first['val']
+
+
+def test_another_compression_of_a_label_is_the_same_content(cityscapes):
+    first = digest_of(cityscapes)
+    for path in (cityscapes / 'raw').rglob('*labelIds.png'):
+        layouts.save(path, np.array(Image.open(path)), compress_level=0)
+    assert digest_of(cityscapes) == first
+
+
+def test_another_order_is_another_digest(stills, tmp_path):
+    first = data.prepare(stills.data).spec.digest
+    for path in sorted((tmp_path / 'raw').rglob('*_00000.png')):
+        path.rename(path.with_name(path.name.replace('_00000', '_00099')))
+    changed = data.prepare(stills.data).spec.digest
+    assert changed['train'] != first['train'] and changed['val'] == first['val']
+
+
+def test_a_spec_from_before_the_digest_can_be_read(stills):
+    spec = data.prepare(stills.data).spec
+    stored = json.loads(json.dumps(spec.to_json()))
+    assert DataSpec.from_json(stored) == spec and len(spec.digest) == 2
+    del stored['digest']
+    assert DataSpec.from_json(stored) == dataclasses.replace(spec, digest={})
+
+
+def test_an_index_from_before_the_digest_can_be_read(stills):
+    folder, spec = records_of(stills), data.prepare(stills.data).spec
+    with np.load(folder / index.FILE) as arrays:
+        kept = {name: values for name, values in arrays.items() if not name.endswith('/digest')}
+    np.savez_compressed(folder / index.FILE, **kept)
+    index._of_split.cache_clear()
+    assert data.prepare(stills.data).spec == dataclasses.replace(spec, digest={})
+    assert index.load(folder, 'train+val').digest.shape == (8, 0)
 
 
 # --- data sets of which every example is labelled ---------------------------------------------------------------------
