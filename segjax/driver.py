@@ -66,13 +66,16 @@ class Functions(NamedTuple):
 # --- entry points -----------------------------------------------------------------------------------------------------
 
 
-def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple[Run, tuple[Stage, ...]]:
+def open_run(
+    config: ml_collections.ConfigDict, workdir: str, use: str, stop: health.StopSignal | None = None
+) -> tuple[Run, tuple[Stage, ...]]:
     """Prepares the data and makes the stages; every check that needs no compiler happens here.
 
     Args:
       config: unchecked.
       workdir: the run folder.
       use: 'train', 'evaluate' or 'predict'. Predicting works without the data set, from what the run folder keeps.
+      stop: asked while data are prepared.
     """
     config_lib.validate(config)
     if config.train.dtype == 'float64' and not jax.config.jax_enable_x64:
@@ -87,7 +90,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
     if use == 'predict' and stored.exists():
         data = data_lib.Prepared(DataSpec.from_json(logs.read_json(stored)), folder, config.data.name)
     else:
-        data = data_lib.prepare(config.data)
+        data = data_lib.prepare(config.data, *([stop.check_preparing] if stop else []))
     stages = pipelines.load(config.pipeline).make_stages(config, data.spec)
     for stage in stages:
         if use == 'train' and stage.train_input is not None:
@@ -147,7 +150,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, stop: health.StopSign
       stop: entered by the caller, for several runs in a row; None: a run alone listens for itself.
     """
     with contextlib.nullcontext(stop) if stop else health.StopSignal() as stop:
-        run, stages = open_run(config, workdir, 'train')
+        run, stages = open_run(config, workdir, 'train', stop)
         with _locked(run.workdir):
             _check_same_run(run)
             origin.write_start(run, stages, run.workdir / CONFIG)

@@ -3,10 +3,12 @@
 The first two have no effect on programs for a GPU or a TPU. docs/performance.md has the measurements.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
 import platform
+import resource
 
 import jax
 import jaxlib
@@ -38,6 +40,15 @@ def cores() -> int:
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def raise_open_files() -> None:
+    """Raises this process's limit of open files to the most that the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # macOS refuses an infinite limit.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def keep_heap() -> bool:
