@@ -92,13 +92,15 @@ def delete(root: pathlib.Path, names: Sequence[str]) -> None:
     known = [entry.name for entry in entries(root)]
     for name in names:
         if name not in known:
-            raise unknown_name('--delete', name, known or ['nothing, the cache is empty'])
+            if not known:
+                raise InputError(f'--delete {name}', got=f'no prepared data in {root}', expected='a name of the list')
+            raise unknown_name('--delete', name, known)
     with contextlib.ExitStack() as locks:
         for name in sorted(set(names)):
             locks.enter_context(_exclusive(root / name))
         for name in sorted(set(names)):
             shutil.rmtree(root / name)
-    # The lock file is the file of all processes that prepare this folder, so it stays.
+    # The lock file stays, because another process may wait for it.
 
 
 @contextlib.contextmanager
