@@ -72,15 +72,18 @@ class Functions(NamedTuple):
 # --- entry points -----------------------------------------------------------------------------------------------------
 
 
-def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple[Run, tuple[Stage, ...]]:
+def open_run(
+    config: ml_collections.ConfigDict, workdir: str, use: str, stop: health.StopSignal | None = None
+) -> tuple[Run, tuple[Stage, ...]]:
     """Prepares the data, makes the stages, checks them, and prints warnings before a run begins.
 
     Args:
       config: unchecked.
       workdir: the run folder.
       use: 'train', 'evaluate' or 'predict'. Predicting works without the data set, from what the run folder keeps.
+      stop: asked while data are prepared.
     """
-    run, stages = checked_run(config, workdir, use)
+    run, stages = checked_run(config, workdir, use, stop=stop)
     if use == 'train' and parallel.is_main() and not origin.has_begun(run.workdir):
         for warning in advice.before_training(run.config, run.spec, stages):
             print(warning, flush=True)
@@ -88,12 +91,16 @@ def open_run(config: ml_collections.ConfigDict, workdir: str, use: str) -> tuple
 
 
 def checked_run(
-    config: ml_collections.ConfigDict, workdir: str, use: str, trace_steps: bool = True
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    use: str,
+    trace_steps: bool = True,
+    stop: health.StopSignal | None = None,
 ) -> tuple[Run, tuple[Stage, ...]]:
     """Returns what `open_run` does, and prints nothing.
 
     Args:
-      config, workdir, use: as in `open_run`.
+      config, workdir, use, stop: as in `open_run`.
       trace_steps: as in `checks.problems`.
 
     Raises:
@@ -115,7 +122,7 @@ def checked_run(
     if use == 'predict' and stored.exists():
         data = data_lib.Prepared(same_run.stored_spec(folder), folder, config.data.name)
     else:
-        data = data_lib.prepare(config.data)
+        data = data_lib.prepare(config.data, *([stop.check_preparing] if stop else []))
     begins = use == 'train' and not origin.has_begun(folder)
     agreement.check_data(data, origin.digest(source()) if begins and config.init_from.path else '')
     stages = pipelines.load(config.pipeline).make_stages(config, data.spec)
@@ -139,7 +146,7 @@ def train(
     if extend:
         same_run.check_begun(pathlib.Path(workdir).expanduser().absolute())
     with contextlib.nullcontext(stop) if stop else health.StopSignal() as stop:
-        run, stages = open_run(config, workdir, 'train')
+        run, stages = open_run(config, workdir, 'train', stop)
         with _locked(run.workdir):
             longer = same_run.check_resumed(run.workdir, run.config, extend)
             same_run.check_data(run.workdir, run.spec, stages)

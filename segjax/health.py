@@ -113,6 +113,14 @@ class StopSignal:
         self._received = True
         signal.signal(signal.SIGINT, self._previous[signal.SIGINT])  # a second Ctrl-C is meant as one
 
+    def check_preparing(self) -> None:
+        """Raises Preempted if this process was told to leave while it prepares data.
+
+        Processes do not agree here: one of them prepares, the others wait for it.
+        """
+        if self._received:
+            raise Preempted('the data set is not prepared completely')
+
     def reached(self) -> bool:
         """Whether to save and leave now. All processes must ask at the same places."""
         self._alive = time.monotonic()

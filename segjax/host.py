@@ -3,12 +3,14 @@
 The first two have no effect on programs for a GPU or a TPU. docs/performance.md has the measurements.
 """
 
+import contextlib
 import ctypes
 import functools
 import math
 import os
 import pathlib
 import platform
+import resource
 
 import jax
 import jaxlib
@@ -55,6 +57,15 @@ def cores(cgroup: pathlib.Path = pathlib.Path('/sys/fs/cgroup')) -> int:
     except (OSError, ValueError):  # no control groups, or 'max'
         return seen
     return seen if share < 1 else min(seen, share)
+
+
+def raise_open_files() -> None:
+    """Raises this process's limit of open files to the most that the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # macOS refuses an infinite limit.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def keep_heap() -> bool:

@@ -15,13 +15,15 @@ from segjax import paths
 from segjax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_WRONG, InputError, unknown_name
 
 CHECKPOINTS = ('last', 'best')
-MODES = ('train', 'evaluate', 'predict', 'doctor', 'bench', 'table')
+MODES = ('train', 'evaluate', 'predict', 'doctor', 'bench', 'table', 'prepare', 'cache')
 HELP = """usage: python -m segjax.main --config FILE.py[:VARIANT,KEY=VALUE] --workdir FOLDER [--config.SECTION.KEY=X]
 
   --config configs/supervised.py:quick --workdir runs/first     train, or go on where the run stopped
   --workdir runs/first --mode evaluate                          a run folder knows its config
   --workdir runs/first --mode predict --input photos --output labelled
   --config configs/supervised.py:quick --mode doctor            check data and config
+  --config configs/supervised.py:quick --mode prepare           only prepare the data
+  --mode cache [--delete NAME]                                  list prepared data, or delete some
   --mode table --table configs/tables/FILE.py --workdir runs/t  train the rows of a paper's table, and compare
 
 Every config key, its meaning and its check: segjax/config.py. The variants: the docstring of the config file.
@@ -42,6 +44,7 @@ _SEEDS = flags.DEFINE_string('seeds', '', '--mode table: as 0,1,2; those of the 
 _OVERRIDE = flags.DEFINE_multi_string(
     'override', [], '--mode table: ROWS:section.key=value, a key for the rows in whose names ROWS is found; repeatable'
 )
+_DELETE = flags.DEFINE_multi_string('delete', [], '--mode cache: name of the prepared data to delete; repeatable')
 _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Find the other processes through SLURM or TPU metadata')
 _COORDINATOR = flags.DEFINE_string('coordinator', '', 'host:port of process 0, for several processes by hand')
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', 1, 'With --coordinator')
@@ -51,11 +54,12 @@ FLAGS_OF_MODES = {
     ('predict',): (_INPUT, _OUTPUT),
     ('evaluate', 'predict'): (_CHECKPOINT,),
     ('train',): (_EXTEND,),
+    ('cache',): (_DELETE,),
 }
 PROCESSES = (_DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
 FLAGS = (
     *(_CONFIG, _WORKDIR, _MODE, _INPUT, _OUTPUT, _CHECKPOINT, _EXTEND),
-    *(_TABLE, _SCALE, _ROWS, _SEEDS, _OVERRIDE),
+    *(_TABLE, _SCALE, _ROWS, _SEEDS, _OVERRIDE, _DELETE),
     *PROCESSES,
 )
 
@@ -86,7 +90,7 @@ def _check_repeated(argv) -> None:
     """Raises InputError for a flag that is given twice with one value each, of which absl takes the last."""
     names = [word.lstrip('-').partition('=')[0] for word in argv[1:] if word.startswith('--')]
     for flag in FLAGS:
-        if names.count(flag.name) > 1 and flag is not _OVERRIDE:
+        if names.count(flag.name) > 1 and flag not in (_OVERRIDE, _DELETE):
             got = f'--{flag.name} {names.count(flag.name)} times'
             raise InputError('command line', got=got, expected='each flag once', fix=f'keep one --{flag.name}')
 
@@ -132,7 +136,7 @@ def _check_flags() -> None:
     _check_flags_of_modes()
     if _CHECKPOINT.value not in CHECKPOINTS:
         raise unknown_name('--checkpoint', _CHECKPOINT.value, CHECKPOINTS)
-    if _MODE.value == 'doctor':
+    if _MODE.value in ('doctor', 'prepare', 'cache'):
         return
     if not _WORKDIR.value:
         raise InputError('--workdir', got='nothing', expected='a folder for this run', fix='--workdir runs/first')
@@ -163,7 +167,13 @@ def _dispatch(assignments) -> None:
     if _MODE.value == 'table':
         _dispatch_table(assignments)
         return
+    if _MODE.value == 'cache':
+        _dispatch_cache(assignments)
+        return
     config = _load_config(assignments)
+    if _MODE.value == 'prepare':
+        _prepare(config)
+        return
     if _MODE.value == 'doctor':
         from segjax import doctor
 
@@ -193,10 +203,39 @@ def _dispatch_table(assignments) -> None:
     tables.run(plan)
 
 
+def _prepare(config) -> None:
+    """Prepares the data of a config. A GPU is not needed."""
+    from segjax import config as config_lib
+    from segjax import data, health
+
+    config_lib.validate(config)
+    with health.StopSignal() as stop:
+        prepared = data.prepare(config.data, stop.check_preparing)
+    counts = ', '.join(f'{split} {count:,}' for split, count in prepared.spec.num_examples.items())
+    print(f'prepared: {prepared.folder} ({counts} examples)', flush=True)
+
+
+def _dispatch_cache(assignments) -> None:
+    """Lists the cache, or deletes folders of it. Without a config, $SEGJAX_CACHE says where it is."""
+    from segjax import config as config_lib
+    from segjax import config_file
+    from segjax.data import cache
+
+    if _CONFIG.value or _WORKDIR.value:
+        config = _load_config(assignments)
+    else:
+        config = config_lib.defaults('supervised')
+        config_file.assign(config, assignments)
+    root = cache.folder(config.data.cache)
+    cache.delete(root, _DELETE.value)
+    print(cache.describe(root), flush=True)
+
+
 def main(argv) -> None:
     logging.set_verbosity(logging.ERROR)  # orbax warns at every save without a score
-    from segjax import checkpoints, health, processes
+    from segjax import checkpoints, health, host, processes
 
+    host.raise_open_files()
     try:
         _dispatch(argv[1])
     except health.Preempted as error:

@@ -1,7 +1,7 @@
 """Data sets: `prepare` writes a data set's records once, says what is in them and opens them."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from segjax.data import builders, index, records
@@ -73,8 +73,12 @@ class Prepared(NamedTuple):
         return None if len(positions) == num_examples else tuple(positions.tolist())
 
 
-def prepare(config: Any) -> Prepared:
+def prepare(config: Any, check_stop: Callable[[], None] = records.never_stop) -> Prepared:
     """Prepares the data set of `config.data` unless that was done before.
+
+    Args:
+      config: `config.data`.
+      check_stop: called between examples, raises to stop. Another call continues.
 
     Raises:
       InputError: the first thing that is wrong with it, naming the file. `--mode doctor` names all.
@@ -82,7 +86,7 @@ def prepare(config: Any) -> Prepared:
     dataset = builders.load(config)
     for note in dataset.notes():
         tell(note)
-    folder = records.prepared(dataset, config.cache)
+    folder = records.prepared(dataset, config.cache, check_stop)
     for note in dataset.notes():  # more of them, if files were read
         tell(note)
     return Prepared(records.load_spec(folder), folder, dataset.where)

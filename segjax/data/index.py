@@ -138,12 +138,16 @@ def select(split: str, counts: Mapping[str, int], of_split: Callable[[str], Inde
     """
     infos = {name: types.SimpleNamespace(num_examples=count) for name, count in counts.items()}
     slices = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
-    indices = [of_split(part.splitname) for part in slices]
-    columns = zip(
-        *([column[part.from_ : part.to] for column in of] for part, of in zip(slices, indices, strict=True)),
-        strict=True,
-    )
-    return Index(*map(np.concatenate, columns))
+    parts = []
+    for part in slices:
+        whole = of_split(part.splitname)
+        parts.append(Index(*(column[part.from_ : part.to] for column in whole)))
+    return concatenate(parts)
+
+
+def concatenate(indices: Sequence[Index]) -> Index:
+    """Joins the indices of consecutive examples."""
+    return Index(*map(np.concatenate, zip(*indices, strict=True)))
 
 
 @functools.lru_cache(maxsize=16)
@@ -153,6 +157,20 @@ def _of_split(folder: pathlib.Path, split: str) -> Index:
         of_split = {name: arrays[f'{split}/{name}'] for name in Index._fields if f'{split}/{name}' in arrays}
     of_split.setdefault('digest', np.zeros((len(of_split['frame']), 0), np.uint8))
     return Index(**of_split)
+
+
+def forget() -> None:
+    """Forgets the indices that were read, because records were replaced."""
+    _of_split.cache_clear()
+
+
+def check(folder: pathlib.Path, num_examples: Mapping[str, int]) -> None:
+    """Reads the index and raises an error of NumPy or ValueError if it is damaged."""
+    with np.load(folder / FILE) as arrays:
+        for split, count in num_examples.items():
+            for name in ('labelled_pixels', 'void_pixels', 'sequence', 'frame'):
+                if len(arrays[f'{split}/{name}']) != count:
+                    raise ValueError(f'{FILE}: not {count} rows of {split}/{name}')
 
 
 # --- the choice -------------------------------------------------------------------------------------------------------

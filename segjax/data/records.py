@@ -1,143 +1,38 @@
 """Prepared records: a data set written once as TFDS array records, read at random afterwards.
 
-Records lie in `{cache}/{name}-{fingerprint}`. The fingerprint is a hash of all that they depend on (format, options of
-the data set, names, sizes and times of its files), so a changed folder is prepared again and never mixed up with
-what it was. They are written next to that folder and renamed when they are complete: a killed preparation leaves
-nothing that could be read.
+Records are in `{cache}/{name}-{fingerprint}`. The fingerprint is a hash of all that they depend on (format, options of
+the data set, names, sizes and times of its files), so a changed folder is prepared again.
 """
 
-import contextlib
-import fcntl
-import functools
+import bisect
+import collections
 import hashlib
 import itertools
 import json
 import os
 import pathlib
+import resource
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
+from array_record.python import array_record_module
 
-from segjax import paths
-from segjax.data import index
+from segjax.data import cache, index, shards
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
-from segjax.data.spec import IGNORE, ClassSpec, DataSpec, split_names
+from segjax.data.spec import ClassSpec, DataSpec, split_names
 from segjax.errors import InputError, unknown_name
-
-EXAMPLES_PER_SHARD = 64
-"""TFDS holds the examples of one shard in memory while it writes them."""
-
-
-class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """The TFDS builder of every data set.
-
-    Shard by shard, because GeneratorBasedBuilder shuffles more than 1 GB through TensorFlow's files, and because the
-    order of the listing is kept: video stays video.
-    """
-
-    VERSION = tfds.core.Version('1.0.0')
-
-    def __init__(self, dataset: Dataset, listings: Mapping[str, Sequence[Item]], data_dir: pathlib.Path):
-        self.name = dataset.name
-        self._dataset = dataset
-        self._listings = listings
-        self._features = dataset.features([item for items in listings.values() for item in items])
-        self.indices: dict[str, index.Index] = {}  # by split, once it is written
-        super().__init__(data_dir=data_dir, file_format='array_record')
-
-    def _info(self):
-        features = tfds.features.FeaturesDict({name: tfds_feature(name) for name in self._features})
-        metadata = tfds.core.MetadataDict(
-            name=self._dataset.name,
-            names=self._dataset.classes.names,
-            palette=self._dataset.classes.palette,
-            ids=self._dataset.classes.ids,
-            features=self._features,
-            max_size={},
-            class_pixels={},
-            void_pixels={},
-        )
-        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True, metadata=metadata)
-
-    def _shard_iterators_per_split(self, dl_manager):
-        return {split: self._shards(split, items) for split, items in self._listings.items()}
-
-    def _shards(self, split: str, items: Sequence[Item]):
-        # TFDS asks for the shards in turn: each takes the next examples of the one stream.
-        stream = self._examples(split, items)
-        full = [functools.partial(itertools.islice, stream, EXAMPLES_PER_SHARD)] * (
-            (len(items) - 1) // EXAMPLES_PER_SHARD
-        )
-        return [*full, lambda: stream]
-
-    def _examples(self, split: str, items: Sequence[Item]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Reads the examples of a split and, at its end, puts their statistics into the metadata."""
-        counts = np.zeros(256, np.int64)
-        max_size = np.zeros(2, np.int64)
-        ids: frozenset[int] = frozenset()
-        sizes, facts = [], []
-        inspections = base.ordered_map(self._read, items)
-        progress = tqdm.tqdm(
-            inspections, total=len(items), desc=f'prepare {self.name} {split}', unit='image', mininterval=1
-        )
-        for key, (inspection, fact) in enumerate(progress):
-            base.raise_first(inspection.problems)
-            features, histogram, size = inspection.record
-            counts += histogram
-            max_size = np.maximum(max_size, size)
-            ids |= inspection.ids
-            sizes.append(size)
-            facts.append(fact)
-            yield key, {name: features[name] for name in self._features}
-        base.raise_first(base.check_classes(self._dataset, items, counts, ids))
-        base.raise_first(base.check_clips(zip(items, sizes, strict=True)))
-        self._store(split, counts, max_size)
-        self.indices[split] = index.of_facts(facts)
-
-    def _read(self, item: Item) -> tuple[base.Inspection, index.Fact | None]:
-        """Reads an example and the facts about it; runs in several threads."""
-        inspection = self._dataset.inspect(item)
-        if inspection.record is None:
-            return inspection, None
-        stored = {name: inspection.record.features[name] for name in self._features}
-        return inspection, index.fact(inspection.record.histogram, stored)
-
-    def _store(self, split: str, counts: np.ndarray, max_size: np.ndarray) -> None:
-        metadata = self.info.metadata
-        metadata['class_pixels'][split] = counts[: self._dataset.classes.num_classes].tolist()
-        metadata['void_pixels'][split] = int(counts[IGNORE])
-        metadata['max_size'][split] = max_size.tolist()
-
-    def _log_download_bytes(self):
-        """Says nothing: there is no download."""
-
-    def _log_download_done(self):
-        """Says nothing: the folder is still going to be renamed."""
-
-
-def tfds_feature(name: str) -> tfds.features.FeatureConnector:
-    """How a feature is stored. Images are given to TFDS encoded (arrays would need TensorFlow)."""
-    F = tfds.features
-    kind = name.split('_')[0]
-    if kind in ('image', 'label', 'instance'):
-        channels, dtype = {'image': (3, np.uint8), 'label': (1, np.uint8), 'instance': (1, np.uint16)}[kind]
-        return F.Image(shape=(None, None, channels), dtype=dtype)
-    if kind == 'depth':
-        return F.Tensor(shape=(None, None), dtype=np.float32, encoding='bytes')
-    if kind in ('intrinsics', 'pose'):
-        side = {'intrinsics': 3, 'pose': 4}[kind]
-        return F.Tensor(shape=(side, side), dtype=np.float32)
-    return {'sequence': F.Text(), 'name': F.Text(), 'frame': F.Scalar(np.int32)}[name]
 
 
 def fingerprint(dataset: Dataset, listings: Mapping[str, Sequence[Item]]) -> str:
     """16 hexadecimal digits that change with anything the records depend on."""
-    content = [str(SegmentationBuilder.VERSION), dataset.name, dataset.options()]
+    content = [str(shards.VERSION), dataset.name, dataset.options()]
     for split, items in listings.items():
         for item in items:
             state = [(feature, *_file_state(path)) for feature, path in sorted(item.files.items())]
@@ -153,68 +48,81 @@ def _file_state(path: pathlib.Path) -> tuple[str, int, int]:
     return path.name, stat.st_size, stat.st_mtime_ns
 
 
-def cache_folder(cache: str) -> pathlib.Path:
-    """config.data.cache, else $SEGJAX_CACHE, else ~/.cache/segjax."""
-    if cache:
-        return paths.local('config.data.cache', cache)
-    return paths.local('$SEGJAX_CACHE', os.environ.get('SEGJAX_CACHE', '') or '~/.cache/segjax')
+METADATA = ('name', 'names', 'palette', 'ids', 'features', 'max_size', 'class_pixels', 'void_pixels')
+"""Keys of metadata.json that every version of the records has."""
+
+MAX_READERS = 1024
+"""Shards that a process keeps open, if its limit of open files allows four times as many."""
 
 
-def prepared(dataset: Dataset, cache: str) -> pathlib.Path:
-    """The folder with the records of a data set, written now if they are not there.
+def never_stop() -> None:
+    """Does not stop a preparation."""
+
+
+def prepared(dataset: Dataset, cache_folder: str, check_stop: Callable[[], None] = never_stop) -> pathlib.Path:
+    """Returns the folder with the records of a data set, written now if they are missing or damaged.
 
     Several processes may ask at once: one writes, the others wait for it.
 
+    Args:
+      dataset: of the user.
+      cache_folder: config.data.cache.
+      check_stop: called between examples, raises to stop. A later call continues.
+
     Raises:
-      InputError: the first thing that is wrong with the data set, or a cache folder that cannot be written.
+      InputError: the first thing that is wrong with the data set, a cache folder that cannot be written, or a full
+        disk.
     """
     listings = {split: dataset.listing(split) for split in dataset.splits()}
-    root = cache_folder(cache)
+    root = cache.folder(cache_folder)
     folder = root / f'{dataset.name}-{fingerprint(dataset, listings)}'
-    if (folder / index.FILE).exists():
-        return folder
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = (root / f'{folder.name}.lock').open('w')
-    except OSError as error:
-        fix = 'set config.data.cache or $SEGJAX_CACHE to a folder with enough space'
-        raise InputError('config.data.cache', got=str(error), expected='a folder to write to', fix=fix) from error
-    with lock, _locked(lock, folder):
-        if not folder.is_dir():
-            _write(dataset, listings, folder)
-        if not (folder / index.FILE).exists():
-            _complete(folder)
+    if not _is_ready(folder):
+        with cache.locked(folder, check_stop):
+            problem = damage(folder) if folder.is_dir() else ''
+            if problem:
+                print(f'{folder}: damaged ({problem}); the data set is prepared again', flush=True)
+                cache.release(folder)
+                shutil.rmtree(folder)
+                index.forget()
+            if not folder.is_dir():
+                shards.write(dataset, listings, folder, check_stop)
+            if not (folder / index.FILE).exists():
+                _complete(folder)
+    cache.use(folder)
     return folder
 
 
-@contextlib.contextmanager
-def _locked(lock, folder: pathlib.Path):
-    """Holds the file lock; the system drops it when the process ends, however it ends."""
+def _is_ready(folder: pathlib.Path) -> bool:
+    return (folder / index.FILE).exists() and not damage(folder)
+
+
+def damage(folder: pathlib.Path) -> str:
+    """Returns what is wrong with the files of a records folder, '' if nothing is.
+
+    The sizes of shards are compared, their content is not read. Older records do not have the sizes. A missing index
+    is no damage, because it can be made from the records.
+    """
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f'waiting for another process that prepares {folder}', flush=True)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        info = tfds.builder_from_directory(folder).info
+        for key in METADATA:
+            if key not in info.metadata:
+                return f'no {key!r} in its metadata'
+        stored = info.metadata.get('shard_bytes', {})
+        for split, of_split in info.splits.items():
+            sizes = stored.get(split, [None] * of_split.num_shards)
+            for path, size in zip(of_split.filepaths, sizes, strict=True):
+                found = os.stat(path).st_size
+                if found == 0 or (size is not None and found != size):
+                    return f'{path.name} has {found} bytes' + f' of {size}' * (size is not None)
+        if (folder / index.FILE).exists():
+            index.check(folder, {split: info.splits[split].num_examples for split in info.splits})
     except OSError as error:
-        fix = 'set config.data.cache or $SEGJAX_CACHE to a folder on a local disk'
-        where = f'config.data.cache {folder.parent}'
-        raise InputError(where, got=f'no file locks ({error})', expected='a file system with them', fix=fix) from error
-    try:
-        yield
-    finally:
-        fcntl.flock(lock, fcntl.LOCK_UN)
-
-
-def _write(dataset: Dataset, listings: Mapping[str, Sequence[Item]], folder: pathlib.Path) -> None:
-    partial = folder.with_name(f'{folder.name}.partial')
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: the lock says that nobody uses it
-    try:
-        builder = SegmentationBuilder(dataset, listings, data_dir=partial)
-        builder.download_and_prepare(download_dir=partial / 'downloads')
-        index.save(pathlib.Path(builder.data_dir), builder.indices)
-        pathlib.Path(builder.data_dir).rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        return f'{pathlib.Path(error.filename or folder).name}: {error.strerror}'
+    except zipfile.BadZipFile as error:
+        return f'{index.FILE}: {error}'
+    except Exception as error:  # TFDS raises errors of many types for damaged files
+        return f'{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ""}'
+    return ''
 
 
 def _complete(folder: pathlib.Path) -> None:
@@ -290,30 +198,91 @@ class SplitSource:
         skipped = [name for name in builder.info.features if name not in features]
         if encoded:
             skipped += [name for name in features if name.startswith('image')]
-        decoders = {name: tfds.decode.SkipDecoding() for name in skipped}
-        self._source = _open(builder, split, decoders, where)
+        self._decoders = {name: tfds.decode.SkipDecoding() for name in skipped}
+        self._tfds_features = builder.info.features
+        self._parts = _parts(builder.info, split, where)
+        self._ends = list(itertools.accumulate(part.take for part in self._parts))
 
     def __len__(self) -> int:
-        return len(self._source)
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        example = self._source[index]
+        if not 0 <= index < len(self):
+            raise IndexError(f'example {index} of {len(self)}')
+        number = bisect.bisect_right(self._ends, index)
+        part = self._parts[number]
+        position = part.skip + index - (self._ends[number] - part.take)
+        record = READERS.read(os.fspath(part.filename), position)
+        example = self._tfds_features.deserialize_example_np(record, decoders=self._decoders)
         return {feature: _plain(feature, example[feature]) for feature in self.features}
 
     def __reduce__(self):
         return SplitSource, self._arguments
 
 
-def _open(builder, split: str, decoders, where: str):
-    known = ', '.join(builder.info.splits)
+class Readers:
+    """The open shards of a process, at most as many as its limit of open files allows. Safe for threads."""
+
+    def __init__(self):
+        self._open: collections.OrderedDict[str, Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, path: str, position: int) -> bytes:
+        """Reads the record at a position of a shard.
+
+        Raises:
+          InputError: the shard is gone or damaged.
+        """
+        try:
+            record = self._reader(path).read([position])[0]
+            if not record:
+                raise ValueError('no bytes')  # array_record returns nothing for parts that it cannot read
+            return record
+        except (OSError, RuntimeError, ValueError, IndexError) as error:
+            folder = pathlib.Path(path).parent
+            raise InputError(
+                path,
+                got=f'record {position} cannot be read: {str(error).splitlines()[0]}',
+                expected='a whole file of prepared records',
+                fix=f'{cache.command_to_delete(folder)}, and start again: the data set is prepared again',
+            ) from error
+
+    def _reader(self, path: str):
+        with self._lock:
+            if path in self._open:
+                self._open.move_to_end(path)
+                return self._open[path]
+        reader = array_record_module.ArrayRecordReader(
+            path, options='readahead_buffer_size:0', file_reader_buffer_size=32768
+        )
+        with self._lock:
+            reader = self._open.setdefault(path, reader)
+            while len(self._open) > max_readers():
+                # A thread may still read from this shard. Its file is closed with the last reference.
+                self._open.popitem(last=False)
+        return reader
+
+
+READERS = Readers()
+
+
+def max_readers() -> int:
+    """Returns how many shards this process keeps open: a quarter of its limit of open files."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_READERS if limit == resource.RLIM_INFINITY else max(1, min(MAX_READERS, limit // 4))
+
+
+def _parts(info, split: str, where: str) -> list:
+    """Returns the parts of shards (filename, skip, take) that a split consists of."""
+    known = ', '.join(info.splits)
     expected = f'one of {known}; also slices and sums, as train[:10%] or train+val'
     try:
         for name in split_names(split):
-            if name not in builder.info.splits:
+            if name not in info.splits:
                 raise InputError(f'split {split!r} of {where}', got=f'no split {name!r}', expected=expected)
-        if builder.info.splits[split].num_examples == 0:
+        if info.splits[split].num_examples == 0:
             raise InputError(f'split {split!r} of {where}', got='no examples', expected='at least one')
-        return builder.as_data_source(split, decoders=decoders)
+        return list(info.splits[split].file_instructions)
     except InputError:
         raise
     except (ValueError, KeyError) as error:

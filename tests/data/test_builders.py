@@ -20,7 +20,7 @@ from cityscapesscripts.helpers import labels as official
 from PIL import Image
 
 from segjax import data
-from segjax.data import builders, records
+from segjax.data import builders, cache, records, shards
 from segjax.data.builders import base
 from segjax.data.worlds import streets
 from segjax.errors import InputError
@@ -266,7 +266,7 @@ def test_streets_is_what_the_world_renders(tmp_path):
 
 
 def test_order_and_slices_over_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, 'EXAMPLES_PER_SHARD', 4)
+    monkeypatch.setattr(shards, 'SHARD_BYTES', 9000)
     layouts.write_camvid(tmp_path / 'c', counts=(('train', 12), ('val', 5)))
     config = layouts.data_config('camvid', tmp_path / 'c', tmp_path / 'cache')
     assert len(list(records_of(config).glob('*.array_record-*'))) == 3 + 2
@@ -314,7 +314,7 @@ def test_prepared_once(camvid, monkeypatch):
     def refuse(*args):
         raise AssertionError('written again')
 
-    monkeypatch.setattr(records, '_write', refuse)
+    monkeypatch.setattr(shards, 'write', refuse)
     start = time.perf_counter()
     assert data.prepare(config).spec == spec
     assert time.perf_counter() - start < 0.5
@@ -372,11 +372,11 @@ CHILD = """
 import os, pathlib, sys
 import layouts
 from segjax import data
-from segjax.data import records
+from segjax.data import shards
 from segjax.data.builders import base
 
 root, cache, journal, kill_at = sys.argv[1:]
-write, count = records._write, 0
+write = shards.write
 
 def counted_write(*args):
     with open(journal, 'a') as f:
@@ -390,7 +390,7 @@ def killing_inspect(self, item):
         os.kill(os.getpid(), 9)
     return inspect(self, item)
 
-records._write = counted_write
+shards.write = counted_write
 base.FileDataset.inspect = killing_inspect
 print(data.prepare(layouts.data_config('camvid', root, cache)).spec.num_examples)
 """
@@ -428,10 +428,10 @@ def test_two_processes_prepare_once_also_after_a_kill(camvid, tmp_path):
 
 def test_cache_folder(monkeypatch):
     monkeypatch.setenv('SEGJAX_CACHE', '/somewhere')
-    assert records.cache_folder('') == pathlib.Path('/somewhere')
-    assert records.cache_folder('/else') == pathlib.Path('/else')
+    assert cache.folder('') == pathlib.Path('/somewhere')
+    assert cache.folder('/else') == pathlib.Path('/else')
     monkeypatch.delenv('SEGJAX_CACHE')
-    assert records.cache_folder('') == pathlib.Path.home() / '.cache/segjax'
+    assert cache.folder('') == pathlib.Path.home() / '.cache/segjax'
 
 
 # --- real data ----------------------------------------------------------------------------------------------

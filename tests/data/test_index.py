@@ -12,7 +12,7 @@ from PIL import Image
 
 from segjax import config as config_lib
 from segjax import data, segmenter
-from segjax.data import builders, index, loader, records
+from segjax.data import builders, index, loader, records, shards
 from segjax.data.builders import base
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError
@@ -172,7 +172,7 @@ def test_the_digest_depends_on_no_name_time_shard_or_thread(tmp_path, monkeypatc
     config = layouts.data_config('folder', tmp_path / 'raw', tmp_path / 'cache', classes=classes)
     first = data.prepare(config).spec
     assert set(first.digest) == {'train', 'val'} and len({*first.digest.values()}) == 2
-    monkeypatch.setattr(records, 'EXAMPLES_PER_SHARD', 1)
+    monkeypatch.setattr(shards, 'SHARD_BYTES', 1)
     monkeypatch.setattr(base.host, 'cores', lambda: 7)
     for path in sorted((tmp_path / 'raw').rglob('*.*g')):
         os.utime(path.rename(path.with_name(f'x{path.name}')), ns=(1, 1))

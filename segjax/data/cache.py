@@ -1,0 +1,193 @@
+"""The folder of prepared data: its place, its locks, what it holds, and deletion.
+
+Records are in `{cache}/{name}-{fingerprint}`, an interrupted preparation in the same name with `.partial`. A process
+that uses records holds a shared lock of their folder. The time of the lock file `{name}-{fingerprint}.lock` is the time
+of the last use.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import os
+import pathlib
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import tensorflow_datasets as tfds
+
+from segjax import paths
+from segjax.errors import InputError, unknown_name
+
+PARTIAL = '.partial'
+_NAME = re.compile(r'.+-[0-9a-f]{16}(\.partial)?')
+_WAIT_SECONDS = 0.2
+_in_use: dict[pathlib.Path, int] = {}  # descriptors of folders whose shared lock this process holds
+
+
+def folder(cache: str) -> pathlib.Path:
+    """Returns config.data.cache, else $SEGJAX_CACHE, else ~/.cache/segjax."""
+    if cache:
+        return paths.local('config.data.cache', cache)
+    return paths.local('$SEGJAX_CACHE', os.environ.get('SEGJAX_CACHE', '') or '~/.cache/segjax')
+
+
+def command_to_delete(records: pathlib.Path) -> str:
+    """Returns the command line that deletes the records of a folder."""
+    return f'SEGJAX_CACHE={records.parent} python -m segjax.main --mode cache --delete {records.name}'
+
+
+class Entry(NamedTuple):
+    """A folder with records.
+
+    name          of the folder
+    bytes         of its files
+    num_examples  of all splits, -1 for a partial or damaged folder
+    last_use      seconds since the epoch
+    """
+
+    name: str
+    bytes: int
+    num_examples: int
+    last_use: float
+
+
+def entries(root: pathlib.Path) -> list[Entry]:
+    """Returns what the cache holds, by name. Interrupted preparations are included."""
+    if not root.is_dir():
+        return []
+    return [_entry(path) for path in sorted(root.iterdir()) if path.is_dir() and _NAME.fullmatch(path.name)]
+
+
+def _entry(path: pathlib.Path) -> Entry:
+    files = [file.stat() for file in path.rglob('*') if file.is_file()]
+    try:
+        splits = tfds.builder_from_directory(path).info.splits
+        num_examples = sum(splits[split].num_examples for split in splits)
+    except Exception:  # TFDS raises errors of many types for missing and damaged files
+        num_examples = -1
+    lock = _lock_path(path)
+    last_use = lock.stat().st_mtime if lock.exists() else path.stat().st_mtime
+    return Entry(path.name, sum(file.st_size for file in files), num_examples, last_use)
+
+
+def describe(root: pathlib.Path) -> str:
+    """Returns the list of the cache as text, a line for each folder."""
+    lines = []
+    for entry in entries(root):
+        examples = f'{entry.num_examples:,} examples'
+        if entry.num_examples < 0:
+            examples = 'not complete' if entry.name.endswith(PARTIAL) else 'damaged'
+        day = datetime.datetime.fromtimestamp(entry.last_use).strftime('%Y-%m-%d %H:%M')
+        lines.append(f'  {entry.name:44} {entry.bytes / 1e9:9.3f} GB  {examples:>18}  last use {day}')
+    return '\n'.join([f'{root}: {len(lines)} prepared data sets', *lines])
+
+
+def delete(root: pathlib.Path, names: Sequence[str]) -> None:
+    """Deletes folders of the cache. Either all names are known and unused, or nothing is deleted.
+
+    Raises:
+      InputError: an unknown name, or a folder that a running process uses or prepares.
+    """
+    known = [entry.name for entry in entries(root)]
+    for name in names:
+        if name not in known:
+            if not known:
+                raise InputError(f'--delete {name}', got=f'no prepared data in {root}', expected='a name of the list')
+            raise unknown_name('--delete', name, known)
+    with contextlib.ExitStack() as locks:
+        for name in sorted(set(names)):
+            locks.enter_context(_exclusive(root / name))
+        for name in sorted(set(names)):
+            shutil.rmtree(root / name)
+    # The lock file stays, because another process may wait for it.
+
+
+@contextlib.contextmanager
+def _exclusive(path: pathlib.Path) -> Iterator[None]:
+    """Holds all locks of a folder, or raises InputError at once."""
+    with contextlib.ExitStack() as opened:
+        try:
+            lock = opened.enter_context(_lock_path(path).open('a'))
+            directory = os.open(path, os.O_RDONLY)
+            opened.callback(os.close, directory)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f'--delete {path.name}',
+                got='records that a running process uses',
+                expected='records that no process uses',
+                fix='wait until the runs on this data set have ended',
+            ) from error
+        except OSError as error:
+            raise InputError(str(path), got=str(error), expected='a folder with locks') from error
+        yield
+
+
+def _lock_path(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f'{path.name.removesuffix(PARTIAL)}.lock')
+
+
+def use(records: pathlib.Path) -> None:
+    """Marks records as used until this process ends, and notes the time. A read-only cache is fine."""
+    with contextlib.suppress(OSError):
+        os.utime(_lock_path(records))
+    if records in _in_use:
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(records, os.O_RDONLY)
+        _in_use[records] = descriptor
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def release(records: pathlib.Path) -> None:
+    """Ends this process's use of records."""
+    descriptor = _in_use.pop(records, None)
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(records: pathlib.Path, check_stop: Callable[[], None]) -> Iterator[None]:
+    """Holds the lock for writing; the system drops it when the process ends, however it ends.
+
+    Args:
+      records: the folder, which need not exist.
+      check_stop: called while another process holds the lock.
+
+    Raises:
+      InputError: the cache cannot be written, or its file system has no locks.
+    """
+    root = records.parent
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = _lock_path(records).open('a')
+    except OSError as error:
+        fix = 'set config.data.cache or $SEGJAX_CACHE to a folder with enough space'
+        where = f'config.data.cache {root}'
+        raise InputError(where, got=str(error), expected='a folder to write to', fix=fix) from error
+    with lock:
+        _wait_for(lock, records, check_stop)
+        yield
+
+
+def _wait_for(lock, records: pathlib.Path, check_stop: Callable[[], None]) -> None:
+    waited = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not waited:
+                print(f'waiting for another process that prepares {records}', flush=True)
+            waited = True
+            check_stop()
+            time.sleep(_WAIT_SECONDS)
+        except OSError as error:
+            fix = 'set config.data.cache or $SEGJAX_CACHE to a folder on a local disk'
+            where = f'config.data.cache {records.parent}'
+            got = f'no file locks ({error})'
+            raise InputError(where, got=got, expected='a file system with file locks', fix=fix) from error

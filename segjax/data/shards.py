@@ -1,0 +1,346 @@
+"""Writes a data set as TFDS array records, shard by shard, so that a stopped preparation can continue.
+
+The shards are collected in `{folder}.partial`, which becomes `folder` when it is complete. A file of
+facts follows every shard. A shard without this file was interrupted and is written again.
+"""
+
+import contextlib
+import errno
+import os
+import pathlib
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+from array_record.python import array_record_module
+from tensorflow_datasets.core import example_serializer
+
+from segjax.data import index
+from segjax.data.builders import base
+from segjax.data.builders.base import Dataset, Item
+from segjax.data.spec import IGNORE
+from segjax.errors import InputError
+
+SHARD_BYTES = 200 * 2**20
+"""A shard ends with the example that reaches this size."""
+
+VERSION = tfds.core.Version('1.0.0')
+"""Of the format; a part of the fingerprint."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_TEXTS = tuple(os.strerror(number) for number in _FULL)  # array_record raises RuntimeError
+_SHARD = re.compile(r'(?P<split>.+)\.array_record-(?P<number>\d{5})(?P<of>-of-\d{5})?')
+
+
+class Shard(NamedTuple):
+    """Statistics of a written shard.
+
+    counts  [256] int64, pixels of each train id in its labels
+    ids     [K] int64, ids that occur in its label files
+    sizes   [N, 2] int64, (height, width) of each label
+    index   facts about its examples
+    bytes   size of the file
+    """
+
+    counts: np.ndarray
+    ids: np.ndarray
+    sizes: np.ndarray
+    index: index.Index
+    bytes: int
+
+
+class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """The TFDS builder of every data set. It describes the records; `write` fills them."""
+
+    VERSION = VERSION
+
+    def __init__(self, dataset: Dataset, features: Sequence[str], data_dir: pathlib.Path):
+        self.name = dataset.name
+        self._dataset = dataset
+        self._features = features
+        super().__init__(data_dir=data_dir, file_format='array_record')
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({name: tfds_feature(name) for name in self._features})
+        metadata = tfds.core.MetadataDict(
+            name=self._dataset.name,
+            names=self._dataset.classes.names,
+            palette=self._dataset.classes.palette,
+            ids=self._dataset.classes.ids,
+            features=self._features,
+            max_size={},
+            class_pixels={},
+            void_pixels={},
+            shard_bytes={},
+        )
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True, metadata=metadata)
+
+    def serialize(self, example: Mapping[str, Any]) -> bytes:
+        """Returns an example as it is stored, the same bytes in every process."""
+        features = self.info.features
+        serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+        message = serializer.get_tf_example(features.encode_example(example))
+        return message.SerializeToString(deterministic=True)
+
+    def _shard_iterators_per_split(self, dl_manager):
+        raise NotImplementedError('segjax.data.shards.write writes the shards')
+
+
+def write(
+    dataset: Dataset,
+    listings: Mapping[str, Sequence[Item]],
+    folder: pathlib.Path,
+    check_stop: Callable[[], None],
+) -> None:
+    """Writes the records of a data set, or continues where an earlier call was interrupted.
+
+    The caller holds the lock of the folder. The files do not depend on interruptions.
+
+    Args:
+      dataset: which is read.
+      listings: its items by split.
+      folder: of the records; it appears when it is complete.
+      check_stop: called between examples, raises to stop. Whole shards are kept.
+
+    Raises:
+      InputError: wrong data, or a disk without space.
+    """
+    partial = folder.with_name(f'{folder.name}.partial')
+    try:
+        partial.mkdir(exist_ok=True)
+        _tidy(partial, dataset.name)
+        _check_space(dataset, listings, partial)
+        features = dataset.features([item for items in listings.values() for item in items])
+        builder = SegmentationBuilder(dataset, features, partial / 'unused')
+        shards = {
+            split: _write_split(dataset, builder, split, items, partial, check_stop)
+            for split, items in listings.items()
+        }
+        _finish(dataset, builder, shards, partial)
+        partial.rename(folder)
+        for path in folder.glob('*.npz'):
+            if path.name != index.FILE:
+                path.unlink()  # facts of a shard, which are in the index now
+    except (OSError, RuntimeError) as error:
+        if getattr(error, 'errno', None) in _FULL or any(text in str(error) for text in _FULL_TEXTS):
+            raise _no_space(partial, str(error), 'enough space') from error
+        raise
+
+
+def _no_space(partial: pathlib.Path, got: str, expected: str) -> InputError:
+    return InputError(
+        f'disk of {partial.parent}',
+        got=got,
+        expected=expected,
+        fix='free disk space, or set $SEGJAX_CACHE (config.data.cache) to a folder on a larger disk',
+    )
+
+
+def _tidy(partial: pathlib.Path, name: str) -> None:
+    """Gives shards the names that they have before all are written, and removes other files."""
+    for path in sorted(partial.iterdir()):
+        match = _SHARD.fullmatch(path.name)
+        if match and path.is_file():
+            split = match['split'].removeprefix(f'{name}-') if match['of'] else match['split']
+            path.rename(_shard_path(partial, split, int(match['number'])))
+        elif path.suffix != '.npz' or path.name.startswith('partial_') or path.name == index.FILE:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _shard_path(partial: pathlib.Path, split: str, number: int) -> pathlib.Path:
+    return partial / f'{split}.array_record-{number:05}'
+
+
+def _facts_path(partial: pathlib.Path, split: str, number: int) -> pathlib.Path:
+    return partial / f'{split}-{number:05}.npz'
+
+
+def _check_space(dataset: Dataset, listings: Mapping[str, Sequence[Item]], partial: pathlib.Path) -> None:
+    """Raises InputError if the disk is too small, by the share that the first example keeps of its files."""
+    written = sum(path.stat().st_size for path in partial.iterdir())
+    needed = 0
+    for items in listings.values():
+        record = dataset.inspect(items[0]).record
+        if record is None:
+            return
+        stored = sum(len(value) for value in record.features.values() if isinstance(value, bytes))
+        stored += sum(value.nbytes for value in record.features.values() if isinstance(value, np.ndarray))
+        first = _file_bytes(items[0])
+        needed += stored * len(items) if not first else stored / first * sum(map(_file_bytes, items))
+    free = shutil.disk_usage(partial).free
+    if free < needed - written:
+        expected = f'about {needed - written:,.0f} bytes for the records of {dataset.where}'
+        raise _no_space(partial, f'{free:,} bytes free', expected)
+
+
+def _file_bytes(item: Item) -> int:
+    return sum(path.stat().st_size for path in item.files.values())
+
+
+def _write_split(
+    dataset: Dataset,
+    builder: SegmentationBuilder,
+    split: str,
+    items: Sequence[Item],
+    partial: pathlib.Path,
+    check_stop: Callable[[], None],
+) -> list[Shard]:
+    """Writes the shards of a split that are missing, and returns the statistics of all."""
+    shards = _whole_shards(partial, split)
+    done = sum(len(shard.sizes) for shard in shards)
+    if done:
+        print(f'{partial}: {done} of {len(items)} examples of {split!r} are prepared', flush=True)
+    reader = Reader(dataset, tuple(builder.info.features))
+    with contextlib.ExitStack() as stack:
+        examples = stack.enter_context(contextlib.closing(base.ordered_map(reader.read, items[done:])))
+        progress = tqdm.tqdm(
+            examples,
+            total=len(items),
+            initial=done,
+            desc=f'prepare {dataset.name} {split}',
+            unit='image',
+            mininterval=1,
+        )
+        stream = iter(stack.enter_context(progress))
+        while done < len(items):
+            shard = _write_shard(builder, split, len(shards), stream, partial, check_stop)
+            shards.append(shard)
+            done += len(shard.sizes)
+        for _ in stream:  # ends the progress bar; nothing is left
+            pass
+    counts = sum(shard.counts for shard in shards)
+    ids = frozenset(np.concatenate([shard.ids for shard in shards]).tolist())
+    sizes = np.concatenate([shard.sizes for shard in shards]).tolist()
+    _raise_first(base.check_classes(dataset, items, counts, ids), partial)
+    _raise_first(base.check_clips(zip(items, map(tuple, sizes), strict=True)), partial)
+    return shards
+
+
+def _raise_first(problems: list[InputError], partial: pathlib.Path) -> None:
+    """Raises the first problem of the data. Other data have another fingerprint, so nothing is kept."""
+    if problems:
+        shutil.rmtree(partial, ignore_errors=True)
+    base.raise_first(problems)
+
+
+class Reader(NamedTuple):
+    """Reads the examples of a data set; used by several threads."""
+
+    dataset: Dataset
+    features: tuple[str, ...]
+
+    def read(self, item: Item) -> tuple[base.Inspection, index.Fact | None]:
+        """Returns an example and the facts about it, None if it has problems."""
+        inspection = self.dataset.inspect(item)
+        if inspection.record is None:
+            return inspection, None
+        stored = {name: inspection.record.features[name] for name in self.features}
+        return inspection, index.fact(inspection.record.histogram, stored)
+
+
+def _write_shard(
+    builder: SegmentationBuilder,
+    split: str,
+    number: int,
+    stream: Iterator[tuple[base.Inspection, index.Fact | None]],
+    partial: pathlib.Path,
+    check_stop: Callable[[], None],
+) -> Shard:
+    """Writes the next examples of the stream as a shard, and then its facts."""
+    path = _shard_path(partial, split, number)
+    counts = np.zeros(256, np.int64)
+    ids: set[int] = set()
+    sizes, facts = [], []
+    size = 0
+    writer = array_record_module.ArrayRecordWriter(os.fspath(path), 'group_size:1')
+    try:
+        for inspection, fact in stream:
+            check_stop()
+            _raise_first(inspection.problems, partial)
+            features, histogram, label_size = inspection.record
+            stored = {name: features[name] for name in builder.info.features}
+            serialized = builder.serialize(stored)
+            writer.write(serialized)
+            # Statistics of the split that are not in the records.
+            counts += histogram
+            ids |= inspection.ids
+            sizes.append(label_size)
+            facts.append(fact)
+            size += len(serialized)
+            if size >= SHARD_BYTES:
+                break
+    finally:
+        writer.close()
+    file_bytes = path.stat().st_size
+    shard = Shard(counts, np.array(sorted(ids), np.int64), np.array(sizes), index.of_facts(facts), file_bytes)
+    _save_facts(_facts_path(partial, split, number), shard)
+    return shard
+
+
+def _save_facts(path: pathlib.Path, shard: Shard) -> None:
+    """Writes the statistics of a shard. The file appears when it is complete."""
+    incomplete = path.with_name(f'partial_{path.name}')
+    statistics = {name: value for name, value in shard._asdict().items() if name != 'index'}
+    np.savez(incomplete, **statistics, **shard.index._asdict())
+    incomplete.rename(path)
+
+
+def _whole_shards(partial: pathlib.Path, split: str) -> list[Shard]:
+    """Returns the statistics of the shards that an earlier call completed, in order."""
+    shards: list[Shard] = []
+    while True:
+        path = _shard_path(partial, split, len(shards))
+        try:
+            with np.load(_facts_path(partial, split, len(shards))) as arrays:
+                facts = index.Index(*(arrays[name] for name in index.Index._fields))
+                shard = Shard(arrays['counts'], arrays['ids'], arrays['sizes'], facts, int(arrays['bytes']))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return shards
+        if not path.is_file() or path.stat().st_size != shard.bytes:
+            return shards
+        shards.append(shard)
+
+
+def _finish(
+    dataset: Dataset, builder: SegmentationBuilder, shards: Mapping[str, list[Shard]], partial: pathlib.Path
+) -> None:
+    """Names the shards as TFDS does, and writes the files that describe them."""
+    metadata = builder.info.metadata
+    splits, indices = [], {}
+    for split, of_split in shards.items():
+        counts = sum(shard.counts for shard in of_split)
+        sizes = np.concatenate([shard.sizes for shard in of_split])
+        metadata['class_pixels'][split] = counts[: dataset.classes.num_classes].tolist()
+        metadata['void_pixels'][split] = int(counts[IGNORE])
+        metadata['max_size'][split] = sizes.max(axis=0).tolist()
+        metadata['shard_bytes'][split] = [shard.bytes for shard in of_split]
+        lengths = [len(shard.sizes) for shard in of_split]
+        splits.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=sum(s.bytes for s in of_split)))
+        indices[split] = index.concatenate([shard.index for shard in of_split])
+    builder.info.set_splits(tfds.core.splits.SplitDict(splits))
+    builder.info.write_to_directory(partial)
+    index.save(partial, indices)
+    for split, of_split in shards.items():
+        for number in range(len(of_split)):
+            final = f'{dataset.name}-{split}.array_record-{number:05}-of-{len(of_split):05}'
+            _shard_path(partial, split, number).rename(partial / final)
+
+
+def tfds_feature(name: str) -> tfds.features.FeatureConnector:
+    """How a feature is stored. Images are given to TFDS encoded (arrays would need TensorFlow)."""
+    F = tfds.features
+    kind = name.split('_')[0]
+    if kind in ('image', 'label', 'instance'):
+        channels, dtype = {'image': (3, np.uint8), 'label': (1, np.uint8), 'instance': (1, np.uint16)}[kind]
+        return F.Image(shape=(None, None, channels), dtype=dtype)
+    if kind == 'depth':
+        return F.Tensor(shape=(None, None), dtype=np.float32, encoding='bytes')
+    if kind in ('intrinsics', 'pose'):
+        side = {'intrinsics': 3, 'pose': 4}[kind]
+        return F.Tensor(shape=(side, side), dtype=np.float32)
+    return {'sequence': F.Text(), 'name': F.Text(), 'frame': F.Scalar(np.int32)}[name]
