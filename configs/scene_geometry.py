@@ -68,8 +68,11 @@ METHODS = {  # whose depth, regulariser
     'depth': ('alone', 'none'),
     'pose': ('truth', 'none'),
 }
-NEW_LAYERS = (('segmenter/(?!cp/resnet/).*', 10.0),)
-"""The layers of BiSeNet outside its ResNet learn at ten times the rate, as in the release of its authors."""
+NEW_LAYERS = (('segmenter/(sp/|cp/(?!resnet/)|ffm/|conv_out).*', 10.0),)
+"""The layers of BiSeNet outside its ResNet learn at ten times the rate, as in the release of its authors.
+
+The pattern names BiSeNet's modules: other nets have none of them, and are refused until they get factors of their own.
+"""
 ADAM = dict(name='adam', learning_rate=2e-4, beta1=0.9, schedule='constant')
 
 

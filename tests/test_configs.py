@@ -5,16 +5,18 @@ import dataclasses
 import math
 import pathlib
 import re
+import shlex
 import types
 
 import jax
 import numpy as np
 import pytest
 
-from segjax import checks, config_file, driver, models, parallel, pipelines, rng
+from segjax import checks, config_file, driver, models, optim, parallel, pipelines, rng
 from segjax import config as config_lib
 from segjax.data import labels, loader
 from segjax.data.spec import ClassSpec, DataSpec
+from segjax.trees import named_leaves
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((REPOSITORY / 'configs').glob('*.py'))
@@ -177,3 +179,32 @@ def test_full_size_steps_have_the_shapes_of_their_state(experiment):
             scores = stage.finalize(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), totals))
         assert stage.monitor[0] in scores and stage.monitor[1] in ('max', 'min')
         earlier[stage.name] = state
+
+
+def segmenter_of(name, **arguments):
+    """Returns the shapes of the parameters of a segmentation net, as its optimiser gets them."""
+    net = models.build(name, num_classes=3, dtype='float32', axis_name=None, **arguments)
+    image = jax.ShapeDtypeStruct((1, 64, 128, 3), np.float32)
+    variables = jax.eval_shape(lambda key: net.lazy_init(key, image, train=False), jax.random.key(0))
+    return {'segmenter': variables['params']}
+
+
+@pytest.mark.parametrize('release', ['torchseg', 'coin'])
+def test_every_layer_of_bisenet_outside_its_resnet_learns_faster(release):
+    factors = config_file.load('configs/scene_geometry.py:').optim.factors
+    names = named_leaves(segmenter_of('bisenet', release=release))
+    faster = {name for name in names if any(re.fullmatch(pattern, name) for pattern, _ in factors)}
+    assert faster == {name for name in names if not name.startswith('segmenter/cp/resnet/')}
+
+
+@pytest.mark.parametrize('name', ['erfnet', 'deeplab_v3plus', 'pspnet', 'depth_and_segmentation'])
+def test_another_net_does_not_learn_ten_times_as_fast(name):
+    config = config_file.load('configs/scene_geometry.py:')
+    config_file.assign(config, [config_file.Assignment('model.name', name)])
+    params = segmenter_of(name)
+    with pytest.raises(config_lib.InputError, match='matches no parameter') as error:
+        optim.make(config.optim, 10, params)
+    _, assignments = config_file.split_arguments(['main', *shlex.split(error.value.fix)])
+    config_file.assign(config, assignments)
+    optim.make(config.optim, 10, params)
+    assert config.optim.factors == ()
