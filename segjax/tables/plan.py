@@ -107,7 +107,7 @@ def make_plan(
     todo = tuple(job for job in jobs if job.row.key in needed)
     for job in jobs:
         check_folder(job)
-    command = _command(path, scale, folder, seeds, assignments, overrides)
+    command = _command(path, scale, folder, rows, seeds, assignments, overrides)
     added = tuple(row.key for row in content.rows if row.key in needed - chosen)
     return Plan(content, scale, size, numbers, folder, command, tuple(jobs), todo, added)
 
@@ -310,10 +310,11 @@ def check_runs(jobs: Iterable[Job]) -> None:
 
 
 def _command(
-    path: pathlib.Path, scale: str, workdir: pathlib.Path, seeds: str, assignments, overrides: Sequence[str]
+    path: pathlib.Path, scale: str, workdir: pathlib.Path, rows: str, seeds: str, assignments, overrides: Sequence[str]
 ) -> str:
-    """The command that makes the whole table, with paths as one types them in the repository."""
+    """Returns the command that was given, with paths as one types them in the repository."""
     words = [*('--mode', 'table', '--table', _shown(path)), *('--scale', scale, '--workdir', _shown(workdir))]
+    words += ['--rows', rows] if rows else []
     words += ['--seeds', seeds] if seeds else []
     words += [f'--config.{key}' + ('' if text is None else f'={text}') for key, text in assignments]
     words += [f'--override={text}' for text in overrides]

@@ -1,5 +1,6 @@
 """What is to be run: the config, the seed and the folder of every run."""
 
+import html
 import pathlib
 import re
 import shlex
@@ -129,3 +130,11 @@ def test_an_error_about_two_starts_names_an_override_that_works(table_file):
     (fix,) = re.findall(r"--override '(.*?)'", raised.value.fix)
     plan = make_plan(str(table_file), 'quick', 'runs', seeds='0', overrides=[fix.replace('...', 'x')])
     assert [job.row.key for job in plan.jobs if job.config.init_from.path == 'x'] == ['strong']
+
+
+def test_the_command_of_a_part_of_the_table_names_its_rows(table_file, trained):
+    start(table_file, rows='^(base|thin)$', seeds='0')
+    command = "python -m segjax.main --mode table --table table.py --scale quick --workdir runs --rows '^(base|thin)$'"
+    for name in ('table.md', 'table.json'):
+        assert command + ' --seeds 0' in pathlib.Path('runs', name).read_text(), name
+    assert html.escape(command) in pathlib.Path('runs/table.html').read_text()
