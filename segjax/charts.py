@@ -270,6 +270,8 @@ def meter(value: float, references: Sequence[Reference] = ()) -> str:
 def confusion_matrix(names: Sequence[str], counts: Sequence[Sequence[float]]) -> str:
     """Counts [truth][prediction] as a heat map of the shares of each row; exact numbers on hover.
 
+    Columns beyond the names count in the shares and are not shown.
+
     Colour grows with the square root of the share, so that confusions of a few per cent can be seen. Above
     MAX_CELLS classes rows and columns are not named (hover names them), and cells below 0.1 % are left out.
     """
@@ -281,7 +283,7 @@ def confusion_matrix(names: Sequence[str], counts: Sequence[Sequence[float]]) ->
     parts = []
     for i, row in enumerate(counts):
         total = sum(row)
-        for j, count in enumerate(row):
+        for j, count in enumerate(row[:number]):
             share = count / total if total else 0.0
             if count == 0 or (not named and share < 0.001):
                 continue

@@ -24,7 +24,16 @@ import numpy as np
 from segjax import charts, checkpoints, logs, web
 from segjax.charts import Reference, Series
 from segjax.data.spec import DataSpec
-from segjax.scores import PER_CLASS, ScoreParts, format_score, is_share, split_scores, table_columns
+from segjax.scores import (
+    PER_CLASS,
+    ScoreParts,
+    format_score,
+    is_share,
+    meanings,
+    split_scores,
+    table_columns,
+    with_unit,
+)
 from segjax.web import escape, label
 
 NUM_CARDS = 5  # scores shown large
@@ -283,6 +292,7 @@ def _scores(run: RunFiles, stage: StageFiles) -> str:
     out = [f'<div class="cards">{"".join(cards)}</div>'] if cards else []
     if words:
         out.append('<p class="soft">' + escape(', '.join(f'{label(k)}: {v}' for k, v in words.items())) + '</p>')
+    out += [f'<p class="soft">{escape(meaning)}</p>' for meaning in meanings(numbers)]
     rest = list(numbers.items())[NUM_CARDS:]
     if rest:
         heads = ['score', 'this run', *map(label, parts.baselines)]
@@ -397,9 +407,17 @@ def _confusion(run: RunFiles, stage: StageFiles) -> str:
         return ''
     names = list(parts.tables.get(PER_CLASS, {})) or (list(run.spec.classes.names) if run.spec else [])
     names = names or [str(i) for i in range(len(parts.confusion))]
-    counts = [row[: len(names)] for row in parts.confusion[: len(names)]]
+    counts = parts.confusion[: len(names)]
+    void = sum(sum(row[len(names) :]) for row in counts)
+    told = ''
+    if void:
+        share = 100 * void / sum(map(sum, counts))
+        told = f' Void was predicted for {share:.2f} % of the pixels, which are in the shares and have no column.'
     pairs = sorted(
-        (-count, i, j) for i, row in enumerate(counts) for j, count in enumerate(row) if i != j and count > 0
+        (-count, i, j)
+        for i, row in enumerate(counts)
+        for j, count in enumerate(row[: len(names)])
+        if i != j and count > 0
     )[:12]
     rows = []
     for negative, i, j in pairs:
@@ -408,7 +426,7 @@ def _confusion(run: RunFiles, stage: StageFiles) -> str:
     listing = web.table(['most pixels: truth → said', '% of truth'], rows) if rows else ''
     return (
         '<h3>Confusion matrix</h3><p class="soft">A row is a true class; its cells say, in per cent, what it was taken '
-        'for. Colour grows with the square root of the share. Hover for counts.</p><div class="split">'
+        f'for. Colour grows with the square root of the share. Hover for counts.{told}</p><div class="split">'
         f'<div class="card scroll">{charts.confusion_matrix(names, counts)}</div>'
         f'<div class="card scroll">{listing}</div></div>'
     )
@@ -439,7 +457,7 @@ def _curves(run: RunFiles, stage: StageFiles) -> str:
             for b, scores in parts.baselines.items()
             if isinstance(scores.get(name), (int, float))
         ]
-        return charts.line_chart(label(name) + (' %' if is_share(name) else ''), series, references)
+        return charts.line_chart(with_unit(name), series, references)
 
     out = f'<h3>Curves</h3><div class="charts">{"".join(map(chart, plain))}</div>'
     if nested:

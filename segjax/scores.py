@@ -3,7 +3,7 @@
 import math
 import pathlib
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +43,8 @@ class ScoreParts(NamedTuple):
     baselines  'baseline_x': {...} under the name 'x': what a trivial predictor gets, with names as in values
     tables     rows of numbers by name: {'per class': {'road': {'IoU': .9, 'accuracy': .95}, ...}}
     curves     dicts with lists x and y of one length, and optionally names x_name, y_name
-    confusion  rows of counts, truth by row, in the order of the classes; None if there are none
+    confusion  rows of counts, truth by row, in the order of the classes; a column more holds predictions of
+               void; None if there are none
     sections   dicts of anything else
     """
 
@@ -127,15 +128,49 @@ def is_share(name: str) -> bool:
     return any(word in end for end in ends for word in ('iou', 'accuracy', 'precision', 'recall', 'dice'))
 
 
+UNITS = {
+    'PSNR': 'dB',
+    'SNR': 'dB',
+    'PSNR_lost': 'dB',
+    'rotation_error': 'degrees',
+    'trajectory_error': 'm',
+    'rmse': 'm',
+    'sq_rel': 'm',
+}
+"""Units of scores by the last part of their name; shares are printed in per cent."""
+
+MEANINGS = {
+    'mIoU_with_void': 'mIoU with void is the mean IoU over all classes and void. In mIoU void is no class: '
+    'a pixel of a class that is predicted as void is a miss, and pixels without a label count nowhere.',
+}
+"""Explanations of scores whose name says too little, by that name."""
+
+
+def unit_of(name: str) -> str:
+    """Returns the unit in which `format_score` prints the score of this name; '' for none."""
+    return '%' if is_share(name) else UNITS.get(name.rsplit('/', 1)[-1], '')
+
+
+def with_unit(name: str) -> str:
+    """Returns the heading of a column or a chart: 'PSNR dB' for 'PSNR'."""
+    return f'{name.replace("_", " ")} {unit_of(name)}'.rstrip()
+
+
+def meanings(names: Iterable[str]) -> list[str]:
+    """Returns the explanations of the scores that need one, in order."""
+    return [MEANINGS[name] for name in names if name in MEANINGS]
+
+
 def format_score(name: str, value: Any, unit: bool = True) -> str:
-    """A score as people write it: 0.4123 of mIoU is '41.23 %'; '-' is a score that is not defined (NaN)."""
+    """Writes a score as people do: 0.4123 of mIoU is '41.23 %', 21.5 of PSNR '21.5 dB', NaN is '-'."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return '-'
     if isinstance(value, (bool, str)):
         return str(value)
+    shown = f'{value:,d}' if isinstance(value, int) else f'{value:.4g}'
     if is_share(name):
-        return f'{100 * value:.2f}' + (' %' if unit else '')
-    return f'{value:,d}' if isinstance(value, int) else f'{value:.4g}'
+        shown = f'{100 * value:.2f}'
+    return f'{shown} {unit_of(name)}'.rstrip() if unit else shown
 
 
 def table_columns(table: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -149,7 +184,7 @@ def table_columns(table: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, lis
             columns.append(('share of pixels %', [format_score('accuracy', (v or 0) / total, False) for v in values]))
         else:
             cells = [format_score(name, v, unit=False) for v in values]
-            columns.append((name.replace('_', ' ') + (' %' if is_share(name) else ''), cells))
+            columns.append((with_unit(name), cells))
     return columns
 
 
@@ -167,6 +202,7 @@ def score_table(scores: Scores) -> str:
             cells = ['' if isinstance(v, str) else format_score(n, baseline.get(n)) for n, v in parts.values.items()]
             columns.append([name.replace('_', ' '), *cells])
         blocks.append(_aligned(columns))
+        blocks += meanings(parts.values)
     for name, section in parts.sections.items():
         inner = score_table(section)
         if inner:

@@ -247,7 +247,8 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
         for name, blind in (('commonest', confusion.commonest_class), ('prior', confusion.class_prior)):
             values = confusion.scores(blind(matrix, prior), names, policy)
             scores[f'baseline_{name}'] = {k: v for k, v in values.items() if isinstance(v, float)}
-        scores['confusion'] = matrix[:num_classes, :num_classes].astype(int).tolist()
+        columns = num_classes + config.data.void_class  # the last one holds pixels that are predicted as void
+        scores['confusion'] = matrix[:num_classes, :columns].astype(int).tolist()
         return scores
 
     def render(state: TrainState, batch: Batch, keys: Keys) -> dict[str, jax.Array]:

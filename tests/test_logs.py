@@ -295,6 +295,13 @@ def test_score_table_of_other_scores():
     assert scores.score_table({'curve': {'x': [0, 1], 'y': [0, 1]}, 'list': [1, 2]}) == ''
 
 
+def test_score_table_has_units_and_explains_void():
+    text = scores.score_table({'mIoU': 0.5, 'mIoU_with_void': 0.4, 'PSNR': 21.5, 'watermark': {'none': {'SNR': 3.5}}})
+    assert 'PSNR             21.5 dB' in text and '  watermark  ' not in text and 'SNR dB' in text
+    assert text.count(scores.MEANINGS['mIoU_with_void']) == 1
+    assert 'void' not in scores.score_table(BY_METRIC)
+
+
 def test_flat_scalars():
     assert scores.flat_scalars({**BY_METRIC, 'depth': {'near': {'rmse': np.float32(2)}}}) == {
         'mIoU': 0.4123, 'pixel_accuracy': 0.9, 'images': 12345, 'IoU/road': 0.9, 'IoU/traffic light': None,

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segjax import charts, logs, report, web
+from segjax import charts, logs, report, scores, web
 from segjax.charts import Bars, Dot, Reference, Series
 from segjax.data.spec import ClassSpec, DataSpec
 
@@ -546,3 +546,43 @@ def test_sixteen_bars_for_each_of_twenty_classes_can_be_told_apart():
     assert [panel.count('class="mid"') for panel in svg.split('role="img"')[1:]] == [10, 10]
     for css in {css for css, *_ in found}:
         assert f'.{css.split()[1]} {{' in charts.STYLE
+
+
+WITH_VOID = {
+    **SCORES, 'mIoU_with_void': 0.4, 'PSNR': 21.5, 'rotation_error': 0.25, 'trajectory_error': 0.5,
+    'confusion': [[60, 2, 3, 0, 5], [6, 4, 0, 0, 0], [9, 1, 10, 0, 0], [0, 0, 0, 0, 0]],
+    'watermark': {'none': {'PSNR': 12.5, 'SNR': 3.5}},
+}  # fmt: skip
+
+
+def test_pixels_predicted_as_void_count_in_the_shares(workdir, spec):
+    logs.write_json(workdir / 'segmentation/scores.json', WITH_VOID)
+    text, page = write(workdir, spec)
+    assert 'class="note"' not in text
+    table = re.search(r'<table class="bars">.*?</table>', text, re.S).group()
+    rows = [re.sub(r'\s+', ' ', re.sub(r'<[^>]+>', ' ', row)).split() for row in table.split('<tr>')[2:]]
+    assert rows[0] == ['road', '90.00', '95.00', '70.00', '70.00']
+    assert '<title>road, right: 85.71 % (60 pixels)</title>' in text
+    assert 'Void was predicted for 5.00 % of the pixels, which are in the shares and have no column.' in page.words
+
+
+def test_scores_have_units_and_void_is_explained(workdir, spec):
+    logs.write_json(workdir / 'segmentation/scores.json', WITH_VOID)
+    _, page = write(workdir, spec)
+    for words in (
+        'PSNR 21.5 dB',
+        'rotation error 0.25 degrees',
+        'trajectory error 0.5 m',
+        'PSNR dB SNR dB',
+        'rmse 4.25 m',
+    ):
+        assert words in page.words, words
+    assert scores.MEANINGS['mIoU_with_void'] in page.words
+
+
+def test_curves_have_units(workdir):
+    log = logs.MetricsLog(workdir / 'segmentation', 12)
+    log.write(13, 'eval', {'rmse': 4.5})
+    log.close()
+    text, _ = write(workdir)
+    assert polylines(text, 'rmse m') == {'line eval': 1}

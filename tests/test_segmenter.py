@@ -80,6 +80,7 @@ def test_void_predicted_is_a_miss_and_void_truth_counts_only_in_its_own_mean():
     assert scores['IoU']['class 1'] == 1, 'where the truth is void nothing counts'
     assert scores['mIoU'] == pytest.approx((3 / 4 + 1) / 2)
     # Among all classes: void is hit once, said once too often and missed once; class 1 was said once too often.
+    assert [sum(row) for row in scores['confusion'][:2]] == [4, 2], 'with the pixel that was given to void'
     assert scores['mIoU_with_void'] == pytest.approx((3 / 4 + 2 / 3 + 1 / 3) / 3)
     plain = scores_of(make_config(), jnp.minimum(prediction, 4), label)
     assert plain['IoU']['class 1'] == 1 and 'mIoU_with_void' not in plain
