@@ -2,15 +2,18 @@
 
 import importlib
 import pathlib
+import shlex
 import zipfile
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from segjax.errors import InputError
+from segjax.notes import Note, tell
 from segjax.pretrained import archives
 
 HUB = 'hf:'
@@ -122,9 +125,12 @@ def _read_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
             expected='a dict of tensors saved by torch',
             fix="save it anew where its code is: torch.save(model.state_dict(), 'weights.pth')",
         )
-    keys = [str(key) for key in content]
-    while inner := _wrapped(content):
-        content = inner
+    keys, place = [str(key) for key in content], ''
+    while copies := _wrappers(content):
+        for other in copies[1:]:
+            tell(_second_copy(file, place, copies[0], other))
+        content = content[copies[0]]
+        place += f'[{copies[0]!r}]'
     tensors = {name: x for name, x in content.items() if isinstance(name, str) and isinstance(x, np.ndarray)}
     if not tensors:
         raise InputError(
@@ -136,13 +142,27 @@ def _read_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _wrapped(content: Mapping) -> Mapping | None:
-    """Returns the dict that holds the tensors inside a training script's dict; None where there is none."""
-    for key in _WRAPPERS:
-        inner = content.get(key)
-        if isinstance(inner, Mapping) and any(isinstance(name, str) for name in inner):
-            return inner
-    return None
+def _wrappers(content: Mapping) -> list[str]:
+    """Returns the keys under which a training script's dict holds tensors; the first of them counts."""
+    return [key for key in _WRAPPERS if _holds_tensors(content.get(key))]
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Returns whether a value is a dict with a tensor under some name, or a dict of such dicts."""
+    if not isinstance(value, Mapping):
+        return False
+    return any(
+        isinstance(name, str) and (isinstance(inner, np.ndarray) or _holds_tensors(inner))
+        for name, inner in value.items()
+    )
+
+
+def _second_copy(file: pathlib.Path, place: str, taken: str, other: str) -> Note:
+    """Returns the note about tensors that a file holds beside those that are taken."""
+    copy = str(file.with_name(f'{file.name.partition(".")[0]}_{other}.pth'))
+    load = f"torch.load({str(file)!r}, 'cpu', weights_only=False){place}[{other!r}]"
+    fix = 'python -c ' + shlex.quote(f'import torch; torch.save({load}, {copy!r})')
+    return Note(str(file), f'{taken!r} is taken, {other!r} is not; this saves it to {copy}', fix)
 
 
 def without_prefixes(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
