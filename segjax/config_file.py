@@ -5,6 +5,7 @@ with it, or with a key, is an InputError that names the file and line, or the ke
 is, with its traceback.
 """
 
+import difflib
 import importlib.util
 import inspect
 import pathlib
@@ -58,7 +59,7 @@ def load(text: str) -> ml_collections.ConfigDict:
     """
     name, _, argument = text.partition(':')
     path = pathlib.Path(name).expanduser()
-    get_config = function(path, 'get_config', '--config', 'configs/supervised.py:quick')
+    get_config = function(path, 'get_config', '--config', 'configs/supervised.py:quick', argument)
     if argument and not inspect.signature(get_config).parameters:
         raise InputError('--config', got=f'{argument!r} after the colon', expected=f'nothing: {path} takes no argument')
     needed = [p for p in inspect.signature(get_config).parameters.values() if p.default is p.empty]
@@ -73,36 +74,47 @@ def load(text: str) -> ml_collections.ConfigDict:
     return config.lock()
 
 
-def function(path: pathlib.Path, name: str, flag: str, example: str) -> Callable:
+def function(path: pathlib.Path, name: str, flag: str, example: str, argument: str = '') -> Callable:
     """The function that a file defines.
 
     Args:
       path: of the file.
       name: of the function: 'get_config'.
       flag: which named the file, for errors.
-      example: of what the flag may be, for errors.
+      example: file of the repository that the flag may name, for errors.
+      argument: what follows the file behind a colon, for errors.
 
     Raises:
       InputError: no such file, an error in it, or no such function.
     """
     if not path.is_file():
-        raise _no_file(path, flag, example)
+        raise _no_file(path, flag, example, argument)
     found = getattr(call(path, lambda: _execute(path)), name, None)
     if not callable(found):
         raise InputError(str(path), got=f'no function {name}', expected=f'def {name}(...): ...')
     return found
 
 
-def _no_file(path: pathlib.Path, flag: str, example: str) -> InputError:
-    got = f'no file {path}'
+def _no_file(path: pathlib.Path, flag: str, example: str, argument: str) -> InputError:
+    """Returns the error for a path that names no file, with the nearest file in its folder, or in the repository."""
+    if path.parent.is_dir() and not path.is_dir() and list(path.parent.glob('*.py')):
+        nearest = unknown_name(flag, path.name, (p.name for p in path.parent.glob('*.py')))
+        expected = f'{nearest.expected} in {path.parent}'
+        return InputError(flag, got=f'no file {path}', expected=expected, fix=nearest.fix)
+    file, _, variant = example.partition(':')
+    home = pathlib.Path(file).parent
+    home = home if home.is_dir() else PACKAGE.parent / home
+    names = sorted(p.name for p in home.glob('*.py'))
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    got = f'the folder {path}' if path.is_dir() else f'no file {path}'
+    expected = f'a file of Python, as {", ".join(names) or file} in {home}'
     if not path.parent.is_dir():
-        expected = f'a file; there is no folder {path.parent} either, seen from {pathlib.Path.cwd()}'
-        return InputError(flag, got=got, expected=expected, fix=f'{flag} {example}, in the repository')
-    if path.is_dir() or not list(path.parent.glob('*.py')):
-        got = f'the folder {path}' if path.is_dir() else got
-        return InputError(flag, got=got, expected='a file of Python', fix=f'{flag} {example}, in the repository')
-    nearest = unknown_name(flag, path.name, (p.name for p in path.parent.glob('*.py')))
-    return InputError(flag, got=got, expected=f'{nearest.expected} in {path.parent}', fix=nearest.fix)
+        expected += f'; there is no folder {path.parent} either, seen from {pathlib.Path.cwd()}'
+    if near:
+        fix = f'{flag} {home / near[0]}' + (f':{argument}' if argument else '')
+    else:
+        fix = f'{flag} {home / pathlib.Path(file).name}' + (f':{variant}' if variant else '')
+    return InputError(flag, got=got, expected=expected, fix=fix)
 
 
 def _execute(path: pathlib.Path) -> ModuleType:

@@ -5,6 +5,7 @@ was saved and the same command goes on.
 """
 
 import os
+import re
 import sys
 import time
 import traceback
@@ -62,6 +63,26 @@ FLAGS = (
     *(_TABLE, _SCALE, _ROWS, _SEEDS, _OVERRIDE, _DELETE),
     *PROCESSES,
 )
+EXAMPLES = {
+    'config': 'configs/supervised.py:quick',
+    'workdir': 'runs/first',
+    'mode': 'train',
+    'input': 'photos',
+    'output': 'labelled',
+    'checkpoint': 'last',
+    'extend': '',
+    'table': 'configs/tables/noise_cyclegan_table2.py',
+    'scale': 'quick',
+    'rows': 'base',
+    'seeds': '0,1,2',
+    'override': 'base:train.batch_size=4',
+    'delete': 'NAME',
+    'distributed': '',
+    'coordinator': 'node1:12345',
+    'num_processes': '2',
+    'process_id': '0',
+}
+"""Values that flags may have, for errors; '' for flags without a value."""
 
 
 def _parse_flags(argv):
@@ -74,13 +95,16 @@ def _parse_flags(argv):
     rest, assignments = config_file.split_arguments(argv)
     try:
         _check_repeated(rest)
+        _check_values(rest)
         surplus = flags.FLAGS(rest)[1:]
         if surplus:
             raise InputError('command line', got=' '.join(surplus), expected='flags only, as --workdir runs/first')
     except flags.UnrecognizedFlagError as error:
         _fail(unknown_name('command line', error.flagname, [flag.name for flag in FLAGS]))
-    except flags.Error as error:
-        _fail(InputError('command line', got=str(error), expected='flags with a value of their type', fix='--help'))
+    except flags.Error as error:  # of a flag that is absl's own
+        name = re.search(r'flag -*(\w+)', str(error))
+        fix = f'leave --{name[1]} out' if name else 'leave that flag out'
+        _fail(InputError('command line', got=str(error), expected='flags with a value of their type', fix=fix))
     except InputError as error:
         _fail(error)
     return [argv[0], assignments]
@@ -90,9 +114,34 @@ def _check_repeated(argv) -> None:
     """Raises InputError for a flag that is given twice with one value each, of which absl takes the last."""
     names = [word.lstrip('-').partition('=')[0] for word in argv[1:] if word.startswith('--')]
     for flag in FLAGS:
-        if names.count(flag.name) > 1 and flag not in (_OVERRIDE, _DELETE):
+        if names.count(flag.name) > 1 and flag.name not in (_OVERRIDE.name, _DELETE.name):
             got = f'--{flag.name} {names.count(flag.name)} times'
             raise InputError('command line', got=got, expected='each flag once', fix=f'keep one --{flag.name}')
+
+
+def _check_values(argv) -> None:
+    """Raises InputError for a flag without a value, or with a value of another type."""
+    waiting = list(argv[1:])
+    while waiting:
+        word = waiting.pop(0)
+        if word == '--':
+            return
+        name, equals, value = word.lstrip('-').partition('=')
+        if not word.startswith('-') or name not in EXAMPLES:
+            continue
+        flag, example = flags.FLAGS[name], f'--{name} {EXAMPLES[name]}'.strip()
+        if flag.boolean and not equals:
+            continue
+        if not equals:
+            if not waiting or waiting[0].startswith('--'):
+                got = 'no value' + (f': {waiting[0]!r} follows' if waiting else '')
+                raise InputError(f'--{name}', got=got, expected=flag.help, fix=example)
+            value = waiting.pop(0)
+        try:
+            flag.parser.parse(value)
+        except (ValueError, TypeError):
+            kind = 'true or false' if flag.boolean else 'a whole number'
+            raise InputError(f'--{name}', got=repr(value), expected=f'{kind}: {flag.help}', fix=example) from None
 
 
 def help_text() -> str:
@@ -143,7 +192,9 @@ def _check_flags() -> None:
     if _MODE.value == 'predict':
         for flag in (_INPUT, _OUTPUT):
             if not flag.value:
-                raise InputError(f'--{flag.name}', got='nothing', expected='a folder', fix=f'--{flag.name} FOLDER')
+                raise InputError(
+                    f'--{flag.name}', got='nothing', expected='a folder', fix=f'--{flag.name} {EXAMPLES[flag.name]}'
+                )
         paths.check_writable('--output', paths.local('--output', _OUTPUT.value).absolute())
 
 
@@ -156,7 +207,7 @@ def _check_flags_of_modes() -> None:
                 raise InputError(f'--{flag.name}', got=f'--mode {_MODE.value}', expected=expected)
     if _MODE.value == 'table':
         if not _TABLE.value:
-            raise InputError('--table', got='nothing', expected='a table file', fix='--table configs/tables/FILE.py')
+            raise InputError('--table', got='nothing', expected='a table file', fix=f'--table {EXAMPLES["table"]}')
         if _CONFIG.value:
             fix = 'leave --config out; --config.section.key=value holds for every row'
             raise InputError('--config', got=_CONFIG.value, expected='none: the rows name their configs', fix=fix)

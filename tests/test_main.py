@@ -120,7 +120,16 @@ def test_wrong_input_from_outside(tmp_path, arguments, fragments):
         (['--mode=doctor', '--extend'], ['--extend', '--mode doctor', '--mode train']),
         (['--extend'], ['--extend', 'no checkpoint in', 'leave --extend out']),
         (['--mode=train', '--mode=doctor'], ['--mode 2 times', 'keep one --mode']),
-        (['--process_id=two'], ['--process_id=two']),
+        (['--process_id=two'], ['--process_id', "'two'", 'a whole number', 'fix:      --process_id 0']),
+        (['--num_processes', '1.5'], ['--num_processes', "'1.5'", 'a whole number', 'fix:      --num_processes 2']),
+        (['--extend=maybe'], ['--extend', "'maybe'", 'true or false', 'fix:      --extend']),
+        (['--rows'], ['--rows', 'no value', 'fix:      --rows base']),
+        (['--override', '--seeds=0'], ['--override', "'--seeds=0' follows", 'fix:      --override base:']),
+        (['--checkpoint'], ['--checkpoint', 'no value', 'fix:      --checkpoint last']),
+        (['-checkpoint'], ['--checkpoint', 'no value', 'fix:      --checkpoint last']),
+        (['--workdir'], ['--workdir', 'no value', 'fix:      --workdir runs/first']),
+        (['--workdir', '--mode', 'train'], ['--workdir', "'--mode' follows", 'fix:      --workdir runs/first']),
+        (['--verbosity=abc'], ['--verbosity=abc', 'leave --verbosity out']),
         (['stray'], ['stray', 'flags only']),
         (
             ['--workdir=gs://bucket/run'],
@@ -161,6 +170,35 @@ def test_wrong_config_argument(call, tmp_path, monkeypatch, config, fragments):
     code, _, err = call('--config', config, '--workdir', tmp_path / 'run')
     assert code == 1
     assert_message(err, 'got:', 'expected:', *fragments)
+
+
+def test_a_config_without_a_value(call, tmp_path):
+    code, _, err = call('--config', '--workdir', tmp_path / 'run')
+    assert code == 1
+    assert_message(err, '--config', "'--workdir' follows", 'fix:      --config configs/supervised.py:quick')
+
+
+@pytest.mark.parametrize(
+    'arguments, fix',
+    [
+        (['--table', 'config/tables/learned_dilation_camvd.py'], '--table configs/tables/learned_dilation_camvid.py'),
+        (['--table', 'configs/table/noise_cyclegan_table2.py'], '--table configs/tables/noise_cyclegan_table2.py'),
+        (['--table', 'config/tables/mine.py'], '--table configs/tables/noise_cyclegan_table2.py'),
+        (['--config', 'config/scene_geometry.py:quick'], '--config configs/scene_geometry.py:quick'),
+        (['--config', 'config/mine.py:quick'], '--config configs/supervised.py:quick'),
+    ],
+)
+def test_a_misspelled_folder_names_the_file_that_is_meant(call, tmp_path, monkeypatch, arguments, fix):
+    monkeypatch.chdir(REPOSITORY)
+    mode = ('--mode', 'table') if arguments[0] == '--table' else ()
+    code, _, err = call(*mode, *arguments, '--workdir', tmp_path / 'run')
+    assert code == 1
+    message = assert_message(err, arguments[1].partition(':')[0], f'fix:      {fix}')
+    folder = REPOSITORY / 'configs' / ('tables' if mode else '')
+    assert all(path.name in message for path in folder.glob('*.py'))
+    monkeypatch.chdir(tmp_path)
+    _, _, err = call(*mode, *arguments, '--workdir', tmp_path / 'run')
+    assert f'fix:      {fix.replace("configs", f"{REPOSITORY}/configs")}' in err
 
 
 def test_no_config_and_no_run(call, tmp_path):
@@ -207,7 +245,7 @@ def get_table():
 def test_wrong_flags_of_a_table(call, tmp_path, monkeypatch, arguments, fragments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'table.py').write_text(TABLE)
-    workdir = () if '--workdir=' in arguments else ('--workdir', 'run')
+    workdir = () if arguments[-1].startswith('--workdir=') else ('--workdir', 'run')
     code, out, err = call('--mode', 'table', *workdir, *arguments)
     assert code == 1
     assert_message(err, 'got:', 'expected:', *fragments)
