@@ -11,6 +11,7 @@ import io
 import mmap
 import os
 import pathlib
+import shlex
 import stat
 import struct
 import unicodedata
@@ -86,11 +87,23 @@ def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
         for name in folders:
             _check_loop(pathlib.Path(parent, name))
         for path in paths:
-            if not path.suffix and path.is_symlink() and not path.exists():
-                got = f'a link to {os.readlink(path)}, which does not exist'
-                raise InputError(str(path), got=got, expected='a folder or a file', fix='mend or remove the link')
+            _check_target(path)
         found += paths
     return sorted(found)
+
+
+def check_links(folder: pathlib.Path) -> None:
+    """Raises InputError for a link in a folder that leads nowhere, and may have been meant as a folder."""
+    for path in sorted(folder.iterdir()):
+        if not path.name.startswith('.'):
+            _check_target(path)
+
+
+def _check_target(path: pathlib.Path) -> None:
+    """Raises InputError for a link without a suffix that leads nowhere."""
+    if not path.suffix and path.is_symlink() and not path.exists():
+        got = f'a link to {os.readlink(path)}, which does not exist'
+        raise InputError(str(path), got=got, expected='a folder or a file', fix=f'rm {shlex.quote(str(path))}')
 
 
 def _refuse_folder(error: OSError) -> None:

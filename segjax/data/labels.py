@@ -279,8 +279,8 @@ def load_class_file(path: str | pathlib.Path) -> LabelCoding:
           - {name: car, id: 26, color: [0, 0, 142]}      # id in the label files, colour in colour masks
         ignore: [0, [0, 0, 0]]                           # ids, and colours, that are void
 
-    255 is void unless a class has `id: 255`. Where colours are missing, the palette is that of PASCAL VOC. Colour
-    masks are read only if every class has a colour.
+    255 is void unless a class has `id: 255`. Either all classes have colours, or none: without colours the palette is
+    that of PASCAL VOC, and colour masks are refused.
 
     Raises:
       InputError: for anything else, naming the file and the entry.
@@ -308,12 +308,22 @@ def load_class_file(path: str | pathlib.Path) -> LabelCoding:
         raise _bad(path, f'id {both[0]} both a class and ignored', 'one of the two', 'give every class its `id`')
     if len(names) > IGNORE:
         raise _bad(path, f'{len(names)} classes', f'at most {IGNORE}, because train id {IGNORE} is void')
+    _check_colors(path, names, given, ignore_colors)
     palette = tuple(color or voc_color(i) for i, color in enumerate(given))
     colors = {}
     if all(given):
         colors = {color: i for i, color in enumerate(given)} | dict.fromkeys(ignore_colors, IGNORE)
     classes = ClassSpec(names=tuple(names), palette=palette, ids=tuple(ids))
     return make_coding(classes, ignore=[*ignore_ids, IGNORE], colors=colors)
+
+
+def _check_colors(path: pathlib.Path, names: list[str], given: list[Color | None], ignored: list[Color]) -> None:
+    """Raises InputError where only some classes have colours, or only what is ignored."""
+    without = [name for name, color in zip(names, given, strict=True) if color is None]
+    if without and (ignored or len(without) < len(names)):
+        got = f'no color of class {without[0]!r}' + (f' and {len(without) - 1} more' if without[1:] else '')
+        fix = f'add `color: [r, g, b]` to {", ".join(without[:5])}{", ..." if without[5:] else ""}'
+        raise _bad(path, got, 'a color for all classes, or no color in the whole file', fix)
 
 
 def voc_color(index: int) -> Color:

@@ -382,3 +382,15 @@ def test_the_doctor_names_everything(small):
     orphan = files['Label'].with_name('170908_060000000_Camera_5_bin.png')
     places = [finding.where for finding in doctor.diagnose(config) if finding.severity == 'error']
     assert sorted(places) == sorted(map(str, (files['Label'], files['Pose'], depth, orphan)))
+
+
+@pytest.mark.parametrize('place', ['road03_ins', 'road02_ins/Label', 'road02_ins/Depth/Record003', 'Pose'])
+def test_link_to_a_road_that_is_gone(written, place):
+    config, root, _ = written
+    link = root / place
+    if link.exists():
+        link.rename(root.parent / 'elsewhere')
+    link.symlink_to('/no/such/folder')
+    with pytest.raises(InputError, match='a link to /no/such/folder, which does not exist') as error:
+        data.prepare(config)
+    assert error.value.where == str(link)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import unicodedata
 
 import cv2
@@ -162,6 +163,27 @@ def test_clips_are_split_aloud(tmp_path, capsys):
     data.prepare(layouts.data_config('cityscapes_video', tmp_path / 'c', tmp_path / 'cache'))
     printed = capsys.readouterr().out
     assert 'clip seq0002 is val, the other 2 are train' in printed and '1 folders' in printed and 'extra' in printed
+
+
+def test_of_two_folders_of_labels_the_one_that_is_read_is_said(tmp_path, capsys):
+    layouts.write_clips(tmp_path / 'c', clips=2)
+    for kind in ('label', 'instance'):
+        shutil.copytree(tmp_path / f'c/seq0001/{kind}_predicted', tmp_path / f'c/seq0001/{kind}')
+    data.prepare(layouts.data_config('cityscapes_video', tmp_path / 'c', tmp_path / 'cache'))
+    printed = capsys.readouterr().out
+    assert f'note: {tmp_path}/c/seq0001' in printed and f'note: {tmp_path}/c/seq0000' not in printed
+    assert 'label and label_predicted: label_predicted is read' in printed
+    assert 'instance and instance_predicted: instance_predicted is read' in printed
+
+
+@pytest.mark.parametrize('place', ['seq0009', 'seq0001/label_predicted', 'seq0001/instance_predicted', 'seq0001/image'])
+def test_link_to_a_clip_that_is_gone(tmp_path, place):
+    layouts.write_clips(tmp_path / 'c')
+    link = tmp_path / 'c' / place
+    if link.exists():
+        shutil.rmtree(link)
+    link.symlink_to('/no/such/folder')
+    expect(layouts.data_config('cityscapes_video', tmp_path / 'c', tmp_path / 'cache'), link, '/no/such/folder')
 
 
 def test_random_splits_are_said_aloud(tmp_path, capsys):

@@ -148,6 +148,8 @@ def test_colour_masks(tmp_path):
         ('{classes: [a], ignore: 3}', 'a list of ids'),
         ('{classes: [a], ignore: [0]}', 'both a class and ignored'),
         ('[a, [', 'cannot be parsed'),
+        ('[{name: a, color: [1, 2, 3]}, b]', "no color of class 'b'"),
+        ('{classes: [a, b], ignore: [[0, 0, 0]]}', "no color of class 'a'"),
     ],
 )
 def test_bad_class_files(tmp_path, text, says):

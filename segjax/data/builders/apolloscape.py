@@ -13,7 +13,7 @@ import numpy as np
 from segjax.data import image_files, transforms
 from segjax.data.builders import base
 from segjax.data.builders.base import FileDataset, Inspection, Item, Record
-from segjax.data.image_files import by_name, find
+from segjax.data.image_files import by_name, check_links, find
 from segjax.data.labels import APOLLOSCAPE, APOLLOSCAPE_IDS, LabelCoding
 from segjax.errors import InputError
 
@@ -46,6 +46,7 @@ NO_DEPTH = 65535
 FIRST_INSTANCE = 1000  # instanceIds: class id * 1000 + number
 MOVABLE = range(APOLLOSCAPE.names.index('car'), APOLLOSCAPE.names.index('tricycle') + 1)
 
+KINDS = ('ColorImage', 'Label', 'Depth', 'Pose')
 ROAD = re.compile(r'road\d+_(ins|seg)')
 CAMERA_FOLDER = re.compile(r'Camera[ _]?(\d)')
 FRAME_NAME = re.compile(r'\d{6}_\d{9}_Camera_(?P<camera>\d)')  # day and time: names in order are frames in order
@@ -123,6 +124,8 @@ class Apolloscape(FileDataset):
         return (*maps, 'sequence', 'frame', 'name')
 
     def splits(self):
+        for folder in self._places():
+            check_links(folder)
         if not self._folders('ColorImage'):
             raise InputError(
                 str(self.root),
@@ -131,6 +134,20 @@ class Apolloscape(FileDataset):
                 fix='config.data.root is the folder that holds the roads',
             )
         return SPLITS
+
+    def _places(self) -> list[pathlib.Path]:
+        """Returns the folders above those of the cameras: the root folder, roads, kinds and records."""
+        level = [self.root]
+        found = [self.root]
+        for _ in range(3):
+            below = (path for folder in level for path in folder.iterdir())
+            level = [path for path in below if path.is_dir() and not path.name.startswith('.')]
+            if len(found) == 1:
+                level = [
+                    path for path in level if path.name in KINDS or ROAD.fullmatch(path.name.removesuffix('_depth'))
+                ]
+            found += level
+        return found
 
     def _folders(self, kind: str) -> dict[Place, pathlib.Path]:
         """The clips' folders of one kind ('ColorImage', ...), in order."""
@@ -155,7 +172,7 @@ class Apolloscape(FileDataset):
         return found
 
     def scan(self, split):
-        folders = {kind: self._folders(kind) for kind in ('ColorImage', 'Label', 'Depth', 'Pose')}
+        folders = {kind: self._folders(kind) for kind in KINDS}
         clips, problems = read_clips(folders['ColorImage'])
         if split != SPLITS[0]:
             problems = []  # a folder that cannot be read is in no split: it is told of once

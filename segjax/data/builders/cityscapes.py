@@ -11,7 +11,7 @@ import numpy as np
 
 from segjax.data.builders import base
 from segjax.data.builders.base import FileDataset, Item
-from segjax.data.image_files import by_name, find
+from segjax.data.image_files import by_name, check_links, find
 from segjax.data.labels import CITYSCAPES, CITYSCAPES_LABEL_IDS, CITYSCAPES_TRAIN_IDS, LabelCoding
 from segjax.errors import InputError
 from segjax.notes import Note
@@ -231,6 +231,8 @@ class _Clips(FileDataset):
         return np.where(ids == 255, 0, ids.astype(np.uint16) + 1)
 
     def _clips(self) -> dict[str, list[pathlib.Path]]:
+        for folder in (self.root, *_folders(self.root)):
+            check_links(folder)
         clips = sorted(path.parent for path in self.root.glob('*/image') if path.is_dir())
         if not clips:
             raise InputError(
@@ -250,9 +252,9 @@ class _Clips(FileDataset):
         if 'val' in clips:
             message = f'split by name: clip {clips["val"][0].name} is val, the other {len(clips["train"])} are train'
             found.append(Note(str(self.root), message))
+        found += _second_folders([path for of_split in clips.values() for path in of_split])
         used = {path.name for of_split in clips.values() for path in of_split}
-        there = sorted(path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith('.'))
-        passed_over = [name for name in there if name not in used]
+        passed_over = [path.name for path in _folders(self.root) if path.name not in used]
         if passed_over:
             message = (
                 f'passed over, without a folder image: {len(passed_over)} folders, as {", ".join(passed_over[:5])}'
@@ -301,3 +303,20 @@ class _Clips(FileDataset):
         except (ValueError, TypeError) as error:
             got = f'{key!r}: {content[key]!r}'
             raise InputError(str(path), got=got, expected='three rows of three numbers') from error
+
+
+def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders in a folder, sorted, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
+
+
+def _second_folders(clips: list[pathlib.Path]) -> list[Note]:
+    """Returns a note for each kind of file of which clips have two folders."""
+    notes = []
+    for given in ('label', 'instance'):
+        read = f'{given}_predicted'
+        both = [clip for clip in clips if (clip / given).is_dir() and (clip / read).is_dir()]
+        if both:
+            message = f'{given} and {read}: {read} is read, in {len(both)} of {len(clips)} clips'
+            notes.append(Note(str(min(both)), message, f'move {read} away to read {given}'))
+    return notes
