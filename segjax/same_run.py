@@ -144,20 +144,24 @@ def check_data(folder: pathlib.Path, spec: DataSpec, stages: Sequence[Stage]) ->
     """
     if not origin.has_begun(folder):
         return
-    stored = stored_spec(folder)
-    where, got, expected = f'--workdir {folder}', '', ''
-    classes = class_differences(stored.classes, spec.classes, colors=False)
-    if classes:
-        got, expected = classes, 'the classes that it was started with'
-    else:
-        for split in _splits(stages):
-            got = split_differences(stored, spec, split)
-            if got:
-                expected = f'split {split!r} as it was when the run was started'
-                break
+    got = data_difference(folder, spec, stages)
     if got:
         fix = f'put the data back, or begin another run: --workdir NEW --config.init_from.path={folder}'
-        raise InputError(where, got=f'data that changed since: {got}', expected=expected, fix=fix)
+        expected = 'the data that it was started with'
+        raise InputError(f'--workdir {folder}', got=f'data that changed since: {got}', expected=expected, fix=fix)
+
+
+def data_difference(folder: pathlib.Path, spec: DataSpec, stages: Sequence[Stage]) -> str:
+    """Returns the first difference between the data of a run and the data now in words, '' if there is none.
+
+    Args:
+      folder: the run folder, which has a spec.json.
+      spec: of the data as they are now.
+      stages: of the run; splits that they do not use may differ.
+    """
+    stored = stored_spec(folder)
+    of_splits = (split_differences(stored, spec, split) for split in _splits(stages))
+    return class_differences(stored.classes, spec.classes, colors=False) or next(filter(None, of_splits), '')
 
 
 def check_classes(folder: pathlib.Path, config: ml_collections.ConfigDict, spec: DataSpec) -> None:

@@ -19,13 +19,15 @@ def run(plan: Plan) -> None:
 
     Raises:
       health.Preempted: told to stop; the same command goes on.
-      InputError: a row that its run would refuse, before the first row is trained. Or a run began
-        from a start that has been trained anew since.
+      InputError: a row that its run would refuse, or whose data are others than those of finished
+        rows, before the first row is trained. Or a run began from a start that has been trained anew since.
     """
     if plan.added and parallel.is_main():
         print(f'also trained, because chosen rows begin from them: {", ".join(plan.added)}', flush=True)
-    check_runs(job for job in plan.todo if to_be_run(job))
     with health.StopSignal() as stop:
+        is_open = [to_be_run(job) for job in plan.jobs]
+        finished = [job for job, is_one in zip(plan.jobs, is_open, strict=True) if not is_one]
+        check_runs((job for job in plan.todo if job not in finished), finished, stop)
         for number, job in enumerate(plan.todo, start=1):
             if not to_be_run(job):
                 continue

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from segjax import config as config_lib
-from segjax import config_file, driver, logs, origin
+from segjax import config_file, driver, health, logs, origin, pipelines, same_run
 from segjax.config_file import Assignment
+from segjax.data.spec import DataSpec
 from segjax.errors import InputError, unknown_name
 from segjax.tables import starts
 from segjax.tables.spec import Row, Scale, Table, load
@@ -285,14 +286,19 @@ SHAPING = ('pipeline', 'model', 'data', 'augment', 'train', 'evaluate')
 """Sections that decide on the shapes in a step, so on the sizes that a net sees."""
 
 
-def check_runs(jobs: Iterable[Job]) -> None:
+def check_runs(jobs: Iterable[Job], finished: Iterable[Job] = (), stop: health.StopSignal | None = None) -> None:
     """Raises InputError for the first job that its run would refuse, before any job is trained.
 
     Prepares the data of all jobs, and checks each distinct config once. Steps take longest to trace:
     they are traced once for all configs with equal SHAPING sections. A job whose start is not
     trained yet is checked as if it began at random. Must come after `parallel.initialize`.
+
+    Args:
+      jobs: that are to be trained.
+      finished: jobs with results, whose data must be those of the jobs to be trained.
+      stop: asked while data are prepared.
     """
-    checked, traced = set(), set()
+    checked, traced, specs = set(), set(), {}
     for job in jobs:
         config = job.config.copy_and_resolve_references().lock()
         config.seed = 0
@@ -305,8 +311,36 @@ def check_runs(jobs: Iterable[Job]) -> None:
         checked.add(known)
         shaping = json.dumps({key: stored[key] for key in SHAPING if key in stored}, sort_keys=True)
         with _located(f'row {job.row.key!r}'):
-            driver.checked_run(config, str(job.folder), 'train', trace_steps=shaping not in traced)
+            run, _ = driver.checked_run(config, str(job.folder), 'train', shaping not in traced, stop)
         traced.add(shaping)
+        specs[_data_set(config)] = run.spec
+    _check_data([(job, specs[_data_set(job.config)]) for job in finished if _data_set(job.config) in specs])
+
+
+def _data_set(config: ml_collections.ConfigDict) -> str:
+    """Returns a text that is equal for configs of the same data set in the same place."""
+    stored = config_lib.to_json(config)['data']
+    return json.dumps([stored[key] for key in ('name', 'root', 'classes', 'world')], sort_keys=True)
+
+
+def _check_data(finished: Sequence[tuple[Job, DataSpec]]) -> None:
+    """Raises InputError for finished jobs whose data changed since: their numbers do not compare with new ones.
+
+    Args:
+      finished: jobs, each with its data as they are now. Folders without a spec.json are older than that file.
+    """
+    changed = {}
+    for job, spec in finished:
+        if (job.folder / same_run.SPEC).exists():
+            stages = pipelines.load(job.config.pipeline).make_stages(job.config, spec)
+            if difference := same_run.data_difference(job.folder, spec, stages):
+                changed[job.folder] = difference
+    if changed:
+        first, *others = changed
+        where = str(first) + (f' and {len(others)} more' if others else '')
+        fix = f'rm -r {shlex.join(map(str, changed))}, to train them again; or put the data back'
+        got = f'a finished row whose data changed since: {changed[first]}'
+        raise InputError(where, got=got, expected='the data of the rows that are still to be trained', fix=fix)
 
 
 def _command(

@@ -1,19 +1,23 @@
 """What is trained in which order, how a table goes on, and when the outputs are written."""
 
 import csv
+import dataclasses
 import io
 import os
 import pathlib
+import shlex
 import signal
+import subprocess
 
 import jax
 import pytest
 from paper_table import FILE, RESULTS, runs, start
 
-from segjax import bench, driver, health, logs, parallel
+from segjax import bench, data, driver, health, logs, parallel
 from segjax.config_file import Assignment
 from segjax.errors import InputError
 from segjax.tables import loop
+from segjax.tables.plan import make_plan
 
 ROWS = ('base', 'thin', 'strong')
 
@@ -215,3 +219,36 @@ def test_a_row_that_its_run_would_refuse_is_found_before_the_first_row_is_traine
         start(table_file, overrides=['strong:data.eval_size=(33, 65)'])
     assert trained == []
     assert error.value.fix == '--config.data.eval_size="(32, 64)"'
+
+
+def test_a_finished_row_whose_data_changed_is_not_mixed_with_new_rows(table_file, trained):
+    start(table_file, rows='base|thin', seeds='0')
+    prepared = data.prepare(make_plan(str(table_file), 'quick', 'runs').jobs[0].config.data)
+    folders = [pathlib.Path('runs', key, 'seed_0').absolute() for key in ('base', 'thin')]
+    for folder in folders:
+        logs.write_json(folder / 'spec.json', prepared.spec.to_json())
+    trained.clear()
+    start(table_file, rows='base|thin', seeds='0')
+    assert trained == []
+    for folder, split in zip(folders, ('train', 'val'), strict=True):
+        changed = dataclasses.replace(prepared.spec, digest={**prepared.spec.digest, split: 'abc'})
+        logs.write_json(folder / 'spec.json', changed.to_json())
+    with pytest.raises(InputError, match=r"base/seed_0 and 1 more\n.*changed since: split 'train' has other") as error:
+        start(table_file, seeds='0')
+    assert trained == []
+    command = shlex.split(error.value.fix.partition(', ')[0])
+    assert command == ['rm', '-r', *map(str, folders)]
+    subprocess.run(command, check=True)
+    start(table_file, seeds='0')
+    assert runs(trained) == [('base', 0), ('thin', 0), ('strong', 0)]
+
+
+def test_rows_of_other_data_do_not_compare(table_file, trained):
+    other = ['base:data.world.seed=7']
+    start(table_file, rows='base', seeds='0', overrides=other)
+    prepared = data.prepare(make_plan(str(table_file), 'quick', 'runs', overrides=other).jobs[1].config.data)
+    spec = dataclasses.replace(prepared.spec, digest={'train': 'abc', 'val': 'abc'})
+    logs.write_json(pathlib.Path('runs/base/seed_0/spec.json'), spec.to_json())
+    trained.clear()
+    start(table_file, rows='thin', seeds='0', overrides=other)
+    assert runs(trained) == [('thin', 0)]
