@@ -28,7 +28,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from segjax import config as config_lib
-from segjax import config_file, driver, logs, origin, parallel
+from segjax import config_file, driver, health, logs, origin, parallel
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import PyTree, Stage, TrainState
@@ -206,24 +206,35 @@ class Timed(NamedTuple):
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     """`--mode bench`: opens the config and its variants and benches them; see `run`."""
-    return run(open_variants(config, workdir))
+    with health.StopSignal() as stop:
+        variants = open_variants(config, workdir, stop)
+        if stop.reached():
+            raise health.Preempted('nothing was timed')
+    return run(variants)
 
 
-def open_variants(config: ml_collections.ConfigDict, workdir: str) -> tuple[Variant, ...]:
+def open_variants(
+    config: ml_collections.ConfigDict, workdir: str, stop: health.StopSignal | None = None
+) -> tuple[Variant, ...]:
     """The config itself and each of `config.bench.variants`; every check that needs no compiler happens here.
+
+    Args:
+      config: with its variants.
+      workdir: the run folder.
+      stop: asked while data are prepared.
 
     Raises:
       InputError: a variant that changes nothing known or is no valid config; it is named.
     """
     config_lib.validate(config)
     config = config_file.overridden(config, FRESH)
-    variants = [Variant(BASE, '', *driver.open_run(config, workdir, 'train'))]
+    variants = [Variant(BASE, '', *driver.open_run(config, workdir, 'train', stop))]
     for name, overrides in config_lib.variants_by_name(config.bench.variants).items():
         try:
             changed = config_file.overridden(config, overrides)
             if changed.bench != config.bench:
                 raise InputError('config.bench', got='changed', expected='the same repetitions for all variants')
-            variants.append(Variant(name, overrides, *driver.open_run(changed, workdir, 'train')))
+            variants.append(Variant(name, overrides, *driver.open_run(changed, workdir, 'train', stop)))
         except InputError as error:
             where = f'config.bench.variants, {name}: {error.where}'
             raise InputError(where, got=error.got, expected=error.expected, fix=error.fix) from error

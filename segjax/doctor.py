@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segjax import advice, checks, driver, host, origin, parallel, pipelines, same_run
+from segjax import advice, checks, driver, health, host, origin, parallel, pipelines, same_run
 from segjax import config as config_lib
-from segjax.data import builders, index, transforms
+from segjax.data import builders, index, records, transforms
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
 from segjax.data.labels import OFF_BY_ONE
@@ -79,18 +79,25 @@ def diagnose(config: Any, workdir: str = '') -> list[Finding]:
 
 
 def main(config: Any, workdir: str = '') -> int:
-    """Prints the report. Returns 1 if there is an error, else 0."""
-    diagnosis = examine(config, workdir)
+    """Prints the report. Returns 1 if there is an error, else 0; raises Preempted if told to stop."""
+    with health.StopSignal() as stop:
+
+        def check_stop():
+            if stop.reached():
+                raise health.Preempted('the data set is not examined completely')
+
+        diagnosis = examine(config, workdir, check_stop)
     print(report(diagnosis), flush=True)
     return int(_has_error(diagnosis.findings))
 
 
-def examine(config: Any, workdir: str = '') -> Diagnosis:
+def examine(config: Any, workdir: str = '', check_stop: Callable[[], None] = records.never_stop) -> Diagnosis:
     """Reads the whole data set of a config, and checks a run that would start now.
 
     Args:
       config: unchecked.
       workdir: the run folder, '' for none.
+      check_stop: called between examples, raises to stop.
     """
     findings = _of_refusal(lambda: config_lib.validate(config))
     if not findings:
@@ -100,7 +107,7 @@ def examine(config: Any, workdir: str = '') -> Diagnosis:
         names = dataset.splits()
     except InputError as error:
         return Diagnosis(f'data set {config.data.name!r}', None, {}, [*findings, _from_error(error)])
-    splits, found = _read_splits(dataset, names)
+    splits, found = _read_splits(dataset, names, check_stop)
     findings += found
     findings += _starts_at_one(dataset, splits)
     findings += _duplicates(splits)
@@ -141,7 +148,9 @@ def _from_error(error: InputError) -> Finding:
     return Finding('error', error.where, f'got {error.got}; expected {error.expected}', error.fix)
 
 
-def _read_splits(dataset: Dataset, names: Sequence[str]) -> tuple[dict[str, SplitSummary], list[Finding]]:
+def _read_splits(
+    dataset: Dataset, names: Sequence[str], check_stop: Callable[[], None] = records.never_stop
+) -> tuple[dict[str, SplitSummary], list[Finding]]:
     """Reads all splits. Returns their summaries by name, and a finding for each problem."""
     scans = {split: dataset.scan(split) for split in names}
     every = [item for items, _ in scans.values() for item in items]
@@ -149,13 +158,18 @@ def _read_splits(dataset: Dataset, names: Sequence[str]) -> tuple[dict[str, Spli
     splits = {}
     findings = []
     for split, (items, problems) in scans.items():
-        splits[split], found = _read_split(dataset, split, items, problems, features)
+        splits[split], found = _read_split(dataset, split, items, problems, features, check_stop)
         findings += found
     return splits, findings
 
 
 def _read_split(
-    dataset: Dataset, split: str, items: list[Item], problems: list[InputError], features: Sequence[str]
+    dataset: Dataset,
+    split: str,
+    items: list[Item],
+    problems: list[InputError],
+    features: Sequence[str],
+    check_stop: Callable[[], None],
 ) -> tuple[SplitSummary, list[Finding]]:
     """Reads the examples of a split.
 
@@ -164,6 +178,7 @@ def _read_split(
       split: its name.
       items, problems: from `Dataset.scan`.
       features: that all examples of all splits have, which the records keep.
+      check_stop: as in `examine`.
 
     Returns:
       The summary, and a finding for each problem.
@@ -187,6 +202,7 @@ def _read_split(
     frames = []
     facts = []
     for item, (found, seen, good) in zip(items, base.ordered_map(inspect, items), strict=True):
+        check_stop()
         problems += found
         ids |= seen
         if good:

@@ -230,14 +230,26 @@ def _made_by(run: Run, stage: Stage, host: TrainState) -> dict[str, Any]:
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str, which: str = 'last') -> dict[str, Scores]:
-    """Scores the newest ('last') or the best ('best') checkpoint of every stage, into scores_<which>.json."""
-    run, stages = open_run(config, workdir, 'evaluate')
+    """Scores the newest ('last') or the best ('best') checkpoint of every stage, into scores_<which>.json.
+
+    Raises:
+      Preempted: the process was told to stop. Nothing was written; another call begins anew.
+    """
+    with health.StopSignal() as stop:
+        return _evaluate_stages(config, workdir, which, stop)
+
+
+def _evaluate_stages(
+    config: ml_collections.ConfigDict, workdir: str, which: str, stop: health.StopSignal
+) -> dict[str, Scores]:
+    """Does the work of `evaluate`; `stop` is asked while data are prepared, and between batches."""
+    run, stages = open_run(config, workdir, 'evaluate', stop)
     same_run.check_classes(run.workdir, run.config, run.spec)
     states, all_scores = {}, {}
     for stage in stages:
         state = load_stage(run, stage, states, which)
         host = states[stage.name] = parallel.to_host(state)
-        totals = _evaluate(run, stage, map_functions(run, stage), state)
+        totals = _evaluate(run, stage, map_functions(run, stage), state, stop)
         all_scores[stage.name] = {**stage.finalize(totals), scores.MADE_BY: _made_by(run, stage, host)}
         if parallel.is_main():
             print(f'{stage.name}, step {int(host.step)}')
@@ -420,7 +432,9 @@ def _drain(pending: list, journal: Journal, stage: Stage, saved: checkpoints.Che
     pending.clear()
 
 
-def _evaluate(run: Run, stage: Stage, functions: Functions, state: TrainState, stop=None) -> dict[str, Mean]:
+def _evaluate(
+    run: Run, stage: Stage, functions: Functions, state: TrainState, stop: health.StopSignal
+) -> dict[str, Mean]:
     return evaluation.totals(run, stage, functions.evaluate, root_key(run, stage, 'evaluate'), state, stop)
 
 

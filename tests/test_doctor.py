@@ -1,7 +1,9 @@
 """The doctor finds everything that is wrong, says it once and exits with 1; and finds nothing where nothing is."""
 
+import os
 import pathlib
 import shlex
+import signal
 
 import layouts
 import ml_collections
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax import checks, config_file, data, doctor, driver, parallel, pipelines
+from segjax import checks, config_file, data, doctor, driver, health, parallel, pipelines
 from segjax import config as config_lib
 from segjax.data import builders, loader, transforms
 from segjax.data.worlds import streets
@@ -491,3 +493,25 @@ def test_evaluation_is_traced_with_the_shapes_that_it_has(path, tmp_path):
         assert {key: (x.shape, x.dtype) for key, x in shapes.items()} == {
             key: (x.shape, x.dtype) for key, x in real.items()
         }
+
+
+def test_a_signal_ends_the_doctor_in_order(monkeypatch):
+    ignored = signal.signal(signal.SIGTERM, lambda *_: None)
+    monkeypatch.setattr(doctor, '_starts_at_one', lambda *_: pytest.fail('nothing asked'))
+    monkeypatch.setattr(health.StopSignal, '__enter__', told_to_stop(health.StopSignal.__enter__))
+    try:
+        with pytest.raises(health.Preempted, match='not examined completely'):
+            doctor.main(config_file.load('configs/supervised.py:smoke'))
+    finally:
+        signal.signal(signal.SIGTERM, ignored)
+
+
+def told_to_stop(enter):
+    """Returns a method that enters a StopSignal, and tells the process to stop."""
+
+    def entered(stop):
+        enter(stop)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return stop
+
+    return entered

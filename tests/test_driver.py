@@ -20,7 +20,7 @@ import pytest
 import toy_run
 from run_folders import assert_same_run, final_state, stop_at
 
-from segjax import checkpoints, config_file, driver, evaluation, health, origin
+from segjax import bench, checkpoints, config_file, data, driver, evaluation, health, origin
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import Input
@@ -542,3 +542,32 @@ def test_an_input_that_cannot_be_opened_closes_those_before_it(monkeypatch, brok
 def test_evaluating_what_was_never_trained_says_so(tmp_path):
     with pytest.raises(InputError, match='train first'):
         driver.evaluate(toy_run.make_config(), str(tmp_path))
+
+
+@pytest.fixture
+def told_to_stop(monkeypatch):
+    """SIGTERM comes while data are prepared. What does not hear it must not end the tests."""
+    ignored = signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def prepare(config, check_stop=lambda: None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        check_stop()
+        pytest.fail('nothing asked')
+
+    monkeypatch.setattr(data, 'prepare', prepare)
+    yield
+    signal.signal(signal.SIGTERM, ignored)
+
+
+@pytest.mark.parametrize('mode', [driver.train, driver.evaluate, bench.main])
+def test_a_signal_while_data_are_prepared_ends_the_command_in_order(finished, tmp_path, told_to_stop, mode):
+    with pytest.raises(health.Preempted, match='not prepared completely'):
+        mode(toy_run.make_config(), str(finished[0] if mode is driver.evaluate else tmp_path))
+
+
+def test_a_signal_in_an_evaluation_ends_it_in_order(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(health.StopSignal, 'reached', lambda _: True)
+    copy = shutil.copytree(finished[0], tmp_path / 'run')
+    with pytest.raises(health.Preempted, match="'pretrain' was being evaluated"):
+        driver.evaluate(toy_run.make_config(), str(copy))
+    assert not (copy / 'scores_last.json').exists()
