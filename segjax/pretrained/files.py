@@ -160,8 +160,8 @@ def _holds_tensors(value: Any) -> bool:
 def _second_copy(file: pathlib.Path, place: str, taken: str, other: str) -> Note:
     """Returns the note about tensors that a file holds beside those that are taken."""
     copy = str(file.with_name(f'{file.name.partition(".")[0]}_{other}.pth'))
-    load = f"torch.load({str(file)!r}, 'cpu', weights_only=False){place}[{other!r}]"
-    fix = 'python -c ' + shlex.quote(f'import torch; torch.save({load}, {copy!r})')
+    load = f"load({str(file)!r}, 'cpu', weights_only=False){place}[{other!r}]"
+    fix = 'python -c ' + shlex.quote(f'from torch import load, save; save({load}, {copy!r})')
     return Note(str(file), f'{taken!r} is taken, {other!r} is not; this saves it to {copy}', fix)
 
 
