@@ -7,8 +7,9 @@ number or kind of devices.
 
 import pathlib
 import re
+import shlex
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -195,7 +196,7 @@ class Checkpoints:
                 str(self._folder),
                 got=f'checkpoints of steps {candidates}, none of them readable',
                 expected='at least one whole checkpoint',
-                fix='move the folder away to start over',
+                fix=f'to start over: mv {self._folder} {self._folder}_damaged',
             )
         return None
 
@@ -245,7 +246,7 @@ def _strict(raw: dict[str, PyTree], abstract: TrainState, where: pathlib.Path) -
             f'checkpoint {where}',
             got='; '.join(examples) + f' ({len(missing) + len(surplus) + len(shapes)} differences)',
             expected='the arrays of the configured nets and optimisers',
-            fix='use the config it was made with, or another --workdir',
+            fix='leave --config and its keys out to use the config of the folder, or take another --workdir',
         )
     leaves = [np.asarray(found[n]) for n in names]
     return TrainState(**jax.tree_util.tree_unflatten(treedef, leaves))
@@ -344,10 +345,19 @@ def merge_params(
             'config.init_from.nets',
             got=f'{patterns}, which match nothing',
             expected='patterns over net/module, as segmenter/encoder.*',
-            fix='names there are: ' + ', '.join(sorted(named_leaves(source['params']))[:6]),
+            fix=_common_nets(state.params, source['params']),
         )
     modules = sorted({'/'.join(n.split('/')[:2]) for n in taken})
     kept = sorted({'/'.join(n.split('/')[:2]) for n in left} - set(modules))
     lines = [f'initialised {len(taken)} arrays from the checkpoint, {len(left)} stay as they were drawn:']
     lines += [f'  + {m}' for m in modules] + [f'  - {m}' for m in kept]
     return state.replace(**fields), '\n'.join(lines)
+
+
+def _common_nets(wanted: Mapping[str, PyTree], there: Mapping[str, PyTree]) -> str:
+    """Returns the argument that takes all arrays of the nets that a run and its start have in common."""
+    common = sorted(set(wanted) & set(there))
+    if not common:
+        return f'--config.init_from.path= starts at random; that start has the nets {", ".join(sorted(there))}'
+    patterns = tuple(f'{re.escape(net)}/.*' for net in common)
+    return f'--config.init_from.nets={shlex.quote(str(patterns))}'

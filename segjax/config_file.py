@@ -133,7 +133,9 @@ def call(path: pathlib.Path, function) -> Any:
         raise
     except SystemExit as error:
         got = f'a call of sys.exit({error.code!r})'
-        raise InputError(str(path), got=got, expected='a file that returns a config', fix='raise an error') from None
+        raise InputError(
+            str(path), got=got, expected='a file that returns a config', fix=f'take the sys.exit out of {path}'
+        ) from None
     except SyntaxError as error:
         if error.filename is None:  # bytes that are no text
             raise InputError(str(path), got=error.msg, expected='Python', fix='save the file as text') from error
@@ -149,7 +151,7 @@ def call(path: pathlib.Path, function) -> Any:
             raise
         got = f'{type(error).__name__}: {error}'.replace('\n', ' ')
         expected = f'a line that works: {own[-1].line}'
-        fix = 'keys of configs, their meaning and their types: segjax/config.py'
+        fix = f'correct that line: {PACKAGE / "config.py"} has all keys, their meaning and their types'
         raise InputError(f'{path}, line {own[-1].lineno}', got=got, expected=expected, fix=fix) from error
 
 
@@ -169,17 +171,30 @@ def assign(config: ml_collections.ConfigDict, assignments: Iterable[Assignment])
             values = _entry(values, path, section)
             path += f'.{section}'
             if not isinstance(values, ml_collections.ConfigDict):
-                raise InputError(path, got=f'--config.{key}', expected='a value: this is no section', fix=f'{path}=...')
+                raise InputError(
+                    path,
+                    got=f'--config.{key}',
+                    expected='a value: this is no section',
+                    fix=f'{path}={config_lib.typed_text(values)}',
+                )
         old = _entry(values, path, last)
         path += f'.{last}'
         if isinstance(old, ml_collections.ConfigDict):
             got = 'a value for a whole section' if text else 'a whole section'
-            raise InputError(path, got=got, expected='one of its keys: ' + ', '.join(sorted(old)), fix=f'{path}.<key>=')
+            raise InputError(
+                path, got=got, expected='one of its keys: ' + ', '.join(sorted(old)), fix=_first_key(path, old)
+            )
         value = _typed(path, text, old)
         if last == 'name' and value != old and _depends_on_name(config, sections):
             config_lib.choose(config, sections[0], value)
         else:
             values[last] = value
+
+
+def _first_key(path: str, section: ml_collections.ConfigDict) -> str:
+    """Returns an assignment of one key of a section, with the value that it has."""
+    key = next((k for k in sorted(section) if not isinstance(section[k], ml_collections.ConfigDict)), '')
+    return f'{path}.{key}={config_lib.typed_text(section[key])}' if key else f'one of {", ".join(sorted(section))}'
 
 
 def _depends_on_name(config: ml_collections.ConfigDict, sections: Sequence[str]) -> bool:

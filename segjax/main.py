@@ -98,7 +98,10 @@ def _parse_flags(argv):
         _check_values(rest)
         surplus = flags.FLAGS(rest)[1:]
         if surplus:
-            raise InputError('command line', got=' '.join(surplus), expected='flags only, as --workdir runs/first')
+            fix = f'leave {" ".join(surplus)} out, or put a flag before it'
+            raise InputError(
+                'command line', got=' '.join(surplus), expected='flags only, as --workdir runs/first', fix=fix
+            )
     except flags.UnrecognizedFlagError as error:
         _fail(unknown_name('command line', error.flagname, [flag.name for flag in FLAGS]))
     except flags.Error as error:  # of a flag that is absl's own
@@ -171,7 +174,7 @@ def _load_config(assignments):
             '--config',
             got=f'nothing, and no run in {workdir}' if _WORKDIR.value else 'nothing',
             expected='a config file, as configs/supervised.py:quick',
-            fix='or --workdir with the folder of an earlier run',
+            fix=f'--config {EXAMPLES["config"]}, or the --workdir of an earlier run',
         )
     config_file.assign(loaded, assignments)
     return loaded
@@ -204,7 +207,8 @@ def _check_flags_of_modes() -> None:
         for flag in own:
             if flags.FLAGS[flag.name].present and _MODE.value not in modes:
                 expected = ' or '.join(f'--mode {mode}' for mode in modes)
-                raise InputError(f'--{flag.name}', got=f'--mode {_MODE.value}', expected=expected)
+                fix = f'--mode {modes[0]}, or leave --{flag.name} out'
+                raise InputError(f'--{flag.name}', got=f'--mode {_MODE.value}', expected=expected, fix=fix)
     if _MODE.value == 'table':
         if not _TABLE.value:
             raise InputError('--table', got='nothing', expected='a table file', fix=f'--table {EXAMPLES["table"]}')

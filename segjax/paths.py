@@ -38,10 +38,15 @@ def check_writable(where: str, folder: pathlib.Path) -> None:
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
         got = f'{nearest}, which is a file'
-        raise InputError(where, got=got, expected='a folder, or a place for one', fix=f'another {where}')
+        raise InputError(
+            where,
+            got=got,
+            expected='a folder, or a place for one',
+            fix=f'another {where}, as {_flag(where)}=some/folder',
+        )
     if not os.access(nearest, os.W_OK | os.X_OK):
         got = f'no permission to write to {nearest}'
-        fix = f'another {where}, or the permission; in a container, mount that folder writable'
+        fix = f'another {where}, as {_flag(where)}=some/folder; in a container, mount {nearest} writable'
         raise InputError(where, got=got, expected='a folder to write to', fix=fix)
 
 

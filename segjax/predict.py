@@ -89,7 +89,8 @@ def make_plan(config: ml_collections.ConfigDict, spec: DataSpec) -> Plan:
     settings = config.predict
     scales = tuple(float(s) for s in settings.scales)
     if not scales or min(scales) <= 0:
-        raise InputError('predict.scales', got=str(scales), expected='one or more numbers > 0', fix='(1.0,)')
+        fix = '--config.predict.scales="(1.0,)"'
+        raise InputError('config.predict.scales', got=str(scales), expected='one or more numbers > 0', fix=fix)
     return Plan(
         tile=tuple(settings.tile) or tuple(config.data.eval_size),
         overlap=settings.overlap,

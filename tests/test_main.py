@@ -155,6 +155,26 @@ def test_wrong_flags_and_keys(call, tmp_path, monkeypatch, arguments, fragments)
 
 
 @pytest.mark.parametrize(
+    'argument, fix',
+    [
+        ('--config.augment.flip.x=1', '--config.augment.flip=0.5'),
+        ('--config.bench=1', '--config.bench.repetitions=10'),
+        ('--config.data.name=cityscapes', '--config.data.root=/data/cityscapes'),
+        ('--config.data.name=camvid', '--config.data.root=/data/camvid'),
+        ('--checkpoint=best', '--mode evaluate'),
+        ('--workdir=/dev/null/run', 'another --workdir, as --workdir=some/folder'),
+    ],
+)
+def test_the_fix_can_be_typed(call, tmp_path, monkeypatch, argument, fix):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('CITYSCAPES_DATASET', raising=False)
+    workdir = () if argument.startswith('--workdir') else ('--workdir', 'run')
+    code, _, err = call('--config', SMOKE, *workdir, argument)
+    assert code == 1
+    assert_message(err, f'fix:      {fix}')
+
+
+@pytest.mark.parametrize(
     'config, fragments',
     [
         ('configs/supervisd.py:quick', ['no file', "did you mean 'supervised.py'?"]),
@@ -245,7 +265,7 @@ def get_table():
 def test_wrong_flags_of_a_table(call, tmp_path, monkeypatch, arguments, fragments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'table.py').write_text(TABLE)
-    workdir = () if arguments[-1].startswith('--workdir=') else ('--workdir', 'run')
+    workdir = () if '--workdir=' in ' '.join(arguments) else ('--workdir', 'run')
     code, out, err = call('--mode', 'table', *workdir, *arguments)
     assert code == 1
     assert_message(err, 'got:', 'expected:', *fragments)

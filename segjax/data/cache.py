@@ -166,7 +166,7 @@ def locked(records: pathlib.Path, check_stop: Callable[[], None]) -> Iterator[No
         root.mkdir(parents=True, exist_ok=True)
         lock = _lock_path(records).open('a')
     except OSError as error:
-        fix = 'set config.data.cache or $SEGJAX_CACHE to a folder with enough space'
+        fix = '--config.data.cache=/some/folder, or export SEGJAX_CACHE=/some/folder, with enough space'
         where = f'config.data.cache {root}'
         raise InputError(where, got=str(error), expected='a folder to write to', fix=fix) from error
     with lock:
@@ -187,7 +187,7 @@ def _wait_for(lock, records: pathlib.Path, check_stop: Callable[[], None]) -> No
             check_stop()
             time.sleep(_WAIT_SECONDS)
         except OSError as error:
-            fix = 'set config.data.cache or $SEGJAX_CACHE to a folder on a local disk'
+            fix = '--config.data.cache=/some/folder, or export SEGJAX_CACHE=/some/folder, on a local disk'
             where = f'config.data.cache {records.parent}'
             got = f'no file locks ({error})'
             raise InputError(where, got=got, expected='a file system with file locks', fix=fix) from error

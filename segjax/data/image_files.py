@@ -76,7 +76,12 @@ def unread_note(folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
 def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns all files below a folder that are not hidden, sorted by path."""
     if not folder.is_dir():
-        raise InputError(str(folder), got='no such folder', expected='a folder', fix='check config.data.root')
+        raise InputError(
+            str(folder),
+            got='no such folder',
+            expected='a folder',
+            fix=f'put the files into {folder}, or set --config.data.root to another folder',
+        )
     found = []
     # Large sets are often links to another disk.
     for parent, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
@@ -116,7 +121,12 @@ def _check_loop(folder: pathlib.Path) -> None:
     """Raises InputError for a link to a folder that holds the link: every file would be found many times."""
     if folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve()):
         got = f'a link to {folder.resolve()}, which contains the link'
-        raise InputError(str(folder), got=got, expected='links to other folders', fix='remove the link')
+        raise InputError(
+            str(folder),
+            got=got,
+            expected='links to other folders',
+            fix=f'remove the link: rm {shlex.quote(str(folder))}',
+        )
 
 
 def printable(path: str | os.PathLike) -> str:

@@ -346,7 +346,9 @@ def _parse(path: pathlib.Path) -> Any:
         return json.loads(text) if path.suffix == '.json' else yaml.safe_load(text)
     except OSError as error:
         reason = 'no such file' if isinstance(error, FileNotFoundError) else str(error)
-        raise _bad(path, reason, 'a YAML or JSON file', 'set config.data.classes') from error
+        raise _bad(
+            path, reason, 'a YAML or JSON file', '--config.data.classes=classes.yaml, with the path of the class file'
+        ) from error
     except (ValueError, yaml.YAMLError) as error:
         raise _bad(path, f'cannot be parsed: {error}', 'YAML or JSON') from error
 

@@ -30,7 +30,7 @@ import ml_collections
 import numpy as np
 
 from segjax import models, optim, segmenter, training
-from segjax.config import OPTIM, Field, at_least, is_number, is_row, one_of, patterns
+from segjax.config import OPTIM, Field, at_least, is_number, is_row, one_of, patterns, typed_text
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.models import dilated
@@ -266,7 +266,9 @@ def choose_layer(settings: ml_collections.ConfigDict, name: str, dilation: int) 
     given = [(lo, hi) for pattern, lo, hi in settings.ranges if re.fullmatch(pattern, name)]
     if not given and dilation not in RANGES:
         expected = f'a range for its dilation of {dilation}: the paper has none'
-        raise InputError(where, got='no range', expected=expected, fix=f'(({name!r}, 1.0, {2.0 * dilation}),)')
+        ranges = (*map(tuple, settings.ranges), (name, 1.0, 2.0 * dilation))
+        fix = f'--config.dilation.ranges={typed_text(ranges)}'
+        raise InputError(where, got='no range', expected=expected, fix=fix)
     lo, hi = given[0] if given else RANGES[dilation]
     if not (0 <= lo <= hi and hi > 0) or math.ceil(lo) > math.floor(hi):
         expected = '0 <= smallest <= largest with a whole number between them'

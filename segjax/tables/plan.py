@@ -118,9 +118,11 @@ def _chosen_rows(table: Table, pattern: str) -> set[str]:
     try:
         chosen = {key for key in keys if re.search(pattern, key)}
     except re.error as error:
-        raise InputError('--rows', got=f'{pattern!r}: {error}', expected='a regular expression') from None
+        got, fix = f'{pattern!r}: {error}', f'--rows {shlex.quote(re.escape(keys[0]))}'
+        raise InputError('--rows', got=got, expected='a regular expression', fix=fix) from None
     if not chosen:
-        raise InputError('--rows', got=f'{pattern!r}, found in no key', expected='a part of one of ' + ', '.join(keys))
+        got, expected = f'{pattern!r}, found in no key', 'a part of one of ' + ', '.join(keys)
+        raise InputError('--rows', got=got, expected=expected, fix=f'--rows {shlex.quote(re.escape(keys[0]))}')
     return chosen
 
 

@@ -152,12 +152,12 @@ class FileDataset(Dataset):
 
     def __init__(self, name: str, root: str, classes: ClassSpec):
         if not root:
-            raise InputError('config.data.root', got="''", expected=f'the folder of data set {name!r}')
+            fix = f'--config.data.root=/data/{name}, with the folder that holds it'
+            raise InputError('config.data.root', got="''", expected=f'the folder of data set {name!r}', fix=fix)
         self.root = pathlib.Path(root).expanduser()
         if not self.root.is_dir():
-            raise InputError(
-                'config.data.root', got=f'no folder {self.root}', expected=f'the folder of data set {name!r}'
-            )
+            got, fix = f'no folder {self.root}', f'--config.data.root=/data/{name}, with the folder that holds it'
+            raise InputError('config.data.root', got=got, expected=f'the folder of data set {name!r}', fix=fix)
         self.name = name
         self.classes = classes
         self.where = f'data set {name!r} in {self.root}'

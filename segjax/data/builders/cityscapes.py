@@ -28,7 +28,7 @@ def root_folder(root: str) -> str:
             'config.data.root',
             got="'', and $CITYSCAPES_DATASET is not set",
             expected='the folder that holds leftImg8bit and gtFine',
-            fix='--config.data.root=... or export CITYSCAPES_DATASET=...',
+            fix='--config.data.root=/data/cityscapes, or export CITYSCAPES_DATASET=/data/cityscapes',
         )
     return root
 

@@ -40,7 +40,7 @@ class Folder(FileDataset):
                 'config.data.classes',
                 got="''",
                 expected="a YAML or JSON file with the class list of data set 'folder'",
-                fix='for two classes write `[background, foreground]` into classes.yaml',
+                fix="echo '[background, foreground]' > classes.yaml, and --config.data.classes=classes.yaml",
             )
         self._coding = load_class_file(pathlib.Path(config.classes).expanduser())
         super().__init__(config.name, config.root, self._coding.classes)
@@ -84,7 +84,12 @@ class Folder(FileDataset):
             split = _split_name(path)
             if split in folders:
                 got = f'{folders[split].name} and {path.name}, two folders of split {split!r}'
-                raise InputError(str(path.parent), got=got, expected='one folder for a split', fix='merge them')
+                raise InputError(
+                    str(path.parent),
+                    got=got,
+                    expected='one folder for a split',
+                    fix=f'merge them: move the files of {path} to {folders[split]}',
+                )
             if split:
                 folders[split] = path
         if folders:
