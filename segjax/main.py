@@ -90,7 +90,7 @@ def _check_repeated(argv) -> None:
     """Raises InputError for a flag that is given twice with one value each, of which absl takes the last."""
     names = [word.lstrip('-').partition('=')[0] for word in argv[1:] if word.startswith('--')]
     for flag in FLAGS:
-        if names.count(flag.name) > 1 and flag not in (_OVERRIDE, _DELETE):
+        if names.count(flag.name) > 1 and flag.name not in (_OVERRIDE.name, _DELETE.name):
             got = f'--{flag.name} {names.count(flag.name)} times'
             raise InputError('command line', got=got, expected='each flag once', fix=f'keep one --{flag.name}')
 
