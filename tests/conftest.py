@@ -98,3 +98,12 @@ def shipped_pipelines():
     yield
     pipelines.REGISTRY.clear()
     pipelines.REGISTRY.update(shipped)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Gives runs one of the eight devices of the tests: small batches do not divide over eight."""
+    from segjax import parallel
+
+    topology = parallel.topology
+    monkeypatch.setattr(parallel, 'topology', lambda mode='pmap', *_, **options: topology(mode, 1, **options))

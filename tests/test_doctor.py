@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax import checks, config_file, data, doctor, driver, health, parallel, pipelines
+from segjax import checks, config_file, data, doctor, driver, health, pipelines
 from segjax import config as config_lib
 from segjax.data import builders, loader, transforms
 from segjax.data.worlds import streets
@@ -33,11 +33,7 @@ def experiment(data_config, **augment):
     return config
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """The tests have eight devices, of which small batches would leave some empty."""
-    topology = parallel.topology
-    monkeypatch.setattr(parallel, 'topology', lambda mode='pmap', *_, **options: topology(mode, 1, **options))
+pytestmark = pytest.mark.usefixtures('one_device')
 
 
 @pytest.fixture

@@ -265,7 +265,8 @@ def get_table():
 def test_wrong_flags_of_a_table(call, tmp_path, monkeypatch, arguments, fragments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'table.py').write_text(TABLE)
-    workdir = () if '--workdir=' in ' '.join(arguments) else ('--workdir', 'run')
+    given = any(argument.startswith('--workdir') for argument in arguments)
+    workdir = () if given else ('--workdir', 'run')
     code, out, err = call('--mode', 'table', *workdir, *arguments)
     assert code == 1
     assert_message(err, 'got:', 'expected:', *fragments)

@@ -122,6 +122,7 @@ def own_config(root):
     return config
 
 
+@pytest.mark.usefixtures('one_device')
 @pytest.mark.parametrize('splits', [('train', 'val'), ('',)], ids=['with splits', 'without'])
 def test_the_example_data_set_works(tmp_path, capsys, splits):
     from segjax import data
@@ -181,6 +182,7 @@ def test_the_list_of_mistakes_is_that_of_the_readme():
     assert listed.replace('\n', ' ').split(', ') == list(MISTAKES)
 
 
+@pytest.mark.usefixtures('one_device')
 @pytest.mark.parametrize('mistake', MISTAKES)
 def test_doctor_finds_what_the_readme_says(tmp_path, capsys, mistake):
     spoil, message = MISTAKES[mistake]

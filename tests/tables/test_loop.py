@@ -16,7 +16,7 @@ from paper_table import FILE, RESULTS, runs, start
 from segjax import bench, data, driver, health, logs, parallel
 from segjax.config_file import Assignment
 from segjax.errors import InputError
-from segjax.tables import loop
+from segjax.tables import loop, plan
 from segjax.tables.plan import make_plan
 
 ROWS = ('base', 'thin', 'strong')
@@ -214,7 +214,8 @@ def test_rows_of_the_toy_pipeline(tmp_path, monkeypatch, capsys):
     start(tmp_path / 'tables/table.py', tmp_path / 'run', assignments=[Assignment('run.num_pictures', '0')])
 
 
-def test_a_row_that_its_run_would_refuse_is_found_before_the_first_row_is_trained(table_file, trained):
+def test_a_row_that_its_run_would_refuse_is_found_before_the_first_row_is_trained(table_file, trained, monkeypatch):
+    monkeypatch.setattr(loop, 'check_runs', plan.check_runs)
     with pytest.raises(InputError, match="row 'strong': erfnet: input") as error:
         start(table_file, overrides=['strong:data.eval_size=(33, 65)'])
     assert trained == []
