@@ -5,10 +5,12 @@ a function of the step and needs no saving. What is written is host numpy arrays
 number or kind of devices.
 """
 
+import json
 import pathlib
 import re
+import shlex
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,13 +19,15 @@ import orbax.checkpoint as ocp
 from absl import logging
 from flax import traverse_util
 
-from segjax import logs, parallel
+from segjax import logs, parallel, stored
 from segjax.errors import InputError
 from segjax.protocol import PyTree, TrainState
 from segjax.trees import named_leaves, path_name
 
 START = 'start.json'  # of a run folder: its stages in order, and what they began from
 _POLICIES = ocp.checkpoint_managers
+FEW = 8
+"""Modules of another shape that a run may leave out. More of them are another net."""
 
 
 class CheckpointError(RuntimeError):
@@ -296,7 +300,8 @@ def _stages(folder: pathlib.Path) -> list[str]:
     known = list(map(str, (found.relative_to(folder) for found in by_time)))
     for name, key in ((START, 'stages'), ('scores.json', None)):
         if (folder / name).exists():
-            content = logs.read_json(folder / name)
+            read = stored.read_start if key else stored.read_scores
+            content = read(folder / name)
             order = [f'{stage}/checkpoints' for stage in (content[key] if key else content)]
             return [stage for stage in known if stage not in order] + order
     return known
@@ -312,7 +317,8 @@ def merge_params(
     was taken and what was left. A matching name of another shape, or patterns that take nothing where there is
     something to take, are an InputError.
     """
-    taken, left, wrong = [], [], []
+    taken, left, clashing = [], [], []
+    wrong: dict[str, str] = {}
     fields = {}
     for field in ('params', 'model_state'):
         found = named_leaves(source[field])
@@ -326,7 +332,8 @@ def merge_params(
                 left.append(module)
                 return leaf
             if np.shape(found[name]) != leaf.shape:
-                wrong.append(f'{name}: {np.shape(found[name])}, not {leaf.shape}')
+                wrong[name] = f'{np.shape(found[name])}, not {leaf.shape}'
+                clashing.append(module.rpartition('/')[0])
                 return leaf
             taken.append(module)
             return np.asarray(found[name], leaf.dtype)
@@ -335,9 +342,9 @@ def merge_params(
     if wrong:
         raise InputError(
             'config.init_from',
-            got='; '.join(wrong[:4]),
+            got='; '.join(f'{name}: {shapes}' for name, shapes in list(wrong.items())[:4]),
             expected='arrays of equal shape',
-            fix='leave these modules out with config.init_from.nets',
+            fix=_without(patterns, clashing),
         )
     if not taken and not inherited:
         raise InputError(
@@ -351,3 +358,13 @@ def merge_params(
     lines = [f'initialised {len(taken)} arrays from the checkpoint, {len(left)} stay as they were drawn:']
     lines += [f'  + {m}' for m in modules] + [f'  - {m}' for m in kept]
     return state.replace(**fields), '\n'.join(lines)
+
+
+def _without(patterns: Sequence[str], modules: Iterable[str]) -> str:
+    """Returns the argument that leaves modules out of what patterns over net/module take."""
+    left_out = sorted(set(modules))
+    if len(left_out) > FEW:
+        return 'the nets of that run: compare the section model of its config.json'
+    names = '|'.join(f'{re.escape(module)}/' for module in left_out)
+    narrower = ', '.join(json.dumps(f'(?!{names}){pattern}') for pattern in patterns)
+    return shlex.quote(f'--config.init_from.nets=({narrower},)')

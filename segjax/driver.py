@@ -27,14 +27,17 @@ from segjax import (
     health,
     host,
     logs,
+    notes,
     origin,
     parallel,
     paths,
     pipelines,
+    processes,
     report,
     rng,
     same_run,
     scores,
+    stored,
 )
 from segjax import config as config_lib
 from segjax import data as data_lib
@@ -109,17 +112,18 @@ def checked_run(
     config_lib.validate(config)
     checks.check_precision(config)
     folder = paths.local('--workdir', workdir).absolute()
-    if use != 'predict':
+    if use == 'train' or processes.joined() or not folder.is_dir():
         paths.check_writable('--workdir', folder)
+    if use != 'predict':
         agreement.check_start(config, folder, use)
     topology = parallel.topology(config.parallel.mode, options=host.compiler_options(config))
-    stored = folder / SPEC
+    kept = folder / SPEC
     source = origin.reader(config.init_from)
     if use == 'train':
         config = origin.with_preprocess(config, folder / CONFIG, source)
     else:
         config = same_run.as_trained(config, folder, use)
-    if use == 'predict' and stored.exists():
+    if use == 'predict' and kept.exists():
         data = data_lib.Prepared(same_run.stored_spec(folder), folder, config.data.name)
     else:
         data = data_lib.prepare(config.data, *([stop.check_preparing] if stop else []))
@@ -211,7 +215,7 @@ def _train_and_score(
     path = run.workdir / stage.name / SCORES
     if totals is None and not last and path.exists():
         # The stage finished in an earlier start: reuse its scores if the protocol is the same.
-        known = logs.read_json(path)
+        known = stored.read_scores(path)
         if same_run.still_hold(known, _made_by(run, stage, host), run.config):
             return host, known
     if totals is None:
@@ -230,9 +234,13 @@ def _made_by(run: Run, stage: Stage, host: TrainState) -> dict[str, Any]:
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str, which: str = 'last') -> dict[str, Scores]:
-    """Scores the newest ('last') or the best ('best') checkpoint of every stage, into scores_<which>.json."""
+    """Scores the newest ('last') or the best ('best') checkpoint of every stage, into scores_<which>.json.
+
+    The scores of a folder without permission to write are printed alone.
+    """
     run, stages = open_run(config, workdir, 'evaluate')
     same_run.check_classes(run.workdir, run.config, run.spec)
+    kept = _keeps_scores(run.workdir)
     states, all_scores = {}, {}
     for stage in stages:
         state = load_stage(run, stage, states, which)
@@ -242,11 +250,22 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, which: str = 'last
         if parallel.is_main():
             print(f'{stage.name}, step {int(host.step)}')
             print(scores.score_table(all_scores[stage.name]), flush=True)
-    if parallel.is_main():
+    if kept and parallel.is_main():
         path = run.workdir / f'scores_{which}.json'
         logs.write_json(path, all_scores)
         print(f'scores: {path}', flush=True)
     return all_scores
+
+
+def _keeps_scores(folder: pathlib.Path) -> bool:
+    """Returns whether scores can be written into a run folder, and prints a note where they cannot."""
+    try:
+        paths.check_writable('--workdir', folder)
+    except InputError as error:
+        fix = f'cp -a {folder} COPY, then --workdir COPY'
+        notes.tell(notes.Note(error.where, f'{error.got}: scores are printed, and not kept', fix))
+        return False
+    return True
 
 
 def _write_report(run: Run) -> None:
@@ -318,6 +337,7 @@ def train_stage(
     with contextlib.ExitStack() as stack:
         saved = stack.enter_context(_open_checkpoints(run, stage))
         state, record = _restore(run, stage, earlier, saved) or _begin(run, stage, earlier, saved)
+        same_run.check_recorded(run.workdir, record, run.config, 'train')
         start = int(state.step)
         state = run.topology.put_replicated(state)
         if start >= stage.num_steps and not record['evaluate']:
@@ -445,6 +465,8 @@ def load_stage(run: Run, stage: Stage, earlier: Mapping[str, TrainState], which:
                 got = f'no checkpoint of stage {stage.name!r} with a score {stage.monitor[0]!r}'
                 raise InputError('--checkpoint best', got=got, expected='one saved after an evaluation')
             restored = _restore(run, stage, earlier, saved, step)
+            if restored:
+                same_run.check_recorded(run.workdir, restored[1], run.config, 'evaluate')
     if restored is None and stage.num_steps:
         raise InputError(
             f'--workdir {run.workdir}',

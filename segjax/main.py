@@ -110,13 +110,13 @@ def _fail(error: Exception):
 
 def _load_config(assignments):
     """The config of --config, or that of the run folder where only --workdir is given, with single keys set."""
-    from segjax import config, config_file, logs
+    from segjax import config, config_file, stored
 
     workdir = paths.local('--workdir', _WORKDIR.value)
     if _CONFIG.value:
         loaded = config_file.load(_CONFIG.value)
     elif _WORKDIR.value and (workdir / 'config.json').exists():
-        loaded = config.from_json(logs.read_json(workdir / 'config.json'))
+        loaded = config.from_json(stored.read_config(workdir / 'config.json'))
     else:
         raise InputError(
             '--config',

@@ -47,7 +47,7 @@ import numpy as np
 import tqdm
 
 from segjax import config as config_lib
-from segjax import driver, logs, origin, parallel
+from segjax import driver, logs, origin, parallel, stored
 from segjax.data import transforms
 from segjax.data.image_files import Source, find_images, read_image
 from segjax.data.spec import ClassSpec, DataSpec
@@ -351,7 +351,7 @@ def check_record(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
     path = folder / RECORD
     if not path.is_file():
         return
-    before, now = logs.read_json(path), logs.to_json(record)
+    before, now = stored.read_object(path, fix=f'another folder, as --output {folder}_2'), logs.to_json(record)
     compared = sorted({*before, *now} - {'run', 'config'})
     changed = {key: (before.get(key), now.get(key)) for key in compared if before.get(key) != now.get(key)}
     if 'config' in before and 'config' in now:

@@ -11,7 +11,8 @@ from typing import Any
 import ml_collections
 
 from segjax import config as config_lib
-from segjax import logs, origin
+from segjax import origin
+from segjax import stored as stored_files
 from segjax.data.labels import load_class_file
 from segjax.data.spec import ClassSpec, DataSpec, split_names
 from segjax.errors import InputError
@@ -37,7 +38,7 @@ def as_trained(config: ml_collections.ConfigDict, folder: pathlib.Path, mode: st
     """
     if not origin.has_begun(folder) or not (folder / CONFIG).exists():
         return config
-    stored = logs.read_json(folder / CONFIG)
+    stored = stored_files.read_config(folder / CONFIG)
     config = origin.with_stored_preprocess(config, stored)
     found = config_lib.differences(stored, config_lib.to_json(config), free=config_lib.FREE_IN[mode])
     if found:
@@ -89,7 +90,7 @@ def check_resumed(folder: pathlib.Path, config: ml_collections.ConfigDict, exten
     """
     if not origin.has_begun(folder):
         return False
-    stored, now = logs.read_json(folder / CONFIG), config_lib.to_json(config)
+    stored, now = stored_files.read_config(folder / CONFIG), config_lib.to_json(config)
     found = config_lib.changes(stored, now)
     longer = [key for key, (old, new) in found.items() if _is_longer(key, old, new)]
     if not found or (extend and len(longer) == len(found)):
@@ -102,6 +103,31 @@ def check_resumed(folder: pathlib.Path, config: ml_collections.ConfigDict, exten
     )
 
 
+def check_recorded(
+    folder: pathlib.Path, record: Mapping[str, Any], config: ml_collections.ConfigDict, mode: str
+) -> None:
+    """Raises InputError for a checkpoint that was saved with another config, as after an edit of config.json.
+
+    Args:
+      folder: the run folder.
+      record: of the checkpoint. Records without a config pass.
+      config: of the run now. It may have more steps than the record.
+      mode: 'train', or 'evaluate' for all that only read.
+    """
+    if 'config' not in record:
+        return
+    saved, now = record['config'], config_lib.to_json(config)
+    found = config_lib.changes(saved, now, free=config_lib.FREE_IN[mode])
+    wrong = {key: pair for key, pair in found.items() if not _is_longer(key, *pair)}
+    if wrong:
+        raise InputError(
+            str(folder / CONFIG),
+            got=config_lib.another_config([f'{key}: {old!r}, now {new!r}' for key, (old, new) in wrong.items()]),
+            expected='the config that its checkpoints were saved with',
+            fix='undo the edit: ' + ', '.join(f'{key} = {old!r}' for key, (old, _) in wrong.items()),
+        )
+
+
 def _is_longer(key: str, old: Any, new: Any) -> bool:
     return key.split('.')[-1] == 'num_steps' and old is not None and new is not None and new > old
 
@@ -111,8 +137,9 @@ def _fix(found: Mapping[str, tuple[Any, Any]], longer: Sequence[str], extend: bo
     if len(longer) == len(found):
         return 'add --extend to train longer in this folder, with the optimiser and the step as they are'
     shorter = [key for key in found if key.split('.')[-1] == 'num_steps' and key not in longer]
-    if extend and shorter:
-        return f'--config.{shorter[0]}={found[shorter[0]][0]}, as planned, or more'
+    if shorter and (extend or len(shorter) == len(found)):
+        planned = ' '.join(f'--config.{key}={found[key][0]}' for key in shorter)
+        return planned + ', as planned' + ', or more' * extend
     return (
         'undo the change, or another --workdir (--config.init_from.path begins with the parameters of this '
         'run; its optimiser and step start anew)'
@@ -123,13 +150,8 @@ def _fix(found: Mapping[str, tuple[Any, Any]], longer: Sequence[str], extend: bo
 
 
 def stored_spec(folder: pathlib.Path) -> DataSpec:
-    """Returns what a run folder says of its data; raises InputError for a file that no version of this one wrote."""
-    stored = logs.read_json(folder / SPEC)
-    try:
-        return DataSpec.from_json(stored)
-    except (TypeError, KeyError) as error:
-        fix = 'use the version of segjax that wrote it, or take the file from a copy of the run folder'
-        raise InputError(str(folder / SPEC), got=f'{error}', expected='the fields of DataSpec', fix=fix) from error
+    """Returns what a run folder says of its data; raises InputError for a file that says something else."""
+    return stored_files.read_spec(folder / SPEC)
 
 
 def check_data(folder: pathlib.Path, spec: DataSpec, stages: Sequence[Stage]) -> None:
@@ -183,7 +205,7 @@ def check_classes(folder: pathlib.Path, config: ml_collections.ConfigDict, spec:
             fix=f'list them as {folder / SPEC} does, under "names"',
         )
     different = class_differences(known, spec.classes, colors=False)
-    trained_on = config_lib.from_json(logs.read_json(folder / CONFIG)).data
+    trained_on = config_lib.from_json(stored_files.read_config(folder / CONFIG)).data
     if different and _place(trained_on) == _place(config.data):
         raise InputError(
             f'classes of data set {spec.name!r}',
