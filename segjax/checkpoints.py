@@ -285,6 +285,21 @@ def newest_step(folder: pathlib.Path) -> int:
     return max((int(step.name) for step in _numbered(folder)), default=0)
 
 
+def recorded_configs(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the configs that the newest checkpoint of every stage of a run was saved with, where they are known.
+
+    A damaged checkpoint is passed over, as `Checkpoints.restore` does.
+    """
+    found = []
+    for stage in sorted(folder.glob('*/checkpoints')):
+        path = stage / str(newest_step(stage)) / 'record' / 'metadata'
+        try:
+            found.append(stored.read_object(path, ('config',))['config'])
+        except (InputError, OSError):
+            continue
+    return found
+
+
 def _numbered(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the whole checkpoints in a folder of checkpoints."""
     return [state.parent for state in folder.glob('*/state') if re.fullmatch(r'\d+', state.parent.name)]

@@ -337,7 +337,6 @@ def train_stage(
     with contextlib.ExitStack() as stack:
         saved = stack.enter_context(_open_checkpoints(run, stage))
         state, record = _restore(run, stage, earlier, saved) or _begin(run, stage, earlier, saved)
-        same_run.check_recorded(run.workdir, record, run.config, 'train')
         start = int(state.step)
         state = run.topology.put_replicated(state)
         if start >= stage.num_steps and not record['evaluate']:
@@ -465,8 +464,6 @@ def load_stage(run: Run, stage: Stage, earlier: Mapping[str, TrainState], which:
                 got = f'no checkpoint of stage {stage.name!r} with a score {stage.monitor[0]!r}'
                 raise InputError('--checkpoint best', got=got, expected='one saved after an evaluation')
             restored = _restore(run, stage, earlier, saved, step)
-            if restored:
-                same_run.check_recorded(run.workdir, restored[1], run.config, 'evaluate')
     if restored is None and stage.num_steps:
         raise InputError(
             f'--workdir {run.workdir}',

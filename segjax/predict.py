@@ -339,8 +339,12 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     name = hashlib.md5(path.name.encode()).hexdigest()  # short: file systems limit the bytes of a name
     partial = path.with_name(f'.{name}.{os.getpid()}.partial')
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def check_record(folder: pathlib.Path, record: Mapping[str, Any]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import ml_collections
 
+from segjax import checkpoints, origin
 from segjax import config as config_lib
-from segjax import origin
 from segjax import stored as stored_files
 from segjax.data.labels import load_class_file
 from segjax.data.spec import ClassSpec, DataSpec, split_names
@@ -48,6 +48,7 @@ def as_trained(config: ml_collections.ConfigDict, folder: pathlib.Path, mode: st
             expected='the config that it was trained with: these keys change what the net means',
             fix=f'--workdir {folder} --mode {mode}, without --config and without these keys',
         )
+    check_recorded(folder, config, mode)
     if mode == 'predict':
         _check_class_file(config, stored, folder)
     return config
@@ -93,39 +94,35 @@ def check_resumed(folder: pathlib.Path, config: ml_collections.ConfigDict, exten
     stored, now = stored_files.read_config(folder / CONFIG), config_lib.to_json(config)
     found = config_lib.changes(stored, now)
     longer = [key for key, (old, new) in found.items() if _is_longer(key, old, new)]
-    if not found or (extend and len(longer) == len(found)):
-        return bool(found)
-    raise InputError(
-        f'--workdir {folder}',
-        got=config_lib.another_config(config_lib.differences(stored, now)),
-        expected='the config it was started with' + (', but for more steps' if extend else ''),
-        fix=_fix(found, longer, extend),
-    )
+    if found and not (extend and len(longer) == len(found)):
+        raise InputError(
+            f'--workdir {folder}',
+            got=config_lib.another_config(config_lib.differences(stored, now)),
+            expected='the config it was started with' + (', but for more steps' if extend else ''),
+            fix=_fix(found, longer, extend),
+        )
+    check_recorded(folder, config, 'train')
+    return bool(found)
 
 
-def check_recorded(
-    folder: pathlib.Path, record: Mapping[str, Any], config: ml_collections.ConfigDict, mode: str
-) -> None:
-    """Raises InputError for a checkpoint that was saved with another config, as after an edit of config.json.
+def check_recorded(folder: pathlib.Path, config: ml_collections.ConfigDict, mode: str) -> None:
+    """Raises InputError for checkpoints that were saved with another config, as after an edit of config.json.
 
     Args:
       folder: the run folder.
-      record: of the checkpoint. Records without a config pass.
-      config: of the run now. It may have more steps than the record.
-      mode: 'train', or 'evaluate' for all that only read.
+      config: of the run now. It may have more steps than those of the checkpoints.
+      mode: 'train', 'evaluate' or 'predict'.
     """
-    if 'config' not in record:
-        return
-    saved, now = record['config'], config_lib.to_json(config)
-    found = config_lib.changes(saved, now, free=config_lib.FREE_IN[mode])
-    wrong = {key: pair for key, pair in found.items() if not _is_longer(key, *pair)}
-    if wrong:
-        raise InputError(
-            str(folder / CONFIG),
-            got=config_lib.another_config([f'{key}: {old!r}, now {new!r}' for key, (old, new) in wrong.items()]),
-            expected='the config that its checkpoints were saved with',
-            fix='undo the edit: ' + ', '.join(f'{key} = {old!r}' for key, (old, _) in wrong.items()),
-        )
+    for saved in checkpoints.recorded_configs(folder):
+        found = config_lib.changes(saved, config_lib.to_json(config), free=config_lib.FREE_IN[mode])
+        wrong = {key: pair for key, pair in found.items() if not _is_longer(key, *pair)}
+        if wrong:
+            raise InputError(
+                str(folder / CONFIG),
+                got=config_lib.another_config([f'{key}: {old!r}, now {new!r}' for key, (old, new) in wrong.items()]),
+                expected='the config that its checkpoints were saved with',
+                fix='undo the edit: ' + ', '.join(f'{key} = {old!r}' for key, (old, _) in wrong.items()),
+            )
 
 
 def _is_longer(key: str, old: Any, new: Any) -> bool:

@@ -306,10 +306,7 @@ def test_an_edited_config_is_not_that_of_the_checkpoints(finished, tmp_path, mod
     (copy / 'config.json').write_text(json.dumps(stored))
     config = toy_run.make_config(noise=0.5, train=dict(num_steps=4))
     with pytest.raises(InputError, match=r'noise: 0\.1, now 0\.5; train\.num_steps: 5, now 4') as caught:
-        if mode == 'predict':
-            driver.load_last_stage(*driver.open_run(config, str(copy), mode), 'last')
-        else:
-            getattr(driver, mode)(config, str(copy))
+        driver.open_run(config, str(copy), mode) if mode == 'predict' else getattr(driver, mode)(config, str(copy))
     assert caught.value.where == str(copy / 'config.json')
     assert caught.value.fix == 'undo the edit: noise = 0.1, train.num_steps = 5'
 
