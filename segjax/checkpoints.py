@@ -5,11 +5,12 @@ a function of the step and needs no saving. What is written is host numpy arrays
 number or kind of devices.
 """
 
+import json
 import pathlib
 import re
 import shlex
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,13 +19,15 @@ import orbax.checkpoint as ocp
 from absl import logging
 from flax import traverse_util
 
-from segjax import logs, parallel
+from segjax import logs, parallel, stored
 from segjax.errors import InputError
 from segjax.protocol import PyTree, TrainState
 from segjax.trees import named_leaves, path_name
 
 START = 'start.json'  # of a run folder: its stages in order, and what they began from
 _POLICIES = ocp.checkpoint_managers
+FEW = 8
+"""Modules of another shape that a run may leave out. More of them are another net."""
 
 
 class CheckpointError(RuntimeError):
@@ -282,6 +285,21 @@ def newest_step(folder: pathlib.Path) -> int:
     return max((int(step.name) for step in _numbered(folder)), default=0)
 
 
+def recorded_configs(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the configs that the newest checkpoint of every stage of a run was saved with, where they are known.
+
+    A damaged checkpoint is passed over, as `Checkpoints.restore` does.
+    """
+    found = []
+    for stage in sorted(folder.glob('*/checkpoints')):
+        path = stage / str(newest_step(stage)) / 'record' / 'metadata'
+        try:
+            found.append(stored.read_object(path, ('config',))['config'])
+        except (InputError, OSError):
+            continue
+    return found
+
+
 def _numbered(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the whole checkpoints in a folder of checkpoints."""
     return [state.parent for state in folder.glob('*/state') if re.fullmatch(r'\d+', state.parent.name)]
@@ -297,7 +315,8 @@ def _stages(folder: pathlib.Path) -> list[str]:
     known = list(map(str, (found.relative_to(folder) for found in by_time)))
     for name, key in ((START, 'stages'), ('scores.json', None)):
         if (folder / name).exists():
-            content = logs.read_json(folder / name)
+            read = stored.read_start if key else stored.read_scores
+            content = read(folder / name)
             order = [f'{stage}/checkpoints' for stage in (content[key] if key else content)]
             return [stage for stage in known if stage not in order] + order
     return known
@@ -313,7 +332,8 @@ def merge_params(
     was taken and what was left. A matching name of another shape, or patterns that take nothing where there is
     something to take, are an InputError.
     """
-    taken, left, wrong = [], [], []
+    taken, left, clashing = [], [], []
+    wrong: dict[str, str] = {}
     fields = {}
     for field in ('params', 'model_state'):
         found = named_leaves(source[field])
@@ -327,7 +347,8 @@ def merge_params(
                 left.append(module)
                 return leaf
             if np.shape(found[name]) != leaf.shape:
-                wrong.append(f'{name}: {np.shape(found[name])}, not {leaf.shape}')
+                wrong[name] = f'{np.shape(found[name])}, not {leaf.shape}'
+                clashing.append(module.rpartition('/')[0])
                 return leaf
             taken.append(module)
             return np.asarray(found[name], leaf.dtype)
@@ -336,9 +357,9 @@ def merge_params(
     if wrong:
         raise InputError(
             'config.init_from',
-            got='; '.join(wrong[:4]),
+            got='; '.join(f'{name}: {shapes}' for name, shapes in list(wrong.items())[:4]),
             expected='arrays of equal shape',
-            fix='leave these modules out with config.init_from.nets',
+            fix=_without(patterns, clashing),
         )
     if not taken and not inherited:
         raise InputError(
@@ -361,3 +382,13 @@ def _common_nets(wanted: Mapping[str, PyTree], there: Mapping[str, PyTree]) -> s
         return f'--config.init_from.path= starts at random; that start has the nets {", ".join(sorted(there))}'
     patterns = tuple(f'{re.escape(net)}/.*' for net in common)
     return f'--config.init_from.nets={shlex.quote(str(patterns))}'
+
+
+def _without(patterns: Sequence[str], modules: Iterable[str]) -> str:
+    """Returns the argument that leaves modules out of what patterns over net/module take."""
+    left_out = sorted(set(modules))
+    if len(left_out) > FEW:
+        return 'the nets of that run: compare the section model of its config.json'
+    names = '|'.join(f'{re.escape(module)}/' for module in left_out)
+    narrower = ', '.join(json.dumps(f'(?!{names}){pattern}') for pattern in patterns)
+    return shlex.quote(f'--config.init_from.nets=({narrower},)')

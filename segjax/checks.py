@@ -42,7 +42,7 @@ def problems(run, stages: Sequence[Stage], use: str, begun: bool, trace_steps: b
       trace_steps: whether training and evaluation steps are traced, which takes seconds for large nets.
     """
     for stage in stages:
-        wrong = list(_input_problems(run, stage, use))
+        wrong = list(_input_problems(run, stage, use, begun))
         yield from wrong
         if wrong:
             return
@@ -91,18 +91,34 @@ def _refusals(checks: Iterable[tuple[Any, ...]]) -> Iterator[InputError]:
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
 
-def _input_problems(run, stage: Stage, use: str) -> Iterator[InputError]:
+def _input_problems(run, stage: Stage, use: str, begun: bool = False) -> Iterator[InputError]:
     """Yields what is wrong with the inputs of a stage: splits, features, shares and batch sizes."""
     check_batch_size = run.topology.check_batch_size
     checks: list[tuple[Any, ...]] = []
     if use == 'train' and stage.train_input is not None:
         for inputs in stage.train_input.with_beside():
             checks.append((_check_part, run, inputs))
-            checks.append((check_batch_size, inputs.batch_key, inputs.batch_size, run.config.train.accumulate))
+            checks.append((_check_training_batch, run, inputs, begun))
     if use != 'predict':
         checks.append((run.data.open_input, stage.eval_input))
         checks.append((check_batch_size, 'evaluate.batch_size', stage.eval_input.batch_size))
     yield from _refusals(checks)
+
+
+def _check_training_batch(run, inputs: Input, begun: bool) -> None:
+    """Raises InputError for a batch that the devices cannot share. A run that has begun keeps its batch size."""
+    accumulate = run.config.train.accumulate
+    try:
+        run.topology.check_batch_size(inputs.batch_key, inputs.batch_size, accumulate)
+    except InputError as error:
+        able = [n for n in range(1, run.topology.count) if inputs.batch_size % (n * accumulate) == 0]
+        if not begun or not able:
+            raise
+        fix = 'CUDA_VISIBLE_DEVICES=' + ','.join(map(str, range(able[-1])))
+        if jax.default_backend() == 'cpu':
+            fix = f'XLA_FLAGS=--xla_force_host_platform_device_count={able[-1]}'
+        expected = f'{error.expected}, or fewer devices: the run keeps the batch size that it began with'
+        raise InputError(error.where, got=error.got, expected=expected, fix=fix) from error
 
 
 def _check_part(run, inputs: Input) -> None:

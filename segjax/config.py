@@ -600,18 +600,37 @@ def _before(entry: Field | Choice | Mapping[str, Any]) -> Any:
     return {key: _before(inner) for key, inner in entry.items()}
 
 
-def _completed(stored: Mapping[str, Any], schema: Mapping[str, Any] | Choice | None = None) -> dict[str, Any]:
-    """Returns a stored config, completed by what it did before keys that are younger than it existed."""
-    schema = schema_of(stored['pipeline']) if schema is None else schema
+def _completed(
+    stored: Mapping[str, Any], schema: Mapping[str, Any] | Choice | None = None, path: str = ''
+) -> dict[str, Any]:
+    """Returns a stored config, completed by what it did before keys that are younger than it existed.
+
+    Args:
+      stored: a config, or a section of it.
+      schema: of the section; None for a whole config.
+      path: of the section, with a point behind it; '' for a whole config.
+    """
+    if schema is None:
+        schema = schema_of(_text_in(stored, 'pipeline', path))
     if isinstance(schema, Choice):
-        schema = schema.options.get(stored['name'], {})
+        schema = schema.options.get(_text_in(stored, 'name', path), {})
+    if not isinstance(stored, Mapping):
+        raise InputError(f'config.{path[:-1]}', got=repr(stored), expected='a section with keys')
     completed = dict(stored)
     for key, entry in schema.items():
         if key not in stored:
             completed[key] = _before(entry)
         elif not isinstance(entry, Field):
-            completed[key] = _completed(stored[key], entry)
+            completed[key] = _completed(stored[key], entry, f'{path}{key}.')
     return completed
+
+
+def _text_in(section: Any, key: str, path: str) -> str:
+    """Returns the name under a key of a stored section, by which its schema is known."""
+    value = section.get(key) if isinstance(section, Mapping) else section
+    if not isinstance(value, str) or not isinstance(section, Mapping):
+        raise InputError(f'config.{path}{key}', got=repr(value), expected='a section with this key, a name')
+    return value
 
 
 FREE = (

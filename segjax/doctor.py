@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segjax import advice, checks, driver, health, host, origin, parallel, pipelines, same_run
+from segjax import advice, checks, driver, health, host, origin, parallel, paths, pipelines, same_run
 from segjax import config as config_lib
-from segjax.data import builders, index, records, transforms
+from segjax.data import builders, cache, index, records, transforms
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
 from segjax.data.labels import OFF_BY_ONE
@@ -325,7 +325,10 @@ def _run_against_data(
     if unlabelled := _without_labels(config, stages, splits):
         return unlabelled, _fits_anything
     run = driver.Run(config, Listing(spec, dataset.where, facts), folder, topology, source)
-    findings = _of_refusal(lambda: same_run.check_resumed(folder, config))
+    findings = _of_refusal(lambda: cache.check_place(config.data.cache))
+    if workdir:
+        findings += _of_refusal(lambda: paths.check_writable('--workdir', folder))
+    findings += _of_refusal(lambda: same_run.check_resumed(folder, config))
     findings += _of_refusal(lambda: same_run.check_data(folder, spec, stages))
     findings += map(_from_error, checks.problems(run, stages, 'train', origin.has_begun(folder)))
     if findings:

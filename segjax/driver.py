@@ -27,14 +27,17 @@ from segjax import (
     health,
     host,
     logs,
+    notes,
     origin,
     parallel,
     paths,
     pipelines,
+    processes,
     report,
     rng,
     same_run,
     scores,
+    stored,
 )
 from segjax import config as config_lib
 from segjax import data as data_lib
@@ -109,17 +112,18 @@ def checked_run(
     config_lib.validate(config)
     checks.check_precision(config)
     folder = paths.local('--workdir', workdir).absolute()
-    if use != 'predict':
+    if use == 'train' or processes.joined() or not folder.is_dir():
         paths.check_writable('--workdir', folder)
+    if use != 'predict':
         agreement.check_start(config, folder, use)
     topology = parallel.topology(config.parallel.mode, options=host.compiler_options(config))
-    stored = folder / SPEC
+    kept = folder / SPEC
     source = origin.reader(config.init_from)
     if use == 'train':
         config = origin.with_preprocess(config, folder / CONFIG, source)
     else:
         config = same_run.as_trained(config, folder, use)
-    if use == 'predict' and stored.exists():
+    if use == 'predict' and kept.exists():
         data = data_lib.Prepared(same_run.stored_spec(folder), folder, config.data.name)
     else:
         data = data_lib.prepare(config.data, *([stop.check_preparing] if stop else []))
@@ -211,7 +215,7 @@ def _train_and_score(
     path = run.workdir / stage.name / SCORES
     if totals is None and not last and path.exists():
         # The stage finished in an earlier start: reuse its scores if the protocol is the same.
-        known = logs.read_json(path)
+        known = stored.read_scores(path)
         if same_run.still_hold(known, _made_by(run, stage, host), run.config):
             return host, known
     if totals is None:
@@ -232,6 +236,8 @@ def _made_by(run: Run, stage: Stage, host: TrainState) -> dict[str, Any]:
 def evaluate(config: ml_collections.ConfigDict, workdir: str, which: str = 'last') -> dict[str, Scores]:
     """Scores the newest ('last') or the best ('best') checkpoint of every stage, into scores_<which>.json.
 
+    The scores of a folder without permission to write are printed alone.
+
     Raises:
       Preempted: the process was told to stop. Nothing was written; another call begins anew.
     """
@@ -245,6 +251,7 @@ def _evaluate_stages(
     """Does the work of `evaluate`; `stop` is asked while data are prepared, and between batches."""
     run, stages = open_run(config, workdir, 'evaluate', stop)
     same_run.check_classes(run.workdir, run.config, run.spec)
+    kept = _keeps_scores(run.workdir)
     states, all_scores = {}, {}
     for stage in stages:
         state = load_stage(run, stage, states, which)
@@ -254,11 +261,22 @@ def _evaluate_stages(
         if parallel.is_main():
             print(f'{stage.name}, step {int(host.step)}')
             print(scores.score_table(all_scores[stage.name]), flush=True)
-    if parallel.is_main():
+    if kept and parallel.is_main():
         path = run.workdir / f'scores_{which}.json'
         logs.write_json(path, all_scores)
         print(f'scores: {path}', flush=True)
     return all_scores
+
+
+def _keeps_scores(folder: pathlib.Path) -> bool:
+    """Returns whether scores can be written into a run folder, and prints a note where they cannot."""
+    try:
+        paths.check_writable('--workdir', folder)
+    except InputError as error:
+        fix = f'cp -a {folder} COPY, then --workdir COPY'
+        notes.tell(notes.Note(error.where, f'{error.got}: scores are printed, and not kept', fix))
+        return False
+    return True
 
 
 def _write_report(run: Run) -> None:

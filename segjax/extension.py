@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from segjax import checkpoints, logs, optim, origin, parallel, pipelines
+from segjax import checkpoints, logs, optim, origin, parallel, pipelines, stored
 from segjax import config as config_lib
 from segjax.errors import InputError
 from segjax.protocol import Stage, TrainState
@@ -28,7 +28,7 @@ def apply(run, stages: Sequence[Stage]) -> None:
     Raises:
       InputError: other stages than before, or a later stage that began from a stage that would train longer.
     """
-    before = config_lib.from_json(logs.read_json(run.workdir / CONFIG))
+    before = config_lib.from_json(stored.read_config(run.workdir / CONFIG))
     planned = pipelines.load(before.pipeline).make_stages(before, run.spec)
     if [stage.name for stage in planned] != [stage.name for stage in stages]:
         raise InputError(
@@ -48,7 +48,7 @@ def apply(run, stages: Sequence[Stage]) -> None:
 
 def _record(path: pathlib.Path, planned: Sequence[Stage], stages: Sequence[Stage], done: Sequence[int]) -> None:
     """Writes the longer plan into start.json, and the plan before once: a start that was killed may come again."""
-    content = logs.read_json(path)
+    content = stored.read_start(path)
     before = [stage.num_steps for stage in planned]
     plans = content.get('plans_before', [])
     if before not in [plan['steps'] for plan in plans]:

@@ -44,17 +44,17 @@ _DEVICE = r'CUDA_ERROR|CUDNN|cuDNN|CUBLAS|NCCL|RCCL|hipError|\bECC\b|Xid|TPU.*(h
 _NETWORK = r'[Gg]loo|heartbeat|[Cc]oordination|Connection (closed|reset|refused)|Socket closed|peer'
 
 
-def explained(error: BaseException, workdir: str) -> str | None:
+def explained(error: BaseException, place: str) -> str | None:
     """Returns what to print for an error from outside, None for any other error.
 
     Args:
       error: which ended the run.
-      workdir: run folder, for errors of the disk that name no file.
+      place: flag and folder that the mode writes to, for errors of the disk that name no file.
     """
     if isinstance(error, (InputError, health.Diverged, checkpoints.CheckpointError)):
         return str(error)
     if isinstance(error, OSError):
-        return _of_system(error, workdir)
+        return _of_system(error, place)
     if isinstance(error, MemoryError) or (isinstance(error, cv2.error) and error.code == cv2.Error.STS_NO_MEM):
         got = str(error).strip().splitlines() or ['no memory left']
         return str(InputError('memory of this machine', got=got[-1], expected='enough of it', fix=_HOST_MEMORY))
@@ -66,7 +66,7 @@ def explained(error: BaseException, workdir: str) -> str | None:
     return None
 
 
-def _of_system(error: OSError, workdir: str) -> str | None:
+def _of_system(error: OSError, place: str) -> str | None:
     if error.errno == errno.EPIPE and error.filename is None:
         return 'the reader of the standard output has gone; the same command goes on'
     if error.errno == errno.ENOMEM:
@@ -74,7 +74,7 @@ def _of_system(error: OSError, workdir: str) -> str | None:
     if error.errno not in _ON_DISK:
         return None
     expected, fix = _ON_DISK[error.errno]
-    where = str(error.filename or f'--workdir {workdir}')
+    where = str(error.filename or place)
     return str(InputError(where, got=error.strerror, expected=expected, fix=fix))
 
 

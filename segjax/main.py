@@ -162,13 +162,13 @@ def _fail(error: Exception):
 
 def _load_config(assignments):
     """The config of --config, or that of the run folder where only --workdir is given, with single keys set."""
-    from segjax import config, config_file, logs
+    from segjax import config, config_file, stored
 
     workdir = paths.local('--workdir', _WORKDIR.value)
     if _CONFIG.value:
         loaded = config_file.load(_CONFIG.value)
     elif _WORKDIR.value and (workdir / 'config.json').exists():
-        loaded = config.from_json(logs.read_json(workdir / 'config.json'))
+        loaded = config.from_json(stored.read_config(workdir / 'config.json'))
     else:
         raise InputError(
             '--config',
@@ -282,6 +282,8 @@ def _dispatch_cache(assignments) -> None:
         config = config_lib.defaults('supervised')
         config_file.assign(config, assignments)
     root = cache.folder(config.data.cache)
+    if root.exists():
+        cache.check_place(config.data.cache)
     cache.delete(root, _DELETE.value)
     print(cache.describe(root), flush=True)
 
@@ -310,13 +312,22 @@ def _end_with(error: Exception) -> None:
     """Prints an error from outside and exits; raises any other error again."""
     from segjax import failures, processes
 
-    message = failures.explained(error, _WORKDIR.value)
+    message = failures.explained(error, _written_place())
     if message is not None:
         _end(f'error: {message}', EXIT_WRONG)
     if processes.joined():
         traceback.print_exception(error)
         processes.leave(EXIT_WRONG, f'{type(error).__name__}: {error}')
     raise error
+
+
+def _written_place() -> str:
+    """Returns what a mode writes to, for errors of the disk that name no file."""
+    if _MODE.value == 'predict':
+        return f'--output {_OUTPUT.value}'
+    if _MODE.value in ('prepare', 'cache'):
+        return 'prepared data (config.data.cache or $SEGJAX_CACHE)'
+    return f'--workdir {_WORKDIR.value}'
 
 
 def _end(message: str, code: int) -> None:

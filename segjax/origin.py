@@ -16,6 +16,7 @@ import numpy as np
 
 from segjax import checkpoints, logs, parallel, pretrained, rng, trees
 from segjax import config as config_lib
+from segjax import stored as stored_files
 from segjax.data import loader
 from segjax.protocol import PyTree, Stage, TrainState
 
@@ -46,9 +47,13 @@ def write_start(run, stages: tuple[Stage, ...], stored: pathlib.Path) -> None:
     """
     path, begun = run.workdir / checkpoints.START, has_begun(run.workdir)
     source = None if begun else run.source()  # read in every process, which all need it later
-    if not parallel.is_main() or (begun and path.exists()):
+    if begun and path.exists():
+        stored_files.read_start(path)
         return
-    known = logs.read_json(stored)['init_from'] if begun else config_lib.to_json(run.config)['init_from']
+    if not parallel.is_main():
+        return
+    config = config_lib.from_json(stored_files.read_config(stored)) if begun else run.config
+    known = config_lib.to_json(config)['init_from']
     content = {
         'stages': [stage.name for stage in stages],
         'steps': [stage.num_steps for stage in stages],
@@ -96,7 +101,7 @@ def with_preprocess(
     if not pretrained.is_weights(config.init_from.path):
         return config
     if has_begun(stored.parent):
-        return with_stored_preprocess(config, logs.read_json(stored))
+        return with_stored_preprocess(config, stored_files.read_config(stored))
     return pretrained.adopt_scheme(config, source().scheme, _default_preprocess(config))
 
 

@@ -47,7 +47,7 @@ import numpy as np
 import tqdm
 
 from segjax import config as config_lib
-from segjax import driver, logs, origin, parallel
+from segjax import driver, logs, origin, parallel, stored
 from segjax.data import transforms
 from segjax.data.image_files import Source, find_images, read_image
 from segjax.data.spec import ClassSpec, DataSpec
@@ -340,8 +340,12 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     name = hashlib.md5(path.name.encode()).hexdigest()  # short: file systems limit the bytes of a name
     partial = path.with_name(f'.{name}.{os.getpid()}.partial')
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def check_record(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
@@ -352,7 +356,7 @@ def check_record(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
     path = folder / RECORD
     if not path.is_file():
         return
-    before, now = logs.read_json(path), logs.to_json(record)
+    before, now = stored.read_object(path, fix=f'another folder, as --output {folder}_2'), logs.to_json(record)
     compared = sorted({*before, *now} - {'run', 'config'})
     changed = {key: (before.get(key), now.get(key)) for key in compared if before.get(key) != now.get(key)}
     if 'config' in before and 'config' in now:

@@ -10,8 +10,9 @@ from typing import Any
 
 import ml_collections
 
+from segjax import checkpoints, origin
 from segjax import config as config_lib
-from segjax import logs, origin
+from segjax import stored as stored_files
 from segjax.data.labels import load_class_file
 from segjax.data.spec import ClassSpec, DataSpec, split_names
 from segjax.errors import InputError
@@ -37,7 +38,7 @@ def as_trained(config: ml_collections.ConfigDict, folder: pathlib.Path, mode: st
     """
     if not origin.has_begun(folder) or not (folder / CONFIG).exists():
         return config
-    stored = logs.read_json(folder / CONFIG)
+    stored = stored_files.read_config(folder / CONFIG)
     config = origin.with_stored_preprocess(config, stored)
     found = config_lib.differences(stored, config_lib.to_json(config), free=config_lib.FREE_IN[mode])
     if found:
@@ -47,6 +48,7 @@ def as_trained(config: ml_collections.ConfigDict, folder: pathlib.Path, mode: st
             expected='the config that it was trained with: these keys change what the net means',
             fix=f'--workdir {folder} --mode {mode}, without --config and without these keys',
         )
+    check_recorded(folder, config, mode)
     if mode == 'predict':
         _check_class_file(config, stored, folder)
     return config
@@ -89,17 +91,38 @@ def check_resumed(folder: pathlib.Path, config: ml_collections.ConfigDict, exten
     """
     if not origin.has_begun(folder):
         return False
-    stored, now = logs.read_json(folder / CONFIG), config_lib.to_json(config)
+    stored, now = stored_files.read_config(folder / CONFIG), config_lib.to_json(config)
     found = config_lib.changes(stored, now)
     longer = [key for key, (old, new) in found.items() if _is_longer(key, old, new)]
-    if not found or (extend and len(longer) == len(found)):
-        return bool(found)
-    raise InputError(
-        f'--workdir {folder}',
-        got=config_lib.another_config(config_lib.differences(stored, now)),
-        expected='the config it was started with' + (', but for more steps' if extend else ''),
-        fix=_fix(found, longer, extend),
-    )
+    if found and not (extend and len(longer) == len(found)):
+        raise InputError(
+            f'--workdir {folder}',
+            got=config_lib.another_config(config_lib.differences(stored, now)),
+            expected='the config it was started with' + (', but for more steps' if extend else ''),
+            fix=_fix(found, longer, extend),
+        )
+    check_recorded(folder, config, 'train')
+    return bool(found)
+
+
+def check_recorded(folder: pathlib.Path, config: ml_collections.ConfigDict, mode: str) -> None:
+    """Raises InputError for checkpoints that were saved with another config, as after an edit of config.json.
+
+    Args:
+      folder: the run folder.
+      config: of the run now. It may have more steps than those of the checkpoints.
+      mode: 'train', 'evaluate' or 'predict'.
+    """
+    for saved in checkpoints.recorded_configs(folder):
+        found = config_lib.changes(saved, config_lib.to_json(config), free=config_lib.FREE_IN[mode])
+        wrong = {key: pair for key, pair in found.items() if not _is_longer(key, *pair)}
+        if wrong:
+            raise InputError(
+                str(folder / CONFIG),
+                got=config_lib.another_config([f'{key}: {old!r}, now {new!r}' for key, (old, new) in wrong.items()]),
+                expected='the config that its checkpoints were saved with',
+                fix='undo the edit: ' + ', '.join(f'{key} = {old!r}' for key, (old, _) in wrong.items()),
+            )
 
 
 def _is_longer(key: str, old: Any, new: Any) -> bool:
@@ -111,8 +134,9 @@ def _fix(found: Mapping[str, tuple[Any, Any]], longer: Sequence[str], extend: bo
     if len(longer) == len(found):
         return 'add --extend to train longer in this folder, with the optimiser and the step as they are'
     shorter = [key for key in found if key.split('.')[-1] == 'num_steps' and key not in longer]
-    if extend and shorter:
-        return f'--config.{shorter[0]}={found[shorter[0]][0]}, as planned, or more'
+    if shorter and (extend or len(shorter) == len(found)):
+        planned = ' '.join(f'--config.{key}={found[key][0]}' for key in shorter)
+        return planned + ', as planned' + ', or more' * extend
     return (
         'undo the change, or another --workdir (--config.init_from.path begins with the parameters of this '
         'run; its optimiser and step start anew)'
@@ -123,13 +147,8 @@ def _fix(found: Mapping[str, tuple[Any, Any]], longer: Sequence[str], extend: bo
 
 
 def stored_spec(folder: pathlib.Path) -> DataSpec:
-    """Returns what a run folder says of its data; raises InputError for a file that no version of this one wrote."""
-    stored = logs.read_json(folder / SPEC)
-    try:
-        return DataSpec.from_json(stored)
-    except (TypeError, KeyError) as error:
-        fix = 'use the version of segjax that wrote it, or take the file from a copy of the run folder'
-        raise InputError(str(folder / SPEC), got=f'{error}', expected='the fields of DataSpec', fix=fix) from error
+    """Returns what a run folder says of its data; raises InputError for a file that says something else."""
+    return stored_files.read_spec(folder / SPEC)
 
 
 def check_data(folder: pathlib.Path, spec: DataSpec, stages: Sequence[Stage]) -> None:
@@ -187,7 +206,7 @@ def check_classes(folder: pathlib.Path, config: ml_collections.ConfigDict, spec:
             fix=f'list them as {folder / SPEC} does, under "names"',
         )
     different = class_differences(known, spec.classes, colors=False)
-    trained_on = config_lib.from_json(logs.read_json(folder / CONFIG)).data
+    trained_on = config_lib.from_json(stored_files.read_config(folder / CONFIG)).data
     if different and _place(trained_on) == _place(config.data):
         raise InputError(
             f'classes of data set {spec.name!r}',

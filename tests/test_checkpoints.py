@@ -1,8 +1,10 @@
 """Saving, resuming and refusing: what is on the disk is either whole or not used."""
 
+import ast
 import json
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import optax
 import pytest
 
 from segjax import checkpoints
+from segjax import config as config_lib
 from segjax.errors import InputError
 from segjax.protocol import TrainState
 
@@ -158,6 +161,23 @@ def test_parameters_of_another_run_are_taken_by_pattern(tmp_path):
         checkpoints.merge_params(make_state(width=5), source, ('.*',))
     with pytest.raises(InputError, match='a run folder'):
         checkpoints.load_params(str(tmp_path / 'nowhere'))
+
+
+def test_the_modules_of_another_shape_are_left_out_by_what_the_error_says(tmp_path):
+    with open_folder(tmp_path / 'segmentation' / 'checkpoints') as saved:
+        saved.save(make_state(1, value=1.0), {'window': {}}, {})
+    source = checkpoints.load_params(str(tmp_path))
+    for patterns in (('.*',), ('segmenter/head.*', 'segmenter/enc.*')):
+        with pytest.raises(InputError) as caught:
+            checkpoints.merge_params(make_state(width=5), source, patterns)
+        (argument,) = shlex.split(caught.value.fix)
+        key, _, text = argument.partition('=')
+        assert key == '--config.init_from.nets'
+        narrower = ast.literal_eval(text)
+        assert config_lib.patterns(narrower) is None
+        state, summary = checkpoints.merge_params(make_state(width=5), source, narrower)
+        assert np.all(state.params['segmenter']['encoder']['kernel'] == 0.0)
+        assert '+ segmenter/head' in summary and '- segmenter/encoder' in summary
 
 
 @pytest.mark.parametrize('newest', ['first', 'second'])

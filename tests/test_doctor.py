@@ -428,6 +428,35 @@ def test_batches_that_do_not_divide_over_the_devices(monkeypatch):
     assert errors(config) == []
 
 
+def test_a_run_that_has_begun_keeps_its_batch_on_more_devices(monkeypatch, tmp_path):
+    """A run folder takes no other batch size; fewer devices are the way on."""
+    config = config_file.load('configs/supervised.py:smoke')
+    config_lib.update(config, train=dict(num_steps=1, batch_size=2), run=dict(num_pictures=0))
+    config_lib.update(config, data=dict(cache=str(tmp_path / 'cache')))
+    driver.train(config, str(tmp_path / 'run'))
+    monkeypatch.undo()  # eight devices
+    (found,) = (one for one in doctor.diagnose(config, str(tmp_path / 'run')) if one.severity == 'error')
+    assert found.where == 'train.batch_size' and 'got 2 on 8 devices' in found.message
+    assert found.fix == 'XLA_FLAGS=--xla_force_host_platform_device_count=2'
+
+
+def test_places_that_a_run_cannot_write_to_are_errors(tmp_path, monkeypatch):
+    config = config_file.load('configs/supervised.py:smoke')
+    file = tmp_path / 'file'
+    file.touch()
+    for workdir in (file, file / 'run'):
+        (found,) = (one for one in doctor.diagnose(config, str(workdir)) if one.severity == 'error')
+        assert found.where == '--workdir' and 'which is a file' in found.message
+    for cache in (file, file / 'cache'):
+        config.data.cache = str(cache)
+        (found,) = errors(config)
+        assert found.where == 'config.data.cache' and 'which is a file' in found.message
+    config.data.cache = ''
+    monkeypatch.setenv('SEGJAX_CACHE', str(file))
+    (found,) = errors(config)
+    assert found.where == '$SEGJAX_CACHE'
+
+
 def test_float64_needs_64_bit_mode(mine):
     config = mine[1]
     config.train.dtype = 'float64'
@@ -453,6 +482,12 @@ def test_a_run_folder_of_another_config_and_of_other_data(tmp_path):
     changed = config_file.overridden(config, 'optim.learning_rate=0.5')
     (found,) = (one for one in doctor.diagnose(changed, workdir) if one.severity == 'error')
     assert found.where == f'--workdir {workdir}' and 'learning_rate' in found.message
+    edited = pathlib.Path(workdir) / 'config.json'
+    whole = edited.read_text()
+    edited.write_text(whole.replace('"learning_rate": 0.0005', '"learning_rate": 0.5'))
+    (found,) = (one for one in doctor.diagnose(changed, workdir) if one.severity == 'error')
+    assert found.where == str(edited) and 'undo the edit: optim.learning_rate = 0.0005' in found.fix
+    edited.write_text(whole)
     stored = pathlib.Path(workdir) / 'spec.json'
     stored.write_text(stored.read_text().replace('"train": 16', '"train": 15', 1))
     (found,) = (one for one in doctor.diagnose(config, workdir) if one.severity == 'error')

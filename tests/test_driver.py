@@ -201,6 +201,38 @@ def test_a_spec_of_another_version_is_an_error_with_its_name(finished, tmp_path)
         driver.open_run(toy_run.make_config(), str(copy), 'predict')
 
 
+@pytest.mark.parametrize(
+    'name, text, message',
+    [
+        ('config.json', '{}', "no 'pipeline'"),
+        ('config.json', '[]', r'list \[\]'),
+        ('config.json', '{"pipe', 'Unterminated string'),
+        ('config.json', '{"pipeline": 3}', r'config\.pipeline'),
+        ('config.json', '{"pipeline": "toy", "train": 5}', r'config\.train'),
+        ('config.json', '{"pipeline": "toy", "train": {"nosuch": 1}}', r'config\.train\.nosuch'),
+        ('config.json', '{"pipeline": "supervised", "model": 3}', r'config\.model\.name'),
+        ('config.json', '{"pipeline": "supervised", "model": {"width": 1.0}}', r'config\.model\.name'),
+        ('spec.json', '5', 'int 5'),
+        ('spec.json', '{"classes": 1, "num_examples": 2}', 'fields of DataSpec'),
+        ('start.json', '[]', r'list \[\]'),
+        ('start.json', '{}', "no 'stages'"),
+        ('start.json', '{"stages": 4}', 'stages: 4'),
+        ('pretrain/scores.json', '[]', r'list \[\]'),
+    ],
+)
+def test_a_file_of_a_run_folder_with_other_content_is_named_with_a_fix(finished, tmp_path, name, text, message):
+    copy = shutil.copytree(finished[0], tmp_path / 'copy')
+    (copy / name).write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        driver.train(toy_run.make_config(), str(copy))
+    assert caught.value.where.startswith(str(copy / name))
+    again, _, _ = caught.value.fix.partition(';')
+    assert again in (f'rm {copy / name}',) or f'--config.init_from.path={copy}' in again
+    if again.startswith('rm '):
+        (copy / name).unlink()
+        assert driver.train(toy_run.make_config(), str(copy)) == finished[1], 'the fix works'
+
+
 def with_spec(finished, folder, change):
     """A copy of the finished run whose spec.json was changed."""
     copy = shutil.copytree(finished[0], folder / 'copy')
@@ -245,6 +277,38 @@ def test_data_that_changed_since_is_refused(finished, tmp_path, change, message)
 def test_a_run_resumes_if_its_data_are_what_they_were(finished, tmp_path, change):
     copy = with_spec(finished, tmp_path, change)
     assert driver.train(toy_run.make_config(), str(copy)) == finished[1]
+
+
+def without_permission(monkeypatch, folder):
+    monkeypatch.setattr(os, 'access', lambda path, mode: path != folder)
+
+
+def test_scores_of_a_folder_that_cannot_be_written_to_are_printed(finished, tmp_path, monkeypatch, capsys):
+    copy = shutil.copytree(finished[0], tmp_path / 'copy')
+    before = sorted(copy.rglob('*'))
+    without_permission(monkeypatch, copy)
+    scores = driver.evaluate(toy_run.make_config(), str(copy))
+    assert scores == finished[1] and sorted(copy.rglob('*')) == before
+    printed = capsys.readouterr().out
+    assert f'no permission to write to {copy}: scores are printed, and not kept' in printed
+    assert 'mIoU' in printed and 'scores_last.json' not in printed
+    with pytest.raises(InputError, match='no permission'):
+        driver.train(toy_run.make_config(), str(copy))
+
+
+@pytest.mark.parametrize('mode', ['train', 'evaluate', 'predict'])
+def test_an_edited_config_is_not_that_of_the_checkpoints(finished, tmp_path, mode):
+    """Without --config, a command reads the config that somebody edited."""
+    copy = shutil.copytree(finished[0], tmp_path / 'copy')
+    stored = json.loads((copy / 'config.json').read_text())
+    stored['noise'] = 0.5
+    stored['train']['num_steps'] = 4
+    (copy / 'config.json').write_text(json.dumps(stored))
+    config = toy_run.make_config(noise=0.5, train=dict(num_steps=4))
+    with pytest.raises(InputError, match=r'noise: 0\.1, now 0\.5; train\.num_steps: 5, now 4') as caught:
+        driver.open_run(config, str(copy), mode) if mode == 'predict' else getattr(driver, mode)(config, str(copy))
+    assert caught.value.where == str(copy / 'config.json')
+    assert caught.value.fix == 'undo the edit: noise = 0.1, train.num_steps = 5'
 
 
 # --- the config of results --------------------------------------------------------------------------------------------

@@ -149,6 +149,12 @@ def test_nothing_but_more_steps_is_allowed(finished, config, message, fix):
     assert caught.value.fix.startswith(fix)
 
 
+def test_the_plan_before_the_extension_is_refused_with_the_steps_to_type(extended):
+    with pytest.raises(InputError, match=r'train\.num_steps: 9, now 5') as caught:
+        driver.train(longer(5), str(extended[0]))
+    assert caught.value.fix == '--config.train.num_steps=9, as planned'
+
+
 def test_there_must_be_something_to_extend(tmp_path):
     with pytest.raises(InputError, match='no checkpoint in'):
         driver.train(longer(), str(tmp_path / 'run'), extend=True)

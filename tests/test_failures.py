@@ -22,9 +22,9 @@ from segjax.errors import InputError
 )
 def test_errors_of_the_disk_name_the_file_and_a_way_out(name, fragment):
     number = getattr(errno, name)
-    message = failures.explained(OSError(number, os.strerror(number), '/runs/x'), '/runs')
+    message = failures.explained(OSError(number, os.strerror(number), '/runs/x'), '--workdir /runs')
     assert message.startswith(f'/runs/x\n  got:      {os.strerror(number)}') and fragment in message
-    assert failures.explained(OSError(number, os.strerror(number)), '/runs').startswith('--workdir /runs\n')
+    assert failures.explained(OSError(number, os.strerror(number)), '--workdir /runs').startswith('--workdir /runs\n')
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The command line from outside: every mistake gets a message and exit code 1, before anything compiles."""
 
+import errno
 import os
 import pathlib
 import re
@@ -291,6 +292,29 @@ def test_a_table_hands_its_rows_to_the_training(call, tmp_path, monkeypatch):
     assert [(c.seed, c.model.width, c.train.num_steps) for c, _ in seen] == [(4, 0.5, 7), (2, 0.5, 7)]
     assert [workdir for _, workdir in seen] == [f'{tmp_path}/run/wide/seed_{seed}' for seed in (4, 2)]
     assert out.startswith('[1/2] wide, seed 4\n[2/2] wide, seed 2\n') and f'table: {tmp_path}/run/table.html' in out
+
+
+def test_a_full_disk_is_named_by_what_the_mode_writes(call, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(main, '_load_config', full)
+    common = ('--workdir', tmp_path / 'run')
+    for arguments, place in (
+        (('--mode=predict', '--input=photos', '--output', tmp_path / 'out', *common), f'--output {tmp_path}/out'),
+        (('--mode=prepare', *common), 'prepared data (config.data.cache or $SEGJAX_CACHE)'),
+        (common, f'--workdir {tmp_path}/run'),
+    ):
+        code, _, err = call(*arguments)
+        assert code == 1 and err.startswith(f'error: {place}\n  got:      No space left on device')
+
+
+def test_a_cache_that_is_a_file_is_refused(call, tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('SEGJAX_CACHE', str(tmp_path / 'file'))
+    code, out, err = call('--mode=cache')
+    assert code == 1 and not out
+    assert_message(err, '$SEGJAX_CACHE', 'which is a file')
 
 
 def test_missing_folders_and_a_wrong_label_file(call, tmp_path):

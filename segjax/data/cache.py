@@ -34,6 +34,17 @@ def folder(cache: str) -> pathlib.Path:
     return paths.local('$SEGJAX_CACHE', os.environ.get('SEGJAX_CACHE', '') or '~/.cache/segjax')
 
 
+def check_place(cache: str) -> None:
+    """Raises InputError where no cache can be: at a file or below it, or new in a folder without permission.
+
+    Args:
+      cache: config.data.cache.
+    """
+    root = folder(cache)
+    if not root.is_dir():
+        paths.check_writable('config.data.cache' if cache else '$SEGJAX_CACHE', root.absolute())
+
+
 def command_to_delete(records: pathlib.Path) -> str:
     """Returns the command line that deletes the records of a folder."""
     return f'SEGJAX_CACHE={records.parent} python -m segjax.main --mode cache --delete {records.name}'

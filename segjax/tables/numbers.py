@@ -4,7 +4,8 @@ import statistics
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from segjax import driver, logs
+from segjax import driver
+from segjax import stored as stored_files
 from segjax.scores import flat_scalars
 from segjax.tables import starts
 from segjax.tables.cells import Cell, score_at
@@ -40,7 +41,7 @@ def row_starts(plan: Plan, outcomes: Mapping[tuple[str, int], Outcome]) -> dict[
     found = {}
     for job in first_jobs(plan):
         done = outcomes[job.row.key, job.seed] != OPEN
-        stored = logs.read_json(job.folder / driver.CONFIG) if done else None
+        stored = stored_files.read_config(job.folder / driver.CONFIG) if done else None
         found[job.row.key] = starts.text(job.row, job.config, job.folder, stored)
     return found
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from segjax import config as config_lib
-from segjax import config_file, driver, health, logs, origin, pipelines, same_run
+from segjax import config_file, driver, health, origin, pipelines, same_run
+from segjax import stored as stored_files
 from segjax.config_file import Assignment
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError, unknown_name
@@ -277,7 +278,7 @@ def check_folder(job: Job) -> None:
     if not kept or not stored.exists():
         return
     with _located(str(stored)):
-        found = differences(job, logs.read_json(stored))
+        found = differences(job, stored_files.read_config(stored))
     if found:
         got = config_lib.another_config(found)
         fix = 'undo the change, take another --workdir, or remove that folder'

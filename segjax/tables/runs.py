@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from segjax import driver, health, logs, parallel
+from segjax import driver, health, logs, parallel, stored
 from segjax.tables.plan import FREE, Job, differences
 
 FAILED = 'failed.json'  # beside config.json, in the folder of a run that diverged
@@ -28,11 +28,11 @@ def outcome(job: Job) -> Outcome:
         return OPEN
     # `evaluate` may change when a run resumes, but scores under another protocol do not count.
     free = tuple(key for key in FREE if key != 'evaluate')
-    if differences(job, logs.read_json(config), free):
+    if differences(job, stored.read_config(config), free):
         return OPEN
     if failed.exists():
-        return Outcome({}, logs.read_json(failed)['message'])
-    return Outcome(logs.read_json(scores))
+        return Outcome({}, stored.read_object(failed, ('message',), f'rm {failed}')['message'])
+    return Outcome(stored.read_scores(scores))
 
 
 def decided_by_main(question: Callable[[], bool]) -> bool:

@@ -12,6 +12,7 @@ import ml_collections
 
 from segjax import bench, config_file, driver, health, logs, parallel
 from segjax import config as config_lib
+from segjax import stored as stored_files
 from segjax.tables import plan as plan_lib
 from segjax.tables.plan import Job, Plan
 from segjax.tables.runs import decided_by_main, has_finished
@@ -108,7 +109,7 @@ def stored(plan: Plan, jobs: Sequence[Job]) -> Speeds:
     path = plan.workdir / FILE
     if not path.exists():
         return NOTHING
-    speeds = Speeds(**logs.read_json(path))
+    speeds = Speeds(**stored_files.read_object(path, Speeds._fields, f'rm {path}'))
     known = ((job, speeds.rows[job.row.key]) for job in jobs if job.row.key in speeds.rows)
     return speeds._replace(rows={job.row.key: row for job, row in known if _is_of(row, job)})
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import ml_collections
 
-from segjax import checkpoints, logs, origin
+from segjax import checkpoints, origin
 from segjax import config as config_lib
+from segjax import stored as stored_files
 from segjax.errors import InputError
 from segjax.tables.spec import Row
 
@@ -28,7 +29,7 @@ def recorded(folder: pathlib.Path, stored: Mapping[str, Any]) -> tuple[Mapping[s
     """
     path = folder / checkpoints.START
     if path.exists():
-        content = logs.read_json(path)
+        content = stored_files.read_start(path, ('init_from', 'digest'))
         return content['init_from'], content['digest']
     return config_lib.to_json(config_lib.from_json(stored))['init_from'], ''
 

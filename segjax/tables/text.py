@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from segjax import bench, checkpoints, logs
+from segjax import bench, checkpoints, stored
 from segjax import config as config_lib
 from segjax.tables.cells import Cell, score_at
 from segjax.tables.claims import by_chance
@@ -98,7 +98,7 @@ def facts(measured: Measured) -> dict[str, str]:
     def each(value: Callable[[ml_collections.ConfigDict], Any]) -> str:
         return ' / '.join(dict.fromkeys(str(value(config)) for config in configs))
 
-    environments = [logs.read_json(path) for job in plan.jobs if (path := job.folder / 'environment.json').exists()]
+    environments = [stored.read_object(path) for job in plan.jobs if (path := job.folder / 'environment.json').exists()]
     return {
         'scale': plan.scale_name + (f' ({plan.scale.note})' if plan.scale.note else ''),
         'seeds': ', '.join(map(str, plan.seeds)),
@@ -117,7 +117,7 @@ def facts(measured: Measured) -> dict[str, str]:
 def run_steps(job: Job) -> str:
     """Returns the optimiser steps of a run: '300', or 'depth 600, segmentation 300' of several trained stages."""
     path = job.folder / checkpoints.START
-    content = logs.read_json(path) if path.exists() else {}
+    content = stored.read_start(path) if path.exists() else {}
     if 'steps' not in content:
         return f'{job.config.train.num_steps:,d}'
     trained = [(name, steps) for name, steps in zip(content['stages'], content['steps'], strict=True) if steps]
