@@ -600,11 +600,30 @@ def _before(entry: Field | Choice | Mapping[str, Any]) -> Any:
     return {key: _before(inner) for key, inner in entry.items()}
 
 
+def _stored_name(stored: Any, key: str) -> str:
+    """Returns the name of the pipeline, or of what a section chooses; raises InputError if a stored config has none."""
+    _check_section(stored)
+    if not isinstance(stored.get(key), str):
+        got = f'a section with {key!r}: {stored.get(key)!r}'
+        raise InputError('config of the run folder', got=got, expected=f'a name as {key!r}', fix=_TAKE_COPY)
+    return stored[key]
+
+
+def _check_section(stored: Any) -> None:
+    if not isinstance(stored, Mapping):
+        got = f'{stored!r:.60} in place of a section'
+        raise InputError('config of the run folder', got=got, expected='sections with keys', fix=_TAKE_COPY)
+
+
+_TAKE_COPY = 'take config.json from a copy of the run folder'
+
+
 def _completed(stored: Mapping[str, Any], schema: Mapping[str, Any] | Choice | None = None) -> dict[str, Any]:
     """Returns a stored config, completed by what it did before keys that are younger than it existed."""
-    schema = schema_of(stored['pipeline']) if schema is None else schema
+    schema = schema_of(_stored_name(stored, 'pipeline')) if schema is None else schema
     if isinstance(schema, Choice):
-        schema = schema.options.get(stored['name'], {})
+        schema = schema.options.get(_stored_name(stored, 'name'), {})
+    _check_section(stored)
     completed = dict(stored)
     for key, entry in schema.items():
         if key not in stored:
@@ -673,7 +692,7 @@ def changes(
       path: of the section that they are, with a point behind it; '' for whole configs.
       free: keys and sections that do not matter; by default those of a resumed run.
     """
-    if not path and old['pipeline'] == new['pipeline']:
+    if not path and _stored_name(old, 'pipeline') == new['pipeline']:
         old = to_json(from_json(old))
     found = {}
     for key in sorted(set(old) | set(new)):
