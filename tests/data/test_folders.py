@@ -304,6 +304,18 @@ def test_a_good_name_is_not_blamed_for_the_encoding_of_the_system(tmp_path, monk
     assert 'convmv' not in error.fix
 
 
+@pytest.mark.parametrize('place', ['Camera.JSON', '{clip}/camera.json'])
+def test_a_camera_file_at_another_place_is_said_to_be_unread(tmp_path, place):
+    layouts.write_clips(tmp_path)
+    read = tmp_path / 'camera.json'
+    clip = next(tmp_path.glob('*/image')).parent.name
+    config = layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')
+    assert not [note for note in builders.load(config).notes() if 'camera' in note.message]
+    read.rename(tmp_path / place.format(clip=clip))
+    found = [note for note in builders.load(config).notes() if place.format(clip=clip) in note.message]
+    assert len(found) == 1 and str(read) in found[0].fix
+
+
 @pytest.mark.parametrize('place', ['train.txt', 'splits/val.txt', 'ImageSets/Segmentation/trainval.txt'])
 def test_lists_of_splits_are_said_to_be_unread(tmp_path, place):
     _, config = make(tmp_path)
