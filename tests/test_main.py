@@ -221,6 +221,10 @@ def get_table():
         (['--table', 'table.py', '--override=base'], ['--override', "'base'", 'ROWS:section.key=value']),
         (['--table', 'table.py', '--override=(:seed=1'], ['--override', "'(:seed=1'", 'regular expression']),
         (['--table', 'table.py', '--override=bass:a.b=1'], ['--override', "'bass'", 'base, wide']),
+        (
+            ['--table', 'table.py', '--override=base:seed=1', '--override=bass:seed=1'],
+            ['--override', "'bass'"],
+        ),
         (['--table', 'table.py', '--override=base:optim.lrr=1'], ["row 'base'", 'optim.lrr', 'learning_rate']),
         (['--table', 'table.py', '--override=base:seed=1'], ["row 'base'", 'config.seed=1', '--seeds']),
         (['--table', 'table.py', '--workdir='], ['--workdir', 'nothing']),
