@@ -274,10 +274,25 @@ def load_params(path: str) -> dict[str, PyTree]:
                 fix='give the --workdir of a run that saved a checkpoint',
             )
         newest = max(saved[-1], key=lambda step: int(step.name))
-    with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(newest / 'state')
+    tree = _restored(newest)
     # A tree without any array, as the statistics of nets without batch norm, leaves no trace in a checkpoint.
     return {'params': tree['params'], 'model_state': tree.get('model_state', {})}
+
+
+def _restored(step: pathlib.Path) -> dict[str, PyTree]:
+    """Returns the state in the folder of a checkpoint; raises InputError if it is not whole."""
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(step / 'state')
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # orbax raises errors of many types for damaged files
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        older = [other for other in _numbered(step.parent) if step.name.isdigit() and int(other.name) < int(step.name)]
+        before = max(older, key=lambda other: int(other.name), default=None)
+        fix = f'--config.init_from.path={before}, the checkpoint before' if before else 'copy the run folder again'
+        got = f'a checkpoint that cannot be read ({first[:200]})'
+        raise InputError(str(step), got=got, expected='a whole checkpoint', fix=fix) from error
 
 
 def newest_step(folder: pathlib.Path) -> int:

@@ -29,6 +29,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from segjax import text_files
 from segjax.errors import InputError
 from segjax.scores import to_json
 
@@ -47,7 +48,7 @@ def read_json(path: pathlib.Path) -> Any:
       InputError: no file, or no JSON in it.
     """
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+        return text_files.parse_json(text_files.read(pathlib.Path(path)))
     except FileNotFoundError:
         raise InputError(str(path), got='no such file', expected='a JSON file') from None
     except ValueError as error:

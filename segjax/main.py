@@ -191,7 +191,9 @@ def _check_flags() -> None:
     if _MODE.value in ('doctor', 'prepare', 'cache'):
         return
     if not _WORKDIR.value:
-        raise InputError('--workdir', got='nothing', expected='a folder for this run', fix='--workdir runs/first')
+        begins = _MODE.value in ('train', 'bench') and not _CONFIG.value
+        fix = '--config configs/supervised.py:quick ' * begins + '--workdir runs/first'
+        raise InputError('--workdir', got='nothing', expected='a folder for this run', fix=fix)
     if _MODE.value == 'predict':
         for flag in (_INPUT, _OUTPUT):
             if not flag.value:
@@ -371,6 +373,21 @@ def run() -> None:
     except BrokenPipeError:  # while flags are parsed: --help | head -1
         _drop_closed_output()
         sys.exit(EXIT_WRONG)
+    except (ImportError, ValueError) as error:
+        _fail_at_import(error)
+        raise
+
+
+def _fail_at_import(error: Exception) -> None:
+    """Prints an error of the packages around the program and exits; returns for any other error."""
+    if isinstance(error, ImportError) and error.name and error.name.partition('.')[0] != 'segjax':
+        fix = 'bash launch/local.sh installs them; $PYTHONPATH may name a folder with a file that hides the package'
+        _fail(InputError(f'package {error.name}', got=str(error), expected='those of requirements.txt', fix=fix))
+    # jax reads its variables when it is imported.
+    variable = re.search(r"^invalid truth value .* for environment '(JAX_\w+)'$", str(error))
+    if variable:
+        fix = f'unset {variable.group(1)}'
+        _fail(InputError(f'${variable.group(1)}', got=str(error), expected='true or false', fix=fix))
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ for; a run whose stages all have a checkpoint never asks. `run` is driver.Run.
 
 import functools
 import hashlib
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from segjax import checkpoints, logs, parallel, pretrained, rng, trees
+from segjax import checkpoints, logs, notes, parallel, pretrained, rng, trees
 from segjax import config as config_lib
 from segjax import stored as stored_files
 from segjax.data import loader
@@ -63,6 +64,27 @@ def write_start(run, stages: tuple[Stage, ...], stored: pathlib.Path) -> None:
     logs.write_json(path, content)
 
 
+def tell_unused(run, stages: tuple[Stage, ...]) -> None:
+    """Prints a note if `init_from.path` names another start than that of the stages that have begun.
+
+    Args:
+      run: driver.Run.
+      stages: all of its stages.
+    """
+    path, start = run.config.init_from.path, run.workdir / checkpoints.START
+    begun = [stage.name for stage in stages if has_checkpoint(run.workdir / stage.name)]
+    if not path or not begun or not start.exists():
+        return
+    known = logs.read_json(start)['init_from'].get('path', '')
+    if _place(path) != _place(known):
+        message = f'{path} is not read for {", ".join(begun)}, which began from {known or "random parameters"}'
+        notes.tell(notes.Note('config.init_from.path', message, 'another --workdir begins from it'))
+
+
+def _place(path: str) -> str:
+    return path if path.startswith(pretrained.HUB) else os.path.abspath(os.path.expanduser(path))
+
+
 def digest(source: Source) -> str:
     """Returns twelve hexadecimal digits that depend on the names and values of all arrays, and on no file name."""
     arrays = source.tensors if isinstance(source, pretrained.Weights) else trees.named_leaves(dict(source))
@@ -83,6 +105,7 @@ def reader(init_from: ml_collections.ConfigDict) -> Callable[[], Source | None]:
             return None
         if pretrained.is_weights(init_from.path):
             return pretrained.open_weights(init_from)
+        pretrained.refuse_other_file(init_from.path)
         return checkpoints.load_params(init_from.path)
 
     return source

@@ -198,6 +198,25 @@ def test_of_a_run_folder_the_last_stage_is_taken_whatever_the_times(tmp_path, ne
     assert np.all(kernel == 2.0)
 
 
+@pytest.mark.parametrize('damage', [lambda path: os.truncate(path, 10), os.unlink])
+def test_parameters_of_a_damaged_checkpoint_are_refused_with_the_one_before(tmp_path, damage):
+    folder = tmp_path / 'segmentation' / 'checkpoints'
+    with open_folder(folder) as saved:
+        saved.save(make_state(1, value=1.0), {'window': {}}, {})
+        saved.save(make_state(2, value=2.0), {'window': {}}, {})
+    for path in (folder / '2' / 'state').rglob('d/*'):
+        damage(path)
+    with pytest.raises(InputError, match='cannot be read') as error:
+        checkpoints.load_params(str(tmp_path))
+    assert error.value.where == str(folder / '2')
+    before = error.value.fix.partition('=')[2].partition(',')[0]
+    assert np.all(checkpoints.load_params(before)['params']['segmenter']['encoder']['kernel'] == 1.0)
+    for path in (folder / '1' / 'state').rglob('d/*'):
+        damage(path)
+    with pytest.raises(InputError, match='copy the run folder again'):
+        checkpoints.load_params(before)
+
+
 def test_parameters_of_nets_without_batch_statistics_are_taken(tmp_path):
     def bare(value):
         state = make_state(1, value=value)

@@ -195,3 +195,15 @@ def test_stored_scores_are_reused_under_the_same_protocol_only(config, scores, s
     config.data.eval_size = (16, 32)
     config.evaluate.resolution = 'image'
     assert config_lib.scored_as_asked(scores, config) == same
+
+
+@pytest.mark.parametrize(
+    'change', [[1], None, {'pipeline': None}, {'data': None}, {'model': 3}, {'optim': {'name': 1}}]
+)
+def test_a_stored_config_that_was_edited_is_an_input_error(change):
+    now = config_lib.to_json(config_lib.defaults('supervised'))
+    stored = {**now, **change} if isinstance(change, dict) else change
+    with pytest.raises(InputError):
+        config_lib.from_json(stored)
+    with pytest.raises(InputError):
+        config_lib.changes(stored, now)

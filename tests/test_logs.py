@@ -167,9 +167,12 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
 def test_read_json_says_what_is_wrong(tmp_path):
     with pytest.raises(InputError, match='no such file'):
         logs.read_json(tmp_path / 'a.json')
-    (tmp_path / 'a.json').write_text('{"a": ')
-    with pytest.raises(InputError, match='valid JSON'):
-        logs.read_json(tmp_path / 'a.json')
+    for text in ('{"a": ', '[' * 50_000, '{"a": 1, "a": 2}'):
+        (tmp_path / 'a.json').write_text(text)
+        with pytest.raises(InputError, match='valid JSON'):
+            logs.read_json(tmp_path / 'a.json')
+    (tmp_path / 'a.json').write_text('{"a": 1}', encoding='utf-8-sig')
+    assert logs.read_json(tmp_path / 'a.json') == {'a': 1}
 
 
 # --- TensorBoard ------------------------------------------------------------------------------------------------------

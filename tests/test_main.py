@@ -229,6 +229,30 @@ def test_no_config_and_no_run(call, tmp_path):
         assert_message(err, '--config', f'no run in {tmp_path}', 'configs/supervised.py:quick')
 
 
+def test_the_fix_for_no_arguments_is_a_whole_command(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call()
+    assert code == 1
+    assert_message(err, '--workdir', '--config configs/supervised.py:quick --workdir runs/first')
+
+
+@pytest.mark.parametrize(
+    'name, content, fragments',
+    [
+        ('JAX_ENABLE_X64', None, ['$JAX_ENABLE_X64', "'maybe'", 'unset JAX_ENABLE_X64']),
+        ('PIL.py', 'x = 1', ['package PIL', 'PIL.py', '$PYTHONPATH']),
+    ],
+)
+def test_an_environment_that_stops_the_imports_is_named(tmp_path, monkeypatch, name, content, fragments):
+    if content is None:
+        monkeypatch.setitem(ENVIRONMENT, name, 'maybe')
+    else:
+        (tmp_path / name).write_text(content)
+        monkeypatch.setitem(ENVIRONMENT, 'PYTHONPATH', f'{tmp_path}:{REPOSITORY}')
+    _, err = run('--config', SMOKE, '--mode', 'doctor', code=1)
+    assert_message(err, *fragments)
+
+
 TABLE = f"""
 from segjax.tables import Column, Row, Scale, Table
 
@@ -256,6 +280,10 @@ def get_table():
         (['--table', 'table.py', '--override=base'], ['--override', "'base'", 'ROWS:section.key=value']),
         (['--table', 'table.py', '--override=(:seed=1'], ['--override', "'(:seed=1'", 'regular expression']),
         (['--table', 'table.py', '--override=bass:a.b=1'], ['--override', "'bass'", 'base, wide']),
+        (
+            ['--table', 'table.py', '--override=base:seed=1', '--override=bass:seed=1'],
+            ['--override', "'bass'"],
+        ),
         (['--table', 'table.py', '--override=base:optim.lrr=1'], ["row 'base'", 'optim.lrr', 'learning_rate']),
         (['--table', 'table.py', '--override=base:seed=1'], ["row 'base'", 'config.seed=1', '--seeds']),
         (['--table', 'table.py', '--workdir='], ['--workdir', 'nothing']),

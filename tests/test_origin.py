@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from segjax import checkpoints, driver, origin, pretrained
 from segjax import config as config_lib
-from segjax import driver, origin, pretrained
 from segjax.errors import InputError
 from segjax.ops import images
 from segjax.trees import named_leaves
@@ -157,6 +157,20 @@ def test_a_run_that_has_begun_needs_the_file_no_more(abstract, tmp_path):
     path.unlink()
     again, _ = driver.open_run(config, str(begun), 'train')
     assert again.config.preprocess == 'imagenet'
+
+
+def test_another_start_than_that_of_a_run_that_has_begun_is_said(tmp_path, capsys):
+    run, stages = driver.open_run(make_config(tmp_path / 'new.npz'), str(tmp_path / 'run'), 'evaluate')
+    capsys.readouterr()
+    origin.tell_unused(run, stages)
+    assert capsys.readouterr().out == ''
+    (run.workdir / 'segmentation/checkpoints/0/record').mkdir(parents=True)
+    for known, said in (('old.npz', True), ('', True), (str(tmp_path / 'run/../new.npz'), False)):
+        driver.logs.write_json(run.workdir / checkpoints.START, {'init_from': {'path': known}})
+        origin.tell_unused(run, stages)
+        printed = capsys.readouterr().out
+        assert ('new.npz is not read for segmentation' in printed) == said
+        assert (known or 'random parameters') in printed or not said
 
 
 @pytest.mark.parametrize('mode', ['evaluate', 'predict'])

@@ -173,6 +173,7 @@ def locked(records: pathlib.Path, check_stop: Callable[[], None]) -> Iterator[No
       InputError: the cache cannot be written, or its file system has no locks.
     """
     root = records.parent
+    paths.check_writable('config.data.cache or $SEGJAX_CACHE', root)
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = _lock_path(records).open('a')

@@ -14,6 +14,7 @@ import pathlib
 import shlex
 import stat
 import struct
+import sys
 import unicodedata
 import warnings
 import zlib
@@ -135,6 +136,10 @@ def printable(path: str | os.PathLike) -> str:
 
 
 def _check_name(path: pathlib.Path) -> None:
+    encoding = sys.getfilesystemencoding()
+    if encoding != 'utf-8' and not path.name.isascii():
+        got = f'a name that Python reads in the encoding {encoding}'
+        raise InputError(printable(path), got=got, expected='names in UTF-8', fix='export PYTHONUTF8=1')
     try:
         path.name.encode('utf-8')
     except UnicodeEncodeError as error:
@@ -334,14 +339,15 @@ def read_mask(path: pathlib.Path) -> Mask:
     bits = _bits(data, image)
     if image.format == 'TIFF' and bits not in (8, 16):
         got = f'a TIFF label of {bits} bits'
-        raise InputError(str(path), got=got, expected='8 or 16 bits', fix='save it as PNG')
+        raise InputError(str(path), got=got, expected='8 or 16 bits', fix='save it as PNG of 8 or 16 bits')
     if image.mode in ('RGB', 'RGBA') and bits == 8:
         alpha = image.mode == 'RGBA' and _is_transparent(image)
         notes = (Note(str(path), IMAGE_ALPHA, ALPHA_FIX),) if alpha else ()
         return Mask(np.asarray(image.convert('RGB')), notes=notes)
     if image.mode not in ('1', 'L', 'P', 'I;16', 'I;16B', 'I'):
         got = f'a label in colour mode {image.mode} of {bits} bits'
-        raise InputError(str(path), got=got, expected='one channel of ids, or RGB of 8 bits')
+        fix = 'save it as grey PNG of ids, without an alpha channel'
+        raise InputError(str(path), got=got, expected='one channel of ids, or RGB of 8 bits', fix=fix)
     ids = np.asarray(image)
     if image.mode == 'L':
         # Pillow spreads 2 and 4 bit grey over 0..255.
@@ -379,7 +385,8 @@ def find_images(folder: pathlib.Path) -> list[Source]:
     no whole 8-bit images (all of them are named).
     """
     if not folder.is_dir():
-        raise InputError('--input', got=str(folder), expected='an existing folder of images')
+        fix = f'--input={shlex.quote(str(folder.parent))}' if folder.is_file() else ''
+        raise InputError('--input', got=str(folder), expected='an existing folder of images', fix=fix)
     paths = by_relative_name(folder, PHOTO_SUFFIXES).values()
     sources = [Source(path, relative_name(path, folder)) for path in paths]
     for note in unread_note(folder, PHOTO_SUFFIXES):

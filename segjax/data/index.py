@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from segjax.data.spec import IGNORE
-from segjax.errors import unknown_name
+from segjax.errors import InputError, unknown_name
 
 FILE = 'index.npz'
 
@@ -114,13 +114,25 @@ def save(folder: pathlib.Path, splits: Mapping[str, Index]) -> None:
     partial.rename(folder / FILE)
 
 
+PREPARE_AGAIN = 'start again: the data set is prepared again'
+
+
+def open_records(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
+    """Returns the builder of records; raises InputError if they went away or were damaged since they were checked."""
+    try:
+        return tfds.builder_from_directory(folder)
+    except Exception as error:  # TFDS raises errors of many types for missing and damaged files
+        got = f'records that cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}'
+        raise InputError(str(folder), got=got, expected='whole prepared records', fix=PREPARE_AGAIN) from error
+
+
 def load(folder: pathlib.Path, split: str) -> Index:
     """Reads the index of a split: 'train', 'val[:10%]' or 'train+val'.
 
     Raises:
       ValueError: a malformed split.
     """
-    splits = tfds.builder_from_directory(folder).info.splits
+    splits = open_records(folder).info.splits
     counts = {name: splits[name].num_examples for name in splits}
     return select(split, counts, functools.partial(_of_split, folder))
 

@@ -4,14 +4,13 @@ Train ids are 0 .. C-1; 255 (`IGNORE`) is void. An id that a data set does not d
 silently ignored class is the most common way to train on the wrong labels.
 """
 
-import json
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
+from segjax import text_files
 from segjax.data.spec import IGNORE, ClassSpec
 from segjax.errors import InputError, unknown_name
 
@@ -252,7 +251,7 @@ def _from_colors(mask: np.ndarray, coding: LabelCoding, where: str) -> np.ndarra
             expected='one channel that holds class ids',
             fix='save one of the channels'
             if gray
-            else 'convert the colours to ids, or list them in a class file (data set `folder`)',
+            else 'convert the colours to ids, or give every class its `color` in a class file (data set `folder`)',
         )
     packed = mask.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     values, inverse = np.unique(packed, return_inverse=True)
@@ -299,6 +298,8 @@ def load_class_file(path: str | pathlib.Path) -> LabelCoding:
     ids = [number for _, number, _ in entries]
     given = [color for _, _, color in entries]
     ignore_ids, ignore_colors = _ignored(path, content.get('ignore') or [])
+    if not all(name.strip() for name in names):
+        raise _bad(path, 'an empty name', 'a name for every class')
     for what, values in (('name', names), ('id', ids), ('color', [c for c in given if c] + ignore_colors)):
         twice = next((v for v in values if values.count(v) > 1), None)
         if twice is not None:
@@ -342,15 +343,18 @@ def _short(value: Any) -> str:
 
 def _parse(path: pathlib.Path) -> Any:
     try:
-        text = path.read_text(encoding='utf-8')
-        return json.loads(text) if path.suffix == '.json' else yaml.safe_load(text)
+        text = text_files.read(path)
+        return text_files.parse_json(text) if path.suffix == '.json' else text_files.parse_yaml(text)
     except OSError as error:
         reason = 'no such file' if isinstance(error, FileNotFoundError) else str(error)
         raise _bad(
             path, reason, 'a YAML or JSON file', '--config.data.classes=classes.yaml, with the path of the class file'
         ) from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise _bad(path, f'cannot be parsed: {error}', 'YAML or JSON') from error
+    except UnicodeDecodeError as error:
+        raise _bad(path, f'cannot be parsed: {error}', 'text in UTF-8', 'save it as UTF-8') from error
+    except ValueError as error:
+        fix = 'indent with spaces' if r"'\t'" in str(error) else ''
+        raise _bad(path, f'cannot be parsed: {error}', 'YAML or JSON, every key once', fix) from error
 
 
 def _class_entry(path: pathlib.Path, position: int, entry: Any) -> tuple[str, int, Color | None]:

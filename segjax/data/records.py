@@ -144,7 +144,7 @@ def _fact(example: Mapping[str, Any]) -> index.Fact:
 
 def load_spec(folder: pathlib.Path) -> DataSpec:
     """What the records in `folder` are, without reading an image."""
-    info = tfds.builder_from_directory(folder).info
+    info = index.open_records(folder).info
     metadata = info.metadata
     unlabelled, digest = {}, {}
     for split in info.splits:
@@ -189,7 +189,7 @@ class SplitSource:
 
     def __init__(self, folder: pathlib.Path, split: str, features: Sequence[str], where: str, encoded: bool = False):
         self._arguments = (folder, split, tuple(features), where, encoded)
-        builder = tfds.builder_from_directory(folder)
+        builder = index.open_records(folder)
         for feature in features:
             if feature not in builder.info.features:
                 error = unknown_name(f'feature {feature!r}', feature, builder.info.features)
@@ -240,11 +240,12 @@ class Readers:
             return record
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             folder = pathlib.Path(path).parent
+            delete = f'{cache.command_to_delete(folder)}, and ' if folder.is_dir() else ''
             raise InputError(
                 path,
                 got=f'record {position} cannot be read: {str(error).splitlines()[0]}',
                 expected='a whole file of prepared records',
-                fix=f'{cache.command_to_delete(folder)}, and start again: the data set is prepared again',
+                fix=delete + index.PREPARE_AGAIN,
             ) from error
 
     def _reader(self, path: str):

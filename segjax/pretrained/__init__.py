@@ -15,11 +15,12 @@ import numpy as np
 
 from segjax.errors import InputError
 from segjax.pretrained.convert import Report, export_weights, import_weights, places
-from segjax.pretrained.files import is_weights, read, write
+from segjax.pretrained.files import HUB, is_weights, read, refuse_other_file, write
 from segjax.pretrained.sources import SOURCES, Source, detect
 from segjax.protocol import PyTree, TrainState
 
 __all__ = [
+    'HUB',
     'SOURCES',
     'Report',
     'Source',
@@ -33,6 +34,7 @@ __all__ = [
     'nothing_fits',
     'open_weights',
     'read',
+    'refuse_other_file',
     'write',
 ]
 

@@ -36,6 +36,17 @@ def is_weights(path: str) -> bool:
     return path.startswith(HUB) or path.endswith((*SUFFIXES, CAFFE))
 
 
+def refuse_other_file(path: str) -> None:
+    """Raises InputError for a file of another kind, where only a folder of ours is left to expect."""
+    file = pathlib.Path(path).expanduser()
+    if file.is_dir():
+        return
+    got = f'{file}, ' + ('a file of another kind' if file.exists() else 'which is no file and no folder')
+    expected = f'a run folder of segjax, or a file of weights ({", ".join(SUFFIXES)})'
+    fix = _SAVE_ANEW if file.exists() else 'the path of a file or folder, or hf:owner/name/file'
+    raise InputError(_WHERE, got=got, expected=expected, fix=fix)
+
+
 def read(path: str) -> dict[str, np.ndarray]:
     """{name: array} of a file; InputError for one that is absent, damaged, or needs what is not installed."""
     if path.endswith(CAFFE):
@@ -57,7 +68,7 @@ def read(path: str) -> dict[str, np.ndarray]:
         )
     _check_start(file)
     try:
-        return without_prefixes(_read_file(file))
+        tensors = without_prefixes(_read_file(file))
     except InputError:
         raise
     except _DAMAGED as error:
@@ -65,9 +76,15 @@ def read(path: str) -> dict[str, np.ndarray]:
             str(file),
             got=f'a file that cannot be read ({error})',
             expected='a whole file of weights',
-            fix='fetch it again',
+            fix=_SAVE_ANEW if 'pickle=' in str(error) else 'fetch it again',
         ) from error
+    if not tensors:
+        raise InputError(str(file), got='no tensors', expected='a whole file of weights', fix='save or fetch it again')
+    return tensors
 
+
+# NumPy names its argument allow_pickle= where a file holds more than plain arrays.
+_SAVE_ANEW = "save plain arrays under their names: numpy.savez('weights.npz', **{name: array})"
 
 _DAMAGED = (
     *(safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, archives.TorchFileError),
@@ -79,7 +96,11 @@ def _read_file(file: pathlib.Path) -> dict[str, np.ndarray]:
     if file.name.endswith('.safetensors'):
         return _read_safetensors(file)
     if file.name.endswith('.npz'):
-        with np.load(file, allow_pickle=False) as tensors:
+        content = np.load(file, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            got = f'a single array of shape {content.shape}, without a name'
+            raise InputError(str(file), got=got, expected='arrays under their names', fix=_SAVE_ANEW)
+        with content as tensors:
             return dict(tensors)
     return _read_torch(file)
 

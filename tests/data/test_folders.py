@@ -316,6 +316,38 @@ def test_name_that_is_no_utf8(tmp_path):
     str(error).encode('utf-8')
 
 
+@pytest.mark.parametrize('encoding', ['ascii', 'iso8859-1'])
+def test_a_good_name_is_not_blamed_for_the_encoding_of_the_system(tmp_path, monkeypatch, encoding):
+    _, config = make(tmp_path)
+    path = tmp_path / 'mine/images/train/shot 0.jpg'
+    path.rename(path.with_name('köln.jpg'))
+    monkeypatch.setattr('sys.getfilesystemencoding', lambda: encoding)
+    error = expect(config, 'images/train/köln.jpg', encoding, 'PYTHONUTF8=1')
+    assert 'convmv' not in error.fix
+
+
+@pytest.mark.parametrize('place', ['Camera.JSON', '{clip}/camera.json'])
+def test_a_camera_file_at_another_place_is_said_to_be_unread(tmp_path, place):
+    layouts.write_clips(tmp_path)
+    read = tmp_path / 'camera.json'
+    clip = next(tmp_path.glob('*/image')).parent.name
+    config = layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')
+    assert not [note for note in builders.load(config).notes() if 'camera' in note.message]
+    read.rename(tmp_path / place.format(clip=clip))
+    found = [note for note in builders.load(config).notes() if place.format(clip=clip) in note.message]
+    assert len(found) == 1 and str(read) in found[0].fix
+
+
+@pytest.mark.parametrize('place', ['train.txt', 'splits/val.txt', 'ImageSets/Segmentation/trainval.txt'])
+def test_lists_of_splits_are_said_to_be_unread(tmp_path, place):
+    _, config = make(tmp_path)
+    path = tmp_path / 'mine' / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('shot 0\n')
+    found = [note for note in builders.load(config).notes() if place in note.message]
+    assert len(found) == 1 and 'not read' in found[0].message
+
+
 @pytest.mark.parametrize('kind', ['tiff', 'webp', 'png'])
 def test_several_pictures_in_a_file(tmp_path, kind):
     _, config = make(tmp_path)

@@ -150,6 +150,12 @@ def test_colour_masks(tmp_path):
         ('[a, [', 'cannot be parsed'),
         ('[{name: a, color: [1, 2, 3]}, b]', "no color of class 'b'"),
         ('{classes: [a, b], ignore: [[0, 0, 0]]}', "no color of class 'a'"),
+        ('classes: [a, b]\nclasses: [c, d]', "key 'classes' twice"),
+        ('[{name: a, id: 1, id: 2}]', "key 'id' twice"),
+        ('[' * 5000, 'nested too deeply'),
+        ('[a, ""]', 'an empty name'),
+        ('[a, " "]', 'an empty name'),
+        ('classes:\n\t- a', 'indent with spaces'),
     ],
 )
 def test_bad_class_files(tmp_path, text, says):
@@ -157,6 +163,30 @@ def test_bad_class_files(tmp_path, text, says):
     with pytest.raises(InputError, match=says) as error:
         labels.load_class_file(path)
     assert str(path) in error.value.where
+
+
+@pytest.mark.parametrize('text', ['{"classes": ["a"], "classes": ["b"]}', '[{"name": "a", "id": 1, "id": 2}]'])
+def test_a_key_twice_in_a_class_file_of_json(tmp_path, text):
+    path = tmp_path / 'classes.json'
+    path.write_text(text)
+    with pytest.raises(InputError, match='twice'):
+        labels.load_class_file(path)
+
+
+def test_a_class_file_in_another_encoding(tmp_path):
+    path = tmp_path / 'classes.json'
+    path.write_bytes('["a", "b"]'.encode('utf-8-sig'))
+    assert labels.load_class_file(path).classes.names == ('a', 'b')
+    path.write_bytes('["a", "b"]'.encode('utf-16'))
+    with pytest.raises(InputError) as error:
+        labels.load_class_file(path)
+    assert error.value.fix == 'save it as UTF-8'
+
+
+def test_colours_of_some_classes_are_not_enough_for_colour_masks(tmp_path):
+    coding = labels.load_class_file(write(tmp_path, '[{name: a, color: [1, 2, 3]}, b]'))
+    with pytest.raises(InputError, match='every class its `color`'):
+        labels.to_train_ids(np.array([[[1, 2, 3]]], np.uint8), coding, 'f.png')
 
 
 def test_missing_class_file(tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from segjax import data
-from segjax.data import cache, records, shards
+from segjax.data import cache, index, records, shards
 from segjax.errors import InputError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -398,3 +398,20 @@ def test_a_cache_that_cannot_be_written_can_be_read(config):
     finally:
         for path in (folder, folder.parent):
             path.chmod(0o755)
+
+
+def test_records_that_go_away_during_a_run_are_an_input_error(config):
+    prepared = data.prepare(config)
+    source = prepared.open_split('train', ('image',))
+    shutil.rmtree(prepared.folder)
+    reads = (
+        lambda: prepared.open_split('val', ('image',)),
+        lambda: records.load_spec(prepared.folder),
+        lambda: index.load(prepared.folder, 'train'),
+        lambda: source[0],
+    )
+    for read in reads:
+        with pytest.raises(InputError) as error:
+            read()
+        assert error.value.fix == 'start again: the data set is prepared again'
+    assert len(data.prepare(config).open_split('train', ('image',))) == 5

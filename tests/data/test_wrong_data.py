@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from segjax import data
+from segjax.data import image_files
+from segjax.data.builders import base
 from segjax.data.worlds import streets
 from segjax.errors import InputError
 
@@ -263,8 +265,29 @@ def test_splits_and_features(folder):
 
 
 def test_cache_that_cannot_be_written(folder):
-    folder[1].cache = folder[1].classes + '/below/a/file'
-    expect(folder[1], 'config.data.cache', 'got:')
+    for place in (folder[1].classes + '/below/a/file', folder[1].classes):
+        folder[1].cache = place
+        expect(folder[1], 'config.data.cache or $SEGJAX_CACHE', 'which is a file')
+
+
+@pytest.mark.parametrize('text', ['{"a": 1, "a": 2}', '[' * 50_000])
+def test_a_camera_file_with_a_key_twice_or_without_end(tmp_path, text):
+    path = tmp_path / 'camera.json'
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        base.read_json(path)
+    assert error.value.where == str(path) and error.value.fix.startswith('correct it')
+    path.write_text('{"a": 1}', encoding='utf-8-sig')
+    assert base.read_json(path) == {'a': 1}
+
+
+@pytest.mark.parametrize('suffix, mode', [('png', 'LA'), ('tif', 'F')])
+def test_a_mask_of_another_mode_says_how_to_save_it(tmp_path, suffix, mode):
+    path = tmp_path / f'mask.{suffix}'
+    Image.new(mode, (4, 4)).save(path)
+    with pytest.raises(InputError) as error:
+        image_files.read_mask(path)
+    assert 'save it as' in error.value.fix and 'PNG of' in error.value.fix
 
 
 def test_chunk_longer_than_the_file(folder):

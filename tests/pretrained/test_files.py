@@ -278,3 +278,32 @@ def test_a_caffemodel_is_refused_with_a_command_that_is_python():
     assert pretrained.is_weights('net.caffemodel') and caught.value.fix.endswith('deploy.prototxt net.caffemodel')
     program = shlex.split(caught.value.fix.partition(': ')[2])[2]
     compile(program, 'fix', 'exec')
+
+
+def refused(path) -> InputError:
+    with pytest.raises(InputError) as error:
+        pretrained.read(str(path))
+    return error.value
+
+
+def test_arrays_without_names_objects_and_no_tensors_are_told_apart(tmp_path):
+    path = tmp_path / 'w.npz'
+    with path.open('wb') as file:
+        np.save(file, np.zeros((2, 3)))
+    assert refused(path).got == 'a single array of shape (2, 3), without a name'
+    np.savez(path, x=np.array([{'a': 1}], object))
+    assert 'numpy.savez' in refused(path).fix
+    for name in ('w.npz', 'w.safetensors'):
+        pretrained.write(str(tmp_path / name), {})
+        assert refused(tmp_path / name).got == 'no tensors'
+
+
+@pytest.mark.parametrize('name', ['w.npy', 'w.h5', 'w.onnx', 'w.tar.gz'])
+def test_a_file_of_another_kind_is_no_run_folder(name, tmp_path):
+    (tmp_path / name).write_bytes(b'x' * 20)
+    with pytest.raises(InputError) as error:
+        pretrained.refuse_other_file(str(tmp_path / name))
+    assert 'a file of another kind' in error.value.got and '.safetensors' in error.value.expected
+    with pytest.raises(InputError, match='no file and no folder'):
+        pretrained.refuse_other_file(str(tmp_path / 'resnet50'))
+    pretrained.refuse_other_file(str(tmp_path))

@@ -12,7 +12,6 @@ import collections
 import concurrent.futures
 import dataclasses
 import itertools
-import json
 import pathlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from segjax import host
+from segjax import host, text_files
 from segjax.data import image_files
 from segjax.data.geometry import check_camera, check_geometry
 from segjax.data.labels import MASK_0_255, LabelCoding, indexed_by_color, to_train_ids
@@ -328,9 +327,10 @@ def incomplete_feature(feature: str, items: list[Item]) -> list[InputError]:
 
 def read_json(path: pathlib.Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
+        return text_files.parse_json(text_files.read(path))
     except (OSError, ValueError) as error:
-        raise InputError(str(path), got=str(error), expected='a JSON file', fix=image_files.COPY_AGAIN) from error
+        fix = f'correct it, or {image_files.COPY_AGAIN}'
+        raise InputError(str(path), got=str(error), expected='a JSON file, every key once', fix=fix) from error
 
 
 def describe(coding: LabelCoding) -> Any:

@@ -260,7 +260,17 @@ class _Clips(FileDataset):
                 f'passed over, without a folder image: {len(passed_over)} folders, as {", ".join(passed_over[:5])}'
             )
             found.append(Note(str(self.root), message))
-        return found + super().notes()
+        return found + self._unread_cameras() + super().notes()
+
+    def _unread_cameras(self) -> list[Note]:
+        """Returns the note that camera files at other places are not read."""
+        read = self.root / 'camera.json'
+        places = [*self.root.iterdir(), *self.root.glob('*/*.json')]
+        others = sorted(path for path in places if path.name.lower() == read.name)
+        if read.exists() or not others:
+            return []
+        message = f'passed over: {len(others)} camera files, the first is {others[0].relative_to(self.root)}'
+        return [Note(str(self.root), message, f'one matrix for all clips in {read}')]
 
     def scan(self, split):
         items: list[Item] = []

@@ -154,6 +154,7 @@ class Folder(FileDataset):
         images = self._split_folders('images')
         masks = self._split_folders('masks')
         found = [] if images else self._divided()
+        found += self._unread_lists()
         for kind in ('images', 'masks'):
             folder = self._folder(kind)
             if images:
@@ -161,6 +162,16 @@ class Folder(FileDataset):
             found += unread_note(folder)
         found += [_passed_over(path) for split, path in masks.items() if images and split not in images]
         return found
+
+    def _unread_lists(self) -> list[Note]:
+        """Returns the note that text files with the names of splits are not read."""
+        places = ('*.txt', 'splits/*.txt', 'lists/*.txt', 'ImageSets/*.txt', 'ImageSets/*/*.txt')
+        lists = sorted(path for place in places for path in self.root.glob(place) if ALMOST_A_SPLIT.match(path.name))
+        if not lists:
+            return []
+        names = ', '.join(path.relative_to(self.root).as_posix() for path in lists)
+        fix = 'move the images and masks of each list into folders train and val'
+        return [Note(str(self.root), f'lists of splits are not read: {names}', fix)]
 
     def _divided(self) -> list[Note]:
         """Returns the note that images are divided by their names."""
