@@ -692,7 +692,7 @@ def changes(
       path: of the section that they are, with a point behind it; '' for whole configs.
       free: keys and sections that do not matter; by default those of a resumed run.
     """
-    if not path and _stored_name(old, 'pipeline') == new['pipeline']:
+    if not path and _text_in(old, 'pipeline', '') == new['pipeline']:
         old = to_json(from_json(old))
     found = {}
     for key in sorted(set(old) | set(new)):
