@@ -319,12 +319,12 @@ def load_class_file(path: str | pathlib.Path) -> LabelCoding:
 
 
 def _check_colors(path: pathlib.Path, names: list[str], given: list[Color | None], ignored: list[Color]) -> None:
-    """Raises InputError where only some classes have colours, or only what is ignored."""
+    """Raises InputError for colours to ignore in masks of colours that not all classes have."""
     without = [name for name, color in zip(names, given, strict=True) if color is None]
-    if without and (ignored or len(without) < len(names)):
+    if without and ignored:
         got = f'no color of class {without[0]!r}' + (f' and {len(without) - 1} more' if without[1:] else '')
         fix = f'add `color: [r, g, b]` to {", ".join(without[:5])}{", ..." if without[5:] else ""}'
-        raise _bad(path, got, 'a color for all classes, or no color in the whole file', fix)
+        raise _bad(path, got, 'a color for all classes, because ids are read without them', fix)
 
 
 def voc_color(index: int) -> Color:

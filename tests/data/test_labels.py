@@ -148,7 +148,6 @@ def test_colour_masks(tmp_path):
         ('{classes: [a], ignore: 3}', 'a list of ids'),
         ('{classes: [a], ignore: [0]}', 'both a class and ignored'),
         ('[a, [', 'cannot be parsed'),
-        ('[{name: a, color: [1, 2, 3]}, b]', "no color of class 'b'"),
         ('{classes: [a, b], ignore: [[0, 0, 0]]}', "no color of class 'a'"),
         ('classes: [a, b]\nclasses: [c, d]', "key 'classes' twice"),
         ('[{name: a, id: 1, id: 2}]', "key 'id' twice"),
