@@ -87,7 +87,9 @@ class StopSignal:
         self._is_saving = lambda: False
 
     def __enter__(self):
-        self._previous = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+        # What was started with a signal ignored, as scripts start jobs in the background, stays so.
+        heard = [number for number in self.SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._receive) for number in heard}
         # Python runs a handler between two of its own instructions only. The byte comes through at once.
         self._inbox, self._outbox = os.pipe()
         os.set_blocking(self._outbox, False)
@@ -111,7 +113,8 @@ class StopSignal:
 
     def _receive(self, number, _):
         self._received = True
-        signal.signal(signal.SIGINT, self._previous[signal.SIGINT])  # a second Ctrl-C is meant as one
+        if signal.SIGINT in self._previous:
+            signal.signal(signal.SIGINT, self._previous[signal.SIGINT])  # a second Ctrl-C is meant as one
 
     def check_preparing(self) -> None:
         """Raises Preempted if this process was told to leave while it prepares data.

@@ -217,7 +217,7 @@ def check_classes(folder: pathlib.Path, config: ml_collections.ConfigDict, spec:
 
 
 def _place(data: ml_collections.ConfigDict) -> tuple[str, pathlib.Path]:
-    return data.name, pathlib.Path(data.root).expanduser().absolute()
+    return data.name, pathlib.Path(data.root).expanduser().resolve()
 
 
 def _splits(stages: Sequence[Stage]) -> list[str]:

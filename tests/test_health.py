@@ -20,9 +20,12 @@ with health.StopSignal() as stop:
 LOCKED = "lock = threading.Lock(); lock.acquire(); print('ready', flush=True); lock.acquire()"
 
 
-def start(body, seconds='0.5'):
+def start(body, seconds='0.5', ignored=''):
     environment = {**os.environ, 'SEGJAX_STOP_SECONDS': seconds}
-    command = [sys.executable, '-c', PROGRAM.format(body=body)]
+    program = PROGRAM.format(body=body)
+    if ignored:
+        program = f'import signal; signal.signal(signal.{ignored}, signal.SIG_IGN)' + program
+    command = [sys.executable, '-c', program]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == 'ready\n'
     return process
@@ -66,6 +69,17 @@ def test_a_checkpoint_that_is_being_written_is_waited_for():
     end(process)
     assert process.returncode == 75
     assert time.monotonic() - began > 3
+
+
+def test_a_signal_that_was_ignored_before_stays_ignored():
+    process = start(
+        "import os, signal; print('ready', flush=True); os.kill(os.getpid(), signal.SIGINT)\n"
+        '    time.sleep(2); print(stop.reached(), flush=True); os.kill(os.getpid(), signal.SIGTERM)\n'
+        '    print(stop.reached(), flush=True)',
+        ignored='SIGINT',
+    )
+    out, err = end(process)
+    assert (process.returncode, out) == (0, 'False\nTrue\n'), err
 
 
 def test_nothing_ends_after_the_run_and_signals_are_as_before():

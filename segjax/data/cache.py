@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
@@ -124,18 +124,40 @@ def _exclusive(path: pathlib.Path) -> Iterator[None]:
             lock = opened.enter_context(_lock_path(path).open('a'))
             directory = os.open(path, os.O_RDONLY)
             opened.callback(os.close, directory)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f'--delete {path.name}',
-                got='records that a running process uses',
-                expected='records that no process uses',
-                fix='wait until the runs on this data set have ended',
-            ) from error
+            _lock_alone(lock, f'--delete {path.name}')
+            _lock_alone(directory, f'--delete {path.name}')
         except OSError as error:
             raise InputError(str(path), got=str(error), expected='a folder with locks') from error
         yield
+
+
+@contextlib.contextmanager
+def alone(records: pathlib.Path) -> Iterator[None]:
+    """Keeps new users out of records. A file system without locks is fine.
+
+    Raises:
+      InputError: a running process uses the records.
+    """
+    directory = os.open(records, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            _lock_alone(directory, str(records))
+        yield
+    finally:
+        os.close(directory)
+
+
+def _lock_alone(file: Any, where: str) -> None:
+    """Locks an open file or folder at once; raises InputError if a running process uses it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(
+            where,
+            got='records that a running process uses',
+            expected='records that no process uses',
+            fix='wait until the runs on this data set have ended',
+        ) from error
 
 
 def _lock_path(path: pathlib.Path) -> pathlib.Path:

@@ -6,6 +6,7 @@ the data set, names, sizes and times of its files), so a changed folder is prepa
 
 import bisect
 import collections
+import errno
 import hashlib
 import itertools
 import json
@@ -51,6 +52,12 @@ def _file_state(path: pathlib.Path) -> tuple[str, int, int]:
 METADATA = ('name', 'names', 'palette', 'ids', 'features', 'max_size', 'class_pixels', 'void_pixels')
 """Keys of metadata.json that every version of the records has."""
 
+DESCRIPTIONS = ('dataset_info.json', 'features.json', 'metadata.json')
+"""Files that TFDS describes records with."""
+
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+"""Errors of the system that say that a file is not there. All other errors say nothing about its content."""
+
 MAX_READERS = 1024
 """Shards that a process keeps open, if its limit of open files allows four times as many."""
 
@@ -82,8 +89,10 @@ def prepared(dataset: Dataset, cache_folder: str, check_stop: Callable[[], None]
             if problem:
                 print(f'{folder}: damaged ({problem}); the data set is prepared again', flush=True)
                 cache.release(folder)
-                shutil.rmtree(folder)
+                with cache.alone(folder):
+                    shutil.rmtree(folder)
                 index.forget()
+                READERS.forget(folder)
             if not folder.is_dir():
                 shards.write(dataset, listings, folder, check_stop)
             if not (folder / index.FILE).exists():
@@ -101,8 +110,13 @@ def damage(folder: pathlib.Path) -> str:
 
     The sizes of shards are compared, their content is not read. Older records do not have the sizes. A missing index
     is no damage, because it can be made from the records.
+
+    Raises:
+      InputError: the system does not let this process read the files. They may be whole.
     """
     try:
+        for name in DESCRIPTIONS:
+            (folder / name).open('rb').close()  # TFDS takes every error for a missing file
         info = tfds.builder_from_directory(folder).info
         for key in METADATA:
             if key not in info.metadata:
@@ -117,6 +131,13 @@ def damage(folder: pathlib.Path) -> str:
         if (folder / index.FILE).exists():
             index.check(folder, {split: info.splits[split].num_examples for split in info.splits})
     except OSError as error:
+        if error.errno is not None and error.errno not in ABSENT:
+            raise InputError(
+                error.filename or str(folder),
+                got=str(error),
+                expected='prepared records that this process can read',
+                fix='mend what the system says; the records stay as they are',
+            ) from error
         return f'{pathlib.Path(error.filename or folder).name}: {error.strerror}'
     except zipfile.BadZipFile as error:
         return f'{index.FILE}: {error}'
@@ -247,6 +268,12 @@ class Readers:
                 expected='a whole file of prepared records',
                 fix=delete + index.PREPARE_AGAIN,
             ) from error
+
+    def forget(self, folder: pathlib.Path) -> None:
+        """Closes the shards of a folder, because its records were replaced."""
+        with self._lock:
+            for path in [path for path in self._open if pathlib.Path(path).parent == folder]:
+                del self._open[path]
 
     def _reader(self, path: str):
         with self._lock:

@@ -222,8 +222,12 @@ def _write_split(
 
 
 def _raise_first(problems: list[InputError], partial: pathlib.Path) -> None:
-    """Raises the first problem of the data. Other data have another fingerprint, so nothing is kept."""
-    if problems:
+    """Raises the first problem of the data. Mended data have another fingerprint, so nothing is kept.
+
+    A file that the system did not let read has the same fingerprint later, so whole shards are kept.
+    """
+    unread = any(getattr(problem.__cause__, 'errno', None) for problem in problems)
+    if problems and not unread:
         shutil.rmtree(partial, ignore_errors=True)
     base.raise_first(problems)
 

@@ -4,6 +4,7 @@ A file is a zip archive (torch 1.6 and later) or a sequence of pickles. Its pick
 The few that make tensors are replaced by the functions below. Every other name becomes an `Unknown`.
 """
 
+import functools
 import io
 import math
 import pathlib
@@ -31,6 +32,19 @@ STORAGES = {
     'ByteStorage': np.uint8,
     'BoolStorage': np.bool_,
 }
+
+ELEMENT_BYTES = {kind: np.dtype(dtype).itemsize for kind, dtype in STORAGES.items()} | {
+    'ComplexFloatStorage': 8,
+    'ComplexDoubleStorage': 16,
+    'QInt8Storage': 1,
+    'QUInt8Storage': 1,
+    'QInt32Storage': 4,
+}
+"""Bytes of a number. Files before torch 1.6 also keep storages of which no tensor is made here."""
+MAX_GROWTH = 100
+"""Largest size of what an archive holds, relative to its file. Torch does not compress."""
+MAX_REPEATED = 2**24
+"""Largest number of elements of a tensor that repeats the numbers of a smaller storage."""
 
 
 class TorchFileError(ValueError):
@@ -92,6 +106,11 @@ _KNOWN = {
 class _Unpickler(pickle.Unpickler):
     """Makes tensors, dicts, lists and numbers; looks up no name outside this file."""
 
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.storages: dict[str, str] = {}
+        """{key: kind} of all storages, of objects that become `Unknown`, too."""
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _KNOWN:
             return _KNOWN[module, name]
@@ -103,7 +122,11 @@ class _Unpickler(pickle.Unpickler):
         if not isinstance(reference, tuple) or len(reference) < 3 or reference[0] != 'storage':
             return Unknown()
         _, kind, key = reference[:3]
-        return Storage(str(key), kind if isinstance(kind, str) else 'UntypedStorage')
+        if len(reference) > 5 and reference[5] is not None:
+            raise TorchFileError('a part of a storage, as torch before 0.4 wrote it')
+        storage = Storage(str(key), kind if isinstance(kind, str) else 'UntypedStorage')
+        self.storages[storage.key] = storage.kind
+        return storage
 
 
 def read(file: pathlib.Path) -> Any:
@@ -130,8 +153,13 @@ def _read_zip(file: pathlib.Path) -> Any:
         folder = names[0].removesuffix('data.pkl')
         if f'{folder}byteorder' in archive.namelist() and archive.read(f'{folder}byteorder') != b'little':
             raise TorchFileError('numbers in big-endian order')
+        size = sum(info.file_size for info in archive.infolist())
+        if size > MAX_GROWTH * file.stat().st_size:
+            raise TorchFileError(f'{size:,} bytes in a file of {file.stat().st_size:,}: no weights')
         content = _Unpickler(io.BytesIO(archive.read(names[0]))).load()
-        return _with_arrays(content, lambda storage: archive.read(f'{folder}data/{storage.key}'))
+        # Tensors may be parts of a storage, which is read and kept in memory once.
+        read_once = functools.cache(lambda key: archive.read(f'{folder}data/{key}'))
+        return _with_arrays(content, lambda storage: read_once(storage.key))
 
 
 def _read_sequence(file: pathlib.Path) -> Any:
@@ -143,20 +171,16 @@ def _read_sequence(file: pathlib.Path) -> Any:
             raise TorchFileError('a pickle that torch did not write')
         _Unpickler(stream).load()  # version of the format
         _Unpickler(stream).load()  # sizes of C's types
-        content = _Unpickler(stream).load()
-        sizes = _sizes(content)
+        unpickler = _Unpickler(stream)
+        content = unpickler.load()
         raw = {}
-        for key in _Unpickler(stream).load():
+        for key in map(str, _Unpickler(stream).load()):
+            kind = unpickler.storages.get(key)
+            if kind not in ELEMENT_BYTES:
+                raise TorchFileError(f'numbers of an unknown size: {kind}')
             (count,) = struct.unpack('<q', stream.read(8))
-            raw[str(key)] = stream.read(count * sizes.get(str(key), 1))
+            raw[key] = stream.read(count * ELEMENT_BYTES[kind])
     return _with_arrays(content, lambda storage: raw[storage.key])
-
-
-def _sizes(content: Any) -> dict[str, int]:
-    """Returns the bytes of an element of each storage."""
-    sizes = {}
-    _with_tensors(content, lambda t: sizes.update({t.storage.key: np.dtype(STORAGES[t.storage.kind]).itemsize}))
-    return sizes
 
 
 def _with_arrays(content: Any, read_storage: Callable[[Storage], bytes]) -> Any:
@@ -180,6 +204,8 @@ def _array(tensor: Tensor, raw: bytes) -> np.ndarray:
     backwards = tensor.offset < 0 or min((0, *tensor.shape, *tensor.strides)) < 0
     if backwards or (math.prod(tensor.shape) and last >= len(flat)):
         raise TorchFileError(f'damaged: {len(flat)} numbers for a tensor of {tensor.shape}')
+    if math.prod(tensor.shape) > max(len(flat), MAX_REPEATED):
+        raise TorchFileError(f'{len(flat)} numbers, repeated for a tensor of {tensor.shape}')
     if tensor.storage.kind == BFLOAT16:
         flat = (flat.astype(np.uint32) << 16).view(np.float32)
     strides = [stride * flat.itemsize for stride in tensor.strides]

@@ -1,6 +1,9 @@
 """Prepared records on disk: many shards, interrupted and damaged preparations, full disks, and the cache."""
 
+import collections
 import concurrent.futures
+import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -311,6 +314,90 @@ def test_a_shard_that_breaks_later_names_the_command_that_deletes_it(config, mon
     with pytest.raises(InputError, match=f'--mode cache --delete {prepared.folder.name}'):
         for i in range(5):
             source[i]
+
+
+def test_records_that_the_system_does_not_let_read_are_kept(config, monkeypatch):
+    folder = data.prepare(config).folder
+    before = {path.name: path.stat().st_ino for path in folder.iterdir()}
+    opened = pathlib.Path.open
+
+    def no_descriptor_left(path, *args, **kwargs):
+        if path.name == 'dataset_info.json':
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return opened(path, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pathlib.Path, 'open', no_descriptor_left)
+        with pytest.raises(InputError, match=os.strerror(errno.EMFILE)):
+            data.prepare(config)
+    assert {path.name: path.stat().st_ino for path in folder.iterdir()} == before
+
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self/fd'), reason='needs /proc')
+def test_a_process_without_a_free_descriptor_finds_no_damage(config):
+    folder = data.prepare(config).folder
+    program = (
+        'import os, pathlib, resource, sys\n'
+        'from segjax.data import records\n'
+        f'folder = pathlib.Path({str(folder)!r})\n'
+        "assert records.damage(folder) == ''\n"
+        'resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n'
+        'taken = []\n'
+        'try:\n'
+        '    while True: taken.append(os.dup(0))\n'
+        'except OSError: pass\n'
+        'try: found = repr(records.damage(folder))\n'
+        "except ValueError as error: found = f'refused: {error}'\n"
+        'for each in taken: os.close(each)\n'
+        'print(found)\n'
+    )
+    found = subprocess.run([sys.executable, '-c', program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert found.stdout.startswith('refused: ') and os.strerror(errno.EMFILE) in found.stdout, found
+
+
+def test_damaged_records_that_another_process_uses_stay(config):
+    folder = data.prepare(config).folder
+    cache.release(folder)
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    cut(folder / 'index.npz')
+    before = content(folder)
+    with pytest.raises(InputError, match='a running process uses'):
+        data.prepare(config)
+    assert content(folder) == before
+    os.close(descriptor)
+    data.prepare(config)
+    assert not records.damage(folder)
+
+
+def test_shards_that_were_open_when_they_broke_are_opened_again(config):
+    prepared = data.prepare(config)
+    source = prepared.open_split('train', ('image',))
+    expected = [source[i]['image'] for i in range(5)]
+    empty(prepared.folder / 'camvid-train.array_record-00000-of-00001')
+    source = data.prepare(config).open_split('train', ('image',))
+    for i in range(5):
+        np.testing.assert_array_equal(source[i]['image'], expected[i])
+
+
+def test_a_file_that_cannot_be_read_for_a_while_loses_no_shard(config, small_shards, monkeypatch):
+    read = pathlib.Path.read_bytes
+    image = sorted((pathlib.Path(config.root)).rglob('*.png'))
+    calls = collections.Counter()
+
+    def stale(path):
+        calls[path] += 1
+        if len(calls) > 8 and path in image:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return read(path)
+
+    monkeypatch.setattr(pathlib.Path, 'read_bytes', stale)
+    with pytest.raises(InputError, match=os.strerror(errno.ESTALE)):
+        data.prepare(config)
+    (partial,) = pathlib.Path(config.cache).glob('*.partial')
+    assert (partial / 'train-00000.npz').exists()
+    monkeypatch.setattr(pathlib.Path, 'read_bytes', read)
+    data.prepare(config)
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import pickle
 import shlex
 import struct
 import sys
+import tracemalloc
 import typing
 import zipfile
 
@@ -193,6 +194,68 @@ def test_nothing_that_a_file_names_is_run(tmp_path):
     save(tmp_path / 'w.pth', {'state_dict': TENSORS, 'args': attack})
     assert pretrained.read(str(tmp_path / 'w.pth')).keys() == TENSORS.keys()
     assert not target.exists()
+
+
+def sequence(value, storages, keys):
+    """The bytes of a file before torch 1.6: a pickle and float32 storages."""
+    heads = [pickle.dumps(item, 2) for item in (archives.MAGIC, 1001, {'little_endian': True})]
+    raw = b''.join(struct.pack('<q', each.size) + each.tobytes() for each in storages)
+    return b''.join(heads) + pickled(value, []) + pickle.dumps(keys, 2) + raw
+
+
+def test_a_storage_inside_an_unknown_object_moves_no_other(tmp_path):
+    arrays = [np.arange(4, dtype=np.float32) + 10 * number for number in range(2)]
+    rebuild = Word('torch._utils', '_rebuild_tensor_v2')
+    tensors = [Called(rebuild, (Kept('FloatStorage', key, 4), 0, (4,), (1,), 0, {})) for key in '01']
+    content = {'criterion': Called(Word('nets', 'Loss'), (tensors[0],)), 'a.weight': tensors[1]}
+    path = tmp_path / 'w.pth'
+    path.write_bytes(sequence(content, arrays, ['0', '1']))
+    np.testing.assert_array_equal(archives.read(path)['a.weight'], arrays[1])
+
+
+def test_a_part_of_a_storage_is_refused(tmp_path):
+    kept = Kept('FloatStorage', '0', 4)
+    tensor = Called(Word('torch._utils', '_rebuild_tensor'), (kept, 0, (2,), (1,)))
+    whole = sequence({'a.weight': tensor}, [np.arange(4, dtype=np.float32)], ['0'])
+    view = b'(X\x01\x00\x00\x009I2\nI2\nt'  # the tuple ('9', 2, 2) behind the number of elements
+    path = tmp_path / 'w.pth'
+    path.write_bytes(whole.replace(b'I4\ntQ', b'I4\n' + view + b'tQ'))
+    with pytest.raises(archives.TorchFileError, match='a part of a storage'):
+        archives.read(path)
+
+
+def test_tensors_of_one_storage_share_its_memory(tmp_path):
+    flat = np.arange(200_000, dtype=np.float32)
+    rebuild = Word('torch._utils', '_rebuild_tensor_v2')
+    kept = Kept('FloatStorage', '0', flat.size)
+    parts = {f'{i}.weight': Called(rebuild, (kept, 1000 * i, (1000,), (1,), 0, {})) for i in range(100)}
+    path = tmp_path / 'w.pth'
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('weights/data.pkl', pickled(parts, []))
+        archive.writestr('weights/data/0', flat.tobytes())
+    tracemalloc.start()
+    found = archives.read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found['7.weight'], flat[7000:8000])
+    assert peak < 5 * flat.nbytes
+
+
+def test_a_small_file_does_not_fill_the_memory(tmp_path):
+    path = tmp_path / 'w.pth'
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('weights/data.pkl', pickled({}, []))
+        archive.writestr('weights/data/0', bytes(10**7))
+    with pytest.raises(archives.TorchFileError, match='bytes in a file of'):
+        archives.read(path)
+    repeated = (Kept('FloatStorage', '0', 1), 0, (2**25,), (0,), 0, {})
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr(
+            'weights/data.pkl', pickled({'w': Called(Word('torch._utils', '_rebuild_tensor_v2'), repeated)}, [])
+        )
+        archive.writestr('weights/data/0', bytes(4))
+    with pytest.raises(archives.TorchFileError, match='1 numbers, repeated'):
+        archives.read(path)
 
 
 NO_WEIGHTS = {

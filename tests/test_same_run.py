@@ -1,0 +1,29 @@
+"""What a command may bring to a run folder, where the rules of the driver's tests do not reach."""
+
+import dataclasses
+
+import layouts
+import pytest
+
+from segjax import config as config_lib
+from segjax import data, logs, same_run
+from segjax.errors import InputError
+
+
+@pytest.mark.parametrize('other', ['link', 'raw/../raw'])
+def test_the_data_of_a_run_by_another_path_are_the_same_data(tmp_path, other):
+    root = tmp_path / 'raw'
+    layouts.write_camvid(root)
+    (tmp_path / 'link').symlink_to(root)
+    config = config_lib.defaults('supervised')
+    config_lib.update(config, data=dict(name='camvid', root=str(root), cache=str(tmp_path / 'cache')))
+    spec = data.prepare(config.data).spec
+    folder = tmp_path / 'run'
+    (folder / 'supervised/checkpoints/1/record').mkdir(parents=True)
+    logs.write_json(folder / same_run.CONFIG, config_lib.to_json(config))
+    logs.write_json(folder / same_run.SPEC, spec.to_json())
+    exchanged = dataclasses.replace(spec.classes, ids=(*spec.classes.ids[1::-1], *spec.classes.ids[2:]))
+    config.data.root = str(tmp_path / other)
+    same_run.check_classes(folder, config, spec)
+    with pytest.raises(InputError, match='another id of class 0'):
+        same_run.check_classes(folder, config, dataclasses.replace(spec, classes=exchanged))
