@@ -141,7 +141,7 @@ class Topology:
           batch_args: as in `spmd`.
         """
         in_specs = tuple(P(AXIS) if i in batch_args else P() for i in range(len(args)))
-        mesh = AbstractMesh((self.count,), (AXIS,))
+        mesh = AbstractMesh((self.count,), (AXIS,), axis_types=(AxisType.Auto,))
         mapped = jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=P(), check_vma=False)
         return jax.eval_shape(mapped, *args)
 
