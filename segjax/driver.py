@@ -155,6 +155,7 @@ def train(
             longer = same_run.check_resumed(run.workdir, run.config, extend)
             same_run.check_data(run.workdir, run.spec, stages)
             origin.write_start(run, stages, run.workdir / CONFIG)
+            origin.check_later_stages(run, stages)
             origin.tell_unused(run, stages)
             if longer:
                 extension.apply(run, stages)

@@ -62,6 +62,10 @@ def check(stage: str, step: int, metrics: Mapping[str, Mean], health: Mapping[st
     )
 
 
+class PreemptedAlone(Preempted):
+    """SIGTERM arrived, and the remaining processes of the run do not know of it."""
+
+
 class StopSignal:
     """Turns SIGTERM and the first Ctrl-C into a question that the run asks, so that it can save and leave in order.
 
@@ -117,12 +121,12 @@ class StopSignal:
             signal.signal(signal.SIGINT, self._previous[signal.SIGINT])  # a second Ctrl-C is meant as one
 
     def check_preparing(self) -> None:
-        """Raises Preempted if this process was told to leave while it prepares data.
+        """Raises PreemptedAlone if this process was told to leave while it prepares data.
 
         Processes do not agree here: one of them prepares, the others wait for it.
         """
         if self._received:
-            raise Preempted('the data set is not prepared completely')
+            raise PreemptedAlone('the data set is not prepared completely')
 
     def reached(self) -> bool:
         """Whether to save and leave now. All processes must ask at the same places."""

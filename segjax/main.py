@@ -297,6 +297,8 @@ def main(argv) -> None:
     host.raise_open_files()
     try:
         _dispatch(argv[1])
+    except health.PreemptedAlone as error:
+        _end(f'preempted: {error}; the same command goes on', EXIT_PREEMPTED)
     except health.Preempted as error:
         print(f'preempted: {error}; the same command goes on', file=sys.stderr, flush=True)
         sys.exit(EXIT_PREEMPTED)

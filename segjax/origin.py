@@ -19,6 +19,7 @@ from segjax import checkpoints, logs, notes, parallel, pretrained, rng, trees
 from segjax import config as config_lib
 from segjax import stored as stored_files
 from segjax.data import loader
+from segjax.errors import InputError
 from segjax.protocol import PyTree, Stage, TrainState
 
 Source = pretrained.Weights | Mapping[str, PyTree]
@@ -62,6 +63,44 @@ def write_start(run, stages: tuple[Stage, ...], stored: pathlib.Path) -> None:
         'digest': '' if source is None else digest(source),
     }
     logs.write_json(path, content)
+
+
+def check_later_stages(run, stages: tuple[Stage, ...]) -> None:
+    """Raises InputError if a stage without a checkpoint would begin from another start than its run.
+
+    Args:
+      run: driver.Run. Its start.json is written, but may be older than the digest in it.
+      stages: all of its stages.
+    """
+    start = run.workdir / checkpoints.START
+    later = [stage.name for stage in stages if not has_checkpoint(run.workdir / stage.name)]
+    if not later or not has_begun(run.workdir) or not start.exists():
+        return
+    # A run that is older than the digest says nothing about its parameters.
+    content = stored_files.read_start(start)
+    known, known_digest = content['init_from'], content.get('digest', '')
+    if known.get('path') and not known_digest:
+        return
+    # The same parameters may lie at another path. The keys choose among them.
+    source = run.source()
+    found = {'digest': '' if source is None else digest(source)}
+    expected = {'digest': known_digest}
+    if source is not None and known_digest:
+        now = config_lib.to_json(run.config)['init_from']
+        keys = [key for key in ('nets', 'partial', 'source') if key in known]
+        found |= {key: now[key] for key in keys}
+        expected |= {key: known[key] for key in keys}
+    if found == expected:
+        return
+    # The error names what differs.
+    wrong = [key for key in expected if found[key] != expected[key]]
+    path = known.get('path', '')
+    raise InputError(
+        f'config.init_from of stage {later[0]!r}, which has not begun',
+        got=', '.join(f'{key} {found[key] or "of none"}' for key in wrong),
+        expected=', '.join(f'{key} {expected[key] or "of none"}' for key in wrong) + ', as the stages that have begun',
+        fix=f'--config.init_from.path={path}, with its other keys as {start} has them; or another --workdir',
+    )
 
 
 def tell_unused(run, stages: tuple[Stage, ...]) -> None:

@@ -386,6 +386,32 @@ def test_init_from_does_not_undo_an_earlier_stage(finished, tmp_path, monkeypatc
     assert loaded == [str(workdir)], 'once for both stages'
 
 
+def test_a_later_stage_begins_from_the_start_of_its_run(finished, tmp_path):
+    """Stopped between its stages, a run begins its second stage from nothing new."""
+    copy = shutil.copytree(finished[0], tmp_path / 'copy')
+    shutil.rmtree(copy / 'adversarial')
+    (copy / 'scores.json').unlink()
+    donor = toy_run.make_config(init_from=dict(path=str(finished[0] / 'pretrain')))
+    with pytest.raises(InputError, match="'adversarial', which has not begun") as caught:
+        driver.train(donor, str(copy))
+    assert '--config.init_from.path=,' in caught.value.fix
+    driver.train(toy_run.make_config(), str(copy))
+    assert_same_run(finished[0], copy)
+
+
+def test_a_later_stage_takes_the_same_nets_from_the_start_of_its_run(finished, tmp_path):
+    source = str(finished[0] / 'pretrain')
+    first = toy_run.make_config(seed=1, init_from=dict(path=source))
+    driver.train(first, str(tmp_path / 'run'))
+    shutil.rmtree(tmp_path / 'run/adversarial')
+    fewer = toy_run.make_config(seed=1, init_from=dict(path=source, nets=('head/.*',)))
+    with pytest.raises(InputError, match='nets'):
+        driver.train(fewer, str(tmp_path / 'run'))
+    with pytest.raises(InputError, match='digest of none'):
+        driver.train(toy_run.make_config(seed=1), str(tmp_path / 'run'))
+    driver.train(first, str(tmp_path / 'run'))
+
+
 @pytest.fixture(scope='module')
 def reused(finished, tmp_path_factory):
     """A finished run whose first stage of 0 steps began from another run, which is then gone: its folder, its scores

@@ -105,6 +105,19 @@ def test_a_signal_to_one_process_stops_both_at_one_step_and_both_go_on(tmp_path)
         np.testing.assert_array_equal(arrays[name], expected[name], err_msg=name)
 
 
+def test_a_signal_to_a_process_that_prepares_data_ends_both(tmp_path):
+    port = free_port()
+    arguments = ('--config', SMOKE, '--workdir', tmp_path / 'run', '--config.data.world.num_train=20000')
+    pair = [start_main(port, i, *arguments, SEGJAX_CACHE=str(tmp_path / str(i))) for i in range(2)]
+    end = time.monotonic() + SECONDS
+    while not list((tmp_path / '1').glob('*.partial/train*')) and time.monotonic() < end:
+        time.sleep(0.05)
+    pair[1].send_signal(signal.SIGTERM)
+    errors = ends(*pair, code=75)
+    assert 'preempted: the data set is not prepared completely' in errors[1]
+    assert 'process 1 has ended' in errors[0]
+
+
 # --- processes that cannot run together ------------------------------------------------------------------------------
 
 REPOSITORY = HELPERS.parent.parent

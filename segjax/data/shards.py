@@ -29,6 +29,9 @@ from segjax.errors import InputError
 SHARD_BYTES = 200 * 2**20
 """A shard ends with the example that reaches this size."""
 
+SAMPLE = 5
+"""Examples of a split, spread over it, that are read before a disk is called too small."""
+
 VERSION = tfds.core.Version('1.0.0')
 """Of the format; a part of the fingerprint."""
 
@@ -161,21 +164,34 @@ def _facts_path(partial: pathlib.Path, split: str, number: int) -> pathlib.Path:
 
 
 def _check_space(dataset: Dataset, listings: Mapping[str, Sequence[Item]], partial: pathlib.Path) -> None:
-    """Raises InputError if the disk is too small, by the share that the first example keeps of its files."""
+    """Raises InputError if the disk is too small, by the share that a few examples keep of their files."""
     written = sum(path.stat().st_size for path in partial.iterdir())
-    needed = 0
-    for items in listings.values():
-        record = dataset.inspect(items[0]).record
-        if record is None:
-            return
-        stored = sum(len(value) for value in record.features.values() if isinstance(value, bytes))
-        stored += sum(value.nbytes for value in record.features.values() if isinstance(value, np.ndarray))
-        first = _file_bytes(items[0])
-        needed += stored * len(items) if not first else stored / first * sum(map(_file_bytes, items))
     free = shutil.disk_usage(partial).free
-    if free < needed - written:
-        expected = f'about {needed - written:,.0f} bytes for the records of {dataset.where}'
-        raise _no_space(partial, f'{free:,} bytes free', expected)
+    for number in (1, SAMPLE):  # the first example may be unusual
+        needed = _needed_bytes(dataset, listings, number)
+        if free >= needed - written:
+            return
+    expected = f'about {needed - written:,.0f} bytes for the records of {dataset.where}'
+    raise _no_space(partial, f'{free:,} bytes free', expected)
+
+
+def _needed_bytes(dataset: Dataset, listings: Mapping[str, Sequence[Item]], number: int) -> float:
+    """Returns the size of all records, as `number` examples of each split let expect; 0 where these are wrong."""
+    needed = 0.0
+    for items in listings.values():
+        sample = [items[len(items) * i // number] for i in range(number)]
+        inspections = [dataset.inspect(item) for item in sample]
+        if any(inspection.record is None for inspection in inspections):
+            return 0.0
+        stored = sum(_record_bytes(inspection.record) for inspection in inspections)
+        read = sum(map(_file_bytes, sample))
+        needed += stored / read * sum(map(_file_bytes, items)) if read else stored / number * len(items)
+    return needed
+
+
+def _record_bytes(record: base.Record) -> int:
+    values = record.features.values()
+    return sum(v.nbytes if isinstance(v, np.ndarray) else len(v) for v in values if isinstance(v, bytes | np.ndarray))
 
 
 def _file_bytes(item: Item) -> int:

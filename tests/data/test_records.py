@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import layouts
 import numpy as np
@@ -21,6 +22,7 @@ import pytest
 
 from segjax import data
 from segjax.data import cache, index, records, shards
+from segjax.data.builders import base
 from segjax.errors import InputError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -266,6 +268,25 @@ def test_too_little_space_is_said_before_anything_is_written(config, monkeypatch
     sizes = [path.stat().st_size for path in pathlib.Path(config.root).rglob('*.png')]
     assert 0.8 * sum(sizes) < needed < 1.5 * sum(sizes)
     assert not any(path.name.startswith('train') for path in pathlib.Path(config.cache).rglob('*'))
+
+
+def test_an_unusual_first_example_does_not_say_how_much_space_all_need(tmp_path, monkeypatch):
+    """The first depth map is empty: a file of 10 bytes becomes as large an array as every other one."""
+    items = []
+    for number in range(100):
+        path = tmp_path / f'{number}.png'
+        path.write_bytes(bytes(10 if number == 0 else 1000))
+        items.append(base.Item('train', path.name, {'depth': path}))
+    record = base.Record({'depth': np.zeros((10, 100), np.float32)}, np.zeros(256, np.int64), (10, 100))
+    inspection = base.Inspection(record, [], frozenset())
+    dataset = types.SimpleNamespace(inspect=lambda item: inspection, where='a data set')
+    (tmp_path / 'partial').mkdir()
+    free = types.SimpleNamespace(free=1_000_000)
+    monkeypatch.setattr(shards.shutil, 'disk_usage', lambda path: free)
+    shards._check_space(dataset, {'train': items}, tmp_path / 'partial')
+    free.free = 300_000
+    with pytest.raises(InputError, match='bytes free'):
+        shards._check_space(dataset, {'train': items}, tmp_path / 'partial')
 
 
 # --- damaged records --------------------------------------------------------------------------------------------------
