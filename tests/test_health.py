@@ -23,8 +23,11 @@ LOCKED = "lock = threading.Lock(); lock.acquire(); print('ready', flush=True); l
 def start(body, seconds='0.5', ignored=''):
     environment = {**os.environ, 'SEGJAX_STOP_SECONDS': seconds}
     program = PROGRAM.format(body=body)
+    # Tests in the background of a script inherit that SIGINT is ignored.
+    first = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)'
     if ignored:
-        program = f'import signal; signal.signal(signal.{ignored}, signal.SIG_IGN)' + program
+        first += f'; signal.signal(signal.{ignored}, signal.SIG_IGN)'
+    program = first + program
     command = [sys.executable, '-c', program]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == 'ready\n'
