@@ -12,14 +12,14 @@ import pathlib
 import platform
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import ml_collections
+from flax import traverse_util
 
+from segjax import checkpoints, origin, processes
 from segjax import config as config_lib
-from segjax import processes
 from segjax.data import Prepared
 from segjax.processes import Fact
 
@@ -50,7 +50,7 @@ def check_start(config: ml_collections.ConfigDict, workdir: pathlib.Path, use: s
         'devices': Fact(f'{jax.local_device_count()} x {jax.local_devices()[0].device_kind}', SAME_CODE),
         'code': Fact(code_digest(), SAME_CODE),
         **{f'version of {name}': Fact(_version(name), SAME_CODE) for name in PACKAGES},
-        **{f'config.{key}': Fact(value, SAME_COMMAND) for key, value in _flat(config_lib.to_json(config))},
+        **{f'config.{key}': Fact(value, SAME_COMMAND) for key, value in _shared_keys(config).items()},
         'newest checkpoints': Fact(newest_steps(workdir), SAME_FOLDER),
     }
     with _marked(workdir) as marked:
@@ -88,23 +88,23 @@ def code_digest() -> str:
 
 
 def data_digest(data: Prepared) -> str:
-    """Returns twelve hexadecimal digits of the specification and of three images of every split."""
+    """Returns twelve hexadecimal digits of the specification, which has a digest of the content of each split.
+
+    Of splits whose records are older than the digest, three images count.
+    """
     found = hashlib.sha256(repr(data.spec.to_json()).encode())
     for split, number in data.spec.num_examples.items():
-        source = data.open_split(split, ('image',)) if number else ()
-        for index in sorted({0, number // 2, number - 1}) if number else ():
-            found.update(source[index]['image'].tobytes())
+        if number and split not in data.spec.digest:
+            source = data.open_split(split, ('image',))
+            for index in sorted({0, number // 2, number - 1}):
+                found.update(source[index]['image'].tobytes())
     return found.hexdigest()[:12]
 
 
 def newest_steps(workdir: pathlib.Path) -> str:
     """Returns the newest whole checkpoint of every stage in a run folder, as text."""
-    steps: dict[str, int] = {}
-    for record in workdir.glob('*/checkpoints/*/record'):
-        step, stage = record.parent.name, record.parents[2].name
-        if step.isdigit():
-            steps[stage] = max(int(step), steps.get(stage, 0))
-    return ', '.join(f'{stage} {step}' for stage, step in sorted(steps.items())) or 'none'
+    stages = sorted(filter(origin.has_checkpoint, workdir.glob('*')))
+    return ', '.join(f'{stage.name} {checkpoints.newest_step(stage / "checkpoints")}' for stage in stages) or 'none'
 
 
 def _version(package: str) -> str:
@@ -114,13 +114,10 @@ def _version(package: str) -> str:
         return 'not installed'
 
 
-def _flat(config: Mapping[str, Any], path: str = '') -> Iterator[tuple[str, str]]:
-    """Yields the keys of a config that all processes must share, with their values as text."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f'{path}{key}.')
-        elif f'{path}{key}' not in OWN:
-            yield f'{path}{key}', repr(value)
+def _shared_keys(config: ml_collections.ConfigDict) -> dict[str, str]:
+    """Returns the keys of a config that all processes must share, with their values as text."""
+    values = traverse_util.flatten_dict(config_lib.to_json(config), sep='.')
+    return {key: repr(value) for key, value in values.items() if key not in OWN}
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import ml_collections
 
-from segjax import checkpoints, config_file, origin, pipelines, pretrained, rng
+from segjax import config_file, origin, pipelines, rng
 from segjax.data import loader, transforms
 from segjax.errors import InputError
 from segjax.protocol import Input, Stage, TrainState
@@ -63,7 +63,7 @@ def _step_problems(run, stages: Sequence[Stage], begun: bool, trace_steps: bool 
         if refusal:
             yield refusal
             return
-    checks = [] if begun else [(_check_start, run, states)]
+    checks = [] if begun else [(origin.check, run, states)]
     for stage in stages:
         if trace_steps:
             checks.append((_trace_training, run, stage, states[stage.name]))
@@ -136,23 +136,6 @@ def _check_part(run, inputs: Input) -> None:
         expected='at least one example in each part',
         fix=fix,
     )
-
-
-# --- states -----------------------------------------------------------------------------------------------------------
-
-
-def _check_start(run, states: Mapping[str, TrainState]) -> None:
-    """Raises InputError for parameters of `config.init_from` that the nets of no stage take, or not whole."""
-    origin.check(run, states)
-    source = run.source()
-    if source is None or isinstance(source, pretrained.Weights):
-        return
-    earlier: set[str] = set()
-    for state in states.values():
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
-        inherited = earlier & set(state.params)  # perhaps: whether a net is taken over shows in values alone
-        checkpoints.merge_params(abstract, source, run.config.init_from.nets, inherited)
-        earlier |= set(state.params)
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------

@@ -312,9 +312,9 @@ def _run_against_data(
     Returns:
       The findings, and whether the run would accept other values.
     """
-    spec = data_spec(dataset, splits)
-    folder = pathlib.Path(workdir or 'no run folder').expanduser().absolute()
     facts = {name: index.of_facts(split.facts) for name, split in splits.items()}
+    spec = data_spec(dataset, splits, facts)
+    folder = pathlib.Path(workdir or 'no run folder').expanduser().absolute()
     try:
         topology = parallel.topology(config.parallel.mode, options=host.compiler_options(config))
         source = origin.reader(config.init_from)
@@ -337,11 +337,8 @@ def _run_against_data(
     return warnings + _memory(config, spec, topology.count), functools.partial(checks.passes, run)
 
 
-def data_spec(dataset: Dataset, splits: Mapping[str, SplitSummary]) -> DataSpec:
-    """Returns the DataSpec that preparing the data set would write."""
-    void = {
-        name: [fact.void_pixels for fact in split.facts if not fact.labelled_pixels] for name, split in splits.items()
-    }
+def data_spec(dataset: Dataset, splits: Mapping[str, SplitSummary], facts: Mapping[str, index.Index]) -> DataSpec:
+    """Returns the DataSpec that preparing the data set would write; `facts` are those of the splits."""
     return DataSpec(
         name=dataset.name,
         classes=dataset.classes,
@@ -352,9 +349,7 @@ def data_spec(dataset: Dataset, splits: Mapping[str, SplitSummary]) -> DataSpec:
             name: tuple(split.counts[: dataset.classes.num_classes].tolist()) for name, split in splits.items()
         },
         void_pixels={name: int(split.counts[IGNORE]) for name, split in splits.items()},
-        num_unlabelled={name: len(pixels) for name, pixels in void.items() if pixels},
-        unlabelled_pixels={name: sum(pixels) for name, pixels in void.items() if pixels},
-        digest={name: index.split_digest(index.of_facts(split.facts)) for name, split in splits.items()},
+        **index.spec_fields(facts),
     )
 
 

@@ -126,12 +126,13 @@ def checked_run(
     if use == 'predict' and kept.exists():
         data = data_lib.Prepared(same_run.stored_spec(folder), folder, config.data.name)
     else:
-        data = data_lib.prepare(config.data, *([stop.check_preparing] if stop else []))
-    begins = use == 'train' and not origin.has_begun(folder)
-    agreement.check_data(data, origin.digest(source()) if begins and config.init_from.path else '')
+        data = data_lib.prepare(config.data, stop.check_preparing if stop else data_lib.never_stop)
+    begun = origin.has_begun(folder)
+    begins_elsewhere = use == 'train' and not begun and config.init_from.path
+    agreement.check_data(data, origin.digest(source()) if begins_elsewhere else '')
     stages = pipelines.load(config.pipeline).make_stages(config, data.spec)
     run = Run(config, data, folder, topology, source)
-    for problem in checks.problems(run, stages, use, origin.has_begun(folder), trace_steps):
+    for problem in checks.problems(run, stages, use, begun, trace_steps):
         raise problem
     return run, stages
 
@@ -148,7 +149,7 @@ def train(
       extend: whether the config may have more steps than the run folder says.
     """
     if extend:
-        same_run.check_begun(pathlib.Path(workdir).expanduser().absolute())
+        same_run.check_begun(paths.local('--workdir', workdir).absolute())
     with contextlib.nullcontext(stop) if stop else health.StopSignal() as stop:
         run, stages = open_run(config, workdir, 'train', stop)
         with _locked(run.workdir):

@@ -77,7 +77,7 @@ def check_later_stages(run, stages: tuple[Stage, ...]) -> None:
     if not later or not has_begun(run.workdir) or not start.exists():
         return
     # A run that is older than the digest says nothing about its parameters.
-    content = stored_files.read_start(start)
+    content = stored_files.read_start(start, ('init_from',))
     known, known_digest = content['init_from'], content.get('digest', '')
     if known.get('path') and not known_digest:
         return
@@ -114,7 +114,7 @@ def tell_unused(run, stages: tuple[Stage, ...]) -> None:
     begun = [stage.name for stage in stages if has_checkpoint(run.workdir / stage.name)]
     if not path or not begun or not start.exists():
         return
-    known = logs.read_json(start)['init_from'].get('path', '')
+    known = stored_files.read_start(start, ('init_from',))['init_from'].get('path', '')
     if _place(path) != _place(known):
         message = f'{path} is not read for {", ".join(begun)}, which began from {known or "random parameters"}'
         notes.tell(notes.Note('config.init_from.path', message, 'another --workdir begins from it'))
@@ -185,25 +185,37 @@ def _default_preprocess(config: ml_collections.ConfigDict) -> str:
 
 
 def check(run, states: Mapping[str, TrainState]) -> None:
-    """Raises InputError for weights that the nets of no stage take, or not whole, before anything compiles.
-
-    Of another run, what the first stage takes is checked. What later stages take depends on the first.
+    """Raises InputError for parameters that the nets of no stage take, or not whole, before anything compiles.
 
     Args:
       run: driver.Run.
       states: from `abstract_states`.
     """
-    weights = run.source()
-    if weights is not None and not isinstance(weights, pretrained.Weights):
-        checkpoints.merge_params(next(iter(states.values())), weights, run.config.init_from.nets)
-    if not isinstance(weights, pretrained.Weights):
-        return
+    source = run.source()
+    if isinstance(source, pretrained.Weights):
+        _check_weights(run, states, source)
+    elif source is not None:
+        _check_run_folder(run, states, source)
+
+
+def _check_weights(run, states: Mapping[str, TrainState], weights: pretrained.Weights) -> None:
+    """Raises InputError for published weights that the nets of no stage take."""
     nets, taken = {}, False
     for abstract in states.values():
         nets |= abstract.params
         taken |= pretrained.load_for(abstract, weights, run.config.init_from)[0] is not None
     if not taken:
         raise pretrained.nothing_fits(weights, run.config.init_from, nets)
+
+
+def _check_run_folder(run, states: Mapping[str, TrainState], source: Mapping[str, PyTree]) -> None:
+    """Raises InputError for parameters of another run that some stage does not take."""
+    earlier: set[str] = set()
+    for state in states.values():
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+        inherited = earlier & set(state.params)  # perhaps: whether a net is taken over shows in values alone
+        checkpoints.merge_params(abstract, source, run.config.init_from.nets, inherited)
+        earlier |= set(state.params)
 
 
 def initial_state(run, stage: Stage, earlier: Mapping[str, TrainState]) -> TrainState:

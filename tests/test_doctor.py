@@ -13,7 +13,7 @@ from PIL import Image
 
 from segjax import checks, config_file, data, doctor, driver, health, pipelines
 from segjax import config as config_lib
-from segjax.data import builders, loader, transforms
+from segjax.data import builders, index, loader, transforms
 from segjax.data.worlds import streets
 from segjax.errors import InputError
 
@@ -507,7 +507,8 @@ def test_the_data_set_is_described_as_preparing_does(tmp_path, name):
         data_config.world.update(num_train=2, num_val=1, size=(24, 32))
     dataset = builders.load(data_config)
     splits, _ = doctor._read_splits(dataset, dataset.splits())
-    assert doctor.data_spec(dataset, splits) == data.prepare(data_config).spec
+    facts = {name: index.of_facts(split.facts) for name, split in splits.items()}
+    assert doctor.data_spec(dataset, splits, facts) == data.prepare(data_config).spec
 
 
 @pytest.mark.parametrize('path', [path for path in SHIPPED if 'learned' not in path and 'erfnet' not in path])

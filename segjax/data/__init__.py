@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from segjax.data import builders, index, records
 from segjax.data.clips import Clips
 from segjax.data.index import Chosen
-from segjax.data.records import SplitSource
+from segjax.data.records import SplitSource, never_stop
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.notes import tell
@@ -73,7 +73,7 @@ class Prepared(NamedTuple):
         return None if len(positions) == num_examples else tuple(positions.tolist())
 
 
-def prepare(config: Any, check_stop: Callable[[], None] = records.never_stop) -> Prepared:
+def prepare(config: Any, check_stop: Callable[[], None] = never_stop) -> Prepared:
     """Prepares the data set of `config.data` unless that was done before.
 
     Args:
@@ -84,9 +84,9 @@ def prepare(config: Any, check_stop: Callable[[], None] = records.never_stop) ->
       InputError: the first thing that is wrong with it, naming the file. `--mode doctor` names all.
     """
     dataset = builders.load(config)
-    for note in dataset.notes():
+    for note in dataset.notes_of_folders():
         tell(note)
     folder = records.prepared(dataset, config.cache, check_stop)
-    for note in dataset.notes():  # more of them, if files were read
+    for note in dataset.notes_of_files():
         tell(note)
     return Prepared(records.load_spec(folder), folder, dataset.where)

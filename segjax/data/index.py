@@ -94,6 +94,17 @@ def split_digest(index: Index) -> str:
     return hashlib.blake2b(index.digest.tobytes(), digest_size=16).hexdigest()
 
 
+def spec_fields(splits: Mapping[str, Index]) -> dict[str, Any]:
+    """Returns the fields of a DataSpec that an index decides: num_unlabelled, unlabelled_pixels and digest."""
+    unlabelled = {split: of.void_pixels[~is_labelled(of)] for split, of in splits.items()}
+    digest = {split: split_digest(of) for split, of in splits.items()}
+    return {
+        'num_unlabelled': {split: len(pixels) for split, pixels in unlabelled.items() if len(pixels)},
+        'unlabelled_pixels': {split: int(pixels.sum()) for split, pixels in unlabelled.items() if len(pixels)},
+        'digest': {split: value for split, value in digest.items() if value},
+    }
+
+
 def of_facts(facts: Iterable[Fact]) -> Index:
     """Builds the index of a split from the facts of its examples, in order."""
     labelled, void, sequence, frame, digest = zip(*facts, strict=True)

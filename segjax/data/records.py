@@ -167,11 +167,6 @@ def load_spec(folder: pathlib.Path) -> DataSpec:
     """What the records in `folder` are, without reading an image."""
     info = index.open_records(folder).info
     metadata = info.metadata
-    unlabelled, digest = {}, {}
-    for split in info.splits:
-        of_split = index.load(folder, split)
-        unlabelled[split] = of_split.void_pixels[~index.is_labelled(of_split)]
-        digest[split] = index.split_digest(of_split)
     return DataSpec(
         name=metadata['name'],
         classes=ClassSpec(
@@ -184,9 +179,7 @@ def load_spec(folder: pathlib.Path) -> DataSpec:
         max_size={split: tuple(size) for split, size in metadata['max_size'].items()},
         class_pixels={split: tuple(pixels) for split, pixels in metadata['class_pixels'].items()},
         void_pixels=dict(metadata['void_pixels']),
-        num_unlabelled={split: len(pixels) for split, pixels in unlabelled.items() if len(pixels)},
-        unlabelled_pixels={split: int(pixels.sum()) for split, pixels in unlabelled.items() if len(pixels)},
-        digest={split: value for split, value in digest.items() if value},
+        **index.spec_fields({split: index.load(folder, split) for split in info.splits}),
     )
 
 

@@ -20,7 +20,7 @@ import tqdm
 from array_record.python import array_record_module
 from tensorflow_datasets.core import example_serializer
 
-from segjax.data import index
+from segjax.data import cache, index
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
 from segjax.data.spec import IGNORE
@@ -113,7 +113,7 @@ def write(
     Raises:
       InputError: wrong data, or a disk without space.
     """
-    partial = folder.with_name(f'{folder.name}.partial')
+    partial = folder.with_name(f'{folder.name}{cache.PARTIAL}')
     try:
         partial.mkdir(exist_ok=True)
         _tidy(partial, dataset.name)

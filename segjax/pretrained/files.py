@@ -107,15 +107,16 @@ def _read_file(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the tensors of a file; bfloat16, which NumPy lacks, as float32."""
-    entries = dict(safetensors.deserialize(file.read_bytes()))
-    if all(entry['dtype'] != 'BF16' for entry in entries.values()):
-        return safetensors.numpy.load_file(file)
-    halves = {name for name, entry in entries.items() if entry['dtype'] == 'BF16'}
-    for name in halves:
-        wide = np.frombuffer(entries[name]['data'], np.uint16).astype(np.uint32) << 16
-        entries[name] = wide.view(np.float32).reshape(entries[name]['shape'])
     with safetensors.safe_open(file, 'numpy') as content:
-        return {name: entry if name in halves else content.get_tensor(name) for name, entry in entries.items()}
+        names = list(content.keys())
+        halves = {name for name in names if content.get_slice(name).get_dtype() == 'BF16'}
+        tensors = {name: content.get_tensor(name) for name in names if name not in halves}
+    if halves:
+        entries = dict(safetensors.deserialize(file.read_bytes()))
+        for name in halves:
+            wide = np.frombuffer(entries[name]['data'], np.uint16).astype(np.uint32) << 16
+            tensors[name] = wide.view(np.float32).reshape(entries[name]['shape'])
+    return tensors
 
 
 def write(path: str, tensors: Mapping[str, np.ndarray]) -> None:

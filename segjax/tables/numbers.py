@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 from segjax import driver
 from segjax import stored as stored_files
+from segjax.config import is_number
 from segjax.scores import flat_scalars
 from segjax.tables import starts
 from segjax.tables.cells import Cell, score_at
 from segjax.tables.claims import Comparison, compare, difference
 from segjax.tables.plan import Job, Plan
 from segjax.tables.runs import OPEN, Outcome, outcome
-from segjax.tables.spec import Column, Difference, Row, is_number
+from segjax.tables.spec import Column, Difference, Row
 from segjax.tables.speed import Figure, Speeds, figure, first_runs, stored
 
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from segjax import bench, config_file
+from segjax.config import is_number
 from segjax.errors import InputError, unknown_name
 
 EMPTY = MappingProxyType({})
@@ -215,11 +216,6 @@ def load(path: pathlib.Path) -> Table:
         raise InputError(str(path), got=got, expected='a segjax.tables.Table')
     _check(table, str(path))
     return table
-
-
-def is_number(value: Any) -> bool:
-    """An int or a float; True and False count as neither."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check(table: Table, where: str) -> None:

@@ -102,7 +102,15 @@ class Dataset(abc.ABC):
         """`inspect`, but for what is checked of every data set."""
 
     def notes(self) -> list[Note]:
-        """Returns what is passed over, and which of the files read so far are read otherwise than shown."""
+        """Returns all notes: of the folders, and of the files that were read so far."""
+        return self.notes_of_folders() + self.notes_of_files()
+
+    def notes_of_folders(self) -> list[Note]:
+        """Returns what is passed over, and how splits are chosen. Lists folders and reads no file."""
+        return []
+
+    def notes_of_files(self) -> list[Note]:
+        """Returns which of the files that were read so far are read otherwise than a viewer shows them."""
         return []
 
     def inspect(self, item: Item) -> Inspection:
@@ -175,7 +183,7 @@ class FileDataset(Dataset):
         """[3, 3] pinhole matrix in pixels of an image of `size`; for data sets with camera files."""
         raise NotImplementedError(f'{self.name} has no camera files')
 
-    def notes(self):
+    def notes_of_files(self):
         """Returns a note of each kind about the files that were read, with their number and the first."""
         return [
             Note(min(files), f'{message} ({len(files)} such file{"s" * (len(files) > 1)})', fix)

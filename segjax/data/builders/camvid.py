@@ -34,10 +34,9 @@ class CamVid(FileDataset):
             raise InputError(str(self.root), got='no folder train, val or test', expected='train and trainannot, ...')
         return found
 
-    def notes(self):
+    def notes_of_folders(self):
         folders = [self.root / f'{split}{ending}' for split in self.splits() for ending in ('', 'annot')]
-        unread = [note for folder in folders if folder.is_dir() for note in unread_note(folder)]
-        return unread + super().notes()
+        return [note for folder in folders if folder.is_dir() for note in unread_note(folder)]
 
     def scan(self, split):
         annotations = self.root / f'{split}annot'

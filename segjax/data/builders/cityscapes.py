@@ -245,8 +245,8 @@ class _Clips(FileDataset):
     def splits(self):
         return tuple(self._clips())
 
-    def notes(self):
-        """Returns which clips are evaluated, which folders are no clips, and the notes of the files."""
+    def notes_of_folders(self):
+        """Returns which clips are evaluated, which folders are no clips, and what of clips is not read."""
         clips = self._clips()
         found = []
         if 'val' in clips:
@@ -260,7 +260,7 @@ class _Clips(FileDataset):
                 f'passed over, without a folder image: {len(passed_over)} folders, as {", ".join(passed_over[:5])}'
             )
             found.append(Note(str(self.root), message))
-        return found + self._unread_cameras() + super().notes()
+        return found + self._unread_cameras()
 
     def _unread_cameras(self) -> list[Note]:
         """Returns the note that camera files at other places are not read."""

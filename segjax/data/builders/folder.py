@@ -120,7 +120,9 @@ class Folder(FileDataset):
                 label_folder = self._folder('masks')
             images = by_relative_name(image_folder)
             labels = by_relative_name(label_folder)
-            unread = [*find_unread(image_folder), *find_unread(label_folder)]
+            # Files without a partner alone ask for it: large folders are slow to list.
+            complete = images.keys() == labels.keys()
+            unread = [] if complete else [*find_unread(image_folder), *find_unread(label_folder)]
         except InputError as error:
             return [], [error]
         problems = self._loose_images(folders) if folders else []
@@ -144,13 +146,13 @@ class Folder(FileDataset):
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.')
         ]
 
-    def notes(self):
+    def notes_of_folders(self):
         try:
-            return self._notes_of_folders() + super().notes()
+            return self._find_notes()
         except InputError:  # `scan` finds it, too
-            return super().notes()
+            return []
 
-    def _notes_of_folders(self) -> list[Note]:
+    def _find_notes(self) -> list[Note]:
         images = self._split_folders('images')
         masks = self._split_folders('masks')
         found = [] if images else self._divided()
