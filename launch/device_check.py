@@ -183,7 +183,7 @@ def read_bench(out: pathlib.Path, texts: Mapping[str, str]) -> Any:
 
 def tests_part(platform: str, small: bool, limit: float) -> Part:
     """Runs the tests of mapping and of the operations on the device."""
-    files = ('tests/ops/test_pool.py',) if small else ('tests/test_parallel.py', 'tests/ops')
+    files = ('tests/ops/test_pool.py',) if small else ('tests/core/test_parallel.py', 'tests/ops')
     arguments = ('-m', 'pytest', '-q', '-rfEs', '--maxfail=30', '-p', 'no:cacheprovider', *files)
     task = Task('tests', arguments, (('SEGJAX_TEST_PLATFORM', platform),))
     return Part('tests', (task,), limit, read_tests)

@@ -13,7 +13,7 @@
 #   devices   versions of Python, jax and flax, the devices and their memory
 #   bench-*   images per second, peak memory and compile time of ERFNet, BiSeNet, PSPNet and LargeFOV at full size
 #   smoke     every pipeline with pmap and shard_map, in float32 and bfloat16
-#   tests     the tests of tests/test_parallel.py and tests/ops on the device
+#   tests     the tests of tests/core/test_parallel.py and tests/ops on the device
 #   camvid    ERFNet on CamVid at 360x480 from scratch in the minutes that are left, with its mIoU curve
 #
 # A part that fails or exceeds its own time does not end the check. What is skipped is said, and why. The exit code is 1

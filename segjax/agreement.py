@@ -18,10 +18,11 @@ import jax
 import ml_collections
 from flax import traverse_util
 
-from segjax import checkpoints, origin, processes
+from segjax import checkpoints, origin
 from segjax import config as config_lib
+from segjax.core import processes
+from segjax.core.processes import Fact
 from segjax.data import Prepared
-from segjax.processes import Fact
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain')
 OWN = {'data.root', 'data.cache', 'data.classes', 'data.threads', 'data.workers', 'data.prefetch', 'init_from.path'}

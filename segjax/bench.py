@@ -28,7 +28,8 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from segjax import config as config_lib
-from segjax import config_file, driver, health, logs, origin, parallel
+from segjax import config_file, driver, health, logs, origin
+from segjax.core import parallel
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import PyTree, Stage, TrainState

@@ -19,10 +19,11 @@ import orbax.checkpoint as ocp
 from absl import logging
 from flax import traverse_util
 
-from segjax import logs, parallel, stored
+from segjax import logs, stored
+from segjax.core import parallel
+from segjax.core.trees import named_leaves, path_name
 from segjax.errors import InputError
 from segjax.protocol import PyTree, TrainState
-from segjax.trees import named_leaves, path_name
 
 START = 'start.json'  # of a run folder: its stages in order, and what they began from
 _POLICIES = ocp.checkpoint_managers

@@ -12,7 +12,8 @@ import flax.linen as nn
 import jax
 import ml_collections
 
-from segjax import config_file, origin, pipelines, rng
+from segjax import config_file, origin, pipelines
+from segjax.core import rng
 from segjax.data import loader, transforms
 from segjax.errors import InputError
 from segjax.protocol import Input, Stage, TrainState

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from segjax import paths
+from segjax.core import paths
 from segjax.errors import InputError, unknown_name
 
 
@@ -235,7 +235,7 @@ AUGMENT = {
 }
 
 SCHEDULES = ('constant', 'poly', 'linear_tail', 'cosine', 'step')
-"""Names of the learning rates over time, see segjax/optim.py."""
+"""Names of the learning rates over time, see segjax/core/optim.py."""
 
 OPTIM = {
     'name': Field('adam', 'optimiser', one_of('sgd', 'adam', 'adamw')),

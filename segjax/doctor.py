@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segjax import advice, checks, driver, health, host, origin, parallel, paths, pipelines, same_run
+from segjax import advice, checks, driver, health, origin, pipelines, same_run
 from segjax import config as config_lib
+from segjax.core import host, parallel, paths
 from segjax.data import builders, cache, index, records, transforms
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item

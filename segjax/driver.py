@@ -25,22 +25,17 @@ from segjax import (
     evaluation,
     extension,
     health,
-    host,
     logs,
-    notes,
     origin,
-    parallel,
-    paths,
     pipelines,
-    processes,
     report,
-    rng,
     same_run,
     scores,
     stored,
 )
 from segjax import config as config_lib
 from segjax import data as data_lib
+from segjax.core import host, notes, parallel, paths, processes, rng
 from segjax.data import loader
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError

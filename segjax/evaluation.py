@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
-from segjax import health, logs, parallel, report
+from segjax import health, logs, report
+from segjax.core import parallel
 from segjax.data import loader
 from segjax.protocol import Mean, Stage, TrainState
 

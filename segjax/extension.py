@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import ml_collections
 
-from segjax import checkpoints, logs, optim, origin, parallel, pipelines, stored
+from segjax import checkpoints, logs, origin, pipelines, stored
 from segjax import config as config_lib
+from segjax.core import optim, parallel
 from segjax.errors import InputError
 from segjax.protocol import Stage, TrainState
 from segjax.same_run import CONFIG

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import parallel, processes
+from segjax.core import parallel, processes
+from segjax.core.trees import named_leaves
 from segjax.errors import EXIT_PREEMPTED, InputError
 from segjax.protocol import Mean, TrainState
-from segjax.trees import named_leaves
 
 STOP_SECONDS = 'SEGJAX_STOP_SECONDS'
 """Environment variable: how long a process that was told to stop may do without asking."""

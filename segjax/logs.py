@@ -29,7 +29,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from segjax import text_files
+from segjax.core import text_files
 from segjax.errors import InputError
 from segjax.scores import to_json
 

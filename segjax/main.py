@@ -12,7 +12,7 @@ import traceback
 
 from absl import app, flags, logging
 
-from segjax import paths
+from segjax.core import paths
 from segjax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_WRONG, InputError, unknown_name
 
 CHECKPOINTS = ('last', 'best')
@@ -235,7 +235,8 @@ def _dispatch(assignments) -> None:
         from segjax import doctor
 
         sys.exit(doctor.main(config, _WORKDIR.value))
-    from segjax import bench, driver, host, parallel, predict
+    from segjax import bench, driver, predict
+    from segjax.core import host, parallel
 
     parallel.initialize(*(flag.value for flag in PROCESSES))
     host.keep_heap()
@@ -251,7 +252,8 @@ def _dispatch(assignments) -> None:
 
 
 def _dispatch_table(assignments) -> None:
-    from segjax import host, parallel, tables
+    from segjax import tables
+    from segjax.core import host, parallel
 
     chosen = (_TABLE.value, _SCALE.value, _WORKDIR.value, _ROWS.value, _SEEDS.value)
     plan = tables.make_plan(*chosen, assignments, _OVERRIDE.value)
@@ -292,7 +294,8 @@ def _dispatch_cache(assignments) -> None:
 
 def main(argv) -> None:
     logging.set_verbosity(logging.ERROR)  # orbax warns at every save without a score
-    from segjax import checkpoints, health, host, processes
+    from segjax import checkpoints, health
+    from segjax.core import host, processes
 
     host.raise_open_files()
     try:
@@ -314,7 +317,8 @@ def main(argv) -> None:
 
 def _end_with(error: Exception) -> None:
     """Prints an error from outside and exits; raises any other error again."""
-    from segjax import failures, processes
+    from segjax import failures
+    from segjax.core import processes
 
     message = failures.explained(error, _written_place())
     if message is not None:
@@ -336,7 +340,7 @@ def _written_place() -> str:
 
 def _end(message: str, code: int) -> None:
     """Prints a message and exits; the remaining processes of the run learn the reason and exit, too."""
-    from segjax import processes
+    from segjax.core import processes
 
     _drop_closed_output()
     print(message, file=sys.stderr, flush=True)

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from segjax import parallel, segmenter
+from segjax import segmenter
 from segjax.config import Choice, Field, argument_of_net, at_least, between, is_number, is_whole, one_of
+from segjax.core import parallel
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.losses import geometry as losses

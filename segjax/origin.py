@@ -15,9 +15,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from segjax import checkpoints, logs, notes, parallel, pretrained, rng, trees
+from segjax import checkpoints, logs, pretrained
 from segjax import config as config_lib
 from segjax import stored as stored_files
+from segjax.core import notes, parallel, rng, trees
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import PyTree, Stage, TrainState

@@ -47,7 +47,8 @@ import numpy as np
 import tqdm
 
 from segjax import config as config_lib
-from segjax import driver, logs, origin, parallel, stored
+from segjax import driver, logs, origin, stored
+from segjax.core import parallel
 from segjax.data import transforms
 from segjax.data.image_files import Source, find_images, read_image
 from segjax.data.spec import ClassSpec, DataSpec

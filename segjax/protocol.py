@@ -9,7 +9,7 @@ A `Stage` is one training job made of pure functions. `segjax/driver.py` runs th
 devices, logging, checkpoints and the report, and knows no loss and no net. A paper that needs two trainings in a row
 (a depth net, then the segmentation guided by it) has two stages; the second gets the first one's final state.
 
-How a step runs. The driver maps `train_step` over devices (segjax/parallel.py). Inside it
+How a step runs. The driver maps `train_step` over devices (segjax/core/parallel.py). Inside it
 
   * `batch` holds this device's share of the global batch, `state` is the same on every device;
   * gradients leave through `parallel.global_value_and_grad`, which makes them those of the global batch;

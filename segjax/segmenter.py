@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from segjax import models, parallel
+from segjax import models
 from segjax.config import Choice, Field, above, argument_of_net, one_of, scored_at
+from segjax.core import parallel
 from segjax.data.spec import IGNORE, DataSpec
 from segjax.losses import segmentation as losses
 from segjax.metrics import confusion

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from segjax import optim, parallel, rng, segmenter
+from segjax import segmenter
 from segjax.config import Field, at_least, between, one_of
+from segjax.core import optim, parallel, rng
 from segjax.data.spec import DataSpec
 from segjax.losses import segmentation as losses
 from segjax.ops import resize

@@ -103,7 +103,7 @@ def shipped_pipelines():
 @pytest.fixture
 def one_device(monkeypatch):
     """Gives runs one of the eight devices of the tests: small batches do not divide over eight."""
-    from segjax import parallel
+    from segjax.core import parallel
 
     topology = parallel.topology
     monkeypatch.setattr(parallel, 'topology', lambda mode='pmap', *_, **options: topology(mode, 1, **options))

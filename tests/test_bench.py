@@ -14,7 +14,8 @@ import pytest
 import toy_run
 from clock import Clock
 
-from segjax import bench, driver, origin, parallel
+from segjax import bench, driver, origin
+from segjax.core import parallel
 from segjax.errors import InputError
 from segjax.protocol import Input
 

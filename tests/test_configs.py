@@ -12,11 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from segjax import checks, config_file, driver, models, optim, parallel, pipelines, rng
+from segjax import checks, config_file, driver, models, pipelines
 from segjax import config as config_lib
+from segjax.core import optim, parallel, rng
+from segjax.core.trees import named_leaves
 from segjax.data import labels, loader
 from segjax.data.spec import ClassSpec, DataSpec
-from segjax.trees import named_leaves
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((REPOSITORY / 'configs').glob('*.py'))

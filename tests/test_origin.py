@@ -6,9 +6,9 @@ import pytest
 
 from segjax import checkpoints, driver, origin, pretrained
 from segjax import config as config_lib
+from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.ops import images
-from segjax.trees import named_leaves
 
 
 def make_config(path='', **init_from):

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from segjax import config as config_lib
-from segjax import data, driver, parallel, predict
+from segjax import data, driver, predict
+from segjax.core import parallel
 from segjax.data import transforms
 from segjax.data.spec import ClassSpec, DataSpec
 from segjax.errors import InputError

@@ -9,7 +9,8 @@ import pytest
 from fakes import NUM_CLASSES, SPEC
 
 from segjax import config as config_lib
-from segjax import optim, predict, segmenter
+from segjax import predict, segmenter
+from segjax.core import optim
 from segjax.data import transforms
 from segjax.data.spec import IGNORE
 from segjax.protocol import Mean, TrainState

@@ -9,7 +9,8 @@ import pytest
 from absl import flags
 from readme import README, REPOSITORY, commands, flag, launch
 
-from segjax import config_file, driver, main, parallel
+from segjax import config_file, driver, main
+from segjax.core import parallel
 
 FIRST, OF_FIRST = commands()[0], flag(commands()[0], 'config')
 MOVES = {'learned_dilation.py': ('factor_move',)}

@@ -4,13 +4,13 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from segjax.core.notes import tell
 from segjax.data import builders, index, records
 from segjax.data.clips import Clips
 from segjax.data.index import Chosen
 from segjax.data.records import SplitSource, never_stop
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError
-from segjax.notes import tell
 from segjax.protocol import Input
 
 

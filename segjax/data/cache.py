@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from segjax import paths
+from segjax.core import paths
 from segjax.errors import InputError, unknown_name
 
 PARTIAL = '.partial'

@@ -25,8 +25,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from segjax.core.notes import Note, tell
 from segjax.errors import InputError
-from segjax.notes import Note, tell
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 EXIF_ORIENTATION = 0x0112

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segjax import text_files
+from segjax.core import text_files
 from segjax.data.spec import IGNORE, ClassSpec
 from segjax.errors import InputError, unknown_name
 

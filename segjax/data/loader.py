@@ -30,7 +30,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from segjax import host
+from segjax.core import host
 from segjax.data import clips, transforms
 from segjax.data.index import Chosen
 from segjax.data.spec import IGNORE

@@ -23,11 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.core.trees import named_leaves, path_name
 from segjax.errors import InputError, unknown_name
 from segjax.models.layers import add_bias, uniform_fan
 from segjax.ops import dilated as ops
 from segjax.protocol import PyTree
-from segjax.trees import named_leaves, path_name
 
 GATES = ('image', 'batch')
 Ranges = Mapping[str, tuple[float, float]]

@@ -33,8 +33,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from segjax import optim, parallel, rng, segmenter, training
+from segjax import segmenter, training
 from segjax.config import OPTIM, Field, above, at_least, between, one_of, strings
+from segjax.core import optim, parallel, rng
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.losses import adversarial

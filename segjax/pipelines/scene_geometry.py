@@ -27,8 +27,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from segjax import models, monodepth, optim, rng, segmenter, training
+from segjax import models, monodepth, segmenter, training
 from segjax.config import OPTIM, Field, above, at_least, one_of
+from segjax.core import optim, rng
 from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.losses import geometry as losses

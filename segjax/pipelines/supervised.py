@@ -8,8 +8,9 @@ label's own size (segjax/segmenter.py).
 import jax.numpy as jnp
 import ml_collections
 
-from segjax import optim, segmenter, training
+from segjax import segmenter, training
 from segjax.config import OPTIM
+from segjax.core import optim
 from segjax.data.spec import DataSpec
 from segjax.ops import images
 from segjax.protocol import Stage, TrainState

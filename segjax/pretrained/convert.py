@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import traverse_util
 
+from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.pretrained.sources import Source
 from segjax.protocol import PyTree
-from segjax.trees import named_leaves
 
 LEAVES = {'kernel': 'weight', 'bias': 'bias', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
 # Axes of ours in the order of torch's, of convolutions and of linear layers.

@@ -12,8 +12,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from segjax.core.notes import Note, tell
 from segjax.errors import InputError
-from segjax.notes import Note, tell
 from segjax.pretrained import archives
 
 HUB = 'hf:'

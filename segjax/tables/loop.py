@@ -1,6 +1,7 @@
 """Trains the jobs of a plan one after the other, writes the outputs after each, and times the rows at the end."""
 
-from segjax import health, logs, parallel
+from segjax import health, logs
+from segjax.core import parallel
 from segjax.tables.numbers import Measured, measure
 from segjax.tables.page import page
 from segjax.tables.plan import Plan, check_folder, check_runs

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from segjax import driver, health, logs, parallel, stored
+from segjax import driver, health, logs, stored
+from segjax.core import parallel
 from segjax.tables.plan import FREE, Job, differences
 
 FAILED = 'failed.json'  # beside config.json, in the folder of a run that diverged

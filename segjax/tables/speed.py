@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from segjax import bench, config_file, driver, health, logs, parallel
+from segjax import bench, config_file, driver, health, logs
 from segjax import config as config_lib
 from segjax import stored as stored_files
+from segjax.core import parallel
 from segjax.tables import plan as plan_lib
 from segjax.tables.plan import Job, Plan
 from segjax.tables.runs import decided_by_main, has_finished

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from segjax import data, doctor, predict
-from segjax import notes as notes_lib
+from segjax.core import notes as notes_lib
 from segjax.data import builders, image_files, labels
 from segjax.data.geometry import check_camera
 from segjax.errors import InputError

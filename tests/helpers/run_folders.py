@@ -5,7 +5,8 @@ import pathlib
 import numpy as np
 import orbax.checkpoint as ocp
 
-from segjax import driver, health, trees
+from segjax import driver, health
+from segjax.core import trees
 
 
 def final_state(workdir, stage='adversarial'):

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from segjax import optim, parallel
 from segjax.config import OPTIM, Field
+from segjax.core import optim, parallel
 from segjax.losses import segmentation as losses
 from segjax.metrics import confusion
 from segjax.ops import images

@@ -6,7 +6,8 @@ python toy_run.py WORKDIR NUM_STEPS [KEY=VALUE ...]     keys: mode, noise, optim
 import sys
 
 from segjax import config as config_lib
-from segjax import driver, parallel, pipelines
+from segjax import driver, pipelines
+from segjax.core import parallel
 
 
 def make_config(**sections):

@@ -7,8 +7,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from segjax import optim
 from segjax.config import OPTIM
+from segjax.core import optim
 from segjax.errors import InputError
 from segjax.models import dilated
 from segjax.models.dilated import LearnedDilationConv, RoundingError

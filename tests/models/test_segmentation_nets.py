@@ -9,7 +9,8 @@ from fakes import SPEC, train_batch
 from nets import count, shapes_of
 
 from segjax import config as config_lib
-from segjax import models, parallel, rng
+from segjax import models
+from segjax.core import parallel, rng
 from segjax.errors import InputError
 from segjax.models.layers import Conv
 from segjax.pipelines import supervised

@@ -13,7 +13,9 @@ import pytest
 from fakes import NUM_CLASSES, SPEC, eval_batches, train_batch
 
 from segjax import config as config_lib
-from segjax import config_file, models, parallel, pipelines, rng, tables
+from segjax import config_file, models, pipelines, tables
+from segjax.core import parallel, rng
+from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.models import dilated
 from segjax.models.deeplab import DeepLabLargeFOV
@@ -22,7 +24,6 @@ from segjax.ops import resize
 from segjax.pipelines import learned_dilation
 from segjax.protocol import TrainState
 from segjax.segmenter import Net
-from segjax.trees import named_leaves
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 LEARNING_RATE, RATE = 0.05, 20_000.0

@@ -14,7 +14,8 @@ import pytest
 from fakes import NUM_CLASSES, SPEC, eval_batches, train_batch
 
 from segjax import config as config_lib
-from segjax import config_file, driver, health, models, origin, parallel, pipelines, rng
+from segjax import config_file, driver, health, models, origin, pipelines
+from segjax.core import parallel, rng
 from segjax.data import labels
 from segjax.errors import InputError
 from segjax.models.erfnet import ERFNet

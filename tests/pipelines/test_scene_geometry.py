@@ -11,14 +11,15 @@ import pytest
 from fakes import NUM_CLASSES, SPEC, eval_batches, train_batch
 
 from segjax import config as config_lib
-from segjax import config_file, driver, models, monodepth, optim, parallel, pipelines, rng, tables
+from segjax import config_file, driver, models, monodepth, pipelines, tables
+from segjax.core import optim, parallel, rng
+from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
 from segjax.models import depth as depth_nets
 from segjax.models import pose as pose_nets
 from segjax.pipelines import scene_geometry
 from segjax.tables import plan
-from segjax.trees import named_leaves
 
 SPEC = dataclasses.replace(SPEC, features=('image', 'label', 'intrinsics', 'sequence', 'frame', 'name'))
 METHODS = {  # whose depth, regulariser, nets of the last stage, those that are trained

@@ -7,7 +7,7 @@ import pytest
 from fakes import SPEC, eval_batches, train_batch
 
 from segjax import config as config_lib
-from segjax import parallel, rng
+from segjax.core import parallel, rng
 from segjax.pipelines import supervised
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from segjax import models, pretrained
+from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.models.efficientnet import EfficientNet
 from segjax.ops import images
 from segjax.pretrained.sources import SOURCES
-from segjax.trees import named_leaves
 
 TINY = 1 / 16
 B1 = ('efficientnet', dict(variant='b1', width=TINY, forms='naive'))

@@ -12,7 +12,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from segjax import notes, pretrained
+from segjax import pretrained
+from segjax.core import notes
 from segjax.errors import InputError
 from segjax.pretrained import archives
 

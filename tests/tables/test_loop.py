@@ -13,8 +13,9 @@ import jax
 import pytest
 from paper_table import FILE, RESULTS, runs, start
 
-from segjax import bench, data, driver, health, logs, parallel
+from segjax import bench, data, driver, health, logs
 from segjax.config_file import Assignment
+from segjax.core import parallel
 from segjax.errors import InputError
 from segjax.tables import loop, plan
 

@@ -16,8 +16,9 @@ import pytest
 from clock import Clock
 from paper_table import ENVIRONMENT, FILE, runs, start
 
-from segjax import bench, driver, health, logs, origin, parallel
+from segjax import bench, driver, health, logs, origin
 from segjax.config_file import Assignment
+from segjax.core import parallel
 
 TIMES = FILE.replace(
     'columns=(',

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from segjax.core.notes import Note
 from segjax.data.builders import base
 from segjax.data.builders.base import FileDataset, Item
 from segjax.data.image_files import by_name, check_links, find
 from segjax.data.labels import CITYSCAPES, CITYSCAPES_LABEL_IDS, CITYSCAPES_TRAIN_IDS, LabelCoding
 from segjax.errors import InputError
-from segjax.notes import Note
 
 FRAME_NAME = re.compile(r'(?P<city>.+)_(?P<sequence>\d{6})_(?P<frame>\d{6})')
 FIRST_INSTANCE = 1000  # instanceIds: class id * 1000 + number; below that, the id of a region that is no instance

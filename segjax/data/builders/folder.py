@@ -5,12 +5,12 @@ import pathlib
 import re
 from typing import Any
 
+from segjax.core.notes import Note
 from segjax.data.builders import base
 from segjax.data.builders.base import FileDataset, Item
 from segjax.data.image_files import IMAGE_SUFFIXES, by_relative_name, find, find_unread, unread_note
 from segjax.data.labels import LabelCoding, load_class_file
 from segjax.errors import InputError
-from segjax.notes import Note
 
 SPLITS = {
     'train': ('train', 'training'),

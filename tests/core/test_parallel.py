@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from segjax import parallel
+from segjax.core import parallel
 from segjax.errors import InputError
 from segjax.protocol import Mean
 

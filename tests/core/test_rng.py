@@ -5,7 +5,7 @@ import itertools
 import jax
 import numpy as np
 
-from segjax import rng
+from segjax.core import rng
 
 
 def bits(key):

@@ -13,8 +13,9 @@ import optax
 import pytest
 
 from segjax import config as config_lib
-from segjax import config_file, optim
+from segjax import config_file
 from segjax.config import OPTIM
+from segjax.core import optim
 from segjax.errors import InputError
 from segjax.pipelines import noise_cyclegan, scene_geometry
 from segjax.protocol import TrainState

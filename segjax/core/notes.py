@@ -19,7 +19,7 @@ class Note(NamedTuple):
 
 def tell(note: Note | str) -> None:
     """Prints a note in the main process, each text once a program."""
-    from segjax import parallel  # imports jax, which programs that only read data need not
+    from segjax.core import parallel  # imports jax, which programs that only read data need not
 
     text = str(note)
     if text not in _told and parallel.is_main():

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from segjax import config as config_lib
-from segjax import paths
+from segjax.core import paths
 from segjax.errors import InputError
 
 

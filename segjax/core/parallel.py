@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from segjax import processes
+from segjax.core import processes
 from segjax.errors import InputError
 from segjax.protocol import Mean, PyTree
 
@@ -67,7 +67,7 @@ class Topology:
 
     mode     'pmap' or 'shard_map'
     devices  all devices of all processes (shard_map), this process's devices (pmap); a run uses them all by default
-    options  XLA's options for every program of the run, (name, value) pairs (segjax/host.py)
+    options  XLA's options for every program of the run, (name, value) pairs (segjax/core/host.py)
     """
 
     mode: str

@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from segjax import host, parallel
+from segjax.core import host, parallel
 from segjax.errors import InputError
 
 OPTION = 'xla_cpu_experimental_ynn_fusion_type'

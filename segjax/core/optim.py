@@ -15,9 +15,9 @@ import ml_collections
 import optax
 
 from segjax.config import SCHEDULES, typed_text
+from segjax.core.trees import named_leaves, path_name
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Array, Mean, PyTree, TrainState
-from segjax.trees import named_leaves, path_name
 
 Schedule = Callable[[Array], Array]
 """step -> learning rate, float32."""
