@@ -9,8 +9,8 @@ from typing import NamedTuple
 import ml_collections
 
 from segjax import config as config_lib
-from segjax.data.spec import DataSpec
 from segjax.protocol import Stage
+from segjax.spec import DataSpec
 
 
 class Advice(NamedTuple):

@@ -24,9 +24,9 @@ from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
 from segjax.data.labels import OFF_BY_ONE
 from segjax.data.listing import Listing
-from segjax.data.spec import IGNORE, ClassSpec, DataSpec, split_names
 from segjax.errors import InputError
 from segjax.protocol import Stage
+from segjax.spec import IGNORE, ClassSpec, DataSpec, split_names
 
 SHOWN = 5
 """Findings of one kind that the report prints in full."""

@@ -37,11 +37,11 @@ from segjax import config as config_lib
 from segjax import data as data_lib
 from segjax.core import host, notes, parallel, paths, processes, rng
 from segjax.data import loader
-from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.journal import Journal
 from segjax.protocol import Input, Mean, Scores, Stage, TrainState
 from segjax.same_run import CONFIG, SPEC
+from segjax.spec import DataSpec
 
 SCORES = 'scores.json'  # of a run folder, and of a stage
 

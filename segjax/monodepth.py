@@ -17,7 +17,6 @@ import ml_collections
 from segjax import segmenter
 from segjax.config import Choice, Field, argument_of_net, at_least, between, is_number, is_whole, one_of
 from segjax.core import parallel
-from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
 from segjax.metrics import confusion
@@ -26,6 +25,7 @@ from segjax.models import depth as depth_nets
 from segjax.models import pose as pose_nets
 from segjax.ops import images, resize, warp
 from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, TrainState
+from segjax.spec import DataSpec
 
 PHOTOMETRIC = {
     'l1': 'L1 over the pixels that fall onto the source (Papadopoulos et al.)',

@@ -51,9 +51,9 @@ from segjax import driver, logs, origin, stored
 from segjax.core import parallel
 from segjax.data import transforms
 from segjax.data.image_files import Source, find_images, read_image
-from segjax.data.spec import ClassSpec, DataSpec
 from segjax.errors import InputError
 from segjax.ops import tiles
+from segjax.spec import ClassSpec, DataSpec
 
 OUTPUTS = ('ids', 'color', 'overlay', 'confidence')
 RECORD = 'predict.json'

@@ -23,7 +23,6 @@ import numpy as np
 
 from segjax import charts, checkpoints, logs, web
 from segjax.charts import Reference, Series
-from segjax.data.spec import DataSpec
 from segjax.scores import (
     PER_CLASS,
     ScoreParts,
@@ -34,6 +33,7 @@ from segjax.scores import (
     table_columns,
     with_unit,
 )
+from segjax.spec import DataSpec
 from segjax.web import escape, label
 
 NUM_CARDS = 5  # scores shown large

@@ -11,11 +11,11 @@ import numpy as np
 from segjax import models
 from segjax.config import Choice, Field, above, argument_of_net, one_of, scored_at
 from segjax.core import parallel
-from segjax.data.spec import IGNORE, DataSpec
 from segjax.losses import segmentation as losses
 from segjax.metrics import confusion
 from segjax.ops import images, resize, windows
 from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, TrainState
+from segjax.spec import IGNORE, DataSpec
 
 VOID = 'void'
 """Name of the class that `data.void_class` adds, for what the labels leave out; its train id is C."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from segjax import config as config_lib
 from segjax import logs
-from segjax.data.spec import DataSpec
 from segjax.errors import InputError
+from segjax.spec import DataSpec
 
 
 def read_object(path: pathlib.Path, keys: Collection[str] = (), fix: str = '') -> dict[str, Any]:

@@ -10,10 +10,10 @@ import optax
 from segjax import segmenter
 from segjax.config import Field, at_least, between, one_of
 from segjax.core import optim, parallel, rng
-from segjax.data.spec import DataSpec
 from segjax.losses import segmentation as losses
 from segjax.ops import resize
 from segjax.protocol import Batch, Keys, Mean, Metrics, PRNGKey, PyTree, TrainState
+from segjax.spec import DataSpec
 
 LOSS = {
     'name': Field('cross_entropy', 'per-pixel loss', one_of('cross_entropy', 'ohem')),

@@ -17,7 +17,7 @@ from segjax import config as config_lib
 from segjax.core import optim, parallel, rng
 from segjax.core.trees import named_leaves
 from segjax.data import labels, loader
-from segjax.data.spec import ClassSpec, DataSpec
+from segjax.spec import ClassSpec, DataSpec
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((REPOSITORY / 'configs').glob('*.py'))

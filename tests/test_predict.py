@@ -18,9 +18,9 @@ from segjax import config as config_lib
 from segjax import data, driver, predict
 from segjax.core import parallel
 from segjax.data import transforms
-from segjax.data.spec import ClassSpec, DataSpec
 from segjax.errors import InputError
 from segjax.protocol import TrainState
+from segjax.spec import ClassSpec, DataSpec
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 IDS = (7, 11, 33)

@@ -9,7 +9,7 @@ import pytest
 
 from segjax import charts, logs, report, scores, web
 from segjax.charts import Bars, Dot, Reference, Series
-from segjax.data.spec import ClassSpec, DataSpec
+from segjax.spec import ClassSpec, DataSpec
 
 NAMES = ('road', 'traffic <light>', 'car', 'person & rider')
 PALETTE = ((128, 64, 128), (250, 170, 30), (0, 0, 142), (220, 20, 60))

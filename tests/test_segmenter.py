@@ -12,8 +12,8 @@ from segjax import config as config_lib
 from segjax import predict, segmenter
 from segjax.core import optim
 from segjax.data import transforms
-from segjax.data.spec import IGNORE
 from segjax.protocol import Mean, TrainState
+from segjax.spec import IGNORE
 
 LABEL = np.array([[[0, 4, IGNORE], [1, IGNORE, IGNORE], [2, 3, 0]]])
 

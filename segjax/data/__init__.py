@@ -9,9 +9,9 @@ from segjax.data import builders, index, records
 from segjax.data.clips import Clips
 from segjax.data.index import Chosen
 from segjax.data.records import SplitSource, never_stop
-from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.protocol import Input
+from segjax.spec import DataSpec
 
 
 class Prepared(NamedTuple):

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.data.spec import IGNORE
 from segjax.errors import InputError, unknown_name
+from segjax.spec import IGNORE
 
 FILE = 'index.npz'
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segjax.core import text_files
-from segjax.data.spec import IGNORE, ClassSpec
 from segjax.errors import InputError, unknown_name
+from segjax.spec import IGNORE, ClassSpec
 
 Color = tuple[int, int, int]
 

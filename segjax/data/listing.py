@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from segjax.data import clips, index
-from segjax.data.spec import DataSpec
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Input
+from segjax.spec import DataSpec
 
 
 class Listing(NamedTuple):

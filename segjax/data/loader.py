@@ -33,9 +33,9 @@ from absl import flags
 from segjax.core import host
 from segjax.data import clips, transforms
 from segjax.data.index import Chosen
-from segjax.data.spec import IGNORE
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Input
+from segjax.spec import IGNORE
 
 CLOSE_SECONDS = 2.0
 """How long a worker process may take to finish after `close`."""

@@ -27,8 +27,8 @@ from array_record.python import array_record_module
 from segjax.data import cache, index, shards
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
-from segjax.data.spec import ClassSpec, DataSpec, split_names
 from segjax.errors import InputError, unknown_name
+from segjax.spec import ClassSpec, DataSpec, split_names
 
 
 def fingerprint(dataset: Dataset, listings: Mapping[str, Sequence[Item]]) -> str:

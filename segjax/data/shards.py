@@ -23,8 +23,8 @@ from tensorflow_datasets.core import example_serializer
 from segjax.data import cache, index
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
-from segjax.data.spec import IGNORE
 from segjax.errors import InputError
+from segjax.spec import IGNORE
 
 SHARD_BYTES = 200 * 2**20
 """A shard ends with the example that reaches this size."""

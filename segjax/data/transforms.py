@@ -29,8 +29,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from segjax.data.spec import IGNORE
 from segjax.errors import InputError
+from segjax.spec import IGNORE
 
 Example = Mapping[str, Any]
 Size = tuple[int, int]  # (height, width)

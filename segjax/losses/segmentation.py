@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.data.spec import IGNORE
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Array, Mean
+from segjax.spec import IGNORE
 
 
 def masked_mean(value: Array, pixel_weight: Array, weight: Array) -> Mean:

@@ -10,9 +10,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.data.spec import IGNORE
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Array, Mean
+from segjax.spec import IGNORE
 
 POLICIES = {
     'cityscapes': 'a class without pixels to judge it by (0 / 0) is left out of means (cityscapesScripts)',

@@ -33,13 +33,13 @@ from segjax import models, segmenter, training
 from segjax.config import OPTIM, Field, at_least, is_number, is_row, one_of, patterns, typed_text
 from segjax.core import optim
 from segjax.core.trees import named_leaves, path_name
-from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.models import dilated
 from segjax.models.layers import Conv
 from segjax.ops import dilated as ops
 from segjax.ops import images
 from segjax.protocol import Array, Batch, Keys, Mean, Metrics, PRNGKey, PyTree, Scores, Stage, TrainState
+from segjax.spec import DataSpec
 
 RANGES = {2: (1, 4), 4: (1, 8), 6: (1, 11), 12: (7, 17), 18: (13, 23), 24: (19, 29)}
 """Section 4.2.3: dilation of the published net -> range of the factors. LargeFOV's fc6 has (4, 20)."""

@@ -36,7 +36,6 @@ import numpy as np
 from segjax import segmenter, training
 from segjax.config import OPTIM, Field, above, at_least, between, one_of, strings
 from segjax.core import optim, parallel, rng
-from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.losses import adversarial
 from segjax.losses import image as image_losses
@@ -45,6 +44,7 @@ from segjax.metrics import image as image_metrics
 from segjax.models import patchgan
 from segjax.ops import image_pool, images, noise, residual, resize
 from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, Stage, TrainState
+from segjax.spec import DataSpec
 
 SCHEMA = {
     'model': segmenter.model_choice('Segmenter G, from an image to a latent segmentation.', init_std=0.02),

@@ -30,12 +30,12 @@ import ml_collections
 from segjax import models, monodepth, segmenter, training
 from segjax.config import OPTIM, Field, above, at_least, one_of
 from segjax.core import optim, rng
-from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
 from segjax.models.depth import PYRAMIDS, DepthDecoder, decoder_channels, pyramid, sigmoid_to_depth
 from segjax.ops import images, resize
 from segjax.protocol import Array, Batch, Input, Keys, Mean, PRNGKey, Stage, TrainState
+from segjax.spec import DataSpec
 
 SOURCES = ('pretrained', 'multitask', 'none', 'alone', 'truth')
 SCHEMA = {

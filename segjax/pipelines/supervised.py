@@ -11,9 +11,9 @@ import ml_collections
 from segjax import segmenter, training
 from segjax.config import OPTIM
 from segjax.core import optim
-from segjax.data.spec import DataSpec
 from segjax.ops import images
 from segjax.protocol import Stage, TrainState
+from segjax.spec import DataSpec
 
 SCHEMA = {
     'model': segmenter.model_choice('the segmentation net'),

@@ -14,8 +14,8 @@ from segjax import config as config_lib
 from segjax import config_file, driver, health, origin, pipelines, same_run
 from segjax import stored as stored_files
 from segjax.config_file import Assignment
-from segjax.data.spec import DataSpec
 from segjax.errors import InputError, unknown_name
+from segjax.spec import DataSpec
 from segjax.tables import starts
 from segjax.tables.spec import Row, Scale, Table, load
 

@@ -11,8 +11,8 @@ from segjax import config as config_lib
 from segjax import data, doctor
 from segjax.data import builders, labels
 from segjax.data.builders import apolloscape
-from segjax.data.spec import IGNORE
 from segjax.errors import InputError
+from segjax.spec import IGNORE
 
 ROADS = {'road01_ins': {'Record001': 2, 'Record010': 1}, 'road02_ins': {'Record003': 5}}
 

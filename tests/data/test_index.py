@@ -14,9 +14,9 @@ from segjax import config as config_lib
 from segjax import data, segmenter
 from segjax.data import builders, index, loader, records, shards
 from segjax.data.builders import base
-from segjax.data.spec import DataSpec
 from segjax.errors import InputError
 from segjax.losses import segmentation as losses
+from segjax.spec import DataSpec
 
 ANNOTATED = 4
 

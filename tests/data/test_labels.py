@@ -7,8 +7,8 @@ import pytest
 from cityscapesscripts.helpers import labels as official
 
 from segjax.data import labels
-from segjax.data.spec import IGNORE, ClassSpec
 from segjax.errors import InputError
+from segjax.spec import IGNORE, ClassSpec
 
 
 def test_cityscapes_is_the_official_table():

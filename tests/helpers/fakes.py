@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from segjax.data.spec import ClassSpec, DataSpec
+from segjax.spec import ClassSpec, DataSpec
 
 NUM_CLASSES = 5
 SPEC = DataSpec(

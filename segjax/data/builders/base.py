@@ -24,8 +24,8 @@ from segjax.core.notes import Note
 from segjax.data import image_files
 from segjax.data.geometry import check_camera, check_geometry
 from segjax.data.labels import MASK_0_255, LabelCoding, indexed_by_color, to_train_ids
-from segjax.data.spec import IGNORE, ClassSpec
 from segjax.errors import InputError
+from segjax.spec import IGNORE, ClassSpec
 
 S = TypeVar('S')
 T = TypeVar('T')

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from segjax.data.spec import IGNORE
 from segjax.data.worlds import shapes, street_paint, textures
 from segjax.data.worlds.light import shadow_maps
 from segjax.data.worlds.render import (
@@ -30,6 +29,7 @@ from segjax.data.worlds.render import (
 )
 from segjax.data.worlds.street_scene import SKY, Scene, build_scene, generator
 from segjax.errors import InputError
+from segjax.spec import IGNORE
 
 MAX_FRAMES = 60
 """Frames per clip: the camera drives 30 to 60 m."""
