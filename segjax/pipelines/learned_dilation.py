@@ -6,7 +6,7 @@ He, thesis chapter 4; He, Keuper, Schiele, Fritz: Learning Dilation Factors for 
 Method, top to bottom. Every dilated convolution of a net has a name, that of its parameters ('vgg/conv5_1', 'fc6',
 'resnet/layer3_0/conv2', 'aspp/c0'). Those that `dilation.learn` names get a factor for each input channel, which starts
 as the dilation of the published net, or uniform in its range; the others stay as they are, or as `dilation.replace`
-has them. Training differs from the supervised baseline (segjax/training.py) in three things. The
+has them. Training differs from the supervised baseline (segjax/tasks/supervised.py) in three things. The
 factors have a rate of their own. Gradients that would lead a factor further out of its range are
 dropped, in each image (`dilation.gate`). A first stage may train on other labels, and the second
 begins from its parameters (`pretrain`, the paper's coarse labels).
@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from segjax import models, segmenter, training
+from segjax import models
 from segjax.config import OPTIM, Field, at_least, is_number, is_row, one_of, patterns, typed_text
 from segjax.core import optim
 from segjax.core.trees import named_leaves, path_name
@@ -40,6 +40,7 @@ from segjax.ops import dilated as ops
 from segjax.ops import images
 from segjax.protocol import Array, Batch, Keys, Mean, Metrics, PRNGKey, PyTree, Scores, Stage, TrainState
 from segjax.spec import DataSpec
+from segjax.tasks import segmentation, supervised
 
 RANGES = {2: (1, 4), 4: (1, 8), 6: (1, 11), 12: (7, 17), 18: (13, 23), 24: (19, 29)}
 """Section 4.2.3: dilation of the published net -> range of the factors. LargeFOV's fc6 has (4, 20)."""
@@ -61,10 +62,10 @@ def _ranges(value) -> str | None:
 
 
 SCHEMA = {
-    'model': segmenter.model_choice('the net, one with dilated convolutions')._replace(default='deeplab_largefov'),
-    'preprocess': segmenter.PREPROCESS,
+    'model': segmentation.model_choice('the net, one with dilated convolutions')._replace(default='deeplab_largefov'),
+    'preprocess': segmentation.PREPROCESS,
     'loss': {
-        **training.LOSS,
+        **supervised.LOSS,
         'label_stride': Field(
             1, 'compare every so many-th pixel along both axes; 8: where the nets have features', at_least(1)
         ),
@@ -109,7 +110,7 @@ SCHEMA = {
 
 def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stage, ...]:
     """The training, after that on `pretrain.split` where there is one."""
-    plan = make_plan(config, segmenter.num_outputs(config, spec))
+    plan = make_plan(config, segmentation.num_outputs(config, spec))
     stage = make_stage(config, spec, plan, 'segmentation')
     first = pretraining_config(config, spec)
     return (make_stage(first, spec, plan, PRETRAINING), stage) if first is not None else (stage,)
@@ -191,7 +192,7 @@ class Plan(NamedTuple):
     norms   modules with running statistics
     """
 
-    net: segmenter.Net
+    net: segmentation.Net
     ranges: Mapping[str, tuple[float, float]]
     held: tuple[str, ...]
     norms: tuple[str, ...] = ()
@@ -221,7 +222,7 @@ def make_plan(config: ml_collections.ConfigDict, num_outputs: int) -> Plan:
     if 'logit_stride' in _fields(models.REGISTRY[config.model.name]):
         hooks['logit_stride'] = config.loss.label_stride
     model = ml_collections.ConfigDict({**config.model, **hooks})
-    net = segmenter.make_net(model, num_outputs, config.train.dtype, prepare)
+    net = segmentation.make_net(model, num_outputs, config.train.dtype, prepare)
     fractional = {name: layer for name, layer in layers.items() if layer.dilation_range is not None}
     ranges = {f'{name}/dilation': layer.dilation_range for name, layer in fractional.items() if layer.learned}
     held = tuple(f'{name}/dilation' for name, layer in fractional.items() if not layer.learned)
@@ -305,8 +306,8 @@ def make_stage(config: ml_collections.ConfigDict, spec: DataSpec, plan: Plan, na
     return Stage(
         name=name,
         num_steps=config.train.num_steps,
-        train_input=segmenter.train_input(config),
-        eval_input=segmenter.eval_input(config),
+        train_input=segmentation.train_input(config),
+        eval_input=segmentation.eval_input(config),
         streams=('dropout',),
         init=make_init(config, plan),
         train_step=make_train_step(config, spec, plan),
@@ -329,7 +330,7 @@ def with_rates(config: ml_collections.ConfigDict, plan: Plan) -> ml_collections.
 
 def make_init(config: ml_collections.ConfigDict, plan: Plan) -> Callable:
     """`Stage.init`: a fresh net or that of the pretraining; a fresh optimiser; no factors kept yet."""
-    fresh = training.make_init(config, plan.net)
+    fresh = supervised.make_init(config, plan.net)
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
         state = fresh(key, batch, earlier)
@@ -345,7 +346,7 @@ def make_init(config: ml_collections.ConfigDict, plan: Plan) -> Callable:
     return init
 
 
-def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmenter.Net) -> Callable:
+def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmentation.Net) -> Callable:
     """Returns the supervised loss on every `loss.label_stride`-th pixel.
 
     Nets with a `logit_stride` return logits of these pixels alone. Logits of all pixels are thinned
@@ -360,7 +361,7 @@ def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmenter.
         whole = image.shape[1:3]
         return jax.tree.map(lambda x: thinned(x) if x.shape[1:3] == whole else x, outputs), model_state
 
-    loss_fn = training.make_loss(config, spec, net._replace(apply=apply))
+    loss_fn = supervised.make_loss(config, spec, net._replace(apply=apply))
 
     def loss(params, model_state, batch: Batch, keys: Keys):
         return loss_fn(params, model_state, {**batch, 'label': thinned(batch['label'])}, keys)
@@ -376,7 +377,7 @@ def make_train_step(config: ml_collections.ConfigDict, spec: DataSpec, plan: Pla
             return grads
         return {'segmenter': dilated.gate_gradients(grads['segmenter'], params['segmenter'], plan.ranges)}
 
-    supervised_step = training.make_supervised_step(config, make_loss(config, spec, plan.net), change_grads=gate)
+    supervised_step = supervised.make_supervised_step(config, make_loss(config, spec, plan.net), change_grads=gate)
 
     def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
         before = factors_of(state.params, plan)
@@ -437,10 +438,10 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, plan: Pla
 
         return infer
 
-    as_learned = segmenter.make_evaluation(config, spec, infer_with(lambda params: params))
+    as_learned = segmentation.make_evaluation(config, spec, infer_with(lambda params: params))
     if not plan.ranges:
         return as_learned
-    as_whole = segmenter.make_evaluation(config, spec, infer_with(lambda params: whole_factors(params, plan.ranges)))
+    as_whole = segmentation.make_evaluation(config, spec, infer_with(lambda params: whole_factors(params, plan.ranges)))
 
     def eval_step(state: TrainState, batch: Batch, keys: Keys) -> Metrics:
         metrics = dict(as_learned['eval_step'](state, batch, keys))

@@ -33,7 +33,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from segjax import segmenter, training
 from segjax.config import OPTIM, Field, above, at_least, between, one_of, strings
 from segjax.core import optim, parallel, rng
 from segjax.errors import InputError
@@ -45,10 +44,11 @@ from segjax.models import patchgan
 from segjax.ops import image_pool, images, noise, residual, resize
 from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, Stage, TrainState
 from segjax.spec import DataSpec
+from segjax.tasks import segmentation, supervised
 
 SCHEMA = {
-    'model': segmenter.model_choice('Segmenter G, from an image to a latent segmentation.', init_std=0.02),
-    'painter': segmenter.model_choice('Painter F, from a segmentation to an image.', first_maps=32, init_std=0.02),
+    'model': segmentation.model_choice('Segmenter G, from an image to a latent segmentation.', init_std=0.02),
+    'painter': segmentation.model_choice('Painter F, from a segmentation to an image.', first_maps=32, init_std=0.02),
     'discriminator': {
         'features': Field(64, 'Channels after the first layer of the discriminator.', at_least(1)),
         'num_layers': Field(3, 'Layers of stride 2 in the discriminator; 3 judges patches of 70x70.', at_least(1)),
@@ -84,7 +84,7 @@ SCHEMA = {
             one_of('each', 'mixed'),
         ),
     },
-    'loss': segmenter.CLASS_WEIGHTS,
+    'loss': segmentation.CLASS_WEIGHTS,
     'noise': {
         'name': Field('quantize', 'Noise that is injected into the latent segmentation.', one_of(*noise.NAMES)),
         'bits': Field(2, 'Bits n of the quantiser, which has 2 ** n levels in [-1, 1].', at_least(1)),
@@ -162,12 +162,12 @@ def parse_injectors(config: ml_collections.ConfigDict, key: str) -> list[noise.I
 
 def make_stage(config: ml_collections.ConfigDict, spec: DataSpec, name: str, injector: noise.Injector) -> Stage:
     """Builds the training of a CycleGAN with one injector."""
-    nets = make_nets(config, segmenter.num_outputs(config, spec))
+    nets = make_nets(config, segmentation.num_outputs(config, spec))
     return Stage(
         name=name,
         num_steps=config.train.num_steps,
-        train_input=segmenter.train_input(config)._replace(beside=unpaired_inputs(config)),
-        eval_input=segmenter.eval_input(config),
+        train_input=segmentation.train_input(config)._replace(beside=unpaired_inputs(config)),
+        eval_input=segmentation.eval_input(config),
         streams=('dropout',),
         shared_streams=('noise', 'pool'),
         init=make_init(config, spec, nets, injector),
@@ -186,7 +186,7 @@ def unpaired_inputs(config: ml_collections.ConfigDict) -> tuple[tuple[str, Input
         got, expected = "'rest', and data.labelled_fraction 1 leaves none", "'labelled', or a fraction below 1"
         raise InputError('config.unpaired.maps', got=got, expected=expected)
     rest = (fraction, 1.0) if fraction < 1 else (0.0, 1.0)
-    inputs = segmenter.train_input(config)._replace(
+    inputs = segmentation.train_input(config)._replace(
         batch_size=config.unpaired.batch_size, batch_key='unpaired.batch_size'
     )
     maps = rest if config.unpaired.maps == 'rest' else inputs.part
@@ -201,13 +201,13 @@ def make_start_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage
     config = config.copy_and_resolve_references()
     config.train.num_steps = config.start.num_steps
     config.unpaired.batch_size = 0
-    net = segmenter.make_net(config.model, segmenter.num_outputs(config, spec), config.train.dtype, symmetric)
+    net = segmentation.make_net(config.model, segmentation.num_outputs(config, spec), config.train.dtype, symmetric)
     cross_entropy = make_cross_entropy(config, spec)
 
     def loss_fn(params, model_state, batch: Batch, keys: Keys):
         image = batch['image']
         logits, statistics = _apply(net, params['segmenter'], model_state['segmenter'], image, keys['dropout'])
-        label = segmenter.train_label(batch['label'], config, spec)
+        label = segmentation.train_label(batch['label'], config, spec)
         return {'seg': cross_entropy(logits, label)}, {'segmenter': statistics}, {}
 
     def infer(state: TrainState, image):
@@ -218,15 +218,15 @@ def make_start_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage
     return Stage(
         name=START,
         num_steps=config.start.num_steps,
-        train_input=segmenter.train_input(config),
-        eval_input=segmenter.eval_input(config),
+        train_input=segmentation.train_input(config),
+        eval_input=segmentation.eval_input(config),
         streams=('dropout',),
-        init=training.make_init(config, net),
-        train_step=training.make_train_step(
-            loss_fn, training.alone(config), {'seg': 1.0}.__getitem__, **training.schedule(config)
+        init=supervised.make_init(config, net),
+        train_step=supervised.make_train_step(
+            loss_fn, supervised.alone(config), {'seg': 1.0}.__getitem__, **supervised.schedule(config)
         ),
         monitor=('mIoU', 'max'),
-        **segmenter.make_evaluation(config, spec, infer),
+        **segmentation.make_evaluation(config, spec, infer),
     )
 
 
@@ -238,8 +238,8 @@ GENERATORS = ('segmenter', 'painter')
 class Nets(NamedTuple):
     """Holds G, F and D; images are float32 in [-1, 1], segmentations [B, H, W, S]."""
 
-    segmenter: segmenter.Net
-    painter: segmenter.Net
+    segmentation: segmentation.Net
+    painter: segmentation.Net
     discriminator: patchgan.PatchGAN
 
 
@@ -256,8 +256,8 @@ def make_nets(config: ml_collections.ConfigDict, num_classes: int) -> Nets:
 
     dtype, discriminator = config.train.dtype, config.discriminator
     return Nets(
-        segmenter=segmenter.make_net(config.model, num_classes, dtype, as_it_is),
-        painter=segmenter.make_net(config.painter, 3, dtype, as_it_is),
+        segmenter=segmentation.make_net(config.model, num_classes, dtype, as_it_is),
+        painter=segmentation.make_net(config.painter, 3, dtype, as_it_is),
         discriminator=patchgan.PatchGAN(**discriminator, dtype=jnp.dtype(dtype)),
     )
 
@@ -272,7 +272,7 @@ def make_init(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, inj
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
         keys = {net: rng.named(key, net) for net in (*GENERATORS, 'discriminator')}
         image = jax.ShapeDtypeStruct((1, *batch['image'].shape[1:]), jnp.float32)
-        latent = jax.ShapeDtypeStruct((*image.shape[:3], segmenter.num_outputs(config, spec)), jnp.float32)
+        latent = jax.ShapeDtypeStruct((*image.shape[:3], segmentation.num_outputs(config, spec)), jnp.float32)
         variables = {'painter': dict(nets.painter.init(keys['painter'], latent))}
         if START in earlier:
             begun = earlier[START]
@@ -377,11 +377,11 @@ def inputs_of(batch: Batch, config: ml_collections.ConfigDict, spec: DataSpec) -
     """
     image = batch['image']
     index = 2 * batch['index']
-    label = segmenter.train_label(batch['label'], config, spec)
+    label = segmentation.train_label(batch['label'], config, spec)
     if config.unpaired.batch_size:
         image = jnp.concatenate([image, batch['photo/image']])
         index = jnp.concatenate([index, 2 * batch['photo/index'] + 1])
-        label = jnp.concatenate([label, segmenter.train_label(batch['map/label'], config, spec)])
+        label = jnp.concatenate([label, segmentation.train_label(batch['map/label'], config, spec)])
     return {'image': symmetric(image), 'label': label, 'index': index}
 
 
@@ -390,7 +390,7 @@ def make_cycles(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets) -
 
     The function maps (params, model_state, inputs, keys, injector) to (Cycles, batch statistics).
     """
-    num_classes = segmenter.num_outputs(config, spec)
+    num_classes = segmentation.num_outputs(config, spec)
     of_backward = {net: backward(net, config) for net in GENERATORS}
 
     def run_cycles(params, model_state, inputs: Mapping[str, Array], keys: Keys, injector: noise.Injector):
@@ -420,7 +420,7 @@ def make_cycles(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets) -
 def make_cross_entropy(config: ml_collections.ConfigDict, spec: DataSpec) -> Callable:
     """Returns (logits, label) -> Mean: Eqs. 1 and 4, with the class weights of the config."""
     rule = config.loss.class_weights
-    pixels = segmenter.class_pixels(config, spec)
+    pixels = segmentation.class_pixels(config, spec)
     class_weights = losses.class_weights(*pixels, rule, k=config.loss.weight_k)
 
     def cross_entropy(logits: Array, label: Array) -> Mean:
@@ -561,7 +561,7 @@ def make_evaluation(
         segment, _ = generators(config, nets, state)
         return softmax_input(segment(symmetric(image)), config.cycle)
 
-    of_segmenter = segmenter.make_evaluation(config, spec, infer)
+    of_segmenter = segmentation.make_evaluation(config, spec, infer)
     probes = {noise.label(probe): probe for probe in parse_injectors(config, 'probes')}
     judge = Judge(config, spec, nets, injector, probes, of_segmenter)
     own = {name: functools.partial(function, judge) for name, function in EVALUATION.items()}
@@ -601,7 +601,7 @@ def latents(
 def eval_step(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Metrics:
     """Returns the metrics of a segmenter, and ratios of every injector: PSNR (Eq. 14) and SNR (Eq. 11)."""
     real = batch['weight'] > 0
-    valid = segmenter.valid_pixels(batch['size'], batch['image'])
+    valid = segmentation.valid_pixels(batch['size'], batch['image'])
     truth = symmetric(batch['image'])
 
     def mean(values):
@@ -654,15 +654,15 @@ def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> dict[st
     with_noise, without_noise = _together(paint, [paint_input(noisy, config), paint_input(latent, config)])
 
     # Backward cycle.
-    label = segmenter.label_of_image(batch, config, spec)
-    synthetic = paint_map(jax.nn.one_hot(label, segmenter.num_outputs(config, spec)))
+    label = segmentation.label_of_image(batch, config, spec)
+    synthetic = paint_map(jax.nn.one_hot(label, segmentation.num_outputs(config, spec)))
     pictures = {
         **judge.of_segmenter['render'](state, batch, keys),
         'latent_residual': residual.residual_picture(residual.latent_residual(latent)),
         'noisy_latent_residual': residual.residual_picture(residual.latent_residual(noisy)),
         'reconstruction': images.to_uint8(with_noise, 'symmetric'),
         'reconstruction_without_noise': images.to_uint8(without_noise, 'symmetric'),
-        'resegmentation': segmenter.paint(jnp.argmax(segment_again(synthetic), -1), spec),
+        'resegmentation': segmentation.paint(jnp.argmax(segment_again(synthetic), -1), spec),
         'synthetic': images.to_uint8(synthetic, 'symmetric'),
     }
     if judge.injector.name == 'none':  # the same as without noise
@@ -682,7 +682,7 @@ def _together(net: Callable, inputs: Sequence[Array]) -> list[Array]:
 # --- small parts ------------------------------------------------------------------------------------------------------
 
 
-def _apply(net: segmenter.Net, params, model_state, x: Array, dropout: PRNGKey | None = None) -> tuple[Array, Any]:
+def _apply(net: segmentation.Net, params, model_state, x: Array, dropout: PRNGKey | None = None) -> tuple[Array, Any]:
     """Returns (output at the size of the input, batch statistics); a key for dropout means training."""
     outputs, model_state = net.apply(params, model_state, x, train=dropout is not None, dropout=dropout)
     return resize.bilinear(outputs['logits'].astype(jnp.float32), x.shape[1:3]), model_state

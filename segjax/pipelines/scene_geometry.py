@@ -3,7 +3,7 @@
 Papadopoulos, Mademlis, Pitas: Semantic Image Segmentation Guided by Scene Geometry. And its rivals.
 
 Method, top to bottom. A depth net and a pose net are trained on video by view synthesis (stage `depth`,
-segjax/monodepth.py). The segmentation net is trained as any other (segjax/training.py), with one term more: L_h, which
+segjax/tasks/monodepth.py). The segmentation net is trained as any other (segjax/tasks/supervised.py), with one term more: L_h, which
 makes edges between classes cost e^-|dD|, little where the frozen depth net sees an edge (stage `segmentation`). At
 inference there is the segmentation net alone.
 
@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from segjax import models, monodepth, segmenter, training
+from segjax import models
 from segjax.config import OPTIM, Field, above, at_least, one_of
 from segjax.core import optim, rng
 from segjax.errors import InputError
@@ -36,12 +36,13 @@ from segjax.models.depth import PYRAMIDS, DepthDecoder, decoder_channels, pyrami
 from segjax.ops import images, resize
 from segjax.protocol import Array, Batch, Input, Keys, Mean, PRNGKey, Stage, TrainState
 from segjax.spec import DataSpec
+from segjax.tasks import monodepth, segmentation, supervised
 
 SOURCES = ('pretrained', 'multitask', 'none', 'alone', 'truth')
 SCHEMA = {
-    'model': segmenter.model_choice('the segmentation net')._replace(default='bisenet'),
-    'preprocess': segmenter.PREPROCESS,
-    'loss': training.LOSS,
+    'model': segmentation.model_choice('the segmentation net')._replace(default='bisenet'),
+    'preprocess': segmentation.PREPROCESS,
+    'loss': supervised.LOSS,
     'geometry': {
         'depth': Field('pretrained', 'where depth comes from', one_of(*SOURCES)),
         'regulariser': Field('holistic', 'what it is for', one_of('holistic', 'per_class', 'chen', 'none')),
@@ -117,7 +118,7 @@ def make_depth_nets(config: ml_collections.ConfigDict) -> tuple[monodepth.DepthN
 
 def video_input(config: ml_collections.ConfigDict) -> Input:
     """Returns every frame of the training split: depth and motion are learned without labels."""
-    return segmenter.train_input(config)._replace(
+    return segmentation.train_input(config)._replace(
         batch_size=config.depth.batch_size,
         batch_key='depth.batch_size',
         features=('image',),
@@ -131,8 +132,8 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     depth, pose = make_depth_nets(config)
     terms = monodepth.make_terms(config.depth, depth.depth_of, pose.at_depth)
     weights = monodepth.loss_weights(config.depth)
-    optimisers = {'depth': training.Optimiser(config.optim_depth, ('depth', 'pose'), 'optim_depth')}
-    schedule = {**training.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
+    optimisers = {'depth': supervised.Optimiser(config.optim_depth, ('depth', 'pose'), 'optim_depth')}
+    schedule = {**supervised.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
         image = batch['image'][:1]
@@ -141,7 +142,7 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
             'pose': pose.init(rng.named(key, 'pose'), image, batch['image_frames'][:1]),
         }
         params, model_state = _divided(variables)
-        return training.fresh_state(params, model_state, optimisers, num_steps=config.depth.num_steps, ema=0.0)
+        return supervised.fresh_state(params, model_state, optimisers, num_steps=config.depth.num_steps, ema=0.0)
 
     def look(params, model_state, image, frames, train: bool):
         disparities, depth_state = depth.apply(params['depth'], model_state['depth'], image, train=train)
@@ -167,7 +168,7 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
         streams=(),
         shared_streams=monodepth.SHARED_STREAMS,
         init=init,
-        train_step=training.make_train_step(
+        train_step=supervised.make_train_step(
             loss_fn, optimisers, weights.__getitem__, shared=monodepth.SHARED_STREAMS, **schedule
         ),
         **monodepth.make_evaluation(config, spec, infer),
@@ -179,14 +180,14 @@ def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     _, pose = make_depth_nets(config)
     terms = monodepth.make_terms(config.depth, monodepth.inverse, pose.at_depth)
     weights = monodepth.loss_weights(config.depth)
-    optimisers = {'pose': training.Optimiser(config.optim_depth, ('pose',), 'optim_depth')}
-    schedule = {**training.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
+    optimisers = {'pose': supervised.Optimiser(config.optim_depth, ('pose',), 'optim_depth')}
+    schedule = {**supervised.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
         variables = {'pose': pose.init(rng.named(key, 'pose'), batch['image'][:1], batch['image_frames'][:1])}
         params, model_state = _divided(variables)
         settings = dict(num_steps=config.depth.num_steps, ema=0.0)
-        return training.fresh_state(params, model_state, optimisers, **settings)
+        return supervised.fresh_state(params, model_state, optimisers, **settings)
 
     def look(params, model_state, batch: Batch, train: bool):
         frames = batch['image'], batch['image_frames']
@@ -200,7 +201,7 @@ def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
 
     def infer(state: TrainState, batch: Batch):
         outputs, _ = look(state.params, state.model_state, batch, train=False)
-        disparity = monodepth.inverse(segmenter.to_image(batch['depth'], batch, fill=0))
+        disparity = monodepth.inverse(segmentation.to_image(batch['depth'], batch, fill=0))
         motions = pose.at_depth(pose.motions(outputs), monodepth.inverse(disparity))
         return disparity, monodepth.inverse, motions
 
@@ -213,7 +214,7 @@ def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
         streams=(),
         shared_streams=monodepth.SHARED_STREAMS,
         init=init,
-        train_step=training.make_train_step(
+        train_step=supervised.make_train_step(
             loss_fn, optimisers, weights.__getitem__, shared=monodepth.SHARED_STREAMS, **schedule
         ),
         **monodepth.make_evaluation(config, spec, infer, truth=('pose',)),
@@ -233,7 +234,7 @@ class Tasks(NamedTuple):
     depth_of  disparity -> depth
     """
 
-    net: segmenter.Net
+    net: segmentation.Net
     decoder: DepthDecoder | None
     pose: monodepth.PoseNet | None
     frozen: Callable | None
@@ -254,7 +255,7 @@ def make_tasks(config: ml_collections.ConfigDict, spec: DataSpec) -> Tasks:
     def prepare(image):
         return images.normalize(image, config.preprocess)
 
-    net = segmenter.make_net(model, segmenter.num_outputs(config, spec), config.train.dtype, prepare)
+    net = segmentation.make_net(model, segmentation.num_outputs(config, spec), config.train.dtype, prepare)
     depth, pose = make_depth_nets(config)
     if source == 'pretrained':
 
@@ -278,12 +279,12 @@ def _features(outputs: Mapping) -> list[Array]:
     return pyramid(outputs['features'], stem)
 
 
-def make_optimisers(config: ml_collections.ConfigDict, tasks: Tasks) -> training.Optimisers:
+def make_optimisers(config: ml_collections.ConfigDict, tasks: Tasks) -> supervised.Optimisers:
     """The segmentation net's, and in multitask training that of the nets beside it; a net from before has none."""
     if tasks.pose is None:
-        return training.alone(config)
+        return supervised.alone(config)
     beside = ('pose',) if tasks.decoder is None else ('depth', 'pose')
-    return {**training.alone(config), 'geometry': training.Optimiser(config.optim_depth, beside, 'optim_depth')}
+    return {**supervised.alone(config), 'geometry': supervised.Optimiser(config.optim_depth, beside, 'optim_depth')}
 
 
 def make_init(config: ml_collections.ConfigDict, tasks: Tasks) -> Callable:
@@ -304,7 +305,7 @@ def make_init(config: ml_collections.ConfigDict, tasks: Tasks) -> Callable:
             before = earlier['depth']
             params['depth'], model_state['depth'] = before.params['depth'], before.model_state['depth']
         optimisers, train = make_optimisers(config, tasks), config.train
-        return training.fresh_state(params, model_state, optimisers, num_steps=train.num_steps, ema=train.ema)
+        return supervised.fresh_state(params, model_state, optimisers, num_steps=train.num_steps, ema=train.ema)
 
     return init
 
@@ -355,7 +356,7 @@ def make_regulariser(config: ml_collections.ConfigDict, depth_of: Callable) -> C
 def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Tasks) -> Callable:
     """(params, model_state, batch, keys) -> (terms, model_state, {}): the supervised terms, those of depth in multitask
     training, and the regulariser. A disparity from before is in batch['disparity']."""
-    pixel_terms, regulariser = training.make_terms(config, spec), make_regulariser(config, tasks.depth_of)
+    pixel_terms, regulariser = supervised.make_terms(config, spec), make_regulariser(config, tasks.depth_of)
     at_depth = tasks.pose.at_depth if tasks.pose is not None else monodepth.as_predicted
     video_terms = monodepth.make_terms(config.depth, tasks.depth_of, at_depth)
 
@@ -381,20 +382,20 @@ def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Tasks) -
 
 def make_train_step(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Tasks) -> Callable:
     """`Stage.train_step`: the supervised one with more terms, and with what the frozen depth net sees."""
-    heads, geometry = training.head_weight(config), config.geometry
+    heads, geometry = supervised.head_weight(config), config.geometry
     of_video = {name: geometry.multitask_weight * w for name, w in monodepth.loss_weights(config.depth).items()}
     weights = {'regulariser': geometry.weight, **of_video}
 
     def with_depth(state: TrainState, batch: Batch) -> Batch:
         return batch if tasks.frozen is None else {**batch, 'disparity': tasks.frozen(state, batch['image'])}
 
-    return training.make_train_step(
+    return supervised.make_train_step(
         make_loss(config, spec, tasks),
         make_optimisers(config, tasks),
         lambda name: weights[name] if name in weights else heads(name),
         shared=monodepth.SHARED_STREAMS,
         prepare=with_depth,
-        **training.schedule(config),
+        **supervised.schedule(config),
     )
 
 
@@ -409,7 +410,7 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Ta
     def infer(state: TrainState, image: Array) -> Array:
         return look(state, image)[0]['logits'].astype(jnp.float32)
 
-    of_segmenter = segmenter.make_evaluation(config, spec, infer)
+    of_segmenter = segmentation.make_evaluation(config, spec, infer)
     if config.geometry.depth == 'none':
         return of_segmenter
 
@@ -433,12 +434,12 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Ta
 
 def segmentation_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     """The segmentation net, with what depth there is."""
-    tasks, inputs = make_tasks(config, spec), segmenter.train_input(config)
+    tasks, inputs = make_tasks(config, spec), segmentation.train_input(config)
     return Stage(
         name='segmentation',
         num_steps=config.train.num_steps,
         train_input=inputs if tasks.pose is None else monodepth.with_frames(inputs, config),
-        eval_input=segmenter.eval_input(config),
+        eval_input=segmentation.eval_input(config),
         streams=('dropout',),
         shared_streams=monodepth.SHARED_STREAMS,
         init=make_init(config, tasks),

@@ -1,24 +1,24 @@
 """Supervised segmentation: one net, (weighted) cross-entropy. The baseline that every paper compares itself with.
 
 Method, top to bottom: the net predicts logits and, where it has them, logits of auxiliary heads; every head is resized
-to the label's size and pays a cross-entropy; one optimiser (segjax/training.py); evaluation resizes logits to each
-label's own size (segjax/segmenter.py).
+to the label's size and pays a cross-entropy; one optimiser (segjax/tasks/supervised.py); evaluation resizes logits to each
+label's own size (segjax/tasks/segmentation.py).
 """
 
 import jax.numpy as jnp
 import ml_collections
 
-from segjax import segmenter, training
 from segjax.config import OPTIM
 from segjax.core import optim
 from segjax.ops import images
 from segjax.protocol import Stage, TrainState
 from segjax.spec import DataSpec
+from segjax.tasks import segmentation, supervised
 
 SCHEMA = {
-    'model': segmenter.model_choice('the segmentation net'),
-    'preprocess': segmenter.PREPROCESS,
-    'loss': training.LOSS,
+    'model': segmentation.model_choice('the segmentation net'),
+    'preprocess': segmentation.PREPROCESS,
+    'loss': supervised.LOSS,
     'optim': OPTIM,
 }
 
@@ -29,7 +29,7 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
     def prepare(image):
         return images.normalize(image, config.preprocess)
 
-    net = segmenter.make_net(config.model, segmenter.num_outputs(config, spec), config.train.dtype, prepare)
+    net = segmentation.make_net(config.model, segmentation.num_outputs(config, spec), config.train.dtype, prepare)
 
     def infer(state: TrainState, image):
         params, model_state = optim.averaged(state, config.train.ema)
@@ -40,12 +40,12 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
         Stage(
             name='segmentation',
             num_steps=config.train.num_steps,
-            train_input=segmenter.train_input(config),
-            eval_input=segmenter.eval_input(config),
+            train_input=segmentation.train_input(config),
+            eval_input=segmentation.eval_input(config),
             streams=('dropout',),
-            init=training.make_init(config, net),
-            train_step=training.make_supervised_step(config, training.make_loss(config, spec, net)),
+            init=supervised.make_init(config, net),
+            train_step=supervised.make_supervised_step(config, supervised.make_loss(config, spec, net)),
             monitor=('mIoU', 'max'),
-            **segmenter.make_evaluation(config, spec, infer),
+            **segmentation.make_evaluation(config, spec, infer),
         ),
     )

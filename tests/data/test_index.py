@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 from segjax import config as config_lib
-from segjax import data, segmenter
+from segjax import data
 from segjax.data import builders, index, loader, records, shards
 from segjax.data.builders import base
 from segjax.errors import InputError
 from segjax.losses import segmentation as losses
 from segjax.spec import DataSpec
+from segjax.tasks import segmentation
 
 ANNOTATED = 4
 
@@ -75,18 +76,18 @@ def evaluation_batches(config, inputs):
 
 
 def test_every_example_of_a_segmentation_batch_is_labelled(video):
-    batches = train_batches(video, segmenter.train_input(video), 8)
+    batches = train_batches(video, segmentation.train_input(video), 8)
     assert all((label != 255).any() for batch in batches for label in batch['label'])
     assert {int(i) for batch in batches for i in batch['index'] % 2} == {0, 1}
 
 
 def test_evaluation_counts_the_labelled_frames_alone(video):
-    batches = evaluation_batches(video, segmenter.eval_input(video))
+    batches = evaluation_batches(video, segmentation.eval_input(video))
     weight, place = (np.concatenate([batch[key] for batch in batches]) for key in ('weight', 'index'))
     assert weight.sum() == 2 and sorted(place[weight > 0]) == [0, 1]
     spec = data.prepare(video.data).spec
     infer = lambda state, image: np.zeros((*image.shape[:3], 19), np.float32)  # noqa: E731
-    evaluation = segmenter.make_evaluation(video, spec, infer)
+    evaluation = segmentation.make_evaluation(video, spec, infer)
     metrics = evaluation['eval_step'](None, batches[0], {})
     assert metrics['image_score'].sum.shape == (2,)
     np.testing.assert_array_equal(metrics['image_score'].count, [1, 1])
@@ -109,7 +110,7 @@ def test_the_spec_counts_labelled_examples_and_their_void_pixels(video):
 
 def test_class_weights_ignore_the_pixels_of_unlabelled_frames(video):
     spec = data.prepare(video.data).spec
-    found = losses.class_weights(*segmenter.class_pixels(video, spec), 'enet', k=1.1)
+    found = losses.class_weights(*segmentation.class_pixels(video, spec), 'enet', k=1.1)
     source = data.prepare(video.data).open_split('train', ('label', 'name'))
     labels = np.concatenate([source[i]['label'] for i in range(20) if (source[i]['label'] != 255).any()])
     shares = np.array([(labels == c).mean() for c in range(19)])
@@ -117,7 +118,7 @@ def test_class_weights_ignore_the_pixels_of_unlabelled_frames(video):
 
 
 def test_neighbours_of_labelled_frames_need_no_label(video):
-    inputs = segmenter.train_input(video)
+    inputs = segmentation.train_input(video)
     inputs = inputs._replace(features=('image', 'label', 'image_frames'), frames=(-1, 1))
     source = data.prepare(video.data).open_input(inputs, 'frame')
     plain = data.prepare(video.data).open_split('train', ('image',))
@@ -130,7 +131,7 @@ def test_neighbours_of_labelled_frames_need_no_label(video):
 def test_a_share_is_one_of_the_labelled_examples(video):
     config = video.copy_and_resolve_references()
     config.data.train_split, config.data.labelled_fraction = 'train+val', 0.5
-    inputs = segmenter.train_input(config)
+    inputs = segmentation.train_input(config)
     assert {int(i) % 2 for batch in train_batches(config, inputs, 4) for i in batch['index']} == {0, 1}
     names = data.prepare(config.data).open_input(inputs, 'name')
     assert [names[i]['name'] for i in range(len(names))] == [
@@ -141,7 +142,7 @@ def test_a_share_is_one_of_the_labelled_examples(video):
 def test_processes_and_resumed_runs_replay_the_order(video):
     config = video.copy_and_resolve_references()
     config.data.train_split = 'train+val'
-    inputs = segmenter.train_input(config)
+    inputs = segmentation.train_input(config)
     whole = train_batches(config, inputs, 6)
     resumed = train_batches(config, inputs, 2, start_step=4)
     halves = [train_batches(config, inputs, 6, process=(i, 2)) for i in range(2)]
@@ -239,13 +240,13 @@ def test_where_all_are_labelled_nothing_changes(stills):
     assert not spec.num_unlabelled and not spec.unlabelled_pixels
     of_train = spec.split('train')
     assert of_train.num_labelled == 5 and of_train.labelled_void_pixels == of_train.void_pixels
-    for make in (segmenter.train_input, segmenter.eval_input):
+    for make in (segmentation.train_input, segmentation.eval_input):
         inputs = make(stills)
         assert inputs.examples == 'labelled'
         source = data.prepare(stills.data).open_input(inputs)
         assert isinstance(source, records.SplitSource) and len(source) == spec.num_examples[inputs.split]
-    of_all = train_batches(stills, segmenter.train_input(stills)._replace(examples='all'), 5)
-    for one, other in zip(of_all, train_batches(stills, segmenter.train_input(stills), 5), strict=True):
+    of_all = train_batches(stills, segmentation.train_input(stills)._replace(examples='all'), 5)
+    for one, other in zip(of_all, train_batches(stills, segmentation.train_input(stills), 5), strict=True):
         assert one.keys() == other.keys()
         for key in one:
             np.testing.assert_array_equal(one[key], other[key])
@@ -291,10 +292,10 @@ def test_a_split_without_labels_is_refused(tmp_path):
         path.unlink()
     config = make_config('cityscapes_video', tmp_path)
     with pytest.raises(InputError, match=r"split 'val'.*\n.*no labelled example among its 6"):
-        data.prepare(config.data).open_input(segmenter.eval_input(config))
+        data.prepare(config.data).open_input(segmentation.eval_input(config))
 
 
 def test_an_unknown_choice_of_examples_is_refused(stills):
-    inputs = segmenter.train_input(stills)._replace(examples='labeled')
+    inputs = segmentation.train_input(stills)._replace(examples='labeled')
     with pytest.raises(InputError, match="'labelled'"):
         data.prepare(stills.data).open_input(inputs)

@@ -23,7 +23,7 @@ from segjax.models.layers import Conv
 from segjax.ops import resize
 from segjax.pipelines import learned_dilation
 from segjax.protocol import TrainState
-from segjax.segmenter import Net
+from segjax.tasks.segmentation import Net
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 LEARNING_RATE, RATE = 0.05, 20_000.0

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from segjax import segmenter
 from segjax.config import Choice, Field, argument_of_net, at_least, between, is_number, is_whole, one_of
 from segjax.core import parallel
 from segjax.errors import InputError
@@ -26,6 +25,7 @@ from segjax.models import pose as pose_nets
 from segjax.ops import images, resize, warp
 from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, TrainState
 from segjax.spec import DataSpec
+from segjax.tasks import segmentation
 
 PHOTOMETRIC = {
     'l1': 'L1 over the pixels that fall onto the source (Papadopoulos et al.)',
@@ -120,7 +120,7 @@ def make_depth_net(section: ml_collections.ConfigDict, dtype: str) -> DepthNet:
         return net.lazy_init(key, _floats(image), train=False)
 
     def apply(params, model_state, image, *, train: bool):
-        outputs, updates = segmenter.run(net, params, model_state, unit(image), train=train)
+        outputs, updates = segmentation.run(net, params, model_state, unit(image), train=train)
         return outputs['disparity'], updates
 
     return DepthNet(init, apply, net.depth_of)
@@ -142,7 +142,7 @@ def make_pose_net(section: ml_collections.ConfigDict, frames: Sequence[int], mas
         return net.lazy_init(key, _floats(image), _floats(frames), train=False)
 
     def apply(params, model_state, image, frames, *, train: bool):
-        return segmenter.run(net, params, model_state, unit(image), unit(frames), train=train)
+        return segmentation.run(net, params, model_state, unit(image), unit(frames), train=train)
 
     def motions(outputs: Mapping[str, Array]) -> Array:
         found = warp.rigid_motion(outputs['motion'], net.convention)
@@ -260,7 +260,7 @@ def eval_input(config: ml_collections.ConfigDict, spec: DataSpec) -> Input:
     """Returns the frames of `data.eval_split` with neighbours, and the truth about them if known."""
     truth = [feature for feature in TRUTH if feature in spec.features]
     frames = ['pose_frames'] if 'pose' in truth else []
-    inputs = segmenter.eval_input(config)._replace(examples='all')
+    inputs = segmentation.eval_input(config)._replace(examples='all')
     return with_frames(inputs, config, *truth, *frames)
 
 
@@ -430,7 +430,7 @@ def make_view(evaluation: Evaluation, state: TrainState, batch: Batch) -> View:
     seen = warp.warp(unit(batch['image_frames']), depth, motions, batch['intrinsics'][:, None])
     from_row, to_row = (batch['size'][:, :1, None] * share for share in evaluation.settings.rows)
     rows = jnp.arange(disparity.shape[1])[:, None] + 0.5
-    counted = segmenter.valid_pixels(batch['size'], disparity) & (rows > from_row) & (rows < to_row)
+    counted = segmentation.valid_pixels(batch['size'], disparity) & (rows > from_row) & (rows < to_row)
     return View(disparity, depth_of, motions, seen.image, seen.valid & counted[:, None])
 
 
@@ -467,7 +467,7 @@ def depth_metrics(view: View, batch: Batch) -> Metrics:
     true = batch['depth']
     sizes = batch['size'], true.shape[1:], batch['label_size']
     large = resize.resize_valid(view.disparity[..., None], *sizes)[..., 0]
-    inside = segmenter.valid_pixels(batch['label_size'], true)
+    inside = segmentation.valid_pixels(batch['label_size'], true)
     judged = metrics_of_depth.is_judged(true, MIN_DEPTH, MAX_DEPTH, inside)
     # Ground and background of the plane get a scale each.
     ground = level_ground(batch['intrinsics'], *sizes)

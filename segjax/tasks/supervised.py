@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from segjax import segmenter
 from segjax.config import Field, at_least, between, one_of
 from segjax.core import optim, parallel, rng
 from segjax.losses import segmentation as losses
 from segjax.ops import resize
 from segjax.protocol import Batch, Keys, Mean, Metrics, PRNGKey, PyTree, TrainState
 from segjax.spec import DataSpec
+from segjax.tasks import segmentation
 
 LOSS = {
     'name': Field('cross_entropy', 'per-pixel loss', one_of('cross_entropy', 'ohem')),
-    **segmenter.CLASS_WEIGHTS,
+    **segmentation.CLASS_WEIGHTS,
     'label_smoothing': Field(0.0, 'share of the target spread over all classes', between(0, 1)),
     'aux_weight': Field(0.4, 'weight of each auxiliary head', at_least(0)),
     'ohem_threshold': Field(0.7, 'pixels predicted with less than this probability are hard', between(0, 1)),
@@ -28,11 +28,11 @@ LOSS = {
 def make_terms(config: ml_collections.ConfigDict, spec: DataSpec) -> Callable:
     """(outputs of a net, batch) -> {'main', 'aux_<head>'}: cross-entropy of the main and auxiliary heads."""
     rule, k = config.loss.class_weights, config.loss.weight_k
-    class_weights = losses.class_weights(*segmenter.class_pixels(config, spec), rule, k=k)
+    class_weights = losses.class_weights(*segmentation.class_pixels(config, spec), rule, k=k)
 
     def pixel_loss(logits, batch: Batch) -> Mean:
         logits = resize.bilinear(logits.astype(jnp.float32), batch['label'].shape[1:])
-        arguments = (logits, segmenter.train_label(batch['label'], config, spec), batch['weight'])
+        arguments = (logits, segmentation.train_label(batch['label'], config, spec), batch['weight'])
         if config.loss.name == 'ohem':
             threshold, kept = config.loss.ohem_threshold, config.loss.ohem_min_kept
             return losses.ohem_cross_entropy(
@@ -48,7 +48,7 @@ def make_terms(config: ml_collections.ConfigDict, spec: DataSpec) -> Callable:
     return terms
 
 
-def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmenter.Net) -> Callable:
+def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmentation.Net) -> Callable:
     """(params, model_state, batch, keys) -> (terms, model_state, {}), with the terms of `make_terms`."""
     terms = make_terms(config, spec)
 
@@ -107,7 +107,7 @@ def fresh_state(
     )
 
 
-def make_init(config: ml_collections.ConfigDict, net: segmenter.Net) -> Callable:
+def make_init(config: ml_collections.ConfigDict, net: segmentation.Net) -> Callable:
     """`Stage.init`: fresh parameters, statistics and optimiser."""
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:

@@ -8,11 +8,11 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from segjax import config as config_lib
-from segjax import monodepth
 from segjax.data.worlds import streets
 from segjax.models import pose as pose_nets
 from segjax.ops import images, warp
 from segjax.spec import ClassSpec, DataSpec
+from segjax.tasks import monodepth
 
 SIZE = (32, 64)
 SPEC = DataSpec(

@@ -9,11 +9,12 @@ import pytest
 from fakes import NUM_CLASSES, SPEC
 
 from segjax import config as config_lib
-from segjax import predict, segmenter
+from segjax import predict
 from segjax.core import optim
 from segjax.data import transforms
 from segjax.protocol import Mean, TrainState
 from segjax.spec import IGNORE
+from segjax.tasks import segmentation
 
 LABEL = np.array([[[0, 4, IGNORE], [1, IGNORE, IGNORE], [2, 3, 0]]])
 
@@ -26,18 +27,20 @@ def make_config(**data):
 
 def test_ignored_pixels_become_a_class_only_where_that_is_asked_for():
     void, plain = make_config(void_class=True), make_config()
-    np.testing.assert_array_equal(segmenter.train_label(LABEL, plain, SPEC), LABEL)
-    np.testing.assert_array_equal(segmenter.train_label(LABEL, void, SPEC), [[[0, 4, 5], [1, 5, 5], [2, 3, 0]]])
-    assert segmenter.num_outputs(plain, SPEC) == NUM_CLASSES and segmenter.num_outputs(void, SPEC) == NUM_CLASSES + 1
-    assert segmenter.class_pixels(plain, SPEC) == ((900, 500, 300, 200, 100), 100)
-    assert segmenter.class_pixels(void, SPEC) == ((900, 500, 300, 200, 100, 100), 0)
+    np.testing.assert_array_equal(segmentation.train_label(LABEL, plain, SPEC), LABEL)
+    np.testing.assert_array_equal(segmentation.train_label(LABEL, void, SPEC), [[[0, 4, 5], [1, 5, 5], [2, 3, 0]]])
+    assert (
+        segmentation.num_outputs(plain, SPEC) == NUM_CLASSES and segmentation.num_outputs(void, SPEC) == NUM_CLASSES + 1
+    )
+    assert segmentation.class_pixels(plain, SPEC) == ((900, 500, 300, 200, 100), 100)
+    assert segmentation.class_pixels(void, SPEC) == ((900, 500, 300, 200, 100, 100), 0)
 
 
 def test_padding_of_labels_is_no_void():
     batch = {'label': jnp.asarray(LABEL), 'label_size': jnp.array([[3, 2]])}
     expected = [[[0, 4, IGNORE], [1, 5, IGNORE], [2, 3, IGNORE]]]
-    np.testing.assert_array_equal(segmenter.eval_label(batch, make_config(void_class=True), SPEC), expected)
-    inside = segmenter.valid_pixels(batch['label_size'], batch['label'])
+    np.testing.assert_array_equal(segmentation.eval_label(batch, make_config(void_class=True), SPEC), expected)
+    inside = segmentation.valid_pixels(batch['label_size'], batch['label'])
     np.testing.assert_array_equal(inside, [[[True, True, False]] * 3])
 
 
@@ -51,14 +54,14 @@ def test_labels_as_input_lie_where_the_image_lies():
         'label_size': jnp.array([[4, 8]]),
         'size': jnp.array([[2, 4]]),
     }
-    moved = segmenter.label_of_image(batch, make_config(), SPEC)
+    moved = segmentation.label_of_image(batch, make_config(), SPEC)
     np.testing.assert_array_equal(moved, [[[0, 0, 1, 1], [2, 2, 3, 3], [IGNORE] * 4, [IGNORE] * 4]])
 
 
 def scores_of(config, prediction, label):
     """Through eval_step and finalize, for a net that predicts just that."""
-    outputs = segmenter.num_outputs(config, SPEC)
-    functions = segmenter.make_evaluation(config, SPEC, lambda state, image: jax.nn.one_hot(prediction, outputs))
+    outputs = segmentation.num_outputs(config, SPEC)
+    functions = segmentation.make_evaluation(config, SPEC, lambda state, image: jax.nn.one_hot(prediction, outputs))
     rows, height, width = label.shape
     size = jnp.full((rows, 2), jnp.array([height, width]))
     batch = {
@@ -127,9 +130,9 @@ def counted_at_image(prediction, batch, outputs):
 def test_scores_at_the_size_of_the_images_are_those_of_a_loop_over_their_pixels(void):
     config, batch = make_config(void_class=void, eval_size=(24, 40)), letterboxed_batch()
     config.evaluate.resolution = 'image'
-    outputs = segmenter.num_outputs(config, SPEC)
+    outputs = segmentation.num_outputs(config, SPEC)
     prediction = np.random.default_rng(6).integers(0, outputs, (4, 24, 40))
-    functions = segmenter.make_evaluation(config, SPEC, lambda state, image: jax.nn.one_hot(prediction, outputs))
+    functions = segmentation.make_evaluation(config, SPEC, lambda state, image: jax.nn.one_hot(prediction, outputs))
     metrics = jax.jit(functions['eval_step'])(None, batch, {})
     expected = counted_at_image(prediction, batch, outputs)
     np.testing.assert_array_equal(metrics['confusion'].sum[:outputs, :outputs], expected.sum(0))
@@ -163,7 +166,7 @@ def test_crops_change_nothing_for_a_net_of_single_pixels(resolution):
     for crop in ((), (16, 20)):
         config = make_config(eval_size=(24, 40))
         config_lib.update(config, evaluate=dict(resolution=resolution, crop=crop))
-        functions = segmenter.make_evaluation(config, SPEC, lambda state, image: class_probabilities_of(image))
+        functions = segmentation.make_evaluation(config, SPEC, lambda state, image: class_probabilities_of(image))
         matrices[crop] = np.asarray(jax.jit(functions['eval_step'])(None, batch, {})['confusion'].sum)
     whole, crops = matrices.values()
     assert whole.sum() == crops.sum()
@@ -186,7 +189,7 @@ def test_crops_decide_as_prediction_of_the_same_tiles_does():
     spec = dataclasses.replace(SPEC, max_size={'train': (44, 70), 'val': (44, 70)})
     plan = predict.make_plan(config, spec)
     assembly = predict.Assembly(None, original, plan, NUM_CLASSES)
-    functions = segmenter.make_evaluation(config, spec, infer)
+    functions = segmentation.make_evaluation(config, spec, infer)
     for place, pixels in assembly.cuttings():
         probabilities = functions['predict'](None, pixels[None])[0]
         assembly.add(place, np.moveaxis(np.asarray(probabilities), -1, 0))
@@ -218,8 +221,8 @@ def test_scores_say_that_they_are_of_the_size_of_the_labels():
 
 
 def test_pictures_of_void_are_black():
-    np.testing.assert_array_equal(segmenter.paint(jnp.array([[NUM_CLASSES, IGNORE]]), SPEC), np.zeros((1, 2, 3)))
-    np.testing.assert_array_equal(segmenter.paint(jnp.array([[1]]), SPEC)[0, 0], SPEC.classes.palette[1])
+    np.testing.assert_array_equal(segmentation.paint(jnp.array([[NUM_CLASSES, IGNORE]]), SPEC), np.zeros((1, 2, 3)))
+    np.testing.assert_array_equal(segmentation.paint(jnp.array([[1]]), SPEC)[0, 0], SPEC.classes.palette[1])
 
 
 def state_of(step, params, extra):
