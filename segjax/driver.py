@@ -28,9 +28,7 @@ from segjax import (
     logs,
     origin,
     pipelines,
-    report,
     same_run,
-    scores,
     stored,
 )
 from segjax import config as config_lib
@@ -40,6 +38,7 @@ from segjax.data import loader
 from segjax.errors import InputError
 from segjax.journal import Journal
 from segjax.protocol import Input, Mean, Scores, Stage, TrainState
+from segjax.report import page, scores
 from segjax.same_run import CONFIG, SPEC
 from segjax.spec import DataSpec
 
@@ -279,7 +278,7 @@ def _keeps_scores(folder: pathlib.Path) -> bool:
 
 def _write_report(run: Run) -> None:
     if parallel.is_main():
-        print(f'report: {report.write(run.workdir, run.spec)}', flush=True)
+        print(f'report: {page.write(run.workdir, run.spec)}', flush=True)
 
 
 @contextlib.contextmanager

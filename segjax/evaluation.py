@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
-from segjax import health, logs, report
+from segjax import health, logs
 from segjax.core import parallel
 from segjax.data import loader
 from segjax.protocol import Mean, Stage, TrainState
+from segjax.report import page
 
 
 def totals(
@@ -90,7 +91,7 @@ def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str
     board = logs.TensorBoard(folder / 'tensorboard', int(state.step))
     for group, indices in groups.items():
         entries = [_entry(run, inputs, source, index, float(score[index]), render, keys, state) for index in indices]
-        report.save_pictures(folder / 'pictures', group, entries)
+        page.save_pictures(folder / 'pictures', group, entries)
         for rank, entry in enumerate(entries):
             for panel, picture in entry['pictures'].items():
                 board.image(int(state.step), f'{group}_{rank}/{panel}', picture)

@@ -12,7 +12,7 @@ import numpy as np
 
 from segjax import logs
 from segjax.protocol import Mean, Scores
-from segjax.scores import flat_scalars
+from segjax.report.scores import flat_scalars
 
 
 class Window:

@@ -31,7 +31,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from segjax.core import text_files
 from segjax.errors import InputError
-from segjax.scores import to_json
+from segjax.report.scores import to_json
 
 # --- files ----------------------------------------------------------------------------------------------------
 

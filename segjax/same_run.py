@@ -16,7 +16,7 @@ from segjax import stored as stored_files
 from segjax.data.labels import load_class_file
 from segjax.errors import InputError
 from segjax.protocol import Scores, Stage
-from segjax.scores import MADE_BY
+from segjax.report.scores import MADE_BY
 from segjax.spec import ClassSpec, DataSpec, split_names
 
 CONFIG, SPEC = 'config.json', 'spec.json'  # files of a run folder

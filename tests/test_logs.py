@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segjax import logs, scores
+from segjax import logs
 from segjax.errors import InputError
+from segjax.report import scores
 
 CLASSES = ('road', 'traffic light', 'car')
 

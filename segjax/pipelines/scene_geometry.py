@@ -3,8 +3,8 @@
 Papadopoulos, Mademlis, Pitas: Semantic Image Segmentation Guided by Scene Geometry. And its rivals.
 
 Method, top to bottom. A depth net and a pose net are trained on video by view synthesis (stage `depth`,
-segjax/tasks/monodepth.py). The segmentation net is trained as any other (segjax/tasks/supervised.py), with one term more: L_h, which
-makes edges between classes cost e^-|dD|, little where the frozen depth net sees an edge (stage `segmentation`). At
+segjax/tasks/monodepth.py). The segmentation net is trained as any other (segjax/tasks/supervised.py), with one
+term more: L_h, which makes edges between classes cost e^-|dD|, little where the frozen depth net sees an edge (stage `segmentation`). At
 inference there is the segmentation net alone.
 
     config.geometry.depth = pretrained | multitask | none | alone      whose depth; alone: the stage `depth` is all

@@ -1,8 +1,8 @@
 """Supervised segmentation: one net, (weighted) cross-entropy. The baseline that every paper compares itself with.
 
 Method, top to bottom: the net predicts logits and, where it has them, logits of auxiliary heads; every head is resized
-to the label's size and pays a cross-entropy; one optimiser (segjax/tasks/supervised.py); evaluation resizes logits to each
-label's own size (segjax/tasks/segmentation.py).
+to the label's size and pays a cross-entropy; one optimiser (segjax/tasks/supervised.py); evaluation resizes logits
+to each label's own size (segjax/tasks/segmentation.py).
 """
 
 import jax.numpy as jnp

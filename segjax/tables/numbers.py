@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from segjax import driver
 from segjax import stored as stored_files
 from segjax.config import is_number
-from segjax.scores import flat_scalars
+from segjax.report.scores import flat_scalars
 from segjax.tables import starts
 from segjax.tables.cells import Cell, score_at
 from segjax.tables.claims import Comparison, compare, difference

@@ -1,6 +1,7 @@
 """table.html: the table as a page with charts."""
 
-from segjax import charts, web
+from segjax.report import charts, html
+from segjax.report.html import escape
 from segjax.tables.numbers import Measured, class_scores, problems
 from segjax.tables.runs import OPEN
 from segjax.tables.spec import Column, Row, Table
@@ -14,7 +15,6 @@ from segjax.tables.text import (
     speed_note,
     table_cells,
 )
-from segjax.web import escape
 
 NUM_COMPARED = 5  # rows whose classes are compared where the table names none
 
@@ -30,15 +30,15 @@ def page(measured: Measured) -> str:
     notes = '<br>'.join(map(escape, problems(measured)))
     body.append(f'<p class="note">{notes}</p>' if notes else '')
     body += [f'<p>{escape(line)}</p>' for line in headline_lines(measured)]
-    body.append(web.card('Table', web.table(*table_cells(measured, lambda text: f'<b>{text}</b>', escape))))
+    body.append(html.card('Table', html.table(*table_cells(measured, lambda text: f'<b>{text}</b>', escape))))
     body += [f'<p class="soft">{escape(text)}</p>' for text in (LEGEND, speed_note(measured)) if text]
     if measured.comparisons:
-        body.append(web.card('Orderings', web.table(*claim_cells(measured, escape))))
+        body.append(html.card('Orderings', html.table(*claim_cells(measured, escape))))
         body.append(f'<p class="soft">{escape(claims_legend(measured))}</p>')
     plots = ''.join(_dot_plot(measured, column) for column in table.columns)
     body.append(f'<h3>Rows</h3><div class="halves">{plots}</div>' if plots else '')
     body += [_classes(measured), _runs(measured)]
-    return web.page(table.title, body, charts.STYLE)
+    return html.page(table.title, body, charts.STYLE)
 
 
 def plot_name(table: Table, row: Row) -> str:
@@ -81,5 +81,5 @@ def _runs(measured: Measured) -> str:
             link = f'<a href="{escape(row.key)}/seed_{seed}/report.html">{state}</a>'
             line.append(link if found != OPEN else state)
         lines.append(line)
-    content = web.table(['row', *(f'seed {seed}' for seed in plan.seeds)], lines)
+    content = html.table(['row', *(f'seed {seed}' for seed in plan.seeds)], lines)
     return f'<details><summary>Runs</summary><div class="scroll">{content}</div></details>'

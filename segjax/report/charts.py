@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from segjax.web import escape
+from segjax.report.html import escape
 
 MAX_POINTS = 1500  # of a line: more than a chart has pixels
 MAX_MARKS = 120  # points with a hover title: each costs bytes

@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from segjax import charts, logs, report, scores, web
-from segjax.charts import Bars, Dot, Reference, Series
+from segjax import logs
+from segjax.report import charts, html, page, scores
+from segjax.report.charts import Bars, Dot, Reference, Series
 from segjax.spec import ClassSpec, DataSpec
 
 NAMES = ('road', 'traffic <light>', 'car', 'person & rider')
@@ -100,8 +101,8 @@ def make_stage(folder, steps: int = 12):
     metrics.close()
     timing.close()
     logs.write_json(folder / 'scores.json', SCORES)
-    report.save_pictures(folder / 'pictures', 'best', entries(2))
-    report.save_pictures(folder / 'pictures', 'worst', entries(2, seed=1))
+    page.save_pictures(folder / 'pictures', 'best', entries(2))
+    page.save_pictures(folder / 'pictures', 'worst', entries(2, seed=1))
 
 
 @pytest.fixture(scope='module')
@@ -123,7 +124,7 @@ def workdir(tmp_path, finished_run):
 
 
 def write(workdir, spec=None) -> tuple[str, Page]:
-    path = report.write(workdir, spec)
+    path = page.write(workdir, spec)
     assert path == workdir / 'report.html'
     text = path.read_text()
     return text, Page(text)
@@ -226,7 +227,7 @@ def test_stages_with_pictures_of_the_same_examples_stand_side_by_side(workdir, s
     _, page = write(workdir, spec)
     assert 'Side by side' not in page.words, 'nothing to compare yet'
     for seed, stage in enumerate(('segmentation', 'a_second')):
-        report.save_pictures(workdir / stage / 'pictures', 'same', entries(2, seed))
+        page.save_pictures(workdir / stage / 'pictures', 'same', entries(2, seed))
     text, page = write(workdir, spec)
     assert 'class="note"' not in text
     table = text[text.index('Side by side') : text.index('</table>', text.index('Side by side'))]
@@ -253,7 +254,7 @@ def test_pictures_of_different_examples_never_share_a_row(workdir, spec):
     logs.write_json(workdir / 'scores.json', {'segmentation': SCORES, 'a_second': SCORES})
     for stage, first in (('segmentation', 0), ('a_second', 1)):
         found = [{**entry, 'index': i} for i, entry in enumerate(entries(3)[first : first + 2])]
-        report.save_pictures(workdir / stage / 'pictures', 'same', found)
+        page.save_pictures(workdir / stage / 'pictures', 'same', found)
     text, _ = write(workdir, spec)
     part = text[text.index('Side by side') : text.index('id="stage-0"')]
     rows = [re.findall(r'<figcaption>(.*?)</figcaption>', row) for row in part.split('<div class="picture">')[1:]]
@@ -308,8 +309,8 @@ def test_pictures_are_kept_losslessly_and_replaced(tmp_path):
     given = entries(3)
     given[1]['score'] = float('nan')
     given[1]['pictures']['grey'] = np.arange(24, dtype=np.uint8).reshape(4, 6)
-    report.save_pictures(tmp_path, 'best', given)
-    report.save_pictures(tmp_path, 'worst', entries(1))
+    page.save_pictures(tmp_path, 'best', given)
+    page.save_pictures(tmp_path, 'worst', entries(1))
     assert sorted(f.name for f in tmp_path.iterdir()) == ['best_00', 'best_01', 'best_02', 'worst_00']
     stored = cv2.imread(str(tmp_path / 'best_00/truth.png'))[..., ::-1]
     np.testing.assert_array_equal(stored, given[0]['pictures']['truth'])
@@ -319,10 +320,10 @@ def test_pictures_are_kept_losslessly_and_replaced(tmp_path):
     assert info == {
         'index': 10, 'score': None, 'name': given[1]['name'], 'panels': ['image', 'prediction', 'truth', 'grey'],
     }  # fmt: skip
-    report.save_pictures(tmp_path, 'best', given[:1])
+    page.save_pictures(tmp_path, 'best', given[:1])
     assert sorted(f.name for f in tmp_path.iterdir()) == ['best_00', 'worst_00']
     with pytest.raises(TypeError, match='uint8'):
-        report.save_pictures(tmp_path, 'best', [{**given[0], 'pictures': {'image': np.zeros((2, 2, 3))}}])
+        page.save_pictures(tmp_path, 'best', [{**given[0], 'pictures': {'image': np.zeros((2, 2, 3))}}])
     assert (tmp_path / 'best_00/info.json').exists()  # a failed call leaves the old pictures
 
 
@@ -330,8 +331,8 @@ def test_pictures_are_kept_losslessly_and_replaced(tmp_path):
 def test_lines_of_pictures_are_of_equal_length(workdir, count, columns):
     given = entries(1)[0]
     pictures = {f'panel_{i}': given['pictures']['image'] for i in range(count)}
-    report.save_pictures(workdir / 'segmentation/pictures', 'best', [{**given, 'pictures': pictures}])
-    report.save_pictures(workdir / 'segmentation/pictures', 'worst', [])
+    page.save_pictures(workdir / 'segmentation/pictures', 'best', [{**given, 'pictures': pictures}])
+    page.save_pictures(workdir / 'segmentation/pictures', 'worst', [])
     assert re.findall(r'class="panels" style="--columns: (\d)"', write(workdir)[0]) == [str(columns)]
 
 
@@ -340,9 +341,9 @@ def test_large_label_maps_keep_their_colours_and_photos_become_small(tmp_path):
     photo = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (300, 2000, 3), np.uint8), (0, 0), 4)
     for name, picture in (('label', label), ('photo', photo)):
         (tmp_path / f'{name}.png').write_bytes(logs.encode_png(picture))
-    uri, colours = web.inline_picture(tmp_path / 'label.png')
+    uri, colours = html.inline_picture(tmp_path / 'label.png')
     assert uri.startswith('data:image/png') and colours == {r << 16 | g << 8 | b for r, g, b in PALETTE}
-    uri, colours = web.inline_picture(tmp_path / 'photo.png')
+    uri, colours = html.inline_picture(tmp_path / 'photo.png')
     assert uri.startswith('data:image/jpeg') and colours == set()
     assert len(uri) < 100_000
 

@@ -21,9 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segjax import charts, checkpoints, logs, web
-from segjax.charts import Reference, Series
-from segjax.scores import (
+from segjax import checkpoints, logs
+from segjax.report import charts, html
+from segjax.report.charts import Reference, Series
+from segjax.report.html import escape, label
+from segjax.report.scores import (
     PER_CLASS,
     ScoreParts,
     format_score,
@@ -34,7 +36,6 @@ from segjax.scores import (
     with_unit,
 )
 from segjax.spec import DataSpec
-from segjax.web import escape, label
 
 NUM_CARDS = 5  # scores shown large
 MAX_CHARTS = 60  # of a stage; the rest is in metrics.jsonl
@@ -178,7 +179,7 @@ def page(run: RunFiles) -> str:
             body.append(_safely(name, section, run, stage))
         body.append('</section>')
     body += [_safely('setup', _setup, run), _safely('configuration', _configuration, run)]
-    return web.page(title, body)
+    return html.page(title, body)
 
 
 def _safely(name: str, section: Callable[..., str], *args) -> str:
@@ -219,7 +220,7 @@ def _stage_list(run: RunFiles) -> str:
         first = next(((n, v) for n, v in values.items() if isinstance(v, (int, float))), None)
         score = f'{label(first[0])} {format_score(*first)}' if first else ''
         rows.append([f'<a href="#stage-{number}">{escape(stage.name)}</a>', f'{_last_step(stage):,d}', escape(score)])
-    return web.card('Stages', web.table(['stage', 'steps', 'score'], rows))
+    return html.card('Stages', html.table(['stage', 'steps', 'score'], rows))
 
 
 def _side_by_side(run: RunFiles) -> str:
@@ -235,7 +236,7 @@ def _side_by_side(run: RunFiles) -> str:
         [escape(label(n)), *(escape(format_score(n, values[s.name][n])) if n in values[s.name] else '' for s in stages)]
         for n in names
     ]
-    out = [web.card('Side by side', web.table(['score', *(escape(s.name) for s in stages)], rows))]
+    out = [html.card('Side by side', html.table(['score', *(escape(s.name) for s in stages)], rows))]
     for example in dict.fromkeys(example for stage in stages for example in shown[stage.name]):
         found = [(stage.name, shown[stage.name][example]) for stage in stages if example in shown[stage.name]]
         out.append(f'<div class="picture"><h4>{escape(found[0][1][2]["name"])}</h4>')
@@ -267,7 +268,7 @@ def _figure(path: pathlib.Path, alt: str, panel: str) -> tuple[str, set[int]]:
     """(markup, colours of the picture if it has few); nothing where there is no file."""
     if not path.exists():
         return '', set()
-    uri, colours = web.inline_picture(path)
+    uri, colours = html.inline_picture(path)
     caption = escape(label(panel))
     return f'<figure><img src="{uri}" alt="{escape(alt)}"><figcaption>{caption}</figcaption></figure>', colours
 
@@ -296,7 +297,7 @@ def _scores(run: RunFiles, stage: StageFiles) -> str:
     rest = list(numbers.items())[NUM_CARDS:]
     if rest:
         heads = ['score', 'this run', *map(label, parts.baselines)]
-        out.append(web.card('More scores', web.table(heads, [_score_row(n, v, parts.baselines) for n, v in rest])))
+        out.append(html.card('More scores', html.table(heads, [_score_row(n, v, parts.baselines) for n, v in rest])))
     return ''.join(out) + _nested_scores('', parts)
 
 
@@ -307,7 +308,7 @@ def _nested_scores(prefix: str, parts: ScoreParts) -> str:
         if prefix or name != PER_CLASS:  # which has a place of its own
             columns = table_columns(table)
             rows = [[escape(row), *(escape(cells[i]) for _, cells in columns)] for i, row in enumerate(table)]
-            out.append(web.card(prefix + label(name), web.table(['', *(heading for heading, _ in columns)], rows)))
+            out.append(html.card(prefix + label(name), html.table(['', *(heading for heading, _ in columns)], rows)))
     if parts.curves:
         out.append('<div class="charts">' + ''.join(_score_curve(n, c) for n, c in parts.curves.items()) + '</div>')
     histograms = {name: section for name, section in parts.sections.items() if _is_histogram(section)}
@@ -320,7 +321,7 @@ def _nested_scores(prefix: str, parts: ScoreParts) -> str:
         inner = split_scores(section)
         rows = [_score_row(n, v, inner.baselines) for n, v in inner.values.items()]
         if rows:
-            out.append(web.card(prefix + label(name), web.table(['score', 'value', *inner.baselines], rows)))
+            out.append(html.card(prefix + label(name), html.table(['score', 'value', *inner.baselines], rows)))
         out.append(_nested_scores(f'{prefix}{label(name)} / ', inner))
     return ''.join(out)
 
@@ -394,10 +395,10 @@ def _classes(run: RunFiles, stage: StageFiles) -> str:
     for i, (name, row) in enumerate(table.items()):
         value = row.get(leading)
         bar = '' if value is None else charts.meter(value)
-        head = (web.swatch(palette[name]) if name in palette else '') + escape(name)
+        head = (html.swatch(palette[name]) if name in palette else '') + escape(name)
         rows.append((value, [head, bar, *(escape(cells[i]) for _, cells in columns)]))
     rows.sort(key=lambda r: -1.0 if r[0] is None else r[0], reverse=True)
-    content = web.table([PER_CLASS, '', *(heading for heading, _ in columns)], [cells for _, cells in rows], 'bars')
+    content = html.table([PER_CLASS, '', *(heading for heading, _ in columns)], [cells for _, cells in rows], 'bars')
     return f'<h3>Classes, by {escape(leading)}</h3><div class="card scroll tall">{content}</div>'
 
 
@@ -423,7 +424,7 @@ def _confusion(run: RunFiles, stage: StageFiles) -> str:
     for negative, i, j in pairs:
         share = 100 * -negative / sum(parts.confusion[i])
         rows.append([f'{escape(names[i])} &rarr; {escape(names[j])}', f'{share:.1f}'])
-    listing = web.table(['most pixels: truth → said', '% of truth'], rows) if rows else ''
+    listing = html.table(['most pixels: truth → said', '% of truth'], rows) if rows else ''
     return (
         '<h3>Confusion matrix</h3><p class="soft">A row is a true class; its cells say, in per cent, what it was taken '
         f'for. Colour grows with the square root of the share. Hover for counts.{told}</p><div class="split">'
@@ -482,7 +483,7 @@ def _pictures(run: RunFiles, stage: StageFiles) -> str:
         caption = escape(info['name']) + ('' if score is None else f' <span class="soft">score {score:.3f}</span>')
         groups.setdefault(group, []).append(f'<div class="picture"><h4>{caption}</h4>{panels}</div>')
     present = [
-        f'<li>{web.swatch(colour)}{escape(name)}</li>'
+        f'<li>{html.swatch(colour)}{escape(name)}</li>'
         for name, colour in _palette(run.spec).items()
         if colour[0] << 16 | colour[1] << 8 | colour[2] in seen
     ]
@@ -528,7 +529,7 @@ def _speed(run: RunFiles, stage: StageFiles) -> str:
     series = [Series('images/s', [line['step'] for line in timed], speeds, 's2')]
     return (
         f'<h3>Speed</h3><p class="soft">{escape(logs.TIMING_INCLUDES)}</p><div class="halves">'
-        f'<div class="card scroll">{web.table(["", ""], rows)}</div>'
+        f'<div class="card scroll">{html.table(["", ""], rows)}</div>'
         f'{charts.line_chart("images per second", series, width=480)}</div>'
     )
 
@@ -552,11 +553,11 @@ def _setup(run: RunFiles) -> str:
             labelled = run.spec.split(split).num_labelled
             of_them = '' if labelled == count else f', {labelled:,d} of them labelled'
             rows.append([escape(split), f'{count:,d} examples{of_them}, up to {height}x{width}'])
-        cards.append(f'<div><h3>Data</h3><div class="card scroll">{web.table(["data set", ""], rows)}</div></div>')
+        cards.append(f'<div><h3>Data</h3><div class="card scroll">{html.table(["data set", ""], rows)}</div></div>')
     if run.environment:
         rows = [[escape(k), escape(v)] for k, v in run.environment.items()]
         cards.append(
-            f'<div><h3>Machine and versions</h3><div class="card scroll">{web.table(["", ""], rows)}</div></div>'
+            f'<div><h3>Machine and versions</h3><div class="card scroll">{html.table(["", ""], rows)}</div></div>'
         )
     return f'<div class="halves">{"".join(cards)}</div>' if cards else ''
 
