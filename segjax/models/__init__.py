@@ -12,13 +12,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models import registry
-from segjax.models.bisenet import BiSeNet
-from segjax.models.deeplab import DeepLabLargeFOV, DeepLabV2
-from segjax.models.deeplab_v3plus import DeepLabV3Plus
-from segjax.models.depth import DepthAndSegmentation
-from segjax.models.erfnet import ERFNet
-from segjax.models.fcn import FCN
-from segjax.models.pspnet import PSPNet
+from segjax.models.depth_.nets import DepthAndSegmentation
+from segjax.models.segmentation.bisenet import BiSeNet
+from segjax.models.segmentation.deeplab import DeepLabLargeFOV, DeepLabV2
+from segjax.models.segmentation.deeplab_v3plus import DeepLabV3Plus
+from segjax.models.segmentation.erfnet import ERFNet
+from segjax.models.segmentation.fcn import FCN
+from segjax.models.segmentation.pspnet import PSPNet
 
 REGISTRY = {
     'bisenet': BiSeNet,

@@ -40,7 +40,7 @@ from segjax.losses import adversarial
 from segjax.losses import image as image_losses
 from segjax.losses import segmentation as losses
 from segjax.metrics import image as image_metrics
-from segjax.models import patchgan
+from segjax.models.generators import patchgan
 from segjax.ops import image_pool, images, noise, residual, resize
 from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, Stage, TrainState
 from segjax.spec import DataSpec

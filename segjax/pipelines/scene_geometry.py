@@ -32,7 +32,7 @@ from segjax.config import OPTIM, Field, above, at_least, one_of
 from segjax.core import optim, rng
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
-from segjax.models.depth import PYRAMIDS, DepthDecoder, decoder_channels, pyramid, sigmoid_to_depth
+from segjax.models.depth_.nets import PYRAMIDS, DepthDecoder, decoder_channels, pyramid, sigmoid_to_depth
 from segjax.ops import images, resize
 from segjax.protocol import Array, Batch, Input, Keys, Mean, PRNGKey, Stage, TrainState
 from segjax.spec import DataSpec

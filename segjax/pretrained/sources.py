@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from segjax.errors import InputError, unknown_name
-from segjax.models.vgg import STAGES
+from segjax.models.backbones.vgg import STAGES
 
 NOTHING = r'(?!)'  # a pattern that matches nothing
 

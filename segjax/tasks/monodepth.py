@@ -20,8 +20,8 @@ from segjax.errors import InputError
 from segjax.losses import geometry as losses
 from segjax.metrics import confusion
 from segjax.metrics import depth as metrics_of_depth
-from segjax.models import depth as depth_nets
-from segjax.models import pose as pose_nets
+from segjax.models.depth_ import nets as depth_nets
+from segjax.models.depth_ import pose as pose_nets
 from segjax.ops import images, resize, warp
 from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, TrainState
 from segjax.spec import DataSpec

@@ -12,8 +12,8 @@ from segjax.core import optim
 from segjax.errors import InputError
 from segjax.models import dilated
 from segjax.models.dilated import LearnedDilationConv, RoundingError
-from segjax.models.erfnet import ERFNet
 from segjax.models.layers import Conv
+from segjax.models.segmentation.erfnet import ERFNet
 from segjax.protocol import TrainState
 
 

@@ -43,16 +43,16 @@ from torch.nn import functional as F  # noqa: E402, N812
 
 from segjax import models, pretrained  # noqa: E402
 from segjax.errors import InputError  # noqa: E402
-from segjax.models import resnet as ours  # noqa: E402
-from segjax.models import xception as our_xception  # noqa: E402
-from segjax.models.bisenet import BiSeNet  # noqa: E402
-from segjax.models.deeplab import DeepLabLargeFOV, DeepLabV2  # noqa: E402
-from segjax.models.deeplab_v3plus import DeepLabV3Plus  # noqa: E402
-from segjax.models.efficientnet import VARIANTS, EfficientNet  # noqa: E402
-from segjax.models.fcn import FCN  # noqa: E402
+from segjax.models.backbones import resnet as ours  # noqa: E402
+from segjax.models.backbones import xception as our_xception  # noqa: E402
+from segjax.models.backbones.efficientnet import VARIANTS, EfficientNet  # noqa: E402
+from segjax.models.backbones.vgg import STAGES  # noqa: E402
 from segjax.models.layers import batch_norm  # noqa: E402
-from segjax.models.pspnet import PSPNet  # noqa: E402
-from segjax.models.vgg import STAGES  # noqa: E402
+from segjax.models.segmentation.bisenet import BiSeNet  # noqa: E402
+from segjax.models.segmentation.deeplab import DeepLabLargeFOV, DeepLabV2  # noqa: E402
+from segjax.models.segmentation.deeplab_v3plus import DeepLabV3Plus  # noqa: E402
+from segjax.models.segmentation.fcn import FCN  # noqa: E402
+from segjax.models.segmentation.pspnet import PSPNet  # noqa: E402
 from segjax.pretrained.convert import places  # noqa: E402
 
 LEAVES = {

@@ -18,8 +18,8 @@ from segjax.core import parallel, rng
 from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.models import dilated
-from segjax.models.deeplab import DeepLabLargeFOV
 from segjax.models.layers import Conv
+from segjax.models.segmentation.deeplab import DeepLabLargeFOV
 from segjax.ops import resize
 from segjax.pipelines import learned_dilation
 from segjax.protocol import TrainState

@@ -18,7 +18,7 @@ from segjax import config_file, driver, health, models, origin, pipelines
 from segjax.core import parallel, rng
 from segjax.data import labels
 from segjax.errors import InputError
-from segjax.models.erfnet import ERFNet
+from segjax.models.segmentation.erfnet import ERFNet
 from segjax.ops import noise
 from segjax.pipelines import noise_cyclegan
 from segjax.tables import plan, spec

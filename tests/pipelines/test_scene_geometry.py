@@ -16,8 +16,8 @@ from segjax.core import optim, parallel, rng
 from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
-from segjax.models import depth as depth_nets
-from segjax.models import pose as pose_nets
+from segjax.models.depth_ import nets as depth_nets
+from segjax.models.depth_ import pose as pose_nets
 from segjax.pipelines import scene_geometry
 from segjax.tables import plan
 from segjax.tasks import monodepth

@@ -10,7 +10,7 @@ import pytest
 from segjax import models, pretrained
 from segjax.core.trees import named_leaves
 from segjax.errors import InputError
-from segjax.models.efficientnet import EfficientNet
+from segjax.models.backbones.efficientnet import EfficientNet
 from segjax.ops import images
 from segjax.pretrained.sources import SOURCES
 

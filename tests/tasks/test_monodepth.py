@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from segjax import config as config_lib
 from segjax.data.worlds import streets
-from segjax.models import pose as pose_nets
+from segjax.models.depth_ import pose as pose_nets
 from segjax.ops import images, warp
 from segjax.spec import ClassSpec, DataSpec
 from segjax.tasks import monodepth

@@ -15,8 +15,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError, unknown_name
+from segjax.models.backbones.resnet import make_resnet
 from segjax.models.layers import Conv, ConvNorm, batch_norm, scaled
-from segjax.models.resnet import make_resnet
 from segjax.ops import resize
 from segjax.ops.pool import adaptive_average_pool
 

@@ -14,9 +14,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError
+from segjax.models.backbones.resnet import make_resnet
+from segjax.models.backbones.vgg import VGG16
 from segjax.models.layers import Conv, batch_norm, he_fan_out, normal, scaled
-from segjax.models.resnet import make_resnet
-from segjax.models.vgg import VGG16
 from segjax.ops import resize
 
 OUTPUT_STRIDE = 8

@@ -30,8 +30,8 @@ from jax import lax
 
 from segjax.errors import InputError, unknown_name
 from segjax.models import registry
+from segjax.models.backbones.resnet import make_resnet
 from segjax.models.layers import Conv, ConvTranspose, batch_norm, scaled, uniform_fan
-from segjax.models.resnet import make_resnet
 from segjax.ops import images, resize
 from segjax.ops.gradients import scale_gradient
 

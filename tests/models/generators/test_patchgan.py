@@ -7,7 +7,7 @@ import pytest
 from scipy import signal
 
 from segjax.errors import InputError
-from segjax.models.patchgan import PatchGAN, instance_norm, output_size, receptive_field
+from segjax.models.generators.patchgan import PatchGAN, instance_norm, output_size, receptive_field
 
 
 def normal(*shape, seed=0):

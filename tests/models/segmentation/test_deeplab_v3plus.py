@@ -11,10 +11,10 @@ from flax.traverse_util import flatten_dict
 from nets import count, random_variables, shapes_of
 
 from segjax.errors import InputError
-from segjax.models import xception
-from segjax.models.deeplab_v3plus import DeepLabV3Plus, DensePredictionCell
+from segjax.models.backbones import xception
+from segjax.models.backbones.xception import SeparableConv, Xception
 from segjax.models.layers import Conv, ConvNorm, DepthwiseConv, batch_norm
-from segjax.models.xception import SeparableConv, Xception
+from segjax.models.segmentation.deeplab_v3plus import DeepLabV3Plus, DensePredictionCell
 
 
 class Backbone(nn.Module):

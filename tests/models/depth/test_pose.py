@@ -12,8 +12,8 @@ from nets import count, random_variables
 from scipy import signal, special
 
 from segjax.errors import InputError
-from segjax.models import pose as pose_lib
-from segjax.models.pose import POSE_NETS, PoseCNN, PoseExpNet, PoseResNet, build_pose, pose_schema
+from segjax.models.depth_ import pose as pose_lib
+from segjax.models.depth_.pose import POSE_NETS, PoseCNN, PoseExpNet, PoseResNet, build_pose, pose_schema
 
 KEY = jax.random.key(0)
 BEFORE_AND_AFTER = (True, False)

@@ -8,8 +8,8 @@ from flax.traverse_util import flatten_dict
 from nets import random_variables, shapes_of
 
 from segjax.errors import InputError
-from segjax.models import fcn
 from segjax.models.layers import Conv
+from segjax.models.segmentation import fcn
 
 
 class Grid:

@@ -30,9 +30,9 @@ import jax.numpy as jnp
 
 from segjax.errors import InputError
 from segjax.models import registry
-from segjax.models.depth import normalize_monodepth2, sfmlearner_layers
+from segjax.models.backbones.resnet import make_resnet
+from segjax.models.depth_.nets import normalize_monodepth2, sfmlearner_layers
 from segjax.models.layers import Conv, batch_norm, scaled
-from segjax.models.resnet import make_resnet
 
 # Channels and side of the kernel of the convolutions, each of stride 2 with a ReLU. The masks branch off after five.
 TRUNK = ((16, 7), (32, 5), (64, 3), (128, 3), (256, 3), (256, 3), (256, 3))

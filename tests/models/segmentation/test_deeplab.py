@@ -9,8 +9,8 @@ from flax.traverse_util import flatten_dict
 from nets import random_variables, shapes_of
 
 from segjax.errors import InputError
-from segjax.models.deeplab import ASPP, DeepLabLargeFOV, DeepLabV2
 from segjax.models.layers import Conv
+from segjax.models.segmentation.deeplab import ASPP, DeepLabLargeFOV, DeepLabV2
 from segjax.ops import resize
 
 IMAGE = np.random.default_rng(0).standard_normal((1, 33, 40, 3)).astype(np.float32)

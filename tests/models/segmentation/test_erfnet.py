@@ -16,8 +16,8 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from segjax.errors import InputError
-from segjax.models.erfnet import DownBlock, ERFNet, NonBottleneck1D, UpBlock
 from segjax.models.layers import Conv, ConvTranspose
+from segjax.models.segmentation.erfnet import DownBlock, ERFNet, NonBottleneck1D, UpBlock
 
 IMAGE = np.random.default_rng(0).uniform(size=(8, 16, 24, 3)).astype(np.float32)
 

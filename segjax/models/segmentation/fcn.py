@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError
+from segjax.models.backbones.vgg import VGG16
 from segjax.models.layers import Conv, he_fan_out, scaled
-from segjax.models.vgg import VGG16
 from segjax.ops import resize
 
 # Where the map of an output stride begins on the map it is added to, and of the last one, on the image: what 100 pixels

@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError
+from segjax.models.backbones.resnet import make_resnet
 from segjax.models.layers import Conv, batch_norm, scaled
-from segjax.models.resnet import make_resnet
 from segjax.ops import resize
 from segjax.ops.pool import adaptive_average_pool
 

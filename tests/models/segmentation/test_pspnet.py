@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from segjax.errors import InputError
 from segjax.models.layers import Conv, batch_norm
-from segjax.models.pspnet import PSPNet, PyramidPooling
+from segjax.models.segmentation.pspnet import PSPNet, PyramidPooling
 
 
 def test_pyramid_is_the_input_beside_its_enlarged_means():

@@ -12,8 +12,8 @@ import pytest
 from nets import count, random_variables, shapes_of
 
 from segjax.errors import InputError
-from segjax.models import efficientnet
-from segjax.models.efficientnet import EfficientNet, MBConv, Scaling, drop_connect, rounded
+from segjax.models.backbones import efficientnet
+from segjax.models.backbones.efficientnet import EfficientNet, MBConv, Scaling, drop_connect, rounded
 from segjax.models.layers import Conv, DepthwiseConv, batch_norm
 from segjax.ops.conv import conv2d
 

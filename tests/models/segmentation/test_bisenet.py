@@ -8,8 +8,8 @@ from flax.traverse_util import flatten_dict
 from nets import random_variables, shapes_of
 
 from segjax.errors import InputError
-from segjax.models.bisenet import AttentionRefinement, BiSeNet, FeatureFusion
 from segjax.models.layers import Conv, ConvNorm, batch_norm
+from segjax.models.segmentation.bisenet import AttentionRefinement, BiSeNet, FeatureFusion
 
 LAYERS = dict(conv=Conv, norm=batch_norm(False))
 CONV_NORM = functools.partial(ConvNorm, **LAYERS)

@@ -13,8 +13,8 @@ from nets import count, random_variables, shapes_of
 
 from segjax import models
 from segjax.errors import InputError
-from segjax.models import depth as depth_lib
-from segjax.models.depth import (
+from segjax.models.depth_ import nets as depth_lib
+from segjax.models.depth_.nets import (
     DEPTH_NETS,
     PYRAMIDS,
     DepthAndSegmentation,

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from nets import count, random_variables, shapes_of
 
 from segjax.errors import InputError
-from segjax.models import resnet
+from segjax.models.backbones import resnet
 from segjax.models.layers import Conv, batch_norm
 
 IMAGE = np.random.default_rng(0).uniform(-1, 1, (1, 33, 40, 3)).astype(np.float32)

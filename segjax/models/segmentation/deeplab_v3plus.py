@@ -15,9 +15,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError, unknown_name
+from segjax.models.backbones.resnet import ResNet, make_resnet
+from segjax.models.backbones.xception import SeparableConv, Xception
 from segjax.models.layers import Conv, ConvNorm, DepthwiseConv, batch_norm, scaled
-from segjax.models.resnet import ResNet, make_resnet
-from segjax.models.xception import SeparableConv, Xception
 from segjax.ops import resize
 from segjax.ops.pool import adaptive_average_pool
 
