@@ -116,10 +116,10 @@ def test_every_documented_value_of_an_argument_makes_stages(experiment):
 
 def test_every_net_may_be_chosen_by_argument():
     names = [value for name, value in documented(REPOSITORY / 'configs/supervised.py') if name == 'model']
-    assert sorted(names) == sorted(models.REGISTRY)
+    assert sorted(names) == sorted(models.NETS['segmentation'])
 
 
-@pytest.mark.parametrize('net', sorted(models.REGISTRY))
+@pytest.mark.parametrize('net', sorted(models.NETS['segmentation']))
 def test_every_net_takes_the_steps_of_the_smallest_variant(net):
     config = config_file.load(f'{REPOSITORY}/configs/supervised.py:smoke,model={net}')
     data = types.SimpleNamespace(spec=spec_of(config), open_input=lambda inputs: range(10))
@@ -184,7 +184,7 @@ def test_full_size_steps_have_the_shapes_of_their_state(experiment):
 
 def segmenter_of(name, **arguments):
     """Returns the shapes of the parameters of a segmentation net, as its optimiser gets them."""
-    net = models.build(name, num_classes=3, dtype='float32', axis_name=None, **arguments)
+    net = models.build('segmentation', name, num_classes=3, dtype='float32', axis_name=None, **arguments)
     image = jax.ShapeDtypeStruct((1, 64, 128, 3), np.float32)
     variables = jax.eval_shape(lambda key: net.lazy_init(key, image, train=False), jax.random.key(0))
     return {'segmenter': variables['params']}

@@ -88,7 +88,9 @@ def test_the_parameter_count_is_that_of_the_net():
     from segjax import models
 
     count, classes = re.search(r'ERFNet \(([\d,]+) parameters at (\d+) classes', README).groups()
-    model = models.build('erfnet', num_classes=int(classes), dtype='float32', axis_name=None, encoder_head=True)
+    model = models.build(
+        'segmentation', 'erfnet', num_classes=int(classes), dtype='float32', axis_name=None, encoder_head=True
+    )
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 128, 3)), train=False))
     assert sum(x.size for x in jax.tree.leaves(shapes['params'])) == int(count.replace(',', ''))
 

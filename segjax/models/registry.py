@@ -1,47 +1,109 @@
-"""Tables of nets, {name: class of a linen module}: what a config may say of one, and how it is made."""
+"""All nets by kind and name: builds them, and lists what a config may set.
+
+Every net is a linen module. The pipeline sets the fields of `GIVEN`. A config may set all fields
+whose default is a number, a bool, a string or a tuple. Initialisers and layers come from code.
+
+    kind            call                           result
+    segmentation    net(image, train)              {'logits': [B, H, W, num_classes] float32}
+    depth           net(image, train)              {'disparity': [full size, half, ...]}
+    pose            net(target, sources, train)    {'motion': [B, sources, 6]}
+
+Auxiliary heads of a segmentation net are under 'aux': {head: [B, h, w, num_classes]}. With a field
+`taps`, the net returns the named tensors of its backbone under 'features': {tap: [B, h, w, C]}.
+"""
 
 import dataclasses
-from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from segjax.errors import unknown_name
+from segjax.models.depth.depth_and_segmentation import DepthAndSegmentation
+from segjax.models.depth.dispnet import DispNet
+from segjax.models.depth.monodepth2 import Monodepth2
+from segjax.models.depth.pose import PoseCNN, PoseExpNet, PoseResNet
+from segjax.models.segmentation.bisenet import BiSeNet
+from segjax.models.segmentation.deeplab import DeepLabLargeFOV, DeepLabV2
+from segjax.models.segmentation.deeplab_v3plus import DeepLabV3Plus
+from segjax.models.segmentation.erfnet import ERFNet
+from segjax.models.segmentation.fcn import FCN
+from segjax.models.segmentation.pspnet import PSPNet
 
-Nets = Mapping[str, type[nn.Module]]
+NETS: dict[str, dict[str, type[nn.Module]]] = {
+    'segmentation': {
+        'bisenet': BiSeNet,
+        'deeplab_largefov': DeepLabLargeFOV,
+        'deeplab_v2': DeepLabV2,
+        'deeplab_v3plus': DeepLabV3Plus,
+        'depth_and_segmentation': DepthAndSegmentation,
+        'erfnet': ERFNet,
+        'fcn': FCN,
+        'pspnet': PSPNet,
+    },
+    'depth': {
+        'dispnet': DispNet,
+        'monodepth2': Monodepth2,
+    },
+    'pose': {
+        'pose_cnn': PoseCNN,
+        'pose_exp_net': PoseExpNet,
+        'pose_resnet': PoseResNet,
+    },
+}
+
+GIVEN = {
+    'segmentation': ('num_classes', 'dtype', 'axis_name'),
+    'depth': ('dtype', 'axis_name'),
+    'pose': ('earlier', 'dtype', 'axis_name'),
+}
+"""Fields that the pipeline sets, by kind.
+
+num_classes: channels of the logits.
+dtype: of activations, e.g. 'bfloat16'. Parameters stay float32.
+axis_name: mapped axis over which batch statistics are summed. None uses the statistics of the device.
+earlier: for each source frame, whether it precedes the target, e.g. (True, False) for frames (-1, 1).
+"""
 
 
-def schema(nets: Nets, kind: str, name: str, given: Collection[str]) -> dict[str, Any]:
-    """{argument: default} of what a config may set: fields whose default is a number, a bool, a str or a tuple.
+def schema(kind: str, name: str) -> dict[str, Any]:
+    """Returns {field: default} of the fields that a config may set.
 
     Args:
-      nets: the table.
-      kind: what its nets are, for errors.
-      name: of the net.
-      given: fields that the pipeline sets.
+      kind: a key of NETS.
+      name: a key of NETS[kind].
 
     Raises:
-      InputError: unknown name, with the nearest one that exists.
+      InputError: unknown name, with the nearest name that exists.
     """
-    fields = _arguments(nets, kind, name, given)
+    fields = _arguments(kind, name)
     return {key: default for key, default in fields.items() if isinstance(default, bool | int | float | str | tuple)}
 
 
-def build(nets: Nets, kind: str, name: str, given: Mapping[str, Any], args: Mapping[str, Any]) -> nn.Module:
-    """The net called `name`, with the fields that the pipeline gives and those of `args`.
+def build(kind: str, name: str, **fields: Any) -> nn.Module:
+    """Returns a net.
+
+    Args:
+      kind: a key of NETS.
+      name: a key of NETS[kind].
+      **fields: those of GIVEN[kind], and fields that differ from their defaults.
 
     Raises:
-      InputError: unknown name or argument, with the nearest one that exists.
+      InputError: unknown name or field, with the nearest name that exists.
     """
-    known = _arguments(nets, kind, name, given)
-    for key in args:
-        if key not in known:
-            raise unknown_name(f'argument of {kind} {name!r}', key, known)
-    return nets[name](**given, **args)
+    known = _arguments(kind, name)
+    for key in fields:
+        if key not in known and key not in GIVEN[kind]:
+            raise unknown_name(f'argument of {kind} net {name!r}', key, known)
+    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    fields['dtype'] = jnp.dtype(fields['dtype'])
+    return NETS[kind][name](**fields)
 
 
-def _arguments(nets: Nets, kind: str, name: str, given: Collection[str]) -> dict[str, Any]:
+def _arguments(kind: str, name: str) -> dict[str, Any]:
+    """Returns {field: default} of the fields that the pipeline does not set."""
+    nets = NETS[kind]
     if name not in nets:
-        raise unknown_name(kind, name, nets)
-    hidden = {*given, 'parent', 'name'}
+        raise unknown_name(f'{kind} net', name, nets)
+    hidden = {*GIVEN[kind], 'parent', 'name'}
     return {f.name: f.default for f in dataclasses.fields(nets[name]) if f.name not in hidden}

@@ -205,7 +205,7 @@ def make_plan(config: ml_collections.ConfigDict, num_outputs: int) -> Plan:
       InputError: a net without dilated convolutions, a pattern that matches none of them, a range or a start that is
         impossible.
     """
-    able = [name for name, net in models.REGISTRY.items() if 'dilated_conv' in _fields(net)]
+    able = [name for name, net in models.NETS['segmentation'].items() if 'dilated_conv' in _fields(net)]
     if config.model.name not in able:
         expected = 'a net whose dilated convolutions can be exchanged: ' + ', '.join(able)
         raise InputError('config.model.name', got=repr(config.model.name), expected=expected)
@@ -219,7 +219,7 @@ def make_plan(config: ml_collections.ConfigDict, num_outputs: int) -> Plan:
     chosen = dict(forms=config.dilation.forms, gate=config.dilation.gate)
     hook = functools.partial(DilatedConv, layers=layers, **chosen)
     hooks = {'dilated_conv': hook}
-    if 'logit_stride' in _fields(models.REGISTRY[config.model.name]):
+    if 'logit_stride' in _fields(models.NETS['segmentation'][config.model.name]):
         hooks['logit_stride'] = config.loss.label_stride
     model = ml_collections.ConfigDict({**config.model, **hooks})
     net = segmentation.make_net(model, num_outputs, config.train.dtype, prepare)
@@ -244,6 +244,7 @@ def survey(
 
     args = {key: value for key, value in config.model.items() if key != 'name'}
     net = models.build(
+        'segmentation',
         config.model.name,
         num_classes=num_outputs,
         dtype=config.train.dtype,

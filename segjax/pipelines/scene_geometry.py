@@ -4,8 +4,8 @@ Papadopoulos, Mademlis, Pitas: Semantic Image Segmentation Guided by Scene Geome
 
 Method, top to bottom. A depth net and a pose net are trained on video by view synthesis (stage `depth`,
 segjax/tasks/monodepth.py). The segmentation net is trained as any other (segjax/tasks/supervised.py), with one
-term more: L_h, which makes edges between classes cost e^-|dD|, little where the frozen depth net sees an edge (stage `segmentation`). At
-inference there is the segmentation net alone.
+term more: L_h, which makes edges between classes cost e^-|dD|, little where the frozen depth net sees an
+edge (stage `segmentation`). At inference there is the segmentation net alone.
 
     config.geometry.depth = pretrained | multitask | none | alone      whose depth; alone: the stage `depth` is all
                             | truth      the stage `pose` is all: the pose net on the true depth
@@ -32,7 +32,7 @@ from segjax.config import OPTIM, Field, above, at_least, one_of
 from segjax.core import optim, rng
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
-from segjax.models.depth_.nets import PYRAMIDS, DepthDecoder, decoder_channels, pyramid, sigmoid_to_depth
+from segjax.models.depth.decoder import PYRAMIDS, DepthDecoder, decoder_channels, pyramid, sigmoid_to_depth
 from segjax.ops import images, resize
 from segjax.protocol import Array, Batch, Input, Keys, Mean, PRNGKey, Stage, TrainState
 from segjax.spec import DataSpec
@@ -101,7 +101,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     if config.model.name == OWN_DEPTH:
         return
     if geometry.depth == 'multitask' and 'stem' not in config.model:
-        able = [name for name in models.REGISTRY if {'stem', 'taps'} <= set(models.schema(name))]
+        able = [
+            name for name in models.NETS['segmentation'] if {'stem', 'taps'} <= set(models.schema('segmentation', name))
+        ]
         expected = f'a net on a ResNet whose features a depth decoder can share: {", ".join([*able, OWN_DEPTH])}'
         raise InputError('config.model.name', got=repr(config.model.name), expected=expected)
 

@@ -14,14 +14,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from segjax import models
 from segjax.config import Choice, Field, argument_of_net, at_least, between, is_number, is_whole, one_of
 from segjax.core import parallel
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
 from segjax.metrics import confusion
 from segjax.metrics import depth as metrics_of_depth
-from segjax.models.depth_ import nets as depth_nets
-from segjax.models.depth_ import pose as pose_nets
 from segjax.ops import images, resize, warp
 from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, TrainState
 from segjax.spec import DataSpec
@@ -66,19 +65,22 @@ SCHEMA = {
 }
 
 
-def _choice(default: str, doc: str, nets: Mapping, schema: Callable[[str], Mapping[str, Any]]) -> Choice:
+def _choice(default: str, doc: str, kind: str) -> Choice:
     return Choice(
         default,
         doc,
         {
-            name: {k: Field(v, f'argument {k} of {name}', argument_of_net(k, v)) for k, v in schema(name).items()}
-            for name in nets
+            name: {
+                k: Field(v, f'argument {k} of {name}', argument_of_net(k, v))
+                for k, v in models.schema(kind, name).items()
+            }
+            for name in models.NETS[kind]
         },
     )
 
 
-DEPTH_NET = _choice('dispnet', 'the depth net', depth_nets.DEPTH_NETS, depth_nets.depth_schema)
-POSE_NET = _choice('pose_exp_net', 'the pose net', pose_nets.POSE_NETS, pose_nets.pose_schema)
+DEPTH_NET = _choice('dispnet', 'the depth net', 'depth')
+POSE_NET = _choice('pose_exp_net', 'the pose net', 'pose')
 
 # --- nets -------------------------------------------------------------------------------------------------------------
 
@@ -100,7 +102,7 @@ class PoseNet(NamedTuple):
     """A pose net on uint8 images.
 
     init     (key, image, frames) -> variables
-    apply    (params, model_state, image, frames, *, train) -> (outputs, model_state), outputs as models/pose.py
+    apply    (params, model_state, image, frames, *, train) -> (outputs, model_state), outputs as models/depth/pose.py
     motions  outputs -> [B, n, 4, 4], target to sources
     at_depth (motions, depth [B, H, W]) -> the motions in the units of that depth
     """
@@ -114,7 +116,7 @@ class PoseNet(NamedTuple):
 def make_depth_net(section: ml_collections.ConfigDict, dtype: str) -> DepthNet:
     """The net of a DEPTH_NET section."""
     args = {key: value for key, value in section.items() if key != 'name'}
-    net = depth_nets.build_depth(section.name, dtype=dtype, axis_name=parallel.AXIS, **args)
+    net = models.build('depth', section.name, dtype=dtype, axis_name=parallel.AXIS, **args)
 
     def init(key: PRNGKey, image):
         return net.lazy_init(key, _floats(image), train=False)
@@ -131,12 +133,12 @@ def make_pose_net(section: ml_collections.ConfigDict, frames: Sequence[int], mas
     args = {key: value for key, value in section.items() if key != 'name'}
     if masks:
         if 'masks' not in args:
-            able = [name for name in pose_nets.POSE_NETS if 'masks' in pose_nets.pose_schema(name)]
+            able = [name for name in models.NETS['pose'] if 'masks' in models.schema('pose', name)]
             expected = 'one with masks, for config.depth.mask_weight > 0: ' + ', '.join(able)
             raise InputError('config.pose_net.name', got=repr(section.name), expected=expected)
         args['masks'] = True
     earlier = tuple(offset < 0 for offset in frames)
-    net = pose_nets.build_pose(section.name, earlier=earlier, dtype=dtype, axis_name=parallel.AXIS, **args)
+    net = models.build('pose', section.name, earlier=earlier, dtype=dtype, axis_name=parallel.AXIS, **args)
 
     def init(key: PRNGKey, image, frames):
         return net.lazy_init(key, _floats(image), _floats(frames), train=False)

@@ -35,9 +35,9 @@ def model_choice(doc: str, **defaults) -> Choice:
         {
             name: {
                 k: Field(defaults.get(k, v), f'argument {k} of {name}', argument_of_net(k, v))
-                for k, v in models.schema(name).items()
+                for k, v in models.schema('segmentation', name).items()
             }
-            for name in models.REGISTRY
+            for name in models.NETS['segmentation']
         },
     )
 
@@ -64,7 +64,9 @@ def make_net(model: ml_collections.ConfigDict, num_outputs: int, dtype: str, pre
       prepare: what the net wants of its input, e.g. images.normalize.
     """
     args = {key: value for key, value in model.items() if key != 'name'}
-    net = models.build(model.name, num_classes=num_outputs, dtype=dtype, axis_name=parallel.AXIS, **args)
+    net = models.build(
+        'segmentation', model.name, num_classes=num_outputs, dtype=dtype, axis_name=parallel.AXIS, **args
+    )
 
     def init(key: PRNGKey, image):
         return net.lazy_init(key, jax.eval_shape(prepare, image), train=False)

@@ -11,13 +11,13 @@ from segjax import models
 from segjax.errors import InputError
 
 
-@pytest.mark.parametrize('name', models.REGISTRY)
+@pytest.mark.parametrize('name', models.NETS['segmentation'])
 def test_schema_is_a_config_and_builds_the_default_net(name):
-    args = models.schema(name)
+    args = models.schema('segmentation', name)
     assert not set(args) & {'num_classes', 'dtype', 'axis_name', 'name', 'parent'}
     config = ml_collections.ConfigDict(args)
-    net = models.build(name, num_classes=7, dtype='bfloat16', axis_name=None, **config)
-    assert net == models.REGISTRY[name](num_classes=7, dtype=jnp.dtype('bfloat16'), axis_name=None)
+    net = models.build('segmentation', name, num_classes=7, dtype='bfloat16', axis_name=None, **config)
+    assert net == models.NETS['segmentation'][name](num_classes=7, dtype=jnp.dtype('bfloat16'), axis_name=None)
     outputs, variables = jax.eval_shape(
         lambda x: net.init_with_output(jax.random.key(0), x, train=False), jnp.zeros((2, 64, 128, 3))
     )
@@ -27,7 +27,7 @@ def test_schema_is_a_config_and_builds_the_default_net(name):
 
 
 def test_erfnet_schema():
-    assert models.schema('erfnet') == {
+    assert models.schema('segmentation', 'erfnet') == {
         'first_maps': 16,
         'dropout': (0.03, 0.3),
         'encoder_head': False,
@@ -40,14 +40,14 @@ def test_erfnet_schema():
 
 
 def test_arguments_reach_the_net():
-    net = models.build('erfnet', num_classes=3, dtype=jnp.float32, axis_name='data', first_maps=32)
+    net = models.build('segmentation', 'erfnet', num_classes=3, dtype=jnp.float32, axis_name='data', first_maps=32)
     assert (net.num_classes, net.first_maps, net.axis_name, net.width) == (3, 32, 'data', 1.0)
 
 
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(InputError, match="did you mean 'erfnet'"):
-        models.build('erfnett', num_classes=3, dtype='float32', axis_name=None)
+        models.build('segmentation', 'erfnett', num_classes=3, dtype='float32', axis_name=None)
     with pytest.raises(InputError, match="did you mean 'erfnet'"):
-        models.schema('Erfnet')
+        models.schema('segmentation', 'Erfnet')
     with pytest.raises(InputError, match="did you mean 'first_maps'"):
-        models.build('erfnet', num_classes=3, dtype='float32', axis_name=None, first_map=32)
+        models.build('segmentation', 'erfnet', num_classes=3, dtype='float32', axis_name=None, first_map=32)

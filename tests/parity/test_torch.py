@@ -227,7 +227,7 @@ def test_whole_modules_have_a_place_for_every_tensor(make, key, count):
     with torch.device('meta'):
         shapes = {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
     name, args = WHOLE[make.__name__]
-    net = models.build(name, num_classes=5, dtype='float32', axis_name=None, **args)
+    net = models.build('segmentation', name, num_classes=5, dtype='float32', axis_name=None, **args)
     variables = jax.eval_shape(lambda: net.lazy_init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
     tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}  # no memory
     assert pretrained.detect(tensors, 'module') == key

@@ -54,7 +54,7 @@ class Tiny(DeepLabLargeFOV):
 @pytest.fixture(autouse=True, scope='module')
 def tiny_net():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(models.REGISTRY, 'deeplab_largefov', Tiny)
+        patch.setitem(models.NETS['segmentation'], 'deeplab_largefov', Tiny)
         yield
 
 
@@ -461,7 +461,7 @@ def test_tables_resolve(table, scale, rows, tmp_path):
 
 
 def test_rows_of_the_ablation_change_the_layers_that_they_say(monkeypatch, tmp_path):
-    monkeypatch.setitem(models.REGISTRY, 'deeplab_largefov', DeepLabLargeFOV)
+    monkeypatch.setitem(models.NETS['segmentation'], 'deeplab_largefov', DeepLabLargeFOV)
     plan = tables.make_plan(str(REPOSITORY / 'configs/tables/learned_dilation_table4_2.py'), 'quick', str(tmp_path))
     found = {job.row.key: learned_dilation.make_plan(job.config, 19) for job in plan.jobs if job.seed == 0}
     conv5 = {f'vgg/conv5_{i}/dilation': (1, 4) for i in (1, 2, 3)}
@@ -475,7 +475,7 @@ def test_rows_of_the_ablation_change_the_layers_that_they_say(monkeypatch, tmp_p
 
 
 def test_rows_from_a_trained_net_differ_in_their_factors_alone(monkeypatch, tmp_path):
-    monkeypatch.setitem(models.REGISTRY, 'deeplab_largefov', DeepLabLargeFOV)
+    monkeypatch.setitem(models.NETS['segmentation'], 'deeplab_largefov', DeepLabLargeFOV)
     path = REPOSITORY / 'configs/tables/learned_dilation_camvid.py'
     overrides = ['^start$:init_from.path=vgg16.safetensors']
     plan = tables.make_plan(str(path), 'quick', str(tmp_path), overrides=overrides)

@@ -38,7 +38,7 @@ class Tiny(ERFNet):
 
 @pytest.fixture(autouse=True)
 def tiny_nets(monkeypatch):
-    monkeypatch.setitem(models.REGISTRY, 'erfnet', Tiny)
+    monkeypatch.setitem(models.NETS['segmentation'], 'erfnet', Tiny)
 
 
 def make_config(**sections):
@@ -99,7 +99,7 @@ def of_nets(tree):
 
 
 def test_nets_have_the_published_sizes(monkeypatch):
-    monkeypatch.setitem(models.REGISTRY, 'erfnet', ERFNet)
+    monkeypatch.setitem(models.NETS['segmentation'], 'erfnet', ERFNet)
     config = config_file.load('configs/noise_cyclegan.py')
     spec = SPEC.__class__(**{**vars(SPEC), 'classes': labels.CITYSCAPES})
     (stage,) = noise_cyclegan.make_stages(config, spec)
@@ -422,7 +422,7 @@ def test_all_rows_of_the_table_begin_from_one_net_and_have_equal_steps(scale, st
 @pytest.fixture(scope='module')
 def exact_steps():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(models.REGISTRY, 'erfnet', Tiny)
+        patch.setitem(models.NETS['segmentation'], 'erfnet', Tiny)
         return steps_in_float64(1, 'pmap')
 
 

@@ -16,8 +16,9 @@ from segjax.core import optim, parallel, rng
 from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
-from segjax.models.depth_ import nets as depth_nets
-from segjax.models.depth_ import pose as pose_nets
+from segjax.models.depth import decoder, dispnet
+from segjax.models.depth import depth_and_segmentation as depth_nets
+from segjax.models.depth import pose as pose_nets
 from segjax.pipelines import scene_geometry
 from segjax.tables import plan
 from segjax.tasks import monodepth
@@ -48,7 +49,7 @@ class TinySegmenter(models.BiSeNet):
     @nn.compact
     def __call__(self, x, train: bool):
         features, y = {}, x
-        for tap in depth_nets.PYRAMIDS[self.stem]:
+        for tap in decoder.PYRAMIDS[self.stem]:
             features[tap] = y = nn.elu(conv(4, tap, 2, self.dtype)(y))
         logits = conv(self.num_classes, 'last', 1, self.dtype)(features['conv1_1'])
         size = (x.shape[0], *x.shape[1:3], self.num_classes)
@@ -56,7 +57,7 @@ class TinySegmenter(models.BiSeNet):
         return outputs | ({'features': {tap: features[tap] for tap in self.taps}} if self.taps else {})
 
 
-class TinyDepth(depth_nets.DispNet):
+class TinyDepth(dispnet.DispNet):
     @nn.compact
     def __call__(self, x, train: bool):
         y, disparities = x.astype(self.dtype), []
@@ -89,10 +90,10 @@ class TinyPose(pose_nets.PoseCNN):
 @pytest.fixture(autouse=True, scope='module')
 def tiny_nets():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(models.REGISTRY, 'bisenet', TinySegmenter)
-        patch.setitem(models.REGISTRY, 'depth_and_segmentation', TinyBoth)
-        patch.setitem(depth_nets.DEPTH_NETS, 'dispnet', TinyDepth)
-        patch.setitem(pose_nets.POSE_NETS, 'pose_cnn', TinyPose)
+        patch.setitem(models.NETS['segmentation'], 'bisenet', TinySegmenter)
+        patch.setitem(models.NETS['segmentation'], 'depth_and_segmentation', TinyBoth)
+        patch.setitem(models.NETS['depth'], 'dispnet', TinyDepth)
+        patch.setitem(models.NETS['pose'], 'pose_cnn', TinyPose)
         yield
 
 

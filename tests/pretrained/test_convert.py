@@ -40,7 +40,7 @@ def abstract(name, args, num_classes=5):
     if name == 'efficientnet':  # a classifier, in no table of nets
         net = EfficientNet(num_classes, **args)
     else:
-        net = models.build(name, num_classes=num_classes, dtype='float32', axis_name=None, **args)
+        net = models.build('segmentation', name, num_classes=num_classes, dtype='float32', axis_name=None, **args)
     return jax.eval_shape(lambda: net.lazy_init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
 
 

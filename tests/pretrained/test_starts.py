@@ -17,7 +17,7 @@ WIDTHS = {'largefov': 1 / 64, 'deeplab_v2': 1 / 32, 'pspnet': 1 / 32}
 
 def release(net, key, num_classes=21, **args):
     """{name: array} of a release's narrow net, random."""
-    module = models.build(net, num_classes=num_classes, dtype='float32', axis_name=None, **args)
+    module = models.build('segmentation', net, num_classes=num_classes, dtype='float32', axis_name=None, **args)
     shapes = jax.eval_shape(lambda: module.lazy_init(jax.random.key(0), np.zeros((1, 64, 64, 3)), train=False))
     draw = np.random.default_rng(0)
     variables = jax.tree.map(lambda s: draw.standard_normal(s.shape, np.float32), shapes)

@@ -8,8 +8,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from segjax import config as config_lib
+from segjax import models
 from segjax.data.worlds import streets
-from segjax.models.depth_ import pose as pose_nets
+from segjax.models.depth import pose as pose_nets
 from segjax.ops import images, warp
 from segjax.spec import ClassSpec, DataSpec
 from segjax.tasks import monodepth
@@ -167,7 +168,7 @@ def test_motions_forward_in_time_are_inverted_for_earlier_frames(monkeypatch):
         def __call__(self, target, sources, train: bool):
             return {'motion': jnp.broadcast_to(vector, (*sources.shape[:2], 6))}
 
-    monkeypatch.setitem(pose_nets.POSE_NETS, 'pose_cnn', Known)
+    monkeypatch.setitem(models.NETS['pose'], 'pose_cnn', Known)
     net = monodepth.make_pose_net(ml_collections.ConfigDict({'name': 'pose_cnn'}), (-1, 1), False, 'float32')
     image = np.zeros((1, 8, 8, 3), np.uint8)
     outputs, _ = net.apply({}, {}, image, image[:, None].repeat(2, 1), train=False)
@@ -191,11 +192,11 @@ def monodepth2_matrix(axis_angle, translation, invert):
 def test_translations_of_pose_cnn_are_in_units_of_the_mean_inverse_depth(name, monkeypatch):
     vector = np.float32([0.1, -0.2, 0.3, 1.0, 2.0, 3.0])
 
-    class Known(pose_nets.POSE_NETS[name]):
+    class Known(models.NETS['pose'][name]):
         def __call__(self, target, sources, train: bool):
             return {'motion': jnp.broadcast_to(vector, (*sources.shape[:2], 6))}
 
-    monkeypatch.setitem(pose_nets.POSE_NETS, name, Known)
+    monkeypatch.setitem(models.NETS['pose'], name, Known)
     net = monodepth.make_pose_net(ml_collections.ConfigDict({'name': name}), (-1, 1), False, 'float32')
     images = np.zeros((2, 8, 8, 3), np.uint8)
     outputs, _ = net.apply({}, {}, images, images[:, None].repeat(2, 1), train=False)

@@ -13,21 +13,18 @@ from nets import count, random_variables, shapes_of
 
 from segjax import models
 from segjax.errors import InputError
-from segjax.models.depth_ import nets as depth_lib
-from segjax.models.depth_.nets import (
-    DEPTH_NETS,
+from segjax.models.depth import depth_and_segmentation as depth_lib
+from segjax.models.depth.decoder import (
     PYRAMIDS,
-    DepthAndSegmentation,
     DepthDecoder,
-    DispNet,
-    Monodepth2,
     SegmentationDecoder,
-    build_depth,
-    depth_schema,
     pyramid,
     sigmoid_to_depth,
     sigmoid_to_disparity,
 )
+from segjax.models.depth.depth_and_segmentation import DepthAndSegmentation
+from segjax.models.depth.dispnet import DispNet
+from segjax.models.depth.monodepth2 import Monodepth2
 
 KEY = jax.random.key(0)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -260,7 +257,14 @@ def test_names_are_those_of_the_releases():
 def test_a_decoder_works_on_the_context_path_of_a_bisenet():
     stem = '3x3'
     bisenet = models.build(
-        'bisenet', num_classes=5, dtype='float32', axis_name=None, stem=stem, width=0.125, taps=PYRAMIDS[stem]
+        'segmentation',
+        'bisenet',
+        num_classes=5,
+        dtype='float32',
+        axis_name=None,
+        stem=stem,
+        width=0.125,
+        taps=PYRAMIDS[stem],
     )
     outputs, _ = shapes_of(bisenet, (1, 50, 65, 3))
 
@@ -389,25 +393,25 @@ def test_the_decoders_start_is_torchs_but_for_the_heads_biases():
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', DEPTH_NETS)
+@pytest.mark.parametrize('name', models.NETS['depth'])
 def test_schema_is_a_config_and_builds_the_default_net(name):
-    args = depth_schema(name)
+    args = models.schema('depth', name)
     assert not set(args) & {'dtype', 'axis_name', 'name', 'parent'}
-    net = build_depth(name, dtype='bfloat16', axis_name=None, **ml_collections.ConfigDict(args))
-    assert net == DEPTH_NETS[name](dtype=jnp.dtype('bfloat16'), axis_name=None)
+    net = models.build('depth', name, dtype='bfloat16', axis_name=None, **ml_collections.ConfigDict(args))
+    assert net == models.NETS['depth'][name](dtype=jnp.dtype('bfloat16'), axis_name=None)
 
 
 def test_schemas_list_what_a_config_may_say():
-    assert depth_schema('dispnet') == {'release': 'tf', 'width': 1.0}
-    assert depth_schema('monodepth2') == {'depth': 18, 'min_depth': 0.1, 'max_depth': 100.0, 'width': 1.0}
+    assert models.schema('depth', 'dispnet') == {'release': 'tf', 'width': 1.0}
+    assert models.schema('depth', 'monodepth2') == {'depth': 18, 'min_depth': 0.1, 'max_depth': 100.0, 'width': 1.0}
 
 
 @pytest.mark.parametrize(
     'build, message',
     [
-        (lambda: build_depth('dispnets', dtype='float32', axis_name=None), "did you mean 'dispnet'"),
-        (lambda: depth_schema('monodepth'), "did you mean 'monodepth2'"),
-        (lambda: build_depth('dispnet', dtype='float32', axis_name=None, with_=1), "did you mean 'width'"),
+        (lambda: models.build('depth', 'dispnets', dtype='float32', axis_name=None), "did you mean 'dispnet'"),
+        (lambda: models.schema('depth', 'monodepth'), "did you mean 'monodepth2'"),
+        (lambda: models.build('depth', 'dispnet', dtype='float32', axis_name=None, with_=1), "did you mean 'width'"),
         (lambda: shapes_of(DispNet('torch')), 'one of pytorch, tf'),
         (lambda: shapes_of(Monodepth2(min_depth=2.0, max_depth=1.0)), '0 < min_depth < max_depth'),
         (lambda: shapes_of(Monodepth2(depth=20)), 'one of .18, 34, 50'),

@@ -11,13 +11,14 @@ import pytest
 from nets import count, random_variables
 from scipy import signal, special
 
+from segjax import models
 from segjax.errors import InputError
-from segjax.models.depth_ import pose as pose_lib
-from segjax.models.depth_.pose import POSE_NETS, PoseCNN, PoseExpNet, PoseResNet, build_pose, pose_schema
+from segjax.models.depth import pose as pose_lib
+from segjax.models.depth.pose import PoseCNN, PoseExpNet, PoseResNet
 
 KEY = jax.random.key(0)
 BEFORE_AND_AFTER = (True, False)
-NETS = pytest.mark.parametrize('name', POSE_NETS)
+NETS = pytest.mark.parametrize('name', models.NETS['pose'])
 
 
 class Called:
@@ -37,7 +38,8 @@ def shapes_of(net, image=(1, 32, 32, 3), sources=None):
 
 
 def tiny(name, earlier=BEFORE_AND_AFTER, **args):
-    return build_pose(name, **{'earlier': earlier, 'dtype': 'float32', 'axis_name': None, 'width': 0.125, **args})
+    given = {'earlier': earlier, 'dtype': 'float32', 'axis_name': None, 'width': 0.125}
+    return models.build('pose', name, **{**given, **args})
 
 
 def uniform(*shape, seed=0):
@@ -259,25 +261,25 @@ def test_starts_are_those_of_the_releases(net, layer, bound, biased):
 
 @NETS
 def test_schema_is_a_config_and_builds_the_default_net(name):
-    args = pose_schema(name)
+    args = models.schema('pose', name)
     assert not set(args) & {'earlier', 'dtype', 'axis_name', 'name', 'parent'}
     config = ml_collections.ConfigDict(args)
-    net = build_pose(name, earlier=[True, False], dtype='bfloat16', axis_name=None, **config)
-    assert net == POSE_NETS[name](BEFORE_AND_AFTER, dtype=jnp.dtype('bfloat16'), axis_name=None)
+    net = models.build('pose', name, earlier=[True, False], dtype='bfloat16', axis_name=None, **config)
+    assert net == models.NETS['pose'][name](BEFORE_AND_AFTER, dtype=jnp.dtype('bfloat16'), axis_name=None)
     assert isinstance(net, nn.Module)
 
 
 def test_schemas_list_what_a_config_may_say():
-    assert pose_schema('pose_exp_net') == {'release': 'tf', 'masks': False, 'width': 1.0}
-    assert pose_schema('pose_resnet') == {'depth': 18, 'width': 1.0}
-    assert pose_schema('pose_cnn') == {'width': 1.0}
+    assert models.schema('pose', 'pose_exp_net') == {'release': 'tf', 'masks': False, 'width': 1.0}
+    assert models.schema('pose', 'pose_resnet') == {'depth': 18, 'width': 1.0}
+    assert models.schema('pose', 'pose_cnn') == {'width': 1.0}
 
 
 @pytest.mark.parametrize(
     'build, message',
     [
         (lambda: tiny('pose_resnets'), "did you mean 'pose_resnet'"),
-        (lambda: pose_schema('pose_exp'), "did you mean 'pose_exp_net'"),
+        (lambda: models.schema('pose', 'pose_exp'), "did you mean 'pose_exp_net'"),
         (lambda: tiny('pose_exp_net', mask=True), "did you mean 'masks'"),
         (lambda: shapes_of(tiny('pose_exp_net', release='torch')), 'one of pytorch, tf'),
         (lambda: shapes_of(tiny('pose_cnn'), sources=3), r'\(1, 3, 32, 32, 3\)'),

@@ -54,16 +54,16 @@ NETS = pytest.mark.parametrize('name', SMALL)
 
 def small(name, **args):
     given = {'num_classes': 5, 'dtype': jnp.float32, 'axis_name': None, 'width': 0.125, **SMALL[name][0], **args}
-    return models.build(name, **given)
+    return models.build('segmentation', name, **given)
 
 
 def test_every_net_with_a_backbone_is_here():
-    assert set(SMALL) == {name for name in models.REGISTRY if 'taps' in models.schema(name)}
+    assert set(SMALL) == {name for name in models.NETS['segmentation'] if 'taps' in models.schema('segmentation', name)}
 
 
 @pytest.mark.parametrize('name, args, channels, expected', PUBLISHED)
 def test_published_parameter_counts(name, args, channels, expected):
-    outputs, variables = shapes_of(models.REGISTRY[name](**args), (1, 97, 65, channels))
+    outputs, variables = shapes_of(models.NETS['segmentation'][name](**args), (1, 97, 65, channels))
     assert count(variables) == expected
     assert outputs['logits'].shape == (1, 97, 65, args['num_classes'])
 
@@ -108,7 +108,7 @@ def test_every_batch_norm_sums_over_devices_unless_frozen(name):
     norms = SMALL[name][3]
     assert reductions(train=True) == 2 * norms  # the mean, then the deviations from it
     assert reductions(train=False) == 0
-    if norms and 'frozen_norm' in models.schema(name):
+    if norms and 'frozen_norm' in models.schema('segmentation', name):
         assert reductions(train=True, frozen_norm=True) == 0
 
 

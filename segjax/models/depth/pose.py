@@ -1,11 +1,10 @@
 """Nets that see the motion of the camera between images, for self-supervised training of depth.
 
-    PoseExpNet   SfMLearner's (models/depth.py): the target and all sources at once, with explainability masks
-    PoseResNet   monodepth2's (models/depth.py): a ResNet on two images, and a small decoder
+    PoseExpNet   SfMLearner's (dispnet.py): the target and all sources at once, with explainability masks
+    PoseResNet   monodepth2's (monodepth2.py): a ResNet on two images, and a small decoder
     PoseCNN      monodepth2's smaller choice: the layers of PoseExpNet on two images
 
-A net of POSE_NETS has the fields earlier, dtype and axis_name, which the pipeline gives, and fields with defaults. It
-is called as `net(target, sources, train)`, target [B, H, W, 3] and sources [B, n, H, W, 3] in [0, 1], which it
+A net is called as `net(target, sources, train)`, target [B, H, W, 3] and sources [B, n, H, W, 3] in [0, 1], which it
 normalises itself, and returns {'motion': [B, n, 6] float32}, PoseExpNet on demand also 'masks'. How a vector becomes
 the matrix that takes points of the target's camera to the source's, p_source = T p_target, the net says:
 
@@ -29,9 +28,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError
-from segjax.models import registry
 from segjax.models.backbones.resnet import make_resnet
-from segjax.models.depth_.nets import normalize_monodepth2, sfmlearner_layers
+from segjax.models.depth.dispnet import sfmlearner_layers
+from segjax.models.depth.monodepth2 import normalize_monodepth2
 from segjax.models.layers import Conv, batch_norm, scaled
 
 # Channels and side of the kernel of the convolutions, each of stride 2 with a ReLU. The masks branch off after five.
@@ -254,30 +253,3 @@ class PoseCNN(NetOfPairs):
             y = nn.relu(conv(y))
         y = Conv(6, (1, 1), dtype=self.dtype, name='pose_conv')(y)
         return {'motion': _mean_motion(y, 1).reshape(len(target), -1, 6)}
-
-
-POSE_NETS = {'pose_cnn': PoseCNN, 'pose_exp_net': PoseExpNet, 'pose_resnet': PoseResNet}
-
-_GIVEN_BY_PIPELINE = frozenset({'earlier', 'dtype', 'axis_name'})
-
-
-def pose_schema(name: str) -> dict[str, Any]:
-    """{argument: default} of what a config may set of the pose net called `name`, as models.schema."""
-    return registry.schema(POSE_NETS, 'pose net', name, _GIVEN_BY_PIPELINE)
-
-
-def build_pose(name: str, *, earlier: tuple[bool, ...], dtype: Any, axis_name: str | None, **args) -> nn.Module:
-    """The pose net called `name`.
-
-    Args:
-      name: a key of POSE_NETS.
-      earlier: for each source, whether it was taken before the target, e.g. (True, False) for frames (-1, 1).
-      dtype: of activations, e.g. 'bfloat16' or jnp.float32; parameters stay float32.
-      axis_name: mapped axis over which batch statistics are summed; None: this device's own.
-      **args: fields of the net that shall differ from their defaults.
-
-    Raises:
-      InputError: unknown name or argument, with the nearest one that exists.
-    """
-    given = dict(earlier=tuple(earlier), dtype=jnp.dtype(dtype), axis_name=axis_name)
-    return registry.build(POSE_NETS, 'pose net', name, given, args)
