@@ -15,7 +15,7 @@ from PIL import Image
 from segjax import data, doctor, predict
 from segjax.core import notes as notes_lib
 from segjax.data import builders, image_files, labels
-from segjax.data.geometry import check_camera
+from segjax.data.camera_checks import check_camera
 from segjax.errors import InputError
 
 COLORS = np.array([(0, 0, 255), (128, 64, 128), (255, 0, 0)], np.uint8)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from segjax.data.labels import CITYSCAPES
-from segjax.data.worlds import light, render, shapes, street_scene, streets, textures
+from segjax.data.worlds import light, render, shapes, streets, textures
+from segjax.data.worlds.streets.scene import build_scene
 from segjax.errors import InputError
 
 SIZE = (96, 192)
@@ -10,7 +11,7 @@ THINGS = range(11, 19)
 
 
 def moves(clip):
-    quads, ellipsoids = street_scene.build_scene(0, 'train', clip).shape
+    quads, ellipsoids = build_scene(0, 'train', clip).shape
     return any((part['surface']['velocity'] != 0).any() for part in (quads, ellipsoids))
 
 
@@ -116,7 +117,7 @@ def test_instances_are_things_and_keep_their_class_over_a_clip():
 
 
 def test_depth_is_zero_exactly_for_sky_and_hood():
-    clip = next(c for c in range(12) if street_scene.build_scene(0, 'train', c).rig.hood)
+    clip = next(c for c in range(12) if build_scene(0, 'train', c).rig.hood)
     frame = streets.frame(0, 'train', clip, 0, SIZE)
     assert (frame['depth'][frame['label'] == 10] == 0).all()
     nothing = frame['depth'] == 0
@@ -139,7 +140,7 @@ def test_road_lies_on_the_ground_plane_and_objects_stand_on_it():
 def test_depth_and_labels_agree_with_a_ray_caster_in_float64():
     size, clip, index = (128, 256), 1, 3
     frame = streets.frame(0, 'train', clip, index, size)
-    scene = street_scene.build_scene(0, 'train', clip)
+    scene = build_scene(0, 'train', clip)
     intrinsics, pose = streets.camera(scene, index, size)
     quads, ellipsoids = streets._at(scene.shape, index)
     rng = np.random.default_rng(0)
@@ -192,7 +193,7 @@ def plane_coordinates(quads, points):
 
 
 def surface_ids(clip, index, size):
-    scene = street_scene.build_scene(0, 'train', clip)
+    scene = build_scene(0, 'train', clip)
     hits = render.visibility(*streets._at(scene.shape, index), *streets.camera(scene, index, size), size)
     return hits.surface, len(scene.shape.quads) + 1
 

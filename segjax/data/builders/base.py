@@ -22,7 +22,7 @@ import numpy as np
 from segjax.core import host, text_files
 from segjax.core.notes import Note
 from segjax.data import image_files
-from segjax.data.geometry import check_camera, check_geometry
+from segjax.data.camera_checks import check_camera, check_geometry
 from segjax.data.labels import MASK_0_255, LabelCoding, indexed_by_color, to_train_ids
 from segjax.errors import InputError
 from segjax.spec import IGNORE, ClassSpec

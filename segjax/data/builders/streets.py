@@ -32,7 +32,8 @@ class Streets(Dataset):
         self._seed = world.seed
 
     def options(self):
-        sources = sorted(pathlib.Path(streets.__file__).parent.glob('*.py'))
+        folder = pathlib.Path(streets.__file__).parent
+        sources = sorted([*folder.glob('*.py'), *folder.parent.glob('*.py')])
         code = hashlib.sha256(b''.join(path.read_bytes() for path in sources)).hexdigest()
         return [self._counts, self._size, self._seed, code]
 

@@ -13,7 +13,7 @@ from nets import count, random_variables, shapes_of
 
 from segjax import models
 from segjax.errors import InputError
-from segjax.models.depth import depth_and_segmentation as depth_lib
+from segjax.models.depth import decoder, depth_and_segmentation
 from segjax.models.depth.decoder import (
     PYRAMIDS,
     DepthDecoder,
@@ -349,9 +349,10 @@ def stand_ins(monkeypatch):
     def resnet(image):
         return None, {name: (i + 1) * image for i, name in enumerate(PYRAMIDS['7x7'])}
 
-    monkeypatch.setattr(depth_lib, 'make_resnet', lambda *args, **fields: resnet)
-    monkeypatch.setattr(depth_lib, 'DepthDecoder', lambda *args, head_bias, dtype, name: Power(2, head_bias, name=name))
-    monkeypatch.setattr(depth_lib, 'SegmentationDecoder', lambda *args, name: Power(3, 0.0, name=name))
+    both = depth_and_segmentation
+    monkeypatch.setattr(decoder, 'make_resnet', lambda *args, **fields: resnet)
+    monkeypatch.setattr(both, 'DepthDecoder', lambda *args, head_bias, dtype, name: Power(2, head_bias, name=name))
+    monkeypatch.setattr(both, 'SegmentationDecoder', lambda *args, name: Power(3, 0.0, name=name))
     return {name: {'w': np.float32(0.5)} for name in ('depth_decoder', 'segmentation_decoder')}
 
 

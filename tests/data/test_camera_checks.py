@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segjax.data.geometry import check_geometry
+from segjax.data.camera_checks import check_geometry
 from segjax.errors import InputError
 
 TURNED = np.float32([[0.8, -0.6, 0, 1], [0.6, 0.8, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]])

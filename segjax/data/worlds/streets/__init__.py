@@ -15,7 +15,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from segjax.data.worlds import shapes, street_paint, textures
+from segjax.data.worlds import shapes, textures
 from segjax.data.worlds.light import shadow_maps
 from segjax.data.worlds.render import (
     QUAD,
@@ -27,7 +27,8 @@ from segjax.data.worlds.render import (
     to_unit_sphere,
     visibility,
 )
-from segjax.data.worlds.street_scene import SKY, Scene, build_scene, generator
+from segjax.data.worlds.streets.paint import PAINT, ground
+from segjax.data.worlds.streets.scene import SKY, Scene, build_scene, generator
 from segjax.errors import InputError
 from segjax.spec import IGNORE
 
@@ -45,7 +46,7 @@ class _Clip(NamedTuple):
 
 
 class _Patch(NamedTuple):
-    """Samples of one material: what the functions of street_paint.PAINT get."""
+    """Samples of one material: what the functions of paint.PAINT get."""
 
     s: np.ndarray  # metres along the surface
     t: np.ndarray
@@ -228,7 +229,7 @@ def _shade(scene, noise, shadows, quads, ellipsoids, surfaces, hits: Hits, intri
     label = at(surfaces['label'])
     material = at(surfaces['material'])
     flat = {'s': s, 't': t, 'footprint': footprint, 'noise': fine, 'stain': stain}
-    for name, paint in street_paint.PAINT.items():
+    for name, paint in PAINT.items():
         place = np.flatnonzero(material == name)
         if len(place):
             some = {key: value.reshape(-1)[place] for key, value in flat.items()}
@@ -241,7 +242,7 @@ def _shade(scene, noise, shadows, quads, ellipsoids, surfaces, hits: Hits, intri
 
     place = np.flatnonzero(material == shapes.GROUND)
     on_ground = (value.reshape(-1)[place] for value in (s, t, footprint, fine, stain))
-    colour.reshape(-1, 3)[place], label.reshape(-1)[place] = street_paint.ground(scene, *on_ground)
+    colour.reshape(-1, 3)[place], label.reshape(-1)[place] = ground(scene, *on_ground)
 
     dark = _map_lookup(shadows, s, t) * (which == 0)[..., None] * np.float32(1 / 255)
     world_z = np.float32(pose[2, 3]) + z * (

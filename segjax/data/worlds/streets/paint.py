@@ -3,7 +3,7 @@
 import numpy as np
 
 from segjax.data.worlds import shapes
-from segjax.data.worlds.street_scene import LANE, ROAD, SIDEWALK, TERRAIN
+from segjax.data.worlds.streets.scene import LANE, ROAD, SIDEWALK, TERRAIN
 from segjax.data.worlds.textures import band, cell_hash, periodic
 
 _WHITE = np.array([0.6, 0.6, 0.58], np.float32)
