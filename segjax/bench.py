@@ -28,11 +28,12 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from segjax import config as config_lib
-from segjax import config_file, driver, health, logs, origin
+from segjax import config_file
 from segjax.core import parallel
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import PyTree, Stage, TrainState
+from segjax.train import driver, initialization, log_files, stop
 
 BASE = 'base'
 FRESH = 'init_from.path='  # an override: what parameters hold does not change what they cost
@@ -207,15 +208,15 @@ class Timed(NamedTuple):
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     """`--mode bench`: opens the config and its variants and benches them; see `run`."""
-    with health.StopSignal() as stop:
+    with stop.StopSignal() as stop:
         variants = open_variants(config, workdir, stop)
         if stop.reached():
-            raise health.Preempted('nothing was timed')
+            raise stop.Preempted('nothing was timed')
     return run(variants)
 
 
 def open_variants(
-    config: ml_collections.ConfigDict, workdir: str, stop: health.StopSignal | None = None
+    config: ml_collections.ConfigDict, workdir: str, stop: stop.StopSignal | None = None
 ) -> tuple[Variant, ...]:
     """The config itself and each of `config.bench.variants`; every check that needs no compiler happens here.
 
@@ -267,14 +268,14 @@ def run(variants: Sequence[Variant]) -> dict[str, Any]:
         'stages': {name: bench_stage(of_stage, base.config.bench) for name, of_stage in zip(_stage_names(jobs), jobs)},
     }
     if parallel.is_main():
-        logs.write_json(base.workdir / 'bench.json', report)
+        log_files.write_json(base.workdir / 'bench.json', report)
         print(table(report), flush=True)
     return report
 
 
 def environment(topology: parallel.Topology) -> dict[str, Any]:
     """What times depend on beside the config: `logs.environment` of these devices and all processes."""
-    return logs.environment(topology.devices[0].device_kind, topology.count, jax.process_count())
+    return log_files.environment(topology.devices[0].device_kind, topology.count, jax.process_count())
 
 
 def fresh_jobs(run: driver.Run, stages: Sequence[Stage]) -> list[Job]:
@@ -282,7 +283,7 @@ def fresh_jobs(run: driver.Run, stages: Sequence[Stage]) -> list[Job]:
     jobs: list[Job] = []
     for stage in stages:
         earlier = {job.stage.name: job.state for job in jobs}
-        jobs.append(Job(run, stage, origin.initial_state(run, stage, earlier)))
+        jobs.append(Job(run, stage, initialization.initial_state(run, stage, earlier)))
     return jobs
 
 

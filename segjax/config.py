@@ -648,7 +648,7 @@ FREE = (
     'data.prefetch',
 )
 """Keys that may change when a run is resumed: they do not change what is learned. Of data.root and data.classes the
-contents count, see segjax/same_run.py."""
+contents count, see segjax/train/same_run.py."""
 
 FREE_IN = {
     'train': FREE,

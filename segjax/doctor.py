@@ -1,7 +1,7 @@
 """`--mode doctor`: everything that is wrong with a data set and its config, before anything is trained.
 
 Reads every file the way preparing does, but continues after a problem. What a run would refuse later is an
-error (segjax/checks.py): exit code 1. A warning does not stop training.
+error (segjax/train/checks.py): exit code 1. A warning does not stop training.
 """
 
 import collections
@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segjax import advice, checks, driver, health, origin, pipelines, same_run
 from segjax import config as config_lib
+from segjax import pipelines
 from segjax.core import host, parallel, paths
 from segjax.data import builders, cache, index, records, transforms
 from segjax.data.builders import base
@@ -27,6 +27,7 @@ from segjax.data.listing import Listing
 from segjax.errors import InputError
 from segjax.protocol import Stage
 from segjax.spec import IGNORE, ClassSpec, DataSpec, split_names
+from segjax.train import advice, checks, driver, initialization, same_run, stop
 
 SHOWN = 5
 """Findings of one kind that the report prints in full."""
@@ -81,11 +82,11 @@ def diagnose(config: Any, workdir: str = '') -> list[Finding]:
 
 def main(config: Any, workdir: str = '') -> int:
     """Prints the report. Returns 1 if there is an error, else 0; raises Preempted if told to stop."""
-    with health.StopSignal() as stop:
+    with stop.StopSignal() as stop:
 
         def check_stop():
             if stop.reached():
-                raise health.Preempted('the data set is not examined completely')
+                raise stop.Preempted('the data set is not examined completely')
 
         diagnosis = examine(config, workdir, check_stop)
     print(report(diagnosis), flush=True)
@@ -318,8 +319,8 @@ def _run_against_data(
     folder = pathlib.Path(workdir or 'no run folder').expanduser().absolute()
     try:
         topology = parallel.topology(config.parallel.mode, options=host.compiler_options(config))
-        source = origin.reader(config.init_from)
-        config = origin.with_preprocess(config, folder / driver.CONFIG, source)
+        source = initialization.reader(config.init_from)
+        config = initialization.with_preprocess(config, folder / driver.CONFIG, source)
         stages = pipelines.load(config.pipeline).make_stages(config, spec)
     except InputError as error:
         return [_from_error(error)], _fits_anything
@@ -331,7 +332,7 @@ def _run_against_data(
         findings += _of_refusal(lambda: paths.check_writable('--workdir', folder))
     findings += _of_refusal(lambda: same_run.check_resumed(folder, config))
     findings += _of_refusal(lambda: same_run.check_data(folder, spec, stages))
-    findings += map(_from_error, checks.problems(run, stages, 'train', origin.has_begun(folder)))
+    findings += map(_from_error, checks.problems(run, stages, 'train', initialization.has_begun(folder)))
     if findings:
         return findings, _fits_anything
     warnings = [Finding('warning', *one) for one in advice.untrained(config, stages)]

@@ -162,7 +162,8 @@ def _fail(error: Exception):
 
 def _load_config(assignments):
     """The config of --config, or that of the run folder where only --workdir is given, with single keys set."""
-    from segjax import config, config_file, stored
+    from segjax import config, config_file
+    from segjax.train import stored
 
     workdir = paths.local('--workdir', _WORKDIR.value)
     if _CONFIG.value:
@@ -235,8 +236,9 @@ def _dispatch(assignments) -> None:
         from segjax import doctor
 
         sys.exit(doctor.main(config, _WORKDIR.value))
-    from segjax import bench, driver, predict
+    from segjax import bench, predict
     from segjax.core import host, parallel
+    from segjax.train import driver
 
     parallel.initialize(*(flag.value for flag in PROCESSES))
     host.keep_heap()
@@ -265,10 +267,11 @@ def _dispatch_table(assignments) -> None:
 def _prepare(config) -> None:
     """Prepares the data of a config. A GPU is not needed."""
     from segjax import config as config_lib
-    from segjax import data, health
+    from segjax import data
+    from segjax.train import stop
 
     config_lib.validate(config)
-    with health.StopSignal() as stop:
+    with stop.StopSignal() as stop:
         prepared = data.prepare(config.data, stop.check_preparing)
     counts = ', '.join(f'{split} {count:,}' for split, count in prepared.spec.num_examples.items())
     print(f'prepared: {prepared.folder} ({counts} examples)', flush=True)
@@ -294,15 +297,15 @@ def _dispatch_cache(assignments) -> None:
 
 def main(argv) -> None:
     logging.set_verbosity(logging.ERROR)  # orbax warns at every save without a score
-    from segjax import checkpoints, health
     from segjax.core import host, processes
+    from segjax.train import checkpoints, stop
 
     host.raise_open_files()
     try:
         _dispatch(argv[1])
-    except health.PreemptedAlone as error:
+    except stop.PreemptedAlone as error:
         _end(f'preempted: {error}; the same command goes on', EXIT_PREEMPTED)
-    except health.Preempted as error:
+    except stop.Preempted as error:
         print(f'preempted: {error}; the same command goes on', file=sys.stderr, flush=True)
         sys.exit(EXIT_PREEMPTED)
     except KeyboardInterrupt:
@@ -317,8 +320,8 @@ def main(argv) -> None:
 
 def _end_with(error: Exception) -> None:
     """Prints an error from outside and exits; raises any other error again."""
-    from segjax import failures
     from segjax.core import processes
+    from segjax.train import failures
 
     message = failures.explained(error, _written_place())
     if message is not None:

@@ -47,13 +47,13 @@ import numpy as np
 import tqdm
 
 from segjax import config as config_lib
-from segjax import driver, logs, origin, stored
 from segjax.core import parallel
 from segjax.data import transforms
 from segjax.data.image_files import Source, find_images, read_image
 from segjax.errors import InputError
 from segjax.ops import tiles
 from segjax.spec import ClassSpec, DataSpec
+from segjax.train import driver, initialization, log_files, stored
 
 OUTPUTS = ('ids', 'color', 'overlay', 'confidence')
 RECORD = 'predict.json'
@@ -295,7 +295,7 @@ class Finished:
 
     def sort(self) -> None:
         """Writes the list in the order of the names: images finish in any order."""
-        logs.write_text(self._path, ''.join(map(_line, sorted(self._digests.items()))))
+        log_files.write_text(self._path, ''.join(map(_line, sorted(self._digests.items()))))
 
     def add(self, source: Source, digest: str) -> None:
         """Lists an image whose outputs have been written."""
@@ -332,7 +332,7 @@ def write_outputs(folder: pathlib.Path, assembly: Assembly, classes: ClassSpec, 
         'ids': np.array(classes.ids, np.uint8)[assembly.classes],
     }
     for kind, picture in pictures.items():
-        write_atomically(output_path(folder, kind, assembly.source), logs.encode_png(picture))
+        write_atomically(output_path(folder, kind, assembly.source), log_files.encode_png(picture))
     finished.add(assembly.source, assembly.digest)
 
 
@@ -357,7 +357,7 @@ def check_record(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
     path = folder / RECORD
     if not path.is_file():
         return
-    before, now = stored.read_object(path, fix=f'another folder, as --output {folder}_2'), logs.to_json(record)
+    before, now = stored.read_object(path, fix=f'another folder, as --output {folder}_2'), log_files.to_json(record)
     compared = sorted({*before, *now} - {'run', 'config'})
     changed = {key: (before.get(key), now.get(key)) for key in compared if before.get(key) != now.get(key)}
     if 'config' in before and 'config' in now:
@@ -419,7 +419,7 @@ def main(
     opened, stages = driver.open_run(config, workdir, 'predict')
     stage, state = driver.load_last_stage(opened, stages, which)
     state = parallel.to_host(state)
-    net = origin.digest({'params': state.params, 'model_state': state.model_state, 'extra': state.extra})
+    net = initialization.digest({'params': state.params, 'model_state': state.model_state, 'extra': state.extra})
     state = jax.device_put(state, jax.local_devices()[0])
     jitted = opened.topology.jit(stage.predict)
     made_by = {
@@ -498,7 +498,7 @@ def run(
     check_record(output_folder, record)
     finished = Finished(output_folder)
     todo = [source for source in sources if not finished.holds(source)]
-    logs.write_json(output_folder / RECORD, record)
+    log_files.write_json(output_folder / RECORD, record)
     others = finished.others(sources)
     finished.begin(todo)
     compile_seconds = warm_up(predict_fn, plan, spec.classes.num_classes) if todo else 0.0

@@ -14,10 +14,11 @@ import pytest
 import toy_run
 from clock import Clock
 
-from segjax import bench, driver, origin
+from segjax import bench
 from segjax.core import parallel
 from segjax.errors import InputError
 from segjax.protocol import Input
+from segjax.train import driver, initialization
 
 
 def test_warm_up_does_not_count(monkeypatch):
@@ -161,7 +162,7 @@ def test_stages_are_paired_by_their_place(monkeypatch, tmp_path):
         run = job_of(toy_run.make_config()).run._replace(workdir=tmp_path)
         return bench.Variant(name, '', run, tuple(types.SimpleNamespace(name=stage) for stage in stages))
 
-    monkeypatch.setattr(origin, 'initial_state', lambda run, stage, states: None)
+    monkeypatch.setattr(initialization, 'initial_state', lambda run, stage, states: None)
     monkeypatch.setattr(bench, 'bench_stage', lambda jobs, _: {name: job.stage.name for name, job in jobs.items()})
     monkeypatch.setattr(bench, 'table', str)
     report = bench.run([variant('base', 'pretrain', 'noise'), variant('more', 'pretrain', 'none', 'noise')])
@@ -262,6 +263,6 @@ def test_file_and_table_say_what_was_measured_on_what(benched):
     ],
 )
 def test_wrong_variants_are_refused_before_anything_compiles(variants, complaint, tmp_path, monkeypatch):
-    monkeypatch.delattr(origin, 'initial_state')
+    monkeypatch.delattr(initialization, 'initial_state')
     with pytest.raises(InputError, match=complaint):
         bench.main(toy_run.make_config(bench=dict(variants=variants)), str(tmp_path))

@@ -12,12 +12,13 @@ import jax
 import numpy as np
 import pytest
 
-from segjax import checks, config_file, driver, models, pipelines
 from segjax import config as config_lib
+from segjax import config_file, models, pipelines
 from segjax.core import optim, parallel, rng
 from segjax.core.trees import named_leaves
 from segjax.data import labels, loader
 from segjax.spec import ClassSpec, DataSpec
+from segjax.train import checks, driver
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((REPOSITORY / 'configs').glob('*.py'))

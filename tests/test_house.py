@@ -47,7 +47,7 @@ TABLES = ('spec', 'cells', 'claims', 'starts', 'plan', 'runs', 'speed', 'numbers
 
 
 def room(path: pathlib.Path) -> str:
-    """'ops' for segjax/ops/noise.py, 'driver' for segjax/driver.py."""
+    """'ops' for segjax/ops/noise.py, 'driver' for segjax/train/driver.py."""
     return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
 
 

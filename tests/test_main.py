@@ -56,7 +56,7 @@ def call(capsys, monkeypatch):
 
     def call(*arguments):
         # Training and evaluating map their steps here, before anything compiles.
-        monkeypatch.setattr('segjax.driver.map_functions', lambda *_: pytest.fail('a wrong input came through'))
+        monkeypatch.setattr('segjax.train.driver.map_functions', lambda *_: pytest.fail('a wrong input came through'))
         for flag in main.FLAGS:
             flags.FLAGS[flag.name].unparse()
         code = 0
@@ -313,7 +313,7 @@ def test_flags_of_a_table_belong_to_its_mode(call, tmp_path, mode, flag):
 def test_a_table_hands_its_rows_to_the_training(call, tmp_path, monkeypatch):
     (tmp_path / 'table.py').write_text(TABLE)
     seen = []
-    monkeypatch.setattr('segjax.driver.train', lambda config, workdir, stop: seen.append((config, workdir)))
+    monkeypatch.setattr('segjax.train.driver.train', lambda config, workdir, stop: seen.append((config, workdir)))
     arguments = ('--seeds=4,2', '--rows=wide', '--config.train.num_steps=7')
     code, out, err = call('--mode=table', '--table', tmp_path / 'table.py', '--workdir', tmp_path / 'run', *arguments)
     assert code == 0, err
@@ -431,7 +431,7 @@ def test_errors_of_our_own_keep_their_traceback(call, tmp_path, monkeypatch):
     def bug(*_):
         raise TypeError('a bug')
 
-    monkeypatch.setattr('segjax.driver.open_run', bug)
+    monkeypatch.setattr('segjax.train.driver.open_run', bug)
     with pytest.raises(TypeError, match='a bug'):
         call('--config', SMOKE, '--workdir', tmp_path)
     monkeypatch.setattr('segjax.pipelines.load', lambda name: {}['key'])

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from segjax import config as config_lib
-from segjax import data, driver, predict
+from segjax import data, predict
 from segjax.core import parallel
 from segjax.data import transforms
 from segjax.errors import InputError
 from segjax.protocol import TrainState
 from segjax.spec import ClassSpec, DataSpec
+from segjax.train import driver
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 IDS = (7, 11, 33)

@@ -9,8 +9,9 @@ import pytest
 from absl import flags
 from readme import README, REPOSITORY, commands, flag, launch
 
-from segjax import config_file, driver, main
+from segjax import config_file, main
 from segjax.core import parallel
+from segjax.train import driver
 
 FIRST, OF_FIRST = commands()[0], flag(commands()[0], 'config')
 MOVES = {'learned_dilation.py': ('factor_move',)}

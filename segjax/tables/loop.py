@@ -1,6 +1,5 @@
 """Trains the jobs of a plan one after the other, writes the outputs after each, and times the rows at the end."""
 
-from segjax import health, logs
 from segjax.core import parallel
 from segjax.tables.numbers import Measured, measure
 from segjax.tables.page import page
@@ -8,6 +7,7 @@ from segjax.tables.plan import Plan, check_folder, check_runs
 from segjax.tables.runs import has_finished, to_be_run, train
 from segjax.tables.speed import time_rows
 from segjax.tables.text import as_json, claims_csv_text, csv_text, markdown, terminal_text
+from segjax.train import log_files, stop
 
 
 def run(plan: Plan) -> None:
@@ -25,7 +25,7 @@ def run(plan: Plan) -> None:
     """
     if plan.added and parallel.is_main():
         print(f'also trained, because chosen rows begin from them: {", ".join(plan.added)}', flush=True)
-    with health.StopSignal() as stop:
+    with stop.StopSignal() as stop:
         is_open = [to_be_run(job) for job in plan.jobs]
         finished = [job for job, is_one in zip(plan.jobs, is_open, strict=True) if not is_one]
         check_runs((job for job in plan.todo if job not in finished), finished, stop)
@@ -33,7 +33,7 @@ def run(plan: Plan) -> None:
             if not to_be_run(job):
                 continue
             if stop.reached():
-                raise health.Preempted(f'{job.name} had not begun')
+                raise stop.Preempted(f'{job.name} had not begun')
             start = plan.start(job)
             if start and not has_finished(start):
                 if parallel.is_main():
@@ -56,9 +56,9 @@ def run(plan: Plan) -> None:
 def write(measured: Measured) -> None:
     """Writes table.md, table.csv, table.json, table.html and, for a table with claims, claims.csv, each whole."""
     workdir = measured.plan.workdir
-    logs.write_json(workdir / 'table.json', as_json(measured))
-    logs.write_text(workdir / 'table.csv', csv_text(measured))
+    log_files.write_json(workdir / 'table.json', as_json(measured))
+    log_files.write_text(workdir / 'table.csv', csv_text(measured))
     if measured.comparisons or measured.headlines:
-        logs.write_text(workdir / 'claims.csv', claims_csv_text(measured))
-    logs.write_text(workdir / 'table.md', markdown(measured))
-    logs.write_text(workdir / 'table.html', page(measured))
+        log_files.write_text(workdir / 'claims.csv', claims_csv_text(measured))
+    log_files.write_text(workdir / 'table.md', markdown(measured))
+    log_files.write_text(workdir / 'table.html', page(measured))

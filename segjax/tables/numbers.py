@@ -4,8 +4,6 @@ import statistics
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from segjax import driver
-from segjax import stored as stored_files
 from segjax.config import is_number
 from segjax.report.scores import flat_scalars
 from segjax.tables import starts
@@ -15,6 +13,8 @@ from segjax.tables.plan import Job, Plan
 from segjax.tables.runs import OPEN, Outcome, outcome
 from segjax.tables.spec import Column, Difference, Row
 from segjax.tables.speed import Figure, Speeds, figure, first_runs, stored
+from segjax.train import driver
+from segjax.train import stored as stored_files
 
 
 class Measured(NamedTuple):

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from segjax import config as config_lib
-from segjax import config_file, driver, health, origin, pipelines, same_run
-from segjax import stored as stored_files
+from segjax import config_file, pipelines
 from segjax.config_file import Assignment
 from segjax.errors import InputError, unknown_name
 from segjax.spec import DataSpec
 from segjax.tables import starts
 from segjax.tables.spec import Row, Scale, Table, load
+from segjax.train import driver, initialization, same_run, stop
+from segjax.train import stored as stored_files
 
 
 class Job(NamedTuple):
@@ -263,7 +264,7 @@ def differences(job: Job, stored: Mapping[str, Any], free: Collection[str] = FRE
       stored: the config that the folder keeps.
       free: keys that may differ. The start of the run is never among them: rows of other starts do not compare.
     """
-    wanted = origin.with_stored_preprocess(job.config, stored)
+    wanted = initialization.with_stored_preprocess(job.config, stored)
     found = config_lib.differences(stored, config_lib.to_json(wanted), free=free)
     return found or starts.differences(job.row, job.config, job.folder, stored)
 
@@ -274,7 +275,7 @@ def check_folder(job: Job) -> None:
     The driver refuses another config too, but the last row is hours away.
     """
     stored = job.folder / driver.CONFIG
-    kept = (job.folder / driver.SCORES).exists() or origin.has_begun(job.folder)
+    kept = (job.folder / driver.SCORES).exists() or initialization.has_begun(job.folder)
     if not kept or not stored.exists():
         return
     with _located(str(stored)):
@@ -289,7 +290,7 @@ SHAPING = ('pipeline', 'model', 'data', 'augment', 'train', 'evaluate')
 """Sections that decide on the shapes in a step, so on the sizes that a net sees."""
 
 
-def check_runs(jobs: Iterable[Job], finished: Iterable[Job] = (), stop: health.StopSignal | None = None) -> None:
+def check_runs(jobs: Iterable[Job], finished: Iterable[Job] = (), stop: stop.StopSignal | None = None) -> None:
     """Raises InputError for the first job that its run would refuse, before any job is trained.
 
     Prepares the data of all jobs, and checks each distinct config once. Steps take longest to trace:

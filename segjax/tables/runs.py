@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from segjax import driver, health, logs, stored
 from segjax.core import parallel
 from segjax.tables.plan import FREE, Job, differences
+from segjax.train import driver, log_files, stop, stored
 
 FAILED = 'failed.json'  # beside config.json, in the folder of a run that diverged
 
@@ -51,7 +51,7 @@ def has_finished(job: Job) -> bool:
     return decided_by_main(lambda: bool(outcome(job).scores))
 
 
-def train(job: Job, stop: health.StopSignal) -> None:
+def train(job: Job, stop: stop.StopSignal) -> None:
     """Trains a job in its folder, from where an earlier start left it; if it diverges, the folder says so (FAILED).
 
     Args:
@@ -67,8 +67,8 @@ def train(job: Job, stop: health.StopSignal) -> None:
             (job.folder / name).unlink(missing_ok=True)
     try:
         driver.train(job.config, str(job.folder), stop)
-    except health.Diverged as error:
+    except stop.Diverged as error:
         if parallel.is_main():
-            logs.write_json(job.folder / FAILED, {'message': str(error)})
+            log_files.write_json(job.folder / FAILED, {'message': str(error)})
             print(f'diverged: {job.name}: {error}', flush=True)
     jax.clear_caches()  # the next run is another program; without this they add up

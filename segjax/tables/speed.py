@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from segjax import bench, config_file, driver, health, logs
+from segjax import bench, config_file
 from segjax import config as config_lib
-from segjax import stored as stored_files
 from segjax.core import parallel
 from segjax.tables import plan as plan_lib
 from segjax.tables.plan import Job, Plan
 from segjax.tables.runs import decided_by_main, has_finished
 from segjax.tables.spec import Speed, Table
+from segjax.train import driver, log_files, stop
+from segjax.train import stored as stored_files
 
 FILE = 'speed.json'
 # Of the keys that do not change what is learned, these change what a call costs. The seed changes no cost.
@@ -53,7 +54,7 @@ class Figure(NamedTuple):
     quartiles: tuple[float, float]
 
 
-def time_rows(plan: Plan, stop: health.StopSignal) -> None:
+def time_rows(plan: Plan, stop: stop.StopSignal) -> None:
     """Times the rows that have finished with the first seed, unless speed.json holds them as they are now.
 
     It holds them if none is missing, and config, stage, columns and environment are those of the measurement.
@@ -91,7 +92,7 @@ def time_rows(plan: Plan, stop: health.StopSignal) -> None:
             rows[key]['parts'][part] = entry
     speeds = Speeds(environment, settings.repetitions, settings.warmup, parts, rows)
     if parallel.is_main():
-        logs.write_json(plan.workdir / FILE, speeds._asdict())
+        log_files.write_json(plan.workdir / FILE, speeds._asdict())
 
 
 def parts_asked_for(table: Table) -> list[str]:
@@ -161,13 +162,13 @@ def _open(jobs: Sequence[Job]) -> dict[str, bench.Job]:
 
 
 def _time(
-    part: str, opened: Mapping[str, bench.Job], settings: ml_collections.ConfigDict, stop: health.StopSignal
+    part: str, opened: Mapping[str, bench.Job], settings: ml_collections.ConfigDict, stop: stop.StopSignal
 ) -> dict[str, dict[str, Any]]:
     """The entries of one part; its programs are gone when it returns."""
     timed = {}
     for key, job in opened.items():
         if stop.reached():
-            raise health.Preempted('the rows had not been timed')
+            raise stop.Preempted('the rows had not been timed')
         timed |= bench.prepare(part, {key: job})
     measurements = bench.per_image(timed, bench.measure_calls(timed, settings))
     return {

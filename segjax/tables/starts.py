@@ -10,11 +10,11 @@ from typing import Any
 
 import ml_collections
 
-from segjax import checkpoints, origin
 from segjax import config as config_lib
-from segjax import stored as stored_files
 from segjax.errors import InputError
 from segjax.tables.spec import Row
+from segjax.train import checkpoints, initialization
+from segjax.train import stored as stored_files
 
 KEYS = ('nets', 'source', 'partial')
 """Keys of config.init_from, besides the path, that change what a run begins from."""
@@ -94,7 +94,7 @@ def digest(path: str, source: str) -> str:
 def _digest(path: str, source: str, _: int) -> str:
     init_from = ml_collections.ConfigDict({'path': path, 'source': source})
     try:
-        return origin.digest(origin.reader(init_from)())
+        return initialization.digest(initialization.reader(init_from)())
     except InputError:
         return ''
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from segjax import bench, checkpoints, stored
+from segjax import bench
 from segjax import config as config_lib
 from segjax.tables.cells import Cell, score_at
 from segjax.tables.claims import by_chance
@@ -15,6 +15,7 @@ from segjax.tables.numbers import Measured, best_rows, problems, stage_scores
 from segjax.tables.plan import Job, config_argument
 from segjax.tables.spec import Claim, Column, Difference, Table
 from segjax.tables.speed import Speeds, figure, parts_asked_for
+from segjax.train import checkpoints, stored
 
 
 def heading(column: Column) -> str:

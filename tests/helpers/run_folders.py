@@ -5,8 +5,8 @@ import pathlib
 import numpy as np
 import orbax.checkpoint as ocp
 
-from segjax import driver, health
 from segjax.core import trees
+from segjax.train import driver, stop
 
 
 def final_state(workdir, stage='adversarial'):
@@ -43,4 +43,4 @@ def stop_at(monkeypatch, stage, step):
 
     monkeypatch.setattr(driver, 'map_functions', map_functions)
     monkeypatch.setattr(driver, '_due', due)
-    monkeypatch.setattr(health.StopSignal, 'reached', lambda self: here == [stage, step])
+    monkeypatch.setattr(stop.StopSignal, 'reached', lambda self: here == [stage, step])

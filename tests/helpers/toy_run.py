@@ -6,8 +6,9 @@ python toy_run.py WORKDIR NUM_STEPS [KEY=VALUE ...]     keys: mode, noise, optim
 import sys
 
 from segjax import config as config_lib
-from segjax import driver, pipelines
+from segjax import pipelines
 from segjax.core import parallel
+from segjax.train import driver
 
 
 def make_config(**sections):

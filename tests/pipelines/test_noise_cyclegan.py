@@ -14,7 +14,7 @@ import pytest
 from fakes import NUM_CLASSES, SPEC, eval_batches, train_batch
 
 from segjax import config as config_lib
-from segjax import config_file, driver, health, models, origin, pipelines
+from segjax import config_file, models, pipelines
 from segjax.core import parallel, rng
 from segjax.data import labels
 from segjax.errors import InputError
@@ -22,6 +22,7 @@ from segjax.models.segmentation.erfnet import ERFNet
 from segjax.ops import noise
 from segjax.pipelines import noise_cyclegan
 from segjax.tables import plan, spec
+from segjax.train import driver, initialization, stop
 
 NETS = ('segmenter', 'painter', 'discriminator')
 
@@ -349,7 +350,7 @@ def test_all_stages_and_plain_erfnet_begin_from_the_nets_of_the_seed(one_device,
     begun = {}
     for name, config in (('cyclegans', cyclegans), ('plain', plain)):
         run, stages = driver.open_run(config, str(tmp_path / name), 'train')
-        begun |= {stage.name: origin.initial_state(run, stage, {}).params for stage in stages}
+        begun |= {stage.name: initialization.initial_state(run, stage, {}).params for stage in stages}
     assert begun.keys() == {'start', 'cyclegan_none', 'cyclegan_gaussian_7.38dB', 'segmentation'}
     for name, params in begun.items():
         chex.assert_trees_all_equal(params['segmenter'], begun['segmentation']['segmenter'])
@@ -358,7 +359,7 @@ def test_all_stages_and_plain_erfnet_begin_from_the_nets_of_the_seed(one_device,
     run, (stage,) = driver.open_run(
         config_lib.from_json(plain.to_dict() | {'seed': 1}), str(tmp_path / 'other'), 'train'
     )
-    other = origin.initial_state(run, stage, {}).params
+    other = initialization.initial_state(run, stage, {}).params
     pairs = zip(jax.tree.leaves(other), jax.tree.leaves(begun['segmentation']), strict=True)
     assert any(np.any(a != b) for a, b in pairs)
 
@@ -503,8 +504,8 @@ def test_a_run_resumed_in_the_middle_is_bit_identical_pool_included(one_device, 
     config = smoke_config(4)
     whole = driver.train(config, str(tmp_path / 'whole'))
     steps = []
-    with monkeypatch.context() as patch, pytest.raises(health.Preempted, match='saved at step 2'):
-        patch.setattr(health.StopSignal, 'reached', lambda self: steps.append(1) or len(steps) == 3)
+    with monkeypatch.context() as patch, pytest.raises(stop.Preempted, match='saved at step 2'):
+        patch.setattr(stop.StopSignal, 'reached', lambda self: steps.append(1) or len(steps) == 3)
         driver.train(config, str(tmp_path / 'parts'))
     assert driver.train(config, str(tmp_path / 'parts')) == whole
     run, (stage,) = driver.open_run(config, str(tmp_path / 'whole'), 'evaluate')
@@ -522,8 +523,8 @@ def test_a_run_stopped_in_the_first_and_in_the_second_stage_is_bit_identical(one
     whole = driver.train(config, str(tmp_path / 'whole'))
     for stage in ('start', 'cyclegan'):
         folder = tmp_path / 'parts' / stage
-        with monkeypatch.context() as patch, pytest.raises(health.Preempted, match=f'{stage}.* saved at step 1'):
-            patch.setattr(health.StopSignal, 'reached', lambda self, folder=folder: folder.exists())
+        with monkeypatch.context() as patch, pytest.raises(stop.Preempted, match=f'{stage}.* saved at step 1'):
+            patch.setattr(stop.StopSignal, 'reached', lambda self, folder=folder: folder.exists())
             driver.train(config, str(tmp_path / 'parts'))
     assert driver.train(config, str(tmp_path / 'parts')) == whole
     assert whole.keys() == {'start', 'cyclegan'}
@@ -715,7 +716,7 @@ def test_every_injector_begins_with_the_parameters_of_init_from(one_device, tmp_
     run, stages = driver.open_run(config, str(tmp_path / 'second'), 'train')
     states = {}
     for stage in stages:
-        states[stage.name] = origin.initial_state(run, stage, states)
+        states[stage.name] = initialization.initial_state(run, stage, states)
     first, second = (states[stage.name].params for stage in stages)
     source, (stage,) = driver.open_run(smoke_config(1), str(tmp_path / 'first'), 'evaluate')
     trained = parallel.to_host(driver.load_stage(source, stage, {}, 'last')).params

@@ -11,7 +11,7 @@ import pytest
 from fakes import NUM_CLASSES, SPEC, eval_batches, train_batch
 
 from segjax import config as config_lib
-from segjax import config_file, driver, models, pipelines, tables
+from segjax import config_file, models, pipelines, tables
 from segjax.core import optim, parallel, rng
 from segjax.core.trees import named_leaves
 from segjax.errors import InputError
@@ -22,6 +22,7 @@ from segjax.models.depth import pose as pose_nets
 from segjax.pipelines import scene_geometry
 from segjax.tables import plan
 from segjax.tasks import monodepth
+from segjax.train import driver
 
 SPEC = dataclasses.replace(SPEC, features=('image', 'label', 'intrinsics', 'sequence', 'frame', 'name'))
 METHODS = {  # whose depth, regulariser, nets of the last stage, those that are trained

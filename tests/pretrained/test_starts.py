@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from segjax import config as config_lib
-from segjax import config_file, driver, models, pretrained
+from segjax import config_file, models, pretrained
 from segjax.errors import InputError
 from segjax.pretrained.sources import SOURCES
+from segjax.train import driver
 
 CONFIG = pathlib.Path(__file__).resolve().parent.parent.parent / 'configs/learned_dilation.py'
 WIDTHS = {'largefov': 1 / 64, 'deeplab_v2': 1 / 32, 'pspnet': 1 / 32}

@@ -6,9 +6,9 @@ import pytest
 from paper_table import ENVIRONMENT, FILE, RESULTS, start
 
 from segjax import config as config_lib
-from segjax import driver, logs
 from segjax.config_file import Assignment
 from segjax.tables import loop, runs
+from segjax.train import driver, log_files
 
 
 @pytest.fixture
@@ -30,12 +30,12 @@ def trained(monkeypatch):
     def train(config, workdir, stop):
         folder = pathlib.Path(workdir)
         calls.append((folder.parent.name, config.seed))
-        logs.write_json(folder / 'config.json', config_lib.to_json(config))
-        logs.write_json(folder / 'environment.json', ENVIRONMENT)
+        log_files.write_json(folder / 'config.json', config_lib.to_json(config))
+        log_files.write_json(folder / 'environment.json', ENVIRONMENT)
         result = RESULTS[calls[-1]]
         if isinstance(result, Exception):
             raise result
-        logs.write_json(folder / 'scores.json', result)
+        log_files.write_json(folder / 'scores.json', result)
 
     monkeypatch.setattr(driver, 'train', train)
     monkeypatch.setattr(loop, 'check_runs', lambda jobs, finished, stop: None)

@@ -13,11 +13,12 @@ import jax
 import pytest
 from paper_table import FILE, RESULTS, runs, start
 
-from segjax import bench, data, driver, health, logs
+from segjax import bench, data
 from segjax.config_file import Assignment
 from segjax.core import parallel
 from segjax.errors import InputError
 from segjax.tables import loop, plan
+from segjax.train import driver, log_files, stop
 
 ROWS = ('base', 'thin', 'strong')
 
@@ -53,8 +54,8 @@ def test_what_is_finished_is_not_trained_again(table_file, trained, capsys):
 
 
 def test_an_interrupted_table_has_what_was_finished_and_goes_on(table_file, trained, monkeypatch):
-    monkeypatch.setitem(RESULTS, ('thin', 1), health.Preempted('saved at step 3'))
-    with pytest.raises(health.Preempted, match='step 3'):
+    monkeypatch.setitem(RESULTS, ('thin', 1), stop.Preempted('saved at step 3'))
+    with pytest.raises(stop.Preempted, match='step 3'):
         start(table_file)
     assert runs(trained)[-1] == ('thin', 1)
     cells = next(csv.DictReader(io.StringIO(pathlib.Path('runs/table.csv').read_text())))
@@ -81,7 +82,7 @@ def test_a_signal_between_two_runs_ends_the_table_in_order(table_file, trained, 
 
     monkeypatch.setattr(*told, then_told_to_stop)
     try:
-        with pytest.raises(health.Preempted, match='thin, seed 0 had not begun'):
+        with pytest.raises(stop.Preempted, match='thin, seed 0 had not begun'):
             start(table_file)
     finally:
         signal.signal(signal.SIGTERM, ignored)
@@ -92,7 +93,7 @@ def test_all_runs_listen_to_the_signal_of_the_table(table_file, trained, monkeyp
     heard = []
     monkeypatch.setattr(driver, 'train', lambda config, workdir, stop: heard.append(stop))
     start(table_file, seeds='0')
-    assert len(heard) == len(ROWS) and isinstance(heard[0], health.StopSignal) and len(set(heard)) == 1
+    assert len(heard) == len(ROWS) and isinstance(heard[0], stop.StopSignal) and len(set(heard)) == 1
 
 
 @pytest.mark.parametrize('error', [InputError('x', got='y', expected='z'), MemoryError('a bug')])
@@ -184,19 +185,19 @@ def test_rows_of_the_toy_pipeline(tmp_path, monkeypatch, capsys):
     (tmp_path / 'tables/toy.py').write_text(TOY)
     (tmp_path / 'tables/table.py').write_text(TOY_TABLE)
     start(tmp_path / 'tables/table.py', tmp_path / 'run', assignments=[Assignment('run.num_pictures', '0')])
-    table = logs.read_json(tmp_path / 'run/table.json')
+    table = log_files.read_json(tmp_path / 'run/table.json')
     scores = {}
     for key, flip in (('plain', 0.0), ('flipped', 0.5)):
         folder = tmp_path / 'run' / key / 'seed_3'
-        config = logs.read_json(folder / 'config.json')
+        config = log_files.read_json(folder / 'config.json')
         assert config['seed'] == 3 and config['augment']['flip'] == flip
-        scores[key] = logs.read_json(folder / 'scores.json')['adversarial']
+        scores[key] = log_files.read_json(folder / 'scores.json')['adversarial']
         assert table['rows'][key]['seeds']['3']['mIoU'] == scores[key]['mIoU'] > 0
         assert table['rows'][key]['seeds']['3']['IoU'] == scores[key]['IoU']
         assert (folder / 'report.html').exists()
     (claim,) = table['claims']
     assert claim['ours']['3'] == pytest.approx(100 * (scores['flipped']['mIoU'] - scores['plain']['mIoU']))
-    speeds = logs.read_json(tmp_path / 'run/speed.json')
+    speeds = log_files.read_json(tmp_path / 'run/speed.json')
     assert speeds['environment']['jax'] == jax.__version__
     for key, flip in (('plain', 0.0), ('flipped', 0.5)):
         timed = speeds['rows'][key]['parts']['predict']
@@ -207,7 +208,7 @@ def test_rows_of_the_toy_pipeline(tmp_path, monkeypatch, capsys):
     assert ratios[0] == 1 and ratios[1] > 0
     order = [line for line in capsys.readouterr().out.splitlines() if line.startswith('[')]
     assert order == ['[1/3] plain, seed 3', '[2/3] next, seed 3', '[3/3] flipped, seed 3']
-    path = logs.read_json(tmp_path / 'run/next/seed_3/config.json')['init_from']['path']
+    path = log_files.read_json(tmp_path / 'run/next/seed_3/config.json')['init_from']['path']
     assert path == str(tmp_path / 'run/plain/seed_3/pretrain') and 'next' not in speeds['rows']
     monkeypatch.setattr(driver, 'train', lambda *_: pytest.fail('it was finished'))
     monkeypatch.setattr(bench, 'prepare', lambda *_: pytest.fail('it was timed'))
@@ -228,13 +229,13 @@ def test_a_finished_row_whose_data_changed_is_not_mixed_with_new_rows(table_file
     prepared = data.prepare(plan.make_plan(str(table_file), 'quick', 'runs').jobs[0].config.data)
     folders = [pathlib.Path('runs', key, 'seed_0').absolute() for key in ('base', 'thin')]
     for folder in folders:
-        logs.write_json(folder / 'spec.json', prepared.spec.to_json())
+        log_files.write_json(folder / 'spec.json', prepared.spec.to_json())
     trained.clear()
     start(table_file, rows='base|thin', seeds='0')
     assert trained == []
     for folder, split in zip(folders, ('train', 'val'), strict=True):
         changed = dataclasses.replace(prepared.spec, digest={**prepared.spec.digest, split: 'abc'})
-        logs.write_json(folder / 'spec.json', changed.to_json())
+        log_files.write_json(folder / 'spec.json', changed.to_json())
     with pytest.raises(InputError, match=r"base/seed_0 and 1 more\n.*changed since: split 'train' has other") as error:
         start(table_file, seeds='0')
     assert trained == []
@@ -251,7 +252,7 @@ def test_rows_of_other_data_do_not_compare(table_file, trained, monkeypatch):
     start(table_file, rows='base', seeds='0', overrides=other)
     prepared = data.prepare(plan.make_plan(str(table_file), 'quick', 'runs', overrides=other).jobs[1].config.data)
     spec = dataclasses.replace(prepared.spec, digest={'train': 'abc', 'val': 'abc'})
-    logs.write_json(pathlib.Path('runs/base/seed_0/spec.json'), spec.to_json())
+    log_files.write_json(pathlib.Path('runs/base/seed_0/spec.json'), spec.to_json())
     trained.clear()
     start(table_file, rows='thin', seeds='0', overrides=other)
     assert runs(trained) == [('thin', 0)]

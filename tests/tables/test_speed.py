@@ -16,9 +16,10 @@ import pytest
 from clock import Clock
 from paper_table import ENVIRONMENT, FILE, runs, start
 
-from segjax import bench, driver, health, logs, origin
+from segjax import bench
 from segjax.config_file import Assignment
 from segjax.core import parallel
+from segjax.train import driver, initialization, log_files, stop
 
 TIMES = FILE.replace(
     'columns=(',
@@ -66,8 +67,8 @@ def timed(table_file, trained, clock, monkeypatch):
         return prepared
 
     monkeypatch.setattr(driver, 'open_run', open_run)
-    monkeypatch.setattr(origin, 'initial_state', lambda run, stage, earlier: jnp.zeros(()))
-    monkeypatch.setattr(logs, 'environment', lambda *_: ENVIRONMENT)
+    monkeypatch.setattr(initialization, 'initial_state', lambda run, stage, earlier: jnp.zeros(()))
+    monkeypatch.setattr(log_files, 'environment', lambda *_: ENVIRONMENT)
     for part in IMAGES:
         monkeypatch.setattr(bench, f'prepare_{part}', prepare(part))
     return trained
@@ -109,7 +110,7 @@ def test_the_stage_that_is_timed_is_that_of_the_row(table_file, timed):
 
 def test_the_file_says_what_was_measured_on_what(table_file, timed):
     start(table_file, assignments=ROUNDS)
-    stored = logs.read_json(pathlib.Path('runs/speed.json'))
+    stored = log_files.read_json(pathlib.Path('runs/speed.json'))
     rows = stored.pop('rows')
     assert stored == {'environment': ENVIRONMENT, 'repetitions': 3, 'warmup': 1, 'parts': ['train', 'predict']}
     base = rows['base']
@@ -174,7 +175,7 @@ def test_files_have_the_quartiles(table_file, timed):
     # Paired by round 1.5, 2 and 1.25; the medians alone would give 4 / 2.
     quartiles = [thin[f'time / base [%] {x}'] for x in ('median', 'lower quartile', 'upper quartile')]
     assert quartiles == ['150', '137.5', '175']
-    table = logs.read_json(pathlib.Path('runs/table.json'))
+    table = log_files.read_json(pathlib.Path('runs/table.json'))
     assert table['speed'] == NOTE
     assert table['rows']['thin']['speed'] == {
         'time': {'median': 125.0, 'quartiles': [93.75, 187.5]},  # of 62.5, 250, 125
@@ -202,7 +203,7 @@ def test_what_was_timed_is_not_timed_again(table_file, timed):
 
 
 def other_machine(table_file, monkeypatch):
-    monkeypatch.setattr(logs, 'environment', lambda *_: ENVIRONMENT | {'host cores': 9})
+    monkeypatch.setattr(log_files, 'environment', lambda *_: ENVIRONMENT | {'host cores': 9})
 
 
 def other_column(table_file, monkeypatch):
@@ -258,8 +259,8 @@ def test_an_old_time_does_not_stand_beside_a_new_config(table_file, timed, monke
     shutil.rmtree('runs/strong')
     table_file.write_text(TIMES.replace("{'mIoU': 43.3}", "{'mIoU': 43.3}, overrides=('model.width=0.75',)"))
     timed.clear()
-    with monkeypatch.context() as patch, pytest.raises(health.Preempted):
-        patch.setattr(bench, 'prepare_train', raising(health.Preempted('before the first program')))
+    with monkeypatch.context() as patch, pytest.raises(stop.Preempted):
+        patch.setattr(bench, 'prepare_train', raising(stop.Preempted('before the first program')))
         start(table_file, seeds='0', assignments=ROUNDS)
     assert runs(timed) == [('strong', 0)]
     found = rows_of()
@@ -354,7 +355,7 @@ def test_a_signal_ends_the_measurement_in_order(table_file, timed, monkeypatch):
         return prepare(job)
 
     try:
-        with monkeypatch.context() as patch, pytest.raises(health.Preempted, match='the rows had not been timed'):
+        with monkeypatch.context() as patch, pytest.raises(stop.Preempted, match='the rows had not been timed'):
             patch.setattr(bench, 'prepare_train', then_told_to_stop)
             start(table_file, seeds='0', assignments=ROUNDS)
     finally:

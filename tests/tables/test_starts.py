@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from paper_table import FILE, RESULTS, runs, start
 
-from segjax import driver, logs, origin, pretrained
+from segjax import pretrained
 from segjax.errors import InputError
 from segjax.tables import starts
+from segjax.train import driver, initialization, log_files
 
 
 @pytest.fixture
@@ -35,9 +36,9 @@ def begun(trained, weights, monkeypatch):
     def train(config, workdir, stop, original=driver.train):
         original(config, workdir, stop)
         init_from = config.init_from.to_dict()
-        digest = origin.digest(origin.reader(config.init_from)()) if config.init_from.path else ''
+        digest = initialization.digest(initialization.reader(config.init_from)()) if config.init_from.path else ''
         content = {'stages': ['first', 'last'], 'init_from': init_from, 'digest': digest}
-        logs.write_json(pathlib.Path(workdir) / 'start.json', content)
+        log_files.write_json(pathlib.Path(workdir) / 'start.json', content)
 
     monkeypatch.setattr(driver, 'train', train)
     return trained
@@ -90,8 +91,8 @@ def test_a_preparation_of_images_that_came_with_the_weights_is_no_other_config(t
     start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
     trained.clear()
     for path in pathlib.Path('runs').glob('*/seed_0/config.json'):
-        content = logs.read_json(path)
-        logs.write_json(path, {**content, 'preprocess': 'deeplab'})  # as the training adopts it
+        content = log_files.read_json(path)
+        log_files.write_json(path, {**content, 'preprocess': 'deeplab'})  # as the training adopts it
     start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
     assert trained == []
 
@@ -101,7 +102,7 @@ AFTER = FILE.replace("labels={'width': '1/2'})", "after='strong')")
 
 def test_a_table_that_moved_is_the_same_table(table_file, begun, monkeypatch):
     table_file.write_text(AFTER)
-    monkeypatch.setattr(origin, 'reader', lambda init_from: lambda: {'params': {}, 'model_state': {}})
+    monkeypatch.setattr(initialization, 'reader', lambda init_from: lambda: {'params': {}, 'model_state': {}})
     start(table_file, seeds='0')
     assert runs(begun) == [('base', 0), ('strong', 0), ('thin', 0)]
     begun.clear()
@@ -122,7 +123,7 @@ def test_a_row_whose_start_was_trained_anew_is_another_row(table_file, begun, mo
             raise InputError('config.init_from.path', got=path, expected='a run folder')
         return learned
 
-    monkeypatch.setattr(origin, 'reader', lambda init_from: lambda: read(init_from.path))
+    monkeypatch.setattr(initialization, 'reader', lambda init_from: lambda: read(init_from.path))
     start(table_file, seeds='0')
     shutil.rmtree('runs/strong')
     begun.clear()
@@ -141,11 +142,11 @@ def test_a_row_whose_start_was_trained_anew_is_another_row(table_file, begun, mo
 
 def test_facts_name_the_starts_and_claims_between_other_starts_say_so(table_file, begun, weights):
     table_file.write_text(AFTER)
-    found = origin.digest(pretrained.Weights('', pretrained.read(str(weights / 'a.npz')), ''))
+    found = initialization.digest(pretrained.Weights('', pretrained.read(str(weights / 'a.npz')), ''))
     start(table_file, seeds='0', overrides=[f'strong:init_from.path={weights / "a.npz"}'], rows='base|strong')
     text = pathlib.Path('runs/table.md').read_text()
     assert f'- start: random: base; a.npz ({found}): strong; row strong: thin' in text
-    content = logs.read_json(pathlib.Path('runs/table.json'))
+    content = log_files.read_json(pathlib.Path('runs/table.json'))
     assert content['rows']['strong']['start'] == f'a.npz ({found})'
     verdicts = {claim['text']: claim['verdict'] for claim in content['claims']}
     assert verdicts['augmentation helps'] == 'holds, one seed, different starts'

@@ -19,11 +19,11 @@ import orbax.checkpoint as ocp
 from absl import logging
 from flax import traverse_util
 
-from segjax import logs, stored
 from segjax.core import parallel
 from segjax.core.trees import named_leaves, path_name
 from segjax.errors import InputError
 from segjax.protocol import PyTree, TrainState
+from segjax.train import log_files, stored
 
 START = 'start.json'  # of a run folder: its stages in order, and what they began from
 _POLICIES = ocp.checkpoint_managers
@@ -127,7 +127,7 @@ class Checkpoints:
             return
         if parallel.is_main():
             # The place where orbax keeps the metrics of a save.
-            logs.write_json(self._folder / str(step) / 'metrics' / 'metrics', metrics)
+            log_files.write_json(self._folder / str(step) / 'metrics' / 'metrics', metrics)
         parallel.barrier('scores of a checkpoint')
         self._manager.reload()
         # Orbax applies its policy only when it saves.

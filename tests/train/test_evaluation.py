@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from fakes import SPEC
 
-from segjax import evaluation
 from segjax.protocol import Input
+from segjax.train import evaluation
 
 SIZE, FILLED, LABEL = (32, 64), (32, 61), (20, 38)  # the split's largest label, of which SPEC knows, is 40x70
 

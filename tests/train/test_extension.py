@@ -9,8 +9,9 @@ import toy_run
 from run_folders import assert_same_run, final_state, stop_at
 
 from segjax import config as config_lib
-from segjax import config_file, driver, extension, health, origin
+from segjax import config_file
 from segjax.errors import InputError
+from segjax.train import driver, extension, initialization, stop
 
 
 def longer(num_steps=9, **sections):
@@ -69,7 +70,7 @@ def test_the_plans_before_are_kept(extended, tmp_path):
 def test_stopped_and_resumed_it_is_bit_identical(finished, extended, tmp_path, monkeypatch, stop, again):
     copy = shutil.copytree(finished, tmp_path / 'copy')
     stop_at(monkeypatch, 'adversarial', stop)
-    with pytest.raises(health.Preempted, match=f'step {stop}'):
+    with pytest.raises(stop.Preempted, match=f'step {stop}'):
         driver.train(longer(), str(copy), extend=True)
     monkeypatch.undo()
     assert driver.train(longer(), str(copy), extend=again) == extended[1]
@@ -87,12 +88,12 @@ def test_a_start_that_was_killed_between_its_files_comes_again(finished, extende
 def test_a_run_that_is_not_finished_is_extended_too(finished, tmp_path, monkeypatch):
     for name in ('stopped', 'whole'):
         stop_at(monkeypatch, 'adversarial', 3)
-        with pytest.raises(health.Preempted):
+        with pytest.raises(stop.Preempted):
             driver.train(toy_run.make_config(), str(tmp_path / name))
         monkeypatch.undo()
     driver.train(longer(), str(tmp_path / 'whole'), extend=True)
     stop_at(monkeypatch, 'adversarial', 4)
-    with pytest.raises(health.Preempted):
+    with pytest.raises(stop.Preempted):
         driver.train(longer(), str(tmp_path / 'stopped'), extend=True)
     monkeypatch.undo()
     driver.train(longer(), str(tmp_path / 'stopped'))
@@ -116,7 +117,7 @@ def test_a_later_stage_that_began_from_the_shorter_training_is_refused(finished,
 
 def test_the_stages_that_a_stage_reads_are_known(tmp_path):
     run, (first, second) = driver.open_run(toy_run.make_config(), str(tmp_path), 'train')
-    states = origin.abstract_states(run, (first, second))
+    states = initialization.abstract_states(run, (first, second))
     assert extension.earlier_stages_read(run, first, {}) == set()
     earlier = {'pretrain': states['pretrain'], 'unrelated': states['pretrain']}
     assert extension.earlier_stages_read(run, second, earlier) == {'pretrain'}
@@ -129,7 +130,7 @@ def test_stages_that_are_compared_may_all_train_longer(tmp_path):
     config.start.num_steps = 2
     run, stages = driver.open_run(config, str(tmp_path), 'train')
     assert len(stages) >= 3
-    states = origin.abstract_states(run, stages)
+    states = initialization.abstract_states(run, stages)
     for stage in stages[1:]:
         earlier = {before.name: states[before.name] for before in stages[: stages.index(stage)]}
         assert extension.earlier_stages_read(run, stage, earlier) == {'start'}, stage.name

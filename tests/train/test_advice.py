@@ -4,9 +4,10 @@ import pathlib
 
 import pytest
 
-from segjax import advice, config_file, doctor
 from segjax import config as config_lib
+from segjax import config_file, doctor
 from segjax.protocol import Stage
+from segjax.train import advice
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SIZES = {'cityscapes': (1024, 2048), 'cityscapes_video': (1024, 2048), 'camvid': (360, 480)}

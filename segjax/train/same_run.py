@@ -10,14 +10,14 @@ from typing import Any
 
 import ml_collections
 
-from segjax import checkpoints, origin
 from segjax import config as config_lib
-from segjax import stored as stored_files
 from segjax.data.labels import load_class_file
 from segjax.errors import InputError
 from segjax.protocol import Scores, Stage
 from segjax.report.scores import MADE_BY
 from segjax.spec import ClassSpec, DataSpec, split_names
+from segjax.train import checkpoints, initialization
+from segjax.train import stored as stored_files
 
 CONFIG, SPEC = 'config.json', 'spec.json'  # files of a run folder
 
@@ -36,10 +36,10 @@ def as_trained(config: ml_collections.ConfigDict, folder: pathlib.Path, mode: st
     Raises:
       InputError: another config than that of the run, in a key that `mode` does not leave free.
     """
-    if not origin.has_begun(folder) or not (folder / CONFIG).exists():
+    if not initialization.has_begun(folder) or not (folder / CONFIG).exists():
         return config
     stored = stored_files.read_config(folder / CONFIG)
-    config = origin.with_stored_preprocess(config, stored)
+    config = initialization.with_stored_preprocess(config, stored)
     found = config_lib.differences(stored, config_lib.to_json(config), free=config_lib.FREE_IN[mode])
     if found:
         raise InputError(
@@ -73,7 +73,7 @@ def _check_class_file(config: ml_collections.ConfigDict, stored: Mapping[str, An
 
 def check_begun(folder: pathlib.Path) -> None:
     """Raises InputError for a folder without a run that could be extended."""
-    if not origin.has_begun(folder):
+    if not initialization.has_begun(folder):
         got, fix = f'no checkpoint in {folder}', 'leave --extend out to start a run'
         raise InputError('--extend', got=got, expected='the --workdir of a run that has begun', fix=fix)
 
@@ -89,7 +89,7 @@ def check_resumed(folder: pathlib.Path, config: ml_collections.ConfigDict, exten
     Raises:
       InputError: a run folder with checkpoints that was started with another config.
     """
-    if not origin.has_begun(folder):
+    if not initialization.has_begun(folder):
         return False
     stored, now = stored_files.read_config(folder / CONFIG), config_lib.to_json(config)
     found = config_lib.changes(stored, now)
@@ -161,7 +161,7 @@ def check_data(folder: pathlib.Path, spec: DataSpec, stages: Sequence[Stage]) ->
       spec: of the data as they are now.
       stages: of the run.
     """
-    if not origin.has_begun(folder):
+    if not initialization.has_begun(folder):
         return
     got = data_difference(folder, spec, stages)
     if got:
@@ -194,7 +194,7 @@ def check_classes(folder: pathlib.Path, config: ml_collections.ConfigDict, spec:
       config: that the command brings.
       spec: of its data.
     """
-    if not origin.has_begun(folder) or not all((folder / name).exists() for name in (CONFIG, SPEC)):
+    if not initialization.has_begun(folder) or not all((folder / name).exists() for name in (CONFIG, SPEC)):
         return
     known = stored_spec(folder).classes
     different = class_differences(known, spec.classes, ids=False, colors=False)

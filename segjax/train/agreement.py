@@ -18,11 +18,11 @@ import jax
 import ml_collections
 from flax import traverse_util
 
-from segjax import checkpoints, origin
 from segjax import config as config_lib
 from segjax.core import processes
 from segjax.core.processes import Fact
 from segjax.data import Prepared
+from segjax.train import checkpoints, initialization
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain')
 OWN = {'data.root', 'data.cache', 'data.classes', 'data.threads', 'data.workers', 'data.prefetch', 'init_from.path'}
@@ -104,7 +104,7 @@ def data_digest(data: Prepared) -> str:
 
 def newest_steps(workdir: pathlib.Path) -> str:
     """Returns the newest whole checkpoint of every stage in a run folder, as text."""
-    stages = sorted(filter(origin.has_checkpoint, workdir.glob('*')))
+    stages = sorted(filter(initialization.has_checkpoint, workdir.glob('*')))
     return ', '.join(f'{stage.name} {checkpoints.newest_step(stage / "checkpoints")}' for stage in stages) or 'none'
 
 

@@ -15,13 +15,14 @@ import jax
 import ml_collections
 import numpy as np
 
-from segjax import checkpoints, logs, pretrained
 from segjax import config as config_lib
-from segjax import stored as stored_files
+from segjax import pretrained
 from segjax.core import notes, parallel, rng, trees
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import PyTree, Stage, TrainState
+from segjax.train import checkpoints, log_files
+from segjax.train import stored as stored_files
 
 Source = pretrained.Weights | Mapping[str, PyTree]
 """Published weights, or {'params': .., 'model_state': ..} of another run."""
@@ -63,7 +64,7 @@ def write_start(run, stages: tuple[Stage, ...], stored: pathlib.Path) -> None:
         'init_from': known,
         'digest': '' if source is None else digest(source),
     }
-    logs.write_json(path, content)
+    log_files.write_json(path, content)
 
 
 def check_later_stages(run, stages: tuple[Stage, ...]) -> None:

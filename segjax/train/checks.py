@@ -12,11 +12,12 @@ import flax.linen as nn
 import jax
 import ml_collections
 
-from segjax import config_file, origin, pipelines
+from segjax import config_file, pipelines
 from segjax.core import rng
 from segjax.data import loader, transforms
 from segjax.errors import InputError
 from segjax.protocol import Input, Stage, TrainState
+from segjax.train import initialization
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
@@ -57,14 +58,14 @@ def _step_problems(run, stages: Sequence[Stage], begun: bool, trace_steps: bool 
     states: dict[str, TrainState] = {}
 
     def add_state(stage: Stage) -> None:
-        states[stage.name] = origin.abstract_state(run, stage, states)
+        states[stage.name] = initialization.abstract_state(run, stage, states)
 
     for stage in stages:
         refusal = _refusal(add_state, stage)
         if refusal:
             yield refusal
             return
-    checks = [] if begun else [(origin.check, run, states)]
+    checks = [] if begun else [(initialization.check, run, states)]
     for stage in stages:
         if trace_steps:
             checks.append((_trace_training, run, stage, states[stage.name]))
@@ -197,7 +198,7 @@ def _more_values(run, stage: Stage) -> str:
     candidates += [f'{each.batch_key}={2 * each.batch_size}' for each in inputs.with_beside()]
     for candidate in candidates:
         changed, stages = _changed(run, [candidate])
-        states = origin.abstract_states(changed, stages)
+        states = initialization.abstract_states(changed, stages)
         (same,) = (each for each in stages if each.name == stage.name)
         if not _single_values(changed, same, states[stage.name]):
             return f'--config.{candidate}'

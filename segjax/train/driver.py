@@ -17,30 +17,30 @@ import jax
 import ml_collections
 from absl import logging
 
-from segjax import (
+from segjax import config as config_lib
+from segjax import data as data_lib
+from segjax import pipelines
+from segjax.core import host, notes, parallel, paths, processes, rng
+from segjax.data import loader
+from segjax.errors import InputError
+from segjax.protocol import Input, Mean, Scores, Stage, TrainState
+from segjax.report import page, scores
+from segjax.spec import DataSpec
+from segjax.train import (
     advice,
     agreement,
     checkpoints,
     checks,
     evaluation,
     extension,
-    health,
-    logs,
-    origin,
-    pipelines,
+    initialization,
+    log_files,
     same_run,
+    stop,
     stored,
 )
-from segjax import config as config_lib
-from segjax import data as data_lib
-from segjax.core import host, notes, parallel, paths, processes, rng
-from segjax.data import loader
-from segjax.errors import InputError
-from segjax.journal import Journal
-from segjax.protocol import Input, Mean, Scores, Stage, TrainState
-from segjax.report import page, scores
-from segjax.same_run import CONFIG, SPEC
-from segjax.spec import DataSpec
+from segjax.train.journal import Journal
+from segjax.train.same_run import CONFIG, SPEC
 
 SCORES = 'scores.json'  # of a run folder, and of a stage
 
@@ -52,7 +52,7 @@ class Run(NamedTuple):
     data: data_lib.Prepared
     workdir: pathlib.Path
     topology: parallel.Topology
-    source: Callable[[], origin.Source | None] = lambda: None  # origin.reader of config.init_from
+    source: Callable[[], initialization.Source | None] = lambda: None  # origin.reader of config.init_from
 
     @property
     def spec(self) -> DataSpec:
@@ -70,7 +70,7 @@ class Functions(NamedTuple):
 
 
 def open_run(
-    config: ml_collections.ConfigDict, workdir: str, use: str, stop: health.StopSignal | None = None
+    config: ml_collections.ConfigDict, workdir: str, use: str, stop: stop.StopSignal | None = None
 ) -> tuple[Run, tuple[Stage, ...]]:
     """Prepares the data, makes the stages, checks them, and prints warnings before a run begins.
 
@@ -81,7 +81,7 @@ def open_run(
       stop: asked while data are prepared.
     """
     run, stages = checked_run(config, workdir, use, stop=stop)
-    if use == 'train' and parallel.is_main() and not origin.has_begun(run.workdir):
+    if use == 'train' and parallel.is_main() and not initialization.has_begun(run.workdir):
         for warning in advice.before_training(run.config, run.spec, stages):
             print(warning, flush=True)
     return run, stages
@@ -92,7 +92,7 @@ def checked_run(
     workdir: str,
     use: str,
     trace_steps: bool = True,
-    stop: health.StopSignal | None = None,
+    stop: stop.StopSignal | None = None,
 ) -> tuple[Run, tuple[Stage, ...]]:
     """Returns what `open_run` does, and prints nothing.
 
@@ -101,7 +101,7 @@ def checked_run(
       trace_steps: as in `checks.problems`.
 
     Raises:
-      InputError: the first refusal of `segjax/checks.py`. Nothing has been compiled.
+      InputError: the first refusal of `segjax/train/checks.py`. Nothing has been compiled.
     """
     config_lib.validate(config)
     checks.check_precision(config)
@@ -112,18 +112,18 @@ def checked_run(
         agreement.check_start(config, folder, use)
     topology = parallel.topology(config.parallel.mode, options=host.compiler_options(config))
     kept = folder / SPEC
-    source = origin.reader(config.init_from)
+    source = initialization.reader(config.init_from)
     if use == 'train':
-        config = origin.with_preprocess(config, folder / CONFIG, source)
+        config = initialization.with_preprocess(config, folder / CONFIG, source)
     else:
         config = same_run.as_trained(config, folder, use)
     if use == 'predict' and kept.exists():
         data = data_lib.Prepared(same_run.stored_spec(folder), folder, config.data.name)
     else:
         data = data_lib.prepare(config.data, stop.check_preparing if stop else data_lib.never_stop)
-    begun = origin.has_begun(folder)
+    begun = initialization.has_begun(folder)
     begins_elsewhere = use == 'train' and not begun and config.init_from.path
-    agreement.check_data(data, origin.digest(source()) if begins_elsewhere else '')
+    agreement.check_data(data, initialization.digest(source()) if begins_elsewhere else '')
     stages = pipelines.load(config.pipeline).make_stages(config, data.spec)
     run = Run(config, data, folder, topology, source)
     for problem in checks.problems(run, stages, use, begun, trace_steps):
@@ -132,7 +132,7 @@ def checked_run(
 
 
 def train(
-    config: ml_collections.ConfigDict, workdir: str, stop: health.StopSignal | None = None, extend: bool = False
+    config: ml_collections.ConfigDict, workdir: str, stop: stop.StopSignal | None = None, extend: bool = False
 ) -> dict[str, Scores]:
     """Trains all stages (or goes on with them), evaluates, writes scores.json and report.html.
 
@@ -144,22 +144,22 @@ def train(
     """
     if extend:
         same_run.check_begun(paths.local('--workdir', workdir).absolute())
-    with contextlib.nullcontext(stop) if stop else health.StopSignal() as stop:
+    with contextlib.nullcontext(stop) if stop else stop.StopSignal() as stop:
         run, stages = open_run(config, workdir, 'train', stop)
         with _locked(run.workdir):
             longer = same_run.check_resumed(run.workdir, run.config, extend)
             same_run.check_data(run.workdir, run.spec, stages)
-            origin.write_start(run, stages, run.workdir / CONFIG)
-            origin.check_later_stages(run, stages)
-            origin.tell_unused(run, stages)
+            initialization.write_start(run, stages, run.workdir / CONFIG)
+            initialization.check_later_stages(run, stages)
+            initialization.tell_unused(run, stages)
             if longer:
                 extension.apply(run, stages)
             if parallel.is_main():
-                logs.write_json(run.workdir / CONFIG, config_lib.to_json(run.config))
-                logs.write_json(run.workdir / SPEC, run.spec.to_json())
+                log_files.write_json(run.workdir / CONFIG, config_lib.to_json(run.config))
+                log_files.write_json(run.workdir / SPEC, run.spec.to_json())
                 kind, count = run.topology.devices[0].device_kind, run.topology.count
-                environment = logs.environment(kind, count, jax.process_count())
-                logs.write_json(run.workdir / 'environment.json', environment)
+                environment = log_files.environment(kind, count, jax.process_count())
+                log_files.write_json(run.workdir / 'environment.json', environment)
             try:
                 found = _train_stages(run, stages, stop)
             except BaseException:
@@ -171,16 +171,16 @@ def train(
             return found
 
 
-def _train_stages(run: Run, stages: tuple[Stage, ...], stop: health.StopSignal) -> dict[str, Scores]:
+def _train_stages(run: Run, stages: tuple[Stage, ...], stop: stop.StopSignal) -> dict[str, Scores]:
     """Trains and scores the stages in order; later stages get the states of earlier ones as host arrays."""
     states, all_scores = {}, {}
     for stage in stages:
         if stop.reached():
-            raise health.Preempted(f'stage {stage.name!r} had not begun')
+            raise stop.Preempted(f'stage {stage.name!r} had not begun')
         last = stage is stages[-1]
         states[stage.name], all_scores[stage.name] = _train_and_score(run, stage, states, stop, last, len(stages) > 1)
     if parallel.is_main():
-        logs.write_json(run.workdir / SCORES, all_scores)
+        log_files.write_json(run.workdir / SCORES, all_scores)
     return all_scores
 
 
@@ -188,7 +188,7 @@ def _train_and_score(
     run: Run,
     stage: Stage,
     earlier: Mapping[str, TrainState],
-    stop: health.StopSignal,
+    stop: stop.StopSignal,
     last: bool,
     compare: bool,
 ) -> tuple[TrainState, Scores]:
@@ -221,7 +221,7 @@ def _train_and_score(
     if parallel.is_main():
         keys = _keys(stage, root_key(run, stage, 'evaluate'), 0, 0, 0)
         evaluation.write_pictures(run, stage, keys, host, totals, compare=compare)
-        logs.write_json(path, found)  # last: what has scores is finished, pictures and all
+        log_files.write_json(path, found)  # last: what has scores is finished, pictures and all
         print(scores.score_table(found), flush=True)
     return host, found
 
@@ -238,12 +238,12 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, which: str = 'last
     Raises:
       Preempted: the process was told to stop. Nothing was written; another call begins anew.
     """
-    with health.StopSignal() as stop:
+    with stop.StopSignal() as stop:
         return _evaluate_stages(config, workdir, which, stop)
 
 
 def _evaluate_stages(
-    config: ml_collections.ConfigDict, workdir: str, which: str, stop: health.StopSignal
+    config: ml_collections.ConfigDict, workdir: str, which: str, stop: stop.StopSignal
 ) -> dict[str, Scores]:
     """Does the work of `evaluate`; `stop` is asked while data are prepared, and between batches."""
     run, stages = open_run(config, workdir, 'evaluate', stop)
@@ -260,7 +260,7 @@ def _evaluate_stages(
             print(scores.score_table(all_scores[stage.name]), flush=True)
     if kept and parallel.is_main():
         path = run.workdir / f'scores_{which}.json'
-        logs.write_json(path, all_scores)
+        log_files.write_json(path, all_scores)
         print(f'scores: {path}', flush=True)
     return all_scores
 
@@ -313,7 +313,7 @@ def map_functions(run: Run, stage: Stage) -> Functions:
     def train_step(state: TrainState, batch, root):
         keys = _keys(stage, root, state.step, parallel.device_index(), state.step)
         state, metrics = stage.train_step(state, batch, keys)
-        flags = {'finite': health.finite_by_module(state)}
+        flags = {'finite': stop.finite_by_module(state)}
         if run.config.parallel.check_replicas:
             flags['replica_mismatch'] = parallel.replica_mismatch(state)
         return state, parallel.sum_over_devices(dict(metrics)), flags
@@ -335,7 +335,7 @@ def _keys(stage: Stage, root: jax.Array, step, device, shared_step) -> dict[str,
 
 
 def train_stage(
-    run: Run, stage: Stage, earlier: Mapping[str, TrainState], stop: health.StopSignal
+    run: Run, stage: Stage, earlier: Mapping[str, TrainState], stop: stop.StopSignal
 ) -> tuple[TrainState, dict[str, Mean] | None]:
     """Trains one stage to its end.
 
@@ -385,13 +385,13 @@ def train_stage(
             try:
                 if due.evaluate and not stopping:
                     found = evaluate(step)
-            except health.Preempted:
+            except stop.Preempted:
                 stopping = True
             if due.save or stopping:
                 save(step, due.evaluate and stopping, found)
             if stopping:
                 saved.wait()
-                raise health.Preempted(f'stage {stage.name!r} saved at step {step}')
+                raise stop.Preempted(f'stage {stage.name!r} saved at step {step}')
     return state, totals
 
 
@@ -403,7 +403,7 @@ def _begin(run: Run, stage: Stage, earlier: Mapping[str, TrainState], saved: che
 
     A stage of 0 steps saves the state at once: what it began from may change or go.
     """
-    state = origin.initial_state(run, stage, earlier)
+    state = initialization.initial_state(run, stage, earlier)
     if not stage.num_steps:
         saved.save(state, {**NO_RECORD, 'config': config_lib.to_json(run.config)}, {})
         saved.wait()
@@ -442,13 +442,13 @@ def _drain(pending: list, journal: Journal, stage: Stage, saved: checkpoints.Che
     """Fetches the metrics of the steps since the last call, in order, and stops at the first that is not finite."""
     for step, metrics, flags in pending:
         metrics, flags = parallel.to_host((metrics, flags))
-        health.check(stage.name, step, metrics, flags, saved.steps)
+        stop.check(stage.name, step, metrics, flags, saved.steps)
         journal.window.add(metrics)
     pending.clear()
 
 
 def _evaluate(
-    run: Run, stage: Stage, functions: Functions, state: TrainState, stop: health.StopSignal
+    run: Run, stage: Stage, functions: Functions, state: TrainState, stop: stop.StopSignal
 ) -> dict[str, Mean]:
     return evaluation.totals(run, stage, functions.evaluate, root_key(run, stage, 'evaluate'), state, stop)
 
@@ -481,7 +481,7 @@ def load_stage(run: Run, stage: Stage, earlier: Mapping[str, TrainState], which:
             expected='the folder of a run that has saved one',
             fix='train first: --mode train',
         )
-    state = restored[0] if restored else origin.initial_state(run, stage, earlier)
+    state = restored[0] if restored else initialization.initial_state(run, stage, earlier)
     return run.topology.put_replicated(state)
 
 
@@ -494,8 +494,8 @@ def load_last_stage(run: Run, stages: tuple[Stage, ...], which: str) -> tuple[St
     if not able:
         raise InputError('--mode predict', got=f'pipeline {run.config.pipeline!r}', expected='one that predicts labels')
     *before, last = stages[: able[-1] + 1]
-    if origin.has_checkpoint(run.workdir / last.name):
-        return last, load_stage(run, last, origin.abstract_states(run, before), which)
+    if initialization.has_checkpoint(run.workdir / last.name):
+        return last, load_stage(run, last, initialization.abstract_states(run, before), which)
     earlier = {}
     for stage in before:
         earlier[stage.name] = parallel.to_host(load_stage(run, stage, earlier, which))
@@ -519,7 +519,7 @@ def _checkpoint_folder(run: Run, stage: Stage) -> pathlib.Path:
 def _restore(run: Run, stage: Stage, earlier, saved: checkpoints.Checkpoints, step: int | None = None):
     if not saved.steps():
         return None
-    return saved.restore(origin.abstract_state(run, stage, earlier), step)
+    return saved.restore(initialization.abstract_state(run, stage, earlier), step)
 
 
 def train_batches(run: Run, inputs: Input, start_step: int) -> Iterator:

@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from segjax import checkpoints, driver, origin, pretrained
 from segjax import config as config_lib
+from segjax import pretrained
 from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.ops import images
+from segjax.train import checkpoints, driver, initialization
 
 
 def make_config(path='', **init_from):
@@ -28,7 +29,7 @@ def make_config(path='', **init_from):
 def abstract(tmp_path_factory):
     """The parameters and statistics of the configured net, as shapes."""
     run, (stage,) = driver.open_run(make_config(), str(tmp_path_factory.mktemp('shapes')), 'train')
-    state = origin.abstract_state(run, stage, {})
+    state = initialization.abstract_state(run, stage, {})
     return {'params': state.params['segmenter'], **state.model_state['segmenter']}
 
 
@@ -51,8 +52,8 @@ def test_all_arrays_are_the_files_and_the_images_are_prepared_its_way(abstract, 
     config = make_config(path)
     run, (stage,) = driver.open_run(config, str(tmp_path / 'run'), 'train')
     assert (config.preprocess, run.config.preprocess) == ('unit', 'imagenet')
-    found = named(origin.initial_state(run, stage, {}))
-    scratch = named(origin.initial_state(run._replace(source=lambda: None), stage, {}))
+    found = named(initialization.initial_state(run, stage, {}))
+    scratch = named(initialization.initial_state(run._replace(source=lambda: None), stage, {}))
     for name, array in found.items():
         np.testing.assert_array_equal(array, (expected if '/encoder/' in name else scratch)[name])
     printed = capsys.readouterr().out
@@ -60,7 +61,7 @@ def test_all_arrays_are_the_files_and_the_images_are_prepared_its_way(abstract, 
     # The stage was made with that preparation, too.
     seen, normalize = [], images.normalize
     monkeypatch.setattr(images, 'normalize', lambda image, scheme: seen.append(scheme) or normalize(image, scheme))
-    jax.eval_shape(stage.predict, origin.initial_state(run, stage, {}), np.zeros((1, 32, 64, 3), np.uint8))
+    jax.eval_shape(stage.predict, initialization.initial_state(run, stage, {}), np.zeros((1, 32, 64, 3), np.uint8))
     assert set(seen) == {'imagenet'}
 
 
@@ -68,7 +69,7 @@ def test_patterns_choose_parameters_and_their_statistics(abstract, tmp_path):
     path = tmp_path / 'w.npz'
     expected = weights(abstract, 'erfnet', path)
     run, (stage,) = driver.open_run(make_config(path, nets=('segmenter/encoder/.*',)), str(tmp_path / 'run'), 'train')
-    for name, array in named(origin.initial_state(run, stage, {})).items():
+    for name, array in named(initialization.initial_state(run, stage, {})).items():
         assert np.array_equal(array, expected[name]) == ('/encoder/' in name), name
 
 
@@ -135,7 +136,7 @@ def test_the_file_is_read_once_for_checks_and_all_stages(abstract, tmp_path, mon
     monkeypatch.setattr(pretrained, 'read', lambda path: opened.append(path) or read(path))
     run, (stage,) = driver.open_run(make_config(path), str(tmp_path / 'run'), 'train')
     for name in ('first', 'second'):
-        state = origin.initial_state(run, stage._replace(name=name), {})
+        state = initialization.initial_state(run, stage._replace(name=name), {})
         np.testing.assert_equal(named(state), expected)
     assert opened == [str(path)]
 
@@ -162,12 +163,12 @@ def test_a_run_that_has_begun_needs_the_file_no_more(abstract, tmp_path):
 def test_another_start_than_that_of_a_run_that_has_begun_is_said(tmp_path, capsys):
     run, stages = driver.open_run(make_config(tmp_path / 'new.npz'), str(tmp_path / 'run'), 'evaluate')
     capsys.readouterr()
-    origin.tell_unused(run, stages)
+    initialization.tell_unused(run, stages)
     assert capsys.readouterr().out == ''
     (run.workdir / 'segmentation/checkpoints/0/record').mkdir(parents=True)
     for known, said in (('old.npz', True), ('', True), (str(tmp_path / 'run/../new.npz'), False)):
         driver.logs.write_json(run.workdir / checkpoints.START, {'init_from': {'path': known}})
-        origin.tell_unused(run, stages)
+        initialization.tell_unused(run, stages)
         printed = capsys.readouterr().out
         assert ('new.npz is not read for segmentation' in printed) == said
         assert (known or 'random parameters') in printed or not said
@@ -194,6 +195,6 @@ def test_an_adopted_preparation_holds_in_every_mode(abstract, tmp_path, mode):
 @pytest.mark.parametrize('name', ['4.orbax-checkpoint-tmp', 'damaged_4_1700000000'])
 def test_a_save_that_was_cut_short_or_is_damaged_begins_no_run(tmp_path, name):
     (tmp_path / f'segmentation/checkpoints/{name}/record').mkdir(parents=True)
-    assert not origin.has_begun(tmp_path)
+    assert not initialization.has_begun(tmp_path)
     (tmp_path / 'segmentation/checkpoints/4/record').mkdir(parents=True)
-    assert origin.has_begun(tmp_path)
+    assert initialization.has_begun(tmp_path)

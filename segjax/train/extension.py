@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import ml_collections
 
-from segjax import checkpoints, logs, origin, pipelines, stored
 from segjax import config as config_lib
+from segjax import pipelines
 from segjax.core import optim, parallel
 from segjax.errors import InputError
 from segjax.protocol import Stage, TrainState
-from segjax.same_run import CONFIG
+from segjax.train import checkpoints, initialization, log_files, stored
+from segjax.train.same_run import CONFIG
 
 
 def apply(run, stages: Sequence[Stage]) -> None:
@@ -55,7 +56,7 @@ def _record(path: pathlib.Path, planned: Sequence[Stage], stages: Sequence[Stage
     if before not in [plan['steps'] for plan in plans]:
         plans = [*plans, {'steps': before, 'done': done}]
     steps = [stage.num_steps for stage in stages]
-    logs.write_json(path, {**content, 'steps': steps, 'plans_before': plans})
+    log_files.write_json(path, {**content, 'steps': steps, 'plans_before': plans})
 
 
 def describe(config: ml_collections.ConfigDict, stage: str, plans: tuple[int, int], done: int) -> str:
@@ -92,9 +93,9 @@ def _check_later_stages(run, planned: Sequence[Stage], stages: Sequence[Stage]) 
     longer = {new.name for old, new in zip(planned, stages, strict=True) if old.num_steps != new.num_steps}
     for stage in stages:
         read = earlier_stages_read(run, stage, states)
-        states[stage.name] = origin.abstract_state(run, stage, states)
+        states[stage.name] = initialization.abstract_state(run, stage, states)
         stale = sorted(read & longer)
-        if stale and origin.has_checkpoint(run.workdir / stage.name):
+        if stale and initialization.has_checkpoint(run.workdir / stage.name):
             raise InputError(
                 '--extend',
                 got=f'more steps for stage {stale[0]!r}, from whose shorter training stage {stage.name!r} has begun',
@@ -111,7 +112,7 @@ def earlier_stages_read(run, stage: Stage, earlier: Mapping[str, TrainState]) ->
       stage: any of its stages.
       earlier: abstract states of the stages before.
     """
-    arguments = origin.arguments(run, stage, earlier)
+    arguments = initialization.arguments(run, stage, earlier)
     program: Any = jax.make_jaxpr(stage.init)(*arguments).jaxpr
     used = {id(variable) for equation in program.eqns for variable in equation.invars}
     used |= {id(variable) for variable in program.outvars}

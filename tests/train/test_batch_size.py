@@ -2,8 +2,9 @@
 
 import pytest
 
-from segjax import config_file, driver
+from segjax import config_file
 from segjax.errors import InputError
+from segjax.train import driver
 
 
 @pytest.mark.parametrize(

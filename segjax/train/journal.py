@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segjax import logs
 from segjax.protocol import Mean, Scores
 from segjax.report.scores import flat_scalars
+from segjax.train import log_files
 
 
 class Window:
@@ -107,10 +107,10 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self.window = Window(window)
         self.clock = Clock(batch_size)
-        self._metrics = logs.MetricsLog(folder, start_step, enabled)
-        self._timing = logs.TimingLog(folder, enabled)
-        self._board = logs.TensorBoard(folder / 'tensorboard', start_step, enabled)
-        self._progress = logs.Progress(stage, num_steps, start_step, enabled)
+        self._metrics = log_files.MetricsLog(folder, start_step, enabled)
+        self._timing = log_files.TimingLog(folder, enabled)
+        self._board = log_files.TensorBoard(folder / 'tensorboard', start_step, enabled)
+        self._progress = log_files.Progress(stage, num_steps, start_step, enabled)
 
     def step(self, step: int, waited: float) -> None:
         self.clock.tick(waited)

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segjax import logs
 from segjax.errors import InputError
 from segjax.report import scores
+from segjax.train import log_files
 
 CLASSES = ('road', 'traffic light', 'car')
 
 
 def run(folder: pathlib.Path, start: int, stop: int) -> None:
     """What the driver writes from step `start` to `stop`: a training line every 2 steps, an evaluation every 4."""
-    log = logs.MetricsLog(folder, start)
+    log = log_files.MetricsLog(folder, start)
     for step in range(start + 1, stop + 1):
         if step % 2 == 0:
             log.write(step, 'train', {'loss': np.float32(1) / step, 'learning_rate': 0.1 * step, 'bad': math.nan})
@@ -45,7 +45,7 @@ def test_metrics_lines_are_sorted_strict_json(tmp_path):
 
 def test_floats_read_back_exactly(tmp_path):
     values = {'third': 1 / 3, 'tiny': 5e-324, 'single': np.float32(0.1)}
-    log = logs.MetricsLog(tmp_path, 0)
+    log = log_files.MetricsLog(tmp_path, 0)
     log.write(1, 'train', values)
     log.close()
     assert {k: lines(tmp_path)[0][k] for k in values} == {k: float(v) for k, v in values.items()}
@@ -65,14 +65,14 @@ def test_resumed_file_equals_the_uninterrupted_one(tmp_path, checkpoint, killed_
 
 def test_start_from_scratch_forgets_everything(tmp_path):
     run(tmp_path, 0, 8)
-    logs.MetricsLog(tmp_path, 0).close()
+    log_files.MetricsLog(tmp_path, 0).close()
     assert (tmp_path / 'metrics.jsonl').read_bytes() == b''
 
 
 def test_evaluating_the_last_step_again_adds_no_second_line(tmp_path):
     run(tmp_path, 0, 8)
     before = lines(tmp_path)
-    log = logs.MetricsLog(tmp_path, 8)
+    log = log_files.MetricsLog(tmp_path, 8)
     log.write(8, 'eval', {'mIoU': 8 / 7})
     assert lines(tmp_path) == before
     log.write(8, 'eval', {'mIoU': 0.25})  # another value is news
@@ -81,7 +81,7 @@ def test_evaluating_the_last_step_again_adds_no_second_line(tmp_path):
 
 
 def test_lines_are_on_disk_before_close(tmp_path):
-    log = logs.MetricsLog(tmp_path, 0)
+    log = log_files.MetricsLog(tmp_path, 0)
     log.write(1, 'train', {'loss': 1.0})
     assert len(lines(tmp_path)) == 1
     log.close()
@@ -90,11 +90,11 @@ def test_lines_are_on_disk_before_close(tmp_path):
 def test_garbage_in_the_middle_names_file_and_line(tmp_path):
     (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "kind": "train"}\nnonsense\n{"step": 2, "kind": "train"}\n')
     with pytest.raises(InputError, match=r'metrics.jsonl, line 2'):
-        logs.MetricsLog(tmp_path, 2)
+        log_files.MetricsLog(tmp_path, 2)
 
 
 def test_what_is_no_scalar_is_refused(tmp_path):
-    log = logs.MetricsLog(tmp_path, 0)
+    log = log_files.MetricsLog(tmp_path, 0)
     with pytest.raises(TypeError, match='vector'):
         log.write(1, 'train', {'vector': np.zeros(3)})
     with pytest.raises(ValueError, match='step'):
@@ -104,29 +104,33 @@ def test_what_is_no_scalar_is_refused(tmp_path):
 
 def test_timing_is_appended_across_starts(tmp_path):
     for step in (5, 3):  # a resumed run may go back: nothing is deterministic here, nothing is dropped
-        log = logs.TimingLog(tmp_path)
+        log = log_files.TimingLog(tmp_path)
         log.write(step, {'images_per_second': 10.5})
         log.close()
         with (tmp_path / 'timing.jsonl').open('a') as file:
             file.write('{"step": ')
-    records = logs.read_lines(tmp_path / 'timing.jsonl')
+    records = log_files.read_lines(tmp_path / 'timing.jsonl')
     assert records == [{'step': s, 'images_per_second': 10.5} for s in (5, 3)]
 
 
 def test_disabled_logs_touch_no_file(tmp_path):
     folder = tmp_path / 'none'
-    for log in (logs.MetricsLog(folder, 0, False), logs.TimingLog(folder, False), logs.TensorBoard(folder, 0, False)):
-        if isinstance(log, logs.TensorBoard):
+    for log in (
+        log_files.MetricsLog(folder, 0, False),
+        log_files.TimingLog(folder, False),
+        log_files.TensorBoard(folder, 0, False),
+    ):
+        if isinstance(log, log_files.TensorBoard):
             log.scalars(1, 'train', {'loss': 1.0})
             log.image(1, 'picture', np.zeros((2, 2, 3), np.uint8))
             log.config({})
-        elif isinstance(log, logs.MetricsLog):
+        elif isinstance(log, log_files.MetricsLog):
             log.write(1, 'train', {'loss': 1.0})
         else:
             log.write(1, {'loss': 1.0})
         log.close()
     stream = io.StringIO()
-    logs.Progress('stage', 10, 0, enabled=False, stream=stream).update(10, 1.0)
+    log_files.Progress('stage', 10, 0, enabled=False, stream=stream).update(10, 1.0)
     assert not folder.exists() and stream.getvalue() == ''
 
 
@@ -139,41 +143,41 @@ def test_json_round_trip_of_everything_scores_hold(tmp_path):
         'matrix': np.array([[1.0, np.nan]]), 'tuple': (1, 'a', None), 'path': pathlib.Path('a/b'), 2: 'key',
         'config': ml_collections.ConfigDict({'a': (1, 2), 'b': {'c': 'd'}}), 'bytes_like': np.arange(3, dtype=np.uint8),
     }  # fmt: skip
-    logs.write_json(tmp_path / 'deep/er/x.json', value)
-    assert logs.read_json(tmp_path / 'deep/er/x.json') == {
+    log_files.write_json(tmp_path / 'deep/er/x.json', value)
+    assert log_files.read_json(tmp_path / 'deep/er/x.json') == {
         'nan': None, 'inf': None, 'int': 3, 'flag': True, 'single': 0.5, 'matrix': [[1.0, None]],
         'tuple': [1, 'a', None], 'path': 'a/b', '2': 'key', 'config': {'a': [1, 2], 'b': {'c': 'd'}},
         'bytes_like': [0, 1, 2],
     }  # fmt: skip
     with pytest.raises(TypeError, match='object'):
-        logs.write_json(tmp_path / 'x.json', {'a': object()})
+        log_files.write_json(tmp_path / 'x.json', {'a': object()})
 
 
 def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path = tmp_path / 'scores.json'
-    logs.write_json(path, {'mIoU': 0.5})
+    log_files.write_json(path, {'mIoU': 0.5})
 
     def no_space(*_):
         raise OSError('no space left on device')
 
     for name in ('fsync', 'replace'):
         with monkeypatch.context() as patch:
-            patch.setattr(logs.os, name, no_space)
+            patch.setattr(log_files.os, name, no_space)
             with pytest.raises(OSError, match='no space'):
-                logs.write_json(path, {'mIoU': 0.9})
-        assert logs.read_json(path) == {'mIoU': 0.5}
+                log_files.write_json(path, {'mIoU': 0.9})
+        assert log_files.read_json(path) == {'mIoU': 0.5}
         assert [f.name for f in tmp_path.iterdir()] == ['scores.json']  # no temporary file left behind
 
 
 def test_read_json_says_what_is_wrong(tmp_path):
     with pytest.raises(InputError, match='no such file'):
-        logs.read_json(tmp_path / 'a.json')
+        log_files.read_json(tmp_path / 'a.json')
     for text in ('{"a": ', '[' * 50_000, '{"a": 1, "a": 2}'):
         (tmp_path / 'a.json').write_text(text)
         with pytest.raises(InputError, match='valid JSON'):
-            logs.read_json(tmp_path / 'a.json')
+            log_files.read_json(tmp_path / 'a.json')
     (tmp_path / 'a.json').write_text('{"a": 1}', encoding='utf-8-sig')
-    assert logs.read_json(tmp_path / 'a.json') == {'a': 1}
+    assert log_files.read_json(tmp_path / 'a.json') == {'a': 1}
 
 
 # --- TensorBoard ------------------------------------------------------------------------------------------------------
@@ -181,12 +185,12 @@ def test_read_json_says_what_is_wrong(tmp_path):
 
 def test_tensorboard_events_read_back_and_purge_what_a_killed_run_wrote(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
-    board = logs.TensorBoard(tmp_path, 0)
+    board = log_files.TensorBoard(tmp_path, 0)
     board.config({'optim': {'learning_rate': 0.5}})
     for step in range(1, 8):
         board.scalars(step, 'train', {'loss': float(step), 'gap': None})
     board.close()
-    board = logs.TensorBoard(tmp_path, 4)
+    board = log_files.TensorBoard(tmp_path, 4)
     for step in range(5, 7):
         board.scalars(step, 'train', {'loss': 10.0 * step})
     board.image(6, 'prediction', image)
@@ -207,7 +211,7 @@ def test_tensorboard_events_read_back_and_purge_what_a_killed_run_wrote(tmp_path
 @pytest.mark.parametrize('bad', [np.zeros((2, 2, 3)), np.zeros((2, 2, 4), np.uint8), np.zeros(4, np.uint8)])
 def test_pictures_of_other_types_are_refused(bad):
     with pytest.raises(TypeError, match='uint8'):
-        logs.encode_png(bad)
+        log_files.encode_png(bad)
 
 
 # --- progress ---------------------------------------------------------------------------------------------------------
@@ -215,7 +219,7 @@ def test_pictures_of_other_types_are_refused(bad):
 
 def test_progress_off_a_terminal_prints_plain_lines_every_ten_seconds():
     stream, time = io.StringIO(), [0.0]
-    progress = logs.Progress('segmentation', 100, 20, stream=stream, now=lambda: time[0])
+    progress = log_files.Progress('segmentation', 100, 20, stream=stream, now=lambda: time[0])
     for step in range(21, 101):
         time[0] += 60.0 if step == 21 else 0.5
         progress.update(step, 1.25 if step % 10 == 0 else None, 31.4159 if step % 10 == 0 else None)
@@ -234,7 +238,7 @@ def test_progress_on_a_terminal_is_a_bar():
             return True
 
     stream = Terminal()
-    progress = logs.Progress('segmentation', 4, 1, stream=stream)
+    progress = log_files.Progress('segmentation', 4, 1, stream=stream)
     progress.update(2, 0.5, 12.0)
     progress.message('step 2: mIoU 0.4')
     progress.update(4)
@@ -247,13 +251,13 @@ def test_progress_on_a_terminal_is_a_bar():
     'seconds, text', [(0, '0:00'), (59.6, '1:00'), (61, '1:01'), (3600, '1:00:00'), (90061, '25:01:01')]
 )
 def test_duration(seconds, text):
-    assert logs.duration(seconds) == text
+    assert log_files.duration(seconds) == text
 
 
 def test_environment_names_versions_of_what_runs():
     import jax
 
-    facts = logs.environment('cpu', 8, 2)
+    facts = log_files.environment('cpu', 8, 2)
     assert facts['jax'] == jax.__version__ and facts['numpy'] == np.__version__
     assert (facts['device'], facts['devices'], facts['processes']) == ('cpu', 8, 2)
 
@@ -326,5 +330,5 @@ def test_real_scores_of_the_confusion_matrix_fit():
 
 def test_a_path_that_is_no_text_is_written_and_read_back(tmp_path):
     name = os.fsdecode(b'r\xff')
-    logs.write_json(tmp_path / 'x.json', {'path': name})
-    assert logs.read_json(tmp_path / 'x.json') == {'path': name}
+    log_files.write_json(tmp_path / 'x.json', {'path': name})
+    assert log_files.read_json(tmp_path / 'x.json') == {'path': name}

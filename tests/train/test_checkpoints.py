@@ -15,10 +15,10 @@ import numpy as np
 import optax
 import pytest
 
-from segjax import checkpoints
 from segjax import config as config_lib
 from segjax.errors import InputError
 from segjax.protocol import TrainState
+from segjax.train import checkpoints
 
 
 def make_state(step=0, width=3, value=0.0):

@@ -6,8 +6,8 @@ import os
 import jax
 import pytest
 
-from segjax import failures
 from segjax.errors import InputError
+from segjax.train import failures
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
-from segjax import health, logs
 from segjax.core import parallel
 from segjax.data import loader
 from segjax.protocol import Mean, Stage, TrainState
 from segjax.report import page
+from segjax.train import log_files, stop
 
 
 def totals(
-    run, stage: Stage, evaluate: Callable, root: jax.Array, state: TrainState, stop: health.StopSignal | None = None
+    run, stage: Stage, evaluate: Callable, root: jax.Array, state: TrainState, stop: stop.StopSignal | None = None
 ) -> dict[str, Mean]:
     """Sums of all evaluation metrics over the split, in float64; every example counts once.
 
@@ -50,7 +50,7 @@ def totals(
     with contextlib.closing(batches):
         for number, batch in enumerate(batches):
             if stop is not None and stop.reached():
-                raise health.Preempted(f'stage {stage.name!r} was being evaluated')
+                raise stop.Preempted(f'stage {stage.name!r} was being evaluated')
             waiting.append(evaluate(state, run.topology.put_batch(batch), root, np.int32(number)))
             if len(waiting) > 1 or jax.default_backend() == 'cpu':
                 add(waiting.pop(0))  # meanwhile the device works on the next batch
@@ -88,7 +88,7 @@ def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str
     # Pictures stay in the order of the stage: a jitted function would return a plain dict sorted by name.
     render = jax.jit(lambda *arguments: collections.OrderedDict(stage.render(*arguments)))
     folder = run.workdir / stage.name
-    board = logs.TensorBoard(folder / 'tensorboard', int(state.step))
+    board = log_files.TensorBoard(folder / 'tensorboard', int(state.step))
     for group, indices in groups.items():
         entries = [_entry(run, inputs, source, index, float(score[index]), render, keys, state) for index in indices]
         page.save_pictures(folder / 'pictures', group, entries)

@@ -20,10 +20,11 @@ import pytest
 import toy_run
 from run_folders import assert_same_run, final_state, stop_at
 
-from segjax import bench, checkpoints, config_file, data, driver, evaluation, health, origin
+from segjax import bench, config_file, data
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import Input
+from segjax.train import checkpoints, driver, evaluation, initialization, stop
 
 HELPERS = pathlib.Path(__file__).parent / 'helpers'
 
@@ -76,7 +77,7 @@ def test_a_finished_run_that_is_started_again_only_evaluates(finished, tmp_path)
 def test_preempted_and_resumed_is_bit_identical(finished, tmp_path, monkeypatch, stops):
     workdir, scores = finished
     stop_at(monkeypatch, *stops)
-    with pytest.raises(health.Preempted, match='{}.*step {}'.format(*stops)):
+    with pytest.raises(stop.Preempted, match='{}.*step {}'.format(*stops)):
         driver.train(toy_run.make_config(), str(tmp_path))
     assert (tmp_path / 'report.html').exists(), 'the curves so far can be looked at'
     monkeypatch.undo()
@@ -102,8 +103,8 @@ def test_stopped_in_an_evaluation_the_next_start_makes_it(finished, tmp_path, mo
         return bool(inside) and seen.count('adversarial') == batch
 
     monkeypatch.setattr(evaluation, 'totals', totals)
-    monkeypatch.setattr(health.StopSignal, 'reached', reached)
-    with pytest.raises(health.Preempted, match=f"'adversarial' saved at step {step}"):
+    monkeypatch.setattr(stop.StopSignal, 'reached', reached)
+    with pytest.raises(stop.Preempted, match=f"'adversarial' saved at step {step}"):
         driver.train(toy_run.make_config(), str(tmp_path))
     monkeypatch.undo()
     driver.train(toy_run.make_config(), str(tmp_path))
@@ -129,7 +130,7 @@ def test_stopped_in_an_evaluation_the_same_checkpoints_are_kept(tmp_path, monkey
         step = int(np.asarray(state.step))
         begun.append((stage.name, step))
         if told and step == stopped and begun.count(('adversarial', stopped)) == 1:
-            raise health.Preempted('in the evaluation')
+            raise stop.Preempted('in the evaluation')
         sums = original(run, stage, functions, state, stop)
         counts = np.zeros_like(sums['confusion'].sum)
         counts[:2, :2] = np.eye(2) if step == best else 1 + step
@@ -140,7 +141,7 @@ def test_stopped_in_an_evaluation_the_same_checkpoints_are_kept(tmp_path, monkey
     driver.train(config, str(tmp_path / 'whole'))
     told = True
     begun.clear()
-    with pytest.raises(health.Preempted, match=f'step {stopped}'):
+    with pytest.raises(stop.Preempted, match=f'step {stopped}'):
         driver.train(config, str(tmp_path / 'stopped'))
     driver.train(config, str(tmp_path / 'stopped'))
     assert kept_checkpoints(tmp_path / 'stopped') == kept_checkpoints(tmp_path / 'whole')
@@ -151,7 +152,7 @@ def test_stopped_in_an_evaluation_the_same_checkpoints_are_kept(tmp_path, monkey
 def test_a_damaged_newest_checkpoint_is_set_aside_and_the_run_goes_on(finished, tmp_path, monkeypatch):
     workdir, _ = finished
     stop_at(monkeypatch, 'adversarial', 3)
-    with pytest.raises(health.Preempted):
+    with pytest.raises(stop.Preempted):
         driver.train(toy_run.make_config(), str(tmp_path))
     monkeypatch.undo()
     for part in (tmp_path / 'adversarial/checkpoints/3/state').rglob('*'):
@@ -452,8 +453,8 @@ def test_a_run_folder_says_once_what_it_began_from(finished, reused, tmp_path):
     assert before['stages'] == ['pretrain', 'adversarial']
     assert before['init_from']['path'] == config.init_from.path
     taken = checkpoints.load_params(str(finished[0] / 'pretrain'))
-    assert before['digest'] == origin.digest(taken) and len(before['digest']) == 12
-    assert origin.digest(checkpoints.load_params(str(finished[0]))) != before['digest']
+    assert before['digest'] == initialization.digest(taken) and len(before['digest']) == 12
+    assert initialization.digest(checkpoints.load_params(str(finished[0]))) != before['digest']
     driver.train(toy_run.make_config(pretrain=dict(num_steps=0), seed=1), str(copy))
     assert json.loads((copy / 'start.json').read_text()) == before, 'a resumed run may drop the path'
     assert json.loads((finished[0] / 'start.json').read_text())['digest'] == ''
@@ -487,7 +488,7 @@ def test_the_state_of_a_stage_leaves_the_devices_before_the_next_stage_trains(tm
 
 def test_sigterm_asks_for_a_stop_and_the_old_handler_returns():
     before = signal.getsignal(signal.SIGTERM)
-    with health.StopSignal() as stop:
+    with stop.StopSignal() as stop:
         assert not stop.reached()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
@@ -503,8 +504,8 @@ def test_of_several_processes_one_that_was_told_to_stop_is_enough_and_all_leave_
         return len(agreements) == 2  # another process was told to, after the first time they agreed
 
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
-    monkeypatch.setattr(health.parallel, 'in_any_process', in_any_process)
-    with health.StopSignal() as stop:
+    monkeypatch.setattr(stop.parallel, 'in_any_process', in_any_process)
+    with stop.StopSignal() as stop:
         answers = [stop.reached() for _ in range(3 * stop.AGREE_EVERY)]
     assert answers.index(True) == 2 * stop.AGREE_EVERY - 1 and all(answers[2 * stop.AGREE_EVERY :])
     assert agreements == [False, False], 'what was agreed stays: no process waits for one that has left'
@@ -572,7 +573,7 @@ def test_divergence_names_step_and_group_and_keeps_the_good_checkpoint(tmp_path)
         optim=dict(name='sgd', learning_rate=1e38, warmup_steps=3),
         run=dict(checkpoint_every=1),
     )
-    with pytest.raises(health.Diverged) as error:
+    with pytest.raises(stop.Diverged) as error:
         driver.train(config, str(tmp_path))
     assert "'pretrain', step 3: the loss is nan" in str(error.value)
     assert 'backbone/Conv_0' in str(error.value)
@@ -651,13 +652,13 @@ def told_to_stop(monkeypatch):
 
 @pytest.mark.parametrize('mode', [driver.train, driver.evaluate, bench.main])
 def test_a_signal_while_data_are_prepared_ends_the_command_in_order(finished, tmp_path, told_to_stop, mode):
-    with pytest.raises(health.Preempted, match='not prepared completely'):
+    with pytest.raises(stop.Preempted, match='not prepared completely'):
         mode(toy_run.make_config(), str(finished[0] if mode is driver.evaluate else tmp_path))
 
 
 def test_a_signal_in_an_evaluation_ends_it_in_order(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(health.StopSignal, 'reached', lambda _: True)
+    monkeypatch.setattr(stop.StopSignal, 'reached', lambda _: True)
     copy = shutil.copytree(finished[0], tmp_path / 'run')
-    with pytest.raises(health.Preempted, match="'pretrain' was being evaluated"):
+    with pytest.raises(stop.Preempted, match="'pretrain' was being evaluated"):
         driver.evaluate(toy_run.make_config(), str(copy))
     assert not (copy / 'scores_last.json').exists()
