@@ -233,11 +233,12 @@ def _dispatch(assignments) -> None:
         _prepare(config)
         return
     if _MODE.value == 'doctor':
-        from segjax import doctor
+        from segjax.modes import doctor
 
         sys.exit(doctor.main(config, _WORKDIR.value))
-    from segjax import bench, predict
     from segjax.core import host, parallel
+    from segjax.modes import bench
+    from segjax.modes.predict_ import run
     from segjax.train import driver
 
     parallel.initialize(*(flag.value for flag in PROCESSES))
@@ -248,20 +249,20 @@ def _dispatch(assignments) -> None:
         driver.evaluate(config, _WORKDIR.value, _CHECKPOINT.value)
     elif _MODE.value == 'predict':
         folders = [str(paths.local(f'--{flag.name}', flag.value)) for flag in (_INPUT, _OUTPUT)]
-        predict.main(config, _WORKDIR.value, *folders, _CHECKPOINT.value)
+        run.main(config, _WORKDIR.value, *folders, _CHECKPOINT.value)
     else:
         bench.main(config, _WORKDIR.value)
 
 
 def _dispatch_table(assignments) -> None:
-    from segjax import tables
     from segjax.core import host, parallel
+    from segjax.modes import table
 
     chosen = (_TABLE.value, _SCALE.value, _WORKDIR.value, _ROWS.value, _SEEDS.value)
-    plan = tables.make_plan(*chosen, assignments, _OVERRIDE.value)
+    plan = table.make_plan(*chosen, assignments, _OVERRIDE.value)
     parallel.initialize(*(flag.value for flag in PROCESSES))
     host.keep_heap()
-    tables.run(plan)
+    table.run(plan)
 
 
 def _prepare(config) -> None:

@@ -42,7 +42,7 @@ UPSTAIRS = {
     'checkpoints',
     'tables',
 }
-# Modules of segjax/tables: each may import from those before it.
+# Modules of segjax/modes/table: each may import from those before it.
 TABLES = ('spec', 'cells', 'claims', 'starts', 'plan', 'runs', 'speed', 'numbers', 'text', 'page', 'loop', '__init__')
 
 
@@ -83,8 +83,8 @@ def test_imports_inside_tables_point_back(here):
     for node in ast.walk(ast.parse((PACKAGE / f'tables/{here}.py').read_text())):
         if isinstance(node, ast.ImportFrom):
             for name in (f'{node.module}.{alias.name}' for alias in node.names):
-                if name.startswith('segjax.tables'):
-                    there = name.removeprefix('segjax.tables').split('.')[1:2]
+                if name.startswith('segjax.modes.table'):
+                    there = name.removeprefix('segjax.modes.table').split('.')[1:2]
                     assert set(there) & set(TABLES[: TABLES.index(here)]), f'{here} imports {name}'
 
 

@@ -10,8 +10,9 @@ import yaml
 from readme import BLOCKS, LOCAL, README, REPOSITORY, commands, flag, launch, show
 
 from segjax import config as config_lib
-from segjax import config_file, doctor, main
+from segjax import config_file, main
 from segjax.errors import InputError
+from segjax.modes import doctor
 
 
 def resolve(words: list[str]):

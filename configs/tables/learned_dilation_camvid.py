@@ -13,7 +13,7 @@ On one CPU core a step of 4 images takes 4.4 seconds: half an hour for the start
 of an hour for every other row (200 steps), 4.5 hours for three seeds.
 """
 
-from segjax.tables import Claim, Column, Row, Scale, Table
+from segjax.modes.table import Claim, Column, Row, Scale, Table
 
 FILE = 'configs/learned_dilation.py:{scale}'
 CLASSES = ('Sign', 'Pedestrian', 'Fence', 'Pole', 'Bicyclist')

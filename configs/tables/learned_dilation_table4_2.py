@@ -6,7 +6,7 @@ python -m segjax.main --mode table --table configs/tables/learned_dilation_table
                                                           10 trainings of 20,000 steps on Cityscapes
 """
 
-from segjax.tables import STREETS, Claim, Column, Row, Scale, Table, small_scale
+from segjax.modes.table import STREETS, Claim, Column, Row, Scale, Table, small_scale
 
 FILE = 'configs/learned_dilation.py:{scale},net=largefov'
 LAYERS = ('conv5_1', 'conv5_2', 'conv5_3', 'fc6')

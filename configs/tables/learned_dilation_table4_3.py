@@ -9,7 +9,7 @@ python -m segjax.main --mode table --table configs/tables/learned_dilation_table
 Published numbers by class are left out.
 """
 
-from segjax.tables import STREETS, Claim, Column, Row, Scale, Table, small_scale
+from segjax.modes.table import STREETS, Claim, Column, Row, Scale, Table, small_scale
 
 FILE = 'configs/learned_dilation.py:{scale}'
 NETS = {'deeplab_v2': ('DeepLab-v2', 70.9, 71.1), 'pspnet': ('PSPNet', 79.4, 79.9)}

@@ -9,7 +9,7 @@ python -m segjax.main --mode table --table configs/tables/learned_dilation_table
 CamVid alone: classes of the quick world are others (learned_dilation_table4_3.py has it).
 """
 
-from segjax.tables import Claim, Column, Row, Scale, Table, small_scale
+from segjax.modes.table import Claim, Column, Row, Scale, Table, small_scale
 
 FILE = 'configs/learned_dilation.py:{scale}'
 CLASSES = {  # as in the table: as in the data set

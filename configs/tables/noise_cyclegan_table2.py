@@ -12,7 +12,7 @@ gaussian_-20dB: it shows whether a row without noise has a watermark. The compar
 paper's Fig. 4.
 """
 
-from segjax.tables import STREETS, Claim, Column, Condition, Difference, Row, Scale, Table, small_scale
+from segjax.modes.table import STREETS, Claim, Column, Condition, Difference, Row, Scale, Table, small_scale
 
 FILE = 'configs/noise_cyclegan.py:{scale}'
 GAUSSIAN = {  # SNR in dB: published mIoU, PSNR

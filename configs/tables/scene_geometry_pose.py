@@ -4,7 +4,7 @@ python -m segjax.main --mode table --table configs/tables/scene_geometry_pose.py
     --workdir runs/pose --scale quick
 """
 
-from segjax.tables import STREETS, Column, Row, Table, small_scale
+from segjax.modes.table import STREETS, Column, Row, Table, small_scale
 
 FILE = 'configs/scene_geometry.py:{scale},method=pose'
 ERROR = dict(unit='deg', better='min', digits=3)

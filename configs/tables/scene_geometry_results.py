@@ -6,7 +6,7 @@ python -m segjax.main --mode table --table configs/tables/scene_geometry_results
 ... --scale paper --config.data.root=/data/apolloscape           Apolloscape at 832x256
 """
 
-from segjax.tables import STREETS, Claim, Column, Row, Scale, Table, small_scale
+from segjax.modes.table import STREETS, Claim, Column, Row, Scale, Table, small_scale
 
 ONE_IMAGE = ('predict.batch_size=1',)  # of which the time is published
 FILE = 'configs/scene_geometry.py:{scale},method='

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.ops import tiles
+from segjax.modes.predict_ import tiles
 
 
 class Axis(NamedTuple):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from segjax import config as config_lib
-from segjax import data, doctor
+from segjax import data
 from segjax.data import builders, labels
 from segjax.data.builders import apolloscape
 from segjax.errors import InputError
+from segjax.modes import doctor
 from segjax.spec import IGNORE
 
 ROADS = {'road01_ins': {'Record001': 2, 'Record010': 1}, 'road02_ins': {'Record003': 5}}

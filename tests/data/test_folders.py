@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax import data, doctor, predict
+from segjax import data
 from segjax.core import notes as notes_lib
 from segjax.data import builders, image_files, labels
 from segjax.data.camera_checks import check_camera
 from segjax.errors import InputError
+from segjax.modes import doctor
+from segjax.modes.predict_ import run
 
 COLORS = np.array([(0, 0, 255), (128, 64, 128), (255, 0, 0)], np.uint8)
 COLOR_CLASSES = (
@@ -422,7 +424,7 @@ def test_alpha_in_a_folder_to_predict_is_said(tmp_path, capsys):
 
 @pytest.mark.parametrize('name', ['x' * 251, '道' * 83])
 def test_results_of_an_image_with_a_long_name(tmp_path, name):
-    predict.write_atomically(tmp_path / f'{name}.png', b'content')
+    run.write_atomically(tmp_path / f'{name}.png', b'content')
     assert [path.name for path in tmp_path.iterdir()] == [f'{name}.png']
 
 

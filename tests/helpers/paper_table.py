@@ -1,6 +1,6 @@
-"""A table of three rows, and what their runs are made to find: for the tests of segjax/tables."""
+"""A table of three rows, and what their runs are made to find: for the tests of segjax/modes/table."""
 
-from segjax.tables import make_plan, run
+from segjax.modes.table import make_plan, run
 from segjax.train import stop
 
 # Rows 'base', 'thin' and 'strong' of a supervised run; strong is claimed to be better than base, thin to be worse.

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.ops import tiles, windows
+from segjax.modes.predict_ import tiles
+from segjax.ops import windows
 
 CANVAS, TILE, OVERLAP = (30, 44), (12, 16), 1 / 3
 SIZES = ((30, 44), (30, 29), (25, 44), (13, 16), (12, 17), (7, 44), (5, 3))

@@ -13,13 +13,14 @@ import pytest
 from fakes import NUM_CLASSES, SPEC, eval_batches, train_batch
 
 from segjax import config as config_lib
-from segjax import config_file, models, pipelines, tables
+from segjax import config_file, models, pipelines
 from segjax.core import parallel, rng
 from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.models import dilated
 from segjax.models.layers import Conv
 from segjax.models.segmentation.deeplab import DeepLabLargeFOV
+from segjax.modes import table
 from segjax.ops import resize
 from segjax.pipelines import learned_dilation
 from segjax.protocol import TrainState
@@ -456,13 +457,13 @@ def test_hyperparameters_of_table_4_1(arg, batch_size, crop, rate, steps):
 )
 def test_tables_resolve(table, scale, rows, tmp_path):
     path = REPOSITORY / f'configs/tables/learned_dilation_{table}.py'
-    plan = tables.make_plan(str(path), scale, str(tmp_path))
+    plan = table.make_plan(str(path), scale, str(tmp_path))
     assert len(plan.table.rows) == rows and len({job.row.key for job in plan.jobs}) == rows
 
 
 def test_rows_of_the_ablation_change_the_layers_that_they_say(monkeypatch, tmp_path):
     monkeypatch.setitem(models.NETS['segmentation'], 'deeplab_largefov', DeepLabLargeFOV)
-    plan = tables.make_plan(str(REPOSITORY / 'configs/tables/learned_dilation_table4_2.py'), 'quick', str(tmp_path))
+    plan = table.make_plan(str(REPOSITORY / 'configs/tables/learned_dilation_table4_2.py'), 'quick', str(tmp_path))
     found = {job.row.key: learned_dilation.make_plan(job.config, 19) for job in plan.jobs if job.seed == 0}
     conv5 = {f'vgg/conv5_{i}/dilation': (1, 4) for i in (1, 2, 3)}
     fc6 = {'fc6/dilation': (4.0, 20.0)}
@@ -478,7 +479,7 @@ def test_rows_from_a_trained_net_differ_in_their_factors_alone(monkeypatch, tmp_
     monkeypatch.setitem(models.NETS['segmentation'], 'deeplab_largefov', DeepLabLargeFOV)
     path = REPOSITORY / 'configs/tables/learned_dilation_camvid.py'
     overrides = ['^start$:init_from.path=vgg16.safetensors']
-    plan = tables.make_plan(str(path), 'quick', str(tmp_path), overrides=overrides)
+    plan = table.make_plan(str(path), 'quick', str(tmp_path), overrides=overrides)
     rows = {job.row.key: job.config for job in plan.jobs if job.seed == 0}
     start = rows.pop('start')
     assert start.init_from.path == 'vgg16.safetensors' and start.dilation.learn == ()

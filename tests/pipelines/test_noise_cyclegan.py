@@ -19,9 +19,9 @@ from segjax.core import parallel, rng
 from segjax.data import labels
 from segjax.errors import InputError
 from segjax.models.segmentation.erfnet import ERFNet
+from segjax.modes.table import plan, spec
 from segjax.ops import noise
 from segjax.pipelines import noise_cyclegan
-from segjax.tables import plan, spec
 from segjax.train import driver, initialization, stop
 
 NETS = ('segmenter', 'painter', 'discriminator')

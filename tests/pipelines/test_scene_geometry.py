@@ -11,7 +11,7 @@ import pytest
 from fakes import NUM_CLASSES, SPEC, eval_batches, train_batch
 
 from segjax import config as config_lib
-from segjax import config_file, models, pipelines, tables
+from segjax import config_file, models, pipelines
 from segjax.core import optim, parallel, rng
 from segjax.core.trees import named_leaves
 from segjax.errors import InputError
@@ -19,8 +19,9 @@ from segjax.losses import geometry as losses
 from segjax.models.depth import decoder, dispnet
 from segjax.models.depth import depth_and_segmentation as depth_nets
 from segjax.models.depth import pose as pose_nets
+from segjax.modes import table
+from segjax.modes.table import plan
 from segjax.pipelines import scene_geometry
-from segjax.tables import plan
 from segjax.tasks import monodepth
 from segjax.train import driver
 
@@ -412,7 +413,7 @@ def test_losses_that_the_true_depth_does_not_fit_are_refused(change, word):
 
 
 def test_the_table_of_the_pose_net_resolves(tmp_path):
-    plan = tables.make_plan('configs/tables/scene_geometry_pose.py', 'quick', str(tmp_path))
+    plan = table.make_plan('configs/tables/scene_geometry_pose.py', 'quick', str(tmp_path))
     shares = {job.row.key: job.config.augment.flip for job in plan.jobs}
     assert shares == {'flip_0.0': 0.0, 'flip_0.5': 0.5}
     assert all(job.config.geometry.depth == 'truth' for job in plan.jobs)

@@ -20,9 +20,10 @@ import pytest
 import toy_run
 from run_folders import assert_same_run, final_state, stop_at
 
-from segjax import bench, config_file, data
+from segjax import config_file, data
 from segjax.data import loader
 from segjax.errors import InputError
+from segjax.modes import bench
 from segjax.protocol import Input
 from segjax.train import checkpoints, driver, evaluation, initialization, stop
 

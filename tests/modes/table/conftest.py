@@ -7,7 +7,7 @@ from paper_table import ENVIRONMENT, FILE, RESULTS, start
 
 from segjax import config as config_lib
 from segjax.config_file import Assignment
-from segjax.tables import loop, runs
+from segjax.modes.table import loop, runs
 from segjax.train import driver, log_files
 
 

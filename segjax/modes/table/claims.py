@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from scipy import stats
 
-from segjax.tables.cells import Cell
-from segjax.tables.spec import Claim, Column, Condition, Difference, Table
+from segjax.modes.table.cells import Cell
+from segjax.modes.table.spec import Claim, Column, Condition, Difference, Table
 
 Cells = Mapping[tuple[str, str], Cell]
 """Cells by (row key, column name)."""

@@ -1,11 +1,9 @@
 """table.html: the table as a page with charts."""
 
-from segjax.report import charts, html
-from segjax.report.html import escape
-from segjax.tables.numbers import Measured, class_scores, problems
-from segjax.tables.runs import OPEN
-from segjax.tables.spec import Column, Row, Table
-from segjax.tables.text import (
+from segjax.modes.table.numbers import Measured, class_scores, problems
+from segjax.modes.table.runs import OPEN
+from segjax.modes.table.spec import Column, Row, Table
+from segjax.modes.table.text import (
     LEGEND,
     claim_cells,
     claims_legend,
@@ -15,6 +13,8 @@ from segjax.tables.text import (
     speed_note,
     table_cells,
 )
+from segjax.report import charts, html
+from segjax.report.html import escape
 
 NUM_COMPARED = 5  # rows whose classes are compared where the table names none
 

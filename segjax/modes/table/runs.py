@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from segjax.core import parallel
-from segjax.tables.plan import FREE, Job, differences
+from segjax.modes.table.plan import FREE, Job, differences
 from segjax.train import driver, log_files, stop, stored
 
 FAILED = 'failed.json'  # beside config.json, in the folder of a run that diverged

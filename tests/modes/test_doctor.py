@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from segjax import config as config_lib
-from segjax import config_file, data, doctor, pipelines
+from segjax import config_file, data, pipelines
 from segjax.data import builders, index, loader, transforms
 from segjax.data.worlds import streets
 from segjax.errors import InputError
+from segjax.modes import doctor
 from segjax.train import checks, driver, stop
 
 ROOT = pathlib.Path(__file__).parents[1]

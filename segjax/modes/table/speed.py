@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from segjax import bench, config_file
 from segjax import config as config_lib
+from segjax import config_file
 from segjax.core import parallel
-from segjax.tables import plan as plan_lib
-from segjax.tables.plan import Job, Plan
-from segjax.tables.runs import decided_by_main, has_finished
-from segjax.tables.spec import Speed, Table
+from segjax.modes import bench
+from segjax.modes.table import plan as plan_lib
+from segjax.modes.table.plan import Job, Plan
+from segjax.modes.table.runs import decided_by_main, has_finished
+from segjax.modes.table.spec import Speed, Table
 from segjax.train import driver, log_files, stop
 from segjax.train import stored as stored_files
 

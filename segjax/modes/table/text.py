@@ -7,14 +7,14 @@ from typing import Any
 
 import ml_collections
 
-from segjax import bench
 from segjax import config as config_lib
-from segjax.tables.cells import Cell, score_at
-from segjax.tables.claims import by_chance
-from segjax.tables.numbers import Measured, best_rows, problems, stage_scores
-from segjax.tables.plan import Job, config_argument
-from segjax.tables.spec import Claim, Column, Difference, Table
-from segjax.tables.speed import Speeds, figure, parts_asked_for
+from segjax.modes import bench
+from segjax.modes.table.cells import Cell, score_at
+from segjax.modes.table.claims import by_chance
+from segjax.modes.table.numbers import Measured, best_rows, problems, stage_scores
+from segjax.modes.table.plan import Job, config_argument
+from segjax.modes.table.spec import Claim, Column, Difference, Table
+from segjax.modes.table.speed import Speeds, figure, parts_asked_for
 from segjax.train import checkpoints, stored
 
 

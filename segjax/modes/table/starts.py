@@ -12,7 +12,7 @@ import ml_collections
 
 from segjax import config as config_lib
 from segjax.errors import InputError
-from segjax.tables.spec import Row
+from segjax.modes.table.spec import Row
 from segjax.train import checkpoints, initialization
 from segjax.train import stored as stored_files
 

@@ -4,9 +4,9 @@ import pathlib
 
 from paper_table import FILE, found, start
 
-from segjax.tables.cells import Cell, score_at
-from segjax.tables.numbers import stage_scores
-from segjax.tables.spec import Row
+from segjax.modes.table.cells import Cell, score_at
+from segjax.modes.table.numbers import stage_scores
+from segjax.modes.table.spec import Row
 
 
 def test_scores_are_found_by_their_path():

@@ -13,11 +13,12 @@ import jax
 import pytest
 from paper_table import FILE, RESULTS, runs, start
 
-from segjax import bench, data
+from segjax import data
 from segjax.config_file import Assignment
 from segjax.core import parallel
 from segjax.errors import InputError
-from segjax.tables import loop, plan
+from segjax.modes import bench
+from segjax.modes.table import loop, plan
 from segjax.train import driver, log_files, stop
 
 ROWS = ('base', 'thin', 'strong')

@@ -9,7 +9,7 @@ from paper_table import FILE, RESULTS, runs, start
 
 from segjax import pretrained
 from segjax.errors import InputError
-from segjax.tables import starts
+from segjax.modes.table import starts
 from segjax.train import driver, initialization, log_files
 
 

@@ -14,9 +14,9 @@ from segjax import config as config_lib
 from segjax import config_file, pipelines
 from segjax.config_file import Assignment
 from segjax.errors import InputError, unknown_name
+from segjax.modes.table import starts
+from segjax.modes.table.spec import Row, Scale, Table, load
 from segjax.spec import DataSpec
-from segjax.tables import starts
-from segjax.tables.spec import Row, Scale, Table, load
 from segjax.train import driver, initialization, same_run, stop
 from segjax.train import stored as stored_files
 

@@ -7,8 +7,8 @@ import pytest
 from paper_table import RESULTS, runs, start
 
 from segjax.config_file import Assignment
-from segjax.tables.plan import make_plan
-from segjax.tables.runs import OPEN, outcome
+from segjax.modes.table.plan import make_plan
+from segjax.modes.table.runs import OPEN, outcome
 from segjax.train import log_files, stop
 
 

@@ -14,9 +14,9 @@ import pytest
 import toy_run
 from clock import Clock
 
-from segjax import bench
 from segjax.core import parallel
 from segjax.errors import InputError
+from segjax.modes import bench
 from segjax.protocol import Input
 from segjax.train import driver, initialization
 

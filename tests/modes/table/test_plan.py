@@ -10,7 +10,7 @@ from paper_table import FILE, start
 
 from segjax.config_file import Assignment
 from segjax.errors import InputError
-from segjax.tables.plan import config_argument, make_plan
+from segjax.modes.table.plan import config_argument, make_plan
 
 
 def test_every_run_has_its_own_config(table_file, trained):

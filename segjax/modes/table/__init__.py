@@ -12,9 +12,9 @@ of the first seed, then all of the second: an interrupted table has whole column
 run, of all rows in turn, and again when rows, their configs or the machine are others.
 """
 
-from segjax.tables.loop import run
-from segjax.tables.plan import make_plan
-from segjax.tables.spec import STREETS, Claim, Column, Condition, Difference, Row, Scale, Table, small_scale
+from segjax.modes.table.loop import run
+from segjax.modes.table.plan import make_plan
+from segjax.modes.table.spec import STREETS, Claim, Column, Condition, Difference, Row, Scale, Table, small_scale
 
 __all__ = [
     'STREETS',

@@ -48,7 +48,7 @@ from segjax.errors import InputError
         ("'smoke'", "'smok'", ["row 'base'", "did you mean 'smoke'?"]),
         ('        rows=rows,', '        rows=rows[0],', ['rows', "Row(key='base'", '(Row(...),)']),
         ('        rows=rows,', '        rows=(),', ['rows', '()', '(Row(...),)']),
-        ('    return Table(', '    return dict(', ['a dict from get_table', 'segjax.tables.Table']),
+        ('    return Table(', '    return dict(', ['a dict from get_table', 'segjax.modes.table.Table']),
         ('def get_table', 'def get_tabel', ['no function get_table']),
         ("{'mIoU': 40.2})", "{'mIoU': 40.2}, bits=2)", ['line 7', 'TypeError', "'bits'"]),
         ('def get_table', 'def def get_table', ['line 5', 'Python']),

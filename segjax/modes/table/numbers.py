@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from segjax.config import is_number
+from segjax.modes.table import starts
+from segjax.modes.table.cells import Cell, score_at
+from segjax.modes.table.claims import Comparison, compare, difference
+from segjax.modes.table.plan import Job, Plan
+from segjax.modes.table.runs import OPEN, Outcome, outcome
+from segjax.modes.table.spec import Column, Difference, Row
+from segjax.modes.table.speed import Figure, Speeds, figure, first_runs, stored
 from segjax.report.scores import flat_scalars
-from segjax.tables import starts
-from segjax.tables.cells import Cell, score_at
-from segjax.tables.claims import Comparison, compare, difference
-from segjax.tables.plan import Job, Plan
-from segjax.tables.runs import OPEN, Outcome, outcome
-from segjax.tables.spec import Column, Difference, Row
-from segjax.tables.speed import Figure, Speeds, figure, first_runs, stored
 from segjax.train import driver
 from segjax.train import stored as stored_files
 

@@ -1,12 +1,12 @@
 """Trains the jobs of a plan one after the other, writes the outputs after each, and times the rows at the end."""
 
 from segjax.core import parallel
-from segjax.tables.numbers import Measured, measure
-from segjax.tables.page import page
-from segjax.tables.plan import Plan, check_folder, check_runs
-from segjax.tables.runs import has_finished, to_be_run, train
-from segjax.tables.speed import time_rows
-from segjax.tables.text import as_json, claims_csv_text, csv_text, markdown, terminal_text
+from segjax.modes.table.numbers import Measured, measure
+from segjax.modes.table.page import page
+from segjax.modes.table.plan import Plan, check_folder, check_runs
+from segjax.modes.table.runs import has_finished, to_be_run, train
+from segjax.modes.table.speed import time_rows
+from segjax.modes.table.text import as_json, claims_csv_text, csv_text, markdown, terminal_text
 from segjax.train import log_files, stop
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from segjax import bench, config_file
+from segjax import config_file
 from segjax.config import is_number
 from segjax.errors import InputError, unknown_name
+from segjax.modes import bench
 
 EMPTY = MappingProxyType({})
 SPEED = 'speed'  # the first name of a column that is no score

@@ -6,12 +6,12 @@ import re
 import pytest
 from paper_table import RESULTS
 
-from segjax.tables.cells import Cell
-from segjax.tables.loop import write
-from segjax.tables.numbers import measure
-from segjax.tables.plan import make_plan
-from segjax.tables.spec import Column
-from segjax.tables.text import cell_text, run_steps
+from segjax.modes.table.cells import Cell
+from segjax.modes.table.loop import write
+from segjax.modes.table.numbers import measure
+from segjax.modes.table.plan import make_plan
+from segjax.modes.table.spec import Column
+from segjax.modes.table.text import cell_text, run_steps
 from segjax.train import log_files
 
 

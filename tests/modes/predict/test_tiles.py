@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from segjax.ops import tiles
+from segjax.modes.predict_ import tiles
 
 CASES = [
     (100, 32, 1 / 3),

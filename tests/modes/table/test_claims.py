@@ -7,9 +7,9 @@ import pytest
 from paper_table import FILE, start
 from scipy import integrate
 
-from segjax.tables.cells import Cell
-from segjax.tables.claims import by_chance, compare
-from segjax.tables.spec import Claim, Column, Condition, Row, Table
+from segjax.modes.table.cells import Cell
+from segjax.modes.table.claims import by_chance, compare
+from segjax.modes.table.spec import Claim, Column, Condition, Row, Table
 from segjax.train import log_files
 
 CLAIMED = Table(
