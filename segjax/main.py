@@ -237,8 +237,7 @@ def _dispatch(assignments) -> None:
 
         sys.exit(doctor.main(config, _WORKDIR.value))
     from segjax.core import host, parallel
-    from segjax.modes import bench
-    from segjax.modes.predict_ import run
+    from segjax.modes import bench, predict
     from segjax.train import driver
 
     parallel.initialize(*(flag.value for flag in PROCESSES))
@@ -249,7 +248,7 @@ def _dispatch(assignments) -> None:
         driver.evaluate(config, _WORKDIR.value, _CHECKPOINT.value)
     elif _MODE.value == 'predict':
         folders = [str(paths.local(f'--{flag.name}', flag.value)) for flag in (_INPUT, _OUTPUT)]
-        run.main(config, _WORKDIR.value, *folders, _CHECKPOINT.value)
+        predict.main(config, _WORKDIR.value, *folders, _CHECKPOINT.value)
     else:
         bench.main(config, _WORKDIR.value)
 
@@ -269,10 +268,10 @@ def _prepare(config) -> None:
     """Prepares the data of a config. A GPU is not needed."""
     from segjax import config as config_lib
     from segjax import data
-    from segjax.train import stop
+    from segjax.train.stop import StopSignal
 
     config_lib.validate(config)
-    with stop.StopSignal() as stop:
+    with StopSignal() as stop:
         prepared = data.prepare(config.data, stop.check_preparing)
     counts = ', '.join(f'{split} {count:,}' for split, count in prepared.spec.num_examples.items())
     print(f'prepared: {prepared.folder} ({counts} examples)', flush=True)
@@ -299,14 +298,15 @@ def _dispatch_cache(assignments) -> None:
 def main(argv) -> None:
     logging.set_verbosity(logging.ERROR)  # orbax warns at every save without a score
     from segjax.core import host, processes
-    from segjax.train import checkpoints, stop
+    from segjax.train import checkpoints
+    from segjax.train.stop import Preempted, PreemptedAlone
 
     host.raise_open_files()
     try:
         _dispatch(argv[1])
-    except stop.PreemptedAlone as error:
+    except PreemptedAlone as error:
         _end(f'preempted: {error}; the same command goes on', EXIT_PREEMPTED)
-    except stop.Preempted as error:
+    except Preempted as error:
         print(f'preempted: {error}; the same command goes on', file=sys.stderr, flush=True)
         sys.exit(EXIT_PREEMPTED)
     except KeyboardInterrupt:

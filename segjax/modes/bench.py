@@ -33,7 +33,8 @@ from segjax.core import parallel
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import PyTree, Stage, TrainState
-from segjax.train import driver, initialization, log_files, stop
+from segjax.train import driver, initialization, log_files
+from segjax.train.stop import Preempted, StopSignal
 
 BASE = 'base'
 FRESH = 'init_from.path='  # an override: what parameters hold does not change what they cost
@@ -208,15 +209,15 @@ class Timed(NamedTuple):
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     """`--mode bench`: opens the config and its variants and benches them; see `run`."""
-    with stop.StopSignal() as stop:
+    with StopSignal() as stop:
         variants = open_variants(config, workdir, stop)
         if stop.reached():
-            raise stop.Preempted('nothing was timed')
+            raise Preempted('nothing was timed')
     return run(variants)
 
 
 def open_variants(
-    config: ml_collections.ConfigDict, workdir: str, stop: stop.StopSignal | None = None
+    config: ml_collections.ConfigDict, workdir: str, stop: StopSignal | None = None
 ) -> tuple[Variant, ...]:
     """The config itself and each of `config.bench.variants`; every check that needs no compiler happens here.
 

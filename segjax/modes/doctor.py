@@ -27,7 +27,8 @@ from segjax.data.listing import Listing
 from segjax.errors import InputError
 from segjax.protocol import Stage
 from segjax.spec import IGNORE, ClassSpec, DataSpec, split_names
-from segjax.train import advice, checks, driver, initialization, same_run, stop
+from segjax.train import advice, checks, driver, initialization, same_run
+from segjax.train.stop import Preempted, StopSignal
 
 SHOWN = 5
 """Findings of one kind that the report prints in full."""
@@ -82,11 +83,11 @@ def diagnose(config: Any, workdir: str = '') -> list[Finding]:
 
 def main(config: Any, workdir: str = '') -> int:
     """Prints the report. Returns 1 if there is an error, else 0; raises Preempted if told to stop."""
-    with stop.StopSignal() as stop:
+    with StopSignal() as stop:
 
         def check_stop():
             if stop.reached():
-                raise stop.Preempted('the data set is not examined completely')
+                raise Preempted('the data set is not examined completely')
 
         diagnosis = examine(config, workdir, check_stop)
     print(report(diagnosis), flush=True)

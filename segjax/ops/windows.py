@@ -1,4 +1,4 @@
-"""Sliding windows inside a compiled function: the tiling of `ops/tiles.py` for a batch of images.
+"""Sliding windows inside a compiled function: the tiling of `modes/predict/tiles.py` for a batch of images.
 
 Every image of the batch has its own size on a canvas of static size. Windows start at evenly spread
 positions between the borders of the image. An image that is smaller than a window continues by
@@ -6,14 +6,47 @@ reflection. The canvas determines the number of windows. A smaller image needs f
 the rest have weight 0.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from segjax.modes.predict_ import tiles
+
+def positions(length: int, tile: int, overlap: float) -> np.ndarray:
+    """Where tiles start on an axis: [N] int, 0 .. length - tile, as few as keep a share `overlap` of each
+    in common.
+
+    Example: positions(10, 4, 0.5) is [0, 2, 4, 6]; an axis that is not longer than a tile has one, at 0.
+    """
+    if length <= tile:
+        return np.zeros(1, int)
+    room = length - tile
+    last = -(-room // stride(tile, overlap))
+    return spread(np.arange(last + 1), last, room)
+
+
+def stride(tile: int, overlap: float) -> int:
+    """Returns the largest distance of neighbouring tiles, in whole pixels."""
+    # A float such as 199.99999999999997 is meant as 200.
+    return max(1, math.floor(round(tile * (1 - overlap), 6)))
+
+
+def spread(number, last, room):
+    """Returns where tile `number` of 0 .. `last` starts, if tile `last` starts at pixel `room`.
+
+    Rounds number * room / last to whole pixels, halves up. All are whole numbers or integer arrays, of
+    NumPy or of JAX; last >= 1.
+    """
+    return (2 * number * room + last) // (2 * last)
+
+
+def window(tile: int) -> np.ndarray:
+    """Hann window at pixel centres, sin^2(pi (i + 1/2) / tile): [tile] float64, symmetric and > 0."""
+    return np.sin(np.pi * (np.arange(tile) + 0.5) / tile) ** 2
 
 
 class Axis(NamedTuple):
@@ -38,15 +71,15 @@ def cut_axis(lengths: jax.Array, canvas: int, tile: int, overlap: float) -> Axis
       tile: pixels of a window.
       overlap: smallest share of a window in common with the next.
     """
-    number = jnp.arange(len(tiles.positions(canvas, tile, overlap)))
+    number = jnp.arange(len(positions(canvas, tile, overlap)))
     room = jnp.maximum(lengths[:, None] - tile, 0)
-    last = -(-room // tiles.stride(tile, overlap))
+    last = -(-room // stride(tile, overlap))
     # A window after the last stays at its place and gets weight 0.
-    starts = tiles.spread(jnp.minimum(number, last), jnp.maximum(last, 1), room)
+    starts = spread(jnp.minimum(number, last), jnp.maximum(last, 1), room)
     used = number <= last
 
     # Sums over the windows at every pixel, for weights that add up to 1.
-    hann = jnp.asarray(tiles.window(tile), jnp.float32)
+    hann = jnp.asarray(window(tile), jnp.float32)
     inside = jnp.arange(max(canvas, tile)) - starts[..., None]
     covered = (inside >= 0) & (inside < tile) & used[..., None]
     total = jnp.where(covered, hann[jnp.clip(inside, 0, tile - 1)], 0.0).sum(1)

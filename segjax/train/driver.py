@@ -31,16 +31,17 @@ from segjax.train import (
     agreement,
     checkpoints,
     checks,
+    divergence,
     evaluation,
     extension,
     initialization,
     log_files,
     same_run,
-    stop,
     stored,
 )
 from segjax.train.journal import Journal
 from segjax.train.same_run import CONFIG, SPEC
+from segjax.train.stop import Preempted, StopSignal
 
 SCORES = 'scores.json'  # of a run folder, and of a stage
 
@@ -70,7 +71,7 @@ class Functions(NamedTuple):
 
 
 def open_run(
-    config: ml_collections.ConfigDict, workdir: str, use: str, stop: stop.StopSignal | None = None
+    config: ml_collections.ConfigDict, workdir: str, use: str, stop: StopSignal | None = None
 ) -> tuple[Run, tuple[Stage, ...]]:
     """Prepares the data, makes the stages, checks them, and prints warnings before a run begins.
 
@@ -92,7 +93,7 @@ def checked_run(
     workdir: str,
     use: str,
     trace_steps: bool = True,
-    stop: stop.StopSignal | None = None,
+    stop: StopSignal | None = None,
 ) -> tuple[Run, tuple[Stage, ...]]:
     """Returns what `open_run` does, and prints nothing.
 
@@ -132,7 +133,7 @@ def checked_run(
 
 
 def train(
-    config: ml_collections.ConfigDict, workdir: str, stop: stop.StopSignal | None = None, extend: bool = False
+    config: ml_collections.ConfigDict, workdir: str, stop: StopSignal | None = None, extend: bool = False
 ) -> dict[str, Scores]:
     """Trains all stages (or goes on with them), evaluates, writes scores.json and report.html.
 
@@ -144,7 +145,7 @@ def train(
     """
     if extend:
         same_run.check_begun(paths.local('--workdir', workdir).absolute())
-    with contextlib.nullcontext(stop) if stop else stop.StopSignal() as stop:
+    with contextlib.nullcontext(stop) if stop else StopSignal() as stop:
         run, stages = open_run(config, workdir, 'train', stop)
         with _locked(run.workdir):
             longer = same_run.check_resumed(run.workdir, run.config, extend)
@@ -171,12 +172,12 @@ def train(
             return found
 
 
-def _train_stages(run: Run, stages: tuple[Stage, ...], stop: stop.StopSignal) -> dict[str, Scores]:
+def _train_stages(run: Run, stages: tuple[Stage, ...], stop: StopSignal) -> dict[str, Scores]:
     """Trains and scores the stages in order; later stages get the states of earlier ones as host arrays."""
     states, all_scores = {}, {}
     for stage in stages:
         if stop.reached():
-            raise stop.Preempted(f'stage {stage.name!r} had not begun')
+            raise Preempted(f'stage {stage.name!r} had not begun')
         last = stage is stages[-1]
         states[stage.name], all_scores[stage.name] = _train_and_score(run, stage, states, stop, last, len(stages) > 1)
     if parallel.is_main():
@@ -188,7 +189,7 @@ def _train_and_score(
     run: Run,
     stage: Stage,
     earlier: Mapping[str, TrainState],
-    stop: stop.StopSignal,
+    stop: StopSignal,
     last: bool,
     compare: bool,
 ) -> tuple[TrainState, Scores]:
@@ -238,12 +239,12 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, which: str = 'last
     Raises:
       Preempted: the process was told to stop. Nothing was written; another call begins anew.
     """
-    with stop.StopSignal() as stop:
+    with StopSignal() as stop:
         return _evaluate_stages(config, workdir, which, stop)
 
 
 def _evaluate_stages(
-    config: ml_collections.ConfigDict, workdir: str, which: str, stop: stop.StopSignal
+    config: ml_collections.ConfigDict, workdir: str, which: str, stop: StopSignal
 ) -> dict[str, Scores]:
     """Does the work of `evaluate`; `stop` is asked while data are prepared, and between batches."""
     run, stages = open_run(config, workdir, 'evaluate', stop)
@@ -313,7 +314,7 @@ def map_functions(run: Run, stage: Stage) -> Functions:
     def train_step(state: TrainState, batch, root):
         keys = _keys(stage, root, state.step, parallel.device_index(), state.step)
         state, metrics = stage.train_step(state, batch, keys)
-        flags = {'finite': stop.finite_by_module(state)}
+        flags = {'finite': divergence.finite_by_module(state)}
         if run.config.parallel.check_replicas:
             flags['replica_mismatch'] = parallel.replica_mismatch(state)
         return state, parallel.sum_over_devices(dict(metrics)), flags
@@ -335,7 +336,7 @@ def _keys(stage: Stage, root: jax.Array, step, device, shared_step) -> dict[str,
 
 
 def train_stage(
-    run: Run, stage: Stage, earlier: Mapping[str, TrainState], stop: stop.StopSignal
+    run: Run, stage: Stage, earlier: Mapping[str, TrainState], stop: StopSignal
 ) -> tuple[TrainState, dict[str, Mean] | None]:
     """Trains one stage to its end.
 
@@ -385,13 +386,13 @@ def train_stage(
             try:
                 if due.evaluate and not stopping:
                     found = evaluate(step)
-            except stop.Preempted:
+            except Preempted:
                 stopping = True
             if due.save or stopping:
                 save(step, due.evaluate and stopping, found)
             if stopping:
                 saved.wait()
-                raise stop.Preempted(f'stage {stage.name!r} saved at step {step}')
+                raise Preempted(f'stage {stage.name!r} saved at step {step}')
     return state, totals
 
 
@@ -442,14 +443,12 @@ def _drain(pending: list, journal: Journal, stage: Stage, saved: checkpoints.Che
     """Fetches the metrics of the steps since the last call, in order, and stops at the first that is not finite."""
     for step, metrics, flags in pending:
         metrics, flags = parallel.to_host((metrics, flags))
-        stop.check(stage.name, step, metrics, flags, saved.steps)
+        divergence.check(stage.name, step, metrics, flags, saved.steps)
         journal.window.add(metrics)
     pending.clear()
 
 
-def _evaluate(
-    run: Run, stage: Stage, functions: Functions, state: TrainState, stop: stop.StopSignal
-) -> dict[str, Mean]:
+def _evaluate(run: Run, stage: Stage, functions: Functions, state: TrainState, stop: StopSignal) -> dict[str, Mean]:
     return evaluation.totals(run, stage, functions.evaluate, root_key(run, stage, 'evaluate'), state, stop)
 
 

@@ -11,11 +11,12 @@ from segjax.core import parallel
 from segjax.data import loader
 from segjax.protocol import Mean, Stage, TrainState
 from segjax.report import page
-from segjax.train import log_files, stop
+from segjax.train import log_files
+from segjax.train.stop import Preempted, StopSignal
 
 
 def totals(
-    run, stage: Stage, evaluate: Callable, root: jax.Array, state: TrainState, stop: stop.StopSignal | None = None
+    run, stage: Stage, evaluate: Callable, root: jax.Array, state: TrainState, stop: StopSignal | None = None
 ) -> dict[str, Mean]:
     """Sums of all evaluation metrics over the split, in float64; every example counts once.
 
@@ -50,7 +51,7 @@ def totals(
     with contextlib.closing(batches):
         for number, batch in enumerate(batches):
             if stop is not None and stop.reached():
-                raise stop.Preempted(f'stage {stage.name!r} was being evaluated')
+                raise Preempted(f'stage {stage.name!r} was being evaluated')
             waiting.append(evaluate(state, run.topology.put_batch(batch), root, np.int32(number)))
             if len(waiting) > 1 or jax.default_backend() == 'cpu':
                 add(waiting.pop(0))  # meanwhile the device works on the next batch

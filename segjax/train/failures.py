@@ -12,7 +12,7 @@ import cv2
 import jax
 
 from segjax.errors import InputError
-from segjax.train import checkpoints, stop
+from segjax.train import checkpoints, divergence
 
 _SPACE, _FAILING = 'free disk space', 'start the same command again; if it fails again, look at the file system'
 _PERMISSION, _PATH = 'check permissions, or another folder', 'another path'
@@ -51,7 +51,7 @@ def explained(error: BaseException, place: str) -> str | None:
       error: which ended the run.
       place: flag and folder that the mode writes to, for errors of the disk that name no file.
     """
-    if isinstance(error, (InputError, stop.Diverged, checkpoints.CheckpointError)):
+    if isinstance(error, (InputError, divergence.Diverged, checkpoints.CheckpointError)):
         return str(error)
     if isinstance(error, OSError):
         return _of_system(error, place)

@@ -1,7 +1,7 @@
 """A table of three rows, and what their runs are made to find: for the tests of segjax/modes/table."""
 
 from segjax.modes.table import make_plan, run
-from segjax.train import stop
+from segjax.train import divergence
 
 # Rows 'base', 'thin' and 'strong' of a supervised run; strong is claimed to be better than base, thin to be worse.
 FILE = """
@@ -46,7 +46,7 @@ RESULTS = {
     ('base', 2): found(0.44, 0.75, road=1.0, car=None),
     ('thin', 0): found(0.40),
     ('thin', 1): found(0.43),
-    ('thin', 2): stop.Diverged("stage 'last', step 7: the loss is nan\n  got: ..."),
+    ('thin', 2): divergence.Diverged("stage 'last', step 7: the loss is nan\n  got: ..."),
     ('strong', 0): found(0.45, road=0.25, car=0.125),
     ('strong', 1): found(0.46, road=0.25, car=0.125),
     ('strong', 2): found(0.44, road=0.25, car=0.125),

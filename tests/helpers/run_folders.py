@@ -6,7 +6,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from segjax.core import trees
-from segjax.train import driver, stop
+from segjax.train import driver
+from segjax.train.stop import StopSignal
 
 
 def final_state(workdir, stage='adversarial'):
@@ -43,4 +44,4 @@ def stop_at(monkeypatch, stage, step):
 
     monkeypatch.setattr(driver, 'map_functions', map_functions)
     monkeypatch.setattr(driver, '_due', due)
-    monkeypatch.setattr(stop.StopSignal, 'reached', lambda self: here == [stage, step])
+    monkeypatch.setattr(StopSignal, 'reached', lambda self: here == [stage, step])

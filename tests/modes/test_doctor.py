@@ -17,7 +17,8 @@ from segjax.data import builders, index, loader, transforms
 from segjax.data.worlds import streets
 from segjax.errors import InputError
 from segjax.modes import doctor
-from segjax.train import checks, driver, stop
+from segjax.train import checks, driver
+from segjax.train.stop import Preempted, StopSignal
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -532,9 +533,9 @@ def test_evaluation_is_traced_with_the_shapes_that_it_has(path, tmp_path):
 def test_a_signal_ends_the_doctor_in_order(monkeypatch):
     ignored = signal.signal(signal.SIGTERM, lambda *_: None)
     monkeypatch.setattr(doctor, '_starts_at_one', lambda *_: pytest.fail('nothing asked'))
-    monkeypatch.setattr(stop.StopSignal, '__enter__', told_to_stop(stop.StopSignal.__enter__))
+    monkeypatch.setattr(StopSignal, '__enter__', told_to_stop(StopSignal.__enter__))
     try:
-        with pytest.raises(stop.Preempted, match='not examined completely'):
+        with pytest.raises(Preempted, match='not examined completely'):
             doctor.main(config_file.load('configs/supervised.py:smoke'))
     finally:
         signal.signal(signal.SIGTERM, ignored)

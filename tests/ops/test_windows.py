@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.modes.predict_ import tiles
+from segjax.modes.predict import tiles
 from segjax.ops import windows
 
 CANVAS, TILE, OVERLAP = (30, 44), (12, 16), 1 / 3
@@ -122,4 +122,4 @@ def test_every_image_is_covered_by_weights_that_sum_to_one():
         for start, weight in zip(starts, weights, strict=True):
             total[start : start + 16] += weight
         np.testing.assert_allclose(total[:length], 1, rtol=1e-5)
-        np.testing.assert_array_equal(np.unique(starts), tiles.positions(length, 16, 0.4))
+        np.testing.assert_array_equal(np.unique(starts), windows.positions(length, 16, 0.4))

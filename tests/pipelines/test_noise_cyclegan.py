@@ -22,7 +22,8 @@ from segjax.models.segmentation.erfnet import ERFNet
 from segjax.modes.table import plan, spec
 from segjax.ops import noise
 from segjax.pipelines import noise_cyclegan
-from segjax.train import driver, initialization, stop
+from segjax.train import driver, initialization
+from segjax.train.stop import Preempted, StopSignal
 
 NETS = ('segmenter', 'painter', 'discriminator')
 
@@ -504,8 +505,8 @@ def test_a_run_resumed_in_the_middle_is_bit_identical_pool_included(one_device, 
     config = smoke_config(4)
     whole = driver.train(config, str(tmp_path / 'whole'))
     steps = []
-    with monkeypatch.context() as patch, pytest.raises(stop.Preempted, match='saved at step 2'):
-        patch.setattr(stop.StopSignal, 'reached', lambda self: steps.append(1) or len(steps) == 3)
+    with monkeypatch.context() as patch, pytest.raises(Preempted, match='saved at step 2'):
+        patch.setattr(StopSignal, 'reached', lambda self: steps.append(1) or len(steps) == 3)
         driver.train(config, str(tmp_path / 'parts'))
     assert driver.train(config, str(tmp_path / 'parts')) == whole
     run, (stage,) = driver.open_run(config, str(tmp_path / 'whole'), 'evaluate')
@@ -523,8 +524,8 @@ def test_a_run_stopped_in_the_first_and_in_the_second_stage_is_bit_identical(one
     whole = driver.train(config, str(tmp_path / 'whole'))
     for stage in ('start', 'cyclegan'):
         folder = tmp_path / 'parts' / stage
-        with monkeypatch.context() as patch, pytest.raises(stop.Preempted, match=f'{stage}.* saved at step 1'):
-            patch.setattr(stop.StopSignal, 'reached', lambda self, folder=folder: folder.exists())
+        with monkeypatch.context() as patch, pytest.raises(Preempted, match=f'{stage}.* saved at step 1'):
+            patch.setattr(StopSignal, 'reached', lambda self, folder=folder: folder.exists())
             driver.train(config, str(tmp_path / 'parts'))
     assert driver.train(config, str(tmp_path / 'parts')) == whole
     assert whole.keys() == {'start', 'cyclegan'}

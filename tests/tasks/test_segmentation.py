@@ -11,7 +11,7 @@ from fakes import NUM_CLASSES, SPEC
 from segjax import config as config_lib
 from segjax.core import optim
 from segjax.data import transforms
-from segjax.modes.predict_ import run
+from segjax.modes import predict
 from segjax.protocol import Mean, TrainState
 from segjax.spec import IGNORE
 from segjax.tasks import segmentation
@@ -187,13 +187,13 @@ def test_crops_decide_as_prediction_of_the_same_tiles_does():
         config, evaluate=dict(crop=(12, 20), stride=0.75), predict=dict(tile=(12, 20), overlap=0.25, batch_size=1)
     )
     spec = dataclasses.replace(SPEC, max_size={'train': (44, 70), 'val': (44, 70)})
-    plan = run.make_plan(config, spec)
-    assembly = run.Assembly(None, original, plan, NUM_CLASSES)
+    plan = predict.make_plan(config, spec)
+    assembly = predict.Assembly(None, original, plan, NUM_CLASSES)
     functions = segmentation.make_evaluation(config, spec, infer)
     for place, pixels in assembly.cuttings():
         probabilities = functions['predict'](None, pixels[None])[0]
         assembly.add(place, np.moveaxis(np.asarray(probabilities), -1, 0))
-    (net_size,) = run.net_sizes((44, 70), plan)
+    (net_size,) = predict.net_sizes((44, 70), plan)
     image = np.zeros((1, 24, 40, 3), np.uint8)
     image[0, : net_size[0], : net_size[1]] = transforms.resize_image(original, net_size)
     batch = {

@@ -21,11 +21,13 @@ import toy_run
 from run_folders import assert_same_run, final_state, stop_at
 
 from segjax import config_file, data
+from segjax.core import parallel
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.modes import bench
 from segjax.protocol import Input
-from segjax.train import checkpoints, driver, evaluation, initialization, stop
+from segjax.train import checkpoints, divergence, driver, evaluation, initialization
+from segjax.train.stop import Preempted, StopSignal
 
 HELPERS = pathlib.Path(__file__).parent / 'helpers'
 
@@ -78,7 +80,7 @@ def test_a_finished_run_that_is_started_again_only_evaluates(finished, tmp_path)
 def test_preempted_and_resumed_is_bit_identical(finished, tmp_path, monkeypatch, stops):
     workdir, scores = finished
     stop_at(monkeypatch, *stops)
-    with pytest.raises(stop.Preempted, match='{}.*step {}'.format(*stops)):
+    with pytest.raises(Preempted, match='{}.*step {}'.format(*stops)):
         driver.train(toy_run.make_config(), str(tmp_path))
     assert (tmp_path / 'report.html').exists(), 'the curves so far can be looked at'
     monkeypatch.undo()
@@ -104,8 +106,8 @@ def test_stopped_in_an_evaluation_the_next_start_makes_it(finished, tmp_path, mo
         return bool(inside) and seen.count('adversarial') == batch
 
     monkeypatch.setattr(evaluation, 'totals', totals)
-    monkeypatch.setattr(stop.StopSignal, 'reached', reached)
-    with pytest.raises(stop.Preempted, match=f"'adversarial' saved at step {step}"):
+    monkeypatch.setattr(StopSignal, 'reached', reached)
+    with pytest.raises(Preempted, match=f"'adversarial' saved at step {step}"):
         driver.train(toy_run.make_config(), str(tmp_path))
     monkeypatch.undo()
     driver.train(toy_run.make_config(), str(tmp_path))
@@ -131,7 +133,7 @@ def test_stopped_in_an_evaluation_the_same_checkpoints_are_kept(tmp_path, monkey
         step = int(np.asarray(state.step))
         begun.append((stage.name, step))
         if told and step == stopped and begun.count(('adversarial', stopped)) == 1:
-            raise stop.Preempted('in the evaluation')
+            raise Preempted('in the evaluation')
         sums = original(run, stage, functions, state, stop)
         counts = np.zeros_like(sums['confusion'].sum)
         counts[:2, :2] = np.eye(2) if step == best else 1 + step
@@ -142,7 +144,7 @@ def test_stopped_in_an_evaluation_the_same_checkpoints_are_kept(tmp_path, monkey
     driver.train(config, str(tmp_path / 'whole'))
     told = True
     begun.clear()
-    with pytest.raises(stop.Preempted, match=f'step {stopped}'):
+    with pytest.raises(Preempted, match=f'step {stopped}'):
         driver.train(config, str(tmp_path / 'stopped'))
     driver.train(config, str(tmp_path / 'stopped'))
     assert kept_checkpoints(tmp_path / 'stopped') == kept_checkpoints(tmp_path / 'whole')
@@ -153,7 +155,7 @@ def test_stopped_in_an_evaluation_the_same_checkpoints_are_kept(tmp_path, monkey
 def test_a_damaged_newest_checkpoint_is_set_aside_and_the_run_goes_on(finished, tmp_path, monkeypatch):
     workdir, _ = finished
     stop_at(monkeypatch, 'adversarial', 3)
-    with pytest.raises(stop.Preempted):
+    with pytest.raises(Preempted):
         driver.train(toy_run.make_config(), str(tmp_path))
     monkeypatch.undo()
     for part in (tmp_path / 'adversarial/checkpoints/3/state').rglob('*'):
@@ -489,7 +491,7 @@ def test_the_state_of_a_stage_leaves_the_devices_before_the_next_stage_trains(tm
 
 def test_sigterm_asks_for_a_stop_and_the_old_handler_returns():
     before = signal.getsignal(signal.SIGTERM)
-    with stop.StopSignal() as stop:
+    with StopSignal() as stop:
         assert not stop.reached()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
@@ -505,8 +507,8 @@ def test_of_several_processes_one_that_was_told_to_stop_is_enough_and_all_leave_
         return len(agreements) == 2  # another process was told to, after the first time they agreed
 
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
-    monkeypatch.setattr(stop.parallel, 'in_any_process', in_any_process)
-    with stop.StopSignal() as stop:
+    monkeypatch.setattr(parallel, 'in_any_process', in_any_process)
+    with StopSignal() as stop:
         answers = [stop.reached() for _ in range(3 * stop.AGREE_EVERY)]
     assert answers.index(True) == 2 * stop.AGREE_EVERY - 1 and all(answers[2 * stop.AGREE_EVERY :])
     assert agreements == [False, False], 'what was agreed stays: no process waits for one that has left'
@@ -574,7 +576,7 @@ def test_divergence_names_step_and_group_and_keeps_the_good_checkpoint(tmp_path)
         optim=dict(name='sgd', learning_rate=1e38, warmup_steps=3),
         run=dict(checkpoint_every=1),
     )
-    with pytest.raises(stop.Diverged) as error:
+    with pytest.raises(divergence.Diverged) as error:
         driver.train(config, str(tmp_path))
     assert "'pretrain', step 3: the loss is nan" in str(error.value)
     assert 'backbone/Conv_0' in str(error.value)
@@ -653,13 +655,13 @@ def told_to_stop(monkeypatch):
 
 @pytest.mark.parametrize('mode', [driver.train, driver.evaluate, bench.main])
 def test_a_signal_while_data_are_prepared_ends_the_command_in_order(finished, tmp_path, told_to_stop, mode):
-    with pytest.raises(stop.Preempted, match='not prepared completely'):
+    with pytest.raises(Preempted, match='not prepared completely'):
         mode(toy_run.make_config(), str(finished[0] if mode is driver.evaluate else tmp_path))
 
 
 def test_a_signal_in_an_evaluation_ends_it_in_order(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(stop.StopSignal, 'reached', lambda _: True)
+    monkeypatch.setattr(StopSignal, 'reached', lambda _: True)
     copy = shutil.copytree(finished[0], tmp_path / 'run')
-    with pytest.raises(stop.Preempted, match="'pretrain' was being evaluated"):
+    with pytest.raises(Preempted, match="'pretrain' was being evaluated"):
         driver.evaluate(toy_run.make_config(), str(copy))
     assert not (copy / 'scores_last.json').exists()

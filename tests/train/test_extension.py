@@ -11,7 +11,8 @@ from run_folders import assert_same_run, final_state, stop_at
 from segjax import config as config_lib
 from segjax import config_file
 from segjax.errors import InputError
-from segjax.train import driver, extension, initialization, stop
+from segjax.train import driver, extension, initialization
+from segjax.train.stop import Preempted
 
 
 def longer(num_steps=9, **sections):
@@ -70,7 +71,7 @@ def test_the_plans_before_are_kept(extended, tmp_path):
 def test_stopped_and_resumed_it_is_bit_identical(finished, extended, tmp_path, monkeypatch, stop, again):
     copy = shutil.copytree(finished, tmp_path / 'copy')
     stop_at(monkeypatch, 'adversarial', stop)
-    with pytest.raises(stop.Preempted, match=f'step {stop}'):
+    with pytest.raises(Preempted, match=f'step {stop}'):
         driver.train(longer(), str(copy), extend=True)
     monkeypatch.undo()
     assert driver.train(longer(), str(copy), extend=again) == extended[1]
@@ -88,12 +89,12 @@ def test_a_start_that_was_killed_between_its_files_comes_again(finished, extende
 def test_a_run_that_is_not_finished_is_extended_too(finished, tmp_path, monkeypatch):
     for name in ('stopped', 'whole'):
         stop_at(monkeypatch, 'adversarial', 3)
-        with pytest.raises(stop.Preempted):
+        with pytest.raises(Preempted):
             driver.train(toy_run.make_config(), str(tmp_path / name))
         monkeypatch.undo()
     driver.train(longer(), str(tmp_path / 'whole'), extend=True)
     stop_at(monkeypatch, 'adversarial', 4)
-    with pytest.raises(stop.Preempted):
+    with pytest.raises(Preempted):
         driver.train(longer(), str(tmp_path / 'stopped'), extend=True)
     monkeypatch.undo()
     driver.train(longer(), str(tmp_path / 'stopped'))

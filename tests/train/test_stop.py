@@ -9,7 +9,7 @@ import time
 import pytest
 
 from segjax.errors import InputError
-from segjax.train import stop
+from segjax.train.stop import StopSignal
 
 PROGRAM = """
 import sys, threading, time
@@ -89,7 +89,7 @@ def test_nothing_ends_after_the_run_and_signals_are_as_before():
     before = signal.getsignal(signal.SIGTERM)
     wakeup = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(wakeup)
-    with stop.StopSignal() as stop:
+    with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.reached()
     assert signal.getsignal(signal.SIGTERM) == before
@@ -100,4 +100,4 @@ def test_nothing_ends_after_the_run_and_signals_are_as_before():
 def test_the_seconds_are_a_number(monkeypatch, text):
     monkeypatch.setenv('SEGJAX_STOP_SECONDS', text)
     with pytest.raises(InputError, match='SEGJAX_STOP_SECONDS=45'):
-        stop.StopSignal()
+        StopSignal()

@@ -7,7 +7,8 @@ from segjax.modes.table.plan import Plan, check_folder, check_runs
 from segjax.modes.table.runs import has_finished, to_be_run, train
 from segjax.modes.table.speed import time_rows
 from segjax.modes.table.text import as_json, claims_csv_text, csv_text, markdown, terminal_text
-from segjax.train import log_files, stop
+from segjax.train import log_files
+from segjax.train.stop import Preempted, StopSignal
 
 
 def run(plan: Plan) -> None:
@@ -25,7 +26,7 @@ def run(plan: Plan) -> None:
     """
     if plan.added and parallel.is_main():
         print(f'also trained, because chosen rows begin from them: {", ".join(plan.added)}', flush=True)
-    with stop.StopSignal() as stop:
+    with StopSignal() as stop:
         is_open = [to_be_run(job) for job in plan.jobs]
         finished = [job for job, is_one in zip(plan.jobs, is_open, strict=True) if not is_one]
         check_runs((job for job in plan.todo if job not in finished), finished, stop)
@@ -33,7 +34,7 @@ def run(plan: Plan) -> None:
             if not to_be_run(job):
                 continue
             if stop.reached():
-                raise stop.Preempted(f'{job.name} had not begun')
+                raise Preempted(f'{job.name} had not begun')
             start = plan.start(job)
             if start and not has_finished(start):
                 if parallel.is_main():

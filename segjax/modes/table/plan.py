@@ -17,8 +17,9 @@ from segjax.errors import InputError, unknown_name
 from segjax.modes.table import starts
 from segjax.modes.table.spec import Row, Scale, Table, load
 from segjax.spec import DataSpec
-from segjax.train import driver, initialization, same_run, stop
+from segjax.train import driver, initialization, same_run
 from segjax.train import stored as stored_files
+from segjax.train.stop import StopSignal
 
 
 class Job(NamedTuple):
@@ -290,7 +291,7 @@ SHAPING = ('pipeline', 'model', 'data', 'augment', 'train', 'evaluate')
 """Sections that decide on the shapes in a step, so on the sizes that a net sees."""
 
 
-def check_runs(jobs: Iterable[Job], finished: Iterable[Job] = (), stop: stop.StopSignal | None = None) -> None:
+def check_runs(jobs: Iterable[Job], finished: Iterable[Job] = (), stop: StopSignal | None = None) -> None:
     """Raises InputError for the first job that its run would refuse, before any job is trained.
 
     Prepares the data of all jobs, and checks each distinct config once. Steps take longest to trace:

@@ -7,7 +7,8 @@ import jax
 
 from segjax.core import parallel
 from segjax.modes.table.plan import FREE, Job, differences
-from segjax.train import driver, log_files, stop, stored
+from segjax.train import divergence, driver, log_files, stored
+from segjax.train.stop import StopSignal
 
 FAILED = 'failed.json'  # beside config.json, in the folder of a run that diverged
 
@@ -51,7 +52,7 @@ def has_finished(job: Job) -> bool:
     return decided_by_main(lambda: bool(outcome(job).scores))
 
 
-def train(job: Job, stop: stop.StopSignal) -> None:
+def train(job: Job, stop: StopSignal) -> None:
     """Trains a job in its folder, from where an earlier start left it; if it diverges, the folder says so (FAILED).
 
     Args:
@@ -67,7 +68,7 @@ def train(job: Job, stop: stop.StopSignal) -> None:
             (job.folder / name).unlink(missing_ok=True)
     try:
         driver.train(job.config, str(job.folder), stop)
-    except stop.Diverged as error:
+    except divergence.Diverged as error:
         if parallel.is_main():
             log_files.write_json(job.folder / FAILED, {'message': str(error)})
             print(f'diverged: {job.name}: {error}', flush=True)

@@ -18,8 +18,9 @@ from segjax.modes.table import plan as plan_lib
 from segjax.modes.table.plan import Job, Plan
 from segjax.modes.table.runs import decided_by_main, has_finished
 from segjax.modes.table.spec import Speed, Table
-from segjax.train import driver, log_files, stop
+from segjax.train import driver, log_files
 from segjax.train import stored as stored_files
+from segjax.train.stop import Preempted, StopSignal
 
 FILE = 'speed.json'
 # Of the keys that do not change what is learned, these change what a call costs. The seed changes no cost.
@@ -55,7 +56,7 @@ class Figure(NamedTuple):
     quartiles: tuple[float, float]
 
 
-def time_rows(plan: Plan, stop: stop.StopSignal) -> None:
+def time_rows(plan: Plan, stop: StopSignal) -> None:
     """Times the rows that have finished with the first seed, unless speed.json holds them as they are now.
 
     It holds them if none is missing, and config, stage, columns and environment are those of the measurement.
@@ -163,13 +164,13 @@ def _open(jobs: Sequence[Job]) -> dict[str, bench.Job]:
 
 
 def _time(
-    part: str, opened: Mapping[str, bench.Job], settings: ml_collections.ConfigDict, stop: stop.StopSignal
+    part: str, opened: Mapping[str, bench.Job], settings: ml_collections.ConfigDict, stop: StopSignal
 ) -> dict[str, dict[str, Any]]:
     """The entries of one part; its programs are gone when it returns."""
     timed = {}
     for key, job in opened.items():
         if stop.reached():
-            raise stop.Preempted('the rows had not been timed')
+            raise Preempted('the rows had not been timed')
         timed |= bench.prepare(part, {key: job})
     measurements = bench.per_image(timed, bench.measure_calls(timed, settings))
     return {

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from segjax.modes.predict_ import tiles
+from segjax.modes.predict import tiles
+from segjax.ops import windows
 
 CASES = [
     (100, 32, 1 / 3),
@@ -24,7 +25,7 @@ CASES = [
 
 @pytest.mark.parametrize(('length', 'tile', 'overlap'), CASES)
 def test_positions_cover_every_pixel_and_keep_the_overlap(length, tile, overlap):
-    starts = tiles.positions(length, tile, overlap)
+    starts = windows.positions(length, tile, overlap)
     covered = np.zeros(max(length, tile), bool)
     for start in starts:
         assert 0 <= start <= max(0, length - tile)
@@ -40,22 +41,22 @@ def test_positions_are_the_fewest(length, tile, overlap):
     count = 1
     while tile + (count - 1) * stride < length:
         count += 1
-    assert len(tiles.positions(length, tile, overlap)) == count
+    assert len(windows.positions(length, tile, overlap)) == count
 
 
 def test_positions_literal():
-    np.testing.assert_array_equal(tiles.positions(10, 4, 0.5), [0, 2, 4, 6])
-    np.testing.assert_array_equal(tiles.positions(33, 32, 0.5), [0, 1])
-    np.testing.assert_array_equal(tiles.positions(20, 10, 0.0), [0, 10])
+    np.testing.assert_array_equal(windows.positions(10, 4, 0.5), [0, 2, 4, 6])
+    np.testing.assert_array_equal(windows.positions(33, 32, 0.5), [0, 1])
+    np.testing.assert_array_equal(windows.positions(20, 10, 0.0), [0, 10])
 
 
 def test_window_is_symmetric_positive_and_peaks_in_the_middle():
     for size in (1, 2, 5, 512):
-        window = tiles.window(size)
+        window = windows.window(size)
         assert (window > 0).all()
         np.testing.assert_allclose(window, window[::-1], rtol=1e-9)
         assert window.argmax() in ((size - 1) // 2, size // 2)
-    np.testing.assert_allclose(tiles.window(2), [0.5, 0.5])
+    np.testing.assert_allclose(windows.window(2), [0.5, 0.5])
 
 
 @pytest.mark.parametrize(('length', 'tile', 'overlap'), CASES)
@@ -162,8 +163,8 @@ def test_resized_rows_equal_whole_image_resize_in_any_strips(target):
 
 
 def test_an_overlap_that_is_no_exact_float_leaves_whole_strides():
-    assert tiles.stride(10, 0.9) == 1  # 10 * (1 - 0.9) is 0.9999999999999998
-    assert tiles.stride(40, 0.3) == 28 == 40 * 7 // 10
-    assert tiles.stride(50, 0.94) == 3  # 50 * (1 - 0.94) is 3.0000000000000027
-    assert tiles.stride(100, 0.1 + 0.2) == 70  # 69.99999999999999 without rounding
-    assert tiles.stride(4, 0.99) == 1
+    assert windows.stride(10, 0.9) == 1  # 10 * (1 - 0.9) is 0.9999999999999998
+    assert windows.stride(40, 0.3) == 28 == 40 * 7 // 10
+    assert windows.stride(50, 0.94) == 3  # 50 * (1 - 0.94) is 3.0000000000000027
+    assert windows.stride(100, 0.1 + 0.2) == 70  # 69.99999999999999 without rounding
+    assert windows.stride(4, 0.99) == 1

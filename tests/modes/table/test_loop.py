@@ -19,7 +19,8 @@ from segjax.core import parallel
 from segjax.errors import InputError
 from segjax.modes import bench
 from segjax.modes.table import loop, plan
-from segjax.train import driver, log_files, stop
+from segjax.train import driver, log_files
+from segjax.train.stop import Preempted, StopSignal
 
 ROWS = ('base', 'thin', 'strong')
 
@@ -55,8 +56,8 @@ def test_what_is_finished_is_not_trained_again(table_file, trained, capsys):
 
 
 def test_an_interrupted_table_has_what_was_finished_and_goes_on(table_file, trained, monkeypatch):
-    monkeypatch.setitem(RESULTS, ('thin', 1), stop.Preempted('saved at step 3'))
-    with pytest.raises(stop.Preempted, match='step 3'):
+    monkeypatch.setitem(RESULTS, ('thin', 1), Preempted('saved at step 3'))
+    with pytest.raises(Preempted, match='step 3'):
         start(table_file)
     assert runs(trained)[-1] == ('thin', 1)
     cells = next(csv.DictReader(io.StringIO(pathlib.Path('runs/table.csv').read_text())))
@@ -83,7 +84,7 @@ def test_a_signal_between_two_runs_ends_the_table_in_order(table_file, trained, 
 
     monkeypatch.setattr(*told, then_told_to_stop)
     try:
-        with pytest.raises(stop.Preempted, match='thin, seed 0 had not begun'):
+        with pytest.raises(Preempted, match='thin, seed 0 had not begun'):
             start(table_file)
     finally:
         signal.signal(signal.SIGTERM, ignored)
@@ -94,7 +95,7 @@ def test_all_runs_listen_to_the_signal_of_the_table(table_file, trained, monkeyp
     heard = []
     monkeypatch.setattr(driver, 'train', lambda config, workdir, stop: heard.append(stop))
     start(table_file, seeds='0')
-    assert len(heard) == len(ROWS) and isinstance(heard[0], stop.StopSignal) and len(set(heard)) == 1
+    assert len(heard) == len(ROWS) and isinstance(heard[0], StopSignal) and len(set(heard)) == 1
 
 
 @pytest.mark.parametrize('error', [InputError('x', got='y', expected='z'), MemoryError('a bug')])

@@ -9,7 +9,8 @@ from paper_table import RESULTS, runs, start
 from segjax.config_file import Assignment
 from segjax.modes.table.plan import make_plan
 from segjax.modes.table.runs import OPEN, outcome
-from segjax.train import log_files, stop
+from segjax.train import log_files
+from segjax.train.stop import Preempted
 
 
 def test_keys_that_change_no_result_do_not_make_a_run_again_and_the_policy_does(table_file, trained):
@@ -37,8 +38,8 @@ def test_a_run_that_is_older_than_a_key_of_the_evaluation_is_not_made_again(tabl
 def test_old_scores_are_not_taken_for_those_of_an_interrupted_run(table_file, trained, monkeypatch):
     start(table_file, seeds='0')
     policy = [Assignment('evaluate.policy', 'absent_zero')]
-    monkeypatch.setitem(RESULTS, ('base', 0), stop.Preempted('in the evaluation'))
-    with pytest.raises(stop.Preempted):
+    monkeypatch.setitem(RESULTS, ('base', 0), Preempted('in the evaluation'))
+    with pytest.raises(Preempted):
         start(table_file, seeds='0', assignments=policy)
     jobs = make_plan(str(table_file), 'quick', 'runs', seeds='0', assignments=policy).jobs
     assert log_files.read_json(jobs[0].folder / 'config.json')['evaluate']['policy'] == 'absent_zero'

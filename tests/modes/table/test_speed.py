@@ -19,7 +19,8 @@ from paper_table import ENVIRONMENT, FILE, runs, start
 from segjax.config_file import Assignment
 from segjax.core import parallel
 from segjax.modes import bench
-from segjax.train import driver, initialization, log_files, stop
+from segjax.train import driver, initialization, log_files
+from segjax.train.stop import Preempted
 
 TIMES = FILE.replace(
     'columns=(',
@@ -259,8 +260,8 @@ def test_an_old_time_does_not_stand_beside_a_new_config(table_file, timed, monke
     shutil.rmtree('runs/strong')
     table_file.write_text(TIMES.replace("{'mIoU': 43.3}", "{'mIoU': 43.3}, overrides=('model.width=0.75',)"))
     timed.clear()
-    with monkeypatch.context() as patch, pytest.raises(stop.Preempted):
-        patch.setattr(bench, 'prepare_train', raising(stop.Preempted('before the first program')))
+    with monkeypatch.context() as patch, pytest.raises(Preempted):
+        patch.setattr(bench, 'prepare_train', raising(Preempted('before the first program')))
         start(table_file, seeds='0', assignments=ROUNDS)
     assert runs(timed) == [('strong', 0)]
     found = rows_of()
@@ -355,7 +356,7 @@ def test_a_signal_ends_the_measurement_in_order(table_file, timed, monkeypatch):
         return prepare(job)
 
     try:
-        with monkeypatch.context() as patch, pytest.raises(stop.Preempted, match='the rows had not been timed'):
+        with monkeypatch.context() as patch, pytest.raises(Preempted, match='the rows had not been timed'):
             patch.setattr(bench, 'prepare_train', then_told_to_stop)
             start(table_file, seeds='0', assignments=ROUNDS)
     finally:

@@ -19,7 +19,7 @@ from segjax import data
 from segjax.core import parallel
 from segjax.data import transforms
 from segjax.errors import InputError
-from segjax.modes.predict_ import run
+from segjax.modes import predict
 from segjax.protocol import TrainState
 from segjax.spec import ClassSpec, DataSpec
 from segjax.train import driver
@@ -69,17 +69,17 @@ def read(path):
 
 def whole_probabilities(net, image, config, spec, monkeypatch):
     """[H, W, C] float32: the blended probabilities of one image, caught before the argmax."""
-    plan = run.make_plan(config, spec)
+    plan = predict.make_plan(config, spec)
     strips = []
 
     def catch(planes):
         strips.append(np.stack(list(planes), axis=-1))
         return np.zeros(strips[-1].shape[:2], np.uint8), strips[-1].max(-1)
 
-    monkeypatch.setattr(run, 'argmax', catch)
-    source = run.Source(None, 'image')
-    jobs = run.all_tiles([run.Assembly(source, image, plan, spec.classes.num_classes)])
-    done = [assembly.add(place, values) for assembly, place, values in run.predicted(net, plan, jobs)]
+    monkeypatch.setattr(predict, 'argmax', catch)
+    source = predict.Source(None, 'image')
+    jobs = predict.all_tiles([predict.Assembly(source, image, plan, spec.classes.num_classes)])
+    done = [assembly.add(place, values) for assembly, place, values in predict.predicted(net, plan, jobs)]
     assert done == [False] * (len(done) - 1) + [True]
     return np.concatenate(strips)
 
@@ -161,7 +161,7 @@ def test_scales_are_those_of_the_data_set(monkeypatch):
     """Identity net at half the resolution, two scales: the mean of resizes done on the whole image."""
     image, spec = noise(44, 62), make_spec((32, 48))
     config = make_config(scales=(1.0, 1.5), overlap=0.5)
-    assert run.base_scale(config, spec) == 0.5
+    assert predict.base_scale(config, spec) == 0.5
     out = whole_probabilities(channels, image, config, spec, monkeypatch)
     expected = np.zeros((44, 62, 3))
     for height, width in ((22, 31), (33, 46)):
@@ -174,8 +174,8 @@ def test_scales_are_those_of_the_data_set(monkeypatch):
 def test_the_net_sees_the_pixels_that_it_sees_in_evaluation(size):
     """An image up to the size of the data set's largest, and one that shrinks by more than 2."""
     image = noise(*size)
-    plan = run.make_plan(make_config(), make_spec((128, 144)))
-    assembly = run.Assembly(run.Source(None, 'image'), image, plan, 3)
+    plan = predict.make_plan(make_config(), make_spec((128, 144)))
+    assembly = predict.Assembly(predict.Source(None, 'image'), image, plan, 3)
     pixels = next(assembly.cuttings())[1]
     seen = transforms.evaluation({'image': image}, plan.eval_size, (128, 144))
     height, width = seen['size']
@@ -194,8 +194,8 @@ def test_the_net_sees_the_pixels_that_it_sees_in_evaluation(size):
     ],
 )
 def test_net_sizes(size, expected):
-    plan = run.make_plan(make_config(scales=(1.0, 0.5)), make_spec((32, 48)))
-    full, half = run.net_sizes(size, plan)
+    plan = predict.make_plan(make_config(scales=(1.0, 0.5)), make_spec((32, 48)))
+    full, half = predict.net_sizes(size, plan)
     assert full == expected
     assert half == tuple(max(1, round(length / 2)) for length in expected)
 
@@ -204,24 +204,24 @@ def test_base_scale_takes_the_tighter_axis_and_all_splits():
     spec = make_spec()
     both = {field: {'train': getattr(spec, field)['val'], **getattr(spec, field)} for field in PER_SPLIT}
     spec = dataclasses.replace(spec, **{**both, 'max_size': {'train': (100, 100), 'val': (80, 200)}})
-    assert run.base_scale(make_config((50, 60), 'val[:10%]'), spec) == 60 / 200
-    assert run.base_scale(make_config((50, 150), 'train[5:]+val'), spec) == 50 / 100
+    assert predict.base_scale(make_config((50, 60), 'val[:10%]'), spec) == 60 / 200
+    assert predict.base_scale(make_config((50, 150), 'train[5:]+val'), spec) == 50 / 100
     with pytest.raises(InputError, match="did you mean 'train'"):
-        run.base_scale(make_config(eval_split='trian'), spec)
+        predict.base_scale(make_config(eval_split='trian'), spec)
 
 
 def test_argmax_equals_numpy():
     planes = np.random.default_rng(0).integers(0, 4, (7, 30, 40)).astype(np.float32)  # many ties
-    winner, best = run.argmax(plane.copy() for plane in planes)
+    winner, best = predict.argmax(plane.copy() for plane in planes)
     np.testing.assert_array_equal(winner, planes.argmax(0))
     np.testing.assert_array_equal(best, planes.max(0))
 
 
 def test_memory_does_not_grow_with_the_height(monkeypatch):
-    plan = run.make_plan(make_config(scales=(0.5, 1.0, 2.0), batch_size=1), make_spec())
+    plan = predict.make_plan(make_config(scales=(0.5, 1.0, 2.0), batch_size=1), make_spec())
     held = {}
     for height in (200, 800):
-        assembly = run.Assembly(run.Source(None, ''), np.zeros((height, 24, 3), np.uint8), plan, 3)
+        assembly = predict.Assembly(predict.Source(None, ''), np.zeros((height, 24, 3), np.uint8), plan, 3)
         most = 0
         for place in assembly.places:
             assembly.add(place, np.ones((3, 16, 24), np.float32))
@@ -249,7 +249,9 @@ def fill(folder):
 
 
 def run(folder, net=channels, config=None, output='out', made_by=None):
-    return run.run(net, config or make_config(), make_spec(), folder / 'in', folder / output, made_by or {'step': 3})
+    return predict.run(
+        net, config or make_config(), make_spec(), folder / 'in', folder / output, made_by or {'step': 3}
+    )
 
 
 def test_outputs_in_one_trace(tmp_path):
@@ -286,7 +288,7 @@ def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pathlib.Path, 'write_bytes', write_bytes)
     with pytest.raises(OSError, match='No space'):
-        run.write_atomically(tmp_path / 'ids/a.png', b'...')
+        predict.write_atomically(tmp_path / 'ids/a.png', b'...')
     assert not list((tmp_path / 'ids').iterdir())
 
 
@@ -388,11 +390,11 @@ def test_a_torn_list_of_finished_images_costs_these_images_only(tmp_path):
 def test_an_image_that_is_removed_meanwhile_is_named(tmp_path, monkeypatch):
     fill(tmp_path / 'in')
 
-    def digest(path, original=run.content_digest):
+    def digest(path, original=predict.content_digest):
         (tmp_path / 'in/city/b.png').unlink(missing_ok=True)
         return original(path)
 
-    monkeypatch.setattr(run, 'content_digest', digest)
+    monkeypatch.setattr(predict, 'content_digest', digest)
     with pytest.raises(InputError, match=r'1 of 5 images[\s\S]*gone: .*b\.png'):
         run(tmp_path)
     assert (tmp_path / 'out/ids/z.png').exists()
@@ -461,7 +463,7 @@ def test_results_with_another_palette_are_refused(tmp_path):
     classes = ClassSpec(spec.classes.names, PALETTE[::-1], IDS)
     with pytest.raises(InputError, match='palette'):
         changed = dataclasses.replace(spec, classes=classes)
-        run.run(channels, make_config(), changed, tmp_path / 'in', tmp_path / 'out', {'step': 3})
+        predict.run(channels, make_config(), changed, tmp_path / 'in', tmp_path / 'out', {'step': 3})
 
 
 def raises_before_the_net(tmp_path, match, **kwargs):
@@ -485,7 +487,7 @@ def test_output_folder_must_not_mix_with_the_input(tmp_path, output):
     if output == '.':
         (tmp_path / 'in').rename(tmp_path / 'ids')
         with pytest.raises(InputError, match='become inputs'):
-            run.run(None, make_config(), make_spec(), tmp_path / 'ids', tmp_path, {})
+            predict.run(None, make_config(), make_spec(), tmp_path / 'ids', tmp_path, {})
     else:
         raises_before_the_net(tmp_path, 'become inputs', output=output)
 
@@ -549,7 +551,7 @@ def test_settings_that_cannot_work(tmp_path):
     raises_before_the_net(tmp_path, 'predict.scales', config=make_config(scales=()))
     raises_before_the_net(tmp_path, 'predict.scales', config=make_config(scales=(1.0, 0.0)))
     with pytest.raises(InputError, match='8-bit PNG'):
-        run.check_classes(ClassSpec(('plate',), ((0, 0, 0),), (-1,)))
+        predict.check_classes(ClassSpec(('plate',), ((0, 0, 0),), (-1,)))
     with pytest.raises(ValueError, match=r'expected \(4, 16, 24, 3\)'):
         run(tmp_path, lambda images: jnp.zeros((4, 8, 12, 3)))
 
@@ -578,22 +580,22 @@ def test_mode_predict_uses_the_chosen_checkpoint_of_the_run(tmp_path, monkeypatc
     monkeypatch.setattr(driver, 'open_run', lambda config, workdir, use: (opened, (ToyStage(),)))
     monkeypatch.setattr(driver, 'load_last_stage', load_last_stage)
     arguments = (config, str(tmp_path / 'run'), str(tmp_path / 'in'), str(tmp_path / 'out'), 'best')
-    assert run.main(*arguments)['images'] == 5
+    assert predict.main(*arguments)['images'] == 5
     assert traces == [(4, 16, 24, 3)]
     ids = read(tmp_path / 'out/ids/z.png')
     np.testing.assert_array_equal(ids, np.array(IDS)[images['z'][..., [2, 0, 1]].argmax(-1)])
     assert json.loads((tmp_path / 'out/predict.json').read_text())['step'] == 7
     assert '5 images (0 were there already)' in capsys.readouterr().out
-    assert run.main(*arguments)['images'] == 0
+    assert predict.main(*arguments)['images'] == 0
     out = capsys.readouterr().out
     assert '0 images: all 5 were there already' in out and 'images/s' not in out and 'note' not in out
     state.params['segmenter']['order'] = np.array([0, 1, 2])  # the same run and step, another net
     with pytest.raises(InputError, match=r'net = '):
-        run.main(*arguments)
+        predict.main(*arguments)
     state.params['segmenter']['order'] = np.array([2, 0, 1])
     (tmp_path / 'in/a.png').unlink()
-    run.main(*arguments)
+    predict.main(*arguments)
     assert 'also holds results of images that are not in' in capsys.readouterr().out
     for position, flag in ((2, '--input'), (3, '--output')):
         with pytest.raises(InputError, match=f'{flag}[\\s\\S]*nothing'):
-            run.main(*arguments[:position], '', *arguments[position + 1 :])
+            predict.main(*arguments[:position], '', *arguments[position + 1 :])

@@ -14,11 +14,12 @@ Predictions are kept by class, [C, rows, width] float32, and only for rows that 
 memory grows with an image's width, not with its height.
 """
 
-import math
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+from segjax.ops import windows
 
 
 class Axis(NamedTuple):
@@ -60,46 +61,13 @@ class TilePlace(NamedTuple):
     closes_row: bool
 
 
-def positions(length: int, tile: int, overlap: float) -> np.ndarray:
-    """Where tiles start on an axis: [N] int, 0 .. length - tile, as few as keep a share `overlap` of each
-    in common.
-
-    Example: positions(10, 4, 0.5) is [0, 2, 4, 6]; an axis that is not longer than a tile has one, at 0.
-    """
-    if length <= tile:
-        return np.zeros(1, int)
-    room = length - tile
-    last = -(-room // stride(tile, overlap))
-    return spread(np.arange(last + 1), last, room)
-
-
-def stride(tile: int, overlap: float) -> int:
-    """Returns the largest distance of neighbouring tiles, in whole pixels."""
-    # A float such as 199.99999999999997 is meant as 200.
-    return max(1, math.floor(round(tile * (1 - overlap), 6)))
-
-
-def spread(number, last, room):
-    """Returns where tile `number` of 0 .. `last` starts, if tile `last` starts at pixel `room`.
-
-    Rounds number * room / last to whole pixels, halves up. All are whole numbers or integer arrays, of
-    NumPy or of JAX; last >= 1.
-    """
-    return (2 * number * room + last) // (2 * last)
-
-
-def window(tile: int) -> np.ndarray:
-    """Hann window at pixel centres, sin^2(pi (i + 1/2) / tile): [tile] float64, symmetric and > 0."""
-    return np.sin(np.pi * (np.arange(tile) + 0.5) / tile) ** 2
-
-
 def cut_axis(length: int, tile: int, overlap: float) -> Axis:
     """Positions and normalised blending weights along one axis."""
-    starts = positions(length, tile, overlap)
+    starts = windows.positions(length, tile, overlap)
     total = np.zeros(max(length, tile))
     for start in starts:
-        total[start : start + tile] += window(tile)
-    weights = np.stack([window(tile) / total[start : start + tile] for start in starts])
+        total[start : start + tile] += windows.window(tile)
+    weights = np.stack([windows.window(tile) / total[start : start + tile] for start in starts])
     return Axis(starts, weights.astype(np.float32))
 
 

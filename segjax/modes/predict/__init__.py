@@ -51,7 +51,7 @@ from segjax.core import parallel
 from segjax.data import transforms
 from segjax.data.image_files import Source, find_images, read_image
 from segjax.errors import InputError
-from segjax.modes.predict_ import tiles
+from segjax.modes.predict import tiles
 from segjax.spec import ClassSpec, DataSpec
 from segjax.train import driver, initialization, log_files, stored
 
