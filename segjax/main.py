@@ -27,7 +27,7 @@ HELP = """usage: python -m segjax.main --config FILE.py[:VARIANT,KEY=VALUE] --wo
   --mode cache [--delete NAME]                                  list prepared data, or delete some
   --mode table --table configs/tables/FILE.py --workdir runs/t  train the rows of a paper's table, and compare
 
-Every config key, its meaning and its check: segjax/config.py. The variants: the docstring of the config file.
+Every config key, its meaning and its check: segjax/schema.py. The variants: the docstring of the config file.
 Exit codes: 0 finished, 1 wrong input or a failed run, 75 told to stop by SIGTERM and saved: start it again.
 """
 
@@ -87,7 +87,7 @@ EXAMPLES = {
 
 def _parse_flags(argv):
     """[program, the --config.key=value assignments]; exits for --help and for anything else that is no flag."""
-    from segjax import config_file
+    from segjax.config import config_file
 
     if set(argv[1:]) & {'-h', '--help', '--helpshort', '--helpfull'}:
         print(help_text())
@@ -162,7 +162,8 @@ def _fail(error: Exception):
 
 def _load_config(assignments):
     """The config of --config, or that of the run folder where only --workdir is given, with single keys set."""
-    from segjax import config, config_file
+    from segjax import config
+    from segjax.config import config_file
     from segjax.train import stored
 
     workdir = paths.local('--workdir', _WORKDIR.value)
@@ -280,7 +281,7 @@ def _prepare(config) -> None:
 def _dispatch_cache(assignments) -> None:
     """Lists the cache, or deletes folders of it. Without a config, $SEGJAX_CACHE says where it is."""
     from segjax import config as config_lib
-    from segjax import config_file
+    from segjax.config import config_file
     from segjax.data import cache
 
     if _CONFIG.value or _WORKDIR.value:

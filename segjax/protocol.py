@@ -3,11 +3,12 @@
 A pipeline is one file in `segjax/pipelines/` that exports
 
     make_stages(config, spec) -> tuple[Stage, ...]
-    SCHEMA                       the config keys it adds to the shared ones (segjax/config.py)
+    SCHEMA                       the config keys it adds to the shared ones (segjax/schema.py)
 
 A `Stage` is one training job made of pure functions. `segjax/train/driver.py` runs the stages in order. It
 owns the loop, devices, logging, checkpoints and the report. It knows no loss and no net. A paper that
-needs two trainings in a row (a depth net, then the segmentation guided by it) has two stages; the second gets the first one's final state.
+needs two trainings in a row (a depth net, then the segmentation guided by it) has two stages. The second
+stage gets the final state of the first.
 
 How a step runs. The driver maps `train_step` over devices (segjax/core/parallel.py). Inside it
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from segjax import config as config_lib
-from segjax import config_file, models, pipelines
+from segjax import models, pipelines
+from segjax.config import config_file
 from segjax.core import optim, parallel, rng
 from segjax.core.trees import named_leaves
 from segjax.data import labels, loader

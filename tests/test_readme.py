@@ -10,7 +10,8 @@ import yaml
 from readme import BLOCKS, LOCAL, README, REPOSITORY, commands, flag, launch, show
 
 from segjax import config as config_lib
-from segjax import config_file, main
+from segjax import main
+from segjax.config import config_file
 from segjax.errors import InputError
 from segjax.modes import doctor
 

@@ -9,7 +9,8 @@ import pytest
 from absl import flags
 from readme import README, REPOSITORY, commands, flag, launch
 
-from segjax import config_file, main
+from segjax import main
+from segjax.config import config_file
 from segjax.core import parallel
 from segjax.train import driver
 

@@ -28,7 +28,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from segjax import config as config_lib
-from segjax import config_file
+from segjax.config import config_file
 from segjax.core import parallel
 from segjax.data import loader
 from segjax.errors import InputError
@@ -216,6 +216,11 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     return run(variants)
 
 
+def variants_by_name(value) -> dict[str, str]:
+    """{name: overrides} of `bench.variants`; a variant without a name goes by its overrides."""
+    return dict((item, item) if isinstance(item, str) else item for item in value)
+
+
 def open_variants(
     config: ml_collections.ConfigDict, workdir: str, stop: StopSignal | None = None
 ) -> tuple[Variant, ...]:
@@ -232,7 +237,7 @@ def open_variants(
     config_lib.validate(config)
     config = config_file.overridden(config, FRESH)
     variants = [Variant(BASE, '', *driver.open_run(config, workdir, 'train', stop))]
-    for name, overrides in config_lib.variants_by_name(config.bench.variants).items():
+    for name, overrides in variants_by_name(config.bench.variants).items():
         try:
             changed = config_file.overridden(config, overrides)
             if changed.bench != config.bench:

@@ -33,7 +33,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from segjax.config import OPTIM, Field, above, at_least, between, one_of, strings
 from segjax.core import optim, parallel, rng
 from segjax.errors import InputError
 from segjax.losses import adversarial
@@ -43,6 +42,7 @@ from segjax.metrics import image as image_metrics
 from segjax.models.generators import patchgan
 from segjax.ops import image_pool, images, noise, residual, resize
 from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, Stage, TrainState
+from segjax.schema import OPTIM, Field, above, at_least, between, one_of, strings
 from segjax.spec import DataSpec
 from segjax.tasks import segmentation, supervised
 

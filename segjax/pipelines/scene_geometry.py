@@ -28,13 +28,13 @@ import jax.numpy as jnp
 import ml_collections
 
 from segjax import models
-from segjax.config import OPTIM, Field, above, at_least, one_of
 from segjax.core import optim, rng
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
 from segjax.models.depth.decoder import PYRAMIDS, DepthDecoder, decoder_channels, pyramid, sigmoid_to_depth
 from segjax.ops import images, resize
 from segjax.protocol import Array, Batch, Input, Keys, Mean, PRNGKey, Stage, TrainState
+from segjax.schema import OPTIM, Field, above, at_least, one_of
 from segjax.spec import DataSpec
 from segjax.tasks import monodepth, segmentation, supervised
 

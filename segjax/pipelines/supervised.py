@@ -8,10 +8,10 @@ to each label's own size (segjax/tasks/segmentation.py).
 import jax.numpy as jnp
 import ml_collections
 
-from segjax.config import OPTIM
 from segjax.core import optim
 from segjax.ops import images
 from segjax.protocol import Stage, TrainState
+from segjax.schema import OPTIM
 from segjax.spec import DataSpec
 from segjax.tasks import segmentation, supervised
 

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import ml_collections
 
 from segjax import models
-from segjax.config import Choice, Field, argument_of_net, at_least, between, is_number, is_whole, one_of
 from segjax.core import parallel
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
@@ -23,6 +22,7 @@ from segjax.metrics import confusion
 from segjax.metrics import depth as metrics_of_depth
 from segjax.ops import images, resize, warp
 from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, TrainState
+from segjax.schema import Choice, Field, argument_of_net, at_least, between, is_number, is_whole, one_of
 from segjax.spec import DataSpec
 from segjax.tasks import segmentation
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from segjax.config import Field, at_least, between, one_of
 from segjax.core import optim, parallel, rng
 from segjax.losses import segmentation as losses
 from segjax.ops import resize
 from segjax.protocol import Batch, Keys, Mean, Metrics, PRNGKey, PyTree, TrainState
+from segjax.schema import Field, at_least, between, one_of
 from segjax.spec import DataSpec
 from segjax.tasks import segmentation
 

@@ -12,7 +12,8 @@ import flax.linen as nn
 import jax
 import ml_collections
 
-from segjax import config_file, pipelines
+from segjax import pipelines
+from segjax.config import config_file
 from segjax.core import rng
 from segjax.data import loader, transforms
 from segjax.errors import InputError

@@ -13,12 +13,12 @@ import optax
 import pytest
 
 from segjax import config as config_lib
-from segjax import config_file
-from segjax.config import OPTIM
+from segjax.config import config_file
 from segjax.core import optim
 from segjax.errors import InputError
 from segjax.pipelines import noise_cyclegan, scene_geometry
 from segjax.protocol import TrainState
+from segjax.schema import OPTIM
 
 STEPS = 5
 RATE = 0.1

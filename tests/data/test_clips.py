@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from segjax import data
-from segjax.config import AUGMENT
 from segjax.data import clips, loader, transforms
 from segjax.errors import InputError
 from segjax.protocol import Input
+from segjax.schema import AUGMENT
 
 SIZE = (16, 32)
 FEATURES = ('image', 'image_frames', 'intrinsics', 'pose', 'pose_frames')

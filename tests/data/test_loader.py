@@ -12,10 +12,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from segjax.config import AUGMENT
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import Input
+from segjax.schema import AUGMENT
 
 SIZE = (16, 32)
 

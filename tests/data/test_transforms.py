@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.config import AUGMENT
 from segjax.data import transforms
 from segjax.data.worlds import render, streets
 from segjax.errors import InputError
+from segjax.schema import AUGMENT
 
 SIZE = (60, 100)
 POSE = render.camera_pose((3.0, -1.0, 1.5), heading=0.4, pitch=0.1, roll=-0.2).astype(np.float32)

@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from segjax.config import OPTIM, Field
 from segjax.core import optim, parallel
 from segjax.losses import segmentation as losses
 from segjax.metrics import confusion
 from segjax.ops import images
 from segjax.protocol import Input, Mean, Stage, TrainState
+from segjax.schema import OPTIM, Field
 
 SCHEMA = {
     'pretrain': {'num_steps': Field(3, 'Steps of the first stage.')},

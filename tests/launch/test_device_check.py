@@ -11,7 +11,7 @@ import time
 import pytest
 
 from segjax import config as config_lib
-from segjax import config_file
+from segjax.config import config_file
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 _spec = importlib.util.spec_from_file_location('device_check', REPOSITORY / 'launch/device_check.py')

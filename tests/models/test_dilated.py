@@ -7,7 +7,6 @@ import ml_collections
 import numpy as np
 import pytest
 
-from segjax.config import OPTIM
 from segjax.core import optim
 from segjax.errors import InputError
 from segjax.models import dilated
@@ -15,6 +14,7 @@ from segjax.models.dilated import LearnedDilationConv, RoundingError
 from segjax.models.layers import Conv
 from segjax.models.segmentation.erfnet import ERFNet
 from segjax.protocol import TrainState
+from segjax.schema import OPTIM
 
 
 def normal(seed, *shape):

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from segjax import config as config_lib
-from segjax import config_file, data, pipelines
+from segjax import data, pipelines
+from segjax.config import config_file
 from segjax.data import builders, index, loader, transforms
 from segjax.data.worlds import streets
 from segjax.errors import InputError

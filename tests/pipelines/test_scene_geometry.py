@@ -11,7 +11,8 @@ import pytest
 from fakes import NUM_CLASSES, SPEC, eval_batches, train_batch
 
 from segjax import config as config_lib
-from segjax import config_file, models, pipelines
+from segjax import models, pipelines
+from segjax.config import config_file
 from segjax.core import optim, parallel, rng
 from segjax.core.trees import named_leaves
 from segjax.errors import InputError

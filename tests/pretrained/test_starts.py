@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from segjax import config as config_lib
-from segjax import config_file, models, pretrained
+from segjax import models, pretrained
+from segjax.config import config_file
 from segjax.errors import InputError
 from segjax.pretrained.sources import SOURCES
 from segjax.train import driver

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from segjax import config as config_lib
-from segjax import config_file
+from segjax.config import config_file
 from segjax.modes import doctor
 from segjax.protocol import Stage
 from segjax.train import advice

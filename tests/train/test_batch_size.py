@@ -2,7 +2,7 @@
 
 import pytest
 
-from segjax import config_file
+from segjax.config import config_file
 from segjax.errors import InputError
 from segjax.train import driver
 

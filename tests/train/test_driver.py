@@ -20,7 +20,8 @@ import pytest
 import toy_run
 from run_folders import assert_same_run, final_state, stop_at
 
-from segjax import config_file, data
+from segjax import data
+from segjax.config import config_file
 from segjax.core import parallel
 from segjax.data import loader
 from segjax.errors import InputError

@@ -9,7 +9,7 @@ import toy_run
 from run_folders import assert_same_run, final_state, stop_at
 
 from segjax import config as config_lib
-from segjax import config_file
+from segjax.config import config_file
 from segjax.errors import InputError
 from segjax.train import driver, extension, initialization
 from segjax.train.stop import Preempted

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from segjax.config import is_number
+from segjax.schema import is_number
 
 
 class Cell(NamedTuple):

@@ -4,7 +4,6 @@ import statistics
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from segjax.config import is_number
 from segjax.modes.table import starts
 from segjax.modes.table.cells import Cell, score_at
 from segjax.modes.table.claims import Comparison, compare, difference
@@ -13,6 +12,7 @@ from segjax.modes.table.runs import OPEN, Outcome, outcome
 from segjax.modes.table.spec import Column, Difference, Row
 from segjax.modes.table.speed import Figure, Speeds, figure, first_runs, stored
 from segjax.report.scores import flat_scalars
+from segjax.schema import is_number
 from segjax.train import driver
 from segjax.train import stored as stored_files
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from segjax import config as config_lib
-from segjax import config_file, pipelines
-from segjax.config_file import Assignment
+from segjax import pipelines
+from segjax.config import config_file
+from segjax.config.config_file import Assignment
 from segjax.errors import InputError, unknown_name
 from segjax.modes.table import starts
 from segjax.modes.table.spec import Row, Scale, Table, load

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from segjax import config_file
-from segjax.config import is_number
+from segjax.config import config_file
 from segjax.errors import InputError, unknown_name
 from segjax.modes import bench
+from segjax.schema import is_number
 
 EMPTY = MappingProxyType({})
 SPEED = 'speed'  # the first name of a column that is no score

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from segjax import config as config_lib
-from segjax import config_file
+from segjax.config import config_file
 from segjax.core import parallel
 from segjax.modes import bench
 from segjax.modes.table import plan as plan_lib

@@ -6,7 +6,7 @@ import pytest
 from paper_table import ENVIRONMENT, FILE, RESULTS, start
 
 from segjax import config as config_lib
-from segjax.config_file import Assignment
+from segjax.config.config_file import Assignment
 from segjax.modes.table import loop, runs
 from segjax.train import driver, log_files
 

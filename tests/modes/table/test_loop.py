@@ -14,7 +14,7 @@ import pytest
 from paper_table import FILE, RESULTS, runs, start
 
 from segjax import data
-from segjax.config_file import Assignment
+from segjax.config.config_file import Assignment
 from segjax.core import parallel
 from segjax.errors import InputError
 from segjax.modes import bench

@@ -8,7 +8,7 @@ import shlex
 import pytest
 from paper_table import FILE, start
 
-from segjax.config_file import Assignment
+from segjax.config.config_file import Assignment
 from segjax.errors import InputError
 from segjax.modes.table.plan import config_argument, make_plan
 

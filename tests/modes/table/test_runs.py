@@ -6,7 +6,7 @@ import pathlib
 import pytest
 from paper_table import RESULTS, runs, start
 
-from segjax.config_file import Assignment
+from segjax.config.config_file import Assignment
 from segjax.modes.table.plan import make_plan
 from segjax.modes.table.runs import OPEN, outcome
 from segjax.train import log_files

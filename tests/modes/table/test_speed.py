@@ -16,7 +16,7 @@ import pytest
 from clock import Clock
 from paper_table import ENVIRONMENT, FILE, runs, start
 
-from segjax.config_file import Assignment
+from segjax.config.config_file import Assignment
 from segjax.core import parallel
 from segjax.modes import bench
 from segjax.train import driver, initialization, log_files

@@ -19,9 +19,9 @@ import ml_collections
 from segjax import config as config_lib
 from segjax.errors import InputError, unknown_name
 
-PACKAGE = pathlib.Path(__file__).resolve().parent
+PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 # What a config file is written in: an error that comes out of these was made in the config file.
-VOCABULARY = tuple(str(PACKAGE / name) for name in ('config.py', 'config_file.py', 'errors.py'))
+VOCABULARY = tuple(str(path) for path in (*PACKAGE.glob('config/*.py'), PACKAGE / 'schema.py', PACKAGE / 'errors.py'))
 
 
 class Assignment(NamedTuple):
@@ -151,7 +151,7 @@ def call(path: pathlib.Path, function) -> Any:
             raise
         got = f'{type(error).__name__}: {error}'.replace('\n', ' ')
         expected = f'a line that works: {own[-1].line}'
-        fix = f'correct that line: {PACKAGE / "config.py"} has all keys, their meaning and their types'
+        fix = f'correct that line: {PACKAGE / "schema.py"} has all keys, their meaning and their types'
         raise InputError(f'{path}, line {own[-1].lineno}', got=got, expected=expected, fix=fix) from error
 
 

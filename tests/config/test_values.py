@@ -5,7 +5,8 @@ import shlex
 import pytest
 
 from segjax import config as config_lib
-from segjax import config_file, pipelines
+from segjax import pipelines
+from segjax.config import config_file
 from segjax.errors import InputError
 
 NAN, INF, HUGE = float('nan'), float('inf'), 10**50

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from segjax import config as config_lib
-from segjax import config_file
+from segjax.config import config_file
 from segjax.errors import InputError
 from segjax.pipelines import supervised
 

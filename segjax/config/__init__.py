@@ -1,0 +1,48 @@
+"""The config of an experiment: keys, defaults, checks, and its forms on the command line and on disk.
+
+A config file (`configs/*.py`) starts from `defaults(pipeline)` and assigns. The ConfigDict is locked,
+so an unknown key is an error where it is written. `validate` checks every value against its Field.
+"""
+
+from segjax.config.arguments import parse_arg, typed, typed_text
+from segjax.config.presets import smoke
+from segjax.config.stored import (
+    FREE,
+    FREE_IN,
+    LABEL_SIZE,
+    UNRECORDED,
+    another_config,
+    changes,
+    differences,
+    from_json,
+    recorded,
+    scored_as_asked,
+    scored_at,
+    to_json,
+)
+from segjax.config.tree import choose, defaults, schema_of, update
+from segjax.config.validation import validate
+
+__all__ = [
+    'FREE',
+    'FREE_IN',
+    'LABEL_SIZE',
+    'UNRECORDED',
+    'another_config',
+    'changes',
+    'choose',
+    'defaults',
+    'differences',
+    'from_json',
+    'parse_arg',
+    'recorded',
+    'schema_of',
+    'scored_as_asked',
+    'scored_at',
+    'smoke',
+    'to_json',
+    'typed',
+    'typed_text',
+    'update',
+    'validate',
+]

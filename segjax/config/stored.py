@@ -1,0 +1,183 @@
+"""Configs as run folders and scores store them: JSON, completion of old configs, and comparison."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from segjax.config.tree import defaults_of, schema_of
+from segjax.config.validation import validate
+from segjax.errors import InputError
+from segjax.schema import Choice, Field
+
+
+def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Plain dicts, lists and scalars, as `config.json` and checkpoints store them."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def from_json(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The config of a run folder; lists become tuples again."""
+
+    def restore(value):
+        if isinstance(value, Mapping):
+            return {k: restore(v) for k, v in value.items()}
+        return tuple(restore(v) for v in value) if isinstance(value, list) else value
+
+    config = ml_collections.ConfigDict(_completed(restore(stored))).lock()
+    validate(config)
+    return config
+
+
+def _before(entry: Field | Choice | Mapping[str, Any]) -> Any:
+    """Returns the value of a key, or of a section, in runs that are older than it."""
+    if isinstance(entry, Choice):
+        return defaults_of(entry)
+    if isinstance(entry, Field):
+        return entry.default if entry.before is None else entry.before
+    return {key: _before(inner) for key, inner in entry.items()}
+
+
+def _completed(
+    stored: Mapping[str, Any], schema: Mapping[str, Any] | Choice | None = None, path: str = ''
+) -> dict[str, Any]:
+    """Returns a stored config, completed by what it did before keys that are younger than it existed.
+
+    Args:
+      stored: a config, or a section of it.
+      schema: of the section; None for a whole config.
+      path: of the section, with a point behind it; '' for a whole config.
+    """
+    if schema is None:
+        schema = schema_of(_text_in(stored, 'pipeline', path))
+    if isinstance(schema, Choice):
+        schema = schema.options.get(_text_in(stored, 'name', path), {})
+    if not isinstance(stored, Mapping):
+        raise InputError(f'config.{path[:-1]}', got=repr(stored), expected='a section with keys')
+    completed = dict(stored)
+    for key, entry in schema.items():
+        if key not in stored:
+            completed[key] = _before(entry)
+        elif not isinstance(entry, Field):
+            completed[key] = _completed(stored[key], entry, f'{path}{key}.')
+    return completed
+
+
+def _text_in(section: Any, key: str, path: str) -> str:
+    """Returns the name under a key of a stored section, by which its schema is known."""
+    value = section.get(key) if isinstance(section, Mapping) else section
+    if not isinstance(value, str) or not isinstance(section, Mapping):
+        raise InputError(f'config.{path}{key}', got=repr(value), expected='a section with this key, a name')
+    return value
+
+
+FREE = (
+    'run',
+    'parallel',
+    'predict',
+    'evaluate',
+    'bench',
+    'init_from',
+    'data.root',
+    'data.classes',
+    'data.cache',
+    'data.threads',
+    'data.workers',
+    'data.prefetch',
+)
+"""Keys that may change when a run is resumed: they do not change what is learned. Of data.root and data.classes the
+contents count, see segjax/train/same_run.py."""
+
+FREE_IN = {
+    'train': FREE,
+    'evaluate': (
+        *FREE,
+        'data.name',
+        'data.world',
+        'data.train_split',
+        'data.eval_split',
+        'data.eval_size',
+        'probes',
+    ),
+    'predict': (*FREE, 'data.eval_split', 'data.eval_size'),
+}
+"""Keys that may differ from the config of a run folder, by mode. Evaluation may measure a checkpoint on other images,
+at another size or with other injectors. All other keys would change what the net means."""
+
+UNRECORDED = ('run', 'bench', 'predict', 'init_from', 'data.cache', 'data.threads', 'data.workers', 'data.prefetch')
+"""Keys that change no score of a checkpoint. What it began from is in start.json."""
+
+
+def recorded(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the config as scores keep it, without the keys that change none."""
+    content = to_json(config)
+    for path in UNRECORDED:
+        *sections, key = path.split('.')
+        inner = content
+        for section in sections:
+            inner = inner[section]
+        del inner[key]
+    return content
+
+
+def changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], path: str = '', free: Collection[str] = FREE
+) -> dict[str, tuple[Any, Any]]:
+    """Returns (old value, new value) by key, for every key that matters.
+
+    Args:
+      old, new: two configs as `to_json` gives.
+      path: of the section that they are, with a point behind it; '' for whole configs.
+      free: keys and sections that do not matter; by default those of a resumed run.
+    """
+    if not path and _text_in(old, 'pipeline', '') == new['pipeline']:
+        old = to_json(from_json(old))
+    found = {}
+    for key in sorted(set(old) | set(new)):
+        here = f'{path}{key}'
+        if here in free:
+            continue
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found |= changes(a, b, here + '.', free)
+        elif a != b:
+            found[here] = (a, b)
+    return found
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = FREE) -> list[str]:
+    """Returns 'train.batch_size: 8, now 16' for every key of `changes`."""
+    return [f'{key}: {a!r}, now {b!r}' for key, (a, b) in changes(old, new, free=free).items()]
+
+
+def another_config(differences: Sequence[str]) -> str:
+    """What a folder holds whose config has these `differences`, for an error."""
+    more = f' and {len(differences) - 5} more' if differences[5:] else ''
+    return 'a run of another config: ' + '; '.join(differences[:5]) + more
+
+
+LABEL_SIZE = 'label size'
+
+
+def scored_at(config: ml_collections.ConfigDict) -> str:
+    """Returns where pixels are scored, and in which crops, as scores and tables print it."""
+    size = LABEL_SIZE
+    if config.evaluate.resolution == 'image':
+        size = '{}x{}'.format(*config.data.eval_size)
+    if not config.evaluate.crop:
+        return size
+    height, width = config.evaluate.crop
+    return f'{size}, crops of {height}x{width}, stride {config.evaluate.stride:.3g}'
+
+
+def scored_as_asked(scores: Mapping[str, Any], config: ml_collections.ConfigDict) -> bool:
+    """Returns whether stored scores of a stage follow the protocol in `config.evaluate`.
+
+    Scores without a policy are none of a segmentation and follow every protocol. Scores without a
+    resolution are older than the key and were computed at its default.
+    """
+    if 'policy' not in scores:
+        return True
+    asked = (config.evaluate.policy, scored_at(config))
+    return (scores['policy'], scores.get('resolution', LABEL_SIZE)) == asked
