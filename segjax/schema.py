@@ -6,6 +6,7 @@ A pipeline adds its own keys as `SCHEMA`. docs/config.md lists all keys.
 import difflib
 import functools
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -344,3 +345,8 @@ SHARED = {
         ),
     },
 }
+
+
+def typed_text(value: Any) -> str:
+    """Returns a value as a user types it behind `--config.key=`; `typed` reads it."""
+    return shlex.quote(str(value))

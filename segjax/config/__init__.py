@@ -4,7 +4,7 @@ A config file (`configs/*.py`) starts from `defaults(pipeline)` and assigns. The
 so an unknown key is an error where it is written. `validate` checks every value against its Field.
 """
 
-from segjax.config.arguments import parse_arg, typed, typed_text
+from segjax.config.arguments import parse_arg, typed
 from segjax.config.presets import smoke
 from segjax.config.stored import (
     FREE,
@@ -22,6 +22,7 @@ from segjax.config.stored import (
 )
 from segjax.config.tree import choose, defaults, schema_of, update
 from segjax.config.validation import validate
+from segjax.schema import typed_text
 
 __all__ = [
     'FREE',

@@ -1,7 +1,6 @@
 """Values as a user types them: behind `--config.key=`, and behind the colon of `--config file.py:variant,key=value`."""
 
 import ast
-import shlex
 from typing import Any
 
 import ml_collections
@@ -53,8 +52,3 @@ def typed(text: str, like: Any) -> Any:
             raise ValueError(text)
         return tuple(tuple(v) if isinstance(v, list) else v for v in value)
     return type(like)(text)
-
-
-def typed_text(value: Any) -> str:
-    """Returns a value as a user types it behind `--config.key=`; `typed` reads it."""
-    return shlex.quote(str(value))

@@ -2,12 +2,11 @@
 
 import ml_collections
 
-from segjax.config.arguments import typed_text
 from segjax.config.tree import schema_of
 from segjax.core import paths
 from segjax.errors import InputError, unknown_name
 from segjax.pretrained.files import HUB, SUFFIXES, is_weights
-from segjax.schema import SHARED, Choice, Field, plain
+from segjax.schema import SHARED, Choice, Field, plain, typed_text
 
 
 def _walk(schema, values, path):

@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from segjax.config import typed_text
 from segjax.core.trees import named_leaves, path_name
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Array, Mean, PyTree, TrainState
-from segjax.schema import SCHEDULES
+from segjax.schema import SCHEDULES, typed_text
 
 Schedule = Callable[[Array], Array]
 """step -> learning rate, float32."""

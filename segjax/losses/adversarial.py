@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from segjax.losses.segmentation import masked_mean, without_padding
+from segjax.core.means import masked_mean, without_padding
 from segjax.protocol import Array, Mean
 
 

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from segjax.core.means import masked_mean, without_padding
 from segjax.errors import InputError, unknown_name
 from segjax.losses.image import REDUCTIONS
-from segjax.losses.segmentation import masked_mean, without_padding
 from segjax.protocol import Array, Mean, PRNGKey
 
 # --- photometric --------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from segjax.core.means import masked_mean, without_padding
 from segjax.errors import InputError, unknown_name
-from segjax.losses.segmentation import masked_mean, without_padding
 from segjax.protocol import Array, Mean
 
 REDUCTIONS = ('mean', 'sum_channels')

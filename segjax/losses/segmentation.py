@@ -11,39 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.core import means
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Array, Mean
 from segjax.spec import IGNORE
-
-
-def masked_mean(value: Array, pixel_weight: Array, weight: Array) -> Mean:
-    """Reduces per-pixel values of a batch, with one more weight per example.
-
-    Args:
-      value: [B, ...] per-pixel losses, already multiplied by `pixel_weight`.
-      pixel_weight: [B, ...] what each pixel counts for.
-      weight: [B] weight of each example. Values of examples of weight 0 (padding) are not read.
-        Losses call `without_padding` on their inputs for the sake of the gradient.
-
-    Returns:
-      Mean(sum_b weight_b sum(value_b), sum_b weight_b sum(pixel_weight_b)).
-    """
-
-    # Per example first: a float32 counts exactly up to 2**24, which one image respects and a batch may not.
-    def reduce(x):
-        x = without_padding(weight, x.astype(jnp.float32))
-        return (weight * x.sum(tuple(range(1, x.ndim)))).sum()
-
-    return Mean(reduce(value), reduce(pixel_weight))
-
-
-def without_padding(weight: Array, x: Array) -> Array:
-    """Replaces the examples of weight 0 in x [B, ...] by zeros.
-
-    Losses do so before they compute. A `where` after the computation hides a NaN from the value, but
-    not from the gradient, which is 0 * NaN.
-    """
-    return jnp.where((weight > 0).reshape(-1, *[1] * (x.ndim - 1)), x, 0)
 
 
 def pixel_cross_entropy(
@@ -114,12 +85,12 @@ def cross_entropy(
       >>> loss = cross_entropy(logits, batch['label'], batch['weight'])   # loss.value() on one device
     """
     loss, pixel_weight = pixel_cross_entropy(
-        without_padding(weight, logits),
+        means.without_padding(weight, logits),
         label,
         class_weights=class_weights,
         label_smoothing=label_smoothing,
     )
-    return masked_mean(loss, pixel_weight, weight)
+    return means.masked_mean(loss, pixel_weight, weight)
 
 
 def ohem_cross_entropy(
@@ -151,13 +122,13 @@ def ohem_cross_entropy(
       min_kept_fraction: in [0, 1].
       class_weights: [C] or None; weigh the kept pixels as in `cross_entropy`.
     """
-    logits = without_padding(weight, logits)
+    logits = means.without_padding(weight, logits)
     hardness, _ = pixel_cross_entropy(jax.lax.stop_gradient(logits), label)
     valid = (label != IGNORE) & (weight > 0)[:, None, None]
     cut = -math.log(threshold) if threshold > 0 else math.inf
     share = _kept_share(hardness, valid, cut, min_kept_fraction)
     loss, pixel_weight = pixel_cross_entropy(logits, label, class_weights=class_weights)
-    return masked_mean(share * loss, share * pixel_weight, weight)
+    return means.masked_mean(share * loss, share * pixel_weight, weight)
 
 
 def _kept_share(loss: Array, valid: Array, cut: float, min_kept_fraction: float) -> Array:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.core.means import masked_mean
 from segjax.errors import InputError
-from segjax.losses.segmentation import masked_mean
 from segjax.ops.warp import invert_motion, relative_motion
 from segjax.protocol import Array, Mean
 

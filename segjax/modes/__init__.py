@@ -1,1 +1,1 @@
-"""TODO."""
+"""What `--mode` names: each module runs one mode."""

@@ -29,11 +29,11 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from segjax import config as config_lib
 from segjax.config import config_file
-from segjax.core import parallel
+from segjax.core import environment, files, parallel
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import PyTree, Stage, TrainState
-from segjax.train import driver, initialization, log_files
+from segjax.train import driver, initialization
 from segjax.train.stop import Preempted, StopSignal
 
 BASE = 'base'
@@ -268,20 +268,15 @@ def run(variants: Sequence[Variant]) -> dict[str, Any]:
         for of_stage, job in zip(jobs, fresh_jobs(variant.run, variant.stages)):
             of_stage[variant.name] = job
     report = {
-        'environment': environment(base.topology),
+        'environment': environment.describe_topology(base.topology),
         'config': config_lib.to_json(base.config),
         'variants': {variant.name: variant.overrides for variant in variants},
         'stages': {name: bench_stage(of_stage, base.config.bench) for name, of_stage in zip(_stage_names(jobs), jobs)},
     }
     if parallel.is_main():
-        log_files.write_json(base.workdir / 'bench.json', report)
+        files.write_json(base.workdir / 'bench.json', report)
         print(table(report), flush=True)
     return report
-
-
-def environment(topology: parallel.Topology) -> dict[str, Any]:
-    """What times depend on beside the config: `logs.environment` of these devices and all processes."""
-    return log_files.environment(topology.devices[0].device_kind, topology.count, jax.process_count())
 
 
 def fresh_jobs(run: driver.Run, stages: Sequence[Stage]) -> list[Job]:

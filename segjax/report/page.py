@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from segjax.core import files
 from segjax.report import charts, html
 from segjax.report.charts import Reference, Series
 from segjax.report.html import escape, label
@@ -35,7 +36,6 @@ from segjax.report.scores import (
     with_unit,
 )
 from segjax.spec import DataSpec
-from segjax.train import checkpoints, log_files
 
 NUM_CARDS = 5  # scores shown large
 MAX_CHARTS = 60  # of a stage; the rest is in metrics.jsonl
@@ -68,9 +68,9 @@ def save_pictures(folder: pathlib.Path, group: str, entries: Sequence[Mapping[st
         place = fresh / f'{group}_{rank:02d}'
         place.mkdir(parents=True)
         for panel, picture in entry['pictures'].items():
-            (place / f'{panel}.png').write_bytes(log_files.encode_png(np.asarray(picture)))
+            (place / f'{panel}.png').write_bytes(files.encode_png(np.asarray(picture)))
         info = {key: entry[key] for key in ('index', 'score', 'name')}
-        log_files.write_json(place / 'info.json', {**info, 'panels': list(entry['pictures'])})
+        files.write_json(place / 'info.json', {**info, 'panels': list(entry['pictures'])})
     for old in folder.glob(f'{group}_*'):
         shutil.rmtree(old)
     for place in sorted(fresh.glob('*')):
@@ -111,7 +111,7 @@ def _optional(read: Callable, path: pathlib.Path, default: Any) -> Any:
 
 def _read_run(workdir: pathlib.Path, spec: DataSpec | None) -> RunFiles:
     folders = sorted(f for f in workdir.iterdir() if f.is_dir())
-    order = list(_optional(log_files.read_json, workdir / 'scores.json', {}))
+    order = list(_optional(files.read_json, workdir / 'scores.json', {}))
 
     def position(folder: pathlib.Path) -> tuple[int, float]:
         """Stages run one after the other: as scores.json has them, else by their last line."""
@@ -119,8 +119,8 @@ def _read_run(workdir: pathlib.Path, spec: DataSpec | None) -> RunFiles:
         return order.index(folder.name) if folder.name in order else len(order), *times[:1]
 
     stages = [_read_stage(f) for f in sorted(folders, key=position)]
-    config, environment = (_optional(log_files.read_json, workdir / f'{n}.json', {}) for n in ('config', 'environment'))
-    start = _optional(log_files.read_json, workdir / checkpoints.START, {})
+    config, environment = (_optional(files.read_json, workdir / f'{n}.json', {}) for n in ('config', 'environment'))
+    start = _optional(files.read_json, workdir / files.START, {})
     planned = dict(zip(start.get('stages', ()), start.get('steps', ())))
     return RunFiles(workdir, config, environment, spec, [s for s in stages if any(s[1:])], planned)
 
@@ -128,14 +128,14 @@ def _read_run(workdir: pathlib.Path, spec: DataSpec | None) -> RunFiles:
 def _read_stage(folder: pathlib.Path) -> StageFiles:
     pictures = []
     for info in sorted((folder / 'pictures').glob('*_*/info.json')):
-        found = _optional(log_files.read_json, info, {})
+        found = _optional(files.read_json, info, {})
         if found:
             pictures.append((info.parent.name.rsplit('_', 1)[0], info.parent, found))
     return StageFiles(
         folder.name,
-        _optional(log_files.read_json, folder / 'scores.json', {}),
-        _optional(log_files.read_lines, folder / 'metrics.jsonl', []),
-        _optional(log_files.read_lines, folder / 'timing.jsonl', []),
+        _optional(files.read_json, folder / 'scores.json', {}),
+        _optional(files.read_lines, folder / 'metrics.jsonl', []),
+        _optional(files.read_lines, folder / 'timing.jsonl', []),
         pictures,
     )
 
@@ -162,7 +162,7 @@ def write(workdir: pathlib.Path, spec: DataSpec | None = None) -> pathlib.Path:
     """
     run = _read_run(pathlib.Path(workdir), spec)
     path = run.workdir / 'report.html'
-    log_files.write_text(path, page(run))
+    files.write_text(path, page(run))
     return path
 
 
@@ -528,7 +528,7 @@ def _speed(run: RunFiles, stage: StageFiles) -> str:
     timed = [line for line in stage.timing if line.get('images_per_second') is not None]
     series = [Series('images/s', [line['step'] for line in timed], speeds, 's2')]
     return (
-        f'<h3>Speed</h3><p class="soft">{escape(log_files.TIMING_INCLUDES)}</p><div class="halves">'
+        f'<h3>Speed</h3><p class="soft">{escape(TIMING_INCLUDES)}</p><div class="halves">'
         f'<div class="card scroll">{html.table(["", ""], rows)}</div>'
         f'{charts.line_chart("images per second", series, width=480)}</div>'
     )
@@ -567,3 +567,9 @@ def _configuration(run: RunFiles) -> str:
         return ''
     text = json.dumps(run.config, indent=2, ensure_ascii=False)
     return f'<h3>Configuration</h3><details><summary>config.json</summary><pre>{escape(text)}</pre></details>'
+
+
+TIMING_INCLUDES = (
+    'Wall time of the training loop from one log line to the next: waiting for input, transfer to the device, the '
+    'step and logging. The first step, which compiles, evaluation and checkpoints are apart.'
+)

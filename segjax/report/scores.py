@@ -1,39 +1,15 @@
 """Scores as plain data and as text: what JSON can hold, what a terminal shows, what the report draws."""
 
 import math
-import pathlib
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from segjax.core import files
 from segjax.protocol import Scores
 
 MADE_BY = 'made_by'
 """Entry of a stage's scores that says what they were computed with (same_run.py). It is no score."""
-
-
-def to_json(value: Any) -> Any:
-    """`value` in types that strict JSON knows: arrays become lists, NaN and infinities null."""
-    if hasattr(value, 'to_dict'):  # ml_collections.ConfigDict, which is no Mapping
-        value = value.to_dict()
-    if isinstance(value, Mapping):
-        return {str(k): to_json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json(v) for v in value]
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, pathlib.PurePath):
-        return str(value)
-    if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, '__array__'):
-        array = np.asarray(value)
-        if array.dtype.kind in 'biu':
-            return array.tolist()
-        return to_json(array.astype(np.float64).tolist())  # bfloat16 among them
-    raise TypeError(f'{type(value).__name__} has no place in JSON: {value!r}')
 
 
 class ScoreParts(NamedTuple):
@@ -63,7 +39,7 @@ PER_CLASS = 'per class'
 def split_scores(scores: Scores) -> ScoreParts:
     """Sorts scores by their form. Lists other than curves and the confusion matrix stay in scores.json alone."""
     parts = ScoreParts({}, {}, {}, {}, None, {})
-    for name, value in to_json(scores).items():
+    for name, value in files.to_json(scores).items():
         if name == MADE_BY:
             continue
         if name == 'confusion' and _is_matrix(value):
@@ -114,7 +90,7 @@ def _is_matrix(value: Any) -> bool:
 def flat_scalars(scores: Scores) -> dict[str, float | None]:
     """The numbers to follow over the steps, by path: {'mIoU': .4, 'IoU/road': .9}; baselines do not move."""
     flat = {}
-    for name, value in to_json(scores).items():
+    for name, value in files.to_json(scores).items():
         if isinstance(value, dict) and name != MADE_BY and not name.startswith('baseline_'):
             flat |= {f'{name}/{inner}': number for inner, number in flat_scalars(value).items()}
         elif value is None or isinstance(value, (int, float)):

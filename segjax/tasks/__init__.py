@@ -1,1 +1,1 @@
-"""TODO."""
+"""What pipelines share: net, target, loss, scores and pictures of a kind of task."""

@@ -6,7 +6,6 @@ folder: process 0 writes a file into it, which the remaining processes look for.
 
 import contextlib
 import hashlib
-import importlib.metadata
 import os
 import pathlib
 import platform
@@ -19,7 +18,7 @@ import ml_collections
 from flax import traverse_util
 
 from segjax import config as config_lib
-from segjax.core import processes
+from segjax.core import environment, processes
 from segjax.core.processes import Fact
 from segjax.data import Prepared
 from segjax.train import checkpoints, initialization
@@ -50,7 +49,7 @@ def check_start(config: ml_collections.ConfigDict, workdir: pathlib.Path, use: s
         'use': Fact(use, SAME_COMMAND),
         'devices': Fact(f'{jax.local_device_count()} x {jax.local_devices()[0].device_kind}', SAME_CODE),
         'code': Fact(code_digest(), SAME_CODE),
-        **{f'version of {name}': Fact(_version(name), SAME_CODE) for name in PACKAGES},
+        **{f'version of {name}': Fact(environment.version(name), SAME_CODE) for name in PACKAGES},
         **{f'config.{key}': Fact(value, SAME_COMMAND) for key, value in _shared_keys(config).items()},
         'newest checkpoints': Fact(newest_steps(workdir), SAME_FOLDER),
     }
@@ -106,13 +105,6 @@ def newest_steps(workdir: pathlib.Path) -> str:
     """Returns the newest whole checkpoint of every stage in a run folder, as text."""
     stages = sorted(filter(initialization.has_checkpoint, workdir.glob('*')))
     return ', '.join(f'{stage.name} {checkpoints.newest_step(stage / "checkpoints")}' for stage in stages) or 'none'
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return 'not installed'
 
 
 def _shared_keys(config: ml_collections.ConfigDict) -> dict[str, str]:

@@ -19,13 +19,12 @@ import orbax.checkpoint as ocp
 from absl import logging
 from flax import traverse_util
 
-from segjax.core import parallel
+from segjax.core import files, parallel
 from segjax.core.trees import named_leaves, path_name
 from segjax.errors import InputError
 from segjax.protocol import PyTree, TrainState
-from segjax.train import log_files, stored
+from segjax.train import stored
 
-START = 'start.json'  # of a run folder: its stages in order, and what they began from
 _POLICIES = ocp.checkpoint_managers
 FEW = 8
 """Modules of another shape that a run may leave out. More of them are another net."""
@@ -127,7 +126,7 @@ class Checkpoints:
             return
         if parallel.is_main():
             # The place where orbax keeps the metrics of a save.
-            log_files.write_json(self._folder / str(step) / 'metrics' / 'metrics', metrics)
+            files.write_json(self._folder / str(step) / 'metrics' / 'metrics', metrics)
         parallel.barrier('scores of a checkpoint')
         self._manager.reload()
         # Orbax applies its policy only when it saves.
@@ -329,7 +328,7 @@ def _stages(folder: pathlib.Path) -> list[str]:
     """
     by_time = sorted(folder.glob('*/checkpoints'), key=lambda found: found.stat().st_mtime)
     known = list(map(str, (found.relative_to(folder) for found in by_time)))
-    for name, key in ((START, 'stages'), ('scores.json', None)):
+    for name, key in ((files.START, 'stages'), ('scores.json', None)):
         if (folder / name).exists():
             read = stored.read_start if key else stored.read_scores
             content = read(folder / name)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Ends a run at the first step whose loss or parameters are not finite."""
 
 from collections.abc import Mapping
 

@@ -20,7 +20,7 @@ from absl import logging
 from segjax import config as config_lib
 from segjax import data as data_lib
 from segjax import pipelines
-from segjax.core import host, notes, parallel, paths, processes, rng
+from segjax.core import environment, files, host, notes, parallel, paths, processes, rng
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import Input, Mean, Scores, Stage, TrainState
@@ -35,7 +35,6 @@ from segjax.train import (
     evaluation,
     extension,
     initialization,
-    log_files,
     same_run,
     stored,
 )
@@ -156,11 +155,9 @@ def train(
             if longer:
                 extension.apply(run, stages)
             if parallel.is_main():
-                log_files.write_json(run.workdir / CONFIG, config_lib.to_json(run.config))
-                log_files.write_json(run.workdir / SPEC, run.spec.to_json())
-                kind, count = run.topology.devices[0].device_kind, run.topology.count
-                environment = log_files.environment(kind, count, jax.process_count())
-                log_files.write_json(run.workdir / 'environment.json', environment)
+                files.write_json(run.workdir / CONFIG, config_lib.to_json(run.config))
+                files.write_json(run.workdir / SPEC, run.spec.to_json())
+                files.write_json(run.workdir / 'environment.json', environment.describe_topology(run.topology))
             try:
                 found = _train_stages(run, stages, stop)
             except BaseException:
@@ -181,7 +178,7 @@ def _train_stages(run: Run, stages: tuple[Stage, ...], stop: StopSignal) -> dict
         last = stage is stages[-1]
         states[stage.name], all_scores[stage.name] = _train_and_score(run, stage, states, stop, last, len(stages) > 1)
     if parallel.is_main():
-        log_files.write_json(run.workdir / SCORES, all_scores)
+        files.write_json(run.workdir / SCORES, all_scores)
     return all_scores
 
 
@@ -222,7 +219,7 @@ def _train_and_score(
     if parallel.is_main():
         keys = _keys(stage, root_key(run, stage, 'evaluate'), 0, 0, 0)
         evaluation.write_pictures(run, stage, keys, host, totals, compare=compare)
-        log_files.write_json(path, found)  # last: what has scores is finished, pictures and all
+        files.write_json(path, found)  # last: what has scores is finished, pictures and all
         print(scores.score_table(found), flush=True)
     return host, found
 
@@ -261,7 +258,7 @@ def _evaluate_stages(
             print(scores.score_table(all_scores[stage.name]), flush=True)
     if kept and parallel.is_main():
         path = run.workdir / f'scores_{which}.json'
-        log_files.write_json(path, all_scores)
+        files.write_json(path, all_scores)
         print(f'scores: {path}', flush=True)
     return all_scores
 

@@ -13,10 +13,10 @@ import ml_collections
 
 from segjax import config as config_lib
 from segjax import pipelines
-from segjax.core import optim, parallel
+from segjax.core import files, optim, parallel
 from segjax.errors import InputError
 from segjax.protocol import Stage, TrainState
-from segjax.train import checkpoints, initialization, log_files, stored
+from segjax.train import checkpoints, initialization, stored
 from segjax.train.same_run import CONFIG
 
 
@@ -45,7 +45,7 @@ def apply(run, stages: Sequence[Stage]) -> None:
         for old, new, step in zip(planned, stages, done, strict=True):
             if old.num_steps != new.num_steps:
                 print(describe(run.config, new.name, (old.num_steps, new.num_steps), step), flush=True)
-        _record(run.workdir / checkpoints.START, planned, stages, done)
+        _record(run.workdir / files.START, planned, stages, done)
 
 
 def _record(path: pathlib.Path, planned: Sequence[Stage], stages: Sequence[Stage], done: Sequence[int]) -> None:
@@ -56,7 +56,7 @@ def _record(path: pathlib.Path, planned: Sequence[Stage], stages: Sequence[Stage
     if before not in [plan['steps'] for plan in plans]:
         plans = [*plans, {'steps': before, 'done': done}]
     steps = [stage.num_steps for stage in stages]
-    log_files.write_json(path, {**content, 'steps': steps, 'plans_before': plans})
+    files.write_json(path, {**content, 'steps': steps, 'plans_before': plans})
 
 
 def describe(config: ml_collections.ConfigDict, stage: str, plans: tuple[int, int], done: int) -> str:

@@ -17,11 +17,11 @@ import numpy as np
 
 from segjax import config as config_lib
 from segjax import pretrained
-from segjax.core import notes, parallel, rng, trees
+from segjax.core import files, notes, parallel, rng, trees
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import PyTree, Stage, TrainState
-from segjax.train import checkpoints, log_files
+from segjax.train import checkpoints
 from segjax.train import stored as stored_files
 
 Source = pretrained.Weights | Mapping[str, PyTree]
@@ -49,7 +49,7 @@ def write_start(run, stages: tuple[Stage, ...], stored: pathlib.Path) -> None:
       stages: all of its stages.
       stored: where the run folder keeps its config, still that of the start before.
     """
-    path, begun = run.workdir / checkpoints.START, has_begun(run.workdir)
+    path, begun = run.workdir / files.START, has_begun(run.workdir)
     source = None if begun else run.source()  # read in every process, which all need it later
     if begun and path.exists():
         stored_files.read_start(path)
@@ -64,7 +64,7 @@ def write_start(run, stages: tuple[Stage, ...], stored: pathlib.Path) -> None:
         'init_from': known,
         'digest': '' if source is None else digest(source),
     }
-    log_files.write_json(path, content)
+    files.write_json(path, content)
 
 
 def check_later_stages(run, stages: tuple[Stage, ...]) -> None:
@@ -74,7 +74,7 @@ def check_later_stages(run, stages: tuple[Stage, ...]) -> None:
       run: driver.Run. Its start.json is written, but may be older than the digest in it.
       stages: all of its stages.
     """
-    start = run.workdir / checkpoints.START
+    start = run.workdir / files.START
     later = [stage.name for stage in stages if not has_checkpoint(run.workdir / stage.name)]
     if not later or not has_begun(run.workdir) or not start.exists():
         return
@@ -112,7 +112,7 @@ def tell_unused(run, stages: tuple[Stage, ...]) -> None:
       run: driver.Run.
       stages: all of its stages.
     """
-    path, start = run.config.init_from.path, run.workdir / checkpoints.START
+    path, start = run.config.init_from.path, run.workdir / files.START
     begun = [stage.name for stage in stages if has_checkpoint(run.workdir / stage.name)]
     if not path or not begun or not start.exists():
         return

@@ -9,19 +9,15 @@ Only process 0 writes: every logger takes `enabled` and does nothing, not even o
     <stage>/tensorboard/    events
 """
 
-import importlib.metadata
 import json
 import math
 import os
 import pathlib
-import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 import tensorboardX
 import tqdm
@@ -29,81 +25,10 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from segjax.core import text_files
-from segjax.errors import InputError
-from segjax.report.scores import to_json
+from segjax.core import files
+from segjax.core.files import to_json
 
 # --- files ----------------------------------------------------------------------------------------------------
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes strict JSON; a reader, or the run after a kill, finds the old file or the new one whole."""
-    write_text(path, json.dumps(to_json(value), indent=2, allow_nan=False, ensure_ascii=False) + '\n')
-
-
-def read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-      InputError: no file, or no JSON in it.
-    """
-    try:
-        return text_files.parse_json(text_files.read(pathlib.Path(path)))
-    except FileNotFoundError:
-        raise InputError(str(path), got='no such file', expected='a JSON file') from None
-    except ValueError as error:
-        raise InputError(str(path), got=str(error), expected='valid JSON') from error
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Replaces the file atomically: temporary file in the same folder, fsync, rename, fsync of the folder."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
-    try:
-        # A path may hold bytes that are no text, which Python keeps as surrogates.
-        with os.fdopen(handle, 'w', encoding='utf-8', errors='backslashreplace', newline='') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0o600 would hide the file from a group or a web server
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file, [] if there is none. What a kill tore off the last line is left out.
-
-    Raises:
-      InputError: a line before the last is not a JSON object with a whole number 'step'.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b'\n')[:-1]  # after the last newline comes '' or a torn line
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict) or not isinstance(record['step'], int):
-                raise ValueError('no step')
-        except (ValueError, KeyError) as error:
-            if number == len(lines):  # a crash of the machine can leave a block of zeros in it
-                break
-            raise InputError(
-                f'{path}, line {number}',
-                got=repr(line[:80].decode('utf-8', 'replace')),
-                expected="a JSON object with 'step'",
-                fix='delete the line, or start in a new --workdir',
-            ) from error
-        records.append(record)
-    return records
 
 
 def _line(record: Mapping[str, Any]) -> str:
@@ -140,8 +65,8 @@ class MetricsLog:
         if not enabled:
             return
         path = pathlib.Path(folder) / 'metrics.jsonl'
-        records = [r for r in read_lines(path) if r['step'] <= start_step and start_step > 0]
-        write_text(path, ''.join(_line(r) for r in records))
+        records = [r for r in files.read_lines(path) if r['step'] <= start_step and start_step > 0]
+        files.write_text(path, ''.join(_line(r) for r in records))
         # A run that is resumed at its last step may evaluate it again: the same line must not stand there twice.
         self._known = {_line(r) for r in records if r['step'] == start_step}
         self._file = path.open('a', encoding='utf-8')
@@ -168,12 +93,6 @@ class MetricsLog:
             self._file.close()
 
 
-TIMING_INCLUDES = (
-    'Wall time of the training loop from one log line to the next: waiting for input, transfer to the device, the '
-    'step and logging. The first step, which compiles, evaluation and checkpoints are apart.'
-)
-
-
 class TimingLog:
     """`timing.jsonl`: {"step": 20, "images_per_second": 31.2, ...}; TIMING_INCLUDES says what is in the numbers.
 
@@ -186,7 +105,7 @@ class TimingLog:
         if not enabled:
             return
         path = pathlib.Path(folder) / 'timing.jsonl'
-        write_text(path, ''.join(_line(r) for r in read_lines(path)))  # without a torn last line
+        files.write_text(path, ''.join(_line(r) for r in files.read_lines(path)))  # without a torn last line
         self._file = path.open('a', encoding='utf-8')
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
@@ -196,27 +115,6 @@ class TimingLog:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-
-
-def environment(device_kind: str, num_devices: int, num_processes: int) -> dict[str, Any]:
-    """What numbers depend on beside the config: machine and versions; <workdir>/environment.json for the report."""
-    packages = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain', 'tensorflow-datasets')
-    return {
-        'device': device_kind,
-        'devices': num_devices,
-        'processes': num_processes,
-        'host cores': os.cpu_count(),
-        'platform': platform.platform(),
-        'python': platform.python_version(),
-        **{package: _version(package) for package in packages},
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return 'not installed'
 
 
 class TensorBoard:
@@ -254,7 +152,7 @@ class TensorBoard:
             height=image.shape[0],
             width=image.shape[1],
             colorspace=1 if image.ndim == 2 else image.shape[2],
-            encoded_image_string=encode_png(image),
+            encoded_image_string=files.encode_png(image),
         )
         self._write(step, summary=Summary(value=[Summary.Value(tag=name, image=picture)]))
 
@@ -268,16 +166,6 @@ class TensorBoard:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """uint8 [H, W, 3] RGB, [H, W, 1] or [H, W] as the bytes of a PNG file."""
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
-        raise TypeError(f'a picture is uint8 [H, W, 3], [H, W, 1] or [H, W]; got {image.dtype} {list(image.shape)}')
-    ok, data = cv2.imencode('.png', image[..., ::-1] if image.ndim == 3 else image)
-    if not ok:
-        raise ValueError(f'OpenCV could not encode a picture of shape {list(image.shape)}')
-    return data.tobytes()
 
 
 class Progress:

@@ -1,4 +1,4 @@
-"""Stopping in order: at the first step whose numbers are not finite, and at a request to leave (SIGTERM)."""
+"""Stopping in order at a request to leave: SIGTERM, or the first Ctrl-C."""
 
 import os
 import select

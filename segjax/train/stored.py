@@ -5,9 +5,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from segjax import config as config_lib
+from segjax.core import files
 from segjax.errors import InputError
 from segjax.spec import DataSpec
-from segjax.train import log_files
 
 
 def read_object(path: pathlib.Path, keys: Collection[str] = (), fix: str = '') -> dict[str, Any]:
@@ -22,7 +22,7 @@ def read_object(path: pathlib.Path, keys: Collection[str] = (), fix: str = '') -
       InputError: no file, no JSON, no object, or no such key.
     """
     try:
-        content = log_files.read_json(path)
+        content = files.read_json(path)
     except InputError as error:
         raise InputError(error.where, got=error.got, expected=error.expected, fix=fix) from error
     expected = 'a JSON object' + (f' with {", ".join(map(repr, keys))}' if keys else '')

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from segjax.core import environment, files
 from segjax.report import charts, html, page, scores
 from segjax.report.charts import Bars, Dot, Reference, Series
 from segjax.spec import ClassSpec, DataSpec
@@ -100,7 +101,7 @@ def make_stage(folder, steps: int = 12):
     timing.write(steps, {'compile_seconds': 17.5})
     metrics.close()
     timing.close()
-    log_files.write_json(folder / 'scores.json', SCORES)
+    files.write_json(folder / 'scores.json', SCORES)
     page.save_pictures(folder / 'pictures', 'best', entries(2))
     page.save_pictures(folder / 'pictures', 'worst', entries(2, seed=1))
 
@@ -112,8 +113,8 @@ def finished_run(tmp_path_factory):
         'pipeline': 'supervised', 'seed': 3, 'note': HOSTILE, HOSTILE: 1, 'data': {'train_split': 'train'},
         'train': {'dtype': 'bfloat16', 'batch_size': 6, 'num_steps': 12}, 'augment': {'crop': [256, 512]},
     }  # fmt: skip
-    log_files.write_json(folder / 'config.json', config)
-    log_files.write_json(folder / 'environment.json', log_files.environment('Test GPU 9000', 4, 1))
+    files.write_json(folder / 'config.json', config)
+    files.write_json(folder / 'environment.json', environment.describe('Test GPU 9000', 4, 1))
     make_stage(folder / 'segmentation')
     return folder
 
@@ -151,7 +152,7 @@ def test_full_report(workdir, spec):
         '45.67 %', 'commonest 17.50 %', 'policy: cityscapes', '12 steps', 'data streets', 'seed 3',
         'Classes, by IoU', 'Confusion matrix', 'Best images', 'Worst images', 'rmse 4.25', 'near 0.5', 'far 1.5',
         'device Test GPU 9000', 'devices 4', 'dtype bfloat16', 'global batch 6', 'image size 256x512',
-        'images per second, median 36.5', 'first step, compilation included 17.5 s', log_files.TIMING_INCLUDES,
+        'images per second, median 36.5', 'first step, compilation included 17.5 s', page.TIMING_INCLUDES,
         'train 320 examples', 'jax ' + __import__('jax').__version__, 'config.json',
     ):  # fmt: skip
         assert words.replace(' %', '') in page.words.replace(' %', ''), words
@@ -211,7 +212,7 @@ def test_legend_names_the_classes_in_the_pictures(workdir, spec):
 
 def test_two_stages_in_the_order_they_ran(workdir, spec):
     make_stage(workdir / 'a_second')
-    log_files.write_json(workdir / 'scores.json', {'segmentation': SCORES, 'a_second': SCORES})
+    files.write_json(workdir / 'scores.json', {'segmentation': SCORES, 'a_second': SCORES})
     text, page = write(workdir, spec)
     assert 'class="note"' not in text
     assert page.words.index('1. segmentation') < page.words.index('2. a_second')
@@ -222,8 +223,8 @@ def test_two_stages_in_the_order_they_ran(workdir, spec):
 
 def test_stages_with_pictures_of_the_same_examples_stand_side_by_side(workdir, spec):
     make_stage(workdir / 'a_second')
-    log_files.write_json(workdir / 'a_second/scores.json', {**SCORES, 'mIoU': 0.5111, 'PSNR': 21.5})
-    log_files.write_json(workdir / 'scores.json', {'segmentation': SCORES, 'a_second': SCORES})
+    files.write_json(workdir / 'a_second/scores.json', {**SCORES, 'mIoU': 0.5111, 'PSNR': 21.5})
+    files.write_json(workdir / 'scores.json', {'segmentation': SCORES, 'a_second': SCORES})
     _, page = write(workdir, spec)
     assert 'Side by side' not in page.words, 'nothing to compare yet'
     for seed, stage in enumerate(('segmentation', 'a_second')):
@@ -240,10 +241,10 @@ def test_stages_with_pictures_of_the_same_examples_stand_side_by_side(workdir, s
 
 
 def test_a_finished_stage_is_not_called_stopped(workdir, spec):
-    config = log_files.read_json(workdir / 'config.json')
+    config = files.read_json(workdir / 'config.json')
     config['train']['num_steps'] = 600  # of another stage
-    log_files.write_json(workdir / 'config.json', config)
-    log_files.write_json(workdir / 'start.json', {'stages': ['segmentation'], 'steps': [12]})
+    files.write_json(workdir / 'config.json', config)
+    files.write_json(workdir / 'start.json', {'stages': ['segmentation'], 'steps': [12]})
     _, page = write(workdir, spec)
     assert 'stopped at step' not in page.words and '12 steps' in page.words
 
@@ -251,7 +252,7 @@ def test_a_finished_stage_is_not_called_stopped(workdir, spec):
 def test_pictures_of_different_examples_never_share_a_row(workdir, spec):
     """Both stages count from 0, and the second leaves out the first frame."""
     make_stage(workdir / 'a_second')
-    log_files.write_json(workdir / 'scores.json', {'segmentation': SCORES, 'a_second': SCORES})
+    files.write_json(workdir / 'scores.json', {'segmentation': SCORES, 'a_second': SCORES})
     for stage, first in (('segmentation', 0), ('a_second', 1)):
         found = [{**entry, 'index': i} for i, entry in enumerate(entries(3)[first : first + 2])]
         page.save_pictures(workdir / stage / 'pictures', 'same', found)
@@ -266,7 +267,7 @@ def test_stopped_run_shows_its_last_evaluation(workdir, spec):
     for name in ('scores.json', 'pictures'):
         path = workdir / 'segmentation' / name
         path.unlink() if path.is_file() else shutil.rmtree(path)
-    log_files.write_json(workdir / 'start.json', {'stages': ['segmentation'], 'steps': [600]})
+    files.write_json(workdir / 'start.json', {'stages': ['segmentation'], 'steps': [600]})
     text, page = write(workdir, spec)
     assert 'class="note"' not in text
     assert 'stopped at step 12 of 600' in page.words
@@ -296,7 +297,7 @@ def test_empty_run_folder(tmp_path):
 
 
 def test_a_section_that_fails_leaves_a_note(workdir):
-    log_files.write_json(workdir / 'segmentation/pictures/best_00/info.json', {'index': 0})
+    files.write_json(workdir / 'segmentation/pictures/best_00/info.json', {'index': 0})
     text, page = write(workdir)
     assert "Section pictures is missing: KeyError: 'panels'" in page.words
     assert 'Confusion matrix' in page.words and 'Speed' in page.words and text.count('class="note"') == 1
@@ -340,7 +341,7 @@ def test_large_label_maps_keep_their_colours_and_photos_become_small(tmp_path):
     label = np.array(PALETTE, np.uint8)[np.random.default_rng(0).integers(0, 4, (300, 2000))]
     photo = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (300, 2000, 3), np.uint8), (0, 0), 4)
     for name, picture in (('label', label), ('photo', photo)):
-        (tmp_path / f'{name}.png').write_bytes(log_files.encode_png(picture))
+        (tmp_path / f'{name}.png').write_bytes(files.encode_png(picture))
     uri, colours = html.inline_picture(tmp_path / 'label.png')
     assert uri.startswith('data:image/png') and colours == {r << 16 | g << 8 | b for r, g, b in PALETTE}
     uri, colours = html.inline_picture(tmp_path / 'photo.png')
@@ -457,7 +458,7 @@ def test_histograms_stand_below_each_other_each_on_its_own_scale():
 def test_report_draws_histograms_among_the_scores(workdir, spec):
     one = {'edges': [1, 2, 4], 'counts': {'start': [0, 6], 'now': [2, 4]}}
     scores = {**SCORES, 'factors': {'vgg/conv5_1': one, 'fc6': one}, 'broken': {'edges': [1], 'counts': {'now': [2]}}}
-    log_files.write_json(workdir / 'segmentation/scores.json', scores)
+    files.write_json(workdir / 'segmentation/scores.json', scores)
     text, page = write(workdir, spec)
     assert 'class="note"' not in text
     assert 'factors / vgg/conv5_1' in page.words and 'factors / fc6' in page.words
@@ -557,7 +558,7 @@ WITH_VOID = {
 
 
 def test_pixels_predicted_as_void_count_in_the_shares(workdir, spec):
-    log_files.write_json(workdir / 'segmentation/scores.json', WITH_VOID)
+    files.write_json(workdir / 'segmentation/scores.json', WITH_VOID)
     text, page = write(workdir, spec)
     assert 'class="note"' not in text
     table = re.search(r'<table class="bars">.*?</table>', text, re.S).group()
@@ -568,7 +569,7 @@ def test_pixels_predicted_as_void_count_in_the_shares(workdir, spec):
 
 
 def test_scores_have_units_and_void_is_explained(workdir, spec):
-    log_files.write_json(workdir / 'segmentation/scores.json', WITH_VOID)
+    files.write_json(workdir / 'segmentation/scores.json', WITH_VOID)
     _, page = write(workdir, spec)
     for words in (
         'PSNR 21.5 dB',

@@ -6,10 +6,11 @@ import pytest
 
 from segjax import config as config_lib
 from segjax import pretrained
+from segjax.core import files
 from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.ops import images
-from segjax.train import checkpoints, driver, initialization
+from segjax.train import driver, initialization
 
 
 def make_config(path='', **init_from):
@@ -167,7 +168,7 @@ def test_another_start_than_that_of_a_run_that_has_begun_is_said(tmp_path, capsy
     assert capsys.readouterr().out == ''
     (run.workdir / 'segmentation/checkpoints/0/record').mkdir(parents=True)
     for known, said in (('old.npz', True), ('', True), (str(tmp_path / 'run/../new.npz'), False)):
-        driver.logs.write_json(run.workdir / checkpoints.START, {'init_from': {'path': known}})
+        driver.logs.write_json(run.workdir / files.START, {'init_from': {'path': known}})
         initialization.tell_unused(run, stages)
         printed = capsys.readouterr().out
         assert ('new.npz is not read for segmentation' in printed) == said

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from segjax.core import environment, files
 from segjax.errors import InputError
 from segjax.report import scores
 from segjax.train import log_files
@@ -109,7 +110,7 @@ def test_timing_is_appended_across_starts(tmp_path):
         log.close()
         with (tmp_path / 'timing.jsonl').open('a') as file:
             file.write('{"step": ')
-    records = log_files.read_lines(tmp_path / 'timing.jsonl')
+    records = files.read_lines(tmp_path / 'timing.jsonl')
     assert records == [{'step': s, 'images_per_second': 10.5} for s in (5, 3)]
 
 
@@ -143,19 +144,19 @@ def test_json_round_trip_of_everything_scores_hold(tmp_path):
         'matrix': np.array([[1.0, np.nan]]), 'tuple': (1, 'a', None), 'path': pathlib.Path('a/b'), 2: 'key',
         'config': ml_collections.ConfigDict({'a': (1, 2), 'b': {'c': 'd'}}), 'bytes_like': np.arange(3, dtype=np.uint8),
     }  # fmt: skip
-    log_files.write_json(tmp_path / 'deep/er/x.json', value)
-    assert log_files.read_json(tmp_path / 'deep/er/x.json') == {
+    files.write_json(tmp_path / 'deep/er/x.json', value)
+    assert files.read_json(tmp_path / 'deep/er/x.json') == {
         'nan': None, 'inf': None, 'int': 3, 'flag': True, 'single': 0.5, 'matrix': [[1.0, None]],
         'tuple': [1, 'a', None], 'path': 'a/b', '2': 'key', 'config': {'a': [1, 2], 'b': {'c': 'd'}},
         'bytes_like': [0, 1, 2],
     }  # fmt: skip
     with pytest.raises(TypeError, match='object'):
-        log_files.write_json(tmp_path / 'x.json', {'a': object()})
+        files.write_json(tmp_path / 'x.json', {'a': object()})
 
 
 def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path = tmp_path / 'scores.json'
-    log_files.write_json(path, {'mIoU': 0.5})
+    files.write_json(path, {'mIoU': 0.5})
 
     def no_space(*_):
         raise OSError('no space left on device')
@@ -164,20 +165,20 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(log_files.os, name, no_space)
             with pytest.raises(OSError, match='no space'):
-                log_files.write_json(path, {'mIoU': 0.9})
-        assert log_files.read_json(path) == {'mIoU': 0.5}
+                files.write_json(path, {'mIoU': 0.9})
+        assert files.read_json(path) == {'mIoU': 0.5}
         assert [f.name for f in tmp_path.iterdir()] == ['scores.json']  # no temporary file left behind
 
 
 def test_read_json_says_what_is_wrong(tmp_path):
     with pytest.raises(InputError, match='no such file'):
-        log_files.read_json(tmp_path / 'a.json')
+        files.read_json(tmp_path / 'a.json')
     for text in ('{"a": ', '[' * 50_000, '{"a": 1, "a": 2}'):
         (tmp_path / 'a.json').write_text(text)
         with pytest.raises(InputError, match='valid JSON'):
-            log_files.read_json(tmp_path / 'a.json')
+            files.read_json(tmp_path / 'a.json')
     (tmp_path / 'a.json').write_text('{"a": 1}', encoding='utf-8-sig')
-    assert log_files.read_json(tmp_path / 'a.json') == {'a': 1}
+    assert files.read_json(tmp_path / 'a.json') == {'a': 1}
 
 
 # --- TensorBoard ------------------------------------------------------------------------------------------------------
@@ -211,7 +212,7 @@ def test_tensorboard_events_read_back_and_purge_what_a_killed_run_wrote(tmp_path
 @pytest.mark.parametrize('bad', [np.zeros((2, 2, 3)), np.zeros((2, 2, 4), np.uint8), np.zeros(4, np.uint8)])
 def test_pictures_of_other_types_are_refused(bad):
     with pytest.raises(TypeError, match='uint8'):
-        log_files.encode_png(bad)
+        files.encode_png(bad)
 
 
 # --- progress ---------------------------------------------------------------------------------------------------------
@@ -257,7 +258,7 @@ def test_duration(seconds, text):
 def test_environment_names_versions_of_what_runs():
     import jax
 
-    facts = log_files.environment('cpu', 8, 2)
+    facts = environment.describe('cpu', 8, 2)
     assert facts['jax'] == jax.__version__ and facts['numpy'] == np.__version__
     assert (facts['device'], facts['devices'], facts['processes']) == ('cpu', 8, 2)
 
@@ -330,5 +331,5 @@ def test_real_scores_of_the_confusion_matrix_fit():
 
 def test_a_path_that_is_no_text_is_written_and_read_back(tmp_path):
     name = os.fsdecode(b'r\xff')
-    log_files.write_json(tmp_path / 'x.json', {'path': name})
-    assert log_files.read_json(tmp_path / 'x.json') == {'path': name}
+    files.write_json(tmp_path / 'x.json', {'path': name})
+    assert files.read_json(tmp_path / 'x.json') == {'path': name}

@@ -7,8 +7,9 @@ import pytest
 
 from segjax import config as config_lib
 from segjax import data
+from segjax.core import files
 from segjax.errors import InputError
-from segjax.train import log_files, same_run
+from segjax.train import same_run
 
 
 @pytest.mark.parametrize('other', ['link', 'raw/../raw'])
@@ -21,8 +22,8 @@ def test_the_data_of_a_run_by_another_path_are_the_same_data(tmp_path, other):
     spec = data.prepare(config.data).spec
     folder = tmp_path / 'run'
     (folder / 'supervised/checkpoints/1/record').mkdir(parents=True)
-    log_files.write_json(folder / same_run.CONFIG, config_lib.to_json(config))
-    log_files.write_json(folder / same_run.SPEC, spec.to_json())
+    files.write_json(folder / same_run.CONFIG, config_lib.to_json(config))
+    files.write_json(folder / same_run.SPEC, spec.to_json())
     exchanged = dataclasses.replace(spec.classes, ids=(*spec.classes.ids[1::-1], *spec.classes.ids[2:]))
     config.data.root = str(tmp_path / other)
     same_run.check_classes(folder, config, spec)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Feature extractors that segmentation and depth nets share."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Generators and discriminators of adversarial training."""

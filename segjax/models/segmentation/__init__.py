@@ -1,1 +1,1 @@
-"""TODO."""
+"""Segmentation nets: image to logits."""

@@ -47,7 +47,7 @@ import numpy as np
 import tqdm
 
 from segjax import config as config_lib
-from segjax.core import parallel
+from segjax.core import files, parallel
 from segjax.data import transforms
 from segjax.data.image_files import Source, find_images, read_image
 from segjax.errors import InputError
@@ -295,7 +295,7 @@ class Finished:
 
     def sort(self) -> None:
         """Writes the list in the order of the names: images finish in any order."""
-        log_files.write_text(self._path, ''.join(map(_line, sorted(self._digests.items()))))
+        files.write_text(self._path, ''.join(map(_line, sorted(self._digests.items()))))
 
     def add(self, source: Source, digest: str) -> None:
         """Lists an image whose outputs have been written."""
@@ -332,7 +332,7 @@ def write_outputs(folder: pathlib.Path, assembly: Assembly, classes: ClassSpec, 
         'ids': np.array(classes.ids, np.uint8)[assembly.classes],
     }
     for kind, picture in pictures.items():
-        write_atomically(output_path(folder, kind, assembly.source), log_files.encode_png(picture))
+        write_atomically(output_path(folder, kind, assembly.source), files.encode_png(picture))
     finished.add(assembly.source, assembly.digest)
 
 
@@ -498,7 +498,7 @@ def run(
     check_record(output_folder, record)
     finished = Finished(output_folder)
     todo = [source for source in sources if not finished.holds(source)]
-    log_files.write_json(output_folder / RECORD, record)
+    files.write_json(output_folder / RECORD, record)
     others = finished.others(sources)
     finished.begin(todo)
     compile_seconds = warm_up(predict_fn, plan, spec.classes.num_classes) if todo else 0.0

@@ -1,13 +1,12 @@
 """Trains the jobs of a plan one after the other, writes the outputs after each, and times the rows at the end."""
 
-from segjax.core import parallel
+from segjax.core import files, parallel
 from segjax.modes.table.numbers import Measured, measure
 from segjax.modes.table.page import page
 from segjax.modes.table.plan import Plan, check_folder, check_runs
 from segjax.modes.table.runs import has_finished, to_be_run, train
 from segjax.modes.table.speed import time_rows
 from segjax.modes.table.text import as_json, claims_csv_text, csv_text, markdown, terminal_text
-from segjax.train import log_files
 from segjax.train.stop import Preempted, StopSignal
 
 
@@ -57,9 +56,9 @@ def run(plan: Plan) -> None:
 def write(measured: Measured) -> None:
     """Writes table.md, table.csv, table.json, table.html and, for a table with claims, claims.csv, each whole."""
     workdir = measured.plan.workdir
-    log_files.write_json(workdir / 'table.json', as_json(measured))
-    log_files.write_text(workdir / 'table.csv', csv_text(measured))
+    files.write_json(workdir / 'table.json', as_json(measured))
+    files.write_text(workdir / 'table.csv', csv_text(measured))
     if measured.comparisons or measured.headlines:
-        log_files.write_text(workdir / 'claims.csv', claims_csv_text(measured))
-    log_files.write_text(workdir / 'table.md', markdown(measured))
-    log_files.write_text(workdir / 'table.html', page(measured))
+        files.write_text(workdir / 'claims.csv', claims_csv_text(measured))
+    files.write_text(workdir / 'table.md', markdown(measured))
+    files.write_text(workdir / 'table.html', page(measured))

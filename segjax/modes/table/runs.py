@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from segjax.core import parallel
+from segjax.core import files, parallel
 from segjax.modes.table.plan import FREE, Job, differences
-from segjax.train import divergence, driver, log_files, stored
+from segjax.train import divergence, driver, stored
 from segjax.train.stop import StopSignal
 
 FAILED = 'failed.json'  # beside config.json, in the folder of a run that diverged
@@ -70,6 +70,6 @@ def train(job: Job, stop: StopSignal) -> None:
         driver.train(job.config, str(job.folder), stop)
     except divergence.Diverged as error:
         if parallel.is_main():
-            log_files.write_json(job.folder / FAILED, {'message': str(error)})
+            files.write_json(job.folder / FAILED, {'message': str(error)})
             print(f'diverged: {job.name}: {error}', flush=True)
     jax.clear_caches()  # the next run is another program; without this they add up

@@ -12,13 +12,13 @@ import ml_collections
 
 from segjax import config as config_lib
 from segjax.config import config_file
-from segjax.core import parallel
+from segjax.core import environment, files, parallel
 from segjax.modes import bench
 from segjax.modes.table import plan as plan_lib
 from segjax.modes.table.plan import Job, Plan
 from segjax.modes.table.runs import decided_by_main, has_finished
 from segjax.modes.table.spec import Speed, Table
-from segjax.train import driver, log_files
+from segjax.train import driver
 from segjax.train import stored as stored_files
 from segjax.train.stop import Preempted, StopSignal
 
@@ -31,7 +31,7 @@ FREE = ('seed', *(key for key in plan_lib.FREE if key not in COSTLY))
 class Speeds(NamedTuple):
     """What speed.json holds.
 
-    environment  `bench.environment` of the measurement
+    environment  facts of core/environment.py about the measurement
     repetitions  timed calls, after `warmup` others
     parts        that were timed, of bench.PARTS
     rows         {key: {'config': .., 'stage': `Row.stage`, 'dtype': .., 'parts': {part: ENTRY}}}; a part is missing
@@ -75,12 +75,12 @@ def time_rows(plan: Plan, stop: StopSignal) -> None:
     if not parts:
         return
     jobs = list(filter(has_finished, first_runs(plan)))
-    environment = bench.environment(parallel.topology())
+    conditions = environment.describe_topology(parallel.topology())
 
     def is_due():
         found = stored(plan, jobs)
         missing = {job.row.key for job in jobs} - set(found.rows)
-        return bool(missing or set(parts) - set(found.parts)) or found.environment != environment
+        return bool(missing or set(parts) - set(found.parts)) or found.environment != conditions
 
     if not jobs or not decided_by_main(is_due):
         return
@@ -92,9 +92,9 @@ def time_rows(plan: Plan, stop: StopSignal) -> None:
             print(f'speed: {part}, {len(opened)} rows in turn', flush=True)
         for key, entry in _time(part, opened, settings, stop).items():
             rows[key]['parts'][part] = entry
-    speeds = Speeds(environment, settings.repetitions, settings.warmup, parts, rows)
+    speeds = Speeds(conditions, settings.repetitions, settings.warmup, parts, rows)
     if parallel.is_main():
-        log_files.write_json(plan.workdir / FILE, speeds._asdict())
+        files.write_json(plan.workdir / FILE, speeds._asdict())
 
 
 def parts_asked_for(table: Table) -> list[str]:

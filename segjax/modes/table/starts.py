@@ -11,9 +11,10 @@ from typing import Any
 import ml_collections
 
 from segjax import config as config_lib
+from segjax.core import files
 from segjax.errors import InputError
 from segjax.modes.table.spec import Row
-from segjax.train import checkpoints, initialization
+from segjax.train import initialization
 from segjax.train import stored as stored_files
 
 KEYS = ('nets', 'source', 'partial')
@@ -27,7 +28,7 @@ def recorded(folder: pathlib.Path, stored: Mapping[str, Any]) -> tuple[Mapping[s
       folder: the run folder.
       stored: the config that it keeps, for runs that are older than start.json.
     """
-    path = folder / checkpoints.START
+    path = folder / files.START
     if path.exists():
         content = stored_files.read_start(path, ('init_from', 'digest'))
         return content['init_from'], content['digest']

@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 
 from segjax import config as config_lib
+from segjax.core import files
 from segjax.modes import bench
 from segjax.modes.table.cells import Cell, score_at
 from segjax.modes.table.claims import by_chance
@@ -15,7 +16,7 @@ from segjax.modes.table.numbers import Measured, best_rows, problems, stage_scor
 from segjax.modes.table.plan import Job, config_argument
 from segjax.modes.table.spec import Claim, Column, Difference, Table
 from segjax.modes.table.speed import Speeds, figure, parts_asked_for
-from segjax.train import checkpoints, stored
+from segjax.train import stored
 
 
 def heading(column: Column) -> str:
@@ -117,7 +118,7 @@ def facts(measured: Measured) -> dict[str, str]:
 
 def run_steps(job: Job) -> str:
     """Returns the optimiser steps of a run: '300', or 'depth 600, segmentation 300' of several trained stages."""
-    path = job.folder / checkpoints.START
+    path = job.folder / files.START
     content = stored.read_start(path) if path.exists() else {}
     if 'steps' not in content:
         return f'{job.config.train.num_steps:,d}'

@@ -7,8 +7,9 @@ from paper_table import ENVIRONMENT, FILE, RESULTS, start
 
 from segjax import config as config_lib
 from segjax.config.config_file import Assignment
+from segjax.core import files
 from segjax.modes.table import loop, runs
-from segjax.train import driver, log_files
+from segjax.train import driver
 
 
 @pytest.fixture
@@ -30,12 +31,12 @@ def trained(monkeypatch):
     def train(config, workdir, stop):
         folder = pathlib.Path(workdir)
         calls.append((folder.parent.name, config.seed))
-        log_files.write_json(folder / 'config.json', config_lib.to_json(config))
-        log_files.write_json(folder / 'environment.json', ENVIRONMENT)
+        files.write_json(folder / 'config.json', config_lib.to_json(config))
+        files.write_json(folder / 'environment.json', ENVIRONMENT)
         result = RESULTS[calls[-1]]
         if isinstance(result, Exception):
             raise result
-        log_files.write_json(folder / 'scores.json', result)
+        files.write_json(folder / 'scores.json', result)
 
     monkeypatch.setattr(driver, 'train', train)
     monkeypatch.setattr(loop, 'check_runs', lambda jobs, finished, stop: None)

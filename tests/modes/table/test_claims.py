@@ -7,10 +7,10 @@ import pytest
 from paper_table import FILE, start
 from scipy import integrate
 
+from segjax.core import files
 from segjax.modes.table.cells import Cell
 from segjax.modes.table.claims import by_chance, compare
 from segjax.modes.table.spec import Claim, Column, Condition, Row, Table
-from segjax.train import log_files
 
 CLAIMED = Table(
     '', '', (Column('x', 'x'),), (Row('a', '', '', {'x': 3.5}), Row('b', '', '', {'x': 2.0}), Row('c', '', '')), {}
@@ -151,7 +151,7 @@ def test_all_outputs_show_what_was_withheld_and_the_headlines(table_file, traine
         if name != 'json':
             assert headline in text and 'gap [m]: not measured, error of thin over base' in text, name
             assert '1 claim was tested at 5%' in text, name
-    content = log_files.read_json(pathlib.Path('runs/table.json'))
+    content = files.read_json(pathlib.Path('runs/table.json'))
     assert content['claims'][0]['only_if'][0]['at_least'] == 0.1
     assert content['headlines'][0]['ours'] == pytest.approx({'0': 5.0, '1': 4.0, '2': 0.0}, abs=1e-9)
     lines = pathlib.Path('runs/claims.csv').read_text().splitlines()

@@ -15,11 +15,11 @@ from paper_table import FILE, RESULTS, runs, start
 
 from segjax import data
 from segjax.config.config_file import Assignment
-from segjax.core import parallel
+from segjax.core import files, parallel
 from segjax.errors import InputError
 from segjax.modes import bench
 from segjax.modes.table import loop, plan
-from segjax.train import driver, log_files
+from segjax.train import driver
 from segjax.train.stop import Preempted, StopSignal
 
 ROWS = ('base', 'thin', 'strong')
@@ -187,19 +187,19 @@ def test_rows_of_the_toy_pipeline(tmp_path, monkeypatch, capsys):
     (tmp_path / 'tables/toy.py').write_text(TOY)
     (tmp_path / 'tables/table.py').write_text(TOY_TABLE)
     start(tmp_path / 'tables/table.py', tmp_path / 'run', assignments=[Assignment('run.num_pictures', '0')])
-    table = log_files.read_json(tmp_path / 'run/table.json')
+    table = files.read_json(tmp_path / 'run/table.json')
     scores = {}
     for key, flip in (('plain', 0.0), ('flipped', 0.5)):
         folder = tmp_path / 'run' / key / 'seed_3'
-        config = log_files.read_json(folder / 'config.json')
+        config = files.read_json(folder / 'config.json')
         assert config['seed'] == 3 and config['augment']['flip'] == flip
-        scores[key] = log_files.read_json(folder / 'scores.json')['adversarial']
+        scores[key] = files.read_json(folder / 'scores.json')['adversarial']
         assert table['rows'][key]['seeds']['3']['mIoU'] == scores[key]['mIoU'] > 0
         assert table['rows'][key]['seeds']['3']['IoU'] == scores[key]['IoU']
         assert (folder / 'report.html').exists()
     (claim,) = table['claims']
     assert claim['ours']['3'] == pytest.approx(100 * (scores['flipped']['mIoU'] - scores['plain']['mIoU']))
-    speeds = log_files.read_json(tmp_path / 'run/speed.json')
+    speeds = files.read_json(tmp_path / 'run/speed.json')
     assert speeds['environment']['jax'] == jax.__version__
     for key, flip in (('plain', 0.0), ('flipped', 0.5)):
         timed = speeds['rows'][key]['parts']['predict']
@@ -210,7 +210,7 @@ def test_rows_of_the_toy_pipeline(tmp_path, monkeypatch, capsys):
     assert ratios[0] == 1 and ratios[1] > 0
     order = [line for line in capsys.readouterr().out.splitlines() if line.startswith('[')]
     assert order == ['[1/3] plain, seed 3', '[2/3] next, seed 3', '[3/3] flipped, seed 3']
-    path = log_files.read_json(tmp_path / 'run/next/seed_3/config.json')['init_from']['path']
+    path = files.read_json(tmp_path / 'run/next/seed_3/config.json')['init_from']['path']
     assert path == str(tmp_path / 'run/plain/seed_3/pretrain') and 'next' not in speeds['rows']
     monkeypatch.setattr(driver, 'train', lambda *_: pytest.fail('it was finished'))
     monkeypatch.setattr(bench, 'prepare', lambda *_: pytest.fail('it was timed'))
@@ -231,13 +231,13 @@ def test_a_finished_row_whose_data_changed_is_not_mixed_with_new_rows(table_file
     prepared = data.prepare(plan.make_plan(str(table_file), 'quick', 'runs').jobs[0].config.data)
     folders = [pathlib.Path('runs', key, 'seed_0').absolute() for key in ('base', 'thin')]
     for folder in folders:
-        log_files.write_json(folder / 'spec.json', prepared.spec.to_json())
+        files.write_json(folder / 'spec.json', prepared.spec.to_json())
     trained.clear()
     start(table_file, rows='base|thin', seeds='0')
     assert trained == []
     for folder, split in zip(folders, ('train', 'val'), strict=True):
         changed = dataclasses.replace(prepared.spec, digest={**prepared.spec.digest, split: 'abc'})
-        log_files.write_json(folder / 'spec.json', changed.to_json())
+        files.write_json(folder / 'spec.json', changed.to_json())
     with pytest.raises(InputError, match=r"base/seed_0 and 1 more\n.*changed since: split 'train' has other") as error:
         start(table_file, seeds='0')
     assert trained == []
@@ -254,7 +254,7 @@ def test_rows_of_other_data_do_not_compare(table_file, trained, monkeypatch):
     start(table_file, rows='base', seeds='0', overrides=other)
     prepared = data.prepare(plan.make_plan(str(table_file), 'quick', 'runs', overrides=other).jobs[1].config.data)
     spec = dataclasses.replace(prepared.spec, digest={'train': 'abc', 'val': 'abc'})
-    log_files.write_json(pathlib.Path('runs/base/seed_0/spec.json'), spec.to_json())
+    files.write_json(pathlib.Path('runs/base/seed_0/spec.json'), spec.to_json())
     trained.clear()
     start(table_file, rows='thin', seeds='0', overrides=other)
     assert runs(trained) == [('thin', 0)]

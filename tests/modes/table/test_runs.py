@@ -7,9 +7,9 @@ import pytest
 from paper_table import RESULTS, runs, start
 
 from segjax.config.config_file import Assignment
+from segjax.core import files
 from segjax.modes.table.plan import make_plan
 from segjax.modes.table.runs import OPEN, outcome
-from segjax.train import log_files
 from segjax.train.stop import Preempted
 
 
@@ -42,7 +42,7 @@ def test_old_scores_are_not_taken_for_those_of_an_interrupted_run(table_file, tr
     with pytest.raises(Preempted):
         start(table_file, seeds='0', assignments=policy)
     jobs = make_plan(str(table_file), 'quick', 'runs', seeds='0', assignments=policy).jobs
-    assert log_files.read_json(jobs[0].folder / 'config.json')['evaluate']['policy'] == 'absent_zero'
+    assert files.read_json(jobs[0].folder / 'config.json')['evaluate']['policy'] == 'absent_zero'
     assert outcome(jobs[0]) == OPEN
 
 

@@ -17,7 +17,7 @@ from clock import Clock
 from paper_table import ENVIRONMENT, FILE, runs, start
 
 from segjax.config.config_file import Assignment
-from segjax.core import parallel
+from segjax.core import files, parallel
 from segjax.modes import bench
 from segjax.train import driver, initialization, log_files
 from segjax.train.stop import Preempted
@@ -111,7 +111,7 @@ def test_the_stage_that_is_timed_is_that_of_the_row(table_file, timed):
 
 def test_the_file_says_what_was_measured_on_what(table_file, timed):
     start(table_file, assignments=ROUNDS)
-    stored = log_files.read_json(pathlib.Path('runs/speed.json'))
+    stored = files.read_json(pathlib.Path('runs/speed.json'))
     rows = stored.pop('rows')
     assert stored == {'environment': ENVIRONMENT, 'repetitions': 3, 'warmup': 1, 'parts': ['train', 'predict']}
     base = rows['base']
@@ -176,7 +176,7 @@ def test_files_have_the_quartiles(table_file, timed):
     # Paired by round 1.5, 2 and 1.25; the medians alone would give 4 / 2.
     quartiles = [thin[f'time / base [%] {x}'] for x in ('median', 'lower quartile', 'upper quartile')]
     assert quartiles == ['150', '137.5', '175']
-    table = log_files.read_json(pathlib.Path('runs/table.json'))
+    table = files.read_json(pathlib.Path('runs/table.json'))
     assert table['speed'] == NOTE
     assert table['rows']['thin']['speed'] == {
         'time': {'median': 125.0, 'quartiles': [93.75, 187.5]},  # of 62.5, 250, 125

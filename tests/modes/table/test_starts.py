@@ -8,9 +8,10 @@ import pytest
 from paper_table import FILE, RESULTS, runs, start
 
 from segjax import pretrained
+from segjax.core import files
 from segjax.errors import InputError
 from segjax.modes.table import starts
-from segjax.train import driver, initialization, log_files
+from segjax.train import driver, initialization
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def begun(trained, weights, monkeypatch):
         init_from = config.init_from.to_dict()
         digest = initialization.digest(initialization.reader(config.init_from)()) if config.init_from.path else ''
         content = {'stages': ['first', 'last'], 'init_from': init_from, 'digest': digest}
-        log_files.write_json(pathlib.Path(workdir) / 'start.json', content)
+        files.write_json(pathlib.Path(workdir) / 'start.json', content)
 
     monkeypatch.setattr(driver, 'train', train)
     return trained
@@ -91,8 +92,8 @@ def test_a_preparation_of_images_that_came_with_the_weights_is_no_other_config(t
     start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
     trained.clear()
     for path in pathlib.Path('runs').glob('*/seed_0/config.json'):
-        content = log_files.read_json(path)
-        log_files.write_json(path, {**content, 'preprocess': 'deeplab'})  # as the training adopts it
+        content = files.read_json(path)
+        files.write_json(path, {**content, 'preprocess': 'deeplab'})  # as the training adopts it
     start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
     assert trained == []
 
@@ -146,7 +147,7 @@ def test_facts_name_the_starts_and_claims_between_other_starts_say_so(table_file
     start(table_file, seeds='0', overrides=[f'strong:init_from.path={weights / "a.npz"}'], rows='base|strong')
     text = pathlib.Path('runs/table.md').read_text()
     assert f'- start: random: base; a.npz ({found}): strong; row strong: thin' in text
-    content = log_files.read_json(pathlib.Path('runs/table.json'))
+    content = files.read_json(pathlib.Path('runs/table.json'))
     assert content['rows']['strong']['start'] == f'a.npz ({found})'
     verdicts = {claim['text']: claim['verdict'] for claim in content['claims']}
     assert verdicts['augmentation helps'] == 'holds, one seed, different starts'

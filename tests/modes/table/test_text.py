@@ -6,13 +6,13 @@ import re
 import pytest
 from paper_table import RESULTS
 
+from segjax.core import files
 from segjax.modes.table.cells import Cell
 from segjax.modes.table.loop import write
 from segjax.modes.table.numbers import measure
 from segjax.modes.table.plan import make_plan
 from segjax.modes.table.spec import Column
 from segjax.modes.table.text import cell_text, run_steps
-from segjax.train import log_files
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_csv_has_every_seed(outputs):
 
 
 def test_json_has_the_scores_as_they_were(outputs):
-    content = log_files.read_json(outputs / 'table.json')
+    content = files.read_json(outputs / 'table.json')
     base = content['rows']['base']
     assert base['config'] == 'configs/supervised.py:smoke' and base['published'] == {'mIoU': 40.2}
     assert base['seeds']['1'] == {'mIoU': 0.42, 'error': 0.25, 'IoU': {'road': 0.75, 'car': None}}
@@ -143,7 +143,5 @@ def test_nothing_measured_yet_leaves_cells_empty(table_file):
 def test_steps_are_those_of_the_stages_that_were_trained(outputs, table_file, stages, steps, text):
     plan = make_plan(str(table_file), 'quick', 'runs')
     for job in plan.jobs:
-        log_files.write_json(
-            job.folder / 'start.json', {'stages': stages, 'steps': steps, 'init_from': {}, 'digest': ''}
-        )
+        files.write_json(job.folder / 'start.json', {'stages': stages, 'steps': steps, 'init_from': {}, 'digest': ''})
     assert run_steps(plan.jobs[0]) == text
