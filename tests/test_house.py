@@ -4,88 +4,54 @@ import ast
 import compileall
 import pathlib
 
+import house
 import pytest
+from house import PACKAGE, REPOSITORY, ROOMS, SOURCES
 
 from segjax import pipelines
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-PACKAGE = REPOSITORY / 'segjax'
-SOURCES = sorted(PACKAGE.rglob('*.py'))
 
-# A file may import from its own floor and from lower ones.
-FLOOR = {
-    'host': 0,
-    'ops': 0,
-    'losses': 1,
-    'metrics': 1,
-    'models': 1,
-    'data': 1,
-    'pretrained': 2,
-    'segmenter': 3,
-    'monodepth': 3,
-    'training': 3,
-    'pipelines': 4,
-}
-UPSTAIRS = {
-    'advice',
-    'checks',
-    'driver',
-    'origin',
-    'evaluation',
-    'journal',
-    'report',
-    'main',
-    'predict',
-    'bench',
-    'doctor',
-    'health',
-    'checkpoints',
-    'tables',
-}
-# Modules of segjax/modes/table: each may import from those before it.
-TABLES = ('spec', 'cells', 'claims', 'starts', 'plan', 'runs', 'speed', 'numbers', 'text', 'page', 'loop', '__init__')
+def by_path(path: pathlib.Path) -> str:
+    return str(path.relative_to(PACKAGE))
 
 
-def room(path: pathlib.Path) -> str:
-    """'ops' for segjax/ops/noise.py, 'driver' for segjax/train/driver.py."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+def test_every_room_is_in_the_list_and_every_entry_exists():
+    assert {house.room(path) for path in SOURCES} - {''} == set(ROOMS)
 
 
-def imported_rooms(path: pathlib.Path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] == 'segjax':
-            inner = node.module.split('.')[1:]
-            yield from ([inner[0]] if inner else [alias.name for alias in node.names])
-        elif isinstance(node, ast.Import):
-            yield from (a.name.split('.')[1] for a in node.names if a.name.startswith('segjax.'))
-
-
-@pytest.mark.parametrize('path', SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize('path', SOURCES, ids=by_path)
 def test_imports_point_down(path):
-    here = room(path)
-    for there in imported_rooms(path):
-        if here in FLOOR and there in FLOOR and there != here:
-            assert FLOOR[there] <= FLOOR[here], f'{here} imports {there}'
-        if here in FLOOR:
-            assert there not in UPSTAIRS, f'{here} imports {there}'
-        if here == 'pipelines' and path.name != '__init__.py':
-            assert there != 'pipelines', 'a pipeline imports a pipeline: what two share moves down'
-        if here == 'data':
-            assert there not in ('losses', 'metrics', 'models')
+    here = house.room(path)
+    for there in house.imported_rooms(path):
+        if here and there != here:
+            assert ROOMS.index(there) < ROOMS.index(here), f'{here} imports {there}'
 
 
-def test_every_module_of_tables_has_its_place():
-    assert {path.stem for path in (PACKAGE / 'tables').rglob('*.py')} == set(TABLES)
+@pytest.mark.parametrize('path', sorted((PACKAGE / 'pipelines').glob('[a-z]*.py')), ids=by_path)
+def test_a_pipeline_imports_no_other_pipeline(path):
+    assert 'pipelines' not in house.imported_rooms(path), 'what two pipelines share moves down to tasks'
 
 
-@pytest.mark.parametrize('here', TABLES)
-def test_imports_inside_tables_point_back(here):
-    for node in ast.walk(ast.parse((PACKAGE / f'tables/{here}.py').read_text())):
-        if isinstance(node, ast.ImportFrom):
-            for name in (f'{node.module}.{alias.name}' for alias in node.names):
-                if name.startswith('segjax.modes.table'):
-                    there = name.removeprefix('segjax.modes.table').split('.')[1:2]
-                    assert set(there) & set(TABLES[: TABLES.index(here)]), f'{here} imports {name}'
+@pytest.mark.parametrize('path', sorted((PACKAGE / 'data').rglob('*.py')), ids=by_path)
+def test_data_know_no_net(path):
+    assert not house.imported_rooms(path) & {'losses', 'metrics', 'models'}
+
+
+def test_config_files_see_the_config_alone():
+    for path in (REPOSITORY / 'configs').rglob('*.py'):
+        assert house.imported_rooms(path) <= {'config', 'errors', 'modes'}, path
+
+
+def test_every_module_of_the_table_has_its_place():
+    assert {path.stem for path in (PACKAGE / 'modes/table').rglob('*.py')} == set(house.TABLE)
+
+
+@pytest.mark.parametrize('here', house.TABLE)
+def test_imports_inside_the_table_point_back(here):
+    for name in house.imported_modules(PACKAGE / f'modes/table/{here}.py'):
+        if name.startswith('segjax.modes.table.'):
+            there = name.split('.')[3]
+            assert there in house.TABLE[: house.TABLE.index(here)], f'{here} imports {name}'
 
 
 def code_of(path: pathlib.Path) -> str:
@@ -99,14 +65,14 @@ def code_of(path: pathlib.Path) -> str:
     return ast.unparse(tree)
 
 
-@pytest.mark.parametrize('path', SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize('path', SOURCES, ids=by_path)
 def test_text_files_are_utf_8_on_every_machine(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == 'read_text':
             assert 'encoding' in {keyword.arg for keyword in node.keywords}, f'line {node.lineno}'
 
 
-@pytest.mark.parametrize('path', SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize('path', SOURCES, ids=by_path)
 def test_words_that_live_in_one_place(path):
     code = code_of(path)
     if path.name != 'parallel.py':
@@ -130,10 +96,10 @@ def test_every_file_parses():
 
 
 def test_driver_meets_pipelines_only_through_the_registry():
-    code = (PACKAGE / 'driver.py').read_text()
+    code = (PACKAGE / 'train/driver.py').read_text()
     assert all(module not in code for module in pipelines.REGISTRY.values())
-    assert 'models' not in set(imported_rooms(PACKAGE / 'driver.py'))
-    assert 'losses' not in set(imported_rooms(PACKAGE / 'driver.py'))
+    assert 'models' not in house.imported_rooms(PACKAGE / 'train/driver.py')
+    assert 'losses' not in house.imported_rooms(PACKAGE / 'train/driver.py')
 
 
 @pytest.mark.parametrize('name', pipelines.REGISTRY)

@@ -9,15 +9,12 @@ from segjax.config.presets import smoke
 from segjax.config.stored import (
     FREE,
     FREE_IN,
-    LABEL_SIZE,
     UNRECORDED,
     another_config,
     changes,
     differences,
     from_json,
     recorded,
-    scored_as_asked,
-    scored_at,
     to_json,
 )
 from segjax.config.tree import choose, defaults, schema_of, update
@@ -27,7 +24,6 @@ from segjax.schema import typed_text
 __all__ = [
     'FREE',
     'FREE_IN',
-    'LABEL_SIZE',
     'UNRECORDED',
     'another_config',
     'changes',
@@ -38,8 +34,6 @@ __all__ = [
     'parse_arg',
     'recorded',
     'schema_of',
-    'scored_as_asked',
-    'scored_at',
     'smoke',
     'to_json',
     'typed',

@@ -155,29 +155,3 @@ def another_config(differences: Sequence[str]) -> str:
     """What a folder holds whose config has these `differences`, for an error."""
     more = f' and {len(differences) - 5} more' if differences[5:] else ''
     return 'a run of another config: ' + '; '.join(differences[:5]) + more
-
-
-LABEL_SIZE = 'label size'
-
-
-def scored_at(config: ml_collections.ConfigDict) -> str:
-    """Returns where pixels are scored, and in which crops, as scores and tables print it."""
-    size = LABEL_SIZE
-    if config.evaluate.resolution == 'image':
-        size = '{}x{}'.format(*config.data.eval_size)
-    if not config.evaluate.crop:
-        return size
-    height, width = config.evaluate.crop
-    return f'{size}, crops of {height}x{width}, stride {config.evaluate.stride:.3g}'
-
-
-def scored_as_asked(scores: Mapping[str, Any], config: ml_collections.ConfigDict) -> bool:
-    """Returns whether stored scores of a stage follow the protocol in `config.evaluate`.
-
-    Scores without a policy are none of a segmentation and follow every protocol. Scores without a
-    resolution are older than the key and were computed at its default.
-    """
-    if 'policy' not in scores:
-        return True
-    asked = (config.evaluate.policy, scored_at(config))
-    return (scores['policy'], scores.get('resolution', LABEL_SIZE)) == asked

@@ -30,7 +30,6 @@ import ml_collections
 import numpy as np
 
 from segjax import models
-from segjax.config import typed_text
 from segjax.core import optim
 from segjax.core.trees import named_leaves, path_name
 from segjax.errors import InputError
@@ -39,7 +38,7 @@ from segjax.models.layers import Conv
 from segjax.ops import dilated as ops
 from segjax.ops import images
 from segjax.protocol import Array, Batch, Keys, Mean, Metrics, PRNGKey, PyTree, Scores, Stage, TrainState
-from segjax.schema import OPTIM, Field, at_least, is_number, is_row, one_of, patterns
+from segjax.schema import OPTIM, Field, at_least, is_number, is_row, one_of, patterns, typed_text
 from segjax.spec import DataSpec
 from segjax.tasks import segmentation, supervised
 

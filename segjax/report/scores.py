@@ -5,6 +5,8 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import ml_collections
+
 from segjax.core import files
 from segjax.protocol import Scores
 
@@ -194,3 +196,29 @@ def _aligned(columns: Sequence[Sequence[str]]) -> str:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
         rows.append('  '.join(cells).rstrip())
     return '\n'.join([rows[0], '-' * (sum(widths) + 2 * (len(widths) - 1)), *rows[1:]])
+
+
+LABEL_SIZE = 'label size'
+
+
+def scored_at(config: ml_collections.ConfigDict) -> str:
+    """Returns where pixels are scored, and in which crops, as scores and tables print it."""
+    size = LABEL_SIZE
+    if config.evaluate.resolution == 'image':
+        size = '{}x{}'.format(*config.data.eval_size)
+    if not config.evaluate.crop:
+        return size
+    height, width = config.evaluate.crop
+    return f'{size}, crops of {height}x{width}, stride {config.evaluate.stride:.3g}'
+
+
+def scored_as_asked(scores: Mapping[str, Any], config: ml_collections.ConfigDict) -> bool:
+    """Returns whether stored scores of a stage follow the protocol in `config.evaluate`.
+
+    Scores without a policy are none of a segmentation and follow every protocol. Scores without a
+    resolution are older than the key and were computed at its default.
+    """
+    if 'policy' not in scores:
+        return True
+    asked = (config.evaluate.policy, scored_at(config))
+    return (scores['policy'], scores.get('resolution', LABEL_SIZE)) == asked

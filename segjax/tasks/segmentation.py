@@ -9,12 +9,12 @@ import ml_collections
 import numpy as np
 
 from segjax import models
-from segjax.config import scored_at
 from segjax.core import parallel
 from segjax.losses import segmentation as losses
 from segjax.metrics import confusion
 from segjax.ops import images, resize, windows
 from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, TrainState
+from segjax.report.scores import scored_at
 from segjax.schema import Choice, Field, above, argument_of_net, one_of
 from segjax.spec import IGNORE, DataSpec
 

@@ -14,7 +14,7 @@ from segjax import config as config_lib
 from segjax.data.labels import load_class_file
 from segjax.errors import InputError
 from segjax.protocol import Scores, Stage
-from segjax.report.scores import MADE_BY
+from segjax.report.scores import MADE_BY, scored_as_asked
 from segjax.spec import ClassSpec, DataSpec, split_names
 from segjax.train import checkpoints, initialization
 from segjax.train import stored as stored_files
@@ -306,4 +306,4 @@ def still_hold(scores: Scores, now: Mapping[str, Any], config: ml_collections.Co
       now: from `made_by`.
       config: of the run.
     """
-    return scores[MADE_BY] == now if MADE_BY in scores else config_lib.scored_as_asked(scores, config)
+    return scores[MADE_BY] == now if MADE_BY in scores else scored_as_asked(scores, config)

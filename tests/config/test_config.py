@@ -8,6 +8,7 @@ from segjax import config as config_lib
 from segjax.config import config_file
 from segjax.errors import InputError
 from segjax.pipelines import supervised
+from segjax.report.scores import scored_as_asked
 
 
 @pytest.fixture
@@ -194,7 +195,7 @@ def test_only_what_changes_the_result_counts_as_another_config(config):
 def test_stored_scores_are_reused_under_the_same_protocol_only(config, scores, same):
     config.data.eval_size = (16, 32)
     config.evaluate.resolution = 'image'
-    assert config_lib.scored_as_asked(scores, config) == same
+    assert scored_as_asked(scores, config) == same
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from segjax.core import optim
 from segjax.data import transforms
 from segjax.modes import predict
 from segjax.protocol import Mean, TrainState
+from segjax.report.scores import scored_at
 from segjax.spec import IGNORE
 from segjax.tasks import segmentation
 
@@ -212,7 +213,7 @@ def test_crops_decide_as_prediction_of_the_same_tiles_does():
 def test_scores_say_in_which_crops_the_net_saw_the_images():
     config = make_config()
     config.evaluate.crop = (713, 713)
-    assert config_lib.scored_at(config) == 'label size, crops of 713x713, stride 0.667'
+    assert scored_at(config) == 'label size, crops of 713x713, stride 0.667'
 
 
 def test_scores_say_that_they_are_of_the_size_of_the_labels():

@@ -7,7 +7,6 @@ from typing import Any
 
 import ml_collections
 
-from segjax import config as config_lib
 from segjax.core import files
 from segjax.modes import bench
 from segjax.modes.table.cells import Cell, score_at
@@ -16,6 +15,7 @@ from segjax.modes.table.numbers import Measured, best_rows, problems, stage_scor
 from segjax.modes.table.plan import Job, config_argument
 from segjax.modes.table.spec import Claim, Column, Difference, Table
 from segjax.modes.table.speed import Speeds, figure, parts_asked_for
+from segjax.report.scores import scored_at
 from segjax.train import stored
 
 
@@ -110,7 +110,7 @@ def facts(measured: Measured) -> dict[str, str]:
         'batch': each(lambda c: c.train.batch_size),
         'dtype': each(lambda c: c.train.dtype),
         'mIoU policy': each(lambda c: c.evaluate.policy),
-        'scored at': each(config_lib.scored_at),
+        'scored at': each(scored_at),
         **_start_fact(measured),
         'device': ' / '.join(dict.fromkeys(map(_machine, environments))) or 'nothing was run yet',
     }
