@@ -86,7 +86,7 @@ def get_config(arg=''):
         init_from=dict(expected=WEIGHTS[args.net]),
         optim=sgd,
         dilation=dict(start=args.start),
-        run=dict(log_every=50, eval_every=2500, checkpoint_every=2500),
+        logging=dict(log_every=50, eval_every=2500, checkpoint_every=2500),
     )
     {'largefov': _largefov, 'deeplab_v2': _deeplab_v2, 'pspnet': _pspnet}[args.net](config)
     variants[args.variant](config, args.net)
@@ -124,7 +124,7 @@ def _deeplab_v2(config):
 
 
 def _pspnet(config):
-    config.model.depth = 101
+    config.model.num_layers = 101
     config_lib.update(
         config,
         preprocess='imagenet',
@@ -141,7 +141,7 @@ def _camvid(config, net):
         augment=dict(resize=(480, 640)),
         data=dict(name='camvid', eval_size=(480, 640)),
         train=dict(num_steps=10_000 if net == 'pspnet' else 15_000),
-        run=dict(log_every=20, eval_every=1000, checkpoint_every=1000),
+        logging=dict(log_every=20, eval_every=1000, checkpoint_every=1000),
     )
     if net == 'pspnet':
         config_lib.update(config, augment=dict(crop=(473, 473)), train=dict(batch_size=10))
@@ -175,7 +175,7 @@ def _camvid_vgg(config, net):
         # Adam's steps of a factor are its rate itself: 0.1 pixels.
         optim=dict(name='adam', learning_rate=1e-4, weight_decay=0.0, factors=(('.*/fc[678]/(kernel|bias)', 10.0),)),
         dilation=dict(rate=1000.0, ranges=(('fc6', 1.5, 8.0),)),
-        run=dict(log_every=10, eval_every=200, checkpoint_every=200, num_pictures=3),
+        logging=dict(log_every=10, eval_every=200, checkpoint_every=200, num_pictures=3),
     )
 
 
@@ -201,7 +201,7 @@ def _short(config, net):
         train=dict(batch_size=4, num_steps=300),
         evaluate=dict(batch_size=8),
         loss=dict(class_weights='enet'),
-        run=dict(log_every=10, eval_every=150, checkpoint_every=150, num_pictures=3),
+        logging=dict(log_every=10, eval_every=150, checkpoint_every=150, num_pictures=3),
     )
     _from_scratch(config, net, 0.25)
 
@@ -220,7 +220,7 @@ def _from_scratch(config, net, width):
     if net == 'deeplab_v2':
         config.model.scales = ()
     if net != 'largefov':
-        config.model.depth = 50
+        config.model.num_layers = 50
     config_lib.update(
         config,
         optim=dict(name='adam', learning_rate=1e-3, weight_decay=0.0, factors=()),

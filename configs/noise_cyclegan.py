@@ -72,7 +72,7 @@ def get_config(arg=''):
         evaluate=dict(batch_size=4, resolution='image'),
         optim=adam,
         model=dict(init_std=0.02),
-        run=dict(log_every=50, eval_every=20 * 2975 // 4, checkpoint_every=20 * 2975 // 4),
+        logging=dict(log_every=50, eval_every=20 * 2975 // 4, checkpoint_every=20 * 2975 // 4),
     )
     if args.system != 'cyclegan':
         config.preprocess = 'symmetric'
@@ -106,7 +106,7 @@ def _camvid(config):
         augment=dict(resize=(), crop=(360, 480)),
         data=dict(name='camvid', eval_size=(360, 480)),
         train=dict(num_steps=200 * 367 // 4),
-        run=dict(log_every=20, eval_every=1000, checkpoint_every=1000),
+        logging=dict(log_every=20, eval_every=1000, checkpoint_every=1000),
     )
 
 
@@ -124,7 +124,7 @@ def _quick(config):
     )
     _short(config)
     # Three trainings in ten minutes, compilation included.
-    config_lib.update(config, train=dict(num_steps=300), run=dict(eval_every=0, checkpoint_every=300))
+    config_lib.update(config, train=dict(num_steps=300), logging=dict(eval_every=0, checkpoint_every=300))
     if config.pipeline == 'noise_cyclegan' and config.noise.name != 'none':
         config.compare = ('none',)
 
@@ -136,7 +136,7 @@ def _short(config):
         train=dict(num_steps=500),
         evaluate=dict(batch_size=16),
         loss=dict(class_weights='enet'),
-        run=dict(log_every=20, eval_every=250, checkpoint_every=250, num_pictures=3),
+        logging=dict(log_every=20, eval_every=250, checkpoint_every=250, num_pictures=3),
     )
     _narrow(config, 0.5, features=16)
     _faster(config, 1e-3)

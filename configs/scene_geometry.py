@@ -89,8 +89,8 @@ def get_config(arg=''):
         data=dict(name='apolloscape', eval_size=(256, 832)),
         train=dict(batch_size=16, num_steps=80_000),
         evaluate=dict(batch_size=4),
-        model=dict(depth=50),
-        geometry=dict(depth=depth, regulariser=regulariser),
+        model=dict(num_layers=50),
+        geometry=dict(depth_from=depth, regulariser=regulariser),
         depth=dict(num_steps=200_000, batch_size=4),
         loss=dict(name='ohem', aux_weight=1.0),
         optim=dict(
@@ -103,7 +103,7 @@ def get_config(arg=''):
             factors=NEW_LAYERS,
         ),
         optim_depth=ADAM,
-        run=dict(log_every=50, eval_every=5000, checkpoint_every=5000),
+        logging=dict(log_every=50, eval_every=5000, checkpoint_every=5000),
     )
     if args.method == 'klingner':
         _klingner(config)
@@ -148,7 +148,7 @@ def _pose(config, variant):
             data=dict(world=dict(num_train=1200, num_val=64)),
             depth=dict(num_steps=1200),
             optim_depth=dict(learning_rate=5e-4),
-            run=dict(log_every=50, eval_every=300, checkpoint_every=300),
+            logging=dict(log_every=50, eval_every=300, checkpoint_every=300),
         )
 
 
@@ -190,7 +190,7 @@ def _short(config):
         train=dict(batch_size=8, num_steps=300),
         depth=dict(num_steps=600, batch_size=8, smoothness='edge_aware', smooth_weight=1e-3),
         evaluate=dict(batch_size=8),
-        run=dict(log_every=10, eval_every=150, checkpoint_every=150, num_pictures=3),
+        logging=dict(log_every=10, eval_every=150, checkpoint_every=150, num_pictures=3),
     )
     _from_scratch(config, 0.25)
 
@@ -203,7 +203,7 @@ def _smoke(config):
 
 def _from_scratch(config, width):
     """Narrow nets without trained weights, and Adam for all of them."""
-    config.model.update(depth=18, width=width)
+    config.model.update(num_layers=18, width=width)
     config.depth_net.width = config.pose_net.width = width
     config_lib.update(
         config,

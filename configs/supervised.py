@@ -36,7 +36,7 @@ AUGMENTATIONS = {
     ),
 }
 
-SMALL = dict(width=0.25, blocks=(1, 1, 0, 0), depth=18, backbone='xception41')
+SMALL = dict(width=0.25, blocks=(1, 1, 0, 0), num_layers=18, backbone='xception41')
 """Arguments that make nets small, for the nets that have them."""
 
 
@@ -56,7 +56,7 @@ def get_config(arg=''):
         evaluate=dict(batch_size=4),
         loss=dict(class_weights='enet', aux_weight=1.0),
         optim=dict(name='adam', learning_rate=5e-4, weight_decay=1e-4, schedule='poly', power=0.9),
-        run=dict(log_every=50, eval_every=2500, checkpoint_every=2500),
+        logging=dict(log_every=50, eval_every=2500, checkpoint_every=2500),
     )
     {'': lambda c: None, 'camvid': _camvid, 'folder': _folder, 'quick': _quick, 'smoke': _smoke}[args.variant](config)
     return config
@@ -68,7 +68,7 @@ def _camvid(config):
         augment=dict(resize=(), crop=(360, 480)),
         data=dict(name='camvid', eval_size=(360, 480)),
         train=dict(batch_size=8, num_steps=300 * 367 // 8),
-        run=dict(log_every=20, eval_every=500, checkpoint_every=500),
+        logging=dict(log_every=20, eval_every=500, checkpoint_every=500),
     )
 
 
@@ -78,7 +78,7 @@ def _folder(config):
         augment=dict(resize=(), crop=(512, 512), scale=(0.5, 2.0)),
         data=dict(name='folder', eval_size=(512, 512)),
         train=dict(batch_size=8, num_steps=20_000),
-        run=dict(log_every=20, eval_every=1000, checkpoint_every=1000),
+        logging=dict(log_every=20, eval_every=1000, checkpoint_every=1000),
     )
 
 
@@ -90,7 +90,7 @@ def _quick(config):
         train=dict(batch_size=8, num_steps=330),
         evaluate=dict(batch_size=8),
         optim=dict(learning_rate=1e-3),
-        run=dict(log_every=10, eval_every=110, checkpoint_every=110),
+        logging=dict(log_every=10, eval_every=110, checkpoint_every=110),
     )
 
 

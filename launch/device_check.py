@@ -202,8 +202,8 @@ def camvid_part(data: str, out: pathlib.Path, small: bool, limit: float, steps: 
     more = [
         f'--config.data.root={root}',
         f'--config.train.num_steps={steps}',
-        f'--config.run.eval_every={every}',
-        f'--config.run.checkpoint_every={every}',
+        f'--config.logging.eval_every={every}',
+        f'--config.logging.checkpoint_every={every}',
     ]
     if small:
         more += [

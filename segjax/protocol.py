@@ -80,13 +80,13 @@ class Input(NamedTuple):
 
     split: str  # a TFDS split: 'train', 'val', 'train[:10%]', 'train+val'
     batch_size: int  # global: over all devices of all processes
-    features: tuple[str, ...]  # keys of the batch beside weight and index, e.g. ('image', 'label')
+    features: tuple[str, ...]  # keys of the batch in addition to weight and index, e.g. ('image', 'label')
     size: tuple[int, int]  # (height, width) of the images that the net sees
     augment: Any = None  # config.augment for training; None: resize only (evaluation)
     part: tuple[float, float] = (0.0, 1.0)  # training: from .. to which share of the split, in a fixed shuffled order
     batch_key: str = 'train.batch_size'  # training: the config key of `batch_size`, which errors name
     # Training: further inputs by name, each drawn on its own (unpaired data); batch['name/image'], batch['name/index']
-    beside: tuple[tuple[str, 'Input'], ...] = ()
+    unpaired: tuple[tuple[str, 'Input'], ...] = ()
     # Video: examples with neighbours at these places of their clip, as (-1, 1). 'image_frames' among the features is
     # [B, n, H, W, 3], 'image' of the neighbours. Examples that lack one are left out; `index` counts those that stay
     frames: tuple[int, ...] = ()
@@ -94,9 +94,9 @@ class Input(NamedTuple):
     # the chosen examples, and `index` counts them
     examples: str = 'all'
 
-    def with_beside(self) -> tuple['Input', ...]:
-        """Returns the input itself, and the inputs beside it."""
-        return (self, *(inputs for _, inputs in self.beside))
+    def with_unpaired(self) -> tuple['Input', ...]:
+        """Returns the input itself, and its unpaired inputs."""
+        return (self, *(inputs for _, inputs in self.unpaired))
 
     def bounds(self, num_examples: int) -> tuple[int, int]:
         """Returns `part` of `num_examples` chosen examples as positions, the last one excluded."""

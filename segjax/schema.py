@@ -235,6 +235,17 @@ AUGMENT = {
     'blur': Field(0.0, 'probability of a Gaussian blur of 5 pixels', between(0, 1)),
 }
 
+RENAMED = {
+    'run': 'logging',
+    'model.depth': 'model.num_layers',
+    'depth_net.depth': 'depth_net.num_layers',
+    'pose_net.depth': 'pose_net.num_layers',
+    'geometry.depth': 'geometry.depth_from',
+    'geometry.of': 'geometry.semantic_map',
+    'geometry.map': 'geometry.depth_map',
+}
+"""{old: new} paths of renamed keys and sections. Configs of older runs are read under the new names."""
+
 SCHEDULES = ('constant', 'poly', 'linear_tail', 'cosine', 'step')
 """Names of the learning rates over time, see segjax/core/optim.py."""
 
@@ -295,7 +306,7 @@ SHARED = {
             between(0.1, 1),
         ),
     },
-    'run': {
+    'logging': {
         'log_every': Field(20, 'steps between lines of metrics.jsonl', at_least(1)),
         'eval_every': Field(500, 'steps between evaluations; 0: at the end only', at_least(0)),
         'checkpoint_every': Field(500, 'steps between checkpoints; 0: at the end only', at_least(0)),

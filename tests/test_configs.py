@@ -18,6 +18,7 @@ from segjax.config import config_file
 from segjax.core import optim, parallel, rng
 from segjax.core.trees import named_leaves
 from segjax.data import labels, loader
+from segjax.errors import InputError
 from segjax.spec import ClassSpec, DataSpec
 from segjax.train import checks, driver
 
@@ -40,7 +41,7 @@ VIDEO = {
 
 def variants(path: pathlib.Path) -> list[str]:
     """'' and the names that the error for an unknown variant lists."""
-    with pytest.raises(config_lib.InputError) as error:
+    with pytest.raises(InputError) as error:
         config_file.load(f'{path}:no_such_variant')
     return ['', *error.value.expected.removeprefix('one of ').split(', ')]
 
@@ -205,7 +206,7 @@ def test_another_net_does_not_learn_ten_times_as_fast(name):
     config = config_file.load('configs/scene_geometry.py:')
     config_file.assign(config, [config_file.Assignment('model.name', name)])
     params = segmenter_of(name)
-    with pytest.raises(config_lib.InputError, match='matches no parameter') as error:
+    with pytest.raises(InputError, match='matches no parameter') as error:
         optim.make(config.optim, 10, params)
     _, assignments = config_file.split_arguments(['main', *shlex.split(error.value.fix)])
     config_file.assign(config, assignments)

@@ -475,7 +475,7 @@ def finished(tmp_path_factory):
 def test_a_finished_run_needs_no_config(finished, tmp_path):
     """evaluate and predict of a run folder alone; single keys that change no result may be set."""
     workdir = shutil.copytree(finished, tmp_path / 'run')
-    out, _ = run('--workdir', workdir, '--mode', 'evaluate', '--config.run.num_pictures=0')
+    out, _ = run('--workdir', workdir, '--mode', 'evaluate', '--config.logging.num_pictures=0')
     assert 'mIoU' in out
     assert (workdir / 'scores_last.json').read_bytes() == (finished / 'scores.json').read_bytes()
     (tmp_path / 'photos').mkdir()

@@ -50,7 +50,7 @@ def get_table():
             'quick': Scale(
                 'camvid_vgg',
                 seeds=(0, 1, 2),
-                overrides=('run.num_pictures=0', 'run.eval_every=0', 'run.checkpoint_every=0'),
+                overrides=('logging.num_pictures=0', 'logging.eval_every=0', 'logging.checkpoint_every=0'),
                 note='CamVid at 160x120, scored on the split val; a training of minutes whose numbers are not '
                 'comparable with the published ones.',
             ),

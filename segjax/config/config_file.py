@@ -18,6 +18,7 @@ import ml_collections
 
 from segjax import config as config_lib
 from segjax.errors import InputError, unknown_name
+from segjax.schema import RENAMED, Choice
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 # What a config file is written in: an error that comes out of these was made in the config file.
@@ -199,11 +200,18 @@ def _first_key(path: str, section: ml_collections.ConfigDict) -> str:
 
 def _depends_on_name(config: ml_collections.ConfigDict, sections: Sequence[str]) -> bool:
     schema = config_lib.schema_of(config.pipeline)
-    return len(sections) == 1 and isinstance(schema[sections[0]], config_lib.Choice)
+    return len(sections) == 1 and isinstance(schema[sections[0]], Choice)
 
 
 def _entry(values: ml_collections.ConfigDict, path: str, key: str) -> Any:
+    """Returns the value of a key, or raises InputError with the nearest key, or the new name of a renamed key."""
     if key not in values:
+        section = path.removeprefix('--config').removeprefix('.')
+        renamed = RENAMED.get(f'{section}.{key}' if section else key)
+        if renamed:
+            raise InputError(
+                f'{path}.{key}', got='a key that was renamed', expected=f'--config.{renamed}', fix=f'--config.{renamed}'
+            )
         raise unknown_name(f'{path}.{key}', key, values)
     return values[key]
 

@@ -13,5 +13,5 @@ def smoke(config: ml_collections.ConfigDict) -> None:
         data=dict(name='streets', eval_size=(32, 64), threads=1, world=dict(num_train=16, num_val=10, size=(32, 64))),
         train=dict(batch_size=8, num_steps=4),
         evaluate=dict(batch_size=8),
-        run=dict(log_every=1, eval_every=2, checkpoint_every=2, num_pictures=1),
+        logging=dict(log_every=1, eval_every=2, checkpoint_every=2, num_pictures=1),
     )

@@ -9,7 +9,7 @@ import ml_collections
 from segjax.config.tree import defaults_of, schema_of
 from segjax.config.validation import validate
 from segjax.errors import InputError
-from segjax.schema import Choice, Field
+from segjax.schema import RENAMED, Choice, Field
 
 
 def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -42,7 +42,9 @@ def _before(entry: Field | Choice | Mapping[str, Any]) -> Any:
 def _completed(
     stored: Mapping[str, Any], schema: Mapping[str, Any] | Choice | None = None, path: str = ''
 ) -> dict[str, Any]:
-    """Returns a stored config, completed by what it did before keys that are younger than it existed.
+    """Returns a stored config with the present names and all present keys.
+
+    A key that is younger than the config gets the value of the older behaviour.
 
     Args:
       stored: a config, or a section of it.
@@ -55,12 +57,15 @@ def _completed(
         schema = schema.options.get(_text_in(stored, 'name', path), {})
     if not isinstance(stored, Mapping):
         raise InputError(f'config.{path[:-1]}', got=repr(stored), expected='a section with keys')
-    completed = dict(stored)
+    completed = {}
+    for key, value in stored.items():
+        new_key = RENAMED.get(f'{path}{key}', key).rpartition('.')[2]
+        completed[new_key if key not in schema and new_key in schema else key] = value
     for key, entry in schema.items():
-        if key not in stored:
+        if key not in completed:
             completed[key] = _before(entry)
         elif not isinstance(entry, Field):
-            completed[key] = _completed(stored[key], entry, f'{path}{key}.')
+            completed[key] = _completed(completed[key], entry, f'{path}{key}.')
     return completed
 
 
@@ -73,7 +78,7 @@ def _text_in(section: Any, key: str, path: str) -> str:
 
 
 FREE = (
-    'run',
+    'logging',
     'parallel',
     'predict',
     'evaluate',
@@ -105,7 +110,7 @@ FREE_IN = {
 """Keys that may differ from the config of a run folder, by mode. Evaluation may measure a checkpoint on other images,
 at another size or with other injectors. All other keys would change what the net means."""
 
-UNRECORDED = ('run', 'bench', 'predict', 'init_from', 'data.cache', 'data.threads', 'data.workers', 'data.prefetch')
+UNRECORDED = ('logging', 'bench', 'predict', 'init_from', 'data.cache', 'data.threads', 'data.workers', 'data.prefetch')
 """Keys that change no score of a checkpoint. What it began from is in start.json."""
 
 

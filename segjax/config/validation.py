@@ -9,7 +9,7 @@ from segjax.pretrained.files import HUB, SUFFIXES, is_weights
 from segjax.schema import SHARED, Choice, Field, plain, typed_text
 
 
-def _walk(schema, values, path):
+def walk(schema, values, path):
     """Yields (path, Field, value); raises for keys that are in only one of the two."""
     if isinstance(schema, Choice):
         if values['name'] not in schema.options:
@@ -29,10 +29,10 @@ def _walk(schema, values, path):
         if isinstance(entry, Field):
             yield f'config.{path}{key}', entry, values[key]
         else:
-            yield from _walk(entry, values[key], f'{path}{key}.')
+            yield from walk(entry, values[key], f'{path}{key}.')
 
 
-def _as_typed(where: str, field: Field) -> str:
+def typed_default(where: str, field: Field) -> str:
     """Returns the argument that sets a key to its default."""
     return f'the default, --{where}={typed_text(field.default)}'
 
@@ -42,15 +42,17 @@ def validate(config: ml_collections.ConfigDict) -> None:
     if not isinstance(config.pipeline, str):
         got = f'{config.pipeline!r} ({type(config.pipeline).__name__})'
         raise InputError('config.pipeline', got=got, expected='a name', fix='--config.pipeline=supervised')
-    for where, field, value in _walk(schema_of(config.pipeline), config, ''):
+    for where, field, value in walk(schema_of(config.pipeline), config, ''):
         kind = float if isinstance(field.default, float) else type(field.default)
         if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
             got = f'{value!r} ({type(value).__name__})'
-            raise InputError(where, got=got, expected=f'a {kind.__name__}: {field.doc}', fix=_as_typed(where, field))
+            raise InputError(
+                where, got=got, expected=f'a {kind.__name__}: {field.doc}', fix=typed_default(where, field)
+            )
         complaint = plain(value) or field.check(value)
         if complaint:
             expected = f'{complaint}: {field.doc}'
-            raise InputError(where, got=repr(value), expected=expected, fix=_as_typed(where, field))
+            raise InputError(where, got=repr(value), expected=expected, fix=typed_default(where, field))
     paths.check_config(config)
     _check_milestones(config)
     _check_init_from(config.init_from)

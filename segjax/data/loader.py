@@ -349,7 +349,7 @@ def zeros(inputs: Input, rows: int) -> dict[str, np.ndarray]:
         shape = (len(inputs.frames), *shape) if key.endswith(clips.SUFFIX) else shape
         whole = kind in ('label', 'instance', 'frame', 'index')
         batch[key] = np.zeros((rows, *shape), np.uint8 if kind == 'image' else np.int32 if whole else np.float32)
-    for name, more in inputs.beside:
+    for name, more in inputs.unpaired:
         share = max(1, rows * more.batch_size // inputs.batch_size)
         batch |= {f'{name}/{key}': value for key, value in zeros(more, share).items()}
     return batch

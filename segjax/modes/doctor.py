@@ -376,7 +376,7 @@ def _memory(config: Any, spec: DataSpec, num_devices: int) -> list[Finding]:
 def _without_labels(config: Any, stages: Iterable[Stage], splits: Mapping[str, SplitSummary]) -> list[Finding]:
     """Finds splits that have no labelled example, of which a stage wants labelled ones."""
     of_stages = [inputs for stage in stages for inputs in (stage.train_input, stage.eval_input) if inputs is not None]
-    every = [each for inputs in of_stages for each in inputs.with_beside()]
+    every = [each for inputs in of_stages for each in inputs.with_unpaired()]
     wanted = dict.fromkeys(inputs.split for inputs in every if inputs.examples == 'labelled')
     labelled = {name: split for name, split in splits.items() if split.num_labelled}
     fix = _separate_images(config, labelled) if labelled else 'label some images of this split'

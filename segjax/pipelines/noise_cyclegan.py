@@ -166,7 +166,7 @@ def make_stage(config: ml_collections.ConfigDict, spec: DataSpec, name: str, inj
     return Stage(
         name=name,
         num_steps=config.train.num_steps,
-        train_input=segmentation.train_input(config)._replace(beside=unpaired_inputs(config)),
+        train_input=segmentation.train_input(config)._replace(unpaired=unpaired_inputs(config)),
         eval_input=segmentation.eval_input(config),
         streams=('dropout',),
         shared_streams=('noise', 'pool'),

@@ -7,7 +7,7 @@ segjax/tasks/monodepth.py). The segmentation net is trained as any other (segjax
 term more: L_h, which makes edges between classes cost e^-|dD|, little where the frozen depth net sees an
 edge (stage `segmentation`). At inference there is the segmentation net alone.
 
-    config.geometry.depth = pretrained | multitask | none | alone      whose depth; alone: the stage `depth` is all
+    config.geometry.depth_from = pretrained | multitask | none | alone      whose depth; alone: the stage `depth` is all
                             | truth      the stage `pose` is all: the pose net on the true depth
     config.geometry.regulariser = holistic | per_class | chen | none      what is asked of it
 
@@ -44,7 +44,9 @@ SCHEMA = {
     'preprocess': segmentation.PREPROCESS,
     'loss': supervised.LOSS,
     'geometry': {
-        'depth': Field('pretrained', 'where depth comes from', one_of(*SOURCES)),
+        'depth_from': Field(
+            'pretrained', 'Source of the depth map, see segjax/pipelines/scene_geometry.py.', one_of(*SOURCES)
+        ),
         'regulariser': Field('holistic', 'what it is for', one_of('holistic', 'per_class', 'chen', 'none')),
         'weight': Field(1.0, 'of the regulariser', at_least(0)),
         'sharpness': Field(
@@ -52,8 +54,16 @@ SCHEMA = {
             'Factor on depth edges in the exponent of holistic and per_class. Larger values spare fainter edges.',
             at_least(0),
         ),
-        'of': Field('softmax', 'semantic edges are those of', one_of('softmax', 'logits')),
-        'map': Field('disparity', 'depth edges are those of, over its mean', one_of('disparity', 'depth')),
+        'semantic_map': Field(
+            'softmax',
+            'Map whose differences are the semantic edges: class probabilities or logits.',
+            one_of('softmax', 'logits'),
+        ),
+        'depth_map': Field(
+            'disparity',
+            'Map whose differences are the depth edges, divided by its mean over the image.',
+            one_of('disparity', 'depth'),
+        ),
         'multitask_weight': Field(1.0, 'of the losses of depth in multitask training', at_least(0)),
     },
     'depth': {
@@ -75,7 +85,7 @@ OWN_DEPTH = 'depth_and_segmentation'
 def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stage, ...]:
     """The segmentation, after a stage for depth where that is trained beforehand; or depth alone."""
     check(config)
-    source = config.geometry.depth
+    source = config.geometry.depth_from
     if source != 'none':
         monodepth.check(config, spec, config.augment.crop)
     if source == 'truth':
@@ -88,10 +98,10 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises InputError for combinations that mean nothing."""
     geometry, where = config.geometry, 'config.geometry.regulariser'
-    if geometry.depth in ('none', 'alone', 'truth') and geometry.regulariser != 'none':
-        got = f'{geometry.regulariser!r} with config.geometry.depth={geometry.depth}'
+    if geometry.depth_from in ('none', 'alone', 'truth') and geometry.regulariser != 'none':
+        got = f'{geometry.regulariser!r} with config.geometry.depth_from={geometry.depth_from}'
         raise InputError(where, got=got, expected="'none', or a depth that a segmentation net learns from")
-    if geometry.depth == 'pretrained' and geometry.regulariser == 'none':
+    if geometry.depth_from == 'pretrained' and geometry.regulariser == 'none':
         expected = 'one that uses it: holistic, per_class or chen'
         raise InputError(where, got="'none', for which a depth net would be trained beforehand", expected=expected)
     if geometry.sharpness != 1 and geometry.regulariser not in SHARPENED:
@@ -100,7 +110,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise InputError('config.geometry.sharpness', got=got, expected=expected)
     if config.model.name == OWN_DEPTH:
         return
-    if geometry.depth == 'multitask' and 'stem' not in config.model:
+    if geometry.depth_from == 'multitask' and 'stem' not in config.model:
         able = [
             name for name in models.NETS['segmentation'] if {'stem', 'taps'} <= set(models.schema('segmentation', name))
         ]
@@ -245,7 +255,7 @@ class Tasks(NamedTuple):
 
 def make_tasks(config: ml_collections.ConfigDict, spec: DataSpec) -> Tasks:
     """The nets of the stage `segmentation`."""
-    model, source, settings = config.model, config.geometry.depth, config.depth
+    model, source, settings = config.model, config.geometry.depth_from, config.depth
     decoder, limits = None, (settings.min_depth, settings.max_depth)
     if model.name == OWN_DEPTH:
         limits = model.min_depth, model.max_depth
@@ -343,11 +353,11 @@ def make_regulariser(config: ml_collections.ConfigDict, depth_of: Callable) -> C
 
     def regulariser(logits: Array, disparity: Array, weight: Array) -> Mean:
         size = disparity.shape[1:]
-        if geometry.regulariser == 'chen' and geometry.depth == 'multitask':
+        if geometry.regulariser == 'chen' and geometry.depth_from == 'multitask':
             classes = jnp.argmax(semantic_map(logits, size, 'logits'), -1)
             return losses.semantic_guided_smoothness(disparity, classes, weight)
-        semantic = semantic_map(logits, size, geometry.of)
-        depth = depth_map(disparity, depth_of, geometry.map)
+        semantic = semantic_map(logits, size, geometry.semantic_map)
+        depth = depth_map(disparity, depth_of, geometry.depth_map)
         if geometry.regulariser == 'chen':
             return losses.depth_edges_without_semantic_edges(semantic, depth, weight)
         return SHARPENED[geometry.regulariser](semantic, depth, weight, geometry.sharpness)
@@ -413,7 +423,7 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Ta
         return look(state, image)[0]['logits'].astype(jnp.float32)
 
     of_segmenter = segmentation.make_evaluation(config, spec, infer)
-    if config.geometry.depth == 'none':
+    if config.geometry.depth_from == 'none':
         return of_segmenter
 
     def render(state: TrainState, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
@@ -423,7 +433,7 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Ta
             disparity = tasks.frozen(state, image)
         else:
             disparity = disparities_of(tasks, outputs, params, image)[0]
-        depth = depth_map(disparity, tasks.depth_of, config.geometry.map)
+        depth = depth_map(disparity, tasks.depth_of, config.geometry.depth_map)
         return {
             **of_segmenter['render'](state, batch, keys),
             'disparity': monodepth.paint_disparity(disparity),

@@ -243,7 +243,7 @@ def check_true_depth(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
         raise InputError(
             'config.data.name',
             got=f'{spec.name!r}, which has no depth',
-            expected='a data set with depth, for config.geometry.depth=truth',
+            expected='a data set with depth, for config.geometry.depth_from=truth',
             fix='--config.data.name=streets',
         )
     masked = ('l1', 'mixture')
@@ -252,7 +252,7 @@ def check_true_depth(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
         if config.depth[key] not in values:
             raise InputError(
                 f'config.depth.{key}',
-                got=f'{config.depth[key]!r} with config.geometry.depth=truth',
+                got=f'{config.depth[key]!r} with config.geometry.depth_from=truth',
                 expected=' or '.join(repr(value) for value in values),
                 fix=f'--config.depth.{key}={values[0]}',
             )

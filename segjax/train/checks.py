@@ -99,7 +99,7 @@ def _input_problems(run, stage: Stage, use: str, begun: bool = False) -> Iterato
     check_batch_size = run.topology.check_batch_size
     checks: list[tuple[Any, ...]] = []
     if use == 'train' and stage.train_input is not None:
-        for inputs in stage.train_input.with_beside():
+        for inputs in stage.train_input.with_unpaired():
             checks.append((_check_part, run, inputs))
             checks.append((_check_training_batch, run, inputs, begun))
     if use != 'predict':
@@ -196,7 +196,7 @@ def _more_values(run, stage: Stage) -> str:
     inputs = stage.train_input
     fewer = [number for number in range(accumulate - 1, 0, -1) if accumulate % number == 0]
     candidates = [f'train.accumulate={number}' for number in fewer]
-    candidates += [f'{each.batch_key}={2 * each.batch_size}' for each in inputs.with_beside()]
+    candidates += [f'{each.batch_key}={2 * each.batch_size}' for each in inputs.with_unpaired()]
     for candidate in candidates:
         changed, stages = _changed(run, [candidate])
         states = initialization.abstract_states(changed, stages)

@@ -430,7 +430,7 @@ def _due(run: Run, step: int, num_steps: int) -> _Due:
     def every(n):
         return step == num_steps or (n > 0 and step % n == 0)
 
-    keys = run.config.run
+    keys = run.config.logging
     evaluate = every(keys.eval_every)
     # What was evaluated is saved where the best is to be kept: a score without its parameters is of no use.
     return _Due(every(keys.log_every), evaluate, every(keys.checkpoint_every) or (evaluate and keys.keep_best > 0))
@@ -504,7 +504,7 @@ def root_key(run: Run, stage: Stage, use: str) -> jax.Array:
 
 
 def _open_checkpoints(run: Run, stage: Stage) -> checkpoints.Checkpoints:
-    keep = run.config.run
+    keep = run.config.logging
     return checkpoints.Checkpoints(_checkpoint_folder(run, stage), stage.monitor, keep.keep_last, keep.keep_best)
 
 
@@ -535,6 +535,6 @@ def train_batches(run: Run, inputs: Input, start_step: int) -> Iterator:
 
     with contextlib.ExitStack() as opened:  # an input that cannot be opened closes those before it
         batches = open_input(inputs, run.config.seed)
-        beside = {name: open_input(more, rng.derived_seed(run.config.seed, name)) for name, more in inputs.beside}
+        beside = {name: open_input(more, rng.derived_seed(run.config.seed, name)) for name, more in inputs.unpaired}
         opened.pop_all()
     return loader.SideBySide(batches, beside) if beside else batches

@@ -70,7 +70,7 @@ def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str
       sums: from `totals`.
       compare: also examples that are the same for all stages, whatever their score (group 'same').
     """
-    count = run.config.run.num_pictures
+    count = run.config.logging.num_pictures
     if stage.render is None or not count:
         return
     inputs = stage.eval_input

@@ -225,7 +225,7 @@ def _splits(stages: Sequence[Stage]) -> list[str]:
     inputs = [stage.eval_input for stage in stages]
     for stage in stages:
         if stage.train_input is not None:
-            inputs += stage.train_input.with_beside()
+            inputs += stage.train_input.with_unpaired()
     return sorted({name for one in inputs for name in split_names(one.split)})
 
 

@@ -1,10 +1,12 @@
 """Configs: one schema, typed arguments, errors that say got / expected / nearest name before anything compiles."""
 
 import json
+import pathlib
 
 import pytest
 
 from segjax import config as config_lib
+from segjax import schema as schema_lib
 from segjax.config import config_file
 from segjax.errors import InputError
 from segjax.pipelines import supervised
@@ -142,8 +144,8 @@ def test_overrides_are_typed_by_what_they_replace(config):
 
 
 def test_overriding_the_name_of_a_net_brings_its_keys(config, monkeypatch):
-    nets = {'erfnet': {'forms': config_lib.Field('fast', '')}, 'tiny': {'depth': config_lib.Field(3, '')}}
-    monkeypatch.setitem(supervised.SCHEMA, 'model', config_lib.Choice('erfnet', '', nets))
+    nets = {'erfnet': {'forms': schema_lib.Field('fast', '')}, 'tiny': {'depth': schema_lib.Field(3, '')}}
+    monkeypatch.setitem(supervised.SCHEMA, 'model', schema_lib.Choice('erfnet', '', nets))
     config = config_file.overridden(config_lib.defaults('supervised'), 'model.name=tiny;model.depth=5')
     assert config.model.to_dict() == {'name': 'tiny', 'depth': 5}
     with pytest.raises(InputError, match=r'config.model.forms[\s\S]*one of depth, name'):
@@ -171,7 +173,7 @@ def test_wrong_overrides_are_refused(config, overrides, complaint):
 
 def test_only_what_changes_the_result_counts_as_another_config(config):
     old = config_lib.to_json(config)
-    config.run.log_every = 3
+    config.logging.log_every = 3
     config.data.threads = 9
     config.parallel.mode = 'shard_map'
     config.bench.variants = ('model.forms=naive',)
@@ -179,7 +181,7 @@ def test_only_what_changes_the_result_counts_as_another_config(config):
     config.train.batch_size = 12
     assert config_lib.differences(old, config_lib.to_json(config)) == ['train.batch_size: 6, now 12']
     others = config_lib.differences(old, config_lib.to_json(config), free=('bench', 'data.threads', 'train'))
-    assert others == ["parallel.mode: 'pmap', now 'shard_map'", 'run.log_every: 20, now 3']
+    assert others == ['logging.log_every: 20, now 3', "parallel.mode: 'pmap', now 'shard_map'"]
 
 
 @pytest.mark.parametrize(
@@ -208,3 +210,34 @@ def test_a_stored_config_that_was_edited_is_an_input_error(change):
         config_lib.from_json(stored)
     with pytest.raises(InputError):
         config_lib.changes(stored, now)
+
+
+@pytest.mark.parametrize(
+    'path', sorted((pathlib.Path(__file__).parent / 'stored_configs').glob('*.json')), ids=lambda p: p.stem
+)
+def test_a_config_of_an_older_run_is_read_under_the_present_names(path):
+    # Written when `logging` was called `run`, and `num_layers` of a net `depth`.
+    stored = json.loads(path.read_text())
+    config = config_lib.from_json(stored)
+    assert 'run' not in config and config.logging.to_dict() == stored['run']
+    new = config_lib.to_json(config)
+    assert config_lib.differences(stored, new, free=()) == []
+    if 'geometry' in stored:
+        old = stored['geometry']
+        named = (config.geometry.depth_from, config.geometry.semantic_map, config.geometry.depth_map)
+        assert named == (old['depth'], old['of'], old['map'])
+    for section in ('model', 'depth_net', 'pose_net'):
+        if 'depth' in stored.get(section, {}):
+            assert config[section].num_layers == stored[section]['depth']
+
+
+def test_a_renamed_key_on_the_command_line_is_an_error_with_the_new_name():
+    config = config_lib.defaults('scene_geometry')
+    for key, new in (
+        ('run.log_every', 'logging'),
+        ('geometry.of', 'geometry.semantic_map'),
+        ('model.depth', 'model.num_layers'),
+    ):
+        with pytest.raises(InputError, match='was renamed') as error:
+            config_file.assign(config, [config_file.Assignment(key, '1')])
+        assert error.value.fix == f'--config.{new}'

@@ -6,7 +6,7 @@ import pytest
 
 from segjax import config as config_lib
 from segjax import pipelines
-from segjax.config import config_file
+from segjax.config import config_file, validation
 from segjax.errors import InputError
 
 NAN, INF, HUGE = float('nan'), float('inf'), 10**50
@@ -19,7 +19,7 @@ VALUES = (*SINGLE, *PAIRS, *NESTED, (), (1,), ('a',), ('(',), (None,), ({},), ((
 def keys_of(pipeline):
     """[(config.section.key, Field)] of a pipeline with its default nets."""
     config = config_lib.defaults(pipeline)
-    return [(where, field) for where, field, _ in config_lib._walk(config_lib.schema_of(pipeline), config, '')]
+    return [(where, field) for where, field, _ in validation.walk(config_lib.schema_of(pipeline), config, '')]
 
 
 def with_value(config, where, value):
@@ -81,7 +81,7 @@ def test_the_fix_of_every_key_can_be_typed(pipeline):
         for name in where.split('.')[1:]:
             default = default[name]
         field = field._replace(default=default)
-        fix = config_lib._as_typed(where, field).removeprefix('the default, ')
+        fix = validation.typed_default(where, field).removeprefix('the default, ')
         _, assignments = config_file.split_arguments(shlex.split(fix))
         config_file.assign(config, assignments)
         assert config == config_lib.defaults(pipeline), where

@@ -180,7 +180,7 @@ def test_two_new_run_folders_end_both_processes_and_leave_nothing(tmp_path):
     'arguments, fragment',
     [
         (['--config.optim.learning_rate=0.25'], 'config.optim.learning_rate: 0.25'),
-        (['--config.run.checkpoint_every=3'], 'config.run.checkpoint_every: 3'),
+        (['--config.logging.checkpoint_every=3'], 'config.logging.checkpoint_every: 3'),
         (['--mode=evaluate'], 'use: evaluate'),
     ],
 )
@@ -235,7 +235,7 @@ def _training_pair(tmp_path, **env):
     port = free_port()
     base = ('--config', SMOKE, '--workdir', tmp_path / 'run', '--config.train.num_steps=100000')
     pair = [
-        start_main(port, i, *base, '--config.run.eval_every=0', '--config.run.checkpoint_every=0', **env)
+        start_main(port, i, *base, '--config.logging.eval_every=0', '--config.logging.checkpoint_every=0', **env)
         for i in range(2)
     ]
     log = tmp_path / 'run/segmentation/metrics.jsonl'

@@ -243,7 +243,7 @@ def test_inputs_side_by_side_have_keys_and_an_order_of_their_own():
     assert batch.keys() == {'image', 'label', 'weight', 'index', 'photo/image', 'photo/weight', 'photo/index'}
     with pytest.raises(StopIteration):
         next(both)
-    shapes = loader.zeros(inputs(batch_size=4)._replace(beside=(('photo', photos),)), 2)
+    shapes = loader.zeros(inputs(batch_size=4)._replace(unpaired=(('photo', photos),)), 2)
     assert {key: value.shape[1:] for key, value in shapes.items()} == {k: v.shape[1:] for k, v in batch.items()}
     assert shapes['image'].shape[0] == 2 and shapes['photo/image'].shape[0] == 1, 'rows in proportion'
 

@@ -21,7 +21,7 @@ def make_config(**sections):
         train=dict(batch_size=8, num_steps=5),
         # Ten examples in batches of eight: the last batch is padded, and its padding falls on some devices only.
         evaluate=dict(batch_size=8),
-        run=dict(log_every=2, eval_every=3, checkpoint_every=2, num_pictures=1),
+        logging=dict(log_every=2, eval_every=3, checkpoint_every=2, num_pictures=1),
     )
     config_lib.update(config, **sections)
     return config

@@ -435,7 +435,7 @@ def test_batches_that_do_not_divide_over_the_devices(monkeypatch):
 def test_a_run_that_has_begun_keeps_its_batch_on_more_devices(monkeypatch, tmp_path):
     """A run folder takes no other batch size; fewer devices are the way on."""
     config = config_file.load('configs/supervised.py:smoke')
-    config_lib.update(config, train=dict(num_steps=1, batch_size=2), run=dict(num_pictures=0))
+    config_lib.update(config, train=dict(num_steps=1, batch_size=2), logging=dict(num_pictures=0))
     config_lib.update(config, data=dict(cache=str(tmp_path / 'cache')))
     driver.train(config, str(tmp_path / 'run'))
     monkeypatch.undo()  # eight devices
@@ -478,7 +478,7 @@ def test_weights_that_do_not_fit_and_starts_that_are_not_there(tmp_path):
 
 def test_a_run_folder_of_another_config_and_of_other_data(tmp_path):
     config = config_file.load('configs/supervised.py:smoke')
-    config_lib.update(config, train=dict(num_steps=1), run=dict(num_pictures=0))
+    config_lib.update(config, train=dict(num_steps=1), logging=dict(num_pictures=0))
     config_lib.update(config, data=dict(cache=str(tmp_path / 'cache')))
     workdir = str(tmp_path / 'run')
     driver.train(config, workdir)

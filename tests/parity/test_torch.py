@@ -240,7 +240,7 @@ def test_whole_modules_have_a_place_for_every_tensor(make, key, count):
 
 WHOLE = {
     'resnet18': ('bisenet', {}),
-    'resnet101': ('bisenet', dict(depth=101)),
+    'resnet101': ('bisenet', dict(num_layers=101)),
     'vgg16': ('fcn', {}),
     'resnet50s': ('pspnet', {}),
     'xception65': ('deeplab_v3plus', dict(backbone='xception65')),
@@ -433,7 +433,7 @@ def test_deeplab_v2(shallow):
             aspp=aspp,
         )
     )
-    check('deeplab_v2', DeepLabV2(5, depth=50, dtype=jnp.float64), twin, images((65, 49)))
+    check('deeplab_v2', DeepLabV2(5, num_layers=50, dtype=jnp.float64), twin, images((65, 49)))
 
 
 def narrow_vgg(pool, pad_first=1):

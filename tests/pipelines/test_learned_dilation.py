@@ -229,7 +229,7 @@ def test_frozen_norms_do_not_move():
         optim=dict(momentum=0.9, decay_norm_and_bias=True, weight_decay=0.1),
     )
     config_lib.choose(config, 'model', 'pspnet')
-    config.model.update(depth=18, width=0.1, frozen_norm=True)
+    config.model.update(num_layers=18, width=0.1, frozen_norm=True)
     (stage,) = stages_of(config)
     batch = {key: x[:2] for key, x in train_batch(rows=8).items()}
     topology, root = parallel.topology('pmap', 1), rng.root(0, 'test')

@@ -497,7 +497,7 @@ def one_device(monkeypatch):
 def smoke_config(num_steps):
     config = config_file.load('configs/noise_cyclegan.py:smoke,noise=gaussian')
     config_lib.update(
-        config, train=dict(num_steps=num_steps), run=dict(checkpoint_every=0, eval_every=0, num_pictures=0)
+        config, train=dict(num_steps=num_steps), logging=dict(checkpoint_every=0, eval_every=0, num_pictures=0)
     )
     return config
 
@@ -555,14 +555,14 @@ def test_unpaired_images_join_the_forward_and_maps_the_backward_cycle():
 def test_unpaired_inputs_are_the_rest_of_the_data_and_have_an_order_of_their_own():
     config = make_config(unpaired=dict(batch_size=4), data=dict(labelled_fraction=0.25))
     main = stage_of(config).train_input
-    inputs = dict(main.beside)
+    inputs = dict(main.unpaired)
     assert main.part == (0.0, 0.25) and main.features == ('image', 'label')
     assert inputs['photo'].part == (0.25, 1.0) and inputs['photo'].features == ('image',)
     assert inputs['map'].part == (0.0, 0.25) and inputs['map'].features == ('label',)
     assert {i.batch_size for i in inputs.values()} == {4}
     config.unpaired.maps = 'rest'
-    assert dict(stage_of(config).train_input.beside)['map'].part == (0.25, 1.0)
-    assert stage_of(make_config()).train_input.beside == ()
+    assert dict(stage_of(config).train_input.unpaired)['map'].part == (0.25, 1.0)
+    assert stage_of(make_config()).train_input.unpaired == ()
 
 
 def test_unpaired_steps_are_the_same_on_any_number_of_devices():

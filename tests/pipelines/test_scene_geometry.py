@@ -113,7 +113,7 @@ def make_config(method='holistic', **sections):
         depth=dict(batch_size=8, num_steps=20),
         augment=dict(crop=(32, 64)),
         data=dict(eval_size=(32, 64)),
-        geometry=dict(depth=depth, regulariser=regulariser),
+        geometry=dict(depth_from=depth, regulariser=regulariser),
         model=dict(width=0.0625),  # of decoders beside the stand-ins
         optim=sgd,
         optim_depth=sgd,
@@ -417,7 +417,7 @@ def test_the_table_of_the_pose_net_resolves(tmp_path):
     plan = table.make_plan('configs/tables/scene_geometry_pose.py', 'quick', str(tmp_path))
     shares = {job.row.key: job.config.augment.flip for job in plan.jobs}
     assert shares == {'flip_0.0': 0.0, 'flip_0.5': 0.5}
-    assert all(job.config.geometry.depth == 'truth' for job in plan.jobs)
+    assert all(job.config.geometry.depth_from == 'truth' for job in plan.jobs)
 
 
 def test_the_pose_net_alone_needs_depth():
@@ -465,7 +465,7 @@ def test_segmentation_is_scored_without_depth_and_shown_with_it(pretrained):
 @pytest.mark.parametrize(
     'method, sections, words',
     [
-        ('baseline', dict(geometry=dict(regulariser='holistic')), ["'holistic' with config.geometry.depth=none"]),
+        ('baseline', dict(geometry=dict(regulariser='holistic')), ["'holistic' with config.geometry.depth_from=none"]),
         ('chen', dict(geometry=dict(sharpness=2.0)), ['config.geometry.sharpness', '2.0', 'holistic, per_class']),
         ('depth', dict(geometry=dict(regulariser='chen')), ['config.geometry.regulariser', 'alone']),
         ('holistic', dict(geometry=dict(regulariser='none')), ['config.geometry.regulariser', 'chen']),
@@ -514,7 +514,7 @@ def test_malformed_neighbours_and_rows_fail_the_schema(key, value):
 def test_methods_of_the_config(method):
     config = config_file.load(f'configs/scene_geometry.py:quick,method={method}')
     config_lib.validate(config)
-    assert (config.geometry.depth, config.geometry.regulariser) == METHODS[method][:2]
+    assert (config.geometry.depth_from, config.geometry.regulariser) == METHODS[method][:2]
     assert (config.model.name == 'depth_and_segmentation') == (method == 'klingner')
 
 
@@ -543,7 +543,7 @@ def test_the_recipe_of_klingner_has_class_weights_and_a_drop_of_the_rate():
 def test_the_table_trains_a_depth_net_once_for_each_seed(tmp_path):
     made = plan.make_plan('configs/tables/scene_geometry_results.py', 'quick', str(tmp_path))
     steps = {(job.row.key, job.seed): job.config.depth.num_steps for job in made.jobs}
-    depth = [job for job in made.jobs if job.config.geometry.depth in ('pretrained', 'alone')]
+    depth = [job for job in made.jobs if job.config.geometry.depth_from in ('pretrained', 'alone')]
     assert {job.row.key for job in depth} == {'depth', 'chen', 'per_class', 'holistic'}
     for job in depth:
         assert (steps[job.row.key, job.seed] > 0) == (job.row.key == 'depth')

@@ -31,7 +31,7 @@ NETS = {  # source: a net that takes it
     'coin': ('bisenet', dict(width=TINY, release='coin')),
     'erfnet': ('erfnet', dict(width=1 / 4, first_maps=32, encoder_head=True)),
     'erfnet_encoder': ('erfnet', dict(width=1 / 4, first_maps=32)),
-    'kazuto': ('deeplab_v2', dict(width=TINY, depth=50)),
+    'kazuto': ('deeplab_v2', dict(width=TINY, num_layers=50)),
 }
 ALIKE = ('efficientnet_timm', 'efficientnet_timm_tf')  # the same names, other padding
 
@@ -410,7 +410,7 @@ def test_another_stem_is_left_out_of_an_import(variables_of):
 
 
 def test_a_deeper_net_of_the_same_release_is_an_error(variables_of):
-    deeper = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract('pspnet', dict(width=TINY, depth=101)))
+    deeper = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract('pspnet', dict(width=TINY, num_layers=101)))
     tensors = pretrained.export_weights(deeper, SOURCES['semseg'])
     with pytest.raises(InputError, match=r'layer3\.\d+\.\S+ .*that has no place here') as caught:
         imported('semseg', tensors, variables_of('semseg'))

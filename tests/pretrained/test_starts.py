@@ -69,13 +69,13 @@ STARTS = {
     'DeepLab-v2 on CamVid': (':camvid,net=deeplab_v2', coco, {}, {f'aspp/c{i}' for i in range(4)}),
     'PSPNet, Cityscapes': (
         ':net=pspnet',
-        lambda: release('pspnet', 'semseg', num_classes=19, width=1 / 32, depth=101),
+        lambda: release('pspnet', 'semseg', num_classes=19, width=1 / 32, num_layers=101),
         {},
         set(),
     ),
     'PSPNet on CamVid': (
         ':camvid,net=pspnet',
-        lambda: release('pspnet', 'semseg', num_classes=19, width=1 / 32, depth=101),
+        lambda: release('pspnet', 'semseg', num_classes=19, width=1 / 32, num_layers=101),
         {},
         set(),
     ),

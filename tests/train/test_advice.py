@@ -6,6 +6,7 @@ import pytest
 
 from segjax import config as config_lib
 from segjax.config import config_file
+from segjax.errors import InputError
 from segjax.modes import doctor
 from segjax.protocol import Stage
 from segjax.train import advice
@@ -49,7 +50,7 @@ def test_a_resize_to_another_aspect(size, resize, warns):
 
 def experiments():
     for path in sorted((REPOSITORY / 'configs').glob('*.py')):
-        with pytest.raises(config_lib.InputError) as error:
+        with pytest.raises(InputError) as error:
             config_file.load(f'{path}:no_such_variant')
         for variant in ('', *error.value.expected.removeprefix('one of ').split(', ')):
             yield f'{path}:{variant}'

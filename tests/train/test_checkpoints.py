@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from segjax import config as config_lib
+from segjax import schema as schema_lib
 from segjax.errors import InputError
 from segjax.protocol import TrainState
 from segjax.train import checkpoints
@@ -174,7 +174,7 @@ def test_the_modules_of_another_shape_are_left_out_by_what_the_error_says(tmp_pa
         key, _, text = argument.partition('=')
         assert key == '--config.init_from.nets'
         narrower = ast.literal_eval(text)
-        assert config_lib.patterns(narrower) is None
+        assert schema_lib.patterns(narrower) is None
         state, summary = checkpoints.merge_params(make_state(width=5), source, narrower)
         assert np.all(state.params['segmenter']['encoder']['kernel'] == 0.0)
         assert '+ segmenter/head' in summary and '- segmenter/encoder' in summary

@@ -126,7 +126,7 @@ def kept_checkpoints(workdir, stage='adversarial'):
 def test_stopped_in_an_evaluation_the_same_checkpoints_are_kept(tmp_path, monkeypatch, best, stopped):
     """The evaluation of the best step, or another one, is cut short: its score must reach the checkpoint."""
     config = toy_run.make_config(
-        pretrain=dict(num_steps=0), train=dict(num_steps=3), run=dict(eval_every=1, keep_last=1, num_pictures=0)
+        pretrain=dict(num_steps=0), train=dict(num_steps=3), logging=dict(eval_every=1, keep_last=1, num_pictures=0)
     )
     begun = []
 
@@ -528,7 +528,7 @@ def start_toy(workdir):
 
 def start_supervised(workdir):
     config = str(HELPERS.parent.parent / 'configs/supervised.py')
-    settings = ('--config.train.num_steps=80', '--config.run.eval_every=40', '--config.run.checkpoint_every=7')
+    settings = ('--config.train.num_steps=80', '--config.logging.eval_every=40', '--config.logging.checkpoint_every=7')
     return [sys.executable, '-m', 'segjax.main', '--config', f'{config}:smoke', '--workdir', str(workdir), *settings]
 
 
@@ -575,7 +575,7 @@ def test_divergence_names_step_and_group_and_keeps_the_good_checkpoint(tmp_path)
     config = toy_run.make_config(
         # The warm-up starts at rate 0: the first step is harmless, the second makes numbers that the third cannot hold.
         optim=dict(name='sgd', learning_rate=1e38, warmup_steps=3),
-        run=dict(checkpoint_every=1),
+        logging=dict(checkpoint_every=1),
     )
     with pytest.raises(divergence.Diverged) as error:
         driver.train(config, str(tmp_path))
@@ -623,7 +623,7 @@ def test_an_input_that_cannot_be_opened_closes_those_before_it(monkeypatch, brok
     data = types.SimpleNamespace(open_input=lambda inputs: None)
     run = driver.Run(toy_run.make_config(), data, pathlib.Path(), topology=None)
     main, photo, sketch = (Input(split, 8, ('image',), (4, 4)) for split in ('main', 'photo', 'sketch'))
-    main = main._replace(beside=(('photo', photo), ('sketch', sketch)))
+    main = main._replace(unpaired=(('photo', photo), ('sketch', sketch)))
     if broken:
         with pytest.raises(InputError, match=broken):
             driver.train_batches(run, main, 0)

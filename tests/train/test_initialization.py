@@ -151,7 +151,7 @@ def test_a_run_that_has_begun_needs_the_file_no_more(abstract, tmp_path):
     weights(abstract, 'erfnet_encoder', path)
     config = make_config(path)
     config.train.num_steps = 0
-    config.run.num_pictures = 0
+    config.logging.num_pictures = 0
     begun = tmp_path / 'run'
     run, _ = driver.open_run(config, str(begun), 'train')
     (begun / 'segmentation/checkpoints/0/record').mkdir(parents=True)

@@ -82,7 +82,7 @@ class ResidualBlock(nn.Module):
 class ResNet(nn.Module):
     """Backbone of 18 or 34 layers (basic blocks), 50, 101 or 152 (bottlenecks), without the classifier.
 
-    depth          layers, a key of BLOCKS
+    num_layers     layers, a key of BLOCKS
     conv           makes plain convolutions: conv(features, kernel_size, strides=, name=), without bias
     dilated_conv   makes the dilated ones: dilated_conv(features, kernel_size, dilation=, name=)
     norm           makes batch norms: norm(name=)
@@ -94,7 +94,7 @@ class ResNet(nn.Module):
     taps           names of inner tensors to return, see above
     """
 
-    depth: int
+    num_layers: int
     conv: Callable
     dilated_conv: Callable
     norm: Callable
@@ -117,11 +117,11 @@ class ResNet(nn.Module):
           output_stride, of sizes rounded up; features are the taps by name.
         """
         self._check()
-        bottleneck = self.depth >= 50
+        bottleneck = self.num_layers >= 50
         features, stages = {}, {}
         x = self._stem(x, features)
         strides, dilations = STRIDES[self.output_stride]
-        for i, count in enumerate(BLOCKS[self.depth]):
+        for i, count in enumerate(BLOCKS[self.num_layers]):
             n = scaled(64 * 2**i, self.width)
             for j in range(count):
                 x = ResidualBlock(
@@ -156,19 +156,19 @@ class ResNet(nn.Module):
         return max_pool(nn.relu(x), window=3, strides=2, padding=1, ceil=self.ceil_pool)
 
     def _check(self):
-        if self.depth not in BLOCKS:
-            raise InputError('resnet: depth', got=repr(self.depth), expected=f'one of {sorted(BLOCKS)}')
+        if self.num_layers not in BLOCKS:
+            raise InputError('resnet: num_layers', got=repr(self.num_layers), expected=f'one of {sorted(BLOCKS)}')
         if self.stem not in STEMS:
             raise unknown_name('resnet: stem', self.stem, STEMS)
         if self.output_stride not in STRIDES:
             raise InputError('resnet: output_stride', got=repr(self.output_stride), expected='32, 16 or 8')
 
 
-def make_resnet(depth: int, norm: Callable, dtype: Any, dilated_conv: Callable | None, **fields) -> ResNet:
+def make_resnet(num_layers: int, norm: Callable, dtype: Any, dilated_conv: Callable | None, **fields) -> ResNet:
     """The submodule `resnet` of a segmentation net, with torchvision's start; dilated_conv None: plain convolutions."""
     shared = dict(use_bias=False, kernel_init=he_fan_out, dtype=dtype)
     return ResNet(
-        depth,
+        num_layers,
         conv=functools.partial(Conv, **shared),
         dilated_conv=functools.partial(dilated_conv or Conv, **shared),
         norm=norm,

@@ -104,7 +104,7 @@ class XceptionBlock(nn.Module):
 class Xception(nn.Module):
     """Backbone of 41, 65 or 71 layers, without the classifier.
 
-    depth          a key of ENTRIES
+    num_layers     a key of ENTRIES
     conv           makes convolutions: conv(features, kernel_size, strides=, use_bias=False, name=)
     depthwise      makes convolutions of each channel: depthwise(strides=, dilation=, name=)
     norm           makes batch norms: norm(name=); eps 1e-3 as published
@@ -113,7 +113,7 @@ class Xception(nn.Module):
     taps           names of inner tensors to return, see above
     """
 
-    depth: int
+    num_layers: int
     conv: Callable
     depthwise: Callable
     norm: Callable
@@ -124,25 +124,31 @@ class Xception(nn.Module):
     @nn.compact
     def __call__(self, x):
         """[B, H, W, 3] -> (features at output_stride, features at stride 4 for a decoder, {tap: tensor})."""
-        if self.depth not in ENTRIES:
-            raise InputError('xception: depth', got=repr(self.depth), expected='41, 65 or 71')
+        if self.num_layers not in ENTRIES:
+            raise InputError('xception: num_layers', got=repr(self.num_layers), expected='41, 65 or 71')
         if self.output_stride not in OUTPUT_STRIDES:
             raise InputError('xception: output_stride', got=repr(self.output_stride), expected='32, 16 or 8')
         layers = dict(conv=self.conv, norm=self.norm)
         x = ConvNorm(scaled(32, self.width), (3, 3), **layers, strides=2, name='stem_0')(x)
         x = ConvNorm(scaled(64, self.width), (3, 3), **layers, name='stem_1')(x)
 
-        blocks = [((channels,) * 3, strides, 'conv') for channels, strides in ENTRIES[self.depth]]
-        blocks += [((728,) * 3, 1, 'sum')] * MIDDLE_BLOCKS[self.depth]
+        blocks = [((channels,) * 3, strides, 'conv') for channels, strides in ENTRIES[self.num_layers]]
+        blocks += [((728,) * 3, 1, 'sum')] * MIDDLE_BLOCKS[self.num_layers]
         blocks += [((728, 1024, 1024), 2, 'conv'), ((1536, 1536, 2048), 1, 'none')]
         stride, dilation, features = 2, 1, {}
         for i, (channels, strides, shortcut) in enumerate(blocks):
             reached = stride * strides > self.output_stride
             channels = tuple(scaled(n, self.width) for n in channels)
             block = XceptionBlock(
-                channels, 1 if reached else strides, dilation, shortcut, self.depthwise, **layers, name=f'blocks_{i}'
+                channels,
+                1 if reached else strides,
+                dilation,
+                shortcut,
+                self.depthwise,
+                **layers,
+                name=f'blocks_{i}',
             )
             x, features[f'blocks_{i}/conv2'] = block(x)
             features[f'blocks_{i}'] = x
             stride, dilation = (stride, dilation * strides) if reached else (stride * strides, dilation)
-        return x, features[LOW_LEVEL[self.depth]], pick_taps(features, self.taps, 'xception')
+        return x, features[LOW_LEVEL[self.num_layers]], pick_taps(features, self.taps, 'xception')

@@ -165,10 +165,10 @@ class SegmentationDecoder(nn.Module):
         return _reflect_conv(x, self.num_classes, 'segconv_0', self.dtype).astype(jnp.float32)
 
 
-def encode(image, depth: int, width: float, train: bool, dtype: Any, axis_name: str | None) -> list:
+def encode(image, num_layers: int, width: float, train: bool, dtype: Any, axis_name: str | None) -> list:
     """The pyramid of the submodule `resnet` of the calling module."""
     norm = batch_norm(train, dtype=dtype, axis_name=axis_name)
-    resnet = make_resnet(depth, norm, dtype, None, width=width, taps=PYRAMIDS['7x7'])
+    resnet = make_resnet(num_layers, norm, dtype, None, width=width, taps=PYRAMIDS['7x7'])
     return pyramid(resnet(image)[1])
 
 

@@ -31,14 +31,14 @@ class DepthAndSegmentation(nn.Module):
     are not. So the balance of the tasks is one of the shared layers alone, and the loss is the plain sum.
 
     num_classes       channels of the logits
-    depth             layers of the ResNet
+    num_layers        layers of the ResNet
     gradient_factors  (of the depth decoder, of the segmentation decoder); SGDepth trained with (0.9, 0.1)
     head_bias         start of the depth heads' biases beside torch's, as DepthDecoder
     others            as in Monodepth2
     """
 
     num_classes: int
-    depth: int = 18
+    num_layers: int = 18
     gradient_factors: tuple[float, float] = (0.9, 0.1)
     head_bias: float = 5.0
     min_depth: float = 0.1
@@ -68,7 +68,7 @@ class DepthAndSegmentation(nn.Module):
             )
         _, _, mean, std = images.SCHEMES['imagenet']
         image = ((x.astype(jnp.float32) - np.float32(mean)) / np.float32(std)).astype(self.dtype)
-        features = encode(image, self.depth, self.width, train, self.dtype, self.axis_name)
+        features = encode(image, self.num_layers, self.width, train, self.dtype, self.axis_name)
 
         def shared(factor):
             return [scale_gradient(y, factor) for y in features]

@@ -23,7 +23,7 @@ class Monodepth2(nn.Module):
     The decoder has 3,152,724 parameters on 18 layers and 9,014,100 on 50. Its disparities are the sigmoids themselves,
     as released; depth_of knows the range of depths.
 
-    depth      layers of the ResNet: 18, 34, 50, 101 or 152
+    num_layers layers of the ResNet: 18, 34, 50, 101 or 152
     min_depth  depth at a sigmoid of 1
     max_depth  depth at a sigmoid of 0
     width      factor on all inner channels; 1 is the published net, less is for tests and small machines
@@ -33,7 +33,7 @@ class Monodepth2(nn.Module):
     Running statistics decay by 0.9 a step and hold the biased variance (torch: the unbiased one), eps is 1e-5.
     """
 
-    depth: int = 18
+    num_layers: int = 18
     min_depth: float = 0.1
     max_depth: float = 100.0
     width: float = 1.0
@@ -53,7 +53,7 @@ class Monodepth2(nn.Module):
         """
         check_depths('monodepth2', self.min_depth, self.max_depth)
         image = normalize_monodepth2(x).astype(self.dtype)
-        features = encode(image, self.depth, self.width, train, self.dtype, self.axis_name)
+        features = encode(image, self.num_layers, self.width, train, self.dtype, self.axis_name)
         decoder = DepthDecoder(decoder_channels(self.width), dtype=self.dtype, name='decoder')
         return {'disparity': decoder(features, x.shape[1:3])}
 

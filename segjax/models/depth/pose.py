@@ -191,7 +191,7 @@ class PoseResNet(NetOfPairs):
     for one source after the other, each with statistics of its own.
 
     earlier    as in NetOfPairs
-    depth      layers of the ResNet: 18, 34, 50, 101 or 152
+    num_layers layers of the ResNet: 18, 34, 50, 101 or 152
     width      factor on all inner channels; 1 is the published net, less is for tests and small machines
     dtype      of activations; parameters, batch statistics and motions are float32
     axis_name  mapped axis over which batch statistics are those of the global batch; None: of this device
@@ -199,7 +199,7 @@ class PoseResNet(NetOfPairs):
     Running statistics decay by 0.9 a step and hold the biased variance (torch: the unbiased one), eps is 1e-5.
     """
 
-    depth: int = 18
+    num_layers: int = 18
     width: float = 1.0
     dtype: Any = jnp.float32
     axis_name: str | None = None
@@ -219,7 +219,7 @@ class PoseResNet(NetOfPairs):
         _check_sources('pose_resnet', self.earlier, target, sources)
         pairs = normalize_monodepth2(_in_temporal_order(target, sources, self.earlier)).astype(self.dtype)
         norm = batch_norm(train, dtype=self.dtype, axis_name=self.axis_name)
-        stages, _ = make_resnet(self.depth, norm, self.dtype, None, width=self.width)(pairs)
+        stages, _ = make_resnet(self.num_layers, norm, self.dtype, None, width=self.width)(pairs)
         decoder = PoseDecoder(scaled(DECODER_FEATURES, self.width), self.dtype, name='decoder')
         return {'motion': decoder(stages['layer4']).reshape(len(target), -1, 6)}
 

@@ -120,7 +120,7 @@ class BiSeNet(nn.Module):
     """BiSeNet, first version. `net.apply(variables, x, train=...)`; in training with mutable=['batch_stats'].
 
     num_classes    channels of the logits
-    depth          of the context path's ResNet: 18, 50, 101 (34 and 152 work as well)
+    num_layers     of the context path's ResNet: 18, 50, 101 (34 and 152 work as well)
     stem           of the ResNet: '7x7', or '3x3', which torchseg has at depth 101 (models/resnet.py)
     release        'torchseg' or 'coin'; they differ in the fusion's gate, the enlargement inside the context path
                    (bilinear with aligned corners; nearest), that of the logits (with aligned corners; without), the
@@ -136,7 +136,7 @@ class BiSeNet(nn.Module):
     """
 
     num_classes: int
-    depth: int = 18
+    num_layers: int = 18
     stem: str = '7x7'
     release: str = 'torchseg'
     head_channels: tuple[int, ...] = ()
@@ -170,7 +170,7 @@ class BiSeNet(nn.Module):
         conv = functools.partial(Conv, kernel_init=init, bias_init=nn.initializers.zeros, dtype=self.dtype)
         conv_norm = functools.partial(ConvNorm, conv=conv, norm=norm)
         resnet = functools.partial(
-            make_resnet, self.depth, norm, self.dtype, None, stem=self.stem, width=self.width, taps=self.taps
+            make_resnet, self.num_layers, norm, self.dtype, None, stem=self.stem, width=self.width, taps=self.taps
         )
         corners = self.release == 'torchseg'
         enlarge = functools.partial(resize.bilinear, align_corners=True) if corners else resize.nearest

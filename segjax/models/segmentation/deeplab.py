@@ -111,7 +111,7 @@ class DeepLabV2(nn.Module):
     """DeepLab-v2. `net.apply(variables, x, train=...)`; in training with mutable=['batch_stats'].
 
     num_classes   channels of the logits
-    depth         of the ResNet; 101 is the published net
+    num_layers    of the ResNet; 101 is the published net
     rates         dilations of the pyramid
     scales        sizes at which the net looks at the image, besides 1, for instance (0.75, 0.5) as
                   published; an axis then has `scaled_size` pixels. The logits are the largest over
@@ -134,7 +134,7 @@ class DeepLabV2(nn.Module):
     """
 
     num_classes: int
-    depth: int = 101
+    num_layers: int = 101
     rates: tuple[int, ...] = (6, 12, 18, 24)
     scales: tuple[float, ...] = ()
     taps: tuple[str, ...] = ()
@@ -164,7 +164,7 @@ class DeepLabV2(nn.Module):
             train, decay=self.norm_decay, frozen=self.frozen_norm, dtype=self.dtype, axis_name=self.axis_name
         )
         resnet = make_resnet(
-            self.depth,
+            self.num_layers,
             norm,
             self.dtype,
             self.dilated_conv,

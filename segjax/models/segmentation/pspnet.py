@@ -46,7 +46,7 @@ class PSPNet(nn.Module):
     """PSPNet. `net.apply(variables, x, train=...)`; in training with rngs={'dropout': key}, mutable=['batch_stats'].
 
     num_classes   channels of the logits
-    depth         of the ResNet: 50 or 101 as published; 18, 34, 152 work as well
+    num_layers    of the ResNet: 50 or 101 as published; 18, 34, 152 work as well
     bins          cells of the pyramid's grids
     dropout       rate of channel dropout in front of both classifiers
     aux_head      a second classifier on layer3, outputs['aux']['layer3']; published with weight 0.4 of its loss
@@ -62,7 +62,7 @@ class PSPNet(nn.Module):
     """
 
     num_classes: int
-    depth: int = 50
+    num_layers: int = 50
     bins: tuple[int, ...] = (1, 2, 3, 6)
     dropout: float = 0.1
     aux_head: bool = True
@@ -91,7 +91,7 @@ class PSPNet(nn.Module):
         norm = batch_norm(train, frozen=self.frozen_norm, dtype=self.dtype, axis_name=self.axis_name)
         conv = functools.partial(Conv, dtype=self.dtype)
         stages, features = make_resnet(
-            self.depth,
+            self.num_layers,
             norm,
             self.dtype,
             self.dilated_conv,

@@ -110,7 +110,7 @@ def small_scale(variant: str, data: str, *overrides: str) -> Scale:
       data: what is trained on, as the note says it: 'CamVid at 128x96'.
       *overrides: further ones.
     """
-    scores_alone = ('run.num_pictures=0', 'run.eval_every=0', 'run.checkpoint_every=0')
+    scores_alone = ('logging.num_pictures=0', 'logging.eval_every=0', 'logging.checkpoint_every=0')
     note = (
         f'Narrow nets from scratch on {data}, a training of minutes: an experiment of its own, whose numbers are not '
         'comparable with the published ones; only their order is.'

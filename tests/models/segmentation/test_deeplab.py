@@ -65,7 +65,7 @@ def test_aspp_is_the_sum_of_its_branches():
 
 
 def test_v2_takes_the_largest_logit_over_scales():
-    fields = dict(depth=18, rates=(2,), width=1 / 16)
+    fields = dict(num_layers=18, rates=(2,), width=1 / 16)
     single, several = DeepLabV2(3, **fields), DeepLabV2(3, **fields, scales=(0.5,))
     variables = random_variables(single)
     apply = jax.jit(lambda net, v, x: net.apply(v, x, train=False), static_argnums=0)
@@ -83,7 +83,7 @@ def test_v2_takes_the_largest_logit_over_scales():
 def test_v2_looks_at_321_pixels_at_sizes_of_the_same_form(scale, pixels):
     """Sizes of the form 8 k + 1, as the published net has them: 0.5 x 321 = 160.5 is no size."""
     seen = []
-    net = DeepLabV2(3, depth=18, rates=(2,), width=1 / 16, scales=(scale,))
+    net = DeepLabV2(3, num_layers=18, rates=(2,), width=1 / 16, scales=(scale,))
 
     def note(call, args, kwargs, context):
         if context.module.name == 'conv1' and context.method_name == '__call__':
@@ -95,7 +95,9 @@ def test_v2_looks_at_321_pixels_at_sizes_of_the_same_form(scale, pixels):
     assert seen[0] == (321, 321) and (pixels, pixels) in seen and pixels % 8 == 1
 
 
-@pytest.mark.parametrize('net', [DeepLabLargeFOV(3, width=1 / 32), DeepLabV2(3, depth=18, width=1 / 16, scales=(0.6,))])
+@pytest.mark.parametrize(
+    'net', [DeepLabLargeFOV(3, width=1 / 32), DeepLabV2(3, num_layers=18, width=1 / 16, scales=(0.6,))]
+)
 @pytest.mark.parametrize('stride', [8, 3])
 def test_logits_of_some_pixels_are_those_of_all_pixels_there(net, stride):
     variables = random_variables(net)
@@ -110,10 +112,10 @@ def test_logits_of_some_pixels_are_those_of_all_pixels_there(net, stride):
 
 
 def test_v2_names():
-    _, variables = shapes_of(DeepLabV2(5, depth=50))
+    _, variables = shapes_of(DeepLabV2(5, num_layers=50))
     assert {n for n in names(variables) if not n.startswith('resnet/')} == {f'aspp/c{i}' for i in range(4)}
 
 
 def test_impossible_scales_are_explained():
     with pytest.raises(InputError, match='above 0'):
-        shapes_of(DeepLabV2(5, depth=18, scales=(0.5, 0.0)))
+        shapes_of(DeepLabV2(5, num_layers=18, scales=(0.5, 0.0)))

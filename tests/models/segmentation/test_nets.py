@@ -19,7 +19,7 @@ PUBLISHED = [  # arguments, channels of the image, parameters
     ('pspnet', dict(num_classes=19), 3, 46_715_347 + 2_364_691),
     ('pspnet', dict(num_classes=19, aux_head=False), 3, 46_715_347),
     ('pspnet', dict(num_classes=150, aux_head=False), 3, 46_782_550),
-    ('pspnet', dict(num_classes=19, depth=101), 3, 65_707_475 + 2_364_691),
+    ('pspnet', dict(num_classes=19, num_layers=101), 3, 65_707_475 + 2_364_691),
     ('deeplab_largefov', dict(num_classes=19), 3, 20_503_379),
     ('deeplab_largefov', dict(num_classes=21), 3, 20_505_429),
     ('deeplab_largefov', dict(num_classes=11), 3, 20_495_179),
@@ -33,9 +33,9 @@ PUBLISHED = [  # arguments, channels of the image, parameters
     ('fcn', dict(num_classes=21), 3, 134_362_751),
     ('bisenet', dict(num_classes=19, release='coin'), 3, 13_425_721),
     ('bisenet', dict(num_classes=22, release='coin'), 3, 13_426_882),
-    ('bisenet', dict(num_classes=22, depth=50, release='coin'), 3, 28_609_218),
+    ('bisenet', dict(num_classes=22, num_layers=50, release='coin'), 3, 28_609_218),
     ('bisenet', dict(num_classes=19), 3, 13_494_777),
-    ('bisenet', dict(num_classes=22, depth=50), 3, 28_678_850),
+    ('bisenet', dict(num_classes=22, num_layers=50), 3, 28_678_850),
     ('deeplab_v3plus', dict(num_classes=19, backbone='xception65'), 3, 41_054_899),
     ('deeplab_v3plus', dict(num_classes=19, backbone='xception71'), 3, 43_477_323),
     ('deeplab_v3plus', dict(num_classes=19, backbone='xception71', head='dpc'), 3, 41_608_523),
@@ -44,10 +44,10 @@ PUBLISHED = [  # arguments, channels of the image, parameters
 SMALL = {  # quick variants: arguments, a tap and its shape for an image of 50 x 65, batch norms
     'bisenet': (dict(), 'conv4_2', (4, 5, 32), 20 + 4 + 2 * 2 + 3 + 1 + 3),
     'deeplab_largefov': (dict(), 'conv4_3', (8, 9, 64), 0),
-    'deeplab_v2': (dict(depth=50), 'conv4_6', (7, 9, 128), 53),
+    'deeplab_v2': (dict(num_layers=50), 'conv4_6', (7, 9, 128), 53),
     'deeplab_v3plus': (dict(backbone='resnet50', head='dpc'), 'conv4_6', (4, 5, 128), 55 + 5 * 2 + 1 + 1 + 2 * 2),
     'fcn': (dict(), 'conv3_1', (62, 66, 32), 0),
-    'pspnet': (dict(depth=18), 'conv3_2', (7, 9, 16), 16 + 3 + 4 + 4 + 1 + 1),
+    'pspnet': (dict(num_layers=18), 'conv3_2', (7, 9, 16), 16 + 3 + 4 + 4 + 1 + 1),
 }
 NETS = pytest.mark.parametrize('name', SMALL)
 

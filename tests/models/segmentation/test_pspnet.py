@@ -47,7 +47,7 @@ def test_names_follow_the_release():
 
 @pytest.mark.parametrize('size', [(33, 41), (37, 46)])
 def test_a_prediction_at_stride_8_lies_on_every_eighth_pixel(size):
-    net = PSPNet(2, depth=18, width=1 / 16)
+    net = PSPNet(2, num_layers=18, width=1 / 16)
     variables = random_variables(net)
     image = np.random.default_rng(0).standard_normal((1, *size, 3)).astype(np.float32)
 
@@ -63,7 +63,7 @@ def test_a_prediction_at_stride_8_lies_on_every_eighth_pixel(size):
 
 
 def test_channel_dropout_reaches_both_heads():
-    net = PSPNet(2, depth=18, dropout=0.5, width=1 / 16)
+    net = PSPNet(2, num_layers=18, dropout=0.5, width=1 / 16)
     variables = shapes_of(net)[1]
     image = np.zeros((2, 16, 16, 3), np.float32)
     run = lambda v: net.apply(v, image, train=True, rngs={'dropout': jax.random.key(1)}, mutable=['batch_stats'])  # noqa: E731

@@ -186,7 +186,7 @@ def test_rows_of_the_toy_pipeline(tmp_path, monkeypatch, capsys):
     (tmp_path / 'tables').mkdir()
     (tmp_path / 'tables/toy.py').write_text(TOY)
     (tmp_path / 'tables/table.py').write_text(TOY_TABLE)
-    start(tmp_path / 'tables/table.py', tmp_path / 'run', assignments=[Assignment('run.num_pictures', '0')])
+    start(tmp_path / 'tables/table.py', tmp_path / 'run', assignments=[Assignment('logging.num_pictures', '0')])
     table = files.read_json(tmp_path / 'run/table.json')
     scores = {}
     for key, flip in (('plain', 0.0), ('flipped', 0.5)):
@@ -214,7 +214,7 @@ def test_rows_of_the_toy_pipeline(tmp_path, monkeypatch, capsys):
     assert path == str(tmp_path / 'run/plain/seed_3/pretrain') and 'next' not in speeds['rows']
     monkeypatch.setattr(driver, 'train', lambda *_: pytest.fail('it was finished'))
     monkeypatch.setattr(bench, 'prepare', lambda *_: pytest.fail('it was timed'))
-    start(tmp_path / 'tables/table.py', tmp_path / 'run', assignments=[Assignment('run.num_pictures', '0')])
+    start(tmp_path / 'tables/table.py', tmp_path / 'run', assignments=[Assignment('logging.num_pictures', '0')])
 
 
 def test_a_row_that_its_run_would_refuse_is_found_before_the_first_row_is_trained(table_file, trained, monkeypatch):

@@ -16,7 +16,7 @@ from segjax.train.stop import Preempted
 def test_keys_that_change_no_result_do_not_make_a_run_again_and_the_policy_does(table_file, trained):
     start(table_file, seeds='0')
     trained.clear()
-    start(table_file, seeds='0', assignments=[Assignment('run.num_pictures', '0'), Assignment('data.threads', '2')])
+    start(table_file, seeds='0', assignments=[Assignment('logging.num_pictures', '0'), Assignment('data.threads', '2')])
     assert trained == []
     start(table_file, seeds='0', assignments=[Assignment('evaluate.policy', 'absent_zero')])
     assert runs(trained) == [('base', 0), ('thin', 0), ('strong', 0)]

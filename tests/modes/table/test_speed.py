@@ -230,13 +230,13 @@ def as_it_was(table_file, monkeypatch):
         (as_it_was, 'predict.batch_size=2', True),
         (as_it_was, 'parallel.mode=shard_map', True),
         (as_it_was, 'bench.warmup=0', True),
-        (as_it_was, 'run.num_pictures=0', False),
+        (as_it_was, 'logging.num_pictures=0', False),
         (as_it_was, 'data.threads=2', False),
         (as_it_was, 'init_from.partial=true', False),
-        (other_machine, 'run.num_pictures=1', True),
-        (other_column, 'run.num_pictures=1', True),
-        (fewer_columns, 'run.num_pictures=1', False),
-        (lost_file, 'run.num_pictures=1', True),
+        (other_machine, 'logging.num_pictures=1', True),
+        (other_column, 'logging.num_pictures=1', True),
+        (fewer_columns, 'logging.num_pictures=1', False),
+        (lost_file, 'logging.num_pictures=1', True),
     ],
 )
 def test_what_changes_the_cost_is_timed_again(table_file, timed, monkeypatch, change, keys, again):
