@@ -259,10 +259,10 @@ def _dispatch_table(assignments) -> None:
     from segjax.modes import table
 
     chosen = (_TABLE.value, _SCALE.value, _WORKDIR.value, _ROWS.value, _SEEDS.value)
-    plan = table.make_plan(*chosen, assignments, _OVERRIDE.value)
+    plan = table.make_table_plan(*chosen, assignments, _OVERRIDE.value)
     parallel.initialize(*(flag.value for flag in PROCESSES))
     host.keep_heap()
-    table.run(plan)
+    table.run_table(plan)
 
 
 def _prepare(config) -> None:

@@ -371,14 +371,14 @@ def encode_png(array: np.ndarray) -> bytes:
 # --- folders of photographs -------------------------------------------------------------------------------------------
 
 
-class Source(NamedTuple):
+class ImageSource(NamedTuple):
     """One image of the input folder; `name` is its path below that folder without extension, with '/'."""
 
     path: pathlib.Path
     name: str
 
 
-def find_images(folder: pathlib.Path) -> list[Source]:
+def find_images(folder: pathlib.Path) -> list[ImageSource]:
     """All images below a folder, sorted; hidden files are left out.
 
     Raises InputError for a missing or empty folder, two images that want the same output name, and files that are
@@ -388,7 +388,7 @@ def find_images(folder: pathlib.Path) -> list[Source]:
         fix = f'--input={shlex.quote(str(folder.parent))}' if folder.is_file() else ''
         raise InputError('--input', got=str(folder), expected='an existing folder of images', fix=fix)
     paths = by_relative_name(folder, PHOTO_SUFFIXES).values()
-    sources = [Source(path, relative_name(path, folder)) for path in paths]
+    sources = [ImageSource(path, relative_name(path, folder)) for path in paths]
     for note in unread_note(folder, PHOTO_SUFFIXES):
         tell(note)
     if not sources:
@@ -397,7 +397,7 @@ def find_images(folder: pathlib.Path) -> list[Source]:
     return sources
 
 
-def check_files(sources: list[Source]) -> None:
+def check_files(sources: list[ImageSource]) -> None:
     """Looks at every file without decoding more than it must; raises InputError that names all bad ones."""
     found = [(source, *inspect(source.path)) for source in sources]
     bad = [f'{source.path}: {problem}' for source, problem, _ in found if problem]

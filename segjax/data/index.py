@@ -187,7 +187,7 @@ def forget() -> None:
     _of_split.cache_clear()
 
 
-def check(folder: pathlib.Path, num_examples: Mapping[str, int]) -> None:
+def check_index(folder: pathlib.Path, num_examples: Mapping[str, int]) -> None:
     """Reads the index and raises an error of NumPy or ValueError if it is damaged."""
     with np.load(folder / FILE) as arrays:
         for split, count in num_examples.items():

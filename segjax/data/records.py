@@ -129,7 +129,7 @@ def damage(folder: pathlib.Path) -> str:
                 if found == 0 or (size is not None and found != size):
                     return f'{path.name} has {found} bytes' + f' of {size}' * (size is not None)
         if (folder / index.FILE).exists():
-            index.check(folder, {split: info.splits[split].num_examples for split in info.splits})
+            index.check_index(folder, {split: info.splits[split].num_examples for split in info.splits})
     except OSError as error:
         if error.errno is not None and error.errno not in ABSENT:
             raise InputError(

@@ -190,7 +190,7 @@ class Variant(NamedTuple):
     stages: tuple[Stage, ...]
 
 
-class Job(NamedTuple):
+class TimedRun(NamedTuple):
     """One stage of one variant; the state is on the host."""
 
     run: driver.Run
@@ -213,7 +213,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
         variants = open_variants(config, workdir, stop)
         if stop.reached():
             raise Preempted('nothing was timed')
-    return run(variants)
+    return time_variants(variants)
 
 
 def variants_by_name(value) -> dict[str, str]:
@@ -249,7 +249,7 @@ def open_variants(
     return tuple(variants)
 
 
-def run(variants: Sequence[Variant]) -> dict[str, Any]:
+def time_variants(variants: Sequence[Variant]) -> dict[str, Any]:
     """Benches every stage of every variant at fresh parameters; prints a table and writes <workdir>/bench.json.
 
     Stages are compared by their place, as a variant may change their names: a place goes by the base's name for it, or
@@ -263,7 +263,7 @@ def run(variants: Sequence[Variant]) -> dict[str, Any]:
       A part is missing where the stage has none. A variant that reads as an earlier one does has no 'input' of its own.
     """
     base = variants[0].run
-    jobs: list[dict[str, Job]] = [{} for _ in range(max(len(variant.stages) for variant in variants))]
+    jobs: list[dict[str, TimedRun]] = [{} for _ in range(max(len(variant.stages) for variant in variants))]
     for variant in variants:
         for of_stage, job in zip(jobs, fresh_jobs(variant.run, variant.stages)):
             of_stage[variant.name] = job
@@ -279,16 +279,16 @@ def run(variants: Sequence[Variant]) -> dict[str, Any]:
     return report
 
 
-def fresh_jobs(run: driver.Run, stages: Sequence[Stage]) -> list[Job]:
+def fresh_jobs(run: driver.Run, stages: Sequence[Stage]) -> list[TimedRun]:
     """The first stages of a run, each at fresh parameters and after the fresh ones before it."""
-    jobs: list[Job] = []
+    jobs: list[TimedRun] = []
     for stage in stages:
         earlier = {job.stage.name: job.state for job in jobs}
-        jobs.append(Job(run, stage, initialization.initial_state(run, stage, earlier)))
+        jobs.append(TimedRun(run, stage, initialization.initial_state(run, stage, earlier)))
     return jobs
 
 
-def _stage_names(jobs: Sequence[Mapping[str, Job]]) -> list[str]:
+def _stage_names(jobs: Sequence[Mapping[str, TimedRun]]) -> list[str]:
     """A name for each place, of which no two are equal."""
     names: list[str] = []
     for place, of_stage in enumerate(jobs, start=1):
@@ -297,7 +297,7 @@ def _stage_names(jobs: Sequence[Mapping[str, Job]]) -> list[str]:
     return names
 
 
-def bench_stage(jobs: Mapping[str, Job], settings: ml_collections.ConfigDict) -> dict[str, Any]:
+def bench_stage(jobs: Mapping[str, TimedRun], settings: ml_collections.ConfigDict) -> dict[str, Any]:
     """The parts of one stage, by variant.
 
     Args:
@@ -351,7 +351,7 @@ def per_image(timed: Mapping[str, Timed], measurements: Mapping[str, Measurement
     }
 
 
-def prepare(part: str, jobs: Mapping[str, Job]) -> dict[str, Timed]:
+def prepare(part: str, jobs: Mapping[str, TimedRun]) -> dict[str, Timed]:
     """The programs of one of PARTS, on the devices, for those jobs whose stage has that part."""
     prepare_one, has_part = {
         'train': (prepare_train, lambda stage: stage.num_steps > 0),
@@ -361,7 +361,7 @@ def prepare(part: str, jobs: Mapping[str, Job]) -> dict[str, Timed]:
     return {name: prepare_one(job) for name, job in jobs.items() if has_part(job.stage)}
 
 
-def prepare_train(job: Job) -> Timed:
+def prepare_train(job: TimedRun) -> Timed:
     """An optimiser step; the state moves on from call to call, as it is donated."""
     inputs, topology = job.stage.train_input, job.run.topology
     with contextlib.closing(driver.train_batches(job.run, inputs, 0)) as batches:
@@ -379,7 +379,7 @@ def prepare_train(job: Job) -> Timed:
     return Timed(step, program, inputs.batch_size, inputs.size)
 
 
-def prepare_evaluate(job: Job) -> Timed:
+def prepare_evaluate(job: TimedRun) -> Timed:
     """An evaluation batch, resize to the labels' own size and metrics included."""
     inputs, topology = job.stage.eval_input, job.run.topology
     source = job.run.data.open_input(inputs)
@@ -396,7 +396,7 @@ def prepare_evaluate(job: Job) -> Timed:
     return Timed(step, program, inputs.batch_size, inputs.size)
 
 
-def prepare_predict(job: Job) -> Timed:
+def prepare_predict(job: TimedRun) -> Timed:
     """A batch of tiles; images are tiles."""
     keys = job.run.config.predict
     size = tuple(keys.tile) or tuple(job.run.config.data.eval_size)
@@ -409,7 +409,7 @@ def prepare_predict(job: Job) -> Timed:
 # --- input ---
 
 
-def bench_input(job: Job, settings: ml_collections.ConfigDict) -> dict[str, Any]:
+def bench_input(job: TimedRun, settings: ml_collections.ConfigDict) -> dict[str, Any]:
     """Time per batch of the training input, one after another and with nothing else to do."""
     inputs, keys = job.stage.train_input, job.run.config.data
     rows = inputs.batch_size // jax.process_count()
@@ -434,8 +434,8 @@ def bench_input(job: Job, settings: ml_collections.ConfigDict) -> dict[str, Any]
     }
 
 
-def _first_that_reads_alike(jobs: Mapping[str, Job], job: Job) -> str:
-    def reading(one: Job):
+def _first_that_reads_alike(jobs: Mapping[str, TimedRun], job: TimedRun) -> str:
+    def reading(one: TimedRun):
         return one.stage.train_input, one.run.config.data, one.run.config.seed
 
     return next(name for name, other in jobs.items() if reading(other) == reading(job))

@@ -146,7 +146,7 @@ class Injector(NamedTuple):
     ste_clip: bool = False
 
 
-def check(injector: Injector, where: str) -> None:
+def check_injector(injector: Injector, where: str) -> None:
     """Raises InputError unless `inject` can work with it; `where` names the config key for the message."""
     if injector.name not in NAMES:
         raise unknown_name(where, injector.name, NAMES)
@@ -218,5 +218,5 @@ def parse(text: str, where: str, **defaults) -> Injector:
         except ValueError:
             raise InputError(where, got=repr(text), expected=expected) from None
     injector = Injector(name, **defaults)
-    check(injector, where)
+    check_injector(injector, where)
     return injector

@@ -110,7 +110,7 @@ SCHEMA = {
 
 def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stage, ...]:
     """The training, after that on `pretrain.split` where there is one."""
-    plan = make_plan(config, segmentation.num_outputs(config, spec))
+    plan = make_dilations(config, segmentation.num_outputs(config, spec))
     stage = make_stage(config, spec, plan, 'segmentation')
     first = pretraining_config(config, spec)
     return (make_stage(first, spec, plan, PRETRAINING), stage) if first is not None else (stage,)
@@ -183,7 +183,7 @@ class DilatedConv(nn.Module):
         return self.conv(x)
 
 
-class Plan(NamedTuple):
+class Dilations(NamedTuple):
     """The net, and its factors by the names of their parameters.
 
     net     on uint8 images
@@ -198,7 +198,7 @@ class Plan(NamedTuple):
     norms: tuple[str, ...] = ()
 
 
-def make_plan(config: ml_collections.ConfigDict, num_outputs: int) -> Plan:
+def make_dilations(config: ml_collections.ConfigDict, num_outputs: int) -> Dilations:
     """Builds the net of the config and chooses its dilated convolutions; only shapes are computed.
 
     Raises:
@@ -226,7 +226,7 @@ def make_plan(config: ml_collections.ConfigDict, num_outputs: int) -> Plan:
     fractional = {name: layer for name, layer in layers.items() if layer.dilation_range is not None}
     ranges = {f'{name}/dilation': layer.dilation_range for name, layer in fractional.items() if layer.learned}
     held = tuple(f'{name}/dilation' for name, layer in fractional.items() if not layer.learned)
-    return Plan(net, ranges, held, norms)
+    return Dilations(net, ranges, held, norms)
 
 
 def survey(
@@ -301,7 +301,7 @@ def _fields(net: type) -> set[str]:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def make_stage(config: ml_collections.ConfigDict, spec: DataSpec, plan: Plan, name: str) -> Stage:
+def make_stage(config: ml_collections.ConfigDict, spec: DataSpec, plan: Dilations, name: str) -> Stage:
     """One training of the net; it goes on from a stage 'pretraining' before it."""
     config = with_rates(config, plan)
     return Stage(
@@ -317,7 +317,7 @@ def make_stage(config: ml_collections.ConfigDict, spec: DataSpec, plan: Plan, na
     )
 
 
-def with_rates(config: ml_collections.ConfigDict, plan: Plan) -> ml_collections.ConfigDict:
+def with_rates(config: ml_collections.ConfigDict, plan: Dilations) -> ml_collections.ConfigDict:
     """Returns the config with the rates of factors and of frozen batch norms in optim.factors."""
     rates = {**dict.fromkeys(plan.ranges, config.dilation.rate), **dict.fromkeys(plan.held, 0.0)}
     own = tuple((re.escape(f'segmenter/{name}'), rate) for name, rate in rates.items())
@@ -329,7 +329,7 @@ def with_rates(config: ml_collections.ConfigDict, plan: Plan) -> ml_collections.
     return config
 
 
-def make_init(config: ml_collections.ConfigDict, plan: Plan) -> Callable:
+def make_init(config: ml_collections.ConfigDict, plan: Dilations) -> Callable:
     """`Stage.init`: a fresh net or that of the pretraining; a fresh optimiser; no factors kept yet."""
     fresh = supervised.make_init(config, plan.net)
 
@@ -370,7 +370,7 @@ def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmentati
     return loss
 
 
-def make_train_step(config: ml_collections.ConfigDict, spec: DataSpec, plan: Plan) -> Callable:
+def make_train_step(config: ml_collections.ConfigDict, spec: DataSpec, plan: Dilations) -> Callable:
     """Returns `Stage.train_step`: the supervised step, with a gate on the factors' gradients."""
 
     def gate(grads: PyTree, params: PyTree) -> PyTree:
@@ -393,7 +393,7 @@ def make_train_step(config: ml_collections.ConfigDict, spec: DataSpec, plan: Pla
     return train_step
 
 
-def factors_of(params: PyTree, plan: Plan) -> dict[str, Array]:
+def factors_of(params: PyTree, plan: Dilations) -> dict[str, Array]:
     """The learned factors by name, as the optimiser has them."""
     leaves = named_leaves(params['segmenter'])
     return {name: leaves[name] for name in plan.ranges}
@@ -426,7 +426,7 @@ def whole_factors(params: PyTree, ranges: dilated.Ranges) -> PyTree:
     return jax.tree_util.tree_map_with_path(rounded, params)
 
 
-def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, plan: Plan) -> dict[str, Callable]:
+def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, plan: Dilations) -> dict[str, Callable]:
     """`Stage`'s eval_step, finalize, render and predict: those of a segmenter; with learned factors, also what they
     are and what the net is worth with whole ones."""
 

@@ -144,7 +144,7 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
 
 def _check(config: ml_collections.ConfigDict) -> None:
     """Raises InputError for impossible sizes or injectors, before anything is built."""
-    noise.check(noise.Injector(**config.noise), 'config.noise')
+    noise.check_injector(noise.Injector(**config.noise), 'config.noise')
     for key, size in (('augment.crop', config.augment.crop), ('data.eval_size', config.data.eval_size)):
         if size[0] % 8 or size[1] % 8:
             raise InputError(f'config.{key}', got=f'{tuple(size)}', expected='height and width divisible by 8')

@@ -84,10 +84,10 @@ OWN_DEPTH = 'depth_and_segmentation'
 
 def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stage, ...]:
     """The segmentation, after a stage for depth where that is trained beforehand; or depth alone."""
-    check(config)
+    check_config(config)
     source = config.geometry.depth_from
     if source != 'none':
-        monodepth.check(config, spec, config.augment.crop)
+        monodepth.check_config(config, spec, config.augment.crop)
     if source == 'truth':
         monodepth.check_true_depth(config, spec)
         return (pose_stage(config, spec),)
@@ -95,7 +95,7 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
     return depth if source == 'alone' else (*depth, segmentation_stage(config, spec))
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check_config(config: ml_collections.ConfigDict) -> None:
     """Raises InputError for combinations that mean nothing."""
     geometry, where = config.geometry, 'config.geometry.regulariser'
     if geometry.depth_from in ('none', 'alone', 'truth') and geometry.regulariser != 'none':

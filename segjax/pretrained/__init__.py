@@ -16,14 +16,14 @@ import numpy as np
 from segjax.errors import InputError
 from segjax.pretrained.convert import Report, export_weights, import_weights, places
 from segjax.pretrained.files import HUB, is_weights, read, refuse_other_file, write
-from segjax.pretrained.sources import SOURCES, Source, detect
+from segjax.pretrained.sources import SOURCES, Naming, detect
 from segjax.protocol import PyTree, TrainState
 
 __all__ = [
     'HUB',
     'SOURCES',
+    'Naming',
     'Report',
-    'Source',
     'Weights',
     'adopt_scheme',
     'detect',

@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from segjax.core.trees import named_leaves
 from segjax.errors import InputError
-from segjax.pretrained.sources import Source
+from segjax.pretrained.sources import Naming
 from segjax.protocol import PyTree
 
 LEAVES = {'kernel': 'weight', 'bias': 'bias', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
@@ -23,7 +23,7 @@ _FORWARD, _TRANSPOSED, _LINEAR = (3, 2, 0, 1), (2, 3, 0, 1), (1, 0)
 _COUNTER = 'num_batches_tracked'
 
 
-class Place(NamedTuple):
+class TensorPlace(NamedTuple):
     """Where an array of ours is in a file."""
 
     path: str  # of our module, as a source's patterns want it
@@ -54,7 +54,7 @@ class Report(NamedTuple):
         return '\n'.join(lines + [f'  note: {note}' for note in self.notes])
 
 
-def places(variables: Mapping[str, PyTree], source: Source) -> dict[str, Place]:
+def places(variables: Mapping[str, PyTree], source: Naming) -> dict[str, TensorPlace]:
     """{'params/resnet/conv1/kernel': Place}: what a source has of a net. Arrays of ours may be abstract."""
     leaves = named_leaves(dict(variables))
     bases = {''}
@@ -78,14 +78,14 @@ def places(variables: Mapping[str, PyTree], source: Source) -> dict[str, Place]:
             elif kind == 'kernel':
                 axes = _TRANSPOSED if re.fullmatch(source.transposed, inner) else _FORWARD
             shape = tuple(leaf.shape[axis] for axis in axes)
-            found[name] = Place(inner, f'{source.theirs(inner, numbers[base])}.{LEAVES[kind]}', shape, axes)
+            found[name] = TensorPlace(inner, f'{source.theirs(inner, numbers[base])}.{LEAVES[kind]}', shape, axes)
     return found
 
 
 def import_weights(
     tensors: Mapping[str, np.ndarray],
     variables: Mapping[str, PyTree],
-    source: Source,
+    source: Naming,
     *,
     where: str = 'the file',
     partial: bool = False,
@@ -162,7 +162,7 @@ def import_weights(
     return traverse_util.unflatten_dict(taken, sep='/'), report
 
 
-def export_weights(variables: Mapping[str, PyTree], source: Source) -> dict[str, np.ndarray]:
+def export_weights(variables: Mapping[str, PyTree], source: Naming) -> dict[str, np.ndarray]:
     """Our arrays under the release's names and in its layout: the inverse of `import_weights`."""
     leaves = named_leaves(dict(variables))
     return {
@@ -178,12 +178,12 @@ def _fits(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     )
 
 
-def _can_be_taken(source: Source, place: Place, found: tuple[int, ...]) -> bool:
+def _can_be_taken(source: Naming, place: TensorPlace, found: tuple[int, ...]) -> bool:
     """Returns whether an array of the file has our shape, or a shape of which we have a sample."""
     return _fits(found, place.shape) or _sampled_shape(source, place, found) is not None
 
 
-def _sampled_shape(source: Source, place: Place, found: tuple[int, ...]) -> tuple[int, ...] | None:
+def _sampled_shape(source: Naming, place: TensorPlace, found: tuple[int, ...]) -> tuple[int, ...] | None:
     """Returns the shape of the release's layer, if `found` is that layer and ours is a sample of it."""
     for pattern, (outputs, inputs, extent) in source.sampled:
         if not re.fullmatch(pattern, place.path):
@@ -223,13 +223,13 @@ def _smallest_outside(name: str, inside: Collection[str]) -> str:
     return name
 
 
-def _complaint(place: Place, found: Any) -> str:
+def _complaint(place: TensorPlace, found: Any) -> str:
     if found is None:
         return f'no tensor {place.tensor}'
     return f'{place.tensor}: {tuple(found.shape)}, not {place.shape}'
 
 
-def _excuse(source: Source, place: Place, found: Any) -> str:
+def _excuse(source: Naming, place: TensorPlace, found: Any) -> str:
     """Why it is no error that a tensor is absent or of another shape; '' if it is one."""
     if found is None:
         optional = (source.may_lack, source.classifier, source.may_differ)

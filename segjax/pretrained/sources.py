@@ -14,7 +14,7 @@ from segjax.models.backbones.vgg import STAGES
 NOTHING = r'(?!)'  # a pattern that matches nothing
 
 
-class Source(NamedTuple):
+class Naming(NamedTuple):
     """One naming of weights. Patterns match whole names; paths of ours are 'layer1_0/conv1', without the array's name.
 
     release     whose it is, for messages
@@ -109,7 +109,7 @@ _TIMM_EFFICIENTNET = dict(
 )
 
 SOURCES = {
-    'resnet': Source(
+    'resnet': Naming(
         'torchvision and timm, ResNet (ImageNet)',
         "nets with a ResNet of the file's depth and stem; timm's resnet50s has the stem of PSPNet",
         'imagenet',
@@ -120,7 +120,7 @@ SOURCES = {
         surplus=r'fc\..*',
         notes=(_STRIDES,),
     ),
-    'vgg': Source(
+    'vgg': Naming(
         'torchvision, VGG16 (ImageNet)',
         'fcn, and deeplab_largefov, which has every fourth channel of fc6 and fc7',
         'imagenet',
@@ -133,7 +133,7 @@ SOURCES = {
         surplus=r'classifier\..*',
         **_IN_VGG,
     ),
-    'vgg_caffe': Source(
+    'vgg_caffe': Naming(
         'Caffe, VGG16 (ImageNet), each array as layer.weight or layer.bias',
         'fcn, and deeplab_largefov, which has every fourth channel of fc6 and fc7',
         'caffe',
@@ -142,7 +142,7 @@ SOURCES = {
         surplus=r'fc8\..*',
         **_IN_VGG,
     ),
-    'largefov_caffe': Source(
+    'largefov_caffe': Naming(
         'Caffe, DeepLab-LargeFOV, each array as layer.weight or layer.bias',
         'deeplab_largefov',
         'deeplab',
@@ -154,7 +154,7 @@ SOURCES = {
         # The other branches; learned dilations, which are biases of these layers, start anew.
         surplus=r'fc[678]_(\w+_)?[134]\..*|hole_conv\w*\..*',
     ),
-    'xception': Source(
+    'xception': Naming(
         'timm, Xception-41, 65, 71 (ImageNet, converted from the DeepLab release)',
         "deeplab_v3plus with a Xception of the file's depth",
         'symmetric',
@@ -164,7 +164,7 @@ SOURCES = {
         scope='xception/.*',
         surplus=r'head\.fc\..*',
     ),
-    'efficientnet_torchvision': Source(
+    'efficientnet_torchvision': Naming(
         'torchvision, EfficientNet-B0 to B7 (ImageNet)',
         "nets with an EfficientNet of the file's variant",
         'imagenet',
@@ -198,7 +198,7 @@ SOURCES = {
             ),
         ),
     ),
-    'efficientnet_timm': Source(
+    'efficientnet_timm': Naming(
         'timm, efficientnet_b0 to b7 (ImageNet, trained in torch)',
         "nets with an EfficientNet of the file's variant and padding='symmetric'",
         'imagenet',
@@ -208,14 +208,14 @@ SOURCES = {
             (_STEM, "weights called .ra4_ were trained with images prepared as 'symmetric'"),
         ),
     ),
-    'efficientnet_timm_tf': Source(
+    'efficientnet_timm_tf': Naming(
         "timm, tf_efficientnet_b0 to b7 (ImageNet, the authors' weights)",
         "nets with an EfficientNet of the file's variant and padding='same'",
         'imagenet',
         **_TIMM_EFFICIENTNET,
         notes=((_STEM, "trained with padding='same', norm_epsilon=1e-3, norm_decay=0.99"), _ADVPROP),
     ),
-    'efficientnet_pytorch': Source(
+    'efficientnet_pytorch': Naming(
         "lukemelas/EfficientNet-PyTorch, EfficientNet-B0 to B7 (ImageNet, the authors' weights)",
         "nets with an EfficientNet of the file's variant and padding='same'",
         'imagenet',
@@ -226,7 +226,7 @@ SOURCES = {
         **_IN_EFFICIENTNET,
         notes=((_STEM, "trained with padding='same', norm_epsilon=1e-3, norm_decay=0.99"), _ADVPROP),
     ),
-    'semseg': Source(
+    'semseg': Naming(
         'hszhao/semseg, PSPNet',
         "pspnet of the file's depth",
         'imagenet',
@@ -243,7 +243,7 @@ SOURCES = {
         classifier=r'(cls|aux)_4',
         surplus=r'aux\..*',
     ),
-    'semseg_resnet': Source(
+    'semseg_resnet': Naming(
         'hszhao/semseg, ResNet with three convolutions in its stem (ImageNet)',
         "pspnet of the file's depth, deeplab_v3plus with a ResNet and bisenet with stem='3x3'",
         'imagenet',
@@ -263,7 +263,7 @@ SOURCES = {
         surplus=r'fc\..*',
         notes=(_STRIDES,),
     ),
-    'coin': Source(
+    'coin': Naming(
         'CoinCheung/BiSeNet, first version',
         "bisenet with release='coin'",
         'cityscapes',
@@ -272,7 +272,7 @@ SOURCES = {
         may_lack=r'conv_out(16|32)/.*',
         classifier=r'conv_out(16|32)?/conv_out',
     ),
-    'erfnet': Source(
+    'erfnet': Naming(
         'Eromera/erfnet_pytorch',
         'erfnet',
         'unit',
@@ -283,7 +283,7 @@ SOURCES = {
         surplus=r'encoder\.output_conv\..*',
         transposed=r'decoder/(layers_\d+/conv|output_conv)',
     ),
-    'erfnet_encoder': Source(
+    'erfnet_encoder': Naming(
         'Eromera/erfnet_pytorch, encoder (ImageNet)',
         'erfnet',
         'imagenet',
@@ -292,7 +292,7 @@ SOURCES = {
         scope=r'encoder/(initial_block|layers_\d+)/.*',
         surplus=r'classifier\..*',
     ),
-    'kazuto': Source(
+    'kazuto': Naming(
         'kazuto1011/deeplab-pytorch, DeepLab-v2',
         "deeplab_v2 of the file's depth",
         'deeplab',
@@ -346,7 +346,7 @@ def _source_argument(found: Sequence[str], names: Collection[str]) -> str:
     if found:
         return f'--config.init_from.source={" or ".join(found)}'
 
-    def share(source: Source) -> float:
+    def share(source: Naming) -> float:
         known = [source.canonical(name) for name in names]
         return sum(any(re.fullmatch(mark, name) for name in known) for mark in source.marks) / len(source.marks)
 
@@ -356,6 +356,6 @@ def _source_argument(found: Sequence[str], names: Collection[str]) -> str:
     return '--config.init_from.path= starts without weights'
 
 
-def _has_marks(source: Source, names: Collection[str]) -> bool:
+def _has_marks(source: Naming, names: Collection[str]) -> bool:
     known = [source.canonical(name) for name in names]
     return all(any(re.fullmatch(mark, name) for name in known) for mark in source.marks)

@@ -122,7 +122,7 @@ def make_depth_net(section: ml_collections.ConfigDict, dtype: str) -> DepthNet:
         return net.lazy_init(key, _floats(image), train=False)
 
     def apply(params, model_state, image, *, train: bool):
-        outputs, updates = segmentation.run(net, params, model_state, unit(image), train=train)
+        outputs, updates = segmentation.apply_net(net, params, model_state, unit(image), train=train)
         return outputs['disparity'], updates
 
     return DepthNet(init, apply, net.depth_of)
@@ -144,7 +144,7 @@ def make_pose_net(section: ml_collections.ConfigDict, frames: Sequence[int], mas
         return net.lazy_init(key, _floats(image), _floats(frames), train=False)
 
     def apply(params, model_state, image, frames, *, train: bool):
-        return segmentation.run(net, params, model_state, unit(image), unit(frames), train=train)
+        return segmentation.apply_net(net, params, model_state, unit(image), unit(frames), train=train)
 
     def motions(outputs: Mapping[str, Array]) -> Array:
         found = warp.rigid_motion(outputs['motion'], net.convention)
@@ -190,7 +190,7 @@ TRUTH = ('depth', 'pose')
 """Features that scores are compared with, where a data set has them."""
 
 
-def check(config: ml_collections.ConfigDict, spec: DataSpec, size: tuple[int, int]) -> None:
+def check_config(config: ml_collections.ConfigDict, spec: DataSpec, size: tuple[int, int]) -> None:
     """Raises InputError for a data set without cameras, images that cannot be halved often enough, or rows that crops
     move."""
     if 'intrinsics' not in spec.features:

@@ -73,12 +73,12 @@ def make_net(model: ml_collections.ConfigDict, num_outputs: int, dtype: str, pre
         return net.lazy_init(key, jax.eval_shape(prepare, image), train=False)
 
     def apply(params, model_state, image, *, train: bool, dropout: PRNGKey | None = None):
-        return run(net, params, model_state, prepare(image), train=train, rngs={'dropout': dropout})
+        return apply_net(net, params, model_state, prepare(image), train=train, rngs={'dropout': dropout})
 
     return Net(init, apply)
 
 
-def run(net, params, model_state, *inputs, train: bool, rngs: Keys | None = None) -> tuple[Mapping, Mapping]:
+def apply_net(net, params, model_state, *inputs, train: bool, rngs: Keys | None = None) -> tuple[Mapping, Mapping]:
     """(outputs, model_state) of a linen module; `rngs` are for training alone."""
     variables = {'params': params, **model_state}
     if not train:

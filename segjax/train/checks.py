@@ -66,7 +66,7 @@ def _step_problems(run, stages: Sequence[Stage], begun: bool, trace_steps: bool 
         if refusal:
             yield refusal
             return
-    checks = [] if begun else [(initialization.check, run, states)]
+    checks = [] if begun else [(initialization.check_weights, run, states)]
     for stage in stages:
         if trace_steps:
             checks.append((_trace_training, run, stage, states[stage.name]))

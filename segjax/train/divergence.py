@@ -27,7 +27,7 @@ def finite_by_module(state: TrainState) -> dict[str, jax.Array]:
     return flags
 
 
-def check(stage: str, step: int, metrics: Mapping[str, Mean], health: Mapping[str, object], saved_steps) -> None:
+def check_finite(stage: str, step: int, metrics: Mapping[str, Mean], health: Mapping[str, object], saved_steps) -> None:
     """Raises Diverged unless the loss and all parameters are finite after `step`, with the guilty groups by name."""
     mismatch = int(health.get('replica_mismatch', 0))
     if mismatch:

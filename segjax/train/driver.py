@@ -440,7 +440,7 @@ def _drain(pending: list, journal: Journal, stage: Stage, saved: checkpoints.Che
     """Fetches the metrics of the steps since the last call, in order, and stops at the first that is not finite."""
     for step, metrics, flags in pending:
         metrics, flags = parallel.to_host((metrics, flags))
-        divergence.check(stage.name, step, metrics, flags, saved.steps)
+        divergence.check_finite(stage.name, step, metrics, flags, saved.steps)
         journal.window.add(metrics)
     pending.clear()
 

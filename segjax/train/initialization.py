@@ -186,7 +186,7 @@ def _default_preprocess(config: ml_collections.ConfigDict) -> str:
     return config_lib.defaults(config.pipeline).preprocess if 'preprocess' in config else ''
 
 
-def check(run, states: Mapping[str, TrainState]) -> None:
+def check_weights(run, states: Mapping[str, TrainState]) -> None:
     """Raises InputError for parameters that the nets of no stage take, or not whole, before anything compiles.
 
     Args:

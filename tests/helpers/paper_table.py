@@ -1,6 +1,6 @@
 """A table of three rows, and what their runs are made to find: for the tests of segjax/modes/table."""
 
-from segjax.modes.table import make_plan, run
+from segjax.modes.table import make_table_plan, run_table
 from segjax.train import divergence
 
 # Rows 'base', 'thin' and 'strong' of a supervised run; strong is claimed to be better than base, thin to be worse.
@@ -56,7 +56,7 @@ ENVIRONMENT = {'device': 'abacus', 'devices': 2, 'processes': 1, 'host cores': 8
 
 
 def start(path, workdir='runs', **kwargs):
-    run(make_plan(str(path), kwargs.pop('scale', 'quick'), str(workdir), **kwargs))
+    run_table(make_table_plan(str(path), kwargs.pop('scale', 'quick'), str(workdir), **kwargs))
 
 
 def runs(calls):

@@ -134,7 +134,7 @@ def job_of(config, spec=None):
     """A job that is only good for reading."""
     inputs = Input('train', config.train.batch_size, ('image',), (4, 4), config.augment)
     run = driver.Run(config, spec, pathlib.Path(), parallel.topology('pmap'))
-    return bench.Job(run, types.SimpleNamespace(train_input=inputs), None)
+    return bench.TimedRun(run, types.SimpleNamespace(train_input=inputs), None)
 
 
 def test_input_rate_counts_all_batches_but_those_read_ahead(monkeypatch):
@@ -165,7 +165,7 @@ def test_stages_are_paired_by_their_place(monkeypatch, tmp_path):
     monkeypatch.setattr(initialization, 'initial_state', lambda run, stage, states: None)
     monkeypatch.setattr(bench, 'bench_stage', lambda jobs, _: {name: job.stage.name for name, job in jobs.items()})
     monkeypatch.setattr(bench, 'table', str)
-    report = bench.run([variant('base', 'pretrain', 'noise'), variant('more', 'pretrain', 'none', 'noise')])
+    report = bench.time_variants([variant('base', 'pretrain', 'noise'), variant('more', 'pretrain', 'none', 'noise')])
     assert report['stages'] == {
         'pretrain': {'base': 'pretrain', 'more': 'pretrain'},
         'noise': {'base': 'noise', 'more': 'none'},
@@ -189,7 +189,7 @@ def benched(tmp_path_factory):
     base = base._replace(stages=(base.stages[0], evaluating))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        report = bench.run([base, *(v._replace(stages=v.stages[:1]) for v in others)])
+        report = bench.time_variants([base, *(v._replace(stages=v.stages[:1]) for v in others)])
     return report, workdir, printed.getvalue()
 
 

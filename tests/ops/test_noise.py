@@ -222,7 +222,7 @@ INJECTORS = [
 
 @pytest.mark.parametrize('injector', INJECTORS, ids=noise.label)
 def test_inject_is_the_named_function_in_both_dtypes(injector):
-    noise.check(injector, 'noise')
+    noise.check_injector(injector, 'noise')
     keys = keys_of(4, 5)
     # Numbers that bfloat16 holds exactly; the sum of their 5120 squares it would not.
     half = jnp.asarray(uniform(2, 16, 16, S), jnp.bfloat16)
@@ -320,7 +320,7 @@ def test_texts_that_are_refused(text, message):
 )
 def test_injectors_that_are_refused(injector, message):
     with pytest.raises(InputError, match=message):
-        noise.check(injector, 'config.noise')
+        noise.check_injector(injector, 'config.noise')
 
 
 def test_functions_refuse_unknown_names_themselves():

@@ -144,7 +144,7 @@ def gradients_of_each_image(state):
     A mean over the pixels of the batch: the sum of an image's losses over the pixels that count in all images.
     """
     config = make_config(dilation=dict(gate='batch'), train=dict(dtype='float64'))
-    plan = learned_dilation.make_plan(config, NUM_CLASSES)
+    plan = learned_dilation.make_dilations(config, NUM_CLASSES)
     loss = learned_dilation.make_loss(config, SPEC, plan.net)
     batch = train_batch()
     pixels = (batch['label'] != 255).sum()
@@ -262,7 +262,7 @@ def test_a_random_control_starts_uniform_and_stays():
 
 def test_factors_have_a_rate_of_their_own():
     config = make_config(dilation=dict(learn=('conv5_1',), replace=(('head/fc6', 2.35),)))
-    plan = learned_dilation.make_plan(config, NUM_CLASSES)
+    plan = learned_dilation.make_dilations(config, NUM_CLASSES)
     assert plan.ranges == {NAMES[0]: (1, 4)} and plan.held == (NAMES[1],)
     factors = learned_dilation.with_rates(config, plan).optim.factors
     assert factors == ((r'segmenter/conv5_1/dilation', RATE), (r'segmenter/head/fc6/dilation', 0.0))
@@ -321,7 +321,7 @@ def test_scores_tell_of_the_factors(evaluated):
 
 
 def test_factors_are_kept_at_every_quarter():
-    plan = learned_dilation.make_plan(make_config(), NUM_CLASSES)
+    plan = learned_dilation.make_dilations(make_config(), NUM_CLASSES)
     state = TrainState(jnp.int32(0), {}, {}, {}, {'factors': {name: jnp.zeros((4, 2)) for name in plan.ranges}})
     for step in range(30):
         factors = {name: jnp.full(2, 100.0 + step) for name in plan.ranges}
@@ -388,7 +388,7 @@ def test_ranges_are_the_papers(name, depth, layers):
     config = make_config()
     config_lib.choose(config, 'model', name)
     config.model.update(depth=depth, width=0.1)
-    ranges = learned_dilation.make_plan(config, NUM_CLASSES).ranges
+    ranges = learned_dilation.make_dilations(config, NUM_CLASSES).ranges
     assert len(ranges) == layers
     assert ranges['resnet/layer3_5/conv2/dilation'] == (1, 4) and ranges['resnet/layer4_2/conv2/dilation'] == (1, 8)
     if name == 'deeplab_v2':
@@ -458,14 +458,16 @@ def test_hyperparameters_of_table_4_1(arg, batch_size, crop, rate, steps):
 )
 def test_tables_resolve(table, scale, rows, tmp_path):
     path = REPOSITORY / f'configs/tables/learned_dilation_{table}.py'
-    plan = table.make_plan(str(path), scale, str(tmp_path))
+    plan = table.make_table_plan(str(path), scale, str(tmp_path))
     assert len(plan.table.rows) == rows and len({job.row.key for job in plan.jobs}) == rows
 
 
 def test_rows_of_the_ablation_change_the_layers_that_they_say(monkeypatch, tmp_path):
     monkeypatch.setitem(models.NETS['segmentation'], 'deeplab_largefov', DeepLabLargeFOV)
-    plan = table.make_plan(str(REPOSITORY / 'configs/tables/learned_dilation_table4_2.py'), 'quick', str(tmp_path))
-    found = {job.row.key: learned_dilation.make_plan(job.config, 19) for job in plan.jobs if job.seed == 0}
+    plan = table.make_table_plan(
+        str(REPOSITORY / 'configs/tables/learned_dilation_table4_2.py'), 'quick', str(tmp_path)
+    )
+    found = {job.row.key: learned_dilation.make_dilations(job.config, 19) for job in plan.jobs if job.seed == 0}
     conv5 = {f'vgg/conv5_{i}/dilation': (1, 4) for i in (1, 2, 3)}
     fc6 = {'fc6/dilation': (4.0, 20.0)}
     assert found['learned'].ranges == found['learned_uniform'].ranges == {**conv5, **fc6}
@@ -480,7 +482,7 @@ def test_rows_from_a_trained_net_differ_in_their_factors_alone(monkeypatch, tmp_
     monkeypatch.setitem(models.NETS['segmentation'], 'deeplab_largefov', DeepLabLargeFOV)
     path = REPOSITORY / 'configs/tables/learned_dilation_camvid.py'
     overrides = ['^start$:init_from.path=vgg16.safetensors']
-    plan = table.make_plan(str(path), 'quick', str(tmp_path), overrides=overrides)
+    plan = table.make_table_plan(str(path), 'quick', str(tmp_path), overrides=overrides)
     rows = {job.row.key: job.config for job in plan.jobs if job.seed == 0}
     start = rows.pop('start')
     assert start.init_from.path == 'vgg16.safetensors' and start.dilation.learn == ()
@@ -494,5 +496,5 @@ def test_rows_from_a_trained_net_differ_in_their_factors_alone(monkeypatch, tmp_
     for key in ('learned', 'uniform'):
         assert rows[key].dilation.rate * rows[key].optim.learning_rate == pytest.approx(0.1)
     assert rows['random'].dilation.rate == 0 and rows['random'].dilation.start == 'uniform'
-    span = learned_dilation.make_plan(rows['learned'], 11).ranges['fc6/dilation']
+    span = learned_dilation.make_dilations(rows['learned'], 11).ranges['fc6/dilation']
     assert span == (1.5, 8.0)

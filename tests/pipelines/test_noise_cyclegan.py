@@ -411,7 +411,7 @@ def test_the_table_of_the_paper_states_its_claims_only_where_the_experiment_can_
 
 @pytest.mark.parametrize('scale, start, steps', [('quick', 3000, 4000), ('pilot', 600, 800), ('paper', 0, 148_750)])
 def test_all_rows_of_the_table_begin_from_one_net_and_have_equal_steps(scale, start, steps, tmp_path):
-    made = plan.make_plan('configs/tables/noise_cyclegan_table2.py', scale, str(tmp_path))
+    made = plan.make_table_plan('configs/tables/noise_cyclegan_table2.py', scale, str(tmp_path))
     for job in made.jobs:
         is_start = job.row.key == 'start'
         assert job.config.train.num_steps == (start if is_start else steps)

@@ -188,7 +188,7 @@ def test_crops_decide_as_prediction_of_the_same_tiles_does():
         config, evaluate=dict(crop=(12, 20), stride=0.75), predict=dict(tile=(12, 20), overlap=0.25, batch_size=1)
     )
     spec = dataclasses.replace(SPEC, max_size={'train': (44, 70), 'val': (44, 70)})
-    plan = predict.make_plan(config, spec)
+    plan = predict.make_predict_plan(config, spec)
     assembly = predict.Assembly(None, original, plan, NUM_CLASSES)
     functions = segmentation.make_evaluation(config, spec, infer)
     for place, pixels in assembly.cuttings():

@@ -49,7 +49,7 @@ import tqdm
 from segjax import config as config_lib
 from segjax.core import files, parallel
 from segjax.data import transforms
-from segjax.data.image_files import Source, find_images, read_image
+from segjax.data.image_files import ImageSource, find_images, read_image
 from segjax.errors import InputError
 from segjax.modes.predict import tiles
 from segjax.spec import ClassSpec, DataSpec
@@ -64,7 +64,7 @@ WRITERS = 4
 PredictFn = Callable[[np.ndarray], jax.Array]
 
 
-class Plan(NamedTuple):
+class PredictPlan(NamedTuple):
     """How images are cut.
 
     tile, overlap, scales, batch_size  see config.predict
@@ -85,14 +85,14 @@ class Plan(NamedTuple):
 # --- checks ---
 
 
-def make_plan(config: ml_collections.ConfigDict, spec: DataSpec) -> Plan:
+def make_predict_plan(config: ml_collections.ConfigDict, spec: DataSpec) -> PredictPlan:
     """The plan of a config; raises InputError for scales that are none."""
     settings = config.predict
     scales = tuple(float(s) for s in settings.scales)
     if not scales or min(scales) <= 0:
         fix = '--config.predict.scales="(1.0,)"'
         raise InputError('config.predict.scales', got=str(scales), expected='one or more numbers > 0', fix=fix)
-    return Plan(
+    return PredictPlan(
         tile=tuple(settings.tile) or tuple(config.data.eval_size),
         overlap=settings.overlap,
         scales=scales,
@@ -133,7 +133,7 @@ class Assembly:
     confidence  [H, W] uint8, 255 x the largest probability
     """
 
-    def __init__(self, source: Source, image: np.ndarray, plan: Plan, num_classes: int, digest: str = ''):
+    def __init__(self, source: ImageSource, image: np.ndarray, plan: PredictPlan, num_classes: int, digest: str = ''):
         self.source = source
         self.digest = digest
         self.image = image
@@ -184,7 +184,7 @@ class Assembly:
         )
 
 
-def net_sizes(size: tuple[int, int], plan: Plan) -> list[tuple[int, int]]:
+def net_sizes(size: tuple[int, int], plan: PredictPlan) -> list[tuple[int, int]]:
     """The sizes (height, width) at which the net sees an image of `size`, one for each scale."""
     fitting = min(net / own for net, own in zip(plan.eval_size, size))
     scale = max(plan.base_scale, fitting)
@@ -218,7 +218,7 @@ def class_planes(probabilities: jax.Array) -> jax.Array:
 
 
 def predicted(
-    predict_fn: PredictFn, plan: Plan, jobs: Iterable[tuple[Any, Any, np.ndarray]]
+    predict_fn: PredictFn, plan: PredictPlan, jobs: Iterable[tuple[Any, Any, np.ndarray]]
 ) -> Iterator[tuple[Any, Any, np.ndarray]]:
     """Replaces the pixels of (.., .., pixels) by probabilities [C, h, w], in order.
 
@@ -256,7 +256,7 @@ def batched(items: Iterable, size: int) -> Iterator[list]:
         yield batch
 
 
-def output_path(folder: pathlib.Path, kind: str, source: Source) -> pathlib.Path:
+def output_path(folder: pathlib.Path, kind: str, source: ImageSource) -> pathlib.Path:
     return folder / kind / f'{source.name}.png'
 
 
@@ -282,12 +282,12 @@ class Finished:
             for line in self._path.read_text(encoding='utf-8').splitlines():
                 self._digests |= _entry(line)
 
-    def holds(self, source: Source) -> bool:
+    def holds(self, source: ImageSource) -> bool:
         """Returns whether the outputs exist and were made from this very file."""
         exist = all(output_path(self._folder, kind, source).is_file() for kind in OUTPUTS)
         return exist and self._digests.get(source.name) == content_digest(source.path)
 
-    def begin(self, todo: Iterable[Source]) -> None:
+    def begin(self, todo: Iterable[ImageSource]) -> None:
         """Strikes images off the list, whose outputs will be written over, and damaged lines."""
         for source in todo:
             self._digests.pop(source.name, None)
@@ -297,13 +297,13 @@ class Finished:
         """Writes the list in the order of the names: images finish in any order."""
         files.write_text(self._path, ''.join(map(_line, sorted(self._digests.items()))))
 
-    def add(self, source: Source, digest: str) -> None:
+    def add(self, source: ImageSource, digest: str) -> None:
         """Lists an image whose outputs have been written."""
         with self._lock, self._path.open('a', encoding='utf-8') as file:
             self._digests[source.name] = digest
             file.write(_line((source.name, digest)))
 
-    def others(self, sources: Iterable[Source]) -> list[str]:
+    def others(self, sources: Iterable[ImageSource]) -> list[str]:
         """Returns the names of listed images that are not among the sources."""
         return sorted(set(self._digests) - {source.name for source in sources})
 
@@ -383,7 +383,7 @@ def check_classes(classes: ClassSpec) -> None:
         )
 
 
-def warm_up(predict_fn: PredictFn, plan: Plan, num_classes: int) -> float:
+def warm_up(predict_fn: PredictFn, plan: PredictPlan, num_classes: int) -> float:
     """Compiles, checks the output's shape, and returns the seconds that took."""
     start = time.perf_counter()
     output = predict_fn(np.zeros((plan.batch_size, *plan.tile, 3), np.uint8))
@@ -430,7 +430,7 @@ def main(
         'config': config_lib.recorded(opened.config),
     }
     arguments = (opened.config, opened.spec, input_folder, output_folder, made_by)
-    summary = run(lambda images: jitted(state, images), *arguments)
+    summary = predict_images(lambda images: jitted(state, images), *arguments)
     print(_report(summary, output_folder))
     if summary['largest'] >= 2:
         print(
@@ -459,7 +459,7 @@ def _report(summary: Mapping[str, Any], output_folder: str) -> str:
     )
 
 
-def run(
+def predict_images(
     predict_fn: PredictFn,
     config: ml_collections.ConfigDict,
     spec: DataSpec,
@@ -489,7 +489,7 @@ def run(
     """
     input_folder, output_folder = pathlib.Path(input_folder), pathlib.Path(output_folder)
     check_classes(spec.classes)
-    plan = make_plan(config, spec)
+    plan = make_predict_plan(config, spec)
     classes = {'classes': spec.classes.names, 'ids': spec.classes.ids, 'palette': spec.classes.palette}
     record = {**made_by, **plan._asdict(), **classes}
     del record['batch_size']  # changes the speed only
@@ -540,7 +540,9 @@ def run(
     }
 
 
-def assemblies(sources: Iterable[Source], plan: Plan, num_classes: int, damaged: list[str]) -> Iterator[Assembly]:
+def assemblies(
+    sources: Iterable[ImageSource], plan: PredictPlan, num_classes: int, damaged: list[str]
+) -> Iterator[Assembly]:
     """Opens the images one by one; appends the paths of those that cannot be decoded to `damaged`."""
     for source in sources:
         try:

@@ -12,8 +12,8 @@ of the first seed, then all of the second: an interrupted table has whole column
 run, of all rows in turn, and again when rows, their configs or the machine are others.
 """
 
-from segjax.modes.table.loop import run
-from segjax.modes.table.plan import make_plan
+from segjax.modes.table.loop import run_table
+from segjax.modes.table.plan import make_table_plan
 from segjax.modes.table.spec import STREETS, Claim, Column, Condition, Difference, Row, Scale, Table, small_scale
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     'Row',
     'Scale',
     'Table',
-    'make_plan',
-    'run',
+    'make_table_plan',
+    'run_table',
     'small_scale',
 ]

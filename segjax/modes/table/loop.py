@@ -3,14 +3,14 @@
 from segjax.core import files, parallel
 from segjax.modes.table.numbers import Measured, measure
 from segjax.modes.table.page import page
-from segjax.modes.table.plan import Plan, check_folder, check_runs
+from segjax.modes.table.plan import TablePlan, check_folder, check_runs
 from segjax.modes.table.runs import has_finished, to_be_run, train
 from segjax.modes.table.speed import time_rows
 from segjax.modes.table.text import as_json, claims_csv_text, csv_text, markdown, terminal_text
 from segjax.train.stop import Preempted, StopSignal
 
 
-def run(plan: Plan) -> None:
+def run_table(plan: TablePlan) -> None:
     """Trains what is not finished, one run after the other, and writes the outputs after each and at the end.
 
     Where columns show times, the rows are timed before the end (`speed.time_rows`), also if nothing was left to train.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from segjax.modes.table import starts
 from segjax.modes.table.cells import Cell, score_at
 from segjax.modes.table.claims import Comparison, compare, difference
-from segjax.modes.table.plan import Job, Plan
+from segjax.modes.table.plan import TablePlan, TableRun
 from segjax.modes.table.runs import OPEN, Outcome, outcome
 from segjax.modes.table.spec import Column, Difference, Row
 from segjax.modes.table.speed import Figure, Speeds, figure, first_runs, stored
@@ -28,7 +28,7 @@ class Measured(NamedTuple):
     starts       by row key: what the row begins from, in words
     """
 
-    plan: Plan
+    plan: TablePlan
     outcomes: dict[tuple[str, int], Outcome]
     cells: dict[tuple[str, str], Cell]
     comparisons: list[Comparison]
@@ -37,7 +37,7 @@ class Measured(NamedTuple):
     starts: dict[str, str]
 
 
-def row_starts(plan: Plan, outcomes: Mapping[tuple[str, int], Outcome]) -> dict[str, str]:
+def row_starts(plan: TablePlan, outcomes: Mapping[tuple[str, int], Outcome]) -> dict[str, str]:
     """Returns, by row key, what the row's run of the first seed began from, or will begin from."""
     found = {}
     for job in first_jobs(plan):
@@ -47,12 +47,12 @@ def row_starts(plan: Plan, outcomes: Mapping[tuple[str, int], Outcome]) -> dict[
     return found
 
 
-def first_jobs(plan: Plan) -> list[Job]:
+def first_jobs(plan: TablePlan) -> list[TableRun]:
     """Returns the job of each row, hidden rows included, with the first seed."""
     return [job for job in plan.jobs if job.seed == plan.seeds[0]]
 
 
-def measure(plan: Plan) -> Measured:
+def measure(plan: TablePlan) -> Measured:
     """Reads the run folders of all jobs, and the speeds."""
     outcomes = {(job.row.key, job.seed): outcome(job) for job in plan.jobs}
     speeds = stored(plan, [job for job in first_runs(plan) if outcomes[job.row.key, job.seed].scores])

@@ -23,7 +23,7 @@ from segjax.train import stored as stored_files
 from segjax.train.stop import StopSignal
 
 
-class Job(NamedTuple):
+class TableRun(NamedTuple):
     """A row with one seed: one run folder."""
 
     row: Row
@@ -36,7 +36,7 @@ class Job(NamedTuple):
         return f'{self.row.key}, seed {self.seed}'
 
 
-class Plan(NamedTuple):
+class TablePlan(NamedTuple):
     """A table at a scale.
 
     jobs   all rows with all seeds, in the order of training: the start of a row comes before the row
@@ -50,16 +50,16 @@ class Plan(NamedTuple):
     seeds: tuple[int, ...]
     workdir: pathlib.Path
     command: str
-    jobs: tuple[Job, ...]
-    todo: tuple[Job, ...]
+    jobs: tuple[TableRun, ...]
+    todo: tuple[TableRun, ...]
     added: tuple[str, ...] = ()
 
-    def start(self, job: Job) -> Job | None:
+    def start(self, job: TableRun) -> TableRun | None:
         """Returns the job whose run this one begins from; None if there is none."""
         return next((j for j in self.jobs if (j.row.key, j.seed) == (job.row.start, job.seed)), None)
 
 
-def make_plan(
+def make_table_plan(
     table: str,
     scale: str,
     workdir: str,
@@ -67,7 +67,7 @@ def make_plan(
     seeds: str = '',
     assignments: Sequence[Assignment] = (),
     overrides: Sequence[str] = (),
-) -> Plan:
+) -> TablePlan:
     """Loads a table and all its configs, and checks everything that can be checked before a run.
 
     Args:
@@ -108,13 +108,13 @@ def make_plan(
             if row.after:
                 config.init_from.path = str(_start_folder(folder, row, seed))
             config_lib.validate(config)
-            jobs.append(Job(row, seed, config, folder / row.key / f'seed_{seed}'))
+            jobs.append(TableRun(row, seed, config, folder / row.key / f'seed_{seed}'))
     todo = tuple(job for job in jobs if job.row.key in needed)
     for job in jobs:
         check_folder(job)
     command = _command(path, scale, folder, rows, seeds, assignments, overrides)
     added = tuple(row.key for row in content.rows if row.key in needed - chosen)
-    return Plan(content, scale, size, numbers, folder, command, tuple(jobs), todo, added)
+    return TablePlan(content, scale, size, numbers, folder, command, tuple(jobs), todo, added)
 
 
 def _chosen_rows(table: Table, pattern: str) -> set[str]:
@@ -258,7 +258,7 @@ FREE = tuple(key for key in config_lib.FREE if key != 'data.classes')
 its path."""
 
 
-def differences(job: Job, stored: Mapping[str, Any], free: Collection[str] = FREE) -> list[str]:
+def differences(job: TableRun, stored: Mapping[str, Any], free: Collection[str] = FREE) -> list[str]:
     """Returns what differs between the experiment in the folder of a job and the job.
 
     Args:
@@ -271,7 +271,7 @@ def differences(job: Job, stored: Mapping[str, Any], free: Collection[str] = FRE
     return found or starts.differences(job.row, job.config, job.folder, stored)
 
 
-def check_folder(job: Job) -> None:
+def check_folder(job: TableRun) -> None:
     """Raises InputError for a run folder of another config or of another start: nothing is written over.
 
     The driver refuses another config too, but the last row is hours away.
@@ -292,7 +292,7 @@ SHAPING = ('pipeline', 'model', 'data', 'augment', 'train', 'evaluate')
 """Sections that decide on the shapes in a step, so on the sizes that a net sees."""
 
 
-def check_runs(jobs: Iterable[Job], finished: Iterable[Job] = (), stop: StopSignal | None = None) -> None:
+def check_runs(jobs: Iterable[TableRun], finished: Iterable[TableRun] = (), stop: StopSignal | None = None) -> None:
     """Raises InputError for the first job that its run would refuse, before any job is trained.
 
     Prepares the data of all jobs, and checks each distinct config once. Steps take longest to trace:
@@ -329,7 +329,7 @@ def _data_set(config: ml_collections.ConfigDict) -> str:
     return json.dumps([stored[key] for key in ('name', 'root', 'classes', 'world')], sort_keys=True)
 
 
-def _check_data(finished: Sequence[tuple[Job, DataSpec]]) -> None:
+def _check_data(finished: Sequence[tuple[TableRun, DataSpec]]) -> None:
     """Raises InputError for finished jobs whose data changed since: their numbers do not compare with new ones.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from segjax.core import files, parallel
-from segjax.modes.table.plan import FREE, Job, differences
+from segjax.modes.table.plan import FREE, TableRun, differences
 from segjax.train import divergence, driver, stored
 from segjax.train.stop import StopSignal
 
@@ -23,7 +23,7 @@ class Outcome(NamedTuple):
 OPEN = Outcome({})
 
 
-def outcome(job: Job) -> Outcome:
+def outcome(job: TableRun) -> Outcome:
     """The result in the folder of a job; OPEN if there is none of exactly this config."""
     config, scores, failed = (job.folder / name for name in (driver.CONFIG, driver.SCORES, FAILED))
     if not config.exists() or not (scores.exists() or failed.exists()):
@@ -42,17 +42,17 @@ def decided_by_main(question: Callable[[], bool]) -> bool:
     return bool(parallel.of_main(int(parallel.is_main() and question())))
 
 
-def to_be_run(job: Job) -> bool:
+def to_be_run(job: TableRun) -> bool:
     """Whether there is no result yet."""
     return decided_by_main(lambda: outcome(job) == OPEN)
 
 
-def has_finished(job: Job) -> bool:
+def has_finished(job: TableRun) -> bool:
     """Whether there are scores."""
     return decided_by_main(lambda: bool(outcome(job).scores))
 
 
-def train(job: Job, stop: StopSignal) -> None:
+def train(job: TableRun, stop: StopSignal) -> None:
     """Trains a job in its folder, from where an earlier start left it; if it diverges, the folder says so (FAILED).
 
     Args:

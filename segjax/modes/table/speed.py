@@ -15,7 +15,7 @@ from segjax.config import config_file
 from segjax.core import environment, files, parallel
 from segjax.modes import bench
 from segjax.modes.table import plan as plan_lib
-from segjax.modes.table.plan import Job, Plan
+from segjax.modes.table.plan import TablePlan, TableRun
 from segjax.modes.table.runs import decided_by_main, has_finished
 from segjax.modes.table.spec import Speed, Table
 from segjax.train import driver
@@ -56,7 +56,7 @@ class Figure(NamedTuple):
     quartiles: tuple[float, float]
 
 
-def time_rows(plan: Plan, stop: StopSignal) -> None:
+def time_rows(plan: TablePlan, stop: StopSignal) -> None:
     """Times the rows that have finished with the first seed, unless speed.json holds them as they are now.
 
     It holds them if none is missing, and config, stage, columns and environment are those of the measurement.
@@ -103,12 +103,12 @@ def parts_asked_for(table: Table) -> list[str]:
     return [part for part in bench.PARTS if part in asked]
 
 
-def first_runs(plan: Plan) -> list[Job]:
+def first_runs(plan: TablePlan) -> list[TableRun]:
     """Returns the job of each printed row with the first seed: the job that is timed."""
     return [job for job in plan.jobs if job.seed == plan.seeds[0] and not job.row.hidden]
 
 
-def stored(plan: Plan, jobs: Sequence[Job]) -> Speeds:
+def stored(plan: TablePlan, jobs: Sequence[TableRun]) -> Speeds:
     """What speed.json holds of these jobs as they are now; other rows are left out."""
     path = plan.workdir / FILE
     if not path.exists():
@@ -118,7 +118,7 @@ def stored(plan: Plan, jobs: Sequence[Job]) -> Speeds:
     return speeds._replace(rows={job.row.key: row for job, row in known if _is_of(row, job)})
 
 
-def _is_of(row: Mapping[str, Any], job: Job) -> bool:
+def _is_of(row: Mapping[str, Any], job: TableRun) -> bool:
     same_cost = not config_lib.differences(row['config'], config_lib.to_json(job.config), free=FREE)
     return row['stage'] == job.row.stage and same_cost
 
@@ -145,13 +145,13 @@ def _milliseconds(measurement: bench.Measurement) -> Figure:
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def _row(job: Job) -> dict[str, Any]:
+def _row(job: TableRun) -> dict[str, Any]:
     """An entry of `Speeds.rows`, nothing timed yet."""
     config = job.config
     return {'config': config_lib.to_json(config), 'stage': job.row.stage, 'dtype': config.train.dtype, 'parts': {}}
 
 
-def _open(jobs: Sequence[Job]) -> dict[str, bench.Job]:
+def _open(jobs: Sequence[TableRun]) -> dict[str, bench.TimedRun]:
     """The stages of rows at fresh parameters, by key; a row whose stage does not exist is left out."""
     opened = {}
     for job in jobs:
@@ -164,7 +164,7 @@ def _open(jobs: Sequence[Job]) -> dict[str, bench.Job]:
 
 
 def _time(
-    part: str, opened: Mapping[str, bench.Job], settings: ml_collections.ConfigDict, stop: StopSignal
+    part: str, opened: Mapping[str, bench.TimedRun], settings: ml_collections.ConfigDict, stop: StopSignal
 ) -> dict[str, dict[str, Any]]:
     """The entries of one part; its programs are gone when it returns."""
     timed = {}

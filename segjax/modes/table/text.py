@@ -12,7 +12,7 @@ from segjax.modes import bench
 from segjax.modes.table.cells import Cell, score_at
 from segjax.modes.table.claims import by_chance
 from segjax.modes.table.numbers import Measured, best_rows, problems, stage_scores
-from segjax.modes.table.plan import Job, config_argument
+from segjax.modes.table.plan import TableRun, config_argument
 from segjax.modes.table.spec import Claim, Column, Difference, Table
 from segjax.modes.table.speed import Speeds, figure, parts_asked_for
 from segjax.report.scores import scored_at
@@ -116,7 +116,7 @@ def facts(measured: Measured) -> dict[str, str]:
     }
 
 
-def run_steps(job: Job) -> str:
+def run_steps(job: TableRun) -> str:
     """Returns the optimiser steps of a run: '300', or 'depth 600, segmentation 300' of several trained stages."""
     path = job.folder / files.START
     content = stored.read_start(path) if path.exists() else {}

@@ -69,7 +69,7 @@ def read(path):
 
 def whole_probabilities(net, image, config, spec, monkeypatch):
     """[H, W, C] float32: the blended probabilities of one image, caught before the argmax."""
-    plan = predict.make_plan(config, spec)
+    plan = predict.make_predict_plan(config, spec)
     strips = []
 
     def catch(planes):
@@ -174,7 +174,7 @@ def test_scales_are_those_of_the_data_set(monkeypatch):
 def test_the_net_sees_the_pixels_that_it_sees_in_evaluation(size):
     """An image up to the size of the data set's largest, and one that shrinks by more than 2."""
     image = noise(*size)
-    plan = predict.make_plan(make_config(), make_spec((128, 144)))
+    plan = predict.make_predict_plan(make_config(), make_spec((128, 144)))
     assembly = predict.Assembly(predict.Source(None, 'image'), image, plan, 3)
     pixels = next(assembly.cuttings())[1]
     seen = transforms.evaluation({'image': image}, plan.eval_size, (128, 144))
@@ -194,7 +194,7 @@ def test_the_net_sees_the_pixels_that_it_sees_in_evaluation(size):
     ],
 )
 def test_net_sizes(size, expected):
-    plan = predict.make_plan(make_config(scales=(1.0, 0.5)), make_spec((32, 48)))
+    plan = predict.make_predict_plan(make_config(scales=(1.0, 0.5)), make_spec((32, 48)))
     full, half = predict.net_sizes(size, plan)
     assert full == expected
     assert half == tuple(max(1, round(length / 2)) for length in expected)
@@ -218,7 +218,7 @@ def test_argmax_equals_numpy():
 
 
 def test_memory_does_not_grow_with_the_height(monkeypatch):
-    plan = predict.make_plan(make_config(scales=(0.5, 1.0, 2.0), batch_size=1), make_spec())
+    plan = predict.make_predict_plan(make_config(scales=(0.5, 1.0, 2.0), batch_size=1), make_spec())
     held = {}
     for height in (200, 800):
         assembly = predict.Assembly(predict.Source(None, ''), np.zeros((height, 24, 3), np.uint8), plan, 3)
@@ -249,7 +249,7 @@ def fill(folder):
 
 
 def run(folder, net=channels, config=None, output='out', made_by=None):
-    return predict.run(
+    return predict.predict_images(
         net, config or make_config(), make_spec(), folder / 'in', folder / output, made_by or {'step': 3}
     )
 
@@ -463,7 +463,7 @@ def test_results_with_another_palette_are_refused(tmp_path):
     classes = ClassSpec(spec.classes.names, PALETTE[::-1], IDS)
     with pytest.raises(InputError, match='palette'):
         changed = dataclasses.replace(spec, classes=classes)
-        predict.run(channels, make_config(), changed, tmp_path / 'in', tmp_path / 'out', {'step': 3})
+        predict.predict_images(channels, make_config(), changed, tmp_path / 'in', tmp_path / 'out', {'step': 3})
 
 
 def raises_before_the_net(tmp_path, match, **kwargs):
@@ -487,7 +487,7 @@ def test_output_folder_must_not_mix_with_the_input(tmp_path, output):
     if output == '.':
         (tmp_path / 'in').rename(tmp_path / 'ids')
         with pytest.raises(InputError, match='become inputs'):
-            predict.run(None, make_config(), make_spec(), tmp_path / 'ids', tmp_path, {})
+            predict.predict_images(None, make_config(), make_spec(), tmp_path / 'ids', tmp_path, {})
     else:
         raises_before_the_net(tmp_path, 'become inputs', output=output)
 

@@ -228,7 +228,7 @@ def test_a_row_that_its_run_would_refuse_is_found_before_the_first_row_is_traine
 def test_a_finished_row_whose_data_changed_is_not_mixed_with_new_rows(table_file, trained, monkeypatch):
     monkeypatch.setattr(loop, 'check_runs', plan.check_runs)
     start(table_file, rows='base|thin', seeds='0')
-    prepared = data.prepare(plan.make_plan(str(table_file), 'quick', 'runs').jobs[0].config.data)
+    prepared = data.prepare(plan.make_table_plan(str(table_file), 'quick', 'runs').jobs[0].config.data)
     folders = [pathlib.Path('runs', key, 'seed_0').absolute() for key in ('base', 'thin')]
     for folder in folders:
         files.write_json(folder / 'spec.json', prepared.spec.to_json())
@@ -252,7 +252,7 @@ def test_rows_of_other_data_do_not_compare(table_file, trained, monkeypatch):
     monkeypatch.setattr(loop, 'check_runs', plan.check_runs)
     other = ['base:data.world.seed=7']
     start(table_file, rows='base', seeds='0', overrides=other)
-    prepared = data.prepare(plan.make_plan(str(table_file), 'quick', 'runs', overrides=other).jobs[1].config.data)
+    prepared = data.prepare(plan.make_table_plan(str(table_file), 'quick', 'runs', overrides=other).jobs[1].config.data)
     spec = dataclasses.replace(prepared.spec, digest={'train': 'abc', 'val': 'abc'})
     files.write_json(pathlib.Path('runs/base/seed_0/spec.json'), spec.to_json())
     trained.clear()

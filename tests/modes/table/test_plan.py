@@ -10,11 +10,11 @@ from paper_table import FILE, start
 
 from segjax.config.config_file import Assignment
 from segjax.errors import InputError
-from segjax.modes.table.plan import config_argument, make_plan
+from segjax.modes.table.plan import config_argument, make_table_plan
 
 
 def test_every_run_has_its_own_config(table_file, trained):
-    plan = make_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('train.batch_size', '4')])
+    plan = make_table_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('train.batch_size', '4')])
     assert [job.config.model.width for job in plan.jobs[:3]] == [0.25, 0.5, 0.25]  # smoke has a width of 0.25
     assert [job.config.augment.rotate for job in plan.jobs[:3]] == [0.0, 0.0, 5.0]
     assert {job.config.train.batch_size for job in plan.jobs} == {4}
@@ -25,13 +25,13 @@ def test_every_run_has_its_own_config(table_file, trained):
 def test_keys_of_the_command_line_come_after_the_row_and_those_after_the_scale(table_file):
     text = FILE.replace("Scale('smoke', (0, 1, 2)", "Scale('smoke', (0,), ('model.width=0.75', 'train.batch_size=2')")
     table_file.write_text(text)
-    plan = make_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('train.batch_size', '16')])
+    plan = make_table_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('train.batch_size', '16')])
     assert [job.config.model.width for job in plan.jobs] == [0.75, 0.5, 0.75]
     assert {job.config.train.batch_size for job in plan.jobs} == {16}
 
 
 def test_the_scale_of_the_paper_has_no_variant(table_file):
-    plan = make_plan(str(table_file), 'paper', 'runs')
+    plan = make_table_plan(str(table_file), 'paper', 'runs')
     assert [job.config.data.name for job in plan.jobs] == ['cityscapes'] * 3
     assert {job.config.train.batch_size for job in plan.jobs} == {16}
     assert [job.config.augment.rotate for job in plan.jobs] == [0.0, 0.0, 5.0]
@@ -55,13 +55,13 @@ def test_the_variant_is_filled_in_and_an_empty_one_leaves_no_comma(template, var
 def test_rows_that_are_timed_in_turn_are_timed_equally_often(table_file):
     uneven = FILE.replace("'model.width=0.5'", "'bench.warmup=9'")
     table_file.write_text(uneven)
-    make_plan(str(table_file), 'quick', 'runs')
+    make_table_plan(str(table_file), 'quick', 'runs')
     table_file.write_text(uneven.replace("'mIoU', 'mIoU'", "'mIoU', 'speed/train/ms_per_image'"))
     with pytest.raises(
         InputError, match=r"row 'thin': config.bench\n.*10 calls after 9 .*\n.*10 calls after 2 .*'base'"
     ):
-        make_plan(str(table_file), 'quick', 'runs')
-    make_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('bench.warmup', '1')])
+        make_table_plan(str(table_file), 'quick', 'runs')
+    make_table_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('bench.warmup', '1')])
 
 
 @pytest.mark.parametrize('kept', ['scores.json', 'last/checkpoints/4/record'])
@@ -88,7 +88,7 @@ AFTER = FILE.replace("labels={'width': '1/2'})", "after='strong')").replace(
 
 def test_a_row_begins_from_the_run_of_another_row_of_its_seed(table_file):
     table_file.write_text(AFTER)
-    plan = make_plan(str(table_file), 'quick', 'runs', seeds='1,0')
+    plan = make_table_plan(str(table_file), 'quick', 'runs', seeds='1,0')
     assert [job.name for job in plan.jobs[:3]] == ['strong, seed 1', 'thin, seed 1', 'base, seed 1']
     assert [job.seed for job in plan.jobs] == [1] * 3 + [0] * 3
     starts = {job.name: job.config.init_from.path for job in plan.jobs}
@@ -100,22 +100,22 @@ def test_a_row_begins_from_the_run_of_another_row_of_its_seed(table_file):
 
 def test_chosen_rows_bring_the_rows_that_they_begin_from(table_file):
     table_file.write_text(AFTER)
-    plan = make_plan(str(table_file), 'quick', 'runs', rows='base', seeds='0')
+    plan = make_table_plan(str(table_file), 'quick', 'runs', rows='base', seeds='0')
     assert [job.row.key for job in plan.todo] == ['strong', 'thin', 'base'] and plan.added == ('thin', 'strong')
-    plan = make_plan(str(table_file), 'quick', 'runs', rows='strong', seeds='0')
+    plan = make_table_plan(str(table_file), 'quick', 'runs', rows='strong', seeds='0')
     assert [job.row.key for job in plan.todo] == ['strong'] and plan.added == ()
 
 
 def test_a_start_for_all_rows_and_a_row_after_another_contradict(table_file):
     table_file.write_text(AFTER)
     with pytest.raises(InputError, match=r"row 'base': config.init_from.path\n.*'x', and after='thin/first'"):
-        make_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('init_from.path', 'x')])
+        make_table_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('init_from.path', 'x')])
 
 
 def test_an_override_of_the_command_line_holds_for_the_rows_in_which_it_is_found(table_file):
     overrides = ['^(?:thin|strong)$:train.batch_size=2', 'thin:model.width=0.75', 'base:data.root=hf:a/b=c']
     every = [Assignment('train.batch_size', '4')]
-    plan = make_plan(str(table_file), 'quick', 'runs', assignments=every, overrides=overrides)
+    plan = make_table_plan(str(table_file), 'quick', 'runs', assignments=every, overrides=overrides)
     configs = {job.row.key: job.config for job in plan.jobs}
     assert [configs[key].train.batch_size for key in ('base', 'thin', 'strong')] == [4, 2, 2]
     assert configs['thin'].model.width == 0.75 and configs['base'].data.root == 'hf:a/b=c'
@@ -126,9 +126,9 @@ def test_an_override_of_the_command_line_holds_for_the_rows_in_which_it_is_found
 def test_an_error_about_two_starts_names_an_override_that_works(table_file):
     table_file.write_text(AFTER)
     with pytest.raises(InputError) as raised:
-        make_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('init_from.path', 'x')])
+        make_table_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('init_from.path', 'x')])
     (fix,) = re.findall(r"--override '(.*?)'", raised.value.fix)
-    plan = make_plan(str(table_file), 'quick', 'runs', seeds='0', overrides=[fix.replace('...', 'x')])
+    plan = make_table_plan(str(table_file), 'quick', 'runs', seeds='0', overrides=[fix.replace('...', 'x')])
     assert [job.row.key for job in plan.jobs if job.config.init_from.path == 'x'] == ['strong']
 
 

@@ -8,7 +8,7 @@ from paper_table import RESULTS, runs, start
 
 from segjax.config.config_file import Assignment
 from segjax.core import files
-from segjax.modes.table.plan import make_plan
+from segjax.modes.table.plan import make_table_plan
 from segjax.modes.table.runs import OPEN, outcome
 from segjax.train.stop import Preempted
 
@@ -41,7 +41,7 @@ def test_old_scores_are_not_taken_for_those_of_an_interrupted_run(table_file, tr
     monkeypatch.setitem(RESULTS, ('base', 0), Preempted('in the evaluation'))
     with pytest.raises(Preempted):
         start(table_file, seeds='0', assignments=policy)
-    jobs = make_plan(str(table_file), 'quick', 'runs', seeds='0', assignments=policy).jobs
+    jobs = make_table_plan(str(table_file), 'quick', 'runs', seeds='0', assignments=policy).jobs
     assert files.read_json(jobs[0].folder / 'config.json')['evaluate']['policy'] == 'absent_zero'
     assert outcome(jobs[0]) == OPEN
 

@@ -10,7 +10,7 @@ from segjax.core import files
 from segjax.modes.table.cells import Cell
 from segjax.modes.table.loop import write
 from segjax.modes.table.numbers import measure
-from segjax.modes.table.plan import make_plan
+from segjax.modes.table.plan import make_table_plan
 from segjax.modes.table.spec import Column
 from segjax.modes.table.text import cell_text, run_steps
 
@@ -124,7 +124,7 @@ def test_json_has_the_scores_as_they_were(outputs):
 
 
 def test_nothing_measured_yet_leaves_cells_empty(table_file):
-    measured = measure(make_plan(str(table_file), 'quick', 'runs'))
+    measured = measure(make_table_plan(str(table_file), 'quick', 'runs'))
     write(measured)
     text = pathlib.Path('runs/table.md').read_text()
     assert '- device: nothing was run yet' in text and text.count('not measured |') == 3 and '±' in text
@@ -141,7 +141,7 @@ def test_nothing_measured_yet_leaves_cells_empty(table_file):
     ],
 )
 def test_steps_are_those_of_the_stages_that_were_trained(outputs, table_file, stages, steps, text):
-    plan = make_plan(str(table_file), 'quick', 'runs')
+    plan = make_table_plan(str(table_file), 'quick', 'runs')
     for job in plan.jobs:
         files.write_json(job.folder / 'start.json', {'stages': stages, 'steps': steps, 'init_from': {}, 'digest': ''})
     assert run_steps(plan.jobs[0]) == text
