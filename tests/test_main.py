@@ -254,7 +254,7 @@ def test_an_environment_that_stops_the_imports_is_named(tmp_path, monkeypatch, n
 
 
 TABLE = f"""
-from segjax.tables import Column, Row, Scale, Table
+from segjax.modes.table import Column, Row, Scale, Table
 
 def get_table():
     rows = (Row('base', 'base', '{SMOKE}'), Row('wide', 'wide', '{SMOKE}', overrides=('model.width=0.5',)))

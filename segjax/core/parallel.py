@@ -38,7 +38,7 @@ def initialize(distributed: bool, coordinator: str, num_processes: int, process_
     if not coordinator and (num_processes, process_id) != (1, 0):
         got = f'--num_processes {num_processes} --process_id {process_id} without --coordinator'
         raise InputError('--coordinator', got=got, expected='host:port of process 0')
-    # JAX's own listener would take SIGTERM away from health.StopSignal.
+    # JAX's own listener would take SIGTERM away from StopSignal.
     jax.config.update('jax_enable_preemption_service', False)
     if coordinator:
         if not 0 <= process_id < num_processes:

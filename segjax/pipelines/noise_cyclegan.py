@@ -238,7 +238,7 @@ GENERATORS = ('segmenter', 'painter')
 class Nets(NamedTuple):
     """Holds G, F and D; images are float32 in [-1, 1], segmentations [B, H, W, S]."""
 
-    segmentation: segmentation.Net
+    segmenter: segmentation.Net
     painter: segmentation.Net
     discriminator: patchgan.PatchGAN
 

@@ -79,7 +79,7 @@ def check_data(data: Prepared, start: str) -> None:
 
 def code_digest() -> str:
     """Returns twelve hexadecimal digits that depend on every Python file of the package."""
-    package = pathlib.Path(__file__).resolve().parent
+    package = pathlib.Path(__file__).resolve().parent.parent
     found = hashlib.sha256()
     for path in sorted(package.rglob('*.py')):
         found.update(f'{path.relative_to(package).as_posix()};'.encode())

@@ -1,6 +1,6 @@
 """THE loop: stage -> step -> log -> evaluate -> checkpoint, for every pipeline. It knows no loss and no net.
 
-Resuming is a ladder: the newest whole checkpoint of this run folder, then `config.init_from`, then scratch (origin.py
+Resuming is a ladder: the newest whole checkpoint of this run folder, then `config.init_from`, then scratch (initialization.py
 has the lower rungs). What is written after step s is a function of (config, s) alone, so a run that was killed at any
 moment and started again ends bit-identical to one that was not: the data position is the step, keys are folded from it,
 and the open logging window is part of the checkpoint.
@@ -52,7 +52,7 @@ class Run(NamedTuple):
     data: data_lib.Prepared
     workdir: pathlib.Path
     topology: parallel.Topology
-    source: Callable[[], initialization.Source | None] = lambda: None  # origin.reader of config.init_from
+    source: Callable[[], initialization.Source | None] = lambda: None  # initialization.reader of config.init_from
 
     @property
     def spec(self) -> DataSpec:

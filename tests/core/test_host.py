@@ -19,7 +19,7 @@ OPTION = 'xla_cpu_experimental_ynn_fusion_type'
 FAULTS = """
     import resource
     import numpy as np
-    from segjax import host
+    from segjax.core import host
 
     def faults():
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import traverse_util
 
-HELPERS = pathlib.Path(__file__).parent / 'helpers'
+HELPERS = pathlib.Path(__file__).resolve().parents[1] / 'helpers'
 NUM_STEPS = 4
 # What depends on how the batch is dealt out is off: noise is drawn per device, and Adam turns the rounding noise of a
 # zero gradient into full steps.
@@ -194,7 +194,7 @@ def test_other_commands_end_both_processes(tmp_path, arguments, fragment):
 
 def test_other_code_ends_both_processes(tmp_path):
     shutil.copytree(REPOSITORY / 'segjax', tmp_path / 'copy/segjax', ignore=shutil.ignore_patterns('__pycache__'))
-    with (tmp_path / 'copy/segjax/optim.py').open('a') as file:
+    with (tmp_path / 'copy/segjax/core/optim.py').open('a') as file:
         file.write('# a change\n')
     port = free_port()
     base = ('--config', SMOKE, '--workdir', tmp_path / 'run')

@@ -5,7 +5,7 @@ from segjax.train import divergence
 
 # Rows 'base', 'thin' and 'strong' of a supervised run; strong is claimed to be better than base, thin to be worse.
 FILE = """
-from segjax.tables import Claim, Column, Row, Scale, Table
+from segjax.modes.table import Claim, Column, Row, Scale, Table
 
 
 def get_table():

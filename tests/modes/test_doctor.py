@@ -21,7 +21,7 @@ from segjax.modes import doctor
 from segjax.train import checks, driver
 from segjax.train.stop import Preempted, StopSignal
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def experiment(data_config, **augment):

@@ -387,7 +387,7 @@ def test_pretraining_is_a_stage_that_the_next_begins_from():
 def test_ranges_are_the_papers(name, depth, layers):
     config = make_config()
     config_lib.choose(config, 'model', name)
-    config.model.update(depth=depth, width=0.1)
+    config.model.update(num_layers=depth, width=0.1)
     ranges = learned_dilation.make_dilations(config, NUM_CLASSES).ranges
     assert len(ranges) == layers
     assert ranges['resnet/layer3_5/conv2/dilation'] == (1, 4) and ranges['resnet/layer4_2/conv2/dilation'] == (1, 8)
@@ -453,11 +453,11 @@ def test_hyperparameters_of_table_4_1(arg, batch_size, crop, rate, steps):
 
 
 @pytest.mark.parametrize(
-    'table, scale, rows',
+    'name, scale, rows',
     [('table4_2', 'quick', 10), ('table4_3', 'paper', 4), ('table4_4', 'paper', 6), ('camvid', 'quick', 5)],
 )
-def test_tables_resolve(table, scale, rows, tmp_path):
-    path = REPOSITORY / f'configs/tables/learned_dilation_{table}.py'
+def test_tables_resolve(name, scale, rows, tmp_path):
+    path = REPOSITORY / f'configs/tables/learned_dilation_{name}.py'
     plan = table.make_table_plan(str(path), scale, str(tmp_path))
     assert len(plan.table.rows) == rows and len({job.row.key for job in plan.jobs}) == rows
 

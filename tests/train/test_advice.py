@@ -11,7 +11,7 @@ from segjax.modes import doctor
 from segjax.protocol import Stage
 from segjax.train import advice
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SIZES = {'cityscapes': (1024, 2048), 'cityscapes_video': (1024, 2048), 'camvid': (360, 480)}
 
 

@@ -105,7 +105,7 @@ def test_a_checkpoint_of_another_net_names_the_array(tmp_path, other, complaint)
 SAVE_UNTIL_FULL = """
 import pathlib, resource, sys
 import jax.numpy as jnp, numpy as np
-from segjax import checkpoints
+from segjax.train import checkpoints
 from segjax.protocol import TrainState
 def state(step, n):
     values = jnp.asarray(np.random.default_rng(step).random(n, dtype=np.float32))

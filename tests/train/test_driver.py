@@ -30,7 +30,7 @@ from segjax.protocol import Input
 from segjax.train import checkpoints, divergence, driver, evaluation, initialization
 from segjax.train.stop import Preempted, StopSignal
 
-HELPERS = pathlib.Path(__file__).parent / 'helpers'
+HELPERS = pathlib.Path(__file__).resolve().parents[1] / 'helpers'
 
 
 @pytest.fixture(scope='module')

@@ -13,8 +13,8 @@ from segjax.train.stop import StopSignal
 
 PROGRAM = """
 import sys, threading, time
-from segjax import health
-with health.StopSignal() as stop:
+from segjax.train import stop as stops
+with stops.StopSignal() as stop:
     {body}
 """
 LOCKED = "lock = threading.Lock(); lock.acquire(); print('ready', flush=True); lock.acquire()"

@@ -19,7 +19,7 @@ def run_table(plan: TablePlan) -> None:
     unless that file is deleted. Rows that begin from a run that diverged are left out.
 
     Raises:
-      health.Preempted: told to stop; the same command goes on.
+      Preempted: told to stop; the same command goes on.
       InputError: a row that its run would refuse, or whose data are others than those of finished
         rows, before the first row is trained. Or a run began from a start that has been trained anew since.
     """

@@ -60,7 +60,7 @@ def train(job: TableRun, stop: StopSignal) -> None:
       stop: that of the whole table.
 
     Raises:
-      health.Preempted: told to stop.
+      Preempted: told to stop.
     """
     if parallel.is_main():
         # What an earlier start left must not be taken for the result of this one, should it be interrupted.

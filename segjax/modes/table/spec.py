@@ -214,7 +214,7 @@ def load(path: pathlib.Path) -> Table:
     table = config_file.call(path, get_table)
     if not isinstance(table, Table):
         got = f'a {type(table).__name__} from get_table'
-        raise InputError(str(path), got=got, expected='a segjax.tables.Table')
+        raise InputError(str(path), got=got, expected='a segjax.modes.table.Table')
     _check(table, str(path))
     return table
 

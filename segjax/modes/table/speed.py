@@ -69,7 +69,7 @@ def time_rows(plan: TablePlan, stop: StopSignal) -> None:
       stop: that of the whole table, asked before each program is compiled.
 
     Raises:
-      health.Preempted: told to stop; nothing is kept, the next start begins anew.
+      Preempted: told to stop; nothing is kept, the next start begins anew.
     """
     parts = parts_asked_for(plan.table)
     if not parts:

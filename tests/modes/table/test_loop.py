@@ -160,7 +160,7 @@ def get_config(arg=''):
 """
 
 TOY_TABLE = """
-from segjax.tables import Claim, Column, Row, Scale, Table
+from segjax.modes.table import Claim, Column, Row, Scale, Table
 
 
 def get_table():
