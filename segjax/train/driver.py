@@ -1,9 +1,10 @@
 """THE loop: stage -> step -> log -> evaluate -> checkpoint, for every pipeline. It knows no loss and no net.
 
-Resuming is a ladder: the newest whole checkpoint of this run folder, then `config.init_from`, then scratch (initialization.py
-has the lower rungs). What is written after step s is a function of (config, s) alone, so a run that was killed at any
-moment and started again ends bit-identical to one that was not: the data position is the step, keys are folded from it,
-and the open logging window is part of the checkpoint.
+A stage begins from the newest whole checkpoint of the run folder, then from `config.init_from`, then
+from scratch (initialization.py). Everything that is written after step s is a function of (config, s)
+alone: the data position is the step, keys are folded from it, and the open logging window is part of
+the checkpoint. A run that was killed and started again therefore ends bit-identical to an undisturbed
+run.
 """
 
 import contextlib

@@ -10,6 +10,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from segjax.data import transforms
+from segjax.data.worlds import streets
 from segjax.errors import InputError
 from segjax.ops import warp
 
@@ -321,12 +322,12 @@ def test_no_scatter_unless_the_image_itself_learns():
 @pytest.fixture(scope='module')
 def two_frames():
     """Frames 10 and 13 of a clip in which nothing moves, without the noise of the sensor, and the motion between."""
-    world = pytest.MonkeyPatch()
-    clip = world._clip(0, 'train', 1)
+    patch = pytest.MonkeyPatch()
+    clip = streets._clip(0, 'train', 1)
     light = clip.scene.light._replace(noise=0.0)
-    world.setattr(world, '_clip', lambda *_: clip._replace(scene=clip.scene._replace(light=light)))
-    target, source = (world.frame(0, 'train', 1, index, (48, 96)) for index in (10, 13))
-    world.undo()
+    patch.setattr(streets, '_clip', lambda *_: clip._replace(scene=clip.scene._replace(light=light)))
+    target, source = (streets.frame(0, 'train', 1, index, (48, 96)) for index in (10, 13))
+    patch.undo()
     assert not target['moving'].any() and not source['moving'].any()
     return target, source, relative_motion(target['pose'], source['pose'])
 

@@ -404,7 +404,12 @@ def test_schema_is_a_config_and_builds_the_default_net(name):
 
 def test_schemas_list_what_a_config_may_say():
     assert models.schema('depth', 'dispnet') == {'release': 'tf', 'width': 1.0}
-    assert models.schema('depth', 'monodepth2') == {'depth': 18, 'min_depth': 0.1, 'max_depth': 100.0, 'width': 1.0}
+    assert models.schema('depth', 'monodepth2') == {
+        'num_layers': 18,
+        'min_depth': 0.1,
+        'max_depth': 100.0,
+        'width': 1.0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -415,7 +420,7 @@ def test_schemas_list_what_a_config_may_say():
         (lambda: models.build('depth', 'dispnet', dtype='float32', axis_name=None, with_=1), "did you mean 'width'"),
         (lambda: shapes_of(DispNet('torch')), 'one of pytorch, tf'),
         (lambda: shapes_of(Monodepth2(min_depth=2.0, max_depth=1.0)), '0 < min_depth < max_depth'),
-        (lambda: shapes_of(Monodepth2(depth=20)), 'one of .18, 34, 50'),
+        (lambda: shapes_of(Monodepth2(num_layers=20)), 'one of .18, 34, 50'),
         (lambda: shapes_of(DepthAndSegmentation(5, gradient_factors=(1.0,))), 'two factors'),
         (lambda: pyramid({}, '5x5'), 'one of 3x3, 7x7'),
     ],

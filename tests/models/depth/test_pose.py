@@ -271,7 +271,7 @@ def test_schema_is_a_config_and_builds_the_default_net(name):
 
 def test_schemas_list_what_a_config_may_say():
     assert models.schema('pose', 'pose_exp_net') == {'release': 'tf', 'masks': False, 'width': 1.0}
-    assert models.schema('pose', 'pose_resnet') == {'depth': 18, 'width': 1.0}
+    assert models.schema('pose', 'pose_resnet') == {'num_layers': 18, 'width': 1.0}
     assert models.schema('pose', 'pose_cnn') == {'width': 1.0}
 
 

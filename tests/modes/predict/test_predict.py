@@ -77,7 +77,7 @@ def whole_probabilities(net, image, config, spec, monkeypatch):
         return np.zeros(strips[-1].shape[:2], np.uint8), strips[-1].max(-1)
 
     monkeypatch.setattr(predict, 'argmax', catch)
-    source = predict.Source(None, 'image')
+    source = predict.ImageSource(None, 'image')
     jobs = predict.all_tiles([predict.Assembly(source, image, plan, spec.classes.num_classes)])
     done = [assembly.add(place, values) for assembly, place, values in predict.predicted(net, plan, jobs)]
     assert done == [False] * (len(done) - 1) + [True]
@@ -175,7 +175,7 @@ def test_the_net_sees_the_pixels_that_it_sees_in_evaluation(size):
     """An image up to the size of the data set's largest, and one that shrinks by more than 2."""
     image = noise(*size)
     plan = predict.make_predict_plan(make_config(), make_spec((128, 144)))
-    assembly = predict.Assembly(predict.Source(None, 'image'), image, plan, 3)
+    assembly = predict.Assembly(predict.ImageSource(None, 'image'), image, plan, 3)
     pixels = next(assembly.cuttings())[1]
     seen = transforms.evaluation({'image': image}, plan.eval_size, (128, 144))
     height, width = seen['size']
@@ -221,7 +221,7 @@ def test_memory_does_not_grow_with_the_height(monkeypatch):
     plan = predict.make_predict_plan(make_config(scales=(0.5, 1.0, 2.0), batch_size=1), make_spec())
     held = {}
     for height in (200, 800):
-        assembly = predict.Assembly(predict.Source(None, ''), np.zeros((height, 24, 3), np.uint8), plan, 3)
+        assembly = predict.Assembly(predict.ImageSource(None, ''), np.zeros((height, 24, 3), np.uint8), plan, 3)
         most = 0
         for place in assembly.places:
             assembly.add(place, np.ones((3, 16, 24), np.float32))

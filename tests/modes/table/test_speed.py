@@ -17,9 +17,9 @@ from clock import Clock
 from paper_table import ENVIRONMENT, FILE, runs, start
 
 from segjax.config.config_file import Assignment
-from segjax.core import files, parallel
+from segjax.core import environment, files, parallel
 from segjax.modes import bench
-from segjax.train import driver, initialization, log_files
+from segjax.train import driver, initialization
 from segjax.train.stop import Preempted
 
 TIMES = FILE.replace(
@@ -69,7 +69,7 @@ def timed(table_file, trained, clock, monkeypatch):
 
     monkeypatch.setattr(driver, 'open_run', open_run)
     monkeypatch.setattr(initialization, 'initial_state', lambda run, stage, earlier: jnp.zeros(()))
-    monkeypatch.setattr(log_files, 'environment', lambda *_: ENVIRONMENT)
+    monkeypatch.setattr(environment, 'describe_topology', lambda *_: ENVIRONMENT)
     for part in IMAGES:
         monkeypatch.setattr(bench, f'prepare_{part}', prepare(part))
     return trained
@@ -204,7 +204,7 @@ def test_what_was_timed_is_not_timed_again(table_file, timed):
 
 
 def other_machine(table_file, monkeypatch):
-    monkeypatch.setattr(log_files, 'environment', lambda *_: ENVIRONMENT | {'host cores': 9})
+    monkeypatch.setattr(environment, 'describe_topology', lambda *_: ENVIRONMENT | {'host cores': 9})
 
 
 def other_column(table_file, monkeypatch):
