@@ -70,10 +70,14 @@ def get_config(arg=''):
         'smoke': _smoke,
     }
     named = tuple(filter(None, variants))
-    args = config_lib.parse_arg(arg, variants=named, net='largefov', dilation='learned', start='constant')
+    args = config_lib.parse_arg(
+        arg, variants=named, net='largefov', dilation='learned', start='constant'
+    )
     for name, known in (('net', NETS), ('dilation', DILATIONS), ('start', ('constant', 'uniform'))):
         if args[name] not in known:
-            raise unknown_name(f'--config configs/learned_dilation.py:...,{name}=', args[name], known)
+            raise unknown_name(
+                f'--config configs/learned_dilation.py:...,{name}=', args[name], known
+            )
     config = config_lib.defaults('learned_dilation')
     config_lib.choose(config, 'model', NETS[args.net])
     sgd = dict(name='sgd', momentum=0.9, weight_decay=5e-4, schedule='poly', power=0.9)
@@ -119,7 +123,10 @@ def _deeplab_v2(config):
         train=dict(batch_size=10),
         loss=dict(label_stride=8, aux_weight=1.0),
         # Of the pyramid's filters and biases, not of its dilation factors.
-        optim=dict(learning_rate=2.5e-4, factors=(('.*/aspp/.*/(kernel|bias)', 10.0), ('.*/aspp/.*/bias', 2.0))),
+        optim=dict(
+            learning_rate=2.5e-4,
+            factors=(('.*/aspp/.*/(kernel|bias)', 10.0), ('.*/aspp/.*/bias', 2.0)),
+        ),
     )
 
 
@@ -173,7 +180,12 @@ def _camvid_vgg(config, net):
         loss=dict(label_stride=1, class_weights='enet'),
         init_from=dict(expected="VGG16 in torchvision's names"),
         # Adam's steps of a factor are its rate itself: 0.1 pixels.
-        optim=dict(name='adam', learning_rate=1e-4, weight_decay=0.0, factors=(('.*/fc[678]/(kernel|bias)', 10.0),)),
+        optim=dict(
+            name='adam',
+            learning_rate=1e-4,
+            weight_decay=0.0,
+            factors=(('.*/fc[678]/(kernel|bias)', 10.0),),
+        ),
         dilation=dict(rate=1000.0, ranges=(('fc6', 1.5, 8.0),)),
         logging=dict(log_every=10, eval_every=200, checkpoint_every=200, num_pictures=3),
     )
@@ -188,7 +200,11 @@ def _quick(config, net):
     config_lib.update(
         config,
         augment=dict(resize=()),
-        data=dict(name='streets', eval_size=(128, 256), world=dict(num_train=400, num_val=64, size=(128, 256))),
+        data=dict(
+            name='streets',
+            eval_size=(128, 256),
+            world=dict(num_train=400, num_val=64, size=(128, 256)),
+        ),
     )
     _short(config, net)
 

@@ -58,12 +58,18 @@ def get_config(arg=''):
     )
     if args.system not in SYSTEMS:
         raise unknown_name('--config configs/noise_cyclegan.py:...,system=', args.system, SYSTEMS)
-    given = [name for name in ('noise', 'bits', 'snr', 'norm', 'range', 'gain') if f'{name}=' in arg]
+    given = [
+        name for name in ('noise', 'bits', 'snr', 'norm', 'range', 'gain') if f'{name}=' in arg
+    ]
     if args.system != 'cyclegan' and given:
         where = f'configs/noise_cyclegan.py:...,system={args.system}'
-        raise InputError(where, got=', '.join(f'{n}=' for n in given), expected='no noise: there is no latent')
+        raise InputError(
+            where, got=', '.join(f'{n}=' for n in given), expected='no noise: there is no latent'
+        )
     config = config_lib.defaults(SYSTEMS[args.system])
-    adam = dict(name='adam', learning_rate=2e-4, beta1=0.5, schedule='linear_tail', constant_fraction=0.5)
+    adam = dict(
+        name='adam', learning_rate=2e-4, beta1=0.5, schedule='linear_tail', constant_fraction=0.5
+    )
     config_lib.update(
         config,
         augment=dict(resize=(256, 512), crop=(256, 512), flip=0.5),
@@ -83,7 +89,13 @@ def get_config(arg=''):
             noise=dict(name=args.noise, bits=args.bits, snr=args.snr, snr_norm=args.norm),
             cycle=dict(latent_range=args.range, latent_gain=args.gain),
         )
-    variants = {'': lambda c: None, 'camvid': _camvid, 'camvid_quick': _camvid_quick, 'quick': _quick, 'smoke': _smoke}
+    variants = {
+        '': lambda c: None,
+        'camvid': _camvid,
+        'camvid_quick': _camvid_quick,
+        'quick': _quick,
+        'smoke': _smoke,
+    }
     variants[args.variant](config)
     _set_steps(config, args)
     return config
@@ -112,7 +124,9 @@ def _camvid(config):
 
 def _camvid_quick(config):
     _camvid(config)
-    config_lib.update(config, augment=dict(resize=(96, 128), crop=(96, 128)), data=dict(eval_size=(96, 128)))
+    config_lib.update(
+        config, augment=dict(resize=(96, 128), crop=(96, 128)), data=dict(eval_size=(96, 128))
+    )
     _short(config)
 
 
@@ -120,11 +134,17 @@ def _quick(config):
     config_lib.update(
         config,
         augment=dict(resize=(), crop=(64, 128)),
-        data=dict(name='streets', eval_size=(64, 128), world=dict(num_train=400, num_val=200, size=(64, 128))),
+        data=dict(
+            name='streets',
+            eval_size=(64, 128),
+            world=dict(num_train=400, num_val=200, size=(64, 128)),
+        ),
     )
     _short(config)
     # Three trainings in ten minutes, compilation included.
-    config_lib.update(config, train=dict(num_steps=300), logging=dict(eval_every=0, checkpoint_every=300))
+    config_lib.update(
+        config, train=dict(num_steps=300), logging=dict(eval_every=0, checkpoint_every=300)
+    )
     if config.pipeline == 'noise_cyclegan' and config.noise.name != 'none':
         config.compare = ('none',)
 
@@ -154,7 +174,9 @@ def _smoke(config):
 
 def _narrow(config, width, features):
     """Sets nets for small machines. F's 20 channels have to grow in each of F's first two blocks."""
-    config.model.update(width=width, forms='naive')  # at this size as fast as 'fast', and compiled sooner
+    config.model.update(
+        width=width, forms='naive'
+    )  # at this size as fast as 'fast', and compiled sooner
     if config.pipeline == 'noise_cyclegan':
         config.painter.update(width=0.5, first_maps=52, forms='naive')
         config.discriminator.update(features=features, forms='naive')

@@ -77,7 +77,9 @@ ADAM = dict(name='adam', learning_rate=2e-4, beta1=0.9, schedule='constant')
 
 
 def get_config(arg=''):
-    args = config_lib.parse_arg(arg, variants=('cityscapes', 'cityscapes_quick', 'quick', 'smoke'), method='holistic')
+    args = config_lib.parse_arg(
+        arg, variants=('cityscapes', 'cityscapes_quick', 'quick', 'smoke'), method='holistic'
+    )
     if args.method not in METHODS:
         raise unknown_name('--config configs/scene_geometry.py:...,method=', args.method, METHODS)
     config = config_lib.defaults('scene_geometry')
@@ -140,7 +142,9 @@ def _pose(config, variant):
 
     Neighbours are two frames away: between adjacent frames of `streets` turns are half a pixel.
     """
-    settings = dict(frames=(-2, 2), photometric='l1', automask=False, smoothness='none', num_scales=1)
+    settings = dict(
+        frames=(-2, 2), photometric='l1', automask=False, smoothness='none', num_scales=1
+    )
     config_lib.update(config, depth=settings)
     if variant == 'quick':
         config_lib.update(
@@ -163,7 +167,9 @@ def _cityscapes(config):
 
 def _cityscapes_quick(config):
     _cityscapes(config)
-    config_lib.update(config, augment=dict(resize=(128, 256), crop=(128, 256)), data=dict(eval_size=(128, 256)))
+    config_lib.update(
+        config, augment=dict(resize=(128, 256), crop=(128, 256)), data=dict(eval_size=(128, 256))
+    )
     _short(config)
     # A road has hardly any texture at this size and seems to stand still: compared, it would be far away, and every
     # turn of the camera a step to the side before near houses. Auto-masking leaves it out where it fits as it is.
@@ -178,7 +184,11 @@ def _quick(config):
     config_lib.update(
         config,
         augment=dict(crop=(64, 128)),
-        data=dict(name='streets', eval_size=(64, 128), world=dict(num_train=400, num_val=64, size=(64, 128))),
+        data=dict(
+            name='streets',
+            eval_size=(64, 128),
+            world=dict(num_train=400, num_val=64, size=(64, 128)),
+        ),
     )
     _short(config)
 

@@ -41,9 +41,13 @@ SMALL = dict(width=0.25, blocks=(1, 1, 0, 0), num_layers=18, backbone='xception4
 
 
 def get_config(arg=''):
-    args = config_lib.parse_arg(arg, variants=('camvid', 'folder', 'quick', 'smoke'), model='erfnet', augment='basic')
+    args = config_lib.parse_arg(
+        arg, variants=('camvid', 'folder', 'quick', 'smoke'), model='erfnet', augment='basic'
+    )
     if args.augment not in AUGMENTATIONS:
-        raise unknown_name('--config configs/supervised.py:...,augment=', args.augment, AUGMENTATIONS)
+        raise unknown_name(
+            '--config configs/supervised.py:...,augment=', args.augment, AUGMENTATIONS
+        )
     config = config_lib.defaults('supervised')
     config_lib.choose(config, 'model', args.model)
     if 'encoder_head' in config.model:
@@ -58,7 +62,9 @@ def get_config(arg=''):
         optim=dict(name='adam', learning_rate=5e-4, weight_decay=1e-4, schedule='poly', power=0.9),
         logging=dict(log_every=50, eval_every=2500, checkpoint_every=2500),
     )
-    {'': lambda c: None, 'camvid': _camvid, 'folder': _folder, 'quick': _quick, 'smoke': _smoke}[args.variant](config)
+    {'': lambda c: None, 'camvid': _camvid, 'folder': _folder, 'quick': _quick, 'smoke': _smoke}[
+        args.variant
+    ](config)
     return config
 
 
@@ -86,7 +92,11 @@ def _quick(config):
     config_lib.update(
         config,
         augment=dict(resize=(), crop=(128, 256)),
-        data=dict(name='streets', eval_size=(128, 256), world=dict(num_train=400, num_val=64, size=(128, 256))),
+        data=dict(
+            name='streets',
+            eval_size=(128, 256),
+            world=dict(num_train=400, num_val=64, size=(128, 256)),
+        ),
         train=dict(batch_size=8, num_steps=330),
         evaluate=dict(batch_size=8),
         optim=dict(learning_rate=1e-3),

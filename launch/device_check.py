@@ -286,7 +286,9 @@ class Check:
         # All tasks of a part share its time.
         start = time.monotonic()
         with concurrent.futures.ThreadPoolExecutor(part.at_once) as pool:
-            futures = {task.name: pool.submit(self._task, task, start + limit) for task in part.tasks}
+            futures = {
+                task.name: pool.submit(self._task, task, start + limit) for task in part.tasks
+            }
         ends = {name: future.result() for name, future in futures.items()}
         seconds = time.monotonic() - start
 

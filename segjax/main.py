@@ -31,23 +31,41 @@ Every config key, its meaning and its check: segjax/schema.py. The variants: the
 Exit codes: 0 finished, 1 wrong input or a failed run, 75 told to stop by SIGTERM and saved: start it again.
 """
 
-_CONFIG = flags.DEFINE_string('config', '', 'Config file, file.py:variant,key=value; without it, that of --workdir')
-_WORKDIR = flags.DEFINE_string('workdir', '', 'Run folder: checkpoints, logs, pictures, report.html')
+_CONFIG = flags.DEFINE_string(
+    'config', '', 'Config file, file.py:variant,key=value; without it, that of --workdir'
+)
+_WORKDIR = flags.DEFINE_string(
+    'workdir', '', 'Run folder: checkpoints, logs, pictures, report.html'
+)
 _MODE = flags.DEFINE_string('mode', 'train', 'One of ' + ', '.join(MODES))
 _INPUT = flags.DEFINE_string('input', '', '--mode predict: folder of images')
-_OUTPUT = flags.DEFINE_string('output', '', '--mode predict: folder for label maps, colours and overlays')
+_OUTPUT = flags.DEFINE_string(
+    'output', '', '--mode predict: folder for label maps, colours and overlays'
+)
 _CHECKPOINT = flags.DEFINE_string('checkpoint', 'last', '--mode evaluate and predict: last or best')
-_EXTEND = flags.DEFINE_bool('extend', False, '--mode train: allow more steps than planned, in the same run folder')
+_EXTEND = flags.DEFINE_bool(
+    'extend', False, '--mode train: allow more steps than planned, in the same run folder'
+)
 _TABLE = flags.DEFINE_string('table', '', '--mode table: file with the rows of a table')
 _SCALE = flags.DEFINE_string('scale', 'quick', '--mode table: how large, a name of its scales')
-_ROWS = flags.DEFINE_string('rows', '', '--mode table: regular expression for the rows to train; all of them without')
+_ROWS = flags.DEFINE_string(
+    'rows', '', '--mode table: regular expression for the rows to train; all of them without'
+)
 _SEEDS = flags.DEFINE_string('seeds', '', '--mode table: as 0,1,2; those of the scale without')
 _OVERRIDE = flags.DEFINE_multi_string(
-    'override', [], '--mode table: ROWS:section.key=value, a key for the rows in whose names ROWS is found; repeatable'
+    'override',
+    [],
+    '--mode table: ROWS:section.key=value, a key for the rows in whose names ROWS is found; repeatable',
 )
-_DELETE = flags.DEFINE_multi_string('delete', [], '--mode cache: name of the prepared data to delete; repeatable')
-_DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Find the other processes through SLURM or TPU metadata')
-_COORDINATOR = flags.DEFINE_string('coordinator', '', 'host:port of process 0, for several processes by hand')
+_DELETE = flags.DEFINE_multi_string(
+    'delete', [], '--mode cache: name of the prepared data to delete; repeatable'
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    'distributed', False, 'Find the other processes through SLURM or TPU metadata'
+)
+_COORDINATOR = flags.DEFINE_string(
+    'coordinator', '', 'host:port of process 0, for several processes by hand'
+)
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', 1, 'With --coordinator')
 _PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'With --coordinator')
 FLAGS_OF_MODES = {
@@ -100,14 +118,21 @@ def _parse_flags(argv):
         if surplus:
             fix = f'leave {" ".join(surplus)} out, or put a flag before it'
             raise InputError(
-                'command line', got=' '.join(surplus), expected='flags only, as --workdir runs/first', fix=fix
+                'command line',
+                got=' '.join(surplus),
+                expected='flags only, as --workdir runs/first',
+                fix=fix,
             )
     except flags.UnrecognizedFlagError as error:
         _fail(unknown_name('command line', error.flagname, [flag.name for flag in FLAGS]))
     except flags.Error as error:  # of a flag that is absl's own
         name = re.search(r'flag -*(\w+)', str(error))
         fix = f'leave --{name[1]} out' if name else 'leave that flag out'
-        _fail(InputError('command line', got=str(error), expected='flags with a value of their type', fix=fix))
+        _fail(
+            InputError(
+                'command line', got=str(error), expected='flags with a value of their type', fix=fix
+            )
+        )
     except InputError as error:
         _fail(error)
     return [argv[0], assignments]
@@ -119,7 +144,9 @@ def _check_repeated(argv) -> None:
     for flag in FLAGS:
         if names.count(flag.name) > 1 and flag.name not in (_OVERRIDE.name, _DELETE.name):
             got = f'--{flag.name} {names.count(flag.name)} times'
-            raise InputError('command line', got=got, expected='each flag once', fix=f'keep one --{flag.name}')
+            raise InputError(
+                'command line', got=got, expected='each flag once', fix=f'keep one --{flag.name}'
+            )
 
 
 def _check_values(argv) -> None:
@@ -144,14 +171,20 @@ def _check_values(argv) -> None:
             flag.parser.parse(value)
         except (ValueError, TypeError):
             kind = 'true or false' if flag.boolean else 'a whole number'
-            raise InputError(f'--{name}', got=repr(value), expected=f'{kind}: {flag.help}', fix=example) from None
+            raise InputError(
+                f'--{name}', got=repr(value), expected=f'{kind}: {flag.help}', fix=example
+            ) from None
 
 
 def help_text() -> str:
     """The usage, and every flag with its meaning and default."""
     rows = [(f'--{flag.name}', flags.FLAGS[flag.name].help, flag.default) for flag in FLAGS]
     return (
-        HELP + '\n' + '\n'.join(f'  {name:16}{text}' + f' ({default})' * bool(default) for name, text, default in rows)
+        HELP
+        + '\n'
+        + '\n'.join(
+            f'  {name:16}{text}' + f' ({default})' * bool(default) for name, text, default in rows
+        )
     )
 
 
@@ -200,7 +233,10 @@ def _check_flags() -> None:
         for flag in (_INPUT, _OUTPUT):
             if not flag.value:
                 raise InputError(
-                    f'--{flag.name}', got='nothing', expected='a folder', fix=f'--{flag.name} {EXAMPLES[flag.name]}'
+                    f'--{flag.name}',
+                    got='nothing',
+                    expected='a folder',
+                    fix=f'--{flag.name} {EXAMPLES[flag.name]}',
                 )
         paths.check_writable('--output', paths.local('--output', _OUTPUT.value).absolute())
 
@@ -212,13 +248,22 @@ def _check_flags_of_modes() -> None:
             if flags.FLAGS[flag.name].present and _MODE.value not in modes:
                 expected = ' or '.join(f'--mode {mode}' for mode in modes)
                 fix = f'--mode {modes[0]}, or leave --{flag.name} out'
-                raise InputError(f'--{flag.name}', got=f'--mode {_MODE.value}', expected=expected, fix=fix)
+                raise InputError(
+                    f'--{flag.name}', got=f'--mode {_MODE.value}', expected=expected, fix=fix
+                )
     if _MODE.value == 'table':
         if not _TABLE.value:
-            raise InputError('--table', got='nothing', expected='a table file', fix=f'--table {EXAMPLES["table"]}')
+            raise InputError(
+                '--table',
+                got='nothing',
+                expected='a table file',
+                fix=f'--table {EXAMPLES["table"]}',
+            )
         if _CONFIG.value:
             fix = 'leave --config out; --config.section.key=value holds for every row'
-            raise InputError('--config', got=_CONFIG.value, expected='none: the rows name their configs', fix=fix)
+            raise InputError(
+                '--config', got=_CONFIG.value, expected='none: the rows name their configs', fix=fix
+            )
 
 
 def _dispatch(assignments) -> None:
@@ -314,7 +359,9 @@ def main(argv) -> None:
         _end('interrupted; the same command goes on from the newest checkpoint', EXIT_INTERRUPTED)
     except Exception as error:
         if isinstance(error, checkpoints.CheckpointError):
-            time.sleep(1)  # threads of orbax print what happened to each array; the reason comes last
+            time.sleep(
+                1
+            )  # threads of orbax print what happened to each array; the reason comes last
         if not isinstance(error, InputError):
             processes.listen()  # another process may know the reason
         _end_with(error)
@@ -393,12 +440,21 @@ def _fail_at_import(error: Exception) -> None:
     """Prints an error of the packages around the program and exits; returns for any other error."""
     if isinstance(error, ImportError) and error.name and error.name.partition('.')[0] != 'segjax':
         fix = 'bash launch/local.sh installs them; $PYTHONPATH may name a folder with a file that hides the package'
-        _fail(InputError(f'package {error.name}', got=str(error), expected='those of requirements.txt', fix=fix))
+        _fail(
+            InputError(
+                f'package {error.name}',
+                got=str(error),
+                expected='those of requirements.txt',
+                fix=fix,
+            )
+        )
     # jax reads its variables when it is imported.
     variable = re.search(r"^invalid truth value .* for environment '(JAX_\w+)'$", str(error))
     if variable:
         fix = f'unset {variable.group(1)}'
-        _fail(InputError(f'${variable.group(1)}', got=str(error), expected='true or false', fix=fix))
+        _fail(
+            InputError(f'${variable.group(1)}', got=str(error), expected='true or false', fix=fix)
+        )
 
 
 if __name__ == '__main__':

@@ -80,11 +80,18 @@ class Input(NamedTuple):
 
     split: str  # a TFDS split: 'train', 'val', 'train[:10%]', 'train+val'
     batch_size: int  # global: over all devices of all processes
-    features: tuple[str, ...]  # keys of the batch in addition to weight and index, e.g. ('image', 'label')
+    features: tuple[
+        str, ...
+    ]  # keys of the batch in addition to weight and index, e.g. ('image', 'label')
     size: tuple[int, int]  # (height, width) of the images that the net sees
     augment: Any = None  # config.augment for training; None: resize only (evaluation)
-    part: tuple[float, float] = (0.0, 1.0)  # training: from .. to which share of the split, in a fixed shuffled order
-    batch_key: str = 'train.batch_size'  # training: the config key of `batch_size`, which errors name
+    part: tuple[float, float] = (
+        0.0,
+        1.0,
+    )  # training: from .. to which share of the split, in a fixed shuffled order
+    batch_key: str = (
+        'train.batch_size'  # training: the config key of `batch_size`, which errors name
+    )
     # Training: further inputs by name, each drawn on its own (unpaired data); batch['name/image'], batch['name/index']
     unpaired: tuple[tuple[str, 'Input'], ...] = ()
     # Video: examples with neighbours at these places of their clip, as (-1, 1). 'image_frames' among the features is

@@ -44,7 +44,11 @@ def one_of(*names: str) -> Callable[[Any], str | None]:
         if value in names:
             return None
         near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
-        return 'one of ' + ', '.join(map(repr, names)) + (f' (did you mean {near[0]!r}?)' if near else '')
+        return (
+            'one of '
+            + ', '.join(map(repr, names))
+            + (f' (did you mean {near[0]!r}?)' if near else '')
+        )
 
     return check
 
@@ -128,13 +132,17 @@ def argument_of_net(key: str, default: Any) -> Callable[[Any], str | None]:
         is_text = key == 'taps' or any(isinstance(item, str) for item in default)
         is_int = bool(default) and all(map(is_whole, default))
         length = len(default) if key in FIXED_LENGTH else None
-        return functools.partial(_tuple_of_net, default=default, is_text=is_text, is_int=is_int, length=length)
+        return functools.partial(
+            _tuple_of_net, default=default, is_text=is_text, is_int=is_int, length=length
+        )
     if not is_number(default):
         return lambda value: None
     return above(0) if key == 'width' else at_least(0)
 
 
-def _tuple_of_net(value: Any, default: tuple, is_text: bool, is_int: bool, length: int | None) -> str | None:
+def _tuple_of_net(
+    value: Any, default: tuple, is_text: bool, is_int: bool, length: int | None
+) -> str | None:
     if is_text:
         return strings(value)
     fits = is_whole if is_int else is_number
@@ -166,8 +174,14 @@ def milestones(value) -> str | None:
 
     shares = [m for m in value if isinstance(m, float)]
     steps = [m for m in value if not isinstance(m, float)]
-    ascending = all(fits(m) for m in value) and all(list(part) == sorted(set(part)) for part in (shares, steps))
-    return None if ascending else 'steps >= 1 or shares of num_steps in (0, 1), ascending, as (0.75,) or (1000, 2000)'
+    ascending = all(fits(m) for m in value) and all(
+        list(part) == sorted(set(part)) for part in (shares, steps)
+    )
+    return (
+        None
+        if ascending
+        else 'steps >= 1 or shares of num_steps in (0, 1), ascending, as (0.75,) or (1000, 2000)'
+    )
 
 
 def is_row(value: Any, length: int) -> bool:
@@ -176,18 +190,27 @@ def is_row(value: Any, length: int) -> bool:
 
 
 def pattern_factors(value) -> str | None:
-    if not all(is_row(v, 2) and isinstance(v[0], str) and is_number(v[1]) and v[1] >= 0 for v in value):
+    if not all(
+        is_row(v, 2) and isinstance(v[0], str) and is_number(v[1]) and v[1] >= 0 for v in value
+    ):
         return "pairs of (pattern, factor), as (('.*/decoder/.*', 10.0),)"
     return patterns(pattern for pattern, _ in value)
 
 
 def bench_variants(value) -> str | None:
     pairs = [(v, v) if isinstance(v, str) else v for v in value]
-    ok = all(isinstance(p, tuple) and len(p) == 2 and all(isinstance(t, str) and t for t in p) for p in pairs)
+    ok = all(
+        isinstance(p, tuple) and len(p) == 2 and all(isinstance(t, str) and t for t in p)
+        for p in pairs
+    )
     if not ok or not all('=' in overrides for _, overrides in pairs):
         return "'section.key=value;section.key=value' strings or (name, such a string) pairs, as ('model.forms=naive',)"
     names = [name for name, _ in pairs]
-    return None if len({'base', *names}) == len(names) + 1 else "a name of its own for each, not 'base'"
+    return (
+        None
+        if len({'base', *names}) == len(names) + 1
+        else "a name of its own for each, not 'base'"
+    )
 
 
 DATA = {
@@ -201,11 +224,17 @@ DATA = {
         'share of the training split that is labelled, the same in all runs; class weights are of all',
         share_above_0,
     ),
-    'void_class': Field(False, 'train and predict what the labels leave out (255) as one more class'),
+    'void_class': Field(
+        False, 'train and predict what the labels leave out (255) as one more class'
+    ),
     'eval_split': Field('val', 'TFDS split to evaluate on'),
-    'eval_size': Field((256, 512), '(height, width) at which the net sees an image in evaluation', size_2d),
+    'eval_size': Field(
+        (256, 512), '(height, width) at which the net sees an image in evaluation', size_2d
+    ),
     'threads': Field(
-        0, 'Threads that read and transform examples; 0: the usable cores, at most 16, or 1 per worker', at_least(0)
+        0,
+        'Threads that read and transform examples; 0: the usable cores, at most 16, or 1 per worker',
+        at_least(0),
     ),
     'workers': Field(0, 'Loader processes; 0: threads of the main process load', at_least(0)),
     'prefetch': Field(
@@ -225,9 +254,15 @@ AUGMENT = {
     'resize': Field((), 'resize to (height, width) first; () keeps the size', size_2d_or_empty),
     'scale': Field((1.0, 1.0), 'random scale, uniform in (low, high)', interval),
     'rotate': Field(0.0, 'random rotation, uniform in +- this many degrees', between(0, 180)),
-    'translate': Field(0, 'random shift, uniform in +- this many pixels along each axis', at_least(0)),
+    'translate': Field(
+        0, 'random shift, uniform in +- this many pixels along each axis', at_least(0)
+    ),
     'flip': Field(0.5, 'probability of a horizontal flip', between(0, 1)),
-    'crop': Field((256, 512), '(height, width) of the training images: random crop, padded where smaller', size_2d),
+    'crop': Field(
+        (256, 512),
+        '(height, width) of the training images: random crop, padded where smaller',
+        size_2d,
+    ),
     'brightness': Field(0.0, 'factor uniform in 1 +- this', between(0, 1)),
     'contrast': Field(0.0, 'factor uniform in 1 +- this', between(0, 1)),
     'saturation': Field(0.0, 'factor uniform in 1 +- this', between(0, 1)),
@@ -257,21 +292,29 @@ OPTIM = {
     'beta1': Field(0.9, 'adam, adamw', below_one),
     'beta2': Field(0.999, 'adam, adamw', below_one),
     'eps': Field(1e-8, 'adam, adamw', above(0)),
-    'weight_decay': Field(0.0, 'sgd, adam: added to the gradient (L2); adamw: decoupled', at_least(0)),
+    'weight_decay': Field(
+        0.0, 'sgd, adam: added to the gradient (L2); adamw: decoupled', at_least(0)
+    ),
     'decay_norm_and_bias': Field(False, 'also decay batch norm parameters and biases'),
     'schedule': Field('poly', 'learning rate over time', one_of(*SCHEDULES)),
     'power': Field(0.9, 'poly: (1 - step / num_steps) ** power', above(0)),
-    'constant_fraction': Field(0.5, 'linear_tail: share of the steps before the decay to 0', between(0, 1)),
+    'constant_fraction': Field(
+        0.5, 'linear_tail: share of the steps before the decay to 0', between(0, 1)
+    ),
     'milestones': Field(
         (),
         'Schedule step: where the rate drops, ascending. Whole numbers are steps, numbers below 1 '
         'are shares of num_steps.',
         milestones,
     ),
-    'step_factor': Field(0.1, 'Schedule step: factor on the rate at each milestone.', between(0, 1)),
+    'step_factor': Field(
+        0.1, 'Schedule step: factor on the rate at each milestone.', between(0, 1)
+    ),
     'warmup_steps': Field(0, 'linear warm-up from warmup_factor * rate', at_least(0)),
     'warmup_factor': Field(0.0, 'where the warm-up starts', between(0, 1)),
-    'factors': Field((), 'learning-rate factors: ((pattern over net/module/param, factor), ...)', pattern_factors),
+    'factors': Field(
+        (), 'learning-rate factors: ((pattern over net/module/param, factor), ...)', pattern_factors
+    ),
     'clip_norm': Field(0.0, 'clip gradients to this global norm; 0: off', at_least(0)),
 }
 
@@ -283,8 +326,12 @@ SHARED = {
     'train': {
         'batch_size': Field(6, 'global, over all devices of all processes', at_least(1)),
         'num_steps': Field(1000, 'optimiser steps', at_least(0)),
-        'accumulate': Field(1, 'micro-batches per step; gradients are those of the whole batch', at_least(1)),
-        'ema': Field(0.0, 'decay of the averaged parameters used for evaluation; 0: off', below_one),
+        'accumulate': Field(
+            1, 'micro-batches per step; gradients are those of the whole batch', at_least(1)
+        ),
+        'ema': Field(
+            0.0, 'decay of the averaged parameters used for evaluation; 0: off', below_one
+        ),
         'dtype': Field(
             'float32',
             'of activations; parameters and loss stay float32. float64 needs JAX_ENABLE_X64=1',
@@ -292,14 +339,20 @@ SHARED = {
         ),
     },
     'evaluate': {
-        'batch_size': Field(8, 'global; the last batch is padded, every image counts once', at_least(1)),
+        'batch_size': Field(
+            8, 'global; the last batch is padded, every image counts once', at_least(1)
+        ),
         'policy': Field('cityscapes', 'how mIoU is averaged (metrics/confusion.py)'),
         'resolution': Field(
             'label',
             'Size at which pixels are scored: of the label, or of the image that the net sees.',
             one_of('label', 'image'),
         ),
-        'crop': Field((), 'Images are cut into crops of (height, width); () keeps them whole.', size_2d_or_empty),
+        'crop': Field(
+            (),
+            'Images are cut into crops of (height, width); () keeps them whole.',
+            size_2d_or_empty,
+        ),
         'stride': Field(
             2 / 3,
             'Largest distance of neighbouring crops, as a fraction of a crop.',
@@ -309,7 +362,9 @@ SHARED = {
     'logging': {
         'log_every': Field(20, 'steps between lines of metrics.jsonl', at_least(1)),
         'eval_every': Field(500, 'steps between evaluations; 0: at the end only', at_least(0)),
-        'checkpoint_every': Field(500, 'steps between checkpoints; 0: at the end only', at_least(0)),
+        'checkpoint_every': Field(
+            500, 'steps between checkpoints; 0: at the end only', at_least(0)
+        ),
         'keep_last': Field(2, 'newest checkpoints kept', at_least(1)),
         'keep_best': Field(1, 'best checkpoints kept beside them', at_least(0)),
         'num_pictures': Field(4, 'best and worst images in the report, each', at_least(0)),
@@ -321,11 +376,15 @@ SHARED = {
             'Convolutions on a CPU by YNNPACK or by XLA itself; auto: by jaxlib and the width of the net',
             one_of('auto', 'ynn', 'xla'),
         ),
-        'check_replicas': Field(False, 'assert after every step that all devices hold the same state'),
+        'check_replicas': Field(
+            False, 'assert after every step that all devices hold the same state'
+        ),
     },
     'predict': {
         'tile': Field((), '(height, width) of tiles; () is data.eval_size', size_2d_or_empty),
-        'overlap': Field(1 / 3, 'share of a tile that it has in common with the next', between(0, 0.9)),
+        'overlap': Field(
+            1 / 3, 'share of a tile that it has in common with the next', between(0, 0.9)
+        ),
         'flip': Field(False, 'also predict the mirrored image and average'),
         'scales': Field((1.0,), 'also predict at these scales and average', scales),
         'batch_size': Field(4, 'tiles per call', at_least(1)),
@@ -345,10 +404,16 @@ SHARED = {
             'where parameters come from when this run has no checkpoint yet: a run folder, a checkpoint, or published '
             'weights (.safetensors, .npz, .pth, or hf:owner/name/file)',
         ),
-        'expected': Field('', 'Weights that the published experiment starts from; without a path, a run warns'),
+        'expected': Field(
+            '', 'Weights that the published experiment starts from; without a path, a run warns'
+        ),
         'nets': Field(('.*',), 'patterns over net/module: what to take', patterns),
-        'source': Field('', "published weights: whose naming (segjax/pretrained/sources.py); '': find out"),
-        'partial': Field(False, 'published weights: take what fits, and only list what is missing or too much'),
+        'source': Field(
+            '', "published weights: whose naming (segjax/pretrained/sources.py); '': find out"
+        ),
+        'partial': Field(
+            False, 'published weights: take what fits, and only list what is missing or too much'
+        ),
         'preprocess': Field(
             'adopt',
             "published weights: 'adopt' how their images were prepared, or 'keep' ours",

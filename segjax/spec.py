@@ -84,14 +84,23 @@ class DataSpec:
         names = split_names(expression)
         for name in names:
             if name not in self.num_examples:
-                raise unknown_name(f'split {expression!r} of data set {self.name!r}', name, self.num_examples)
+                raise unknown_name(
+                    f'split {expression!r} of data set {self.name!r}', name, self.num_examples
+                )
         return SplitSpec(
             num_examples=sum(self.num_examples[n] for n in names),
-            max_size=(max(self.max_size[n][0] for n in names), max(self.max_size[n][1] for n in names)),
-            class_pixels=tuple(sum(counts) for counts in zip(*(self.class_pixels[n] for n in names))),
+            max_size=(
+                max(self.max_size[n][0] for n in names),
+                max(self.max_size[n][1] for n in names),
+            ),
+            class_pixels=tuple(
+                sum(counts) for counts in zip(*(self.class_pixels[n] for n in names))
+            ),
             void_pixels=sum(self.void_pixels[n] for n in names),
             num_labelled=sum(self.num_examples[n] - self.num_unlabelled.get(n, 0) for n in names),
-            labelled_void_pixels=sum(self.void_pixels[n] - self.unlabelled_pixels.get(n, 0) for n in names),
+            labelled_void_pixels=sum(
+                self.void_pixels[n] - self.unlabelled_pixels.get(n, 0) for n in names
+            ),
         )
 
     def to_json(self) -> dict:

@@ -11,7 +11,9 @@ import compiler
 
 # Before jax starts.
 os.environ.update(compiler.environment(os.environ))
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(pathlib.Path.home() / '.cache/segjax/jax_tests'))
+os.environ.setdefault(
+    'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path.home() / '.cache/segjax/jax_tests')
+)
 # Of everything, however small: processes that tests start find it, too.
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
@@ -20,9 +22,25 @@ import jax
 import pytest
 
 LONGEST_FIRST = (
-    *('pipelines/test_noise_cyclegan', 'test_smoke', 'test_configs', 'test_main', 'pipelines/test_supervised'),
-    *('test_driver', 'pipelines/test_scene_geometry', 'pipelines/test_learned_dilation', 'test_processes'),
-    *('models/test_segmentation_nets', 'models/test_depth', 'test_monodepth', 'models/test_efficientnet'),
+    *(
+        'pipelines/test_noise_cyclegan',
+        'test_smoke',
+        'test_configs',
+        'test_main',
+        'pipelines/test_supervised',
+    ),
+    *(
+        'test_driver',
+        'pipelines/test_scene_geometry',
+        'pipelines/test_learned_dilation',
+        'test_processes',
+    ),
+    *(
+        'models/test_segmentation_nets',
+        'models/test_depth',
+        'test_monodepth',
+        'models/test_efficientnet',
+    ),
 )
 
 
@@ -106,4 +124,6 @@ def one_device(monkeypatch):
     from segjax.core import parallel
 
     topology = parallel.topology
-    monkeypatch.setattr(parallel, 'topology', lambda mode='pmap', *_, **options: topology(mode, 1, **options))
+    monkeypatch.setattr(
+        parallel, 'topology', lambda mode='pmap', *_, **options: topology(mode, 1, **options)
+    )

@@ -118,7 +118,9 @@ def test_every_documented_value_of_an_argument_makes_stages(experiment):
 
 
 def test_every_net_may_be_chosen_by_argument():
-    names = [value for name, value in documented(REPOSITORY / 'configs/supervised.py') if name == 'model']
+    names = [
+        value for name, value in documented(REPOSITORY / 'configs/supervised.py') if name == 'model'
+    ]
     assert sorted(names) == sorted(models.NETS['segmentation'])
 
 
@@ -135,7 +137,9 @@ def test_every_net_takes_the_steps_of_the_smallest_variant(net):
 def test_the_pose_net_alone_has_a_stage_in_every_variant(variant):
     """What is missing is the depth of the data set alone, never a key of the variant."""
     config = config_file.load(f'{REPOSITORY}/configs/scene_geometry.py:{variant},method=pose')
-    spec = dataclasses.replace(spec_of(config), features=('image', 'label', 'name', *VIDEO['streets']))
+    spec = dataclasses.replace(
+        spec_of(config), features=('image', 'label', 'name', *VIDEO['streets'])
+    )
     (stage,) = pipelines.load(config.pipeline).make_stages(config, spec)
     assert stage.name == 'pose'
 
@@ -151,7 +155,9 @@ def test_the_docstring_tells_of_every_variant_and_has_a_command(path):
 
 def unusual_is_slow(experiment):
     """Variants differ from the paper's in sizes, which costs most to trace; tests/test_smoke.py trains the smallest."""
-    return pytest.param(experiment, marks=() if experiment.endswith(':') else pytest.mark.slow, id=short(experiment))
+    return pytest.param(
+        experiment, marks=() if experiment.endswith(':') else pytest.mark.slow, id=short(experiment)
+    )
 
 
 @pytest.mark.parametrize('experiment', [unusual_is_slow(experiment) for experiment in EXPERIMENTS])
@@ -161,10 +167,14 @@ def test_full_size_steps_have_the_shapes_of_their_state(experiment):
     topology = parallel.topology(config.parallel.mode, 1)
     earlier = {}
     for stage in pipelines.load(config.pipeline).make_stages(config, spec_of(config)):
-        functions = driver.map_functions(types.SimpleNamespace(config=config, topology=topology), stage)
+        functions = driver.map_functions(
+            types.SimpleNamespace(config=config, topology=topology), stage
+        )
         root = rng.root(0, stage.name, 'test')
         inputs = stage.train_input if stage.num_steps else stage.eval_input
-        state = jax.eval_shape(stage.init, root, abstract_batch(inputs, not stage.num_steps), earlier)
+        state = jax.eval_shape(
+            stage.init, root, abstract_batch(inputs, not stage.num_steps), earlier
+        )
 
         def with_devices(batch):
             return {k: jax.ShapeDtypeStruct((1, *v.shape), v.dtype) for k, v in batch.items()}
@@ -187,9 +197,13 @@ def test_full_size_steps_have_the_shapes_of_their_state(experiment):
 
 def segmenter_of(name, **arguments):
     """Returns the shapes of the parameters of a segmentation net, as its optimiser gets them."""
-    net = models.build('segmentation', name, num_classes=3, dtype='float32', axis_name=None, **arguments)
+    net = models.build(
+        'segmentation', name, num_classes=3, dtype='float32', axis_name=None, **arguments
+    )
     image = jax.ShapeDtypeStruct((1, 64, 128, 3), np.float32)
-    variables = jax.eval_shape(lambda key: net.lazy_init(key, image, train=False), jax.random.key(0))
+    variables = jax.eval_shape(
+        lambda key: net.lazy_init(key, image, train=False), jax.random.key(0)
+    )
     return {'segmenter': variables['params']}
 
 

@@ -29,7 +29,9 @@ def test_imports_point_down(path):
 
 @pytest.mark.parametrize('path', sorted((PACKAGE / 'pipelines').glob('[a-z]*.py')), ids=by_path)
 def test_a_pipeline_imports_no_other_pipeline(path):
-    assert 'pipelines' not in house.imported_rooms(path), 'what two pipelines share moves down to tasks'
+    assert 'pipelines' not in house.imported_rooms(path), (
+        'what two pipelines share moves down to tasks'
+    )
 
 
 @pytest.mark.parametrize('path', sorted((PACKAGE / 'data').rglob('*.py')), ids=by_path)
@@ -59,7 +61,11 @@ def code_of(path: pathlib.Path) -> str:
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         body = getattr(node, 'body', None)
-        docstring = body[0].value if isinstance(body, list) and body and isinstance(body[0], ast.Expr) else None
+        docstring = (
+            body[0].value
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr)
+            else None
+        )
         if isinstance(docstring, ast.Constant) and isinstance(docstring.value, str):
             docstring.value = ''
     return ast.unparse(tree)
@@ -68,7 +74,11 @@ def code_of(path: pathlib.Path) -> str:
 @pytest.mark.parametrize('path', SOURCES, ids=by_path)
 def test_text_files_are_utf_8_on_every_machine(path):
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == 'read_text':
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == 'read_text'
+        ):
             assert 'encoding' in {keyword.arg for keyword in node.keywords}, f'line {node.lineno}'
 
 
@@ -86,7 +96,12 @@ def test_words_that_live_in_one_place(path):
         assert 'DEFINE_' not in ours and 'FLAGS' not in ours, 'flags belong to main.py'
     for default in ('config.get(', 'cfg.get('):
         assert default not in code, 'a default hidden in .get() hides typos'
-    for heavy in ('import tensorflow\n', 'import tensorflow as', 'from tensorflow ', 'import torch'):
+    for heavy in (
+        'import tensorflow\n',
+        'import tensorflow as',
+        'from tensorflow ',
+        'import torch',
+    ):
         assert heavy not in code
 
 
@@ -109,5 +124,9 @@ def test_every_pipeline_exports_the_contract(name):
 
 
 def test_every_pipeline_file_is_registered():
-    files = {f'segjax.pipelines.{p.stem}' for p in (PACKAGE / 'pipelines').glob('*.py') if p.stem != '__init__'}
+    files = {
+        f'segjax.pipelines.{p.stem}'
+        for p in (PACKAGE / 'pipelines').glob('*.py')
+        if p.stem != '__init__'
+    }
     assert files == set(pipelines.REGISTRY.values())

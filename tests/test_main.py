@@ -29,7 +29,12 @@ ENVIRONMENT = {**os.environ, 'XLA_FLAGS': compiler.QUICKLY, 'PYTHONPATH': str(RE
 def start(*arguments, **kwargs):
     command = [sys.executable, '-m', 'segjax.main', *map(str, arguments)]
     return subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
+        command,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
     )
 
 
@@ -56,7 +61,10 @@ def call(capsys, monkeypatch):
 
     def call(*arguments):
         # Training and evaluating map their steps here, before anything compiles.
-        monkeypatch.setattr('segjax.train.driver.map_functions', lambda *_: pytest.fail('a wrong input came through'))
+        monkeypatch.setattr(
+            'segjax.train.driver.map_functions',
+            lambda *_: pytest.fail('a wrong input came through'),
+        )
         for flag in main.FLAGS:
             flags.FLAGS[flag.name].unparse()
         code = 0
@@ -74,13 +82,24 @@ def call(capsys, monkeypatch):
 
 
 WRONG_IN_A_PROCESS = [
-    (['--config', SMOKE, '--config.optim.learning_rat=1'], ['--config.optim.learning_rat', "'learning_rate'?"]),
-    (['--config', f'{REPOSITORY}/configs/supervised.py:quik'], ['--config file.py:<variant>', "did you mean 'quick'?"]),
-    (['--config', SMOKE, '--config.data.name=street'], ['config.data.name', "did you mean 'streets'?"]),
+    (
+        ['--config', SMOKE, '--config.optim.learning_rat=1'],
+        ['--config.optim.learning_rat', "'learning_rate'?"],
+    ),
+    (
+        ['--config', f'{REPOSITORY}/configs/supervised.py:quik'],
+        ['--config file.py:<variant>', "did you mean 'quick'?"],
+    ),
+    (
+        ['--config', SMOKE, '--config.data.name=street'],
+        ['config.data.name', "did you mean 'streets'?"],
+    ),
 ]
 
 
-@pytest.mark.parametrize('arguments, fragments', WRONG_IN_A_PROCESS, ids=['key', 'variant', 'data set'])
+@pytest.mark.parametrize(
+    'arguments, fragments', WRONG_IN_A_PROCESS, ids=['key', 'variant', 'data set']
+)
 def test_wrong_input_from_outside(tmp_path, arguments, fragments):
     out, err = run(*arguments, '--workdir', tmp_path / 'run', code=1)
     message = assert_message(err, 'got:', 'expected:', *fragments)
@@ -93,7 +112,10 @@ def test_wrong_input_from_outside(tmp_path, arguments, fragments):
     [
         (['--config.optm.learning_rate=1'], ['--config.optm', "did you mean 'optim'?"]),
         (['--config.optim.lrr=1'], ['--config.optim.lrr', 'learning_rate']),
-        (['--config.optim.learning_rate=abc'], ['--config.optim.learning_rate', "'abc'", 'float', '0.0005']),
+        (
+            ['--config.optim.learning_rate=abc'],
+            ['--config.optim.learning_rate', "'abc'", 'float', '0.0005'],
+        ),
         (['--config.train.num_steps=1.5'], ['--config.train.num_steps', "'1.5'", 'int']),
         (['--config.train.num_steps=-1'], ['config.train.num_steps', '-1', '>= 0']),
         (['--config.optim.nesterov=maybe'], ["'maybe'", 'true or false']),
@@ -110,36 +132,66 @@ def test_wrong_input_from_outside(tmp_path, arguments, fragments):
         (['--mode', 'evaluate'], ['no checkpoint', 'train first']),
         (['--mode', 'predict'], ['--input', 'nothing']),
         (['--mode', 'predict', '--input', '.'], ['--output', 'nothing']),
-        (['--mode', 'predict', '--input', '/no/such', '--output', 'out'], ['--input', '/no/such', 'existing folder']),
+        (
+            ['--mode', 'predict', '--input', '/no/such', '--output', 'out'],
+            ['--input', '/no/such', 'existing folder'],
+        ),
         (['--workdir', ''], ['--workdir', 'nothing']),
         (['--workdir', __file__], [__file__]),
         (['--workdri=x'], ['command line', "did you mean 'workdir'?"]),
         (['--mode=evaluate', '--checkpoint=newest'], ['--checkpoint', "'newest'", 'best, last']),
         (['--mode=evaluate', '--checkpoint=bset'], ['--checkpoint', "did you mean 'best'?"]),
-        (['--checkpoint=best'], ['--checkpoint', '--mode train', '--mode evaluate or --mode predict']),
+        (
+            ['--checkpoint=best'],
+            ['--checkpoint', '--mode train', '--mode evaluate or --mode predict'],
+        ),
         (['--mode=evaluate', '--output=out'], ['--output', '--mode evaluate', '--mode predict']),
         (['--mode=doctor', '--extend'], ['--extend', '--mode doctor', '--mode train']),
         (['--extend'], ['--extend', 'no checkpoint in', 'leave --extend out']),
         (['--mode=train', '--mode=doctor'], ['--mode 2 times', 'keep one --mode']),
-        (['--process_id=two'], ['--process_id', "'two'", 'a whole number', 'fix:      --process_id 0']),
-        (['--num_processes', '1.5'], ['--num_processes', "'1.5'", 'a whole number', 'fix:      --num_processes 2']),
+        (
+            ['--process_id=two'],
+            ['--process_id', "'two'", 'a whole number', 'fix:      --process_id 0'],
+        ),
+        (
+            ['--num_processes', '1.5'],
+            ['--num_processes', "'1.5'", 'a whole number', 'fix:      --num_processes 2'],
+        ),
         (['--extend=maybe'], ['--extend', "'maybe'", 'true or false', 'fix:      --extend']),
         (['--rows'], ['--rows', 'no value', 'fix:      --rows base']),
-        (['--override', '--seeds=0'], ['--override', "'--seeds=0' follows", 'fix:      --override base:']),
+        (
+            ['--override', '--seeds=0'],
+            ['--override', "'--seeds=0' follows", 'fix:      --override base:'],
+        ),
         (['--checkpoint'], ['--checkpoint', 'no value', 'fix:      --checkpoint last']),
         (['-checkpoint'], ['--checkpoint', 'no value', 'fix:      --checkpoint last']),
         (['--workdir'], ['--workdir', 'no value', 'fix:      --workdir runs/first']),
-        (['--workdir', '--mode', 'train'], ['--workdir', "'--mode' follows", 'fix:      --workdir runs/first']),
+        (
+            ['--workdir', '--mode', 'train'],
+            ['--workdir', "'--mode' follows", 'fix:      --workdir runs/first'],
+        ),
         (['--verbosity=abc'], ['--verbosity=abc', 'leave --verbosity out']),
         (['stray'], ['stray', 'flags only']),
         (
             ['--workdir=gs://bucket/run'],
             ['--workdir', 'gs://bucket/run', 'gcsfuse bucket', '--workdir=/mnt/bucket/run'],
         ),
-        (['--mode=predict', '--input=s3://b/x', '--output=o'], ['--input', 's3://b/x', 'mount-s3', '--input=/mnt/b/x']),
-        (['--mode=predict', '--input=.', '--output=gs://b/x'], ['--output', 'gs://b/x', '--output=/mnt/b/x']),
-        (['--config.data.cache=hdfs://b/x'], ['config.data.cache', 'hdfs://b/x', '--config.data.cache=/mnt/b/x']),
-        (['--config.init_from.path=gs://b/x.npz'], ['config.init_from.path', '--config.init_from.path=/mnt/b/x.npz']),
+        (
+            ['--mode=predict', '--input=s3://b/x', '--output=o'],
+            ['--input', 's3://b/x', 'mount-s3', '--input=/mnt/b/x'],
+        ),
+        (
+            ['--mode=predict', '--input=.', '--output=gs://b/x'],
+            ['--output', 'gs://b/x', '--output=/mnt/b/x'],
+        ),
+        (
+            ['--config.data.cache=hdfs://b/x'],
+            ['config.data.cache', 'hdfs://b/x', '--config.data.cache=/mnt/b/x'],
+        ),
+        (
+            ['--config.init_from.path=gs://b/x.npz'],
+            ['config.init_from.path', '--config.init_from.path=/mnt/b/x.npz'],
+        ),
         (['--workdir=~nobody-of-that-name/run'], ['--workdir', 'no home folder']),
         (['--workdir=/dev/null/run'], ['--workdir', '/dev/null, which is a file']),
         (['--coordinator=node', '--num_processes=2'], ['--coordinator', 'node', 'node1:12345']),
@@ -196,20 +248,33 @@ def test_wrong_config_argument(call, tmp_path, monkeypatch, config, fragments):
 def test_a_config_without_a_value(call, tmp_path):
     code, _, err = call('--config', '--workdir', tmp_path / 'run')
     assert code == 1
-    assert_message(err, '--config', "'--workdir' follows", 'fix:      --config configs/supervised.py:quick')
+    assert_message(
+        err, '--config', "'--workdir' follows", 'fix:      --config configs/supervised.py:quick'
+    )
 
 
 @pytest.mark.parametrize(
     'arguments, fix',
     [
-        (['--table', 'config/tables/learned_dilation_camvd.py'], '--table configs/tables/learned_dilation_camvid.py'),
-        (['--table', 'configs/table/noise_cyclegan_table2.py'], '--table configs/tables/noise_cyclegan_table2.py'),
+        (
+            ['--table', 'config/tables/learned_dilation_camvd.py'],
+            '--table configs/tables/learned_dilation_camvid.py',
+        ),
+        (
+            ['--table', 'configs/table/noise_cyclegan_table2.py'],
+            '--table configs/tables/noise_cyclegan_table2.py',
+        ),
         (['--table', 'config/tables/mine.py'], '--table configs/tables/noise_cyclegan_table2.py'),
-        (['--config', 'config/scene_geometry.py:quick'], '--config configs/scene_geometry.py:quick'),
+        (
+            ['--config', 'config/scene_geometry.py:quick'],
+            '--config configs/scene_geometry.py:quick',
+        ),
         (['--config', 'config/mine.py:quick'], '--config configs/supervised.py:quick'),
     ],
 )
-def test_a_misspelled_folder_names_the_file_that_is_meant(call, tmp_path, monkeypatch, arguments, fix):
+def test_a_misspelled_folder_names_the_file_that_is_meant(
+    call, tmp_path, monkeypatch, arguments, fix
+):
     monkeypatch.chdir(REPOSITORY)
     mode = ('--mode', 'table') if arguments[0] == '--table' else ()
     code, _, err = call(*mode, *arguments, '--workdir', tmp_path / 'run')
@@ -243,7 +308,9 @@ def test_the_fix_for_no_arguments_is_a_whole_command(call, tmp_path, monkeypatch
         ('PIL.py', 'x = 1', ['package PIL', 'PIL.py', '$PYTHONPATH']),
     ],
 )
-def test_an_environment_that_stops_the_imports_is_named(tmp_path, monkeypatch, name, content, fragments):
+def test_an_environment_that_stops_the_imports_is_named(
+    tmp_path, monkeypatch, name, content, fragments
+):
     if content is None:
         monkeypatch.setitem(ENVIRONMENT, name, 'maybe')
     else:
@@ -274,20 +341,41 @@ def get_table():
         (['--table', 'table.py', '--seeds=0,x'], ['--seeds', "'0,x'", '0,1,2']),
         (['--table', 'table.py', '--seeds=-1'], ['--seeds', "'-1'", '0,1,2']),
         (['--table', 'table.py', '--seeds=1,01'], ['--seeds', "'1,01'", 'different']),
-        (['--table', 'table.py', '--config', SMOKE], ['--config', SMOKE, 'the rows name their configs']),
-        (['--table', 'table.py', '--config.optim.lrr=1'], ["row 'base'", '--config.optim.lrr', 'learning_rate']),
+        (
+            ['--table', 'table.py', '--config', SMOKE],
+            ['--config', SMOKE, 'the rows name their configs'],
+        ),
+        (
+            ['--table', 'table.py', '--config.optim.lrr=1'],
+            ["row 'base'", '--config.optim.lrr', 'learning_rate'],
+        ),
         (['--table', 'table.py', '--config.seed=1'], ["row 'base'", 'config.seed=1', '--seeds']),
-        (['--table', 'table.py', '--override=base'], ['--override', "'base'", 'ROWS:section.key=value']),
-        (['--table', 'table.py', '--override=(:seed=1'], ['--override', "'(:seed=1'", 'regular expression']),
+        (
+            ['--table', 'table.py', '--override=base'],
+            ['--override', "'base'", 'ROWS:section.key=value'],
+        ),
+        (
+            ['--table', 'table.py', '--override=(:seed=1'],
+            ['--override', "'(:seed=1'", 'regular expression'],
+        ),
         (['--table', 'table.py', '--override=bass:a.b=1'], ['--override', "'bass'", 'base, wide']),
         (
             ['--table', 'table.py', '--override=base:seed=1', '--override=bass:seed=1'],
             ['--override', "'bass'"],
         ),
-        (['--table', 'table.py', '--override=base:optim.lrr=1'], ["row 'base'", 'optim.lrr', 'learning_rate']),
-        (['--table', 'table.py', '--override=base:seed=1'], ["row 'base'", 'config.seed=1', '--seeds']),
+        (
+            ['--table', 'table.py', '--override=base:optim.lrr=1'],
+            ["row 'base'", 'optim.lrr', 'learning_rate'],
+        ),
+        (
+            ['--table', 'table.py', '--override=base:seed=1'],
+            ["row 'base'", 'config.seed=1', '--seeds'],
+        ),
         (['--table', 'table.py', '--workdir='], ['--workdir', 'nothing']),
-        (['--table', 'table.py', '--workdir=gs://b/t'], ['--workdir', 'gs://b/t', '--workdir=/mnt/b/t']),
+        (
+            ['--table', 'table.py', '--workdir=gs://b/t'],
+            ['--workdir', 'gs://b/t', '--workdir=/mnt/b/t'],
+        ),
     ],
     ids=lambda value: ' '.join(value[-1:]),
 )
@@ -302,7 +390,9 @@ def test_wrong_flags_of_a_table(call, tmp_path, monkeypatch, arguments, fragment
     assert not out and not (tmp_path / 'run').exists()
 
 
-@pytest.mark.parametrize('flag', ['--table=table.py', '--scale=quick', '--rows=base', '--seeds=0', '--override=a:b=1'])
+@pytest.mark.parametrize(
+    'flag', ['--table=table.py', '--scale=quick', '--rows=base', '--seeds=0', '--override=a:b=1']
+)
 @pytest.mark.parametrize('mode', ['train', 'doctor'])
 def test_flags_of_a_table_belong_to_its_mode(call, tmp_path, mode, flag):
     code, _, err = call('--config', SMOKE, '--workdir', tmp_path / 'run', '--mode', mode, flag)
@@ -313,13 +403,25 @@ def test_flags_of_a_table_belong_to_its_mode(call, tmp_path, mode, flag):
 def test_a_table_hands_its_rows_to_the_training(call, tmp_path, monkeypatch):
     (tmp_path / 'table.py').write_text(TABLE)
     seen = []
-    monkeypatch.setattr('segjax.train.driver.train', lambda config, workdir, stop: seen.append((config, workdir)))
+    monkeypatch.setattr(
+        'segjax.train.driver.train', lambda config, workdir, stop: seen.append((config, workdir))
+    )
     arguments = ('--seeds=4,2', '--rows=wide', '--config.train.num_steps=7')
-    code, out, err = call('--mode=table', '--table', tmp_path / 'table.py', '--workdir', tmp_path / 'run', *arguments)
+    code, out, err = call(
+        '--mode=table', '--table', tmp_path / 'table.py', '--workdir', tmp_path / 'run', *arguments
+    )
     assert code == 0, err
-    assert [(c.seed, c.model.width, c.train.num_steps) for c, _ in seen] == [(4, 0.5, 7), (2, 0.5, 7)]
-    assert [workdir for _, workdir in seen] == [f'{tmp_path}/run/wide/seed_{seed}' for seed in (4, 2)]
-    assert out.startswith('[1/2] wide, seed 4\n[2/2] wide, seed 2\n') and f'table: {tmp_path}/run/table.html' in out
+    assert [(c.seed, c.model.width, c.train.num_steps) for c, _ in seen] == [
+        (4, 0.5, 7),
+        (2, 0.5, 7),
+    ]
+    assert [workdir for _, workdir in seen] == [
+        f'{tmp_path}/run/wide/seed_{seed}' for seed in (4, 2)
+    ]
+    assert (
+        out.startswith('[1/2] wide, seed 4\n[2/2] wide, seed 2\n')
+        and f'table: {tmp_path}/run/table.html' in out
+    )
 
 
 def test_a_full_disk_is_named_by_what_the_mode_writes(call, tmp_path, monkeypatch):
@@ -329,7 +431,10 @@ def test_a_full_disk_is_named_by_what_the_mode_writes(call, tmp_path, monkeypatc
     monkeypatch.setattr(main, '_load_config', full)
     common = ('--workdir', tmp_path / 'run')
     for arguments, place in (
-        (('--mode=predict', '--input=photos', '--output', tmp_path / 'out', *common), f'--output {tmp_path}/out'),
+        (
+            ('--mode=predict', '--input=photos', '--output', tmp_path / 'out', *common),
+            f'--output {tmp_path}/out',
+        ),
         (('--mode=prepare', *common), 'prepared data (config.data.cache or $SEGJAX_CACHE)'),
         (common, f'--workdir {tmp_path}/run'),
     ):
@@ -346,7 +451,12 @@ def test_a_cache_that_is_a_file_is_refused(call, tmp_path, monkeypatch):
 
 
 def test_missing_folders_and_a_wrong_label_file(call, tmp_path):
-    folder = ('--config', f'{REPOSITORY}/configs/supervised.py:folder', '--workdir', tmp_path / 'run')
+    folder = (
+        '--config',
+        f'{REPOSITORY}/configs/supervised.py:folder',
+        '--workdir',
+        tmp_path / 'run',
+    )
     classes = f'--config.data.classes={tmp_path}/classes.yaml'
     code, _, err = call(*folder, f'--config.data.root={tmp_path}/mine', classes)
     assert code == 1
@@ -370,12 +480,21 @@ def test_missing_folders_and_a_wrong_label_file(call, tmp_path):
 # --- config files with errors of their own ---------------------------------------------------------------------------
 
 BROKEN = {
-    'a key that there is not': ('config_lib.update(config, train=dict(bach_size=3))', ['line 4', 'bach_size']),
-    'a value of another type': ("config.optim.learning_rate = 'high'", ['line 4', 'TypeError', "= 'high'"]),
+    'a key that there is not': (
+        'config_lib.update(config, train=dict(bach_size=3))',
+        ['line 4', 'bach_size'],
+    ),
+    'a value of another type': (
+        "config.optim.learning_rate = 'high'",
+        ['line 4', 'TypeError', "= 'high'"],
+    ),
     'a syntax error': ('config.seed = = 3', ['line 4', 'config.seed = = 3']),
     'a missing module': ('import modules_that_nobody_has', ['line 4', 'ModuleNotFoundError']),
     'another return value': ('return {}', ['ConfigDict', 'dict']),
-    'an impossible value': ('config.optim.learning_rate = -1.0', ['config.optim.learning_rate', 'a number > 0']),
+    'an impossible value': (
+        'config.optim.learning_rate = -1.0',
+        ['config.optim.learning_rate', 'a number > 0'],
+    ),
 }
 
 
@@ -400,7 +519,9 @@ def test_a_config_file_without_get_config_or_without_arguments(call, tmp_path):
     path.write_text('x = 3')
     assert_message(call('--config', path, '--workdir', tmp_path)[2], str(path), 'get_config')
     path.write_text('def get_config(): return None')
-    assert_message(call('--config', f'{path}:quick', '--workdir', tmp_path)[2], "'quick' after the colon")
+    assert_message(
+        call('--config', f'{path}:quick', '--workdir', tmp_path)[2], "'quick' after the colon"
+    )
 
 
 @pytest.mark.parametrize(
@@ -451,7 +572,18 @@ def _compiled_in(path):
 def test_help_names_every_flag_and_succeeds(call):
     code, out, err = call('--help')
     assert code == 0 and not err
-    names = ('config', 'workdir', 'mode', 'input', 'output', 'checkpoint', 'table', 'scale', 'rows', 'seeds')
+    names = (
+        'config',
+        'workdir',
+        'mode',
+        'input',
+        'output',
+        'checkpoint',
+        'table',
+        'scale',
+        'rows',
+        'seeds',
+    )
     names += ('override',)
     for name in (*names, 'distributed', 'coordinator'):
         assert re.search(rf'^  --{name} ', out, re.MULTILINE)
@@ -480,15 +612,28 @@ def test_a_finished_run_needs_no_config(finished, tmp_path):
     assert (workdir / 'scores_last.json').read_bytes() == (finished / 'scores.json').read_bytes()
     (tmp_path / 'photos').mkdir()
     cv2.imwrite(str(tmp_path / 'photos/a.jpg'), np.zeros((20, 30, 3), np.uint8))
-    run('--workdir', workdir, '--mode=predict', '--input', tmp_path / 'photos', '--output', tmp_path / 'out')
+    run(
+        '--workdir',
+        workdir,
+        '--mode=predict',
+        '--input',
+        tmp_path / 'photos',
+        '--output',
+        tmp_path / 'out',
+    )
     assert cv2.imread(str(tmp_path / 'out/ids/a.png'), cv2.IMREAD_UNCHANGED).shape == (20, 30)
 
 
 def test_a_run_of_another_config_is_refused_with_the_key(finished, call):
     code, _, err = call('--workdir', finished, '--config.optim.learning_rate=1e-3')
     assert code == 1
-    assert_message(err, str(finished), 'optim.learning_rate: 0.0005, now 0.001', 'another --workdir')
-    for mode in (('--mode=evaluate',), ('--mode=predict', '--input', finished / 'segmentation/pictures', '--output=o')):
+    assert_message(
+        err, str(finished), 'optim.learning_rate: 0.0005, now 0.001', 'another --workdir'
+    )
+    for mode in (
+        ('--mode=evaluate',),
+        ('--mode=predict', '--input', finished / 'segmentation/pictures', '--output=o'),
+    ):
         code, _, err = call('--workdir', finished, '--config.model.width=0.5', *mode)
         assert code == 1
         fix = f'--workdir {finished} {mode[0].replace("=", " ")}, without'
@@ -496,10 +641,18 @@ def test_a_run_of_another_config_is_refused_with_the_key(finished, call):
 
 
 @pytest.mark.parametrize(
-    'argument, fragment', [("--config.init_from.nets=('nix',)", 'match nothing'), ('--config.model.width=0.5', '(16,)')]
+    'argument, fragment',
+    [("--config.init_from.nets=('nix',)", 'match nothing'), ('--config.model.width=0.5', '(16,)')],
 )
 def test_a_start_that_does_not_fit_leaves_no_folder(finished, call, tmp_path, argument, fragment):
-    code, _, err = call('--config', SMOKE, '--workdir', tmp_path / 'r', f'--config.init_from.path={finished}', argument)
+    code, _, err = call(
+        '--config',
+        SMOKE,
+        '--workdir',
+        tmp_path / 'r',
+        f'--config.init_from.path={finished}',
+        argument,
+    )
     assert code == 1
     assert_message(err, 'config.init_from', fragment)
     assert not (tmp_path / 'r').exists()
@@ -512,11 +665,18 @@ def test_divergence_names_step_and_group(finished, tmp_path):
     shutil.rmtree(saved / str(STEPS))
     with ocp.StandardCheckpointer() as checkpointer:
         state = checkpointer.restore(saved / '4/state')
-        state['params']['segmenter']['encoder']['initial_block']['conv']['kernel'][0, 0, 0, 0] = np.nan
+        state['params']['segmenter']['encoder']['initial_block']['conv']['kernel'][0, 0, 0, 0] = (
+            np.nan
+        )
         shutil.rmtree(saved / '4/state')
         checkpointer.save(saved / '4/state', state)
     _, err = run('--workdir', workdir, code=1)
-    assert_message(err, "stage 'segmentation', step 5: the loss is nan", 'segmenter/encoder', 'checkpoint: step 4')
+    assert_message(
+        err,
+        "stage 'segmentation', step 5: the loss is nan",
+        'segmenter/encoder',
+        'checkpoint: step 4',
+    )
     assert_message(err, 'learning_rate')
     assert (workdir / 'report.html').stat().st_mtime > (finished / 'report.html').stat().st_mtime
 
@@ -535,7 +695,11 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 75, err[-2000:]
-    step = int(re.search(r"preempted: stage 'segmentation' saved at step (\d+); the same command goes on", err)[1])
+    step = int(
+        re.search(
+            r"preempted: stage 'segmentation' saved at step (\d+); the same command goes on", err
+        )[1]
+    )
     assert 1 <= step < STEPS and 'Traceback' not in err
     assert (tmp_path / 'segmentation/checkpoints' / str(step)).is_dir()
     run(*command)

@@ -39,7 +39,11 @@ def test_every_command_names_what_there_is(words):
     resolve(words)
     ours = {item.name for item in main.FLAGS} | {'dry-run', 'help'}
     if words[1] == LOCAL:
-        given = {w[2:].partition('=')[0] for w in words if w.startswith('--') and not w.startswith('--config.')}
+        given = {
+            w[2:].partition('=')[0]
+            for w in words
+            if w.startswith('--') and not w.startswith('--config.')
+        }
         assert given <= ours, given - ours
         mode = flag(words, 'mode')
         assert mode is None or mode in main.MODES
@@ -64,7 +68,9 @@ def test_the_test_script_passes_as_a_dry_run():
 def paths_in_text():
     text = re.sub(r'^```.*?^```$', '', README, flags=re.MULTILINE | re.DOTALL)
     quoted = re.findall(r'`((?:segjax|configs|tests|docs|launch)/[\w./]*)`', text)
-    return sorted({*quoted, *re.findall(r'\]\(((?!http)[^)]+)\)', text)} - {'segjax/pipelines/mine.py'})
+    return sorted(
+        {*quoted, *re.findall(r'\]\(((?!http)[^)]+)\)', text)} - {'segjax/pipelines/mine.py'}
+    )
 
 
 @pytest.mark.parametrize('path', paths_in_text())
@@ -91,9 +97,16 @@ def test_the_parameter_count_is_that_of_the_net():
 
     count, classes = re.search(r'ERFNet \(([\d,]+) parameters at (\d+) classes', README).groups()
     model = models.build(
-        'segmentation', 'erfnet', num_classes=int(classes), dtype='float32', axis_name=None, encoder_head=True
+        'segmentation',
+        'erfnet',
+        num_classes=int(classes),
+        dtype='float32',
+        axis_name=None,
+        encoder_head=True,
     )
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 128, 3)), train=False))
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 128, 3)), train=False)
+    )
     assert sum(x.size for x in jax.tree.leaves(shapes['params'])) == int(count.replace(',', ''))
 
 
@@ -109,7 +122,10 @@ def own_data(root: pathlib.Path, splits=('train', 'val')) -> pathlib.Path:
     for split in splits:
         for number in range(1, 13):
             name = pathlib.Path(split) / f'{number:04}' if split else pathlib.Path(f'{number:04}')
-            for (folder, extension), shape, high in ((image, (64, 96, 3), 256), (mask, (64, 96), 3)):
+            for (folder, extension), shape, high in (
+                (image, (64, 96, 3), 256),
+                (mask, (64, 96), 3),
+            ):
                 path = root / 'mine' / folder / name.with_suffix(extension)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pixels = draw.integers(0, high, shape).astype(np.uint8)
@@ -135,7 +151,9 @@ def test_the_example_data_set_works(tmp_path, capsys, splits):
     assert doctor.main(config) == 0, capsys.readouterr().out
     spec = data.prepare(config.data).spec
     assert spec.classes.names == ('background', 'road', 'car') and spec.classes.ids == (0, 1, 2)
-    assert set(spec.num_examples) == {'train', 'val'} and sum(spec.num_examples.values()) == 12 * len(splits)
+    assert set(spec.num_examples) == {'train', 'val'} and sum(
+        spec.num_examples.values()
+    ) == 12 * len(splits)
     assert min(min(pixels) for pixels in spec.class_pixels.values()) > 0
 
 
@@ -144,7 +162,9 @@ def test_the_long_form_of_a_class_in_the_example_works(tmp_path):
     own_data(tmp_path)
     path = tmp_path / 'mine/classes.yaml'
     content = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump({**content, 'classes': [*content['classes'][:2], yaml.safe_load(comment)]}))
+    path.write_text(
+        yaml.safe_dump({**content, 'classes': [*content['classes'][:2], yaml.safe_load(comment)]})
+    )
     from segjax.data.labels import load_class_file
 
     classes = load_class_file(path).classes

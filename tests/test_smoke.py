@@ -58,7 +58,9 @@ def test_smoke_trains_in_one_trace_of_each_function(path, tmp_path, traced):
     assert (tmp_path / 'report.html').exists()
     assert_traced_once(traced, scores)
     for name in MOVES.get(path.name, ()):
-        lines = [json.loads(line) for file in tmp_path.glob('*/metrics.jsonl') for line in file.open()]
+        lines = [
+            json.loads(line) for file in tmp_path.glob('*/metrics.jsonl') for line in file.open()
+        ]
         values = [line[name] for line in lines if name in line]
         assert values and all(value > 0 for value in values), f'{name}: {values}'
 
@@ -66,7 +68,10 @@ def test_smoke_trains_in_one_trace_of_each_function(path, tmp_path, traced):
 def test_the_first_command_trains_and_ends_with_a_report(tmp_path, traced):
     """With :smoke instead of :quick, which is the same system in seconds; in this process, as its script would."""
     assert OF_FIRST.endswith(':quick')
-    words = [word.replace(':quick', ':smoke').replace('runs/first', str(tmp_path / 'first')) for word in FIRST]
+    words = [
+        word.replace(':quick', ':smoke').replace('runs/first', str(tmp_path / 'first'))
+        for word in FIRST
+    ]
     dry = launch(words, '--dry-run')
     assert dry.returncode == 0, dry.stderr
     _, _, arguments = dry.stdout.splitlines()[-1].partition(' -m segjax.main ')
@@ -79,10 +84,19 @@ def test_the_first_command_trains_and_ends_with_a_report(tmp_path, traced):
         assert promised in report, promised
     for name in ('config.json', 'scores.json', 'report.html'):
         assert (tmp_path / 'first' / name).is_file()
-    panels = [json.loads(path.read_text())['panels'] for path in (tmp_path / 'first').glob('*/pictures/*/info.json')]
-    assert panels and all(found[:4] == ['image', 'prediction', 'truth', 'errors'] for found in panels)
+    panels = [
+        json.loads(path.read_text())['panels']
+        for path in (tmp_path / 'first').glob('*/pictures/*/info.json')
+    ]
+    assert panels and all(
+        found[:4] == ['image', 'prediction', 'truth', 'errors'] for found in panels
+    )
     scores = json.loads((tmp_path / 'first/scores.json').read_text())
     assert_traced_once(traced, scores)
     (stage,) = scores
-    for name in re.search(r'per stage,\s+(.*?)\.\n\n', README, re.DOTALL)[1].replace('\n', ' ').split('`')[1::2]:
+    for name in (
+        re.search(r'per stage,\s+(.*?)\.\n\n', README, re.DOTALL)[1]
+        .replace('\n', ' ')
+        .split('`')[1::2]
+    ):
         assert (tmp_path / 'first' / stage / name).exists(), name

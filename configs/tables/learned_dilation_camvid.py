@@ -25,7 +25,14 @@ FACTORS = 'dilation.rate=10000.0'
 def row(key, name, arguments, factors, *overrides):
     """Returns a row that continues the start."""
     config = f'{FILE},{arguments}'
-    return Row(key, name, config, overrides=(*FURTHER, *overrides), labels={'factors': factors}, after='start')
+    return Row(
+        key,
+        name,
+        config,
+        overrides=(*FURTHER, *overrides),
+        labels={'factors': factors},
+        after='start',
+    )
 
 
 def get_table():
@@ -50,7 +57,11 @@ def get_table():
             'quick': Scale(
                 'camvid_vgg',
                 seeds=(0, 1, 2),
-                overrides=('logging.num_pictures=0', 'logging.eval_every=0', 'logging.checkpoint_every=0'),
+                overrides=(
+                    'logging.num_pictures=0',
+                    'logging.eval_every=0',
+                    'logging.checkpoint_every=0',
+                ),
                 note='CamVid at 160x120, scored on the split val; a training of minutes whose numbers are not '
                 'comparable with the published ones.',
             ),

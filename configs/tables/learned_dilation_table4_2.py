@@ -33,7 +33,14 @@ def fixed(key, published, *conv5):
     """Fixed dilations of conv5_1, conv5_2 and conv5_3."""
     pairs = tuple((f'vgg/{layer}', float(dilation)) for layer, dilation in zip(LAYERS, conv5))
     dilations = (*map(str, conv5), '12')
-    return row(key, 'fixed', published, dilations, config=f'{FILE},dilation=fixed', overrides=(replace(pairs),))
+    return row(
+        key,
+        'fixed',
+        published,
+        dilations,
+        config=f'{FILE},dilation=fixed',
+        overrides=(replace(pairs),),
+    )
 
 
 def replace(pairs):
@@ -107,7 +114,9 @@ def get_table():
             Claim('dilation helps', 'Mean IoU', 'fixed_2', 'fixed_1'),
             Claim('learning helps', 'Mean IoU', 'learned', 'fixed_2'),
             Claim('learned beats the best fixed whole dilation', 'Mean IoU', 'learned', 'fixed_4'),
-            Claim('a factor for each channel beats their mean', 'Mean IoU', 'learned', 'fixed_mean'),
+            Claim(
+                'a factor for each channel beats their mean', 'Mean IoU', 'learned', 'fixed_mean'
+            ),
             Claim('fractional means beat whole dilations', 'Mean IoU', 'fixed_mean', 'fixed_4'),
             Claim('conv5 has something to learn', 'Mean IoU', 'learned_conv5', 'fixed_2'),
             Claim('fc6 has something to learn', 'Mean IoU', 'learned_fc6', 'fixed_2'),

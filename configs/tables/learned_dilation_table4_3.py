@@ -19,8 +19,17 @@ CLASSES = ('fence', 'terrain', 'person', 'rider', 'car', 'bus')
 def get_table():
     rows = []
     for net, (name, fixed, learned) in NETS.items():
-        rows.append(Row(f'{net}_fixed', name, f'{FILE},net={net},dilation=fixed', {'Mean IoU': fixed}))
-        rows.append(Row(f'{net}_learned', f'{name}, learned dilation', f'{FILE},net={net}', {'Mean IoU': learned}))
+        rows.append(
+            Row(f'{net}_fixed', name, f'{FILE},net={net},dilation=fixed', {'Mean IoU': fixed})
+        )
+        rows.append(
+            Row(
+                f'{net}_learned',
+                f'{name}, learned dilation',
+                f'{FILE},net={net}',
+                {'Mean IoU': learned},
+            )
+        )
     return Table(
         title='Learned dilation factors: Table 4.3',
         source='He, thesis, Tables 4.3 and 4.5 (Cityscapes val)',
@@ -41,11 +50,20 @@ def get_table():
         },
         notes='The classes are those for which the thesis names general improvements.',
         claims=(
-            Claim('learning helps DeepLab-v2', 'Mean IoU', 'deeplab_v2_learned', 'deeplab_v2_fixed'),
+            Claim(
+                'learning helps DeepLab-v2', 'Mean IoU', 'deeplab_v2_learned', 'deeplab_v2_fixed'
+            ),
             Claim('learning helps PSPNet', 'Mean IoU', 'pspnet_learned', 'pspnet_fixed'),
-            Claim('DeepLab-v2 sees more of persons', 'person', 'deeplab_v2_learned', 'deeplab_v2_fixed'),
+            Claim(
+                'DeepLab-v2 sees more of persons',
+                'person',
+                'deeplab_v2_learned',
+                'deeplab_v2_fixed',
+            ),
             Claim('PSPNet sees more of persons', 'person', 'pspnet_learned', 'pspnet_fixed'),
-            Claim('DeepLab-v2 sees more of riders', 'rider', 'deeplab_v2_learned', 'deeplab_v2_fixed'),
+            Claim(
+                'DeepLab-v2 sees more of riders', 'rider', 'deeplab_v2_learned', 'deeplab_v2_fixed'
+            ),
             Claim('PSPNet sees more of riders', 'rider', 'pspnet_learned', 'pspnet_fixed'),
         ),
     )

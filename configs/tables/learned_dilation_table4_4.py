@@ -34,7 +34,11 @@ PUBLISHED = {  # the classes in this order, then their mean
 }
 
 
-SUFFIXES = {'fixed': '', 'learned': ', learned dilation', 'random': ', random fixed dilation (ours)'}
+SUFFIXES = {
+    'fixed': '',
+    'learned': ', learned dilation',
+    'random': ', random fixed dilation (ours)',
+}
 
 
 def get_table():
@@ -48,13 +52,18 @@ def get_table():
         title='Learned dilation factors: Table 4.4',
         source='He, thesis, Tables 4.4 and 4.5 (CamVid)',
         columns=(
-            *(Column(name, f'IoU/{ours}', unit='%', factor=100, better='max') for name, ours in CLASSES.items()),
+            *(
+                Column(name, f'IoU/{ours}', unit='%', factor=100, better='max')
+                for name, ours in CLASSES.items()
+            ),
             Column('mean IoU', 'mIoU', unit='%', factor=100, better='max'),
             Column('mean IoU, whole factors', 'mIoU_whole_factors', unit='%', factor=100),
         ),
         rows=tuple(rows),
         scales={
-            'camvid_quick': small_scale('camvid_quick', 'CamVid at 160x120, scored on the split val'),
+            'camvid_quick': small_scale(
+                'camvid_quick', 'CamVid at 160x120, scored on the split val'
+            ),
             'paper': Scale(
                 'camvid',
                 seeds=(0, 1, 2),
@@ -66,7 +75,9 @@ def get_table():
         notes='Random factors are drawn uniformly from the ranges and never learn: a control of ours, which tells '
         'learning from diversity.',
         claims=(
-            Claim('learning helps DeepLab-v2', 'mean IoU', 'deeplab_v2_learned', 'deeplab_v2_fixed'),
+            Claim(
+                'learning helps DeepLab-v2', 'mean IoU', 'deeplab_v2_learned', 'deeplab_v2_fixed'
+            ),
             Claim('learning helps PSPNet', 'mean IoU', 'pspnet_learned', 'pspnet_fixed'),
             *(
                 Claim(

@@ -12,7 +12,17 @@ gaussian_-20dB: it shows whether a row without noise has a watermark. The compar
 paper's Fig. 4.
 """
 
-from segjax.modes.table import STREETS, Claim, Column, Condition, Difference, Row, Scale, Table, small_scale
+from segjax.modes.table import (
+    STREETS,
+    Claim,
+    Column,
+    Condition,
+    Difference,
+    Row,
+    Scale,
+    Table,
+    small_scale,
+)
 
 FILE = 'configs/noise_cyclegan.py:{scale}'
 GAUSSIAN = {  # SNR in dB: published mIoU, PSNR
@@ -77,7 +87,9 @@ def about_miou(text, higher, lower, *conditions):
 
 def at_one_ratio(quantizer, gaussian):
     """Builds the claim that quantisation beats Gaussian noise of the same measured ratio."""
-    same = Condition('SNR', quantizer, gaussian, at_most=1.0, why='the measured signal-to-noise ratios differ')
+    same = Condition(
+        'SNR', quantizer, gaussian, at_most=1.0, why='the measured signal-to-noise ratios differ'
+    )
     snr = gaussian.removeprefix('gaussian_').removesuffix('dB')
     return about_miou(f'at {snr} dB quantisation beats Gaussian noise', quantizer, gaussian, same)
 
@@ -89,11 +101,26 @@ def get_table():
         cyclegan('none', 'noise=none', 'no noise', 39.4, 25.37),
         cyclegan('max_only', 'noise=max_only', 'max-only', 41.4, 24.71, snr=0.22),
         *(
-            cyclegan(f'gaussian_{snr}dB', f'noise=gaussian,snr={snr}', 'Gaussian', miou, psnr, snr=float(snr))
+            cyclegan(
+                f'gaussian_{snr}dB',
+                f'noise=gaussian,snr={snr}',
+                'Gaussian',
+                miou,
+                psnr,
+                snr=float(snr),
+            )
             for snr, (miou, psnr) in GAUSSIAN.items()
         ),
         *(
-            cyclegan(f'quantize_{bits}bit', f'noise=quantize,bits={bits}', 'quantization', miou, psnr, snr, str(bits))
+            cyclegan(
+                f'quantize_{bits}bit',
+                f'noise=quantize,bits={bits}',
+                'quantization',
+                miou,
+                psnr,
+                snr,
+                str(bits),
+            )
             for bits, (snr, miou, psnr) in QUANTIZE.items()
         ),
     ]
@@ -113,8 +140,14 @@ def get_table():
             'quick': small_scale('quick,start=3000,steps=4000', STREETS),
             'pilot': small_scale('quick,start=600,steps=800', STREETS),
             'camvid_quick': small_scale('camvid_quick,start=2000,steps=2500', 'CamVid at 128x96'),
-            'camvid': Scale('camvid', seeds=(0, 1, 2), note='CamVid, 11 classes; published: Cityscapes.'),
-            'paper': Scale('', seeds=(0,), note="The paper's setting. Its rows are one run each, of an unknown seed."),
+            'camvid': Scale(
+                'camvid', seeds=(0, 1, 2), note='CamVid, 11 classes; published: Cityscapes.'
+            ),
+            'paper': Scale(
+                '',
+                seeds=(0,),
+                note="The paper's setting. Its rows are one run each, of an unknown seed.",
+            ),
         },
         notes=NOTES,
         headlines=(
@@ -125,7 +158,9 @@ def get_table():
                 'gaussian_-20dB',
                 wanted='at least 3',
             ),
-            Difference('PSNR without noise above max-only (published: 0.66)', 'PSNR', 'none', 'max_only'),
+            Difference(
+                'PSNR without noise above max-only (published: 0.66)', 'PSNR', 'none', 'max_only'
+            ),
         ),
         compare=('erfnet', 'none', 'max_only', 'quantize_2bit', 'gaussian_21.02dB'),
         claims=(
@@ -138,7 +173,9 @@ def get_table():
             at_one_ratio('quantize_2bit', 'gaussian_7.38dB'),
             at_one_ratio('quantize_3bit', 'gaussian_14.5dB'),
             at_one_ratio('quantize_4bit', 'gaussian_21.02dB'),
-            about_miou('Gaussian noise of 21.02 dB beats plain ERFNet', 'gaussian_21.02dB', 'erfnet'),
+            about_miou(
+                'Gaussian noise of 21.02 dB beats plain ERFNet', 'gaussian_21.02dB', 'erfnet'
+            ),
             Claim('strong noise costs PSNR', 'PSNR', 'none', 'gaussian_-20dB'),
             Claim('no noise reconstructs better than 2 bits', 'PSNR', 'none', 'quantize_2bit'),
         ),

@@ -27,7 +27,11 @@ DEPTH = Row('depth', 'depth net of the pretrained rows', FILE + 'depth', hidden=
 def row(method, name, miou, time):
     published = {} if miou is None else {'Mean IoU': miou, 'time': time}
     row = Row(method, name, FILE + method, published, stage='segmentation')
-    return row._replace(after='depth', overrides=('depth.num_steps=0',)) if method in PRETRAINED else row
+    return (
+        row._replace(after='depth', overrides=('depth.num_steps=0',))
+        if method in PRETRAINED
+        else row
+    )
 
 
 def get_table():
@@ -43,16 +47,26 @@ def get_table():
         scales={
             'quick': small_scale('quick', STREETS, *ONE_IMAGE),
             'cityscapes': Scale(
-                'cityscapes', seeds=(0, 1, 2), overrides=ONE_IMAGE, note='Cityscapes sequences; published: Apolloscape.'
+                'cityscapes',
+                seeds=(0, 1, 2),
+                overrides=ONE_IMAGE,
+                note='Cityscapes sequences; published: Apolloscape.',
             ),
-            'paper': Scale('', seeds=(0,), overrides=ONE_IMAGE, note="The paper's setting, from scratch."),
+            'paper': Scale(
+                '', seeds=(0,), overrides=ONE_IMAGE, note="The paper's setting, from scratch."
+            ),
         },
         notes='[1] BiSeNet, [2] Klingner et al., [3] Novosel et al., [4] Chen et al. Published times are of an unnamed '
         'device and contain the depth decoder in multitask rows ([3], [4]); ours leave it out, as it is not needed.',
         claims=(
             Claim('L_h beats the baseline', 'Mean IoU', 'holistic', 'baseline'),
             Claim('L_h beats the regulariser of [4]', 'Mean IoU', 'holistic', 'chen'),
-            Claim('the regulariser of [4] helps with a depth net from before', 'Mean IoU', 'chen', 'baseline'),
+            Claim(
+                'the regulariser of [4] helps with a depth net from before',
+                'Mean IoU',
+                'chen',
+                'baseline',
+            ),
             Claim('and costs mIoU in multitask training', 'Mean IoU', 'baseline', 'chen_multitask'),
             Claim('multitask training of [3] costs mIoU', 'Mean IoU', 'baseline', 'novosel'),
             Claim('[2] is behind all others', 'Mean IoU', 'novosel', 'klingner'),

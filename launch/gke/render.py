@@ -23,7 +23,9 @@ def render(template: str, values: dict[str, str], arguments: list[str]) -> str:
             f'--num_processes={values["NODES"]}',
             '--process_id=$(JOB_COMPLETION_INDEX)',
         ]
-    return string.Template(template).substitute(values, ARGUMENTS=container_arguments(arguments, own))
+    return string.Template(template).substitute(
+        values, ARGUMENTS=container_arguments(arguments, own)
+    )
 
 
 def main() -> None:

@@ -35,7 +35,9 @@ def parse_arg(arg: str, variants: tuple[str, ...], **spec: Any) -> ml_collection
                 out[key] = typed(text, spec[key])
             except ValueError as error:
                 raise InputError(
-                    f'--config file.py:...,{key}=', got=repr(text), expected=f'a {type(spec[key]).__name__}'
+                    f'--config file.py:...,{key}=',
+                    got=repr(text),
+                    expected=f'a {type(spec[key]).__name__}',
                 ) from error
     return out
 

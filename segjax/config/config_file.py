@@ -22,7 +22,10 @@ from segjax.schema import RENAMED, Choice
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 # What a config file is written in: an error that comes out of these was made in the config file.
-VOCABULARY = tuple(str(path) for path in (*PACKAGE.glob('config/*.py'), PACKAGE / 'schema.py', PACKAGE / 'errors.py'))
+VOCABULARY = tuple(
+    str(path)
+    for path in (*PACKAGE.glob('config/*.py'), PACKAGE / 'schema.py', PACKAGE / 'errors.py')
+)
 
 
 class Assignment(NamedTuple):
@@ -62,20 +65,40 @@ def load(text: str) -> ml_collections.ConfigDict:
     path = pathlib.Path(name).expanduser()
     get_config = function(path, 'get_config', '--config', 'configs/supervised.py:quick', argument)
     if argument and not inspect.signature(get_config).parameters:
-        raise InputError('--config', got=f'{argument!r} after the colon', expected=f'nothing: {path} takes no argument')
+        raise InputError(
+            '--config',
+            got=f'{argument!r} after the colon',
+            expected=f'nothing: {path} takes no argument',
+        )
     needed = [p for p in inspect.signature(get_config).parameters.values() if p.default is p.empty]
-    needed = [p.name for p in needed if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    needed = [
+        p.name
+        for p in needed
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
     if len(needed) > bool(argument):
         got = f'get_config({", ".join(needed)})'
-        raise InputError(str(path), got=got, expected='one argument with a default', fix="def get_config(arg=''):")
+        raise InputError(
+            str(path),
+            got=got,
+            expected='one argument with a default',
+            fix="def get_config(arg=''):",
+        )
     config = call(path, lambda: get_config(argument) if argument else get_config())
     if not isinstance(config, ml_collections.ConfigDict):
         got = f'a {type(config).__name__} from get_config'
-        raise InputError(str(path), got=got, expected='a ConfigDict', fix='begin with segjax.config.defaults(pipeline)')
+        raise InputError(
+            str(path),
+            got=got,
+            expected='a ConfigDict',
+            fix='begin with segjax.config.defaults(pipeline)',
+        )
     return config.lock()
 
 
-def function(path: pathlib.Path, name: str, flag: str, example: str, argument: str = '') -> Callable:
+def function(
+    path: pathlib.Path, name: str, flag: str, example: str, argument: str = ''
+) -> Callable:
     """The function that a file defines.
 
     Args:
@@ -135,25 +158,38 @@ def call(path: pathlib.Path, function) -> Any:
     except SystemExit as error:
         got = f'a call of sys.exit({error.code!r})'
         raise InputError(
-            str(path), got=got, expected='a file that returns a config', fix=f'take the sys.exit out of {path}'
+            str(path),
+            got=got,
+            expected='a file that returns a config',
+            fix=f'take the sys.exit out of {path}',
         ) from None
     except SyntaxError as error:
         if error.filename is None:  # bytes that are no text
-            raise InputError(str(path), got=error.msg, expected='Python', fix='save the file as text') from error
+            raise InputError(
+                str(path), got=error.msg, expected='Python', fix='save the file as text'
+            ) from error
         if pathlib.Path(error.filename).resolve() != path.resolve():
             raise
         got = f'{error.msg}: {(error.text or "").strip()}'
         raise InputError(f'{path}, line {error.lineno}', got=got, expected='Python') from error
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)[1:]  # the first one is this function
-        own = [frame for frame in frames if pathlib.Path(frame.filename).resolve() == path.resolve()]
-        ours = [f for f in frames if f.filename.startswith(str(PACKAGE)) and f.filename not in VOCABULARY]
+        own = [
+            frame for frame in frames if pathlib.Path(frame.filename).resolve() == path.resolve()
+        ]
+        ours = [
+            f
+            for f in frames
+            if f.filename.startswith(str(PACKAGE)) and f.filename not in VOCABULARY
+        ]
         if not own or ours:
             raise
         got = f'{type(error).__name__}: {error}'.replace('\n', ' ')
         expected = f'a line that works: {own[-1].line}'
         fix = f'correct that line: {PACKAGE / "schema.py"} has all keys, their meaning and their types'
-        raise InputError(f'{path}, line {own[-1].lineno}', got=got, expected=expected, fix=fix) from error
+        raise InputError(
+            f'{path}, line {own[-1].lineno}', got=got, expected=expected, fix=fix
+        ) from error
 
 
 def assign(config: ml_collections.ConfigDict, assignments: Iterable[Assignment]) -> None:
@@ -183,7 +219,10 @@ def assign(config: ml_collections.ConfigDict, assignments: Iterable[Assignment])
         if isinstance(old, ml_collections.ConfigDict):
             got = 'a value for a whole section' if text else 'a whole section'
             raise InputError(
-                path, got=got, expected='one of its keys: ' + ', '.join(sorted(old)), fix=_first_key(path, old)
+                path,
+                got=got,
+                expected='one of its keys: ' + ', '.join(sorted(old)),
+                fix=_first_key(path, old),
             )
         value = _typed(path, text, old)
         if last == 'name' and value != old and _depends_on_name(config, sections):
@@ -194,8 +233,14 @@ def assign(config: ml_collections.ConfigDict, assignments: Iterable[Assignment])
 
 def _first_key(path: str, section: ml_collections.ConfigDict) -> str:
     """Returns an assignment of one key of a section, with the value that it has."""
-    key = next((k for k in sorted(section) if not isinstance(section[k], ml_collections.ConfigDict)), '')
-    return f'{path}.{key}={config_lib.typed_text(section[key])}' if key else f'one of {", ".join(sorted(section))}'
+    key = next(
+        (k for k in sorted(section) if not isinstance(section[k], ml_collections.ConfigDict)), ''
+    )
+    return (
+        f'{path}.{key}={config_lib.typed_text(section[key])}'
+        if key
+        else f'one of {", ".join(sorted(section))}'
+    )
 
 
 def _depends_on_name(config: ml_collections.ConfigDict, sections: Sequence[str]) -> bool:
@@ -210,7 +255,10 @@ def _entry(values: ml_collections.ConfigDict, path: str, key: str) -> Any:
         renamed = RENAMED.get(f'{section}.{key}' if section else key)
         if renamed:
             raise InputError(
-                f'{path}.{key}', got='a key that was renamed', expected=f'--config.{renamed}', fix=f'--config.{renamed}'
+                f'{path}.{key}',
+                got='a key that was renamed',
+                expected=f'--config.{renamed}',
+                fix=f'--config.{renamed}',
             )
         raise unknown_name(f'{path}.{key}', key, values)
     return values[key]
@@ -233,6 +281,9 @@ def overridden(config: ml_collections.ConfigDict, overrides: str) -> ml_collecti
     """A checked copy of the config with 'section.key=value;section.key=value' assigned, as on the command line."""
     changed = config.copy_and_resolve_references().lock()
     items = (item.partition('=') for item in overrides.split(';') if item.strip())
-    assign(changed, [Assignment(key.strip(), text.strip() if equals else None) for key, equals, text in items])
+    assign(
+        changed,
+        [Assignment(key.strip(), text.strip() if equals else None) for key, equals, text in items],
+    )
     config_lib.validate(changed)
     return changed

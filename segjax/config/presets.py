@@ -10,7 +10,12 @@ def smoke(config: ml_collections.ConfigDict) -> None:
     update(
         config,
         augment=dict(resize=(), crop=(32, 64)),
-        data=dict(name='streets', eval_size=(32, 64), threads=1, world=dict(num_train=16, num_val=10, size=(32, 64))),
+        data=dict(
+            name='streets',
+            eval_size=(32, 64),
+            threads=1,
+            world=dict(num_train=16, num_val=10, size=(32, 64)),
+        ),
         train=dict(batch_size=8, num_steps=4),
         evaluate=dict(batch_size=8),
         logging=dict(log_every=1, eval_every=2, checkpoint_every=2, num_pictures=1),

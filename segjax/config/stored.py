@@ -73,7 +73,9 @@ def _text_in(section: Any, key: str, path: str) -> str:
     """Returns the name under a key of a stored section, by which its schema is known."""
     value = section.get(key) if isinstance(section, Mapping) else section
     if not isinstance(value, str) or not isinstance(section, Mapping):
-        raise InputError(f'config.{path}{key}', got=repr(value), expected='a section with this key, a name')
+        raise InputError(
+            f'config.{path}{key}', got=repr(value), expected='a section with this key, a name'
+        )
     return value
 
 
@@ -110,7 +112,16 @@ FREE_IN = {
 """Keys that may differ from the config of a run folder, by mode. Evaluation may measure a checkpoint on other images,
 at another size or with other injectors. All other keys would change what the net means."""
 
-UNRECORDED = ('logging', 'bench', 'predict', 'init_from', 'data.cache', 'data.threads', 'data.workers', 'data.prefetch')
+UNRECORDED = (
+    'logging',
+    'bench',
+    'predict',
+    'init_from',
+    'data.cache',
+    'data.threads',
+    'data.workers',
+    'data.prefetch',
+)
 """Keys that change no score of a checkpoint. What it began from is in start.json."""
 
 
@@ -151,7 +162,9 @@ def changes(
     return found
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = FREE) -> list[str]:
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = FREE
+) -> list[str]:
     """Returns 'train.batch_size: 8, now 16' for every key of `changes`."""
     return [f'{key}: {a!r}, now {b!r}' for key, (a, b) in changes(old, new, free=free).items()]
 

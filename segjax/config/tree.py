@@ -34,7 +34,9 @@ def choose(config: ml_collections.ConfigDict, section: str, name: str) -> None:
     if name not in choice.options:
         raise unknown_name(f'config.{section}.name', name, choice.options)
     with config.unlocked():
-        config[section] = ml_collections.ConfigDict({'name': name, **defaults_of(choice.options[name])})
+        config[section] = ml_collections.ConfigDict(
+            {'name': name, **defaults_of(choice.options[name])}
+        )
 
 
 def update(config: ml_collections.ConfigDict, **sections: Mapping[str, Any]) -> None:

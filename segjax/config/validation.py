@@ -41,18 +41,27 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """Checks every key and value against the schema; raises InputError at the first that is wrong."""
     if not isinstance(config.pipeline, str):
         got = f'{config.pipeline!r} ({type(config.pipeline).__name__})'
-        raise InputError('config.pipeline', got=got, expected='a name', fix='--config.pipeline=supervised')
+        raise InputError(
+            'config.pipeline', got=got, expected='a name', fix='--config.pipeline=supervised'
+        )
     for where, field, value in walk(schema_of(config.pipeline), config, ''):
         kind = float if isinstance(field.default, float) else type(field.default)
-        if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
+        if isinstance(value, bool) != (kind is bool) or not isinstance(
+            value, (int, float) if kind is float else kind
+        ):
             got = f'{value!r} ({type(value).__name__})'
             raise InputError(
-                where, got=got, expected=f'a {kind.__name__}: {field.doc}', fix=typed_default(where, field)
+                where,
+                got=got,
+                expected=f'a {kind.__name__}: {field.doc}',
+                fix=typed_default(where, field),
             )
         complaint = plain(value) or field.check(value)
         if complaint:
             expected = f'{complaint}: {field.doc}'
-            raise InputError(where, got=repr(value), expected=expected, fix=typed_default(where, field))
+            raise InputError(
+                where, got=repr(value), expected=expected, fix=typed_default(where, field)
+            )
     paths.check_config(config)
     _check_milestones(config)
     _check_init_from(config.init_from)

@@ -9,7 +9,16 @@ import jax
 
 from segjax.core.parallel import Topology
 
-PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain', 'tensorflow-datasets')
+PACKAGES = (
+    'jax',
+    'jaxlib',
+    'flax',
+    'optax',
+    'orbax-checkpoint',
+    'numpy',
+    'grain',
+    'tensorflow-datasets',
+)
 
 
 def describe(device_kind: str, num_devices: int, num_processes: int) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from segjax.errors import InputError
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes strict JSON; a reader, or the run after a kill, finds the old file or the new one whole."""
-    write_text(path, json.dumps(to_json(value), indent=2, allow_nan=False, ensure_ascii=False) + '\n')
+    write_text(
+        path, json.dumps(to_json(value), indent=2, allow_nan=False, ensure_ascii=False) + '\n'
+    )
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -41,11 +43,15 @@ def write_text(path: pathlib.Path, text: str) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
     try:
         # A path may hold bytes that are no text, which Python keeps as surrogates.
-        with os.fdopen(handle, 'w', encoding='utf-8', errors='backslashreplace', newline='') as file:
+        with os.fdopen(
+            handle, 'w', encoding='utf-8', errors='backslashreplace', newline=''
+        ) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0o600 would hide the file from a group or a web server
+        os.chmod(
+            temporary, 0o644
+        )  # mkstemp's 0o600 would hide the file from a group or a web server
         os.replace(temporary, path)
     except BaseException:
         pathlib.Path(temporary).unlink(missing_ok=True)
@@ -87,8 +93,14 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def encode_png(image: np.ndarray) -> bytes:
     """uint8 [H, W, 3] RGB, [H, W, 1] or [H, W] as the bytes of a PNG file."""
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
-        raise TypeError(f'a picture is uint8 [H, W, 3], [H, W, 1] or [H, W]; got {image.dtype} {list(image.shape)}')
+    if (
+        image.dtype != np.uint8
+        or image.ndim not in (2, 3)
+        or (image.ndim == 3 and image.shape[2] not in (1, 3))
+    ):
+        raise TypeError(
+            f'a picture is uint8 [H, W, 3], [H, W, 1] or [H, W]; got {image.dtype} {list(image.shape)}'
+        )
     ok, data = cv2.imencode('.png', image[..., ::-1] if image.ndim == 3 else image)
     if not ok:
         raise ValueError(f'OpenCV could not encode a picture of shape {list(image.shape)}')

@@ -23,7 +23,12 @@ KEEP_HEAP = 'SEGJAX_KEEP_HEAP'
 
 # Numbers of glibc's malloc.h, and the values that stop it from returning memory to the system.
 _MALLOC_OPTIONS = {'M_MMAP_MAX': (-4, 0), 'M_TRIM_THRESHOLD': (-1, -1), 'M_ARENA_MAX': (-8, 1)}
-_MALLOC_VARIABLES = ('GLIBC_TUNABLES', 'MALLOC_ARENA_MAX', 'MALLOC_MMAP_MAX_', 'MALLOC_TRIM_THRESHOLD_')
+_MALLOC_VARIABLES = (
+    'GLIBC_TUNABLES',
+    'MALLOC_ARENA_MAX',
+    'MALLOC_MMAP_MAX_',
+    'MALLOC_TRIM_THRESHOLD_',
+)
 
 _OPTION = 'xla_cpu_experimental_ynn_fusion_type'
 # jaxlib gives single products, reductions and single convolutions to YNNPACK. 'xla' takes the convolutions back.
@@ -51,7 +56,8 @@ def cores(cgroup: pathlib.Path = pathlib.Path('/sys/fs/cgroup')) -> int:
             quota, period = (cgroup / 'cpu.max').read_text(encoding='ascii').split()
         else:
             quota, period = (
-                (cgroup / 'cpu' / f'cpu.cfs_{name}_us').read_text(encoding='ascii') for name in ('quota', 'period')
+                (cgroup / 'cpu' / f'cpu.cfs_{name}_us').read_text(encoding='ascii')
+                for name in ('quota', 'period')
             )
         share = math.ceil(float(quota) / float(period))
     except (OSError, ValueError):  # no control groups, or 'max'
@@ -103,14 +109,20 @@ def compiler_options(config: ml_collections.ConfigDict) -> tuple[tuple[str, str]
     Raises:
       InputError: this jaxlib does not know the option.
     """
-    if jax.default_backend() != 'cpu' or jax.process_count() > 1 or _OPTION in os.environ.get('XLA_FLAGS', ''):
+    if (
+        jax.default_backend() != 'cpu'
+        or jax.process_count() > 1
+        or _OPTION in os.environ.get('XLA_FLAGS', '')
+    ):
         return ()
     convolutions = config.parallel.cpu_convolutions
     if convolutions == 'auto':
         if jaxlib.__version__.split('.')[:2] != _SLOW_YNNPACK or not _is_wide(config):
             return ()
         convolutions = 'xla'
-    options = ((_OPTION, ','.join(f'LIBRARY_FUSION_TYPE_{kind}' for kind in _FUSIONS[convolutions])),)
+    options = (
+        (_OPTION, ','.join(f'LIBRARY_FUSION_TYPE_{kind}' for kind in _FUSIONS[convolutions])),
+    )
     _check(options)
     return options
 

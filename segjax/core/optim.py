@@ -53,7 +53,9 @@ def schedule(optim: ml_collections.ConfigDict, num_steps: int, where: str = 'opt
     warmup_steps, warmup_factor = optim.warmup_steps, optim.warmup_factor
     total = max(num_steps, 1)
     tail = total - optim.constant_fraction * total
-    milestones = jnp.array([max(1, round(m * total)) if m < 1 else m for m in optim.milestones], jnp.int32)
+    milestones = jnp.array(
+        [max(1, round(m * total)) if m < 1 else m for m in optim.milestones], jnp.int32
+    )
 
     def decay(step):
         # The steps that are left are an exact integer; in float32 1 - t / T loses digits towards the end.
@@ -63,7 +65,9 @@ def schedule(optim: ml_collections.ConfigDict, num_steps: int, where: str = 'opt
         if name == 'linear_tail':
             return jnp.minimum(left / tail, 1.0) if tail > 0 else jnp.float32(1)
         if name == 'cosine':
-            return jnp.sin(0.5 * jnp.pi * left / total) ** 2  # the same as the formula above, exact near 0
+            return (
+                jnp.sin(0.5 * jnp.pi * left / total) ** 2
+            )  # the same as the formula above, exact near 0
         if name == 'step':
             passed = (milestones <= jnp.minimum(step, total)).sum()
             return optim.step_factor ** passed.astype(jnp.float32)
@@ -85,7 +89,10 @@ def learning_rate(optim: ml_collections.ConfigDict, num_steps: int, step: Array)
 
 
 def make(
-    optim: ml_collections.ConfigDict, num_steps: int, params: Mapping[str, PyTree], where: str = 'optim'
+    optim: ml_collections.ConfigDict,
+    num_steps: int,
+    params: Mapping[str, PyTree],
+    where: str = 'optim',
 ) -> optax.GradientTransformationExtraArgs:
     """The optimiser of config.optim for the nets in `params`.
 
@@ -118,12 +125,18 @@ def make(
       InputError: unknown optimiser or schedule; a pattern that matches no parameter.
     """
     decayed = jax.tree_util.tree_map_with_path(
-        lambda path, p: optim.decay_norm_and_bias or (p.ndim > 1 and path[-1].key not in ('bias', 'scale')),
+        lambda path, p: (
+            optim.decay_norm_and_bias or (p.ndim > 1 and path[-1].key not in ('bias', 'scale'))
+        ),
         params,
     )
-    decay = [optax.add_decayed_weights(optim.weight_decay, decayed)] if optim.weight_decay > 0 else []
+    decay = (
+        [optax.add_decayed_weights(optim.weight_decay, decayed)] if optim.weight_decay > 0 else []
+    )
     adam = optax.scale_by_adam(optim.beta1, optim.beta2, optim.eps)
-    momentum = optax.trace(optim.momentum, optim.nesterov) if optim.momentum > 0 else optax.identity()
+    momentum = (
+        optax.trace(optim.momentum, optim.nesterov) if optim.momentum > 0 else optax.identity()
+    )
     cores = {'sgd': [*decay, momentum], 'adam': [*decay, adam], 'adamw': [adam, *decay]}
     if optim.name not in cores:
         raise unknown_name(f'{where}.name', optim.name, cores)
@@ -193,14 +206,18 @@ def apply(
       grads: {net: gradients}, those of the global batch.
     """
     owned = {net: state.params[net] for net in grads}
-    updates, opt_state = transform.update(dict(grads), state.opt_state[name], owned, step=state.step)
+    updates, opt_state = transform.update(
+        dict(grads), state.opt_state[name], owned, step=state.step
+    )
     return state.replace(
         params={**state.params, **optax.apply_updates(owned, updates)},
         opt_state={**state.opt_state, name: opt_state},
     )
 
 
-def start_average(params: Mapping[str, PyTree], model_state: Mapping[str, PyTree], decay: float) -> dict[str, PyTree]:
+def start_average(
+    params: Mapping[str, PyTree], model_state: Mapping[str, PyTree], decay: float
+) -> dict[str, PyTree]:
     """The entry of `TrainState.extra` for averaged parameters and statistics; none where decay is 0."""
     return {'ema': {'params': params, 'model_state': model_state}} if decay else {}
 
@@ -210,7 +227,9 @@ def update_average(state: TrainState, decay: float) -> TrainState:
     if not decay:
         return state
     average = state.extra['ema']
-    now = {field: {net: getattr(state, field)[net] for net in nets} for field, nets in average.items()}
+    now = {
+        field: {net: getattr(state, field)[net] for net in nets} for field, nets in average.items()
+    }
     average = ema_update(average, now, decay, state.step, debias=True)
     return state.replace(extra={**state.extra, 'ema': average})
 
@@ -225,13 +244,16 @@ def averaged(state: TrainState, decay: float) -> tuple[dict[str, PyTree], dict[s
         average = state.extra['ema'][field]
         pairs = {net: (average[net], now[net]) for net in average}
         return now | {
-            net: jax.tree.map(lambda a, b: jnp.where(state.step > 0, a, b), *pair) for net, pair in pairs.items()
+            net: jax.tree.map(lambda a, b: jnp.where(state.step > 0, a, b), *pair)
+            for net, pair in pairs.items()
         }
 
     return chosen('params'), chosen('model_state')
 
 
-def ema_update(average: PyTree, params: PyTree, decay: float, step: Array, *, debias: bool = False) -> PyTree:
+def ema_update(
+    average: PyTree, params: PyTree, decay: float, step: Array, *, debias: bool = False
+) -> PyTree:
     """Exponential moving average of parameters: decay * average + (1 - decay) * params.
 
     Args:

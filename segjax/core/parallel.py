@@ -47,10 +47,17 @@ def initialize(distributed: bool, coordinator: str, num_processes: int, process_
                 got=f'{process_id} of --num_processes {num_processes}',
                 expected='0 <= process_id < num_processes',
             )
-        if not re.fullmatch(r'.+:[1-9]\d{0,4}', coordinator) or int(coordinator.rsplit(':', 1)[1]) > 65535:
+        if (
+            not re.fullmatch(r'.+:[1-9]\d{0,4}', coordinator)
+            or int(coordinator.rsplit(':', 1)[1]) > 65535
+        ):
             fix = '--coordinator node1:12345, with the name of the host of process 0'
-            raise InputError('--coordinator', got=coordinator, expected='host:port of process 0', fix=fix)
-        start = functools.partial(jax.distributed.initialize, coordinator, num_processes, process_id)
+            raise InputError(
+                '--coordinator', got=coordinator, expected='host:port of process 0', fix=fix
+            )
+        start = functools.partial(
+            jax.distributed.initialize, coordinator, num_processes, process_id
+        )
         processes.join(start, f'--coordinator {coordinator}')
     elif distributed:
         try:
@@ -58,7 +65,9 @@ def initialize(distributed: bool, coordinator: str, num_processes: int, process_
         except ValueError as error:
             got = f'no cluster that JAX knows ({error})'
             fix = '--coordinator host:port --num_processes N --process_id I, or leave it out on one machine'
-            raise InputError('--distributed', got=got, expected='a SLURM job or a TPU pod', fix=fix) from error
+            raise InputError(
+                '--distributed', got=got, expected='a SLURM job or a TPU pod', fix=fix
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +93,9 @@ class Topology:
 
     @property
     def mesh(self):
-        return jax.make_mesh((len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices)
+        return jax.make_mesh(
+            (len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices
+        )
 
     def spmd(
         self,
@@ -116,7 +127,9 @@ class Topology:
         in_specs = tuple(P(AXIS) if i in batch_args else P() for i in range(num_args))
         # check_vma=False gives pmap's meaning of gradients; with the check on, gradients of replicated inputs
         # arrive summed already, and our own sum would count every device twice over.
-        mapped = jax.shard_map(fn, mesh=self.mesh, in_specs=in_specs, out_specs=P(), check_vma=False)
+        mapped = jax.shard_map(
+            fn, mesh=self.mesh, in_specs=in_specs, out_specs=P(), check_vma=False
+        )
         return self.jit(mapped, donate)
 
     def jit(self, fn: Callable, donate: tuple[int, ...] = ()) -> Callable:
@@ -160,7 +173,9 @@ class Topology:
             local = [d for d in self.devices if d.process_index == jax.process_index()]
             return jax.device_put(tree, NamedSharding(Mesh(np.array(local), (AXIS,)), P()))
         sharding = NamedSharding(self.mesh, P())
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+        )
 
     def check_batch_size(self, where: str, batch_size: int, accumulate: int = 1) -> None:
         """Raises InputError unless every device gets the same number of whole micro-batches."""
@@ -179,7 +194,9 @@ class Topology:
         return set(self.devices) == set(jax.devices())
 
 
-def topology(mode: str = 'pmap', max_devices: int | None = None, options: tuple[tuple[str, str], ...] = ()) -> Topology:
+def topology(
+    mode: str = 'pmap', max_devices: int | None = None, options: tuple[tuple[str, str], ...] = ()
+) -> Topology:
     """The topology over all devices, or over the first `max_devices` (single process; tests and benchmarks)."""
     return Topology(mode, tuple(jax.devices()[:max_devices]), options)
 
@@ -281,7 +298,9 @@ def global_value_and_grad(
     """
 
     def total(terms, counts):
-        return sum(weight_of(k) * terms[k].sum / jnp.where(counts[k] > 0, counts[k], 1) for k in terms)
+        return sum(
+            weight_of(k) * terms[k].sum / jnp.where(counts[k] > 0, counts[k], 1) for k in terms
+        )
 
     def global_counts(terms):
         return {k: lax.stop_gradient(lax.psum(m.count, AXIS)) for k, m in terms.items()}
@@ -289,7 +308,11 @@ def global_value_and_grad(
     def step(params, model_state, batch, keys, counts=None):
         def objective(params):
             terms, state, aux = loss_fn(params, model_state, batch, keys)
-            return total(terms, global_counts(terms) if counts is None else counts), (terms, state, aux)
+            return total(terms, global_counts(terms) if counts is None else counts), (
+                terms,
+                state,
+                aux,
+            )
 
         (loss, (terms, state, aux)), grads = jax.value_and_grad(objective, has_aux=True)(params)
         return (loss, terms, state, aux), grads
@@ -302,8 +325,12 @@ def global_value_and_grad(
     def in_parts(params, model_state, batch, keys):
         rows = {k: x.shape[0] for k, x in batch.items()}
         if any(n % accumulate for n in rows.values()):
-            raise ValueError(f'micro-batches need rows in multiples of {accumulate} in every entry, got {rows}')
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
+            raise ValueError(
+                f'micro-batches need rows in multiples of {accumulate} in every entry, got {rows}'
+            )
+        parts = jax.tree.map(
+            lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch
+        )
 
         def part_keys(i):
             own = {name: key for name, key in keys.items() if name not in shared}
@@ -322,7 +349,9 @@ def global_value_and_grad(
             return (i + 1, state, jax.tree.map(jnp.add, grads, part_grads)), (loss, terms, aux)
 
         zeros = jax.tree.map(jnp.zeros_like, params)
-        (_, state, grads), (losses, terms, aux) = lax.scan(accumulate_part, (0, model_state, zeros), parts)
+        (_, state, grads), (losses, terms, aux) = lax.scan(
+            accumulate_part, (0, model_state, zeros), parts
+        )
         loss, grads = lax.psum((losses.sum(), grads), AXIS)
         terms = {k: Mean(m.sum.sum(0), m.count.sum(0)) for k, m in terms.items()}
         aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), aux)

@@ -30,7 +30,9 @@ def local(where: str, text: str) -> pathlib.Path:
     except RuntimeError:
         user = text.partition('/')[0]
         fix = f'{_flag(where)}=/some/folder' + ('' if user[1:] else ', or export HOME=/some/folder')
-        raise InputError(where, got=f'{text}: no home folder is known', expected='a path', fix=fix) from None
+        raise InputError(
+            where, got=f'{text}: no home folder is known', expected='a path', fix=fix
+        ) from None
 
 
 def check_writable(where: str, folder: pathlib.Path) -> None:
@@ -52,7 +54,12 @@ def check_writable(where: str, folder: pathlib.Path) -> None:
 
 def check_config(config) -> None:
     """Raises InputError for a key of a config that holds an address instead of a path."""
-    for section, key in (('data', 'root'), ('data', 'cache'), ('data', 'classes'), ('init_from', 'path')):
+    for section, key in (
+        ('data', 'root'),
+        ('data', 'cache'),
+        ('data', 'classes'),
+        ('init_from', 'path'),
+    ):
         if config[section][key]:
             local(f'config.{section}.{key}', config[section][key])
 
@@ -63,7 +70,9 @@ def _check_text(where: str, text: str) -> None:
     if text.isascii() or (encoding == 'utf-8' and not re.search('[\ud800-\udfff]', text)):
         return
     fix = 'a path of ASCII characters' + ('' if encoding == 'utf-8' else ', or export PYTHONUTF8=1')
-    raise InputError(where, got=f'{text!r} in the encoding {encoding}', expected='a path in UTF-8', fix=fix)
+    raise InputError(
+        where, got=f'{text!r} in the encoding {encoding}', expected='a path in UTF-8', fix=fix
+    )
 
 
 def _flag(where: str) -> str:
@@ -82,6 +91,10 @@ def _address(where: str, text: str, scheme: str, rest: str) -> InputError:
     elif scheme in ('http', 'https'):
         fix = f'download it, then {flag}={shlex.quote(rest.rsplit("/", 1)[-1] or "FILE")}'
     else:
-        command = _MOUNTS.get(scheme, 'mount the storage at {mount}').format(bucket=bucket, mount=mount)
+        command = _MOUNTS.get(scheme, 'mount the storage at {mount}').format(
+            bucket=bucket, mount=mount
+        )
         fix = f'{command}, then {flag}={shlex.quote(f"{mount}/{folder}".rstrip("/"))}'
-    return InputError(where, got=text, expected='a path of a mounted file system, not an address', fix=fix)
+    return InputError(
+        where, got=text, expected='a path of a mounted file system, not an address', fix=fix
+    )

@@ -47,7 +47,9 @@ class Fact(NamedTuple):
 
 def joined() -> bool:
     """Returns whether this process is one of several."""
-    return distributed.global_state.client is not None and distributed.global_state.num_processes > 1
+    return (
+        distributed.global_state.client is not None and distributed.global_state.num_processes > 1
+    )
 
 
 def join(initialize: Callable[..., None], where: str) -> None:
@@ -67,9 +69,13 @@ def join(initialize: Callable[..., None], where: str) -> None:
         except RuntimeError as error:
             got = str(error).splitlines()[0]
             fix = 'another port, the same for all processes'
-            raise InputError(where, got=got, expected='a free port of the host of process 0', fix=fix) from error
+            raise InputError(
+                where, got=got, expected='a free port of the host of process 0', fix=fix
+            ) from error
     if joined():
-        threading.Thread(target=_watch, args=(distributed.global_state.client,), daemon=True).start()
+        threading.Thread(
+            target=_watch, args=(distributed.global_state.client,), daemon=True
+        ).start()
 
 
 @contextlib.contextmanager
@@ -138,11 +144,15 @@ def compare(facts: Mapping[str, Fact]) -> None:
             raise _disagreement(facts, process, first, other, differing)
 
 
-def _disagreement(facts: Mapping[str, Fact], process: int, first, other, differing: list[str]) -> InputError:
+def _disagreement(
+    facts: Mapping[str, Fact], process: int, first, other, differing: list[str]
+) -> InputError:
     """Returns the error for a process that sees something else than process 0."""
 
     def seen(content):
-        shown = '; '.join(f'{name}: {content["facts"].get(name, "nothing")}' for name in differing[:6])
+        shown = '; '.join(
+            f'{name}: {content["facts"].get(name, "nothing")}' for name in differing[:6]
+        )
         more = len(differing) - 6
         return shown + (f'; and {more} more' if more > 0 else '') + f' (host {content["host"]})'
 
@@ -210,11 +220,15 @@ def _watch(client) -> None:
             failure = _look(_FAILURE)
         except jax.errors.JaxRuntimeError:
             return  # the service is gone: JAX ends this process itself, unless the run is over
-        lost = [process for process, (_, when) in seen.items() if time.monotonic() - when > LOST_SECONDS]
+        lost = [
+            process for process, (_, when) in seen.items() if time.monotonic() - when > LOST_SECONDS
+        ]
         if failure is not None:
             _follow(client, **json.loads(failure))
         elif lost:
-            message = f'gave no sign of life for {LOST_SECONDS} s; it was killed, or its network failed'
+            message = (
+                f'gave no sign of life for {LOST_SECONDS} s; it was killed, or its network failed'
+            )
             _follow(client, int(lost[0]), EXIT_WRONG, message)
         time.sleep(POLL_SECONDS)
 

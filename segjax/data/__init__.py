@@ -63,7 +63,9 @@ class Prepared(NamedTuple):
         num_examples = len(self.open_split(inputs.split, ()))
         positions = index.positions(index.load(self.folder, inputs.split), inputs.examples)
         if not len(positions):
-            counts = {split: self.spec.split(split).num_labelled for split in self.spec.num_examples}
+            counts = {
+                split: self.spec.split(split).num_labelled for split in self.spec.num_examples
+            }
             labelled = [f'{split} ({count})' for split, count in counts.items() if count]
             raise InputError(
                 f'split {inputs.split!r} of {self.where}',

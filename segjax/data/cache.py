@@ -47,7 +47,9 @@ def check_place(cache: str) -> None:
 
 def command_to_delete(records: pathlib.Path) -> str:
     """Returns the command line that deletes the records of a folder."""
-    return f'SEGJAX_CACHE={records.parent} python -m segjax.main --mode cache --delete {records.name}'
+    return (
+        f'SEGJAX_CACHE={records.parent} python -m segjax.main --mode cache --delete {records.name}'
+    )
 
 
 class Entry(NamedTuple):
@@ -69,7 +71,11 @@ def entries(root: pathlib.Path) -> list[Entry]:
     """Returns what the cache holds, by name. Interrupted preparations are included."""
     if not root.is_dir():
         return []
-    return [_entry(path) for path in sorted(root.iterdir()) if path.is_dir() and _NAME.fullmatch(path.name)]
+    return [
+        _entry(path)
+        for path in sorted(root.iterdir())
+        if path.is_dir() and _NAME.fullmatch(path.name)
+    ]
 
 
 def _entry(path: pathlib.Path) -> Entry:
@@ -92,7 +98,9 @@ def describe(root: pathlib.Path) -> str:
         if entry.num_examples < 0:
             examples = 'not complete' if entry.name.endswith(PARTIAL) else 'damaged'
         day = datetime.datetime.fromtimestamp(entry.last_use).strftime('%Y-%m-%d %H:%M')
-        lines.append(f'  {entry.name:44} {entry.bytes / 1e9:9.3f} GB  {examples:>18}  last use {day}')
+        lines.append(
+            f'  {entry.name:44} {entry.bytes / 1e9:9.3f} GB  {examples:>18}  last use {day}'
+        )
     return '\n'.join([f'{root}: {len(lines)} prepared data sets', *lines])
 
 
@@ -106,7 +114,11 @@ def delete(root: pathlib.Path, names: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             if not known:
-                raise InputError(f'--delete {name}', got=f'no prepared data in {root}', expected='a name of the list')
+                raise InputError(
+                    f'--delete {name}',
+                    got=f'no prepared data in {root}',
+                    expected='a name of the list',
+                )
             raise unknown_name('--delete', name, known)
     with contextlib.ExitStack() as locks:
         for name in sorted(set(names)):
@@ -224,4 +236,6 @@ def _wait_for(lock, records: pathlib.Path, check_stop: Callable[[], None]) -> No
             fix = '--config.data.cache=/some/folder, or export SEGJAX_CACHE=/some/folder, on a local disk'
             where = f'config.data.cache {records.parent}'
             got = f'no file locks ({error})'
-            raise InputError(where, got=got, expected='a file system with file locks', fix=fix) from error
+            raise InputError(
+                where, got=got, expected='a file system with file locks', fix=fix
+            ) from error

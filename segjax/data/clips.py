@@ -72,8 +72,12 @@ class Clips:
         where: str,
         among: Iterable[int] | None = None,
     ):
-        self._examples = SplitSource(folder, split, [f for f in features if not f.endswith(SUFFIX)], where)
-        borrowed = [feature.removesuffix(SUFFIX) for feature in features if feature.endswith(SUFFIX)]
+        self._examples = SplitSource(
+            folder, split, [f for f in features if not f.endswith(SUFFIX)], where
+        )
+        borrowed = [
+            feature.removesuffix(SUFFIX) for feature in features if feature.endswith(SUFFIX)
+        ]
         self._neighbours = SplitSource(folder, split, borrowed, where)
         facts = index.load(folder, split)
         self._rows = rows(facts.sequence.tolist(), facts.frame.tolist(), offsets)

@@ -38,7 +38,9 @@ SYSTEM_FILES = ('thumbs.db', 'desktop.ini')
 LOSSY_TIFF = ('jpeg', 'tiff_jpeg', 'webp')
 BITS_PER_SAMPLE = 258  # tag of TIFF
 COPY_AGAIN = 'copy or download the file again'
-MAX_PIXELS = int(os.environ.get('OPENCV_IO_MAX_IMAGE_PIXELS', 1 << 30))  # OpenCV reads no larger image
+MAX_PIXELS = int(
+    os.environ.get('OPENCV_IO_MAX_IMAGE_PIXELS', 1 << 30)
+)  # OpenCV reads no larger image
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
@@ -54,7 +56,9 @@ def find(folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> li
     return [path for path in _walk(folder) if path.suffix.lower() in suffixes]
 
 
-def find_unread(folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[pathlib.Path]:
+def find_unread(
+    folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+) -> list[pathlib.Path]:
     """Returns the files below `folder` that `find` passes over, without hidden files and those of systems."""
     unread = [path for path in _walk(folder) if path.suffix.lower() not in suffixes]
     return [path for path in unread if path.name.lower() not in SYSTEM_FILES]
@@ -109,13 +113,17 @@ def _check_target(path: pathlib.Path) -> None:
     """Raises InputError for a link without a suffix that leads nowhere."""
     if not path.suffix and path.is_symlink() and not path.exists():
         got = f'a link to {os.readlink(path)}, which does not exist'
-        raise InputError(str(path), got=got, expected='a folder or a file', fix=f'rm {shlex.quote(str(path))}')
+        raise InputError(
+            str(path), got=got, expected='a folder or a file', fix=f'rm {shlex.quote(str(path))}'
+        )
 
 
 def _refuse_folder(error: OSError) -> None:
     where = printable(error.filename)
     fix = 'change its permissions, or move it away'
-    raise InputError(where, got=str(error.strerror), expected='a folder that can be read', fix=fix) from error
+    raise InputError(
+        where, got=str(error.strerror), expected='a folder that can be read', fix=fix
+    ) from error
 
 
 def _check_loop(folder: pathlib.Path) -> None:
@@ -139,7 +147,9 @@ def _check_name(path: pathlib.Path) -> None:
     encoding = sys.getfilesystemencoding()
     if encoding != 'utf-8' and not path.name.isascii():
         got = f'a name that Python reads in the encoding {encoding}'
-        raise InputError(printable(path), got=got, expected='names in UTF-8', fix='export PYTHONUTF8=1')
+        raise InputError(
+            printable(path), got=got, expected='names in UTF-8', fix='export PYTHONUTF8=1'
+        )
     try:
         path.name.encode('utf-8')
     except UnicodeEncodeError as error:
@@ -148,7 +158,9 @@ def _check_name(path: pathlib.Path) -> None:
         raise InputError(printable(path), got=got, expected='names in UTF-8', fix=fix) from error
 
 
-def by_name(paths: Iterable[pathlib.Path], name_of: Callable[[pathlib.Path], str]) -> dict[str, pathlib.Path]:
+def by_name(
+    paths: Iterable[pathlib.Path], name_of: Callable[[pathlib.Path], str]
+) -> dict[str, pathlib.Path]:
     """Returns files by name in Unicode form NFC: some systems store decomposed letters, and some do not.
 
     Raises:
@@ -161,7 +173,9 @@ def by_name(paths: Iterable[pathlib.Path], name_of: Callable[[pathlib.Path], str
             got = f'the same name as {found[name]}'
             if name_of(path) != name_of(found[name]):
                 got += ' but for the Unicode form of its letters'
-            raise InputError(str(path), got=got, expected='one file per name', fix='rename or move one of them')
+            raise InputError(
+                str(path), got=got, expected='one file per name', fix='rename or move one of them'
+            )
         found[name] = path
     return found
 
@@ -171,7 +185,9 @@ def relative_name(path: pathlib.Path, folder: pathlib.Path) -> str:
     return path.relative_to(folder).with_suffix('').as_posix()
 
 
-def by_relative_name(folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, pathlib.Path]:
+def by_relative_name(
+    folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+) -> dict[str, pathlib.Path]:
     """Returns the files below `folder` by `relative_name`."""
     return by_name(find(folder, suffixes), lambda path: relative_name(path, folder))
 
@@ -196,13 +212,21 @@ def open_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
         image.load()
     except Image.UnidentifiedImageError as error:
         got = 'no PNG or JPEG image, nor BMP, TIFF or WebP'
-        raise InputError(str(path), got=got, expected=', '.join(FORMATS), fix='convert it to PNG') from error
+        raise InputError(
+            str(path), got=got, expected=', '.join(FORMATS), fix='convert it to PNG'
+        ) from error
     except Image.DecompressionBombError as error:
         expected = f'at most {2 * Image.MAX_IMAGE_PIXELS} pixels'
-        raise InputError(str(path), got=str(error), expected=expected, fix='cut the image into several') from error
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and struct.error for broken files
+        raise InputError(
+            str(path), got=str(error), expected=expected, fix='cut the image into several'
+        ) from error
+    except (
+        Exception
+    ) as error:  # Pillow raises OSError, SyntaxError, ValueError and struct.error for broken files
         fix = COPY_AGAIN
-        raise InputError(str(path), got=f'a broken image: {error}', expected='a complete image', fix=fix) from error
+        raise InputError(
+            str(path), got=f'a broken image: {error}', expected='a complete image', fix=fix
+        ) from error
     if number > 1:
         got, fix = f'{number} pictures in a file', 'save each of them as a file of its own'
         raise InputError(str(path), got=got, expected='a single picture', fix=fix)
@@ -213,12 +237,16 @@ def open_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
 def _read_bytes(path: pathlib.Path) -> bytes:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for its writer
-            raise InputError(str(path), got='no regular file', expected='an image file', fix='move it away')
+            raise InputError(
+                str(path), got='no regular file', expected='an image file', fix='move it away'
+            )
         data = path.read_bytes()
     except OSError as error:
         raise InputError(str(path), got=str(error), expected='a readable file') from error
     if not data:
-        raise InputError(str(path), got='an empty file', expected='a PNG or JPEG image', fix=COPY_AGAIN)
+        raise InputError(
+            str(path), got='an empty file', expected='a PNG or JPEG image', fix=COPY_AGAIN
+        )
     return data
 
 
@@ -253,8 +281,13 @@ def png_problem(data: bytes | mmap.mmap, checksums: bool) -> str:
         length, kind = struct.unpack('>I4s', data[at : at + 8])
         end = at + 12 + length
         if end > len(data):
-            return f'a truncated PNG: {len(data)} bytes, ending inside a chunk that ends at byte {end}'
-        if checksums and zlib.crc32(data[at + 4 : end - 4]) != struct.unpack('>I', data[end - 4 : end])[0]:
+            return (
+                f'a truncated PNG: {len(data)} bytes, ending inside a chunk that ends at byte {end}'
+            )
+        if (
+            checksums
+            and zlib.crc32(data[at + 4 : end - 4]) != struct.unpack('>I', data[end - 4 : end])[0]
+        ):
             return f'a corrupt PNG: wrong checksum in the chunk at byte {at}'
         at = end
     return ''
@@ -283,10 +316,19 @@ def read_encoded(path: pathlib.Path) -> tuple[bytes, tuple[int, int], tuple[Note
     deep = _bits(data, image) > 8
     if deep or image.mode not in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA'):
         kind = f'{_bits(data, image)}-bit {image.format}' if deep else f'colour mode {image.mode}'
-        raise InputError(str(path), got=f'an image in {kind}', expected='8-bit RGB, grey or palette', fix='convert it')
+        raise InputError(
+            str(path),
+            got=f'an image in {kind}',
+            expected='8-bit RGB, grey or palette',
+            fix='convert it',
+        )
     size = image.height, image.width
     notes = (Note(str(path), IMAGE_ALPHA, ALPHA_FIX),) if _is_transparent(image) else ()
-    if image.mode == 'RGB' and 'transparency' not in image.info and image.format in ('PNG', 'JPEG', 'MPO'):
+    if (
+        image.mode == 'RGB'
+        and 'transparency' not in image.info
+        and image.format in ('PNG', 'JPEG', 'MPO')
+    ):
         return data, size, notes
     return encode_png(np.asarray(image.convert('RGB'))), size, notes
 
@@ -335,11 +377,15 @@ def read_mask(path: pathlib.Path) -> Mask:
         raise InputError(str(path), got=got, expected=', '.join(MASK_FORMATS), fix=fix)
     if image.info.get('compression') in LOSSY_TIFF:
         got = f'a label in TIFF with {image.info["compression"]} compression'
-        raise InputError(str(path), got=got, expected='TIFF without loss', fix='export the labels again, as PNG')
+        raise InputError(
+            str(path), got=got, expected='TIFF without loss', fix='export the labels again, as PNG'
+        )
     bits = _bits(data, image)
     if image.format == 'TIFF' and bits not in (8, 16):
         got = f'a TIFF label of {bits} bits'
-        raise InputError(str(path), got=got, expected='8 or 16 bits', fix='save it as PNG of 8 or 16 bits')
+        raise InputError(
+            str(path), got=got, expected='8 or 16 bits', fix='save it as PNG of 8 or 16 bits'
+        )
     if image.mode in ('RGB', 'RGBA') and bits == 8:
         alpha = image.mode == 'RGBA' and _is_transparent(image)
         notes = (Note(str(path), IMAGE_ALPHA, ALPHA_FIX),) if alpha else ()
@@ -347,7 +393,9 @@ def read_mask(path: pathlib.Path) -> Mask:
     if image.mode not in ('1', 'L', 'P', 'I;16', 'I;16B', 'I'):
         got = f'a label in colour mode {image.mode} of {bits} bits'
         fix = 'save it as grey PNG of ids, without an alpha channel'
-        raise InputError(str(path), got=got, expected='one channel of ids, or RGB of 8 bits', fix=fix)
+        raise InputError(
+            str(path), got=got, expected='one channel of ids, or RGB of 8 bits', fix=fix
+        )
     ids = np.asarray(image)
     if image.mode == 'L':
         # Pillow spreads 2 and 4 bit grey over 0..255.
@@ -364,7 +412,9 @@ def encode_png(array: np.ndarray) -> bytes:
         array = array[..., ::-1]
     ok, data = cv2.imencode('.png', np.ascontiguousarray(array), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not ok:
-        raise RuntimeError(f'cannot encode an array of shape {array.shape} and type {array.dtype} as PNG')
+        raise RuntimeError(
+            f'cannot encode an array of shape {array.shape} and type {array.dtype} as PNG'
+        )
     return data.tobytes()
 
 
@@ -386,13 +436,17 @@ def find_images(folder: pathlib.Path) -> list[ImageSource]:
     """
     if not folder.is_dir():
         fix = f'--input={shlex.quote(str(folder.parent))}' if folder.is_file() else ''
-        raise InputError('--input', got=str(folder), expected='an existing folder of images', fix=fix)
+        raise InputError(
+            '--input', got=str(folder), expected='an existing folder of images', fix=fix
+        )
     paths = by_relative_name(folder, PHOTO_SUFFIXES).values()
     sources = [ImageSource(path, relative_name(path, folder)) for path in paths]
     for note in unread_note(folder, PHOTO_SUFFIXES):
         tell(note)
     if not sources:
-        raise InputError('--input', got=f'no image in {folder}', expected='files ' + ' '.join(PHOTO_SUFFIXES))
+        raise InputError(
+            '--input', got=f'no image in {folder}', expected='files ' + ' '.join(PHOTO_SUFFIXES)
+        )
     check_files(sources)
     return sources
 
@@ -411,7 +465,9 @@ def check_files(sources: list[ImageSource]) -> None:
     with_alpha = [source for source, _, alpha in found if alpha]
     if with_alpha:
         number = 'an image has' if len(with_alpha) == 1 else f'{len(with_alpha)} images have'
-        tell(Note(str(with_alpha[0].path), f'{number} an alpha channel, which is dropped', ALPHA_FIX))
+        tell(
+            Note(str(with_alpha[0].path), f'{number} an alpha channel, which is dropped', ALPHA_FIX)
+        )
 
 
 def inspect(path: pathlib.Path) -> tuple[str, bool]:
@@ -427,7 +483,10 @@ def inspect(path: pathlib.Path) -> tuple[str, bool]:
         if data[:8] == PNG_SIGNATURE:
             width, height = struct.unpack('>II', data[16:24])
             if width * height > MAX_PIXELS:
-                return f'{width}x{height} pixels, more than {MAX_PIXELS}; cut it into several', False
+                return (
+                    f'{width}x{height} pixels, more than {MAX_PIXELS}; cut it into several',
+                    False,
+                )
             problem = deep('16') if _bit_depth(data) == 16 else png_problem(data, checksums=False)
             return problem, data[25] in (4, 6)  # colour types with alpha
         if data[:3] == b'\xff\xd8\xff':
@@ -444,7 +503,10 @@ def inspect(path: pathlib.Path) -> tuple[str, bool]:
 def _header_problem(path: pathlib.Path) -> str:
     """Returns why a whole image is not shown as OpenCV reads it, '' if it is or Pillow cannot tell."""
     try:
-        with warnings.catch_warnings(action='ignore'), Image.open(path) as image:  # Pillow warns of large images
+        with (
+            warnings.catch_warnings(action='ignore'),
+            Image.open(path) as image,
+        ):  # Pillow warns of large images
             number = num_pictures(image)
             mode = image.mode
     except OSError as error:

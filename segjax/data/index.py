@@ -99,8 +99,12 @@ def spec_fields(splits: Mapping[str, Index]) -> dict[str, Any]:
     unlabelled = {split: of.void_pixels[~is_labelled(of)] for split, of in splits.items()}
     digest = {split: split_digest(of) for split, of in splits.items()}
     return {
-        'num_unlabelled': {split: len(pixels) for split, pixels in unlabelled.items() if len(pixels)},
-        'unlabelled_pixels': {split: int(pixels.sum()) for split, pixels in unlabelled.items() if len(pixels)},
+        'num_unlabelled': {
+            split: len(pixels) for split, pixels in unlabelled.items() if len(pixels)
+        },
+        'unlabelled_pixels': {
+            split: int(pixels.sum()) for split, pixels in unlabelled.items() if len(pixels)
+        },
         'digest': {split: value for split, value in digest.items() if value},
     }
 
@@ -119,7 +123,11 @@ def of_facts(facts: Iterable[Fact]) -> Index:
 
 def save(folder: pathlib.Path, splits: Mapping[str, Index]) -> None:
     """Writes the index of every split. The file appears when it is complete."""
-    arrays = {f'{split}/{name}': values for split, of in splits.items() for name, values in of._asdict().items()}
+    arrays = {
+        f'{split}/{name}': values
+        for split, of in splits.items()
+        for name, values in of._asdict().items()
+    }
     partial = folder / f'partial_{FILE}'
     np.savez_compressed(partial, **arrays)
     partial.rename(folder / FILE)
@@ -133,8 +141,12 @@ def open_records(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder_from_directory(folder)
     except Exception as error:  # TFDS raises errors of many types for missing and damaged files
-        got = f'records that cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}'
-        raise InputError(str(folder), got=got, expected='whole prepared records', fix=PREPARE_AGAIN) from error
+        got = (
+            f'records that cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}'
+        )
+        raise InputError(
+            str(folder), got=got, expected='whole prepared records', fix=PREPARE_AGAIN
+        ) from error
 
 
 def load(folder: pathlib.Path, split: str) -> Index:
@@ -177,7 +189,9 @@ def concatenate(indices: Sequence[Index]) -> Index:
 def _of_split(folder: pathlib.Path, split: str) -> Index:
     """Reads the whole index of a plain split, once: records do not change."""
     with np.load(folder / FILE) as arrays:
-        of_split = {name: arrays[f'{split}/{name}'] for name in Index._fields if f'{split}/{name}' in arrays}
+        of_split = {
+            name: arrays[f'{split}/{name}'] for name in Index._fields if f'{split}/{name}' in arrays
+        }
     of_split.setdefault('digest', np.zeros((len(of_split['frame']), 0), np.uint8))
     return Index(**of_split)
 

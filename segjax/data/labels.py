@@ -90,7 +90,9 @@ CITYSCAPES = _class_spec(
 CITYSCAPES_LABEL_IDS = make_coding(CITYSCAPES, ignore=[*range(34), 255])
 """Files `*_gtFine_labelIds.png`: 34 ids, of which 19 are evaluated."""
 
-CITYSCAPES_TRAIN_IDS = make_coding(ClassSpec(CITYSCAPES.names, CITYSCAPES.palette, tuple(range(19))), ignore=[255])
+CITYSCAPES_TRAIN_IDS = make_coding(
+    ClassSpec(CITYSCAPES.names, CITYSCAPES.palette, tuple(range(19))), ignore=[255]
+)
 """Files `*_gtFine_labelTrainIds.png`."""
 
 CAMVID = _class_spec(
@@ -141,7 +143,9 @@ scene_parsing/README.md; colours of label_apollo.py)."""
 # Void: others, rover (the recording car), bridge, tunnel, overpass, unlabeled. The classes 33..40, things that move,
 # have another id for groups that were not told apart: 161..168.
 APOLLOSCAPE_IDS = make_coding(
-    APOLLOSCAPE, ignore=[0, 1, 98, 99, 100, 255], aliases={number + 128: number for number in range(33, 41)}
+    APOLLOSCAPE,
+    ignore=[0, 1, 98, 99, 100, 255],
+    aliases={number + 128: number for number in range(33, 41)},
 )
 """Apolloscape's label files: class ids, of which several may have one train id."""
 
@@ -166,7 +170,9 @@ def to_train_ids(mask: np.ndarray, coding: LabelCoding, where: str) -> np.ndarra
     ids = np.flatnonzero(counts)
     unknown = [int(i) for i in ids if i > 255 or not coding.known[i]]
     if unknown:
-        shown = ', '.join(f'{i} ({counts[i]} pixels)' for i in unknown[:5]) + (', ...' if len(unknown) > 5 else '')
+        shown = ', '.join(f'{i} ({counts[i]} pixels)' for i in unknown[:5]) + (
+            ', ...' if len(unknown) > 5 else ''
+        )
         raise InputError(
             where,
             got=f'label ids {shown}; the file holds {_ranges(ids)}',
@@ -226,7 +232,8 @@ MASK_0_255 = (
     'or give the class `id: 255` in the class file'
 )
 OFF_BY_ONE = (
-    'this looks like labels that start at 1: subtract 1, or give the classes the ids 1, 2, ... in the class file'
+    'this looks like labels that start at 1: subtract 1, '
+    'or give the classes the ids 1, 2, ... in the class file'
 )
 
 
@@ -288,27 +295,44 @@ def load_class_file(path: str | pathlib.Path) -> LabelCoding:
     content = _parse(path)
     if isinstance(content, list):
         content = {'classes': content}
-    if not isinstance(content, dict) or not isinstance(content.get('classes'), list) or not content['classes']:
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get('classes'), list)
+        or not content['classes']
+    ):
         raise _bad(path, _short(content), 'a list of classes, or {classes: [...], ignore: [...]}')
     for key in content:
         if key not in ('classes', 'ignore'):
             raise unknown_name(f'{path}: key', key, ('classes', 'ignore'))
-    entries = [_class_entry(path, position, entry) for position, entry in enumerate(content['classes'])]
+    entries = [
+        _class_entry(path, position, entry) for position, entry in enumerate(content['classes'])
+    ]
     names = [name for name, _, _ in entries]
     ids = [number for _, number, _ in entries]
     given = [color for _, _, color in entries]
     ignore_ids, ignore_colors = _ignored(path, content.get('ignore') or [])
     if not all(name.strip() for name in names):
         raise _bad(path, 'an empty name', 'a name for every class')
-    for what, values in (('name', names), ('id', ids), ('color', [c for c in given if c] + ignore_colors)):
+    for what, values in (
+        ('name', names),
+        ('id', ids),
+        ('color', [c for c in given if c] + ignore_colors),
+    ):
         twice = next((v for v in values if values.count(v) > 1), None)
         if twice is not None:
             raise _bad(path, f'{what} {twice!r} twice', f'every {what} once')
     both = sorted(set(ids) & set(ignore_ids))
     if both:
-        raise _bad(path, f'id {both[0]} both a class and ignored', 'one of the two', 'give every class its `id`')
+        raise _bad(
+            path,
+            f'id {both[0]} both a class and ignored',
+            'one of the two',
+            'give every class its `id`',
+        )
     if len(names) > IGNORE:
-        raise _bad(path, f'{len(names)} classes', f'at most {IGNORE}, because train id {IGNORE} is void')
+        raise _bad(
+            path, f'{len(names)} classes', f'at most {IGNORE}, because train id {IGNORE} is void'
+        )
     _check_colors(path, names, given, ignore_colors)
     palette = tuple(color or voc_color(i) for i, color in enumerate(given))
     colors = {}
@@ -318,11 +342,15 @@ def load_class_file(path: str | pathlib.Path) -> LabelCoding:
     return make_coding(classes, ignore=[*ignore_ids, IGNORE], colors=colors)
 
 
-def _check_colors(path: pathlib.Path, names: list[str], given: list[Color | None], ignored: list[Color]) -> None:
+def _check_colors(
+    path: pathlib.Path, names: list[str], given: list[Color | None], ignored: list[Color]
+) -> None:
     """Raises InputError for colours to ignore in masks of colours that not all classes have."""
     without = [name for name, color in zip(names, given, strict=True) if color is None]
     if without and ignored:
-        got = f'no color of class {without[0]!r}' + (f' and {len(without) - 1} more' if without[1:] else '')
+        got = f'no color of class {without[0]!r}' + (
+            f' and {len(without) - 1} more' if without[1:] else ''
+        )
         fix = f'add `color: [r, g, b]` to {", ".join(without[:5])}{", ..." if without[5:] else ""}'
         raise _bad(path, got, 'a color for all classes, because ids are read without them', fix)
 
@@ -344,17 +372,26 @@ def _short(value: Any) -> str:
 def _parse(path: pathlib.Path) -> Any:
     try:
         text = text_files.read(path)
-        return text_files.parse_json(text) if path.suffix == '.json' else text_files.parse_yaml(text)
+        return (
+            text_files.parse_json(text) if path.suffix == '.json' else text_files.parse_yaml(text)
+        )
     except OSError as error:
         reason = 'no such file' if isinstance(error, FileNotFoundError) else str(error)
         raise _bad(
-            path, reason, 'a YAML or JSON file', '--config.data.classes=classes.yaml, with the path of the class file'
+            path,
+            reason,
+            'a YAML or JSON file',
+            '--config.data.classes=classes.yaml, with the path of the class file',
         ) from error
     except UnicodeDecodeError as error:
-        raise _bad(path, f'cannot be parsed: {error}', 'text in UTF-8', 'save it as UTF-8') from error
+        raise _bad(
+            path, f'cannot be parsed: {error}', 'text in UTF-8', 'save it as UTF-8'
+        ) from error
     except ValueError as error:
         fix = 'indent with spaces' if r"'\t'" in str(error) else ''
-        raise _bad(path, f'cannot be parsed: {error}', 'YAML or JSON, every key once', fix) from error
+        raise _bad(
+            path, f'cannot be parsed: {error}', 'YAML or JSON, every key once', fix
+        ) from error
 
 
 def _class_entry(path: pathlib.Path, position: int, entry: Any) -> tuple[str, int, Color | None]:
@@ -382,7 +419,9 @@ def _id(path: pathlib.Path, value: Any) -> int:
 
 def _color(path: pathlib.Path, value: Any) -> Color:
     ok = isinstance(value, list) and len(value) == 3
-    if not ok or not all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 255 for v in value):
+    if not ok or not all(
+        isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 255 for v in value
+    ):
         raise _bad(path, f'color {_short(value)}', '[r, g, b], whole numbers in 0..255')
     return tuple(value)
 

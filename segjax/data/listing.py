@@ -32,7 +32,9 @@ class Listing(NamedTuple):
             stored = feature.removesuffix(clips.SUFFIX)
             if stored not in self.spec.features:
                 error = unknown_name(f'feature {stored!r}', stored, self.spec.features)
-                raise InputError(error.where, got=f'not in {self.where}', expected=error.expected, fix=error.fix)
+                raise InputError(
+                    error.where, got=f'not in {self.where}', expected=error.expected, fix=error.fix
+                )
         where = f'split {inputs.split!r} of {self.where}'
         facts = self._facts(inputs.split, where)
         chosen = index.positions(facts, inputs.examples)

@@ -173,21 +173,31 @@ class BatchIterator(Iterator):
         self._release_workers = None
         if data_config.workers:
             # Workers take turns, so each element that they make is a whole batch.
-            options = grain.ReadOptions(num_threads=num_threads(data_config), prefetch_buffer_size=ahead // size)
-            dataset = rows.batch(size, drop_remainder=True, batch_fn=_stack).to_iter_dataset(options)
+            options = grain.ReadOptions(
+                num_threads=num_threads(data_config), prefetch_buffer_size=ahead // size
+            )
+            dataset = rows.batch(size, drop_remainder=True, batch_fn=_stack).to_iter_dataset(
+                options
+            )
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # grain reads flags of its own; only app.run parses them
             handle, lease = tempfile.mkstemp(prefix='segjax_loader_')
             os.close(handle)
-            self._release_workers = weakref.finalize(self, pathlib.Path(lease).unlink, missing_ok=True)
+            self._release_workers = weakref.finalize(
+                self, pathlib.Path(lease).unlink, missing_ok=True
+            )
             dataset = dataset.mp_prefetch(
                 grain.MultiprocessingOptions(num_workers=data_config.workers),
                 worker_init_fn=functools.partial(_prepare_worker, lease),
             )
         else:
             # Threads work on examples of the same batch, so the memory does not grow with threads x batch.
-            options = grain.ReadOptions(num_threads=num_threads(data_config), prefetch_buffer_size=ahead)
-            dataset = rows.to_iter_dataset(options).batch(size, drop_remainder=True, batch_fn=_stack)
+            options = grain.ReadOptions(
+                num_threads=num_threads(data_config), prefetch_buffer_size=ahead
+            )
+            dataset = rows.to_iter_dataset(options).batch(
+                size, drop_remainder=True, batch_fn=_stack
+            )
         self._ended = False
         self._batches = iter(dataset)
 
@@ -219,7 +229,9 @@ class BatchIterator(Iterator):
 def _no_shared_memory(error: OSError) -> InputError:
     """Returns the error for a machine on which worker processes cannot be reached."""
     fix = '--config.data.workers=0, or more shared memory, in docker by --shm-size=8g'
-    return InputError('/dev/shm', got=error.strerror, expected='room for the batches of data.workers', fix=fix)
+    return InputError(
+        '/dev/shm', got=error.strerror, expected='room for the batches of data.workers', fix=fix
+    )
 
 
 class SideBySide(Iterator):
@@ -308,7 +320,9 @@ def _transformed(source: Sequence, index: int, inputs: Input, transform) -> Mapp
     except InputError as error:
         name = example.get('name', '')
         name = name.decode() if isinstance(name, bytes) else str(name)
-        where = f'{error.where} of example {index} of split {inputs.split!r}' + (f' ({name})' if name else '')
+        where = f'{error.where} of example {index} of split {inputs.split!r}' + (
+            f' ({name})' if name else ''
+        )
         raise error.at(where) from None
 
 
@@ -322,12 +336,16 @@ def _for_device(key: str, value: np.ndarray) -> np.ndarray:
     if value.dtype.kind == 'f':
         return value.astype(np.float32, copy=False)
     if value.dtype.kind not in 'biu':
-        raise InputError(f'feature {key!r}', got=f'{value.dtype}', expected='numbers, as devices take')
+        raise InputError(
+            f'feature {key!r}', got=f'{value.dtype}', expected='numbers, as devices take'
+        )
     if value.dtype.kind == 'b' or key.startswith('image'):
         return value
     whole = value.astype(np.int32, copy=False)
     if value.dtype.itemsize >= 4 and value.dtype != np.int32 and np.any(whole != value):
-        raise InputError(f'feature {key!r}', got=f'{value.max()}', expected='whole numbers that fit int32')
+        raise InputError(
+            f'feature {key!r}', got=f'{value.max()}', expected='whole numbers that fit int32'
+        )
     return whole
 
 
@@ -345,10 +363,18 @@ def zeros(inputs: Input, rows: int) -> dict[str, np.ndarray]:
         kind = key.split('_')[0]
         if kind not in shapes and transforms.map_kind(key) is None:
             raise unknown_name('features of a stage', key, (*shapes, *transforms.MAPS))
-        shape = shapes[kind] if kind in shapes else (*inputs.size, 3) if kind == 'image' else tuple(inputs.size)
+        shape = (
+            shapes[kind]
+            if kind in shapes
+            else (*inputs.size, 3)
+            if kind == 'image'
+            else tuple(inputs.size)
+        )
         shape = (len(inputs.frames), *shape) if key.endswith(clips.SUFFIX) else shape
         whole = kind in ('label', 'instance', 'frame', 'index')
-        batch[key] = np.zeros((rows, *shape), np.uint8 if kind == 'image' else np.int32 if whole else np.float32)
+        batch[key] = np.zeros(
+            (rows, *shape), np.uint8 if kind == 'image' else np.int32 if whole else np.float32
+        )
     for name, more in inputs.unpaired:
         share = max(1, rows * more.batch_size // inputs.batch_size)
         batch |= {f'{name}/{key}': value for key, value in zeros(more, share).items()}

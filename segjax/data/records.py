@@ -49,7 +49,16 @@ def _file_state(path: pathlib.Path) -> tuple[str, int, int]:
     return path.name, stat.st_size, stat.st_mtime_ns
 
 
-METADATA = ('name', 'names', 'palette', 'ids', 'features', 'max_size', 'class_pixels', 'void_pixels')
+METADATA = (
+    'name',
+    'names',
+    'palette',
+    'ids',
+    'features',
+    'max_size',
+    'class_pixels',
+    'void_pixels',
+)
 """Keys of metadata.json that every version of the records has."""
 
 DESCRIPTIONS = ('dataset_info.json', 'features.json', 'metadata.json')
@@ -66,7 +75,9 @@ def never_stop() -> None:
     """Does not stop a preparation."""
 
 
-def prepared(dataset: Dataset, cache_folder: str, check_stop: Callable[[], None] = never_stop) -> pathlib.Path:
+def prepared(
+    dataset: Dataset, cache_folder: str, check_stop: Callable[[], None] = never_stop
+) -> pathlib.Path:
     """Returns the folder with the records of a data set, written now if they are missing or damaged.
 
     Several processes may ask at once: one writes, the others wait for it.
@@ -129,7 +140,9 @@ def damage(folder: pathlib.Path) -> str:
                 if found == 0 or (size is not None and found != size):
                     return f'{path.name} has {found} bytes' + f' of {size}' * (size is not None)
         if (folder / index.FILE).exists():
-            index.check_index(folder, {split: info.splits[split].num_examples for split in info.splits})
+            index.check_index(
+                folder, {split: info.splits[split].num_examples for split in info.splits}
+            )
     except OSError as error:
         if error.errno is not None and error.errno not in ABSENT:
             raise InputError(
@@ -154,7 +167,9 @@ def _complete(folder: pathlib.Path) -> None:
     for split in info.splits:
         source = SplitSource(folder, split, tuple(info.features), str(folder), encoded=True)
         facts = base.ordered_map(lambda i, source=source: _fact(source[i]), range(len(source)))
-        progress = tqdm.tqdm(facts, total=len(source), desc=f'index {split}', unit='image', mininterval=1)
+        progress = tqdm.tqdm(
+            facts, total=len(source), desc=f'index {split}', unit='image', mininterval=1
+        )
         indices[split] = index.of_facts(progress)
     index.save(folder, indices)
 
@@ -201,13 +216,22 @@ class SplitSource:
       InputError: for an unknown, malformed or empty split, or a feature that the records do not have.
     """
 
-    def __init__(self, folder: pathlib.Path, split: str, features: Sequence[str], where: str, encoded: bool = False):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        split: str,
+        features: Sequence[str],
+        where: str,
+        encoded: bool = False,
+    ):
         self._arguments = (folder, split, tuple(features), where, encoded)
         builder = index.open_records(folder)
         for feature in features:
             if feature not in builder.info.features:
                 error = unknown_name(f'feature {feature!r}', feature, builder.info.features)
-                raise InputError(error.where, got=f'not in {where}', expected=error.expected, fix=error.fix)
+                raise InputError(
+                    error.where, got=f'not in {where}', expected=error.expected, fix=error.fix
+                )
         self.features = tuple(features)
         skipped = [name for name in builder.info.features if name not in features]
         if encoded:
@@ -250,7 +274,9 @@ class Readers:
         try:
             record = self._reader(path).read([position])[0]
             if not record:
-                raise ValueError('no bytes')  # array_record returns nothing for parts that it cannot read
+                raise ValueError(
+                    'no bytes'
+                )  # array_record returns nothing for parts that it cannot read
             return record
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             folder = pathlib.Path(path).parent
@@ -300,9 +326,13 @@ def _parts(info, split: str, where: str) -> list:
     try:
         for name in split_names(split):
             if name not in info.splits:
-                raise InputError(f'split {split!r} of {where}', got=f'no split {name!r}', expected=expected)
+                raise InputError(
+                    f'split {split!r} of {where}', got=f'no split {name!r}', expected=expected
+                )
         if info.splits[split].num_examples == 0:
-            raise InputError(f'split {split!r} of {where}', got='no examples', expected='at least one')
+            raise InputError(
+                f'split {split!r} of {where}', got='no examples', expected='at least one'
+            )
         return list(info.splits[split].file_instructions)
     except InputError:
         raise

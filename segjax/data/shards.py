@@ -81,7 +81,9 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             void_pixels={},
             shard_bytes={},
         )
-        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True, metadata=metadata)
+        return tfds.core.DatasetInfo(
+            builder=self, features=features, disable_shuffling=True, metadata=metadata
+        )
 
     def serialize(self, example: Mapping[str, Any]) -> bytes:
         """Returns an example as it is stored, the same bytes in every process."""
@@ -130,7 +132,9 @@ def write(
             if path.name != index.FILE:
                 path.unlink()  # facts of a shard, which are in the index now
     except (OSError, RuntimeError) as error:
-        if getattr(error, 'errno', None) in _FULL or any(text in str(error) for text in _FULL_TEXTS):
+        if getattr(error, 'errno', None) in _FULL or any(
+            text in str(error) for text in _FULL_TEXTS
+        ):
             raise _no_space(partial, str(error), 'enough space') from error
         raise
 
@@ -163,7 +167,9 @@ def _facts_path(partial: pathlib.Path, split: str, number: int) -> pathlib.Path:
     return partial / f'{split}-{number:05}.npz'
 
 
-def _check_space(dataset: Dataset, listings: Mapping[str, Sequence[Item]], partial: pathlib.Path) -> None:
+def _check_space(
+    dataset: Dataset, listings: Mapping[str, Sequence[Item]], partial: pathlib.Path
+) -> None:
     """Raises InputError if the disk is too small, by the share that a few examples keep of their files."""
     written = sum(path.stat().st_size for path in partial.iterdir())
     free = shutil.disk_usage(partial).free
@@ -185,13 +191,19 @@ def _needed_bytes(dataset: Dataset, listings: Mapping[str, Sequence[Item]], numb
             return 0.0
         stored = sum(_record_bytes(inspection.record) for inspection in inspections)
         read = sum(map(_file_bytes, sample))
-        needed += stored / read * sum(map(_file_bytes, items)) if read else stored / number * len(items)
+        needed += (
+            stored / read * sum(map(_file_bytes, items)) if read else stored / number * len(items)
+        )
     return needed
 
 
 def _record_bytes(record: base.Record) -> int:
     values = record.features.values()
-    return sum(v.nbytes if isinstance(v, np.ndarray) else len(v) for v in values if isinstance(v, bytes | np.ndarray))
+    return sum(
+        v.nbytes if isinstance(v, np.ndarray) else len(v)
+        for v in values
+        if isinstance(v, bytes | np.ndarray)
+    )
 
 
 def _file_bytes(item: Item) -> int:
@@ -213,7 +225,9 @@ def _write_split(
         print(f'{partial}: {done} of {len(items)} examples of {split!r} are prepared', flush=True)
     reader = Reader(dataset, tuple(builder.info.features))
     with contextlib.ExitStack() as stack:
-        examples = stack.enter_context(contextlib.closing(base.ordered_map(reader.read, items[done:])))
+        examples = stack.enter_context(
+            contextlib.closing(base.ordered_map(reader.read, items[done:]))
+        )
         progress = tqdm.tqdm(
             examples,
             total=len(items),
@@ -297,7 +311,9 @@ def _write_shard(
     finally:
         writer.close()
     file_bytes = path.stat().st_size
-    shard = Shard(counts, np.array(sorted(ids), np.int64), np.array(sizes), index.of_facts(facts), file_bytes)
+    shard = Shard(
+        counts, np.array(sorted(ids), np.int64), np.array(sizes), index.of_facts(facts), file_bytes
+    )
     _save_facts(_facts_path(partial, split, number), shard)
     return shard
 
@@ -318,7 +334,9 @@ def _whole_shards(partial: pathlib.Path, split: str) -> list[Shard]:
         try:
             with np.load(_facts_path(partial, split, len(shards))) as arrays:
                 facts = index.Index(*(arrays[name] for name in index.Index._fields))
-                shard = Shard(arrays['counts'], arrays['ids'], arrays['sizes'], facts, int(arrays['bytes']))
+                shard = Shard(
+                    arrays['counts'], arrays['ids'], arrays['sizes'], facts, int(arrays['bytes'])
+                )
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return shards
         if not path.is_file() or path.stat().st_size != shard.bytes:
@@ -327,7 +345,10 @@ def _whole_shards(partial: pathlib.Path, split: str) -> list[Shard]:
 
 
 def _finish(
-    dataset: Dataset, builder: SegmentationBuilder, shards: Mapping[str, list[Shard]], partial: pathlib.Path
+    dataset: Dataset,
+    builder: SegmentationBuilder,
+    shards: Mapping[str, list[Shard]],
+    partial: pathlib.Path,
 ) -> None:
     """Names the shards as TFDS does, and writes the files that describe them."""
     metadata = builder.info.metadata
@@ -340,7 +361,11 @@ def _finish(
         metadata['max_size'][split] = sizes.max(axis=0).tolist()
         metadata['shard_bytes'][split] = [shard.bytes for shard in of_split]
         lengths = [len(shard.sizes) for shard in of_split]
-        splits.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=sum(s.bytes for s in of_split)))
+        splits.append(
+            tfds.core.SplitInfo(
+                name=split, shard_lengths=lengths, num_bytes=sum(s.bytes for s in of_split)
+            )
+        )
         indices[split] = index.concatenate([shard.index for shard in of_split])
     builder.info.set_splits(tfds.core.splits.SplitDict(splits))
     builder.info.write_to_directory(partial)
@@ -356,7 +381,11 @@ def tfds_feature(name: str) -> tfds.features.FeatureConnector:
     F = tfds.features
     kind = name.split('_')[0]
     if kind in ('image', 'label', 'instance'):
-        channels, dtype = {'image': (3, np.uint8), 'label': (1, np.uint8), 'instance': (1, np.uint16)}[kind]
+        channels, dtype = {
+            'image': (3, np.uint8),
+            'label': (1, np.uint8),
+            'instance': (1, np.uint16),
+        }[kind]
         return F.Image(shape=(None, None, channels), dtype=dtype)
     if kind == 'depth':
         return F.Tensor(shape=(None, None), dtype=np.float32, encoding='bytes')

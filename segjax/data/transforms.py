@@ -188,7 +188,9 @@ def sample_matrix(rng: np.random.Generator, augment, in_size: Size) -> np.ndarra
     top = _crop_offset(where_y, size[0], augment.crop[0])
     left = _crop_offset(where_x, size[1], augment.crop[1])
     matrix = scale_matrix(scale, scale) @ resize_matrix(in_size, resized)
-    matrix = translation_matrix(shift_x - left, shift_y - top) @ rotation_matrix(degrees, size) @ matrix
+    matrix = (
+        translation_matrix(shift_x - left, shift_y - top) @ rotation_matrix(degrees, size) @ matrix
+    )
     return flip_matrix(augment.crop[1]) @ matrix if flip else matrix
 
 
@@ -243,7 +245,9 @@ def _each_frame(fn: Callable[[np.ndarray], np.ndarray], value: np.ndarray, ndim:
     return np.stack([_each_frame(fn, frame, ndim) for frame in value])
 
 
-def _mover(matrix: np.ndarray, in_size: Size, out_size: Size) -> Callable[[np.ndarray, MapKind], np.ndarray]:
+def _mover(
+    matrix: np.ndarray, in_size: Size, out_size: Size
+) -> Callable[[np.ndarray, MapKind], np.ndarray]:
     """(map, kind) -> map. Copies pixels where the matrix only shifts and flips, interpolates otherwise."""
     flip = matrix[0, 0] < 0
     shift = np.rint(matrix[:2, 2]).astype(int)
@@ -263,7 +267,11 @@ def _mover(matrix: np.ndarray, in_size: Size, out_size: Size) -> Callable[[np.nd
             return _warp(value, to_nearest, out_size, kind, cv2.BORDER_CONSTANT)
         # A constant border would darken the outermost half pixel, which belongs to the image.
         image = _warp(_block_means(value, block), to_means, out_size, kind, cv2.BORDER_REPLICATE)
-        return image if inside is None else cv2.bitwise_and(image, image, mask=inside).reshape(image.shape)
+        return (
+            image
+            if inside is None
+            else cv2.bitwise_and(image, image, mask=inside).reshape(image.shape)
+        )
 
     return warp
 
@@ -293,7 +301,9 @@ def _block_means(image: np.ndarray, block: Size) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _warp(value: np.ndarray, to_input: np.ndarray, out_size: Size, kind: MapKind, border: int) -> np.ndarray:
+def _warp(
+    value: np.ndarray, to_input: np.ndarray, out_size: Size, kind: MapKind, border: int
+) -> np.ndarray:
     pixels, fill = value, (kind.fill,) * 4
     if value.dtype == np.int32:
         # OpenCV's own kernel for int32 rounds positions more coarsely than those for the other types, and a label
@@ -302,7 +312,12 @@ def _warp(value: np.ndarray, to_input: np.ndarray, out_size: Size, kind: MapKind
         fill = np.array([kind.fill], np.int32).view(np.uint8).tolist()
     flags = kind.interpolation | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(
-        pixels, to_input, (out_size[1], out_size[0]), flags=flags, borderMode=border, borderValue=fill
+        pixels,
+        to_input,
+        (out_size[1], out_size[0]),
+        flags=flags,
+        borderMode=border,
+        borderValue=fill,
     )
     return moved.view(value.dtype).reshape(*out_size, *value.shape[2:])
 
@@ -310,11 +325,15 @@ def _warp(value: np.ndarray, to_input: np.ndarray, out_size: Size, kind: MapKind
 def _inside(to_input: np.ndarray, in_size: Size, out_size: Size) -> np.ndarray | None:
     """uint8 mask [H, W] of output pixels whose centre lies in the input; None where that is all of them."""
     height, width = out_size
-    corners = np.array([[0, 0, 1], [width - 1, 0, 1], [0, height - 1, 1], [width - 1, height - 1, 1]])
+    corners = np.array(
+        [[0, 0, 1], [width - 1, 0, 1], [0, height - 1, 1], [width - 1, height - 1, 1]]
+    )
     x, y = to_input @ corners.T
     if x.min() > 0 and y.min() > 0 and x.max() < in_size[1] - 1 and y.max() < in_size[0] - 1:
         return None
-    return _warp(np.ones(in_size, np.uint8), to_input, out_size, MAPS['instance'], cv2.BORDER_CONSTANT)
+    return _warp(
+        np.ones(in_size, np.uint8), to_input, out_size, MAPS['instance'], cv2.BORDER_CONSTANT
+    )
 
 
 def _copy(value: np.ndarray, dx: int, dy: int, flip: bool, out_size: Size, fill: int) -> np.ndarray:

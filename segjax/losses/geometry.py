@@ -24,7 +24,9 @@ SSIM_SHARE = 0.85
 TIE_BREAKER = 1e-5
 
 
-def photometric_l1(target: Array, warped: Array, valid: Array, weight: Array, reduction: str = 'sum_channels') -> Mean:
+def photometric_l1(
+    target: Array, warped: Array, valid: Array, weight: Array, reduction: str = 'sum_channels'
+) -> Mean:
     """L1 between the target and its reconstructions, over the pixels that fell onto the source.
 
         L = 1 / |V| sum_{p in V} || I_t(p) - I'_t(p) ||_1
@@ -48,10 +50,14 @@ def photometric_l1(target: Array, warped: Array, valid: Array, weight: Array, re
     warped = without_padding(weight, warped)
     # Put out before the difference is taken, so that not even the gradient sees what stands there.
     distance = _l1(target, jnp.where(valid[..., None], warped, target[:, None]))
-    return masked_mean(distance.sum(-1) if reduction == 'sum_channels' else distance.mean(-1), valid, weight)
+    return masked_mean(
+        distance.sum(-1) if reduction == 'sum_channels' else distance.mean(-1), valid, weight
+    )
 
 
-def photometric_all_pixels(target: Array, warped: Array, weight: Array, keep: Array | None = None) -> Mean:
+def photometric_all_pixels(
+    target: Array, warped: Array, weight: Array, keep: Array | None = None
+) -> Mean:
     """SfMLearner's view synthesis loss: the sum over sources of the mean over ALL pixels and the channels.
 
         L = sum_s mean_p ( keep_s(p) mean_c | I_t(p) - I_s(p) | )
@@ -146,7 +152,9 @@ def photometric_map(a: Array, b: Array, ssim_share: float = SSIM_SHARE) -> Array
       [..., H, W] float32.
     """
     dissimilarity = jnp.clip((1 - ssim(a, b)) / 2, 0, 1)
-    return ssim_share * dissimilarity.mean(-1) + (1 - ssim_share) * _absolute(_difference(a, b)).mean(-1)
+    return ssim_share * dissimilarity.mean(-1) + (1 - ssim_share) * _absolute(
+        _difference(a, b)
+    ).mean(-1)
 
 
 def photometric_mixture(
@@ -198,7 +206,11 @@ def minimum_reprojection(
     if sources is not None:
         _check_sources(target, sources, None)
         if keys is None:
-            raise InputError('minimum reprojection', got='sources without keys', expected='a key for each example')
+            raise InputError(
+                'minimum reprojection',
+                got='sources without keys',
+                expected='a key for each example',
+            )
     target = without_padding(weight, target)
     warped = without_padding(weight, warped)
     loss = photometric_map(target[:, None], warped, ssim_share)
@@ -242,7 +254,10 @@ def edge_aware_smoothness(disparity: Array, image: Array, weight: Array) -> Mean
     disparity = without_padding(weight, disparity.astype(jnp.float32))
     disparity = disparity / (disparity.mean((1, 2), keepdims=True) + 1e-7)
     edges = (_absolute(step).mean(-1) for step in _steps(image.astype(jnp.float32)))
-    terms = [_absolute(step) * jnp.exp(-edge) for step, edge in zip(_steps(disparity), edges, strict=True)]
+    terms = [
+        _absolute(step) * jnp.exp(-edge)
+        for step, edge in zip(_steps(disparity), edges, strict=True)
+    ]
     return _mean_over_images(weight, *terms)
 
 
@@ -261,7 +276,9 @@ def second_order_smoothness(disparity: Array, weight: Array) -> Mean:
     disparity = without_padding(weight, disparity.astype(jnp.float32))
     x, y = _steps(disparity)
     (xx, xy), (_, yy) = _steps(x), _steps(y)
-    return _mean_over_images(weight, _absolute(xx), 2 * _absolute(xy), _absolute(yy))  # d_xy and d_yx are the same
+    return _mean_over_images(
+        weight, _absolute(xx), 2 * _absolute(xy), _absolute(yy)
+    )  # d_xy and d_yx are the same
 
 
 # --- semantic edges and depth edges -------------------------------------------------------------------------
@@ -282,7 +299,9 @@ def normalised_depth(depth: Array) -> Array:
     return depth / jnp.where(mean > 0, mean, 1.0)[:, None, None]
 
 
-def per_class_consistency(probabilities: Array, depth: Array, weight: Array, sharpness: float = 1.0) -> Mean:
+def per_class_consistency(
+    probabilities: Array, depth: Array, weight: Array, sharpness: float = 1.0
+) -> Mean:
     """Semantic edges cost where depth has none, every class by itself.
 
         L_p = sum_c mean( |dS_c/dx| e^-k|dD/dx| ) + mean( |dS_c/dy| e^-k|dD/dy| )
@@ -307,7 +326,9 @@ def per_class_consistency(probabilities: Array, depth: Array, weight: Array, sha
     return _mean_over_images(weight, *terms)
 
 
-def holistic_consistency(probabilities: Array, depth: Array, weight: Array, sharpness: float = 1.0) -> Mean:
+def holistic_consistency(
+    probabilities: Array, depth: Array, weight: Array, sharpness: float = 1.0
+) -> Mean:
     """Semantic edges cost where depth has none, the strongest class of each edge alone.
 
         L_h = mean( S'_x e^-k|dD/dx| ) + mean( S'_y e^-k|dD/dy| ),     S'_x = max_c |dS_c/dx|
@@ -344,7 +365,10 @@ def depth_edges_without_semantic_edges(probabilities: Array, depth: Array, weigh
     depth = without_padding(weight, depth)
     depth_steps = _steps(lax.stop_gradient(depth).astype(jnp.float32))
     semantic_steps = _steps(probabilities.astype(jnp.float32))
-    terms = [jnp.abs(d) * (1 - _absolute(s).sum(-1) / 2) for d, s in zip(depth_steps, semantic_steps, strict=True)]
+    terms = [
+        jnp.abs(d) * (1 - _absolute(s).sum(-1) / 2)
+        for d, s in zip(depth_steps, semantic_steps, strict=True)
+    ]
     return _mean_over_images(weight, *terms)
 
 
@@ -416,7 +440,8 @@ def _check_sources(target, warped, mask):
     if not fits or (mask is not None and mask.shape != warped.shape[:4]):
         raise InputError(
             'photometric loss',
-            got=f'target {target.shape}, sources {warped.shape}' + (f', mask {mask.shape}' if mask is not None else ''),
+            got=f'target {target.shape}, sources {warped.shape}'
+            + (f', mask {mask.shape}' if mask is not None else ''),
             expected='[B, H, W, 3], [B, n, H, W, 3] and [B, n, H, W]',
         )
 

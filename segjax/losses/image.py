@@ -23,7 +23,9 @@ def l1(prediction: Array, target: Array, weight: Array, reduction: str = 'mean')
     if reduction not in REDUCTIONS:
         raise unknown_name('reduction of the L1 loss', reduction, REDUCTIONS)
     if prediction.shape != target.shape:
-        raise InputError('L1 loss', got=f'shapes {prediction.shape} and {target.shape}', expected='equal shapes')
+        raise InputError(
+            'L1 loss', got=f'shapes {prediction.shape} and {target.shape}', expected='equal shapes'
+        )
     difference = prediction.astype(jnp.float32) - target.astype(jnp.float32)
     difference = without_padding(weight, difference)
     # Not jnp.abs, whose derivative at 0 is 1 in JAX: what is right already would be pushed.

@@ -143,7 +143,9 @@ def _kept_share(loss: Array, valid: Array, cut: float, min_kept_fraction: float)
     above, tied = rank > smallest, rank == smallest
     share_of_tied = (min_kept - above.sum()) / jnp.maximum(tied.sum(), 1)
     # Where hard pixels are enough they contain the n largest losses, else they are among them: take both.
-    return jnp.maximum((hard | above).astype(jnp.float32), jnp.where(tied & valid, share_of_tied, 0.0))
+    return jnp.maximum(
+        (hard | above).astype(jnp.float32), jnp.where(tied & valid, share_of_tied, 0.0)
+    )
 
 
 def _kth_largest(rank: Array, k: Array) -> Array:
@@ -160,7 +162,9 @@ def _kth_largest(rank: Array, k: Array) -> Array:
 WEIGHT_RULES = ('none', 'enet', 'median_frequency', 'inverse')
 
 
-def class_weights(class_pixels: Sequence[int], void_pixels: int, rule: str, *, k: float = 1.10) -> np.ndarray:
+def class_weights(
+    class_pixels: Sequence[int], void_pixels: int, rule: str, *, k: float = 1.10
+) -> np.ndarray:
     """Class weights from the pixel counts of a split (host side).
 
     With p_c = class_pixels_c / (sum class_pixels + void_pixels), the share of ALL pixels, void included:

@@ -120,7 +120,9 @@ def _checked(matrix: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, if_absent: float) -> np.ndarray:
-    return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), if_absent)
+    return np.where(
+        denominator > 0, numerator / np.where(denominator > 0, denominator, 1), if_absent
+    )
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -159,7 +161,9 @@ def scores(matrix: np.ndarray, class_names: Sequence[str], policy: str) -> dict[
     check_policy(policy)
     if len(set(class_names)) < len(class_names):
         repeated = sorted({name for name in class_names if list(class_names).count(name) > 1})
-        raise InputError('class names', got=f'{repeated} more than once', expected='a name of its own per class')
+        raise InputError(
+            'class names', got=f'{repeated} more than once', expected='a name of its own per class'
+        )
     matrix = _checked(matrix, len(class_names))
     hit = np.diagonal(matrix)
     truth, predicted = matrix.sum(1), matrix[:, : len(class_names)].sum(0)
@@ -193,7 +197,11 @@ def scores(matrix: np.ndarray, class_names: Sequence[str], policy: str) -> dict[
 def _normalised(prior: Sequence[float]) -> np.ndarray:
     prior = np.asarray(prior, np.float64)
     if prior.min() < 0 or prior.sum() <= 0:
-        raise InputError('class prior', got=str(prior.tolist()), expected='counts or shares >= 0 that are not all 0')
+        raise InputError(
+            'class prior',
+            got=str(prior.tolist()),
+            expected='counts or shares >= 0 that are not all 0',
+        )
     return prior / prior.sum()
 
 

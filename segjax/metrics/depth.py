@@ -100,7 +100,10 @@ def errors(
     options = {'min_depth': min_depth, 'max_depth': max_depth, 'valid': valid}
     of_images = image_errors(prediction, truth, median_scaling=median_scaling, **options)
     counted = is_judged(truth.astype(jnp.float32), **options).any((1, 2))
-    return {name: masked_mean(jnp.where(counted, value, 0.0), counted, weight) for name, value in of_images.items()}
+    return {
+        name: masked_mean(jnp.where(counted, value, 0.0), counted, weight)
+        for name, value in of_images.items()
+    }
 
 
 def is_judged(truth: Array, min_depth: float, max_depth: float, valid: Array | None) -> Array:
@@ -178,7 +181,9 @@ def trajectory_error(predicted: Array, truth: Array, weight: Array) -> Mean:
     """
     if predicted.shape != truth.shape or predicted.shape[2:] != (4, 4):
         raise InputError(
-            'trajectory error', got=f'shapes {predicted.shape} and {truth.shape}', expected='both [B, m, 4, 4]'
+            'trajectory error',
+            got=f'shapes {predicted.shape} and {truth.shape}',
+            expected='both [B, m, 4, 4]',
         )
     x, y = (relative_motion(poses, poses[:, :1])[..., :3, 3] for poses in (predicted, truth))
     square = (x**2).sum((1, 2))
@@ -201,7 +206,9 @@ def rotation_error(predicted: Array, truth: Array, weight: Array) -> Mean:
     """
     if predicted.shape != truth.shape or predicted.shape[2:] != (4, 4):
         raise InputError(
-            'rotation error', got=f'shapes {predicted.shape} and {truth.shape}', expected='both [B, n, 4, 4]'
+            'rotation error',
+            got=f'shapes {predicted.shape} and {truth.shape}',
+            expected='both [B, n, 4, 4]',
         )
     turn = relative_motion(truth, predicted)[..., :3, :3]
     # Sine and cosine: the arc cosine alone knows no angle below 0.02 degrees in float32.
@@ -255,7 +262,9 @@ STILL = 'still'
 """Names the baseline that says that the camera neither turns nor moves."""
 
 
-def motion_errors(predicted: Array, truth: Array, weight: Array, *, offsets: Sequence[int]) -> dict[str, Mean]:
+def motion_errors(
+    predicted: Array, truth: Array, weight: Array, *, offsets: Sequence[int]
+) -> dict[str, Mean]:
     """Compares predicted with true motions, and saying "no motion" with them.
 
     Args:

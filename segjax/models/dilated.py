@@ -71,7 +71,11 @@ class LearnedDilationConv(nn.Module):
         default = uniform_fan(kh * kw * x.shape[-1])
         shape = (kh, kw, x.shape[-1], self.features)
         kernel = self.param('kernel', self.kernel_init or default, shape, jnp.float32)
-        bias = self.param('bias', self.bias_init or default, (self.features,), jnp.float32) if self.use_bias else None
+        bias = (
+            self.param('bias', self.bias_init or default, (self.features,), jnp.float32)
+            if self.use_bias
+            else None
+        )
         # The last one: kernel and bias draw the numbers that those of layers.Conv would.
         factors = self.param('dilation', self._initial_factors, x.shape[-1:], jnp.float32)
         x = x.astype(self.dtype)
@@ -91,7 +95,9 @@ class LearnedDilationConv(nn.Module):
             return jax.random.uniform(key, shape, dtype, lo, hi)
         if isinstance(self.dilation, str) or not lo <= self.dilation <= hi:
             expected = f"'uniform' or a number in the range ({lo}, {hi})"
-            raise InputError('LearnedDilationConv: dilation', got=repr(self.dilation), expected=expected)
+            raise InputError(
+                'LearnedDilationConv: dilation', got=repr(self.dilation), expected=expected
+            )
         return jnp.full(shape, self.dilation, dtype)
 
 

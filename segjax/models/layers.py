@@ -138,7 +138,9 @@ class Conv(nn.Module):
         else:
             y = ops.conv2d(x, kernel, self.strides, self.dilation, self.padding)
         if self.use_bias:
-            y = add_bias(y, self.param('bias', self.bias_init or default, (self.features,), jnp.float32))
+            y = add_bias(
+                y, self.param('bias', self.bias_init or default, (self.features,), jnp.float32)
+            )
         return y
 
 
@@ -165,8 +167,12 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x):
         shape = (self.size, self.size, 1, x.shape[-1])
-        kernel = self.param('kernel', self.kernel_init or uniform_fan(self.size**2), shape, jnp.float32)
-        return depthwise_conv(x.astype(self.dtype), kernel, self.strides, self.dilation, self.forms, self.padding)
+        kernel = self.param(
+            'kernel', self.kernel_init or uniform_fan(self.size**2), shape, jnp.float32
+        )
+        return depthwise_conv(
+            x.astype(self.dtype), kernel, self.strides, self.dilation, self.forms, self.padding
+        )
 
 
 class ConvNorm(nn.Module):
@@ -181,7 +187,9 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = self.conv(self.features, self.kernel_size, strides=self.strides, use_bias=False, name='conv')(x)
+        x = self.conv(
+            self.features, self.kernel_size, strides=self.strides, use_bias=False, name='conv'
+        )(x)
         x = self.norm(name='bn')(x)
         return nn.relu(x) if self.relu else x
 
@@ -215,5 +223,7 @@ class ConvTranspose(nn.Module):
         kernel = self.param('kernel', self.kernel_init or default, shape, jnp.float32)
         y = ops.conv_transpose_s2(x.astype(self.dtype), kernel, padding)
         if self.use_bias:
-            y = add_bias(y, self.param('bias', self.bias_init or default, (self.features,), jnp.float32))
+            y = add_bias(
+                y, self.param('bias', self.bias_init or default, (self.features,), jnp.float32)
+            )
         return y

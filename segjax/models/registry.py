@@ -77,7 +77,11 @@ def schema(kind: str, name: str) -> dict[str, Any]:
       InputError: unknown name, with the nearest name that exists.
     """
     fields = _arguments(kind, name)
-    return {key: default for key, default in fields.items() if isinstance(default, bool | int | float | str | tuple)}
+    return {
+        key: default
+        for key, default in fields.items()
+        if isinstance(default, bool | int | float | str | tuple)
+    }
 
 
 def build(kind: str, name: str, **fields: Any) -> nn.Module:
@@ -95,7 +99,9 @@ def build(kind: str, name: str, **fields: Any) -> nn.Module:
     for key in fields:
         if key not in known and key not in GIVEN[kind]:
             raise unknown_name(f'argument of {kind} net {name!r}', key, known)
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    fields = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+    }
     fields['dtype'] = jnp.dtype(fields['dtype'])
     return NETS[kind][name](**fields)
 

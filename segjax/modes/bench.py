@@ -66,7 +66,11 @@ class Measurement(NamedTuple):
         return float(low), float(high)
 
     def record(self) -> dict[str, Any]:
-        return {'repetitions': len(self.seconds), 'median_seconds': self.median, 'quartiles_seconds': self.quartiles}
+        return {
+            'repetitions': len(self.seconds),
+            'median_seconds': self.median,
+            'quartiles_seconds': self.quartiles,
+        }
 
 
 class Ratio(NamedTuple):
@@ -241,11 +245,17 @@ def open_variants(
         try:
             changed = config_file.overridden(config, overrides)
             if changed.bench != config.bench:
-                raise InputError('config.bench', got='changed', expected='the same repetitions for all variants')
-            variants.append(Variant(name, overrides, *driver.open_run(changed, workdir, 'train', stop)))
+                raise InputError(
+                    'config.bench', got='changed', expected='the same repetitions for all variants'
+                )
+            variants.append(
+                Variant(name, overrides, *driver.open_run(changed, workdir, 'train', stop))
+            )
         except InputError as error:
             where = f'config.bench.variants, {name}: {error.where}'
-            raise InputError(where, got=error.got, expected=error.expected, fix=error.fix) from error
+            raise InputError(
+                where, got=error.got, expected=error.expected, fix=error.fix
+            ) from error
     return tuple(variants)
 
 
@@ -263,7 +273,9 @@ def time_variants(variants: Sequence[Variant]) -> dict[str, Any]:
       A part is missing where the stage has none. A variant that reads as an earlier one does has no 'input' of its own.
     """
     base = variants[0].run
-    jobs: list[dict[str, TimedRun]] = [{} for _ in range(max(len(variant.stages) for variant in variants))]
+    jobs: list[dict[str, TimedRun]] = [
+        {} for _ in range(max(len(variant.stages) for variant in variants))
+    ]
     for variant in variants:
         for of_stage, job in zip(jobs, fresh_jobs(variant.run, variant.stages)):
             of_stage[variant.name] = job
@@ -271,7 +283,10 @@ def time_variants(variants: Sequence[Variant]) -> dict[str, Any]:
         'environment': environment.describe_topology(base.topology),
         'config': config_lib.to_json(base.config),
         'variants': {variant.name: variant.overrides for variant in variants},
-        'stages': {name: bench_stage(of_stage, base.config.bench) for name, of_stage in zip(_stage_names(jobs), jobs)},
+        'stages': {
+            name: bench_stage(of_stage, base.config.bench)
+            for name, of_stage in zip(_stage_names(jobs), jobs)
+        },
     }
     if parallel.is_main():
         files.write_json(base.workdir / 'bench.json', report)
@@ -297,7 +312,9 @@ def _stage_names(jobs: Sequence[Mapping[str, TimedRun]]) -> list[str]:
     return names
 
 
-def bench_stage(jobs: Mapping[str, TimedRun], settings: ml_collections.ConfigDict) -> dict[str, Any]:
+def bench_stage(
+    jobs: Mapping[str, TimedRun], settings: ml_collections.ConfigDict
+) -> dict[str, Any]:
     """The parts of one stage, by variant.
 
     Args:
@@ -307,7 +324,9 @@ def bench_stage(jobs: Mapping[str, TimedRun], settings: ml_collections.ConfigDic
     parts: dict[str, Any] = {}
     training = {name: job for name, job in jobs.items() if job.stage.num_steps}
     source = {name: _first_that_reads_alike(training, job) for name, job in training.items()}
-    inputs = {name: bench_input(training[name], settings) for name in dict.fromkeys(source.values())}
+    inputs = {
+        name: bench_input(training[name], settings) for name in dict.fromkeys(source.values())
+    }
     for part in PARTS:
         entries = bench_calls(prepare(part, jobs), settings)
         if entries:
@@ -315,7 +334,9 @@ def bench_stage(jobs: Mapping[str, TimedRun], settings: ml_collections.ConfigDic
     if training:
         parts['input'] = inputs
         rate = {name: entry['images_per_second'] for name, entry in parts['train'].items()}
-        parts['input_over_train'] = {n: inputs[source[n]]['images_per_second'] / rate[n] for n in training}
+        parts['input_over_train'] = {
+            n: inputs[source[n]]['images_per_second'] / rate[n] for n in training
+        }
     return parts
 
 
@@ -337,16 +358,22 @@ def bench_calls(timed: Mapping[str, Timed], settings: ml_collections.ConfigDict)
     }
 
 
-def measure_calls(timed: Mapping[str, Timed], settings: ml_collections.ConfigDict) -> dict[str, Measurement]:
+def measure_calls(
+    timed: Mapping[str, Timed], settings: ml_collections.ConfigDict
+) -> dict[str, Measurement]:
     """Seconds of each call, in turn, as often as `config.bench` says."""
     calls = {name: one.call for name, one in timed.items()}
     return measure_in_turn(calls, settings.repetitions, settings.warmup)
 
 
-def per_image(timed: Mapping[str, Timed], measurements: Mapping[str, Measurement]) -> dict[str, Measurement]:
+def per_image(
+    timed: Mapping[str, Timed], measurements: Mapping[str, Measurement]
+) -> dict[str, Measurement]:
     """Seconds of each call over the images of its batch."""
     return {
-        name: Measurement(tuple(seconds / timed[name].batch_size for seconds in measurement.seconds))
+        name: Measurement(
+            tuple(seconds / timed[name].batch_size for seconds in measurement.seconds)
+        )
         for name, measurement in measurements.items()
     }
 
@@ -384,7 +411,9 @@ def prepare_evaluate(job: TimedRun) -> Timed:
     inputs, topology = job.stage.eval_input, job.run.topology
     source = job.run.data.open_input(inputs)
     rows = [i % len(source) for i in range(inputs.batch_size // jax.process_count())]
-    batch = loader.examples(source, rows, inputs, max_size=job.run.spec.split(inputs.split).max_size)
+    batch = loader.examples(
+        source, rows, inputs, max_size=job.run.spec.split(inputs.split).max_size
+    )
     root = driver.root_key(job.run, job.stage, 'evaluate')
     state, number = topology.put_replicated(job.state), np.int32(0)
     evaluate = driver.map_functions(job.run, job.stage).evaluate
@@ -452,8 +481,16 @@ def table(report: Mapping[str, Any]) -> str:
         f'{environment["host cores"]} host cores, {config["train"]["dtype"]}, jax {environment["jax"]}',
         f'median of {config["bench"]["repetitions"]} calls after {config["bench"]["warmup"]} to warm up'
         + (', variants in turn' if report['variants'].keys() - {BASE} else ''),
-        *(f'{name}: {overrides}' for name, overrides in report['variants'].items() if name not in (BASE, overrides)),
-        *(f'{what}: {included}' for what, included in INCLUDED.items() if any(what in p for p in stages.values())),
+        *(
+            f'{name}: {overrides}'
+            for name, overrides in report['variants'].items()
+            if name not in (BASE, overrides)
+        ),
+        *(
+            f'{what}: {included}'
+            for what, included in INCLUDED.items()
+            if any(what in p for p in stages.values())
+        ),
         '',
     ]
     rows = [COLUMNS]
@@ -462,7 +499,10 @@ def table(report: Mapping[str, Any]) -> str:
             rows += [_row(stage, what, name, entry) for name, entry in parts.get(what, {}).items()]
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
-        cells = [cell.ljust(width) if i < 3 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))]
+        cells = [
+            cell.ljust(width) if i < 3 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        ]
         lines.append('  '.join(cells).rstrip())
     lines.append('')
     for stage, parts in stages.items():

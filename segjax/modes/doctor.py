@@ -94,7 +94,9 @@ def main(config: Any, workdir: str = '') -> int:
     return int(_has_error(diagnosis.findings))
 
 
-def examine(config: Any, workdir: str = '', check_stop: Callable[[], None] = records.never_stop) -> Diagnosis:
+def examine(
+    config: Any, workdir: str = '', check_stop: Callable[[], None] = records.never_stop
+) -> Diagnosis:
     """Reads the whole data set of a config, and checks a run that would start now.
 
     Args:
@@ -109,7 +111,9 @@ def examine(config: Any, workdir: str = '', check_stop: Callable[[], None] = rec
         dataset = builders.load(config.data)
         names = dataset.splits()
     except InputError as error:
-        return Diagnosis(f'data set {config.data.name!r}', None, {}, [*findings, _from_error(error)])
+        return Diagnosis(
+            f'data set {config.data.name!r}', None, {}, [*findings, _from_error(error)]
+        )
     splits, found = _read_splits(dataset, names, check_stop)
     findings += found
     findings += _starts_at_one(dataset, splits)
@@ -190,7 +194,11 @@ def _read_split(
     problems = list(problems)
     if not items and not problems:
         got = 'no examples'
-        problems = [InputError(f'split {split!r} of {dataset.where}', got=got, expected='at least one example')]
+        problems = [
+            InputError(
+                f'split {split!r} of {dataset.where}', got=got, expected='at least one example'
+            )
+        ]
 
     def inspect(item: Item):
         """Keeps only what the summary needs: the images of a large set do not fit into memory."""
@@ -214,10 +222,14 @@ def _read_split(
             facts.append(fact)
             summary.sizes[size] += 1
             frames.append((item, size))
-            summary.digests.setdefault(digest, []).append(str(item.files['image']) if item.files else item.name)
+            summary.digests.setdefault(digest, []).append(
+                str(item.files['image']) if item.files else item.name
+            )
     summary = summary._replace(ids=ids, facts=tuple(facts))
     if summary.sizes:
-        problems += base.check_classes(dataset, items, summary.counts, ids) + base.check_clips(frames)
+        problems += base.check_classes(dataset, items, summary.counts, ids) + base.check_clips(
+            frames
+        )
     return summary, [_from_error(problem) for problem in problems]
 
 
@@ -225,7 +237,12 @@ def _starts_at_one(dataset: Dataset, splits: Mapping[str, SplitSummary]) -> list
     """Ids 1 .. C where 0 .. C-1 are expected: each file alone could be a coincidence, all of them are not."""
     num_classes = dataset.classes.num_classes
     ids = frozenset().union(*(summary.ids for summary in splits.values())) - {IGNORE}
-    if dataset.classes.ids != tuple(range(num_classes)) or 0 in ids or num_classes not in ids or max(ids) > num_classes:
+    if (
+        dataset.classes.ids != tuple(range(num_classes))
+        or 0 in ids
+        or num_classes not in ids
+        or max(ids) > num_classes
+    ):
         return []
     message = f'the labels hold the ids 1..{num_classes}, 0 never; the {num_classes} classes are 0..{num_classes - 1}'
     return [Finding('error', dataset.where, message, OFF_BY_ONE)]
@@ -247,7 +264,9 @@ def _duplicates(splits: Mapping[str, SplitSummary]) -> list[Finding]:
     return findings
 
 
-def _unseen_classes(classes: ClassSpec, splits: Mapping[str, SplitSummary], config: Any) -> list[Finding]:
+def _unseen_classes(
+    classes: ClassSpec, splits: Mapping[str, SplitSummary], config: Any
+) -> list[Finding]:
     findings = []
     for split, summary in splits.items():
         if not summary.sizes:
@@ -255,9 +274,17 @@ def _unseen_classes(classes: ClassSpec, splits: Mapping[str, SplitSummary], conf
         pixels = summary.counts[: classes.num_classes]
         if pixels.sum() == 0:
             message = 'not a single labelled pixel: everything is void'
-            findings.append(Finding('warning', f'split {split!r}', message, 'check what the ids in the labels mean'))
+            findings.append(
+                Finding(
+                    'warning', f'split {split!r}', message, 'check what the ids in the labels mean'
+                )
+            )
         elif (pixels == 0).any():
-            unseen = [f'{name} (id {i})' for name, i, n in zip(classes.names, classes.ids, pixels) if n == 0]
+            unseen = [
+                f'{name} (id {i})'
+                for name, i, n in zip(classes.names, classes.ids, pixels)
+                if n == 0
+            ]
             trained = split in split_names(config.data.train_split)
             effect = 'a net cannot learn it' if trained else 'it does not count in mIoU'
             message = f'{len(unseen)} of {classes.num_classes} classes never seen, {effect}: {", ".join(unseen)}'
@@ -289,7 +316,9 @@ def _splits_of_config(config: Any, splits: Mapping[str, SplitSummary]) -> list[F
 def _known_split(config: Any, splits: Mapping[str, SplitSummary], key: str, name: str) -> str:
     """Returns an assignment of a split that the data set has: the nearest name, or one that the other key leaves."""
     other = config.data['eval_split' if key == 'train_split' else 'train_split']
-    unused = [split for split in splits if split not in split_names(other) and splits[split].num_labelled]
+    unused = [
+        split for split in splits if split not in split_names(other) and splits[split].num_labelled
+    ]
     near = difflib.get_close_matches(name, unused, n=1, cutoff=0.5) or unused[:1]
     return f'--config.data.{key}={near[0]}' if near else _separate_images(config, splits)
 
@@ -300,7 +329,14 @@ def _separate_images(config: Any, splits: Mapping[str, SplitSummary]) -> str:
     unused = [split for split in splits if split not in trained and splits[split].num_labelled]
     if unused:
         return f'--config.data.eval_split={unused[0]}'
-    first = next((split for split in (*trained, *splits) if split in splits and len(splits[split].items) > 1), '')
+    first = next(
+        (
+            split
+            for split in (*trained, *splits)
+            if split in splits and len(splits[split].items) > 1
+        ),
+        '',
+    )
     if not first:
         return 'add images: at least one to train on and one to evaluate on'
     held_out = max(1, len(splits[first].items) // 10)
@@ -333,23 +369,31 @@ def _run_against_data(
         findings += _of_refusal(lambda: paths.check_writable('--workdir', folder))
     findings += _of_refusal(lambda: same_run.check_resumed(folder, config))
     findings += _of_refusal(lambda: same_run.check_data(folder, spec, stages))
-    findings += map(_from_error, checks.problems(run, stages, 'train', initialization.has_begun(folder)))
+    findings += map(
+        _from_error, checks.problems(run, stages, 'train', initialization.has_begun(folder))
+    )
     if findings:
         return findings, _fits_anything
     warnings = [Finding('warning', *one) for one in advice.untrained(config, stages)]
     return warnings + _memory(config, spec, topology.count), functools.partial(checks.passes, run)
 
 
-def data_spec(dataset: Dataset, splits: Mapping[str, SplitSummary], facts: Mapping[str, index.Index]) -> DataSpec:
+def data_spec(
+    dataset: Dataset, splits: Mapping[str, SplitSummary], facts: Mapping[str, index.Index]
+) -> DataSpec:
     """Returns the DataSpec that preparing the data set would write; `facts` are those of the splits."""
     return DataSpec(
         name=dataset.name,
         classes=dataset.classes,
         features=dataset.features([item for split in splits.values() for item in split.items]),
         num_examples={name: len(split.items) for name, split in splits.items()},
-        max_size={name: tuple(np.max(list(split.sizes), axis=0).tolist()) for name, split in splits.items()},
+        max_size={
+            name: tuple(np.max(list(split.sizes), axis=0).tolist())
+            for name, split in splits.items()
+        },
         class_pixels={
-            name: tuple(split.counts[: dataset.classes.num_classes].tolist()) for name, split in splits.items()
+            name: tuple(split.counts[: dataset.classes.num_classes].tolist())
+            for name, split in splits.items()
         },
         void_pixels={name: int(split.counts[IGNORE]) for name, split in splits.items()},
         **index.spec_fields(facts),
@@ -369,19 +413,35 @@ def _memory(config: Any, spec: DataSpec, num_devices: int) -> list[Finding]:
     fewer = max(1, int(3.9 / of_image))
     fix = f'--config.evaluate.batch_size={fewer * num_devices}'
     if fewer == rows:
-        fix = '--config.evaluate.resolution=image, which scores at data.eval_size' if at_label else 'smaller images'
+        fix = (
+            '--config.evaluate.resolution=image, which scores at data.eval_size'
+            if at_label
+            else 'smaller images'
+        )
     return [Finding('warning', 'config.evaluate.batch_size', message, fix)]
 
 
-def _without_labels(config: Any, stages: Iterable[Stage], splits: Mapping[str, SplitSummary]) -> list[Finding]:
+def _without_labels(
+    config: Any, stages: Iterable[Stage], splits: Mapping[str, SplitSummary]
+) -> list[Finding]:
     """Finds splits that have no labelled example, of which a stage wants labelled ones."""
-    of_stages = [inputs for stage in stages for inputs in (stage.train_input, stage.eval_input) if inputs is not None]
+    of_stages = [
+        inputs
+        for stage in stages
+        for inputs in (stage.train_input, stage.eval_input)
+        if inputs is not None
+    ]
     every = [each for inputs in of_stages for each in inputs.with_unpaired()]
     wanted = dict.fromkeys(inputs.split for inputs in every if inputs.examples == 'labelled')
     labelled = {name: split for name, split in splits.items() if split.num_labelled}
     fix = _separate_images(config, labelled) if labelled else 'label some images of this split'
     return [
-        Finding('error', f'split {split!r}', 'no labelled example, but the net is trained or scored on these', fix)
+        Finding(
+            'error',
+            f'split {split!r}',
+            'no labelled example, but the net is trained or scored on these',
+            fix,
+        )
         for split in wanted
         if not any(name in labelled for name in split_names(split))
     ]
@@ -415,7 +475,11 @@ def _batch(config: Any, train: SplitSummary) -> list[Finding]:
     message = f'{size}, but {config.data.train_split!r} has {train.num_labelled} {kind}: a batch repeats images'
     unit = parallel.topology(config.parallel.mode).count * config.train.accumulate
     whole = train.num_labelled // unit * unit
-    fix = f'--config.train.batch_size={whole}' if whole else f'add images: a batch has at least {unit}'
+    fix = (
+        f'--config.train.batch_size={whole}'
+        if whole
+        else f'add images: a batch has at least {unit}'
+    )
     return [Finding('warning', 'config.train.batch_size', message, fix)]
 
 
@@ -430,7 +494,8 @@ def _crop(config: Any, sizes: Iterable[tuple[int, int]], fits: Fits) -> list[Fin
         *crop, *available
     )
     smaller = [
-        tuple(min(side, limit - (limit - side) % step) for side, limit in zip(crop, available)) for step in STEPS
+        tuple(min(side, limit - (limit - side) % step) for side, limit in zip(crop, available))
+        for step in STEPS
     ]
     named = [f'augment.crop={size}' for size in smaller if min(size) > 0]
     low, high = config.augment.scale
@@ -457,15 +522,19 @@ def _eval_size(config: Any, sizes: collections.Counter, fits: Fits) -> list[Find
     filled, padding = _letterbox(image, size)
     if padding < 0.1:
         return []
-    message = '{}x{} (height x width), into which images of {}x{} fit as {}x{}: {:.0%} is padding'.format(
-        *size, *image, *filled, padding
+    message = (
+        '{}x{} (height x width), into which images of {}x{} fit as {}x{}: {:.0%} is padding'.format(
+            *size, *image, *filled, padding
+        )
     )
     named = [f'data.eval_size={near}' for near in _suitable_sizes(image, size, filled)]
     fix = next((each for each in named if fits([each])), f'data.eval_size={filled}')
     return [Finding('warning', 'config.data.eval_size', message, _typed(fix))]
 
 
-def _suitable_sizes(image: tuple[int, int], size: tuple[int, int], filled: tuple[int, int]) -> list[tuple[int, int]]:
+def _suitable_sizes(
+    image: tuple[int, int], size: tuple[int, int], filled: tuple[int, int]
+) -> list[tuple[int, int]]:
     """Returns evaluation sizes of the shape of an image, those that nets rather take first.
 
     Args:
@@ -498,9 +567,16 @@ def report(diagnosis: Diagnosis) -> str:
     """The diagnosis as text: splits, classes, findings."""
     lines = [diagnosis.where, '']
     if diagnosis.splits:
-        lines += [*_split_table(diagnosis.splits), '', *_class_table(diagnosis.classes, diagnosis.splits), '']
+        lines += [
+            *_split_table(diagnosis.splits),
+            '',
+            *_class_table(diagnosis.classes, diagnosis.splits),
+            '',
+        ]
     for severity in ('error', 'warning', 'note'):
-        lines += _listed([finding for finding in diagnosis.findings if finding.severity == severity])
+        lines += _listed(
+            [finding for finding in diagnosis.findings if finding.severity == severity]
+        )
     number = collections.Counter(finding.severity for finding in diagnosis.findings)
     lines.append(f'{_plural(number["error"], "error")}, {_plural(number["warning"], "warning")}')
     return '\n'.join(lines)
@@ -519,15 +595,23 @@ def _split_table(splits: Mapping[str, SplitSummary]) -> list[str]:
 
 def _class_table(classes: ClassSpec, splits: Mapping[str, SplitSummary]) -> list[str]:
     width = max(len(name) for name in (*classes.names, 'class'))
-    lines = [f'{"id":>4}  {"class":{width}}' + ''.join(f'{split:>10}' for split in splits) + '  of labelled pixels']
+    lines = [
+        f'{"id":>4}  {"class":{width}}'
+        + ''.join(f'{split:>10}' for split in splits)
+        + '  of labelled pixels'
+    ]
     for place, (name, number) in enumerate(zip(classes.names, classes.ids)):
-        shares = (_share(s.counts[place], s.counts[: classes.num_classes].sum()) for s in splits.values())
+        shares = (
+            _share(s.counts[place], s.counts[: classes.num_classes].sum()) for s in splits.values()
+        )
         lines.append(f'{number:>4}  {name:{width}}' + ''.join(f'{share:>10}' for share in shares))
     return lines
 
 
 def _share(part: int, whole: int) -> str:
-    return '-' if part == 0 else f'{100 * part / whole:.3g} %' if part / whole >= 1e-5 else '<0.001 %'
+    return (
+        '-' if part == 0 else f'{100 * part / whole:.3g} %' if part / whole >= 1e-5 else '<0.001 %'
+    )
 
 
 def _listed(findings: list[Finding]) -> list[str]:

@@ -76,12 +76,17 @@ def sides(
     if padding is None:
         before = after = [span // 2 for span in spans]
     elif padding == 'same':
-        total = [max((-(-n // strides) - 1) * strides + 1 + span - n, 0) for n, span in zip(size, spans, strict=True)]
+        total = [
+            max((-(-n // strides) - 1) * strides + 1 + span - n, 0)
+            for n, span in zip(size, spans, strict=True)
+        ]
         before, after = [n // 2 for n in total], [n - n // 2 for n in total]
     elif isinstance(padding, int):
         before = after = [padding, padding]
     else:
-        raise InputError('padding', got=repr(padding), expected="a number of pixels, None or 'same'")
+        raise InputError(
+            'padding', got=repr(padding), expected="a number of pixels, None or 'same'"
+        )
     return (before[0], after[0]), (before[1], after[1])
 
 
@@ -149,7 +154,9 @@ def _tap_gradient(x, dy, kernel_shape, dilation):
         target = lax.slice_in_dim(dy, max(-offset, 0), size - max(offset, 0), axis=axis)
         # Flat matrices with the transposition spelt out: XLA:CPU takes up to twice as long for the same contraction
         # over three axes.
-        product = jnp.matmul(seen.reshape(-1, channels).T, target.reshape(-1, features), preferred_element_type=dtype)
+        product = jnp.matmul(
+            seen.reshape(-1, channels).T, target.reshape(-1, features), preferred_element_type=dtype
+        )
         gradients.append(product)
     return jnp.stack(gradients).reshape(kernel_shape)
 
@@ -228,18 +235,24 @@ def conv_transpose_s2(x, kernel, padding: int, forms: str = 'fast'):
     kernel, k = kernel.astype(x.dtype), kernel.shape[0]
     if forms == 'naive':
         zeros, kernel = [(k - 1 - padding, padding + 1)] * 2, kernel[::-1, ::-1]
-        return lax.conv_general_dilated(x, kernel, (1, 1), zeros, lhs_dilation=(2, 2), dimension_numbers=_DIMENSIONS)
+        return lax.conv_general_dilated(
+            x, kernel, (1, 1), zeros, lhs_dilation=(2, 2), dimension_numbers=_DIMENSIONS
+        )
     # Output pixel 2 m + r takes tap t = r + padding - 2 d from input pixel m + d; all d that any tap of either r needs.
     lowest, highest = -((k - 1 - padding) // 2), (1 + padding) // 2
     taps = np.arange(2) + padding - 2 * np.arange(lowest, highest + 1)[:, None]
     taps[(taps < 0) | (taps >= k)] = k  # a tap of zeros
     kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
-    phases = kernel[taps[:, None, :, None], taps[None, :, None, :]]  # [d, d, r, r, I, O], rows before columns
+    phases = kernel[
+        taps[:, None, :, None], taps[None, :, None, :]
+    ]  # [d, d, r, r, I, O], rows before columns
     phases = phases.transpose(0, 1, 4, 2, 3, 5).reshape(len(taps), len(taps), kernel.shape[2], -1)
     if len(taps) == 1:
         return depth_to_space(x @ phases[0, 0], 2)
     zeros = [(-lowest, highest)] * 2
-    return depth_to_space(lax.conv_general_dilated(x, phases, (1, 1), zeros, dimension_numbers=_DIMENSIONS), 2)
+    return depth_to_space(
+        lax.conv_general_dilated(x, phases, (1, 1), zeros, dimension_numbers=_DIMENSIONS), 2
+    )
 
 
 def depth_to_space(x, block: int):

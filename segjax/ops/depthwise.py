@@ -59,7 +59,10 @@ def _grouped(x, kernel, strides, dilation, zeros):
 
 
 def _shifted(x, kernel, strides, dilation, zeros):
-    (h, w), (rows, columns) = _reaches(x.shape[1:3], kernel.shape[:2], strides, dilation, zeros), dilation
+    (h, w), (rows, columns) = (
+        _reaches(x.shape[1:3], kernel.shape[:2], strides, dilation, zeros),
+        dilation,
+    )
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     padded = jnp.pad(x, ((0, 0), *zeros, (0, 0))).astype(dtype)
     kernel = kernel.astype(x.dtype).astype(dtype)
@@ -72,7 +75,9 @@ def _shifted(x, kernel, strides, dilation, zeros):
 
 def _reaches(size, taps, strides, dilation, zeros):
     """Along either axis, the pixels from the first to the last that one tap sees."""
-    room = (n + sum(z) - d * (k - 1) for n, z, d, k in zip(size, zeros, dilation, taps, strict=True))
+    room = (
+        n + sum(z) - d * (k - 1) for n, z, d, k in zip(size, zeros, dilation, taps, strict=True)
+    )
     return [(n - 1) // strides * strides + 1 for n in room]
 
 
@@ -81,7 +86,10 @@ def _reaches(size, taps, strides, dilation, zeros):
 def _fast(x, kernel, strides, dilation, zeros):
     fixed = dict(strides=strides, dilation=dilation, zeros=zeros)
     return lax.platform_dependent(
-        x, kernel, cpu=functools.partial(_shifted, **fixed), default=functools.partial(_grouped, **fixed)
+        x,
+        kernel,
+        cpu=functools.partial(_shifted, **fixed),
+        default=functools.partial(_grouped, **fixed),
     )
 
 

@@ -89,8 +89,13 @@ def conv_dilated(x, kernel, factors, dilation_range: tuple[float, float], forms:
     check_range('conv_dilated', dilation_range)
     if any(k % 2 == 0 for k in kernel.shape[:2]):
         got = f'a kernel of {kernel.shape[0]}x{kernel.shape[1]}'
-        raise InputError('conv_dilated', got=got, expected='odd extents: taps are placed around a centre')
-    if kernel.shape[2:3] != x.shape[-1:] or factors.shape not in (x.shape[-1:], (x.shape[0], x.shape[-1])):
+        raise InputError(
+            'conv_dilated', got=got, expected='odd extents: taps are placed around a centre'
+        )
+    if kernel.shape[2:3] != x.shape[-1:] or factors.shape not in (
+        x.shape[-1:],
+        (x.shape[0], x.shape[-1]),
+    ):
         raise InputError(
             'conv_dilated',
             got=f'factors {list(factors.shape)}, x {list(x.shape)}, kernel {list(kernel.shape)}',
@@ -106,7 +111,9 @@ def conv_dilated(x, kernel, factors, dilation_range: tuple[float, float], forms:
         for form in (_SHIFTS, _GATHERS)
     )
     if forms == 'fast':
-        return lax.platform_dependent(x, kernel, factors, cuda=gathers, rocm=gathers, default=shifts)
+        return lax.platform_dependent(
+            x, kernel, factors, cuda=gathers, rocm=gathers, default=shifts
+        )
     return {'shifts': shifts, 'gathers': gathers}[forms](x, kernel, factors)
 
 
@@ -201,7 +208,11 @@ def round_factors(factors, dilation_range: tuple[float, float]) -> np.ndarray:
     """
     lo, hi = math.ceil(dilation_range[0]), math.floor(dilation_range[1])
     if lo > hi:
-        raise InputError('round_factors', got=f'the range {dilation_range}', expected='one with a whole number in it')
+        raise InputError(
+            'round_factors',
+            got=f'the range {dilation_range}',
+            expected='one with a whole number in it',
+        )
     return np.clip(np.floor(np.asarray(factors, np.float64) + 0.5), lo, hi).astype(np.int32)
 
 
@@ -249,8 +260,14 @@ class _Form(NamedTuple):
 
 def _conv(x, kernel, factors, dilation_range, form):
     kh, kw, channels, features = kernel.shape
-    sample = functools.partial(_sample_taps, factors=factors, dilation_range=dilation_range, form=form)
-    taps = [tap.reshape(-1, channels) for row in sample(x, axis=1, taps=kh) for tap in sample(row, axis=2, taps=kw)]
+    sample = functools.partial(
+        _sample_taps, factors=factors, dilation_range=dilation_range, form=form
+    )
+    taps = [
+        tap.reshape(-1, channels)
+        for row in sample(x, axis=1, taps=kh)
+        for tap in sample(row, axis=2, taps=kw)
+    ]
     y = form.contract(taps, kernel.astype(x.dtype).reshape(kh * kw, channels, features))
     return y.astype(x.dtype).reshape(*x.shape[:3], features)
 
@@ -260,7 +277,9 @@ def _sample_taps(x, factors, dilation_range, axis, taps, form):
     maps = []
     for i in range(-(taps // 2), taps // 2 + 1):
         offset_range = tuple(abs(i) * end for end in dilation_range)
-        maps.append(_sample(x, abs(i) * factors, 1 if i > 0 else -1, axis, offset_range, form) if i else x)
+        maps.append(
+            _sample(x, abs(i) * factors, 1 if i > 0 else -1, axis, offset_range, form) if i else x
+        )
     return maps
 
 
@@ -304,7 +323,9 @@ def _read_by_shifts(x, offsets, sign, axis, offset_range):
     if not steps:
         return jnp.zeros(x.shape, dtype), jnp.zeros(x.shape, dtype)
     near, far = (whole + ahead == jnp.array(steps)[:, None, None] for ahead in (0, 1))
-    weights = ((1 - part) * near + part * far).astype(dtype)[:, :, None, None]  # [steps, 1 or B, 1, 1, I]
+    weights = ((1 - part) * near + part * far).astype(dtype)[
+        :, :, None, None
+    ]  # [steps, 1 or B, 1, 1, I]
     slopes = (far.astype(dtype) - near)[:, :, None, None]
     reach = steps[-1]
     margins = [(reach, reach) if a == axis else (0, 0) for a in range(4)]
@@ -338,7 +359,10 @@ def _read_by_gathers(x, offsets, sign, axis, offset_range):
 
 def _contract_by_taps(taps, kernel):
     dtype = jnp.promote_types(kernel.dtype, jnp.float32)
-    return sum(jnp.matmul(tap, k, preferred_element_type=dtype) for tap, k in zip(taps, kernel, strict=True))
+    return sum(
+        jnp.matmul(tap, k, preferred_element_type=dtype)
+        for tap, k in zip(taps, kernel, strict=True)
+    )
 
 
 def _contract_at_once(taps, kernel):
@@ -371,7 +395,9 @@ def _conv_naive(x, kernel, factors, dilation_range):
         offset_range = [abs(tap) * end for end in dilation_range]
         whole, part = (o[..., None, None] for o in _split(abs(tap) * factors, offset_range))
         pixel = jnp.arange(size)
-        ahead = (1 if tap > 0 else -1) * (pixel - pixel[:, None])  # of the pixel written, in the direction of the tap
+        ahead = (1 if tap > 0 else -1) * (
+            pixel - pixel[:, None]
+        )  # of the pixel written, in the direction of the tap
         matrix = jnp.where(ahead == whole, 1 - part, 0) + jnp.where(ahead == whole + 1, part, 0)
         matrix = jnp.broadcast_to(matrix, (len(x), *matrix.shape[1:]))
         path = 'bchp,bpwc->bhwc' if axis == 1 else 'bcwp,bhpc->bhwc'

@@ -22,7 +22,9 @@ def init(size: int, image_shape: tuple[int, ...], dtype=jnp.float32) -> dict:
       {'images': [size, H, W, C], 'count': int32 places taken}; {} for size 0, since no checkpoint takes an empty array.
     """
     if size < 0:
-        raise InputError('image pool: size', got=str(size), expected='at least 0; 0 switches the pool off')
+        raise InputError(
+            'image pool: size', got=str(size), expected='at least 0; 0 switches the pool off'
+        )
     if size == 0:
         return {}
     return {'images': jnp.zeros((size, *image_shape), dtype), 'count': jnp.int32(0)}
@@ -79,5 +81,8 @@ def query(pool: dict, images, key) -> tuple[jax.Array, dict]:
     # The place in which a row ended; `size`, which does not exist, for one that is not kept.
     kept = holds == numbers[:, None]
     slots = jnp.where(kept.any(1), kept.argmax(1), size)
-    pool = {'images': stored.at[slots].set(images.astype(stored.dtype), mode='drop'), 'count': count}
+    pool = {
+        'images': stored.at[slots].set(images.astype(stored.dtype), mode='drop'),
+        'count': count,
+    }
     return jnp.where(is_old, from_pool, from_batch), pool

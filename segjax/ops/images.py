@@ -58,7 +58,9 @@ def colorize(label, palette, ignore: int = 255):
     """
     palette = jnp.asarray(palette, jnp.uint8)
     known = (label >= 0) & (label < len(palette))
-    colors = jnp.where(known[..., None], palette[jnp.where(known, label, 0)], np.uint8(OUT_OF_RANGE_COLOR))
+    colors = jnp.where(
+        known[..., None], palette[jnp.where(known, label, 0)], np.uint8(OUT_OF_RANGE_COLOR)
+    )
     return jnp.where((label == ignore)[..., None], np.uint8(0), colors)
 
 

@@ -158,7 +158,10 @@ def check_injector(injector: Injector, where: str) -> None:
         )
     if not math.isfinite(injector.snr):
         raise InputError(
-            f'{where}: snr', got=repr(injector.snr), expected='a finite number of dB', fix="'none' injects no noise"
+            f'{where}: snr',
+            got=repr(injector.snr),
+            expected='a finite number of dB',
+            fix="'none' injects no noise",
         )
     if injector.snr_norm not in SNR_NORMS:
         raise unknown_name(f'{where}: snr_norm', injector.snr_norm, SNR_NORMS)

@@ -26,11 +26,16 @@ def max_pool_2x2(x, forms: str = 'fast'):
     b, h, w, c = x.shape
     if h % 2 or w % 2:
         raise InputError(
-            'max_pool_2x2', got=f'height {h}, width {w}', expected='even sizes', fix='pad or crop the input'
+            'max_pool_2x2',
+            got=f'height {h}, width {w}',
+            expected='even sizes',
+            fix='pad or crop the input',
         )
     if forms == 'naive':
         # Only a concrete -inf makes this the max pooling that JAX can differentiate: NumPy's, not a traced one.
-        return lax.reduce_window(x, np.array(-np.inf, x.dtype), lax.max, (1, 2, 2, 1), (1, 2, 2, 1), 'VALID')
+        return lax.reduce_window(
+            x, np.array(-np.inf, x.dtype), lax.max, (1, 2, 2, 1), (1, 2, 2, 1), 'VALID'
+        )
     window = x.reshape(b, h // 2, 2, w // 2, 2, c)
     top = _first_larger(window[:, :, 0, :, 0], window[:, :, 0, :, 1])
     bottom = _first_larger(window[:, :, 1, :, 0], window[:, :, 1, :, 1])
@@ -42,7 +47,9 @@ def _first_larger(a, b):
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
-def max_pool(x, window: int, strides: int, padding: int = 0, ceil: bool = False, forms: str = 'fast'):
+def max_pool(
+    x, window: int, strides: int, padding: int = 0, ceil: bool = False, forms: str = 'fast'
+):
     """Maximum of window x window pixels every `strides` pixels, as torch.nn.MaxPool2d. NaN wins.
 
     Padding never wins, and of equal pixels the first in row-major order gets the whole gradient, in both forms.
@@ -66,14 +73,22 @@ def max_pool(x, window: int, strides: int, padding: int = 0, ceil: bool = False,
     # Only a concrete -inf makes reduce_window the max pooling that JAX can differentiate: NumPy's, not a traced one.
     lowest = np.array(-np.inf, x.dtype)
     # What is missing behind the last pixel; negative where the last pixels are in no window.
-    after = [(n - 1) * strides + window - padding - size for n, size in zip(sizes, x.shape[1:3], strict=True)]
+    after = [
+        (n - 1) * strides + window - padding - size
+        for n, size in zip(sizes, x.shape[1:3], strict=True)
+    ]
     sides = [(0, 0, 0), *((padding, side, 0) for side in after), (0, 0, 0)]
     x = lax.pad(x, lowest, sides)
     if forms == 'naive':
-        return lax.reduce_window(x, lowest, lax.max, (1, window, window, 1), (1, strides, strides, 1), 'VALID')
+        return lax.reduce_window(
+            x, lowest, lax.max, (1, window, window, 1), (1, strides, strides, 1), 'VALID'
+        )
     # Of equal pixels of a row the first, then of equal rows the first: the first of the window in row-major order.
     for axis in (2, 1):
-        shifted = (lax.slice_in_dim(x, k, x.shape[axis] - window + k + 1, strides, axis) for k in range(window))
+        shifted = (
+            lax.slice_in_dim(x, k, x.shape[axis] - window + k + 1, strides, axis)
+            for k in range(window)
+        )
         x = functools.reduce(_first_larger, shifted)
     return x
 

@@ -38,7 +38,9 @@ def _apply(row_equation, rows, column_equation, columns, x, size):
     """Both products, the cheaper order first; a matrix that is None stands for the identity."""
     (h, w), (H, W) = x.shape[1:3], size
     products = [(row_equation, rows), (column_equation, columns)]
-    if h * W * w + H * h * W < H * h * w + W * w * H:  # multiplications of columns first < rows first
+    if (
+        h * W * w + H * h * W < H * h * w + W * w * H
+    ):  # multiplications of columns first < rows first
         products.reverse()
     y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     for equation, matrix in products:
@@ -126,7 +128,10 @@ def bilinear_deconvolution(x, size: tuple[int, int], stride: int, offset: int):
                 got=f'{n_out} pixels from {offset} on',
                 expected=f'at most the {stride * (n_in + 1)} that {n_in} pixels become',
             )
-    rows, columns = (_deconvolution_matrix(*sizes, stride, offset) for sizes in zip(x.shape[1:3], size, strict=True))
+    rows, columns = (
+        _deconvolution_matrix(*sizes, stride, offset)
+        for sizes in zip(x.shape[1:3], size, strict=True)
+    )
     return _apply('Hh,bhwc->bHwc', rows, 'Ww,bhwc->bhWc', columns, x, size)
 
 
@@ -168,7 +173,9 @@ def resize_valid(logits, valid, out_size: tuple[int, int], out_valid):
     for name, value in (('valid', valid), ('out_valid', out_valid)):
         if value.shape != (b, 2):
             raise InputError(
-                f'resize_valid: {name}', got=f'shape {value.shape}', expected=f'{(b, 2)}: (height, width) per example'
+                f'resize_valid: {name}',
+                got=f'shape {value.shape}',
+                expected=f'{(b, 2)}: (height, width) per example',
             )
     rows = _valid_matrix(valid[:, 0], out_valid[:, 0], h, out_size[0])
     columns = _valid_matrix(valid[:, 1], out_valid[:, 1], w, out_size[1])

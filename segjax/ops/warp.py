@@ -143,7 +143,9 @@ def relative_motion(pose_target, pose_source):
     back = jnp.swapaxes(pose_source[..., :3, :3], -1, -2)
     # The difference first: both cameras may be far from the origin of the world.
     shift = pose_target[..., :3, 3] - pose_source[..., :3, 3]
-    return _motion(_product(back, pose_target[..., :3, :3]), _einsum('...ij,...j->...i', back, shift))
+    return _motion(
+        _product(back, pose_target[..., :3, :3]), _einsum('...ij,...j->...i', back, shift)
+    )
 
 
 def transform(motion, points):
@@ -156,7 +158,10 @@ def transform(motion, points):
     Returns:
       [..., H, W, 3].
     """
-    return _einsum('...ij,...hwj->...hwi', motion[..., :3, :3], points) + motion[..., None, None, :3, 3]
+    return (
+        _einsum('...ij,...hwj->...hwi', motion[..., :3, :3], points)
+        + motion[..., None, None, :3, 3]
+    )
 
 
 # --- cameras ------------------------------------------------------------------------------------------------
@@ -198,8 +203,13 @@ def project(points, intrinsics):
     """
     z = points[..., 2:]
     seen = z > MIN_Z
-    xy = jnp.where(seen, points[..., :2], lax.stop_gradient(points[..., :2])) / jnp.where(seen, z, MIN_Z)
-    pixels = _einsum('...ij,...hwj->...hwi', intrinsics[..., :2, :2], xy) + intrinsics[..., None, None, :2, 2]
+    xy = jnp.where(seen, points[..., :2], lax.stop_gradient(points[..., :2])) / jnp.where(
+        seen, z, MIN_Z
+    )
+    pixels = (
+        _einsum('...ij,...hwj->...hwi', intrinsics[..., :2, :2], xy)
+        + intrinsics[..., None, None, :2, 2]
+    )
     return pixels, z[..., 0]
 
 
@@ -256,7 +266,9 @@ def sample(image, pixels, padding: str = 'zeros'):
         )
     height, width, channels = image.shape[-3:]
     lead = jnp.broadcast_shapes(image.shape[:-3], pixels.shape[:-3])
-    flat = jnp.broadcast_to(image, (*lead, height, width, channels)).reshape(-1, height * width, channels)
+    flat = jnp.broadcast_to(image, (*lead, height, width, channels)).reshape(
+        -1, height * width, channels
+    )
     pixels = jnp.broadcast_to(pixels, (*lead, *pixels.shape[-3:]))
     u_inside, left, right, u_share = _neighbours(pixels[..., 0], width)
     v_inside, top, bottom, v_share = _neighbours(pixels[..., 1], height)
@@ -302,7 +314,9 @@ class Warped(NamedTuple):
     pixels: jax.Array
 
 
-def warp(source_image, depth, motion, intrinsics, source_intrinsics=None, padding: str = 'zeros') -> Warped:
+def warp(
+    source_image, depth, motion, intrinsics, source_intrinsics=None, padding: str = 'zeros'
+) -> Warped:
     """The target image, made of the source's colours, the target's depth and the motion between them.
 
     The image's gradients with respect to depth and motion are finite everywhere, and 0 where a point is not in front of
@@ -321,8 +335,18 @@ def warp(source_image, depth, motion, intrinsics, source_intrinsics=None, paddin
     """
     source_intrinsics = intrinsics if source_intrinsics is None else source_intrinsics
     matrices = (motion.shape[-2:], intrinsics.shape[-2:], source_intrinsics.shape[-2:])
-    axes = {source_image.ndim - 3, depth.ndim - 2, motion.ndim - 2, intrinsics.ndim - 2, source_intrinsics.ndim - 2}
-    if len(axes) > 1 or matrices != ((4, 4), (3, 3), (3, 3)):  # else a batch may pass for sources, and the reverse
+    axes = {
+        source_image.ndim - 3,
+        depth.ndim - 2,
+        motion.ndim - 2,
+        intrinsics.ndim - 2,
+        source_intrinsics.ndim - 2,
+    }
+    if len(axes) > 1 or matrices != (
+        (4, 4),
+        (3, 3),
+        (3, 3),
+    ):  # else a batch may pass for sources, and the reverse
         raise InputError(
             'warp',
             got=f'image {source_image.shape}, depth {depth.shape}, motion {motion.shape}, intrinsics '
@@ -334,4 +358,6 @@ def warp(source_image, depth, motion, intrinsics, source_intrinsics=None, paddin
     pixels, z = project(points, source_intrinsics)
     image, inside = sample(source_image, pixels, padding)
     valid = inside & (z > MIN_Z) & (depth > 0)
-    return Warped(jnp.where(valid[..., None], image, 0) if padding == 'zeros' else image, valid, z, pixels)
+    return Warped(
+        jnp.where(valid[..., None], image, 0) if padding == 'zeros' else image, valid, z, pixels
+    )

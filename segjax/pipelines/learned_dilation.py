@@ -37,7 +37,18 @@ from segjax.models import dilated
 from segjax.models.layers import Conv
 from segjax.ops import dilated as ops
 from segjax.ops import images
-from segjax.protocol import Array, Batch, Keys, Mean, Metrics, PRNGKey, PyTree, Scores, Stage, TrainState
+from segjax.protocol import (
+    Array,
+    Batch,
+    Keys,
+    Mean,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    Scores,
+    Stage,
+    TrainState,
+)
 from segjax.schema import OPTIM, Field, at_least, is_number, is_row, one_of, patterns, typed_text
 from segjax.spec import DataSpec
 from segjax.tasks import segmentation, supervised
@@ -50,36 +61,50 @@ PRETRAINING = 'pretraining'
 
 
 def _dilations(value) -> str | None:
-    if not all(is_row(v, 2) and isinstance(v[0], str) and is_number(v[1]) and v[1] > 0 for v in value):
+    if not all(
+        is_row(v, 2) and isinstance(v[0], str) and is_number(v[1]) and v[1] > 0 for v in value
+    ):
         return "pairs of (pattern, dilation above 0), as (('vgg/conv5_.*', 3.0),)"
     return patterns(pattern for pattern, _ in value)
 
 
 def _ranges(value) -> str | None:
-    if not all(is_row(v, 3) and isinstance(v[0], str) and all(map(is_number, v[1:])) for v in value):
+    if not all(
+        is_row(v, 3) and isinstance(v[0], str) and all(map(is_number, v[1:])) for v in value
+    ):
         return "(pattern, smallest, largest) each, as (('fc6', 4.0, 20.0),)"
     return patterns(pattern for pattern, *_ in value)
 
 
 SCHEMA = {
-    'model': segmentation.model_choice('the net, one with dilated convolutions')._replace(default='deeplab_largefov'),
+    'model': segmentation.model_choice('the net, one with dilated convolutions')._replace(
+        default='deeplab_largefov'
+    ),
     'preprocess': segmentation.PREPROCESS,
     'loss': {
         **supervised.LOSS,
         'label_stride': Field(
-            1, 'compare every so many-th pixel along both axes; 8: where the nets have features', at_least(1)
+            1,
+            'compare every so many-th pixel along both axes; 8: where the nets have features',
+            at_least(1),
         ),
     },
     'dilation': {
         'learn': Field(
-            ('.*',), 'patterns over names of dilated layers: these learn their factors; () is the fixed net', patterns
+            ('.*',),
+            'patterns over names of dilated layers: these learn their factors; () is the fixed net',
+            patterns,
         ),
         'replace': Field(
             (),
             "((pattern, dilation), ...): in place of the net's own; fractional ones too. A learned layer starts there",
             _dilations,
         ),
-        'ranges': Field((), "((pattern, smallest, largest), ...): first match counts; none: the paper's", _ranges),
+        'ranges': Field(
+            (),
+            "((pattern, smallest, largest), ...): first match counts; none: the paper's",
+            _ranges,
+        ),
         'start': Field(
             'constant',
             'all channels of a layer start at its dilation, or anywhere in its range',
@@ -101,7 +126,9 @@ SCHEMA = {
         'bins': Field(24, 'bars of a histogram', at_least(1)),
     },
     'pretrain': {
-        'split': Field('', "train on this split first, a stage of its own: coarse labels; '' for no such stage"),
+        'split': Field(
+            '', "train on this split first, a stage of its own: coarse labels; '' for no such stage"
+        ),
         'num_steps': Field(0, 'steps of that stage', at_least(0)),
     },
     'optim': OPTIM,
@@ -116,7 +143,9 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
     return (make_stage(first, spec, plan, PRETRAINING), stage) if first is not None else (stage,)
 
 
-def pretraining_config(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections.ConfigDict | None:
+def pretraining_config(
+    config: ml_collections.ConfigDict, spec: DataSpec
+) -> ml_collections.ConfigDict | None:
     """The config of the first stage; None without one."""
     split, num_steps = config.pretrain.split, config.pretrain.num_steps
     if not split and not num_steps:
@@ -126,7 +155,11 @@ def pretraining_config(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_
         raise InputError('config.pretrain', got=got, expected='both, or neither')
     spec.split(split)
     first = config.copy_and_resolve_references()
-    first.train.num_steps, first.data.train_split, first.data.labelled_fraction = num_steps, split, 1.0
+    first.train.num_steps, first.data.train_split, first.data.labelled_fraction = (
+        num_steps,
+        split,
+        1.0,
+    )
     return first
 
 
@@ -171,11 +204,17 @@ class DilatedConv(nn.Module):
         layer = Layer(self.dilation, None, learned=False)
         if self.layers is not None:
             layer = self.layers['/'.join(self.path)]
-        shared = {key: getattr(self, key) for key in ('use_bias', 'kernel_init', 'bias_init', 'dtype')}
+        shared = {
+            key: getattr(self, key) for key in ('use_bias', 'kernel_init', 'bias_init', 'dtype')
+        }
         if layer.dilation_range is None:
-            self.conv = Conv(self.features, self.kernel_size, dilation=int(layer.dilation), **shared)
+            self.conv = Conv(
+                self.features, self.kernel_size, dilation=int(layer.dilation), **shared
+            )
         else:
-            kind = functools.partial(dilated.LearnedDilationConv, forms=self.forms, gate=self.gate, **shared)
+            kind = functools.partial(
+                dilated.LearnedDilationConv, forms=self.forms, gate=self.gate, **shared
+            )
             self.conv = kind(self.features, self.kernel_size, layer.dilation, layer.dilation_range)
         nn.share_scope(self, self.conv)
 
@@ -205,13 +244,17 @@ def make_dilations(config: ml_collections.ConfigDict, num_outputs: int) -> Dilat
       InputError: a net without dilated convolutions, a pattern that matches none of them, a range or a start that is
         impossible.
     """
-    able = [name for name, net in models.NETS['segmentation'].items() if 'dilated_conv' in _fields(net)]
+    able = [
+        name for name, net in models.NETS['segmentation'].items() if 'dilated_conv' in _fields(net)
+    ]
     if config.model.name not in able:
         expected = 'a net whose dilated convolutions can be exchanged: ' + ', '.join(able)
         raise InputError('config.model.name', got=repr(config.model.name), expected=expected)
     published, norms = survey(config, num_outputs)
     _check_patterns(config.dilation, published)
-    layers = {name: choose_layer(config.dilation, name, dilation) for name, dilation in published.items()}
+    layers = {
+        name: choose_layer(config.dilation, name, dilation) for name, dilation in published.items()
+    }
 
     def prepare(image):
         return images.normalize(image, config.preprocess)
@@ -224,7 +267,11 @@ def make_dilations(config: ml_collections.ConfigDict, num_outputs: int) -> Dilat
     model = ml_collections.ConfigDict({**config.model, **hooks})
     net = segmentation.make_net(model, num_outputs, config.train.dtype, prepare)
     fractional = {name: layer for name, layer in layers.items() if layer.dilation_range is not None}
-    ranges = {f'{name}/dilation': layer.dilation_range for name, layer in fractional.items() if layer.learned}
+    ranges = {
+        f'{name}/dilation': layer.dilation_range
+        for name, layer in fractional.items()
+        if layer.learned
+    }
     held = tuple(f'{name}/dilation' for name, layer in fractional.items() if not layer.learned)
     return Dilations(net, ranges, held, norms)
 
@@ -261,7 +308,9 @@ def survey(
 
 def choose_layer(settings: ml_collections.ConfigDict, name: str, dilation: int) -> Layer:
     """Returns what config.dilation makes of the layer `name`, published with this dilation."""
-    value = float(next((v for pattern, v in settings.replace if re.fullmatch(pattern, name)), dilation))
+    value = float(
+        next((v for pattern, v in settings.replace if re.fullmatch(pattern, name)), dilation)
+    )
     if not any(re.fullmatch(pattern, name) for pattern in settings.learn):
         # A range of one point is a fixed fractional factor.
         return Layer(value, None if value.is_integer() else (value, value), learned=False)
@@ -278,7 +327,9 @@ def choose_layer(settings: ml_collections.ConfigDict, name: str, dilation: int) 
         raise InputError(where, got=f'({lo}, {hi})', expected=expected)
     if settings.start == 'constant' and not lo <= value <= hi:
         expected = f'a start in its range ({lo}, {hi})'
-        raise InputError(f'config.dilation.replace: layer {name!r}', got=f'{value:g}', expected=expected)
+        raise InputError(
+            f'config.dilation.replace: layer {name!r}', got=f'{value:g}', expected=expected
+        )
     return Layer('uniform' if settings.start == 'uniform' else value, (lo, hi), learned=True)
 
 
@@ -301,7 +352,9 @@ def _fields(net: type) -> set[str]:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def make_stage(config: ml_collections.ConfigDict, spec: DataSpec, plan: Dilations, name: str) -> Stage:
+def make_stage(
+    config: ml_collections.ConfigDict, spec: DataSpec, plan: Dilations, name: str
+) -> Stage:
     """One training of the net; it goes on from a stage 'pretraining' before it."""
     config = with_rates(config, plan)
     return Stage(
@@ -340,7 +393,8 @@ def make_init(config: ml_collections.ConfigDict, plan: Dilations) -> Callable:
             average = optim.start_average(taken.params, taken.model_state, config.train.ema)
             state = state.replace(params=taken.params, model_state=taken.model_state, extra=average)
         kept = {
-            name: jnp.zeros((len(QUARTERS), *f.shape), f.dtype) for name, f in factors_of(state.params, plan).items()
+            name: jnp.zeros((len(QUARTERS), *f.shape), f.dtype)
+            for name, f in factors_of(state.params, plan).items()
         }
         return state.replace(extra={**state.extra, 'factors': kept})
 
@@ -360,7 +414,9 @@ def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmentati
     def apply(params, model_state, image, **kwargs):
         outputs, model_state = net.apply(params, model_state, image, **kwargs)
         whole = image.shape[1:3]
-        return jax.tree.map(lambda x: thinned(x) if x.shape[1:3] == whole else x, outputs), model_state
+        return jax.tree.map(
+            lambda x: thinned(x) if x.shape[1:3] == whole else x, outputs
+        ), model_state
 
     loss_fn = supervised.make_loss(config, spec, net._replace(apply=apply))
 
@@ -376,9 +432,15 @@ def make_train_step(config: ml_collections.ConfigDict, spec: DataSpec, plan: Dil
     def gate(grads: PyTree, params: PyTree) -> PyTree:
         if config.dilation.gate == 'image':  # acted in the layers
             return grads
-        return {'segmenter': dilated.gate_gradients(grads['segmenter'], params['segmenter'], plan.ranges)}
+        return {
+            'segmenter': dilated.gate_gradients(
+                grads['segmenter'], params['segmenter'], plan.ranges
+            )
+        }
 
-    supervised_step = supervised.make_supervised_step(config, make_loss(config, spec, plan.net), change_grads=gate)
+    supervised_step = supervised.make_supervised_step(
+        config, make_loss(config, spec, plan.net), change_grads=gate
+    )
 
     def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
         before = factors_of(state.params, plan)
@@ -402,7 +464,10 @@ def factors_of(params: PyTree, plan: Dilations) -> dict[str, Array]:
 def keep_factors(state: TrainState, factors: Mapping[str, Array], num_steps: int) -> TrainState:
     """Writes down the factors where a quarter of the training begins."""
     begins = jnp.array(quarter_steps(num_steps)) == state.step
-    kept = {name: jnp.where(begins[:, None], f, state.extra['factors'][name]) for name, f in factors.items()}
+    kept = {
+        name: jnp.where(begins[:, None], f, state.extra['factors'][name])
+        for name, f in factors.items()
+    }
     return state.replace(extra={**state.extra, 'factors': kept})
 
 
@@ -426,7 +491,9 @@ def whole_factors(params: PyTree, ranges: dilated.Ranges) -> PyTree:
     return jax.tree_util.tree_map_with_path(rounded, params)
 
 
-def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, plan: Dilations) -> dict[str, Callable]:
+def make_evaluation(
+    config: ml_collections.ConfigDict, spec: DataSpec, plan: Dilations
+) -> dict[str, Callable]:
     """`Stage`'s eval_step, finalize, render and predict: those of a segmenter; with learned factors, also what they
     are and what the net is worth with whole ones."""
 
@@ -442,7 +509,9 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, plan: Dil
     as_learned = segmentation.make_evaluation(config, spec, infer_with(lambda params: params))
     if not plan.ranges:
         return as_learned
-    as_whole = segmentation.make_evaluation(config, spec, infer_with(lambda params: whole_factors(params, plan.ranges)))
+    as_whole = segmentation.make_evaluation(
+        config, spec, infer_with(lambda params: whole_factors(params, plan.ranges))
+    )
 
     def eval_step(state: TrainState, batch: Batch, keys: Keys) -> Metrics:
         metrics = dict(as_learned['eval_step'](state, batch, keys))
@@ -471,7 +540,13 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, plan: Dil
             sets = {label: kept[i] for i, label in enumerate(QUARTERS) if begun[i]}
             histograms[layer] = histogram({**sets, 'now': factors}, span, config.dilation.bins)
         rounding = {'mIoU_whole_factors': whole, 'mIoU_change_by_rounding': change}
-        return {'mIoU': learned, **rounding, **scores, 'dilation': table, 'factor_histograms': histograms}
+        return {
+            'mIoU': learned,
+            **rounding,
+            **scores,
+            'dilation': table,
+            'factor_histograms': histograms,
+        }
 
     return {**as_learned, 'eval_step': eval_step, 'finalize': finalize}
 
@@ -482,12 +557,19 @@ def factor_scores(factors: np.ndarray, span: tuple[float, float]) -> dict[str, f
     'rounding_error' is their mean distance from whole numbers in the range.
     """
     whole = np.clip(np.floor(factors + 0.5), math.ceil(span[0]), math.floor(span[1]))
-    numbers = {'mean': factors.mean(), 'std': factors.std(), 'min': factors.min(), 'max': factors.max()}
+    numbers = {
+        'mean': factors.mean(),
+        'std': factors.std(),
+        'min': factors.min(),
+        'max': factors.max(),
+    }
     numbers['rounding_error'] = np.abs(whole - factors).mean()
     return {name: float(value) for name, value in numbers.items()}
 
 
-def histogram(sets: Mapping[str, Sequence[float]], span: tuple[float, float], bins: int) -> dict[str, Any]:
+def histogram(
+    sets: Mapping[str, Sequence[float]], span: tuple[float, float], bins: int
+) -> dict[str, Any]:
     """{'edges': [bins + 1], 'counts': {label: [bins]}} of factors over their range (Fig. 4.3)."""
     edges = np.linspace(*span, bins + 1)
     counts = {label: np.histogram(values, edges)[0].tolist() for label, values in sets.items()}

@@ -41,24 +41,47 @@ from segjax.losses import segmentation as losses
 from segjax.metrics import image as image_metrics
 from segjax.models.generators import patchgan
 from segjax.ops import image_pool, images, noise, residual, resize
-from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, Stage, TrainState
+from segjax.protocol import (
+    Array,
+    Batch,
+    Input,
+    Keys,
+    Mean,
+    Metrics,
+    PRNGKey,
+    Scores,
+    Stage,
+    TrainState,
+)
 from segjax.schema import OPTIM, Field, above, at_least, between, one_of, strings
 from segjax.spec import DataSpec
 from segjax.tasks import segmentation, supervised
 
 SCHEMA = {
-    'model': segmentation.model_choice('Segmenter G, from an image to a latent segmentation.', init_std=0.02),
-    'painter': segmentation.model_choice('Painter F, from a segmentation to an image.', first_maps=32, init_std=0.02),
+    'model': segmentation.model_choice(
+        'Segmenter G, from an image to a latent segmentation.', init_std=0.02
+    ),
+    'painter': segmentation.model_choice(
+        'Painter F, from a segmentation to an image.', first_maps=32, init_std=0.02
+    ),
     'discriminator': {
         'features': Field(64, 'Channels after the first layer of the discriminator.', at_least(1)),
-        'num_layers': Field(3, 'Layers of stride 2 in the discriminator; 3 judges patches of 70x70.', at_least(1)),
+        'num_layers': Field(
+            3, 'Layers of stride 2 in the discriminator; 3 judges patches of 70x70.', at_least(1)
+        ),
         'init_std': Field(0.02, 'Standard deviation of the initial kernels.', above(0)),
-        'forms': Field('fast', 'Implementation of the convolutions (ops/conv.py).', one_of('fast', 'naive')),
+        'forms': Field(
+            'fast', 'Implementation of the convolutions (ops/conv.py).', one_of('fast', 'naive')
+        ),
     },
     'cycle': {
         'alpha': Field(0.5, 'Weight of J_seg against J_rec_x (Eq. 5).', between(0, 1)),
         'beta': Field(1 / 11, 'Weight of J_adv against J_rec_y (Eq. 6).', between(0, 1)),
-        'gamma': Field(20 / 31, 'Weight of the forward cycle against the backward cycle (Eq. 7).', between(0, 1)),
+        'gamma': Field(
+            20 / 31,
+            'Weight of the forward cycle against the backward cycle (Eq. 7).',
+            between(0, 1),
+        ),
         'l1_reduction': Field(
             'mean',
             'Channels in J_rec_x: their mean, or their sum as Eq. 3 is written.',
@@ -76,8 +99,12 @@ SCHEMA = {
             above(0),
             before=1.0,
         ),
-        'painter_input': Field('logits', 'Input of the painter in the forward cycle.', one_of('logits', 'softmax')),
-        'pool_size': Field(50, 'Synthetic images kept for the discriminator; 0 keeps only the newest.', at_least(0)),
+        'painter_input': Field(
+            'logits', 'Input of the painter in the forward cycle.', one_of('logits', 'softmax')
+        ),
+        'pool_size': Field(
+            50, 'Synthetic images kept for the discriminator; 0 keeps only the newest.', at_least(0)
+        ),
         'statistics': Field(
             'each',
             'Batch statistics: separate for each cycle, or shared by both cycles as in PyTorch.',
@@ -86,11 +113,19 @@ SCHEMA = {
     },
     'loss': segmentation.CLASS_WEIGHTS,
     'noise': {
-        'name': Field('quantize', 'Noise that is injected into the latent segmentation.', one_of(*noise.NAMES)),
-        'bits': Field(2, 'Bits n of the quantiser, which has 2 ** n levels in [-1, 1].', at_least(1)),
+        'name': Field(
+            'quantize', 'Noise that is injected into the latent segmentation.', one_of(*noise.NAMES)
+        ),
+        'bits': Field(
+            2, 'Bits n of the quantiser, which has 2 ** n levels in [-1, 1].', at_least(1)
+        ),
         'snr': Field(7.38, 'Signal-to-noise ratio of the Gaussian noise in dB.'),
-        'snr_norm': Field('eq11_consistent', 'Reading of Eq. 13 for the Gaussian noise.', one_of(*noise.SNR_NORMS)),
-        'ste_clip': Field(False, 'Stop the gradient of the quantiser where the latent is outside [-1, 1].'),
+        'snr_norm': Field(
+            'eq11_consistent', 'Reading of Eq. 13 for the Gaussian noise.', one_of(*noise.SNR_NORMS)
+        ),
+        'ste_clip': Field(
+            False, 'Stop the gradient of the quantiser where the latent is outside [-1, 1].'
+        ),
     },
     'start': {
         'num_steps': Field(
@@ -99,7 +134,11 @@ SCHEMA = {
             at_least(0),
         ),
     },
-    'compare': Field((), "Injectors to train in stages of their own first, as ('none',) or ('gaussian:20',).", strings),
+    'compare': Field(
+        (),
+        "Injectors to train in stages of their own first, as ('none',) or ('gaussian:20',).",
+        strings,
+    ),
     'probes': Field(
         ('none', 'max_only', 'quantize:4', 'quantize:2', 'gaussian:20'),
         'Injectors used instead of the trained one in evaluation, to measure how much the reconstruction '
@@ -108,7 +147,9 @@ SCHEMA = {
     ),
     'unpaired': {
         'batch_size': Field(
-            0, 'Images without labels, and label maps without images, in a step; 0 is none.', at_least(0)
+            0,
+            'Images without labels, and label maps without images, in a step; 0 is none.',
+            at_least(0),
         ),
         'maps': Field(
             'labelled',
@@ -134,7 +175,9 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
     labels = [noise.label(injector) for injector in (*others, chosen)]
     if len(set(labels)) < len(labels):
         raise InputError(
-            'config.compare', got=', '.join(labels), expected='injectors that differ, from config.noise too'
+            'config.compare',
+            got=', '.join(labels),
+            expected='injectors that differ, from config.noise too',
         )
     names = [f'cyclegan_{label}' for label in labels] if others else ['cyclegan']
     first = (make_start_stage(config, spec),) if config.start.num_steps else ()
@@ -145,9 +188,14 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
 def _check(config: ml_collections.ConfigDict) -> None:
     """Raises InputError for impossible sizes or injectors, before anything is built."""
     noise.check_injector(noise.Injector(**config.noise), 'config.noise')
-    for key, size in (('augment.crop', config.augment.crop), ('data.eval_size', config.data.eval_size)):
+    for key, size in (
+        ('augment.crop', config.augment.crop),
+        ('data.eval_size', config.data.eval_size),
+    ):
         if size[0] % 8 or size[1] % 8:
-            raise InputError(f'config.{key}', got=f'{tuple(size)}', expected='height and width divisible by 8')
+            raise InputError(
+                f'config.{key}', got=f'{tuple(size)}', expected='height and width divisible by 8'
+            )
         try:
             patchgan.output_size(*size, config.discriminator.num_layers)
         except InputError as error:
@@ -160,7 +208,9 @@ def parse_injectors(config: ml_collections.ConfigDict, key: str) -> list[noise.I
     return [noise.parse(text, f'config.{key}', **details) for text in config[key]]
 
 
-def make_stage(config: ml_collections.ConfigDict, spec: DataSpec, name: str, injector: noise.Injector) -> Stage:
+def make_stage(
+    config: ml_collections.ConfigDict, spec: DataSpec, name: str, injector: noise.Injector
+) -> Stage:
     """Builds the training of a CycleGAN with one injector."""
     nets = make_nets(config, segmentation.num_outputs(config, spec))
     return Stage(
@@ -183,7 +233,10 @@ def unpaired_inputs(config: ml_collections.ConfigDict) -> tuple[tuple[str, Input
         return ()
     fraction = config.data.labelled_fraction
     if fraction == 1 and config.unpaired.maps == 'rest':
-        got, expected = "'rest', and data.labelled_fraction 1 leaves none", "'labelled', or a fraction below 1"
+        got, expected = (
+            "'rest', and data.labelled_fraction 1 leaves none",
+            "'labelled', or a fraction below 1",
+        )
         raise InputError('config.unpaired.maps', got=got, expected=expected)
     rest = (fraction, 1.0) if fraction < 1 else (0.0, 1.0)
     inputs = segmentation.train_input(config)._replace(
@@ -201,12 +254,16 @@ def make_start_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage
     config = config.copy_and_resolve_references()
     config.train.num_steps = config.start.num_steps
     config.unpaired.batch_size = 0
-    net = segmentation.make_net(config.model, segmentation.num_outputs(config, spec), config.train.dtype, symmetric)
+    net = segmentation.make_net(
+        config.model, segmentation.num_outputs(config, spec), config.train.dtype, symmetric
+    )
     cross_entropy = make_cross_entropy(config, spec)
 
     def loss_fn(params, model_state, batch: Batch, keys: Keys):
         image = batch['image']
-        logits, statistics = _apply(net, params['segmenter'], model_state['segmenter'], image, keys['dropout'])
+        logits, statistics = _apply(
+            net, params['segmenter'], model_state['segmenter'], image, keys['dropout']
+        )
         label = segmentation.train_label(batch['label'], config, spec)
         return {'seg': cross_entropy(logits, label)}, {'segmenter': statistics}, {}
 
@@ -223,7 +280,10 @@ def make_start_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage
         streams=('dropout',),
         init=supervised.make_init(config, net),
         train_step=supervised.make_train_step(
-            loss_fn, supervised.alone(config), {'seg': 1.0}.__getitem__, **supervised.schedule(config)
+            loss_fn,
+            supervised.alone(config),
+            {'seg': 1.0}.__getitem__,
+            **supervised.schedule(config),
         ),
         monitor=('mIoU', 'max'),
         **segmentation.make_evaluation(config, spec, infer),
@@ -262,7 +322,9 @@ def make_nets(config: ml_collections.ConfigDict, num_classes: int) -> Nets:
     )
 
 
-def make_init(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector) -> Callable:
+def make_init(
+    config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector
+) -> Callable:
     """Returns `Stage.init`: three nets, two fresh optimisers and an empty pool.
 
     F and D depend on the seed alone, not on the injector. G does too, unless a stage `start` has trained G:
@@ -272,22 +334,32 @@ def make_init(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, inj
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
         keys = {net: rng.named(key, net) for net in (*GENERATORS, 'discriminator')}
         image = jax.ShapeDtypeStruct((1, *batch['image'].shape[1:]), jnp.float32)
-        latent = jax.ShapeDtypeStruct((*image.shape[:3], segmentation.num_outputs(config, spec)), jnp.float32)
+        latent = jax.ShapeDtypeStruct(
+            (*image.shape[:3], segmentation.num_outputs(config, spec)), jnp.float32
+        )
         variables = {'painter': dict(nets.painter.init(keys['painter'], latent))}
         if START in earlier:
             begun = earlier[START]
-            variables['segmenter'] = {'params': begun.params['segmenter'], **begun.model_state['segmenter']}
+            variables['segmenter'] = {
+                'params': begun.params['segmenter'],
+                **begun.model_state['segmenter'],
+            }
         else:
             variables['segmenter'] = dict(nets.segmenter.init(keys['segmenter'], image))
 
         params = {net: variables[net].pop('params') for net in GENERATORS}
-        params['discriminator'] = nets.discriminator.lazy_init(keys['discriminator'], image)['params']
+        params['discriminator'] = nets.discriminator.lazy_init(keys['discriminator'], image)[
+            'params'
+        ]
         variables |= {backward(net, config): variables[net] for net in GENERATORS}
         return TrainState(
             step=jnp.int32(0),
             params=params,
             model_state=variables,
-            opt_state={name: transform.init(owned) for name, (transform, owned) in optimisers(config, params).items()},
+            opt_state={
+                name: transform.init(owned)
+                for name, (transform, owned) in optimisers(config, params).items()
+            },
             extra={
                 'pool': image_pool.init(config.cycle.pool_size, image.shape[1:]),
                 'noise': {'bits': jnp.float32(injector.bits), 'snr': jnp.float32(injector.snr)},
@@ -300,7 +372,10 @@ def make_init(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, inj
 
 def optimisers(config: ml_collections.ConfigDict, params: Mapping[str, Any]) -> dict[str, tuple]:
     """Returns {name: (optimiser, its parameters)}: one for G and F together, one for D."""
-    owned = {'generators': _only(params, *GENERATORS), 'discriminator': _only(params, 'discriminator')}
+    owned = {
+        'generators': _only(params, *GENERATORS),
+        'discriminator': _only(params, 'discriminator'),
+    }
     sections = {'generators': 'optim', 'discriminator': 'optim_discriminator'}
     num_steps = config.train.num_steps
     return {
@@ -393,23 +468,39 @@ def make_cycles(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets) -
     num_classes = segmentation.num_outputs(config, spec)
     of_backward = {net: backward(net, config) for net in GENERATORS}
 
-    def run_cycles(params, model_state, inputs: Mapping[str, Array], keys: Keys, injector: noise.Injector):
+    def run_cycles(
+        params, model_state, inputs: Mapping[str, Array], keys: Keys, injector: noise.Injector
+    ):
         dropout = jax.random.split(keys['dropout'], 4)
 
         # Forward cycle.
-        logits, g = _apply(nets.segmenter, params['segmenter'], model_state['segmenter'], inputs['image'], dropout[0])
+        logits, g = _apply(
+            nets.segmenter,
+            params['segmenter'],
+            model_state['segmenter'],
+            inputs['image'],
+            dropout[0],
+        )
         latent = latent_of(logits, config.cycle)
         noisy = noise.inject(injector, latent, noise_keys(keys['noise'], inputs['index']))
         painted = paint_input(noisy, config)
-        reconstruction, f = _apply(nets.painter, params['painter'], model_state['painter'], painted, dropout[1])
+        reconstruction, f = _apply(
+            nets.painter, params['painter'], model_state['painter'], painted, dropout[1]
+        )
 
         # Backward cycle; with mixed statistics it continues those of the forward cycle.
         statistics = {'segmenter': g, 'painter': f}
         before = {**model_state, **statistics}
         one_hot = jax.nn.one_hot(inputs['label'], num_classes)
-        synthetic, f = _apply(nets.painter, params['painter'], before[of_backward['painter']], one_hot, dropout[2])
+        synthetic, f = _apply(
+            nets.painter, params['painter'], before[of_backward['painter']], one_hot, dropout[2]
+        )
         logits_again, g = _apply(
-            nets.segmenter, params['segmenter'], before[of_backward['segmenter']], synthetic, dropout[3]
+            nets.segmenter,
+            params['segmenter'],
+            before[of_backward['segmenter']],
+            synthetic,
+            dropout[3],
         )
         statistics |= {of_backward['segmenter']: g, of_backward['painter']: f}
         return Cycles(logits, latent, noisy, reconstruction, synthetic, logits_again), statistics
@@ -425,7 +516,9 @@ def make_cross_entropy(config: ml_collections.ConfigDict, spec: DataSpec) -> Cal
 
     def cross_entropy(logits: Array, label: Array) -> Mean:
         scores = softmax_input(logits, config.cycle)
-        return losses.cross_entropy(scores, label, jnp.ones(len(label)), class_weights=class_weights)
+        return losses.cross_entropy(
+            scores, label, jnp.ones(len(label)), class_weights=class_weights
+        )
 
     return cross_entropy
 
@@ -445,8 +538,12 @@ def make_generator_loss(
         def loss_fn(params, model_state, batch: Batch, keys: Keys):
             inputs = inputs_of(batch, config, spec)
             image, label = inputs['image'], inputs['label']
-            found, model_state = run_cycles(params, model_state, inputs, keys, injector_of(state, injector))
-            verdict = nets.discriminator.apply({'params': state.params['discriminator']}, found.synthetic)
+            found, model_state = run_cycles(
+                params, model_state, inputs, keys, injector_of(state, injector)
+            )
+            verdict = nets.discriminator.apply(
+                {'params': state.params['discriminator']}, found.synthetic
+            )
             rows = len(batch['label'])  # the paired ones
             terms = {
                 'seg': cross_entropy(found.logits[:rows], label[:rows]),  # Eq. 1
@@ -456,8 +553,15 @@ def make_generator_loss(
                 ),
                 'rec_y': cross_entropy(found.logits_again, label),  # Eq. 4
             }
-            measured = {} if injector.name == 'none' else {'snr': noise.measured_snr(found.latent, found.noisy)}
-            painted = {'synthetic': found.synthetic[:rows], 'synthetic_unpaired': found.synthetic[rows:]}
+            measured = (
+                {}
+                if injector.name == 'none'
+                else {'snr': noise.measured_snr(found.latent, found.noisy)}
+            )
+            painted = {
+                'synthetic': found.synthetic[:rows],
+                'synthetic_unpaired': found.synthetic[rows:],
+            }
             return terms, model_state, {**{k: v for k, v in painted.items() if len(v)}, **measured}
 
         return loss_fn
@@ -508,7 +612,9 @@ def make_train_step(
             generator_loss(state), weights.__getitem__, accumulate, shared=('noise',)
         )
         generators = _only(state.params, *GENERATORS)
-        (loss, terms, model_state, found), grads = value_and_grad(generators, state.model_state, batch, keys)
+        (loss, terms, model_state, found), grads = value_and_grad(
+            generators, state.model_state, batch, keys
+        )
         metrics = {
             'loss': Mean(loss, jnp.float32(1)),
             'learning_rate': optim.learning_rate(config.optim, config.train.num_steps, state.step),
@@ -520,15 +626,21 @@ def make_train_step(
 
         # Steps 5 and 6: D, with G and F fixed. Its generated images come out of the pool, which all devices share.
         # Pairs come first, on any number of devices.
-        parts = [parallel.all_rows(found[k]) for k in ('synthetic', 'synthetic_unpaired') if k in found]
+        parts = [
+            parallel.all_rows(found[k]) for k in ('synthetic', 'synthetic_unpaired') if k in found
+        ]
         drawn, pool = image_pool.query(state.extra['pool'], jnp.concatenate(parts), keys['pool'])
         drawn = jnp.split(drawn, [len(parts[0])])[: len(parts)]
         examples = {
             'real': inputs_of(batch, config, spec)['image'],
             'generated': jnp.concatenate([parallel.own_rows(part) for part in drawn]),
         }
-        value_and_grad = parallel.global_value_and_grad(discriminator_loss, lambda name: 1.0, accumulate)
-        (loss, terms, _, _), grads = value_and_grad(_only(state.params, 'discriminator'), {}, examples, keys)
+        value_and_grad = parallel.global_value_and_grad(
+            discriminator_loss, lambda name: 1.0, accumulate
+        )
+        (loss, terms, _, _), grads = value_and_grad(
+            _only(state.params, 'discriminator'), {}, examples, keys
+        )
         metrics['loss_discriminator'] = Mean(loss, jnp.float32(1))
         state = update(state, 'discriminator', grads).replace(extra={**state.extra, 'pool': pool})
 
@@ -569,7 +681,10 @@ def make_evaluation(
 
 
 def generators(
-    config: ml_collections.ConfigDict, nets: Nets, state: TrainState, statistics: Callable[[str], str] = str
+    config: ml_collections.ConfigDict,
+    nets: Nets,
+    state: TrainState,
+    statistics: Callable[[str], str] = str,
 ) -> tuple[Callable, Callable]:
     """Returns G and F as evaluation uses them, as functions of their input.
 
@@ -630,7 +745,9 @@ def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
     values = {name: float(m.value()) for name, m in metrics.items() if np.ndim(m.sum) == 0}
     scores = judge.of_segmenter['finalize'](metrics)
     first = {'mIoU': scores.pop('mIoU')}
-    first |= {key: values[f'{key}/trained'] for key in ('PSNR', 'SNR') if f'{key}/trained' in values}
+    first |= {
+        key: values[f'{key}/trained'] for key in ('PSNR', 'SNR') if f'{key}/trained' in values
+    }
     watermark = {
         name: {
             'PSNR': values[f'PSNR/{name}'],
@@ -651,7 +768,9 @@ def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> dict[st
 
     # Forward cycle, with and without the noise.
     latent, (noisy,) = latents(judge, state, batch, keys, (injector_of(state, judge.injector),))
-    with_noise, without_noise = _together(paint, [paint_input(noisy, config), paint_input(latent, config)])
+    with_noise, without_noise = _together(
+        paint, [paint_input(noisy, config), paint_input(latent, config)]
+    )
 
     # Backward cycle.
     label = segmentation.label_of_image(batch, config, spec)
@@ -682,9 +801,13 @@ def _together(net: Callable, inputs: Sequence[Array]) -> list[Array]:
 # --- small parts ------------------------------------------------------------------------------------------------------
 
 
-def _apply(net: segmentation.Net, params, model_state, x: Array, dropout: PRNGKey | None = None) -> tuple[Array, Any]:
+def _apply(
+    net: segmentation.Net, params, model_state, x: Array, dropout: PRNGKey | None = None
+) -> tuple[Array, Any]:
     """Returns (output at the size of the input, batch statistics); a key for dropout means training."""
-    outputs, model_state = net.apply(params, model_state, x, train=dropout is not None, dropout=dropout)
+    outputs, model_state = net.apply(
+        params, model_state, x, train=dropout is not None, dropout=dropout
+    )
     return resize.bilinear(outputs['logits'].astype(jnp.float32), x.shape[1:3]), model_state
 
 

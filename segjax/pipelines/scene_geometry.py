@@ -31,7 +31,13 @@ from segjax import models
 from segjax.core import optim, rng
 from segjax.errors import InputError
 from segjax.losses import geometry as losses
-from segjax.models.depth.decoder import PYRAMIDS, DepthDecoder, decoder_channels, pyramid, sigmoid_to_depth
+from segjax.models.depth.decoder import (
+    PYRAMIDS,
+    DepthDecoder,
+    decoder_channels,
+    pyramid,
+    sigmoid_to_depth,
+)
 from segjax.ops import images, resize
 from segjax.protocol import Array, Batch, Input, Keys, Mean, PRNGKey, Stage, TrainState
 from segjax.schema import OPTIM, Field, above, at_least, one_of
@@ -45,9 +51,13 @@ SCHEMA = {
     'loss': supervised.LOSS,
     'geometry': {
         'depth_from': Field(
-            'pretrained', 'Source of the depth map, see segjax/pipelines/scene_geometry.py.', one_of(*SOURCES)
+            'pretrained',
+            'Source of the depth map, see segjax/pipelines/scene_geometry.py.',
+            one_of(*SOURCES),
         ),
-        'regulariser': Field('holistic', 'what it is for', one_of('holistic', 'per_class', 'chen', 'none')),
+        'regulariser': Field(
+            'holistic', 'what it is for', one_of('holistic', 'per_class', 'chen', 'none')
+        ),
         'weight': Field(1.0, 'of the regulariser', at_least(0)),
         'sharpness': Field(
             1.0,
@@ -100,10 +110,16 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     geometry, where = config.geometry, 'config.geometry.regulariser'
     if geometry.depth_from in ('none', 'alone', 'truth') and geometry.regulariser != 'none':
         got = f'{geometry.regulariser!r} with config.geometry.depth_from={geometry.depth_from}'
-        raise InputError(where, got=got, expected="'none', or a depth that a segmentation net learns from")
+        raise InputError(
+            where, got=got, expected="'none', or a depth that a segmentation net learns from"
+        )
     if geometry.depth_from == 'pretrained' and geometry.regulariser == 'none':
         expected = 'one that uses it: holistic, per_class or chen'
-        raise InputError(where, got="'none', for which a depth net would be trained beforehand", expected=expected)
+        raise InputError(
+            where,
+            got="'none', for which a depth net would be trained beforehand",
+            expected=expected,
+        )
     if geometry.sharpness != 1 and geometry.regulariser not in SHARPENED:
         got = f'{geometry.sharpness} with config.geometry.regulariser={geometry.regulariser}'
         expected = f'1, or a regulariser that has an exponent: {", ".join(SHARPENED)}'
@@ -112,7 +128,9 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         return
     if geometry.depth_from == 'multitask' and 'stem' not in config.model:
         able = [
-            name for name in models.NETS['segmentation'] if {'stem', 'taps'} <= set(models.schema('segmentation', name))
+            name
+            for name in models.NETS['segmentation']
+            if {'stem', 'taps'} <= set(models.schema('segmentation', name))
         ]
         expected = f'a net on a ResNet whose features a depth decoder can share: {", ".join([*able, OWN_DEPTH])}'
         raise InputError('config.model.name', got=repr(config.model.name), expected=expected)
@@ -121,7 +139,9 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 # --- depth beforehand -------------------------------------------------------------------------------------------------
 
 
-def make_depth_nets(config: ml_collections.ConfigDict) -> tuple[monodepth.DepthNet, monodepth.PoseNet]:
+def make_depth_nets(
+    config: ml_collections.ConfigDict,
+) -> tuple[monodepth.DepthNet, monodepth.PoseNet]:
     """The nets of the stage `depth`."""
     masks = config.depth.mask_weight > 0
     pose = monodepth.make_pose_net(config.pose_net, config.depth.frames, masks, config.train.dtype)
@@ -144,7 +164,9 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     depth, pose = make_depth_nets(config)
     terms = monodepth.make_terms(config.depth, depth.depth_of, pose.at_depth)
     weights = monodepth.loss_weights(config.depth)
-    optimisers = {'depth': supervised.Optimiser(config.optim_depth, ('depth', 'pose'), 'optim_depth')}
+    optimisers = {
+        'depth': supervised.Optimiser(config.optim_depth, ('depth', 'pose'), 'optim_depth')
+    }
     schedule = {**supervised.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
@@ -154,15 +176,23 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
             'pose': pose.init(rng.named(key, 'pose'), image, batch['image_frames'][:1]),
         }
         params, model_state = _divided(variables)
-        return supervised.fresh_state(params, model_state, optimisers, num_steps=config.depth.num_steps, ema=0.0)
+        return supervised.fresh_state(
+            params, model_state, optimisers, num_steps=config.depth.num_steps, ema=0.0
+        )
 
     def look(params, model_state, image, frames, train: bool):
-        disparities, depth_state = depth.apply(params['depth'], model_state['depth'], image, train=train)
-        seen, pose_state = pose.apply(params['pose'], model_state['pose'], image, frames, train=train)
+        disparities, depth_state = depth.apply(
+            params['depth'], model_state['depth'], image, train=train
+        )
+        seen, pose_state = pose.apply(
+            params['pose'], model_state['pose'], image, frames, train=train
+        )
         return disparities, seen, {'depth': depth_state, 'pose': pose_state}
 
     def loss_fn(params, model_state, batch: Batch, keys: Keys):
-        disparities, seen, updates = look(params, model_state, batch['image'], batch['image_frames'], train=True)
+        disparities, seen, updates = look(
+            params, model_state, batch['image'], batch['image_frames'], train=True
+        )
         return terms(disparities, pose.motions(seen), seen.get('masks'), batch, keys), updates, {}
 
     def infer(state: TrainState, batch: Batch):
@@ -196,7 +226,9 @@ def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     schedule = {**supervised.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
-        variables = {'pose': pose.init(rng.named(key, 'pose'), batch['image'][:1], batch['image_frames'][:1])}
+        variables = {
+            'pose': pose.init(rng.named(key, 'pose'), batch['image'][:1], batch['image_frames'][:1])
+        }
         params, model_state = _divided(variables)
         settings = dict(num_steps=config.depth.num_steps, ema=0.0)
         return supervised.fresh_state(params, model_state, optimisers, **settings)
@@ -262,17 +294,23 @@ def make_tasks(config: ml_collections.ConfigDict, spec: DataSpec) -> Tasks:
     elif source == 'multitask':
         model = model.copy_and_resolve_references()
         model.taps = (*model.taps, *PYRAMIDS[model.stem])
-        decoder = DepthDecoder(decoder_channels(model.width), settings.num_scales, dtype=jnp.dtype(config.train.dtype))
+        decoder = DepthDecoder(
+            decoder_channels(model.width), settings.num_scales, dtype=jnp.dtype(config.train.dtype)
+        )
 
     def prepare(image):
         return images.normalize(image, config.preprocess)
 
-    net = segmentation.make_net(model, segmentation.num_outputs(config, spec), config.train.dtype, prepare)
+    net = segmentation.make_net(
+        model, segmentation.num_outputs(config, spec), config.train.dtype, prepare
+    )
     depth, pose = make_depth_nets(config)
     if source == 'pretrained':
 
         def frozen(state: TrainState, image: Array) -> Array:
-            return depth.apply(state.params['depth'], state.model_state['depth'], image, train=False)[0][0]
+            return depth.apply(
+                state.params['depth'], state.model_state['depth'], image, train=False
+            )[0][0]
 
         return Tasks(net, None, None, frozen, depth.depth_of)
     pose = pose if source == 'multitask' else None
@@ -296,7 +334,10 @@ def make_optimisers(config: ml_collections.ConfigDict, tasks: Tasks) -> supervis
     if tasks.pose is None:
         return supervised.alone(config)
     beside = ('pose',) if tasks.decoder is None else ('depth', 'pose')
-    return {**supervised.alone(config), 'geometry': supervised.Optimiser(config.optim_depth, beside, 'optim_depth')}
+    return {
+        **supervised.alone(config),
+        'geometry': supervised.Optimiser(config.optim_depth, beside, 'optim_depth'),
+    }
 
 
 def make_init(config: ml_collections.ConfigDict, tasks: Tasks) -> Callable:
@@ -307,17 +348,28 @@ def make_init(config: ml_collections.ConfigDict, tasks: Tasks) -> Callable:
         variables = {'segmenter': tasks.net.init(rng.named(key, 'segmenter'), image)}
         if tasks.decoder is not None:
             params, model_state = (tree['segmenter'] for tree in _divided(variables))
-            outputs, _ = jax.eval_shape(lambda: tasks.net.apply(params, model_state, image, train=False))
+            outputs, _ = jax.eval_shape(
+                lambda: tasks.net.apply(params, model_state, image, train=False)
+            )
             features = jax.eval_shape(_features, outputs)
-            variables['depth'] = tasks.decoder.lazy_init(rng.named(key, 'depth'), features, image.shape[1:3])
+            variables['depth'] = tasks.decoder.lazy_init(
+                rng.named(key, 'depth'), features, image.shape[1:3]
+            )
         if tasks.pose is not None:
-            variables['pose'] = tasks.pose.init(rng.named(key, 'pose'), image, batch['image_frames'][:1])
+            variables['pose'] = tasks.pose.init(
+                rng.named(key, 'pose'), image, batch['image_frames'][:1]
+            )
         params, model_state = _divided(variables)
         if tasks.frozen is not None:
             before = earlier['depth']
-            params['depth'], model_state['depth'] = before.params['depth'], before.model_state['depth']
+            params['depth'], model_state['depth'] = (
+                before.params['depth'],
+                before.model_state['depth'],
+            )
         optimisers, train = make_optimisers(config, tasks), config.train
-        return supervised.fresh_state(params, model_state, optimisers, num_steps=train.num_steps, ema=train.ema)
+        return supervised.fresh_state(
+            params, model_state, optimisers, num_steps=train.num_steps, ema=train.ema
+        )
 
     return init
 
@@ -325,7 +377,10 @@ def make_init(config: ml_collections.ConfigDict, tasks: Tasks) -> Callable:
 def _divided(variables: Mapping[str, Mapping]) -> tuple[dict, dict]:
     """{net: variables} -> ({net: parameters}, {net: everything else})."""
     params = {net: of_net['params'] for net, of_net in variables.items()}
-    others = {net: {kind: of_net[kind] for kind in of_net if kind != 'params'} for net, of_net in variables.items()}
+    others = {
+        net: {kind: of_net[kind] for kind in of_net if kind != 'params'}
+        for net, of_net in variables.items()
+    }
     return params, others
 
 
@@ -368,14 +423,21 @@ def make_regulariser(config: ml_collections.ConfigDict, depth_of: Callable) -> C
 def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Tasks) -> Callable:
     """(params, model_state, batch, keys) -> (terms, model_state, {}): the supervised terms, those of depth in multitask
     training, and the regulariser. A disparity from before is in batch['disparity']."""
-    pixel_terms, regulariser = supervised.make_terms(config, spec), make_regulariser(config, tasks.depth_of)
+    pixel_terms, regulariser = (
+        supervised.make_terms(config, spec),
+        make_regulariser(config, tasks.depth_of),
+    )
     at_depth = tasks.pose.at_depth if tasks.pose is not None else monodepth.as_predicted
     video_terms = monodepth.make_terms(config.depth, tasks.depth_of, at_depth)
 
     def loss_fn(params, model_state, batch: Batch, keys: Keys):
         image, updates = batch['image'], dict(model_state)
         outputs, updates['segmenter'] = tasks.net.apply(
-            params['segmenter'], model_state['segmenter'], image, train=True, dropout=keys['dropout']
+            params['segmenter'],
+            model_state['segmenter'],
+            image,
+            train=True,
+            dropout=keys['dropout'],
         )
         terms, disparity = pixel_terms(outputs, batch), batch.get('disparity')
         if tasks.pose is not None:
@@ -383,7 +445,9 @@ def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Tasks) -
                 params['pose'], model_state['pose'], image, batch['image_frames'], train=True
             )
             disparities = disparities_of(tasks, outputs, params, image)
-            terms |= video_terms(disparities, tasks.pose.motions(seen), seen.get('masks'), batch, keys)
+            terms |= video_terms(
+                disparities, tasks.pose.motions(seen), seen.get('masks'), batch, keys
+            )
             disparity = disparities[0]
         if config.geometry.regulariser != 'none':
             terms['regulariser'] = regulariser(outputs['logits'], disparity, batch['weight'])
@@ -395,11 +459,18 @@ def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Tasks) -
 def make_train_step(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Tasks) -> Callable:
     """`Stage.train_step`: the supervised one with more terms, and with what the frozen depth net sees."""
     heads, geometry = supervised.head_weight(config), config.geometry
-    of_video = {name: geometry.multitask_weight * w for name, w in monodepth.loss_weights(config.depth).items()}
+    of_video = {
+        name: geometry.multitask_weight * w
+        for name, w in monodepth.loss_weights(config.depth).items()
+    }
     weights = {'regulariser': geometry.weight, **of_video}
 
     def with_depth(state: TrainState, batch: Batch) -> Batch:
-        return batch if tasks.frozen is None else {**batch, 'disparity': tasks.frozen(state, batch['image'])}
+        return (
+            batch
+            if tasks.frozen is None
+            else {**batch, 'disparity': tasks.frozen(state, batch['image'])}
+        )
 
     return supervised.make_train_step(
         make_loss(config, spec, tasks),
@@ -411,13 +482,17 @@ def make_train_step(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Ta
     )
 
 
-def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Tasks) -> dict[str, Callable]:
+def make_evaluation(
+    config: ml_collections.ConfigDict, spec: DataSpec, tasks: Tasks
+) -> dict[str, Callable]:
     """`Stage`'s eval_step, finalize, render and predict: those of a segmenter, which needs no depth. Pictures show the
     disparity, and both kinds of edges that regularisers compare."""
 
     def look(state: TrainState, image: Array) -> tuple[Mapping, Mapping]:
         params, model_state = optim.averaged(state, config.train.ema)
-        return tasks.net.apply(params['segmenter'], model_state['segmenter'], image, train=False)[0], params
+        return tasks.net.apply(params['segmenter'], model_state['segmenter'], image, train=False)[
+            0
+        ], params
 
     def infer(state: TrainState, image: Array) -> Array:
         return look(state, image)[0]['logits'].astype(jnp.float32)
@@ -438,7 +513,9 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Ta
             **of_segmenter['render'](state, batch, keys),
             'disparity': monodepth.paint_disparity(disparity),
             'depth_edges': monodepth.paint_edges(depth[..., None]),
-            'semantic_edges': monodepth.paint_edges(semantic_map(outputs['logits'], image.shape[1:3], 'softmax')),
+            'semantic_edges': monodepth.paint_edges(
+                semantic_map(outputs['logits'], image.shape[1:3], 'softmax')
+            ),
         }
 
     return {**of_segmenter, 'render': render}

@@ -29,7 +29,9 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
     def prepare(image):
         return images.normalize(image, config.preprocess)
 
-    net = segmentation.make_net(config.model, segmentation.num_outputs(config, spec), config.train.dtype, prepare)
+    net = segmentation.make_net(
+        config.model, segmentation.num_outputs(config, spec), config.train.dtype, prepare
+    )
 
     def infer(state: TrainState, image):
         params, model_state = optim.averaged(state, config.train.ema)
@@ -44,7 +46,9 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
             eval_input=segmentation.eval_input(config),
             streams=('dropout',),
             init=supervised.make_init(config, net),
-            train_step=supervised.make_supervised_step(config, supervised.make_loss(config, spec, net)),
+            train_step=supervised.make_supervised_step(
+                config, supervised.make_loss(config, spec, net)
+            ),
             monitor=('mIoU', 'max'),
             **segmentation.make_evaluation(config, spec, infer),
         ),

@@ -58,7 +58,9 @@ def open_weights(init_from: ml_collections.ConfigDict) -> Weights:
     return Weights(init_from.path, tensors, detect(tensors, init_from.path, init_from.source))
 
 
-def adopt_scheme(config: ml_collections.ConfigDict, scheme: str, default: str) -> ml_collections.ConfigDict:
+def adopt_scheme(
+    config: ml_collections.ConfigDict, scheme: str, default: str
+) -> ml_collections.ConfigDict:
     """The config with the preparation of images that its weights were trained with.
 
     A `preprocess` at its default is set; one that says otherwise is an error, as is a pipeline without that key, unless
@@ -71,7 +73,11 @@ def adopt_scheme(config: ml_collections.ConfigDict, scheme: str, default: str) -
     """
     if config.init_from.preprocess == 'keep':
         return config
-    got = config.preprocess if 'preprocess' in config else f'pipeline {config.pipeline!r}, which has its own'
+    got = (
+        config.preprocess
+        if 'preprocess' in config
+        else f'pipeline {config.pipeline!r}, which has its own'
+    )
     if got == scheme:
         return config
     if got != default:
@@ -99,7 +105,10 @@ def load_for(
     """
     path, tensors, source = weights.path, weights.tensors, SOURCES[weights.source]
     names = {source.canonical(name) for name in tensors}
-    found, lines = {'params': {}, 'model_state': {}}, [f'{path}: {source.release} (source {weights.source!r})']
+    found, lines = (
+        {'params': {}, 'model_state': {}},
+        [f'{path}: {source.release} (source {weights.source!r})'],
+    )
     for net, params in state.params.items():
 
         def wanted(name, net=net):
@@ -107,17 +116,24 @@ def load_for(
 
         variables = _variables(params, state.model_state.get(net, {}))
         slots = places(variables, source)
-        if not any(place.tensor in names and wanted(name.partition('/')[2]) for name, place in slots.items()):
+        if not any(
+            place.tensor in names and wanted(name.partition('/')[2])
+            for name, place in slots.items()
+        ):
             lines.append(f' {net}: nothing of it is in the file')
             continue
-        tree, report = import_weights(tensors, variables, source, where=path, partial=init_from.partial, wanted=wanted)
+        tree, report = import_weights(
+            tensors, variables, source, where=path, partial=init_from.partial, wanted=wanted
+        )
         found['params'][net] = tree.pop('params', {})
         found['model_state'][net] = tree
         lines += [f' {net}:', str(report)]
     return (found if found['params'] else None), '\n'.join(lines)
 
 
-def nothing_fits(weights: Weights, init_from: ml_collections.ConfigDict, nets: Mapping[str, PyTree]) -> InputError:
+def nothing_fits(
+    weights: Weights, init_from: ml_collections.ConfigDict, nets: Mapping[str, PyTree]
+) -> InputError:
     """Returns the error for a file that none of a run's nets takes."""
     source, patterns = SOURCES[weights.source], tuple(init_from.nets)
     fix = '--config.init_from.path= starts without weights; or set --config.model to such a net'

@@ -151,7 +151,10 @@ def _read_zip(file: pathlib.Path) -> Any:
         if not names:
             raise TorchFileError('an archive without data.pkl')
         folder = names[0].removesuffix('data.pkl')
-        if f'{folder}byteorder' in archive.namelist() and archive.read(f'{folder}byteorder') != b'little':
+        if (
+            f'{folder}byteorder' in archive.namelist()
+            and archive.read(f'{folder}byteorder') != b'little'
+        ):
             raise TorchFileError('numbers in big-endian order')
         size = sum(info.file_size for info in archive.infolist())
         if size > MAX_GROWTH * file.stat().st_size:
@@ -200,7 +203,9 @@ def _with_tensors(content: Any, change: Callable[[Tensor], Any]) -> Any:
 
 def _array(tensor: Tensor, raw: bytes) -> np.ndarray:
     flat = np.frombuffer(raw, STORAGES[tensor.storage.kind])
-    last = tensor.offset + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
+    last = tensor.offset + sum(
+        (n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True)
+    )
     backwards = tensor.offset < 0 or min((0, *tensor.shape, *tensor.strides)) < 0
     if backwards or (math.prod(tensor.shape) and last >= len(flat)):
         raise TorchFileError(f'damaged: {len(flat)} numbers for a tensor of {tensor.shape}')
@@ -209,5 +214,7 @@ def _array(tensor: Tensor, raw: bytes) -> np.ndarray:
     if tensor.storage.kind == BFLOAT16:
         flat = (flat.astype(np.uint32) << 16).view(np.float32)
     strides = [stride * flat.itemsize for stride in tensor.strides]
-    view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides, writeable=False)
+    view = np.lib.stride_tricks.as_strided(
+        flat[tensor.offset :], tensor.shape, strides, writeable=False
+    )
     return np.ascontiguousarray(view).reshape(tensor.shape)

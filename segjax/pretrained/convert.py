@@ -17,7 +17,13 @@ from segjax.errors import InputError
 from segjax.pretrained.sources import Naming
 from segjax.protocol import PyTree
 
-LEAVES = {'kernel': 'weight', 'bias': 'bias', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
+LEAVES = {
+    'kernel': 'weight',
+    'bias': 'bias',
+    'scale': 'weight',
+    'mean': 'running_mean',
+    'var': 'running_var',
+}
 # Axes of ours in the order of torch's, of convolutions and of linear layers.
 _FORWARD, _TRANSPOSED, _LINEAR = (3, 2, 0, 1), (2, 3, 0, 1), (1, 0)
 _COUNTER = 'num_batches_tracked'
@@ -59,9 +65,14 @@ def places(variables: Mapping[str, PyTree], source: Naming) -> dict[str, TensorP
     leaves = named_leaves(dict(variables))
     bases = {''}
     if source.anchor:
-        bases = {m[1] for name in leaves if (m := re.match(rf'\w+/((?:\w+/)*?){source.anchor}/', name))}
+        bases = {
+            m[1] for name in leaves if (m := re.match(rf'\w+/((?:\w+/)*?){source.anchor}/', name))
+        }
     modules = {name.partition('/')[2].rpartition('/')[0] for name in leaves}
-    numbers = {base: source.numbers(m.removeprefix(base) for m in modules if m.startswith(base)) for base in bases}
+    numbers = {
+        base: source.numbers(m.removeprefix(base) for m in modules if m.startswith(base))
+        for base in bases
+    }
     found = {}
     for name, leaf in leaves.items():
         _, _, rest = name.partition('/')
@@ -78,7 +89,9 @@ def places(variables: Mapping[str, PyTree], source: Naming) -> dict[str, TensorP
             elif kind == 'kernel':
                 axes = _TRANSPOSED if re.fullmatch(source.transposed, inner) else _FORWARD
             shape = tuple(leaf.shape[axis] for axis in axes)
-            found[name] = TensorPlace(inner, f'{source.theirs(inner, numbers[base])}.{LEAVES[kind]}', shape, axes)
+            found[name] = TensorPlace(
+                inner, f'{source.theirs(inner, numbers[base])}.{LEAVES[kind]}', shape, axes
+            )
     return found
 
 
@@ -126,7 +139,10 @@ def import_weights(
     surplus = [t for t in given if t not in used and not t.endswith(_COUNTER)]
     strange = [] if partial else [t for t in surplus if not re.fullmatch(source.surplus, t)]
     if missing or wrong or strange:
-        unexpected = [f'tensor {given[t]} {tuple(tensors[given[t]].shape)} that has no place here' for t in strange]
+        unexpected = [
+            f'tensor {given[t]} {tuple(tensors[given[t]].shape)} that has no place here'
+            for t in strange
+        ]
         shown = wrong[:3] + missing[:3] + unexpected[:3]
         matching = len(asked) - len(missing) - len(wrong)
         counts = f'{matching} of {len(asked)} tensors match, {len(missing)} are missing, '
@@ -148,16 +164,24 @@ def import_weights(
             samples.append(f'{place.tensor} {whole}: a sample of {place.shape}')
         tensor = tensor if tensor.dtype == np.float64 else tensor.astype(np.float32, copy=False)
         if not np.isfinite(tensor).all():
-            raise InputError(where, got=f'NaN or infinity in {given[place.tensor]}', expected='finite numbers')
+            raise InputError(
+                where, got=f'NaN or infinity in {given[place.tensor]}', expected='finite numbers'
+            )
         taken[name] = tensor.reshape(place.shape).transpose(np.argsort(place.axes))
     left = [f'{path}: stays as drawn ({reason})' for path, reason in excused.items()]
     inside = {name.partition('/')[2] for name in slots}
-    outside = {_smallest_outside(n.partition('/')[2], inside) for n in named_leaves(dict(variables)) if n not in slots}
+    outside = {
+        _smallest_outside(n.partition('/')[2], inside)
+        for n in named_leaves(dict(variables))
+        if n not in slots
+    }
     left += [f'{part}: stays as drawn (no part of {source.release})' for part in sorted(outside)]
     used = {place.tensor for name, place in asked.items() if name in taken}
     unused = tuple(given[t] for t in given if t not in used and not t.endswith(_COUNTER))
     paths = {name.partition('/')[2].rpartition('/')[0] for name in named_leaves(dict(variables))}
-    notes = tuple(text for pattern, text in source.notes if any(re.fullmatch(pattern, path) for path in paths))
+    notes = tuple(
+        text for pattern, text in source.notes if any(re.fullmatch(pattern, path) for path in paths)
+    )
     report = Report(tuple(taken), tuple(left), unused, (*samples, *notes))
     return traverse_util.unflatten_dict(taken, sep='/'), report
 
@@ -183,7 +207,9 @@ def _can_be_taken(source: Naming, place: TensorPlace, found: tuple[int, ...]) ->
     return _fits(found, place.shape) or _sampled_shape(source, place, found) is not None
 
 
-def _sampled_shape(source: Naming, place: TensorPlace, found: tuple[int, ...]) -> tuple[int, ...] | None:
+def _sampled_shape(
+    source: Naming, place: TensorPlace, found: tuple[int, ...]
+) -> tuple[int, ...] | None:
     """Returns the shape of the release's layer, if `found` is that layer and ours is a sample of it."""
     for pattern, (outputs, inputs, extent) in source.sampled:
         if not re.fullmatch(pattern, place.path):

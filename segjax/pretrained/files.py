@@ -41,7 +41,9 @@ def refuse_other_file(path: str) -> None:
     file = pathlib.Path(path).expanduser()
     if file.is_dir():
         return
-    got = f'{file}, ' + ('a file of another kind' if file.exists() else 'which is no file and no folder')
+    got = f'{file}, ' + (
+        'a file of another kind' if file.exists() else 'which is no file and no folder'
+    )
     expected = f'a run folder of segjax, or a file of weights ({", ".join(SUFFIXES)})'
     fix = _SAVE_ANEW if file.exists() else 'the path of a file or folder, or hf:owner/name/file'
     raise InputError(_WHERE, got=got, expected=expected, fix=fix)
@@ -79,7 +81,12 @@ def read(path: str) -> dict[str, np.ndarray]:
             fix=_SAVE_ANEW if 'pickle=' in str(error) else 'fetch it again',
         ) from error
     if not tensors:
-        raise InputError(str(file), got='no tensors', expected='a whole file of weights', fix='save or fetch it again')
+        raise InputError(
+            str(file),
+            got='no tensors',
+            expected='a whole file of weights',
+            fix='save or fetch it again',
+        )
     return tensors
 
 
@@ -99,7 +106,9 @@ def _read_file(file: pathlib.Path) -> dict[str, np.ndarray]:
         content = np.load(file, allow_pickle=False)
         if isinstance(content, np.ndarray):
             got = f'a single array of shape {content.shape}, without a name'
-            raise InputError(str(file), got=got, expected='arrays under their names', fix=_SAVE_ANEW)
+            raise InputError(
+                str(file), got=got, expected='arrays under their names', fix=_SAVE_ANEW
+            )
         with content as tensors:
             return dict(tensors)
     return _read_torch(file)
@@ -134,7 +143,9 @@ def _installed(module: str, path: str, fix: str):
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise InputError(_WHERE, got=f'{path}, without {module}', expected=f'{module} installed', fix=fix) from error
+        raise InputError(
+            _WHERE, got=f'{path}, without {module}', expected=f'{module} installed', fix=fix
+        ) from error
 
 
 def _read_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
@@ -153,7 +164,11 @@ def _read_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
             tell(_second_copy(file, place, copies[0], other))
         content = content[copies[0]]
         place += f'[{copies[0]!r}]'
-    tensors = {name: x for name, x in content.items() if isinstance(name, str) and isinstance(x, np.ndarray)}
+    tensors = {
+        name: x
+        for name, x in content.items()
+        if isinstance(name, str) and isinstance(x, np.ndarray)
+    }
     if not tensors:
         raise InputError(
             str(file),
@@ -191,7 +206,9 @@ def without_prefixes(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
     """Returns the tensors without 'module.', 'model.' and the like, in front of more than half of the names."""
     found = dict(tensors)
     for _ in range(_DEEPEST):
-        shared = [p for p in _PREFIXES if 2 * sum(name.startswith(p) for name in found) > len(found)]
+        shared = [
+            p for p in _PREFIXES if 2 * sum(name.startswith(p) for name in found) > len(found)
+        ]
         if not shared:
             break
         stripped = {name.removeprefix(shared[0]): tensor for name, tensor in found.items()}
@@ -203,7 +220,11 @@ def without_prefixes(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 
 _STARTS = (
     (b'version https://git-lfs', 'a pointer of git-lfs, not the file itself', 'git lfs pull'),
-    (b'<', 'a web page, not weights: the download failed', 'fetch the file again, by the link of the file itself'),
+    (
+        b'<',
+        'a web page, not weights: the download failed',
+        'fetch the file again, by the link of the file itself',
+    ),
     (b'{"', 'a JSON text, not weights', 'fetch the file again, by the link of the file itself'),
     (b'', 'an empty file', 'fetch the file again'),
 )
@@ -222,11 +243,17 @@ def _check_start(file: pathlib.Path) -> None:
 def _download(path: str) -> pathlib.Path:
     owner, name, file = (*path.removeprefix(HUB).split('/', 2), '', '')[:3]
     if not file or not file.endswith(SUFFIXES):
-        raise InputError(_WHERE, got=path, expected=f'{HUB}owner/name/file with an ending of {", ".join(SUFFIXES)}')
+        raise InputError(
+            _WHERE,
+            got=path,
+            expected=f'{HUB}owner/name/file with an ending of {", ".join(SUFFIXES)}',
+        )
     hub = _installed('huggingface_hub', path, 'pip install huggingface_hub, or give a file')
     try:
         return pathlib.Path(hub.hf_hub_download(f'{owner}/{name}', file))
     except Exception as error:  # of many kinds: no network, no such repository, no such file
         first = (str(error).splitlines() or [type(error).__name__])[0]
         fix = 'check the name and the network, or fetch the file elsewhere and give its path'
-        raise InputError(_WHERE, got=f'{path}: {first[:200]}', expected='a file of the hub', fix=fix) from error
+        raise InputError(
+            _WHERE, got=f'{path}: {first[:200]}', expected='a file of the hub', fix=fix
+        ) from error

@@ -75,24 +75,40 @@ class Naming(NamedTuple):
         return name
 
 
-_RESNET = ((r'layer(\d)_(\d+)', r'layer\1.\2'), (r'downsample_(\d)', r'downsample.\1'), (r'\bconv1_(\d)', r'conv1.\1'))
+_RESNET = (
+    (r'layer(\d)_(\d+)', r'layer\1.\2'),
+    (r'downsample_(\d)', r'downsample.\1'),
+    (r'\bconv1_(\d)', r'conv1.\1'),
+)
 _STRIDES = (
     'aspp/c0',
     "trained with strides on the 3x3 convolutions; those of deeplab_v2, as of source 'kazuto', are on the 1x1",
 )
 _VGG_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-_VGG_LAYERS = [f'conv{i}_{j}' for i, (count, _) in enumerate(STAGES, start=1) for j in range(1, count + 1)]
+_VGG_LAYERS = [
+    f'conv{i}_{j}' for i, (count, _) in enumerate(STAGES, start=1) for j in range(1, count + 1)
+]
 
 # VGG16's classifier has arrays of 4096 x 512 x 7 x 7 and 4096 x 4096 x 1 x 1. Those of LargeFOV have
 # 1024 x 512 x 3 x 3 and 1024 x 1024 x 1 x 1.
 _VGG_CLASSIFIER = (('fc6', (4, 1, 7)), ('fc7', (4, 4, 1)))
 _IN_VGG = dict(anchor='vgg', scope='vgg/.*|fc6|fc7', may_differ='fc6|fc7', sampled=_VGG_CLASSIFIER)
 
-_IN_EFFICIENTNET = dict(anchor='efficientnet', scope='efficientnet/.*|classifier', classifier='classifier')
+_IN_EFFICIENTNET = dict(
+    anchor='efficientnet', scope='efficientnet/.*|classifier', classifier='classifier'
+)
 _STEM = r'(.*/)?efficientnet/conv_stem'
-_ADVPROP = (_STEM, "AdvProp's weights (adv-efficientnet, .ap_) were trained with images prepared as 'symmetric'")
+_ADVPROP = (
+    _STEM,
+    "AdvProp's weights (adv-efficientnet, .ap_) were trained with images prepared as 'symmetric'",
+)
 _TIMM_EFFICIENTNET = dict(
-    marks=(r'conv_stem\.weight', r'blocks\.0\.0\.se\.conv_reduce\.weight', r'conv_head\.weight', r'bn2\.weight'),
+    marks=(
+        r'conv_stem\.weight',
+        r'blocks\.0\.0\.se\.conv_reduce\.weight',
+        r'conv_head\.weight',
+        r'bn2\.weight',
+    ),
     names=(
         (r'^efficientnet/', ''),
         # timm counts layers that are there: blocks of the first stage do not expand.
@@ -126,7 +142,10 @@ SOURCES = {
         'imagenet',
         (r'features\.0\.weight', r'features\.2\.weight', r'features\.28\.weight'),
         (
-            *((f'^vgg/{ours}$', f'features.{place}') for ours, place in zip(_VGG_LAYERS, _VGG_PLACES, strict=True)),
+            *(
+                (f'^vgg/{ours}$', f'features.{place}')
+                for ours, place in zip(_VGG_LAYERS, _VGG_PLACES, strict=True)
+            ),
             ('^fc6$', 'classifier.0'),
             ('^fc7$', 'classifier.3'),
         ),
@@ -168,7 +187,11 @@ SOURCES = {
         'torchvision, EfficientNet-B0 to B7 (ImageNet)',
         "nets with an EfficientNet of the file's variant",
         'imagenet',
-        (r'features\.0\.0\.weight', r'features\.1\.0\.block\.1\.fc1\.weight', r'features\.8\.0\.weight'),
+        (
+            r'features\.0\.0\.weight',
+            r'features\.1\.0\.block\.1\.fc1\.weight',
+            r'features\.8\.0\.weight',
+        ),
         (
             (r'^efficientnet/', ''),
             ('^conv_stem$', 'features.0.0'),
@@ -213,18 +236,29 @@ SOURCES = {
         "nets with an EfficientNet of the file's variant and padding='same'",
         'imagenet',
         **_TIMM_EFFICIENTNET,
-        notes=((_STEM, "trained with padding='same', norm_epsilon=1e-3, norm_decay=0.99"), _ADVPROP),
+        notes=(
+            (_STEM, "trained with padding='same', norm_epsilon=1e-3, norm_decay=0.99"),
+            _ADVPROP,
+        ),
     ),
     'efficientnet_pytorch': Naming(
         "lukemelas/EfficientNet-PyTorch, EfficientNet-B0 to B7 (ImageNet, the authors' weights)",
         "nets with an EfficientNet of the file's variant and padding='same'",
         'imagenet',
         (r'_conv_stem\.weight', r'_blocks\.0\._depthwise_conv\.weight', r'_conv_head\.weight'),
-        (('^classifier$', 'fc'), (r'^efficientnet/', ''), (r'(\w+)$', r'_\1'), ('^blocks_', '_blocks/')),
+        (
+            ('^classifier$', 'fc'),
+            (r'^efficientnet/', ''),
+            (r'(\w+)$', r'_\1'),
+            ('^blocks_', '_blocks/'),
+        ),
         surplus=r'_fc\..*',
         numbered=r'\d+_\d+',
         **_IN_EFFICIENTNET,
-        notes=((_STEM, "trained with padding='same', norm_epsilon=1e-3, norm_decay=0.99"), _ADVPROP),
+        notes=(
+            (_STEM, "trained with padding='same', norm_epsilon=1e-3, norm_decay=0.99"),
+            _ADVPROP,
+        ),
     ),
     'semseg': Naming(
         'hszhao/semseg, PSPNet',
@@ -306,7 +340,11 @@ SOURCES = {
             (r'/downsample_0$', '.shortcut.conv'),
             (r'/downsample_1$', '.shortcut.bn'),
         ),
-        aliases=((r'^(scale|base)\.', ''), (r'\.proj\.', '.shortcut.'), (r'^aspp\.stages\.', 'aspp.')),
+        aliases=(
+            (r'^(scale|base)\.', ''),
+            (r'\.proj\.', '.shortcut.'),
+            (r'^aspp\.stages\.', 'aspp.'),
+        ),
         classifier=r'aspp/c\d',
         surplus=r'fc\..*',  # the weights of MS-COCO end in one convolution in place of the pyramid
     ),
@@ -336,7 +374,8 @@ def detect(names: Collection[str], where: str, source: str = '') -> str:
         where,
         got=f'{len(names)} tensors: {", ".join(sorted(names)[:4])}, ... '
         + (f'which could be {" or ".join(found)}' if found else 'in no known naming'),
-        expected='weights in the naming of ' + '; '.join(f'{one.release} ({key})' for key, one in SOURCES.items()),
+        expected='weights in the naming of '
+        + '; '.join(f'{one.release} ({key})' for key, one in SOURCES.items()),
         fix=_source_argument(found, names),
     )
 
@@ -348,7 +387,9 @@ def _source_argument(found: Sequence[str], names: Collection[str]) -> str:
 
     def share(source: Naming) -> float:
         known = [source.canonical(name) for name in names]
-        return sum(any(re.fullmatch(mark, name) for name in known) for mark in source.marks) / len(source.marks)
+        return sum(any(re.fullmatch(mark, name) for name in known) for mark in source.marks) / len(
+            source.marks
+        )
 
     nearest = max(SOURCES, key=lambda key: share(SOURCES[key]))
     if share(SOURCES[nearest]) > 0:

@@ -75,7 +75,9 @@ def smooth(values: Sequence[float | None], reach: int) -> list[float | None]:
     for i, value in enumerate(values):
         half = min(reach, i, len(values) - 1 - i)
         low, high = i - half, i + half + 1
-        smoothed.append(None if value is None else (sums[high] - sums[low]) / (counts[high] - counts[low]))
+        smoothed.append(
+            None if value is None else (sums[high] - sums[low]) / (counts[high] - counts[low])
+        )
     return smoothed
 
 
@@ -146,7 +148,9 @@ class _Frame:
             self.ticks = nice_ticks(self._low, self._high)
 
     def x(self, value: float) -> float:
-        return self.LEFT + (value - self.x0) / (self.x1 - self.x0) * (self.width - self.LEFT - self.RIGHT)
+        return self.LEFT + (value - self.x0) / (self.x1 - self.x0) * (
+            self.width - self.LEFT - self.RIGHT
+        )
 
     def y(self, value: float) -> float:
         share = (self._scale(value) - self._low) / (self._high - self._low)
@@ -157,13 +161,20 @@ class _Frame:
         parts = []
         if len(x_name) < 8:  # a longer one is in the title
             # The label of a tick at the very left reaches over the axis.
-            reach = min((self.x(t) - LETTER * len(format_number(t)) / 2 - 4 for t in self.x_ticks), default=self.LEFT)
+            reach = min(
+                (self.x(t) - LETTER * len(format_number(t)) / 2 - 4 for t in self.x_ticks),
+                default=self.LEFT,
+            )
             end = min(self.LEFT - 7, reach)
-            parts.append(f'<text x="{end:.1f}" y="{bottom + 16}" class="end">{escape(x_name)}</text>')
+            parts.append(
+                f'<text x="{end:.1f}" y="{bottom + 16}" class="end">{escape(x_name)}</text>'
+            )
         for tick in self.ticks:
             y = self.y(tick)
             parts.append(f'<path class="grid" d="M{self.LEFT} {y:.1f}H{right}"/>')
-            parts.append(f'<text x="{self.LEFT - 7}" y="{y + 3.5:.1f}" class="end">{format_number(tick)}</text>')
+            parts.append(
+                f'<text x="{self.LEFT - 7}" y="{y + 3.5:.1f}" class="end">{format_number(tick)}</text>'
+            )
         parts.append(f'<path class="axis" d="M{self.LEFT} {bottom}H{right}"/>')
         for tick in self.x_ticks:
             label = f'<text x="{self.x(tick):.1f}" y="{bottom + 16}" class="mid">{format_number(tick)}</text>'
@@ -176,13 +187,17 @@ class _Frame:
         for reference in sorted(references, key=lambda r: -r.y):
             y = self.y(reference.y)
             title = escape(f'{reference.name}: {format_number(reference.y)}')
-            parts.append(f'<path class="level" d="M{self.LEFT} {y:.1f}H{right}"><title>{title}</title></path>')
+            parts.append(
+                f'<path class="level" d="M{self.LEFT} {y:.1f}H{right}"><title>{title}</title></path>'
+            )
             if tags and y - tags[-1][0] < 13:
                 tags[-1][1].append(reference.name)
             else:
                 tags.append((y, [reference.name]))
         for y, names in tags:
-            parts.append(f'<text x="{right}" y="{y - 4:.1f}" class="end">{escape(", ".join(names))}</text>')
+            parts.append(
+                f'<text x="{right}" y="{y - 4:.1f}" class="end">{escape(", ".join(names))}</text>'
+            )
         return ''.join(parts)
 
     def lines(self, xs, ys, css: str) -> list[str]:
@@ -215,7 +230,9 @@ def _thin(points: list, limit: int) -> list:
     return points[:-1:stride] + points[-1:]
 
 
-def histogram(title: str, edges: Sequence[float], counts: Mapping[str, Sequence[int]], width: int = 360) -> str:
+def histogram(
+    title: str, edges: Sequence[float], counts: Mapping[str, Sequence[int]], width: int = 360
+) -> str:
     """Histograms of the same bins, one below the other, each as high as its own fullest bin.
 
     Args:
@@ -235,7 +252,9 @@ def histogram(title: str, edges: Sequence[float], counts: Mapping[str, Sequence[
     parts = []
     for tick in nice_ticks(low, high, 5):
         parts.append(f'<path class="grid" d="M{x(tick):.1f} 4V{bottom}"/>')
-        parts.append(f'<text x="{x(tick):.1f}" y="{bottom + 15}" class="mid">{format_number(tick)}</text>')
+        parts.append(
+            f'<text x="{x(tick):.1f}" y="{bottom + 15}" class="mid">{format_number(tick)}</text>'
+        )
     for i, (label, numbers) in enumerate(counts.items()):
         foot, total, most = 6 + row * (i + 1), sum(numbers), max(numbers)
         outline = f'M{left:.1f} {foot}'
@@ -245,7 +264,9 @@ def histogram(title: str, edges: Sequence[float], counts: Mapping[str, Sequence[
         span = f'{format_number(edges[full])} to {format_number(edges[full + 1])}'
         told = f'{label}: {total:,d} values, most ({most:,d}) from {span}'
         parts.append(f'<path class="axis" d="M{left:.1f} {foot}H{right}"/>')
-        parts.append(f'<path class="fill" d="{outline}V{foot}Z"><title>{escape(told)}</title></path>')
+        parts.append(
+            f'<path class="fill" d="{outline}V{foot}Z"><title>{escape(told)}</title></path>'
+        )
         parts.append(f'<text x="{left - 7:.1f}" y="{foot - 8}" class="end">{escape(label)}</text>')
     return (
         f'<figure class="chart"><figcaption><b>{escape(title)}</b></figcaption>'
@@ -302,7 +323,9 @@ def confusion_matrix(names: Sequence[str], counts: Sequence[Sequence[float]]) ->
     labels = []
     for k, name in enumerate(names if named else ()):
         at = margin + (k + 0.5) * cell
-        labels.append(f'<text x="{margin - 8:.0f}" y="{at + 3.5:.1f}" class="end">{escape(name)}</text>')
+        labels.append(
+            f'<text x="{margin - 8:.0f}" y="{at + 3.5:.1f}" class="end">{escape(name)}</text>'
+        )
         turn = f'translate({at + 3.5:.1f} {margin - 8:.0f}) rotate(-90)'
         labels.append(f'<text transform="{turn}">{escape(name)}</text>')
     side = margin + number * cell + 4
@@ -338,7 +361,9 @@ class Bars(NamedTuple):
 
 def dot_plot(title: str, dots: Sequence[Dot], names: tuple[str, str], width: int = 540) -> str:
     """One line below the other: a dot with its range and, hollow, the reference. `names` of the two for the legend."""
-    known = [v for dot in dots for v in (dot.value, dot.low, dot.high, dot.reference) if v is not None]
+    known = [
+        v for dot in dots for v in (dot.value, dot.low, dot.high, dot.reference) if v is not None
+    ]
     if not known:
         return ''
     left = min(200, 14 + LETTER * max(len(dot.name) for dot in dots))
@@ -353,11 +378,15 @@ def dot_plot(title: str, dots: Sequence[Dot], names: tuple[str, str], width: int
     parts = []
     for tick in nice_ticks(low, high, 5):
         parts.append(f'<path class="grid" d="M{x(tick):.1f} 4V{bottom}"/>')
-        parts.append(f'<text x="{x(tick):.1f}" y="{bottom + 15}" class="mid">{format_number(tick)}</text>')
+        parts.append(
+            f'<text x="{x(tick):.1f}" y="{bottom + 15}" class="mid">{format_number(tick)}</text>'
+        )
     parts.append(f'<path class="axis" d="M{left:.1f} {bottom}H{right}"/>')
     for i, dot in enumerate(dots):
         y = 8 + line * (i + 0.5)
-        parts.append(f'<path class="grid" d="M{left:.1f} {y:.1f}H{right}"/>{_dot_line(dot, names, x, y, left)}')
+        parts.append(
+            f'<path class="grid" d="M{left:.1f} {y:.1f}H{right}"/>{_dot_line(dot, names, x, y, left)}'
+        )
     marks = (_whisker(2, 18, 5) + _disc(10, 5), _diamond(10, 5))
     keys = ''.join(_key(20, mark, name) for mark, name in zip(marks, names, strict=True))
     return (
@@ -372,12 +401,18 @@ def _key(width: int, mark: str, name: str) -> str:
     return f'<span class="whole"><svg class="key-mark" viewBox="0 0 {width} 10">{mark}</svg>{escape(name)}</span>'
 
 
-def _dot_line(dot: Dot, names: tuple[str, str], x: Callable[[float], float], y: float, left: float) -> str:
+def _dot_line(
+    dot: Dot, names: tuple[str, str], x: Callable[[float], float], y: float, left: float
+) -> str:
     shown = _shortened(dot.name, math.floor((left - 14) / LETTER + 1e-9))
     parts = [f'<text x="{left - 8:.1f}" y="{y + 3.5:.1f}" class="end">{escape(shown)}</text>']
     told = dot.name
     if dot.value is None:
-        parts.append(f'<text x="{left + 6:.1f}" y="{y + 3.5:.1f}">{escape(dot.note)}</text>' if dot.note else '')
+        parts.append(
+            f'<text x="{left + 6:.1f}" y="{y + 3.5:.1f}">{escape(dot.note)}</text>'
+            if dot.note
+            else ''
+        )
     else:
         parts += [_whisker(x(dot.low), x(dot.high), y), _disc(x(dot.value), y)]
         told += f'; {names[0]} {format_number(dot.value)}, {format_number(dot.low)} to {format_number(dot.high)}'
@@ -405,7 +440,10 @@ def _diamond(x: float, y: float) -> str:
     return f'<path class="diamond" d="M{x - 5:.1f} {y:.1f}l5 -5 5 5 -5 5z"/>'
 
 
-PANEL_LEFT, PANEL_HEIGHT = 44, 180  # of a bar chart: room for the numbers of the axis, and for the bars
+PANEL_LEFT, PANEL_HEIGHT = (
+    44,
+    180,
+)  # of a bar chart: room for the numbers of the axis, and for the bars
 MIN_BAR = 5.0  # pixels
 
 
@@ -433,13 +471,20 @@ def grouped_bars(title: str, groups: Sequence[str], bars: Sequence[Bars], width:
     bar = max(MIN_BAR, min(22.0, (room / per_panel - gap) / len(bars)))
     group = bar * len(bars) + gap
     turned = longest > group
-    panel = _Panel(bar, group, max(*values, 0.0) * 1.05 or 1.0, turned, 16 + 0.6 * longest if turned else 22)
+    panel = _Panel(
+        bar, group, max(*values, 0.0) * 1.05 or 1.0, turned, 16 + 0.6 * longest if turned else 22
+    )
     panels = [
-        _bar_panel(panel, groups[at : at + per_panel], [Bars(b.name, b.values[at : at + per_panel]) for b in bars])
+        _bar_panel(
+            panel,
+            groups[at : at + per_panel],
+            [Bars(b.name, b.values[at : at + per_panel]) for b in bars],
+        )
         for at in range(0, len(groups), per_panel)
     ]
     keys = [
-        _key(12, f'<rect class="{_bar_css(i)}" x="1" y="1" width="10" height="8"/>', b.name) for i, b in enumerate(bars)
+        _key(12, f'<rect class="{_bar_css(i)}" x="1" y="1" width="10" height="8"/>', b.name)
+        for i, b in enumerate(bars)
     ]
     return (
         f'<figure class="chart"><figcaption><b>{escape(title)}</b><span class="keys many">{"".join(keys)}</span>'
@@ -458,7 +503,9 @@ def _bar_panel(panel: _Panel, groups: Sequence[str], bars: Sequence[Bars]) -> st
     for tick in nice_ticks(0.0, panel.top):
         y = bottom - tick * scale
         parts.append(f'<path class="grid" d="M{PANEL_LEFT} {y:.1f}H{width:.1f}"/>')
-        parts.append(f'<text x="{PANEL_LEFT - 7}" y="{y + 3.5:.1f}" class="end">{format_number(tick)}</text>')
+        parts.append(
+            f'<text x="{PANEL_LEFT - 7}" y="{y + 3.5:.1f}" class="end">{format_number(tick)}</text>'
+        )
     for i, series in enumerate(bars):
         for k, value in enumerate(series.values):
             if value is None:

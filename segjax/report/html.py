@@ -38,11 +38,15 @@ def card(title: str, content: str) -> str:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], css: str = '') -> str:
     """Cells are HTML; the first column is the row's head, the others are numbers."""
-    head = ''.join(f'<th class="{"num" if i else ""}">{escape(h)}</th>' for i, h in enumerate(heads))
+    head = ''.join(
+        f'<th class="{"num" if i else ""}">{escape(h)}</th>' for i, h in enumerate(heads)
+    )
     lines = []
     for first, *cells in rows:
         lines.append(
-            f'<tr><th scope="row">{first}</th>' + ''.join(f'<td class="num">{c}</td>' for c in cells) + '</tr>'
+            f'<tr><th scope="row">{first}</th>'
+            + ''.join(f'<td class="num">{c}</td>' for c in cells)
+            + '</tr>'
         )
     head = f'<thead><tr>{head}</tr></thead>' if any(heads) else ''
     return f'<table class="{css}">{head}<tbody>{"".join(lines)}</tbody></table>'
@@ -59,7 +63,9 @@ def inline_picture(path: pathlib.Path) -> tuple[str, set[int]]:
     scale = min(1.0, PICTURE_WIDTH / width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST)
-    colours = np.unique(small[..., ::-1].astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32))
+    colours = np.unique(
+        small[..., ::-1].astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    )
     if len(colours) <= 256:
         kind, (_, data) = 'png', cv2.imencode('.png', small, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     else:

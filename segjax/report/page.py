@@ -40,7 +40,10 @@ from segjax.spec import DataSpec
 NUM_CARDS = 5  # scores shown large
 MAX_CHARTS = 60  # of a stage; the rest is in metrics.jsonl
 PANELS_A_LINE = 5  # at the most, on a wide page; lines are of equal length, but for the last
-SAME, GIVEN = 'same', ('image', 'truth')  # the group that stages have in common; panels that do not depend on them
+SAME, GIVEN = (
+    'same',
+    ('image', 'truth'),
+)  # the group that stages have in common; panels that do not depend on them
 GROUPS = {'best': 'Best images', 'worst': 'Worst images', 'sample': 'Images'}
 
 
@@ -115,11 +118,17 @@ def _read_run(workdir: pathlib.Path, spec: DataSpec | None) -> RunFiles:
 
     def position(folder: pathlib.Path) -> tuple[int, float]:
         """Stages run one after the other: as scores.json has them, else by their last line."""
-        times = [f.stat().st_mtime for f in (folder / 'metrics.jsonl', folder / 'scores.json') if f.exists()]
+        times = [
+            f.stat().st_mtime
+            for f in (folder / 'metrics.jsonl', folder / 'scores.json')
+            if f.exists()
+        ]
         return order.index(folder.name) if folder.name in order else len(order), *times[:1]
 
     stages = [_read_stage(f) for f in sorted(folders, key=position)]
-    config, environment = (_optional(files.read_json, workdir / f'{n}.json', {}) for n in ('config', 'environment'))
+    config, environment = (
+        _optional(files.read_json, workdir / f'{n}.json', {}) for n in ('config', 'environment')
+    )
     start = _optional(files.read_json, workdir / files.START, {})
     planned = dict(zip(start.get('stages', ()), start.get('steps', ())))
     return RunFiles(workdir, config, environment, spec, [s for s in stages if any(s[1:])], planned)
@@ -219,26 +228,49 @@ def _stage_list(run: RunFiles) -> str:
         values, _ = _values(stage)
         first = next(((n, v) for n, v in values.items() if isinstance(v, (int, float))), None)
         score = f'{label(first[0])} {format_score(*first)}' if first else ''
-        rows.append([f'<a href="#stage-{number}">{escape(stage.name)}</a>', f'{_last_step(stage):,d}', escape(score)])
+        rows.append(
+            [
+                f'<a href="#stage-{number}">{escape(stage.name)}</a>',
+                f'{_last_step(stage):,d}',
+                escape(score),
+            ]
+        )
     return html.card('Stages', html.table(['stage', 'steps', 'score'], rows))
 
 
 def _side_by_side(run: RunFiles) -> str:
     """Stages with pictures of the same examples: their scores in one table, their pictures in rows."""
     # By name: an index counts the examples that a stage chooses, and stages choose differently.
-    shown = {stage.name: {f[2]['name']: f for f in stage.pictures if f[0] == SAME} for stage in run.stages}
+    shown = {
+        stage.name: {f[2]['name']: f for f in stage.pictures if f[0] == SAME}
+        for stage in run.stages
+    }
     stages = [stage for stage in run.stages if shown[stage.name]]
     if len(stages) < 2:
         return ''
     values = {stage.name: _values(stage)[0] for stage in stages}
-    names = dict.fromkeys(n for s in stages for n, v in values[s.name].items() if not isinstance(v, (str, bool)))
+    names = dict.fromkeys(
+        n for s in stages for n, v in values[s.name].items() if not isinstance(v, (str, bool))
+    )
     rows = [
-        [escape(label(n)), *(escape(format_score(n, values[s.name][n])) if n in values[s.name] else '' for s in stages)]
+        [
+            escape(label(n)),
+            *(
+                escape(format_score(n, values[s.name][n])) if n in values[s.name] else ''
+                for s in stages
+            ),
+        ]
         for n in names
     ]
-    out = [html.card('Side by side', html.table(['score', *(escape(s.name) for s in stages)], rows))]
+    out = [
+        html.card('Side by side', html.table(['score', *(escape(s.name) for s in stages)], rows))
+    ]
     for example in dict.fromkeys(example for stage in stages for example in shown[stage.name]):
-        found = [(stage.name, shown[stage.name][example]) for stage in stages if example in shown[stage.name]]
+        found = [
+            (stage.name, shown[stage.name][example])
+            for stage in stages
+            if example in shown[stage.name]
+        ]
         out.append(f'<div class="picture"><h4>{escape(found[0][1][2]["name"])}</h4>')
         out.append(_panels(found[0][1], only=GIVEN)[0])
         for name, entry in found:
@@ -249,7 +281,9 @@ def _side_by_side(run: RunFiles) -> str:
 
 
 def _panels(
-    entry: tuple[str, pathlib.Path, dict[str, Any]], only: Sequence[str] = (), without: Sequence[str] = ()
+    entry: tuple[str, pathlib.Path, dict[str, Any]],
+    only: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> tuple[str, set[int]]:
     """(the pictures of one example in a row, colours of those with few, but for the image itself)."""
     _, folder, info = entry
@@ -270,7 +304,10 @@ def _figure(path: pathlib.Path, alt: str, panel: str) -> tuple[str, set[int]]:
         return '', set()
     uri, colours = html.inline_picture(path)
     caption = escape(label(panel))
-    return f'<figure><img src="{uri}" alt="{escape(alt)}"><figcaption>{caption}</figcaption></figure>', colours
+    return (
+        f'<figure><img src="{uri}" alt="{escape(alt)}"><figcaption>{caption}</figcaption></figure>',
+        colours,
+    )
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -292,12 +329,21 @@ def _scores(run: RunFiles, stage: StageFiles) -> str:
     cards = [_score_card(name, v, parts.baselines) for name, v in list(numbers.items())[:NUM_CARDS]]
     out = [f'<div class="cards">{"".join(cards)}</div>'] if cards else []
     if words:
-        out.append('<p class="soft">' + escape(', '.join(f'{label(k)}: {v}' for k, v in words.items())) + '</p>')
+        out.append(
+            '<p class="soft">'
+            + escape(', '.join(f'{label(k)}: {v}' for k, v in words.items()))
+            + '</p>'
+        )
     out += [f'<p class="soft">{escape(meaning)}</p>' for meaning in meanings(numbers)]
     rest = list(numbers.items())[NUM_CARDS:]
     if rest:
         heads = ['score', 'this run', *map(label, parts.baselines)]
-        out.append(html.card('More scores', html.table(heads, [_score_row(n, v, parts.baselines) for n, v in rest])))
+        out.append(
+            html.card(
+                'More scores',
+                html.table(heads, [_score_row(n, v, parts.baselines) for n, v in rest]),
+            )
+        )
     return ''.join(out) + _nested_scores('', parts)
 
 
@@ -307,11 +353,25 @@ def _nested_scores(prefix: str, parts: ScoreParts) -> str:
     for name, table in parts.tables.items():
         if prefix or name != PER_CLASS:  # which has a place of its own
             columns = table_columns(table)
-            rows = [[escape(row), *(escape(cells[i]) for _, cells in columns)] for i, row in enumerate(table)]
-            out.append(html.card(prefix + label(name), html.table(['', *(heading for heading, _ in columns)], rows)))
+            rows = [
+                [escape(row), *(escape(cells[i]) for _, cells in columns)]
+                for i, row in enumerate(table)
+            ]
+            out.append(
+                html.card(
+                    prefix + label(name),
+                    html.table(['', *(heading for heading, _ in columns)], rows),
+                )
+            )
     if parts.curves:
-        out.append('<div class="charts">' + ''.join(_score_curve(n, c) for n, c in parts.curves.items()) + '</div>')
-    histograms = {name: section for name, section in parts.sections.items() if _is_histogram(section)}
+        out.append(
+            '<div class="charts">'
+            + ''.join(_score_curve(n, c) for n, c in parts.curves.items())
+            + '</div>'
+        )
+    histograms = {
+        name: section for name, section in parts.sections.items() if _is_histogram(section)
+    }
     if histograms:
         drawn = ''.join(_score_histogram(prefix + name, one) for name, one in histograms.items())
         out.append(f'<div class="charts">{drawn}</div>')
@@ -321,7 +381,11 @@ def _nested_scores(prefix: str, parts: ScoreParts) -> str:
         inner = split_scores(section)
         rows = [_score_row(n, v, inner.baselines) for n, v in inner.values.items()]
         if rows:
-            out.append(html.card(prefix + label(name), html.table(['score', 'value', *inner.baselines], rows)))
+            out.append(
+                html.card(
+                    prefix + label(name), html.table(['score', 'value', *inner.baselines], rows)
+                )
+            )
         out.append(_nested_scores(f'{prefix}{label(name)} / ', inner))
     return ''.join(out)
 
@@ -361,7 +425,10 @@ def _score_card(name: str, value: Any, baselines: Mapping[str, Mapping[str, Any]
 
 
 def _score_row(name: str, value: Any, baselines: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    cells = [format_score(name, value), *(format_score(name, b.get(name)) for b in baselines.values())]
+    cells = [
+        format_score(name, value),
+        *(format_score(name, b.get(name)) for b in baselines.values()),
+    ]
     return [escape(label(name)), *map(escape, cells)]
 
 
@@ -376,7 +443,9 @@ def _train_shares(run: RunFiles) -> dict[str, float]:
     """Share of each class among the labelled pixels of the training split."""
     if run.spec is None:
         return {}
-    pixels = run.spec.class_pixels.get(_setting(run.config, 'data.train_split'), run.spec.class_pixels.get('train', ()))
+    pixels = run.spec.class_pixels.get(
+        _setting(run.config, 'data.train_split'), run.spec.class_pixels.get('train', ())
+    )
     total = sum(pixels)
     return {name: p / total for name, p in zip(run.spec.classes.names, pixels)} if total else {}
 
@@ -398,7 +467,9 @@ def _classes(run: RunFiles, stage: StageFiles) -> str:
         head = (html.swatch(palette[name]) if name in palette else '') + escape(name)
         rows.append((value, [head, bar, *(escape(cells[i]) for _, cells in columns)]))
     rows.sort(key=lambda r: -1.0 if r[0] is None else r[0], reverse=True)
-    content = html.table([PER_CLASS, '', *(heading for heading, _ in columns)], [cells for _, cells in rows], 'bars')
+    content = html.table(
+        [PER_CLASS, '', *(heading for heading, _ in columns)], [cells for _, cells in rows], 'bars'
+    )
     return f'<h3>Classes, by {escape(leading)}</h3><div class="card scroll tall">{content}</div>'
 
 
@@ -406,7 +477,9 @@ def _confusion(run: RunFiles, stage: StageFiles) -> str:
     parts = split_scores(stage.scores)
     if parts.confusion is None:
         return ''
-    names = list(parts.tables.get(PER_CLASS, {})) or (list(run.spec.classes.names) if run.spec else [])
+    names = list(parts.tables.get(PER_CLASS, {})) or (
+        list(run.spec.classes.names) if run.spec else []
+    )
     names = names or [str(i) for i in range(len(parts.confusion))]
     counts = parts.confusion[: len(names)]
     void = sum(sum(row[len(names) :]) for row in counts)
@@ -441,7 +514,9 @@ def _curves(run: RunFiles, stage: StageFiles) -> str:
     for record in stage.metrics:
         for name, value in record.items():
             if name not in ('step', 'kind'):
-                xs, ys = lines.setdefault(name, {}).setdefault(record.get('kind', 'train'), ([], []))
+                xs, ys = lines.setdefault(name, {}).setdefault(
+                    record.get('kind', 'train'), ([], [])
+                )
                 xs.append(record['step'])
                 ys.append(100 * value if is_share(name) and value is not None else value)
     if not lines:
@@ -449,10 +524,16 @@ def _curves(run: RunFiles, stage: StageFiles) -> str:
     values, parts = _values(stage)
     first = ['loss', *[n for n in values if n in lines][:1], 'learning_rate']
     ordered = [n for n in first if n in lines] + sorted(n for n in lines if n not in first)
-    plain, nested = [n for n in ordered if '/' not in n], [n for n in ordered if '/' in n][:MAX_CHARTS]
+    plain, nested = (
+        [n for n in ordered if '/' not in n],
+        [n for n in ordered if '/' in n][:MAX_CHARTS],
+    )
 
     def chart(name):
-        series = [Series(kind, xs, ys, kind) for kind, (xs, ys) in sorted(lines[name].items(), reverse=True)]
+        series = [
+            Series(kind, xs, ys, kind)
+            for kind, (xs, ys) in sorted(lines[name].items(), reverse=True)
+        ]
         references = [
             Reference(label(b), 100 * scores[name] if is_share(name) else scores[name])
             for b, scores in parts.baselines.items()
@@ -480,8 +561,12 @@ def _pictures(run: RunFiles, stage: StageFiles) -> str:
         panels, colours = _panels(entry)
         seen |= colours
         score = info.get('score')
-        caption = escape(info['name']) + ('' if score is None else f' <span class="soft">score {score:.3f}</span>')
-        groups.setdefault(group, []).append(f'<div class="picture"><h4>{caption}</h4>{panels}</div>')
+        caption = escape(info['name']) + (
+            '' if score is None else f' <span class="soft">score {score:.3f}</span>'
+        )
+        groups.setdefault(group, []).append(
+            f'<div class="picture"><h4>{caption}</h4>{panels}</div>'
+        )
     present = [
         f'<li>{html.swatch(colour)}{escape(name)}</li>'
         for name, colour in _palette(run.spec).items()
@@ -490,7 +575,9 @@ def _pictures(run: RunFiles, stage: StageFiles) -> str:
     legend = f'<ul class="legend">{"".join(present)}</ul>' if present else ''
     out = []
     for group in [*(g for g in GROUPS if g in groups), *(g for g in groups if g not in GROUPS)]:
-        out.append(f'<h3>{escape(GROUPS.get(group, label(group)))}</h3>{"" if out else legend}{"".join(groups[group])}')
+        out.append(
+            f'<h3>{escape(GROUPS.get(group, label(group)))}</h3>{"" if out else legend}{"".join(groups[group])}'
+        )
     return ''.join(out)
 
 
@@ -520,9 +607,16 @@ def _speed(run: RunFiles, stage: StageFiles) -> str:
     rows.append(['images per second, median', f'{statistics.median(speeds):.4g}'])
     rows.append(['slowest and fastest window', f'{min(speeds):.4g} – {max(speeds):.4g}'])
     if known('seconds_per_step'):
-        rows.append(['seconds per step, median', f'{statistics.median(known("seconds_per_step")):.4g}'])
+        rows.append(
+            ['seconds per step, median', f'{statistics.median(known("seconds_per_step")):.4g}']
+        )
     if known('input_wait_share'):
-        rows.append(['share of time waiting for input', f'{100 * statistics.mean(known("input_wait_share")):.1f} %'])
+        rows.append(
+            [
+                'share of time waiting for input',
+                f'{100 * statistics.mean(known("input_wait_share")):.1f} %',
+            ]
+        )
     if first_steps:
         rows.append(['first step, compilation included', f'{first_steps[-1]:.3g} s'])
     timed = [line for line in stage.timing if line.get('images_per_second') is not None]
@@ -553,7 +647,9 @@ def _setup(run: RunFiles) -> str:
             labelled = run.spec.split(split).num_labelled
             of_them = '' if labelled == count else f', {labelled:,d} of them labelled'
             rows.append([escape(split), f'{count:,d} examples{of_them}, up to {height}x{width}'])
-        cards.append(f'<div><h3>Data</h3><div class="card scroll">{html.table(["data set", ""], rows)}</div></div>')
+        cards.append(
+            f'<div><h3>Data</h3><div class="card scroll">{html.table(["data set", ""], rows)}</div></div>'
+        )
     if run.environment:
         rows = [[escape(k), escape(v)] for k, v in run.environment.items()]
         cards.append(

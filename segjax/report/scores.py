@@ -86,7 +86,9 @@ def _is_curve(value: dict[str, Any]) -> bool:
 
 def _is_matrix(value: Any) -> bool:
     rows = value if isinstance(value, list) else []
-    return bool(rows) and all(isinstance(r, list) and all(isinstance(v, (int, float)) for v in r) for r in rows)
+    return bool(rows) and all(
+        isinstance(r, list) and all(isinstance(v, (int, float)) for v in r) for r in rows
+    )
 
 
 def flat_scalars(scores: Scores) -> dict[str, float | None]:
@@ -102,8 +104,13 @@ def flat_scalars(scores: Scores) -> dict[str, float | None]:
 
 def is_share(name: str) -> bool:
     """Whether the score of this name is a share in [0, 1], which the field prints in per cent."""
-    ends = name.split('/', 1)[0].lower(), name.rsplit('/', 1)[-1].lower()  # 'IoU/road', 'per_class/road/IoU'
-    return any(word in end for end in ends for word in ('iou', 'accuracy', 'precision', 'recall', 'dice'))
+    ends = (
+        name.split('/', 1)[0].lower(),
+        name.rsplit('/', 1)[-1].lower(),
+    )  # 'IoU/road', 'per_class/road/IoU'
+    return any(
+        word in end for end in ends for word in ('iou', 'accuracy', 'precision', 'recall', 'dice')
+    )
 
 
 UNITS = {
@@ -159,7 +166,12 @@ def table_columns(table: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, lis
         values = [row.get(name) for row in table.values()]
         if name == 'pixels':
             total = sum(v or 0 for v in values) or 1
-            columns.append(('share of pixels %', [format_score('accuracy', (v or 0) / total, False) for v in values]))
+            columns.append(
+                (
+                    'share of pixels %',
+                    [format_score('accuracy', (v or 0) / total, False) for v in values],
+                )
+            )
         else:
             cells = [format_score(name, v, unit=False) for v in values]
             columns.append((with_unit(name), cells))
@@ -177,7 +189,10 @@ def score_table(scores: Scores) -> str:
         columns = [['score', *(n.replace('_', ' ') for n in parts.values)]]
         columns.append(['this run', *(format_score(n, v) for n, v in parts.values.items())])
         for name, baseline in parts.baselines.items():
-            cells = ['' if isinstance(v, str) else format_score(n, baseline.get(n)) for n, v in parts.values.items()]
+            cells = [
+                '' if isinstance(v, str) else format_score(n, baseline.get(n))
+                for n, v in parts.values.items()
+            ]
             columns.append([name.replace('_', ' '), *cells])
         blocks.append(_aligned(columns))
         blocks += meanings(parts.values)
@@ -193,7 +208,10 @@ def _aligned(columns: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in columns]
     rows = []
     for row in zip(*columns, strict=True):
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
+        cells = [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:])),
+        ]
         rows.append('  '.join(cells).rstrip())
     return '\n'.join([rows[0], '-' * (sum(widths) + 2 * (len(widths) - 1)), *rows[1:]])
 

@@ -22,7 +22,16 @@ from segjax.metrics import confusion
 from segjax.metrics import depth as metrics_of_depth
 from segjax.ops import images, resize, warp
 from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, TrainState
-from segjax.schema import Choice, Field, argument_of_net, at_least, between, is_number, is_whole, one_of
+from segjax.schema import (
+    Choice,
+    Field,
+    argument_of_net,
+    at_least,
+    between,
+    is_number,
+    is_whole,
+    one_of,
+)
 from segjax.spec import DataSpec
 from segjax.tasks import segmentation
 
@@ -48,18 +57,26 @@ def _part(value) -> str | None:
 
 
 SCHEMA = {
-    'frames': Field((-1, 1), 'neighbours that are warped onto a frame, by their distance in the clip', _offsets),
+    'frames': Field(
+        (-1, 1), 'neighbours that are warped onto a frame, by their distance in the clip', _offsets
+    ),
     'rows': Field(
-        (0.0, 1.0), "share of the rows, from the top, that is compared: without the car's own bonnet, (0, 0.75)", _part
+        (0.0, 1.0),
+        "share of the rows, from the top, that is compared: without the car's own bonnet, (0, 0.75)",
+        _part,
     ),
     'photometric': Field('l1', 'what a warped neighbour is compared by', one_of(*PHOTOMETRIC)),
     'ssim_share': Field(losses.SSIM_SHARE, 'of SSIM in mixture and minimum', between(0, 1)),
     'automask': Field(False, 'minimum: leave out what fits better without a warp (monodepth2)'),
     'mask_weight': Field(
-        0.0, 'all_pixels: weight of the cross-entropy of explainability masks; 0: no masks', at_least(0)
+        0.0,
+        'all_pixels: weight of the cross-entropy of explainability masks; 0: no masks',
+        at_least(0),
     ),
     'smoothness': Field('second_order', 'prior on disparity', one_of(*SMOOTHNESS)),
-    'smooth_weight': Field(0.5, 'its weight at full resolution; half of it at half the resolution, ..', at_least(0)),
+    'smooth_weight': Field(
+        0.5, 'its weight at full resolution; half of it at half the resolution, ..', at_least(0)
+    ),
     'num_scales': Field(4, 'resolutions at which disparity is trained: 1, 1/2, ..', between(1, 4)),
     'full_resolution': Field(False, 'compare images at full resolution at all scales (monodepth2)'),
 }
@@ -122,13 +139,17 @@ def make_depth_net(section: ml_collections.ConfigDict, dtype: str) -> DepthNet:
         return net.lazy_init(key, _floats(image), train=False)
 
     def apply(params, model_state, image, *, train: bool):
-        outputs, updates = segmentation.apply_net(net, params, model_state, unit(image), train=train)
+        outputs, updates = segmentation.apply_net(
+            net, params, model_state, unit(image), train=train
+        )
         return outputs['disparity'], updates
 
     return DepthNet(init, apply, net.depth_of)
 
 
-def make_pose_net(section: ml_collections.ConfigDict, frames: Sequence[int], masks: bool, dtype: str) -> PoseNet:
+def make_pose_net(
+    section: ml_collections.ConfigDict, frames: Sequence[int], masks: bool, dtype: str
+) -> PoseNet:
     """The net of a POSE_NET section; `masks`: with explainability masks."""
     args = {key: value for key, value in section.items() if key != 'name'}
     if masks:
@@ -138,13 +159,17 @@ def make_pose_net(section: ml_collections.ConfigDict, frames: Sequence[int], mas
             raise InputError('config.pose_net.name', got=repr(section.name), expected=expected)
         args['masks'] = True
     earlier = tuple(offset < 0 for offset in frames)
-    net = models.build('pose', section.name, earlier=earlier, dtype=dtype, axis_name=parallel.AXIS, **args)
+    net = models.build(
+        'pose', section.name, earlier=earlier, dtype=dtype, axis_name=parallel.AXIS, **args
+    )
 
     def init(key: PRNGKey, image, frames):
         return net.lazy_init(key, _floats(image), _floats(frames), train=False)
 
     def apply(params, model_state, image, frames, *, train: bool):
-        return segmentation.apply_net(net, params, model_state, unit(image), unit(frames), train=train)
+        return segmentation.apply_net(
+            net, params, model_state, unit(image), unit(frames), train=train
+        )
 
     def motions(outputs: Mapping[str, Array]) -> Array:
         found = warp.rigid_motion(outputs['motion'], net.convention)
@@ -202,12 +227,18 @@ def check_config(config: ml_collections.ConfigDict, spec: DataSpec, size: tuple[
     factor = 2 ** (config.depth.num_scales - 1)
     if any(length % factor for length in size):
         raise InputError(
-            'config.augment.crop', got=f'{tuple(size)}', expected=f'multiples of {factor}, for images at every scale'
+            'config.augment.crop',
+            got=f'{tuple(size)}',
+            expected=f'multiples of {factor}, for images at every scale',
         )
     _check_rows(config, spec, size[0] // factor)
     if config.depth.mask_weight and config.depth.photometric != 'all_pixels':
         got = f'a weight with photometric {config.depth.photometric!r}'
-        raise InputError('config.depth.mask_weight', got=got, expected="photometric 'all_pixels', or a weight of 0")
+        raise InputError(
+            'config.depth.mask_weight',
+            got=got,
+            expected="photometric 'all_pixels', or a weight of 0",
+        )
     if config.depth.automask and config.depth.photometric != 'minimum':
         got = f'True with photometric {config.depth.photometric!r}'
         raise InputError('config.depth.automask', got=got, expected="photometric 'minimum'")
@@ -217,9 +248,15 @@ def _check_rows(config: ml_collections.ConfigDict, spec: DataSpec, coarsest: int
     """`coarsest`: rows of the smallest images."""
     where, rows, augment = 'config.depth.rows', tuple(config.depth.rows), config.augment
     if not range(coarsest)[_span(rows, coarsest)]:
-        raise InputError(where, got=f'{rows}', expected=f'at least one of the {coarsest} rows at the coarsest scale')
+        raise InputError(
+            where,
+            got=f'{rows}',
+            expected=f'at least one of the {coarsest} rows at the coarsest scale',
+        )
     height = (augment.resize or spec.split(config.data.train_split).max_size)[0]
-    moves = augment.scale != (1, 1) or augment.rotate or augment.translate or augment.crop[0] != height
+    moves = (
+        augment.scale != (1, 1) or augment.rotate or augment.translate or augment.crop[0] != height
+    )
     if rows != (0, 1) and moves:
         raise InputError(
             where,
@@ -281,7 +318,9 @@ def _span(share: Sequence[float], length: int) -> slice:
     return slice(*(round(end * length) for end in share))
 
 
-def make_terms(settings: ml_collections.ConfigDict, depth_of: Callable, at_depth: Callable = as_predicted) -> Callable:
+def make_terms(
+    settings: ml_collections.ConfigDict, depth_of: Callable, at_depth: Callable = as_predicted
+) -> Callable:
     """(disparities, motions, masks, batch, keys) -> {'photometric_0', 'smoothness_0', ..}, one of each for a scale.
 
     Args:
@@ -295,7 +334,9 @@ def make_terms(settings: ml_collections.ConfigDict, depth_of: Callable, at_depth
         motions = at_depth(motions, depth)
         seen = warp.warp(sources, depth[:, None], motions, intrinsics[:, None], padding=padding)
         span = _span(settings.rows, target.shape[1])
-        target, sources, warped = (of_image[..., span, :, :] for of_image in (target, sources, seen.image))
+        target, sources, warped = (
+            of_image[..., span, :, :] for of_image in (target, sources, seen.image)
+        )
         valid = seen.valid[..., span, :]
         match settings.photometric:
             case 'l1':
@@ -304,9 +345,13 @@ def make_terms(settings: ml_collections.ConfigDict, depth_of: Callable, at_depth
                 keep = None if masks is None else losses.explainability(masks[..., span, :, :])
                 return losses.photometric_all_pixels(target, warped, weight, keep)
             case 'mixture':
-                return losses.photometric_mixture(target, warped, valid, weight, settings.ssim_share)
+                return losses.photometric_mixture(
+                    target, warped, valid, weight, settings.ssim_share
+                )
         as_they_are = dict(sources=sources, keys=keys) if settings.automask else {}
-        return losses.minimum_reprojection(target, warped, weight, ssim_share=settings.ssim_share, **as_they_are)
+        return losses.minimum_reprojection(
+            target, warped, weight, ssim_share=settings.ssim_share, **as_they_are
+        )
 
     def smoothness(disparity, image, weight) -> Mean:
         if settings.smoothness == 'edge_aware':
@@ -341,7 +386,11 @@ def make_terms(settings: ml_collections.ConfigDict, depth_of: Callable, at_depth
 def loss_weights(settings: ml_collections.ConfigDict) -> dict[str, float]:
     """Of the terms of `make_terms`: the mean over scales, and smoothness halved from one to the next."""
     n = settings.num_scales
-    weights = {'photometric': 1.0, 'smoothness': settings.smooth_weight, 'explainability': settings.mask_weight}
+    weights = {
+        'photometric': 1.0,
+        'smoothness': settings.smooth_weight,
+        'explainability': settings.mask_weight,
+    }
     return {
         f'{name}_{scale}': weight / n / (2**scale if name == 'smoothness' else 1)
         for name, weight in weights.items()
@@ -432,7 +481,9 @@ def make_view(evaluation: Evaluation, state: TrainState, batch: Batch) -> View:
     seen = warp.warp(unit(batch['image_frames']), depth, motions, batch['intrinsics'][:, None])
     from_row, to_row = (batch['size'][:, :1, None] * share for share in evaluation.settings.rows)
     rows = jnp.arange(disparity.shape[1])[:, None] + 0.5
-    counted = segmentation.valid_pixels(batch['size'], disparity) & (rows > from_row) & (rows < to_row)
+    counted = (
+        segmentation.valid_pixels(batch['size'], disparity) & (rows > from_row) & (rows < to_row)
+    )
     return View(disparity, depth_of, motions, seen.image, seen.valid & counted[:, None])
 
 
@@ -509,7 +560,9 @@ def finalize(metrics: Mapping[str, Mean]) -> Scores:
     return scores
 
 
-def render(evaluation: Evaluation, state: TrainState, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
+def render(
+    evaluation: Evaluation, state: TrainState, batch: Batch, keys: Keys
+) -> dict[str, jax.Array]:
     """Draws disparities, the first neighbour, its warp, and what differs from the frame."""
     view = make_view(evaluation, state, batch)
     target = unit(batch['image'])
@@ -530,7 +583,9 @@ def inverse(depth: Array) -> Array:
     return jnp.where(depth > 0, 1 / jnp.where(depth > 0, depth, 1), 0)
 
 
-def level_ground(intrinsics: Array, size: Array, out_size: tuple[int, int], out_valid: Array) -> Array:
+def level_ground(
+    intrinsics: Array, size: Array, out_size: tuple[int, int], out_valid: Array
+) -> Array:
     """Depth of level ground below a level camera, up to its height: 1 / (row below the horizon); 0 above it.
 
     Args:

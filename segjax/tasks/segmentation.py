@@ -22,7 +22,9 @@ VOID = 'void'
 """Name of the class that `data.void_class` adds, for what the labels leave out; its train id is C."""
 
 CLASS_WEIGHTS = {
-    'class_weights': Field('none', 'from the label counts of the training split', one_of(*losses.WEIGHT_RULES)),
+    'class_weights': Field(
+        'none', 'from the label counts of the training split', one_of(*losses.WEIGHT_RULES)
+    ),
     'weight_k': Field(1.10, 'k of the enet rule, w = 1 / ln(k + share)', above(1)),
 }
 PREPROCESS = Field('unit', 'range and colour order the net wants', one_of(*images.SCHEMES))
@@ -55,7 +57,12 @@ class Net(NamedTuple):
     apply: Callable
 
 
-def make_net(model: ml_collections.ConfigDict, num_outputs: int, dtype: str, prepare: Callable[[Array], Array]) -> Net:
+def make_net(
+    model: ml_collections.ConfigDict,
+    num_outputs: int,
+    dtype: str,
+    prepare: Callable[[Array], Array],
+) -> Net:
     """The net of a `model_choice` section.
 
     Args:
@@ -66,19 +73,28 @@ def make_net(model: ml_collections.ConfigDict, num_outputs: int, dtype: str, pre
     """
     args = {key: value for key, value in model.items() if key != 'name'}
     net = models.build(
-        'segmentation', model.name, num_classes=num_outputs, dtype=dtype, axis_name=parallel.AXIS, **args
+        'segmentation',
+        model.name,
+        num_classes=num_outputs,
+        dtype=dtype,
+        axis_name=parallel.AXIS,
+        **args,
     )
 
     def init(key: PRNGKey, image):
         return net.lazy_init(key, jax.eval_shape(prepare, image), train=False)
 
     def apply(params, model_state, image, *, train: bool, dropout: PRNGKey | None = None):
-        return apply_net(net, params, model_state, prepare(image), train=train, rngs={'dropout': dropout})
+        return apply_net(
+            net, params, model_state, prepare(image), train=train, rngs={'dropout': dropout}
+        )
 
     return Net(init, apply)
 
 
-def apply_net(net, params, model_state, *inputs, train: bool, rngs: Keys | None = None) -> tuple[Mapping, Mapping]:
+def apply_net(
+    net, params, model_state, *inputs, train: bool, rngs: Keys | None = None
+) -> tuple[Mapping, Mapping]:
     """(outputs, model_state) of a linen module; `rngs` are for training alone."""
     variables = {'params': params, **model_state}
     if not train:
@@ -124,7 +140,9 @@ def class_pixels(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[tup
     """Returns (pixels of every output channel, ignored pixels) of the labelled training examples."""
     split = spec.split(config.data.train_split)
     void = split.labelled_void_pixels
-    return ((*split.class_pixels, void), 0) if config.data.void_class else (split.class_pixels, void)
+    return (
+        ((*split.class_pixels, void), 0) if config.data.void_class else (split.class_pixels, void)
+    )
 
 
 def train_label(label: Array, config: ml_collections.ConfigDict, spec: DataSpec) -> Array:
@@ -132,13 +150,19 @@ def train_label(label: Array, config: ml_collections.ConfigDict, spec: DataSpec)
 
     Pixels that augmentation invents (padding, the rim of a rotation) carry the label 255, too, and become void.
     """
-    return jnp.where(label == IGNORE, spec.classes.num_classes, label) if config.data.void_class else label
+    return (
+        jnp.where(label == IGNORE, spec.classes.num_classes, label)
+        if config.data.void_class
+        else label
+    )
 
 
 def eval_label(batch: Batch, config: ml_collections.ConfigDict, spec: DataSpec) -> Array:
     """As `train_label`, but for the padding that brings labels to one size: it stays 255."""
     return jnp.where(
-        valid_pixels(batch['label_size'], batch['label']), train_label(batch['label'], config, spec), IGNORE
+        valid_pixels(batch['label_size'], batch['label']),
+        train_label(batch['label'], config, spec),
+        IGNORE,
     )
 
 
@@ -182,7 +206,9 @@ def valid_pixels(size: Array, like: Array) -> Array:
 # --- evaluation -------------------------------------------------------------------------------------------------------
 
 
-def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Callable) -> dict[str, Callable]:
+def make_evaluation(
+    config: ml_collections.ConfigDict, spec: DataSpec, infer: Callable
+) -> dict[str, Callable]:
     """`Stage`'s eval_step, finalize, render and predict.
 
     `evaluate.resolution` says where scores are computed. 'label' resizes logits to the size of each
@@ -197,7 +223,10 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
       infer: (state, image uint8 [B, H, W, 3]) -> float32 logits [B, H, W, C].
     """
     confusion.check_policy(config.evaluate.policy)
-    num_classes, num_examples = spec.classes.num_classes, spec.split(config.data.eval_split).num_labelled
+    num_classes, num_examples = (
+        spec.classes.num_classes,
+        spec.split(config.data.eval_split).num_labelled,
+    )
     at_image = config.evaluate.resolution == 'image'
     crop = tuple(config.evaluate.crop)
 
@@ -217,7 +246,9 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
         evidence = look(state, batch)
         if not at_image:
             label_shape = batch['label'].shape[1:]
-            evidence = resize.resize_valid(evidence, batch['size'], label_shape, batch['label_size'])
+            evidence = resize.resize_valid(
+                evidence, batch['size'], label_shape, batch['label_size']
+            )
         return jnp.argmax(evidence, -1)
 
     def labels_of(batch: Batch) -> tuple[Array, Array]:
@@ -235,7 +266,9 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
         image_iou = confusion.image_iou(prediction, label, num_classes, batch['weight'])
         return {
             'confusion': confusion.confusion(prediction, with_void, outputs, batch['weight']),
-            'image_score': confusion.per_example(image_iou, batch['index'], batch['weight'], num_examples),
+            'image_score': confusion.per_example(
+                image_iou, batch['index'], batch['weight'], num_examples
+            ),
         }
 
     def finalize(metrics: Mapping[str, Mean]) -> Scores:
@@ -248,10 +281,15 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
         if config.data.void_class:
             scores['mIoU_with_void'] = confusion.scores(counts, (*names, VOID), policy)['mIoU']
         prior = np.asarray(spec.split(config.data.train_split).class_pixels)
-        for name, blind in (('commonest', confusion.commonest_class), ('prior', confusion.class_prior)):
+        for name, blind in (
+            ('commonest', confusion.commonest_class),
+            ('prior', confusion.class_prior),
+        ):
             values = confusion.scores(blind(matrix, prior), names, policy)
             scores[f'baseline_{name}'] = {k: v for k, v in values.items() if isinstance(v, float)}
-        columns = num_classes + config.data.void_class  # the last one holds pixels that are predicted as void
+        columns = (
+            num_classes + config.data.void_class
+        )  # the last one holds pixels that are predicted as void
         scores['confusion'] = matrix[:num_classes, :columns].astype(int).tolist()
         return scores
 
@@ -262,7 +300,9 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, infer: Ca
         return {
             'prediction': paint(prediction, spec),
             'truth': paint(label, spec),
-            'errors': jnp.where(wrong[..., None], jnp.array([220, 40, 40], jnp.uint8), jnp.uint8(235)),
+            'errors': jnp.where(
+                wrong[..., None], jnp.array([220, 40, 40], jnp.uint8), jnp.uint8(235)
+            ),
         }
 
     def predict(state: TrainState, image):

@@ -20,8 +20,12 @@ LOSS = {
     **segmentation.CLASS_WEIGHTS,
     'label_smoothing': Field(0.0, 'share of the target spread over all classes', between(0, 1)),
     'aux_weight': Field(0.4, 'weight of each auxiliary head', at_least(0)),
-    'ohem_threshold': Field(0.7, 'pixels predicted with less than this probability are hard', between(0, 1)),
-    'ohem_min_kept': Field(1 / 16, 'at least this share of the valid pixels is kept', between(0, 1)),
+    'ohem_threshold': Field(
+        0.7, 'pixels predicted with less than this probability are hard', between(0, 1)
+    ),
+    'ohem_min_kept': Field(
+        1 / 16, 'at least this share of the valid pixels is kept', between(0, 1)
+    ),
 }
 
 
@@ -32,17 +36,26 @@ def make_terms(config: ml_collections.ConfigDict, spec: DataSpec) -> Callable:
 
     def pixel_loss(logits, batch: Batch) -> Mean:
         logits = resize.bilinear(logits.astype(jnp.float32), batch['label'].shape[1:])
-        arguments = (logits, segmentation.train_label(batch['label'], config, spec), batch['weight'])
+        arguments = (
+            logits,
+            segmentation.train_label(batch['label'], config, spec),
+            batch['weight'],
+        )
         if config.loss.name == 'ohem':
             threshold, kept = config.loss.ohem_threshold, config.loss.ohem_min_kept
             return losses.ohem_cross_entropy(
                 *arguments, threshold=threshold, min_kept_fraction=kept, class_weights=class_weights
             )
         smoothing = config.loss.label_smoothing
-        return losses.cross_entropy(*arguments, class_weights=class_weights, label_smoothing=smoothing)
+        return losses.cross_entropy(
+            *arguments, class_weights=class_weights, label_smoothing=smoothing
+        )
 
     def terms(outputs: Mapping, batch: Batch) -> dict[str, Mean]:
-        auxiliary = {f'aux_{head}': pixel_loss(logits, batch) for head, logits in outputs.get('aux', {}).items()}
+        auxiliary = {
+            f'aux_{head}': pixel_loss(logits, batch)
+            for head, logits in outputs.get('aux', {}).items()
+        }
         return {'main': pixel_loss(outputs['logits'], batch), **auxiliary}
 
     return terms
@@ -54,7 +67,11 @@ def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmentati
 
     def loss_fn(params, model_state, batch: Batch, keys: Keys):
         outputs, updates = net.apply(
-            params['segmenter'], model_state['segmenter'], batch['image'], train=True, dropout=keys['dropout']
+            params['segmenter'],
+            model_state['segmenter'],
+            batch['image'],
+            train=True,
+            dropout=keys['dropout'],
         )
         return terms(outputs, batch), {'segmenter': updates}, {}
 
@@ -73,7 +90,9 @@ class Optimiser(NamedTuple):
     nets: tuple[str, ...]
     where: str = 'optim'
 
-    def make(self, num_steps: int, params: Mapping[str, PyTree]) -> optax.GradientTransformationExtraArgs:
+    def make(
+        self, num_steps: int, params: Mapping[str, PyTree]
+    ) -> optax.GradientTransformationExtraArgs:
         """Returns the transformation for the parameters of its nets."""
         return optim.make(self.section, num_steps, params, self.where)
 
@@ -102,7 +121,10 @@ def fresh_state(
         step=jnp.int32(0),
         params=dict(params),
         model_state=dict(model_state),
-        opt_state={name: one.make(num_steps, owned[name]).init(owned[name]) for name, one in optimisers.items()},
+        opt_state={
+            name: one.make(num_steps, owned[name]).init(owned[name])
+            for name, one in optimisers.items()
+        },
         extra=optim.start_average(_only(params, trained), _only(model_state, trained), ema),
     )
 
@@ -113,7 +135,13 @@ def make_init(config: ml_collections.ConfigDict, net: segmentation.Net) -> Calla
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
         variables = net.init(rng.named(key, 'segmenter'), batch['image'][:1])
         params, model_state = {'segmenter': variables.pop('params')}, {'segmenter': variables}
-        return fresh_state(params, model_state, alone(config), num_steps=config.train.num_steps, ema=config.train.ema)
+        return fresh_state(
+            params,
+            model_state,
+            alone(config),
+            num_steps=config.train.num_steps,
+            ema=config.train.ema,
+        )
 
     return init
 
@@ -148,7 +176,9 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
         params, model_state = _only(state.params, trained), _only(state.model_state, trained)
-        (loss, terms, model_state, _), grads = value_and_grad(params, model_state, prepare(state, batch), keys)
+        (loss, terms, model_state, _), grads = value_and_grad(
+            params, model_state, prepare(state, batch), keys
+        )
         grads = change_grads(grads, params)
         first = next(iter(optimisers.values()))
         metrics = {
@@ -166,9 +196,13 @@ def make_train_step(
     return train_step
 
 
-def make_supervised_step(config: ml_collections.ConfigDict, loss_fn: Callable, **options) -> Callable:
+def make_supervised_step(
+    config: ml_collections.ConfigDict, loss_fn: Callable, **options
+) -> Callable:
     """`make_train_step` with the terms of `make_terms`, one optimiser, and config.train."""
-    return make_train_step(loss_fn, alone(config), head_weight(config), **schedule(config), **options)
+    return make_train_step(
+        loss_fn, alone(config), head_weight(config), **schedule(config), **options
+    )
 
 
 def schedule(config: ml_collections.ConfigDict) -> dict[str, Any]:

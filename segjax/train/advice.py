@@ -24,7 +24,9 @@ class Advice(NamedTuple):
         return f'warning: {self.where}\n    {self.message}\n    fix: {self.fix}'
 
 
-def before_training(config: ml_collections.ConfigDict, spec: DataSpec, stages: Sequence[Stage]) -> list[Advice]:
+def before_training(
+    config: ml_collections.ConfigDict, spec: DataSpec, stages: Sequence[Stage]
+) -> list[Advice]:
     """Returns all advice for a run that begins."""
     size = spec.split(config.data.train_split).max_size
     return without_start(config) + untrained(config, stages) + stretched(config, size)
@@ -40,7 +42,9 @@ def untrained(config: ml_collections.ConfigDict, stages: Sequence[Stage]) -> lis
             continue
         section = stage.name if stage.name in config else 'train'
         steps = config_lib.defaults(config.pipeline)[section].num_steps or config.train.num_steps
-        message = f'empty, and stage {stage.name!r} has 0 steps: its nets keep their random parameters'
+        message = (
+            f'empty, and stage {stage.name!r} has 0 steps: its nets keep their random parameters'
+        )
         fix = f'--config.init_from.path=RUN with the folder of a run, or --config.{section}.num_steps={steps}'
         found.append(Advice('config.init_from.path', message, fix))
     return found

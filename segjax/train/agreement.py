@@ -24,7 +24,15 @@ from segjax.data import Prepared
 from segjax.train import checkpoints, initialization
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain')
-OWN = {'data.root', 'data.cache', 'data.classes', 'data.threads', 'data.workers', 'data.prefetch', 'init_from.path'}
+OWN = {
+    'data.root',
+    'data.cache',
+    'data.classes',
+    'data.threads',
+    'data.workers',
+    'data.prefetch',
+    'init_from.path',
+}
 """Keys of the config that each host may have for itself."""
 SHOW_SECONDS = 30.0
 """How long a shared file system may take to show a new file to another host."""
@@ -47,10 +55,15 @@ def check_start(config: ml_collections.ConfigDict, workdir: pathlib.Path, use: s
         return
     facts = {
         'use': Fact(use, SAME_COMMAND),
-        'devices': Fact(f'{jax.local_device_count()} x {jax.local_devices()[0].device_kind}', SAME_CODE),
+        'devices': Fact(
+            f'{jax.local_device_count()} x {jax.local_devices()[0].device_kind}', SAME_CODE
+        ),
         'code': Fact(code_digest(), SAME_CODE),
         **{f'version of {name}': Fact(environment.version(name), SAME_CODE) for name in PACKAGES},
-        **{f'config.{key}': Fact(value, SAME_COMMAND) for key, value in _shared_keys(config).items()},
+        **{
+            f'config.{key}': Fact(value, SAME_COMMAND)
+            for key, value in _shared_keys(config).items()
+        },
         'newest checkpoints': Fact(newest_steps(workdir), SAME_FOLDER),
     }
     with _marked(workdir) as marked:
@@ -104,7 +117,12 @@ def data_digest(data: Prepared) -> str:
 def newest_steps(workdir: pathlib.Path) -> str:
     """Returns the newest whole checkpoint of every stage in a run folder, as text."""
     stages = sorted(filter(initialization.has_checkpoint, workdir.glob('*')))
-    return ', '.join(f'{stage.name} {checkpoints.newest_step(stage / "checkpoints")}' for stage in stages) or 'none'
+    return (
+        ', '.join(
+            f'{stage.name} {checkpoints.newest_step(stage / "checkpoints")}' for stage in stages
+        )
+        or 'none'
+    )
 
 
 def _shared_keys(config: ml_collections.ConfigDict) -> dict[str, str]:

@@ -107,7 +107,9 @@ class Checkpoints:
             self._in_call = True
             self._manager.save(
                 step,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(_named(host)), record=ocp.args.JsonSave(record)),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_named(host)), record=ocp.args.JsonSave(record)
+                ),
                 metrics=self._metrics(scores),
                 force=True,
             )
@@ -160,7 +162,9 @@ class Checkpoints:
     def best_step(self) -> int | None:
         return self._manager.best_step()
 
-    def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]] | None:
+    def restore(
+        self, abstract: TrainState, step: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint that can be read whole, or that of `step`; None if there is none.
 
         A damaged one is reported and passed over. One of another shape is an InputError: starting over in silence
@@ -175,7 +179,9 @@ class Checkpoints:
             try:
                 found = self._manager.restore(
                     candidate,
-                    args=ocp.args.Composite(state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore()),
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore()
+                    ),
                 )
                 raw, record = found['state'], dict(found['record'])
             except (MemoryError, PermissionError):
@@ -191,7 +197,9 @@ class Checkpoints:
                 )
                 continue
             if parallel.of_main(candidate) != candidate:
-                raise RuntimeError(f'{self._folder}: the processes read different checkpoints, {candidate} here')
+                raise RuntimeError(
+                    f'{self._folder}: the processes read different checkpoints, {candidate} here'
+                )
             self._set_aside(damaged)
             return _strict(raw, abstract, self._folder / str(candidate)), record
         if candidates:
@@ -244,7 +252,9 @@ def _strict(raw: dict[str, PyTree], abstract: TrainState, where: pathlib.Path) -
         if n in found and (np.shape(found[n]) != x.shape or np.asarray(found[n]).dtype != x.dtype)
     ]
     if missing or surplus or shapes:
-        examples = [f'no {n}' for n in missing[:3]] + [f'unexpected {n}' for n in surplus[:3]] + shapes[:3]
+        examples = (
+            [f'no {n}' for n in missing[:3]] + [f'unexpected {n}' for n in surplus[:3]] + shapes[:3]
+        )
         raise InputError(
             f'checkpoint {where}',
             got='; '.join(examples) + f' ({len(missing) + len(surplus) + len(shapes)} differences)',
@@ -264,7 +274,9 @@ def load_params(path: str) -> dict[str, PyTree]:
     if folder.name.isdigit() and (folder / 'state').is_dir():
         newest = folder
     else:
-        by_stage = {stage: _numbered(folder / stage) for stage in ('', 'checkpoints', *_stages(folder))}
+        by_stage = {
+            stage: _numbered(folder / stage) for stage in ('', 'checkpoints', *_stages(folder))
+        }
         saved = [steps for steps in by_stage.values() if steps]
         if not saved:
             raise InputError(
@@ -288,9 +300,17 @@ def _restored(step: pathlib.Path) -> dict[str, PyTree]:
         raise
     except Exception as error:  # orbax raises errors of many types for damaged files
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        older = [other for other in _numbered(step.parent) if step.name.isdigit() and int(other.name) < int(step.name)]
+        older = [
+            other
+            for other in _numbered(step.parent)
+            if step.name.isdigit() and int(other.name) < int(step.name)
+        ]
         before = max(older, key=lambda other: int(other.name), default=None)
-        fix = f'--config.init_from.path={before}, the checkpoint before' if before else 'copy the run folder again'
+        fix = (
+            f'--config.init_from.path={before}, the checkpoint before'
+            if before
+            else 'copy the run folder again'
+        )
         got = f'a checkpoint that cannot be read ({first[:200]})'
         raise InputError(str(step), got=got, expected='a whole checkpoint', fix=fix) from error
 
@@ -317,7 +337,9 @@ def recorded_configs(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 def _numbered(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the whole checkpoints in a folder of checkpoints."""
-    return [state.parent for state in folder.glob('*/state') if re.fullmatch(r'\d+', state.parent.name)]
+    return [
+        state.parent for state in folder.glob('*/state') if re.fullmatch(r'\d+', state.parent.name)
+    ]
 
 
 def _stages(folder: pathlib.Path) -> list[str]:
@@ -338,7 +360,10 @@ def _stages(folder: pathlib.Path) -> list[str]:
 
 
 def merge_params(
-    state: TrainState, source: dict[str, PyTree], patterns: tuple[str, ...], inherited: Collection[str] = ()
+    state: TrainState,
+    source: dict[str, PyTree],
+    patterns: tuple[str, ...],
+    inherited: Collection[str] = (),
 ) -> tuple[TrainState, str]:
     """Replaces the arrays of `state` whose path 'net/module/...' matches a pattern by those of the same path.
 
@@ -356,7 +381,9 @@ def merge_params(
         def choose(path, leaf, field=field, found=found):
             name = path_name(path)
             net, *inner = name.split('/')
-            module = '/'.join([net, *(inner if field == 'params' else inner[1:])])  # without 'batch_stats'
+            module = '/'.join(
+                [net, *(inner if field == 'params' else inner[1:])]
+            )  # without 'batch_stats'
             wanted = net not in inherited and any(re.match(p, module) for p in patterns)
             if not wanted or name not in found:
                 left.append(module)
@@ -385,7 +412,9 @@ def merge_params(
         )
     modules = sorted({'/'.join(n.split('/')[:2]) for n in taken})
     kept = sorted({'/'.join(n.split('/')[:2]) for n in left} - set(modules))
-    lines = [f'initialised {len(taken)} arrays from the checkpoint, {len(left)} stay as they were drawn:']
+    lines = [
+        f'initialised {len(taken)} arrays from the checkpoint, {len(left)} stay as they were drawn:'
+    ]
     lines += [f'  + {m}' for m in modules] + [f'  - {m}' for m in kept]
     return state.replace(**fields), '\n'.join(lines)
 

@@ -34,7 +34,9 @@ def check_precision(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def problems(run, stages: Sequence[Stage], use: str, begun: bool, trace_steps: bool = True) -> Iterator[InputError]:
+def problems(
+    run, stages: Sequence[Stage], use: str, begun: bool, trace_steps: bool = True
+) -> Iterator[InputError]:
     """Yields the refusals of a run, cheap checks first, with fixes that were tried.
 
     Args:
@@ -54,7 +56,9 @@ def problems(run, stages: Sequence[Stage], use: str, begun: bool, trace_steps: b
             yield _with_size(run, problem)
 
 
-def _step_problems(run, stages: Sequence[Stage], begun: bool, trace_steps: bool = True) -> Iterator[InputError]:
+def _step_problems(
+    run, stages: Sequence[Stage], begun: bool, trace_steps: bool = True
+) -> Iterator[InputError]:
     """Yields what the nets, the losses and the start of a run refuse, stage by stage."""
     states: dict[str, TrainState] = {}
 
@@ -114,13 +118,17 @@ def _check_training_batch(run, inputs: Input, begun: bool) -> None:
     try:
         run.topology.check_batch_size(inputs.batch_key, inputs.batch_size, accumulate)
     except InputError as error:
-        able = [n for n in range(1, run.topology.count) if inputs.batch_size % (n * accumulate) == 0]
+        able = [
+            n for n in range(1, run.topology.count) if inputs.batch_size % (n * accumulate) == 0
+        ]
         if not begun or not able:
             raise
         fix = 'CUDA_VISIBLE_DEVICES=' + ','.join(map(str, range(able[-1])))
         if jax.default_backend() == 'cpu':
             fix = f'XLA_FLAGS=--xla_force_host_platform_device_count={able[-1]}'
-        expected = f'{error.expected}, or fewer devices: the run keeps the batch size that it began with'
+        expected = (
+            f'{error.expected}, or fewer devices: the run keeps the batch size that it began with'
+        )
         raise InputError(error.where, got=error.got, expected=expected, fix=fix) from error
 
 
@@ -132,7 +140,11 @@ def _check_part(run, inputs: Input) -> None:
         return
     fraction = run.config.data.labelled_fraction
     places = min(max(round(fraction * whole), 1), whole - 1)
-    fix = f'--config.data.labelled_fraction={places / whole:.6g}' if places else 'add examples to this split'
+    fix = (
+        f'--config.data.labelled_fraction={places / whole:.6g}'
+        if places
+        else 'add examples to this split'
+    )
     raise InputError(
         'config.data.labelled_fraction',
         got=f'{inputs.part[0]:g} to {inputs.part[1]:g} of the {whole} examples of split {inputs.split!r}: none',
@@ -209,7 +221,9 @@ def _more_values(run, stage: Stage) -> str:
 def _trace_evaluation(run, stage: Stage, state: TrainState) -> None:
     """Raises InputError for images or crops of a size that a net does not take in evaluation."""
     inputs = stage.eval_input
-    batch = evaluation_batch(inputs, inputs.batch_size // run.topology.count, run.spec.split(inputs.split).max_size)
+    batch = evaluation_batch(
+        inputs, inputs.batch_size // run.topology.count, run.spec.split(inputs.split).max_size
+    )
     jax.eval_shape(stage.eval_step, state, batch, _keys(run, stage))
 
 
@@ -263,7 +277,9 @@ def passes(run, overrides: Iterable[str]) -> bool:
 def _changed(run, overrides: Iterable[str]):
     """Returns a run with other values of some keys, and its stages."""
     config = config_file.overridden(run.config, ';'.join(overrides))
-    return run._replace(config=config), pipelines.load(config.pipeline).make_stages(config, run.spec)
+    return run._replace(config=config), pipelines.load(config.pipeline).make_stages(
+        config, run.spec
+    )
 
 
 SIZES = ('augment.crop', 'data.eval_size', 'evaluate.crop')

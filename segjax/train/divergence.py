@@ -27,11 +27,15 @@ def finite_by_module(state: TrainState) -> dict[str, jax.Array]:
     return flags
 
 
-def check_finite(stage: str, step: int, metrics: Mapping[str, Mean], health: Mapping[str, object], saved_steps) -> None:
+def check_finite(
+    stage: str, step: int, metrics: Mapping[str, Mean], health: Mapping[str, object], saved_steps
+) -> None:
     """Raises Diverged unless the loss and all parameters are finite after `step`, with the guilty groups by name."""
     mismatch = int(health.get('replica_mismatch', 0))
     if mismatch:
-        raise RuntimeError(f'stage {stage!r}, step {step}: {mismatch} numbers of the state differ between devices')
+        raise RuntimeError(
+            f'stage {stage!r}, step {step}: {mismatch} numbers of the state differ between devices'
+        )
     broken = sorted(name for name, finite in health['finite'].items() if not finite)
     loss = float(metrics['loss'].sum / metrics['loss'].count)
     if not broken and np.isfinite(loss):

@@ -53,7 +53,9 @@ class Run(NamedTuple):
     data: data_lib.Prepared
     workdir: pathlib.Path
     topology: parallel.Topology
-    source: Callable[[], initialization.Source | None] = lambda: None  # initialization.reader of config.init_from
+    source: Callable[[], initialization.Source | None] = lambda: (
+        None
+    )  # initialization.reader of config.init_from
 
     @property
     def spec(self) -> DataSpec:
@@ -133,7 +135,10 @@ def checked_run(
 
 
 def train(
-    config: ml_collections.ConfigDict, workdir: str, stop: StopSignal | None = None, extend: bool = False
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    stop: StopSignal | None = None,
+    extend: bool = False,
 ) -> dict[str, Scores]:
     """Trains all stages (or goes on with them), evaluates, writes scores.json and report.html.
 
@@ -158,12 +163,16 @@ def train(
             if parallel.is_main():
                 files.write_json(run.workdir / CONFIG, config_lib.to_json(run.config))
                 files.write_json(run.workdir / SPEC, run.spec.to_json())
-                files.write_json(run.workdir / 'environment.json', environment.describe_topology(run.topology))
+                files.write_json(
+                    run.workdir / 'environment.json', environment.describe_topology(run.topology)
+                )
             try:
                 found = _train_stages(run, stages, stop)
             except BaseException:
                 # After a divergence or a preemption the curves up to there are what one wants to look at.
-                with contextlib.suppress(OSError):  # a full disk is not the first thing that went wrong
+                with contextlib.suppress(
+                    OSError
+                ):  # a full disk is not the first thing that went wrong
                     _write_report(run)
                 raise
             _write_report(run)
@@ -177,7 +186,9 @@ def _train_stages(run: Run, stages: tuple[Stage, ...], stop: StopSignal) -> dict
         if stop.reached():
             raise Preempted(f'stage {stage.name!r} had not begun')
         last = stage is stages[-1]
-        states[stage.name], all_scores[stage.name] = _train_and_score(run, stage, states, stop, last, len(stages) > 1)
+        states[stage.name], all_scores[stage.name] = _train_and_score(
+            run, stage, states, stop, last, len(stages) > 1
+        )
     if parallel.is_main():
         files.write_json(run.workdir / SCORES, all_scores)
     return all_scores
@@ -229,7 +240,9 @@ def _made_by(run: Run, stage: Stage, host: TrainState) -> dict[str, Any]:
     return same_run.made_by(run.config, run.spec, stage, int(host.step))
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: str, which: str = 'last') -> dict[str, Scores]:
+def evaluate(
+    config: ml_collections.ConfigDict, workdir: str, which: str = 'last'
+) -> dict[str, Scores]:
     """Scores the newest ('last') or the best ('best') checkpoint of every stage, into scores_<which>.json.
 
     The scores of a folder without permission to write are printed alone.
@@ -253,7 +266,10 @@ def _evaluate_stages(
         state = load_stage(run, stage, states, which)
         host = states[stage.name] = parallel.to_host(state)
         totals = _evaluate(run, stage, map_functions(run, stage), state, stop)
-        all_scores[stage.name] = {**stage.finalize(totals), scores.MADE_BY: _made_by(run, stage, host)}
+        all_scores[stage.name] = {
+            **stage.finalize(totals),
+            scores.MADE_BY: _made_by(run, stage, host),
+        }
         if parallel.is_main():
             print(f'{stage.name}, step {int(host.step)}')
             print(scores.score_table(all_scores[stage.name]), flush=True)
@@ -299,7 +315,11 @@ def _locked(workdir: pathlib.Path):
                 fix=fix,
             ) from error
         except OSError as error:
-            logging.error('%s: this file system cannot lock (%s); make sure that only one run uses it', workdir, error)
+            logging.error(
+                '%s: this file system cannot lock (%s); make sure that only one run uses it',
+                workdir,
+                error,
+            )
         yield
 
 
@@ -369,7 +389,9 @@ def train_stage(
 
         if record['evaluate']:
             saved.add_scores(start, evaluate(start))
-        batches = stack.enter_context(contextlib.closing(train_batches(run, stage.train_input, start)))
+        batches = stack.enter_context(
+            contextlib.closing(train_batches(run, stage.train_input, start))
+        )
         pending, root = [], root_key(run, stage, 'train')
         for step in range(start + 1, stage.num_steps + 1):
             state, metrics, flags, waited = _step(run, functions, state, batches, root)
@@ -397,7 +419,9 @@ def train_stage(
 NO_RECORD = {'window': {}, 'evaluate': False}
 
 
-def _begin(run: Run, stage: Stage, earlier: Mapping[str, TrainState], saved: checkpoints.Checkpoints):
+def _begin(
+    run: Run, stage: Stage, earlier: Mapping[str, TrainState], saved: checkpoints.Checkpoints
+):
     """Returns (initial state, record) of a stage without a checkpoint.
 
     A stage of 0 steps saves the state at once: what it began from may change or go.
@@ -434,7 +458,11 @@ def _due(run: Run, step: int, num_steps: int) -> _Due:
     keys = run.config.logging
     evaluate = every(keys.eval_every)
     # What was evaluated is saved where the best is to be kept: a score without its parameters is of no use.
-    return _Due(every(keys.log_every), evaluate, every(keys.checkpoint_every) or (evaluate and keys.keep_best > 0))
+    return _Due(
+        every(keys.log_every),
+        evaluate,
+        every(keys.checkpoint_every) or (evaluate and keys.keep_best > 0),
+    )
 
 
 def _drain(pending: list, journal: Journal, stage: Stage, saved: checkpoints.Checkpoints) -> None:
@@ -446,13 +474,19 @@ def _drain(pending: list, journal: Journal, stage: Stage, saved: checkpoints.Che
     pending.clear()
 
 
-def _evaluate(run: Run, stage: Stage, functions: Functions, state: TrainState, stop: StopSignal) -> dict[str, Mean]:
-    return evaluation.totals(run, stage, functions.evaluate, root_key(run, stage, 'evaluate'), state, stop)
+def _evaluate(
+    run: Run, stage: Stage, functions: Functions, state: TrainState, stop: StopSignal
+) -> dict[str, Mean]:
+    return evaluation.totals(
+        run, stage, functions.evaluate, root_key(run, stage, 'evaluate'), state, stop
+    )
 
 
 def _open_journal(run: Run, stage: Stage, start: int, record: Mapping[str, Any]) -> Journal:
     folder, batch_size = run.workdir / stage.name, stage.train_input.batch_size
-    journal = Journal(folder, stage.name, stage.num_steps, start, batch_size, record['window'], parallel.is_main())
+    journal = Journal(
+        folder, stage.name, stage.num_steps, start, batch_size, record['window'], parallel.is_main()
+    )
     journal.config(config_lib.to_json(run.config))
     return journal
 
@@ -464,12 +498,18 @@ def load_stage(run: Run, stage: Stage, earlier: Mapping[str, TrainState], which:
     """The state of the newest ('last') or the best ('best') checkpoint, on the devices."""
     restored = None
     if _checkpoint_folder(run, stage).is_dir():
-        with checkpoints.Checkpoints(_checkpoint_folder(run, stage), stage.monitor, read_only=True) as saved:
-            scored = which == 'best' and stage.num_steps > 0  # a stage of 0 steps has one checkpoint, without a score
+        with checkpoints.Checkpoints(
+            _checkpoint_folder(run, stage), stage.monitor, read_only=True
+        ) as saved:
+            scored = (
+                which == 'best' and stage.num_steps > 0
+            )  # a stage of 0 steps has one checkpoint, without a score
             step = saved.best_step() if scored else None
             if scored and step is None and saved.steps():
                 got = f'no checkpoint of stage {stage.name!r} with a score {stage.monitor[0]!r}'
-                raise InputError('--checkpoint best', got=got, expected='one saved after an evaluation')
+                raise InputError(
+                    '--checkpoint best', got=got, expected='one saved after an evaluation'
+                )
             restored = _restore(run, stage, earlier, saved, step)
     if restored is None and stage.num_steps:
         raise InputError(
@@ -489,7 +529,11 @@ def load_last_stage(run: Run, stages: tuple[Stage, ...], which: str) -> tuple[St
     """
     able = [number for number, stage in enumerate(stages) if stage.predict is not None]
     if not able:
-        raise InputError('--mode predict', got=f'pipeline {run.config.pipeline!r}', expected='one that predicts labels')
+        raise InputError(
+            '--mode predict',
+            got=f'pipeline {run.config.pipeline!r}',
+            expected='one that predicts labels',
+        )
     *before, last = stages[: able[-1] + 1]
     if initialization.has_checkpoint(run.workdir / last.name):
         return last, load_stage(run, last, initialization.abstract_states(run, before), which)
@@ -506,14 +550,18 @@ def root_key(run: Run, stage: Stage, use: str) -> jax.Array:
 
 def _open_checkpoints(run: Run, stage: Stage) -> checkpoints.Checkpoints:
     keep = run.config.logging
-    return checkpoints.Checkpoints(_checkpoint_folder(run, stage), stage.monitor, keep.keep_last, keep.keep_best)
+    return checkpoints.Checkpoints(
+        _checkpoint_folder(run, stage), stage.monitor, keep.keep_last, keep.keep_best
+    )
 
 
 def _checkpoint_folder(run: Run, stage: Stage) -> pathlib.Path:
     return run.workdir / stage.name / 'checkpoints'
 
 
-def _restore(run: Run, stage: Stage, earlier, saved: checkpoints.Checkpoints, step: int | None = None):
+def _restore(
+    run: Run, stage: Stage, earlier, saved: checkpoints.Checkpoints, step: int | None = None
+):
     if not saved.steps():
         return None
     return saved.restore(initialization.abstract_state(run, stage, earlier), step)
@@ -536,6 +584,9 @@ def train_batches(run: Run, inputs: Input, start_step: int) -> Iterator:
 
     with contextlib.ExitStack() as opened:  # an input that cannot be opened closes those before it
         batches = open_input(inputs, run.config.seed)
-        beside = {name: open_input(more, rng.derived_seed(run.config.seed, name)) for name, more in inputs.unpaired}
+        beside = {
+            name: open_input(more, rng.derived_seed(run.config.seed, name))
+            for name, more in inputs.unpaired
+        }
         opened.pop_all()
     return loader.SideBySide(batches, beside) if beside else batches

@@ -16,7 +16,12 @@ from segjax.train.stop import Preempted, StopSignal
 
 
 def totals(
-    run, stage: Stage, evaluate: Callable, root: jax.Array, state: TrainState, stop: StopSignal | None = None
+    run,
+    stage: Stage,
+    evaluate: Callable,
+    root: jax.Array,
+    state: TrainState,
+    stop: StopSignal | None = None,
 ) -> dict[str, Mean]:
     """Sums of all evaluation metrics over the split, in float64; every example counts once.
 
@@ -45,7 +50,9 @@ def totals(
     def add(metrics):
         for name, m in parallel.to_host(dict(metrics)).items():
             old = sums.get(name, Mean(0.0, 0.0))
-            sums[name] = Mean(old.sum + m.sum.astype(np.float64), old.count + m.count.astype(np.float64))
+            sums[name] = Mean(
+                old.sum + m.sum.astype(np.float64), old.count + m.count.astype(np.float64)
+            )
 
     waiting = []
     with contextlib.closing(batches):
@@ -60,7 +67,9 @@ def totals(
     return sums
 
 
-def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str, Mean], compare: bool = False) -> None:
+def write_pictures(
+    run, stage: Stage, keys, state: TrainState, sums: Mapping[str, Mean], compare: bool = False
+) -> None:
     """The best and worst images by metrics['image_score'], or the first ones where a stage has no such metric.
 
     Args:
@@ -91,7 +100,10 @@ def write_pictures(run, stage: Stage, keys, state: TrainState, sums: Mapping[str
     folder = run.workdir / stage.name
     board = log_files.TensorBoard(folder / 'tensorboard', int(state.step))
     for group, indices in groups.items():
-        entries = [_entry(run, inputs, source, index, float(score[index]), render, keys, state) for index in indices]
+        entries = [
+            _entry(run, inputs, source, index, float(score[index]), render, keys, state)
+            for index in indices
+        ]
         page.save_pictures(folder / 'pictures', group, entries)
         for rank, entry in enumerate(entries):
             for panel, picture in entry['pictures'].items():

@@ -44,11 +44,15 @@ def apply(run, stages: Sequence[Stage]) -> None:
     if parallel.is_main():
         for old, new, step in zip(planned, stages, done, strict=True):
             if old.num_steps != new.num_steps:
-                print(describe(run.config, new.name, (old.num_steps, new.num_steps), step), flush=True)
+                print(
+                    describe(run.config, new.name, (old.num_steps, new.num_steps), step), flush=True
+                )
         _record(run.workdir / files.START, planned, stages, done)
 
 
-def _record(path: pathlib.Path, planned: Sequence[Stage], stages: Sequence[Stage], done: Sequence[int]) -> None:
+def _record(
+    path: pathlib.Path, planned: Sequence[Stage], stages: Sequence[Stage], done: Sequence[int]
+) -> None:
     """Writes the longer plan into start.json, and the plan before once: a start that was killed may come again."""
     content = stored.read_start(path)
     before = [stage.num_steps for stage in planned]
@@ -59,7 +63,9 @@ def _record(path: pathlib.Path, planned: Sequence[Stage], stages: Sequence[Stage
     files.write_json(path, {**content, 'steps': steps, 'plans_before': plans})
 
 
-def describe(config: ml_collections.ConfigDict, stage: str, plans: tuple[int, int], done: int) -> str:
+def describe(
+    config: ml_collections.ConfigDict, stage: str, plans: tuple[int, int], done: int
+) -> str:
     """Returns what a longer plan does to the learning rates and milestones of a stage, in words.
 
     Args:
@@ -69,7 +75,9 @@ def describe(config: ml_collections.ConfigDict, stage: str, plans: tuple[int, in
       done: steps that are trained already.
     """
     before, now = plans
-    lines = [f'stage {stage!r} trains longer: {now} steps instead of {before}, of which {done} are done']
+    lines = [
+        f'stage {stage!r} trains longer: {now} steps instead of {before}, of which {done} are done'
+    ]
     for name, section in config.items():
         if not isinstance(section, ml_collections.ConfigDict) or 'schedule' not in section:
             continue
@@ -81,7 +89,9 @@ def describe(config: ml_collections.ConfigDict, stage: str, plans: tuple[int, in
             text += f' and is {rates[1]:.4g} now' + (': it jumps up' if rates[1] > rates[0] else '')
         shares = [share for share in section.milestones if share < 1]
         if shares:
-            steps = [', '.join(str(max(1, round(share * total))) for share in shares) for total in plans]
+            steps = [
+                ', '.join(str(max(1, round(share * total))) for share in shares) for total in plans
+            ]
             text += f'; the milestones {tuple(shares)} move from steps {steps[0]} to {steps[1]}'
         lines.append(text)
     return '\n'.join(lines)
@@ -90,7 +100,9 @@ def describe(config: ml_collections.ConfigDict, stage: str, plans: tuple[int, in
 def _check_later_stages(run, planned: Sequence[Stage], stages: Sequence[Stage]) -> None:
     """Raises InputError for a stage that has begun from an earlier stage which is to train longer."""
     states = {}
-    longer = {new.name for old, new in zip(planned, stages, strict=True) if old.num_steps != new.num_steps}
+    longer = {
+        new.name for old, new in zip(planned, stages, strict=True) if old.num_steps != new.num_steps
+    }
     for stage in stages:
         read = earlier_stages_read(run, stage, states)
         states[stage.name] = initialization.abstract_state(run, stage, states)

@@ -14,7 +14,10 @@ import jax
 from segjax.errors import InputError
 from segjax.train import checkpoints, divergence
 
-_SPACE, _FAILING = 'free disk space', 'start the same command again; if it fails again, look at the file system'
+_SPACE, _FAILING = (
+    'free disk space',
+    'start the same command again; if it fails again, look at the file system',
+)
 _PERMISSION, _PATH = 'check permissions, or another folder', 'another path'
 _KINDS = (
     ('ENOSPC EDQUOT EFBIG', 'a place to write to', _SPACE),
@@ -22,7 +25,11 @@ _KINDS = (
     ('ENOTDIR EISDIR EEXIST', 'a place to write to', _PATH),
     ('ENAMETOOLONG ELOOP EILSEQ', 'a path that the file system takes', _PATH),
     ('EIO ESTALE ETIMEDOUT ENODEV ENXIO EREMOTEIO ENOLCK', 'a file system that answers', _FAILING),
-    ('ENOTCONN EHOSTDOWN EHOSTUNREACH ENETUNREACH ESHUTDOWN', 'a file system that answers', _FAILING),
+    (
+        'ENOTCONN EHOSTDOWN EHOSTUNREACH ENETUNREACH ESHUTDOWN',
+        'a file system that answers',
+        _FAILING,
+    ),
     ('EMFILE ENFILE', 'fewer open files', 'ulimit -n 65536, or --config.data.workers=0'),
 )
 # Not every system has every number.
@@ -55,13 +62,23 @@ def explained(error: BaseException, place: str) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         return _of_system(error, place)
-    if isinstance(error, MemoryError) or (isinstance(error, cv2.error) and error.code == cv2.Error.STS_NO_MEM):
+    if isinstance(error, MemoryError) or (
+        isinstance(error, cv2.error) and error.code == cv2.Error.STS_NO_MEM
+    ):
         got = str(error).strip().splitlines() or ['no memory left']
-        return str(InputError('memory of this machine', got=got[-1], expected='enough of it', fix=_HOST_MEMORY))
+        return str(
+            InputError(
+                'memory of this machine', got=got[-1], expected='enough of it', fix=_HOST_MEMORY
+            )
+        )
     if isinstance(error, (jax.errors.JaxRuntimeError, RuntimeError, ValueError)):
         return _of_devices(str(error))
     frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, AssertionError) and frames and frames[-1].filename.endswith('xla_bridge.py'):
+    if (
+        isinstance(error, AssertionError)
+        and frames
+        and frames[-1].filename.endswith('xla_bridge.py')
+    ):
         return _of_devices('Unable to initialize backend: none of $JAX_PLATFORMS is there')
     return None
 
@@ -70,7 +87,11 @@ def _of_system(error: OSError, place: str) -> str | None:
     if error.errno == errno.EPIPE and error.filename is None:
         return 'the reader of the standard output has gone; the same command goes on'
     if error.errno == errno.ENOMEM:
-        return str(InputError('memory of this machine', got=error.strerror, expected='more', fix=_HOST_MEMORY))
+        return str(
+            InputError(
+                'memory of this machine', got=error.strerror, expected='more', fix=_HOST_MEMORY
+            )
+        )
     if error.errno not in _ON_DISK:
         return None
     expected, fix = _ON_DISK[error.errno]
@@ -82,19 +103,34 @@ def _of_devices(text: str) -> str | None:
     """Returns what to print for an error of jax, by its text: the types say nothing."""
     first = (text.strip().splitlines() or [''])[0][:400]
     if 'RESOURCE_EXHAUSTED' in text or re.search(r'[Oo]ut of memory', text):
-        return str(InputError('memory of the devices', got=first, expected='programs that fit', fix=_MEMORY))
+        return str(
+            InputError(
+                'memory of the devices', got=first, expected='programs that fit', fix=_MEMORY
+            )
+        )
     ended = re.search(r'Worker process was terminated unexpectedly with exit code (-?\d+)', text)
     if ended:
         return _of_worker(int(ended.group(1)))
     if re.search(r'[Uu]nable to initialize backend|[Uu]nknown backend|No visible .* devices', text):
         fix = 'look at $JAX_PLATFORMS, at the driver (nvidia-smi), and at the build of jax (bash launch/env.sh)'
-        return str(InputError('devices', got=first, expected='the accelerator that jax was told to use', fix=fix))
+        return str(
+            InputError(
+                'devices', got=first, expected='the accelerator that jax was told to use', fix=fix
+            )
+        )
     if re.match(r'[A-Z_]+: ', text) and re.search(_DEVICE, text):
         fix = 'look at the device (nvidia-smi, dmesg), then start the same command again'
         return str(InputError('devices', got=first, expected='a device that works', fix=fix))
     if re.match(r'[A-Z_]+: ', text) and re.search(_NETWORK, text):
         fix = 'look at the logs of the other processes, then start the same command again'
-        return str(InputError('processes', got=first, expected='all processes, and a network between them', fix=fix))
+        return str(
+            InputError(
+                'processes',
+                got=first,
+                expected='all processes, and a network between them',
+                fix=fix,
+            )
+        )
     return None
 
 
@@ -107,4 +143,6 @@ def _of_worker(code: int) -> str | None:
     else:
         return None
     fix = f'--config.data.workers=0, or {fix}'
-    return str(InputError('a loader process (data.workers)', got=got, expected='enough memory', fix=fix))
+    return str(
+        InputError('a loader process (data.workers)', got=got, expected='enough memory', fix=fix)
+    )

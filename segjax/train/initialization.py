@@ -100,7 +100,8 @@ def check_later_stages(run, stages: tuple[Stage, ...]) -> None:
     raise InputError(
         f'config.init_from of stage {later[0]!r}, which has not begun',
         got=', '.join(f'{key} {found[key] or "of none"}' for key in wrong),
-        expected=', '.join(f'{key} {expected[key] or "of none"}' for key in wrong) + ', as the stages that have begun',
+        expected=', '.join(f'{key} {expected[key] or "of none"}' for key in wrong)
+        + ', as the stages that have begun',
         fix=f'--config.init_from.path={path}, with its other keys as {start} has them; or another --workdir',
     )
 
@@ -128,7 +129,11 @@ def _place(path: str) -> str:
 
 def digest(source: Source) -> str:
     """Returns twelve hexadecimal digits that depend on the names and values of all arrays, and on no file name."""
-    arrays = source.tensors if isinstance(source, pretrained.Weights) else trees.named_leaves(dict(source))
+    arrays = (
+        source.tensors
+        if isinstance(source, pretrained.Weights)
+        else trees.named_leaves(dict(source))
+    )
     found = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -169,7 +174,9 @@ def with_preprocess(
     return pretrained.adopt_scheme(config, source().scheme, _default_preprocess(config))
 
 
-def with_stored_preprocess(config: ml_collections.ConfigDict, stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
+def with_stored_preprocess(
+    config: ml_collections.ConfigDict, stored: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
     """Returns the config with the `preprocess` that its run adopted from a file of weights.
 
     Args:
@@ -177,9 +184,17 @@ def with_stored_preprocess(config: ml_collections.ConfigDict, stored: Mapping[st
       stored: the config that the run folder keeps.
     """
     default = _default_preprocess(config)
-    if not default or 'preprocess' not in stored or not pretrained.is_weights(config.init_from.path):
+    if (
+        not default
+        or 'preprocess' not in stored
+        or not pretrained.is_weights(config.init_from.path)
+    ):
         return config
-    return pretrained.adopt_scheme(config, stored['preprocess'], default) if config.preprocess == default else config
+    return (
+        pretrained.adopt_scheme(config, stored['preprocess'], default)
+        if config.preprocess == default
+        else config
+    )
 
 
 def _default_preprocess(config: ml_collections.ConfigDict) -> str:
@@ -215,7 +230,9 @@ def _check_run_folder(run, states: Mapping[str, TrainState], source: Mapping[str
     earlier: set[str] = set()
     for state in states.values():
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
-        inherited = earlier & set(state.params)  # perhaps: whether a net is taken over shows in values alone
+        inherited = earlier & set(
+            state.params
+        )  # perhaps: whether a net is taken over shows in values alone
         checkpoints.merge_params(abstract, source, run.config.init_from.nets, inherited)
         earlier |= set(state.params)
 
@@ -238,10 +255,14 @@ def initial_state(run, stage: Stage, earlier: Mapping[str, TrainState]) -> Train
         return state
     summaries, patterns = [], run.config.init_from.nets
     if isinstance(source, pretrained.Weights):
-        source, listing = pretrained.load_for(state, source, run.config.init_from)  # has looked at the patterns
+        source, listing = pretrained.load_for(
+            state, source, run.config.init_from
+        )  # has looked at the patterns
         summaries, patterns = [listing], ('.*',)
     if source is not None:
-        state, summary = checkpoints.merge_params(state, source, patterns, _inherited(state, earlier))
+        state, summary = checkpoints.merge_params(
+            state, source, patterns, _inherited(state, earlier)
+        )
         summaries.append(summary)
     if parallel.is_main():
         print(f'stage {stage.name!r}: ' + '\n'.join(summaries), flush=True)

@@ -105,7 +105,9 @@ class TimingLog:
         if not enabled:
             return
         path = pathlib.Path(folder) / 'timing.jsonl'
-        files.write_text(path, ''.join(_line(r) for r in files.read_lines(path)))  # without a torn last line
+        files.write_text(
+            path, ''.join(_line(r) for r in files.read_lines(path))
+        )  # without a torn last line
         self._file = path.open('a', encoding='utf-8')
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
@@ -129,7 +131,9 @@ class TensorBoard:
         if enabled:
             folder.mkdir(parents=True, exist_ok=True)
             # Files are named by the second: without the suffix a quick restart would write over the one before.
-            self._writer = EventsWriter(str(folder / 'events'), filename_suffix=f'.{start_step:09d}')
+            self._writer = EventsWriter(
+                str(folder / 'events'), filename_suffix=f'.{start_step:09d}'
+            )
             self._write(start_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def _write(self, step: int, **content: Any) -> None:
@@ -140,8 +144,15 @@ class TensorBoard:
         """Numbers by name, shown as <kind>/<name>; None is a gap."""
         if self._writer is None:
             return
-        values = {f'{kind}/{name}': float(value) for name, value in scalars.items() if value is not None}
-        self._write(step, summary=Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()]))
+        values = {
+            f'{kind}/{name}': float(value) for name, value in scalars.items() if value is not None
+        }
+        self._write(
+            step,
+            summary=Summary(
+                value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()]
+            ),
+        )
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """One uint8 picture [H, W, 3] RGB, or grey [H, W]."""
@@ -185,14 +196,24 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._enabled, self._now, self._interval = enabled, now, interval
         self._loss, self._rate = None, None
-        self._origin, self._printed = None, -math.inf  # (step, time) after the first step, which compiles
+        self._origin, self._printed = (
+            None,
+            -math.inf,
+        )  # (step, time) after the first step, which compiles
         self._bar = None
         if enabled and self._stream.isatty():
             self._bar = tqdm.tqdm(
-                total=num_steps, initial=start_step, desc=name, unit='step', file=self._stream, dynamic_ncols=True
+                total=num_steps,
+                initial=start_step,
+                desc=name,
+                unit='step',
+                file=self._stream,
+                dynamic_ncols=True,
             )
 
-    def update(self, step: int, loss: float | None = None, images_per_second: float | None = None) -> None:
+    def update(
+        self, step: int, loss: float | None = None, images_per_second: float | None = None
+    ) -> None:
         """`step` steps are done. Loss and speed stay as they were where they are not given."""
         if not self._enabled:
             return
@@ -209,9 +230,14 @@ class Progress:
             return
         self._printed = now
         done = step - self._origin[0]
-        parts = [f'step {step}/{self._num_steps} ({100 * step // max(self._num_steps, 1)} %)', *self._values()]
+        parts = [
+            f'step {step}/{self._num_steps} ({100 * step // max(self._num_steps, 1)} %)',
+            *self._values(),
+        ]
         if done > 0 and step < self._num_steps:
-            parts.append('ETA ' + duration((now - self._origin[1]) / done * (self._num_steps - step)))
+            parts.append(
+                'ETA ' + duration((now - self._origin[1]) / done * (self._num_steps - step))
+            )
         self.message(f'[{self._name}] ' + ', '.join(parts))
 
     def _values(self) -> list[str]:

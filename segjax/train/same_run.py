@@ -25,7 +25,9 @@ CONFIG, SPEC = 'config.json', 'spec.json'  # files of a run folder
 # --- the config -------------------------------------------------------------------------------------------------------
 
 
-def as_trained(config: ml_collections.ConfigDict, folder: pathlib.Path, mode: str) -> ml_collections.ConfigDict:
+def as_trained(
+    config: ml_collections.ConfigDict, folder: pathlib.Path, mode: str
+) -> ml_collections.ConfigDict:
     """Returns the config with the preparation of images that the run adopted.
 
     Args:
@@ -40,7 +42,9 @@ def as_trained(config: ml_collections.ConfigDict, folder: pathlib.Path, mode: st
         return config
     stored = stored_files.read_config(folder / CONFIG)
     config = initialization.with_stored_preprocess(config, stored)
-    found = config_lib.differences(stored, config_lib.to_json(config), free=config_lib.FREE_IN[mode])
+    found = config_lib.differences(
+        stored, config_lib.to_json(config), free=config_lib.FREE_IN[mode]
+    )
     if found:
         raise InputError(
             f'--workdir {folder}',
@@ -54,7 +58,9 @@ def as_trained(config: ml_collections.ConfigDict, folder: pathlib.Path, mode: st
     return config
 
 
-def _check_class_file(config: ml_collections.ConfigDict, stored: Mapping[str, Any], folder: pathlib.Path) -> None:
+def _check_class_file(
+    config: ml_collections.ConfigDict, stored: Mapping[str, Any], folder: pathlib.Path
+) -> None:
     """Raises InputError for another class file than that of the run: predictions have the classes of the run."""
     path = config.data.classes
     if path in ('', config_lib.from_json(stored).data.classes) or not (folder / SPEC).exists():
@@ -75,10 +81,14 @@ def check_begun(folder: pathlib.Path) -> None:
     """Raises InputError for a folder without a run that could be extended."""
     if not initialization.has_begun(folder):
         got, fix = f'no checkpoint in {folder}', 'leave --extend out to start a run'
-        raise InputError('--extend', got=got, expected='the --workdir of a run that has begun', fix=fix)
+        raise InputError(
+            '--extend', got=got, expected='the --workdir of a run that has begun', fix=fix
+        )
 
 
-def check_resumed(folder: pathlib.Path, config: ml_collections.ConfigDict, extend: bool = False) -> bool:
+def check_resumed(
+    folder: pathlib.Path, config: ml_collections.ConfigDict, extend: bool = False
+) -> bool:
     """Returns whether a run that has begun is to train longer than its folder says.
 
     Args:
@@ -119,9 +129,12 @@ def check_recorded(folder: pathlib.Path, config: ml_collections.ConfigDict, mode
         if wrong:
             raise InputError(
                 str(folder / CONFIG),
-                got=config_lib.another_config([f'{key}: {old!r}, now {new!r}' for key, (old, new) in wrong.items()]),
+                got=config_lib.another_config(
+                    [f'{key}: {old!r}, now {new!r}' for key, (old, new) in wrong.items()]
+                ),
                 expected='the config that its checkpoints were saved with',
-                fix='undo the edit: ' + ', '.join(f'{key} = {old!r}' for key, (old, _) in wrong.items()),
+                fix='undo the edit: '
+                + ', '.join(f'{key} = {old!r}' for key, (old, _) in wrong.items()),
             )
 
 
@@ -167,7 +180,9 @@ def check_data(folder: pathlib.Path, spec: DataSpec, stages: Sequence[Stage]) ->
     if got:
         fix = f'put the data back, or begin another run: --workdir NEW --config.init_from.path={folder}'
         expected = 'the data that it was started with'
-        raise InputError(f'--workdir {folder}', got=f'data that changed since: {got}', expected=expected, fix=fix)
+        raise InputError(
+            f'--workdir {folder}', got=f'data that changed since: {got}', expected=expected, fix=fix
+        )
 
 
 def data_difference(folder: pathlib.Path, spec: DataSpec, stages: Sequence[Stage]) -> str:
@@ -180,7 +195,9 @@ def data_difference(folder: pathlib.Path, spec: DataSpec, stages: Sequence[Stage
     """
     stored = stored_spec(folder)
     of_splits = (split_differences(stored, spec, split) for split in _splits(stages))
-    return class_differences(stored.classes, spec.classes, colors=False) or next(filter(None, of_splits), '')
+    return class_differences(stored.classes, spec.classes, colors=False) or next(
+        filter(None, of_splits), ''
+    )
 
 
 def check_classes(folder: pathlib.Path, config: ml_collections.ConfigDict, spec: DataSpec) -> None:
@@ -194,7 +211,9 @@ def check_classes(folder: pathlib.Path, config: ml_collections.ConfigDict, spec:
       config: that the command brings.
       spec: of its data.
     """
-    if not initialization.has_begun(folder) or not all((folder / name).exists() for name in (CONFIG, SPEC)):
+    if not initialization.has_begun(folder) or not all(
+        (folder / name).exists() for name in (CONFIG, SPEC)
+    ):
         return
     known = stored_spec(folder).classes
     different = class_differences(known, spec.classes, ids=False, colors=False)
@@ -267,7 +286,10 @@ def split_differences(old: DataSpec, new: DataSpec, split: str) -> str:
         return '' if split not in old.num_examples else f'no split {split!r}'
     facts = {
         'examples': (old.num_examples[split], new.num_examples[split]),
-        'examples without a label': (old.num_unlabelled.get(split, 0), new.num_unlabelled.get(split, 0)),
+        'examples without a label': (
+            old.num_unlabelled.get(split, 0),
+            new.num_unlabelled.get(split, 0),
+        ),
         'pixels (height, width) of the largest label': (old.max_size[split], new.max_size[split]),
         'unlabelled pixels': (old.void_pixels[split], new.void_pixels[split]),
     }
@@ -288,7 +310,9 @@ def split_differences(old: DataSpec, new: DataSpec, split: str) -> str:
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def made_by(config: ml_collections.ConfigDict, spec: DataSpec, stage: Stage, step: int) -> dict[str, Any]:
+def made_by(
+    config: ml_collections.ConfigDict, spec: DataSpec, stage: Stage, step: int
+) -> dict[str, Any]:
     """Returns what the scores of a checkpoint depend on: its step, the digests of the data, and the config."""
     splits = split_names(stage.eval_input.split)
     return {

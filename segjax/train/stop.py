@@ -78,7 +78,9 @@ class StopSignal:
     def _receive(self, number, _):
         self._received = True
         if signal.SIGINT in self._previous:
-            signal.signal(signal.SIGINT, self._previous[signal.SIGINT])  # a second Ctrl-C is meant as one
+            signal.signal(
+                signal.SIGINT, self._previous[signal.SIGINT]
+            )  # a second Ctrl-C is meant as one
 
     def check_preparing(self) -> None:
         """Raises PreemptedAlone if this process was told to leave while it prepares data.
@@ -109,7 +111,10 @@ class StopSignal:
                 self._told = time.monotonic()
             if self._is_saving():
                 self._alive = time.monotonic()
-            if self._told is not None and time.monotonic() - max(self._told, self._alive) > self._grace:
+            if (
+                self._told is not None
+                and time.monotonic() - max(self._told, self._alive) > self._grace
+            ):
                 self._end()
 
     def _end(self) -> None:
@@ -135,5 +140,7 @@ def stop_seconds() -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float('inf'):
-        raise InputError(f'${STOP_SECONDS}', got=repr(text), expected='seconds > 0', fix=f'{STOP_SECONDS}=45')
+        raise InputError(
+            f'${STOP_SECONDS}', got=repr(text), expected='seconds > 0', fix=f'{STOP_SECONDS}=45'
+        )
     return seconds

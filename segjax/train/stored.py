@@ -27,7 +27,9 @@ def read_object(path: pathlib.Path, keys: Collection[str] = (), fix: str = '') -
         raise InputError(error.where, got=error.got, expected=error.expected, fix=fix) from error
     expected = 'a JSON object' + (f' with {", ".join(map(repr, keys))}' if keys else '')
     if not isinstance(content, dict):
-        raise InputError(str(path), got=f'{type(content).__name__} {content!r:.60}', expected=expected, fix=fix)
+        raise InputError(
+            str(path), got=f'{type(content).__name__} {content!r:.60}', expected=expected, fix=fix
+        )
     missing = [key for key in keys if key not in content]
     if missing:
         raise InputError(str(path), got=f'no {missing[0]!r}', expected=expected, fix=fix)
@@ -48,7 +50,9 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     try:
         config_lib.from_json(content)
     except InputError as error:
-        raise InputError(f'{path}: {error.where}', got=error.got, expected=error.expected, fix=fix) from error
+        raise InputError(
+            f'{path}: {error.where}', got=error.got, expected=error.expected, fix=fix
+        ) from error
     return content
 
 
@@ -67,7 +71,9 @@ def read_spec(path: pathlib.Path) -> DataSpec:
         return DataSpec.from_json(content)
     except (TypeError, KeyError) as error:
         fix = f'use the version of segjax that wrote it, or {fix}'
-        raise InputError(str(path), got=f'{error}', expected='the fields of DataSpec', fix=fix) from error
+        raise InputError(
+            str(path), got=f'{error}', expected='the fields of DataSpec', fix=fix
+        ) from error
 
 
 def read_start(path: pathlib.Path, keys: Collection[str] = ('stages',)) -> dict[str, Any]:

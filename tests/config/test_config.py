@@ -35,7 +35,9 @@ def test_a_run_that_is_older_than_a_key_stays_what_it_was(pipeline, key, before)
     del old[section][name]
     assert config_lib.from_json(old)[section][name] == before
     now = config[section][name]
-    assert config_lib.differences(old, config_lib.to_json(config)) == [f'{key}: {before!r}, now {now!r}']
+    assert config_lib.differences(old, config_lib.to_json(config)) == [
+        f'{key}: {before!r}, now {now!r}'
+    ]
     with config.unlocked():
         config[section][name] = before
     assert config_lib.differences(old, config_lib.to_json(config)) == []
@@ -70,14 +72,18 @@ def test_impossible_values_name_the_key(config, section, key, value, complaint):
     assert repr(value) in str(error.value)
 
 
-@pytest.mark.parametrize('key, value', [('source', 'resnet'), ('partial', True), ('preprocess', 'keep')])
+@pytest.mark.parametrize(
+    'key, value', [('source', 'resnet'), ('partial', True), ('preprocess', 'keep')]
+)
 def test_keys_about_published_weights_are_refused_beside_a_run_folder(config, key, value):
     config.init_from[key] = value
     for path in ('', 'w.npz', 'hf:owner/name/w.safetensors'):
         config.init_from.path = path
         config_lib.validate(config)
     config.init_from.path = 'runs/first'
-    with pytest.raises(InputError, match=f'{value!r} with runs/first, which is no file of weights') as error:
+    with pytest.raises(
+        InputError, match=f'{value!r} with runs/first, which is no file of weights'
+    ) as error:
         config_lib.validate(config)
     assert error.value.where == f'config.init_from.{key}'
     config_file.overridden(config, error.value.fix.split(',')[0].removeprefix('--config.'))
@@ -114,7 +120,13 @@ def test_choosing_a_net_brings_its_own_keys(config):
 def test_arguments_after_the_colon_are_typed():
     spec = dict(noise='none', snr=0.0, batch=4, fast=False)
     args = config_lib.parse_arg('quick,snr=7.38,batch=8,fast', ('quick', 'smoke'), **spec)
-    assert (args.variant, args.noise, args.snr, args.batch, args.fast) == ('quick', 'none', 7.38, 8, True)
+    assert (args.variant, args.noise, args.snr, args.batch, args.fast) == (
+        'quick',
+        'none',
+        7.38,
+        8,
+        True,
+    )
     assert config_lib.parse_arg('', ('quick',), **spec).variant == ''
     assert config_lib.parse_arg('batch=2', ('quick',), **spec).batch == 2
 
@@ -144,9 +156,14 @@ def test_overrides_are_typed_by_what_they_replace(config):
 
 
 def test_overriding_the_name_of_a_net_brings_its_keys(config, monkeypatch):
-    nets = {'erfnet': {'forms': schema_lib.Field('fast', '')}, 'tiny': {'depth': schema_lib.Field(3, '')}}
+    nets = {
+        'erfnet': {'forms': schema_lib.Field('fast', '')},
+        'tiny': {'depth': schema_lib.Field(3, '')},
+    }
     monkeypatch.setitem(supervised.SCHEMA, 'model', schema_lib.Choice('erfnet', '', nets))
-    config = config_file.overridden(config_lib.defaults('supervised'), 'model.name=tiny;model.depth=5')
+    config = config_file.overridden(
+        config_lib.defaults('supervised'), 'model.name=tiny;model.depth=5'
+    )
     assert config.model.to_dict() == {'name': 'tiny', 'depth': 5}
     with pytest.raises(InputError, match=r'config.model.forms[\s\S]*one of depth, name'):
         config_file.overridden(config, 'model.forms=naive')
@@ -179,8 +196,12 @@ def test_only_what_changes_the_result_counts_as_another_config(config):
     config.bench.variants = ('model.forms=naive',)
     assert config_lib.differences(old, config_lib.to_json(config)) == []
     config.train.batch_size = 12
-    assert config_lib.differences(old, config_lib.to_json(config)) == ['train.batch_size: 6, now 12']
-    others = config_lib.differences(old, config_lib.to_json(config), free=('bench', 'data.threads', 'train'))
+    assert config_lib.differences(old, config_lib.to_json(config)) == [
+        'train.batch_size: 6, now 12'
+    ]
+    others = config_lib.differences(
+        old, config_lib.to_json(config), free=('bench', 'data.threads', 'train')
+    )
     assert others == ['logging.log_every: 20, now 3', "parallel.mode: 'pmap', now 'shard_map'"]
 
 
@@ -213,7 +234,9 @@ def test_a_stored_config_that_was_edited_is_an_input_error(change):
 
 
 @pytest.mark.parametrize(
-    'path', sorted((pathlib.Path(__file__).parent / 'stored_configs').glob('*.json')), ids=lambda p: p.stem
+    'path',
+    sorted((pathlib.Path(__file__).parent / 'stored_configs').glob('*.json')),
+    ids=lambda p: p.stem,
 )
 def test_a_config_of_an_older_run_is_read_under_the_present_names(path):
     # Written when `logging` was called `run`, and `num_layers` of a net `depth`.
@@ -224,7 +247,11 @@ def test_a_config_of_an_older_run_is_read_under_the_present_names(path):
     assert config_lib.differences(stored, new, free=()) == []
     if 'geometry' in stored:
         old = stored['geometry']
-        named = (config.geometry.depth_from, config.geometry.semantic_map, config.geometry.depth_map)
+        named = (
+            config.geometry.depth_from,
+            config.geometry.semantic_map,
+            config.geometry.depth_map,
+        )
         assert named == (old['depth'], old['of'], old['map'])
     for section in ('model', 'depth_net', 'pose_net'):
         if 'depth' in stored.get(section, {}):

@@ -12,14 +12,25 @@ from segjax.errors import InputError
 NAN, INF, HUGE = float('nan'), float('inf'), 10**50
 SINGLE = ('a', '', -1, 0, 1, 2.5, NAN, INF, -INF, 1e30, 1e300, HUGE, True, None, {}, [1])
 PAIRS = ((1, 2), ('a', 'b'), (NAN, 1.0), (HUGE, HUGE), (True, True), ((), ()))
-NESTED = (((1,),), (('a',),), (('a', 'b'),), (('a', 1), ('b',)), ((1, 2, 3),), (('a', 1, 'b'),), (('(', 1.0),))
+NESTED = (
+    ((1,),),
+    (('a',),),
+    (('a', 'b'),),
+    (('a', 1), ('b',)),
+    ((1, 2, 3),),
+    (('a', 1, 'b'),),
+    (('(', 1.0),),
+)
 VALUES = (*SINGLE, *PAIRS, *NESTED, (), (1,), ('a',), ('(',), (None,), ({},), (('.*', NAN),))
 
 
 def keys_of(pipeline):
     """[(config.section.key, Field)] of a pipeline with its default nets."""
     config = config_lib.defaults(pipeline)
-    return [(where, field) for where, field, _ in validation.walk(config_lib.schema_of(pipeline), config, '')]
+    return [
+        (where, field)
+        for where, field, _ in validation.walk(config_lib.schema_of(pipeline), config, '')
+    ]
 
 
 def with_value(config, where, value):
@@ -115,7 +126,11 @@ def test_wrong_values_as_they_are_typed(key, value):
 def test_arguments_of_nets_whose_default_is_empty_take_their_own_kind():
     config = config_lib.defaults('supervised')
     config_lib.choose(config, 'model', 'bisenet')
-    assert config_file.overridden(config, 'model.head_channels=(64,64,64)').model.head_channels == (64, 64, 64)
+    assert config_file.overridden(config, 'model.head_channels=(64,64,64)').model.head_channels == (
+        64,
+        64,
+        64,
+    )
     assert config_file.overridden(config, 'model.taps=("a",)').model.taps == ('a',)
     with pytest.raises(InputError, match='strings'):
         config_file.overridden(config, 'model.taps=(1,)')

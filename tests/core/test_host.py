@@ -45,7 +45,8 @@ def in_a_process(script, **environment):
 
 @pytest.mark.skipif(sys.platform != 'linux', reason="the setting is glibc's")
 @pytest.mark.parametrize(
-    'environment, kept', [({}, True), ({'SEGJAX_KEEP_HEAP': '0'}, False), ({'MALLOC_ARENA_MAX': '8'}, False)]
+    'environment, kept',
+    [({}, True), ({'SEGJAX_KEEP_HEAP': '0'}, False), ({'MALLOC_ARENA_MAX': '8'}, False)],
 )
 def test_memory_that_was_freed_is_not_faulted_in_again(environment, kept):
     process = in_a_process(FAULTS, **environment)
@@ -73,10 +74,16 @@ def test_the_choice_of_convolutions_reaches_the_program(mode, convolutions, fusi
 
     def convolve(kernel, batch):
         dimensions = ('NHWC', 'HWIO', 'NHWC')
-        return jax.lax.conv_general_dilated(batch['x'], kernel, (1, 1), 'SAME', dimension_numbers=dimensions)
+        return jax.lax.conv_general_dilated(
+            batch['x'], kernel, (1, 1), 'SAME', dimension_numbers=dimensions
+        )
 
     topology = parallel.topology(mode, 1, host.compiler_options(chosen(convolutions)))
-    program = topology.spmd(convolve, num_args=2).lower(kernel, topology.put_batch({'x': image})).compile()
+    program = (
+        topology.spmd(convolve, num_args=2)
+        .lower(kernel, topology.put_batch({'x': image}))
+        .compile()
+    )
     assert program.as_text().count('"__ynn_fusion"') == fusions
 
 
@@ -93,7 +100,9 @@ def test_a_step_with_options_is_traced_once(mode):
     state = topology.put_replicated({'sum': np.float32(0)})
     for _ in range(3):
         before = state
-        state = jax.block_until_ready(step(before, topology.put_batch({'x': np.ones(4, np.float32)})))
+        state = jax.block_until_ready(
+            step(before, topology.put_batch({'x': np.ones(4, np.float32)}))
+        )
         assert before['sum'].is_deleted(), 'its memory is free for the new state'
     assert len(traces) == 1 and state['sum'] == 12
 
@@ -111,7 +120,9 @@ def test_a_step_with_options_is_traced_once(mode):
 )
 def test_auto_follows_jaxlib_and_the_width_of_the_net(version, net, expected, monkeypatch):
     monkeypatch.setattr(jaxlib, '__version__', version)
-    assert host.compiler_options(chosen('auto', **net)) == (host.compiler_options(chosen(expected)) if expected else ())
+    assert host.compiler_options(chosen('auto', **net)) == (
+        host.compiler_options(chosen(expected)) if expected else ()
+    )
 
 
 def test_flags_of_the_user_win(monkeypatch):
@@ -131,7 +142,9 @@ def test_flags_of_the_tests_start_this_jaxlib():
     assert process.stdout.split() == ['2'], process.stderr
 
 
-@pytest.mark.parametrize('version, known', [('0.10.2', True), ('0.11.2', False), ('0.12.0.1', False)])
+@pytest.mark.parametrize(
+    'version, known', [('0.10.2', True), ('0.11.2', False), ('0.12.0.1', False)]
+)
 def test_a_flag_is_set_only_where_jaxlib_knows_it(version, known):
     assert ('fusion_emitters' in compiler.quickly(version)) == known
 

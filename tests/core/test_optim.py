@@ -51,8 +51,12 @@ GRADS = [draw(1 + i) for i in range(STEPS)]
 
 
 def state_of(params, **transforms):
-    opt_state = {name: t.init({net: params[net] for net in nets}) for name, (t, nets) in transforms.items()}
-    return TrainState(step=jnp.int32(0), params=params, model_state={}, opt_state=opt_state, extra={})
+    opt_state = {
+        name: t.init({net: params[net] for net in nets}) for name, (t, nets) in transforms.items()
+    }
+    return TrainState(
+        step=jnp.int32(0), params=params, model_state={}, opt_state=opt_state, extra={}
+    )
 
 
 def train(config, num_steps=STEPS, params=PARAMS, grads=GRADS):
@@ -85,11 +89,15 @@ def expected(update, decays=lambda path: path[-1].key == 'kernel', rate=lambda t
 
 def sgd(memory, g, p, t, decays, momentum=0.9, nesterov=False, weight_decay=0.0):
     g = g + weight_decay * p * decays
-    memory['v'] = g if t == 0 else momentum * memory['v'] + g  # as torch.optim.SGD starts its buffer
+    memory['v'] = (
+        g if t == 0 else momentum * memory['v'] + g
+    )  # as torch.optim.SGD starts its buffer
     return g + momentum * memory['v'] if nesterov else memory['v']
 
 
-def adam(memory, g, p, t, decays, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, decoupled=False):
+def adam(
+    memory, g, p, t, decays, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, decoupled=False
+):
     if not decoupled:
         g = g + weight_decay * p * decays
     memory['m'] = beta1 * memory.get('m', 0) + (1 - beta1) * g
@@ -113,7 +121,10 @@ def assert_close(got, want, rtol=2e-5, atol=1e-5):
         ({'name': 'adam'}, adam),
         ({'name': 'adam', 'beta1': 0.5, 'eps': 1e-3}, functools.partial(adam, beta1=0.5, eps=1e-3)),
         ({'name': 'adam', 'weight_decay': 0.3}, functools.partial(adam, weight_decay=0.3)),
-        ({'name': 'adamw', 'weight_decay': 0.3}, functools.partial(adam, weight_decay=0.3, decoupled=True)),
+        (
+            {'name': 'adamw', 'weight_decay': 0.3},
+            functools.partial(adam, weight_decay=0.3, decoupled=True),
+        ),
     ],
 )
 def test_optimiser_is_the_formula(changes, update):
@@ -134,7 +145,9 @@ def test_decay_spares_norms_and_biases_unless_told(name):
 
 
 def test_stacked_norms_and_vectors_do_not_decay():
-    params = {'net': {'norm': {'scale': np.ones((6, 4), np.float32)}, 'dilation': np.ones(4, np.float32)}}
+    params = {
+        'net': {'norm': {'scale': np.ones((6, 4), np.float32)}, 'dilation': np.ones(4, np.float32)}
+    }
     zero = jax.tree.map(np.zeros_like, params)
     got = train(settings(name='sgd', weight_decay=0.5), params=params, grads=[zero])
     jax.tree.map(np.testing.assert_array_equal, got, params)
@@ -147,7 +160,11 @@ def test_stacked_norms_and_vectors_do_not_decay():
     ('changes', 'steps', 'values'),
     [
         ({'schedule': 'constant'}, (0, 50, 99, 100), (1, 1, 1, 1)),
-        ({'schedule': 'poly', 'power': 0.9}, (0, 50, 99, 100, 101), (1, 0.535886731, 0.0158489319, 0, 0)),
+        (
+            {'schedule': 'poly', 'power': 0.9},
+            (0, 50, 99, 100, 101),
+            (1, 0.535886731, 0.0158489319, 0, 0),
+        ),
         ({'schedule': 'poly', 'power': 2.0}, (0, 10, 75), (1, 0.81, 0.0625)),
         ({'schedule': 'linear_tail'}, (0, 50, 51, 75, 99, 100), (1, 1, 0.98, 0.5, 0.02, 0)),
         ({'schedule': 'linear_tail', 'constant_fraction': 1.0}, (0, 99), (1, 1)),
@@ -160,12 +177,20 @@ def test_stacked_norms_and_vectors_do_not_decay():
             (0, 29, 30, 59, 60, 89, 90, 100),
             (1, 1, 0.3, 0.3, 0.09, 0.09, 0.027, 0.027),
         ),
-        ({'schedule': 'step', 'milestones': (0.5, 80), 'warmup_steps': 10}, (5, 49, 50, 80), (0.5, 1, 0.1, 0.01)),
+        (
+            {'schedule': 'step', 'milestones': (0.5, 80), 'warmup_steps': 10},
+            (5, 49, 50, 80),
+            (0.5, 1, 0.1, 0.01),
+        ),
         ({'schedule': 'step', 'milestones': (30, 200)}, (30, 250), (0.1, 0.1)),
         ({'schedule': 'step', 'milestones': (0.001,)}, (0, 1), (1, 0.1)),
         ({'warmup_steps': 10}, (0, 5, 9, 10, 11), (0, 0.5, 0.9, 1, 1)),
         ({'warmup_steps': 10, 'warmup_factor': 0.1}, (0, 5, 10), (0.1, 0.55, 1)),
-        ({'schedule': 'poly', 'power': 1.0, 'warmup_steps': 10}, (0, 5, 10, 50), (0, 0.475, 0.9, 0.5)),
+        (
+            {'schedule': 'poly', 'power': 1.0, 'warmup_steps': 10},
+            (0, 5, 10, 50),
+            (0, 0.475, 0.9, 0.5),
+        ),
     ],
 )
 def test_schedule_values(changes, steps, values):
@@ -173,7 +198,9 @@ def test_schedule_values(changes, steps, values):
     got = [rate(t) for t in steps]
     np.testing.assert_allclose(got, 0.01 * np.array(values), rtol=1e-6, atol=1e-12)
     np.testing.assert_array_equal(jax.jit(jax.vmap(rate))(jnp.array(steps)).dtype, jnp.float32)
-    np.testing.assert_allclose(optim.learning_rate(settings(**changes), 100, steps[1]).value(), RATE * values[1], 1e-6)
+    np.testing.assert_allclose(
+        optim.learning_rate(settings(**changes), 100, steps[1]).value(), RATE * values[1], 1e-6
+    )
 
 
 def test_schedule_keeps_its_digits_at_the_end_of_long_trainings():
@@ -185,10 +212,14 @@ def test_schedule_keeps_its_digits_at_the_end_of_long_trainings():
 def test_the_step_schedule_is_that_of_optax():
     own = optim.schedule(settings(schedule='step', milestones=(3, 8, 15), step_factor=0.3), 20)
     expected = optax.piecewise_constant_schedule(RATE, {3: 0.3, 8: 0.3, 15: 0.3})
-    np.testing.assert_allclose([own(t) for t in range(21)], [expected(t) for t in range(21)], rtol=1e-6)
+    np.testing.assert_allclose(
+        [own(t) for t in range(21)], [expected(t) for t in range(21)], rtol=1e-6
+    )
 
 
-@pytest.mark.parametrize('milestones', [(), (0.5, 0.5), (30, 20), (0,), (1.5,), (-0.1,), ('0.5',), (True,)])
+@pytest.mark.parametrize(
+    'milestones', [(), (0.5, 0.5), (30, 20), (0,), (1.5,), (-0.1,), ('0.5',), (True,)]
+)
 def test_malformed_milestones_are_refused(milestones):
     config = config_lib.defaults('supervised')
     config.optim.schedule = 'step'
@@ -202,7 +233,9 @@ def test_malformed_milestones_are_refused(milestones):
 def test_milestones_and_schedule_must_fit_and_the_advice_works(section, schedule, milestones):
     config = config_lib.defaults('scene_geometry')
     config[section].update(schedule=schedule, milestones=milestones)
-    with pytest.raises(InputError, match=rf'config\.{section}\.milestones.*\n.*{schedule!r}') as error:
+    with pytest.raises(
+        InputError, match=rf'config\.{section}\.milestones.*\n.*{schedule!r}'
+    ) as error:
         config_lib.validate(config)
     key, _, value = error.value.fix.removeprefix('--config.').partition('=')
     assert key == f'{section}.milestones'
@@ -215,7 +248,9 @@ def test_schedule_errors():
         optim.schedule(settings(warmup_steps=1000), 100)
     with pytest.raises(InputError, match="did you mean 'poly'"):
         optim.schedule(settings(schedule='polly'), 100)
-    assert optim.schedule(settings(warmup_steps=10), 0)(0) == 0  # a stage that only evaluates has no steps
+    assert (
+        optim.schedule(settings(warmup_steps=10), 0)(0) == 0
+    )  # a stage that only evaluates has no steps
 
 
 def test_the_rate_of_a_step_is_the_rate_of_the_train_state():
@@ -237,7 +272,11 @@ def test_the_rate_of_a_step_is_the_rate_of_the_train_state():
 def test_factors_multiply_the_rate():
     factors = (('head/.*', 10.0), ('.*/bias', 2.0), ('net/norm/.*', 0.0), ('.*/norm/bias', 3.0))
     config = settings(name='adamw', weight_decay=0.1, factors=factors)
-    for path, factor in (('head', 'conv', 'kernel'), 10), (('net', 'conv', 'bias'), 2), (('net', 'conv', 'kernel'), 1):
+    for path, factor in (
+        (('head', 'conv', 'kernel'), 10),
+        (('net', 'conv', 'bias'), 2),
+        (('net', 'conv', 'kernel'), 1),
+    ):
         update = functools.partial(adam, weight_decay=0.1, decoupled=True)
         got, want = train(config), expected(update, rate=lambda t, factor=factor: RATE * factor)
         for key in path:
@@ -263,18 +302,23 @@ def test_the_fix_of_a_pattern_is_an_argument(pattern, kept):
 
 
 @pytest.mark.parametrize(
-    'pipeline, section', [('noise_cyclegan', 'optim_discriminator'), ('scene_geometry', 'optim_depth')]
+    'pipeline, section',
+    [('noise_cyclegan', 'optim_discriminator'), ('scene_geometry', 'optim_depth')],
 )
 @pytest.mark.parametrize('key, value', [('warmup_steps', 1000), ('factors', (('nothing', 1.0),))])
 def test_errors_name_the_section_of_the_optimiser(pipeline, section, key, value):
     config = config_file.load(f'configs/{pipeline}.py:smoke')
     config[section][key] = value
     if pipeline == 'noise_cyclegan':
-        params = {net: {'w': jnp.zeros((2, 2))} for net in ('segmenter', 'painter', 'discriminator')}
+        params = {
+            net: {'w': jnp.zeros((2, 2))} for net in ('segmenter', 'painter', 'discriminator')
+        }
         with pytest.raises(InputError) as error:
             noise_cyclegan.optimisers(config, params)
     else:
-        optimiser = scene_geometry.make_optimisers(config, types.SimpleNamespace(pose=object(), decoder=None))
+        optimiser = scene_geometry.make_optimisers(
+            config, types.SimpleNamespace(pose=object(), decoder=None)
+        )
         with pytest.raises(InputError) as error:
             optimiser['geometry'].make(10, {'pose': {'w': jnp.zeros((2, 2))}})
     assert error.value.where == f'{section}.{key}'
@@ -298,7 +342,9 @@ def test_clipping_by_the_norm_over_all_nets():
 def test_clipping_comes_before_decay():
     zero = jax.tree.map(np.zeros_like, PARAMS)
     got = train(settings(name='sgd', weight_decay=0.5, clip_norm=1e-3), grads=[zero])
-    np.testing.assert_allclose(got['head']['conv']['kernel'], PARAMS['head']['conv']['kernel'] * (1 - RATE / 2), 1e-6)
+    np.testing.assert_allclose(
+        got['head']['conv']['kernel'], PARAMS['head']['conv']['kernel'] * (1 - RATE / 2), 1e-6
+    )
 
 
 @pytest.mark.parametrize('name', ['sgd', 'adam', 'adamw'])
@@ -318,7 +364,9 @@ def test_bfloat16_gradients_leave_everything_float32(name):
 
 
 def test_two_optimisers_over_three_nets_with_one_frozen():
-    params = {name: draw(i)['net'] for i, name in enumerate(('generator', 'discriminator', 'segmenter'))}
+    params = {
+        name: draw(i)['net'] for i, name in enumerate(('generator', 'discriminator', 'segmenter'))
+    }
     grads = {name: draw(7 + i)['net'] for i, name in enumerate(params)}
     first = optim.make(settings(name='adam'), STEPS, {'generator': params['generator']})
     second = optim.make(settings(name='sgd'), STEPS, {'discriminator': params['discriminator']})
@@ -333,7 +381,9 @@ def test_two_optimisers_over_three_nets_with_one_frozen():
 
     once = optim.apply(state, 'first', first, {'generator': grads['generator']})
     jax.tree.map(np.testing.assert_array_equal, once.opt_state['second'], state.opt_state['second'])
-    jax.tree.map(np.testing.assert_array_equal, once.params['discriminator'], params['discriminator'])
+    jax.tree.map(
+        np.testing.assert_array_equal, once.params['discriminator'], params['discriminator']
+    )
     assert once.step == 0
     after = step(step(state))
     assert after.step == 2 and jax.tree.structure(after) == structure
@@ -341,11 +391,15 @@ def test_two_optimisers_over_three_nets_with_one_frozen():
     # With the same gradient twice: v = g, then 1.9 g; Adam moves by its rate along the sign.
     assert_close(
         after.params['discriminator'],
-        jax.tree.map(lambda p, g: p - RATE * 2.9 * g, params['discriminator'], grads['discriminator']),
+        jax.tree.map(
+            lambda p, g: p - RATE * 2.9 * g, params['discriminator'], grads['discriminator']
+        ),
     )
     assert_close(
         after.params['generator'],
-        jax.tree.map(lambda p, g: p - RATE * 2 * np.sign(g), params['generator'], grads['generator']),
+        jax.tree.map(
+            lambda p, g: p - RATE * 2 * np.sign(g), params['generator'], grads['generator']
+        ),
     )
 
 
@@ -354,7 +408,9 @@ def test_make_reads_only_shapes():
     shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, PARAMS))
     from_arrays, from_shapes = (optim.make(config, STEPS, p) for p in (PARAMS, shapes))
     state = from_arrays.init(PARAMS)
-    got, want = (t.update(GRADS[0], state, PARAMS, step=jnp.int32(0))[0] for t in (from_shapes, from_arrays))
+    got, want = (
+        t.update(GRADS[0], state, PARAMS, step=jnp.int32(0))[0] for t in (from_shapes, from_arrays)
+    )
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
@@ -366,7 +422,11 @@ def test_ema_is_the_recursion():
     for t, p in enumerate(GRADS):
         average = jax.jit(optim.ema_update, static_argnums=2)(average, p, 0.9, t)
     want = jax.tree.map(
-        lambda a, *ps: 0.9**STEPS * a + sum(0.1 * 0.9 ** (STEPS - 1 - t) * p for t, p in enumerate(ps)), PARAMS, *GRADS
+        lambda a, *ps: (
+            0.9**STEPS * a + sum(0.1 * 0.9 ** (STEPS - 1 - t) * p for t, p in enumerate(ps))
+        ),
+        PARAMS,
+        *GRADS,
     )
     assert_close(average, want)
 
@@ -378,7 +438,11 @@ def test_debiased_ema_forgets_where_it_began(decay):
         average = optim.ema_update(average, p, decay, jnp.int32(t), debias=True)
     weights = np.array([decay ** (STEPS - 1 - t) if t < STEPS - 1 else 1.0 for t in range(STEPS)])
     weights /= weights.sum()
-    assert_close(average, jax.tree.map(lambda *ps: sum(w * p for w, p in zip(weights, ps)), *GRADS), atol=2e-5)
+    assert_close(
+        average,
+        jax.tree.map(lambda *ps: sum(w * p for w, p in zip(weights, ps)), *GRADS),
+        atol=2e-5,
+    )
 
 
 def test_ema_keeps_dtypes_and_float32_precision():

@@ -38,7 +38,9 @@ def make_batch():
 
 def loss_fn(net):
     def fn(params, model_state, batch, keys):
-        y, updates = net.apply({'params': params, **model_state}, batch['x'], True, mutable=['batch_stats'])
+        y, updates = net.apply(
+            {'params': params, **model_state}, batch['x'], True, mutable=['batch_stats']
+        )
         error = jnp.abs(y - batch['y']).sum(-1)
         terms = {
             'main': Mean(jnp.sum(error * batch['mask']), jnp.sum(batch['mask'])),
@@ -76,7 +78,13 @@ def test_loss_gradients_and_batch_statistics_are_those_of_the_global_batch(mode,
     def step(state, batch):
         fn = parallel.global_value_and_grad(loss_fn(Net(parallel.AXIS)), WEIGHTS.__getitem__)
         (loss, terms, model_state, _), grads = fn(*state, batch, {})
-        return loss, parallel.sum_over_devices(terms), model_state, grads, parallel.replica_mismatch(grads)
+        return (
+            loss,
+            parallel.sum_over_devices(terms),
+            model_state,
+            grads,
+            parallel.replica_mismatch(grads),
+        )
 
     mapped = topology.spmd(step, num_args=2)
     got_loss, terms, got_updates, got_grads, mismatch = parallel.to_host(
@@ -119,14 +127,18 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(mode, devices, accum
         return loss, parallel.sum_over_devices(terms), model_state, grads, rows
 
     loss, terms, model_state, grads, rows = parallel.to_host(
-        topology.spmd(step, num_args=2)(topology.put_replicated((params, variables)), topology.put_batch(batch))
+        topology.spmd(step, num_args=2)(
+            topology.put_replicated((params, variables)), topology.put_batch(batch)
+        )
     )
     expected, expected_grads = jax.value_and_grad(objective)(params)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), grads, expected_grads)
     np.testing.assert_allclose(terms['main'].count, batch['mask'].sum())
     seen_by_init_and_step = ROWS + ROWS // devices
-    assert model_state['batch_stats']['seen'] == seen_by_init_and_step, 'statistics pass through every micro-batch'
+    assert model_state['batch_stats']['seen'] == seen_by_init_and_step, (
+        'statistics pass through every micro-batch'
+    )
     assert rows == 0, 'aux keeps the order of the rows'
 
 
@@ -141,21 +153,31 @@ def test_numbers_from_a_shared_key_are_those_of_the_example_in_any_micro_batch(d
 
     def loss_fn(params, model_state, batch, keys):
         rows = {name: drawn(key, batch['index']) for name, key in keys.items()}
-        return {'main': Mean((params * rows['noise']).sum(), jnp.float32(len(rows['noise'])))}, model_state, rows
+        return (
+            {'main': Mean((params * rows['noise']).sum(), jnp.float32(len(rows['noise'])))},
+            model_state,
+            rows,
+        )
 
     def step(params, batch):
         keys = {'noise': shared, 'dropout': own}
-        fn = parallel.global_value_and_grad(loss_fn, lambda name: 1.0, accumulate, shared=('noise',))
+        fn = parallel.global_value_and_grad(
+            loss_fn, lambda name: 1.0, accumulate, shared=('noise',)
+        )
         (_, _, _, rows), grads = fn(params, {}, batch, keys)
         return {name: parallel.all_rows(value) for name, value in rows.items()}, grads
 
     rows, grads = parallel.to_host(
-        topology.spmd(step, num_args=2)(topology.put_replicated(jnp.float32(1)), topology.put_batch(batch))
+        topology.spmd(step, num_args=2)(
+            topology.put_replicated(jnp.float32(1)), topology.put_batch(batch)
+        )
     )
     expected = drawn(shared, batch['index'])
     np.testing.assert_array_equal(rows['noise'], expected)
     np.testing.assert_allclose(grads, expected.mean(), rtol=1e-5)
-    assert not np.any(rows['dropout'] == drawn(own, batch['index'])), 'the other streams differ by micro-batch'
+    assert not np.any(rows['dropout'] == drawn(own, batch['index'])), (
+        'the other streams differ by micro-batch'
+    )
 
 
 def test_a_batch_in_which_nothing_counts_gives_zero_not_nan():
@@ -167,7 +189,9 @@ def test_a_batch_in_which_nothing_counts_gives_zero_not_nan():
     params = variables.pop('params')
 
     def step(state, batch):
-        (loss, *_), grads = parallel.global_value_and_grad(loss_fn(net), WEIGHTS.__getitem__)(*state, batch, {})
+        (loss, *_), grads = parallel.global_value_and_grad(loss_fn(net), WEIGHTS.__getitem__)(
+            *state, batch, {}
+        )
         return loss, grads
 
     loss, grads = topology.spmd(step, num_args=2)((params, variables), topology.put_batch(batch))
@@ -201,7 +225,9 @@ def test_replica_mismatch_counts_numbers_that_differ(mode):
         differing = x.at[0].add(index.astype(x.dtype))
         return parallel.replica_mismatch(same), parallel.replica_mismatch([differing])
 
-    same, differing = topology.spmd(step, num_args=2)(jnp.ones(5), topology.put_batch({'x': np.zeros(4)}))
+    same, differing = topology.spmd(step, num_args=2)(
+        jnp.ones(5), topology.put_batch({'x': np.zeros(4)})
+    )
     assert int(same) == 0
     assert int(differing) == 1
 
@@ -222,13 +248,18 @@ def test_a_step_is_traced_once(mode, devices):
 
     def step(state, batch):
         traces.append(1)
-        return {'sum': state['sum'] + parallel.sum_over_devices(batch['x'].sum()), 'step': state['step'] + 1}
+        return {
+            'sum': state['sum'] + parallel.sum_over_devices(batch['x'].sum()),
+            'step': state['step'] + 1,
+        }
 
     step = topology.spmd(step, num_args=2, donate=(0,))
     state = topology.put_replicated({'sum': np.float32(0), 'step': np.int32(0)})
     for _ in range(3):
         before = state
-        state = jax.block_until_ready(step(before, topology.put_batch({'x': np.ones(4, np.float32)})))
+        state = jax.block_until_ready(
+            step(before, topology.put_batch({'x': np.ones(4, np.float32)}))
+        )
         assert before['sum'].is_deleted(), 'its memory is free for the new state'
     assert len(traces) == 1
     assert state['sum'] == 12 and state['step'] == 3

@@ -12,7 +12,10 @@ from segjax.errors import InputError
 @pytest.mark.parametrize(
     'text, fix',
     [
-        ('gs://bucket/runs/a b', "gcsfuse bucket /mnt/bucket, then --workdir='/mnt/bucket/runs/a b'"),
+        (
+            'gs://bucket/runs/a b',
+            "gcsfuse bucket /mnt/bucket, then --workdir='/mnt/bucket/runs/a b'",
+        ),
         ('s3://bucket/r', 'mount-s3 bucket /mnt/bucket, then --workdir=/mnt/bucket/r'),
         ('HDFS://node/r', 'mount the storage at /mnt/node, then --workdir=/mnt/node/r'),
         ('file:///data/r', '--workdir=/data/r'),
@@ -26,7 +29,9 @@ def test_an_address_is_refused_with_the_path_to_type(text, fix):
     assert (caught.value.where, caught.value.got, caught.value.fix) == ('--workdir', text, fix)
 
 
-@pytest.mark.parametrize('text', ['runs/a', '/a//b', 'a:b', '1%20 ü', 'hf:owner/name/x.npz', 'C:/x'])
+@pytest.mark.parametrize(
+    'text', ['runs/a', '/a//b', 'a:b', '1%20 ü', 'hf:owner/name/x.npz', 'C:/x']
+)
 def test_a_path_is_no_address(text):
     assert str(paths.local('--workdir', text)) == text.replace('//', '/')
 

@@ -31,8 +31,17 @@ def start(workdir, devices, *settings, num_steps=NUM_STEPS):
         'XLA_FLAGS': compiler.devices(devices),
         'PYTHONPATH': os.pathsep.join([str(HELPERS.parent.parent), str(HELPERS)]),
     }
-    command = [sys.executable, str(HELPERS / 'toy_run.py'), str(workdir), str(num_steps), *SETTINGS, *settings]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        sys.executable,
+        str(HELPERS / 'toy_run.py'),
+        str(workdir),
+        str(num_steps),
+        *SETTINGS,
+        *settings,
+    ]
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(*processes):
@@ -53,7 +62,11 @@ def result(workdir, num_steps=NUM_STEPS):
         state = checkpointer.restore(workdir / f'adversarial/checkpoints/{num_steps}/state')
     lines = map(json.loads, (workdir / 'adversarial/metrics.jsonl').read_text().splitlines())
     losses = [line['loss'] for line in lines if line['kind'] == 'train']
-    return traverse_util.flatten_dict(state, sep='/'), losses, json.loads((workdir / 'scores.json').read_text())
+    return (
+        traverse_util.flatten_dict(state, sep='/'),
+        losses,
+        json.loads((workdir / 'scores.json').read_text()),
+    )
 
 
 @pytest.fixture(scope='module')
@@ -85,17 +98,24 @@ def test_a_signal_to_one_process_stops_both_at_one_step_and_both_go_on(tmp_path)
 
     def start_pair(workdir):
         settings = (f'port={free_port()}', 'num_processes=2')
-        return [start(workdir, 1, *settings, f'process_id={i}', num_steps=num_steps) for i in range(2)]
+        return [
+            start(workdir, 1, *settings, f'process_id={i}', num_steps=num_steps) for i in range(2)
+        ]
 
     whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
     finish(*start_pair(whole))
     pair = start_pair(stopped)
     log = stopped / 'adversarial/metrics.jsonl'
-    while all(p.poll() is None for p in pair) and not (log.exists() and log.read_bytes().count(b'\n') >= 3):
+    while all(p.poll() is None for p in pair) and not (
+        log.exists() and log.read_bytes().count(b'\n') >= 3
+    ):
         time.sleep(0.01)
     pair[1].send_signal(signal.SIGTERM)
     outputs = [p.communicate(timeout=300)[0] for p in pair]
-    steps = {re.search(r"Preempted: stage 'adversarial' saved at step (\d+)", output).group(1) for output in outputs}
+    steps = {
+        re.search(r"Preempted: stage 'adversarial' saved at step (\d+)", output).group(1)
+        for output in outputs
+    }
     assert len(steps) == 1 and 4 <= int(steps.pop()) < num_steps
     finish(*start_pair(stopped))
     for name in ('adversarial/metrics.jsonl', 'scores.json'):
@@ -107,7 +127,13 @@ def test_a_signal_to_one_process_stops_both_at_one_step_and_both_go_on(tmp_path)
 
 def test_a_signal_to_a_process_that_prepares_data_ends_both(tmp_path):
     port = free_port()
-    arguments = ('--config', SMOKE, '--workdir', tmp_path / 'run', '--config.data.world.num_train=20000')
+    arguments = (
+        '--config',
+        SMOKE,
+        '--workdir',
+        tmp_path / 'run',
+        '--config.data.world.num_train=20000',
+    )
     pair = [start_main(port, i, *arguments, SEGJAX_CACHE=str(tmp_path / str(i))) for i in range(2)]
     end = time.monotonic() + SECONDS
     while not list((tmp_path / '1').glob('*.partial/train*')) and time.monotonic() < end:
@@ -127,16 +153,27 @@ SECONDS = 60  # in which all processes end
 
 def start_main(port, process_id, *arguments, package=REPOSITORY, **env):
     env = {**os.environ, 'XLA_FLAGS': compiler.devices(1), 'PYTHONPATH': str(package), **env}
-    command = [sys.executable, '-m', 'segjax.main', f'--coordinator=127.0.0.1:{port}', '--num_processes=2']
+    command = [
+        sys.executable,
+        '-m',
+        'segjax.main',
+        f'--coordinator=127.0.0.1:{port}',
+        '--num_processes=2',
+    ]
     command += [f'--process_id={process_id}', *map(str, arguments)]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=package)
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=package
+    )
 
 
 def ends(*processes, code=1):
     """Waits for the processes, and returns what each wrote to stderr."""
     began = time.monotonic()
     try:
-        errors = [process.communicate(timeout=SECONDS - (time.monotonic() - began))[1] for process in processes]
+        errors = [
+            process.communicate(timeout=SECONDS - (time.monotonic() - began))[1]
+            for process in processes
+        ]
     finally:
         for process in processes:
             process.kill()
@@ -159,7 +196,9 @@ def test_two_run_folders_end_both_processes(finished_pair, tmp_path, mode):
     port = free_port()
     folders = (finished_pair, tmp_path / 'other')
     arguments = ('--config', SMOKE, f'--mode={mode}')
-    for error in ends(*(start_main(port, i, *arguments, '--workdir', folders[i]) for i in range(2))):
+    for error in ends(
+        *(start_main(port, i, *arguments, '--workdir', folders[i]) for i in range(2))
+    ):
         assert 'error: process 1 does not see what process 0 sees' in error
         assert f'newest checkpoints: none; run folder: {folders[1]}' in error
         assert 'expected: newest checkpoints: segmentation 4' in error
@@ -171,7 +210,9 @@ def test_two_run_folders_end_both_processes(finished_pair, tmp_path, mode):
 def test_two_new_run_folders_end_both_processes_and_leave_nothing(tmp_path):
     port = free_port()
     folders = (tmp_path / 'a/run', tmp_path / 'b/run')
-    for error in ends(*(start_main(port, i, '--config', SMOKE, '--workdir', folders[i]) for i in range(2))):
+    for error in ends(
+        *(start_main(port, i, '--config', SMOKE, '--workdir', folders[i]) for i in range(2))
+    ):
         assert f'run folder: {folders[1]}, another folder' in error
     assert not list(tmp_path.iterdir())
 
@@ -193,18 +234,27 @@ def test_other_commands_end_both_processes(tmp_path, arguments, fragment):
 
 
 def test_other_code_ends_both_processes(tmp_path):
-    shutil.copytree(REPOSITORY / 'segjax', tmp_path / 'copy/segjax', ignore=shutil.ignore_patterns('__pycache__'))
+    shutil.copytree(
+        REPOSITORY / 'segjax',
+        tmp_path / 'copy/segjax',
+        ignore=shutil.ignore_patterns('__pycache__'),
+    )
     with (tmp_path / 'copy/segjax/core/optim.py').open('a') as file:
         file.write('# a change\n')
     port = free_port()
     base = ('--config', SMOKE, '--workdir', tmp_path / 'run')
-    for error in ends(start_main(port, 0, *base), start_main(port, 1, *base, package=tmp_path / 'copy')):
+    for error in ends(
+        start_main(port, 0, *base), start_main(port, 1, *base, package=tmp_path / 'copy')
+    ):
         assert 'got:      code: ' in error and 'the same checkout of segjax' in error
 
 
 def _folder_of_images(root, value):
     for split in ('train', 'val'):
-        for kind, pixels in (('images', np.full((32, 64, 3), value, np.uint8)), ('masks', np.eye(32, 64, 0, np.uint8))):
+        for kind, pixels in (
+            ('images', np.full((32, 64, 3), value, np.uint8)),
+            ('masks', np.eye(32, 64, 0, np.uint8)),
+        ):
             (root / kind / split).mkdir(parents=True)
             for number in range(8):
                 cv2.imwrite(str(root / kind / split / f'{number}.png'), pixels)
@@ -222,12 +272,18 @@ def test_copies_of_the_data_may_lie_anywhere_but_must_be_equal(tmp_path):
 
 
 def test_what_is_wrong_on_one_host_ends_both_processes(tmp_path):
-    roots = (_folder_of_images(tmp_path / 'a', 3), ('--config.data.root=/no/such', '--config.data.classes=/no/such'))
+    roots = (
+        _folder_of_images(tmp_path / 'a', 3),
+        ('--config.data.root=/no/such', '--config.data.classes=/no/such'),
+    )
     base = ('--config', SMOKE, '--config.data.name=folder', '--workdir', tmp_path / 'run')
     port = free_port()
     first, second = ends(*(start_main(port, i, *base, *roots[i]) for i in range(2)))
     assert 'error: class file /no/such' in second
-    assert 'error: process 1 has ended, so this process ends, too\n  error: class file /no/such' in first
+    assert (
+        'error: process 1 has ended, so this process ends, too\n  error: class file /no/such'
+        in first
+    )
 
 
 def _training_pair(tmp_path, **env):
@@ -235,12 +291,21 @@ def _training_pair(tmp_path, **env):
     port = free_port()
     base = ('--config', SMOKE, '--workdir', tmp_path / 'run', '--config.train.num_steps=100000')
     pair = [
-        start_main(port, i, *base, '--config.logging.eval_every=0', '--config.logging.checkpoint_every=0', **env)
+        start_main(
+            port,
+            i,
+            *base,
+            '--config.logging.eval_every=0',
+            '--config.logging.checkpoint_every=0',
+            **env,
+        )
         for i in range(2)
     ]
     log = tmp_path / 'run/segmentation/metrics.jsonl'
     while not (log.exists() and log.read_bytes().count(b'\n') >= 2):
-        assert all(process.poll() is None for process in pair), [process.communicate() for process in pair]
+        assert all(process.poll() is None for process in pair), [
+            process.communicate() for process in pair
+        ]
         time.sleep(0.05)
     return pair
 
@@ -268,4 +333,6 @@ def test_sigterm_ends_a_process_that_waits_for_another(tmp_path):
     finally:
         pair[1].kill()
     assert pair[0].returncode == 75, error
-    assert 'preempted: told to stop, and 2 s later still at work' in error and 'Traceback' not in error
+    assert (
+        'preempted: told to stop, and 2 s later still at work' in error and 'Traceback' not in error
+    )

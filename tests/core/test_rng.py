@@ -14,8 +14,12 @@ def bits(key):
 
 def test_every_ingredient_changes_the_key_and_nothing_else_does():
     seen = {}
-    for seed, stage, step, device in itertools.product((0, 1), ('depth', 'segmentation'), (0, 1), (0, 1)):
-        for name, key in rng.streams(rng.root(seed, stage), ('dropout', 'noise'), step, device).items():
+    for seed, stage, step, device in itertools.product(
+        (0, 1), ('depth', 'segmentation'), (0, 1), (0, 1)
+    ):
+        for name, key in rng.streams(
+            rng.root(seed, stage), ('dropout', 'noise'), step, device
+        ).items():
             seen[seed, stage, step, device, name] = bits(key)
     assert len(set(seen.values())) == len(seen) == 32
     again = rng.streams(rng.root(1, 'depth'), ('dropout', 'noise'), 1, 0)
@@ -24,7 +28,10 @@ def test_every_ingredient_changes_the_key_and_nothing_else_does():
 
 def test_a_new_stream_leaves_the_others_alone():
     root = rng.root(0, 'train')
-    few, many = rng.streams(root, ('noise',), 3, 0), rng.streams(root, ('codes', 'noise', 'pool'), 3, 0)
+    few, many = (
+        rng.streams(root, ('noise',), 3, 0),
+        rng.streams(root, ('codes', 'noise', 'pool'), 3, 0),
+    )
     assert bits(few['noise']) == bits(many['noise'])
 
 

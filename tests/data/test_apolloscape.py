@@ -26,7 +26,10 @@ traffic_cone 65 11, road_pile 66 12, fence 67 13, traffic_light 81 14, pole 82 1
 dustbin 85 18, billboard 86 19, building 97 20, bridge 98 255, tunnel 99 255, overpass 100 255, vegatation 113 21,
 unlabeled 255 255
 """
-TABLE = {int(number): (name, int(train)) for name, number, train in re.findall(r'(\w+) (\d+) (\d+)', OFFICIAL)}
+TABLE = {
+    int(number): (name, int(train))
+    for name, number, train in re.findall(r'(\w+) (\d+) (\d+)', OFFICIAL)
+}
 TRAIN_IDS = np.array([TABLE[number][1] if number in TABLE else IGNORE for number in range(256)])
 
 
@@ -59,9 +62,15 @@ def test_every_id_has_the_official_train_id():
 
 
 def test_classes_are_the_official_ones_in_the_order_of_train_ids():
-    single = {train: (name, number) for number, (name, train) in TABLE.items() if number < 161 and train != 255}
+    single = {
+        train: (name, number)
+        for number, (name, train) in TABLE.items()
+        if number < 161 and train != 255
+    }
     classes = labels.APOLLOSCAPE
-    assert list(zip(classes.names, classes.ids, strict=True)) == [single[train] for train in range(22)]
+    assert list(zip(classes.names, classes.ids, strict=True)) == [
+        single[train] for train in range(22)
+    ]
     assert len(set(classes.palette)) == 22
 
 
@@ -80,7 +89,9 @@ def test_intrinsics_of_full_images():
     assert abs(stretch - 1) < 3e-4
 
 
-@pytest.mark.parametrize(('camera', 'size'), [(5, (2710, 3384)), (6, (1355, 1692)), (6, layouts.APOLLOSCAPE_SIZE)])
+@pytest.mark.parametrize(
+    ('camera', 'size'), [(5, (2710, 3384)), (6, (1355, 1692)), (6, layouts.APOLLOSCAPE_SIZE)]
+)
 def test_a_point_is_seen_where_its_pixel_went(camera, size):
     fx, fy, cx, cy = apolloscape.CAMERAS[camera]
     x, y, z = 1.5, 0.75, 9.0
@@ -124,20 +135,31 @@ def test_records(written):
     assert spec.num_examples == {'train': 2 + 4, 'val': 1 + 1}
     assert spec.max_size == {'train': (256, 832), 'val': (256, 832)}
     source = prepared.open_split('train+val', spec.features)
-    clips = [('road01_ins', 'Record001'), ('road02_ins', 'Record003')], [('road01_ins', 'Record010')]
+    clips = (
+        [('road01_ins', 'Record001'), ('road02_ins', 'Record003')],
+        [('road01_ins', 'Record010')],
+    )
     expected = [(*clips[0][0], 0), (*clips[0][0], 1), *((*clips[0][1], i) for i in range(4))]
     expected += [(*clips[1][0], 0), (*clips[0][1], 4)]
     counts = np.zeros(256, int)
-    k = apolloscape.crop_matrix(layouts.APOLLOSCAPE_SIZE) @ apolloscape.camera_matrix(5, layouts.APOLLOSCAPE_SIZE)
-    for example, (road, record, number) in zip((source[i] for i in range(len(source))), expected, strict=True):
+    k = apolloscape.crop_matrix(layouts.APOLLOSCAPE_SIZE) @ apolloscape.camera_matrix(
+        5, layouts.APOLLOSCAPE_SIZE
+    )
+    for example, (road, record, number) in zip(
+        (source[i] for i in range(len(source))), expected, strict=True
+    ):
         name, label, instance, depth, pose = frames[road, record, 5][number]
         assert example['name'] == f'{road}/{record}/{name}'
         assert (example['sequence'], example['frame']) == (f'{road}/{record}/Camera_5', number)
-        photo = cv2.imread(str(root / road / 'ColorImage' / record / 'Camera 5' / f'{name}.jpg'))[104:184, :, ::-1]
+        photo = cv2.imread(str(root / road / 'ColorImage' / record / 'Camera 5' / f'{name}.jpg'))[
+            104:184, :, ::-1
+        ]
         np.testing.assert_array_equal(example['image'], cv2.resize(photo, (832, 256)))
         train_ids = nearest(TRAIN_IDS[label], 104, 80)
         np.testing.assert_array_equal(example['label'], train_ids)
-        np.testing.assert_array_equal(example['instance'], nearest(np.where(instance < 1000, 0, instance), 104, 80))
+        np.testing.assert_array_equal(
+            example['instance'], nearest(np.where(instance < 1000, 0, instance), 104, 80)
+        )
         metres = nearest(np.where(depth == 65535, 0, depth / 200), 104, 80)
         moves = (train_ids >= 1) & (train_ids <= 8)
         assert moves.any() and not moves.all()
@@ -159,7 +181,9 @@ def scanned(config, split):
 def test_both_cameras_are_clips_of_their_own(written):
     config, _, _ = written
     config.name = 'apolloscape_stereo'
-    five, six = ([(f'road01_ins/Record001/Camera_{camera}', i) for i in range(2)] for camera in (5, 6))
+    five, six = (
+        [(f'road01_ins/Record001/Camera_{camera}', i) for i in range(2)] for camera in (5, 6)
+    )
     assert scanned(config, 'train')[:4] == five + six
     assert [sequence for sequence, _ in scanned(config, 'val')[:2]] == [
         'road01_ins/Record010/Camera_5',
@@ -173,18 +197,24 @@ def test_cameras_have_their_own_intrinsics(written):
     dataset = builders.load(config)
     last = dataset.listing('val')[-1]
     assert last.sequence.endswith('Camera_6')
-    k = apolloscape.crop_matrix(layouts.APOLLOSCAPE_SIZE) @ apolloscape.camera_matrix(6, layouts.APOLLOSCAPE_SIZE)
+    k = apolloscape.crop_matrix(layouts.APOLLOSCAPE_SIZE) @ apolloscape.camera_matrix(
+        6, layouts.APOLLOSCAPE_SIZE
+    )
     np.testing.assert_allclose(dataset.read(last).features['intrinsics'], k, rtol=1e-6)
 
 
-@pytest.mark.parametrize('folder', ['{kind}/{road}/{record}/Camera {camera}', '{road}/{kind}/{record}/Camera_{camera}'])
+@pytest.mark.parametrize(
+    'folder', ['{kind}/{road}/{record}/Camera {camera}', '{road}/{kind}/{record}/Camera_{camera}']
+)
 def test_other_layouts(written, tmp_path, folder):
     config, _, _ = written
     layouts.write_apolloscape(tmp_path / 'other', ROADS, folder=folder)
     other = config_of(tmp_path / 'other')
     for split in ('train', 'val'):
         here, there = builders.load(config).listing(split), builders.load(other).listing(split)
-        assert [(i.name, i.frame, set(i.files)) for i in here] == [(i.name, i.frame, set(i.files)) for i in there]
+        assert [(i.name, i.frame, set(i.files)) for i in here] == [
+            (i.name, i.frame, set(i.files)) for i in there
+        ]
 
 
 def test_depth_of_an_archive_of_its_own_and_labels_without_bin(written):
@@ -196,7 +226,9 @@ def test_depth_of_an_archive_of_its_own_and_labels_without_bin(written):
     for path in [*root.rglob('*_bin.png')]:
         path.rename(path.with_name(path.name.replace('_bin', '')))
     found = builders.load(config).listing('train')
-    assert [(item.name, set(item.files)) for item in found] == [(item.name, set(item.files)) for item in expected]
+    assert [(item.name, set(item.files)) for item in found] == [
+        (item.name, set(item.files)) for item in expected
+    ]
 
 
 def test_what_some_roads_lack_is_no_feature(written):
@@ -216,14 +248,21 @@ def test_official_lists(written):
     names = [name for name, *_ in frames['road02_ins', 'Record003', 5]]
 
     def write(split, chosen):
-        lines = [f'road02_ins/ColorImage/Record003/Camera 5/{n}.jpg\troad02_ins/Label/x/{n}_bin.png\n' for n in chosen]
-        lines += [line.replace('Camera_5', 'Camera_6') for line in lines]  # of a camera that is not asked for
+        lines = [
+            f'road02_ins/ColorImage/Record003/Camera 5/{n}.jpg\troad02_ins/Label/x/{n}_bin.png\n'
+            for n in chosen
+        ]
+        lines += [
+            line.replace('Camera_5', 'Camera_6') for line in lines
+        ]  # of a camera that is not asked for
         (root / 'lists').mkdir(exist_ok=True)
         (root / 'lists' / f'road02_ins_{split}.lst').write_text(''.join(lines))
 
     write('train', names[2:4])
     write('val', names[4:])
-    (root / 'road07_ins_train.lst').write_text(f'road07_ins/{names[0]}.jpg\tx\n')  # of a road that is not there
+    (root / 'road07_ins_train.lst').write_text(
+        f'road07_ins/{names[0]}.jpg\tx\n'
+    )  # of a road that is not there
     # Numbers are those of the whole clip; the other road is split by records as before.
     train, val = scanned(config, 'train'), scanned(config, 'val')
     assert train == [
@@ -234,7 +273,9 @@ def test_official_lists(written):
     ]
     assert val == [('road01_ins/Record010/Camera_5', 0), ('road02_ins/Record003/Camera_5', 4)]
     write('val', ['170908_999999999_Camera_5', *names[4:]])
-    with pytest.raises(InputError, match='1 of 2 images are not there, the first is 170908_999999999') as error:
+    with pytest.raises(
+        InputError, match='1 of 2 images are not there, the first is 170908_999999999'
+    ) as error:
         builders.load(config).listing('val')
     assert error.value.where.endswith('road02_ins_val.lst')
     (root / 'lists/road02_ins_val.lst').write_text('a.jpg b.png')
@@ -278,7 +319,11 @@ def test_missing_or_other_folder(tmp_path, small, name):
     expect(layouts.data_config(name, '', tmp_path), 'config.data.root')
     layouts.write_camvid(tmp_path / 'camvid')
     expect(config_of(tmp_path / 'camvid', name), 'camvid', 'no images of camera 5', 'ColorImage')
-    expect(config_of(tmp_path / 'apollo/road01_ins', name), 'road01_ins', 'the folder that holds the roads')
+    expect(
+        config_of(tmp_path / 'apollo/road01_ins', name),
+        'road01_ins',
+        'the folder that holds the roads',
+    )
 
 
 @pytest.mark.parametrize('kind', ['ColorImage', 'Label', 'Depth'])
@@ -323,8 +368,15 @@ def test_another_size(small, kind):
 @pytest.mark.parametrize('size', [(200, 260), (104, 130)], ids=['another shape', 'tiny'])
 def test_images_of_a_wrong_size(small, size):
     config, files = small
-    for kind, array in (('ColorImage', (*size, 3)), ('Label', size), ('Depth', size), ('instance', size)):
-        layouts.save(files[kind], np.zeros(array, np.uint16 if kind in ('Depth', 'instance') else np.uint8))
+    for kind, array in (
+        ('ColorImage', (*size, 3)),
+        ('Label', size),
+        ('Depth', size),
+        ('instance', size),
+    ):
+        layouts.save(
+            files[kind], np.zeros(array, np.uint16 if kind in ('Depth', 'instance') else np.uint8)
+        )
     expect(config, files['ColorImage'], f'{size[1]}x{size[0]}', '3384x2710')
 
 
@@ -338,7 +390,9 @@ def test_another_file_name(small):
     config, files = small
     files['ColorImage'].rename(files['ColorImage'].with_name('copy.jpg'))
     expect(config, files['ColorImage'].with_name('copy.jpg'), '_Camera_5.jpg')
-    files['ColorImage'].with_name('copy.jpg').rename(files['ColorImage'].with_name('170908_060000139_Camera_6.jpg'))
+    files['ColorImage'].with_name('copy.jpg').rename(
+        files['ColorImage'].with_name('170908_060000139_Camera_6.jpg')
+    )
     expect(config, 'Camera_6.jpg', '_Camera_5.jpg')
 
 
@@ -354,7 +408,10 @@ def test_depth_in_8_bits_or_colour(small):
     ('change', 'says'),
     [
         (lambda line: '', 'r00 r01'),
-        (lambda line: line.replace(' 0.0000000 1.0000000 ', ' 1.0000000 '), 'for 170908'),  # 15 numbers
+        (
+            lambda line: line.replace(' 0.0000000 1.0000000 ', ' 1.0000000 '),
+            'for 170908',
+        ),  # 15 numbers
         (lambda line: line.replace(' 1.0000000 ', ' one '), 'one'),
         (lambda line: ' '.join(['2.0', *line.split()[1:]]), 'no rotation'),
         (lambda line: line.replace('5082.5000000', 'nan'), 'finite numbers'),
@@ -374,7 +431,9 @@ def test_wrong_poses(small, change, says):
 def test_the_doctor_names_everything(small):
     data_config, files = small
     config = config_lib.defaults('supervised')
-    config_lib.update(config, data=dict(name=data_config.name, root=data_config.root, cache=data_config.cache))
+    config_lib.update(
+        config, data=dict(name=data_config.name, root=data_config.root, cache=data_config.cache)
+    )
     layouts.save(files['Label'], np.full(layouts.APOLLOSCAPE_SIZE, 41, np.uint8))
     files['Pose'].write_text('')
     files['ColorImage'].with_name('170908_060000000_Camera_5.jpg').unlink()
@@ -385,13 +444,17 @@ def test_the_doctor_names_everything(small):
     assert sorted(places) == sorted(map(str, (files['Label'], files['Pose'], depth, orphan)))
 
 
-@pytest.mark.parametrize('place', ['road03_ins', 'road02_ins/Label', 'road02_ins/Depth/Record003', 'Pose'])
+@pytest.mark.parametrize(
+    'place', ['road03_ins', 'road02_ins/Label', 'road02_ins/Depth/Record003', 'Pose']
+)
 def test_link_to_a_road_that_is_gone(written, place):
     config, root, _ = written
     link = root / place
     if link.exists():
         link.rename(root.parent / 'elsewhere')
     link.symlink_to('/no/such/folder')
-    with pytest.raises(InputError, match='a link to /no/such/folder, which does not exist') as error:
+    with pytest.raises(
+        InputError, match='a link to /no/such/folder, which does not exist'
+    ) as error:
         data.prepare(config)
     assert error.value.where == str(link)

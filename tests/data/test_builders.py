@@ -68,7 +68,15 @@ def test_cityscapes(tmp_path, kind, monkeypatch):
     monkeypatch.setenv('CITYSCAPES_DATASET', str(tmp_path / 'c'))
     config = layouts.data_config('cityscapes', '', tmp_path / 'cache')
     spec = data.prepare(config).spec
-    assert spec.features == ('image', 'label', 'instance', 'intrinsics', 'sequence', 'frame', 'name')
+    assert spec.features == (
+        'image',
+        'label',
+        'instance',
+        'intrinsics',
+        'sequence',
+        'frame',
+        'name',
+    )
     assert spec.classes.ids[0] == 7
     counts = np.zeros(256, int)
     for split in ('train', 'val'):
@@ -78,12 +86,21 @@ def test_cityscapes(tmp_path, kind, monkeypatch):
                 label = np.vectorize(lambda i: official.id2label[i].trainId)(label)
             np.testing.assert_array_equal(example['image'], image)
             np.testing.assert_array_equal(example['label'], label)
-            np.testing.assert_array_equal(example['instance'], np.where(instance < 1000, 0, instance))
-            assert example['instance'].dtype == np.uint16 and example['intrinsics'].dtype == np.float32
-            np.testing.assert_array_equal(example['intrinsics'], [[35, 0, 15.5], [0, 36, 12.25], [0, 0, 1]])
+            np.testing.assert_array_equal(
+                example['instance'], np.where(instance < 1000, 0, instance)
+            )
+            assert (
+                example['instance'].dtype == np.uint16 and example['intrinsics'].dtype == np.float32
+            )
+            np.testing.assert_array_equal(
+                example['intrinsics'], [[35, 0, 15.5], [0, 36, 12.25], [0, 0, 1]]
+            )
             assert (example['sequence'], example['frame']) == (name[:-7], 19)
             counts += np.bincount(label.ravel(), minlength=256) if split == 'train' else 0
-    assert spec.class_pixels['train'] == tuple(counts[:19]) and spec.void_pixels['train'] == counts[255]
+    assert (
+        spec.class_pixels['train'] == tuple(counts[:19])
+        and spec.void_pixels['train'] == counts[255]
+    )
 
 
 def test_cityscapes_without_instances_cameras_and_test_labels(tmp_path):
@@ -108,7 +125,9 @@ def test_cityscapes_with_coarse_labels(tmp_path):
     prepared = data.prepare(config)
     assert prepared.spec.num_examples == {'train': 4, 'val': 2, 'train_extra': 3}
     for name, example in by_name(prepared.open_split('train_extra', ('label', 'name'))).items():
-        label = np.vectorize(lambda i: official.id2label[i].trainId)(written['train_extra', name][1])
+        label = np.vectorize(lambda i: official.id2label[i].trainId)(
+            written['train_extra', name][1]
+        )
         np.testing.assert_array_equal(example['label'], label)
 
 
@@ -120,7 +139,9 @@ def test_official_sequences(tmp_path):
     source = data.prepare(config).open_split('train', spec.features)
     examples = [source[i] for i in range(len(source))]
     assert [e['frame'] for e in examples] == [0, 1, 2, 3, 4, 100, 101, 102, 103, 104]
-    assert [e['sequence'] for e in examples] == ['ulm_000003_000000'] * 5 + ['ulm_000003_000100'] * 5
+    assert [e['sequence'] for e in examples] == ['ulm_000003_000000'] * 5 + [
+        'ulm_000003_000100'
+    ] * 5
     for example in examples:
         if example['name'] in labels:
             expected = np.vectorize(lambda i: official.id2label[i].trainId)(labels[example['name']])
@@ -138,13 +159,24 @@ def test_clips(tmp_path):
     assert spec.num_examples == {'train': 8, 'val': 4}
     source = data.prepare(config).open_split('train+val', spec.features)
     examples = [source[i] for i in range(len(source))]
-    assert [(e['sequence'], e['frame']) for e in examples] == [(f'seq{c:04}', f) for c in range(3) for f in range(4)]
+    assert [(e['sequence'], e['frame']) for e in examples] == [
+        (f'seq{c:04}', f) for c in range(3) for f in range(4)
+    ]
     for example in examples:
         label, instance = written[example['name']]
-        np.testing.assert_array_equal(example['label'], np.select([label == 7, label == 11], [0, 2], 13))
-        np.testing.assert_array_equal(example['instance'], np.where(instance == 255, 0, instance.astype(int) + 1))
+        np.testing.assert_array_equal(
+            example['label'], np.select([label == 7, label == 11], [0, 2], 13)
+        )
+        np.testing.assert_array_equal(
+            example['instance'], np.where(instance == 255, 0, instance.astype(int) + 1)
+        )
         np.testing.assert_array_equal(example['intrinsics'], [[40, 0, 15], [0, 41, 11], [0, 0, 1]])
-        file = tmp_path / example['sequence'] / 'image' / f'{pathlib.Path(example["name"]).name}_leftImg8bit.jpg'
+        file = (
+            tmp_path
+            / example['sequence']
+            / 'image'
+            / f'{pathlib.Path(example["name"]).name}_leftImg8bit.jpg'
+        )
         np.testing.assert_array_equal(example['image'], cv2.imread(str(file))[..., ::-1])
 
 
@@ -173,10 +205,19 @@ def low_depth_png(path, ids, bits):
     """Grey PNG of 2 or 4 bits per pixel, byte by byte: Pillow writes none."""
 
     def chunk(kind, content):
-        return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
+        return (
+            struct.pack('>I', len(content))
+            + kind
+            + content
+            + struct.pack('>I', zlib.crc32(kind + content))
+        )
 
     height, width = ids.shape
-    spread = ((ids[..., None] >> np.arange(bits - 1, -1, -1)) & 1).astype(np.uint8).reshape(height, width * bits)
+    spread = (
+        ((ids[..., None] >> np.arange(bits - 1, -1, -1)) & 1)
+        .astype(np.uint8)
+        .reshape(height, width * bits)
+    )
     rows = b''.join(b'\0' + row.tobytes() for row in np.packbits(spread, axis=1))
     header = struct.pack('>IIBBBBB', width, height, bits, 0, 0, 0, 0)
     content = chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b'')
@@ -198,7 +239,9 @@ def test_masks_give_the_numbers_in_the_file(tmp_path, kind):
         elif kind != 'grey':
             low_depth_png(path, ids, int(kind[0]))
     config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
-    for name, example in by_name(data.prepare(config).open_split('train', ('label', 'name'))).items():
+    for name, example in by_name(
+        data.prepare(config).open_split('train', ('label', 'name'))
+    ).items():
         np.testing.assert_array_equal(example['label'], written['train', name][1])
 
 
@@ -210,7 +253,9 @@ def test_colour_masks(tmp_path):
         Image.fromarray(palette[ids]).save(tmp_path / 'masks' / split / f'{name}.png')
     config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
     for name, example in by_name(data.prepare(config).open_split('val', ('label', 'name'))).items():
-        np.testing.assert_array_equal(example['label'], np.array([255, 0, 1])[written['val', name][1]])
+        np.testing.assert_array_equal(
+            example['label'], np.array([255, 0, 1])[written['val', name][1]]
+        )
 
 
 def test_grey_palette_and_transparent_images_become_rgb(tmp_path):
@@ -231,7 +276,10 @@ def test_grey_palette_and_transparent_images_become_rgb(tmp_path):
 def test_folder_without_splits_is_divided_by_name(tmp_path):
     _, classes = layouts.write_folder(tmp_path, splits=('',), count=60)
     config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
-    train, val = (list(by_name(data.prepare(config).open_split(split, ('name',)))) for split in ('train', 'val'))
+    train, val = (
+        list(by_name(data.prepare(config).open_split(split, ('name',))))
+        for split in ('train', 'val')
+    )
     assert len(train) + len(val) == 60 and not set(train) & set(val)
     assert 4 <= len(val) <= 22  # 12 expected; binomial, four standard deviations
     # Taking images away moves none of the others.
@@ -256,9 +304,9 @@ def test_streets_is_what_the_world_renders(tmp_path):
         np.testing.assert_array_equal(example['label_moving'], frame['moving'])
         assert (example['sequence'], example['frame']) == (f'train_{index // 8:05}', index % 8)
     world['seed'] = 6
-    other = data.prepare(layouts.data_config('streets', '', tmp_path / 'cache', world=world)).open_split(
-        'train', ('image',)
-    )
+    other = data.prepare(
+        layouts.data_config('streets', '', tmp_path / 'cache', world=world)
+    ).open_split('train', ('image',))
     assert (other[0]['image'] != source[0]['image']).any()
 
 
@@ -337,7 +385,9 @@ def test_anything_that_matters_changes_the_fingerprint(camvid, tmp_path):
     is_new()
     assert len(seen) == 3
     for kind in ('train', 'trainannot'):
-        next((tmp_path / 'camvid' / kind).glob('*_00010.png')).rename(tmp_path / 'camvid' / kind / '0016E5_00011.png')
+        next((tmp_path / 'camvid' / kind).glob('*_00010.png')).rename(
+            tmp_path / 'camvid' / kind / '0016E5_00011.png'
+        )
     newest = is_new()
     assert len(seen) == 4
     names = by_name(data.prepare(config).open_split('train', ('name',)))
@@ -400,7 +450,12 @@ def child(tmp_path, kill_at=''):
     """A process of its own that prepares the tiny CamVid, and is killed when it reads the example `kill_at`."""
     folder = pathlib.Path(__file__).resolve()
     paths = os.pathsep.join(map(str, (folder.parents[2], folder.parents[1] / 'helpers')))
-    arguments = [str(tmp_path / 'camvid'), str(tmp_path / 'cache'), str(tmp_path / 'journal'), kill_at]
+    arguments = [
+        str(tmp_path / 'camvid'),
+        str(tmp_path / 'cache'),
+        str(tmp_path / 'journal'),
+        kill_at,
+    ]
     return subprocess.Popen(
         [sys.executable, '-c', CHILD, *arguments],
         env={**os.environ, 'PYTHONPATH': paths},
@@ -423,7 +478,9 @@ def test_two_processes_prepare_once_also_after_a_kill(camvid, tmp_path):
         assert process.returncode == 0, err
         assert out.splitlines()[-1] == "{'train': 5, 'val': 3}"
     assert (tmp_path / 'journal').read_text() == 'ww'  # the killed one, and one of the two
-    assert [path for path in (tmp_path / 'cache').iterdir() if path.is_dir()] == [records_of(config)]
+    assert [path for path in (tmp_path / 'cache').iterdir() if path.is_dir()] == [
+        records_of(config)
+    ]
 
 
 def test_cache_folder(monkeypatch):
@@ -452,7 +509,9 @@ def test_real_camvid(real_data, tmp_path):
         np.testing.assert_array_equal(example['label'], np.where(label == 11, 255, label))
         image = cv2.imread(str(tmp_path / 'camvid/train' / f'{name}.jpg'))[..., ::-1]
         np.testing.assert_array_equal(example['image'], image)
-    assert spec.class_pixels['train'] == tuple(counts[:11]) and spec.void_pixels['train'] == counts[11]
+    assert (
+        spec.class_pixels['train'] == tuple(counts[:11]) and spec.void_pixels['train'] == counts[11]
+    )
 
 
 def test_real_cityscapes(real_data, tmp_path):
@@ -462,7 +521,9 @@ def test_real_cityscapes(real_data, tmp_path):
     assert spec.num_examples == {'train': 8} and spec.max_size == {'train': (1024, 2048)}
     example = data.prepare(config).open_split('train', ('image', 'label', 'instance', 'name'))[3]
     prefix = f'{root}/{{}}/train/aachen/{example["name"]}_{{}}.png'
-    np.testing.assert_array_equal(example['image'], np.asarray(Image.open(prefix.format('leftImg8bit', 'leftImg8bit'))))
+    np.testing.assert_array_equal(
+        example['image'], np.asarray(Image.open(prefix.format('leftImg8bit', 'leftImg8bit')))
+    )
     ids = np.asarray(Image.open(prefix.format('gtFine', 'gtFine_labelIds')))
     table = np.array([official.id2label[i].trainId for i in range(34)])
     np.testing.assert_array_equal(example['label'], table[ids])

@@ -35,10 +35,16 @@ def test_good_geometry_passes():
         ({'depth': GOOD['depth'] - 1}, '48 such pixels'),
         ({'intrinsics': with_value(GOOD['intrinsics'], (1, 1), [6.0, 0.0, 1.5])}, 'singular'),
         ({'intrinsics': with_value(GOOD['intrinsics'], (1, 0, 0), np.nan)}, 'finite'),
-        ({'intrinsics': with_value(GOOD['intrinsics'], (0, 2), [0, 0, 0])}, r'\(0, 0, 1\) as the last row'),
+        (
+            {'intrinsics': with_value(GOOD['intrinsics'], (0, 2), [0, 0, 0])},
+            r'\(0, 0, 1\) as the last row',
+        ),
         ({'intrinsics': np.ones((2, 4))}, r'\[..., 3, 3\]'),
         ({'pose': 2 * GOOD['pose']}, r'\(0, 0, 0, 1\)'),
-        ({'pose': with_value(GOOD['pose'], (0, slice(3), 0), -GOOD['pose'][0, :3, 0])}, 'no rotation'),
+        (
+            {'pose': with_value(GOOD['pose'], (0, slice(3), 0), -GOOD['pose'][0, :3, 0])},
+            'no rotation',
+        ),
     ],
 )
 def test_bad_geometry_is_named(wrong, message):

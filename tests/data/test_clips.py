@@ -30,10 +30,24 @@ def wanted(offsets, features=FEATURES, split='train', augment=None):
 @pytest.mark.parametrize('offsets', [(-1, 1), (1,), (-2, -1, 1, 2), (3,)])
 def test_rows_are_those_with_all_neighbours(offsets):
     # Out of order, with a gap after frame 3 of clip a.
-    places = [('a', 3), ('b', 0), ('a', 2), ('a', 5), ('b', 1), ('a', 1), ('a', 0), ('b', 2), ('a', 6), ('a', 4 + 3)]
+    places = [
+        ('a', 3),
+        ('b', 0),
+        ('a', 2),
+        ('a', 5),
+        ('b', 1),
+        ('a', 1),
+        ('a', 0),
+        ('b', 2),
+        ('a', 6),
+        ('a', 4 + 3),
+    ]
     expected = []
     for i, (clip, frame) in enumerate(places):
-        near = [places.index((clip, frame + o)) if (clip, frame + o) in places else None for o in offsets]
+        near = [
+            places.index((clip, frame + o)) if (clip, frame + o) in places else None
+            for o in offsets
+        ]
         if None not in near:
             expected.append((i, tuple(near)))
     assert clips.rows(*zip(*places), offsets) == expected
@@ -70,8 +84,15 @@ def test_batches_have_the_shapes_that_init_is_shown(streets):
     batch = next(batches)
     batches.close()
     shapes = {key: (value.shape, value.dtype) for key, value in batch.items()}
-    assert shapes == {key: (value.shape, value.dtype) for key, value in loader.zeros(inputs, 2).items()}
-    assert batch['image_frames'].shape == (2, 2, *SIZE, 3) and batch['pose_frames'].shape == (2, 2, 4, 4)
+    assert shapes == {
+        key: (value.shape, value.dtype) for key, value in loader.zeros(inputs, 2).items()
+    }
+    assert batch['image_frames'].shape == (2, 2, *SIZE, 3) and batch['pose_frames'].shape == (
+        2,
+        2,
+        4,
+        4,
+    )
 
 
 def test_neighbours_move_with_their_frame(streets):

@@ -21,7 +21,8 @@ from segjax.modes import doctor, predict
 
 COLORS = np.array([(0, 0, 255), (128, 64, 128), (255, 0, 0)], np.uint8)
 COLOR_CLASSES = (
-    '[{name: sky, color: [0, 0, 255]}, {name: road, color: [128, 64, 128]}, {name: car, color: [255, 0, 0]}]'
+    '[{name: sky, color: [0, 0, 255]}, '
+    '{name: road, color: [128, 64, 128]}, {name: car, color: [255, 0, 0]}]'
 )
 
 
@@ -63,22 +64,34 @@ def test_a_permuted_palette_is_read_by_its_colours(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for (split, name), (_, ids) in written.items():
         order = rng.permutation(3) if name != 'shot 0' else np.array([1, 2, 0])
-        indexed(tmp_path / 'mine/masks' / split / f'{name}.png', np.argsort(order)[ids].astype(np.uint8), COLORS[order])
+        indexed(
+            tmp_path / 'mine/masks' / split / f'{name}.png',
+            np.argsort(order)[ids].astype(np.uint8),
+            COLORS[order],
+        )
     for name, label in stored(config, 'train', 'label').items():
         np.testing.assert_array_equal(label, written['train', name][1])
     printed = capsys.readouterr().out
-    assert printed.count('note:') == 1 and 'colours are read, not indices' in printed and 'shot 0.png' in printed
+    assert (
+        printed.count('note:') == 1
+        and 'colours are read, not indices' in printed
+        and 'shot 0.png' in printed
+    )
 
 
 def test_palettes_that_agree_or_say_nothing_are_read_by_indices():
     coding = labels.make_coding(
-        labels.ClassSpec(('a', 'b'), ((9, 0, 0), (0, 9, 0)), (0, 1)), [255], {(9, 0, 0): 0, (0, 9, 0): 1}
+        labels.ClassSpec(('a', 'b'), ((9, 0, 0), (0, 9, 0)), (0, 1)),
+        [255],
+        {(9, 0, 0): 0, (0, 9, 0): 1},
     )
     ids = np.array([[0, 1, 255]], np.uint8)
     palette = np.full((256, 3), 77, np.uint8)
     assert not labels.indexed_by_color(ids, palette, coding, 'f')  # colours of no class
     palette[:2] = (9, 0, 0), (0, 9, 0)
-    assert not labels.indexed_by_color(ids, palette, coding, 'f')  # the border of VOC has a colour of its own
+    assert not labels.indexed_by_color(
+        ids, palette, coding, 'f'
+    )  # the border of VOC has a colour of its own
     palette[:2] = (0, 9, 0), (9, 0, 0)
     assert labels.indexed_by_color(ids[:, :2], palette, coding, 'f')
     without_colors = coding._replace(colors={})
@@ -99,7 +112,8 @@ def test_a_palette_that_is_only_partly_permuted_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'train, val', [('training', 'validation'), ('Train', 'Val'), ('train', 'valid'), ('TRAIN', 'val')]
+    'train, val',
+    [('training', 'validation'), ('Train', 'Val'), ('train', 'valid'), ('TRAIN', 'val')],
 )
 def test_further_names_of_splits(tmp_path, train, val):
     _, config = make(tmp_path)
@@ -139,7 +153,10 @@ def test_a_folder_beside_the_splits_is_named_and_counted(tmp_path, capsys):
     data.prepare(config)
     printed = capsys.readouterr().out
     for kind in ('images', 'masks'):
-        assert f'note: {tmp_path}/mine/{kind}/old\n    passed over: a folder of no split, with 3 images' in printed
+        assert (
+            f'note: {tmp_path}/mine/{kind}/old\n    passed over: a folder of no split, with 3 images'
+            in printed
+        )
     data.prepare(config)
     assert capsys.readouterr().out == ''  # once
 
@@ -163,7 +180,11 @@ def test_clips_are_split_aloud(tmp_path, capsys):
     (tmp_path / 'c/extra').mkdir()
     data.prepare(layouts.data_config('cityscapes_video', tmp_path / 'c', tmp_path / 'cache'))
     printed = capsys.readouterr().out
-    assert 'clip seq0002 is val, the other 2 are train' in printed and '1 folders' in printed and 'extra' in printed
+    assert (
+        'clip seq0002 is val, the other 2 are train' in printed
+        and '1 folders' in printed
+        and 'extra' in printed
+    )
 
 
 def test_of_two_folders_of_labels_the_one_that_is_read_is_said(tmp_path, capsys):
@@ -177,14 +198,20 @@ def test_of_two_folders_of_labels_the_one_that_is_read_is_said(tmp_path, capsys)
     assert 'instance and instance_predicted: instance_predicted is read' in printed
 
 
-@pytest.mark.parametrize('place', ['seq0009', 'seq0001/label_predicted', 'seq0001/instance_predicted', 'seq0001/image'])
+@pytest.mark.parametrize(
+    'place', ['seq0009', 'seq0001/label_predicted', 'seq0001/instance_predicted', 'seq0001/image']
+)
 def test_link_to_a_clip_that_is_gone(tmp_path, place):
     layouts.write_clips(tmp_path / 'c')
     link = tmp_path / 'c' / place
     if link.exists():
         shutil.rmtree(link)
     link.symlink_to('/no/such/folder')
-    expect(layouts.data_config('cityscapes_video', tmp_path / 'c', tmp_path / 'cache'), link, '/no/such/folder')
+    expect(
+        layouts.data_config('cityscapes_video', tmp_path / 'c', tmp_path / 'cache'),
+        link,
+        '/no/such/folder',
+    )
 
 
 def test_random_splits_are_said_aloud(tmp_path, capsys):
@@ -237,12 +264,16 @@ def test_other_kinds_of_images(tmp_path, suffix):
     for (split, name), (image, _) in written.items():
         path = tmp_path / 'mine/images' / split / f'{name}.jpg'
         path.unlink()
-        Image.fromarray(image).save(path.with_suffix(suffix), **({'lossless': True} if suffix == '.webp' else {}))
+        Image.fromarray(image).save(
+            path.with_suffix(suffix), **({'lossless': True} if suffix == '.webp' else {})
+        )
     for name, image in stored(config, 'val', 'image').items():
         np.testing.assert_array_equal(image, written['val', name][0])
 
 
-@pytest.mark.parametrize('suffix, mode', [('.tif', 'L'), ('.tif', 'P'), ('.tif', 'I;16'), ('.bmp', 'L'), ('.bmp', 'P')])
+@pytest.mark.parametrize(
+    'suffix, mode', [('.tif', 'L'), ('.tif', 'P'), ('.tif', 'I;16'), ('.bmp', 'L'), ('.bmp', 'P')]
+)
 def test_other_kinds_of_masks(tmp_path, suffix, mode):
     written, config = make(tmp_path)
     for (split, name), (_, ids) in written.items():
@@ -251,7 +282,9 @@ def test_other_kinds_of_masks(tmp_path, suffix, mode):
         if mode == 'P':
             indexed(path.with_suffix(suffix), ids, COLORS)
         else:
-            Image.fromarray(ids.astype(np.uint8 if mode == 'L' else np.uint16)).save(path.with_suffix(suffix))
+            Image.fromarray(ids.astype(np.uint8 if mode == 'L' else np.uint16)).save(
+                path.with_suffix(suffix)
+            )
     for name, label in stored(config, 'val', 'label').items():
         np.testing.assert_array_equal(label, written['val', name][1])
 
@@ -287,7 +320,9 @@ def test_kinds_that_are_not_read_are_named_and_counted(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.count('note:') == 1 and '2 .gif, 1 .txt' in printed and 'more.gif' in printed
     (tmp_path / 'mine/images/train/shot 1.jpg').unlink()
-    expect(config, 'masks/train/shot 1.png', f'convert {tmp_path}/mine/images/train/shot 1.gif to PNG')
+    expect(
+        config, 'masks/train/shot 1.png', f'convert {tmp_path}/mine/images/train/shot 1.gif to PNG'
+    )
 
 
 def test_names_that_differ_in_case(tmp_path):
@@ -300,7 +335,9 @@ def test_names_in_two_unicode_forms_are_partners(tmp_path):
     written, config = make(tmp_path)
     for kind, suffix, form in (('images', 'jpg', 'NFD'), ('masks', 'png', 'NFC')):
         folder = tmp_path / 'mine' / kind / 'train'
-        (folder / f'shot 0.{suffix}').rename(folder / unicodedata.normalize(form, f'Zürich.{suffix}'))
+        (folder / f'shot 0.{suffix}').rename(
+            folder / unicodedata.normalize(form, f'Zürich.{suffix}')
+        )
     label = stored(config, 'train', 'label')[unicodedata.normalize('NFC', 'Zürich')]
     np.testing.assert_array_equal(label, written['train', 'shot 0'][1])
     decomposed = tmp_path / 'mine/images/train' / unicodedata.normalize('NFD', 'Zürich.jpg')
@@ -335,11 +372,15 @@ def test_a_camera_file_at_another_place_is_said_to_be_unread(tmp_path, place):
     config = layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')
     assert not [note for note in builders.load(config).notes() if 'camera' in note.message]
     read.rename(tmp_path / place.format(clip=clip))
-    found = [note for note in builders.load(config).notes() if place.format(clip=clip) in note.message]
+    found = [
+        note for note in builders.load(config).notes() if place.format(clip=clip) in note.message
+    ]
     assert len(found) == 1 and str(read) in found[0].fix
 
 
-@pytest.mark.parametrize('place', ['train.txt', 'splits/val.txt', 'ImageSets/Segmentation/trainval.txt'])
+@pytest.mark.parametrize(
+    'place', ['train.txt', 'splits/val.txt', 'ImageSets/Segmentation/trainval.txt']
+)
 def test_lists_of_splits_are_said_to_be_unread(tmp_path, place):
     _, config = make(tmp_path)
     path = tmp_path / 'mine' / place
@@ -418,7 +459,9 @@ def test_alpha_in_a_folder_to_predict_is_said(tmp_path, capsys):
     image_files.find_images(tmp_path)
     image_files.find_images(tmp_path)
     printed = capsys.readouterr().out
-    assert printed.count('an image has an alpha channel, which is dropped') == 1 and 'a.png' in printed
+    assert (
+        printed.count('an image has an alpha channel, which is dropped') == 1 and 'a.png' in printed
+    )
 
 
 @pytest.mark.parametrize('name', ['x' * 251, '道' * 83])
@@ -433,7 +476,10 @@ def test_results_of_an_image_with_a_long_name(tmp_path, name):
 @pytest.mark.parametrize(
     'matrix, says',
     [
-        ([[1.1, 0, 0.51], [0, 2.2, 0.5], [0, 0, 1]], 'multiply the first row by 64 and the second by 32'),
+        (
+            [[1.1, 0, 0.51], [0, 2.2, 0.5], [0, 0, 1]],
+            'multiply the first row by 64 and the second by 32',
+        ),
         ([[2262.5, 0, 1096.9], [0, 2265.3, 513.1], [0, 0, 1]], 'resized'),
         ([[35.0, 0, 16], [0, 35.0, 8], [0, 0, 1]], 'resized'),
         ([[70.0, 0, 32.5], [0, -70.0, 16.2], [0, 0, 1]], 'without a sign'),

@@ -15,7 +15,9 @@ def noise(height, width, channels=3):
 def test_names_are_paths_without_extension_and_hidden_files_are_left_out(tmp_path):
     for name in ('b.png', 'city/a.v2.JPG', '.hidden.png', '.cache/x.png', 'city/notes.txt'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(cv2.imencode(name[-4:].replace('.txt', '.png'), noise(4, 5))[1].tobytes())
+        (tmp_path / name).write_bytes(
+            cv2.imencode(name[-4:].replace('.txt', '.png'), noise(4, 5))[1].tobytes()
+        )
     assert [source.name for source in image_files.find_images(tmp_path)] == ['b', 'city/a.v2']
 
 
@@ -54,11 +56,15 @@ def test_photographs_stand_upright(tmp_path):
     image = np.zeros((16, 32, 3), np.uint8)
     image[:, :16] = 255
     tiff = b'II*\0' + (8).to_bytes(4, 'little') + (1).to_bytes(2, 'little')
-    tiff += b''.join(v.to_bytes(n, 'little') for v, n in ((0x112, 2), (3, 2), (1, 4), (6, 4), (0, 4)))
+    tiff += b''.join(
+        v.to_bytes(n, 'little') for v, n in ((0x112, 2), (3, 2), (1, 4), (6, 4), (0, 4))
+    )
     body = b'Exif\0\0' + tiff
     photo = cv2.imencode('.jpg', image)[1].tobytes()
     path = tmp_path / 'photo.jpg'
-    path.write_bytes(photo[:2] + b'\xff\xe1' + (len(body) + 2).to_bytes(2, 'big') + body + photo[2:])
+    path.write_bytes(
+        photo[:2] + b'\xff\xe1' + (len(body) + 2).to_bytes(2, 'big') + body + photo[2:]
+    )
     upright = image_files.read_image(path)
     assert upright.shape == (32, 16, 3)
     assert upright[:8].min() > 200 and upright[24:].max() < 50

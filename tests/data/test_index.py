@@ -35,7 +35,13 @@ def make_config(name, root, **keys):
     height, width = layouts.SIZE
     config_lib.update(
         config,
-        data=dict(name=name, root=str(root / 'raw'), cache=str(root / 'cache'), eval_size=layouts.SIZE, threads=1),
+        data=dict(
+            name=name,
+            root=str(root / 'raw'),
+            cache=str(root / 'cache'),
+            eval_size=layouts.SIZE,
+            threads=1,
+        ),
         augment=dict(crop=(height, width), flip=0.0),
         train=dict(batch_size=2),
         evaluate=dict(batch_size=3),
@@ -83,7 +89,9 @@ def test_every_example_of_a_segmentation_batch_is_labelled(video):
 
 def test_evaluation_counts_the_labelled_frames_alone(video):
     batches = evaluation_batches(video, segmentation.eval_input(video))
-    weight, place = (np.concatenate([batch[key] for batch in batches]) for key in ('weight', 'index'))
+    weight, place = (
+        np.concatenate([batch[key] for batch in batches]) for key in ('weight', 'index')
+    )
     assert weight.sum() == 2 and sorted(place[weight > 0]) == [0, 1]
     spec = data.prepare(video.data).spec
     infer = lambda state, image: np.zeros((*image.shape[:3], 19), np.float32)  # noqa: E731
@@ -98,7 +106,9 @@ def test_the_spec_counts_labelled_examples_and_their_void_pixels(video):
     void = {'train': 0, 'val': 0}
     for split in void:
         source = data.prepare(video.data).open_split(split, ('label', 'name'))
-        labelled = [source[i]['label'] for i in range(20) if source[i]['name'].endswith(f'{ANNOTATED:02}')]
+        labelled = [
+            source[i]['label'] for i in range(20) if source[i]['name'].endswith(f'{ANNOTATED:02}')
+        ]
         void[split] = sum(int(np.count_nonzero(label == 255)) for label in labelled)
     assert spec.num_examples == {'train': 20, 'val': 20}
     assert spec.num_unlabelled == {'train': 18, 'val': 18}
@@ -112,7 +122,9 @@ def test_class_weights_ignore_the_pixels_of_unlabelled_frames(video):
     spec = data.prepare(video.data).spec
     found = losses.class_weights(*segmentation.class_pixels(video, spec), 'enet', k=1.1)
     source = data.prepare(video.data).open_split('train', ('label', 'name'))
-    labels = np.concatenate([source[i]['label'] for i in range(20) if (source[i]['label'] != 255).any()])
+    labels = np.concatenate(
+        [source[i]['label'] for i in range(20) if (source[i]['label'] != 255).any()]
+    )
     shares = np.array([(labels == c).mean() for c in range(19)])
     np.testing.assert_allclose(found, 1 / np.log(1.1 + shares), rtol=1e-6)
 
@@ -132,7 +144,10 @@ def test_a_share_is_one_of_the_labelled_examples(video):
     config = video.copy_and_resolve_references()
     config.data.train_split, config.data.labelled_fraction = 'train+val', 0.5
     inputs = segmentation.train_input(config)
-    assert {int(i) % 2 for batch in train_batches(config, inputs, 4) for i in batch['index']} == {0, 1}
+    assert {int(i) % 2 for batch in train_batches(config, inputs, 4) for i in batch['index']} == {
+        0,
+        1,
+    }
     names = data.prepare(config.data).open_input(inputs, 'name')
     assert [names[i]['name'] for i in range(len(names))] == [
         f'{city}_000003_{first + ANNOTATED:06}' for city in ('ulm', 'bonn') for first in (0, 100)
@@ -150,7 +165,9 @@ def test_processes_and_resumed_runs_replay_the_order(video):
         for one, other in zip(whole[4:], resumed, strict=True):
             np.testing.assert_array_equal(one[key], other[key])
         for step, batch in enumerate(whole):
-            np.testing.assert_array_equal(batch[key], np.concatenate([half[step][key] for half in halves]))
+            np.testing.assert_array_equal(
+                batch[key], np.concatenate([half[step][key] for half in halves])
+            )
 
 
 # --- the digest of the content ----------------------------------------------------------------------------------------
@@ -159,7 +176,9 @@ def test_processes_and_resumed_runs_replay_the_order(video):
 def digest_of(folder, **keys):
     """Prepares the Cityscapes in `folder / 'raw'` into a cache of its own."""
     cache = folder / f'cache_{len(list(folder.iterdir()))}'
-    return data.prepare(layouts.data_config('cityscapes', folder / 'raw', cache, **keys)).spec.digest
+    return data.prepare(
+        layouts.data_config('cityscapes', folder / 'raw', cache, **keys)
+    ).spec.digest
 
 
 @pytest.fixture
@@ -244,9 +263,14 @@ def test_where_all_are_labelled_nothing_changes(stills):
         inputs = make(stills)
         assert inputs.examples == 'labelled'
         source = data.prepare(stills.data).open_input(inputs)
-        assert isinstance(source, records.SplitSource) and len(source) == spec.num_examples[inputs.split]
+        assert (
+            isinstance(source, records.SplitSource)
+            and len(source) == spec.num_examples[inputs.split]
+        )
     of_all = train_batches(stills, segmentation.train_input(stills)._replace(examples='all'), 5)
-    for one, other in zip(of_all, train_batches(stills, segmentation.train_input(stills), 5), strict=True):
+    for one, other in zip(
+        of_all, train_batches(stills, segmentation.train_input(stills), 5), strict=True
+    ):
         assert one.keys() == other.keys()
         for key in one:
             np.testing.assert_array_equal(one[key], other[key])
@@ -263,8 +287,12 @@ def test_the_index_is_that_of_the_examples(video, split):
     found = index.load(folder, split)
     source = data.prepare(video.data).open_split(split, ('label', 'sequence', 'frame'))
     examples = [source[i] for i in range(len(source))]
-    np.testing.assert_array_equal(found.labelled_pixels, [np.count_nonzero(e['label'] != 255) for e in examples])
-    np.testing.assert_array_equal(found.void_pixels, [np.count_nonzero(e['label'] == 255) for e in examples])
+    np.testing.assert_array_equal(
+        found.labelled_pixels, [np.count_nonzero(e['label'] != 255) for e in examples]
+    )
+    np.testing.assert_array_equal(
+        found.void_pixels, [np.count_nonzero(e['label'] == 255) for e in examples]
+    )
     assert list(found.sequence) == [e['sequence'] for e in examples]
     assert list(found.frame) == [e['frame'] for e in examples]
 

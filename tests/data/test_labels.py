@@ -12,7 +12,10 @@ from segjax.spec import IGNORE, ClassSpec
 
 
 def test_cityscapes_is_the_official_table():
-    evaluated = sorted((label for label in official.labels if label.trainId not in (-1, 255)), key=lambda x: x.trainId)
+    evaluated = sorted(
+        (label for label in official.labels if label.trainId not in (-1, 255)),
+        key=lambda x: x.trainId,
+    )
     assert labels.CITYSCAPES.names == tuple(label.name for label in evaluated)
     assert labels.CITYSCAPES.palette == tuple(label.color for label in evaluated)
     assert labels.CITYSCAPES.ids == tuple(label.id for label in evaluated)
@@ -68,7 +71,9 @@ def test_unknown_ids_name_file_value_and_range(ids, fix):
 
 
 def test_ids_from_one_are_recognised():
-    three = labels.make_coding(ClassSpec(('a', 'b', 'c'), ((0, 0, 0),) * 3, (0, 1, 2)), ignore=[255])
+    three = labels.make_coding(
+        ClassSpec(('a', 'b', 'c'), ((0, 0, 0),) * 3, (0, 1, 2)), ignore=[255]
+    )
     with pytest.raises(InputError, match='start at 1'):
         labels.to_train_ids(np.array([[1, 3, 255]], np.uint8), three, 'f.png')
     with pytest.raises(InputError, match='class list'):
@@ -77,7 +82,14 @@ def test_ids_from_one_are_recognised():
 
 def test_voc_palette():
     # The first colours of PASCAL VOC and its last class (tvmonitor) and border.
-    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 4: (0, 0, 128), 20: (0, 64, 128)}
+    known = {
+        0: (0, 0, 0),
+        1: (128, 0, 0),
+        2: (0, 128, 0),
+        3: (128, 128, 0),
+        4: (0, 0, 128),
+        20: (0, 64, 128),
+    }
     assert {i: labels.voc_color(i) for i in known} == known
     assert labels.voc_color(255) == (224, 224, 192)
 
@@ -103,7 +115,10 @@ def test_ids_colors_and_ignored(tmp_path):
         ],
         'ignore': [0, 1, [0, 0, 0]],
     }
-    for path in (write(tmp_path, json.dumps(content), '.json'), write(tmp_path, json.dumps(content), '.yaml')):
+    for path in (
+        write(tmp_path, json.dumps(content), '.json'),
+        write(tmp_path, json.dumps(content), '.yaml'),
+    ):
         coding = labels.load_class_file(path)
         assert coding.classes.ids == (26, 7)
         assert coding.train_ids[[26, 7, 0, 1, 255]].tolist() == [0, 1, IGNORE, IGNORE, IGNORE]
@@ -118,7 +133,10 @@ def test_255_can_be_a_class(tmp_path):
 
 
 def test_colour_masks(tmp_path):
-    path = write(tmp_path, 'classes: [{name: a, color: [9, 8, 7]}, {name: b, color: [7, 8, 9]}]\nignore: [[1, 1, 1]]')
+    path = write(
+        tmp_path,
+        'classes: [{name: a, color: [9, 8, 7]}, {name: b, color: [7, 8, 9]}]\nignore: [[1, 1, 1]]',
+    )
     coding = labels.load_class_file(path)
     mask = np.array([[[9, 8, 7], [7, 8, 9]], [[1, 1, 1], [9, 8, 7]]], np.uint8)
     assert labels.to_train_ids(mask, coding, 'f.png').tolist() == [[0, 1], [IGNORE, 0]]
@@ -164,7 +182,9 @@ def test_bad_class_files(tmp_path, text, says):
     assert str(path) in error.value.where
 
 
-@pytest.mark.parametrize('text', ['{"classes": ["a"], "classes": ["b"]}', '[{"name": "a", "id": 1, "id": 2}]'])
+@pytest.mark.parametrize(
+    'text', ['{"classes": ["a"], "classes": ["b"]}', '[{"name": "a", "id": 1, "id": 2}]']
+)
 def test_a_key_twice_in_a_class_file_of_json(tmp_path, text):
     path = tmp_path / 'classes.json'
     path.write_text(text)

@@ -16,12 +16,19 @@ def write_png(path, width, height):
     """Writes a grey image of zeros without ever holding its pixels."""
 
     def chunk(kind, data):
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+        return (
+            struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+        )
 
     packer = zlib.compressobj(1)
     rows = b''.join(packer.compress(bytes(1 + width)) for _ in range(height)) + packer.flush()
     header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
-    path.write_bytes(image_files.PNG_SIGNATURE + chunk(b'IHDR', header) + chunk(b'IDAT', rows) + chunk(b'IEND', b''))
+    path.write_bytes(
+        image_files.PNG_SIGNATURE
+        + chunk(b'IHDR', header)
+        + chunk(b'IDAT', rows)
+        + chunk(b'IEND', b'')
+    )
 
 
 @pytest.mark.parametrize('read', [image_files.read_encoded, image_files.read_ids])
@@ -37,7 +44,10 @@ def test_an_image_that_opencv_refuses_is_found_before_the_first_is_predicted(tmp
     write_png(tmp_path / 'large.png', 40_000, 30_000)
     with pytest.raises(InputError) as caught:
         image_files.find_images(tmp_path)
-    assert 'large.png: 40000x30000 pixels, more than 1073741824; cut it into several' in caught.value.got
+    assert (
+        'large.png: 40000x30000 pixels, more than 1073741824; cut it into several'
+        in caught.value.got
+    )
     assert image_files.read_image(tmp_path / 'large.png') is None
 
 
@@ -69,7 +79,13 @@ def test_a_disk_error_without_workers_stays_what_it_is():
 
     inputs = Input('train', 1, ('image',), (8, 8))
     batches = loader.train_iterator(
-        Source(), inputs, seed=0, start_step=0, process_index=0, process_count=1, data_config=data_config
+        Source(),
+        inputs,
+        seed=0,
+        start_step=0,
+        process_index=0,
+        process_count=1,
+        data_config=data_config,
     )
     with pytest.raises(OSError, match='/data/x'):
         next(batches)

@@ -69,7 +69,14 @@ def train(steps, source=None, wanted=None, *, seed=0, start_step=0, process=(0, 
         batches.close()
 
 
-def evaluate(count=10, batch_size=4, process=(0, 1), features=('image', 'label'), max_size=(20, 33), **options):
+def evaluate(
+    count=10,
+    batch_size=4,
+    process=(0, 1),
+    features=('image', 'label'),
+    max_size=(20, 33),
+    **options,
+):
     batches = loader.eval_batches(
         make_source(count, sizes=options.pop('sizes', None)),
         Input('val', batch_size, features, (8, 16)),
@@ -126,7 +133,9 @@ def test_augmentation_differs_by_example_and_epoch():
     assert len({image.tobytes() for image in batch['image']}) == 10
 
 
-@pytest.mark.parametrize('options', [{'threads': 0}, {'threads': 4, 'prefetch': 1}, {'threads': 1, 'prefetch': 99}])
+@pytest.mark.parametrize(
+    'options', [{'threads': 0}, {'threads': 4, 'prefetch': 1}, {'threads': 1, 'prefetch': 99}]
+)
 def test_threads_and_prefetch_change_nothing(options):
     assert_same(train(6), train(6, **options))
 
@@ -161,9 +170,13 @@ def test_examples_read_ahead_are_bounded(threads, prefetch, expected):
 
 def test_threads_are_the_usable_cores(monkeypatch):
     for cores, expected in ((3, 3), (40, 16)):
-        monkeypatch.setattr(os, 'sched_getaffinity', lambda _, cores=cores: set(range(cores)), raising=False)
+        monkeypatch.setattr(
+            os, 'sched_getaffinity', lambda _, cores=cores: set(range(cores)), raising=False
+        )
         assert loader.num_threads(data_config(threads=0)) == expected
-        assert loader.num_threads(data_config(threads=0, workers=2)) == 1, 'workers are parallel already'
+        assert loader.num_threads(data_config(threads=0, workers=2)) == 1, (
+            'workers are parallel already'
+        )
     assert loader.num_threads(data_config(threads=5)) == 5
 
 
@@ -183,14 +196,20 @@ def test_resuming_equals_skipping(step):
 def test_shares_of_the_processes_make_up_the_global_batch(count):
     whole = train(6)
     shares = [train(6, process=(i, count)) for i in range(count)]
-    joined = [{key: np.concatenate([b[key] for b in batches]) for key in batches[0]} for batches in zip(*shares)]
+    joined = [
+        {key: np.concatenate([b[key] for b in batches]) for key in batches[0]}
+        for batches in zip(*shares)
+    ]
     assert_same(whole, joined)
 
 
 def test_resuming_on_another_number_of_processes():
     whole = train(6)
     shares = [train(2, start_step=4, process=(i, 2), threads=i) for i in range(2)]
-    joined = [{key: np.concatenate([b[key] for b in batches]) for key in batches[0]} for batches in zip(*shares)]
+    joined = [
+        {key: np.concatenate([b[key] for b in batches]) for key in batches[0]}
+        for batches in zip(*shares)
+    ]
     assert_same(whole[4:], joined)
 
 
@@ -215,7 +234,12 @@ def test_without_augmentation_examples_are_only_resized():
 def test_parts_of_a_split_are_the_same_for_all_seeds_and_make_up_the_whole():
     def seen(part, seed):
         wanted = inputs(batch_size=2, features=('label',))._replace(part=part)
-        return {int(v) for b in train(8, wanted=wanted, seed=seed) for v in np.unique(b['label']) if v != 255}
+        return {
+            int(v)
+            for b in train(8, wanted=wanted, seed=seed)
+            for v in np.unique(b['label'])
+            if v != 255
+        }
 
     first, rest = seen((0.0, 0.3), 0), seen((0.3, 1.0), 0)
     assert len(first) == 3 and first | rest == set(range(10)) and not first & rest
@@ -229,7 +253,13 @@ def test_inputs_side_by_side_have_keys_and_an_order_of_their_own():
     photos = inputs(batch_size=2, features=('image',))
     streams = [
         loader.train_iterator(
-            make_source(), wanted, seed=seed, start_step=3, process_index=0, process_count=1, data_config=data_config()
+            make_source(),
+            wanted,
+            seed=seed,
+            start_step=3,
+            process_index=0,
+            process_count=1,
+            data_config=data_config(),
         )
         for wanted, seed in ((inputs(batch_size=4), 0), (photos, 1))
     ]
@@ -240,12 +270,24 @@ def test_inputs_side_by_side_have_keys_and_an_order_of_their_own():
         np.testing.assert_array_equal(batch[key], value)
     for key, value in train(1, wanted=photos, seed=1, start_step=3)[0].items():
         np.testing.assert_array_equal(batch[f'photo/{key}'], value)
-    assert batch.keys() == {'image', 'label', 'weight', 'index', 'photo/image', 'photo/weight', 'photo/index'}
+    assert batch.keys() == {
+        'image',
+        'label',
+        'weight',
+        'index',
+        'photo/image',
+        'photo/weight',
+        'photo/index',
+    }
     with pytest.raises(StopIteration):
         next(both)
     shapes = loader.zeros(inputs(batch_size=4)._replace(unpaired=(('photo', photos),)), 2)
-    assert {key: value.shape[1:] for key, value in shapes.items()} == {k: v.shape[1:] for k, v in batch.items()}
-    assert shapes['image'].shape[0] == 2 and shapes['photo/image'].shape[0] == 1, 'rows in proportion'
+    assert {key: value.shape[1:] for key, value in shapes.items()} == {
+        k: v.shape[1:] for k, v in batch.items()
+    }
+    assert shapes['image'].shape[0] == 2 and shapes['photo/image'].shape[0] == 1, (
+        'rows in proportion'
+    )
 
 
 def test_bad_inputs_are_refused():
@@ -331,7 +373,11 @@ def test_stalled_workers_end_with_the_iterator_and_with_the_main_process(tmp_pat
     script.write_text(textwrap.dedent(STALLED))
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
     main = subprocess.Popen(
-        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     watchdog = threading.Timer(40, main.kill)
     watchdog.start()
@@ -413,6 +459,8 @@ def test_evaluation_with_workers_is_the_same():
 
 
 def test_chosen_examples_are_those_of_the_evaluation():
-    batch = loader.examples(make_source(), [7, 2], Input('val', 4, ('image', 'label'), (8, 16)), (20, 33))
+    batch = loader.examples(
+        make_source(), [7, 2], Input('val', 4, ('image', 'label'), (8, 16)), (20, 33)
+    )
     (whole,) = evaluate(10, 10)
     assert_same([batch], [{key: value[[7, 2]] for key, value in whole.items()}])

@@ -191,7 +191,9 @@ def test_a_stop_keeps_whole_shards(config, small_shards, monkeypatch):
         data.prepare(config, stop_at_the_fourth)
     written = []
     write_shard = shards._write_shard
-    monkeypatch.setattr(shards, '_write_shard', lambda *args: written.append(args[1:3]) or write_shard(*args))
+    monkeypatch.setattr(
+        shards, '_write_shard', lambda *args: written.append(args[1:3]) or write_shard(*args)
+    )
     data.prepare(config)
     assert written == [('train', 3), ('train', 4), ('val', 0), ('val', 1), ('val', 2)]
 
@@ -214,7 +216,15 @@ def command(config, *arguments, files=None, **options):
             resource.setrlimit(resource.RLIMIT_FSIZE, (files, files))
 
     settings = [f'--config.data.{key}={config[key]}' for key in ('name', 'root')]
-    call = [sys.executable, '-m', 'segjax.main', '--config', 'configs/supervised.py', *settings, *arguments]
+    call = [
+        sys.executable,
+        '-m',
+        'segjax.main',
+        '--config',
+        'configs/supervised.py',
+        *settings,
+        *arguments,
+    ]
     return subprocess.Popen(
         call,
         cwd=REPOSITORY,
@@ -243,7 +253,10 @@ def test_sigterm_ends_a_preparation_within_seconds(config, tmp_path):
     start = time.monotonic()
     _, err = process.communicate()
     assert process.returncode == 75 and time.monotonic() - start < 5
-    assert err.splitlines()[-1] == 'preempted: the data set is not prepared completely; the same command goes on'
+    assert (
+        err.splitlines()[-1]
+        == 'preempted: the data set is not prepared completely; the same command goes on'
+    )
 
 
 def test_a_full_disk_is_no_traceback(config, tmp_path):
@@ -277,7 +290,9 @@ def test_an_unusual_first_example_does_not_say_how_much_space_all_need(tmp_path,
         path = tmp_path / f'{number}.png'
         path.write_bytes(bytes(10 if number == 0 else 1000))
         items.append(base.Item('train', path.name, {'depth': path}))
-    record = base.Record({'depth': np.zeros((10, 100), np.float32)}, np.zeros(256, np.int64), (10, 100))
+    record = base.Record(
+        {'depth': np.zeros((10, 100), np.float32)}, np.zeros(256, np.int64), (10, 100)
+    )
     inspection = base.Inspection(record, [], frozenset())
     dataset = types.SimpleNamespace(inspect=lambda item: inspection, where='a data set')
     (tmp_path / 'partial').mkdir()
@@ -372,7 +387,9 @@ def test_a_process_without_a_free_descriptor_finds_no_damage(config):
         'for each in taken: os.close(each)\n'
         'print(found)\n'
     )
-    found = subprocess.run([sys.executable, '-c', program], cwd=REPOSITORY, capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, '-c', program], cwd=REPOSITORY, capture_output=True, text=True
+    )
     assert found.stdout.startswith('refused: ') and os.strerror(errno.EMFILE) in found.stdout, found
 
 
@@ -449,12 +466,21 @@ def test_the_cache_is_listed_and_emptied_by_name(config):
     data.prepare(config)
     cache.release(folder)
     text = cache_mode(config).stdout
-    assert folder.name in text and partial.name in text and 'not complete' in text and '8 examples' in text
+    assert (
+        folder.name in text
+        and partial.name in text
+        and 'not complete' in text
+        and '8 examples' in text
+    )
     unknown = cache_mode(config, '--delete', 'camvid')
     assert unknown.returncode == 1 and folder.name in unknown.stderr
     deleted = cache_mode(config, '--delete', folder.name, '--delete', partial.name)
     assert deleted.returncode == 0, deleted.stderr
-    assert not folder.exists() and not partial.exists() and (pathlib.Path(config.cache) / 'jax').exists()
+    assert (
+        not folder.exists()
+        and not partial.exists()
+        and (pathlib.Path(config.cache) / 'jax').exists()
+    )
 
 
 def test_opening_records_notes_the_time(config):
@@ -468,7 +494,9 @@ def test_opening_records_notes_the_time(config):
 def test_used_records_are_not_deleted(config):
     folder = data.prepare(config).folder
     refused = cache_mode(config, '--delete', folder.name)
-    assert refused.returncode == 1 and 'a running process uses' in refused.stderr and folder.exists()
+    assert (
+        refused.returncode == 1 and 'a running process uses' in refused.stderr and folder.exists()
+    )
     cache.release(folder)
     assert cache_mode(config, '--delete', folder.name).returncode == 0 and not folder.exists()
 

@@ -32,7 +32,9 @@ def world_points(frame):
     height, width = frame['depth'].shape
     u, v = np.meshgrid(np.arange(width), np.arange(height))
     k = frame['intrinsics'].astype(float)
-    rays = np.stack([(u - k[0, 2]) / k[0, 0], (v - k[1, 2]) / k[1, 1], np.ones_like(u, float)], axis=-1)
+    rays = np.stack(
+        [(u - k[0, 2]) / k[0, 0], (v - k[1, 2]) / k[1, 1], np.ones_like(u, float)], axis=-1
+    )
     pose = frame['pose'].astype(float)
     return (rays * frame['depth'][..., None]) @ pose[:3, :3].T + pose[:3, 3]
 
@@ -55,9 +57,19 @@ def corners(array, u, v):
 
 def warp_pair(clip, index=2, size=(128, 256)):
     """Static pixels of frame t that land inside of frame t + 1, with their places and depths there."""
-    a, b = streets.frame(0, 'train', clip, index, size), streets.frame(0, 'train', clip, index + 1, size)
+    a, b = (
+        streets.frame(0, 'train', clip, index, size),
+        streets.frame(0, 'train', clip, index + 1, size),
+    )
     u, v, z = project(world_points(a), b)
-    inside = (a['depth'] > 0) & ~a['moving'] & (u > 0) & (u < size[1] - 1.01) & (v > 0) & (v < size[0] - 1.01)
+    inside = (
+        (a['depth'] > 0)
+        & ~a['moving']
+        & (u > 0)
+        & (u < size[1] - 1.01)
+        & (v > 0)
+        & (v < size[0] - 1.01)
+    )
     return a, b, inside, u[inside], v[inside], z[inside]
 
 
@@ -72,7 +84,13 @@ def test_frame_is_a_pure_function_whatever_was_rendered_before():
 
 
 def test_seed_split_clip_and_index_all_matter():
-    addresses = ((0, 'train', 0, 0), (1, 'train', 0, 0), (0, 'val', 0, 0), (0, 'train', 1, 0), (0, 'train', 0, 1))
+    addresses = (
+        (0, 'train', 0, 0),
+        (1, 'train', 0, 0),
+        (0, 'val', 0, 0),
+        (0, 'train', 1, 0),
+        (0, 'train', 0, 1),
+    )
     frames = [streets.frame(*address, SIZE)['image'] for address in addresses]
     for i, a in enumerate(frames):
         for b in frames[:i]:
@@ -95,7 +113,13 @@ def test_shapes_types_and_ranges(size):
 
 @pytest.mark.parametrize('split', ['train', 'val'])
 def test_all_classes_occur_in_twelve_clips_with_plausible_shares(split):
-    labels = np.stack([streets.frame(0, split, clip, index, SIZE)['label'] for clip in range(12) for index in (0, 5)])
+    labels = np.stack(
+        [
+            streets.frame(0, split, clip, index, SIZE)['label']
+            for clip in range(12)
+            for index in (0, 5)
+        ]
+    )
     share = np.bincount(labels.ravel(), minlength=256) / labels.size
     assert (share[:19] > 1e-4).all(), dict(zip(CITYSCAPES.names, share))
     assert share[:19].argmax() == 0 and 0.2 < share[0] < 0.5
@@ -176,12 +200,18 @@ def cast(origin, ray, quads, ellipsoids):
 
         cos, sin = np.cos(ellipsoids['heading']), np.sin(ellipsoids['heading'])
         p, d = origin - ellipsoids['centre'], np.broadcast_to(ray, ellipsoids['centre'].shape)
-        p, d = (np.stack([cos * w[:, 0] - sin * w[:, 1], sin * w[:, 0] + cos * w[:, 1], w[:, 2]], 1) for w in (p, d))
+        p, d = (
+            np.stack([cos * w[:, 0] - sin * w[:, 1], sin * w[:, 0] + cos * w[:, 1], w[:, 2]], 1)
+            for w in (p, d)
+        )
         p, d = p / ellipsoids['radii'], d / ellipsoids['radii']
         a, b, c = (d * d).sum(1), (p * d).sum(1), (p * p).sum(1) - 1
         depth = (-b - np.sqrt(b * b - a * c)) / a
         depth[~(depth > 0)] = np.inf
-    both, records = np.concatenate([z, depth]), np.concatenate([quads['surface'], ellipsoids['surface']])
+    both, records = (
+        np.concatenate([z, depth]),
+        np.concatenate([quads['surface'], ellipsoids['surface']]),
+    )
     return (both.min(), records[both.argmin()]) if np.isfinite(both).any() else (np.inf, None)
 
 
@@ -194,7 +224,9 @@ def plane_coordinates(quads, points):
 
 def surface_ids(clip, index, size):
     scene = build_scene(0, 'train', clip)
-    hits = render.visibility(*streets._at(scene.shape, index), *streets.camera(scene, index, size), size)
+    hits = render.visibility(
+        *streets._at(scene.shape, index), *streets.camera(scene, index, size), size
+    )
     return hits.surface, len(scene.shape.quads) + 1
 
 
@@ -244,7 +276,10 @@ def test_moving_marks_all_that_does_not_follow_the_camera():
 
 
 def test_size_scales_the_same_scene():
-    small, large = streets.frame(0, 'val', 2, 0, (64, 128)), streets.frame(0, 'val', 2, 0, (128, 256))
+    small, large = (
+        streets.frame(0, 'val', 2, 0, (64, 128)),
+        streets.frame(0, 'val', 2, 0, (128, 256)),
+    )
     np.testing.assert_array_equal(small['pose'], large['pose'])
     assert large['intrinsics'][0, 0] == 2 * small['intrinsics'][0, 0]
     # Centres of small pixels lie between four large ones: all four agree almost everywhere.
@@ -303,9 +338,13 @@ def test_a_floor_that_starts_behind_the_camera_is_cut_not_lost():
 
 def test_many_small_things_are_drawn_as_if_one_by_one():
     rng = np.random.default_rng(1)
-    balls = [shapes.ellipsoid(rng.uniform((-2, 5, 0), (2, 9, 2)), rng.uniform(0.05, 0.4, 3), look()) for _ in range(60)]
+    balls = [
+        shapes.ellipsoid(rng.uniform((-2, 5, 0), (2, 9, 2)), rng.uniform(0.05, 0.4, 3), look())
+        for _ in range(60)
+    ]
     boxes = [
-        shapes.place(shapes.box((0.3, 0.3, 0.3), look()), *rng.uniform((-2, 5, 0, 0), (2, 9, 3, 2))) for _ in range(60)
+        shapes.place(shapes.box((0.3, 0.3, 0.3), look()), *rng.uniform((-2, 5, 0, 0), (2, 9, 3, 2)))
+        for _ in range(60)
     ]
     shape = shapes.join(balls + boxes)
     hits = render.visibility(shape.quads, shape.ellipsoids, CAMERA, FORWARD, (31, 41))
@@ -318,7 +357,9 @@ def test_many_small_things_are_drawn_as_if_one_by_one():
 
 def test_shadow_of_a_post_points_away_from_the_sun():
     post = shapes.box((0.4, 0.4, 2.0), look())
-    sun = np.array([0.0, 1.0, 1.0]) / np.sqrt(2)  # north, 45 degrees: two metres of shadow to the south
+    sun = np.array([0.0, 1.0, 1.0]) / np.sqrt(
+        2
+    )  # north, 45 degrees: two metres of shadow to the south
     maps = light.shadow_maps(post, sun, np.array([-5.0, -5.0]), 0.1, (100, 100))
     rows, columns = np.nonzero(maps[..., 0] > 127)
     assert -5 + 0.1 * rows.min() == pytest.approx(-2.2, abs=0.11)
@@ -329,9 +370,13 @@ def test_shadow_of_a_post_points_away_from_the_sun():
 
 def test_noise_repeats_and_fades_with_the_footprint():
     noise = textures.make_noise(np.random.default_rng(0))
-    s, t = np.meshgrid(np.linspace(0, 3, 50, dtype=np.float32), np.linspace(0, 3, 50, dtype=np.float32))
+    s, t = np.meshgrid(
+        np.linspace(0, 3, 50, dtype=np.float32), np.linspace(0, 3, 50, dtype=np.float32)
+    )
     fine = textures.lookup(noise, s, t, np.full(s.shape, 0.01, np.float32))
-    again = textures.lookup(noise, s + textures.PERIOD, t - textures.PERIOD, np.full(s.shape, 0.01, np.float32))
+    again = textures.lookup(
+        noise, s + textures.PERIOD, t - textures.PERIOD, np.full(s.shape, 0.01, np.float32)
+    )
     np.testing.assert_allclose(fine, again, atol=2e-2)
     far = textures.lookup(noise, s, t, np.full(s.shape, 1.0, np.float32))
     assert far.std() < 0.6 * fine.std()

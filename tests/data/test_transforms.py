@@ -50,7 +50,9 @@ def moved_at_random(example, seed, **changes):
 
 def source_positions(matrix, out_size):
     y, x = np.mgrid[: out_size[0], : out_size[1]]
-    return np.einsum('ij,jhw->ihw', np.linalg.inv(matrix), np.stack([x, y, np.ones_like(x)]).astype(float))[:2]
+    return np.einsum(
+        'ij,jhw->ihw', np.linalg.inv(matrix), np.stack([x, y, np.ones_like(x)]).astype(float)
+    )[:2]
 
 
 def noise(size=SIZE, seed=0):
@@ -82,11 +84,18 @@ def test_random_geometry_is_exact_on_ramps(seed):
 
 @pytest.mark.parametrize('seed', range(6))
 def test_outside_is_filled_where_the_centre_falls_out(seed):
-    example = {k: np.maximum(v, 1) if transforms.map_kind(k) else v for k, v in coordinates().items()}
+    example = {
+        k: np.maximum(v, 1) if transforms.map_kind(k) else v for k, v in coordinates().items()
+    }
     config, matrix, moved = moved_at_random(example, seed, rotate=45.0, scale=(0.4, 0.8))
     x, y = source_positions(matrix, config.crop)
     outside = (x < -0.5) | (x > SIZE[1] - 0.5) | (y < -0.5) | (y > SIZE[0] - 0.5)
-    edge = np.minimum.reduce([abs(x + 0.5), abs(x - SIZE[1] + 0.5), abs(y + 0.5), abs(y - SIZE[0] + 0.5)]) < 0.003
+    edge = (
+        np.minimum.reduce(
+            [abs(x + 0.5), abs(x - SIZE[1] + 0.5), abs(y + 0.5), abs(y - SIZE[0] + 0.5)]
+        )
+        < 0.003
+    )
     assert outside.any() and not outside.all() and edge.mean() < 0.01
     for key, fill in (('label', 255), ('instance', 0), ('depth', 0)):
         np.testing.assert_array_equal((moved[key] == fill)[~edge], outside[~edge])
@@ -111,7 +120,10 @@ def test_one_matrix_equals_the_steps_one_after_another():
     doubled = (120, 200)
     matrix = transforms.translation_matrix(-150, -11) @ transforms.resize_matrix(SIZE, doubled)
     moved = transforms.apply_geometry(example, transforms.flip_matrix(80) @ matrix, (90, 80))
-    for key, method, fill in (('image', cv2.INTER_LINEAR, 0), ('label', cv2.INTER_NEAREST_EXACT, 255)):
+    for key, method, fill in (
+        ('image', cv2.INTER_LINEAR, 0),
+        ('label', cv2.INTER_NEAREST_EXACT, 255),
+    ):
         large = cv2.resize(example[key], doubled[::-1], interpolation=method)
         steps = np.full((90, 80, *large.shape[2:]), fill, np.uint8)
         steps[:, :50] = large[11 : 11 + 90, 150:]
@@ -231,7 +243,9 @@ def test_a_flip_mirrors_the_world_and_keeps_the_camera(seed):
 def test_a_flip_moves_the_principal_point_and_nothing_else():
     example = coordinates()
     moved = transforms.apply_geometry(example, transforms.flip_matrix(SIZE[1]), SIZE)
-    np.testing.assert_array_equal(moved['intrinsics'], [[80, 0, 99 - 47.5], [0, 90, 31.25], [0, 0, 1]])
+    np.testing.assert_array_equal(
+        moved['intrinsics'], [[80, 0, 99 - 47.5], [0, 90, 31.25], [0, 0, 1]]
+    )
     np.testing.assert_array_equal(moved['pose'], MIRROR @ POSE @ MIRROR)
     assert all(moved[key].dtype == np.float32 for key in ('intrinsics', 'pose', 'pose_frames'))
 
@@ -275,8 +289,14 @@ def test_a_flipped_frame_is_a_frame_of_the_mirrored_scene(shrink):
     small = tuple(round(length * shrink) for length in size)
     intrinsics, pose = streets.camera(streets._clip(0, 'train', 2).scene, 3, size)
     quads, ellipsoids = streets._at(streets._clip(0, 'train', 2).scene.shape, 3)
-    depth = 1 / np.maximum(render.visibility(quads, ellipsoids, intrinsics, pose, size).inverse_depth, 1e-3)
-    frame = {'depth': depth, 'intrinsics': intrinsics.astype(np.float32), 'pose': pose.astype(np.float32)}
+    depth = 1 / np.maximum(
+        render.visibility(quads, ellipsoids, intrinsics, pose, size).inverse_depth, 1e-3
+    )
+    frame = {
+        'depth': depth,
+        'intrinsics': intrinsics.astype(np.float32),
+        'pose': pose.astype(np.float32),
+    }
     # A shift of half a pixel puts the small pixels' centres onto pixels of the large map.
     matrix = np.array([[shrink, 0, 0], [0, shrink, 0], [0, 0, 1.0]])
     moved = transforms.apply_geometry(frame, transforms.flip_matrix(small[1]) @ matrix, small)
@@ -289,7 +309,10 @@ def test_a_flipped_frame_is_a_frame_of_the_mirrored_scene(shrink):
 
 def test_video_frames_and_suffixes_move_alike():
     example = noise()
-    video = {'image_prev': np.stack([example['image'], 255 - example['image']]), 'label_prev': example['label']}
+    video = {
+        'image_prev': np.stack([example['image'], 255 - example['image']]),
+        'label_prev': example['label'],
+    }
     matrix = transforms.sample_matrix(np.random.default_rng(3), augment(**EVERYTHING), SIZE)
     moved = transforms.apply_geometry(example, matrix, (40, 70))
     stack = transforms.apply_geometry(video, matrix, (40, 70))
@@ -317,7 +340,11 @@ def test_wrong_arrays_are_refused(change, message):
 
 def block_means(image, rows, columns):
     height, width, channels = image.shape
-    return image.reshape(height // rows, rows, width // columns, columns, channels).astype(float).mean((1, 3))
+    return (
+        image.reshape(height // rows, rows, width // columns, columns, channels)
+        .astype(float)
+        .mean((1, 3))
+    )
 
 
 def gradient_energy(image):
@@ -363,7 +390,9 @@ def test_each_axis_has_blocks_of_its_own(rows, columns):
     image = noise((60, 84) if columns == 7 else (60, 96))['image']
     size = image.shape[:2]
     out_size = (size[0] // rows, size[1] // columns)
-    moved = transforms.apply_geometry({'image': image}, transforms.resize_matrix(size, out_size), out_size)['image']
+    moved = transforms.apply_geometry(
+        {'image': image}, transforms.resize_matrix(size, out_size), out_size
+    )['image']
     assert np.abs(moved - block_means(image, rows, columns)).max() <= 0.51
 
 
@@ -371,7 +400,9 @@ def test_each_axis_has_blocks_of_its_own(rows, columns):
 def test_the_border_of_a_shrunk_image_is_not_darkened(out_size):
     """No side of the image is a multiple of a block."""
     image = np.full((47, 97, 3), 200, np.uint8)
-    moved = transforms.apply_geometry({'image': image}, transforms.resize_matrix((47, 97), out_size), out_size)
+    moved = transforms.apply_geometry(
+        {'image': image}, transforms.resize_matrix((47, 97), out_size), out_size
+    )
     np.testing.assert_array_equal(moved['image'], 200)
 
 
@@ -389,14 +420,22 @@ def test_pixels_keep_their_places_when_an_image_shrinks(factor, slope, axis):
     """A ramp whose means over blocks are whole numbers; its length is no multiple of the factor."""
     length = 8 * factor + 2
     line = slope * np.arange(length)
-    image = np.repeat(np.expand_dims(line, 1 - axis), 30, 1 - axis)[..., None].repeat(3, 2).astype(np.uint8)
+    image = (
+        np.repeat(np.expand_dims(line, 1 - axis), 30, 1 - axis)[..., None]
+        .repeat(3, 2)
+        .astype(np.uint8)
+    )
     size = image.shape[:2]
     out_size = (8, 30) if axis == 0 else (30, 8)
     matrix = transforms.scale_matrix(*((1 / factor, 1) if axis == 0 else (1, 1 / factor)))
-    moved = transforms.apply_geometry({'image': image, 'label': np.zeros(size, np.uint8)}, matrix, out_size)
+    moved = transforms.apply_geometry(
+        {'image': image, 'label': np.zeros(size, np.uint8)}, matrix, out_size
+    )
     x, y = source_positions(matrix, out_size)
     expected = slope * (y if axis == 0 else x)
-    np.testing.assert_allclose(moved['image'] / 255, expected[..., None].repeat(3, 2) / 255, atol=1e-3)
+    np.testing.assert_allclose(
+        moved['image'] / 255, expected[..., None].repeat(3, 2) / 255, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize('seed', range(8))
@@ -418,14 +457,21 @@ def test_random_geometry_that_shrinks_keeps_positions_and_labels(seed):
 
 def test_frames_shrink_alike():
     example = noise((120, 200))
-    video = {'image': example['image'], 'image_frames': np.stack([255 - example['image'], example['image']])}
-    moved = transforms.apply_geometry(video, transforms.resize_matrix((120, 200), (30, 48)), (30, 48))
+    video = {
+        'image': example['image'],
+        'image_frames': np.stack([255 - example['image'], example['image']]),
+    }
+    moved = transforms.apply_geometry(
+        video, transforms.resize_matrix((120, 200), (30, 48)), (30, 48)
+    )
     np.testing.assert_array_equal(moved['image_frames'][1], moved['image'])
 
 
 def test_half_the_size_is_interpolated_as_ever():
     image = noise()['image']
-    half = transforms.apply_geometry({'image': image}, transforms.resize_matrix(SIZE, (30, 50)), (30, 50))['image']
+    half = transforms.apply_geometry(
+        {'image': image}, transforms.resize_matrix(SIZE, (30, 50)), (30, 50)
+    )['image']
     assert np.abs(half - block_means(image, 2, 2)).max() <= 0.5
 
 
@@ -525,7 +571,9 @@ def test_frames_get_the_same_colours():
 
 def test_draws_stay_within_their_ranges():
     config = augment(brightness=0.2, contrast=0.4, saturation=0.6, hue=0.1, blur=0.3)
-    draws = np.array([transforms.sample_colour(np.random.default_rng(s), config) for s in range(500)], float)
+    draws = np.array(
+        [transforms.sample_colour(np.random.default_rng(s), config) for s in range(500)], float
+    )
     for column, (low, high) in enumerate([(0.8, 1.2), (0.6, 1.4), (0.4, 1.6), (-0.1, 0.1)]):
         assert low <= draws[:, column].min() < low + 0.05 * (high - low)
         assert high - 0.05 * (high - low) < draws[:, column].max() <= high
@@ -534,7 +582,9 @@ def test_draws_stay_within_their_ranges():
 
 def test_training_has_the_crop_size_and_depends_on_the_generator():
     config = augment(**EVERYTHING, brightness=0.3)
-    one, same, other = (transforms.training(noise(), np.random.default_rng(s), config) for s in (0, 0, 1))
+    one, same, other = (
+        transforms.training(noise(), np.random.default_rng(s), config) for s in (0, 0, 1)
+    )
     assert one['image'].shape == (40, 70, 3) and one['label'].shape == (40, 70)
     np.testing.assert_array_equal(one['image'], same['image'])
     assert (one['image'] != other['image']).mean() > 0.5

@@ -19,7 +19,9 @@ from segjax.errors import InputError
 def folder(tmp_path):
     """A correct data set `folder` with three classes: its path and its config."""
     _, classes = layouts.write_folder(tmp_path / 'mine')
-    return tmp_path / 'mine', layouts.data_config('folder', tmp_path / 'mine', tmp_path / 'cache', classes=classes)
+    return tmp_path / 'mine', layouts.data_config(
+        'folder', tmp_path / 'mine', tmp_path / 'cache', classes=classes
+    )
 
 
 def expect(config, where, *says):
@@ -70,7 +72,12 @@ def test_class_file(folder):
 
 def test_image_without_label(folder):
     (folder[0] / 'masks/val/shot 1.png').unlink()
-    expect(folder[1], folder[0] / 'images/val/shot 1.jpg', 'without a label', str(folder[0] / 'masks/val/shot 1.png'))
+    expect(
+        folder[1],
+        folder[0] / 'images/val/shot 1.jpg',
+        'without a label',
+        str(folder[0] / 'masks/val/shot 1.png'),
+    )
 
 
 def test_label_without_image(folder):
@@ -82,7 +89,11 @@ def test_label_without_image(folder):
 def test_missing_label_folder(tmp_path):
     layouts.write_camvid(tmp_path)
     (tmp_path / 'valannot').rename(tmp_path / 'val_annot')
-    expect(layouts.data_config('camvid', tmp_path, tmp_path / 'cache'), tmp_path / 'valannot', 'no such folder')
+    expect(
+        layouts.data_config('camvid', tmp_path, tmp_path / 'cache'),
+        tmp_path / 'valannot',
+        'no such folder',
+    )
 
 
 def test_two_images_of_one_name(folder):
@@ -123,7 +134,9 @@ def test_labels_that_start_at_one(tmp_path):
 
 
 def test_0_255_masks(tmp_path):
-    _, classes = layouts.write_folder(tmp_path / 'mine', ids=(0, 255), classes='[background, foreground]')
+    _, classes = layouts.write_folder(
+        tmp_path / 'mine', ids=(0, 255), classes='[background, foreground]'
+    )
     config = layouts.data_config('folder', tmp_path / 'mine', tmp_path / 'cache', classes=classes)
     expect(config, 'masks/train/shot 0.png', '0/255 mask', 'id: 255')
     pathlib.Path(classes).write_text('[{name: background, id: 0}, {name: foreground, id: 255}]')
@@ -149,9 +162,13 @@ def test_truncated_files(folder, kind, cut):
     if kind == 'image png':
         path.unlink()
         path = path.with_suffix('.png')
-        layouts.save(path, np.random.default_rng(0).integers(0, 256, (*layouts.SIZE, 3)).astype(np.uint8))
+        layouts.save(
+            path, np.random.default_rng(0).integers(0, 256, (*layouts.SIZE, 3)).astype(np.uint8)
+        )
     content = path.read_bytes()
-    path.write_bytes(content[: {'half': len(content) // 2, 'all': 0}[cut] if isinstance(cut, str) else -cut])
+    path.write_bytes(
+        content[: {'half': len(content) // 2, 'all': 0}[cut] if isinstance(cut, str) else -cut]
+    )
     expect(folder[1], path, 'empty' if cut == 'all' else 'truncated')
 
 
@@ -236,7 +253,9 @@ def test_clip_camera_of_another_size(tmp_path):
 def test_frames_of_one_clip_differ_in_size(tmp_path):
     frame = layouts.enlarge_one_frame(tmp_path)
     config = layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')
-    expect(config, frame, '40x32 pixels', '32x24 pixels, as', 'aachen_000001_000000 of the same clip')
+    expect(
+        config, frame, '40x32 pixels', '32x24 pixels, as', 'aachen_000001_000000 of the same clip'
+    )
 
 
 def test_depth_that_is_not_finite(tmp_path, monkeypatch):

@@ -23,7 +23,9 @@ SPEC = DataSpec(
 def train_batch(rows=8, size=(32, 64), seed=0):
     """Labels that can be read off the image's brightness; ignored pixels are dealt out unevenly over the rows."""
     rng = np.random.default_rng(seed)
-    label = rng.integers(0, NUM_CLASSES, (rows, size[0] // 8, size[1] // 8)).repeat(8, 1).repeat(8, 2)
+    label = (
+        rng.integers(0, NUM_CLASSES, (rows, size[0] // 8, size[1] // 8)).repeat(8, 1).repeat(8, 2)
+    )
     image = (label[..., None] * 50 + rng.integers(0, 20, (*label.shape, 3))).astype(np.uint8)
     for row in range(rows):
         label[row, : size[0] * row // rows] = 255

@@ -38,7 +38,20 @@ ROOMS = (
 )
 """All rooms, from the ground up."""
 
-TABLE = ('spec', 'cells', 'claims', 'starts', 'plan', 'runs', 'speed', 'numbers', 'text', 'page', 'loop', '__init__')
+TABLE = (
+    'spec',
+    'cells',
+    'claims',
+    'starts',
+    'plan',
+    'runs',
+    'speed',
+    'numbers',
+    'text',
+    'page',
+    'loop',
+    '__init__',
+)
 """Modules of segjax/modes/table. Each may import only earlier ones."""
 
 
@@ -81,9 +94,15 @@ def floors(found: set[tuple[str, str]]) -> dict[str, int]:
     """
     floor: dict[str, int] = {}
     while len(floor) < len(ROOMS):
-        below = {name: {there for here, there in found if here == name} for name in ROOMS if name not in floor}
+        below = {
+            name: {there for here, there in found if here == name}
+            for name in ROOMS
+            if name not in floor
+        }
         placed = {
-            name: max((floor[r] + 1 for r in rooms), default=0) for name, rooms in below.items() if rooms <= set(floor)
+            name: max((floor[r] + 1 for r in rooms), default=0)
+            for name, rooms in below.items()
+            if rooms <= set(floor)
         }
         if not placed:
             raise ValueError(f'rooms import each other in a circle: {sorted(below)}')
@@ -98,7 +117,9 @@ def main() -> None:
     for level in range(max(floor.values()) + 1):
         print(f'floor {level}  ' + ' '.join(name for name in ROOMS if floor[name] == level))
     up = [(here, there) for here, there in found if ROOMS.index(there) > ROOMS.index(here)]
-    print(f'{len(ROOMS)} rooms, {max(floor.values()) + 1} floors, {len(found)} arrows, {len(up)} up')
+    print(
+        f'{len(ROOMS)} rooms, {max(floor.values()) + 1} floors, {len(found)} arrows, {len(up)} up'
+    )
 
 
 if __name__ == '__main__':

@@ -57,7 +57,9 @@ def write_cityscapes(root, kind='labelIds', counts=(('train', 4), ('val', 2)), g
         for i in range(count):
             city = ('aachen', 'bad_city')[i % 2]
             name = f'{city}_{i:06}_000019'
-            image = save(root / 'leftImg8bit' / split / city / f'{name}_leftImg8bit.png', photo(rng))
+            image = save(
+                root / 'leftImg8bit' / split / city / f'{name}_leftImg8bit.png', photo(rng)
+            )
             label = save(root / gt / split / city / f'{name}_{gt}_{kind}.png', blocks(rng, ids))
             instance = blocks(rng, [7, 26, 24000, 26001, 33012], dtype=np.uint16)
             save(root / gt / split / city / f'{name}_{gt}_instanceIds.png', instance)
@@ -77,7 +79,10 @@ def write_sequences(root, splits=('train',), frames=5, annotated=2):
         city = 'ulm' if split == 'train' else 'bonn'
         for frame in range(first, first + frames):
             name = f'{city}_000003_{frame:06}'
-            save(root / f'leftImg8bit_sequence/{split}/{city}' / f'{name}_leftImg8bit.png', photo(rng))
+            save(
+                root / f'leftImg8bit_sequence/{split}/{city}' / f'{name}_leftImg8bit.png',
+                photo(rng),
+            )
         name = f'{city}_000003_{first + annotated:06}'
         path = root / f'gtFine/{split}/{city}' / f'{name}_gtFine_labelIds.png'
         labels[name] = save(path, blocks(rng, range(34)))
@@ -96,7 +101,9 @@ def write_clips(root, clips=3, frames=4):
             folder, name = root / f'seq{clip:04}', f'aachen_{clip:06}_{frame:06}_leftImg8bit'
             save(folder / 'image' / f'{name}.jpg', photo(rng), quality=90)
             label = save(folder / 'label_predicted' / f'{name}.png', blocks(rng, [7, 11, 26]))
-            instance = save(folder / 'instance_predicted' / f'{name}.png', blocks(rng, [0, 1, 30, 255]))
+            instance = save(
+                folder / 'instance_predicted' / f'{name}.png', blocks(rng, [0, 1, 30, 255])
+            )
             written[f'seq{clip:04}/{name.removesuffix("_leftImg8bit")}'] = label, instance
     matrix = [[40.0, 0, 15.0], [0, 41.0, 11.0], [0, 0, 1]]
     (root / 'camera.json').write_text(json.dumps({f'intrinsics_{SIZE[1]}x{SIZE[0]}': matrix}))
@@ -116,7 +123,9 @@ def enlarge_one_frame(root):
 APOLLOSCAPE_SIZE = (208, 260)  # the shape of 3384x2710, as far as blocks of 4x4 allow
 
 
-def write_apolloscape(root, records, size=APOLLOSCAPE_SIZE, folder='{road}/{kind}/{record}/Camera {camera}'):
+def write_apolloscape(
+    root, records, size=APOLLOSCAPE_SIZE, folder='{road}/{kind}/{record}/Camera {camera}'
+):
     """{(road, record, camera): [(name, label, instance, depth, pose), ...]}, files of every kind.
 
     Args:
@@ -154,17 +163,27 @@ def write_apolloscape(root, records, size=APOLLOSCAPE_SIZE, folder='{road}/{kind
                     instance = blocks(rng, [17, 49, 33000, 33001, 36004], size, np.uint16)
                     save(place('Label') / f'{name}_instanceIds.png', instance)
                     (place('Label') / f'{name}.json').write_text('{}')
-                    depth = save(place('Depth') / f'{name}.png', blocks(rng, [0, 1, 2000, 65535], size, np.uint16))
+                    depth = save(
+                        place('Depth') / f'{name}.png',
+                        blocks(rng, [0, 1, 2000, 65535], size, np.uint16),
+                    )
                     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
                     pose = np.eye(4)
-                    pose[:3] = np.column_stack([turn * np.linalg.det(turn), (-12481.25 + frame, 5082.5, 37.0)])
+                    pose[:3] = np.column_stack(
+                        [turn * np.linalg.det(turn), (-12481.25 + frame, 5082.5, 37.0)]
+                    )
                     clip.append((name, label, instance, depth, pose))
-                lines = [' '.join(f'{x:.7f}' for x in pose.ravel()) + f' {name}.jpg' for name, *_, pose in clip]
+                lines = [
+                    ' '.join(f'{x:.7f}' for x in pose.ravel()) + f' {name}.jpg'
+                    for name, *_, pose in clip
+                ]
                 (place('Pose') / 'pose.txt').write_text('\n'.join(reversed(lines)) + '\n')
     return written
 
 
-def write_folder(root, ids=(0, 1, 2), splits=('train', 'val'), count=3, classes='[back, car, tree]'):
+def write_folder(
+    root, ids=(0, 1, 2), splits=('train', 'val'), count=3, classes='[back, car, tree]'
+):
     """{(split, name): (image, mask)} and the class file's path; masks are grey PNG."""
     rng = np.random.default_rng(4)
     written = {}

@@ -10,7 +10,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 def shapes_of(net, image=(1, 32, 32, 3)):
     """(outputs, variables) of a net in evaluation, as shapes; nothing is computed."""
-    return jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x, train=False), jnp.zeros(image))
+    return jax.eval_shape(
+        lambda x: net.init_with_output(jax.random.key(0), x, train=False), jnp.zeros(image)
+    )
 
 
 def count(variables) -> int:

@@ -37,7 +37,10 @@ def get_table():
 
 def found(miou, error=None, **classes):
     """What a run finds: the scores of two stages, of which the last counts."""
-    return {'first': {'mIoU': 0.99}, 'last': {'mIoU': miou, 'depth': {'near': {'error': error}}, 'IoU': classes}}
+    return {
+        'first': {'mIoU': 0.99},
+        'last': {'mIoU': miou, 'depth': {'near': {'error': error}}, 'IoU': classes},
+    }
 
 
 RESULTS = {
@@ -52,7 +55,14 @@ RESULTS = {
     ('strong', 2): found(0.44, road=0.25, car=0.125),
 }
 
-ENVIRONMENT = {'device': 'abacus', 'devices': 2, 'processes': 1, 'host cores': 8, 'python': '3.11', 'jax': '0.1'}
+ENVIRONMENT = {
+    'device': 'abacus',
+    'devices': 2,
+    'processes': 1,
+    'host cores': 8,
+    'python': '3.11',
+    'jax': '0.1',
+}
 
 
 def start(path, workdir='runs', **kwargs):

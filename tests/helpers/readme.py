@@ -28,7 +28,12 @@ def launch(words, *more, **env):
     """Runs a command of the README from the repository, with the interpreter of the tests."""
     environment = {**os.environ, 'SEGJAX_PYTHON': sys.executable, 'XLA_FLAGS': '', **env}
     return subprocess.run(
-        [*words, *more], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1800
+        [*words, *more],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1800,
     )
 
 

@@ -27,7 +27,9 @@ def assert_same_run(a: pathlib.Path, b: pathlib.Path, stages=('pretrain', 'adver
         for name in state_a:
             np.testing.assert_array_equal(state_a[name], state_b[name], err_msg=name)
         for name in ('metrics.jsonl', 'scores.json'):
-            assert (a / stage / name).read_bytes() == (b / stage / name).read_bytes(), f'{stage}/{name}'
+            assert (a / stage / name).read_bytes() == (b / stage / name).read_bytes(), (
+                f'{stage}/{name}'
+            )
 
 
 def stop_at(monkeypatch, stage, step):

@@ -17,7 +17,9 @@ def make_config(**sections):
     config_lib.update(
         config,
         augment=dict(crop=(32, 64)),
-        data=dict(eval_size=(32, 64), threads=1, world=dict(num_train=16, num_val=10, size=(32, 64))),
+        data=dict(
+            eval_size=(32, 64), threads=1, world=dict(num_train=16, num_val=10, size=(32, 64))
+        ),
         train=dict(batch_size=8, num_steps=5),
         # Ten examples in batches of eight: the last batch is padded, and its padding falls on some devices only.
         evaluate=dict(batch_size=8),
@@ -28,10 +30,14 @@ def make_config(**sections):
 
 
 def main(workdir, num_steps, *pairs):
-    options = dict(mode='pmap', noise='0.1', optimiser='adam', port='', process_id='0', num_processes='1')
+    options = dict(
+        mode='pmap', noise='0.1', optimiser='adam', port='', process_id='0', num_processes='1'
+    )
     options.update(pair.split('=') for pair in pairs)
     coordinator = f'127.0.0.1:{options["port"]}' if options['port'] else ''
-    parallel.initialize(False, coordinator, int(options['num_processes']), int(options['process_id']))
+    parallel.initialize(
+        False, coordinator, int(options['num_processes']), int(options['process_id'])
+    )
     config = make_config(
         train=dict(num_steps=int(num_steps)),
         noise=float(options['noise']),

@@ -62,7 +62,13 @@ class Tree:
     def __init__(self, folder: pathlib.Path):
         self.root = folder / 'seg jax'
         self.bin, self.home, self.cwd = folder / 'bin', folder / 'home', folder / 'else where'
-        for path in (self.bin, self.home, self.cwd, self.root / 'segjax', self.root / 'configs/tables'):
+        for path in (
+            self.bin,
+            self.home,
+            self.cwd,
+            self.root / 'segjax',
+            self.root / 'configs/tables',
+        ):
             path.mkdir(parents=True)
         shutil.copytree(REPOSITORY / 'launch', self.root / 'launch')
         (self.root / 'requirements.txt').write_text('jax>=0.10\n')
@@ -101,7 +107,9 @@ class Tree:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def run(self, script: str, *arguments: str, code: int = 0, **env: str) -> subprocess.CompletedProcess:
+    def run(
+        self, script: str, *arguments: str, code: int = 0, **env: str
+    ) -> subprocess.CompletedProcess:
         process = self.start(script, *arguments, **env)
         out, err = process.communicate(timeout=60)
         assert process.returncode == code, (out, err)

@@ -14,7 +14,9 @@ from segjax import config as config_lib
 from segjax.config import config_file
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-_spec = importlib.util.spec_from_file_location('device_check', REPOSITORY / 'launch/device_check.py')
+_spec = importlib.util.spec_from_file_location(
+    'device_check', REPOSITORY / 'launch/device_check.py'
+)
 device_check = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(device_check)
 

@@ -15,7 +15,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-SCRIPTS = sorted(p.relative_to(REPOSITORY).as_posix() for p in (REPOSITORY / 'launch').rglob('*.sh'))
+SCRIPTS = sorted(
+    p.relative_to(REPOSITORY).as_posix() for p in (REPOSITORY / 'launch').rglob('*.sh')
+)
 
 
 # --- all scripts -----------------------------------------------------------------------------------------------------
@@ -56,7 +58,13 @@ def test_help_is_the_header_and_changes_nothing(tree, script):
     assert not tree.called() and not tree.venv.exists()
 
 
-GKE = ['--name=n', '--image=i', '--claim=c', '--config=configs/streets.py', '--workdir=/mnt/segjax/r']
+GKE = [
+    '--name=n',
+    '--image=i',
+    '--claim=c',
+    '--config=configs/streets.py',
+    '--workdir=/mnt/segjax/r',
+]
 TPU = ['--name=n', '--zone=z']
 TABLE = ['--mode=table', '--table=configs/tables/two.py']
 
@@ -66,27 +74,67 @@ TABLE = ['--mode=table', '--table=configs/tables/two.py']
     [
         ('env.sh', ['--quite'], 'unknown argument --quite'),
         ('local.sh', ['--config'], 'no value'),
-        ('local.sh', ['--config=configs/strets.py:quick'], 'configs/strets.py, which does not exist'),
+        (
+            'local.sh',
+            ['--config=configs/strets.py:quick'],
+            'configs/strets.py, which does not exist',
+        ),
         ('local.sh', ['--mode=table', '--table'], 'no value'),
-        ('local.sh', ['--mode=table', '--table=configs/tables/non.py'], 'configs/tables/non.py, which does not exist'),
+        (
+            'local.sh',
+            ['--mode=table', '--table=configs/tables/non.py'],
+            'configs/tables/non.py, which does not exist',
+        ),
         ('slurm.sh', [], '--config'),
         ('slurm.sh', ['--config', 'configs/streets.py'], '--workdir'),
         ('slurm.sh', ['--config', '--workdir', 'w'], 'the next flag, --workdir'),
-        ('slurm.sh', ['--config=configs/none.py', '--workdir=w'], 'configs/none.py, which does not exist'),
+        (
+            'slurm.sh',
+            ['--config=configs/none.py', '--workdir=w'],
+            'configs/none.py, which does not exist',
+        ),
         ('slurm.sh', ['--config=configs/streets.py', '--workdir=w', '--nodes=two'], 'two'),
-        ('slurm.sh', ['--config=configs/streets.py', '--workdir=w', '--processes=core'], 'gpu or node'),
+        (
+            'slurm.sh',
+            ['--config=configs/streets.py', '--workdir=w', '--processes=core'],
+            'gpu or node',
+        ),
         ('slurm.sh', ['--config=configs/streets.py', '--workdir=w', '--seed=3'], 'after a bare --'),
         ('slurm.sh', ['--mode=table', '--workdir=w'], '--table'),
-        ('slurm.sh', ['--mode=table', '--table=configs/tables/non.py', '--workdir=w'], 'tables/non.py, which does not'),
+        (
+            'slurm.sh',
+            ['--mode=table', '--table=configs/tables/non.py', '--workdir=w'],
+            'tables/non.py, which does not',
+        ),
         ('slurm.sh', ['--table=configs/tables/two.py', '--workdir=w'], '--mode table'),
-        ('slurm.sh', ['--mode=tabel', '--table=configs/tables/two.py', '--workdir=w'], 'with --mode tabel'),
-        ('slurm.sh', [*TABLE, '--config=configs/streets.py', '--workdir=w'], 'rows of a table name their configs'),
+        (
+            'slurm.sh',
+            ['--mode=tabel', '--table=configs/tables/two.py', '--workdir=w'],
+            'with --mode tabel',
+        ),
+        (
+            'slurm.sh',
+            [*TABLE, '--config=configs/streets.py', '--workdir=w'],
+            'rows of a table name their configs',
+        ),
         ('tpu_pod.sh', ['start'], 'create, sync, run'),
         ('tpu_pod.sh', ['create', '--zone=z'], 'TPU_NAME'),
         ('tpu_pod.sh', ['create', *TPU, '--dry-run'], 'TPU_TYPE'),
-        ('tpu_pod.sh', ['run', *TPU, '--dry-run', '--config=configs/none.py', '--workdir=/w'], 'none.py'),
-        ('tpu_pod.sh', ['run', *TPU, '--dry-run', '--config=configs/streets.py', '--workdir=/w'], 'git add'),
-        ('tpu_pod.sh', ['run', *TPU, '--dry-run', *TABLE, '--workdir=/w'], 'configs/tables/two.py, then sync'),
+        (
+            'tpu_pod.sh',
+            ['run', *TPU, '--dry-run', '--config=configs/none.py', '--workdir=/w'],
+            'none.py',
+        ),
+        (
+            'tpu_pod.sh',
+            ['run', *TPU, '--dry-run', '--config=configs/streets.py', '--workdir=/w'],
+            'git add',
+        ),
+        (
+            'tpu_pod.sh',
+            ['run', *TPU, '--dry-run', *TABLE, '--workdir=/w'],
+            'configs/tables/two.py, then sync',
+        ),
         ('tpu_worker.sh', ['begin'], 'begin'),
         ('gke/submit.sh', ['cpu'], 'gpu or tpu'),
         ('gke/submit.sh', ['gpu', *GKE[1:]], '--name'),
@@ -127,7 +175,14 @@ def test_env_installs_once(tree):
     assert len(tree.called()) == 2
 
 
-CHANGES = ['requirements', 'constraints', 'newest versions', 'accelerator', 'python', 'interpreter removed']
+CHANGES = [
+    'requirements',
+    'constraints',
+    'newest versions',
+    'accelerator',
+    'python',
+    'interpreter removed',
+]
 
 
 @pytest.mark.parametrize('change', CHANGES)
@@ -148,7 +203,10 @@ def test_env_is_made_again_after_a_change(tree, change):
     else:
         (tree.venv / 'bin/python').unlink()
     tree.run('env.sh', **env)
-    assert tree.called()[2:] == ['venv', 'pip jax[tpu]' if change == 'accelerator' else 'pip jax[cpu]']
+    assert tree.called()[2:] == [
+        'venv',
+        'pip jax[tpu]' if change == 'accelerator' else 'pip jax[cpu]',
+    ]
     assert not (tree.venv / 'stale').exists()
     tree.run('env.sh', **env)
     assert len(tree.called()) == 4
@@ -158,7 +216,13 @@ def test_env_is_made_again_after_a_change(tree, change):
 def test_env_installs_the_versions_that_are_known_to_work(tree, uv):
     if uv:
         tree.tool('uv', '')
-    constrained = ['-r', str(tree.root / 'requirements.txt'), '-c', str(tree.root / 'constraints.txt'), 'jax[cpu]']
+    constrained = [
+        '-r',
+        str(tree.root / 'requirements.txt'),
+        '-c',
+        str(tree.root / 'constraints.txt'),
+        'jax[cpu]',
+    ]
     assert tree.commands(tree.run('env.sh', '--dry-run').stdout)[-1][-5:] == constrained
     newest = tree.commands(tree.run('env.sh', '--dry-run', SEGJAX_LATEST='1').stdout)[-1]
     assert newest[-3:] == [*constrained[:2], 'jax[cpu]'] and '-c' not in newest
@@ -166,8 +230,14 @@ def test_env_installs_the_versions_that_are_known_to_work(tree, uv):
 
 
 def test_constraints_cover_the_requirements_and_pin_no_accelerator():
-    lines = [line.partition('#')[0].strip() for line in (REPOSITORY / 'constraints.txt').read_text().splitlines()]
-    pins = {canonicalize_name(name): version for name, _, version in (line.partition('==') for line in lines if line)}
+    lines = [
+        line.partition('#')[0].strip()
+        for line in (REPOSITORY / 'constraints.txt').read_text().splitlines()
+    ]
+    pins = {
+        canonicalize_name(name): version
+        for name, _, version in (line.partition('==') for line in lines if line)
+    }
     assert all(pins.values()), 'one version each'
     for line in (REPOSITORY / 'requirements.txt').read_text().splitlines():
         wanted = line.partition('#')[0].strip()
@@ -241,7 +311,9 @@ def test_env_picks_a_python_that_works(tree):
     assert tree.commands(tree.run('env.sh', '--dry-run').stdout)[0][0] == str(tree.bin / 'python3')
     error = tree.run('env.sh', '--dry-run', code=1, PYTHON='python3.12').stderr
     assert 'python3.12 has no venv' in error and 'python3.13' not in error
-    tree.tool('python3', 'case $* in *version_info\\ *) exit 1 ;; *identi*) ;; *) echo "3.9 /usr" ;; esac')
+    tree.tool(
+        'python3', 'case $* in *version_info\\ *) exit 1 ;; *identi*) ;; *) echo "3.9 /usr" ;; esac'
+    )
     error = tree.run('env.sh', code=1).stderr
     assert 'python3.13 does not run' in error and 'python3 is 3.9' in error and 'PYTHON=' in error
     assert not tree.called()
@@ -299,11 +371,19 @@ def test_local_finds_configs_of_the_repository_from_everywhere(ready):
     assert ready.main_saw()['argv'] == [f'--config={ready.root}/configs/streets.py:quick']
 
 
-@pytest.mark.parametrize('given', [['--table', 'configs/tables/paper.py'], ['--table=configs/tables/paper.py']])
+@pytest.mark.parametrize(
+    'given', [['--table', 'configs/tables/paper.py'], ['--table=configs/tables/paper.py']]
+)
 def test_local_finds_tables_of_the_repository_from_everywhere(ready, given):
     (ready.root / 'configs/tables/paper.py').touch()
     ready.run('local.sh', '--mode', 'table', *given, '--scale', 'quick')
-    expected = ['--mode', 'table', f'--table={ready.root}/configs/tables/paper.py', '--scale', 'quick']
+    expected = [
+        '--mode',
+        'table',
+        f'--table={ready.root}/configs/tables/paper.py',
+        '--scale',
+        'quick',
+    ]
     assert ready.main_saw()['argv'] == expected
 
 
@@ -325,7 +405,9 @@ def test_local_passes_the_exit_code_and_signals(ready):
 
 
 def test_local_dry_run_prints_everything_and_does_nothing(tree):
-    out = tree.run('local.sh', '--dry-run', '--config', 'configs/streets.py', '--workdir', 'a run').stdout
+    out = tree.run(
+        'local.sh', '--dry-run', '--config', 'configs/streets.py', '--workdir', 'a run'
+    ).stdout
     venv, pip, main = tree.commands(out)
     assert venv[1:3] == ['-m', 'venv'] and pip[-1] == 'jax[cpu]'
     assert main[0] == 'env' and main[4:7] == [str(tree.venv / 'bin/python'), '-m', 'segjax.main']
@@ -342,7 +424,9 @@ def test_test_runs_every_check_and_the_tests_last(ready, jobs):
     modules = [shlex.split(c)[2:] for c in ready.called() if ' -m ' in c]
     assert modules[0] == ['ruff', 'check', '.'] and modules[1] == ['ruff', 'format', '--check', '.']
     assert modules[2][0] == 'compileall'
-    workers = [] if jobs == '1' else ['-n', jobs or '2', '--dist', 'loadfile', '--no-loadscope-reorder']
+    workers = (
+        [] if jobs == '1' else ['-n', jobs or '2', '--dist', 'loadfile', '--no-loadscope-reorder']
+    )
     assert modules[3:] == [['pytest', *workers, 'tests/a b', '-k', 'x']]
     assert result.stdout.splitlines()[-1] == '5 passed'
     assert ready.run('test.sh', code=5, TESTS='5', **env)

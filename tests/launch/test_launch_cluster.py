@@ -9,7 +9,13 @@ import subprocess
 import pytest
 import yaml
 
-GKE = ['--name=n', '--image=i', '--claim=c', '--config=configs/streets.py', '--workdir=/mnt/segjax/r']
+GKE = [
+    '--name=n',
+    '--image=i',
+    '--claim=c',
+    '--config=configs/streets.py',
+    '--workdir=/mnt/segjax/r',
+]
 TABLE = ['--mode', 'table', '--table', 'configs/tables/two.py']
 
 
@@ -18,11 +24,32 @@ TABLE = ['--mode', 'table', '--table', 'configs/tables/two.py']
 
 def test_slurm_submits_one_process_per_gpu(tree):
     tree.recorder('sbatch')
-    arguments = ['--config', 'configs/streets.py:quick', '--workdir', 'a run', '--nodes', '2', '--gpus-per-node=4']
-    arguments += ['--time', '1:00:00', '--partition', 'gpu', '--sbatch', '--constraint=a100', '--', '--config.x=a b']
+    arguments = [
+        '--config',
+        'configs/streets.py:quick',
+        '--workdir',
+        'a run',
+        '--nodes',
+        '2',
+        '--gpus-per-node=4',
+    ]
+    arguments += [
+        '--time',
+        '1:00:00',
+        '--partition',
+        'gpu',
+        '--sbatch',
+        '--constraint=a100',
+        '--',
+        '--config.x=a b',
+    ]
     make, submit = tree.commands(tree.run('slurm.sh', '--dry-run', *arguments).stdout)
     workdir = str(tree.cwd / 'a run')
-    assert make == ['mkdir', '-p', workdir] and not pathlib.Path(workdir).exists() and not tree.called()
+    assert (
+        make == ['mkdir', '-p', workdir]
+        and not pathlib.Path(workdir).exists()
+        and not tree.called()
+    )
     assert submit[:3] == ['env', f'SEGJAX_VENV={tree.root}/.venv-slurm', 'sbatch']
     script = submit.index(f'{tree.root}/launch/slurm_job.sh')
     assert {
@@ -37,9 +64,17 @@ def test_slurm_submits_one_process_per_gpu(tree):
 
 
 def test_slurm_submits_one_process_per_node(tree):
-    arguments = ['--config=configs/streets.py', '--workdir=w', '--gpus-per-node=8', '--processes=node', '--dry-run']
+    arguments = [
+        '--config=configs/streets.py',
+        '--workdir=w',
+        '--gpus-per-node=8',
+        '--processes=node',
+        '--dry-run',
+    ]
     submit = tree.commands(tree.run('slurm.sh', *arguments).stdout)[1]
-    assert {'--nodes=1', '--ntasks-per-node=1', '--gpus-per-node=8', '--cpus-per-task=64'} <= set(submit)
+    assert {'--nodes=1', '--ntasks-per-node=1', '--gpus-per-node=8', '--cpus-per-task=64'} <= set(
+        submit
+    )
 
 
 def test_slurm_submits_a_table(tree):
@@ -48,20 +83,33 @@ def test_slurm_submits_a_table(tree):
     script = submit.index(f'{tree.root}/launch/slurm_job.sh')
     assert '--job-name=segjax-two' in submit[:script]
     table = f'--table={tree.root}/configs/tables/two.py'
-    assert submit[script + 1 :] == ['--mode=table', table, '--workdir=/w', '--scale', 'quick', '--rows=^a b$']
+    assert submit[script + 1 :] == [
+        '--mode=table',
+        table,
+        '--workdir=/w',
+        '--scale',
+        'quick',
+        '--rows=^a b$',
+    ]
 
 
 @pytest.fixture
 def job(ready):
     """A tree inside an allocation: srun runs task 2 of 4, scancel signals its process, squeue says STATE."""
     ready.cwd = ready.root  # what --chdir does
-    ready.tool('scontrol', 'echo "scontrol $*" >>"$CALLS"; [ "$1" = requeue ] || printf "node7\\nnode9\\n"')
+    ready.tool(
+        'scontrol', 'echo "scontrol $*" >>"$CALLS"; [ "$1" = requeue ] || printf "node7\\nnode9\\n"'
+    )
     ready.tool('squeue', 'echo "${STATE:-RUNNING}"')
     ready.tool('scancel', 'echo "scancel $*" >>"$CALLS"; kill -TERM "$(cat "$HOME/task")"')
     ready.tool('srun', 'echo $$ >"$HOME/task"; while [[ $1 == --* ]]; do echo "srun $1" >>"$CALLS"; shift; done; '
                        'SLURM_PROCID=2 SLURM_LOCALID=0 exec "$@"')  # fmt: skip
     ready.env |= {'SLURM_JOB_ID': '20005', 'SLURM_JOB_NODELIST': 'node[7,9]', 'SLURM_NTASKS': '4'}
-    ready.env |= {'SLURM_NTASKS_PER_NODE': '2', 'SLURM_GPUS_PER_NODE': 'h100:2', 'SLURM_CPUS_PER_TASK': '8'}
+    ready.env |= {
+        'SLURM_NTASKS_PER_NODE': '2',
+        'SLURM_GPUS_PER_NODE': 'h100:2',
+        'SLURM_CPUS_PER_TASK': '8',
+    }
     return ready
 
 
@@ -71,7 +119,12 @@ REQUEUED = 'scontrol requeue 20005'
 def test_slurm_job_tells_each_process_who_it_is(job):
     job.run('slurm_job.sh', '--workdir=/a run')
     seen = job.main_saw()
-    expected = ['--process_id=2', '--coordinator=node7:12005', '--num_processes=4', '--workdir=/a run']
+    expected = [
+        '--process_id=2',
+        '--coordinator=node7:12005',
+        '--num_processes=4',
+        '--workdir=/a run',
+    ]
     assert seen['argv'] == expected
     assert seen['env']['JAX_LOCAL_DEVICE_IDS'] == '0'
     assert {'srun --kill-on-bad-exit=0', 'srun --cpus-per-task=8'} <= set(job.called())
@@ -141,14 +194,28 @@ def test_tpu_dry_runs(pod):
     vm = ['gcloud', 'compute', 'tpus', 'tpu-vm']
     create = [*vm, 'create', 'pod', '--zone=z', '--accelerator-type=v4-32', '--version=base']
     assert dry('create') == [create]
-    assert dry('create', '--spot', '--project=p') == [[*create[:7], '--project=p', *create[7:], '--spot']]
+    assert dry('create', '--spot', '--project=p') == [
+        [*create[:7], '--project=p', *create[7:], '--spot']
+    ]
     queued = ['gcloud', 'compute', 'tpus', 'queued-resources']
     assert dry('create', '--queued') == [
-        [*queued, 'create', 'pod', '--node-id=pod', '--zone=z', '--accelerator-type=v4-32', '--runtime-version=base']
+        [
+            *queued,
+            'create',
+            'pod',
+            '--node-id=pod',
+            '--zone=z',
+            '--accelerator-type=v4-32',
+            '--runtime-version=base',
+        ]
     ]
     assert dry('delete') == [[*vm, 'delete', 'pod', '--zone=z', '--quiet']]
-    assert dry('delete', '--queued') == [[*queued, 'delete', 'pod', '--zone=z', '--force', '--quiet']]
-    (run,) = dry('run', '--config=configs/streets.py:quick', '--workdir=/r', last=['--', '--config.x=a b'])
+    assert dry('delete', '--queued') == [
+        [*queued, 'delete', 'pod', '--zone=z', '--force', '--quiet']
+    ]
+    (run,) = dry(
+        'run', '--config=configs/streets.py:quick', '--workdir=/r', last=['--', '--config.x=a b']
+    )
     assert run[:-1] == [*vm, 'ssh', 'pod', '--zone=z', '--worker=all']
     assert shlex.split(run[-1].removeprefix('--command=')) == [
         'bash', 'segjax/launch/tpu_worker.sh', 'start',
@@ -175,7 +242,9 @@ def test_tpu_create_and_delete_can_be_repeated(pod, command):
     assert len(acts()) == (command == 'delete')  # it is there already
     pod.run('tpu_pod.sh', command, TROUBLE='NOT_FOUND: pod')
     assert len(acts()) == 1
-    assert 'PERMISSION' in pod.run('tpu_pod.sh', command, code=1, TROUBLE='PERMISSION_DENIED').stderr
+    assert (
+        'PERMISSION' in pod.run('tpu_pod.sh', command, code=1, TROUBLE='PERMISSION_DENIED').stderr
+    )
     assert len(acts()) == 1
 
 
@@ -207,16 +276,23 @@ def test_tpu_sync_run_status_stop(pod):
 @pytest.mark.parametrize(
     'workdir, fix',
     [
-        ('gs://bucket/a run', 'gcsfuse bucket /mnt/bucket on every host, then --workdir=/mnt/bucket/a\\ run'),
+        (
+            'gs://bucket/a run',
+            'gcsfuse bucket /mnt/bucket on every host, then --workdir=/mnt/bucket/a\\ run',
+        ),
         ('s3://bucket/r', 'mount the storage on every host, then --workdir=/mnt/bucket/r'),
     ],
 )
-@pytest.mark.parametrize('script', [['tpu_pod.sh', 'run'], ['slurm.sh'], ['gke/submit.sh', 'gpu', *GKE[:3]]])
+@pytest.mark.parametrize(
+    'script', [['tpu_pod.sh', 'run'], ['slurm.sh'], ['gke/submit.sh', 'gpu', *GKE[:3]]]
+)
 def test_an_address_is_no_workdir(pod, script, workdir, fix):
     arguments = [*script, '--config=configs/streets.py', '--workdir', workdir, '--dry-run']
     result = pod.run(*arguments, code=1)
     assert f'--workdir\n  got:      {workdir}' in result.stderr and not result.stdout
-    assert fix in result.stderr or ('gke' in script[0] and 'a folder below /mnt/segjax' in result.stderr)
+    assert fix in result.stderr or (
+        'gke' in script[0] and 'a folder below /mnt/segjax' in result.stderr
+    )
     assert not pod.called() and not list(pod.cwd.iterdir())
 
 
@@ -237,13 +313,25 @@ def pod_of(jobset: dict) -> tuple[dict, dict, dict]:
 
 
 def test_gke_gpu_jobset(gke):
-    arguments = ['gpu', *GKE, '--nodes=3', '--gpus-per-node=4', '--gpu-type=nvidia-l4', '--grace=60']
+    arguments = [
+        'gpu',
+        *GKE,
+        '--nodes=3',
+        '--gpus-per-node=4',
+        '--gpu-type=nvidia-l4',
+        '--grace=60',
+    ]
     arguments += ['--', '--config.x=a: "b"', '$(HOME) #']
     jobset = yaml.safe_load(gke.run('gke/submit.sh', 'gpu', '--dry-run', *arguments[1:]).stdout)
     assert not gke.called()
     assert (jobset['kind'], jobset['metadata']['name']) == ('JobSet', 'n')
     replicated, job, pod = pod_of(jobset)
-    assert (replicated['replicas'], job['parallelism'], job['completions'], job['backoffLimit']) == (1, 3, 3, 0)
+    assert (
+        replicated['replicas'],
+        job['parallelism'],
+        job['completions'],
+        job['backoffLimit'],
+    ) == (1, 3, 3, 0)
     assert pod['restartPolicy'] == 'Never' and pod['terminationGracePeriodSeconds'] == 60
     assert pod['nodeSelector'] == {'cloud.google.com/gke-accelerator': 'nvidia-l4'}
     (train,) = pod['containers']
@@ -266,16 +354,30 @@ def test_gke_gpu_jobset(gke):
 
 
 def test_gke_jobset_of_a_table(gke):
-    arguments = [*(a for a in GKE if not a.startswith('--config')), *TABLE, '--dry-run', '--', '--seeds=0,1']
+    arguments = [
+        *(a for a in GKE if not a.startswith('--config')),
+        *TABLE,
+        '--dry-run',
+        '--',
+        '--seeds=0,1',
+    ]
     jobset = yaml.safe_load(gke.run('gke/submit.sh', 'tpu', *arguments).stdout)
     assert pod_of(jobset)[2]['containers'][0]['args'] == [
         '--distributed', '--mode=table', '--table=configs/tables/two.py', '--workdir=/mnt/segjax/r', '--seeds=0,1',
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(('topology', 'chips', 'hosts'), [('4x4', 4, 4), ('2x2x2', 4, 2), ('2x4', 8, 1)])
+@pytest.mark.parametrize(
+    ('topology', 'chips', 'hosts'), [('4x4', 4, 4), ('2x2x2', 4, 2), ('2x4', 8, 1)]
+)
 def test_gke_tpu_jobset(gke, topology, chips, hosts):
-    arguments = [*GKE, f'--topology={topology}', f'--chips-per-host={chips}', '--slices=2', '--tpu-type=tpu-v6e-slice']
+    arguments = [
+        *GKE,
+        f'--topology={topology}',
+        f'--chips-per-host={chips}',
+        '--slices=2',
+        '--tpu-type=tpu-v6e-slice',
+    ]
     jobset = yaml.safe_load(gke.run('gke/submit.sh', 'tpu', *arguments, '--dry-run').stdout)
     replicated, job, pod = pod_of(jobset)
     assert (replicated['replicas'], job['parallelism'], job['completions']) == (2, hosts, hosts)

@@ -17,7 +17,9 @@ def test_is_the_mean_square_distance(target):
     for b, i, j in np.ndindex(3, 4, 5):
         total += WEIGHT[b] * (float(LOGITS[b, i, j, 0]) - target) ** 2
         count += WEIGHT[b]
-    np.testing.assert_allclose(adversarial.least_squares(LOGITS, target, WEIGHT), (total, count), rtol=1e-6)
+    np.testing.assert_allclose(
+        adversarial.least_squares(LOGITS, target, WEIGHT), (total, count), rtol=1e-6
+    )
 
 
 def test_literal_values():
@@ -40,4 +42,6 @@ def test_padding_leaves_no_trace_and_bfloat16_is_summed_in_float32():
     half = jnp.asarray(LOGITS, jnp.bfloat16)
     got = adversarial.least_squares(half, 1.0, WEIGHT)
     assert got.sum.dtype == got.count.dtype == jnp.float32
-    np.testing.assert_array_equal(got, adversarial.least_squares(half.astype(jnp.float32), 1.0, WEIGHT))
+    np.testing.assert_array_equal(
+        got, adversarial.least_squares(half.astype(jnp.float32), 1.0, WEIGHT)
+    )

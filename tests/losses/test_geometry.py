@@ -27,17 +27,26 @@ KEYS = jax.random.split(jax.random.key(0), B)
 @functools.cache
 def jitted(loss):
     """Compiled once for all tests that call it with the same shapes."""
-    return jax.jit(loss, static_argnames='reduction') if loss is geometry.photometric_l1 else jax.jit(loss)
+    return (
+        jax.jit(loss, static_argnames='reduction')
+        if loss is geometry.photometric_l1
+        else jax.jit(loss)
+    )
 
 
 def by_hand(values, counts):
     """(sum, count) of float64 values [B, ...] and what they count for."""
-    return tuple(sum(w * np.sum(x, dtype=np.float64) for w, x in zip(WEIGHT, part)) for part in (values, counts))
+    return tuple(
+        sum(w * np.sum(x, dtype=np.float64) for w, x in zip(WEIGHT, part))
+        for part in (values, counts)
+    )
 
 
 def steps(x):
     """|forward differences| of [B, H, W, ...] along x and along y."""
-    return np.abs(np.diff(x.astype(np.float64), axis=2)), np.abs(np.diff(x.astype(np.float64), axis=1))
+    return np.abs(np.diff(x.astype(np.float64), axis=2)), np.abs(
+        np.diff(x.astype(np.float64), axis=1)
+    )
 
 
 def image_means(*terms):
@@ -53,14 +62,18 @@ def test_photometric_l1_is_the_mean_over_valid_pixels_of_all_sources(reduction, 
     total = np.zeros((B, N, H, W))
     for b, s, i, j, c in np.ndindex(*WARPED.shape):
         if VALID[b, s, i, j]:
-            total[b, s, i, j] += abs(float(TARGET[b, i, j, c]) - float(WARPED[b, s, i, j, c])) / share
+            total[b, s, i, j] += (
+                abs(float(TARGET[b, i, j, c]) - float(WARPED[b, s, i, j, c])) / share
+            )
     got = jitted(geometry.photometric_l1)(TARGET, WARPED, VALID, WEIGHT, reduction)
     np.testing.assert_allclose(got, by_hand(total, VALID), rtol=1e-6)
 
 
 def test_what_is_not_valid_leaves_no_trace_in_value_or_gradient():
     run = jax.jit(
-        jax.value_and_grad(lambda warped: jitted(geometry.photometric_l1)(TARGET, warped, VALID, WEIGHT).value())
+        jax.value_and_grad(
+            lambda warped: jitted(geometry.photometric_l1)(TARGET, warped, VALID, WEIGHT).value()
+        )
     )
     value, gradient = run(np.where(VALID[..., None], WARPED, np.nan))
     np.testing.assert_array_equal(value, run(WARPED)[0])
@@ -70,9 +83,9 @@ def test_what_is_not_valid_leaves_no_trace_in_value_or_gradient():
 
 def test_what_is_right_already_is_not_pushed():
     same = np.stack([TARGET] * N, 1)
-    gradient = jax.jit(jax.grad(lambda warped: jitted(geometry.photometric_l1)(TARGET, warped, VALID, WEIGHT).sum))(
-        same
-    )
+    gradient = jax.jit(
+        jax.grad(lambda warped: jitted(geometry.photometric_l1)(TARGET, warped, VALID, WEIGHT).sum)
+    )(same)
     np.testing.assert_array_equal(gradient, 0)
 
 
@@ -85,7 +98,8 @@ def test_nothing_valid_counts_as_nothing():
 def test_all_pixels_of_all_sources_are_summed_as_in_sfmlearner(masked):
     keep = RNG.random((B, N, H, W), np.float32) if masked else None
     expected = sum(
-        np.mean([np.abs(TARGET[b] - WARPED[b, s]).mean(-1) * (keep[b, s] if masked else 1)]) * WEIGHT[b]
+        np.mean([np.abs(TARGET[b] - WARPED[b, s]).mean(-1) * (keep[b, s] if masked else 1)])
+        * WEIGHT[b]
         for b, s in np.ndindex(B, N)
     )
     got = jitted(geometry.photometric_all_pixels)(TARGET, WARPED, WEIGHT, keep)
@@ -110,7 +124,8 @@ def ssim_by_hand(a, b):
     result = np.zeros(a.shape)
     for i, j in np.ndindex(*a.shape):
         rows, columns = (
-            [abs(k) if k < n else 2 * n - 2 - k for k in (x - 1, x, x + 1)] for x, n in zip((i, j), a.shape)
+            [abs(k) if k < n else 2 * n - 2 - k for k in (x - 1, x, x + 1)]
+            for x, n in zip((i, j), a.shape)
         )
         p, q = (np.array([image[r, c] for r in rows for c in columns]) for image in (a, b))
         covariance = ((p - p.mean()) * (q - q.mean())).mean()
@@ -122,7 +137,9 @@ def ssim_by_hand(a, b):
 def ssim_of_sources():
     expected = np.zeros((B, N, H, W, 3))
     for b, s, c in np.ndindex(B, N, 3):
-        expected[b, s, ..., c] = ssim_by_hand(*(x[..., c].astype(np.float64) for x in (TARGET[b], WARPED[b, s])))
+        expected[b, s, ..., c] = ssim_by_hand(
+            *(x[..., c].astype(np.float64) for x in (TARGET[b], WARPED[b, s]))
+        )
     return expected
 
 
@@ -131,7 +148,9 @@ def mixture_by_hand(other=WARPED):
     result = np.zeros((B, N, H, W))
     for b, s, c in np.ndindex(B, N, 3):
         p, q = (x[..., c].astype(np.float64) for x in (TARGET[b], other[b, s]))
-        result[b, s] += (0.85 * np.clip((1 - ssim_by_hand(p, q)) / 2, 0, 1) + 0.15 * np.abs(p - q)) / 3
+        result[b, s] += (
+            0.85 * np.clip((1 - ssim_by_hand(p, q)) / 2, 0, 1) + 0.15 * np.abs(p - q)
+        ) / 3
     return result
 
 
@@ -163,27 +182,38 @@ def test_minimum_reprojection_takes_the_best_source_of_each_pixel():
 def test_auto_masking_lets_unwarped_sources_win():
     candidates = np.concatenate([mixture_by_hand(), mixture_by_hand(SOURCES)], 1)
     got = minimum(TARGET, WARPED, WEIGHT, sources=SOURCES, keys=KEYS)
-    np.testing.assert_allclose(got, by_hand(candidates.min(1), np.ones((B, H, W))), atol=1e-4 * B * H * W)
+    np.testing.assert_allclose(
+        got, by_hand(candidates.min(1), np.ones((B, H, W))), atol=1e-4 * B * H * W
+    )
     # Where no warp is valid they win as well, and the pixel counts.
     candidates[:, :N] = np.where(VALID, candidates[:, :N], np.inf)
     got = minimum(TARGET, WARPED, WEIGHT, sources=SOURCES, keys=KEYS, valid=VALID)
-    np.testing.assert_allclose(got, by_hand(candidates.min(1), np.ones((B, H, W))), atol=1e-4 * B * H * W)
+    np.testing.assert_allclose(
+        got, by_hand(candidates.min(1), np.ones((B, H, W))), atol=1e-4 * B * H * W
+    )
 
 
 def test_no_gradient_comes_from_pixels_that_stand_still():
     gradient = jax.jit(
-        jax.grad(lambda warped, sources: minimum(TARGET, warped, WEIGHT, sources=sources, keys=KEYS).sum)
+        jax.grad(
+            lambda warped, sources: minimum(TARGET, warped, WEIGHT, sources=sources, keys=KEYS).sum
+        )
     )
     still = np.stack([TARGET, WARPED[:, 1]], 1)  # one source is the target itself: nothing moved
     np.testing.assert_array_equal(gradient(WARPED, still), 0)
-    assert np.asarray(gradient(WARPED, 1 - np.round(TARGET)[:, None].repeat(N, 1))).any(-1)[0].mean() > 0.4
+    assert (
+        np.asarray(gradient(WARPED, 1 - np.round(TARGET)[:, None].repeat(N, 1))).any(-1)[0].mean()
+        > 0.4
+    )
 
 
 def test_the_tie_breaker_deals_out_ties():
     # The warp changes nothing, so that min(pe, pe + 1e-5 N(0, 1)) lies below pe by 1e-5 times the mean of max(0, N).
     drawn = np.array(
         [
-            minimum(TARGET, WARPED, WEIGHT, sources=WARPED, keys=jax.random.split(jax.random.key(k), B)).sum
+            minimum(
+                TARGET, WARPED, WEIGHT, sources=WARPED, keys=jax.random.split(jax.random.key(k), B)
+            ).sum
             for k in range(8)
         ]
     )
@@ -222,7 +252,9 @@ def test_second_order_smoothness_is_the_loop_and_spares_planes():
     yy = d[:, 2:] - 2 * d[:, 1:-1] + d[:, :-2]
     xy = d[:, 1:, 1:] - d[:, 1:, :-1] - d[:, :-1, 1:] + d[:, :-1, :-1]
     expected = image_means(np.abs(xx), np.abs(xy), np.abs(xy), np.abs(yy))
-    np.testing.assert_allclose(jitted(geometry.second_order_smoothness)(DEPTH, WEIGHT), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        jitted(geometry.second_order_smoothness)(DEPTH, WEIGHT), expected, rtol=1e-5
+    )
     plane = 2 * np.arange(W) + 3.0 * np.arange(H)[:, None] + np.ones((B, 1, 1))
     assert jitted(geometry.second_order_smoothness)(np.float32(plane), WEIGHT).sum == 0
 
@@ -236,7 +268,9 @@ STEP = (3 * LEFT)[None]
 FLAT = np.ones((1, 4, 4), np.float32)
 
 
-@pytest.mark.parametrize('loss, edges', [(geometry.per_class_consistency, 2), (geometry.holistic_consistency, 1)])
+@pytest.mark.parametrize(
+    'loss, edges', [(geometry.per_class_consistency, 2), (geometry.holistic_consistency, 1)]
+)
 def test_consistency_of_maps_made_by_hand(loss, edges):
     # In each row one of three differences is an edge of 1, of both classes; along y there is none.
     def value(probabilities, depth):
@@ -251,13 +285,16 @@ def test_consistency_of_maps_made_by_hand(loss, edges):
     # A corner: an edge in 2 of 12 differences of both kinds, where depth has it in those along x alone.
     corner = LEFT * LEFT.T
     expected = edges * 2 / 12 * (np.exp(-3) + 1)
-    np.testing.assert_allclose(value(np.stack([corner, 1 - corner], -1)[None], STEP), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        value(np.stack([corner, 1 - corner], -1)[None], STEP), expected, rtol=1e-6
+    )
     # Without semantic edges nothing, whatever depth does.
     assert value(np.full((1, 4, 4, 2), 0.5, np.float32), STEP) == 0
 
 
 @pytest.mark.parametrize(
-    'loss, over_classes', [(geometry.per_class_consistency, np.sum), (geometry.holistic_consistency, np.max)]
+    'loss, over_classes',
+    [(geometry.per_class_consistency, np.sum), (geometry.holistic_consistency, np.max)],
 )
 def test_consistency_is_the_formula(loss, over_classes):
     (sx, sy), (dx, dy) = steps(PROBABILITIES), steps(DEPTH)
@@ -267,7 +304,8 @@ def test_consistency_is_the_formula(loss, over_classes):
 
 @pytest.mark.parametrize('sharpness', [0.0, 0.5, 1.0, 20.0])
 @pytest.mark.parametrize(
-    'loss, over_classes', [(geometry.per_class_consistency, np.sum), (geometry.holistic_consistency, np.max)]
+    'loss, over_classes',
+    [(geometry.per_class_consistency, np.sum), (geometry.holistic_consistency, np.max)],
 )
 def test_sharpness_multiplies_the_steps_of_depth(loss, over_classes, sharpness):
     (sx, sy), (dx, dy) = steps(PROBABILITIES), steps(DEPTH)
@@ -325,7 +363,9 @@ def test_chen_as_published_moves_the_disparity_inside_classes_alone():
     got = jitted(geometry.semantic_guided_smoothness)(DEPTH, CLASSES, WEIGHT)
     np.testing.assert_allclose(got, by_hand(expected, np.ones(B)), rtol=1e-5)
     run = jax.jit(jax.grad(lambda d: geometry.semantic_guided_smoothness(d, LEFT[None], ONE).sum))
-    np.testing.assert_allclose(run(STEP + np.float32([0, 0, 0, 1]))[0], [[0, 0, -1 / 12, 1 / 12]] * 4, rtol=1e-6)
+    np.testing.assert_allclose(
+        run(STEP + np.float32([0, 0, 0, 1]))[0], [[0, 0, -1 / 12, 1 / 12]] * 4, rtol=1e-6
+    )
 
 
 # --- all of them --------------------------------------------------------------------------------------------
@@ -340,7 +380,10 @@ ALL = {
     'second_order_smoothness': (geometry.second_order_smoothness, (DEPTH,)),
     'per_class_consistency': (geometry.per_class_consistency, (PROBABILITIES, DEPTH)),
     'holistic_consistency': (geometry.holistic_consistency, (PROBABILITIES, DEPTH)),
-    'depth_edges_without_semantic_edges': (geometry.depth_edges_without_semantic_edges, (PROBABILITIES, DEPTH)),
+    'depth_edges_without_semantic_edges': (
+        geometry.depth_edges_without_semantic_edges,
+        (PROBABILITIES, DEPTH),
+    ),
     'semantic_guided_smoothness': (geometry.semantic_guided_smoothness, (DEPTH, CLASSES)),
 }
 
@@ -356,7 +399,10 @@ def test_padding_leaves_no_trace_and_parts_of_a_batch_add_up(loss, args):
 
     # The batch as two devices have it: one got two examples, the other one and padding.
     whole = at([0, 1, 2], np.float32([1, 1, 0.5]))
-    parts = at([0, 1, 1], np.float32([1, 1, 0]), poison=2), at([2, 0, 0], np.float32([0.5, 0, 0]), poison=[1, 2])
+    parts = (
+        at([0, 1, 1], np.float32([1, 1, 0]), poison=2),
+        at([2, 0, 0], np.float32([0.5, 0, 0]), poison=[1, 2]),
+    )
     np.testing.assert_allclose(whole, [sum(x) for x in zip(*parts, strict=True)], rtol=1e-5)
     assert whole.sum > 0 and whole.sum.dtype == whole.count.dtype == jnp.float32
 
@@ -364,15 +410,38 @@ def test_padding_leaves_no_trace_and_parts_of_a_batch_add_up(loss, args):
 @pytest.mark.parametrize(
     'call, message',
     [
-        (functools.partial(geometry.photometric_l1, TARGET, WARPED, VALID, WEIGHT, 'sum'), 'sum_channels'),
-        (functools.partial(geometry.photometric_l1, TARGET, WARPED[:, 0], VALID, WEIGHT), r'\[B, n, H, W, 3\]'),
-        (functools.partial(geometry.photometric_mixture, TARGET, WARPED, VALID[:, :1], WEIGHT), 'mask'),
+        (
+            functools.partial(geometry.photometric_l1, TARGET, WARPED, VALID, WEIGHT, 'sum'),
+            'sum_channels',
+        ),
+        (
+            functools.partial(geometry.photometric_l1, TARGET, WARPED[:, 0], VALID, WEIGHT),
+            r'\[B, n, H, W, 3\]',
+        ),
+        (
+            functools.partial(geometry.photometric_mixture, TARGET, WARPED, VALID[:, :1], WEIGHT),
+            'mask',
+        ),
         (functools.partial(geometry.photometric_all_pixels, TARGET[:1], WARPED, WEIGHT), 'target'),
-        (functools.partial(geometry.minimum_reprojection, TARGET, WARPED, WEIGHT, sources=SOURCES), 'a key'),
-        (functools.partial(geometry.edge_aware_smoothness, DEPTH[:, :2], TARGET, WEIGHT), r'\[B, H, W\]'),
+        (
+            functools.partial(
+                geometry.minimum_reprojection, TARGET, WARPED, WEIGHT, sources=SOURCES
+            ),
+            'a key',
+        ),
+        (
+            functools.partial(geometry.edge_aware_smoothness, DEPTH[:, :2], TARGET, WEIGHT),
+            r'\[B, H, W\]',
+        ),
         (functools.partial(geometry.second_order_smoothness, DEPTH[:, :2], WEIGHT), '3 for second'),
-        (functools.partial(geometry.holistic_consistency, PROBABILITIES, DEPTH[:, ::2], WEIGHT), 'resize the depth'),
-        (functools.partial(geometry.semantic_guided_smoothness, DEPTH, PROBABILITIES, WEIGHT), r'both \[B, H, W\]'),
+        (
+            functools.partial(geometry.holistic_consistency, PROBABILITIES, DEPTH[:, ::2], WEIGHT),
+            'resize the depth',
+        ),
+        (
+            functools.partial(geometry.semantic_guided_smoothness, DEPTH, PROBABILITIES, WEIGHT),
+            r'both \[B, H, W\]',
+        ),
     ],
 )
 def test_shapes_that_would_broadcast_are_refused(call, message):

@@ -17,9 +17,13 @@ WEIGHT = np.array([1.0, 0.0, 0.5], np.float32)
 def test_is_the_formula(reduction, share):
     total = count = 0.0
     for b, i, j in np.ndindex(3, 4, 5):
-        total += WEIGHT[b] * sum(abs(float(PREDICTION[b, i, j, c]) - float(TARGET[b, i, j, c])) for c in range(3))
+        total += WEIGHT[b] * sum(
+            abs(float(PREDICTION[b, i, j, c]) - float(TARGET[b, i, j, c])) for c in range(3)
+        )
         count += WEIGHT[b] * share
-    np.testing.assert_allclose(image.l1(PREDICTION, TARGET, WEIGHT, reduction), (total, count), rtol=1e-6)
+    np.testing.assert_allclose(
+        image.l1(PREDICTION, TARGET, WEIGHT, reduction), (total, count), rtol=1e-6
+    )
 
 
 def test_the_literal_equation_is_three_times_the_mean_for_rgb():
@@ -39,7 +43,9 @@ def test_gradient_is_the_sign_and_zero_where_equal():
 def test_padding_leaves_no_trace_and_bfloat16_is_summed_in_float32():
     poisoned = PREDICTION.copy()
     poisoned[1] = np.nan
-    np.testing.assert_array_equal(image.l1(poisoned, TARGET, WEIGHT), image.l1(PREDICTION, TARGET, WEIGHT))
+    np.testing.assert_array_equal(
+        image.l1(poisoned, TARGET, WEIGHT), image.l1(PREDICTION, TARGET, WEIGHT)
+    )
     half = jnp.asarray(PREDICTION, jnp.bfloat16)
     got = image.l1(half, TARGET, WEIGHT)
     assert got.sum.dtype == got.count.dtype == jnp.float32

@@ -26,7 +26,9 @@ def auto_masked(target, warped, weight):
 
 
 def smoothed(logits, label, weight):
-    return losses.cross_entropy(logits, label, weight, label_smoothing=0.1, class_weights=np.arange(C) + 1.0)
+    return losses.cross_entropy(
+        logits, label, weight, label_smoothing=0.1, class_weights=np.arange(C) + 1.0
+    )
 
 
 ALL = {
@@ -34,7 +36,10 @@ ALL = {
     'smoothed_cross_entropy': (smoothed, (LOGITS, LABEL)),
     'ohem_cross_entropy': (losses.ohem_cross_entropy, (LOGITS, LABEL)),
     'l1': (image.l1, (WARPED[:, 0], TARGET)),
-    'least_squares': (lambda x, weight: adversarial.least_squares(x, 1.0, weight), (LOGITS[..., :1],)),
+    'least_squares': (
+        lambda x, weight: adversarial.least_squares(x, 1.0, weight),
+        (LOGITS[..., :1],),
+    ),
     'photometric_l1': (geometry.photometric_l1, (TARGET, WARPED, VALID)),
     'photometric_all_pixels': (geometry.photometric_all_pixels, (TARGET, WARPED)),
     'explainability_cross_entropy': (geometry.explainability_cross_entropy, (WARPED[..., :2],)),
@@ -45,7 +50,10 @@ ALL = {
     'second_order_smoothness': (geometry.second_order_smoothness, (DEPTH,)),
     'per_class_consistency': (geometry.per_class_consistency, (PROBABILITIES, DEPTH)),
     'holistic_consistency': (geometry.holistic_consistency, (PROBABILITIES, DEPTH)),
-    'depth_edges_without_semantic_edges': (geometry.depth_edges_without_semantic_edges, (PROBABILITIES, DEPTH)),
+    'depth_edges_without_semantic_edges': (
+        geometry.depth_edges_without_semantic_edges,
+        (PROBABILITIES, DEPTH),
+    ),
     'semantic_guided_smoothness': (geometry.semantic_guided_smoothness, (DEPTH, LABEL)),
 }
 

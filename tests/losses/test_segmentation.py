@@ -78,7 +78,9 @@ def test_agrees_with_optax_per_pixel(example):
 
 def test_gradient_is_weighted_softmax_minus_truth(example):
     logits, label, weight = example
-    grad = jax.grad(lambda x: losses.cross_entropy(x, label, weight, class_weights=WEIGHTS).value())(logits)
+    grad = jax.grad(
+        lambda x: losses.cross_entropy(x, label, weight, class_weights=WEIGHTS).value()
+    )(logits)
     valid = label != 255
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     pixel = weight[:, None, None] * np.where(valid, WEIGHTS[np.where(valid, label, 0)], 0)
@@ -100,7 +102,9 @@ def test_ignored_and_padding_pixels_leave_no_trace(example):
     np.testing.assert_array_equal(grad[::2], clean[::2])
     kept = label[2] != 255
     alone = losses.cross_entropy(logits[2:, kept], label[2:, kept], np.ones(1)).value()
-    np.testing.assert_allclose(losses.cross_entropy(logits[2:], label[2:], np.ones(1)).value(), alone, rtol=1e-6)
+    np.testing.assert_allclose(
+        losses.cross_entropy(logits[2:], label[2:], np.ones(1)).value(), alone, rtol=1e-6
+    )
 
 
 def test_everything_ignored_counts_nothing(example):
@@ -138,7 +142,9 @@ def test_logits_that_are_not_finite_are_not_hidden(example, bad, fn):
 def test_masked_class_and_large_logits_stay_finite():
     logits = np.array([[[[0.0, 0.0, -np.inf], [1e4, 0.0, -1e4]]]], np.float32)
     label = np.array([[[1, 0]]])
-    value, grad = jax.value_and_grad(lambda x: losses.cross_entropy(x, label, np.ones(1)).sum)(logits)
+    value, grad = jax.value_and_grad(lambda x: losses.cross_entropy(x, label, np.ones(1)).sum)(
+        logits
+    )
     np.testing.assert_allclose(value, np.log(2), rtol=1e-6)
     np.testing.assert_allclose(grad, [[[[0.5, -0.5, 0], [0, 0, 0]]]], atol=1e-7)
 
@@ -182,7 +188,8 @@ def ohem_reference(logits, label, weight, threshold, fraction, class_weights=Non
 
 @pytest.mark.parametrize('class_weights', [None, WEIGHTS])
 @pytest.mark.parametrize(
-    ('threshold', 'fraction'), [(0.7, 1 / 16), (1e-4, 1 / 16), (0.05, 0.5), (0.05, 1.0), (1e-9, 0.0)]
+    ('threshold', 'fraction'),
+    [(0.7, 1 / 16), (1e-4, 1 / 16), (0.05, 0.5), (0.05, 1.0), (1e-9, 0.0)],
 )
 def test_ohem_is_sort_and_choose(example, threshold, fraction, class_weights):
     got = losses.ohem_cross_entropy(
@@ -215,12 +222,16 @@ def test_ohem_ties_share_the_places_that_are_left():
     label[0, :, 4] = 255
 
     def loss(x):
-        return losses.ohem_cross_entropy(x, label, np.ones(1), threshold=0.01, min_kept_fraction=0.5)
+        return losses.ohem_cross_entropy(
+            x, label, np.ones(1), threshold=0.01, min_kept_fraction=0.5
+        )
 
     got = loss(logits)
     np.testing.assert_allclose(got, (2 * np.log(1 + np.exp(3)) + 6 * np.log(2), 8), rtol=1e-6)
     grad = np.asarray(jax.grad(lambda x: loss(x).sum)(logits))[0, ..., 0]
-    np.testing.assert_allclose(grad[1:, :4], -0.5 * 6 / 14, rtol=1e-6)  # the order of pixels plays no part
+    np.testing.assert_allclose(
+        grad[1:, :4], -0.5 * 6 / 14, rtol=1e-6
+    )  # the order of pixels plays no part
     np.testing.assert_array_equal(grad[:, 4], 0)
 
 
@@ -271,8 +282,12 @@ def test_enet_rule_reproduces_published_weights():
     pixels = np.round(share * 1e9).astype(np.int64)
     void = 10**9 - pixels.sum()
     assert 0.11 < void / 1e9 < 0.12
-    np.testing.assert_allclose(losses.class_weights(pixels, void, 'enet', k=1.10), ERFNET_FULL, rtol=1e-6)
-    np.testing.assert_allclose(losses.class_weights(pixels, void, 'enet', k=1.20), ERFNET_ENCODER, rtol=4e-3)
+    np.testing.assert_allclose(
+        losses.class_weights(pixels, void, 'enet', k=1.10), ERFNET_FULL, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        losses.class_weights(pixels, void, 'enet', k=1.20), ERFNET_ENCODER, rtol=4e-3
+    )
     road = losses.class_weights([3265, 5588], 1147, 'enet')[0]
     np.testing.assert_allclose(road, ERFNET_FULL[0], rtol=1e-4)
 
@@ -282,7 +297,10 @@ def test_enet_rule_reproduces_published_weights():
     [
         ('none', [1, 1, 1, 1]),
         ('enet', 1 / np.log(1.1 + np.array([0.4, 0.2, 0.1, 0.0]))),
-        ('median_frequency', [0.5, 1, 2, 2]),  # median share 0.2; the class without pixels is like the rarest
+        (
+            'median_frequency',
+            [0.5, 1, 2, 2],
+        ),  # median share 0.2; the class without pixels is like the rarest
         ('inverse', np.array([2.5, 5, 10, 10]) / 6.875),
     ],
 )

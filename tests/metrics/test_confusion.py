@@ -16,7 +16,9 @@ from cityscapesscripts.helpers import labels as cityscapes_labels
 from segjax.errors import InputError
 from segjax.metrics import confusion
 
-TRAIN_CLASSES = sorted((x for x in cityscapes_labels.labels if not x.ignoreInEval), key=lambda x: x.trainId)
+TRAIN_CLASSES = sorted(
+    (x for x in cityscapes_labels.labels if not x.ignoreInEval), key=lambda x: x.trainId
+)
 NAMES = tuple(x.name for x in TRAIN_CLASSES)
 count = jax.jit(confusion.confusion, static_argnums=2)
 
@@ -30,7 +32,9 @@ def ones(n):
 
 def test_literal_matrix():
     label = np.array([[[0, 0, 1], [1, 255, 2]], [[0, 0, 0], [0, 0, 0]], [[2, 2, 255], [255, 1, 1]]])
-    prediction = np.array([[[0, 1, 1], [7, 0, 2]], [[1, 1, 1], [1, 1, 1]], [[-1, 2, 1], [2, 1, 255]]])
+    prediction = np.array(
+        [[[0, 1, 1], [7, 0, 2]], [[1, 1, 1], [1, 1, 1]], [[-1, 2, 1], [2, 1, 255]]]
+    )
     got = count(prediction, label, 3, np.array([1.0, 0.0, 1.0]))
     assert got.sum.dtype == jnp.int32
     np.testing.assert_array_equal(got.sum, [[1, 1, 0, 0], [0, 2, 0, 2], [0, 0, 2, 1], [0, 0, 0, 0]])
@@ -45,7 +49,9 @@ def test_is_sklearns_matrix(classes, dtype):
     prediction = rng.integers(0, classes, label.shape).astype(dtype)
     matrix = np.asarray(count(prediction, label, classes, ones(3)).sum)
     valid = label != 255
-    expected = sklearn.metrics.confusion_matrix(label[valid], prediction[valid], labels=range(classes))
+    expected = sklearn.metrics.confusion_matrix(
+        label[valid], prediction[valid], labels=range(classes)
+    )
     np.testing.assert_array_equal(matrix[:classes, :classes], expected)
     assert matrix.sum() == valid.sum()
 
@@ -114,7 +120,9 @@ def test_one_matrix_has_four_mious():
     matrix[range(17), range(17)] = 8
     matrix[range(17), [*range(1, 17), 0]] = 1
     matrix[0, [1, 17]] = 0, 1
-    mean_of_seen = np.mean([confusion.scores(matrix, NAMES, 'truth_only')['IoU'][n] for n in NAMES[:17]])
+    mean_of_seen = np.mean(
+        [confusion.scores(matrix, NAMES, 'truth_only')['IoU'][n] for n in NAMES[:17]]
+    )
     got = {policy: confusion.scores(matrix, NAMES, policy)['mIoU'] for policy in confusion.POLICIES}
     assert got == pytest.approx(
         {
@@ -129,7 +137,9 @@ def test_one_matrix_has_four_mious():
 
 def test_empty_matrix_has_no_scores():
     got = confusion.scores(np.zeros((3, 3)), ('a', 'b', 'c'), 'cityscapes')
-    assert all(got[k] is None for k in ('mIoU', 'pixel_accuracy', 'class_accuracy', 'fwIoU', 'mDice'))
+    assert all(
+        got[k] is None for k in ('mIoU', 'pixel_accuracy', 'class_accuracy', 'fwIoU', 'mDice')
+    )
     assert got['IoU'] == {'a': None, 'b': None, 'c': None}
 
 
@@ -142,7 +152,9 @@ def test_is_sklearns_jaccard_recall_and_f_score():
     for key, metric in (('IoU', 'jaccard'), ('accuracy', 'recall'), ('Dice', 'f1')):
         expected = getattr(sklearn.metrics, f'{metric}_score')(y, p, average=None)
         np.testing.assert_allclose(list(got[key].values()), expected, rtol=1e-12)
-    assert got['fwIoU'] == pytest.approx(sklearn.metrics.jaccard_score(y, p, average='weighted'), rel=1e-12)
+    assert got['fwIoU'] == pytest.approx(
+        sklearn.metrics.jaccard_score(y, p, average='weighted'), rel=1e-12
+    )
     assert got['pixel_accuracy'] == pytest.approx(sklearn.metrics.accuracy_score(y, p), rel=1e-12)
 
 
@@ -183,7 +195,10 @@ def train_ids(ids):
 
 
 def assert_official(label_ids, prediction_ids, folder):
-    prediction, label = np.stack(list(map(train_ids, prediction_ids))), np.stack(list(map(train_ids, label_ids)))
+    prediction, label = (
+        np.stack(list(map(train_ids, prediction_ids))),
+        np.stack(list(map(train_ids, label_ids))),
+    )
     matrix = count(prediction, label, 19, ones(len(label))).sum
     got = confusion.scores(matrix, NAMES, 'cityscapes')
     mean, by_class = official(label_ids, prediction_ids, folder)
@@ -208,13 +223,21 @@ def test_agrees_with_cityscapes_scripts_on_random_maps(tmp_path):
     ids = np.arange(34)
     ids = ids[~np.isin(ids, [27, 31, 32])]  # truck, train and motorcycle are never true ...
     label = rng.choice(ids, (3, 24, 40)).astype(np.uint8)
-    prediction = np.where(rng.random(label.shape) < 0.5, label, rng.choice(ids, label.shape)).astype(np.uint8)
+    prediction = np.where(
+        rng.random(label.shape) < 0.5, label, rng.choice(ids, label.shape)
+    ).astype(np.uint8)
     prediction[0, :3, :3] = 31  # ... and a train is predicted,
     ignored = np.isin(label, [x.id for x in cityscapes_labels.labels if x.ignoreInEval])
-    prediction[ignored & (rng.random(label.shape) < 0.5)] = 32  # a motorcycle only where it cannot matter
+    prediction[ignored & (rng.random(label.shape) < 0.5)] = (
+        32  # a motorcycle only where it cannot matter
+    )
     assert ((prediction == 31) & ~ignored).any()
     got = assert_official(label, prediction, tmp_path)
-    assert got['IoU']['truck'] is None and got['IoU']['train'] == 0 and got['IoU']['motorcycle'] is None
+    assert (
+        got['IoU']['truck'] is None
+        and got['IoU']['train'] == 0
+        and got['IoU']['motorcycle'] is None
+    )
 
 
 def test_agrees_with_cityscapes_scripts_on_real_maps(real_data, tmp_path):
@@ -231,7 +254,9 @@ def test_agrees_with_cityscapes_scripts_on_real_maps(real_data, tmp_path):
 
 
 def test_blind_predictors_literally():
-    matrix = np.array([[3, 3, 0], [1, 1, 0], [0, 0, 0]])  # truth 6, 2; as counted: one more row and column
+    matrix = np.array(
+        [[3, 3, 0], [1, 1, 0], [0, 0, 0]]
+    )  # truth 6, 2; as counted: one more row and column
     prior = [100, 300]
     np.testing.assert_array_equal(confusion.commonest_class(matrix, prior), [[0, 6], [0, 2]])
     np.testing.assert_array_equal(confusion.class_prior(matrix, prior), [[1.5, 4.5], [0.5, 1.5]])
@@ -261,8 +286,12 @@ def test_image_iou_is_sklearns_per_image():
     label[rng.random(label.shape) < 0.1] = 255
     label[3] = 255
     prediction = np.where(rng.random(label.shape) < 0.5, label, rng.integers(0, 5, label.shape))
-    prediction[4] = np.where(rng.random(prediction[4].shape) < 0.1, 99, prediction[4])  # predicts nothing there
-    got = jax.jit(confusion.image_iou, static_argnums=2)(prediction, label, 6, np.array([1, 1, 0, 1, 1]))
+    prediction[4] = np.where(
+        rng.random(prediction[4].shape) < 0.1, 99, prediction[4]
+    )  # predicts nothing there
+    got = jax.jit(confusion.image_iou, static_argnums=2)(
+        prediction, label, 6, np.array([1, 1, 0, 1, 1])
+    )
     for i in (0, 1, 4):
         y, p = label[i][label[i] != 255], prediction[i][label[i] != 255]
         present = [c for c in range(6) if c in y or c in p]

@@ -12,7 +12,9 @@ from segjax.metrics import depth
 
 RNG = np.random.default_rng(0)
 B, H, W = 4, 5, 6
-TRUTH = RNG.uniform(0.5, 120, (B, H, W)).astype(np.float32)  # some of it beyond the 80 m that are judged
+TRUTH = RNG.uniform(0.5, 120, (B, H, W)).astype(
+    np.float32
+)  # some of it beyond the 80 m that are judged
 TRUTH[RNG.random(TRUTH.shape) < 0.3] = 0  # not measured
 PREDICTION = (TRUTH.clip(1) * RNG.uniform(0.4, 1.3, (B, H, W))).astype(np.float32)
 CROP = RNG.random((B, H, W)) < 0.8
@@ -47,7 +49,10 @@ def test_errors_are_made_per_image_and_averaged_over_images(median_scaling):
     options = {'median_scaling': median_scaling, 'valid': valid}
     of_images = jax.jit(lambda p, t: depth.image_errors(p, t, **options))(PREDICTION, TRUTH)
     means = jax.jit(lambda p, t: depth.errors(p, t, WEIGHT, **options))(PREDICTION, TRUTH)
-    expected = [by_hand(PREDICTION[b], TRUTH[b], median_scaling, CROP[b] if median_scaling else None) for b in range(B)]
+    expected = [
+        by_hand(PREDICTION[b], TRUTH[b], median_scaling, CROP[b] if median_scaling else None)
+        for b in range(B)
+    ]
     assert set(of_images) == set(means) == set(depth.DEPTH_ERRORS)
     for name in depth.DEPTH_ERRORS:
         values = [image[name] for image in expected]
@@ -64,7 +69,10 @@ def test_literal_values():
     # Depths 1, 2, 4 predicted as 1, 1, 8: ratios 1, 2, 2 under the median scale of 2 / 1 become 2, 1, 4.
     truth, prediction = np.float32([[[1, 2, 4]]]), np.float32([[[1, 1, 8]]])
     one = np.ones(1, np.float32)
-    plain = {name: float(mean.value()) for name, mean in errors_as_they_are(prediction, truth, one).items()}
+    plain = {
+        name: float(mean.value())
+        for name, mean in errors_as_they_are(prediction, truth, one).items()
+    }
     assert plain == pytest.approx(
         {
             'abs_rel': (0 + 1 / 2 + 1) / 3,
@@ -83,7 +91,9 @@ def test_literal_values():
 def test_median_scaling_forgives_the_scale_and_nothing_else():
     perfect = errors(0.013 * TRUTH.clip(1e-3), TRUTH, WEIGHT)
     for name, mean in perfect.items():
-        np.testing.assert_allclose(mean.value(), name.startswith('a') and name != 'abs_rel', atol=1e-5)
+        np.testing.assert_allclose(
+            mean.value(), name.startswith('a') and name != 'abs_rel', atol=1e-5
+        )
     once, again = (errors(scale * PREDICTION, TRUTH, WEIGHT) for scale in (1, 40))
     for name in depth.DEPTH_ERRORS:
         np.testing.assert_allclose(once[name], again[name], rtol=1e-5)
@@ -128,7 +138,9 @@ def motions(seed, *shape, turn=0.3):
     rng = np.random.default_rng(seed)
     result = np.zeros((*shape, 4, 4))
     result[..., :3, :3] = (
-        Rotation.from_rotvec(turn * rng.normal(size=(np.prod(shape), 3))).as_matrix().reshape(*shape, 3, 3)
+        Rotation.from_rotvec(turn * rng.normal(size=(np.prod(shape), 3)))
+        .as_matrix()
+        .reshape(*shape, 3, 3)
     )
     result[..., :3, 3], result[..., 3, 3] = rng.normal(size=(*shape, 3)), 1
     return result
@@ -138,7 +150,10 @@ trajectory_error, rotation_error = jax.jit(depth.trajectory_error), jax.jit(dept
 
 
 def ate_by_hand(predicted, truth):
-    x, y = ([(np.linalg.inv(snippet[0]) @ pose)[:3, 3] for pose in snippet] for snippet in (predicted, truth))
+    x, y = (
+        [(np.linalg.inv(snippet[0]) @ pose)[:3, 3] for pose in snippet]
+        for snippet in (predicted, truth)
+    )
     scale = sum(a @ b for a, b in zip(x, y)) / sum(a @ a for a in x)
     return np.sqrt(sum(((scale * a - b) ** 2).sum() for a, b in zip(x, y))) / len(x)
 
@@ -160,10 +175,14 @@ def test_trajectory_error_forgives_scale_and_place_but_no_direction():
     # Straight on by 1, and by 1 to the side after all: one of two positions is off by the whole way.
     ahead, aside = np.tile(np.eye(4), (2, B, 5, 1, 1))
     ahead[:, 1:, 2, 3], aside[:, 1:, 0, 3] = 1, 1
-    np.testing.assert_allclose(trajectory_error(np.float32(aside), np.float32(ahead), WEIGHT).value(), 2 / 5, rtol=1e-6)
+    np.testing.assert_allclose(
+        trajectory_error(np.float32(aside), np.float32(ahead), WEIGHT).value(), 2 / 5, rtol=1e-6
+    )
     # A camera that is said to stand still is wrong by all of the way, and not NaN.
     still = np.tile(np.eye(4), (B, 5, 1, 1))
-    np.testing.assert_allclose(trajectory_error(np.float32(still), np.float32(ahead), WEIGHT).value(), 2 / 5, rtol=1e-6)
+    np.testing.assert_allclose(
+        trajectory_error(np.float32(still), np.float32(ahead), WEIGHT).value(), 2 / 5, rtol=1e-6
+    )
 
 
 def test_trajectory_puts_the_target_among_its_sources_in_time():
@@ -172,7 +191,9 @@ def test_trajectory_puts_the_target_among_its_sources_in_time():
     relative = np.linalg.inv(poses[:, [0, 1, 3]]) @ target
     got = jax.jit(depth.trajectory, static_argnums=1)(np.float32(relative), (-2, -1, 1))
     np.testing.assert_allclose(got, np.linalg.inv(target) @ poses, atol=1e-5)
-    assert trajectory_error(got, np.float32(poses), WEIGHT).value() < 1e-5  # wherever the world's origin is
+    assert (
+        trajectory_error(got, np.float32(poses), WEIGHT).value() < 1e-5
+    )  # wherever the world's origin is
 
 
 @pytest.mark.parametrize('offsets', [(-1, 1), (1, -1, 2), (-1, 0, 1), (1, 1, 2)])
@@ -208,16 +229,31 @@ def test_saying_no_motion_is_wrong_by_all_of_it():
     predicted, truth = motions(5, B, 3), motions(6, B, 3)
     got = motion_errors(np.float32(predicted), np.float32(truth), WEIGHT)
     turns = [sum(angle_by_hand(motion) for motion in example) for example in truth]
-    np.testing.assert_allclose(got['still/rotation_error'], (WEIGHT @ turns, 3 * WEIGHT.sum()), rtol=1e-4)
+    np.testing.assert_allclose(
+        got['still/rotation_error'], (WEIGHT @ turns, 3 * WEIGHT.sum()), rtol=1e-4
+    )
     ways = []
     for example in truth:
-        poses = [np.linalg.inv(example[0]), np.linalg.inv(example[1]), np.eye(4), np.linalg.inv(example[2])]
-        ways.append(np.sqrt(sum(np.sum((poses[0][:3, :3].T @ (p - poses[0])[:3, 3]) ** 2) for p in poses)) / 4)
-    np.testing.assert_allclose(got['still/trajectory_error'], (WEIGHT @ ways, WEIGHT.sum()), rtol=1e-5)
+        poses = [
+            np.linalg.inv(example[0]),
+            np.linalg.inv(example[1]),
+            np.eye(4),
+            np.linalg.inv(example[2]),
+        ]
+        ways.append(
+            np.sqrt(sum(np.sum((poses[0][:3, :3].T @ (p - poses[0])[:3, 3]) ** 2) for p in poses))
+            / 4
+        )
+    np.testing.assert_allclose(
+        got['still/trajectory_error'], (WEIGHT @ ways, WEIGHT.sum()), rtol=1e-5
+    )
     errors_of_rotation = [
-        sum(angle_by_hand(np.linalg.inv(a) @ b) for a, b in zip(*pair)) for pair in zip(predicted, truth)
+        sum(angle_by_hand(np.linalg.inv(a) @ b) for a, b in zip(*pair))
+        for pair in zip(predicted, truth)
     ]
-    np.testing.assert_allclose(got['rotation_error'], (WEIGHT @ errors_of_rotation, 3 * WEIGHT.sum()), rtol=1e-4)
+    np.testing.assert_allclose(
+        got['rotation_error'], (WEIGHT @ errors_of_rotation, 3 * WEIGHT.sum()), rtol=1e-4
+    )
     expected = WEIGHT @ [
         ate_by_hand(*(np.insert(np.linalg.inv(example), 2, np.eye(4), axis=0) for example in pair))
         for pair in zip(predicted, truth)
@@ -239,10 +275,14 @@ def test_correlation_of_yaw_is_pooled_over_batches_and_frames():
     weight[[3, 20, 39]] = 0
     sums = 0
     for some in (slice(0, 7), slice(7, 30), slice(30, 40)):
-        found = motion_errors_of_two(np.float32(predicted[some]), np.float32(truth[some]), weight[some])
+        found = motion_errors_of_two(
+            np.float32(predicted[some]), np.float32(truth[some]), weight[some]
+        )
         sums = sums + np.asarray(found['yaw'].sum, np.float64)
     x, y = (
-        Rotation.from_matrix(m[weight > 0, :, :3, :3].reshape(-1, 3, 3)).as_euler('yxz')[:, 0].reshape(-1, 2)
+        Rotation.from_matrix(m[weight > 0, :, :3, :3].reshape(-1, 3, 3))
+        .as_euler('yxz')[:, 0]
+        .reshape(-1, 2)
         for m in (predicted, truth)
     )
     expected = np.corrcoef((x - x.mean(0)).ravel(), (y - y.mean(0)).ravel())[0, 1]
@@ -255,7 +295,9 @@ def turns(angles):
     """Motions [B, 2, 4, 4] to the frame before and to the one after, of cameras that turn by these degrees a frame."""
     result = np.tile(np.eye(4, dtype=np.float32), (len(angles), 2, 1, 1))
     for source, sign in enumerate((1, -1)):
-        result[:, source, :3, :3] = Rotation.from_euler('y', sign * angles[:, None], degrees=True).as_matrix()
+        result[:, source, :3, :3] = Rotation.from_euler(
+            'y', sign * angles[:, None], degrees=True
+        ).as_matrix()
     return result
 
 
@@ -265,7 +307,9 @@ def test_always_the_same_turn_has_no_correlation():
     weight = np.ones(30, np.float32)
     always = motion_errors_of_two(turns(np.full(30, 1.0)), turns(angles), weight)
     assert np.isnan(depth.correlation(np.asarray(always['yaw'].sum)))
-    noisy = motion_errors_of_two(turns(1 + 0.1 * np.random.default_rng(1).normal(size=30)), turns(angles), weight)
+    noisy = motion_errors_of_two(
+        turns(1 + 0.1 * np.random.default_rng(1).normal(size=30)), turns(angles), weight
+    )
     assert abs(depth.correlation(np.asarray(noisy['yaw'].sum))) < 0.4
     right = motion_errors_of_two(turns(0.3 * angles), turns(angles), weight)
     assert depth.correlation(np.asarray(right['yaw'].sum)) == pytest.approx(1, abs=1e-3)

@@ -8,7 +8,9 @@ from segjax.metrics import image
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.uniform(-1, 1, (3, 5, 6, 3)).astype(np.float32)
-OTHER = np.clip(TRUTH + RNG.normal(0, [[[[0.1]]], [[[0.01]]], [[[0.5]]]], TRUTH.shape), -1, 1).astype(np.float32)
+OTHER = np.clip(
+    TRUTH + RNG.normal(0, [[[[0.1]]], [[[0.01]]], [[[0.5]]]], TRUTH.shape), -1, 1
+).astype(np.float32)
 
 
 @pytest.mark.parametrize('masked', [False, True])
@@ -30,7 +32,10 @@ def test_is_the_loop(peak, masked):
 def test_range_and_peak_belong_together():
     # scikit-image: 10 log10(data_range^2 / mse). An image has one PSNR, in [-1, 1], in [0, 1] and in 0 .. 255.
     unit, other = (TRUTH + 1) / 2, (OTHER + 1) / 2
-    expected = [10 * np.log10(1.0**2 / np.mean((unit[b] - other[b]) ** 2, dtype=np.float64)) for b in range(3)]
+    expected = [
+        10 * np.log10(1.0**2 / np.mean((unit[b] - other[b]) ** 2, dtype=np.float64))
+        for b in range(3)
+    ]
     np.testing.assert_allclose(image.psnr(TRUTH, OTHER), expected, atol=1e-3)
     np.testing.assert_allclose(image.psnr(unit, other, 1.0), expected, atol=1e-3)
     np.testing.assert_allclose(image.psnr(255 * unit, 255 * other, 255.0), expected, atol=1e-3)
@@ -40,7 +45,9 @@ def test_uint8_does_not_wrap():
     truth = np.full((1, 2, 2, 3), 10, np.uint8)
     other = truth + np.uint8(20)
     for pair in ((truth, other), (other, truth)):
-        np.testing.assert_allclose(image.psnr(*pair, peak=255.0), 10 * np.log10(255**2 / 400), rtol=1e-6)
+        np.testing.assert_allclose(
+            image.psnr(*pair, peak=255.0), 10 * np.log10(255**2 / 400), rtol=1e-6
+        )
 
 
 def test_ends():

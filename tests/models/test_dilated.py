@@ -33,7 +33,9 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = layer(name='conv5', features=4)(x)
-        x = nn.Sequential([nn.relu, layer(name='fc6', dilation='uniform', dilation_range=(2, 6))], name='head')(x)
+        x = nn.Sequential(
+            [nn.relu, layer(name='fc6', dilation='uniform', dilation_range=(2, 6))], name='head'
+        )(x)
         return Conv(2, (1, 1), name='fc8')(x)
 
 
@@ -48,19 +50,28 @@ def params_of(net, x=X, seed=0):
 def test_starts_as_the_fixed_conv_that_it_replaces():
     learned, fixed = layer(), Conv(3, (3, 3), dilation=2)
     params = params_of(learned)
-    assert jax.tree.map(jnp.shape, params) == {'kernel': (3, 3, 5, 3), 'bias': (3,), 'dilation': (5,)}
+    assert jax.tree.map(jnp.shape, params) == {
+        'kernel': (3, 3, 5, 3),
+        'bias': (3,),
+        'dilation': (5,),
+    }
     assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype('float32')}
     np.testing.assert_array_equal(params['dilation'], 2)
     fixed_params = params_of(fixed)
     for name in ('kernel', 'bias'):
         np.testing.assert_array_equal(params[name], fixed_params[name])
-    y, expected = (jax.jit(net.apply)({'params': p}, X) for net, p in ((learned, params), (fixed, fixed_params)))
+    y, expected = (
+        jax.jit(net.apply)({'params': p}, X)
+        for net, p in ((learned, params), (fixed, fixed_params))
+    )
     np.testing.assert_allclose(y, expected, atol=1e-6)
 
 
 def test_uniform_start_fills_the_range():
     factors = np.asarray(
-        params_of(layer(dilation='uniform', dilation_range=(4, 20)), normal(0, 1, 2, 2, 512))['dilation']
+        params_of(layer(dilation='uniform', dilation_range=(4, 20)), normal(0, 1, 2, 2, 512))[
+            'dilation'
+        ]
     )
     assert factors.min() >= 4 and factors.max() < 20
     # Mean 12, deviation 16 / sqrt(12); five standard errors.
@@ -111,7 +122,13 @@ def test_ranges_are_found_by_parameter_name():
 def test_optimiser_scales_the_factors_rate_and_does_not_decay_them():
     params = {'segmenter': {'fc6': params_of(layer())}}
     config = ml_collections.ConfigDict({k: field.default for k, field in OPTIM.items()})
-    settings = {'name': 'sgd', 'momentum': 0.0, 'schedule': 'constant', 'learning_rate': 1e-3, 'weight_decay': 0.1}
+    settings = {
+        'name': 'sgd',
+        'momentum': 0.0,
+        'schedule': 'constant',
+        'learning_rate': 1e-3,
+        'weight_decay': 0.1,
+    }
     config.update({**settings, 'factors': (('.*/dilation', 200.0),)})
     transform = optim.make(config, 10, params)
     grads = jax.tree.map(jnp.ones_like, params)
@@ -119,7 +136,9 @@ def test_optimiser_scales_the_factors_rate_and_does_not_decay_them():
     new = optim.apply(state, 'main', transform, grads).params['segmenter']['fc6']
     old = params['segmenter']['fc6']
     np.testing.assert_allclose(new['dilation'], old['dilation'] - 200 * 1e-3, rtol=1e-6)
-    np.testing.assert_allclose(new['kernel'], old['kernel'] - 1e-3 * (1 + 0.1 * old['kernel']), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(
+        new['kernel'], old['kernel'] - 1e-3 * (1 + 0.1 * old['kernel']), rtol=1e-6, atol=1e-7
+    )
 
 
 def test_gate_touches_the_factors_outside_their_range_only():
@@ -170,10 +189,19 @@ def test_freeze_rounds_the_factors_alone_and_says_by_how_much():
     frozen, errors = dilated.freeze(params, RANGES)
     assert frozen['conv5']['dilation'].tolist() == [1, 2, 3, 4, 4]
     assert frozen['fc6']['dilation'].tolist() == [2, 3, 4, 6]
-    assert errors == {'conv5/dilation': RoundingError(0.2, 0.5), 'fc6/dilation': RoundingError(0.0, 0.0)}
+    assert errors == {
+        'conv5/dilation': RoundingError(0.2, 0.5),
+        'fc6/dilation': RoundingError(0.0, 0.0),
+    }
     for name in ('kernel', 'bias'):
-        assert all(frozen[module][name] is params[module][name] for module in params if name in params[module])
-    assert params['conv5']['dilation'].dtype == jnp.float32  # the params that were given are as they were
+        assert all(
+            frozen[module][name] is params[module][name]
+            for module in params
+            if name in params[module]
+        )
+    assert (
+        params['conv5']['dilation'].dtype == jnp.float32
+    )  # the params that were given are as they were
 
 
 def test_frozen_net_is_the_net_at_whole_factors_without_interpolation():

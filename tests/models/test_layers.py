@@ -29,7 +29,9 @@ def test_batch_norm_in_training_is_that_of_the_batch_and_moves_the_running_stati
     layer = batch_norm(True, decay=0.7, epsilon=0.1)()
     y, updates = layer.apply(NORM, x, mutable=['batch_stats'])
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    np.testing.assert_allclose(y, batch_norm_by_hand(x, mean, var, **params, epsilon=0.1), atol=1e-5)
+    np.testing.assert_allclose(
+        y, batch_norm_by_hand(x, mean, var, **params, epsilon=0.1), atol=1e-5
+    )
     new = updates['batch_stats']
     np.testing.assert_allclose(new['mean'], 0.7 * old['mean'] + 0.3 * mean, atol=1e-5)
     np.testing.assert_allclose(new['var'], 0.7 * old['var'] + 0.3 * var, atol=1e-5)
@@ -50,7 +52,9 @@ def test_batch_norm_survives_a_mean_far_from_zero(mean, std):
 def test_batch_norm_in_evaluation_or_frozen_uses_the_running_statistics(train, frozen):
     x, old = 3 + 2 * normal(0, 4, 5, 6, 3), NORM['batch_stats']
     y, updates = batch_norm(train, frozen=frozen)().apply(NORM, x, mutable=['batch_stats'])
-    np.testing.assert_allclose(y, batch_norm_by_hand(x, **old, **NORM['params'], epsilon=1e-5), atol=1e-5)
+    np.testing.assert_allclose(
+        y, batch_norm_by_hand(x, **old, **NORM['params'], epsilon=1e-5), atol=1e-5
+    )
     jax.tree.map(np.testing.assert_array_equal, dict(updates['batch_stats']), old)
 
 
@@ -89,7 +93,9 @@ def test_conv_norm_is_one_after_the_other(relu):
     layer = ConvNorm(3, (1, 1), Conv, batch_norm(False), strides=2, relu=relu)
     params = {'conv': {'kernel': kernel}, 'bn': NORM['params']}
     y = layer.apply({'params': params, 'batch_stats': {'bn': NORM['batch_stats']}}, x)
-    expected = batch_norm_by_hand(x[:, ::2, ::2] @ kernel[0, 0], **NORM['batch_stats'], **NORM['params'], epsilon=1e-5)
+    expected = batch_norm_by_hand(
+        x[:, ::2, ::2] @ kernel[0, 0], **NORM['batch_stats'], **NORM['params'], epsilon=1e-5
+    )
     np.testing.assert_allclose(y, np.maximum(expected, 0) if relu else expected, atol=1e-5)
 
 
@@ -106,5 +112,7 @@ def test_channels_never_vanish():
 
 
 def test_factories_take_what_nets_fix_beforehand():
-    norm = functools.partial(batch_norm(False), epsilon=1e-3)  # a backbone with an epsilon of its own
+    norm = functools.partial(
+        batch_norm(False), epsilon=1e-3
+    )  # a backbone with an epsilon of its own
     assert norm(name='bn').epsilon == 1e-3

@@ -16,10 +16,15 @@ def test_schema_is_a_config_and_builds_the_default_net(name):
     args = models.schema('segmentation', name)
     assert not set(args) & {'num_classes', 'dtype', 'axis_name', 'name', 'parent'}
     config = ml_collections.ConfigDict(args)
-    net = models.build('segmentation', name, num_classes=7, dtype='bfloat16', axis_name=None, **config)
-    assert net == models.NETS['segmentation'][name](num_classes=7, dtype=jnp.dtype('bfloat16'), axis_name=None)
+    net = models.build(
+        'segmentation', name, num_classes=7, dtype='bfloat16', axis_name=None, **config
+    )
+    assert net == models.NETS['segmentation'][name](
+        num_classes=7, dtype=jnp.dtype('bfloat16'), axis_name=None
+    )
     outputs, variables = jax.eval_shape(
-        lambda x: net.init_with_output(jax.random.key(0), x, train=False), jnp.zeros((2, 64, 128, 3))
+        lambda x: net.init_with_output(jax.random.key(0), x, train=False),
+        jnp.zeros((2, 64, 128, 3)),
     )
     assert outputs['logits'].shape == (2, 64, 128, 7) and outputs['logits'].dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
@@ -40,7 +45,9 @@ def test_erfnet_schema():
 
 
 def test_arguments_reach_the_net():
-    net = models.build('segmentation', 'erfnet', num_classes=3, dtype=jnp.float32, axis_name='data', first_maps=32)
+    net = models.build(
+        'segmentation', 'erfnet', num_classes=3, dtype=jnp.float32, axis_name='data', first_maps=32
+    )
     assert (net.num_classes, net.first_maps, net.axis_name, net.width) == (3, 32, 'data', 1.0)
 
 
@@ -50,4 +57,6 @@ def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(InputError, match="did you mean 'erfnet'"):
         models.schema('segmentation', 'Erfnet')
     with pytest.raises(InputError, match="did you mean 'first_maps'"):
-        models.build('segmentation', 'erfnet', num_classes=3, dtype='float32', axis_name=None, first_map=32)
+        models.build(
+            'segmentation', 'erfnet', num_classes=3, dtype='float32', axis_name=None, first_map=32
+        )

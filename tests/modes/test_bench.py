@@ -36,7 +36,10 @@ def test_variants_take_turns_and_every_other_round_goes_backwards(monkeypatch):
 
 
 def test_ratios_are_paired_by_round():
-    times = {'naive': bench.Measurement((1.0, 2.0, 8.0)), 'fast': bench.Measurement((0.5, 0.8, 6.0))}
+    times = {
+        'naive': bench.Measurement((1.0, 2.0, 8.0)),
+        'fast': bench.Measurement((0.5, 0.8, 6.0)),
+    }
     ratio = bench.ratios(times, 'naive')
     assert ratio['naive'] == bench.Ratio(1.0, (1.0, 1.0))
     assert ratio['fast'].median == 0.5  # 0.5, 0.4, 0.75: not 0.8 / 2.0
@@ -53,17 +56,23 @@ def test_comparison_survives_a_machine_that_slows_down(monkeypatch):
     times = bench.measure_in_turn({name: runner(name) for name in work}, repetitions=9, warm_up=1)
     ratio = bench.ratios(times, 'naive')
     assert times['naive'].seconds[-1] > 5 * times['naive'].seconds[0]
-    assert ratio['fast'].median == pytest.approx(0.5) and ratio['fast'].quartiles == pytest.approx((0.5, 0.5))
+    assert ratio['fast'].median == pytest.approx(0.5) and ratio['fast'].quartiles == pytest.approx(
+        (0.5, 0.5)
+    )
 
 
 def test_comparison_of_real_programs_finds_the_slower_one():
     x = jnp.ones((200, 200))
 
     def chain(length):
-        return jax.jit(lambda x: jax.lax.fori_loop(0, length, lambda i, y: jnp.tanh(y @ x) / 200, x))
+        return jax.jit(
+            lambda x: jax.lax.fori_loop(0, length, lambda i, y: jnp.tanh(y @ x) / 200, x)
+        )
 
     programs = {'short': chain(5), 'long': chain(50)}
-    times = bench.measure_in_turn({k: lambda fn=fn: fn(x) for k, fn in programs.items()}, repetitions=5, warm_up=1)
+    times = bench.measure_in_turn(
+        {k: lambda fn=fn: fn(x) for k, fn in programs.items()}, repetitions=5, warm_up=1
+    )
     ratio = bench.ratios(times, 'short')
     assert len(times['long'].seconds) == 5
     assert ratio['short'].median == 1
@@ -71,11 +80,15 @@ def test_comparison_of_real_programs_finds_the_slower_one():
 
 
 def test_program_costs_are_those_of_the_arithmetic():
-    program = bench.compile_program(jax.jit(lambda a, b: a @ b), np.ones((64, 32), 'f'), np.ones((32, 48), 'f'))
+    program = bench.compile_program(
+        jax.jit(lambda a, b: a @ b), np.ones((64, 32), 'f'), np.ones((32, 48), 'f')
+    )
     assert program.flops == 2 * 64 * 32 * 48
     assert program.memory['arguments'] == 4 * (64 * 32 + 32 * 48)
     assert program.memory['outputs'] == 4 * 64 * 48
-    assert program.memory['peak'] == sum(program.memory[k] for k in ('temporaries', 'arguments', 'outputs'))
+    assert program.memory['peak'] == sum(
+        program.memory[k] for k in ('temporaries', 'arguments', 'outputs')
+    )
     assert program.compile_seconds > 0 and program.lower_seconds > 0
     out = program.call(np.full((64, 32), 2, 'f'), np.ones((32, 48), 'f'))
     np.testing.assert_array_equal(out, np.full((64, 48), 64))
@@ -113,7 +126,9 @@ def test_ratio_of_variants_is_per_image(monkeypatch):
     settings = ml_collections.ConfigDict({'repetitions': 3, 'warmup': 1})
     entries = bench.bench_calls({'base': small, 'large': large}, settings)
     assert ''.join(name[0] for name in clock.log) == 'sllsslls'
-    assert entries['base']['images_per_second'] == 4 and entries['large']['images_per_second'] == 8 / 3
+    assert (
+        entries['base']['images_per_second'] == 4 and entries['large']['images_per_second'] == 8 / 3
+    )
     assert entries['base']['over_base'] == {'median': 1, 'quartiles': (1, 1)}
     assert entries['large']['over_base'] == {'median': 1.5, 'quartiles': (1.5, 1.5)}
     assert entries['large']['median_seconds'] == 3 and entries['large']['repetitions'] == 3
@@ -122,9 +137,14 @@ def test_ratio_of_variants_is_per_image(monkeypatch):
 def test_without_the_base_nothing_is_compared_with_it(monkeypatch):
     clock = Clock(monkeypatch)
     program = bench.compile_program(jax.jit(lambda x: x), np.ones(3, 'f'))
-    timed = {name: bench.Timed(clock.call(name, 1.0), program, batch_size=4, size=(8, 8)) for name in 'ab'}
+    timed = {
+        name: bench.Timed(clock.call(name, 1.0), program, batch_size=4, size=(8, 8))
+        for name in 'ab'
+    }
     entries = bench.bench_calls(timed, ml_collections.ConfigDict({'repetitions': 3, 'warmup': 0}))
-    assert list(entries) == ['a', 'b'] and all('over_base' not in entry for entry in entries.values())
+    assert list(entries) == ['a', 'b'] and all(
+        'over_base' not in entry for entry in entries.values()
+    )
 
 
 # --- a whole bench ---
@@ -148,10 +168,17 @@ def test_input_rate_counts_all_batches_but_those_read_ahead(monkeypatch):
             yield {'image': np.zeros((8, 4, 4, 3), np.uint8)}
 
     monkeypatch.setattr(driver, 'train_batches', lambda *args: batches())
-    config = toy_run.make_config(bench=dict(repetitions=10, warmup=0), data=dict(threads=1, prefetch=16))
+    config = toy_run.make_config(
+        bench=dict(repetitions=10, warmup=0), data=dict(threads=1, prefetch=16)
+    )
     entry = bench.bench_input(job_of(config), config.bench)
     assert entry['images_per_second'] == pytest.approx(80 / (8 * 0.1 + 2 * 1.0))
-    assert (entry['batch_size'], entry['size'], entry['threads'], entry['workers']) == (8, (4, 4), 1, 0)
+    assert (entry['batch_size'], entry['size'], entry['threads'], entry['workers']) == (
+        8,
+        (4, 4),
+        1,
+        0,
+    )
     # Four threads of workers deliver in bursts of four: with few repetitions the rate depends on where a burst is cut.
     config.data.update(threads=2, workers=2)
     assert bench.bench_input(job_of(config), config.bench)['repetitions'] == 32
@@ -160,12 +187,18 @@ def test_input_rate_counts_all_batches_but_those_read_ahead(monkeypatch):
 def test_stages_are_paired_by_their_place(monkeypatch, tmp_path):
     def variant(name, *stages):
         run = job_of(toy_run.make_config()).run._replace(workdir=tmp_path)
-        return bench.Variant(name, '', run, tuple(types.SimpleNamespace(name=stage) for stage in stages))
+        return bench.Variant(
+            name, '', run, tuple(types.SimpleNamespace(name=stage) for stage in stages)
+        )
 
     monkeypatch.setattr(initialization, 'initial_state', lambda run, stage, states: None)
-    monkeypatch.setattr(bench, 'bench_stage', lambda jobs, _: {name: job.stage.name for name, job in jobs.items()})
+    monkeypatch.setattr(
+        bench, 'bench_stage', lambda jobs, _: {name: job.stage.name for name, job in jobs.items()}
+    )
     monkeypatch.setattr(bench, 'table', str)
-    report = bench.time_variants([variant('base', 'pretrain', 'noise'), variant('more', 'pretrain', 'none', 'noise')])
+    report = bench.time_variants(
+        [variant('base', 'pretrain', 'noise'), variant('more', 'pretrain', 'none', 'noise')]
+    )
     assert report['stages'] == {
         'pretrain': {'base': 'pretrain', 'more': 'pretrain'},
         'noise': {'base': 'noise', 'more': 'none'},
@@ -202,7 +235,11 @@ def test_report_has_every_part_of_every_variant(benched):
         assert list(parts[part]) == NAMES
         for name, entry in parts[part].items():
             batch_size = 16 if (part, name) == ('train', NAMES[2]) else batch
-            assert (entry['batch_size'], entry['size'], entry['repetitions']) == (batch_size, (32, 64), 3)
+            assert (entry['batch_size'], entry['size'], entry['repetitions']) == (
+                batch_size,
+                (32, 64),
+                3,
+            )
             low, high = entry['quartiles_seconds']
             assert 0 < low <= entry['median_seconds'] <= high
             assert entry['images_per_second'] == pytest.approx(batch_size / entry['median_seconds'])
@@ -224,7 +261,10 @@ def test_only_what_changes_the_reading_is_read_again(benched):
     assert list(parts['input']) == ['base', NAMES[2]]
     assert parts['input'][NAMES[2]]['batch_size'] == 16 and parts['input'][NAMES[2]]['threads'] == 2
     for name, source in zip(NAMES, ('base', 'base', NAMES[2])):
-        rates = (parts['input'][source]['images_per_second'], parts['train'][name]['images_per_second'])
+        rates = (
+            parts['input'][source]['images_per_second'],
+            parts['train'][name]['images_per_second'],
+        )
         assert parts['input_over_train'][name] == pytest.approx(rates[0] / rates[1])
 
 
@@ -238,11 +278,16 @@ def test_file_and_table_say_what_was_measured_on_what(benched):
     assert stored['stages']['pretrain']['train']['mapped']['flops'] == entry['flops']
 
     lines = printed.splitlines()
-    assert lines[0].startswith('toy on 8 x cpu (pmap), ') and f'float32, jax {jax.__version__}' in lines[0]
+    assert (
+        lines[0].startswith('toy on 8 x cpu (pmap), ')
+        and f'float32, jax {jax.__version__}' in lines[0]
+    )
     assert lines[1] == 'median of 3 calls after 1 to warm up, variants in turn'
     assert 'mapped: parallel.mode=shard_map' in lines
     assert any(line.startswith('input: reading') for line in lines)
-    row = next(line.split() for line in lines if line.split()[:3] == ['pretrain', 'train', 'mapped'])
+    row = next(
+        line.split() for line in lines if line.split()[:3] == ['pretrain', 'train', 'mapped']
+    )
     assert row[3:6] == ['8', '32x64', f'{entry["images_per_second"]:.2f}']
     assert row[8] == f'{entry["over_base"]["median"]:.2f}'
     ratio = f'pretrain train: time per image of mapped / base = {entry["over_base"]["median"]:.2f}'
@@ -256,13 +301,24 @@ def test_file_and_table_say_what_was_measured_on_what(benched):
         (('fast', 'optim.name=sgd'), 'strings or \\(name, such a string\\) pairs'),
         ((('base', 'seed=1'),), "not 'base'"),
         (('seed=1', 'seed=1'), 'a name of its own'),
-        (('optim.nam=sgd',), r"variants, optim.nam=sgd: --config.optim.nam[^?]*did you mean 'name'"),
-        (('seed=1', 'optim.name=sdg'), r"variants, optim.name=sdg: config.optim.name[^?]*did you mean 'sgd'"),
-        (('train.batch_size=4',), r'variants, train.batch_size=4: train.batch_size[\s\S]*a multiple of 8'),
+        (
+            ('optim.nam=sgd',),
+            r"variants, optim.nam=sgd: --config.optim.nam[^?]*did you mean 'name'",
+        ),
+        (
+            ('seed=1', 'optim.name=sdg'),
+            r"variants, optim.name=sdg: config.optim.name[^?]*did you mean 'sgd'",
+        ),
+        (
+            ('train.batch_size=4',),
+            r'variants, train.batch_size=4: train.batch_size[\s\S]*a multiple of 8',
+        ),
         (('bench.repetitions=4',), 'the same repetitions'),
     ],
 )
-def test_wrong_variants_are_refused_before_anything_compiles(variants, complaint, tmp_path, monkeypatch):
+def test_wrong_variants_are_refused_before_anything_compiles(
+    variants, complaint, tmp_path, monkeypatch
+):
     monkeypatch.delattr(initialization, 'initial_state')
     with pytest.raises(InputError, match=complaint):
         bench.main(toy_run.make_config(bench=dict(variants=variants)), str(tmp_path))

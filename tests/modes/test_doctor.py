@@ -29,7 +29,11 @@ def experiment(data_config, **augment):
     config = config_lib.defaults('supervised')
     config_lib.update(
         config,
-        data={key: value for key, value in data_config.items() if not isinstance(value, ml_collections.ConfigDict)},
+        data={
+            key: value
+            for key, value in data_config.items()
+            if not isinstance(value, ml_collections.ConfigDict)
+        },
         train=dict(batch_size=2),
         augment=dict(crop=(16, 32)) | augment,
     )
@@ -44,7 +48,9 @@ pytestmark = pytest.mark.usefixtures('one_device')
 def mine(tmp_path):
     """A correct data set `folder`: its path and a config."""
     _, classes = layouts.write_folder(tmp_path / 'mine')
-    data_config = layouts.data_config('folder', tmp_path / 'mine', tmp_path / 'cache', classes=classes)
+    data_config = layouts.data_config(
+        'folder', tmp_path / 'mine', tmp_path / 'cache', classes=classes
+    )
     return tmp_path / 'mine', experiment(data_config)
 
 
@@ -72,8 +78,15 @@ def test_table_is_numpys_count(mine):
     root, config = mine
     diagnosis = doctor.examine(config)
     for split in ('train', 'val'):
-        masks = np.stack([np.asarray(Image.open(path)) for path in sorted((root / 'masks' / split).glob('*.png'))])
-        np.testing.assert_array_equal(diagnosis.splits[split].counts, np.bincount(masks.ravel(), minlength=256))
+        masks = np.stack(
+            [
+                np.asarray(Image.open(path))
+                for path in sorted((root / 'masks' / split).glob('*.png'))
+            ]
+        )
+        np.testing.assert_array_equal(
+            diagnosis.splits[split].counts, np.bincount(masks.ravel(), minlength=256)
+        )
         share = 100 * np.mean(masks == 1)
         line = next(line for line in doctor.report(diagnosis).splitlines() if ' car ' in line)
         assert f'{share:.3g} %' in line
@@ -122,7 +135,9 @@ def test_systematic_mistakes(tmp_path, ids, classes, fix):
 
 def test_many_of_a_kind_are_summed_up(tmp_path):
     _, path = layouts.write_folder(tmp_path / 'mine', ids=(0, 5), count=12, splits=('train',))
-    config = experiment(layouts.data_config('folder', tmp_path / 'mine', tmp_path, classes=path, eval_split='train'))
+    config = experiment(
+        layouts.data_config('folder', tmp_path / 'mine', tmp_path, classes=path, eval_split='train')
+    )
     assert len(errors(config)) == 12
     printed = doctor.report(doctor.examine(config))
     assert printed.count('label ids 5') == doctor.SHOWN and 'and 7 more of this kind' in printed
@@ -140,7 +155,9 @@ def test_image_in_two_splits_is_an_error_and_twice_in_one_a_warning(mine):
 
 def test_a_frame_of_another_size_than_its_clip(tmp_path):
     frame = layouts.enlarge_one_frame(tmp_path)
-    (finding,) = errors(experiment(layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')))
+    (finding,) = errors(
+        experiment(layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache'))
+    )
     assert finding.where == str(frame) and '40x32' in finding.message and '32x24' in finding.message
 
 
@@ -193,9 +210,13 @@ def test_config_against_data(mine, section, key, value, says):
 
 def test_a_batch_larger_than_the_labelled_frames_of_a_video_is_a_warning(tmp_path):
     layouts.write_sequences(tmp_path / 'video', ('train', 'val'))
-    config = experiment(layouts.data_config('cityscapes_video', tmp_path / 'video', tmp_path / 'cache'))
+    config = experiment(
+        layouts.data_config('cityscapes_video', tmp_path / 'video', tmp_path / 'cache')
+    )
     config.train.batch_size = 3
-    (found,) = (finding for finding in warnings(config) if finding.where == 'config.train.batch_size')
+    (found,) = (
+        finding for finding in warnings(config) if finding.where == 'config.train.batch_size'
+    )
     assert found.message == "3, but 'train' has 2 labelled examples: a batch repeats images"
 
 
@@ -239,7 +260,9 @@ def test_streets(tmp_path):
     assert errors(config) == []
 
 
-SHIPPED = [f'configs/{name}.py:smoke' for name in ('supervised', 'learned_dilation', 'noise_cyclegan')]
+SHIPPED = [
+    f'configs/{name}.py:smoke' for name in ('supervised', 'learned_dilation', 'noise_cyclegan')
+]
 SHIPPED += [f'configs/learned_dilation.py:smoke,net={net}' for net in ('deeplab_v2', 'pspnet')]
 SHIPPED += [f'configs/noise_cyclegan.py:smoke,system={system}' for system in ('erfnet', 'start')]
 SHIPPED += [
@@ -297,7 +320,9 @@ def test_geometry_that_makes_no_sense(tmp_path, monkeypatch):
     ],
 )
 def test_real_data_is_clean(real_data, tmp_path, name, folder, eval_split):
-    config = experiment(layouts.data_config(name, real_data / folder, tmp_path, eval_split=eval_split))
+    config = experiment(
+        layouts.data_config(name, real_data / folder, tmp_path, eval_split=eval_split)
+    )
     assert errors(config) == []
 
 
@@ -353,10 +378,13 @@ def test_frozen_statistics_and_several_values_are_no_mistake(config):
 
 
 @pytest.mark.parametrize(
-    ('key', 'value'), [('data.eval_size', '(33, 65)'), ('evaluate.crop', '(30, 60)'), ('augment.crop', '(30, 60)')]
+    ('key', 'value'),
+    [('data.eval_size', '(33, 65)'), ('evaluate.crop', '(30, 60)'), ('augment.crop', '(30, 60)')],
 )
 def test_sizes_that_a_net_does_not_take_are_errors_and_the_fix_works(key, value):
-    config = config_file.overridden(config_file.load('configs/supervised.py:smoke'), f'{key}={value}')
+    config = config_file.overridden(
+        config_file.load('configs/supervised.py:smoke'), f'{key}={value}'
+    )
     found = errors(config)
     assert [finding.where for finding in found] == ['erfnet: input']
     assert f'--config.{key}=' in found[0].fix
@@ -401,7 +429,9 @@ def test_images_of_one_split_alone_are_cut_in_two(tmp_path):
     config = experiment(layouts.data_config('folder', tmp_path / 'mine', tmp_path, classes=path))
     (found,) = errors(config)
     assert found.where == 'config.data.eval_split'
-    assert [one for one in doctor.diagnose(fixed(config, found)) if 'trained on' in one.message] == []
+    assert [
+        one for one in doctor.diagnose(fixed(config, found)) if 'trained on' in one.message
+    ] == []
     assert errors(fixed(config, found)) == []
 
 
@@ -439,7 +469,9 @@ def test_a_run_that_has_begun_keeps_its_batch_on_more_devices(monkeypatch, tmp_p
     config_lib.update(config, data=dict(cache=str(tmp_path / 'cache')))
     driver.train(config, str(tmp_path / 'run'))
     monkeypatch.undo()  # eight devices
-    (found,) = (one for one in doctor.diagnose(config, str(tmp_path / 'run')) if one.severity == 'error')
+    (found,) = (
+        one for one in doctor.diagnose(config, str(tmp_path / 'run')) if one.severity == 'error'
+    )
     assert found.where == 'train.batch_size' and 'got 2 on 8 devices' in found.message
     assert found.fix == 'XLA_FLAGS=--xla_force_host_platform_device_count=2'
 
@@ -502,7 +534,9 @@ def test_a_run_folder_of_another_config_and_of_other_data(tmp_path):
 def test_the_data_set_is_described_as_preparing_does(tmp_path, name):
     if name == 'folder':
         _, classes = layouts.write_folder(tmp_path / 'mine')
-        data_config = layouts.data_config(name, tmp_path / 'mine', tmp_path / 'cache', classes=classes)
+        data_config = layouts.data_config(
+            name, tmp_path / 'mine', tmp_path / 'cache', classes=classes
+        )
     elif name == 'cityscapes_video':
         layouts.write_sequences(tmp_path / 'mine', ('train', 'val'))
         data_config = layouts.data_config(name, tmp_path / 'mine', tmp_path / 'cache')
@@ -515,7 +549,9 @@ def test_the_data_set_is_described_as_preparing_does(tmp_path, name):
     assert doctor.data_spec(dataset, splits, facts) == data.prepare(data_config).spec
 
 
-@pytest.mark.parametrize('path', [path for path in SHIPPED if 'learned' not in path and 'erfnet' not in path])
+@pytest.mark.parametrize(
+    'path', [path for path in SHIPPED if 'learned' not in path and 'erfnet' not in path]
+)
 def test_evaluation_is_traced_with_the_shapes_that_it_has(path, tmp_path):
     config = config_file.load(path)
     if 'system=start' in path:

@@ -25,7 +25,9 @@ def conv2d_loop(x, kernel, strides, dilation, padding=None):
     b, h, w, _ = x.shape
     ph, pw = (dilation * (kh // 2), dilation * (kw // 2)) if padding is None else (padding, padding)
     padded = np.pad(x, ((0, 0), (ph, ph), (pw, pw), (0, 0)))
-    rows = range(0, h + 2 * ph - dilation * (kh - 1), strides)  # where the kernel's first tap may stand
+    rows = range(
+        0, h + 2 * ph - dilation * (kh - 1), strides
+    )  # where the kernel's first tap may stand
     columns = range(0, w + 2 * pw - dilation * (kw - 1), strides)
     out = np.zeros((b, len(rows), len(columns), features))
     for i, row in enumerate(rows):
@@ -58,15 +60,21 @@ def conv_transpose_loop(x, kernel, padding, output_padding):
 def test_conv2d_is_the_loop(kernel_size, strides, dilation):
     x, kernel = normal(0, 2, 6, 9, 3), normal(1, *kernel_size, 3, 4)
     np.testing.assert_allclose(
-        conv.conv2d(x, kernel, strides, dilation), conv2d_loop(x, kernel, strides, dilation), atol=1e-5
+        conv.conv2d(x, kernel, strides, dilation),
+        conv2d_loop(x, kernel, strides, dilation),
+        atol=1e-5,
     )
 
 
-@pytest.mark.parametrize('kernel_size, strides, dilation, padding', [(4, 2, 1, 1), (4, 1, 1, 1), (3, 1, 2, 0)])
+@pytest.mark.parametrize(
+    'kernel_size, strides, dilation, padding', [(4, 2, 1, 1), (4, 1, 1, 1), (3, 1, 2, 0)]
+)
 def test_conv2d_with_padding_of_its_own_is_the_loop(kernel_size, strides, dilation, padding):
     x, kernel = normal(0, 2, 6, 9, 3), normal(1, kernel_size, kernel_size, 3, 4)
     y = conv.conv2d(x, kernel, strides, dilation, padding)
-    assert y.shape[1:3] == tuple((n + 2 * padding - dilation * (kernel_size - 1) - 1) // strides + 1 for n in (6, 9))
+    assert y.shape[1:3] == tuple(
+        (n + 2 * padding - dilation * (kernel_size - 1) - 1) // strides + 1 for n in (6, 9)
+    )
     np.testing.assert_allclose(y, conv2d_loop(x, kernel, strides, dilation, padding), atol=1e-5)
 
 
@@ -76,7 +84,12 @@ def test_same_padding_is_tensorflows(taps, strides, dilation):
     x, kernel = normal(0, 1, 6, 9, 2), normal(1, *taps, 2, 3)
     y = conv.conv2d(x, kernel, strides, dilation, 'same')
     expected = jax.lax.conv_general_dilated(  # XLA took TensorFlow's
-        x, kernel, (strides,) * 2, 'SAME', rhs_dilation=(dilation,) * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+        x,
+        kernel,
+        (strides,) * 2,
+        'SAME',
+        rhs_dilation=(dilation,) * 2,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
     assert y.shape == (1, -(-6 // strides), -(-9 // strides), 3)
     np.testing.assert_array_equal(y, expected)
@@ -99,10 +112,16 @@ def test_conv2d_pads_as_scipy_does():
 @pytest.mark.parametrize('kernel_size, dilation', FACTORISED)
 @pytest.mark.parametrize('channels', [5, WIDE])
 def test_factorised_forms_agree_in_outputs_and_gradients(kernel_size, dilation, channels):
-    x, kernel, dy = normal(0, 2, 7, 9, channels), normal(1, *kernel_size, channels, 6), normal(2, 2, 7, 9, 6)
+    x, kernel, dy = (
+        normal(0, 2, 7, 9, channels),
+        normal(1, *kernel_size, channels, 6),
+        normal(2, 2, 7, 9, 6),
+    )
 
     def run(forms):
-        y, vjp = jax.vjp(lambda x, kernel: conv.conv_factorised(x, kernel, dilation, forms), x, kernel)
+        y, vjp = jax.vjp(
+            lambda x, kernel: conv.conv_factorised(x, kernel, dilation, forms), x, kernel
+        )
         return y, *vjp(dy)
 
     fast, naive = jax.jit(run, static_argnums=0)('fast'), jax.jit(run, static_argnums=0)('naive')
@@ -118,17 +137,23 @@ def test_factorised_gradient_against_finite_differences(kernel_size, dilation):
     def square(x, kernel):  # not linear, so that a second derivative exists to be wrong
         return (conv.conv_factorised(x, kernel, dilation) ** 2).mean()
 
-    check_grads(jax.jit(square), (x, kernel), order=2, modes=['rev'], atol=2e-2, rtol=2e-2, eps=1e-2)
+    check_grads(
+        jax.jit(square), (x, kernel), order=2, modes=['rev'], atol=2e-2, rtol=2e-2, eps=1e-2
+    )
 
 
 def test_second_order_gradients_of_the_forms_agree():
     x, kernel = normal(0, 1, 5, 6, WIDE), normal(1, 3, 1, WIDE, 2)
 
-    def penalty(kernel, forms):  # as in a gradient penalty: the norm of an input gradient, differentiated by weights
+    def penalty(
+        kernel, forms
+    ):  # as in a gradient penalty: the norm of an input gradient, differentiated by weights
         gradient = jax.grad(lambda x: jnp.tanh(conv.conv_factorised(x, kernel, 2, forms)).sum())(x)
         return (gradient**2).sum()
 
-    fast, naive = (jax.jit(jax.grad(penalty), static_argnums=1)(kernel, forms) for forms in conv.FORMS)
+    fast, naive = (
+        jax.jit(jax.grad(penalty), static_argnums=1)(kernel, forms) for forms in conv.FORMS
+    )
     assert np.abs(naive).max() > 0.1
     np.testing.assert_allclose(fast, naive, rtol=1e-4, atol=1e-4)
 
@@ -144,7 +169,9 @@ def test_factorised_gradient_under_vmap_is_that_of_each_example():
 
     @jax.jit
     def gradient(x, kernel):
-        return jax.grad(lambda x, k: jnp.sin(conv.conv_factorised(x[None], k, 2)).sum(), (0, 1))(x, kernel)
+        return jax.grad(lambda x, k: jnp.sin(conv.conv_factorised(x[None], k, 2)).sum(), (0, 1))(
+            x, kernel
+        )
 
     together = jax.vmap(gradient)(x, kernel)
     for i in range(3):
@@ -164,11 +191,25 @@ def test_factorised_gradient_on_eight_devices_sums_to_the_full_batch():
 
 
 def test_a_gpu_gets_xlas_own_gradient_of_a_factorised_convolution():
-    x, kernel = jax.ShapeDtypeStruct((1, 8, 8, 64), jnp.float32), jax.ShapeDtypeStruct((3, 1, 64, 64), jnp.float32)
+    x, kernel = (
+        jax.ShapeDtypeStruct((1, 8, 8, 64), jnp.float32),
+        jax.ShapeDtypeStruct((3, 1, 64, 64), jnp.float32),
+    )
     run = jax.jit(jax.grad(lambda x, k: conv.conv_factorised(x, k).sum(), (0, 1)))
-    programs = {p: run.trace(x, kernel).lower(lowering_platforms=(p,)).as_text() for p in ('cpu', 'cuda', 'tpu')}
-    assert {p: text.count('stablehlo.dot_general') for p, text in programs.items()} == {'cpu': 3, 'cuda': 0, 'tpu': 0}
-    assert {p: text.count('stablehlo.convolution') for p, text in programs.items()} == {'cpu': 1, 'cuda': 2, 'tpu': 2}
+    programs = {
+        p: run.trace(x, kernel).lower(lowering_platforms=(p,)).as_text()
+        for p in ('cpu', 'cuda', 'tpu')
+    }
+    assert {p: text.count('stablehlo.dot_general') for p, text in programs.items()} == {
+        'cpu': 3,
+        'cuda': 0,
+        'tpu': 0,
+    }
+    assert {p: text.count('stablehlo.convolution') for p, text in programs.items()} == {
+        'cpu': 1,
+        'cuda': 2,
+        'tpu': 2,
+    }
 
 
 def test_bfloat16_sums_the_weight_gradient_in_float32():
@@ -212,11 +253,15 @@ def test_4x4_of_few_channels_is_the_loop():
 def test_4x4_second_order_gradients_of_the_forms_agree():
     x, kernel = normal(0, 1, 6, 6, WIDE_4X4), normal(1, 4, 4, WIDE_4X4, WIDE_4X4) / 32
 
-    def penalty(kernel, forms):  # of the weight gradient, so that the products per tap are differentiated
+    def penalty(
+        kernel, forms
+    ):  # of the weight gradient, so that the products per tap are differentiated
         gradient = jax.grad(lambda k: jnp.tanh(conv.conv_4x4(x, k, 2, forms)).sum())(kernel)
         return (gradient**2).mean()
 
-    fast, naive = (jax.jit(jax.grad(penalty), static_argnums=1)(kernel, forms) for forms in conv.FORMS)
+    fast, naive = (
+        jax.jit(jax.grad(penalty), static_argnums=1)(kernel, forms) for forms in conv.FORMS
+    )
     assert np.abs(naive).max() > 1e-4
     np.testing.assert_allclose(fast, naive, rtol=1e-3, atol=1e-6)
 
@@ -232,19 +277,26 @@ def test_4x4_gradient_on_devices_sums_to_the_full_batch(mode):
     if mode == 'pmap':
         parts = jax.pmap(gradient, in_axes=(0, None), devices=jax.devices()[:2])(x[:, None], kernel)
     else:
-        mesh = jax.make_mesh((2,), ('device',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+        mesh = jax.make_mesh(
+            (2,), ('device',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2]
+        )
         spec = jax.sharding.PartitionSpec('device')
 
         def varying(x, kernel):
             return gradient(x, jax.lax.pcast(kernel, 'device', to='varying'))[None]
 
-        mapped = jax.shard_map(varying, mesh=mesh, in_specs=(spec, jax.sharding.PartitionSpec()), out_specs=spec)
+        mapped = jax.shard_map(
+            varying, mesh=mesh, in_specs=(spec, jax.sharding.PartitionSpec()), out_specs=spec
+        )
         parts = jax.jit(mapped)(x, kernel)
     np.testing.assert_allclose(parts.sum(0), gradient(x, kernel), atol=1e-3)
 
 
 def test_4x4_bfloat16_sums_the_weight_gradient_in_float32():
-    x, kernel = jnp.ones((1, 65, 65, WIDE_4X4), jnp.bfloat16), jnp.zeros((4, 4, WIDE_4X4, WIDE_4X4), jnp.float32)
+    x, kernel = (
+        jnp.ones((1, 65, 65, WIDE_4X4), jnp.bfloat16),
+        jnp.zeros((4, 4, WIDE_4X4, WIDE_4X4), jnp.float32),
+    )
     y, vjp = jax.vjp(conv.conv_4x4, x, kernel)
     dx, dkernel = vjp(jnp.ones_like(y))
     assert y.dtype == dx.dtype == jnp.bfloat16 and dkernel.dtype == jnp.float32
@@ -262,7 +314,9 @@ def test_conv_transpose_is_the_loop(k, padding, forms):
     x, kernel = normal(0, 2, 4, 5, 3), normal(1, k, k, 3, 6)
     y = conv.conv_transpose_s2(x, kernel, padding, forms)
     assert y.shape == (2, 8, 10, 6)
-    np.testing.assert_allclose(y, conv_transpose_loop(x, kernel, padding, 2 + 2 * padding - k), atol=1e-5)
+    np.testing.assert_allclose(
+        y, conv_transpose_loop(x, kernel, padding, 2 + 2 * padding - k), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize('k, padding', TRANSPOSED)
@@ -274,12 +328,22 @@ def test_conv_transpose_forms_have_equal_gradients(k, padding):
 
     for a, b in zip(gradients('fast'), gradients('naive'), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
-    check_grads(lambda x, w: conv.conv_transpose_s2(x, w, padding), (x, kernel), order=1, atol=2e-2, rtol=2e-2)
+    check_grads(
+        lambda x, w: conv.conv_transpose_s2(x, w, padding),
+        (x, kernel),
+        order=1,
+        atol=2e-2,
+        rtol=2e-2,
+    )
 
 
 def test_fast_conv_transpose_has_no_dilated_convolution_in_its_gradient():
     x, kernel = normal(0, 1, 4, 5, 3), normal(1, 3, 3, 3, 2)
-    jaxpr = str(jax.make_jaxpr(jax.grad(lambda x, w: conv.conv_transpose_s2(x, w, 1).sum(), (0, 1)))(x, kernel))
+    jaxpr = str(
+        jax.make_jaxpr(jax.grad(lambda x, w: conv.conv_transpose_s2(x, w, 1).sum(), (0, 1)))(
+            x, kernel
+        )
+    )
     assert 'lhs_dilation=(2, 2)' not in jaxpr and 'rhs_dilation=(2, 2)' not in jaxpr
 
 

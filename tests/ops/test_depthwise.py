@@ -10,7 +10,13 @@ from segjax.ops.conv import FORMS
 from segjax.ops.depthwise import depthwise_conv
 
 # Side of the kernel, strides, dilation, padding.
-CASES = [(3, 1, (1, 1), None), (3, 2, (1, 1), None), (3, 1, (2, 2), None), (3, 1, (1, 6), None), (3, 2, (3, 2), None)]
+CASES = [
+    (3, 1, (1, 1), None),
+    (3, 2, (1, 1), None),
+    (3, 1, (2, 2), None),
+    (3, 1, (1, 6), None),
+    (3, 2, (3, 2), None),
+]
 CASES += [(3, 1, (9, 12), None), (5, 1, (1, 1), None), (5, 2, (1, 1), None), (3, 2, (1, 1), 'same')]
 CASES += [(5, 2, (1, 1), 'same'), (5, 2, (2, 1), 'same'), (3, 2, (1, 1), 0)]
 
@@ -26,7 +32,9 @@ def loop(x, kernel, strides, dilation, padding):
     if padding is None:
         top, left = (span // 2 for span in spans)
     elif padding == 'same':  # the smaller half of what the last window lacks
-        top, left = ((strides * (o - 1) + span + 1 - n) // 2 for o, span, n in zip(outputs, spans, size))
+        top, left = (
+            (strides * (o - 1) + span + 1 - n) // 2 for o, span, n in zip(outputs, spans, size)
+        )
     else:
         outputs, top, left = [(n - 1 - span) // strides + 1 for n, span in zip(size, spans)], 0, 0
     y, (h, w) = np.zeros((b, *outputs, c)), size
@@ -52,12 +60,17 @@ def test_it_is_the_loop(size, strides, dilation, padding, forms):
 def test_gradients_are_the_adjoint_of_the_loop(size, strides, dilation, padding, forms):
     # The map is linear in either input: <dy, f(x, dk)> = <dk, gradient of k>, and the same for x, for any direction.
     x, kernel = normal(0, 2, 8, 9, 3), normal(1, size, size, 1, 3)
-    y, vjp = jax.vjp(lambda x, k: depthwise_conv(x, k, strides, dilation, forms, padding), x, kernel)
+    y, vjp = jax.vjp(
+        lambda x, k: depthwise_conv(x, k, strides, dilation, forms, padding), x, kernel
+    )
     dy = normal(2, *y.shape)
     dx, dk = vjp(dy)
     for seed in range(3, 6):
         x_direction, k_direction = normal(seed, *x.shape), normal(seed, *kernel.shape)
-        by_x, by_k = (loop(*pair, strides, dilation, padding) for pair in ((x_direction, kernel), (x, k_direction)))
+        by_x, by_k = (
+            loop(*pair, strides, dilation, padding)
+            for pair in ((x_direction, kernel), (x, k_direction))
+        )
         np.testing.assert_allclose((dx * x_direction).sum(), (by_x * dy).sum(), atol=1e-3)
         np.testing.assert_allclose((dk * k_direction).sum(), (by_k * dy).sum(), atol=1e-3)
 
@@ -66,7 +79,9 @@ def test_second_order_gradients_of_the_forms_agree():
     x, kernel = normal(0, 1, 5, 6, 2), normal(1, 3, 3, 1, 2)
 
     def penalty(kernel, forms):  # the norm of an input gradient, differentiated by weights
-        gradient = jax.grad(lambda x: jnp.tanh(depthwise_conv(x, kernel, 1, (2, 1), forms)).sum())(x)
+        gradient = jax.grad(lambda x: jnp.tanh(depthwise_conv(x, kernel, 1, (2, 1), forms)).sum())(
+            x
+        )
         return (gradient**2).sum()
 
     fast, naive = (jax.jit(jax.grad(penalty), static_argnums=1)(kernel, forms) for forms in FORMS)
@@ -79,15 +94,25 @@ def test_bfloat16_is_summed_in_float32_and_the_kernels_gradient_is_float32():
     y, vjp = jax.vjp(lambda x, k: depthwise_conv(x, k), x, kernel)
     dx, dk = vjp(jnp.ones_like(y))
     assert (y.dtype, dx.dtype, dk.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
-    expected = loop(x.astype(np.float32), kernel.astype(jnp.bfloat16).astype(np.float32), 1, (1, 1), None)
-    np.testing.assert_array_equal(y.astype(np.float32), expected.astype(jnp.bfloat16).astype(np.float32))
+    expected = loop(
+        x.astype(np.float32), kernel.astype(jnp.bfloat16).astype(np.float32), 1, (1, 1), None
+    )
+    np.testing.assert_array_equal(
+        y.astype(np.float32), expected.astype(jnp.bfloat16).astype(np.float32)
+    )
 
 
 def test_a_gpu_gets_the_grouped_convolution():
-    x, kernel = jax.ShapeDtypeStruct((1, 8, 8, 16), jnp.float32), jax.ShapeDtypeStruct((3, 3, 1, 16), jnp.float32)
+    x, kernel = (
+        jax.ShapeDtypeStruct((1, 8, 8, 16), jnp.float32),
+        jax.ShapeDtypeStruct((3, 3, 1, 16), jnp.float32),
+    )
     run = jax.jit(jax.grad(lambda x, k: depthwise_conv(x, k).sum(), (0, 1)))
     grouped = {
-        platform: run.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text().count('stablehlo.convolution')
+        platform: run.trace(x, kernel)
+        .lower(lowering_platforms=(platform,))
+        .as_text()
+        .count('stablehlo.convolution')
         for platform in ('cpu', 'cuda')
     }
     assert grouped['cpu'] == 0 and grouped['cuda'] >= 2

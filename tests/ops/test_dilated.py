@@ -118,9 +118,13 @@ def test_output_is_the_definition(kernel_size, dilation_range, factors, forms):
 @pytest.mark.parametrize('dilation', [1, 2, 4])  # both ends of the range among them
 def test_whole_factors_are_the_fixed_conv(dilation, forms):
     rng = np.random.default_rng(0)
-    x, kernel = (rng.integers(-8, 9, shape).astype(np.float32) for shape in ((2, 9, 7, 5), (3, 3, 5, 3)))
+    x, kernel = (
+        rng.integers(-8, 9, shape).astype(np.float32) for shape in ((2, 9, 7, 5), (3, 3, 5, 3))
+    )
     y = value(x, kernel, np.full(5, dilation, np.float32), RANGE, forms)
-    np.testing.assert_array_equal(y, conv2d(x, kernel, dilation=dilation))  # whole numbers: no rounding
+    np.testing.assert_array_equal(
+        y, conv2d(x, kernel, dilation=dilation)
+    )  # whole numbers: no rounding
 
 
 @pytest.mark.parametrize('forms', FORMS)
@@ -154,7 +158,9 @@ def test_channels_do_not_mix(forms):
     y, *gradients = value_and_gradients(x, kernel, factors, dy, RANGE, forms)
     moved_y, *moved_gradients = value_and_gradients(x, kernel, moved, dy, RANGE, forms)
     third = slice(2, 3)
-    alone, moved_alone = (value(x[..., third], kernel[:, :, third], f[third], RANGE, forms) for f in (factors, moved))
+    alone, moved_alone = (
+        value(x[..., third], kernel[:, :, third], f[third], RANGE, forms) for f in (factors, moved)
+    )
     np.testing.assert_allclose(moved_y - y, moved_alone - alone, atol=1e-12)
     for before, after, axis in zip(gradients, moved_gradients, (3, 2, 0), strict=True):
         before, after = (np.moveaxis(np.asarray(g), axis, 0) for g in (before, after))
@@ -202,7 +208,9 @@ def test_kernels_wider_than_three_have_the_slope_of_their_distance(forms):
 def test_factor_gradient_is_eq_4_4(factors, forms):
     x, kernel, dy = problem()
     gradient = value_and_gradients(x, kernel, np.array(factors, float), dy, RANGE, forms)[-1]
-    np.testing.assert_allclose(gradient, factor_gradient_by_eq_4_4(x, kernel, factors, dy), atol=1e-11)
+    np.testing.assert_allclose(
+        gradient, factor_gradient_by_eq_4_4(x, kernel, factors, dy), atol=1e-11
+    )
 
 
 @pytest.mark.parametrize('forms', FORMS)
@@ -221,12 +229,20 @@ def test_convention_at_kinks_and_ends(dilation_range, factors, sides, forms):
 
     def one_sided(c, side):
         moved = factors + side * step * (np.arange(4) == c)
-        difference = value(x, kernel, moved, dilation_range, forms) - value(x, kernel, factors, dilation_range, forms)
+        difference = value(x, kernel, moved, dilation_range, forms) - value(
+            x, kernel, factors, dilation_range, forms
+        )
         return (difference * dy).sum() / (side * step)
 
-    np.testing.assert_allclose(gradient, [one_sided(c, side) for c, side in enumerate(sides)], atol=1e-3)
-    inner = [c for c in range(4) if factors[c] == round(factors[c]) and factors[c] not in dilation_range]
-    assert all(abs(one_sided(c, 1) - one_sided(c, -1)) > 0.1 for c in inner)  # there is a kink to have a convention for
+    np.testing.assert_allclose(
+        gradient, [one_sided(c, side) for c, side in enumerate(sides)], atol=1e-3
+    )
+    inner = [
+        c for c in range(4) if factors[c] == round(factors[c]) and factors[c] not in dilation_range
+    ]
+    assert all(
+        abs(one_sided(c, 1) - one_sided(c, -1)) > 0.1 for c in inner
+    )  # there is a kink to have a convention for
 
 
 @pytest.mark.parametrize('forms', FORMS)
@@ -236,7 +252,9 @@ def test_forms_agree_in_float32_with_many_channels(forms):
     with jax.enable_x64(True):
         args = [np.float64(a) for a in (x, kernel, factors, dy)]
         expected = value_and_gradients(*args, (5, 9), 'naive')
-    for got, want in zip(value_and_gradients(x, kernel, factors, dy, (5, 9), forms), expected, strict=True):
+    for got, want in zip(
+        value_and_gradients(x, kernel, factors, dy, (5, 9), forms), expected, strict=True
+    ):
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, want, atol=3e-6 * np.abs(want).max())
 
@@ -247,12 +265,18 @@ def test_second_order_gradients_are_those_of_the_naive_form(forms):
     x, kernel, dy = problem(kernel_size=(3, 1))
     factors = np.array([1.3, 2.5, 3.9, 1.01])
 
-    def penalty(x, kernel, factors, forms):  # the norm of an input gradient, differentiated once more
-        gradient = jax.grad(lambda x: (jnp.tanh(conv_dilated(x, kernel, factors, RANGE, forms)) * dy).sum())(x)
+    def penalty(
+        x, kernel, factors, forms
+    ):  # the norm of an input gradient, differentiated once more
+        gradient = jax.grad(
+            lambda x: (jnp.tanh(conv_dilated(x, kernel, factors, RANGE, forms)) * dy).sum()
+        )(x)
         return (gradient**2).sum()
 
     second = jax.jit(jax.grad(penalty, (0, 1, 2)), static_argnums=3)
-    for a, b in zip(second(x, kernel, factors, forms), second(x, kernel, factors, 'naive'), strict=True):
+    for a, b in zip(
+        second(x, kernel, factors, forms), second(x, kernel, factors, 'naive'), strict=True
+    ):
         assert np.abs(b).max() > 0.1
         np.testing.assert_allclose(a, b, atol=1e-10)
 
@@ -262,7 +286,11 @@ def test_forward_mode_raises_instead_of_being_wrong(forms):
     x, kernel, _ = problem()
     factors = jnp.array([1.0, 2, 3, 4])
     with pytest.raises(TypeError, match='forward-mode'):
-        jax.jvp(lambda f: conv_dilated(jnp.asarray(x), jnp.asarray(kernel), f, RANGE, forms), (factors,), (factors,))
+        jax.jvp(
+            lambda f: conv_dilated(jnp.asarray(x), jnp.asarray(kernel), f, RANGE, forms),
+            (factors,),
+            (factors,),
+        )
 
 
 @pytest.mark.devices(8)
@@ -286,7 +314,9 @@ def test_gradient_on_eight_devices_sums_to_the_full_batch():
 def test_a_factor_outside_acts_as_the_end_of_its_range(forms):
     x, kernel, dy = problem()
     outside, ends = np.array([-3, 0.9, 4.1, 1e6]), np.array([1, 1, 4, 4.0])
-    results = (value_and_gradients(x, kernel, factors, dy, RANGE, forms) for factors in (outside, ends))
+    results = (
+        value_and_gradients(x, kernel, factors, dy, RANGE, forms) for factors in (outside, ends)
+    )
     for a, b in zip(*results, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -305,7 +335,10 @@ def test_a_factor_for_each_image_is_that_of_the_image_alone(forms):
     x, kernel, dy = problem(batch=3)
     factors = np.random.default_rng(5).uniform(*RANGE, (3, 4))
     y, dx, dkernel, dfactors = value_and_gradients(x, kernel, factors, dy, RANGE, forms)
-    alone = [value_and_gradients(x[b : b + 1], kernel, factors[b], dy[b : b + 1], RANGE, forms) for b in range(3)]
+    alone = [
+        value_and_gradients(x[b : b + 1], kernel, factors[b], dy[b : b + 1], RANGE, forms)
+        for b in range(3)
+    ]
     np.testing.assert_allclose(y, np.concatenate([one[0] for one in alone]), atol=1e-12)
     np.testing.assert_allclose(dx, np.concatenate([one[1] for one in alone]), atol=1e-12)
     np.testing.assert_allclose(dkernel, sum(one[2] for one in alone), atol=1e-11)
@@ -326,7 +359,9 @@ def test_gate_per_image_sums_what_leads_back_in_each_image(forms):
     expected, ungated = np.zeros(9), np.zeros(9)
     for b in range(5):
         image, slope = x[b : b + 1], dy[b : b + 1]
-        near_ends = np.where(factors > 4, 4 - 1e-9, np.clip(factors, *RANGE))  # the left derivative at the upper end
+        near_ends = np.where(
+            factors > 4, 4 - 1e-9, np.clip(factors, *RANGE)
+        )  # the left derivative at the upper end
         gradient = factor_gradient_by_eq_4_4(image, kernel, near_ends, slope)
         ungated += gradient
         for c, factor in enumerate(factors):
@@ -334,7 +369,9 @@ def test_gate_per_image_sums_what_leads_back_in_each_image(forms):
             expected[c] += 0 if leads_out else gradient[c]
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(factors), expected, atol=1e-6)
     of_the_sum = dilated.gate_gradient(ungated, factors, RANGE)
-    assert (expected[6:] > 0).all() and (of_the_sum[6:] == 0).any(), 'an image brings back what the sum would hold'
+    assert (expected[6:] > 0).all() and (of_the_sum[6:] == 0).any(), (
+        'an image brings back what the sum would hold'
+    )
 
 
 def test_gate_per_image_in_bfloat16_keeps_float32_factors():
@@ -343,7 +380,9 @@ def test_gate_per_image_in_bfloat16_keeps_float32_factors():
 
     def gradient(dtype):
         def loss(factors):
-            y = conv_dilated(x.astype(dtype), kernel, dilated.gate_per_image(factors, 4, RANGE), RANGE)
+            y = conv_dilated(
+                x.astype(dtype), kernel, dilated.gate_per_image(factors, 4, RANGE), RANGE
+            )
             return (y.astype(jnp.float32) * dy).sum()
 
         return jax.jit(jax.grad(loss))(factors)
@@ -362,7 +401,10 @@ def test_gate_per_image_on_eight_devices_sums_to_the_full_batch():
 
     def gradient(x, dy):
         def loss(factors):
-            return (conv_dilated(x, kernel, dilated.gate_per_image(factors, x.shape[0], RANGE), RANGE) * dy).sum()
+            return (
+                conv_dilated(x, kernel, dilated.gate_per_image(factors, x.shape[0], RANGE), RANGE)
+                * dy
+            ).sum()
 
         return jax.grad(loss)(factors)
 
@@ -399,7 +441,9 @@ def test_gradient_descent_finds_the_best_dilation(start):
 def test_bfloat16_computes_with_float32_factors(forms):
     x, kernel, dy = (jnp.asarray(a, jnp.float32) for a in problem(kernel_size=(3, 1)))
     factors = jnp.array([1.3, 2.51, 3.77, 4])
-    half = value_and_gradients(x.astype(jnp.bfloat16), kernel, factors, dy.astype(jnp.bfloat16), RANGE, forms)
+    half = value_and_gradients(
+        x.astype(jnp.bfloat16), kernel, factors, dy.astype(jnp.bfloat16), RANGE, forms
+    )
     full = value_and_gradients(x, kernel, factors, dy, RANGE, forms)
     assert [a.dtype for a in half] == [jnp.bfloat16, jnp.bfloat16, jnp.float32, jnp.float32]
     for a, b in zip(half, full, strict=True):
@@ -415,13 +459,19 @@ def programs_for(platform):
     x, kernel, _ = (a.astype(np.float32) for a in problem())
 
     def gradients(x, kernel, factors):
-        return jax.grad(lambda *args: conv_dilated(*args, RANGE).sum(), (0, 1, 2))(x, kernel, factors)
+        return jax.grad(lambda *args: conv_dilated(*args, RANGE).sum(), (0, 1, 2))(
+            x, kernel, factors
+        )
 
-    exported = jax.export.export(jax.jit(gradients), platforms=[platform])(x, kernel, np.full(4, 2.5, np.float32))
+    exported = jax.export.export(jax.jit(gradients), platforms=[platform])(
+        x, kernel, np.full(4, 2.5, np.float32)
+    )
     return exported.mlir_module()
 
 
-@pytest.mark.parametrize('platform, gathers', [('cpu', False), ('tpu', False), ('cuda', True), ('rocm', True)])
+@pytest.mark.parametrize(
+    'platform, gathers', [('cpu', False), ('tpu', False), ('cuda', True), ('rocm', True)]
+)
 def test_fast_form_never_scatters_and_gathers_only_on_a_gpu(platform, gathers):
     program = programs_for(platform)
     assert 'dot_general' in program and 'stablehlo.scatter' not in program
@@ -456,7 +506,9 @@ def test_rounding_goes_to_the_nearest_whole_factor_inside_the_range():
     rounded = dilated.round_factors(factors, (1, 4))
     np.testing.assert_array_equal(rounded, [1, 1, 1, 2, 3, 4, 4, 4])
     assert rounded.dtype == np.int32
-    np.testing.assert_array_equal(dilated.round_factors(factors, (1.2, 3.6)), [2, 2, 2, 2, 3, 3, 3, 3])
+    np.testing.assert_array_equal(
+        dilated.round_factors(factors, (1.2, 3.6)), [2, 2, 2, 2, 3, 3, 3, 3]
+    )
     with pytest.raises(InputError, match='whole number'):
         dilated.round_factors(factors, (1.2, 1.8))
 

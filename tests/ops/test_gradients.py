@@ -26,7 +26,9 @@ def test_two_tasks_on_shared_features_pull_with_their_factors():
 
     def loss(x, factors):
         y = jnp.tanh(x) * x
-        return sum(task(scale_gradient(y, factor)) for task, factor in zip(tasks, factors, strict=True))
+        return sum(
+            task(scale_gradient(y, factor)) for task, factor in zip(tasks, factors, strict=True)
+        )
 
     expected = np.zeros((2, *X.shape))
     for index in np.ndindex(*X.shape):
@@ -49,7 +51,9 @@ def test_a_factor_is_a_number_or_an_array_without_a_gradient_of_its_own():
 
 
 def test_gradients_keep_the_dtype_of_what_they_belong_to():
-    gradient = jax.grad(lambda x: scale_gradient(x, 0.3).astype(jnp.float32).sum())(jnp.asarray(X, jnp.bfloat16))
+    gradient = jax.grad(lambda x: scale_gradient(x, 0.3).astype(jnp.float32).sum())(
+        jnp.asarray(X, jnp.bfloat16)
+    )
     assert gradient.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.float32(gradient), 0.3, rtol=2**-8)
 

@@ -12,7 +12,9 @@ from segjax.ops import image_pool
 
 def numbered(first, count, dtype=np.float32):
     """`count` images of 1x1x2, each filled with a number of its own."""
-    return np.broadcast_to(np.arange(first, first + count, dtype=dtype)[:, None, None, None], (count, 1, 1, 2))
+    return np.broadcast_to(
+        np.arange(first, first + count, dtype=dtype)[:, None, None, None], (count, 1, 1, 2)
+    )
 
 
 def reference(stored, size, images, key):
@@ -47,7 +49,10 @@ def test_is_the_rule(size, batch):
 
 
 def test_without_jit_the_bits_are_the_same():
-    images, key = np.random.default_rng(0).normal(size=(6, 2, 3, 3)).astype(np.float32), jax.random.key(3)
+    images, key = (
+        np.random.default_rng(0).normal(size=(6, 2, 3, 3)).astype(np.float32),
+        jax.random.key(3),
+    )
     pool = image_pool.init(3, (2, 3, 3))
     compiled = jax.jit(image_pool.query)(pool, images, key)
     with jax.disable_jit():
@@ -58,7 +63,9 @@ def test_without_jit_the_bits_are_the_same():
 
 def test_statistics_of_a_full_pool():
     size, count = 10, 4000
-    _, pool = jax.jit(image_pool.query)(image_pool.init(size, (1, 1, 2)), numbered(0, size), jax.random.key(0))
+    _, pool = jax.jit(image_pool.query)(
+        image_pool.init(size, (1, 1, 2)), numbered(0, size), jax.random.key(0)
+    )
     given, after = jax.jit(image_pool.query)(pool, numbered(size, count), jax.random.key(1))
     given = np.asarray(given[:, 0, 0, 0], int)
     old = given != np.arange(size, size + count)
@@ -95,4 +102,6 @@ def test_bad_input():
     with pytest.raises(InputError, match='0 switches the pool off'):
         image_pool.init(-1, (1, 1, 2))
     with pytest.raises(InputError, match=r'\(1, 1, 2\)'):
-        image_pool.query(image_pool.init(2, (1, 1, 2)), np.zeros((3, 1, 2, 2), np.float32), jax.random.key(0))
+        image_pool.query(
+            image_pool.init(2, (1, 1, 2)), np.zeros((3, 1, 2, 2), np.float32), jax.random.key(0)
+        )

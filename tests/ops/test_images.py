@@ -44,7 +44,9 @@ def test_unknown_scheme_names_the_nearest(fn):
 
 @pytest.mark.parametrize('scheme', images.SCHEMES)
 def test_to_uint8_takes_back_what_normalize_does(scheme):
-    every = np.stack([np.arange(256), np.arange(256)[::-1], np.roll(np.arange(256), 7)], -1).astype(np.uint8)
+    every = np.stack([np.arange(256), np.arange(256)[::-1], np.roll(np.arange(256), 7)], -1).astype(
+        np.uint8
+    )
     back = jax.jit(images.to_uint8, static_argnums=1)(images.normalize(every, scheme), scheme)
     assert back.dtype == jnp.uint8
     np.testing.assert_array_equal(back, every)
@@ -54,7 +56,9 @@ def test_to_uint8_rounds_and_clips():
     # 127.5 (x + 1): x = -0.1 is 114.75, x = 0.5 is 191.25.
     x = jnp.array([[-1.0, 1.0, -0.1], [0.5, 1.7, -1e9]])
     np.testing.assert_array_equal(images.to_uint8(x, 'symmetric'), [[0, 255, 115], [191, 255, 0]])
-    np.testing.assert_array_equal(images.to_uint8(x.astype(jnp.bfloat16), 'symmetric')[1], [191, 255, 0])
+    np.testing.assert_array_equal(
+        images.to_uint8(x.astype(jnp.bfloat16), 'symmetric')[1], [191, 255, 0]
+    )
 
 
 @pytest.mark.parametrize('dtype', [np.int32, np.uint8])
@@ -63,12 +67,15 @@ def test_colorize(dtype):
     colors = jax.jit(lambda label: images.colorize(label, PALETTE))(label)
     assert colors.dtype == jnp.uint8
     np.testing.assert_array_equal(
-        colors, [[PALETTE[0], PALETTE[1], PALETTE[2]], [(0, 0, 0), PALETTE[2], images.OUT_OF_RANGE_COLOR]]
+        colors,
+        [[PALETTE[0], PALETTE[1], PALETTE[2]], [(0, 0, 0), PALETTE[2], images.OUT_OF_RANGE_COLOR]],
     )
 
 
 def test_colorize_does_not_wrap_negative_ids():
-    np.testing.assert_array_equal(images.colorize(np.array([-1]), PALETTE), [images.OUT_OF_RANGE_COLOR])
+    np.testing.assert_array_equal(
+        images.colorize(np.array([-1]), PALETTE), [images.OUT_OF_RANGE_COLOR]
+    )
 
 
 def test_overlay():

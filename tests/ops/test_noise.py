@@ -26,7 +26,9 @@ def normal(*shape, scale=1.0, seed=0):
 def quantiles(distribution):
     """A latent [1, 32, 128, 20] of the evenly spaced quantiles of a distribution: sums over it are integrals."""
     count = 32 * 128 * S
-    return distribution.ppf((np.arange(count) + 0.5) / count).astype(np.float32).reshape(1, 32, 128, S)
+    return (
+        distribution.ppf((np.arange(count) + 0.5) / count).astype(np.float32).reshape(1, 32, 128, S)
+    )
 
 
 def keys_of(*seeds):
@@ -66,7 +68,9 @@ def test_max_only_on_codes_of_plus_and_minus_one_has_the_published_ratio():
 
 def test_max_only_on_normal_numbers():
     # E max^2 of S normal numbers by integration over the density of their maximum, S cdf^(S-1) pdf.
-    largest = integrate.quad(lambda x: x**2 * S * stats.norm.cdf(x) ** (S - 1) * stats.norm.pdf(x), -10, 10)[0]
+    largest = integrate.quad(
+        lambda x: x**2 * S * stats.norm.cdf(x) ** (S - 1) * stats.norm.pdf(x), -10, 10
+    )[0]
     got = ratio_of(Injector('max_only'), normal(1, 128, 128, S))
     np.testing.assert_allclose(got, 10 * np.log10(S / (S - largest)), atol=0.01)
 
@@ -76,9 +80,13 @@ def test_max_only_on_normal_numbers():
 
 @pytest.mark.parametrize('bits', [1, 2, 3, 4, 8])
 def test_quantize_is_the_nearest_level(bits):
-    latent = np.concatenate([uniform(2000), normal(2000, scale=3), [-np.inf, np.inf]]).astype(np.float32)
+    latent = np.concatenate([uniform(2000), normal(2000, scale=3), [-np.inf, np.inf]]).astype(
+        np.float32
+    )
     levels = np.linspace(-1, 1, 2**bits)
-    expected = levels[np.argmin((np.clip(latent, -5, 5)[:, None].astype(np.float64) - levels) ** 2, -1)]
+    expected = levels[
+        np.argmin((np.clip(latent, -5, 5)[:, None].astype(np.float64) - levels) ** 2, -1)
+    ]
     got = noise.quantize(latent, bits)
     np.testing.assert_allclose(got, expected, atol=1e-7)
     assert len(np.unique(got)) == 2**bits
@@ -123,7 +131,9 @@ def test_straight_through_gradient():
     assert (np.abs(latent) > 1).any() and (np.abs(latent) < 1).any()
 
     def gradient(ste_clip):
-        return jax.jit(lambda x: jax.vjp(lambda x: noise.quantize(x, 2, ste_clip), x)[1](cotangent)[0])(latent)
+        return jax.jit(
+            lambda x: jax.vjp(lambda x: noise.quantize(x, 2, ste_clip), x)[1](cotangent)[0]
+        )(latent)
 
     np.testing.assert_array_equal(gradient(False), cotangent)
     np.testing.assert_array_equal(gradient(True), np.where(np.abs(latent) > 1, 0, cotangent))
@@ -142,10 +152,14 @@ def test_gradient_is_taken_at_the_noisy_point():
 @pytest.mark.parametrize('snr', [-20.0, 7.38, 40.0])
 @pytest.mark.parametrize('draw', [uniform, normal])
 def test_gaussian_has_the_ratio_asked_for(draw, snr):
-    latent = np.concatenate([draw(1, 64, 64, S), 50 + draw(1, 64, 64, S)])  # each image by its own energy
+    latent = np.concatenate(
+        [draw(1, 64, 64, S), 50 + draw(1, 64, 64, S)]
+    )  # each image by its own energy
     for norm, less in (('eq11_consistent', 0), ('eq13_literal', 10 * np.log10(S))):
         got = noise.measured_snr(latent, gaussian(latent, keys_of(1, 2), snr, norm))
-        np.testing.assert_allclose(got, snr - less, atol=0.1)  # 4 standard errors: 10 / ln 10 sqrt(2 / N) = 0.02
+        np.testing.assert_allclose(
+            got, snr - less, atol=0.1
+        )  # 4 standard errors: 10 / ln 10 sqrt(2 / N) = 0.02
     assert round(10 * np.log10(S), 2) == 13.01
 
 
@@ -161,7 +175,9 @@ def test_an_example_gets_its_noise_wherever_it_stands():
     latent, keys = normal(4, 5, 6, S), keys_of(*range(4))
     together = gaussian(latent, keys, 7.38)
     order = np.array([2, 0, 3, 1])
-    np.testing.assert_allclose(gaussian(latent[order], keys[order], 7.38), together[order], atol=1e-6)
+    np.testing.assert_allclose(
+        gaussian(latent[order], keys[order], 7.38), together[order], atol=1e-6
+    )
     for i in range(4):
         alone = gaussian(latent[i : i + 1], keys[i : i + 1], 7.38)
         np.testing.assert_allclose(alone[0], together[i], atol=1e-6)
@@ -172,7 +188,9 @@ def test_an_example_gets_its_noise_wherever_it_stands():
 @pytest.mark.parametrize('norm', noise.SNR_NORMS)
 def test_gaussian_gradient_is_the_identity(norm):
     latent, cotangent = normal(2, 3, 4, 5), normal(2, 3, 4, 5, seed=1)
-    gradient = jax.jit(lambda x: jax.vjp(lambda x: noise.gaussian(x, keys_of(0, 1), 3.0, norm), x)[1](cotangent)[0])
+    gradient = jax.jit(
+        lambda x: jax.vjp(lambda x: noise.gaussian(x, keys_of(0, 1), 3.0, norm), x)[1](cotangent)[0]
+    )
     for x in (latent, 0 * latent):  # at 0 the derivative of sigma would be infinite
         np.testing.assert_array_equal(gradient(x), cotangent)
 
@@ -253,7 +271,9 @@ def test_bits_and_snr_may_be_traced():
         for kind in (jnp.int32, jnp.float32):
             np.testing.assert_allclose(traced('quantize', kind(bits), 0.0), expected, atol=1e-7)
     for snr in (-20.0, 7.38):
-        np.testing.assert_allclose(traced('gaussian', 2, snr), gaussian(latent, keys, snr), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            traced('gaussian', 2, snr), gaussian(latent, keys, snr), rtol=1e-4, atol=1e-6
+        )
 
 
 def test_ste_clip_and_norm_reach_the_functions():
@@ -264,7 +284,12 @@ def test_ste_clip_and_norm_reach_the_functions():
 
 
 def test_labels():
-    injectors = (*INJECTORS[:4], Injector('gaussian'), Injector('gaussian', snr=-20.0), Injector('quantize'))
+    injectors = (
+        *INJECTORS[:4],
+        Injector('gaussian'),
+        Injector('gaussian', snr=-20.0),
+        Injector('quantize'),
+    )
     assert [noise.label(i) for i in injectors] == [
         'none',
         'max_only',
@@ -282,7 +307,9 @@ def test_parse():
     assert noise.parse('quantize:4', 'here') == Injector('quantize', bits=4)
     assert noise.parse('gaussian:-0.55', 'here') == Injector('gaussian', snr=-0.55)
     shared = dict(bits=3, snr=1.0, snr_norm='eq13_literal', ste_clip=True)
-    assert noise.parse('gaussian:21.02', 'here', **shared) == Injector('gaussian', **{**shared, 'snr': 21.02})
+    assert noise.parse('gaussian:21.02', 'here', **shared) == Injector(
+        'gaussian', **{**shared, 'snr': 21.02}
+    )
     assert noise.parse('quantize', 'here', **shared) == Injector('quantize', **shared)
 
 

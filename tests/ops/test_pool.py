@@ -83,9 +83,13 @@ POOLS = [  # window, strides, padding, ceil, image, output
 
 @pytest.mark.parametrize('window, strides, padding, ceil, image, output', POOLS)
 @pytest.mark.parametrize('forms', FORMS)
-def test_max_pool_and_its_gradient_are_the_loop(window, strides, padding, ceil, image, output, forms):
+def test_max_pool_and_its_gradient_are_the_loop(
+    window, strides, padding, ceil, image, output, forms
+):
     rng = np.random.default_rng(0)
-    x = rng.integers(-4, -1, (2, *image, 3)).astype(np.float32)  # ties, and all below a padding of 0
+    x = rng.integers(-4, -1, (2, *image, 3)).astype(
+        np.float32
+    )  # ties, and all below a padding of 0
     y, vjp = jax.vjp(lambda x: max_pool(x, window, strides, padding, ceil, forms), x)
     assert y.shape == (2, *output, 3)
     dy = rng.integers(1, 9, y.shape).astype(np.float32)
@@ -103,13 +107,16 @@ def test_max_pool_keeps_nan_and_bfloat16(forms):
     assert float(y[0, 0]) == -1
 
 
-@pytest.mark.parametrize('size, bins', [((6, 9), 3), ((7, 5), 3), ((71, 10), 6), ((4, 4), 1), ((2, 3), 6)])
+@pytest.mark.parametrize(
+    'size, bins', [((6, 9), 3), ((7, 5), 3), ((71, 10), 6), ((4, 4), 1), ((2, 3), 6)]
+)
 def test_adaptive_average_pool_is_the_loop(size, bins):
     x = np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32)
     expected = np.zeros((2, bins, bins, 3))
     for i, j in np.ndindex(bins, bins):
         (top, bottom), (left, right) = (
-            (int(np.floor(k * n / bins)), int(np.ceil((k + 1) * n / bins))) for k, n in zip((i, j), size)
+            (int(np.floor(k * n / bins)), int(np.ceil((k + 1) * n / bins)))
+            for k, n in zip((i, j), size)
         )
         expected[:, i, j] = x[:, top:bottom, left:right].mean((1, 2))
     np.testing.assert_allclose(adaptive_average_pool(x, bins), expected, atol=1e-5)

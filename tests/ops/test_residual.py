@@ -26,7 +26,11 @@ def hidden():
     h, w = 64, 96
     y, x = np.mgrid[:h, :w]
     label = (y // 16 + x // 24) % S
-    waves = [np.sin(0.3 * x + 0.2 * y), 0.4 * np.sign(np.sin(0.5 * y)), 0.2 * np.cos(0.9 * x - 0.4 * y)]
+    waves = [
+        np.sin(0.3 * x + 0.2 * y),
+        0.4 * np.sign(np.sin(0.5 * y)),
+        0.2 * np.cos(0.9 * x - 0.4 * y),
+    ]
     picture = np.stack(waves, -1)
     # Orthonormal, so that each colour is one principal component.
     mixing = np.linalg.qr(rng.standard_normal((S, 3)))[0].T

@@ -13,7 +13,14 @@ from scipy import ndimage
 from segjax.errors import InputError
 from segjax.ops import resize
 
-SIZES = [((5, 7), (10, 14)), ((8, 8), (3, 5)), ((6, 9), (13, 4)), ((1, 4), (3, 1)), ((4, 6), (4, 12)), ((4, 6), (4, 6))]
+SIZES = [
+    ((5, 7), (10, 14)),
+    ((8, 8), (3, 5)),
+    ((6, 9), (13, 4)),
+    ((1, 4), (3, 1)),
+    ((4, 6), (4, 12)),
+    ((4, 6), (4, 6)),
+]
 
 
 def normal(seed, *shape):
@@ -35,14 +42,18 @@ def test_bilinear_is_opencv(before, after):
 def test_align_corners_is_scipy_on_the_corner_grid(before, after):
     x = normal(0, 1, *before, 2)
     y = resize.bilinear(x, after, align_corners=True)
-    positions = np.meshgrid(*(np.linspace(0, a - 1, b) for a, b in zip(before, after)), indexing='ij')
+    positions = np.meshgrid(
+        *(np.linspace(0, a - 1, b) for a, b in zip(before, after)), indexing='ij'
+    )
     for c in range(2):
         expected = ndimage.map_coordinates(x[0, ..., c].astype(np.float64), positions, order=1)
         np.testing.assert_allclose(y[0, ..., c], expected, atol=1e-5)
 
 
 def test_half_pixel_centres_reproduce_a_ramp_inside_and_clamp_outside():
-    ramp = (np.arange(4) + 0.5)[None, :, None, None] * np.ones((1, 1, 3, 1))  # value = position of the centre
+    ramp = (np.arange(4) + 0.5)[None, :, None, None] * np.ones(
+        (1, 1, 3, 1)
+    )  # value = position of the centre
     y = resize.bilinear(jnp.float32(ramp), (8, 3))[0, :, 0, 0]
     np.testing.assert_allclose(y, np.clip((np.arange(8) + 0.5) / 2, 0.5, 3.5), atol=1e-6)
 
@@ -74,11 +85,15 @@ def test_grid_keeps_features_on_their_pixels(size):
     y = np.asarray(resize.bilinear_on_grid(x, size, 8))
     rows, columns = np.meshgrid(*(np.arange(n) / 8 for n in size), indexing='ij')
     for c in range(3):  # mode 'nearest' holds the last pixel
-        expected = ndimage.map_coordinates(x[0, ..., c].astype(np.float64), (rows, columns), order=1, mode='nearest')
+        expected = ndimage.map_coordinates(
+            x[0, ..., c].astype(np.float64), (rows, columns), order=1, mode='nearest'
+        )
         np.testing.assert_allclose(y[0, ..., c], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize('stride, offset, size', [(2, 0, (10, 8)), (2, 1, (7, 7)), (8, 5, (35, 27))])
+@pytest.mark.parametrize(
+    'stride, offset, size', [(2, 0, (10, 8)), (2, 1, (7, 7)), (8, 5, (35, 27))]
+)
 def test_bilinear_deconvolution_is_the_loop(stride, offset, size):
     x = normal(0, 1, 4, 3, 2)
     taps = 2 * stride
@@ -88,7 +103,9 @@ def test_bilinear_deconvolution_is_the_loop(stride, offset, size):
     for i, j, r, s in np.ndindex(4, 3, taps, taps):
         whole[0, i * stride + r, j * stride + s] += x[0, i, j] * kernel[r] * kernel[s]
     expected = whole[:, offset : offset + size[0], offset : offset + size[1]]
-    np.testing.assert_allclose(resize.bilinear_deconvolution(x, size, stride, offset), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        resize.bilinear_deconvolution(x, size, stride, offset), expected, atol=1e-5
+    )
     with pytest.raises(InputError, match='at most'):
         resize.bilinear_deconvolution(x, size, stride, stride * 5)
 
@@ -96,7 +113,9 @@ def test_bilinear_deconvolution_is_the_loop(stride, offset, size):
 @pytest.mark.parametrize('before, after', SIZES)
 def test_nearest_is_opencv_exact(before, after):
     x = np.random.default_rng(0).integers(0, 256, (2, *before), dtype=np.uint8)
-    expected = [cv2.resize(label, after[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for label in x]
+    expected = [
+        cv2.resize(label, after[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for label in x
+    ]
     y = resize.nearest(x.astype(np.int32), after)
     assert y.dtype == jnp.int32
     np.testing.assert_array_equal(y, np.stack(expected))
@@ -164,10 +183,16 @@ def test_resize_valid_gradient_stays_inside():
 
     check_grads(fn, (x,), order=1, atol=1e-2, rtol=1e-2)
     gradient = jax.grad(lambda x: fn(x).sum())(x)
-    assert not gradient[0, 3:].any() and not gradient[0, :, 4:].any() and not gradient[1, :, 2:].any()
-    np.testing.assert_allclose(gradient.sum((1, 2, 3)), [30, 14], rtol=1e-6)  # weights of a pixel sum to 1
+    assert (
+        not gradient[0, 3:].any() and not gradient[0, :, 4:].any() and not gradient[1, :, 2:].any()
+    )
+    np.testing.assert_allclose(
+        gradient.sum((1, 2, 3)), [30, 14], rtol=1e-6
+    )  # weights of a pixel sum to 1
 
 
 def test_resize_valid_names_the_wrong_shape():
     with pytest.raises(InputError, match='out_valid'):
-        resize.resize_valid(np.zeros((2, 4, 4, 1)), np.ones((2, 2), int), (4, 4), np.ones((2,), int))
+        resize.resize_valid(
+            np.zeros((2, 4, 4, 1)), np.ones((2, 2), int), (4, 4), np.ones((2,), int)
+        )

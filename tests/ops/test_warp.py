@@ -45,7 +45,10 @@ def motion_by_hand(vector, convention):
     if convention == 'axis_angle':
         motion[:3, :3], motion[:3, 3] = Rotation.from_rotvec(vector[:3]).as_matrix(), vector[3:]
     else:  # upper case: about the axes as they turn with the body, which is the product Rx Ry Rz
-        motion[:3, :3], motion[:3, 3] = Rotation.from_euler('XYZ', vector[3:]).as_matrix(), vector[:3]
+        motion[:3, :3], motion[:3, 3] = (
+            Rotation.from_euler('XYZ', vector[3:]).as_matrix(),
+            vector[:3],
+        )
     return motion
 
 
@@ -54,12 +57,18 @@ def bilinear_by_hand(image, u, v):
     height, width = image.shape[:2]
     if not (0 <= u <= width - 1 and 0 <= v <= height - 1):
         return None
-    rows, columns = (np.maximum(0, 1 - np.abs(x - np.arange(n))) for x, n in ((v, height), (u, width)))
+    rows, columns = (
+        np.maximum(0, 1 - np.abs(x - np.arange(n))) for x, n in ((v, height), (u, width))
+    )
     return np.einsum('h,w,hwc->c', rows, columns, image)
 
 
 def warp_by_hand(source, depth, motion, k, source_k):
-    image, valid, z = np.zeros((*depth.shape, source.shape[-1])), np.zeros(depth.shape, bool), np.zeros(depth.shape)
+    image, valid, z = (
+        np.zeros((*depth.shape, source.shape[-1])),
+        np.zeros(depth.shape, bool),
+        np.zeros(depth.shape),
+    )
     for v, u in np.ndindex(*depth.shape):
         x, y, z[v, u], _ = motion @ [*(depth[v, u] * np.linalg.inv(k) @ [u, v, 1]), 1]
         if z[v, u] > 0 and depth[v, u] > 0:
@@ -76,9 +85,13 @@ def warp_by_hand(source, depth, motion, k, source_k):
 def test_axis_angle_is_scipy_at_any_angle():
     axis = RNG.normal(size=(9, 3))
     axis /= np.linalg.norm(axis, axis=1, keepdims=True)
-    angle = np.array([0, 1e-12, 1e-6, 1e-3, 0.0316, 0.0317, 1, np.pi, 5])  # the series ends at sqrt(1e-3) = 0.03162
+    angle = np.array(
+        [0, 1e-12, 1e-6, 1e-3, 0.0316, 0.0317, 1, np.pi, 5]
+    )  # the series ends at sqrt(1e-3) = 0.03162
     got = axis_angle(axis * angle[:, None])
-    np.testing.assert_allclose(got, Rotation.from_rotvec(axis * angle[:, None]).as_matrix(), atol=1e-14)
+    np.testing.assert_allclose(
+        got, Rotation.from_rotvec(axis * angle[:, None]).as_matrix(), atol=1e-14
+    )
 
 
 @in_float64
@@ -87,15 +100,23 @@ def test_axis_angle_has_its_derivatives_down_to_zero():
     # At 0 these are the generators of rotations: d(R p) = v x p.
     expected = np.stack([np.cross(np.eye(3)[k], np.eye(3)).T for k in range(3)], -1)
     np.testing.assert_array_equal(jacobian(np.zeros(3)), expected)
-    for vector in (np.array([1e-9, 0, 2e-9]), np.array([0.02, -0.01, 0.02]), np.array([0.1, 2, -1])):
+    for vector in (
+        np.array([1e-9, 0, 2e-9]),
+        np.array([0.02, -0.01, 0.02]),
+        np.array([0.1, 2, -1]),
+    ):
         for k, step in enumerate(1e-6 * np.eye(3)):
-            after, before = (Rotation.from_rotvec(vector + sign * step).as_matrix() for sign in (1, -1))
+            after, before = (
+                Rotation.from_rotvec(vector + sign * step).as_matrix() for sign in (1, -1)
+            )
             np.testing.assert_allclose(jacobian(vector)[..., k], (after - before) / 2e-6, atol=1e-8)
 
 
 def test_rotations_hold_in_float32():
     vector = np.float32([[1e-4, 2e-4, -1e-4], [0.03, 0.01, 0.02], [1e9, 0, 0], [0, 0, 0]])
-    np.testing.assert_allclose(axis_angle(vector)[:2], Rotation.from_rotvec(vector[:2]).as_matrix(), atol=1e-7)
+    np.testing.assert_allclose(
+        axis_angle(vector)[:2], Rotation.from_rotvec(vector[:2]).as_matrix(), atol=1e-7
+    )
     gradient = jax.jit(jax.grad(lambda x: warp.rotation_from_axis_angle(x).sum()))(vector)
     assert np.isfinite(gradient).all()
 
@@ -108,7 +129,9 @@ def test_motions_in_both_conventions_and_their_inverses(convention):
         return motion, warp.invert_motion(motion)
 
     expected = np.stack([motion_by_hand(vector, convention) for vector in VECTOR])
-    for got, wanted in zip(run(np.float32(VECTOR)), (expected, np.linalg.inv(expected)), strict=True):
+    for got, wanted in zip(
+        run(np.float32(VECTOR)), (expected, np.linalg.inv(expected)), strict=True
+    ):
         np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
@@ -146,8 +169,12 @@ def test_points_project_to_the_pixels_they_came_from():
 
     points, pixels, z = run(DEPTH, K)
     for b, v, u in np.ndindex(*DEPTH.shape):
-        np.testing.assert_allclose(points[b, v, u], DEPTH[b, v, u] * np.linalg.inv(K[b]) @ [u, v, 1], atol=1e-12)
-    np.testing.assert_allclose(pixels, np.broadcast_to(warp.pixel_grid(SIZE), pixels.shape), atol=1e-12)
+        np.testing.assert_allclose(
+            points[b, v, u], DEPTH[b, v, u] * np.linalg.inv(K[b]) @ [u, v, 1], atol=1e-12
+        )
+    np.testing.assert_allclose(
+        pixels, np.broadcast_to(warp.pixel_grid(SIZE), pixels.shape), atol=1e-12
+    )
     np.testing.assert_allclose(z, DEPTH, atol=1e-12)
 
 
@@ -161,13 +188,17 @@ def test_what_is_behind_the_camera_has_finite_pixels_without_gradient():
 
     value, gradient = total(points)
     assert np.isfinite(value) and not gradient[0, 0, 1:].any()
-    np.testing.assert_allclose(gradient[0, 0, 0], [-7 / 4, 6.5 / 4, 7 / 16 - 2 * 6.5 / 16], rtol=1e-6)
+    np.testing.assert_allclose(
+        gradient[0, 0, 0], [-7 / 4, 6.5 / 4, 7 / 16 - 2 * 6.5 / 16], rtol=1e-6
+    )
 
 
 def test_intrinsics_of_a_resized_map_are_those_of_the_transforms():
     for before, after in (((128, 416), (64, 208)), ((128, 416), (16, 52)), ((10, 20), (7, 33))):
         expected = transforms.resize_matrix(before, after) @ K
-        np.testing.assert_allclose(warp.scale_intrinsics(jnp.float32(K), before, after), expected, atol=1e-5)
+        np.testing.assert_allclose(
+            warp.scale_intrinsics(jnp.float32(K), before, after), expected, atol=1e-5
+        )
 
 
 # --- images -------------------------------------------------------------------------------------------------
@@ -183,7 +214,9 @@ def test_samples_are_scipy(padding, mode):
     np.testing.assert_array_equal(inside, (u >= 0) & (u <= 7) & (v >= 0) & (v <= 5))
     assert 50 < inside.sum() < 350
     for b, c in np.ndindex(2, 3):
-        expected = ndimage.map_coordinates(SOURCE[b, ..., c], (v[b], u[b]), order=1, mode=mode or 'nearest')
+        expected = ndimage.map_coordinates(
+            SOURCE[b, ..., c], (v[b], u[b]), order=1, mode=mode or 'nearest'
+        )
         np.testing.assert_allclose(
             values[b, ..., c], expected if mode else np.where(inside[b], expected, 0), atol=1e-12
         )
@@ -197,12 +230,16 @@ def test_whole_positions_are_the_pixels_the_last_ones_included():
     odd = grid.copy()
     odd[0, 0, :6] = [-2e-3, 0], [0, 5.002], [7.002, 1], [np.nan, 1], [np.inf, 1], [-5e-4, 5.0005]
     values, inside = sample(np.float32(SOURCE), odd)
-    np.testing.assert_array_equal(inside[0, 0, :6], [False] * 5 + [True])  # the last one is rounding noise
+    np.testing.assert_array_equal(
+        inside[0, 0, :6], [False] * 5 + [True]
+    )  # the last one is rounding noise
     np.testing.assert_array_equal(values[0, 0, :5], 0)
 
 
 def test_an_image_of_one_pixel_can_be_sampled():
-    values, inside = sample(np.float32(SOURCE[:, :1, :1]), np.float32([[[[0, 0], [1, 0]]]] * 2), 'border')
+    values, inside = sample(
+        np.float32(SOURCE[:, :1, :1]), np.float32([[[[0, 0], [1, 0]]]] * 2), 'border'
+    )
     np.testing.assert_array_equal(inside, [[[True, False]]] * 2)
     np.testing.assert_allclose(values, np.repeat(SOURCE[:, :1, :1], 2, axis=2), atol=1e-6)
 
@@ -226,7 +263,10 @@ def test_sources_are_warped_as_if_alone():
 
 def test_standing_still_changes_nothing():
     size = (24, 832)
-    image, depth = RNG.random((1, *size, 3), np.float32), RNG.uniform(0.1, 80, (1, *size)).astype(np.float32)
+    image, depth = (
+        RNG.random((1, *size, 3), np.float32),
+        RNG.uniform(0.1, 80, (1, *size)).astype(np.float32),
+    )
     k = np.float32([[[-566.6, 0, 414.6], [0, 566.9, 11.7], [0, 0, 1]]])
     got = warped(image, depth, np.eye(4, dtype=np.float32)[None], k)
     assert got.valid.all()
@@ -251,8 +291,13 @@ def weighed(source, depth, vector, k, source_k, padding, convention):
     return (DIRECTION * seen.image).sum(), seen
 
 
-run = jax.jit(jax.value_and_grad(weighed, argnums=(0, 1, 2), has_aux=True), static_argnames=('padding', 'convention'))
-KINDS = pytest.mark.parametrize('padding, convention', [('zeros', 'axis_angle'), ('border', 'euler')])
+run = jax.jit(
+    jax.value_and_grad(weighed, argnums=(0, 1, 2), has_aux=True),
+    static_argnames=('padding', 'convention'),
+)
+KINDS = pytest.mark.parametrize(
+    'padding, convention', [('zeros', 'axis_angle'), ('border', 'euler')]
+)
 
 
 def vectors(convention):
@@ -285,7 +330,9 @@ def test_gradients_are_finite_differences(padding, convention):
     _, gradients = fn(*point)
     for k, gradient in enumerate(gradients):
         step = 1e-6 * np.random.default_rng(k).normal(size=gradient.shape)
-        after, before = (fn(*point[:k], point[k] + sign * step, *point[k + 1 :])[0][0] for sign in (1, -1))
+        after, before = (
+            fn(*point[:k], point[k] + sign * step, *point[k + 1 :])[0][0] for sign in (1, -1)
+        )
         assert abs(after - before) > 1e-8
         np.testing.assert_allclose((gradient * step).sum(), (after - before) / 2, rtol=1e-6)
 
@@ -310,7 +357,9 @@ def test_gradients_are_finite_where_points_pass_through_the_camera(padding, conv
 def test_no_scatter_unless_the_image_itself_learns():
     def program(*argnums):
         fn = functools.partial(weighed, padding='zeros', convention='axis_angle')
-        return str(jax.make_jaxpr(jax.grad(fn, argnums, has_aux=True))(SOURCE, DEPTH, VECTOR, K, SOURCE_K))
+        return str(
+            jax.make_jaxpr(jax.grad(fn, argnums, has_aux=True))(SOURCE, DEPTH, VECTOR, K, SOURCE_K)
+        )
 
     assert 'gather' in program(1, 2) and 'scatter' not in program(1, 2)
     assert 'scatter' in program(0)
@@ -325,7 +374,9 @@ def two_frames():
     patch = pytest.MonkeyPatch()
     clip = streets._clip(0, 'train', 1)
     light = clip.scene.light._replace(noise=0.0)
-    patch.setattr(streets, '_clip', lambda *_: clip._replace(scene=clip.scene._replace(light=light)))
+    patch.setattr(
+        streets, '_clip', lambda *_: clip._replace(scene=clip.scene._replace(light=light))
+    )
     target, source = (streets.frame(0, 'train', 1, index, (48, 96)) for index in (10, 13))
     patch.undo()
     assert not target['moving'].any() and not source['moving'].any()
@@ -338,17 +389,22 @@ def errors(target, source, motion, both=None):
     seen = warped(colours[1][None], target['depth'][None], motion[None], target['intrinsics'][None])
     image, valid, z, pixels = (np.asarray(x[0]) for x in seen)
     u, v = (
-        np.clip(np.floor(pixels[..., k]).astype(int), 0, n - 2) for k, n in ((0, valid.shape[1]), (1, valid.shape[0]))
+        np.clip(np.floor(pixels[..., k]).astype(int), 0, n - 2)
+        for k, n in ((0, valid.shape[1]), (1, valid.shape[0]))
     )
     around = np.stack([source['depth'][v + i, u + j] for i, j in np.ndindex(2, 2)])
     if both is None:
         both = valid & (around.min(0) > 0) & (z < 1.05 * around.max(0)) & (z > around.min(0) / 1.05)
-    moved, still = (np.median(np.abs(colours[0] - other).mean(-1)[both]) for other in (image, colours[1]))
+    moved, still = (
+        np.median(np.abs(colours[0] - other).mean(-1)[both]) for other in (image, colours[1])
+    )
     return moved, still, both
 
 
 def moved(frame, matrix, size):
-    return transforms.apply_geometry({k: frame[k] for k in ('image', 'depth', 'intrinsics', 'pose')}, matrix, size)
+    return transforms.apply_geometry(
+        {k: frame[k] for k in ('image', 'depth', 'intrinsics', 'pose')}, matrix, size
+    )
 
 
 def test_depth_and_pose_of_the_world_warp_one_frame_onto_another(two_frames):

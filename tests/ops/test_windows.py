@@ -103,12 +103,17 @@ def test_values_of_a_short_type_are_summed_in_float32():
         np.testing.assert_allclose(average[:height, :width], image[:height, :width], rtol=1e-5)
 
 
-@pytest.mark.parametrize('lengths, expected', [([1024, 713, 900], [0, 311]), ([2048], [0, 445, 890, 1335])])
+@pytest.mark.parametrize(
+    'lengths, expected', [([1024, 713, 900], [0, 311]), ([2048], [0, 445, 890, 1335])]
+)
 def test_a_street_scene_in_published_crops_is_eight_windows(lengths, expected):
     """PSPNet's crops of 713 pixels at two thirds: ceil((1024 - 713) / 476) + 1 rows, ceil((2048 - 713) / 476) + 1."""
     axis = windows.cut_axis(jnp.asarray(lengths), lengths[0], 713, 1 / 3)
     np.testing.assert_array_equal(axis.starts[0], expected)
-    assert axis.starts.shape == (len(lengths), math.ceil((lengths[0] - 713) / math.ceil(713 * 2 / 3)) + 1)
+    assert axis.starts.shape == (
+        len(lengths),
+        math.ceil((lengths[0] - 713) / math.ceil(713 * 2 / 3)) + 1,
+    )
     if len(lengths) > 1:  # an image of one window, and one that needs as many as the largest
         np.testing.assert_array_equal(axis.starts[1:], [[0, 0], [0, 187]])
         np.testing.assert_allclose(axis.weights[1], [[1.0] * 713, [0.0] * 713], rtol=1e-6)

@@ -28,7 +28,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 torch = pytest.importorskip('torch')
 # torchvision registers compiled operators at import, which a build without them does not have; the nets need none.
-sys.modules.setdefault('torchvision._meta_registrations', types.ModuleType('torchvision._meta_registrations'))
+sys.modules.setdefault(
+    'torchvision._meta_registrations', types.ModuleType('torchvision._meta_registrations')
+)
 torchvision = pytest.importorskip('torchvision')
 timm = pytest.importorskip('timm')
 
@@ -64,7 +66,10 @@ LEAVES = {
     ('norm', 'running_var'): ('batch_stats', 'var'),
 }
 WIDTH = 1 / 8
-ALIKE = ('efficientnet_timm', 'efficientnet_timm_tf')  # sources that the names of the tensors do not tell apart
+ALIKE = (
+    'efficientnet_timm',
+    'efficientnet_timm_tf',
+)  # sources that the names of the tensors do not tell apart
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -118,7 +123,10 @@ def randomise(module, seed=0):
 
     def uniform(tensor, low, high):
         with torch.no_grad():
-            tensor.copy_(torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * (high - low) + low)
+            tensor.copy_(
+                torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * (high - low)
+                + low
+            )
 
     for child in module.modules():
         if isinstance(child, nn.Conv2d | nn.Linear):
@@ -165,8 +173,15 @@ def check(label, net, twin, x, rename=lambda name: name, release=None):
 
     twin.eval()
     expected = our_maps(twin(image))
-    weights = [np.random.default_rng(i).standard_normal(y.shape) / y.size**0.5 for i, y in enumerate(expected)]
-    figures = {'logits': difference(jax.jit(lambda v: maps(net.apply(v, x, train=False)))(variables), expected)}
+    weights = [
+        np.random.default_rng(i).standard_normal(y.shape) / y.size**0.5
+        for i, y in enumerate(expected)
+    ]
+    figures = {
+        'logits': difference(
+            jax.jit(lambda v: maps(net.apply(v, x, train=False)))(variables), expected
+        )
+    }
 
     twin.train()
     outputs = twin(image)
@@ -176,14 +191,21 @@ def check(label, net, twin, x, rename=lambda name: name, release=None):
     @jax.jit
     def step(variables):
         def loss(params):
-            outputs, updates = net.apply({**variables, 'params': params}, x, train=True, mutable=['batch_stats'])
-            return sum((y * w).sum() for y, w in zip(maps(outputs), weights)), (maps(outputs), updates)
+            outputs, updates = net.apply(
+                {**variables, 'params': params}, x, train=True, mutable=['batch_stats']
+            )
+            return sum((y * w).sum() for y, w in zip(maps(outputs), weights)), (
+                maps(outputs),
+                updates,
+            )
 
         return jax.value_and_grad(loss, has_aux=True)(variables['params'])
 
     (_, (outputs, updates)), gradients = step(variables)
     figures['logits in training'] = difference(outputs, expected)
-    figures['gradients'] = difference(gradients, our_tree(twin, lambda tensor: tensor.grad, rename)['params'])
+    figures['gradients'] = difference(
+        gradients, our_tree(twin, lambda tensor: tensor.grad, rename)['params']
+    )
     if 'batch_stats' in variables:
         expected = our_tree(twin, rename=rename)['batch_stats']
         figures['running means'] = difference(means(updates['batch_stats']), means(expected))
@@ -200,10 +222,13 @@ def test_a_pth_file_is_read_as_torch_wrote_it(tmp_path):
     found = pretrained.read(str(tmp_path / 'net.pth.tar'))
     assert found.keys() == tensors.keys() and pretrained.detect(found, 'net.pth.tar') == 'resnet'
     for name, tensor in tensors.items():
-        np.testing.assert_array_equal(found[name], tensor.float().numpy() if tensor.is_floating_point() else tensor)
+        np.testing.assert_array_equal(
+            found[name], tensor.float().numpy() if tensor.is_floating_point() else tensor
+        )
     safetensors.save_file({'w': tensors['module.conv1.weight']}, tmp_path / 'half.safetensors')
     np.testing.assert_array_equal(
-        np.asarray(pretrained.read(str(tmp_path / 'half.safetensors'))['w'], np.float32), found['module.conv1.weight']
+        np.asarray(pretrained.read(str(tmp_path / 'half.safetensors'))['w'], np.float32),
+        found['module.conv1.weight'],
     )
     (tmp_path / 'damaged.pth').write_bytes((tmp_path / 'net.pth.tar').read_bytes()[:1000])
     with pytest.raises(InputError, match=r'damaged\.pth'):
@@ -228,8 +253,12 @@ def test_whole_modules_have_a_place_for_every_tensor(make, key, count):
         shapes = {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
     name, args = WHOLE[make.__name__]
     net = models.build('segmentation', name, num_classes=5, dtype='float32', axis_name=None, **args)
-    variables = jax.eval_shape(lambda: net.lazy_init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
-    tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}  # no memory
+    variables = jax.eval_shape(
+        lambda: net.lazy_init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
+    )
+    tensors = {
+        name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()
+    }  # no memory
     assert pretrained.detect(tensors, 'module') == key
     tree, report = pretrained.import_weights(tensors, variables, pretrained.SOURCES[key])
     taken = sum(array.size for array in jax.tree.leaves(tree['params']))
@@ -254,7 +283,9 @@ def check_importer(variables, key, module):
     assert pretrained.detect(tensors, 'twin', key if key in ALIKE else '') == key
     tree, report = pretrained.import_weights(tensors, variables, source)
     found, expected = flatten_dict(tree), flatten_dict(variables)
-    classifier = {path for path in expected if re.fullmatch(source.classifier, '/'.join(path[1:-1]))}
+    classifier = {
+        path for path in expected if re.fullmatch(source.classifier, '/'.join(path[1:-1]))
+    }
     assert found.keys() == {path for path in expected if source.anchor in ('', *path)} | classifier
     for path, array in found.items():
         np.testing.assert_array_equal(array, expected[path])
@@ -270,7 +301,10 @@ def maps(outputs):
     """Logits and those of auxiliary heads in the order of their names."""
     if isinstance(outputs, list):
         return outputs
-    return [outputs['logits'], *(outputs.get('aux', {})[name] for name in sorted(outputs.get('aux', {})))]
+    return [
+        outputs['logits'],
+        *(outputs.get('aux', {})[name] for name in sorted(outputs.get('aux', {}))),
+    ]
 
 
 # --- torch twins ------------------------------------------------------------------------------------------------------
@@ -290,11 +324,15 @@ class Twin(nn.Module):
 
 
 def conv(i, o, k=1, **args):
-    return nn.Conv2d(i, o, k, padding=args.pop('padding', k // 2), bias=args.pop('bias', False), **args)
+    return nn.Conv2d(
+        i, o, k, padding=args.pop('padding', k // 2), bias=args.pop('bias', False), **args
+    )
 
 
 def conv_bn(i, o, k=1, s=1):
-    return Twin(lambda m, x: F.relu(m.bn(m.conv(x))), conv=conv(i, o, k, stride=s), bn=nn.BatchNorm2d(o))
+    return Twin(
+        lambda m, x: F.relu(m.bn(m.conv(x))), conv=conv(i, o, k, stride=s), bn=nn.BatchNorm2d(o)
+    )
 
 
 def dilate(stage, dilation):
@@ -303,7 +341,11 @@ def dilate(stage, dilation):
         if name.endswith('downsample.0'):
             module.stride = (1, 1)
         elif isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
-            module.stride, module.dilation, module.padding = (1, 1), (dilation,) * 2, (dilation,) * 2
+            module.stride, module.dilation, module.padding = (
+                (1, 1),
+                (dilation,) * 2,
+                (dilation,) * 2,
+            )
         elif isinstance(module, nn.Conv2d):
             module.stride = (1, 1)
 
@@ -330,7 +372,12 @@ def timm_deep_resnet(blocks):
     n = int(64 * WIDTH)
     channels = tuple(n * 2**i for i in range(4))
     net = timm_resnet.ResNet(
-        timm_resnet.Bottleneck, blocks, num_classes=0, stem_width=n, stem_type='deep', channels=channels
+        timm_resnet.Bottleneck,
+        blocks,
+        num_classes=0,
+        stem_width=n,
+        stem_type='deep',
+        channels=channels,
     )
     return headless(net)
 
@@ -365,12 +412,24 @@ def backbone(depth, **fields):
 
 def test_resnet18_is_torchvisions():
     twin = randomise(Twin(lambda m, x: stages(m.resnet, x), resnet=torchvision_resnet(18)))
-    check('resnet18, torchvision', backbone(18), twin, images((49, 64)), release=('resnet', twin.resnet))
+    check(
+        'resnet18, torchvision',
+        backbone(18),
+        twin,
+        images((49, 64)),
+        release=('resnet', twin.resnet),
+    )
 
 
 def test_resnet50_is_torchvisions(shallow):
     twin = randomise(Twin(lambda m, x: stages(m.resnet, x), resnet=torchvision_resnet(50, shallow)))
-    check('resnet50 (7 blocks), torchvision', backbone(50), twin, images((33, 64)), release=('resnet', twin.resnet))
+    check(
+        'resnet50 (7 blocks), torchvision',
+        backbone(50),
+        twin,
+        images((33, 64)),
+        release=('resnet', twin.resnet),
+    )
 
 
 @pytest.mark.parametrize('stride, dilations', [(16, (1, 2)), (8, (2, 4))])
@@ -381,7 +440,13 @@ def test_dilated_deep_resnet_is_timms(shallow, stride, dilations):
             dilate(stage, dilation)
     twin = randomise(Twin(lambda m, x: stages(m.resnet, x), resnet=resnet))
     net = backbone(50, stem='3x3', output_stride=stride, width=WIDTH)
-    check(f'resnet50s (7 blocks), timm, stride {stride}', net, twin, images((49, 64)), release=('resnet', resnet))
+    check(
+        f'resnet50s (7 blocks), timm, stride {stride}',
+        net,
+        twin,
+        images((49, 64)),
+        release=('resnet', resnet),
+    )
 
 
 # --- nets -------------------------------------------------------------------------------------------------------------
@@ -394,10 +459,14 @@ def test_pspnet(shallow):
     c = int(2048 * WIDTH)
 
     def pyramid(bins):
-        return nn.Sequential(nn.AdaptiveAvgPool2d(bins), conv(c, c // 4), nn.BatchNorm2d(c // 4), nn.ReLU())
+        return nn.Sequential(
+            nn.AdaptiveAvgPool2d(bins), conv(c, c // 4), nn.BatchNorm2d(c // 4), nn.ReLU()
+        )
 
     def head(i, o):
-        return nn.Sequential(conv(i, o, 3), nn.BatchNorm2d(o), nn.ReLU(), nn.Dropout2d(0), conv(o, 5, bias=True))
+        return nn.Sequential(
+            conv(i, o, 3), nn.BatchNorm2d(o), nn.ReLU(), nn.Dropout2d(0), conv(o, 5, bias=True)
+        )
 
     def forward(m, x):
         *_, y3, y4 = stages(m.resnet, x)
@@ -406,7 +475,13 @@ def test_pspnet(shallow):
 
     ppm = Twin(None, features=nn.ModuleList(pyramid(bins) for bins in (1, 2, 3, 6)))
     twin = randomise(
-        Twin(forward, resnet=resnet, ppm=ppm, cls=head(2 * c, int(512 * WIDTH)), aux=head(c // 2, int(256 * WIDTH)))
+        Twin(
+            forward,
+            resnet=resnet,
+            ppm=ppm,
+            cls=head(2 * c, int(512 * WIDTH)),
+            aux=head(c // 2, int(256 * WIDTH)),
+        )
     )
     check('pspnet', PSPNet(5, dropout=0.0, width=WIDTH, dtype=jnp.float64), twin, images((65, 49)))
 
@@ -423,7 +498,8 @@ def msra_resnet(blocks):
 
 def test_deeplab_v2(shallow):
     branches = {
-        f'c{i}': conv(2048, 5, 3, padding=rate, dilation=rate, bias=True) for i, rate in enumerate((6, 12, 18, 24))
+        f'c{i}': conv(2048, 5, 3, padding=rate, dilation=rate, bias=True)
+        for i, rate in enumerate((6, 12, 18, 24))
     }
     aspp = Twin(lambda m, x: sum(branch(x) for branch in m.children()), **branches)
     twin = randomise(
@@ -448,7 +524,11 @@ def narrow_vgg(pool, pad_first=1):
     for i, place in enumerate(pools):
         features[place] = pool(i)
     features[0].padding = (pad_first, pad_first)
-    return features, {f'features.{place}': name for place, name in zip(places, names, strict=True)}, pools
+    return (
+        features,
+        {f'features.{place}': name for place, name in zip(places, names, strict=True)},
+        pools,
+    )
 
 
 def vgg_rename(names):
@@ -513,7 +593,13 @@ def test_fcn(stride):
         )
     )
     net = FCN(5, stride, dropout=0.0, width=WIDTH, dtype=jnp.float64)
-    check(f'fcn-{stride}s', net, twin, images((45, 60)), lambda name: f'color.{vgg_rename(names)(name)}')
+    check(
+        f'fcn-{stride}s',
+        net,
+        twin,
+        images((45, 60)),
+        lambda name: f'color.{vgg_rename(names)(name)}',
+    )
 
 
 @pytest.mark.parametrize('release', ['torchseg', 'coin'])
@@ -527,7 +613,12 @@ def test_bisenet(release):
             f = m.conv(x)
             return f * torch.sigmoid(m.bn_atten(m.conv_atten(f.mean((2, 3), keepdim=True))))
 
-        return Twin(forward, conv=conv_bn(i, 128, 3), conv_atten=conv(128, 128), bn_atten=nn.BatchNorm2d(128))
+        return Twin(
+            forward,
+            conv=conv_bn(i, 128, 3),
+            conv_atten=conv(128, 128),
+            bn_atten=nn.BatchNorm2d(128),
+        )
 
     def context(m, x):
         _, y8, y16, y32 = stages(m.resnet, x)
@@ -542,12 +633,18 @@ def test_bisenet(release):
         return f + f * torch.sigmoid(gate)
 
     def head(i, o):
-        return Twin(lambda m, x: m.conv_out(m.conv(x)), conv=conv_bn(i, o, 3), conv_out=conv(o, 5, bias=True))
+        return Twin(
+            lambda m, x: m.conv_out(m.conv(x)),
+            conv=conv_bn(i, o, 3),
+            conv_out=conv(o, 5, bias=True),
+        )
 
     def forward(m, x):
         up8, up16 = m.cp(x)
         heads = m.conv_out(m.ffm(m.sp(x), up8)), m.conv_out32(up16), m.conv_out16(up8)
-        return [F.interpolate(y, x.shape[2:], mode='bilinear', align_corners=authors) for y in heads]
+        return [
+            F.interpolate(y, x.shape[2:], mode='bilinear', align_corners=authors) for y in heads
+        ]
 
     gate = dict(conv1=conv(256, 256), conv2=conv(256, 256))
     if not authors:
@@ -592,9 +689,17 @@ def narrow_xception(depth, stride, middle):
     ]
     blocks += [dict(in_chs=w(728)[0], out_chs=w(728)[0], stride=1) for _ in range(middle)]
     blocks.append(dict(in_chs=w(728)[0], out_chs=tuple(w(728, 1024, 1024)), stride=2))
-    last = dict(in_chs=w(1024)[0], out_chs=tuple(w(1536, 1536, 2048)), stride=1, no_skip=True, start_with_relu=False)
+    last = dict(
+        in_chs=w(1024)[0],
+        out_chs=tuple(w(1536, 1536, 2048)),
+        stride=1,
+        no_skip=True,
+        start_with_relu=False,
+    )
     norm = functools.partial(nn.BatchNorm2d, eps=1e-3)
-    net = timm_xception.XceptionAligned([*blocks, last], num_classes=0, output_stride=stride, norm_layer=norm)
+    net = timm_xception.XceptionAligned(
+        [*blocks, last], num_classes=0, output_stride=stride, norm_layer=norm
+    )
     layer = functools.partial(timm_xception.ConvNormAct, kernel_size=3, norm_layer=norm)
     net.stem = nn.Sequential(layer(3, *w(32), stride=2), layer(*w(32), *w(64)))
     net.act3, net.head = nn.Identity(), nn.Identity()
@@ -621,7 +726,9 @@ def test_deeplab_v3plus(depth, stride, head, monkeypatch):
 
     def aspp(m, x):
         mean = on_corners(m.image_pooling(x.mean((2, 3), keepdim=True)), x.shape[2:])
-        return m.concat_projection(torch.cat([mean, *(getattr(m, f'aspp{i}')(x) for i in range(4))], 1))
+        return m.concat_projection(
+            torch.cat([mean, *(getattr(m, f'aspp{i}')(x) for i in range(4))], 1)
+        )
 
     def cell(m, x):
         y0 = m.branch0(x)
@@ -630,11 +737,17 @@ def test_deeplab_v3plus(depth, stride, head, monkeypatch):
         return m.concat_projection(torch.cat([y0, y1, y2, y3, y4], 1))
 
     if head == 'aspp':
-        parts = {f'aspp{i}': separable(deep, n, (scale * r, scale * r)) for i, r in ((1, 6), (2, 12), (3, 18))}
+        parts = {
+            f'aspp{i}': separable(deep, n, (scale * r, scale * r))
+            for i, r in ((1, 6), (2, 12), (3, 18))
+        }
         top = Twin(aspp, image_pooling=conv_bn(deep, n), aspp0=conv_bn(deep, n), **parts)
     else:
         rates = ((1, 6), (18, 15), (6, 3), (1, 1), (6, 21))
-        parts = {f'branch{i}': separable(n if i else deep, n, (scale * r, scale * s)) for i, (r, s) in enumerate(rates)}
+        parts = {
+            f'branch{i}': separable(n if i else deep, n, (scale * r, scale * s))
+            for i, (r, s) in enumerate(rates)
+        }
         top = Twin(cell, **parts)
     top.add_module('concat_projection', conv_bn(5 * n, n))
 
@@ -651,7 +764,9 @@ def test_deeplab_v3plus(depth, stride, head, monkeypatch):
 
     def forward(m, x):
         seen = []
-        hook = m.xception.blocks[low_block].stack.conv2.register_forward_hook(lambda _m, _x, y: seen.append(y.clone()))
+        hook = m.xception.blocks[low_block].stack.conv2.register_forward_hook(
+            lambda _m, _x, y: seen.append(y.clone())
+        )
         y = m.xception.blocks(m.xception.stem(x))
         hook.remove()
         return [on_corners(m.logits(m.decoder(getattr(m, head)(y), seen[0])), x.shape[2:])]
@@ -665,7 +780,15 @@ def test_deeplab_v3plus(depth, stride, head, monkeypatch):
             logits=conv(n, 5, bias=True),
         )
     )
-    net = DeepLabV3Plus(5, f'xception{depth}', head, output_stride=stride, dropout=0.0, width=WIDTH, dtype=jnp.float64)
+    net = DeepLabV3Plus(
+        5,
+        f'xception{depth}',
+        head,
+        output_stride=stride,
+        dropout=0.0,
+        width=WIDTH,
+        dtype=jnp.float64,
+    )
     label = f'deeplab_v3plus, xception{depth} (2 middle blocks), {head}, stride {stride}'
     check(label, net, twin, images((65, 49)), release=('xception', twin.xception))
 
@@ -681,15 +804,21 @@ def authors_efficientnet(variant, **args):
 
 
 def torchvision_efficientnet(variant, **args):
-    return getattr(torchvision.models, f'efficientnet_{variant}')(dropout=0.0, stochastic_depth_prob=0.0, **args)
+    return getattr(torchvision.models, f'efficientnet_{variant}')(
+        dropout=0.0, stochastic_depth_prob=0.0, **args
+    )
 
 
 def narrow_torchvision_efficientnet(variant, **args):
     """The blocks of a variant with a quarter of their channels, and the batch norm of b5 to b7."""
     width, depth, _ = VARIANTS[variant]
-    blocks, _ = tv_efficientnet._efficientnet_conf(f'efficientnet_{variant}', width_mult=width / 4, depth_mult=depth)
+    blocks, _ = tv_efficientnet._efficientnet_conf(
+        f'efficientnet_{variant}', width_mult=width / 4, depth_mult=depth
+    )
     norm = functools.partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
-    return tv_efficientnet.EfficientNet(blocks, 0.0, stochastic_depth_prob=0.0, norm_layer=norm, **args)
+    return tv_efficientnet.EfficientNet(
+        blocks, 0.0, stochastic_depth_prob=0.0, norm_layer=norm, **args
+    )
 
 
 def timm_efficientnet(variant, **args):
@@ -713,7 +842,10 @@ def calibrate(module, x):
     return module
 
 
-TORCH_NORM, AUTHORS_NORM = dict(norm_epsilon=1e-5, norm_decay=0.9), dict(norm_epsilon=1e-3, norm_decay=0.99)
+TORCH_NORM, AUTHORS_NORM = (
+    dict(norm_epsilon=1e-5, norm_decay=0.9),
+    dict(norm_epsilon=1e-3, norm_decay=0.99),
+)
 EFFICIENTNETS = {  # source: its module, and how our net is told to be it
     'efficientnet_torchvision': (torchvision_efficientnet, dict(padding='symmetric')),
     'efficientnet_timm': (timm_efficientnet, dict(padding='symmetric')),
@@ -756,10 +888,17 @@ def check_efficientnet(key, variant, make, **fields):
 @pytest.mark.parametrize('key', EFFICIENTNETS)
 def test_whole_efficientnets_have_a_place_for_every_tensor(key, variant, count):
     with torch.device('meta'):
-        shapes = {name: tuple(tensor.shape) for name, tensor in EFFICIENTNETS[key][0](variant).state_dict().items()}
-    tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}  # no memory
+        shapes = {
+            name: tuple(tensor.shape)
+            for name, tensor in EFFICIENTNETS[key][0](variant).state_dict().items()
+        }
+    tensors = {
+        name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()
+    }  # no memory
     net = EfficientNet(1000, variant, forms='naive')
-    variables = jax.eval_shape(lambda: net.lazy_init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
+    variables = jax.eval_shape(
+        lambda: net.lazy_init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
+    )
     tree, report = pretrained.import_weights(tensors, variables, pretrained.SOURCES[key])
     assert sum(array.size for array in jax.tree.leaves(tree['params'])) == count
     assert not report.unused and not report.left

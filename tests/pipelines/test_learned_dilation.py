@@ -46,9 +46,13 @@ class Tiny(DeepLabLargeFOV):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        conv, dilated_conv = (functools.partial(c or Conv, dtype=self.dtype) for c in (Conv, self.dilated_conv))
+        conv, dilated_conv = (
+            functools.partial(c or Conv, dtype=self.dtype) for c in (Conv, self.dilated_conv)
+        )
         y = nn.elu(conv(6, (3, 3), strides=4, name='first')(x))
-        y = Head(dilated_conv, name='head')(nn.elu(dilated_conv(6, (3, 3), dilation=2, name='conv5_1')(y)))
+        y = Head(dilated_conv, name='head')(
+            nn.elu(dilated_conv(6, (3, 3), dilation=2, name='conv5_1')(y))
+        )
         y = conv(self.num_classes, (1, 1), name='fc8')(y)
         return {'logits': resize.bilinear_on_grid(y.astype(jnp.float32), x.shape[1:3], 4)}
 
@@ -110,11 +114,15 @@ def moves(pipeline, devices, **dilation):
         step = topology.spmd(train_step, num_args=2)
         start = parallel.to_host(stage.init(root, train_batch(), {}))
         found = []
-        for state in (start, with_factors(start, **OUTSIDE)) if pipeline == 'learned_dilation' else (start,):
+        for state in (
+            (start, with_factors(start, **OUTSIDE)) if pipeline == 'learned_dilation' else (start,)
+        ):
             args = topology.put_replicated(state), topology.put_batch(train_batch())
             after, metrics, mismatch = parallel.to_host(jax.block_until_ready(step(*args)))
             assert int(mismatch) == 0
-            found.append((after, metrics, jax.tree.map(np.subtract, after.params, state.params)['segmenter']))
+            found.append(
+                (after, metrics, jax.tree.map(np.subtract, after.params, state.params)['segmenter'])
+            )
         return start, found
 
 
@@ -130,12 +138,20 @@ def test_filters_learn_as_those_of_the_fixed_net(learned):
     for module, params in (('first', None), ('conv5_1', None), ('fc8', None), ('head', 'fc6')):
         ours, theirs, begun, fixed_begun = (
             tree[module] if params is None else tree[module][params]
-            for tree in (moved, expected, start.params['segmenter'], fixed_start.params['segmenter'])
+            for tree in (
+                moved,
+                expected,
+                start.params['segmenter'],
+                fixed_start.params['segmenter'],
+            )
         )
         assert set(ours) - set(theirs) == ({'dilation'} if module in ('conv5_1', 'head') else set())
         for name in theirs:
             np.testing.assert_array_equal(begun[name], fixed_begun[name])
-            assert np.linalg.norm(ours[name] - theirs[name]) <= 1e-4 * np.linalg.norm(theirs[name]) + 1e-7, module
+            assert (
+                np.linalg.norm(ours[name] - theirs[name])
+                <= 1e-4 * np.linalg.norm(theirs[name]) + 1e-7
+            ), module
 
 
 def gradients_of_each_image(state):
@@ -157,7 +173,9 @@ def gradients_of_each_image(state):
 
         return learned_dilation.factors_of(jax.grad(total)(state.params), plan)
 
-    alone = [jax.device_get(gradient({k: x[b : b + 1] for k, x in batch.items()})) for b in range(8)]
+    alone = [
+        jax.device_get(gradient({k: x[b : b + 1] for k, x in batch.items()})) for b in range(8)
+    ]
     return {name: np.stack([one[name] for one in alone]) for name in plan.ranges}
 
 
@@ -168,15 +186,22 @@ def test_gate_acts_on_each_image(learned):
         state = with_factors(start, **OUTSIDE)
         by_image = gradients_of_each_image(state)
     factors = learned_dilation.factors_of(state.params, types.SimpleNamespace(ranges=SPANS))
-    found = {'conv5_1/dilation': moved['conv5_1']['dilation'], 'head/fc6/dilation': moved['head']['fc6']['dilation']}
+    found = {
+        'conv5_1/dilation': moved['conv5_1']['dilation'],
+        'head/fc6/dilation': moved['head']['fc6']['dilation'],
+    }
     differs = 0
     for name, (low, high) in SPANS.items():
         expected = np.zeros(6)
         for image in by_image[name]:
             for c in range(6):
-                leads_out = (factors[name][c] > high and image[c] < 0) or (factors[name][c] < low and image[c] > 0)
+                leads_out = (factors[name][c] > high and image[c] < 0) or (
+                    factors[name][c] < low and image[c] > 0
+                )
                 expected[c] -= 0 if leads_out else RATE * LEARNING_RATE * image[c]
-        np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            found[name], expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max()
+        )
         total = by_image[name].sum(0)
         held = ((factors[name] > high) & (total < 0)) | ((factors[name] < low) & (total > 0))
         differs += (held & (expected != 0)).sum()
@@ -189,25 +214,35 @@ def test_gate_of_the_batch_acts_on_the_sum(learned):
     with jax.enable_x64(True):
         state = with_factors(start, **OUTSIDE)
         total = {name: images.sum(0) for name, images in gradients_of_each_image(state).items()}
-    found = {'conv5_1/dilation': moved['conv5_1']['dilation'], 'head/fc6/dilation': moved['head']['fc6']['dilation']}
+    found = {
+        'conv5_1/dilation': moved['conv5_1']['dilation'],
+        'head/fc6/dilation': moved['head']['fc6']['dilation'],
+    }
     for (name, (low, high)), factors in zip(SPANS.items(), OUTSIDE.values(), strict=True):
         factors = np.array(factors)
         held = ((factors > high) & (total[name] < 0)) | ((factors < low) & (total[name] > 0))
         assert held.any() and (found[name][held] == 0).all()
         expected = np.where(held, 0, -RATE * LEARNING_RATE * total[name])
-        np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            found[name], expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max()
+        )
 
 
 def test_factors_outside_their_range_do_not_go_further(learned):
     _, (_, (after, metrics, moved)) = learned
-    net = {'conv5_1/dilation': moved['conv5_1']['dilation'], 'head/fc6/dilation': moved['head']['fc6']['dilation']}
+    net = {
+        'conv5_1/dilation': moved['conv5_1']['dilation'],
+        'head/fc6/dilation': moved['head']['fc6']['dilation'],
+    }
     outside = np.array(list(OUTSIDE.values()))
     moved = np.stack([net[name] for name in NAMES])
     below, above = (outside < 1), np.stack([outside[0] > 4, outside[1] > 8])
     assert (moved[below] >= 0).all() and (moved[above] <= 0).all()
     assert (moved[~(below | above)] != 0).all(), 'those inside pass'
     np.testing.assert_allclose(metrics['factor_move'].value(), np.abs(moved).mean(), rtol=1e-4)
-    assert all(x.dtype == np.float32 for x in jax.tree.leaves(after.params)), 'parameters stay float32'
+    assert all(x.dtype == np.float32 for x in jax.tree.leaves(after.params)), (
+        'parameters stay float32'
+    )
 
 
 def test_a_step_is_the_same_on_eight_devices(learned):
@@ -216,7 +251,9 @@ def test_a_step_is_the_same_on_eight_devices(learned):
     for (_, metrics, moved), (_, expected_metrics, expected) in zip(eight, learned[1], strict=True):
         for name, m in expected_metrics.items():
             np.testing.assert_allclose(metrics[name].value(), m.value(), rtol=1e-5, err_msg=name)
-        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(moved), jax.tree.leaves(expected)):
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(moved), jax.tree.leaves(expected)
+        ):
             assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + 1e-6, path
 
 
@@ -235,12 +272,17 @@ def test_frozen_norms_do_not_move():
     topology, root = parallel.topology('pmap', 1), rng.root(0, 'test')
 
     def train_step(state, batch):
-        return stage.train_step(state, batch, rng.streams(root, stage.streams, state.step, parallel.device_index()))[0]
+        return stage.train_step(
+            state, batch, rng.streams(root, stage.streams, state.step, parallel.device_index())
+        )[0]
 
     start = parallel.to_host(stage.init(root, batch, {}))
     step = topology.spmd(train_step, num_args=2)
     after = parallel.to_host(step(topology.put_replicated(start), topology.put_batch(batch)))
-    norms = {name.rpartition('/')[0] for name in named_leaves(start.model_state['segmenter']['batch_stats'])}
+    norms = {
+        name.rpartition('/')[0]
+        for name in named_leaves(start.model_state['segmenter']['batch_stats'])
+    }
     assert {'resnet/conv1_1', 'resnet/layer2_0/downsample_1', 'ppm/features_0_2', 'cls_1'} <= norms
     jax.tree.map(np.testing.assert_array_equal, after.model_state, start.model_state)
     before, params = (named_leaves(state.params['segmenter']) for state in (start, after))
@@ -276,11 +318,15 @@ def test_factors_have_a_rate_of_their_own():
 def evaluated(learned):
     """(state, summed metrics, scores) with fractional factors that round to those of the fixed net, after a step."""
     (stage,) = stages_of(make_config())
-    factors = dict(conv5_1=[1.5, 1.75, 2.0, 2.25, 2.375, 2.4], fc6=[3.5, 3.75, 4.0, 4.125, 4.25, 4.45])
+    factors = dict(
+        conv5_1=[1.5, 1.75, 2.0, 2.25, 2.375, 2.4], fc6=[3.5, 3.75, 4.0, 4.125, 4.25, 4.45]
+    )
     state = with_factors(learned[1][0][0], **factors)
     (batch,) = eval_batches(10)
     topology = parallel.topology('pmap', 2)
-    step = topology.spmd(lambda s, b: parallel.sum_over_devices(dict(stage.eval_step(s, b, {}))), num_args=2)
+    step = topology.spmd(
+        lambda s, b: parallel.sum_over_devices(dict(stage.eval_step(s, b, {}))), num_args=2
+    )
     totals = parallel.to_host(step(topology.put_replicated(state), topology.put_batch(batch)))
     return state, totals, stage.finalize(totals)
 
@@ -293,13 +339,19 @@ def test_the_rounded_net_is_the_fixed_one(evaluated):
     without['conv5_1'].pop('dilation')
     without['head']['fc6'].pop('dilation')
     (batch,) = eval_batches(10)
-    expected = jax.jit(lambda s: fixed.eval_step(s, batch, {}))(state.replace(params={'segmenter': without}))
+    expected = jax.jit(lambda s: fixed.eval_step(s, batch, {}))(
+        state.replace(params={'segmenter': without})
+    )
     # Interpolation at whole numbers sums in another order: a pixel between two classes may fall to the other.
     difference = np.abs(totals['confusion_whole'].sum - expected['confusion'].sum).sum()
     assert difference <= 0.002 * expected['confusion'].sum.sum()
     assert np.abs(totals['confusion'].sum - expected['confusion'].sum).sum() > 4 * difference + 4
-    assert scores['mIoU_whole_factors'] == pytest.approx(fixed.finalize(parallel.to_host(expected))['mIoU'], abs=0.005)
-    assert scores['mIoU_change_by_rounding'] == pytest.approx(scores['mIoU_whole_factors'] - scores['mIoU'])
+    assert scores['mIoU_whole_factors'] == pytest.approx(
+        fixed.finalize(parallel.to_host(expected))['mIoU'], abs=0.005
+    )
+    assert scores['mIoU_change_by_rounding'] == pytest.approx(
+        scores['mIoU_whole_factors'] - scores['mIoU']
+    )
 
 
 def test_scores_tell_of_the_factors(evaluated):
@@ -310,7 +362,9 @@ def test_scores_tell_of_the_factors(evaluated):
     assert row['std'] == pytest.approx(np.std([1.5, 1.75, 2.0, 2.25, 2.375, 2.4]))
     assert row['rounding_error'] == pytest.approx((0.5 + 0.25 + 0 + 0.25 + 0.375 + 0.4) / 6)
     found = scores['factor_histograms']['head/fc6']
-    assert set(found['counts']) == {'start', 'now'}, 'the second quarter has not begun after one step'
+    assert set(found['counts']) == {'start', 'now'}, (
+        'the second quarter has not begun after one step'
+    )
     width = 7 / 24
     by_hand = [0] * 24
     for factor in (3.5, 3.75, 4.0, 4.125, 4.25, 4.45):
@@ -322,7 +376,9 @@ def test_scores_tell_of_the_factors(evaluated):
 
 def test_factors_are_kept_at_every_quarter():
     plan = learned_dilation.make_dilations(make_config(), NUM_CLASSES)
-    state = TrainState(jnp.int32(0), {}, {}, {}, {'factors': {name: jnp.zeros((4, 2)) for name in plan.ranges}})
+    state = TrainState(
+        jnp.int32(0), {}, {}, {}, {'factors': {name: jnp.zeros((4, 2)) for name in plan.ranges}}
+    )
     for step in range(30):
         factors = {name: jnp.full(2, 100.0 + step) for name in plan.ranges}
         state = learned_dilation.keep_factors(state.replace(step=jnp.int32(step)), factors, 30)
@@ -331,7 +387,9 @@ def test_factors_are_kept_at_every_quarter():
 
 
 def test_whole_factors_are_those_of_freeze():
-    net = {'a': {'dilation': np.float32([0.2, 1.49, 1.5, 2.5, 3.7, 9]), 'kernel': np.float32([1.5])}}
+    net = {
+        'a': {'dilation': np.float32([0.2, 1.49, 1.5, 2.5, 3.7, 9]), 'kernel': np.float32([1.5])}
+    }
     ranges = {'a/dilation': (1.25, 4)}
     frozen, _ = dilated.freeze(net, ranges)
     ours = jax.tree.map(np.asarray, learned_dilation.whole_factors(net, ranges))
@@ -375,7 +433,11 @@ def test_pretraining_is_a_stage_that_the_next_begins_from():
     config = make_config(pretrain=dict(split='val', num_steps=12), dilation=dict(start='uniform'))
     first, second = stages_of(config)
     assert (first.name, first.num_steps, first.train_input.split) == ('pretraining', 12, 'val')
-    assert (second.name, second.num_steps, second.train_input.split) == ('segmentation', 30, 'train')
+    assert (second.name, second.num_steps, second.train_input.split) == (
+        'segmentation',
+        30,
+        'train',
+    )
     before = parallel.to_host(first.init(rng.root(0, 'a'), train_batch(), {}))
     before = before.replace(step=np.int32(12))
     after = second.init(rng.root(0, 'b'), train_batch(), {'pretraining': before})
@@ -390,7 +452,9 @@ def test_ranges_are_the_papers(name, depth, layers):
     config.model.update(num_layers=depth, width=0.1)
     ranges = learned_dilation.make_dilations(config, NUM_CLASSES).ranges
     assert len(ranges) == layers
-    assert ranges['resnet/layer3_5/conv2/dilation'] == (1, 4) and ranges['resnet/layer4_2/conv2/dilation'] == (1, 8)
+    assert ranges['resnet/layer3_5/conv2/dilation'] == (1, 4) and ranges[
+        'resnet/layer4_2/conv2/dilation'
+    ] == (1, 8)
     if name == 'deeplab_v2':
         pyramid = [ranges[f'aspp/c{i}/dilation'] for i in range(4)]
         assert pyramid == [(1, 11), (7, 17), (13, 23), (19, 29)]
@@ -402,8 +466,14 @@ def test_ranges_are_the_papers(name, depth, layers):
         (dict(dilation=dict(ranges=(('head/fc6', 8.0, 1.0),))), ["layer 'head/fc6'", '(8.0, 1.0)']),
         (dict(dilation=dict(ranges=(('head/fc6', 3.2, 3.8),))), ['(3.2, 3.8)', 'whole number']),
         (dict(dilation=dict(learn=('conv6_1',))), ["'conv6_1'", 'conv5_1, head/fc6']),
-        (dict(dilation=dict(replace=(('fc6', 2.0),))), ['config.dilation.replace', "'fc6'", 'head/fc6']),
-        (dict(dilation=dict(replace=(('conv5_1', 5.0),))), ['config.dilation.replace', 'range (1, 4)']),
+        (
+            dict(dilation=dict(replace=(('fc6', 2.0),))),
+            ['config.dilation.replace', "'fc6'", 'head/fc6'],
+        ),
+        (
+            dict(dilation=dict(replace=(('conv5_1', 5.0),))),
+            ['config.dilation.replace', 'range (1, 4)'],
+        ),
         (dict(pretrain=dict(split='val')), ['config.pretrain', 'both, or neither']),
         (dict(pretrain=dict(split='train_extra', num_steps=5)), ["'train_extra'", 'train, val']),
     ],
@@ -424,7 +494,9 @@ def test_a_net_without_dilated_convolutions():
         stages_of(config)
 
 
-@pytest.mark.parametrize('key, value', [('replace', (('a', 0.0),)), ('ranges', (('a', 1.0),)), ('start', 'unifrom')])
+@pytest.mark.parametrize(
+    'key, value', [('replace', (('a', 0.0),)), ('ranges', (('a', 1.0),)), ('start', 'unifrom')]
+)
 def test_malformed_settings_fail_the_schema(key, value):
     with pytest.raises(InputError, match=f'config.dilation.{key}'):
         config_lib.validate(make_config(dilation={key: value}))
@@ -448,13 +520,23 @@ def test_hyperparameters_of_table_4_1(arg, batch_size, crop, rate, steps):
     assert (config.train.batch_size, config.train.num_steps) == (batch_size, steps)
     assert config.augment.crop == (crop, crop)
     optim = config.optim
-    assert (optim.name, optim.learning_rate, optim.momentum, optim.weight_decay) == ('sgd', rate, 0.9, 5e-4)
+    assert (optim.name, optim.learning_rate, optim.momentum, optim.weight_decay) == (
+        'sgd',
+        rate,
+        0.9,
+        5e-4,
+    )
     assert (optim.schedule, optim.power) == ('poly', 0.9)
 
 
 @pytest.mark.parametrize(
     'name, scale, rows',
-    [('table4_2', 'quick', 10), ('table4_3', 'paper', 4), ('table4_4', 'paper', 6), ('camvid', 'quick', 5)],
+    [
+        ('table4_2', 'quick', 10),
+        ('table4_3', 'paper', 4),
+        ('table4_4', 'paper', 6),
+        ('camvid', 'quick', 5),
+    ],
 )
 def test_tables_resolve(name, scale, rows, tmp_path):
     path = REPOSITORY / f'configs/tables/learned_dilation_{name}.py'
@@ -467,15 +549,24 @@ def test_rows_of_the_ablation_change_the_layers_that_they_say(monkeypatch, tmp_p
     plan = table.make_table_plan(
         str(REPOSITORY / 'configs/tables/learned_dilation_table4_2.py'), 'quick', str(tmp_path)
     )
-    found = {job.row.key: learned_dilation.make_dilations(job.config, 19) for job in plan.jobs if job.seed == 0}
+    found = {
+        job.row.key: learned_dilation.make_dilations(job.config, 19)
+        for job in plan.jobs
+        if job.seed == 0
+    }
     conv5 = {f'vgg/conv5_{i}/dilation': (1, 4) for i in (1, 2, 3)}
     fc6 = {'fc6/dilation': (4.0, 20.0)}
     assert found['learned'].ranges == found['learned_uniform'].ranges == {**conv5, **fc6}
     assert found['learned_conv5'].ranges == conv5 and found['learned_fc6'].ranges == fc6
     assert found['fixed_3'].ranges == {} and found['fixed_3'].held == ()
     assert found['fixed_mean'].held == tuple(conv5)
-    (random,) = (job.config.dilation for job in plan.jobs if job.row.key == 'random' and job.seed == 0)
-    assert found['random'].ranges == {**conv5, **fc6} and (random.start, random.rate) == ('uniform', 0.0)
+    (random,) = (
+        job.config.dilation for job in plan.jobs if job.row.key == 'random' and job.seed == 0
+    )
+    assert found['random'].ranges == {**conv5, **fc6} and (random.start, random.rate) == (
+        'uniform',
+        0.0,
+    )
 
 
 def test_rows_from_a_trained_net_differ_in_their_factors_alone(monkeypatch, tmp_path):

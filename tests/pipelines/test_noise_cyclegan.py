@@ -35,8 +35,12 @@ class Tiny(ERFNet):
     @nn.compact
     def __call__(self, x, train: bool):
         x = nn.Conv(6, (3, 3), use_bias=False, dtype=self.dtype, name='first')(x)
-        x = nn.BatchNorm(not train, momentum=0.9, axis_name=self.axis_name, dtype=self.dtype, name='bn')(x)
-        return {'logits': nn.Conv(self.num_classes, (3, 3), dtype=self.dtype, name='last')(nn.relu(x))}
+        x = nn.BatchNorm(
+            not train, momentum=0.9, axis_name=self.axis_name, dtype=self.dtype, name='bn'
+        )(x)
+        return {
+            'logits': nn.Conv(self.num_classes, (3, 3), dtype=self.dtype, name='last')(nn.relu(x))
+        }
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +120,12 @@ def test_nets_have_the_published_sizes(monkeypatch):
 def test_the_papers_weights_are_those_of_cyclegan():
     """alpha = 1/2, beta = 1/11, gamma = 20/31: 10 : 10 : 1 : 10 for J_seg, J_rec_x, J_adv, J_rec_y, over 31."""
     _, _, (found,) = run_steps(make_config())
-    expected = 10 * found['loss_seg'] + 10 * found['loss_rec_x'] + found['loss_adv'] + 10 * found['loss_rec_y']
+    expected = (
+        10 * found['loss_seg']
+        + 10 * found['loss_rec_x']
+        + found['loss_adv']
+        + 10 * found['loss_rec_y']
+    )
     assert found['loss'] == pytest.approx(expected / 31, rel=1e-5)
 
 
@@ -142,7 +151,9 @@ def written_out(config, start, batch, root):
     example_keys = [jax.random.fold_in(keys['noise'], 2 * int(i)) for i in batch['index']]
 
     def apply(net, name, params, statistics, x):
-        outputs, statistics = net.apply({'params': params[name], **statistics}, x, True, mutable=['batch_stats'])
+        outputs, statistics = net.apply(
+            {'params': params[name], **statistics}, x, True, mutable=['batch_stats']
+        )
         return outputs['logits'], statistics
 
     def cross_entropy(logits):  # Eqs. 1 and 4, mean over images
@@ -152,20 +163,30 @@ def written_out(config, start, batch, root):
         logits, g = apply(net[0], 'segmenter', params, start.model_state['segmenter'], x)
         noisy = noise.inject(injector, jnp.tanh(logits / 8), jnp.stack(example_keys))
         reconstruction, f = apply(net[1], 'painter', params, start.model_state['painter'], noisy)
-        synthetic, f_map = apply(net[1], 'painter', params, start.model_state['painter_backward'], y)
-        again, g_again = apply(net[0], 'segmenter', params, start.model_state['segmenter_backward'], synthetic)
+        synthetic, f_map = apply(
+            net[1], 'painter', params, start.model_state['painter_backward'], y
+        )
+        again, g_again = apply(
+            net[0], 'segmenter', params, start.model_state['segmenter_backward'], synthetic
+        )
         verdict = discriminator.apply({'params': start.params['discriminator']}, synthetic)
         alpha, beta, gamma = config.cycle.alpha, config.cycle.beta, config.cycle.gamma
         losses = {
             'loss_seg': cross_entropy(logits),
-            'loss_rec_x': jnp.abs(reconstruction - x).sum() / (rows * pixels * 3),  # Eq. 3, channels averaged
+            'loss_rec_x': jnp.abs(reconstruction - x).sum()
+            / (rows * pixels * 3),  # Eq. 3, channels averaged
             'loss_adv': ((verdict - 1) ** 2).mean(),  # Eq. 2
             'loss_rec_y': cross_entropy(again),
         }
         forward = alpha * losses['loss_seg'] + (1 - alpha) * losses['loss_rec_x']  # Eq. 5
         backward = beta * losses['loss_adv'] + (1 - beta) * losses['loss_rec_y']  # Eq. 6
         total = gamma * forward + (1 - gamma) * backward  # Eq. 7
-        statistics = {'segmenter': g, 'painter': f, 'segmenter_backward': g_again, 'painter_backward': f_map}
+        statistics = {
+            'segmenter': g,
+            'painter': f,
+            'segmenter_backward': g_again,
+            'painter_backward': f_map,
+        }
         return total, (synthetic, statistics, losses)
 
     def critic(params, synthetic):  # Eq. 8
@@ -173,7 +194,9 @@ def written_out(config, start, batch, root):
         return ((real - 1) ** 2).mean() + (fake**2).mean()
 
     trained = {name: start.params[name] for name in ('segmenter', 'painter')}
-    (total, (synthetic, statistics, losses)), grads = jax.value_and_grad(generators, has_aux=True)(trained)
+    (total, (synthetic, statistics, losses)), grads = jax.value_and_grad(generators, has_aux=True)(
+        trained
+    )
     value, critic_grads = jax.value_and_grad(critic)(start.params['discriminator'], synthetic)
     rate = config.optim.learning_rate
     params = jax.tree.map(
@@ -196,11 +219,15 @@ def test_a_step_is_that_of_the_papers_equations(injector):
     for net in NETS:
         moved = jax.tree.map(np.subtract, state.params[net], start.params[net])
         expected = jax.tree.map(np.subtract, params[net], start.params[net])
-        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(moved), jax.tree.leaves(expected)):
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(moved), jax.tree.leaves(expected)
+        ):
             assert np.linalg.norm(b) > 0, path
             # Float32: what rounds to the other side of a level or of a ReLU moves single gradients.
             assert np.linalg.norm(a - b) <= 0.02 * np.linalg.norm(b) + 1e-7, (net, path)
-    chex.assert_trees_all_close(state.model_state, jax.tree.map(np.asarray, statistics), rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(
+        state.model_state, jax.tree.map(np.asarray, statistics), rtol=1e-3, atol=1e-5
+    )
     np.testing.assert_allclose(state.extra['pool']['images'][:8], synthetic, atol=1e-4)
     assert state.extra['pool']['count'] == 8
     assert ('SNR' in metrics) == (injector['name'] != 'none')
@@ -215,8 +242,13 @@ def ratios(config):
     logits = rng.normal(-3.2, 2.5, (1, 200, 200, 20))
     logits[..., 0] = rng.normal(4.2, 1.6, (1, 200, 200))
     latent = noise_cyclegan.latent_of(jnp.float32(logits), config.cycle)
-    injectors = [noise.Injector('max_only'), *(noise.Injector('quantize', bits=bits) for bits in (4, 3, 2, 1))]
-    return [float(noise.measured_snr(latent, noise.inject(one, latent, None))[0]) for one in injectors]
+    injectors = [
+        noise.Injector('max_only'),
+        *(noise.Injector('quantize', bits=bits) for bits in (4, 3, 2, 1)),
+    ]
+    return [
+        float(noise.measured_snr(latent, noise.inject(one, latent, None))[0]) for one in injectors
+    ]
 
 
 PUBLISHED_SNRS = [0.22, 21.02, 14.50, 7.38, -0.55]
@@ -260,28 +292,41 @@ def test_options_of_the_facts_change_what_they_say():
     def losses(**cycle):
         config = make_config(noise=dict(name='none'), cycle=cycle)
         stage, nets = stage_of(config), noise_cyclegan.make_nets(config, NUM_CLASSES + 1)
-        loss_of = noise_cyclegan.make_generator_loss(config, SPEC, nets, noise.Injector(**config.noise))
+        loss_of = noise_cyclegan.make_generator_loss(
+            config, SPEC, nets, noise.Injector(**config.noise)
+        )
 
         def terms(state, batch):
-            return loss_of(state)(state.params, state.model_state, batch, keys_of(stage, root, 0, 0, 0))[0]
+            return loss_of(state)(
+                state.params, state.model_state, batch, keys_of(stage, root, 0, 0, 0)
+            )[0]
 
         state = topology.put_replicated(parallel.to_host(stage.init(root, batch, {})))
         found = topology.spmd(terms, num_args=2)(state, topology.put_batch(batch))
-        return {f'loss_{name}': float(parallel.to_host(term).value()) for name, term in found.items()}
+        return {
+            f'loss_{name}': float(parallel.to_host(term).value()) for name, term in found.items()
+        }
 
     default = losses()
-    assert losses(l1_reduction='sum_channels')['loss_rec_x'] == pytest.approx(3 * default['loss_rec_x'], rel=1e-5)
+    assert losses(l1_reduction='sum_channels')['loss_rec_x'] == pytest.approx(
+        3 * default['loss_rec_x'], rel=1e-5
+    )
     raw = losses(latent_range='raw', latent_gain=1.0)
     tanh = losses(latent_range='tanh', latent_gain=1.0)
     assert tanh['loss_seg'] != pytest.approx(raw['loss_seg'], rel=1e-4)
     # Of S + 1 logits in [-1, 1] the best has log-probability -log(1 + S e^-2).
     assert tanh['loss_seg'] > math.log(1 + NUM_CLASSES * math.exp(-2))
-    for other in (losses(latent_range='tanh_noise_only', latent_gain=1.0), losses(latent_range='raw')):
+    for other in (
+        losses(latent_range='tanh_noise_only', latent_gain=1.0),
+        losses(latent_range='raw'),
+    ):
         assert other['loss_seg'] == pytest.approx(raw['loss_seg'], rel=1e-6)
         assert other['loss_rec_x'] != pytest.approx(raw['loss_rec_x'], rel=1e-4)
     assert default['loss_seg'] == pytest.approx(raw['loss_seg'], rel=1e-6)
     assert default['loss_rec_x'] != pytest.approx(raw['loss_rec_x'], rel=1e-4)
-    assert losses(painter_input='softmax')['loss_rec_x'] != pytest.approx(default['loss_rec_x'], rel=1e-4)
+    assert losses(painter_input='softmax')['loss_rec_x'] != pytest.approx(
+        default['loss_rec_x'], rel=1e-4
+    )
 
 
 def test_each_cycle_keeps_its_own_batch_statistics_or_both_are_mixed():
@@ -289,7 +334,9 @@ def test_each_cycle_keeps_its_own_batch_statistics_or_both_are_mixed():
     start, each, _ = run_steps(make_config(noise=dict(name='none')))
     chex.assert_trees_all_close(mixed.params, each.params, rtol=1e-4, atol=1e-6)
     x = jnp.asarray(train_batch()['image'], jnp.float32) / 127.5 - 1
-    first = nn.Conv(6, (3, 3), use_bias=False).apply({'params': start.params['segmenter']['first']}, x)
+    first = nn.Conv(6, (3, 3), use_bias=False).apply(
+        {'params': start.params['segmenter']['first']}, x
+    )
 
     def mean(state, net):
         return state.model_state[net]['batch_stats']['bn']['mean']
@@ -314,18 +361,26 @@ def test_the_first_stage_is_supervised_training_of_the_segmenter():
     start, state, (metrics,) = run_steps(start_config(), batch=batch, number=0)
     assert state.params.keys() == {'segmenter'}
     x = jnp.asarray(batch['image'], jnp.float32) / 127.5 - 1
-    y = np.eye(NUM_CLASSES + 1, dtype=np.float32)[np.where(batch['label'] == 255, NUM_CLASSES, batch['label'])]
+    y = np.eye(NUM_CLASSES + 1, dtype=np.float32)[
+        np.where(batch['label'] == 255, NUM_CLASSES, batch['label'])
+    ]
 
     def loss(params):
         variables = {'params': params, **start.model_state['segmenter']}
-        outputs, statistics = Tiny(NUM_CLASSES + 1).apply(variables, x, True, mutable=['batch_stats'])
+        outputs, statistics = Tiny(NUM_CLASSES + 1).apply(
+            variables, x, True, mutable=['batch_stats']
+        )
         return -(y * jax.nn.log_softmax(outputs['logits'])).sum(-1).mean(), statistics
 
     (value, statistics), grads = jax.value_and_grad(loss, has_aux=True)(start.params['segmenter'])
     moved = jax.tree.map(lambda p, g: p - 0.05 * g, start.params['segmenter'], grads)
     assert metrics['loss'] == pytest.approx(float(value), rel=1e-5)
-    chex.assert_trees_all_close(state.params['segmenter'], jax.tree.map(np.asarray, moved), atol=1e-5)
-    chex.assert_trees_all_close(state.model_state['segmenter'], jax.tree.map(np.asarray, statistics), atol=1e-5)
+    chex.assert_trees_all_close(
+        state.params['segmenter'], jax.tree.map(np.asarray, moved), atol=1e-5
+    )
+    chex.assert_trees_all_close(
+        state.model_state['segmenter'], jax.tree.map(np.asarray, statistics), atol=1e-5
+    )
 
 
 def test_every_cyclegan_begins_from_the_segmenter_of_the_first_stage():
@@ -352,7 +407,9 @@ def test_all_stages_and_plain_erfnet_begin_from_the_nets_of_the_seed(one_device,
     begun = {}
     for name, config in (('cyclegans', cyclegans), ('plain', plain)):
         run, stages = driver.open_run(config, str(tmp_path / name), 'train')
-        begun |= {stage.name: initialization.initial_state(run, stage, {}).params for stage in stages}
+        begun |= {
+            stage.name: initialization.initial_state(run, stage, {}).params for stage in stages
+        }
     assert begun.keys() == {'start', 'cyclegan_none', 'cyclegan_gaussian_7.38dB', 'segmentation'}
     for name, params in begun.items():
         chex.assert_trees_all_equal(params['segmenter'], begun['segmentation']['segmenter'])
@@ -387,7 +444,9 @@ def test_configs_choose_the_steps_of_a_system_and_of_its_start(text, steps, star
 
 def published_difference(table, difference):
     """Published value of a column in row `higher` minus row `lower`; the SNR of Gaussian noise is as set."""
-    first, second = (table.row(key).published[difference.column] for key in (difference.higher, difference.lower))
+    first, second = (
+        table.row(key).published[difference.column] for key in (difference.higher, difference.lower)
+    )
     return first - second
 
 
@@ -409,13 +468,19 @@ def test_the_table_of_the_paper_states_its_claims_only_where_the_experiment_can_
     ]
 
 
-@pytest.mark.parametrize('scale, start, steps', [('quick', 3000, 4000), ('pilot', 600, 800), ('paper', 0, 148_750)])
-def test_all_rows_of_the_table_begin_from_one_net_and_have_equal_steps(scale, start, steps, tmp_path):
+@pytest.mark.parametrize(
+    'scale, start, steps', [('quick', 3000, 4000), ('pilot', 600, 800), ('paper', 0, 148_750)]
+)
+def test_all_rows_of_the_table_begin_from_one_net_and_have_equal_steps(
+    scale, start, steps, tmp_path
+):
     made = plan.make_table_plan('configs/tables/noise_cyclegan_table2.py', scale, str(tmp_path))
     for job in made.jobs:
         is_start = job.row.key == 'start'
         assert job.config.train.num_steps == (start if is_start else steps)
-        assert job.config.init_from.path == ('' if is_start else str(tmp_path / f'start/seed_{job.seed}'))
+        assert job.config.init_from.path == (
+            '' if is_start else str(tmp_path / f'start/seed_{job.seed}')
+        )
         assert job.config.get('compare', ()) == ()
 
 
@@ -448,7 +513,9 @@ def test_micro_batches_see_the_noise_of_the_whole_batch():
     """The measured ratio of Gaussian noise depends on the numbers drawn, and not on the latent."""
     ratios = []
     for accumulate in (1, 4):
-        config = make_config(train=dict(accumulate=accumulate), noise=dict(name='gaussian', snr=7.38))
+        config = make_config(
+            train=dict(accumulate=accumulate), noise=dict(name='gaussian', snr=7.38)
+        )
         _, _, (metrics,) = run_steps(config, batch=small_batch())
         ratios.append(metrics['SNR'])
     assert ratios[0] != pytest.approx(7.38, abs=1e-4), 'the numbers show'
@@ -462,8 +529,12 @@ def test_steps_are_the_same_on_any_number_of_devices(exact_steps, devices, mode)
     for found, wanted in zip(history, expected_history, strict=True):
         assert found == pytest.approx(wanted, rel=1e-5)
     assert state.extra['pool']['count'] == expected.extra['pool']['count'] == 6
-    chex.assert_trees_all_close(state.extra['pool']['images'], expected.extra['pool']['images'], atol=1e-5)
-    chex.assert_trees_all_close(of_nets(state.params), of_nets(expected.params), rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(
+        state.extra['pool']['images'], expected.extra['pool']['images'], atol=1e-5
+    )
+    chex.assert_trees_all_close(
+        of_nets(state.params), of_nets(expected.params), rtol=1e-4, atol=1e-6
+    )
 
 
 def start_in_float64(devices):
@@ -497,12 +568,16 @@ def one_device(monkeypatch):
 def smoke_config(num_steps):
     config = config_file.load('configs/noise_cyclegan.py:smoke,noise=gaussian')
     config_lib.update(
-        config, train=dict(num_steps=num_steps), logging=dict(checkpoint_every=0, eval_every=0, num_pictures=0)
+        config,
+        train=dict(num_steps=num_steps),
+        logging=dict(checkpoint_every=0, eval_every=0, num_pictures=0),
     )
     return config
 
 
-def test_a_run_resumed_in_the_middle_is_bit_identical_pool_included(one_device, tmp_path, monkeypatch):
+def test_a_run_resumed_in_the_middle_is_bit_identical_pool_included(
+    one_device, tmp_path, monkeypatch
+):
     config = smoke_config(4)
     whole = driver.train(config, str(tmp_path / 'whole'))
     steps = []
@@ -514,24 +589,36 @@ def test_a_run_resumed_in_the_middle_is_bit_identical_pool_included(one_device, 
     other, _ = driver.open_run(config, str(tmp_path / 'parts'), 'evaluate')
     states = [parallel.to_host(driver.load_stage(r, stage, {}, 'last')) for r in (run, other)]
     jax.tree.map(np.testing.assert_array_equal, *states)
-    assert states[0].extra['pool']['count'] == 6 and np.abs(states[0].extra['pool']['images']).min(0).max() > 0
-    lines = [(tmp_path / name / 'cyclegan/metrics.jsonl').read_bytes() for name in ('whole', 'parts')]
+    assert (
+        states[0].extra['pool']['count'] == 6
+        and np.abs(states[0].extra['pool']['images']).min(0).max() > 0
+    )
+    lines = [
+        (tmp_path / name / 'cyclegan/metrics.jsonl').read_bytes() for name in ('whole', 'parts')
+    ]
     assert lines[0] == lines[1]
 
 
-def test_a_run_stopped_in_the_first_and_in_the_second_stage_is_bit_identical(one_device, tmp_path, monkeypatch):
+def test_a_run_stopped_in_the_first_and_in_the_second_stage_is_bit_identical(
+    one_device, tmp_path, monkeypatch
+):
     config = smoke_config(2)
     config_lib.update(config, start=dict(num_steps=2))
     whole = driver.train(config, str(tmp_path / 'whole'))
     for stage in ('start', 'cyclegan'):
         folder = tmp_path / 'parts' / stage
-        with monkeypatch.context() as patch, pytest.raises(Preempted, match=f'{stage}.* saved at step 1'):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(Preempted, match=f'{stage}.* saved at step 1'),
+        ):
             patch.setattr(StopSignal, 'reached', lambda self, folder=folder: folder.exists())
             driver.train(config, str(tmp_path / 'parts'))
     assert driver.train(config, str(tmp_path / 'parts')) == whole
     assert whole.keys() == {'start', 'cyclegan'}
     for stage in whole:
-        lines = [(tmp_path / name / stage / 'metrics.jsonl').read_bytes() for name in ('whole', 'parts')]
+        lines = [
+            (tmp_path / name / stage / 'metrics.jsonl').read_bytes() for name in ('whole', 'parts')
+        ]
         assert lines[0] == lines[1], stage
 
 
@@ -539,14 +626,18 @@ def test_a_run_stopped_in_the_first_and_in_the_second_stage_is_bit_identical(one
 
 
 def test_unpaired_images_join_the_forward_and_maps_the_backward_cycle():
-    config = make_config(noise=dict(name='none'), unpaired=dict(batch_size=8), data=dict(labelled_fraction=0.5))
+    config = make_config(
+        noise=dict(name='none'), unpaired=dict(batch_size=8), data=dict(labelled_fraction=0.5)
+    )
     batch, other = train_batch(), train_batch(seed=3)
     beside = {f'photo/{k}': other[k] for k in ('image', 'weight', 'index')}
     beside |= {f'map/{k}': other[k] for k in ('label', 'weight', 'index')}
     _, _, (found,) = run_steps(config, batch={**batch, **beside})
     # The same numbers come from a batch of twice as many pairs, but for J_seg: only the first eight are pairs.
     doubled = {k: np.concatenate([batch[k], other[k]]) for k in batch}
-    _, _, (pairs,) = run_steps(make_config(noise=dict(name='none'), train=dict(batch_size=16)), batch=doubled)
+    _, _, (pairs,) = run_steps(
+        make_config(noise=dict(name='none'), train=dict(batch_size=16)), batch=doubled
+    )
     for name in ('loss_rec_x', 'loss_adv', 'loss_rec_y', 'loss_discriminator'):
         assert found[name] == pytest.approx(pairs[name], rel=1e-5), name
     assert found['loss_seg'] != pytest.approx(pairs['loss_seg'], rel=1e-6)
@@ -639,7 +730,9 @@ def test_psnr_and_mean_over_void_against_numpy():
     x = batch['image'] / 127.5 - 1
 
     def apply(net, name, x):
-        return net.apply({'params': state.params[name], **state.model_state[name]}, x, False)['logits']
+        return net.apply({'params': state.params[name], **state.model_state[name]}, x, False)[
+            'logits'
+        ]
 
     latent = np.tanh(apply(Tiny(NUM_CLASSES + 1), 'segmenter', x) / 8)
     reconstruction = np.asarray(apply(Tiny(3), 'painter', latent))
@@ -660,7 +753,13 @@ def test_pictures_show_both_cycles_and_the_latent():
     (batch,) = eval_batches(10)
     keys = keys_of(stage, rng.root(0, 'evaluate'), 0, 0, 0)
     pictures = jax.jit(stage.render)(state, batch, keys)
-    for name in ('reconstruction', 'reconstruction_without_noise', 'synthetic', 'latent_residual', 'resegmentation'):
+    for name in (
+        'reconstruction',
+        'reconstruction_without_noise',
+        'synthetic',
+        'latent_residual',
+        'resegmentation',
+    ):
         chex.assert_shape(pictures[name], (10, 32, 64, 3))
     assert {picture.dtype for picture in pictures.values()} == {jnp.dtype('uint8')}
     probabilities = jax.jit(stage.predict)(state, batch['image'])
@@ -689,7 +788,10 @@ def test_averaged_nets_are_those_that_are_evaluated():
 
 
 def test_injectors_to_compare_are_stages_of_their_own():
-    names = [s.name for s in noise_cyclegan.make_stages(make_config(compare=('none', 'gaussian:20')), SPEC)]
+    names = [
+        s.name
+        for s in noise_cyclegan.make_stages(make_config(compare=('none', 'gaussian:20')), SPEC)
+    ]
     assert names == ['cyclegan_none', 'cyclegan_gaussian_20dB', 'cyclegan_quantize_2bit']
     assert [s.name for s in noise_cyclegan.make_stages(make_config(), SPEC)] == ['cyclegan']
 
@@ -702,7 +804,9 @@ def program(config) -> str:
         return stage.train_step(state, batch, keys_of(stage, root, state.step, 0, state.step))
 
     mapped = parallel.topology('pmap', 1).spmd(step, num_args=2)
-    return mapped.lower(jax.eval_shape(stage.init, root, batch, {}), {k: v[None] for k, v in batch.items()}).as_text()
+    return mapped.lower(
+        jax.eval_shape(stage.init, root, batch, {}), {k: v[None] for k, v in batch.items()}
+    ).as_text()
 
 
 def test_every_injector_begins_with_the_parameters_of_init_from(one_device, tmp_path):
@@ -713,7 +817,9 @@ def test_every_injector_begins_with_the_parameters_of_init_from(one_device, tmp_
         seed=1,
         compare=('none',),
         train=dict(num_steps=0),
-        init_from=dict(path=str(tmp_path / 'first'), nets=('(segmenter|painter|discriminator)/.*',)),
+        init_from=dict(
+            path=str(tmp_path / 'first'), nets=('(segmenter|painter|discriminator)/.*',)
+        ),
     )
     run, stages = driver.open_run(config, str(tmp_path / 'second'), 'train')
     states = {}
@@ -727,7 +833,9 @@ def test_every_injector_begins_with_the_parameters_of_init_from(one_device, tmp_
 
 
 def test_runs_that_differ_in_the_amount_of_noise_share_their_program():
-    loud, quiet = (program(make_config(noise=dict(name='gaussian', snr=snr))) for snr in (-10.0, 7.38))
+    loud, quiet = (
+        program(make_config(noise=dict(name='gaussian', snr=snr))) for snr in (-10.0, 7.38)
+    )
     assert loud == quiet
 
 

@@ -26,14 +26,26 @@ from segjax.pipelines import scene_geometry
 from segjax.tasks import monodepth
 from segjax.train import driver
 
-SPEC = dataclasses.replace(SPEC, features=('image', 'label', 'intrinsics', 'sequence', 'frame', 'name'))
+SPEC = dataclasses.replace(
+    SPEC, features=('image', 'label', 'intrinsics', 'sequence', 'frame', 'name')
+)
 METHODS = {  # whose depth, regulariser, nets of the last stage, those that are trained
     'baseline': ('none', 'none', {'segmenter'}, {'segmenter'}),
     'holistic': ('pretrained', 'holistic', {'segmenter', 'depth'}, {'segmenter'}),
     'per_class': ('pretrained', 'per_class', {'segmenter', 'depth'}, {'segmenter'}),
     'chen': ('pretrained', 'chen', {'segmenter', 'depth'}, {'segmenter'}),
-    'novosel': ('multitask', 'none', {'segmenter', 'depth', 'pose'}, {'segmenter', 'depth', 'pose'}),
-    'chen_multitask': ('multitask', 'chen', {'segmenter', 'depth', 'pose'}, {'segmenter', 'depth', 'pose'}),
+    'novosel': (
+        'multitask',
+        'none',
+        {'segmenter', 'depth', 'pose'},
+        {'segmenter', 'depth', 'pose'},
+    ),
+    'chen_multitask': (
+        'multitask',
+        'chen',
+        {'segmenter', 'depth', 'pose'},
+        {'segmenter', 'depth', 'pose'},
+    ),
     'klingner': ('multitask', 'none', {'segmenter', 'pose'}, {'segmenter', 'pose'}),
     'depth': ('alone', 'none', {'depth', 'pose'}, {'depth', 'pose'}),
     'pose': ('truth', 'none', {'pose'}, {'pose'}),
@@ -57,7 +69,9 @@ class TinySegmenter(models.BiSeNet):
         logits = conv(self.num_classes, 'last', 1, self.dtype)(features['conv1_1'])
         size = (x.shape[0], *x.shape[1:3], self.num_classes)
         outputs = {'logits': jax.image.resize(logits, size, 'linear').astype(jnp.float32)}
-        return outputs | ({'features': {tap: features[tap] for tap in self.taps}} if self.taps else {})
+        return outputs | (
+            {'features': {tap: features[tap] for tap in self.taps}} if self.taps else {}
+        )
 
 
 class TinyDepth(dispnet.DispNet):
@@ -75,9 +89,14 @@ class TinyBoth(depth_nets.DepthAndSegmentation):
     def __call__(self, x, train: bool):
         y, disparities = nn.elu(conv(4, 'shared', 1, self.dtype)(x)), []
         for scale in range(4):
-            small = jax.image.resize(y, (len(y), y.shape[1] >> scale, y.shape[2] >> scale, 4), 'linear')
+            small = jax.image.resize(
+                y, (len(y), y.shape[1] >> scale, y.shape[2] >> scale, 4), 'linear'
+            )
             disparities.append(nn.sigmoid(conv(1, f'head_{scale}', 1, self.dtype)(small))[..., 0])
-        return {'disparity': disparities, 'logits': conv(self.num_classes, 'last', 1, self.dtype)(y)}
+        return {
+            'disparity': disparities,
+            'logits': conv(self.num_classes, 'last', 1, self.dtype)(y),
+        }
 
 
 class TinyPose(pose_nets.PoseCNN):
@@ -148,13 +167,19 @@ def step_once(stage, state, batch, devices=1, mode='pmap'):
         return state, parallel.sum_over_devices(dict(metrics)), parallel.replica_mismatch(state)
 
     args = topology.put_replicated(state), topology.put_batch(batch)
-    after, metrics, mismatch = parallel.to_host(jax.block_until_ready(topology.spmd(step, num_args=2)(*args)))
+    after, metrics, mismatch = parallel.to_host(
+        jax.block_until_ready(topology.spmd(step, num_args=2)(*args))
+    )
     assert int(mismatch) == 0
     return after, {name: float(m.value()) for name, m in metrics.items()}
 
 
 def moved(before, after):
-    return {net for net in before if not jax.tree.all(jax.tree.map(np.array_equal, before[net], after[net]))}
+    return {
+        net
+        for net in before
+        if not jax.tree.all(jax.tree.map(np.array_equal, before[net], after[net]))
+    }
 
 
 # --- methods ----------------------------------------------------------------------------------------------------------
@@ -164,16 +189,27 @@ def moved(before, after):
 def test_stages_nets_and_what_is_trained(method):
     depth, regulariser, nets, trained = METHODS[method]
     stages, earlier = stages_of(make_config(method)), {}
-    assert [stage.name for stage in stages] == ['depth'] * (depth == 'pretrained') + ['segmentation']
+    assert [stage.name for stage in stages] == ['depth'] * (depth == 'pretrained') + [
+        'segmentation'
+    ]
     for stage in stages:
-        earlier[stage.name] = jax.eval_shape(stage.init, jax.random.key(0), video_batch(), dict(earlier))
+        earlier[stage.name] = jax.eval_shape(
+            stage.init, jax.random.key(0), video_batch(), dict(earlier)
+        )
     state, (*_, stage) = earlier['segmentation'], stages
     assert set(state.params) == nets
     owners = {'segmenter': {'segmenter'}, 'geometry': trained - {'segmenter'}}
     assert set(state.opt_state) == {name for name, owned in owners.items() if owned}
-    assert ('image_frames' in stage.train_input.features) == (depth == 'multitask') == bool(stage.train_input.frames)
+    assert (
+        ('image_frames' in stage.train_input.features)
+        == (depth == 'multitask')
+        == bool(stage.train_input.frames)
+    )
     step = parallel.topology('pmap', 1).spmd(
-        lambda state, batch: stage.train_step(state, batch, driver._keys(stage, rng.root(0, 't'), 0, 0, 0)), num_args=2
+        lambda state, batch: stage.train_step(
+            state, batch, driver._keys(stage, rng.root(0, 't'), 0, 0, 0)
+        ),
+        num_args=2,
     )
     _, metrics = jax.eval_shape(step, state, jax.tree.map(lambda x: x[None], video_batch()))
     assert ('loss_regulariser' in metrics) == (regulariser != 'none')
@@ -183,7 +219,9 @@ def test_stages_nets_and_what_is_trained(method):
 def test_depth_alone_is_the_stage_before_the_proposal():
     (alone,), (first, _) = stages_of(make_config('depth')), stages_of(make_config('holistic'))
     assert alone.name == first.name == 'depth' and alone.train_input == first.train_input
-    states = [jax.eval_shape(stage.init, jax.random.key(0), video_batch(), {}) for stage in (alone, first)]
+    states = [
+        jax.eval_shape(stage.init, jax.random.key(0), video_batch(), {}) for stage in (alone, first)
+    ]
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
     assert set(states[0].params) == {'depth', 'pose'}
 
@@ -194,7 +232,10 @@ def test_depth_learns_from_every_frame_and_segmentation_from_labelled_ones():
     for inputs in (first.train_input, first.eval_input):
         assert (inputs.examples, inputs.part) == ('all', (0.0, 1.0))
     assert (second.train_input.examples, second.train_input.part) == ('labelled', (0.0, 0.5))
-    assert (first.train_input.batch_key, second.train_input.batch_key) == ('depth.batch_size', 'train.batch_size')
+    assert (first.train_input.batch_key, second.train_input.batch_key) == (
+        'depth.batch_size',
+        'train.batch_size',
+    )
     assert second.eval_input.examples == 'labelled'
     (joint,) = stages_of(make_config('novosel', **few))
     assert (joint.train_input.examples, joint.train_input.frames) == ('labelled', (-1, 1))
@@ -239,9 +280,13 @@ def test_the_depth_net_is_frozen(pretrained):
 
 def test_the_loss_is_the_supervised_one_and_the_weighted_regulariser(pretrained):
     _, _, before, _, metrics = pretrained
-    assert metrics['loss'] == pytest.approx(metrics['loss_main'] + 3.0 * metrics['loss_regulariser'], rel=1e-5)
+    assert metrics['loss'] == pytest.approx(
+        metrics['loss_main'] + 3.0 * metrics['loss_regulariser'], rel=1e-5
+    )
     image, size = np.float32(train_batch()['image']) / 255, (8, 32, 64)
-    logits = TinySegmenter(NUM_CLASSES).apply({'params': before.params['segmenter']}, image, True)['logits']
+    logits = TinySegmenter(NUM_CLASSES).apply({'params': before.params['segmenter']}, image, True)[
+        'logits'
+    ]
     disparity = TinyDepth().apply({'params': before.params['depth']}, image, True)['disparity'][0]
     probabilities, near = np.asarray(jax.nn.softmax(logits)), np.asarray(disparity)
     near = near / near.mean((1, 2), keepdims=True)
@@ -255,14 +300,19 @@ def test_the_loss_is_the_supervised_one_and_the_weighted_regulariser(pretrained)
 
 def test_no_gradient_reaches_the_depth_map():
     keys = jax.random.split(jax.random.key(0))
-    logits, disparity = jax.random.normal(keys[0], (2, 8, 9, 3)), jax.random.uniform(keys[1], (2, 8, 9)) + 0.1
+    logits, disparity = (
+        jax.random.normal(keys[0], (2, 8, 9, 3)),
+        jax.random.uniform(keys[1], (2, 8, 9)) + 0.1,
+    )
     for method in ('holistic', 'per_class', 'chen'):
         regulariser = scene_geometry.make_regulariser(make_config(method), lambda d: 1 / d)
         value = lambda y, d, regulariser=regulariser: regulariser(y, d, jnp.ones(2)).value()  # noqa: E731
         of_logits, of_depth = jax.grad(value, (0, 1))(logits, disparity)
         assert np.abs(of_logits).max() > 0 and np.abs(of_depth).max() == 0, method
     regulariser = scene_geometry.make_regulariser(make_config('chen_multitask'), lambda d: 1 / d)
-    of_logits, of_depth = jax.grad(lambda y, d: regulariser(y, d, jnp.ones(2)).value(), (0, 1))(logits, disparity)
+    of_logits, of_depth = jax.grad(lambda y, d: regulariser(y, d, jnp.ones(2)).value(), (0, 1))(
+        logits, disparity
+    )
     assert np.abs(of_logits).max() == 0 and np.abs(of_depth).max() > 0
 
 
@@ -272,7 +322,9 @@ def test_sharpness_multiplies_depth_edges(method, over_classes):
     logits = jax.random.normal(keys[0], (2, 8, 9, 3))
     disparity = jax.random.uniform(keys[1], (2, 8, 9)) + 0.1
     config = make_config(method, geometry=dict(sharpness=7.0))
-    found = scene_geometry.make_regulariser(config, lambda d: 1 / d)(logits, disparity, jnp.ones(2)).value()
+    found = scene_geometry.make_regulariser(config, lambda d: 1 / d)(
+        logits, disparity, jnp.ones(2)
+    ).value()
     semantic, near = np.asarray(jax.nn.softmax(logits)), np.asarray(disparity)
     near = near / near.mean((1, 2), keepdims=True)
     expected = 0.0
@@ -282,12 +334,16 @@ def test_sharpness_multiplies_depth_edges(method, over_classes):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize('kind, reference', [('disparity', lambda d: d), ('depth', lambda d: 1 / d)])
+@pytest.mark.parametrize(
+    'kind, reference', [('disparity', lambda d: d), ('depth', lambda d: 1 / d)]
+)
 def test_depth_edges_have_no_unit(kind, reference):
     disparity = jax.random.uniform(jax.random.key(0), (2, 4, 5)) + 0.1
     found = scene_geometry.depth_map(disparity, lambda d: 1 / d, kind)
     np.testing.assert_allclose(found, losses.normalised_depth(reference(disparity)), rtol=1e-6)
-    np.testing.assert_allclose(scene_geometry.depth_map(7 * disparity, lambda d: 1 / d, kind), found, rtol=1e-5)
+    np.testing.assert_allclose(
+        scene_geometry.depth_map(7 * disparity, lambda d: 1 / d, kind), found, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize('method', ['novosel', 'klingner'])
@@ -299,7 +355,9 @@ def test_both_tasks_train_what_they_share(method):
     terms = {name: value for name, value in metrics.items() if name.startswith('loss_')}
     weights = {'main': 1.0, **{f'photometric_{s}': 1 / 4 for s in range(4)}}
     weights |= {f'smoothness_{s}': 0.5 / 4 / 2**s for s in range(4)}
-    assert metrics['loss'] == pytest.approx(sum(weights[k[5:]] * v for k, v in terms.items()), rel=1e-4)
+    assert metrics['loss'] == pytest.approx(
+        sum(weights[k[5:]] * v for k, v in terms.items()), rel=1e-4
+    )
 
     # Labels alone: what else moves the shared layers is video.
     alone = dict(geometry=dict(multitask_weight=0.0))
@@ -313,12 +371,17 @@ def test_both_tasks_train_what_they_share(method):
 
 def test_steps_are_the_same_on_eight_devices(pretrained):
     (first, second), _, before, _, _ = pretrained
-    for stage, start, batch in ((first, begin(first), video_batch()), (second, before, train_batch())):
+    for stage, start, batch in (
+        (first, begin(first), video_batch()),
+        (second, before, train_batch()),
+    ):
         one, of_one = step_once(stage, start, batch)
         eight, of_eight = step_once(stage, start, batch, devices=8)
         for name, value in of_one.items():
             assert of_eight[name] == pytest.approx(value, rel=1e-4), name
-        for a, b, origin in zip(*(jax.tree.leaves(s.params) for s in (eight, one, start)), strict=True):
+        for a, b, origin in zip(
+            *(jax.tree.leaves(s.params) for s in (eight, one, start)), strict=True
+        ):
             assert np.linalg.norm(a - b) <= 0.01 * np.linalg.norm(b - origin) + 1e-6
 
 
@@ -359,12 +422,17 @@ def test_a_step_to_the_side_moves_what_is_near_by_its_true_depth(pose_alone):
     _, metrics = step_once(stage, before.replace(params=params), batch)
     target = batch['image'] / 255
     total, count = 0.0, 0
-    for source, direction in ((0, -1), (1, 1)):  # the earlier frame lies half a metre to the other side
+    for source, direction in (
+        (0, -1),
+        (1, 1),
+    ):  # the earlier frame lies half a metre to the other side
         frame = batch['image_frames'][:, source] / 255
         for columns, shift in ((range(32), 4), (range(32, 64), 1)):
             for column in columns:
                 if 0 <= column + direction * shift < 64:
-                    total += np.abs(target[:, 8:, column] - frame[:, 8:, column + direction * shift]).sum()
+                    total += np.abs(
+                        target[:, 8:, column] - frame[:, 8:, column + direction * shift]
+                    ).sum()
                     count += 8 * 24
     assert metrics['loss_photometric_0'] == pytest.approx(total / count, rel=1e-3)
 
@@ -373,7 +441,9 @@ def test_steps_of_the_pose_net_are_the_same_on_eight_devices(pose_alone):
     stage, before, one, of_one = pose_alone
     eight, of_eight = step_once(stage, before, batch_with_depth(), devices=8)
     assert of_eight['loss'] == pytest.approx(of_one['loss'], rel=1e-5)
-    for a, b, origin in zip(*(jax.tree.leaves(s.params) for s in (eight, one, before)), strict=True):
+    for a, b, origin in zip(
+        *(jax.tree.leaves(s.params) for s in (eight, one, before)), strict=True
+    ):
         assert np.linalg.norm(a - b) <= 0.01 * np.linalg.norm(b - origin) + 1e-6
 
 
@@ -390,7 +460,10 @@ def test_motion_is_scored_where_depth_is_given(pose_alone):
     found = [jax.jit(stage.eval_step)(state, {**batch, **other}, {}) for other in (small, labels)]
     jax.tree.map(np.testing.assert_array_equal, *found)
     scores = stage.finalize(jax.tree.map(np.asarray, found[0]))
-    assert 'abs_rel' not in scores and set(scores['baseline_still']) == {'rotation_error', 'trajectory_error'}
+    assert 'abs_rel' not in scores and set(scores['baseline_still']) == {
+        'rotation_error',
+        'trajectory_error',
+    }
     pictures = jax.eval_shape(stage.render, state, {**batch, **labels}, {})
     assert pictures['disparity'].shape == (8, 32, 64, 3)
 
@@ -426,10 +499,14 @@ def test_the_pose_net_alone_needs_depth():
 
 
 @pytest.mark.parametrize('method', ['depth', 'pose', 'novosel'])
-def test_translations_in_units_of_inverse_depth_are_scaled_wherever_motions_are_used(method, monkeypatch):
+def test_translations_in_units_of_inverse_depth_are_scaled_wherever_motions_are_used(
+    method, monkeypatch
+):
     scaled = []
     monkeypatch.setattr(TinyPose, 'by_inverse_depth', True)
-    monkeypatch.setattr(monodepth, 'by_inverse_depth', lambda motions, depth: scaled.append(depth.shape) or motions)
+    monkeypatch.setattr(
+        monodepth, 'by_inverse_depth', lambda motions, depth: scaled.append(depth.shape) or motions
+    )
     settings = dict(depth=ONE_LOSS) if method == 'pose' else {}
     (stage,) = stages_of(make_config(method, **settings), SPEC_WITH_TRUTH)
     state, batch = begin(stage), batch_with_depth()
@@ -440,7 +517,12 @@ def test_translations_in_units_of_inverse_depth_are_scaled_wherever_motions_are_
     scaled.clear()
     poses = np.tile(np.eye(4, dtype=np.float32), (8, 3, 1, 1))
     sizes = {key: np.tile(np.int32([32, 64]), (8, 1)) for key in ('size', 'label_size')}
-    jax.eval_shape(stage.eval_step, state, {**batch, **sizes, 'pose': poses[:, 1], 'pose_frames': poses[:, ::2]}, {})
+    jax.eval_shape(
+        stage.eval_step,
+        state,
+        {**batch, **sizes, 'pose': poses[:, 1], 'pose_frames': poses[:, ::2]},
+        {},
+    )
     assert scaled
 
 
@@ -465,17 +547,45 @@ def test_segmentation_is_scored_without_depth_and_shown_with_it(pretrained):
 @pytest.mark.parametrize(
     'method, sections, words',
     [
-        ('baseline', dict(geometry=dict(regulariser='holistic')), ["'holistic' with config.geometry.depth_from=none"]),
-        ('chen', dict(geometry=dict(sharpness=2.0)), ['config.geometry.sharpness', '2.0', 'holistic, per_class']),
-        ('depth', dict(geometry=dict(regulariser='chen')), ['config.geometry.regulariser', 'alone']),
-        ('holistic', dict(geometry=dict(regulariser='none')), ['config.geometry.regulariser', 'chen']),
+        (
+            'baseline',
+            dict(geometry=dict(regulariser='holistic')),
+            ["'holistic' with config.geometry.depth_from=none"],
+        ),
+        (
+            'chen',
+            dict(geometry=dict(sharpness=2.0)),
+            ['config.geometry.sharpness', '2.0', 'holistic, per_class'],
+        ),
+        (
+            'depth',
+            dict(geometry=dict(regulariser='chen')),
+            ['config.geometry.regulariser', 'alone'],
+        ),
+        (
+            'holistic',
+            dict(geometry=dict(regulariser='none')),
+            ['config.geometry.regulariser', 'chen'],
+        ),
         ('holistic', dict(augment=dict(crop=(36, 64))), ['config.augment.crop', 'multiples of 8']),
         ('holistic', dict(depth=dict(rows=(0.5, 0.6))), ['config.depth.rows', 'one of the 4 rows']),
-        ('novosel', dict(depth=dict(rows=(0, 0.75)), augment=dict(resize=(40, 80))), ['rows', '40 rows', 'cropped']),
-        ('depth', dict(depth=dict(rows=(0, 0.75)), augment=dict(scale=(1.0, 2.0))), ['rows', 'scaled']),
+        (
+            'novosel',
+            dict(depth=dict(rows=(0, 0.75)), augment=dict(resize=(40, 80))),
+            ['rows', '40 rows', 'cropped'],
+        ),
+        (
+            'depth',
+            dict(depth=dict(rows=(0, 0.75)), augment=dict(scale=(1.0, 2.0))),
+            ['rows', 'scaled'],
+        ),
         ('holistic', dict(depth=dict(mask_weight=0.2)), ['mask_weight', 'all_pixels']),
         ('holistic', dict(depth=dict(automask=True)), ['automask', 'minimum']),
-        ('holistic', dict(depth=dict(photometric='all_pixels', mask_weight=0.2)), ['pose_net.name', 'pose_exp_net']),
+        (
+            'holistic',
+            dict(depth=dict(photometric='all_pixels', mask_weight=0.2)),
+            ['pose_net.name', 'pose_exp_net'],
+        ),
     ],
 )
 def test_wrong_settings(method, sections, words):
@@ -503,7 +613,10 @@ def test_a_net_without_a_pyramid_cannot_share_it():
 
 @pytest.mark.parametrize(
     'key, value',
-    [*(('frames', v) for v in ((), (0, 1), (1, -1), (1, 1))), *(('rows', v) for v in ((), (0.5,), (1, 0), (0, 1.5)))],
+    [
+        *(('frames', v) for v in ((), (0, 1), (1, -1), (1, 1))),
+        *(('rows', v) for v in ((), (0.5,), (1, 0), (0, 1.5))),
+    ],
 )
 def test_malformed_neighbours_and_rows_fail_the_schema(key, value):
     with pytest.raises(InputError, match=rf'config\.depth\.{key}'):
@@ -520,8 +633,16 @@ def test_methods_of_the_config(method):
 
 def test_the_recipe_of_bisenet_is_that_of_its_authors():
     config = config_file.load('configs/scene_geometry.py:')
-    assert (config.loss.name, config.loss.ohem_threshold, config.loss.ohem_min_kept) == ('ohem', 0.7, 1 / 16)
-    assert (config.optim.learning_rate, config.optim.weight_decay, config.loss.aux_weight) == (1e-2, 5e-4, 1.0)
+    assert (config.loss.name, config.loss.ohem_threshold, config.loss.ohem_min_kept) == (
+        'ohem',
+        0.7,
+        1 / 16,
+    )
+    assert (config.optim.learning_rate, config.optim.weight_decay, config.loss.aux_weight) == (
+        1e-2,
+        5e-4,
+        1.0,
+    )
     net = models.bisenet.BiSeNet(NUM_CLASSES, width=0.0625)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     params = jax.eval_shape(lambda: net.lazy_init(jax.random.key(0), image, train=False))['params']
@@ -534,10 +655,16 @@ def test_the_recipe_of_bisenet_is_that_of_its_authors():
 
 def test_the_recipe_of_klingner_has_class_weights_and_a_drop_of_the_rate():
     config = config_file.load('configs/scene_geometry.py:method=klingner')
-    assert (config.loss.name, config.loss.class_weights, config.loss.weight_k) == ('cross_entropy', 'enet', 1.10)
+    assert (config.loss.name, config.loss.class_weights, config.loss.weight_k) == (
+        'cross_entropy',
+        'enet',
+        1.10,
+    )
     for section in (config.optim, config.optim_depth):
         rate = optim.schedule(section, 20)
-        np.testing.assert_allclose([rate(t) for t in (0, 14, 15, 19)], [1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-6)
+        np.testing.assert_allclose(
+            [rate(t) for t in (0, 14, 15, 19)], [1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-6
+        )
 
 
 def test_the_table_trains_a_depth_net_once_for_each_seed(tmp_path):
@@ -550,7 +677,10 @@ def test_the_table_trains_a_depth_net_once_for_each_seed(tmp_path):
         if job.row.key != 'depth':
             start = made.start(job)
             assert start.row.key == 'depth' and start.seed == job.seed
-            assert start.config.depth_net == job.config.depth_net and start.config.pose_net == job.config.pose_net
+            assert (
+                start.config.depth_net == job.config.depth_net
+                and start.config.pose_net == job.config.pose_net
+            )
             assert job.config.init_from.path == str(start.folder)
     assert 'depth' not in {row.key for row in made.table.shown}
 
@@ -558,6 +688,8 @@ def test_the_table_trains_a_depth_net_once_for_each_seed(tmp_path):
 def test_a_clip_of_one_frame_is_refused_before_anything_compiles(tmp_path, monkeypatch):
     config = config_file.load('configs/scene_geometry.py:smoke')
     config.data.world.num_val = 1
-    monkeypatch.setattr(driver, 'map_functions', lambda *_: pytest.fail('compiled before the data were looked at'))
+    monkeypatch.setattr(
+        driver, 'map_functions', lambda *_: pytest.fail('compiled before the data were looked at')
+    )
     with pytest.raises(InputError, match=r"split 'val'.*\n.*no frame with neighbours at -1, \+1"):
         driver.train(config, str(tmp_path))

@@ -83,29 +83,45 @@ def test_a_step_is_the_same_on_any_number_of_devices(exact_step, devices, mode):
     state, losses = steps_in_float64(1, devices, mode)
     # Logits and losses are float32, and a device adds up to 4,096 pixels one after another.
     np.testing.assert_allclose(losses, expected_losses, rtol=2e-6)
-    moved, expected_move = (jax.tree.map(np.subtract, s.params, start.params) for s in (state, expected))
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(moved), jax.tree.leaves(expected_move)):
+    moved, expected_move = (
+        jax.tree.map(np.subtract, s.params, start.params) for s in (state, expected)
+    )
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(moved), jax.tree.leaves(expected_move)
+    ):
         # What a parameter moved is its gradient times the learning rate, up to the rounding of the parameter itself.
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + 1e-6, path
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.model_state, expected.model_state)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        state.model_state,
+        expected.model_state,
+    )
 
 
-@pytest.mark.parametrize('batch_size, devices, mode', [(8, 8, 'pmap'), (3, 1, 'pmap'), (4, 4, 'shard_map')])
+@pytest.mark.parametrize(
+    'batch_size, devices, mode', [(8, 8, 'pmap'), (3, 1, 'pmap'), (4, 4, 'shard_map')]
+)
 def test_scores_do_not_depend_on_batch_size_or_devices(one_device, batch_size, devices, mode):
     stage, _, state, _ = one_device
 
     def totals(batch_size, topology):
         step = topology.spmd(
-            lambda state, batch: parallel.sum_over_devices(stage.eval_step(state, batch, {})), num_args=2
+            lambda state, batch: parallel.sum_over_devices(stage.eval_step(state, batch, {})),
+            num_args=2,
         )
         device_state = topology.put_replicated(state)
-        sums = [parallel.to_host(step(device_state, topology.put_batch(b))) for b in eval_batches(batch_size)]
+        sums = [
+            parallel.to_host(step(device_state, topology.put_batch(b)))
+            for b in eval_batches(batch_size)
+        ]
         return jax.tree.map(lambda *x: sum(x), *sums)
 
     whole = totals(10, parallel.topology('pmap', 1))
     parts = totals(batch_size, parallel.topology(mode, devices))
     np.testing.assert_array_equal(parts['confusion'].sum, whole['confusion'].sum)
-    np.testing.assert_allclose(parts['image_score'].value(), whole['image_score'].value(), rtol=1e-6)
+    np.testing.assert_allclose(
+        parts['image_score'].value(), whole['image_score'].value(), rtol=1e-6
+    )
     labelled = sum((b['label'] != 255).sum() for b in eval_batches(10))
     assert whole['confusion'].sum.sum() == labelled, 'every labelled pixel counts once'
     assert stage.finalize(parts) == stage.finalize(whole)
@@ -114,8 +130,12 @@ def test_scores_do_not_depend_on_batch_size_or_devices(one_device, batch_size, d
 def test_scores_come_with_those_of_blind_predictors(one_device):
     stage, topology, state, _ = one_device
     (batch,) = eval_batches(10)
-    step = topology.spmd(lambda s, b: parallel.sum_over_devices(stage.eval_step(s, b, {})), num_args=2)
-    scores = stage.finalize(parallel.to_host(step(topology.put_replicated(state), topology.put_batch(batch))))
+    step = topology.spmd(
+        lambda s, b: parallel.sum_over_devices(stage.eval_step(s, b, {})), num_args=2
+    )
+    scores = stage.finalize(
+        parallel.to_host(step(topology.put_replicated(state), topology.put_batch(batch)))
+    )
     # Five equally frequent classes: always saying one of them has IoU 1/5 for that one.
     assert scores['baseline_commonest']['mIoU'] == pytest.approx(1 / 25, abs=0.01)
     assert scores['baseline_prior']['mIoU'] == pytest.approx(1 / 9, abs=0.03)
@@ -129,7 +149,10 @@ def test_scores_come_with_those_of_blind_predictors(one_device):
         dict(loss=dict(name='ohem')),
         dict(loss=dict(label_smoothing=0.1), train=dict(ema=0.9)),
         dict(train=dict(accumulate=4)),
-        dict(train=dict(dtype='bfloat16'), optim=dict(name='adamw', learning_rate=0.01, clip_norm=1.0)),
+        dict(
+            train=dict(dtype='bfloat16'),
+            optim=dict(name='adamw', learning_rate=0.01, clip_norm=1.0),
+        ),
     ],
     ids=['plain', 'ohem', 'smoothing and ema', 'micro-batches', 'bfloat16 and adamw'],
 )
@@ -138,7 +161,9 @@ def test_it_learns_what_can_be_learned(sections):
     sections = {'optim': adam, **sections}
     _, _, state, losses = run_steps(make_config(**sections), num_steps=12)
     assert losses[-1] < losses[0] - 0.1
-    assert all(x.dtype == np.float32 for x in jax.tree.leaves(state.params)), 'parameters stay float32'
+    assert all(x.dtype == np.float32 for x in jax.tree.leaves(state.params)), (
+        'parameters stay float32'
+    )
     assert state.step == 12
 
 

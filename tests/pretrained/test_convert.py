@@ -40,8 +40,12 @@ def abstract(name, args, num_classes=5):
     if name == 'efficientnet':  # a classifier, in no table of nets
         net = EfficientNet(num_classes, **args)
     else:
-        net = models.build('segmentation', name, num_classes=num_classes, dtype='float32', axis_name=None, **args)
-    return jax.eval_shape(lambda: net.lazy_init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
+        net = models.build(
+            'segmentation', name, num_classes=num_classes, dtype='float32', axis_name=None, **args
+        )
+    return jax.eval_shape(
+        lambda: net.lazy_init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
+    )
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +64,9 @@ def variables_of():
 
 
 def imported(key, tensors, variables, **options):
-    tree, report = pretrained.import_weights(tensors, variables, SOURCES[key], where='w.npz', **options)
+    tree, report = pretrained.import_weights(
+        tensors, variables, SOURCES[key], where='w.npz', **options
+    )
     return named_leaves(tree), report
 
 
@@ -69,7 +75,11 @@ def imported(key, tensors, variables, **options):
 # (source, a path of ours, the name in the release), read off the releases' own code.
 NAMES = [
     ('resnet', 'params/cp/resnet/conv1/kernel', 'conv1.weight'),
-    ('resnet', 'batch_stats/cp/resnet/layer2_0/downsample_1/var', 'layer2.0.downsample.1.running_var'),
+    (
+        'resnet',
+        'batch_stats/cp/resnet/layer2_0/downsample_1/var',
+        'layer2.0.downsample.1.running_var',
+    ),
     ('resnet', 'params/cp/resnet/layer4_1/bn2/scale', 'layer4.1.bn2.weight'),
     ('vgg', 'params/color/vgg/conv1_1/kernel', 'features.0.weight'),
     ('vgg', 'params/color/vgg/conv3_2/bias', 'features.12.bias'),
@@ -81,7 +91,11 @@ NAMES = [
     ('largefov_caffe', 'params/fc7/bias', 'fc7.bias'),
     ('largefov_caffe', 'params/fc8/kernel', 'fc8_voc12.weight'),
     ('xception', 'params/xception/stem_1/conv/kernel', 'stem.1.conv.weight'),
-    ('xception', 'batch_stats/xception/blocks_11/stack/conv3/bn_pw/mean', 'blocks.11.stack.conv3.bn_pw.running_mean'),
+    (
+        'xception',
+        'batch_stats/xception/blocks_11/stack/conv3/bn_pw/mean',
+        'blocks.11.stack.conv3.bn_pw.running_mean',
+    ),
     ('xception', 'params/xception/blocks_0/shortcut/bn/bias', 'blocks.0.shortcut.bn.bias'),
     ('efficientnet_torchvision', 'params/efficientnet/conv_stem/kernel', 'features.0.0.weight'),
     ('efficientnet_torchvision', 'batch_stats/efficientnet/bn0/var', 'features.0.1.running_var'),
@@ -90,11 +104,31 @@ NAMES = [
         'params/efficientnet/blocks_0_1/depthwise_conv/kernel',
         'features.1.1.block.0.0.weight',
     ),
-    ('efficientnet_torchvision', 'params/efficientnet/blocks_0_0/se_expand/bias', 'features.1.0.block.1.fc2.bias'),
-    ('efficientnet_torchvision', 'params/efficientnet/blocks_0_0/bn2/scale', 'features.1.0.block.2.1.weight'),
-    ('efficientnet_torchvision', 'params/efficientnet/blocks_5_4/bn0/scale', 'features.6.4.block.0.1.weight'),
-    ('efficientnet_torchvision', 'params/efficientnet/blocks_5_4/se_reduce/bias', 'features.6.4.block.2.fc1.bias'),
-    ('efficientnet_torchvision', 'params/efficientnet/blocks_5_4/bn2/bias', 'features.6.4.block.3.1.bias'),
+    (
+        'efficientnet_torchvision',
+        'params/efficientnet/blocks_0_0/se_expand/bias',
+        'features.1.0.block.1.fc2.bias',
+    ),
+    (
+        'efficientnet_torchvision',
+        'params/efficientnet/blocks_0_0/bn2/scale',
+        'features.1.0.block.2.1.weight',
+    ),
+    (
+        'efficientnet_torchvision',
+        'params/efficientnet/blocks_5_4/bn0/scale',
+        'features.6.4.block.0.1.weight',
+    ),
+    (
+        'efficientnet_torchvision',
+        'params/efficientnet/blocks_5_4/se_reduce/bias',
+        'features.6.4.block.2.fc1.bias',
+    ),
+    (
+        'efficientnet_torchvision',
+        'params/efficientnet/blocks_5_4/bn2/bias',
+        'features.6.4.block.3.1.bias',
+    ),
     ('efficientnet_torchvision', 'params/efficientnet/bn1/scale', 'features.8.1.weight'),
     ('efficientnet_torchvision', 'params/classifier/kernel', 'classifier.1.weight'),
     *(
@@ -119,8 +153,16 @@ NAMES = [
     ('efficientnet_pytorch', 'params/efficientnet/conv_stem/kernel', '_conv_stem.weight'),
     ('efficientnet_pytorch', 'batch_stats/efficientnet/bn0/mean', '_bn0.running_mean'),
     ('efficientnet_pytorch', 'params/efficientnet/blocks_0_1/bn2/scale', '_blocks.1._bn2.weight'),
-    ('efficientnet_pytorch', 'params/efficientnet/blocks_1_0/expand_conv/kernel', '_blocks.2._expand_conv.weight'),
-    ('efficientnet_pytorch', 'params/efficientnet/blocks_6_1/se_reduce/bias', '_blocks.22._se_reduce.bias'),
+    (
+        'efficientnet_pytorch',
+        'params/efficientnet/blocks_1_0/expand_conv/kernel',
+        '_blocks.2._expand_conv.weight',
+    ),
+    (
+        'efficientnet_pytorch',
+        'params/efficientnet/blocks_6_1/se_reduce/bias',
+        '_blocks.22._se_reduce.bias',
+    ),
     ('efficientnet_pytorch', 'params/efficientnet/bn1/bias', '_bn1.bias'),
     ('efficientnet_pytorch', 'params/classifier/kernel', '_fc.weight'),
     ('semseg', 'params/resnet/conv1_6/kernel', 'layer0.6.weight'),
@@ -137,7 +179,11 @@ NAMES = [
     ('coin', 'params/conv_out16/conv/bn/bias', 'conv_out16.conv.bn.bias'),
     ('erfnet', 'params/encoder/layers_3/conv1x3_2/kernel', 'encoder.layers.3.conv1x3_2.weight'),
     ('erfnet', 'params/decoder/output_conv/bias', 'decoder.output_conv.bias'),
-    ('erfnet_encoder', 'params/encoder/initial_block/conv/kernel', 'features.encoder.initial_block.conv.weight'),
+    (
+        'erfnet_encoder',
+        'params/encoder/initial_block/conv/kernel',
+        'features.encoder.initial_block.conv.weight',
+    ),
     ('kazuto', 'params/resnet/conv1/kernel', 'layer1.conv1.conv.weight'),
     ('kazuto', 'params/resnet/layer1_0/downsample_0/kernel', 'layer2.block1.shortcut.conv.weight'),
     ('kazuto', 'batch_stats/resnet/layer4_2/bn3/var', 'layer5.block3.increase.bn.running_var'),
@@ -152,7 +198,9 @@ def test_names_are_those_of_the_release(key, variables_of):
     arrays, tensors = named_leaves(variables), pretrained.export_weights(variables, SOURCES[key])
     for ours, theirs in [(ours, theirs) for one, ours, theirs in NAMES if one == key]:
         # The values are random: equal in some order means the same array; axes have a test of their own.
-        np.testing.assert_array_equal(np.sort(tensors[theirs], None), np.sort(arrays[ours], None), err_msg=theirs)
+        np.testing.assert_array_equal(
+            np.sort(tensors[theirs], None), np.sort(arrays[ours], None), err_msg=theirs
+        )
 
 
 @pytest.mark.parametrize('key', SOURCES)
@@ -173,25 +221,41 @@ def test_there_and_back_in_every_naming(key, variables_of):
 def test_kernels_have_torchs_axes(variables_of):
     # torch: y[o] = sum over i, a, b of w[o, i, a, b] x[i, a, b]; of a transposed convolution w[i, o, a, b].
     forward = named_leaves(variables_of('coin'))['params/sp/conv1/conv/kernel']
-    tensor = pretrained.export_weights(variables_of('coin'), SOURCES['coin'])['sp.conv1.conv.weight']
+    tensor = pretrained.export_weights(variables_of('coin'), SOURCES['coin'])[
+        'sp.conv1.conv.weight'
+    ]
     assert tensor.shape == (forward.shape[3], 3, 7, 7) and tensor[2, 1, 3, 5] == forward[3, 5, 1, 2]
     transposed = named_leaves(variables_of('erfnet'))['params/decoder/layers_0/conv/kernel']
-    tensor = pretrained.export_weights(variables_of('erfnet'), SOURCES['erfnet'])['decoder.layers.0.conv.weight']
+    tensor = pretrained.export_weights(variables_of('erfnet'), SOURCES['erfnet'])[
+        'decoder.layers.0.conv.weight'
+    ]
     assert tensor.shape == (32, 16, 3, 3) and tensor[7, 2, 0, 1] == transposed[0, 1, 7, 2]
 
 
 def test_kernels_of_linear_layers_have_torchs_axes(variables_of):
     kernel = named_leaves(variables_of('efficientnet_timm'))['params/classifier/kernel']
-    tensor = pretrained.export_weights(variables_of('efficientnet_timm'), SOURCES['efficientnet_timm'])
+    tensor = pretrained.export_weights(
+        variables_of('efficientnet_timm'), SOURCES['efficientnet_timm']
+    )
     assert tensor['classifier.weight'].shape == (5, 80)
     assert tensor['classifier.weight'][3, 7] == kernel[7, 3]
 
 
 def test_modules_that_are_numbered_through_are_counted_in_their_order():
     source = SOURCES['efficientnet_pytorch']
-    paths = [f'efficientnet/blocks_{s}_{j}/bn1' for s, count in ((10, 1), (2, 12), (0, 1)) for j in range(count)]
+    paths = [
+        f'efficientnet/blocks_{s}_{j}/bn1'
+        for s, count in ((10, 1), (2, 12), (0, 1))
+        for j in range(count)
+    ]
     numbers = source.numbers([*paths, 'decoder/blocks_1_0'])  # the decoder is none of the release's
-    assert [numbers[one] for one in ('0_0', '2_0', '2_9', '2_10', '10_0')] == ['0', '1', '10', '11', '13']
+    assert [numbers[one] for one in ('0_0', '2_0', '2_9', '2_10', '10_0')] == [
+        '0',
+        '1',
+        '10',
+        '11',
+        '13',
+    ]
     assert source.theirs('efficientnet/blocks_2_10/bn1', numbers) == '_blocks.11._bn1'
 
 
@@ -211,7 +275,8 @@ def test_wrappers_and_older_names(variables_of):
     variables = variables_of('kazuto')
     tensors = pretrained.export_weights(variables, SOURCES['kazuto'])
     older = {
-        'module.scale.' + name.replace('.shortcut.', '.proj.').replace('aspp.', 'aspp.stages.'): tensor
+        'module.scale.'
+        + name.replace('.shortcut.', '.proj.').replace('aspp.', 'aspp.stages.'): tensor
         for name, tensor in tensors.items()
     } | {'module.scale.layer1.conv1.bn.num_batches_tracked': np.array(7)}
     assert pretrained.detect(older, 'w.npz') == 'kazuto'
@@ -229,14 +294,18 @@ def test_another_number_of_classes_leaves_the_classifier_as_drawn(variables_of):
     assert original.keys() - found.keys() == {
         f'params/{head}_4/{leaf}' for head in ('cls', 'aux') for leaf in ('kernel', 'bias')
     }
-    assert any('cls_4: stays as drawn (3 classes in the file, 5 here)' in line for line in report.left)
+    assert any(
+        'cls_4: stays as drawn (3 classes in the file, 5 here)' in line for line in report.left
+    )
     assert 'cls.4.weight' in report.unused
 
 
 def test_classifier_of_imagenet_and_auxiliary_heads_are_listed(variables_of):
     tensors = pretrained.export_weights(variables_of('resnet'), SOURCES['resnet'])
     _, report = imported(
-        'resnet', tensors | {'fc.weight': np.ones((1000, 32)), 'fc.bias': np.ones(1000)}, variables_of('resnet')
+        'resnet',
+        tensors | {'fc.weight': np.ones((1000, 32)), 'fc.bias': np.ones(1000)},
+        variables_of('resnet'),
     )
     assert report.unused == ('fc.weight', 'fc.bias')
     outside = {line.split(':')[0] for line in report.left}
@@ -252,7 +321,8 @@ def test_what_no_release_has_stays_as_drawn(variables_of):
     variables = variables_of('kazuto')
     tensors = pretrained.export_weights(variables, SOURCES['kazuto'])
     params = variables['params'] | {
-        'aspp': variables['params']['aspp'] | {'c0': variables['params']['aspp']['c0'] | {'dilation': np.ones(3)}}
+        'aspp': variables['params']['aspp']
+        | {'c0': variables['params']['aspp']['c0'] | {'dilation': np.ones(3)}}
     }
     found, report = imported('kazuto', tensors, variables | {'params': params})
     assert len(found) == len(tensors)
@@ -268,22 +338,32 @@ def test_a_backbone_with_other_strides_is_said(variables_of):
 LARGEFOV = NETS['largefov_caffe']
 
 
-@pytest.mark.parametrize('key, fc6, fc7', [('vgg', 'classifier.0', 'classifier.3'), ('vgg_caffe', 'fc6', 'fc7')])
+@pytest.mark.parametrize(
+    'key, fc6, fc7', [('vgg', 'classifier.0', 'classifier.3'), ('vgg_caffe', 'fc6', 'fc7')]
+)
 @pytest.mark.parametrize('linear', [False, True])
 def test_fc6_and_fc7_of_largefov_are_samples_of_vggs(key, fc6, fc7, linear, variables_of):
     """Every fourth output, every third tap of 7x7, every fourth input of fc7; bit by bit, written as loops."""
     vgg = pretrained.export_weights(variables_of(key), SOURCES[key])
     draw = np.random.default_rng(3)
-    wide = draw.standard_normal((64, 8, 7, 7), np.float32), draw.standard_normal((64, 64, 1, 1), np.float32)
+    wide = (
+        draw.standard_normal((64, 8, 7, 7), np.float32),
+        draw.standard_normal((64, 64, 1, 1), np.float32),
+    )
     biases = draw.standard_normal((2, 64), np.float32)
     for name, weight, bias in zip((fc6, fc7), wide, biases, strict=True):
         vgg[f'{name}.weight'] = weight.reshape(64, -1) if linear else weight
         vgg[f'{name}.bias'] = bias
     net = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract(*LARGEFOV))
     found, report = imported(key, vgg, net)
-    assert found['params/fc6/kernel'].shape == (3, 3, 8, 16) and found['params/fc7/kernel'].shape == (1, 1, 16, 16)
+    assert found['params/fc6/kernel'].shape == (3, 3, 8, 16) and found[
+        'params/fc7/kernel'
+    ].shape == (1, 1, 16, 16)
     for o in range(16):
-        assert found['params/fc6/bias'][o] == biases[0][4 * o] and found['params/fc7/bias'][o] == biases[1][4 * o]
+        assert (
+            found['params/fc6/bias'][o] == biases[0][4 * o]
+            and found['params/fc7/bias'][o] == biases[1][4 * o]
+        )
         for i in range(8):
             for row in range(3):
                 for column in range(3):
@@ -309,7 +389,9 @@ def test_largefov_as_a_branch_of_version_2(head, variables_of):
     tensors = pretrained.export_weights(variables, SOURCES['largefov_caffe'])
     branch = '_2' if head.endswith('_2') else ''
     older = {
-        name.replace('fc8_voc12', head).replace('fc6', f'fc6{branch}').replace('fc7', f'fc7{branch}'): tensor
+        name.replace('fc8_voc12', head)
+        .replace('fc6', f'fc6{branch}')
+        .replace('fc7', f'fc7{branch}'): tensor
         for name, tensor in tensors.items()
     }
     for name in ('fc6_1', 'fc7_4', 'fc8_voc12_3', 'hole_conv_5_1'):
@@ -354,7 +436,10 @@ def broken(tensors, change):
             lambda t: t.update({'layer0.0.weight': t['layer0.0.weight'].transpose(2, 3, 1, 0)}),
             r'layer0\.0\.weight: \(3, 3, 3, 4\), not \(4, 3, 3, 3\)',
         ),
-        (lambda t: t.update({'cls.0.weight': t['cls.0.weight'] * np.nan}), r'NaN or infinity in cls\.0\.weight'),
+        (
+            lambda t: t.update({'cls.0.weight': t['cls.0.weight'] * np.nan}),
+            r'NaN or infinity in cls\.0\.weight',
+        ),
     ],
     ids=['missing', 'surplus', 'transposed', 'nan'],
 )
@@ -368,9 +453,18 @@ def test_what_does_not_fit_is_an_error_with_file_and_tensor(change, message, var
 @pytest.mark.parametrize(
     'change, message',
     [
-        (lambda t: t.pop('_blocks.3._se_expand.bias'), r'no tensor _blocks\.3\._se_expand\.bias \(48,\)'),
-        (lambda t: t.update({'_blocks.23._bn1.bias': np.ones(8)}), r'_blocks\.23\._bn1\.bias \(8,\) that has no place'),
-        (lambda t: t.update({'_fc.weight': t['_fc.weight'].T}), r'_fc\.weight: \(80, 5\), not \(5, 80\)'),
+        (
+            lambda t: t.pop('_blocks.3._se_expand.bias'),
+            r'no tensor _blocks\.3\._se_expand\.bias \(48,\)',
+        ),
+        (
+            lambda t: t.update({'_blocks.23._bn1.bias': np.ones(8)}),
+            r'_blocks\.23\._bn1\.bias \(8,\) that has no place',
+        ),
+        (
+            lambda t: t.update({'_fc.weight': t['_fc.weight'].T}),
+            r'_fc\.weight: \(80, 5\), not \(5, 80\)',
+        ),
         (
             lambda t: t.update({'_blocks.0._depthwise_conv.weight': np.ones((3, 3, 1, 8))}),
             r'_blocks\.0\._depthwise_conv\.weight: \(3, 3, 1, 8\), not \(8, 1, 3, 3\)',
@@ -386,31 +480,49 @@ def test_what_does_not_fit_of_an_efficientnet_is_named(change, message, variable
 
 
 def test_padding_and_batch_norm_of_a_source_are_said(variables_of):
-    for key, padding in (('timm', 'symmetric'), ('timm_tf', 'same'), ('torchvision', 'symmetric'), ('pytorch', 'same')):
+    for key, padding in (
+        ('timm', 'symmetric'),
+        ('timm_tf', 'same'),
+        ('torchvision', 'symmetric'),
+        ('pytorch', 'same'),
+    ):
         source = SOURCES[f'efficientnet_{key}']
         variables = variables_of(f'efficientnet_{key}')
-        _, report = imported(f'efficientnet_{key}', pretrained.export_weights(variables, source), variables)
+        _, report = imported(
+            f'efficientnet_{key}', pretrained.export_weights(variables, source), variables
+        )
         assert f"padding='{padding}'" in str(report) and 'norm_epsilon=1e-' in str(report)
 
 
 def test_another_stem_is_left_out_of_an_import(variables_of):
     variables = variables_of('efficientnet_pytorch')
-    inner = variables['params']['efficientnet'] | {'conv_stem': {'kernel': np.ones((3, 3, 2, 16)), 'bias': np.ones(16)}}
+    inner = variables['params']['efficientnet'] | {
+        'conv_stem': {'kernel': np.ones((3, 3, 2, 16)), 'bias': np.ones(16)}
+    }
     ours = {'sem': variables['params'] | {'efficientnet': inner}}
-    state = types.SimpleNamespace(params=ours, model_state={'sem': {'batch_stats': variables['batch_stats']}})
+    state = types.SimpleNamespace(
+        params=ours, model_state={'sem': {'batch_stats': variables['batch_stats']}}
+    )
     tensors = pretrained.export_weights(variables, SOURCES['efficientnet_pytorch'])
     weights = pretrained.Weights('w.npz', tensors, 'efficientnet_pytorch')
     options = dict(partial=False, nets=('(?!.*conv_stem)',))
     found, printed = pretrained.load_for(state, weights, types.SimpleNamespace(**options))
     names = set(named_leaves(found['params']['sem']))
-    assert set(named_leaves(ours['sem'])) - names == {f'efficientnet/conv_stem/{leaf}' for leaf in ('kernel', 'bias')}
+    assert set(named_leaves(ours['sem'])) - names == {
+        f'efficientnet/conv_stem/{leaf}' for leaf in ('kernel', 'bias')
+    }
     assert '_conv_stem.weight' in printed
-    with pytest.raises(InputError, match=r'_conv_stem\.weight: \(8, 3, 3, 3\), not \(16, 2, 3, 3\)'):
+    with pytest.raises(
+        InputError, match=r'_conv_stem\.weight: \(8, 3, 3, 3\), not \(16, 2, 3, 3\)'
+    ):
         pretrained.load_for(state, weights, types.SimpleNamespace(**options | dict(nets=('.*',))))
 
 
 def test_a_deeper_net_of_the_same_release_is_an_error(variables_of):
-    deeper = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract('pspnet', dict(width=TINY, num_layers=101)))
+    deeper = jax.tree.map(
+        lambda s: np.zeros(s.shape, np.float32),
+        abstract('pspnet', dict(width=TINY, num_layers=101)),
+    )
     tensors = pretrained.export_weights(deeper, SOURCES['semseg'])
     with pytest.raises(InputError, match=r'layer3\.\d+\.\S+ .*that has no place here') as caught:
         imported('semseg', tensors, variables_of('semseg'))
@@ -426,7 +538,10 @@ def test_partial_takes_what_fits_and_lists_the_rest(variables_of):
     tensors['layer9.weight'] = np.ones(3)
     tensors['layer0.0.weight'] = np.ones((1, 2, 3, 3))
     found, report = imported('semseg', tensors, variables_of('semseg'), partial=True)
-    assert 'params/resnet/conv1_0/kernel' not in found and 'params/resnet/layer1_0/bn2/scale' not in found
+    assert (
+        'params/resnet/conv1_0/kernel' not in found
+        and 'params/resnet/layer1_0/bn2/scale' not in found
+    )
     assert 'layer9.weight' in report.unused
     assert {'resnet/conv1_0', 'resnet/layer1_0/bn2'} <= {line.split(':')[0] for line in report.left}
 
@@ -434,7 +549,9 @@ def test_partial_takes_what_fits_and_lists_the_rest(variables_of):
 def test_only_what_is_wanted_need_be_there(variables_of):
     tensors = pretrained.export_weights(variables_of('semseg'), SOURCES['semseg'])
     short = {name: tensor for name, tensor in tensors.items() if name.startswith('layer')}
-    found, _ = imported('semseg', short, variables_of('semseg'), wanted=lambda name: name.startswith('resnet/'))
+    found, _ = imported(
+        'semseg', short, variables_of('semseg'), wanted=lambda name: name.startswith('resnet/')
+    )
     assert len(found) == len(short)
 
 
@@ -473,12 +590,16 @@ def test_weights_of_no_net_name_their_own(variables_of):
     weights = pretrained.Weights('w.npz', tensors, 'semseg')
     error = pretrained.nothing_fits(weights, types.SimpleNamespace(nets=('.*',)), {'segmenter': {}})
     assert 'hszhao/semseg, PSPNet' in error.got and 'pspnet' in error.expected
-    error = pretrained.nothing_fits(weights, types.SimpleNamespace(nets=('depth/.*',)), {'segmenter': {}})
+    error = pretrained.nothing_fits(
+        weights, types.SimpleNamespace(nets=('depth/.*',)), {'segmenter': {}}
+    )
     assert 'depth/.*' in error.got and '--config.init_from.nets=(".*",)' in error.fix
 
 
 def test_names_that_two_sources_share_are_asked_about(variables_of):
-    tensors = pretrained.export_weights(variables_of('efficientnet_timm'), SOURCES['efficientnet_timm'])
+    tensors = pretrained.export_weights(
+        variables_of('efficientnet_timm'), SOURCES['efficientnet_timm']
+    )
     with pytest.raises(InputError, match='efficientnet_timm or efficientnet_timm_tf') as caught:
         pretrained.detect(tensors, 'w.npz')
     assert 'config.init_from.source' in caught.value.fix

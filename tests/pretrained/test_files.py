@@ -17,7 +17,10 @@ from segjax.core import notes
 from segjax.errors import InputError
 from segjax.pretrained import archives
 
-TENSORS = {'conv1.weight': np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2), 'bn1.bias': np.ones(2, np.float16)}
+TENSORS = {
+    'conv1.weight': np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
+    'bn1.bias': np.ones(2, np.float16),
+}
 
 
 @pytest.mark.parametrize('ending', ['safetensors', 'npz'])
@@ -68,7 +71,9 @@ def pickled(value, storages):
         if isinstance(value, np.ndarray):
             return write(rebuilt(value))
         if isinstance(value, Kept):
-            return write(('storage', Word('torch', value.kind), value.key, 'cpu', value.count)) + b'Q'
+            return (
+                write(('storage', Word('torch', value.kind), value.key, 'cpu', value.count)) + b'Q'
+            )
         if isinstance(value, dict):
             return b'}(' + b''.join(write(k) + write(v) for k, v in value.items()) + b'u'
         if isinstance(value, tuple):
@@ -79,12 +84,16 @@ def pickled(value, storages):
         return b'I%d\n' % value
 
     def rebuilt(array):
-        kind = {'float32': 'FloatStorage', 'float16': 'HalfStorage', 'uint16': 'BFloat16Storage'}[str(array.dtype)]
+        kind = {'float32': 'FloatStorage', 'float16': 'HalfStorage', 'uint16': 'BFloat16Storage'}[
+            str(array.dtype)
+        ]
         base = array if array.base is None else array.base
         storages.append(base.tobytes())
         strides = tuple(stride // array.itemsize for stride in array.strides)
         kept = Kept(kind, str(len(storages) - 1), base.size)
-        return Called(Word('torch._utils', '_rebuild_tensor_v2'), (kept, 0, array.shape, strides, 0, {}))
+        return Called(
+            Word('torch._utils', '_rebuild_tensor_v2'), (kept, 0, array.shape, strides, 0, {})
+        )
 
     return b'\x80\x02' + write(value) + b'.'
 
@@ -133,13 +142,18 @@ def prefixed(prefix):
     'content',
     [
         TENSORS,
-        *({key: TENSORS, 'epoch': 1} for key in ('model_state_dict', 'net', 'state_dict', 'model', 'ema', 'network')),
+        *(
+            {key: TENSORS, 'epoch': 1}
+            for key in ('model_state_dict', 'net', 'state_dict', 'model', 'ema', 'network')
+        ),
         *map(prefixed, ('module.', 'model.', '_orig_mod.', 'module.module.', 'module._orig_mod.')),
         {'state_dict': prefixed('model.') | {'criterion.weight': TENSORS['bn1.bias']}},
         {'state_dict': TENSORS, 'args': OPTIONS, 'optimizer': MOMENTA},
         {'args': OPTIONS, 'model': {'state_dict': TENSORS}, 'model_ema': TENSORS},
     ],
-    ids=lambda content: '+'.join(map(str, content))[:60],  # an object inside has an address, which differs by process
+    ids=lambda content: '+'.join(map(str, content))[
+        :60
+    ],  # an object inside has an address, which differs by process
 )
 @pytest.mark.parametrize('ending', ['pth', 'pt', 'bin', 'ckpt', 'pth.tar'])
 def test_tensors_are_found_in_what_training_scripts_save(content, ending, tmp_path):
@@ -152,11 +166,20 @@ def test_tensors_are_found_in_what_training_scripts_save(content, ending, tmp_pa
         np.testing.assert_array_equal(found[name], tensor)
 
 
-@pytest.mark.parametrize('taken, left', [('model', 'model_ema'), ('state_dict', 'ema'), ('model', 'net')])
+@pytest.mark.parametrize(
+    'taken, left', [('model', 'model_ema'), ('state_dict', 'ema'), ('model', 'net')]
+)
 def test_a_file_with_two_copies_says_which_one_is_taken(taken, left, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(notes, '_told', set())
     path = tmp_path / 'w.pth'
-    save(path, {taken: TENSORS, left: {name: 2 * tensor for name, tensor in TENSORS.items()}, 'optimizer': MOMENTA})
+    save(
+        path,
+        {
+            taken: TENSORS,
+            left: {name: 2 * tensor for name, tensor in TENSORS.items()},
+            'optimizer': MOMENTA,
+        },
+    )
     np.testing.assert_array_equal(pretrained.read(str(path))['bn1.bias'], 1)
     (note, message, fix) = capsys.readouterr().out.splitlines()
     assert note == f'note: {path}' and f"'{taken}' is taken, {left!r} is not" in message
@@ -183,8 +206,12 @@ def test_views_and_bfloat16_have_their_values(tmp_path):
     np.testing.assert_array_equal(found['a.weight'], [[0, 3], [1, 4], [2, 5]])
     np.testing.assert_array_equal(found['b.weight'], np.float32([1, -2, 0.25]))
     assert found['c.weight'].shape == (2, 0)
-    header = json.dumps({'b.weight': {'dtype': 'BF16', 'shape': [3], 'data_offsets': [0, 6]}}).encode()
-    (tmp_path / 'w.safetensors').write_bytes(struct.pack('<Q', len(header)) + header + halves.tobytes())
+    header = json.dumps(
+        {'b.weight': {'dtype': 'BF16', 'shape': [3], 'data_offsets': [0, 6]}}
+    ).encode()
+    (tmp_path / 'w.safetensors').write_bytes(
+        struct.pack('<Q', len(header)) + header + halves.tobytes()
+    )
     found = pretrained.read(str(tmp_path / 'w.safetensors'))
     np.testing.assert_array_equal(found['b.weight'], np.float32([1, -2, 0.25]))
 
@@ -207,7 +234,9 @@ def sequence(value, storages, keys):
 def test_a_storage_inside_an_unknown_object_moves_no_other(tmp_path):
     arrays = [np.arange(4, dtype=np.float32) + 10 * number for number in range(2)]
     rebuild = Word('torch._utils', '_rebuild_tensor_v2')
-    tensors = [Called(rebuild, (Kept('FloatStorage', key, 4), 0, (4,), (1,), 0, {})) for key in '01']
+    tensors = [
+        Called(rebuild, (Kept('FloatStorage', key, 4), 0, (4,), (1,), 0, {})) for key in '01'
+    ]
     content = {'criterion': Called(Word('nets', 'Loss'), (tensors[0],)), 'a.weight': tensors[1]}
     path = tmp_path / 'w.pth'
     path.write_bytes(sequence(content, arrays, ['0', '1']))
@@ -229,7 +258,9 @@ def test_tensors_of_one_storage_share_its_memory(tmp_path):
     flat = np.arange(200_000, dtype=np.float32)
     rebuild = Word('torch._utils', '_rebuild_tensor_v2')
     kept = Kept('FloatStorage', '0', flat.size)
-    parts = {f'{i}.weight': Called(rebuild, (kept, 1000 * i, (1000,), (1,), 0, {})) for i in range(100)}
+    parts = {
+        f'{i}.weight': Called(rebuild, (kept, 1000 * i, (1000,), (1,), 0, {})) for i in range(100)
+    }
     path = tmp_path / 'w.pth'
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr('weights/data.pkl', pickled(parts, []))
@@ -252,7 +283,8 @@ def test_a_small_file_does_not_fill_the_memory(tmp_path):
     repeated = (Kept('FloatStorage', '0', 1), 0, (2**25,), (0,), 0, {})
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr(
-            'weights/data.pkl', pickled({'w': Called(Word('torch._utils', '_rebuild_tensor_v2'), repeated)}, [])
+            'weights/data.pkl',
+            pickled({'w': Called(Word('torch._utils', '_rebuild_tensor_v2'), repeated)}, []),
         )
         archive.writestr('weights/data/0', bytes(4))
     with pytest.raises(archives.TorchFileError, match='1 numbers, repeated'):
@@ -330,7 +362,13 @@ def test_the_hub_is_asked_for_repository_and_file(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     'path, expected',
-    [('w.safetensors', True), ('a/w.pth.tar', True), ('hf:a/b/c.npz', True), ('runs/first', False), ('', False)],
+    [
+        ('w.safetensors', True),
+        ('a/w.pth.tar', True),
+        ('hf:a/b/c.npz', True),
+        ('runs/first', False),
+        ('', False),
+    ],
 )
 def test_is_weights(path, expected):
     assert pretrained.is_weights(path) == expected
@@ -339,7 +377,9 @@ def test_is_weights(path, expected):
 def test_a_caffemodel_is_refused_with_a_command_that_is_python():
     with pytest.raises(InputError, match=r'weights\.npz') as caught:
         pretrained.read('net.caffemodel')
-    assert pretrained.is_weights('net.caffemodel') and caught.value.fix.endswith('deploy.prototxt net.caffemodel')
+    assert pretrained.is_weights('net.caffemodel') and caught.value.fix.endswith(
+        'deploy.prototxt net.caffemodel'
+    )
     program = shlex.split(caught.value.fix.partition(': ')[2])[2]
     compile(program, 'fix', 'exec')
 

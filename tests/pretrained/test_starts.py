@@ -19,8 +19,12 @@ WIDTHS = {'largefov': 1 / 64, 'deeplab_v2': 1 / 32, 'pspnet': 1 / 32}
 
 def release(net, key, num_classes=21, **args):
     """{name: array} of a release's narrow net, random."""
-    module = models.build('segmentation', net, num_classes=num_classes, dtype='float32', axis_name=None, **args)
-    shapes = jax.eval_shape(lambda: module.lazy_init(jax.random.key(0), np.zeros((1, 64, 64, 3)), train=False))
+    module = models.build(
+        'segmentation', net, num_classes=num_classes, dtype='float32', axis_name=None, **args
+    )
+    shapes = jax.eval_shape(
+        lambda: module.lazy_init(jax.random.key(0), np.zeros((1, 64, 64, 3)), train=False)
+    )
     draw = np.random.default_rng(0)
     variables = jax.tree.map(lambda s: draw.standard_normal(s.shape, np.float32), shapes)
     return pretrained.export_weights(variables, SOURCES[key])
@@ -41,7 +45,10 @@ def coco():
     """DeepLab-v2's start: the ResNet, and one convolution in place of the pyramid."""
     tensors = release('deeplab_v2', 'kazuto', width=1 / 32)
     tensors = {name: x for name, x in tensors.items() if not name.startswith('aspp')}
-    return tensors | {'fc.weight': np.ones((91, 64, 1, 1), np.float32), 'fc.bias': np.ones(91, np.float32)}
+    return tensors | {
+        'fc.weight': np.ones((91, 64, 1, 1), np.float32),
+        'fc.bias': np.ones(91, np.float32),
+    }
 
 
 def hed():
@@ -57,7 +64,12 @@ STARTS = {
         {},
         {'fc8'},
     ),
-    'VGG16, Caffe': (':net=largefov', lambda: vgg16('vgg_caffe', 'fc6', 'fc7'), dict(preprocess='caffe'), {'fc8'}),
+    'VGG16, Caffe': (
+        ':net=largefov',
+        lambda: vgg16('vgg_caffe', 'fc6', 'fc7'),
+        dict(preprocess='caffe'),
+        {'fc8'},
+    ),
     'VGG16, torchvision': (
         ':net=largefov',
         lambda: vgg16('vgg', 'classifier.0', 'classifier.3'),
@@ -100,12 +112,16 @@ def test_a_documented_start_is_taken(start, tmp_path, capsys):
     argument, make, changes, drawn = STARTS[start]
     path = tmp_path / 'weights.safetensors'
     pretrained.write(str(path), make())
-    run, stages = driver.open_run(narrow_run(argument, path, **changes), str(tmp_path / 'run'), 'train')
+    run, stages = driver.open_run(
+        narrow_run(argument, path, **changes), str(tmp_path / 'run'), 'train'
+    )
     assert run.config.preprocess == run.source().scheme
     assert 'init_from.path' not in capsys.readouterr().out, 'no warning with weights'
     state = driver.origin.abstract_state(run, stages[0], {})
     found, listing = pretrained.load_for(state, run.source(), run.config.init_from)
-    left = {line.split(':')[0].strip(' -') for line in listing.splitlines() if 'stays as drawn' in line}
+    left = {
+        line.split(':')[0].strip(' -') for line in listing.splitlines() if 'stays as drawn' in line
+    }
     assert {name for name in left if not name.endswith('dilation')} == drawn, listing
     assert found['params']['segmenter']
 

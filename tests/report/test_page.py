@@ -86,7 +86,14 @@ def entries(count: int, seed: int = 0) -> list[dict]:
             'prediction': palette[np.roll(label, i + 1)],
             'truth': palette[label],
         }
-        found.append({'index': 10 * i, 'score': 0.9 - 0.1 * i, 'name': f'frame {i} {HOSTILE}', 'pictures': pictures})
+        found.append(
+            {
+                'index': 10 * i,
+                'score': 0.9 - 0.1 * i,
+                'name': f'frame {i} {HOSTILE}',
+                'pictures': pictures,
+            }
+        )
     return found
 
 
@@ -95,7 +102,10 @@ def make_stage(folder, steps: int = 12):
     for step in range(1, steps + 1):
         loss = None if step == 5 else 2.0 / step
         metrics.write(step, 'train', {'loss': loss, 'learning_rate': 0.1})
-        timing.write(step, {'images_per_second': 30.0 + step, 'seconds_per_step': 0.2, 'input_wait_share': 0.01})
+        timing.write(
+            step,
+            {'images_per_second': 30.0 + step, 'seconds_per_step': 0.2, 'input_wait_share': 0.01},
+        )
         if step % 4 == 0:
             metrics.write(step, 'eval', {'mIoU': step / 30, 'IoU/road': step / 20})
     timing.write(steps, {'compile_seconds': 17.5})
@@ -133,7 +143,9 @@ def write(workdir, spec=None) -> tuple[str, Page]:
 
 def polylines(text: str, title: str) -> dict[str, int]:
     """Number of points of each kind of line in the chart of this title."""
-    figure = re.search(rf'<figure class="chart"><figcaption><b>{re.escape(title)}</b>.*?</figure>', text, re.S).group()
+    figure = re.search(
+        rf'<figure class="chart"><figcaption><b>{re.escape(title)}</b>.*?</figure>', text, re.S
+    ).group()
     points: dict[str, int] = {}
     for css, coordinates in re.findall(r'<polyline class="([^"]*)" points="([^"]*)"', figure):
         points[css] = points.get(css, 0) + len(coordinates.split())
@@ -160,8 +172,12 @@ def test_full_report(workdir, spec):
 
 def test_report_is_self_contained(workdir, spec):
     text, page = write(workdir, spec)
-    sources = [value for _, name, value in page.attributes if name in ('src', 'href', 'srcset', 'action')]
-    assert len(sources) == 12 and all(s.startswith('data:image/') for s in sources)  # 2 groups of 2 entries of 3 panels
+    sources = [
+        value for _, name, value in page.attributes if name in ('src', 'href', 'srcset', 'action')
+    ]
+    assert len(sources) == 12 and all(
+        s.startswith('data:image/') for s in sources
+    )  # 2 groups of 2 entries of 3 panels
     assert not {'script', 'link', 'iframe', 'object'} & set(page.tags)
     assert 'url(' not in text and '@import' not in text
     assert not [name for _, name, _ in page.attributes if name.startswith('on')]
@@ -170,7 +186,9 @@ def test_report_is_self_contained(workdir, spec):
 def test_hostile_text_stays_text(workdir, spec):
     text, page = write(workdir, spec)
     assert '<script' not in text
-    assert page.words.count('<script>alert(1)</script>') >= 2 + 4  # config key and value, names of pictures
+    assert (
+        page.words.count('<script>alert(1)</script>') >= 2 + 4
+    )  # config key and value, names of pictures
     alts = [value for _, name, value in page.attributes if name == 'alt']
     assert len(alts) == 12 and all(alt.endswith(HOSTILE) for alt in alts)
 
@@ -182,13 +200,17 @@ def test_curves_have_the_points_of_the_log(workdir):
     assert polylines(text, 'IoU/road %') == {'line eval': 3}
     assert polylines(text, 'images per second') == {'line s2': 12}
     figure = re.search(r'<b>mIoU %</b>.*?</figure>', text, re.S).group()
-    assert '<title>eval, step 12: 40</title>' in figure and '<title>commonest: 17.5</title>' in figure
+    assert (
+        '<title>eval, step 12: 40</title>' in figure and '<title>commonest: 17.5</title>' in figure
+    )
 
 
 def test_classes_are_sorted_with_shares(workdir, spec):
     text, _ = write(workdir, spec)
     table = re.search(r'<table class="bars">.*?</table>', text, re.S).group()
-    rows = [re.sub(r'\s+', ' ', re.sub(r'<[^>]+>', ' ', row)).split() for row in table.split('<tr>')[2:]]
+    rows = [
+        re.sub(r'\s+', ' ', re.sub(r'<[^>]+>', ' ', row)).split() for row in table.split('<tr>')[2:]
+    ]
     assert rows[0] == ['road', '90.00', '95.00', '70.00', '70.00']
     assert [row[0] for row in rows] == ['road', 'car', 'traffic', 'person']
     assert rows[-1][-4:] == ['-', '-', '0.00', '5.00']
@@ -199,7 +221,9 @@ def test_confusion_cells_are_shares_of_the_row(workdir):
     text, _ = write(workdir)
     assert '<title>road, right: 92.86 % (65 pixels)</title>' in text
     assert '<title>car taken for road: 45.00 % (9 pixels)</title>' in text
-    listing = re.search(r'<table class=""><thead><tr><th class="">most pixels.*?</table>', text, re.S).group()
+    listing = re.search(
+        r'<table class=""><thead><tr><th class="">most pixels.*?</table>', text, re.S
+    ).group()
     first = re.findall(r'<th scope="row">(.*?)</th><td class="num">(.*?)</td>', listing)[0]
     assert first == ('car &rarr; road', '45.0')
 
@@ -207,7 +231,12 @@ def test_confusion_cells_are_shares_of_the_row(workdir):
 def test_legend_names_the_classes_in_the_pictures(workdir, spec):
     text, _ = write(workdir, spec)
     (legend,) = re.findall(r'<ul class="legend">.*?</ul>', text)
-    assert [name in legend for name in ('road', 'traffic &lt;light&gt;', 'car', 'person')] == [True, True, True, False]
+    assert [name in legend for name in ('road', 'traffic &lt;light&gt;', 'car', 'person')] == [
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_two_stages_in_the_order_they_ran(workdir, spec):
@@ -234,10 +263,14 @@ def test_stages_with_pictures_of_the_same_examples_stand_side_by_side(workdir, s
     table = text[text.index('Side by side') : text.index('</table>', text.index('Side by side'))]
     assert '45.67' in table and '51.11' in table and '21.5' in table
     start = text.index('Side by side')
-    pictures = re.findall(r'<figcaption>(.*?)</figcaption>', text[start : text.index('id="stage-0"')])
+    pictures = re.findall(
+        r'<figcaption>(.*?)</figcaption>', text[start : text.index('id="stage-0"')]
+    )
     # Image and truth once an example, the prediction of each stage below.
     assert pictures == 2 * ['image', 'truth', 'prediction', 'prediction']
-    assert 'same' not in re.findall(r'<h3>(.*?)</h3>', text), 'not once more among the pictures of a stage'
+    assert 'same' not in re.findall(r'<h3>(.*?)</h3>', text), (
+        'not once more among the pictures of a stage'
+    )
 
 
 def test_a_finished_stage_is_not_called_stopped(workdir, spec):
@@ -258,7 +291,10 @@ def test_pictures_of_different_examples_never_share_a_row(workdir, spec):
         page.save_pictures(workdir / stage / 'pictures', 'same', found)
     text, _ = write(workdir, spec)
     part = text[text.index('Side by side') : text.index('id="stage-0"')]
-    rows = [re.findall(r'<figcaption>(.*?)</figcaption>', row) for row in part.split('<div class="picture">')[1:]]
+    rows = [
+        re.findall(r'<figcaption>(.*?)</figcaption>', row)
+        for row in part.split('<div class="picture">')[1:]
+    ]
     alone, both = ['image', 'truth', 'prediction'], ['image', 'truth', 'prediction', 'prediction']
     assert rows == [alone, both, alone]
 
@@ -300,7 +336,11 @@ def test_a_section_that_fails_leaves_a_note(workdir):
     files.write_json(workdir / 'segmentation/pictures/best_00/info.json', {'index': 0})
     text, page = write(workdir)
     assert "Section pictures is missing: KeyError: 'panels'" in page.words
-    assert 'Confusion matrix' in page.words and 'Speed' in page.words and text.count('class="note"') == 1
+    assert (
+        'Confusion matrix' in page.words
+        and 'Speed' in page.words
+        and text.count('class="note"') == 1
+    )
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -312,7 +352,12 @@ def test_pictures_are_kept_losslessly_and_replaced(tmp_path):
     given[1]['pictures']['grey'] = np.arange(24, dtype=np.uint8).reshape(4, 6)
     page.save_pictures(tmp_path, 'best', given)
     page.save_pictures(tmp_path, 'worst', entries(1))
-    assert sorted(f.name for f in tmp_path.iterdir()) == ['best_00', 'best_01', 'best_02', 'worst_00']
+    assert sorted(f.name for f in tmp_path.iterdir()) == [
+        'best_00',
+        'best_01',
+        'best_02',
+        'worst_00',
+    ]
     stored = cv2.imread(str(tmp_path / 'best_00/truth.png'))[..., ::-1]
     np.testing.assert_array_equal(stored, given[0]['pictures']['truth'])
     grey = cv2.imread(str(tmp_path / 'best_01/grey.png'), cv2.IMREAD_UNCHANGED)
@@ -324,7 +369,9 @@ def test_pictures_are_kept_losslessly_and_replaced(tmp_path):
     page.save_pictures(tmp_path, 'best', given[:1])
     assert sorted(f.name for f in tmp_path.iterdir()) == ['best_00', 'worst_00']
     with pytest.raises(TypeError, match='uint8'):
-        page.save_pictures(tmp_path, 'best', [{**given[0], 'pictures': {'image': np.zeros((2, 2, 3))}}])
+        page.save_pictures(
+            tmp_path, 'best', [{**given[0], 'pictures': {'image': np.zeros((2, 2, 3))}}]
+        )
     assert (tmp_path / 'best_00/info.json').exists()  # a failed call leaves the old pictures
 
 
@@ -334,16 +381,22 @@ def test_lines_of_pictures_are_of_equal_length(workdir, count, columns):
     pictures = {f'panel_{i}': given['pictures']['image'] for i in range(count)}
     page.save_pictures(workdir / 'segmentation/pictures', 'best', [{**given, 'pictures': pictures}])
     page.save_pictures(workdir / 'segmentation/pictures', 'worst', [])
-    assert re.findall(r'class="panels" style="--columns: (\d)"', write(workdir)[0]) == [str(columns)]
+    assert re.findall(r'class="panels" style="--columns: (\d)"', write(workdir)[0]) == [
+        str(columns)
+    ]
 
 
 def test_large_label_maps_keep_their_colours_and_photos_become_small(tmp_path):
     label = np.array(PALETTE, np.uint8)[np.random.default_rng(0).integers(0, 4, (300, 2000))]
-    photo = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (300, 2000, 3), np.uint8), (0, 0), 4)
+    photo = cv2.GaussianBlur(
+        np.random.default_rng(0).integers(0, 256, (300, 2000, 3), np.uint8), (0, 0), 4
+    )
     for name, picture in (('label', label), ('photo', photo)):
         (tmp_path / f'{name}.png').write_bytes(files.encode_png(picture))
     uri, colours = html.inline_picture(tmp_path / 'label.png')
-    assert uri.startswith('data:image/png') and colours == {r << 16 | g << 8 | b for r, g, b in PALETTE}
+    assert uri.startswith('data:image/png') and colours == {
+        r << 16 | g << 8 | b for r, g, b in PALETTE
+    }
     uri, colours = html.inline_picture(tmp_path / 'photo.png')
     assert uri.startswith('data:image/jpeg') and colours == set()
     assert len(uri) < 100_000
@@ -363,7 +416,14 @@ def test_nice_ticks(low, high, expected):
 
 @pytest.mark.parametrize(
     'value, text',
-    [(0, '0'), (0.53219, '0.5322'), (12000, '12,000'), (1.5e-5, '1.5e-5'), (2e7, '2e7'), (-250.5, '-250.5')],
+    [
+        (0, '0'),
+        (0.53219, '0.5322'),
+        (12000, '12,000'),
+        (1.5e-5, '1.5e-5'),
+        (2e7, '2e7'),
+        (-250.5, '-250.5'),
+    ],
 )
 def test_format_number(value, text):
     assert charts.format_number(value) == text
@@ -380,15 +440,22 @@ def test_smooth_is_the_mean_of_a_symmetric_window():
 
 
 def marks(svg: str) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in re.findall(r'<circle[^>]*cx="([-\d.]+)" cy="([-\d.]+)"', svg)]
+    return [
+        (float(x), float(y))
+        for x, y in re.findall(r'<circle[^>]*cx="([-\d.]+)" cy="([-\d.]+)"', svg)
+    ]
 
 
 def test_line_chart_places_points_on_its_own_scale():
     svg = charts.line_chart('t', [Series('a', [0, 10, 20], [0.0, 5.0, 10.0], 'eval')])
     (x0, y0), (x1, y1), (x2, y2) = marks(svg)
-    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.15) and y0 - y1 == pytest.approx(y1 - y2, abs=0.15)
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.15) and y0 - y1 == pytest.approx(
+        y1 - y2, abs=0.15
+    )
     assert y0 > y2  # upwards
-    ticks = {float(t): float(y) - 3.5 for y, t in re.findall(r'y="([\d.]+)" class="end">([\d.]+)<', svg)}
+    ticks = {
+        float(t): float(y) - 3.5 for y, t in re.findall(r'y="([\d.]+)" class="end">([\d.]+)<', svg)
+    }
     assert ticks[5.0] == pytest.approx(y1, abs=0.11)
 
 
@@ -418,7 +485,10 @@ def test_line_chart_of_long_and_noisy_training():
     xs = list(range(5000))
     svg = charts.line_chart('t', [Series('train', xs, rng.normal(size=5000).tolist(), 'train')])
     assert polylines(svg, 't').keys() == {'line train', 'line train faint'}
-    assert max(polylines(svg, 't').values()) <= charts.MAX_POINTS and len(marks(svg)) <= charts.MAX_MARKS
+    assert (
+        max(polylines(svg, 't').values()) <= charts.MAX_POINTS
+        and len(marks(svg)) <= charts.MAX_MARKS
+    )
     assert '<title>train, step 4,999:' in svg  # the last point is there
     smooth = charts.line_chart('t', [Series('train', xs, xs, 'train')])
     assert polylines(smooth, 't').keys() == {'line train'}
@@ -440,7 +510,10 @@ def test_histograms_stand_below_each_other_each_on_its_own_scale():
     Page(svg)
     paths = re.findall(r'class="fill" d="M([\d.]+) (\d+)((?:V[\d.]+H[\d.]+)+)V(\d+)Z"', svg)
     assert len(paths) == 2
-    ticks = {float(t): float(x) for x, t in re.findall(r'x="([\d.]+)" y="[\d.]+" class="mid">([\d.]+)<', svg)}
+    ticks = {
+        float(t): float(x)
+        for x, t in re.findall(r'x="([\d.]+)" y="[\d.]+" class="mid">([\d.]+)<', svg)
+    }
     for (left, foot, steps, _), numbers in zip(paths, counts.values(), strict=True):
         corners = [(float(y), float(x)) for y, x in re.findall(r'V([\d.]+)H([\d.]+)', steps)]
         heights = [float(foot) - y for y, _ in corners]
@@ -457,7 +530,11 @@ def test_histograms_stand_below_each_other_each_on_its_own_scale():
 
 def test_report_draws_histograms_among_the_scores(workdir, spec):
     one = {'edges': [1, 2, 4], 'counts': {'start': [0, 6], 'now': [2, 4]}}
-    scores = {**SCORES, 'factors': {'vgg/conv5_1': one, 'fc6': one}, 'broken': {'edges': [1], 'counts': {'now': [2]}}}
+    scores = {
+        **SCORES,
+        'factors': {'vgg/conv5_1': one, 'fc6': one},
+        'broken': {'edges': [1], 'counts': {'now': [2]}},
+    }
     files.write_json(workdir / 'segmentation/scores.json', scores)
     text, page = write(workdir, spec)
     assert 'class="note"' not in text
@@ -468,7 +545,9 @@ def test_report_draws_histograms_among_the_scores(workdir, spec):
 
 def test_confusion_matrix_of_many_classes_stays_light():
     number = 150
-    counts = np.random.default_rng(0).integers(0, 3, (number, number)) + 10000 * np.eye(number, dtype=int)
+    counts = np.random.default_rng(0).integers(0, 3, (number, number)) + 10000 * np.eye(
+        number, dtype=int
+    )
     svg = charts.confusion_matrix([f'class {i}' for i in range(number)], counts.tolist())
     Page(svg)
     assert svg.count('<rect') == number + 1 and '<text' not in svg
@@ -490,14 +569,23 @@ def test_dot_plot_places_values_ranges_and_references_on_one_axis():
         r'class="whisker" d="M([\d.]+) ([\d.]+)H([\d.]+)"', plot
     )  # none where there is no range
     assert (float(low), float(at), float(high)) == pytest.approx((x2 - unit, x4, y0), abs=0.15)
-    diamonds = [(float(x) + 5, float(y)) for x, y in re.findall(r'class="diamond" d="M([\d.]+) ([\d.]+)l', plot)]
-    assert diamonds[0] == pytest.approx((x2 + unit, y0), abs=0.15) and diamonds[1][0] == pytest.approx(
-        x2 - unit, abs=0.15
-    )
+    diamonds = [
+        (float(x) + 5, float(y))
+        for x, y in re.findall(r'class="diamond" d="M([\d.]+) ([\d.]+)l', plot)
+    ]
+    assert diamonds[0] == pytest.approx((x2 + unit, y0), abs=0.15) and diamonds[1][
+        0
+    ] == pytest.approx(x2 - unit, abs=0.15)
     assert y0 < y1 < diamonds[1][1], 'in the order given'
-    ticks = {float(t): float(x) for x, t in re.findall(r'x="([\d.]+)" y="[\d.]+" class="mid">([\d.]+)<', plot)}
+    ticks = {
+        float(t): float(x)
+        for x, t in re.findall(r'x="([\d.]+)" y="[\d.]+" class="mid">([\d.]+)<', plot)
+    }
     assert ticks[2] == pytest.approx(x2, abs=0.11) and ticks[4] == pytest.approx(x4, abs=0.11)
-    assert '<title>a &amp; b; ours 2, 1 to 4; published 3</title>' in plot and '>diverged</text>' in plot
+    assert (
+        '<title>a &amp; b; ours 2, 1 to 4; published 3</title>' in plot
+        and '>diverged</text>' in plot
+    )
     assert 'ours' in legend and 'published' in legend and legend.count('class="disc"') == 1
     assert charts.dot_plot('score', [Dot('a', None, None, None, None)], ('ours', 'published')) == ''
 
@@ -507,35 +595,48 @@ def test_dot_plot_shortens_long_names_and_tells_them_on_hover():
     svg = charts.dot_plot('t', [Dot(name, 1.0, 1.0, 1.0, None)], ('ours', 'published'))
     (shown,) = re.findall(r'class="end">([^<]*)<', svg)
     start, end = shown.split('…')
-    assert name.startswith(start) and name.endswith(end) and 0 <= len(start) - len(end) <= 1 < len(end)
+    assert (
+        name.startswith(start) and name.endswith(end) and 0 <= len(start) - len(end) <= 1 < len(end)
+    )
     assert f'<title>{name}; ours 1, 1 to 1</title>' in svg
 
 
 def bars_of(svg: str) -> list[tuple[str, float, float, str]]:
     """(class, x, height, title) of the bars, without those of the legend."""
     found = re.findall(
-        r'<rect class="([^"]*)" x="([\d.]+)" y="[\d.]+" width="[\d.]+" height="([\d.]+)"><title>(.*?)</', svg
+        r'<rect class="([^"]*)" x="([\d.]+)" y="[\d.]+" width="[\d.]+" height="([\d.]+)"><title>(.*?)</',
+        svg,
     )
     return [(css, float(x), float(height), title) for css, x, height, title in found]
 
 
 def test_grouped_bars_are_as_high_as_their_values_and_stand_by_group():
-    svg = charts.grouped_bars('IoU', ['road', 'car <2>'], [Bars('ours', [50.0, 25.0]), Bars('theirs', [None, 75.0])])
+    svg = charts.grouped_bars(
+        'IoU', ['road', 'car <2>'], [Bars('ours', [50.0, 25.0]), Bars('theirs', [None, 75.0])]
+    )
     Page(svg)
     found = {title: (css, x, height) for css, x, height, title in bars_of(svg)}
     assert list(found) == ['road, ours: 50', 'car &lt;2&gt;, ours: 25', 'car &lt;2&gt;, theirs: 75']
     (road, car, theirs) = found.values()
-    assert road[2] / 50 == pytest.approx(car[2] / 25, abs=0.01) == pytest.approx(theirs[2] / 75, abs=0.01)
+    assert (
+        road[2] / 50
+        == pytest.approx(car[2] / 25, abs=0.01)
+        == pytest.approx(theirs[2] / 75, abs=0.01)
+    )
     assert road[0] == car[0] == 'bar b0' and theirs[0] == 'bar b1'
     assert road[1] < car[1] < theirs[1]
-    ticks = {float(t): float(y) - 3.5 for y, t in re.findall(r'y="([\d.]+)" class="end">([\d.]+)<', svg)}
+    ticks = {
+        float(t): float(y) - 3.5 for y, t in re.findall(r'y="([\d.]+)" class="end">([\d.]+)<', svg)
+    }
     assert (ticks[0] - ticks[40]) / 40 == pytest.approx(road[2] / 50, abs=0.01)
     assert charts.grouped_bars('IoU', ['road'], [Bars('ours', [None])]) == ''
 
 
 def test_sixteen_bars_for_each_of_twenty_classes_can_be_told_apart():
     classes = [f'class {i}' for i in range(20)]
-    svg = charts.grouped_bars('IoU', classes, [Bars(f'row {k}', [k + i for i in range(20)]) for k in range(16)])
+    svg = charts.grouped_bars(
+        'IoU', classes, [Bars(f'row {k}', [k + i for i in range(20)]) for k in range(16)]
+    )
     Page(svg)
     found = bars_of(svg)
     assert len(found) == 16 * 20 and len({css for css, *_ in found}) == 16
@@ -562,10 +663,15 @@ def test_pixels_predicted_as_void_count_in_the_shares(workdir, spec):
     text, page = write(workdir, spec)
     assert 'class="note"' not in text
     table = re.search(r'<table class="bars">.*?</table>', text, re.S).group()
-    rows = [re.sub(r'\s+', ' ', re.sub(r'<[^>]+>', ' ', row)).split() for row in table.split('<tr>')[2:]]
+    rows = [
+        re.sub(r'\s+', ' ', re.sub(r'<[^>]+>', ' ', row)).split() for row in table.split('<tr>')[2:]
+    ]
     assert rows[0] == ['road', '90.00', '95.00', '70.00', '70.00']
     assert '<title>road, right: 85.71 % (60 pixels)</title>' in text
-    assert 'Void was predicted for 5.00 % of the pixels, which are in the shares and have no column.' in page.words
+    assert (
+        'Void was predicted for 5.00 % of the pixels, which are in the shares and have no column.'
+        in page.words
+    )
 
 
 def test_scores_have_units_and_void_is_explained(workdir, spec):

@@ -36,11 +36,20 @@ def make_config(**depth):
 @pytest.fixture(scope='module')
 def video():
     """Two frames of a clip that stands still, with the frames before and after, as an evaluation batch."""
-    clip = next(c for c in range(20) if not streets.frame(0, 'train', c, 10, SIZE)['moving'][: SIZE[0] // 2].any())
+    clip = next(
+        c
+        for c in range(20)
+        if not streets.frame(0, 'train', c, 10, SIZE)['moving'][: SIZE[0] // 2].any()
+    )
     frames = [streets.frame(0, 'train', clip, i, SIZE) for i in range(9, 13)]
-    batch = {key: np.stack([frames[i][key] for i in (1, 2)]) for key in ('image', 'depth', 'intrinsics', 'pose')}
+    batch = {
+        key: np.stack([frames[i][key] for i in (1, 2)])
+        for key in ('image', 'depth', 'intrinsics', 'pose')
+    }
     for key in ('image', 'pose'):
-        batch[f'{key}_frames'] = np.stack([[frames[i - 1][key], frames[i + 1][key]] for i in (1, 2)])
+        batch[f'{key}_frames'] = np.stack(
+            [[frames[i - 1][key], frames[i + 1][key]] for i in (1, 2)]
+        )
     rows = dict(weight=np.ones(2, np.float32), index=np.arange(2, dtype=np.int32))
     sizes = np.tile(np.int32(SIZE), (2, 1))
     return {**batch, **rows, 'size': sizes, 'label_size': sizes}
@@ -62,7 +71,9 @@ def terms_of(batch, motions, disparities=None, **settings):
     config_lib.validate(config)
     terms = monodepth.make_terms(config.depth, lambda d: 1 / d)
     keys = {'tie_breaker': jax.random.key(0)}
-    found = jax.jit(lambda d, m: terms(d, m, None, batch, keys))(disparities or pyramid_of(0.1), motions)
+    found = jax.jit(lambda d, m: terms(d, m, None, batch, keys))(
+        disparities or pyramid_of(0.1), motions
+    )
     return {name: float(term.value()) for name, term in found.items()}
 
 
@@ -74,7 +85,8 @@ def test_without_motion_every_scale_compares_the_frames_themselves(video):
     target, frames = video['image'] / 255.0, video['image_frames'] / 255.0
     for s in range(4):
         blocks = [
-            x.reshape(*x.shape[:-3], SIZE[0] >> s, 2**s, SIZE[1] >> s, 2**s, 3).mean((-4, -2)) for x in (target, frames)
+            x.reshape(*x.shape[:-3], SIZE[0] >> s, 2**s, SIZE[1] >> s, 2**s, 3).mean((-4, -2))
+            for x in (target, frames)
         ]
         expected = np.abs(blocks[0][:, None] - blocks[1]).sum(-1).mean()
         assert found[f'photometric_{s}'] == pytest.approx(expected, rel=1e-4)
@@ -87,10 +99,14 @@ def test_without_motion_every_scale_compares_the_frames_themselves(video):
     [('l1', (0.5, 2.0)), ('all_pixels', (0.5,)), ('mixture', (0.5, 2.0)), ('minimum', (0.5, 2.0))],
 )
 def test_the_true_depth_costs_less_than_any_other(video, photometric, others):
-    settings = dict(photometric=photometric, full_resolution=True, smoothness='edge_aware', num_scales=1)
+    settings = dict(
+        photometric=photometric, full_resolution=True, smoothness='edge_aware', num_scales=1
+    )
     depth = np.where(video['depth'] > 0, video['depth'], 1e3)
     costs = {
-        factor: terms_of(video, true_motions(video), [jnp.asarray(1 / (factor * depth))], **settings)['photometric_0']
+        factor: terms_of(
+            video, true_motions(video), [jnp.asarray(1 / (factor * depth))], **settings
+        )['photometric_0']
         for factor in (1.0, *others)
     }
     assert costs[1.0] < 0.9 * min(costs[factor] for factor in others), costs
@@ -141,7 +157,12 @@ def test_the_tie_breaker_of_an_example_depends_on_its_index_alone():
 
 def test_weights_are_a_mean_over_scales_and_smoothness_halves():
     weights = monodepth.loss_weights(make_config(num_scales=2, smooth_weight=0.5).depth)
-    expected = {'photometric_0': 0.5, 'photometric_1': 0.5, 'smoothness_0': 0.25, 'smoothness_1': 0.125}
+    expected = {
+        'photometric_0': 0.5,
+        'photometric_1': 0.5,
+        'smoothness_0': 0.25,
+        'smoothness_1': 0.125,
+    }
     assert weights == {**expected, 'explainability_0': 0.0, 'explainability_1': 0.0}
 
 
@@ -150,7 +171,9 @@ def test_masks_hide_what_they_are_told_to(video):
     terms = monodepth.make_terms(config.depth, lambda d: 1 / d)
     keys = {'tie_breaker': jax.random.key(0)}
     hidden, open_ = (
-        terms(pyramid_of(0.1), STILL, [jnp.full((2, 2, *SIZE, 2), jnp.array([0.0, z]))], video, keys)
+        terms(
+            pyramid_of(0.1), STILL, [jnp.full((2, 2, *SIZE, 2), jnp.array([0.0, z]))], video, keys
+        )
         for z in (-30.0, 30.0)
     )
     assert float(hidden['photometric_0'].value()) < 1e-6 < float(open_['photometric_0'].value())
@@ -169,11 +192,15 @@ def test_motions_forward_in_time_are_inverted_for_earlier_frames(monkeypatch):
             return {'motion': jnp.broadcast_to(vector, (*sources.shape[:2], 6))}
 
     monkeypatch.setitem(models.NETS['pose'], 'pose_cnn', Known)
-    net = monodepth.make_pose_net(ml_collections.ConfigDict({'name': 'pose_cnn'}), (-1, 1), False, 'float32')
+    net = monodepth.make_pose_net(
+        ml_collections.ConfigDict({'name': 'pose_cnn'}), (-1, 1), False, 'float32'
+    )
     image = np.zeros((1, 8, 8, 3), np.uint8)
     outputs, _ = net.apply({}, {}, image, image[:, None].repeat(2, 1), train=False)
     before, after = net.motions(outputs)[0]
-    np.testing.assert_allclose(after, warp.rigid_motion(jnp.asarray(vector), 'axis_angle'), atol=1e-6)
+    np.testing.assert_allclose(
+        after, warp.rigid_motion(jnp.asarray(vector), 'axis_angle'), atol=1e-6
+    )
     np.testing.assert_allclose(before @ after, np.eye(4), atol=1e-6)
 
 
@@ -197,7 +224,9 @@ def test_translations_of_pose_cnn_are_in_units_of_the_mean_inverse_depth(name, m
             return {'motion': jnp.broadcast_to(vector, (*sources.shape[:2], 6))}
 
     monkeypatch.setitem(models.NETS['pose'], name, Known)
-    net = monodepth.make_pose_net(ml_collections.ConfigDict({'name': name}), (-1, 1), False, 'float32')
+    net = monodepth.make_pose_net(
+        ml_collections.ConfigDict({'name': name}), (-1, 1), False, 'float32'
+    )
     images = np.zeros((2, 8, 8, 3), np.uint8)
     outputs, _ = net.apply({}, {}, images, images[:, None].repeat(2, 1), train=False)
     depth = np.random.default_rng(0).uniform(1, 9, (2, 4, 6)).astype(np.float32)
@@ -208,7 +237,9 @@ def test_translations_of_pose_cnn_are_in_units_of_the_mean_inverse_depth(name, m
         return
     for example in range(2):
         for source, earlier in enumerate((True, False)):
-            expected = monodepth2_matrix(vector[:3], vector[3:] * (1 / depth[example]).mean(), earlier)
+            expected = monodepth2_matrix(
+                vector[:3], vector[3:] * (1 / depth[example]).mean(), earlier
+            )
             np.testing.assert_allclose(found[example, source], expected, atol=1e-5)
 
 
@@ -221,7 +252,9 @@ def test_every_scale_moves_by_the_depth_of_its_own(video):
 
     motions = true_motions(video)
     keys = {'tie_breaker': jax.random.key(0)}
-    found = monodepth.make_terms(config.depth, lambda d: 1 / d, seen)(disparities, motions, None, video, keys)
+    found = monodepth.make_terms(config.depth, lambda d: 1 / d, seen)(
+        disparities, motions, None, video, keys
+    )
     for s in range(config.depth.num_scales):
         scaled = motions.at[..., :3, 3].multiply(0.1 * (s + 1))
         expected = terms_of(video, scaled, disparities, smoothness='none')[f'photometric_{s}']
@@ -266,10 +299,14 @@ def test_rows_below_are_not_scored(scores_of_the_truth, video):
     below['image'][:, seam:] = 0
     scores, _, pictures = evaluate_the_truth(below, rows=(0.0, 0.75))
     whole, _, pictures_of_whole = scores_of_the_truth
-    error, of_whole = (np.asarray(seen['photometric_error']) for seen in (pictures, pictures_of_whole))
+    error, of_whole = (
+        np.asarray(seen['photometric_error']) for seen in (pictures, pictures_of_whole)
+    )
     np.testing.assert_array_equal(error[:, :seam], of_whole[:, :seam])
     assert (error[:, seam:] == np.asarray(images.heat(jnp.zeros(())))).all()
-    assert scores['photometric'] < 1.2 * whole['photometric'], 'black rows would cost more than everything else'
+    assert scores['photometric'] < 1.2 * whole['photometric'], (
+        'black rows would cost more than everything else'
+    )
 
 
 def test_baselines_are_what_they_say(scores_of_the_truth, video):
@@ -292,7 +329,9 @@ def test_baselines_are_what_they_say(scores_of_the_truth, video):
 def test_no_motion_is_a_baseline_of_motion(scores_of_the_truth, video):
     scores, *_ = scores_of_the_truth
     turns, ways = [], []
-    for pose, frames in zip(video['pose'].astype(float), video['pose_frames'].astype(float), strict=True):
+    for pose, frames in zip(
+        video['pose'].astype(float), video['pose_frames'].astype(float), strict=True
+    ):
         for other in frames:
             cosine = (np.trace(other[:3, :3].T @ pose[:3, :3]) - 1) / 2
             turns.append(np.rad2deg(np.arccos(cosine)))
@@ -308,10 +347,19 @@ def test_no_motion_is_a_baseline_of_motion(scores_of_the_truth, video):
 
 def test_pictures_show_what_was_seen(scores_of_the_truth, video):
     *_, pictures = scores_of_the_truth
-    assert set(pictures) == {'disparity', 'true_disparity', 'neighbour', 'warped', 'photometric_error'}
+    assert set(pictures) == {
+        'disparity',
+        'true_disparity',
+        'neighbour',
+        'warped',
+        'photometric_error',
+    }
     assert all(p.shape == (2, *SIZE, 3) and p.dtype == np.uint8 for p in pictures.values())
     near = np.asarray(video['depth'] > 0)
-    close = np.abs(np.int32(pictures['disparity']) - np.int32(pictures['true_disparity'])).max(-1)[near] < 16
+    close = (
+        np.abs(np.int32(pictures['disparity']) - np.int32(pictures['true_disparity'])).max(-1)[near]
+        < 16
+    )
     assert close.mean() > 0.9
     np.testing.assert_array_equal(pictures['neighbour'], video['image_frames'][:, 0])
 

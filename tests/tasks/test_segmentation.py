@@ -29,9 +29,12 @@ def make_config(**data):
 def test_ignored_pixels_become_a_class_only_where_that_is_asked_for():
     void, plain = make_config(void_class=True), make_config()
     np.testing.assert_array_equal(segmentation.train_label(LABEL, plain, SPEC), LABEL)
-    np.testing.assert_array_equal(segmentation.train_label(LABEL, void, SPEC), [[[0, 4, 5], [1, 5, 5], [2, 3, 0]]])
+    np.testing.assert_array_equal(
+        segmentation.train_label(LABEL, void, SPEC), [[[0, 4, 5], [1, 5, 5], [2, 3, 0]]]
+    )
     assert (
-        segmentation.num_outputs(plain, SPEC) == NUM_CLASSES and segmentation.num_outputs(void, SPEC) == NUM_CLASSES + 1
+        segmentation.num_outputs(plain, SPEC) == NUM_CLASSES
+        and segmentation.num_outputs(void, SPEC) == NUM_CLASSES + 1
     )
     assert segmentation.class_pixels(plain, SPEC) == ((900, 500, 300, 200, 100), 100)
     assert segmentation.class_pixels(void, SPEC) == ((900, 500, 300, 200, 100, 100), 0)
@@ -40,7 +43,9 @@ def test_ignored_pixels_become_a_class_only_where_that_is_asked_for():
 def test_padding_of_labels_is_no_void():
     batch = {'label': jnp.asarray(LABEL), 'label_size': jnp.array([[3, 2]])}
     expected = [[[0, 4, IGNORE], [1, 5, IGNORE], [2, 3, IGNORE]]]
-    np.testing.assert_array_equal(segmentation.eval_label(batch, make_config(void_class=True), SPEC), expected)
+    np.testing.assert_array_equal(
+        segmentation.eval_label(batch, make_config(void_class=True), SPEC), expected
+    )
     inside = segmentation.valid_pixels(batch['label_size'], batch['label'])
     np.testing.assert_array_equal(inside, [[[True, True, False]] * 3])
 
@@ -62,7 +67,9 @@ def test_labels_as_input_lie_where_the_image_lies():
 def scores_of(config, prediction, label):
     """Through eval_step and finalize, for a net that predicts just that."""
     outputs = segmentation.num_outputs(config, SPEC)
-    functions = segmentation.make_evaluation(config, SPEC, lambda state, image: jax.nn.one_hot(prediction, outputs))
+    functions = segmentation.make_evaluation(
+        config, SPEC, lambda state, image: jax.nn.one_hot(prediction, outputs)
+    )
     rows, height, width = label.shape
     size = jnp.full((rows, 2), jnp.array([height, width]))
     batch = {
@@ -74,7 +81,9 @@ def scores_of(config, prediction, label):
         'label_size': size,
     }
     metrics = jax.jit(functions['eval_step'])(None, batch, {})
-    return functions['finalize']({k: Mean(np.asarray(m.sum), np.asarray(m.count)) for k, m in metrics.items()})
+    return functions['finalize'](
+        {k: Mean(np.asarray(m.sum), np.asarray(m.count)) for k, m in metrics.items()}
+    )
 
 
 def test_void_predicted_is_a_miss_and_void_truth_counts_only_in_its_own_mean():
@@ -85,13 +94,19 @@ def test_void_predicted_is_a_miss_and_void_truth_counts_only_in_its_own_mean():
     assert scores['IoU']['class 1'] == 1, 'where the truth is void nothing counts'
     assert scores['mIoU'] == pytest.approx((3 / 4 + 1) / 2)
     # Among all classes: void is hit once, said once too often and missed once; class 1 was said once too often.
-    assert [sum(row) for row in scores['confusion'][:2]] == [4, 2], 'with the pixel that was given to void'
+    assert [sum(row) for row in scores['confusion'][:2]] == [4, 2], (
+        'with the pixel that was given to void'
+    )
     assert scores['mIoU_with_void'] == pytest.approx((3 / 4 + 2 / 3 + 1 / 3) / 3)
     plain = scores_of(make_config(), jnp.minimum(prediction, 4), label)
     assert plain['IoU']['class 1'] == 1 and 'mIoU_with_void' not in plain
 
 
-SIZES = [(24, 40), (24, 31), (17, 40)]  # of the images on their canvas of 24x40: two are letterboxed
+SIZES = [
+    (24, 40),
+    (24, 31),
+    (17, 40),
+]  # of the images on their canvas of 24x40: two are letterboxed
 LABEL_SIZES = [(48, 80), (37, 51), (21, 50)]
 
 
@@ -133,12 +148,16 @@ def test_scores_at_the_size_of_the_images_are_those_of_a_loop_over_their_pixels(
     config.evaluate.resolution = 'image'
     outputs = segmentation.num_outputs(config, SPEC)
     prediction = np.random.default_rng(6).integers(0, outputs, (4, 24, 40))
-    functions = segmentation.make_evaluation(config, SPEC, lambda state, image: jax.nn.one_hot(prediction, outputs))
+    functions = segmentation.make_evaluation(
+        config, SPEC, lambda state, image: jax.nn.one_hot(prediction, outputs)
+    )
     metrics = jax.jit(functions['eval_step'])(None, batch, {})
     expected = counted_at_image(prediction, batch, outputs)
     np.testing.assert_array_equal(metrics['confusion'].sum[:outputs, :outputs], expected.sum(0))
     assert int(metrics['confusion'].sum.sum()) == expected.sum(), 'padding counts nowhere'
-    scores = functions['finalize']({k: Mean(np.asarray(m.sum), np.asarray(m.count)) for k, m in metrics.items()})
+    scores = functions['finalize'](
+        {k: Mean(np.asarray(m.sum), np.asarray(m.count)) for k, m in metrics.items()}
+    )
     assert scores['resolution'] == '24x40'
     of_classes = expected.sum(0)[:NUM_CLASSES]
     hit = np.diagonal(of_classes)
@@ -149,7 +168,9 @@ def test_scores_at_the_size_of_the_images_are_those_of_a_loop_over_their_pixels(
         matrix = expected[row, :NUM_CLASSES]
         hit = np.diagonal(matrix)
         union = matrix.sum(1) + matrix[:, :NUM_CLASSES].sum(0) - hit
-        assert of_images[row] == pytest.approx(np.mean(hit / union)), 'the pictures are ranked by the same pixels'
+        assert of_images[row] == pytest.approx(np.mean(hit / union)), (
+            'the pictures are ranked by the same pixels'
+        )
     pictures = functions['render'](None, batch, {})
     assert {picture.shape for picture in pictures.values()} == {(4, 24, 40, 3)}
 
@@ -157,7 +178,9 @@ def test_scores_at_the_size_of_the_images_are_those_of_a_loop_over_their_pixels(
 def class_probabilities_of(image):
     """A net of which no pixel knows its neighbours: logits are mixed from the colours."""
     mixed = np.random.default_rng(3).normal(size=(3, NUM_CLASSES)).astype(np.float32)
-    return jnp.einsum('bhwc,cd->bhwd', jnp.sin(jnp.asarray(image, jnp.float32)), mixed, precision='highest')
+    return jnp.einsum(
+        'bhwc,cd->bhwd', jnp.sin(jnp.asarray(image, jnp.float32)), mixed, precision='highest'
+    )
 
 
 @pytest.mark.parametrize('resolution', ['image', 'label'])
@@ -167,8 +190,12 @@ def test_crops_change_nothing_for_a_net_of_single_pixels(resolution):
     for crop in ((), (16, 20)):
         config = make_config(eval_size=(24, 40))
         config_lib.update(config, evaluate=dict(resolution=resolution, crop=crop))
-        functions = segmentation.make_evaluation(config, SPEC, lambda state, image: class_probabilities_of(image))
-        matrices[crop] = np.asarray(jax.jit(functions['eval_step'])(None, batch, {})['confusion'].sum)
+        functions = segmentation.make_evaluation(
+            config, SPEC, lambda state, image: class_probabilities_of(image)
+        )
+        matrices[crop] = np.asarray(
+            jax.jit(functions['eval_step'])(None, batch, {})['confusion'].sum
+        )
     whole, crops = matrices.values()
     assert whole.sum() == crops.sum()
     np.testing.assert_allclose(crops, whole, atol=0 if resolution == 'image' else 0.2 * whole.max())
@@ -185,7 +212,9 @@ def test_crops_decide_as_prediction_of_the_same_tiles_does():
 
     config = make_config(eval_size=(24, 40))
     config_lib.update(
-        config, evaluate=dict(crop=(12, 20), stride=0.75), predict=dict(tile=(12, 20), overlap=0.25, batch_size=1)
+        config,
+        evaluate=dict(crop=(12, 20), stride=0.75),
+        predict=dict(tile=(12, 20), overlap=0.25, batch_size=1),
     )
     spec = dataclasses.replace(SPEC, max_size={'train': (44, 70), 'val': (44, 70)})
     plan = predict.make_predict_plan(config, spec)
@@ -222,12 +251,18 @@ def test_scores_say_that_they_are_of_the_size_of_the_labels():
 
 
 def test_pictures_of_void_are_black():
-    np.testing.assert_array_equal(segmentation.paint(jnp.array([[NUM_CLASSES, IGNORE]]), SPEC), np.zeros((1, 2, 3)))
-    np.testing.assert_array_equal(segmentation.paint(jnp.array([[1]]), SPEC)[0, 0], SPEC.classes.palette[1])
+    np.testing.assert_array_equal(
+        segmentation.paint(jnp.array([[NUM_CLASSES, IGNORE]]), SPEC), np.zeros((1, 2, 3))
+    )
+    np.testing.assert_array_equal(
+        segmentation.paint(jnp.array([[1]]), SPEC)[0, 0], SPEC.classes.palette[1]
+    )
 
 
 def state_of(step, params, extra):
-    return TrainState(jnp.int32(step), params, {net: {'mean': p} for net, p in params.items()}, {}, extra)
+    return TrainState(
+        jnp.int32(step), params, {net: {'mean': p} for net, p in params.items()}, {}, extra
+    )
 
 
 def test_averaged_nets_serve_from_the_first_update_on_and_others_stay_as_they_are():

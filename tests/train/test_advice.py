@@ -77,10 +77,17 @@ def test_a_published_start_is_missed(net):
 
 def test_small_experiments_from_scratch_miss_nothing():
     for variant in ('quick', 'smoke', 'camvid_quick'):
-        assert advice.without_start(config_file.load(f'{REPOSITORY}/configs/learned_dilation.py:{variant}')) == []
+        assert (
+            advice.without_start(
+                config_file.load(f'{REPOSITORY}/configs/learned_dilation.py:{variant}')
+            )
+            == []
+        )
 
 
-@pytest.mark.parametrize('steps, path, named', [(0, '', ['depth']), (0, 'runs/depth', []), (5, '', [])])
+@pytest.mark.parametrize(
+    'steps, path, named', [(0, '', ['depth']), (0, 'runs/depth', []), (5, '', [])]
+)
 def test_a_stage_without_steps_and_start_keeps_random_parameters(steps, path, named):
     config = config_lib.defaults('supervised')
     config.init_from.path = path
@@ -89,7 +96,9 @@ def test_a_stage_without_steps_and_start_keeps_random_parameters(steps, path, na
     assert [one.message.split("'")[1] for one in found] == named
 
 
-@pytest.mark.parametrize('method', ['holistic', 'depth', 'pose', 'klingner', 'chen_multitask', 'novosel', 'baseline'])
+@pytest.mark.parametrize(
+    'method', ['holistic', 'depth', 'pose', 'klingner', 'chen_multitask', 'novosel', 'baseline']
+)
 def test_the_doctor_finds_nothing_in_configs_of_scene_geometry(method):
     config = config_file.load(f'{REPOSITORY}/configs/scene_geometry.py:smoke,method={method}')
     assert [one for one in doctor.diagnose(config) if one.severity == 'error'] == []
@@ -103,7 +112,9 @@ def test_the_doctor_says_that_a_depth_net_is_random():
 
 def test_the_doctor_says_so_on_real_images(real_data):
     config = config_file.load(f'{REPOSITORY}/configs/learned_dilation.py:camvid_vgg')
-    config_lib.update(config, data=dict(root=str(real_data / 'camvid')), augment=dict(resize=(128, 160)))
+    config_lib.update(
+        config, data=dict(root=str(real_data / 'camvid')), augment=dict(resize=(128, 160))
+    )
     found = {one.where: one for one in doctor.diagnose(config) if one.severity == 'warning'}
     assert '(120, 160)' in found['config.augment.resize'].fix
     assert 'VGG16' in found['config.init_from.path'].message

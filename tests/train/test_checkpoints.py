@@ -22,7 +22,12 @@ from segjax.train import checkpoints
 
 
 def make_state(step=0, width=3, value=0.0):
-    params = {'segmenter': {'encoder': {'kernel': jnp.full((2, width), value)}, 'head': {'bias': jnp.ones(4)}}}
+    params = {
+        'segmenter': {
+            'encoder': {'kernel': jnp.full((2, width), value)},
+            'head': {'bias': jnp.ones(4)},
+        }
+    }
     return TrainState(
         step=jnp.int32(step),
         params=params,
@@ -127,7 +132,9 @@ with checkpoints.Checkpoints(pathlib.Path(sys.argv[1]), ('mIoU', 'max'), 2, 0) a
 
 def test_a_failing_write_is_reported_and_the_older_checkpoint_stays_good(tmp_path):
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    done = subprocess.run([sys.executable, '-c', SAVE_UNTIL_FULL, str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', SAVE_UNTIL_FULL, str(tmp_path)], capture_output=True, text=True
+    )
     assert done.returncode == 1, done.stderr[-2000:]
     assert 'free disk space' in done.stdout
     with open_folder(tmp_path) as saved:
@@ -152,7 +159,9 @@ def test_parameters_of_another_run_are_taken_by_pattern(tmp_path):
     source = checkpoints.load_params(str(tmp_path))
     state, summary = checkpoints.merge_params(make_state(), source, ('segmenter/encoder.*',))
     assert np.all(state.params['segmenter']['encoder']['kernel'] == 2.0), 'the newest checkpoint'
-    assert np.all(state.model_state['segmenter']['batch_stats']['encoder']['mean'] == 2.0), 'of the same module'
+    assert np.all(state.model_state['segmenter']['batch_stats']['encoder']['mean'] == 2.0), (
+        'of the same module'
+    )
     np.testing.assert_array_equal(state.params['segmenter']['head']['bias'], np.ones(4))
     assert '+ segmenter/encoder' in summary and '- segmenter/head' in summary
     with pytest.raises(InputError, match='match nothing'):
@@ -187,7 +196,9 @@ def test_of_a_run_folder_the_last_stage_is_taken_whatever_the_times(tmp_path, ne
         with open_folder(tmp_path / stage / 'checkpoints') as saved:
             saved.save(make_state(1, value=value), {'window': {}}, {})
     content = (
-        {'stages': ['first', 'second', 'never_begun']} if known_by == 'start.json' else {'first': {}, 'second': {}}
+        {'stages': ['first', 'second', 'never_begun']}
+        if known_by == 'start.json'
+        else {'first': {}, 'second': {}}
     )
     (tmp_path / known_by).write_text(json.dumps(content))
     for stage in ('first', 'second'):
@@ -210,7 +221,9 @@ def test_parameters_of_a_damaged_checkpoint_are_refused_with_the_one_before(tmp_
         checkpoints.load_params(str(tmp_path))
     assert error.value.where == str(folder / '2')
     before = error.value.fix.partition('=')[2].partition(',')[0]
-    assert np.all(checkpoints.load_params(before)['params']['segmenter']['encoder']['kernel'] == 1.0)
+    assert np.all(
+        checkpoints.load_params(before)['params']['segmenter']['encoder']['kernel'] == 1.0
+    )
     for path in (folder / '1' / 'state').rglob('d/*'):
         damage(path)
     with pytest.raises(InputError, match='copy the run folder again'):

@@ -60,9 +60,18 @@ def test_stages_run_in_order_and_hand_on_their_state(finished):
 
 def test_the_run_folder_holds_what_the_readme_promises(finished):
     workdir, _ = finished
-    for name in ('config.json', 'environment.json', 'scores.json', 'report.html', 'adversarial/timing.jsonl'):
+    for name in (
+        'config.json',
+        'environment.json',
+        'scores.json',
+        'report.html',
+        'adversarial/timing.jsonl',
+    ):
         assert (workdir / name).stat().st_size > 0, name
-    lines = [json.loads(line) for line in (workdir / 'adversarial/metrics.jsonl').read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (workdir / 'adversarial/metrics.jsonl').read_text().splitlines()
+    ]
     assert [(r['step'], r['kind']) for r in lines] == [
         (2, 'train'), (3, 'eval'), (4, 'train'), (5, 'train'), (5, 'eval'),
     ]  # fmt: skip
@@ -90,7 +99,9 @@ def test_preempted_and_resumed_is_bit_identical(finished, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize('batch, step', [(1, 3), (4, 5)])  # an evaluation has two batches
-def test_stopped_in_an_evaluation_the_next_start_makes_it(finished, tmp_path, monkeypatch, batch, step):
+def test_stopped_in_an_evaluation_the_next_start_makes_it(
+    finished, tmp_path, monkeypatch, batch, step
+):
     """The stop is asked for before the n-th evaluation batch of the second stage."""
     workdir, _ = finished
     seen, inside = [], []
@@ -117,16 +128,22 @@ def test_stopped_in_an_evaluation_the_next_start_makes_it(finished, tmp_path, mo
 
 def kept_checkpoints(workdir, stage='adversarial'):
     """Returns the saved steps of a stage and the best of them."""
-    with checkpoints.Checkpoints(workdir / stage / 'checkpoints', ('mIoU', 'max'), read_only=True) as saved:
+    with checkpoints.Checkpoints(
+        workdir / stage / 'checkpoints', ('mIoU', 'max'), read_only=True
+    ) as saved:
         return saved.steps(), saved.best_step()
 
 
 @pytest.mark.parametrize('best', [1, 3])
 @pytest.mark.parametrize('stopped', [1, 3])
-def test_stopped_in_an_evaluation_the_same_checkpoints_are_kept(tmp_path, monkeypatch, best, stopped):
+def test_stopped_in_an_evaluation_the_same_checkpoints_are_kept(
+    tmp_path, monkeypatch, best, stopped
+):
     """The evaluation of the best step, or another one, is cut short: its score must reach the checkpoint."""
     config = toy_run.make_config(
-        pretrain=dict(num_steps=0), train=dict(num_steps=3), logging=dict(eval_every=1, keep_last=1, num_pictures=0)
+        pretrain=dict(num_steps=0),
+        train=dict(num_steps=3),
+        logging=dict(eval_every=1, keep_last=1, num_pictures=0),
     )
     begun = []
 
@@ -153,7 +170,9 @@ def test_stopped_in_an_evaluation_the_same_checkpoints_are_kept(tmp_path, monkey
     assert_same_run(tmp_path / 'whole', tmp_path / 'stopped', ('adversarial',))
 
 
-def test_a_damaged_newest_checkpoint_is_set_aside_and_the_run_goes_on(finished, tmp_path, monkeypatch):
+def test_a_damaged_newest_checkpoint_is_set_aside_and_the_run_goes_on(
+    finished, tmp_path, monkeypatch
+):
     workdir, _ = finished
     stop_at(monkeypatch, 'adversarial', 3)
     with pytest.raises(Preempted):
@@ -174,7 +193,9 @@ def test_two_trainings_do_not_share_a_folder(tmp_path):
 
 def test_a_start_that_failed_before_its_first_checkpoint_binds_nobody(tmp_path):
     (tmp_path / 'config.json').write_text('{"pipeline": "toy", "train": {"batch_size": 3}}')
-    driver.train(toy_run.make_config(pretrain=dict(num_steps=1), train=dict(num_steps=1)), str(tmp_path))
+    driver.train(
+        toy_run.make_config(pretrain=dict(num_steps=1), train=dict(num_steps=1)), str(tmp_path)
+    )
 
 
 @pytest.mark.parametrize('name', ['3.orbax-checkpoint-tmp', 'damaged_3_1700000000'])
@@ -190,7 +211,9 @@ def test_a_run_that_was_killed_in_its_first_save_takes_a_corrected_config(finish
     stored = json.loads((copy / 'config.json').read_text())
     stored['optim']['learning_rate'] = 7.0
     (copy / 'config.json').write_text(json.dumps(stored))
-    (copy / 'start.json').write_text(json.dumps({'stages': ['other'], 'steps': [1], 'init_from': {}, 'digest': 'x'}))
+    (copy / 'start.json').write_text(
+        json.dumps({'stages': ['other'], 'steps': [1], 'init_from': {}, 'digest': 'x'})
+    )
     assert driver.train(toy_run.make_config(), str(copy)) == scores
     assert_same_run(workdir, copy)
     assert (copy / 'start.json').read_bytes() == (workdir / 'start.json').read_bytes()
@@ -216,7 +239,11 @@ def test_a_spec_of_another_version_is_an_error_with_its_name(finished, tmp_path)
         ('config.json', '{"pipeline": "toy", "train": 5}', r'config\.train'),
         ('config.json', '{"pipeline": "toy", "train": {"nosuch": 1}}', r'config\.train\.nosuch'),
         ('config.json', '{"pipeline": "supervised", "model": 3}', r'config\.model\.name'),
-        ('config.json', '{"pipeline": "supervised", "model": {"width": 1.0}}', r'config\.model\.name'),
+        (
+            'config.json',
+            '{"pipeline": "supervised", "model": {"width": 1.0}}',
+            r'config\.model\.name',
+        ),
         ('spec.json', '5', 'int 5'),
         ('spec.json', '{"classes": 1, "num_examples": 2}', 'fields of DataSpec'),
         ('start.json', '[]', r'list \[\]'),
@@ -225,7 +252,9 @@ def test_a_spec_of_another_version_is_an_error_with_its_name(finished, tmp_path)
         ('pretrain/scores.json', '[]', r'list \[\]'),
     ],
 )
-def test_a_file_of_a_run_folder_with_other_content_is_named_with_a_fix(finished, tmp_path, name, text, message):
+def test_a_file_of_a_run_folder_with_other_content_is_named_with_a_fix(
+    finished, tmp_path, name, text, message
+):
     copy = shutil.copytree(finished[0], tmp_path / 'copy')
     (copy / name).write_text(text)
     with pytest.raises(InputError, match=message) as caught:
@@ -254,12 +283,30 @@ def swap(names):
 @pytest.mark.parametrize(
     'change, message',
     [
-        (lambda spec: spec['num_examples'].update(train=17), "split 'train' has 16 examples, which were 17"),
-        (lambda spec: spec['max_size'].update(val=[32, 65]), r"'val' has \(32, 64\) pixels .*, which were \(32, 65\)"),
-        (lambda spec: spec['class_pixels']['val'].__setitem__(0, 9), "pixels of class 'road', which were 9"),
-        (lambda spec: spec['digest'].update(train='abc'), r"'train' has other content \(digest \w+, which was abc\)"),
-        (lambda spec: swap(spec['classes']['names']), 'classes in another order: road, sidewalk.* was sidewalk, road'),
-        (lambda spec: spec['classes']['ids'].__setitem__(1, 99), r"another id of class 1 \('sidewalk'\): 8.* was 99"),
+        (
+            lambda spec: spec['num_examples'].update(train=17),
+            "split 'train' has 16 examples, which were 17",
+        ),
+        (
+            lambda spec: spec['max_size'].update(val=[32, 65]),
+            r"'val' has \(32, 64\) pixels .*, which were \(32, 65\)",
+        ),
+        (
+            lambda spec: spec['class_pixels']['val'].__setitem__(0, 9),
+            "pixels of class 'road', which were 9",
+        ),
+        (
+            lambda spec: spec['digest'].update(train='abc'),
+            r"'train' has other content \(digest \w+, which was abc\)",
+        ),
+        (
+            lambda spec: swap(spec['classes']['names']),
+            'classes in another order: road, sidewalk.* was sidewalk, road',
+        ),
+        (
+            lambda spec: spec['classes']['ids'].__setitem__(1, 99),
+            r"another id of class 1 \('sidewalk'\): 8.* was 99",
+        ),
     ],
     ids=['number', 'size', 'pixels', 'content', 'order', 'ids'],
 )
@@ -267,7 +314,10 @@ def test_data_that_changed_since_is_refused(finished, tmp_path, change, message)
     copy = with_spec(finished, tmp_path, change)
     with pytest.raises(InputError, match=f'data that changed since: .*{message}') as caught:
         driver.train(toy_run.make_config(), str(copy))
-    assert caught.value.got != caught.value.expected and f'--config.init_from.path={copy}' in caught.value.fix
+    assert (
+        caught.value.got != caught.value.expected
+        and f'--config.init_from.path={copy}' in caught.value.fix
+    )
 
 
 @pytest.mark.parametrize(
@@ -275,7 +325,10 @@ def test_data_that_changed_since_is_refused(finished, tmp_path, change, message)
     [
         lambda spec: spec.pop('digest'),
         lambda spec: spec['classes']['palette'].__setitem__(0, [1, 2, 3]),
-        lambda spec: [spec[key].update(test=spec[key]['val']) for key in ('num_examples', 'max_size', 'digest')],
+        lambda spec: [
+            spec[key].update(test=spec[key]['val'])
+            for key in ('num_examples', 'max_size', 'digest')
+        ],
     ],
     ids=['older than the digest', 'other colours', 'a split that the run does not use'],
 )
@@ -288,7 +341,9 @@ def without_permission(monkeypatch, folder):
     monkeypatch.setattr(os, 'access', lambda path, mode: path != folder)
 
 
-def test_scores_of_a_folder_that_cannot_be_written_to_are_printed(finished, tmp_path, monkeypatch, capsys):
+def test_scores_of_a_folder_that_cannot_be_written_to_are_printed(
+    finished, tmp_path, monkeypatch, capsys
+):
     copy = shutil.copytree(finished[0], tmp_path / 'copy')
     before = sorted(copy.rglob('*'))
     without_permission(monkeypatch, copy)
@@ -310,8 +365,12 @@ def test_an_edited_config_is_not_that_of_the_checkpoints(finished, tmp_path, mod
     stored['train']['num_steps'] = 4
     (copy / 'config.json').write_text(json.dumps(stored))
     config = toy_run.make_config(noise=0.5, train=dict(num_steps=4))
-    with pytest.raises(InputError, match=r'noise: 0\.1, now 0\.5; train\.num_steps: 5, now 4') as caught:
-        driver.open_run(config, str(copy), mode) if mode == 'predict' else getattr(driver, mode)(config, str(copy))
+    with pytest.raises(
+        InputError, match=r'noise: 0\.1, now 0\.5; train\.num_steps: 5, now 4'
+    ) as caught:
+        driver.open_run(config, str(copy), mode) if mode == 'predict' else getattr(driver, mode)(
+            config, str(copy)
+        )
     assert caught.value.where == str(copy / 'config.json')
     assert caught.value.fix == 'undo the edit: noise = 0.1, train.num_steps = 5'
 
@@ -328,9 +387,13 @@ def test_an_edited_config_is_not_that_of_the_checkpoints(finished, tmp_path, mod
         (dict(optim=dict(learning_rate=1.0)), 'optim.learning_rate: 0.0005, now 1.0'),
     ],
 )
-def test_a_key_that_changes_what_the_net_means_is_refused(finished, monkeypatch, mode, changed, message):
+def test_a_key_that_changes_what_the_net_means_is_refused(
+    finished, monkeypatch, mode, changed, message
+):
     monkeypatch.setattr(
-        driver.data_lib, 'prepare', lambda config: pytest.fail('prepared before the config was checked')
+        driver.data_lib,
+        'prepare',
+        lambda config: pytest.fail('prepared before the config was checked'),
     )
     with pytest.raises(InputError, match=message) as caught:
         driver.open_run(toy_run.make_config(**changed), str(finished[0]), mode)
@@ -340,14 +403,25 @@ def test_a_key_that_changes_what_the_net_means_is_refused(finished, monkeypatch,
 def test_scores_say_what_they_were_made_with(finished, tmp_path, capsys):
     workdir, scores = finished
     made_by = json.loads((workdir / 'scores.json').read_text())['adversarial']['made_by']
-    assert made_by['step'] == 5 and set(made_by['data']) == {'val'} and len(made_by['data']['val']) == 32
-    assert made_by['config']['evaluate']['policy'] == 'cityscapes' and made_by['config']['noise'] == 0.1
+    assert (
+        made_by['step'] == 5
+        and set(made_by['data']) == {'val'}
+        and len(made_by['data']['val']) == 32
+    )
+    assert (
+        made_by['config']['evaluate']['policy'] == 'cityscapes'
+        and made_by['config']['noise'] == 0.1
+    )
     assert scores['adversarial']['made_by'] == made_by
     copy = shutil.copytree(workdir, tmp_path / 'copy')
-    config = toy_run.make_config(evaluate=dict(policy='absent_zero', stride=0.5), data=dict(threads=2))
+    config = toy_run.make_config(
+        evaluate=dict(policy='absent_zero', stride=0.5), data=dict(threads=2)
+    )
     driver.evaluate(config, str(copy), 'best')
     stored = json.loads((copy / 'scores_best.json').read_text())['adversarial']['made_by']
-    assert stored['config']['evaluate']['stride'] == 0.5 and 'threads' not in stored['config']['data']
+    assert (
+        stored['config']['evaluate']['stride'] == 0.5 and 'threads' not in stored['config']['data']
+    )
     assert stored['config']['evaluate']['policy'] == 'absent_zero'
     assert f'scores: {copy}/scores_best.json' in capsys.readouterr().out
 
@@ -363,7 +437,10 @@ def test_other_ids_are_those_of_another_data_set(finished, tmp_path, moved):
     copy = with_spec(finished, tmp_path, lambda spec: swap(spec['classes']['ids']))
     config = toy_run.make_config(data=dict(root=str(tmp_path) if moved else ''))
     if moved:
-        assert driver.evaluate(config, str(copy))['adversarial']['mIoU'] == finished[1]['adversarial']['mIoU']
+        assert (
+            driver.evaluate(config, str(copy))['adversarial']['mIoU']
+            == finished[1]['adversarial']['mIoU']
+        )
     else:
         with pytest.raises(InputError, match=r"another id of class 0 \('road'\): 7, which was 8"):
             driver.evaluate(config, str(copy))
@@ -371,7 +448,9 @@ def test_other_ids_are_those_of_another_data_set(finished, tmp_path, moved):
 
 def test_scores_of_an_earlier_stage_are_made_anew_under_another_protocol(finished, tmp_path):
     copy = shutil.copytree(finished[0], tmp_path / 'copy')
-    again = driver.train(toy_run.make_config(data=dict(eval_size=(32, 64)), evaluate=dict(batch_size=8)), str(copy))
+    again = driver.train(
+        toy_run.make_config(data=dict(eval_size=(32, 64)), evaluate=dict(batch_size=8)), str(copy)
+    )
     assert again == finished[1]
     again = driver.train(toy_run.make_config(evaluate=dict(batch_size=16)), str(copy))
     assert again['pretrain']['made_by']['config']['evaluate']['batch_size'] == 16
@@ -384,9 +463,12 @@ def test_init_from_does_not_undo_an_earlier_stage(finished, tmp_path, monkeypatc
     config = toy_run.make_config(init_from=dict(path=str(workdir)), seed=1)
     driver.train(config, str(tmp_path))
     first, second = final_state(tmp_path, 'pretrain'), final_state(tmp_path)
-    np.testing.assert_array_equal(second['params/backbone/Conv_0/kernel'], first['params/backbone/Conv_0/kernel'])
+    np.testing.assert_array_equal(
+        second['params/backbone/Conv_0/kernel'], first['params/backbone/Conv_0/kernel']
+    )
     assert not np.array_equal(
-        first['params/backbone/Conv_0/kernel'], final_state(workdir)['params/backbone/Conv_0/kernel']
+        first['params/backbone/Conv_0/kernel'],
+        final_state(workdir)['params/backbone/Conv_0/kernel'],
     )
     assert loaded == [str(workdir)], 'once for both stages'
 
@@ -423,7 +505,9 @@ def reused(finished, tmp_path_factory):
     and its config."""
     source = shutil.copytree(finished[0], tmp_path_factory.mktemp('source') / 'run')
     workdir = tmp_path_factory.mktemp('reused') / 'run'
-    config = toy_run.make_config(pretrain=dict(num_steps=0), seed=1, init_from=dict(path=str(source / 'pretrain')))
+    config = toy_run.make_config(
+        pretrain=dict(num_steps=0), seed=1, init_from=dict(path=str(source / 'pretrain'))
+    )
     scores = driver.train(config, str(workdir))
     taken, trained = final_state(workdir, 'pretrain'), final_state(source, 'pretrain')
     for name in ('params/backbone/Conv_0/kernel', 'params/head/kernel'):
@@ -441,10 +525,14 @@ def test_a_stage_of_no_steps_needs_the_run_that_it_began_from_no_more(reused, tm
         assert driver.evaluate(config, str(copy), which)['pretrain'] == scores['pretrain'], which
 
 
-def test_a_stage_of_no_steps_keeps_its_state_when_its_start_is_trained_on(finished, reused, tmp_path, monkeypatch):
+def test_a_stage_of_no_steps_keeps_its_state_when_its_start_is_trained_on(
+    finished, reused, tmp_path, monkeypatch
+):
     workdir, scores, config = reused
     copy = shutil.copytree(workdir, tmp_path / 'copy')
-    monkeypatch.setattr(checkpoints, 'load_params', lambda path: pytest.fail(f'{path} was read again'))
+    monkeypatch.setattr(
+        checkpoints, 'load_params', lambda path: pytest.fail(f'{path} was read again')
+    )
     moved = config.copy_and_resolve_references()
     moved.init_from.path = str(finished[0])  # another state in the place of the old one
     assert driver.train(moved, str(copy)) == scores
@@ -460,7 +548,9 @@ def test_a_run_folder_says_once_what_it_began_from(finished, reused, tmp_path):
     assert before['digest'] == initialization.digest(taken) and len(before['digest']) == 12
     assert initialization.digest(checkpoints.load_params(str(finished[0]))) != before['digest']
     driver.train(toy_run.make_config(pretrain=dict(num_steps=0), seed=1), str(copy))
-    assert json.loads((copy / 'start.json').read_text()) == before, 'a resumed run may drop the path'
+    assert json.loads((copy / 'start.json').read_text()) == before, (
+        'a resumed run may drop the path'
+    )
     assert json.loads((finished[0] / 'start.json').read_text())['digest'] == ''
 
 
@@ -471,10 +561,14 @@ def test_predicting_loads_the_stage_that_predicts_alone(reused, tmp_path):
     run, stages = driver.open_run(config, str(copy), 'predict')
     stage, state = driver.load_last_stage(run, stages, 'last')
     assert stage.name == 'adversarial'
-    np.testing.assert_array_equal(state.params['head']['kernel'], final_state(workdir)['params/head/kernel'])
+    np.testing.assert_array_equal(
+        state.params['head']['kernel'], final_state(workdir)['params/head/kernel']
+    )
 
 
-def test_the_state_of_a_stage_leaves_the_devices_before_the_next_stage_trains(tmp_path, monkeypatch):
+def test_the_state_of_a_stage_leaves_the_devices_before_the_next_stage_trains(
+    tmp_path, monkeypatch
+):
     watched, alive = [], []
 
     def train_stage(*arguments, original=driver.train_stage):
@@ -486,7 +580,9 @@ def test_the_state_of_a_stage_leaves_the_devices_before_the_next_stage_trains(tm
 
     monkeypatch.setattr(driver, 'train_stage', train_stage)
     driver.train(toy_run.make_config(), str(tmp_path))
-    driver.train(toy_run.make_config(), str(tmp_path))  # both stages are finished: another way through the loop
+    driver.train(
+        toy_run.make_config(), str(tmp_path)
+    )  # both stages are finished: another way through the loop
     assert watched and alive == [0, 0, 0, 0]
 
 
@@ -500,7 +596,9 @@ def test_sigterm_asks_for_a_stop_and_the_old_handler_returns():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_of_several_processes_one_that_was_told_to_stop_is_enough_and_all_leave_at_one_question(monkeypatch):
+def test_of_several_processes_one_that_was_told_to_stop_is_enough_and_all_leave_at_one_question(
+    monkeypatch,
+):
     agreements = []
 
     def in_any_process(flag):
@@ -512,7 +610,9 @@ def test_of_several_processes_one_that_was_told_to_stop_is_enough_and_all_leave_
     with StopSignal() as stop:
         answers = [stop.reached() for _ in range(3 * stop.AGREE_EVERY)]
     assert answers.index(True) == 2 * stop.AGREE_EVERY - 1 and all(answers[2 * stop.AGREE_EVERY :])
-    assert agreements == [False, False], 'what was agreed stays: no process waits for one that has left'
+    assert agreements == [False, False], (
+        'what was agreed stays: no process waits for one that has left'
+    )
 
 
 ENVIRONMENT = {
@@ -528,8 +628,21 @@ def start_toy(workdir):
 
 def start_supervised(workdir):
     config = str(HELPERS.parent.parent / 'configs/supervised.py')
-    settings = ('--config.train.num_steps=80', '--config.logging.eval_every=40', '--config.logging.checkpoint_every=7')
-    return [sys.executable, '-m', 'segjax.main', '--config', f'{config}:smoke', '--workdir', str(workdir), *settings]
+    settings = (
+        '--config.train.num_steps=80',
+        '--config.logging.eval_every=40',
+        '--config.logging.checkpoint_every=7',
+    )
+    return [
+        sys.executable,
+        '-m',
+        'segjax.main',
+        '--config',
+        f'{config}:smoke',
+        '--workdir',
+        str(workdir),
+        *settings,
+    ]
 
 
 def run_to_the_end(command):
@@ -541,7 +654,9 @@ def kill_on_the_way(command, stage_folder, more_lines: int, while_saving: bool):
     """SIGKILL once `more_lines` have been added to the log, at once or when the next checkpoint is half written."""
     log = stage_folder / 'metrics.jsonl'
     lines = (log.read_bytes().count(b'\n') if log.exists() else 0) + more_lines
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while process.poll() is None:
         # A restarted run first drops the lines after its checkpoint, then writes them again.
         far_enough = log.exists() and log.read_bytes().count(b'\n') >= lines
@@ -566,7 +681,9 @@ def test_killed_at_random_moments_and_restarted_is_bit_identical(tmp_path, comma
     run_to_the_end(command(whole))
     draw = random.Random(0)
     for number in range(kills):
-        kill_on_the_way(command(killed), killed / stages[-1], draw.randint(1, 5), while_saving=number % 2 == 1)
+        kill_on_the_way(
+            command(killed), killed / stages[-1], draw.randint(1, 5), while_saving=number % 2 == 1
+        )
     run_to_the_end(command(killed))
     assert_same_run(whole, killed, stages)
 
@@ -591,18 +708,30 @@ def test_a_workdir_of_another_config_is_refused_with_the_key(finished):
     with pytest.raises(InputError, match=r'train.batch_size: 8, now 16'):
         driver.train(toy_run.make_config(train=dict(batch_size=16)), str(workdir))
     # What does not change the result may change.
-    driver.train(toy_run.make_config(data=dict(threads=0), parallel=dict(mode='shard_map')), str(workdir))
+    driver.train(
+        toy_run.make_config(data=dict(threads=0), parallel=dict(mode='shard_map')), str(workdir)
+    )
 
 
 def test_checks_come_before_compilation(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, 'jit', lambda *a, **k: pytest.fail('compiled before the input was checked'))
+    monkeypatch.setattr(
+        jax, 'jit', lambda *a, **k: pytest.fail('compiled before the input was checked')
+    )
     with pytest.raises(InputError, match='multiple of 8'):
         driver.train(toy_run.make_config(train=dict(batch_size=12)), str(tmp_path))
 
 
-@pytest.mark.parametrize('key, size', [('data.eval_size', '(33, 65)'), ('evaluate.crop', '(30, 60)')])
-def test_images_that_the_net_does_not_take_in_evaluation_are_refused_before_training(tmp_path, monkeypatch, key, size):
-    monkeypatch.setattr(driver, 'train_stage', lambda *args: pytest.fail('trained before the evaluation was checked'))
+@pytest.mark.parametrize(
+    'key, size', [('data.eval_size', '(33, 65)'), ('evaluate.crop', '(30, 60)')]
+)
+def test_images_that_the_net_does_not_take_in_evaluation_are_refused_before_training(
+    tmp_path, monkeypatch, key, size
+):
+    monkeypatch.setattr(
+        driver,
+        'train_stage',
+        lambda *args: pytest.fail('trained before the evaluation was checked'),
+    )
     config = config_file.load('configs/supervised.py:smoke')
     config_file.assign(config, [config_file.Assignment(key, size)])
     with pytest.raises(InputError, match='erfnet: input'):
@@ -622,7 +751,9 @@ def test_an_input_that_cannot_be_opened_closes_those_before_it(monkeypatch, brok
     monkeypatch.setattr(loader, 'train_iterator', open_input)
     data = types.SimpleNamespace(open_input=lambda inputs: None)
     run = driver.Run(toy_run.make_config(), data, pathlib.Path(), topology=None)
-    main, photo, sketch = (Input(split, 8, ('image',), (4, 4)) for split in ('main', 'photo', 'sketch'))
+    main, photo, sketch = (
+        Input(split, 8, ('image',), (4, 4)) for split in ('main', 'photo', 'sketch')
+    )
     main = main._replace(unpaired=(('photo', photo), ('sketch', sketch)))
     if broken:
         with pytest.raises(InputError, match=broken):
@@ -655,7 +786,9 @@ def told_to_stop(monkeypatch):
 
 
 @pytest.mark.parametrize('mode', [driver.train, driver.evaluate, bench.main])
-def test_a_signal_while_data_are_prepared_ends_the_command_in_order(finished, tmp_path, told_to_stop, mode):
+def test_a_signal_while_data_are_prepared_ends_the_command_in_order(
+    finished, tmp_path, told_to_stop, mode
+):
     with pytest.raises(Preempted, match='not prepared completely'):
         mode(toy_run.make_config(), str(finished[0] if mode is driver.evaluate else tmp_path))
 

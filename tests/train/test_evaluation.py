@@ -9,7 +9,11 @@ from fakes import SPEC
 from segjax.protocol import Input
 from segjax.train import evaluation
 
-SIZE, FILLED, LABEL = (32, 64), (32, 61), (20, 38)  # the split's largest label, of which SPEC knows, is 40x70
+SIZE, FILLED, LABEL = (
+    (32, 64),
+    (32, 61),
+    (20, 38),
+)  # the split's largest label, of which SPEC knows, is 40x70
 
 
 class OneExample:
@@ -43,16 +47,29 @@ def canvas(height, width):
 
 
 def test_pictures_lose_their_padding_and_those_of_another_size_stay_whole():
-    drawn = {'map': canvas(40, 70), 'seen': canvas(*SIZE), 'stack': canvas(96, 64), 'tiny': canvas(8, 16)}
+    drawn = {
+        'map': canvas(40, 70),
+        'seen': canvas(*SIZE),
+        'stack': canvas(96, 64),
+        'tiny': canvas(8, 16),
+    }
     pictures = entry(('image', 'label'), lambda *_: drawn)['pictures']
     assert list(pictures) == ['image', *drawn]
     shapes = {panel: picture.shape[:2] for panel, picture in pictures.items()}
-    assert shapes == {'image': FILLED, 'map': LABEL, 'seen': FILLED, 'stack': (96, 64), 'tiny': (8, 16)}
+    assert shapes == {
+        'image': FILLED,
+        'map': LABEL,
+        'seen': FILLED,
+        'stack': (96, 64),
+        'tiny': (8, 16),
+    }
     np.testing.assert_array_equal(pictures['stack'], drawn['stack'][0])
     np.testing.assert_array_equal(pictures['map'], drawn['map'][0, : LABEL[0], : LABEL[1]])
 
 
-@pytest.mark.parametrize('features, expected', [(('image',), {'image', 'seen'}), (('label',), {'seen'})])
+@pytest.mark.parametrize(
+    'features, expected', [(('image',), {'image', 'seen'}), (('label',), {'seen'})]
+)
 def test_stages_without_labels_or_without_images_have_pictures(features, expected):
     found = entry(features, lambda *_: {'seen': canvas(96, 64)})
     assert set(found['pictures']) == expected and found['pictures']['seen'].shape == (96, 64, 3)

@@ -46,8 +46,13 @@ def test_the_state_goes_on_from_the_last_step(finished, extended):
     assert (before['step'], after['step']) == (5, 9)
     counts = [name for name in after if name.endswith('count')]
     assert counts and all(after[name] == 9 for name in counts), 'the optimiser did not start anew'
-    np.testing.assert_array_equal(before['params/backbone/Conv_0/kernel'], after['params/backbone/Conv_0/kernel'])
-    lines = [json.loads(line) for line in (workdir / 'adversarial/metrics.jsonl').read_text().splitlines()]
+    np.testing.assert_array_equal(
+        before['params/backbone/Conv_0/kernel'], after['params/backbone/Conv_0/kernel']
+    )
+    lines = [
+        json.loads(line)
+        for line in (workdir / 'adversarial/metrics.jsonl').read_text().splitlines()
+    ]
     assert [(r['step'], r['kind']) for r in lines] == [
         (2, 'train'), (3, 'eval'), (4, 'train'), (5, 'train'), (5, 'eval'),
         (6, 'train'), (6, 'eval'), (8, 'train'), (9, 'train'), (9, 'eval'),
@@ -68,7 +73,9 @@ def test_the_plans_before_are_kept(extended, tmp_path):
 
 @pytest.mark.parametrize('stop', [6, 7])
 @pytest.mark.parametrize('again', [True, False])
-def test_stopped_and_resumed_it_is_bit_identical(finished, extended, tmp_path, monkeypatch, stop, again):
+def test_stopped_and_resumed_it_is_bit_identical(
+    finished, extended, tmp_path, monkeypatch, stop, again
+):
     copy = shutil.copytree(finished, tmp_path / 'copy')
     stop_at(monkeypatch, 'adversarial', stop)
     with pytest.raises(Preempted, match=f'step {stop}'):
@@ -106,7 +113,9 @@ def test_a_run_that_is_not_finished_is_extended_too(finished, tmp_path, monkeypa
 def test_a_later_stage_that_began_from_the_shorter_training_is_refused(finished, tmp_path):
     copy = shutil.copytree(finished, tmp_path / 'copy')
     config = toy_run.make_config(pretrain=dict(num_steps=4))
-    with pytest.raises(InputError, match="'pretrain', from whose shorter training stage 'adversarial'") as caught:
+    with pytest.raises(
+        InputError, match="'pretrain', from whose shorter training stage 'adversarial'"
+    ) as caught:
         driver.train(config, str(copy), extend=True)
     command = caught.value.fix.partition(' trains')[0]
     assert command == f'rm -r {copy}/adversarial'
@@ -142,7 +151,11 @@ def test_stages_that_are_compared_may_all_train_longer(tmp_path):
     [
         (lambda: longer(4), 'train.num_steps: 5, now 4', '--config.train.num_steps=5'),
         (lambda: longer(9, seed=1), 'seed: 0, now 1; train.num_steps: 5, now 9', 'undo the change'),
-        (lambda: toy_run.make_config(optim=dict(warmup_steps=1)), 'optim.warmup_steps: 0, now 1', 'undo the change'),
+        (
+            lambda: toy_run.make_config(optim=dict(warmup_steps=1)),
+            'optim.warmup_steps: 0, now 1',
+            'undo the change',
+        ),
     ],
 )
 def test_nothing_but_more_steps_is_allowed(finished, config, message, fix):
@@ -166,7 +179,10 @@ def test_there_must_be_something_to_extend(tmp_path):
 @pytest.mark.parametrize(
     'settings, text',
     [
-        (dict(schedule='constant'), 'optim (constant): the learning rate at step 100 was 0.5 and stays'),
+        (
+            dict(schedule='constant'),
+            'optim (constant): the learning rate at step 100 was 0.5 and stays',
+        ),
         (dict(schedule='poly', power=1.0), 'at step 100 was 0 and is 0.25 now: it jumps up'),
         (dict(schedule='cosine'), 'at step 100 was 0 and is 0.25 now: it jumps up'),
         (
@@ -174,12 +190,18 @@ def test_there_must_be_something_to_extend(tmp_path):
             'at step 100 was 0.005 and is 0.05 now: it jumps up; '
             'the milestones (0.4, 0.75) move from steps 40, 75 to 80, 150',
         ),
-        (dict(schedule='step', milestones=(40, 75), step_factor=0.1), 'at step 100 was 0.005 and stays'),
+        (
+            dict(schedule='step', milestones=(40, 75), step_factor=0.1),
+            'at step 100 was 0.005 and stays',
+        ),
     ],
 )
 def test_what_a_longer_plan_does_to_the_learning_rate_is_said(settings, text):
     config = config_lib.defaults('supervised')
     config_lib.update(config, optim=dict(learning_rate=0.5, **settings))
     lines = extension.describe(config, 'segmentation', (100, 200), 100).splitlines()
-    assert lines[0] == "stage 'segmentation' trains longer: 200 steps instead of 100, of which 100 are done"
+    assert (
+        lines[0]
+        == "stage 'segmentation' trains longer: 200 steps instead of 100, of which 100 are done"
+    )
     assert len(lines) == 2 and lines[1].endswith(text)

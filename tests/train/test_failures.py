@@ -13,10 +13,26 @@ from segjax.train import failures
 @pytest.mark.parametrize(
     'name, fragment',
     [
-        *(('ENOSPC', 'free disk space'), ('EDQUOT', 'free disk space'), ('EFBIG', 'free disk space')),
-        *(('EACCES', 'check permissions'), ('EROFS', 'check permissions'), ('EPERM', 'check permissions')),
-        *(('EIO', 'same command again'), ('ESTALE', 'same command again'), ('ETIMEDOUT', 'same command again')),
-        *(('ENOTCONN', 'same command again'), ('EHOSTDOWN', 'same command again'), ('ENOLCK', 'same command again')),
+        *(
+            ('ENOSPC', 'free disk space'),
+            ('EDQUOT', 'free disk space'),
+            ('EFBIG', 'free disk space'),
+        ),
+        *(
+            ('EACCES', 'check permissions'),
+            ('EROFS', 'check permissions'),
+            ('EPERM', 'check permissions'),
+        ),
+        *(
+            ('EIO', 'same command again'),
+            ('ESTALE', 'same command again'),
+            ('ETIMEDOUT', 'same command again'),
+        ),
+        *(
+            ('ENOTCONN', 'same command again'),
+            ('EHOSTDOWN', 'same command again'),
+            ('ENOLCK', 'same command again'),
+        ),
         *(('EMFILE', 'ulimit -n'), ('ENAMETOOLONG', 'another path'), ('EISDIR', 'another path')),
     ],
 )
@@ -24,24 +40,52 @@ def test_errors_of_the_disk_name_the_file_and_a_way_out(name, fragment):
     number = getattr(errno, name)
     message = failures.explained(OSError(number, os.strerror(number), '/runs/x'), '--workdir /runs')
     assert message.startswith(f'/runs/x\n  got:      {os.strerror(number)}') and fragment in message
-    assert failures.explained(OSError(number, os.strerror(number)), '--workdir /runs').startswith('--workdir /runs\n')
+    assert failures.explained(OSError(number, os.strerror(number)), '--workdir /runs').startswith(
+        '--workdir /runs\n'
+    )
 
 
 @pytest.mark.parametrize(
     'error, fragments',
     [
-        (MemoryError('Unable to allocate 8 GiB'), ['memory of this machine', '8 GiB', 'data.prefetch']),
-        (OSError(errno.ENOMEM, 'Cannot allocate memory'), ['memory of this machine', 'data.threads']),
         (
-            jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore'),
-            ['memory of the devices', 'train.batch_size', 'train.accumulate', 'predict.tile', 'data.eval_size'],
+            MemoryError('Unable to allocate 8 GiB'),
+            ['memory of this machine', '8 GiB', 'data.prefetch'],
         ),
-        (jax.errors.JaxRuntimeError('INTERNAL: CUDA_ERROR_ECC_UNCORRECTABLE: x'), ['devices', 'nvidia-smi']),
+        (
+            OSError(errno.ENOMEM, 'Cannot allocate memory'),
+            ['memory of this machine', 'data.threads'],
+        ),
+        (
+            jax.errors.JaxRuntimeError(
+                'RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore'
+            ),
+            [
+                'memory of the devices',
+                'train.batch_size',
+                'train.accumulate',
+                'predict.tile',
+                'data.eval_size',
+            ],
+        ),
+        (
+            jax.errors.JaxRuntimeError('INTERNAL: CUDA_ERROR_ECC_UNCORRECTABLE: x'),
+            ['devices', 'nvidia-smi'],
+        ),
         (jax.errors.JaxRuntimeError('INTERNAL: NCCL operation failed'), ['devices', 'NCCL']),
-        (ValueError('UNKNOWN: Gloo AllGather failed: Connection closed by peer'), ['processes', 'logs']),
+        (
+            ValueError('UNKNOWN: Gloo AllGather failed: Connection closed by peer'),
+            ['processes', 'logs'],
+        ),
         (RuntimeError("Unable to initialize backend 'cuda': no device"), ['JAX_PLATFORMS', 'cuda']),
-        (RuntimeError('Worker process was terminated unexpectedly with exit code -7. See'), ['/dev/shm', 'workers=0']),
-        (RuntimeError('Worker process was terminated unexpectedly with exit code -9. See'), ['killed', 'workers=0']),
+        (
+            RuntimeError('Worker process was terminated unexpectedly with exit code -7. See'),
+            ['/dev/shm', 'workers=0'],
+        ),
+        (
+            RuntimeError('Worker process was terminated unexpectedly with exit code -9. See'),
+            ['killed', 'workers=0'],
+        ),
         (BrokenPipeError(errno.EPIPE, 'Broken pipe'), ['standard output']),
         (InputError('x', got='y', expected='z'), ['x\n  got:      y']),
     ],
@@ -57,10 +101,22 @@ def test_other_errors_from_outside(error, fragments):
 @pytest.mark.parametrize(
     'error',
     [
-        *(TypeError('a bug'), ValueError('shapes do not match'), RuntimeError('a bug'), KeyError('key')),
-        *(jax.errors.JaxRuntimeError('INVALID_ARGUMENT: a bug'), OSError(errno.EBADF, 'Bad file descriptor')),
+        *(
+            TypeError('a bug'),
+            ValueError('shapes do not match'),
+            RuntimeError('a bug'),
+            KeyError('key'),
+        ),
+        *(
+            jax.errors.JaxRuntimeError('INVALID_ARGUMENT: a bug'),
+            OSError(errno.EBADF, 'Bad file descriptor'),
+        ),
         RuntimeError('Worker process was terminated unexpectedly with exit code 1. See'),
-        *(ValueError('a peer of the net'), FileNotFoundError(errno.ENOENT, 'no such file', 'x'), AssertionError()),
+        *(
+            ValueError('a peer of the net'),
+            FileNotFoundError(errno.ENOENT, 'no such file', 'x'),
+            AssertionError(),
+        ),
     ],
     ids=repr,
 )

@@ -47,7 +47,9 @@ def named(state):
     return named_leaves({'params': state.params['segmenter'], **state.model_state['segmenter']})
 
 
-def test_all_arrays_are_the_files_and_the_images_are_prepared_its_way(abstract, tmp_path, capsys, monkeypatch):
+def test_all_arrays_are_the_files_and_the_images_are_prepared_its_way(
+    abstract, tmp_path, capsys, monkeypatch
+):
     path = tmp_path / 'encoder.safetensors'
     expected = weights(abstract, 'erfnet_encoder', path)
     config = make_config(path)
@@ -58,18 +60,28 @@ def test_all_arrays_are_the_files_and_the_images_are_prepared_its_way(abstract, 
     for name, array in found.items():
         np.testing.assert_array_equal(array, (expected if '/encoder/' in name else scratch)[name])
     printed = capsys.readouterr().out
-    assert 'Eromera' in printed and '+ encoder: ' in printed and '- decoder: stays as drawn' in printed
+    assert (
+        'Eromera' in printed and '+ encoder: ' in printed and '- decoder: stays as drawn' in printed
+    )
     # The stage was made with that preparation, too.
     seen, normalize = [], images.normalize
-    monkeypatch.setattr(images, 'normalize', lambda image, scheme: seen.append(scheme) or normalize(image, scheme))
-    jax.eval_shape(stage.predict, initialization.initial_state(run, stage, {}), np.zeros((1, 32, 64, 3), np.uint8))
+    monkeypatch.setattr(
+        images, 'normalize', lambda image, scheme: seen.append(scheme) or normalize(image, scheme)
+    )
+    jax.eval_shape(
+        stage.predict,
+        initialization.initial_state(run, stage, {}),
+        np.zeros((1, 32, 64, 3), np.uint8),
+    )
     assert set(seen) == {'imagenet'}
 
 
 def test_patterns_choose_parameters_and_their_statistics(abstract, tmp_path):
     path = tmp_path / 'w.npz'
     expected = weights(abstract, 'erfnet', path)
-    run, (stage,) = driver.open_run(make_config(path, nets=('segmenter/encoder/.*',)), str(tmp_path / 'run'), 'train')
+    run, (stage,) = driver.open_run(
+        make_config(path, nets=('segmenter/encoder/.*',)), str(tmp_path / 'run'), 'train'
+    )
     for name, array in named(initialization.initial_state(run, stage, {})).items():
         assert np.array_equal(array, expected[name]) == ('/encoder/' in name), name
 
@@ -77,7 +89,10 @@ def test_patterns_choose_parameters_and_their_statistics(abstract, tmp_path):
 @pytest.mark.parametrize(
     'change, message',
     [
-        (lambda t: t.pop('decoder.layers.0.bn.weight'), r'no tensor decoder\.layers\.0\.bn\.weight'),
+        (
+            lambda t: t.pop('decoder.layers.0.bn.weight'),
+            r'no tensor decoder\.layers\.0\.bn\.weight',
+        ),
         (
             lambda t: t.update({'encoder.layers.0.conv.weight': np.ones((3, 3, 8, 8))}),
             r'\(3, 3, 8, 8\), not \(8, 8, 3, 3\)',
@@ -96,7 +111,9 @@ def test_a_wrong_file_is_refused_when_the_run_is_opened(abstract, tmp_path, chan
 
 def test_weights_of_another_net_are_refused(tmp_path):
     path = tmp_path / 'w.npz'
-    pretrained.write(str(path), {f'{name}.weight': np.ones(2) for name in ('conv1', 'bn1', 'layer1.0.conv1')})
+    pretrained.write(
+        str(path), {f'{name}.weight': np.ones(2) for name in ('conv1', 'bn1', 'layer1.0.conv1')}
+    )
     with pytest.raises(InputError, match='no array: segmenter'):
         driver.open_run(make_config(path), str(tmp_path / 'run'), 'train')
 
@@ -106,7 +123,9 @@ def test_a_preparation_that_contradicts_the_weights_is_an_error(abstract, tmp_pa
     weights(abstract, 'erfnet_encoder', path)
     config = make_config(path)
     config.preprocess = 'caffe'
-    with pytest.raises(InputError, match=r"'caffe'[\s\S]*'imagenet'[\s\S]*init_from\.preprocess=keep"):
+    with pytest.raises(
+        InputError, match=r"'caffe'[\s\S]*'imagenet'[\s\S]*init_from\.preprocess=keep"
+    ):
         driver.open_run(config, str(tmp_path / 'run'), 'train')
     config.init_from.preprocess = 'keep'
     run, _ = driver.open_run(config, str(tmp_path / 'run'), 'train')
@@ -162,7 +181,9 @@ def test_a_run_that_has_begun_needs_the_file_no_more(abstract, tmp_path):
 
 
 def test_another_start_than_that_of_a_run_that_has_begun_is_said(tmp_path, capsys):
-    run, stages = driver.open_run(make_config(tmp_path / 'new.npz'), str(tmp_path / 'run'), 'evaluate')
+    run, stages = driver.open_run(
+        make_config(tmp_path / 'new.npz'), str(tmp_path / 'run'), 'evaluate'
+    )
     capsys.readouterr()
     initialization.tell_unused(run, stages)
     assert capsys.readouterr().out == ''

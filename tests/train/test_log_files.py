@@ -23,7 +23,11 @@ def run(folder: pathlib.Path, start: int, stop: int) -> None:
     log = log_files.MetricsLog(folder, start)
     for step in range(start + 1, stop + 1):
         if step % 2 == 0:
-            log.write(step, 'train', {'loss': np.float32(1) / step, 'learning_rate': 0.1 * step, 'bad': math.nan})
+            log.write(
+                step,
+                'train',
+                {'loss': np.float32(1) / step, 'learning_rate': 0.1 * step, 'bad': math.nan},
+            )
         if step % 4 == 0:
             log.write(step, 'eval', {'mIoU': step / 7})
     log.close()
@@ -39,9 +43,15 @@ def lines(folder: pathlib.Path) -> list[dict]:
 def test_metrics_lines_are_sorted_strict_json(tmp_path):
     run(tmp_path, 0, 4)
     text = (tmp_path / 'metrics.jsonl').read_text()
-    assert text.splitlines()[0] == ('{"step": 2, "kind": "train", "bad": null, "learning_rate": 0.2, "loss": 0.5}')
+    assert text.splitlines()[0] == (
+        '{"step": 2, "kind": "train", "bad": null, "learning_rate": 0.2, "loss": 0.5}'
+    )
     assert 'NaN' not in text
-    assert [(r['step'], r['kind']) for r in lines(tmp_path)] == [(2, 'train'), (4, 'train'), (4, 'eval')]
+    assert [(r['step'], r['kind']) for r in lines(tmp_path)] == [
+        (2, 'train'),
+        (4, 'train'),
+        (4, 'eval'),
+    ]
 
 
 def test_floats_read_back_exactly(tmp_path):
@@ -53,7 +63,9 @@ def test_floats_read_back_exactly(tmp_path):
 
 
 @pytest.mark.parametrize('checkpoint, killed_at', [(4, 7), (4, 4), (8, 11), (6, 6)])
-@pytest.mark.parametrize('torn', ['', '{"step": 12, "ki', '{"step": 12, "kind": "train", "loss": 0.1}', '\0\0\0\n'])
+@pytest.mark.parametrize(
+    'torn', ['', '{"step": 12, "ki', '{"step": 12, "kind": "train", "loss": 0.1}', '\0\0\0\n']
+)
 def test_resumed_file_equals_the_uninterrupted_one(tmp_path, checkpoint, killed_at, torn):
     run(tmp_path / 'straight', 0, 12)
     run(tmp_path / 'killed', 0, killed_at)
@@ -89,7 +101,9 @@ def test_lines_are_on_disk_before_close(tmp_path):
 
 
 def test_garbage_in_the_middle_names_file_and_line(tmp_path):
-    (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "kind": "train"}\nnonsense\n{"step": 2, "kind": "train"}\n')
+    (tmp_path / 'metrics.jsonl').write_text(
+        '{"step": 1, "kind": "train"}\nnonsense\n{"step": 2, "kind": "train"}\n'
+    )
     with pytest.raises(InputError, match=r'metrics.jsonl, line 2'):
         log_files.MetricsLog(tmp_path, 2)
 
@@ -104,7 +118,10 @@ def test_what_is_no_scalar_is_refused(tmp_path):
 
 
 def test_timing_is_appended_across_starts(tmp_path):
-    for step in (5, 3):  # a resumed run may go back: nothing is deterministic here, nothing is dropped
+    for step in (
+        5,
+        3,
+    ):  # a resumed run may go back: nothing is deterministic here, nothing is dropped
         log = log_files.TimingLog(tmp_path)
         log.write(step, {'images_per_second': 10.5})
         log.close()
@@ -167,7 +184,9 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
             with pytest.raises(OSError, match='no space'):
                 files.write_json(path, {'mIoU': 0.9})
         assert files.read_json(path) == {'mIoU': 0.5}
-        assert [f.name for f in tmp_path.iterdir()] == ['scores.json']  # no temporary file left behind
+        assert [f.name for f in tmp_path.iterdir()] == [
+            'scores.json'
+        ]  # no temporary file left behind
 
 
 def test_read_json_says_what_is_wrong(tmp_path):
@@ -203,13 +222,19 @@ def test_tensorboard_events_read_back_and_purge_what_a_killed_run_wrote(tmp_path
     assert events.Tags()['scalars'] == ['train/loss']
     (picture,) = events.Images('prediction')
     assert (picture.height, picture.width, picture.step) == (4, 6, 6)
-    decoded = cv2.imdecode(np.frombuffer(picture.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    decoded = cv2.imdecode(np.frombuffer(picture.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)[
+        ..., ::-1
+    ]
     np.testing.assert_array_equal(decoded, image)
     text = events.Tensors('config/text_summary')[0].tensor_proto.string_val[0].decode()
-    assert json.loads('\n'.join(line[4:] for line in text.splitlines())) == {'optim': {'learning_rate': 0.5}}
+    assert json.loads('\n'.join(line[4:] for line in text.splitlines())) == {
+        'optim': {'learning_rate': 0.5}
+    }
 
 
-@pytest.mark.parametrize('bad', [np.zeros((2, 2, 3)), np.zeros((2, 2, 4), np.uint8), np.zeros(4, np.uint8)])
+@pytest.mark.parametrize(
+    'bad', [np.zeros((2, 2, 3)), np.zeros((2, 2, 4), np.uint8), np.zeros(4, np.uint8)]
+)
 def test_pictures_of_other_types_are_refused(bad):
     with pytest.raises(TypeError, match='uint8'):
         files.encode_png(bad)
@@ -244,12 +269,17 @@ def test_progress_on_a_terminal_is_a_bar():
     progress.message('step 2: mIoU 0.4')
     progress.update(4)
     progress.close()
-    assert '\r' in stream.getvalue() and '4/4' in stream.getvalue() and 'loss 0.5, 12 images/s' in stream.getvalue()
+    assert (
+        '\r' in stream.getvalue()
+        and '4/4' in stream.getvalue()
+        and 'loss 0.5, 12 images/s' in stream.getvalue()
+    )
     assert '\nstep 2: mIoU 0.4\n' in stream.getvalue().replace('\r', '\n')
 
 
 @pytest.mark.parametrize(
-    'seconds, text', [(0, '0:00'), (59.6, '1:00'), (61, '1:01'), (3600, '1:00:00'), (90061, '25:01:01')]
+    'seconds, text',
+    [(0, '0:00'), (59.6, '1:00'), (61, '1:01'), (3600, '1:00:00'), (90061, '25:01:01')],
 )
 def test_duration(seconds, text):
     assert log_files.duration(seconds) == text
@@ -273,7 +303,9 @@ BY_METRIC = {
 }  # fmt: skip
 BY_CLASS = {
     **{k: v for k, v in BY_METRIC.items() if k not in ('IoU', 'accuracy')},
-    'per_class': {c: {'IoU': BY_METRIC['IoU'][c], 'accuracy': BY_METRIC['accuracy'][c]} for c in CLASSES},
+    'per_class': {
+        c: {'IoU': BY_METRIC['IoU'][c], 'accuracy': BY_METRIC['accuracy'][c]} for c in CLASSES
+    },
 }
 
 
@@ -296,7 +328,10 @@ def test_score_table(given):
 
 
 def test_score_table_of_other_scores():
-    nested = {'abs_rel': 0.1234567, 'depth': {'rmse': 4.5, 'by_range': {'near': {'n': 3}, 'far': {'n': 12}}}}
+    nested = {
+        'abs_rel': 0.1234567,
+        'depth': {'rmse': 4.5, 'by_range': {'near': {'n': 3}, 'far': {'n': 12}}},
+    }
     text = scores.score_table(nested)
     assert 'abs rel    0.1235' in text
     assert '\n  by range   n\n' in text and '\n  far       12\n' in text  # the section is indented
@@ -305,7 +340,9 @@ def test_score_table_of_other_scores():
 
 
 def test_score_table_has_units_and_explains_void():
-    text = scores.score_table({'mIoU': 0.5, 'mIoU_with_void': 0.4, 'PSNR': 21.5, 'watermark': {'none': {'SNR': 3.5}}})
+    text = scores.score_table(
+        {'mIoU': 0.5, 'mIoU_with_void': 0.4, 'PSNR': 21.5, 'watermark': {'none': {'SNR': 3.5}}}
+    )
     assert 'PSNR             21.5 dB' in text and '  watermark  ' not in text and 'SNR dB' in text
     assert text.count(scores.MEANINGS['mIoU_with_void']) == 1
     assert 'void' not in scores.score_table(BY_METRIC)

@@ -18,13 +18,17 @@ def test_the_data_of_a_run_by_another_path_are_the_same_data(tmp_path, other):
     layouts.write_camvid(root)
     (tmp_path / 'link').symlink_to(root)
     config = config_lib.defaults('supervised')
-    config_lib.update(config, data=dict(name='camvid', root=str(root), cache=str(tmp_path / 'cache')))
+    config_lib.update(
+        config, data=dict(name='camvid', root=str(root), cache=str(tmp_path / 'cache'))
+    )
     spec = data.prepare(config.data).spec
     folder = tmp_path / 'run'
     (folder / 'supervised/checkpoints/1/record').mkdir(parents=True)
     files.write_json(folder / same_run.CONFIG, config_lib.to_json(config))
     files.write_json(folder / same_run.SPEC, spec.to_json())
-    exchanged = dataclasses.replace(spec.classes, ids=(*spec.classes.ids[1::-1], *spec.classes.ids[2:]))
+    exchanged = dataclasses.replace(
+        spec.classes, ids=(*spec.classes.ids[1::-1], *spec.classes.ids[2:])
+    )
     config.data.root = str(tmp_path / other)
     same_run.check_classes(folder, config, spec)
     with pytest.raises(InputError, match='another id of class 0'):

@@ -29,7 +29,9 @@ def start(body, seconds='0.5', ignored=''):
         first += f'; signal.signal(signal.{ignored}, signal.SIG_IGN)'
     program = first + program
     command = [sys.executable, '-c', program]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == 'ready\n'
     return process
 
@@ -65,7 +67,9 @@ def test_a_loop_that_asks_is_left_to_its_end():
 
 def test_a_checkpoint_that_is_being_written_is_waited_for():
     process = start(
-        'began = time.monotonic(); stop.protect(lambda: time.monotonic() - began < 4)\n    ' + LOCKED, seconds='0.2'
+        'began = time.monotonic(); stop.protect(lambda: time.monotonic() - began < 4)\n    '
+        + LOCKED,
+        seconds='0.2',
     )
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)

@@ -49,7 +49,9 @@ MOVABLE = range(APOLLOSCAPE.names.index('car'), APOLLOSCAPE.names.index('tricycl
 KINDS = ('ColorImage', 'Label', 'Depth', 'Pose')
 ROAD = re.compile(r'road\d+_(ins|seg)')
 CAMERA_FOLDER = re.compile(r'Camera[ _]?(\d)')
-FRAME_NAME = re.compile(r'\d{6}_\d{9}_Camera_(?P<camera>\d)')  # day and time: names in order are frames in order
+FRAME_NAME = re.compile(
+    r'\d{6}_\d{9}_Camera_(?P<camera>\d)'
+)  # day and time: names in order are frames in order
 LAYOUT = '{road}_{ins|seg}/{ColorImage|Label}/{record}/{Camera 5}, or {ColorImage|Label}/{road}_{ins|seg}/...'
 POSE_LINE = 'r00 r01 r02 t0 r10 r11 r12 t1 r20 r21 r22 t2 0 0 0 1 {image}, R a rotation, for each image of the folder'
 
@@ -120,7 +122,9 @@ class Apolloscape(FileDataset):
 
     def features(self, items):
         common = set.intersection(*(set(item.files) for item in items)) | {'intrinsics'}
-        maps = tuple(f for f in ('image', 'label', 'instance', 'depth', 'intrinsics', 'pose') if f in common)
+        maps = tuple(
+            f for f in ('image', 'label', 'instance', 'depth', 'intrinsics', 'pose') if f in common
+        )
         return (*maps, 'sequence', 'frame', 'name')
 
     def splits(self):
@@ -144,7 +148,9 @@ class Apolloscape(FileDataset):
             level = [path for path in below if path.is_dir() and not path.name.startswith('.')]
             if len(found) == 1:
                 level = [
-                    path for path in level if path.name in KINDS or ROAD.fullmatch(path.name.removesuffix('_depth'))
+                    path
+                    for path in level
+                    if path.name in KINDS or ROAD.fullmatch(path.name.removesuffix('_depth'))
                 ]
             found += level
         return found
@@ -152,7 +158,9 @@ class Apolloscape(FileDataset):
     def _folders(self, kind: str) -> dict[Place, pathlib.Path]:
         """The clips' folders of one kind ('ColorImage', ...), in order."""
         roads = [(path.name, path) for path in self.root.glob(f'{kind}/*')]
-        roads += [(path.parent.name.removesuffix('_depth'), path) for path in self.root.glob(f'*/{kind}')]
+        roads += [
+            (path.parent.name.removesuffix('_depth'), path) for path in self.root.glob(f'*/{kind}')
+        ]
         found = {}
         for road, folder in roads:
             for path in folder.glob('*/Camera*') if ROAD.fullmatch(road) else ():
@@ -188,7 +196,9 @@ class Apolloscape(FileDataset):
             by_road[place.road] += items
             problems += wrong
         for items in by_road.values():
-            problems += [p for feature in ('depth', 'pose') for p in base.incomplete_feature(feature, items)]
+            problems += [
+                p for feature in ('depth', 'pose') for p in base.incomplete_feature(feature, items)
+            ]
         return [item for items in by_road.values() for item in items], problems
 
     def examine(self, item: Item) -> Inspection:
@@ -210,7 +220,9 @@ class Apolloscape(FileDataset):
         whole = {'image', 'label', 'instance'} & set(record.features)
         maps = {feature: _decode(record.features[feature]) for feature in whole}
         if 'depth' in values:
-            maps['depth'] = np.where(np.isin(maps['label'], MOVABLE), np.float32(0), values['depth'])
+            maps['depth'] = np.where(
+                np.isin(maps['label'], MOVABLE), np.float32(0), values['depth']
+            )
         example = cropped(maps, camera_of(name))
         encoded = {feature: image_files.encode_png(example[feature]) for feature in whole}
         features = {**record.features, **values, **example, **encoded}
@@ -234,7 +246,9 @@ def camera_of(name: str) -> int:
 def image_name(path: pathlib.Path, place: Place) -> str:
     if not FRAME_NAME.fullmatch(path.stem) or camera_of(path.stem) != place.camera:
         expected = f'{{day, 6 digits}}_{{time, 9 digits}}_Camera_{place.camera}{path.suffix}'
-        raise InputError(str(path), got='another file name', expected=expected, fix='rename it or move it away')
+        raise InputError(
+            str(path), got='another file name', expected=expected, fix='rename it or move it away'
+        )
     return path.stem
 
 
@@ -247,7 +261,9 @@ def name_in_list(path: pathlib.Path, line: str) -> str:
     return name
 
 
-def read_clips(folders: Mapping[Place, pathlib.Path]) -> tuple[dict[Place, Frames], list[InputError]]:
+def read_clips(
+    folders: Mapping[Place, pathlib.Path],
+) -> tuple[dict[Place, Frames], list[InputError]]:
     """The images of each clip in the order of time, and what is wrong with the folders."""
     clips, problems = {}, []
     for place, folder in folders.items():
@@ -289,7 +305,11 @@ def members(
 
 
 def clip_items(
-    split: str, place: Place, images: Frames, names: Sequence[str], folders: Mapping[str, pathlib.Path]
+    split: str,
+    place: Place,
+    images: Frames,
+    names: Sequence[str],
+    folders: Mapping[str, pathlib.Path],
 ) -> tuple[list[Item], list[InputError]]:
     """Some frames of a clip as items, and what is wrong with their files.
 
@@ -315,20 +335,28 @@ def clip_items(
         optional['pose'] = dict.fromkeys(names, folders['Pose'] / 'pose.txt')
     # A label without an image is a problem of every split that the clip has a part in.
     wanted = {name: images[name] for name in names}
-    concerned = {name: path for name, path in labels.items() if name in wanted or name not in images}
+    concerned = {
+        name: path for name, path in labels.items() if name in wanted or name not in images
+    }
     paired, problems = base.pair(split, wanted, concerned, str(folders['Label'] / '{name}_bin.png'))
     numbers = {name: number for number, name in enumerate(images)}
     items = []
     for name in paired:
         found = {feature: paths[name] for feature, paths in optional.items() if name in paths}
         files = {'image': images[name], 'label': labels[name], **found}
-        items.append(Item(split, f'{place.road}/{place.record}/{name}', files, str(place), numbers[name]))
+        items.append(
+            Item(split, f'{place.road}/{place.record}/{name}', files, str(place), numbers[name])
+        )
     return items, problems
 
 
 def annotations(folder: pathlib.Path, ending: str) -> dict[str, pathlib.Path]:
     """PNG files with an ending behind the name of a frame, by that name; others are none of ours."""
-    found = ((path.stem.removesuffix(ending), path) for path in find(folder, ('.png',)) if path.stem.endswith(ending))
+    found = (
+        (path.stem.removesuffix(ending), path)
+        for path in find(folder, ('.png',))
+        if path.stem.endswith(ending)
+    )
     return {name: path for name, path in found if FRAME_NAME.fullmatch(name)}
 
 
@@ -341,9 +369,15 @@ def absent(lists: Mapping[str, ImageList], clips: Mapping[Place, Frames]) -> lis
     for road, (path, names) in lists.items():
         missing = names - there[road]
         if missing and there[road]:
-            got = f'{len(missing)} of {len(names)} images are not there, the first is {min(missing)}'
+            got = (
+                f'{len(missing)} of {len(names)} images are not there, the first is {min(missing)}'
+            )
             fix = 'complete the download, or take the lines out of the list'
-            problems.append(InputError(str(path), got=got, expected=f'all images of the list in {road}', fix=fix))
+            problems.append(
+                InputError(
+                    str(path), got=got, expected=f'all images of the list in {road}', fix=fix
+                )
+            )
     return problems
 
 
@@ -353,7 +387,9 @@ def absent(lists: Mapping[str, ImageList], clips: Mapping[Place, Frames]) -> lis
 def camera_matrix(camera: int, size: transforms.Size) -> np.ndarray:
     """[3, 3] pinhole matrix in pixels of whole images of `size`."""
     fx, fy, cx, cy = CAMERAS[camera]
-    return transforms.resize_matrix(FULL_SIZE, size) @ np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+    return transforms.resize_matrix(FULL_SIZE, size) @ np.array(
+        [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
+    )
 
 
 def kept_rows(size: transforms.Size) -> tuple[int, int]:
@@ -409,7 +445,11 @@ def read_pose(path: pathlib.Path, name: str) -> np.ndarray:
     Raises:
       InputError: for a file that cannot be read, has no line for the frame, or something else on it.
     """
-    words = {line.split()[-1].removesuffix('.jpg'): line.split()[:-1] for line in _lines(path) if line.strip()}
+    words = {
+        line.split()[-1].removesuffix('.jpg'): line.split()[:-1]
+        for line in _lines(path)
+        if line.strip()
+    }
     if name not in words:
         raise InputError(str(path), got=f'no line for {name}', expected=POSE_LINE)
     pose, first = (_pose(path, frame, words[frame]) for frame in (name, min(words)))
@@ -421,7 +461,9 @@ def _pose(path: pathlib.Path, name: str, numbers: Sequence[str]) -> np.ndarray:
     try:
         return np.array(numbers, np.float64).reshape(4, 4)
     except ValueError as error:
-        raise InputError(str(path), got=f'{" ".join(numbers)!r} for {name}', expected=POSE_LINE) from error
+        raise InputError(
+            str(path), got=f'{" ".join(numbers)!r} for {name}', expected=POSE_LINE
+        ) from error
 
 
 def _lines(path: pathlib.Path) -> list[str]:
@@ -432,7 +474,9 @@ def _lines(path: pathlib.Path) -> list[str]:
         raise InputError(str(path), got=str(error), expected='a text file', fix=fix) from error
 
 
-def _wrong_sizes(item: Item, size: transforms.Size, values: Mapping[str, np.ndarray]) -> Iterable[InputError]:
+def _wrong_sizes(
+    item: Item, size: transforms.Size, values: Mapping[str, np.ndarray]
+) -> Iterable[InputError]:
     height, width = size
     full_height, full_width = FULL_SIZE
     shape = f'{full_width}x{full_height}'

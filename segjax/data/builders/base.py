@@ -121,7 +121,9 @@ class Dataset(abc.ABC):
         problems = []
         for feature, value in inspection.record.features.items():
             try:
-                check_geometry({feature: value}, f'{item.name} in {item.files.get(feature, self.where)}')
+                check_geometry(
+                    {feature: value}, f'{item.name} in {item.files.get(feature, self.where)}'
+                )
             except InputError as error:
                 problems.append(error)
         return Inspection(None, problems, inspection.ids) if problems else inspection
@@ -160,11 +162,18 @@ class FileDataset(Dataset):
     def __init__(self, name: str, root: str, classes: ClassSpec):
         if not root:
             fix = f'--config.data.root=/data/{name}, with the folder that holds it'
-            raise InputError('config.data.root', got="''", expected=f'the folder of data set {name!r}', fix=fix)
+            raise InputError(
+                'config.data.root', got="''", expected=f'the folder of data set {name!r}', fix=fix
+            )
         self.root = pathlib.Path(root).expanduser()
         if not self.root.is_dir():
-            got, fix = f'no folder {self.root}', f'--config.data.root=/data/{name}, with the folder that holds it'
-            raise InputError('config.data.root', got=got, expected=f'the folder of data set {name!r}', fix=fix)
+            got, fix = (
+                f'no folder {self.root}',
+                f'--config.data.root=/data/{name}, with the folder that holds it',
+            )
+            raise InputError(
+                'config.data.root', got=got, expected=f'the folder of data set {name!r}', fix=fix
+            )
         self.name = name
         self.classes = classes
         self.where = f'data set {name!r} in {self.root}'
@@ -199,7 +208,11 @@ class FileDataset(Dataset):
         items = list(items)
         common = set.intersection(*(set(item.files) for item in items)) | {'image', 'label'}
         video = ('sequence', 'frame') if all(item.sequence for item in items) else ()
-        return tuple(f for f in ('image', 'label', 'instance', 'intrinsics') if f in common) + video + ('name',)
+        return (
+            tuple(f for f in ('image', 'label', 'instance', 'intrinsics') if f in common)
+            + video
+            + ('name',)
+        )
 
     def examine(self, item: Item) -> Inspection:
         problems: list[InputError] = []
@@ -242,21 +255,31 @@ class FileDataset(Dataset):
         if problems:
             return Inspection(None, problems, seen)
         self._note(notes)
-        features = {'image': image[0], 'label': image_files.encode_png(label), **text_features(item)}
+        features = {
+            'image': image[0],
+            'label': image_files.encode_png(label),
+            **text_features(item),
+        }
         if instance is not None:
-            features['instance'] = image_files.encode_png(self.instances(instance).astype(np.uint16))
+            features['instance'] = image_files.encode_png(
+                self.instances(instance).astype(np.uint16)
+            )
         if intrinsics is not None:
             features['intrinsics'] = intrinsics
         return Inspection(Record(features, histogram(label), label.shape), problems, seen)
 
 
-def _meant(mask: image_files.Mask, coding: LabelCoding, where: str, notes: list[Note]) -> np.ndarray:
+def _meant(
+    mask: image_files.Mask, coding: LabelCoding, where: str, notes: list[Note]
+) -> np.ndarray:
     """Returns the ids of a mask, or its colours if they name the classes. Adds to `notes` what is read otherwise."""
     notes += mask.notes
     if mask.palette is None or not indexed_by_color(mask.ids, mask.palette, coding, where):
         return mask.ids
     message = 'indexed colours whose palette has another order than the class file: colours are read, not indices'
-    notes.append(Note(where, message, 'save masks as grey PNG of ids if the indices are the classes'))
+    notes.append(
+        Note(where, message, 'save masks as grey PNG of ids if the indices are the classes')
+    )
     return mask.palette[mask.ids]
 
 
@@ -301,15 +324,23 @@ def pair(
     for name in sorted(set(images) - set(labels)):
         got = f'an image without a label in split {split!r}'
         fix = _partner(name, labels, unread_names) or 'add the label or move the image away'
-        problems.append(InputError(str(images[name]), got=got, expected=label_place.replace('{name}', name), fix=fix))
+        problems.append(
+            InputError(
+                str(images[name]), got=got, expected=label_place.replace('{name}', name), fix=fix
+            )
+        )
     for name in sorted(set(labels) - set(images)):
         got = f'a label without an image in split {split!r}'
         fix = _partner(name, images, unread_names) or 'add the image or move the label away'
-        problems.append(InputError(str(labels[name]), got=got, expected=f'an image named {name}', fix=fix))
+        problems.append(
+            InputError(str(labels[name]), got=got, expected=f'an image named {name}', fix=fix)
+        )
     return sorted(set(images) & set(labels)), problems
 
 
-def _partner(name: str, others: Mapping[str, pathlib.Path], unread: Mapping[str, pathlib.Path]) -> str:
+def _partner(
+    name: str, others: Mapping[str, pathlib.Path], unread: Mapping[str, pathlib.Path]
+) -> str:
     """Returns what to do with the file that was probably meant as the partner of `name`, '' if there is none."""
     stem = name.split('/')[-1]
     if stem in unread:
@@ -338,7 +369,9 @@ def read_json(path: pathlib.Path) -> Any:
         return text_files.parse_json(text_files.read(path))
     except (OSError, ValueError) as error:
         fix = f'correct it, or {image_files.COPY_AGAIN}'
-        raise InputError(str(path), got=str(error), expected='a JSON file, every key once', fix=fix) from error
+        raise InputError(
+            str(path), got=str(error), expected='a JSON file, every key once', fix=fix
+        ) from error
 
 
 def describe(coding: LabelCoding) -> Any:
@@ -347,7 +380,9 @@ def describe(coding: LabelCoding) -> Any:
     return [spec, coding.train_ids.tolist(), coding.known.tolist(), sorted(coding.colors.items())]
 
 
-def check_classes(dataset: Dataset, items: Iterable[Item], counts: np.ndarray, ids: frozenset[int]) -> list[InputError]:
+def check_classes(
+    dataset: Dataset, items: Iterable[Item], counts: np.ndarray, ids: frozenset[int]
+) -> list[InputError]:
     """What only the labels of a whole split can show: 0/255 masks, in which every file is legal.
 
     Args:
@@ -379,7 +414,9 @@ def check_clips(frames: Iterable[tuple[Item, tuple[int, int]]]) -> list[InputErr
                 InputError(
                     str(item.files.get('image', item.name)),
                     got='{1}x{0} pixels'.format(*size),
-                    expected='{1}x{0} pixels, as {2} of the same clip'.format(*expected, first.name),
+                    expected='{1}x{0} pixels, as {2} of the same clip'.format(
+                        *expected, first.name
+                    ),
                 )
             )
     return problems
@@ -391,7 +428,9 @@ def ordered_map(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
     items = iter(items)
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
-        pending = collections.deque(pool.submit(function, item) for item in itertools.islice(items, 2 * threads))
+        pending = collections.deque(
+            pool.submit(function, item) for item in itertools.islice(items, 2 * threads)
+        )
         while pending:
             result = pending.popleft().result()
             pending.extend(pool.submit(function, item) for item in itertools.islice(items, 1))

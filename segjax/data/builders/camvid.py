@@ -31,11 +31,17 @@ class CamVid(FileDataset):
     def splits(self):
         found = tuple(split for split in SPLITS if (self.root / split).is_dir())
         if not found:
-            raise InputError(str(self.root), got='no folder train, val or test', expected='train and trainannot, ...')
+            raise InputError(
+                str(self.root),
+                got='no folder train, val or test',
+                expected='train and trainannot, ...',
+            )
         return found
 
     def notes_of_folders(self):
-        folders = [self.root / f'{split}{ending}' for split in self.splits() for ending in ('', 'annot')]
+        folders = [
+            self.root / f'{split}{ending}' for split in self.splits() for ending in ('', 'annot')
+        ]
         return [note for folder in folders if folder.is_dir() for note in unread_note(folder)]
 
     def scan(self, split):

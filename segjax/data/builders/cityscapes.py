@@ -38,7 +38,9 @@ def frame_name(path: pathlib.Path, ending: str) -> str:
     name = path.stem.removesuffix(ending)
     if not path.stem.endswith(ending) or not FRAME_NAME.fullmatch(name):
         expected = '{city}_{sequence, 6 digits}_{frame, 6 digits}' + ending + path.suffix
-        raise InputError(str(path), got='another file name', expected=expected, fix='rename it or move it away')
+        raise InputError(
+            str(path), got='another file name', expected=expected, fix='rename it or move it away'
+        )
     return name
 
 
@@ -70,11 +72,19 @@ class Cityscapes(FileDataset):
         images = self.root / self.images_folder
         if not images.is_dir():
             raise InputError(
-                str(self.root), got=f'no folder {self.images_folder}', expected=f'{self.images_folder}/{{train,val}}'
+                str(self.root),
+                got=f'no folder {self.images_folder}',
+                expected=f'{self.images_folder}/{{train,val}}',
             )
-        found = tuple(s for s in self.possible_splits if (images / s).is_dir() and (s != 'test' or self._annotated(s)))
+        found = tuple(
+            s
+            for s in self.possible_splits
+            if (images / s).is_dir() and (s != 'test' or self._annotated(s))
+        )
         if not found:
-            raise InputError(str(images), got='no folder train or val', expected='at least one of them')
+            raise InputError(
+                str(images), got='no folder train or val', expected='at least one of them'
+            )
         return found
 
     def annotations_folder(self, split: str) -> str:
@@ -96,7 +106,11 @@ class Cityscapes(FileDataset):
         """Annotations of one kind by frame name."""
         folder = self.annotations_folder(split)
         ending = f'_{folder}_{kind}'
-        paths = (path for path in find(self.root / folder / split, ('.png',)) if path.stem.endswith(ending))
+        paths = (
+            path
+            for path in find(self.root / folder / split, ('.png',))
+            if path.stem.endswith(ending)
+        )
         return by_name(paths, lambda path: frame_name(path, ending))
 
     def images(self, split: str) -> dict[str, pathlib.Path]:
@@ -114,7 +128,10 @@ class Cityscapes(FileDataset):
     def scan(self, split):
         try:
             images, labels = self.images(split), self.labels(split)
-            optional = {'instance': self.annotations(split, 'instanceIds'), 'intrinsics': self.cameras(split)}
+            optional = {
+                'instance': self.annotations(split, 'instanceIds'),
+                'intrinsics': self.cameras(split),
+            }
         except InputError as error:
             return [], [error]
         folder = self.annotations_folder(split)
@@ -153,7 +170,9 @@ class CityscapesCoarse(Cityscapes):
         found = super().splits()
         if 'train_extra' not in found:
             expected = f'{self.images_folder}/train_extra and gtCoarse/train_extra'
-            raise InputError(str(self.root), got=f'{self.images_folder} without train_extra', expected=expected)
+            raise InputError(
+                str(self.root), got=f'{self.images_folder} without train_extra', expected=expected
+            )
         return found
 
 
@@ -188,7 +207,9 @@ class _Sequences(Cityscapes):
             cameras = self.cameras(split)
         except InputError as error:
             return [], [error]
-        _, problems = base.pair(split, {name: images[name] for name in images if name in labels}, labels, '')
+        _, problems = base.pair(
+            split, {name: images[name] for name in images if name in labels}, labels, ''
+        )
         items = []
         for names in _snippets(images):
             camera = next((cameras[name] for name in names if name in cameras), None)
@@ -256,9 +277,8 @@ class _Clips(FileDataset):
         used = {path.name for of_split in clips.values() for path in of_split}
         passed_over = [path.name for path in _folders(self.root) if path.name not in used]
         if passed_over:
-            message = (
-                f'passed over, without a folder image: {len(passed_over)} folders, as {", ".join(passed_over[:5])}'
-            )
+            names = ', '.join(passed_over[:5])
+            message = f'passed over, without a folder image: {len(passed_over)} folders, as {names}'
             found.append(Note(str(self.root), message))
         return found + self._unread_cameras()
 
@@ -290,12 +310,23 @@ class _Clips(FileDataset):
 
         folders = collections.defaultdict(
             lambda: clip / 'label_predicted',
-            {f: clip / name for f in ('label', 'instance') for name in (f, f'{f}_predicted') if (clip / name).is_dir()},
+            {
+                f: clip / name
+                for f in ('label', 'instance')
+                for name in (f, f'{f}_predicted')
+                if (clip / name).is_dir()
+            },
         )
         images, labels = frames(clip / 'image'), frames(folders['label'])
         instances = frames(folders['instance']) if 'instance' in folders else {}
-        camera = {'intrinsics': self.root / 'camera.json'} if (self.root / 'camera.json').exists() else {}
-        names, problems = base.pair(split, images, labels, str(folders['label'] / '{name}_leftImg8bit.png'))
+        camera = (
+            {'intrinsics': self.root / 'camera.json'}
+            if (self.root / 'camera.json').exists()
+            else {}
+        )
+        names, problems = base.pair(
+            split, images, labels, str(folders['label'] / '{name}_leftImg8bit.png')
+        )
         items = []
         for name in names:
             instance = {'instance': instances[name]} if name in instances else {}
@@ -307,7 +338,9 @@ class _Clips(FileDataset):
         content = base.read_json(path)
         key = f'intrinsics_{size[1]}x{size[0]}'
         if not isinstance(content, dict) or key not in content:
-            raise InputError(str(path), got=f'no {key!r}', expected='a 3x3 matrix for the size of the images')
+            raise InputError(
+                str(path), got=f'no {key!r}', expected='a 3x3 matrix for the size of the images'
+            )
         try:
             return np.asarray(content[key], np.float32).reshape(3, 3)
         except (ValueError, TypeError) as error:
@@ -317,7 +350,9 @@ class _Clips(FileDataset):
 
 def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the folders in a folder, sorted, without hidden ones."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
+    return sorted(
+        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.')
+    )
 
 
 def _second_folders(clips: list[pathlib.Path]) -> list[Note]:

@@ -66,7 +66,11 @@ class Folder(FileDataset):
         found = [path for path in there if path.name.lower() == kind]
         if len(found) != 1:
             names = ', '.join(path.name for path in found or there) or 'no folder at all'
-            got = f'{len(found)} folders {kind}: {names}' if found else f'no folder {kind}, but {names}'
+            got = (
+                f'{len(found)} folders {kind}: {names}'
+                if found
+                else f'no folder {kind}, but {names}'
+            )
             expected = 'the folders images and masks, with train and val in each of them'
             swapped = next((path.name for path in there if _split_name(path)), '')
             fix = (
@@ -114,7 +118,9 @@ class Folder(FileDataset):
             folders = self._split_folders('images')
             if folders:
                 image_folder = folders[split]
-                label_folder = self._split_folders('masks').get(split, self._folder('masks') / image_folder.name)
+                label_folder = self._split_folders('masks').get(
+                    split, self._folder('masks') / image_folder.name
+                )
             else:
                 image_folder = self._flat_folder()
                 label_folder = self._folder('masks')
@@ -130,7 +136,9 @@ class Folder(FileDataset):
             images = {name: path for name, path in images.items() if split_of(name) == split}
             labels = {name: path for name, path in labels.items() if split_of(name) == split}
         names, unpaired = base.pair(split, images, labels, str(label_folder / '{name}.png'), unread)
-        items = [Item(split, name, {'image': images[name], 'label': labels[name]}) for name in names]
+        items = [
+            Item(split, name, {'image': images[name], 'label': labels[name]}) for name in names
+        ]
         return items, problems + unpaired
 
     def _loose_images(self, folders: dict[str, pathlib.Path]) -> list[InputError]:
@@ -162,13 +170,20 @@ class Folder(FileDataset):
             if images:
                 found += [_passed_over(path) for path in _folders(folder) if not _split_name(path)]
             found += unread_note(folder)
-        found += [_passed_over(path) for split, path in masks.items() if images and split not in images]
+        found += [
+            _passed_over(path) for split, path in masks.items() if images and split not in images
+        ]
         return found
 
     def _unread_lists(self) -> list[Note]:
         """Returns the note that text files with the names of splits are not read."""
         places = ('*.txt', 'splits/*.txt', 'lists/*.txt', 'ImageSets/*.txt', 'ImageSets/*/*.txt')
-        lists = sorted(path for place in places for path in self.root.glob(place) if ALMOST_A_SPLIT.match(path.name))
+        lists = sorted(
+            path
+            for place in places
+            for path in self.root.glob(place)
+            if ALMOST_A_SPLIT.match(path.name)
+        )
         if not lists:
             return []
         names = ', '.join(path.relative_to(self.root).as_posix() for path in lists)
@@ -180,13 +195,23 @@ class Folder(FileDataset):
         folder = self._flat_folder()
         splits = [split_of(name) for name in by_relative_name(folder)]
         numbers = f'{splits.count("train")} for train, {splits.count("val")} for val'
-        message = f'no folders train and val: images are divided by a hash of their names, {numbers}'
-        return [Note(str(folder), message, f'make folders train and val in {folder} and in masks to choose them')]
+        message = (
+            f'no folders train and val: images are divided by a hash of their names, {numbers}'
+        )
+        return [
+            Note(
+                str(folder),
+                message,
+                f'make folders train and val in {folder} and in masks to choose them',
+            )
+        ]
 
 
 def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the folders in a folder, sorted, without hidden ones."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
+    return sorted(
+        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.')
+    )
 
 
 def _split_name(folder: pathlib.Path) -> str:
@@ -200,7 +225,9 @@ def _check_no_other_split(folder: pathlib.Path) -> None:
         if not _split_name(path) and ALMOST_A_SPLIT.match(path.name):
             names = ', '.join(name for names in SPLITS.values() for name in names)
             fix = 'rename it, or move it away'
-            raise InputError(str(path), got='a folder that may be a split', expected=f'one of {names}', fix=fix)
+            raise InputError(
+                str(path), got='a folder that may be a split', expected=f'one of {names}', fix=fix
+            )
 
 
 def _passed_over(folder: pathlib.Path) -> Note:

@@ -57,7 +57,9 @@ class Streets(Dataset):
     def examine(self, item: Item) -> Inspection:
         clip = int(item.sequence.removeprefix(f'{item.split}_'))
         frame = streets.frame(self._seed, item.split, clip, item.frame, self._size)
-        encoded = {key: image_files.encode_png(frame[key]) for key in ('image', 'label', 'instance')}
+        encoded = {
+            key: image_files.encode_png(frame[key]) for key in ('image', 'label', 'instance')
+        }
         features = {
             **base.text_features(item),
             **encoded,

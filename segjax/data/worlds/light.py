@@ -30,7 +30,11 @@ def draw_light(rng):
     """Sunny, hazy or overcast; any time of day but night; an exposure that is not always right."""
     overcast = rng.random() < 0.35
     azimuth, elevation = rng.uniform(0, 2 * np.pi), np.deg2rad(rng.uniform(22, 65))
-    direction = [np.cos(elevation) * np.sin(azimuth), np.cos(elevation) * np.cos(azimuth), np.sin(elevation)]
+    direction = [
+        np.cos(elevation) * np.sin(azimuth),
+        np.cos(elevation) * np.cos(azimuth),
+        np.sin(elevation),
+    ]
     warm = np.array([1.0, 0.93, 0.84]) ** rng.uniform(0, 2.5)
     sun = warm * (rng.uniform(0.0, 0.2) if overcast else rng.uniform(0.8, 1.7))
     ambient = np.array([0.9, 0.97, 1.08]) * rng.uniform(0.55, 0.85) * (1.3 if overcast else 0.8)
@@ -55,12 +59,16 @@ def shadow_maps(shape, direction, origin, cell, size):
     for towards, low, blur in ((direction, np.inf, 2), (np.array([0.0, 0.0, 1.0]), 1.5, 7)):
         slope = towards[:2] / towards[2]
         raster = np.zeros(size, np.uint8)
-        for polygon in _quad_shadows(shape.quads, slope, low) + _ellipsoid_shadows(shape.ellipsoids, slope, low):
+        for polygon in _quad_shadows(shape.quads, slope, low) + _ellipsoid_shadows(
+            shape.ellipsoids, slope, low
+        ):
             fixed = np.round((polygon - origin) / cell * 16).astype(np.int32)
             cv2.fillConvexPoly(raster, fixed, 255, cv2.LINE_AA, 4)
         # Blurring is most of the cost, and moving things touch few rows.
         rows = np.flatnonzero(raster.any(axis=1))
-        touched = slice(max(0, rows[0] - 3 * blur), rows[-1] + 3 * blur + 1) if len(rows) else slice(0)
+        touched = (
+            slice(max(0, rows[0] - 3 * blur), rows[-1] + 3 * blur + 1) if len(rows) else slice(0)
+        )
         if len(rows):
             raster[touched] = cv2.GaussianBlur(raster[touched], (2 * blur + 1,) * 2, blur / 2)
         maps.append(raster)

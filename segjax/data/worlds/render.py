@@ -48,7 +48,9 @@ QUAD = np.dtype(
     ]
 )
 
-ELLIPSOID = np.dtype([('centre', 'f8', 3), ('radii', 'f8', 3), ('heading', 'f8'), ('surface', SURFACE)])
+ELLIPSOID = np.dtype(
+    [('centre', 'f8', 3), ('radii', 'f8', 3), ('heading', 'f8'), ('surface', SURFACE)]
+)
 """Axis of z is upright; `heading` turns the other two, clockwise seen from above."""
 
 
@@ -103,15 +105,26 @@ def visibility(quads, ellipsoids, intrinsics, pose, size) -> Hits:
     seen &= np.isfinite(rows).all((1, 2))
     s, t, inverse = rows[:, 0], rows[:, 1], rows[:, 2]
     lean = quads['taper'][..., None]
-    polygons = np.stack([inverse, s - lean[:, 0] * t, inverse - s - lean[:, 1] * t, t, inverse - t], axis=1)
+    polygons = np.stack(
+        [inverse, s - lean[:, 0] * t, inverse - s - lean[:, 1] * t, t, inverse - t], axis=1
+    )
     discs = np.stack([inverse, 2 * s - inverse, 2 * t - inverse], axis=1)
     _draw(hits, _polygon, polygons, windows, np.flatnonzero(seen & ~quads['disc']), ids)
     _draw(hits, _disc, discs, windows, np.flatnonzero(seen & quads['disc']), ids)
 
     if len(ellipsoids):
         conics = _conics(ellipsoids, to_ray, pose)
-        windows, seen = _windows(*_outline_bounds(ellipsoids, intrinsics, pose).swapaxes(0, 1), size)
-        _draw(hits, _conic, conics, windows, np.flatnonzero(seen), num_quads + np.arange(len(ellipsoids)))
+        windows, seen = _windows(
+            *_outline_bounds(ellipsoids, intrinsics, pose).swapaxes(0, 1), size
+        )
+        _draw(
+            hits,
+            _conic,
+            conics,
+            windows,
+            np.flatnonzero(seen),
+            num_quads + np.arange(len(ellipsoids)),
+        )
     return hits
 
 
@@ -120,7 +133,9 @@ def quad_rows(quads, pose) -> np.ndarray:
     rotation = pose[:3, :3]
     origin = (quads['origin'] - pose[:3, 3]) @ rotation
     edge_s, edge_t = quads['edge_s'] @ rotation, quads['edge_t'] @ rotation
-    rows = np.stack([np.cross(edge_t, origin), np.cross(origin, edge_s), np.cross(edge_s, edge_t)], axis=1)
+    rows = np.stack(
+        [np.cross(edge_t, origin), np.cross(origin, edge_s), np.cross(edge_s, edge_t)], axis=1
+    )
     determinant = np.einsum('ni,ni->n', origin, rows[:, 2])
     with np.errstate(divide='ignore', invalid='ignore'):
         return rows / np.where(np.abs(determinant) > 1e-9, determinant, np.nan)[:, None, None]
@@ -128,7 +143,9 @@ def quad_rows(quads, pose) -> np.ndarray:
 
 def to_unit_sphere(ellipsoids) -> np.ndarray:
     """[M, 3, 3] A with |A (x - centre)| = 1 on the surface."""
-    return np.swapaxes(heading_matrix(ellipsoids['heading']), -1, -2) / ellipsoids['radii'][:, :, None]
+    return (
+        np.swapaxes(heading_matrix(ellipsoids['heading']), -1, -2) / ellipsoids['radii'][:, :, None]
+    )
 
 
 def _normals(quads):
@@ -166,10 +183,16 @@ def _outline_bounds(ellipsoids, intrinsics, pose):
     With the axes B and the centre c in camera coordinates the dual conic is C = K (B B^T - c c^T) K^T, and the line
     u = const touches where C_00 - 2 u C_02 + u^2 C_22 = 0. All of the plane if the ellipsoid crosses the near plane.
     """
-    axes = pose[:3, :3].T @ (heading_matrix(ellipsoids['heading']) * ellipsoids['radii'][:, None, :])
+    axes = pose[:3, :3].T @ (
+        heading_matrix(ellipsoids['heading']) * ellipsoids['radii'][:, None, :]
+    )
     centre = (ellipsoids['centre'] - pose[:3, 3]) @ pose[:3, :3]
     reach = np.linalg.norm(axes[:, 2], axis=1)
-    dual = intrinsics @ (axes @ np.swapaxes(axes, 1, 2) - centre[:, :, None] * centre[:, None, :]) @ intrinsics.T
+    dual = (
+        intrinsics
+        @ (axes @ np.swapaxes(axes, 1, 2) - centre[:, :, None] * centre[:, None, :])
+        @ intrinsics.T
+    )
     diagonal, last = dual[:, (0, 1), (0, 1)], dual[:, 2, 2][:, None]
     with np.errstate(divide='ignore', invalid='ignore'):
         root = np.sqrt(np.maximum(dual[:, :2, 2] ** 2 - diagonal * last, 0))
@@ -198,8 +221,17 @@ def _conics(ellipsoids, to_ray, pose):
     point = np.einsum('nij,nj->ni', to_unit, pose[:3, 3] - ellipsoids['centre'])
     k = np.einsum('ni,ni->n', point, point) - 1
     b = np.einsum('nij,ni->nj', direction, point)
-    form = b[:, :, None] * b[:, None, :] - k[:, None, None] * np.einsum('nij,nik->njk', direction, direction)
-    pairs = [form[:, 0, 0], 2 * form[:, 0, 1], form[:, 1, 1], 2 * form[:, 0, 2], 2 * form[:, 1, 2], form[:, 2, 2]]
+    form = b[:, :, None] * b[:, None, :] - k[:, None, None] * np.einsum(
+        'nij,nik->njk', direction, direction
+    )
+    pairs = [
+        form[:, 0, 0],
+        2 * form[:, 0, 1],
+        form[:, 1, 1],
+        2 * form[:, 0, 2],
+        2 * form[:, 1, 2],
+        form[:, 2, 2],
+    ]
     return np.concatenate([b, np.stack(pairs, axis=1), k[:, None]], axis=1)
 
 
@@ -221,7 +253,9 @@ def _draw(hits, test, coefficients, windows, chosen, ids):
             _deposit(hits, inverse, inside, column, row, ids[some])
     for n in chosen[left]:
         column, row, columns, rows = windows[n]
-        inverse, inside = test(coefficients[n : n + 1], windows[n, :1], windows[n, 1:2], columns, rows)
+        inverse, inside = test(
+            coefficients[n : n + 1], windows[n, :1], windows[n, 1:2], columns, rows
+        )
         view = np.s_[row : row + rows, column : column + columns]
         nearer = inside[0] & (inverse[0] > hits.inverse_depth[view])
         np.copyto(hits.inverse_depth[view], inverse[0], where=nearer)
@@ -242,7 +276,11 @@ def _deposit(hits, inverse, inside, column, row, ids):
 
 def _affine(coefficients, column, row, columns, rows):
     """Along columns [n, k, columns] and along rows [n, k, rows]; their sum is the function in the window."""
-    start = coefficients[..., 0] * column[:, None] + coefficients[..., 1] * row[:, None] + coefficients[..., 2]
+    start = (
+        coefficients[..., 0] * column[:, None]
+        + coefficients[..., 1] * row[:, None]
+        + coefficients[..., 2]
+    )
     along = start[..., None] + coefficients[..., :1] * np.arange(columns)
     down = coefficients[..., 1:2] * np.arange(rows)
     return along.astype(np.float32), down.astype(np.float32)

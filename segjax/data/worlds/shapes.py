@@ -9,7 +9,21 @@ import numpy as np
 
 from segjax.data.worlds.render import ELLIPSOID, QUAD, SURFACE, heading_matrix
 
-PLAIN, FACADE, BRICK, BARS, FOLIAGE, GLASS, COACH, ROUND_SIGN, SIGN, LAMPS, WHEEL, SPOKES, GROUND = range(13)
+(
+    PLAIN,
+    FACADE,
+    BRICK,
+    BARS,
+    FOLIAGE,
+    GLASS,
+    COACH,
+    ROUND_SIGN,
+    SIGN,
+    LAMPS,
+    WHEEL,
+    SPOKES,
+    GROUND,
+) = range(13)
 """Materials; streets.py paints them."""
 
 
@@ -18,10 +32,14 @@ class Shape(NamedTuple):
     ellipsoids: np.ndarray
 
 
-def surface(label, material, colour, rng, *, accent=None, grain=0.15, cell=(1.0, 1.0)) -> np.ndarray:
+def surface(
+    label, material, colour, rng, *, accent=None, grain=0.15, cell=(1.0, 1.0)
+) -> np.ndarray:
     """One SURFACE record; `rng` shifts its noise texture, so that no two look the same."""
     accent = colour if accent is None else accent
-    return np.array((label, 0, (0, 0, 0), material, colour, accent, grain, cell, rng.uniform(0, 64, 2)), SURFACE)
+    return np.array(
+        (label, 0, (0, 0, 0), material, colour, accent, grain, cell, rng.uniform(0, 64, 2)), SURFACE
+    )
 
 
 def join(shapes) -> Shape:
@@ -94,13 +112,23 @@ def box(size, look, z=0.0, cap=None, centre=(0.0, 0.0)) -> Shape:
 
 
 def wheels(label, half_width, positions, radius, rng) -> Shape:
-    look = surface(label, WHEEL, (0.02, 0.02, 0.022), rng, accent=(0.25, 0.25, 0.27), grain=0.1, cell=(radius,) * 2)
+    look = surface(
+        label,
+        WHEEL,
+        (0.02, 0.02, 0.022),
+        rng,
+        accent=(0.25, 0.25, 0.27),
+        grain=0.1,
+        cell=(radius,) * 2,
+    )
     tyre = surface(label, PLAIN, (0.02, 0.02, 0.022), rng, grain=0.1)
     parts = []
     for y in positions:
         for side in (-1, 1):
             x = side * half_width
-            parts.append(panel((x, y - radius, 0), (0, 2 * radius, 0), (0, 0, 2 * radius), look, disc=True))
+            parts.append(
+                panel((x, y - radius, 0), (0, 2 * radius, 0), (0, 0, 2 * radius), look, disc=True)
+            )
             parts.append(box((0.22, 1.2 * radius, radius), tyre, centre=(x - side * 0.12, y)))
     return join(parts)
 
@@ -122,7 +150,9 @@ def car(label, colour, rng) -> Shape:
     bonnet, boot = rng.uniform(0.8, 1.25), rng.choice([0.05, 0.1, 0.55])
     x, y = width / 2, length / 2
     paint = surface(label, PLAIN, colour, rng, grain=0.06)
-    glass = surface(label, GLASS, (0.03, 0.035, 0.04), rng, accent=colour, grain=0.1, cell=(1.0, 1.0))
+    glass = surface(
+        label, GLASS, (0.03, 0.035, 0.04), rng, accent=colour, grain=0.1, cell=(1.0, 1.0)
+    )
     dark = surface(label, PLAIN, (0.02, 0.02, 0.02), rng)
     body = frustum((-x, x, -y, y), (-x + 0.04, x - 0.04, -y + 0.06, y - 0.1), (0.28, waist), paint)
     cabin = frustum(
@@ -169,7 +199,15 @@ def coach(label, size, colour, stripe, rng, cars=1) -> Shape:
     """Long vehicle with a band of windows: a bus, or (cars > 1) a tram."""
     width, length, height = size
     x, part = width / 2, length / cars
-    side = surface(label, COACH, colour, rng, accent=stripe, grain=0.04, cell=(rng.uniform(1.2, 1.9), height - 0.3))
+    side = surface(
+        label,
+        COACH,
+        colour,
+        rng,
+        accent=stripe,
+        grain=0.04,
+        cell=(rng.uniform(1.2, 1.9), height - 0.3),
+    )
     roof = surface(label, PLAIN, np.asarray(colour) * 0.8, rng, grain=0.05)
     shapes = []
     for k in range(cars):
@@ -201,8 +239,12 @@ def two_wheeler(label, radius, wheelbase, colour, rng) -> Shape:
     parts = []
     for y in (-half, half):
         for x in (-thickness, thickness):
-            parts.append(panel((x, y - radius, 0), (0, 2 * radius, 0), (0, 0, 2 * radius), look, disc=True))
-        parts.append(box((2 * thickness, 2 * radius * 0.9, 0.05), dark, z=radius - 0.02, centre=(0, y)))
+            parts.append(
+                panel((x, y - radius, 0), (0, 2 * radius, 0), (0, 0, 2 * radius), look, disc=True)
+            )
+        parts.append(
+            box((2 * thickness, 2 * radius * 0.9, 0.05), dark, z=radius - 0.02, centre=(0, y))
+        )
         parts.append(box((2 * thickness, 0.12, 2 * radius), dark, centre=(0, y)))
     if heavy:
         parts += [
@@ -215,7 +257,13 @@ def two_wheeler(label, radius, wheelbase, colour, rng) -> Shape:
     else:
         hub, bracket, head, saddle = (-half, radius), (0, radius), (half * 0.8, 0.85), (-0.15, 0.95)
         fork = ((half, radius), (half * 0.75, 1.05))
-        for start, end in ((hub, (0, 0.8)), ((0, 0.8), head), (bracket, head), (bracket, saddle), fork):
+        for start, end in (
+            (hub, (0, 0.8)),
+            ((0, 0.8), head),
+            (bracket, head),
+            (bracket, saddle),
+            fork,
+        ):
             parts.append(bar(start, end, 0.05, paint))
         parts += [
             box((0.12, 0.28, 0.06), dark, z=0.95, centre=(0, -0.15)),
@@ -230,7 +278,10 @@ def bar(start, end, thickness, look) -> Shape:
     along = np.array([0.0, y1 - y0, z1 - z0])
     across = np.array([0.0, -along[2], along[1]]) / np.linalg.norm(along) * thickness
     origin = np.array([0.0, y0, z0]) - across / 2
-    return join(panel(origin + np.array([x, 0, 0]), along, across, look) for x in (-thickness / 2, thickness / 2))
+    return join(
+        panel(origin + np.array([x, 0, 0]), along, across, look)
+        for x in (-thickness / 2, thickness / 2)
+    )
 
 
 def person(label, rng, seated=0.0) -> Shape:
@@ -258,9 +309,15 @@ def person(label, rng, seated=0.0) -> Shape:
     lean = 0.15 if seated else 0.0
     width = rng.uniform(0.2, 0.27) * scale
     shoulder = hip + 0.52 * scale
-    parts.append(ellipsoid((0, lean * 0.6, hip + 0.27 * scale), (width, 0.15 * scale, 0.38 * scale), cloth))
+    parts.append(
+        ellipsoid((0, lean * 0.6, hip + 0.27 * scale), (width, 0.15 * scale, 0.38 * scale), cloth)
+    )
     for side in (-1, 1):
-        centre = (side * (width + 0.01), lean + 0.25 * bool(seated), shoulder - (0.12 if seated else 0.24) * scale)
+        centre = (
+            side * (width + 0.01),
+            lean + 0.25 * bool(seated),
+            shoulder - (0.12 if seated else 0.24) * scale,
+        )
         radii = (0.06, 0.28 if seated else 0.08, (0.1 if seated else 0.3) * scale)
         parts.append(ellipsoid(centre, radii, cloth))
     parts.append(ellipsoid((0, lean, shoulder + 0.22 * scale), (0.095, 0.11, 0.135), face))
@@ -273,9 +330,14 @@ def tree(label, rng) -> Shape:
     height, spread = rng.uniform(4.5, 10), rng.uniform(1.2, 2.6)
     clear = rng.uniform(1.8, 2.8)
     radius = rng.uniform(0.08, 0.2)
-    bark = surface(label, PLAIN, np.array([0.11, 0.085, 0.06]) * rng.uniform(0.6, 1.6), rng, grain=0.4)
+    bark = surface(
+        label, PLAIN, np.array([0.11, 0.085, 0.06]) * rng.uniform(0.6, 1.6), rng, grain=0.4
+    )
     green = leaf_colour(rng)
-    base, neck = (-radius, radius, -radius, radius), (-radius * 0.7, radius * 0.7, -radius * 0.7, radius * 0.7)
+    base, neck = (
+        (-radius, radius, -radius, radius),
+        (-radius * 0.7, radius * 0.7, -radius * 0.7, radius * 0.7),
+    )
     parts = [frustum(base, neck, (0, clear + 0.8), bark)]
     middle = (clear + height) / 2
     for k in range(7):
@@ -283,9 +345,13 @@ def tree(label, rng) -> Shape:
         out = spread * rng.uniform(0.35, 0.6) * (k < 6)
         z = middle + (height - clear) * (rng.uniform(-0.25, 0.2) if k < 6 else 0.2)
         size = spread * rng.uniform(0.5, 0.75)
-        look = surface(label, FOLIAGE, green * rng.uniform(0.8, 1.2), rng, accent=green * 0.35, grain=0.6)
+        look = surface(
+            label, FOLIAGE, green * rng.uniform(0.8, 1.2), rng, accent=green * 0.35, grain=0.6
+        )
         tall = min(size * rng.uniform(0.8, 1.3), z - 0.3)
-        parts.append(ellipsoid((out * np.cos(angle), out * np.sin(angle), z), (size, size, tall), look))
+        parts.append(
+            ellipsoid((out * np.cos(angle), out * np.sin(angle), z), (size, size, tall), look)
+        )
     return join(parts)
 
 
@@ -299,4 +365,8 @@ def leaf_colour(rng):
 def bush(label, size, rng) -> Shape:
     green = leaf_colour(rng)
     look = surface(label, FOLIAGE, green, rng, accent=green * 0.3, grain=0.6)
-    return ellipsoid((0, 0, size * 0.35), (size, size * rng.uniform(0.7, 1.2), size * rng.uniform(0.6, 1.0)), look)
+    return ellipsoid(
+        (0, 0, size * 0.35),
+        (size, size * rng.uniform(0.7, 1.2), size * rng.uniform(0.6, 1.0)),
+        look,
+    )

@@ -30,7 +30,9 @@ def make_noise(rng, slope=0.9) -> Noise:
         levels.append(np.pad(np.pad(image, (0, 1), mode='wrap'), ((0, 0), (0, n - size))))
         image = image.reshape(size // 2, 2, size // 2, 2).mean((1, 3))
         # Texel k of a level is the mean of texels 2k and 2k + 1 below: half a texel to the right; put it back.
-        image = (image + np.roll(image, 1, 0) + np.roll(image, 1, 1) + np.roll(image, (1, 1), (0, 1))) / 4
+        image = (
+            image + np.roll(image, 1, 0) + np.roll(image, 1, 1) + np.roll(image, (1, 1), (0, 1))
+        ) / 4
     rows = np.cumsum([0] + [len(level) for level in levels[:-1]])
     return Noise(np.concatenate(levels), rows.astype(np.float32))
 
@@ -48,7 +50,9 @@ def lookup(noise: Noise, s, t, footprint) -> np.ndarray:
 
 def band(distance, half_width, footprint) -> np.ndarray:
     """Coverage in [0, 1] of a stripe |distance| < half_width, averaged over a sample of width `footprint`."""
-    return np.clip((half_width - np.abs(distance)) / footprint + 0.5, 0, 1) * np.minimum(1, 2 * half_width / footprint)
+    return np.clip((half_width - np.abs(distance)) / footprint + 0.5, 0, 1) * np.minimum(
+        1, 2 * half_width / footprint
+    )
 
 
 def periodic(x, period):

@@ -27,7 +27,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError, unknown_name
-from segjax.models.layers import Conv, DepthwiseConv, batch_norm, he_fan_out, normal, pick_taps, uniform_fan
+from segjax.models.layers import (
+    Conv,
+    DepthwiseConv,
+    batch_norm,
+    he_fan_out,
+    normal,
+    pick_taps,
+    uniform_fan,
+)
 
 
 class Scaling(NamedTuple):
@@ -124,9 +132,13 @@ class MBConv(nn.Module):
         y = self.depthwise(size=self.kernel, strides=self.strides, name='depthwise_conv')(y)
         y = nn.silu(self.norm(name='bn1')(y))
 
-        gate = self.conv(max(1, channels // 4), (1, 1), name='se_reduce')(y.mean((1, 2), keepdims=True))
+        gate = self.conv(max(1, channels // 4), (1, 1), name='se_reduce')(
+            y.mean((1, 2), keepdims=True)
+        )
         gate = self.conv(y.shape[-1], (1, 1), name='se_expand')(nn.silu(gate))
-        y = self.conv(self.features, (1, 1), use_bias=False, name='project_conv')(nn.sigmoid(gate) * y)
+        y = self.conv(self.features, (1, 1), use_bias=False, name='project_conv')(
+            nn.sigmoid(gate) * y
+        )
         y = self.norm(name='bn2')(y)
         if self.strides == 1 and channels == self.features:
             y = x + self.drop_connect(self.rate)(y)
@@ -164,7 +176,9 @@ class Backbone(nn.Module):
             raise unknown_name('efficientnet: variant', self.variant, VARIANTS)
         scaling = VARIANTS[self.variant]
         width = scaling.width * self.width
-        layers = dict(conv=self.conv, depthwise=self.depthwise, norm=self.norm, drop_connect=self.drop_connect)
+        layers = dict(
+            conv=self.conv, depthwise=self.depthwise, norm=self.norm, drop_connect=self.drop_connect
+        )
         features = {}
         x = self.stem(rounded(STEM * width), (3, 3), strides=2, name='conv_stem')(x)
         x = features['stem'] = nn.silu(self.norm(name='bn0')(x))
@@ -239,7 +253,9 @@ class EfficientNet(nn.Module):
         """
         self._check()
         padding, shared = PADDINGS[self.padding], dict(dtype=self.dtype)
-        conv = functools.partial(Conv, kernel_init=he_fan_out, bias_init=nn.initializers.zeros, **shared)
+        conv = functools.partial(
+            Conv, kernel_init=he_fan_out, bias_init=nn.initializers.zeros, **shared
+        )
         x, features = Backbone(
             self.variant,
             conv=conv,
@@ -261,7 +277,9 @@ class EfficientNet(nn.Module):
         )(x.astype(self.dtype))
         dropout = VARIANTS[self.variant].dropout if self.dropout is None else self.dropout
         x = nn.Dropout(dropout, deterministic=not train)(x.mean((1, 2)))
-        y = nn.Dense(self.num_classes, kernel_init=uniform_fan(self.num_classes), name='classifier', **shared)(x)
+        y = nn.Dense(
+            self.num_classes, kernel_init=uniform_fan(self.num_classes), name='classifier', **shared
+        )(x)
         return {'logits': y.astype(jnp.float32)} | ({'features': features} if self.taps else {})
 
     def _check(self):
@@ -269,7 +287,11 @@ class EfficientNet(nn.Module):
             raise unknown_name('efficientnet: padding', self.padding, PADDINGS)
         for name, rate in (('dropout', self.dropout or 0), ('drop_connect', self.drop_connect)):
             if not 0 <= rate < 1:
-                raise InputError(f'efficientnet: {name}', got=repr(rate), expected='a rate of at least 0, below 1')
+                raise InputError(
+                    f'efficientnet: {name}',
+                    got=repr(rate),
+                    expected='a rate of at least 0, below 1',
+                )
 
 
 def _depthwise(size: int, **fields) -> DepthwiseConv:

@@ -25,7 +25,13 @@ from segjax.errors import InputError, unknown_name
 from segjax.models.layers import Conv, he_fan_out, pick_taps, scaled
 from segjax.ops.pool import max_pool
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 STEMS = ('7x7', '3x3')
 # Output stride: strides and dilations of the stages. Every 3x3 convolution of a dilated stage is dilated, the first
 # block's too (torchvision's replace_stride_with_dilation leaves that one at the rate of the stage before).
@@ -145,7 +151,9 @@ class ResNet(nn.Module):
     def _stem(self, x, features):
         n = scaled(64, self.width)
         if self.stem == '7x7':
-            x = features['conv1_1'] = self.norm(name='bn1')(self.conv(n, (7, 7), strides=2, name='conv1')(x))
+            x = features['conv1_1'] = self.norm(name='bn1')(
+                self.conv(n, (7, 7), strides=2, name='conv1')(x)
+            )
         else:
             x = self.conv(n, (3, 3), strides=2, name='conv1_0')(x)
             x = features['conv1_1'] = self.norm(name='conv1_1')(x)
@@ -157,14 +165,20 @@ class ResNet(nn.Module):
 
     def _check(self):
         if self.num_layers not in BLOCKS:
-            raise InputError('resnet: num_layers', got=repr(self.num_layers), expected=f'one of {sorted(BLOCKS)}')
+            raise InputError(
+                'resnet: num_layers', got=repr(self.num_layers), expected=f'one of {sorted(BLOCKS)}'
+            )
         if self.stem not in STEMS:
             raise unknown_name('resnet: stem', self.stem, STEMS)
         if self.output_stride not in STRIDES:
-            raise InputError('resnet: output_stride', got=repr(self.output_stride), expected='32, 16 or 8')
+            raise InputError(
+                'resnet: output_stride', got=repr(self.output_stride), expected='32, 16 or 8'
+            )
 
 
-def make_resnet(num_layers: int, norm: Callable, dtype: Any, dilated_conv: Callable | None, **fields) -> ResNet:
+def make_resnet(
+    num_layers: int, norm: Callable, dtype: Any, dilated_conv: Callable | None, **fields
+) -> ResNet:
     """The submodule `resnet` of a segmentation net, with torchvision's start; dilated_conv None: plain convolutions."""
     shared = dict(use_bias=False, kernel_init=he_fan_out, dtype=dtype)
     return ResNet(

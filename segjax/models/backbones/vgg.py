@@ -51,7 +51,9 @@ class VGG16(nn.Module):
                     x = self.conv(*size, padding=self.padding if i == j == 1 else 1, name=name)(x)
                 features[name] = x
                 x = nn.relu(x)
-            x = max_pool(x, self.window, self.pool_strides[i - 1], padding=(self.window - 1) // 2, ceil=True)
+            x = max_pool(
+                x, self.window, self.pool_strides[i - 1], padding=(self.window - 1) // 2, ceil=True
+            )
             features[f'pool{i}'] = x
         pools = {name: y for name, y in features.items() if name.startswith('pool')}
         return pools, pick_taps(features, self.taps, 'vgg')

@@ -46,7 +46,9 @@ class SeparableConv(nn.Module):
     def __call__(self, x):
         x = self.depthwise(strides=self.strides, dilation=self.dilation, name='conv_dw')(x)
         x = self.norm(name='bn_dw')(x)
-        x = self.conv(self.features, (1, 1), use_bias=False, name='conv_pw')(nn.relu(x) if self.relu else x)
+        x = self.conv(self.features, (1, 1), use_bias=False, name='conv_pw')(
+            nn.relu(x) if self.relu else x
+        )
         x = self.norm(name='bn_pw')(x)
         return nn.relu(x) if self.relu else x
 
@@ -68,7 +70,9 @@ class Stack(nn.Module):
         for i, features in enumerate(self.features):
             x = nn.relu(x) if self.relu_first else x
             strides = self.strides if i == 2 else 1
-            x = self.separable(features, strides=strides, relu=not self.relu_first, name=f'conv{i + 1}')(x)
+            x = self.separable(
+                features, strides=strides, relu=not self.relu_first, name=f'conv{i + 1}'
+            )(x)
             outputs.append(x)
         return outputs[2], outputs[1]
 
@@ -92,11 +96,17 @@ class XceptionBlock(nn.Module):
     def __call__(self, x):
         def separable(features, **args):
             rate = (self.dilation, self.dilation)
-            return SeparableConv(features, self.depthwise, self.conv, self.norm, dilation=rate, **args)
+            return SeparableConv(
+                features, self.depthwise, self.conv, self.norm, dilation=rate, **args
+            )
 
-        y, second = Stack(self.features, self.strides, self.shortcut != 'none', separable, name='stack')(x)
+        y, second = Stack(
+            self.features, self.strides, self.shortcut != 'none', separable, name='stack'
+        )(x)
         if self.shortcut == 'conv':
-            fields = dict(conv=self.conv, norm=self.norm, strides=self.strides, relu=False, name='shortcut')
+            fields = dict(
+                conv=self.conv, norm=self.norm, strides=self.strides, relu=False, name='shortcut'
+            )
             x = ConvNorm(self.features[-1], (1, 1), **fields)(x)
         return (y if self.shortcut == 'none' else x + y), second
 
@@ -125,14 +135,20 @@ class Xception(nn.Module):
     def __call__(self, x):
         """[B, H, W, 3] -> (features at output_stride, features at stride 4 for a decoder, {tap: tensor})."""
         if self.num_layers not in ENTRIES:
-            raise InputError('xception: num_layers', got=repr(self.num_layers), expected='41, 65 or 71')
+            raise InputError(
+                'xception: num_layers', got=repr(self.num_layers), expected='41, 65 or 71'
+            )
         if self.output_stride not in OUTPUT_STRIDES:
-            raise InputError('xception: output_stride', got=repr(self.output_stride), expected='32, 16 or 8')
+            raise InputError(
+                'xception: output_stride', got=repr(self.output_stride), expected='32, 16 or 8'
+            )
         layers = dict(conv=self.conv, norm=self.norm)
         x = ConvNorm(scaled(32, self.width), (3, 3), **layers, strides=2, name='stem_0')(x)
         x = ConvNorm(scaled(64, self.width), (3, 3), **layers, name='stem_1')(x)
 
-        blocks = [((channels,) * 3, strides, 'conv') for channels, strides in ENTRIES[self.num_layers]]
+        blocks = [
+            ((channels,) * 3, strides, 'conv') for channels, strides in ENTRIES[self.num_layers]
+        ]
         blocks += [((728,) * 3, 1, 'sum')] * MIDDLE_BLOCKS[self.num_layers]
         blocks += [((728, 1024, 1024), 2, 'conv'), ((1536, 1536, 2048), 1, 'none')]
         stride, dilation, features = 2, 1, {}
@@ -150,5 +166,7 @@ class Xception(nn.Module):
             )
             x, features[f'blocks_{i}/conv2'] = block(x)
             features[f'blocks_{i}'] = x
-            stride, dilation = (stride, dilation * strides) if reached else (stride * strides, dilation)
+            stride, dilation = (
+                (stride, dilation * strides) if reached else (stride * strides, dilation)
+            )
         return x, features[LOW_LEVEL[self.num_layers]], pick_taps(features, self.taps, 'xception')

@@ -30,7 +30,9 @@ def sigmoid_to_depth(sigmoid, min_depth: float, max_depth: float):
 def check_depths(net: str, min_depth: float, max_depth: float):
     if not 0 < min_depth < max_depth:
         raise InputError(
-            f'{net}: min_depth, max_depth', got=f'{min_depth}, {max_depth}', expected='0 < min_depth < max_depth'
+            f'{net}: min_depth, max_depth',
+            got=f'{min_depth}, {max_depth}',
+            expected='0 < min_depth < max_depth',
         )
 
 
@@ -38,7 +40,8 @@ DECODER_CHANNELS = (256, 128, 64, 32, 16)
 # Feature maps of a ResNet that the decoder reads, at strides 2, 4, 8, 16 and 32. The first is the output of the stem's
 # last batch norm, whose name depends on the stem.
 PYRAMIDS = {
-    stem: (tap, 'layer1', 'layer2', 'layer3', 'layer4') for stem, tap in (('7x7', 'conv1_1'), ('3x3', 'conv1_3'))
+    stem: (tap, 'layer1', 'layer2', 'layer3', 'layer4')
+    for stem, tap in (('7x7', 'conv1_1'), ('3x3', 'conv1_3'))
 }
 
 
@@ -79,7 +82,9 @@ def upsample_nearest(x, size: tuple[int, int]):
 
 
 def _reflect_conv(x, features: int, name: str, dtype: Any, bias_init: Callable | None = None):
-    return Conv(features, (3, 3), padding=0, bias_init=bias_init, dtype=dtype, name=name)(reflect_pad(x))
+    return Conv(features, (3, 3), padding=0, bias_init=bias_init, dtype=dtype, name=name)(
+        reflect_pad(x)
+    )
 
 
 def decode(features: Sequence, size: tuple[int, int], channels: Sequence[int], dtype: Any) -> list:
@@ -99,7 +104,9 @@ def decode(features: Sequence, size: tuple[int, int], channels: Sequence[int], d
         skips = [features[scale - 1].astype(dtype)] if scale else []
         x = nn.elu(_reflect_conv(x, width, f'upconv_{scale}_0', dtype))
         x = upsample_nearest(x, skips[0].shape[1:3] if skips else size)
-        x = nn.elu(_reflect_conv(jnp.concatenate([x, *skips], -1), width, f'upconv_{scale}_1', dtype))
+        x = nn.elu(
+            _reflect_conv(jnp.concatenate([x, *skips], -1), width, f'upconv_{scale}_1', dtype)
+        )
         maps.append(x)
     return maps[::-1]
 
@@ -132,7 +139,9 @@ class DepthDecoder(nn.Module):
         """
         if not 1 <= self.num_scales <= len(self.channels):
             raise InputError(
-                'decoder: num_scales', got=str(self.num_scales), expected=f'1 .. {len(self.channels)}, one head a scale'
+                'decoder: num_scales',
+                got=str(self.num_scales),
+                expected=f'1 .. {len(self.channels)}, one head a scale',
             )
         maps = decode(features, size, self.channels, self.dtype)[: self.num_scales]
 
@@ -165,7 +174,9 @@ class SegmentationDecoder(nn.Module):
         return _reflect_conv(x, self.num_classes, 'segconv_0', self.dtype).astype(jnp.float32)
 
 
-def encode(image, num_layers: int, width: float, train: bool, dtype: Any, axis_name: str | None) -> list:
+def encode(
+    image, num_layers: int, width: float, train: bool, dtype: Any, axis_name: str | None
+) -> list:
     """The pyramid of the submodule `resnet` of the calling module."""
     norm = batch_norm(train, dtype=dtype, axis_name=axis_name)
     resnet = make_resnet(num_layers, norm, dtype, None, width=width, taps=PYRAMIDS['7x7'])

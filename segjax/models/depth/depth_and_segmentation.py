@@ -74,8 +74,12 @@ class DepthAndSegmentation(nn.Module):
             return [scale_gradient(y, factor) for y in features]
 
         channels, size = decoder_channels(self.width), x.shape[1:3]
-        depth = DepthDecoder(channels, head_bias=self.head_bias, dtype=self.dtype, name='depth_decoder')
-        segmentation = SegmentationDecoder(self.num_classes, channels, self.dtype, name='segmentation_decoder')
+        depth = DepthDecoder(
+            channels, head_bias=self.head_bias, dtype=self.dtype, name='depth_decoder'
+        )
+        segmentation = SegmentationDecoder(
+            self.num_classes, channels, self.dtype, name='segmentation_decoder'
+        )
         for_depth, for_segmentation = self.gradient_factors
         return {
             'disparity': depth(shared(for_depth), size),

@@ -73,7 +73,15 @@ def sfmlearner_layers(net: str, release: str, dtype: Any) -> SfMLearnerLayers:
 
     def up_conv(x, features, kernel_size, name, size):
         padding, zeros = (kernel_size - 2) // 2 if tf else 1, nn.initializers.zeros
-        layer = ConvTranspose(features, kernel_size, padding, kernel_init=init, bias_init=zeros, dtype=dtype, name=name)
+        layer = ConvTranspose(
+            features,
+            kernel_size,
+            padding,
+            kernel_init=init,
+            bias_init=zeros,
+            dtype=dtype,
+            name=name,
+        )
         return crop(layer(x), size)
 
     def enlarge(disparity, size):

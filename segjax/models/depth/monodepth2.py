@@ -9,7 +9,13 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.models.depth.decoder import DepthDecoder, check_depths, decoder_channels, encode, sigmoid_to_depth
+from segjax.models.depth.decoder import (
+    DepthDecoder,
+    check_depths,
+    decoder_channels,
+    encode,
+    sigmoid_to_depth,
+)
 
 
 def normalize_monodepth2(x):

@@ -123,7 +123,11 @@ class PoseExpNet(nn.Module):
         images = jnp.concatenate([target, *(sources[:, i] for i in range(n))], -1)
         y, maps = (2 * images - 1).astype(self.dtype), []
         for level, (features, kernel_size) in enumerate(TRUNK, start=1):
-            y = nn.relu(layers.conv(y, scaled(features, self.width), kernel_size, f'conv{level}_0', strides=2))
+            y = nn.relu(
+                layers.conv(
+                    y, scaled(features, self.width), kernel_size, f'conv{level}_0', strides=2
+                )
+            )
             maps.append(y)
         outputs = {'motion': _mean_motion(layers.conv(y, 6 * n, 1, 'pose_pred'), n)}
         if self.masks:
@@ -137,9 +141,13 @@ class PoseExpNet(nn.Module):
         n, masks = len(self.earlier), []
         for scale in reversed(range(SHARED_WITH_MASKS)):
             features = scaled(MASK_CHANNELS[scale], self.width)
-            y = nn.relu(layers.up_conv(y, features, up_kernels[scale], f'upconv{scale + 1}_0', sizes[scale]))
+            y = nn.relu(
+                layers.up_conv(y, features, up_kernels[scale], f'upconv{scale + 1}_0', sizes[scale])
+            )
             if scale < len(head_kernels):
-                logits = layers.conv(y, outcomes * n, head_kernels[scale], f'predict_mask{scale + 1}')
+                logits = layers.conv(
+                    y, outcomes * n, head_kernels[scale], f'predict_mask{scale + 1}'
+                )
                 logits = logits.astype(jnp.float32).reshape(*y.shape[:3], n, outcomes)
                 if outcomes == 1:
                     # A sigmoid is a softmax with a logit of 0 for the other outcome.
@@ -217,7 +225,9 @@ class PoseResNet(NetOfPairs):
           {'motion': [B, n, 6] float32}.
         """
         _check_sources('pose_resnet', self.earlier, target, sources)
-        pairs = normalize_monodepth2(_in_temporal_order(target, sources, self.earlier)).astype(self.dtype)
+        pairs = normalize_monodepth2(_in_temporal_order(target, sources, self.earlier)).astype(
+            self.dtype
+        )
         norm = batch_norm(train, dtype=self.dtype, axis_name=self.axis_name)
         stages, _ = make_resnet(self.num_layers, norm, self.dtype, None, width=self.width)(pairs)
         decoder = PoseDecoder(scaled(DECODER_FEATURES, self.width), self.dtype, name='decoder')
@@ -249,7 +259,9 @@ class PoseCNN(NetOfPairs):
         _check_sources('pose_cnn', self.earlier, target, sources)
         y = _in_temporal_order(target, sources, self.earlier).astype(self.dtype)
         for i, (features, k) in enumerate(TRUNK):
-            conv = Conv(scaled(features, self.width), (k, k), strides=2, dtype=self.dtype, name=f'net_{i}')
+            conv = Conv(
+                scaled(features, self.width), (k, k), strides=2, dtype=self.dtype, name=f'net_{i}'
+            )
             y = nn.relu(conv(y))
         y = Conv(6, (1, 1), dtype=self.dtype, name='pose_conv')(y)
         return {'motion': _mean_motion(y, 1).reshape(len(target), -1, 6)}

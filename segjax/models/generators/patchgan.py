@@ -118,7 +118,9 @@ class PatchGAN(nn.Module):
           [B, h, w, 1] float32 logits, see `output_size`; not squashed by a sigmoid.
         """
         if self.num_layers < 1:
-            raise InputError('patchgan: num_layers', got=str(self.num_layers), expected='at least 1')
+            raise InputError(
+                'patchgan: num_layers', got=str(self.num_layers), expected='at least 1'
+            )
         output_size(*x.shape[1:3], self.num_layers)
         strides = _strides(self.num_layers)
         x = x.astype(self.dtype)

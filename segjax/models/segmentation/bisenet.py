@@ -49,7 +49,9 @@ class AttentionRefinement(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = self.conv_norm(self.features, (3, 3), name='conv')(x)
-        gate = self.conv(self.features, (1, 1), use_bias=False, name='conv_atten')(adaptive_average_pool(x, 1))
+        gate = self.conv(self.features, (1, 1), use_bias=False, name='conv_atten')(
+            adaptive_average_pool(x, 1)
+        )
         return x * nn.sigmoid(self.norm(name='bn_atten')(gate))
 
 
@@ -67,10 +69,16 @@ class ContextPath(nn.Module):
     def __call__(self, x):
         stages, taps = self.resnet()(x)
         refine = functools.partial(
-            AttentionRefinement, self.features, conv_norm=self.conv_norm, conv=self.conv, norm=self.norm
+            AttentionRefinement,
+            self.features,
+            conv_norm=self.conv_norm,
+            conv=self.conv,
+            norm=self.norm,
         )
         at_16, at_32 = stages['layer3'], stages['layer4']
-        context = self.conv_norm(self.features, (1, 1), name='conv_avg')(adaptive_average_pool(at_32, 1))
+        context = self.conv_norm(self.features, (1, 1), name='conv_avg')(
+            adaptive_average_pool(at_32, 1)
+        )
         y = self.enlarge(refine(name='arm32')(at_32) + context, at_16.shape[1:3])
         up_16 = self.conv_norm(self.features, (3, 3), name='conv_head32')(y)
         y = self.enlarge(refine(name='arm16')(at_16) + up_16, stages['layer2'].shape[1:3])
@@ -164,21 +172,40 @@ class BiSeNet(nn.Module):
         head_channels, gain = RELEASES[self.release]
         head_channels = self.head_channels or head_channels
         if len(head_channels) != 2:
-            raise InputError('bisenet: head_channels', got=repr(head_channels), expected='() or (main, auxiliary)')
+            raise InputError(
+                'bisenet: head_channels',
+                got=repr(head_channels),
+                expected='() or (main, auxiliary)',
+            )
         init = nn.initializers.variance_scaling(gain, 'fan_in', 'normal')
-        norm = batch_norm(train, frozen=self.frozen_norm, dtype=self.dtype, axis_name=self.axis_name)
-        conv = functools.partial(Conv, kernel_init=init, bias_init=nn.initializers.zeros, dtype=self.dtype)
+        norm = batch_norm(
+            train, frozen=self.frozen_norm, dtype=self.dtype, axis_name=self.axis_name
+        )
+        conv = functools.partial(
+            Conv, kernel_init=init, bias_init=nn.initializers.zeros, dtype=self.dtype
+        )
         conv_norm = functools.partial(ConvNorm, conv=conv, norm=norm)
         resnet = functools.partial(
-            make_resnet, self.num_layers, norm, self.dtype, None, stem=self.stem, width=self.width, taps=self.taps
+            make_resnet,
+            self.num_layers,
+            norm,
+            self.dtype,
+            None,
+            stem=self.stem,
+            width=self.width,
+            taps=self.taps,
         )
         corners = self.release == 'torchseg'
-        enlarge = functools.partial(resize.bilinear, align_corners=True) if corners else resize.nearest
+        enlarge = (
+            functools.partial(resize.bilinear, align_corners=True) if corners else resize.nearest
+        )
 
         layers = dict(conv_norm=conv_norm, conv=conv)
         image, features = x.astype(self.dtype), scaled(64, self.width)
         detail = SpatialPath(features, conv_norm, name='sp')(image)
-        context_8, context_16, taps = ContextPath(2 * features, resnet, enlarge, norm=norm, **layers, name='cp')(image)
+        context_8, context_16, taps = ContextPath(
+            2 * features, resnet, enlarge, norm=norm, **layers, name='cp'
+        )(image)
         fused = FeatureFusion(self.release, norm=norm, **layers, name='ffm')(detail, context_8)
 
         def predict(y, channels, name):

@@ -65,7 +65,10 @@ class DeepLabLargeFOV(nn.Module):
           logits[:, ::8, ::8] are those that were trained on; with taps {'features': {tap: [B, h, w, C]}}.
         """
         shared = dict(kernel_init=he_fan_out, bias_init=nn.initializers.zeros, dtype=self.dtype)
-        conv, dilated = functools.partial(Conv, **shared), functools.partial(self.dilated_conv or Conv, **shared)
+        conv, dilated = (
+            functools.partial(Conv, **shared),
+            functools.partial(self.dilated_conv or Conv, **shared),
+        )
         drop = nn.Dropout(self.dropout, deterministic=not train)
         pools, features = VGG16(
             conv,
@@ -159,9 +162,15 @@ class DeepLabV2(nn.Module):
           {'aux': {'scale_1': like the logits, 'scale_0.75': ...}}, with taps {'features': {tap: [B, h, w, C]}}.
         """
         if not all(scale > 0 for scale in self.scales):
-            raise InputError('deeplab_v2: scales', got=repr(self.scales), expected='factors above 0')
+            raise InputError(
+                'deeplab_v2: scales', got=repr(self.scales), expected='factors above 0'
+            )
         norm = batch_norm(
-            train, decay=self.norm_decay, frozen=self.frozen_norm, dtype=self.dtype, axis_name=self.axis_name
+            train,
+            decay=self.norm_decay,
+            frozen=self.frozen_norm,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
         )
         resnet = make_resnet(
             self.num_layers,

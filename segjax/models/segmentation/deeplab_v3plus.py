@@ -50,13 +50,17 @@ class ASPP(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        mean = self.conv_norm(self.features, (1, 1), name='image_pooling')(adaptive_average_pool(x, 1))
+        mean = self.conv_norm(self.features, (1, 1), name='image_pooling')(
+            adaptive_average_pool(x, 1)
+        )
         maps = [jnp.broadcast_to(mean, (*x.shape[:-1], self.features))]
         maps.append(self.conv_norm(self.features, (1, 1), name='aspp0')(x))
         for i, rate in enumerate(ASPP_RATES, start=1):
             rate *= self.scale
             maps.append(self.separable(self.features, dilation=(rate, rate), name=f'aspp{i}')(x))
-        x = self.conv_norm(self.features, (1, 1), name='concat_projection')(jnp.concatenate(maps, -1))
+        x = self.conv_norm(self.features, (1, 1), name='concat_projection')(
+            jnp.concatenate(maps, -1)
+        )
         return nn.Dropout(self.dropout, deterministic=not self.train)(x)
 
 
@@ -95,7 +99,9 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, x, low_level):
-        low_level = self.conv_norm(self.low_level_features, (1, 1), name='feature_projection0')(low_level)
+        low_level = self.conv_norm(self.low_level_features, (1, 1), name='feature_projection0')(
+            low_level
+        )
         x = resize.bilinear_on_grid(x, low_level.shape[1:3], self.stride)
         x = jnp.concatenate([x, low_level], -1)
         for i in range(2):
@@ -150,22 +156,34 @@ class DeepLabV3Plus(nn.Module):
         """
         self._check()
         norm = batch_norm(
-            train, decay=self.norm_decay, frozen=self.frozen_norm, dtype=self.dtype, axis_name=self.axis_name
+            train,
+            decay=self.norm_decay,
+            frozen=self.frozen_norm,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
         )
         deep, low_level, features = self._backbone(x.astype(self.dtype), norm)
         xavier = nn.initializers.xavier_uniform()
         separable = functools.partial(
             SeparableConv,
-            depthwise=functools.partial(DepthwiseConv, kernel_init=_truncated(0.33), dtype=self.dtype),
+            depthwise=functools.partial(
+                DepthwiseConv, kernel_init=_truncated(0.33), dtype=self.dtype
+            ),
             conv=functools.partial(Conv, kernel_init=_truncated(0.06), dtype=self.dtype),
             norm=norm,
         )
         conv = functools.partial(Conv, kernel_init=xavier, dtype=self.dtype)
-        layers = dict(conv_norm=functools.partial(ConvNorm, conv=conv, norm=norm), separable=separable)
+        layers = dict(
+            conv_norm=functools.partial(ConvNorm, conv=conv, norm=norm), separable=separable
+        )
         n = scaled(256, self.width)
         head = ASPP if self.head == 'aspp' else DensePredictionCell
-        y = head(n, 16 // self.output_stride, self.dropout, **layers, train=train, name=self.head)(deep)
-        y = Decoder(n, scaled(48, self.width), self.output_stride // 4, **layers, name='decoder')(y, low_level)
+        y = head(n, 16 // self.output_stride, self.dropout, **layers, train=train, name=self.head)(
+            deep
+        )
+        y = Decoder(n, scaled(48, self.width), self.output_stride // 4, **layers, name='decoder')(
+            y, low_level
+        )
         start = dict(kernel_init=_truncated(0.01), bias_init=nn.initializers.zeros)
         y = Conv(self.num_classes, (1, 1), **start, dtype=self.dtype, name='logits')(y)
         outputs = {'logits': resize.bilinear_on_grid(y.astype(jnp.float32), x.shape[1:3], 4)}
@@ -194,7 +212,9 @@ class DeepLabV3Plus(nn.Module):
         if self.head not in HEADS:
             raise unknown_name('deeplab_v3plus: head', self.head, HEADS)
         if self.output_stride not in (16, 8):
-            raise InputError('deeplab_v3plus: output_stride', got=repr(self.output_stride), expected='16 or 8')
+            raise InputError(
+                'deeplab_v3plus: output_stride', got=repr(self.output_stride), expected='16 or 8'
+            )
 
 
 def _truncated(std: float) -> Callable:

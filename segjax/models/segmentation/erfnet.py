@@ -117,7 +117,11 @@ class Encoder(nn.Module):
         x = down(self.channels[1], name=f'layers_{next(number)}')(x)
         for dilation in itertools.islice(itertools.cycle((2, 4, 8, 16)), self.blocks[1]):
             x = block(self.dropout[1], dilation, name=f'layers_{next(number)}')(x)
-        head = self.conv(self.head_classes, (1, 1), name='output_conv')(x) if self.head_classes else None
+        head = (
+            self.conv(self.head_classes, (1, 1), name='output_conv')(x)
+            if self.head_classes
+            else None
+        )
         return x, head
 
 
@@ -135,7 +139,9 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, x):
         up = functools.partial(UpBlock, conv_transpose=self.conv_transpose, norm=self.norm)
-        block = functools.partial(NonBottleneck1D, 0.0, 1, conv=self.conv, norm=self.norm, train=self.train)
+        block = functools.partial(
+            NonBottleneck1D, 0.0, 1, conv=self.conv, norm=self.norm, train=self.train
+        )
         number = itertools.count()
         for channels, blocks in zip(self.channels, self.blocks, strict=True):
             x = up(channels, name=f'layers_{next(number)}')(x)
@@ -243,6 +249,10 @@ class ERFNet(nn.Module):
                 fix='choose augment.crop, data.eval_size and evaluate.crop accordingly',
             )
         if len(self.dropout) != 2 or not all(0 <= rate < 1 for rate in self.dropout):
-            raise InputError('erfnet: dropout', got=repr(self.dropout), expected='two rates in [0, 1)')
+            raise InputError(
+                'erfnet: dropout', got=repr(self.dropout), expected='two rates in [0, 1)'
+            )
         if len(self.blocks) != 4 or min(self.blocks) < 0:
-            raise InputError('erfnet: blocks', got=repr(self.blocks), expected='four whole numbers >= 0')
+            raise InputError(
+                'erfnet: blocks', got=repr(self.blocks), expected='four whole numbers >= 0'
+            )

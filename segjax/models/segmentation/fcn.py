@@ -37,7 +37,9 @@ class Stream(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        pools, features = VGG16(self.conv, self.conv, padding=100, width=self.width, taps=self.taps, name='vgg')(x)
+        pools, features = VGG16(
+            self.conv, self.conv, padding=100, width=self.width, taps=self.taps, name='vgg'
+        )(x)
         n, drop = scaled(4096, self.width), nn.Dropout(self.dropout, deterministic=not self.train)
         y = drop(nn.relu(self.conv(n, (7, 7), padding=0, name='fc6')(pools['pool5'])))
         y = drop(nn.relu(self.conv(n, (1, 1), name='fc7')(y)))
@@ -101,18 +103,24 @@ class FCN(nn.Module):
             train=train,
         )
         images = jnp.split(x.astype(self.dtype), len(self.streams), -1)
-        results = {name: stream(name=name)(image) for name, image in zip(self.streams, images, strict=True)}
+        results = {
+            name: stream(name=name)(image) for name, image in zip(self.streams, images, strict=True)
+        }
 
         def total(layer):
             return sum(scores[layer].astype(jnp.float32) for scores, _ in results.values())
 
         y = total('fc7') / len(self.streams)
         for pool, stride in finer:
-            y = resize.bilinear_deconvolution(y, tuple(2 * (n + 1) for n in y.shape[1:3]), stride=2, offset=0)
+            y = resize.bilinear_deconvolution(
+                y, tuple(2 * (n + 1) for n in y.shape[1:3]), stride=2, offset=0
+            )
             top = _CROP_OF_POOL[stride]
             y = y + total(pool)[:, top : top + y.shape[1], top : top + y.shape[2]]
         stride = self.output_stride
-        outputs = {'logits': resize.bilinear_deconvolution(y, x.shape[1:3], stride, _CROP_OF_IMAGE[stride])}
+        outputs = {
+            'logits': resize.bilinear_deconvolution(y, x.shape[1:3], stride, _CROP_OF_IMAGE[stride])
+        }
         if self.taps:
             outputs['features'] = {
                 tap if len(self.streams) == 1 else f'{name}/{tap}': feature
@@ -123,7 +131,9 @@ class FCN(nn.Module):
 
     def _check(self, x):
         if self.output_stride not in _FINER:
-            raise InputError('fcn: output_stride', got=repr(self.output_stride), expected='32, 16 or 8')
+            raise InputError(
+                'fcn: output_stride', got=repr(self.output_stride), expected='32, 16 or 8'
+            )
         if not self.streams or x.shape[-1] != 3 * len(self.streams):
             raise InputError(
                 'fcn: input',

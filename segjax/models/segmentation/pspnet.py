@@ -87,8 +87,12 @@ class PSPNet(nn.Module):
           {'features': {tap: [B, h, w, C]}}.
         """
         if not self.bins or min(self.bins) < 1:
-            raise InputError('pspnet: bins', got=repr(self.bins), expected='numbers of cells, 1 or more')
-        norm = batch_norm(train, frozen=self.frozen_norm, dtype=self.dtype, axis_name=self.axis_name)
+            raise InputError(
+                'pspnet: bins', got=repr(self.bins), expected='numbers of cells, 1 or more'
+            )
+        norm = batch_norm(
+            train, frozen=self.frozen_norm, dtype=self.dtype, axis_name=self.axis_name
+        )
         conv = functools.partial(Conv, dtype=self.dtype)
         stages, features = make_resnet(
             self.num_layers,

@@ -91,7 +91,9 @@ def make_predict_plan(config: ml_collections.ConfigDict, spec: DataSpec) -> Pred
     scales = tuple(float(s) for s in settings.scales)
     if not scales or min(scales) <= 0:
         fix = '--config.predict.scales="(1.0,)"'
-        raise InputError('config.predict.scales', got=str(scales), expected='one or more numbers > 0', fix=fix)
+        raise InputError(
+            'config.predict.scales', got=str(scales), expected='one or more numbers > 0', fix=fix
+        )
     return PredictPlan(
         tile=tuple(settings.tile) or tuple(config.data.eval_size),
         overlap=settings.overlap,
@@ -105,7 +107,9 @@ def make_predict_plan(config: ml_collections.ConfigDict, spec: DataSpec) -> Pred
 
 def base_scale(config: ml_collections.ConfigDict, spec: DataSpec) -> float:
     """By how much the data set's largest image shrinks for the net: min over axes of eval_size / max_size."""
-    return float(np.min(np.array(config.data.eval_size) / spec.split(config.data.eval_split).max_size))
+    return float(
+        np.min(np.array(config.data.eval_size) / spec.split(config.data.eval_split).max_size)
+    )
 
 
 def check_folders(input_folder: pathlib.Path, output_folder: pathlib.Path) -> None:
@@ -133,12 +137,21 @@ class Assembly:
     confidence  [H, W] uint8, 255 x the largest probability
     """
 
-    def __init__(self, source: ImageSource, image: np.ndarray, plan: PredictPlan, num_classes: int, digest: str = ''):
+    def __init__(
+        self,
+        source: ImageSource,
+        image: np.ndarray,
+        plan: PredictPlan,
+        num_classes: int,
+        digest: str = '',
+    ):
         self.source = source
         self.digest = digest
         self.image = image
         self.size = image.shape[:2]
-        self.grids = [tiles.cut(size, plan.tile, plan.overlap) for size in net_sizes(self.size, plan)]
+        self.grids = [
+            tiles.cut(size, plan.tile, plan.overlap) for size in net_sizes(self.size, plan)
+        ]
         self.places = tiles.schedule(self.grids, plan.mirror)
         self.share = 1 / (len(plan.scales) * (2 if plan.mirror else 1))
         self.canvases = [tiles.Canvas(num_classes, grid) for grid in self.grids]
@@ -149,7 +162,9 @@ class Assembly:
 
     def cuttings(self) -> Iterator[tuple[tiles.TilePlace, np.ndarray]]:
         """Every tile's place and pixels."""
-        padded = [tiles.pad(transforms.resize_image(self.image, grid.size), grid) for grid in self.grids]
+        padded = [
+            tiles.pad(transforms.resize_image(self.image, grid.size), grid) for grid in self.grids
+        ]
         for place in self.places:
             yield place, tiles.take(padded[place.scale], self.grids[place.scale], place)
 
@@ -162,11 +177,15 @@ class Assembly:
 
     def _decide(self) -> None:
         """Decides the rows that have become final at every scale, and forgets what they alone needed."""
-        final = min(int(np.searchsorted(v.upper, c.finished)) for v, c in zip(self.vertical, self.canvases))
+        final = min(
+            int(np.searchsorted(v.upper, c.finished)) for v, c in zip(self.vertical, self.canvases)
+        )
         step = max(1, STRIP_PIXELS // self.size[1])
         for start in range(self.decided, final, step):
             stop = min(start + step, final)
-            planes = (self._plane(index, start, stop) for index in range(len(self.canvases[0].rows)))
+            planes = (
+                self._plane(index, start, stop) for index in range(len(self.canvases[0].rows))
+            )
             self.classes[start:stop], best = argmax(planes)
             self.confidence[start:stop] = np.round(255 * np.minimum(best, 1))
         self.decided = max(self.decided, final)
@@ -188,7 +207,9 @@ def net_sizes(size: tuple[int, int], plan: PredictPlan) -> list[tuple[int, int]]
     """The sizes (height, width) at which the net sees an image of `size`, one for each scale."""
     fitting = min(net / own for net, own in zip(plan.eval_size, size))
     scale = max(plan.base_scale, fitting)
-    return [tuple(max(1, round(length * scale * factor)) for length in size) for factor in plan.scales]
+    return [
+        tuple(max(1, round(length * scale * factor)) for length in size) for factor in plan.scales
+    ]
 
 
 def argmax(planes: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -205,7 +226,9 @@ def argmax(planes: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 # --- all images ---
 
 
-def all_tiles(assemblies: Iterable[Assembly]) -> Iterator[tuple[Assembly, tiles.TilePlace, np.ndarray]]:
+def all_tiles(
+    assemblies: Iterable[Assembly],
+) -> Iterator[tuple[Assembly, tiles.TilePlace, np.ndarray]]:
     for assembly in assemblies:
         for place, pixels in assembly.cuttings():
             yield assembly, place, pixels
@@ -310,7 +333,9 @@ class Finished:
 
 def _line(entry: tuple[str, str]) -> str:
     name, digest = entry
-    return json.dumps({'name': name, 'digest': digest}) + '\n'  # ASCII: a torn line can still be decoded
+    return (
+        json.dumps({'name': name, 'digest': digest}) + '\n'
+    )  # ASCII: a torn line can still be decoded
 
 
 def _entry(line: str) -> dict[str, str]:
@@ -322,7 +347,9 @@ def _entry(line: str) -> dict[str, str]:
         return {}
 
 
-def write_outputs(folder: pathlib.Path, assembly: Assembly, classes: ClassSpec, finished: Finished) -> None:
+def write_outputs(
+    folder: pathlib.Path, assembly: Assembly, classes: ClassSpec, finished: Finished
+) -> None:
     """Writes the four pictures of a complete image, `ids` last, and lists the image."""
     color = np.array(classes.palette, np.uint8)[assembly.classes]
     pictures = {
@@ -339,7 +366,9 @@ def write_outputs(folder: pathlib.Path, assembly: Assembly, classes: ClassSpec, 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
     """Writes beside the file and renames, so that a file of this name is always whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = hashlib.md5(path.name.encode()).hexdigest()  # short: file systems limit the bytes of a name
+    name = hashlib.md5(
+        path.name.encode()
+    ).hexdigest()  # short: file systems limit the bytes of a name
     partial = path.with_name(f'.{name}.{os.getpid()}.partial')
     try:
         partial.write_bytes(data)
@@ -357,9 +386,14 @@ def check_record(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
     path = folder / RECORD
     if not path.is_file():
         return
-    before, now = stored.read_object(path, fix=f'another folder, as --output {folder}_2'), log_files.to_json(record)
+    before, now = (
+        stored.read_object(path, fix=f'another folder, as --output {folder}_2'),
+        log_files.to_json(record),
+    )
     compared = sorted({*before, *now} - {'run', 'config'})
-    changed = {key: (before.get(key), now.get(key)) for key in compared if before.get(key) != now.get(key)}
+    changed = {
+        key: (before.get(key), now.get(key)) for key in compared if before.get(key) != now.get(key)
+    }
     if 'config' in before and 'config' in now:
         free = (*config_lib.FREE_IN['predict'], *config_lib.UNRECORDED)
         found = config_lib.changes(before['config'], now['config'], free=free)
@@ -368,7 +402,8 @@ def check_record(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
         raise InputError(
             str(path),
             got=', '.join(f'{key} = {new!r}' for key, (_, new) in changed.items()),
-            expected=', '.join(f'{key} = {old!r}' for key, (old, _) in changed.items()) + ', as for what is there',
+            expected=', '.join(f'{key} = {old!r}' for key, (old, _) in changed.items())
+            + ', as for what is there',
             fix=f'another folder, as --output {folder}_2, or delete the results in {folder}',
         )
 
@@ -395,7 +430,11 @@ def warm_up(predict_fn: PredictFn, plan: PredictPlan, num_classes: int) -> float
 
 
 def main(
-    config: ml_collections.ConfigDict, workdir: str, input_folder: str, output_folder: str, which: str
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    input_folder: str,
+    output_folder: str,
+    which: str,
 ) -> dict[str, Any]:
     """`--mode predict`: `run` with the last stage of a run folder that can predict, on one device.
 
@@ -411,15 +450,22 @@ def main(
     for flag, value in (('--input', input_folder), ('--output', output_folder)):
         if not value:
             raise InputError(flag, got='nothing', expected='a folder', fix=f'{flag} some/folder')
-    check_folders(pathlib.Path(input_folder), pathlib.Path(output_folder))  # before a net is loaded for nothing
+    check_folders(
+        pathlib.Path(input_folder), pathlib.Path(output_folder)
+    )  # before a net is loaded for nothing
     find_images(pathlib.Path(input_folder))
     if jax.process_count() > 1:
-        got, fix = f'{jax.process_count()} processes', 'start it without --coordinator and --distributed'
+        got, fix = (
+            f'{jax.process_count()} processes',
+            'start it without --coordinator and --distributed',
+        )
         raise InputError('--mode predict', got=got, expected='one process', fix=fix)
     opened, stages = driver.open_run(config, workdir, 'predict')
     stage, state = driver.load_last_stage(opened, stages, which)
     state = parallel.to_host(state)
-    net = initialization.digest({'params': state.params, 'model_state': state.model_state, 'extra': state.extra})
+    net = initialization.digest(
+        {'params': state.params, 'model_state': state.model_state, 'extra': state.extra}
+    )
     state = jax.device_put(state, jax.local_devices()[0])
     jitted = opened.topology.jit(stage.predict)
     made_by = {
@@ -490,7 +536,11 @@ def predict_images(
     input_folder, output_folder = pathlib.Path(input_folder), pathlib.Path(output_folder)
     check_classes(spec.classes)
     plan = make_predict_plan(config, spec)
-    classes = {'classes': spec.classes.names, 'ids': spec.classes.ids, 'palette': spec.classes.palette}
+    classes = {
+        'classes': spec.classes.names,
+        'ids': spec.classes.ids,
+        'palette': spec.classes.palette,
+    }
     record = {**made_by, **plan._asdict(), **classes}
     del record['batch_size']  # changes the speed only
     check_folders(input_folder, output_folder)
@@ -508,12 +558,17 @@ def predict_images(
     num_tiles, largest = 0, 0.0
     writing: deque[Future] = deque()
     jobs = all_tiles(assemblies(todo, plan, spec.classes.num_classes, damaged))
-    with ThreadPoolExecutor(WRITERS) as pool, tqdm.tqdm(total=len(todo), unit='image', disable=None) as bar:
+    with (
+        ThreadPoolExecutor(WRITERS) as pool,
+        tqdm.tqdm(total=len(todo), unit='image', disable=None) as bar,
+    ):
         for assembly, place, probabilities in predicted(predict_fn, plan, jobs):
             num_tiles += 1
             largest = max(largest, min(np.divide(assembly.grids[0].size, plan.eval_size)))
             if assembly.add(place, probabilities):
-                writing.append(pool.submit(write_outputs, output_folder, assembly, spec.classes, finished))
+                writing.append(
+                    pool.submit(write_outputs, output_folder, assembly, spec.classes, finished)
+                )
                 bar.update()
             if len(writing) > WRITERS:
                 writing.popleft().result()
@@ -546,7 +601,9 @@ def assemblies(
     """Opens the images one by one; appends the paths of those that cannot be decoded to `damaged`."""
     for source in sources:
         try:
-            digest = content_digest(source.path)  # first: a file that is replaced meanwhile is predicted again
+            digest = content_digest(
+                source.path
+            )  # first: a file that is replaced meanwhile is predicted again
             image = read_image(source.path)
         except FileNotFoundError:  # removed since the folder was listed
             image = None

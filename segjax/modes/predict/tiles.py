@@ -73,7 +73,9 @@ def cut_axis(length: int, tile: int, overlap: float) -> Axis:
 
 def cut(size: tuple[int, int], tile: tuple[int, int], overlap: float) -> Grid:
     """Cuts an image of `size` (height, width) into tiles of `tile` (height, width)."""
-    return Grid(size, tile, cut_axis(size[0], tile[0], overlap), cut_axis(size[1], tile[1], overlap))
+    return Grid(
+        size, tile, cut_axis(size[0], tile[0], overlap), cut_axis(size[1], tile[1], overlap)
+    )
 
 
 def schedule(grids: list[Grid], mirror: bool) -> list[TilePlace]:
@@ -92,7 +94,9 @@ def schedule(grids: list[Grid], mirror: bool) -> list[TilePlace]:
     for _, scale, row in rows:
         columns = len(grids[scale].columns.starts)
         views = [
-            (column, mirrored) for column in range(columns) for mirrored in ((False, True) if mirror else (False,))
+            (column, mirrored)
+            for column in range(columns)
+            for mirrored in ((False, True) if mirror else (False,))
         ]
         places += [TilePlace(scale, row, column, mirrored, False) for column, mirrored in views]
         places[-1] = places[-1]._replace(closes_row=True)
@@ -141,7 +145,9 @@ class Canvas:
             self.rows = np.concatenate([self.rows, fresh], axis=1)
         if place.mirrored:
             values = values[:, :, ::-1]
-        weights = np.outer(self.grid.rows.weights[place.row] * share, self.grid.columns.weights[place.column])
+        weights = np.outer(
+            self.grid.rows.weights[place.row] * share, self.grid.columns.weights[place.column]
+        )
         below = top - self.first
         self.rows[:, below : below + height, left : left + width] += values * weights
         if place.closes_row:
@@ -171,10 +177,14 @@ def interpolation(source: int, target: int) -> Interpolation:
     """The interpolation that turns an axis of `source` pixels into one of `target` pixels."""
     place = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
     lower = np.floor(place).astype(int)
-    return Interpolation(lower, np.minimum(lower + 1, source - 1), (place - lower).astype(np.float32))
+    return Interpolation(
+        lower, np.minimum(lower + 1, source - 1), (place - lower).astype(np.float32)
+    )
 
 
-def resized_rows(canvas: Canvas, index: int, vertical: Interpolation, start: int, stop: int, width: int) -> np.ndarray:
+def resized_rows(
+    canvas: Canvas, index: int, vertical: Interpolation, start: int, stop: int, width: int
+) -> np.ndarray:
     """Rows start .. stop - 1 of class `index` at another image size: [stop - start, width] float32,
     bilinear."""
     plane = canvas.rows[index, :, : canvas.grid.size[1]]

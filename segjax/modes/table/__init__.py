@@ -14,7 +14,17 @@ run, of all rows in turn, and again when rows, their configs or the machine are 
 
 from segjax.modes.table.loop import run_table
 from segjax.modes.table.plan import make_table_plan
-from segjax.modes.table.spec import STREETS, Claim, Column, Condition, Difference, Row, Scale, Table, small_scale
+from segjax.modes.table.spec import (
+    STREETS,
+    Claim,
+    Column,
+    Condition,
+    Difference,
+    Row,
+    Scale,
+    Table,
+    small_scale,
+)
 
 __all__ = [
     'STREETS',

@@ -32,7 +32,9 @@ class Cell(NamedTuple):
         """Returns the quartiles of a speed; the least and the largest value of a score."""
         if self.quartiles:
             return self.quartiles
-        return (min(self.values.values()), max(self.values.values())) if self.values else (None, None)
+        return (
+            (min(self.values.values()), max(self.values.values())) if self.values else (None, None)
+        )
 
 
 def score_at(scores: Mapping[str, Any], path: str) -> float | None:

@@ -70,7 +70,9 @@ class Comparison(NamedTuple):
 
 def paired(high: Cell, low: Cell) -> Cell:
     """Returns the differences of the seeds that both cells have."""
-    return Cell({seed: high.values[seed] - low.values[seed] for seed in high.values if seed in low.values})
+    return Cell(
+        {seed: high.values[seed] - low.values[seed] for seed in high.values if seed in low.values}
+    )
 
 
 def difference(of: Claim | Condition | Difference, cells: Cells) -> Cell:
@@ -84,7 +86,9 @@ def compare(table: Table, claim: Claim, cells: Cells, remarks: Sequence[str] = (
     above = table.row(claim.higher).published.get(column.name)
     below = table.row(claim.lower).published.get(column.name)
     theirs = None if above is None or below is None else above - below
-    unmet = (_unmet(condition, table.column(condition.column), cells) for condition in claim.only_if)
+    unmet = (
+        _unmet(condition, table.column(condition.column), cells) for condition in claim.only_if
+    )
     found = tuple(text for text in unmet if text)
     return Comparison(claim, column, theirs, difference(claim, cells), found, tuple(remarks))
 

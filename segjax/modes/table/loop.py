@@ -24,7 +24,10 @@ def run_table(plan: TablePlan) -> None:
         rows, before the first row is trained. Or a run began from a start that has been trained anew since.
     """
     if plan.added and parallel.is_main():
-        print(f'also trained, because chosen rows begin from them: {", ".join(plan.added)}', flush=True)
+        print(
+            f'also trained, because chosen rows begin from them: {", ".join(plan.added)}',
+            flush=True,
+        )
     with StopSignal() as stop:
         is_open = [to_be_run(job) for job in plan.jobs]
         finished = [job for job, is_one in zip(plan.jobs, is_open, strict=True) if not is_one]
@@ -37,7 +40,10 @@ def run_table(plan: TablePlan) -> None:
             start = plan.start(job)
             if start and not has_finished(start):
                 if parallel.is_main():
-                    print(f'[{number}/{len(plan.todo)}] {job.name} cannot begin: {start.name} diverged', flush=True)
+                    print(
+                        f'[{number}/{len(plan.todo)}] {job.name} cannot begin: {start.name} diverged',
+                        flush=True,
+                    )
                 continue
             check_folder(job)  # its start may have been trained anew by now
             if parallel.is_main():

@@ -55,7 +55,9 @@ def first_jobs(plan: TablePlan) -> list[TableRun]:
 def measure(plan: TablePlan) -> Measured:
     """Reads the run folders of all jobs, and the speeds."""
     outcomes = {(job.row.key, job.seed): outcome(job) for job in plan.jobs}
-    speeds = stored(plan, [job for job in first_runs(plan) if outcomes[job.row.key, job.seed].scores])
+    speeds = stored(
+        plan, [job for job in first_runs(plan) if outcomes[job.row.key, job.seed].scores]
+    )
     cells = {}
     for row in plan.table.rows:
         found = {seed: outcomes[row.key, seed] for seed in plan.seeds}
@@ -70,14 +72,18 @@ def measure(plan: TablePlan) -> Measured:
     for claim in plan.table.claims:
         rows = [plan.table.row(key) for key in (claim.higher, claim.lower)]
         differ = begun[claim.higher] != begun[claim.lower] and not any(row.after for row in rows)
-        comparisons.append(compare(plan.table, claim, cells, ['different starts'] if differ else []))
+        comparisons.append(
+            compare(plan.table, claim, cells, ['different starts'] if differ else [])
+        )
     headlines = [(headline, difference(headline, cells)) for headline in plan.table.headlines]
     return Measured(plan, outcomes, cells, comparisons, headlines, speeds, begun)
 
 
 def score_cell(row: Row, column: Column, found: Mapping[int, Outcome]) -> Cell:
     """A score of a row, from its outcomes by seed."""
-    values = {seed: score_at(stage_scores(row, o.scores), column.score) for seed, o in found.items()}
+    values = {
+        seed: score_at(stage_scores(row, o.scores), column.score) for seed, o in found.items()
+    }
     known = {seed: column.factor * value for seed, value in values.items() if value is not None}
     return Cell(known, sum(bool(o.diverged) for o in found.values()))
 
@@ -87,7 +93,9 @@ def speed_cell(found: Figure | None, column: Column, seed: int) -> Cell:
     if found is None:
         return Cell({})
     low, high = found.quartiles
-    return Cell({seed: column.factor * found.median}, quartiles=(column.factor * low, column.factor * high))
+    return Cell(
+        {seed: column.factor * found.median}, quartiles=(column.factor * low, column.factor * high)
+    )
 
 
 def stage_scores(row: Row, scores: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -129,7 +137,11 @@ def problems(measured: Measured) -> list[str]:
             found.append(f'{job.name} cannot begin: {start.name} diverged')
     scores = {}
     for row in measured.plan.table.rows:
-        runs = [o.scores for seed in measured.plan.seeds if (o := measured.outcomes[row.key, seed]).scores]
+        runs = [
+            o.scores
+            for seed in measured.plan.seeds
+            if (o := measured.outcomes[row.key, seed]).scores
+        ]
         if runs and row.stage and row.stage not in runs[0]:
             found.append(f'{row.key} has no stage {row.stage!r}; there are: {", ".join(runs[0])}')
         elif runs:
@@ -139,10 +151,16 @@ def problems(measured: Measured) -> list[str]:
             continue
         if column.speed and measured.speeds.rows:
             whom = f'row {column.speed.over}' if column.speed.over else 'any row'
-            found.append(f'no time of {column.speed.part} for {whom}, which column {column.name} needs')
+            found.append(
+                f'no time of {column.speed.part} for {whom}, which column {column.name} needs'
+            )
         elif column.score in scores:
-            found.append(f'score {column.score!r} of column {column.name} is empty in every run: nothing to measure')
+            found.append(
+                f'score {column.score!r} of column {column.name} is empty in every run: nothing to measure'
+            )
         elif scores and not column.speed:
             some = ', '.join(list(scores)[:12]) + (', ...' if len(scores) > 12 else '')
-            found.append(f'no run has a score {column.score!r} for column {column.name}; there are: {some}')
+            found.append(
+                f'no run has a score {column.score!r} for column {column.name}; there are: {some}'
+            )
     return found

@@ -23,15 +23,25 @@ def page(measured: Measured) -> str:
     """table.html: the table, the claims, a dot plot for each column, the classes of the compared rows, the runs."""
     plan = measured.plan
     table = plan.table
-    badges = ''.join(f'<li>{escape(name)}: {escape(value)}</li>' for name, value in facts(measured).items())
-    body = [f'<h1>{escape(table.title)}</h1><p class="soft">{escape(table.source)}</p><ul class="badges">{badges}</ul>']
+    badges = ''.join(
+        f'<li>{escape(name)}: {escape(value)}</li>' for name, value in facts(measured).items()
+    )
+    body = [
+        f'<h1>{escape(table.title)}</h1><p class="soft">{escape(table.source)}</p><ul class="badges">{badges}</ul>'
+    ]
     body += [f'<p>{escape(table.notes)}</p>'] if table.notes else []
     body.append(f'<pre>{escape(plan.command)}</pre>')
     notes = '<br>'.join(map(escape, problems(measured)))
     body.append(f'<p class="note">{notes}</p>' if notes else '')
     body += [f'<p>{escape(line)}</p>' for line in headline_lines(measured)]
-    body.append(html.card('Table', html.table(*table_cells(measured, lambda text: f'<b>{text}</b>', escape))))
-    body += [f'<p class="soft">{escape(text)}</p>' for text in (LEGEND, speed_note(measured)) if text]
+    body.append(
+        html.card(
+            'Table', html.table(*table_cells(measured, lambda text: f'<b>{text}</b>', escape))
+        )
+    )
+    body += [
+        f'<p class="soft">{escape(text)}</p>' for text in (LEGEND, speed_note(measured)) if text
+    ]
     if measured.comparisons:
         body.append(html.card('Orderings', html.table(*claim_cells(measured, escape))))
         body.append(f'<p class="soft">{escape(claims_legend(measured))}</p>')
@@ -52,7 +62,11 @@ def _dot_plot(measured: Measured, column: Column) -> str:
         cell = measured.cells[row.key, column.name]
         low, high = cell.range
         note = 'diverged' if cell.diverged and not cell.values else ''
-        dots.append(charts.Dot(plot_name(table, row), cell.mean, low, high, row.published.get(column.name), note))
+        dots.append(
+            charts.Dot(
+                plot_name(table, row), cell.mean, low, high, row.published.get(column.name), note
+            )
+        )
     ours = 'ours: median, quartiles' if column.speed else 'ours: mean, min to max'
     return charts.dot_plot(heading(column), dots, (ours, 'published'))
 
@@ -61,7 +75,10 @@ def _classes(measured: Measured) -> str:
     table = measured.plan.table
     keys = table.compare or tuple(row.key for row in table.shown[:NUM_COMPARED])
     found = [
-        (plot_name(table, row), class_scores(measured, row)) for key in keys for row in table.rows if row.key == key
+        (plot_name(table, row), class_scores(measured, row))
+        for key in keys
+        for row in table.rows
+        if row.key == key
     ]
     classes = list(dict.fromkeys(name for _, scores in found for name in scores))
     if not classes:

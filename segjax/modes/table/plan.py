@@ -56,7 +56,9 @@ class TablePlan(NamedTuple):
 
     def start(self, job: TableRun) -> TableRun | None:
         """Returns the job whose run this one begins from; None if there is none."""
-        return next((j for j in self.jobs if (j.row.key, j.seed) == (job.row.start, job.seed)), None)
+        return next(
+            (j for j in self.jobs if (j.row.key, j.seed) == (job.row.start, job.seed)), None
+        )
 
 
 def make_table_plan(
@@ -126,7 +128,9 @@ def _chosen_rows(table: Table, pattern: str) -> set[str]:
         raise InputError('--rows', got=got, expected='a regular expression', fix=fix) from None
     if not chosen:
         got, expected = f'{pattern!r}, found in no key', 'a part of one of ' + ', '.join(keys)
-        raise InputError('--rows', got=got, expected=expected, fix=f'--rows {shlex.quote(re.escape(keys[0]))}')
+        raise InputError(
+            '--rows', got=got, expected=expected, fix=f'--rows {shlex.quote(re.escape(keys[0]))}'
+        )
     return chosen
 
 
@@ -141,10 +145,14 @@ def _parse_override(text: str, keys: Sequence[str]) -> tuple[str, Assignment]:
     try:
         matching = [name for name in keys if re.search(pattern, name)]
     except re.error as error:
-        raise InputError('--override', got=f'{text!r}: {error}', expected=expected, fix=example) from None
+        raise InputError(
+            '--override', got=f'{text!r}: {error}', expected=expected, fix=example
+        ) from None
     if not matching:
         got = f'{text!r}: {pattern!r} is found in no key'
-        raise InputError('--override', got=got, expected='a part of one of ' + ', '.join(keys), fix=example)
+        raise InputError(
+            '--override', got=got, expected='a part of one of ' + ', '.join(keys), fix=example
+        )
     return pattern, Assignment(key.removeprefix('config.'), value)
 
 
@@ -195,8 +203,12 @@ def _check_start(table: Table, row: Row, config: ml_collections.ConfigDict) -> N
 
 def _parse_seeds(text: str) -> tuple[int, ...]:
     items = [item.strip() for item in text.split(',')]
-    if not all(re.fullmatch(r'\d+', item) for item in items) or len({int(item) for item in items}) < len(items):
-        raise InputError('--seeds', got=repr(text), expected='different whole numbers >= 0', fix='--seeds 0,1,2')
+    if not all(re.fullmatch(r'\d+', item) for item in items) or len(
+        {int(item) for item in items}
+    ) < len(items):
+        raise InputError(
+            '--seeds', got=repr(text), expected='different whole numbers >= 0', fix='--seeds 0,1,2'
+        )
     return tuple(map(int, items))
 
 
@@ -230,7 +242,9 @@ def _config(
     for assignment in (*own, *assignments):
         if assignment.key == 'seed':
             got = f'config.seed={assignment.text}'
-            raise InputError('seed', got=got, expected='seeds from the scale or --seeds', fix='--seeds 0,1,2')
+            raise InputError(
+                'seed', got=got, expected='seeds from the scale or --seeds', fix='--seeds 0,1,2'
+            )
     config_file.assign(config, (*own, *assignments))
     config_lib.validate(config)
     return config
@@ -258,7 +272,9 @@ FREE = tuple(key for key in config_lib.FREE if key != 'data.classes')
 its path."""
 
 
-def differences(job: TableRun, stored: Mapping[str, Any], free: Collection[str] = FREE) -> list[str]:
+def differences(
+    job: TableRun, stored: Mapping[str, Any], free: Collection[str] = FREE
+) -> list[str]:
     """Returns what differs between the experiment in the folder of a job and the job.
 
     Args:
@@ -292,7 +308,9 @@ SHAPING = ('pipeline', 'model', 'data', 'augment', 'train', 'evaluate')
 """Sections that decide on the shapes in a step, so on the sizes that a net sees."""
 
 
-def check_runs(jobs: Iterable[TableRun], finished: Iterable[TableRun] = (), stop: StopSignal | None = None) -> None:
+def check_runs(
+    jobs: Iterable[TableRun], finished: Iterable[TableRun] = (), stop: StopSignal | None = None
+) -> None:
     """Raises InputError for the first job that its run would refuse, before any job is trained.
 
     Prepares the data of all jobs, and checks each distinct config once. Steps take longest to trace:
@@ -317,10 +335,14 @@ def check_runs(jobs: Iterable[TableRun], finished: Iterable[TableRun] = (), stop
         checked.add(known)
         shaping = json.dumps({key: stored[key] for key in SHAPING if key in stored}, sort_keys=True)
         with _located(f'row {job.row.key!r}'):
-            run, _ = driver.checked_run(config, str(job.folder), 'train', shaping not in traced, stop)
+            run, _ = driver.checked_run(
+                config, str(job.folder), 'train', shaping not in traced, stop
+            )
         traced.add(shaping)
         specs[_data_set(config)] = run.spec
-    _check_data([(job, specs[_data_set(job.config)]) for job in finished if _data_set(job.config) in specs])
+    _check_data(
+        [(job, specs[_data_set(job.config)]) for job in finished if _data_set(job.config) in specs]
+    )
 
 
 def _data_set(config: ml_collections.ConfigDict) -> str:
@@ -346,14 +368,25 @@ def _check_data(finished: Sequence[tuple[TableRun, DataSpec]]) -> None:
         where = str(first) + (f' and {len(others)} more' if others else '')
         fix = f'rm -r {shlex.join(map(str, changed))}, to train them again; or put the data back'
         got = f'a finished row whose data changed since: {changed[first]}'
-        raise InputError(where, got=got, expected='the data of the rows that are still to be trained', fix=fix)
+        raise InputError(
+            where, got=got, expected='the data of the rows that are still to be trained', fix=fix
+        )
 
 
 def _command(
-    path: pathlib.Path, scale: str, workdir: pathlib.Path, rows: str, seeds: str, assignments, overrides: Sequence[str]
+    path: pathlib.Path,
+    scale: str,
+    workdir: pathlib.Path,
+    rows: str,
+    seeds: str,
+    assignments,
+    overrides: Sequence[str],
 ) -> str:
     """Returns the command that was given, with paths as one types them in the repository."""
-    words = [*('--mode', 'table', '--table', _shown(path)), *('--scale', scale, '--workdir', _shown(workdir))]
+    words = [
+        *('--mode', 'table', '--table', _shown(path)),
+        *('--scale', scale, '--workdir', _shown(workdir)),
+    ]
     words += ['--rows', rows] if rows else []
     words += ['--seeds', seeds] if seeds else []
     words += [f'--config.{key}' + ('' if text is None else f'={text}') for key, text in assignments]

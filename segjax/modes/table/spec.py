@@ -210,7 +210,9 @@ def load(path: pathlib.Path) -> Table:
     Raises:
       InputError: no such file, an error in it (with its line), or a table that contradicts itself.
     """
-    get_table = config_file.function(path, 'get_table', '--table', 'configs/tables/noise_cyclegan_table2.py')
+    get_table = config_file.function(
+        path, 'get_table', '--table', 'configs/tables/noise_cyclegan_table2.py'
+    )
     table = config_file.call(path, get_table)
     if not isinstance(table, Table):
         got = f'a {type(table).__name__} from get_table'
@@ -221,29 +223,49 @@ def load(path: pathlib.Path) -> Table:
 
 def _check(table: Table, where: str) -> None:
     """Raises InputError where names repeat, or name nothing."""
-    entries = {'columns': Column, 'rows': Row, 'claims': Claim, 'compare': str, 'headlines': Difference}
+    entries = {
+        'columns': Column,
+        'rows': Row,
+        'claims': Claim,
+        'compare': str,
+        'headlines': Difference,
+    }
     for field, kind in entries.items():
-        _check_tuple(f'{where}: {field}', getattr(table, field), kind, empty=field not in ('columns', 'rows'))
+        _check_tuple(
+            f'{where}: {field}', getattr(table, field), kind, empty=field not in ('columns', 'rows')
+        )
     columns = _unique(f'{where}: columns', (column.name for column in table.columns))
     keys = _unique(f'{where}: rows', (row.key for row in table.rows))
     for column in table.columns:
         if column.better not in ('max', 'min', ''):
-            raise unknown_name(f'{where}: better of column {column.name!r}', column.better, ('max', 'min', ''))
+            raise unknown_name(
+                f'{where}: better of column {column.name!r}', column.better, ('max', 'min', '')
+            )
         _check_score(f'{where}: score of column {column.name!r}', column.score, keys)
         if column.speed and column.speed.over and table.row(column.speed.over).hidden:
             got = f'{column.score!r}, over a hidden row'
-            raise InputError(f'{where}: column {column.name!r}', got=got, expected='a row that is shown and timed')
+            raise InputError(
+                f'{where}: column {column.name!r}',
+                got=got,
+                expected='a row that is shown and timed',
+            )
     for row in table.rows:
         here = f'{where}: row {row.key!r}'
         if not re.fullmatch(r'[\w+-][\w.+-]*', row.key):
             expected = 'the name of a folder: letters, digits and any of _ . + -'
             raise InputError(here, got=repr(row.key), expected=expected)
         for field in ('published', 'labels'):
-            _check_mapping(f'{here}: {field}', getattr(row, field), (str, int, float), "{'name': ...}")
+            _check_mapping(
+                f'{here}: {field}', getattr(row, field), (str, int, float), "{'name': ...}"
+            )
         for name, number in row.published.items():
             _known(f'{here}: published', name, columns)
             if not is_number(number):
-                raise InputError(f'{here}: published', got=f'{name}: {number!r}', expected='a number, or no entry')
+                raise InputError(
+                    f'{here}: published',
+                    got=f'{name}: {number!r}',
+                    expected='a number, or no entry',
+                )
         _check_overrides(here, row.overrides)
     _check_starts(table, where)
     _check_mapping(f'{where}: scales', table.scales, Scale, "{'quick': Scale('quick', (0, 1, 2))}")
@@ -318,7 +340,9 @@ def _check_score(where: str, score: str, keys: Sequence[str]) -> None:
         case _:
             part = bench.PARTS[-1]
             expected = f"'{SPEED}/{part}/ms_per_image', or '{SPEED}/{part}/over/{keys[0]}' with the key of a row"
-            raise InputError(where, got=repr(score), expected=f'{expected}; parts: {", ".join(bench.PARTS)}')
+            raise InputError(
+                where, got=repr(score), expected=f'{expected}; parts: {", ".join(bench.PARTS)}'
+            )
 
 
 def _check_tuple(where: str, value: Any, kind: type, empty: bool = False) -> None:
@@ -345,7 +369,11 @@ def _unique(where: str, names: Iterable[Any]) -> list[Any]:
     names = list(names)
     for name in names:
         if names.count(name) > 1:
-            raise InputError(where, got=f'{name!r} {names.count(name)} times', expected='a name of its own for each')
+            raise InputError(
+                where,
+                got=f'{name!r} {names.count(name)} times',
+                expected='a name of its own for each',
+            )
     return names
 
 

@@ -148,14 +148,21 @@ def _milliseconds(measurement: bench.Measurement) -> Figure:
 def _row(job: TableRun) -> dict[str, Any]:
     """An entry of `Speeds.rows`, nothing timed yet."""
     config = job.config
-    return {'config': config_lib.to_json(config), 'stage': job.row.stage, 'dtype': config.train.dtype, 'parts': {}}
+    return {
+        'config': config_lib.to_json(config),
+        'stage': job.row.stage,
+        'dtype': config.train.dtype,
+        'parts': {},
+    }
 
 
 def _open(jobs: Sequence[TableRun]) -> dict[str, bench.TimedRun]:
     """The stages of rows at fresh parameters, by key; a row whose stage does not exist is left out."""
     opened = {}
     for job in jobs:
-        run, stages = driver.open_run(config_file.overridden(job.config, bench.FRESH), str(job.folder), 'train')
+        run, stages = driver.open_run(
+            config_file.overridden(job.config, bench.FRESH), str(job.folder), 'train'
+        )
         names = [stage.name for stage in stages]
         wanted = job.row.stage or names[-1]
         if wanted in names:
@@ -164,7 +171,10 @@ def _open(jobs: Sequence[TableRun]) -> dict[str, bench.TimedRun]:
 
 
 def _time(
-    part: str, opened: Mapping[str, bench.TimedRun], settings: ml_collections.ConfigDict, stop: StopSignal
+    part: str,
+    opened: Mapping[str, bench.TimedRun],
+    settings: ml_collections.ConfigDict,
+    stop: StopSignal,
 ) -> dict[str, dict[str, Any]]:
     """The entries of one part; its programs are gone when it returns."""
     timed = {}

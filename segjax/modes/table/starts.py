@@ -57,11 +57,14 @@ def differences(
     new = config_lib.to_json(config)['init_from']
     if not old['path'] and not new['path']:
         return []
-    found = [f'init_from.{key}: {old[key]!r}, now {new[key]!r}' for key in KEYS if old[key] != new[key]]
+    found = [
+        f'init_from.{key}: {old[key]!r}, now {new[key]!r}' for key in KEYS if old[key] != new[key]
+    ]
     if not _same_parameters(row, old['path'], known, new):
         now = digest(new['path'], new['source'])
         shown = [
-            path + (f' ({digits})' if digits else '') for path, digits in ((old['path'], known), (new['path'], now))
+            path + (f' ({digits})' if digits else '')
+            for path, digits in ((old['path'], known), (new['path'], now))
         ]
         found.insert(0, f'init_from.path: {shown[0]!r}, now {shown[1]!r}')
     return found
@@ -71,7 +74,9 @@ def _same_parameters(row: Row, old: str, known: str, new: Mapping[str, Any]) -> 
     if not old or not new['path']:
         return old == new['path']
     if row.after:
-        tail = -2 - row.after.count('/')  # row, seed and perhaps stage: the folder of the table may have moved
+        tail = -2 - row.after.count(
+            '/'
+        )  # row, seed and perhaps stage: the folder of the table may have moved
         same_place = pathlib.Path(old).parts[tail:] == pathlib.Path(new['path']).parts[tail:]
     else:
         same_place = _absolute(old) == _absolute(new['path'])
@@ -100,7 +105,12 @@ def _digest(path: str, source: str, _: int) -> str:
         return ''
 
 
-def text(row: Row, config: ml_collections.ConfigDict, folder: pathlib.Path, stored: Mapping[str, Any] | None) -> str:
+def text(
+    row: Row,
+    config: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    stored: Mapping[str, Any] | None,
+) -> str:
     """Returns what a row begins from, in words: 'random', 'row common', 'weights.pth (0123456789ab)'.
 
     Args:

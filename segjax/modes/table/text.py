@@ -47,7 +47,9 @@ def label_names(table: Table) -> list[str]:
     return list(dict.fromkeys(name for row in table.shown for name in row.labels))
 
 
-def table_cells(measured: Measured, bold: Callable[[str], str], text: Callable[[str], str]) -> Cells:
+def table_cells(
+    measured: Measured, bold: Callable[[str], str], text: Callable[[str], str]
+) -> Cells:
     """Name, labels, and for each column ours and published; words of the table file pass through `text`."""
     table = measured.plan.table
     labels = label_names(table)
@@ -68,14 +70,24 @@ def table_cells(measured: Measured, bold: Callable[[str], str], text: Callable[[
 
 def claim_cells(measured: Measured, text: Callable[[str], str]) -> Cells:
     """A line for each claim, as `table_cells`."""
-    heads = ['claim', 'difference in', 'published', 'ours', 'smallest effect', 'seeds that agree', 'verdict']
+    heads = [
+        'claim',
+        'difference in',
+        'published',
+        'ours',
+        'smallest effect',
+        'seeds that agree',
+        'verdict',
+    ]
     lines = []
     for c in measured.comparisons:
         seeds = 0 if c.column.speed else len(c.ours.values)
         agree = f'{c.agreeing} of {seeds}' if seeds else ''
         numbers = [_number(c.published, c.column.digits, '+'), cell_text(c.ours, c.column, '+')]
         numbers.append(_number(c.smallest_effect, c.column.digits))
-        lines.append([text(c.claim.text), text(heading(c.column)), *numbers, agree, text(c.verdict)])
+        lines.append(
+            [text(c.claim.text), text(heading(c.column)), *numbers, agree, text(c.verdict)]
+        )
     return heads, lines
 
 
@@ -88,7 +100,9 @@ def headline_lines(measured: Measured) -> list[str]:
         name = headline.name + (f' [{unit}]' if unit else '')
         value = cell_text(cell, column, '+') or 'not measured'
         wanted = f'; wanted: {headline.wanted}' if headline.wanted else ''
-        lines.append(f'{name}: {value}, {headline.column} of {headline.higher} over {headline.lower}{wanted}')
+        lines.append(
+            f'{name}: {value}, {headline.column} of {headline.higher} over {headline.lower}{wanted}'
+        )
     return lines
 
 
@@ -100,7 +114,11 @@ def facts(measured: Measured) -> dict[str, str]:
     def each(value: Callable[[ml_collections.ConfigDict], Any]) -> str:
         return ' / '.join(dict.fromkeys(str(value(config)) for config in configs))
 
-    environments = [stored.read_object(path) for job in plan.jobs if (path := job.folder / 'environment.json').exists()]
+    environments = [
+        stored.read_object(path)
+        for job in plan.jobs
+        if (path := job.folder / 'environment.json').exists()
+    ]
     return {
         'scale': plan.scale_name + (f' ({plan.scale.note})' if plan.scale.note else ''),
         'seeds': ', '.join(map(str, plan.seeds)),
@@ -122,7 +140,11 @@ def run_steps(job: TableRun) -> str:
     content = stored.read_start(path) if path.exists() else {}
     if 'steps' not in content:
         return f'{job.config.train.num_steps:,d}'
-    trained = [(name, steps) for name, steps in zip(content['stages'], content['steps'], strict=True) if steps]
+    trained = [
+        (name, steps)
+        for name, steps in zip(content['stages'], content['steps'], strict=True)
+        if steps
+    ]
     if len(trained) == 1:
         return f'{trained[0][1]:,d}'
     return ', '.join(f'{name} {steps:,d}' for name, steps in trained) or '0'
@@ -157,7 +179,9 @@ def speed_note(measured: Measured) -> str:
 
 def _part_note(speeds: Speeds, part: str) -> str:
     """What one call goes through; where rows differ, each value once."""
-    timed = [(row['dtype'], row['parts'][part]) for row in speeds.rows.values() if part in row['parts']]
+    timed = [
+        (row['dtype'], row['parts'][part]) for row in speeds.rows.values() if part in row['parts']
+    ]
     if not timed:
         return f'{part}: not measured.'
 
@@ -169,7 +193,9 @@ def _part_note(speeds: Speeds, part: str) -> str:
     batches = each(entry['batch_size'] for _, entry in timed)
     shapes = f'{dtypes}, {sizes} (height x width), images per batch: {batches}'
     times = [entry['ms_per_image'] for _, entry in timed]
-    spread = max(abs(quartile / time['median'] - 1) for time in times for quartile in time['quartiles'])
+    spread = max(
+        abs(quartile / time['median'] - 1) for time in times for quartile in time['quartiles']
+    )
     return f'{part}: {bench.INCLUDED[part]}; {shapes}; quartiles within {spread:.0%} of the median.'
 
 
@@ -199,7 +225,10 @@ def _pipes(cells: Cells) -> str:
     widths = [max(3, *map(len, column)) for column in zip(heads, *lines, strict=True)]
     rule = ['-' * widths[0], *('-' * (width - 1) + ':' for width in widths[1:])]
     padded = [
-        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]
+        [
+            line[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:])),
+        ]
         for line in (heads, rule, *lines)
     ]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in padded)
@@ -217,14 +246,24 @@ def _tables_text(measured: Measured) -> list[str]:
 
 def terminal_text(measured: Measured) -> str:
     table = measured.plan.table
-    blocks = ['', f'{table.title} ({table.source})', *_tables_text(measured), '\n'.join(problems(measured))]
+    blocks = [
+        '',
+        f'{table.title} ({table.source})',
+        *_tables_text(measured),
+        '\n'.join(problems(measured)),
+    ]
     return '\n\n'.join(blocks)
 
 
 def markdown(measured: Measured) -> str:
     """table.md: what was run, the table, the claims."""
     plan = measured.plan
-    blocks = [f'# {plan.table.title}', plan.table.source, plan.table.notes, f'```bash\n{plan.command}\n```']
+    blocks = [
+        f'# {plan.table.title}',
+        plan.table.source,
+        plan.table.notes,
+        f'```bash\n{plan.command}\n```',
+    ]
     blocks.append('\n'.join(f'- {name}: {value}' for name, value in facts(measured).items()))
     blocks += _tables_text(measured)
     blocks.append('\n'.join(f'- {problem}' for problem in problems(measured)))
@@ -266,19 +305,38 @@ def claims_csv_text(measured: Measured) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator='\n')
     seeds = measured.plan.seeds
-    of_test = ('published', 'mean', 'std', 'n', 'smallest effect', *(f'seed {seed}' for seed in seeds))
+    of_test = (
+        'published',
+        'mean',
+        'std',
+        'n',
+        'smallest effect',
+        *(f'seed {seed}' for seed in seeds),
+    )
     writer.writerow(['claim', 'column', 'higher', 'lower', *of_test, 'verdict'])
     for headline, cell in measured.headlines:
-        writer.writerow(_difference_line(headline.name, headline, cell, seeds, None, None, headline.wanted))
+        writer.writerow(
+            _difference_line(headline.name, headline, cell, seeds, None, None, headline.wanted)
+        )
     for c in measured.comparisons:
         writer.writerow(
-            _difference_line(c.claim.text, c.claim, c.ours, seeds, c.published, c.smallest_effect, c.verdict)
+            _difference_line(
+                c.claim.text, c.claim, c.ours, seeds, c.published, c.smallest_effect, c.verdict
+            )
         )
     return out.getvalue()
 
 
-def _difference_line(text, of: Claim | Difference, cell: Cell, seeds, published, smallest_effect, verdict) -> list:
-    numbers = [_full(published), _full(cell.mean), _full(cell.std), len(cell.values), _full(smallest_effect)]
+def _difference_line(
+    text, of: Claim | Difference, cell: Cell, seeds, published, smallest_effect, verdict
+) -> list:
+    numbers = [
+        _full(published),
+        _full(cell.mean),
+        _full(cell.std),
+        len(cell.values),
+        _full(smallest_effect),
+    ]
     by_seed = [_full(cell.values.get(seed)) for seed in seeds]
     return [text, of.column, of.higher, of.lower, *numbers, *by_seed, verdict]
 
@@ -304,10 +362,18 @@ def as_json(measured: Measured) -> dict[str, Any]:
             elif found.scores:
                 seeds[seed] = chosen | ({'IoU': scores['IoU']} if 'IoU' in scores else {})
         config = config_argument(row.config, plan.scale.variant)
-        times = {c.name: figure(measured.speeds, c.speed, row.key) for c in plan.table.columns if c.speed}
+        times = {
+            c.name: figure(measured.speeds, c.speed, row.key) for c in plan.table.columns if c.speed
+        }
         speed = {name: found and found._asdict() for name, found in times.items()}
         start = measured.starts[row.key]
-        rows[row.key] = {**row._asdict(), 'config': config, 'start': start, 'seeds': seeds, 'speed': speed}
+        rows[row.key] = {
+            **row._asdict(),
+            'config': config,
+            'start': start,
+            'seeds': seeds,
+            'speed': speed,
+        }
     claims = [
         {
             **c.claim._asdict(),
@@ -319,7 +385,9 @@ def as_json(measured: Measured) -> dict[str, Any]:
         }
         for c in measured.comparisons
     ]
-    headlines = [{**headline._asdict(), 'ours': cell.values} for headline, cell in measured.headlines]
+    headlines = [
+        {**headline._asdict(), 'ours': cell.values} for headline, cell in measured.headlines
+    ]
     return {
         'title': plan.table.title,
         'source': plan.table.source,

@@ -13,7 +13,13 @@ from nets import count, random_variables, shapes_of
 
 from segjax.errors import InputError
 from segjax.models.backbones import efficientnet
-from segjax.models.backbones.efficientnet import EfficientNet, MBConv, Scaling, drop_connect, rounded
+from segjax.models.backbones.efficientnet import (
+    EfficientNet,
+    MBConv,
+    Scaling,
+    drop_connect,
+    rounded,
+)
 from segjax.models.layers import Conv, DepthwiseConv, batch_norm
 from segjax.ops.conv import conv2d
 
@@ -65,9 +71,15 @@ def test_published_parameters_and_layout(variant):
     params = params['efficientnet']
     assert params['conv_stem']['kernel'].shape == (3, 3, 3, stem)
     assert params['conv_head']['kernel'].shape[-1] == head
-    outputs = {name: block['project_conv']['kernel'].shape[-1] for name, block in params.items() if 'blocks' in name}
+    outputs = {
+        name: block['project_conv']['kernel'].shape[-1]
+        for name, block in params.items()
+        if 'blocks' in name
+    }
     expected = [tuple(map(int, stage.split('x'))) for stage in stages.split()]
-    assert outputs == {f'blocks_{s}_{j}': n for s, (n, blocks) in enumerate(expected) for j in range(blocks)}
+    assert outputs == {
+        f'blocks_{s}_{j}': n for s, (n, blocks) in enumerate(expected) for j in range(blocks)
+    }
     # One for each block with a shortcut, all but the first of its stage: 0.2 i / n, and the classifier's.
     firsts = [0, *itertools.accumulate(blocks for _, blocks in expected)]
     residual = [i for i in range(firsts[-1]) if i not in firsts]
@@ -80,7 +92,9 @@ def test_published_parameters_of_b7_with_80_classes():
 
 def test_rates_can_be_given(shallow):
     rates, _ = rates_and_parameters(Net(5, drop_connect=0.3, dropout=0.7))
-    np.testing.assert_allclose(rates, [0, 0.3 * 2 / 3, 0.7])  # so narrow, the first block has a shortcut
+    np.testing.assert_allclose(
+        rates, [0, 0.3 * 2 / 3, 0.7]
+    )  # so narrow, the first block has a shortcut
 
 
 def test_channels_are_rounded_to_eights_but_not_down_by_more_than_a_tenth():
@@ -105,7 +119,9 @@ def seen_layers(net, image=(1, 64, 64, 3)):
 
 
 def test_kernels_strides_and_padding_are_those_of_b0():
-    depthwise = [(3, 1)] + [(3, 2), (3, 1)] + [(5, 2), (5, 1)] + [(3, 2)] + [(3, 1)] * 2 + [(5, 1)] * 3
+    depthwise = (
+        [(3, 1)] + [(3, 2), (3, 1)] + [(5, 2), (5, 1)] + [(3, 2)] + [(3, 1)] * 2 + [(5, 1)] * 3
+    )
     depthwise += [(5, 2)] + [(5, 1)] * 3 + [(3, 1)]
     assert seen_layers(Net(5)) == [(*layer, 'same') for layer in [(3, 2), *depthwise]]
 
@@ -117,9 +133,13 @@ def test_padding_can_be_torchs(shallow):
 def test_taps_have_the_strides_of_their_stages_at_any_size():
     taps = ('stem', *(f'blocks_{s}' for s in range(7)), 'blocks_3_1', 'head')
     outputs, _ = shapes_of(Net(5, taps=taps), (2, 65, 84, 3))
-    strides, channels = [2, 2, 4, 8, 16, 16, 32, 32, 16, 32], [32, 16, 24, 40, 80, 112, 192, 320, 80, 1280]
+    strides, channels = (
+        [2, 2, 4, 8, 16, 16, 32, 32, 16, 32],
+        [32, 16, 24, 40, 80, 112, 192, 320, 80, 1280],
+    )
     assert {tap: y.shape for tap, y in outputs['features'].items()} == {
-        tap: (2, -(-65 // s), -(-84 // s), n) for tap, s, n in zip(taps, strides, channels, strict=True)
+        tap: (2, -(-65 // s), -(-84 // s), n)
+        for tap, s, n in zip(taps, strides, channels, strict=True)
     }
     assert outputs['logits'].shape == (2, 5)
 
@@ -173,7 +193,8 @@ def block_by_hand(x, variables, block, before):
     y = np.zeros((len(x), rows, columns, y.shape[-1]))
     for i, j, r, s in np.ndindex(rows, columns, block.kernel, block.kernel):
         y[:, i, j] += (
-            padded[:, block.strides * i + r, block.strides * j + s] * (params['depthwise_conv']['kernel'][r, s, 0])
+            padded[:, block.strides * i + r, block.strides * j + s]
+            * (params['depthwise_conv']['kernel'][r, s, 0])
         )
     y = norm(y, 'bn1')
     y = y * sigmoid(y)
@@ -196,22 +217,32 @@ def block_by_hand(x, variables, block, before):
 def test_a_block_is_its_formula(block, before):
     x = np.random.default_rng(0).standard_normal((2, 6, 8, 8)).astype(np.float32)
     variables = random_variables(block, x.shape)
-    assert variables['params']['block']['se_reduce']['kernel'].shape[-1] == 2  # a quarter of what enters
+    assert (
+        variables['params']['block']['se_reduce']['kernel'].shape[-1] == 2
+    )  # a quarter of what enters
     assert ('expand_conv' in variables['params']['block']) == (block.expand != 1)
     y = jax.jit(functools.partial(block.apply, train=False))(variables, x)
     np.testing.assert_allclose(y, block_by_hand(x, variables, block, before), atol=1e-4)
 
 
 def test_drop_connect_leaves_out_whole_examples_and_scales_the_rest():
-    block, x = Block(8, 1, 3, 1, rate=0.25), np.random.default_rng(0).standard_normal((64, 3, 3, 8)).astype(np.float32)
+    block, x = (
+        Block(8, 1, 3, 1, rate=0.25),
+        np.random.default_rng(0).standard_normal((64, 3, 3, 8)).astype(np.float32),
+    )
     variables = random_variables(block, x.shape)
     apply = jax.jit(block.apply, static_argnames='train')
     branch = apply(variables, x, train=False) - x
     dropped = apply(variables, x, train=True, rngs={'dropout': jax.random.key(0)}) - x
     kept = np.abs(dropped).max((1, 2, 3)) > 0
     assert 36 <= kept.sum() <= 60  # 48 expected
-    np.testing.assert_allclose(dropped, np.where(kept[:, None, None, None], branch / 0.75, 0), atol=1e-4)
-    again = [apply(variables, x, train=True, rngs={'dropout': jax.random.key(seed)}) - x for seed in (0, 1)]
+    np.testing.assert_allclose(
+        dropped, np.where(kept[:, None, None, None], branch / 0.75, 0), atol=1e-4
+    )
+    again = [
+        apply(variables, x, train=True, rngs={'dropout': jax.random.key(seed)}) - x
+        for seed in (0, 1)
+    ]
     np.testing.assert_array_equal(again[0], dropped)
     assert np.any(np.asarray(again[1]) != dropped)
 
@@ -232,7 +263,9 @@ def test_every_batch_norm_sums_over_devices_unless_frozen(shallow):
         run = lambda v, x: net.apply(  # noqa: E731
             v, x, train=train, rngs={'dropout': jax.random.key(1)}, mutable=['batch_stats']
         )
-        return str(jax.make_jaxpr(run, axis_env=[('data', 8)])(variables, jnp.zeros((1, 32, 32, 3)))).count('= psum')
+        return str(
+            jax.make_jaxpr(run, axis_env=[('data', 8)])(variables, jnp.zeros((1, 32, 32, 3)))
+        ).count('= psum')
 
     norms = 2 + 2 + 3 * 2  # stem and head, the first block, two others
     assert reductions(train=True) == 2 * norms  # the mean, then the deviations from it
@@ -261,7 +294,9 @@ def test_a_step_of_training_moves_everything(shallow):
     gradients, statistics = step(variables['params'])
     for gradient in jax.tree.leaves(gradients):
         assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
-    assert jax.tree.all(jax.tree.map(lambda a, b: np.all(a != b), dict(statistics), variables['batch_stats']))
+    assert jax.tree.all(
+        jax.tree.map(lambda a, b: np.all(a != b), dict(statistics), variables['batch_stats'])
+    )
 
 
 def test_epsilon_and_decay_reach_every_batch_norm(shallow):
@@ -288,7 +323,9 @@ class GatedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        kernel = self.param('kernel', nn.initializers.ones, (*self.kernel_size, x.shape[-1], 2 * self.features))
+        kernel = self.param(
+            'kernel', nn.initializers.ones, (*self.kernel_size, x.shape[-1], 2 * self.features)
+        )
         y = conv2d(x, kernel, self.strides, padding='same')
         first, second = jnp.split(y, 2, -1)
         return nn.elu(first) * nn.sigmoid(second)
@@ -297,7 +334,10 @@ class GatedConv(nn.Module):
 def test_another_stem_takes_the_place_of_the_first_convolution(shallow):
     outputs, variables = shapes_of(Net(5, stem=GatedConv), (1, 32, 32, 2))
     assert outputs['logits'].shape == (1, 5)
-    params, plain = variables['params']['efficientnet'], shapes_of(Net(5))[1]['params']['efficientnet']
+    params, plain = (
+        variables['params']['efficientnet'],
+        shapes_of(Net(5))[1]['params']['efficientnet'],
+    )
     assert params.pop('conv_stem')['kernel'].shape == (3, 3, 2, 16)
     assert plain.pop('conv_stem')['kernel'].shape == (3, 3, 3, 8)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, plain)
@@ -308,7 +348,12 @@ def test_the_start_is_the_authors(shallow):
     def start(key):
         params = Net(50, width=8.0).init(key, jnp.zeros((1, 32, 32, 3)), train=False)['params']
         block = params['efficientnet']['blocks_1_1']
-        return block['depthwise_conv'], block['expand_conv'], block['se_reduce'], params['classifier']
+        return (
+            block['depthwise_conv'],
+            block['expand_conv'],
+            block['se_reduce'],
+            params['classifier'],
+        )
 
     depthwise, expand, squeeze, classifier = start(jax.random.key(0))
     np.testing.assert_allclose(depthwise['kernel'].std(), math.sqrt(2 / 9), rtol=0.03)

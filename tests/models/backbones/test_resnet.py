@@ -27,7 +27,9 @@ class Backbone(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False):
-        return resnet.make_resnet(self.depth, batch_norm(train), jnp.float32, self.dilated_conv, **dict(self.fields))(x)
+        return resnet.make_resnet(
+            self.depth, batch_norm(train), jnp.float32, self.dilated_conv, **dict(self.fields)
+        )(x)
 
 
 def make(depth, dilated_conv=None, **fields):
@@ -62,13 +64,22 @@ def test_names_are_those_of_torchvision_and_timm():
     }
     blocks |= {f'layer{i}_0.downsample_{k}' for i in range(1, 5) for k in range(2)}
     assert names() == blocks | {'conv1', 'bn1'}
-    assert names(stem='3x3') == blocks | {'conv1_0', 'conv1_1', 'conv1_3', 'conv1_4', 'conv1_6', 'bn1'}
+    assert names(stem='3x3') == blocks | {
+        'conv1_0',
+        'conv1_1',
+        'conv1_3',
+        'conv1_4',
+        'conv1_6',
+        'bn1',
+    }
 
 
 @pytest.mark.parametrize('ceil_pool', [False, True])
 @pytest.mark.parametrize('output_stride', [32, 16, 8])
 def test_stages_have_their_strides_rounded_up(output_stride, ceil_pool):
-    (stages, _), _ = shapes_of(make(18, output_stride=output_stride, ceil_pool=ceil_pool, width=0.125), (1, 65, 84, 3))
+    (stages, _), _ = shapes_of(
+        make(18, output_stride=output_stride, ceil_pool=ceil_pool, width=0.125), (1, 65, 84, 3)
+    )
     for i, channels in enumerate((8, 16, 32, 64)):
         stride = min(4 * 2**i, output_stride)
         # Pooling 42 columns of the stem gives 22 where Caffe's rounding lets a window hang over the edge.
@@ -162,7 +173,8 @@ def test_a_block_adds_its_branch_to_what_enters():
     for r, s in np.ndindex(3, 3):
         dilated = (
             dilated
-            + padded[:, 2 * r : 2 * r + y.shape[1], 2 * s : 2 * s + y.shape[2]] @ (params['conv2']['kernel'][r, s])
+            + padded[:, 2 * r : 2 * r + y.shape[1], 2 * s : 2 * s + y.shape[2]]
+            @ (params['conv2']['kernel'][r, s])
         )
     y = norm(np.maximum(norm(dilated, 'bn2'), 0) @ params['conv3']['kernel'][0, 0], 'bn3')
     np.testing.assert_allclose(taps['conv4_6'], x + y, atol=1e-5 * np.abs(y).max())
@@ -170,7 +182,9 @@ def test_a_block_adds_its_branch_to_what_enters():
 
 def test_the_start_is_torchvisions():
     net = resnet.make_resnet(18, batch_norm(False), jnp.float32, None)
-    block = resnet.ResidualBlock(64, 1, 1, False, False, False, net.conv, net.dilated_conv, net.norm)
+    block = resnet.ResidualBlock(
+        64, 1, 1, False, False, False, net.conv, net.dilated_conv, net.norm
+    )
     kernel = block.init(jax.random.key(0), jnp.zeros((1, 2, 2, 64)))['params']['conv2']['kernel']
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 64)), rtol=0.03)
 

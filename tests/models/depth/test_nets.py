@@ -43,7 +43,9 @@ class Decoder:
         self.module, self.shapes, self.size = module, shapes, size
 
     def init_with_output(self, key, x, train):
-        return self.module.init_with_output(key, [jnp.zeros(shape) for shape in self.shapes], self.size)
+        return self.module.init_with_output(
+            key, [jnp.zeros(shape) for shape in self.shapes], self.size
+        )
 
 
 def maps_of(size, channels, examples=1):
@@ -70,7 +72,9 @@ def test_both_releases_of_dispnet_have_the_published_count(release):
                 'resnet': 11_176_512,
                 'depth_decoder': 3_152_724,
                 # The heads, of 16, 32, 64 and 128 channels, give way to one of 20 classes.
-                'segmentation_decoder': 3_152_724 - (9 * (16 + 32 + 64 + 128) + 4) + (9 * 16 * 20 + 20),
+                'segmentation_decoder': 3_152_724
+                - (9 * (16 + 32 + 64 + 128) + 4)
+                + (9 * 16 * 20 + 20),
             },
         ),
     ],
@@ -114,7 +118,10 @@ def test_depth_of_a_sigmoid_is_the_formula():
 def test_every_net_says_what_its_disparities_mean():
     d = np.float32([[0.01, 0.25, 1.0]])
     np.testing.assert_allclose(DispNet().depth_of(d), [[100, 4, 1]])
-    for net in (Monodepth2(min_depth=0.5, max_depth=80.0), DepthAndSegmentation(5, min_depth=0.5, max_depth=80.0)):
+    for net in (
+        Monodepth2(min_depth=0.5, max_depth=80.0),
+        DepthAndSegmentation(5, min_depth=0.5, max_depth=80.0),
+    ):
         np.testing.assert_allclose(net.depth_of(d), 1 / (1 / 80 + (2 - 1 / 80) * d), rtol=1e-6)
     nearer = TINY['monodepth2'].depth_of(np.float32([0, 0.001, 0.5, 1]))
     np.testing.assert_allclose([nearer[0], nearer[-1]], [100, 0.1], rtol=1e-6)
@@ -134,7 +141,9 @@ def conv(x, layer, strides=1, release='pytorch', pad=None):
     else:
         sides = [(k // 2, k)] * 2
         if release == 'tf':
-            total = [max((m - 1) * strides + k - n, 0) for m, n in zip(sizes, x.shape[1:3], strict=True)]
+            total = [
+                max((m - 1) * strides + k - n, 0) for m, n in zip(sizes, x.shape[1:3], strict=True)
+            ]
             sides = [(n // 2, k) for n in total]
         x = np.pad(x, ((0, 0), *sides, (0, 0)))
     y = 0
@@ -159,7 +168,9 @@ def enlarge(x, size, half_pixel):
     for axis, n in zip((1, 2), size, strict=True):
         position = (np.arange(n) + 0.5) / 2 - 0.5 if half_pixel else np.arange(n) / 2
         position = np.clip(position, 0, x.shape[axis] - 1)
-        x = np.apply_along_axis(lambda row, p=position: np.interp(p, np.arange(len(row)), row), axis, x)
+        x = np.apply_along_axis(
+            lambda row, p=position: np.interp(p, np.arange(len(row)), row), axis, x
+        )
     return x
 
 
@@ -186,7 +197,11 @@ def dispnet_variables():
 
 @RELEASES
 def test_dispnet_is_its_layers(release):
-    net, image, variables = DispNet(release, width=0.125), uniform(1, 20, 13, 3), dispnet_variables()
+    net, image, variables = (
+        DispNet(release, width=0.125),
+        uniform(1, 20, 13, 3),
+        dispnet_variables(),
+    )
     p, tf = variables['params'], release == 'tf'
     y, skips = 2.0 * image - 1, []
     for level in range(1, 8):
@@ -218,7 +233,10 @@ def test_decoders_are_their_layers():
     shapes = maps_of(size, (2, 4, 6), examples=2)  # 4 x 5, 2 x 3 and 1 x 2
     features = [uniform(*shape, seed=i) - 0.5 for i, shape in enumerate(shapes)]
     depth, classes = DepthDecoder(channels, num_scales=2), SegmentationDecoder(3, channels)
-    variables = [random_variables(Decoder(module, shapes, size), seed=i) for i, module in enumerate((depth, classes))]
+    variables = [
+        random_variables(Decoder(module, shapes, size), seed=i)
+        for i, module in enumerate((depth, classes))
+    ]
 
     def maps(p):
         x, decoded = features[-1], []
@@ -232,23 +250,31 @@ def test_decoders_are_their_layers():
 
     @jax.jit
     def run(variables, features):
-        return depth.apply(variables[0], features, size), classes.apply(variables[1], features, size)
+        return depth.apply(variables[0], features, size), classes.apply(
+            variables[1], features, size
+        )
 
     sigmoids, logits = run(variables, features)
     p, x = variables[0]['params'], maps(variables[0]['params'])
     assert len(sigmoids) == 2
     for scale, y in enumerate(sigmoids):
-        np.testing.assert_allclose(y, sigmoid(conv(x[scale], p[f'dispconv_{scale}'], pad=reflect))[..., 0], atol=1e-5)
+        np.testing.assert_allclose(
+            y, sigmoid(conv(x[scale], p[f'dispconv_{scale}'], pad=reflect))[..., 0], atol=1e-5
+        )
     p = variables[1]['params']
     np.testing.assert_allclose(logits, conv(maps(p)[0], p['segconv_0'], pad=reflect), atol=1e-5)
 
 
 def test_names_are_those_of_the_releases():
     names = {'.'.join(path[1:-1]) for path in flatten_dict(dict(tiny_shapes('dispnet')[1]))}
-    expected = {f'conv{i}_{j}' for i in range(1, 8) for j in (0, 2)} | {f'predict_disp{i}_0' for i in range(1, 5)}
+    expected = {f'conv{i}_{j}' for i in range(1, 8) for j in (0, 2)} | {
+        f'predict_disp{i}_0' for i in range(1, 5)
+    }
     assert names == expected | {f'{kind}{i}_0' for kind in ('upconv', 'iconv') for i in range(1, 8)}
     decoder = tiny_shapes('monodepth2')[1]['params']['decoder']
-    assert set(decoder) == {f'upconv_{i}_{j}' for i in range(5) for j in (0, 1)} | {f'dispconv_{s}' for s in range(4)}
+    assert set(decoder) == {f'upconv_{i}_{j}' for i in range(5) for j in (0, 1)} | {
+        f'dispconv_{s}' for s in range(4)
+    }
 
 
 # --- foreign encoders -------------------------------------------------------------------------------------------------
@@ -269,7 +295,9 @@ def test_a_decoder_works_on_the_context_path_of_a_bisenet():
     outputs, _ = shapes_of(bisenet, (1, 50, 65, 3))
 
     def decode(features):
-        return DepthDecoder((8, 8, 4, 4, 2)).init_with_output(KEY, pyramid(features, stem), (50, 65))
+        return DepthDecoder((8, 8, 4, 4, 2)).init_with_output(
+            KEY, pyramid(features, stem), (50, 65)
+        )
 
     sigmoids, _ = jax.eval_shape(decode, outputs['features'])
     assert [y.shape for y in sigmoids] == [(1, 50, 65), (1, 25, 33), (1, 13, 17), (1, 7, 9)]
@@ -310,13 +338,21 @@ def test_running_statistics_follow_the_normalised_batch_in_training_alone():
     variables = random_variables(net, image.shape)
 
     def statistics(variables, train):
-        return net.apply(variables, image, train=train, mutable=['batch_stats'])[1]['batch_stats']['resnet']['bn1']
+        return net.apply(variables, image, train=train, mutable=['batch_stats'])[1]['batch_stats'][
+            'resnet'
+        ]['bn1']
 
     before = variables['batch_stats']['resnet']['bn1']
     y = conv((image - 0.45) / 0.225, variables['params']['resnet']['conv1'], 2)
-    after, resting = jax.jit(lambda variables: (statistics(variables, True), statistics(variables, False)))(variables)
-    np.testing.assert_allclose(after['mean'], 0.9 * before['mean'] + 0.1 * y.mean((0, 1, 2)), atol=1e-5)
-    np.testing.assert_allclose(after['var'], 0.9 * before['var'] + 0.1 * y.var((0, 1, 2)), rtol=1e-4)
+    after, resting = jax.jit(
+        lambda variables: (statistics(variables, True), statistics(variables, False))
+    )(variables)
+    np.testing.assert_allclose(
+        after['mean'], 0.9 * before['mean'] + 0.1 * y.mean((0, 1, 2)), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        after['var'], 0.9 * before['var'] + 0.1 * y.var((0, 1, 2)), rtol=1e-4
+    )
     jax.tree.map(np.testing.assert_array_equal, resting, before)
 
 
@@ -351,7 +387,9 @@ def stand_ins(monkeypatch):
 
     both = depth_and_segmentation
     monkeypatch.setattr(decoder, 'make_resnet', lambda *args, **fields: resnet)
-    monkeypatch.setattr(both, 'DepthDecoder', lambda *args, head_bias, dtype, name: Power(2, head_bias, name=name))
+    monkeypatch.setattr(
+        both, 'DepthDecoder', lambda *args, head_bias, dtype, name: Power(2, head_bias, name=name)
+    )
     monkeypatch.setattr(both, 'SegmentationDecoder', lambda *args, name: Power(3, 0.0, name=name))
     return {name: {'w': np.float32(0.5)} for name in ('depth_decoder', 'segmentation_decoder')}
 
@@ -386,7 +424,10 @@ def test_the_decoders_start_is_torchs_but_for_the_heads_biases():
         return [params[name] for name in ('upconv_1_0', 'dispconv_1', 'dispconv_0')]
 
     inner, *heads = decoder()
-    assert 0.5 / 6 < np.abs(inner['bias']).max() <= 1 / 6 and 0.9 / 6 < np.abs(inner['kernel']).max() <= 1 / 6
+    assert (
+        0.5 / 6 < np.abs(inner['bias']).max() <= 1 / 6
+        and 0.9 / 6 < np.abs(inner['kernel']).max() <= 1 / 6
+    )
     for head, channels in zip(heads, (6, 4), strict=True):
         assert 0 < abs(float(head['bias'][0]) - 5) <= (9 * channels) ** -0.5
 
@@ -398,7 +439,9 @@ def test_the_decoders_start_is_torchs_but_for_the_heads_biases():
 def test_schema_is_a_config_and_builds_the_default_net(name):
     args = models.schema('depth', name)
     assert not set(args) & {'dtype', 'axis_name', 'name', 'parent'}
-    net = models.build('depth', name, dtype='bfloat16', axis_name=None, **ml_collections.ConfigDict(args))
+    net = models.build(
+        'depth', name, dtype='bfloat16', axis_name=None, **ml_collections.ConfigDict(args)
+    )
     assert net == models.NETS['depth'][name](dtype=jnp.dtype('bfloat16'), axis_name=None)
 
 
@@ -415,9 +458,15 @@ def test_schemas_list_what_a_config_may_say():
 @pytest.mark.parametrize(
     'build, message',
     [
-        (lambda: models.build('depth', 'dispnets', dtype='float32', axis_name=None), "did you mean 'dispnet'"),
+        (
+            lambda: models.build('depth', 'dispnets', dtype='float32', axis_name=None),
+            "did you mean 'dispnet'",
+        ),
         (lambda: models.schema('depth', 'monodepth'), "did you mean 'monodepth2'"),
-        (lambda: models.build('depth', 'dispnet', dtype='float32', axis_name=None, with_=1), "did you mean 'width'"),
+        (
+            lambda: models.build('depth', 'dispnet', dtype='float32', axis_name=None, with_=1),
+            "did you mean 'width'",
+        ),
         (lambda: shapes_of(DispNet('torch')), 'one of pytorch, tf'),
         (lambda: shapes_of(Monodepth2(min_depth=2.0, max_depth=1.0)), '0 < min_depth < max_depth'),
         (lambda: shapes_of(Monodepth2(num_layers=20)), 'one of .18, 34, 50'),

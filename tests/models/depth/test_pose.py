@@ -73,12 +73,16 @@ def test_published_parameter_counts(net, expected):
 def test_motions_of_any_number_of_sources_from_images_of_any_size(name, size, earlier):
     outputs, variables = shapes_of(tiny(name, earlier, dtype='bfloat16'), (2, *size, 3))
     assert {key: y.shape for key, y in outputs.items()} == {'motion': (2, len(earlier), 6)}
-    assert {x.dtype for x in jax.tree.leaves((outputs, variables))} == {np.dtype('float32')}, 'bfloat16 is inside'
+    assert {x.dtype for x in jax.tree.leaves((outputs, variables))} == {np.dtype('float32')}, (
+        'bfloat16 is inside'
+    )
 
 
 @pytest.mark.parametrize('release', ['tf', 'pytorch'])
 def test_masks_are_of_the_image_halved_and_rounded_up(release):
-    outputs, _ = shapes_of(tiny('pose_exp_net', release=release, masks=True, dtype='bfloat16'), (2, 37, 50, 3))
+    outputs, _ = shapes_of(
+        tiny('pose_exp_net', release=release, masks=True, dtype='bfloat16'), (2, 37, 50, 3)
+    )
     sizes = ((37, 50), (19, 25), (10, 13), (5, 7))
     assert [m.shape for m in outputs['masks']] == [(2, 2, *size, 2) for size in sizes]
     assert {m.dtype for m in outputs['masks']} == {np.dtype('float32')}
@@ -156,7 +160,9 @@ def test_pose_exp_net_is_its_layers(release):
 def test_pose_cnn_sees_pairs_in_temporal_order():
     net, target, sources = tiny('pose_cnn'), uniform(2, 20, 13, 3), uniform(2, 2, 20, 13, 3, seed=1)
     variables = random_variables(Called(net), target.shape)
-    motion = jax.jit(functools.partial(net.apply, train=False))(variables, target, sources)['motion']
+    motion = jax.jit(functools.partial(net.apply, train=False))(variables, target, sources)[
+        'motion'
+    ]
     for b, i in np.ndindex(2, 2):
         y = np.concatenate([sources[b, 0], target[b]] if i == 0 else [target[b], sources[b, 1]], -1)
         for level in range(7):
@@ -168,10 +174,18 @@ def test_pose_cnn_sees_pairs_in_temporal_order():
 
 def test_pose_resnet_decodes_the_first_motion_of_its_last_stage(monkeypatch):
     """The ResNet stands aside: its last stage is the pair itself."""
-    monkeypatch.setattr(pose_lib, 'make_resnet', lambda *args, **fields: lambda pairs: ({'layer4': pairs}, {}))
-    net, target, sources = tiny('pose_resnet', (False, True)), uniform(1, 4, 5, 3), uniform(1, 2, 4, 5, 3, seed=1)
+    monkeypatch.setattr(
+        pose_lib, 'make_resnet', lambda *args, **fields: lambda pairs: ({'layer4': pairs}, {})
+    )
+    net, target, sources = (
+        tiny('pose_resnet', (False, True)),
+        uniform(1, 4, 5, 3),
+        uniform(1, 2, 4, 5, 3, seed=1),
+    )
     variables = random_variables(Called(net), target.shape)
-    motion = jax.jit(functools.partial(net.apply, train=False))(variables, target, sources)['motion']
+    motion = jax.jit(functools.partial(net.apply, train=False))(variables, target, sources)[
+        'motion'
+    ]
     for i in range(2):
         y = np.concatenate([sources[0, 1], target[0]] if i == 1 else [target[0], sources[0, 0]], -1)
         y = (y - 0.45) / 0.225
@@ -195,7 +209,11 @@ def test_vectors_are_read_as_the_net_says(name):
 
 def test_statistics_are_of_all_pairs_and_move_in_training_alone():
     """One look at the first batch norm: what is behind it does not compile."""
-    net, target, sources = tiny('pose_resnet'), uniform(2, 12, 14, 3), uniform(2, 2, 12, 14, 3, seed=1)
+    net, target, sources = (
+        tiny('pose_resnet'),
+        uniform(2, 12, 14, 3),
+        uniform(2, 2, 12, 14, 3, seed=1),
+    )
     variables = random_variables(Called(net), target.shape)
 
     def statistics(variables, train):
@@ -209,9 +227,15 @@ def test_statistics_are_of_all_pairs_and_move_in_training_alone():
         for b in range(2)
         for pair in ((sources[b, 0], target[b]), (target[b], sources[b, 1]))
     ]
-    after, resting = jax.jit(lambda variables: (statistics(variables, True), statistics(variables, False)))(variables)
-    np.testing.assert_allclose(after['mean'], 0.9 * before['mean'] + 0.1 * np.mean(y, (0, 1, 2)), atol=1e-5)
-    np.testing.assert_allclose(after['var'], 0.9 * before['var'] + 0.1 * np.var(y, (0, 1, 2)), rtol=1e-4)
+    after, resting = jax.jit(
+        lambda variables: (statistics(variables, True), statistics(variables, False))
+    )(variables)
+    np.testing.assert_allclose(
+        after['mean'], 0.9 * before['mean'] + 0.1 * np.mean(y, (0, 1, 2)), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        after['var'], 0.9 * before['var'] + 0.1 * np.var(y, (0, 1, 2)), rtol=1e-4
+    )
     jax.tree.map(np.testing.assert_array_equal, resting, before)
 
 
@@ -220,7 +244,9 @@ def test_batch_norms_sum_over_devices():
     _, variables = shapes_of(net)
 
     def run(variables, image):
-        return net.apply(variables, image, jnp.stack([image] * 2, 1), train=True, mutable=['batch_stats'])
+        return net.apply(
+            variables, image, jnp.stack([image] * 2, 1), train=True, mutable=['batch_stats']
+        )
 
     jaxpr = jax.make_jaxpr(run, axis_env=[('data', 8)])(variables, jnp.zeros((1, 32, 32, 3)))
     assert str(jaxpr).count('= psum') == 2 * 20  # the mean, then the deviations from it
@@ -228,7 +254,9 @@ def test_batch_norms_sum_over_devices():
 
 def test_nets_begin_near_standing_still(monkeypatch):
     """On images themselves in place of the last stage of the ResNet."""
-    monkeypatch.setattr(pose_lib, 'make_resnet', lambda *args, **fields: lambda pairs: ({'layer4': pairs}, {}))
+    monkeypatch.setattr(
+        pose_lib, 'make_resnet', lambda *args, **fields: lambda pairs: ({'layer4': pairs}, {})
+    )
     target, sources = uniform(2, 6, 7, 3), uniform(2, 2, 6, 7, 3, seed=1)
     start = jax.jit(tiny('pose_resnet').init_with_output, static_argnames='train')
     motion = start(KEY, target, sources, train=False)[0]['motion']
@@ -264,8 +292,12 @@ def test_schema_is_a_config_and_builds_the_default_net(name):
     args = models.schema('pose', name)
     assert not set(args) & {'earlier', 'dtype', 'axis_name', 'name', 'parent'}
     config = ml_collections.ConfigDict(args)
-    net = models.build('pose', name, earlier=[True, False], dtype='bfloat16', axis_name=None, **config)
-    assert net == models.NETS['pose'][name](BEFORE_AND_AFTER, dtype=jnp.dtype('bfloat16'), axis_name=None)
+    net = models.build(
+        'pose', name, earlier=[True, False], dtype='bfloat16', axis_name=None, **config
+    )
+    assert net == models.NETS['pose'][name](
+        BEFORE_AND_AFTER, dtype=jnp.dtype('bfloat16'), axis_name=None
+    )
     assert isinstance(net, nn.Module)
 
 

@@ -23,12 +23,14 @@ def random_params(net, x, seed=1):
 
 def shapes_of(net, *shape):
     return jax.eval_shape(
-        lambda x: net.init_with_output(jax.random.key(0), x), jax.ShapeDtypeStruct(shape, jnp.float32)
+        lambda x: net.init_with_output(jax.random.key(0), x),
+        jax.ShapeDtypeStruct(shape, jnp.float32),
     )
 
 
 @pytest.mark.parametrize(
-    'channels, num_layers, parameters, size', [(3, 3, 2_764_737, (30, 62)), (6, 3, 2_767_809, (30, 62))]
+    'channels, num_layers, parameters, size',
+    [(3, 3, 2_764_737, (30, 62)), (6, 3, 2_767_809, (30, 62))],
 )
 def test_published_parameter_counts_and_shapes(channels, num_layers, parameters, size):
     logits, variables = shapes_of(PatchGAN(num_layers=num_layers), 2, 256, 512, channels)
@@ -90,9 +92,10 @@ def conv_by_scipy(x, kernel, bias, stride):
     padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
     return np.stack(
         [
-            sum(signal.correlate2d(padded[..., i], kernel[..., i, o], 'valid') for i in range(x.shape[-1]))[
-                ::stride, ::stride
-            ]
+            sum(
+                signal.correlate2d(padded[..., i], kernel[..., i, o], 'valid')
+                for i in range(x.shape[-1])
+            )[::stride, ::stride]
             + bias[o]
             for o in range(kernel.shape[-1])
         ],
@@ -120,7 +123,10 @@ def test_forward_pass_is_that_of_scipy():
 def test_receptive_field_is_where_the_gradient_is(num_layers, field, size):
     assert receptive_field(num_layers) == field
     # Without the norm, whose statistics reach everywhere. Positive kernels: no two paths cancel.
-    net, image = PatchGAN(features=1, num_layers=num_layers, norm=lambda x: x), normal(1, size, size, 1)
+    net, image = (
+        PatchGAN(features=1, num_layers=num_layers, norm=lambda x: x),
+        normal(1, size, size, 1),
+    )
     params = jax.tree.map(np.abs, random_params(net, image))
 
     def middle(image):
@@ -141,7 +147,9 @@ def test_with_the_norm_every_logit_sees_the_whole_image():
 
 def test_compute_in_bfloat16_with_float32_parameters():
     image = normal(1, 32, 32, 3)
-    nets = [PatchGAN(features=8, num_layers=2, dtype=dtype) for dtype in (jnp.bfloat16, jnp.float32)]
+    nets = [
+        PatchGAN(features=8, num_layers=2, dtype=dtype) for dtype in (jnp.bfloat16, jnp.float32)
+    ]
     params = random_params(nets[0], image)
     assert {p.dtype for p in jax.tree.leaves(params)} == {np.dtype('float32')}
     half, full = (np.asarray(jax.jit(net.apply)({'params': params}, image)) for net in nets)

@@ -17,14 +17,25 @@ CONV_NORM = functools.partial(ConvNorm, **LAYERS)
 
 def names(release):
     _, variables = shapes_of(BiSeNet(5, release=release, width=0.125))
-    return {'/'.join(path[:-1]) for path in flatten_dict(variables['params']) if path[:2] != ('cp', 'resnet')}
+    return {
+        '/'.join(path[:-1])
+        for path in flatten_dict(variables['params'])
+        if path[:2] != ('cp', 'resnet')
+    }
 
 
 def test_names_follow_the_coin_release():
     blocks = [f'sp/{name}' for name in ('conv1', 'conv2', 'conv3', 'conv_out')] + ['ffm/convblk']
-    blocks += [f'cp/{name}' for name in ('arm16/conv', 'arm32/conv', 'conv_head16', 'conv_head32', 'conv_avg')]
+    blocks += [
+        f'cp/{name}'
+        for name in ('arm16/conv', 'arm32/conv', 'conv_head16', 'conv_head32', 'conv_avg')
+    ]
     heads = ('conv_out', 'conv_out16', 'conv_out32')
-    expected = {f'{block}/{part}' for block in [*blocks, *(f'{h}/conv' for h in heads)] for part in ('conv', 'bn')}
+    expected = {
+        f'{block}/{part}'
+        for block in [*blocks, *(f'{h}/conv' for h in heads)]
+        for part in ('conv', 'bn')
+    }
     expected |= {f'cp/arm{n}/{part}' for n in (16, 32) for part in ('conv_atten', 'bn_atten')}
     expected |= {f'{head}/conv_out' for head in heads}
     assert names('coin') == expected | {'ffm/conv', 'ffm/bn'}
@@ -59,15 +70,23 @@ def test_fusion_is_its_formula(release):
     detail, context = (rng.standard_normal((2, 4, 5, 3)).astype(np.float32) for _ in range(2))
     module = FeatureFusion(release, CONV_NORM, **LAYERS)
     variables = random_variables(Called(module, detail, context))
-    kernels = {name: layer['kernel'][0, 0] for name, layer in variables['params'].items() if 'kernel' in layer}
+    kernels = {
+        name: layer['kernel'][0, 0]
+        for name, layer in variables['params'].items()
+        if 'kernel' in layer
+    }
     block = variables['params']['convblk']['conv']['kernel'][0, 0]
-    f = np.maximum(norm(np.concatenate([detail, context], -1) @ block, variables, 'convblk', 'bn'), 0)
+    f = np.maximum(
+        norm(np.concatenate([detail, context], -1) @ block, variables, 'convblk', 'bn'), 0
+    )
     mean = f.mean((1, 2), keepdims=True)
     if release == 'torchseg':
         gate = np.maximum(mean @ kernels['conv1'], 0) @ kernels['conv2']
     else:
         gate = norm(mean @ kernels['conv'], variables, 'bn')
-    np.testing.assert_allclose(module.apply(variables, detail, context), f + f * sigmoid(gate), atol=1e-5)
+    np.testing.assert_allclose(
+        module.apply(variables, detail, context), f + f * sigmoid(gate), atol=1e-5
+    )
 
 
 def test_attention_is_its_formula():
@@ -76,7 +95,10 @@ def test_attention_is_its_formula():
     variables = random_variables(Called(module, x))
     padded, f = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 0
     for r, s in np.ndindex(3, 3):
-        f = f + padded[:, r : r + 4, s : s + 5] @ variables['params']['conv']['conv']['kernel'][r, s]
+        f = (
+            f
+            + padded[:, r : r + 4, s : s + 5] @ variables['params']['conv']['conv']['kernel'][r, s]
+        )
     f = np.maximum(norm(f, variables, 'conv', 'bn'), 0)
     gate = f.mean((1, 2), keepdims=True) @ variables['params']['conv_atten']['kernel'][0, 0]
     expected = f * sigmoid(norm(gate, variables, 'bn_atten'))
@@ -100,7 +122,8 @@ def test_heads_have_the_releases_channels_unless_told(fields, main, auxiliary):
 
 
 @pytest.mark.parametrize(
-    'fields, message', [({'release': 'coim'}, "did you mean 'coin'"), ({'head_channels': (64,)}, 'main, auxiliary')]
+    'fields, message',
+    [({'release': 'coim'}, "did you mean 'coin'"), ({'head_channels': (64,)}, 'main, auxiliary')],
 )
 def test_impossible_fields_are_explained(fields, message):
     with pytest.raises(InputError, match=message):

@@ -21,8 +21,12 @@ def names(variables):
 
 
 def test_largefov_has_the_layers_of_the_caffe_net():
-    outputs, variables = shapes_of(DeepLabLargeFOV(21, taps=('conv1_1', 'pool3', 'pool5')), (1, 321, 321, 3))
-    vgg = {f'vgg/conv{i}_{j}' for i, n in enumerate((2, 2, 3, 3, 3), start=1) for j in range(1, n + 1)}
+    outputs, variables = shapes_of(
+        DeepLabLargeFOV(21, taps=('conv1_1', 'pool3', 'pool5')), (1, 321, 321, 3)
+    )
+    vgg = {
+        f'vgg/conv{i}_{j}' for i, n in enumerate((2, 2, 3, 3, 3), start=1) for j in range(1, n + 1)
+    }
     assert names(variables) == vgg | {'fc6', 'fc7', 'fc8'}
     sizes = {name: y.shape[1:] for name, y in outputs['features'].items()}
     assert sizes == {'conv1_1': (321, 321, 64), 'pool3': (41, 41, 256), 'pool5': (41, 41, 512)}
@@ -38,7 +42,12 @@ def test_largefov_predicts_on_every_eighth_pixel_and_drops_single_elements():
         return outputs['logits'], inner['intermediates']['fc8']['__call__'][0]
 
     logits, small = run(variables)
-    assert small.shape == (1, 5, 6, 2)  # sizes rounded up: the sixth column lies on pixel 40, behind the last
+    assert small.shape == (
+        1,
+        5,
+        6,
+        2,
+    )  # sizes rounded up: the sixth column lies on pixel 40, behind the last
     np.testing.assert_allclose(logits[:, ::8, ::8], small[:, :, :5], atol=1e-6)
     dropout = {'dropout': jax.random.key(0)}
     jaxpr = str(jax.make_jaxpr(lambda v: net.apply(v, IMAGE, train=True, rngs=dropout))(variables))
@@ -60,8 +69,13 @@ def test_aspp_is_the_sum_of_its_branches():
         padded = np.pad(x, ((0, 0), (rate, rate), (rate, rate), (0, 0)))
         expected += params[f'c{i}']['bias']
         for r, s in np.ndindex(3, 3):
-            expected += padded[:, r * rate : r * rate + 9, s * rate : s * rate + 8] @ params[f'c{i}']['kernel'][r, s]
-    np.testing.assert_allclose(ASPP(4, (2, 5), Conv).apply({'params': params}, x), expected, atol=1e-5)
+            expected += (
+                padded[:, r * rate : r * rate + 9, s * rate : s * rate + 8]
+                @ params[f'c{i}']['kernel'][r, s]
+            )
+    np.testing.assert_allclose(
+        ASPP(4, (2, 5), Conv).apply({'params': params}, x), expected, atol=1e-5
+    )
 
 
 def test_v2_takes_the_largest_logit_over_scales():
@@ -91,12 +105,15 @@ def test_v2_looks_at_321_pixels_at_sizes_of_the_same_form(scale, pixels):
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
-        jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 321, 321, 3)), train=False))
+        jax.eval_shape(
+            lambda: net.init(jax.random.key(0), jnp.zeros((1, 321, 321, 3)), train=False)
+        )
     assert seen[0] == (321, 321) and (pixels, pixels) in seen and pixels % 8 == 1
 
 
 @pytest.mark.parametrize(
-    'net', [DeepLabLargeFOV(3, width=1 / 32), DeepLabV2(3, num_layers=18, width=1 / 16, scales=(0.6,))]
+    'net',
+    [DeepLabLargeFOV(3, width=1 / 32), DeepLabV2(3, num_layers=18, width=1 / 16, scales=(0.6,))],
 )
 @pytest.mark.parametrize('stride', [8, 3])
 def test_logits_of_some_pixels_are_those_of_all_pixels_there(net, stride):
@@ -113,7 +130,9 @@ def test_logits_of_some_pixels_are_those_of_all_pixels_there(net, stride):
 
 def test_v2_names():
     _, variables = shapes_of(DeepLabV2(5, num_layers=50))
-    assert {n for n in names(variables) if not n.startswith('resnet/')} == {f'aspp/c{i}' for i in range(4)}
+    assert {n for n in names(variables) if not n.startswith('resnet/')} == {
+        f'aspp/c{i}' for i in range(4)
+    }
 
 
 def test_impossible_scales_are_explained():

@@ -28,7 +28,9 @@ class Backbone(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         fields = dict(output_stride=self.output_stride, width=self.width, taps=self.taps)
-        return Xception(self.depth, Conv, DepthwiseConv, batch_norm(train), **fields, name='xception')(x)
+        return Xception(
+            self.depth, Conv, DepthwiseConv, batch_norm(train), **fields, name='xception'
+        )(x)
 
 
 @pytest.mark.parametrize('depth, expected', [(65, 37_867_312), (71, 40_289_736)])
@@ -42,8 +44,17 @@ def test_names_are_those_of_timm(depth, blocks):
     names = {'.'.join(path[1:-1]) for path in flatten_dict(variables['params'])}
     parts = ('conv_dw', 'bn_dw', 'conv_pw', 'bn_pw')
     entry = {41: 3, 65: 3, 71: 5}[depth]
-    expected = {f'blocks_{i}.stack.conv{j}.{part}' for i in range(blocks) for j in (1, 2, 3) for part in parts}
-    expected |= {f'blocks_{i}.shortcut.{part}' for i in (*range(entry), blocks - 2) for part in ('conv', 'bn')}
+    expected = {
+        f'blocks_{i}.stack.conv{j}.{part}'
+        for i in range(blocks)
+        for j in (1, 2, 3)
+        for part in parts
+    }
+    expected |= {
+        f'blocks_{i}.shortcut.{part}'
+        for i in (*range(entry), blocks - 2)
+        for part in ('conv', 'bn')
+    }
     assert names == expected | {f'stem_{i}.{part}' for i in (0, 1) for part in ('conv', 'bn')}
 
 
@@ -66,7 +77,9 @@ def rates_and_strides(net):
     [(32, 1, 1, 1, 4), (16, 1, 1, 2, 3), (8, 2, 2, 4, 2)],
 )
 @pytest.mark.parametrize('depth', [65, 71])
-def test_rates_double_where_a_stride_was_left_out(depth, output_stride, middle, exit_1, exit_2, strided):
+def test_rates_double_where_a_stride_was_left_out(
+    depth, output_stride, middle, exit_1, exit_2, strided
+):
     seen = rates_and_strides(Backbone(depth, output_stride))
     rates = [rate for rate, _ in seen]
     assert all(rows == columns for rows, columns in rates)
@@ -78,7 +91,9 @@ def test_rates_double_where_a_stride_was_left_out(depth, output_stride, middle, 
 
 def test_features_are_those_the_decoder_wants():
     for depth, low in ((65, 'blocks_1/conv2'), (71, 'blocks_2/conv2')):
-        (deep, low_level, features), _ = shapes_of(Backbone(depth, 16, taps=(low, 'blocks_0')), (1, 65, 97, 3))
+        (deep, low_level, features), _ = shapes_of(
+            Backbone(depth, 16, taps=(low, 'blocks_0')), (1, 65, 97, 3)
+        )
         assert (deep.shape, low_level.shape) == ((1, 5, 7, 2048), (1, 17, 25, 256))
         assert features[low].shape == low_level.shape
         assert features['blocks_0'].shape == (1, 17, 25, 128)
@@ -96,7 +111,11 @@ def separable_by_hand(x, variables, rate, relu=True):
     (rows, columns), (h, w) = rate, x.shape[1:3]
     padded, y = np.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0))), 0
     for r, s in np.ndindex(3, 3):
-        y = y + padded[:, r * rows : r * rows + h, s * columns : s * columns + w] * params['conv_dw']['kernel'][r, s, 0]
+        y = (
+            y
+            + padded[:, r * rows : r * rows + h, s * columns : s * columns + w]
+            * params['conv_dw']['kernel'][r, s, 0]
+        )
     return norm(norm(y, 'bn_dw') @ params['conv_pw']['kernel'][0, 0], 'bn_pw')
 
 
@@ -107,7 +126,9 @@ class Cell(nn.Module):
     def __call__(self, x, train):
         layers = dict(conv=Conv, norm=batch_norm(train))
         separable = functools.partial(SeparableConv, depthwise=DepthwiseConv, **layers)
-        return DensePredictionCell(4, 1, 0.1, functools.partial(ConvNorm, **layers), separable, train, name='dpc')(x)
+        return DensePredictionCell(
+            4, 1, 0.1, functools.partial(ConvNorm, **layers), separable, train, name='dpc'
+        )(x)
 
 
 def test_the_cell_is_the_published_graph():
@@ -117,7 +138,13 @@ def test_the_cell_is_the_published_graph():
     branch = lambda i, y, rate: separable_by_hand(y, part(f'branch{i}'), rate)  # noqa: E731
     first = branch(0, x, (1, 6))
     second = branch(1, first, (18, 15))
-    branches = [first, second, branch(2, second, (6, 3)), branch(3, first, (1, 1)), branch(4, first, (6, 21))]
+    branches = [
+        first,
+        second,
+        branch(2, second, (6, 3)),
+        branch(3, first, (1, 1)),
+        branch(4, first, (6, 21)),
+    ]
     last = part('concat_projection')
     y = np.concatenate(branches, -1) @ last['params']['conv']['kernel'][0, 0]
     y = (y - last['batch_stats']['bn']['mean']) / np.sqrt(last['batch_stats']['bn']['var'] + 1e-5)
@@ -130,7 +157,9 @@ def test_separable_convolution_is_its_formula(relu):
     class Layer(nn.Module):
         @nn.compact
         def __call__(self, x, train):
-            return SeparableConv(4, DepthwiseConv, Conv, batch_norm(train), dilation=(2, 1), relu=relu, name='layer')(x)
+            return SeparableConv(
+                4, DepthwiseConv, Conv, batch_norm(train), dilation=(2, 1), relu=relu, name='layer'
+            )(x)
 
     x = np.random.default_rng(0).standard_normal((1, 6, 7, 3)).astype(np.float32)
     variables = random_variables(Layer(), x.shape)
@@ -155,7 +184,14 @@ def test_names_and_sizes_of_the_parts_on_top(backbone):
     _, variables = shapes_of(DeepLabV3Plus(5, backbone), (1, 65, 65, 3))
     params = dict(variables['params'])
     assert set(params) == {backbone.rstrip('0156789'), 'aspp', 'decoder', 'logits'}
-    assert set(params['aspp']) == {'image_pooling', 'aspp0', 'aspp1', 'aspp2', 'aspp3', 'concat_projection'}
+    assert set(params['aspp']) == {
+        'image_pooling',
+        'aspp0',
+        'aspp1',
+        'aspp2',
+        'aspp3',
+        'concat_projection',
+    }
     assert set(params['decoder']) == {'feature_projection0', 'decoder_conv0', 'decoder_conv1'}
     assert params['decoder']['feature_projection0']['conv']['kernel'].shape == (1, 1, 256, 48)
     assert params['decoder']['decoder_conv0']['conv_pw']['kernel'].shape == (1, 1, 304, 256)
@@ -166,7 +202,9 @@ def test_epsilon_is_larger_in_xception():
 
     def note(next_fun, args, kwargs, context):
         if isinstance(context.module, nn.BatchNorm):
-            seen.setdefault(context.module.path[0], set()).add((context.module.epsilon, context.module.momentum))
+            seen.setdefault(context.module.path[0], set()).add(
+                (context.module.epsilon, context.module.momentum)
+            )
         return next_fun(*args, **kwargs)
 
     with nn.intercept_methods(note):
@@ -174,7 +212,11 @@ def test_epsilon_is_larger_in_xception():
             lambda x: DeepLabV3Plus(5, norm_decay=0.9997).init(jax.random.key(0), x, train=False),
             jnp.zeros((1, 32, 32, 3)),
         )
-    assert seen == {'xception': {(1e-3, 0.9997)}, 'aspp': {(1e-5, 0.9997)}, 'decoder': {(1e-5, 0.9997)}}
+    assert seen == {
+        'xception': {(1e-3, 0.9997)},
+        'aspp': {(1e-5, 0.9997)},
+        'decoder': {(1e-5, 0.9997)},
+    }
 
 
 @pytest.mark.parametrize(

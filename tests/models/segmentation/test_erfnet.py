@@ -52,7 +52,9 @@ class Stack(nn.Module):
 
 def random_variables(net):
     """Variables with the shapes of the net's own, every one away from 0 and 1, without compiling `init`."""
-    shapes = flatten_dict(jax.eval_shape(lambda: net.init(jax.random.key(0), IMAGE[:1], train=False)))
+    shapes = flatten_dict(
+        jax.eval_shape(lambda: net.init(jax.random.key(0), IMAGE[:1], train=False))
+    )
     rng = np.random.default_rng(1)
     draw = {
         'kernel': lambda s: rng.uniform(-1, 1, s) * math.sqrt(3 / math.prod(s[:3])),
@@ -68,7 +70,9 @@ def loss_and_gradients(net, variables, x):
     """((mean square of the logits, new statistics), gradients) of a training step without dropout."""
 
     def loss(params):
-        outputs, updates = net.apply({**variables, 'params': params}, x, train=True, mutable=['batch_stats'])
+        outputs, updates = net.apply(
+            {**variables, 'params': params}, x, train=True, mutable=['batch_stats']
+        )
         return jnp.mean(outputs['logits'] ** 2), updates['batch_stats']
 
     return jax.value_and_grad(loss, has_aux=True)(variables['params'])
@@ -93,7 +97,8 @@ def relative_error(a, b):
 def test_published_parameter_counts_and_shapes(args, channels, expected):
     net = ERFNet(**args)
     outputs, variables = jax.eval_shape(
-        lambda x: net.init_with_output(jax.random.key(0), x, train=False), jnp.zeros((1, 256, 512, channels))
+        lambda x: net.init_with_output(jax.random.key(0), x, train=False),
+        jnp.zeros((1, 256, 512, channels)),
     )
     assert sum(x.size for x in jax.tree.leaves(variables['params'])) == expected
     assert outputs['logits'].shape == (1, 256, 512, args['num_classes'])
@@ -103,7 +108,9 @@ def test_published_parameter_counts_and_shapes(args, channels, expected):
         assert set(outputs) == {'logits'}
 
 
-@pytest.mark.parametrize('width, first, last', [(1, 16, 16), (0.5, 16, 16), (0.25, 8, 16), (2, 32, 32)])
+@pytest.mark.parametrize(
+    'width, first, last', [(1, 16, 16), (0.5, 16, 16), (0.25, 8, 16), (2, 32, 32)]
+)
 def test_narrow_nets_keep_their_thin_layers(width, first, last):
     net = ERFNet(20, width=width)
     variables = jax.eval_shape(lambda: net.init(jax.random.key(0), IMAGE[:1], train=False))
@@ -116,8 +123,15 @@ def test_narrow_nets_keep_their_thin_layers(width, first, last):
 def test_logits_of_a_narrow_net_span_sixteen_directions():
     net = ERFNet(20, width=0.25, dropout=(0.0, 0.0))
     x = np.random.default_rng(3).uniform(size=(2, 32, 32, 3)).astype(np.float32)
-    logits = np.asarray(jax.jit(lambda v: net.apply(v, x, train=False)['logits'])(random_variables(net)))
-    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):  # each has a kernel of its own in the last layer
+    logits = np.asarray(
+        jax.jit(lambda v: net.apply(v, x, train=False)['logits'])(random_variables(net))
+    )
+    for row, column in (
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ):  # each has a kernel of its own in the last layer
         pixels = logits[:, row::2, column::2].reshape(-1, 20).astype(np.float64)
         values = np.linalg.svd(pixels - pixels.mean(0), compute_uv=False)
         assert np.sum(values > 1e-4 * values[0]) >= 15, (row, column, values)
@@ -149,7 +163,9 @@ def test_default_initialisation_is_torchs():
 
 def test_the_start_of_a_gan_reaches_every_layer_and_biases_can_go():
     net = ERFNet(5, encoder_head=True, init_std=0.02, blocks=(1, 1, 1, 1))
-    params = flatten_dict(net.lazy_init(jax.random.key(0), jax.eval_shape(lambda: IMAGE[:1]), train=False)['params'])
+    params = flatten_dict(
+        net.lazy_init(jax.random.key(0), jax.eval_shape(lambda: IMAGE[:1]), train=False)['params']
+    )
     kernels = [np.ravel(v) for path, v in params.items() if path[-1] == 'kernel']
     scales = np.concatenate([v for path, v in params.items() if path[-1] == 'scale'])
     assert len(kernels) == 4 * 4 + 5 + 2
@@ -159,8 +175,12 @@ def test_the_start_of_a_gan_reaches_every_layer_and_biases_can_go():
     assert abs(scales.mean() - 1) < 5 * 0.02 / np.sqrt(scales.size)
     assert abs(scales.std() - 0.02) < 5 * 0.02 / np.sqrt(2 * scales.size)
     assert all((v == 0).all() for path, v in params.items() if path[-1] == 'bias')
-    without = jax.eval_shape(lambda: ERFNet(5, use_bias=False).init(jax.random.key(0), IMAGE[:1], train=False))
-    assert {p[-1] for p in flatten_dict(without['params']) if not p[-2].startswith('bn')} == {'kernel'}
+    without = jax.eval_shape(
+        lambda: ERFNet(5, use_bias=False).init(jax.random.key(0), IMAGE[:1], train=False)
+    )
+    assert {p[-1] for p in flatten_dict(without['params']) if not p[-2].startswith('bn')} == {
+        'kernel'
+    }
 
 
 def test_forms_agree_in_outputs_and_gradients():
@@ -186,15 +206,25 @@ def test_forms_choose_the_gradients_of_factorised_convolutions_alone():
         }
 
     # 15 blocks of 64 or 128 channels; the two of 16 are too narrow to gain. ReLUs have custom derivatives of their own.
-    assert operations('fast') == {'custom gradients': 15 * 4, 'dilated inputs': 0, 'window maxima': 0}
+    assert operations('fast') == {
+        'custom gradients': 15 * 4,
+        'dilated inputs': 0,
+        'window maxima': 0,
+    }
     assert operations('naive') == {'custom gradients': 0, 'dilated inputs': 0, 'window maxima': 0}
 
 
 def test_bias_in_front_of_a_batch_norm_has_no_gradient():
-    _, gradients = jax.jit(loss_and_gradients, static_argnums=0)(Stack(), random_variables(Stack()), IMAGE)
+    _, gradients = jax.jit(loss_and_gradients, static_argnums=0)(
+        Stack(), random_variables(Stack()), IMAGE
+    )
     block = gradients['block']
-    assert np.abs(block['conv1x3_1']['bias']).max() < 1e-5 * np.abs(block['conv1x3_1']['kernel']).max()
-    assert np.abs(block['conv3x1_1']['bias']).max() > 1e-3 * np.abs(block['conv3x1_1']['kernel']).max()
+    assert (
+        np.abs(block['conv1x3_1']['bias']).max() < 1e-5 * np.abs(block['conv1x3_1']['kernel']).max()
+    )
+    assert (
+        np.abs(block['conv3x1_1']['bias']).max() > 1e-3 * np.abs(block['conv3x1_1']['kernel']).max()
+    )
 
 
 def test_statistics_move_in_training_only_and_decide_in_evaluation():
@@ -203,18 +233,29 @@ def test_statistics_move_in_training_only_and_decide_in_evaluation():
 
     @functools.partial(jax.jit, static_argnums=1)
     def forward(variables, train):
-        return net.apply(variables, x, train=train, rngs={'dropout': jax.random.key(1)}, mutable=['batch_stats'])
+        return net.apply(
+            variables, x, train=train, rngs={'dropout': jax.random.key(1)}, mutable=['batch_stats']
+        )
 
     before = variables['batch_stats']
     outputs, unchanged = forward(variables, False)
     assert relative_error(unchanged['batch_stats'], before) == 0
     _, updates = forward(variables, True)
     moved = updates['batch_stats']
-    assert all(np.abs(a - b).min() > 0 for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(before), strict=True))
+    assert all(
+        np.abs(a - b).min() > 0
+        for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(before), strict=True)
+    )
     old, new = before['encoder']['initial_block']['bn'], moved['encoder']['initial_block']['bn']
-    pooled = x.reshape(2, 8, 2, 12, 2, 3).max((2, 4)).reshape(-1, 3)  # the last three of the four channels
-    np.testing.assert_allclose(new['mean'][-3:], 0.9 * old['mean'][-3:] + 0.1 * pooled.mean(0), rtol=1e-4)
-    np.testing.assert_allclose(new['var'][-3:], 0.9 * old['var'][-3:] + 0.1 * pooled.var(0), rtol=1e-4)
+    pooled = (
+        x.reshape(2, 8, 2, 12, 2, 3).max((2, 4)).reshape(-1, 3)
+    )  # the last three of the four channels
+    np.testing.assert_allclose(
+        new['mean'][-3:], 0.9 * old['mean'][-3:] + 0.1 * pooled.mean(0), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        new['var'][-3:], 0.9 * old['var'][-3:] + 0.1 * pooled.var(0), rtol=1e-4
+    )
     other, _ = forward({**variables, 'batch_stats': moved}, False)
     assert np.abs(other['logits'] - outputs['logits']).max() > 1e-3
 
@@ -228,7 +269,9 @@ def test_dropout_drops_whole_channels():
     dropped = np.asarray(residual == 0)
     whole = dropped.all((1, 2))
     np.testing.assert_array_equal(dropped.any((1, 2)), whole)
-    assert 0.3 < whole.mean() < 0.7 and len({tuple(row) for row in whole}) == 4  # another draw for each example
+    assert (
+        0.3 < whole.mean() < 0.7 and len({tuple(row) for row in whole}) == 4
+    )  # another draw for each example
     kept = jax.jit(block.clone(train=False).apply)(variables, x) - x
     np.testing.assert_allclose(residual, np.where(dropped, 0, 2 * kept), atol=1e-4)
 
@@ -289,9 +332,14 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():
     )[::-1]
     assert {x.dtype for x in jax.tree.leaves((variables, outputs))} == {np.dtype('float32')}
     _, inner = jax.eval_shape(
-        lambda v: net.apply(v, jnp.zeros((1, 16, 24, 3)), train=False, capture_intermediates=True), variables
+        lambda v: net.apply(v, jnp.zeros((1, 16, 24, 3)), train=False, capture_intermediates=True),
+        variables,
     )
-    inner = {path: value[0] for path, value in flatten_dict(inner['intermediates']).items() if len(path) == 4}
+    inner = {
+        path: value[0]
+        for path, value in flatten_dict(inner['intermediates']).items()
+        if len(path) == 4
+    }
     layers = {path: y.dtype for path, y in inner.items() if path[2].startswith(('conv', 'bn'))}
     assert len(layers) > 100 and set(layers.values()) == {np.dtype(jnp.bfloat16)}
 
@@ -317,4 +365,6 @@ def test_bfloat16_is_close_to_float32():
 )
 def test_impossible_input_is_explained(args, shape, message):
     with pytest.raises(InputError, match=message):
-        jax.eval_shape(lambda x: ERFNet(5, **args).init(jax.random.key(0), x, train=False), jnp.zeros(shape))
+        jax.eval_shape(
+            lambda x: ERFNet(5, **args).init(jax.random.key(0), x, train=False), jnp.zeros(shape)
+        )

@@ -42,7 +42,9 @@ def test_crops_put_maps_onto_each_other():
     for pool, stride in ((4, 16), (3, 8)):
         scores = scores.deconvolution(4, 2)
         assert pools[pool].crop_onto(scores) == fcn._CROP_OF_POOL[stride]
-        assert scores.deconvolution(2 * stride, stride).crop_onto(image) == fcn._CROP_OF_IMAGE[stride]
+        assert (
+            scores.deconvolution(2 * stride, stride).crop_onto(image) == fcn._CROP_OF_IMAGE[stride]
+        )
 
 
 def test_sizes_are_those_of_the_caffe_net():
@@ -60,7 +62,9 @@ def test_sizes_are_those_of_the_caffe_net():
 
 
 def test_streams_average_the_last_scores_and_add_those_of_pools():
-    single, double = (fcn.FCN(3, 16, streams, width=1 / 32) for streams in (('color',), ('color', 'hha')))
+    single, double = (
+        fcn.FCN(3, 16, streams, width=1 / 32) for streams in (('color',), ('color', 'hha'))
+    )
     shape = (1, 32, 32, 6)
     variables = random_variables(double, shape)
     image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -93,11 +97,16 @@ def test_scores_start_at_zero_and_nothing_else_does():
         shapes_of(fcn.FCN(3))
     assert len(starts) == 13 + 2 + 3
     kernels = {name: init(jax.random.key(0), (1, 1, 2, 2)) for name, init in starts.items()}
-    assert {name for name, kernel in kernels.items() if not kernel.any()} == {'score_fr', 'score_pool4', 'score_pool3'}
+    assert {name for name, kernel in kernels.items() if not kernel.any()} == {
+        'score_fr',
+        'score_pool4',
+        'score_pool3',
+    }
 
 
 @pytest.mark.parametrize(
-    'args, message', [({'output_stride': 4}, '32, 16 or 8'), ({'streams': ('a', 'b')}, '3 channels')]
+    'args, message',
+    [({'output_stride': 4}, '32, 16 or 8'), ({'streams': ('a', 'b')}, '3 channels')],
 )
 def test_impossible_fields_are_explained(args, message):
     with pytest.raises(InputError, match=message):

@@ -45,7 +45,12 @@ SMALL = {  # quick variants: arguments, a tap and its shape for an image of 50 x
     'bisenet': (dict(), 'conv4_2', (4, 5, 32), 20 + 4 + 2 * 2 + 3 + 1 + 3),
     'deeplab_largefov': (dict(), 'conv4_3', (8, 9, 64), 0),
     'deeplab_v2': (dict(num_layers=50), 'conv4_6', (7, 9, 128), 53),
-    'deeplab_v3plus': (dict(backbone='resnet50', head='dpc'), 'conv4_6', (4, 5, 128), 55 + 5 * 2 + 1 + 1 + 2 * 2),
+    'deeplab_v3plus': (
+        dict(backbone='resnet50', head='dpc'),
+        'conv4_6',
+        (4, 5, 128),
+        55 + 5 * 2 + 1 + 1 + 2 * 2,
+    ),
     'fcn': (dict(), 'conv3_1', (62, 66, 32), 0),
     'pspnet': (dict(num_layers=18), 'conv3_2', (7, 9, 16), 16 + 3 + 4 + 4 + 1 + 1),
 }
@@ -53,12 +58,23 @@ NETS = pytest.mark.parametrize('name', SMALL)
 
 
 def small(name, **args):
-    given = {'num_classes': 5, 'dtype': jnp.float32, 'axis_name': None, 'width': 0.125, **SMALL[name][0], **args}
+    given = {
+        'num_classes': 5,
+        'dtype': jnp.float32,
+        'axis_name': None,
+        'width': 0.125,
+        **SMALL[name][0],
+        **args,
+    }
     return models.build('segmentation', name, **given)
 
 
 def test_every_net_with_a_backbone_is_here():
-    assert set(SMALL) == {name for name in models.NETS['segmentation'] if 'taps' in models.schema('segmentation', name)}
+    assert set(SMALL) == {
+        name
+        for name in models.NETS['segmentation']
+        if 'taps' in models.schema('segmentation', name)
+    }
 
 
 @pytest.mark.parametrize('name, args, channels, expected', PUBLISHED)
@@ -103,7 +119,9 @@ def test_every_batch_norm_sums_over_devices_unless_frozen(name):
         run = lambda v, x: net.apply(  # noqa: E731
             v, x, train=train, rngs={'dropout': jax.random.key(1)}, mutable=['batch_stats']
         )
-        return str(jax.make_jaxpr(run, axis_env=[('data', 8)])(variables, jnp.zeros((1, 32, 32, 3)))).count('= psum')
+        return str(
+            jax.make_jaxpr(run, axis_env=[('data', 8)])(variables, jnp.zeros((1, 32, 32, 3)))
+        ).count('= psum')
 
     norms = SMALL[name][3]
     assert reductions(train=True) == 2 * norms  # the mean, then the deviations from it
@@ -162,7 +180,9 @@ def one_step(stage, state, batch):
 def test_supervised_training_accepts_the_net(name):
     stage, batch = pipeline(name), train_batch()
     state = jax.eval_shape(lambda: stage.init(jax.random.key(0), batch, {}))
-    step = jax.vmap(lambda state, batch: one_step(stage, state, batch), (None, 0), axis_name=parallel.AXIS)
+    step = jax.vmap(
+        lambda state, batch: one_step(stage, state, batch), (None, 0), axis_name=parallel.AXIS
+    )
     after, metrics = jax.eval_shape(step, state, jax.tree.map(lambda x: x[None], batch))
     heads = {'bisenet': {'loss_aux_context8', 'loss_aux_context16'}, 'pspnet': {'loss_aux_layer3'}}
     assert set(metrics) == {'loss', 'loss_main', 'learning_rate', *heads.get(name, ())}
@@ -179,7 +199,9 @@ def quick_compilation():
 
 
 @pytest.mark.usefixtures('quick_compilation')
-@pytest.mark.parametrize('name', [pytest.param('bisenet', marks=pytest.mark.slow), 'deeplab_largefov'])
+@pytest.mark.parametrize(
+    'name', [pytest.param('bisenet', marks=pytest.mark.slow), 'deeplab_largefov']
+)
 def test_a_narrow_net_learns_the_batch(name):
     stage = pipeline(name, **({} if name == 'bisenet' else {'dropout': 0.0}))
     batch = train_batch(rows=2, size=(64, 64))

@@ -44,7 +44,10 @@ def make_spec(max_size=(16, 24)):
 def make_config(eval_size=(16, 24), eval_split='val', **settings):
     defaults = {'tile': (), 'overlap': 1 / 3, 'flip': False, 'scales': (1.0,), 'batch_size': 4}
     return ml_collections.ConfigDict(
-        {'data': {'eval_size': eval_size, 'eval_split': eval_split}, 'predict': {**defaults, **settings}}
+        {
+            'data': {'eval_size': eval_size, 'eval_split': eval_split},
+            'predict': {**defaults, **settings},
+        }
     )
 
 
@@ -79,7 +82,10 @@ def whole_probabilities(net, image, config, spec, monkeypatch):
     monkeypatch.setattr(predict, 'argmax', catch)
     source = predict.ImageSource(None, 'image')
     jobs = predict.all_tiles([predict.Assembly(source, image, plan, spec.classes.num_classes)])
-    done = [assembly.add(place, values) for assembly, place, values in predict.predicted(net, plan, jobs)]
+    done = [
+        assembly.add(place, values)
+        for assembly, place, values in predict.predicted(net, plan, jobs)
+    ]
     assert done == [False] * (len(done) - 1) + [True]
     return np.concatenate(strips)
 
@@ -135,7 +141,10 @@ def test_blending_hides_border_effects(monkeypatch):
     inside = (slice(2, -2), slice(2, -2))
     worst = {
         overlap: np.abs(
-            whole_probabilities(net, image, make_config(overlap=overlap), make_spec(), monkeypatch)[inside] - 1
+            whole_probabilities(net, image, make_config(overlap=overlap), make_spec(), monkeypatch)[
+                inside
+            ]
+            - 1
         ).max()
         for overlap in (0.0, 0.5)
     }
@@ -202,8 +211,12 @@ def test_net_sizes(size, expected):
 
 def test_base_scale_takes_the_tighter_axis_and_all_splits():
     spec = make_spec()
-    both = {field: {'train': getattr(spec, field)['val'], **getattr(spec, field)} for field in PER_SPLIT}
-    spec = dataclasses.replace(spec, **{**both, 'max_size': {'train': (100, 100), 'val': (80, 200)}})
+    both = {
+        field: {'train': getattr(spec, field)['val'], **getattr(spec, field)} for field in PER_SPLIT
+    }
+    spec = dataclasses.replace(
+        spec, **{**both, 'max_size': {'train': (100, 100), 'val': (80, 200)}}
+    )
     assert predict.base_scale(make_config((50, 60), 'val[:10%]'), spec) == 60 / 200
     assert predict.base_scale(make_config((50, 150), 'train[5:]+val'), spec) == 50 / 100
     with pytest.raises(InputError, match="did you mean 'train'"):
@@ -221,7 +234,9 @@ def test_memory_does_not_grow_with_the_height(monkeypatch):
     plan = predict.make_predict_plan(make_config(scales=(0.5, 1.0, 2.0), batch_size=1), make_spec())
     held = {}
     for height in (200, 800):
-        assembly = predict.Assembly(predict.ImageSource(None, ''), np.zeros((height, 24, 3), np.uint8), plan, 3)
+        assembly = predict.Assembly(
+            predict.ImageSource(None, ''), np.zeros((height, 24, 3), np.uint8), plan, 3
+        )
         most = 0
         for place in assembly.places:
             assembly.add(place, np.ones((3, 16, 24), np.float32))
@@ -250,7 +265,12 @@ def fill(folder):
 
 def run(folder, net=channels, config=None, output='out', made_by=None):
     return predict.predict_images(
-        net, config or make_config(), make_spec(), folder / 'in', folder / output, made_by or {'step': 3}
+        net,
+        config or make_config(),
+        make_spec(),
+        folder / 'in',
+        folder / output,
+        made_by or {'step': 3},
     )
 
 
@@ -303,7 +323,9 @@ def test_gray_alpha_palette_and_jpeg_inputs(tmp_path):
     save(tmp_path / 'in/other.bmp', smooth)
     assert run(tmp_path)['images'] == 4
     np.testing.assert_array_equal(read(tmp_path / 'out/confidence/gray.png'), gray)
-    np.testing.assert_array_equal(read(tmp_path / 'out/confidence/alpha.png'), rgba[..., :3].max(-1))
+    np.testing.assert_array_equal(
+        read(tmp_path / 'out/confidence/alpha.png'), rgba[..., :3].max(-1)
+    )
     for name in ('photo', 'other'):
         assert (read(tmp_path / f'out/ids/{name}.png') == IDS[1]).all()
 
@@ -328,13 +350,22 @@ def test_interrupted_run_continues_and_gives_the_same_files(tmp_path):
     run(tmp_path, output='fresh')
     for path in (tmp_path / 'fresh').rglob('*.*'):
         if path.is_file():
-            assert path.read_bytes() == (tmp_path / 'out' / path.relative_to(tmp_path / 'fresh')).read_bytes()
+            assert (
+                path.read_bytes()
+                == (tmp_path / 'out' / path.relative_to(tmp_path / 'fresh')).read_bytes()
+            )
 
 
 def test_finished_folder_compiles_nothing_and_newer_images_are_done_again(tmp_path):
     fill(tmp_path / 'in')
     run(tmp_path)
-    never = {'images': 0, 'skipped': 5, 'tiles': 0, 'compile_seconds': 0.0, 'images_per_second': 0.0}
+    never = {
+        'images': 0,
+        'skipped': 5,
+        'tiles': 0,
+        'compile_seconds': 0.0,
+        'images_per_second': 0.0,
+    }
     summary = run(tmp_path, net=None)
     assert {k: summary[k] for k in never} == never
     (tmp_path / 'out/color/z.png').unlink()
@@ -362,7 +393,9 @@ def test_other_images_of_the_same_names_are_done_again(tmp_path, age):
     os.utime(target, (made.st_mtime + age, made.st_mtime + age))
     assert target.stat().st_size == made.st_size
     assert run(tmp_path)['images'] == 1
-    np.testing.assert_array_equal(read(tmp_path / 'out/ids/0001.png'), np.array(IDS)[read(target).argmax(-1)])
+    np.testing.assert_array_equal(
+        read(tmp_path / 'out/ids/0001.png'), np.array(IDS)[read(target).argmax(-1)]
+    )
     summary = run(tmp_path)
     assert (summary['images'], summary['skipped'], summary['others']) == (0, 1, [])
 
@@ -463,7 +496,9 @@ def test_results_with_another_palette_are_refused(tmp_path):
     classes = ClassSpec(spec.classes.names, PALETTE[::-1], IDS)
     with pytest.raises(InputError, match='palette'):
         changed = dataclasses.replace(spec, classes=classes)
-        predict.predict_images(channels, make_config(), changed, tmp_path / 'in', tmp_path / 'out', {'step': 3})
+        predict.predict_images(
+            channels, make_config(), changed, tmp_path / 'in', tmp_path / 'out', {'step': 3}
+        )
 
 
 def raises_before_the_net(tmp_path, match, **kwargs):
@@ -541,7 +576,8 @@ def test_damage_inside_a_file_is_reported_and_the_others_are_written(tmp_path):
     with pytest.raises(InputError, match=r'1 of 5 images[\s\S]*b\.png'):
         run(tmp_path)
     written = {
-        p.relative_to(tmp_path / 'out/ids').with_suffix('').as_posix() for p in (tmp_path / 'out/ids').rglob('*.png')
+        p.relative_to(tmp_path / 'out/ids').with_suffix('').as_posix()
+        for p in (tmp_path / 'out/ids').rglob('*.png')
     }
     assert written == set(images) - {'city/b'}
 
@@ -588,7 +624,9 @@ def test_mode_predict_uses_the_chosen_checkpoint_of_the_run(tmp_path, monkeypatc
     assert '5 images (0 were there already)' in capsys.readouterr().out
     assert predict.main(*arguments)['images'] == 0
     out = capsys.readouterr().out
-    assert '0 images: all 5 were there already' in out and 'images/s' not in out and 'note' not in out
+    assert (
+        '0 images: all 5 were there already' in out and 'images/s' not in out and 'note' not in out
+    )
     state.params['segmenter']['order'] = np.array([0, 1, 2])  # the same run and step, another net
     with pytest.raises(InputError, match=r'net = '):
         predict.main(*arguments)

@@ -72,7 +72,9 @@ def test_weights_sum_to_one(length, tile, overlap):
 def test_a_tiles_border_weighs_less_than_its_neighbours_middle():
     axis = tiles.cut_axis(48, 32, 0.5)
     left, right = axis.weights
-    assert left[31] < 0.01 < 0.99 < right[15]  # pixel 31: last of the left tile, middle of the right one
+    assert (
+        left[31] < 0.01 < 0.99 < right[15]
+    )  # pixel 31: last of the left tile, middle of the right one
     assert left[0] == right[31] == 1  # nobody else covers the image's ends
 
 
@@ -82,7 +84,9 @@ def test_schedule_holds_every_tile_once_and_closes_rows_from_top_to_bottom():
     expected = {
         (s, r, c, m)
         for s, grid in enumerate(grids)
-        for r, c, m in itertools.product(range(len(grid.rows.starts)), range(len(grid.columns.starts)), (False, True))
+        for r, c, m in itertools.product(
+            range(len(grid.rows.starts)), range(len(grid.columns.starts)), (False, True)
+        )
     }
     assert len(places) == len(expected) and {p[:4] for p in places} == expected
     for scale, grid in enumerate(grids):
@@ -155,7 +159,10 @@ def test_resized_rows_equal_whole_image_resize_in_any_strips(target):
     canvas.add(values, tiles.schedule([grid], mirror=False)[0], 1.0)
     vertical = tiles.interpolation(6, target[0])
     cuts = [0, 1, 3, target[0]]
-    strips = [tiles.resized_rows(canvas, 1, vertical, a, b, target[1]) for a, b in itertools.pairwise(cuts)]
+    strips = [
+        tiles.resized_rows(canvas, 1, vertical, a, b, target[1])
+        for a, b in itertools.pairwise(cuts)
+    ]
     out = np.concatenate(strips)
     np.testing.assert_allclose(out, bilinear_loop(values[1], *target), atol=1e-6)
     reference = jax.image.resize(values[1], target, 'bilinear', antialias=False)

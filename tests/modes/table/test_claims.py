@@ -13,7 +13,11 @@ from segjax.modes.table.claims import by_chance, compare
 from segjax.modes.table.spec import Claim, Column, Condition, Row, Table
 
 CLAIMED = Table(
-    '', '', (Column('x', 'x'),), (Row('a', '', '', {'x': 3.5}), Row('b', '', '', {'x': 2.0}), Row('c', '', '')), {}
+    '',
+    '',
+    (Column('x', 'x'),),
+    (Row('a', '', '', {'x': 3.5}), Row('b', '', '', {'x': 2.0}), Row('c', '', '')),
+    {},
 )
 
 
@@ -23,9 +27,23 @@ CLAIMED = Table(
         # Differences 3, 3.5, 4: mean 3.5, sum of squares 0.5, std 0.5, t(2) = 4.303 standard errors are 1.24.
         ({0: 5, 1: 6, 2: 7}, {0: 2, 1: 2.5, 2: 3}, {0: 3, 1: 3.5, 2: 4}, 0.5, 3, 'holds'),
         # 5, 4, 0: mean 3, squares 4 + 1 + 9, std sqrt(7) = 2.6458, 4.303 standard errors are 6.57 > 3.
-        ({0: 45, 1: 46, 2: 44}, {0: 40, 1: 42, 2: 44}, {0: 5, 1: 4, 2: 0}, 7**0.5, 2, 'holds, within spread'),
+        (
+            {0: 45, 1: 46, 2: 44},
+            {0: 40, 1: 42, 2: 44},
+            {0: 5, 1: 4, 2: 0},
+            7**0.5,
+            2,
+            'holds, within spread',
+        ),
         # The same without the third seed: std sqrt(1/2), 12.7 standard errors are 6.35. Unpaired seeds do not count.
-        ({0: 45, 1: 46, 3: 9}, {0: 40, 1: 42, 2: 44}, {0: 5, 1: 4}, 0.5**0.5, 2, 'holds, within spread'),
+        (
+            {0: 45, 1: 46, 3: 9},
+            {0: 40, 1: 42, 2: 44},
+            {0: 5, 1: 4},
+            0.5**0.5,
+            2,
+            'holds, within spread',
+        ),
         ({0: 1, 1: 2}, {0: 4, 1: 5}, {0: -3, 1: -3}, 0.0, 0, 'does not hold'),
         ({0: 1, 1: 6}, {0: 4, 1: 5}, {0: -3, 1: 1}, 8**0.5, 1, 'does not hold, within spread'),
         ({0: 2}, {0: 1}, {0: 1}, None, 1, 'holds, one seed'),
@@ -37,7 +55,9 @@ CLAIMED = Table(
         ({0: 2}, {1: 1}, {}, None, 0, 'not measured'),
     ],
 )
-def test_a_claim_is_judged_by_the_differences_of_each_seed(a, b, differences, std, agreeing, verdict):
+def test_a_claim_is_judged_by_the_differences_of_each_seed(
+    a, b, differences, std, agreeing, verdict
+):
     cells = {('a', 'x'): Cell(a), ('b', 'x'): Cell(b), ('c', 'x'): Cell({})}
     compared = compare(CLAIMED, Claim('', 'x', 'a', 'b'), cells)
     assert compared.published == 1.5 and compared.ours.values == differences
@@ -50,7 +70,10 @@ def test_a_claim_is_judged_by_the_differences_of_each_seed(a, b, differences, st
 def test_a_claim_about_a_speed_rests_on_one_measurement():
     table = CLAIMED._replace(columns=(Column('x', 'speed/train/ms_per_image'),))
     for a, said in ((5.0, 'holds'), (4.0, 'undecided'), (3.0, 'does not hold')):
-        cells = {('a', 'x'): Cell({0: a}, quartiles=(1.0, 9.0)), ('b', 'x'): Cell({0: 4.0}, quartiles=(3.0, 5.0))}
+        cells = {
+            ('a', 'x'): Cell({0: a}, quartiles=(1.0, 9.0)),
+            ('b', 'x'): Cell({0: 4.0}, quartiles=(3.0, 5.0)),
+        }
         assert compare(table, Claim('', 'x', 'a', 'b'), cells).verdict == f'{said}, one measurement'
 
 
@@ -103,7 +126,11 @@ CONDITIONED = CLAIMED._replace(columns=(Column('x', 'x'), Column('PSNR', 'PSNR',
     ],
 )
 def test_a_verdict_is_withheld_unless_the_conditions_hold(conditions, psnr, verdict):
-    cells = {('a', 'x'): Cell({0: 5, 1: 6, 2: 7.5}), ('b', 'x'): Cell({0: 2, 1: 3, 2: 4}), ('c', 'x'): Cell({})}
+    cells = {
+        ('a', 'x'): Cell({0: 5, 1: 6, 2: 7.5}),
+        ('b', 'x'): Cell({0: 2, 1: 3, 2: 4}),
+        ('c', 'x'): Cell({}),
+    }
     for key in 'abc':
         # The mean over two seeds is the number of the case.
         cells[key, 'PSNR'] = Cell({0: psnr[key] - 0.25, 1: psnr[key] + 0.25} if key in psnr else {})
@@ -115,10 +142,16 @@ def test_a_verdict_is_withheld_unless_the_conditions_hold(conditions, psnr, verd
 
 
 def test_chance_alone_decides_a_twentieth_of_the_tested_claims():
-    cells = {('a', 'x'): Cell({0: 5, 1: 6, 2: 7.5}), ('b', 'x'): Cell({0: 2, 1: 3, 2: 4}), ('c', 'x'): Cell({})}
+    cells = {
+        ('a', 'x'): Cell({0: 5, 1: 6, 2: 7.5}),
+        ('b', 'x'): Cell({0: 2, 1: 3, 2: 4}),
+        ('c', 'x'): Cell({}),
+    }
     tested = compare(CLAIMED, Claim('', 'x', 'a', 'b'), cells)
     empty = compare(CLAIMED, Claim('', 'x', 'a', 'c'), cells)
-    withheld = compare(CLAIMED, Claim('', 'x', 'a', 'b', (Condition('x', 'a', 'b', at_least=99),)), cells)
+    withheld = compare(
+        CLAIMED, Claim('', 'x', 'a', 'b', (Condition('x', 'a', 'b', at_least=99),)), cells
+    )
     assert by_chance([empty, withheld]) == ''
     text = by_chance([tested] * 12 + [empty, withheld])
     assert text.startswith('12 claims were tested at 5%')
@@ -144,17 +177,29 @@ def test_all_outputs_show_what_was_withheld_and_the_headlines(table_file, traine
     start(table_file)
     verdict = 'withheld: error of base over thin was not measured (thin is too good)'
     headline = 'gain [%]: +3.0 ± 2.6 (3 seeds), mIoU of strong over base; wanted: at least 3'
-    texts = {name: (pathlib.Path('runs') / f'table.{name}').read_text() for name in ('md', 'html', 'json')}
+    texts = {
+        name: (pathlib.Path('runs') / f'table.{name}').read_text()
+        for name in ('md', 'html', 'json')
+    }
     texts['terminal'] = capsys.readouterr().out
     for name, text in texts.items():
         assert verdict in text, name
         if name != 'json':
-            assert headline in text and 'gap [m]: not measured, error of thin over base' in text, name
+            assert headline in text and 'gap [m]: not measured, error of thin over base' in text, (
+                name
+            )
             assert '1 claim was tested at 5%' in text, name
     content = files.read_json(pathlib.Path('runs/table.json'))
     assert content['claims'][0]['only_if'][0]['at_least'] == 0.1
-    assert content['headlines'][0]['ours'] == pytest.approx({'0': 5.0, '1': 4.0, '2': 0.0}, abs=1e-9)
+    assert content['headlines'][0]['ours'] == pytest.approx(
+        {'0': 5.0, '1': 4.0, '2': 0.0}, abs=1e-9
+    )
     lines = pathlib.Path('runs/claims.csv').read_text().splitlines()
-    assert lines[0].startswith('claim,column,higher,lower,published,mean,std,n,smallest effect,seed 0,seed 1,seed 2')
+    assert lines[0].startswith(
+        'claim,column,higher,lower,published,mean,std,n,smallest effect,seed 0,seed 1,seed 2'
+    )
     assert lines[1] == 'gain,mIoU,strong,base,,3,2.6457513,3,,5,4,0,at least 3'
-    assert lines[3] == f'augmentation helps,mIoU,strong,base,3.1,3,2.6457513,3,6.5724106,5,4,0,{verdict}'
+    assert (
+        lines[3]
+        == f'augmentation helps,mIoU,strong,base,3.1,3,2.6457513,3,6.5724106,5,4,0,{verdict}'
+    )

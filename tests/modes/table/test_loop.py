@@ -38,7 +38,14 @@ def test_rows_and_seeds_may_be_chosen_and_the_outputs_show_all_rows(table_file, 
     assert runs(trained) == [('thin', 1), ('strong', 1), ('thin', 0), ('strong', 0)]
     lines = pathlib.Path('runs/table.md').read_text().splitlines()
     (base,) = [line for line in lines if line.startswith('| as published')]
-    assert [cell.strip() for cell in base.split('|')[1:-1]] == ['as published', '', '', '40.2', '', '']
+    assert [cell.strip() for cell in base.split('|')[1:-1]] == [
+        'as published',
+        '',
+        '',
+        '40.2',
+        '',
+        '',
+    ]
 
 
 def test_what_is_finished_is_not_trained_again(table_file, trained, capsys):
@@ -61,11 +68,17 @@ def test_an_interrupted_table_has_what_was_finished_and_goes_on(table_file, trai
         start(table_file)
     assert runs(trained)[-1] == ('thin', 1)
     cells = next(csv.DictReader(io.StringIO(pathlib.Path('runs/table.csv').read_text())))
-    assert (cells['mIoU [%] seed 0'], cells['mIoU [%] seed 1'], cells['mIoU [%] seed 2']) == ('40', '42', '')
+    assert (cells['mIoU [%] seed 0'], cells['mIoU [%] seed 1'], cells['mIoU [%] seed 2']) == (
+        '40',
+        '42',
+        '',
+    )
     monkeypatch.undo()
     del trained[:]
     monkeypatch.setattr(
-        driver, 'train', lambda config, workdir, stop: trained.append(pathlib.Path(workdir).parent.name)
+        driver,
+        'train',
+        lambda config, workdir, stop: trained.append(pathlib.Path(workdir).parent.name),
     )
     monkeypatch.chdir(table_file.parent)
     start(table_file)
@@ -74,8 +87,13 @@ def test_an_interrupted_table_has_what_was_finished_and_goes_on(table_file, trai
 
 @pytest.mark.parametrize('place', ['at the end of a run', 'while the outputs are written'])
 def test_a_signal_between_two_runs_ends_the_table_in_order(table_file, trained, monkeypatch, place):
-    ignored = signal.signal(signal.SIGTERM, lambda *_: None)  # what is not heard must not end the tests
-    told = {'at the end of a run': (driver, 'train'), 'while the outputs are written': (loop, 'write')}[place]
+    ignored = signal.signal(
+        signal.SIGTERM, lambda *_: None
+    )  # what is not heard must not end the tests
+    told = {
+        'at the end of a run': (driver, 'train'),
+        'while the outputs are written': (loop, 'write'),
+    }[place]
     original = getattr(*told)
 
     def then_told_to_stop(*args):
@@ -107,7 +125,9 @@ def test_other_errors_end_the_table(table_file, trained, monkeypatch, error):
     assert not pathlib.Path('runs/thin/seed_0/failed.json').exists()
 
 
-def test_of_several_processes_the_main_one_decides_and_writes(table_file, trained, monkeypatch, capsys):
+def test_of_several_processes_the_main_one_decides_and_writes(
+    table_file, trained, monkeypatch, capsys
+):
     monkeypatch.setattr(parallel, 'is_main', lambda: False)
     monkeypatch.setattr(parallel, 'of_main', lambda number: 0)  # nothing to run
     start(table_file)
@@ -115,11 +135,15 @@ def test_of_several_processes_the_main_one_decides_and_writes(table_file, traine
     monkeypatch.setattr(parallel, 'of_main', lambda number: 1)
     start(table_file, seeds='2')
     assert runs(trained) == [('base', 2), ('thin', 2), ('strong', 2)]
-    assert not list(pathlib.Path('runs').glob('table.*')) and not list(pathlib.Path('runs').rglob('failed.json'))
+    assert not list(pathlib.Path('runs').glob('table.*')) and not list(
+        pathlib.Path('runs').rglob('failed.json')
+    )
     assert capsys.readouterr().out == ''
 
 
-AFTER = FILE.replace("augment=strong', {'mIoU': 43.3}", "augment=strong', {'mIoU': 43.3}, after='thin'")
+AFTER = FILE.replace(
+    "augment=strong', {'mIoU': 43.3}", "augment=strong', {'mIoU': 43.3}, after='thin'"
+)
 
 
 def test_what_chosen_rows_begin_from_is_trained_too_and_said(table_file, trained, capsys):
@@ -134,7 +158,10 @@ def test_a_row_whose_start_diverged_is_left_out_and_the_table_says_so(table_file
     start(table_file, seeds='2')
     assert runs(trained) == [('base', 2), ('thin', 2)]
     assert '[3/3] strong, seed 2 cannot begin: thin, seed 2 diverged' in capsys.readouterr().out
-    assert '- strong, seed 2 cannot begin: thin, seed 2 diverged' in pathlib.Path('runs/table.md').read_text()
+    assert (
+        '- strong, seed 2 cannot begin: thin, seed 2 diverged'
+        in pathlib.Path('runs/table.md').read_text()
+    )
 
 
 def test_a_hidden_row_is_trained_and_not_printed(table_file, trained):
@@ -186,7 +213,11 @@ def test_rows_of_the_toy_pipeline(tmp_path, monkeypatch, capsys):
     (tmp_path / 'tables').mkdir()
     (tmp_path / 'tables/toy.py').write_text(TOY)
     (tmp_path / 'tables/table.py').write_text(TOY_TABLE)
-    start(tmp_path / 'tables/table.py', tmp_path / 'run', assignments=[Assignment('logging.num_pictures', '0')])
+    start(
+        tmp_path / 'tables/table.py',
+        tmp_path / 'run',
+        assignments=[Assignment('logging.num_pictures', '0')],
+    )
     table = files.read_json(tmp_path / 'run/table.json')
     scores = {}
     for key, flip in (('plain', 0.0), ('flipped', 0.5)):
@@ -198,15 +229,25 @@ def test_rows_of_the_toy_pipeline(tmp_path, monkeypatch, capsys):
         assert table['rows'][key]['seeds']['3']['IoU'] == scores[key]['IoU']
         assert (folder / 'report.html').exists()
     (claim,) = table['claims']
-    assert claim['ours']['3'] == pytest.approx(100 * (scores['flipped']['mIoU'] - scores['plain']['mIoU']))
+    assert claim['ours']['3'] == pytest.approx(
+        100 * (scores['flipped']['mIoU'] - scores['plain']['mIoU'])
+    )
     speeds = files.read_json(tmp_path / 'run/speed.json')
     assert speeds['environment']['jax'] == jax.__version__
     for key, flip in (('plain', 0.0), ('flipped', 0.5)):
         timed = speeds['rows'][key]['parts']['predict']
         assert speeds['rows'][key]['config']['augment']['flip'] == flip
-        assert len(timed['seconds_per_image']) == 3 and (timed['batch_size'], timed['size']) == (4, [32, 64])
-        assert table['rows'][key]['speed']['time'] == timed['ms_per_image'] and timed['ms_per_image']['median'] > 0
-    ratios = [table['rows'][key]['speed']['training / plain']['median'] for key in ('plain', 'flipped')]
+        assert len(timed['seconds_per_image']) == 3 and (timed['batch_size'], timed['size']) == (
+            4,
+            [32, 64],
+        )
+        assert (
+            table['rows'][key]['speed']['time'] == timed['ms_per_image']
+            and timed['ms_per_image']['median'] > 0
+        )
+    ratios = [
+        table['rows'][key]['speed']['training / plain']['median'] for key in ('plain', 'flipped')
+    ]
     assert ratios[0] == 1 and ratios[1] > 0
     order = [line for line in capsys.readouterr().out.splitlines() if line.startswith('[')]
     assert order == ['[1/3] plain, seed 3', '[2/3] next, seed 3', '[3/3] flipped, seed 3']
@@ -214,10 +255,16 @@ def test_rows_of_the_toy_pipeline(tmp_path, monkeypatch, capsys):
     assert path == str(tmp_path / 'run/plain/seed_3/pretrain') and 'next' not in speeds['rows']
     monkeypatch.setattr(driver, 'train', lambda *_: pytest.fail('it was finished'))
     monkeypatch.setattr(bench, 'prepare', lambda *_: pytest.fail('it was timed'))
-    start(tmp_path / 'tables/table.py', tmp_path / 'run', assignments=[Assignment('logging.num_pictures', '0')])
+    start(
+        tmp_path / 'tables/table.py',
+        tmp_path / 'run',
+        assignments=[Assignment('logging.num_pictures', '0')],
+    )
 
 
-def test_a_row_that_its_run_would_refuse_is_found_before_the_first_row_is_trained(table_file, trained, monkeypatch):
+def test_a_row_that_its_run_would_refuse_is_found_before_the_first_row_is_trained(
+    table_file, trained, monkeypatch
+):
     monkeypatch.setattr(loop, 'check_runs', plan.check_runs)
     with pytest.raises(InputError, match="row 'strong': erfnet: input") as error:
         start(table_file, overrides=['strong:data.eval_size=(33, 65)'])
@@ -225,10 +272,14 @@ def test_a_row_that_its_run_would_refuse_is_found_before_the_first_row_is_traine
     assert error.value.fix == '--config.data.eval_size="(32, 64)"'
 
 
-def test_a_finished_row_whose_data_changed_is_not_mixed_with_new_rows(table_file, trained, monkeypatch):
+def test_a_finished_row_whose_data_changed_is_not_mixed_with_new_rows(
+    table_file, trained, monkeypatch
+):
     monkeypatch.setattr(loop, 'check_runs', plan.check_runs)
     start(table_file, rows='base|thin', seeds='0')
-    prepared = data.prepare(plan.make_table_plan(str(table_file), 'quick', 'runs').jobs[0].config.data)
+    prepared = data.prepare(
+        plan.make_table_plan(str(table_file), 'quick', 'runs').jobs[0].config.data
+    )
     folders = [pathlib.Path('runs', key, 'seed_0').absolute() for key in ('base', 'thin')]
     for folder in folders:
         files.write_json(folder / 'spec.json', prepared.spec.to_json())
@@ -238,7 +289,9 @@ def test_a_finished_row_whose_data_changed_is_not_mixed_with_new_rows(table_file
     for folder, split in zip(folders, ('train', 'val'), strict=True):
         changed = dataclasses.replace(prepared.spec, digest={**prepared.spec.digest, split: 'abc'})
         files.write_json(folder / 'spec.json', changed.to_json())
-    with pytest.raises(InputError, match=r"base/seed_0 and 1 more\n.*changed since: split 'train' has other") as error:
+    with pytest.raises(
+        InputError, match=r"base/seed_0 and 1 more\n.*changed since: split 'train' has other"
+    ) as error:
         start(table_file, seeds='0')
     assert trained == []
     command = shlex.split(error.value.fix.partition(', ')[0])
@@ -252,7 +305,9 @@ def test_rows_of_other_data_do_not_compare(table_file, trained, monkeypatch):
     monkeypatch.setattr(loop, 'check_runs', plan.check_runs)
     other = ['base:data.world.seed=7']
     start(table_file, rows='base', seeds='0', overrides=other)
-    prepared = data.prepare(plan.make_table_plan(str(table_file), 'quick', 'runs', overrides=other).jobs[1].config.data)
+    prepared = data.prepare(
+        plan.make_table_plan(str(table_file), 'quick', 'runs', overrides=other).jobs[1].config.data
+    )
     spec = dataclasses.replace(prepared.spec, digest={'train': 'abc', 'val': 'abc'})
     files.write_json(pathlib.Path('runs/base/seed_0/spec.json'), spec.to_json())
     trained.clear()

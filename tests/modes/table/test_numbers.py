@@ -10,10 +10,23 @@ from segjax.modes.table.spec import Row
 
 
 def test_scores_are_found_by_their_path():
-    scores = {'mIoU': 0.5, 'watermark': {'none': {'PSNR': 24}, 'max': {'PSNR': None}}, 'policy': 'x', 'ok': True}
+    scores = {
+        'mIoU': 0.5,
+        'watermark': {'none': {'PSNR': 24}, 'max': {'PSNR': None}},
+        'policy': 'x',
+        'ok': True,
+    }
     assert score_at(scores, 'mIoU') == 0.5
     assert score_at(scores, 'watermark/none/PSNR') == 24.0
-    for path in ('PSNR', 'watermark', 'watermark/max/PSNR', 'watermark/none/SNR', 'mIoU/x', 'policy', 'ok'):
+    for path in (
+        'PSNR',
+        'watermark',
+        'watermark/max/PSNR',
+        'watermark/none/SNR',
+        'mIoU/x',
+        'policy',
+        'ok',
+    ):
         assert score_at(scores, path) is None
     for number in (float('nan'), float('inf')):
         assert score_at({'mIoU': number}, 'mIoU') is None, 'no mean can be made of it'
@@ -40,7 +53,10 @@ def test_a_score_or_stage_that_no_run_has_is_said(table_file, trained):
     table_file.write_text(text)
     start(table_file, seeds='0')
     text = pathlib.Path('runs/table.md').read_text()
-    assert "- no run has a score 'mIuO' for column mIoU; there are: mIoU, depth/near/error, IoU/road, IoU/car" in text
+    assert (
+        "- no run has a score 'mIuO' for column mIoU; there are: mIoU, depth/near/error, IoU/road, IoU/car"
+        in text
+    )
     assert "- strong has no stage 'lst'; there are: first, last" in text
 
 

@@ -10,7 +10,9 @@ from paper_table import FILE, start
 def page_of(outputs) -> ElementTree.Element:
     text = (outputs / 'table.html').read_text()
     assert not re.search(r'<script|<link|url\(|@import', text)
-    return ElementTree.fromstring(re.search(r'<main>.*</main>', text, re.DOTALL)[0].replace('<br>', '<br/>'))
+    return ElementTree.fromstring(
+        re.search(r'<main>.*</main>', text, re.DOTALL)[0].replace('<br>', '<br/>')
+    )
 
 
 def words(element) -> str:
@@ -26,12 +28,18 @@ def test_page_has_the_table_and_links_to_the_reports(outputs):
     assert [b.text for b in first.iter('b')] == ['45.0 ± 1.0']
     assert 'holds, within spread' in words(claims)
     links = {a.get('href'): a.text for a in listing.iter('a')}
-    assert len(links) == 9 and links['thin/seed_2/report.html'] == 'diverged' and links['base/seed_0/report.html']
+    assert (
+        len(links) == 9
+        and links['thin/seed_2/report.html'] == 'diverged'
+        and links['base/seed_0/report.html']
+    )
     assert "thin, seed 2 diverged: stage 'last', step 7" in words(page)
 
 
 def test_page_compares_the_classes_of_the_rows_that_the_table_names(outputs):
-    (chart,) = [f for f in page_of(outputs).iter('figure') if 'IoU [%], mean over the seeds' in words(f)]
+    (chart,) = [
+        f for f in page_of(outputs).iter('figure') if 'IoU [%], mean over the seeds' in words(f)
+    ]
     titles = [title.text for title in chart.iter('title')]
     # base: (50 + 75 + 100) / 3 for road, no car in any of its runs; thin is not compared.
     assert titles == ['road, strong <aug>: 25', 'car, strong <aug>: 12.5', 'road, as published: 75']

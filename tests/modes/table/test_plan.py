@@ -14,8 +14,14 @@ from segjax.modes.table.plan import config_argument, make_table_plan
 
 
 def test_every_run_has_its_own_config(table_file, trained):
-    plan = make_table_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('train.batch_size', '4')])
-    assert [job.config.model.width for job in plan.jobs[:3]] == [0.25, 0.5, 0.25]  # smoke has a width of 0.25
+    plan = make_table_plan(
+        str(table_file), 'quick', 'runs', assignments=[Assignment('train.batch_size', '4')]
+    )
+    assert [job.config.model.width for job in plan.jobs[:3]] == [
+        0.25,
+        0.5,
+        0.25,
+    ]  # smoke has a width of 0.25
     assert [job.config.augment.rotate for job in plan.jobs[:3]] == [0.0, 0.0, 5.0]
     assert {job.config.train.batch_size for job in plan.jobs} == {4}
     assert [job.config.seed for job in plan.jobs] == [0] * 3 + [1] * 3 + [2] * 3
@@ -23,9 +29,14 @@ def test_every_run_has_its_own_config(table_file, trained):
 
 
 def test_keys_of_the_command_line_come_after_the_row_and_those_after_the_scale(table_file):
-    text = FILE.replace("Scale('smoke', (0, 1, 2)", "Scale('smoke', (0,), ('model.width=0.75', 'train.batch_size=2')")
+    text = FILE.replace(
+        "Scale('smoke', (0, 1, 2)",
+        "Scale('smoke', (0,), ('model.width=0.75', 'train.batch_size=2')",
+    )
     table_file.write_text(text)
-    plan = make_table_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('train.batch_size', '16')])
+    plan = make_table_plan(
+        str(table_file), 'quick', 'runs', assignments=[Assignment('train.batch_size', '16')]
+    )
     assert [job.config.model.width for job in plan.jobs] == [0.75, 0.5, 0.75]
     assert {job.config.train.batch_size for job in plan.jobs} == {16}
 
@@ -58,7 +69,8 @@ def test_rows_that_are_timed_in_turn_are_timed_equally_often(table_file):
     make_table_plan(str(table_file), 'quick', 'runs')
     table_file.write_text(uneven.replace("'mIoU', 'mIoU'", "'mIoU', 'speed/train/ms_per_image'"))
     with pytest.raises(
-        InputError, match=r"row 'thin': config.bench\n.*10 calls after 9 .*\n.*10 calls after 2 .*'base'"
+        InputError,
+        match=r"row 'thin': config.bench\n.*10 calls after 9 .*\n.*10 calls after 2 .*'base'",
     ):
         make_table_plan(str(table_file), 'quick', 'runs')
     make_table_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('bench.warmup', '1')])
@@ -74,7 +86,8 @@ def test_a_folder_of_another_config_is_refused_before_the_first_run(table_file, 
     (folder / kept).write_text('{}')
     table_file.write_text(FILE.replace(',augment=strong', ''))
     with pytest.raises(
-        InputError, match=r'strong/seed_0\n.*augment.blur: 0.1, now 0.0.*\n.*strong, seed 0\n.*--workdir'
+        InputError,
+        match=r'strong/seed_0\n.*augment.blur: 0.1, now 0.0.*\n.*strong, seed 0\n.*--workdir',
     ):
         start(table_file, seeds='1,0')
     assert trained == []
@@ -95,40 +108,60 @@ def test_a_row_begins_from_the_run_of_another_row_of_its_seed(table_file):
     here = pathlib.Path.cwd() / 'runs'
     assert starts['strong, seed 0'] == '' and starts['thin, seed 0'] == str(here / 'strong/seed_0')
     assert starts['base, seed 1'] == str(here / 'thin/seed_1/first')
-    assert [plan.start(job) and plan.start(job).name for job in plan.jobs[:2]] == [None, 'strong, seed 1']
+    assert [plan.start(job) and plan.start(job).name for job in plan.jobs[:2]] == [
+        None,
+        'strong, seed 1',
+    ]
 
 
 def test_chosen_rows_bring_the_rows_that_they_begin_from(table_file):
     table_file.write_text(AFTER)
     plan = make_table_plan(str(table_file), 'quick', 'runs', rows='base', seeds='0')
-    assert [job.row.key for job in plan.todo] == ['strong', 'thin', 'base'] and plan.added == ('thin', 'strong')
+    assert [job.row.key for job in plan.todo] == ['strong', 'thin', 'base'] and plan.added == (
+        'thin',
+        'strong',
+    )
     plan = make_table_plan(str(table_file), 'quick', 'runs', rows='strong', seeds='0')
     assert [job.row.key for job in plan.todo] == ['strong'] and plan.added == ()
 
 
 def test_a_start_for_all_rows_and_a_row_after_another_contradict(table_file):
     table_file.write_text(AFTER)
-    with pytest.raises(InputError, match=r"row 'base': config.init_from.path\n.*'x', and after='thin/first'"):
-        make_table_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('init_from.path', 'x')])
+    with pytest.raises(
+        InputError, match=r"row 'base': config.init_from.path\n.*'x', and after='thin/first'"
+    ):
+        make_table_plan(
+            str(table_file), 'quick', 'runs', assignments=[Assignment('init_from.path', 'x')]
+        )
 
 
 def test_an_override_of_the_command_line_holds_for_the_rows_in_which_it_is_found(table_file):
-    overrides = ['^(?:thin|strong)$:train.batch_size=2', 'thin:model.width=0.75', 'base:data.root=hf:a/b=c']
+    overrides = [
+        '^(?:thin|strong)$:train.batch_size=2',
+        'thin:model.width=0.75',
+        'base:data.root=hf:a/b=c',
+    ]
     every = [Assignment('train.batch_size', '4')]
     plan = make_table_plan(str(table_file), 'quick', 'runs', assignments=every, overrides=overrides)
     configs = {job.row.key: job.config for job in plan.jobs}
     assert [configs[key].train.batch_size for key in ('base', 'thin', 'strong')] == [4, 2, 2]
     assert configs['thin'].model.width == 0.75 and configs['base'].data.root == 'hf:a/b=c'
     shown = shlex.split(plan.command)
-    assert [word for word in shown if word.startswith('--override')] == [f'--override={text}' for text in overrides]
+    assert [word for word in shown if word.startswith('--override')] == [
+        f'--override={text}' for text in overrides
+    ]
 
 
 def test_an_error_about_two_starts_names_an_override_that_works(table_file):
     table_file.write_text(AFTER)
     with pytest.raises(InputError) as raised:
-        make_table_plan(str(table_file), 'quick', 'runs', assignments=[Assignment('init_from.path', 'x')])
+        make_table_plan(
+            str(table_file), 'quick', 'runs', assignments=[Assignment('init_from.path', 'x')]
+        )
     (fix,) = re.findall(r"--override '(.*?)'", raised.value.fix)
-    plan = make_table_plan(str(table_file), 'quick', 'runs', seeds='0', overrides=[fix.replace('...', 'x')])
+    plan = make_table_plan(
+        str(table_file), 'quick', 'runs', seeds='0', overrides=[fix.replace('...', 'x')]
+    )
     assert [job.row.key for job in plan.jobs if job.config.init_from.path == 'x'] == ['strong']
 
 

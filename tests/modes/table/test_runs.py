@@ -13,10 +13,16 @@ from segjax.modes.table.runs import OPEN, outcome
 from segjax.train.stop import Preempted
 
 
-def test_keys_that_change_no_result_do_not_make_a_run_again_and_the_policy_does(table_file, trained):
+def test_keys_that_change_no_result_do_not_make_a_run_again_and_the_policy_does(
+    table_file, trained
+):
     start(table_file, seeds='0')
     trained.clear()
-    start(table_file, seeds='0', assignments=[Assignment('logging.num_pictures', '0'), Assignment('data.threads', '2')])
+    start(
+        table_file,
+        seeds='0',
+        assignments=[Assignment('logging.num_pictures', '0'), Assignment('data.threads', '2')],
+    )
     assert trained == []
     start(table_file, seeds='0', assignments=[Assignment('evaluate.policy', 'absent_zero')])
     assert runs(trained) == [('base', 0), ('thin', 0), ('strong', 0)]
@@ -46,7 +52,9 @@ def test_old_scores_are_not_taken_for_those_of_an_interrupted_run(table_file, tr
     assert outcome(jobs[0]) == OPEN
 
 
-def test_a_run_that_diverged_is_noted_and_tried_again_only_without_the_note(table_file, trained, capsys):
+def test_a_run_that_diverged_is_noted_and_tried_again_only_without_the_note(
+    table_file, trained, capsys
+):
     start(table_file, seeds='2')
     assert runs(trained) == [('base', 2), ('thin', 2), ('strong', 2)]
     assert "diverged: thin, seed 2: stage 'last', step 7" in capsys.readouterr().out

@@ -81,7 +81,9 @@ def test_a_wrong_table_file_is_named_with_what_is_wrong(table_file, trained, old
 def test_a_wrong_condition_is_named_with_its_claim(table_file, conditions, fragments):
     claim = "'mIoU', 'base', 'thin'),"
     assert claim in FILE
-    text = FILE.replace(claim, f'{claim[:-2]}, {conditions}),').replace('Claim, Column', 'Claim, Column, Condition')
+    text = FILE.replace(claim, f'{claim[:-2]}, {conditions}),').replace(
+        'Claim, Column', 'Claim, Column, Condition'
+    )
     table_file.write_text(text)
     with pytest.raises(InputError) as raised:
         start(table_file)

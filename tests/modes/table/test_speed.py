@@ -55,8 +55,13 @@ def timed(table_file, trained, clock, monkeypatch):
         assert (config.init_from.path, use) == ('', 'train')
         key = pathlib.Path(folder).parent.name
         steps = 0 if key == 'strong' else 4
-        stages = [types.SimpleNamespace(name=name, num_steps=steps, predict=abs) for name in ('first', 'last', 'more')]
-        return types.SimpleNamespace(config=config, key=key), tuple(stages[:2] if key != 'thin' else stages)
+        stages = [
+            types.SimpleNamespace(name=name, num_steps=steps, predict=abs)
+            for name in ('first', 'last', 'more')
+        ]
+        return types.SimpleNamespace(config=config, key=key), tuple(
+            stages[:2] if key != 'thin' else stages
+        )
 
     def prepare(part):
         def prepared(job):
@@ -80,10 +85,16 @@ def prepared(calls):
 
 
 def rows_of(name='runs/table.csv'):
-    return {line['key']: line for line in csv.DictReader(io.StringIO(pathlib.Path(name).read_text()))}
+    return {
+        line['key']: line for line in csv.DictReader(io.StringIO(pathlib.Path(name).read_text()))
+    }
 
 
-EVERYTHING = [('train', 'base'), ('train', 'thin'), *(('predict', key) for key in ('base', 'thin', 'strong'))]
+EVERYTHING = [
+    ('train', 'base'),
+    ('train', 'thin'),
+    *(('predict', key) for key in ('base', 'thin', 'strong')),
+]
 
 
 def test_all_rows_are_timed_in_turn_when_the_last_one_is_trained(table_file, timed, clock, capsys):
@@ -102,7 +113,9 @@ def test_the_stage_that_is_timed_is_that_of_the_row(table_file, timed):
         ('base', 'last'), ('thin', 'more'), ('strong', 'last')
     ]  # fmt: skip
     timed.clear()
-    table_file.write_text(TIMES.replace("labels={'width': '1/2'}", "labels={'width': '1/2'}, stage='first'"))
+    table_file.write_text(
+        TIMES.replace("labels={'width': '1/2'}", "labels={'width': '1/2'}, stage='first'")
+    )
     start(table_file, seeds='0', assignments=ROUNDS)
     assert [call[1:] for call in timed if call[0] == 'predict'] == [
         ('base', 'last'), ('thin', 'first'), ('strong', 'last')
@@ -113,9 +126,16 @@ def test_the_file_says_what_was_measured_on_what(table_file, timed):
     start(table_file, assignments=ROUNDS)
     stored = files.read_json(pathlib.Path('runs/speed.json'))
     rows = stored.pop('rows')
-    assert stored == {'environment': ENVIRONMENT, 'repetitions': 3, 'warmup': 1, 'parts': ['train', 'predict']}
+    assert stored == {
+        'environment': ENVIRONMENT,
+        'repetitions': 3,
+        'warmup': 1,
+        'parts': ['train', 'predict'],
+    }
     base = rows['base']
-    assert base['config']['model']['width'] == 0.25 and rows['thin']['config']['model']['width'] == 0.5
+    assert (
+        base['config']['model']['width'] == 0.25 and rows['thin']['config']['model']['width'] == 0.5
+    )
     assert (base['config']['seed'], base['stage'], base['dtype']) == (0, '', 'float32')
     assert base['parts']['predict'] == {
         'batch_size': 4,
@@ -161,7 +181,15 @@ def test_text_shows_one_number_and_what_was_timed(table_file, timed, capsys):
     assert cells(table, 5) == ['row', 'width', 'time [ms]', 'published', 'time / base [%]']
     assert NOTE in blocks
     (claim,) = [line for line in '\n'.join(blocks).splitlines() if line.startswith('| narrow nets')]
-    assert cells(claim, 7) == ['narrow nets are faster', 'time [ms]', '', '+125.0', '', '', 'holds, one measurement']
+    assert cells(claim, 7) == [
+        'narrow nets are faster',
+        'time [ms]',
+        '',
+        '+125.0',
+        '',
+        '',
+        'holds, one measurement',
+    ]
     printed = capsys.readouterr().out
     assert table in printed and NOTE in printed and 'no time of' not in printed
 
@@ -169,12 +197,14 @@ def test_text_shows_one_number_and_what_was_timed(table_file, timed, capsys):
 def test_files_have_the_quartiles(table_file, timed):
     start(table_file, seeds='0,1', assignments=ROUNDS)
     heads = pathlib.Path('runs/table.csv').read_text().splitlines()[0].split(',')
-    assert heads[3:8] == [f'time [ms] {x}' for x in ('published', 'median', 'lower quartile', 'upper quartile')] + [
-        'time / base [%] published'
-    ]
+    assert heads[3:8] == [
+        f'time [ms] {x}' for x in ('published', 'median', 'lower quartile', 'upper quartile')
+    ] + ['time / base [%] published']
     thin = rows_of()['thin']
     # Paired by round 1.5, 2 and 1.25; the medians alone would give 4 / 2.
-    quartiles = [thin[f'time / base [%] {x}'] for x in ('median', 'lower quartile', 'upper quartile')]
+    quartiles = [
+        thin[f'time / base [%] {x}'] for x in ('median', 'lower quartile', 'upper quartile')
+    ]
     assert quartiles == ['150', '137.5', '175']
     table = files.read_json(pathlib.Path('runs/table.json'))
     assert table['speed'] == NOTE
@@ -200,11 +230,16 @@ def test_what_was_timed_is_not_timed_again(table_file, timed):
     assert 'speed.json' in outputs
     timed.clear()
     start(table_file, assignments=ROUNDS)
-    assert timed == [] and {p.name: p.read_bytes() for p in pathlib.Path('runs').glob('*.*')} == outputs
+    assert (
+        timed == []
+        and {p.name: p.read_bytes() for p in pathlib.Path('runs').glob('*.*')} == outputs
+    )
 
 
 def other_machine(table_file, monkeypatch):
-    monkeypatch.setattr(environment, 'describe_topology', lambda *_: ENVIRONMENT | {'host cores': 9})
+    monkeypatch.setattr(
+        environment, 'describe_topology', lambda *_: ENVIRONMENT | {'host cores': 9}
+    )
 
 
 def other_column(table_file, monkeypatch):
@@ -258,7 +293,9 @@ def test_another_first_seed_costs_the_same(table_file, timed):
 def test_an_old_time_does_not_stand_beside_a_new_config(table_file, timed, monkeypatch):
     start(table_file, seeds='0', assignments=ROUNDS)
     shutil.rmtree('runs/strong')
-    table_file.write_text(TIMES.replace("{'mIoU': 43.3}", "{'mIoU': 43.3}, overrides=('model.width=0.75',)"))
+    table_file.write_text(
+        TIMES.replace("{'mIoU': 43.3}", "{'mIoU': 43.3}, overrides=('model.width=0.75',)")
+    )
     timed.clear()
     with monkeypatch.context() as patch, pytest.raises(Preempted):
         patch.setattr(bench, 'prepare_train', raising(Preempted('before the first program')))
@@ -285,15 +322,23 @@ def test_parameters_are_fresh_whatever_the_rows_start_from(table_file, timed):
 
 
 def test_rows_that_diverged_or_are_open_have_no_time(table_file, timed):
-    start(table_file, rows='base|thin', seeds='2', assignments=ROUNDS)  # thin diverges with this seed
+    start(
+        table_file, rows='base|thin', seeds='2', assignments=ROUNDS
+    )  # thin diverges with this seed
     assert prepared(timed) == [('train', 'base'), ('predict', 'base')]
-    (thin,) = [line for line in pathlib.Path('runs/table.md').read_text().splitlines() if line.startswith('| half')]
+    (thin,) = [
+        line
+        for line in pathlib.Path('runs/table.md').read_text().splitlines()
+        if line.startswith('| half')
+    ]
     assert cells(thin, 8) == ['half  as wide', '1/2', '', '', '', '', 'diverged', '38.0']
     found = rows_of()
     assert [found[key]['time [ms] median'] for key in ('base', 'thin', 'strong')] == ['250', '', '']
     timed.clear()
     start(table_file, rows='strong', seeds='2', assignments=ROUNDS)
-    assert prepared(timed) == [('train', 'base'), ('predict', 'base'), ('predict', 'strong')], 'together'
+    assert prepared(timed) == [('train', 'base'), ('predict', 'base'), ('predict', 'strong')], (
+        'together'
+    )
 
 
 def test_a_row_to_compare_with_that_was_not_timed_is_said(table_file, timed):
@@ -307,7 +352,10 @@ def test_a_part_that_no_row_has_is_said(table_file, timed):
     table_file.write_text(TIMES.replace('speed/train/over/base', 'speed/train/ms_per_image'))
     start(table_file, rows='strong', seeds='0', assignments=ROUNDS)
     text = pathlib.Path('runs/table.md').read_text()
-    assert '- no time of train for any row, which column time / base needs' in text and 'train: not measured.' in text
+    assert (
+        '- no time of train for any row, which column time / base needs' in text
+        and 'train: not measured.' in text
+    )
 
 
 def test_a_stage_that_does_not_exist_is_not_tried_again_and_again(table_file, timed):
@@ -323,7 +371,11 @@ def test_before_the_first_measurement_nothing_is_claimed(table_file, timed, monk
     with pytest.raises(MemoryError):
         start(table_file, seeds='0', assignments=ROUNDS)
     text = pathlib.Path('runs/table.md').read_text()
-    assert '\n\nTimes: not measured yet.\n\n' in text and 'no time of' not in text and 'no run has' not in text
+    assert (
+        '\n\nTimes: not measured yet.\n\n' in text
+        and 'no time of' not in text
+        and 'no run has' not in text
+    )
 
 
 def test_nothing_is_timed_for_a_table_of_scores_or_without_a_run(table_file, timed, monkeypatch):
@@ -331,11 +383,16 @@ def test_nothing_is_timed_for_a_table_of_scores_or_without_a_run(table_file, tim
     start(table_file, rows='thin', seeds='2', assignments=ROUNDS)  # diverges
     table_file.write_text(FILE)
     start(table_file, workdir='scores', seeds='0', assignments=ROUNDS)
-    assert not pathlib.Path('runs/speed.json').exists() and not pathlib.Path('scores/speed.json').exists()
+    assert (
+        not pathlib.Path('runs/speed.json').exists()
+        and not pathlib.Path('scores/speed.json').exists()
+    )
     assert 'Times' not in pathlib.Path('scores/table.md').read_text()
 
 
-def test_of_several_processes_all_measure_and_the_main_one_writes(table_file, timed, monkeypatch, capsys):
+def test_of_several_processes_all_measure_and_the_main_one_writes(
+    table_file, timed, monkeypatch, capsys
+):
     monkeypatch.setattr(parallel, 'is_main', lambda: False)
     monkeypatch.setattr(parallel, 'of_main', lambda number: 1)
     start(table_file, seeds='0', assignments=ROUNDS)
@@ -348,7 +405,9 @@ def test_of_several_processes_all_measure_and_the_main_one_writes(table_file, ti
 
 
 def test_a_signal_ends_the_measurement_in_order(table_file, timed, monkeypatch):
-    ignored = signal.signal(signal.SIGTERM, lambda *_: None)  # what is not heard must not end the tests
+    ignored = signal.signal(
+        signal.SIGTERM, lambda *_: None
+    )  # what is not heard must not end the tests
     prepare = bench.prepare_train
 
     def then_told_to_stop(job):
@@ -356,7 +415,10 @@ def test_a_signal_ends_the_measurement_in_order(table_file, timed, monkeypatch):
         return prepare(job)
 
     try:
-        with monkeypatch.context() as patch, pytest.raises(Preempted, match='the rows had not been timed'):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(Preempted, match='the rows had not been timed'),
+        ):
             patch.setattr(bench, 'prepare_train', then_told_to_stop)
             start(table_file, seeds='0', assignments=ROUNDS)
     finally:
@@ -364,4 +426,6 @@ def test_a_signal_ends_the_measurement_in_order(table_file, timed, monkeypatch):
     assert prepared(timed) == [('train', 'base')] and not pathlib.Path('runs/speed.json').exists()
     timed.clear()
     start(table_file, seeds='0', assignments=ROUNDS)
-    assert runs(timed) == [call for call in timed if len(call) == 3] and prepared(timed) == EVERYTHING
+    assert (
+        runs(timed) == [call for call in timed if len(call) == 3] and prepared(timed) == EVERYTHING
+    )

@@ -29,7 +29,9 @@ def weights(tmp_path):
 @pytest.fixture
 def begun(trained, weights, monkeypatch):
     """`trained`, whose stand-in for the training also leaves what the run began from."""
-    monkeypatch.setattr(pretrained, 'open_weights', lambda init: pretrained.Weights(init.path, read(init.path), 'x'))
+    monkeypatch.setattr(
+        pretrained, 'open_weights', lambda init: pretrained.Weights(init.path, read(init.path), 'x')
+    )
 
     def read(path):
         return pretrained.read(path)
@@ -37,7 +39,11 @@ def begun(trained, weights, monkeypatch):
     def train(config, workdir, stop, original=driver.train):
         original(config, workdir, stop)
         init_from = config.init_from.to_dict()
-        digest = initialization.digest(initialization.reader(config.init_from)()) if config.init_from.path else ''
+        digest = (
+            initialization.digest(initialization.reader(config.init_from)())
+            if config.init_from.path
+            else ''
+        )
         content = {'stages': ['first', 'last'], 'init_from': init_from, 'digest': digest}
         files.write_json(pathlib.Path(workdir) / 'start.json', content)
 
@@ -53,7 +59,9 @@ def test_a_row_that_was_trained_from_another_start_is_another_row(table_file, be
     start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
     begun.clear()
     for overrides in ([], from_file(weights / 'b.npz')):
-        with pytest.raises(InputError, match=r'base/seed_0\n.*another config: init_from.path: .*a.npz'):
+        with pytest.raises(
+            InputError, match=r'base/seed_0\n.*another config: init_from.path: .*a.npz'
+        ):
             start(table_file, seeds='0', overrides=overrides)
     assert begun == []
 
@@ -67,7 +75,11 @@ def test_a_row_without_a_start_does_not_become_a_row_with_one(table_file, begun,
 def test_other_nets_of_the_same_file_are_another_start(table_file, begun, weights):
     start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
     with pytest.raises(InputError, match=r'init_from.nets: '):
-        start(table_file, seeds='0', overrides=[*from_file(weights / 'a.npz'), ".:init_from.nets=('x/.*',)"])
+        start(
+            table_file,
+            seeds='0',
+            overrides=[*from_file(weights / 'a.npz'), ".:init_from.nets=('x/.*',)"],
+        )
 
 
 def test_a_file_that_moved_or_is_gone_is_the_same_start(table_file, begun, weights):
@@ -79,7 +91,9 @@ def test_a_file_that_moved_or_is_gone_is_the_same_start(table_file, begun, weigh
     assert begun == []
 
 
-def test_runs_older_than_the_record_of_their_start_are_known_by_its_path(table_file, trained, weights):
+def test_runs_older_than_the_record_of_their_start_are_known_by_its_path(
+    table_file, trained, weights
+):
     start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
     trained.clear()
     start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
@@ -88,7 +102,9 @@ def test_runs_older_than_the_record_of_their_start_are_known_by_its_path(table_f
         start(table_file, seeds='0', overrides=from_file(weights / 'b.npz'))
 
 
-def test_a_preparation_of_images_that_came_with_the_weights_is_no_other_config(table_file, trained, weights):
+def test_a_preparation_of_images_that_came_with_the_weights_is_no_other_config(
+    table_file, trained, weights
+):
     start(table_file, seeds='0', overrides=from_file(weights / 'a.npz'))
     trained.clear()
     for path in pathlib.Path('runs').glob('*/seed_0/config.json'):
@@ -103,7 +119,9 @@ AFTER = FILE.replace("labels={'width': '1/2'})", "after='strong')")
 
 def test_a_table_that_moved_is_the_same_table(table_file, begun, monkeypatch):
     table_file.write_text(AFTER)
-    monkeypatch.setattr(initialization, 'reader', lambda init_from: lambda: {'params': {}, 'model_state': {}})
+    monkeypatch.setattr(
+        initialization, 'reader', lambda init_from: lambda: {'params': {}, 'model_state': {}}
+    )
     start(table_file, seeds='0')
     assert runs(begun) == [('base', 0), ('strong', 0), ('thin', 0)]
     begun.clear()
@@ -111,7 +129,9 @@ def test_a_table_that_moved_is_the_same_table(table_file, begun, monkeypatch):
     start(table_file, 'elsewhere', seeds='0')
     assert begun == []
     table_file.write_text(AFTER.replace("after='strong'", "after='base'"))
-    with pytest.raises(InputError, match=r'thin/seed_0\n.*init_from.path: .*strong/seed_0.*now .*base/seed_0'):
+    with pytest.raises(
+        InputError, match=r'thin/seed_0\n.*init_from.path: .*strong/seed_0.*now .*base/seed_0'
+    ):
         start(table_file, 'elsewhere', seeds='0')
 
 
@@ -133,9 +153,13 @@ def test_a_row_whose_start_was_trained_anew_is_another_row(table_file, begun, mo
     shutil.rmtree('runs/strong')
     begun.clear()
     learned['params']['w'] = np.zeros(3)
-    monkeypatch.setattr(starts, '_digest', starts._digest.__wrapped__)  # files do not change here, their content does
+    monkeypatch.setattr(
+        starts, '_digest', starts._digest.__wrapped__
+    )  # files do not change here, their content does
     for _ in range(2):  # after the start has been trained, and before anything is trained
-        with pytest.raises(InputError, match=r'thin/seed_0\n.*init_from.path: .*strong/seed_0 \(\w+\)'):
+        with pytest.raises(
+            InputError, match=r'thin/seed_0\n.*init_from.path: .*strong/seed_0 \(\w+\)'
+        ):
             start(table_file, seeds='0')
         assert runs(begun) == [('strong', 0)]
         assert pathlib.Path('runs/thin/seed_0/scores.json').exists()
@@ -143,8 +167,15 @@ def test_a_row_whose_start_was_trained_anew_is_another_row(table_file, begun, mo
 
 def test_facts_name_the_starts_and_claims_between_other_starts_say_so(table_file, begun, weights):
     table_file.write_text(AFTER)
-    found = initialization.digest(pretrained.Weights('', pretrained.read(str(weights / 'a.npz')), ''))
-    start(table_file, seeds='0', overrides=[f'strong:init_from.path={weights / "a.npz"}'], rows='base|strong')
+    found = initialization.digest(
+        pretrained.Weights('', pretrained.read(str(weights / 'a.npz')), '')
+    )
+    start(
+        table_file,
+        seeds='0',
+        overrides=[f'strong:init_from.path={weights / "a.npz"}'],
+        rows='base|strong',
+    )
     text = pathlib.Path('runs/table.md').read_text()
     assert f'- start: random: base; a.npz ({found}): strong; row strong: thin' in text
     content = files.read_json(pathlib.Path('runs/table.json'))

@@ -28,12 +28,17 @@ from segjax.modes.table.text import cell_text, run_steps
     ],
 )
 def test_a_cell_says_mean_spread_and_how_many_seeds(values, diverged, digits, sign, text):
-    assert cell_text(Cell(dict(enumerate(values)), diverged), Column('x', 'x', digits=digits), sign) == text
+    assert (
+        cell_text(Cell(dict(enumerate(values)), diverged), Column('x', 'x', digits=digits), sign)
+        == text
+    )
 
 
 def test_a_speed_is_one_number():
     speed = Column('x', 'speed/train/ms_per_image')
-    assert cell_text(Cell({3: 24.37}, quartiles=(20.0, 30.0)), speed, bold='<{}>'.format) == '<24.4>'
+    assert (
+        cell_text(Cell({3: 24.37}, quartiles=(20.0, 30.0)), speed, bold='<{}>'.format) == '<24.4>'
+    )
     assert cell_text(Cell({}), speed) == ''
 
 
@@ -94,7 +99,9 @@ def test_markdown(outputs):
 
 def test_the_terminal_shows_the_same_table(capsys, outputs):
     printed = capsys.readouterr().out
-    table, claims = (b for b in (outputs / 'table.md').read_text().split('\n\n') if b.startswith('| '))
+    table, claims = (
+        b for b in (outputs / 'table.md').read_text().split('\n\n') if b.startswith('| ')
+    )
     assert table in printed and claims in printed and 'thin, seed 2 diverged' in printed
     assert len({len(line) for line in table.splitlines()}) == 1, 'pipes below each other'
     assert printed.endswith(f'\ntable: {outputs.absolute()}/table.html\n')
@@ -103,7 +110,9 @@ def test_the_terminal_shows_the_same_table(capsys, outputs):
 def test_csv_has_every_seed(outputs):
     heads = 'key,name,width'
     for name in ('mIoU [%]', 'error'):
-        heads += ''.join(f',{name} {x}' for x in ('published', 'mean', 'std', 'n', 'seed 0', 'seed 1', 'seed 2'))
+        heads += ''.join(
+            f',{name} {x}' for x in ('published', 'mean', 'std', 'n', 'seed 0', 'seed 1', 'seed 2')
+        )
     assert (outputs / 'table.csv').read_text().splitlines() == [
         heads,
         'base,as published,,40.2,42,2,3,40,42,44,,0.5,0.25,3,0.5,0.25,0.75',
@@ -127,7 +136,11 @@ def test_nothing_measured_yet_leaves_cells_empty(table_file):
     measured = measure(make_table_plan(str(table_file), 'quick', 'runs'))
     write(measured)
     text = pathlib.Path('runs/table.md').read_text()
-    assert '- device: nothing was run yet' in text and text.count('not measured |') == 3 and '±' in text
+    assert (
+        '- device: nothing was run yet' in text
+        and text.count('not measured |') == 3
+        and '±' in text
+    )
     assert 'published 40.2' in (pathlib.Path('runs') / 'table.html').read_text()
 
 
@@ -143,5 +156,8 @@ def test_nothing_measured_yet_leaves_cells_empty(table_file):
 def test_steps_are_those_of_the_stages_that_were_trained(outputs, table_file, stages, steps, text):
     plan = make_table_plan(str(table_file), 'quick', 'runs')
     for job in plan.jobs:
-        files.write_json(job.folder / 'start.json', {'stages': stages, 'steps': steps, 'init_from': {}, 'digest': ''})
+        files.write_json(
+            job.folder / 'start.json',
+            {'stages': stages, 'steps': steps, 'init_from': {}, 'digest': ''},
+        )
     assert run_steps(plan.jobs[0]) == text

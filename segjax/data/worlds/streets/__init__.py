@@ -80,16 +80,22 @@ def frame(seed: int, split: str, clip: int, index: int, size: tuple[int, int]) -
     # Two samples per pixel and axis. Those with even indices are pixel centres: they alone make labels and depth.
     twice = np.array([[2, 1, 2], [1, 2, 2], [1, 1, 1]]) * intrinsics
     hits = visibility(quads, ellipsoids, twice, pose, (2 * size[0], 2 * size[1]))
-    surfaces = np.concatenate([quads['surface'], ellipsoids['surface'], np.array([(SKY, *[0] * 8)], SURFACE)])
+    surfaces = np.concatenate(
+        [quads['surface'], ellipsoids['surface'], np.array([(SKY, *[0] * 8)], SURFACE)]
+    )
 
     moved = (surfaces['velocity'] != 0).any(axis=1)
     shadows = still_shadows
     if moved.any():
         movers = shapes.Shape(quads[moved[: len(quads)]], ellipsoids[moved[len(quads) : -1]])
-        moving_shadows = shadow_maps(movers, scene.light.direction, _MAP_ORIGIN, _MAP_CELL, _MAP_SIZE)
+        moving_shadows = shadow_maps(
+            movers, scene.light.direction, _MAP_ORIGIN, _MAP_CELL, _MAP_SIZE
+        )
         shadows = np.maximum(shadows, moving_shadows)
 
-    linear, label, ground = _shade(scene, noise, shadows, quads, ellipsoids, surfaces, hits, twice, pose)
+    linear, label, ground = _shade(
+        scene, noise, shadows, quads, ellipsoids, surfaces, hits, twice, pose
+    )
     hood = _cover_hood(linear, scene)[::2, ::2]
     centre = hits.surface[::2, ::2]
     inverse = hits.inverse_depth[::2, ::2]
@@ -111,7 +117,11 @@ def frame(seed: int, split: str, clip: int, index: int, size: tuple[int, int]) -
 
 
 def _check(seed, clip, index, size):
-    for name, value, limit in (('seed', seed, None), ('clip', clip, None), ('index', index, MAX_FRAMES)):
+    for name, value, limit in (
+        ('seed', seed, None),
+        ('clip', clip, None),
+        ('index', index, MAX_FRAMES),
+    ):
         if value < 0 or (limit is not None and value >= limit):
             expected = '>= 0' if limit is None else f'0 .. {limit - 1}'
             raise InputError(f'streets: {name}', got=repr(value), expected=expected)
@@ -125,7 +135,8 @@ def _clip(seed, split, clip) -> _Clip:
     scene = build_scene(seed, split, clip)
     quads, ellipsoids = scene.shape
     still = shapes.Shape(
-        quads[(quads['surface']['velocity'] == 0).all(1)], ellipsoids[(ellipsoids['surface']['velocity'] == 0).all(1)]
+        quads[(quads['surface']['velocity'] == 0).all(1)],
+        ellipsoids[(ellipsoids['surface']['velocity'] == 0).all(1)],
     )
     shadows = shadow_maps(still, scene.light.direction, _MAP_ORIGIN, _MAP_CELL, _MAP_SIZE)
     for array in (quads, ellipsoids, shadows):
@@ -141,7 +152,11 @@ def camera(scene: Scene, index: int, size: tuple[int, int]) -> tuple[np.ndarray,
     intrinsics = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
     y = rig.speed * index
     swing = np.sin(0.35 * index + rig.phase)
-    position = (street.centre(y) + rig.lateral + 0.15 * swing, y, rig.height + 0.01 * np.sin(1.9 * index))
+    position = (
+        street.centre(y) + rig.lateral + 0.15 * swing,
+        y,
+        rig.height + 0.01 * np.sin(1.9 * index),
+    )
     bump = np.deg2rad(0.15) * np.sin(1.3 * index + 2 * rig.phase)
     pose = camera_pose(position, street.heading(y) + rig.sway * swing, rig.pitch + bump, 0.6 * bump)
     return intrinsics, pose
@@ -152,7 +167,9 @@ def _at(shape, index):
     r = _GROUND_EXTENT
     look = np.zeros((), SURFACE)
     look['material'] = shapes.GROUND
-    ground = np.array([((-r, -r, 0), (2 * r, 0, 0), (0, 2 * r, 0), (0, 0), False, True, look)], QUAD)
+    ground = np.array(
+        [((-r, -r, 0), (2 * r, 0, 0), (0, 2 * r, 0), (0, 0), False, True, look)], QUAD
+    )
     quads, ellipsoids = np.concatenate([ground, shape.quads]), shape.ellipsoids.copy()
     quads['origin'] += quads['surface']['velocity'] * index
     ellipsoids['centre'] += ellipsoids['surface']['velocity'] * index
@@ -190,7 +207,11 @@ def _coordinate_rows(quads, ellipsoids, pose, sun):
     rows[n:-1] = functions @ rotation
     constants[n:-1] = np.einsum('nki,ni->nk', functions, offset)
     across = np.concatenate([np.abs(distance), np.full(len(ellipsoids) + 1, 1e3)])
-    return np.nan_to_num(rows).astype(np.float32), constants.astype(np.float32), across.astype(np.float32)
+    return (
+        np.nan_to_num(rows).astype(np.float32),
+        constants.astype(np.float32),
+        across.astype(np.float32),
+    )
 
 
 def _shade(scene, noise, shadows, quads, ellipsoids, surfaces, hits: Hits, intrinsics, pose):
@@ -209,13 +230,17 @@ def _shade(scene, noise, shadows, quads, ellipsoids, surfaces, hits: Hits, intri
     z = 1 / np.where(nothing, np.float32(1e-3), hits.inverse_depth)
     rows, constants, across = _coordinate_rows(quads, ellipsoids, pose, light.direction)
     s, t = (
-        z * (at(rows[:, k, 0]) * x + at(rows[:, k, 1]) * y + at(rows[:, k, 2])) + at(constants[:, k]) for k in range(2)
+        z * (at(rows[:, k, 0]) * x + at(rows[:, k, 1]) * y + at(rows[:, k, 2]))
+        + at(constants[:, k])
+        for k in range(2)
     )
     sun, up = at(constants[:, 2]), at(constants[:, 3])
     place = np.flatnonzero((which >= len(quads)) & ~nothing)
     of, (j, i) = which.reshape(-1)[place], np.divmod(place, width)
     for k, cosine in ((2, sun), (3, up)):
-        slope = (rows[of, k, 0] * x[0, i] + rows[of, k, 1] * y[j, 0] + rows[of, k, 2]) * z.reshape(-1)[place]
+        slope = (rows[of, k, 0] * x[0, i] + rows[of, k, 1] * y[j, 0] + rows[of, k, 2]) * z.reshape(
+            -1
+        )[place]
         cosine.reshape(-1)[place] += slope
     footprint = z * np.float32(1 / intrinsics[0, 0])
     coarse = footprint * np.sqrt(np.clip(z / at(np.maximum(across, 1e-3)), 1, 16))
@@ -225,7 +250,9 @@ def _shade(scene, noise, shadows, quads, ellipsoids, surfaces, hits: Hits, intri
         noise, shifted_s * np.float32(0.11), shifted_t * np.float32(0.11), coarse * np.float32(0.11)
     )
 
-    colour = at(surfaces['colour']) * (1 + at(surfaces['grain']) * (0.7 * fine + 0.5 * stain))[..., None]
+    colour = (
+        at(surfaces['colour']) * (1 + at(surfaces['grain']) * (0.7 * fine + 0.5 * stain))[..., None]
+    )
     label = at(surfaces['label'])
     material = at(surfaces['material'])
     flat = {'s': s, 't': t, 'footprint': footprint, 'noise': fine, 'stain': stain}
@@ -251,7 +278,9 @@ def _shade(scene, noise, shadows, quads, ellipsoids, surfaces, hits: Hits, intri
     nook = np.where(which == 0, 1 - 0.65 * dark[..., 1], np.clip(0.72 + 0.35 * world_z, 0, 1))
     direct = np.maximum(sun, 0) * (1 - dark[..., 0]) * np.sqrt(nook)
     ambient = (0.8 + 0.2 * up) * nook
-    colour *= direct[..., None] * light.sun.astype(np.float32) + ambient[..., None] * light.ambient.astype(np.float32)
+    colour *= direct[..., None] * light.sun.astype(np.float32) + ambient[
+        ..., None
+    ] * light.ambient.astype(np.float32)
     share = (1 - np.exp(-np.float32(light.fog) * z))[..., None]
     colour += (light.haze.astype(np.float32) - colour) * share
     _paint_sky(colour, nothing, light, noise, x, y, pose)
@@ -273,13 +302,19 @@ def _paint_sky(colour, nothing, light, noise, x, y, pose):
         return
     rows = slice(0, below[-1] + 1)
     rotation = pose[:3, :3].astype(np.float32)
-    east, north, up = (rotation[k, 0] * x + rotation[k, 1] * y[rows] + rotation[k, 2] for k in range(3))
+    east, north, up = (
+        rotation[k, 0] * x + rotation[k, 1] * y[rows] + rotation[k, 2] for k in range(3)
+    )
     up = np.maximum(up, 0) + np.float32(0.12)
-    clouds = textures.lookup(noise, 0.5 * east / up, 0.5 * north / up, np.full(up.shape, 0.03, np.float32))
+    clouds = textures.lookup(
+        noise, 0.5 * east / up, 0.5 * north / up, np.full(up.shape, 0.03, np.float32)
+    )
     share = np.sqrt(np.clip((up - 0.12) * 1.8, 0, 1))[..., None]
     low, high = light.sky_low.astype(np.float32), light.sky_high.astype(np.float32)
     sky = low + (high - low) * share
-    cover = np.clip(0.5 * clouds + np.float32(light.clouds - 0.15), 0, 1) * np.float32(min(1, 3 * light.clouds))
+    cover = np.clip(0.5 * clouds + np.float32(light.clouds - 0.15), 0, 1) * np.float32(
+        min(1, 3 * light.clouds)
+    )
     sky += (np.float32(0.95) * np.maximum(low, np.float32(0.7)) - sky) * cover[..., None]
     np.copyto(colour[rows], sky, where=nothing[rows, :, None])
 

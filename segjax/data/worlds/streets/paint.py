@@ -42,16 +42,21 @@ def ground(scene, x, y, footprint, noise, stain):
     for start, end in street.crossings:
         open_road &= (y < start - 5) | (y > end + 1)
     joints = np.maximum(
-        band(periodic(lateral, scene.tiles), 0.012, footprint), band(periodic(y, scene.tiles), 0.012, footprint * 3)
+        band(periodic(lateral, scene.tiles), 0.012, footprint),
+        band(periodic(y, scene.tiles), 0.012, footprint * 3),
     )
     colour = _mix(colour, colour * 0.5, joints * is_walk)
     colour = _mix(colour, paving[3], band(out - 0.06, 0.08, footprint) * is_walk)
     dash = np.abs(periodic(y, 6.0)) < 1.5
     lines = band(lateral, 0.07, footprint) * dash
     if street.half > 2 * LANE:
-        lines = band(lateral, 0.07, footprint) + band(np.abs(lateral) - LANE, 0.07, footprint) * dash
+        lines = (
+            band(lateral, 0.07, footprint) + band(np.abs(lateral) - LANE, 0.07, footprint) * dash
+        )
     else:
-        lines = lines + 0.8 * band(np.abs(lateral) - (LANE + 0.05), 0.05, footprint) * (np.abs(periodic(y, 2.0)) < 0.5)
+        lines = lines + 0.8 * band(np.abs(lateral) - (LANE + 0.05), 0.05, footprint) * (
+            np.abs(periodic(y, 2.0)) < 0.5
+        )
     lines = lines * open_road
     for start, _ in street.crossings:
         stripes = band(periodic(lateral, 1.0), 0.25, footprint) * (np.abs(y - start + 2.2) < 1.3)
@@ -93,7 +98,9 @@ def bars(p):
     """Pickets and two rails; between them what grows behind."""
     share = np.maximum(
         band(periodic(p.s, p.cell[:, 0]), 0.22 * p.cell[:, 0], p.footprint),
-        np.maximum(band(p.t - 0.9 * p.cell[:, 1], 0.05, p.footprint), band(p.t - 0.15, 0.05, p.footprint)),
+        np.maximum(
+            band(p.t - 0.9 * p.cell[:, 1], 0.05, p.footprint), band(p.t - 0.15, 0.05, p.footprint)
+        ),
     )
     behind = p.accent * np.maximum(0.2, 0.5 + 0.35 * p.noise)[:, None]
     return _mix(behind, p.colour, share)

@@ -41,7 +41,9 @@ class Street(NamedTuple):
         return self.bend * (1 - np.cos(2 * np.pi * y / self.wavelength))
 
     def heading(self, y):
-        return np.arctan(self.bend * 2 * np.pi / self.wavelength * np.sin(2 * np.pi * y / self.wavelength))
+        return np.arctan(
+            self.bend * 2 * np.pi / self.wavelength * np.sin(2 * np.pi * y / self.wavelength)
+        )
 
     def setback(self, side):
         """Lateral distance of the facades on side -1 or 1."""
@@ -104,7 +106,9 @@ def build_scene(seed: int, split: str, clip: int) -> Scene:
     ]
     road, walk = rng.uniform(0.05, 0.16), rng.uniform(0.1, 0.3)
     grass = np.array([rng.uniform(0.06, 0.16), rng.uniform(0.1, 0.19), 0.04])
-    paving = np.stack([road * _tint(rng), walk * _tint(rng), grass, rng.uniform(0.2, 0.4) * _tint(rng)])
+    paving = np.stack(
+        [road * _tint(rng), walk * _tint(rng), grass, rng.uniform(0.2, 0.4) * _tint(rng)]
+    )
     return Scene(join(parts), street, draw_light(rng), rig, paving, rng.uniform(0.4, 1.2))
 
 
@@ -146,9 +150,13 @@ def _street(rng, has):
 def _facade(rng, stone):
     glass = rng.uniform(0.02, 0.12) * np.array([0.8, 0.95, 1.1])
     material = shapes.FACADE if rng.random() < 0.9 else shapes.BRICK
-    cell = (rng.uniform(1.7, 4.0), rng.uniform(2.7, 3.6)) if material == shapes.FACADE else (0.5, 0.25)
+    cell = (
+        (rng.uniform(1.7, 4.0), rng.uniform(2.7, 3.6)) if material == shapes.FACADE else (0.5, 0.25)
+    )
     accent = glass if material == shapes.FACADE else stone * 0.6
-    return surface(BUILDING, material, stone, rng, accent=accent, grain=rng.uniform(0.05, 0.3), cell=cell)
+    return surface(
+        BUILDING, material, stone, rng, accent=accent, grain=rng.uniform(0.05, 0.3), cell=cell
+    )
 
 
 def _stone(rng):
@@ -171,7 +179,14 @@ def _building(rng, width, depth, height):
         ridge = (-0.2, 0.2, -y, y) if rng.random() < 0.5 else (-x * 0.4, x * 0.4, -y * 0.6, y * 0.6)
         parts.append(shapes.frustum(eaves, ridge, (height, height + rng.uniform(1.5, 4)), roof))
     if rng.random() < 0.4:
-        shop = surface(BUILDING, shapes.GLASS, (0.04, 0.04, 0.05), rng, accent=stone * rng.uniform(0.3, 1), cell=(2, 1))
+        shop = surface(
+            BUILDING,
+            shapes.GLASS,
+            (0.04, 0.04, 0.05),
+            rng,
+            accent=stone * rng.uniform(0.3, 1),
+            cell=(2, 1),
+        )
         parts.append(box((depth + 0.1, width * 0.96, 2.4), shop, z=0.3))
         parts.append(box((depth + 1.2, width * 0.9, 0.25),
                          surface(BUILDING, shapes.PLAIN, rng.uniform(0.03, 0.5, 3), rng), z=2.8))  # fmt: skip
@@ -187,7 +202,9 @@ def _buildings(street, rng, density):
             occupied = rng.random() < density and not street.crossed(y - 1, y + width + 1)
             if occupied:
                 lateral = side * (street.setback(side) + rng.uniform(0.7, 1.4) + depth / 2)
-                parts.append(street.put(_building(rng, width, depth, height), lateral, y + width / 2))
+                parts.append(
+                    street.put(_building(rng, width, depth, height), lateral, y + width / 2)
+                )
             elif street.crossed(y - 1, y + width + 1):
                 width = 4.0
             else:
@@ -202,7 +219,9 @@ def _garden(street, rng, side, y0, y1):
     for _ in range(rng.integers(2, 6)):
         lateral = side * (street.setback(side) + rng.uniform(1, 7))
         shape = (
-            shapes.bush(VEGETATION, rng.uniform(0.6, 1.8), rng) if rng.random() < 0.6 else shapes.tree(VEGETATION, rng)
+            shapes.bush(VEGETATION, rng.uniform(0.6, 1.8), rng)
+            if rng.random() < 0.6
+            else shapes.tree(VEGETATION, rng)
         )
         parts.append(street.put(shape, lateral, rng.uniform(y0, y1)))
     return parts
@@ -221,20 +240,29 @@ def _borders(street, rng, has):
         stone = _stone(rng)
         if kind == 'wall':
             height, thickness = rng.uniform(0.9, 2.6), 0.3
-            material, cell = (shapes.BRICK, (0.6, 0.3)) if rng.random() < 0.6 else (shapes.PLAIN, (1, 1))
+            material, cell = (
+                (shapes.BRICK, (0.6, 0.3)) if rng.random() < 0.6 else (shapes.PLAIN, (1, 1))
+            )
             look = surface(WALL, material, stone, rng, accent=stone * 0.55, grain=0.3, cell=cell)
         elif kind == 'fence':
             height, thickness = rng.uniform(0.9, 2.0), 0.08
             colour = rng.uniform(0.02, 0.5) * _tint(rng, 0.3)
             look = surface(
-                FENCE, shapes.BARS, colour, rng, accent=shapes.leaf_colour(rng), cell=(rng.uniform(0.12, 0.5), height)
+                FENCE,
+                shapes.BARS,
+                colour,
+                rng,
+                accent=shapes.leaf_colour(rng),
+                cell=(rng.uniform(0.12, 0.5), height),
             )
         else:
             height, thickness = rng.uniform(0.8, 2.2), 0.9
             green = shapes.leaf_colour(rng)
             look = surface(VEGETATION, shapes.FOLIAGE, green, rng, accent=green * 0.35, grain=0.6)
         while y < end:
-            if not street.crossed(y, y + 3) and not any(a < y + 3 and y < b for a, b in taken[side]):
+            if not street.crossed(y, y + 3) and not any(
+                a < y + 3 and y < b for a, b in taken[side]
+            ):
                 lateral = side * (street.setback(side) + 0.05)
                 parts.append(street.put(box((thickness, 3.02, height), look), lateral, y + 1.5))
             y += 3
@@ -251,25 +279,40 @@ def _trees(street, rng, density):
             if rng.random() < density and not street.crossed(y - 3, y + 3):
                 on_verge = street.verge[k] > 1.5 and rng.random() < 0.7
                 out = street.half + (street.walk[k] + street.verge[k] / 2 if on_verge else 0.7)
-                parts.append(street.put(shapes.tree(VEGETATION, rng), side * out, y, rng.uniform(0, 6.28)))
+                parts.append(
+                    street.put(shapes.tree(VEGETATION, rng), side * out, y, rng.uniform(0, 6.28))
+                )
             y += rng.uniform(7, 13)
         for _ in range(int(8 * (street.verge[k] > 0))):
             y = rng.uniform(0, 90)
             if not street.crossed(y - 2, y + 2):
                 bush = shapes.bush(VEGETATION, rng.uniform(0.3, 0.8), rng)
-                parts.append(street.put(bush, side * (street.half + street.walk[k] + 0.6 * street.verge[k]), y))
+                parts.append(
+                    street.put(
+                        bush, side * (street.half + street.walk[k] + 0.6 * street.verge[k]), y
+                    )
+                )
     return parts
 
 
 def _post(rng, height, radius, colour):
-    return box((2 * radius, 2 * radius, height), surface(POLE, shapes.PLAIN, colour, rng, grain=0.1))
+    return box(
+        (2 * radius, 2 * radius, height), surface(POLE, shapes.PLAIN, colour, rng, grain=0.1)
+    )
 
 
 def _sign(rng):
     """A sign on its pole: disc, board or diamond, facing against the direction of travel."""
     height, size = rng.uniform(2.0, 2.6), rng.uniform(0.6, 0.85)
-    red, blue, white, yellow = [0.5, 0.02, 0.02], [0.02, 0.08, 0.4], [0.75, 0.75, 0.75], [0.6, 0.42, 0.02]
-    ring, inner = ((red, white), (red, white), (blue, blue), (white, yellow), (red, red))[rng.integers(5)]
+    red, blue, white, yellow = (
+        [0.5, 0.02, 0.02],
+        [0.02, 0.08, 0.4],
+        [0.75, 0.75, 0.75],
+        [0.6, 0.42, 0.02],
+    )
+    ring, inner = ((red, white), (red, white), (blue, blue), (white, yellow), (red, red))[
+        rng.integers(5)
+    ]
     round_one = rng.random() < 0.55
     material = shapes.ROUND_SIGN if round_one else shapes.SIGN
     look = surface(TRAFFIC_SIGN, material, inner, rng, accent=ring, grain=0.03, cell=(size, size))
@@ -277,7 +320,9 @@ def _sign(rng):
         size *= 0.75
         board = shapes.panel((0, -0.06, height), (size, 0, size), (-size, 0, size), look)
     else:
-        board = shapes.panel((-size / 2, -0.06, height), (size, 0, 0), (0, 0, size), look, disc=round_one)
+        board = shapes.panel(
+            (-size / 2, -0.06, height), (size, 0, 0), (0, 0, size), look, disc=round_one
+        )
     return join([_post(rng, height + size, 0.04, np.full(3, 0.25)), board])
 
 
@@ -286,13 +331,21 @@ def _traffic_light(rng, arm):
     grey = np.full(3, rng.uniform(0.06, 0.35))
     box_colour = np.array([0.02, 0.02, 0.02]) if rng.random() < 0.7 else np.array([0.35, 0.3, 0.02])
     lamps = surface(
-        TRAFFIC_LIGHT, shapes.LAMPS, box_colour, rng, accent=(rng.integers(0, 3) / 2, 0, 0), cell=(0.32, 0.95)
+        TRAFFIC_LIGHT,
+        shapes.LAMPS,
+        box_colour,
+        rng,
+        accent=(rng.integers(0, 3) / 2, 0, 0),
+        cell=(0.32, 0.95),
     )
     head = box((0.34, 0.3, 0.95), lamps)
     parts = [_post(rng, 3.4 if not arm else 5.6, 0.07, grey), place(head, 0, -0.2, 0, 2.3)]
     if arm:
         beam = surface(POLE, shapes.PLAIN, grey, rng)
-        parts += [box((arm, 0.1, 0.1), beam, z=5.4, centre=(-arm / 2, 0)), place(head, -arm, -0.12, 0, 4.8)]
+        parts += [
+            box((arm, 0.1, 0.1), beam, z=5.4, centre=(-arm / 2, 0)),
+            place(head, -arm, -0.12, 0, 4.8),
+        ]
     return join(parts)
 
 
@@ -322,12 +375,16 @@ def _furniture(street, rng):
         side, y = rng.choice([-1, 1], p=[0.35, 0.65]), rng.uniform(8, 70)
         turn = 0.0 if side > 0 or rng.random() < 0.5 else np.pi
         if not street.crossed(y - 0.5, y + 0.5):
-            parts.append(street.put(_sign(rng), side * (street.half + rng.uniform(0.35, 0.7)), y, turn))
+            parts.append(
+                street.put(_sign(rng), side * (street.half + rng.uniform(0.35, 0.7)), y, turn)
+            )
     for start, _ in street.crossings:
         if rng.random() < 0.85 or start < 40:
             for side in (-1, 1):
                 arm = 3.2 if side > 0 and rng.random() < 0.6 else 0.0
-                parts.append(street.put(_traffic_light(rng, arm), side * (street.half + 0.4), start - 1.0))
+                parts.append(
+                    street.put(_traffic_light(rng, arm), side * (street.half + 0.4), start - 1.0)
+                )
     if rng.random() < 0.4:
         side, colour = rng.choice([-1, 1]), rng.uniform(0.05, 0.4) * _tint(rng, 0.2)
         for y in np.arange(rng.uniform(3, 9), 40, rng.uniform(2, 4)):
@@ -336,7 +393,11 @@ def _furniture(street, rng):
         side, y = rng.choice([-1, 1]), rng.uniform(4, 50)
         size = (rng.uniform(0.5, 0.8), rng.uniform(0.5, 1.4), rng.uniform(0.8, 1.4))
         look = surface(VOID, shapes.PLAIN, rng.uniform(0.03, 0.35, 3), rng, grain=0.2)
-        parts.append(street.put(box(size, look), side * (street.half + street.walk[(side + 1) // 2] - 0.5), y))
+        parts.append(
+            street.put(
+                box(size, look), side * (street.half + street.walk[(side + 1) // 2] - 0.5), y
+            )
+        )
     return parts
 
 
@@ -371,7 +432,9 @@ def _traffic(street, rng, has, rig, instances):
 
     def add(shape, lane, lateral, length, low, high, *, turn=0.0, speed=0.0):
         y = lanes.find(rng, lane, length, low, high)
-        if y is not None and not (lane.startswith('kerb') and street.crossed(y - length / 2, y + length / 2)):
+        if y is not None and not (
+            lane.startswith('kerb') and street.crossed(y - length / 2, y + length / 2)
+        ):
             parts.append(instances.new(street.put(shape, lateral, y, turn), (0.0, speed, 0.0)))
             return True
         return False
@@ -389,13 +452,20 @@ def _traffic(street, rng, has, rig, instances):
         placed = not has[name]
         if not placed and not has['train'] and rng.random() < 0.5:
             low, high = 14 + extent / 2, 44.0
-            placed = add(shape, 'left', -LANE / 2, extent, low, high, turn=np.pi, speed=-0.4 * moving)
+            placed = add(
+                shape, 'left', -LANE / 2, extent, low, high, turn=np.pi, speed=-0.4 * moving
+            )
         for side in (1, -1):
             if not placed:
                 lane = 'kerb right' if side > 0 else 'kerb left'
                 low, high = 8 + extent / 2, max(near - extent / 2 - 0.5, 8.1 + extent / 2)
-                placed = add(shape, lane, side * (kerb - 0.1), extent, low, high, turn=np.pi * (side < 0))
-    for name, label, radius, base in (('motorcycle', MOTORCYCLE, 0.3, 1.35), ('bicycle', BICYCLE, 0.34, 1.05)):
+                placed = add(
+                    shape, lane, side * (kerb - 0.1), extent, low, high, turn=np.pi * (side < 0)
+                )
+    for name, label, radius, base in (
+        ('motorcycle', MOTORCYCLE, 0.3, 1.35),
+        ('bicycle', BICYCLE, 0.34, 1.05),
+    ):
         for _ in range(rng.integers(1, 4) if has[name] else 0):
             shape = shapes.two_wheeler(label, radius, base, _paint(rng), rng)
             side = rng.choice([-1, 1])
@@ -407,7 +477,16 @@ def _traffic(street, rng, has, rig, instances):
     if not has['train']:
         for _ in range(rng.integers(1, 5) if moving or rng.random() < 0.3 else 0):
             speed = -0.6 if moving else 0.0
-            add(shapes.car(CAR, _paint(rng), rng), 'left', -LANE / 2, 5, 12, 120, turn=np.pi, speed=speed)
+            add(
+                shapes.car(CAR, _paint(rng), rng),
+                'left',
+                -LANE / 2,
+                5,
+                12,
+                120,
+                turn=np.pi,
+                speed=speed,
+            )
     if moving:
         add(shapes.car(CAR, _paint(rng), rng), 'ahead', LANE / 2, 5, 9, 28, speed=rig.speed)
     for side, name in ((-1, 'kerb left'), (1, 'kerb right')):
@@ -416,7 +495,9 @@ def _traffic(street, rng, has, rig, instances):
             if rng.random() < density and not street.crossed(y - 4, y + 4):
                 turn = np.pi * (side < 0) + rng.normal(0, 0.02)
                 car = shapes.car(CAR, _paint(rng), rng)
-                add(car, name, side * (kerb + rng.normal(0, 0.08)), 4.4, y - 0.3, y + 0.3, turn=turn)
+                add(
+                    car, name, side * (kerb + rng.normal(0, 0.08)), 4.4, y - 0.3, y + 0.3, turn=turn
+                )
     for start, end in street.crossings:
         for side in (-1, 1):
             if rng.random() < 0.5:
@@ -435,18 +516,24 @@ def _people(street, rng, has, instances):
         k = (side + 1) // 2
         ahead = rng.random() < 0.5
         velocity = (
-            (0.0, (0.1 if ahead else -0.1) * rng.uniform(0.7, 1.3), 0.0) if moving and rng.random() < 0.7 else (0, 0, 0)
+            (0.0, (0.1 if ahead else -0.1) * rng.uniform(0.7, 1.3), 0.0)
+            if moving and rng.random() < 0.7
+            else (0, 0, 0)
         )
         lateral = side * (street.half + rng.uniform(0.9, street.walk[k] - 0.3))
         turn = np.pi * (not ahead) + rng.normal(0, 0.3)
         if not moving and rng.random() < 0.4:
             turn = rng.uniform(0, 6.28)
-        parts.append(instances.new(street.put(shapes.person(PERSON, rng), lateral, y, turn), velocity))
+        parts.append(
+            instances.new(street.put(shapes.person(PERSON, rng), lateral, y, turn), velocity)
+        )
     if moving and has['crossing']:
         y = street.crossings[0][0] - rng.uniform(2, 4)
         for _ in range(rng.integers(1, 4)):
             lateral = rng.uniform(-street.half, street.half)
-            walker = street.put(shapes.person(PERSON, rng), lateral, y + rng.uniform(-1, 1), np.pi / 2)
+            walker = street.put(
+                shapes.person(PERSON, rng), lateral, y + rng.uniform(-1, 1), np.pi / 2
+            )
             parts.append(instances.new(walker, (0.1, 0.0, 0.0)))
     if has['rider']:
         for _ in range(rng.integers(1, 4)):
@@ -467,7 +554,9 @@ def _people(street, rng, has, instances):
 def _backdrop(street, rng):
     """Houses and woods far to the sides and at the end, so that the horizon is never bare."""
     parts = []
-    places = [(side * rng.uniform(48, 70), y) for side in (-1, 1) for y in np.arange(0, FAR + 60, 24)]
+    places = [
+        (side * rng.uniform(48, 70), y) for side in (-1, 1) for y in np.arange(0, FAR + 60, 24)
+    ]
     places += [(x, FAR + rng.uniform(10, 40)) for x in np.arange(-75, 76, 22)]
     for lateral, y in places:
         if rng.random() < 0.6:
