@@ -11,7 +11,7 @@ from segjax import models, pretrained
 from segjax.config import config_file
 from segjax.errors import InputError
 from segjax.pretrained.sources import SOURCES
-from segjax.train import driver
+from segjax.train import driver, initialization
 
 CONFIG = pathlib.Path(__file__).resolve().parent.parent.parent / 'configs/learned_dilation.py'
 WIDTHS = {'largefov': 1 / 64, 'deeplab_v2': 1 / 32, 'pspnet': 1 / 32}
@@ -117,7 +117,7 @@ def test_a_documented_start_is_taken(start, tmp_path, capsys):
     )
     assert run.config.preprocess == run.source().scheme
     assert 'init_from.path' not in capsys.readouterr().out, 'no warning with weights'
-    state = driver.origin.abstract_state(run, stages[0], {})
+    state = initialization.abstract_state(run, stages[0], {})
     found, listing = pretrained.load_for(state, run.source(), run.config.init_from)
     left = {
         line.split(':')[0].strip(' -') for line in listing.splitlines() if 'stays as drawn' in line

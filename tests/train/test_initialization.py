@@ -174,7 +174,7 @@ def test_a_run_that_has_begun_needs_the_file_no_more(abstract, tmp_path):
     begun = tmp_path / 'run'
     run, _ = driver.open_run(config, str(begun), 'train')
     (begun / 'segmentation/checkpoints/0/record').mkdir(parents=True)
-    driver.logs.write_json(begun / driver.CONFIG, config_lib.to_json(run.config))
+    files.write_json(begun / driver.CONFIG, config_lib.to_json(run.config))
     path.unlink()
     again, _ = driver.open_run(config, str(begun), 'train')
     assert again.config.preprocess == 'imagenet'
@@ -189,7 +189,7 @@ def test_another_start_than_that_of_a_run_that_has_begun_is_said(tmp_path, capsy
     assert capsys.readouterr().out == ''
     (run.workdir / 'segmentation/checkpoints/0/record').mkdir(parents=True)
     for known, said in (('old.npz', True), ('', True), (str(tmp_path / 'run/../new.npz'), False)):
-        driver.logs.write_json(run.workdir / files.START, {'init_from': {'path': known}})
+        files.write_json(run.workdir / files.START, {'init_from': {'path': known}})
         initialization.tell_unused(run, stages)
         printed = capsys.readouterr().out
         assert ('new.npz is not read for segmentation' in printed) == said
@@ -205,8 +205,8 @@ def test_an_adopted_preparation_holds_in_every_mode(abstract, tmp_path, mode):
     begun = tmp_path / 'run'
     run, _ = driver.open_run(config, str(begun), 'train')
     (begun / 'segmentation/checkpoints/0/record').mkdir(parents=True)
-    driver.logs.write_json(begun / driver.CONFIG, config_lib.to_json(run.config))
-    driver.logs.write_json(begun / driver.SPEC, run.spec.to_json())
+    files.write_json(begun / driver.CONFIG, config_lib.to_json(run.config))
+    files.write_json(begun / driver.SPEC, run.spec.to_json())
     opened, _ = driver.open_run(config, str(begun), mode)
     assert (config.preprocess, opened.config.preprocess) == ('unit', 'imagenet')
     config.preprocess = 'caffe'
