@@ -27,7 +27,7 @@ HELP = """usage: python -m segjax.main --config FILE.py[:VARIANT,KEY=VALUE] --wo
   --mode cache [--delete NAME]                                  list prepared data, or delete some
   --mode table --table configs/tables/FILE.py --workdir runs/t  train the rows of a paper's table, and compare
 
-Every config key, its meaning and its check: segjax/schema.py. The variants: the docstring of the config file.
+Every config key and its meaning: --mode config, docs/config.md. The variants: the docstring of the config file.
 Exit codes: 0 finished, 1 wrong input or a failed run, 75 told to stop by SIGTERM and saved: start it again.
 """
 
@@ -105,11 +105,11 @@ EXAMPLES = {
 
 def _parse_flags(argv):
     """[program, the --config.key=value assignments]; exits for --help and for anything else that is no flag."""
-    from segjax.config import config_file
-
     if set(argv[1:]) & {'-h', '--help', '--helpshort', '--helpfull'}:
         print(help_text())
         sys.exit(0)
+    from segjax.config import config_file
+
     rest, assignments = config_file.split_arguments(argv)
     try:
         _check_repeated(rest)

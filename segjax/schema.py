@@ -417,6 +417,9 @@ TRAIN = {
     ),
 }
 
+POLICIES = ('cityscapes', 'absent_zero', 'absent_one', 'truth_only')
+"""Names of the averages of IoU over classes, see segjax/metrics/confusion.py."""
+
 EVALUATE = {
     'batch_size': Field(
         8,
@@ -427,6 +430,7 @@ EVALUATE = {
     'policy': Field(
         'cityscapes',
         'How mIoU treats classes that do not occur: a policy of metrics/confusion.py.',
+        one_of(*POLICIES),
     ),
     'resolution': Field(
         'label',

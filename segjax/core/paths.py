@@ -8,6 +8,13 @@ import sys
 
 from segjax.errors import InputError
 
+HUB = 'hf:'
+"""Start of the name of a file of the hub: hf:owner/name/file."""
+WEIGHT_SUFFIXES = ('.safetensors', '.npz', '.pth', '.pth.tar', '.pt', '.bin', '.ckpt')
+"""Endings of files of published weights."""
+CAFFE = '.caffemodel'
+"""Ending of weights that must be converted first."""
+
 _MOUNTS = {'gs': 'gcsfuse {bucket} {mount}', 's3': 'mount-s3 {bucket} {mount}'}
 
 
@@ -33,6 +40,11 @@ def local(where: str, text: str) -> pathlib.Path:
         raise InputError(
             where, got=f'{text}: no home folder is known', expected='a path', fix=fix
         ) from None
+
+
+def is_weights(path: str) -> bool:
+    """Returns whether a path names a file of weights, local or on the hub, not a run folder."""
+    return path.startswith(HUB) or path.endswith((*WEIGHT_SUFFIXES, CAFFE))
 
 
 def check_writable(where: str, folder: pathlib.Path) -> None:
