@@ -16,12 +16,13 @@ from segjax.core import paths
 from segjax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_WRONG, InputError, unknown_name
 
 CHECKPOINTS = ('last', 'best')
-MODES = ('train', 'evaluate', 'predict', 'doctor', 'bench', 'table', 'prepare', 'cache')
+MODES = ('train', 'evaluate', 'predict', 'config', 'doctor', 'bench', 'table', 'prepare', 'cache')
 HELP = """usage: python -m segjax.main --config FILE.py[:VARIANT,KEY=VALUE] --workdir FOLDER [--config.SECTION.KEY=X]
 
   --config configs/supervised.py:quick --workdir runs/first     train, or go on where the run stopped
   --workdir runs/first --mode evaluate                          a run folder knows its config
   --workdir runs/first --mode predict --input photos --output labelled
+  --config configs/supervised.py:quick --mode config            print all keys, their values and meanings
   --config configs/supervised.py:quick --mode doctor            check data and config
   --config configs/supervised.py:quick --mode prepare           only prepare the data
   --mode cache [--delete NAME]                                  list prepared data, or delete some
@@ -223,7 +224,7 @@ def _check_flags() -> None:
     _check_flags_of_modes()
     if _CHECKPOINT.value not in CHECKPOINTS:
         raise unknown_name('--checkpoint', _CHECKPOINT.value, CHECKPOINTS)
-    if _MODE.value in ('doctor', 'prepare', 'cache'):
+    if _MODE.value in ('config', 'doctor', 'prepare', 'cache'):
         return
     if not _WORKDIR.value:
         begins = _MODE.value in ('train', 'bench') and not _CONFIG.value
@@ -275,6 +276,11 @@ def _dispatch(assignments) -> None:
         _dispatch_cache(assignments)
         return
     config = _load_config(assignments)
+    if _MODE.value == 'config':
+        from segjax.modes import config as config_mode
+
+        config_mode.main(config)
+        return
     if _MODE.value == 'prepare':
         _prepare(config)
         return

@@ -52,8 +52,8 @@ SCHEMA = {
     'geometry': {
         'depth_from': Field(
             'pretrained',
-            'Source of depth: a net trained before (pretrained), joint training (multitask), or none. '
-            'alone trains depth only. truth trains the pose net on the true depth.',
+            'Source of depth: a pretrained net, multitask training, or none. '
+            'With alone only depth is trained, with truth only the pose net.',
             one_of(*SOURCES),
         ),
         'regulariser': Field(
