@@ -10,6 +10,7 @@ from segjax.config.tree import Schema, defaults_of, schema_of
 from segjax.config.validation import validate
 from segjax.errors import InputError
 from segjax.schema import RENAMED, Choice, Field
+from segjax.spec import with_tuples
 
 
 def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -26,18 +27,9 @@ def from_json(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
     Raises:
       InputError: the stored config has a wrong key or value.
     """
-    config = ml_collections.ConfigDict(_completed(_with_tuples(stored))).lock()
+    config = ml_collections.ConfigDict(_completed(with_tuples(stored))).lock()
     validate(config)
     return config
-
-
-def _with_tuples(value: Any) -> Any:
-    """Returns a value of JSON with tuples instead of lists."""
-    if isinstance(value, Mapping):
-        return {key: _with_tuples(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return tuple(_with_tuples(inner) for inner in value)
-    return value
 
 
 def _before(entry: Field | Choice | Schema) -> Any:
