@@ -1,42 +1,77 @@
-"""The one exception that means 'the user's input is wrong': main prints its message and exits with code 1."""
+"""The exception for wrong input of the user. Main prints its message and exits with 1."""
 
 import difflib
 from collections.abc import Iterable
 
-EXIT_WRONG, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 75, 130
-"""Exit codes: wrong input or a failed run; told to stop, and saved; a second Ctrl-C."""
+EXIT_WRONG = 1
+"""Exit code for wrong input, and for a failed run."""
+EXIT_PREEMPTED = 75
+"""Exit code of a run that was told to stop, and that has saved its state."""
+EXIT_INTERRUPTED = 130
+"""Exit code after a second Ctrl-C."""
 
 
 class InputError(ValueError):
-    """Bad input, found before anything compiles.
+    """An error in the input of the user. Most are raised before anything compiles.
 
-    The message has three parts, so that a reader can act on it without reading code: what was got
-    (with the file's or the key's name), what was expected, and how to mend it.
+    A reader can act on the message without reading code. Its parts, one a line:
+
+    where     name of the file, key or flag
+    got       the wrong value
+    expected  what a right value looks like
+    meaning   meaning of a config key, a sentence; '' for no such line
+    fix       what the user may do, such as an argument to type; '' for no such line
     """
 
-    def __init__(self, where: str, *, got: str, expected: str, fix: str = ''):
-        self.where, self.got, self.expected, self.fix = where, got, expected, fix
+    def __init__(self, where: str, *, got: str, expected: str, fix: str = '', meaning: str = ''):
+        self.where = where
+        self.got = got
+        self.expected = expected
+        self.fix = fix
+        self.meaning = meaning
         lines = [where, f'  got:      {got}', f'  expected: {expected}']
+        if meaning:
+            lines.append(f'  meaning:  {meaning}')
         if fix:
             lines.append(f'  fix:      {fix}')
         super().__init__('\n'.join(lines))
 
     def at(self, where: str) -> 'InputError':
-        """The same error at another place: that of whoever knows what the input belongs to."""
-        return InputError(where, got=self.got, expected=self.expected, fix=self.fix)
+        """Returns the same error with another location."""
+        return self.replaced(where=where)
+
+    def replaced(self, **parts: str) -> 'InputError':
+        """Returns the same error with other texts for some parts: `error.replaced(fix='...')`."""
+        return InputError(**{**self._parts(), **parts})
+
+    def _parts(self) -> dict[str, str]:
+        return {
+            'where': self.where,
+            'got': self.got,
+            'expected': self.expected,
+            'fix': self.fix,
+            'meaning': self.meaning,
+        }
 
     def __reduce__(self):
-        # Worker processes of the loader send exceptions by pickle, which knows no keyword-only arguments.
-        return _rebuild, (type(self), self.where, self.got, self.expected, self.fix)
+        # Loader processes send exceptions by pickle, which knows no keyword-only arguments.
+        return _rebuild, (type(self), self._parts())
 
 
-def _rebuild(cls, where, got, expected, fix):
-    return cls(where, got=got, expected=expected, fix=fix)
+def _rebuild(cls: type[InputError], parts: dict[str, str]) -> InputError:
+    """Returns the error that `InputError.__reduce__` describes."""
+    return cls(**parts)
 
 
 def unknown_name(where: str, name: str, known: Iterable[str]) -> InputError:
-    """The error for a name that is in no table, with the nearest name that is."""
-    known = sorted(known)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    fix = f'did you mean {near[0]!r}?' if near else ''
-    return InputError(where, got=repr(name), expected='one of ' + ', '.join(known), fix=fix)
+    """Returns the error for a name that is not in a table. Its fix is the nearest known name.
+
+    Args:
+      where: key, flag or file that holds the name.
+      name: the unknown name.
+      known: all names of the table.
+    """
+    names = sorted(known)
+    similar = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    fix = f'did you mean {similar[0]!r}?' if similar else ''
+    return InputError(where, got=repr(name), expected='one of ' + ', '.join(names), fix=fix)

@@ -16,18 +16,19 @@ from segjax.core import paths
 from segjax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_WRONG, InputError, unknown_name
 
 CHECKPOINTS = ('last', 'best')
-MODES = ('train', 'evaluate', 'predict', 'doctor', 'bench', 'table', 'prepare', 'cache')
+MODES = ('train', 'evaluate', 'predict', 'config', 'doctor', 'bench', 'table', 'prepare', 'cache')
 HELP = """usage: python -m segjax.main --config FILE.py[:VARIANT,KEY=VALUE] --workdir FOLDER [--config.SECTION.KEY=X]
 
   --config configs/supervised.py:quick --workdir runs/first     train, or go on where the run stopped
   --workdir runs/first --mode evaluate                          a run folder knows its config
   --workdir runs/first --mode predict --input photos --output labelled
+  --config configs/supervised.py:quick --mode config            print all keys, their values and meanings
   --config configs/supervised.py:quick --mode doctor            check data and config
   --config configs/supervised.py:quick --mode prepare           only prepare the data
   --mode cache [--delete NAME]                                  list prepared data, or delete some
   --mode table --table configs/tables/FILE.py --workdir runs/t  train the rows of a paper's table, and compare
 
-Every config key, its meaning and its check: segjax/schema.py. The variants: the docstring of the config file.
+Every config key and its meaning: --mode config, docs/config.md. The variants: the docstring of the config file.
 Exit codes: 0 finished, 1 wrong input or a failed run, 75 told to stop by SIGTERM and saved: start it again.
 """
 
@@ -105,11 +106,11 @@ EXAMPLES = {
 
 def _parse_flags(argv):
     """[program, the --config.key=value assignments]; exits for --help and for anything else that is no flag."""
-    from segjax.config import config_file
-
     if set(argv[1:]) & {'-h', '--help', '--helpshort', '--helpfull'}:
         print(help_text())
         sys.exit(0)
+    from segjax.config import config_file
+
     rest, assignments = config_file.split_arguments(argv)
     try:
         _check_repeated(rest)
@@ -223,7 +224,7 @@ def _check_flags() -> None:
     _check_flags_of_modes()
     if _CHECKPOINT.value not in CHECKPOINTS:
         raise unknown_name('--checkpoint', _CHECKPOINT.value, CHECKPOINTS)
-    if _MODE.value in ('doctor', 'prepare', 'cache'):
+    if _MODE.value in ('config', 'doctor', 'prepare', 'cache'):
         return
     if not _WORKDIR.value:
         begins = _MODE.value in ('train', 'bench') and not _CONFIG.value
@@ -275,6 +276,11 @@ def _dispatch(assignments) -> None:
         _dispatch_cache(assignments)
         return
     config = _load_config(assignments)
+    if _MODE.value == 'config':
+        from segjax.modes import config as config_mode
+
+        config_mode.main(config)
+        return
     if _MODE.value == 'prepare':
         _prepare(config)
         return

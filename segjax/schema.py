@@ -1,13 +1,14 @@
-"""Config keys: what a `Field` and a `Choice` say of a key, the checks of values, and the keys that all pipelines share.
+"""Config keys: their descriptions, the checks of values, and the keys that all pipelines share.
 
 A pipeline adds its own keys as `SCHEMA`. docs/config.md lists all keys.
 """
 
+import dataclasses
 import difflib
 import functools
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -15,9 +16,9 @@ class Field(NamedTuple):
     """Describes one config key.
 
     default  value that a config file starts with
-    doc      meaning of the key
-    check    value -> complaint or None
-    before   what runs did that are older than the key; None: the default
+    doc      meaning of the key: a sentence that stands alone
+    check    function from a value to a complaint, or to None if the value is right
+    before   value of runs that are older than the key; None: the default
     """
 
     default: Any
@@ -29,8 +30,8 @@ class Field(NamedTuple):
 class Choice(NamedTuple):
     """A section whose keys depend on its `name`: a net and its arguments, for instance.
 
-    default  the name
-    doc      what is chosen
+    default  the name that a config file starts with
+    doc      meaning of the section: a sentence that stands alone
     options  {name: {key: Field}}
     """
 
@@ -39,37 +40,55 @@ class Choice(NamedTuple):
     options: Mapping[str, Mapping[str, Field]]
 
 
-def one_of(*names: str) -> Callable[[Any], str | None]:
-    def check(value):
-        if value in names:
-            return None
-        near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
-        return (
-            'one of '
-            + ', '.join(map(repr, names))
-            + (f' (did you mean {near[0]!r}?)' if near else '')
-        )
+# --- Checks: each returns what it expects of a wrong value, and None for a right value ---
 
-    return check
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """A check that accepts a few texts."""
+
+    names: tuple[str, ...]
+
+    def nearest(self, value: Any) -> str | None:
+        """Returns the name that is most similar to a value, or None."""
+        similar = difflib.get_close_matches(str(value), self.names, n=1, cutoff=0.5)
+        return similar[0] if similar else None
+
+    def __call__(self, value: Any) -> str | None:
+        if value in self.names:
+            return None
+        near = self.nearest(value)
+        hint = f' (did you mean {near!r}?)' if near else ''
+        return 'one of ' + ', '.join(map(repr, self.names)) + hint
+
+
+def one_of(*names: str) -> OneOf:
+    """Returns the check that a value is one of these names."""
+    return OneOf(names)
 
 
 def at_least(low: float) -> Callable[[Any], str | None]:
+    """Returns the check low <= value."""
     return lambda value: None if value >= low else f'a number >= {low}'
 
 
 def above(low: float) -> Callable[[Any], str | None]:
+    """Returns the check low < value."""
     return lambda value: None if value > low else f'a number > {low}'
 
 
 def between(low: float, high: float) -> Callable[[Any], str | None]:
+    """Returns the check low <= value <= high."""
     return lambda value: None if low <= value <= high else f'a number in [{low}, {high}]'
 
 
-def share_above_0(value) -> str | None:
+def share_above_0(value: float) -> str | None:
+    """Checks 0 < value <= 1."""
     return None if 0 < value <= 1 else 'a number in (0, 1]'
 
 
-def below_one(value) -> str | None:
+def below_one(value: float) -> str | None:
+    """Checks 0 <= value < 1."""
     return None if 0 <= value < 1 else 'a number in [0, 1)'
 
 
@@ -81,17 +100,17 @@ LARGEST_FLOAT = 3.4e38
 
 
 def is_number(value: Any) -> bool:
-    """Returns whether a value is an int or a float; true and false are none."""
+    """Returns whether a value is an int or a float. True and False are no numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_whole(value: Any) -> bool:
-    """Returns whether a value is an int; true and false are none."""
+    """Returns whether a value is an int. True and False are no numbers."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def plain(value: Any) -> str | None:
-    """Returns what is expected of a value that no key can have; None for a value that some key can have."""
+    """Checks that a value is one that some key can have: it can be stored and held by a device."""
     if isinstance(value, tuple | list):
         return next((complaint for item in value if (complaint := plain(item))), None)
     if isinstance(value, bool | str):
@@ -103,22 +122,26 @@ def plain(value: Any) -> str | None:
     return 'numbers, strings, true, false, or tuples of them'
 
 
-def size_2d(value) -> str | None:
-    ok = len(value) == 2 and all(is_whole(v) and v > 0 for v in value)
+def size_2d(value: Sequence) -> str | None:
+    """Checks a size (height, width)."""
+    ok = len(value) == 2 and all(is_whole(side) and side > 0 for side in value)
     return None if ok else '(height, width), two whole numbers > 0'
 
 
-def size_2d_or_empty(value) -> str | None:
+def size_2d_or_empty(value: Sequence) -> str | None:
+    """Checks a size (height, width), or the empty tuple."""
     return None if len(value) == 0 else size_2d(value)
 
 
-def interval(value) -> str | None:
+def interval(value: Sequence) -> str | None:
+    """Checks a range (low, high) of positive numbers."""
     ok = len(value) == 2 and all(map(is_number, value)) and 0 < value[0] <= value[1]
     return None if ok else '(low, high) with 0 < low <= high'
 
 
-def scales(value) -> str | None:
-    ok = len(value) > 0 and all(is_number(v) and v > 0 for v in value)
+def scales(value: Sequence) -> str | None:
+    """Checks one or more positive numbers."""
+    ok = len(value) > 0 and all(is_number(scale) and scale > 0 for scale in value)
     return None if ok else 'at least one number > 0, as (1.0,) or (0.75, 1.0, 1.25)'
 
 
@@ -141,8 +164,9 @@ def argument_of_net(key: str, default: Any) -> Callable[[Any], str | None]:
 
 
 def _tuple_of_net(
-    value: Any, default: tuple, is_text: bool, is_int: bool, length: int | None
+    value: Sequence, default: tuple, is_text: bool, is_int: bool, length: int | None
 ) -> str | None:
+    """Checks a tuple of texts or numbers that is an argument of a net."""
     if is_text:
         return strings(value)
     fits = is_whole if is_int else is_number
@@ -151,11 +175,13 @@ def _tuple_of_net(
     return None if length in (None, len(value)) else f'{length} numbers, as {default}'
 
 
-def strings(value) -> str | None:
-    return None if all(isinstance(v, str) for v in value) else "strings, as ('a', 'b')"
+def strings(value: Iterable) -> str | None:
+    """Checks a tuple of texts."""
+    return None if all(isinstance(item, str) for item in value) else "strings, as ('a', 'b')"
 
 
-def patterns(value) -> str | None:
+def patterns(value: Iterable) -> str | None:
+    """Checks a tuple of regular expressions."""
     for pattern in value:
         if not isinstance(pattern, str):
             return f"regular expressions, as ('.*',); {pattern!r} is no string"
@@ -166,22 +192,16 @@ def patterns(value) -> str | None:
     return None
 
 
-def milestones(value) -> str | None:
-    def fits(milestone) -> bool:
-        if isinstance(milestone, float):
-            return 0 < milestone < 1
-        return isinstance(milestone, int) and not isinstance(milestone, bool) and milestone >= 1
-
-    shares = [m for m in value if isinstance(m, float)]
-    steps = [m for m in value if not isinstance(m, float)]
-    ascending = all(fits(m) for m in value) and all(
-        list(part) == sorted(set(part)) for part in (shares, steps)
+def milestones(value: Sequence) -> str | None:
+    """Checks milestones of a schedule: steps and shares of the steps, each in ascending order."""
+    shares = [milestone for milestone in value if isinstance(milestone, float)]
+    steps = [milestone for milestone in value if not isinstance(milestone, float)]
+    fits = all(0 < share < 1 for share in shares) and all(
+        is_whole(step) and step >= 1 for step in steps
     )
-    return (
-        None
-        if ascending
-        else 'steps >= 1 or shares of num_steps in (0, 1), ascending, as (0.75,) or (1000, 2000)'
-    )
+    if fits and shares == sorted(set(shares)) and steps == sorted(set(steps)):
+        return None
+    return 'steps >= 1 or shares of num_steps in (0, 1), ascending, as (0.75,) or (1000, 2000)'
 
 
 def is_row(value: Any, length: int) -> bool:
@@ -189,85 +209,126 @@ def is_row(value: Any, length: int) -> bool:
     return isinstance(value, tuple | list) and len(value) == length
 
 
-def pattern_factors(value) -> str | None:
-    if not all(
-        is_row(v, 2) and isinstance(v[0], str) and is_number(v[1]) and v[1] >= 0 for v in value
-    ):
-        return "pairs of (pattern, factor), as (('.*/decoder/.*', 10.0),)"
+def pattern_factors(value: Iterable) -> str | None:
+    """Checks pairs of a regular expression and a factor >= 0."""
+    for row in value:
+        if not (is_row(row, 2) and isinstance(row[0], str) and is_number(row[1]) and row[1] >= 0):
+            return "pairs of (pattern, factor), as (('.*/decoder/.*', 10.0),)"
     return patterns(pattern for pattern, _ in value)
 
 
-def bench_variants(value) -> str | None:
-    pairs = [(v, v) if isinstance(v, str) else v for v in value]
-    ok = all(
-        isinstance(p, tuple) and len(p) == 2 and all(isinstance(t, str) and t for t in p)
-        for p in pairs
-    )
-    if not ok or not all('=' in overrides for _, overrides in pairs):
-        return "'section.key=value;section.key=value' strings or (name, such a string) pairs, as ('model.forms=naive',)"
-    names = [name for name, _ in pairs]
-    return (
-        None
-        if len({'base', *names}) == len(names) + 1
-        else "a name of its own for each, not 'base'"
-    )
+def bench_variants(value: Iterable) -> str | None:
+    """Checks variants of a benchmark: texts of assignments, or pairs of a name and such a text."""
+    names = []
+    for variant in value:
+        pair = (variant, variant) if isinstance(variant, str) else variant
+        is_pair = isinstance(pair, tuple) and len(pair) == 2
+        if not (
+            is_pair and all(isinstance(text, str) and text for text in pair) and '=' in pair[1]
+        ):
+            return (
+                "'section.key=value;section.key=value' strings or (name, such a string) pairs, "
+                "as ('model.forms=naive',)"
+            )
+        names.append(pair[0])
+    # The config without changes is measured as 'base'.
+    is_unique = len({'base', *names}) == len(names) + 1
+    return None if is_unique else "a name of its own for each, not 'base'"
+
+
+def typed_text(value: Any) -> str:
+    """Returns a value as a user types it behind `--config.key=`. `config.typed` reads it."""
+    text = str(value)
+    # Inside double quotes a shell changes only these characters.
+    if "'" in text and not re.search(r'["$`\\!]', text):
+        return f'"{text}"'
+    return shlex.quote(text)
+
+
+# --- Keys ---
 
 
 DATA = {
-    'name': Field('streets', 'data set, a name of segjax/data/builders'),
-    'root': Field('', "folder of a real data set; '' for worlds"),
-    'classes': Field('', "only for name='folder': YAML or JSON file with the class list"),
-    'cache': Field('', "folder for prepared records; '' is $SEGJAX_CACHE or ~/.cache/segjax"),
-    'train_split': Field('train', 'TFDS split to train on, slices such as train[:10%] included'),
+    'name': Field('streets', 'Name of the data set (segjax/data/builders).'),
+    'root': Field('', 'Folder of a real data set. Rendered data sets need none.'),
+    'classes': Field('', 'YAML or JSON file with the class list, for the data set `folder` only.'),
+    'cache': Field('', 'Folder for prepared data. Empty: $SEGJAX_CACHE, or ~/.cache/segjax.'),
+    'train_split': Field(
+        'train', 'TFDS split to train on. Slices such as train[:10%] are allowed.'
+    ),
     'labelled_fraction': Field(
         1.0,
-        'share of the training split that is labelled, the same in all runs; class weights are of all',
+        'Fraction of the training images whose labels are used. Every run uses the same images. '
+        'Class weights still come from all labels.',
         share_above_0,
     ),
-    'void_class': Field(
-        False, 'train and predict what the labels leave out (255) as one more class'
-    ),
-    'eval_split': Field('val', 'TFDS split to evaluate on'),
+    'void_class': Field(False, 'Treat unlabelled pixels (255) as an additional class.'),
+    'eval_split': Field('val', 'TFDS split to evaluate on.'),
     'eval_size': Field(
-        (256, 512), '(height, width) at which the net sees an image in evaluation', size_2d
+        (256, 512), 'Size (height, width) at which the net sees an image in evaluation.', size_2d
     ),
     'threads': Field(
         0,
-        'Threads that read and transform examples; 0: the usable cores, at most 16, or 1 per worker',
+        'Threads that read and transform examples. 0 means all usable cores, at most 16. '
+        'With workers, 0 means 1 thread per worker.',
         at_least(0),
     ),
-    'workers': Field(0, 'Loader processes; 0: threads of the main process load', at_least(0)),
+    'workers': Field(0, 'Loader processes. 0 loads in threads of the main process.', at_least(0)),
     'prefetch': Field(
         16,
-        'Examples to read ahead, at least a batch and an example per thread; with workers, whole batches',
+        'Examples to read ahead, at least a batch and an example per thread. '
+        'Workers read whole batches ahead.',
         at_least(1),
     ),
     'world': {
-        'num_train': Field(320, 'worlds only: number of training examples', at_least(1)),
-        'num_val': Field(64, 'worlds only: number of validation examples', at_least(1)),
-        'size': Field((128, 256), 'worlds only: (height, width) of the rendered images', size_2d),
-        'seed': Field(0, 'worlds only: another seed is another world', at_least(0)),
+        'num_train': Field(320, 'Number of training examples of a rendered data set.', at_least(1)),
+        'num_val': Field(64, 'Number of validation examples of a rendered data set.', at_least(1)),
+        'size': Field((128, 256), 'Size (height, width) of the rendered images.', size_2d),
+        'seed': Field(
+            0, 'Seed of a rendered data set. Another seed gives another data set.', at_least(0)
+        ),
     },
 }
 
 AUGMENT = {
-    'resize': Field((), 'resize to (height, width) first; () keeps the size', size_2d_or_empty),
-    'scale': Field((1.0, 1.0), 'random scale, uniform in (low, high)', interval),
-    'rotate': Field(0.0, 'random rotation, uniform in +- this many degrees', between(0, 180)),
-    'translate': Field(
-        0, 'random shift, uniform in +- this many pixels along each axis', at_least(0)
+    'resize': Field(
+        (),
+        'Size (height, width) to which images are resized first. () keeps their size.',
+        size_2d_or_empty,
     ),
-    'flip': Field(0.5, 'probability of a horizontal flip', between(0, 1)),
+    'scale': Field(
+        (1.0, 1.0), 'Range (low, high) of the random scale, which is uniform in it.', interval
+    ),
+    'rotate': Field(
+        0.0, 'Largest random rotation in degrees. It is uniform in +- this value.', between(0, 180)
+    ),
+    'translate': Field(
+        0,
+        'Largest random shift along each axis, in pixels. It is uniform in +- this value.',
+        at_least(0),
+    ),
+    'flip': Field(0.5, 'Probability of a horizontal flip.', between(0, 1)),
     'crop': Field(
         (256, 512),
-        '(height, width) of the training images: random crop, padded where smaller',
+        'Size (height, width) of the training images. Crops are random. Smaller images are padded.',
         size_2d,
     ),
-    'brightness': Field(0.0, 'factor uniform in 1 +- this', between(0, 1)),
-    'contrast': Field(0.0, 'factor uniform in 1 +- this', between(0, 1)),
-    'saturation': Field(0.0, 'factor uniform in 1 +- this', between(0, 1)),
-    'hue': Field(0.0, 'shift uniform in +- this share of the colour circle', between(0, 0.5)),
-    'blur': Field(0.0, 'probability of a Gaussian blur of 5 pixels', between(0, 1)),
+    'brightness': Field(
+        0.0, 'Brightness is multiplied by a random factor in 1 +- this value.', between(0, 1)
+    ),
+    'contrast': Field(
+        0.0, 'Contrast is multiplied by a random factor in 1 +- this value.', between(0, 1)
+    ),
+    'saturation': Field(
+        0.0, 'Saturation is multiplied by a random factor in 1 +- this value.', between(0, 1)
+    ),
+    'hue': Field(
+        0.0,
+        'Largest random shift of the hue, as a share of the colour circle. '
+        'It is uniform in +- this value.',
+        between(0, 0.5),
+    ),
+    'blur': Field(0.0, 'Probability of a Gaussian blur of 5 pixels.', between(0, 1)),
 }
 
 RENAMED = {
@@ -279,150 +340,209 @@ RENAMED = {
     'geometry.of': 'geometry.semantic_map',
     'geometry.map': 'geometry.depth_map',
 }
-"""{old: new} paths of renamed keys and sections. Configs of older runs are read under the new names."""
+"""{old: new} paths of renamed keys. Configs of older runs are read under the new names."""
 
 SCHEDULES = ('constant', 'poly', 'linear_tail', 'cosine', 'step')
 """Names of the learning rates over time, see segjax/core/optim.py."""
 
 OPTIM = {
-    'name': Field('adam', 'optimiser', one_of('sgd', 'adam', 'adamw')),
-    'learning_rate': Field(5e-4, 'base learning rate', above(0)),
-    'momentum': Field(0.9, 'sgd only', below_one),
-    'nesterov': Field(False, 'sgd only'),
-    'beta1': Field(0.9, 'adam, adamw', below_one),
-    'beta2': Field(0.999, 'adam, adamw', below_one),
-    'eps': Field(1e-8, 'adam, adamw', above(0)),
+    'name': Field('adam', 'Optimiser of the nets.', one_of('sgd', 'adam', 'adamw')),
+    'learning_rate': Field(5e-4, 'Base learning rate, before schedule and factors.', above(0)),
+    'momentum': Field(0.9, 'Momentum of SGD.', below_one),
+    'nesterov': Field(False, 'Use the Nesterov momentum in SGD.'),
+    'beta1': Field(0.9, 'First-moment decay of Adam and AdamW.', below_one),
+    'beta2': Field(0.999, 'Second-moment decay of Adam and AdamW.', below_one),
+    'eps': Field(1e-8, 'Epsilon of Adam and AdamW.', above(0)),
     'weight_decay': Field(
-        0.0, 'sgd, adam: added to the gradient (L2); adamw: decoupled', at_least(0)
+        0.0,
+        'Weight decay. SGD and Adam add it to the gradient (L2). AdamW decouples it.',
+        at_least(0),
     ),
-    'decay_norm_and_bias': Field(False, 'also decay batch norm parameters and biases'),
-    'schedule': Field('poly', 'learning rate over time', one_of(*SCHEDULES)),
-    'power': Field(0.9, 'poly: (1 - step / num_steps) ** power', above(0)),
+    'decay_norm_and_bias': Field(
+        False,
+        'Also decay biases, scales of normalisation, and all parameters with at most one axis.',
+    ),
+    'schedule': Field(
+        'poly', 'Learning rate over time (segjax/core/optim.py).', one_of(*SCHEDULES)
+    ),
+    'power': Field(0.9, 'Schedule poly: exponent in (1 - step / num_steps) ** power.', above(0)),
     'constant_fraction': Field(
-        0.5, 'linear_tail: share of the steps before the decay to 0', between(0, 1)
+        0.5,
+        'Schedule linear_tail: fraction of the steps before the rate starts to decay to 0.',
+        between(0, 1),
     ),
     'milestones': Field(
         (),
-        'Schedule step: where the rate drops, ascending. Whole numbers are steps, numbers below 1 '
-        'are shares of num_steps.',
+        'Schedule step: where the rate drops, ascending. Whole numbers are steps. '
+        'Numbers below 1 are shares of num_steps.',
         milestones,
     ),
     'step_factor': Field(
         0.1, 'Schedule step: factor on the rate at each milestone.', between(0, 1)
     ),
-    'warmup_steps': Field(0, 'linear warm-up from warmup_factor * rate', at_least(0)),
-    'warmup_factor': Field(0.0, 'where the warm-up starts', between(0, 1)),
-    'factors': Field(
-        (), 'learning-rate factors: ((pattern over net/module/param, factor), ...)', pattern_factors
+    'warmup_steps': Field(0, 'Steps of the linear warm-up. 0 turns the warm-up off.', at_least(0)),
+    'warmup_factor': Field(
+        0.0, 'Learning rate at the first step, as a fraction of the full rate.', between(0, 1)
     ),
-    'clip_norm': Field(0.0, 'clip gradients to this global norm; 0: off', at_least(0)),
+    'factors': Field(
+        (),
+        'Factors on the learning rate, as ((pattern, factor), ...). '
+        'Patterns match whole paths net/module/param.',
+        pattern_factors,
+    ),
+    'clip_norm': Field(
+        0.0, 'Largest global norm of the gradients. 0 turns clipping off.', at_least(0)
+    ),
+}
+
+TRAIN = {
+    'batch_size': Field(
+        6, 'Images per optimiser step, summed over all devices and processes.', at_least(1)
+    ),
+    'num_steps': Field(1000, 'Number of optimiser steps.', at_least(0)),
+    'accumulate': Field(
+        1, 'Micro-batches per step. Gradients are those of the whole batch.', at_least(1)
+    ),
+    'ema': Field(
+        0.0,
+        'Decay of the moving average of the parameters that evaluation uses. '
+        '0 turns averaging off.',
+        below_one,
+    ),
+    'dtype': Field(
+        'float32',
+        'Type of activations. Parameters and losses are always float32. '
+        'float64 needs JAX_ENABLE_X64=1.',
+        one_of('float32', 'bfloat16', 'float64'),
+    ),
+}
+
+POLICIES = ('cityscapes', 'absent_zero', 'absent_one', 'truth_only')
+"""Names of the averages of IoU over classes, see segjax/metrics/confusion.py."""
+
+EVALUATE = {
+    'batch_size': Field(
+        8,
+        'Images per batch of the evaluation, summed over all devices and processes. '
+        'The last batch is padded, and every image counts once.',
+        at_least(1),
+    ),
+    'policy': Field(
+        'cityscapes',
+        'How mIoU treats classes that do not occur: a policy of metrics/confusion.py.',
+        one_of(*POLICIES),
+    ),
+    'resolution': Field(
+        'label',
+        'Size at which pixels are scored: label size, or size of the image that the net sees.',
+        one_of('label', 'image'),
+    ),
+    'crop': Field(
+        (),
+        'Size (height, width) of the crops into which images are cut. () keeps images whole.',
+        size_2d_or_empty,
+    ),
+    'stride': Field(
+        2 / 3,
+        'Largest distance of neighbouring crops, as a fraction of a crop.',
+        between(0.1, 1),
+    ),
+}
+
+LOGGING = {
+    'log_every': Field(20, 'Steps between two lines of metrics.jsonl.', at_least(1)),
+    'eval_every': Field(
+        500, 'Steps between two evaluations. 0 evaluates at the end only.', at_least(0)
+    ),
+    'checkpoint_every': Field(
+        500, 'Steps between two checkpoints. 0 saves at the end only.', at_least(0)
+    ),
+    'keep_last': Field(2, 'Number of newest checkpoints to keep.', at_least(1)),
+    'keep_best': Field(
+        1, 'Number of best checkpoints to keep in addition to the newest.', at_least(0)
+    ),
+    'num_pictures': Field(
+        4, 'Number of best and of worst images shown in the report.', at_least(0)
+    ),
+}
+
+PARALLEL = {
+    'mode': Field('pmap', 'How a step is mapped over devices.', one_of('pmap', 'shard_map')),
+    'cpu_convolutions': Field(
+        'auto',
+        'Library of the convolutions on a CPU: YNNPACK, or XLA itself. '
+        'auto decides by jaxlib and by the width of the net.',
+        one_of('auto', 'ynn', 'xla'),
+    ),
+    'check_replicas': Field(False, 'Assert after every step that all devices hold the same state.'),
+}
+
+PREDICT = {
+    'tile': Field((), 'Size (height, width) of tiles. () means data.eval_size.', size_2d_or_empty),
+    'overlap': Field(
+        1 / 3, 'Overlap of neighbouring tiles, as a fraction of a tile.', between(0, 0.9)
+    ),
+    'flip': Field(False, 'Also predict the mirrored image, and average both predictions.'),
+    'scales': Field(
+        (1.0,), 'Scales at which images are predicted. The predictions are averaged.', scales
+    ),
+    'batch_size': Field(4, 'Tiles per call of the net.', at_least(1)),
+}
+
+BENCH = {
+    'repetitions': Field(10, 'Timed calls of --mode bench.', at_least(1)),
+    'warmup': Field(2, 'Untimed calls of --mode bench before the timed calls.', at_least(0)),
+    'variants': Field(
+        (),
+        'Variants that --mode bench measures in turn with this config. A variant is '
+        "'key=value;key=value', or (name, 'key=value;key=value').",
+        bench_variants,
+    ),
+}
+
+INIT_FROM = {
+    'path': Field(
+        '',
+        'Source of the parameters of a run without a checkpoint: a run folder, a checkpoint, '
+        'or published weights (.safetensors, .npz, .pth, or hf:owner/name/file).',
+    ),
+    'expected': Field(
+        '', 'Weights that the published experiment starts from. Without a path, a run warns.'
+    ),
+    'nets': Field(
+        ('.*',),
+        'Regular expressions for the modules to load, matched against net/module.',
+        patterns,
+    ),
+    'source': Field(
+        '',
+        'Published weights: the release that named the tensors (segjax/pretrained/sources.py). '
+        'Empty: the names are recognised.',
+    ),
+    'partial': Field(
+        False,
+        'Published weights: load the tensors that fit. Missing and surplus tensors are listed '
+        'and are no error.',
+    ),
+    'preprocess': Field(
+        'adopt',
+        "Published weights: 'adopt' prepares images as the weights expect. "
+        "'keep' prepares images as the config says.",
+        one_of('adopt', 'keep'),
+    ),
 }
 
 SHARED = {
-    'pipeline': Field('supervised', 'which file of segjax/pipelines'),
-    'seed': Field(0, 'everything random is a function of it', at_least(0)),
+    'pipeline': Field('supervised', 'Name of the pipeline, a file of segjax/pipelines.'),
+    'seed': Field(0, 'Random seed of the run.', at_least(0)),
     'data': DATA,
     'augment': AUGMENT,
-    'train': {
-        'batch_size': Field(6, 'global, over all devices of all processes', at_least(1)),
-        'num_steps': Field(1000, 'optimiser steps', at_least(0)),
-        'accumulate': Field(
-            1, 'micro-batches per step; gradients are those of the whole batch', at_least(1)
-        ),
-        'ema': Field(
-            0.0, 'decay of the averaged parameters used for evaluation; 0: off', below_one
-        ),
-        'dtype': Field(
-            'float32',
-            'of activations; parameters and loss stay float32. float64 needs JAX_ENABLE_X64=1',
-            one_of('float32', 'bfloat16', 'float64'),
-        ),
-    },
-    'evaluate': {
-        'batch_size': Field(
-            8, 'global; the last batch is padded, every image counts once', at_least(1)
-        ),
-        'policy': Field('cityscapes', 'how mIoU is averaged (metrics/confusion.py)'),
-        'resolution': Field(
-            'label',
-            'Size at which pixels are scored: of the label, or of the image that the net sees.',
-            one_of('label', 'image'),
-        ),
-        'crop': Field(
-            (),
-            'Images are cut into crops of (height, width); () keeps them whole.',
-            size_2d_or_empty,
-        ),
-        'stride': Field(
-            2 / 3,
-            'Largest distance of neighbouring crops, as a fraction of a crop.',
-            between(0.1, 1),
-        ),
-    },
-    'logging': {
-        'log_every': Field(20, 'steps between lines of metrics.jsonl', at_least(1)),
-        'eval_every': Field(500, 'steps between evaluations; 0: at the end only', at_least(0)),
-        'checkpoint_every': Field(
-            500, 'steps between checkpoints; 0: at the end only', at_least(0)
-        ),
-        'keep_last': Field(2, 'newest checkpoints kept', at_least(1)),
-        'keep_best': Field(1, 'best checkpoints kept beside them', at_least(0)),
-        'num_pictures': Field(4, 'best and worst images in the report, each', at_least(0)),
-    },
-    'parallel': {
-        'mode': Field('pmap', 'how a step is mapped over devices', one_of('pmap', 'shard_map')),
-        'cpu_convolutions': Field(
-            'auto',
-            'Convolutions on a CPU by YNNPACK or by XLA itself; auto: by jaxlib and the width of the net',
-            one_of('auto', 'ynn', 'xla'),
-        ),
-        'check_replicas': Field(
-            False, 'assert after every step that all devices hold the same state'
-        ),
-    },
-    'predict': {
-        'tile': Field((), '(height, width) of tiles; () is data.eval_size', size_2d_or_empty),
-        'overlap': Field(
-            1 / 3, 'share of a tile that it has in common with the next', between(0, 0.9)
-        ),
-        'flip': Field(False, 'also predict the mirrored image and average'),
-        'scales': Field((1.0,), 'also predict at these scales and average', scales),
-        'batch_size': Field(4, 'tiles per call', at_least(1)),
-    },
-    'bench': {
-        'repetitions': Field(10, '--mode bench: timed calls', at_least(1)),
-        'warmup': Field(2, '--mode bench: calls before them', at_least(0)),
-        'variants': Field(
-            (),
-            "what --mode bench measures in turn with this config: 'key=value;key=value' or (name, such a string) each",
-            bench_variants,
-        ),
-    },
-    'init_from': {
-        'path': Field(
-            '',
-            'where parameters come from when this run has no checkpoint yet: a run folder, a checkpoint, or published '
-            'weights (.safetensors, .npz, .pth, or hf:owner/name/file)',
-        ),
-        'expected': Field(
-            '', 'Weights that the published experiment starts from; without a path, a run warns'
-        ),
-        'nets': Field(('.*',), 'patterns over net/module: what to take', patterns),
-        'source': Field(
-            '', "published weights: whose naming (segjax/pretrained/sources.py); '': find out"
-        ),
-        'partial': Field(
-            False, 'published weights: take what fits, and only list what is missing or too much'
-        ),
-        'preprocess': Field(
-            'adopt',
-            "published weights: 'adopt' how their images were prepared, or 'keep' ours",
-            one_of('adopt', 'keep'),
-        ),
-    },
+    'train': TRAIN,
+    'evaluate': EVALUATE,
+    'logging': LOGGING,
+    'parallel': PARALLEL,
+    'predict': PREDICT,
+    'bench': BENCH,
+    'init_from': INIT_FROM,
 }
-
-
-def typed_text(value: Any) -> str:
-    """Returns a value as a user types it behind `--config.key=`; `typed` reads it."""
-    return shlex.quote(str(value))
+"""Keys and sections of every pipeline."""

@@ -1,22 +1,32 @@
-"""What the rest of the house knows about a data set: its classes, splits and sizes."""
+"""The description of a data set: its classes, splits and sizes."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from segjax.errors import unknown_name
 
 IGNORE = 255
-"""The label that counts nowhere: not in losses, metrics, class statistics; fill value of padding and augmentation."""
+"""Label without effect on losses, metrics and class statistics. It fills padding."""
+
+
+def with_tuples(value: Any) -> Any:
+    """Returns a value of JSON with tuples instead of lists."""
+    if isinstance(value, Mapping):
+        return {key: with_tuples(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(with_tuples(item) for item in value)
+    return value
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassSpec:
     """The classes of a data set, in the order of their train ids 0 .. C-1.
 
-    names    one per class
+    names    a name per class
     palette  (r, g, b) per class
-    ids      the data set's own id per class, written by --mode predict (Cityscapes: road is train id 0, id 7)
+    ids      id per class in the files of the data set, which --mode predict writes (in Cityscapes,
+             road has the train id 0 and the id 7)
     """
 
     names: tuple[str, ...]
@@ -25,23 +35,24 @@ class ClassSpec:
 
     @property
     def num_classes(self) -> int:
+        """Number of classes C."""
         return len(self.names)
 
 
 def split_names(split: str) -> tuple[str, ...]:
-    """The plain splits of a TFDS expression: ('train', 'val') for 'train[:10%]+val'."""
+    """Returns the plain splits of a TFDS expression: ('train', 'val') for 'train[:10%]+val'."""
     return tuple(part.split('[')[0].strip() for part in split.split('+'))
 
 
 class SplitSpec(NamedTuple):
-    """What is known of a split; of a slice (train[:10%]) bounds and shares are those of the whole split.
+    """The size of a split. A slice (train[:10%]) has the numbers of the whole split.
 
-    num_examples  at most this many
+    num_examples  largest number of examples
     max_size      (height, width) that holds every label
     class_pixels  [C] labelled pixels of each class
     void_pixels   ignored pixels
-    num_labelled  at most this many examples have a labelled pixel
-    labelled_void_pixels  ignored pixels of these examples
+    num_labelled  largest number of examples with a labelled pixel
+    labelled_void_pixels  ignored pixels of the examples with a labelled pixel
     """
 
     num_examples: int
@@ -54,18 +65,19 @@ class SplitSpec(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-    """A prepared data set.
+    """The description of a prepared data set.
 
     name          its name in the registry
     classes       ClassSpec
-    features      keys that an example has: image, label, instance, depth, intrinsics, pose, sequence, frame, name
+    features      keys that an example has: image, label, instance, depth, intrinsics, pose,
+                  sequence, frame, name
     num_examples  by split
     max_size      by split: (height, width) that holds every label of the split
-    class_pixels  by split: labelled pixels of each class (length C); void pixels are in void_pixels
-    void_pixels   by split
+    class_pixels  by split: [C] labelled pixels of each class, without void pixels
+    void_pixels   by split: ignored pixels
     num_unlabelled  by split, where it is not 0: examples without a labelled pixel
-    unlabelled_pixels  by split, where it is not 0: pixels of these examples, all of them void
-    digest        by split: hexadecimal hash of the content of its examples in order; {} where it is unknown
+    unlabelled_pixels  by split, where it is not 0: pixels of the examples without a labelled pixel
+    digest        by split: hexadecimal hash of the examples in order; {} where it is unknown
     """
 
     name: str
@@ -80,41 +92,38 @@ class DataSpec:
     digest: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def split(self, expression: str) -> SplitSpec:
-        """Of 'train', 'train+val' or 'train[:10%]'; raises InputError for a split that there is not."""
+        """Returns the sizes of 'train', 'train+val' or 'train[:10%]'.
+
+        Raises:
+          InputError: the data set has no such split.
+        """
         names = split_names(expression)
         for name in names:
             if name not in self.num_examples:
-                raise unknown_name(
-                    f'split {expression!r} of data set {self.name!r}', name, self.num_examples
-                )
+                where = f'split {expression!r} of data set {self.name!r}'
+                raise unknown_name(where, name, self.num_examples)
+        heights = [self.max_size[name][0] for name in names]
+        widths = [self.max_size[name][1] for name in names]
+        counts = zip(*(self.class_pixels[name] for name in names))
+        num_examples = sum(self.num_examples[name] for name in names)
+        num_unlabelled = sum(self.num_unlabelled.get(name, 0) for name in names)
+        void_pixels = sum(self.void_pixels[name] for name in names)
+        unlabelled_pixels = sum(self.unlabelled_pixels.get(name, 0) for name in names)
         return SplitSpec(
-            num_examples=sum(self.num_examples[n] for n in names),
-            max_size=(
-                max(self.max_size[n][0] for n in names),
-                max(self.max_size[n][1] for n in names),
-            ),
-            class_pixels=tuple(
-                sum(counts) for counts in zip(*(self.class_pixels[n] for n in names))
-            ),
-            void_pixels=sum(self.void_pixels[n] for n in names),
-            num_labelled=sum(self.num_examples[n] - self.num_unlabelled.get(n, 0) for n in names),
-            labelled_void_pixels=sum(
-                self.void_pixels[n] - self.unlabelled_pixels.get(n, 0) for n in names
-            ),
+            num_examples=num_examples,
+            max_size=(max(heights), max(widths)),
+            class_pixels=tuple(sum(class_counts) for class_counts in counts),
+            void_pixels=void_pixels,
+            num_labelled=num_examples - num_unlabelled,
+            labelled_void_pixels=void_pixels - unlabelled_pixels,
         )
 
-    def to_json(self) -> dict:
-        """Plain values, as `spec.json` of a run folder keeps them."""
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain values, as `spec.json` of a run folder keeps them."""
         return dataclasses.asdict(self)
 
     @staticmethod
-    def from_json(stored: Mapping) -> 'DataSpec':
-        """The inverse of `to_json`, also after a round trip through a file."""
-
-        def tuples(value):
-            if isinstance(value, Mapping):
-                return {k: tuples(v) for k, v in value.items()}
-            return tuple(map(tuples, value)) if isinstance(value, list | tuple) else value
-
-        fields = tuples(stored)
+    def from_json(stored: Mapping[str, Any]) -> 'DataSpec':
+        """Inverts `to_json`, also after a round trip through a file."""
+        fields = with_tuples(stored)
         return DataSpec(**{**fields, 'classes': ClassSpec(**fields['classes'])})

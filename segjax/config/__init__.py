@@ -1,7 +1,7 @@
-"""The config of an experiment: keys, defaults, checks, and its forms on the command line and on disk.
+"""The config of an experiment: its keys and defaults, checks, command line and stored form.
 
-A config file (`configs/*.py`) starts from `defaults(pipeline)` and assigns. The ConfigDict is locked,
-so an unknown key is an error where it is written. `validate` checks every value against its Field.
+A config file (`configs/*.py`) starts from `defaults(pipeline)` and assigns values. The ConfigDict
+is locked, so an unknown key fails at its line. `validate` checks every value against its Field.
 """
 
 from segjax.config.arguments import parse_arg, typed

@@ -1,4 +1,7 @@
-"""Values as a user types them: behind `--config.key=`, and behind the colon of `--config file.py:variant,key=value`."""
+"""Values as a user types them.
+
+They follow `--config.key=`, or the colon of `--config file.py:variant,key=value`.
+"""
 
 import ast
 from typing import Any
@@ -7,43 +10,62 @@ import ml_collections
 
 from segjax.errors import InputError, unknown_name
 
+KINDS = {
+    bool: 'true or false',
+    int: 'a whole number',
+    float: 'a number',
+    str: 'a text',
+    tuple: 'a tuple',
+}
+"""Names of the types that config keys and arguments have."""
+
 
 def parse_arg(arg: str, variants: tuple[str, ...], **spec: Any) -> ml_collections.ConfigDict:
-    """Parses what follows the colon of `--config file.py:variant,key=value`.
+    """Parses the text behind the colon of `--config file.py:variant,key=value`.
 
     Args:
       arg: the text, '' for the default variant.
       variants: names that may come first.
-      **spec: typed arguments with their defaults; the type of the default is the type of the argument.
+      **spec: typed arguments with their defaults. The type of the default is the type of the
+        argument.
 
     Returns:
-      A ConfigDict with `variant` ('' if none was named) and one entry for each argument of `spec`.
+      A ConfigDict with `variant` ('' if the text names none) and an entry for each argument of
+      `spec`.
+
+    Raises:
+      InputError: an unknown variant or argument, or a value of another type.
     """
-    out = ml_collections.ConfigDict({'variant': '', **spec})
+    parsed = ml_collections.ConfigDict({'variant': '', **spec})
     for position, item in enumerate(filter(None, arg.split(','))):
         key, equals, text = item.partition('=')
         if not equals and position == 0:
             if key not in variants:
                 raise unknown_name('--config file.py:<variant>', key, variants)
-            out.variant = key
+            parsed.variant = key
         elif not equals and isinstance(spec.get(key), bool):
-            out[key] = True
+            parsed[key] = True
         elif key not in spec:
             raise unknown_name('--config file.py:...,<argument>=', key, spec)
         else:
             try:
-                out[key] = typed(text, spec[key])
+                parsed[key] = typed(text, spec[key])
             except ValueError as error:
                 raise InputError(
                     f'--config file.py:...,{key}=',
                     got=repr(text),
-                    expected=f'a {type(spec[key]).__name__}',
+                    expected=KINDS[type(spec[key])],
+                    fix=f'{key}={spec[key]}',
                 ) from error
-    return out
+    return parsed
 
 
 def typed(text: str, like: Any) -> Any:
-    """`text` as a value of the type of `like`; ValueError or SyntaxError if it is none."""
+    """Returns a text as a value of the type of `like`.
+
+    Raises:
+      ValueError, SyntaxError: the text is no value of this type.
+    """
     if isinstance(like, bool):
         if text.lower() not in ('true', 'false', '1', '0'):
             raise ValueError(text)
@@ -52,5 +74,6 @@ def typed(text: str, like: Any) -> Any:
         value = ast.literal_eval(text)
         if not isinstance(value, tuple | list):
             raise ValueError(text)
-        return tuple(tuple(v) if isinstance(v, list) else v for v in value)
+        # A tuple of tuples may be typed as a list of lists.
+        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
     return type(like)(text)

@@ -1,8 +1,10 @@
-"""Config files and single keys from the command line: `--config file.py:variant,key=value --config.section.key=value`.
+"""Config files and single keys from the command line.
 
-A config file is Python with a function `get_config(arg='')` that returns an `ml_collections.ConfigDict`. What is wrong
-with it, or with a key, is an InputError that names the file and line, or the key; an error inside segjax stays what it
-is, with its traceback.
+    --config file.py:variant,key=value --config.section.key=value
+
+A config file is Python with a function `get_config(arg='')` that returns a `ConfigDict`. An error
+in the file becomes an InputError that names file and line. An error in a key becomes an InputError
+that names the key. An error inside segjax keeps its type and traceback.
 """
 
 import difflib
@@ -17,110 +19,134 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from segjax import config as config_lib
+from segjax.config.arguments import KINDS
+from segjax.config.tree import field_at
 from segjax.errors import InputError, unknown_name
-from segjax.schema import RENAMED, Choice
+from segjax.schema import RENAMED, Choice, typed_text
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent
-# What a config file is written in: an error that comes out of these was made in the config file.
 VOCABULARY = tuple(
     str(path)
     for path in (*PACKAGE.glob('config/*.py'), PACKAGE / 'schema.py', PACKAGE / 'errors.py')
 )
+"""Files whose functions config files call. Their errors are errors of the config file."""
 
 
 class Assignment(NamedTuple):
-    """`--config.optim.learning_rate=1e-3` is ('optim.learning_rate', '1e-3'); text is None for a bare --config.key."""
+    """A single key from the command line.
+
+    `--config.optim.learning_rate=1e-3` is ('optim.learning_rate', '1e-3'). The text of a bare
+    `--config.key` is None.
+    """
 
     key: str
     text: str | None
 
 
 def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[Assignment]]:
-    """Takes `--config.key=value`, `--config.key value` and bare `--config.key` out of the command line, in order."""
-    rest, assignments = [], []
-    waiting = list(argv)
-    while waiting:
-        argument = waiting.pop(0)
-        if argument == '--':
-            rest += [argument, *waiting]
+    """Separates the assignments of single keys from the remaining words of a command line.
+
+    Assignments are `--config.key=value`, `--config.key value` and bare `--config.key`.
+
+    Returns:
+      (remaining words, assignments), both in order.
+    """
+    remaining = []
+    assignments = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if word == '--':
+            remaining += [word, *words]
             break
-        dashes, found, assignment = argument.partition('config.')
-        if dashes not in ('-', '--') or not found:
-            rest.append(argument)
+        dashes, separator, assignment = word.partition('config.')
+        if dashes not in ('-', '--') or not separator:
+            remaining.append(word)
             continue
         key, equals, text = assignment.partition('=')
         if not equals:
-            text = waiting.pop(0) if waiting and not waiting[0].startswith('--') else None
+            text = words.pop(0) if words and not words[0].startswith('--') else None
         assignments.append(Assignment(key, text))
-    return rest, assignments
+    return remaining, assignments
+
+
+# --- Config files ---
 
 
 def load(text: str) -> ml_collections.ConfigDict:
-    """The config of `file.py` or `file.py:argument`, locked.
+    """Returns the config of `file.py` or `file.py:argument`, locked.
 
     Raises:
-      InputError: no such file; an error in the file, with its line; a wrong argument.
+      InputError: there is no such file, it has an error, or its argument is wrong.
     """
     name, _, argument = text.partition(':')
     path = pathlib.Path(name).expanduser()
     get_config = function(path, 'get_config', '--config', 'configs/supervised.py:quick', argument)
-    if argument and not inspect.signature(get_config).parameters:
-        raise InputError(
-            '--config',
-            got=f'{argument!r} after the colon',
-            expected=f'nothing: {path} takes no argument',
-        )
-    needed = [p for p in inspect.signature(get_config).parameters.values() if p.default is p.empty]
-    needed = [
-        p.name
-        for p in needed
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    if len(needed) > bool(argument):
-        got = f'get_config({", ".join(needed)})'
-        raise InputError(
-            str(path),
-            got=got,
-            expected='one argument with a default',
-            fix="def get_config(arg=''):",
-        )
+    _check_signature(path, get_config, argument)
     config = call(path, lambda: get_config(argument) if argument else get_config())
     if not isinstance(config, ml_collections.ConfigDict):
-        got = f'a {type(config).__name__} from get_config'
         raise InputError(
             str(path),
-            got=got,
+            got=f'a {type(config).__name__} from get_config',
             expected='a ConfigDict',
             fix='begin with segjax.config.defaults(pipeline)',
         )
     return config.lock()
 
 
+def _check_signature(path: pathlib.Path, get_config: Callable, argument: str) -> None:
+    """Raises InputError unless `get_config` accepts the argument. '' means no argument."""
+    parameters = list(inspect.signature(get_config).parameters.values())
+    if argument and not parameters:
+        raise InputError(
+            '--config',
+            got=f'{argument!r} after the colon',
+            expected=f'nothing: {path} takes no argument',
+        )
+    named = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.KEYWORD_ONLY,
+    )
+    required = [p.name for p in parameters if p.default is p.empty and p.kind in named]
+    if len(required) > bool(argument):
+        raise InputError(
+            str(path),
+            got=f'get_config({", ".join(required)})',
+            expected='one argument with a default',
+            fix="def get_config(arg=''):",
+        )
+
+
 def function(
     path: pathlib.Path, name: str, flag: str, example: str, argument: str = ''
-) -> Callable:
-    """The function that a file defines.
+) -> Callable[..., Any]:
+    """Executes a Python file and returns one of its functions.
 
     Args:
       path: of the file.
       name: of the function: 'get_config'.
-      flag: which named the file, for errors.
+      flag: that names the file, for errors.
       example: file of the repository that the flag may name, for errors.
-      argument: what follows the file behind a colon, for errors.
+      argument: text behind the colon after the file, for errors.
 
     Raises:
-      InputError: no such file, an error in it, or no such function.
+      InputError: there is no such file, it has an error, or it has no such function.
     """
     if not path.is_file():
         raise _no_file(path, flag, example, argument)
-    found = getattr(call(path, lambda: _execute(path)), name, None)
-    if not callable(found):
+    attribute = getattr(call(path, lambda: _execute(path)), name, None)
+    if not callable(attribute):
         raise InputError(str(path), got=f'no function {name}', expected=f'def {name}(...): ...')
-    return found
+    return attribute
 
 
 def _no_file(path: pathlib.Path, flag: str, example: str, argument: str) -> InputError:
-    """Returns the error for a path that names no file, with the nearest file in its folder, or in the repository."""
+    """Returns the error for a path that names no file, with the nearest file.
+
+    The nearest file is sought in the folder of the path, if this folder holds Python files.
+    Otherwise it is sought in the folder of `example`.
+    """
     if path.parent.is_dir() and not path.is_dir() and list(path.parent.glob('*.py')):
         nearest = unknown_name(flag, path.name, (p.name for p in path.parent.glob('*.py')))
         expected = f'{nearest.expected} in {path.parent}'
@@ -129,81 +155,113 @@ def _no_file(path: pathlib.Path, flag: str, example: str, argument: str) -> Inpu
     home = pathlib.Path(file).parent
     home = home if home.is_dir() else PACKAGE.parent / home
     names = sorted(p.name for p in home.glob('*.py'))
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    similar = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
     got = f'the folder {path}' if path.is_dir() else f'no file {path}'
     expected = f'a file of Python, as {", ".join(names) or file} in {home}'
     if not path.parent.is_dir():
-        expected += f'; there is no folder {path.parent} either, seen from {pathlib.Path.cwd()}'
-    if near:
-        fix = f'{flag} {home / near[0]}' + (f':{argument}' if argument else '')
+        expected += f'. There is no folder {path.parent} in {pathlib.Path.cwd()}'
+    if similar:
+        fix = f'{flag} {home / similar[0]}' + (f':{argument}' if argument else '')
     else:
         fix = f'{flag} {home / pathlib.Path(file).name}' + (f':{variant}' if variant else '')
     return InputError(flag, got=got, expected=expected, fix=fix)
 
 
 def _execute(path: pathlib.Path) -> ModuleType:
-    """The module that a file of configs is."""
+    """Executes a Python file and returns it as a module."""
     spec = importlib.util.spec_from_file_location('segjax_config_file', path)
+    if spec is None or spec.loader is None:
+        raise InputError(
+            str(path), got='a file of another kind', expected='a file of Python, FILE.py'
+        )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def call(path: pathlib.Path, function) -> Any:
-    """Calls a function of the config file; its errors become InputErrors with the file's line."""
+def call(path: pathlib.Path, function: Callable[[], Any]) -> Any:
+    """Calls a function of a config file.
+
+    Args:
+      path: of the config file.
+      function: without arguments.
+
+    Raises:
+      InputError: the function failed because of a line of the config file.
+      Exception: the function failed inside segjax or in a library without a line of the file.
+    """
     try:
         return function()
     except InputError:
         raise
     except SystemExit as error:
-        got = f'a call of sys.exit({error.code!r})'
         raise InputError(
             str(path),
-            got=got,
+            got=f'a call of sys.exit({error.code!r})',
             expected='a file that returns a config',
-            fix=f'take the sys.exit out of {path}',
+            fix=f'remove this call from {path}',
         ) from None
     except SyntaxError as error:
-        if error.filename is None:  # bytes that are no text
-            raise InputError(
-                str(path), got=error.msg, expected='Python', fix='save the file as text'
-            ) from error
-        if pathlib.Path(error.filename).resolve() != path.resolve():
+        wrong = _syntax_error(path, error)
+        if wrong is None:
             raise
-        got = f'{error.msg}: {(error.text or "").strip()}'
-        raise InputError(f'{path}, line {error.lineno}', got=got, expected='Python') from error
+        raise wrong from error
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)[1:]  # the first one is this function
-        own = [
-            frame for frame in frames if pathlib.Path(frame.filename).resolve() == path.resolve()
-        ]
-        ours = [
-            f
-            for f in frames
-            if f.filename.startswith(str(PACKAGE)) and f.filename not in VOCABULARY
-        ]
-        if not own or ours:
+        wrong = _error_in_file(path, error)
+        if wrong is None:
             raise
-        got = f'{type(error).__name__}: {error}'.replace('\n', ' ')
-        expected = f'a line that works: {own[-1].line}'
-        fix = f'correct that line: {PACKAGE / "schema.py"} has all keys, their meaning and their types'
-        raise InputError(
-            f'{path}, line {own[-1].lineno}', got=got, expected=expected, fix=fix
-        ) from error
+        raise wrong from error
+
+
+def _syntax_error(path: pathlib.Path, error: SyntaxError) -> InputError | None:
+    """Returns the error for a config file that is no Python. Returns None for any other file."""
+    if error.filename is None:  # the file holds bytes that are no text
+        return InputError(str(path), got=error.msg, expected='Python', fix='save the file as text')
+    if pathlib.Path(error.filename).resolve() != path.resolve():
+        return None
+    got = f'{error.msg}: {(error.text or "").strip()}'
+    return InputError(f'{path}, line {error.lineno}', got=got, expected='Python')
+
+
+def _error_in_file(path: pathlib.Path, error: Exception) -> InputError | None:
+    """Returns the error for the last line of a config file in a traceback.
+
+    Returns None if no line of the file is in the traceback, or if segjax itself failed.
+    """
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first frame is `call`
+    in_file = []
+    in_segjax = []
+    for frame in frames:
+        if pathlib.Path(frame.filename).resolve() == path.resolve():
+            in_file.append(frame)
+        elif frame.filename.startswith(str(PACKAGE)) and frame.filename not in VOCABULARY:
+            in_segjax.append(frame)
+    if not in_file or in_segjax:
+        return None
+    return InputError(
+        f'{path}, line {in_file[-1].lineno}',
+        got=f'{type(error).__name__}: {error}'.replace('\n', ' '),
+        expected=f'a line that works: {in_file[-1].line}',
+        fix='correct that line. `python -m segjax.config.reference` lists all keys',
+    )
+
+
+# --- Single keys ---
 
 
 def assign(config: ml_collections.ConfigDict, assignments: Iterable[Assignment]) -> None:
-    """Sets single keys; the type of the value there is the type of the key.
+    """Sets single keys. The present value of a key determines its type.
 
-    `--config.<section>.name` of a section whose keys depend on its name (a net and its arguments) brings that name's
-    own keys with their defaults.
+    The keys of some sections depend on `name`: a net and its arguments. Setting
+    `--config.<section>.name` replaces all keys of such a section by the defaults of the new name.
 
     Raises:
-      InputError: an unknown key (with the nearest one), a section, or a value of another type.
+      InputError: an unknown key (with the nearest key), a section, or a value of another type.
     """
     for key, text in assignments:
         *sections, last = key.split('.')
-        values, path = config, '--config'
+        values = config
+        path = '--config'
         for section in sections:
             values = _entry(values, path, section)
             path += f'.{section}'
@@ -212,19 +270,18 @@ def assign(config: ml_collections.ConfigDict, assignments: Iterable[Assignment])
                     path,
                     got=f'--config.{key}',
                     expected='a value: this is no section',
-                    fix=f'{path}={config_lib.typed_text(values)}',
+                    fix=f'{path}={typed_text(values)}',
                 )
         old = _entry(values, path, last)
         path += f'.{last}'
         if isinstance(old, ml_collections.ConfigDict):
-            got = 'a value for a whole section' if text else 'a whole section'
             raise InputError(
                 path,
-                got=got,
+                got='a value for a whole section' if text else 'a whole section',
                 expected='one of its keys: ' + ', '.join(sorted(old)),
                 fix=_first_key(path, old),
             )
-        value = _typed(path, text, old)
+        value = _typed(config, key, text, old)
         if last == 'name' and value != old and _depends_on_name(config, sections):
             config_lib.choose(config, sections[0], value)
         else:
@@ -232,58 +289,76 @@ def assign(config: ml_collections.ConfigDict, assignments: Iterable[Assignment])
 
 
 def _first_key(path: str, section: ml_collections.ConfigDict) -> str:
-    """Returns an assignment of one key of a section, with the value that it has."""
-    key = next(
-        (k for k in sorted(section) if not isinstance(section[k], ml_collections.ConfigDict)), ''
-    )
-    return (
-        f'{path}.{key}={config_lib.typed_text(section[key])}'
-        if key
-        else f'one of {", ".join(sorted(section))}'
-    )
+    """Returns an argument that sets the first key of a section to its present value."""
+    for key in sorted(section):
+        if not isinstance(section[key], ml_collections.ConfigDict):
+            return f'{path}.{key}={typed_text(section[key])}'
+    return f'one of {", ".join(sorted(section))}'
 
 
 def _depends_on_name(config: ml_collections.ConfigDict, sections: Sequence[str]) -> bool:
+    """Returns whether the keys of a section depend on its `name`."""
     schema = config_lib.schema_of(config.pipeline)
     return len(sections) == 1 and isinstance(schema[sections[0]], Choice)
 
 
 def _entry(values: ml_collections.ConfigDict, path: str, key: str) -> Any:
-    """Returns the value of a key, or raises InputError with the nearest key, or the new name of a renamed key."""
-    if key not in values:
-        section = path.removeprefix('--config').removeprefix('.')
-        renamed = RENAMED.get(f'{section}.{key}' if section else key)
-        if renamed:
-            raise InputError(
-                f'{path}.{key}',
-                got='a key that was renamed',
-                expected=f'--config.{renamed}',
-                fix=f'--config.{renamed}',
-            )
+    """Returns the value of a key.
+
+    Raises:
+      InputError: an unknown key, with the nearest key, or with the new name of a renamed key.
+    """
+    if key in values:
+        return values[key]
+    section = path.removeprefix('--config').removeprefix('.')
+    new_name = RENAMED.get(f'{section}.{key}' if section else key)
+    if new_name is None:
         raise unknown_name(f'{path}.{key}', key, values)
-    return values[key]
+    raise InputError(
+        f'{path}.{key}',
+        got='a key that was renamed',
+        expected=f'--config.{new_name}',
+        fix=f'--config.{new_name}',
+    )
 
 
-def _typed(path: str, text: str | None, old: Any) -> Any:
-    """`text` as a value of the type of `old`; a bare key is true."""
+def _typed(config: ml_collections.ConfigDict, key: str, text: str | None, old: Any) -> Any:
+    """Returns a text as a value of the type of a key's old value. A key without a text is true.
+
+    Raises:
+      InputError: the text is no value of this type.
+    """
     try:
         if text is None and not isinstance(old, bool):
             raise ValueError('no value')
         return config_lib.typed('true' if text is None else text, old)
     except (ValueError, SyntaxError):
-        got = 'nothing' if text is None else repr(text)
-        kind = 'true or false' if isinstance(old, bool) else f'a value of type {type(old).__name__}'
-        shown = f"'{path}={old!r}'" if isinstance(old, tuple) else f'{path}={old}'
-        raise InputError(path, got=got, expected=kind, fix=f'as it is now: {shown}') from None
+        field = field_at(config, key.split('.'))
+        raise InputError(
+            f'--config.{key}',
+            got='nothing' if text is None else repr(text),
+            expected=KINDS[type(old)],
+            meaning=field.doc if field else '',
+            fix=f'--config.{key}={typed_text(old)}',
+        ) from None
 
 
 def overridden(config: ml_collections.ConfigDict, overrides: str) -> ml_collections.ConfigDict:
-    """A checked copy of the config with 'section.key=value;section.key=value' assigned, as on the command line."""
+    """Returns a checked copy of a config with other values for some keys.
+
+    Args:
+      config: stays unchanged.
+      overrides: 'section.key=value;section.key=value', typed as on the command line.
+
+    Raises:
+      InputError: an unknown key or a wrong value.
+    """
+    assignments = []
+    for item in overrides.split(';'):
+        if item.strip():
+            key, equals, text = item.partition('=')
+            assignments.append(Assignment(key.strip(), text.strip() if equals else None))
     changed = config.copy_and_resolve_references().lock()
-    items = (item.partition('=') for item in overrides.split(';') if item.strip())
-    assign(
-        changed,
-        [Assignment(key.strip(), text.strip() if equals else None) for key, equals, text in items],
-    )
+    assign(changed, assignments)
     config_lib.validate(changed)
     return changed

@@ -6,7 +6,10 @@ from segjax.config.tree import update
 
 
 def smoke(config: ml_collections.ConfigDict) -> None:
-    """What every `:smoke` begins with: four steps on a few small pictures of `streets`, with all that a run does."""
+    """Sets the values that all `:smoke` variants share: four steps on a few small images.
+
+    The images are those of `streets`. The run logs, evaluates, saves and writes its report.
+    """
     update(
         config,
         augment=dict(resize=(), crop=(32, 64)),

@@ -6,32 +6,34 @@ from typing import Any
 
 import ml_collections
 
-from segjax.config.tree import defaults_of, schema_of
+from segjax.config.tree import Schema, defaults_of, schema_of
 from segjax.config.validation import validate
 from segjax.errors import InputError
 from segjax.schema import RENAMED, Choice, Field
+from segjax.spec import with_tuples
 
 
 def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Plain dicts, lists and scalars, as `config.json` and checkpoints store them."""
+    """Returns the config as dicts, lists and scalars, as `config.json` and checkpoints store it."""
     return json.loads(json.dumps(config.to_dict()))
 
 
 def from_json(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The config of a run folder; lists become tuples again."""
+    """Returns the config that a run folder stores. It is checked and locked.
 
-    def restore(value):
-        if isinstance(value, Mapping):
-            return {k: restore(v) for k, v in value.items()}
-        return tuple(restore(v) for v in value) if isinstance(value, list) else value
+    Lists become tuples again. Old names of keys are replaced. Keys that are younger than the run
+    get the value of the older behaviour.
 
-    config = ml_collections.ConfigDict(_completed(restore(stored))).lock()
+    Raises:
+      InputError: the stored config has a wrong key or value.
+    """
+    config = ml_collections.ConfigDict(_completed(with_tuples(stored))).lock()
     validate(config)
     return config
 
 
-def _before(entry: Field | Choice | Mapping[str, Any]) -> Any:
-    """Returns the value of a key, or of a section, in runs that are older than it."""
+def _before(entry: Field | Choice | Schema) -> Any:
+    """Returns the value of a key, or of a section, in runs that are older than the key."""
     if isinstance(entry, Choice):
         return defaults_of(entry)
     if isinstance(entry, Field):
@@ -40,7 +42,7 @@ def _before(entry: Field | Choice | Mapping[str, Any]) -> Any:
 
 
 def _completed(
-    stored: Mapping[str, Any], schema: Mapping[str, Any] | Choice | None = None, path: str = ''
+    stored: Mapping[str, Any], schema: Schema | Choice | None = None, path: str = ''
 ) -> dict[str, Any]:
     """Returns a stored config with the present names and all present keys.
 
@@ -70,7 +72,7 @@ def _completed(
 
 
 def _text_in(section: Any, key: str, path: str) -> str:
-    """Returns the name under a key of a stored section, by which its schema is known."""
+    """Returns the name under a key of a stored section, which determines the schema."""
     value = section.get(key) if isinstance(section, Mapping) else section
     if not isinstance(value, str) or not isinstance(section, Mapping):
         raise InputError(
@@ -93,8 +95,10 @@ FREE = (
     'data.workers',
     'data.prefetch',
 )
-"""Keys that may change when a run is resumed: they do not change what is learned. Of data.root and data.classes the
-contents count, see segjax/train/same_run.py."""
+"""Keys that may change when a run is resumed, because they do not change the training.
+
+For data.root and data.classes, the contents of the files count (segjax/train/same_run.py).
+"""
 
 FREE_IN = {
     'train': FREE,
@@ -109,8 +113,11 @@ FREE_IN = {
     ),
     'predict': (*FREE, 'data.eval_split', 'data.eval_size'),
 }
-"""Keys that may differ from the config of a run folder, by mode. Evaluation may measure a checkpoint on other images,
-at another size or with other injectors. All other keys would change what the net means."""
+"""Keys that may differ from the config of a run folder, by mode.
+
+Evaluation may measure a checkpoint on other images, at another size or with other injectors. Any
+other key would change the meaning of the net.
+"""
 
 UNRECORDED = (
     'logging',
@@ -122,11 +129,11 @@ UNRECORDED = (
     'data.workers',
     'data.prefetch',
 )
-"""Keys that change no score of a checkpoint. What it began from is in start.json."""
+"""Keys that change no score of a checkpoint. start.json tells the source of initial parameters."""
 
 
 def recorded(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns the config as scores keep it, without the keys that change none."""
+    """Returns the config as scores keep it, without the keys that change no score."""
     content = to_json(config)
     for path in UNRECORDED:
         *sections, key = path.split('.')
@@ -140,36 +147,38 @@ def recorded(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def changes(
     old: Mapping[str, Any], new: Mapping[str, Any], path: str = '', free: Collection[str] = FREE
 ) -> dict[str, tuple[Any, Any]]:
-    """Returns (old value, new value) by key, for every key that matters.
+    """Returns {key: (old value, new value)} for every key that differs and is not free.
 
     Args:
-      old, new: two configs as `to_json` gives.
-      path: of the section that they are, with a point behind it; '' for whole configs.
-      free: keys and sections that do not matter; by default those of a resumed run.
+      old, new: two configs as `to_json` returns them, or the same section of both.
+      path: of the section, with a point behind it; '' for whole configs.
+      free: keys and sections that are not compared; by default those of a resumed run.
     """
     if not path and _text_in(old, 'pipeline', '') == new['pipeline']:
         old = to_json(from_json(old))
-    found = {}
+    differing = {}
     for key in sorted(set(old) | set(new)):
-        here = f'{path}{key}'
-        if here in free:
+        full_key = f'{path}{key}'
+        if full_key in free:
             continue
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found |= changes(a, b, here + '.', free)
-        elif a != b:
-            found[here] = (a, b)
-    return found
+        before = old.get(key)
+        after = new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            differing |= changes(before, after, full_key + '.', free)
+        elif before != after:
+            differing[full_key] = (before, after)
+    return differing
 
 
 def differences(
     old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = FREE
 ) -> list[str]:
     """Returns 'train.batch_size: 8, now 16' for every key of `changes`."""
-    return [f'{key}: {a!r}, now {b!r}' for key, (a, b) in changes(old, new, free=free).items()]
+    pairs = changes(old, new, free=free)
+    return [f'{key}: {before!r}, now {after!r}' for key, (before, after) in pairs.items()]
 
 
 def another_config(differences: Sequence[str]) -> str:
-    """What a folder holds whose config has these `differences`, for an error."""
-    more = f' and {len(differences) - 5} more' if differences[5:] else ''
-    return 'a run of another config: ' + '; '.join(differences[:5]) + more
+    """Returns what a folder holds whose config has these `differences`, for an error."""
+    remaining = f' and {len(differences) - 5} more' if differences[5:] else ''
+    return 'a run of another config: ' + '; '.join(differences[:5]) + remaining

@@ -1,6 +1,6 @@
 """Builds the config of a pipeline from its schema, with every key at its default."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -9,27 +9,62 @@ from segjax import pipelines
 from segjax.errors import unknown_name
 from segjax.schema import SHARED, Choice, Field
 
+Schema = Mapping[str, Any]
+"""{key: Field, Choice, or Schema of a section}."""
 
-def defaults_of(schema: Mapping[str, Any] | Choice) -> dict[str, Any]:
+
+def defaults_of(schema: Schema | Choice) -> dict[str, Any]:
+    """Returns {key: default} of a section, with a dict for each section inside it."""
     if isinstance(schema, Choice):
         return {'name': schema.default, **defaults_of(schema.options[schema.default])}
-    return {k: v.default if isinstance(v, Field) else defaults_of(v) for k, v in schema.items()}
+    values = {}
+    for key, entry in schema.items():
+        values[key] = entry.default if isinstance(entry, Field) else defaults_of(entry)
+    return values
 
 
 def schema_of(pipeline: str) -> dict[str, Any]:
-    """The shared schema and what the pipeline adds to it."""
+    """Returns the shared schema and the keys that the pipeline adds."""
     return {**SHARED, **pipelines.load(pipeline).SCHEMA}
 
 
+def fields_of(choice: Choice, name: str) -> dict[str, Field]:
+    """Returns {key: Field} of a section that chooses an option by name, `name` included."""
+    return {'name': Field(choice.default, choice.doc), **choice.options[name]}
+
+
+def field_at(config: ml_collections.ConfigDict, path: Sequence[str]) -> Field | None:
+    """Returns the Field of a key of a config, or None for a section and for an unknown key.
+
+    Args:
+      config: names the pipeline and the options of choices.
+      path: sections and key, as ('optim', 'eps').
+    """
+    entry: Any = schema_of(config.pipeline)
+    values: Any = config
+    for name in path:
+        if isinstance(entry, Choice):
+            entry = fields_of(entry, values.name)
+        if isinstance(entry, Field) or name not in entry:
+            return None
+        entry = entry[name]
+        values = values[name]
+    return entry if isinstance(entry, Field) else None
+
+
 def defaults(pipeline: str) -> ml_collections.ConfigDict:
-    """A locked config with every key at its default, for a config file to assign to."""
-    config = ml_collections.ConfigDict(defaults_of({**schema_of(pipeline)}), convert_dict=True)
+    """Returns a locked config with every key at its default, for a config file to assign to."""
+    config = ml_collections.ConfigDict(defaults_of(schema_of(pipeline)), convert_dict=True)
     config.pipeline = pipeline
     return config.lock()
 
 
 def choose(config: ml_collections.ConfigDict, section: str, name: str) -> None:
-    """Sets a `Choice` section to another name, with that one's keys at their defaults."""
+    """Sets a `Choice` section to another name, with all keys of that name at their defaults.
+
+    Raises:
+      InputError: the choice has no such name.
+    """
     choice = schema_of(config.pipeline)[section]
     if name not in choice.options:
         raise unknown_name(f'config.{section}.name', name, choice.options)
@@ -39,14 +74,18 @@ def choose(config: ml_collections.ConfigDict, section: str, name: str) -> None:
         )
 
 
-def update(config: ml_collections.ConfigDict, **sections: Mapping[str, Any]) -> None:
-    """`update(config, data=dict(name='camvid', threads=2), seed=1)`: assigns, refusing unknown keys."""
-    for key, value in sections.items():
+def update(config: ml_collections.ConfigDict, **sections: Any) -> None:
+    """Assigns keys of a config: `update(config, data=dict(threads=2), seed=1)`.
+
+    Raises:
+      AttributeError: an unknown key.
+    """
+    for section, value in sections.items():
         if not isinstance(value, Mapping):
-            config[key] = value
+            config[section] = value
             continue
-        for inner, v in value.items():
-            if isinstance(v, Mapping):
-                config[key][inner].update(v)
+        for key, inner in value.items():
+            if isinstance(inner, Mapping):
+                config[section][key].update(inner)
             else:
-                setattr(config[key], inner, v)
+                setattr(config[section], key, inner)

@@ -1,20 +1,34 @@
 """Checks every key and value of a config before anything compiles."""
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import ml_collections
 
-from segjax.config.tree import schema_of
+from segjax.config.arguments import KINDS
+from segjax.config.tree import Schema, fields_of, schema_of
 from segjax.core import paths
 from segjax.errors import InputError, unknown_name
-from segjax.pretrained.files import HUB, SUFFIXES, is_weights
-from segjax.schema import SHARED, Choice, Field, plain, typed_text
+from segjax.schema import SHARED, Choice, Field, OneOf, plain, typed_text
+
+Values = ml_collections.ConfigDict | Mapping[str, Any]
 
 
-def walk(schema, values, path):
-    """Yields (path, Field, value); raises for keys that are in only one of the two."""
+def walk(schema: Schema | Choice, values: Values, path: str) -> Iterator[tuple[str, Field, Any]]:
+    """Yields (path, Field, value) for every key of a config, or of a section of it.
+
+    Args:
+      schema: of the section.
+      values: of the section.
+      path: of the section, with a point behind it; '' for a whole config.
+
+    Raises:
+      InputError: a key is in only one of schema and values.
+    """
     if isinstance(schema, Choice):
         if values['name'] not in schema.options:
             raise unknown_name(f'config.{path}name', values['name'], schema.options)
-        schema = {'name': Field('', schema.doc), **schema.options[values['name']]}
+        schema = fields_of(schema, values['name'])
     for key in values:
         if key not in schema:
             raise unknown_name(f'config.{path}{key}', key, schema)
@@ -23,7 +37,8 @@ def walk(schema, values, path):
             raise InputError(
                 f'config.{path}{key}',
                 got='no such key',
-                expected=getattr(entry, 'doc', 'a section'),
+                expected='a value' if isinstance(entry, Field) else 'a section',
+                meaning=getattr(entry, 'doc', ''),
                 fix='start from segjax.config.defaults(pipeline)',
             )
         if isinstance(entry, Field):
@@ -32,49 +47,71 @@ def walk(schema, values, path):
             yield from walk(entry, values[key], f'{path}{key}.')
 
 
-def typed_default(where: str, field: Field) -> str:
-    """Returns the argument that sets a key to its default."""
-    return f'the default, --{where}={typed_text(field.default)}'
+def right_argument(where: str, field: Field, value: Any) -> str:
+    """Returns an argument that sets a key to a right value.
+
+    Args:
+      where: the key, as 'config.optim.name'.
+      field: of the key.
+      value: the wrong value. A similar name is preferred to the default.
+    """
+    right = field.default
+    if isinstance(field.check, OneOf):
+        right = field.check.nearest(value) or right
+    return f'--{where}={typed_text(right)}'
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
-    """Checks every key and value against the schema; raises InputError at the first that is wrong."""
+    """Checks every key and value of a config against the schema of its pipeline.
+
+    Raises:
+      InputError: the first wrong key or value.
+    """
     if not isinstance(config.pipeline, str):
         got = f'{config.pipeline!r} ({type(config.pipeline).__name__})'
         raise InputError(
-            'config.pipeline', got=got, expected='a name', fix='--config.pipeline=supervised'
+            'config.pipeline',
+            got=got,
+            expected='a name',
+            meaning=SHARED['pipeline'].doc,
+            fix='--config.pipeline=supervised',
         )
     for where, field, value in walk(schema_of(config.pipeline), config, ''):
-        kind = float if isinstance(field.default, float) else type(field.default)
-        if isinstance(value, bool) != (kind is bool) or not isinstance(
-            value, (int, float) if kind is float else kind
-        ):
-            got = f'{value!r} ({type(value).__name__})'
-            raise InputError(
-                where,
-                got=got,
-                expected=f'a {kind.__name__}: {field.doc}',
-                fix=typed_default(where, field),
-            )
-        complaint = plain(value) or field.check(value)
-        if complaint:
-            expected = f'{complaint}: {field.doc}'
-            raise InputError(
-                where, got=repr(value), expected=expected, fix=typed_default(where, field)
-            )
+        _check_value(where, field, value)
     paths.check_config(config)
     _check_milestones(config)
     _check_init_from(config.init_from)
 
 
+def _check_value(where: str, field: Field, value: Any) -> None:
+    """Raises InputError for a value of another type than the default, or with a complaint."""
+    kind = type(field.default)
+    # bool is a subclass of int, but true and false are no numbers. A float may be written as int.
+    accepted = (int, float) if kind is float else kind
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
+        got = f'{value!r} ({type(value).__name__})'
+        complaint = KINDS[kind]
+    else:
+        got = repr(value)
+        complaint = plain(value) or field.check(value)
+    if complaint:
+        raise InputError(
+            where,
+            got=got,
+            expected=complaint,
+            meaning=field.doc,
+            fix=right_argument(where, field, value),
+        )
+
+
 def _check_milestones(config: ml_collections.ConfigDict) -> None:
-    """Raises InputError for a step schedule without milestones, and for milestones of another schedule."""
+    """Raises InputError unless exactly the schedule 'step' has milestones."""
     for name, section in config.items():
         if not isinstance(section, ml_collections.ConfigDict) or 'milestones' not in section:
             continue
         is_step = section.schedule == 'step'
         if bool(section.milestones) != is_step:
-            value = '(0.75,)' if is_step else '()'
+            value = (0.75,) if is_step else ()
             raise InputError(
                 f'config.{name}.milestones',
                 got=f'{tuple(section.milestones)} with schedule {section.schedule!r}',
@@ -84,18 +121,23 @@ def _check_milestones(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_init_from(init_from: ml_collections.ConfigDict) -> None:
-    """Raises InputError for a key about published weights beside a run folder, where it would change nothing.
+    """Raises InputError for a key about published weights next to a run folder.
 
-    Without a path it may stay: a run that has begun needs no path any more.
+    Such a key would have no effect. Without a path it is allowed, because a run that has begun
+    needs no path.
     """
-    if not init_from.path or is_weights(init_from.path):
+    if not init_from.path or paths.is_weights(init_from.path):
         return
+    kinds = f'{", ".join(paths.WEIGHT_SUFFIXES)}, or {paths.HUB}...'
     for key in ('source', 'partial', 'preprocess'):
-        default = SHARED['init_from'][key].default
-        if init_from[key] != default:
+        field = SHARED['init_from'][key]
+        if init_from[key] != field.default:
             raise InputError(
                 f'config.init_from.{key}',
-                got=f'{init_from[key]!r} with {init_from.path}, which is no file of weights but a run folder',
-                expected=f'{default!r}: the key is about published weights ({", ".join(SUFFIXES)}, or {HUB}...)',
-                fix=f'--config.init_from.{key}={default}, or a file of weights as init_from.path',
+                got=f'{init_from[key]!r} with {init_from.path}, '
+                'which is no file of weights but a run folder',
+                expected=f'{field.default!r}: the key is about published weights ({kinds})',
+                meaning=field.doc,
+                fix=f'--config.init_from.{key}={field.default}, '
+                'or a file of weights as init_from.path',
             )

@@ -1,1 +1,1 @@
-"""What no paper and no net is part of: devices, random keys, files, processes, optimisers."""
+"""Parts without a paper and without a net: devices, random keys, files, processes, optimisers."""

@@ -1,6 +1,7 @@
 """Settings of the host: the heap between steps, the convolutions of XLA:CPU, and the number of cores.
 
-The first two have no effect on programs for a GPU or a TPU. docs/performance.md has the measurements.
+Heap and convolutions have no effect on programs for a GPU or a TPU. docs/performance.md has the
+measurements.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ import ml_collections
 from segjax.errors import InputError
 
 KEEP_HEAP = 'SEGJAX_KEEP_HEAP'
-"""Environment variable: 0 leaves the heap as the C library manages it."""
+"""Environment variable. 0 leaves the heap to the C library."""
 
 # Numbers of glibc's malloc.h, and the values that stop it from returning memory to the system.
 _MALLOC_OPTIONS = {'M_MMAP_MAX': (-4, 0), 'M_TRIM_THRESHOLD': (-1, -1), 'M_ARENA_MAX': (-8, 1)}
@@ -31,26 +32,30 @@ _MALLOC_VARIABLES = (
 )
 
 _OPTION = 'xla_cpu_experimental_ynn_fusion_type'
-# jaxlib gives single products, reductions and single convolutions to YNNPACK. 'xla' takes the convolutions back.
+# By default, jaxlib gives single products, reductions and single convolutions to YNNPACK. 'xla'
+# keeps the convolutions in XLA.
 _FUSIONS = {
     'ynn': ('INDIVIDUAL_DOT', 'REDUCE', 'INDIVIDUAL_CONVOLUTION'),
     'xla': ('INDIVIDUAL_DOT', 'REDUCE'),
 }
 # The jaxlib whose YNNPACK convolutions hardly use more than one core.
 _SLOW_YNNPACK = ['0', '10']
-# From this factor on its inner channels, a net is wide.
+# From this `model.width` on, a net is wide.
 _WIDE = 0.75
 
 
 def cores(cgroup: pathlib.Path = pathlib.Path('/sys/fs/cgroup')) -> int:
     """Returns the number of cores that this process may use, at least 1.
 
-    A container may see all cores of its machine and get only a share of their time.
+    A container may see all cores of its machine but get only a share of their time.
 
     Args:
       cgroup: folder with the limits of the container, of either version of Linux' control groups.
     """
-    seen = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    if hasattr(os, 'sched_getaffinity'):
+        visible = len(os.sched_getaffinity(0))
+    else:
+        visible = os.cpu_count() or 1
     try:
         if (cgroup / 'cpu.max').exists():
             quota, period = (cgroup / 'cpu.max').read_text(encoding='ascii').split()
@@ -61,12 +66,12 @@ def cores(cgroup: pathlib.Path = pathlib.Path('/sys/fs/cgroup')) -> int:
             )
         share = math.ceil(float(quota) / float(period))
     except (OSError, ValueError):  # no control groups, or 'max'
-        return seen
-    return seen if share < 1 else min(seen, share)
+        return visible
+    return visible if share < 1 else min(visible, share)
 
 
 def raise_open_files() -> None:
-    """Raises this process's limit of open files to the most that the system allows it."""
+    """Raises this process's limit of open files to the largest allowed number."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         # macOS refuses an infinite limit.
@@ -77,8 +82,9 @@ def raise_open_files() -> None:
 def keep_heap() -> bool:
     """Stops malloc from returning memory to the system, and returns whether it did.
 
-    XLA:CPU allocates the temporaries of a program anew for every call. glibc maps and unmaps large blocks each time,
-    so every step faults in all its pages. The setting holds for the whole process. Loader processes do not call this.
+    XLA:CPU allocates the temporaries of a program anew for every call. glibc maps and unmaps large
+    blocks each time, so every step faults in all its pages. The setting holds for the whole process.
+    Loader processes do not call this function.
 
     `SEGJAX_KEEP_HEAP=0` turns the setting off. glibc's own variables take precedence.
 
@@ -99,12 +105,13 @@ def keep_heap() -> bool:
 def compiler_options(config: ml_collections.ConfigDict) -> tuple[tuple[str, str], ...]:
     """Returns XLA's options for the programs of a run, as (name, value) pairs.
 
-    Nothing is chosen on other backends, in runs of several processes, or where XLA_FLAGS sets the same option.
+    There are no options on other backends, in runs of several processes, and if XLA_FLAGS sets the
+    same option.
 
     Args:
-      config: `parallel.cpu_convolutions` is 'ynn', 'xla' or 'auto'. 'auto' is 'xla' for a wide net on jaxlib 0.10,
-        whose YNNPACK hardly uses more than one core. It is the default of jaxlib elsewhere. A net is wide unless
-        `model.width` is below 0.75.
+      config: `parallel.cpu_convolutions` is 'ynn', 'xla' or 'auto'. 'auto' is 'xla' for a wide net
+        on jaxlib 0.10, whose YNNPACK hardly uses more than one core. In all other cases, 'auto' is
+        the default of jaxlib. A net is wide unless `model.width` is below 0.75.
 
     Raises:
       InputError: this jaxlib does not know the option.
@@ -120,26 +127,26 @@ def compiler_options(config: ml_collections.ConfigDict) -> tuple[tuple[str, str]
         if jaxlib.__version__.split('.')[:2] != _SLOW_YNNPACK or not _is_wide(config):
             return ()
         convolutions = 'xla'
-    options = (
-        (_OPTION, ','.join(f'LIBRARY_FUSION_TYPE_{kind}' for kind in _FUSIONS[convolutions])),
-    )
+    kinds = ','.join(f'LIBRARY_FUSION_TYPE_{kind}' for kind in _FUSIONS[convolutions])
+    options = ((_OPTION, kinds),)
     _check(options)
     return options
 
 
 def _is_wide(config: ml_collections.ConfigDict) -> bool:
+    """Returns whether the net of a config is wide. A net without a width is wide."""
     return 'model' not in config or 'width' not in config.model or config.model.width >= _WIDE
 
 
 @functools.cache
 def _check(options: tuple[tuple[str, str], ...]) -> None:
-    """Raises InputError unless this jaxlib takes the options."""
+    """Raises InputError unless this jaxlib knows the options."""
     try:
         jax.jit(lambda: 0.0, compiler_options=dict(options)).lower().compile()
     except jax.errors.JaxRuntimeError as error:
         raise InputError(
             'config.parallel.cpu_convolutions',
             got=f'jaxlib {jaxlib.__version__}: {error}',
-            expected="'auto', as this jaxlib has no choice",
+            expected="'auto', because this jaxlib has no choice",
             fix='--config.parallel.cpu_convolutions=auto',
         ) from error

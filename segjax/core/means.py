@@ -1,4 +1,4 @@
-"""Means over pixels and examples as (sum, count), where padded examples count nothing."""
+"""Means over pixels and examples as (sum, count). Padded examples do not count."""
 
 import jax.numpy as jnp
 
@@ -6,20 +6,21 @@ from segjax.protocol import Array, Mean
 
 
 def masked_mean(value: Array, pixel_weight: Array, weight: Array) -> Mean:
-    """Reduces per-pixel values of a batch, with one more weight per example.
+    """Reduces per-pixel values of a batch, with an additional weight per example.
 
     Args:
       value: [B, ...] per-pixel losses, already multiplied by `pixel_weight`.
-      pixel_weight: [B, ...] what each pixel counts for.
-      weight: [B] weight of each example. Values of examples of weight 0 (padding) are not read.
-        Losses call `without_padding` on their inputs for the sake of the gradient.
+      pixel_weight: [B, ...] weight of each pixel.
+      weight: [B] weight of each example. Values of examples of weight 0 (padding) have no effect on
+        the result. For the gradient, losses call `without_padding` on their inputs.
 
     Returns:
       Mean(sum_b weight_b sum(value_b), sum_b weight_b sum(pixel_weight_b)).
     """
 
-    # Per example first: a float32 counts exactly up to 2**24, which one image respects and a batch may not.
-    def reduce(x):
+    # Sum each example first. A float32 counts exactly up to 2**24. The pixels of an image stay below
+    # this limit, those of a batch may not.
+    def reduce(x: Array) -> Array:
         x = without_padding(weight, x.astype(jnp.float32))
         return (weight * x.sum(tuple(range(1, x.ndim)))).sum()
 
@@ -29,7 +30,7 @@ def masked_mean(value: Array, pixel_weight: Array, weight: Array) -> Mean:
 def without_padding(weight: Array, x: Array) -> Array:
     """Replaces the examples of weight 0 in x [B, ...] by zeros.
 
-    Losses do so before they compute. A `where` after the computation hides a NaN from the value, but
-    not from the gradient, which is 0 * NaN.
+    Losses call this function on their inputs. A `where` after the computation hides a NaN from the
+    value, but not from the gradient, which is 0 * NaN.
     """
     return jnp.where((weight > 0).reshape(-1, *[1] * (x.ndim - 1)), x, 0)

@@ -1,4 +1,4 @@
-"""Notes: what a user should know about a run that needs no mending."""
+"""Notes: facts about a run that are no errors, but that a user should know."""
 
 from typing import NamedTuple
 
@@ -6,20 +6,27 @@ _told: set[str] = set()
 
 
 class Note(NamedTuple):
-    """where names a folder or a file; message says what was done with it, fix how to change that."""
+    """A fact for the user.
+
+    where    name of a folder, file or key
+    message  what was done with it
+    fix      how to change that; '' for no such line
+    """
 
     where: str
     message: str
     fix: str = ''
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [f'note: {self.where}', f'    {self.message}']
-        return '\n'.join([*lines, f'    fix: {self.fix}'] if self.fix else lines)
+        if self.fix:
+            lines.append(f'    fix: {self.fix}')
+        return '\n'.join(lines)
 
 
 def tell(note: Note | str) -> None:
-    """Prints a note in the main process, each text once a program."""
-    from segjax.core import parallel  # imports jax, which programs that only read data need not
+    """Prints a note in the main process. Each text is printed once per program."""
+    from segjax.core import parallel  # imports jax, which programs that only read data do not need
 
     text = str(note)
     if text not in _told and parallel.is_main():

@@ -1,10 +1,11 @@
 """Devices, processes and collectives: the only file that names `pmap`, `shard_map`, axes or psum.
 
-A step is written per device and mapped by `Topology.spmd`: the state goes in and comes out replicated (without a device
-axis), the batch is split. Two backends give the same numbers: `jax.pmap` (default) and `jax.jit(jax.shard_map)`.
+A step is written per device and mapped by `Topology.spmd`. The state is replicated, without a
+device axis. The batch is split. Two backends give the same numbers: `jax.pmap` (default) and
+`jax.jit(jax.shard_map)`.
 
-Everything that adds up over devices leaves as (sum, count) and is divided once: a mean of per-device means is wrong as
-soon as ignored pixels are dealt out unevenly. Gradients leave through `global_value_and_grad` only.
+Sums over devices are kept as (sum, count) and divided once. A mean of per-device means is wrong if
+devices have different numbers of ignored pixels. Gradients come from `global_value_and_grad` only.
 """
 
 import dataclasses
@@ -32,29 +33,21 @@ def initialize(distributed: bool, coordinator: str, num_processes: int, process_
     """Joins the processes of a multi-host run. Must come before anything touches a device.
 
     Args:
-      distributed: find the other processes from SLURM or TPU metadata.
-      coordinator: 'host:port' of process 0 instead, with num_processes and process_id; '' for a single process.
+      distributed: find all processes from SLURM or TPU metadata.
+      coordinator: 'host:port' of process 0. '' for a single process, and with `distributed`.
+      num_processes: with a coordinator, the number of processes.
+      process_id: with a coordinator, the number of this process.
+
+    Raises:
+      InputError: the arguments do not fit together, or no cluster is found.
     """
     if not coordinator and (num_processes, process_id) != (1, 0):
         got = f'--num_processes {num_processes} --process_id {process_id} without --coordinator'
         raise InputError('--coordinator', got=got, expected='host:port of process 0')
-    # JAX's own listener would take SIGTERM away from StopSignal.
+    # JAX's own listener would keep SIGTERM from StopSignal.
     jax.config.update('jax_enable_preemption_service', False)
     if coordinator:
-        if not 0 <= process_id < num_processes:
-            raise InputError(
-                '--process_id',
-                got=f'{process_id} of --num_processes {num_processes}',
-                expected='0 <= process_id < num_processes',
-            )
-        if (
-            not re.fullmatch(r'.+:[1-9]\d{0,4}', coordinator)
-            or int(coordinator.rsplit(':', 1)[1]) > 65535
-        ):
-            fix = '--coordinator node1:12345, with the name of the host of process 0'
-            raise InputError(
-                '--coordinator', got=coordinator, expected='host:port of process 0', fix=fix
-            )
+        _check_coordinator(coordinator, num_processes, process_id)
         start = functools.partial(
             jax.distributed.initialize, coordinator, num_processes, process_id
         )
@@ -64,18 +57,39 @@ def initialize(distributed: bool, coordinator: str, num_processes: int, process_
             processes.join(jax.distributed.initialize, '--distributed')
         except ValueError as error:
             got = f'no cluster that JAX knows ({error})'
-            fix = '--coordinator host:port --num_processes N --process_id I, or leave it out on one machine'
+            fix = (
+                '--coordinator host:port --num_processes N --process_id I, '
+                'or leave it out on one machine'
+            )
             raise InputError(
                 '--distributed', got=got, expected='a SLURM job or a TPU pod', fix=fix
             ) from error
 
 
+def _check_coordinator(coordinator: str, num_processes: int, process_id: int) -> None:
+    """Raises InputError for a process number that is too large, and for a wrong address."""
+    if not 0 <= process_id < num_processes:
+        raise InputError(
+            '--process_id',
+            got=f'{process_id} of --num_processes {num_processes}',
+            expected='0 <= process_id < num_processes',
+        )
+    is_address = re.fullmatch(r'.+:[1-9]\d{0,4}', coordinator)
+    if not is_address or int(coordinator.rsplit(':', 1)[1]) > 65535:
+        raise InputError(
+            '--coordinator',
+            got=coordinator,
+            expected='host:port of process 0',
+            fix='--coordinator node1:12345, with the name of the host of process 0',
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Which devices take part, and how a function is mapped over them.
+    """The devices of a run, and the way in which functions are mapped over them.
 
     mode     'pmap' or 'shard_map'
-    devices  all devices of all processes (shard_map), this process's devices (pmap); a run uses them all by default
+    devices  all devices of all processes; tests and benchmarks of one process may use fewer
     options  XLA's options for every program of the run, (name, value) pairs (segjax/core/host.py)
     """
 
@@ -85,14 +99,17 @@ class Topology:
 
     @property
     def local_count(self) -> int:
+        """Number of devices of this process."""
         return sum(d.process_index == jax.process_index() for d in self.devices)
 
     @property
     def count(self) -> int:
+        """Number of devices of all processes."""
         return self.local_count * jax.process_count()
 
     @property
-    def mesh(self):
+    def mesh(self) -> Mesh:
+        """The devices in a row, with the axis AXIS."""
         return jax.make_mesh(
             (len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices
         )
@@ -105,12 +122,14 @@ class Topology:
         num_args: int,
         donate: tuple[int, ...] = (),
     ) -> Callable:
-        """Maps a per-device function over the devices. What it returns must be equal on all of them.
+        """Maps a per-device function over the devices. Its results must be equal on all devices.
 
         Args:
-          fn: takes `num_args` positional arguments. Inside it `device_index` and the sums of this file work.
-          batch_args: positions of arguments whose leading axis is split over devices (from `put_batch`); all others
-            are replicated.
+          fn: takes `num_args` positional arguments. Inside `fn`, `device_index` and the sums of
+            this file work.
+          batch_args: positions of arguments whose leading axis is split over devices (from
+            `put_batch`). All further arguments are replicated.
+          num_args: number of arguments.
           donate: positions of arguments whose memory may be reused for the output.
         """
         if self.mode == 'pmap':
@@ -125,8 +144,8 @@ class Topology:
             )
             return self._pmap_with_options(mapped, donate) if self.options else mapped
         in_specs = tuple(P(AXIS) if i in batch_args else P() for i in range(num_args))
-        # check_vma=False gives pmap's meaning of gradients; with the check on, gradients of replicated inputs
-        # arrive summed already, and our own sum would count every device twice over.
+        # check_vma=False gives gradients the meaning that they have under pmap. With the check,
+        # gradients of replicated inputs are already summed, and our own sum would add them again.
         mapped = jax.shard_map(
             fn, mesh=self.mesh, in_specs=in_specs, out_specs=P(), check_vma=False
         )
@@ -137,9 +156,10 @@ class Topology:
         return jax.jit(fn, donate_argnums=donate, compiler_options=dict(self.options))
 
     def _pmap_with_options(self, mapped: Callable, donate: tuple[int, ...]) -> Callable:
-        """Jits a `jax.pmap`, which takes no options of the compiler itself."""
+        """Jits a `jax.pmap`, which itself accepts no options of the compiler."""
 
-        # `jax.jit` copies the attributes of its function. `jax.pmap`'s `lower` would ignore the options.
+        # `jax.jit` copies the attributes of its function. The `lower` of `jax.pmap` would ignore
+        # the options.
         def without_attributes(*args):
             return mapped(*args)
 
@@ -150,7 +170,7 @@ class Topology:
 
         Args:
           fn: as in `spmd`.
-          *args: arrays or their shapes; the rows of a batch are those of the global batch.
+          *args: arrays or their shapes. A batch has the rows of the global batch.
           batch_args: as in `spmd`.
         """
         in_specs = tuple(P(AXIS) if i in batch_args else P() for i in range(len(args)))
@@ -159,16 +179,26 @@ class Topology:
         return jax.eval_shape(mapped, *args)
 
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This process's rows of the global batch, onto its devices. The leading axis must divide by local_count."""
+        """Puts this process's rows of the global batch onto its devices.
+
+        Args:
+          batch: arrays whose number of rows is a multiple of `local_count`.
+        """
         if self.mode == 'pmap':
             n = self.local_count
-            return {k: v.reshape(n, v.shape[0] // n, *v.shape[1:]) for k, v in batch.items()}
+            return {
+                key: value.reshape(n, value.shape[0] // n, *value.shape[1:])  # [n, B / n, ...]
+                for key, value in batch.items()
+            }
         sharding = NamedSharding(self.mesh, P(AXIS))
-        return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+        return {
+            key: jax.make_array_from_process_local_data(sharding, value)
+            for key, value in batch.items()
+        }
 
     def put_replicated(self, tree: PyTree) -> PyTree:
-        """A host tree, the same in every process, onto all devices."""
-        # With the very sharding that steps return, or the second step would be traced anew.
+        """Puts a host tree, which is the same in every process, onto all devices."""
+        # Use the sharding that a step returns. Another one would compile the step twice.
         if self.mode == 'pmap':
             local = [d for d in self.devices if d.process_index == jax.process_index()]
             return jax.device_put(tree, NamedSharding(Mesh(np.array(local), (AXIS,)), P()))
@@ -178,7 +208,13 @@ class Topology:
         )
 
     def check_batch_size(self, where: str, batch_size: int, accumulate: int = 1) -> None:
-        """Raises InputError unless every device gets the same number of whole micro-batches."""
+        """Raises InputError unless every device gets the same number of whole micro-batches.
+
+        Args:
+          where: config key of the batch size, for the error.
+          batch_size: examples of the global batch.
+          accumulate: micro-batches per device.
+        """
         unit = self.count * accumulate
         if batch_size % unit:
             devices = f'{self.count} device{"s" * (self.count > 1)}'
@@ -191,18 +227,19 @@ class Topology:
             )
 
     def _uses_all(self) -> bool:
+        """Returns whether the topology has all devices of all processes."""
         return set(self.devices) == set(jax.devices())
 
 
 def topology(
     mode: str = 'pmap', max_devices: int | None = None, options: tuple[tuple[str, str], ...] = ()
 ) -> Topology:
-    """The topology over all devices, or over the first `max_devices` (single process; tests and benchmarks)."""
+    """Returns the topology over all devices, or over the first `max_devices` of one process."""
     return Topology(mode, tuple(jax.devices()[:max_devices]), options)
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """A replicated tree as numpy arrays."""
+    """Returns a replicated tree as numpy arrays."""
 
     def fetch(x):
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
@@ -213,7 +250,7 @@ def to_host(tree: PyTree) -> PyTree:
 
 
 def is_main() -> bool:
-    """True in the one process that writes files."""
+    """Returns whether this is the main process, which alone writes files."""
     return jax.process_index() == 0
 
 
@@ -224,45 +261,51 @@ def barrier(name: str) -> None:
 
 
 def of_main(number: int) -> int:
-    """The main process's value of `number`, in all processes."""
+    """Broadcasts the main process's value of `number` to all processes."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def in_any_process(flag: bool) -> bool:
-    """True in all processes if `flag` is true in one of them. All must call it at the same place."""
+    """Returns in all processes whether `flag` is true in any process.
+
+    All processes must call this function at the same place.
+    """
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.int32(flag))))
 
 
-# --- inside a mapped function -----------------------------------------------------------------------------------------
+# --- Inside a mapped function ---
 
 
 def device_index() -> jax.Array:
-    """Position of this device among all devices of all processes."""
+    """Returns the position of this device among all devices of all processes."""
     return lax.axis_index(AXIS)
 
 
 def sum_over_devices(tree: PyTree) -> PyTree:
-    """Adds up the leaves of all devices (metrics as (sum, count) pairs)."""
+    """Sums each leaf over all devices, such as the sums and counts of metrics."""
     return lax.psum(tree, AXIS)
 
 
 def all_rows(x: jax.Array) -> jax.Array:
-    """The rows of all devices, in the order of the global batch: [B, ...] -> [devices * B, ...], equal everywhere."""
+    """Gathers the rows of all devices in the order of the global batch, on every device.
+
+    [B, ...] becomes [devices * B, ...].
+    """
     return lax.all_gather(x, AXIS, tiled=True)
 
 
 def own_rows(x: jax.Array) -> jax.Array:
-    """This device's share of rows that are equal everywhere: the inverse of `all_rows`."""
+    """Returns this device's share of rows that are equal on all devices. Inverts `all_rows`."""
     rows = x.shape[0] // lax.axis_size(AXIS)
     return lax.dynamic_slice_in_dim(x, device_index() * rows, rows)
 
 
 def replica_mismatch(tree: PyTree) -> jax.Array:
-    """How many numbers of a tree differ between devices, bit for bit: 0 when the replicas are identical."""
+    """Counts the numbers of a tree that differ between devices in any bit."""
 
     def differing(x):
         bits = x.astype(jnp.int32) if x.dtype == bool else x
@@ -279,82 +322,140 @@ def global_value_and_grad(
     accumulate: int = 1,
     shared: Collection[str] = (),
 ) -> Callable:
-    """Value and gradient of a weighted sum of global means, L = sum_t w_t * sum_devices(sum_t) / sum_devices(count_t).
+    """Returns a function that computes value and gradient of a weighted sum of global means.
+
+    L = sum_t w_t * sum_devices(sum_t) / sum_devices(count_t)
 
     Args:
-      loss_fn: (params, model_state, batch, keys) -> (terms, model_state, aux), per device. `terms` maps a name to a
-        `Mean`; its count may depend on the data (ignored pixels, mined pixels) but gets no gradient. A term that
-        counted nothing on any device adds 0.
-      weight_of: name of a term -> w_t (the `__getitem__` of a dict refuses unknown names).
-      accumulate: micro-batches the device's batch is cut into. The result is that of the whole batch: the counts are
-        summed first (where they depend on the labels alone, XLA drops the net from that pass), and `model_state`
-        (batch statistics) is handed from one micro-batch to the next. `aux` comes back with its rows in order.
-      shared: names of the keys that are equal in all micro-batches (`Stage.shared_streams`). The
-        remaining keys are folded with the number of the micro-batch.
+      loss_fn: (params, model_state, batch, keys) -> (terms, model_state, aux), per device. `terms`
+        maps a name to a `Mean`. The count of a `Mean` may depend on the data (ignored pixels, mined
+        pixels) but gets no gradient. A term without any count on all devices adds 0.
+      weight_of: name of a term -> w_t. The `__getitem__` of a dict refuses unknown names.
+      accumulate: micro-batches into which the device's batch is cut. The result is that of the
+        whole batch, because counts are summed before gradients. If counts depend on labels only,
+        XLA removes the net from that pass. `model_state` (batch statistics) is handed from one
+        micro-batch to the next. `aux` keeps the order of the rows.
+      shared: names of the keys that are equal in all micro-batches (`Stage.shared_streams`). All
+        further keys are folded with the number of the micro-batch.
 
     Returns:
-      (params, model_state, batch, keys) -> ((loss, terms, model_state, aux), grads): loss and grads are global and
-      equal on all devices, terms are this device's.
+      (params, model_state, batch, keys) -> ((loss, terms, model_state, aux), grads). Loss and grads
+      are global and equal on all devices. Terms are those of this device.
+    """
+    device_grad = functools.partial(_device_value_and_grad, loss_fn, weight_of)
+    if accumulate == 1:
+        return functools.partial(_whole_batch, device_grad)
+    return functools.partial(_micro_batches, loss_fn, device_grad, accumulate, shared)
+
+
+def _global_counts(terms: Mapping[str, Mean]) -> dict[str, jax.Array]:
+    """Sums the counts of the terms over all devices."""
+    return {name: lax.stop_gradient(lax.psum(term.count, AXIS)) for name, term in terms.items()}
+
+
+def _weighted_sum(
+    terms: Mapping[str, Mean],
+    counts: Mapping[str, jax.Array],
+    weight_of: Callable[[str], float],
+) -> jax.Array:
+    """Returns this device's share of the loss: sum_t w_t * sum_t / global count_t."""
+    return sum(
+        weight_of(name) * term.sum / jnp.where(counts[name] > 0, counts[name], 1)
+        for name, term in terms.items()
+    )
+
+
+def _device_value_and_grad(
+    loss_fn: Callable,
+    weight_of: Callable[[str], float],
+    params: PyTree,
+    model_state: PyTree,
+    batch: PyTree,
+    keys: Mapping[str, jax.Array],
+    counts: Mapping[str, jax.Array] | None = None,
+):
+    """Computes this device's share of the loss and of its gradient.
+
+    Args:
+      loss_fn, weight_of: as in `global_value_and_grad`.
+      params, model_state, batch, keys: arguments of `loss_fn`.
+      counts: global counts of the whole batch; None: those of `batch`.
+
+    Returns:
+      ((share of the loss, terms, model_state, aux), share of the gradient).
     """
 
-    def total(terms, counts):
-        return sum(
-            weight_of(k) * terms[k].sum / jnp.where(counts[k] > 0, counts[k], 1) for k in terms
+    def objective(params):
+        terms, state, aux = loss_fn(params, model_state, batch, keys)
+        all_counts = _global_counts(terms) if counts is None else counts
+        return _weighted_sum(terms, all_counts, weight_of), (terms, state, aux)
+
+    (loss, (terms, state, aux)), grads = jax.value_and_grad(objective, has_aux=True)(params)
+    return (loss, terms, state, aux), grads
+
+
+def _whole_batch(device_grad: Callable, params, model_state, batch, keys):
+    """Sums the shares of all devices. See `global_value_and_grad`."""
+    (loss, terms, state, aux), grads = device_grad(params, model_state, batch, keys)
+    loss, grads = lax.psum((loss, grads), AXIS)
+    return (loss, terms, state, aux), grads
+
+
+def _micro_batches(
+    loss_fn: Callable,
+    device_grad: Callable,
+    accumulate: int,
+    shared: Collection[str],
+    params,
+    model_state,
+    batch,
+    keys,
+):
+    """Sums the shares of all micro-batches and devices. See `global_value_and_grad`."""
+    parts = _split_rows(batch, accumulate)
+
+    # First pass: the global counts of the whole batch, by which the sum of each part is divided.
+    def count(i, part):
+        terms, _, _ = loss_fn(params, model_state, part, _keys_of_part(keys, i, shared))
+        return i + 1, {name: term.count for name, term in terms.items()}
+
+    _, part_counts = lax.scan(count, 0, parts)
+    counts = lax.psum(jax.tree.map(lambda x: x.sum(0), part_counts), AXIS)
+
+    # Second pass: the gradients. Batch statistics go from each micro-batch to the next.
+    def accumulate_part(carry, part):
+        i, state, grads = carry
+        part_keys = _keys_of_part(keys, i, shared)
+        (loss, terms, state, aux), part_grads = device_grad(params, state, part, part_keys, counts)
+        return (i + 1, state, jax.tree.map(jnp.add, grads, part_grads)), (loss, terms, aux)
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    (_, state, grads), (losses, terms, aux) = lax.scan(
+        accumulate_part, (0, model_state, zeros), parts
+    )
+    loss, grads = lax.psum((losses.sum(), grads), AXIS)
+    terms = {name: Mean(term.sum.sum(0), term.count.sum(0)) for name, term in terms.items()}
+    aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), aux)  # [A, B / A, ...] to [B, ...]
+    return (loss, terms, state, aux), grads
+
+
+def _split_rows(batch: Mapping[str, jax.Array], parts: int) -> PyTree:
+    """Cuts the rows of a batch into equal parts: [B, ...] becomes [parts, B / parts, ...].
+
+    Raises:
+      ValueError: a number of rows is no multiple of `parts`.
+    """
+    rows = {key: x.shape[0] for key, x in batch.items()}
+    if any(number % parts for number in rows.values()):
+        raise ValueError(
+            f'micro-batches need rows in multiples of {parts} in every entry, got {rows}'
         )
+    return jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
 
-    def global_counts(terms):
-        return {k: lax.stop_gradient(lax.psum(m.count, AXIS)) for k, m in terms.items()}
 
-    def step(params, model_state, batch, keys, counts=None):
-        def objective(params):
-            terms, state, aux = loss_fn(params, model_state, batch, keys)
-            return total(terms, global_counts(terms) if counts is None else counts), (
-                terms,
-                state,
-                aux,
-            )
-
-        (loss, (terms, state, aux)), grads = jax.value_and_grad(objective, has_aux=True)(params)
-        return (loss, terms, state, aux), grads
-
-    def whole(params, model_state, batch, keys):
-        (loss, terms, state, aux), grads = step(params, model_state, batch, keys)
-        loss, grads = lax.psum((loss, grads), AXIS)
-        return (loss, terms, state, aux), grads
-
-    def in_parts(params, model_state, batch, keys):
-        rows = {k: x.shape[0] for k, x in batch.items()}
-        if any(n % accumulate for n in rows.values()):
-            raise ValueError(
-                f'micro-batches need rows in multiples of {accumulate} in every entry, got {rows}'
-            )
-        parts = jax.tree.map(
-            lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch
-        )
-
-        def part_keys(i):
-            own = {name: key for name, key in keys.items() if name not in shared}
-            return {**keys, **jax.tree.map(lambda key: jax.random.fold_in(key, i), own)}
-
-        def count(i, part):
-            terms, _, _ = loss_fn(params, model_state, part, part_keys(i))
-            return i + 1, {k: m.count for k, m in terms.items()}
-
-        _, part_counts = lax.scan(count, 0, parts)
-        counts = lax.psum(jax.tree.map(lambda c: c.sum(0), part_counts), AXIS)
-
-        def accumulate_part(carry, part):
-            i, state, grads = carry
-            (loss, terms, state, aux), part_grads = step(params, state, part, part_keys(i), counts)
-            return (i + 1, state, jax.tree.map(jnp.add, grads, part_grads)), (loss, terms, aux)
-
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        (_, state, grads), (losses, terms, aux) = lax.scan(
-            accumulate_part, (0, model_state, zeros), parts
-        )
-        loss, grads = lax.psum((losses.sum(), grads), AXIS)
-        terms = {k: Mean(m.sum.sum(0), m.count.sum(0)) for k, m in terms.items()}
-        aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), aux)
-        return (loss, terms, state, aux), grads
-
-    return whole if accumulate == 1 else in_parts
+def _keys_of_part(
+    keys: Mapping[str, jax.Array], i: jax.Array, shared: Collection[str]
+) -> dict[str, jax.Array]:
+    """Folds all keys except the shared keys with the number of the micro-batch."""
+    own = {name: key for name, key in keys.items() if name not in shared}
+    return {**keys, **jax.tree.map(lambda key: jax.random.fold_in(key, i), own)}

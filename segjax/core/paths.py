@@ -1,12 +1,21 @@
-"""Paths that a user names: they lie in a file system of this machine, and `~` has a meaning."""
+"""Checks paths of the user. They must be in a file system of this machine and may begin with `~`."""
 
 import os
 import pathlib
 import re
 import shlex
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from segjax.errors import InputError
+
+HUB = 'hf:'
+"""Start of the name of a file of the hub: hf:owner/name/file."""
+WEIGHT_SUFFIXES = ('.safetensors', '.npz', '.pth', '.pth.tar', '.pt', '.bin', '.ckpt')
+"""Endings of files of published weights."""
+CAFFE = '.caffemodel'
+"""Ending of weights that must be converted first."""
 
 _MOUNTS = {'gs': 'gcsfuse {bucket} {mount}', 's3': 'mount-s3 {bucket} {mount}'}
 
@@ -19,7 +28,8 @@ def local(where: str, text: str) -> pathlib.Path:
       text: the path.
 
     Raises:
-      InputError: an address such as gs://bucket/folder, `~` without a home folder, or bytes that are no text.
+      InputError: an address such as gs://bucket/folder, `~` without a home folder, or bytes that are
+        no text.
     """
     scheme, separator, rest = text.partition('://')
     if separator and re.fullmatch(r'[A-Za-z][A-Za-z0-9+.-]*', scheme):
@@ -35,8 +45,13 @@ def local(where: str, text: str) -> pathlib.Path:
         ) from None
 
 
+def is_weights(path: str) -> bool:
+    """Returns whether a path names a file of weights, local or on the hub, not a run folder."""
+    return path.startswith(HUB) or path.endswith((*WEIGHT_SUFFIXES, CAFFE))
+
+
 def check_writable(where: str, folder: pathlib.Path) -> None:
-    """Raises InputError unless a folder, or the nearest one above it that exists, can be written to."""
+    """Raises InputError unless a folder, or its nearest existing parent, can be written to."""
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
         got = f'{nearest}, which is a file'
@@ -48,12 +63,15 @@ def check_writable(where: str, folder: pathlib.Path) -> None:
         )
     if not os.access(nearest, os.W_OK | os.X_OK):
         got = f'no permission to write to {nearest}'
-        fix = f'another {where}, as {_flag(where)}=some/folder; in a container, mount {nearest} writable'
+        fix = (
+            f'another {where}, as {_flag(where)}=some/folder; '
+            f'in a container, mount {nearest} writable'
+        )
         raise InputError(where, got=got, expected='a folder to write to', fix=fix)
 
 
-def check_config(config) -> None:
-    """Raises InputError for a key of a config that holds an address instead of a path."""
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raises InputError if a key of a config is an address instead of a path."""
     for section, key in (
         ('data', 'root'),
         ('data', 'cache'),
@@ -65,7 +83,7 @@ def check_config(config) -> None:
 
 
 def _check_text(where: str, text: str) -> None:
-    """Raises InputError for a path that the libraries which write checkpoints would take for another path."""
+    """Raises InputError for a path that the libraries for checkpoints would change."""
     encoding = sys.getfilesystemencoding()
     if text.isascii() or (encoding == 'utf-8' and not re.search('[\ud800-\udfff]', text)):
         return
@@ -76,11 +94,19 @@ def _check_text(where: str, text: str) -> None:
 
 
 def _flag(where: str) -> str:
-    """Returns what stands before the `=` on a command line: a flag, or the name of a variable."""
+    """Returns the word before `=` on a command line: a flag, or the name of a variable."""
     return where.removeprefix('$') if where.startswith(('--', '$')) else f'--{where}'
 
 
 def _address(where: str, text: str, scheme: str, rest: str) -> InputError:
+    """Returns the error for an address.
+
+    Args:
+      where: flag, config key or variable that holds the address.
+      text: the address.
+      scheme: its part before ://, in small letters.
+      rest: its part behind ://.
+    """
     flag = _flag(where)
     bucket, _, folder = rest.partition('/')
     mount = f'/mnt/{bucket}'

@@ -1,12 +1,14 @@
-"""The processes of one run on several hosts: they join, compare what they see, and end together.
+"""The processes of one run on several hosts. They join, compare facts, and end together.
 
-All of it goes through the key-value store of JAX's coordination service. Asking for a key can be given up. A
-collective waits for ever for a process that took another way.
+Processes communicate through the key-value store of JAX's coordination service. A process can stop
+asking for a key. A collective would wait for ever for a process that took another branch.
 
 Once `join` has returned:
-- A process that fails says so (`leave`). The remaining ones end within seconds, with its message and exit code.
-- A process that vanishes (killed, power, network) is missed after LOST_SECONDS, and the remaining ones end. If it is
-  process 0, which runs the service, JAX itself aborts the remaining ones at once, with exit code 134.
+- A process that fails tells why (`leave`). The remaining processes end within seconds, with the
+  message and exit code of the failed process.
+- A process that vanishes (killed, power, network) is missed after LOST_SECONDS. Then the remaining
+  processes end. If process 0 vanishes, which runs the service, JAX itself aborts the remaining
+  processes at once, with exit code 134.
 """
 
 import contextlib
@@ -17,8 +19,8 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 from jax._src import distributed
@@ -26,12 +28,13 @@ from jax._src import distributed
 from segjax.errors import EXIT_WRONG, InputError
 
 CONNECT_SECONDS = 300
-"""How long processes wait for each other at the start."""
+"""Time that processes wait for each other at the start."""
 LOST_SECONDS = 40
-"""How long a process may give no sign of life; JAX's own limit is 100."""
+"""Time after which a process without a sign of life is lost. JAX's own limit is 100."""
 POLL_SECONDS = 1.0
+"""Time between two signs of life."""
 LEAVE_SECONDS = 10.0
-"""How long process 0, which runs the service, waits for the remaining processes to leave."""
+"""Time that process 0, which runs the service, waits for the remaining processes to leave."""
 
 _FAILURE, _LEFT, _ALIVE = 'segjax/failure', 'segjax/left', 'segjax/alive'
 _leaving = threading.Lock()
@@ -39,7 +42,7 @@ _places = itertools.count()
 
 
 class Fact(NamedTuple):
-    """What a process sees, as text, and how to mend a difference between processes."""
+    """A fact of a process, as text, and how to mend a difference between processes."""
 
     value: str
     fix: str
@@ -53,18 +56,19 @@ def joined() -> bool:
 
 
 def join(initialize: Callable[..., None], where: str) -> None:
-    """Connects this process with the remaining ones, and begins to watch them.
+    """Connects this process with all processes of the run, and begins to watch them.
 
     Args:
       initialize: `jax.distributed.initialize` with its arguments bound.
-      where: flag that asked for it, for errors.
+      where: flag that asks for several processes, for errors.
 
     Raises:
       InputError: the port of the coordinator cannot be used.
     """
     with _giving_up(where):
         try:
-            # Ours is the shorter limit: JAX ends the process with the stack of its library.
+            # `_giving_up` has the shorter limit. At its own limit, JAX would print the stack of its
+            # library and end the process.
             initialize(initialization_timeout=2 * CONNECT_SECONDS)
         except RuntimeError as error:
             got = str(error).splitlines()[0]
@@ -80,14 +84,14 @@ def join(initialize: Callable[..., None], where: str) -> None:
 
 @contextlib.contextmanager
 def _giving_up(where: str) -> Iterator[None]:
-    """Ends the process if what happens inside takes longer than CONNECT_SECONDS."""
+    """Ends the process if the body of the `with` takes longer than CONNECT_SECONDS."""
 
-    def give_up():
+    def give_up() -> None:
         error = InputError(
             where,
             got=f'not all processes have met within {CONNECT_SECONDS} s',
             expected='as many processes as announced, all with the address of process 0',
-            fix='look whether all of them run, and whether a firewall closes the port of process 0',
+            fix='check that all of them run, and that no firewall closes the port of process 0',
         )
         print(f'error: {error}', file=sys.stderr, flush=True)
         os._exit(EXIT_WRONG)
@@ -102,18 +106,19 @@ def _giving_up(where: str) -> Iterator[None]:
 
 
 def tell(name: str, value: str) -> None:
-    """Makes a text known to all processes, once."""
+    """Tells a text to all processes. A name can be used once."""
     distributed.global_state.client.key_value_set(name, value)
 
 
 def hear(name: str) -> str:
-    """Returns a text that a process makes known by `tell`. Waits for it as long as all processes live."""
-    while (value := _look(name)) is None:
+    """Returns a text that a process tells by `tell`. Waits for it as long as all processes live."""
+    while (value := _told(name)) is None:
         time.sleep(0.1)
     return value
 
 
-def _look(name: str) -> str | None:
+def _told(name: str) -> str | None:
+    """Returns a text that a process has told, or None."""
     try:
         return distributed.global_state.client.key_value_try_get(name)
     except jax.errors.JaxRuntimeError as error:
@@ -123,62 +128,80 @@ def _look(name: str) -> str | None:
 
 
 def place() -> str:
-    """Returns a new name for what processes tell each other. All must call it at the same places."""
+    """Returns a new name for `tell`. All processes must call `place` at the same places."""
     return f'segjax/place/{next(_places)}'
 
 
 def compare(facts: Mapping[str, Fact]) -> None:
-    """Raises InputError, in every process, unless all see the same facts. All must call it at the same places."""
+    """Compares the facts of all processes. All processes must call it at the same places.
+
+    Raises:
+      InputError: a process has other facts than process 0. Every process raises it.
+    """
     if not joined():
         return
     state = distributed.global_state
-    here = place()
-    mine = {'host': platform.node(), 'facts': {name: fact.value for name, fact in facts.items()}}
-    tell(f'{here}/{state.process_id}', json.dumps(mine))
-    first = json.loads(hear(f'{here}/0'))
+    name = place()
+    own = {'host': platform.node(), 'facts': {key: fact.value for key, fact in facts.items()}}
+    tell(f'{name}/{state.process_id}', json.dumps(own))
+    first = json.loads(hear(f'{name}/0'))
     for process in range(1, state.num_processes):
-        other = json.loads(hear(f'{here}/{process}'))
-        names = sorted({*first['facts'], *other['facts']})
-        differing = [name for name in names if first['facts'].get(name) != other['facts'].get(name)]
+        other = json.loads(hear(f'{name}/{process}'))
+        keys = sorted({*first['facts'], *other['facts']})
+        differing = [key for key in keys if first['facts'].get(key) != other['facts'].get(key)]
         if differing:
             raise _disagreement(facts, process, first, other, differing)
 
 
 def _disagreement(
-    facts: Mapping[str, Fact], process: int, first, other, differing: list[str]
+    facts: Mapping[str, Fact],
+    process: int,
+    first: Mapping[str, Any],
+    other: Mapping[str, Any],
+    differing: Sequence[str],
 ) -> InputError:
-    """Returns the error for a process that sees something else than process 0."""
+    """Returns the error for a process whose facts differ from those of process 0.
 
-    def seen(content):
-        shown = '; '.join(
-            f'{name}: {content["facts"].get(name, "nothing")}' for name in differing[:6]
-        )
-        more = len(differing) - 6
-        return shown + (f'; and {more} more' if more > 0 else '') + f' (host {content["host"]})'
-
-    fixes = dict.fromkeys(facts[name].fix for name in differing if name in facts)
+    Args:
+      facts: of this process.
+      process: number of the other process.
+      first: {'host': name, 'facts': {key: value}} of process 0.
+      other: the same of the other process.
+      differing: keys of the differing facts.
+    """
+    fixes = dict.fromkeys(facts[key].fix for key in differing if key in facts)
     return InputError(
         f'process {process} does not see what process 0 sees',
-        got=seen(other),
-        expected=seen(first),
+        got=_shown(other, differing),
+        expected=_shown(first, differing),
         fix='; '.join(fixes),
     )
 
 
+def _shown(content: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """Returns the first facts of a process, and its host, for an error."""
+    facts = content['facts']
+    shown = '; '.join(f'{key}: {facts.get(key, "nothing")}' for key in keys[:6])
+    if len(keys) > 6:
+        shown += f'; and {len(keys) - 6} more'
+    return f'{shown} (host {content["host"]})'
+
+
 def listen() -> None:
-    """Gives the watching thread the time to learn that another process has failed, and why."""
+    """Waits until the watching thread can know whether another process has failed, and why."""
     if joined():
         time.sleep(3 * POLL_SECONDS)
 
 
 def leave(code: int, message: str) -> None:
-    """Ends this process at once, and tells the remaining ones why. Returns in a run of one process.
+    """Ends this process at once, and tells the remaining processes why.
 
-    The usual exit would wait for the remaining processes, which may wait for this one.
+    It returns in a run of a single process. The usual exit would wait for the remaining processes,
+    which may wait for this process.
 
     Args:
-      code: exit code, of all processes.
-      message: which the remaining processes print.
+      code: exit code of all processes.
+      message: text that the remaining processes print.
     """
     if not joined():
         return
@@ -191,7 +214,7 @@ def leave(code: int, message: str) -> None:
 
 
 def _exit(client, code: int) -> None:
-    """Ends this process; process 0 ends last."""
+    """Ends this process. Process 0 ends last."""
     state = distributed.global_state
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         client.key_value_set(f'{_LEFT}/{state.process_id}', '')
@@ -204,9 +227,13 @@ def _exit(client, code: int) -> None:
 
 
 def _watch(client) -> None:
-    """Gives signs of life, and ends this process if another one has failed or gives none."""
+    """Gives signs of life, and ends this process if another process has failed or is lost.
+
+    A sign of life is a new number under the key of the process.
+    """
     state = distributed.global_state
-    seen = {str(process): ('', time.monotonic()) for process in range(state.num_processes)}
+    # {process: (its last sign of life, the time when the sign arrived)}
+    signs = {str(process): ('', time.monotonic()) for process in range(state.num_processes)}
     count = 0
     while state.client is client:  # until the usual exit has begun
         try:
@@ -215,14 +242,13 @@ def _watch(client) -> None:
             left = {key.rsplit('/', 1)[-1] for key, _ in client.key_value_dir_get(f'{_LEFT}/')}
             for key, value in client.key_value_dir_get(f'{_ALIVE}/'):
                 process = key.rsplit('/', 1)[-1]
-                if process in left or seen[process][0] != value:
-                    seen[process] = (value, time.monotonic())
-            failure = _look(_FAILURE)
+                if process in left or signs[process][0] != value:
+                    signs[process] = (value, time.monotonic())
+            failure = _told(_FAILURE)
         except jax.errors.JaxRuntimeError:
-            return  # the service is gone: JAX ends this process itself, unless the run is over
-        lost = [
-            process for process, (_, when) in seen.items() if time.monotonic() - when > LOST_SECONDS
-        ]
+            return  # the service has ended: JAX ends this process, unless the run is over
+        now = time.monotonic()
+        lost = [process for process, (_, arrival) in signs.items() if now - arrival > LOST_SECONDS]
         if failure is not None:
             _follow(client, **json.loads(failure))
         elif lost:
@@ -234,11 +260,11 @@ def _watch(client) -> None:
 
 
 def _follow(client, process: int, code: int, message: str) -> None:
-    """Ends this process because another one has ended."""
+    """Ends this process because another process has ended."""
     with _leaving:
         if process != distributed.global_state.process_id:
             shown = message.replace('\n', '\n  ')
-            text = f'error: process {process} has ended, so this process ends, too\n  {shown}\n'
+            text = f'error: process {process} has ended, so this process ends\n  {shown}\n'
             with contextlib.suppress(OSError):
                 os.write(2, text.encode())  # the main thread may hold the lock of sys.stderr
         _exit(client, code)

@@ -1,5 +1,8 @@
-"""Randomness as a function of (seed, stage, stream name, step, device): no key lives in a state, a resumed run replays
-the same numbers, and adding a stream changes no other."""
+"""Random keys as a function of (seed, stage, stream name, step, device).
+
+No key is stored in a state. So a resumed run computes the same numbers again, and an additional
+stream changes no existing stream.
+"""
 
 import zlib
 from collections.abc import Iterable
@@ -9,12 +12,12 @@ import jax
 
 def named(key: jax.Array, name: str) -> jax.Array:
     """Returns the key of a name, for example of a net in `Stage.init`."""
-    # crc32 rather than hash(): the latter changes from process to process.
+    # `hash` instead of crc32 would give other keys in each process.
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def root(seed: int, *names: str) -> jax.Array:
-    """The key of a stage (or of any purpose): `root(0, 'segmentation', 'train')`."""
+    """Returns the key of a stage, or of any purpose: `root(0, 'segmentation', 'train')`."""
     key = jax.random.key(seed)
     for name in names:
         key = named(key, name)
@@ -22,18 +25,24 @@ def root(seed: int, *names: str) -> jax.Array:
 
 
 def derived_seed(seed: int, name: str) -> int:
-    """Another seed for what is not drawn by JAX: the order of a further input, for instance."""
+    """Returns a seed for random numbers outside JAX, such as the order of an additional input."""
     return zlib.crc32(f'{seed}/{name}'.encode()) >> 1
 
 
-def streams(root_key: jax.Array, names: Iterable[str], step, device) -> dict[str, jax.Array]:
-    """One key per stream name for this step on this device.
+def streams(
+    root_key: jax.Array,
+    names: Iterable[str],
+    step: jax.typing.ArrayLike,
+    device: jax.typing.ArrayLike,
+) -> dict[str, jax.Array]:
+    """Returns a key per stream name for a step on a device.
 
     Args:
       root_key: from `root`.
-      names: stream names that say what they are for: 'params', 'dropout', 'noise', 'latent', 'codes', 'pool'.
+      names: purposes of the streams: 'params', 'dropout', 'noise', 'latent', 'codes', 'pool'.
       step: int scalar, may be traced.
       device: int scalar, may be traced (`parallel.device_index()`).
     """
-    here = jax.random.fold_in(jax.random.fold_in(root_key, step), device)
-    return {name: named(here, name) for name in names}
+    step_key = jax.random.fold_in(root_key, step)
+    device_key = jax.random.fold_in(step_key, device)
+    return {name: named(device_key, name) for name in names}

@@ -1,4 +1,4 @@
-"""Text of JSON and YAML files, read strictly: a key that is given twice is an error, not the last of its values."""
+"""Reads JSON and YAML files strictly. A key that occurs twice is an error."""
 
 import json
 import pathlib
@@ -11,7 +11,7 @@ _DEEP = 'nested too deeply'
 
 
 def read(path: pathlib.Path) -> str:
-    """Returns the text of a file in UTF-8, without the mark that some editors put before it."""
+    """Returns the text of a file in UTF-8, without the byte-order mark of some editors."""
     return path.read_text(encoding='utf-8-sig')
 
 
@@ -19,7 +19,7 @@ def parse_json(text: str) -> Any:
     """Returns the content of a JSON text.
 
     Raises:
-      ValueError: no JSON, or a key twice.
+      ValueError: the text is no JSON, or a key occurs twice.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique)
@@ -31,7 +31,7 @@ def parse_yaml(text: str) -> Any:
     """Returns the content of a YAML text.
 
     Raises:
-      ValueError: no YAML, or a key twice.
+      ValueError: the text is no YAML, or a key occurs twice.
     """
     try:
         return yaml.load(text, _Loader)
@@ -42,23 +42,24 @@ def parse_yaml(text: str) -> Any:
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the pairs of a JSON object as a dict. Raises ValueError if a key occurs twice."""
     _check_unique([key for key, _ in pairs])
     return dict(pairs)
 
 
 def _check_unique(keys: Sequence[str], place: str = '') -> None:
-    """Raises ValueError for a key that is given twice in the same section."""
-    seen = set()
+    """Raises ValueError if a key occurs twice in a section."""
+    earlier = set()
     for key in keys:
-        if key in seen:
+        if key in earlier:
             raise ValueError(f'key {key!r} twice{place}')
-        seen.add(key)
+        earlier.add(key)
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only, and every key once."""
+    """A loader for plain values that accepts each key once per section."""
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
         if isinstance(node, yaml.MappingNode):
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
             _check_unique(keys, f' in the section at line {node.start_mark.line + 1}')

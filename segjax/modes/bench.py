@@ -252,10 +252,7 @@ def open_variants(
                 Variant(name, overrides, *driver.open_run(changed, workdir, 'train', stop))
             )
         except InputError as error:
-            where = f'config.bench.variants, {name}: {error.where}'
-            raise InputError(
-                where, got=error.got, expected=error.expected, fix=error.fix
-            ) from error
+            raise error.at(f'config.bench.variants, {name}: {error.where}') from error
     return tuple(variants)
 
 

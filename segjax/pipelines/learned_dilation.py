@@ -77,7 +77,7 @@ def _ranges(value) -> str | None:
 
 
 SCHEMA = {
-    'model': segmentation.model_choice('the net, one with dilated convolutions')._replace(
+    'model': segmentation.model_choice('Segmentation net with dilated convolutions.')._replace(
         default='deeplab_largefov'
     ),
     'preprocess': segmentation.PREPROCESS,
@@ -85,51 +85,58 @@ SCHEMA = {
         **supervised.LOSS,
         'label_stride': Field(
             1,
-            'compare every so many-th pixel along both axes; 8: where the nets have features',
+            'Compute the loss on every n-th pixel along both axes. '
+            '8 matches the output stride of the nets.',
             at_least(1),
         ),
     },
     'dilation': {
         'learn': Field(
             ('.*',),
-            'patterns over names of dilated layers: these learn their factors; () is the fixed net',
+            'Regular expressions for the dilated layers that learn their factors. () is the fixed net.',
             patterns,
         ),
         'replace': Field(
             (),
-            "((pattern, dilation), ...): in place of the net's own; fractional ones too. A learned layer starts there",
+            'Dilations that replace those of the net, as ((pattern, dilation), ...). '
+            'Fractions are allowed. Learned layers start from them.',
             _dilations,
         ),
         'ranges': Field(
             (),
-            "((pattern, smallest, largest), ...): first match counts; none: the paper's",
+            'Ranges of the factors, as ((pattern, smallest, largest), ...). The first match counts. '
+            'Layers without a match have the range of the paper.',
             _ranges,
         ),
         'start': Field(
             'constant',
-            'all channels of a layer start at its dilation, or anywhere in its range',
+            'Initial factors of a layer: its dilation in all channels, or uniform in its range.',
             one_of('constant', 'uniform'),
         ),
         'rate': Field(
             200_000.0,
-            'Learning-rate factor of the learned factors; 0 keeps them as they start',
+            'Learning-rate factor of the dilation factors. 0 keeps the initial factors.',
             at_least(0),
         ),
         'gate': Field(
             'image',
             'Where gradients that lead a factor further out of its range are dropped: '
-            "in each image ('image', the authors' rule) or in their sum over the batch ('batch', ours)",
+            "in each image ('image', the authors' rule), or in the sum over the batch ('batch', ours).",
             one_of(*dilated.GATES),
             before='batch',
         ),
-        'forms': Field('fast', 'of the convolutions, see ops/dilated.py', one_of(*ops.FORMS)),
-        'bins': Field(24, 'bars of a histogram', at_least(1)),
+        'forms': Field(
+            'fast',
+            'Implementation of the dilated convolutions (ops/dilated.py).',
+            one_of(*ops.FORMS),
+        ),
+        'bins': Field(24, 'Number of bars of a histogram.', at_least(1)),
     },
     'pretrain': {
         'split': Field(
-            '', "train on this split first, a stage of its own: coarse labels; '' for no such stage"
+            '', 'Split of a first stage of training, such as coarse labels. Empty: no such stage.'
         ),
-        'num_steps': Field(0, 'steps of that stage', at_least(0)),
+        'num_steps': Field(0, 'Optimiser steps of the pretraining stage.', at_least(0)),
     },
     'optim': OPTIM,
 }

@@ -67,7 +67,9 @@ SCHEMA = {
     'discriminator': {
         'features': Field(64, 'Channels after the first layer of the discriminator.', at_least(1)),
         'num_layers': Field(
-            3, 'Layers of stride 2 in the discriminator; 3 judges patches of 70x70.', at_least(1)
+            3,
+            'Layers of stride 2 in the discriminator. 3 layers judge patches of 70x70.',
+            at_least(1),
         ),
         'init_std': Field(0.02, 'Standard deviation of the initial kernels.', above(0)),
         'forms': Field(
@@ -89,13 +91,14 @@ SCHEMA = {
         ),
         'latent_range': Field(
             'tanh_noise_only',
-            'Latent y~ that the noise works on: raw logits, or tanh of the logits. The softmax sees the '
-            'logits, with tanh the bounded latent.',
+            'Latent y~ that the noise works on: raw logits, or tanh of the logits. '
+            'The softmax sees the logits (raw, tanh_noise_only) or the bounded latent (tanh).',
             one_of('raw', 'tanh', 'tanh_noise_only'),
         ),
         'latent_gain': Field(
             0.125,
-            'Factor on the logits in the latent; 1/8 with tanh gives the published signal-to-noise ratios.',
+            'Factor on the logits in the latent. '
+            '1/8 with tanh gives the published signal-to-noise ratios.',
             above(0),
             before=1.0,
         ),
@@ -103,7 +106,7 @@ SCHEMA = {
             'logits', 'Input of the painter in the forward cycle.', one_of('logits', 'softmax')
         ),
         'pool_size': Field(
-            50, 'Synthetic images kept for the discriminator; 0 keeps only the newest.', at_least(0)
+            50, 'Synthetic images kept for the discriminator. 0 keeps only the newest.', at_least(0)
         ),
         'statistics': Field(
             'each',
@@ -130,7 +133,8 @@ SCHEMA = {
     'start': {
         'num_steps': Field(
             0,
-            'Steps of a first stage that trains the segmenter alone; every CycleGAN begins from it. 0: no stage.',
+            'Steps of a first stage that trains the segmenter alone. '
+            'Every CycleGAN begins from it. 0 means no such stage.',
             at_least(0),
         ),
     },
@@ -148,7 +152,7 @@ SCHEMA = {
     'unpaired': {
         'batch_size': Field(
             0,
-            'Images without labels, and label maps without images, in a step; 0 is none.',
+            'Images without labels, and label maps without images, in a step. 0 means none.',
             at_least(0),
         ),
         'maps': Field(

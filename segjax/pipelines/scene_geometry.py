@@ -46,22 +46,26 @@ from segjax.tasks import monodepth, segmentation, supervised
 
 SOURCES = ('pretrained', 'multitask', 'none', 'alone', 'truth')
 SCHEMA = {
-    'model': segmentation.model_choice('the segmentation net')._replace(default='bisenet'),
+    'model': segmentation.model_choice('Net that segments images.')._replace(default='bisenet'),
     'preprocess': segmentation.PREPROCESS,
     'loss': supervised.LOSS,
     'geometry': {
         'depth_from': Field(
             'pretrained',
-            'Source of the depth map, see segjax/pipelines/scene_geometry.py.',
+            'Source of depth: a pretrained net, multitask training, or none. '
+            'With alone only depth is trained, with truth only the pose net.',
             one_of(*SOURCES),
         ),
         'regulariser': Field(
-            'holistic', 'what it is for', one_of('holistic', 'per_class', 'chen', 'none')
+            'holistic',
+            'Regulariser that links semantic edges to depth edges.',
+            one_of('holistic', 'per_class', 'chen', 'none'),
         ),
-        'weight': Field(1.0, 'of the regulariser', at_least(0)),
+        'weight': Field(1.0, 'Weight of the geometry regulariser.', at_least(0)),
         'sharpness': Field(
             1.0,
-            'Factor on depth edges in the exponent of holistic and per_class. Larger values spare fainter edges.',
+            'Factor on depth edges in the exponent of holistic and per_class. '
+            'Larger values spare fainter edges.',
             at_least(0),
         ),
         'semantic_map': Field(
@@ -74,14 +78,20 @@ SCHEMA = {
             'Map whose differences are the depth edges, divided by its mean over the image.',
             one_of('disparity', 'depth'),
         ),
-        'multitask_weight': Field(1.0, 'of the losses of depth in multitask training', at_least(0)),
+        'multitask_weight': Field(
+            1.0, 'Weight of the depth losses in multitask training.', at_least(0)
+        ),
     },
     'depth': {
         **monodepth.SCHEMA,
-        'num_steps': Field(10_000, 'steps of the stage that trains depth', at_least(0)),
-        'batch_size': Field(4, 'of that stage', at_least(1)),
-        'min_depth': Field(0.1, 'of the decoder beside a segmentation net', above(0)),
-        'max_depth': Field(100.0, 'of the decoder beside a segmentation net', above(0)),
+        'num_steps': Field(10_000, 'Optimiser steps of the stage that trains depth.', at_least(0)),
+        'batch_size': Field(4, 'Images per step of the stage that trains depth.', at_least(1)),
+        'min_depth': Field(
+            0.1, 'Smallest depth that the joint depth decoder can predict.', above(0)
+        ),
+        'max_depth': Field(
+            100.0, 'Largest depth that the joint depth decoder can predict.', above(0)
+        ),
     },
     'depth_net': monodepth.DEPTH_NET,
     'pose_net': monodepth.POSE_NET,

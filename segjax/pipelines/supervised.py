@@ -16,7 +16,7 @@ from segjax.spec import DataSpec
 from segjax.tasks import segmentation, supervised
 
 SCHEMA = {
-    'model': segmentation.model_choice('the segmentation net'),
+    'model': segmentation.model_choice('Net that segments images.'),
     'preprocess': segmentation.PREPROCESS,
     'loss': supervised.LOSS,
     'optim': OPTIM,

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
+from segjax.core.paths import HUB, is_weights
 from segjax.errors import InputError
 from segjax.pretrained.convert import Report, export_weights, import_weights, places
-from segjax.pretrained.files import HUB, is_weights, read, refuse_other_file, write
+from segjax.pretrained.files import read, refuse_other_file, write
 from segjax.pretrained.sources import SOURCES, Naming, detect
 from segjax.protocol import PyTree, TrainState
 

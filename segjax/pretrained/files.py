@@ -13,13 +13,10 @@ import safetensors
 import safetensors.numpy
 
 from segjax.core.notes import Note, tell
+from segjax.core.paths import CAFFE, HUB, WEIGHT_SUFFIXES
 from segjax.errors import InputError
 from segjax.pretrained import archives
 
-HUB = 'hf:'
-TORCH = ('.pth', '.pth.tar', '.pt', '.bin', '.ckpt')
-SUFFIXES = ('.safetensors', '.npz', *TORCH)
-CAFFE = '.caffemodel'  # refused with the way to convert it
 # Where training scripts keep the tensors; the first that is there counts.
 _WRAPPERS = (
     *('state_dict', 'model_state_dict', 'model_state', 'model', 'net', 'network', 'weights'),
@@ -31,11 +28,6 @@ _DEEPEST = 4  # wrappers around wrappers
 _WHERE = 'config.init_from.path'
 
 
-def is_weights(path: str) -> bool:
-    """Returns whether `path` names a file of weights, here or on the hub, not a run folder of ours."""
-    return path.startswith(HUB) or path.endswith((*SUFFIXES, CAFFE))
-
-
 def refuse_other_file(path: str) -> None:
     """Raises InputError for a file of another kind, where only a folder of ours is left to expect."""
     file = pathlib.Path(path).expanduser()
@@ -44,7 +36,7 @@ def refuse_other_file(path: str) -> None:
     got = f'{file}, ' + (
         'a file of another kind' if file.exists() else 'which is no file and no folder'
     )
-    expected = f'a run folder of segjax, or a file of weights ({", ".join(SUFFIXES)})'
+    expected = f'a run folder of segjax, or a file of weights ({", ".join(WEIGHT_SUFFIXES)})'
     fix = _SAVE_ANEW if file.exists() else 'the path of a file or folder, or hf:owner/name/file'
     raise InputError(_WHERE, got=got, expected=expected, fix=fix)
 
@@ -55,7 +47,7 @@ def read(path: str) -> dict[str, np.ndarray]:
         raise InputError(
             _WHERE,
             got=path,
-            expected=f'a file of weights ({", ".join(SUFFIXES)})',
+            expected=f'a file of weights ({", ".join(WEIGHT_SUFFIXES)})',
             fix='where pycaffe is: python -c "import sys, caffe, numpy; net = caffe.Net(*sys.argv[1:3], caffe.TEST); '
             "numpy.savez('weights.npz', **{f'{layer}.{kind}': blob.data for layer, blobs in net.params.items() "
             "for kind, blob in zip(('weight', 'bias'), blobs)})\" deploy.prototxt " + path,
@@ -65,7 +57,7 @@ def read(path: str) -> dict[str, np.ndarray]:
         raise InputError(
             _WHERE,
             got=f'{file}, which is {"a folder" if file.is_dir() else "no file"}',
-            expected=f'a file of weights ({", ".join(SUFFIXES)})',
+            expected=f'a file of weights ({", ".join(WEIGHT_SUFFIXES)})',
             fix='a run whose stages all have a checkpoint needs it no more: --config.init_from.path=',
         )
     _check_start(file)
@@ -242,11 +234,11 @@ def _check_start(file: pathlib.Path) -> None:
 
 def _download(path: str) -> pathlib.Path:
     owner, name, file = (*path.removeprefix(HUB).split('/', 2), '', '')[:3]
-    if not file or not file.endswith(SUFFIXES):
+    if not file or not file.endswith(WEIGHT_SUFFIXES):
         raise InputError(
             _WHERE,
             got=path,
-            expected=f'{HUB}owner/name/file with an ending of {", ".join(SUFFIXES)}',
+            expected=f'{HUB}owner/name/file with an ending of {", ".join(WEIGHT_SUFFIXES)}',
         )
     hub = _installed('huggingface_hub', path, 'pip install huggingface_hub, or give a file')
     try:

@@ -58,27 +58,41 @@ def _part(value) -> str | None:
 
 SCHEMA = {
     'frames': Field(
-        (-1, 1), 'neighbours that are warped onto a frame, by their distance in the clip', _offsets
+        (-1, 1), 'Neighbours that are warped onto a frame, as offsets in the clip.', _offsets
     ),
     'rows': Field(
         (0.0, 1.0),
-        "share of the rows, from the top, that is compared: without the car's own bonnet, (0, 0.75)",
+        'Rows that are compared, as shares of the height from the top. (0, 0.75) hides the bonnet.',
         _part,
     ),
-    'photometric': Field('l1', 'what a warped neighbour is compared by', one_of(*PHOTOMETRIC)),
-    'ssim_share': Field(losses.SSIM_SHARE, 'of SSIM in mixture and minimum', between(0, 1)),
-    'automask': Field(False, 'minimum: leave out what fits better without a warp (monodepth2)'),
+    'photometric': Field(
+        'l1', 'Loss between a frame and its warped neighbours.', one_of(*PHOTOMETRIC)
+    ),
+    'ssim_share': Field(
+        losses.SSIM_SHARE,
+        'Weight of SSIM against L1 in the photometric losses mixture and minimum.',
+        between(0, 1),
+    ),
+    'automask': Field(
+        False, 'Loss minimum: skip pixels that fit better without a warp (monodepth2).'
+    ),
     'mask_weight': Field(
         0.0,
-        'all_pixels: weight of the cross-entropy of explainability masks; 0: no masks',
+        'Loss all_pixels: weight of the cross-entropy of explainability masks. 0 means no masks.',
         at_least(0),
     ),
-    'smoothness': Field('second_order', 'prior on disparity', one_of(*SMOOTHNESS)),
+    'smoothness': Field('second_order', 'Smoothness loss of the disparity.', one_of(*SMOOTHNESS)),
     'smooth_weight': Field(
-        0.5, 'its weight at full resolution; half of it at half the resolution, ..', at_least(0)
+        0.5,
+        'Weight of the smoothness loss at full resolution. It is halved at each coarser scale.',
+        at_least(0),
     ),
-    'num_scales': Field(4, 'resolutions at which disparity is trained: 1, 1/2, ..', between(1, 4)),
-    'full_resolution': Field(False, 'compare images at full resolution at all scales (monodepth2)'),
+    'num_scales': Field(
+        4, 'Number of resolutions at which disparity is trained: 1, 1/2, 1/4, 1/8.', between(1, 4)
+    ),
+    'full_resolution': Field(
+        False, 'Compare images at full resolution at all scales (monodepth2).'
+    ),
 }
 
 
@@ -88,7 +102,7 @@ def _choice(default: str, doc: str, kind: str) -> Choice:
         doc,
         {
             name: {
-                k: Field(v, f'argument {k} of {name}', argument_of_net(k, v))
+                k: Field(v, f'Argument {k} of the net {name}.', argument_of_net(k, v))
                 for k, v in models.schema(kind, name).items()
             }
             for name in models.NETS[kind]
@@ -96,8 +110,8 @@ def _choice(default: str, doc: str, kind: str) -> Choice:
     )
 
 
-DEPTH_NET = _choice('dispnet', 'the depth net', 'depth')
-POSE_NET = _choice('pose_exp_net', 'the pose net', 'pose')
+DEPTH_NET = _choice('dispnet', 'Net that predicts depth.', 'depth')
+POSE_NET = _choice('pose_exp_net', 'Net that predicts camera motion.', 'pose')
 
 # --- nets -------------------------------------------------------------------------------------------------------------
 

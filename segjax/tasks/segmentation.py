@@ -23,11 +23,17 @@ VOID = 'void'
 
 CLASS_WEIGHTS = {
     'class_weights': Field(
-        'none', 'from the label counts of the training split', one_of(*losses.WEIGHT_RULES)
+        'none',
+        'Rule for class weights, from the label counts of the training split.',
+        one_of(*losses.WEIGHT_RULES),
     ),
-    'weight_k': Field(1.10, 'k of the enet rule, w = 1 / ln(k + share)', above(1)),
+    'weight_k': Field(
+        1.10, 'Constant k of the rule enet: weight = 1 / ln(k + share of the class).', above(1)
+    ),
 }
-PREPROCESS = Field('unit', 'range and colour order the net wants', one_of(*images.SCHEMES))
+PREPROCESS = Field(
+    'unit', 'Value range and colour order of the images for the net.', one_of(*images.SCHEMES)
+)
 
 
 def model_choice(doc: str, **defaults) -> Choice:
@@ -37,7 +43,9 @@ def model_choice(doc: str, **defaults) -> Choice:
         doc,
         {
             name: {
-                k: Field(defaults.get(k, v), f'argument {k} of {name}', argument_of_net(k, v))
+                k: Field(
+                    defaults.get(k, v), f'Argument {k} of the net {name}.', argument_of_net(k, v)
+                )
                 for k, v in models.schema('segmentation', name).items()
             }
             for name in models.NETS['segmentation']

@@ -16,15 +16,19 @@ from segjax.spec import DataSpec
 from segjax.tasks import segmentation
 
 LOSS = {
-    'name': Field('cross_entropy', 'per-pixel loss', one_of('cross_entropy', 'ohem')),
+    'name': Field('cross_entropy', 'Loss of each pixel.', one_of('cross_entropy', 'ohem')),
     **segmentation.CLASS_WEIGHTS,
-    'label_smoothing': Field(0.0, 'share of the target spread over all classes', between(0, 1)),
-    'aux_weight': Field(0.4, 'weight of each auxiliary head', at_least(0)),
+    'label_smoothing': Field(
+        0.0, 'Share of the target that is spread over all classes.', between(0, 1)
+    ),
+    'aux_weight': Field(0.4, 'Weight of each auxiliary head.', at_least(0)),
     'ohem_threshold': Field(
-        0.7, 'pixels predicted with less than this probability are hard', between(0, 1)
+        0.7,
+        'Loss ohem: pixels whose class has a probability below this value are hard.',
+        between(0, 1),
     ),
     'ohem_min_kept': Field(
-        1 / 16, 'at least this share of the valid pixels is kept', between(0, 1)
+        1 / 16, 'Loss ohem: smallest share of the valid pixels that is kept.', between(0, 1)
     ),
 }
 

@@ -24,7 +24,7 @@ def read_object(path: pathlib.Path, keys: Collection[str] = (), fix: str = '') -
     try:
         content = files.read_json(path)
     except InputError as error:
-        raise InputError(error.where, got=error.got, expected=error.expected, fix=fix) from error
+        raise error.replaced(fix=fix) from error
     expected = 'a JSON object' + (f' with {", ".join(map(repr, keys))}' if keys else '')
     if not isinstance(content, dict):
         raise InputError(
@@ -50,9 +50,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     try:
         config_lib.from_json(content)
     except InputError as error:
-        raise InputError(
-            f'{path}: {error.where}', got=error.got, expected=error.expected, fix=fix
-        ) from error
+        raise error.replaced(where=f'{path}: {error.where}', fix=fix) from error
     return content
 
 

@@ -5,9 +5,10 @@ import shlex
 import pytest
 
 from segjax import config as config_lib
-from segjax import pipelines
-from segjax.config import config_file, validation
+from segjax import pipelines, schema
+from segjax.config import config_file, tree, validation
 from segjax.errors import InputError
+from segjax.metrics import confusion
 
 NAN, INF, HUGE = float('nan'), float('inf'), 10**50
 SINGLE = ('a', '', -1, 0, 1, 2.5, NAN, INF, -INF, 1e30, 1e300, HUGE, True, None, {}, [1])
@@ -92,7 +93,7 @@ def test_the_fix_of_every_key_can_be_typed(pipeline):
         for name in where.split('.')[1:]:
             default = default[name]
         field = field._replace(default=default)
-        fix = validation.typed_default(where, field).removeprefix('the default, ')
+        fix = validation.right_argument(where, field, '')
         _, assignments = config_file.split_arguments(shlex.split(fix))
         config_file.assign(config, assignments)
         assert config == config_lib.defaults(pipeline), where
@@ -121,6 +122,47 @@ def test_wrong_values_as_they_are_typed(key, value):
     with pytest.raises(InputError) as error:
         config_file.overridden(config, f'{key}={value}')
     assert error.value.where == f'config.{key}'
+
+
+@pytest.mark.parametrize(
+    'pipeline, key, value, right',
+    [
+        ('supervised', 'optim.name', 'adan', 'adam'),
+        ('supervised', 'optim.name', 'x', 'adam'),
+        ('supervised', 'optim.eps', 0.0, '1e-08'),
+        ('supervised', 'augment.scale', (2, 1), "'(1.0, 1.0)'"),
+        ('scene_geometry', 'geometry.weight', -1.0, '1.0'),
+        ('noise_cyclegan', 'noise.name', 'gausian', 'gaussian'),
+        ('noise_cyclegan', 'probes', (1,), "\"('none', 'max_only', 'quantize:4', "),
+    ],
+)
+def test_an_error_has_the_meaning_of_the_key_and_a_fix_that_works(pipeline, key, value, right):
+    config = config_lib.defaults(pipeline)
+    wrong = with_value(config, f'config.{key}', value)
+    with pytest.raises(InputError) as error:
+        config_lib.validate(wrong)
+    meaning = tree.field_at(config, key.split('.')).doc
+    assert error.value.meaning == meaning and f'\n  meaning:  {meaning}\n' in str(error.value)
+    assert meaning not in error.value.expected
+    assert error.value.fix.startswith(f'--config.{key}={right}')
+    _, assignments = config_file.split_arguments(shlex.split(error.value.fix))
+    config_file.assign(wrong, assignments)
+    config_lib.validate(wrong)
+
+
+@pytest.mark.parametrize('key', ['train.batch_size', 'augment.crop', 'optim.nesterov', 'seed'])
+def test_a_value_of_another_type_is_answered_by_meaning_and_present_value(key):
+    config = config_lib.defaults('supervised')
+    with pytest.raises(InputError) as error:
+        config_file.assign(config, [config_file.Assignment(key, 'x')])
+    assert error.value.meaning == tree.field_at(config, key.split('.')).doc
+    _, assignments = config_file.split_arguments(shlex.split(error.value.fix))
+    config_file.assign(config, assignments)
+    assert config == config_lib.defaults('supervised')
+
+
+def test_policies_are_those_of_the_metrics():
+    assert set(schema.POLICIES) == set(confusion.POLICIES)
 
 
 def test_arguments_of_nets_whose_default_is_empty_take_their_own_kind():

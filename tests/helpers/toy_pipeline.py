@@ -14,7 +14,7 @@ from segjax.schema import OPTIM, Field
 
 SCHEMA = {
     'pretrain': {'num_steps': Field(3, 'Steps of the first stage.')},
-    'noise': Field(0.1, 'standard deviation of the noise on the features'),
+    'noise': Field(0.1, 'Standard deviation of the noise on the features.'),
     'optim': OPTIM,
     'optim_critic': OPTIM,
 }

@@ -1,0 +1,33 @@
+"""docs/config.md lists every key, and is what its command prints."""
+
+import pathlib
+
+import pytest
+
+from segjax import config as config_lib
+from segjax import pipelines
+from segjax.config import reference, validation
+
+FILE = pathlib.Path(__file__).resolve().parents[2] / 'docs/config.md'
+
+
+def test_the_file_is_what_the_command_prints():
+    content = FILE.read_text(encoding='utf-8')
+    assert content == reference.text(), f'docs/config.md is stale. Renew it: {reference.COMMAND}'
+    assert reference.COMMAND in content
+
+
+@pytest.mark.parametrize('pipeline', pipelines.REGISTRY)
+def test_every_key_of_the_default_config_is_listed(pipeline):
+    content = FILE.read_text(encoding='utf-8')
+    schema = config_lib.schema_of(pipeline)
+    for where, field, _ in validation.walk(schema, config_lib.defaults(pipeline), ''):
+        section, _, key = where.removeprefix('config.').partition('.')
+        # The options of nets are lists of key=default.
+        if hasattr(schema[section], 'options') and key != 'name':
+            assert f'`{key}=' in content, where
+        elif section.startswith('optim'):
+            assert f'| `optim.{key}` |' in content and f'`{section}' in content, where
+        else:
+            assert f'| `{where.removeprefix("config.")}` |' in content, where
+        assert field.doc in content or 'Argument' in field.doc, where
