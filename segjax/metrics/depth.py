@@ -4,15 +4,20 @@ Depth errors are made per image and averaged over images, as the KITTI numbers o
 inside jit; what is averaged is a `protocol.Mean(sum, count)` that is not divided yet.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
 from segjax.core.means import masked_mean
 from segjax.errors import InputError
+from segjax.ops import resize
 from segjax.ops.warp import invert_motion, relative_motion
-from segjax.protocol import Array, Mean
+from segjax.protocol import Array, Batch, Mean, Metrics
+
+MIN_DEPTH = 1e-3
+MAX_DEPTH = 80.0
+"""Pixels with a true depth between these limits are scored, in metres, as on KITTI."""
 
 DEPTH_ERRORS = {
     'abs_rel': 'mean |d - t| / t',
@@ -31,8 +36,8 @@ def image_errors(
     truth: Array,
     *,
     median_scaling: bool,
-    min_depth: float = 1e-3,
-    max_depth: float = 80.0,
+    min_depth: float = MIN_DEPTH,
+    max_depth: float = MAX_DEPTH,
     valid: Array | None = None,
 ) -> dict[str, Array]:
     """The DEPTH_ERRORS of every image.
@@ -85,8 +90,8 @@ def errors(
     weight: Array,
     *,
     median_scaling: bool,
-    min_depth: float = 1e-3,
-    max_depth: float = 80.0,
+    min_depth: float = MIN_DEPTH,
+    max_depth: float = MAX_DEPTH,
     valid: Array | None = None,
 ) -> dict[str, Mean]:
     """The DEPTH_ERRORS as means over images.
@@ -135,6 +140,74 @@ def masked_median(values: Array, mask: Array) -> Array:
     middle = jnp.concatenate([(n - 1) // 2, n // 2], 1)
     median = jnp.take_along_axis(ordered, jnp.maximum(middle, 0), axis=1).mean(1)
     return jnp.where(n[:, 0] > 0, median, jnp.nan)
+
+
+# --- baselines ----------------------------------------------------------------------------------------------
+
+
+def errors_with_baselines(
+    disparity: Array, depth_of: Callable, batch: Batch, inside: Array
+) -> Metrics:
+    """Computes the DEPTH_ERRORS of a prediction and of two guesses that need no image.
+
+    The constant guess is one depth for all pixels. The plane guess is level ground, and a constant above
+    the horizon. Predictions and constants are scaled by medians. The plane scales ground and background
+    by their own medians, so it has one more free scale than a prediction.
+
+    Disparity is resized to the size of the true depth, not depth: disparity is as smooth as the net made it.
+
+    Args:
+      disparity: [B, h, w] at the size of the images.
+      depth_of: disparity -> depth.
+      batch: with 'depth' [B, H, W], 'intrinsics', 'size', 'label_size' and 'weight'.
+      inside: [B, H, W] bool, the part of 'depth' that is not padding.
+
+    Returns:
+      {name: Mean over images}, with the names of DEPTH_ERRORS, 'constant/..' and 'plane/..'.
+    """
+    true = batch['depth']
+    sizes = batch['size'], true.shape[1:], batch['label_size']
+    large = resize.resize_valid(disparity[..., None], *sizes)[..., 0]
+    judged = is_judged(true, MIN_DEPTH, MAX_DEPTH, inside)
+    # Ground and background of the plane have a scale each.
+    ground = level_ground(batch['intrinsics'], *sizes)
+    below = at_its_median(ground, true, judged & (ground > 0))
+    above = at_its_median(jnp.ones_like(true), true, judged & (ground == 0))
+    guesses = {
+        '': depth_of(jnp.where(inside, large, 1.0)),
+        'constant/': jnp.ones_like(true),
+        'plane/': jnp.where(ground > 0, below, above),
+    }
+    metrics = {}
+    for prefix, depth in guesses.items():
+        scaled = prefix != 'plane/'
+        of_guess = errors(depth, true, batch['weight'], median_scaling=scaled, valid=inside)
+        metrics |= {prefix + name: value for name, value in of_guess.items()}
+    return metrics
+
+
+def level_ground(
+    intrinsics: Array, size: Array, out_size: tuple[int, int], out_valid: Array
+) -> Array:
+    """Computes the depth of level ground below a level camera, in units of the camera's height.
+
+    The depth is f / (row - horizon), with the focal length f and the horizon in the row of the principal
+    point. Pixels above the horizon get 0.
+
+    Args:
+      intrinsics: [B, 3, 3] in pixels of the images.
+      size: [B, 2] height and width of the images without padding.
+      out_size: (H, W) of the result.
+      out_valid: [B, 2] height and width of the part of the result without padding. The part shows the
+        same scene as the images.
+
+    Returns:
+      [B, H, W].
+    """
+    rows = (jnp.arange(out_size[0]) + 0.5) * (size[:, :1] / out_valid[:, :1]) - 0.5
+    below = (rows - intrinsics[:, 1, 2, None]) / intrinsics[:, 1, 1, None]
+    depth = jnp.where(below > 1e-3, 1 / jnp.maximum(below, 1e-3), 0)
+    return jnp.broadcast_to(depth[:, :, None], (len(depth), *out_size))
 
 
 # --- camera motion ------------------------------------------------------------------------------------------

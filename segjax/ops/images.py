@@ -75,3 +75,34 @@ def overlay(image, colors, alpha: float = 0.5):
     """round((1 - alpha) image + alpha colors): two [..., 3] uint8 pictures -> one."""
     mixed = (1 - alpha) * image.astype(jnp.float32) + alpha * colors.astype(jnp.float32)
     return jnp.round(mixed).astype(jnp.uint8)
+
+
+def paint_disparity(disparity):
+    """Paints disparity maps: bright is near.
+
+    The range of colours ends at the 95th percentile of each image.
+
+    Args:
+      disparity: [B, H, W], not negative.
+
+    Returns:
+      [B, H, W, 3] uint8.
+    """
+    top = jnp.percentile(disparity, 95, axis=(1, 2), keepdims=True)
+    return heat(jnp.clip(disparity / jnp.maximum(top, 1e-9), 0, 1))
+
+
+def paint_edges(values):
+    """Paints the differences to the next pixel on the right and to the next pixel below.
+
+    Of all channels the largest absolute difference counts. The sum of both directions is clipped to 1.
+
+    Args:
+      values: [B, H, W, C] floating point.
+
+    Returns:
+      [B, H, W, 3] uint8.
+    """
+    right = jnp.pad(jnp.abs(jnp.diff(values, axis=2)).max(-1), ((0, 0), (0, 0), (0, 1)))
+    below = jnp.pad(jnp.abs(jnp.diff(values, axis=1)).max(-1), ((0, 0), (0, 1), (0, 0)))
+    return heat(jnp.clip(right + below, 0, 1))

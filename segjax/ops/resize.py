@@ -153,6 +153,18 @@ def nearest(x, size: tuple[int, int]):
     return x
 
 
+def shrink(image, factor: int):
+    """Shrinks [..., H, W, C] to [..., H / factor, W / factor, C] by means over factor x factor pixels.
+
+    Args:
+      image: [..., H, W, C] floating point; H and W are multiples of `factor`.
+      factor: static.
+    """
+    *lead, height, width, channels = image.shape
+    shape = (*lead, height // factor, factor, width // factor, factor, channels)
+    return image.reshape(shape).mean((-4, -2))
+
+
 def resize_valid(logits, valid, out_size: tuple[int, int], out_valid):
     """Bilinear resize of the valid part of each example to a size of its own, on a canvas of static size.
 
