@@ -240,7 +240,7 @@ def conv_at_whole_factors(x, kernel, factors: np.ndarray):
     return total.astype(x.dtype)
 
 
-# --- sampling, then matrix products -----------------------------------------------------------------------------------
+# --- sampling, then matrix products ---------------------------------------------------------------
 
 
 class _Form(NamedTuple):
@@ -383,7 +383,7 @@ _SHIFTS = _Form(_read_by_shifts, _contract_by_taps, _reduce_by_product)
 _GATHERS = _Form(_read_by_gathers, _contract_at_once, _reduce_by_sum)
 
 
-# --- the definition ---------------------------------------------------------------------------------------------------
+# --- the definition -------------------------------------------------------------------------------
 
 
 def _conv_naive(x, kernel, factors, dilation_range):

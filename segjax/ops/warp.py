@@ -36,7 +36,7 @@ SLACK = 1e-3
 is the identity makes at the border, shall not decide."""
 
 
-# --- motions ------------------------------------------------------------------------------------------------
+# --- motions --------------------------------------------------------------------------------------
 
 
 def rotation_from_axis_angle(vector):
@@ -164,7 +164,7 @@ def transform(motion, points):
     )
 
 
-# --- cameras ------------------------------------------------------------------------------------------------
+# --- cameras --------------------------------------------------------------------------------------
 
 
 def pixel_grid(size: tuple[int, int]) -> np.ndarray:
@@ -231,7 +231,7 @@ def scale_intrinsics(intrinsics, from_size: tuple[int, int], to_size: tuple[int,
     return _product(jnp.asarray(matrix, intrinsics.dtype), intrinsics)
 
 
-# --- images -------------------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------
 
 PADDINGS = {
     'zeros': '0 wherever a position is not inside (SfMLearner)',
