@@ -1,4 +1,4 @@
-"""Means over pixels and examples as (sum, count). Padded examples do not count."""
+"""Means over pixels and examples as (sum, count), in which padded examples count for nothing."""
 
 import jax.numpy as jnp
 
@@ -6,31 +6,40 @@ from segjax.protocol import Array, Mean
 
 
 def masked_mean(value: Array, pixel_weight: Array, weight: Array) -> Mean:
-    """Reduces per-pixel values of a batch, with an additional weight per example.
+    """Adds up the values and the weights of all pixels of a batch.
+
+        sum = sum_b weight_b sum_p value_bp,     count = sum_b weight_b sum_p pixel_weight_bp
 
     Args:
-      value: [B, ...] per-pixel losses, already multiplied by `pixel_weight`.
-      pixel_weight: [B, ...] weight of each pixel.
-      weight: [B] weight of each example. Values of examples of weight 0 (padding) have no effect on
-        the result. For the gradient, losses call `without_padding` on their inputs.
+      value: [B, ...] value of each pixel, already multiplied by `pixel_weight`.
+      pixel_weight: [B, ...] weight of each pixel. A pixel that is ignored has value 0 and weight 0.
+      weight: [B] weight of each example. The values of an example of weight 0 (padding) are not
+        read. Losses also call `without_padding` on their inputs, for the sake of the gradient.
 
     Returns:
-      Mean(sum_b weight_b sum(value_b), sum_b weight_b sum(pixel_weight_b)).
+      Mean(sum, count), both float32 scalars.
     """
+    return Mean(_weighted_sum(value, weight), _weighted_sum(pixel_weight, weight))
 
-    # Sum each example first. A float32 counts exactly up to 2**24. The pixels of an image stay below
-    # this limit, those of a batch may not.
-    def reduce(x: Array) -> Array:
-        x = without_padding(weight, x.astype(jnp.float32))
-        return (weight * x.sum(tuple(range(1, x.ndim)))).sum()
 
-    return Mean(reduce(value), reduce(pixel_weight))
+def _weighted_sum(x: Array, weight: Array) -> Array:
+    """Sums each example of x [B, ...], then the examples with their weights [B]."""
+    # Sum each example first. Float32 counts exactly up to 2**24: an image stays below, a batch
+    # may not.
+    x = without_padding(weight, x.astype(jnp.float32))
+    per_example = x.sum(tuple(range(1, x.ndim)))
+    return (weight * per_example).sum()
 
 
 def without_padding(weight: Array, x: Array) -> Array:
     """Replaces the examples of weight 0 in x [B, ...] by zeros.
 
-    Losses call this function on their inputs. A `where` after the computation hides a NaN from the
-    value, but not from the gradient, which is 0 * NaN.
+    Losses do so before they compute. A `where` after the computation hides a NaN from the value.
+    The gradient would be 0 * NaN.
+
+    Args:
+      weight: [B] weight of each example.
+      x: [B, ...].
     """
-    return jnp.where((weight > 0).reshape(-1, *[1] * (x.ndim - 1)), x, 0)
+    kept = (weight > 0).reshape(-1, *[1] * (x.ndim - 1))
+    return jnp.where(kept, x, 0)

@@ -1,1 +1,5 @@
-"""Losses: pure functions from arrays to `protocol.Mean`s; float32 inside, whatever the dtype of the nets."""
+"""Losses: pure functions from arrays to a `protocol.Mean`.
+
+They compute in float32, whatever the dtype of the nets. Each `Mean(sum, count)` is not divided yet:
+sums and counts are first added up over devices, hosts and micro-batches.
+"""

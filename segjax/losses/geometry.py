@@ -1,12 +1,15 @@
-"""Losses of self-supervised depth, and losses that make semantic edges agree with depth edges.
+"""Losses of self-supervised depth, and losses that align semantic edges with depth edges.
 
-Each returns a `protocol.Mean(sum, count)` that is not divided yet; its docstring says what is counted: pixels, or
-images where a loss is a sum of means over maps of different sizes. Images are floating point in [0, 1]; with n sources
-(frames warped onto the target, segjax/ops/warp.py) they are [B, n, H, W, 3]. Everything is of one scale: scales are
-added up by whoever has them.
+Each loss returns a `protocol.Mean(sum, count)` that is not divided yet. The count is the number of
+pixels. A loss that adds up means over maps of different sizes counts images instead. Each loss
+covers a single scale. The caller sums over scales.
+
+Images are floating point in [0, 1]. The n sources of a target are [B, n, H, W, 3]: frames that
+segjax/ops/warp.py has warped onto the target.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,113 +18,133 @@ from jax import lax
 from segjax.core.means import masked_mean, without_padding
 from segjax.errors import InputError, unknown_name
 from segjax.losses.image import REDUCTIONS
+from segjax.ops.gradients import absolute
 from segjax.protocol import Array, Mean, PRNGKey
 
-# --- photometric --------------------------------------------------------------------------------------------
+# --- photometric ----------------------------------------------------------------------------------
 
-SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
+SSIM_C1 = 0.01**2
+SSIM_C2 = 0.03**2
+"""Constants that keep the denominator of SSIM above 0, for images in [0, 1]."""
+
 SSIM_SHARE = 0.85
+"""Weight of SSIM against L1, as in monodepth2."""
+
 TIE_BREAKER = 1e-5
+"""Standard deviation of the noise that breaks ties between sources, as in monodepth2."""
 
 
 def photometric_l1(
     target: Array, warped: Array, valid: Array, weight: Array, reduction: str = 'sum_channels'
 ) -> Mean:
-    """L1 between the target and its reconstructions, over the pixels that fell onto the source.
+    """Computes the L1 distance between the target and its reconstructions.
 
         L = 1 / |V| sum_{p in V} || I_t(p) - I'_t(p) ||_1
 
-    Papadopoulos et al., "Semantic Image Segmentation Guided by Scene Geometry".
+    V is the set of pixels that fall onto the source. Pixels outside V count for nothing and get no
+    gradient. Papadopoulos et al., "Semantic Image Segmentation Guided by Scene Geometry".
 
     Args:
-      target: [B, H, W, 3].
-      warped: [B, n, H, W, 3]; where not valid it may hold anything.
+      target: [B, H, W, 3], the frame I_t.
+      warped: [B, n, H, W, 3], the reconstructions I'_t. Pixels outside V may hold anything.
       valid: [B, n, H, W] bool, the set V.
-      weight: [B] weight of each example.
-      reduction: over channels: 'sum_channels' is the norm of the formula, 'mean' a third of it.
+      weight: [B] weight of each example. Examples of weight 0 count for nothing.
+      reduction: over channels. 'sum_channels' is the norm of the formula, 'mean' a third of it.
 
     Returns:
-      Mean whose count is that of the valid pixels of all sources.
+      Mean whose count is the number of valid pixels of all sources.
     """
     if reduction not in REDUCTIONS:
         raise unknown_name('reduction of the photometric loss', reduction, REDUCTIONS)
     _check_sources(target, warped, valid)
     target = without_padding(weight, target)
     warped = without_padding(weight, warped)
-    # Put out before the difference is taken, so that not even the gradient sees what stands there.
-    distance = _l1(target, jnp.where(valid[..., None], warped, target[:, None]))
-    return masked_mean(
-        distance.sum(-1) if reduction == 'sum_channels' else distance.mean(-1), valid, weight
-    )
+    # Mask before subtracting, so that invalid pixels get no gradient.
+    warped = jnp.where(valid[..., None], warped, target[:, None])
+    distance = _l1(target, warped)  # [B, n, H, W, 3]
+    distance = distance.sum(-1) if reduction == 'sum_channels' else distance.mean(-1)
+    return masked_mean(distance, valid, weight)
 
 
 def photometric_all_pixels(
     target: Array, warped: Array, weight: Array, keep: Array | None = None
 ) -> Mean:
-    """SfMLearner's view synthesis loss: the sum over sources of the mean over ALL pixels and the channels.
+    """Computes SfMLearner's view synthesis loss over all pixels.
 
         L = sum_s mean_p ( keep_s(p) mean_c | I_t(p) - I_s(p) | )
 
-    Zhou et al. 2017, Eq. 3. Pixels outside of the source count as they are (there, `warped` is 0). The original has
-    images in [-1, 1]: that doubles the loss inside, and makes the 0 outside a mean gray.
+    Pixels outside the source also count: there `warped` is 0. The original has images in [-1, 1].
+    With that range the loss doubles inside the source, and the 0 outside means gray.
+    Zhou et al. 2017, Eq. 3.
 
     Args:
-      target: [B, H, W, 3].
-      warped: [B, n, H, W, 3].
-      weight: [B] weight of each example.
-      keep: [B, n, H, W] what each residual is multiplied by: `explainability` of the mask logits; the valid mask in the
-        PyTorch version; None for ones.
+      target: [B, H, W, 3], the frame I_t.
+      warped: [B, n, H, W, 3], the warped sources I_s.
+      weight: [B] weight of each example. Examples of weight 0 count for nothing.
+      keep: [B, n, H, W] factor of each residual: `explainability` of the mask logits, or the valid
+        mask as in the PyTorch version. None means 1 everywhere.
 
     Returns:
-      Mean whose count is that of the target's pixels, whatever n is.
+      Mean whose count is the number of pixels of the target, whatever n is.
     """
     _check_sources(target, warped, keep)
     target = without_padding(weight, target)
     warped = without_padding(weight, warped)
-    distance = _l1(target, warped).mean(-1)
-    distance = (distance if keep is None else distance * keep).sum(1)
+    distance = _l1(target, warped).mean(-1)  # [B, n, H, W]
+    if keep is not None:
+        distance = distance * keep
+    distance = distance.sum(1)  # [B, H, W]
     return masked_mean(distance, jnp.ones_like(distance), weight)
 
 
 def explainability(logits: Array) -> Array:
-    """Softmax over two channels, of which channel 1 says that a pixel can be explained: [..., 2] -> [...]."""
+    """Returns the probability that each pixel can be explained by the warp.
+
+    It is channel 1 of the softmax over two channels: [..., 2] -> [...] float32. Zhou et al. 2017.
+    """
     return jax.nn.softmax(logits.astype(jnp.float32))[..., 1]
 
 
 def explainability_cross_entropy(logits: Array, weight: Array) -> Mean:
-    """What keeps explainability masks from hiding everything: sum over sources of mean -log p(channel 1).
+    """Computes the regulariser that keeps explainability masks from hiding all pixels.
+
+        L = sum_s mean_p ( -log p_s(p) ),     p_s = softmax(logits_s) of channel 1
 
     Zhou et al. 2017, L_reg.
 
     Args:
       logits: [B, n, H, W, 2].
-      weight: [B] weight of each example.
+      weight: [B] weight of each example. Examples of weight 0 count for nothing.
 
     Returns:
-      Mean whose count is that of the pixels of one mask, whatever n is.
+      Mean whose count is the number of pixels of a mask, whatever n is.
     """
     logits = without_padding(weight, logits)
-    loss = -jax.nn.log_softmax(logits.astype(jnp.float32))[..., 1].sum(1)
+    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+    loss = -log_probabilities[..., 1].sum(1)  # [B, H, W]
     return masked_mean(loss, jnp.ones_like(loss), weight)
 
 
 def ssim(a: Array, b: Array) -> Array:
-    """Structural similarity over windows of 3x3 pixels, the image mirrored at its border.
+    """Computes the structural similarity of two images over windows of 3x3 pixels.
 
-        (2 m_a m_b + C1) (2 s_ab + C2) / ((m_a^2 + m_b^2 + C1) (s_aa + s_bb + C2))
+        SSIM = (2 m_a m_b + C1) (2 s_ab + C2) / ((m_a^2 + m_b^2 + C1) (s_aa + s_bb + C2))
 
-    with means m and (co)variances s of the window, all nine pixels weighing the same, C1 = 1e-4, C2 = 9e-4 (Wang et al.
-    2004, in the form of Godard et al. 2019).
+    m are the means and s the (co)variances of a window. All nine pixels have the same weight, and
+    the image is mirrored at its border. C1 = 1e-4 and C2 = 9e-4. Wang et al. 2004, in the form of
+    Godard et al. 2019.
 
     Args:
-      a: [..., H, W, C] in [0, 1], H, W >= 2.
-      b: [..., H, W, C]; leading axes broadcast.
+      a: [..., H, W, C] in [0, 1], H and W at least 2.
+      b: [..., H, W, C]. Leading axes broadcast.
 
     Returns:
-      [..., H, W, C] float32 in [-1, 1], but for rounding.
+      [..., H, W, C] float32. Apart from rounding, values lie in [-1, 1].
     """
-    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-    mean_a, mean_b = _window_mean(a), _window_mean(b)
+    a = a.astype(jnp.float32)
+    b = b.astype(jnp.float32)
+    mean_a = _window_mean(a)
+    mean_b = _window_mean(b)
     variance_a = _window_mean(a**2) - mean_a**2
     variance_b = _window_mean(b**2) - mean_b**2
     covariance = _window_mean(a * b) - mean_a * mean_b
@@ -130,44 +153,57 @@ def ssim(a: Array, b: Array) -> Array:
 
 
 def _window_mean(x):
-    """Means over 3x3 pixels of [..., H, W, C]; mirrored without repeating the border."""
-    x = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(1, 1), (1, 1), (0, 0)], mode='reflect')
+    """Averages x [..., H, W, C] over 3x3 pixels. Mirroring does not repeat the border pixels."""
+    margins = [(0, 0)] * (x.ndim - 3) + [(1, 1), (1, 1), (0, 0)]
+    x = jnp.pad(x, margins, mode='reflect')  # [..., H + 2, W + 2, C]
     x = x[..., :-2, :, :] + x[..., 1:-1, :, :] + x[..., 2:, :, :]
     return (x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]) / 9
 
 
 def photometric_map(a: Array, b: Array, ssim_share: float = SSIM_SHARE) -> Array:
-    """The mixture of SSIM and L1 of every pixel, averaged over channels.
+    """Mixes SSIM and L1 at every pixel, both averaged over channels.
 
-        share mean_c clip((1 - SSIM) / 2, 0, 1) + (1 - share) mean_c |a - b|
+        pe = share mean_c clip((1 - SSIM) / 2, 0, 1) + (1 - share) mean_c |a - b|
 
-    Godard et al. 2019 (monodepth2). A pixel's SSIM looks at its eight neighbours, valid or not.
+    The SSIM of a pixel depends on its eight neighbours, valid or not. Godard et al. 2019
+    (monodepth2).
 
     Args:
       a: [..., H, W, 3] in [0, 1].
-      b: [..., H, W, 3]; leading axes broadcast.
+      b: [..., H, W, 3]. Leading axes broadcast.
       ssim_share: in [0, 1].
 
     Returns:
       [..., H, W] float32.
     """
     dissimilarity = jnp.clip((1 - ssim(a, b)) / 2, 0, 1)
-    return ssim_share * dissimilarity.mean(-1) + (1 - ssim_share) * _absolute(
-        _difference(a, b)
-    ).mean(-1)
+    structure = ssim_share * dissimilarity.mean(-1)
+    colour = (1 - ssim_share) * absolute(_difference(a, b)).mean(-1)
+    return structure + colour
 
 
 def photometric_mixture(
     target: Array, warped: Array, valid: Array, weight: Array, ssim_share: float = SSIM_SHARE
 ) -> Mean:
-    """Mean of `photometric_map` over the pixels that fell onto the source; arguments and count as in `photometric_l1`.
+    """Averages `photometric_map` over the pixels that fall onto the source.
 
-    Around pixels that are not valid `warped` must be finite, for their neighbours' sake: SSIM sees it.
+    Invalid pixels count for nothing, but SSIM compares them in the windows of their neighbours.
+    Therefore `warped` must be finite around valid pixels.
+
+    Args:
+      target: [B, H, W, 3] in [0, 1].
+      warped: [B, n, H, W, 3].
+      valid: [B, n, H, W] bool.
+      weight: [B] weight of each example. Examples of weight 0 count for nothing.
+      ssim_share: as in `photometric_map`.
+
+    Returns:
+      Mean whose count is the number of valid pixels of all sources.
     """
     _check_sources(target, warped, valid)
     target = without_padding(weight, target)
     warped = without_padding(weight, warped)
-    loss = photometric_map(target[:, None], warped, ssim_share)
+    loss = photometric_map(target[:, None], warped, ssim_share)  # [B, n, H, W]
     return masked_mean(jnp.where(valid, loss, 0.0), valid, weight)
 
 
@@ -181,68 +217,85 @@ def minimum_reprojection(
     valid: Array | None = None,
     ssim_share: float = SSIM_SHARE,
 ) -> Mean:
-    """The loss of the source that fits best, pixel by pixel, and auto-masking.
+    """Computes the photometric loss of the source that fits best, pixel by pixel.
 
-        L = mean_p min_s pe(I_t, I_s->t)(p)
+        L = mean_p min_s pe(I_t, I_s->t)(p),     pe = `photometric_map`
 
-    with pe = `photometric_map`: what one source does not see, another may. With `sources` the minimum is also over the
-    frames as they are, pe(I_t, I_s) + 1e-5 N(0, 1): where they fit better than their warps, nothing moved before the
-    camera, and no gradient comes from the pixel, which still counts in the mean. The noise breaks ties.
+    A pixel that is hidden in a source may be visible in another source. `sources` switches
+    auto-masking on: the minimum then also covers the unwarped frames, pe(I_t, I_s) + 1e-5 N(0, 1).
+    Where they fit better than their warps, the pixel did not move relative to the camera. The pixel
+    then gets no gradient, but still counts in the mean. The noise breaks ties.
     Godard et al. 2019 (monodepth2), Eq. 4 and 5, as released.
 
     Args:
       target: [B, H, W, 3] in [0, 1].
-      warped: [B, n, H, W, 3], finite; monodepth2 has it with padding 'border'.
-      weight: [B] weight of each example.
-      sources: [B, n, H, W, 3], the frames before they were warped; None: no auto-masking.
-      keys: [B], for the noise of each example; needed with `sources`.
-      valid: [B, n, H, W] bool: a warp takes part only where it is valid; None: everywhere, as in monodepth2.
-      ssim_share: see `photometric_map`.
+      warped: [B, n, H, W, 3], finite. monodepth2 warps with padding 'border'.
+      weight: [B] weight of each example. Examples of weight 0 count for nothing.
+      sources: [B, n, H, W, 3], the frames before warping. None: no auto-masking.
+      keys: [B], keys of each example's noise. Needed with `sources`.
+      valid: [B, n, H, W] bool. Only valid pixels of a warp compete. None: all, as in monodepth2.
+      ssim_share: as in `photometric_map`.
 
     Returns:
-      Mean whose count is that of the target's pixels, without auto-masking of those that are valid in any source.
+      Mean whose count is the number of pixels of the target. Without auto-masking only pixels that
+      are valid in a source count.
     """
     _check_sources(target, warped, valid)
     if sources is not None:
         _check_sources(target, sources, None)
-        if keys is None:
-            raise InputError(
-                'minimum reprojection',
-                got='sources without keys',
-                expected='a key for each example',
-            )
+        _check_keys(keys)
     target = without_padding(weight, target)
     warped = without_padding(weight, warped)
-    loss = photometric_map(target[:, None], warped, ssim_share)
+    loss = photometric_map(target[:, None], warped, ssim_share)  # [B, n, H, W]
     counted = jnp.ones(target.shape[:3], bool)
     if valid is not None:
-        loss, counted = jnp.where(valid, loss, jnp.inf), valid.any(1)
+        loss = jnp.where(valid, loss, jnp.inf)
+        counted = valid.any(1)
     if sources is not None:
         sources = without_padding(weight, sources)
-        unwarped = photometric_map(target[:, None], sources, ssim_share)
-        noise = jax.vmap(lambda key: jax.random.normal(key, unwarped.shape[1:]))(keys)
-        unwarped += TIE_BREAKER * noise
-        loss, counted = jnp.concatenate([unwarped, loss], 1), jnp.ones_like(counted)
-    return masked_mean(jnp.where(counted, loss.min(1), 0.0), counted, weight)
+        unwarped = _noisy_map(target, sources, keys, ssim_share)
+        loss = jnp.concatenate([unwarped, loss], 1)  # [B, 2 n, H, W]
+        counted = jnp.ones_like(counted)
+    loss = jnp.where(counted, loss.min(1), 0.0)
+    return masked_mean(loss, counted, weight)
 
 
-# --- smoothness ---------------------------------------------------------------------------------------------
+def _check_keys(keys: PRNGKey | None) -> None:
+    """Raises InputError if auto-masking has no keys."""
+    if keys is None:
+        raise InputError(
+            'minimum reprojection',
+            got='sources without keys',
+            expected='a key for each example',
+        )
+
+
+def _noisy_map(target: Array, sources: Array, keys: PRNGKey, ssim_share: float) -> Array:
+    """Returns `photometric_map` of the unwarped sources plus noise [B, n, H, W]."""
+    unwarped = photometric_map(target[:, None], sources, ssim_share)
+    noise = jax.vmap(lambda key: jax.random.normal(key, unwarped.shape[1:]))(keys)
+    return unwarped + TIE_BREAKER * noise
+
+
+# --- smoothness -----------------------------------------------------------------------------------
 
 
 def edge_aware_smoothness(disparity: Array, image: Array, weight: Array) -> Mean:
-    """Disparity may change where the image does.
+    """Computes the smoothness loss that lets disparity change where the image changes.
 
-        mean |d*/dx| e^-mean_c|dI/dx| + mean |d*/dy| e^-mean_c|dI/dy|,     d* = d / (mean d + 1e-7)
+        L = mean |dd*/dx| e^-mean_c|dI/dx| + mean |dd*/dy| e^-mean_c|dI/dy|
+        d* = d / (mean d + 1e-7)
 
-    by forward differences, with the mean of each image. Godard et al. 2019 (monodepth2), Eq. 3.
+    Derivatives are forward differences. The mean of d is over each image. Godard et al. 2019
+    (monodepth2), Eq. 3.
 
     Args:
       disparity: [B, H, W] > 0.
       image: [B, H, W, 3] in [0, 1].
-      weight: [B] weight of each example.
+      weight: [B] weight of each example. Examples of weight 0 count for nothing.
 
     Returns:
-      Mean whose count is that of the images.
+      Mean whose count is the number of images.
     """
     if disparity.shape != image.shape[:3]:
         raise InputError(
@@ -252,140 +305,172 @@ def edge_aware_smoothness(disparity: Array, image: Array, weight: Array) -> Mean
         )
     image = without_padding(weight, image)
     disparity = without_padding(weight, disparity.astype(jnp.float32))
+    # Without the division a net could lower the loss by making all disparities small.
     disparity = disparity / (disparity.mean((1, 2), keepdims=True) + 1e-7)
-    edges = (_absolute(step).mean(-1) for step in _steps(image.astype(jnp.float32)))
-    terms = [
-        _absolute(step) * jnp.exp(-edge)
-        for step, edge in zip(_steps(disparity), edges, strict=True)
-    ]
+    image_steps = _steps(image.astype(jnp.float32))
+    disparity_steps = _steps(disparity)
+    terms = []
+    for disparity_step, image_step in zip(disparity_steps, image_steps, strict=True):
+        edge = absolute(image_step).mean(-1)
+        terms.append(absolute(disparity_step) * jnp.exp(-edge))
     return _mean_over_images(weight, *terms)
 
 
 def second_order_smoothness(disparity: Array, weight: Array) -> Mean:
-    """mean |d_xx| + mean |d_xy| + mean |d_yx| + mean |d_yy|, by forward differences.
+    """Computes the mean absolute second derivatives of disparity.
 
-    SfMLearner (Zhou et al. 2017), of disparity in the original and of depth in its PyTorch version.
+        L = mean |d_xx| + mean |d_xy| + mean |d_yx| + mean |d_yy|
+
+    Derivatives are forward differences. SfMLearner (Zhou et al. 2017). The original smooths
+    disparity, its PyTorch version depth.
 
     Args:
-      disparity: [B, H, W], H, W >= 3.
-      weight: [B] weight of each example.
+      disparity: [B, H, W], H and W at least 3.
+      weight: [B] weight of each example. Examples of weight 0 count for nothing.
 
     Returns:
-      Mean whose count is that of the images.
+      Mean whose count is the number of images.
     """
     disparity = without_padding(weight, disparity.astype(jnp.float32))
     x, y = _steps(disparity)
-    (xx, xy), (_, yy) = _steps(x), _steps(y)
-    return _mean_over_images(
-        weight, _absolute(xx), 2 * _absolute(xy), _absolute(yy)
-    )  # d_xy and d_yx are the same
+    xx, xy = _steps(x)
+    _, yy = _steps(y)
+    # d_xy and d_yx are equal.
+    return _mean_over_images(weight, absolute(xx), 2 * absolute(xy), absolute(yy))
 
 
-# --- semantic edges and depth edges -------------------------------------------------------------------------
+# --- semantic edges and depth edges ---------------------------------------------------------------
 
 
 def normalised_depth(depth: Array) -> Array:
-    """depth / its mean over the measured pixels (> 0) of each image: e^-|dD| has no meaning in metres.
+    """Divides depth by its mean over the measured pixels (> 0) of each image.
+
+        D' = D / mean_{p: D(p) > 0} D(p)
+
+    The consistency losses contain e^-|dD|, which would depend on the unit of depth.
 
     Args:
-      depth: [B, H, W]; 0 = not measured, and stays 0.
+      depth: [B, H, W]. Pixels of depth 0 are not measured and keep the value 0.
 
     Returns:
-      [B, H, W] float32; 0 for an image without any measured pixel.
+      [B, H, W] float32. All zeros for an image without any measured pixel.
     """
     depth = depth.astype(jnp.float32)
     measured = depth > 0
-    mean = jnp.where(measured, depth, 0.0).sum((1, 2)) / jnp.maximum(measured.sum((1, 2)), 1)
+    total = jnp.where(measured, depth, 0.0).sum((1, 2))
+    mean = total / jnp.maximum(measured.sum((1, 2)), 1)  # [B]
     return depth / jnp.where(mean > 0, mean, 1.0)[:, None, None]
 
 
 def per_class_consistency(
     probabilities: Array, depth: Array, weight: Array, sharpness: float = 1.0
 ) -> Mean:
-    """Semantic edges cost where depth has none, every class by itself.
+    """Penalises semantic edges where depth has no edge, for every class separately.
 
         L_p = sum_c mean( |dS_c/dx| e^-k|dD/dx| ) + mean( |dS_c/dy| e^-k|dD/dy| )
 
-    Papadopoulos et al., "Semantic Image Segmentation Guided by Scene Geometry". Derivatives are differences of
-    neighbours, S(i + 1) - S(i); means are over those that exist. The depth net is trained beforehand: no gradient
-    reaches `depth`.
+    Derivatives are differences of neighbours, S(i + 1) - S(i). Means are over all differences. The
+    depth net is trained beforehand: `depth` gets no gradient. Papadopoulos et al., "Semantic Image
+    Segmentation Guided by Scene Geometry".
 
     Args:
-      probabilities: [B, H, W, C] softmax of the segmentation net.
-      depth: [B, H, W] in the units in which an edge shall matter, see `normalised_depth`.
-      weight: [B] weight of each example.
-      sharpness: k; the paper has 1. Where |dD| is small, L_p with k = 1 is close to plain smoothing.
+      probabilities: [B, H, W, C], the softmax S of the segmentation net.
+      depth: [B, H, W], the depth D in the units in which an edge matters, see `normalised_depth`.
+      weight: [B] weight of each example. Examples of weight 0 count for nothing.
+      sharpness: k, 1 in the paper. Where |dD| is small, L_p with k = 1 is close to plain smoothing.
 
     Returns:
-      Mean whose count is that of the images.
+      Mean whose count is the number of images.
     """
-    probabilities = without_padding(weight, probabilities)
-    depth = without_padding(weight, depth)
-    edges = _edges_and_flatness(probabilities, depth, sharpness)
-    terms = [_absolute(s).sum(-1) * f for s, f in edges]
-    return _mean_over_images(weight, *terms)
+    return _consistency(probabilities, depth, weight, sharpness, over_classes=jnp.sum)
 
 
 def holistic_consistency(
     probabilities: Array, depth: Array, weight: Array, sharpness: float = 1.0
 ) -> Mean:
-    """Semantic edges cost where depth has none, the strongest class of each edge alone.
+    """Penalises semantic edges where depth has no edge, for the strongest class of each edge.
 
         L_h = mean( S'_x e^-k|dD/dx| ) + mean( S'_y e^-k|dD/dy| ),     S'_x = max_c |dS_c/dx|
 
-    The loss of the paper's best row. It prints dD/dx in both terms; the second one is dD/dy here, as in its L_p.
-    Everything else as in `per_class_consistency`.
+    This is the loss of the paper's best row. The paper prints dD/dx in both terms. The second term
+    has dD/dy here, as in the paper's L_p.
+
+    Args:
+      probabilities: [B, H, W, C], as in `per_class_consistency`.
+      depth: [B, H, W], as in `per_class_consistency`. It gets no gradient.
+      weight: [B] weight of each example. Examples of weight 0 count for nothing.
+      sharpness: k, 1 in the paper.
+
+    Returns:
+      Mean whose count is the number of images.
     """
+    return _consistency(probabilities, depth, weight, sharpness, over_classes=jnp.max)
+
+
+def _consistency(
+    probabilities: Array, depth: Array, weight: Array, sharpness: float, over_classes: Callable
+) -> Mean:
+    """Computes L_p (`over_classes` = jnp.sum) or L_h (jnp.max)."""
     probabilities = without_padding(weight, probabilities)
     depth = without_padding(weight, depth)
-    edges = _edges_and_flatness(probabilities, depth, sharpness)
-    terms = [_absolute(s).max(-1) * f for s, f in edges]
+    _check_segmentation(probabilities, depth)
+    depth = lax.stop_gradient(depth).astype(jnp.float32)
+    depth_steps = _steps(depth)
+    semantic_steps = _steps(probabilities.astype(jnp.float32))
+    terms = []
+    for semantic_step, depth_step in zip(semantic_steps, depth_steps, strict=True):
+        flatness = jnp.exp(-sharpness * jnp.abs(depth_step))
+        edge = over_classes(absolute(semantic_step), axis=-1)
+        terms.append(edge * flatness)
     return _mean_over_images(weight, *terms)
 
 
-def _edges_and_flatness(probabilities, depth, sharpness):
-    """Returns ((dS/dx, e^-k|dD/dx|), (dS/dy, e^-k|dD/dy|)), k the sharpness, without gradient to depth."""
-    _check_segmentation(probabilities, depth)
-    depth = lax.stop_gradient(depth).astype(jnp.float32)
-    flatness = (jnp.exp(-sharpness * jnp.abs(step)) for step in _steps(depth))
-    return zip(_steps(probabilities.astype(jnp.float32)), flatness, strict=True)
-
-
 def depth_edges_without_semantic_edges(probabilities: Array, depth: Array, weight: Array) -> Mean:
-    """Chen et al.'s regulariser for a frozen depth net: segmentation that is smooth where depth jumps costs.
+    """Penalises segmentation that is smooth where a frozen depth net has edges.
 
-        mean( |dD/dx| (1 - 1/2 sum_c |dS_c/dx|) ) + the same in y
+        L = mean( |dD/dx| (1 - 1/2 sum_c |dS_c/dx|) ) + the same in y
 
-    The one-hot maps of the original, which have no gradient, are replaced by probabilities (half the L1 distance of two
-    distributions is 0 where they are equal and 1 where they have nothing in common), and the y term is added. No
-    gradient reaches `depth`. After Chen, Liu, Liu, Wang, CVPR 2019. Arguments and count as in `per_class_consistency`.
+    After the regulariser of Chen, Liu, Liu, Wang, CVPR 2019, with two changes. Probabilities
+    replace the one-hot maps of the original, which have no gradient. Half the L1 distance of two
+    equal distributions is 0. It is 1 where they have no class in common. The y term is added.
+
+    Args:
+      probabilities: [B, H, W, C], the softmax S of the segmentation net.
+      depth: [B, H, W], as in `per_class_consistency`. It gets no gradient.
+      weight: [B] weight of each example. Examples of weight 0 count for nothing.
+
+    Returns:
+      Mean whose count is the number of images.
     """
     _check_segmentation(probabilities, depth)
     probabilities = without_padding(weight, probabilities)
     depth = without_padding(weight, depth)
     depth_steps = _steps(lax.stop_gradient(depth).astype(jnp.float32))
     semantic_steps = _steps(probabilities.astype(jnp.float32))
-    terms = [
-        jnp.abs(d) * (1 - _absolute(s).sum(-1) / 2)
-        for d, s in zip(depth_steps, semantic_steps, strict=True)
-    ]
+    terms = []
+    for depth_step, semantic_step in zip(depth_steps, semantic_steps, strict=True):
+        depth_edge = jnp.abs(depth_step)
+        semantic_edge = absolute(semantic_step).sum(-1) / 2
+        terms.append(depth_edge * (1 - semantic_edge))
     return _mean_over_images(weight, *terms)
 
 
 def semantic_guided_smoothness(disparity: Array, classes: Array, weight: Array) -> Mean:
-    """Chen et al.'s semantic regulariser of disparity: it may change only between classes.
+    """Penalises changes of disparity between neighbours of the same class.
 
-        mean( |d(p) - d(p + 1)| (1 - [class(p) != class(p + 1)]) )     p + 1 the pixel to the right
+        L = mean( |d(p) - d(p + 1)| [class(p) = class(p + 1)] ),     p + 1 = the pixel to the right
 
-    The gradient goes into the disparity; classes have none. Chen, Liu, Liu, Wang, CVPR 2019, along x as there.
+    The semantic regulariser of Chen, Liu, Liu, Wang, CVPR 2019, along x as in the paper. Only the
+    disparity gets a gradient. Pairs of pixels of different classes add 0, and count.
 
     Args:
       disparity: [B, H, W].
-      classes: [B, H, W] integers, the arg-max of a segmentation net or labels (255 is a class like any other).
-      weight: [B] weight of each example.
+      classes: [B, H, W] integers, the argmax of a segmentation net or labels. 255 is a class like
+        all classes.
+      weight: [B] weight of each example. Examples of weight 0 count for nothing.
 
     Returns:
-      Mean whose count is that of the images.
+      Mean whose count is the number of images.
     """
     if disparity.shape != classes.shape:
         raise InputError(
@@ -394,17 +479,12 @@ def semantic_guided_smoothness(disparity: Array, classes: Array, weight: Array) 
             expected='both [B, H, W]',
         )
     disparity = without_padding(weight, disparity.astype(jnp.float32))
-    step, _ = _steps(disparity)
+    step, _ = _steps(disparity)  # [B, H, W - 1]
     same = classes[:, :, 1:] == classes[:, :, :-1]
-    return _mean_over_images(weight, jnp.where(same, _absolute(step), 0.0))
+    return _mean_over_images(weight, jnp.where(same, absolute(step), 0.0))
 
 
-# --- parts --------------------------------------------------------------------------------------------------
-
-
-def _absolute(x):
-    """|x| with derivative 0 at 0, where that of jnp.abs is 1: what is right already would be pushed."""
-    return x * lax.stop_gradient(jnp.sign(x))
+# --- parts ----------------------------------------------------------------------------------------
 
 
 def _difference(a, b):
@@ -412,29 +492,33 @@ def _difference(a, b):
 
 
 def _l1(target, warped):
-    """[B, n, H, W, 3] |target - warped|."""
-    return _absolute(_difference(target[:, None], warped))
+    """Returns |target - warped| [B, n, H, W, 3]."""
+    return absolute(_difference(target[:, None], warped))
 
 
 def _steps(x):
-    """Forward differences of [B, H, W, ...] along x, [B, H, W - 1, ...], and along y, [B, H - 1, W, ...]."""
+    """Returns the forward differences of x [B, H, W, ...] along x and along y.
+
+    The shapes are [B, H, W - 1, ...] and [B, H - 1, W, ...].
+    """
     return x[:, :, 1:] - x[:, :, :-1], x[:, 1:] - x[:, :-1]
 
 
 def _mean_over_images(weight, *terms) -> Mean:
-    """The sum of each image's means of [B, ...] terms, averaged over images."""
+    """Averages each term [B, ...] over each image, and the sum of these means over images."""
     if not all(term.size for term in terms):
         raise InputError(
             'loss of differences between pixels',
             got='a map with no neighbours: ' + ', '.join(str(term.shape) for term in terms),
             expected='at least 2 pixels along both axes, 3 for second derivatives',
         )
-    total = functools.reduce(jnp.add, (term.mean(tuple(range(1, term.ndim))) for term in terms))
+    means = [term.mean(tuple(range(1, term.ndim))) for term in terms]  # of [B]
+    total = functools.reduce(jnp.add, means)
     return masked_mean(total, jnp.ones_like(total), weight)
 
 
 def _check_sources(target, warped, mask):
-    """Broadcasting would accept shapes that were not meant."""
+    """Raises InputError for shapes that do not fit, which broadcasting might accept."""
     batch, *size = target.shape
     fits = warped.ndim == 5 and (warped.shape[0], *warped.shape[2:]) == (batch, *size)
     if not fits or (mask is not None and mask.shape != warped.shape[:4]):
@@ -447,6 +531,7 @@ def _check_sources(target, warped, mask):
 
 
 def _check_segmentation(probabilities, depth):
+    """Raises InputError unless a segmentation and a depth map have the same size."""
     if probabilities.ndim != 4 or probabilities.shape[:3] != depth.shape:
         raise InputError(
             'consistency of segmentation and depth',

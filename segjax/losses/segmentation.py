@@ -1,7 +1,7 @@
 """Losses between logits and label maps, and the class weights that go with them.
 
-Every loss here returns a `protocol.Mean(sum, count)` that is not divided yet: pixels that are ignored are
-spread unevenly over devices, so only psum(sum) / psum(count) is the mean over the global batch.
+Each loss returns a `protocol.Mean(sum, count)` that is not divided yet. Ignored pixels are spread
+unevenly over devices, so only psum(sum) / psum(count) is the mean over the global batch.
 """
 
 import math
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.core import means
+from segjax.core.means import masked_mean, without_padding
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Array, Mean
 from segjax.spec import IGNORE
@@ -20,36 +20,40 @@ from segjax.spec import IGNORE
 def pixel_cross_entropy(
     logits: Array, label: Array, *, class_weights: Array | None = None, label_smoothing: float = 0.0
 ) -> tuple[Array, Array]:
-    """Cross-entropy of every pixel in float32, and what the pixel counts for.
+    """Computes the cross-entropy and the weight of every pixel, in float32.
 
         loss   = (1 - s) w_y (-log p_y) + s / C sum_c w_c (-log p_c)
         weight = w_y
 
-    with p = softmax(logits), y the label, w the class weights and s = label_smoothing. Smoothing is that of
-    torch.nn.functional.cross_entropy: the smoothed part carries the weights of all classes, while the mean
-    still divides by the sum of w_y.
+    p = softmax(logits), y is the label, w are the class weights, and s = label_smoothing. Smoothing
+    follows torch.nn.functional.cross_entropy: the smoothed part has the weights of all classes, and
+    the mean divides by the sum of w_y.
 
     Args:
       logits: [..., C], any float type.
-      label: [...] integer train ids; 255 is ignored (loss 0, weight 0). Any other value outside 0 .. C-1
-        makes the loss of that pixel and its gradient NaN: labels are checked when data is prepared, so it is
-        a bug, and a jitted function has no quieter way to say so that cannot be overlooked.
-      class_weights: [C] or None for ones.
+      label: [...] integer train ids. 255 is ignored: loss 0 and weight 0. Further values outside
+        0 .. C-1 make the loss of their pixel and its gradient NaN. Such a value is a bug, because
+        labels are checked when data is prepared. A jitted function can only report it by a NaN.
+      class_weights: [C], or None for 1 everywhere.
       label_smoothing: in [0, 1).
 
     Returns:
-      (loss, weight), both float32 of label's shape.
+      (loss, weight), both float32 of the shape of label.
     """
     num_classes = logits.shape[-1]
     ignored = label == IGNORE
-    # Ignored pixels are cut off before the softmax, or a non-finite logit there would reach the gradient.
+
+    # Mask ignored pixels before the softmax. A non-finite logit there would reach the gradient.
     logits = jnp.where(ignored[..., None], 0.0, logits.astype(jnp.float32))
-    # A comparison instead of a gather: the gradient of a gather is a scatter, which accelerators do badly. A
+
+    # Compare instead of gathering: the gradient of a gather is a scatter, slow on accelerators.
     # `where` instead of a product: 0 * -inf would turn the logits of a masked class into NaN.
-    is_truth = label[..., None] == jnp.arange(num_classes)
+    is_truth = label[..., None] == jnp.arange(num_classes)  # [..., C]
     shifted = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
     log_sum = jnp.log(jnp.exp(shifted).sum(-1))
     loss = log_sum - jnp.where(is_truth, shifted, 0.0).sum(-1)
+
+    # Class weights multiply the loss before smoothing, and are the weights of pixels.
     if class_weights is None:
         class_weights = jnp.ones(num_classes, jnp.float32)
         weight = (~ignored).astype(jnp.float32)
@@ -60,8 +64,10 @@ def pixel_cross_entropy(
     if label_smoothing > 0:
         of_all_classes = class_weights.sum() * log_sum - (class_weights * shifted).sum(-1)
         loss = (1 - label_smoothing) * loss + label_smoothing / num_classes * of_all_classes
+
     out_of_range = ~ignored & ((label < 0) | (label >= num_classes))
-    return jnp.where(ignored, 0.0, loss) * jnp.where(out_of_range, jnp.nan, 1.0), weight
+    loss = jnp.where(ignored, 0.0, loss) * jnp.where(out_of_range, jnp.nan, 1.0)
+    return loss, weight
 
 
 def cross_entropy(
@@ -72,25 +78,35 @@ def cross_entropy(
     class_weights: Array | None = None,
     label_smoothing: float = 0.0,
 ) -> Mean:
-    """Cross-entropy over the pixels that are not ignored: sum(w_y l) / sum(w_y), torch's weighted mean.
+    """Computes the cross-entropy over the pixels that are not ignored.
+
+        L = sum_p loss_p / sum_p weight_p
+
+    This is torch's weighted mean of `pixel_cross_entropy`.
 
     Args:
-      logits: [B, H, W, C], any float type; computed in float32.
-      label: [B, H, W] integer train ids, 255 ignored; see `pixel_cross_entropy` for other values.
-      weight: [B] weight of each example, multiplies sum and count.
-      class_weights: [C] or None.
-      label_smoothing: in [0, 1); see `pixel_cross_entropy`.
+      logits: [B, H, W, C], any float type. The loss is computed in float32.
+      label: [B, H, W] integer train ids. 255 is ignored and counts for nothing. For values out of
+        range see `pixel_cross_entropy`.
+      weight: [B] weight of each example, which multiplies sum and count. Examples of weight 0 count
+        for nothing.
+      class_weights: [C], or None for 1 everywhere.
+      label_smoothing: in [0, 1), see `pixel_cross_entropy`.
+
+    Returns:
+      Mean whose count is the weighted number of pixels.
 
     Example:
-      >>> loss = cross_entropy(logits, batch['label'], batch['weight'])   # loss.value() on one device
+      >>> loss = cross_entropy(logits, batch['label'], batch['weight'])
+      >>> loss.value()  # on a single device
     """
     loss, pixel_weight = pixel_cross_entropy(
-        means.without_padding(weight, logits),
+        without_padding(weight, logits),
         label,
         class_weights=class_weights,
         label_smoothing=label_smoothing,
     )
-    return means.masked_mean(loss, pixel_weight, weight)
+    return masked_mean(loss, pixel_weight, weight)
 
 
 def ohem_cross_entropy(
@@ -102,94 +118,119 @@ def ohem_cross_entropy(
     min_kept_fraction: float = 1 / 16,
     class_weights: Array | None = None,
 ) -> Mean:
-    """Cross-entropy over hard pixels only: online hard example mining (Shrivastava et al. 2016).
+    """Computes the cross-entropy over hard pixels only (online hard example mining).
 
-    Kept are the pixels whose true class has a probability below `threshold`, -log p_y > -ln(threshold). If
-    those are fewer than n = max(1, floor(min_kept_fraction * valid pixels)), the n pixels with the largest
-    losses are kept. Ignored pixels are neither kept nor valid; hardness is judged without class weights. The
-    choice is made among the pixels of one device, as in distributed torch training, and the mean is taken
-    over the kept pixels of the global batch.
+        kept = {p: -log p_y > -ln(threshold)}, or the n pixels with the largest losses if fewer
+        n    = max(1, floor(min_kept_fraction * valid pixels))
+        L    = sum_{p in kept} loss_p / sum_{p in kept} weight_p
 
-    Pixels that tie at the smallest kept loss share the places that are left evenly, each with a fraction of
-    one. Without class weights sum and count are then those of any choice among them, and nothing depends on
-    the order of pixels.
+    Ignored pixels are neither valid nor kept. Hardness is judged without class weights. Each
+    device selects among its own pixels, as in distributed torch training. The mean is over the kept
+    pixels of the global batch.
+
+    Pixels that tie at the smallest kept loss share the remaining places evenly, each with a
+    fraction. Without class weights, any choice among the ties would have the same sum and count.
+    Nothing depends on the order of pixels. Shrivastava et al. 2016.
 
     Args:
       logits: [B, H, W, C].
-      label: [B, H, W] integer train ids, 255 ignored.
-      weight: [B] weight of each example; examples of weight 0 are not valid.
-      threshold: probability in [0, 1]; 0 calls no pixel hard and keeps the n largest losses.
+      label: [B, H, W] integer train ids. 255 is ignored and counts for nothing.
+      weight: [B] weight of each example. Pixels of examples of weight 0 are not valid.
+      threshold: probability in [0, 1]. 0 calls no pixel hard and keeps the n largest losses.
       min_kept_fraction: in [0, 1].
-      class_weights: [C] or None; weigh the kept pixels as in `cross_entropy`.
+      class_weights: [C], or None for 1 everywhere. They weight the kept pixels as in
+        `cross_entropy`.
+
+    Returns:
+      Mean whose count is the weighted number of kept pixels.
     """
-    logits = means.without_padding(weight, logits)
+    logits = without_padding(weight, logits)
+
+    # Choose the pixels, without class weights and without a gradient.
     hardness, _ = pixel_cross_entropy(jax.lax.stop_gradient(logits), label)
     valid = (label != IGNORE) & (weight > 0)[:, None, None]
     cut = -math.log(threshold) if threshold > 0 else math.inf
     share = _kept_share(hardness, valid, cut, min_kept_fraction)
+
     loss, pixel_weight = pixel_cross_entropy(logits, label, class_weights=class_weights)
-    return means.masked_mean(share * loss, share * pixel_weight, weight)
+    return masked_mean(share * loss, share * pixel_weight, weight)
 
 
 def _kept_share(loss: Array, valid: Array, cut: float, min_kept_fraction: float) -> Array:
-    """1 for kept pixels, 0 for others, a fraction for pixels that tie at the boundary; shape of loss."""
+    """Returns how much of each pixel is kept, in the shape of loss.
+
+    The share is 1 for kept pixels and 0 for dropped pixels. Pixels that tie at the smallest kept
+    loss get a fraction.
+    """
     num_valid = valid.sum()
     min_kept = jnp.floor(num_valid * min_kept_fraction).astype(jnp.int32)
     min_kept = jnp.minimum(jnp.maximum(min_kept, 1), num_valid)
-    hard = valid & ~(loss <= cut)  # not `loss > cut`, which would drop a NaN in silence
-    # Floats >= 0 are ordered like their bit patterns, so that integers rank them; -1 is below them all.
+    # Not `loss > cut`, which would silently drop a NaN.
+    hard = valid & ~(loss <= cut)
+
+    # Floats >= 0 have the order of their bit patterns, so integers rank them. -1 is below all
+    # ranks.
     rank = jnp.where(valid, jax.lax.bitcast_convert_type(loss, jnp.int32), -1)
     smallest = _kth_largest(rank, min_kept)
-    above, tied = rank > smallest, rank == smallest
+    above = rank > smallest
+    tied = rank == smallest
     share_of_tied = (min_kept - above.sum()) / jnp.maximum(tied.sum(), 1)
-    # Where hard pixels are enough they contain the n largest losses, else they are among them: take both.
+
+    # If the hard pixels suffice, they contain the n largest losses. If they are too few, the n
+    # largest losses contain them. The union is right in both cases.
     return jnp.maximum(
         (hard | above).astype(jnp.float32), jnp.where(tied & valid, share_of_tied, 0.0)
     )
 
 
 def _kth_largest(rank: Array, k: Array) -> Array:
-    """The k-th largest of int32 numbers, k of which are >= 0, bit by bit: faster than a sort (2 ms against 95
-    ms for 4x256x512 numbers on two cores)."""
+    """Returns the k-th largest of int32 numbers, of which at least k are >= 0.
 
-    def fix_bit(i, found):
-        candidate = found | (1 << (30 - i))
-        return jnp.where((rank >= candidate).sum() >= k, candidate, found)
+    The result is built bit by bit. For 4x256x512 numbers on two cores this takes 2 ms, a sort 95
+    ms.
+    """
+
+    def fix_bit(i, result):
+        candidate = result | (1 << (30 - i))
+        return jnp.where((rank >= candidate).sum() >= k, candidate, result)
 
     return jax.lax.fori_loop(0, 31, fix_bit, jnp.zeros_like(k))
 
 
 WEIGHT_RULES = ('none', 'enet', 'median_frequency', 'inverse')
+"""Names of the rules of `class_weights`."""
 
 
 def class_weights(
     class_pixels: Sequence[int], void_pixels: int, rule: str, *, k: float = 1.10
 ) -> np.ndarray:
-    """Class weights from the pixel counts of a split (host side).
+    """Computes class weights from the pixel counts of a split, on the host.
 
-    With p_c = class_pixels_c / (sum class_pixels + void_pixels), the share of ALL pixels, void included:
+    p_c = class_pixels_c / (sum class_pixels + void_pixels) is the share of ALL pixels, void
+    included.
 
     none              1
-    enet              1 / ln(k + p_c). Paszke et al. 2016 (ENet); ERFNet: k = 1.10, in its encoder stage 1.20
-    median_frequency  median(p) / p_c. Eigen and Fergus 2015, but with frequencies over the whole split; the
-                      median is that of the classes that occur
+    enet              1 / ln(k + p_c). Paszke et al. 2016 (ENet). ERFNet: k = 1.10, encoder stage
+                      1.20
+    median_frequency  median(p) / p_c. Eigen and Fergus 2015, with frequencies over the whole split.
+                      The median is over the classes that occur
     inverse           1 / p_c, scaled to a mean of 1 over all classes
 
-    A class that never occurs has p_c = 0: 'enet' gives it its largest weight, the finite 1 / ln(k);
-    'median_frequency' and 'inverse' give it the weight of the rarest class that does occur. No pixel carries
-    that weight, only label smoothing sees it.
+    A class that never occurs has p_c = 0. 'enet' gives it the largest weight, the finite 1 / ln(k).
+    'median_frequency' and 'inverse' give it the weight of the rarest class that occurs. No pixel
+    has this weight, so it matters for label smoothing only.
 
     Args:
       class_pixels: [C] labelled pixels of each class.
-      void_pixels: ignored pixels.
+      void_pixels: number of ignored pixels.
       rule: a name of WEIGHT_RULES.
       k: > 1, only for 'enet'.
 
     Returns:
-      float32 [C].
+      [C] float32.
 
     Raises:
-      InputError: an unknown rule; no labelled pixel at all.
+      InputError: the rule is unknown, or no pixel is labelled.
     """
     pixels = np.asarray(class_pixels, np.float64)
     if rule not in WEIGHT_RULES:
@@ -206,6 +247,9 @@ def class_weights(
     share = pixels / (pixels.sum() + void_pixels)
     if rule == 'enet':
         return (1 / np.log(k + share)).astype(np.float32)
+    # A class without pixels counts like the rarest class that occurs.
     occurring = share[share > 0]
     weights = np.median(occurring) / np.where(share > 0, share, occurring.min())
-    return (weights if rule == 'median_frequency' else weights / weights.mean()).astype(np.float32)
+    if rule == 'inverse':
+        weights = weights / weights.mean()
+    return weights.astype(np.float32)

@@ -1,1 +1,1 @@
-"""Metrics: device side sums, as `protocol.Mean`s, and the host side functions that turn them into scores."""
+"""Metrics: sums on the device as `protocol.Mean`s, and functions on the host that score them."""

@@ -1,8 +1,9 @@
-"""Convolutions over [B, H, W, C] whose gradients are fast on a CPU as well.
+"""Convolutions over [B, H, W, C] whose gradients are also fast on a CPU.
 
-Kernels are [kh, kw, in, out] and are cast to the dtype of the input; the weight gradient comes back in the kernel's own
-dtype. Every map exists in two forms that agree to rounding: 'fast', and 'naive', which is what one writes first and the
-reference of the tests. A form is chosen where the map is used (an attribute of the module), never globally.
+Kernels are [kh, kw, in, out] and are cast to the dtype of the input. The weight gradient has the
+kernel's own dtype. Every map exists in two forms that agree to rounding: 'fast', and 'naive'. The
+naive form is the simplest code and the reference of the tests. A form is chosen where the map is
+used (an attribute of the module), never globally.
 """
 
 import functools
@@ -16,30 +17,33 @@ from jax import lax
 from segjax.errors import InputError, unknown_name
 
 FORMS = ('fast', 'naive')
+"""Names the implementations of a convolution or a pooling."""
+
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
-# Below this many input channels the per-tap matrix products are too thin. Measured on a CPU with jaxlib 0.10 against
-# XLA's own weight gradient: 3x1 is 2 times faster with 64 channels and 3.6 times with 128. 1x3 is 1.5 times faster with
-# 128 channels and 0.9 times as fast with 64. 16 channels are slower.
+# Below this many input channels the per-tap matrix products are too thin. Measured on a CPU with
+# jaxlib 0.10 against XLA's own weight gradient: 3x1 is 2 times faster with 64 channels and 3.6
+# times with 128. 1x3 is 1.5 times faster with 128 channels and 0.9 times as fast with 64. 16
+# channels are slower.
 _MIN_CHANNELS_FOR_TAPS = 32
-# The same for 4x4, of both inputs and outputs: 1.4 to 3.4 times faster from 64 to 128 up to 256 to 512 channels, slower
-# with 32.
+# The limit for 4x4, of both inputs and outputs: 1.4 to 3.4 times faster from 64 to 128 up to 256 to
+# 512 channels, slower with 32.
 _MIN_CHANNELS_FOR_TAPS_4X4 = 64
 
 
 def conv2d(x, kernel, strides: int = 1, dilation: int = 1, padding: int | str | None = None):
-    """Cross-correlation with the same zero padding on both sides of each axis, as torch pads, or with TensorFlow's.
+    """Cross-correlates x with a kernel, with the zero padding of torch or of TensorFlow.
 
     Args:
       x: [B, H, W, I].
-      kernel: [kh, kw, I, O]; kh and kw odd unless `padding` is given.
+      kernel: [kh, kw, I, O], kh and kw odd unless `padding` is given.
       strides: of both axes.
-      dilation: of both axes; along an axis of extent 1 it has no effect.
+      dilation: of both axes. It has no effect along an axis of extent 1.
       padding: pixels on every side, None or 'same', see `sides`.
 
     Returns:
-      [B, h, w, O] in the dtype of x, with h = floor((H + 2 padding - d (kh - 1) - 1) / strides) + 1 and w alike;
-      ceil(H / strides) where `padding` is no number.
+      [B, h, w, O] in the dtype of x. h = floor((H + 2 padding - d (kh - 1) - 1) / strides) + 1, or
+      ceil(H / strides) where `padding` is no number. w follows from W in the same way.
     """
     return lax.conv_general_dilated(
         x,
@@ -58,19 +62,22 @@ def sides(
     dilation: tuple[int, int],
     padding: int | str | None,
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Pixels of zeros (before the first, after the last) of either axis of an image.
+    """Returns the zeros (before the first pixel, after the last pixel) of either axis.
+
+    None is torch's usual padding, d (k - 1) / 2 on every side, k odd. 'same' is TensorFlow's
+    padding: as few zeros as ceil(H / strides) outputs need. An odd zero goes after the last pixel.
+    At stride 1 both keep the size and agree. At stride 2 'same' puts a zero less in front of an
+    even axis.
 
     Args:
       size: (H, W) of the image.
       taps: (kh, kw) of the kernel.
       strides: of both axes.
       dilation: (rows, columns).
-      padding: that number on every side; None: d (k - 1) / 2, torch's usual choice, k odd; 'same': TensorFlow's, as few
-        as ceil(H / strides) outputs need, an odd one after the last pixel. At stride 1 both keep the size and agree; at
-        stride 2 an even axis has one zero less in front with 'same'.
+      padding: number of zeros on every side, None or 'same'.
 
     Raises:
-      InputError: another padding.
+      InputError: `padding` is neither a number, None nor 'same'.
     """
     spans = [d * (k - 1) for k, d in zip(taps, dilation, strict=True)]
     if padding is None:
@@ -80,7 +87,8 @@ def sides(
             max((-(-n // strides) - 1) * strides + 1 + span - n, 0)
             for n, span in zip(size, spans, strict=True)
         ]
-        before, after = [n // 2 for n in total], [n - n // 2 for n in total]
+        before = [n // 2 for n in total]
+        after = [n - n // 2 for n in total]
     elif isinstance(padding, int):
         before = after = [padding, padding]
     else:
@@ -90,12 +98,16 @@ def sides(
     return (before[0], after[0]), (before[1], after[1])
 
 
-def conv_factorised(x, kernel, dilation: int = 1, forms: str = 'fast'):
-    """3x1 or 1x3 convolution (any odd extent along one axis) of stride 1 that keeps the size.
+# --- 3x1 and 1x3 ----------------------------------------------------------------------------------
 
-    The fast form has its own weight gradient on a CPU: one matrix product per tap over the pixels that the tap sees. On
-    other devices the gradient is XLA's own. It can be differentiated again in reverse mode; forward mode (`jax.jvp`)
-    raises.
+
+def conv_factorised(x, kernel, dilation: int = 1, forms: str = 'fast'):
+    """Convolves along a single axis with stride 1, which keeps the size.
+
+    The kernel is 3x1, 1x3, or of any odd extent. On a CPU the fast form has its own
+    weight gradient: a matrix product per tap, over the pixels that the tap reads. Elsewhere the
+    gradient is XLA's own. The fast form can be differentiated again in reverse mode. Forward mode
+    (`jax.jvp`) raises.
 
     Args:
       x: [B, H, W, I].
@@ -106,7 +118,7 @@ def conv_factorised(x, kernel, dilation: int = 1, forms: str = 'fast'):
     Returns:
       [B, H, W, O] in the dtype of x.
     """
-    _check(forms)
+    _check_forms(forms)
     if forms == 'fast' and x.shape[-1] >= _MIN_CHANNELS_FOR_TAPS:
         return _conv_with_tap_gradient(x, kernel, dilation)
     return conv2d(x, kernel, dilation=dilation)
@@ -130,8 +142,10 @@ def _conv_backward(dilation, residuals, dy):
     def by_xla(x, dy):
         return jax.vjp(lambda k: conv2d(x, k, dilation=dilation), kernel)[1](dy)[0]
 
-    # The adjoint of a correlation at stride 1: correlate with the mirrored kernel, inputs and outputs exchanged.
-    dx = conv2d(dy, kernel[::-1, ::-1].swapaxes(2, 3), dilation=dilation)
+    # The adjoint of a correlation at stride 1 correlates with the mirrored kernel, whose inputs and
+    # outputs are exchanged.
+    mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+    dx = conv2d(dy, mirrored, dilation=dilation)
     return dx, lax.platform_dependent(x, dy, cpu=by_taps, default=by_xla)
 
 
@@ -139,7 +153,10 @@ _conv_with_tap_gradient.defvjp(_conv_forward, _conv_backward)
 
 
 def _tap_gradient(x, dy, kernel_shape, dilation):
-    """dL/dkernel[t] = sum over pixels p of x[p + offset_t] dy[p]^T, pixels outside the image left out."""
+    """Computes the weight gradient of `conv_factorised`, with a matrix product per tap.
+
+    dL/dkernel[t] = sum over pixels p of x[p + offset_t] dy[p]^T,     p + offset_t in the image
+    """
     kh, kw, channels, features = kernel_shape
     axis, taps = (1, kh) if kh > 1 else (2, kw)
     size = x.shape[axis]
@@ -150,22 +167,30 @@ def _tap_gradient(x, dy, kernel_shape, dilation):
         if abs(offset) >= size:
             gradients.append(jnp.zeros((channels, features), dtype))
             continue
-        seen = lax.slice_in_dim(x, max(offset, 0), size + min(offset, 0), axis=axis)
+        source = lax.slice_in_dim(x, max(offset, 0), size + min(offset, 0), axis=axis)
         target = lax.slice_in_dim(dy, max(-offset, 0), size - max(offset, 0), axis=axis)
-        # Flat matrices with the transposition spelt out: XLA:CPU takes up to twice as long for the same contraction
-        # over three axes.
+        # Flat matrices with an explicit transposition. XLA:CPU takes up to twice as long for the
+        # same contraction over three axes.
         product = jnp.matmul(
-            seen.reshape(-1, channels).T, target.reshape(-1, features), preferred_element_type=dtype
+            source.reshape(-1, channels).T,
+            target.reshape(-1, features),
+            preferred_element_type=dtype,
         )
         gradients.append(product)
     return jnp.stack(gradients).reshape(kernel_shape)
 
 
-def conv_4x4(x, kernel, strides: int = 1, forms: str = 'fast'):
-    """4x4 convolution with one pixel of padding (PatchGAN's): halves the size at stride 2, takes one off at stride 1.
+# --- 4x4 ------------------------------------------------------------------------------------------
 
-    The fast form has its own weight gradient, one matrix product per tap, on a CPU where the channels are many; on
-    other devices it is XLA's own. It can be differentiated again in reverse mode; forward mode (`jax.jvp`) raises.
+
+def conv_4x4(x, kernel, strides: int = 1, forms: str = 'fast'):
+    """Convolves with a 4x4 kernel and padding 1, as PatchGAN.
+
+    Stride 2 halves the size. Stride 1 removes a row and a column.
+
+    On a CPU the fast form has its own weight gradient if there are many channels: a matrix product
+    per tap. Elsewhere the gradient is XLA's own. The fast form can be differentiated again
+    in reverse mode. Forward mode (`jax.jvp`) raises.
 
     Args:
       x: [B, H, W, I].
@@ -176,7 +201,7 @@ def conv_4x4(x, kernel, strides: int = 1, forms: str = 'fast'):
     Returns:
       [B, floor((H - 2) / strides) + 1, floor((W - 2) / strides) + 1, O] in the dtype of x.
     """
-    _check(forms)
+    _check_forms(forms)
     if forms == 'fast' and min(kernel.shape[2:]) >= _MIN_CHANNELS_FOR_TAPS_4X4:
         return _conv_4x4_with_tap_gradient(x, kernel, strides)
     return conv2d(x, kernel, strides, padding=1)
@@ -195,14 +220,7 @@ def _conv_4x4_backward(strides, residuals, dy):
     x, kernel = residuals
 
     def by_taps(x, dy):
-        h, w = dy.shape[1:3]
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        dtype = jnp.promote_types(x.dtype, jnp.float32)
-        target, products = dy.reshape(-1, dy.shape[-1]), []
-        for row, column in itertools.product(range(4), range(4)):
-            seen = x[:, row::strides, column::strides][:, :h, :w].reshape(-1, x.shape[-1])
-            products.append(jnp.matmul(seen.T, target, preferred_element_type=dtype))
-        return jnp.stack(products).reshape(kernel.shape).astype(kernel.dtype)
+        return _tap_gradient_4x4(x, dy, kernel.shape, strides).astype(kernel.dtype)
 
     def by_xla(x, dy):
         return jax.vjp(lambda k: conv2d(x, k, strides, padding=1), kernel)[1](dy)[0]
@@ -214,55 +232,106 @@ def _conv_4x4_backward(strides, residuals, dy):
 _conv_4x4_with_tap_gradient.defvjp(_conv_4x4_forward, _conv_4x4_backward)
 
 
+def _tap_gradient_4x4(x, dy, kernel_shape, strides):
+    """Computes the weight gradient of `conv_4x4`, with a matrix product per tap."""
+    h, w = dy.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    target = dy.reshape(-1, dy.shape[-1])  # [B h w, O]
+    products = []
+    for row, column in itertools.product(range(4), range(4)):
+        source = x[:, row::strides, column::strides][:, :h, :w]
+        source = source.reshape(-1, x.shape[-1])  # [B h w, I]
+        products.append(jnp.matmul(source.T, target, preferred_element_type=dtype))
+    return jnp.stack(products).reshape(kernel_shape)
+
+
+# --- transposed -----------------------------------------------------------------------------------
+
+
 def conv_transpose_s2(x, kernel, padding: int, forms: str = 'fast'):
-    """Transposed convolution of stride 2 that exactly doubles the size, for any square kernel.
+    """Convolves transposed with stride 2, which exactly doubles the size.
 
-        out[2 i + t - padding] += x[i] kernel[t]     per axis; contributions outside [0, 2 n) are dropped
+        out[2 i + t - padding] += x[i] kernel[t]     per axis
 
-    torch: kernel 2 and padding 0; kernel 3, padding 1 and output_padding 1; or kernel 4 and padding 1. TensorFlow's
-    'SAME': padding (k - 2) // 2.
+    Contributions outside [0, 2 n) are dropped. In torch three settings double the size:
+
+        kernel 2, padding 0
+        kernel 3, padding 1, output_padding 1
+        kernel 4, padding 1
+
+    TensorFlow's 'SAME' has padding (k - 2) // 2.
 
     Args:
       x: [B, H, W, I].
-      kernel: [k, k, I, O], not mirrored: a torch ConvTranspose2d weight [I, O, k, k] transposed by (2, 3, 0, 1).
-      padding: see above, at least 0 and below k.
-      forms: 'fast' computes the four phases of the output with one convolution; 'naive' convolves the dilated input.
+      kernel: [k, k, I, O], not mirrored. It is a torch ConvTranspose2d weight [I, O, k, k]
+        transposed by (2, 3, 0, 1).
+      padding: as in the formula, at least 0 and below k.
+      forms: 'fast' computes the four phases of the output with a single convolution. 'naive'
+        convolves the dilated input.
 
     Returns:
       [B, 2 H, 2 W, O] in the dtype of x.
     """
-    _check(forms)
-    kernel, k = kernel.astype(x.dtype), kernel.shape[0]
+    _check_forms(forms)
+    kernel = kernel.astype(x.dtype)
     if forms == 'naive':
-        zeros, kernel = [(k - 1 - padding, padding + 1)] * 2, kernel[::-1, ::-1]
-        return lax.conv_general_dilated(
-            x, kernel, (1, 1), zeros, lhs_dilation=(2, 2), dimension_numbers=_DIMENSIONS
-        )
-    # Output pixel 2 m + r takes tap t = r + padding - 2 d from input pixel m + d; all d that any tap of either r needs.
-    lowest, highest = -((k - 1 - padding) // 2), (1 + padding) // 2
-    taps = np.arange(2) + padding - 2 * np.arange(lowest, highest + 1)[:, None]
-    taps[(taps < 0) | (taps >= k)] = k  # a tap of zeros
-    kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
-    phases = kernel[
-        taps[:, None, :, None], taps[None, :, None, :]
-    ]  # [d, d, r, r, I, O], rows before columns
-    phases = phases.transpose(0, 1, 4, 2, 3, 5).reshape(len(taps), len(taps), kernel.shape[2], -1)
-    if len(taps) == 1:
+        return _conv_transpose_naive(x, kernel, padding)
+    phases, lowest, highest = _phases(kernel, padding)
+    if len(phases) == 1:
         return depth_to_space(x @ phases[0, 0], 2)
     zeros = [(-lowest, highest)] * 2
-    return depth_to_space(
-        lax.conv_general_dilated(x, phases, (1, 1), zeros, dimension_numbers=_DIMENSIONS), 2
+    y = lax.conv_general_dilated(x, phases, (1, 1), zeros, dimension_numbers=_DIMENSIONS)
+    return depth_to_space(y, 2)
+
+
+def _conv_transpose_naive(x, kernel, padding: int):
+    """Convolves x, with zeros between its pixels, with the mirrored kernel."""
+    k = kernel.shape[0]
+    zeros = [(k - 1 - padding, padding + 1)] * 2
+    return lax.conv_general_dilated(
+        x,
+        kernel[::-1, ::-1],
+        (1, 1),
+        zeros,
+        lhs_dilation=(2, 2),
+        dimension_numbers=_DIMENSIONS,
     )
 
 
+def _phases(kernel, padding: int):
+    """Returns the kernel of the four phases of the output, and the offsets that its taps read.
+
+    Along each axis output pixel 2 m + r gets tap t = r + padding - 2 d from input pixel m + d.
+
+    Returns:
+      (kernel [d, d, I, 4 O], smallest d, largest d), with all d that any tap of either r needs.
+    """
+    k = kernel.shape[0]
+    lowest = -((k - 1 - padding) // 2)
+    highest = (1 + padding) // 2
+    taps = np.arange(2) + padding - 2 * np.arange(lowest, highest + 1)[:, None]  # [d, r]
+    # Where no tap exists, use the additional tap k, which is 0.
+    taps[(taps < 0) | (taps >= k)] = k
+    kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
+    phases = kernel[taps[:, None, :, None], taps[None, :, None, :]]  # [d, d, r, r, I, O]
+    phases = phases.transpose(0, 1, 4, 2, 3, 5)
+    phases = phases.reshape(len(taps), len(taps), kernel.shape[2], -1)
+    return phases, lowest, highest
+
+
 def depth_to_space(x, block: int):
-    """[B, H, W, block^2 C] -> [B, block H, block W, C]; channel (i block + j) C + c goes to pixel (i, j)."""
+    """Moves channels to pixels: [B, H, W, block^2 C] -> [B, block H, block W, C].
+
+    Channel (i block + j) C + c becomes channel c of pixel (i, j) in each block.
+    """
     b, h, w, channels = x.shape
     c = channels // block**2
     x = x.reshape(b, h, w, block, block, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, h * block, w * block, c)
 
 
-def _check(forms):
+def _check_forms(forms):
+    """Raises InputError unless `forms` is a name of FORMS."""
     if forms not in FORMS:
         raise unknown_name('forms', forms, FORMS)

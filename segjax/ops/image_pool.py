@@ -1,7 +1,7 @@
-"""A pool of images that a generator made earlier, for the discriminator to be trained on.
+"""A pool of earlier generated images, on which a discriminator is trained.
 
-Shrivastava et al. 2017 (learning from simulated images), with the rule of the CycleGAN release (Zhu et al. 2017): a
-discriminator that sees old fakes as well does not forget them.
+Shrivastava et al. 2017 (learning from simulated images), with the rule of the CycleGAN release (Zhu
+et al. 2017). A discriminator that also sees old fakes does not forget them.
 """
 
 import jax
@@ -11,15 +11,16 @@ from segjax.errors import InputError
 
 
 def init(size: int, image_shape: tuple[int, ...], dtype=jnp.float32) -> dict:
-    """An empty pool.
+    """Returns an empty pool.
 
     Args:
-      size: places for images; 0 switches the pool off.
+      size: number of images that the pool holds. 0 switches the pool off.
       image_shape: (H, W, C).
-      dtype: images are kept in.
+      dtype: of the stored images.
 
     Returns:
-      {'images': [size, H, W, C], 'count': int32 places taken}; {} for size 0, since no checkpoint takes an empty array.
+      {'images': [size, H, W, C], 'count': int32 number of stored images}. {} for size 0, because a
+      checkpoint cannot hold an empty array.
     """
     if size < 0:
         raise InputError(
@@ -31,35 +32,70 @@ def init(size: int, image_shape: tuple[int, ...], dtype=jnp.float32) -> dict:
 
 
 def query(pool: dict, images, key) -> tuple[jax.Array, dict]:
-    """Gives images to the pool and gets as many back, one after the other.
+    """Exchanges images with the pool, in the order of the batch.
 
-    While places are free, an image takes the next one and is given back itself. Once all are taken, a coin is tossed
-    for each image: it is given back itself and not kept, or it changes places with one of the pool, drawn uniformly.
+    While the pool has free slots, it stores each image and returns the same image. A full pool
+    tosses a coin for each image. Either it returns the image and does not store it. Or it samples a
+    stored image uniformly, returns it, and stores the new image in its slot.
 
-    The result depends on the order of the images. Where a batch is dealt out over devices, give every device all
-    images and the same key, and the pools stay equal.
+    The result depends on the order of the images. If a batch is distributed over devices, give
+    every device all images and the same key. Then the pools stay equal.
 
     Args:
       pool: from `init` or `query`.
       images: [B, H, W, C].
-      key: one key.
+      key: a single key.
 
     Returns:
-      (images [B, H, W, C] in the dtype they came in, pool).
+      (images [B, H, W, C] in their own dtype, pool).
     """
     if not pool:
         return images, pool
-    stored, batch = pool['images'], images.shape[0]
+    stored = pool['images']
+    batch = images.shape[0]
     size = stored.shape[0]
     if images.shape[1:] != stored.shape[1:]:
         raise InputError(
             'image pool',
             got=f'images of shape {images.shape[1:]}',
-            expected=f'{stored.shape[1:]}, as the pool was made for',
+            expected=f'{stored.shape[1:]}, the shape for which the pool was made',
         )
+    numbers = size + jnp.arange(batch)
+    holds, returned, count = _exchange_numbers(size, pool['count'], numbers, key)
 
-    # First who goes where, in numbers: 0 .. size-1 are the images of the pool, size + i is row i of the batch. Carrying
-    # the images themselves through the scan would copy the whole pool for each row.
+    # Look the returned images up.
+    from_batch = images[jnp.maximum(returned - size, 0)]
+    from_pool = stored[jnp.minimum(returned, size - 1)].astype(images.dtype)
+    is_old = (returned < size).reshape(batch, *[1] * (images.ndim - 1))
+
+    # Store each row in its final slot. A row that is not stored gets slot `size`, which does not
+    # exist, and is dropped.
+    kept = holds == numbers[:, None]  # [B, size]
+    slots = jnp.where(kept.any(1), kept.argmax(1), size)
+    pool = {
+        'images': stored.at[slots].set(images.astype(stored.dtype), mode='drop'),
+        'count': count,
+    }
+    return jnp.where(is_old, from_pool, from_batch), pool
+
+
+def _exchange_numbers(size: int, count, numbers, key):
+    """Decides which image goes where, in numbers that stand for images.
+
+    Numbers 0 .. size-1 are the images of the pool, size + i is row i of the batch. Carrying the
+    images themselves through the scan would copy the whole pool for each row.
+
+    Args:
+      size: slots of the pool.
+      count: number of stored images.
+      numbers: [B] numbers of the rows.
+      key: a single key.
+
+    Returns:
+      (holds [size], the number in each slot, returned [B], the number returned for each row,
+      count).
+    """
+
     def decide(carry, row):
         holds, count = carry
         number, key = row
@@ -67,22 +103,10 @@ def query(pool: dict, images, key) -> tuple[jax.Array, dict]:
         full = count == size
         swap = full & (jax.random.uniform(coin) > 0.5)
         slot = jnp.where(full, jax.random.randint(place, (), 0, size), count)
-        given = jnp.where(swap, holds[slot], number)
+        returned = jnp.where(swap, holds[slot], number)
         holds = holds.at[slot].set(jnp.where(swap | ~full, number, holds[slot]))
-        return (holds, jnp.minimum(count + 1, size)), given
+        return (holds, jnp.minimum(count + 1, size)), returned
 
-    numbers = size + jnp.arange(batch)
-    rows = (numbers, jax.random.split(key, batch))
-    (holds, count), given = jax.lax.scan(decide, (jnp.arange(size), pool['count']), rows)
-
-    from_batch = images[jnp.maximum(given - size, 0)]
-    from_pool = stored[jnp.minimum(given, size - 1)].astype(images.dtype)
-    is_old = (given < size).reshape(batch, *[1] * (images.ndim - 1))
-    # The place in which a row ended; `size`, which does not exist, for one that is not kept.
-    kept = holds == numbers[:, None]
-    slots = jnp.where(kept.any(1), kept.argmax(1), size)
-    pool = {
-        'images': stored.at[slots].set(images.astype(stored.dtype), mode='drop'),
-        'count': count,
-    }
-    return jnp.where(is_old, from_pool, from_batch), pool
+    rows = (numbers, jax.random.split(key, len(numbers)))
+    (holds, count), returned = jax.lax.scan(decide, (jnp.arange(size), count), rows)
+    return holds, returned, count

@@ -1,9 +1,11 @@
 """Noise injected into a latent segmentation, so that no picture can hide in it.
 
-Löhdefink, Fingscheidt: Improving Performance of Semantic Segmentation CycleGANs by Noise Injection into the Latent
-Segmentation Space. A CycleGAN hides the image in the low bits of the label map that it predicts (Chu et al. 2017). The
-noise destroys these bits on the way to the second generator. A latent is [B, H, W, S], one number per pixel and class.
-The quantiser and the published ratios of its noise are meant for latents inside [-1, 1].
+Löhdefink, Fingscheidt: Improving Performance of Semantic Segmentation CycleGANs by Noise Injection
+into the Latent Segmentation Space. A CycleGAN hides the image in the low bits of the predicted
+label map (Chu et al. 2017). The noise destroys these bits on the way to the second generator.
+
+A latent is [B, H, W, S], a number per pixel and class. The quantiser and the published ratios of
+its noise are meant for latents inside [-1, 1].
 """
 
 import math
@@ -13,45 +15,54 @@ import jax
 import jax.numpy as jnp
 
 from segjax.errors import InputError, unknown_name
+from segjax.ops.gradients import straight_through
 
 NAMES = ('none', 'max_only', 'quantize', 'gaussian')
-SNR_NORMS = ('eq11_consistent', 'eq13_literal')
-MAX_BITS = 16
+"""Names the kinds of noise."""
 
-_NUMBERS = {  # what stands behind the colon in a text: the field, how it is read, what to say where it cannot be
+SNR_NORMS = ('eq11_consistent', 'eq13_literal')
+"""Names the normalisations of the signal-to-noise ratio, see `gaussian`."""
+
+MAX_BITS = 16
+"""Largest number of bits of the quantiser."""
+
+# The number after the colon in a text: its field, its type, and the text of an error.
+_NUMBERS = {
     'quantize': ('bits', int, "a whole number of bits, as in 'quantize:2'"),
     'gaussian': ('snr', float, "a number of dB, as in 'gaussian:7.38'"),
 }
 
 
 def max_only(latent):
-    """Keeps the largest component of every pixel and sets the others to zero (section 3.2).
+    """Keeps only the largest component of every pixel (section 3.2).
 
-    Literally: the kept number may be negative, and then the zeros exceed it. Of equal components the first is kept.
-    The gradient passes through the kept component alone.
+    All further components become 0. The rule is literal: the kept number may be negative, and then
+    the zeros exceed it. Of equal components the first is kept. The gradient passes through the kept
+    component alone.
 
     Args:
       latent: [..., S].
 
     Returns:
-      The shape and dtype of latent.
+      [..., S] in the dtype of latent.
     """
     kept = jnp.arange(latent.shape[-1]) == jnp.argmax(latent, -1, keepdims=True)
     return jnp.where(kept, latent, 0)
 
 
 def quantize(latent, bits, ste_clip: bool = False):
-    """Uniform scalar quantiser with the 2^bits levels -1 ... 1 and a straight-through gradient (Eq. 9).
+    """Quantises uniformly to the 2^bits levels -1 ... 1, with a straight-through gradient (Eq. 9).
 
         y = argmin over c in linspace(-1, 1, 2^bits) of (latent - c)^2
 
-    Numbers beyond -1 and 1 go to the outermost level. Half-way between two levels (as 0 always is: there is no level at
-    0) the lower one is taken.
+    Numbers beyond -1 and 1 get the outermost level. Half-way between two levels the result is the
+    lower level. 0 is always half-way, because there is no level at 0.
 
     Args:
       latent: any shape, floating point.
-      bits: n, a whole number, may be traced; the levels are 2 / (2^n - 1) apart.
-      ste_clip: False: the gradient is the identity everywhere, as in the paper. True: it is zero where |latent| > 1.
+      bits: n, a whole number, may be traced. The levels are 2 / (2^n - 1) apart.
+      ste_clip: False: the gradient is the identity everywhere, as in the paper. True: the gradient
+        is 0 where |latent| > 1.
 
     Returns:
       The shape and dtype of latent.
@@ -63,32 +74,22 @@ def quantize(latent, bits, ste_clip: bool = False):
     level = ((2 * index - top) / top).astype(latent.dtype)
     if ste_clip:
         latent = jnp.where(jnp.abs(latent) <= 1, latent, jax.lax.stop_gradient(latent))
-    return _straight_through(latent, level)
-
-
-# Not latent + stop_gradient(level - latent), which rounds: no level any more.
-@jax.custom_jvp
-def _straight_through(latent, level):
-    """level, with the gradient of latent."""
-    return level
-
-
-@_straight_through.defjvp
-def _straight_through_jvp(primals, tangents):
-    return primals[1], tangents[0]
+    return straight_through(latent, level)
 
 
 def gaussian(latent, keys, snr: float, norm: str = 'eq11_consistent'):
     """Adds white Gaussian noise at a given signal-to-noise ratio (Eq. 10, 13).
 
-        y = latent + sigma n,   n ~ N(0, 1),   sigma^2 = 10^(-snr / 10) sum latent^2 / N     per image
+        y = latent + sigma n,   n ~ N(0, 1),   sigma^2 = 10^(-snr / 10) sum latent^2 / N     per
+        image
 
-    Eq. 10 adds noise to all H W S numbers of an image, Eq. 13 computes sigma with N = H W. Measured by Eq. 11 that is
-    10 log10(S) dB less than asked for (13.01 dB at 20 classes).
+    Eq. 10 adds noise to all H W S numbers of an image, but Eq. 13 computes sigma with N = H W. By
+    Eq. 11 the measured ratio is then 10 log10(S) dB too small (13.01 dB at 20 classes).
 
     Args:
       latent: [B, H, W, S].
-      keys: [B] keys, one per example: an image gets its noise wherever it stands, in a batch of any size.
+      keys: [B] keys, a key per example. The noise of an image depends neither on its place
+        in the batch nor on the batch size.
       snr: dB, may be traced.
       norm: 'eq11_consistent': N = H W S, so that Eq. 11 measures `snr`. 'eq13_literal': N = H W.
 
@@ -100,43 +101,48 @@ def gaussian(latent, keys, snr: float, norm: str = 'eq11_consistent'):
     _, h, w, s = latent.shape
     signal = latent.astype(jnp.float32)
     energy = jnp.sum(jax.lax.stop_gradient(signal) ** 2, (1, 2, 3), keepdims=True)
-    sigma = jnp.sqrt(energy / (h * w * (s if norm == 'eq11_consistent' else 1))) * 10 ** (-snr / 20)
+    count = h * w * (s if norm == 'eq11_consistent' else 1)
+    sigma = jnp.sqrt(energy / count) * 10 ** (-snr / 20)  # [B, 1, 1, 1]
     white = jax.vmap(lambda key: jax.random.normal(key, (h, w, s), jnp.float32))(keys)
     return (signal + sigma * white).astype(latent.dtype)
 
 
 def measured_snr(clean, noisy, valid=None):
-    """Signal-to-noise ratio of every image (Eq. 11).
+    """Measures the signal-to-noise ratio of every image (Eq. 11).
 
         10 log10( sum clean^2 / sum (noisy - clean)^2 )     over pixels and classes
 
     Args:
       clean: [B, H, W, S].
       noisy: [B, H, W, S].
-      valid: [B, H, W] bool, the pixels that count; None: all. Others leave no trace, whatever they hold.
+      valid: [B, H, W] bool, the pixels that count. None: all pixels. Invalid pixels may hold
+        anything.
 
     Returns:
-      [B] float32, dB. +inf where nothing differs, NaN where no pixel counts.
+      [B] float32 in dB. +inf for equal images, NaN where no pixel counts.
     """
-    clean, noisy = clean.astype(jnp.float32), noisy.astype(jnp.float32)
-    valid = jnp.ones(clean.shape[:3], bool) if valid is None else valid
+    clean = clean.astype(jnp.float32)
+    noisy = noisy.astype(jnp.float32)
+    if valid is None:
+        valid = jnp.ones(clean.shape[:3], bool)
 
     def energy(x):
         return jnp.sum(jnp.where(valid[..., None], x, 0) ** 2, (1, 2, 3))
 
-    signal, noise = energy(clean), energy(noisy - clean)
+    signal = energy(clean)
+    noise = energy(noisy - clean)
     ratio = jnp.where(noise == 0, jnp.inf, 10 * (jnp.log10(signal) - jnp.log10(noise)))
     return jnp.where(valid.any((1, 2)), ratio, jnp.nan)
 
 
 class Injector(NamedTuple):
-    """Which noise is injected. Fields that the named one does not use are ignored, but checked.
+    """A kind of noise and its settings. Settings of further kinds are ignored, but checked.
 
-    name      'none', 'max_only', 'quantize' or 'gaussian'
-    bits      of the quantiser
-    snr       of the Gaussian noise, dB
-    snr_norm  of the Gaussian noise, see `gaussian`
-    ste_clip  of the quantiser's gradient, see `quantize`
+    name      a name of NAMES
+    bits      number of bits of the quantiser
+    snr       signal-to-noise ratio of the Gaussian noise, dB
+    snr_norm  normalisation of the Gaussian noise, see `gaussian`
+    ste_clip  whether the quantiser's gradient is clipped, see `quantize`
     """
 
     name: str
@@ -147,7 +153,12 @@ class Injector(NamedTuple):
 
 
 def check_injector(injector: Injector, where: str) -> None:
-    """Raises InputError unless `inject` can work with it; `where` names the config key for the message."""
+    """Raises InputError unless `inject` can use the injector.
+
+    Args:
+      injector: any values.
+      where: config key that the error names.
+    """
     if injector.name not in NAMES:
         raise unknown_name(where, injector.name, NAMES)
     if not isinstance(injector.bits, int) or not 1 <= injector.bits <= MAX_BITS:
@@ -168,12 +179,12 @@ def check_injector(injector: Injector, where: str) -> None:
 
 
 def inject(injector: Injector, latent, keys):
-    """The noisy latent.
+    """Returns the noisy latent.
 
     Args:
-      injector: see Injector; its bits and snr may be traced, so that one compiled program serves them all.
+      injector: its bits and snr may be traced, so that a single compiled program serves all values.
       latent: [B, H, W, S].
-      keys: [B] keys, one per example; only 'gaussian' draws from them.
+      keys: [B] keys, a key per example. Only 'gaussian' uses them.
 
     Returns:
       The shape and dtype of latent.
@@ -191,7 +202,10 @@ def inject(injector: Injector, latent, keys):
 
 
 def label(injector: Injector) -> str:
-    """A short name for stages, folders and legends: 'none', 'max_only', 'quantize_2bit', 'gaussian_7.38dB'."""
+    """Returns a short name for stages, folders and legends.
+
+    Examples: 'none', 'max_only', 'quantize_2bit', 'gaussian_7.38dB'.
+    """
     match injector.name:
         case 'quantize':
             return f'quantize_{injector.bits}bit'
@@ -204,12 +218,12 @@ def parse(text: str, where: str, **defaults) -> Injector:
     """Reads 'none', 'max_only', 'quantize:2' (bits) or 'gaussian:7.38' (dB).
 
     Args:
-      text: a name, and after a colon its number; without one the default counts.
-      where: the config key, for messages.
-      **defaults: fields of Injector that shall differ from its defaults.
+      text: a name, and after a colon its number. Without a number the default counts.
+      where: config key that errors name.
+      **defaults: fields of Injector that differ from its defaults.
 
     Raises:
-      InputError: unknown name, a number that cannot be read, or one that `check` refuses.
+      InputError: the name is unknown, the number cannot be read, or `check_injector` refuses it.
     """
     name, colon, number = text.partition(':')
     if name in NAMES and colon:

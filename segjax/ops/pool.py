@@ -11,15 +11,19 @@ from segjax.ops.conv import FORMS
 
 
 def max_pool_2x2(x, forms: str = 'fast'):
-    """Maximum of every 2x2 window, stride 2: [B, H, W, C] -> [B, H / 2, W / 2, C]. NaN wins.
+    """Returns the maximum of every 2x2 window, with stride 2. NaN wins.
 
-    Where several pixels of a window are equally large (after a ReLU, often all four are 0), the gradient goes to the
-    first of them in row-major order, in both forms and as in torch. `jnp.max` would divide it among them.
+    If several pixels of a window are equally large, the gradient goes to the first of them in
+    row-major order. Both forms and torch agree in this. After a ReLU all four pixels are often 0.
+    `jnp.max` would divide the gradient among them.
 
     Args:
       x: [B, H, W, C] floating point, H and W even.
-      forms: 'fast' compares pixels pairwise, so the gradient is three selections; 'naive' is `lax.reduce_window`, whose
-        gradient (select-and-scatter) is many times slower on a CPU.
+      forms: 'fast' compares pixels in pairs, so the gradient is three selections. 'naive' is
+        `lax.reduce_window`, whose gradient (select-and-scatter) is many times slower on a CPU.
+
+    Returns:
+      [B, H / 2, W / 2, C].
     """
     if forms not in FORMS:
         raise unknown_name('forms', forms, FORMS)
@@ -32,10 +36,9 @@ def max_pool_2x2(x, forms: str = 'fast'):
             fix='pad or crop the input',
         )
     if forms == 'naive':
-        # Only a concrete -inf makes this the max pooling that JAX can differentiate: NumPy's, not a traced one.
-        return lax.reduce_window(
-            x, np.array(-np.inf, x.dtype), lax.max, (1, 2, 2, 1), (1, 2, 2, 1), 'VALID'
-        )
+        # Only with a concrete -inf, NumPy's, can JAX differentiate this as max pooling.
+        lowest = np.array(-np.inf, x.dtype)
+        return lax.reduce_window(x, lowest, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), 'VALID')
     window = x.reshape(b, h // 2, 2, w // 2, 2, c)
     top = _first_larger(window[:, :, 0, :, 0], window[:, :, 0, :, 1])
     bottom = _first_larger(window[:, :, 1, :, 0], window[:, :, 1, :, 1])
@@ -43,36 +46,43 @@ def max_pool_2x2(x, forms: str = 'fast'):
 
 
 def _first_larger(a, b):
-    # Not jnp.maximum, which gives each of two equal arguments half of the gradient.
+    """Returns the larger of a and b, and a where they are equal."""
+    # `jnp.maximum` would give each of two equal arguments half of the gradient.
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
 def max_pool(
     x, window: int, strides: int, padding: int = 0, ceil: bool = False, forms: str = 'fast'
 ):
-    """Maximum of window x window pixels every `strides` pixels, as torch.nn.MaxPool2d. NaN wins.
+    """Returns the maximum of window x window pixels every `strides` pixels. NaN wins.
 
-    Padding never wins, and of equal pixels the first in row-major order gets the whole gradient, in both forms.
+    Follows torch.nn.MaxPool2d. Padding never wins. Of equal pixels the first in row-major order
+    gets the whole gradient, in both forms.
 
     Args:
       x: [B, H, W, C] floating point.
       window: side of the window.
       strides: of both axes.
-      padding: pixels of -inf on every side, at most window / 2, so that every window holds a pixel of the image.
-      ceil: also the windows that begin inside the image (or its padding before the first pixel) and end outside, as
-        Caffe does: for window 3, stride 2, padding 1 an even n gives n / 2 + 1, not n / 2.
-      forms: 'fast' compares shifted images, columns first, so the gradient is a few selections; 'naive' is
-        `lax.reduce_window`, whose gradient (select-and-scatter) is many times slower on a CPU.
+      padding: pixels of -inf on every side, at most window / 2. Then every window holds a pixel of
+        the image.
+      ceil: also returns the windows that begin inside the image and end outside, as Caffe does. The
+        padding before the first pixel counts as inside. For window 3, stride 2, padding 1 an even n
+        gives n / 2 + 1, not n / 2.
+      forms: 'fast' compares shifted images, columns first, so the gradient is a few selections.
+        'naive' is `lax.reduce_window`, whose gradient (select-and-scatter) is many times slower on
+        a CPU.
 
     Returns:
-      [B, h, w, C], h = (H + 2 padding - window) / strides + 1, rounded down, or up with `ceil`; w alike.
+      [B, h, w, C] with h = (H + 2 padding - window) / strides + 1, rounded down, or up with `ceil`.
+      w follows from W in the same way.
     """
     if forms not in FORMS:
         raise unknown_name('forms', forms, FORMS)
     sizes = [_pooled_size(n, window, strides, padding, ceil) for n in x.shape[1:3]]
-    # Only a concrete -inf makes reduce_window the max pooling that JAX can differentiate: NumPy's, not a traced one.
+
+    # Only with a concrete -inf, NumPy's, can JAX differentiate `reduce_window` as max pooling.
     lowest = np.array(-np.inf, x.dtype)
-    # What is missing behind the last pixel; negative where the last pixels are in no window.
+    # Pixels missing behind the last pixel. Negative where the last pixels are in no window.
     after = [
         (n - 1) * strides + window - padding - size
         for n, size in zip(sizes, x.shape[1:3], strict=True)
@@ -83,7 +93,9 @@ def max_pool(
         return lax.reduce_window(
             x, lowest, lax.max, (1, window, window, 1), (1, strides, strides, 1), 'VALID'
         )
-    # Of equal pixels of a row the first, then of equal rows the first: the first of the window in row-major order.
+
+    # The first of equal pixels of a row, then the first of equal rows: the first of the window in
+    # row-major order.
     for axis in (2, 1):
         shifted = (
             lax.slice_in_dim(x, k, x.shape[axis] - window + k + 1, strides, axis)
@@ -94,33 +106,42 @@ def max_pool(
 
 
 def _pooled_size(size: int, window: int, strides: int, padding: int, ceil: bool) -> int:
+    """Returns the number of windows along an axis of `size` pixels."""
     if not 0 <= padding <= window // 2 or size + 2 * padding < window:
         raise InputError(
             'max_pool',
             got=f'{size} pixels, window {window}, padding {padding}',
-            expected='padding of at most half a window, and at least one window in the padded image',
+            expected='padding of at most half a window, and at least one window in the padded '
+            'image',
         )
     room = size + 2 * padding - window
     if not ceil:
         return room // strides + 1
     n = -(-room // strides) + 1
+    # Drop a last window that begins in the padding behind the image.
     return n - 1 if (n - 1) * strides >= size + padding else n
 
 
 def adaptive_average_pool(x, bins: int):
-    """Means over a bins x bins grid of cells, as torch.nn.AdaptiveAvgPool2d; bins = 1 is the global mean.
+    """Averages over a grid of bins x bins cells, as torch.nn.AdaptiveAvgPool2d.
 
-    Along an axis of n pixels, cell i covers the pixels floor(i n / bins) .. ceil((i + 1) n / bins) - 1: all pixels, the
-    neighbours overlapping by one pixel where n is not a multiple of bins. Means are taken in float32 at least.
+    Along an axis of n pixels, cell i covers the pixels
+
+        floor(i n / bins) .. ceil((i + 1) n / bins) - 1
+
+    The cells cover all pixels. Neighbouring cells overlap by a pixel where n is not a multiple of
+    bins. With bins = 1 the result is the global mean. Means are in float32 at least.
 
     Args:
       x: [B, H, W, C] floating point.
-      bins: cells along each axis; more cells than pixels repeat pixels.
+      bins: cells along each axis. More cells than pixels repeat pixels.
 
     Returns:
       [B, bins, bins, C] in the dtype of x.
     """
-    rows, columns = (_mean_matrix(n, bins) for n in x.shape[1:3])
+    height, width = x.shape[1:3]
+    rows = _mean_matrix(height, bins)
+    columns = _mean_matrix(width, bins)
     y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     for equation, matrix in (('Hh,bhwc->bHwc', rows), ('Ww,bhwc->bhWc', columns)):
         y = jnp.einsum(equation, matrix, y, precision=lax.Precision.HIGHEST)
@@ -128,7 +149,8 @@ def adaptive_average_pool(x, bins: int):
 
 
 def _mean_matrix(size: int, bins: int) -> np.ndarray:
-    """[bins, size] float32; row i averages the pixels of cell i."""
-    i, pixel = np.arange(bins)[:, None], np.arange(size)
+    """Returns [bins, size] float32 weights. Row i averages the pixels of cell i."""
+    i = np.arange(bins)[:, None]
+    pixel = np.arange(size)
     inside = (pixel >= i * size // bins) & (pixel < -(-(i + 1) * size // bins))
     return (inside / inside.sum(1, keepdims=True)).astype(np.float32)

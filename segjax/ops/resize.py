@@ -1,8 +1,9 @@
-"""Resizing as products with small matrices: no gather, so no scatter in the gradient.
+"""Resizing as products with small matrices: no gather, so the gradient has no scatter.
 
-Pixel i of an axis of n pixels has its centre at i + 1/2 (the 'half-pixel' rule of cv2, PIL and torch with
-align_corners=False); with align_corners=True the centres of the first and of the last pixel are fixed instead.
-Nothing here anti-aliases: shrinking samples.
+Pixel i of an axis of n pixels has its centre at i + 1/2. This is the 'half-pixel' rule of cv2, PIL
+and torch with align_corners=False. With align_corners=True the centres of the first and of the last
+pixel are fixed instead. Only `shrink` averages pixels. All further functions sample, without
+anti-aliasing.
 """
 
 import functools
@@ -13,20 +14,27 @@ from jax import lax
 
 from segjax.errors import InputError
 
-# Interpolated logits decide near-ties of the argmax: no reduced-precision products here.
+# Interpolated logits decide near-ties of the argmax, so products here keep full precision.
 _einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
 def bilinear(x, size: tuple[int, int], align_corners: bool = False):
-    """Bilinear resize of [B, h, w, C] to [B, H, W, C]; an axis that keeps its size is left alone.
+    """Resizes [B, h, w, C] to [B, H, W, C] bilinearly.
 
-    Sample positions are (i + 1/2) n_in / n_out - 1/2, clamped to the image, or i (n_in - 1) / (n_out - 1) with
-    align_corners. Computed in float32 at least, returned in the dtype of x.
+    Output pixel i samples the input at
+
+        (i + 1/2) n_in / n_out - 1/2, clamped to the image
+        i (n_in - 1) / (n_out - 1)                              with align_corners
+
+    An axis that keeps its size is not changed. Interpolation is in float32 at least.
 
     Args:
       x: [B, h, w, C] floating point.
       size: (H, W), static.
-      align_corners: which of the two conventions.
+      align_corners: selects the second formula.
+
+    Returns:
+      [B, H, W, C] in the dtype of x.
     """
     h, w = x.shape[1:3]
     rows = None if size[0] == h else _matrix(h, size[0], align_corners)
@@ -35,12 +43,13 @@ def bilinear(x, size: tuple[int, int], align_corners: bool = False):
 
 
 def _apply(row_equation, rows, column_equation, columns, x, size):
-    """Both products, the cheaper order first; a matrix that is None stands for the identity."""
-    (h, w), (H, W) = x.shape[1:3], size
+    """Multiplies x by both matrices, in the cheaper order. None means the identity."""
+    h, w = x.shape[1:3]
+    H, W = size
     products = [(row_equation, rows), (column_equation, columns)]
-    if (
-        h * W * w + H * h * W < H * h * w + W * w * H
-    ):  # multiplications of columns first < rows first
+    rows_first = H * h * w + W * w * H  # multiplications
+    columns_first = h * W * w + H * h * W
+    if columns_first < rows_first:
         products.reverse()
     y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     for equation, matrix in products:
@@ -50,13 +59,21 @@ def _apply(row_equation, rows, column_equation, columns, x, size):
 
 
 def _matrix(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
-    """[n_out, n_in] float32; every row holds the weights of one output pixel and sums to 1."""
+    """Returns interpolation weights [n_out, n_in] float32. Each row sums to 1."""
     i = np.arange(n_out)
-    if align_corners:
-        source = i * ((n_in - 1) / (n_out - 1)) if n_out > 1 else np.zeros(1)
-    else:
+    if not align_corners:
         source = np.clip((i + 0.5) * (n_in / n_out) - 0.5, 0, n_in - 1)
-    return np.maximum(0, 1 - np.abs(source[:, None] - np.arange(n_in))).astype(np.float32)
+    elif n_out > 1:
+        source = i * ((n_in - 1) / (n_out - 1))
+    else:
+        source = np.zeros(1)
+    return _triangle(source, n_in)
+
+
+def _triangle(source: np.ndarray, n_in: int) -> np.ndarray:
+    """Returns the bilinear weights [n_out, n_in] float32 of samples at positions [n_out]."""
+    distance = np.abs(source[:, None] - np.arange(n_in))
+    return np.maximum(0, 1 - distance).astype(np.float32)
 
 
 def bilinear_on_grid(
@@ -66,22 +83,24 @@ def bilinear_on_grid(
     then: tuple[int, int] | None = None,
     every: int = 1,
 ):
-    """Bilinear enlargement of features whose pixel j lies on image pixel `stride` j.
+    """Enlarges features whose pixel j lies on image pixel `stride` j, bilinearly.
 
-    That is where symmetrically padded convolutions of odd size put them. Samples at i / stride, clamped to the last
-    pixel. For images of stride k + 1 pixels this is `bilinear` with align_corners, which the published nets use at such
-    sizes; at any other size align_corners would stretch the map.
+    Symmetrically padded convolutions of odd size put their features there. Image pixel i samples
+    the features at i / stride, clamped to the last pixel.
+
+    For images of stride k + 1 pixels this is `bilinear` with align_corners. The published nets use
+    align_corners at such sizes. At different sizes align_corners would stretch the map.
 
     Args:
       x: [B, h, w, C] floating point.
       size: (H, W), static.
-      stride: image pixels from one pixel of x to the next.
-      then: size to which the enlarged map is resized with `bilinear`; None: it keeps `size`.
-      every: return only every n-th pixel along both axes, as [:, ::every, ::every] would.
+      stride: image pixels from a pixel of x to the next.
+      then: size to which `bilinear` resizes the enlarged map. None: the map keeps `size`.
+      every: keeps every n-th pixel along both axes, as [:, ::every, ::every] would.
 
     Returns:
-      [B, H, W, C] in the dtype of x. All steps are one product with a matrix for each axis, or none
-      where nothing changes. No map of the size (H, W) is made on the way.
+      [B, H, W, C] in the dtype of x. All steps are a single product with a matrix for each axis, or
+      no product where nothing changes. No map of the size (H, W) is built in between.
     """
     matrices = []
     for n_in, n_grid, n_out in zip(x.shape[1:3], size, then or size, strict=True):
@@ -96,24 +115,24 @@ def bilinear_on_grid(
 
 
 def _grid_matrix(n_in: int, n_out: int, stride: int) -> np.ndarray:
-    """[n_out, n_in] float32 interpolation weights."""
-    source = np.minimum(np.arange(n_out) / stride, n_in - 1)
-    return np.maximum(0, 1 - np.abs(source[:, None] - np.arange(n_in))).astype(np.float32)
+    """Returns the interpolation weights of `bilinear_on_grid`, [n_out, n_in] float32."""
+    return _triangle(np.minimum(np.arange(n_out) / stride, n_in - 1), n_in)
 
 
 def bilinear_deconvolution(x, size: tuple[int, int], stride: int, offset: int):
-    """FCN's upsampling: transposed convolution with a fixed bilinear kernel, then a crop.
+    """Enlarges a map as FCN does: transposed convolution with a fixed bilinear kernel, then a crop.
 
-        y[m] = sum_j x[j] w[m - stride j]     per axis, w[k] = 1 - |k - (stride - 1/2)| / stride, k = 0 .. 2 stride - 1
+        y[m] = sum_j x[j] w[m - stride j]     per axis
+        w[k] = 1 - |k - (stride - 1/2)| / stride,     k = 0 .. 2 stride - 1
 
-    and pixel i of the result is y[i + offset]. Near the border fewer than two terms meet, and weights sum to less
-    than 1 (Long, Shelhamer, Darrell 2015; Caffe's filler `bilinear`).
+    Pixel i of the result is y[i + offset]. Near the border fewer than two terms meet, and weights
+    sum to less than 1. Long, Shelhamer, Darrell 2015, with Caffe's filler `bilinear`.
 
     Args:
       x: [B, h, w, C] floating point.
       size: (H, W) after the crop, static.
-      stride: factor of enlargement, even; the kernel has 2 stride taps.
-      offset: where the crop begins.
+      stride: factor of enlargement, even. The kernel has 2 stride taps.
+      offset: first row and column of the crop.
 
     Returns:
       [B, H, W, C] in the dtype of x.
@@ -121,44 +140,69 @@ def bilinear_deconvolution(x, size: tuple[int, int], stride: int, offset: int):
     Raises:
       InputError: the crop reaches beyond the enlarged map.
     """
+    matrices = []
     for n_in, n_out in zip(x.shape[1:3], size, strict=True):
         if offset + n_out > stride * (n_in + 1):
             raise InputError(
                 'bilinear_deconvolution',
-                got=f'{n_out} pixels from {offset} on',
-                expected=f'at most the {stride * (n_in + 1)} that {n_in} pixels become',
+                got=f'a crop that ends at pixel {offset + n_out}',
+                expected=f'at most {stride * (n_in + 1)} pixels, the size of the enlarged map',
             )
-    rows, columns = (
-        _deconvolution_matrix(*sizes, stride, offset)
-        for sizes in zip(x.shape[1:3], size, strict=True)
-    )
+        matrices.append(_deconvolution_matrix(n_in, n_out, stride, offset))
+    rows, columns = matrices
     return _apply('Hh,bhwc->bHwc', rows, 'Ww,bhwc->bhWc', columns, x, size)
 
 
 def _deconvolution_matrix(n_in: int, n_out: int, stride: int, offset: int) -> np.ndarray:
-    """[n_out, n_in] float32: the tap of the kernel that joins two pixels."""
+    """Returns the weights of `bilinear_deconvolution`, [n_out, n_in] float32."""
+    # The tap of the kernel that joins an output pixel and an input pixel.
     tap = np.arange(n_out)[:, None] + offset - stride * np.arange(n_in)
     return np.maximum(0, 1 - np.abs(tap - (stride - 0.5)) / stride).astype(np.float32)
 
 
 def nearest(x, size: tuple[int, int]):
-    """Nearest-neighbour resize of [B, h, w, ...] to [B, H, W, ...], any dtype.
+    """Resizes [B, h, w, ...] to [B, H, W, ...] by nearest neighbours.
 
-    Takes source pixel floor((i + 1/2) n_in / n_out), as PIL, cv2.INTER_NEAREST_EXACT and torch's 'nearest-exact' do
-    (cv2.INTER_NEAREST and torch's 'nearest' use floor(i n_in / n_out), which shifts the image).
+    Output pixel i copies input pixel floor((i + 1/2) n_in / n_out). PIL, cv2.INTER_NEAREST_EXACT
+    and torch's 'nearest-exact' do the same. cv2.INTER_NEAREST and torch's 'nearest' copy pixel
+    floor(i n_in / n_out), which shifts the image.
+
+    Args:
+      x: [B, h, w, ...], any dtype.
+      size: (H, W), static.
+
+    Returns:
+      [B, H, W, ...] in the dtype of x.
     """
     for axis, n_out in zip((1, 2), size, strict=True):
         n_in = x.shape[axis]
-        x = jnp.take(x, (2 * np.arange(n_out) + 1) * n_in // (2 * n_out), axis=axis)
+        source = (2 * np.arange(n_out) + 1) * n_in // (2 * n_out)
+        x = jnp.take(x, source, axis=axis)
     return x
 
 
-def resize_valid(logits, valid, out_size: tuple[int, int], out_valid):
-    """Bilinear resize of the valid part of each example to a size of its own, on a canvas of static size.
+def shrink(image, factor: int):
+    """Shrinks an image by means over factor x factor pixels.
 
-    The top-left (h_v, w_v) part of example b becomes the top-left (H_v, W_v) part of its output, half-pixel centres,
-    clamped at the edge of the valid part, so padding never leaks in; the rest of the canvas is 0. With it, logits are
-    scored at each label's own size in one compilation.
+    Args:
+      image: [..., H, W, C] floating point. H and W are multiples of `factor`.
+      factor: static.
+
+    Returns:
+      [..., H / factor, W / factor, C].
+    """
+    *lead, height, width, channels = image.shape
+    shape = (*lead, height // factor, factor, width // factor, factor, channels)
+    return image.reshape(shape).mean((-4, -2))
+
+
+def resize_valid(logits, valid, out_size: tuple[int, int], out_valid):
+    """Resizes the valid part of each example to its own size, on a canvas of static size.
+
+    The top-left (h_v, w_v) part of an example becomes the top-left (H_v, W_v) part of its output.
+    Pixel centres are half-pixel. Samples are clamped at the edge of the valid part, so padding
+    never leaks in. The canvas is 0 elsewhere. With this function a single compiled program scores
+    logits at the size of each label.
 
     Args:
       logits: [B, h, w, C].
@@ -177,17 +221,23 @@ def resize_valid(logits, valid, out_size: tuple[int, int], out_valid):
                 got=f'shape {value.shape}',
                 expected=f'{(b, 2)}: (height, width) per example',
             )
-    rows = _valid_matrix(valid[:, 0], out_valid[:, 0], h, out_size[0])
-    columns = _valid_matrix(valid[:, 1], out_valid[:, 1], w, out_size[1])
+    rows = _valid_matrix(valid[:, 0], out_valid[:, 0], h, out_size[0])  # [B, H, h]
+    columns = _valid_matrix(valid[:, 1], out_valid[:, 1], w, out_size[1])  # [B, W, w]
     return _apply('bHh,bhwc->bHwc', rows, 'bWw,bhwc->bhWc', columns, logits, out_size)
 
 
 def _valid_matrix(n_in, n_out, size_in: int, size_out: int):
-    """[B, size_out, size_in] interpolation weights; n_in, n_out are [B] int. Rows from n_out on are 0."""
-    n_in, n_out = n_in[:, None], n_out[:, None]
+    """Returns interpolation weights [B, size_out, size_in] for valid sizes n_in, n_out [B] int.
+
+    Rows from n_out on are 0.
+    """
+    n_in = n_in[:, None]
+    n_out = n_out[:, None]
     i = jnp.arange(size_out)
-    # The position ((2 i + 1) n_in - n_out) / (2 n_out) in whole numbers: float32 would lose the fraction far out.
+    # The position ((2 i + 1) n_in - n_out) / (2 n_out) in whole numbers. Float32 would lose the
+    # fraction at large positions.
     numerator = jnp.clip((2 * i + 1) * n_in - n_out, 0, 2 * n_out * (n_in - 1))
-    low, fraction = numerator // (2 * n_out), (numerator % (2 * n_out)) / (2 * n_out)
+    low = numerator // (2 * n_out)
+    fraction = (numerator % (2 * n_out)) / (2 * n_out)
     distance = (jnp.arange(size_in) - low[..., None]) - fraction[..., None]
     return jnp.maximum(0, 1 - jnp.abs(distance)) * (i < n_out)[..., None]

@@ -521,9 +521,9 @@ def make_evaluation(
         depth = depth_map(disparity, tasks.depth_of, config.geometry.depth_map)
         return {
             **of_segmenter['render'](state, batch, keys),
-            'disparity': monodepth.paint_disparity(disparity),
-            'depth_edges': monodepth.paint_edges(depth[..., None]),
-            'semantic_edges': monodepth.paint_edges(
+            'disparity': images.paint_disparity(disparity),
+            'depth_edges': images.paint_edges(depth[..., None]),
+            'semantic_edges': images.paint_edges(
                 semantic_map(outputs['logits'], image.shape[1:3], 'softmax')
             ),
         }

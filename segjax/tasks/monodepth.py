@@ -320,13 +320,6 @@ def eval_input(config: ml_collections.ConfigDict, spec: DataSpec) -> Input:
 # --- losses -----------------------------------------------------------------------------------------------------------
 
 
-def shrink(image: Array, factor: int) -> Array:
-    """[..., H, W, C] by means over factor x factor pixels."""
-    *lead, height, width, channels = image.shape
-    shape = (*lead, height // factor, factor, width // factor, factor, channels)
-    return image.reshape(shape).mean((-4, -2))
-
-
 def _span(share: Sequence[float], length: int) -> slice:
     """config.depth.rows in pixels."""
     return slice(*(round(end * length) for end in share))
@@ -376,13 +369,19 @@ def make_terms(
         target, sources, weight = unit(batch['image']), unit(batch['image_frames']), batch['weight']
         size, found = target.shape[1:3], {}
         for scale, disparity in enumerate(disparities[: settings.num_scales]):
-            small = shrink(target, 2**scale)
+            small = resize.shrink(target, 2**scale)
             if settings.full_resolution:
                 full = resize.bilinear(disparity[..., None], size)[..., 0]
                 view = target, sources, depth_of(full), motions, batch['intrinsics']
             else:
                 intrinsics = warp.scale_intrinsics(batch['intrinsics'], size, disparity.shape[1:3])
-                view = small, shrink(sources, 2**scale), depth_of(disparity), motions, intrinsics
+                view = (
+                    small,
+                    resize.shrink(sources, 2**scale),
+                    depth_of(disparity),
+                    motions,
+                    intrinsics,
+                )
             mask = None if masks is None else masks[scale]
             # A key of all devices, folded with the example: noise that no number of devices changes.
             key = jax.random.fold_in(keys['tie_breaker'], scale)
@@ -413,9 +412,6 @@ def loss_weights(settings: ml_collections.ConfigDict) -> dict[str, float]:
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
-
-MIN_DEPTH, MAX_DEPTH = 1e-3, 80.0
-"""Metres: what depth is scored between, as on KITTI."""
 
 
 class Evaluation(NamedTuple):
@@ -518,45 +514,14 @@ def eval_step(evaluation: Evaluation, state: TrainState, batch: Batch, keys: Key
     places = batch['index'], weight, evaluation.num_examples
     metrics['image_score'] = confusion.per_example(score, *places)
     if 'depth' in evaluation.truth:
-        metrics |= depth_metrics(view, batch)
+        inside = segmentation.valid_pixels(batch['label_size'], batch['depth'])
+        metrics |= metrics_of_depth.errors_with_baselines(
+            view.disparity, view.depth_of, batch, inside
+        )
     if 'pose' in evaluation.truth:
         true = warp.relative_motion(batch['pose'][:, None], batch['pose_frames'])
         offsets = evaluation.settings.frames
         metrics |= metrics_of_depth.motion_errors(view.motions, true, weight, offsets=offsets)
-    return metrics
-
-
-def depth_metrics(view: View, batch: Batch) -> Metrics:
-    """Computes depth errors at the size of the true depth.
-
-    Disparity is resized, not depth: it is as smooth as the net made it.
-    """
-    true = batch['depth']
-    sizes = batch['size'], true.shape[1:], batch['label_size']
-    large = resize.resize_valid(view.disparity[..., None], *sizes)[..., 0]
-    inside = segmentation.valid_pixels(batch['label_size'], true)
-    judged = metrics_of_depth.is_judged(true, MIN_DEPTH, MAX_DEPTH, inside)
-    # Ground and background of the plane get a scale each.
-    ground = level_ground(batch['intrinsics'], *sizes)
-    below = metrics_of_depth.at_its_median(ground, true, judged & (ground > 0))
-    above = metrics_of_depth.at_its_median(jnp.ones_like(true), true, judged & (ground == 0))
-    guesses = {
-        '': view.depth_of(jnp.where(inside, large, 1.0)),
-        'constant/': jnp.ones_like(true),
-        'plane/': jnp.where(ground > 0, below, above),
-    }
-    metrics = {}
-    for guess, depth in guesses.items():
-        errors = metrics_of_depth.errors(
-            depth,
-            true,
-            batch['weight'],
-            median_scaling=guess != 'plane/',
-            min_depth=MIN_DEPTH,
-            max_depth=MAX_DEPTH,
-            valid=inside,
-        )
-        metrics |= {guess + name: value for name, value in errors.items()}
     return metrics
 
 
@@ -582,9 +547,9 @@ def render(
     target = unit(batch['image'])
     warped = jnp.where(view.valid[..., None], view.image, 0)[:, 0]
     error = jnp.where(view.valid[:, 0], jnp.abs(target - warped).mean(-1), 0)
-    pictures = {'disparity': paint_disparity(view.disparity)}
+    pictures = {'disparity': images.paint_disparity(view.disparity)}
     if 'depth' in evaluation.truth:
-        pictures['true_disparity'] = paint_disparity(inverse(batch['depth']))
+        pictures['true_disparity'] = images.paint_disparity(inverse(batch['depth']))
     return pictures | {
         'neighbour': batch['image_frames'][:, 0],
         'warped': images.to_uint8(warped, 'unit'),
@@ -595,36 +560,3 @@ def render(
 def inverse(depth: Array) -> Array:
     """Returns 1 / depth, and 0 where depth is 0, which is not measured. Its own inverse."""
     return jnp.where(depth > 0, 1 / jnp.where(depth > 0, depth, 1), 0)
-
-
-def level_ground(
-    intrinsics: Array, size: Array, out_size: tuple[int, int], out_valid: Array
-) -> Array:
-    """Depth of level ground below a level camera, up to its height: 1 / (row below the horizon); 0 above it.
-
-    Args:
-      intrinsics: [B, 3, 3] in pixels of the images.
-      size: [B, 2] the images without padding.
-      out_size: (H, W) of the result.
-      out_valid: [B, 2] its part without padding, which shows the same as the images.
-
-    Returns:
-      [B, H, W].
-    """
-    rows = (jnp.arange(out_size[0]) + 0.5) * (size[:, :1] / out_valid[:, :1]) - 0.5
-    below = (rows - intrinsics[:, 1, 2, None]) / intrinsics[:, 1, 1, None]
-    depth = jnp.where(below > 1e-3, 1 / jnp.maximum(below, 1e-3), 0)
-    return jnp.broadcast_to(depth[:, :, None], (len(depth), *out_size))
-
-
-def paint_disparity(disparity: Array) -> Array:
-    """[B, H, W] -> uint8 pictures, bright is near; the range is that of each image up to its 95th percentile."""
-    top = jnp.percentile(disparity, 95, axis=(1, 2), keepdims=True)
-    return images.heat(jnp.clip(disparity / jnp.maximum(top, 1e-9), 0, 1))
-
-
-def paint_edges(values: Array) -> Array:
-    """[B, H, W, C] -> uint8 pictures of the strongest difference to the pixels on the right and below, up to 1."""
-    right = jnp.pad(jnp.abs(jnp.diff(values, axis=2)).max(-1), ((0, 0), (0, 0), (0, 1)))
-    below = jnp.pad(jnp.abs(jnp.diff(values, axis=1)).max(-1), ((0, 0), (0, 1), (0, 0)))
-    return images.heat(jnp.clip(right + below, 0, 1))

@@ -54,7 +54,7 @@ def image_means(*terms):
     return by_hand([sum(term[b].mean() for term in terms) for b in range(B)], np.ones(B))
 
 
-# --- photometric --------------------------------------------------------------------------------------------
+# --- photometric ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('reduction, share', [('sum_channels', 1), ('mean', 3)])
@@ -222,7 +222,7 @@ def test_the_tie_breaker_deals_out_ties():
     assert 0.5 < gap.mean() / (1e-5 / np.sqrt(2 * np.pi) * H * W * WEIGHT.sum()) < 1.5
 
 
-# --- smoothness ---------------------------------------------------------------------------------------------
+# --- smoothness -----------------------------------------------------------------------------------
 
 
 def test_edge_aware_smoothness_is_the_loop():
@@ -259,7 +259,7 @@ def test_second_order_smoothness_is_the_loop_and_spares_planes():
     assert jitted(geometry.second_order_smoothness)(np.float32(plane), WEIGHT).sum == 0
 
 
-# --- semantic edges and depth edges -------------------------------------------------------------------------
+# --- semantic edges and depth edges ---------------------------------------------------------------
 
 ONE = np.ones(1, np.float32)
 LEFT = np.float32([[1, 1, 0, 0]] * 4)  # a vertical edge in the middle of 4x4 pixels
@@ -368,7 +368,7 @@ def test_chen_as_published_moves_the_disparity_inside_classes_alone():
     )
 
 
-# --- all of them --------------------------------------------------------------------------------------------
+# --- all of them ----------------------------------------------------------------------------------
 
 ALL = {
     'photometric_l1': (geometry.photometric_l1, (TARGET, WARPED, VALID)),

@@ -131,7 +131,7 @@ def test_medians_are_exact():
     assert np.isnan(jax.jit(depth.masked_median)(values, np.zeros_like(mask))).all()
 
 
-# --- camera motion ------------------------------------------------------------------------------------------
+# --- camera motion --------------------------------------------------------------------------------
 
 
 def motions(seed, *shape, turn=0.3):
@@ -213,7 +213,7 @@ def test_rotation_error_is_the_angle_between_rotations(turn):
     np.testing.assert_allclose(got, (expected, 2 * WEIGHT.sum()), rtol=1e-5, atol=2e-5)
 
 
-# --- standing still, and yaw ---------------------------------------------------------------------------------------
+# --- standing still, and yaw ----------------------------------------------------------------------
 
 
 OFFSETS = (-2, -1, 1)

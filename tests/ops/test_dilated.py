@@ -93,7 +93,7 @@ def float64(fn):
     return run
 
 
-# --- values -----------------------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('forms', FORMS)
@@ -168,7 +168,7 @@ def test_channels_do_not_mix(forms):
         assert np.abs(after[2] - before[2]).max() > 0.1
 
 
-# --- gradients --------------------------------------------------------------------------------------------------------
+# --- gradients ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('forms', FORMS)
@@ -306,7 +306,7 @@ def test_gradient_on_eight_devices_sums_to_the_full_batch():
         np.testing.assert_allclose(part.sum(0), whole, atol=1e-4)
 
 
-# --- range and gate ---------------------------------------------------------------------------------------------------
+# --- range and gate -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('forms', FORMS)
@@ -412,7 +412,7 @@ def test_gate_per_image_on_eight_devices_sums_to_the_full_batch():
     np.testing.assert_allclose(parts.sum(0), jax.jit(gradient)(x, dy), atol=1e-4)
 
 
-# --- learning ---------------------------------------------------------------------------------------------------------
+# --- learning -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('start', [1.5, 4.0])
@@ -434,7 +434,7 @@ def test_gradient_descent_finds_the_best_dilation(start):
     np.testing.assert_allclose(descend(jnp.full(3, start)), 3, atol=0.02)
 
 
-# --- dtypes, programs, errors -----------------------------------------------------------------------------------------
+# --- dtypes, programs, errors ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('forms', FORMS)
@@ -498,7 +498,7 @@ def test_other_bad_input():
         conv_dilated(x, kernel, factors, RANGE, 'shift')
 
 
-# --- whole factors ----------------------------------------------------------------------------------------------------
+# --- whole factors --------------------------------------------------------------------------------
 
 
 def test_rounding_goes_to_the_nearest_whole_factor_inside_the_range():

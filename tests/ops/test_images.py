@@ -85,3 +85,18 @@ def test_overlay():
     half = images.overlay(np.uint8([[255, 255, 0]]), jnp.uint8([[255, 0, 101]]), 0.25)
     assert half.dtype == jnp.uint8
     np.testing.assert_array_equal(half, [[255, 191, 25]])
+
+
+def test_heat_grows_ever_brighter():
+    colors = np.asarray(images.heat(jnp.linspace(0, 1, 50)), float)
+    assert (np.diff(colors @ [0.299, 0.587, 0.114]) > 0).all()
+    assert tuple(colors[0]) == images.HEAT[0] and tuple(colors[-1]) == images.HEAT[-1]
+
+
+def test_edges_are_the_strongest_steps():
+    values = np.zeros((1, 3, 4, 2), np.float32)
+    values[0, :, 2:, 1] = 0.5
+    painted = np.asarray(images.paint_edges(jnp.asarray(values)))
+    expected = np.zeros((1, 3, 4), np.float32)
+    expected[0, :, 1] = 0.5
+    np.testing.assert_array_equal(painted, images.heat(jnp.asarray(expected)))

@@ -44,7 +44,7 @@ def ratio_of(injector, latent):
 gaussian = jax.jit(noise.gaussian, static_argnums=3)
 
 
-# --- max-only ---------------------------------------------------------------------------------------------------------
+# --- max-only -------------------------------------------------------------------------------------
 
 
 def test_max_only_keeps_the_largest_even_if_it_is_negative():
@@ -75,7 +75,7 @@ def test_max_only_on_normal_numbers():
     np.testing.assert_allclose(got, 10 * np.log10(S / (S - largest)), atol=0.01)
 
 
-# --- quantisation -----------------------------------------------------------------------------------------------------
+# --- quantisation ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('bits', [1, 2, 3, 4, 8])
@@ -146,7 +146,7 @@ def test_gradient_is_taken_at_the_noisy_point():
     np.testing.assert_allclose(gradient, [-1, -1 / 3, 1 / 3, 1], rtol=1e-6)
 
 
-# --- Gaussian noise ---------------------------------------------------------------------------------------------------
+# --- Gaussian noise -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('snr', [-20.0, 7.38, 40.0])
@@ -195,7 +195,7 @@ def test_gaussian_gradient_is_the_identity(norm):
         np.testing.assert_array_equal(gradient(x), cotangent)
 
 
-# --- the measured ratio -----------------------------------------------------------------------------------------------
+# --- the measured ratio ---------------------------------------------------------------------------
 
 
 def test_measured_snr_is_the_formula():
@@ -227,7 +227,7 @@ def test_measured_snr_at_its_ends():
     assert noise.measured_snr(0 * clean, 0 * clean)[0] == np.inf
 
 
-# --- the injector -----------------------------------------------------------------------------------------------------
+# --- the injector ---------------------------------------------------------------------------------
 
 INJECTORS = [
     Injector('none'),

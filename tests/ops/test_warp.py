@@ -78,7 +78,7 @@ def warp_by_hand(source, depth, motion, k, source_k):
     return image, valid, z
 
 
-# --- motions ------------------------------------------------------------------------------------------------
+# --- motions --------------------------------------------------------------------------------------
 
 
 @in_float64
@@ -157,7 +157,7 @@ def test_unknown_convention_is_named():
         warp.rigid_motion(jnp.zeros(6), 'monodepth')
 
 
-# --- cameras ------------------------------------------------------------------------------------------------
+# --- cameras --------------------------------------------------------------------------------------
 
 
 @in_float64
@@ -201,7 +201,7 @@ def test_intrinsics_of_a_resized_map_are_those_of_the_transforms():
         )
 
 
-# --- images -------------------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------
 
 POSITIONS = np.stack([RNG.uniform(-3, 10, (2, 4, 50)), RNG.uniform(-3, 8, (2, 4, 50))], -1)
 
@@ -280,7 +280,7 @@ def test_bad_samples_are_named():
         warp.sample(SOURCE, POSITIONS[0])
 
 
-# --- warps and their gradients ------------------------------------------------------------------------------
+# --- warps and their gradients --------------------------------------------------------------------
 
 DIRECTION = RNG.normal(size=(2, *SIZE, 3))
 
@@ -365,7 +365,7 @@ def test_no_scatter_unless_the_image_itself_learns():
     assert 'scatter' in program(0)
 
 
-# --- the world `streets`, where everything is known ---------------------------------------------------------
+# --- the world `streets`, where everything is known -----------------------------------------------
 
 
 @pytest.fixture(scope='module')

@@ -362,18 +362,3 @@ def test_pictures_show_what_was_seen(scores_of_the_truth, video):
     )
     assert close.mean() > 0.9
     np.testing.assert_array_equal(pictures['neighbour'], video['image_frames'][:, 0])
-
-
-def test_heat_grows_ever_brighter():
-    colors = np.asarray(images.heat(jnp.linspace(0, 1, 50)), float)
-    assert (np.diff(colors @ [0.299, 0.587, 0.114]) > 0).all()
-    assert tuple(colors[0]) == images.HEAT[0] and tuple(colors[-1]) == images.HEAT[-1]
-
-
-def test_edges_are_the_strongest_steps():
-    values = np.zeros((1, 3, 4, 2), np.float32)
-    values[0, :, 2:, 1] = 0.5
-    painted = np.asarray(monodepth.paint_edges(jnp.asarray(values)))
-    expected = np.zeros((1, 3, 4), np.float32)
-    expected[0, :, 1] = 0.5
-    np.testing.assert_array_equal(painted, images.heat(jnp.asarray(expected)))
