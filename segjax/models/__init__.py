@@ -1,4 +1,7 @@
-"""Nets as pure functions of their parameters. `build('segmentation', 'erfnet', ...)` returns a module."""
+"""Nets as pure functions of their parameters.
+
+`build('segmentation', 'erfnet', ...)` returns a linen module.
+"""
 
 from segjax.models.registry import GIVEN, NETS, build, build_from, net_choice, schema
 

@@ -1,4 +1,4 @@
-"""All nets by kind and name: builds them, and lists what a config may set.
+"""Registry of all nets by kind and name, with the fields that a config may set.
 
 Every net is a linen module. The pipeline sets the fields of `GIVEN`. A config may set all fields
 whose default is a number, a bool, a string or a tuple. Initialisers and layers come from code.
@@ -63,8 +63,10 @@ GIVEN = {
 
 num_classes: channels of the logits.
 dtype: of activations, e.g. 'bfloat16'. Parameters stay float32.
-axis_name: mapped axis over which batch statistics are summed. None uses the statistics of the device.
-earlier: for each source frame, whether it precedes the target, e.g. (True, False) for frames (-1, 1).
+axis_name: mapped axis over which batch statistics become those of the global batch. None uses the
+    statistics of the device.
+earlier: for each source frame, whether it precedes the target, e.g. (True, False) for frames
+    (-1, 1).
 """
 
 
