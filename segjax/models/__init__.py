@@ -1,5 +1,8 @@
-"""Nets as pure functions of their parameters: `build('segmentation', 'erfnet', ...)` returns a linen module."""
+"""Nets as pure functions of their parameters.
 
-from segjax.models.registry import GIVEN, NETS, build, schema
+`build('segmentation', 'erfnet', ...)` returns a linen module.
+"""
 
-__all__ = ['GIVEN', 'NETS', 'build', 'schema']
+from segjax.models.registry import GIVEN, NETS, build, build_from, net_choice, schema
+
+__all__ = ['GIVEN', 'NETS', 'build', 'build_from', 'net_choice', 'schema']

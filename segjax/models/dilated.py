@@ -1,4 +1,4 @@
-"""A dilated convolution that learns its dilation, one factor per input channel, and what belongs to its training.
+"""A dilated convolution that learns its dilation, one factor per input channel, and its training.
 
 `layers.Conv(features, (3, 3), dilation=12)` becomes
 
@@ -31,21 +31,24 @@ from segjax.protocol import PyTree
 
 GATES = ('image', 'batch')
 Ranges = Mapping[str, tuple[float, float]]
-"""{'encoder/fc6/dilation': (4, 20)}: name of a factor parameter inside its net -> range."""
+"""{'encoder/fc6/dilation': (4, 20)}: the range of each factor parameter, by its name in the net."""
 
 
 class LearnedDilationConv(nn.Module):
-    """Convolution of stride 1 that keeps the size, with a learned dilation factor per input channel.
+    """Convolution of stride 1 that keeps the size, with a learned dilation per input channel.
 
-    Parameters: 'kernel' [kh, kw, in, out], 'bias' [out], 'dilation' [in], all float32. 'dilation' is kept as the
-    optimiser leaves it, and clipped where it is used. An integer NumPy array in its place (from `freeze`) is taken as
-    it is, and the layer is then a sum of fixed dilated convs.
+    Parameters are 'kernel' [kh, kw, in, out], 'bias' [out] and 'dilation' [in], all float32. The
+    optimiser changes 'dilation' freely. The layer clips it to the range where it is used. After
+    `freeze`, 'dilation' is an integer NumPy array. The layer then computes a sum of fixed dilated
+    convolutions without clipping.
 
     features        channels of the output
     kernel_size     (kh, kw), odd
-    dilation        initial factor of all channels, or 'uniform': drawn for each channel from the range
-    dilation_range  (smallest, largest) factor. Published: (1, 4) for a dilation of 2, (1, 8) for 4, (1, 11) for 6,
-                    (7, 17) for 12, (13, 23) for 18, (19, 29) for 24; (4, 20) for fc6 of DeepLab-LargeFOV
+    dilation        initial factor of all channels, or 'uniform': each channel starts at a random
+                    factor of the range
+    dilation_range  (smallest, largest) factor. Published: (1, 4) for a dilation of 2, (1, 8) for 4,
+                    (1, 11) for 6, (7, 17) for 12, (13, 23) for 18, (19, 29) for 24. For fc6 of
+                    DeepLab-LargeFOV (4, 20)
     use_bias, kernel_init, bias_init, dtype  as in layers.Conv
     forms           see ops/dilated.py
     gate            'image': ops.dilated.gate_per_image acts in the layer, once for each call.
@@ -68,18 +71,18 @@ class LearnedDilationConv(nn.Module):
         if self.gate not in GATES:
             raise unknown_name('LearnedDilationConv: gate', self.gate, GATES)
         kh, kw = self.kernel_size
-        default = uniform_fan(kh * kw * x.shape[-1])
         shape = (kh, kw, x.shape[-1], self.features)
+        default = uniform_fan(kh * kw * x.shape[-1])
         kernel = self.param('kernel', self.kernel_init or default, shape, jnp.float32)
-        bias = (
-            self.param('bias', self.bias_init or default, (self.features,), jnp.float32)
-            if self.use_bias
-            else None
-        )
-        # The last one: kernel and bias draw the numbers that those of layers.Conv would.
+        bias = None
+        if self.use_bias:
+            bias = self.param('bias', self.bias_init or default, (self.features,), jnp.float32)
+        # The factors come last. Kernel and bias then get the random numbers that layers.Conv would.
         factors = self.param('dilation', self._initial_factors, x.shape[-1:], jnp.float32)
+
         x = x.astype(self.dtype)
-        if isinstance(factors, np.ndarray) and np.issubdtype(factors.dtype, np.integer):
+        is_frozen = isinstance(factors, np.ndarray) and np.issubdtype(factors.dtype, np.integer)
+        if is_frozen:
             y = ops.conv_at_whole_factors(x, kernel, factors)
         else:
             factors = factors.astype(jnp.promote_types(factors.dtype, jnp.float32))
@@ -94,30 +97,35 @@ class LearnedDilationConv(nn.Module):
         if self.dilation == 'uniform':
             return jax.random.uniform(key, shape, dtype, lo, hi)
         if isinstance(self.dilation, str) or not lo <= self.dilation <= hi:
-            expected = f"'uniform' or a number in the range ({lo}, {hi})"
             raise InputError(
-                'LearnedDilationConv: dilation', got=repr(self.dilation), expected=expected
+                'LearnedDilationConv: dilation',
+                got=repr(self.dilation),
+                expected=f"'uniform' or a number in the range ({lo}, {hi})",
             )
         return jnp.full(shape, self.dilation, dtype)
 
 
 def factor_ranges(net: nn.Module, x, *args, **kwargs) -> dict[str, tuple[float, float]]:
-    """The ranges of all learned dilations of a net, by the names of their parameters. Nothing is computed.
+    """Returns the ranges of all learned dilations of a net, by the names of their parameters.
+
+    The net is traced, so nothing is computed.
 
     Args:
       net: any module.
       x: its input, or a `jax.ShapeDtypeStruct` of it.
-      *args, **kwargs: what else it is called with.
+      *args: further positional arguments of the net.
+      **kwargs: keyword arguments of the net.
     """
     ranges = {}
 
-    def note(call, args, kwargs, context):
+    def note_range(call, args, kwargs, context):
         module = context.module
         if isinstance(module, LearnedDilationConv) and context.method_name == '__call__':
-            ranges['/'.join((*module.path, 'dilation'))] = module.dilation_range
+            name = '/'.join((*module.path, 'dilation'))
+            ranges[name] = module.dilation_range
         return call(*args, **kwargs)
 
-    with nn.intercept_methods(note):
+    with nn.intercept_methods(note_range):
         jax.eval_shape(lambda x: net.init(jax.random.key(0), x, *args, **kwargs), x)
     return ranges
 
@@ -132,18 +140,26 @@ def gate_gradients(grads: PyTree, params: PyTree, ranges: Ranges) -> PyTree:
       grads: gradients of the net's parameters.
       params: its parameters.
       ranges: from `factor_ranges`.
+
+    Raises:
+      InputError: names in `ranges` that the parameters do not have.
     """
     _check_names('gate_gradients', params, ranges)
 
     def gate(path, gradient, param):
         name = path_name(path)
-        return ops.gate_gradient(gradient, param, ranges[name]) if name in ranges else gradient
+        if name not in ranges:
+            return gradient
+        return ops.gate_gradient(gradient, param, ranges[name])
 
     return jax.tree_util.tree_map_with_path(gate, grads, params)
 
 
 class RoundingError(NamedTuple):
-    """|whole factor - learned factor| over the channels of a layer, pixels; the learned one clipped to the range."""
+    """|whole factor - learned factor| over the channels of a layer, in pixels.
+
+    The learned factor is clipped to its range first.
+    """
 
     mean: float
     max: float
@@ -152,36 +168,41 @@ class RoundingError(NamedTuple):
 def freeze(params: PyTree, ranges: Ranges) -> tuple[PyTree, dict[str, RoundingError]]:
     """Rounds all learned dilations to whole numbers, for deployment.
 
-    With the result as a constant of a compiled function, as in `jax.jit(lambda x: net.apply({'params': frozen}, x))`,
-    each layer is a sum of fixed dilated convs, one per distinct factor, without interpolation. As an argument of a
-    compiled function it works as well, through interpolation at whole numbers, with equal results up to rounding.
+    Make the result a constant of a compiled function, as in
+    `jax.jit(lambda x: net.apply({'params': frozen}, x))`. Each layer is then a sum of fixed dilated
+    convolutions, one per distinct factor, without interpolation. The result may also be an argument
+    of a compiled function. The layers then interpolate at whole numbers, with equal results up to
+    rounding.
 
     Args:
       params: parameters of a net, on the host or fetchable.
       ranges: from `factor_ranges`.
 
     Returns:
-      params with an int32 NumPy array for each learned dilation, all else untouched; and {name: RoundingError}.
+      (params with an int32 NumPy array for each learned dilation, {name: RoundingError}). Other
+      parameters are unchanged.
 
     Raises:
-      InputError: a range without a whole number, or names that do not fit the params.
+      InputError: a range without a whole number, or names in `ranges` that the params do not have.
     """
     _check_names('freeze', params, ranges)
     errors = {}
 
-    def whole(path, param):
+    def freeze_leaf(path, param):
         name = path_name(path)
         if name not in ranges:
             return param
         rounded = ops.round_factors(param, ranges[name])
-        error = np.abs(rounded - np.clip(np.asarray(param, np.float64), *ranges[name]))
+        learned = np.clip(np.asarray(param, np.float64), *ranges[name])
+        error = np.abs(rounded - learned)
         errors[name] = RoundingError(float(error.mean()), float(error.max()))
         return rounded
 
-    return jax.tree_util.tree_map_with_path(whole, params), errors
+    return jax.tree_util.tree_map_with_path(freeze_leaf, params), errors
 
 
-def _check_names(where, params, ranges):
+def _check_names(where: str, params: PyTree, ranges: Ranges) -> None:
+    """Raises InputError for names in `ranges` that the params do not have."""
     absent = sorted(set(ranges) - set(named_leaves(params)))
     if absent:
         raise InputError(

@@ -1,4 +1,4 @@
-"""All nets by kind and name: builds them, and lists what a config may set.
+"""Registry of all nets by kind and name, with the fields that a config may set.
 
 Every net is a linen module. The pipeline sets the fields of `GIVEN`. A config may set all fields
 whose default is a number, a bool, a string or a tuple. Initialisers and layers come from code.
@@ -13,6 +13,7 @@ Auxiliary heads of a segmentation net are under 'aux': {head: [B, h, w, num_clas
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -29,6 +30,7 @@ from segjax.models.segmentation.deeplab_v3plus import DeepLabV3Plus
 from segjax.models.segmentation.erfnet import ERFNet
 from segjax.models.segmentation.fcn import FCN
 from segjax.models.segmentation.pspnet import PSPNet
+from segjax.schema import Choice, Field, argument_of_net
 
 NETS: dict[str, dict[str, type[nn.Module]]] = {
     'segmentation': {
@@ -61,8 +63,10 @@ GIVEN = {
 
 num_classes: channels of the logits.
 dtype: of activations, e.g. 'bfloat16'. Parameters stay float32.
-axis_name: mapped axis over which batch statistics are summed. None uses the statistics of the device.
-earlier: for each source frame, whether it precedes the target, e.g. (True, False) for frames (-1, 1).
+axis_name: mapped axis over which batch statistics become those of the global batch. None uses the
+    statistics of the device.
+earlier: for each source frame, whether it precedes the target, e.g. (True, False) for frames
+    (-1, 1).
 """
 
 
@@ -76,12 +80,32 @@ def schema(kind: str, name: str) -> dict[str, Any]:
     Raises:
       InputError: unknown name, with the nearest name that exists.
     """
-    fields = _arguments(kind, name)
-    return {
-        key: default
-        for key, default in fields.items()
-        if isinstance(default, bool | int | float | str | tuple)
-    }
+    fields = _fields(kind, name)
+    settable = bool | int | float | str | tuple
+    return {key: default for key, default in fields.items() if isinstance(default, settable)}
+
+
+def net_choice(kind: str, default: str, doc: str, **defaults: Any) -> Choice:
+    """Returns the config section that chooses a net of a kind and sets its fields.
+
+    Args:
+      kind: a key of NETS.
+      default: name of the net that configs start with, a key of NETS[kind].
+      doc: meaning of the section.
+      **defaults: defaults that replace those of the nets with such a field.
+    """
+    options = {}
+    for name, net in NETS[kind].items():
+        file = net.__module__.replace('.', '/') + '.py'
+        options[name] = {
+            key: Field(
+                defaults.get(key, value),
+                f'Field {key} of {net.__name__}, documented in {file}.',
+                argument_of_net(key, value),
+            )
+            for key, value in schema(kind, name).items()
+        }
+    return Choice(default, doc, options)
 
 
 def build(kind: str, name: str, **fields: Any) -> nn.Module:
@@ -90,26 +114,44 @@ def build(kind: str, name: str, **fields: Any) -> nn.Module:
     Args:
       kind: a key of NETS.
       name: a key of NETS[kind].
-      **fields: those of GIVEN[kind], and fields that differ from their defaults.
+      **fields: the fields of GIVEN[kind], and fields that differ from their defaults.
 
     Raises:
       InputError: unknown name or field, with the nearest name that exists.
     """
-    known = _arguments(kind, name)
+    known = _fields(kind, name)
     for key in fields:
         if key not in known and key not in GIVEN[kind]:
             raise unknown_name(f'argument of {kind} net {name!r}', key, known)
-    fields = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
-    }
+    # JSON turns tuples into lists, which are not hashable.
+    for key, value in fields.items():
+        if isinstance(value, list):
+            fields[key] = tuple(value)
     fields['dtype'] = jnp.dtype(fields['dtype'])
     return NETS[kind][name](**fields)
 
 
-def _arguments(kind: str, name: str) -> dict[str, Any]:
+def build_from(kind: str, section: Mapping[str, Any], **fields: Any) -> nn.Module:
+    """Returns the net of a config section of `net_choice`.
+
+    Args:
+      kind: a key of NETS.
+      section: the section, with the net's `name` and its fields.
+      **fields: the fields of GIVEN[kind], and fields that replace those of the section.
+
+    Raises:
+      InputError: unknown name or field, with the nearest name that exists.
+    """
+    arguments = {**section, **fields}
+    name = arguments.pop('name')
+    return build(kind, name, **arguments)
+
+
+def _fields(kind: str, name: str) -> dict[str, Any]:
     """Returns {field: default} of the fields that the pipeline does not set."""
     nets = NETS[kind]
     if name not in nets:
         raise unknown_name(f'{kind} net', name, nets)
     hidden = {*GIVEN[kind], 'parent', 'name'}
-    return {f.name: f.default for f in dataclasses.fields(nets[name]) if f.name not in hidden}
+    fields = dataclasses.fields(nets[name])
+    return {field.name: field.default for field in fields if field.name not in hidden}

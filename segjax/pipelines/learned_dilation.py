@@ -77,8 +77,8 @@ def _ranges(value) -> str | None:
 
 
 SCHEMA = {
-    'model': segmentation.model_choice('Segmentation net with dilated convolutions.')._replace(
-        default='deeplab_largefov'
+    'model': models.net_choice(
+        'segmentation', 'deeplab_largefov', 'Segmentation net with dilated convolutions.'
     ),
     'preprocess': segmentation.PREPROCESS,
     'loss': {
@@ -296,15 +296,13 @@ def survey(
             found['/'.join(module.path)] = module.dilation
         return call(*args, **kwargs)
 
-    args = {key: value for key, value in config.model.items() if key != 'name'}
-    net = models.build(
+    net = models.build_from(
         'segmentation',
-        config.model.name,
+        config.model,
         num_classes=num_outputs,
         dtype=config.train.dtype,
         axis_name=None,
         dilated_conv=DilatedConv,
-        **args,
     )
     image = jnp.zeros((1, 64, 64, 3), jnp.float32)
     with nn.intercept_methods(note):

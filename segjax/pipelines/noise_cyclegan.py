@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from segjax import models
 from segjax.core import optim, parallel, rng
 from segjax.errors import InputError
 from segjax.losses import adversarial
@@ -58,11 +59,18 @@ from segjax.spec import DataSpec
 from segjax.tasks import segmentation, supervised
 
 SCHEMA = {
-    'model': segmentation.model_choice(
-        'Segmenter G, from an image to a latent segmentation.', init_std=0.02
+    'model': models.net_choice(
+        'segmentation',
+        'erfnet',
+        'Segmenter G, from an image to a latent segmentation.',
+        init_std=0.02,
     ),
-    'painter': segmentation.model_choice(
-        'Painter F, from a segmentation to an image.', first_maps=32, init_std=0.02
+    'painter': models.net_choice(
+        'segmentation',
+        'erfnet',
+        'Painter F, from a segmentation to an image.',
+        first_maps=32,
+        init_std=0.02,
     ),
     'discriminator': {
         'features': Field(64, 'Channels after the first layer of the discriminator.', at_least(1)),

@@ -46,7 +46,7 @@ from segjax.tasks import monodepth, segmentation, supervised
 
 SOURCES = ('pretrained', 'multitask', 'none', 'alone', 'truth')
 SCHEMA = {
-    'model': segmentation.model_choice('Net that segments images.')._replace(default='bisenet'),
+    'model': models.net_choice('segmentation', 'bisenet', 'Net that segments images.'),
     'preprocess': segmentation.PREPROCESS,
     'loss': supervised.LOSS,
     'geometry': {

@@ -8,6 +8,7 @@ to each label's own size (segjax/tasks/segmentation.py).
 import jax.numpy as jnp
 import ml_collections
 
+from segjax import models
 from segjax.core import optim
 from segjax.ops import images
 from segjax.protocol import Stage, TrainState
@@ -16,7 +17,7 @@ from segjax.spec import DataSpec
 from segjax.tasks import segmentation, supervised
 
 SCHEMA = {
-    'model': segmentation.model_choice('Net that segments images.'),
+    'model': models.net_choice('segmentation', 'erfnet', 'Net that segments images.'),
     'preprocess': segmentation.PREPROCESS,
     'loss': supervised.LOSS,
     'optim': OPTIM,

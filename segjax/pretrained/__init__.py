@@ -1,13 +1,16 @@
-"""Published weights as a start: `config.init_from.path` may be a file in the naming of a release (sources.SOURCES).
+"""Published weights. `config.init_from.path` may be a file in the naming of a release.
 
-tensors = read('resnet50.safetensors')
-key = detect(tensors, 'resnet50.safetensors')
-tree, report = import_weights(tensors, variables, SOURCES[key])
-write('ours.safetensors', export_weights(variables, SOURCES[key]))
+The releases are in sources.SOURCES.
+
+    tensors = read('resnet50.safetensors')
+    key = detect(tensors, 'resnet50.safetensors')
+    tree, report = import_weights(tensors, variables, SOURCES[key])
+    write('ours.safetensors', export_weights(variables, SOURCES[key]))
 """
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import ml_collections
@@ -41,20 +44,29 @@ __all__ = [
 
 
 class Weights(NamedTuple):
-    """A file of weights, read."""
+    """Tensors of a file, and the source they come from."""
 
     path: str
     tensors: dict[str, np.ndarray]
     source: str  # a key of SOURCES
 
     @property
+    def naming(self) -> Naming:
+        """Returns the naming of the tensors."""
+        return SOURCES[self.source]
+
+    @property
     def scheme(self) -> str:
-        """How images were prepared for them."""
-        return SOURCES[self.source].scheme
+        """Returns how images were prepared for these weights, a key of ops.images.SCHEMES."""
+        return self.naming.scheme
 
 
 def open_weights(init_from: ml_collections.ConfigDict) -> Weights:
-    """What a config's section `init_from` names; InputError for a file that cannot be read, or in no known naming."""
+    """Reads the file that a config's section `init_from` names.
+
+    Raises:
+      InputError: the file cannot be read, or is in no known naming.
+    """
     tensors = read(init_from.path)
     return Weights(init_from.path, tensors, detect(tensors, init_from.path, init_from.source))
 
@@ -62,31 +74,32 @@ def open_weights(init_from: ml_collections.ConfigDict) -> Weights:
 def adopt_scheme(
     config: ml_collections.ConfigDict, scheme: str, default: str
 ) -> ml_collections.ConfigDict:
-    """The config with the preparation of images that its weights were trained with.
+    """Returns the config with the preparation of images that its weights were trained with.
 
-    A `preprocess` at its default is set; one that says otherwise is an error, as is a pipeline without that key, unless
-    init_from.preprocess is 'keep'.
+    A `preprocess` at its default is set. Another value is an error, and so is a pipeline without
+    that key, unless init_from.preprocess is 'keep'.
 
     Args:
       config: not changed.
-      scheme: that of the weights.
+      scheme: of the weights.
       default: of config.preprocess.
+
+    Raises:
+      InputError: the config prepares images in another way.
     """
     if config.init_from.preprocess == 'keep':
         return config
-    got = (
-        config.preprocess
-        if 'preprocess' in config
-        else f'pipeline {config.pipeline!r}, which has its own'
-    )
-    if got == scheme:
+    is_fixed = 'preprocess' not in config
+    if not is_fixed and config.preprocess == scheme:
         return config
-    if got != default:
+    if is_fixed or config.preprocess != default:
+        pipeline = f'pipeline {config.pipeline!r}, which has its own'
         raise InputError(
             'config.preprocess',
-            got=f'{got!r}' if 'preprocess' in config else got,
+            got=pipeline if is_fixed else repr(config.preprocess),
             expected=f'{scheme!r}, with which {config.init_from.path} was trained',
-            fix=f'--config.preprocess={scheme}, or --config.init_from.preprocess=keep to train with other images',
+            fix=f'--config.preprocess={scheme}, or --config.init_from.preprocess=keep to train '
+            'with other images',
         )
     config = config.copy_and_resolve_references()
     config.preprocess = scheme
@@ -96,58 +109,67 @@ def adopt_scheme(
 def load_for(
     state: TrainState, weights: Weights, init_from: ml_collections.ConfigDict
 ) -> tuple[dict[str, dict[str, PyTree]] | None, str]:
-    """The weights of a file for the nets of a state, whose arrays may be abstract.
+    """Loads the weights of a file for the nets of a state, whose arrays may be abstract.
 
-    Every net of which the file has at least one tensor that `init_from.nets` asks for, by name, must be in it whole, as
-    import_weights says; of the others nothing is taken.
+    `init_from.nets` says which arrays to load. A net is skipped if the file has none of them.
+    Otherwise all of them must be in the file, see `import_weights`.
+
+    Args:
+      state: with the nets.
+      weights: from `open_weights`.
+      init_from: section of the config.
 
     Returns:
-      ({'params': {net: ..}, 'model_state': {net: ..}} or None if no net is in the file, what to print).
+      ({'params': {net: ..}, 'model_state': {net: ..}} or None if the file has no net, text to
+      print).
     """
-    path, tensors, source = weights.path, weights.tensors, SOURCES[weights.source]
-    names = {source.canonical(name) for name in tensors}
-    found, lines = (
-        {'params': {}, 'model_state': {}},
-        [f'{path}: {source.release} (source {weights.source!r})'],
-    )
+    naming = weights.naming
+    tensors = {naming.canonical(name) for name in weights.tensors}
+    loaded = {'params': {}, 'model_state': {}}
+    lines = [f'{weights.path}: {naming.release} (source {weights.source!r})']
     for net, params in state.params.items():
-
-        def wanted(name, net=net):
-            return any(re.match(pattern, f'{net}/{name}') for pattern in init_from.nets)
-
-        variables = _variables(params, state.model_state.get(net, {}))
-        slots = places(variables, source)
-        if not any(
-            place.tensor in names and wanted(name.partition('/')[2])
-            for name, place in slots.items()
-        ):
-            lines.append(f' {net}: nothing of it is in the file')
+        variables = {'params': params, **state.model_state.get(net, {})}
+        wanted = functools.partial(_is_wanted, init_from.nets, net)
+        asked = [
+            place.tensor
+            for name, place in places(variables, naming).items()
+            if wanted(name.partition('/')[2])
+        ]
+        if not tensors.intersection(asked):
+            lines.append(f' {net}: the file has no array of this net')
             continue
         tree, report = import_weights(
-            tensors, variables, source, where=path, partial=init_from.partial, wanted=wanted
+            weights.tensors,
+            variables,
+            naming,
+            where=weights.path,
+            partial=init_from.partial,
+            wanted=wanted,
         )
-        found['params'][net] = tree.pop('params', {})
-        found['model_state'][net] = tree
+        loaded['params'][net] = tree.pop('params', {})
+        loaded['model_state'][net] = tree
         lines += [f' {net}:', str(report)]
-    return (found if found['params'] else None), '\n'.join(lines)
+    return (loaded if loaded['params'] else None), '\n'.join(lines)
+
+
+def _is_wanted(patterns: Sequence[str], net: str, name: str) -> bool:
+    """Returns whether a pattern matches the array `name` of a net."""
+    return any(re.match(pattern, f'{net}/{name}') for pattern in patterns)
 
 
 def nothing_fits(
     weights: Weights, init_from: ml_collections.ConfigDict, nets: Mapping[str, PyTree]
 ) -> InputError:
-    """Returns the error for a file that none of a run's nets takes."""
-    source, patterns = SOURCES[weights.source], tuple(init_from.nets)
+    """Returns the error about a file of which no net of a run has an array."""
+    naming = weights.naming
+    patterns = tuple(init_from.nets)
     fix = '--config.init_from.path= starts without weights; or set --config.model to such a net'
     if patterns != ('.*',):
         fix = """'--config.init_from.nets=(".*",)' asks for all modules"""
     return InputError(
         weights.path,
-        got=f'weights of which the nets have no array: {", ".join(sorted(nets))}; they are of {source.release}'
-        f' (init_from.nets is {patterns})',
-        expected=f'a net that these weights are of: {source.fits}',
+        got=f'weights of {naming.release}, of which the nets have no array: '
+        f'{", ".join(sorted(nets))} (init_from.nets is {patterns})',
+        expected=f'a net that these weights fit: {naming.fits}',
         fix=fix,
     )
-
-
-def _variables(params: PyTree, model_state: Mapping[str, PyTree]) -> dict[str, PyTree]:
-    return {'params': params, **model_state}

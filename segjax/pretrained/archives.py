@@ -1,7 +1,8 @@
 """Reads the tensors of torch's files without torch, and without running anything that a file names.
 
-A file is a zip archive (torch 1.6 and later) or a sequence of pickles. Its pickle names functions and classes.
-The few that make tensors are replaced by the functions below. Every other name becomes an `Unknown`.
+A file is a zip archive (torch 1.6 and later) or a sequence of pickles. Its pickle names functions
+and classes. The few that make tensors are replaced by the functions below. Every other name becomes
+an `Unknown`.
 """
 
 import functools
@@ -19,6 +20,7 @@ import numpy as np
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """The first pickle of a file before torch 1.6."""
+
 BFLOAT16 = 'BFloat16Storage'
 STORAGES = {
     'DoubleStorage': np.float64,
@@ -40,19 +42,21 @@ ELEMENT_BYTES = {kind: np.dtype(dtype).itemsize for kind, dtype in STORAGES.item
     'QUInt8Storage': 1,
     'QInt32Storage': 4,
 }
-"""Bytes of a number. Files before torch 1.6 also keep storages of which no tensor is made here."""
+"""Bytes of a number, also of storages in files before torch 1.6 that are skipped here."""
+
 MAX_GROWTH = 100
-"""Largest size of what an archive holds, relative to its file. Torch does not compress."""
+"""Largest size of the contents of an archive, relative to its file. Torch does not compress."""
+
 MAX_REPEATED = 2**24
 """Largest number of elements of a tensor that repeats the numbers of a smaller storage."""
 
 
 class TorchFileError(ValueError):
-    """A file that is none of torch's, or is damaged."""
+    """A file that torch did not write, or that is damaged."""
 
 
 class Unknown:
-    """Stands for an object of a class that has no tensors to offer: options, losses, schedulers."""
+    """Replaces an object of a class without tensors: options, losses, schedulers."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -64,21 +68,21 @@ class Unknown:
         pass
 
     def append(self, item):
-        """Takes the items of an unknown list."""
+        """Drops an item of an unknown list."""
 
     def extend(self, items):
-        """Takes the items of an unknown list."""
+        """Drops the items of an unknown list."""
 
 
 class Storage(NamedTuple):
-    """Names the numbers of a tensor, which are read when the tensor is."""
+    """Name of the numbers of a tensor. They are read together with the tensor."""
 
     key: str
     kind: str
 
 
 class Tensor(NamedTuple):
-    """A view of a storage; shape and strides count elements."""
+    """A view of a storage. Offset and strides count elements."""
 
     storage: Storage
     offset: int
@@ -87,14 +91,16 @@ class Tensor(NamedTuple):
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_) -> Tensor:
+    """Replaces torch._utils._rebuild_tensor."""
     return Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
 def _rebuild_parameter(tensor, *_) -> Tensor:
+    """Replaces torch._utils._rebuild_parameter."""
     return tensor
 
 
-_KNOWN = {
+_REPLACEMENTS = {
     ('collections', 'OrderedDict'): OrderedDict,
     ('torch._utils', '_rebuild_tensor'): _rebuild_tensor,
     ('torch._utils', '_rebuild_tensor_v2'): _rebuild_tensor,
@@ -104,33 +110,39 @@ _KNOWN = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes tensors, dicts, lists and numbers; looks up no name outside this file."""
+    """Makes tensors, dicts, lists and numbers, and looks up no name outside this file.
+
+    storages  {key: kind} of all storages, including those of objects that become `Unknown`
+    """
 
     def __init__(self, stream):
         super().__init__(stream)
         self.storages: dict[str, str] = {}
-        """{key: kind} of all storages, of objects that become `Unknown`, too."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _KNOWN:
-            return _KNOWN[module, name]
+        """Returns the replacement of a function or class."""
+        if (module, name) in _REPLACEMENTS:
+            return _REPLACEMENTS[module, name]
         if module in ('torch', 'torch.storage') and name.endswith('Storage'):
             return name
         return Unknown
 
     def persistent_load(self, reference: Any) -> Any:
+        """Returns the storage that a file refers to."""
         if not isinstance(reference, tuple) or len(reference) < 3 or reference[0] != 'storage':
             return Unknown()
         _, kind, key = reference[:3]
         if len(reference) > 5 and reference[5] is not None:
-            raise TorchFileError('a part of a storage, as torch before 0.4 wrote it')
+            raise TorchFileError('a part of a storage, as torch before 0.4 writes it')
         storage = Storage(str(key), kind if isinstance(kind, str) else 'UntypedStorage')
         self.storages[storage.key] = storage.kind
         return storage
 
 
 def read(file: pathlib.Path) -> Any:
-    """Returns the content of a file: dicts and lists with arrays, and `Unknown` for objects of other classes.
+    """Returns the content of a file: dicts and lists with arrays.
+
+    Objects of unknown classes become `Unknown`.
 
     Raises:
       TorchFileError: a file that torch did not write, or that is damaged.
@@ -141,33 +153,40 @@ def read(file: pathlib.Path) -> Any:
         return _read_sequence(file)
     except TorchFileError:
         raise
-    except Exception as error:  # pickle raises whatever the bytes lead to
+    except Exception as error:  # The bytes may make pickle raise any error.
         raise TorchFileError(f'damaged: {type(error).__name__}: {error}') from error
 
 
 def _read_zip(file: pathlib.Path) -> Any:
+    """Returns the content of a file of torch 1.6 and later."""
     with zipfile.ZipFile(file) as archive:
-        names = [name for name in archive.namelist() if name.endswith('/data.pkl')]
-        if not names:
+        pickles = [name for name in archive.namelist() if name.endswith('/data.pkl')]
+        if not pickles:
             raise TorchFileError('an archive without data.pkl')
-        folder = names[0].removesuffix('data.pkl')
-        if (
-            f'{folder}byteorder' in archive.namelist()
-            and archive.read(f'{folder}byteorder') != b'little'
-        ):
+        folder = pickles[0].removesuffix('data.pkl')
+        order = f'{folder}byteorder'
+        if order in archive.namelist() and archive.read(order) != b'little':
             raise TorchFileError('numbers in big-endian order')
+        # Some archives expand to more than the memory holds.
         size = sum(info.file_size for info in archive.infolist())
-        if size > MAX_GROWTH * file.stat().st_size:
-            raise TorchFileError(f'{size:,} bytes in a file of {file.stat().st_size:,}: no weights')
-        content = _Unpickler(io.BytesIO(archive.read(names[0]))).load()
-        # Tensors may be parts of a storage, which is read and kept in memory once.
+        packed = file.stat().st_size
+        if size > MAX_GROWTH * packed:
+            raise TorchFileError(f'{size:,} bytes in a file of {packed:,}: no weights')
+
+        content = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
+        # Several tensors may be parts of one storage. The cache reads it once.
         read_once = functools.cache(lambda key: archive.read(f'{folder}data/{key}'))
         return _with_arrays(content, lambda storage: read_once(storage.key))
 
 
 def _read_sequence(file: pathlib.Path) -> Any:
+    """Returns the content of a file before torch 1.6.
+
+    It consists of five pickles: a magic number, the version of the format, the sizes of C's types,
+    the content, and the keys of the storages. The numbers of the storages follow.
+    """
     with file.open('rb') as stream:
-        if stream.read(2)[:1] != b'\x80':
+        if stream.read(2)[:1] != b'\x80':  # opcode of the pickle protocol
             raise TorchFileError('no file of torch')
         stream.seek(0)
         if _Unpickler(stream).load() != MAGIC:
@@ -187,11 +206,12 @@ def _read_sequence(file: pathlib.Path) -> Any:
 
 
 def _with_arrays(content: Any, read_storage: Callable[[Storage], bytes]) -> Any:
+    """Returns the content with an array for every tensor."""
     return _with_tensors(content, lambda tensor: _array(tensor, read_storage(tensor.storage)))
 
 
 def _with_tensors(content: Any, change: Callable[[Tensor], Any]) -> Any:
-    """Returns the content with every tensor changed."""
+    """Returns the content with every tensor changed; tensors of skipped storages are `Unknown`."""
     if isinstance(content, Tensor):
         return change(content) if content.storage.kind in STORAGES else Unknown()
     if isinstance(content, Mapping):
@@ -202,15 +222,24 @@ def _with_tensors(content: Any, change: Callable[[Tensor], Any]) -> Any:
 
 
 def _array(tensor: Tensor, raw: bytes) -> np.ndarray:
+    """Returns a tensor as a contiguous array.
+
+    Raises:
+      TorchFileError: the tensor lies outside its storage, or repeats it too often.
+    """
     flat = np.frombuffer(raw, STORAGES[tensor.storage.kind])
-    last = tensor.offset + sum(
-        (n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True)
-    )
-    backwards = tensor.offset < 0 or min((0, *tensor.shape, *tensor.strides)) < 0
-    if backwards or (math.prod(tensor.shape) and last >= len(flat)):
+
+    # as_strided checks nothing, so the view must lie inside the storage.
+    size = math.prod(tensor.shape)
+    spans = [(n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True)]
+    last = tensor.offset + sum(spans)
+    is_backwards = tensor.offset < 0 or min((0, *tensor.shape, *tensor.strides)) < 0
+    if is_backwards or (size and last >= len(flat)):
         raise TorchFileError(f'damaged: {len(flat)} numbers for a tensor of {tensor.shape}')
-    if math.prod(tensor.shape) > max(len(flat), MAX_REPEATED):
+    if size > max(len(flat), MAX_REPEATED):
         raise TorchFileError(f'{len(flat)} numbers, repeated for a tensor of {tensor.shape}')
+
+    # NumPy has no bfloat16, the upper half of a float32.
     if tensor.storage.kind == BFLOAT16:
         flat = (flat.astype(np.uint32) << 16).view(np.float32)
     strides = [stride * flat.itemsize for stride in tensor.strides]

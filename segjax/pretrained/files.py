@@ -5,7 +5,7 @@ import pathlib
 import shlex
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,40 +17,46 @@ from segjax.core.paths import CAFFE, HUB, WEIGHT_SUFFIXES
 from segjax.errors import InputError
 from segjax.pretrained import archives
 
-# Where training scripts keep the tensors; the first that is there counts.
 _WRAPPERS = (
     *('state_dict', 'model_state_dict', 'model_state', 'model', 'net', 'network', 'weights'),
     *('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema'),
 )
-# What wrappers around a net put in front of the names of its tensors.
+"""Keys under which training scripts keep the tensors. The first existing key counts."""
 _PREFIXES = ('module.', 'model.', '_orig_mod.', 'net.', 'network.')
-_DEEPEST = 4  # wrappers around wrappers
+"""Starts of tensor names that wrappers around a net add."""
+_DEEPEST = 4
+"""Largest number of wrappers around each other."""
 _WHERE = 'config.init_from.path'
 
 
 def refuse_other_file(path: str) -> None:
-    """Raises InputError for a file of another kind, where only a folder of ours is left to expect."""
+    """Raises InputError for a path that is neither a file of weights nor a folder."""
     file = pathlib.Path(path).expanduser()
     if file.is_dir():
         return
-    got = f'{file}, ' + (
-        'a file of another kind' if file.exists() else 'which is no file and no folder'
-    )
+    if file.exists():
+        kind = 'a file of another kind'
+        fix = _SAVE_ANEW
+    else:
+        kind = 'which is no file and no folder'
+        fix = 'the path of a file or folder, or hf:owner/name/file'
     expected = f'a run folder of segjax, or a file of weights ({", ".join(WEIGHT_SUFFIXES)})'
-    fix = _SAVE_ANEW if file.exists() else 'the path of a file or folder, or hf:owner/name/file'
-    raise InputError(_WHERE, got=got, expected=expected, fix=fix)
+    raise InputError(_WHERE, got=f'{file}, {kind}', expected=expected, fix=fix)
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """{name: array} of a file; InputError for one that is absent, damaged, or needs what is not installed."""
+    """Returns {name: array} of a file.
+
+    Raises:
+      InputError: the file is absent, damaged or a caffemodel, or needs a package that is not
+        installed.
+    """
     if path.endswith(CAFFE):
         raise InputError(
             _WHERE,
             got=path,
             expected=f'a file of weights ({", ".join(WEIGHT_SUFFIXES)})',
-            fix='where pycaffe is: python -c "import sys, caffe, numpy; net = caffe.Net(*sys.argv[1:3], caffe.TEST); '
-            "numpy.savez('weights.npz', **{f'{layer}.{kind}': blob.data for layer, blobs in net.params.items() "
-            "for kind, blob in zip(('weight', 'bias'), blobs)})\" deploy.prototxt " + path,
+            fix=_CONVERT_CAFFE + path,
         )
     file = _download(path) if path.startswith(HUB) else pathlib.Path(path).expanduser()
     if not file.is_file():
@@ -58,7 +64,8 @@ def read(path: str) -> dict[str, np.ndarray]:
             _WHERE,
             got=f'{file}, which is {"a folder" if file.is_dir() else "no file"}',
             expected=f'a file of weights ({", ".join(WEIGHT_SUFFIXES)})',
-            fix='a run whose stages all have a checkpoint needs it no more: --config.init_from.path=',
+            fix='a run whose stages all have a checkpoint works without the file: '
+            '--config.init_from.path=',
         )
     _check_start(file)
     try:
@@ -70,6 +77,7 @@ def read(path: str) -> dict[str, np.ndarray]:
             str(file),
             got=f'a file that cannot be read ({error})',
             expected='a whole file of weights',
+            # NumPy's error names its argument allow_pickle= if a file has more than plain arrays.
             fix=_SAVE_ANEW if 'pickle=' in str(error) else 'fetch it again',
         ) from error
     if not tensors:
@@ -82,37 +90,55 @@ def read(path: str) -> dict[str, np.ndarray]:
     return tensors
 
 
-# NumPy names its argument allow_pickle= where a file holds more than plain arrays.
+_CONVERT_CAFFE = (
+    'where pycaffe is: python -c "import sys, caffe, numpy; '
+    'net = caffe.Net(*sys.argv[1:3], caffe.TEST); '
+    "numpy.savez('weights.npz', **{f'{layer}.{kind}': blob.data "
+    'for layer, blobs in net.params.items() '
+    "for kind, blob in zip(('weight', 'bias'), blobs)})\" deploy.prototxt "
+)
+"""Command that converts a caffemodel, whose path follows."""
+
 _SAVE_ANEW = "save plain arrays under their names: numpy.savez('weights.npz', **{name: array})"
 
 _DAMAGED = (
     *(safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, archives.TorchFileError),
     *(OSError, ValueError, KeyError, EOFError, TypeError, AttributeError),
 )
+"""Errors that a damaged file may cause."""
 
 
 def _read_file(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a file by the reader of its ending."""
     if file.name.endswith('.safetensors'):
         return _read_safetensors(file)
     if file.name.endswith('.npz'):
-        content = np.load(file, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            got = f'a single array of shape {content.shape}, without a name'
-            raise InputError(
-                str(file), got=got, expected='arrays under their names', fix=_SAVE_ANEW
-            )
-        with content as tensors:
-            return dict(tensors)
+        return _read_npz(file)
     return _read_torch(file)
 
 
+def _read_npz(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a file of NumPy."""
+    content = np.load(file, allow_pickle=False)
+    if isinstance(content, np.ndarray):
+        raise InputError(
+            str(file),
+            got=f'a single array of shape {content.shape}, without a name',
+            expected='arrays under their names',
+            fix=_SAVE_ANEW,
+        )
+    with content as tensors:
+        return dict(tensors)
+
+
 def _read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the tensors of a file; bfloat16, which NumPy lacks, as float32."""
+    """Returns the tensors of a safetensors file, bfloat16 as float32."""
     with safetensors.safe_open(file, 'numpy') as content:
         names = list(content.keys())
         halves = {name for name in names if content.get_slice(name).get_dtype() == 'BF16'}
         tensors = {name: content.get_tensor(name) for name in names if name not in halves}
     if halves:
+        # NumPy has no bfloat16, the upper half of a float32.
         entries = dict(safetensors.deserialize(file.read_bytes()))
         for name in halves:
             wide = np.frombuffer(entries[name]['data'], np.uint16).astype(np.uint32) << 16
@@ -121,7 +147,11 @@ def _read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def write(path: str, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes {name: array} as .safetensors or .npz."""
+    """Writes {name: array} to a file.
+
+    Raises:
+      InputError: the path ends neither with .safetensors nor with .npz.
+    """
     arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     if path.endswith('.safetensors'):
         safetensors.numpy.save_file(arrays, path)
@@ -132,6 +162,7 @@ def write(path: str, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def _installed(module: str, path: str, fix: str):
+    """Returns an optional module; InputError with `fix` if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -141,38 +172,45 @@ def _installed(module: str, path: str, fix: str):
 
 
 def _read_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the tensors of a torch file, out of what training scripts put around them."""
+    """Returns the tensors of a torch file, without the dicts of training scripts around them."""
     content = archives.read(file)
     if not isinstance(content, Mapping):
+        is_module = isinstance(content, archives.Unknown)
         raise InputError(
             str(file),
-            got=f'a whole {"module" if isinstance(content, archives.Unknown) else type(content).__name__}',
+            got=f'a whole {"module" if is_module else type(content).__name__}',
             expected='a dict of tensors saved by torch',
-            fix="save it anew where its code is: torch.save(model.state_dict(), 'weights.pth')",
+            fix=_SAVE_STATE,
         )
-    keys, place = [str(key) for key in content], ''
+    keys = [str(key) for key in content]
+
+    # The first copy counts. A note says how to save each further copy to a file.
+    place = ''
     while copies := _wrappers(content):
         for other in copies[1:]:
             tell(_second_copy(file, place, copies[0], other))
         content = content[copies[0]]
         place += f'[{copies[0]!r}]'
-    tensors = {
-        name: x
-        for name, x in content.items()
-        if isinstance(name, str) and isinstance(x, np.ndarray)
-    }
+
+    tensors = {}
+    for name, value in content.items():
+        if isinstance(name, str) and isinstance(value, np.ndarray):
+            tensors[name] = value
     if not tensors:
         raise InputError(
             str(file),
             got='no tensors under names, but ' + (', '.join(keys[:8]) or 'nothing'),
             expected=f'a dict of tensors, or one of {", ".join(_WRAPPERS)} with it',
-            fix="save it anew where its code is: torch.save(model.state_dict(), 'weights.pth')",
+            fix=_SAVE_STATE,
         )
     return tensors
 
 
+_SAVE_STATE = "save it anew where its code is: torch.save(model.state_dict(), 'weights.pth')"
+
+
 def _wrappers(content: Mapping) -> list[str]:
-    """Returns the keys under which a training script's dict holds tensors; the first of them counts."""
+    """Returns the keys under which the dict of a training script holds tensors."""
     return [key for key in _WRAPPERS if _holds_tensors(content.get(key))]
 
 
@@ -180,34 +218,48 @@ def _holds_tensors(value: Any) -> bool:
     """Returns whether a value is a dict with a tensor under some name, or a dict of such dicts."""
     if not isinstance(value, Mapping):
         return False
-    return any(
-        isinstance(name, str) and (isinstance(inner, np.ndarray) or _holds_tensors(inner))
-        for name, inner in value.items()
-    )
+    for name, inner in value.items():
+        if isinstance(name, str) and (isinstance(inner, np.ndarray) or _holds_tensors(inner)):
+            return True
+    return False
 
 
-def _second_copy(file: pathlib.Path, place: str, taken: str, other: str) -> Note:
-    """Returns the note about tensors that a file holds beside those that are taken."""
+def _second_copy(file: pathlib.Path, place: str, loaded: str, other: str) -> Note:
+    """Returns the note about a second copy of the tensors in a file.
+
+    Args:
+      file: with both copies.
+      place: keys around both, as in Python: "['model']".
+      loaded: key of the copy that is loaded.
+      other: key of the second copy.
+    """
     copy = str(file.with_name(f'{file.name.partition(".")[0]}_{other}.pth'))
     load = f"load({str(file)!r}, 'cpu', weights_only=False){place}[{other!r}]"
     fix = 'python -c ' + shlex.quote(f'from torch import load, save; save({load}, {copy!r})')
-    return Note(str(file), f'{taken!r} is taken, {other!r} is not; this saves it to {copy}', fix)
+    return Note(str(file), f'{loaded!r} is loaded, {other!r} is not; this saves it to {copy}', fix)
 
 
 def without_prefixes(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the tensors without 'module.', 'model.' and the like, in front of more than half of the names."""
-    found = dict(tensors)
+    """Removes 'module.', 'model.' and similar prefixes of more than half of the names.
+
+    Names are kept if two of them would become equal.
+    """
+    tensors = dict(tensors)
     for _ in range(_DEEPEST):
-        shared = [
-            p for p in _PREFIXES if 2 * sum(name.startswith(p) for name in found) > len(found)
-        ]
-        if not shared:
+        prefix = _shared_prefix(tensors)
+        stripped = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        if not prefix or len(stripped) < len(tensors):
             break
-        stripped = {name.removeprefix(shared[0]): tensor for name, tensor in found.items()}
-        if len(stripped) < len(found):
-            break
-        found = stripped
-    return found
+        tensors = stripped
+    return tensors
+
+
+def _shared_prefix(names: Collection[str]) -> str:
+    """Returns the first of `_PREFIXES` that more than half of the names have; '' if none."""
+    for prefix in _PREFIXES:
+        if 2 * sum(name.startswith(prefix) for name in names) > len(names):
+            return prefix
+    return ''
 
 
 _STARTS = (
@@ -220,19 +272,25 @@ _STARTS = (
     (b'{"', 'a JSON text, not weights', 'fetch the file again, by the link of the file itself'),
     (b'', 'an empty file', 'fetch the file again'),
 )
-"""(first bytes of a file, what it is, what helps) of files that are no weights; '' stands for no bytes at all."""
+"""(first bytes, kind, fix) of files that are no weights. Empty files have the first bytes b''."""
 
 
 def _check_start(file: pathlib.Path) -> None:
-    """Raises InputError for a file whose first bytes say that it holds no weights."""
+    """Raises InputError for a file whose first bytes show that it holds no weights."""
     with file.open('rb') as stream:
         start = stream.read(64).lstrip()
     for first, got, fix in _STARTS:
-        if start.startswith(first) if first else not start:
+        is_match = start.startswith(first) if first else not start
+        if is_match:
             raise InputError(str(file), got=got, expected='a whole file of weights', fix=fix)
 
 
 def _download(path: str) -> pathlib.Path:
+    """Returns the local copy of a file of the hub.
+
+    Raises:
+      InputError: not the form hf:owner/name/file, no package for the hub, or no such file.
+    """
     owner, name, file = (*path.removeprefix(HUB).split('/', 2), '', '')[:3]
     if not file or not file.endswith(WEIGHT_SUFFIXES):
         raise InputError(
@@ -243,9 +301,11 @@ def _download(path: str) -> pathlib.Path:
     hub = _installed('huggingface_hub', path, 'pip install huggingface_hub, or give a file')
     try:
         return pathlib.Path(hub.hf_hub_download(f'{owner}/{name}', file))
-    except Exception as error:  # of many kinds: no network, no such repository, no such file
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        fix = 'check the name and the network, or fetch the file elsewhere and give its path'
+    except Exception as error:  # Many types: no network, no such repository, no such file.
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            _WHERE, got=f'{path}: {first[:200]}', expected='a file of the hub', fix=fix
+            _WHERE,
+            got=f'{path}: {first_line[:200]}',
+            expected='a file of the hub',
+            fix='check the name and the network, or fetch the file elsewhere and give its path',
         ) from error

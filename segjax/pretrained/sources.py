@@ -1,7 +1,26 @@
-"""The releases whose weights can be read: how they name our arrays, what may differ, and how they prepare images.
+"""The releases whose weights can be read: names, allowed differences, preparation of images.
 
-A source is data. Its rules turn a path of ours into the release's name; the importer asks the file for that name, and
-the exporter writes it, so the two cannot disagree.
+A `Naming` is data. Its rules turn the path of a module of ours into the name in the release. The
+importer asks the file for that name, and the exporter writes it, so the two cannot disagree.
+
+A worked example, SOURCES['resnet']. Its three rules and the final '/' turn a module of ours, inside
+any net with a ResNet, into the name of torchvision:
+
+    cp/resnet/layer2_0/downsample_1    our module; `anchor` = 'resnet' removes 'cp/'
+    resnet/layer2_0/downsample_1       rule ('^resnet/', '')
+    layer2_0/downsample_1              rule (r'layer(\d)_(\d+)', r'layer\1.\2')
+    layer2.0/downsample_1              rule (r'downsample_(\d)', r'downsample.\1')
+    layer2.0/downsample.1              '/' becomes '.'
+    layer2.0.downsample.1              convert.py adds the name of the array: '.running_var'
+
+To add a source:
+
+  1. Write pairs of our names and theirs into NAMES of tests/pretrained/test_sources.py, for each
+     kind of layer, from the code or a file of the release.
+  2. Add a Naming with rules until the test of the pairs passes.
+  3. Choose `marks` that no file of another release has. If the names cannot be told apart, the user
+     must choose (see `detect`).
+  4. Say in `notes` how a net must be built for these weights, where their shapes do not show it.
 """
 
 import re
@@ -9,33 +28,39 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from segjax.errors import InputError, unknown_name
-from segjax.models.backbones.vgg import STAGES
 
-NOTHING = r'(?!)'  # a pattern that matches nothing
+NOTHING = r'(?!)'
+"""A pattern that matches nothing."""
 
 
 class Naming(NamedTuple):
-    """One naming of weights. Patterns match whole names; paths of ours are 'layer1_0/conv1', without the array's name.
+    """The names of the tensors of one release.
 
-    release     whose it is, for messages
-    fits        the nets of ours that take it, for messages
+    Paths of ours are those of modules, e.g. 'resnet/layer1_0/conv1'. If there is an `anchor`, they
+    are relative to its parent. Patterns match whole names, except in `names` and `aliases`.
+
+    release     the release, for messages
+    fits        the nets of ours that load it, for messages
     scheme      how its images were prepared, a key of ops.images.SCHEMES
     marks       patterns of tensor names, all of which a file in this naming has
-    names       (pattern, replacement) of re.sub, in turn: a path of ours -> the release's name; '/' becomes '.' last
-    anchor      module of ours that the names are relative to the parent of, wherever it is; '': the whole net
-    scope       paths of ours, from there, that the release has
-    aliases     (pattern, replacement) of re.sub on the file's names, for older versions of the release
-    may_lack    paths of ours that the file need not have
-    classifier  paths of ours that depend on the number of classes: another number, or none, is no error
-    may_differ  paths of ours that may have any other shape, or be absent
-    surplus     tensor names that need no place with us
-    transposed  paths of ours that are transposed convolutions
-    sampled     (pattern of paths of ours, (outputs, inputs, extent)): layers of which a net of ours
-                may have a sample. The release's layer has so many times our outputs and inputs, and
-                a kernel of extent x extent
-    numbered    what stands in paths of ours, and is left in place by `names`, for modules that the release numbers
-                through: it becomes its place, from 0, among all that the net has, in the order of the numbers in it
-    notes       (pattern of a path of ours, what to tell the user of a net that has it)
+    names       (pattern, replacement) of re.sub, applied in turn to a path of ours. The result is
+                the release's name, with '/' for '.'
+    anchor      module of ours that the release consists of, anywhere in a net; '': the whole net
+    scope       pattern of the paths of ours that the release has
+    aliases     (pattern, replacement) of re.sub on the names in a file, for older versions
+    may_lack    pattern of paths that a file need not have
+    classifier  pattern of paths that depend on the number of classes. Another number, or an absent
+                tensor, is no error
+    may_differ  pattern of paths that may have any other shape, or be absent
+    surplus     pattern of tensor names that need no place in a net of ours
+    transposed  pattern of paths that are transposed convolutions
+    sampled     (pattern of paths, (outputs, inputs, extent)) of layers of which a net of ours may
+                have a sample. The release's layer has so many times our outputs and inputs, and a
+                kernel of extent x extent
+    numbered    pattern of the part of a path that becomes a running number, for modules that a
+                release numbers through. `names` must leave this part as it is. Numbers start at 0
+                and follow the numbers inside the part, among all modules of the net
+    notes       (pattern of a path, note for the user of a net that has it)
     """
 
     release: str
@@ -56,24 +81,35 @@ class Naming(NamedTuple):
     notes: tuple[tuple[str, str], ...] = ()
 
     def numbers(self, paths: Iterable[str]) -> dict[str, str]:
-        """What `theirs` puts for each match of `numbered`, in a net with the modules `paths`."""
-        inside = (path for path in paths if re.fullmatch(self.scope, path))
-        found = {match[0] for path in inside if (match := re.search(self.numbered, path))}
-        order = sorted(found, key=lambda one: [int(n) for n in re.findall(r'\d+', one)])
-        return {one: str(i) for i, one in enumerate(order)}
+        """Returns {match of `numbered`: running number} of a net with the modules `paths`."""
+        matches = set()
+        for path in paths:
+            match = re.search(self.numbered, path)
+            if match and re.fullmatch(self.scope, path):
+                matches.add(match[0])
+        order = sorted(matches, key=lambda match: [int(n) for n in re.findall(r'\d+', match)])
+        return {match: str(i) for i, match in enumerate(order)}
 
     def theirs(self, path: str, numbers: Mapping[str, str]) -> str:
-        """The release's name of a module of ours; `numbers` of the net that it is of."""
+        """Returns the release's name of a module of ours.
+
+        Args:
+          path: of our module.
+          numbers: from `numbers`, of the net with this module.
+        """
         for pattern, replacement in self.names:
             path = re.sub(pattern, replacement, path)
-        return re.sub(self.numbered, lambda match: numbers[match[0]], path).replace('/', '.')
+        path = re.sub(self.numbered, lambda match: numbers[match[0]], path)
+        return path.replace('/', '.')
 
     def canonical(self, name: str) -> str:
-        """A tensor's name without what wrappers and older versions put into it."""
+        """Returns a tensor's name without the parts that wrappers and older versions add."""
         for pattern, replacement in ((r'^module\.', ''), *self.aliases):
             name = re.sub(pattern, replacement, name)
         return name
 
+
+# --- rules that several namings share -------------------------------------------------------------
 
 _RESNET = (
     (r'layer(\d)_(\d+)', r'layer\1.\2'),
@@ -82,15 +118,18 @@ _RESNET = (
 )
 _STRIDES = (
     'aspp/c0',
-    "trained with strides on the 3x3 convolutions; those of deeplab_v2, as of source 'kazuto', are on the 1x1",
+    'trained with strides on the 3x3 convolutions; deeplab_v2 has them on the 1x1 convolutions, '
+    "as the weights of source 'kazuto'",
 )
-_VGG_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-_VGG_LAYERS = [
-    f'conv{i}_{j}' for i, (count, _) in enumerate(STAGES, start=1) for j in range(1, count + 1)
-]
+_VGG = (
+    *(('conv1_1', 0), ('conv1_2', 2), ('conv2_1', 5), ('conv2_2', 7)),
+    *(('conv3_1', 10), ('conv3_2', 12), ('conv3_3', 14)),
+    *(('conv4_1', 17), ('conv4_2', 19), ('conv4_3', 21)),
+    *(('conv5_1', 24), ('conv5_2', 26), ('conv5_3', 28)),
+)
 
-# VGG16's classifier has arrays of 4096 x 512 x 7 x 7 and 4096 x 4096 x 1 x 1. Those of LargeFOV have
-# 1024 x 512 x 3 x 3 and 1024 x 1024 x 1 x 1.
+# fc6 and fc7 of VGG16 have 4096 x 512 x 7 x 7 and 4096 x 4096 x 1 x 1 numbers. Those of LargeFOV
+# have 1024 x 512 x 3 x 3 and 1024 x 1024 x 1 x 1.
 _VGG_CLASSIFIER = (('fc6', (4, 1, 7)), ('fc7', (4, 4, 1)))
 _IN_VGG = dict(anchor='vgg', scope='vgg/.*|fc6|fc7', may_differ='fc6|fc7', sampled=_VGG_CLASSIFIER)
 
@@ -111,7 +150,7 @@ _TIMM_EFFICIENTNET = dict(
     ),
     names=(
         (r'^efficientnet/', ''),
-        # timm counts layers that are there: blocks of the first stage do not expand.
+        # timm counts existing layers only. Blocks of the first stage do not expand.
         (r'^(?!blocks_0_)(.*)\bbn(\d)$', lambda m: f'{m[1]}bn{int(m[2]) + 1}'),
         (r'^(blocks_0_\d+)/project_conv$', r'\1/conv_pw'),
         ('expand_conv$', 'conv_pw'),
@@ -124,28 +163,28 @@ _TIMM_EFFICIENTNET = dict(
     **_IN_EFFICIENTNET,
 )
 
+# --- the namings ----------------------------------------------------------------------------------
+
 SOURCES = {
     'resnet': Naming(
-        'torchvision and timm, ResNet (ImageNet)',
-        "nets with a ResNet of the file's depth and stem; timm's resnet50s has the stem of PSPNet",
-        'imagenet',
-        (r'conv1(\.0)?\.weight', r'bn1\.weight', r'layer1\.0\.conv1\.weight'),
-        ((r'^resnet/', ''), *_RESNET),
+        release='torchvision and timm, ResNet (ImageNet)',
+        fits="nets with a ResNet of the file's depth and stem; timm's resnet50s has the stem of "
+        'PSPNet',
+        scheme='imagenet',
+        marks=(r'conv1(\.0)?\.weight', r'bn1\.weight', r'layer1\.0\.conv1\.weight'),
+        names=((r'^resnet/', ''), *_RESNET),
         anchor='resnet',
         scope='resnet/.*',
         surplus=r'fc\..*',
         notes=(_STRIDES,),
     ),
     'vgg': Naming(
-        'torchvision, VGG16 (ImageNet)',
-        'fcn, and deeplab_largefov, which has every fourth channel of fc6 and fc7',
-        'imagenet',
-        (r'features\.0\.weight', r'features\.2\.weight', r'features\.28\.weight'),
-        (
-            *(
-                (f'^vgg/{ours}$', f'features.{place}')
-                for ours, place in zip(_VGG_LAYERS, _VGG_PLACES, strict=True)
-            ),
+        release='torchvision, VGG16 (ImageNet)',
+        fits='fcn, and deeplab_largefov, which has every fourth channel of fc6 and fc7',
+        scheme='imagenet',
+        marks=(r'features\.0\.weight', r'features\.2\.weight', r'features\.28\.weight'),
+        names=(
+            *((f'^vgg/{ours}$', f'features.{number}') for ours, number in _VGG),
             ('^fc6$', 'classifier.0'),
             ('^fc7$', 'classifier.3'),
         ),
@@ -153,46 +192,46 @@ SOURCES = {
         **_IN_VGG,
     ),
     'vgg_caffe': Naming(
-        'Caffe, VGG16 (ImageNet), each array as layer.weight or layer.bias',
-        'fcn, and deeplab_largefov, which has every fourth channel of fc6 and fc7',
-        'caffe',
-        (r'conv1_1\.weight', r'conv5_3\.weight'),
-        ((r'^vgg/', ''),),
+        release='Caffe, VGG16 (ImageNet), each array as layer.weight or layer.bias',
+        fits='fcn, and deeplab_largefov, which has every fourth channel of fc6 and fc7',
+        scheme='caffe',
+        marks=(r'conv1_1\.weight', r'conv5_3\.weight'),
+        names=((r'^vgg/', ''),),
         surplus=r'fc8\..*',
         **_IN_VGG,
     ),
     'largefov_caffe': Naming(
-        'Caffe, DeepLab-LargeFOV, each array as layer.weight or layer.bias',
-        'deeplab_largefov',
-        'deeplab',
-        (r'conv1_1\.weight', r'conv5_3\.weight', r'fc6\.weight', r'fc8_voc12\.weight'),
-        ((r'^vgg/', ''), ('^fc8$', 'fc8_voc12')),
-        # The second of the four branches of DeepLab-v2's VGG16 has a dilation of 12, as LargeFOV.
+        release='Caffe, DeepLab-LargeFOV, each array as layer.weight or layer.bias',
+        fits='deeplab_largefov',
+        scheme='deeplab',
+        marks=(r'conv1_1\.weight', r'conv5_3\.weight', r'fc6\.weight', r'fc8_voc12\.weight'),
+        names=((r'^vgg/', ''), ('^fc8$', 'fc8_voc12')),
+        # Of the four branches of DeepLab-v2's VGG16 the second has LargeFOV's dilation of 12.
         aliases=((r'^fc([67])_2\.', r'fc\1.'), (r'^fc8_[a-z]+\d*(_2)?\.', 'fc8_voc12.')),
         classifier='fc8',
-        # The other branches; learned dilations, which are biases of these layers, start anew.
+        # The other branches, and learned dilations, which are biases of these layers.
         surplus=r'fc[678]_(\w+_)?[134]\..*|hole_conv\w*\..*',
     ),
     'xception': Naming(
-        'timm, Xception-41, 65, 71 (ImageNet, converted from the DeepLab release)',
-        "deeplab_v3plus with a Xception of the file's depth",
-        'symmetric',
-        (r'stem\.0\.conv\.weight', r'blocks\.0\.stack\.conv1\.conv_dw\.weight'),
-        ((r'^xception/', ''), (r'(stem|blocks)_(\d+)', r'\1.\2')),
+        release='timm, Xception-41, 65, 71 (ImageNet, converted from the DeepLab release)',
+        fits="deeplab_v3plus with a Xception of the file's depth",
+        scheme='symmetric',
+        marks=(r'stem\.0\.conv\.weight', r'blocks\.0\.stack\.conv1\.conv_dw\.weight'),
+        names=((r'^xception/', ''), (r'(stem|blocks)_(\d+)', r'\1.\2')),
         anchor='xception',
         scope='xception/.*',
         surplus=r'head\.fc\..*',
     ),
     'efficientnet_torchvision': Naming(
-        'torchvision, EfficientNet-B0 to B7 (ImageNet)',
-        "nets with an EfficientNet of the file's variant",
-        'imagenet',
-        (
+        release='torchvision, EfficientNet-B0 to B7 (ImageNet)',
+        fits="nets with an EfficientNet of the file's variant",
+        scheme='imagenet',
+        marks=(
             r'features\.0\.0\.weight',
             r'features\.1\.0\.block\.1\.fc1\.weight',
             r'features\.8\.0\.weight',
         ),
-        (
+        names=(
             (r'^efficientnet/', ''),
             ('^conv_stem$', 'features.0.0'),
             ('^bn0$', 'features.0.1'),
@@ -216,15 +255,15 @@ SOURCES = {
         notes=(
             (
                 _STEM,
-                "run with padding='symmetric', and norm_epsilon=1e-5, norm_decay=0.9 for b0 to b4; 1e-3 and 0.99 for "
-                "b5 to b7, which are the authors' weights",
+                "run with padding='symmetric', and norm_epsilon=1e-5, norm_decay=0.9 for b0 to b4; "
+                "1e-3 and 0.99 for b5 to b7, which are the authors' weights",
             ),
         ),
     ),
     'efficientnet_timm': Naming(
-        'timm, efficientnet_b0 to b7 (ImageNet, trained in torch)',
-        "nets with an EfficientNet of the file's variant and padding='symmetric'",
-        'imagenet',
+        release='timm, efficientnet_b0 to b7 (ImageNet, trained in torch)',
+        fits="nets with an EfficientNet of the file's variant and padding='symmetric'",
+        scheme='imagenet',
         **_TIMM_EFFICIENTNET,
         notes=(
             (_STEM, "trained with padding='symmetric', norm_epsilon=1e-5, norm_decay=0.9"),
@@ -232,9 +271,9 @@ SOURCES = {
         ),
     ),
     'efficientnet_timm_tf': Naming(
-        "timm, tf_efficientnet_b0 to b7 (ImageNet, the authors' weights)",
-        "nets with an EfficientNet of the file's variant and padding='same'",
-        'imagenet',
+        release="timm, tf_efficientnet_b0 to b7 (ImageNet, the authors' weights)",
+        fits="nets with an EfficientNet of the file's variant and padding='same'",
+        scheme='imagenet',
         **_TIMM_EFFICIENTNET,
         notes=(
             (_STEM, "trained with padding='same', norm_epsilon=1e-3, norm_decay=0.99"),
@@ -242,11 +281,16 @@ SOURCES = {
         ),
     ),
     'efficientnet_pytorch': Naming(
-        "lukemelas/EfficientNet-PyTorch, EfficientNet-B0 to B7 (ImageNet, the authors' weights)",
-        "nets with an EfficientNet of the file's variant and padding='same'",
-        'imagenet',
-        (r'_conv_stem\.weight', r'_blocks\.0\._depthwise_conv\.weight', r'_conv_head\.weight'),
-        (
+        release='lukemelas/EfficientNet-PyTorch, EfficientNet-B0 to B7 (ImageNet, '
+        "the authors' weights)",
+        fits="nets with an EfficientNet of the file's variant and padding='same'",
+        scheme='imagenet',
+        marks=(
+            r'_conv_stem\.weight',
+            r'_blocks\.0\._depthwise_conv\.weight',
+            r'_conv_head\.weight',
+        ),
+        names=(
             ('^classifier$', 'fc'),
             (r'^efficientnet/', ''),
             (r'(\w+)$', r'_\1'),
@@ -261,11 +305,11 @@ SOURCES = {
         ),
     ),
     'semseg': Naming(
-        'hszhao/semseg, PSPNet',
-        "pspnet of the file's depth",
-        'imagenet',
-        (r'layer0\.0\.weight', r'ppm\.features\.0\.1\.weight', r'cls\.0\.weight'),
-        (
+        release='hszhao/semseg, PSPNet',
+        fits="pspnet of the file's depth",
+        scheme='imagenet',
+        marks=(r'layer0\.0\.weight', r'ppm\.features\.0\.1\.weight', r'cls\.0\.weight'),
+        names=(
             (r'^resnet/bn1$', 'layer0.7'),
             (r'^resnet/conv1_(\d)$', r'layer0.\1'),
             (r'^resnet/', ''),
@@ -278,11 +322,11 @@ SOURCES = {
         surplus=r'aux\..*',
     ),
     'semseg_resnet': Naming(
-        'hszhao/semseg, ResNet with three convolutions in its stem (ImageNet)',
-        "pspnet of the file's depth, deeplab_v3plus with a ResNet and bisenet with stem='3x3'",
-        'imagenet',
-        (r'conv1\.weight', r'conv3\.weight', r'bn3\.weight', r'layer1\.0\.conv1\.weight'),
-        (
+        release='hszhao/semseg, ResNet with three convolutions in its stem (ImageNet)',
+        fits="pspnet of the file's depth, deeplab_v3plus with a ResNet and bisenet with stem='3x3'",
+        scheme='imagenet',
+        marks=(r'conv1\.weight', r'conv3\.weight', r'bn3\.weight', r'layer1\.0\.conv1\.weight'),
+        names=(
             (r'^resnet/', ''),
             (r'^bn1$', 'bn3'),
             (r'^conv1_0$', 'conv1'),
@@ -298,40 +342,44 @@ SOURCES = {
         notes=(_STRIDES,),
     ),
     'coin': Naming(
-        'CoinCheung/BiSeNet, first version',
-        "bisenet with release='coin'",
-        'cityscapes',
-        (r'cp\.resnet\.conv1\.weight', r'sp\.conv1\.conv\.weight', r'ffm\.convblk\.conv\.weight'),
-        _RESNET,
+        release='CoinCheung/BiSeNet, first version',
+        fits="bisenet with release='coin'",
+        scheme='cityscapes',
+        marks=(
+            r'cp\.resnet\.conv1\.weight',
+            r'sp\.conv1\.conv\.weight',
+            r'ffm\.convblk\.conv\.weight',
+        ),
+        names=_RESNET,
         may_lack=r'conv_out(16|32)/.*',
         classifier=r'conv_out(16|32)?/conv_out',
     ),
     'erfnet': Naming(
-        'Eromera/erfnet_pytorch',
-        'erfnet',
-        'unit',
-        (r'encoder\.initial_block\.conv\.weight', r'decoder\.output_conv\.weight'),
-        ((r'layers_(\d+)', r'layers.\1'),),
+        release='Eromera/erfnet_pytorch',
+        fits='erfnet',
+        scheme='unit',
+        marks=(r'encoder\.initial_block\.conv\.weight', r'decoder\.output_conv\.weight'),
+        names=((r'layers_(\d+)', r'layers.\1'),),
         may_lack='encoder/output_conv',
         classifier='(en|de)coder/output_conv',
         surplus=r'encoder\.output_conv\..*',
         transposed=r'decoder/(layers_\d+/conv|output_conv)',
     ),
     'erfnet_encoder': Naming(
-        'Eromera/erfnet_pytorch, encoder (ImageNet)',
-        'erfnet',
-        'imagenet',
-        (r'features\.encoder\.initial_block\.conv\.weight',),
-        ((r'^encoder/', 'features.encoder/'), (r'layers_(\d+)', r'layers.\1')),
+        release='Eromera/erfnet_pytorch, encoder (ImageNet)',
+        fits='erfnet',
+        scheme='imagenet',
+        marks=(r'features\.encoder\.initial_block\.conv\.weight',),
+        names=((r'^encoder/', 'features.encoder/'), (r'layers_(\d+)', r'layers.\1')),
         scope=r'encoder/(initial_block|layers_\d+)/.*',
         surplus=r'classifier\..*',
     ),
     'kazuto': Naming(
-        'kazuto1011/deeplab-pytorch, DeepLab-v2',
-        "deeplab_v2 of the file's depth",
-        'deeplab',
-        (r'layer1\.conv1\.conv\.weight', r'layer2\.block1\.reduce\.conv\.weight'),
-        (
+        release='kazuto1011/deeplab-pytorch, DeepLab-v2',
+        fits="deeplab_v2 of the file's depth",
+        scheme='deeplab',
+        marks=(r'layer1\.conv1\.conv\.weight', r'layer2\.block1\.reduce\.conv\.weight'),
+        names=(
             (r'^resnet/(conv|bn)1$', r'layer1.conv1.\1'),
             (r'^resnet/layer(\d)_(\d+)', lambda m: f'layer{int(m[1]) + 1}.block{int(m[2]) + 1}'),
             (r'/(conv|bn)1$', r'.reduce.\1'),
@@ -346,57 +394,66 @@ SOURCES = {
             (r'^aspp\.stages\.', 'aspp.'),
         ),
         classifier=r'aspp/c\d',
-        surplus=r'fc\..*',  # the weights of MS-COCO end in one convolution in place of the pyramid
+        # The weights of MS-COCO have a single convolution instead of the pyramid.
+        surplus=r'fc\..*',
     ),
 }
-"""By the name that config.init_from.source knows them by."""
+"""Names that config.init_from.source can have -> namings."""
 
 
 def detect(names: Collection[str], where: str, source: str = '') -> str:
-    """The key of SOURCES that tensor `names` are in; InputError if none or several are.
+    """Returns the key of SOURCES that the names of a file's tensors belong to.
 
     Args:
-      names: of the file's tensors.
-      where: the file, for the error.
-      source: the key that the user gave, which is taken; '': find out.
+      names: of the tensors.
+      where: name of the file, for errors.
+      source: the key that the user chose. It is returned without a look at the names. '': detect.
+
+    Raises:
+      InputError: no naming fits, or several, or there is no such source.
     """
     if source:
         if source not in SOURCES:
             raise unknown_name('config.init_from.source', source, SOURCES)
         return source
-    found = [key for key, one in SOURCES.items() if _has_marks(one, names)]
-    # A naming with more marks is the closer one: semseg's ResNet has all names of torchvision's, and a conv3.
-    most = max((len(SOURCES[key].marks) for key in found), default=0)
-    found = [key for key in found if len(SOURCES[key].marks) == most]
-    if len(found) == 1:
-        return found[0]
+    candidates = [key for key, naming in SOURCES.items() if _has_marks(naming, names)]
+    # More marks are a closer fit. semseg's ResNet has all names of torchvision's, and a conv3.
+    most = max((len(SOURCES[key].marks) for key in candidates), default=0)
+    candidates = [key for key in candidates if len(SOURCES[key].marks) == most]
+    if len(candidates) == 1:
+        return candidates[0]
+    fit = f'which could be {" or ".join(candidates)}' if candidates else 'in no known naming'
+    known = '; '.join(f'{naming.release} ({key})' for key, naming in SOURCES.items())
     raise InputError(
         where,
-        got=f'{len(names)} tensors: {", ".join(sorted(names)[:4])}, ... '
-        + (f'which could be {" or ".join(found)}' if found else 'in no known naming'),
-        expected='weights in the naming of '
-        + '; '.join(f'{one.release} ({key})' for key, one in SOURCES.items()),
-        fix=_source_argument(found, names),
+        got=f'{len(names)} tensors: {", ".join(sorted(names)[:4])}, ... {fit}',
+        expected=f'weights in the naming of {known}',
+        fix=_source_argument(candidates, names),
     )
 
 
-def _source_argument(found: Sequence[str], names: Collection[str]) -> str:
-    """Returns the argument that names a source: of those that fit, or the one of whose marks most are there."""
-    if found:
-        return f'--config.init_from.source={" or ".join(found)}'
+def _source_argument(candidates: Sequence[str], names: Collection[str]) -> str:
+    """Returns the argument that names a source.
 
-    def share(source: Naming) -> float:
-        known = [source.canonical(name) for name in names]
-        return sum(any(re.fullmatch(mark, name) for name in known) for mark in source.marks) / len(
-            source.marks
-        )
-
-    nearest = max(SOURCES, key=lambda key: share(SOURCES[key]))
-    if share(SOURCES[nearest]) > 0:
+    If several sources fit, the user chooses. If none fits, the nearest has the largest share of its
+    marks in the file.
+    """
+    if candidates:
+        return f'--config.init_from.source={" or ".join(candidates)}'
+    shares = {key: _share_of_marks(naming, names) for key, naming in SOURCES.items()}
+    nearest = max(shares, key=shares.__getitem__)
+    if shares[nearest] > 0:
         return f'--config.init_from.source={nearest} is the nearest naming, and lists what differs'
     return '--config.init_from.path= starts without weights'
 
 
-def _has_marks(source: Naming, names: Collection[str]) -> bool:
-    known = [source.canonical(name) for name in names]
-    return all(any(re.fullmatch(mark, name) for name in known) for mark in source.marks)
+def _has_marks(naming: Naming, names: Collection[str]) -> bool:
+    """Returns whether the tensor names have all marks of a naming."""
+    return _share_of_marks(naming, names) == 1
+
+
+def _share_of_marks(naming: Naming, names: Collection[str]) -> float:
+    """Returns the share of a naming's marks that the tensor names have."""
+    known = [naming.canonical(name) for name in names]
+    hits = [any(re.fullmatch(mark, name) for name in known) for mark in naming.marks]
+    return sum(hits) / len(hits)

@@ -22,16 +22,7 @@ from segjax.metrics import confusion
 from segjax.metrics import depth as metrics_of_depth
 from segjax.ops import images, resize, warp
 from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, TrainState
-from segjax.schema import (
-    Choice,
-    Field,
-    argument_of_net,
-    at_least,
-    between,
-    is_number,
-    is_whole,
-    one_of,
-)
+from segjax.schema import Field, at_least, between, is_number, is_whole, one_of
 from segjax.spec import DataSpec
 from segjax.tasks import segmentation
 
@@ -96,22 +87,8 @@ SCHEMA = {
 }
 
 
-def _choice(default: str, doc: str, kind: str) -> Choice:
-    return Choice(
-        default,
-        doc,
-        {
-            name: {
-                k: Field(v, f'Argument {k} of the net {name}.', argument_of_net(k, v))
-                for k, v in models.schema(kind, name).items()
-            }
-            for name in models.NETS[kind]
-        },
-    )
-
-
-DEPTH_NET = _choice('dispnet', 'Net that predicts depth.', 'depth')
-POSE_NET = _choice('pose_exp_net', 'Net that predicts camera motion.', 'pose')
+DEPTH_NET = models.net_choice('depth', 'dispnet', 'Net that predicts depth.')
+POSE_NET = models.net_choice('pose', 'pose_exp_net', 'Net that predicts camera motion.')
 
 # --- nets -------------------------------------------------------------------------------------------------------------
 
@@ -146,8 +123,7 @@ class PoseNet(NamedTuple):
 
 def make_depth_net(section: ml_collections.ConfigDict, dtype: str) -> DepthNet:
     """The net of a DEPTH_NET section."""
-    args = {key: value for key, value in section.items() if key != 'name'}
-    net = models.build('depth', section.name, dtype=dtype, axis_name=parallel.AXIS, **args)
+    net = models.build_from('depth', section, dtype=dtype, axis_name=parallel.AXIS)
 
     def init(key: PRNGKey, image):
         return net.lazy_init(key, _floats(image), train=False)
@@ -165,16 +141,14 @@ def make_pose_net(
     section: ml_collections.ConfigDict, frames: Sequence[int], masks: bool, dtype: str
 ) -> PoseNet:
     """The net of a POSE_NET section; `masks`: with explainability masks."""
-    args = {key: value for key, value in section.items() if key != 'name'}
-    if masks:
-        if 'masks' not in args:
-            able = [name for name in models.NETS['pose'] if 'masks' in models.schema('pose', name)]
-            expected = 'one with masks, for config.depth.mask_weight > 0: ' + ', '.join(able)
-            raise InputError('config.pose_net.name', got=repr(section.name), expected=expected)
-        args['masks'] = True
+    fields = {'masks': True} if masks else {}
+    if masks and 'masks' not in section:
+        able = [name for name in models.NETS['pose'] if 'masks' in models.schema('pose', name)]
+        expected = 'one with masks, for config.depth.mask_weight > 0: ' + ', '.join(able)
+        raise InputError('config.pose_net.name', got=repr(section.name), expected=expected)
     earlier = tuple(offset < 0 for offset in frames)
-    net = models.build(
-        'pose', section.name, earlier=earlier, dtype=dtype, axis_name=parallel.AXIS, **args
+    net = models.build_from(
+        'pose', section, earlier=earlier, dtype=dtype, axis_name=parallel.AXIS, **fields
     )
 
     def init(key: PRNGKey, image, frames):

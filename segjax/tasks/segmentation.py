@@ -15,7 +15,7 @@ from segjax.metrics import confusion
 from segjax.ops import images, resize, windows
 from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, TrainState
 from segjax.report.scores import scored_at
-from segjax.schema import Choice, Field, above, argument_of_net, one_of
+from segjax.schema import Field, above, one_of
 from segjax.spec import IGNORE, DataSpec
 
 VOID = 'void'
@@ -36,23 +36,6 @@ PREPROCESS = Field(
 )
 
 
-def model_choice(doc: str, **defaults) -> Choice:
-    """A config section that chooses a net and sets its arguments; `defaults` replace those of nets that have them."""
-    return Choice(
-        'erfnet',
-        doc,
-        {
-            name: {
-                k: Field(
-                    defaults.get(k, v), f'Argument {k} of the net {name}.', argument_of_net(k, v)
-                )
-                for k, v in models.schema('segmentation', name).items()
-            }
-            for name in models.NETS['segmentation']
-        },
-    )
-
-
 class Net(NamedTuple):
     """A net behind the preparation of its input.
 
@@ -71,7 +54,7 @@ def make_net(
     dtype: str,
     prepare: Callable[[Array], Array],
 ) -> Net:
-    """The net of a `model_choice` section.
+    """The net of a section of `models.net_choice`.
 
     Args:
       model: the section.
@@ -79,14 +62,8 @@ def make_net(
       dtype: of activations.
       prepare: what the net wants of its input, e.g. images.normalize.
     """
-    args = {key: value for key, value in model.items() if key != 'name'}
-    net = models.build(
-        'segmentation',
-        model.name,
-        num_classes=num_outputs,
-        dtype=dtype,
-        axis_name=parallel.AXIS,
-        **args,
+    net = models.build_from(
+        'segmentation', model, num_classes=num_outputs, dtype=dtype, axis_name=parallel.AXIS
     )
 
     def init(key: PRNGKey, image):

@@ -60,3 +60,13 @@ def test_unknown_names_are_answered_with_the_nearest():
         models.build(
             'segmentation', 'erfnet', num_classes=3, dtype='float32', axis_name=None, first_map=32
         )
+
+
+def test_a_section_of_net_choice_builds_its_net():
+    choice = models.net_choice('segmentation', 'fcn', 'the net', width=0.5)
+    assert set(choice.options) == set(models.NETS['segmentation'])
+    section = {key: field.default for key, field in choice.options[choice.default].items()}
+    assert section == {**models.schema('segmentation', 'fcn'), 'width': 0.5}
+    given = dict(num_classes=3, dtype='float32', axis_name=None)
+    built = models.build_from('segmentation', {'name': 'fcn', **section}, **given, dropout=0.25)
+    assert built == models.build('segmentation', 'fcn', **given, width=0.5, dropout=0.25)

@@ -901,7 +901,7 @@ def test_whole_efficientnets_have_a_place_for_every_tensor(key, variant, count):
     )
     tree, report = pretrained.import_weights(tensors, variables, pretrained.SOURCES[key])
     assert sum(array.size for array in jax.tree.leaves(tree['params'])) == count
-    assert not report.unused and not report.left
+    assert not report.unused and not report.initialised
     written = pretrained.export_weights(tree, pretrained.SOURCES[key])
     assert {name: tensor.shape for name, tensor in written.items()} == {
         name: shape for name, shape in shapes.items() if not name.endswith('num_batches_tracked')

@@ -167,26 +167,26 @@ def test_tensors_are_found_in_what_training_scripts_save(content, ending, tmp_pa
 
 
 @pytest.mark.parametrize(
-    'taken, left', [('model', 'model_ema'), ('state_dict', 'ema'), ('model', 'net')]
+    'loaded, left', [('model', 'model_ema'), ('state_dict', 'ema'), ('model', 'net')]
 )
-def test_a_file_with_two_copies_says_which_one_is_taken(taken, left, tmp_path, monkeypatch, capsys):
+def test_a_file_with_two_copies_says_which_is_loaded(loaded, left, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(notes, '_told', set())
     path = tmp_path / 'w.pth'
     save(
         path,
         {
-            taken: TENSORS,
+            loaded: TENSORS,
             left: {name: 2 * tensor for name, tensor in TENSORS.items()},
             'optimizer': MOMENTA,
         },
     )
     np.testing.assert_array_equal(pretrained.read(str(path))['bn1.bias'], 1)
     (note, message, fix) = capsys.readouterr().out.splitlines()
-    assert note == f'note: {path}' and f"'{taken}' is taken, {left!r} is not" in message
+    assert note == f'note: {path}' and f"'{loaded}' is loaded, {left!r} is not" in message
     program = shlex.split(fix.partition('fix: ')[2])
     assert program[:2] == ['python', '-c'] and f'[{left!r}]' in program[2]
     compile(program[2], 'fix', 'exec')
-    save(path, {taken: TENSORS, left: 3, 'optimizer': MOMENTA})
+    save(path, {loaded: TENSORS, left: 3, 'optimizer': MOMENTA})
     pretrained.read(str(path))
     assert not capsys.readouterr().out, 'no second copy'
 

@@ -120,7 +120,9 @@ def test_a_documented_start_is_taken(start, tmp_path, capsys):
     state = initialization.abstract_state(run, stages[0], {})
     found, listing = pretrained.load_for(state, run.source(), run.config.init_from)
     left = {
-        line.split(':')[0].strip(' -') for line in listing.splitlines() if 'stays as drawn' in line
+        line.split(':')[0].strip(' -')
+        for line in listing.splitlines()
+        if 'keeps its random initialisation' in line
     }
     assert {name for name in left if not name.endswith('dilation')} == drawn, listing
     assert found['params']['segmenter']

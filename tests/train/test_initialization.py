@@ -61,7 +61,9 @@ def test_all_arrays_are_the_files_and_the_images_are_prepared_its_way(
         np.testing.assert_array_equal(array, (expected if '/encoder/' in name else scratch)[name])
     printed = capsys.readouterr().out
     assert (
-        'Eromera' in printed and '+ encoder: ' in printed and '- decoder: stays as drawn' in printed
+        'Eromera' in printed
+        and '+ encoder: ' in printed
+        and '- decoder: keeps its random initialisation' in printed
     )
     # The stage was made with that preparation, too.
     seen, normalize = [], images.normalize

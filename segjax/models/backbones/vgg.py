@@ -1,9 +1,10 @@
 """VGG16 as a backbone of fully convolutional nets.
 
-Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015. Names are those of
-the Caffe releases: conv1_1 .. conv5_3; torchvision's features.{0,2,5,7,10,12,14,17,19,21,24,26,28} in this order.
+Source: Simonyan, Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition,
+ICLR 2015. Names are those of the Caffe releases: conv1_1 .. conv5_3. In torchvision these are, in
+the same order, features.{0,2,5,7,10,12,14,17,19,21,24,26,28}.
 
-Tensors inside, for taps: conv1_1 .. conv5_3 before their ReLU, pool1 .. pool5.
+Inner tensors that `taps` can name: conv1_1 .. conv5_3 before their ReLU, pool1 .. pool5.
 """
 
 from collections.abc import Callable
@@ -13,20 +14,24 @@ import flax.linen as nn
 from segjax.models.layers import pick_taps, scaled
 from segjax.ops.pool import max_pool
 
-STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # convolutions, channels
+STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+"""(number of convolutions, channels) of each stage."""
 
 
 class VGG16(nn.Module):
-    """The 13 convolutions (3x3, bias, ReLU) and five max poolings, with sizes rounded up as Caffe rounds them.
+    """The 13 convolutions (3x3, bias, ReLU) and five max poolings.
+
+    Sizes are rounded up as in Caffe.
 
     conv           makes plain convolutions: conv(features, kernel_size, padding=, name=)
-    dilated_conv   makes those of the last stage if dilation > 1: dilated_conv(features, kernel_size, dilation=, name=)
-    window         of the poolings, 2 without or 3 with one pixel of padding
+    dilated_conv   makes the convolutions of the last stage if dilation > 1:
+                   dilated_conv(features, kernel_size, dilation=, name=)
+    window         of the poolings: 2 without padding, or 3 with one pixel of padding
     pool_strides   of the five poolings
-    dilation       of the last stage's convolutions
+    dilation       of the convolutions of the last stage
     padding        of the first convolution
     width          factor on all channels
-    taps           names of inner tensors to return, see above
+    taps           names of inner tensors to return, listed at the top of this file
     """
 
     conv: Callable
@@ -40,20 +45,31 @@ class VGG16(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        """[B, H, W, 3] -> ({'pool1': .., 'pool5': ..}, {tap: tensor})."""
+        """Returns the features of an image.
+
+        Args:
+          x: [B, H, W, 3].
+
+        Returns:
+          ({'pool1': [B, h, w, C], .., 'pool5': ..}, {tap: tensor}).
+        """
         features = {}
+        pools = {}
         for i, (count, channels) in enumerate(STAGES, start=1):
             for j in range(1, count + 1):
-                name, size = f'conv{i}_{j}', (scaled(channels, self.width), (3, 3))
-                if i == len(STAGES) and self.dilation > 1:
-                    x = self.dilated_conv(*size, dilation=self.dilation, name=name)(x)
-                else:
-                    x = self.conv(*size, padding=self.padding if i == j == 1 else 1, name=name)(x)
-                features[name] = x
+                conv = self._conv(i, j, scaled(channels, self.width))
+                x = conv(x)
+                features[f'conv{i}_{j}'] = x
                 x = nn.relu(x)
-            x = max_pool(
-                x, self.window, self.pool_strides[i - 1], padding=(self.window - 1) // 2, ceil=True
-            )
-            features[f'pool{i}'] = x
-        pools = {name: y for name, y in features.items() if name.startswith('pool')}
-        return pools, pick_taps(features, self.taps, 'vgg')
+            strides = self.pool_strides[i - 1]
+            x = max_pool(x, self.window, strides, padding=(self.window - 1) // 2, ceil=True)
+            pools[f'pool{i}'] = x
+        return pools, pick_taps({**features, **pools}, self.taps, 'vgg')
+
+    def _conv(self, stage: int, index: int, features: int) -> nn.Module:
+        """Builds a convolution by its stage and its place in the stage, both from 1."""
+        name = f'conv{stage}_{index}'
+        if stage == len(STAGES) and self.dilation > 1:
+            return self.dilated_conv(features, (3, 3), dilation=self.dilation, name=name)
+        is_first = stage == index == 1
+        return self.conv(features, (3, 3), padding=self.padding if is_first else 1, name=name)

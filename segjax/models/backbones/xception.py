@@ -1,37 +1,54 @@
 """Aligned Xception: a backbone of depthwise separable convolutions.
 
-Chen, Zhu, Papandreou, Schroff, Adam: Encoder-Decoder with Atrous Separable Convolution, ECCV 2018, after Chollet, CVPR
-2017, and the DeepLab release, whose start, N(0, 0.09^2) cut off at two deviations, it has. Names are those of timm's
-ports (xception65.tf_in1k): `blocks.1.stack.conv2.conv_dw` there is `blocks_1/stack/conv2/conv_dw` here.
+Source: Chen, Zhu, Papandreou, Schroff, Adam, Encoder-Decoder with Atrous Separable Convolution,
+ECCV 2018, after Chollet, CVPR 2017. The initialisation is that of the DeepLab release, N(0, 0.09^2)
+cut off at two deviations. Names are those of timm's ports (xception65.tf_in1k):
+`blocks.1.stack.conv2.conv_dw` there is `blocks_1/stack/conv2/conv_dw` here.
 
-Tensors inside, for taps: blocks_{i} is the output of block i; blocks_{i}/conv2 what enters the ReLU in front of its
-third convolution, still at the block's input resolution.
+Inner tensors that `taps` can name:
+
+    blocks_{i}        output of block i
+    blocks_{i}/conv2  input of the ReLU in front of the block's third convolution, at the input
+                      resolution of the block
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import flax.linen as nn
 
 from segjax.errors import InputError
 from segjax.models.layers import ConvNorm, pick_taps, scaled
 
-# Entry flows: channels of each of a block's three convolutions, and its stride.
 ENTRIES = {
     41: ((128, 2), (256, 2), (728, 2)),
     65: ((128, 2), (256, 2), (728, 2)),
     71: ((128, 2), (256, 1), (256, 2), (728, 1), (728, 2)),
 }
+"""Number of layers -> (channels of the convolutions, stride) of each block of the entry flow."""
+
 MIDDLE_BLOCKS = {41: 8, 65: 16, 71: 16}
-# The block whose 'conv2' is DeepLab-v3+'s low-level feature: the last one that begins at stride 4.
+"""Number of layers -> number of blocks of the middle flow."""
+
 LOW_LEVEL = {41: 'blocks_1/conv2', 65: 'blocks_1/conv2', 71: 'blocks_2/conv2'}
+"""Number of layers -> low-level feature of DeepLab-v3+.
+
+The feature is in the last block that begins at stride 4.
+"""
+
 OUTPUT_STRIDES = (32, 16, 8)
 
 
 class SeparableConv(nn.Module):
-    """3x3 convolution of each channel, batch norm, 1x1 convolution, batch norm; with `relu` a ReLU after either norm.
+    """3x3 convolution of each channel, batch norm, 1x1 convolution, batch norm.
 
-    depthwise  makes the first: depthwise(strides=, dilation=, name=)
-    dilation   (rows, columns)
+    features   channels of the output
+    depthwise  makes the 3x3 convolution: depthwise(strides=, dilation=, name=)
+    conv       makes the 1x1 convolution, as in Xception
+    norm       makes the batch norms, as in Xception
+    strides    of the 3x3 convolution
+    dilation   (rows, columns) of the 3x3 convolution
+    relu       whether a ReLU follows each of the two norms
     """
 
     features: int
@@ -46,17 +63,23 @@ class SeparableConv(nn.Module):
     def __call__(self, x):
         x = self.depthwise(strides=self.strides, dilation=self.dilation, name='conv_dw')(x)
         x = self.norm(name='bn_dw')(x)
-        x = self.conv(self.features, (1, 1), use_bias=False, name='conv_pw')(
-            nn.relu(x) if self.relu else x
-        )
+        if self.relu:
+            x = nn.relu(x)
+        x = self.conv(self.features, (1, 1), use_bias=False, name='conv_pw')(x)
         x = self.norm(name='bn_pw')(x)
         return nn.relu(x) if self.relu else x
 
 
 class Stack(nn.Module):
-    """Three separable convolutions, the stride on the third: (its output, what the second puts out).
+    """Three separable convolutions. The stride is on the third.
 
-    relu_first  ReLUs in front of the convolutions; otherwise inside them, after every batch norm
+    Returns (output of the third convolution, output of the second convolution).
+
+    features    output channels of each convolution
+    strides     of the third convolution
+    relu_first  whether the ReLUs are in front of the convolutions. Otherwise they are inside, after
+                every batch norm
+    separable   makes the convolutions: separable(features, strides=, relu=, name=)
     """
 
     features: tuple[int, int, int]
@@ -68,20 +91,29 @@ class Stack(nn.Module):
     def __call__(self, x):
         outputs = []
         for i, features in enumerate(self.features):
-            x = nn.relu(x) if self.relu_first else x
-            strides = self.strides if i == 2 else 1
-            x = self.separable(
-                features, strides=strides, relu=not self.relu_first, name=f'conv{i + 1}'
-            )(x)
+            if self.relu_first:
+                x = nn.relu(x)
+            conv = self.separable(
+                features,
+                strides=self.strides if i == 2 else 1,
+                relu=not self.relu_first,
+                name=f'conv{i + 1}',
+            )
+            x = conv(x)
             outputs.append(x)
         return outputs[2], outputs[1]
 
 
 class XceptionBlock(nn.Module):
-    """Three separable convolutions, and a shortcut from the block's input: 'conv' (1x1 and batch norm), 'sum', 'none'.
+    """Three separable convolutions (`stack`), and a shortcut from the block's input.
 
-    Returns:
-      (output, output of the second convolution).
+    Returns (output, output of the second convolution).
+
+    features   output channels of each convolution
+    strides    of the third convolution and of the shortcut
+    dilation   of all convolutions
+    shortcut   'conv' (1x1 convolution and batch norm), 'sum' (the identity) or 'none'
+    depthwise, conv, norm  make layers, as in Xception
     """
 
     features: tuple[int, int, int]
@@ -94,21 +126,46 @@ class XceptionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        def separable(features, **args):
-            rate = (self.dilation, self.dilation)
+        def separable(features, **fields):
             return SeparableConv(
-                features, self.depthwise, self.conv, self.norm, dilation=rate, **args
+                features,
+                self.depthwise,
+                self.conv,
+                self.norm,
+                dilation=(self.dilation, self.dilation),
+                **fields,
             )
 
-        y, second = Stack(
-            self.features, self.strides, self.shortcut != 'none', separable, name='stack'
-        )(x)
+        relu_first = self.shortcut != 'none'
+        stack = Stack(self.features, self.strides, relu_first, separable, name='stack')
+        y, second = stack(x)
+        if self.shortcut == 'none':
+            return y, second
         if self.shortcut == 'conv':
-            fields = dict(
-                conv=self.conv, norm=self.norm, strides=self.strides, relu=False, name='shortcut'
+            project = ConvNorm(
+                self.features[-1],
+                (1, 1),
+                conv=self.conv,
+                norm=self.norm,
+                strides=self.strides,
+                relu=False,
+                name='shortcut',
             )
-            x = ConvNorm(self.features[-1], (1, 1), **fields)(x)
-        return (y if self.shortcut == 'none' else x + y), second
+            x = project(x)
+        return x + y, second
+
+
+class Block(NamedTuple):
+    """Settings of one block.
+
+    channels  of the output of each convolution, at width 1
+    strides   published, which a smaller output stride turns into dilation
+    shortcut  as in XceptionBlock
+    """
+
+    channels: tuple[int, int, int]
+    strides: int
+    shortcut: str
 
 
 class Xception(nn.Module):
@@ -117,10 +174,11 @@ class Xception(nn.Module):
     num_layers     a key of ENTRIES
     conv           makes convolutions: conv(features, kernel_size, strides=, use_bias=False, name=)
     depthwise      makes convolutions of each channel: depthwise(strides=, dilation=, name=)
-    norm           makes batch norms: norm(name=); eps 1e-3 as published
-    output_stride  32, 16 or 8: once it is reached, blocks have stride 1 and all later ones twice the dilation
+    norm           makes batch norms: norm(name=). Their epsilon is 1e-3 as published
+    output_stride  32, 16 or 8. Blocks behind it have stride 1, and each stride that is dropped
+                   doubles the dilation of all later blocks
     width          factor on all channels
-    taps           names of inner tensors to return, see above
+    taps           names of inner tensors to return, listed at the top of this file
     """
 
     num_layers: int
@@ -133,7 +191,54 @@ class Xception(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        """[B, H, W, 3] -> (features at output_stride, features at stride 4 for a decoder, {tap: tensor})."""
+        """Returns the features of an image.
+
+        Args:
+          x: [B, H, W, 3].
+
+        Returns:
+          (features at output_stride, features at stride 4 for a decoder, {tap: tensor}).
+        """
+        self._check()
+        layers = dict(conv=self.conv, norm=self.norm)
+        x = ConvNorm(scaled(32, self.width), (3, 3), **layers, strides=2, name='stem_0')(x)
+        x = ConvNorm(scaled(64, self.width), (3, 3), **layers, name='stem_1')(x)
+
+        features = {}
+        stride = 2
+        dilation = 1
+        for i, (channels, strides, shortcut) in enumerate(self._blocks()):
+            is_strided = stride * strides <= self.output_stride
+            block = XceptionBlock(
+                tuple(scaled(n, self.width) for n in channels),
+                strides if is_strided else 1,
+                dilation,
+                shortcut,
+                self.depthwise,
+                **layers,
+                name=f'blocks_{i}',
+            )
+            x, second = block(x)
+            features[f'blocks_{i}/conv2'] = second
+            features[f'blocks_{i}'] = x
+            # A dropped stride becomes dilation after its block.
+            if is_strided:
+                stride *= strides
+            else:
+                dilation *= strides
+        return x, features[LOW_LEVEL[self.num_layers]], pick_taps(features, self.taps, 'xception')
+
+    def _blocks(self) -> Iterator[Block]:
+        """Yields the blocks of the entry, middle and exit flow."""
+        for channels, strides in ENTRIES[self.num_layers]:
+            yield Block((channels,) * 3, strides, 'conv')
+        for _ in range(MIDDLE_BLOCKS[self.num_layers]):
+            yield Block((728,) * 3, 1, 'sum')
+        yield Block((728, 1024, 1024), 2, 'conv')
+        yield Block((1536, 1536, 2048), 1, 'none')
+
+    def _check(self) -> None:
+        """Raises InputError for fields that describe no Xception."""
         if self.num_layers not in ENTRIES:
             raise InputError(
                 'xception: num_layers', got=repr(self.num_layers), expected='41, 65 or 71'
@@ -142,31 +247,3 @@ class Xception(nn.Module):
             raise InputError(
                 'xception: output_stride', got=repr(self.output_stride), expected='32, 16 or 8'
             )
-        layers = dict(conv=self.conv, norm=self.norm)
-        x = ConvNorm(scaled(32, self.width), (3, 3), **layers, strides=2, name='stem_0')(x)
-        x = ConvNorm(scaled(64, self.width), (3, 3), **layers, name='stem_1')(x)
-
-        blocks = [
-            ((channels,) * 3, strides, 'conv') for channels, strides in ENTRIES[self.num_layers]
-        ]
-        blocks += [((728,) * 3, 1, 'sum')] * MIDDLE_BLOCKS[self.num_layers]
-        blocks += [((728, 1024, 1024), 2, 'conv'), ((1536, 1536, 2048), 1, 'none')]
-        stride, dilation, features = 2, 1, {}
-        for i, (channels, strides, shortcut) in enumerate(blocks):
-            reached = stride * strides > self.output_stride
-            channels = tuple(scaled(n, self.width) for n in channels)
-            block = XceptionBlock(
-                channels,
-                1 if reached else strides,
-                dilation,
-                shortcut,
-                self.depthwise,
-                **layers,
-                name=f'blocks_{i}',
-            )
-            x, features[f'blocks_{i}/conv2'] = block(x)
-            features[f'blocks_{i}'] = x
-            stride, dilation = (
-                (stride, dilation * strides) if reached else (stride * strides, dilation)
-            )
-        return x, features[LOW_LEVEL[self.num_layers]], pick_taps(features, self.taps, 'xception')

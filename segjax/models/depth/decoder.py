@@ -1,8 +1,8 @@
-"""Decoders of monodepth2 on the feature maps of any encoder: one for depth and one for segmentation.
+"""Decoders of monodepth2 on the feature maps of any encoder: one for depth, one for segmentation.
 
-Names are those of the release. `decoder.0.conv.conv`, `decoder.1.conv.conv` .. `decoder.9.conv.conv`
-are `upconv_4_0`, `upconv_4_1` .. `upconv_0_1`. `decoder.10.conv` .. `decoder.13.conv` are
-`dispconv_0` .. `dispconv_3`.
+Names are those of the release. `decoder.0.conv.conv`, `decoder.1.conv.conv` ..
+`decoder.9.conv.conv` are `upconv_4_0`, `upconv_4_1` .. `upconv_0_1`. `decoder.10.conv` ..
+`decoder.13.conv` are `dispconv_0` .. `dispconv_3`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,18 +16,34 @@ from segjax.errors import InputError, unknown_name
 from segjax.models.backbones.resnet import make_resnet
 from segjax.models.layers import Conv, batch_norm, scaled, uniform_fan
 
+DECODER_CHANNELS = (256, 128, 64, 32, 16)
+"""Channels of the decoder from coarse to fine, at width 1."""
+
+PYRAMIDS = {
+    '7x7': ('conv1_1', 'layer1', 'layer2', 'layer3', 'layer4'),
+    '3x3': ('conv1_3', 'layer1', 'layer2', 'layer3', 'layer4'),
+}
+"""Stem of a ResNet -> taps that the decoder reads, at strides 2, 4, 8, 16 and 32.
+
+The first is the output of the stem's last batch norm, whose name depends on the stem.
+"""
+
 
 def sigmoid_to_disparity(sigmoid, min_depth: float, max_depth: float):
-    """1 / max_depth + (1 / min_depth - 1 / max_depth) sigmoid: [0, 1] -> inverse depth."""
+    """Returns the inverse depth of a sigmoid.
+
+    It is 1 / max_depth + (1 / min_depth - 1 / max_depth) sigmoid.
+    """
     return 1 / max_depth + (1 / min_depth - 1 / max_depth) * sigmoid
 
 
 def sigmoid_to_depth(sigmoid, min_depth: float, max_depth: float):
-    """1 / sigmoid_to_disparity: max_depth at 0, min_depth at 1."""
+    """Returns 1 / sigmoid_to_disparity, which is max_depth at 0 and min_depth at 1."""
     return 1 / sigmoid_to_disparity(sigmoid, min_depth, max_depth)
 
 
-def check_depths(net: str, min_depth: float, max_depth: float):
+def check_depths(net: str, min_depth: float, max_depth: float) -> None:
+    """Raises InputError for an empty range of depths; `net` is the name for the message."""
     if not 0 < min_depth < max_depth:
         raise InputError(
             f'{net}: min_depth, max_depth',
@@ -36,37 +52,72 @@ def check_depths(net: str, min_depth: float, max_depth: float):
         )
 
 
-DECODER_CHANNELS = (256, 128, 64, 32, 16)
-# Feature maps of a ResNet that the decoder reads, at strides 2, 4, 8, 16 and 32. The first is the output of the stem's
-# last batch norm, whose name depends on the stem.
-PYRAMIDS = {
-    stem: (tap, 'layer1', 'layer2', 'layer3', 'layer4')
-    for stem, tap in (('7x7', 'conv1_1'), ('3x3', 'conv1_3'))
-}
-
-
 def pyramid(features: Mapping[str, Any], stem: str = '7x7') -> list:
-    """The maps that a decoder takes, from the features of a net that has PYRAMIDS[stem] among its `taps`.
+    """Returns the input of a decoder from the taps of a net.
 
-    E.g. the context path of a BiSeNet that shares it with a depth decoder. The stem's map is tapped before its ReLU,
-    which is applied here.
+    The net may be, for instance, the context path of a BiSeNet that shares it with a depth decoder.
+    The tap of the stem lies before its ReLU, which is applied here.
+
+    Args:
+      features: {tap: [B, h, w, C]}, with all of PYRAMIDS[stem].
+      stem: of the net's ResNet.
+
+    Raises:
+      InputError: an unknown stem.
     """
     if stem not in PYRAMIDS:
         raise unknown_name('pyramid: stem', stem, PYRAMIDS)
-    first, *others = PYRAMIDS[stem]
-    return [nn.relu(features[first]), *(features[name] for name in others)]
+    first, *stages = PYRAMIDS[stem]
+    maps = [nn.relu(features[first])]
+    maps += [features[name] for name in stages]
+    return maps
+
+
+def encode(
+    image, num_layers: int, width: float, train: bool, dtype: Any, axis_name: str | None
+) -> list:
+    """Applies a ResNet, which becomes the submodule `resnet` of the calling module.
+
+    Args:
+      image: [B, H, W, 3], normalised.
+      num_layers: layers of the ResNet.
+      width: factor on all channels.
+      train: use the statistics of the batch.
+      dtype: of activations.
+      axis_name: as in models.layers.batch_norm.
+
+    Returns:
+      Its `pyramid`.
+    """
+    norm = batch_norm(train, dtype=dtype, axis_name=axis_name)
+    resnet = make_resnet(num_layers, norm, dtype, None, width=width, taps=PYRAMIDS['7x7'])
+    _, features = resnet(image)
+    return pyramid(features)
+
+
+def decoder_channels(width: float) -> tuple[int, ...]:
+    """Returns DECODER_CHANNELS of a net of that width."""
+    return tuple(scaled(channels, width) for channels in DECODER_CHANNELS)
 
 
 def reflect_pad(x):
-    """One pixel around [B, H, W, C], mirrored at the outermost pixel; an axis of one pixel repeats it."""
+    """Pads [B, H, W, C] by one pixel on every side, mirrored at the outermost pixel.
+
+    An axis of one pixel repeats it.
+    """
     return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), 'reflect')
 
 
 def upsample_nearest(x, size: tuple[int, int]):
-    """[B, h, w, C] -> [B, H, W, C]: every pixel twice, cropped; an axis that has its size already is left alone.
+    """Repeats every pixel twice and crops. An axis that already has its size is left alone.
+
+    Args:
+      x: [B, h, w, C].
+      size: (H, W) of the result.
 
     Raises:
-      InputError: H is none of h, 2 h - 1 and 2 h, or W alike: the map is not of the level below.
+      InputError: H is none of h, 2 h - 1 and 2 h, or W none of w, 2 w - 1 and 2 w. Then the map is
+        not of the level below.
     """
     for axis, n in zip((1, 2), size, strict=True):
         m = x.shape[axis]
@@ -74,24 +125,39 @@ def upsample_nearest(x, size: tuple[int, int]):
             raise InputError(
                 'decoder: features',
                 got=f'a map of {x.shape[1]} x {x.shape[2]} below one of {size[0]} x {size[1]}',
-                expected='maps from fine to coarse, each of the size of the one before, or of half its size rounded up',
+                expected='maps from fine to coarse, each of the size of the one before, '
+                'or of half its size rounded up',
             )
         if n != m:
-            x = lax.slice_in_dim(jnp.repeat(x, 2, axis), 0, n, axis=axis)
+            x = jnp.repeat(x, 2, axis)
+            x = lax.slice_in_dim(x, 0, n, axis=axis)
     return x
 
 
 def _reflect_conv(x, features: int, name: str, dtype: Any, bias_init: Callable | None = None):
-    return Conv(features, (3, 3), padding=0, bias_init=bias_init, dtype=dtype, name=name)(
-        reflect_pad(x)
-    )
+    """Applies a 3x3 convolution behind `reflect_pad`, as a submodule of the calling module."""
+    conv = Conv(features, (3, 3), padding=0, bias_init=bias_init, dtype=dtype, name=name)
+    return conv(reflect_pad(x))
 
 
 def decode(features: Sequence, size: tuple[int, int], channels: Sequence[int], dtype: Any) -> list:
-    """The decoder's maps, from full resolution (scale 0) on, of channels[-1], channels[-2], .. channels.
+    """Computes the maps of the decoder.
 
-    Coarse to fine, at scale s: convolution, ELU, twice the size, the encoder's map of that size beside it (none at full
-    resolution), convolution, ELU. Called inside a module's __call__, whose submodules the convolutions become.
+    At each scale, from coarse to fine: convolution, ELU, twice the size, concatenation with the
+    encoder's map of that size (none at full resolution), convolution, ELU. The convolutions become
+    submodules of the calling module.
+
+    Args:
+      features: [B, h, w, C] each, from fine to coarse, see DepthDecoder.
+      size: (H, W) of the image.
+      channels: of the maps, from coarse to fine, one for each map of the encoder.
+      dtype: of activations.
+
+    Returns:
+      Maps from full resolution (scale 0) on, with channels[-1], channels[-2], .. channels.
+
+    Raises:
+      InputError: another number of maps than of channels, or sizes that do not follow each other.
     """
     if len(features) != len(channels):
         raise InputError(
@@ -99,14 +165,19 @@ def decode(features: Sequence, size: tuple[int, int], channels: Sequence[int], d
             got=f'{len(features)} maps',
             expected=f'{len(channels)}, one for each of the channels {tuple(channels)}',
         )
-    x, maps = features[-1].astype(dtype), []
+    x = features[-1].astype(dtype)
+    maps = []
     for scale, width in zip(reversed(range(len(channels))), channels, strict=True):
-        skips = [features[scale - 1].astype(dtype)] if scale else []
-        x = nn.elu(_reflect_conv(x, width, f'upconv_{scale}_0', dtype))
-        x = upsample_nearest(x, skips[0].shape[1:3] if skips else size)
-        x = nn.elu(
-            _reflect_conv(jnp.concatenate([x, *skips], -1), width, f'upconv_{scale}_1', dtype)
-        )
+        x = _reflect_conv(x, width, f'upconv_{scale}_0', dtype)
+        x = nn.elu(x)
+        if scale:
+            skip = features[scale - 1].astype(dtype)
+            x = upsample_nearest(x, skip.shape[1:3])
+            x = jnp.concatenate([x, skip], -1)
+        else:
+            x = upsample_nearest(x, size)
+        x = _reflect_conv(x, width, f'upconv_{scale}_1', dtype)
+        x = nn.elu(x)
         maps.append(x)
     return maps[::-1]
 
@@ -116,8 +187,9 @@ class DepthDecoder(nn.Module):
 
     channels    from coarse to fine, one for each map of the encoder
     num_scales  scales 0 .. num_scales - 1 have a head, a convolution to one channel and a sigmoid
-    head_bias   added to torch's start of the heads' biases; 5 starts with everything near (SGDepth)
-    dtype       of activations; parameters and sigmoids are float32
+    head_bias   added to torch's initial biases of the heads. With 5, as in SGDepth, all depths are
+                small at first
+    dtype       of activations. Parameters and sigmoids are float32
     """
 
     channels: tuple[int, ...] = DECODER_CHANNELS
@@ -127,15 +199,17 @@ class DepthDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, features: Sequence, size: tuple[int, int]) -> list:
-        """Sigmoids, which `sigmoid_to_depth` turns into depth.
+        """Returns sigmoids, which `sigmoid_to_depth` turns into depth.
 
         Args:
-          features: [B, h, w, C] each, from fine to coarse. Each map has half the size of the one before, rounded up, or
-            its size (a dilated encoder); the first has half the size of the image, or its size.
+          features: [B, h, w, C] each, from fine to coarse. Each map has half the size of the map
+            before, rounded up, or its size (a dilated encoder). The first has half the size of the
+            image, or its size.
           size: (H, W) of the image.
 
         Returns:
-          [y_0, y_1, ..], y_0 [B, H, W] and y_s [B, h, w] of the size of features[s - 1], float32 in [0, 1].
+          [y_0, y_1, ..], y_0 [B, H, W] and y_s [B, h, w] of the size of features[s - 1], float32 in
+          [0, 1].
         """
         if not 1 <= self.num_scales <= len(self.channels):
             raise InputError(
@@ -143,24 +217,28 @@ class DepthDecoder(nn.Module):
                 got=str(self.num_scales),
                 expected=f'1 .. {len(self.channels)}, one head a scale',
             )
-        maps = decode(features, size, self.channels, self.dtype)[: self.num_scales]
+        maps = decode(features, size, self.channels, self.dtype)
+        sigmoids = []
+        for scale, x in enumerate(maps[: self.num_scales]):
+            bias_init = _shifted_uniform(9 * x.shape[-1], self.head_bias)
+            y = _reflect_conv(x, 1, f'dispconv_{scale}', self.dtype, bias_init)  # [B, h, w, 1]
+            y = nn.sigmoid(y.astype(jnp.float32))
+            sigmoids.append(y[..., 0])
+        return sigmoids
 
-        def bias_init(channels):
-            draw = uniform_fan(9 * channels)
-            return lambda key, shape, dtype: draw(key, shape, dtype) + self.head_bias
 
-        def head(scale, x):
-            return _reflect_conv(x, 1, f'dispconv_{scale}', self.dtype, bias_init(x.shape[-1]))
-
-        return [nn.sigmoid(head(s, x).astype(jnp.float32))[..., 0] for s, x in enumerate(maps)]
+def _shifted_uniform(fan: int, shift: float) -> Callable:
+    """Returns the initialiser of torch's biases, plus `shift`."""
+    uniform = uniform_fan(fan)
+    return lambda key, shape, dtype: uniform(key, shape, dtype) + shift
 
 
 class SegmentationDecoder(nn.Module):
-    """The same decoder with one head, to the classes at full resolution.
+    """The decoder of DepthDecoder with a single head, to the classes at full resolution.
 
     num_classes  channels of the logits
     channels     from coarse to fine, one for each map of the encoder
-    dtype        of activations; parameters and logits are float32
+    dtype        of activations. Parameters and logits are float32
     """
 
     num_classes: int
@@ -169,20 +247,7 @@ class SegmentationDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, features: Sequence, size: tuple[int, int]):
-        """Logits [B, H, W, num_classes] float32; arguments as of DepthDecoder."""
-        x = decode(features, size, self.channels, self.dtype)[0]
-        return _reflect_conv(x, self.num_classes, 'segconv_0', self.dtype).astype(jnp.float32)
-
-
-def encode(
-    image, num_layers: int, width: float, train: bool, dtype: Any, axis_name: str | None
-) -> list:
-    """The pyramid of the submodule `resnet` of the calling module."""
-    norm = batch_norm(train, dtype=dtype, axis_name=axis_name)
-    resnet = make_resnet(num_layers, norm, dtype, None, width=width, taps=PYRAMIDS['7x7'])
-    return pyramid(resnet(image)[1])
-
-
-def decoder_channels(width: float) -> tuple[int, ...]:
-    """DECODER_CHANNELS of a net of that width."""
-    return tuple(scaled(channels, width) for channels in DECODER_CHANNELS)
+        """Returns logits [B, H, W, num_classes] float32; arguments as in DepthDecoder."""
+        maps = decode(features, size, self.channels, self.dtype)
+        logits = _reflect_conv(maps[0], self.num_classes, 'segconv_0', self.dtype)
+        return logits.astype(jnp.float32)

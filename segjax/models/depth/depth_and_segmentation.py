@@ -1,8 +1,9 @@
 """A ResNet under a depth and a segmentation decoder, for joint training.
 
-Source: Klingner, Bär, Fingscheidt, Improved Noise and Attack Robustness for Semantic Segmentation by
-Using Multi-Task Training with Self-Supervised Depth Estimation, CVPR workshops 2020. The layers are
-those of the authors' later SGDepth.
+Source: Klingner, Bär, Fingscheidt, Improved Noise and Attack Robustness for Semantic Segmentation
+by Using Multi-Task Training with Self-Supervised Depth Estimation, CVPR workshops 2020. The layers
+are those of the authors' later SGDepth. For their names see models/backbones/resnet.py and
+decoder.py.
 """
 
 from typing import Any
@@ -27,14 +28,18 @@ from segjax.ops.gradients import scale_gradient
 class DepthAndSegmentation(nn.Module):
     """Klingner's net: `resnet` under `depth_decoder` and `segmentation_decoder`.
 
-    The gradients that the two decoders send into the ResNet are multiplied by `gradient_factors`; their own gradients
-    are not. So the balance of the tasks is one of the shared layers alone, and the loss is the plain sum.
+    Call `net.apply(variables, x, train=...)`, in training with mutable=['batch_stats'].
+
+    The gradients that the two decoders send into the ResNet are multiplied by `gradient_factors`.
+    The gradients of the decoders' own parameters are not. So the factors balance the tasks in the
+    shared layers only, and the loss is the plain sum.
 
     num_classes       channels of the logits
     num_layers        layers of the ResNet
-    gradient_factors  (of the depth decoder, of the segmentation decoder); SGDepth trained with (0.9, 0.1)
-    head_bias         start of the depth heads' biases beside torch's, as DepthDecoder
-    others            as in Monodepth2
+    gradient_factors  (of the depth decoder, of the segmentation decoder). SGDepth was trained with
+                      (0.9, 0.1)
+    head_bias         of the depth heads, as in DepthDecoder
+    min_depth, max_depth, width, dtype, axis_name  as in Monodepth2
     """
 
     num_classes: int
@@ -49,31 +54,19 @@ class DepthAndSegmentation(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        """Disparities and logits of images.
+        """Returns the disparities and logits of an image.
 
         Args:
-          x: [B, H, W, 3] in [0, 1], of any size; multiples of 32 as published. Normalised inside with ImageNet's mean
-            and standard deviation.
-          train: use the batch's statistics.
+          x: [B, H, W, 3] in [0, 1], of any size; multiples of 32 as published. The net normalises
+            it with ImageNet's mean and standard deviation.
+          train: use the statistics of the batch.
 
         Returns:
-          {'disparity': as of Monodepth2, 'logits': [B, H, W, num_classes] float32}.
+          {'disparity': as in Monodepth2, 'logits': [B, H, W, num_classes] float32}.
         """
-        check_depths('depth_and_segmentation', self.min_depth, self.max_depth)
-        if len(self.gradient_factors) != 2:
-            raise InputError(
-                'depth_and_segmentation: gradient_factors',
-                got=repr(self.gradient_factors),
-                expected='two factors: of depth, of segmentation',
-            )
-        _, _, mean, std = images.SCHEMES['imagenet']
-        image = ((x.astype(jnp.float32) - np.float32(mean)) / np.float32(std)).astype(self.dtype)
-        features = encode(image, self.num_layers, self.width, train, self.dtype, self.axis_name)
-
-        def shared(factor):
-            return [scale_gradient(y, factor) for y in features]
-
-        channels, size = decoder_channels(self.width), x.shape[1:3]
+        self._check()
+        size = x.shape[1:3]
+        channels = decoder_channels(self.width)
         depth = DepthDecoder(
             channels, head_bias=self.head_bias, dtype=self.dtype, name='depth_decoder'
         )
@@ -81,11 +74,25 @@ class DepthAndSegmentation(nn.Module):
             self.num_classes, channels, self.dtype, name='segmentation_decoder'
         )
         for_depth, for_segmentation = self.gradient_factors
-        return {
-            'disparity': depth(shared(for_depth), size),
-            'logits': segmentation(shared(for_segmentation), size),
-        }
+
+        _, _, mean, std = images.SCHEMES['imagenet']
+        image = (x.astype(jnp.float32) - np.float32(mean)) / np.float32(std)
+        image = image.astype(self.dtype)
+        features = encode(image, self.num_layers, self.width, train, self.dtype, self.axis_name)
+        disparity = depth([scale_gradient(y, for_depth) for y in features], size)
+        logits = segmentation([scale_gradient(y, for_segmentation) for y in features], size)
+        return {'disparity': disparity, 'logits': logits}
 
     def depth_of(self, disparity):
-        """sigmoid_to_depth: in [min_depth, max_depth]."""
+        """Returns the depth in [min_depth, max_depth], see `sigmoid_to_depth`."""
         return sigmoid_to_depth(disparity, self.min_depth, self.max_depth)
+
+    def _check(self) -> None:
+        """Raises InputError for an empty range of depths, or another number of factors than two."""
+        check_depths('depth_and_segmentation', self.min_depth, self.max_depth)
+        if len(self.gradient_factors) != 2:
+            raise InputError(
+                'depth_and_segmentation: gradient_factors',
+                got=repr(self.gradient_factors),
+                expected='two factors: of depth, of segmentation',
+            )

@@ -1,7 +1,8 @@
 """PatchGAN: a discriminator that judges overlapping patches of an image.
 
-Isola et al. 2017 (pix2pix), with the settings of the CycleGAN release (Zhu et al. 2017): instance normalisation,
-least-squares loss, so no sigmoid.
+Source: Isola, Zhu, Zhou, Efros, Image-to-Image Translation with Conditional Adversarial Networks,
+CVPR 2017 (pix2pix), with the settings of the CycleGAN release (Zhu et al. 2017). These are instance
+normalisation and the least-squares loss, so there is no sigmoid.
 """
 
 from collections.abc import Callable
@@ -20,9 +21,10 @@ EPSILON = 1e-5
 
 
 def instance_norm(x):
-    """(x - mean) / sqrt(var + 1e-5), mean and biased variance over the pixels of one channel of one image.
+    """Returns (x - mean) / sqrt(var + 1e-5), over the pixels of one channel of one image.
 
-    No scale, no shift, no running statistics: the same in training and evaluation. Computed in float32.
+    The variance is the biased one. There are no scale, shift and running statistics, so training
+    and evaluation are the same. Computed in float32.
 
     Args:
       x: [B, H, W, C].
@@ -32,11 +34,13 @@ def instance_norm(x):
     """
     y = x.astype(jnp.float32)
     y = y - y.mean((1, 2), keepdims=True)
-    return (y / jnp.sqrt((y**2).mean((1, 2), keepdims=True) + EPSILON)).astype(x.dtype)
+    variance = (y**2).mean((1, 2), keepdims=True)
+    y = y / jnp.sqrt(variance + EPSILON)
+    return y.astype(x.dtype)
 
 
 def output_size(height: int, width: int, num_layers: int) -> tuple[int, int]:
-    """(h, w) of the logits: floor(H / 2^num_layers) - 2 and W alike.
+    """Returns (h, w) of the logits: floor(H / 2^num_layers) - 2, and the same for W.
 
     Raises:
       InputError: the image is too small for a single logit.
@@ -53,9 +57,10 @@ def output_size(height: int, width: int, num_layers: int) -> tuple[int, int]:
 
 
 def receptive_field(num_layers: int) -> int:
-    """Side in pixels of the patch that one logit sees: 70 for 3 layers, 34 for 2.
+    """Returns the side in pixels of the patch that one logit sees: 70 for 3 layers, 34 for 2.
 
-    That of the convolutions alone. Through the statistics of the instance norm every logit depends on the whole image.
+    Only convolutions are counted. Through the statistics of the instance norm every logit depends
+    on the whole image.
     """
     field = 1
     for stride in reversed(_strides(num_layers)):
@@ -64,11 +69,21 @@ def receptive_field(num_layers: int) -> int:
 
 
 def _strides(num_layers: int) -> list[int]:
+    """Returns the strides of all convolutions."""
     return [2] * num_layers + [1, 1]
 
 
 class Conv(nn.Module):
-    """4x4 convolution, one pixel of zeros around the image: halves the size at stride 2, takes one off at stride 1."""
+    """4x4 convolution with one pixel of zeros around the image.
+
+    Stride 2 halves the size, and stride 1 makes it smaller by one pixel.
+
+    features  channels of the output
+    strides   of both axes
+    init_std  the kernel is initialised as N(0, init_std^2), the bias as 0
+    dtype     of the computation; parameters are float32
+    forms     'fast' or 'naive', see ops/conv.py
+    """
 
     features: int
     strides: int
@@ -81,21 +96,26 @@ class Conv(nn.Module):
         shape = (KERNEL, KERNEL, x.shape[-1], self.features)
         kernel = self.param('kernel', normal(self.init_std), shape, jnp.float32)
         bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
-        y = conv_4x4(x.astype(self.dtype), kernel, self.strides, self.forms)
+        x = x.astype(self.dtype)
+        y = conv_4x4(x, kernel, self.strides, self.forms)
         return add_bias(y, bias)
 
 
 class PatchGAN(nn.Module):
-    """Discriminator of num_layers + 2 convolutions `conv_0`, `conv_1`, ...; `net.apply({'params': params}, x)`.
+    """Discriminator of num_layers + 2 convolutions `conv_0`, `conv_1`, ...
 
-    Kernel 4, one pixel of padding. The first num_layers have stride 2, the last two stride 1; channels double from
-    `features` to at most 8 times that. Leaky ReLU (0.2) after all but the last, instance norm before it except in the
-    first. Every convolution has a bias, as released, though those in front of a norm have zero gradient.
+    Call `net.apply({'params': params}, x)`.
+
+    All kernels are 4x4, with one pixel of padding. The first num_layers convolutions have stride 2,
+    the last two stride 1. Channels double from `features` to at most 8 times `features`. A leaky
+    ReLU (0.2) follows all convolutions except the last. An instance norm is in front of each leaky
+    ReLU except the first. Every convolution has a bias, as released. In front of a norm its
+    gradient is zero.
 
     features    channels after the first convolution
     num_layers  convolutions of stride 2
-    init_std    kernels start as N(0, init_std^2), biases as 0
-    dtype       of activations; parameters, statistics and the returned logits are float32
+    init_std    kernels are initialised as N(0, init_std^2), biases as 0
+    dtype       of activations. Parameters, statistics and logits are float32
     norm        [B, H, W, C] -> [B, H, W, C]
     forms       'fast' or 'naive' forms of the same maps, see ops/conv.py
     """
@@ -109,27 +129,32 @@ class PatchGAN(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        """Realism of each patch.
+        """Returns the realism of each patch.
 
         Args:
           x: [B, H, W, C] floating point, e.g. an image in [-1, 1].
 
         Returns:
-          [B, h, w, 1] float32 logits, see `output_size`; not squashed by a sigmoid.
+          [B, h, w, 1] float32 logits without a sigmoid, see `output_size`.
         """
+        self._check(x)
+        strides = _strides(self.num_layers)
+        x = x.astype(self.dtype)
+        for i, stride in enumerate(strides):
+            is_last = i == len(strides) - 1
+            features = 1 if is_last else self.features * min(2**i, 8)
+            x = Conv(features, stride, self.init_std, self.dtype, self.forms, name=f'conv_{i}')(x)
+            if is_last:
+                break
+            if i > 0:
+                x = self.norm(x)
+            x = nn.leaky_relu(x, SLOPE)
+        return x.astype(jnp.float32)
+
+    def _check(self, x) -> None:
+        """Raises InputError for no layers of stride 2, or too small an image."""
         if self.num_layers < 1:
             raise InputError(
                 'patchgan: num_layers', got=str(self.num_layers), expected='at least 1'
             )
         output_size(*x.shape[1:3], self.num_layers)
-        strides = _strides(self.num_layers)
-        x = x.astype(self.dtype)
-        for i, stride in enumerate(strides):
-            last = i == len(strides) - 1
-            features = 1 if last else self.features * min(2**i, 8)
-            x = Conv(features, stride, self.init_std, self.dtype, self.forms, name=f'conv_{i}')(x)
-            if i > 0 and not last:
-                x = self.norm(x)
-            if not last:
-                x = nn.leaky_relu(x, SLOPE)
-        return x.astype(jnp.float32)

@@ -1,10 +1,17 @@
 """BiSeNet: a shallow path for detail and a ResNet for context, fused at stride 8.
 
-Yu, Wang, Peng, Gao, Yu, Sang: BiSeNet, Bilateral Segmentation Network for Real-time Semantic Segmentation, ECCV 2018.
-Two releases differ in details, and both are here: `torchseg`, the authors' own, and `coin` (CoinCheung's), whose names
-both have here: `cp.arm16.conv.bn` there is `cp/arm16/conv/bn` here, for the backbone see models/resnet.py. In torchseg
-these are called spatial_path (sp), context_path (cp/resnet), global_context.1 (cp/conv_avg), arms.{0,1} (cp/arm32,
-cp/arm16), refines.{0,1} (cp/conv_head32, cp/conv_head16), heads.{0,1,2} (conv_out32, conv_out16, conv_out).
+Source: Yu, Wang, Peng, Gao, Yu, Sang, BiSeNet: Bilateral Segmentation Network for Real-time
+Semantic Segmentation, ECCV 2018. There are two releases, which differ in details: `torchseg`, the
+authors' own, and `coin` (CoinCheung's). Both have the names of coin here: `cp.arm16.conv.bn` there
+is `cp/arm16/conv/bn` here. For the names of the backbone see models/backbones/resnet.py.
+
+    here                                    torchseg
+    sp                                      spatial_path
+    cp/resnet                               context_path
+    cp/conv_avg                             global_context.1
+    cp/arm32, cp/arm16                      arms.{0,1}
+    cp/conv_head32, cp/conv_head16          refines.{0,1}
+    conv_out32, conv_out16, conv_out        heads.{0,1,2}
 """
 
 import functools
@@ -20,18 +27,27 @@ from segjax.models.layers import Conv, ConvNorm, batch_norm, scaled
 from segjax.ops import resize
 from segjax.ops.pool import adaptive_average_pool
 
-# Release: channels inside the main head and the auxiliary heads, gain of the start N(0, gain / fan_in).
 RELEASES = {'torchseg': ((64, 256), 2.0), 'coin': ((256, 64), 1.0)}
+"""Release -> ((channels inside the main head, inside the auxiliary heads), initial gain).
+
+Kernels are initialised as N(0, gain / fan_in).
+"""
 
 
 class SpatialPath(nn.Module):
-    """[B, H, W, 3] -> [B, H/8, W/8, 2 features]: three convolutions of stride 2, and a 1x1."""
+    """Three convolutions of stride 2, and a 1x1 convolution.
+
+    features   channels of the convolutions of stride 2. The output has twice as many
+    conv_norm  makes a convolution with batch norm and ReLU: conv_norm(features, kernel_size,
+               strides=, name=)
+    """
 
     features: int
     conv_norm: Callable
 
     @nn.compact
     def __call__(self, x):
+        """Maps [B, H, W, 3] to [B, H / 8, W / 8, 2 features]."""
         x = self.conv_norm(self.features, (7, 7), strides=2, name='conv1')(x)
         x = self.conv_norm(self.features, (3, 3), strides=2, name='conv2')(x)
         x = self.conv_norm(self.features, (3, 3), strides=2, name='conv3')(x)
@@ -39,7 +55,16 @@ class SpatialPath(nn.Module):
 
 
 class AttentionRefinement(nn.Module):
-    """f = relu(bn(conv3x3(x))); f times a gate for each channel, sigmoid(bn(conv1x1(mean of f)))."""
+    """Convolution whose channels are multiplied by gates.
+
+        f = relu(bn(conv3x3(x)))
+        y = f sigmoid(bn(conv1x1(mean of f over the pixels)))
+
+    features   channels of the output
+    conv_norm  as in SpatialPath
+    conv       makes a convolution: conv(features, kernel_size, use_bias=, name=)
+    norm       makes a batch norm: norm(name=)
+    """
 
     features: int
     conv_norm: Callable
@@ -49,14 +74,21 @@ class AttentionRefinement(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = self.conv_norm(self.features, (3, 3), name='conv')(x)
-        gate = self.conv(self.features, (1, 1), use_bias=False, name='conv_atten')(
-            adaptive_average_pool(x, 1)
-        )
-        return x * nn.sigmoid(self.norm(name='bn_atten')(gate))
+        gate = adaptive_average_pool(x, 1)  # [B, 1, 1, features]
+        gate = self.conv(self.features, (1, 1), use_bias=False, name='conv_atten')(gate)
+        gate = self.norm(name='bn_atten')(gate)
+        gate = nn.sigmoid(gate)
+        return x * gate
 
 
 class ContextPath(nn.Module):
-    """The backbone's last two stages and their global mean, merged upwards: features at strides 8 and 16."""
+    """Merges the last two stages of a ResNet and their global mean, from coarse to fine.
+
+    features   channels of the outputs
+    resnet     makes the backbone: resnet()
+    enlarge    (x, size) -> x at that size
+    conv_norm, conv, norm  make layers, as in AttentionRefinement
+    """
 
     features: int
     resnet: Callable
@@ -67,7 +99,7 @@ class ContextPath(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        stages, taps = self.resnet()(x)
+        """Returns (features at stride 8, features at stride 16, taps of the backbone)."""
         refine = functools.partial(
             AttentionRefinement,
             self.features,
@@ -75,20 +107,37 @@ class ContextPath(nn.Module):
             conv=self.conv,
             norm=self.norm,
         )
-        at_16, at_32 = stages['layer3'], stages['layer4']
-        context = self.conv_norm(self.features, (1, 1), name='conv_avg')(
-            adaptive_average_pool(at_32, 1)
-        )
-        y = self.enlarge(refine(name='arm32')(at_32) + context, at_16.shape[1:3])
-        up_16 = self.conv_norm(self.features, (3, 3), name='conv_head32')(y)
-        y = self.enlarge(refine(name='arm16')(at_16) + up_16, stages['layer2'].shape[1:3])
-        return self.conv_norm(self.features, (3, 3), name='conv_head16')(y), up_16, taps
+        stages, taps = self.resnet()(x)
+        at_8 = stages['layer2']
+        at_16 = stages['layer3']
+        at_32 = stages['layer4']
+
+        mean = adaptive_average_pool(at_32, 1)  # [B, 1, 1, C]
+        context = self.conv_norm(self.features, (1, 1), name='conv_avg')(mean)
+
+        y = refine(name='arm32')(at_32)
+        y = y + context
+        y = self.enlarge(y, at_16.shape[1:3])
+        context_16 = self.conv_norm(self.features, (3, 3), name='conv_head32')(y)
+
+        y = refine(name='arm16')(at_16)
+        y = y + context_16
+        y = self.enlarge(y, at_8.shape[1:3])
+        context_8 = self.conv_norm(self.features, (3, 3), name='conv_head16')(y)
+        return context_8, context_16, taps
 
 
 class FeatureFusion(nn.Module):
-    """f = relu(bn(conv1x1([detail, context]))); f + f gate, the gate from the mean of f.
+    """Joins detail and context, and adds the channels once more, multiplied by gates.
 
-    The gate is sigmoid(conv1x1(relu(conv1x1(mean)))) in torchseg and sigmoid(bn(conv1x1(mean))) in coin.
+        f = relu(bn(conv1x1([detail, context])))
+        y = f + f gate
+
+    The gate is sigmoid(conv1x1(relu(conv1x1(mean of f)))) in torchseg and
+    sigmoid(bn(conv1x1(mean of f))) in coin.
+
+    release    'torchseg' or 'coin'
+    conv_norm, conv, norm  make layers, as in AttentionRefinement
     """
 
     release: str
@@ -102,16 +151,25 @@ class FeatureFusion(nn.Module):
         channels = x.shape[-1]
         x = self.conv_norm(channels, (1, 1), name='convblk')(x)
         conv = functools.partial(self.conv, channels, (1, 1), use_bias=False)
-        gate = adaptive_average_pool(x, 1)
+        gate = adaptive_average_pool(x, 1)  # [B, 1, 1, channels]
         if self.release == 'torchseg':
-            gate = conv(name='conv2')(nn.relu(conv(name='conv1')(gate)))
+            gate = conv(name='conv1')(gate)
+            gate = nn.relu(gate)
+            gate = conv(name='conv2')(gate)
         else:
-            gate = self.norm(name='bn')(conv(name='conv')(gate))
-        return x + x * nn.sigmoid(gate)
+            gate = conv(name='conv')(gate)
+            gate = self.norm(name='bn')(gate)
+        gate = nn.sigmoid(gate)
+        return x + x * gate
 
 
 class Head(nn.Module):
-    """3x3 convolution with batch norm and ReLU, and a 1x1 convolution to the classes."""
+    """3x3 convolution with batch norm and ReLU, and a 1x1 convolution to the classes.
+
+    features     channels of the 3x3 convolution
+    num_classes  channels of the logits
+    conv_norm, conv  make layers, as in AttentionRefinement
+    """
 
     features: int
     num_classes: int
@@ -125,22 +183,31 @@ class Head(nn.Module):
 
 
 class BiSeNet(nn.Module):
-    """BiSeNet, first version. `net.apply(variables, x, train=...)`; in training with mutable=['batch_stats'].
+    """BiSeNet, first version.
+
+    Call `net.apply(variables, x, train=...)`, in training with mutable=['batch_stats'].
 
     num_classes    channels of the logits
-    num_layers     of the context path's ResNet: 18, 50, 101 (34 and 152 work as well)
-    stem           of the ResNet: '7x7', or '3x3', which torchseg has at depth 101 (models/resnet.py)
-    release        'torchseg' or 'coin'; they differ in the fusion's gate, the enlargement inside the context path
-                   (bilinear with aligned corners; nearest), that of the logits (with aligned corners; without), the
-                   heads' channels, and the start
-    head_channels  (main head, auxiliary heads); () for the release's: torchseg (64, 256), coin (256, 64)
-    taps           names of inner tensors (models/resnet.py) to return under outputs['features']
-    frozen_norm    use the running statistics in training as well
-    width          factor on all inner channels; 1 is the published net, less is for tests and small machines
-    dtype          of activations; parameters, batch statistics and the returned logits are float32
-    axis_name      mapped axis over which batch statistics are those of the global batch; None: of this device
+    num_layers     layers of the context path's ResNet: 18, 50, 101 as published; 34 and 152 work
+    stem           of the ResNet: '7x7', or '3x3' as torchseg has for 101 layers
+                   (models/backbones/resnet.py)
+    release        'torchseg' or 'coin'. The releases differ in the gate of the fusion, in both
+                   enlargements, in the channels of the heads and in the initialisation. torchseg
+                   enlarges bilinearly with aligned corners. coin takes nearest neighbours inside
+                   the context path, and enlarges logits bilinearly without aligned corners
+    head_channels  (main head, auxiliary heads). () is the release's: torchseg (64, 256),
+                   coin (256, 64)
+    taps           names of inner tensors to return under outputs['features']
+                   (models/backbones/resnet.py)
+    frozen_norm    use the running statistics in training
+    width          factor on all inner channels. 1 is the published net, smaller factors are for
+                   tests and small machines
+    dtype          of activations. Parameters, batch statistics and logits are float32
+    axis_name      mapped axis over which batch statistics become those of the global batch.
+                   None: statistics of this device
 
-    Running statistics decay by 0.9 a step and hold the biased variance (torch: the unbiased one), eps is 1e-5.
+    Batch norms have epsilon 1e-5. Running statistics decay by 0.9 a step and hold the biased
+    variance (torch: the unbiased variance).
     """
 
     num_classes: int
@@ -156,35 +223,22 @@ class BiSeNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        """The logits of an image.
+        """Returns the logits of an image.
 
         Args:
           x: [B, H, W, 3] floating point, normalised, of any size; multiples of 32 as published.
-          train: use the batch's statistics.
+          train: use the statistics of the batch.
 
         Returns:
-          {'logits': [B, H, W, num_classes] float32, 'aux': {'context8': like the logits, 'context16': the same}}, the
-          heads on the context path's features, published with loss weights of 1; with taps also {'features': {tap:
+          {'logits': [B, H, W, num_classes] float32, 'aux': {'context8': like the logits,
+          'context16': like the logits}}. The auxiliary heads see the features of the context path
+          and were published with loss weights of 1. With taps also {'features': {tap:
           [B, h, w, C]}}.
         """
-        if self.release not in RELEASES:
-            raise unknown_name('bisenet: release', self.release, RELEASES)
-        head_channels, gain = RELEASES[self.release]
-        head_channels = self.head_channels or head_channels
-        if len(head_channels) != 2:
-            raise InputError(
-                'bisenet: head_channels',
-                got=repr(head_channels),
-                expected='() or (main, auxiliary)',
-            )
-        init = nn.initializers.variance_scaling(gain, 'fan_in', 'normal')
-        norm = batch_norm(
-            train, frozen=self.frozen_norm, dtype=self.dtype, axis_name=self.axis_name
-        )
-        conv = functools.partial(
-            Conv, kernel_init=init, bias_init=nn.initializers.zeros, dtype=self.dtype
-        )
-        conv_norm = functools.partial(ConvNorm, conv=conv, norm=norm)
+        (main, auxiliary), gain = self._release()
+        conv_norm, conv, norm = self._layers(gain, train)
+        align_corners = self.release == 'torchseg'
+        features = scaled(64, self.width)
         resnet = functools.partial(
             make_resnet,
             self.num_layers,
@@ -195,24 +249,24 @@ class BiSeNet(nn.Module):
             width=self.width,
             taps=self.taps,
         )
-        corners = self.release == 'torchseg'
-        enlarge = (
-            functools.partial(resize.bilinear, align_corners=True) if corners else resize.nearest
-        )
-
-        layers = dict(conv_norm=conv_norm, conv=conv)
-        image, features = x.astype(self.dtype), scaled(64, self.width)
-        detail = SpatialPath(features, conv_norm, name='sp')(image)
-        context_8, context_16, taps = ContextPath(
-            2 * features, resnet, enlarge, norm=norm, **layers, name='cp'
-        )(image)
-        fused = FeatureFusion(self.release, norm=norm, **layers, name='ffm')(detail, context_8)
+        if align_corners:
+            enlarge = functools.partial(resize.bilinear, align_corners=True)
+        else:
+            enlarge = resize.nearest
 
         def predict(y, channels, name):
-            y = Head(scaled(channels, self.width), self.num_classes, **layers, name=name)(y)
-            return resize.bilinear(y.astype(jnp.float32), x.shape[1:3], align_corners=corners)
+            """Maps [B, h, w, C] to logits [B, H, W, num_classes] float32."""
+            n = scaled(channels, self.width)
+            y = Head(n, self.num_classes, conv_norm, conv, name=name)(y)
+            y = y.astype(jnp.float32)
+            return resize.bilinear(y, x.shape[1:3], align_corners=align_corners)
 
-        main, auxiliary = head_channels
+        image = x.astype(self.dtype)
+        detail = SpatialPath(features, conv_norm, name='sp')(image)
+        context_path = ContextPath(2 * features, resnet, enlarge, conv_norm, conv, norm, name='cp')
+        context_8, context_16, taps = context_path(image)
+        fused = FeatureFusion(self.release, conv_norm, conv, norm, name='ffm')(detail, context_8)
+
         outputs = {
             'logits': predict(fused, main, 'conv_out'),
             'aux': {
@@ -220,4 +274,34 @@ class BiSeNet(nn.Module):
                 'context16': predict(context_16, auxiliary, 'conv_out32'),
             },
         }
-        return outputs | ({'features': taps} if self.taps else {})
+        if self.taps:
+            outputs['features'] = taps
+        return outputs
+
+    def _release(self) -> tuple[tuple[int, ...], float]:
+        """Returns ((channels of the main head, of the auxiliary heads), initial gain)."""
+        if self.release not in RELEASES:
+            raise unknown_name('bisenet: release', self.release, RELEASES)
+        head_channels, gain = RELEASES[self.release]
+        head_channels = self.head_channels or head_channels
+        if len(head_channels) != 2:
+            raise InputError(
+                'bisenet: head_channels',
+                got=repr(head_channels),
+                expected='() or (main, auxiliary)',
+            )
+        return head_channels, gain
+
+    def _layers(self, gain: float, train: bool) -> tuple[Callable, Callable, Callable]:
+        """Returns the makers of layers: conv_norm, conv and norm."""
+        norm = batch_norm(
+            train, frozen=self.frozen_norm, dtype=self.dtype, axis_name=self.axis_name
+        )
+        conv = functools.partial(
+            Conv,
+            kernel_init=nn.initializers.variance_scaling(gain, 'fan_in', 'normal'),
+            bias_init=nn.initializers.zeros,
+            dtype=self.dtype,
+        )
+        conv_norm = functools.partial(ConvNorm, conv=conv, norm=norm)
+        return conv_norm, conv, norm

@@ -1,8 +1,8 @@
 """ERFNet: a real-time segmentation net of factorised residual blocks.
 
-Romera, Alvarez, Bergasa, Arroyo: ERFNet, Efficient Residual Factorized ConvNet for Real-time Semantic Segmentation,
-IEEE T-ITS 2018. Layers, names and initialisation are those of the authors' PyTorch release: `layers.3.conv1x3_2` there
-is `layers_3/conv1x3_2` here.
+Source: Romera, Alvarez, Bergasa, Arroyo, ERFNet: Efficient Residual Factorized ConvNet for
+Real-time Semantic Segmentation, IEEE T-ITS 2018. Layers, names and initialisation are those of the
+authors' PyTorch release: `layers.3.conv1x3_2` there is `layers_3/conv1x3_2` here.
 """
 
 import functools
@@ -18,25 +18,37 @@ from segjax.models.layers import Conv, ConvTranspose, batch_norm, normal, scaled
 from segjax.ops.pool import max_pool_2x2
 
 OUTPUT_STRIDE = 8
+
 THIN = 16
 """Channels of the published net's first and last features, which are its narrowest."""
+
+DILATIONS = (2, 4, 8, 16)
+"""Dilations of the encoder's blocks at stride 8, repeated."""
 
 
 def thin_maps(channels: int, width: float, most: int = THIN) -> int:
     """Returns the scaled channels of a thin layer, which stay at 16 or `most` in narrow nets.
 
-    All logits of a pixel are linear in the last features: four channels would tie twenty classes to four numbers.
+    All logits of a pixel are linear in the last features: four channels would tie twenty classes to
+    four numbers.
 
     Args:
       channels: of the published net.
       width: the factor on the channels.
-      most: the floor where it is below 16. A first block needs fewer channels than the second block.
+      most: the floor if it is below 16. A first block needs fewer channels than the second block.
     """
     return max(scaled(channels, width), min(THIN, most))
 
 
 class DownBlock(nn.Module):
-    """Halves height and width: 3x3 convolution of stride 2 beside a 2x2 max pooling of the input, BN, ReLU."""
+    """Halves height and width: BN and ReLU on a 3x3 convolution of stride 2 and a 2x2 max pooling.
+
+    Both see the input. Their channels are concatenated.
+
+    features  channels of the output, more than those of the input
+    conv      makes a convolution: conv(features, kernel_size, strides=, dilation=, name=)
+    norm      makes a batch norm: norm(name=)
+    """
 
     features: int
     conv: Callable
@@ -44,6 +56,7 @@ class DownBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """Maps [B, H, W, C] to [B, H / 2, W / 2, features]."""
         channels = x.shape[-1]
         if self.features <= channels:
             raise InputError(
@@ -53,12 +66,20 @@ class DownBlock(nn.Module):
                 fix='raise first_maps or width',
             )
         y = self.conv(self.features - channels, (3, 3), strides=2, name='conv')(x)
-        y = jnp.concatenate([y, max_pool_2x2(x)], -1)
-        return nn.relu(self.norm(name='bn')(y))
+        pooled = max_pool_2x2(x)
+        y = jnp.concatenate([y, pooled], -1)
+        y = self.norm(name='bn')(y)
+        return nn.relu(y)
 
 
 class NonBottleneck1D(nn.Module):
-    """Residual block of two 3x3 convolutions, each factorised into 3x1 and 1x3; the second pair is dilated."""
+    """Residual block of two 3x3 convolutions, each factorised into 3x1 and 1x3.
+
+    dropout   rate of channel dropout in front of the sum
+    dilation  of the second pair of convolutions
+    conv, norm  make layers, as in DownBlock
+    train     use dropout
+    """
 
     dropout: float
     dilation: int
@@ -68,20 +89,29 @@ class NonBottleneck1D(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        c, d = x.shape[-1], self.dilation
-        y = nn.relu(self.conv(c, (3, 1), name='conv3x1_1')(x))
-        y = self.conv(c, (1, 3), name='conv1x3_1')(y)
-        y = nn.relu(self.norm(name='bn1')(y))
-        y = nn.relu(self.conv(c, (3, 1), dilation=d, name='conv3x1_2')(y))
-        y = self.conv(c, (1, 3), dilation=d, name='conv1x3_2')(y)
+        channels = x.shape[-1]
+        y = self.conv(channels, (3, 1), name='conv3x1_1')(x)
+        y = nn.relu(y)
+        y = self.conv(channels, (1, 3), name='conv1x3_1')(y)
+        y = self.norm(name='bn1')(y)
+        y = nn.relu(y)
+        y = self.conv(channels, (3, 1), dilation=self.dilation, name='conv3x1_2')(y)
+        y = nn.relu(y)
+        y = self.conv(channels, (1, 3), dilation=self.dilation, name='conv1x3_2')(y)
         y = self.norm(name='bn2')(y)
         if self.dropout > 0:
-            y = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not self.train)(y)
+            drop = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not self.train)
+            y = drop(y)
         return nn.relu(y + x)
 
 
 class UpBlock(nn.Module):
-    """Doubles height and width: 3x3 transposed convolution, BN, ReLU."""
+    """Doubles height and width: 3x3 transposed convolution, BN, ReLU.
+
+    features        channels of the output
+    conv_transpose  makes a transposed convolution: conv_transpose(features, kernel_size, name=)
+    norm            makes a batch norm: norm(name=)
+    """
 
     features: int
     conv_transpose: Callable
@@ -89,12 +119,23 @@ class UpBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """Maps [B, h, w, C] to [B, 2 h, 2 w, features]."""
         y = self.conv_transpose(self.features, 3, name='conv')(x)
-        return nn.relu(self.norm(name='bn')(y))
+        y = self.norm(name='bn')(y)
+        return nn.relu(y)
 
 
 class Encoder(nn.Module):
-    """[B, H, W, in] -> features [B, H/8, W/8, 128 width], and logits of the 1x1 head if `head_classes` > 0."""
+    """Down blocks to stride 8, with residual blocks at strides 4 and 8, and a 1x1 head on demand.
+
+    first_maps    channels after the first block
+    channels      of the features at strides 4 and 8
+    blocks        numbers of residual blocks at strides 4 and 8
+    dropout       their rates of channel dropout
+    head_classes  channels of the head; 0: no head
+    conv, norm    make layers, as in DownBlock
+    train         use dropout
+    """
 
     first_maps: int
     channels: tuple[int, int]
@@ -107,26 +148,31 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """Returns (features [B, H / 8, W / 8, 128 width], logits of the head or None)."""
         down = functools.partial(DownBlock, conv=self.conv, norm=self.norm)
         block = functools.partial(NonBottleneck1D, conv=self.conv, norm=self.norm, train=self.train)
-        x = down(self.first_maps, name='initial_block')(x)
-        x = down(self.channels[0], name='layers_0')(x)
-        number = itertools.count(1)
+        number = itertools.count()
+        x = down(self.first_maps, name='initial_block')(x)  # stride 2
+        x = down(self.channels[0], name=f'layers_{next(number)}')(x)  # stride 4
         for _ in range(self.blocks[0]):
             x = block(self.dropout[0], 1, name=f'layers_{next(number)}')(x)
-        x = down(self.channels[1], name=f'layers_{next(number)}')(x)
-        for dilation in itertools.islice(itertools.cycle((2, 4, 8, 16)), self.blocks[1]):
+        x = down(self.channels[1], name=f'layers_{next(number)}')(x)  # stride 8
+        for dilation in itertools.islice(itertools.cycle(DILATIONS), self.blocks[1]):
             x = block(self.dropout[1], dilation, name=f'layers_{next(number)}')(x)
-        head = (
-            self.conv(self.head_classes, (1, 1), name='output_conv')(x)
-            if self.head_classes
-            else None
-        )
-        return x, head
+        if not self.head_classes:
+            return x, None
+        return x, self.conv(self.head_classes, (1, 1), name='output_conv')(x)
 
 
 class Decoder(nn.Module):
-    """[B, h, w, 128 width] -> logits [B, 8 h, 8 w, num_classes]."""
+    """Up blocks, each followed by residual blocks, and a transposed convolution to the classes.
+
+    channels     of the features at strides 4 and 2
+    blocks       numbers of residual blocks at strides 4 and 2
+    num_classes  channels of the logits
+    conv, conv_transpose, norm  make layers, as in DownBlock and UpBlock
+    train        the residual blocks have no dropout, so it changes nothing
+    """
 
     channels: tuple[int, int]
     blocks: tuple[int, int]
@@ -138,6 +184,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """Maps [B, h, w, 128 width] to logits [B, 8 h, 8 w, num_classes]."""
         up = functools.partial(UpBlock, conv_transpose=self.conv_transpose, norm=self.norm)
         block = functools.partial(
             NonBottleneck1D, 0.0, 1, conv=self.conv, norm=self.norm, train=self.train
@@ -151,24 +198,33 @@ class Decoder(nn.Module):
 
 
 class ERFNet(nn.Module):
-    """ERFNet. `net.apply(variables, x, train=...)`; in training with rngs={'dropout': key}, mutable=['batch_stats'].
+    """ERFNet.
+
+    Call `net.apply(variables, x, train=...)`, in training with rngs={'dropout': key} and
+    mutable=['batch_stats'].
 
     num_classes   channels of the output (3 for a net that paints pictures)
-    first_maps    channels after the first block, times width; must exceed the channels of the input. At least 16 at
-                  a width below 1, but no more than half of the second block's (see `thin_maps`)
+    first_maps    channels after the first block, times width. They must exceed the channels of the
+                  input. At a width below 1 there are at least 16, but no more than half of the
+                  second block's (see `thin_maps`)
     dropout       rates of channel dropout in the encoder: blocks at stride 4, blocks at stride 8
-    encoder_head  also predict at 1/8 with a 1x1 convolution (the authors' first training stage)
-    width         factor on the inner channels; 1 is the published net, less is for tests and small machines. The last
-                  features keep at least 16 channels (see `thin_maps`)
-    blocks        residual blocks at stride 4 and 8 of the encoder, 4 and 2 of the decoder; less is for tests
-    use_bias      biases of convolutions, as published. Those in front of a batch norm have zero gradient
-    init_std      0: torch's default, U(+-1 / sqrt(fan_in)). Above: CycleGAN's, kernels N(0, init_std^2), scales of
-                  batch norms N(1, init_std^2), biases 0
-    dtype         of activations; parameters, batch statistics and the returned logits are float32
-    axis_name     mapped axis over which batch statistics are those of the global batch; None: of this device
+    encoder_head  predict also at 1/8 with a 1x1 convolution (the authors' first training stage)
+    width         factor on the inner channels. 1 is the published net, smaller factors are for
+                  tests and small machines. The last features keep at least 16 channels (see
+                  `thin_maps`)
+    blocks        residual blocks at strides 4 and 8 of the encoder, 4 and 2 of the decoder. Fewer
+                  are for tests
+    use_bias      biases of convolutions, as published. In front of a batch norm a bias has zero
+                  gradient
+    init_std      0: torch's default, U(+-1 / sqrt(fan_in)). Above: CycleGAN's, kernels
+                  N(0, init_std^2), scales of batch norms N(1, init_std^2), biases 0
+    dtype         of activations. Parameters, batch statistics and logits are float32
+    axis_name     mapped axis over which batch statistics become those of the global batch.
+                  None: statistics of this device
     forms         'fast' or 'naive' gradient of the 3x1 and 1x3 convolutions, see ops/conv.py
 
-    Running statistics decay by 0.9 a step and hold the biased variance (torch: the unbiased one), eps is 1e-3.
+    Batch norms have epsilon 1e-3. Running statistics decay by 0.9 a step and hold the biased
+    variance (torch: the unbiased variance).
     """
 
     num_classes: int
@@ -185,61 +241,75 @@ class ERFNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        """The logits of an image.
+        """Returns the logits of an image.
 
         Args:
           x: [B, H, W, in] floating point, normalised; H and W multiples of 8.
-          train: use the batch's statistics and dropout.
+          train: use the statistics of the batch, and dropout.
 
         Returns:
           {'logits': [B, H, W, num_classes] float32}, with encoder_head also {'aux': {'encoder':
           [B, H/8, W/8, num_classes] float32}}.
         """
         self._check(x)
-        shared = dict(
-            use_bias=self.use_bias,
-            kernel_init=normal(self.init_std) if self.init_std else None,
-            bias_init=nn.initializers.zeros if self.init_std else None,
-            dtype=self.dtype,
-        )
-        conv = functools.partial(Conv, forms=self.forms, **shared)
-        conv_transpose = functools.partial(ConvTranspose, **shared)
-        norm = batch_norm(
-            train,
-            epsilon=1e-3,
-            scale_init=normal(self.init_std, mean=1.0) if self.init_std else nn.initializers.ones,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
-        )
+        layers = self._layers(train)
+        conv_transpose = layers.pop('conv_transpose')
         middle = scaled(64, self.width)
         wide = scaled(128, self.width)
-        features, encoder_logits = Encoder(
+        encoder = Encoder(
             first_maps=thin_maps(self.first_maps, self.width, most=middle // 2),
             channels=(middle, wide),
             blocks=self.blocks[:2],
             dropout=self.dropout,
             head_classes=self.num_classes if self.encoder_head else 0,
-            conv=conv,
-            norm=norm,
+            **layers,
             train=train,
             name='encoder',
-        )(x.astype(self.dtype))
-        logits = Decoder(
+        )
+        decoder = Decoder(
             channels=(middle, thin_maps(THIN, self.width)),
             blocks=self.blocks[2:],
             num_classes=self.num_classes,
-            conv=conv,
             conv_transpose=conv_transpose,
-            norm=norm,
+            **layers,
             train=train,
             name='decoder',
-        )(features)
+        )
+        x = x.astype(self.dtype)
+        features, encoder_logits = encoder(x)
+        logits = decoder(features)
         outputs = {'logits': logits.astype(jnp.float32)}
         if self.encoder_head:
             outputs['aux'] = {'encoder': encoder_logits.astype(jnp.float32)}
         return outputs
 
-    def _check(self, x):
+    def _layers(self, train: bool) -> dict[str, Callable]:
+        """Returns the makers of layers: 'conv', 'conv_transpose' and 'norm'."""
+        kernel_init = None
+        bias_init = None
+        scale_init = nn.initializers.ones
+        if self.init_std:
+            kernel_init = normal(self.init_std)
+            bias_init = nn.initializers.zeros
+            scale_init = normal(self.init_std, mean=1.0)
+        shared = dict(
+            use_bias=self.use_bias, kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype
+        )
+        norm = batch_norm(
+            train,
+            epsilon=1e-3,
+            scale_init=scale_init,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+        )
+        return {
+            'conv': functools.partial(Conv, forms=self.forms, **shared),
+            'conv_transpose': functools.partial(ConvTranspose, **shared),
+            'norm': norm,
+        }
+
+    def _check(self, x) -> None:
+        """Raises InputError for sizes of the image or fields that the net cannot have."""
         h, w = x.shape[1:3]
         if h % OUTPUT_STRIDE or w % OUTPUT_STRIDE:
             raise InputError(

@@ -1,7 +1,7 @@
-"""FCN: VGG16 read as a fully convolutional net, with scores of finer layers added on the way up.
+"""FCN: VGG16 as a fully convolutional net, with scores of finer layers added from coarse to fine.
 
-Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Segmentation, CVPR 2015 (TPAMI 2017). Layers, crops
-and names are those of the Caffe nets, fc6 and fc7 included.
+Source: Long, Shelhamer, Darrell, Fully Convolutional Networks for Semantic Segmentation, CVPR 2015
+(TPAMI 2017). Layers, crops and names are those of the Caffe nets, including fc6 and fc7.
 """
 
 import functools
@@ -16,15 +16,28 @@ from segjax.models.backbones.vgg import VGG16
 from segjax.models.layers import Conv, he_fan_out, scaled
 from segjax.ops import resize
 
-# Where the map of an output stride begins on the map it is added to, and of the last one, on the image: what 100 pixels
-# of padding, and fc6 and the upsamplings without any, shift.
+# Crop offsets that undo the 100 pixels of padding of the image, and fc6 and the upsamplings, which
+# have no padding.
 _CROP_OF_POOL = {16: 5, 8: 9}
+"""Output stride -> first row and column of the pool that coarser scores are added to."""
 _CROP_OF_IMAGE = {32: 19, 16: 27, 8: 31}
+"""Output stride -> first row and column of the enlarged scores that belongs to the image."""
 _FINER = {32: (), 16: (('pool4', 16),), 8: (('pool4', 16), ('pool3', 8))}
+"""Output stride -> (pool, its stride) of all added scores."""
 
 
 class Stream(nn.Module):
-    """Scores of one image: of fc7, and of the pools that the output stride asks for, under their names."""
+    """Scores of one image.
+
+    num_classes  channels of the scores
+    pools        poolings to score in addition to fc7
+    dropout      rate after fc6 and fc7
+    width        factor on all inner channels
+    taps         names of inner tensors to return (models/backbones/vgg.py)
+    conv         makes a convolution: conv(features, kernel_size, padding=, name=)
+    score        makes a convolution to the classes: score(features, kernel_size, name=)
+    train        use dropout
+    """
 
     num_classes: int
     pools: tuple[str, ...]
@@ -37,35 +50,45 @@ class Stream(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        pools, features = VGG16(
-            self.conv, self.conv, padding=100, width=self.width, taps=self.taps, name='vgg'
-        )(x)
-        n, drop = scaled(4096, self.width), nn.Dropout(self.dropout, deterministic=not self.train)
-        y = drop(nn.relu(self.conv(n, (7, 7), padding=0, name='fc6')(pools['pool5'])))
-        y = drop(nn.relu(self.conv(n, (1, 1), name='fc7')(y)))
+        """Returns ({'fc7': [B, h, w, num_classes], pool: ..}, {tap: tensor})."""
+        vgg = VGG16(self.conv, self.conv, padding=100, width=self.width, taps=self.taps, name='vgg')
+        pools, features = vgg(x)
+        n = scaled(4096, self.width)
+        drop = nn.Dropout(self.dropout, deterministic=not self.train)
+        y = self.conv(n, (7, 7), padding=0, name='fc6')(pools['pool5'])
+        y = nn.relu(y)
+        y = drop(y)
+        y = self.conv(n, (1, 1), name='fc7')(y)
+        y = nn.relu(y)
+        y = drop(y)
         scores = {'fc7': self.score(self.num_classes, (1, 1), name='score_fr')(y)}
         for pool in self.pools:
-            scores[pool] = self.score(self.num_classes, (1, 1), name=f'score_{pool}')(pools[pool])
+            score = self.score(self.num_classes, (1, 1), name=f'score_{pool}')
+            scores[pool] = score(pools[pool])
         return scores, features
 
 
 class FCN(nn.Module):
-    """FCN-32s, 16s, 8s on VGG16. `net.apply(variables, x, train=...)`, in training with rngs={'dropout': key}.
+    """FCN-32s, 16s and 8s on VGG16.
 
-    The scores' convolutions start at 0, as published, everything below at torchvision's start.
+    Call `net.apply(variables, x, train=...)`, in training with rngs={'dropout': key}.
+
+    Convolutions to scores are initialised as 0, as published, and all below as in torchvision.
+    Upsampling is bilinear and fixed, ops.resize.bilinear_deconvolution.
 
     num_classes    channels of the logits
-    output_stride  32, 16 (adds scores of pool4) or 8 (adds those of pool3, too)
-    streams        names of the images that the input's channels hold, three channels each, e.g. ('color', 'hha'). Each
-                   has a whole net of its own; fc7's scores are averaged over streams, the pools' are added
-    dropout        rate after fc6 and fc7, every element on its own
-    taps           names of inner tensors (models/vgg.py) to return under outputs['features'], as 'color/conv4_3' where
-                   there are several streams
-    width          factor on all inner channels; 1 is the published net, less is for tests and small machines
-    dtype          of activations; parameters and the returned logits are float32
-    axis_name      unused: without batch norm, examples do not meet
-
-    Upsampling is bilinear and fixed, ops.resize.bilinear_deconvolution.
+    output_stride  32, 16 (adds scores of pool4) or 8 (adds scores of pool4 and pool3)
+    streams        names of the images that the channels of the input hold, three channels each,
+                   e.g. ('color', 'hha'). Each has a whole net of its own. Scores of fc7 are
+                   averaged over streams, scores of the pools are added
+    dropout        rate after fc6 and fc7, of every element on its own
+    taps           names of inner tensors to return under outputs['features']
+                   (models/backbones/vgg.py). With several streams, the results are named
+                   'color/conv4_3'
+    width          factor on all inner channels. 1 is the published net, smaller factors are for
+                   tests and small machines
+    dtype          of activations. Parameters and logits are float32
+    axis_name      unused, because without batch norm examples do not depend on each other
     """
 
     num_classes: int
@@ -79,22 +102,49 @@ class FCN(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        """The logits of an image.
+        """Returns the logits of an image.
 
         Args:
           x: [B, H, W, 3 len(streams)] floating point, normalised, of any size.
           train: use dropout.
 
         Returns:
-          {'logits': [B, H, W, num_classes] float32}, with taps also {'features': {tap: [B, h, w, C]}}.
+          {'logits': [B, H, W, num_classes] float32}, with taps also {'features': {tap:
+          [B, h, w, C]}}.
         """
         self._check(x)
+        stream = self._stream(train)
+        images = jnp.split(x.astype(self.dtype), len(self.streams), -1)  # [B, H, W, 3] each
+        scores = {}
+        features = {}
+        for name, image in zip(self.streams, images, strict=True):
+            scores[name], features[name] = stream(name=name)(image)
+
+        def total(layer):
+            """Returns the sum of a layer's scores over the streams, in float32."""
+            return sum(scores[name][layer].astype(jnp.float32) for name in self.streams)
+
+        y = total('fc7') / len(self.streams)
+        for pool, stride in _FINER[self.output_stride]:
+            doubled = tuple(2 * (n + 1) for n in y.shape[1:3])
+            y = resize.bilinear_deconvolution(y, doubled, stride=2, offset=0)
+            top = _CROP_OF_POOL[stride]
+            y = y + total(pool)[:, top : top + y.shape[1], top : top + y.shape[2]]
+
+        offset = _CROP_OF_IMAGE[self.output_stride]
+        logits = resize.bilinear_deconvolution(y, x.shape[1:3], self.output_stride, offset)
+        outputs = {'logits': logits}
+        if self.taps:
+            outputs['features'] = self._named_by_stream(features)
+        return outputs
+
+    def _stream(self, train: bool) -> Callable:
+        """Returns the maker of the net of one stream, called with `name=`."""
         shared = dict(bias_init=nn.initializers.zeros, dtype=self.dtype)
-        finer = _FINER[self.output_stride]
-        stream = functools.partial(
+        return functools.partial(
             Stream,
             self.num_classes,
-            pools=tuple(pool for pool, _ in finer),
+            pools=tuple(pool for pool, _ in _FINER[self.output_stride]),
             dropout=self.dropout,
             width=self.width,
             taps=self.taps,
@@ -102,34 +152,19 @@ class FCN(nn.Module):
             score=functools.partial(Conv, kernel_init=nn.initializers.zeros, **shared),
             train=train,
         )
-        images = jnp.split(x.astype(self.dtype), len(self.streams), -1)
-        results = {
-            name: stream(name=name)(image) for name, image in zip(self.streams, images, strict=True)
-        }
 
-        def total(layer):
-            return sum(scores[layer].astype(jnp.float32) for scores, _ in results.values())
+    def _named_by_stream(self, features: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Returns {tap: tensor} of a single stream, {'stream/tap': tensor} of several."""
+        if len(self.streams) == 1:
+            return features[self.streams[0]]
+        named = {}
+        for name, taps in features.items():
+            for tap, tensor in taps.items():
+                named[f'{name}/{tap}'] = tensor
+        return named
 
-        y = total('fc7') / len(self.streams)
-        for pool, stride in finer:
-            y = resize.bilinear_deconvolution(
-                y, tuple(2 * (n + 1) for n in y.shape[1:3]), stride=2, offset=0
-            )
-            top = _CROP_OF_POOL[stride]
-            y = y + total(pool)[:, top : top + y.shape[1], top : top + y.shape[2]]
-        stride = self.output_stride
-        outputs = {
-            'logits': resize.bilinear_deconvolution(y, x.shape[1:3], stride, _CROP_OF_IMAGE[stride])
-        }
-        if self.taps:
-            outputs['features'] = {
-                tap if len(self.streams) == 1 else f'{name}/{tap}': feature
-                for name, (_, features) in results.items()
-                for tap, feature in features.items()
-            }
-        return outputs
-
-    def _check(self, x):
+    def _check(self, x) -> None:
+        """Raises InputError for unknown output strides or channels that do not fit the streams."""
         if self.output_stride not in _FINER:
             raise InputError(
                 'fcn: output_stride', got=repr(self.output_stride), expected='32, 16 or 8'

@@ -1,7 +1,8 @@
-"""PSPNet: a dilated ResNet whose last features are joined by their averages over grids of four sizes.
+"""PSPNet: a dilated ResNet whose last features are joined by their averages over grids of cells.
 
-Zhao, Shi, Qi, Wang, Jia: Pyramid Scene Parsing Network, CVPR 2017. Layers and names are those of the PyTorch release
-(semseg): `ppm.features.0.1` there is `ppm/features_0_1` here; for the backbone see models/resnet.py.
+Source: Zhao, Shi, Qi, Wang, Jia, Pyramid Scene Parsing Network, CVPR 2017. Layers and names are
+those of the PyTorch release (semseg): `ppm.features.0.1` there is `ppm/features_0_1` here. For the
+backbone see models/backbones/resnet.py.
 """
 
 import functools
@@ -21,10 +22,15 @@ OUTPUT_STRIDE = 8
 
 
 class PyramidPooling(nn.Module):
-    """[B, h, w, C] -> [B, h, w, 2 C]: the input, and its means over b x b cells for each b of `bins`.
+    """The input, and its means over b x b cells for each b of `bins`.
 
-    Every mean map passes a 1x1 convolution to C / len(bins) channels, batch norm and ReLU, and is enlarged bilinearly
-    with aligned corners. (The Caffe release concatenates the maps in the opposite order.)
+    Every mean map passes a 1x1 convolution to C / len(bins) channels, batch norm and ReLU. It is
+    enlarged bilinearly with aligned corners. (The Caffe release concatenates the maps in the
+    opposite order.)
+
+    bins  numbers of cells along an axis
+    conv  makes a convolution: conv(features, kernel_size, use_bias=, name=)
+    norm  makes a batch norm: norm(name=)
     """
 
     bins: tuple[int, ...]
@@ -33,32 +39,45 @@ class PyramidPooling(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        channels, maps = x.shape[-1] // len(self.bins), [x]
+        """Maps [B, h, w, C] to [B, h, w, 2 C]."""
+        channels = x.shape[-1] // len(self.bins)
+        maps = [x]
         for i, bins in enumerate(self.bins):
-            y = adaptive_average_pool(x, bins)
+            y = adaptive_average_pool(x, bins)  # [B, bins, bins, C]
             y = self.conv(channels, (1, 1), use_bias=False, name=f'features_{i}_1')(y)
-            y = nn.relu(self.norm(name=f'features_{i}_2')(y))
-            maps.append(resize.bilinear(y, x.shape[1:3], align_corners=True))
+            y = self.norm(name=f'features_{i}_2')(y)
+            y = nn.relu(y)
+            y = resize.bilinear(y, x.shape[1:3], align_corners=True)
+            maps.append(y)
         return jnp.concatenate(maps, -1)
 
 
 class PSPNet(nn.Module):
-    """PSPNet. `net.apply(variables, x, train=...)`; in training with rngs={'dropout': key}, mutable=['batch_stats'].
+    """PSPNet.
+
+    Call `net.apply(variables, x, train=...)`, in training with rngs={'dropout': key} and
+    mutable=['batch_stats'].
 
     num_classes   channels of the logits
-    num_layers    of the ResNet: 50 or 101 as published; 18, 34, 152 work as well
+    num_layers    layers of the ResNet: 50 or 101 as published; 18, 34 and 152 work
     bins          cells of the pyramid's grids
     dropout       rate of channel dropout in front of both classifiers
-    aux_head      a second classifier on layer3, outputs['aux']['layer3']; published with weight 0.4 of its loss
-    taps          names of inner tensors (models/resnet.py) to return under outputs['features']
-    frozen_norm   use the running statistics in training as well
-    width         factor on all inner channels; 1 is the published net, less is for tests and small machines
-    dtype         of activations; parameters, batch statistics and the returned logits are float32
-    axis_name     mapped axis over which batch statistics are those of the global batch; None: of this device
-    dilated_conv  what makes the dilated 3x3 convolutions of layer3 and layer4: called as models.layers.Conv is, with
-                  features, kernel_size, dilation, use_bias, kernel_init, dtype and name; None: that Conv
+    aux_head      a second classifier on layer3, outputs['aux']['layer3'], published with a loss
+                  weight of 0.4
+    taps          names of inner tensors to return under outputs['features']
+                  (models/backbones/resnet.py)
+    frozen_norm   use the running statistics in training
+    width         factor on all inner channels. 1 is the published net, smaller factors are for
+                  tests and small machines
+    dtype         of activations. Parameters, batch statistics and logits are float32
+    axis_name     mapped axis over which batch statistics become those of the global batch.
+                  None: statistics of this device
+    dilated_conv  makes the dilated 3x3 convolutions of layer3 and layer4, called as
+                  models.layers.Conv is, with features, kernel_size, dilation, use_bias,
+                  kernel_init, dtype and name. None: models.layers.Conv
 
-    Running statistics decay by 0.9 a step and hold the biased variance (torch: the unbiased one), eps is 1e-5.
+    Batch norms have epsilon 1e-5. Running statistics decay by 0.9 a step and hold the biased
+    variance (torch: the unbiased variance).
     """
 
     num_classes: int
@@ -75,26 +94,24 @@ class PSPNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        """The logits of an image.
+        """Returns the logits of an image.
 
         Args:
-          x: [B, H, W, 3] floating point, normalised, of any size. The release demands 8 k + 1 pixels, for which its
-            enlargement with aligned corners puts every feature on its pixel; here it does so at every size.
-          train: use the batch's statistics and dropout.
+          x: [B, H, W, 3] floating point, normalised, of any size. The release demands 8 k + 1
+            pixels. For these its enlargement with aligned corners puts every feature on its pixel.
+            Here every feature is on its pixel at every size.
+          train: use the statistics of the batch, and dropout.
 
         Returns:
-          {'logits': [B, H, W, num_classes] float32}, with aux_head also {'aux': {'layer3': like the logits}}, with taps
-          {'features': {tap: [B, h, w, C]}}.
+          {'logits': [B, H, W, num_classes] float32}, with aux_head also {'aux': {'layer3': like the
+          logits}}, with taps also {'features': {tap: [B, h, w, C]}}.
         """
-        if not self.bins or min(self.bins) < 1:
-            raise InputError(
-                'pspnet: bins', got=repr(self.bins), expected='numbers of cells, 1 or more'
-            )
+        self._check()
+        conv = functools.partial(Conv, dtype=self.dtype)
         norm = batch_norm(
             train, frozen=self.frozen_norm, dtype=self.dtype, axis_name=self.axis_name
         )
-        conv = functools.partial(Conv, dtype=self.dtype)
-        stages, features = make_resnet(
+        resnet = make_resnet(
             self.num_layers,
             norm,
             self.dtype,
@@ -103,18 +120,30 @@ class PSPNet(nn.Module):
             output_stride=OUTPUT_STRIDE,
             width=self.width,
             taps=self.taps,
-        )(x.astype(self.dtype))
+        )
 
         def classify(y, name, channels):
-            """The layers of nn.Sequential(conv 3x3, bn, relu, dropout, conv 1x1), under their numbers in it."""
+            """Applies nn.Sequential(conv 3x3, bn, relu, dropout, conv 1x1), with its numbers."""
             y = conv(scaled(channels, self.width), (3, 3), use_bias=False, name=f'{name}_0')(y)
-            y = nn.relu(norm(name=f'{name}_1')(y))
+            y = norm(name=f'{name}_1')(y)
+            y = nn.relu(y)
             y = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(y)
             y = conv(self.num_classes, (1, 1), name=f'{name}_4')(y)
-            return resize.bilinear_on_grid(y.astype(jnp.float32), x.shape[1:3], OUTPUT_STRIDE)
+            y = y.astype(jnp.float32)
+            return resize.bilinear_on_grid(y, x.shape[1:3], OUTPUT_STRIDE)
 
+        stages, features = resnet(x.astype(self.dtype))
         pyramid = PyramidPooling(self.bins, conv, norm, name='ppm')(stages['layer4'])
         outputs = {'logits': classify(pyramid, 'cls', 512)}
         if self.aux_head:
             outputs['aux'] = {'layer3': classify(stages['layer3'], 'aux', 256)}
-        return outputs | ({'features': features} if self.taps else {})
+        if self.taps:
+            outputs['features'] = features
+        return outputs
+
+    def _check(self) -> None:
+        """Raises InputError for a pyramid without cells."""
+        if not self.bins or min(self.bins) < 1:
+            raise InputError(
+                'pspnet: bins', got=repr(self.bins), expected='numbers of cells, 1 or more'
+            )
