@@ -85,6 +85,13 @@ def unread_note(folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
     return [Note(str(folder), message, 'convert images among them to PNG')]
 
 
+def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders in a folder, sorted, without hidden folders."""
+    return sorted(
+        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.')
+    )
+
+
 def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns all files below a folder that are not hidden, sorted by path.
 
@@ -104,11 +111,11 @@ def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
     for parent, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
         # Changing `folders` in place keeps `os.walk` away from hidden folders.
         folders[:] = [name for name in folders if not name.startswith('.')]
-        subfolders = [pathlib.Path(parent, name) for name in folders]
+        below = [pathlib.Path(parent, name) for name in folders]
         paths = [pathlib.Path(parent, name) for name in names if not name.startswith('.')]
-        for path in [*paths, *subfolders]:
+        for path in [*paths, *below]:
             _check_name(path)
-        for path in subfolders:
+        for path in below:
             _check_loop(path)
         for path in paths:
             _check_target(path)
@@ -603,7 +610,8 @@ def _header_problem(path: pathlib.Path) -> str:
         if error.errno:
             raise
         return ''
-    # Pillow raises SyntaxError, ValueError and struct.error for broken files. Later checks fail.
+    # Pillow raises SyntaxError, ValueError and struct.error for broken files. The remaining checks
+    # of `inspect` name them.
     except Exception:
         return ''
     if number > 1:

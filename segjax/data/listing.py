@@ -31,7 +31,9 @@ class Listing(NamedTuple):
         for feature in inputs.features:
             stored = feature.removesuffix(clips.SUFFIX)
             if stored not in self.spec.features:
-                raise unknown_name(f'features of {self.where}', stored, self.spec.features)
+                raise unknown_name(
+                    f'feature {stored!r} of {self.where}', stored, self.spec.features
+                )
 
         # Examples that `inputs.examples` chooses.
         where = f'split {inputs.split!r} of {self.where}'

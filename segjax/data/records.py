@@ -259,7 +259,9 @@ class SplitSource:
         builder = index.open_records(folder)
         for feature in features:
             if feature not in builder.info.features:
-                raise unknown_name(f'features of {where}', feature, builder.info.features)
+                raise unknown_name(
+                    f'feature {feature!r} of {where}', feature, builder.info.features
+                )
         self.features = tuple(features)
 
         # Features that TFDS does not decode: features that were not requested, and encoded images.
