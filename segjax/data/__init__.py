@@ -1,4 +1,4 @@
-"""Data sets: `prepare` writes a data set's records once, says what is in them and opens them."""
+"""Data sets: `prepare` writes the records of a data set once, describes them and opens them."""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -15,11 +15,13 @@ from segjax.spec import DataSpec
 
 
 class Prepared(NamedTuple):
-    """A data set as it was when it was prepared: what happens in the user's folder later changes no running job.
+    """A data set as it was when it was prepared.
 
-    spec    what it consists of
-    folder  with the records
-    where   what errors call it
+    Later changes in the user's folder change no running job.
+
+    spec    classes, splits and features of the data set
+    folder  the folder with the records
+    where   the name of the data set in errors
     """
 
     spec: DataSpec
@@ -27,29 +29,29 @@ class Prepared(NamedTuple):
     where: str
 
     def open_split(self, split: str, features: Sequence[str]) -> SplitSource:
-        """Random access to a split.
+        """Opens a split for random access.
 
         Args:
           split: a TFDS split: 'train', 'val[:10%]', 'train+val'.
           features: keys of the examples, from `spec.features`.
 
         Raises:
-          InputError: for an unknown or empty split, or a feature that the data set does not have.
+          InputError: an unknown or empty split, or a feature that the data set does not have.
         """
         return SplitSource(self.folder, split, features, self.where)
 
-    def open_input(self, inputs: Input, *more: str) -> SplitSource | Clips | Chosen:
-        """Opens the chosen examples of an input's split, on demand with their neighbours.
+    def open_input(self, inputs: Input, *additional: str) -> SplitSource | Clips | Chosen:
+        """Opens the chosen examples of an input's split, with their neighbours if it asks for them.
 
         Args:
-          inputs: of the stage.
-          more: features beside those of `inputs`.
+          inputs: an input of a stage.
+          additional: features in addition to `inputs.features`.
 
         Raises:
-          InputError: as `open_split`; no chosen example, or none with neighbours; 'x_frames' among
-            the features, and no frames.
+          InputError: the errors of `open_split`; no example is chosen; no chosen example has
+            neighbours; a feature 'x_frames' is requested, but no frames.
         """
-        features = (*inputs.features, *more)
+        features = (*inputs.features, *additional)
         chosen = self._chosen(inputs)
         if inputs.frames:
             return Clips(self.folder, inputs.split, features, inputs.frames, self.where, chosen)
@@ -57,33 +59,40 @@ class Prepared(NamedTuple):
         return source if chosen is None else Chosen(source, chosen)
 
     def _chosen(self, inputs: Input) -> tuple[int, ...] | None:
-        """Returns the positions of the examples that an input names, None for all of the split."""
+        """Returns the positions of the examples that an input chooses, None for the whole split."""
         if inputs.examples == 'all':
             return None
         num_examples = len(self.open_split(inputs.split, ()))
         positions = index.positions(index.load(self.folder, inputs.split), inputs.examples)
-        if not len(positions):
-            counts = {
-                split: self.spec.split(split).num_labelled for split in self.spec.num_examples
-            }
-            labelled = [f'{split} ({count})' for split, count in counts.items() if count]
-            raise InputError(
-                f'split {inputs.split!r} of {self.where}',
-                got=f'no {inputs.examples} example among its {num_examples}',
-                expected=f'at least one; splits with labelled examples: {", ".join(labelled) or "none"}',
-            )
+        if len(positions) == 0:
+            raise self._no_chosen_example(inputs, num_examples)
         return None if len(positions) == num_examples else tuple(positions.tolist())
+
+    def _no_chosen_example(self, inputs: Input, num_examples: int) -> InputError:
+        """Returns the error for a split without chosen examples. It lists splits that have some."""
+        labelled = []
+        for split in self.spec.num_examples:
+            count = self.spec.split(split).num_labelled
+            if count:
+                labelled.append(f'{split} ({count})')
+        splits = ', '.join(labelled) or 'none'
+        return InputError(
+            f'split {inputs.split!r} of {self.where}',
+            got=f'no {inputs.examples} example among its {num_examples}',
+            expected=f'at least one; splits with labelled examples: {splits}',
+        )
 
 
 def prepare(config: Any, check_stop: Callable[[], None] = never_stop) -> Prepared:
-    """Prepares the data set of `config.data` unless that was done before.
+    """Prepares the data set of `config.data`, unless an earlier call did.
 
     Args:
       config: `config.data`.
-      check_stop: called between examples, raises to stop. Another call continues.
+      check_stop: called between examples. It raises an exception to stop the preparation, and
+        another call of `prepare` continues it.
 
     Raises:
-      InputError: the first thing that is wrong with it, naming the file. `--mode doctor` names all.
+      InputError: the first problem of the data set, with the file. `--mode doctor` lists all.
     """
     dataset = builders.load(config)
     for note in dataset.notes_of_folders():

@@ -1,8 +1,8 @@
-"""The folder of prepared data: its place, its locks, what it holds, and deletion.
+"""The folder of prepared data: its place, its locks, its content, and deletion.
 
-Records are in `{cache}/{name}-{fingerprint}`, an interrupted preparation in the same name with `.partial`. A process
-that uses records holds a shared lock of their folder. The time of the lock file `{name}-{fingerprint}.lock` is the time
-of the last use.
+Records are in `{cache}/{name}-{fingerprint}`. The folder of an interrupted preparation has the same
+name with `.partial`. A process that uses records holds a shared lock of their folder. The time of
+the lock file `{name}-{fingerprint}.lock` is the time of the last use.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import IO, NamedTuple
 
 import tensorflow_datasets as tfds
 
@@ -24,6 +24,7 @@ from segjax.errors import InputError, unknown_name
 PARTIAL = '.partial'
 _NAME = re.compile(r'.+-[0-9a-f]{16}(\.partial)?')
 _WAIT_SECONDS = 0.2
+_ANOTHER_CACHE = '--config.data.cache=/some/folder, or export SEGJAX_CACHE=/some/folder'
 _in_use: dict[pathlib.Path, int] = {}  # descriptors of folders whose shared lock this process holds
 
 
@@ -35,7 +36,9 @@ def folder(cache: str) -> pathlib.Path:
 
 
 def check_place(cache: str) -> None:
-    """Raises InputError where no cache can be: at a file or below it, or new in a folder without permission.
+    """Raises InputError if no cache can be at this place.
+
+    A cache cannot be at a file or below a file. A new cache needs a folder that can be written.
 
     Args:
       cache: config.data.cache.
@@ -68,7 +71,7 @@ class Entry(NamedTuple):
 
 
 def entries(root: pathlib.Path) -> list[Entry]:
-    """Returns what the cache holds, by name. Interrupted preparations are included."""
+    """Returns the folders of the cache, by name. Interrupted preparations are included."""
     if not root.is_dir():
         return []
     return [
@@ -79,6 +82,7 @@ def entries(root: pathlib.Path) -> list[Entry]:
 
 
 def _entry(path: pathlib.Path) -> Entry:
+    """Returns the size, the number of examples and the last use of a folder."""
     files = [file.stat() for file in path.rglob('*') if file.is_file()]
     try:
         splits = tfds.builder_from_directory(path).info.splits
@@ -91,7 +95,7 @@ def _entry(path: pathlib.Path) -> Entry:
 
 
 def describe(root: pathlib.Path) -> str:
-    """Returns the list of the cache as text, a line for each folder."""
+    """Returns the content of the cache as text, a line for each folder."""
     lines = []
     for entry in entries(root):
         examples = f'{entry.num_examples:,} examples'
@@ -111,15 +115,17 @@ def delete(root: pathlib.Path, names: Sequence[str]) -> None:
       InputError: an unknown name, or a folder that a running process uses or prepares.
     """
     known = [entry.name for entry in entries(root)]
+    if names and not known:
+        raise InputError(
+            f'--delete {names[0]}',
+            got=f'no prepared data in {root}',
+            expected='a name of the list',
+        )
     for name in names:
         if name not in known:
-            if not known:
-                raise InputError(
-                    f'--delete {name}',
-                    got=f'no prepared data in {root}',
-                    expected='a name of the list',
-                )
             raise unknown_name('--delete', name, known)
+
+    # Lock all folders before the first is deleted.
     with contextlib.ExitStack() as locks:
         for name in sorted(set(names)):
             locks.enter_context(_exclusive(root / name))
@@ -145,7 +151,7 @@ def _exclusive(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(records: pathlib.Path) -> Iterator[None]:
-    """Keeps new users out of records. A file system without locks is fine.
+    """Holds a lock that keeps new users out of records. A file system without locks is fine.
 
     Raises:
       InputError: a running process uses the records.
@@ -159,8 +165,8 @@ def alone(records: pathlib.Path) -> Iterator[None]:
         os.close(directory)
 
 
-def _lock_alone(file: Any, where: str) -> None:
-    """Locks an open file or folder at once; raises InputError if a running process uses it."""
+def _lock_alone(file: IO | int, where: str) -> None:
+    """Locks an open file or folder, or raises InputError at once if a running process uses it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -173,11 +179,15 @@ def _lock_alone(file: Any, where: str) -> None:
 
 
 def _lock_path(path: pathlib.Path) -> pathlib.Path:
+    """Returns the lock file of a folder, shared by the folder and its `.partial`."""
     return path.with_name(f'{path.name.removesuffix(PARTIAL)}.lock')
 
 
 def use(records: pathlib.Path) -> None:
-    """Marks records as used until this process ends, and notes the time. A read-only cache is fine."""
+    """Marks records as used until this process ends, and records the time.
+
+    A read-only cache is fine.
+    """
     with contextlib.suppress(OSError):
         os.utime(_lock_path(records))
     if records in _in_use:
@@ -197,7 +207,7 @@ def release(records: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def locked(records: pathlib.Path, check_stop: Callable[[], None]) -> Iterator[None]:
-    """Holds the lock for writing; the system drops it when the process ends, however it ends.
+    """Holds the lock for writing. The system drops the lock when the process ends, even if killed.
 
     Args:
       records: the folder, which need not exist.
@@ -212,15 +222,23 @@ def locked(records: pathlib.Path, check_stop: Callable[[], None]) -> Iterator[No
         root.mkdir(parents=True, exist_ok=True)
         lock = _lock_path(records).open('a')
     except OSError as error:
-        fix = '--config.data.cache=/some/folder, or export SEGJAX_CACHE=/some/folder, with enough space'
-        where = f'config.data.cache {root}'
-        raise InputError(where, got=str(error), expected='a folder to write to', fix=fix) from error
+        raise InputError(
+            f'config.data.cache {root}',
+            got=str(error),
+            expected='a folder to write to',
+            fix=f'{_ANOTHER_CACHE}, with enough space',
+        ) from error
     with lock:
         _wait_for(lock, records, check_stop)
         yield
 
 
-def _wait_for(lock, records: pathlib.Path, check_stop: Callable[[], None]) -> None:
+def _wait_for(lock: IO, records: pathlib.Path, check_stop: Callable[[], None]) -> None:
+    """Locks an open file as soon as no process holds its lock.
+
+    Raises:
+      InputError: the file system has no locks.
+    """
     waited = False
     while True:
         try:
@@ -233,9 +251,9 @@ def _wait_for(lock, records: pathlib.Path, check_stop: Callable[[], None]) -> No
             check_stop()
             time.sleep(_WAIT_SECONDS)
         except OSError as error:
-            fix = '--config.data.cache=/some/folder, or export SEGJAX_CACHE=/some/folder, on a local disk'
-            where = f'config.data.cache {records.parent}'
-            got = f'no file locks ({error})'
             raise InputError(
-                where, got=got, expected='a file system with file locks', fix=fix
+                f'config.data.cache {records.parent}',
+                got=f'no file locks ({error})',
+                expected='a file system with file locks',
+                fix=f'{_ANOTHER_CACHE}, on a local disk',
             ) from error

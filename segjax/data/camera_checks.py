@@ -1,4 +1,4 @@
-"""Checks of what data sets say about geometry: depth, cameras and poses. No compiler is needed for them."""
+"""Checks of the geometry in data sets: depth, cameras and poses. The checks need no compiler."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,16 +9,16 @@ from segjax.errors import InputError
 
 
 def check_geometry(values: Mapping[str, Any], where: str) -> None:
-    """Finds geometry that makes no sense when data are prepared, long before it makes nonsense of a training.
+    """Raises InputError for invalid geometry when data are prepared, long before a training fails.
 
     Args:
-      values: arrays by feature: depth* [..., H, W], intrinsics* [..., 3, 3], pose* [..., 4, 4]; other features are not
-        looked at.
-      where: the file they come from.
+      values: arrays by feature: depth* [..., H, W], intrinsics* [..., 3, 3], pose* [..., 4, 4].
+        Additional features are not checked.
+      where: the file with these values.
 
     Raises:
-      InputError: depth that is negative or not finite; intrinsics that are not finite, singular, or whose last row is
-        not (0, 0, 1); poses that are no rigid motions.
+      InputError: depth that is negative or not finite. Intrinsics that are not finite, singular, or
+        whose last row is not (0, 0, 1). Poses that are no rigid motions.
     """
     checks = {'depth': _check_depth, 'intrinsics': _check_intrinsics, 'pose': _check_pose}
     for feature, value in values.items():
@@ -39,29 +39,48 @@ def check_camera(matrix: np.ndarray, size: tuple[int, int], where: str) -> None:
     focal = np.array([matrix[0, 0], matrix[1, 1]])
     center = matrix[:2, 2]
     sides = np.array(size[::-1])
-    shown = f'fx, fy = ({focal[0]:.4g}, {focal[1]:.4g}) and principal point ({center[0]:.1f}, {center[1]:.1f})'
-    got = f'{shown} for an image of {sides[0]}x{sides[1]}'
-    expected = 'positive focal lengths and a point near the middle of the image, in pixels'
-    if matrix[1, 0] != 0 or (focal <= 0).any():
-        fix = 'fx and fy are lengths in pixels: write them without a sign, as [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]'
-        raise InputError(where, got=got, expected=expected, fix=fix)
-    # A crop moves the principal point along one axis. Another size moves it along both.
+
+    # A crop moves the principal point along one axis. A resize moves it along both axes.
+    signed = matrix[1, 0] != 0 or (focal <= 0).any()
     outside = (center <= 0) | (center >= sides)
-    off = np.abs(center / sides - 0.5) >= 0.25
-    wide = focal < sides / 20  # no pinhole camera sees 170 degrees
-    if not (outside.any() or off.all() or wide.any()):
+    off_centre = np.abs(center / sides - 0.5) >= 0.25
+    wide = focal < sides / 20  # no pinhole camera has a field of view of 170 degrees
+    if not (signed or outside.any() or off_centre.all() or wide.any()):
         return
-    fix = 'images were resized? multiply fx, cx by new width / old width and fy, cy by new height / old height'
-    if (np.abs(center - 0.5) < 0.5).all():
-        fix = f'the matrix is normalised: multiply the first row by {sides[0]} and the second by {sides[1]}'
-    raise InputError(where, got=got, expected=expected, fix=fix)
+
+    # Name the probable cause.
+    if signed:
+        fix = (
+            'fx and fy are lengths in pixels: '
+            'write them without a sign, as [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]'
+        )
+    elif (np.abs(center - 0.5) < 0.5).all():
+        fix = (
+            'the matrix is normalised: '
+            f'multiply the first row by {sides[0]} and the second by {sides[1]}'
+        )
+    else:
+        fix = (
+            'images were resized? '
+            'multiply fx, cx by new width / old width and fy, cy by new height / old height'
+        )
+    raise InputError(
+        where,
+        got=f'fx, fy = ({focal[0]:.4g}, {focal[1]:.4g}) '
+        f'and principal point ({center[0]:.1f}, {center[1]:.1f}) '
+        f'for an image of {sides[0]}x{sides[1]}',
+        expected='positive focal lengths and a point near the middle of the image, in pixels',
+        fix=fix,
+    )
 
 
 def _first(bad: np.ndarray) -> tuple[int, ...]:
+    """Returns the position of the first True of a mask."""
     return tuple(int(i) for i in np.argwhere(bad)[0])
 
 
-def _check_depth(where, depth):
+def _check_depth(where: str, depth: np.ndarray) -> None:
+    """Raises InputError for negative or infinite depth, and for NaN."""
     bad = ~(np.isfinite(depth) & (depth >= 0))
     if bad.any():
         raise InputError(
@@ -71,24 +90,31 @@ def _check_depth(where, depth):
         )
 
 
-def _check_intrinsics(where, intrinsics):
+def _check_intrinsics(where: str, intrinsics: np.ndarray) -> None:
+    """Raises InputError for camera matrices that are malformed or singular."""
     _check_matrices(where, intrinsics, 3)
-    a, b, c, d = (intrinsics[..., i, j] for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)))
-    # Relative to the focal lengths themselves: intrinsics of a tiny map are small numbers, and still fine.
+    a = intrinsics[..., 0, 0]
+    b = intrinsics[..., 0, 1]
+    c = intrinsics[..., 1, 0]
+    d = intrinsics[..., 1, 1]
+    # Relative to the focal lengths, because the intrinsics of a tiny map are valid small numbers.
     flat = np.abs(a * d - b * c) <= 1e-6 * (np.hypot(a, c) * np.hypot(b, d) + 1e-12)
     if flat.any():
         raise InputError(
             where,
             got=f'the singular matrix {intrinsics[_first(flat)].tolist()}',
-            expected='focal lengths that are not 0: [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels',
+            expected=(
+                'focal lengths that are not 0: [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels'
+            ),
         )
 
 
-def _check_pose(where, pose):
+def _check_pose(where: str, pose: np.ndarray) -> None:
+    """Raises InputError for poses that are malformed or no rigid motions."""
     _check_matrices(where, pose, 4)
     rotation = pose[..., :3, :3]
-    off = np.abs(rotation @ np.swapaxes(rotation, -1, -2) - np.eye(3)).max((-1, -2))
-    bent = (off > 1e-3) | (np.linalg.det(rotation) < 0)
+    deviation = np.abs(rotation @ np.swapaxes(rotation, -1, -2) - np.eye(3)).max((-1, -2))
+    bent = (deviation > 1e-3) | (np.linalg.det(rotation) < 0)
     if bent.any():
         raise InputError(
             where,
@@ -97,14 +123,16 @@ def _check_pose(where, pose):
         )
 
 
-def _check_matrices(where, value, n):
+def _check_matrices(where: str, value: np.ndarray, n: int) -> None:
+    """Raises InputError unless `value` is [..., n, n], finite, with the last row (0, .., 0, 1)."""
     if value.shape[-2:] != (n, n):
         raise InputError(where, got=f'shape {value.shape}', expected=f'[..., {n}, {n}]')
     last = np.arange(n) == n - 1
     bad = ~np.isfinite(value).all((-1, -2)) | (value[..., -1, :] != last).any(-1)
     if bad.any():
+        row = ', '.join(str(int(entry)) for entry in last)
         raise InputError(
             where,
             got=f'{value[_first(bad)].tolist()}',
-            expected=f'finite numbers, and ({", ".join(str(int(one)) for one in last)}) as the last row',
+            expected=f'finite numbers, and ({row}) as the last row',
         )

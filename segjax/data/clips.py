@@ -15,52 +15,56 @@ SUFFIX = '_frames'
 
 
 class Row(NamedTuple):
-    """An example of a split, by position, and its neighbours."""
+    """Positions in a split of an example and of its neighbours."""
 
     example: int
     neighbours: tuple[int, ...]
 
 
 def rows(sequences: Sequence[str], frames: Sequence[int], offsets: Sequence[int]) -> list[Row]:
-    """The examples that have a neighbour at every offset, in order.
+    """Returns the examples that have a neighbour at every offset, in order.
 
     Args:
       sequences: clip of each example.
       frames: number of each example in its clip.
-      offsets: of the neighbours, as (-1, 1).
+      offsets: of the neighbours, for example (-1, 1).
     """
-    at = {place: i for i, place in enumerate(zip(sequences, frames, strict=True))}
-    found = (
-        Row(i, tuple(at.get((sequence, frame + offset), -1) for offset in offsets))
-        for i, (sequence, frame) in enumerate(zip(sequences, frames, strict=True))
-    )
-    return [row for row in found if -1 not in row.neighbours]
+    places = list(zip(sequences, frames, strict=True))
+    position_of = {place: position for position, place in enumerate(places)}
+    complete = []
+    for position, (sequence, frame) in enumerate(places):
+        neighbours = tuple(position_of.get((sequence, frame + offset), -1) for offset in offsets)
+        if -1 not in neighbours:
+            complete.append(Row(position, neighbours))
+    return complete
 
 
-def no_neighbours(where: str, offsets: Sequence[int], of: str = '') -> InputError:
-    """Returns the error for a split without any frame that has all its neighbours.
+def no_neighbours(where: str, offsets: Sequence[int], among: str = '') -> InputError:
+    """Returns the error for a split in which no frame has all its neighbours.
 
     Args:
       where: names the split.
       offsets: of the neighbours.
-      of: the frames that count, ', of the 3 that are chosen'.
+      among: the chosen frames in words, for example ', of the 3 that are chosen'.
     """
     places = ', '.join(f'{offset:+d}' for offset in offsets)
-    got = f'no frame with neighbours at {places} in its clip{of}'
+    got = f'no frame with neighbours at {places} in its clip{among}'
     return InputError(where, got=got, expected='clips of consecutive frames')
 
 
 class Clips:
-    """Random access to the examples of a split that have their neighbours, each with them.
+    """Random access to the examples of a split that have all their neighbours.
+
+    Each example contains the requested features of its neighbours.
 
     Args:
-      folder, split, where: as SplitSource has them.
-      features: wanted; 'image_frames' is [n, H, W, 3], 'image' of the neighbours.
+      folder, split, where: see `SplitSource`.
+      features: keys of the examples. 'image_frames' is [n, H, W, 3], 'image' of the neighbours.
       offsets: of the neighbours in the numbering of the clip, not 0.
-      among: positions of the examples to choose from; None: all. Neighbours may be any frame.
+      among: positions of the chosen examples, None for all. Neighbours may be any frame.
 
     Raises:
-      InputError: no example has all its neighbours, or what SplitSource raises.
+      InputError: no example has all its neighbours, or an error of `SplitSource`.
     """
 
     def __init__(
@@ -72,28 +76,29 @@ class Clips:
         where: str,
         among: Iterable[int] | None = None,
     ):
-        self._examples = SplitSource(
-            folder, split, [f for f in features if not f.endswith(SUFFIX)], where
-        )
-        borrowed = [
-            feature.removesuffix(SUFFIX) for feature in features if feature.endswith(SUFFIX)
-        ]
+        # Examples and neighbours have different features, so each has a source.
+        own = [name for name in features if not name.endswith(SUFFIX)]
+        borrowed = [name.removesuffix(SUFFIX) for name in features if name.endswith(SUFFIX)]
+        self._examples = SplitSource(folder, split, own, where)
         self._neighbours = SplitSource(folder, split, borrowed, where)
+
+        # Choose the examples that have all their neighbours.
         facts = index.load(folder, split)
         self._rows = rows(facts.sequence.tolist(), facts.frame.tolist(), offsets)
+        chosen = ''
         if among is not None:
             among = frozenset(among)
             self._rows = [row for row in self._rows if row.example in among]
+            chosen = f', of the {len(among)} that are chosen'
         if not self._rows:
-            of = '' if among is None else f', of the {len(among)} that are chosen'
-            raise no_neighbours(f'split {split!r} of {where}', offsets, of)
+            raise no_neighbours(f'split {split!r} of {where}', offsets, chosen)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         row = self._rows[index]
-        neighbours = [self._neighbours[i] for i in row.neighbours]
+        neighbours = [self._neighbours[position] for position in row.neighbours]
         example = self._examples[row.example]
         for feature in self._neighbours.features:
             example[feature + SUFFIX] = np.stack([neighbour[feature] for neighbour in neighbours])

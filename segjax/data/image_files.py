@@ -1,9 +1,12 @@
-"""Image and label files: which there are, whether they are whole, and what is in them.
+"""Finds, checks and reads image and label files.
 
-Two readers. `read_encoded`, `read_ids` serve data sets, once, when records are prepared: strictly, with Pillow, because
-OpenCV turns palette indices into colours and fills what is missing of a truncated file with grey. `find_images`,
-`read_image` serve folders of photographs of any origin: every file's structure is looked at first (PNG and JPEG are not
-decoded), so that a folder of thousands is checked in seconds and one bad file does not end a run in its middle.
+There are two readers. `read_encoded` and `read_ids` serve data sets, once, when records are
+prepared. They are strict and use Pillow, because OpenCV turns palette indices into colours and
+fills the missing part of a truncated file with grey.
+
+`find_images` and `read_image` serve folders of photographs of any origin. The structure of every
+file is checked first, and PNG and JPEG are not decoded. So a folder of thousands is checked in
+seconds, and a bad file does not end a run in its middle.
 """
 
 import collections
@@ -38,20 +41,21 @@ SYSTEM_FILES = ('thumbs.db', 'desktop.ini')
 LOSSY_TIFF = ('jpeg', 'tiff_jpeg', 'webp')
 BITS_PER_SAMPLE = 258  # tag of TIFF
 COPY_AGAIN = 'copy or download the file again'
-MAX_PIXELS = int(
-    os.environ.get('OPENCV_IO_MAX_IMAGE_PIXELS', 1 << 30)
-)  # OpenCV reads no larger image
+MAX_PIXELS = int(os.environ.get('OPENCV_IO_MAX_IMAGE_PIXELS', 1 << 30))
+"""OpenCV reads no larger image."""
 
 
-# --- folders ----------------------------------------------------------------------------------------------------------
+# --- folders ------------------------------------------------------------------------------------
 
 
 def find(folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[pathlib.Path]:
-    """Returns files below `folder` with one of the suffixes, sorted by path, without hidden files and folders.
+    """Returns the files below `folder` that have one of the suffixes, sorted by path.
+
+    Hidden files and folders are skipped.
 
     Raises:
-      InputError: if there is no such folder, for links and folders that cannot be followed, and for
-        names that are no UTF-8.
+      InputError: a missing folder, links and folders that cannot be followed, or names that are no
+        UTF-8.
     """
     return [path for path in _walk(folder) if path.suffix.lower() in suffixes]
 
@@ -59,7 +63,10 @@ def find(folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> li
 def find_unread(
     folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
 ) -> list[pathlib.Path]:
-    """Returns the files below `folder` that `find` passes over, without hidden files and those of systems."""
+    """Returns the files below `folder` that `find` skips because of their suffix.
+
+    Hidden files and files of operating systems are skipped.
+    """
     unread = [path for path in _walk(folder) if path.suffix.lower() not in suffixes]
     return [path for path in unread if path.name.lower() not in SYSTEM_FILES]
 
@@ -68,7 +75,7 @@ def unread_note(folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
     """Returns a note if a folder holds files that are not read, with the number of each kind."""
     try:
         unread = find_unread(folder, suffixes)
-    except InputError:  # `find` raises it, too
+    except InputError:  # `find` raises the same error
         return []
     if not unread:
         return []
@@ -78,8 +85,20 @@ def unread_note(folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
     return [Note(str(folder), message, 'convert images among them to PNG')]
 
 
+def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders in a folder, sorted, without hidden folders."""
+    return sorted(
+        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.')
+    )
+
+
 def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns all files below a folder that are not hidden, sorted by path."""
+    """Returns all files below a folder that are not hidden, sorted by path.
+
+    Raises:
+      InputError: a missing folder, links and folders that cannot be followed, or names that are no
+        UTF-8.
+    """
     if not folder.is_dir():
         raise InputError(
             str(folder),
@@ -87,30 +106,32 @@ def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
             expected='a folder',
             fix=f'put the files into {folder}, or set --config.data.root to another folder',
         )
-    found = []
-    # Large sets are often links to another disk.
+    files = []
+    # Follow links, because large data sets are often links to another disk.
     for parent, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        # Changing `folders` in place keeps `os.walk` away from hidden folders.
         folders[:] = [name for name in folders if not name.startswith('.')]
+        below = [pathlib.Path(parent, name) for name in folders]
         paths = [pathlib.Path(parent, name) for name in names if not name.startswith('.')]
-        for path in [*paths, *(pathlib.Path(parent, name) for name in folders)]:
+        for path in [*paths, *below]:
             _check_name(path)
-        for name in folders:
-            _check_loop(pathlib.Path(parent, name))
+        for path in below:
+            _check_loop(path)
         for path in paths:
             _check_target(path)
-        found += paths
-    return sorted(found)
+        files += paths
+    return sorted(files)
 
 
 def check_links(folder: pathlib.Path) -> None:
-    """Raises InputError for a link in a folder that leads nowhere, and may have been meant as a folder."""
+    """Raises InputError for a broken link in a folder that may have been meant as a folder."""
     for path in sorted(folder.iterdir()):
         if not path.name.startswith('.'):
             _check_target(path)
 
 
 def _check_target(path: pathlib.Path) -> None:
-    """Raises InputError for a link without a suffix that leads nowhere."""
+    """Raises InputError for a broken link without a suffix."""
     if not path.suffix and path.is_symlink() and not path.exists():
         got = f'a link to {os.readlink(path)}, which does not exist'
         raise InputError(
@@ -119,6 +140,7 @@ def _check_target(path: pathlib.Path) -> None:
 
 
 def _refuse_folder(error: OSError) -> None:
+    """Raises InputError for a folder that cannot be listed."""
     where = printable(error.filename)
     fix = 'change its permissions, or move it away'
     raise InputError(
@@ -127,7 +149,10 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def _check_loop(folder: pathlib.Path) -> None:
-    """Raises InputError for a link to a folder that holds the link: every file would be found many times."""
+    """Raises InputError for a link to a folder that contains the link.
+
+    Following it would list every file many times.
+    """
     if folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve()):
         got = f'a link to {folder.resolve()}, which contains the link'
         raise InputError(
@@ -139,11 +164,12 @@ def _check_loop(folder: pathlib.Path) -> None:
 
 
 def printable(path: str | os.PathLike) -> str:
-    """Returns a path as text, with bytes that are no UTF-8 as \\xdf."""
+    """Returns a path as text. Bytes that are no UTF-8 are shown as \\xdf."""
     return os.fsencode(path).decode('utf-8', 'backslashreplace')
 
 
 def _check_name(path: pathlib.Path) -> None:
+    """Raises InputError for a name that is no UTF-8, or that Python does not read as UTF-8."""
     encoding = sys.getfilesystemencoding()
     if encoding != 'utf-8' and not path.name.isascii():
         got = f'a name that Python reads in the encoding {encoding}'
@@ -161,27 +187,29 @@ def _check_name(path: pathlib.Path) -> None:
 def by_name(
     paths: Iterable[pathlib.Path], name_of: Callable[[pathlib.Path], str]
 ) -> dict[str, pathlib.Path]:
-    """Returns files by name in Unicode form NFC: some systems store decomposed letters, and some do not.
+    """Returns files by name in Unicode form NFC.
+
+    Some systems store decomposed letters, and some do not.
 
     Raises:
-      InputError: where two files have the same name.
+      InputError: two files have the same name.
     """
-    found: dict[str, pathlib.Path] = {}
+    files: dict[str, pathlib.Path] = {}
     for path in paths:
         name = unicodedata.normalize('NFC', name_of(path))
-        if name in found:
-            got = f'the same name as {found[name]}'
-            if name_of(path) != name_of(found[name]):
-                got += ' but for the Unicode form of its letters'
+        if name in files:
+            got = f'the same name as {files[name]}'
+            if name_of(path) != name_of(files[name]):
+                got += ' except for the Unicode form of its letters'
             raise InputError(
                 str(path), got=got, expected='one file per name', fix='rename or move one of them'
             )
-        found[name] = path
-    return found
+        files[name] = path
+    return files
 
 
 def relative_name(path: pathlib.Path, folder: pathlib.Path) -> str:
-    """Returns the path below `folder` without extension, with '/'."""
+    """Returns the path below `folder` without extension. Its separator is '/'."""
     return path.relative_to(folder).with_suffix('').as_posix()
 
 
@@ -192,49 +220,75 @@ def by_relative_name(
     return by_name(find(folder, suffixes), lambda path: relative_name(path, folder))
 
 
-# --- files of data sets -----------------------------------------------------------------------------------------------
+# --- files of data sets -------------------------------------------------------------------------
 
 
 def open_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
     """Returns the bytes of an image file and the completely decoded image.
 
     Raises:
-      InputError: naming the file, if it is missing, cut off, corrupt, of another format, to be rotated when shown, or
-        holds several pictures.
+      InputError: the file is missing, truncated, corrupt or of another format, has several
+        pictures, or must be rotated when shown.
     """
+    # Decoders accept truncated PNG files, so their structure is checked here.
     data = _read_bytes(path)
     problem = png_problem(data, checksums=True) if data.startswith(PNG_SIGNATURE) else ''
     if problem:
         raise InputError(str(path), got=problem, expected='a complete PNG', fix=COPY_AGAIN)
+
+    image, number = _decode_all(path, data)
+    if number > 1:
+        raise InputError(
+            str(path),
+            got=f'{number} pictures in a file',
+            expected='a single picture',
+            fix='save each of them as a file of its own',
+        )
+    _check_upright(path, image)
+    return data, image
+
+
+def _decode_all(path: pathlib.Path, data: bytes) -> tuple[Image.Image, int]:
+    """Returns the decoded image of a file, and its number of pictures.
+
+    Raises:
+      InputError: no image, a broken image, or too many pixels.
+    """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         number = num_pictures(image)
         image.load()
     except Image.UnidentifiedImageError as error:
-        got = 'no PNG or JPEG image, nor BMP, TIFF or WebP'
         raise InputError(
-            str(path), got=got, expected=', '.join(FORMATS), fix='convert it to PNG'
+            str(path),
+            got='no PNG or JPEG image, nor BMP, TIFF or WebP',
+            expected=', '.join(FORMATS),
+            fix='convert it to PNG',
         ) from error
     except Image.DecompressionBombError as error:
-        expected = f'at most {2 * Image.MAX_IMAGE_PIXELS} pixels'
         raise InputError(
-            str(path), got=str(error), expected=expected, fix='cut the image into several'
+            str(path),
+            got=str(error),
+            expected=f'at most {2 * Image.MAX_IMAGE_PIXELS} pixels',
+            fix='cut the image into several',
         ) from error
-    except (
-        Exception
-    ) as error:  # Pillow raises OSError, SyntaxError, ValueError and struct.error for broken files
-        fix = COPY_AGAIN
+    # Pillow raises OSError, SyntaxError, ValueError and struct.error for broken files.
+    except Exception as error:
         raise InputError(
-            str(path), got=f'a broken image: {error}', expected='a complete image', fix=fix
+            str(path),
+            got=f'a broken image: {error}',
+            expected='a complete image',
+            fix=COPY_AGAIN,
         ) from error
-    if number > 1:
-        got, fix = f'{number} pictures in a file', 'save each of them as a file of its own'
-        raise InputError(str(path), got=got, expected='a single picture', fix=fix)
-    _check_upright(path, image)
-    return data, image
+    return image, number
 
 
 def _read_bytes(path: pathlib.Path) -> bytes:
+    """Reads a regular file.
+
+    Raises:
+      InputError: the file cannot be read, is empty, or is no regular file.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for its writer
             raise InputError(
@@ -251,67 +305,79 @@ def _read_bytes(path: pathlib.Path) -> bytes:
 
 
 def num_pictures(image: Image.Image) -> int:
-    """Returns the number of pages or frames; previews that cameras add to JPEG do not count."""
+    """Returns the number of pages or frames. Previews that cameras add to JPEG do not count."""
     return 1 if image.format in ('JPEG', 'MPO') else getattr(image, 'n_frames', 1)
 
 
 def _check_upright(path: pathlib.Path, image: Image.Image) -> None:
-    """Raises InputError for an EXIF rotation: image and label may disagree, as not all tools apply it."""
+    """Raises InputError for an EXIF rotation.
+
+    Not all tools apply it, so image and label may disagree.
+    """
     orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     if orientation != 1:
         raise InputError(
             str(path),
             got=f'an image to be rotated when shown (EXIF orientation {orientation})',
             expected='pixels in their final order',
-            fix='apply the rotation to the pixels (mogrify -auto-orient) and see that the labels agree',
+            fix='apply the rotation to the pixels (mogrify -auto-orient), and compare the labels',
         )
 
 
 def png_problem(data: bytes | mmap.mmap, checksums: bool) -> str:
-    """What is wrong with a PNG file, '' if nothing: walks the chunks (length, type, data, CRC) to IEND.
+    """Returns a description of the damage to a PNG file, '' if it is whole.
 
-    Decoders accept files whose end is missing. What stands behind IEND does no harm. Without `checksums` only the
-    heads of the chunks are read.
+    Reads the chunks (length, type, data, CRC) up to IEND. Decoders accept files whose end is
+    missing. Bytes behind IEND do no harm.
+
+    Args:
+      data: content of the file.
+      checksums: whether to compare checksums. Otherwise only the heads of the chunks are read.
     """
-    at = len(PNG_SIGNATURE)
+    start = len(PNG_SIGNATURE)
     kind = b''
     while kind != b'IEND':
-        if at + 12 > len(data):
+        # Length and type of the chunk at byte `start`.
+        if start + 12 > len(data):
             return f'a truncated PNG: {len(data)} bytes, ending before its IEND chunk'
-        length, kind = struct.unpack('>I4s', data[at : at + 8])
-        end = at + 12 + length
+        length, kind = struct.unpack('>I4s', data[start : start + 8])
+        end = start + 12 + length
         if end > len(data):
             return (
                 f'a truncated PNG: {len(data)} bytes, ending inside a chunk that ends at byte {end}'
             )
-        if (
-            checksums
-            and zlib.crc32(data[at + 4 : end - 4]) != struct.unpack('>I', data[end - 4 : end])[0]
-        ):
-            return f'a corrupt PNG: wrong checksum in the chunk at byte {at}'
-        at = end
+
+        # The checksum covers type and data.
+        if checksums:
+            (stored,) = struct.unpack('>I', data[end - 4 : end])
+            if zlib.crc32(data[start + 4 : end - 4]) != stored:
+                return f'a corrupt PNG: wrong checksum in the chunk at byte {start}'
+        start = end
     return ''
 
 
 def _bit_depth(data: bytes | mmap.mmap) -> int:
+    """Returns the bits of a sample in a PNG file, and 8 for all remaining formats."""
     return data[24] if data[:8] == PNG_SIGNATURE else 8
 
 
 def _bits(data: bytes, image: Image.Image) -> int:
-    """Returns the bits of a sample in a file; Pillow reduces some files of 16 bits to 8."""
+    """Returns the bits of a sample in a file. Pillow reduces some files of 16 bits to 8."""
     if image.format == 'TIFF':
         return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
     return _bit_depth(data)
 
 
 def read_encoded(path: pathlib.Path) -> tuple[bytes, tuple[int, int], tuple[Note, ...]]:
-    """Returns an encoded 8-bit RGB image, its (height, width), and what is not read as a viewer shows it.
+    """Returns an encoded 8-bit RGB image, its (height, width), and notes.
 
-    PNG and JPEG in RGB are returned byte for byte. All other images are stored as RGB PNG, alpha is dropped.
+    PNG and JPEG in RGB are returned byte for byte. All remaining images are stored as RGB PNG, and
+    alpha is dropped. Notes name differences from the image in a viewer.
 
     Raises:
-      InputError: as `open_image`; for images of 16 bits or CMYK.
+      InputError: an error of `open_image`, or an image of 16 bits or CMYK.
     """
+    # Refuse images without an obvious conversion to 8-bit RGB.
     data, image = open_image(path)
     deep = _bits(data, image) > 8
     if deep or image.mode not in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA'):
@@ -322,13 +388,12 @@ def read_encoded(path: pathlib.Path) -> tuple[bytes, tuple[int, int], tuple[Note
             expected='8-bit RGB, grey or palette',
             fix='convert it',
         )
-    size = image.height, image.width
+    size = (image.height, image.width)
     notes = (Note(str(path), IMAGE_ALPHA, ALPHA_FIX),) if _is_transparent(image) else ()
-    if (
-        image.mode == 'RGB'
-        and 'transparency' not in image.info
-        and image.format in ('PNG', 'JPEG', 'MPO')
-    ):
+
+    # Keep the bytes of files that are RGB already.
+    is_rgb = image.mode == 'RGB' and 'transparency' not in image.info
+    if is_rgb and image.format in ('PNG', 'JPEG', 'MPO'):
         return data, size, notes
     return encode_png(np.asarray(image.convert('RGB'))), size, notes
 
@@ -345,11 +410,11 @@ def _is_transparent(image: Image.Image) -> bool:
 
 
 class Mask(NamedTuple):
-    """A label file.
+    """The content of a label file.
 
-    ids      [H, W] uint8 or uint16 whole numbers; [H, W, 3] uint8 where the file is in colour
+    ids      [H, W] uint8 or uint16 whole numbers, or [H, W, 3] uint8 if the file is in colour
     palette  [N, 3] uint8: the colour of each id in a file of indexed colours, else None
-    notes    of what is not read as a viewer shows it
+    notes    differences from the image in a viewer
     """
 
     ids: np.ndarray
@@ -358,34 +423,29 @@ class Mask(NamedTuple):
 
 
 def read_ids(path: pathlib.Path) -> np.ndarray:
-    """Returns the ids of a label or instance file, as `read_mask`."""
+    """Returns the ids of a label or instance file, see `read_mask`."""
     return read_mask(path).ids
 
 
 def read_mask(path: pathlib.Path) -> Mask:
     """Returns the content of a label or instance file.
 
-    Ids are those in the file: palette images give indices, grey levels of less than 8 bits are not spread.
+    The ids are the numbers in the file. Palette images give indices. Grey levels of less than
+    8 bits are not spread over 0..255.
 
     Raises:
-      InputError: as `open_image`; for JPEG and WebP, whose compression changes ids.
+      InputError: an error of `open_image`, or JPEG and WebP, whose compression changes ids.
     """
     data, image = open_image(path)
-    if image.format not in MASK_FORMATS:
-        got = f'a label in {image.format}'
-        fix = f'export the labels again: {image.format} changes ids'
-        raise InputError(str(path), got=got, expected=', '.join(MASK_FORMATS), fix=fix)
-    if image.info.get('compression') in LOSSY_TIFF:
-        got = f'a label in TIFF with {image.info["compression"]} compression'
-        raise InputError(
-            str(path), got=got, expected='TIFF without loss', fix='export the labels again, as PNG'
-        )
+    _check_lossless(path, image)
     bits = _bits(data, image)
     if image.format == 'TIFF' and bits not in (8, 16):
         got = f'a TIFF label of {bits} bits'
         raise InputError(
             str(path), got=got, expected='8 or 16 bits', fix='save it as PNG of 8 or 16 bits'
         )
+
+    # A mask in colour.
     if image.mode in ('RGB', 'RGBA') and bits == 8:
         alpha = image.mode == 'RGBA' and _is_transparent(image)
         notes = (Note(str(path), IMAGE_ALPHA, ALPHA_FIX),) if alpha else ()
@@ -396,6 +456,8 @@ def read_mask(path: pathlib.Path) -> Mask:
         raise InputError(
             str(path), got=got, expected='one channel of ids, or RGB of 8 bits', fix=fix
         )
+
+    # A mask of ids.
     ids = np.asarray(image)
     if image.mode == 'L':
         # Pillow spreads 2 and 4 bit grey over 0..255.
@@ -406,10 +468,25 @@ def read_mask(path: pathlib.Path) -> Mask:
     return Mask(ids.astype(np.uint8 if image.mode == '1' else np.uint16))
 
 
+def _check_lossless(path: pathlib.Path, image: Image.Image) -> None:
+    """Raises InputError for a label file in a format or compression that changes ids."""
+    if image.format not in MASK_FORMATS:
+        got = f'a label in {image.format}'
+        fix = f'export the labels again: {image.format} changes ids'
+        raise InputError(str(path), got=got, expected=', '.join(MASK_FORMATS), fix=fix)
+    compression = image.info.get('compression')
+    if compression in LOSSY_TIFF:
+        got = f'a label in TIFF with {compression} compression'
+        raise InputError(
+            str(path), got=got, expected='TIFF without loss', fix='export the labels again, as PNG'
+        )
+
+
 def encode_png(array: np.ndarray) -> bytes:
-    """PNG bytes of [H, W] uint8 or uint16, or of [H, W, 3] uint8 RGB; level 1 is the fast end of the scale."""
+    """Returns the PNG bytes of [H, W] uint8 or uint16, or of [H, W, 3] uint8 RGB."""
     if array.ndim == 3:
-        array = array[..., ::-1]
+        array = array[..., ::-1]  # OpenCV writes BGR
+    # Level 1 is the fastest compression.
     ok, data = cv2.imencode('.png', np.ascontiguousarray(array), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not ok:
         raise RuntimeError(
@@ -418,21 +495,26 @@ def encode_png(array: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-# --- folders of photographs -------------------------------------------------------------------------------------------
+# --- folders of photographs ---------------------------------------------------------------------
 
 
 class ImageSource(NamedTuple):
-    """One image of the input folder; `name` is its path below that folder without extension, with '/'."""
+    """An image of the input folder.
+
+    path  of the file
+    name  path below the input folder without extension, with the separator '/'
+    """
 
     path: pathlib.Path
     name: str
 
 
 def find_images(folder: pathlib.Path) -> list[ImageSource]:
-    """All images below a folder, sorted; hidden files are left out.
+    """Returns all images below a folder, sorted. Hidden files are skipped.
 
-    Raises InputError for a missing or empty folder, two images that want the same output name, and files that are
-    no whole 8-bit images (all of them are named).
+    Raises:
+      InputError: a missing or empty folder, two images with the same output name, or files that are
+        no whole 8-bit images. The error names all such files.
     """
     if not folder.is_dir():
         fix = f'--input={shlex.quote(str(folder.parent))}' if folder.is_file() else ''
@@ -452,9 +534,20 @@ def find_images(folder: pathlib.Path) -> list[ImageSource]:
 
 
 def check_files(sources: list[ImageSource]) -> None:
-    """Looks at every file without decoding more than it must; raises InputError that names all bad ones."""
-    found = [(source, *inspect(source.path)) for source in sources]
-    bad = [f'{source.path}: {problem}' for source, problem, _ in found if problem]
+    """Checks every file, and decodes only files that cannot be checked otherwise.
+
+    Raises:
+      InputError: some files are no whole 8-bit images. The error names all such files.
+    """
+    # Inspect all files before the error, so that it is complete.
+    bad = []
+    with_alpha = []
+    for source in sources:
+        problem, alpha = inspect(source.path)
+        if problem:
+            bad.append(f'{source.path}: {problem}')
+        if alpha:
+            with_alpha.append(source)
     if bad:
         raise InputError(
             f'{len(bad)} of {len(sources)} images',
@@ -462,16 +555,17 @@ def check_files(sources: list[ImageSource]) -> None:
             expected='whole PNG, JPEG, BMP, TIFF, WebP or PPM files with 8 bits per channel',
             fix='replace, convert or move them',
         )
-    with_alpha = [source for source, _, alpha in found if alpha]
     if with_alpha:
         number = 'an image has' if len(with_alpha) == 1 else f'{len(with_alpha)} images have'
-        tell(
-            Note(str(with_alpha[0].path), f'{number} an alpha channel, which is dropped', ALPHA_FIX)
-        )
+        message = f'{number} an alpha channel, which is dropped'
+        tell(Note(str(with_alpha[0].path), message, ALPHA_FIX))
 
 
 def inspect(path: pathlib.Path) -> tuple[str, bool]:
-    """(what is wrong with an image file or '', whether it has an alpha channel); PNG and JPEG are not decoded."""
+    """Returns (problem of an image file or '', whether it has an alpha channel).
+
+    PNG and JPEG are not decoded.
+    """
     try:
         size = path.stat().st_size
         problem = _header_problem(path) if size >= 32 else f'{size} bytes are no image'
@@ -481,14 +575,7 @@ def inspect(path: pathlib.Path) -> tuple[str, bool]:
         return problem, False
     with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:8] == PNG_SIGNATURE:
-            width, height = struct.unpack('>II', data[16:24])
-            if width * height > MAX_PIXELS:
-                return (
-                    f'{width}x{height} pixels, more than {MAX_PIXELS}; cut it into several',
-                    False,
-                )
-            problem = deep('16') if _bit_depth(data) == 16 else png_problem(data, checksums=False)
-            return problem, data[25] in (4, 6)  # colour types with alpha
+            return _inspect_png(data)
         if data[:3] == b'\xff\xd8\xff':
             whole = data.rfind(b'\xff\xd9') > start_of_scan(data)
             return '' if whole else 'truncated JPEG (no end-of-image marker)', False
@@ -500,20 +587,32 @@ def inspect(path: pathlib.Path) -> tuple[str, bool]:
     return '', image.ndim == 3 and image.shape[2] == 4
 
 
+def _inspect_png(data: mmap.mmap) -> tuple[str, bool]:
+    """Returns (problem of a PNG file or '', whether it has an alpha channel)."""
+    width, height = struct.unpack('>II', data[16:24])
+    if width * height > MAX_PIXELS:
+        return f'{width}x{height} pixels, more than {MAX_PIXELS}; cut it into several', False
+    problem = deep('16') if _bit_depth(data) == 16 else png_problem(data, checksums=False)
+    return problem, data[25] in (4, 6)  # colour types with alpha
+
+
 def _header_problem(path: pathlib.Path) -> str:
-    """Returns why a whole image is not shown as OpenCV reads it, '' if it is or Pillow cannot tell."""
+    """Returns why a viewer shows an image differently than OpenCV reads it.
+
+    Returns '' if both agree, or if Pillow cannot tell.
+    """
     try:
-        with (
-            warnings.catch_warnings(action='ignore'),
-            Image.open(path) as image,
-        ):  # Pillow warns of large images
+        # Pillow warns of large images.
+        with warnings.catch_warnings(action='ignore'), Image.open(path) as image:
             number = num_pictures(image)
             mode = image.mode
     except OSError as error:
         if error.errno:
             raise
         return ''
-    except Exception:  # Pillow raises SyntaxError, ValueError and struct.error for broken files, which are found later
+    # Pillow raises SyntaxError, ValueError and struct.error for broken files. The remaining checks
+    # of `inspect` name them.
+    except Exception:
         return ''
     if number > 1:
         return f'{number} pictures in a file; save each of them as a file of its own'
@@ -521,20 +620,29 @@ def _header_problem(path: pathlib.Path) -> str:
 
 
 def deep(bits: str) -> str:
-    """16-bit images are refused: how to expose them (linear? which white?) is not ours to guess."""
+    """Returns the problem of an image with more than 8 bits.
+
+    Such images are refused, because their exposure is unknown (linear? which white?).
+    """
     return f'{bits} bits per channel; convert it to 8 with the exposure the net was trained on'
 
 
 def start_of_scan(data: mmap.mmap) -> int:
-    """Where a JPEG's pixels begin: behind its headers, whose thumbnail may hold an end-of-image marker of its own."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
-        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], 'big')
-    return at
+    """Returns the position of a JPEG's pixels, behind its headers.
+
+    The headers may contain a thumbnail, which has an end-of-image marker of its own.
+    """
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != 0xDA:
+        if data[position + 1] == 0xFF:
+            position += 1  # a fill byte
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
+    return position
 
 
 def _decoded(data: bytes, flags: int) -> np.ndarray | None:
-    """Returns the pixels of an encoded image, None if OpenCV cannot read it or finds it too large."""
+    """Returns the pixels of an encoded image, None if OpenCV cannot read it or it is too large."""
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -544,6 +652,9 @@ def _decoded(data: bytes, flags: int) -> np.ndarray | None:
 
 
 def read_image(path: pathlib.Path) -> np.ndarray | None:
-    """[H, W, 3] uint8 RGB, upright by its EXIF orientation, gray repeated, alpha dropped; None if damaged."""
+    """Returns an image as [H, W, 3] uint8 RGB, None if it is damaged.
+
+    The image is turned upright by its EXIF orientation. Gray is repeated, and alpha is dropped.
+    """
     image = _decoded(path.read_bytes(), cv2.IMREAD_COLOR)
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

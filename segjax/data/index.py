@@ -10,7 +10,7 @@ import hashlib
 import pathlib
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ class Index(NamedTuple):
     void_pixels      [N] int64, ignored pixels of the label
     sequence         [N] str, clip of the example, '' for stills
     frame            [N] int64, number of the example in its clip
-    digest           [N, 16] uint8, hash of the content; [N, 0] in records that were written without it
+    digest           [N, 16] uint8, hash of the content, or [N, 0] in records without digests
     """
 
     labelled_pixels: np.ndarray
@@ -65,8 +65,8 @@ def fact(histogram: np.ndarray, example: Mapping[str, Any]) -> Fact:
 def content_digest(example: Mapping[str, Any]) -> bytes:
     """Returns 16 bytes that depend on the content of an example, and not on its name.
 
-    Images count by their encoded bytes. Labels and other maps of ids count by their values, because
-    an encoder may compress equal values differently.
+    Images count by their encoded bytes. Labels and additional maps of ids count by their values,
+    because an encoder may compress equal values differently.
 
     Args:
       example: the features that the records keep of it. Images are encoded, maps of ids may be.
@@ -74,8 +74,12 @@ def content_digest(example: Mapping[str, Any]) -> bytes:
     content = hashlib.blake2b(digest_size=16)
     for feature in sorted(set(example) - {'name'}):
         value = example[feature]
+
+        # Maps of ids count by their values.
         if isinstance(value, bytes) and not feature.startswith('image'):
             value = np.asarray(cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_UNCHANGED))
+
+        # A header with type and shape keeps neighbouring features apart.
         if isinstance(value, np.ndarray):
             value = np.asarray(value, np.float32 if value.dtype.kind == 'f' else value.dtype)
             content.update(f'{feature} {value.dtype} {value.shape} '.encode())
@@ -88,24 +92,33 @@ def content_digest(example: Mapping[str, Any]) -> bytes:
 
 
 def split_digest(index: Index) -> str:
-    """Returns 32 hexadecimal digits for the content of a split in order, '' if the index has none."""
+    """Returns 32 hexadecimal digits for the content of a split in order, '' without digests."""
     if index.digest.size == 0:
         return ''
     return hashlib.blake2b(index.digest.tobytes(), digest_size=16).hexdigest()
 
 
 def spec_fields(splits: Mapping[str, Index]) -> dict[str, Any]:
-    """Returns the fields of a DataSpec that an index decides: num_unlabelled, unlabelled_pixels and digest."""
-    unlabelled = {split: of.void_pixels[~is_labelled(of)] for split, of in splits.items()}
-    digest = {split: split_digest(of) for split, of in splits.items()}
+    """Returns the fields of a DataSpec that follow from the indices of its splits.
+
+    The fields are num_unlabelled, unlabelled_pixels and digest. Splits with the value 0 or '' are
+    absent.
+    """
+    num_unlabelled = {}
+    unlabelled_pixels = {}
+    digests = {}
+    for split, index in splits.items():
+        pixels = index.void_pixels[~is_labelled(index)]
+        if len(pixels):
+            num_unlabelled[split] = len(pixels)
+            unlabelled_pixels[split] = int(pixels.sum())
+        digest = split_digest(index)
+        if digest:
+            digests[split] = digest
     return {
-        'num_unlabelled': {
-            split: len(pixels) for split, pixels in unlabelled.items() if len(pixels)
-        },
-        'unlabelled_pixels': {
-            split: int(pixels.sum()) for split, pixels in unlabelled.items() if len(pixels)
-        },
-        'digest': {split: value for split, value in digest.items() if value},
+        'num_unlabelled': num_unlabelled,
+        'unlabelled_pixels': unlabelled_pixels,
+        'digest': digests,
     }
 
 
@@ -123,11 +136,10 @@ def of_facts(facts: Iterable[Fact]) -> Index:
 
 def save(folder: pathlib.Path, splits: Mapping[str, Index]) -> None:
     """Writes the index of every split. The file appears when it is complete."""
-    arrays = {
-        f'{split}/{name}': values
-        for split, of in splits.items()
-        for name, values in of._asdict().items()
-    }
+    arrays = {}
+    for split, index in splits.items():
+        for name, values in index._asdict().items():
+            arrays[f'{split}/{name}'] = values
     partial = folder / f'partial_{FILE}'
     np.savez_compressed(partial, **arrays)
     partial.rename(folder / FILE)
@@ -137,15 +149,20 @@ PREPARE_AGAIN = 'start again: the data set is prepared again'
 
 
 def open_records(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
-    """Returns the builder of records; raises InputError if they went away or were damaged since they were checked."""
+    """Returns the TFDS builder of records.
+
+    Raises:
+      InputError: the records disappeared or were damaged after they were checked.
+    """
     try:
         return tfds.builder_from_directory(folder)
     except Exception as error:  # TFDS raises errors of many types for missing and damaged files
-        got = (
-            f'records that cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}'
-        )
+        lines = str(error).splitlines() or [type(error).__name__]
         raise InputError(
-            str(folder), got=got, expected='whole prepared records', fix=PREPARE_AGAIN
+            str(folder),
+            got=f'records that cannot be read: {lines[0]}',
+            expected='whole prepared records',
+            fix=PREPARE_AGAIN,
         ) from error
 
 
@@ -166,7 +183,7 @@ def select(split: str, counts: Mapping[str, int], of_split: Callable[[str], Inde
     Args:
       split: 'train', 'val[:10%]' or 'train+val'.
       counts: number of examples of each plain split.
-      of_split: gives the index of a plain split.
+      of_split: returns the index of a plain split.
 
     Raises:
       ValueError: a malformed split.
@@ -187,13 +204,14 @@ def concatenate(indices: Sequence[Index]) -> Index:
 
 @functools.lru_cache(maxsize=16)
 def _of_split(folder: pathlib.Path, split: str) -> Index:
-    """Reads the whole index of a plain split, once: records do not change."""
+    """Reads the whole index of a plain split, once, because records do not change."""
+    columns = {}
     with np.load(folder / FILE) as arrays:
-        of_split = {
-            name: arrays[f'{split}/{name}'] for name in Index._fields if f'{split}/{name}' in arrays
-        }
-    of_split.setdefault('digest', np.zeros((len(of_split['frame']), 0), np.uint8))
-    return Index(**of_split)
+        for name in Index._fields:
+            if f'{split}/{name}' in arrays:
+                columns[name] = arrays[f'{split}/{name}']
+    columns.setdefault('digest', np.zeros((len(columns['frame']), 0), np.uint8))
+    return Index(**columns)
 
 
 def forget() -> None:
@@ -210,7 +228,7 @@ def check_index(folder: pathlib.Path, num_examples: Mapping[str, int]) -> None:
                     raise ValueError(f'{FILE}: not {count} rows of {split}/{name}')
 
 
-# --- the choice -------------------------------------------------------------------------------------------------------
+# --- the choice of examples ---------------------------------------------------------------------
 
 
 def is_labelled(index: Index) -> np.ndarray:
@@ -219,7 +237,7 @@ def is_labelled(index: Index) -> np.ndarray:
 
 
 CHOICES = {'all': lambda index: np.ones(len(index.frame), bool), 'labelled': is_labelled}
-"""{value of `Input.examples`: index -> which examples it names, bool [N]}"""
+"""For each value of `Input.examples` a function from an index to a mask of examples, bool [N]."""
 
 
 def positions(index: Index, examples: str) -> np.ndarray:
@@ -237,15 +255,28 @@ def positions(index: Index, examples: str) -> np.ndarray:
     return np.flatnonzero(CHOICES[examples](index))
 
 
+class Source(Protocol):
+    """Random access to examples, from several threads at once.
+
+    With `data.workers` > 0 a source must also survive cloudpickle.
+    """
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
+        """Reads an example: {feature: value}."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """Some examples of a source, in the order of `indices`. May be pickled if the source may."""
+    """Some examples of a source, in the order of `indices`. It can be pickled if the source can."""
 
-    source: Sequence
+    source: Source
     indices: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, i: int) -> Mapping[str, Any]:
-        return self.source[self.indices[i]]
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self.source[self.indices[index]]

@@ -1,7 +1,7 @@
-"""Classes of the data sets and how their label files are read: id in the file -> train id.
+"""Classes of the data sets, and the meaning of their label files: id in the file -> train id.
 
-Train ids are 0 .. C-1; 255 (`IGNORE`) is void. An id that a data set does not define is an error, never void: a
-silently ignored class is the most common way to train on the wrong labels.
+Train ids are 0 .. C-1, and 255 (`IGNORE`) is void. An id that a data set does not define is an
+error, never void. A silently ignored class is the most common way to train on the wrong labels.
 """
 
 import pathlib
@@ -18,12 +18,12 @@ Color = tuple[int, int, int]
 
 
 class LabelCoding(NamedTuple):
-    """How label files are read.
+    """The meaning of ids and colours in label files.
 
     classes    names, palette and file ids of the classes
     train_ids  [256] uint8: the train id of every id in a file, IGNORE for void
     known      [256] bool: the ids that may occur in a file
-    colors     (r, g, b) -> train id or IGNORE, for masks in colour; empty: colour masks are refused
+    colors     (r, g, b) -> train id or IGNORE, for masks in colour. {} refuses masks in colour
     """
 
     classes: ClassSpec
@@ -38,13 +38,17 @@ def make_coding(
     colors: Mapping[Color, int] | None = None,
     aliases: Mapping[int, int] | None = None,
 ) -> LabelCoding:
-    """A coding in which `classes.ids[t]` means train id t, `ignore` means void and nothing else may occur.
+    """Builds a coding in which the id `classes.ids[t]` means train id t.
+
+    Apart from these ids, only the ids in `ignore` and `aliases` may occur.
 
     Args:
-      classes, ignore: ids as they are in the files.
+      classes: their ids are the ids in the files.
+      ignore: ids in the files that mean void.
       colors: (r, g, b) -> train id or IGNORE.
-      aliases: further ids in the files -> the id of the class that they count as.
+      aliases: additional id in the files -> id of the class that it counts as.
     """
+    # All train ids are IGNORE at first, so `ignore` only adds to the known ids.
     train_ids = np.full(256, IGNORE, np.uint8)
     known = np.zeros(256, bool)
     known[list(ignore)] = True
@@ -59,6 +63,7 @@ def make_coding(
 
 
 def _class_spec(*rows: tuple[str, int, Color]) -> ClassSpec:
+    """Builds classes from rows (name, id, colour)."""
     names, ids, palette = zip(*rows)
     return ClassSpec(names=names, palette=palette, ids=ids)
 
@@ -86,7 +91,7 @@ CITYSCAPES = _class_spec(
 )
 """The 19 evaluated classes of Cityscapes (cityscapesScripts, helpers/labels.py)."""
 
-# Ids 0..33 are defined; a licence plate is -1, which an 8-bit file can only hold as 255.
+# Ids 0..33 are defined. A licence plate is -1, which an 8-bit file can only hold as 255.
 CITYSCAPES_LABEL_IDS = make_coding(CITYSCAPES, ignore=[*range(34), 255])
 """Files `*_gtFine_labelIds.png`: 34 ids, of which 19 are evaluated."""
 
@@ -137,42 +142,46 @@ APOLLOSCAPE = _class_spec(
     ('building', 97, (192, 0, 128)),
     ('vegatation', 113, (128, 128, 64)),
 )
-"""The 22 evaluated classes of Apolloscape's scene parsing, names as they are spelled there (dataset-api,
-scene_parsing/README.md; colours of label_apollo.py)."""
+"""The 22 evaluated classes of Apolloscape's scene parsing, with the spelling of its authors.
 
-# Void: others, rover (the recording car), bridge, tunnel, overpass, unlabeled. The classes 33..40, things that move,
-# have another id for groups that were not told apart: 161..168.
+Sources: dataset-api, scene_parsing/README.md, and label_apollo.py for the colours.
+"""
+
+# Void: others, rover (the recording car), bridge, tunnel, overpass, unlabeled. The classes 33..40
+# are things that move. The ids 161..168 mark groups of them that were not told apart.
 APOLLOSCAPE_IDS = make_coding(
     APOLLOSCAPE,
     ignore=[0, 1, 98, 99, 100, 255],
     aliases={number + 128: number for number in range(33, 41)},
 )
-"""Apolloscape's label files: class ids, of which several may have one train id."""
+"""Apolloscape's label files: class ids, of which several may have the same train id."""
 
 
 def to_train_ids(mask: np.ndarray, coding: LabelCoding, where: str) -> np.ndarray:
-    """Train ids of a label file.
+    """Returns the train ids of a label file.
 
     Args:
-      mask: [H, W] whole numbers, the ids in the file; or [H, W, 3] uint8, its colours.
-      coding: what the ids (colours) mean.
+      mask: [H, W] whole numbers, the ids in the file, or [H, W, 3] uint8, its colours.
+      coding: the meaning of the ids (colours).
       where: the file, named in errors.
 
     Returns:
       [H, W] uint8 train ids, 255 = void.
 
     Raises:
-      InputError: for an id or a colour that the coding does not know.
+      InputError: an id or a colour that the coding does not know.
     """
     if mask.ndim == 3:
         return _from_colors(mask, coding, where)
+
+    # Unknown ids are an error, never void.
     counts = np.bincount(mask.ravel(), minlength=256)
     ids = np.flatnonzero(counts)
     unknown = [int(i) for i in ids if i > 255 or not coding.known[i]]
     if unknown:
-        shown = ', '.join(f'{i} ({counts[i]} pixels)' for i in unknown[:5]) + (
-            ', ...' if len(unknown) > 5 else ''
-        )
+        shown = ', '.join(f'{i} ({counts[i]} pixels)' for i in unknown[:5])
+        if len(unknown) > 5:
+            shown += ', ...'
         raise InputError(
             where,
             got=f'label ids {shown}; the file holds {_ranges(ids)}',
@@ -183,42 +192,47 @@ def to_train_ids(mask: np.ndarray, coding: LabelCoding, where: str) -> np.ndarra
 
 
 def indexed_by_color(ids: np.ndarray, palette: np.ndarray, coding: LabelCoding, where: str) -> bool:
-    """Returns whether the colours of a mask in indexed colours name the classes, rather than its indices.
+    """Returns whether a mask in indexed colours names the classes by its colours.
 
-    They do if the class file has colours, all colours of the mask are among them, and at least one of them belongs to
-    another class than its index. Programs that write indexed colours choose the order of the palette.
+    Otherwise the indices are the ids. Colours name the classes under two conditions. The class file
+    has all colours of the mask. For some colour, the class of the colour differs from the class of
+    its index. Programs that write indexed colours choose the order of the palette.
 
     Args:
       ids: [H, W] indices.
       palette: [N, 3], their colours.
-      coding: what indices and colours mean.
+      coding: the meaning of indices and colours.
       where: the file, named in errors.
 
     Raises:
-      InputError: if some colours belong to other classes than their indices, and some to none.
+      InputError: some colours belong to another class than their index, and some to no class.
     """
+    # Train ids of the used indices, by colour and by index.
     used = [int(i) for i in np.flatnonzero(np.bincount(ids.ravel(), minlength=256))]
     colors = {i: tuple(int(v) for v in palette[i]) for i in used if i < len(palette)}
     by_color = {i: coding.colors[color] for i, color in colors.items() if color in coding.colors}
     by_index = {i: int(coding.train_ids[i]) for i in used if coding.known[i]}
+
     differing = [i for i in by_color if by_color[i] != by_index.get(i)]
     if not differing:
         return False
     unknown = [i for i in used if i not in by_color]
     if unknown:
-        first, odd = differing[0], unknown[0]
+        index = differing[0]
+        unknown_index = unknown[0]
         raise InputError(
             where,
-            got=f'indexed colours: index {first} has the colour {colors[first]} of another class, '
-            f'index {odd} the colour {colors.get(odd, "none")} of no class',
+            got=f'indexed colours: index {index} has the colour {colors[index]} of another class, '
+            f'index {unknown_index} the colour {colors.get(unknown_index, "none")} of no class',
             expected='indices and colours of the same classes, or only colours of the class file',
-            fix='save masks as grey PNG of ids, or add the colour to the class file as a class or under `ignore`',
+            fix='save masks as grey PNG of ids, '
+            'or add the colour to the class file as a class or under `ignore`',
         )
     return True
 
 
 def _advice(ids: np.ndarray, coding: LabelCoding) -> str:
-    """What is probably wrong with a file that holds `ids`."""
+    """Returns the probable fix for a file that holds the unknown ids among `ids`."""
     class_ids = coding.classes.ids
     if set(ids.tolist()) == {0, 255}:
         return MASK_0_255
@@ -238,28 +252,29 @@ OFF_BY_ONE = (
 
 
 def _ranges(ids: Iterable[int]) -> str:
-    """'0..10, 255' for whole numbers in ascending order."""
+    """Returns whole numbers in ascending order as text, for example '0..10, 255'."""
     runs: list[list[int]] = []
     for i in map(int, ids):
         if runs and i == runs[-1][1] + 1:
             runs[-1][1] = i
         else:
             runs.append([i, i])
-    shown = [str(a) if a == b else f'{a}..{b}' for a, b in runs[:8]]
+    shown = []
+    for first, last in runs[:8]:
+        shown.append(str(first) if first == last else f'{first}..{last}')
     return ', '.join(shown) + (', ...' if len(runs) > 8 else '')
 
 
 def _from_colors(mask: np.ndarray, coding: LabelCoding, where: str) -> np.ndarray:
+    """Returns the train ids [H, W] of a mask in colour, [H, W, 3].
+
+    Raises:
+      InputError: the coding has no colours, or not all colours of the mask.
+    """
     if not coding.colors:
-        gray = (mask == mask[..., :1]).all()
-        raise InputError(
-            where,
-            got='a label with three channels' + (', all equal' if gray else ''),
-            expected='one channel that holds class ids',
-            fix='save one of the channels'
-            if gray
-            else 'convert the colours to ids, or give every class its `color` in a class file (data set `folder`)',
-        )
+        raise _three_channels(mask, where)
+
+    # Unique colours of the mask, as whole numbers.
     packed = mask.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     values, inverse = np.unique(packed, return_inverse=True)
     colors = [(int(v) >> 16, int(v) >> 8 & 255, int(v) & 255) for v in values]
@@ -269,107 +284,161 @@ def _from_colors(mask: np.ndarray, coding: LabelCoding, where: str) -> np.ndarra
             where,
             got=f'{len(unknown)} unknown colours, the first {unknown[0]}',
             expected=f'the {len(coding.colors)} colours of the class file',
-            fix='list the colour as a class or under `ignore`; JPEG or smooth resizing also invents colours',
+            fix='list the colour as a class or under `ignore`. '
+            'JPEG and smooth resizing add colours to masks',
         )
     table = np.array([coding.colors[color] for color in colors], np.uint8)
     return table[inverse].reshape(mask.shape[:2])
 
 
-def load_class_file(path: str | pathlib.Path) -> LabelCoding:
-    """Reads the class list of one's own data set.
+def _three_channels(mask: np.ndarray, where: str) -> InputError:
+    """Returns the error for a mask [H, W, 3] of a data set whose classes have no colours."""
+    got = 'a label with three channels'
+    fix = (
+        'convert the colours to ids, '
+        'or give every class its `color` in a class file (data set `folder`)'
+    )
+    if (mask == mask[..., :1]).all():
+        got = f'{got}, all equal'
+        fix = 'save one of the channels'
+    return InputError(where, got=got, expected='one channel that holds class ids', fix=fix)
 
-    YAML or JSON, a list of classes or a mapping with `classes` and `ignore`:
+
+class ClassEntries(NamedTuple):
+    """The content of a class file. Classes are in order.
+
+    names          of the classes
+    ids            ids of the classes in label files
+    colors         colours of the classes in colour masks, None where the file has no colour
+    ignore_ids     ids that are void
+    ignore_colors  colours that are void
+    """
+
+    names: list[str]
+    ids: list[int]
+    colors: list[Color | None]
+    ignore_ids: list[int]
+    ignore_colors: list[Color]
+
+
+def load_class_file(path: str | pathlib.Path) -> LabelCoding:
+    """Reads the class list of a user's data set.
+
+    The file is YAML or JSON: a list of classes, or a mapping with `classes` and `ignore`:
 
         classes:
-          - background                                   # a name: its id is its position in the list
-          - {name: car, id: 26, color: [0, 0, 142]}      # id in the label files, colour in colour masks
-        ignore: [0, [0, 0, 0]]                           # ids, and colours, that are void
+          - background                               # a name: its id is its position in the list
+          - {name: car, id: 26, color: [0, 0, 142]}  # id in label files, colour in colour masks
+        ignore: [0, [0, 0, 0]]                       # ids and colours that are void
 
-    255 is void unless a class has `id: 255`. Either all classes have colours, or none: without colours the palette is
-    that of PASCAL VOC, and colour masks are refused.
+    255 is void unless a class has `id: 255`. Either all classes have colours, or none. Without
+    colours the palette is the palette of PASCAL VOC, and colour masks are refused.
 
     Raises:
-      InputError: for anything else, naming the file and the entry.
+      InputError: the content has another form. The error names the file and the entry.
     """
     path = pathlib.Path(path)
+    entries = _class_entries(path)
+    _check_entries(path, entries)
+    _check_colors(path, entries)
+    palette = tuple(color or voc_color(i) for i, color in enumerate(entries.colors))
+    colors = {}
+    if all(entries.colors):
+        colors = {color: i for i, color in enumerate(entries.colors)}
+        colors |= dict.fromkeys(entries.ignore_colors, IGNORE)
+    classes = ClassSpec(names=tuple(entries.names), palette=palette, ids=tuple(entries.ids))
+    return make_coding(classes, ignore=[*entries.ignore_ids, IGNORE], colors=colors)
+
+
+def _class_entries(path: pathlib.Path) -> ClassEntries:
+    """Reads a class file.
+
+    Raises:
+      InputError: the file cannot be read, or an entry is malformed.
+    """
     content = _parse(path)
     if isinstance(content, list):
         content = {'classes': content}
-    if (
-        not isinstance(content, dict)
-        or not isinstance(content.get('classes'), list)
-        or not content['classes']
-    ):
+    classes = content.get('classes') if isinstance(content, dict) else None
+    if not isinstance(classes, list) or not classes:
         raise _bad(path, _short(content), 'a list of classes, or {classes: [...], ignore: [...]}')
     for key in content:
         if key not in ('classes', 'ignore'):
             raise unknown_name(f'{path}: key', key, ('classes', 'ignore'))
-    entries = [
-        _class_entry(path, position, entry) for position, entry in enumerate(content['classes'])
-    ]
-    names = [name for name, _, _ in entries]
-    ids = [number for _, number, _ in entries]
-    given = [color for _, _, color in entries]
+    rows = [_class_entry(path, position, entry) for position, entry in enumerate(classes)]
+    names, ids, colors = map(list, zip(*rows, strict=True))
     ignore_ids, ignore_colors = _ignored(path, content.get('ignore') or [])
-    if not all(name.strip() for name in names):
+    return ClassEntries(names, ids, colors, ignore_ids, ignore_colors)
+
+
+def _check_entries(path: pathlib.Path, entries: ClassEntries) -> None:
+    """Raises InputError for an empty name, a repeated name, id or colour, and too many classes."""
+    if not all(name.strip() for name in entries.names):
         raise _bad(path, 'an empty name', 'a name for every class')
-    for what, values in (
-        ('name', names),
-        ('id', ids),
-        ('color', [c for c in given if c] + ignore_colors),
-    ):
-        twice = next((v for v in values if values.count(v) > 1), None)
-        if twice is not None:
-            raise _bad(path, f'{what} {twice!r} twice', f'every {what} once')
-    both = sorted(set(ids) & set(ignore_ids))
+    _check_once(path, 'name', entries.names)
+    _check_once(path, 'id', entries.ids)
+    colors = [color for color in entries.colors if color]
+    _check_once(path, 'color', colors + entries.ignore_colors)
+    both = sorted(set(entries.ids) & set(entries.ignore_ids))
     if both:
-        raise _bad(
-            path,
-            f'id {both[0]} both a class and ignored',
-            'one of the two',
-            'give every class its `id`',
-        )
-    if len(names) > IGNORE:
-        raise _bad(
-            path, f'{len(names)} classes', f'at most {IGNORE}, because train id {IGNORE} is void'
-        )
-    _check_colors(path, names, given, ignore_colors)
-    palette = tuple(color or voc_color(i) for i, color in enumerate(given))
-    colors = {}
-    if all(given):
-        colors = {color: i for i, color in enumerate(given)} | dict.fromkeys(ignore_colors, IGNORE)
-    classes = ClassSpec(names=tuple(names), palette=palette, ids=tuple(ids))
-    return make_coding(classes, ignore=[*ignore_ids, IGNORE], colors=colors)
+        got = f'id {both[0]} both a class and ignored'
+        raise _bad(path, got, 'one of the two', 'give every class its `id`')
+    if len(entries.names) > IGNORE:
+        got = f'{len(entries.names)} classes'
+        raise _bad(path, got, f'at most {IGNORE}, because train id {IGNORE} is void')
 
 
-def _check_colors(
-    path: pathlib.Path, names: list[str], given: list[Color | None], ignored: list[Color]
-) -> None:
-    """Raises InputError for colours to ignore in masks of colours that not all classes have."""
-    without = [name for name, color in zip(names, given, strict=True) if color is None]
-    if without and ignored:
-        got = f'no color of class {without[0]!r}' + (
-            f' and {len(without) - 1} more' if without[1:] else ''
-        )
-        fix = f'add `color: [r, g, b]` to {", ".join(without[:5])}{", ..." if without[5:] else ""}'
-        raise _bad(path, got, 'a color for all classes, because ids are read without them', fix)
+def _check_once(path: pathlib.Path, kind: str, values: list) -> None:
+    """Raises InputError for a value that occurs more than once."""
+    for value in values:
+        if values.count(value) > 1:
+            raise _bad(path, f'{kind} {value!r} twice', f'every {kind} once')
+
+
+def _check_colors(path: pathlib.Path, entries: ClassEntries) -> None:
+    """Raises InputError for ignored colours if not all classes have colours."""
+    without = []
+    for name, color in zip(entries.names, entries.colors, strict=True):
+        if color is None:
+            without.append(name)
+    if not without or not entries.ignore_colors:
+        return
+    got = f'no color of class {without[0]!r}'
+    if len(without) > 1:
+        got += f' and {len(without) - 1} more'
+    names = ', '.join(without[:5]) + (', ...' if len(without) > 5 else '')
+    expected = 'a color for all classes, because ids are read without them'
+    raise _bad(path, got, expected, f'add `color: [r, g, b]` to {names}')
 
 
 def voc_color(index: int) -> Color:
-    """Colour `index` of PASCAL VOC's palette: bit 3k + c of the index is bit 7 - k of channel c."""
-    return tuple(sum((index >> (3 * k + c) & 1) << (7 - k) for k in range(8)) for c in range(3))
+    """Returns colour `index` of PASCAL VOC's palette.
+
+    Bit 3k + c of the index is bit 7 - k of channel c.
+    """
+    channels = []
+    for c in range(3):
+        channels.append(sum((index >> (3 * k + c) & 1) << (7 - k) for k in range(8)))
+    return tuple(channels)
 
 
 def _bad(path: pathlib.Path, got: str, expected: str, fix: str = '') -> InputError:
+    """Returns an error about a class file."""
     return InputError(f'class file {path}', got=got, expected=expected, fix=fix)
 
 
 def _short(value: Any) -> str:
+    """Returns a value as text of less than 81 characters."""
     text = repr(value)
     return text if len(text) < 80 else text[:77] + '...'
 
 
 def _parse(path: pathlib.Path) -> Any:
+    """Returns the content of a YAML or JSON file.
+
+    Raises:
+      InputError: the file cannot be read or parsed.
+    """
     try:
         text = text_files.read(path)
         return (
@@ -395,6 +464,7 @@ def _parse(path: pathlib.Path) -> Any:
 
 
 def _class_entry(path: pathlib.Path, position: int, entry: Any) -> tuple[str, int, Color | None]:
+    """Returns (name, id, colour) of an entry of `classes`. Raises InputError if it is malformed."""
     if isinstance(entry, str):
         return entry, _id(path, position), None
     if not isinstance(entry, dict) or not isinstance(entry.get('name'), str):
@@ -402,7 +472,7 @@ def _class_entry(path: pathlib.Path, position: int, entry: Any) -> tuple[str, in
             path,
             f'entry {position}: {_short(entry)}',
             'a name, or {name: ..., id: ..., color: [r, g, b]}',
-            'YAML reads bare yes, no, on, off, null and numbers as other things than text: put names in quotes',
+            'put names in quotes: YAML reads bare yes, no, on, off, null and numbers not as text',
         )
     for key in entry:
         if key not in ('name', 'id', 'color'):
@@ -412,12 +482,14 @@ def _class_entry(path: pathlib.Path, position: int, entry: Any) -> tuple[str, in
 
 
 def _id(path: pathlib.Path, value: Any) -> int:
+    """Returns an id, or raises InputError if it is none."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 255:
         raise _bad(path, f'id {_short(value)}', 'a whole number in 0..255')
     return value
 
 
 def _color(path: pathlib.Path, value: Any) -> Color:
+    """Returns a colour, or raises InputError if it is none."""
     ok = isinstance(value, list) and len(value) == 3
     if not ok or not all(
         isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 255 for v in value
@@ -427,6 +499,7 @@ def _color(path: pathlib.Path, value: Any) -> Color:
 
 
 def _ignored(path: pathlib.Path, values: Any) -> tuple[list[int], list[Color]]:
+    """Returns the ids and the colours under `ignore`. Raises InputError if some are malformed."""
     if not isinstance(values, list):
         raise _bad(path, f'ignore: {_short(values)}', 'a list of ids and [r, g, b] colours')
     colors = [_color(path, v) for v in values if isinstance(v, list)]

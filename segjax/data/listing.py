@@ -1,4 +1,4 @@
-"""A data set that was read but not prepared: which examples its inputs would have, without any record."""
+"""A data set that was read but not prepared: the examples of its inputs, without any record."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,10 +10,10 @@ from segjax.spec import DataSpec
 
 
 class Listing(NamedTuple):
-    """Opens inputs as `data.Prepared` does, but gives their numbers of examples alone.
+    """Opens inputs like `data.Prepared`, but returns only their numbers of examples.
 
-    spec    what the data set consists of
-    where   what errors call it
+    spec    classes, splits and features of the data set
+    where   the name of the data set in errors
     splits  facts about the examples of each split
     """
 
@@ -25,24 +25,27 @@ class Listing(NamedTuple):
         """Returns the positions among the chosen examples of an input.
 
         Raises:
-          InputError: an unknown, malformed or empty split, an absent feature, no chosen example, or
-            none with its neighbours.
+          InputError: an unknown, malformed or empty split, or an absent feature. No example is
+            chosen, or no chosen example has all its neighbours.
         """
         for feature in inputs.features:
             stored = feature.removesuffix(clips.SUFFIX)
             if stored not in self.spec.features:
-                error = unknown_name(f'feature {stored!r}', stored, self.spec.features)
-                raise InputError(
-                    error.where, got=f'not in {self.where}', expected=error.expected, fix=error.fix
+                raise unknown_name(
+                    f'feature {stored!r} of {self.where}', stored, self.spec.features
                 )
+
+        # Examples that `inputs.examples` chooses.
         where = f'split {inputs.split!r} of {self.where}'
         facts = self._facts(inputs.split, where)
         chosen = index.positions(facts, inputs.examples)
-        if not len(chosen):
+        if len(chosen) == 0:
             got = f'no {inputs.examples} example among its {len(facts.frame)}'
             raise InputError(where, got=got, expected='at least one')
         if not inputs.frames:
             return range(len(chosen))
+
+        # Chosen examples that have all their neighbours.
         among = frozenset(chosen.tolist())
         rows = clips.rows(facts.sequence.tolist(), facts.frame.tolist(), inputs.frames)
         complete = [row for row in rows if row.example in among]
@@ -51,11 +54,20 @@ class Listing(NamedTuple):
         return range(len(complete))
 
     def _facts(self, split: str, where: str) -> index.Index:
+        """Returns the facts about the examples of a split.
+
+        Raises:
+          InputError: an unknown, malformed or empty split.
+        """
         try:
             facts = index.select(split, self.spec.num_examples, self.splits.__getitem__)
         except ValueError as error:
-            expected = f'one of {", ".join(self.splits)}; also slices and sums, as train[:10%] or train+val'
-            raise InputError(where, got=str(error).splitlines()[-1], expected=expected) from error
-        if not len(facts.frame):
+            known = ', '.join(self.splits)
+            raise InputError(
+                where,
+                got=str(error).splitlines()[-1],
+                expected=f'one of {known}; also slices and sums, as train[:10%] or train+val',
+            ) from error
+        if len(facts.frame) == 0:
             raise InputError(where, got='no examples', expected='at least one')
         return facts

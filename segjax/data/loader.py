@@ -1,14 +1,14 @@
-"""Batches from a random-access source: shuffled, augmented, dealt to processes, read ahead.
+"""Batches from a random-access source: shuffled, augmented, distributed over processes, read ahead.
 
-The stream of training examples is a function of (seed, position) alone: position p is example p % N of the
-shuffled epoch p // N, and its augmentation is drawn for p. A global batch is the next `batch_size` positions;
-process i of n gets the i-th of n equal runs of them. So the same numbers come out for any number of threads,
-workers and processes, and a run resumes at step s by starting at position s * batch_size: no iterator state
-is ever saved.
+The stream of training examples is a function of (seed, position) alone. Position p is example p % N
+of the shuffled epoch p // N, and its augmentation is sampled for p. A global batch is the next
+`batch_size` positions. Process i of n gets the i-th of n equal runs of these positions.
 
-A source is any object with `__len__` and `__getitem__(i) -> {key: numpy array}` whose reads may come from
-several threads. With `data.workers` > 0 it must also survive cloudpickle, and the program must have an `if
-__name__ == '__main__'` guard, because workers are spawned.
+So the numbers are the same for any number of threads, workers and processes. A run resumes at step
+s by starting at position s * batch_size. No iterator state is ever saved.
+
+A source is an `index.Source`. With `data.workers` > 0 the program must have an
+`if __name__ == '__main__'` guard, because workers are spawned.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import cv2
 import grain
@@ -32,7 +32,7 @@ from absl import flags
 
 from segjax.core import host
 from segjax.data import clips, transforms
-from segjax.data.index import Chosen
+from segjax.data.index import Chosen, Source
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Input
 from segjax.spec import IGNORE
@@ -41,11 +41,24 @@ CLOSE_SECONDS = 2.0
 """How long a worker process may take to finish after `close`."""
 
 MAX_THREADS = 16
-"""Most threads that `data.threads=0` stands for."""
+"""Upper limit of the threads that `data.threads=0` chooses."""
+
+
+class Batches(Protocol):
+    """An iterator over batches {key: array} that must be closed."""
+
+    def __iter__(self) -> 'Batches':
+        """Returns the iterator itself."""
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """Returns the next batch."""
+
+    def close(self) -> None:
+        """Ends the threads and processes that read ahead."""
 
 
 def train_iterator(
-    source: Sequence,
+    source: Source,
     inputs: Input,
     *,
     seed: int,
@@ -54,51 +67,62 @@ def train_iterator(
     process_count: int,
     data_config,
 ) -> 'BatchIterator':
-    """Endless shuffled and augmented batches of this process, from step `start_step` on.
+    """Returns endless shuffled and augmented batches of this process, starting at `start_step`.
 
     Args:
-      source: random-access examples (see the top of this file).
-      inputs: batch size (global), features, size; without `inputs.augment` examples are only resized to
-        `size`.
+      source: random-access examples.
+      inputs: batch size (global), features, size. Without `inputs.augment` examples are only
+        resized to `size`.
       seed: order and augmentation are a function of it.
       start_step: number of global batches to skip, at no cost.
       process_index: of this process.
       process_count: of all processes.
-      data_config: `config.data`; threads, workers and prefetch change the speed alone.
+      data_config: `config.data`. Threads, workers and prefetch change only the speed.
 
     Returns:
-      Iterator over {feature, 'weight', 'index'} -> array with `batch_size // process_count` rows. Close it.
+      Iterator over {feature, 'weight', 'index'} -> array with `batch_size // process_count` rows.
+      Close it.
 
     Raises:
-      InputError: the source is empty, the batch does not split over the processes, `inputs.size` is not
-        `inputs.augment.crop`; while iterating: a missing feature, or whatever is wrong with an example.
+      InputError: the source is empty, the batch does not split over the processes, or `inputs.size`
+        is not `inputs.augment.crop`. While iterating: a missing feature, or an invalid example.
     """
     source = _part(source, inputs)
     _check_not_empty(source, inputs)
-    if inputs.batch_size % process_count:
-        raise InputError(
-            inputs.batch_key,
-            got=f'{inputs.batch_size} on {process_count} processes',
-            expected=f'a multiple of {process_count}',
-            fix=f'--config.{inputs.batch_key}={-(-inputs.batch_size // process_count) * process_count}',
-        )
+    _check_batch_size(inputs, process_count)
     if inputs.augment is not None and tuple(inputs.augment.crop) != tuple(inputs.size):
         raise InputError(
             'augment.crop',
             got=f'{tuple(inputs.augment.crop)}',
             expected=f'{tuple(inputs.size)}, the size that the net is trained at',
         )
+
+    # The stream of all processes.
     load = _TrainExample(source, inputs)
     stream = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().random_map(load)
+
+    # Split over processes last. `random_map` seeds by index, so it must see global positions.
     rows = inputs.batch_size // process_count
-    deal = _Deal(rows, process_index, process_count)
-    # Dealt out last: random_map draws by the index it sees, which must be the global position.
-    mine = grain.MapDataset.range(sys.maxsize).map(lambda row: stream[deal(row)])
-    return BatchIterator(mine[start_step * rows :], rows, data_config)
+    to_position = _GlobalPosition(rows, process_index, process_count)
+    own = grain.MapDataset.range(sys.maxsize).map(lambda row: stream[to_position(row)])
+    return BatchIterator(own[start_step * rows :], rows, data_config)
+
+
+def _check_batch_size(inputs: Input, process_count: int) -> None:
+    """Raises InputError if the global batch does not split over the processes."""
+    if inputs.batch_size % process_count == 0:
+        return
+    next_multiple = -(-inputs.batch_size // process_count) * process_count
+    raise InputError(
+        inputs.batch_key,
+        got=f'{inputs.batch_size} on {process_count} processes',
+        expected=f'a multiple of {process_count}',
+        fix=f'--config.{inputs.batch_key}={next_multiple}',
+    )
 
 
 def eval_batches(
-    source: Sequence,
+    source: Source,
     inputs: Input,
     *,
     process_index: int,
@@ -106,11 +130,12 @@ def eval_batches(
     data_config,
     max_size: tuple[int, int],
 ) -> 'BatchIterator':
-    """This process's batches of one pass over the source, every example exactly once over all processes.
+    """Returns this process's batches of a single pass over the source.
 
-    All processes get the same number of batches of the same size (a batch size that does not split over the
-    processes is rounded up). Rows after the last example repeat example 0 with weight 0, no labels (255),
-    instances or depth, and index N, which a scatter in JAX drops.
+    Over all processes, the pass contains every example exactly once. All processes get the same
+    number of batches of the same size. A batch size that does not split over the processes is
+    rounded up. Rows after the last example repeat example 0 with weight 0, without labels (255),
+    instances and depth (0). Their index is N, which a scatter in JAX drops.
 
     Args:
       source: random-access examples.
@@ -124,35 +149,40 @@ def eval_batches(
       Finite iterator over {feature, 'weight', 'index', 'size', 'label_size'} -> array. Close it.
     """
     _check_not_empty(source, inputs)
+    # Both divisions round up.
     rows = -(-inputs.batch_size // process_count)
     num_batches = -(-len(source) // (rows * process_count))
-    deal = _Deal(rows, process_index, process_count)
+    to_position = _GlobalPosition(rows, process_index, process_count)
     load = _EvalExample(source, inputs, tuple(max_size))
-    mine = grain.MapDataset.range(num_batches * rows).map(lambda row: load.at(deal(row)))
-    return BatchIterator(mine, rows, data_config)
+    own = grain.MapDataset.range(num_batches * rows).map(lambda row: load.at(to_position(row)))
+    return BatchIterator(own, rows, data_config)
 
 
 def examples(
-    source: Sequence, indices: Sequence[int], inputs: Input, max_size: tuple[int, int]
+    source: Source, indices: Sequence[int], inputs: Input, max_size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """Returns the chosen examples as one batch in the form of `eval_batches`."""
+    """Returns the chosen examples as a batch in the form of `eval_batches`."""
     _check_not_empty(source, inputs)
     load = _EvalExample(source, inputs, tuple(max_size))
     return _stack([load(int(index)) for index in indices])
 
 
 def num_threads(data_config) -> int:
-    """Returns the threads of a process that read examples: `data.threads`, or what 0 stands for."""
+    """Returns how many threads of a process read examples: `data.threads`.
+
+    0 means a single thread in a worker, and a thread for each core in the main process.
+    """
     if data_config.threads:
         return data_config.threads
     return 1 if data_config.workers else min(host.cores(), MAX_THREADS)
 
 
 def read_ahead(data_config, size: int) -> int:
-    """Returns the examples that a process (the main process or a worker) reads ahead, at most.
+    """Returns how many examples a process (the main process or a worker) reads ahead, at most.
 
-    Threads of the main process read max(prefetch, batch, threads) examples ahead. Each thread of a worker makes a whole
-    batch, so a worker reads max(its share of prefetch in whole batches, threads) batches ahead.
+    Threads of the main process read max(prefetch, batch, threads) examples ahead. Each thread of a
+    worker makes a whole batch. So a worker reads max(its share of prefetch in whole batches,
+    threads) batches ahead.
 
     Args:
       data_config: `config.data`.
@@ -165,41 +195,48 @@ def read_ahead(data_config, size: int) -> int:
 
 
 class BatchIterator(Iterator):
-    """Iterator over batches that reads ahead. `close`, the end or an error ends its threads and processes."""
+    """An iterator over batches that reads ahead.
+
+    `close`, the end of the data or an error ends its threads and processes.
+    """
 
     def __init__(self, rows: grain.MapDataset, size: int, data_config):
-        """Starts to read `rows`, in batches of `size`; `data_config` is `config.data`."""
-        ahead = read_ahead(data_config, size)
+        """Starts to read examples.
+
+        Args:
+          rows: examples of this process, in order.
+          size: examples in a batch.
+          data_config: `config.data`.
+        """
         self._release_workers = None
         if data_config.workers:
-            # Workers take turns, so each element that they make is a whole batch.
-            options = grain.ReadOptions(
-                num_threads=num_threads(data_config), prefetch_buffer_size=ahead // size
-            )
-            dataset = rows.batch(size, drop_remainder=True, batch_fn=_stack).to_iter_dataset(
-                options
-            )
-            if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # grain reads flags of its own; only app.run parses them
-            handle, lease = tempfile.mkstemp(prefix='segjax_loader_')
-            os.close(handle)
-            self._release_workers = weakref.finalize(
-                self, pathlib.Path(lease).unlink, missing_ok=True
-            )
-            dataset = dataset.mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=data_config.workers),
-                worker_init_fn=functools.partial(_prepare_worker, lease),
-            )
+            dataset = self._read_in_workers(rows, size, data_config)
         else:
-            # Threads work on examples of the same batch, so the memory does not grow with threads x batch.
-            options = grain.ReadOptions(
-                num_threads=num_threads(data_config), prefetch_buffer_size=ahead
-            )
-            dataset = rows.to_iter_dataset(options).batch(
-                size, drop_remainder=True, batch_fn=_stack
-            )
+            dataset = _read_in_threads(rows, size, data_config)
         self._ended = False
         self._batches = iter(dataset)
+
+    def _read_in_workers(self, rows: grain.MapDataset, size: int, data_config) -> grain.IterDataset:
+        """Returns batches that worker processes make. The workers live as long as a lease file."""
+        # grain reads flags of its own, and only app.run parses flags.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+
+        # Workers end when the lease file is gone, also if this object is only garbage collected.
+        handle, lease = tempfile.mkstemp(prefix='segjax_loader_')
+        os.close(handle)
+        self._release_workers = weakref.finalize(self, pathlib.Path(lease).unlink, missing_ok=True)
+
+        # Workers take turns, so each of their elements is a whole batch.
+        options = grain.ReadOptions(
+            num_threads=num_threads(data_config),
+            prefetch_buffer_size=read_ahead(data_config, size) // size,
+        )
+        batches = rows.batch(size, drop_remainder=True, batch_fn=_stack)
+        return batches.to_iter_dataset(options).mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=data_config.workers),
+            worker_init_fn=functools.partial(_prepare_worker, lease),
+        )
 
     def __next__(self) -> dict[str, np.ndarray]:
         if self._ended:
@@ -216,14 +253,24 @@ class BatchIterator(Iterator):
             raise
 
     def close(self) -> None:
-        """Ends threads and processes: there are no more batches.
+        """Ends threads and processes. No more batches follow.
 
-        A read that hangs in a process is cut off after CLOSE_SECONDS, one in a thread ends when it ends.
+        A read that hangs in a process is interrupted after CLOSE_SECONDS. A thread ends only when
+        its read ends.
         """
         self._ended = True
         if self._release_workers is not None:
             self._release_workers()
         self._batches.close()
+
+
+def _read_in_threads(rows: grain.MapDataset, size: int, data_config) -> grain.IterDataset:
+    """Returns batches of examples that threads of this process read."""
+    # Threads work on examples of the same batch, so memory does not grow with threads x batch.
+    options = grain.ReadOptions(
+        num_threads=num_threads(data_config), prefetch_buffer_size=read_ahead(data_config, size)
+    )
+    return rows.to_iter_dataset(options).batch(size, drop_remainder=True, batch_fn=_stack)
 
 
 def _no_shared_memory(error: OSError) -> InputError:
@@ -235,42 +282,49 @@ def _no_shared_memory(error: OSError) -> InputError:
 
 
 class SideBySide(Iterator):
-    """Batches of several inputs in one: those of an input called `photo` come under keys such as 'photo/image'."""
+    """Joins the batches of several inputs into a single dictionary.
 
-    def __init__(self, batches: BatchIterator, beside: Mapping[str, BatchIterator]):
-        self._batches, self._beside = batches, dict(beside)
+    The keys of an unpaired input called `photo` have its name in front: 'photo/image'.
+    """
+
+    def __init__(self, batches: Batches, unpaired: Mapping[str, Batches]):
+        """Joins batches of the main input with batches of unpaired inputs, by name."""
+        self._batches = batches
+        self._unpaired = dict(unpaired)
 
     def __next__(self) -> dict[str, np.ndarray]:
         batch = dict(next(self._batches))
-        for name, more in self._beside.items():
-            batch |= {f'{name}/{key}': value for key, value in next(more).items()}
+        for name, batches in self._unpaired.items():
+            batch |= {f'{name}/{key}': value for key, value in next(batches).items()}
         return batch
 
     def close(self) -> None:
-        """Ends the threads and processes of all."""
-        for batches in (self._batches, *self._beside.values()):
+        """Ends the threads and processes of all inputs."""
+        for batches in (self._batches, *self._unpaired.values()):
             batches.close()
 
 
-# --- one example --------------------------------------------------------------------------------------------
+# --- a single example ---------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class _Deal:
-    """Row of this process's stream -> position in the global stream."""
+class _GlobalPosition:
+    """Maps a row of this process's stream to its position in the global stream."""
 
     rows: int  # of a batch
     process_index: int
     process_count: int
 
     def __call__(self, row: int) -> int:
-        step, within = divmod(row, self.rows)
-        return (step * self.process_count + self.process_index) * self.rows + within
+        step, row_of_batch = divmod(row, self.rows)
+        return (step * self.process_count + self.process_index) * self.rows + row_of_batch
 
 
 @dataclasses.dataclass(frozen=True)
 class _TrainExample:
-    source: Sequence
+    """Reads an example of a source and augments it."""
+
+    source: Source
     inputs: Input
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -284,7 +338,9 @@ class _TrainExample:
 
 @dataclasses.dataclass(frozen=True)
 class _EvalExample:
-    source: Sequence
+    """Reads an example of a source and resizes its images for evaluation."""
+
+    source: Source
     inputs: Input
     max_size: tuple[int, int]
 
@@ -295,8 +351,11 @@ class _EvalExample:
         return _finish(_transformed(self.source, index, self.inputs, transform), index)
 
     def at(self, position: int) -> dict[str, np.ndarray]:
-        """The example at a position of the padded split. Padding has a real image and camera, so that what a
-        net computes from it is finite and weight 0 removes it."""
+        """Returns the example at a position of the padded split.
+
+        Padding has a real image and camera. So the outputs of a net are finite, and weight 0
+        removes them.
+        """
         if position < len(self.source):
             return self(position)
         padding = self(0)
@@ -308,37 +367,43 @@ class _EvalExample:
         return padding | {'weight': np.float32(0), 'index': np.int32(len(self.source))}
 
 
-def _transformed(source: Sequence, index: int, inputs: Input, transform) -> Mapping[str, Any]:
-    """Reads the features that are wanted, and transforms them; errors name the example."""
+def _transformed(
+    source: Source,
+    index: int,
+    inputs: Input,
+    transform: Callable[[transforms.Example], dict[str, Any]],
+) -> dict[str, Any]:
+    """Reads the requested features of an example and transforms them. Errors name the example."""
     example = source[index]
-    wanted = [key for key in inputs.features if key not in ('weight', 'index')]
-    for key in wanted:
+    features = [key for key in inputs.features if key not in ('weight', 'index')]
+    for key in features:
         if key not in example:
             raise unknown_name(f'feature of split {inputs.split!r}', key, example)
     try:
-        return transform({key: np.asarray(example[key]) for key in wanted})
+        return transform({key: np.asarray(example[key]) for key in features})
     except InputError as error:
+        where = f'{error.where} of example {index} of split {inputs.split!r}'
         name = example.get('name', '')
         name = name.decode() if isinstance(name, bytes) else str(name)
-        where = f'{error.where} of example {index} of split {inputs.split!r}' + (
-            f' ({name})' if name else ''
-        )
-        raise error.at(where) from None
+        raise error.at(f'{where} ({name})' if name else where) from None
 
 
 def _finish(example: Mapping[str, Any], index: int) -> dict[str, np.ndarray]:
-    """Adds weight and index, and makes images uint8, other whole numbers int32, the rest float32."""
+    """Adds weight and index, and converts all features to types for devices."""
     finished = {key: _for_device(key, value) for key, value in example.items()}
     return finished | {'weight': np.float32(1), 'index': np.int32(index)}
 
 
 def _for_device(key: str, value: np.ndarray) -> np.ndarray:
+    """Converts a feature: images stay uint8, additional whole numbers become int32, floats float32.
+
+    Raises:
+      InputError: text, or whole numbers that do not fit int32.
+    """
     if value.dtype.kind == 'f':
         return value.astype(np.float32, copy=False)
     if value.dtype.kind not in 'biu':
-        raise InputError(
-            f'feature {key!r}', got=f'{value.dtype}', expected='numbers, as devices take'
-        )
+        raise InputError(f'feature {key!r}', got=f'{value.dtype}', expected='numbers')
     if value.dtype.kind == 'b' or key.startswith('image'):
         return value
     whole = value.astype(np.int32, copy=False)
@@ -350,42 +415,64 @@ def _for_device(key: str, value: np.ndarray) -> np.ndarray:
 
 
 def zeros(inputs: Input, rows: int) -> dict[str, np.ndarray]:
-    """A training batch of zeros: what a net looks like must not depend on the data, nor on whether it is at hand.
+    """Returns a training batch of zeros.
 
-    `rows` are those of `inputs` itself; what comes beside it has rows in proportion.
+    Nets are built from this batch, so that their shapes do not depend on the data or its presence.
+
+    Args:
+      inputs: the training input of a stage.
+      rows: examples of `inputs` itself. Unpaired inputs have rows in proportion.
 
     Raises:
       InputError: a feature whose shape is known only from the data.
     """
-    shapes = {'intrinsics': (3, 3), 'pose': (4, 4), 'frame': (), 'weight': (), 'index': ()}
     batch = {}
     for key in (*inputs.features, 'weight', 'index'):
-        kind = key.split('_')[0]
-        if kind not in shapes and transforms.map_kind(key) is None:
-            raise unknown_name('features of a stage', key, (*shapes, *transforms.MAPS))
-        shape = (
-            shapes[kind]
-            if kind in shapes
-            else (*inputs.size, 3)
-            if kind == 'image'
-            else tuple(inputs.size)
-        )
-        shape = (len(inputs.frames), *shape) if key.endswith(clips.SUFFIX) else shape
-        whole = kind in ('label', 'instance', 'frame', 'index')
-        batch[key] = np.zeros(
-            (rows, *shape), np.uint8 if kind == 'image' else np.int32 if whole else np.float32
-        )
-    for name, more in inputs.unpaired:
-        share = max(1, rows * more.batch_size // inputs.batch_size)
-        batch |= {f'{name}/{key}': value for key, value in zeros(more, share).items()}
+        batch[key] = _zeros_of(key, inputs, rows)
+    for name, unpaired in inputs.unpaired:
+        unpaired_rows = max(1, rows * unpaired.batch_size // inputs.batch_size)
+        for key, value in zeros(unpaired, unpaired_rows).items():
+            batch[f'{name}/{key}'] = value
     return batch
 
 
-# --- batches ------------------------------------------------------------------------------------------------
+_SHAPES = {'intrinsics': (3, 3), 'pose': (4, 4), 'frame': (), 'weight': (), 'index': ()}
+"""Shapes of the features that are no maps."""
+
+_DTYPES = {
+    'image': np.uint8,
+    'label': np.int32,
+    'instance': np.int32,
+    'frame': np.int32,
+    'index': np.int32,
+}
+"""Types of the features of a batch. All additional features are float32."""
 
 
-def _part(source: Sequence, inputs: Input) -> Sequence:
-    """`inputs.part` of a source, in an order that depends on its length alone: all runs have the same part."""
+def _zeros_of(key: str, inputs: Input, rows: int) -> np.ndarray:
+    """Returns zeros with the shape and type of a feature of a training batch."""
+    kind = key.split('_')[0]
+    if kind in _SHAPES:
+        shape = _SHAPES[kind]
+    elif transforms.map_kind(key) is None:
+        raise unknown_name('features of a stage', key, (*_SHAPES, *transforms.MAPS))
+    elif kind == 'image':
+        shape = (*inputs.size, 3)
+    else:
+        shape = tuple(inputs.size)
+    if key.endswith(clips.SUFFIX):
+        shape = (len(inputs.frames), *shape)
+    return np.zeros((rows, *shape), _DTYPES.get(kind, np.float32))
+
+
+# --- batches ------------------------------------------------------------------------------------
+
+
+def _part(source: Source, inputs: Input) -> Source:
+    """Returns `inputs.part` of a source, in a shuffled order.
+
+    The order depends only on the length of the source, so all runs have the same part.
+    """
     if inputs.part == (0.0, 1.0):
         return source
     order = np.random.default_rng(0).permutation(len(source))
@@ -393,12 +480,18 @@ def _part(source: Sequence, inputs: Input) -> Sequence:
     return Chosen(source, tuple(int(i) for i in order[first:last]))
 
 
-def _check_not_empty(source: Sequence, inputs: Input) -> None:
-    if not len(source):
+def _check_not_empty(source: Source, inputs: Input) -> None:
+    """Raises InputError for a source without examples."""
+    if len(source) == 0:
         raise InputError(f'split {inputs.split!r}', got='no examples', expected='at least one')
 
 
 def _stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Stacks examples to a batch.
+
+    Raises:
+      InputError: a feature has different shapes in these examples.
+    """
     batch = {}
     for key in rows[0]:
         shapes = {np.shape(row[key]) for row in rows}
@@ -413,24 +506,26 @@ def _stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _prepare_worker(lease: str, worker_index: int, worker_count: int) -> None:
-    """Runs first in every worker process."""
-    # Ctrl-C and preemption signals reach the whole process group; the main process decides what they mean.
+    """Prepares a worker process, before its first example."""
+    # Ctrl-C and preemption signals reach the whole process group. The main process handles them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    cv2.setNumThreads(1)  # data.threads are all the threads there are
+    cv2.setNumThreads(1)  # OpenCV must not add threads to data.threads
     threading.Thread(target=_exit_with_lease, args=(lease,), daemon=True).start()
 
 
 def _exit_with_lease(lease: str) -> None:
     """Ends this worker when the main process is gone or has removed the lease file.
 
-    Left alone, a worker waits for ever to hand over its batch to a main process that was killed, and one that
-    started while the iterator was being closed has nobody to stop it.
+    Without this thread, a worker would wait for ever to hand its batch to a main process that was
+    killed. And nothing would stop a worker that started while the iterator was being closed.
     """
     main = multiprocessing.parent_process()
     with contextlib.suppress(FileNotFoundError):
         while main.is_alive():
-            os.utime(lease)  # also keeps cleaners of temporary folders away from it
+            os.utime(lease)  # also protects the file from cleaners of temporary folders
             main.join(timeout=0.2)
-    main.join(timeout=CLOSE_SECONDS)  # a worker that does not hang ends by itself, and tidies up
-    os._exit(1)  # anything but 0: grain's close waits until the worker is seen to have failed
+    # A worker that does not hang ends by itself in this time, and tidies up.
+    main.join(timeout=CLOSE_SECONDS)
+    # grain's `close` waits until a worker has failed, and 0 would be no failure.
+    os._exit(1)

@@ -1,7 +1,8 @@
-"""Prepared records: a data set written once as TFDS array records, read at random afterwards.
+"""Prepared records: a data set written once as TFDS array records, with random access afterwards.
 
-Records are in `{cache}/{name}-{fingerprint}`. The fingerprint is a hash of all that they depend on (format, options of
-the data set, names, sizes and times of its files), so a changed folder is prepared again.
+Records are in `{cache}/{name}-{fingerprint}`. The fingerprint is a hash of everything that they
+depend on: format, options of the data set, names, sizes and times of its files. So a changed folder
+is prepared again.
 """
 
 import bisect
@@ -32,7 +33,7 @@ from segjax.spec import ClassSpec, DataSpec, split_names
 
 
 def fingerprint(dataset: Dataset, listings: Mapping[str, Sequence[Item]]) -> str:
-    """16 hexadecimal digits that change with anything the records depend on."""
+    """Returns 16 hexadecimal digits that change with everything the records depend on."""
     content = [str(shards.VERSION), dataset.name, dataset.options()]
     for split, items in listings.items():
         for item in items:
@@ -42,6 +43,7 @@ def fingerprint(dataset: Dataset, listings: Mapping[str, Sequence[Item]]) -> str
 
 
 def _file_state(path: pathlib.Path) -> tuple[str, int, int]:
+    """Returns (name, size in bytes, time of the last change in nanoseconds) of a file."""
     try:
         stat = path.stat()
     except OSError as error:
@@ -62,48 +64,44 @@ METADATA = (
 """Keys of metadata.json that every version of the records has."""
 
 DESCRIPTIONS = ('dataset_info.json', 'features.json', 'metadata.json')
-"""Files that TFDS describes records with."""
+"""Files in which TFDS describes records."""
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
-"""Errors of the system that say that a file is not there. All other errors say nothing about its content."""
+"""Errors of the system for absent files. All other errors say nothing about a file's content."""
 
 MAX_READERS = 1024
-"""Shards that a process keeps open, if its limit of open files allows four times as many."""
+"""Shards that a process keeps open, if its limit of open files allows four times this number."""
 
 
 def never_stop() -> None:
-    """Does not stop a preparation."""
+    """Returns at once, so that nothing stops a preparation."""
 
 
 def prepared(
     dataset: Dataset, cache_folder: str, check_stop: Callable[[], None] = never_stop
 ) -> pathlib.Path:
-    """Returns the folder with the records of a data set, written now if they are missing or damaged.
+    """Returns the folder with the records of a data set. Writes missing or damaged records.
 
-    Several processes may ask at once: one writes, the others wait for it.
+    If several processes call this at the same time, a single process writes and the remaining processes wait.
 
     Args:
       dataset: of the user.
       cache_folder: config.data.cache.
-      check_stop: called between examples, raises to stop. A later call continues.
+      check_stop: called between examples. It raises an exception to stop the preparation, and a
+        later call of `prepared` continues it.
 
     Raises:
-      InputError: the first thing that is wrong with the data set, a cache folder that cannot be written, or a full
-        disk.
+      InputError: the first problem of the data set, a cache folder that cannot be written, or a
+        full disk.
     """
     listings = {split: dataset.listing(split) for split in dataset.splits()}
     root = cache.folder(cache_folder)
     folder = root / f'{dataset.name}-{fingerprint(dataset, listings)}'
     if not _is_ready(folder):
         with cache.locked(folder, check_stop):
-            problem = damage(folder) if folder.is_dir() else ''
-            if problem:
-                print(f'{folder}: damaged ({problem}); the data set is prepared again', flush=True)
-                cache.release(folder)
-                with cache.alone(folder):
-                    shutil.rmtree(folder)
-                index.forget()
-                READERS.forget(folder)
+            # Another process may have written the records while this process waited.
+            if folder.is_dir():
+                _remove_damaged(folder)
             if not folder.is_dir():
                 shards.write(dataset, listings, folder, check_stop)
             if not (folder / index.FILE).exists():
@@ -113,14 +111,28 @@ def prepared(
 
 
 def _is_ready(folder: pathlib.Path) -> bool:
+    """Returns whether the records and their index can be used."""
     return (folder / index.FILE).exists() and not damage(folder)
 
 
-def damage(folder: pathlib.Path) -> str:
-    """Returns what is wrong with the files of a records folder, '' if nothing is.
+def _remove_damaged(folder: pathlib.Path) -> None:
+    """Removes damaged records, and everything that this process remembers of them."""
+    problem = damage(folder)
+    if not problem:
+        return
+    print(f'{folder}: damaged ({problem}); the data set is prepared again', flush=True)
+    cache.release(folder)
+    with cache.alone(folder):
+        shutil.rmtree(folder)
+    index.forget()
+    READERS.forget(folder)
 
-    The sizes of shards are compared, their content is not read. Older records do not have the sizes. A missing index
-    is no damage, because it can be made from the records.
+
+def damage(folder: pathlib.Path) -> str:
+    """Returns a description of the damage to a records folder, '' if its files are whole.
+
+    Compares the sizes of shards, and does not read their content. Older records do not have the
+    sizes. A missing index is no damage, because it can be made from the records.
 
     Raises:
       InputError: the system does not let this process read the files. They may be whole.
@@ -129,16 +141,9 @@ def damage(folder: pathlib.Path) -> str:
         for name in DESCRIPTIONS:
             (folder / name).open('rb').close()  # TFDS takes every error for a missing file
         info = tfds.builder_from_directory(folder).info
-        for key in METADATA:
-            if key not in info.metadata:
-                return f'no {key!r} in its metadata'
-        stored = info.metadata.get('shard_bytes', {})
-        for split, of_split in info.splits.items():
-            sizes = stored.get(split, [None] * of_split.num_shards)
-            for path, size in zip(of_split.filepaths, sizes, strict=True):
-                found = os.stat(path).st_size
-                if found == 0 or (size is not None and found != size):
-                    return f'{path.name} has {found} bytes' + f' of {size}' * (size is not None)
+        problem = _wrong_description(info)
+        if problem:
+            return problem
         if (folder / index.FILE).exists():
             index.check_index(
                 folder, {split: info.splits[split].num_examples for split in info.splits}
@@ -155,7 +160,23 @@ def damage(folder: pathlib.Path) -> str:
     except zipfile.BadZipFile as error:
         return f'{index.FILE}: {error}'
     except Exception as error:  # TFDS raises errors of many types for damaged files
-        return f'{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ""}'
+        lines = str(error).strip().splitlines() or ['']
+        return f'{type(error).__name__}: {lines[0]}'
+    return ''
+
+
+def _wrong_description(info: tfds.core.DatasetInfo) -> str:
+    """Returns a missing key of the metadata, or a shard of another size than described, else ''."""
+    for key in METADATA:
+        if key not in info.metadata:
+            return f'no {key!r} in its metadata'
+    stored = info.metadata.get('shard_bytes', {})
+    for split, of_split in info.splits.items():
+        sizes = stored.get(split, [None] * of_split.num_shards)
+        for path, size in zip(of_split.filepaths, sizes, strict=True):
+            actual = os.stat(path).st_size
+            if actual == 0 or (size is not None and actual != size):
+                return f'{path.name} has {actual} bytes' + f' of {size}' * (size is not None)
     return ''
 
 
@@ -175,11 +196,12 @@ def _complete(folder: pathlib.Path) -> None:
 
 
 def _fact(example: Mapping[str, Any]) -> index.Fact:
+    """Returns the facts about an example whose images are encoded."""
     return index.fact(base.histogram(example['label']), example)
 
 
 def load_spec(folder: pathlib.Path) -> DataSpec:
-    """What the records in `folder` are, without reading an image."""
+    """Returns the specification of the records in `folder`, without reading an image."""
     info = index.open_records(folder).info
     metadata = info.metadata
     return DataSpec(
@@ -201,19 +223,28 @@ def load_spec(folder: pathlib.Path) -> DataSpec:
 class SplitSource:
     """Random access to the examples of a split: `len(source)`, `source[i] -> {feature: value}`.
 
-    image [H, W, 3] uint8, label [H, W] uint8 train ids, instance [H, W] uint16 (0: none), depth [H, W] float32
-    (metres), intrinsics [3, 3] and pose [4, 4] float32, sequence and name str, frame int. Only the features asked for
-    are decoded. May be read from several threads and be pickled.
+    Only the requested features are decoded. Several threads may read a source, and it can be
+    pickled.
+
+    image       [H, W, 3] uint8
+    label       [H, W] uint8 train ids
+    instance    [H, W] uint16, 0 where there is no instance
+    depth       [H, W] float32, metres
+    intrinsics  [3, 3] float32
+    pose        [4, 4] float32
+    sequence    str
+    name        str
+    frame       int
 
     Args:
       folder: of the records.
-      split: a TFDS split, slices and sums included: 'train', 'val[:10%]', 'train+val'.
-      features: wanted.
-      where: what errors call the data set.
-      encoded: whether images come as the bytes of their files.
+      split: a TFDS split. It may have slices and sums: 'train', 'val[:10%]', 'train+val'.
+      features: keys of the examples.
+      where: the name of the data set in errors.
+      encoded: whether images are returned as the bytes of their files.
 
     Raises:
-      InputError: for an unknown, malformed or empty split, or a feature that the records do not have.
+      InputError: an unknown, malformed or empty split, or a feature that the records do not have.
     """
 
     def __init__(
@@ -228,16 +259,19 @@ class SplitSource:
         builder = index.open_records(folder)
         for feature in features:
             if feature not in builder.info.features:
-                error = unknown_name(f'feature {feature!r}', feature, builder.info.features)
-                raise InputError(
-                    error.where, got=f'not in {where}', expected=error.expected, fix=error.fix
+                raise unknown_name(
+                    f'feature {feature!r} of {where}', feature, builder.info.features
                 )
         self.features = tuple(features)
+
+        # Features that TFDS does not decode: features that were not requested, and encoded images.
         skipped = [name for name in builder.info.features if name not in features]
         if encoded:
             skipped += [name for name in features if name.startswith('image')]
         self._decoders = {name: tfds.decode.SkipDecoding() for name in skipped}
         self._tfds_features = builder.info.features
+
+        # A split consists of parts of shards. `_ends` are the first positions behind each part.
         self._parts = _parts(builder.info, split, where)
         self._ends = list(itertools.accumulate(part.take for part in self._parts))
 
@@ -259,7 +293,10 @@ class SplitSource:
 
 
 class Readers:
-    """The open shards of a process, at most as many as its limit of open files allows. Safe for threads."""
+    """The open shards of a process. Safe for threads.
+
+    Their number stays below a share of the limit of open files, see `max_readers`.
+    """
 
     def __init__(self):
         self._open: collections.OrderedDict[str, Any] = collections.OrderedDict()
@@ -273,10 +310,9 @@ class Readers:
         """
         try:
             record = self._reader(path).read([position])[0]
+            # array_record returns nothing for parts that it cannot read.
             if not record:
-                raise ValueError(
-                    'no bytes'
-                )  # array_record returns nothing for parts that it cannot read
+                raise ValueError('no bytes')
             return record
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             folder = pathlib.Path(path).parent
@@ -294,7 +330,8 @@ class Readers:
             for path in [path for path in self._open if pathlib.Path(path).parent == folder]:
                 del self._open[path]
 
-    def _reader(self, path: str):
+    def _reader(self, path: str) -> array_record_module.ArrayRecordReader:
+        """Returns the reader of a shard. Closes shards that were not used for long."""
         with self._lock:
             if path in self._open:
                 self._open.move_to_end(path)
@@ -305,7 +342,7 @@ class Readers:
         with self._lock:
             reader = self._open.setdefault(path, reader)
             while len(self._open) > max_readers():
-                # A thread may still read from this shard. Its file is closed with the last reference.
+                # A thread may still read this shard. Its file closes with the last reference.
                 self._open.popitem(last=False)
         return reader
 
@@ -316,11 +353,17 @@ READERS = Readers()
 def max_readers() -> int:
     """Returns how many shards this process keeps open: a quarter of its limit of open files."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_READERS if limit == resource.RLIM_INFINITY else max(1, min(MAX_READERS, limit // 4))
+    if limit == resource.RLIM_INFINITY:
+        return MAX_READERS
+    return max(1, min(MAX_READERS, limit // 4))
 
 
-def _parts(info, split: str, where: str) -> list:
-    """Returns the parts of shards (filename, skip, take) that a split consists of."""
+def _parts(info: tfds.core.DatasetInfo, split: str, where: str) -> list:
+    """Returns the parts of shards (filename, skip, take) that make up a split.
+
+    Raises:
+      InputError: an unknown, malformed or empty split.
+    """
     known = ', '.join(info.splits)
     expected = f'one of {known}; also slices and sums, as train[:10%] or train+val'
     try:
@@ -342,6 +385,7 @@ def _parts(info, split: str, where: str) -> list:
 
 
 def _plain(feature: str, value: Any) -> Any:
+    """Returns a value of TFDS as text, a number or an array. Removes a channel axis of length 1."""
     if feature in ('sequence', 'name'):
         return value.decode()
     if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[-1] == 1:

@@ -1,11 +1,13 @@
-"""Writes a data set as TFDS array records, shard by shard, so that a stopped preparation can continue.
+"""Writes a data set as TFDS array records, shard by shard.
 
-The shards are collected in `{folder}.partial`, which becomes `folder` when it is complete. A file of
-facts follows every shard. A shard without this file was interrupted and is written again.
+A stopped preparation can continue with the next shard. The shards are collected in
+`{folder}.partial`, which becomes `folder` when it is complete. A file of facts follows every shard.
+A shard without this file was interrupted and is written again.
 """
 
 import contextlib
 import errno
+import itertools
 import os
 import pathlib
 import re
@@ -30,10 +32,10 @@ SHARD_BYTES = 200 * 2**20
 """A shard ends with the example that reaches this size."""
 
 SAMPLE = 5
-"""Examples of a split, spread over it, that are read before a disk is called too small."""
+"""Examples of a split, spread over the split, that are read before a disk is called too small."""
 
 VERSION = tfds.core.Version('1.0.0')
-"""Of the format; a part of the fingerprint."""
+"""Version of the format, a part of the fingerprint."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_TEXTS = tuple(os.strerror(number) for number in _FULL)  # array_record raises RuntimeError
@@ -58,7 +60,7 @@ class Shard(NamedTuple):
 
 
 class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """The TFDS builder of every data set. It describes the records; `write` fills them."""
+    """The TFDS builder of every data set. It describes the records, and `write` fills them."""
 
     VERSION = VERSION
 
@@ -86,7 +88,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         )
 
     def serialize(self, example: Mapping[str, Any]) -> bytes:
-        """Returns an example as it is stored, the same bytes in every process."""
+        """Returns the stored bytes of an example, equal in every process."""
         features = self.info.features
         serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
         message = serializer.get_tf_example(features.encode_example(example))
@@ -107,10 +109,10 @@ def write(
     The caller holds the lock of the folder. The files do not depend on interruptions.
 
     Args:
-      dataset: which is read.
+      dataset: the data set to read.
       listings: its items by split.
-      folder: of the records; it appears when it is complete.
-      check_stop: called between examples, raises to stop. Whole shards are kept.
+      folder: the folder of the records. It appears when it is complete.
+      check_stop: called between examples. It raises an exception to stop. Whole shards are kept.
 
     Raises:
       InputError: wrong data, or a disk without space.
@@ -120,26 +122,34 @@ def write(
         partial.mkdir(exist_ok=True)
         _tidy(partial, dataset.name)
         _check_space(dataset, listings, partial)
-        features = dataset.features([item for items in listings.values() for item in items])
-        builder = SegmentationBuilder(dataset, features, partial / 'unused')
+        items = list(itertools.chain.from_iterable(listings.values()))
+        builder = SegmentationBuilder(dataset, dataset.features(items), partial / 'unused')
         shards = {
             split: _write_split(dataset, builder, split, items, partial, check_stop)
             for split, items in listings.items()
         }
         _finish(dataset, builder, shards, partial)
         partial.rename(folder)
+
+        # The facts of each shard are in the index now.
         for path in folder.glob('*.npz'):
             if path.name != index.FILE:
-                path.unlink()  # facts of a shard, which are in the index now
+                path.unlink()
     except (OSError, RuntimeError) as error:
-        if getattr(error, 'errno', None) in _FULL or any(
-            text in str(error) for text in _FULL_TEXTS
-        ):
+        if _is_full_disk(error):
             raise _no_space(partial, str(error), 'enough space') from error
         raise
 
 
+def _is_full_disk(error: Exception) -> bool:
+    """Returns whether an error of the system or of array_record says that a disk is full."""
+    if getattr(error, 'errno', None) in _FULL:
+        return True
+    return any(text in str(error) for text in _FULL_TEXTS)
+
+
 def _no_space(partial: pathlib.Path, got: str, expected: str) -> InputError:
+    """Returns the error for a disk without space for the records."""
     return InputError(
         f'disk of {partial.parent}',
         got=got,
@@ -149,7 +159,10 @@ def _no_space(partial: pathlib.Path, got: str, expected: str) -> InputError:
 
 
 def _tidy(partial: pathlib.Path, name: str) -> None:
-    """Gives shards the names that they have before all are written, and removes other files."""
+    """Gives final shards their preliminary names, and removes everything except shards and facts.
+
+    Shards have final names if an earlier call was interrupted in `_finish`.
+    """
     for path in sorted(partial.iterdir()):
         match = _SHARD.fullmatch(path.name)
         if match and path.is_file():
@@ -160,20 +173,27 @@ def _tidy(partial: pathlib.Path, name: str) -> None:
 
 
 def _shard_path(partial: pathlib.Path, split: str, number: int) -> pathlib.Path:
+    """Returns the preliminary path of a shard."""
     return partial / f'{split}.array_record-{number:05}'
 
 
 def _facts_path(partial: pathlib.Path, split: str, number: int) -> pathlib.Path:
+    """Returns the path of the statistics of a shard."""
     return partial / f'{split}-{number:05}.npz'
 
 
 def _check_space(
     dataset: Dataset, listings: Mapping[str, Sequence[Item]], partial: pathlib.Path
 ) -> None:
-    """Raises InputError if the disk is too small, by the share that a few examples keep of their files."""
+    """Raises InputError if the disk is too small for the records.
+
+    The size of the records is estimated from a few examples: the ratio of their stored size to the
+    size of their files.
+    """
     written = sum(path.stat().st_size for path in partial.iterdir())
     free = shutil.disk_usage(partial).free
-    for number in (1, SAMPLE):  # the first example may be unusual
+    # The first example may be unusual, so more examples are read before the error.
+    for number in (1, SAMPLE):
         needed = _needed_bytes(dataset, listings, number)
         if free >= needed - written:
             return
@@ -182,7 +202,13 @@ def _check_space(
 
 
 def _needed_bytes(dataset: Dataset, listings: Mapping[str, Sequence[Item]], number: int) -> float:
-    """Returns the size of all records, as `number` examples of each split let expect; 0 where these are wrong."""
+    """Returns the estimated size of all records, 0 if an example of the sample has problems.
+
+    Args:
+      dataset: the data set to read.
+      listings: its items by split.
+      number: examples of each split in the sample.
+    """
     needed = 0.0
     for items in listings.values():
         sample = [items[len(items) * i // number] for i in range(number)]
@@ -191,22 +217,27 @@ def _needed_bytes(dataset: Dataset, listings: Mapping[str, Sequence[Item]], numb
             return 0.0
         stored = sum(_record_bytes(inspection.record) for inspection in inspections)
         read = sum(map(_file_bytes, sample))
-        needed += (
-            stored / read * sum(map(_file_bytes, items)) if read else stored / number * len(items)
-        )
+        if read:
+            needed += stored / read * sum(map(_file_bytes, items))
+        else:
+            # Examples of a world have no files.
+            needed += stored / number * len(items)
     return needed
 
 
 def _record_bytes(record: base.Record) -> int:
-    values = record.features.values()
-    return sum(
-        v.nbytes if isinstance(v, np.ndarray) else len(v)
-        for v in values
-        if isinstance(v, bytes | np.ndarray)
-    )
+    """Returns the stored size of an example: of its arrays and encoded images."""
+    total = 0
+    for value in record.features.values():
+        if isinstance(value, np.ndarray):
+            total += value.nbytes
+        elif isinstance(value, bytes):
+            total += len(value)
+    return total
 
 
 def _file_bytes(item: Item) -> int:
+    """Returns the size of the files of an example."""
     return sum(path.stat().st_size for path in item.files.values())
 
 
@@ -218,11 +249,14 @@ def _write_split(
     partial: pathlib.Path,
     check_stop: Callable[[], None],
 ) -> list[Shard]:
-    """Writes the shards of a split that are missing, and returns the statistics of all."""
+    """Writes the missing shards of a split, and returns the statistics of all its shards."""
+    # Whole shards of an earlier call are kept.
     shards = _whole_shards(partial, split)
     done = sum(len(shard.sizes) for shard in shards)
     if done:
         print(f'{partial}: {done} of {len(items)} examples of {split!r} are prepared', flush=True)
+
+    # Threads read the remaining examples ahead, and this thread writes them.
     reader = Reader(dataset, tuple(builder.info.features))
     with contextlib.ExitStack() as stack:
         examples = stack.enter_context(
@@ -241,8 +275,11 @@ def _write_split(
             shard = _write_shard(builder, split, len(shards), stream, partial, check_stop)
             shards.append(shard)
             done += len(shard.sizes)
-        for _ in stream:  # ends the progress bar; nothing is left
+        # The stream is empty now. Reading its end closes the progress bar.
+        for _ in stream:
             pass
+
+    # Some problems show only in all labels of a split.
     counts = sum(shard.counts for shard in shards)
     ids = frozenset(np.concatenate([shard.ids for shard in shards]).tolist())
     sizes = np.concatenate([shard.sizes for shard in shards]).tolist()
@@ -252,9 +289,10 @@ def _write_split(
 
 
 def _raise_first(problems: list[InputError], partial: pathlib.Path) -> None:
-    """Raises the first problem of the data. Mended data have another fingerprint, so nothing is kept.
+    """Raises the first problem of the data.
 
-    A file that the system did not let read has the same fingerprint later, so whole shards are kept.
+    Corrected data have another fingerprint, so the written shards are removed. A file that the
+    system did not let this process read keeps its fingerprint, so whole shards are kept.
     """
     unread = any(getattr(problem.__cause__, 'errno', None) for problem in problems)
     if problems and not unread:
@@ -263,13 +301,13 @@ def _raise_first(problems: list[InputError], partial: pathlib.Path) -> None:
 
 
 class Reader(NamedTuple):
-    """Reads the examples of a data set; used by several threads."""
+    """Reads the examples of a data set. Several threads use it."""
 
     dataset: Dataset
     features: tuple[str, ...]
 
     def read(self, item: Item) -> tuple[base.Inspection, index.Fact | None]:
-        """Returns an example and the facts about it, None if it has problems."""
+        """Returns an example and its facts, or its problems and None."""
         inspection = self.dataset.inspect(item)
         if inspection.record is None:
             return inspection, None
@@ -289,7 +327,8 @@ def _write_shard(
     path = _shard_path(partial, split, number)
     counts = np.zeros(256, np.int64)
     ids: set[int] = set()
-    sizes, facts = [], []
+    sizes = []
+    facts = []
     size = 0
     writer = array_record_module.ArrayRecordWriter(os.fspath(path), 'group_size:1')
     try:
@@ -300,7 +339,7 @@ def _write_shard(
             stored = {name: features[name] for name in builder.info.features}
             serialized = builder.serialize(stored)
             writer.write(serialized)
-            # Statistics of the split that are not in the records.
+            # The records do not contain these statistics of the split.
             counts += histogram
             ids |= inspection.ids
             sizes.append(label_size)
@@ -350,9 +389,11 @@ def _finish(
     shards: Mapping[str, list[Shard]],
     partial: pathlib.Path,
 ) -> None:
-    """Names the shards as TFDS does, and writes the files that describe them."""
+    """Gives the shards the names of TFDS, and writes the files that describe them."""
+    # Collect the statistics of each split.
     metadata = builder.info.metadata
-    splits, indices = [], {}
+    splits = []
+    indices = {}
     for split, of_split in shards.items():
         counts = sum(shard.counts for shard in of_split)
         sizes = np.concatenate([shard.sizes for shard in of_split])
@@ -361,12 +402,11 @@ def _finish(
         metadata['max_size'][split] = sizes.max(axis=0).tolist()
         metadata['shard_bytes'][split] = [shard.bytes for shard in of_split]
         lengths = [len(shard.sizes) for shard in of_split]
-        splits.append(
-            tfds.core.SplitInfo(
-                name=split, shard_lengths=lengths, num_bytes=sum(s.bytes for s in of_split)
-            )
-        )
+        num_bytes = sum(shard.bytes for shard in of_split)
+        splits.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=num_bytes))
         indices[split] = index.concatenate([shard.index for shard in of_split])
+
+    # Write the descriptions and the index, then give the shards their final names.
     builder.info.set_splits(tfds.core.splits.SplitDict(splits))
     builder.info.write_to_directory(partial)
     index.save(partial, indices)
@@ -377,15 +417,15 @@ def _finish(
 
 
 def tfds_feature(name: str) -> tfds.features.FeatureConnector:
-    """How a feature is stored. Images are given to TFDS encoded (arrays would need TensorFlow)."""
+    """Returns the TFDS type of a feature.
+
+    Images are passed to TFDS encoded, because arrays would need TensorFlow.
+    """
     F = tfds.features
     kind = name.split('_')[0]
-    if kind in ('image', 'label', 'instance'):
-        channels, dtype = {
-            'image': (3, np.uint8),
-            'label': (1, np.uint8),
-            'instance': (1, np.uint16),
-        }[kind]
+    images = {'image': (3, np.uint8), 'label': (1, np.uint8), 'instance': (1, np.uint16)}
+    if kind in images:
+        channels, dtype = images[kind]
         return F.Image(shape=(None, None, channels), dtype=dtype)
     if kind == 'depth':
         return F.Tensor(shape=(None, None), dtype=np.float32, encoding='bytes')

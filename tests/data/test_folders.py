@@ -181,7 +181,7 @@ def test_clips_are_split_aloud(tmp_path, capsys):
     data.prepare(layouts.data_config('cityscapes_video', tmp_path / 'c', tmp_path / 'cache'))
     printed = capsys.readouterr().out
     assert (
-        'clip seq0002 is val, the other 2 are train' in printed
+        'clip seq0002 is val, the remaining 2 are train' in printed
         and '1 folders' in printed
         and 'extra' in printed
     )

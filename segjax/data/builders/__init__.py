@@ -1,4 +1,4 @@
-"""The data sets by name. A new one is a class in a file of its own and a line in this table."""
+"""The data sets by name. A new data set is a class in its own file and a line in this table."""
 
 from typing import Any
 
@@ -19,7 +19,11 @@ REGISTRY = {
 
 
 def load(config: Any) -> Dataset:
-    """The data set that `config.data` names; raises InputError for an unknown name or a missing folder."""
+    """Returns the data set that `config.data` names.
+
+    Raises:
+      InputError: an unknown name, or options that do not fit the data set, as a missing folder.
+    """
     if config.name not in REGISTRY:
         raise unknown_name('config.data.name', config.name, REGISTRY)
     return REGISTRY[config.name](config)

@@ -1,10 +1,14 @@
-"""Apolloscape's scene parsing: labelled street video with cameras and poses, cropped and reduced when prepared."""
+"""Apolloscape's scene parsing: labelled street video with cameras and poses.
+
+Preparation crops and reduces all maps.
+"""
 
 import collections
 import functools
+import itertools
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -13,53 +17,70 @@ import numpy as np
 from segjax.data import image_files, transforms
 from segjax.data.builders import base
 from segjax.data.builders.base import FileDataset, Inspection, Item, Record
-from segjax.data.image_files import by_name, check_links, find
+from segjax.data.image_files import by_name, check_links, find, subfolders
 from segjax.data.labels import APOLLOSCAPE, APOLLOSCAPE_IDS, LabelCoding
 from segjax.errors import InputError
 
 FULL_SIZE = (2710, 3384)
-"""(height, width) of the images; cameras and crop are given in their pixels."""
+"""(height, width) of the images. The units of cameras and crop are pixels of these images."""
 
 CAMERAS = {
     5: (2304.54786556982, 2305.875668062, 1686.23787612802, 1354.98486439791),
     6: (2300.39065314361, 2301.31478860597, 1713.21615190657, 1342.91100799715),
 }
-"""fx, fy, cx, cy by the camera's number; the images are free of distortion (dataset-api, utils/data.py)."""
+"""fx, fy, cx, cy by the camera's number.
+
+The images are free of distortion (dataset-api, utils/data.py).
+"""
 
 SIZE = (256, 832)
-"""(height, width) of the records, that of Papadopoulos et al., Semantic Image Segmentation Guided by Scene Geometry."""
+"""(height, width) of the records.
+
+This is the size in Papadopoulos et al., Semantic Image Segmentation Guided by Scene Geometry.
+"""
 
 ROWS = 1041
-"""Rows that are kept: 256 * 3384 / 832, which leaves pixels square."""
+"""Rows of the crop: 256 * 3384 / 832, which leaves pixels square."""
 
 TOP = 1350
-"""The first row that is kept. A choice of ours: the paper says only that sky and bonnet are cut off. The cameras look
-up by 8 to 10 degrees (poses in dataset-api), so that the horizon is near row 1700, far below the principal point. Rows
-1350 .. 2390 have it at a third of their height and lie inside 1232 .. 2500, what dataset-api keeps for stereo."""
+"""The first row of the crop.
+
+This row is our choice. The paper says only that sky and bonnet are cut off. The cameras look up by
+8 to 10 degrees (poses in dataset-api), so the horizon is near row 1700, far below the principal
+point. Rows 1350 .. 2390 have the horizon at a third of their height. They lie inside 1232 .. 2500,
+the crop of dataset-api for stereo.
+"""
 
 SPLITS = ('train', 'val')
 VAL_PARTS = 5
-"""Of a road with a single record, one part in so many is `val`."""
+"""On a road with a single record, the last of this number of parts is `val`."""
 
 DEPTH_UNIT = 1 / 200  # metres
 NO_DEPTH = 65535
 FIRST_INSTANCE = 1000  # instanceIds: class id * 1000 + number
 MOVABLE = range(APOLLOSCAPE.names.index('car'), APOLLOSCAPE.names.index('tricycle') + 1)
+"""Train ids of things that move."""
 
 KINDS = ('ColorImage', 'Label', 'Depth', 'Pose')
 ROAD = re.compile(r'road\d+_(ins|seg)')
 CAMERA_FOLDER = re.compile(r'Camera[ _]?(\d)')
-FRAME_NAME = re.compile(
-    r'\d{6}_\d{9}_Camera_(?P<camera>\d)'
-)  # day and time: names in order are frames in order
-LAYOUT = '{road}_{ins|seg}/{ColorImage|Label}/{record}/{Camera 5}, or {ColorImage|Label}/{road}_{ins|seg}/...'
-POSE_LINE = 'r00 r01 r02 t0 r10 r11 r12 t1 r20 r21 r22 t2 0 0 0 1 {image}, R a rotation, for each image of the folder'
+FRAME_NAME = re.compile(r'\d{6}_\d{9}_Camera_(?P<camera>\d)')
+"""Day, time and camera. Sorted names are in the order of time."""
+LAYOUT = (
+    '{road}_{ins|seg}/{ColorImage|Label}/{record}/{Camera 5}, '
+    'or {ColorImage|Label}/{road}_{ins|seg}/...'
+)
+POSE_LINE = (
+    'r00 r01 r02 t0 r10 r11 r12 t1 r20 r21 r22 t2 0 0 0 1 {image}, '
+    'R a rotation, for each image of the folder'
+)
 
-Frames = Mapping[str, pathlib.Path]  # by name, in the order of time
+Frames = Mapping[str, pathlib.Path]
+"""Images by name, in the order of time."""
 
 
 class Place(NamedTuple):
-    """A camera in a record, that is, a clip."""
+    """A clip: a camera in a record."""
 
     road: str
     record: str
@@ -70,38 +91,50 @@ class Place(NamedTuple):
 
 
 class ImageList(NamedTuple):
-    """An official list: its file, and the names of the frames in it."""
+    """An official list of frames.
+
+    path   its file
+    names  of the frames
+    """
 
     path: pathlib.Path
     names: frozenset[str]
 
 
 class Apolloscape(FileDataset):
-    """{road}_{ins|seg}/{type}/{record}/{Camera 5}/{time}_Camera_5{ending}: 22 classes, camera 5.
+    """Apolloscape: 22 classes, camera 5.
 
-    This is how the archives unpack; {type}/{road}_{ins|seg}/..., as dataset-api describes it, will do as well.
+    Files are {road}_{ins|seg}/{type}/{record}/{Camera 5}/{time}_Camera_5{ending}, like in the
+    archives. The layout in dataset-api is also valid: {type}/{road}_{ins|seg}/...
 
+        type        ending, content
         ColorImage  .jpg, 3384x2710 or a smaller copy
-        Label       _bin.png (or .png): class ids; _instanceIds.png: class id * 1000 + number, less: no instance
-        Pose        pose.txt: for each image the camera-to-world matrix, by rows, and the name of the image
-        Depth       .png: metres * 200, 0 and 65535 not measured; may lie in {road}_{ins|seg}_depth/Depth
+        Label       _bin.png (or .png), class ids
+                    _instanceIds.png, class id * 1000 + number. Smaller numbers are no instance
+        Pose        pose.txt, a line for each image: the camera-to-world matrix, by rows, and the
+                    name of the image
+        Depth       .png, metres * 200, 0 and 65535 not measured. The folder may be
+                    {road}_{ins|seg}_depth/Depth
 
-    Records hold `ROWS` rows from `TOP` on (scaled, for smaller copies) at `SIZE`: images averaged over areas, labels,
-    instances and depth by nearest neighbours, intrinsics moved along. Labels are evaluated at that size, too.
+    Crop. Records contain `ROWS` rows, starting at `TOP` (scaled for smaller copies), at `SIZE`.
+    Images are averaged over areas. Labels, instances and depth use nearest neighbours. Intrinsics
+    follow the crop. Labels are evaluated at `SIZE`.
 
-    A camera in a record is a clip. Its frames, one each metre, are numbered from 0 in the order of time, whatever
-    split they belong to.
+    Clips. A camera in a record is a clip with a frame each metre. Its frames are numbered from 0 in
+    the order of time, independent of their split.
 
-    Instances, depth and poses are features where every frame has them. Whole roads may lack them, and `_seg` roads
-    never have instances; a road of which some frames have depth or poses and some not is an error. Depth shows the
-    static background, hence counts as not measured where the label is a thing that moves. Poses are moved to a world
-    whose origin is the place of the first image in pose.txt: the official origin is more than ten kilometres away,
-    where 32-bit floats resolve no better than a millimetre.
+    Features. Instances, depth and poses are features if every frame has them. Whole roads may lack
+    them, and `_seg` roads never have instances. A road with depth or poses for only some of its
+    frames is an error. Depth shows the static background. So it counts as not measured where the
+    label is a thing that moves. The origin of poses is moved to the place of the first image in
+    pose.txt. The official origin is more than ten kilometres away, where 32-bit floats resolve no
+    better than a millimetre.
 
-    Roads with files {road}_{ins|seg}_{train|val}.lst, in the root folder or one below it, are split by them; each line
-    is an image and, behind a tab, its label. There are official ones for road01_ins, road02_ins and road03_ins;
-    images in neither are left out (they are the test set, all void). Of other roads the last record by name is
-    `val`, the others `train`; of a single record, the last fifth of its clips.
+    Splits. Files {road}_{ins|seg}_{train|val}.lst, in the root folder or a folder below it, split
+    their road. Each line has an image and, behind a tab, its label. Official lists exist for
+    road01_ins, road02_ins and road03_ins. Images of these roads in no list are skipped: they are
+    the test set, all void. On a road without lists, the last record by name is `val` and the
+    remaining records are `train`. If it has a single record, the last fifth of each clip is `val`.
 
     Source: ApolloScapeAuto/dataset-api, scene_parsing/README.md.
     """
@@ -112,15 +145,19 @@ class Apolloscape(FileDataset):
         super().__init__(config.name, config.root, APOLLOSCAPE)
 
     def options(self):
+        """Returns the coding of the labels, the cameras and the crop."""
         return [base.describe(APOLLOSCAPE_IDS), self.cameras, CAMERAS, FULL_SIZE, TOP, ROWS, SIZE]
 
     def coding(self, item: Item) -> LabelCoding:
+        """Returns the coding of all label files."""
         return APOLLOSCAPE_IDS
 
     def instances(self, ids):
+        """Returns the ids of single instances, 0 elsewhere."""
         return np.where(ids >= FIRST_INSTANCE, ids, 0)
 
     def features(self, items):
+        """Returns the features whose files all examples have, the intrinsics, and text."""
         common = set.intersection(*(set(item.files) for item in items)) | {'intrinsics'}
         maps = tuple(
             f for f in ('image', 'label', 'instance', 'depth', 'intrinsics', 'pose') if f in common
@@ -128,6 +165,7 @@ class Apolloscape(FileDataset):
         return (*maps, 'sequence', 'frame', 'name')
 
     def splits(self):
+        """Returns ('train', 'val'). Raises InputError without images of the cameras."""
         for folder in self._places():
             check_links(folder)
         if not self._folders('ColorImage'):
@@ -140,110 +178,122 @@ class Apolloscape(FileDataset):
         return SPLITS
 
     def _places(self) -> list[pathlib.Path]:
-        """Returns the folders above those of the cameras: the root folder, roads, kinds and records."""
-        level = [self.root]
-        found = [self.root]
-        for _ in range(3):
-            below = (path for folder in level for path in folder.iterdir())
-            level = [path for path in below if path.is_dir() and not path.name.startswith('.')]
-            if len(found) == 1:
-                level = [
-                    path
-                    for path in level
-                    if path.name in KINDS or ROAD.fullmatch(path.name.removesuffix('_depth'))
-                ]
-            found += level
-        return found
+        """Returns the folders above the cameras' folders: the root, roads, kinds and records."""
+        places = [self.root]
+        level = [path for path in subfolders(self.root) if _is_kind_or_road(path)]
+        for _ in range(2):
+            places += level
+            level = list(itertools.chain.from_iterable(map(subfolders, level)))
+        return places + level
 
     def _folders(self, kind: str) -> dict[Place, pathlib.Path]:
-        """The clips' folders of one kind ('ColorImage', ...), in order."""
+        """Returns the folders of a kind ('ColorImage', ...) by clip, in order."""
+        # Both layouts: {kind}/{road}, and {road}/{kind} or {road}_depth/{kind}.
         roads = [(path.name, path) for path in self.root.glob(f'{kind}/*')]
-        roads += [
-            (path.parent.name.removesuffix('_depth'), path) for path in self.root.glob(f'*/{kind}')
-        ]
-        found = {}
+        for path in self.root.glob(f'*/{kind}'):
+            roads.append((path.parent.name.removesuffix('_depth'), path))
+
+        folders = {}
         for road, folder in roads:
-            for path in folder.glob('*/Camera*') if ROAD.fullmatch(road) else ():
+            if not ROAD.fullmatch(road):
+                continue
+            for path in folder.glob('*/Camera*'):
                 match = CAMERA_FOLDER.fullmatch(path.name)
                 if match and int(match[1]) in self.cameras:
-                    found[Place(road, path.parent.name, int(match[1]))] = path
-        return dict(sorted(found.items()))
+                    folders[Place(road, path.parent.name, int(match[1]))] = path
+        return dict(sorted(folders.items()))
 
     def _lists(self, split: str) -> dict[str, ImageList]:
-        """Official lists of a split, by road."""
+        """Returns the official lists of a split, by road."""
         ending = f'_{split}.lst'
-        found = {}
+        lists = {}
         for path in sorted([*self.root.glob(f'*{ending}'), *self.root.glob(f'*/*{ending}')]):
             names = [name_in_list(path, line) for line in _lines(path) if line.strip()]
-            ours = frozenset(name for name in names if camera_of(name) in self.cameras)
-            found[path.name.removesuffix(ending)] = ImageList(path, ours)
-        return found
+            of_cameras = frozenset(name for name in names if camera_of(name) in self.cameras)
+            lists[path.name.removesuffix(ending)] = ImageList(path, of_cameras)
+        return lists
 
     def scan(self, split):
+        """Lists the frames of a split, road by road."""
+        # A folder that cannot be read belongs to no split, so the first split reports it.
         folders = {kind: self._folders(kind) for kind in KINDS}
         clips, problems = read_clips(folders['ColorImage'])
         if split != SPLITS[0]:
-            problems = []  # a folder that cannot be read is in no split: it is told of once
+            problems = []
         try:
             lists = {name: self._lists(name) for name in SPLITS}
         except InputError as error:
             return [], [*problems, error]
         problems += absent(lists[split], clips)
+
+        # Frames of each clip in this split.
         by_road = collections.defaultdict(list)
         for place, names in members(split, clips, lists).items():
-            of_clip = {kind: found[place] for kind, found in folders.items() if place in found}
-            items, wrong = clip_items(split, place, clips[place], names, of_clip)
+            of_clip = {kind: paths[place] for kind, paths in folders.items() if place in paths}
+            items, clip_problems = clip_items(split, place, clips[place], names, of_clip)
             by_road[place.road] += items
-            problems += wrong
+            problems += clip_problems
+
+        # A road has depth and poses for all its frames, or for none.
         for items in by_road.values():
-            problems += [
-                p for feature in ('depth', 'pose') for p in base.incomplete_feature(feature, items)
-            ]
-        return [item for items in by_road.values() for item in items], problems
+            for feature in ('depth', 'pose'):
+                problems += base.incomplete_feature(feature, items)
+        return list(itertools.chain.from_iterable(by_road.values())), problems
 
     def examine(self, item: Item) -> Inspection:
+        """Reads and checks the files of a frame, and crops and reduces its maps."""
+        # Read all files before the result, because every problem is wanted.
         record, problems, ids = super().examine(item)
-        problems = [*problems]
-        name = item.files['image'].stem
-        readers = {'depth': read_depth, 'pose': functools.partial(read_pose, name=name)}
-        values = {}
-        for feature, read in readers.items():
-            if feature in item.files:
-                try:
-                    values[feature] = read(item.files[feature])
-                except InputError as error:
-                    problems.append(error)
+        values, value_problems = _read_depth_and_pose(item)
+        problems = [*problems, *value_problems]
         if record is not None:
             problems += _wrong_sizes(item, record.size, values)
         if problems:
             return Inspection(None, problems, ids)
-        whole = {'image', 'label', 'instance'} & set(record.features)
-        maps = {feature: _decode(record.features[feature]) for feature in whole}
+
+        # Depth shows the background behind things that move.
+        encoded_features = {'image', 'label', 'instance'} & set(record.features)
+        maps = {feature: _decode(record.features[feature]) for feature in encoded_features}
         if 'depth' in values:
-            maps['depth'] = np.where(
-                np.isin(maps['label'], MOVABLE), np.float32(0), values['depth']
-            )
-        example = cropped(maps, camera_of(name))
-        encoded = {feature: image_files.encode_png(example[feature]) for feature in whole}
-        features = {**record.features, **values, **example, **encoded}
+            moves = np.isin(maps['label'], MOVABLE)
+            maps['depth'] = np.where(moves, np.float32(0), values['depth'])
+
+        # Crop the maps and encode them again.
+        example = cropped(maps, camera_of(item.files['image'].stem))
+        features = {**record.features, **values, **example}
+        for feature in encoded_features:
+            features[feature] = image_files.encode_png(example[feature])
         return Inspection(Record(features, base.histogram(example['label']), SIZE), [], ids)
 
 
 class ApolloscapeStereo(Apolloscape):
-    """Both cameras, 5 and 6, each a clip of its own; a record is in one split with both."""
+    """Apolloscape with both cameras, 5 and 6.
+
+    Each camera is a clip of its own. Both cameras of a record are in the same split.
+    """
 
     cameras = (5, 6)
 
 
-# --- which frames there are -------------------------------------------------------------------------------------------
+# --- the frames of a split ----------------------------------------------------------------------
+
+
+def _is_kind_or_road(path: pathlib.Path) -> bool:
+    """Returns whether a folder in the root folder has the name of a kind or a road."""
+    return path.name in KINDS or bool(ROAD.fullmatch(path.name.removesuffix('_depth')))
 
 
 def camera_of(name: str) -> int:
-    """5 for 170908_061454764_Camera_5."""
+    """Returns the camera of a frame: 5 for 170908_061454764_Camera_5."""
     return int(FRAME_NAME.fullmatch(name)['camera'])
 
 
 def image_name(path: pathlib.Path, place: Place) -> str:
+    """Returns the name of the frame of an image.
+
+    Raises:
+      InputError: another form of file name, or another camera.
+    """
     if not FRAME_NAME.fullmatch(path.stem) or camera_of(path.stem) != place.camera:
         expected = f'{{day, 6 digits}}_{{time, 9 digits}}_Camera_{place.camera}{path.suffix}'
         raise InputError(
@@ -253,7 +303,7 @@ def image_name(path: pathlib.Path, place: Place) -> str:
 
 
 def name_in_list(path: pathlib.Path, line: str) -> str:
-    """The frame that a line of an official list names."""
+    """Returns the frame that a line of an official list names. Raises InputError if it is none."""
     name = pathlib.PurePosixPath(line.split('\t')[0].strip()).stem
     if not FRAME_NAME.fullmatch(name):
         expected = '.../{day}_{time}_Camera_{number}.jpg, a tab and the label, on each line'
@@ -264,8 +314,9 @@ def name_in_list(path: pathlib.Path, line: str) -> str:
 def read_clips(
     folders: Mapping[Place, pathlib.Path],
 ) -> tuple[dict[Place, Frames], list[InputError]]:
-    """The images of each clip in the order of time, and what is wrong with the folders."""
-    clips, problems = {}, []
+    """Returns the images of each clip in the order of time, and the problems of the folders."""
+    clips = {}
+    problems = []
     for place, folder in folders.items():
         try:
             images = by_name(find(folder), functools.partial(image_name, place=place))
@@ -279,12 +330,12 @@ def read_clips(
 def members(
     split: str, clips: Mapping[Place, Frames], lists: Mapping[str, Mapping[str, ImageList]]
 ) -> dict[Place, list[str]]:
-    """The frames of every clip that belong to a split, in the order of time.
+    """Returns the frames of every clip that belong to a split, in the order of time.
 
     Args:
       split: 'train' or 'val'.
       clips: all frames.
-      lists: official ones, by split and road.
+      lists: official lists, by split and road.
     """
     records = collections.defaultdict(set)
     for place in clips:
@@ -292,10 +343,14 @@ def members(
     chosen = {}
     for place, images in clips.items():
         frames = list(images)
+
+        # A road with a list is split by its lists.
         if any(place.road in of_split for of_split in lists.values()):
             listed = lists[split][place.road].names if place.road in lists[split] else ()
             chosen[place] = [name for name in frames if name in listed]
             continue
+
+        # Frames from `start` on are `val`: the end of a single record, or all of the last record.
         if len(records[place.road]) == 1:
             start = len(frames) - max(1, len(frames) // VAL_PARTS)
         else:
@@ -311,10 +366,10 @@ def clip_items(
     names: Sequence[str],
     folders: Mapping[str, pathlib.Path],
 ) -> tuple[list[Item], list[InputError]]:
-    """Some frames of a clip as items, and what is wrong with their files.
+    """Returns some frames of a clip as items, and the problems of their files.
 
     Args:
-      split: that the frames belong to.
+      split: of the frames.
       place: the clip.
       images: of the whole clip, in the order of time.
       names: of the frames.
@@ -325,50 +380,71 @@ def clip_items(
     if 'Label' not in folders:
         got = f'{len(images)} images and no folder of labels'
         return [], [InputError(str(folders['ColorImage']), got=got, expected=LAYOUT)]
+
+    # Pair images with labels. A label without an image is a problem of every split with frames of
+    # the clip.
     labels = {**annotations(folders['Label'], ''), **annotations(folders['Label'], '_bin')}
-    optional = {
+    of_split = {name: images[name] for name in names}
+    of_split_or_alone = {}
+    for name, path in labels.items():
+        if name in of_split or name not in images:
+            of_split_or_alone[name] = path
+    label_place = str(folders['Label'] / '{name}_bin.png')
+    paired, problems = base.pair(split, of_split, of_split_or_alone, label_place)
+
+    # Add the files that a frame may lack. Numbers count all frames of the clip.
+    optional = _optional_files(names, folders)
+    numbers = {name: number for number, name in enumerate(images)}
+    items = []
+    for name in paired:
+        files = {'image': images[name], 'label': labels[name]}
+        for feature, paths in optional.items():
+            if name in paths:
+                files[feature] = paths[name]
+        item_name = f'{place.road}/{place.record}/{name}'
+        items.append(Item(split, item_name, files, str(place), numbers[name]))
+    return items, problems
+
+
+def _optional_files(
+    names: Sequence[str], folders: Mapping[str, pathlib.Path]
+) -> dict[str, Mapping[str, pathlib.Path]]:
+    """Returns the files of instances, depth and poses by frame, for a clip with these folders."""
+    files = {
         'instance': annotations(folders['Label'], '_instanceIds'),
         'depth': annotations(folders['Depth'], '') if 'Depth' in folders else {},
         'pose': {},
     }
     if 'Pose' in folders and (folders['Pose'] / 'pose.txt').exists():
-        optional['pose'] = dict.fromkeys(names, folders['Pose'] / 'pose.txt')
-    # A label without an image is a problem of every split that the clip has a part in.
-    wanted = {name: images[name] for name in names}
-    concerned = {
-        name: path for name, path in labels.items() if name in wanted or name not in images
-    }
-    paired, problems = base.pair(split, wanted, concerned, str(folders['Label'] / '{name}_bin.png'))
-    numbers = {name: number for number, name in enumerate(images)}
-    items = []
-    for name in paired:
-        found = {feature: paths[name] for feature, paths in optional.items() if name in paths}
-        files = {'image': images[name], 'label': labels[name], **found}
-        items.append(
-            Item(split, f'{place.road}/{place.record}/{name}', files, str(place), numbers[name])
-        )
-    return items, problems
+        files['pose'] = dict.fromkeys(names, folders['Pose'] / 'pose.txt')
+    return files
 
 
 def annotations(folder: pathlib.Path, ending: str) -> dict[str, pathlib.Path]:
-    """PNG files with an ending behind the name of a frame, by that name; others are none of ours."""
-    found = (
-        (path.stem.removesuffix(ending), path)
-        for path in find(folder, ('.png',))
-        if path.stem.endswith(ending)
-    )
-    return {name: path for name, path in found if FRAME_NAME.fullmatch(name)}
+    """Returns the PNG files {name}{ending} of a folder by the name of their frame.
+
+    Files with another form of name are skipped.
+    """
+    files = {}
+    for path in find(folder, ('.png',)):
+        name = path.stem.removesuffix(ending)
+        if path.stem.endswith(ending) and FRAME_NAME.fullmatch(name):
+            files[name] = path
+    return files
 
 
 def absent(lists: Mapping[str, ImageList], clips: Mapping[Place, Frames]) -> list[InputError]:
-    """A problem for every list that names images that are not there; lists of roads that are not there do no harm."""
-    there = collections.defaultdict(set)
+    """Returns a problem for every list with images that are missing on its road.
+
+    Lists of roads without any image do no harm.
+    """
+    present = collections.defaultdict(set)
     for place, images in clips.items():
-        there[place.road] |= set(images)
+        present[place.road] |= set(images)
     problems = []
     for road, (path, names) in lists.items():
-        missing = names - there[road]
-        if missing and there[road]:
+        missing = names - present[road]
+        if missing and present[road]:
             got = (
                 f'{len(missing)} of {len(names)} images are not there, the first is {min(missing)}'
             )
@@ -381,33 +457,33 @@ def absent(lists: Mapping[str, ImageList], clips: Mapping[Place, Frames]) -> lis
     return problems
 
 
-# --- what is in the files ---------------------------------------------------------------------------------------------
+# --- the content of the files -------------------------------------------------------------------
 
 
 def camera_matrix(camera: int, size: transforms.Size) -> np.ndarray:
-    """[3, 3] pinhole matrix in pixels of whole images of `size`."""
+    """Returns the [3, 3] pinhole matrix of a camera, in pixels of whole images of `size`."""
     fx, fy, cx, cy = CAMERAS[camera]
-    return transforms.resize_matrix(FULL_SIZE, size) @ np.array(
-        [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
-    )
+    matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+    return transforms.resize_matrix(FULL_SIZE, size) @ matrix
 
 
 def kept_rows(size: transforms.Size) -> tuple[int, int]:
-    """First row and number of rows that are kept of images of `size`."""
+    """Returns the first row and the number of rows of the crop of images of `size`."""
     return round(TOP * size[0] / FULL_SIZE[0]), round(ROWS * size[0] / FULL_SIZE[0])
 
 
 def crop_matrix(size: transforms.Size) -> np.ndarray:
-    """3x3, from the pixels of images of `size` to those of the records."""
+    """Returns the 3x3 matrix from pixels of images of `size` to pixels of the records."""
     top, rows = kept_rows(size)
     return transforms.resize_matrix((rows, size[1]), SIZE) @ transforms.translation_matrix(0, -top)
 
 
 def cropped(maps: Mapping[str, np.ndarray], camera: int) -> dict[str, np.ndarray]:
-    """What a record holds of whole maps, and its intrinsics.
+    """Crops and reduces whole maps to the size of the records, and adds intrinsics.
 
     Args:
-      maps: image [H, W, 3] uint8, label [H, W] uint8, perhaps instance [H, W] uint16 and depth [H, W] float32.
+      maps: image [H, W, 3] uint8, label [H, W] uint8, perhaps instance [H, W] uint16 and depth
+        [H, W] float32.
       camera: its number.
 
     Returns:
@@ -416,22 +492,29 @@ def cropped(maps: Mapping[str, np.ndarray], camera: int) -> dict[str, np.ndarray
     image = maps['image']
     size = image.shape[:2]
     top, rows = kept_rows(size)
-    others = {key: value for key, value in maps.items() if key != 'image'}
-    others['intrinsics'] = camera_matrix(camera, size)
-    # Bilinear interpolation would skip most pixels when it divides the width by four, and alias.
+
+    # Bilinear interpolation to a quarter of the width would skip most pixels and alias.
     smooth = cv2.INTER_AREA if size[1] >= SIZE[1] else cv2.INTER_LINEAR
     reduced = cv2.resize(image[top : top + rows], SIZE[::-1], interpolation=smooth)
-    return {'image': reduced, **transforms.apply_geometry(others, crop_matrix(size), SIZE)}
+
+    # Maps of ids and depth use nearest neighbours, and the camera follows them.
+    remaining = {key: value for key, value in maps.items() if key != 'image'}
+    remaining['intrinsics'] = camera_matrix(camera, size)
+    return {'image': reduced, **transforms.apply_geometry(remaining, crop_matrix(size), SIZE)}
 
 
 def _decode(data: bytes) -> np.ndarray:
-    """What `base` has checked and encoded: [H, W, 3] RGB or [H, W]."""
+    """Decodes a map that `base` has checked and encoded: [H, W, 3] RGB or [H, W]."""
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     return cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if array.ndim == 3 else array
 
 
 def read_depth(path: pathlib.Path) -> np.ndarray:
-    """[H, W] float32 metres, 0 = not measured; raises InputError as `image_files.read_ids`, and for 8-bit files."""
+    """Reads a depth map, [H, W] float32 metres, 0 = not measured.
+
+    Raises:
+      InputError: an error of `image_files.read_ids`, or a file of 8 bits.
+    """
     units = image_files.read_ids(path)
     if units.ndim != 2 or units.dtype != np.uint16:
         got = 'three channels' if units.ndim == 3 else '8 bits per pixel'
@@ -440,24 +523,31 @@ def read_depth(path: pathlib.Path) -> np.ndarray:
 
 
 def read_pose(path: pathlib.Path, name: str) -> np.ndarray:
-    """[4, 4] float32, camera to world, of a frame; the origin is where the first frame by name was taken.
+    """Reads the pose of a frame, [4, 4] float32, camera to world.
+
+    The origin is the place of the first frame by name.
 
     Raises:
-      InputError: for a file that cannot be read, has no line for the frame, or something else on it.
+      InputError: the file cannot be read, has no line for the frame, or its line is malformed.
     """
-    words = {
-        line.split()[-1].removesuffix('.jpg'): line.split()[:-1]
-        for line in _lines(path)
-        if line.strip()
-    }
-    if name not in words:
+    numbers = {}
+    for line in _lines(path):
+        words = line.split()
+        if words:
+            numbers[words[-1].removesuffix('.jpg')] = words[:-1]
+    if name not in numbers:
         raise InputError(str(path), got=f'no line for {name}', expected=POSE_LINE)
-    pose, first = (_pose(path, frame, words[frame]) for frame in (name, min(words)))
+
+    # Move the origin before the rounding to 32 bits.
+    first_name = min(numbers)
+    pose = _pose(path, name, numbers[name])
+    first = _pose(path, first_name, numbers[first_name])
     pose[:3, 3] -= first[:3, 3]
     return pose.astype(np.float32)
 
 
 def _pose(path: pathlib.Path, name: str, numbers: Sequence[str]) -> np.ndarray:
+    """Returns the [4, 4] matrix in a line of a pose file. Raises InputError if it is none."""
     try:
         return np.array(numbers, np.float64).reshape(4, 4)
     except ValueError as error:
@@ -466,7 +556,23 @@ def _pose(path: pathlib.Path, name: str, numbers: Sequence[str]) -> np.ndarray:
         ) from error
 
 
+def _read_depth_and_pose(item: Item) -> tuple[dict[str, np.ndarray], list[InputError]]:
+    """Returns the depth and the pose of a frame, if it has files for them, and their problems."""
+    name = item.files['image'].stem
+    readers = {'depth': read_depth, 'pose': functools.partial(read_pose, name=name)}
+    values = {}
+    problems = []
+    for feature, read in readers.items():
+        if feature in item.files:
+            try:
+                values[feature] = read(item.files[feature])
+            except InputError as error:
+                problems.append(error)
+    return values, problems
+
+
 def _lines(path: pathlib.Path) -> list[str]:
+    """Returns the lines of a text file. Raises InputError if it cannot be read."""
     try:
         return path.read_text(encoding='utf-8').splitlines()
     except (OSError, ValueError) as error:
@@ -476,7 +582,15 @@ def _lines(path: pathlib.Path) -> list[str]:
 
 def _wrong_sizes(
     item: Item, size: transforms.Size, values: Mapping[str, np.ndarray]
-) -> Iterable[InputError]:
+) -> Iterator[InputError]:
+    """Yields a problem for an image that is no whole image, and for depth of another size.
+
+    Args:
+      item: the frame.
+      size: (height, width) of its image.
+      values: its depth and pose.
+    """
+    # Cameras and crop are known for whole images, so the aspect ratio must be the original.
     height, width = size
     full_height, full_width = FULL_SIZE
     shape = f'{full_width}x{full_height}'
@@ -484,7 +598,9 @@ def _wrong_sizes(
         yield InputError(
             str(item.files['image']),
             got=f'{width}x{height} pixels',
-            expected=f'{shape}, or a smaller copy of that shape, {SIZE[1] // 4} pixels wide at least',
+            expected=(
+                f'{shape}, or a smaller copy of that shape, {SIZE[1] // 4} pixels wide at least'
+            ),
             fix='cameras and crop are known for whole images: resize them, do not cut them',
         )
     if 'depth' in values and values['depth'].shape != size:

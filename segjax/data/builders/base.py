@@ -1,10 +1,11 @@
-"""What a data set is: which examples it has (`scan`) and how one of them is read and checked (`inspect`).
+"""The contract of a data set: `scan` lists its examples, `inspect` reads and checks an example.
 
-A new data set is a subclass of `FileDataset` that says how its files lie on disk, and a line in the table of
-`segjax/data/builders/__init__.py`; `segjax/data/records.py` turns every `Dataset` into TFDS records.
+A new data set is a subclass of `FileDataset` that describes its files on disk, and a line in the
+table of `segjax/data/builders/__init__.py`. `segjax/data/records.py` turns every `Dataset` into
+TFDS records.
 
-Problems of the input are collected, not raised, by `scan` and `inspect`, because `--mode doctor` wants all of them;
-`listing` and `read` raise the first.
+`scan` and `inspect` collect problems of the input and do not raise them, because `--mode doctor`
+lists all of them. `listing` and `read` raise the first problem.
 """
 
 import abc
@@ -14,7 +15,7 @@ import dataclasses
 import itertools
 import pathlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -33,12 +34,13 @@ T = TypeVar('T')
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One example before it is read.
+    """An example before it is read.
 
-    split, name  name is unique in its split
-    files        by feature: image, label, instance, intrinsics; empty for worlds
-    sequence     the video it belongs to, '' for stills
-    frame        position in the video
+    split     name of its split
+    name      unique in the split
+    files     by feature: image, label, instance, intrinsics. {} for worlds
+    sequence  its video, '' for stills
+    frame     position in the video
     """
 
     split: str
@@ -49,9 +51,9 @@ class Item:
 
 
 class Record(NamedTuple):
-    """One example as it is stored.
+    """An example in its stored form.
 
-    features   what `segjax/data/records.py` writes: encoded images, arrays, text
+    features   values that `segjax/data/records.py` writes: encoded images, arrays, text
     histogram  [256] int64: pixels of each train id, void at 255
     size       (height, width) of the label
     """
@@ -62,7 +64,12 @@ class Record(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """`record` is None if there are problems; `ids` are the values in the label file (none for colour masks)."""
+    """The result of reading and checking an example.
+
+    record    the example, None if it has problems
+    problems  errors of its files
+    ids       values in the label file, empty for colour masks
+    """
 
     record: Record | None
     problems: list[InputError]
@@ -70,11 +77,11 @@ class Inspection(NamedTuple):
 
 
 class Dataset(abc.ABC):
-    """A data set as the user has it, in a folder or as a procedural world.
+    """A data set of the user: a folder or a procedural world.
 
-    name      name in the registry
-    where     what error messages call it
-    classes   ClassSpec
+    name     name in the registry
+    where    the name of the data set in errors
+    classes  its classes
     """
 
     name: str
@@ -83,71 +90,82 @@ class Dataset(abc.ABC):
 
     @abc.abstractmethod
     def options(self) -> Any:
-        """Everything, as JSON, that records depend on beside the files of the listing."""
+        """Returns everything, as JSON, that records depend on in addition to the listed files."""
 
     @abc.abstractmethod
     def splits(self) -> tuple[str, ...]:
-        """The splits that are there; raises InputError if there is none."""
+        """Returns the splits of the data set. Raises InputError if it has none."""
 
     @abc.abstractmethod
     def scan(self, split: str) -> tuple[list[Item], list[InputError]]:
-        """The examples of a split in their order, and what is wrong with its folder."""
+        """Returns the examples of a split in their order, and the problems of its folder."""
 
     @abc.abstractmethod
     def features(self, items: Iterable[Item]) -> tuple[str, ...]:
-        """The features that all of these examples have."""
+        """Returns the features that all of these examples have."""
 
     @abc.abstractmethod
     def examine(self, item: Item) -> Inspection:
-        """`inspect`, but for what is checked of every data set."""
+        """Reads and checks an example. `inspect` adds the checks of all data sets."""
 
     def notes(self) -> list[Note]:
         """Returns all notes: of the folders, and of the files that were read so far."""
         return self.notes_of_folders() + self.notes_of_files()
 
     def notes_of_folders(self) -> list[Note]:
-        """Returns what is passed over, and how splits are chosen. Lists folders and reads no file."""
+        """Returns notes about skipped folders and the choice of splits.
+
+        Lists folders and reads no file.
+        """
         return []
 
     def notes_of_files(self) -> list[Note]:
-        """Returns which of the files that were read so far are read otherwise than a viewer shows them."""
+        """Returns notes about files that are read differently than a viewer shows them.
+
+        Only files that were read so far have notes.
+        """
         return []
 
     def inspect(self, item: Item) -> Inspection:
-        """Reads and checks one example; raises nothing for bad input."""
+        """Reads and checks an example. Bad input raises nothing."""
         inspection = self.examine(item)
         if inspection.record is None:
             return inspection
         problems = []
         for feature, value in inspection.record.features.items():
+            where = f'{item.name} in {item.files.get(feature, self.where)}'
             try:
-                check_geometry(
-                    {feature: value}, f'{item.name} in {item.files.get(feature, self.where)}'
-                )
+                check_geometry({feature: value}, where)
             except InputError as error:
                 problems.append(error)
         return Inspection(None, problems, inspection.ids) if problems else inspection
 
     def listing(self, split: str) -> list[Item]:
-        """The examples of a split; raises the first problem, or InputError if the split is empty."""
+        """Returns the examples of a split.
+
+        Raises:
+          InputError: the first problem of the split, or an empty split.
+        """
         items, problems = self.scan(split)
         raise_first(problems)
         if not items:
+            suffixes = ', '.join(image_files.IMAGE_SUFFIXES)
             raise InputError(
                 f'split {split!r} of {self.where}',
                 got='no examples',
-                expected=f'at least one image ({", ".join(image_files.IMAGE_SUFFIXES)}) with its label',
+                expected=f'at least one image ({suffixes}) with its label',
             )
         return items
 
     def read(self, item: Item) -> Record:
-        """One example; raises the first problem."""
+        """Returns an example, or raises its first problem."""
         inspection = self.inspect(item)
         raise_first(inspection.problems)
         return inspection.record
 
 
 def raise_first(problems: list[InputError]) -> None:
+    """Raises the first of several problems, with the number of the remaining problems."""
     if len(problems) > 1:
         first = problems[0]
         fix = f'{first.fix} (and {len(problems) - 1} more: --mode doctor lists them all)'.strip()
@@ -156,127 +174,198 @@ def raise_first(problems: list[InputError]) -> None:
         raise problems[0]
 
 
+class _Attempts:
+    """Calls functions and collects the errors of bad input that they raise."""
+
+    def __init__(self):
+        self.problems: list[InputError] = []
+
+    def call(self, function: Callable[..., T], *args) -> T | None:
+        """Returns the result of a call, or None if it raised an InputError."""
+        try:
+            return function(*args)
+        except InputError as error:
+            self.problems.append(error)
+            return None
+
+
 class FileDataset(Dataset):
-    """A data set that lies in a folder; subclasses say which files belong together (`scan`)."""
+    """A data set in a folder. Subclasses define which files belong together (`scan`)."""
 
     def __init__(self, name: str, root: str, classes: ClassSpec):
-        if not root:
-            fix = f'--config.data.root=/data/{name}, with the folder that holds it'
-            raise InputError(
-                'config.data.root', got="''", expected=f'the folder of data set {name!r}', fix=fix
-            )
+        """Checks that the folder exists.
+
+        Args:
+          name: of the data set in the registry.
+          root: config.data.root, the folder of the data set.
+          classes: of the data set.
+
+        Raises:
+          InputError: no folder is named, or it does not exist.
+        """
         self.root = pathlib.Path(root).expanduser()
-        if not self.root.is_dir():
-            got, fix = (
-                f'no folder {self.root}',
-                f'--config.data.root=/data/{name}, with the folder that holds it',
-            )
+        if not root or not self.root.is_dir():
             raise InputError(
-                'config.data.root', got=got, expected=f'the folder of data set {name!r}', fix=fix
+                'config.data.root',
+                got=f'no folder {self.root}' if root else "''",
+                expected=f'the folder of data set {name!r}',
+                fix=f'--config.data.root=/data/{name}, with the folder that holds it',
             )
         self.name = name
         self.classes = classes
         self.where = f'data set {name!r} in {self.root}'
         self._noted: dict[tuple[str, str], set[str]] = {}
-        self._lock = threading.Lock()  # files are read by threads
+        self._lock = threading.Lock()  # several threads read files
 
     @abc.abstractmethod
     def coding(self, item: Item) -> LabelCoding:
-        """How the label file of this example is read."""
+        """Returns the meaning of the ids in the label file of this example."""
 
     def instances(self, ids: np.ndarray) -> np.ndarray:
-        """[H, W] whole numbers of an instance file -> 0 where there is no instance, another number for each one."""
+        """Returns the instances of an instance file.
+
+        Args:
+          ids: [H, W] whole numbers in the file.
+
+        Returns:
+          [H, W] a number for each instance, 0 where there is no instance.
+        """
         return ids
 
     def read_intrinsics(self, path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
-        """[3, 3] pinhole matrix in pixels of an image of `size`; for data sets with camera files."""
+        """Returns the [3, 3] pinhole matrix of a camera file, in pixels of an image of `size`.
+
+        Only data sets with camera files have this method.
+        """
         raise NotImplementedError(f'{self.name} has no camera files')
 
     def notes_of_files(self):
-        """Returns a note of each kind about the files that were read, with their number and the first."""
-        return [
-            Note(min(files), f'{message} ({len(files)} such file{"s" * (len(files) > 1)})', fix)
-            for (message, fix), files in sorted(self._noted.items())
-        ]
+        """Returns a note for each kind of file, with the number of files and the first file."""
+        notes = []
+        for (message, fix), files in sorted(self._noted.items()):
+            number = f'{len(files)} such file{"s" * (len(files) > 1)}'
+            notes.append(Note(min(files), f'{message} ({number})', fix))
+        return notes
 
     def _note(self, notes: Iterable[Note]) -> None:
+        """Keeps notes about files for `notes_of_files`."""
         with self._lock:
             for where, message, fix in notes:
                 self._noted.setdefault((message, fix), set()).add(where)
 
     def features(self, items: Iterable[Item]) -> tuple[str, ...]:
+        """Returns image and label, features whose files all examples have, and text."""
         items = list(items)
         common = set.intersection(*(set(item.files) for item in items)) | {'image', 'label'}
+        maps = tuple(f for f in ('image', 'label', 'instance', 'intrinsics') if f in common)
         video = ('sequence', 'frame') if all(item.sequence for item in items) else ()
-        return (
-            tuple(f for f in ('image', 'label', 'instance', 'intrinsics') if f in common)
-            + video
-            + ('name',)
-        )
+        return (*maps, *video, 'name')
 
     def examine(self, item: Item) -> Inspection:
-        problems: list[InputError] = []
-
-        def attempt(read: Callable[[], T]) -> T | None:
-            try:
-                return read()
-            except InputError as error:
-                problems.append(error)
-                return None
-
-        image = attempt(lambda: image_files.read_encoded(item.files['image']))
+        """Reads and checks the files of an example: image, label, instances and camera."""
+        # Read all files before the result, because every problem is wanted.
+        attempts = _Attempts()
+        image = attempts.call(image_files.read_encoded, item.files['image'])
         size = image[1] if image else None
-        notes = [*image[2]] if image else []
-        ids = label = instance = intrinsics = None
-        if 'label' in item.files:
-            where = str(item.files['label'])
-            mask = attempt(lambda: image_files.read_mask(item.files['label']))
-            if mask is not None:
-                ids = attempt(lambda: _meant(mask, self.coding(item), where, notes))
-            if ids is not None:
-                label = attempt(lambda: to_train_ids(ids, self.coding(item), where))
-                attempt(lambda: _check_size(where, ids, item, size))
-        elif size is not None:
-            label = np.full(size, IGNORE, np.uint8)  # a video frame between two annotated ones
-        if 'instance' in item.files:
-            where = str(item.files['instance'])
-            instance = attempt(lambda: image_files.read_ids(item.files['instance']))
-            if instance is not None:
-                attempt(lambda: _check_size(where, instance, item, size))
-        if 'intrinsics' in item.files and size is not None:
-            intrinsics = attempt(lambda: self.read_intrinsics(item.files['intrinsics'], size))
-            if intrinsics is not None:
-                attempt(lambda: check_camera(intrinsics, size, str(item.files['intrinsics'])))
-        seen = (
-            frozenset(np.flatnonzero(np.bincount(ids.ravel())).tolist())
-            if ids is not None and ids.ndim == 2
-            else frozenset()
-        )
-        if problems:
-            return Inspection(None, problems, seen)
+        notes = list(image[2]) if image else []
+        ids, label = self._examine_label(item, size, attempts, notes)
+        instance = self._examine_instance(item, size, attempts)
+        intrinsics = self._examine_camera(item, size, attempts)
+        if attempts.problems:
+            return Inspection(None, attempts.problems, ids)
         self._note(notes)
+
+        # Encode the example.
         features = {
             'image': image[0],
             'label': image_files.encode_png(label),
             **text_features(item),
         }
         if instance is not None:
-            features['instance'] = image_files.encode_png(
-                self.instances(instance).astype(np.uint16)
-            )
+            instances = self.instances(instance).astype(np.uint16)
+            features['instance'] = image_files.encode_png(instances)
         if intrinsics is not None:
             features['intrinsics'] = intrinsics
-        return Inspection(Record(features, histogram(label), label.shape), problems, seen)
+        return Inspection(Record(features, histogram(label), label.shape), [], ids)
+
+    def _examine_label(
+        self, item: Item, size: tuple[int, int] | None, attempts: _Attempts, notes: list[Note]
+    ) -> tuple[frozenset[int], np.ndarray | None]:
+        """Reads and checks the label of an example.
+
+        A video frame between two annotated frames has no label file. Its label is void.
+
+        Args:
+          item: the example.
+          size: (height, width) of the image, None if it cannot be read.
+          attempts: collects problems.
+          notes: gets notes about the file.
+
+        Returns:
+          The ids in the file (none for colour masks), and the train ids [H, W], None if the label
+          cannot be read.
+        """
+        if 'label' not in item.files:
+            label = None if size is None else np.full(size, IGNORE, np.uint8)
+            return frozenset(), label
+
+        # The later checks need the result of the earlier checks.
+        where = str(item.files['label'])
+        mask = attempts.call(image_files.read_mask, item.files['label'])
+        if mask is None:
+            return frozenset(), None
+        coding = self.coding(item)
+        ids = attempts.call(_ids_or_colors, mask, coding, where, notes)
+        if ids is None:
+            return frozenset(), None
+        label = attempts.call(to_train_ids, ids, coding, where)
+        attempts.call(_check_size, where, ids, item, size)
+        if ids.ndim != 2:
+            return frozenset(), label
+        return frozenset(np.flatnonzero(np.bincount(ids.ravel())).tolist()), label
+
+    def _examine_instance(
+        self, item: Item, size: tuple[int, int] | None, attempts: _Attempts
+    ) -> np.ndarray | None:
+        """Reads and checks the instance file of an example. Returns [H, W] ids, or None."""
+        if 'instance' not in item.files:
+            return None
+        ids = attempts.call(image_files.read_ids, item.files['instance'])
+        if ids is not None:
+            attempts.call(_check_size, str(item.files['instance']), ids, item, size)
+        return ids
+
+    def _examine_camera(
+        self, item: Item, size: tuple[int, int] | None, attempts: _Attempts
+    ) -> np.ndarray | None:
+        """Reads and checks the camera file of an example. Returns [3, 3], None without file."""
+        if 'intrinsics' not in item.files or size is None:
+            return None
+        path = item.files['intrinsics']
+        intrinsics = attempts.call(self.read_intrinsics, path, size)
+        if intrinsics is not None:
+            attempts.call(check_camera, intrinsics, size, str(path))
+        return intrinsics
 
 
-def _meant(
+def _ids_or_colors(
     mask: image_files.Mask, coding: LabelCoding, where: str, notes: list[Note]
 ) -> np.ndarray:
-    """Returns the ids of a mask, or its colours if they name the classes. Adds to `notes` what is read otherwise."""
+    """Returns the ids of a mask [H, W], or its colours [H, W, 3] if they name the classes.
+
+    Args:
+      mask: content of the label file.
+      coding: the meaning of ids and colours.
+      where: the file.
+      notes: gets the notes of the mask, and a note if colours are read.
+    """
     notes += mask.notes
     if mask.palette is None or not indexed_by_color(mask.ids, mask.palette, coding, where):
         return mask.ids
-    message = 'indexed colours whose palette has another order than the class file: colours are read, not indices'
+    message = (
+        'indexed colours whose palette has another order than the class file: '
+        'colours are read, not indices'
+    )
     notes.append(
         Note(where, message, 'save masks as grey PNG of ids if the indices are the classes')
     )
@@ -284,6 +373,14 @@ def _meant(
 
 
 def _check_size(where: str, array: np.ndarray, item: Item, size: tuple[int, int] | None) -> None:
+    """Raises InputError for a map that does not fit its image, or an instance map in colour.
+
+    Args:
+      where: the file of the map.
+      array: the map.
+      item: its example.
+      size: (height, width) of the image, None if it cannot be read.
+    """
     if size is not None and array.shape[:2] != size:
         raise InputError(
             where,
@@ -296,11 +393,12 @@ def _check_size(where: str, array: np.ndarray, item: Item, size: tuple[int, int]
 
 
 def text_features(item: Item) -> dict[str, Any]:
+    """Returns the features of an example that are no arrays: name, sequence and frame."""
     return {'name': item.name, 'sequence': item.sequence, 'frame': item.frame}
 
 
 def histogram(label: np.ndarray) -> np.ndarray:
-    """[256] int64 counts of an uint8 label map."""
+    """Returns the [256] int64 counts of an uint8 label map."""
     return np.bincount(label.ravel(), minlength=256)
 
 
@@ -311,53 +409,74 @@ def pair(
     label_place: str,
     unread: Iterable[pathlib.Path] = (),
 ) -> tuple[list[str], list[InputError]]:
-    """Returns names that have an image and a label, in order, and a problem for every name that has only one.
+    """Pairs images with labels by name.
 
     Args:
       split: for the messages.
-      images, labels: files by name.
-      label_place: where the label of `{name}` is looked for.
-      unread: files of kinds that are not read, which may be the missing ones.
+      images: files by name.
+      labels: files by name.
+      label_place: expected path of the label of `{name}`.
+      unread: files of kinds that are not read. They may be the missing images and labels.
+
+    Returns:
+      The names that have an image and a label, in order, and a problem for every remaining name.
     """
+    # A missing partner may have another case, or a kind that is not read.
     unread_names = {path.stem: path for path in unread}
     problems = []
     for name in sorted(set(images) - set(labels)):
-        got = f'an image without a label in split {split!r}'
-        fix = _partner(name, labels, unread_names) or 'add the label or move the image away'
         problems.append(
             InputError(
-                str(images[name]), got=got, expected=label_place.replace('{name}', name), fix=fix
+                str(images[name]),
+                got=f'an image without a label in split {split!r}',
+                expected=label_place.replace('{name}', name),
+                fix=_partner(name, labels, unread_names) or 'add the label or move the image away',
             )
         )
     for name in sorted(set(labels) - set(images)):
-        got = f'a label without an image in split {split!r}'
-        fix = _partner(name, images, unread_names) or 'add the image or move the label away'
         problems.append(
-            InputError(str(labels[name]), got=got, expected=f'an image named {name}', fix=fix)
+            InputError(
+                str(labels[name]),
+                got=f'a label without an image in split {split!r}',
+                expected=f'an image named {name}',
+                fix=_partner(name, images, unread_names) or 'add the image or move the label away',
+            )
         )
     return sorted(set(images) & set(labels)), problems
 
 
 def _partner(
-    name: str, others: Mapping[str, pathlib.Path], unread: Mapping[str, pathlib.Path]
+    name: str, candidates: Mapping[str, pathlib.Path], unread: Mapping[str, pathlib.Path]
 ) -> str:
-    """Returns what to do with the file that was probably meant as the partner of `name`, '' if there is none."""
+    """Returns the fix for the probable partner of a file, '' if there is none.
+
+    Args:
+      name: of the image or label without a partner.
+      candidates: the labels or images, by name.
+      unread: files of kinds that are not read, by stem.
+    """
     stem = name.split('/')[-1]
     if stem in unread:
         return f'convert {unread[stem]} to PNG: files {unread[stem].suffix} are not read'
-    same = [other for other in others if other.casefold() == name.casefold()]
-    return f'rename {others[same[0]]}: the names differ in upper and lower case' if same else ''
+    for candidate, path in candidates.items():
+        if candidate.casefold() == name.casefold():
+            return f'rename {path}: the names differ in upper and lower case'
+    return ''
 
 
 def incomplete_feature(feature: str, items: list[Item]) -> list[InputError]:
-    """A problem if only some of the examples have a file of this feature: half a download, most likely."""
+    """Returns a problem if only some of the examples have a file of this feature.
+
+    The usual cause is a download that was interrupted.
+    """
     missing = [item for item in items if feature not in item.files]
     if not missing or len(missing) == len(items):
         return []
+    examples = f'{len(missing)} of {len(items)} examples of split {missing[0].split!r}'
     return [
         InputError(
             str(missing[0].files['image']),
-            got=f'no {feature} file for {len(missing)} of {len(items)} examples of split {missing[0].split!r}',
+            got=f'no {feature} file for {examples}',
             expected=f'{feature} files for all examples, or for none',
             fix='complete the download, or move the folder of these files away',
         )
@@ -365,6 +484,11 @@ def incomplete_feature(feature: str, items: list[Item]) -> list[InputError]:
 
 
 def read_json(path: pathlib.Path) -> Any:
+    """Returns the content of a JSON file.
+
+    Raises:
+      InputError: the file cannot be read or parsed, or repeats a key.
+    """
     try:
         return text_files.parse_json(text_files.read(path))
     except (OSError, ValueError) as error:
@@ -375,7 +499,7 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def describe(coding: LabelCoding) -> Any:
-    """A coding as JSON, for `Dataset.options`."""
+    """Returns a coding as JSON, for `Dataset.options`."""
     spec = dataclasses.asdict(coding.classes)
     return [spec, coding.train_ids.tolist(), coding.known.tolist(), sorted(coding.colors.items())]
 
@@ -383,59 +507,72 @@ def describe(coding: LabelCoding) -> Any:
 def check_classes(
     dataset: Dataset, items: Iterable[Item], counts: np.ndarray, ids: frozenset[int]
 ) -> list[InputError]:
-    """What only the labels of a whole split can show: 0/255 masks, in which every file is legal.
+    """Returns problems that show only in all labels of a split: masks of 0 and 255.
+
+    Every file of such a split is legal.
 
     Args:
-      dataset, items: whose labels were read.
-      counts: [256] pixels of each train id in all of them.
+      dataset: the data set.
+      items: its examples whose labels were read.
+      counts: [256] pixels of each train id in all labels.
       ids: the ids in all label files.
     """
-    if dataset.classes.num_classes > 1 and ids == {0, 255} and counts[IGNORE] > 0:
-        first = next(iter(items))
-        return [
-            InputError(
-                str(first.files['label']),
-                got=f'only the ids 0 and 255 in all labels of split {first.split!r}',
-                expected=f'ids of the {dataset.classes.num_classes} classes',
-                fix=MASK_0_255,
-            )
-        ]
-    return []
+    if dataset.classes.num_classes == 1 or ids != {0, 255} or counts[IGNORE] == 0:
+        return []
+    first = next(iter(items))
+    return [
+        InputError(
+            str(first.files['label']),
+            got=f'only the ids 0 and 255 in all labels of split {first.split!r}',
+            expected=f'ids of the {dataset.classes.num_classes} classes',
+            fix=MASK_0_255,
+        )
+    ]
 
 
 def check_clips(frames: Iterable[tuple[Item, tuple[int, int]]]) -> list[InputError]:
-    """Frames that differ from the first one of their clip in (height, width): none can be warped onto the other."""
+    """Returns a problem for each frame whose size differs from the first frame of its clip.
+
+    Frames of different sizes cannot be warped onto their neighbours.
+
+    Args:
+      frames: examples with the (height, width) of their labels.
+    """
     problems = []
     firsts: dict[str, tuple[Item, tuple[int, int]]] = {}
     for item, size in frames:
-        first, expected = firsts.setdefault(item.sequence, (item, size))
-        if item.sequence and size != expected:
+        first, first_size = firsts.setdefault(item.sequence, (item, size))
+        if item.sequence and size != first_size:
+            expected = '{1}x{0} pixels, as {2} of the same clip'.format(*first_size, first.name)
             problems.append(
                 InputError(
                     str(item.files.get('image', item.name)),
                     got='{1}x{0} pixels'.format(*size),
-                    expected='{1}x{0} pixels, as {2} of the same clip'.format(
-                        *expected, first.name
-                    ),
+                    expected=expected,
                 )
             )
     return problems
 
 
-def ordered_map(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """`map` over threads that reads a little ahead; Pillow, OpenCV and file reading leave Python's lock alone."""
+def ordered_map(function: Callable[[S], T], items: Iterable[S]) -> Generator[T, None, None]:
+    """Yields the results of a function in order, from threads that read a little ahead.
+
+    Threads help, because Pillow, OpenCV and file reading release Python's lock. Close the generator
+    to end the threads.
+    """
     threads = host.cores()
     items = iter(items)
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
-        pending = collections.deque(
-            pool.submit(function, item) for item in itertools.islice(items, 2 * threads)
-        )
+        first_items = itertools.islice(items, 2 * threads)
+        pending = collections.deque(pool.submit(function, item) for item in first_items)
         while pending:
             result = pending.popleft().result()
+            # Keep the threads busy while the caller works on the result.
             pending.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
             yield result
     finally:
-        # Without waiting: who stops half way leaves this to the garbage collector. It may be at work in a thread that
-        # is just being started, with the locks held that joining another thread needs.
+        # Do not wait for the threads. A generator that nobody closes is ended by the garbage
+        # collector. The collector may run in a thread that is just being started, while it holds
+        # locks that joining another thread needs.
         pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""CamVid as SegNet's authors prepared it: 11 classes, 480x360."""
+"""CamVid in the copy of SegNet's authors: 11 classes, 480x360."""
 
 import re
 from typing import Any
@@ -14,37 +14,47 @@ FRAME_NAME = re.compile(r'(?P<sequence>\w+?)_f?(?P<frame>\d+)')
 
 
 class CamVid(FileDataset):
-    """{train,val,test}/{name}.png (or .jpg) and {train,val,test}annot/{name}.png with ids 0..10, void 11.
+    """CamVid in folders `train`, `val`, `test` and `trainannot`, `valannot`, `testannot`.
 
-    `sequence` and `frame` come from names as 0016E5_08011; frames of one sequence are in order.
+    Images are {train,val,test}/{name}.png (or .jpg). Labels are {train,val,test}annot/{name}.png
+    with the ids 0..10, and 11 is void.
+
+    `sequence` and `frame` come from names like 0016E5_08011. Frames of a sequence are in order.
     """
 
     def __init__(self, config: Any):
         super().__init__(config.name, config.root, CAMVID)
 
     def options(self):
+        """Returns the coding of the labels."""
         return base.describe(CAMVID_IDS)
 
     def coding(self, item: Item) -> LabelCoding:
+        """Returns the coding of all label files."""
         return CAMVID_IDS
 
     def splits(self):
-        found = tuple(split for split in SPLITS if (self.root / split).is_dir())
-        if not found:
+        """Returns the splits whose folder of images exists."""
+        splits = tuple(split for split in SPLITS if (self.root / split).is_dir())
+        if not splits:
             raise InputError(
                 str(self.root),
                 got='no folder train, val or test',
                 expected='train and trainannot, ...',
             )
-        return found
+        return splits
 
     def notes_of_folders(self):
-        folders = [
-            self.root / f'{split}{ending}' for split in self.splits() for ending in ('', 'annot')
-        ]
-        return [note for folder in folders if folder.is_dir() for note in unread_note(folder)]
+        """Returns notes about files that are not read."""
+        notes = []
+        for split in self.splits():
+            for folder in (self.root / split, self.root / f'{split}annot'):
+                if folder.is_dir():
+                    notes += unread_note(folder)
+        return notes
 
     def scan(self, split):
+        """Pairs the images of a split with its labels."""
         annotations = self.root / f'{split}annot'
         try:
             images = by_name(find(self.root / split), lambda path: path.stem)

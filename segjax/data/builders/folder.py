@@ -1,6 +1,7 @@
-"""One's own data: a folder of images, a folder of masks and a class file."""
+"""Data of the user: a folder of images, a folder of masks and a class file."""
 
 import hashlib
+import itertools
 import pathlib
 import re
 from typing import Any
@@ -8,7 +9,14 @@ from typing import Any
 from segjax.core.notes import Note
 from segjax.data.builders import base
 from segjax.data.builders.base import FileDataset, Item
-from segjax.data.image_files import IMAGE_SUFFIXES, by_relative_name, find, find_unread, unread_note
+from segjax.data.image_files import (
+    IMAGE_SUFFIXES,
+    by_relative_name,
+    find,
+    find_unread,
+    subfolders,
+    unread_note,
+)
 from segjax.data.labels import LabelCoding, load_class_file
 from segjax.errors import InputError
 
@@ -24,14 +32,17 @@ TRAIN_SHARE = 0.8
 
 
 class Folder(FileDataset):
-    """`images/` and `masks/` with files of the same relative name, and `config.data.classes`, a class file.
+    """Images and masks in folders, and `config.data.classes`, a class file.
 
-    With folders `images/train`, `masks/train`, `images/val`, ... these are the splits (`SPLITS` has
-    further names). Without folders, 80 % of the images are `train` and the rest `val`, each by the MD5
-    hash of its own name: adding images moves none from one split to the other. Other folders are refused.
+    The folders `images/` and `masks/` have files of the same relative name. The folders
+    `images/train`, `masks/train`, `images/val`, ... are the splits (`SPLITS` has more names).
+    Without these folders, 80 % of the images are `train` and the remaining images `val`. The MD5
+    hash of its own name decides the split of an image, so adding images moves no image to another
+    split. All remaining folders of images are refused.
 
-    Masks are PNG, TIFF or BMP with ids (grey or palette), or in colour if the class file says which colour each class
-    has. A palette whose colours contradict its indices is read by colours (`labels.indexed_by_color`).
+    Masks are PNG, TIFF or BMP with ids (grey or palette), or in colour if the class file has a
+    colour for each class. A palette whose colours contradict its indices is read by colours
+    (`labels.indexed_by_color`).
     """
 
     def __init__(self, config: Any):
@@ -40,19 +51,23 @@ class Folder(FileDataset):
                 'config.data.classes',
                 got="''",
                 expected="a YAML or JSON file with the class list of data set 'folder'",
-                fix="echo '[background, foreground]' > classes.yaml, and --config.data.classes=classes.yaml",
+                fix="echo '[background, foreground]' > classes.yaml, "
+                'and --config.data.classes=classes.yaml',
             )
         self._coding = load_class_file(pathlib.Path(config.classes).expanduser())
         super().__init__(config.name, config.root, self._coding.classes)
 
     def options(self):
+        """Returns the coding of the masks."""
         described = base.describe(self._coding)
         return [*described, 'indexed colours'] if self._coding.colors else described
 
     def coding(self, item: Item) -> LabelCoding:
+        """Returns the coding of all masks."""
         return self._coding
 
     def splits(self):
+        """Returns the splits that have folders, or images by the hash of their names."""
         folders = self._split_folders('images')
         self._folder('masks')
         if folders:
@@ -61,30 +76,40 @@ class Folder(FileDataset):
         return tuple(split for split in SPLITS if split in used) or ('train',)
 
     def _folder(self, kind: str) -> pathlib.Path:
-        """Returns the folder `images` or `masks`, in upper or lower case."""
-        there = _folders(self.root)
-        found = [path for path in there if path.name.lower() == kind]
-        if len(found) != 1:
-            names = ', '.join(path.name for path in found or there) or 'no folder at all'
-            got = (
-                f'{len(found)} folders {kind}: {names}'
-                if found
-                else f'no folder {kind}, but {names}'
-            )
-            expected = 'the folders images and masks, with train and val in each of them'
-            swapped = next((path.name for path in there if _split_name(path)), '')
-            fix = (
-                f'move {swapped}/images to images/{swapped}, and the masks of each split to masks'
-                if swapped and not found
-                else ''
-            )
-            raise InputError(str(self.root), got=got, expected=expected, fix=fix)
-        return found[0]
+        """Returns the folder `images` or `masks`, in upper or lower case.
+
+        Raises:
+          InputError: no such folder, or several.
+        """
+        folders = subfolders(self.root)
+        matches = [path for path in folders if path.name.lower() == kind]
+        if len(matches) == 1:
+            return matches[0]
+        expected = 'the folders images and masks, with train and val in each of them'
+        if matches:
+            names = ', '.join(path.name for path in matches)
+            got = f'{len(matches)} folders {kind}: {names}'
+            raise InputError(str(self.root), got=got, expected=expected)
+
+        # Perhaps the folders are nested in reverse: train/images.
+        names = ', '.join(path.name for path in folders) or 'no folder at all'
+        split = next((path.name for path in folders if _split_name(path)), '')
+        fix = f'move {split}/images to images/{split}, and the masks of each split to masks'
+        raise InputError(
+            str(self.root),
+            got=f'no folder {kind}, but {names}',
+            expected=expected,
+            fix=fix if split else '',
+        )
 
     def _split_folders(self, kind: str) -> dict[str, pathlib.Path]:
-        """Returns the folders of the splits in `images` or `masks`, {} if there are none."""
+        """Returns the folders of the splits in `images` or `masks`, {} if there are none.
+
+        Raises:
+          InputError: two folders of the same split, or a folder with almost the name of a split.
+        """
         folders = {}
-        for path in _folders(self._folder(kind)):
+        for path in subfolders(self._folder(kind)):
             split = _split_name(path)
             if split in folders:
                 got = f'{folders[split].name} and {path.name}, two folders of split {split!r}'
@@ -101,89 +126,114 @@ class Folder(FileDataset):
         return folders
 
     def _flat_folder(self) -> pathlib.Path:
-        """Returns the folder of images without splits; raises InputError if it holds folders of images."""
+        """Returns the folder of images without splits.
+
+        Raises:
+          InputError: it contains folders of images.
+        """
         folder = self._folder('images')
-        nested = [path.name for path in _folders(folder) if find(path)]
+        nested = [path.name for path in subfolders(folder) if find(path)]
         if nested:
             raise InputError(
                 str(folder),
                 got=f'folders of images that are no splits: {", ".join(nested)}',
                 expected='folders train and val, perhaps test, or images without folders',
-                fix='rename the folders, or move all images up to be divided by their names; masks, too',
+                fix='rename the folders, '
+                'or move all images and masks up to be divided by their names',
             )
         return folder
 
     def scan(self, split):
+        """Pairs the images of a split with its masks."""
         try:
             folders = self._split_folders('images')
-            if folders:
-                image_folder = folders[split]
-                label_folder = self._split_folders('masks').get(
-                    split, self._folder('masks') / image_folder.name
-                )
-            else:
-                image_folder = self._flat_folder()
-                label_folder = self._folder('masks')
+            image_folder, label_folder = self._folders_of(split, folders)
             images = by_relative_name(image_folder)
             labels = by_relative_name(label_folder)
-            # Files without a partner alone ask for it: large folders are slow to list.
+            # Large folders are slow to list, so unread files are listed only without partners.
             complete = images.keys() == labels.keys()
             unread = [] if complete else [*find_unread(image_folder), *find_unread(label_folder)]
         except InputError as error:
             return [], [error]
-        problems = self._loose_images(folders) if folders else []
-        if not folders:
+
+        # Folders decide the split of an image, or else its name.
+        problems = []
+        if folders:
+            problems = self._loose_images(folders)
+        else:
             images = {name: path for name, path in images.items() if split_of(name) == split}
             labels = {name: path for name, path in labels.items() if split_of(name) == split}
+
         names, unpaired = base.pair(split, images, labels, str(label_folder / '{name}.png'), unread)
-        items = [
-            Item(split, name, {'image': images[name], 'label': labels[name]}) for name in names
-        ]
+        items = []
+        for name in names:
+            items.append(Item(split, name, {'image': images[name], 'label': labels[name]}))
         return items, problems + unpaired
 
+    def _folders_of(
+        self, split: str, folders: dict[str, pathlib.Path]
+    ) -> tuple[pathlib.Path, pathlib.Path]:
+        """Returns the folders of the images and masks of a split.
+
+        Args:
+          split: its name.
+          folders: of the images of all splits, {} if images are divided by their names.
+        """
+        if not folders:
+            return self._flat_folder(), self._folder('masks')
+        images = folders[split]
+        default = self._folder('masks') / images.name
+        return images, self._split_folders('masks').get(split, default)
+
     def _loose_images(self, folders: dict[str, pathlib.Path]) -> list[InputError]:
+        """Returns a problem for each image next to the folders of the splits."""
         names = ', '.join(path.name for path in folders.values())
-        return [
-            InputError(
-                str(path),
-                got=f'a file beside the folders {names}',
-                expected='all images in these folders, or no such folders',
-                fix='move it into one of them',
-            )
-            for path in sorted(self._folder('images').iterdir())
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.')
-        ]
+        problems = []
+        for path in sorted(self._folder('images').iterdir()):
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.'):
+                problems.append(
+                    InputError(
+                        str(path),
+                        got=f'a file next to the folders {names}',
+                        expected='all images in these folders, or no such folders',
+                        fix='move it into one of them',
+                    )
+                )
+        return problems
 
     def notes_of_folders(self):
+        """Returns notes about the choice of splits, and about skipped folders and files."""
         try:
             return self._find_notes()
-        except InputError:  # `scan` finds it, too
+        except InputError:  # `scan` returns the same error
             return []
 
     def _find_notes(self) -> list[Note]:
+        """Returns the notes of valid folders."""
         images = self._split_folders('images')
         masks = self._split_folders('masks')
-        found = [] if images else self._divided()
-        found += self._unread_lists()
+        notes = [] if images else self._divided()
+        notes += self._unread_lists()
+
+        # Folders of no split, and files that are not read.
         for kind in ('images', 'masks'):
             folder = self._folder(kind)
             if images:
-                found += [_passed_over(path) for path in _folders(folder) if not _split_name(path)]
-            found += unread_note(folder)
-        found += [
-            _passed_over(path) for split, path in masks.items() if images and split not in images
-        ]
-        return found
+                notes += [
+                    _passed_over(path) for path in subfolders(folder) if not _split_name(path)
+                ]
+            notes += unread_note(folder)
+
+        # Masks of a split without images.
+        if images:
+            notes += [_passed_over(path) for split, path in masks.items() if split not in images]
+        return notes
 
     def _unread_lists(self) -> list[Note]:
         """Returns the note that text files with the names of splits are not read."""
         places = ('*.txt', 'splits/*.txt', 'lists/*.txt', 'ImageSets/*.txt', 'ImageSets/*/*.txt')
-        lists = sorted(
-            path
-            for place in places
-            for path in self.root.glob(place)
-            if ALMOST_A_SPLIT.match(path.name)
-        )
+        files = itertools.chain.from_iterable(self.root.glob(place) for place in places)
+        lists = sorted(path for path in files if ALMOST_A_SPLIT.match(path.name))
         if not lists:
             return []
         names = ', '.join(path.relative_to(self.root).as_posix() for path in lists)
@@ -198,32 +248,20 @@ class Folder(FileDataset):
         message = (
             f'no folders train and val: images are divided by a hash of their names, {numbers}'
         )
-        return [
-            Note(
-                str(folder),
-                message,
-                f'make folders train and val in {folder} and in masks to choose them',
-            )
-        ]
-
-
-def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folders in a folder, sorted, without hidden ones."""
-    return sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.')
-    )
+        fix = f'make folders train and val in {folder} and in masks to choose them'
+        return [Note(str(folder), message, fix)]
 
 
 def _split_name(folder: pathlib.Path) -> str:
-    """Returns 'val' for folders `val`, `Valid`, `validation`, ..., '' for a folder that is no split."""
+    """Returns the split of a folder: 'val' for `val`, `Valid` and `validation`, '' for no split."""
     return next((split for split, names in SPLITS.items() if folder.name.lower() in names), '')
 
 
 def _check_no_other_split(folder: pathlib.Path) -> None:
-    """Raises InputError for a folder whose name is almost one of a split."""
-    for path in _folders(folder):
+    """Raises InputError for a folder whose name is almost the name of a split."""
+    for path in subfolders(folder):
         if not _split_name(path) and ALMOST_A_SPLIT.match(path.name):
-            names = ', '.join(name for names in SPLITS.values() for name in names)
+            names = ', '.join(itertools.chain.from_iterable(SPLITS.values()))
             fix = 'rename it, or move it away'
             raise InputError(
                 str(path), got='a folder that may be a split', expected=f'one of {names}', fix=fix
@@ -231,6 +269,7 @@ def _check_no_other_split(folder: pathlib.Path) -> None:
 
 
 def _passed_over(folder: pathlib.Path) -> Note:
+    """Returns the note about a folder that belongs to no split."""
     try:
         content = f'with {len(find(folder))} images'
     except InputError as error:
@@ -239,6 +278,9 @@ def _passed_over(folder: pathlib.Path) -> Note:
 
 
 def split_of(name: str) -> str:
-    """'train' or 'val' for an image of a folder without splits: a function of the name alone."""
+    """Returns 'train' or 'val' for an image of a folder without splits.
+
+    The split is a function of the name alone.
+    """
     value = int(hashlib.md5(name.encode()).hexdigest()[:8], 16)
     return 'train' if value < TRAIN_SHARE * 2**32 else 'val'

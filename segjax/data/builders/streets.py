@@ -13,13 +13,26 @@ from segjax.data.labels import CITYSCAPES
 from segjax.data.worlds import streets
 
 FRAMES_PER_CLIP = 8
+FEATURES = (
+    'image',
+    'label',
+    'instance',
+    'depth',
+    'label_moving',
+    'intrinsics',
+    'pose',
+    'sequence',
+    'frame',
+    'name',
+)
 
 
 class Streets(Dataset):
-    """Driving video with exact labels, instances, depth, intrinsics and poses; splits `train` and `val`.
+    """Driving video with exact labels, instances, depth, intrinsics and poses.
 
-    Clips of 8 consecutive frames, in order; `config.data.world` has the number of frames per split, the size and the
-    seed. `label_moving` is 1 where a surface moves in the world and 0 elsewhere.
+    The splits `train` and `val` consist of clips of 8 consecutive frames, in order.
+    `config.data.world` has the number of frames per split, the size and the seed. `label_moving` is
+    1 where a surface moves in the world and 0 elsewhere.
     """
 
     def __init__(self, config: Any):
@@ -32,39 +45,38 @@ class Streets(Dataset):
         self._seed = world.seed
 
     def options(self):
+        """Returns the options of the world, and a digest of the code that renders it."""
         folder = pathlib.Path(streets.__file__).parent
         sources = sorted([*folder.glob('*.py'), *folder.parent.glob('*.py')])
         code = hashlib.sha256(b''.join(path.read_bytes() for path in sources)).hexdigest()
         return [self._counts, self._size, self._seed, code]
 
     def splits(self):
+        """Returns ('train', 'val')."""
         return tuple(self._counts)
 
     def scan(self, split):
-        clips = (divmod(i, FRAMES_PER_CLIP) for i in range(self._counts[split]))
-        items = [
-            Item(split, f'{split}_{clip:05}_{frame}', sequence=f'{split}_{clip:05}', frame=frame)
-            for clip, frame in clips
-        ]
+        """Returns the frames of a split. A world has no problems."""
+        items = []
+        for number in range(self._counts[split]):
+            clip, frame = divmod(number, FRAMES_PER_CLIP)
+            sequence = f'{split}_{clip:05}'
+            items.append(Item(split, f'{sequence}_{frame}', sequence=sequence, frame=frame))
         return items, []
 
     def features(self, items):
-        return (
-            *('image', 'label', 'instance', 'depth', 'label_moving'),
-            *('intrinsics', 'pose', 'sequence', 'frame', 'name'),
-        )
+        """Returns the features of every frame."""
+        return FEATURES
 
     def examine(self, item: Item) -> Inspection:
+        """Renders a frame and encodes its maps."""
         clip = int(item.sequence.removeprefix(f'{item.split}_'))
         frame = streets.frame(self._seed, item.split, clip, item.frame, self._size)
-        encoded = {
-            key: image_files.encode_png(frame[key]) for key in ('image', 'label', 'instance')
-        }
-        features = {
-            **base.text_features(item),
-            **encoded,
-            'label_moving': image_files.encode_png(frame['moving'].astype(np.uint8)),
-            **{key: frame[key] for key in ('depth', 'intrinsics', 'pose')},
-        }
+        features = base.text_features(item)
+        for key in ('image', 'label', 'instance'):
+            features[key] = image_files.encode_png(frame[key])
+        features['label_moving'] = image_files.encode_png(frame['moving'].astype(np.uint8))
+        for key in ('depth', 'intrinsics', 'pose'):
+            features[key] = frame[key]
         label = frame['label']
         return Inspection(Record(features, base.histogram(label), label.shape), [])
