@@ -17,20 +17,20 @@ and are cut into overlapping tiles of `predict.tile` (tiles.py):
 
     scale(image) = max(base_scale, min(eval_size / image size)), times each of `predict.scales`
 
-Tiles are predicted in batches of `predict.batch_size`. A batch may hold tiles of several images. The
-predictions of the tiles are blended, averaged over mirrored views, resized bilinearly to the original
-size and averaged over scales. The class of a pixel is the argmax at the original size.
+Tiles are predicted in batches of `predict.batch_size`. A batch may hold tiles of several images.
+The predictions of the tiles are blended, averaged over mirrored views, resized bilinearly to the
+original size and averaged over scales. The class of a pixel is the argmax at the original size.
 
-Memory. Probabilities exist only for one band of an image. Tile rows are predicted from top to bottom.
-Finished rows are resized and decided at once, in strips of at most `STRIP_PIXELS`, one class at a
-time. A 10000x8000 image thus needs its uint8 planes and, for each scale, about two rows of tiles of
-float32 probabilities.
+Memory. Probabilities exist only for one band of an image. Tile rows are predicted from top to
+bottom. Finished rows are resized and decided at once, in strips of at most `STRIP_PIXELS`, one
+class at a time. A 10000x8000 image thus needs its uint8 planes and, for each scale, about two rows
+of tiles of float32 probabilities.
 
 Resuming. Files are written under another name and renamed, so a file that exists is complete.
 `predict.jsonl` in the output folder lists the finished images with digests of their files. A second
 run skips an image only if its file has the listed digest. `predict.json` describes how the results
-were made: the digest of the net's arrays, the run, its step and config, and the classes. Another net
-or setting needs another (or an emptied) folder.
+were made: the digest of the net's arrays, the run, its step and config, and the classes. Another
+net or setting needs another (or an emptied) folder.
 """
 
 from segjax.modes.predict.assembly import Assembly, argmax

@@ -66,7 +66,7 @@ def _fetched(
 
 @jax.jit
 def class_planes(probabilities: jax.Array) -> jax.Array:
-    """Moves classes first, [B, h, w, C] -> [B, C, h, w] float32: the host blends this layout fast."""
+    """Moves classes first, [B, h, w, C] -> [B, C, h, w] float32, which the host blends fast."""
     return jnp.moveaxis(probabilities, -1, 1).astype(jnp.float32)
 
 

@@ -1,18 +1,18 @@
 """Cuts images of any size into tiles of one size, and blends predictions of tiles, on the host.
 
 A net that is compiled once accepts one shape. An axis of `length` pixels is cut at evenly spread
-positions. Neighbouring tiles share at least the requested overlap, and no tile extends beyond the end.
-The value of a pixel is the weighted mean of all tiles that cover it. The weights are separable and sum
-to exactly one at every pixel:
+positions. Neighbouring tiles share at least the requested overlap, and no tile extends beyond the
+end. The value of a pixel is the weighted mean of all tiles that cover it. The weights are separable
+and sum to exactly one at every pixel:
 
     weight_n(i) = w(i - start_n) / sum_m w(i - start_m),     w(i) = sin^2(pi (i + 1/2) / tile)
 
 with the Hann window w. A tile thus counts least where its net had least context, and no array of
-summed weights is needed. An image that is smaller than a tile is continued by reflection at its lower
-and right edge.
+summed weights is needed. An image that is smaller than a tile is continued by reflection at its
+lower and right edge.
 
-Predictions are kept by class, [C, rows, width] float32, and only for rows that still change (`Canvas`).
-Memory grows with the width of an image, not with its height.
+Predictions are kept by class, [C, rows, width] float32, and only for rows that still change
+(`Canvas`). Memory grows with the width of an image, not with its height.
 """
 
 from typing import NamedTuple
@@ -86,8 +86,8 @@ def cut(size: tuple[int, int], tile: tuple[int, int], overlap: float) -> Grid:
 def schedule(grids: list[Grid], mirror: bool) -> list[TilePlace]:
     """Lists all tiles of one image at several scales, in the order of prediction.
 
-    Tile rows are sorted by the share of the image's height at which they end. No scale then runs far
-    ahead of another scale, so that few rows have to be kept until all scales have reached them.
+    Tile rows are sorted by the share of the image's height at which they end. No scale then runs
+    far ahead of another scale, so that few rows have to be kept until all scales have reached them.
 
     Args:
       grids: one per scale.
@@ -120,7 +120,7 @@ def pad(image: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def take(padded: np.ndarray, grid: Grid, place: TilePlace) -> np.ndarray:
-    """Returns the pixels of a tile, [tile height, tile width, ...], mirrored if the place says so."""
+    """Returns the pixels [tile height, tile width, ...] of a tile, mirrored if the place says so."""
     top = grid.rows.starts[place.row]
     left = grid.columns.starts[place.column]
     pixels = padded[top : top + grid.tile[0], left : left + grid.tile[1]]
@@ -182,7 +182,8 @@ class Interpolation(NamedTuple):
 
         out[i] = (1 - fraction[i]) in[lower[i]] + fraction[i] in[upper[i]]
 
-    All arrays are [target]. Source positions are (i + 1/2) source / target - 1/2, clipped to the axis.
+    All arrays are [target]. Source positions are (i + 1/2) source / target - 1/2, clipped to the
+    axis.
     """
 
     lower: np.ndarray
@@ -191,7 +192,7 @@ class Interpolation(NamedTuple):
 
 
 def interpolation(source: int, target: int) -> Interpolation:
-    """Returns the interpolation that turns an axis of `source` pixels into one of `target` pixels."""
+    """Computes the interpolation from an axis of `source` pixels to an axis of `target` pixels."""
     position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
     lower = np.floor(position).astype(int)
     upper = np.minimum(lower + 1, source - 1)

@@ -166,7 +166,7 @@ def _open(jobs: Sequence[TableRun]) -> dict[str, bench.TimedRun]:
         names = [stage.name for stage in stages]
         wanted = job.row.stage or names[-1]
         if wanted in names:
-            opened[job.row.key] = bench.fresh_jobs(run, stages[: names.index(wanted) + 1])[-1]
+            opened[job.row.key] = bench.fresh_runs(run, stages[: names.index(wanted) + 1])[-1]
     return opened
 
 
