@@ -45,7 +45,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
 
 
 def variants_by_name(value: Sequence[str | tuple[str, str]]) -> dict[str, str]:
-    """Returns {name: overrides} of `bench.variants`; overrides without a name are their own name."""
+    """Returns {name: overrides} of `bench.variants`. Overrides without a name are their name."""
     by_name = {}
     for item in value:
         name, overrides = (item, item) if isinstance(item, str) else item

@@ -85,6 +85,7 @@ def prepare_train(timed: TimedRun) -> Timed:
     train = driver.map_functions(run, stage).train
     program = compile_program(train, state, run.topology.put_batch(batch), root)
 
+    # The step donates its state, so every call needs the state that the last call returned.
     def step():
         nonlocal state
         state, metrics, _ = program.call(state, run.topology.put_batch(batch), root)

@@ -120,7 +120,7 @@ def pad(image: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def take(padded: np.ndarray, grid: Grid, place: TilePlace) -> np.ndarray:
-    """Returns the pixels [tile height, tile width, ...] of a tile, mirrored if the place says so."""
+    """Cuts out a tile, [tile height, tile width, ...], mirrored if its place says so."""
     top = grid.rows.starts[place.row]
     left = grid.columns.starts[place.column]
     pixels = padded[top : top + grid.tile[0], left : left + grid.tile[1]]
