@@ -65,10 +65,10 @@ def timed(table_file, trained, clock, monkeypatch):
         )
 
     def prepare(part):
-        def prepared(job):
-            trained.append((part, job.run.key, job.stage.name))
-            durations = iter(SECONDS[part, job.run.key])
-            call = clock.call(job.run.key[0], lambda _: next(durations))
+        def prepared(run):
+            trained.append((part, run.run.key, run.stage.name))
+            durations = iter(SECONDS[part, run.run.key])
+            call = clock.call(run.run.key[0], lambda _: next(durations))
             return bench.Timed(call, None, IMAGES[part], (32, 64))
 
         return prepared
@@ -153,7 +153,7 @@ MARKDOWN_ROWS = """
 | strong <aug>    |       |     312.5 |  |                 |
 """
 NOTE = (
-    'Times: median of 3 calls after 1 to warm up, all rows in turn, at one go, at fresh parameters, on 2 x abacus, '
+    'Times: median of 3 calls after 1 to warm up, all rows in turn in one process, at fresh parameters, on 2 x abacus, '
     '1 process(es), 8 host cores, Python 3.11, jax 0.1. '
     'train: batch to the devices, forward, backward, update, metrics; float32, 32x64 (height x width), images per '
     'batch: 8; quartiles within 50% of the median. '
@@ -411,9 +411,9 @@ def test_a_signal_ends_the_measurement_in_order(table_file, timed, monkeypatch):
     )  # what is not heard must not end the tests
     prepare = stages.prepare_train
 
-    def then_told_to_stop(job):
+    def then_told_to_stop(run):
         os.kill(os.getpid(), signal.SIGTERM)
-        return prepare(job)
+        return prepare(run)
 
     try:
         with (
