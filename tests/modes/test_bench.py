@@ -17,6 +17,7 @@ from clock import Clock
 from segjax.core import parallel
 from segjax.errors import InputError
 from segjax.modes import bench
+from segjax.modes.bench import run as bench_run
 from segjax.protocol import Input
 from segjax.train import driver, initialization
 
@@ -150,8 +151,8 @@ def test_without_the_base_nothing_is_compared_with_it(monkeypatch):
 # --- a whole bench ---
 
 
-def job_of(config, spec=None):
-    """A job that is only good for reading."""
+def run_of(config, spec=None):
+    """Returns a timed run that can only read its input."""
     inputs = Input('train', config.train.batch_size, ('image',), (4, 4), config.augment)
     run = driver.Run(config, spec, pathlib.Path(), parallel.topology('pmap'))
     return bench.TimedRun(run, types.SimpleNamespace(train_input=inputs), None)
@@ -171,7 +172,7 @@ def test_input_rate_counts_all_batches_but_those_read_ahead(monkeypatch):
     config = toy_run.make_config(
         bench=dict(repetitions=10, warmup=0), data=dict(threads=1, prefetch=16)
     )
-    entry = bench.bench_input(job_of(config), config.bench)
+    entry = bench.bench_input(run_of(config), config.bench)
     assert entry['images_per_second'] == pytest.approx(80 / (8 * 0.1 + 2 * 1.0))
     assert (entry['batch_size'], entry['size'], entry['threads'], entry['workers']) == (
         8,
@@ -181,21 +182,23 @@ def test_input_rate_counts_all_batches_but_those_read_ahead(monkeypatch):
     )
     # Four threads of workers deliver in bursts of four: with few repetitions the rate depends on where a burst is cut.
     config.data.update(threads=2, workers=2)
-    assert bench.bench_input(job_of(config), config.bench)['repetitions'] == 32
+    assert bench.bench_input(run_of(config), config.bench)['repetitions'] == 32
 
 
 def test_stages_are_paired_by_their_place(monkeypatch, tmp_path):
     def variant(name, *stages):
-        run = job_of(toy_run.make_config()).run._replace(workdir=tmp_path)
+        run = run_of(toy_run.make_config()).run._replace(workdir=tmp_path)
         return bench.Variant(
             name, '', run, tuple(types.SimpleNamespace(name=stage) for stage in stages)
         )
 
     monkeypatch.setattr(initialization, 'initial_state', lambda run, stage, states: None)
     monkeypatch.setattr(
-        bench, 'bench_stage', lambda jobs, _: {name: job.stage.name for name, job in jobs.items()}
+        bench_run,
+        'bench_stage',
+        lambda runs, _: {name: run.stage.name for name, run in runs.items()},
     )
-    monkeypatch.setattr(bench, 'table', str)
+    monkeypatch.setattr(bench_run, 'table', str)
     report = bench.time_variants(
         [variant('base', 'pretrain', 'noise'), variant('more', 'pretrain', 'none', 'noise')]
     )

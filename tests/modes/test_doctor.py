@@ -18,6 +18,7 @@ from segjax.data import builders, index, loader, transforms
 from segjax.data.worlds import streets
 from segjax.errors import InputError
 from segjax.modes import doctor
+from segjax.modes.doctor import reading
 from segjax.train import checks, driver
 from segjax.train.stop import Preempted, StopSignal
 
@@ -130,7 +131,7 @@ def test_systematic_mistakes(tmp_path, ids, classes, fix):
     found = errors(config)
     assert found and all(fix in finding.fix for finding in found)
     if ids[0] == 1:
-        assert any('1..3, 0 never' in finding.message for finding in found)
+        assert any('1..3 and never 0' in finding.message for finding in found)
 
 
 def test_many_of_a_kind_are_summed_up(tmp_path):
@@ -167,7 +168,7 @@ def test_class_never_seen(mine):
     found = warnings(config)
     assert [finding.where for finding in found] == ["split 'train'", "split 'val'"]
     assert 'bus (id 3)' in found[0].message and 'cannot learn' in found[0].message
-    assert 'does not count' in found[1].message
+    assert 'do not count' in found[1].message
     assert doctor.main(config) == 0
 
 
@@ -544,7 +545,7 @@ def test_the_data_set_is_described_as_preparing_does(tmp_path, name):
         data_config = experiment(layouts.data_config(name, '', tmp_path / 'cache')).data
         data_config.world.update(num_train=2, num_val=1, size=(24, 32))
     dataset = builders.load(data_config)
-    splits, _ = doctor._read_splits(dataset, dataset.splits())
+    splits, _ = doctor.read_splits(dataset, dataset.splits())
     facts = {name: index.of_facts(split.facts) for name, split in splits.items()}
     assert doctor.data_spec(dataset, splits, facts) == data.prepare(data_config).spec
 
@@ -569,7 +570,7 @@ def test_evaluation_is_traced_with_the_shapes_that_it_has(path, tmp_path):
 
 def test_a_signal_ends_the_doctor_in_order(monkeypatch):
     ignored = signal.signal(signal.SIGTERM, lambda *_: None)
-    monkeypatch.setattr(doctor, '_starts_at_one', lambda *_: pytest.fail('nothing asked'))
+    monkeypatch.setattr(reading, 'start_at_one', lambda *_: pytest.fail('nothing asked'))
     monkeypatch.setattr(StopSignal, '__enter__', told_to_stop(StopSignal.__enter__))
     try:
         with pytest.raises(Preempted, match='not examined completely'):

@@ -541,7 +541,7 @@ def test_hyperparameters_of_table_4_1(arg, batch_size, crop, rate, steps):
 def test_tables_resolve(name, scale, rows, tmp_path):
     path = REPOSITORY / f'configs/tables/learned_dilation_{name}.py'
     plan = table.make_table_plan(str(path), scale, str(tmp_path))
-    assert len(plan.table.rows) == rows and len({job.row.key for job in plan.jobs}) == rows
+    assert len(plan.table.rows) == rows and len({job.row.key for job in plan.runs}) == rows
 
 
 def test_rows_of_the_ablation_change_the_layers_that_they_say(monkeypatch, tmp_path):
@@ -551,7 +551,7 @@ def test_rows_of_the_ablation_change_the_layers_that_they_say(monkeypatch, tmp_p
     )
     found = {
         job.row.key: learned_dilation.make_dilations(job.config, 19)
-        for job in plan.jobs
+        for job in plan.runs
         if job.seed == 0
     }
     conv5 = {f'vgg/conv5_{i}/dilation': (1, 4) for i in (1, 2, 3)}
@@ -561,7 +561,7 @@ def test_rows_of_the_ablation_change_the_layers_that_they_say(monkeypatch, tmp_p
     assert found['fixed_3'].ranges == {} and found['fixed_3'].held == ()
     assert found['fixed_mean'].held == tuple(conv5)
     (random,) = (
-        job.config.dilation for job in plan.jobs if job.row.key == 'random' and job.seed == 0
+        job.config.dilation for job in plan.runs if job.row.key == 'random' and job.seed == 0
     )
     assert found['random'].ranges == {**conv5, **fc6} and (random.start, random.rate) == (
         'uniform',
@@ -574,7 +574,7 @@ def test_rows_from_a_trained_net_differ_in_their_factors_alone(monkeypatch, tmp_
     path = REPOSITORY / 'configs/tables/learned_dilation_camvid.py'
     overrides = ['^start$:init_from.path=vgg16.safetensors']
     plan = table.make_table_plan(str(path), 'quick', str(tmp_path), overrides=overrides)
-    rows = {job.row.key: job.config for job in plan.jobs if job.seed == 0}
+    rows = {job.row.key: job.config for job in plan.runs if job.seed == 0}
     start = rows.pop('start')
     assert start.init_from.path == 'vgg16.safetensors' and start.dilation.learn == ()
     for config in rows.values():

@@ -475,7 +475,7 @@ def test_all_rows_of_the_table_begin_from_one_net_and_have_equal_steps(
     scale, start, steps, tmp_path
 ):
     made = plan.make_table_plan('configs/tables/noise_cyclegan_table2.py', scale, str(tmp_path))
-    for job in made.jobs:
+    for job in made.runs:
         is_start = job.row.key == 'start'
         assert job.config.train.num_steps == (start if is_start else steps)
         assert job.config.init_from.path == (

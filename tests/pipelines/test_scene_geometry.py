@@ -488,9 +488,9 @@ def test_losses_that_the_true_depth_does_not_fit_are_refused(change, word):
 
 def test_the_table_of_the_pose_net_resolves(tmp_path):
     plan = table.make_table_plan('configs/tables/scene_geometry_pose.py', 'quick', str(tmp_path))
-    shares = {job.row.key: job.config.augment.flip for job in plan.jobs}
+    shares = {job.row.key: job.config.augment.flip for job in plan.runs}
     assert shares == {'flip_0.0': 0.0, 'flip_0.5': 0.5}
-    assert all(job.config.geometry.depth_from == 'truth' for job in plan.jobs)
+    assert all(job.config.geometry.depth_from == 'truth' for job in plan.runs)
 
 
 def test_the_pose_net_alone_needs_depth():
@@ -669,8 +669,8 @@ def test_the_recipe_of_klingner_has_class_weights_and_a_drop_of_the_rate():
 
 def test_the_table_trains_a_depth_net_once_for_each_seed(tmp_path):
     made = plan.make_table_plan('configs/tables/scene_geometry_results.py', 'quick', str(tmp_path))
-    steps = {(job.row.key, job.seed): job.config.depth.num_steps for job in made.jobs}
-    depth = [job for job in made.jobs if job.config.geometry.depth_from in ('pretrained', 'alone')]
+    steps = {(job.row.key, job.seed): job.config.depth.num_steps for job in made.runs}
+    depth = [job for job in made.runs if job.config.geometry.depth_from in ('pretrained', 'alone')]
     assert {job.row.key for job in depth} == {'depth', 'chen', 'per_class', 'holistic'}
     for job in depth:
         assert (steps[job.row.key, job.seed] > 0) == (job.row.key == 'depth')

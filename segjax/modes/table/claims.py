@@ -12,14 +12,18 @@ from segjax.modes.table.spec import Claim, Column, Condition, Difference, Table
 Cells = Mapping[tuple[str, str], Cell]
 """Cells by (row key, column name)."""
 LEVEL = 0.05
-"""Level of the two-sided t-test."""
+"""Significance level of the two-sided t-test."""
 
 
 class Comparison(NamedTuple):
-    """A claim and, by seed, the number of row `higher` minus that of row `lower`.
+    """A claim with the published difference and the measured differences.
 
-    unmet    conditions of the claim that do not hold, in words
-    remarks  what else a reader of the verdict must know
+    claim      the claim
+    column     of the claim
+    published  difference of the published numbers; None if one of them was not published
+    ours       by seed, the number of row `higher` minus the number of row `lower`
+    unmet      conditions of the claim that do not hold, in words
+    remarks    further facts that a reader of the verdict must know
     """
 
     claim: Claim
@@ -31,31 +35,40 @@ class Comparison(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Says whether the mean difference has the claimed sign, and what speaks against relying on it.
+        """Returns whether the mean difference has the claimed sign, and how reliable this is.
 
-        'within spread' is a mean that Student's t at 5 % cannot tell from 0. A mean of exactly 0 has no sign.
+        'within spread' means that Student's t-test at 5 % cannot tell the mean from 0. A mean of
+        exactly 0 has no sign: 'undecided'.
         """
         mean = self.ours.mean
         if mean is None:
             return 'not measured'
         if self.unmet:
             return 'withheld: ' + '; '.join(self.unmet)
-        said = 'undecided' if mean == 0 else 'holds' if mean > 0 else 'does not hold'
-        if self.ours.std is None:
-            remarks = ('one measurement' if self.column.speed else 'one seed',)
+        if mean == 0:
+            sign = 'undecided'
         else:
-            remarks = ('within spread',) if 0 < self.smallest_effect >= abs(mean) else ()
-        return ', '.join((said, *remarks, *self.remarks))
+            sign = 'holds' if mean > 0 else 'does not hold'
+        remarks = []
+        if self.ours.std is None:
+            remarks.append('one measurement' if self.column.speed else 'one seed')
+        elif 0 < self.smallest_effect >= abs(mean):
+            remarks.append('within spread')
+        return ', '.join((sign, *remarks, *self.remarks))
 
     @property
     def agreeing(self) -> int:
+        """Returns the number of seeds whose difference has the claimed sign."""
         return sum(value > 0 for value in self.ours.values.values())
 
     @property
     def smallest_effect(self) -> float | None:
-        """Returns the half-width of the 95 % interval of the mean; None for fewer than two seeds.
+        """Returns the half-width of the 95 % confidence interval of the mean difference.
 
-        A mean difference must be larger to be told from 0.
+            t(1 - LEVEL / 2, n - 1) std / sqrt(n)        for n seeds
+
+        A mean difference must be larger than this to be told from 0. It is None for fewer than two
+        seeds.
         """
         if self.ours.std is None:
             return None
@@ -64,57 +77,72 @@ class Comparison(NamedTuple):
 
     @property
     def tested(self) -> bool:
-        """Whether the seeds allow a test of this claim and no condition forbids it."""
+        """Returns whether the seeds allow a test of the claim and no condition forbids it."""
         return self.ours.std is not None and not self.unmet
 
 
 def paired(high: Cell, low: Cell) -> Cell:
-    """Returns the differences of the seeds that both cells have."""
-    return Cell(
-        {seed: high.values[seed] - low.values[seed] for seed in high.values if seed in low.values}
-    )
+    """Returns the differences for the seeds that both cells have."""
+    differences = {}
+    for seed, value in high.values.items():
+        if seed in low.values:
+            differences[seed] = value - low.values[seed]
+    return Cell(differences)
 
 
-def difference(of: Claim | Condition | Difference, cells: Cells) -> Cell:
-    """Returns row `higher` minus row `lower` in the column of a claim, a condition or a headline."""
-    return paired(cells[of.higher, of.column], cells[of.lower, of.column])
+def difference(rows: Claim | Condition | Difference, cells: Cells) -> Cell:
+    """Returns row `higher` minus row `lower` in the column of a claim, condition or headline."""
+    return paired(cells[rows.higher, rows.column], cells[rows.lower, rows.column])
 
 
 def compare(table: Table, claim: Claim, cells: Cells, remarks: Sequence[str] = ()) -> Comparison:
-    """Returns a claim with the published difference and ours, paired by seed over the seeds that both rows have."""
+    """Compares a claim with the measured differences, paired by seed.
+
+    Args:
+      table: has the published numbers.
+      claim: of the table.
+      cells: the measured numbers.
+      remarks: to add to the verdict.
+    """
     column = table.column(claim.column)
     above = table.row(claim.higher).published.get(column.name)
     below = table.row(claim.lower).published.get(column.name)
-    theirs = None if above is None or below is None else above - below
-    unmet = (
-        _unmet(condition, table.column(condition.column), cells) for condition in claim.only_if
-    )
-    found = tuple(text for text in unmet if text)
-    return Comparison(claim, column, theirs, difference(claim, cells), found, tuple(remarks))
+    published = None if above is None or below is None else above - below
+    unmet = []
+    for condition in claim.only_if:
+        reason = _unmet(condition, table.column(condition.column), cells)
+        if reason:
+            unmet.append(reason)
+    ours = difference(claim, cells)
+    return Comparison(claim, column, published, ours, tuple(unmet), tuple(remarks))
 
 
 def _unmet(condition: Condition, column: Column, cells: Cells) -> str:
-    """Returns why a condition does not hold, in words; '' if it holds."""
+    """Returns in words why a condition does not hold; '' if it holds."""
     mean = difference(condition, cells).mean
-    what = f'{condition.column} of {condition.higher} over {condition.lower}'
+    measured = f'{condition.column} of {condition.higher} over {condition.lower}'
     why = f' ({condition.why})' if condition.why else ''
     if mean is None:
-        return f'{what} was not measured{why}'
+        return f'{measured} was not measured{why}'
+    bounds = []
+    if condition.at_least is not None and mean < condition.at_least:
+        bounds.append(f'at least {condition.at_least:g}')
+    if condition.at_most is not None and abs(mean) > condition.at_most:
+        bounds.append(f'within {condition.at_most:g} of 0')
+    if not bounds:
+        return ''
     unit = f' {column.unit}' if column.unit else ''
-    too_small = condition.at_least is not None and mean < condition.at_least
-    too_large = condition.at_most is not None and abs(mean) > condition.at_most
-    wanted = [f'at least {condition.at_least:g}'] if too_small else []
-    wanted += [f'within {condition.at_most:g} of 0'] if too_large else []
-    return f'{what} is {mean:.3g}{unit}, wanted {" and ".join(wanted)}{why}' if wanted else ''
+    return f'{measured} is {mean:.3g}{unit}, wanted {" and ".join(bounds)}{why}'
 
 
 def by_chance(comparisons: Sequence[Comparison]) -> str:
-    """Returns how many claims chance alone would decide, in words; '' if none was tested."""
+    """Returns a sentence on how many claims chance alone would decide; '' if none was tested."""
     tested = sum(comparison.tested for comparison in comparisons)
     if not tested:
         return ''
+    claims = '1 claim was' if tested == 1 else f'{tested} claims were'
     return (
-        f'{tested} claim{"s were" if tested > 1 else " was"} tested at {LEVEL:.0%}. If no row differed from another, '
+        f'{claims} tested at {LEVEL:.0%}. If no row differed from another, '
         f'chance alone would put {tested * LEVEL:.2g} of them beyond the spread, '
         f'{tested * LEVEL / 2:.2g} with the claimed sign.'
     )

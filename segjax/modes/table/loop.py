@@ -1,4 +1,4 @@
-"""Trains the jobs of a plan one after the other, writes the outputs after each, and times the rows at the end."""
+"""Trains the runs of a plan in order, writes the outputs, and times the rows at the end."""
 
 from segjax.core import files, parallel
 from segjax.modes.table.numbers import Measured, measure
@@ -11,46 +11,27 @@ from segjax.train.stop import Preempted, StopSignal
 
 
 def run_table(plan: TablePlan) -> None:
-    """Trains what is not finished, one run after the other, and writes the outputs after each and at the end.
+    """Trains the unfinished runs of a plan, and writes the outputs after each run and at the end.
 
-    Where columns show times, the rows are timed before the end (`speed.time_rows`), also if nothing was left to train.
-
-    A run that diverges is noted in its folder (failed.json) and the others go on; a later start does not try it again
-    unless that file is deleted. Rows that begin from a run that diverged are left out.
+    If columns show times, the rows are timed before the end (`speed.time_rows`), even if no run was
+    left to train. A run that diverges is noted in its folder (failed.json), and the next run
+    follows. A later start does not repeat it unless that file is deleted. Rows that begin from a
+    run that diverged are skipped.
 
     Raises:
-      Preempted: told to stop; the same command goes on.
-      InputError: a row that its run would refuse, or whose data are others than those of finished
-        rows, before the first row is trained. Or a run began from a start that has been trained anew since.
+      Preempted: a signal told the process to stop. The same command resumes the table. InputError:
+      before the first run is trained, for a row that its run would refuse, or whose data
+        differ from the data of finished rows. Later, for a run whose start has been trained anew.
     """
-    if plan.added and parallel.is_main():
-        print(
-            f'also trained, because chosen rows begin from them: {", ".join(plan.added)}',
-            flush=True,
-        )
+    if plan.added:
+        rows = ', '.join(plan.added)
+        _print(f'also trained, because chosen rows begin from them: {rows}')
     with StopSignal() as stop:
-        is_open = [to_be_run(job) for job in plan.jobs]
-        finished = [job for job, is_one in zip(plan.jobs, is_open, strict=True) if not is_one]
-        check_runs((job for job in plan.todo if job not in finished), finished, stop)
-        for number, job in enumerate(plan.todo, start=1):
-            if not to_be_run(job):
-                continue
-            if stop.reached():
-                raise Preempted(f'{job.name} had not begun')
-            start = plan.start(job)
-            if start and not has_finished(start):
-                if parallel.is_main():
-                    print(
-                        f'[{number}/{len(plan.todo)}] {job.name} cannot begin: {start.name} diverged',
-                        flush=True,
-                    )
-                continue
-            check_folder(job)  # its start may have been trained anew by now
-            if parallel.is_main():
-                print(f'[{number}/{len(plan.todo)}] {job.name}', flush=True)
-            train(job, stop)
-            if parallel.is_main():
-                write(measure(plan))
+        # All runs are checked before the first is trained: the last run may be hours away.
+        finished = [run for run in plan.runs if not to_be_run(run)]
+        check_runs((run for run in plan.todo if run not in finished), finished, stop)
+        for number in range(1, len(plan.todo) + 1):
+            _train_next(plan, number, stop)
         time_rows(plan, stop)
     if parallel.is_main():
         measured = measure(plan)
@@ -59,8 +40,36 @@ def run_table(plan: TablePlan) -> None:
         print(f'table: {plan.workdir / "table.html"}', flush=True)
 
 
+def _train_next(plan: TablePlan, number: int, stop: StopSignal) -> None:
+    """Trains run `number` of `plan.todo`, counted from 1, unless it has a result or no start."""
+    run = plan.todo[number - 1]
+    place = f'[{number}/{len(plan.todo)}] {run.name}'
+    if not to_be_run(run):
+        return
+    if stop.reached():
+        raise Preempted(f'{run.name} had not begun')
+    start = plan.start(run)
+    if start and not has_finished(start):
+        _print(f'{place} cannot begin: {start.name} diverged')
+        return
+    check_folder(run)  # its start may have been trained anew by now
+    _print(place)
+    train(run, stop)
+    if parallel.is_main():
+        write(measure(plan))
+
+
+def _print(text: str) -> None:
+    """Prints in the main process."""
+    if parallel.is_main():
+        print(text, flush=True)
+
+
 def write(measured: Measured) -> None:
-    """Writes table.md, table.csv, table.json, table.html and, for a table with claims, claims.csv, each whole."""
+    """Writes table.md, table.csv, table.json, table.html, each atomically.
+
+    A table with claims or headlines also gets claims.csv.
+    """
     workdir = measured.plan.workdir
     files.write_json(workdir / 'table.json', as_json(measured))
     files.write_text(workdir / 'table.csv', csv_text(measured))

@@ -1,4 +1,4 @@
-"""The numbers of a table: means and spreads over the seeds, claims, classes, and what is missing."""
+"""The numbers of a table: cells, claims, scores by class, and problems."""
 
 import statistics
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from segjax.modes.table.cells import Cell, score_at
 from segjax.modes.table.claims import Comparison, compare, difference
 from segjax.modes.table.plan import TablePlan, TableRun
 from segjax.modes.table.runs import OPEN, Outcome, outcome
-from segjax.modes.table.spec import Column, Difference, Row
-from segjax.modes.table.speed import Figure, Speeds, figure, first_runs, stored
+from segjax.modes.table.spec import Claim, Column, Difference, Row
+from segjax.modes.table.speed import Figure, Speeds, figure, stored, timed_runs
 from segjax.report.scores import flat_scalars
 from segjax.schema import is_number
 from segjax.train import driver
@@ -18,14 +18,15 @@ from segjax.train import stored as stored_files
 
 
 class Measured(NamedTuple):
-    """Holds all that the outputs show.
+    """Holds everything that the outputs show.
 
+    plan         the plan of the table
     outcomes     by (row key, seed)
     cells        by (row key, column name)
     comparisons  the claims, in the order of the table
     headlines    the differences above the table, with their values by seed
-    speeds       those of finished runs
-    starts       by row key: what the row begins from, in words
+    speeds       of finished runs
+    starts       the start of each row in words, by row key
     """
 
     plan: TablePlan
@@ -37,74 +38,83 @@ class Measured(NamedTuple):
     starts: dict[str, str]
 
 
-def row_starts(plan: TablePlan, outcomes: Mapping[tuple[str, int], Outcome]) -> dict[str, str]:
-    """Returns, by row key, what the row's run of the first seed began from, or will begin from."""
-    found = {}
-    for job in first_jobs(plan):
-        done = outcomes[job.row.key, job.seed] != OPEN
-        stored = stored_files.read_config(job.folder / driver.CONFIG) if done else None
-        found[job.row.key] = starts.text(job.row, job.config, job.folder, stored)
-    return found
-
-
-def first_jobs(plan: TablePlan) -> list[TableRun]:
-    """Returns the job of each row, hidden rows included, with the first seed."""
-    return [job for job in plan.jobs if job.seed == plan.seeds[0]]
-
-
 def measure(plan: TablePlan) -> Measured:
-    """Reads the run folders of all jobs, and the speeds."""
-    outcomes = {(job.row.key, job.seed): outcome(job) for job in plan.jobs}
-    speeds = stored(
-        plan, [job for job in first_runs(plan) if outcomes[job.row.key, job.seed].scores]
-    )
+    """Reads the run folders of all runs, and the speeds."""
+    table = plan.table
+    outcomes = {(run.row.key, run.seed): outcome(run) for run in plan.runs}
+    finished = [run for run in timed_runs(plan) if outcomes[run.row.key, run.seed].scores]
+    speeds = stored(plan, finished)
     cells = {}
-    for row in plan.table.rows:
-        found = {seed: outcomes[row.key, seed] for seed in plan.seeds}
-        for column in plan.table.columns:
+    for row in table.rows:
+        by_seed = {seed: outcomes[row.key, seed] for seed in plan.seeds}
+        for column in table.columns:
             if column.speed:
                 cell = speed_cell(figure(speeds, column.speed, row.key), column, plan.seeds[0])
             else:
-                cell = score_cell(row, column, found)
+                cell = score_cell(row, column, by_seed)
             cells[row.key, column.name] = cell
     begun = row_starts(plan, outcomes)
     comparisons = []
-    for claim in plan.table.claims:
-        rows = [plan.table.row(key) for key in (claim.higher, claim.lower)]
-        differ = begun[claim.higher] != begun[claim.lower] and not any(row.after for row in rows)
-        comparisons.append(
-            compare(plan.table, claim, cells, ['different starts'] if differ else [])
-        )
-    headlines = [(headline, difference(headline, cells)) for headline in plan.table.headlines]
+    for claim in table.claims:
+        remarks = ['different starts'] if _starts_differ(plan, claim, begun) else []
+        comparisons.append(compare(table, claim, cells, remarks))
+    headlines = [(headline, difference(headline, cells)) for headline in table.headlines]
     return Measured(plan, outcomes, cells, comparisons, headlines, speeds, begun)
 
 
-def score_cell(row: Row, column: Column, found: Mapping[int, Outcome]) -> Cell:
-    """A score of a row, from its outcomes by seed."""
-    values = {
-        seed: score_at(stage_scores(row, o.scores), column.score) for seed, o in found.items()
-    }
-    known = {seed: column.factor * value for seed, value in values.items() if value is not None}
-    return Cell(known, sum(bool(o.diverged) for o in found.values()))
+def row_starts(plan: TablePlan, outcomes: Mapping[tuple[str, int], Outcome]) -> dict[str, str]:
+    """Returns by row key the start of the row's run with the first seed, in words.
+
+    A run without a result has the start from which it will begin.
+    """
+    by_key = {}
+    for run in plan.runs:
+        if run.seed != plan.seeds[0]:
+            continue
+        done = outcomes[run.row.key, run.seed] != OPEN
+        stored_config = stored_files.read_config(run.folder / driver.CONFIG) if done else None
+        by_key[run.row.key] = starts.text(run.row, run.config, run.folder, stored_config)
+    return by_key
 
 
-def speed_cell(found: Figure | None, column: Column, seed: int) -> Cell:
-    """A speed of a row; empty where it was not measured."""
-    if found is None:
+def _starts_differ(plan: TablePlan, claim: Claim, begun: Mapping[str, str]) -> bool:
+    """Returns whether a reader must know that the two rows of a claim have different starts.
+
+    If one of the rows begins from another row, the difference is intended.
+    """
+    intended = any(plan.table.row(key).after for key in (claim.higher, claim.lower))
+    return begun[claim.higher] != begun[claim.lower] and not intended
+
+
+def score_cell(row: Row, column: Column, outcomes: Mapping[int, Outcome]) -> Cell:
+    """Returns a score of a row, from its outcomes by seed."""
+    values = {}
+    for seed, result in outcomes.items():
+        value = score_at(stage_scores(row, result.scores), column.score)
+        if value is not None:
+            values[seed] = column.factor * value
+    return Cell(values, diverged=sum(bool(result.diverged) for result in outcomes.values()))
+
+
+def speed_cell(measured: Figure | None, column: Column, seed: int) -> Cell:
+    """Returns a speed of a row under a seed. The cell is empty if it was not measured."""
+    if measured is None:
         return Cell({})
-    low, high = found.quartiles
-    return Cell(
-        {seed: column.factor * found.median}, quartiles=(column.factor * low, column.factor * high)
-    )
+    low, high = measured.quartiles
+    values = {seed: column.factor * measured.median}
+    return Cell(values, quartiles=(column.factor * low, column.factor * high))
 
 
 def stage_scores(row: Row, scores: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The scores of the row's stage; {} if there is none of that name."""
+    """Returns the scores of the row's stage; {} if there is no stage of that name."""
     return scores.get(row.stage or next(reversed(scores), ''), {})
 
 
 def best_rows(measured: Measured, column: Column) -> set[str]:
-    """Keys of the rows whose mean is best, as it is printed; of none where fewer than two were measured."""
+    """Returns the keys of the rows with the best mean, compared as it is printed.
+
+    With fewer than two measured rows, no row is best.
+    """
     rounded = {}
     for row in measured.plan.table.shown:
         mean = measured.cells[row.key, column.name].mean
@@ -117,50 +127,87 @@ def best_rows(measured: Measured, column: Column) -> set[str]:
 
 
 def class_scores(measured: Measured, row: Row) -> dict[str, float | None]:
-    """IoU by class in per cent, the mean over the seeds; {} where the row has none."""
-    found: dict[str, list[float]] = {}
+    """Returns the IoU by class in per cent, averaged over the seeds; {} if the row has none."""
+    by_name: dict[str, list[float]] = {}
     for seed in measured.plan.seeds:
-        by_class = stage_scores(row, measured.outcomes[row.key, seed].scores).get('IoU')
-        for name, value in by_class.items() if isinstance(by_class, Mapping) else ():
-            found.setdefault(name, []).extend([100 * value] if is_number(value) else [])
-    return {name: statistics.fmean(values) if values else None for name, values in found.items()}
+        ious = stage_scores(row, measured.outcomes[row.key, seed].scores).get('IoU')
+        if not isinstance(ious, Mapping):
+            continue
+        for name, value in ious.items():
+            values = by_name.setdefault(name, [])
+            if is_number(value):
+                values.append(100 * value)
+    return {name: statistics.fmean(values) if values else None for name, values in by_name.items()}
+
+
+# --- problems ---
 
 
 def problems(measured: Measured) -> list[str]:
-    """Returns what a reader of the table should know: runs that diverged, stages and scores that no run has."""
-    found = []
-    for job in measured.plan.jobs:
-        o, start = measured.outcomes[job.row.key, job.seed], measured.plan.start(job)
-        if o.diverged:
-            found.append(f'{job.name} diverged: {o.diverged.splitlines()[0]}')
-        elif start and not o.scores and measured.outcomes[start.row.key, start.seed].diverged:
-            found.append(f'{job.name} cannot begin: {start.name} diverged')
-    scores = {}
-    for row in measured.plan.table.rows:
-        runs = [
-            o.scores
-            for seed in measured.plan.seeds
-            if (o := measured.outcomes[row.key, seed]).scores
-        ]
-        if runs and row.stage and row.stage not in runs[0]:
-            found.append(f'{row.key} has no stage {row.stage!r}; there are: {", ".join(runs[0])}')
-        elif runs:
-            scores |= flat_scalars(stage_scores(row, runs[0]))
-    for column in measured.plan.table.columns:
-        if any(measured.cells[row.key, column.name].values for row in measured.plan.table.rows):
+    """Returns sentences on runs that diverged, and on stages and scores that no run has."""
+    return [*_run_problems(measured), *_score_problems(measured)]
+
+
+def _run_problems(measured: Measured) -> list[str]:
+    """Returns sentences on runs that diverged, and on runs whose start diverged."""
+    sentences = []
+    for run in measured.plan.runs:
+        result = _outcome(measured, run)
+        start = measured.plan.start(run)
+        if result.diverged:
+            sentences.append(f'{run.name} diverged: {result.diverged.splitlines()[0]}')
+        elif start and not result.scores and _outcome(measured, start).diverged:
+            sentences.append(f'{run.name} cannot begin: {start.name} diverged')
+    return sentences
+
+
+def _outcome(measured: Measured, run: TableRun) -> Outcome:
+    return measured.outcomes[run.row.key, run.seed]
+
+
+def _score_problems(measured: Measured) -> list[str]:
+    """Returns sentences on rows without their stage, and on columns without a number."""
+    plan = measured.plan
+    sentences = []
+
+    # Names of all scores of the first finished run of each row.
+    scores: dict[str, float | None] = {}
+    for row in plan.table.rows:
+        results = [measured.outcomes[row.key, seed].scores for seed in plan.seeds]
+        first = next((result for result in results if result), None)
+        if first is None:
             continue
-        if column.speed and measured.speeds.rows:
-            whom = f'row {column.speed.over}' if column.speed.over else 'any row'
-            found.append(
-                f'no time of {column.speed.part} for {whom}, which column {column.name} needs'
-            )
-        elif column.score in scores:
-            found.append(
-                f'score {column.score!r} of column {column.name} is empty in every run: nothing to measure'
-            )
-        elif scores and not column.speed:
-            some = ', '.join(list(scores)[:12]) + (', ...' if len(scores) > 12 else '')
-            found.append(
-                f'no run has a score {column.score!r} for column {column.name}; there are: {some}'
-            )
-    return found
+        if row.stage and row.stage not in first:
+            stages = ', '.join(first)
+            sentences.append(f'{row.key} has no stage {row.stage!r}; there are: {stages}')
+        else:
+            scores |= flat_scalars(stage_scores(row, first))
+
+    for column in plan.table.columns:
+        if not any(measured.cells[row.key, column.name].values for row in plan.table.rows):
+            sentences += _column_problem(measured, column, scores)
+    return sentences
+
+
+def _column_problem(
+    measured: Measured, column: Column, scores: Mapping[str, float | None]
+) -> list[str]:
+    """Returns why a column is empty; nothing if its numbers may still come.
+
+    Args:
+      measured: the numbers of the table.
+      column: without a number.
+      scores: all scores of the finished runs, by path.
+    """
+    if column.speed and measured.speeds.rows:
+        row = f'row {column.speed.over}' if column.speed.over else 'any row'
+        return [f'no time of {column.speed.part} for {row}, which column {column.name} needs']
+    if column.score in scores:
+        return [
+            f'score {column.score!r} of column {column.name} is empty in every run: '
+            'nothing to measure'
+        ]
+    if scores and not column.speed:
+        known = ', '.join(list(scores)[:12]) + (', ...' if len(scores) > 12 else '')
+        return [f'no run has a score {column.score!r} for column {column.name}; there are: {known}']
+    return []

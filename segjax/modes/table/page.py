@@ -16,32 +16,23 @@ from segjax.modes.table.text import (
 from segjax.report import charts, html
 from segjax.report.html import escape
 
-NUM_COMPARED = 5  # rows whose classes are compared where the table names none
+NUM_COMPARED = 5
+"""Number of rows whose classes are compared if the table names none."""
 
 
 def page(measured: Measured) -> str:
-    """table.html: the table, the claims, a dot plot for each column, the classes of the compared rows, the runs."""
-    plan = measured.plan
-    table = plan.table
-    badges = ''.join(
-        f'<li>{escape(name)}: {escape(value)}</li>' for name, value in facts(measured).items()
-    )
-    body = [
-        f'<h1>{escape(table.title)}</h1><p class="soft">{escape(table.source)}</p><ul class="badges">{badges}</ul>'
-    ]
-    body += [f'<p>{escape(table.notes)}</p>'] if table.notes else []
-    body.append(f'<pre>{escape(plan.command)}</pre>')
-    notes = '<br>'.join(map(escape, problems(measured)))
-    body.append(f'<p class="note">{notes}</p>' if notes else '')
-    body += [f'<p>{escape(line)}</p>' for line in headline_lines(measured)]
-    body.append(
-        html.card(
-            'Table', html.table(*table_cells(measured, lambda text: f'<b>{text}</b>', escape))
-        )
-    )
-    body += [
-        f'<p class="soft">{escape(text)}</p>' for text in (LEGEND, speed_note(measured)) if text
-    ]
+    """Builds table.html.
+
+    It shows the table, the claims, a dot plot for each column, the classes of the compared rows,
+    and links to the reports of the runs.
+    """
+    table = measured.plan.table
+    body = _header(measured)
+    heads, lines = table_cells(measured, lambda text: f'<b>{text}</b>', escape)
+    body.append(html.card('Table', html.table(heads, lines)))
+    for text in (LEGEND, speed_note(measured)):
+        if text:
+            body.append(f'<p class="soft">{escape(text)}</p>')
     if measured.comparisons:
         body.append(html.card('Orderings', html.table(*claim_cells(measured, escape))))
         body.append(f'<p class="soft">{escape(claims_legend(measured))}</p>')
@@ -51,52 +42,82 @@ def page(measured: Measured) -> str:
     return html.page(table.title, body, charts.STYLE)
 
 
+def _header(measured: Measured) -> list[str]:
+    """Returns the parts above the table: title, conditions, notes, command, problems, headlines."""
+    plan = measured.plan
+    table = plan.table
+    badges = ''
+    for name, value in facts(measured).items():
+        badges += f'<li>{escape(name)}: {escape(value)}</li>'
+    parts = [
+        f'<h1>{escape(table.title)}</h1><p class="soft">{escape(table.source)}</p>'
+        f'<ul class="badges">{badges}</ul>'
+    ]
+    if table.notes:
+        parts.append(f'<p>{escape(table.notes)}</p>')
+    parts.append(f'<pre>{escape(plan.command)}</pre>')
+    sentences = problems(measured)
+    if sentences:
+        parts.append(f'<p class="note">{"<br>".join(map(escape, sentences))}</p>')
+    parts += [f'<p>{escape(line)}</p>' for line in headline_lines(measured)]
+    return parts
+
+
 def plot_name(table: Table, row: Row) -> str:
-    """The name of a row, or its key where others, told apart by labels and numbers in the table, have the same name."""
-    return row.name if [other.name for other in table.rows].count(row.name) == 1 else row.key
+    """Returns the name of a row, or its key if several rows have this name.
+
+    In the table such rows are told apart by their labels and numbers.
+    """
+    names = [other.name for other in table.rows]
+    return row.name if names.count(row.name) == 1 else row.key
 
 
 def _dot_plot(measured: Measured, column: Column) -> str:
-    table, dots = measured.plan.table, []
+    """Plots a column: one dot per row with its range, next to the published number."""
+    table = measured.plan.table
+    dots = []
     for row in table.shown:
         cell = measured.cells[row.key, column.name]
         low, high = cell.range
         note = 'diverged' if cell.diverged and not cell.values else ''
-        dots.append(
-            charts.Dot(
-                plot_name(table, row), cell.mean, low, high, row.published.get(column.name), note
-            )
-        )
+        published = row.published.get(column.name)
+        dots.append(charts.Dot(plot_name(table, row), cell.mean, low, high, published, note))
     ours = 'ours: median, quartiles' if column.speed else 'ours: mean, min to max'
     return charts.dot_plot(heading(column), dots, (ours, 'published'))
 
 
 def _classes(measured: Measured) -> str:
+    """Plots the IoU by class of the compared rows."""
     table = measured.plan.table
     keys = table.compare or tuple(row.key for row in table.shown[:NUM_COMPARED])
-    found = [
-        (plot_name(table, row), class_scores(measured, row))
-        for key in keys
-        for row in table.rows
-        if row.key == key
-    ]
-    classes = list(dict.fromkeys(name for _, scores in found for name in scores))
+    by_row = []
+    for key in keys:
+        row = table.row(key)
+        by_row.append((plot_name(table, row), class_scores(measured, row)))
+    classes = list(dict.fromkeys(name for _, scores in by_row for name in scores))
     if not classes:
         return ''
-    bars = [charts.Bars(name, [scores.get(c) for c in classes]) for name, scores in found if scores]
+    bars = []
+    for name, scores in by_row:
+        if scores:
+            bars.append(charts.Bars(name, [scores.get(each) for each in classes]))
     return '<h3>Classes</h3>' + charts.grouped_bars('IoU [%], mean over the seeds', classes, bars)
 
 
 def _runs(measured: Measured) -> str:
+    """Lists all runs, with links to their reports."""
     plan = measured.plan
     lines = []
     for row in plan.table.rows:
         line = [escape(row.key)]
         for seed in plan.seeds:
-            found = measured.outcomes[row.key, seed]
-            state = 'not run' if found == OPEN else 'diverged' if found.diverged else 'report'
-            link = f'<a href="{escape(row.key)}/seed_{seed}/report.html">{state}</a>'
-            line.append(link if found != OPEN else state)
+            outcome = measured.outcomes[row.key, seed]
+            if outcome == OPEN:
+                line.append('not run')
+            else:
+                text = 'diverged' if outcome.diverged else 'report'
+                target = f'{escape(row.key)}/seed_{seed}/report.html'
+                line.append(f'<a href="{target}">{text}</a>')
         lines.append(line)
     content = html.table(['row', *(f'seed {seed}' for seed in plan.seeds)], lines)
     return f'<details><summary>Runs</summary><div class="scroll">{content}</div></details>'

@@ -1,4 +1,4 @@
-"""What is to be run: the rows of a table at a scale, with each seed, as checked configs."""
+"""Plans the runs of a table: the checked config and the folder of each row with each seed."""
 
 import contextlib
 import json
@@ -22,9 +22,17 @@ from segjax.train import driver, initialization, same_run
 from segjax.train import stored as stored_files
 from segjax.train.stop import StopSignal
 
+FREE = tuple(key for key in config_lib.FREE if key != 'data.classes')
+"""Keys that may change when a row resumes.
+
+A finished row does not read its data again, so the class file is compared by its path.
+"""
+SHAPING = ('pipeline', 'model', 'data', 'augment', 'train', 'evaluate')
+"""Sections that determine the shapes in a step, and thus the sizes of the images of a net."""
+
 
 class TableRun(NamedTuple):
-    """A row with one seed: one run folder."""
+    """A run of a table: a row with one seed, in one run folder."""
 
     row: Row
     seed: int
@@ -33,15 +41,23 @@ class TableRun(NamedTuple):
 
     @property
     def name(self) -> str:
+        """Returns the name of the run in messages."""
         return f'{self.row.key}, seed {self.seed}'
 
 
 class TablePlan(NamedTuple):
     """A table at a scale.
 
-    jobs   all rows with all seeds, in the order of training: the start of a row comes before the row
-    todo   jobs that this start may train (--rows)
-    added  keys of rows that --rows did not name, from which named rows begin
+    table       as its file describes it
+    scale_name  name of the scale
+    scale       size of the experiments
+    seeds       of each row
+    workdir     folder of the run folders and of the outputs
+    command     that was typed
+    runs        all rows with all seeds, in the order of training: the start of a row comes before
+                the row
+    todo        runs that may be trained (--rows)
+    added       keys of rows that --rows did not name, and from which named rows begin
     """
 
     table: Table
@@ -50,15 +66,16 @@ class TablePlan(NamedTuple):
     seeds: tuple[int, ...]
     workdir: pathlib.Path
     command: str
-    jobs: tuple[TableRun, ...]
+    runs: tuple[TableRun, ...]
     todo: tuple[TableRun, ...]
     added: tuple[str, ...] = ()
 
-    def start(self, job: TableRun) -> TableRun | None:
-        """Returns the job whose run this one begins from; None if there is none."""
-        return next(
-            (j for j in self.jobs if (j.row.key, j.seed) == (job.row.start, job.seed)), None
-        )
+    def start(self, run: TableRun) -> TableRun | None:
+        """Returns the run that a run begins from; None if there is none."""
+        for other in self.runs:
+            if other.row.key == run.row.start and other.seed == run.seed:
+                return other
+        return None
 
 
 def make_table_plan(
@@ -70,19 +87,21 @@ def make_table_plan(
     assignments: Sequence[Assignment] = (),
     overrides: Sequence[str] = (),
 ) -> TablePlan:
-    """Loads a table and all its configs, and checks everything that can be checked before a run.
+    """Loads a table and all its configs, and checks everything that needs no run.
 
     Args:
       table: path of the table file.
       scale: a name of its `scales`.
       workdir: folder of the run folders and of the outputs.
-      rows: regular expression, found in the keys of the rows to train; '' is all. The outputs show all rows.
-      seeds: '0,1,2' instead of those of the scale.
-      assignments: single keys for every row, on top of the scale's and the row's own.
-      overrides: 'ROWS:section.key=value' of --override, on top of these, for the rows in whose key ROWS is found.
+      rows: regular expression that the keys of the rows to train contain; '' is all rows. The
+        outputs show all rows.
+      seeds: '0,1,2' in place of the seeds of the scale.
+      assignments: single keys for every row, after the keys of the scale and of the row.
+      overrides: 'ROWS:section.key=value' of --override. They come last and hold for rows whose key
+        contains the regular expression ROWS.
 
     Raises:
-      InputError: what is wrong with any of it, or a run folder that holds results of another config.
+      InputError: any of this is wrong, or a run folder holds results of another config.
     """
     path = pathlib.Path(table).expanduser().absolute()
     content = load(path)
@@ -90,75 +109,53 @@ def make_table_plan(
         raise unknown_name('--scale', scale, content.scales)
     size = content.scales[scale]
     folder = pathlib.Path(workdir).expanduser().absolute()
+
+    # Rows to train: the chosen rows and the rows that they begin from.
     chosen = _chosen_rows(content, rows)
     needed = _with_starts(content, chosen)
+
+    # One config for each row, one run for each row and seed.
     numbers = _parse_seeds(seeds) if seeds else tuple(size.seeds)
-    single = [_parse_override(text, [row.key for row in content.rows]) for text in overrides]
-    configs = {}
-    for row in content.rows:
-        with _located(f'{path}, row {row.key!r}'):
-            own = [assignment for pattern, assignment in single if re.search(pattern, row.key)]
-            configs[row.key] = _config(path, row, size, (*assignments, *own))
-            _check_start(content, row, configs[row.key])
-    if any(column.speed for column in content.columns):
-        _check_bench(path, configs)
-    jobs = []
-    for seed in numbers:
-        for row in _in_order(content):
-            config = configs[row.key].copy_and_resolve_references().lock()
-            config.seed = seed
-            if row.after:
-                config.init_from.path = str(_start_folder(folder, row, seed))
-            config_lib.validate(config)
-            jobs.append(TableRun(row, seed, config, folder / row.key / f'seed_{seed}'))
-    todo = tuple(job for job in jobs if job.row.key in needed)
-    for job in jobs:
-        check_folder(job)
-    command = _command(path, scale, folder, rows, seeds, assignments, overrides)
-    added = tuple(row.key for row in content.rows if row.key in needed - chosen)
-    return TablePlan(content, scale, size, numbers, folder, command, tuple(jobs), todo, added)
+    configs = _row_configs(path, content, size, assignments, overrides)
+    runs = _make_runs(content, configs, numbers, folder)
+    for run in runs:
+        check_folder(run)
+    return TablePlan(
+        content,
+        scale,
+        size,
+        numbers,
+        folder,
+        _command(path, scale, folder, rows, seeds, assignments, overrides),
+        runs,
+        todo=tuple(run for run in runs if run.row.key in needed),
+        added=tuple(row.key for row in content.rows if row.key in needed - chosen),
+    )
+
+
+# --- choosing rows ---
 
 
 def _chosen_rows(table: Table, pattern: str) -> set[str]:
+    """Returns the keys of the rows that --rows names."""
     keys = [row.key for row in table.rows]
+    fix = f'--rows {shlex.quote(re.escape(keys[0]))}'
     try:
         chosen = {key for key in keys if re.search(pattern, key)}
     except re.error as error:
-        got, fix = f'{pattern!r}: {error}', f'--rows {shlex.quote(re.escape(keys[0]))}'
+        got = f'{pattern!r}: {error}'
         raise InputError('--rows', got=got, expected='a regular expression', fix=fix) from None
     if not chosen:
-        got, expected = f'{pattern!r}, found in no key', 'a part of one of ' + ', '.join(keys)
-        raise InputError(
-            '--rows', got=got, expected=expected, fix=f'--rows {shlex.quote(re.escape(keys[0]))}'
-        )
+        got = f'{pattern!r}, which is in no key'
+        expected = 'a part of one of ' + ', '.join(keys)
+        raise InputError('--rows', got=got, expected=expected, fix=fix)
     return chosen
 
 
-def _parse_override(text: str, keys: Sequence[str]) -> tuple[str, Assignment]:
-    """Returns the pattern and the assignment of 'ROWS:section.key=value'."""
-    expected = 'ROWS:section.key=value, with a regular expression for ROWS'
-    example = f"--override '{keys[0]}:train.batch_size=4'"
-    found = re.fullmatch(r'(.+?):([\w.]+)=(.*)', text, re.DOTALL)
-    if not found:
-        raise InputError('--override', got=repr(text), expected=expected, fix=example)
-    pattern, key, value = found.groups()
-    try:
-        matching = [name for name in keys if re.search(pattern, name)]
-    except re.error as error:
-        raise InputError(
-            '--override', got=f'{text!r}: {error}', expected=expected, fix=example
-        ) from None
-    if not matching:
-        got = f'{text!r}: {pattern!r} is found in no key'
-        raise InputError(
-            '--override', got=got, expected='a part of one of ' + ', '.join(keys), fix=example
-        )
-    return pattern, Assignment(key.removeprefix('config.'), value)
-
-
 def _with_starts(table: Table, chosen: set[str]) -> set[str]:
-    """Returns the keys of the chosen rows, and of all rows that these begin from."""
-    needed, waiting = set(), list(chosen)
+    """Returns the keys of the chosen rows and of all rows that they begin from."""
+    needed = set()
+    waiting = list(chosen)
     while waiting:
         key = waiting.pop()
         needed.add(key)
@@ -180,49 +177,92 @@ def _in_order(table: Table) -> list[Row]:
     return ordered
 
 
+def _parse_seeds(text: str) -> tuple[int, ...]:
+    """Returns the seeds of '0,1,2'."""
+    items = [item.strip() for item in text.split(',')]
+    seeds = tuple(int(item) for item in items if re.fullmatch(r'\d+', item))
+    if len(set(seeds)) < len(items):
+        raise InputError(
+            '--seeds', got=repr(text), expected='different whole numbers >= 0', fix='--seeds 0,1,2'
+        )
+    return seeds
+
+
+# --- configs ---
+
+
+def _row_configs(
+    path: pathlib.Path,
+    table: Table,
+    scale: Scale,
+    assignments: Sequence[Assignment],
+    overrides: Sequence[str],
+) -> dict[str, ml_collections.ConfigDict]:
+    """Returns the checked config of each row by key, still without seed and start."""
+    keys = [row.key for row in table.rows]
+    by_pattern = [_parse_override(text, keys) for text in overrides]
+    configs = {}
+    for row in table.rows:
+        with _located(f'{path}, row {row.key!r}'):
+            own = [assignment for pattern, assignment in by_pattern if re.search(pattern, row.key)]
+            configs[row.key] = _config(path, row, scale, (*assignments, *own))
+            _check_start(table, row, configs[row.key])
+    if any(column.speed for column in table.columns):
+        _check_bench(path, configs)
+    return configs
+
+
+def _make_runs(
+    table: Table,
+    configs: Mapping[str, ml_collections.ConfigDict],
+    seeds: Sequence[int],
+    workdir: pathlib.Path,
+) -> tuple[TableRun, ...]:
+    """Returns all rows with the first seed, then all rows with the second seed, and so on."""
+    runs = []
+    rows = _in_order(table)
+    for seed in seeds:
+        for row in rows:
+            config = configs[row.key].copy_and_resolve_references().lock()
+            config.seed = seed
+            if row.after:
+                config.init_from.path = str(_start_folder(workdir, row, seed))
+            config_lib.validate(config)
+            runs.append(TableRun(row, seed, config, workdir / row.key / f'seed_{seed}'))
+    return tuple(runs)
+
+
 def _start_folder(workdir: pathlib.Path, row: Row, seed: int) -> pathlib.Path:
-    """Returns the run folder, or the folder of a stage in it, that a row with `after` begins from."""
+    """Returns the run folder, or the stage folder in it, that a row with `after` begins from."""
     key, _, stage = row.after.partition('/')
     return workdir / key / f'seed_{seed}' / stage
 
 
-def _check_start(table: Table, row: Row, config: ml_collections.ConfigDict) -> None:
-    """Raises InputError for a row whose start is named twice."""
-    if row.after and config.init_from.path:
-        first = row
-        while first.start:
-            first = table.row(first.start)
-        override = shlex.quote(f'^{re.escape(first.key)}$:init_from.path={config.init_from.path}')
-        raise InputError(
-            'config.init_from.path',
-            got=f'{config.init_from.path!r}, and after={row.after!r}',
-            expected=f'one start: this row begins from the run of row {row.start!r}',
-            fix=f'--override {override} gives it to that row alone',
-        )
-
-
-def _parse_seeds(text: str) -> tuple[int, ...]:
-    items = [item.strip() for item in text.split(',')]
-    if not all(re.fullmatch(r'\d+', item) for item in items) or len(
-        {int(item) for item in items}
-    ) < len(items):
-        raise InputError(
-            '--seeds', got=repr(text), expected='different whole numbers >= 0', fix='--seeds 0,1,2'
-        )
-    return tuple(map(int, items))
-
-
-@contextlib.contextmanager
-def _located(where: str) -> Iterator[None]:
-    """Puts the place in front of what an InputError says."""
+def _parse_override(text: str, keys: Sequence[str]) -> tuple[str, Assignment]:
+    """Returns the pattern and the assignment of 'ROWS:section.key=value'."""
+    expected = 'ROWS:section.key=value, with a regular expression for ROWS'
+    example = f"--override '{keys[0]}:train.batch_size=4'"
+    match = re.fullmatch(r'(.+?):([\w.]+)=(.*)', text, re.DOTALL)
+    if not match:
+        raise InputError('--override', got=repr(text), expected=expected, fix=example)
+    pattern, key, value = match.groups()
     try:
-        yield
-    except InputError as error:
-        raise error.at(f'{where}: {error.where}') from error
+        matching = [name for name in keys if re.search(pattern, name)]
+    except re.error as error:
+        got = f'{text!r}: {error}'
+        raise InputError('--override', got=got, expected=expected, fix=example) from None
+    if not matching:
+        got = f'{text!r}: {pattern!r} is in no key'
+        expected = 'a part of one of ' + ', '.join(keys)
+        raise InputError('--override', got=got, expected=expected, fix=example)
+    return pattern, Assignment(key.removeprefix('config.'), value)
 
 
 def config_argument(template: str, variant: str) -> str:
-    """'configs/x.py:{scale},noise=max' with the variant in its place; an empty one leaves no comma behind."""
+    """Fills the variant into a template such as 'configs/x.py:{scale},noise=max'.
+
+    An empty variant leaves no comma behind.
+    """
     name, _, argument = template.partition(':')
     items = [item for item in argument.replace('{scale}', variant).split(',') if item]
     return f'{name}:{",".join(items)}' if items else name
@@ -231,7 +271,17 @@ def config_argument(template: str, variant: str) -> str:
 def _config(
     table: pathlib.Path, row: Row, scale: Scale, assignments: Sequence[Assignment]
 ) -> ml_collections.ConfigDict:
-    """The checked config of a row, but for its seed."""
+    """Returns the checked config of a row.
+
+    Args:
+      table: path of the table file.
+      row: of the table.
+      scale: size of the experiment.
+      assignments: for this row, after the keys of the scale and of the row.
+
+    Raises:
+      InputError: the config is wrong, or an assignment sets the seed.
+    """
     name, colon, argument = config_argument(row.config, scale.variant).partition(':')
     for folder in (pathlib.Path(), table.parent, config_file.PACKAGE.parent):
         if (folder / pathlib.Path(name).expanduser()).is_file():
@@ -250,99 +300,133 @@ def _config(
     return config
 
 
+# --- checks ---
+
+
+@contextlib.contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Puts a location in front of the location that an InputError names."""
+    try:
+        yield
+    except InputError as error:
+        raise error.at(f'{where}: {error.where}') from error
+
+
+def _check_start(table: Table, row: Row, config: ml_collections.ConfigDict) -> None:
+    """Raises InputError if the start of a row is named twice."""
+    if not row.after or not config.init_from.path:
+        return
+    # The first row of the chain is the row that can begin from the path.
+    first = row
+    while first.start:
+        first = table.row(first.start)
+    override = shlex.quote(f'^{re.escape(first.key)}$:init_from.path={config.init_from.path}')
+    raise InputError(
+        'config.init_from.path',
+        got=f'{config.init_from.path!r}, and after={row.after!r}',
+        expected=f'one start: this row begins from the run of row {row.start!r}',
+        fix=f'--override {override} gives it to that row alone',
+    )
+
+
 def _check_bench(path: pathlib.Path, configs: Mapping[str, ml_collections.ConfigDict]) -> None:
-    """Rows that are timed in turn are timed equally often."""
-
-    def calls(config):
-        return f'{config.bench.repetitions} calls after {config.bench.warmup} to warm up'
-
+    """Raises InputError unless all rows are timed equally often, because they are timed in turn."""
     first, *others = configs
+    expected = _bench_calls(configs[first])
     for key in others:
-        if calls(configs[key]) != calls(configs[first]):
+        got = _bench_calls(configs[key])
+        if got != expected:
             raise InputError(
                 f'{path}, row {key!r}: config.bench',
-                got=calls(configs[key]),
-                expected=f'{calls(configs[first])}, as row {first!r}: all rows are timed in turn',
-                fix='repetitions and warmup for all rows: overrides of the scale, or --config.bench.repetitions=10',
+                got=got,
+                expected=f'{expected}, as row {first!r}: all rows are timed in turn',
+                fix='repetitions and warmup for all rows: overrides of the scale, '
+                'or --config.bench.repetitions=10',
             )
 
 
-FREE = tuple(key for key in config_lib.FREE if key != 'data.classes')
-"""Keys that may change when a row resumes. A finished row does not look at its data again, so the class file counts by
-its path."""
+def _bench_calls(config: ml_collections.ConfigDict) -> str:
+    return f'{config.bench.repetitions} calls after {config.bench.warmup} to warm up'
 
 
 def differences(
-    job: TableRun, stored: Mapping[str, Any], free: Collection[str] = FREE
+    run: TableRun, stored: Mapping[str, Any], free: Collection[str] = FREE
 ) -> list[str]:
-    """Returns what differs between the experiment in the folder of a job and the job.
+    """Returns the differences between the experiment in the folder of a run and the run.
 
     Args:
-      job: a row with one seed.
-      stored: the config that the folder keeps.
-      free: keys that may differ. The start of the run is never among them: rows of other starts do not compare.
+      run: a row with one seed.
+      stored: the config in the folder.
+      free: keys that may differ. The start of the run is never among them, because rows with
+        different starts do not compare.
     """
-    wanted = initialization.with_stored_preprocess(job.config, stored)
-    found = config_lib.differences(stored, config_lib.to_json(wanted), free=free)
-    return found or starts.differences(job.row, job.config, job.folder, stored)
+    config = initialization.with_stored_preprocess(run.config, stored)
+    of_config = config_lib.differences(stored, config_lib.to_json(config), free=free)
+    return of_config or starts.differences(run.row, run.config, run.folder, stored)
 
 
-def check_folder(job: TableRun) -> None:
-    """Raises InputError for a run folder of another config or of another start: nothing is written over.
+def check_folder(run: TableRun) -> None:
+    """Raises InputError if the folder of a run holds another config or another start.
 
-    The driver refuses another config too, but the last row is hours away.
+    Nothing is overwritten. The driver also refuses another config, but the last row is hours away.
     """
-    stored = job.folder / driver.CONFIG
-    kept = (job.folder / driver.SCORES).exists() or initialization.has_begun(job.folder)
+    stored = run.folder / driver.CONFIG
+    kept = (run.folder / driver.SCORES).exists() or initialization.has_begun(run.folder)
     if not kept or not stored.exists():
         return
     with _located(str(stored)):
-        found = differences(job, stored_files.read_config(stored))
-    if found:
-        got = config_lib.another_config(found)
-        fix = 'undo the change, take another --workdir, or remove that folder'
-        raise InputError(str(job.folder), got=got, expected=f'the config of {job.name}', fix=fix)
-
-
-SHAPING = ('pipeline', 'model', 'data', 'augment', 'train', 'evaluate')
-"""Sections that decide on the shapes in a step, so on the sizes that a net sees."""
+        changes = differences(run, stored_files.read_config(stored))
+    if changes:
+        raise InputError(
+            str(run.folder),
+            got=config_lib.another_config(changes),
+            expected=f'the config of {run.name}',
+            fix='undo the change, take another --workdir, or remove that folder',
+        )
 
 
 def check_runs(
-    jobs: Iterable[TableRun], finished: Iterable[TableRun] = (), stop: StopSignal | None = None
+    runs: Iterable[TableRun], finished: Iterable[TableRun] = (), stop: StopSignal | None = None
 ) -> None:
-    """Raises InputError for the first job that its run would refuse, before any job is trained.
+    """Raises InputError for the first run that the driver would refuse, before any is trained.
 
-    Prepares the data of all jobs, and checks each distinct config once. Steps take longest to trace:
-    they are traced once for all configs with equal SHAPING sections. A job whose start is not
-    trained yet is checked as if it began at random. Must come after `parallel.initialize`.
+    Prepares the data of all runs, and checks each distinct config once. Tracing the steps takes
+    most of the time, so they are traced once for all configs with equal SHAPING sections. A run
+    whose start is not trained yet is checked as if it began with random parameters. Must come
+    after `parallel.initialize`.
 
     Args:
-      jobs: that are to be trained.
-      finished: jobs with results, whose data must be those of the jobs to be trained.
+      runs: to be trained.
+      finished: runs with results. Their data must be the data of the runs to be trained.
       stop: asked while data are prepared.
     """
-    checked, traced, specs = set(), set(), {}
-    for job in jobs:
-        config = job.config.copy_and_resolve_references().lock()
-        config.seed = 0
-        if job.row.after and not pathlib.Path(config.init_from.path).exists():
+    checked = set()
+    traced = set()
+    specs = {}
+    for run in runs:
+        config = run.config.copy_and_resolve_references().lock()
+        config.seed = 0  # no check depends on the seed
+        if run.row.after and not pathlib.Path(config.init_from.path).exists():
             config.init_from.path = ''
         stored = config_lib.to_json(config)
-        known = json.dumps(stored, sort_keys=True)
-        if known in checked:
+        whole = json.dumps(stored, sort_keys=True)
+        if whole in checked:
             continue
-        checked.add(known)
+        checked.add(whole)
         shaping = json.dumps({key: stored[key] for key in SHAPING if key in stored}, sort_keys=True)
-        with _located(f'row {job.row.key!r}'):
-            run, _ = driver.checked_run(
-                config, str(job.folder), 'train', shaping not in traced, stop
-            )
+        with _located(f'row {run.row.key!r}'):
+            trace = shaping not in traced
+            opened, _ = driver.checked_run(config, str(run.folder), 'train', trace, stop)
         traced.add(shaping)
-        specs[_data_set(config)] = run.spec
-    _check_data(
-        [(job, specs[_data_set(job.config)]) for job in finished if _data_set(job.config) in specs]
-    )
+        specs[_data_set(config)] = opened.spec
+
+    # Finished runs whose data set is prepared now anyway.
+    with_spec = []
+    for run in finished:
+        data_set = _data_set(run.config)
+        if data_set in specs:
+            with_spec.append((run, specs[data_set]))
+    _check_data(with_spec)
 
 
 def _data_set(config: ml_collections.ConfigDict) -> str:
@@ -352,25 +436,29 @@ def _data_set(config: ml_collections.ConfigDict) -> str:
 
 
 def _check_data(finished: Sequence[tuple[TableRun, DataSpec]]) -> None:
-    """Raises InputError for finished jobs whose data changed since: their numbers do not compare with new ones.
+    """Raises InputError if data of finished runs have changed: their numbers do not compare.
 
     Args:
-      finished: jobs, each with its data as they are now. Folders without a spec.json are older than that file.
+      finished: runs, each with its data as they are now. Folders without a spec.json are older than
+        that file and are not compared.
     """
     changed = {}
-    for job, spec in finished:
-        if (job.folder / same_run.SPEC).exists():
-            stages = pipelines.load(job.config.pipeline).make_stages(job.config, spec)
-            if difference := same_run.data_difference(job.folder, spec, stages):
-                changed[job.folder] = difference
+    for run, spec in finished:
+        if (run.folder / same_run.SPEC).exists():
+            stages = pipelines.load(run.config.pipeline).make_stages(run.config, spec)
+            if difference := same_run.data_difference(run.folder, spec, stages):
+                changed[run.folder] = difference
     if changed:
         first, *others = changed
-        where = str(first) + (f' and {len(others)} more' if others else '')
-        fix = f'rm -r {shlex.join(map(str, changed))}, to train them again; or put the data back'
-        got = f'a finished row whose data changed since: {changed[first]}'
         raise InputError(
-            where, got=got, expected='the data of the rows that are still to be trained', fix=fix
+            str(first) + (f' and {len(others)} more' if others else ''),
+            got=f'a finished row whose data have changed since: {changed[first]}',
+            expected='the data of the rows that are still to be trained',
+            fix=f'rm -r {shlex.join(map(str, changed))}, to train them again; or put the data back',
         )
+
+
+# --- the command ---
 
 
 def _command(
@@ -379,22 +467,25 @@ def _command(
     workdir: pathlib.Path,
     rows: str,
     seeds: str,
-    assignments,
+    assignments: Sequence[Assignment],
     overrides: Sequence[str],
 ) -> str:
-    """Returns the command that was given, with paths as one types them in the repository."""
-    words = [
-        *('--mode', 'table', '--table', _shown(path)),
-        *('--scale', scale, '--workdir', _shown(workdir)),
-    ]
-    words += ['--rows', rows] if rows else []
-    words += ['--seeds', seeds] if seeds else []
-    words += [f'--config.{key}' + ('' if text is None else f'={text}') for key, text in assignments]
-    words += [f'--override={text}' for text in overrides]
+    """Returns the command of a plan, with paths as they are typed in the repository."""
+    words = ['--mode', 'table', '--table', _shown(path), '--scale', scale]
+    words += ['--workdir', _shown(workdir)]
+    if rows:
+        words += ['--rows', rows]
+    if seeds:
+        words += ['--seeds', seeds]
+    for key, value in assignments:
+        words.append(f'--config.{key}' + ('' if value is None else f'={value}'))
+    for text in overrides:
+        words.append(f'--override={text}')
     return 'python -m segjax.main ' + shlex.join(words)
 
 
 def _shown(path: pathlib.Path) -> str:
+    """Returns a path relative to the repository or the current folder, if it is inside."""
     for folder in (config_file.PACKAGE.parent, pathlib.Path.cwd()):
         if path.is_relative_to(folder):
             return str(path.relative_to(folder))

@@ -1,4 +1,4 @@
-"""The run folder of a job: training it, and what was found."""
+"""Trains a run of a table in its folder, and reads the outcome."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,11 +10,16 @@ from segjax.modes.table.plan import FREE, TableRun, differences
 from segjax.train import divergence, driver, stored
 from segjax.train.stop import StopSignal
 
-FAILED = 'failed.json'  # beside config.json, in the folder of a run that diverged
+FAILED = 'failed.json'
+"""A file next to config.json in the folder of a run that diverged."""
 
 
 class Outcome(NamedTuple):
-    """What a run folder holds: the scores by stage, or why it diverged, or neither (OPEN)."""
+    """The result in a run folder: scores, or a reason why the run diverged, or neither (OPEN).
+
+    scores    by stage
+    diverged  message of the divergence
+    """
 
     scores: Mapping[str, Any]
     diverged: str = ''
@@ -23,14 +28,16 @@ class Outcome(NamedTuple):
 OPEN = Outcome({})
 
 
-def outcome(job: TableRun) -> Outcome:
-    """The result in the folder of a job; OPEN if there is none of exactly this config."""
-    config, scores, failed = (job.folder / name for name in (driver.CONFIG, driver.SCORES, FAILED))
+def outcome(run: TableRun) -> Outcome:
+    """Returns the result in the folder of a run; OPEN if there is none of exactly this config."""
+    config = run.folder / driver.CONFIG
+    scores = run.folder / driver.SCORES
+    failed = run.folder / FAILED
     if not config.exists() or not (scores.exists() or failed.exists()):
         return OPEN
     # `evaluate` may change when a run resumes, but scores under another protocol do not count.
     free = tuple(key for key in FREE if key != 'evaluate')
-    if differences(job, stored.read_config(config), free):
+    if differences(run, stored.read_config(config), free):
         return OPEN
     if failed.exists():
         return Outcome({}, stored.read_object(failed, ('message',), f'rm {failed}')['message'])
@@ -38,38 +45,42 @@ def outcome(job: TableRun) -> Outcome:
 
 
 def decided_by_main(question: Callable[[], bool]) -> bool:
-    """The main process's answer: all must do the same, and the others may see a folder's files later."""
+    """Returns the main process's answer in all processes.
+
+    All processes must do the same, and files may become visible to some processes later.
+    """
     return bool(parallel.of_main(int(parallel.is_main() and question())))
 
 
-def to_be_run(job: TableRun) -> bool:
-    """Whether there is no result yet."""
-    return decided_by_main(lambda: outcome(job) == OPEN)
+def to_be_run(run: TableRun) -> bool:
+    """Returns whether the folder of a run holds no result yet."""
+    return decided_by_main(lambda: outcome(run) == OPEN)
 
 
-def has_finished(job: TableRun) -> bool:
-    """Whether there are scores."""
-    return decided_by_main(lambda: bool(outcome(job).scores))
+def has_finished(run: TableRun) -> bool:
+    """Returns whether the folder of a run holds scores."""
+    return decided_by_main(lambda: bool(outcome(run).scores))
 
 
-def train(job: TableRun, stop: StopSignal) -> None:
-    """Trains a job in its folder, from where an earlier start left it; if it diverges, the folder says so (FAILED).
+def train(run: TableRun, stop: StopSignal) -> None:
+    """Trains a run in its folder. If it diverges, writes the reason to FAILED.
 
     Args:
-      job: whose folder holds no result (`to_be_run`).
-      stop: that of the whole table.
+      run: without a result (`to_be_run`). An interrupted run resumes.
+      stop: the signal of the whole table.
 
     Raises:
-      Preempted: told to stop.
+      Preempted: a signal told the process to stop.
     """
     if parallel.is_main():
-        # What an earlier start left must not be taken for the result of this one, should it be interrupted.
+        # Old results must not pass for results of this training, should it be interrupted.
         for name in (driver.SCORES, FAILED):
-            (job.folder / name).unlink(missing_ok=True)
+            (run.folder / name).unlink(missing_ok=True)
     try:
-        driver.train(job.config, str(job.folder), stop)
+        driver.train(run.config, str(run.folder), stop)
     except divergence.Diverged as error:
         if parallel.is_main():
-            files.write_json(job.folder / FAILED, {'message': str(error)})
-            print(f'diverged: {job.name}: {error}', flush=True)
-    jax.clear_caches()  # the next run is another program; without this they add up
+            files.write_json(run.folder / FAILED, {'message': str(error)})
+            print(f'diverged: {run.name}: {error}', flush=True)
+    # The next run is another program. Without this the programs of all runs stay in memory.
+    jax.clear_caches()

@@ -1,4 +1,4 @@
-"""What a table file is written in, and the checks of one."""
+"""The vocabulary of table files: tables, rows, columns, claims, and the checks of a table."""
 
 import pathlib
 import re
@@ -12,14 +12,15 @@ from segjax.modes import bench
 from segjax.schema import is_number
 
 EMPTY = MappingProxyType({})
-SPEED = 'speed'  # the first name of a column that is no score
+SPEED = 'speed'
+"""The first name in the score of a column that shows times."""
 
 
 class Speed(NamedTuple):
-    """What a column of times shows.
+    """The time in a column of times.
 
     part  of bench.PARTS: which program of the row's stage is timed
-    over  key of the row by whose time it is divided, in each round; '' is milliseconds per image
+    over  key of the row by whose time it is divided, in each round; '' shows milliseconds per image
     """
 
     part: str
@@ -30,12 +31,13 @@ class Column(NamedTuple):
     """One number of every row: a score, or a speed, which is measured once for all rows (speed.py).
 
     name    heading, as in the paper: 'mIoU'
-    score   its place in the scores of the row's stage: 'mIoU', 'watermark/none/PSNR'; missing or null: an empty cell.
-            Or a time of that stage, at the config of the first seed: 'speed/predict/ms_per_image' (also train and
-            evaluate: bench.PARTS), or 'speed/train/over/KEY', the time per image over that of row KEY
-    unit    of the numbers shown and published: '%', 'dB'
-    factor  times the score gives that unit: 100 for a share in per cent
-    better  'max' or 'min': which of our means is set in bold; '' for none
+    score   its place in the scores of the row's stage: 'mIoU', 'watermark/none/PSNR'. A missing
+            score, or null, leaves the cell empty. Or a time of that stage, at the config of the
+            first seed: 'speed/predict/ms_per_image', or 'speed/train/over/KEY', the time per image
+            over the time of row KEY. The parts are those of bench.PARTS: train, evaluate, predict
+    unit    of the printed and the published numbers: '%', 'dB'
+    factor  times the score is the number in that unit: 100 for a share in per cent
+    better  'max' or 'min': which of our means is printed in bold; '' for none
     digits  after the point
     """
 
@@ -48,7 +50,7 @@ class Column(NamedTuple):
 
     @property
     def speed(self) -> Speed | None:
-        """What is timed; None for a score."""
+        """Returns the time that the column shows; None for a score."""
         first, *names = self.score.split('/')
         if first != SPEED:
             return None
@@ -59,16 +61,18 @@ class Row(NamedTuple):
     """One line of the table: an experiment.
 
     key        name of its folder, unique: 'gaussian_7.38dB'
-    name       as shown
-    config     as after --config, '{scale}' stands for the scale's variant: 'configs/x.py:{scale},noise=max'. The file
-               is looked for in the current folder, in that of the table, and in the repository
-    published  {column name: number}, in the column's unit; no entry: nothing was published
-    overrides  'section.key=value', as after --config.; they come after those of the scale
+    name       as printed
+    config     as after --config, where '{scale}' is replaced by the scale's variant:
+               'configs/x.py:{scale},noise=max'. The file is searched in the current folder, in the
+               folder of the table, and in the repository
+    published  {column name: number}, in the column's unit; no entry if none was published
+    overrides  'section.key=value', as after --config.; they come after the overrides of the scale
     labels     further descriptive cells by heading: {'# of bits': '2'}
-    stage      whose scores count; '' is the last one
-    after      key of the row whose finished run this row begins from, seed by seed: 'common', or 'holistic/depth' for
-               one stage of that run. The run folder becomes this row's init_from.path
-    hidden     a row that only serves as a start: trained, but not printed, plotted or timed
+    stage      whose scores are printed; '' is the last stage
+    after      key of the row whose finished run this row begins from, seed by seed: 'common', or
+               'holistic/depth' for one stage of that run. The run folder becomes this row's
+               init_from.path
+    hidden     whether the row only serves as a start: trained, but not printed, plotted or timed
     """
 
     key: str
@@ -88,12 +92,12 @@ class Row(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """How large the experiments are.
+    """The size of the experiments.
 
-    variant    fills '{scale}' in a row's config; '' leaves it out, with its comma
-    seeds      that are run unless --seeds names others
+    variant    replaces '{scale}' in a row's config; '' also removes its comma
+    seeds      trained unless --seeds names other seeds
     overrides  'section.key=value' for every row
-    note       what a reader must know about it
+    note       what a reader must know about the scale
     """
 
     variant: str
@@ -103,31 +107,33 @@ class Scale(NamedTuple):
 
 
 def small_scale(variant: str, data: str, *overrides: str) -> Scale:
-    """A Scale of three seeds and trainings of minutes, of which the table wants the last scores and nothing else.
+    """Builds a scale for quick runs: three seeds, trainings of minutes, final scores only.
 
     Args:
       variant: as in Scale.
-      data: what is trained on, as the note says it: 'CamVid at 128x96'.
-      *overrides: further ones.
+      data: the training data, as the note names them: 'CamVid at 128x96'.
+      *overrides: further overrides.
     """
     scores_alone = ('logging.num_pictures=0', 'logging.eval_every=0', 'logging.checkpoint_every=0')
     note = (
-        f'Narrow nets from scratch on {data}, a training of minutes: an experiment of its own, whose numbers are not '
-        'comparable with the published ones; only their order is.'
+        f'Narrow nets from scratch on {data}, a training of minutes: an experiment of its own. '
+        'Its numbers are not comparable with the published numbers. Only their order is.'
     )
     return Scale(variant, (0, 1, 2), (*scores_alone, *overrides), note)
 
 
 STREETS = 'the procedural world `streets`'
-"""What `small_scale` calls it."""
+"""The name of the data set `streets` for `small_scale`."""
 
 
 class Condition(NamedTuple):
-    """Bounds the mean difference of two rows: `column` in row `higher` minus row `lower`, paired by seed.
+    """Bounds the mean difference of two rows: `column` in row `higher` minus row `lower`.
 
-    at_least  smallest difference that will do; None: no such bound
-    at_most   largest size of the difference that will do, of either sign; None: no such bound
-    why       reason, printed where the condition fails
+    The difference is paired by seed.
+
+    at_least  smallest accepted difference; None for no such bound
+    at_most   largest accepted size of the difference, of either sign; None for no such bound
+    why       reason, printed if the condition fails
     """
 
     column: str
@@ -139,9 +145,9 @@ class Condition(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """An ordering that the paper claims: row `higher` has the larger number than row `lower` in `column`.
+    """An ordering that the paper claims: `column` is larger in row `higher` than in row `lower`.
 
-    The verdict is withheld unless every condition of `only_if` holds on the measured means.
+    The verdict is withheld unless every condition of `only_if` holds for the measured means.
     """
 
     text: str
@@ -152,9 +158,12 @@ class Claim(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A figure above the table: the mean of `column` in row `higher` minus row `lower`, paired by seed.
+    """A figure above the table: the mean of `column` in row `higher` minus row `lower`.
 
-    unit    of the figure; '' is that of the column
+    The difference is paired by seed.
+
+    name    of the figure
+    unit    of the figure; '' is the unit of the column
     wanted  the size that the experiment needs, in words: 'at least 3'
     """
 
@@ -167,10 +176,10 @@ class Difference(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Holds what a table file describes.
+    """The content of a table file.
 
     title      as printed
-    source     paper and number of the table there
+    source     the paper, and the number of the table in it
     columns    in order
     rows       in order
     scales     by name: 'quick', 'paper'
@@ -205,7 +214,7 @@ class Table(NamedTuple):
 
 
 def load(path: pathlib.Path) -> Table:
-    """The table of a file, checked.
+    """Loads and checks the table of a file.
 
     Raises:
       InputError: no such file, an error in it (with its line), or a table that contradicts itself.
@@ -221,8 +230,11 @@ def load(path: pathlib.Path) -> Table:
     return table
 
 
+# --- checks of a table ---
+
+
 def _check(table: Table, where: str) -> None:
-    """Raises InputError where names repeat, or name nothing."""
+    """Raises InputError if names are not unique, or name nothing that exists."""
     entries = {
         'columns': Column,
         'rows': Row,
@@ -231,42 +243,14 @@ def _check(table: Table, where: str) -> None:
         'headlines': Difference,
     }
     for field, kind in entries.items():
-        _check_tuple(
-            f'{where}: {field}', getattr(table, field), kind, empty=field not in ('columns', 'rows')
-        )
+        empty = field not in ('columns', 'rows')
+        _check_tuple(f'{where}: {field}', getattr(table, field), kind, empty)
     columns = _unique(f'{where}: columns', (column.name for column in table.columns))
     keys = _unique(f'{where}: rows', (row.key for row in table.rows))
     for column in table.columns:
-        if column.better not in ('max', 'min', ''):
-            raise unknown_name(
-                f'{where}: better of column {column.name!r}', column.better, ('max', 'min', '')
-            )
-        _check_score(f'{where}: score of column {column.name!r}', column.score, keys)
-        if column.speed and column.speed.over and table.row(column.speed.over).hidden:
-            got = f'{column.score!r}, over a hidden row'
-            raise InputError(
-                f'{where}: column {column.name!r}',
-                got=got,
-                expected='a row that is shown and timed',
-            )
+        _check_column(table, column, where, keys)
     for row in table.rows:
-        here = f'{where}: row {row.key!r}'
-        if not re.fullmatch(r'[\w+-][\w.+-]*', row.key):
-            expected = 'the name of a folder: letters, digits and any of _ . + -'
-            raise InputError(here, got=repr(row.key), expected=expected)
-        for field in ('published', 'labels'):
-            _check_mapping(
-                f'{here}: {field}', getattr(row, field), (str, int, float), "{'name': ...}"
-            )
-        for name, number in row.published.items():
-            _known(f'{here}: published', name, columns)
-            if not is_number(number):
-                raise InputError(
-                    f'{here}: published',
-                    got=f'{name}: {number!r}',
-                    expected='a number, or no entry',
-                )
-        _check_overrides(here, row.overrides)
+        _check_row(f'{where}: row {row.key!r}', row, columns)
     _check_starts(table, where)
     _check_mapping(f'{where}: scales', table.scales, Scale, "{'quick': Scale('quick', (0, 1, 2))}")
     for name, scale in table.scales.items():
@@ -274,20 +258,69 @@ def _check(table: Table, where: str) -> None:
         _unique(f'{where}: seeds of scale {name!r}', scale.seeds)
         _check_overrides(f'{where}: scale {name!r}', scale.overrides)
     for claim in table.claims:
-        here = f'{where}: claim {claim.text!r}'
-        _check_difference(here, claim, columns, keys)
-        _check_tuple(f'{here}: only_if', claim.only_if, Condition, empty=True)
-        for condition in claim.only_if:
-            _check_difference(f'{here}: only_if', condition, columns, keys)
-            _check_bounds(f'{here}: only_if', condition)
+        _check_claim(f'{where}: claim {claim.text!r}', claim, columns, keys)
     for headline in table.headlines:
         _check_difference(f'{where}: headline {headline.name!r}', headline, columns, keys)
     for key in table.compare:
         _known(f'{where}: compare', key, keys)
 
 
+def _check_column(table: Table, column: Column, where: str, keys: Sequence[str]) -> None:
+    """Raises InputError for a column with an unknown `better`, or a time that is not measured."""
+    better = ('max', 'min', '')
+    if column.better not in better:
+        raise unknown_name(f'{where}: better of column {column.name!r}', column.better, better)
+    _check_score(f'{where}: score of column {column.name!r}', column.score, keys)
+    if column.speed and column.speed.over and table.row(column.speed.over).hidden:
+        raise InputError(
+            f'{where}: column {column.name!r}',
+            got=f'{column.score!r}, over a hidden row',
+            expected='a row that is shown and timed',
+        )
+
+
+def _check_score(where: str, score: str, keys: Sequence[str]) -> None:
+    """Raises InputError for a speed that cannot be measured.
+
+    Scores that are no speeds are known only after the first run.
+    """
+    match score.split('/'):
+        case [first, *_] if first != SPEED:
+            return
+        case [_, part, 'ms_per_image']:
+            _known(where, part, bench.PARTS)
+        case [_, part, 'over', key]:
+            _known(where, part, bench.PARTS)
+            _known(where, key, keys)
+        case _:
+            part = bench.PARTS[-1]
+            expected = (
+                f"'{SPEED}/{part}/ms_per_image', "
+                f"or '{SPEED}/{part}/over/{keys[0]}' with the key of a row"
+            )
+            raise InputError(
+                where, got=repr(score), expected=f'{expected}; parts: {", ".join(bench.PARTS)}'
+            )
+
+
+def _check_row(where: str, row: Row, columns: Sequence[str]) -> None:
+    """Raises InputError for a row with a wrong key, published number, label or override."""
+    if not re.fullmatch(r'[\w+-][\w.+-]*', row.key):
+        expected = 'the name of a folder: letters, digits and any of _ . + -'
+        raise InputError(where, got=repr(row.key), expected=expected)
+    for field in ('published', 'labels'):
+        _check_mapping(f'{where}: {field}', getattr(row, field), (str, int, float), "{'name': ...}")
+    for name, number in row.published.items():
+        _known(f'{where}: published', name, columns)
+        if not is_number(number):
+            raise InputError(
+                f'{where}: published', got=f'{name}: {number!r}', expected='a number, or no entry'
+            )
+    _check_overrides(where, row.overrides)
+
+
 def _check_starts(table: Table, where: str) -> None:
-    """Raises InputError where rows begin after an unknown row, or in a circle."""
+    """Raises InputError if rows begin after an unknown row, or in a circle."""
     starts = {row.key: row.start for row in table.rows}
     for row in table.rows:
         if row.after:
@@ -297,14 +330,23 @@ def _check_starts(table: Table, where: str) -> None:
         while starts[path[-1]]:
             path.append(starts[path[-1]])
             if path[-1] == key:
-                circle = ' after '.join(path)
                 raise InputError(
                     f'{where}: row {key!r}: after',
-                    got=f'a circle: {circle}',
+                    got=f'a circle: {" after ".join(path)}',
                     expected='a row that does not wait for this one',
                 )
+            # A circle further down the path, which is found from one of its own rows.
             if path[-1] in path[:-1]:
                 break
+
+
+def _check_claim(where: str, claim: Claim, columns: Sequence[str], keys: Sequence[str]) -> None:
+    """Raises InputError for a claim or a condition about unknown rows or columns."""
+    _check_difference(where, claim, columns, keys)
+    _check_tuple(f'{where}: only_if', claim.only_if, Condition, empty=True)
+    for condition in claim.only_if:
+        _check_difference(f'{where}: only_if', condition, columns, keys)
+        _check_bounds(f'{where}: only_if', condition)
 
 
 def _check_difference(
@@ -324,29 +366,19 @@ def _check_bounds(where: str, condition: Condition) -> None:
     bounds = [x for x in (condition.at_least, condition.at_most) if x is not None]
     if not bounds or not all(map(is_number, bounds)):
         got = f'at_least={condition.at_least!r}, at_most={condition.at_most!r}'
-        raise InputError(where, got=got, expected='a number for one of them', fix='at_least=3')
+        raise InputError(
+            where, got=got, expected='a number for at least one of the two', fix='at_least=3'
+        )
 
 
-def _check_score(where: str, score: str, keys: Sequence[str]) -> None:
-    """Raises InputError for a speed that cannot be measured; other scores are known after the first run."""
-    match score.split('/'):
-        case [first, *_] if first != SPEED:
-            return
-        case [_, part, 'ms_per_image']:
-            _known(where, part, bench.PARTS)
-        case [_, part, 'over', key]:
-            _known(where, part, bench.PARTS)
-            _known(where, key, keys)
-        case _:
-            part = bench.PARTS[-1]
-            expected = f"'{SPEED}/{part}/ms_per_image', or '{SPEED}/{part}/over/{keys[0]}' with the key of a row"
-            raise InputError(
-                where, got=repr(score), expected=f'{expected}; parts: {", ".join(bench.PARTS)}'
-            )
+# --- checks of values ---
 
 
 def _check_tuple(where: str, value: Any, kind: type, empty: bool = False) -> None:
-    """A tuple of `kind`: (Row(...)) and ('a=1') without a comma are the thing itself."""
+    """Raises InputError unless the value is a tuple of `kind`.
+
+    A comma is easily forgotten: (Row(...)) and ('a=1') are no tuples.
+    """
     plain = isinstance(value, (tuple, list)) and not hasattr(value, '_fields')
     if not plain or not all(isinstance(v, kind) for v in value) or not (value or empty):
         example = {str: "('...',)", int: '(0, 1, 2)'}.get(kind, f'({kind.__name__}(...),)')
@@ -354,11 +386,13 @@ def _check_tuple(where: str, value: Any, kind: type, empty: bool = False) -> Non
 
 
 def _check_mapping(where: str, value: Any, kind: type | tuple[type, ...], example: str) -> None:
+    """Raises InputError unless the value is a mapping to values of `kind`."""
     if not isinstance(value, Mapping) or not all(isinstance(v, kind) for v in value.values()):
         raise InputError(where, got=repr(value)[:80], expected=f'a dict, as {example}')
 
 
 def _check_overrides(where: str, overrides: Sequence[str]) -> None:
+    """Raises InputError unless all overrides are 'section.key=value'."""
     _check_tuple(f'{where}: overrides', overrides, str, empty=True)
     for item in overrides:
         if '=' not in item:
@@ -366,17 +400,16 @@ def _check_overrides(where: str, overrides: Sequence[str]) -> None:
 
 
 def _unique(where: str, names: Iterable[Any]) -> list[Any]:
+    """Returns the names as a list. Raises InputError if a name occurs twice."""
     names = list(names)
     for name in names:
         if names.count(name) > 1:
-            raise InputError(
-                where,
-                got=f'{name!r} {names.count(name)} times',
-                expected='a name of its own for each',
-            )
+            got = f'{name!r} {names.count(name)} times'
+            raise InputError(where, got=got, expected='a name of its own for each')
     return names
 
 
 def _known(where: str, name: str, names: Iterable[str]) -> None:
+    """Raises InputError for an unknown name."""
     if name not in names:
         raise unknown_name(where, name, names)

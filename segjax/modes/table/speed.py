@@ -1,8 +1,8 @@
-"""What the rows of a table cost: times of the programs that columns ask for, in <workdir>/speed.json.
+"""Times the programs of the rows of a table that columns ask for, and keeps them in speed.json.
 
-Scores hold nothing that depends on a clock, and times compare only where they were taken in turn by one process. So no
-run is timed while it trains. When nothing is left to train, the programs of all rows that have finished are timed in
-one go.
+Scores contain nothing that depends on a clock. Times compare only if one process measures them in
+turn, so no run is timed while it trains. When no run is left to train, the programs of all finished
+rows are timed together. The file is <workdir>/speed.json.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,20 +23,23 @@ from segjax.train import stored as stored_files
 from segjax.train.stop import Preempted, StopSignal
 
 FILE = 'speed.json'
-# Of the keys that do not change what is learned, these change what a call costs. The seed changes no cost.
 COSTLY = ('parallel', 'predict', 'evaluate', 'bench')
+"""Keys that do not change what is learned, but change the cost of a call."""
 FREE = ('seed', *(key for key in plan_lib.FREE if key not in COSTLY))
+"""Keys that change no cost, so that times of another value still count."""
 
 
 class Speeds(NamedTuple):
-    """What speed.json holds.
+    """The content of speed.json.
 
     environment  facts of core/environment.py about the measurement
-    repetitions  timed calls, after `warmup` others
-    parts        that were timed, of bench.PARTS
-    rows         {key: {'config': .., 'stage': `Row.stage`, 'dtype': .., 'parts': {part: ENTRY}}}; a part is missing
-                 where the stage has none. ENTRY is {'batch_size': images per call, 'size': [height, width],
-                 'ms_per_image': {'median': .., 'quartiles': [.., ..]}, 'seconds_per_image': that of each round}
+    repetitions  timed calls
+    warmup       calls before the timed calls
+    parts        timed parts, of bench.PARTS
+    rows         {key: {'config': .., 'stage': `Row.stage`, 'dtype': .., 'parts': {part: ENTRY}}}.
+                 A part is missing if the stage has none. ENTRY is {'batch_size': images per call,
+                 'size': [height, width], 'ms_per_image': {'median': .., 'quartiles': [.., ..]},
+                 'seconds_per_image': of each round}
     """
 
     environment: Mapping[str, Any]
@@ -57,36 +60,41 @@ class Figure(NamedTuple):
 
 
 def time_rows(plan: TablePlan, stop: StopSignal) -> None:
-    """Times the rows that have finished with the first seed, unless speed.json holds them as they are now.
+    """Times the rows that have finished with the first seed, unless speed.json has their times.
 
-    It holds them if none is missing, and config, stage, columns and environment are those of the measurement.
-    Otherwise all of them are timed again. Parameters are fresh; a program is called as `--mode bench` calls it.
-    For each part the programs and states of all rows are on the devices at once: together they need more memory than
-    each alone. All processes must call this; the main one decides, and writes.
+    It has them if no row is missing, and if config, stage, columns and environment are unchanged.
+    Otherwise all rows are timed again. Parameters are fresh. A program is called as `--mode bench`
+    calls it. For each part the programs and states of all rows are on the devices at once: together
+    they need more memory than each alone. All processes must call this function. The main process
+    decides and writes.
 
     Args:
-      plan: of which nothing is left to train.
-      stop: that of the whole table, asked before each program is compiled.
+      plan: without runs that are left to train.
+      stop: the signal of the whole table, asked before each program is compiled.
 
     Raises:
-      Preempted: told to stop; nothing is kept, the next start begins anew.
+      Preempted: a signal told the process to stop. No time is kept, and the next start times all
+      rows.
     """
     parts = parts_asked_for(plan.table)
     if not parts:
         return
-    jobs = list(filter(has_finished, first_runs(plan)))
+    runs = list(filter(has_finished, timed_runs(plan)))
     conditions = environment.describe_topology(parallel.topology())
 
     def is_due():
-        found = stored(plan, jobs)
-        missing = {job.row.key for job in jobs} - set(found.rows)
-        return bool(missing or set(parts) - set(found.parts)) or found.environment != conditions
+        speeds = stored(plan, runs)
+        if speeds.environment != conditions:
+            return True
+        missing_rows = {run.row.key for run in runs} - set(speeds.rows)
+        missing_parts = set(parts) - set(speeds.parts)
+        return bool(missing_rows or missing_parts)
 
-    if not jobs or not decided_by_main(is_due):
+    if not runs or not decided_by_main(is_due):
         return
-    settings = jobs[0].config.bench  # as often for all rows (plan.py)
-    opened = _open(jobs)
-    rows = {job.row.key: _row(job) for job in jobs}
+    settings = runs[0].config.bench  # equal for all rows (plan.py)
+    opened = _open(runs)
+    rows = {run.row.key: _row(run) for run in runs}
     for part in parts:
         if parallel.is_main():
             print(f'speed: {part}, {len(opened)} rows in turn', flush=True)
@@ -98,43 +106,56 @@ def time_rows(plan: TablePlan, stop: StopSignal) -> None:
 
 
 def parts_asked_for(table: Table) -> list[str]:
-    """Those of bench.PARTS that columns show."""
+    """Returns the parts of bench.PARTS that columns show."""
     asked = {column.speed.part for column in table.columns if column.speed}
     return [part for part in bench.PARTS if part in asked]
 
 
-def first_runs(plan: TablePlan) -> list[TableRun]:
-    """Returns the job of each printed row with the first seed: the job that is timed."""
-    return [job for job in plan.jobs if job.seed == plan.seeds[0] and not job.row.hidden]
+def timed_runs(plan: TablePlan) -> list[TableRun]:
+    """Returns the timed run of each printed row: the run with the first seed."""
+    return [run for run in plan.runs if run.seed == plan.seeds[0] and not run.row.hidden]
 
 
-def stored(plan: TablePlan, jobs: Sequence[TableRun]) -> Speeds:
-    """What speed.json holds of these jobs as they are now; other rows are left out."""
+# --- reading ---
+
+
+def stored(plan: TablePlan, runs: Sequence[TableRun]) -> Speeds:
+    """Reads speed.json, without rows that are not among the runs as they are now."""
     path = plan.workdir / FILE
     if not path.exists():
         return NOTHING
     speeds = Speeds(**stored_files.read_object(path, Speeds._fields, f'rm {path}'))
-    known = ((job, speeds.rows[job.row.key]) for job in jobs if job.row.key in speeds.rows)
-    return speeds._replace(rows={job.row.key: row for job, row in known if _is_of(row, job)})
+    rows = {}
+    for run in runs:
+        row = speeds.rows.get(run.row.key)
+        if row is not None and _costs_the_same(row, run):
+            rows[run.row.key] = row
+    return speeds._replace(rows=rows)
 
 
-def _is_of(row: Mapping[str, Any], job: TableRun) -> bool:
-    same_cost = not config_lib.differences(row['config'], config_lib.to_json(job.config), free=FREE)
-    return row['stage'] == job.row.stage and same_cost
+def _costs_the_same(row: Mapping[str, Any], run: TableRun) -> bool:
+    """Returns whether a stored row was timed with the stage and the config of a run."""
+    changes = config_lib.differences(row['config'], config_lib.to_json(run.config), free=FREE)
+    return row['stage'] == run.row.stage and not changes
 
 
 def figure(speeds: Speeds, speed: Speed, key: str) -> Figure | None:
-    """What a column of times shows of row `key`: milliseconds per image or a ratio; None if it was not measured."""
-    measured = {
-        row: bench.Measurement(tuple(content['parts'][speed.part]['seconds_per_image']))
-        for row, content in speeds.rows.items()
-        if speed.part in content['parts']
-    }
+    """Returns the number in a column of times of row `key`; None if it was not measured.
+
+    It is a time in milliseconds per image, or a ratio.
+    """
+    measured = {}
+    for row, content in speeds.rows.items():
+        if speed.part in content['parts']:
+            seconds = content['parts'][speed.part]['seconds_per_image']
+            measured[row] = bench.Measurement(tuple(seconds))
     if key not in measured:
         return None
     if not speed.over:
         return _milliseconds(measured[key])
-    return Figure(*bench.ratios(measured, speed.over)[key]) if speed.over in measured else None
+    if speed.over not in measured:
+        return None
+    return Figure(*bench.ratios(measured, speed.over)[key])
 
 
 def _milliseconds(measurement: bench.Measurement) -> Figure:
@@ -142,31 +163,34 @@ def _milliseconds(measurement: bench.Measurement) -> Figure:
     return Figure(1e3 * measurement.median, (1e3 * low, 1e3 * high))
 
 
-# --- measuring --------------------------------------------------------------------------------------------------------
+# --- measuring ---
 
 
-def _row(job: TableRun) -> dict[str, Any]:
-    """An entry of `Speeds.rows`, nothing timed yet."""
-    config = job.config
+def _row(run: TableRun) -> dict[str, Any]:
+    """Returns an entry of `Speeds.rows` without times."""
+    config = run.config
     return {
         'config': config_lib.to_json(config),
-        'stage': job.row.stage,
+        'stage': run.row.stage,
         'dtype': config.train.dtype,
         'parts': {},
     }
 
 
-def _open(jobs: Sequence[TableRun]) -> dict[str, bench.TimedRun]:
-    """The stages of rows at fresh parameters, by key; a row whose stage does not exist is left out."""
+def _open(runs: Sequence[TableRun]) -> dict[str, bench.TimedRun]:
+    """Opens the timed stage of each row at fresh parameters, by row key.
+
+    A row whose stage does not exist is left out.
+    """
     opened = {}
-    for job in jobs:
-        run, stages = driver.open_run(
-            config_file.overridden(job.config, bench.FRESH), str(job.folder), 'train'
-        )
+    for run in runs:
+        fresh = config_file.overridden(run.config, bench.FRESH)
+        opened_run, stages = driver.open_run(fresh, str(run.folder), 'train')
         names = [stage.name for stage in stages]
-        wanted = job.row.stage or names[-1]
-        if wanted in names:
-            opened[job.row.key] = bench.fresh_jobs(run, stages[: names.index(wanted) + 1])[-1]
+        name = run.row.stage or names[-1]
+        if name in names:
+            until = names.index(name) + 1
+            opened[run.row.key] = bench.fresh_runs(opened_run, stages[:until])[-1]
     return opened
 
 
@@ -176,19 +200,29 @@ def _time(
     settings: ml_collections.ConfigDict,
     stop: StopSignal,
 ) -> dict[str, dict[str, Any]]:
-    """The entries of one part; its programs are gone when it returns."""
+    """Times one part of all rows in turn. Its programs are released when this returns.
+
+    Args:
+      part: of bench.PARTS.
+      opened: the stages by row key.
+      settings: `config.bench`.
+      stop: asked before each program is compiled.
+
+    Returns:
+      ENTRY of `Speeds.rows` by row key.
+    """
     timed = {}
-    for key, job in opened.items():
+    for key, run in opened.items():
         if stop.reached():
             raise Preempted('the rows had not been timed')
-        timed |= bench.prepare(part, {key: job})
+        timed |= bench.prepare(part, {key: run})
     measurements = bench.per_image(timed, bench.measure_calls(timed, settings))
-    return {
-        key: {
+    entries = {}
+    for key, measurement in measurements.items():
+        entries[key] = {
             'batch_size': timed[key].batch_size,
             'size': timed[key].size,
             'ms_per_image': _milliseconds(measurement)._asdict(),
             'seconds_per_image': measurement.seconds,
         }
-        for key, measurement in measurements.items()
-    }
+    return entries

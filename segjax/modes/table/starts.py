@@ -1,6 +1,7 @@
-"""Compares what the rows of a table begin from: the start is part of a row.
+"""Compares the starts of the rows of a table: the parameters from which their runs begin.
 
-A resumed run may drop its `init_from.path`. A comparison of rows may not.
+The start is part of a row. A resumed run may drop its `init_from.path`, a row of a table may not,
+because rows with different starts do not compare.
 """
 
 import functools
@@ -18,15 +19,17 @@ from segjax.train import initialization
 from segjax.train import stored as stored_files
 
 KEYS = ('nets', 'source', 'partial')
-"""Keys of config.init_from, besides the path, that change what a run begins from."""
+"""Keys of config.init_from in addition to the path that change the start of a run."""
 
 
 def recorded(folder: pathlib.Path, stored: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """Returns what a run began from: the section `init_from`, and the digest of the parameters ('' if unknown).
+    """Returns the start of a run: its section `init_from`, and the digest of the parameters.
+
+    The digest is '' if it is unknown.
 
     Args:
       folder: the run folder.
-      stored: the config that it keeps, for runs that are older than start.json.
+      stored: the config in the run folder, which is used for runs older than start.json.
     """
     path = folder / files.START
     if path.exists():
@@ -41,49 +44,59 @@ def differences(
     folder: pathlib.Path,
     stored: Mapping[str, Any],
 ) -> list[str]:
-    """Returns what differs between the start of a finished run and the start that its row wants now.
+    """Returns the differences between the start of a finished run and the start of its row now.
 
-    A file of weights, or a run folder, is known by the digest of its arrays: it may have moved. If the digest cannot
-    be computed any more, the path decides. A row with `after` is known by the row that it begins from, and by the
-    digest of that row's run, which may have been trained anew.
+    A file of weights, or a run folder, is known by the digest of its arrays, because it may have
+    moved. If the digest cannot be computed any more, the path decides. A row with `after` is known
+    by the row that it begins from and by the digest of that row's run, which may have been trained
+    anew.
 
     Args:
       row: of the table.
-      config: that the row wants.
+      config: of the row.
       folder: the run folder.
-      stored: the config that the run folder keeps.
+      stored: the config in the run folder.
     """
-    old, known = recorded(folder, stored)
+    old, old_digest = recorded(folder, stored)
     new = config_lib.to_json(config)['init_from']
     if not old['path'] and not new['path']:
         return []
-    found = [
-        f'init_from.{key}: {old[key]!r}, now {new[key]!r}' for key in KEYS if old[key] != new[key]
-    ]
-    if not _same_parameters(row, old['path'], known, new):
-        now = digest(new['path'], new['source'])
-        shown = [
-            path + (f' ({digits})' if digits else '')
-            for path, digits in ((old['path'], known), (new['path'], now))
-        ]
-        found.insert(0, f'init_from.path: {shown[0]!r}, now {shown[1]!r}')
-    return found
+    changes = []
+    if not _same_parameters(row, old['path'], old_digest, new):
+        before = _with_digest(old['path'], old_digest)
+        now = _with_digest(new['path'], digest(new['path'], new['source']))
+        changes.append(f'init_from.path: {before!r}, now {now!r}')
+    for key in KEYS:
+        if old[key] != new[key]:
+            changes.append(f'init_from.{key}: {old[key]!r}, now {new[key]!r}')
+    return changes
 
 
-def _same_parameters(row: Row, old: str, known: str, new: Mapping[str, Any]) -> bool:
+def _with_digest(path: str, digits: str) -> str:
+    return path + (f' ({digits})' if digits else '')
+
+
+def _same_parameters(row: Row, old: str, old_digest: str, new: Mapping[str, Any]) -> bool:
+    """Returns whether a run began from the parameters that its row begins from now.
+
+    Args:
+      row: of the table.
+      old: the path that the run began from.
+      old_digest: of the parameters that were read there; '' if unknown.
+      new: the section init_from of the row's config.
+    """
     if not old or not new['path']:
         return old == new['path']
     if row.after:
-        tail = -2 - row.after.count(
-            '/'
-        )  # row, seed and perhaps stage: the folder of the table may have moved
+        # Compare row, seed and perhaps stage alone: the folder of the table may have moved.
+        tail = -2 - row.after.count('/')
         same_place = pathlib.Path(old).parts[tail:] == pathlib.Path(new['path']).parts[tail:]
     else:
         same_place = _absolute(old) == _absolute(new['path'])
-    now = digest(new['path'], new['source'])
-    if not now or not known:
+    new_digest = digest(new['path'], new['source'])
+    if not new_digest or not old_digest:
         return same_place
-    return now == known and (same_place or not row.after)
+    return new_digest == old_digest and (same_place or not row.after)
 
 
 def _absolute(path: str) -> pathlib.Path:
@@ -91,13 +104,22 @@ def _absolute(path: str) -> pathlib.Path:
 
 
 def digest(path: str, source: str) -> str:
-    """Returns the digest of what is at a path now; '' if nothing can be read there."""
-    here = _absolute(path)
-    return _digest(path, source, here.stat().st_mtime_ns if here.exists() else 0) if path else ''
+    """Returns the digest of the arrays at a path; '' if nothing can be read there.
+
+    Args:
+      path: of a file of weights or a run folder.
+      source: as config.init_from.source.
+    """
+    if not path:
+        return ''
+    absolute = _absolute(path)
+    modified = absolute.stat().st_mtime_ns if absolute.exists() else 0
+    return _digest(path, source, modified)
 
 
 @functools.cache
-def _digest(path: str, source: str, _: int) -> str:
+def _digest(path: str, source: str, modified: int) -> str:
+    """Computes `digest`. The time of the last change is part of the cache's key."""
     init_from = ml_collections.ConfigDict({'path': path, 'source': source})
     try:
         return initialization.digest(initialization.reader(init_from)())
@@ -111,15 +133,15 @@ def text(
     folder: pathlib.Path,
     stored: Mapping[str, Any] | None,
 ) -> str:
-    """Returns what a row begins from, in words: 'random', 'row common', 'weights.pth (0123456789ab)'.
+    """Describes the start of a row: 'random', 'row common', 'weights.pth (0123456789ab)'.
 
     Args:
       row, config, folder: as in `differences`.
-      stored: the config that the run folder keeps; None if there is none, or of another experiment.
+      stored: the config in the run folder; None if there is none, or one of another experiment.
     """
     if row.after:
         return f'row {row.after}'
-    init_from, known = recorded(folder, stored) if stored else (config.init_from, '')
+    init_from, known_digest = recorded(folder, stored) if stored else (config.init_from, '')
     if not init_from['path']:
         return 'random'
-    return pathlib.Path(init_from['path']).name + (f' ({known})' if known else '')
+    return _with_digest(pathlib.Path(init_from['path']).name, known_digest)

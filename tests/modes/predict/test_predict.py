@@ -18,8 +18,11 @@ from segjax import config as config_lib
 from segjax import data
 from segjax.core import parallel
 from segjax.data import transforms
+from segjax.data.image_files import ImageSource
 from segjax.errors import InputError
 from segjax.modes import predict
+from segjax.modes.predict import assembly as assembly_lib
+from segjax.modes.predict import outputs
 from segjax.protocol import TrainState
 from segjax.spec import ClassSpec, DataSpec
 from segjax.train import driver
@@ -79,12 +82,12 @@ def whole_probabilities(net, image, config, spec, monkeypatch):
         strips.append(np.stack(list(planes), axis=-1))
         return np.zeros(strips[-1].shape[:2], np.uint8), strips[-1].max(-1)
 
-    monkeypatch.setattr(predict, 'argmax', catch)
-    source = predict.ImageSource(None, 'image')
-    jobs = predict.all_tiles([predict.Assembly(source, image, plan, spec.classes.num_classes)])
+    monkeypatch.setattr(assembly_lib, 'argmax', catch)
+    source = ImageSource(None, 'image')
+    cut_tiles = predict.all_tiles([predict.Assembly(source, image, plan, spec.classes.num_classes)])
     done = [
         assembly.add(place, values)
-        for assembly, place, values in predict.predicted(net, plan, jobs)
+        for assembly, place, values in predict.predict_tiles(net, plan, cut_tiles)
     ]
     assert done == [False] * (len(done) - 1) + [True]
     return np.concatenate(strips)
@@ -184,7 +187,7 @@ def test_the_net_sees_the_pixels_that_it_sees_in_evaluation(size):
     """An image up to the size of the data set's largest, and one that shrinks by more than 2."""
     image = noise(*size)
     plan = predict.make_predict_plan(make_config(), make_spec((128, 144)))
-    assembly = predict.Assembly(predict.ImageSource(None, 'image'), image, plan, 3)
+    assembly = predict.Assembly(ImageSource(None, 'image'), image, plan, 3)
     pixels = next(assembly.cuttings())[1]
     seen = transforms.evaluation({'image': image}, plan.eval_size, (128, 144))
     height, width = seen['size']
@@ -235,7 +238,7 @@ def test_memory_does_not_grow_with_the_height(monkeypatch):
     held = {}
     for height in (200, 800):
         assembly = predict.Assembly(
-            predict.ImageSource(None, ''), np.zeros((height, 24, 3), np.uint8), plan, 3
+            ImageSource(None, ''), np.zeros((height, 24, 3), np.uint8), plan, 3
         )
         most = 0
         for place in assembly.places:
@@ -423,11 +426,11 @@ def test_a_torn_list_of_finished_images_costs_these_images_only(tmp_path):
 def test_an_image_that_is_removed_meanwhile_is_named(tmp_path, monkeypatch):
     fill(tmp_path / 'in')
 
-    def digest(path, original=predict.content_digest):
+    def digest(path, original=outputs.content_digest):
         (tmp_path / 'in/city/b.png').unlink(missing_ok=True)
         return original(path)
 
-    monkeypatch.setattr(predict, 'content_digest', digest)
+    monkeypatch.setattr(outputs, 'content_digest', digest)
     with pytest.raises(InputError, match=r'1 of 5 images[\s\S]*gone: .*b\.png'):
         run(tmp_path)
     assert (tmp_path / 'out/ids/z.png').exists()

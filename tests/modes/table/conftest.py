@@ -39,7 +39,7 @@ def trained(monkeypatch):
         files.write_json(folder / 'scores.json', result)
 
     monkeypatch.setattr(driver, 'train', train)
-    monkeypatch.setattr(loop, 'check_runs', lambda jobs, finished, stop: None)
+    monkeypatch.setattr(loop, 'check_runs', lambda runs, finished, stop: None)
     monkeypatch.setattr(runs.jax, 'clear_caches', lambda: calls.append('cleared'))
     return calls
 

@@ -28,7 +28,7 @@ ROWS = ('base', 'thin', 'strong')
 def test_all_rows_of_a_seed_come_before_the_next_seed(table_file, trained, capsys):
     start(table_file)
     order = [(row, seed) for seed in range(3) for row in ROWS]
-    assert trained == [item for job in order for item in (job, 'cleared')]
+    assert trained == [item for run in order for item in (run, 'cleared')]
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('[')]
     assert lines == [f'[{i}/9] {row}, seed {seed}' for i, (row, seed) in enumerate(order, start=1)]
 
@@ -278,7 +278,7 @@ def test_a_finished_row_whose_data_changed_is_not_mixed_with_new_rows(
     monkeypatch.setattr(loop, 'check_runs', plan.check_runs)
     start(table_file, rows='base|thin', seeds='0')
     prepared = data.prepare(
-        plan.make_table_plan(str(table_file), 'quick', 'runs').jobs[0].config.data
+        plan.make_table_plan(str(table_file), 'quick', 'runs').runs[0].config.data
     )
     folders = [pathlib.Path('runs', key, 'seed_0').absolute() for key in ('base', 'thin')]
     for folder in folders:
@@ -306,7 +306,7 @@ def test_rows_of_other_data_do_not_compare(table_file, trained, monkeypatch):
     other = ['base:data.world.seed=7']
     start(table_file, rows='base', seeds='0', overrides=other)
     prepared = data.prepare(
-        plan.make_table_plan(str(table_file), 'quick', 'runs', overrides=other).jobs[1].config.data
+        plan.make_table_plan(str(table_file), 'quick', 'runs', overrides=other).runs[1].config.data
     )
     spec = dataclasses.replace(prepared.spec, digest={'train': 'abc', 'val': 'abc'})
     files.write_json(pathlib.Path('runs/base/seed_0/spec.json'), spec.to_json())

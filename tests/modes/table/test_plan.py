@@ -17,15 +17,15 @@ def test_every_run_has_its_own_config(table_file, trained):
     plan = make_table_plan(
         str(table_file), 'quick', 'runs', assignments=[Assignment('train.batch_size', '4')]
     )
-    assert [job.config.model.width for job in plan.jobs[:3]] == [
+    assert [run.config.model.width for run in plan.runs[:3]] == [
         0.25,
         0.5,
         0.25,
     ]  # smoke has a width of 0.25
-    assert [job.config.augment.rotate for job in plan.jobs[:3]] == [0.0, 0.0, 5.0]
-    assert {job.config.train.batch_size for job in plan.jobs} == {4}
-    assert [job.config.seed for job in plan.jobs] == [0] * 3 + [1] * 3 + [2] * 3
-    assert plan.jobs[4].folder == pathlib.Path.cwd() / 'runs/thin/seed_1'
+    assert [run.config.augment.rotate for run in plan.runs[:3]] == [0.0, 0.0, 5.0]
+    assert {run.config.train.batch_size for run in plan.runs} == {4}
+    assert [run.config.seed for run in plan.runs] == [0] * 3 + [1] * 3 + [2] * 3
+    assert plan.runs[4].folder == pathlib.Path.cwd() / 'runs/thin/seed_1'
 
 
 def test_keys_of_the_command_line_come_after_the_row_and_those_after_the_scale(table_file):
@@ -37,15 +37,15 @@ def test_keys_of_the_command_line_come_after_the_row_and_those_after_the_scale(t
     plan = make_table_plan(
         str(table_file), 'quick', 'runs', assignments=[Assignment('train.batch_size', '16')]
     )
-    assert [job.config.model.width for job in plan.jobs] == [0.75, 0.5, 0.75]
-    assert {job.config.train.batch_size for job in plan.jobs} == {16}
+    assert [run.config.model.width for run in plan.runs] == [0.75, 0.5, 0.75]
+    assert {run.config.train.batch_size for run in plan.runs} == {16}
 
 
 def test_the_scale_of_the_paper_has_no_variant(table_file):
     plan = make_table_plan(str(table_file), 'paper', 'runs')
-    assert [job.config.data.name for job in plan.jobs] == ['cityscapes'] * 3
-    assert {job.config.train.batch_size for job in plan.jobs} == {16}
-    assert [job.config.augment.rotate for job in plan.jobs] == [0.0, 0.0, 5.0]
+    assert [run.config.data.name for run in plan.runs] == ['cityscapes'] * 3
+    assert {run.config.train.batch_size for run in plan.runs} == {16}
+    assert [run.config.augment.rotate for run in plan.runs] == [0.0, 0.0, 5.0]
 
 
 @pytest.mark.parametrize(
@@ -102,13 +102,13 @@ AFTER = FILE.replace("labels={'width': '1/2'})", "after='strong')").replace(
 def test_a_row_begins_from_the_run_of_another_row_of_its_seed(table_file):
     table_file.write_text(AFTER)
     plan = make_table_plan(str(table_file), 'quick', 'runs', seeds='1,0')
-    assert [job.name for job in plan.jobs[:3]] == ['strong, seed 1', 'thin, seed 1', 'base, seed 1']
-    assert [job.seed for job in plan.jobs] == [1] * 3 + [0] * 3
-    starts = {job.name: job.config.init_from.path for job in plan.jobs}
+    assert [run.name for run in plan.runs[:3]] == ['strong, seed 1', 'thin, seed 1', 'base, seed 1']
+    assert [run.seed for run in plan.runs] == [1] * 3 + [0] * 3
+    starts = {run.name: run.config.init_from.path for run in plan.runs}
     here = pathlib.Path.cwd() / 'runs'
     assert starts['strong, seed 0'] == '' and starts['thin, seed 0'] == str(here / 'strong/seed_0')
     assert starts['base, seed 1'] == str(here / 'thin/seed_1/first')
-    assert [plan.start(job) and plan.start(job).name for job in plan.jobs[:2]] == [
+    assert [plan.start(run) and plan.start(run).name for run in plan.runs[:2]] == [
         None,
         'strong, seed 1',
     ]
@@ -117,12 +117,12 @@ def test_a_row_begins_from_the_run_of_another_row_of_its_seed(table_file):
 def test_chosen_rows_bring_the_rows_that_they_begin_from(table_file):
     table_file.write_text(AFTER)
     plan = make_table_plan(str(table_file), 'quick', 'runs', rows='base', seeds='0')
-    assert [job.row.key for job in plan.todo] == ['strong', 'thin', 'base'] and plan.added == (
+    assert [run.row.key for run in plan.todo] == ['strong', 'thin', 'base'] and plan.added == (
         'thin',
         'strong',
     )
     plan = make_table_plan(str(table_file), 'quick', 'runs', rows='strong', seeds='0')
-    assert [job.row.key for job in plan.todo] == ['strong'] and plan.added == ()
+    assert [run.row.key for run in plan.todo] == ['strong'] and plan.added == ()
 
 
 def test_a_start_for_all_rows_and_a_row_after_another_contradict(table_file):
@@ -143,7 +143,7 @@ def test_an_override_of_the_command_line_holds_for_the_rows_in_which_it_is_found
     ]
     every = [Assignment('train.batch_size', '4')]
     plan = make_table_plan(str(table_file), 'quick', 'runs', assignments=every, overrides=overrides)
-    configs = {job.row.key: job.config for job in plan.jobs}
+    configs = {run.row.key: run.config for run in plan.runs}
     assert [configs[key].train.batch_size for key in ('base', 'thin', 'strong')] == [4, 2, 2]
     assert configs['thin'].model.width == 0.75 and configs['base'].data.root == 'hf:a/b=c'
     shown = shlex.split(plan.command)
@@ -162,7 +162,7 @@ def test_an_error_about_two_starts_names_an_override_that_works(table_file):
     plan = make_table_plan(
         str(table_file), 'quick', 'runs', seeds='0', overrides=[fix.replace('...', 'x')]
     )
-    assert [job.row.key for job in plan.jobs if job.config.init_from.path == 'x'] == ['strong']
+    assert [run.row.key for run in plan.runs if run.config.init_from.path == 'x'] == ['strong']
 
 
 def test_the_command_of_a_part_of_the_table_names_its_rows(table_file, trained):

@@ -47,9 +47,9 @@ def test_old_scores_are_not_taken_for_those_of_an_interrupted_run(table_file, tr
     monkeypatch.setitem(RESULTS, ('base', 0), Preempted('in the evaluation'))
     with pytest.raises(Preempted):
         start(table_file, seeds='0', assignments=policy)
-    jobs = make_table_plan(str(table_file), 'quick', 'runs', seeds='0', assignments=policy).jobs
-    assert files.read_json(jobs[0].folder / 'config.json')['evaluate']['policy'] == 'absent_zero'
-    assert outcome(jobs[0]) == OPEN
+    planned = make_table_plan(str(table_file), 'quick', 'runs', seeds='0', assignments=policy).runs
+    assert files.read_json(planned[0].folder / 'config.json')['evaluate']['policy'] == 'absent_zero'
+    assert outcome(planned[0]) == OPEN
 
 
 def test_a_run_that_diverged_is_noted_and_tried_again_only_without_the_note(

@@ -19,6 +19,7 @@ from paper_table import ENVIRONMENT, FILE, runs, start
 from segjax.config.config_file import Assignment
 from segjax.core import environment, files, parallel
 from segjax.modes import bench
+from segjax.modes.bench import stages
 from segjax.train import driver, initialization
 from segjax.train.stop import Preempted
 
@@ -55,19 +56,19 @@ def timed(table_file, trained, clock, monkeypatch):
         assert (config.init_from.path, use) == ('', 'train')
         key = pathlib.Path(folder).parent.name
         steps = 0 if key == 'strong' else 4
-        stages = [
+        opened = [
             types.SimpleNamespace(name=name, num_steps=steps, predict=abs)
             for name in ('first', 'last', 'more')
         ]
         return types.SimpleNamespace(config=config, key=key), tuple(
-            stages[:2] if key != 'thin' else stages
+            opened[:2] if key != 'thin' else opened
         )
 
     def prepare(part):
-        def prepared(job):
-            trained.append((part, job.run.key, job.stage.name))
-            durations = iter(SECONDS[part, job.run.key])
-            call = clock.call(job.run.key[0], lambda _: next(durations))
+        def prepared(run):
+            trained.append((part, run.run.key, run.stage.name))
+            durations = iter(SECONDS[part, run.run.key])
+            call = clock.call(run.run.key[0], lambda _: next(durations))
             return bench.Timed(call, None, IMAGES[part], (32, 64))
 
         return prepared
@@ -76,7 +77,7 @@ def timed(table_file, trained, clock, monkeypatch):
     monkeypatch.setattr(initialization, 'initial_state', lambda run, stage, earlier: jnp.zeros(()))
     monkeypatch.setattr(environment, 'describe_topology', lambda *_: ENVIRONMENT)
     for part in IMAGES:
-        monkeypatch.setattr(bench, f'prepare_{part}', prepare(part))
+        monkeypatch.setattr(stages, f'prepare_{part}', prepare(part))
     return trained
 
 
@@ -152,7 +153,7 @@ MARKDOWN_ROWS = """
 | strong <aug>    |       |     312.5 |  |                 |
 """
 NOTE = (
-    'Times: median of 3 calls after 1 to warm up, all rows in turn, at one go, at fresh parameters, on 2 x abacus, '
+    'Times: median of 3 calls after 1 to warm up, all rows in turn in one process, at fresh parameters, on 2 x abacus, '
     '1 process(es), 8 host cores, Python 3.11, jax 0.1. '
     'train: batch to the devices, forward, backward, update, metrics; float32, 32x64 (height x width), images per '
     'batch: 8; quartiles within 50% of the median. '
@@ -244,7 +245,7 @@ def other_machine(table_file, monkeypatch):
 
 def other_column(table_file, monkeypatch):
     table_file.write_text(TIMES.replace('speed/train/over/base', 'speed/evaluate/over/base'))
-    monkeypatch.setattr(bench, 'prepare_evaluate', bench.prepare_predict)
+    monkeypatch.setattr(stages, 'prepare_evaluate', stages.prepare_predict)
 
 
 def fewer_columns(table_file, monkeypatch):
@@ -298,7 +299,7 @@ def test_an_old_time_does_not_stand_beside_a_new_config(table_file, timed, monke
     )
     timed.clear()
     with monkeypatch.context() as patch, pytest.raises(Preempted):
-        patch.setattr(bench, 'prepare_train', raising(Preempted('before the first program')))
+        patch.setattr(stages, 'prepare_train', raising(Preempted('before the first program')))
         start(table_file, seeds='0', assignments=ROUNDS)
     assert runs(timed) == [('strong', 0)]
     found = rows_of()
@@ -408,18 +409,18 @@ def test_a_signal_ends_the_measurement_in_order(table_file, timed, monkeypatch):
     ignored = signal.signal(
         signal.SIGTERM, lambda *_: None
     )  # what is not heard must not end the tests
-    prepare = bench.prepare_train
+    prepare = stages.prepare_train
 
-    def then_told_to_stop(job):
+    def then_told_to_stop(run):
         os.kill(os.getpid(), signal.SIGTERM)
-        return prepare(job)
+        return prepare(run)
 
     try:
         with (
             monkeypatch.context() as patch,
             pytest.raises(Preempted, match='the rows had not been timed'),
         ):
-            patch.setattr(bench, 'prepare_train', then_told_to_stop)
+            patch.setattr(stages, 'prepare_train', then_told_to_stop)
             start(table_file, seeds='0', assignments=ROUNDS)
     finally:
         signal.signal(signal.SIGTERM, ignored)

@@ -70,8 +70,8 @@ python -m segjax.main --mode table --table table.py --scale quick --workdir runs
 | half \\| as wide |   1/2 | 41.5 ± 2.1 (2 seeds, 1 diverged) |      38.0 |               diverged |      0.50 |
 | strong <aug>    |       |         **45.0 ± 1.0** (3 seeds) |      43.3 |                        |           |
 
-Ours: mean ± sample standard deviation over the seeds, the best in bold. Published: as in the paper. What was not \
-measured, or not published, is empty.
+Ours: mean ± sample standard deviation over the seeds, the best in bold. Published: as in the paper. An empty cell was \
+not measured, or not published.
 
 | claim | difference in | published | ours | smallest effect | seeds that agree | verdict |
 | - | -: | -: | -: | -: | -: | -: |
@@ -155,9 +155,9 @@ def test_nothing_measured_yet_leaves_cells_empty(table_file):
 )
 def test_steps_are_those_of_the_stages_that_were_trained(outputs, table_file, stages, steps, text):
     plan = make_table_plan(str(table_file), 'quick', 'runs')
-    for job in plan.jobs:
+    for run in plan.runs:
         files.write_json(
-            job.folder / 'start.json',
+            run.folder / 'start.json',
             {'stages': stages, 'steps': steps, 'init_from': {}, 'digest': ''},
         )
-    assert run_steps(plan.jobs[0]) == text
+    assert run_steps(plan.runs[0]) == text

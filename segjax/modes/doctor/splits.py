@@ -1,0 +1,88 @@
+"""Compares the splits that a config names with the splits of the data set."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from segjax.modes.doctor.findings import Finding, SplitSummary
+from segjax.protocol import Stage
+from segjax.spec import split_names
+
+
+def splits_of_config(config: Any, splits: Mapping[str, SplitSummary]) -> list[Finding]:
+    """Finds splits that the data set does not have, and training on images of the evaluation."""
+    findings = []
+    for key in ('train_split', 'eval_split'):
+        for name in split_names(config.data[key]):
+            if name not in splits:
+                message = (
+                    f'got {config.data[key]!r}; expected one of {", ".join(splits)}, '
+                    'or slices and sums of these splits'
+                )
+                fix = _known_split(config, splits, key, name)
+                findings.append(Finding('error', f'config.data.{key}', message, fix))
+
+    # Two slices of one split may well have no image in common.
+    trained = config.data.train_split
+    evaluated = config.data.eval_split
+    common = set(split_names(trained)) & set(split_names(evaluated))
+    if common and not ('[' in trained and '[' in evaluated):
+        message = f'{evaluated!r} is trained on ({trained!r})'
+        fix = separate_images(config, splits)
+        findings.append(Finding('warning', 'config.data.eval_split', message, fix))
+    return findings
+
+
+def _known_split(config: Any, splits: Mapping[str, SplitSummary], key: str, name: str) -> str:
+    """Returns an assignment of a split that the data set has and the other key does not use.
+
+    Args:
+      config: of the run.
+      splits: of the data set.
+      key: 'train_split' or 'eval_split'.
+      name: the unknown split. The assignment prefers a split with a similar name.
+    """
+    other = config.data['eval_split' if key == 'train_split' else 'train_split']
+    used = split_names(other)
+    unused = [split for split in splits if split not in used and splits[split].num_labelled]
+    near = difflib.get_close_matches(name, unused, n=1, cutoff=0.5) or unused[:1]
+    return f'--config.data.{key}={near[0]}' if near else separate_images(config, splits)
+
+
+def separate_images(config: Any, splits: Mapping[str, SplitSummary]) -> str:
+    """Returns assignments with which no evaluation image is trained on."""
+    trained = split_names(config.data.train_split)
+    for split in splits:
+        if split not in trained and splits[split].num_labelled:
+            return f'--config.data.eval_split={split}'
+
+    # There is no other split with labels: a tenth of a split is held out.
+    for split in (*trained, *splits):
+        if split in splits and len(splits[split].items) > 1:
+            held_out = max(1, len(splits[split].items) // 10)
+            return (
+                f'--config.data.train_split="{split}[:-{held_out}]" '
+                f'--config.data.eval_split="{split}[-{held_out}:]"'
+            )
+    return 'add images: at least one to train on and one to evaluate on'
+
+
+def without_labels(
+    config: Any, stages: Iterable[Stage], splits: Mapping[str, SplitSummary]
+) -> list[Finding]:
+    """Finds splits without a labelled example from which a stage reads labelled examples."""
+    # The splits in the order in which stages name them.
+    needed: dict[str, None] = {}
+    for stage in stages:
+        for stage_input in (stage.train_input, stage.eval_input):
+            inputs = stage_input.with_unpaired() if stage_input is not None else ()
+            needed |= {each.split: None for each in inputs if each.examples == 'labelled'}
+
+    labelled = {name: split for name, split in splits.items() if split.num_labelled}
+    fix = separate_images(config, labelled) if labelled else 'label some images of this split'
+    message = 'no labelled example, but the net is trained or scored on labelled examples'
+    findings = []
+    for split in needed:
+        if not any(name in labelled for name in split_names(split)):
+            findings.append(Finding('error', f'split {split!r}', message, fix))
+    return findings
