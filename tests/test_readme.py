@@ -81,12 +81,56 @@ def test_paths_exist(path):
 def test_the_table_of_pipelines_says_what_is_here():
     from segjax import pipelines
 
-    rows = re.findall(r'^\| `(\w+)` \|.*\| (here|to come) \|$', README, re.MULTILINE)
-    assert {name for name, stands in rows if stands == 'here'} == set(pipelines.REGISTRY)
+    rows = re.findall(r'^\| `(\w+)` \|.*\| (available|planned) \|$', README, re.MULTILINE)
+    assert {name for name, status in rows if status == 'available'} == set(pipelines.REGISTRY)
 
 
 def test_the_table_of_modes_says_what_is_here():
     assert set(re.findall(r'^\| `--mode (\w+)', README, re.MULTILINE)) == set(main.MODES)
+
+
+RESULTS = re.findall(
+    r'^\| \[`\w+`\]\((docs/results/\w+\.md)\)[^|]*\|[^|]*\|[^|]*\| ([^|]+) \| ([^|]+) \| ([^|]*)\|$',
+    README,
+    re.MULTILINE,
+)
+"""(file, ours, compared with, published) of the rows of the table of measurements."""
+
+
+@pytest.mark.parametrize('row', RESULTS, ids=lambda row: row[0])
+def test_the_measured_scores_are_in_the_results(row):
+    file, *cells = row
+    text = (REPOSITORY / file).read_text().replace('+-', '±')
+    results = ''.join(path.read_text() for path in (REPOSITORY / 'docs/results').glob('*.md'))
+    ours, compared, published = (re.findall(r'[\d.]+\d(?: ± [\d.]+\d)?', cell) for cell in cells)
+    assert ours and compared
+    assert all(number in text for number in ours + compared)
+    assert all(number in results for number in published)
+
+
+def test_there_is_a_row_of_scores_for_every_pipeline():
+    from segjax import pipelines
+
+    assert len(RESULTS) == len(pipelines.REGISTRY)
+
+
+def test_the_picture_is_small():
+    (path,) = re.findall(r'^!\[[^]]+\]\((docs/\w+\.png)\)$', README, re.MULTILINE)
+    assert 10_000 < (REPOSITORY / path).stat().st_size < 200_000
+
+
+def test_the_lines_of_python_run():
+    import jax
+    import jax.numpy as jnp
+
+    import segjax
+
+    (body,) = [body for language, body in BLOCKS if language == 'python']
+    names = {'jax': jax, 'segjax': segjax, 'image': jnp.zeros((1, 16, 32, 3))}
+    names |= {'label': jnp.zeros((1, 16, 32), int), 'weight': jnp.ones(1)}
+    exec(body, names)
+    assert names['logits'].shape == (1, 16, 32, 19)
+    assert names['loss'] > 0
 
 
 def test_the_parameter_count_is_that_of_the_net():
@@ -202,7 +246,7 @@ MISTAKES = {
 
 
 def test_the_list_of_mistakes_is_that_of_the_readme():
-    listed = re.search(r'`doctor` finds what goes wrong most: (.*?)\.', README, re.DOTALL)[1]
+    listed = re.search(r'`doctor` finds the most common mistakes: (.*?)\.', README, re.DOTALL)[1]
     assert listed.replace('\n', ' ').split(', ') == list(MISTAKES)
 
 

@@ -1,1 +1,31 @@
 """Pure array functions: they know shapes and dtypes, but neither nets nor data sets."""
+
+from segjax.ops import (
+    conv,
+    depthwise,
+    dilated,
+    gradients,
+    image_pool,
+    images,
+    noise,
+    pool,
+    residual,
+    resize,
+    warp,
+    windows,
+)
+
+__all__ = [
+    'conv',
+    'depthwise',
+    'dilated',
+    'gradients',
+    'image_pool',
+    'images',
+    'noise',
+    'pool',
+    'residual',
+    'resize',
+    'warp',
+    'windows',
+]

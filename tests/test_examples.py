@@ -1,0 +1,71 @@
+"""The scripts in examples/ run from any folder, and print what their docstrings promise."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from house import REPOSITORY
+
+EXAMPLES = REPOSITORY / 'examples'
+
+
+def run(name: str, folder, *arguments: str) -> str:
+    """Runs an example in an empty folder, as after `pip install`, and returns its output."""
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get('PYTHONPATH', '')])
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        cwd=folder,
+        env={**os.environ, 'PYTHONPATH': path, 'XLA_FLAGS': ''},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def number(pattern: str, output: str) -> float:
+    """Returns the number that `pattern` finds in the output."""
+    return float(re.search(pattern, output)[1].replace(',', ''))
+
+
+@pytest.mark.parametrize('path', sorted(EXAMPLES.glob('*.py')), ids=lambda path: path.name)
+def test_an_example_is_short_and_says_what_it_prints(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 30
+    assert '\nPrints ' in ast.get_docstring(ast.parse(text))
+
+
+def test_every_example_is_run():
+    run_here = {'net.py', 'loss_and_confusion.py', 'warp.py', 'train.py'}
+    assert {path.name for path in EXAMPLES.glob('*.py')} == run_here
+
+
+def test_a_net_alone(tmp_path):
+    output = run('net.py', tmp_path)
+    assert number(r'parameters: ([\d,]+)', output) == 2_064_191
+    assert 'logits: (1, 64, 128, 19) float32' in output
+    assert number(r'probabilities of a pixel: (\S+)', output) == 1
+
+
+def test_a_loss_and_a_confusion_matrix_alone(tmp_path):
+    output = run('loss_and_confusion.py', tmp_path)
+    assert 0 < number(r'cross-entropy: ([\d.]+)', output) < 3
+    assert 0 < number(r'mean IoU: ([\d.]+)', output) < 1
+    assert all(f'{name!r}: ' in output for name in ('road', 'car', 'sky'))
+
+
+def test_a_warp_and_a_photometric_loss_alone(tmp_path):
+    output = run('warp.py', tmp_path)
+    errors = {d: number(rf'depth +{d}: error (\S+)', output) for d in (5.0, 10.0, 20.0)}
+    assert errors[10.0] < 1e-4 < min(errors[5.0], errors[20.0])
+
+
+def test_a_training_from_python(tmp_path):
+    output = run('train.py', tmp_path, 'run', '2')
+    assert 0 <= number(r'segmentation: mean IoU ([\d.]+)', output) <= 1
+    assert (tmp_path / 'run/report.html').is_file()
+    assert (tmp_path / 'run/scores.json').is_file()
