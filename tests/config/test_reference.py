@@ -30,4 +30,4 @@ def test_every_key_of_the_default_config_is_listed(pipeline):
             assert f'| `optim.{key}` |' in content and f'`{section}' in content, where
         else:
             assert f'| `{where.removeprefix("config.")}` |' in content, where
-        assert field.doc in content or 'Argument' in field.doc, where
+        assert field.doc in content or 'documented in' in field.doc, where
