@@ -69,7 +69,7 @@ def call(capsys, monkeypatch):
             flags.FLAGS[flag.name].unparse()
         code = 0
         try:
-            main.main(main._parse_flags(['segjax.main', *map(str, arguments)]))
+            main.main(main.parse_arguments(['segjax.main', *map(str, arguments)]))
         except SystemExit as stop:
             code = stop.code
         out, err = capsys.readouterr()
@@ -697,7 +697,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, tmp_path):
     assert process.returncode == 75, err[-2000:]
     step = int(
         re.search(
-            r"preempted: stage 'segmentation' saved at step (\d+); the same command goes on", err
+            r"preempted: stage 'segmentation' saved at step (\d+); the same command resumes", err
         )[1]
     )
     assert 1 <= step < STEPS and 'Traceback' not in err

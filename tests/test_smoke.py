@@ -77,7 +77,7 @@ def test_the_first_command_trains_and_ends_with_a_report(tmp_path, traced):
     _, _, arguments = dry.stdout.splitlines()[-1].partition(' -m segjax.main ')
     for item in main.FLAGS:
         flags.FLAGS[item.name].unparse()
-    main.main(main._parse_flags(['segjax.main', *arguments.split()]))
+    main.main(main.parse_arguments(['segjax.main', *arguments.split()]))
 
     report = (tmp_path / 'first/report.html').read_text()
     for promised in ('mIoU', 'commonest', 'onfusion', 'images/s'):

@@ -27,7 +27,7 @@ from segjax.data import loader
 from segjax.errors import InputError
 from segjax.modes import bench
 from segjax.protocol import Input
-from segjax.train import checkpoints, divergence, driver, evaluation, initialization
+from segjax.train import checkpoints, divergence, driver, evaluation, initialization, opening
 from segjax.train.stop import Preempted, StopSignal
 
 HELPERS = pathlib.Path(__file__).resolve().parents[1] / 'helpers'
@@ -187,7 +187,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_run_goes_on(
 
 
 def test_two_trainings_do_not_share_a_folder(tmp_path):
-    with driver._locked(tmp_path), pytest.raises(InputError, match='another process is training'):
+    with opening.locked(tmp_path), pytest.raises(InputError, match='another process is training'):
         driver.train(toy_run.make_config(), str(tmp_path))
 
 
@@ -391,9 +391,9 @@ def test_a_key_that_changes_what_the_net_means_is_refused(
     finished, monkeypatch, mode, changed, message
 ):
     monkeypatch.setattr(
-        driver.data_lib,
+        data,
         'prepare',
-        lambda config: pytest.fail('prepared before the config was checked'),
+        lambda *_: pytest.fail('prepared before the config was checked'),
     )
     with pytest.raises(InputError, match=message) as caught:
         driver.open_run(toy_run.make_config(**changed), str(finished[0]), mode)

@@ -10,7 +10,7 @@ from segjax.core import files
 from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.ops import images
-from segjax.train import driver, initialization
+from segjax.train import driver, initialization, stored
 
 
 def make_config(path='', **init_from):
@@ -206,7 +206,7 @@ def test_an_adopted_preparation_holds_in_every_mode(abstract, tmp_path, mode):
     run, _ = driver.open_run(config, str(begun), 'train')
     (begun / 'segmentation/checkpoints/0/record').mkdir(parents=True)
     files.write_json(begun / driver.CONFIG, config_lib.to_json(run.config))
-    files.write_json(begun / driver.SPEC, run.spec.to_json())
+    files.write_json(begun / stored.SPEC, run.spec.to_json())
     opened, _ = driver.open_run(config, str(begun), mode)
     assert (config.preprocess, opened.config.preprocess) == ('unit', 'imagenet')
     config.preprocess = 'caffe'
