@@ -12,7 +12,8 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -22,27 +23,29 @@ from segjax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_WRONG, InputErr
 # --- flags ----------------------------------------------------------------------------------------
 
 
-# {name: (default, meaning)}. The type of the default is the type of the flag.
-COMMON = {
+Flags = dict[str, tuple[Any, str]]
+"""{name: (default, meaning)}. The type of the default is the type of the flag."""
+
+COMMON: Flags = {
     'config': ('', 'Config file, file.py:variant,key=value; without it, that of --workdir'),
     'workdir': ('', 'Run folder: checkpoints, logs, pictures, report.html'),
     'mode': ('train', 'train, evaluate, predict, doctor, bench, table, prepare or cache'),
 }
-PREDICT = {
+PREDICT: Flags = {
     'input': ('', 'folder of images'),
     'output': ('', 'folder for label maps, colours and overlays'),
 }
-CHECKPOINT = {'checkpoint': ('last', 'last or best')}
-TRAIN = {'extend': (False, 'allow more steps than planned, in the same run folder')}
-TABLE = {
+CHECKPOINT: Flags = {'checkpoint': ('last', 'last or best')}
+TRAIN: Flags = {'extend': (False, 'allow more steps than planned, in the same run folder')}
+TABLE: Flags = {
     'table': ('', 'file with the rows of a table'),
-    'scale': ('quick', 'how large, a name of its scales'),
+    'scale': ('quick', 'name of a scale in the file'),
     'rows': ('', 'regular expression for the rows to train; without it, all rows'),
     'seeds': ('', 'as 0,1,2; without it, the seeds of the scale'),
     'override': ([], 'ROWS:section.key=value, a key for rows that match ROWS; repeatable'),
 }
-CACHE = {'delete': ([], 'name of the prepared data to delete; repeatable')}
-PROCESSES = {
+CACHE: Flags = {'delete': ([], 'name of the prepared data to delete; repeatable')}
+PROCESSES: Flags = {
     'distributed': (False, 'Find the other processes through SLURM or TPU metadata'),
     'coordinator': ('', 'host:port of process 0, for several processes by hand'),
     'num_processes': (1, 'With --coordinator'),
@@ -80,7 +83,7 @@ EXAMPLES = {
 }
 """Values that flags may have, for errors. '' for flags without a value."""
 
-DEFINE = {
+DEFINE: dict[type, Callable] = {
     str: flags.DEFINE_string,
     bool: flags.DEFINE_bool,
     int: flags.DEFINE_integer,

@@ -1,4 +1,4 @@
-"""What a user sees first: the first command of the README, and the :smoke of every experiment."""
+"""The first command of the README, and the variant :smoke of every experiment."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ OTHERS = sorted(path for path in (REPOSITORY / 'configs').glob('*.py') if path.n
 
 @pytest.fixture
 def traced(monkeypatch):
-    """The functions that are mapped over devices, once for each time they are traced."""
+    """Returns the list of mapped functions, with an entry for each trace."""
     found = []
     spmd = parallel.Topology.spmd
 
@@ -66,7 +66,7 @@ def test_smoke_trains_in_one_trace_of_each_function(path, tmp_path, traced):
 
 
 def test_the_first_command_trains_and_ends_with_a_report(tmp_path, traced):
-    """With :smoke instead of :quick, which is the same system in seconds; in this process, as its script would."""
+    """Runs :smoke instead of :quick, the same system in seconds, in this process."""
     assert OF_FIRST.endswith(':quick')
     words = [
         word.replace(':quick', ':smoke').replace('runs/first', str(tmp_path / 'first'))

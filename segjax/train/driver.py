@@ -334,13 +334,15 @@ class _Loop(NamedTuple):
     journal: Journal
     stop: StopSignal
 
-    def run_step(self, state: TrainState, batches: Batches, root: jax.Array):
+    def run_step(
+        self, state: TrainState, batches: Batches, root: jax.Array
+    ) -> tuple[TrainState, Metrics, Mapping[str, Any], float]:
         """Returns (state, metrics, flags, seconds of waiting for input) of one step."""
         began = time.perf_counter()
         batch = next(batches)
         input_wait = time.perf_counter() - began
-        batch = self.run.topology.put_batch(batch)
-        state, metrics, flags = self.functions.train(state, batch, root)
+        device_batch = self.run.topology.put_batch(batch)
+        state, metrics, flags = self.functions.train(state, device_batch, root)
         if jax.default_backend() == 'cpu':
             # Simulated devices share few threads: queued collectives starve each other, and the
             # process aborts.

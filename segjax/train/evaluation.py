@@ -92,7 +92,8 @@ def write_pictures(
       compare: whether to add examples that are the same for all stages (group 'same').
     """
     count = run.config.logging.num_pictures
-    if stage.render is None or not count:
+    render_stage = stage.render
+    if render_stage is None or not count:
         return
     inputs = stage.eval_input
     source = run.data.open_input(inputs, 'name')
@@ -102,7 +103,7 @@ def write_pictures(
         groups['same'] = [len(source) * i // same for i in range(same)]
 
     # Pictures stay in the order of the stage: a jitted function would sort a plain dict by name.
-    render = jax.jit(lambda *arguments: collections.OrderedDict(stage.render(*arguments)))
+    render = jax.jit(lambda *arguments: collections.OrderedDict(render_stage(*arguments)))
     folder = run.workdir / stage.name
     board = log_files.TensorBoard(folder / 'tensorboard', int(state.step))
     for group, indices in groups.items():
@@ -161,7 +162,7 @@ def _entry(
     return {'index': index, 'score': score, 'name': name, 'pictures': pictures}
 
 
-Canvas = tuple[tuple[int, int], np.ndarray | None]
+Canvas = tuple[tuple[int, ...], np.ndarray | None]
 """(height, width) of a canvas, and [1, 2] the size of its filled part.
 
 The size is None if the batch has no such map.

@@ -119,12 +119,13 @@ def _of_system(error: OSError, place: str) -> str | None:
     """Returns the text for an error of the operating system."""
     if error.errno == errno.EPIPE and error.filename is None:
         return 'the reader of the standard output has gone; the same command resumes'
+    got = error.strerror or str(error)
     if error.errno == errno.ENOMEM:
-        return _message('memory of this machine', error.strerror, 'more', _HOST_MEMORY)
+        return _message('memory of this machine', got, 'more', _HOST_MEMORY)
     if error.errno not in _ON_DISK:
         return None
     kind = _ON_DISK[error.errno]
-    return _message(str(error.filename or place), error.strerror, kind.expected, kind.fix)
+    return _message(str(error.filename or place), got, kind.expected, kind.fix)
 
 
 def _of_devices(text: str) -> str | None:

@@ -67,7 +67,7 @@ def write_start(run: Run, stages: tuple[Stage, ...], stored: pathlib.Path) -> No
         'stages': [stage.name for stage in stages],
         'steps': [stage.num_steps for stage in stages],
         'init_from': config_lib.to_json(config)['init_from'],
-        'digest': '' if source is None else digest(source),
+        'digest': digest(source),
     }
     files.write_json(path, content)
 
@@ -95,7 +95,7 @@ def check_later_stages(run: Run, stages: tuple[Stage, ...]) -> None:
 
     # The same parameters may lie at another path. The keys select arrays from them.
     source = run.source()
-    current = {'digest': '' if source is None else digest(source)}
+    current = {'digest': digest(source)}
     expected = {'digest': known_digest}
     if source is not None and known_digest:
         section = config_lib.to_json(run.config)['init_from']
@@ -150,8 +150,10 @@ def _place(path: str) -> str:
 # --- the source -----------------------------------------------------------------------------------
 
 
-def digest(source: Source) -> str:
-    """Returns twelve hexadecimal digits of the names and values of all arrays."""
+def digest(source: Source | None) -> str:
+    """Returns twelve hexadecimal digits of the names and values of all arrays, '' for no source."""
+    if source is None:
+        return ''
     if isinstance(source, pretrained.Weights):
         arrays = source.tensors
     else:
@@ -201,7 +203,9 @@ def with_preprocess(
         return config
     if has_begun(stored.parent):
         return with_stored_preprocess(config, stored_files.read_config(stored))
-    return pretrained.adopt_scheme(config, source().scheme, _default_preprocess(config))
+    weights = source()
+    assert isinstance(weights, pretrained.Weights)
+    return pretrained.adopt_scheme(config, weights.scheme, _default_preprocess(config))
 
 
 def with_stored_preprocess(

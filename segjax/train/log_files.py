@@ -139,6 +139,7 @@ class TensorBoard:
             self._write(start_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def _write(self, step: int, **content: Any) -> None:
+        assert self._writer is not None, 'the log is disabled'
         self._writer.write_event(Event(step=step, wall_time=time.time(), **content))
         self._writer.flush()
 
@@ -245,7 +246,7 @@ class Progress:
         """Returns the parts of a line: step, loss, speed, estimated time of arrival."""
         percent = 100 * step // max(self._num_steps, 1)
         parts = [f'step {step}/{self._num_steps} ({percent} %)', *self._values()]
-        first_step, first_time = self._origin
+        first_step, first_time = self._origin or (step, now)
         done = step - first_step
         if done > 0 and step < self._num_steps:
             seconds = (now - first_time) / done * (self._num_steps - step)

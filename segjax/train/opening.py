@@ -75,7 +75,7 @@ def checked_run(
     data = _open_data(config, folder, use, stop)
     begun = initialization.has_begun(folder)
     begins_elsewhere = use == 'train' and not begun and config.init_from.path
-    agreement.check_data(data, initialization.digest(source()) if begins_elsewhere else '')
+    agreement.check_data(data, initialization.digest(source() if begins_elsewhere else None))
 
     # The checks open every input: a data set that lacks a requested feature is refused here.
     stages = pipelines.load(config.pipeline).make_stages(config, data.spec)

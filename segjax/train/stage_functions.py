@@ -1,7 +1,7 @@
 """The functions of a stage, mapped over the devices, and the random keys that they get."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -28,7 +28,7 @@ def map_functions(run: Run, stage: Stage) -> Functions:
     def train_step(state: TrainState, batch, root):
         keys = stage_keys(stage, root, state.step, parallel.device_index(), state.step)
         state, metrics = stage.train_step(state, batch, keys)
-        flags = {'finite': divergence.finite_by_module(state)}
+        flags: dict[str, Any] = {'finite': divergence.finite_by_module(state)}
         if run.config.parallel.check_replicas:
             flags['replica_mismatch'] = parallel.replica_mismatch(state)
         return state, parallel.sum_over_devices(dict(metrics)), flags

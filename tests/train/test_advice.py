@@ -1,4 +1,4 @@
-"""Warnings about configs: those that are meant, and none for the configs that are shipped."""
+"""Warnings about configs: wrong configs get them, and the configs of the repository do not."""
 
 import pathlib
 

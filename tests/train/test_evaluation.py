@@ -17,7 +17,7 @@ SIZE, FILLED, LABEL = (
 
 
 class OneExample:
-    """A source of one letterboxed image and a smaller label."""
+    """A source with one letterboxed image and a smaller label."""
 
     def __init__(self, *features):
         rng = np.random.default_rng(0)

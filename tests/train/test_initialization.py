@@ -1,5 +1,6 @@
-"""A run that starts from published weights: what it takes, how its images are prepared, and what it refuses first."""
+"""Runs that start from published weights: loaded arrays, preparation of images, refusals."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def make_config(path='', **init_from):
 
 @pytest.fixture(scope='module')
 def abstract(tmp_path_factory):
-    """The parameters and statistics of the configured net, as shapes."""
+    """Returns the parameters and statistics of the configured net, as shapes."""
     run, (stage,) = driver.open_run(make_config(), str(tmp_path_factory.mktemp('shapes')), 'train')
     state = initialization.abstract_state(run, stage, {})
     return {'params': state.params['segmenter'], **state.model_state['segmenter']}
@@ -157,7 +158,7 @@ def test_the_file_is_read_once_for_checks_and_all_stages(abstract, tmp_path, mon
     run, (stage,) = driver.open_run(make_config(path), str(tmp_path / 'run'), 'train')
     for name in ('first', 'second'):
         state = initialization.initial_state(run, stage._replace(name=name), {})
-        np.testing.assert_equal(named(state), expected)
+        chex.assert_trees_all_equal(named(state), expected)
     assert opened == [str(path)]
 
 
