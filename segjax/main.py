@@ -144,11 +144,11 @@ def parse_arguments(argv: Sequence[str]) -> list:
     Args:
       argv: the program and its arguments.
     """
-    from segjax.config import config_file
-
     if set(argv[1:]) & {'-h', '--help', '--helpshort', '--helpfull'}:
         print(help_text())
         sys.exit(0)
+    from segjax.config import config_file
+
     rest, assignments = config_file.split_arguments(argv)
     try:
         _check_repeated(rest)

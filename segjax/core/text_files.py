@@ -1,4 +1,7 @@
-"""Text of JSON and YAML files, read strictly: a key that is given twice is an error, not the last of its values."""
+"""Parses the text of JSON and YAML files strictly: a repeated key is an error.
+
+It serves files of the user and of run folders. Its errors are ValueErrors without a file name.
+"""
 
 import json
 import pathlib
