@@ -20,7 +20,7 @@ class Data(Protocol):
 
     @property
     def spec(self) -> DataSpec:
-        """The specification of the data set."""
+        """Returns the specification of the data set."""
 
     def open_input(self, inputs: Input, *features: str) -> Any:
         """Opens the examples of an input, with further features. The result has a length."""
