@@ -406,20 +406,20 @@ def test_flags_of_a_table_belong_to_its_mode(call, tmp_path, mode, flag):
 
 def test_a_table_hands_its_rows_to_the_training(call, tmp_path, monkeypatch):
     (tmp_path / 'table.py').write_text(TABLE)
-    seen = []
+    trained = []
     monkeypatch.setattr(
-        'segjax.train.driver.train', lambda config, workdir, stop: seen.append((config, workdir))
+        'segjax.train.driver.train', lambda config, workdir, stop: trained.append((config, workdir))
     )
     arguments = ('--seeds=4,2', '--rows=wide', '--config.train.num_steps=7')
     code, out, err = call(
         '--mode=table', '--table', tmp_path / 'table.py', '--workdir', tmp_path / 'run', *arguments
     )
     assert code == 0, err
-    assert [(c.seed, c.model.width, c.train.num_steps) for c, _ in seen] == [
+    assert [(c.seed, c.model.width, c.train.num_steps) for c, _ in trained] == [
         (4, 0.5, 7),
         (2, 0.5, 7),
     ]
-    assert [workdir for _, workdir in seen] == [
+    assert [workdir for _, workdir in trained] == [
         f'{tmp_path}/run/wide/seed_{seed}' for seed in (4, 2)
     ]
     assert (

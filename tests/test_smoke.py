@@ -23,13 +23,13 @@ OTHERS = sorted(path for path in (REPOSITORY / 'configs').glob('*.py') if path.n
 @pytest.fixture
 def traced(monkeypatch):
     """Returns the list of mapped functions, with an entry for each trace."""
-    found = []
+    functions = []
     spmd = parallel.Topology.spmd
 
     def counting(self, fn, **options):
         @functools.wraps(fn)
         def counted(*args):
-            found.append(fn)
+            functions.append(fn)
             return fn(*args)
 
         return spmd(self, counted, **options)
@@ -41,7 +41,7 @@ def traced(monkeypatch):
 
     monkeypatch.setattr(parallel, 'topology', topology)
     monkeypatch.setattr(parallel.Topology, 'spmd', counting)
-    return found
+    return functions
 
 
 def assert_traced_once(traced, scores):
@@ -89,7 +89,7 @@ def test_the_first_command_trains_and_ends_with_a_report(tmp_path, traced):
         for path in (tmp_path / 'first').glob('*/pictures/*/info.json')
     ]
     assert panels and all(
-        found[:4] == ['image', 'prediction', 'truth', 'errors'] for found in panels
+        names[:4] == ['image', 'prediction', 'truth', 'errors'] for names in panels
     )
     scores = json.loads((tmp_path / 'first/scores.json').read_text())
     assert_traced_once(traced, scores)

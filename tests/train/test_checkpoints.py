@@ -48,9 +48,9 @@ def test_round_trip_of_every_array_and_the_record(tmp_path):
     with open_folder(tmp_path) as saved:
         saved.save(state, record, {})
     with open_folder(tmp_path) as saved:
-        restored, found = saved.restore(jax.eval_shape(lambda: make_state()))
+        restored, restored_record = saved.restore(jax.eval_shape(lambda: make_state()))
     chex.assert_trees_all_equal(restored, state, strict=True)
-    assert found == record
+    assert restored_record == record
 
 
 def test_newest_and_best_are_kept_and_the_best_is_whole(tmp_path):

@@ -104,7 +104,8 @@ def test_stopped_in_an_evaluation_the_next_start_makes_it(
 ):
     """The stop comes before the n-th evaluation batch of the second stage."""
     workdir, _ = finished
-    seen, inside = [], []
+    asked = []
+    inside = []
 
     def totals(run, stage, *args, original=evaluation.totals):
         inside.append(stage.name)
@@ -114,8 +115,8 @@ def test_stopped_in_an_evaluation_the_next_start_makes_it(
             inside.clear()
 
     def reached(_):
-        seen.extend(inside)
-        return bool(inside) and seen.count('adversarial') == batch
+        asked.extend(inside)
+        return bool(inside) and asked.count('adversarial') == batch
 
     monkeypatch.setattr(evaluation, 'totals', totals)
     monkeypatch.setattr(StopSignal, 'reached', reached)

@@ -56,25 +56,28 @@ def test_all_arrays_are_the_files_and_the_images_are_prepared_its_way(
     config = make_config(path)
     run, (stage,) = driver.open_run(config, str(tmp_path / 'run'), 'train')
     assert (config.preprocess, run.config.preprocess) == ('unit', 'imagenet')
-    found = named(initialization.initial_state(run, stage, {}))
+    initialised = named(initialization.initial_state(run, stage, {}))
     scratch = named(initialization.initial_state(run._replace(source=lambda: None), stage, {}))
-    for name, array in found.items():
+    for name, array in initialised.items():
         np.testing.assert_array_equal(array, (expected if '/encoder/' in name else scratch)[name])
     printed = capsys.readouterr().out
     assert (
         'Eromera' in printed and '+ encoder: ' in printed and '- decoder: stays as drawn' in printed
     )
-    # The stage was made with that preparation, too.
-    seen, normalize = [], images.normalize
+    # The stage was made with that preparation.
+    schemes = []
+    normalize = images.normalize
     monkeypatch.setattr(
-        images, 'normalize', lambda image, scheme: seen.append(scheme) or normalize(image, scheme)
+        images,
+        'normalize',
+        lambda image, scheme: schemes.append(scheme) or normalize(image, scheme),
     )
     jax.eval_shape(
         stage.predict,
         initialization.initial_state(run, stage, {}),
         np.zeros((1, 32, 64, 3), np.uint8),
     )
-    assert set(seen) == {'imagenet'}
+    assert set(schemes) == {'imagenet'}
 
 
 def test_patterns_choose_parameters_and_their_statistics(abstract, tmp_path):

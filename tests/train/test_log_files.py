@@ -359,8 +359,8 @@ def test_flat_scalars():
 def test_real_scores_of_the_confusion_matrix_fit():
     confusion = pytest.importorskip('segjax.metrics.confusion')
     matrix = np.array([[60, 2, 1], [1, 0, 0], [30, 0, 6]])
-    found = confusion.scores(matrix, CLASSES, 'cityscapes')
-    parts = scores.split_scores({**found, 'confusion': matrix})
+    values = confusion.scores(matrix, CLASSES, 'cityscapes')
+    parts = scores.split_scores({**values, 'confusion': matrix})
     assert list(parts.tables[scores.PER_CLASS]) == list(CLASSES)
     assert parts.tables[scores.PER_CLASS]['road']['pixels'] == 63
     assert parts.sections == {} and set(parts.values) >= {'mIoU', 'policy'}
