@@ -75,3 +75,11 @@ def unknown_name(where: str, name: str, known: Iterable[str]) -> InputError:
     similar = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     fix = f'did you mean {similar[0]!r}?' if similar else ''
     return InputError(where, got=repr(name), expected='one of ' + ', '.join(names), fix=fix)
+
+
+def first_line(error: BaseException | str) -> str:
+    """Returns the first line of a message that is not empty, else the name of the error's type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines:
+        return lines[0]
+    return '' if isinstance(error, str) else type(error).__name__

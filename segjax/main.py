@@ -1,87 +1,67 @@
-"""Flags and dispatch only: `python -m segjax.main --config configs/supervised.py:quick --workdir runs/first`.
+"""Flags and dispatch of the command line.
 
-Exit codes: 0 finished, 1 wrong input or a failed run (the reason is the last thing printed), 75 preempted: the state
-was saved and the same command goes on.
+python -m segjax.main --config configs/supervised.py:quick --workdir runs/first
+
+Exit codes: 0 finished, 1 wrong input or a failed run (the reason is printed last), 75 preempted
+(the state was saved, and the same command resumes).
 """
 
+import functools
 import os
 import re
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
 from segjax.core import paths
 from segjax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_WRONG, InputError, unknown_name
 
-CHECKPOINTS = ('last', 'best')
-MODES = ('train', 'evaluate', 'predict', 'config', 'doctor', 'bench', 'table', 'prepare', 'cache')
-HELP = """usage: python -m segjax.main --config FILE.py[:VARIANT,KEY=VALUE] --workdir FOLDER [--config.SECTION.KEY=X]
+# --- flags ----------------------------------------------------------------------------------------
 
-  --config configs/supervised.py:quick --workdir runs/first     train, or go on where the run stopped
-  --workdir runs/first --mode evaluate                          a run folder knows its config
-  --workdir runs/first --mode predict --input photos --output labelled
-  --config configs/supervised.py:quick --mode config            print all keys, their values and meanings
-  --config configs/supervised.py:quick --mode doctor            check data and config
-  --config configs/supervised.py:quick --mode prepare           only prepare the data
-  --mode cache [--delete NAME]                                  list prepared data, or delete some
-  --mode table --table configs/tables/FILE.py --workdir runs/t  train the rows of a paper's table, and compare
 
-Every config key and its meaning: --mode config, docs/config.md. The variants: the docstring of the config file.
-Exit codes: 0 finished, 1 wrong input or a failed run, 75 told to stop by SIGTERM and saved: start it again.
-"""
+Flags = dict[str, tuple[Any, str]]
+"""{name: (default, meaning)}. The type of the default is the type of the flag."""
 
-_CONFIG = flags.DEFINE_string(
-    'config', '', 'Config file, file.py:variant,key=value; without it, that of --workdir'
-)
-_WORKDIR = flags.DEFINE_string(
-    'workdir', '', 'Run folder: checkpoints, logs, pictures, report.html'
-)
-_MODE = flags.DEFINE_string('mode', 'train', 'One of ' + ', '.join(MODES))
-_INPUT = flags.DEFINE_string('input', '', '--mode predict: folder of images')
-_OUTPUT = flags.DEFINE_string(
-    'output', '', '--mode predict: folder for label maps, colours and overlays'
-)
-_CHECKPOINT = flags.DEFINE_string('checkpoint', 'last', '--mode evaluate and predict: last or best')
-_EXTEND = flags.DEFINE_bool(
-    'extend', False, '--mode train: allow more steps than planned, in the same run folder'
-)
-_TABLE = flags.DEFINE_string('table', '', '--mode table: file with the rows of a table')
-_SCALE = flags.DEFINE_string('scale', 'quick', '--mode table: how large, a name of its scales')
-_ROWS = flags.DEFINE_string(
-    'rows', '', '--mode table: regular expression for the rows to train; all of them without'
-)
-_SEEDS = flags.DEFINE_string('seeds', '', '--mode table: as 0,1,2; those of the scale without')
-_OVERRIDE = flags.DEFINE_multi_string(
-    'override',
-    [],
-    '--mode table: ROWS:section.key=value, a key for the rows in whose names ROWS is found; repeatable',
-)
-_DELETE = flags.DEFINE_multi_string(
-    'delete', [], '--mode cache: name of the prepared data to delete; repeatable'
-)
-_DISTRIBUTED = flags.DEFINE_bool(
-    'distributed', False, 'Find the other processes through SLURM or TPU metadata'
-)
-_COORDINATOR = flags.DEFINE_string(
-    'coordinator', '', 'host:port of process 0, for several processes by hand'
-)
-_NUM_PROCESSES = flags.DEFINE_integer('num_processes', 1, 'With --coordinator')
-_PROCESS_ID = flags.DEFINE_integer('process_id', 0, 'With --coordinator')
-FLAGS_OF_MODES = {
-    ('table',): (_TABLE, _SCALE, _ROWS, _SEEDS, _OVERRIDE),
-    ('predict',): (_INPUT, _OUTPUT),
-    ('evaluate', 'predict'): (_CHECKPOINT,),
-    ('train',): (_EXTEND,),
-    ('cache',): (_DELETE,),
+COMMON: Flags = {
+    'config': ('', 'Config file, file.py:variant,key=value; without it, that of --workdir'),
+    'workdir': ('', 'Run folder: checkpoints, logs, pictures, report.html'),
+    'mode': ('train', 'train, evaluate, predict, config, doctor, bench, table, prepare or cache'),
 }
-PROCESSES = (_DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
-FLAGS = (
-    *(_CONFIG, _WORKDIR, _MODE, _INPUT, _OUTPUT, _CHECKPOINT, _EXTEND),
-    *(_TABLE, _SCALE, _ROWS, _SEEDS, _OVERRIDE, _DELETE),
-    *PROCESSES,
+PREDICT: Flags = {
+    'input': ('', 'folder of images'),
+    'output': ('', 'folder for label maps, colours and overlays'),
+}
+CHECKPOINT: Flags = {'checkpoint': ('last', 'last or best')}
+TRAIN: Flags = {'extend': (False, 'allow more steps than planned, in the same run folder')}
+TABLE: Flags = {
+    'table': ('', 'file with the rows of a table'),
+    'scale': ('quick', 'name of a scale in the file'),
+    'rows': ('', 'regular expression for the rows to train; without it, all rows'),
+    'seeds': ('', 'as 0,1,2; without it, the seeds of the scale'),
+    'override': ([], 'ROWS:section.key=value, a key for rows that match ROWS; repeatable'),
+}
+CACHE: Flags = {'delete': ([], 'name of the prepared data to delete; repeatable')}
+PROCESSES: Flags = {
+    'distributed': (False, 'Find the other processes through SLURM or TPU metadata'),
+    'coordinator': ('', 'host:port of process 0, for several processes by hand'),
+    'num_processes': (1, 'With --coordinator'),
+    'process_id': (0, 'With --coordinator'),
+}
+GROUPS = (
+    ((), COMMON),
+    (('predict',), PREDICT),
+    (('evaluate', 'predict'), CHECKPOINT),
+    (('train',), TRAIN),
+    (('table',), TABLE),
+    (('cache',), CACHE),
+    ((), PROCESSES),
 )
+"""Flags with the modes that read them, () for all modes, in the order of --help."""
+
 EXAMPLES = {
     'config': 'configs/supervised.py:quick',
     'workdir': 'runs/first',
@@ -101,11 +81,70 @@ EXAMPLES = {
     'num_processes': '2',
     'process_id': '0',
 }
-"""Values that flags may have, for errors; '' for flags without a value."""
+"""Values that flags may have, for errors. '' for flags without a value."""
+
+DEFINE: dict[type, Callable] = {
+    str: flags.DEFINE_string,
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    list: flags.DEFINE_multi_string,
+}
+"""Functions that define a flag, by the type of its default."""
+
+CHECKPOINTS = ('last', 'best')
+
+HELP = """\
+usage: python -m segjax.main --config FILE.py[:VARIANT,KEY=VALUE] --workdir FOLDER
+                             [--config.SECTION.KEY=X]
+
+  --config configs/supervised.py:quick --workdir runs/first     train, or resume the run
+  --workdir runs/first --mode evaluate                          a run folder knows its config
+  --workdir runs/first --mode predict --input photos --output labelled
+  --config configs/supervised.py:quick --mode config            print keys, values and meanings
+  --config configs/supervised.py:quick --mode doctor            check data and config
+  --config configs/supervised.py:quick --mode prepare           only prepare the data
+  --mode cache [--delete NAME]                                  list or delete prepared data
+  --mode table --table configs/tables/FILE.py --workdir runs/t  make the table of a paper
+
+Config keys with meanings: --mode config, docs/config.md. Variants: docstring of the config file.
+Exit codes: 0 finished, 1 wrong input or a failed run, 75 told to stop by SIGTERM and saved: start
+the same command again to resume.
+"""
 
 
-def _parse_flags(argv):
-    """[program, the --config.key=value assignments]; exits for --help and for anything else that is no flag."""
+def _define_flags() -> tuple[flags.FlagHolder, ...]:
+    """Defines all flags. The help of a flag begins with the modes that read it."""
+    holders = []
+    for modes, group in GROUPS:
+        prefix = f'--mode {" and ".join(modes)}: ' if modes else ''
+        for name, (default, meaning) in group.items():
+            define = DEFINE[type(default)]
+            holders.append(define(name, default, prefix + meaning))
+    return tuple(holders)
+
+
+FLAGS = _define_flags()
+given = flags.FLAGS
+"""The values on the command line: `given.workdir`."""
+
+
+def help_text() -> str:
+    """Returns the usage, and every flag with its meaning and default."""
+    lines = [HELP]
+    for flag in FLAGS:
+        default = f' ({flag.default})' if flag.default else ''
+        lines.append(f'  {"--" + flag.name:16}{given[flag.name].help}{default}')
+    return '\n'.join(lines)
+
+
+def parse_arguments(argv: Sequence[str]) -> list:
+    """Parses a command line: fills `given`, and returns its --config.key=value assignments.
+
+    Exits for --help, and for arguments that are no flags.
+
+    Args:
+      argv: the program and its arguments.
+    """
     if set(argv[1:]) & {'-h', '--help', '--helpshort', '--helpfull'}:
         print(help_text())
         sys.exit(0)
@@ -115,42 +154,30 @@ def _parse_flags(argv):
     try:
         _check_repeated(rest)
         _check_values(rest)
-        surplus = flags.FLAGS(rest)[1:]
-        if surplus:
-            fix = f'leave {" ".join(surplus)} out, or put a flag before it'
-            raise InputError(
-                'command line',
-                got=' '.join(surplus),
-                expected='flags only, as --workdir runs/first',
-                fix=fix,
-            )
+        _check_surplus(given(rest)[1:])
     except flags.UnrecognizedFlagError as error:
         _fail(unknown_name('command line', error.flagname, [flag.name for flag in FLAGS]))
-    except flags.Error as error:  # of a flag that is absl's own
+    except flags.Error as error:  # of a flag that absl defines
         name = re.search(r'flag -*(\w+)', str(error))
         fix = f'leave --{name[1]} out' if name else 'leave that flag out'
-        _fail(
-            InputError(
-                'command line', got=str(error), expected='flags with a value of their type', fix=fix
-            )
-        )
+        expected = 'flags with a value of their type'
+        _fail(InputError('command line', got=str(error), expected=expected, fix=fix))
     except InputError as error:
         _fail(error)
-    return [argv[0], assignments]
+    return assignments
 
 
-def _check_repeated(argv) -> None:
-    """Raises InputError for a flag that is given twice with one value each, of which absl takes the last."""
+def _check_repeated(argv: Sequence[str]) -> None:
+    """Raises InputError for a repeated flag with a single value. absl would use the last value."""
     names = [word.lstrip('-').partition('=')[0] for word in argv[1:] if word.startswith('--')]
     for flag in FLAGS:
-        if names.count(flag.name) > 1 and flag.name not in (_OVERRIDE.name, _DELETE.name):
+        if names.count(flag.name) > 1 and not isinstance(flag.default, list):
             got = f'--{flag.name} {names.count(flag.name)} times'
-            raise InputError(
-                'command line', got=got, expected='each flag once', fix=f'keep one --{flag.name}'
-            )
+            fix = f'keep one --{flag.name}'
+            raise InputError('command line', got=got, expected='each flag once', fix=fix)
 
 
-def _check_values(argv) -> None:
+def _check_values(argv: Sequence[str]) -> None:
     """Raises InputError for a flag without a value, or with a value of another type."""
     waiting = list(argv[1:])
     while waiting:
@@ -160,55 +187,120 @@ def _check_values(argv) -> None:
         name, equals, value = word.lstrip('-').partition('=')
         if not word.startswith('-') or name not in EXAMPLES:
             continue
-        flag, example = flags.FLAGS[name], f'--{name} {EXAMPLES[name]}'.strip()
-        if flag.boolean and not equals:
-            continue
         if not equals:
+            if given[name].boolean:
+                continue
             if not waiting or waiting[0].startswith('--'):
                 got = 'no value' + (f': {waiting[0]!r} follows' if waiting else '')
-                raise InputError(f'--{name}', got=got, expected=flag.help, fix=example)
+                raise _wrong_value(name, got, given[name].help)
             value = waiting.pop(0)
-        try:
-            flag.parser.parse(value)
-        except (ValueError, TypeError):
-            kind = 'true or false' if flag.boolean else 'a whole number'
-            raise InputError(
-                f'--{name}', got=repr(value), expected=f'{kind}: {flag.help}', fix=example
-            ) from None
+        _check_type(name, value)
 
 
-def help_text() -> str:
-    """The usage, and every flag with its meaning and default."""
-    rows = [(f'--{flag.name}', flags.FLAGS[flag.name].help, flag.default) for flag in FLAGS]
-    return (
-        HELP
-        + '\n'
-        + '\n'.join(
-            f'  {name:16}{text}' + f' ({default})' * bool(default) for name, text, default in rows
+def _check_type(name: str, value: str) -> None:
+    """Raises InputError for a value of another type than that of its flag."""
+    flag = given[name]
+    try:
+        flag.parser.parse(value)
+    except (ValueError, TypeError):
+        kind = 'true or false' if flag.boolean else 'a whole number'
+        raise _wrong_value(name, repr(value), f'{kind}: {flag.help}') from None
+
+
+def _wrong_value(name: str, got: str, expected: str) -> InputError:
+    """Returns the error for the value of a flag. Its fix is the flag with an example."""
+    fix = f'--{name} {EXAMPLES[name]}'.strip()
+    return InputError(f'--{name}', got=got, expected=expected, fix=fix)
+
+
+def _check_surplus(words: Sequence[str]) -> None:
+    """Raises InputError for words that belong to no flag."""
+    if words:
+        surplus = ' '.join(words)
+        raise InputError(
+            'command line',
+            got=surplus,
+            expected='flags only, as --workdir runs/first',
+            fix=f'leave {surplus} out, or put a flag before it',
         )
-    )
 
 
-def _fail(error: Exception):
+def _fail(error: Exception) -> None:
     print(f'error: {error}', file=sys.stderr, flush=True)
     sys.exit(EXIT_WRONG)
 
 
+# --- checks of the flags of a mode ----------------------------------------------------------------
+
+
+def _check_flags() -> None:
+    """Raises InputError for flags that do not fit the mode, and for flags that the mode lacks."""
+    if given.mode not in MODES:
+        raise unknown_name('--mode', given.mode, MODES)
+    for name in ('config', 'workdir', 'input', 'output', 'table'):
+        paths.local(f'--{name}', given[name].value)
+    _check_flags_of_modes()
+    if given.mode == 'table':
+        _check_table_flags()
+    if given.checkpoint not in CHECKPOINTS:
+        raise unknown_name('--checkpoint', given.checkpoint, CHECKPOINTS)
+    if given.mode in ('config', 'doctor', 'prepare', 'cache'):
+        return
+    if not given.workdir:
+        begins = given.mode in ('train', 'bench') and not given.config
+        fix = '--config configs/supervised.py:quick ' * begins + '--workdir runs/first'
+        raise InputError('--workdir', got='nothing', expected='a folder for this run', fix=fix)
+    if given.mode == 'predict':
+        for name in ('input', 'output'):
+            if not given[name].value:
+                raise _wrong_value(name, 'nothing', 'a folder')
+        paths.check_writable('--output', paths.local('--output', given.output).absolute())
+
+
+def _check_flags_of_modes() -> None:
+    """Raises InputError for a flag that the mode would not read."""
+    for modes, group in GROUPS:
+        for name in group:
+            if modes and given[name].present and given.mode not in modes:
+                expected = ' or '.join(f'--mode {mode}' for mode in modes)
+                fix = f'--mode {modes[0]}, or leave --{name} out'
+                raise InputError(
+                    f'--{name}', got=f'--mode {given.mode}', expected=expected, fix=fix
+                )
+
+
+def _check_table_flags() -> None:
+    """Raises InputError for a table without a file, or with a config."""
+    if not given.table:
+        raise _wrong_value('table', 'nothing', 'a table file')
+    if given.config:
+        raise InputError(
+            '--config',
+            got=given.config,
+            expected='none: the rows name their configs',
+            fix='leave --config out; --config.section.key=value holds for every row',
+        )
+
+
+# --- modes ----------------------------------------------------------------------------------------
+# Imports stand inside the functions: --help and wrong flags answer without loading jax.
+
+
 def _load_config(assignments):
-    """The config of --config, or that of the run folder where only --workdir is given, with single keys set."""
+    """Returns the config of --config, else of the run folder --workdir, with assigned keys."""
     from segjax import config
     from segjax.config import config_file
     from segjax.train import stored
 
-    workdir = paths.local('--workdir', _WORKDIR.value)
-    if _CONFIG.value:
-        loaded = config_file.load(_CONFIG.value)
-    elif _WORKDIR.value and (workdir / 'config.json').exists():
-        loaded = config.from_json(stored.read_config(workdir / 'config.json'))
+    workdir = paths.local('--workdir', given.workdir)
+    if given.config:
+        loaded = config_file.load(given.config)
+    elif given.workdir and (workdir / stored.CONFIG).exists():
+        loaded = config.from_json(stored.read_config(workdir / stored.CONFIG))
     else:
         raise InputError(
             '--config',
-            got=f'nothing, and no run in {workdir}' if _WORKDIR.value else 'nothing',
+            got=f'nothing, and no run in {workdir}' if given.workdir else 'nothing',
             expected='a config file, as configs/supervised.py:quick',
             fix=f'--config {EXAMPLES["config"]}, or the --workdir of an earlier run',
         )
@@ -216,108 +308,88 @@ def _load_config(assignments):
     return loaded
 
 
-def _check_flags() -> None:
-    if _MODE.value not in MODES:
-        raise unknown_name('--mode', _MODE.value, MODES)
-    for flag in (_CONFIG, _WORKDIR, _INPUT, _OUTPUT, _TABLE):
-        paths.local(f'--{flag.name}', flag.value)
-    _check_flags_of_modes()
-    if _CHECKPOINT.value not in CHECKPOINTS:
-        raise unknown_name('--checkpoint', _CHECKPOINT.value, CHECKPOINTS)
-    if _MODE.value in ('config', 'doctor', 'prepare', 'cache'):
-        return
-    if not _WORKDIR.value:
-        begins = _MODE.value in ('train', 'bench') and not _CONFIG.value
-        fix = '--config configs/supervised.py:quick ' * begins + '--workdir runs/first'
-        raise InputError('--workdir', got='nothing', expected='a folder for this run', fix=fix)
-    if _MODE.value == 'predict':
-        for flag in (_INPUT, _OUTPUT):
-            if not flag.value:
-                raise InputError(
-                    f'--{flag.name}',
-                    got='nothing',
-                    expected='a folder',
-                    fix=f'--{flag.name} {EXAMPLES[flag.name]}',
-                )
-        paths.check_writable('--output', paths.local('--output', _OUTPUT.value).absolute())
-
-
-def _check_flags_of_modes() -> None:
-    """Raises InputError for a flag that the mode would not look at, and for what a table needs."""
-    for modes, own in FLAGS_OF_MODES.items():
-        for flag in own:
-            if flags.FLAGS[flag.name].present and _MODE.value not in modes:
-                expected = ' or '.join(f'--mode {mode}' for mode in modes)
-                fix = f'--mode {modes[0]}, or leave --{flag.name} out'
-                raise InputError(
-                    f'--{flag.name}', got=f'--mode {_MODE.value}', expected=expected, fix=fix
-                )
-    if _MODE.value == 'table':
-        if not _TABLE.value:
-            raise InputError(
-                '--table',
-                got='nothing',
-                expected='a table file',
-                fix=f'--table {EXAMPLES["table"]}',
-            )
-        if _CONFIG.value:
-            fix = 'leave --config out; --config.section.key=value holds for every row'
-            raise InputError(
-                '--config', got=_CONFIG.value, expected='none: the rows name their configs', fix=fix
-            )
-
-
-def _dispatch(assignments) -> None:
-    _check_flags()
-    if _MODE.value == 'table':
-        _dispatch_table(assignments)
-        return
-    if _MODE.value == 'cache':
-        _dispatch_cache(assignments)
-        return
-    config = _load_config(assignments)
-    if _MODE.value == 'config':
-        from segjax.modes import config as config_mode
-
-        config_mode.main(config)
-        return
-    if _MODE.value == 'prepare':
-        _prepare(config)
-        return
-    if _MODE.value == 'doctor':
-        from segjax.modes import doctor
-
-        sys.exit(doctor.main(config, _WORKDIR.value))
+def _join_processes() -> None:
+    """Joins the processes of the run, before anything touches a device."""
     from segjax.core import host, parallel
-    from segjax.modes import bench, predict
+
+    parallel.initialize(given.distributed, given.coordinator, given.num_processes, given.process_id)
+    host.keep_heap()
+
+
+def run_train(assignments) -> None:
+    """Trains, or resumes the run in --workdir."""
+    config = _load_config(assignments)
     from segjax.train import driver
 
-    parallel.initialize(*(flag.value for flag in PROCESSES))
-    host.keep_heap()
-    if _MODE.value == 'train':
-        driver.train(config, _WORKDIR.value, extend=_EXTEND.value)
-    elif _MODE.value == 'evaluate':
-        driver.evaluate(config, _WORKDIR.value, _CHECKPOINT.value)
-    elif _MODE.value == 'predict':
-        folders = [str(paths.local(f'--{flag.name}', flag.value)) for flag in (_INPUT, _OUTPUT)]
-        predict.main(config, _WORKDIR.value, *folders, _CHECKPOINT.value)
-    else:
-        bench.main(config, _WORKDIR.value)
+    _join_processes()
+    driver.train(config, given.workdir, extend=given.extend)
 
 
-def _dispatch_table(assignments) -> None:
-    from segjax.core import host, parallel
+def run_evaluate(assignments) -> None:
+    """Scores a checkpoint."""
+    config = _load_config(assignments)
+    from segjax.train import driver
+
+    _join_processes()
+    driver.evaluate(config, given.workdir, given.checkpoint)
+
+
+def run_predict(assignments) -> None:
+    """Labels a folder of images."""
+    config = _load_config(assignments)
+    from segjax.modes import predict
+
+    _join_processes()
+    source = str(paths.local('--input', given.input))
+    target = str(paths.local('--output', given.output))
+    predict.main(config, given.workdir, source, target, given.checkpoint)
+
+
+def run_config(assignments) -> None:
+    """Prints the config with the meaning of every key."""
+    config = _load_config(assignments)
+    from segjax.modes import config as config_mode
+
+    config_mode.main(config)
+
+
+def run_doctor(assignments) -> None:
+    """Checks data and config, and exits with 1 if anything is wrong."""
+    config = _load_config(assignments)
+    from segjax.modes import doctor
+
+    sys.exit(doctor.main(config, given.workdir))
+
+
+def run_bench(assignments) -> None:
+    """Measures the speed of the variants of a config."""
+    config = _load_config(assignments)
+    from segjax.modes import bench
+
+    _join_processes()
+    bench.main(config, given.workdir)
+
+
+def run_table(assignments) -> None:
+    """Trains the rows of a paper's table, and compares them."""
     from segjax.modes import table
 
-    chosen = (_TABLE.value, _SCALE.value, _WORKDIR.value, _ROWS.value, _SEEDS.value)
-    plan = table.make_table_plan(*chosen, assignments, _OVERRIDE.value)
-    parallel.initialize(*(flag.value for flag in PROCESSES))
-    host.keep_heap()
+    plan = table.make_table_plan(
+        given.table,
+        given.scale,
+        given.workdir,
+        given.rows,
+        given.seeds,
+        assignments,
+        given.override,
+    )
+    _join_processes()
     table.run_table(plan)
 
 
-def _prepare(config) -> None:
-    """Prepares the data of a config. A GPU is not needed."""
+def run_prepare(assignments) -> None:
+    """Prepares the data of a config. Needs no GPU."""
+    config = _load_config(assignments)
     from segjax import config as config_lib
     from segjax import data
     from segjax.train.stop import StopSignal
@@ -329,13 +401,13 @@ def _prepare(config) -> None:
     print(f'prepared: {prepared.folder} ({counts} examples)', flush=True)
 
 
-def _dispatch_cache(assignments) -> None:
-    """Lists the cache, or deletes folders of it. Without a config, $SEGJAX_CACHE says where it is."""
+def run_cache(assignments) -> None:
+    """Lists the cache, or deletes folders of it. Without a config, $SEGJAX_CACHE names it."""
     from segjax import config as config_lib
     from segjax.config import config_file
     from segjax.data import cache
 
-    if _CONFIG.value or _WORKDIR.value:
+    if given.config or given.workdir:
         config = _load_config(assignments)
     else:
         config = config_lib.defaults('supervised')
@@ -343,11 +415,34 @@ def _dispatch_cache(assignments) -> None:
     root = cache.folder(config.data.cache)
     if root.exists():
         cache.check_place(config.data.cache)
-    cache.delete(root, _DELETE.value)
+    cache.delete(root, given.delete)
     print(cache.describe(root), flush=True)
 
 
-def main(argv) -> None:
+MODES = {
+    'train': run_train,
+    'evaluate': run_evaluate,
+    'predict': run_predict,
+    'config': run_config,
+    'doctor': run_doctor,
+    'bench': run_bench,
+    'table': run_table,
+    'prepare': run_prepare,
+    'cache': run_cache,
+}
+
+
+# --- the program ----------------------------------------------------------------------------------
+
+
+def main(assignments, argv: Sequence[str] = ()) -> None:
+    """Runs a mode, and turns errors into messages and exit codes.
+
+    Args:
+      assignments: from `parse_arguments`.
+      argv: not used. absl passes the program.
+    """
+    del argv
     logging.set_verbosity(logging.ERROR)  # orbax warns at every save without a score
     from segjax.core import host, processes
     from segjax.train import checkpoints
@@ -355,26 +450,27 @@ def main(argv) -> None:
 
     host.raise_open_files()
     try:
-        _dispatch(argv[1])
+        _check_flags()
+        MODES[given.mode](assignments)
     except PreemptedAlone as error:
-        _end(f'preempted: {error}; the same command goes on', EXIT_PREEMPTED)
+        _end(f'preempted: {error}; the same command resumes', EXIT_PREEMPTED)
     except Preempted as error:
-        print(f'preempted: {error}; the same command goes on', file=sys.stderr, flush=True)
+        print(f'preempted: {error}; the same command resumes', file=sys.stderr, flush=True)
         sys.exit(EXIT_PREEMPTED)
     except KeyboardInterrupt:
-        _end('interrupted; the same command goes on from the newest checkpoint', EXIT_INTERRUPTED)
+        message = 'interrupted; the same command resumes from the newest checkpoint'
+        _end(message, EXIT_INTERRUPTED)
     except Exception as error:
         if isinstance(error, checkpoints.CheckpointError):
-            time.sleep(
-                1
-            )  # threads of orbax print what happened to each array; the reason comes last
+            # Threads of orbax print what happened to each array. The reason must come last.
+            time.sleep(1)
         if not isinstance(error, InputError):
             processes.listen()  # another process may know the reason
         _end_with(error)
 
 
 def _end_with(error: Exception) -> None:
-    """Prints an error from outside and exits; raises any other error again."""
+    """Prints an error from outside and exits. Raises any other error again."""
     from segjax.core import processes
     from segjax.train import failures
 
@@ -388,16 +484,16 @@ def _end_with(error: Exception) -> None:
 
 
 def _written_place() -> str:
-    """Returns what a mode writes to, for errors of the disk that name no file."""
-    if _MODE.value == 'predict':
-        return f'--output {_OUTPUT.value}'
-    if _MODE.value in ('prepare', 'cache'):
+    """Returns the flag and folder that a mode writes to, for disk errors that name no file."""
+    if given.mode == 'predict':
+        return f'--output {given.output}'
+    if given.mode in ('prepare', 'cache'):
         return 'prepared data (config.data.cache or $SEGJAX_CACHE)'
-    return f'--workdir {_WORKDIR.value}'
+    return f'--workdir {given.workdir}'
 
 
 def _end(message: str, code: int) -> None:
-    """Prints a message and exits; the remaining processes of the run learn the reason and exit, too."""
+    """Prints a message and exits. The remaining processes of the run learn the reason and exit."""
     from segjax.core import processes
 
     _drop_closed_output()
@@ -407,7 +503,7 @@ def _end(message: str, code: int) -> None:
 
 
 def _drop_closed_output() -> None:
-    """Directs the standard output to nowhere if its reader has gone: the interpreter writes to it at its end."""
+    """Discards the standard output if its reader has gone: the interpreter flushes it."""
     try:
         sys.stdout.flush()
     except (BrokenPipeError, ValueError):
@@ -415,25 +511,30 @@ def _drop_closed_output() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Opens the output and error streams that the caller has closed: files would get their numbers."""
+    """Opens standard streams that the caller has closed: files would get their numbers."""
     for number, name in ((0, 'stdin'), (1, 'stdout'), (2, 'stderr')):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the smallest free number
+            # The system gives the smallest free number.
+            os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, os.fdopen(number, 'w' if number else 'r', closefd=False))
 
 
 def run() -> None:
+    """Parses the command line and runs the program through absl."""
     _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors='backslashreplace')  # names of files that the locale cannot show
-    # A second start of the same program skips compilation; set before jax is imported.
+        # Names of files may hold characters that the locale cannot show.
+        stream.reconfigure(errors='backslashreplace')
+    # A second start of the same program skips compilation. Set this before jax is imported.
     home = os.path.expanduser('~')
     if os.path.isabs(home):
         os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(home, '.cache/segjax/jax'))
     try:
-        app.run(main, flags_parser=_parse_flags)
+        app.define_help_flags()
+        assignments = parse_arguments(sys.argv)
+        app.run(functools.partial(main, assignments), flags_parser=lambda argv: argv[:1])
     except BrokenPipeError:  # while flags are parsed: --help | head -1
         _drop_closed_output()
         sys.exit(EXIT_WRONG)
@@ -443,24 +544,20 @@ def run() -> None:
 
 
 def _fail_at_import(error: Exception) -> None:
-    """Prints an error of the packages around the program and exits; returns for any other error."""
+    """Prints an error of the packages around the program and exits. Returns for any other error."""
     if isinstance(error, ImportError) and error.name and error.name.partition('.')[0] != 'segjax':
-        fix = 'bash launch/local.sh installs them; $PYTHONPATH may name a folder with a file that hides the package'
-        _fail(
-            InputError(
-                f'package {error.name}',
-                got=str(error),
-                expected='those of requirements.txt',
-                fix=fix,
-            )
+        fix = (
+            'bash launch/local.sh installs them; $PYTHONPATH may name a folder with a file that '
+            'hides the package'
         )
+        where = f'package {error.name}'
+        _fail(InputError(where, got=str(error), expected='those of requirements.txt', fix=fix))
     # jax reads its variables when it is imported.
     variable = re.search(r"^invalid truth value .* for environment '(JAX_\w+)'$", str(error))
     if variable:
-        fix = f'unset {variable.group(1)}'
-        _fail(
-            InputError(f'${variable.group(1)}', got=str(error), expected='true or false', fix=fix)
-        )
+        name = variable.group(1)
+        fix = f'unset {name}'
+        _fail(InputError(f'${name}', got=str(error), expected='true or false', fix=fix))
 
 
 if __name__ == '__main__':

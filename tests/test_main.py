@@ -1,4 +1,4 @@
-"""The command line from outside: every mistake gets a message and exit code 1, before anything compiles."""
+"""The command line from outside: a mistake gets a message and exit code 1 before a compilation."""
 
 import errno
 import os
@@ -39,7 +39,7 @@ def start(*arguments, **kwargs):
 
 
 def run(*arguments, code=0, **kwargs):
-    """(stdout, stderr) of a process of its own."""
+    """Runs a process of its own. Returns its stdout and stderr."""
     process = start(*arguments, **kwargs)
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, (arguments, out[-1000:], err[-3000:])
@@ -47,7 +47,7 @@ def run(*arguments, code=0, **kwargs):
 
 
 def assert_message(err: str, *fragments: str):
-    """The last thing on stderr is a message with got and expected, and no traceback stands before it."""
+    """Checks that stderr ends with a message and holds no traceback. Returns the message."""
     assert 'Traceback' not in err
     message = err[err.index('error: ') :]
     for fragment in fragments:
@@ -57,7 +57,10 @@ def assert_message(err: str, *fragments: str):
 
 @pytest.fixture
 def call(capsys, monkeypatch):
-    """Runs main in this process as app.run would: -> (exit code, stdout, stderr). Training must not be reached."""
+    """Returns a function that runs main in this process, but fails before a training.
+
+    It returns exit code, stdout and stderr.
+    """
 
     def call(*arguments):
         # Training and evaluating map their steps here, before anything compiles.
@@ -69,7 +72,7 @@ def call(capsys, monkeypatch):
             flags.FLAGS[flag.name].unparse()
         code = 0
         try:
-            main.main(main._parse_flags(['segjax.main', *map(str, arguments)]))
+            main.main(main.parse_arguments(['segjax.main', *map(str, arguments)]))
         except SystemExit as stop:
             code = stop.code
         out, err = capsys.readouterr()
@@ -78,7 +81,7 @@ def call(capsys, monkeypatch):
     return call
 
 
-# --- what is wrong with the command line -----------------------------------------------------------------------------
+# --- what is wrong with the command line ----------------------------------------------------------
 
 
 WRONG_IN_A_PROCESS = [
@@ -324,7 +327,8 @@ TABLE = f"""
 from segjax.modes.table import Column, Row, Scale, Table
 
 def get_table():
-    rows = (Row('base', 'base', '{SMOKE}'), Row('wide', 'wide', '{SMOKE}', overrides=('model.width=0.5',)))
+    base = Row('base', 'base', '{SMOKE}')
+    rows = (base, Row('wide', 'wide', '{SMOKE}', overrides=('model.width=0.5',)))
     return Table('t', 's', (Column('mIoU', 'mIoU'),), rows, {{'quick': Scale('', (0,))}})
 """
 
@@ -402,20 +406,20 @@ def test_flags_of_a_table_belong_to_its_mode(call, tmp_path, mode, flag):
 
 def test_a_table_hands_its_rows_to_the_training(call, tmp_path, monkeypatch):
     (tmp_path / 'table.py').write_text(TABLE)
-    seen = []
+    trained = []
     monkeypatch.setattr(
-        'segjax.train.driver.train', lambda config, workdir, stop: seen.append((config, workdir))
+        'segjax.train.driver.train', lambda config, workdir, stop: trained.append((config, workdir))
     )
     arguments = ('--seeds=4,2', '--rows=wide', '--config.train.num_steps=7')
     code, out, err = call(
         '--mode=table', '--table', tmp_path / 'table.py', '--workdir', tmp_path / 'run', *arguments
     )
     assert code == 0, err
-    assert [(c.seed, c.model.width, c.train.num_steps) for c, _ in seen] == [
+    assert [(c.seed, c.model.width, c.train.num_steps) for c, _ in trained] == [
         (4, 0.5, 7),
         (2, 0.5, 7),
     ]
-    assert [workdir for _, workdir in seen] == [
+    assert [workdir for _, workdir in trained] == [
         f'{tmp_path}/run/wide/seed_{seed}' for seed in (4, 2)
     ]
     assert (
@@ -477,7 +481,7 @@ def test_missing_folders_and_a_wrong_label_file(call, tmp_path):
     assert code == 1 and 'mine/masks/train/train.png' in out and not err
 
 
-# --- config files with errors of their own ---------------------------------------------------------------------------
+# --- config files with errors of their own --------------------------------------------------------
 
 BROKEN = {
     'a key that there is not': (
@@ -547,7 +551,7 @@ def test_a_folder_is_no_config_file(call, tmp_path):
 
 
 def test_errors_of_our_own_keep_their_traceback(call, tmp_path, monkeypatch):
-    """Neither a bug that a config file runs into nor one in the loop may look like the user's mistake."""
+    """A bug, in the loop or called from a config file, must not look like a mistake of the user."""
 
     def bug(*_):
         raise TypeError('a bug')
@@ -563,7 +567,7 @@ def test_errors_of_our_own_keep_their_traceback(call, tmp_path, monkeypatch):
 
 
 def _compiled_in(path):
-    """A function whose frames seem to stand in a file of the package."""
+    """Returns a function whose frames seem to be in a file of the package."""
     names = {}
     exec(compile('def load(name): return 1 / 0', str(path), 'exec'), names)
     return names['load']
@@ -592,7 +596,7 @@ def test_help_names_every_flag_and_succeeds(call):
     assert call('--helpfull')[1] == out
 
 
-# --- whole runs ------------------------------------------------------------------------------------------------------
+# --- whole runs -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope='module')
@@ -605,7 +609,7 @@ def finished(tmp_path_factory):
 
 
 def test_a_finished_run_needs_no_config(finished, tmp_path):
-    """evaluate and predict of a run folder alone; single keys that change no result may be set."""
+    """evaluate and predict need only the run folder. Keys that change no result may be set."""
     workdir = shutil.copytree(finished, tmp_path / 'run')
     out, _ = run('--workdir', workdir, '--mode', 'evaluate', '--config.logging.num_pictures=0')
     assert 'mIoU' in out
@@ -659,7 +663,7 @@ def test_a_start_that_does_not_fit_leaves_no_folder(finished, call, tmp_path, ar
 
 
 def test_divergence_names_step_and_group(finished, tmp_path):
-    """A run that goes on from a state with a broken number in one layer."""
+    """The run resumes from a state with a broken number in one layer."""
     workdir = shutil.copytree(finished, tmp_path / 'run')
     saved = workdir / 'segmentation/checkpoints'
     shutil.rmtree(saved / str(STEPS))
@@ -697,7 +701,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, tmp_path):
     assert process.returncode == 75, err[-2000:]
     step = int(
         re.search(
-            r"preempted: stage 'segmentation' saved at step (\d+); the same command goes on", err
+            r"preempted: stage 'segmentation' saved at step (\d+); the same command resumes", err
         )[1]
     )
     assert 1 <= step < STEPS and 'Traceback' not in err
@@ -708,7 +712,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, tmp_path):
 
 
 def test_a_full_disk_ends_the_run_and_leaves_the_older_checkpoint(finished, tmp_path):
-    """After the first checkpoint no file may become larger than the small ones: the next checkpoint fails."""
+    """After the first checkpoint the size of files is limited, so the next checkpoint fails."""
     command = ('--config', SMOKE, '--workdir', tmp_path, f'--config.train.num_steps={STEPS}')
     process = start(*command)
     checkpoints = tmp_path / 'segmentation/checkpoints'

@@ -1,4 +1,4 @@
-"""What a user sees first: the first command of the README, and the :smoke of every experiment."""
+"""The first command of the README, and the variant :smoke of every experiment."""
 
 import dataclasses
 import functools
@@ -22,14 +22,14 @@ OTHERS = sorted(path for path in (REPOSITORY / 'configs').glob('*.py') if path.n
 
 @pytest.fixture
 def traced(monkeypatch):
-    """The functions that are mapped over devices, once for each time they are traced."""
-    found = []
+    """Returns the list of mapped functions, with an entry for each trace."""
+    functions = []
     spmd = parallel.Topology.spmd
 
     def counting(self, fn, **options):
         @functools.wraps(fn)
         def counted(*args):
-            found.append(fn)
+            functions.append(fn)
             return fn(*args)
 
         return spmd(self, counted, **options)
@@ -41,7 +41,7 @@ def traced(monkeypatch):
 
     monkeypatch.setattr(parallel, 'topology', topology)
     monkeypatch.setattr(parallel.Topology, 'spmd', counting)
-    return found
+    return functions
 
 
 def assert_traced_once(traced, scores):
@@ -66,7 +66,7 @@ def test_smoke_trains_in_one_trace_of_each_function(path, tmp_path, traced):
 
 
 def test_the_first_command_trains_and_ends_with_a_report(tmp_path, traced):
-    """With :smoke instead of :quick, which is the same system in seconds; in this process, as its script would."""
+    """Runs :smoke instead of :quick, the same system in seconds, in this process."""
     assert OF_FIRST.endswith(':quick')
     words = [
         word.replace(':quick', ':smoke').replace('runs/first', str(tmp_path / 'first'))
@@ -77,7 +77,7 @@ def test_the_first_command_trains_and_ends_with_a_report(tmp_path, traced):
     _, _, arguments = dry.stdout.splitlines()[-1].partition(' -m segjax.main ')
     for item in main.FLAGS:
         flags.FLAGS[item.name].unparse()
-    main.main(main._parse_flags(['segjax.main', *arguments.split()]))
+    main.main(main.parse_arguments(['segjax.main', *arguments.split()]))
 
     report = (tmp_path / 'first/report.html').read_text()
     for promised in ('mIoU', 'commonest', 'onfusion', 'images/s'):
@@ -89,7 +89,7 @@ def test_the_first_command_trains_and_ends_with_a_report(tmp_path, traced):
         for path in (tmp_path / 'first').glob('*/pictures/*/info.json')
     ]
     assert panels and all(
-        found[:4] == ['image', 'prediction', 'truth', 'errors'] for found in panels
+        names[:4] == ['image', 'prediction', 'truth', 'errors'] for names in panels
     )
     scores = json.loads((tmp_path / 'first/scores.json').read_text())
     assert_traced_once(traced, scores)

@@ -1,4 +1,7 @@
-"""Files of a run folder: JSON and lines of JSON, written atomically, and PNG."""
+"""Reads and writes files of a run folder: JSON and lines of JSON, written atomically, and PNG.
+
+`core/text_files.py` parses the text. `train/stored.py` knows what each JSON file must hold.
+"""
 
 import json
 import math

@@ -1,4 +1,7 @@
-"""Reads JSON and YAML files strictly. A key that occurs twice is an error."""
+"""Parses the text of JSON and YAML files strictly: a repeated key is an error.
+
+It serves files of the user and of run folders. Its errors are ValueErrors without a file name.
+"""
 
 import json
 import pathlib
@@ -11,7 +14,7 @@ _DEEP = 'nested too deeply'
 
 
 def read(path: pathlib.Path) -> str:
-    """Returns the text of a file in UTF-8, without the byte-order mark of some editors."""
+    """Returns the text of a file in UTF-8, without the mark that some editors put before it."""
     return path.read_text(encoding='utf-8-sig')
 
 
@@ -19,7 +22,7 @@ def parse_json(text: str) -> Any:
     """Returns the content of a JSON text.
 
     Raises:
-      ValueError: the text is no JSON, or a key occurs twice.
+      ValueError: no JSON, or a key twice.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique)
@@ -31,7 +34,7 @@ def parse_yaml(text: str) -> Any:
     """Returns the content of a YAML text.
 
     Raises:
-      ValueError: the text is no YAML, or a key occurs twice.
+      ValueError: no YAML, or a key twice.
     """
     try:
         return yaml.load(text, _Loader)
@@ -42,24 +45,23 @@ def parse_yaml(text: str) -> Any:
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns the pairs of a JSON object as a dict. Raises ValueError if a key occurs twice."""
     _check_unique([key for key, _ in pairs])
     return dict(pairs)
 
 
 def _check_unique(keys: Sequence[str], place: str = '') -> None:
-    """Raises ValueError if a key occurs twice in a section."""
-    earlier = set()
+    """Raises ValueError for a key that is given twice in the same section."""
+    seen = set()
     for key in keys:
-        if key in earlier:
+        if key in seen:
             raise ValueError(f'key {key!r} twice{place}')
-        earlier.add(key)
+        seen.add(key)
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader for plain values that accepts each key once per section."""
+    """Plain values only, and every key once."""
 
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node, deep=False):
         if isinstance(node, yaml.MappingNode):
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
             _check_unique(keys, f' in the section at line {node.start_mark.line + 1}')

@@ -21,14 +21,14 @@ class Listing(NamedTuple):
     where: str
     splits: Mapping[str, index.Index]
 
-    def open_input(self, inputs: Input) -> range:
+    def open_input(self, inputs: Input, *more: str) -> range:
         """Returns the positions among the chosen examples of an input.
 
         Raises:
           InputError: an unknown, malformed or empty split, or an absent feature. No example is
             chosen, or no chosen example has all its neighbours.
         """
-        for feature in inputs.features:
+        for feature in (*inputs.features, *more):
             stored = feature.removesuffix(clips.SUFFIX)
             if stored not in self.spec.features:
                 raise unknown_name(

@@ -1,1 +1,1 @@
-"""The training loop, and what makes it restart: checkpoints, logs, starts, stops and checks."""
+"""The training loop and its parts: checkpoints, logs, initialisation, stop signals, checks."""

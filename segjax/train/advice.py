@@ -1,6 +1,6 @@
-"""Warnings about a config that trains without an error and is probably not meant so.
+"""Warns about a config that trains without an error but is probably a mistake.
 
-The doctor prints them, and so does a run before its first step.
+The doctor prints the warnings, and so does a run before its first step.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,12 @@ from segjax.spec import DataSpec
 
 
 class Advice(NamedTuple):
-    """where names a config key; message says what is there, fix what to type."""
+    """A warning.
+
+    where    a config key
+    message  its value, and the consequence
+    fix      arguments to type
+    """
 
     where: str
     message: str
@@ -27,16 +32,16 @@ class Advice(NamedTuple):
 def before_training(
     config: ml_collections.ConfigDict, spec: DataSpec, stages: Sequence[Stage]
 ) -> list[Advice]:
-    """Returns all advice for a run that begins."""
+    """Returns all warnings for a run that begins."""
     size = spec.split(config.data.train_split).max_size
     return without_start(config) + untrained(config, stages) + stretched(config, size)
 
 
 def untrained(config: ml_collections.ConfigDict, stages: Sequence[Stage]) -> list[Advice]:
-    """Warns of stages that have no steps and no start: their nets keep random parameters."""
+    """Warns of stages without steps and without a source: their nets keep random parameters."""
     if config.init_from.path:
         return []
-    found = []
+    warnings = []
     for stage in stages:
         if stage.num_steps:
             continue
@@ -45,9 +50,12 @@ def untrained(config: ml_collections.ConfigDict, stages: Sequence[Stage]) -> lis
         message = (
             f'empty, and stage {stage.name!r} has 0 steps: its nets keep their random parameters'
         )
-        fix = f'--config.init_from.path=RUN with the folder of a run, or --config.{section}.num_steps={steps}'
-        found.append(Advice('config.init_from.path', message, fix))
-    return found
+        fix = (
+            '--config.init_from.path=RUN with the folder of a run, '
+            f'or --config.{section}.num_steps={steps}'
+        )
+        warnings.append(Advice('config.init_from.path', message, fix))
+    return warnings
 
 
 def without_start(config: ml_collections.ConfigDict) -> list[Advice]:
@@ -55,8 +63,11 @@ def without_start(config: ml_collections.ConfigDict) -> list[Advice]:
     expected = config.init_from.expected
     if not expected or config.init_from.path:
         return []
-    message = f'empty: the net starts at random, but the published one starts from {expected}'
-    fix = '--config.init_from.path=FILE, or --config.init_from.expected= to train from scratch without this warning'
+    message = f'empty: the net starts at random, but the published net starts from {expected}'
+    fix = (
+        '--config.init_from.path=FILE, '
+        'or --config.init_from.expected= to train from scratch without this warning'
+    )
     return [Advice('config.init_from.path', message, fix)]
 
 
@@ -81,8 +92,8 @@ def stretched(config: ml_collections.ConfigDict, size: tuple[int, int]) -> list[
     by_rows = f'({rows}, {max(1, round(fitting_columns))})'
     by_columns = f'({max(1, round(fitting_rows))}, {columns})'
     message = (
-        f'{rows}x{columns} (height x width) stretches images of {height}x{width}: training sees '
-        f'another aspect than evaluation, which keeps that of the images'
+        f'{rows}x{columns} (height x width) stretches images of {height}x{width}: '
+        'training and evaluation use different aspects, because evaluation keeps the aspect'
     )
     fix = f'--config.augment.resize="{by_columns}", or --config.augment.resize="{by_rows}"'
     return [Advice('config.augment.resize', message, fix)]

@@ -1,8 +1,8 @@
-"""Saving and restoring everything that moves: a thin, strict layer over orbax.
+"""Saves and restores the whole training state: a thin, strict layer over orbax.
 
-A checkpoint holds the whole TrainState plus a small JSON record (config, the open logging window). The data position is
-a function of the step and needs no saving. What is written is host numpy arrays, so a checkpoint does not depend on the
-number or kind of devices.
+A checkpoint holds the TrainState and a small JSON record (config, the open logging window). The
+position in the data is a function of the step, so it is not saved. Arrays are saved as numpy arrays
+of the host: a checkpoint does not depend on the number or kind of devices.
 """
 
 import json
@@ -21,17 +21,19 @@ from flax import traverse_util
 
 from segjax.core import files, parallel
 from segjax.core.trees import named_leaves, path_name
-from segjax.errors import InputError
+from segjax.errors import InputError, first_line
 from segjax.protocol import PyTree, TrainState
 from segjax.train import stored
 
 _POLICIES = ocp.checkpoint_managers
 FEW = 8
-"""Modules of another shape that a run may leave out. More of them are another net."""
+"""Number of modules of another shape that a fix may leave out. More of them are another net."""
+SHOWN = 3
+"""Number of differences of each kind that an error shows."""
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written; the older ones are still good."""
+    """A checkpoint could not be written. The older checkpoints are still good."""
 
 
 class _Saved(NamedTuple):
@@ -42,15 +44,16 @@ class _Saved(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one stage. Use as a context manager: leaving it waits for the save that is under way.
+    """The checkpoints of one stage.
+
+    Use it as a context manager. Leaving the context waits for a save that is under way.
 
     Args:
       folder: <workdir>/<stage>/checkpoints.
-      monitor: (score name, 'max' or 'min') by which the best ones are kept.
-      keep_last: newest checkpoints kept, from which a run resumes.
-      keep_best: best ones kept beside them, whole, so that they can be resumed from too.
-      read_only: for whoever only looks: makes no folder and leaves unfinished saves alone, which may be those of a
-        training that is going on.
+      monitor: (score name, 'max' or 'min') that ranks the checkpoints.
+      keep_last: number of newest checkpoints to keep. A run resumes from the newest.
+      keep_best: number of best checkpoints to keep in addition to the newest.
+      read_only: makes no folder and leaves unfinished saves alone. A training may be running there.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class Checkpoints:
     ):
         self._name, mode = monitor
         self._folder = folder.absolute()
-        policies = [_POLICIES.LatestN(keep_last)]
+        policies: list[Any] = [_POLICIES.LatestN(keep_last)]
         if keep_best:
             policies.append(
                 _POLICIES.BestN(
@@ -93,41 +96,48 @@ class Checkpoints:
         try:
             self._manager.close()
         except Exception as error:
-            if kind is None:  # do not hide the error that brought us here
+            # An error that ended the context is the first. Do not hide it.
+            if kind is None:
                 raise self._failure(error) from error
 
-    def save(self, state: TrainState, record: dict[str, Any], scores: dict[str, float]) -> None:
-        """Starts saving `state` under its own step; the write goes on in the background.
+    def save(
+        self, state: TrainState, record: Mapping[str, Any], scores: Mapping[str, float]
+    ) -> None:
+        """Starts to save a state under its own step. Writing continues in the background.
 
-        Raises CheckpointError if this or the save before failed (a full disk); older checkpoints stay as they are.
+        Args:
+          state: on the devices or on the host.
+          record: JSON that `restore` returns.
+          scores: of the state. Only the score of `monitor` counts.
+
+        Raises:
+          CheckpointError: this save or the save before failed, for example on a full disk. Older
+            checkpoints stay as they are.
         """
         host = parallel.to_host(state)
         step = int(host.step)
+        content = ocp.args.Composite(
+            state=ocp.args.StandardSave(_named(host)), record=ocp.args.JsonSave(record)
+        )
         try:
             self._in_call = True
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_named(host)), record=ocp.args.JsonSave(record)
-                ),
-                metrics=self._metrics(scores),
-                force=True,
-            )
+            self._manager.save(step, args=content, metrics=self._metrics(scores), force=True)
         except Exception as error:
             raise self._failure(error) from error
         finally:
             self._in_call = False
 
-    def add_scores(self, step: int, scores: dict[str, float]) -> None:
-        """Gives a saved checkpoint the score that it was saved without, and removes those no longer kept.
+    def add_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """Adds a score to a checkpoint that was saved without a score.
 
-        Only the file of the score is written, and whole: the checkpoint can be resumed from at any moment.
+        Then removes the checkpoints that are not to be kept. Only the file of the score is written,
+        atomically. A run can resume from the checkpoint at any moment.
         """
         metrics = self._metrics(scores)
         if metrics is None:
             return
         if parallel.is_main():
-            # The place where orbax keeps the metrics of a save.
+            # The file in which orbax keeps the metrics of a save.
             files.write_json(self._folder / str(step) / 'metrics' / 'metrics', metrics)
         parallel.barrier('scores of a checkpoint')
         self._manager.reload()
@@ -138,14 +148,16 @@ class Checkpoints:
             if not kept:
                 self._manager.delete(checkpoint.step)
 
-    def _metrics(self, scores: dict[str, float]) -> dict[str, float] | None:
-        """Returns what orbax ranks a checkpoint by; None for a score that is missing or not finite."""
+    def _metrics(self, scores: Mapping[str, float]) -> dict[str, float] | None:
+        """Returns the metrics by which orbax ranks a checkpoint, None without a finite score.
+
+        NaN compares with nothing. As a metric it would push the best checkpoint out.
+        """
         score = scores.get(self._name)
-        # NaN compares with nothing: it would push the best checkpoint out.
         return None if score is None or not np.isfinite(score) else {'score': float(score)}
 
     def wait(self) -> None:
-        """Returns when the last save is on the disk; raises CheckpointError if it failed."""
+        """Returns when the last save is on the disk. Raises CheckpointError if it failed."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -153,54 +165,48 @@ class Checkpoints:
             raise self._failure(error) from error
 
     def is_saving(self) -> bool:
-        """Returns whether a checkpoint is being written now, in the background or in a call of `save` or `wait`."""
+        """Returns whether a checkpoint is being written now.
+
+        It may be written in the background or in a call of `save`.
+        """
         return self._in_call or self._manager.is_saving_in_progress()
 
     def steps(self) -> list[int]:
+        """Returns the saved steps in ascending order."""
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
+        """Returns the step of the best checkpoint, None if no checkpoint has a score."""
         return self._manager.best_step()
 
     def restore(
         self, abstract: TrainState, step: int | None = None
     ) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint that can be read whole, or that of `step`; None if there is none.
+        """Returns state and record of the newest whole checkpoint, None if there is no checkpoint.
 
-        A damaged one is reported and passed over. One of another shape is an InputError: starting over in silence
-        would throw the user's training away.
+        A damaged checkpoint is reported, and the checkpoint before is tried.
 
         Args:
           abstract: the expected state (`jax.eval_shape` of init).
+          step: of the only checkpoint to try.
+
+        Raises:
+          InputError: no checkpoint can be read, or the arrays are not as expected. Starting over
+            would silently discard the user's training.
         """
         candidates = [step] if step is not None else sorted(self.steps(), reverse=True)
-        damaged = []
+        damaged: list[int] = []
         for candidate in candidates:
-            try:
-                found = self._manager.restore(
-                    candidate,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore()
-                    ),
-                )
-                raw, record = found['state'], dict(found['record'])
-            except (MemoryError, PermissionError):
-                raise
-            except Exception as error:
+            content = self._read(candidate)
+            if content is None:
                 damaged.append(candidate)
-                first_line = (str(error).splitlines() or [type(error).__name__])[0]
-                logging.error(
-                    'checkpoint %s/%d cannot be read (%s): trying the one before',
-                    self._folder,
-                    candidate,
-                    first_line,
-                )
                 continue
             if parallel.of_main(candidate) != candidate:
                 raise RuntimeError(
                     f'{self._folder}: the processes read different checkpoints, {candidate} here'
                 )
             self._set_aside(damaged)
+            raw, record = content
             return _strict(raw, abstract, self._folder / str(candidate)), record
         if candidates:
             raise InputError(
@@ -211,8 +217,27 @@ class Checkpoints:
             )
         return None
 
-    def _set_aside(self, damaged: list[int]) -> None:
-        """Renames damaged checkpoints, whose steps will be saved again."""
+    def _read(self, step: int) -> tuple[dict[str, PyTree], dict[str, Any]] | None:
+        """Returns arrays and record of a checkpoint. Returns None if it is damaged."""
+        content = ocp.args.Composite(
+            state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore()
+        )
+        try:
+            read = self._manager.restore(step, args=content)
+            return read['state'], dict(read['record'])
+        except (MemoryError, PermissionError):
+            raise
+        except Exception as error:  # orbax raises errors of many types for damaged files
+            logging.error(
+                'checkpoint %s/%d cannot be read (%s): trying the checkpoint before',
+                self._folder,
+                step,
+                first_line(error),
+            )
+            return None
+
+    def _set_aside(self, damaged: Sequence[int]) -> None:
+        """Renames damaged checkpoints, because their steps will be saved again."""
         if self._read_only or not damaged:
             return
         if parallel.is_main():
@@ -222,12 +247,16 @@ class Checkpoints:
         self._manager.reload()
 
     def _failure(self, error: Exception) -> CheckpointError:
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         return CheckpointError(
-            f'{self._folder}\n  got:      {lines[0][:300]}\n  expected: a checkpoint on the disk'
-            '\n  fix:      free disk space or check permissions, then start the same command again: '
+            f'{self._folder}\n'
+            f'  got:      {first_line(error)[:300]}\n'
+            '  expected: a checkpoint on the disk\n'
+            '  fix:      free disk space or check permissions, then start the same command again: '
             'it resumes from the newest whole checkpoint'
         )
+
+
+# --- arrays by name -------------------------------------------------------------------------------
 
 
 def _as_dict(state: TrainState) -> dict[str, PyTree]:
@@ -235,49 +264,64 @@ def _as_dict(state: TrainState) -> dict[str, PyTree]:
 
 
 def _named(state: TrainState) -> dict[str, PyTree]:
-    """Nested dicts by path name instead of optax's tuples: what is on the disk can be read without our classes."""
+    """Returns a state as nested dicts by path name, without the tuples of optax.
+
+    Such a file can be read without any class of ours.
+    """
     return traverse_util.unflatten_dict(named_leaves(_as_dict(state)), sep='/')
 
 
 def _strict(raw: dict[str, PyTree], abstract: TrainState, where: pathlib.Path) -> TrainState:
-    """Puts restored arrays into the expected structure; every name and every shape must match."""
-    found = named_leaves(raw)
-    wanted, treedef = jax.tree_util.tree_flatten_with_path(_as_dict(abstract))
-    names = [path_name(p) for p, _ in wanted]
-    missing = sorted(set(names) - set(found))
-    surplus = sorted(set(found) - set(names))
-    shapes = [
-        f'{n}: {np.shape(found[n])} {np.asarray(found[n]).dtype}, not {x.shape} {x.dtype}'
-        for n, (_, x) in zip(names, wanted)
-        if n in found and (np.shape(found[n]) != x.shape or np.asarray(found[n]).dtype != x.dtype)
-    ]
-    if missing or surplus or shapes:
-        examples = (
-            [f'no {n}' for n in missing[:3]] + [f'unexpected {n}' for n in surplus[:3]] + shapes[:3]
-        )
+    """Puts restored arrays into the expected structure. Every name, shape and type must match."""
+    arrays = named_leaves(raw)
+    paths, treedef = jax.tree_util.tree_flatten_with_path(_as_dict(abstract))
+    expected = {path_name(path): leaf for path, leaf in paths}
+    missing = [f'no {name}' for name in sorted(set(expected) - set(arrays))]
+    surplus = [f'unexpected {name}' for name in sorted(set(arrays) - set(expected))]
+    different = []
+    for name, leaf in expected.items():
+        if name in arrays:
+            shape = np.shape(arrays[name])
+            dtype = np.asarray(arrays[name]).dtype
+            if shape != leaf.shape or dtype != leaf.dtype:
+                different.append(f'{name}: {shape} {dtype}, not {leaf.shape} {leaf.dtype}')
+    if missing or surplus or different:
+        examples = '; '.join(missing[:SHOWN] + surplus[:SHOWN] + different[:SHOWN])
+        number = len(missing) + len(surplus) + len(different)
         raise InputError(
             f'checkpoint {where}',
-            got='; '.join(examples) + f' ({len(missing) + len(surplus) + len(shapes)} differences)',
+            got=f'{examples} ({number} differences)',
             expected='the arrays of the configured nets and optimisers',
-            fix='leave --config and its keys out to use the config of the folder, or take another --workdir',
+            fix='leave --config and its keys out to use the config of the folder, '
+            'or use another --workdir',
         )
-    leaves = [np.asarray(found[n]) for n in names]
+    leaves = [np.asarray(arrays[name]) for name in expected]
     return TrainState(**jax.tree_util.tree_unflatten(treedef, leaves))
 
 
-def load_params(path: str) -> dict[str, PyTree]:
-    """Returns params and model_state of a run, stage, or checkpoint folder: {'params': .., 'model_state': ..}.
+# --- parameters of another run --------------------------------------------------------------------
 
-    Of a run folder the last stage with a checkpoint is read, of a stage folder the newest checkpoint.
+
+def load_params(path: str) -> dict[str, PyTree]:
+    """Loads the parameters of another run.
+
+    Args:
+      path: a run folder (its last stage with a checkpoint is loaded), the folder of a stage (its
+        newest checkpoint), or the folder of a checkpoint.
+
+    Returns:
+      {'params': .., 'model_state': ..}.
+
+    Raises:
+      InputError: no checkpoint, or a damaged checkpoint.
     """
     folder = pathlib.Path(path).expanduser().absolute()
     if folder.name.isdigit() and (folder / 'state').is_dir():
         newest = folder
     else:
-        by_stage = {
-            stage: _numbered(folder / stage) for stage in ('', 'checkpoints', *_stages(folder))
-        }
-        saved = [steps for steps in by_stage.values() if steps]
+        places = ('', 'checkpoints', *_stages(folder))
+        # The last place with a checkpoint counts: `_stages` lists the last stage last.
+        saved = [steps for steps in map(_numbered, map(folder.joinpath, places)) if steps]
         if not saved:
             raise InputError(
                 'config.init_from.path',
@@ -287,32 +331,32 @@ def load_params(path: str) -> dict[str, PyTree]:
             )
         newest = max(saved[-1], key=lambda step: int(step.name))
     tree = _restored(newest)
-    # A tree without any array, as the statistics of nets without batch norm, leaves no trace in a checkpoint.
+    # A tree without any array, as the statistics of nets without batch norm, is not in the file.
     return {'params': tree['params'], 'model_state': tree.get('model_state', {})}
 
 
 def _restored(step: pathlib.Path) -> dict[str, PyTree]:
-    """Returns the state in the folder of a checkpoint; raises InputError if it is not whole."""
+    """Returns the state in the folder of a checkpoint. Raises InputError if it is not whole."""
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(step / 'state')
     except (MemoryError, PermissionError):
         raise
     except Exception as error:  # orbax raises errors of many types for damaged files
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        older = [
-            other
-            for other in _numbered(step.parent)
-            if step.name.isdigit() and int(other.name) < int(step.name)
-        ]
-        before = max(older, key=lambda other: int(other.name), default=None)
-        fix = (
-            f'--config.init_from.path={before}, the checkpoint before'
-            if before
-            else 'copy the run folder again'
-        )
-        got = f'a checkpoint that cannot be read ({first[:200]})'
+        before = _checkpoint_before(step)
+        fix = 'copy the run folder again'
+        if before is not None:
+            fix = f'--config.init_from.path={before}, the checkpoint before'
+        got = f'a checkpoint that cannot be read ({first_line(error)[:200]})'
         raise InputError(str(step), got=got, expected='a whole checkpoint', fix=fix) from error
+
+
+def _checkpoint_before(step: pathlib.Path) -> pathlib.Path | None:
+    """Returns the folder of the checkpoint before the given one, None if there is none."""
+    if not step.name.isdigit():
+        return None
+    older = [path for path in _numbered(step.parent) if int(path.name) < int(step.name)]
+    return max(older, key=lambda path: int(path.name), default=None)
 
 
 def newest_step(folder: pathlib.Path) -> int:
@@ -321,118 +365,176 @@ def newest_step(folder: pathlib.Path) -> int:
 
 
 def recorded_configs(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the configs that the newest checkpoint of every stage of a run was saved with, where they are known.
+    """Returns the config in the newest checkpoint of every stage of a run, where it is known.
 
-    A damaged checkpoint is passed over, as `Checkpoints.restore` does.
+    A damaged checkpoint is skipped, as `Checkpoints.restore` does.
     """
-    found = []
+    configs = []
     for stage in sorted(folder.glob('*/checkpoints')):
         path = stage / str(newest_step(stage)) / 'record' / 'metadata'
         try:
-            found.append(stored.read_object(path, ('config',))['config'])
+            configs.append(stored.read_object(path, ('config',))['config'])
         except (InputError, OSError):
             continue
-    return found
+    return configs
 
 
 def _numbered(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the whole checkpoints in a folder of checkpoints."""
-    return [
-        state.parent for state in folder.glob('*/state') if re.fullmatch(r'\d+', state.parent.name)
-    ]
+    states = folder.glob('*/state')
+    return [state.parent for state in states if re.fullmatch(r'\d+', state.parent.name)]
 
 
 def _stages(folder: pathlib.Path) -> list[str]:
-    """Returns the folders of checkpoints in a run folder, those of the last stage last.
+    """Returns the folders of checkpoints in a run folder, the last stage last.
 
-    The order is that of START, or of the scores of a run that is older than START. Times are no order: a copy of a
-    folder has new ones. They decide where nothing else is known.
+    start.json gives the order, or scores.json for a run that is older than start.json. Times
+    decide only if both are absent: a copy of a folder has new times.
     """
-    by_time = sorted(folder.glob('*/checkpoints'), key=lambda found: found.stat().st_mtime)
-    known = list(map(str, (found.relative_to(folder) for found in by_time)))
-    for name, key in ((files.START, 'stages'), ('scores.json', None)):
-        if (folder / name).exists():
-            read = stored.read_start if key else stored.read_scores
-            content = read(folder / name)
-            order = [f'{stage}/checkpoints' for stage in (content[key] if key else content)]
-            return [stage for stage in known if stage not in order] + order
-    return known
+    by_time = sorted(folder.glob('*/checkpoints'), key=lambda path: path.stat().st_mtime)
+    known = [str(path.relative_to(folder)) for path in by_time]
+    start = folder / files.START
+    scores = folder / stored.SCORES
+    if start.exists():
+        names = stored.read_start(start)['stages']
+    elif scores.exists():
+        names = stored.read_scores(scores)
+    else:
+        return known
+    order = [f'{name}/checkpoints' for name in names]
+    return [stage for stage in known if stage not in order] + order
+
+
+class _Merge(NamedTuple):
+    """Collects the arrays that a merge replaces, keeps and refuses.
+
+    loaded    modules of the loaded arrays
+    kept      modules of the arrays that keep their initial values
+    wrong     {name: both shapes} of arrays with another shape
+    clashing  modules with such an array
+    """
+
+    loaded: list[str]
+    kept: list[str]
+    wrong: dict[str, str]
+    clashing: list[str]
 
 
 def merge_params(
     state: TrainState,
-    source: dict[str, PyTree],
-    patterns: tuple[str, ...],
+    source: Mapping[str, PyTree],
+    patterns: Sequence[str],
     inherited: Collection[str] = (),
 ) -> tuple[TrainState, str]:
-    """Replaces the arrays of `state` whose path 'net/module/...' matches a pattern by those of the same path.
+    """Replaces arrays of a state by the arrays of the same path in another run.
 
-    The patterns know modules, not kinds of arrays: batch statistics go with the parameters of their module. Nets in
-    `inherited` keep what an earlier stage of this run has learned. Returns the new state and a printable list of what
-    was taken and what was left. A matching name of another shape, or patterns that take nothing where there is
-    something to take, are an InputError.
+    Patterns match modules, not kinds of arrays: batch statistics go with the parameters of their
+    module.
+
+    Args:
+      state: a new state. Shapes are enough to check the source.
+      source: {'params': .., 'model_state': ..}, from `load_params`.
+      patterns: regular expressions for the start of 'net/module/...'. Matching arrays
+        are replaced.
+      inherited: nets that keep their parameters, because an earlier stage of this run trained them.
+
+    Returns:
+      The new state, and a printable list of the modules that were loaded and kept.
+
+    Raises:
+      InputError: an array of another shape, or patterns that match nothing although some net could
+        be loaded.
     """
-    taken, left, clashing = [], [], []
-    wrong: dict[str, str] = {}
+    merge = _Merge([], [], {}, [])
     fields = {}
     for field in ('params', 'model_state'):
-        found = named_leaves(source[field])
-
-        def choose(path, leaf, field=field, found=found):
-            name = path_name(path)
-            net, *inner = name.split('/')
-            module = '/'.join(
-                [net, *(inner if field == 'params' else inner[1:])]
-            )  # without 'batch_stats'
-            wanted = net not in inherited and any(re.match(p, module) for p in patterns)
-            if not wanted or name not in found:
-                left.append(module)
-                return leaf
-            if np.shape(found[name]) != leaf.shape:
-                wrong[name] = f'{np.shape(found[name])}, not {leaf.shape}'
-                clashing.append(module.rpartition('/')[0])
-                return leaf
-            taken.append(module)
-            return np.asarray(found[name], leaf.dtype)
-
-        fields[field] = jax.tree_util.tree_map_with_path(choose, getattr(state, field))
-    if wrong:
+        fields[field] = _merge_field(
+            getattr(state, field), named_leaves(source[field]), field, patterns, inherited, merge
+        )
+    if merge.wrong:
+        shown = list(merge.wrong.items())[:4]
         raise InputError(
             'config.init_from',
-            got='; '.join(f'{name}: {shapes}' for name, shapes in list(wrong.items())[:4]),
+            got='; '.join(f'{name}: {shapes}' for name, shapes in shown),
             expected='arrays of equal shape',
-            fix=_without(patterns, clashing),
+            fix=_without(patterns, merge.clashing),
         )
-    if not taken and not inherited:
+    if not merge.loaded and not inherited:
         raise InputError(
             'config.init_from.nets',
             got=f'{patterns}, which match nothing',
             expected='patterns over net/module, as segmenter/encoder.*',
             fix=_common_nets(state.params, source['params']),
         )
-    modules = sorted({'/'.join(n.split('/')[:2]) for n in taken})
-    kept = sorted({'/'.join(n.split('/')[:2]) for n in left} - set(modules))
+    return state.replace(**fields), _summary(merge)
+
+
+def _merge_field(
+    tree: PyTree,
+    arrays: Mapping[str, Any],
+    field: str,
+    patterns: Sequence[str],
+    inherited: Collection[str],
+    merge: _Merge,
+) -> PyTree:
+    """Replaces the arrays of one field of a state, and notes every array in `merge`.
+
+    Args:
+      tree: of the state.
+      arrays: of the source, by path.
+      field: 'params' or 'model_state'.
+      patterns, inherited: as in `merge_params`.
+      merge: is filled.
+    """
+
+    def choose(path, leaf):
+        name = path_name(path)
+        net, *inner = name.split('/')
+        if field == 'model_state':
+            inner = inner[1:]  # without the name of the collection, 'batch_stats'
+        module = '/'.join([net, *inner])
+        matches = net not in inherited and any(re.match(p, module) for p in patterns)
+        if not matches or name not in arrays:
+            merge.kept.append(module)
+            return leaf
+        if np.shape(arrays[name]) != leaf.shape:
+            merge.wrong[name] = f'{np.shape(arrays[name])}, not {leaf.shape}'
+            merge.clashing.append(module.rpartition('/')[0])
+            return leaf
+        merge.loaded.append(module)
+        return np.asarray(arrays[name], leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(choose, tree)
+
+
+def _summary(merge: _Merge) -> str:
+    """Returns a printable list of the top-level modules: '+' for loaded, '-' for kept modules."""
+    loaded = sorted({'/'.join(name.split('/')[:2]) for name in merge.loaded})
+    kept = sorted({'/'.join(name.split('/')[:2]) for name in merge.kept} - set(loaded))
     lines = [
-        f'initialised {len(taken)} arrays from the checkpoint, {len(left)} stay as they were drawn:'
+        f'initialised {len(merge.loaded)} arrays from the checkpoint, '
+        f'{len(merge.kept)} keep their random initialisation:'
     ]
-    lines += [f'  + {m}' for m in modules] + [f'  - {m}' for m in kept]
-    return state.replace(**fields), '\n'.join(lines)
+    lines += [f'  + {module}' for module in loaded]
+    lines += [f'  - {module}' for module in kept]
+    return '\n'.join(lines)
 
 
-def _common_nets(wanted: Mapping[str, PyTree], there: Mapping[str, PyTree]) -> str:
-    """Returns the argument that takes all arrays of the nets that a run and its start have in common."""
-    common = sorted(set(wanted) & set(there))
+def _common_nets(nets: Mapping[str, PyTree], source: Mapping[str, PyTree]) -> str:
+    """Returns the argument that loads all arrays of the nets that a run and its source share."""
+    common = sorted(set(nets) & set(source))
     if not common:
-        return f'--config.init_from.path= starts at random; that start has the nets {", ".join(sorted(there))}'
+        names = ', '.join(sorted(source))
+        return f'--config.init_from.path= starts at random; that start has the nets {names}'
     patterns = tuple(f'{re.escape(net)}/.*' for net in common)
     return f'--config.init_from.nets={shlex.quote(str(patterns))}'
 
 
 def _without(patterns: Sequence[str], modules: Iterable[str]) -> str:
-    """Returns the argument that leaves modules out of what patterns over net/module take."""
-    left_out = sorted(set(modules))
-    if len(left_out) > FEW:
+    """Returns the argument that excludes modules from patterns over net/module."""
+    excluded = sorted(set(modules))
+    if len(excluded) > FEW:
         return 'the nets of that run: compare the section model of its config.json'
-    names = '|'.join(f'{re.escape(module)}/' for module in left_out)
+    names = '|'.join(f'{re.escape(module)}/' for module in excluded)
     narrower = ', '.join(json.dumps(f'(?!{names}){pattern}') for pattern in patterns)
     return shlex.quote(f'--config.init_from.nets=({narrower},)')

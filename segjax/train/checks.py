@@ -1,7 +1,7 @@
-"""The list of refusals: all that a run would refuse later, found before it computes or compiles anything.
+"""Lists the refusals of a run: every later error that can be foreseen before anything compiles.
 
-The doctor, the start of a run and the start of a table read the same list. Initial states,
-training steps and evaluation steps are traced on shapes alone. A `run` is driver.Run.
+The doctor, the start of a run and the start of a table read the same list. Initial states, training
+steps and evaluation steps are traced on shapes alone.
 """
 
 import math
@@ -19,12 +19,19 @@ from segjax.data import loader, transforms
 from segjax.errors import InputError
 from segjax.protocol import Input, Stage, TrainState
 from segjax.train import initialization
+from segjax.train.batches import training_input
+from segjax.train.run import Run
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
+Check = tuple[Any, ...]
+"""A function that raises InputError, and its arguments."""
+
+SIZES = ('augment.crop', 'data.eval_size', 'evaluate.crop')
+"""Config keys with the (height, width) of the input of a net."""
 
 
 def check_precision(config: ml_collections.ConfigDict) -> None:
-    """Raises InputError for float64 without the 64-bit mode of JAX, which would compute in float32."""
+    """Raises InputError for float64 without JAX's 64-bit mode: JAX would compute in float32."""
     if config.train.dtype == 'float64' and not jax.config.jax_enable_x64:
         raise InputError(
             'config.train.dtype',
@@ -35,16 +42,16 @@ def check_precision(config: ml_collections.ConfigDict) -> None:
 
 
 def problems(
-    run, stages: Sequence[Stage], use: str, begun: bool, trace_steps: bool = True
+    run: Run, stages: Sequence[Stage], use: str, begun: bool, trace_steps: bool = True
 ) -> Iterator[InputError]:
     """Yields the refusals of a run, cheap checks first, with fixes that were tried.
 
     Args:
-      run: driver.Run. Its `data` must have `spec` and `open_input`, whose result must have a length.
+      run: the run.
       stages: of the run.
       use: 'train', 'evaluate' or 'predict'.
-      begun: whether the run folder holds a checkpoint. What the run began from may be gone.
-      trace_steps: whether training and evaluation steps are traced, which takes seconds for large nets.
+      begun: whether the run folder holds a checkpoint. The source of the run may then be gone.
+      trace_steps: whether to trace the steps of all stages, which takes seconds for large nets.
     """
     for stage in stages:
         wrong = list(_input_problems(run, stage, use, begun))
@@ -57,9 +64,9 @@ def problems(
 
 
 def _step_problems(
-    run, stages: Sequence[Stage], begun: bool, trace_steps: bool = True
+    run: Run, stages: Sequence[Stage], begun: bool, trace_steps: bool = True
 ) -> Iterator[InputError]:
-    """Yields what the nets, the losses and the start of a run refuse, stage by stage."""
+    """Yields the refusals of the nets, the losses and the source of a run, stage by stage."""
     states: dict[str, TrainState] = {}
 
     def add_state(stage: Stage) -> None:
@@ -70,9 +77,9 @@ def _step_problems(
         if refusal:
             yield refusal
             return
-    checks = [] if begun else [(initialization.check_weights, run, states)]
-    for stage in stages:
-        if trace_steps:
+    checks: list[Check] = [] if begun else [(initialization.check_weights, run, states)]
+    if trace_steps:
+        for stage in stages:
             checks.append((_trace_training, run, stage, states[stage.name]))
             checks.append((_trace_evaluation, run, stage, states[stage.name]))
     yield from _refusals(checks)
@@ -87,40 +94,45 @@ def _refusal(check: Callable[..., Any], *arguments: Any) -> InputError | None:
     return None
 
 
-def _refusals(checks: Iterable[tuple[Any, ...]]) -> Iterator[InputError]:
-    """Yields the InputErrors of checks, each a function and its arguments."""
+def _refusals(checks: Iterable[Check]) -> Iterator[InputError]:
+    """Yields the InputErrors of checks."""
     for check in checks:
         refusal = _refusal(*check)
         if refusal:
             yield refusal
 
 
-# --- inputs -----------------------------------------------------------------------------------------------------------
+# --- inputs ---------------------------------------------------------------------------------------
 
 
-def _input_problems(run, stage: Stage, use: str, begun: bool = False) -> Iterator[InputError]:
-    """Yields what is wrong with the inputs of a stage: splits, features, shares and batch sizes."""
-    check_batch_size = run.topology.check_batch_size
-    checks: list[tuple[Any, ...]] = []
+def _input_problems(run: Run, stage: Stage, use: str, begun: bool = False) -> Iterator[InputError]:
+    """Yields the refusals of a stage's inputs: splits, features, fractions and batch sizes.
+
+    Opening an input fails if the data set lacks a feature, for example neighbouring frames.
+    """
+    checks: list[Check] = []
     if use == 'train' and stage.train_input is not None:
         for inputs in stage.train_input.with_unpaired():
             checks.append((_check_part, run, inputs))
             checks.append((_check_training_batch, run, inputs, begun))
     if use != 'predict':
+        check_batch_size = run.topology.check_batch_size
         checks.append((run.data.open_input, stage.eval_input))
         checks.append((check_batch_size, 'evaluate.batch_size', stage.eval_input.batch_size))
     yield from _refusals(checks)
 
 
-def _check_training_batch(run, inputs: Input, begun: bool) -> None:
-    """Raises InputError for a batch that the devices cannot share. A run that has begun keeps its batch size."""
+def _check_training_batch(run: Run, inputs: Input, begun: bool) -> None:
+    """Raises InputError for a batch that cannot be split evenly over the devices.
+
+    A run that has begun keeps its batch size, so the fix is a number of devices.
+    """
     accumulate = run.config.train.accumulate
     try:
         run.topology.check_batch_size(inputs.batch_key, inputs.batch_size, accumulate)
     except InputError as error:
-        able = [
-            n for n in range(1, run.topology.count) if inputs.batch_size % (n * accumulate) == 0
-        ]
+        counts = range(1, run.topology.count)
+        able = [n for n in counts if inputs.batch_size % (n * accumulate) == 0]
         if not begun or not able:
             raise
         fix = 'CUDA_VISIBLE_DEVICES=' + ','.join(map(str, range(able[-1])))
@@ -132,83 +144,93 @@ def _check_training_batch(run, inputs: Input, begun: bool) -> None:
         raise InputError(error.where, got=error.got, expected=expected, fix=fix) from error
 
 
-def _check_part(run, inputs: Input) -> None:
-    """Raises InputError for an input that cannot be opened, and for a share that holds no example."""
+def _check_part(run: Run, inputs: Input) -> None:
+    """Raises InputError if an input cannot be opened, or its part of the split has no example."""
     whole = len(run.data.open_input(inputs))
     first, last = inputs.bounds(whole)
     if first < last:
         return
     fraction = run.config.data.labelled_fraction
     places = min(max(round(fraction * whole), 1), whole - 1)
-    fix = (
-        f'--config.data.labelled_fraction={places / whole:.6g}'
-        if places
-        else 'add examples to this split'
-    )
+    fix = 'add examples to this split'
+    if places:
+        fix = f'--config.data.labelled_fraction={places / whole:.6g}'
+    part = f'{inputs.part[0]:g} to {inputs.part[1]:g}'
     raise InputError(
         'config.data.labelled_fraction',
-        got=f'{inputs.part[0]:g} to {inputs.part[1]:g} of the {whole} examples of split {inputs.split!r}: none',
+        got=f'{part} of the {whole} examples of split {inputs.split!r}: none',
         expected='at least one example in each part',
         fix=fix,
     )
 
 
-# --- steps ------------------------------------------------------------------------------------------------------------
+# --- steps ----------------------------------------------------------------------------------------
 
 
-def _keys(run, stage: Stage) -> dict[str, jax.Array]:
-    """Returns a key for each random stream of a stage; only their types matter to a trace."""
+def _keys(run: Run, stage: Stage) -> dict[str, jax.Array]:
+    """Returns a key for each random stream of a stage. Only their types matter to a trace."""
     root = rng.root(run.config.seed, stage.name, 'check')
     return rng.streams(root, (*stage.streams, *stage.shared_streams), 0, 0)
 
 
-def _trace_training(run, stage: Stage, state: TrainState) -> None:
-    """Raises InputError for a training step that a net or a loss refuses, or whose batch norm sees single values."""
+def _trace_training(run: Run, stage: Stage, state: TrainState) -> None:
+    """Raises InputError for a training step that a net or a loss refuses.
+
+    Also raises it if a batch norm would train on a single value per channel.
+    """
     if not stage.num_steps:
         return
     single = _single_values(run, stage, state)
     if not single:
         return
-    inputs = stage.train_input
-    accumulate = run.config.train.accumulate
-    rows = inputs.batch_size // accumulate
+    inputs = training_input(stage)
+    rows = inputs.batch_size // run.config.train.accumulate
+    count = run.topology.count
     images = f'{rows} image{"s" * (rows > 1)} in a micro-batch'
-    devices = f'{run.topology.count} device{"s" * (run.topology.count > 1)}'
+    devices = f'{count} device{"s" * (count > 1)}'
     raise InputError(
         f'config.{inputs.batch_key}',
         got=f'batch norm {single[0]} of stage {stage.name!r} trains on a single value per channel '
         f'({images}, on {devices})',
-        expected='at least two values: one value less its own mean is 0, and the running variance decays to 0',
+        expected='at least two values: one value less its own mean is 0, '
+        'and the running variance decays to 0',
         fix=_more_values(run, stage),
     )
 
 
-def _single_values(run, stage: Stage, state: TrainState) -> list[str]:
-    """Traces a training step. Returns the batch norms that train on a single value per channel, in order."""
-    inputs, count = stage.train_input, run.topology.count
-    found: dict[str, None] = {}
+def _single_values(run: Run, stage: Stage, state: TrainState) -> list[str]:
+    """Returns the batch norms that train on one value per channel. Traces a training step."""
+    inputs = training_input(stage)
+    count = run.topology.count
+    single: dict[str, None] = {}
 
     def note(call, args, kwargs, context):
         module = context.module
         if isinstance(module, nn.BatchNorm) and context.method_name == '__call__':
             values = math.prod(args[0].shape[:-1]) * (count if module.axis_name else 1)
             if values == 1 and not module.use_running_average:
-                found['/'.join(module.path)] = None
+                single['/'.join(module.path)] = None
         return call(*args, **kwargs)
 
-    batch = _global_batch(loader.zeros(inputs, inputs.batch_size // count), count)
+    own_batch = loader.zeros(inputs, inputs.batch_size // count)
+    batch = _global_batch(own_batch, count)
     with nn.intercept_methods(note):
         run.topology.eval_shape(stage.train_step, state, batch, _keys(run, stage))
-    return list(found)
+    return list(single)
 
 
-def _more_values(run, stage: Stage) -> str:
-    """Returns an assignment with which every batch norm of a stage trains on several values; '' if none is known."""
+def _more_values(run: Run, stage: Stage) -> str:
+    """Returns an assignment with which every batch norm of a stage trains on several values.
+
+    Tries fewer micro-batches, then larger batches. Returns '' if no try helps.
+    """
     accumulate = run.config.train.accumulate
-    inputs = stage.train_input
-    fewer = [number for number in range(accumulate - 1, 0, -1) if accumulate % number == 0]
-    candidates = [f'train.accumulate={number}' for number in fewer]
-    candidates += [f'{each.batch_key}={2 * each.batch_size}' for each in inputs.with_unpaired()]
+    candidates = []
+    for number in range(accumulate - 1, 0, -1):
+        if accumulate % number == 0:
+            candidates.append(f'train.accumulate={number}')
+    for each in training_input(stage).with_unpaired():
+        candidates.append(f'{each.batch_key}={2 * each.batch_size}')
     for candidate in candidates:
         changed, stages = _changed(run, [candidate])
         states = initialization.abstract_states(changed, stages)
@@ -218,12 +240,11 @@ def _more_values(run, stage: Stage) -> str:
     return ''
 
 
-def _trace_evaluation(run, stage: Stage, state: TrainState) -> None:
-    """Raises InputError for images or crops of a size that a net does not take in evaluation."""
+def _trace_evaluation(run: Run, stage: Stage, state: TrainState) -> None:
+    """Raises InputError for images or crops of a size that a net refuses in evaluation."""
     inputs = stage.eval_input
-    batch = evaluation_batch(
-        inputs, inputs.batch_size // run.topology.count, run.spec.split(inputs.split).max_size
-    )
+    rows = inputs.batch_size // run.topology.count
+    batch = evaluation_batch(inputs, rows, run.spec.split(inputs.split).max_size)
     jax.eval_shape(stage.eval_step, state, batch, _keys(run, stage))
 
 
@@ -240,7 +261,8 @@ def evaluation_batch(inputs: Input, rows: int, max_size: tuple[int, int]) -> Sha
     images = [key for key in maps if key.startswith('image')]
     pair = jax.ShapeDtypeStruct((rows, 2), 'int32')
     for key in set(maps) - set(images):
-        shapes[key] = jax.ShapeDtypeStruct((*shapes[key].shape[:-2], *max_size), shapes[key].dtype)
+        shape = shapes[key].shape[:-2]
+        shapes[key] = jax.ShapeDtypeStruct((*shape, *max_size), shapes[key].dtype)
     if images:
         shapes['size'] = pair
     if maps:
@@ -250,17 +272,18 @@ def evaluation_batch(inputs: Input, rows: int, max_size: tuple[int, int]) -> Sha
 
 def _global_batch(batch: Mapping[str, Any], count: int) -> Shapes:
     """Returns the shapes of the batches of `count` devices together."""
-    return {
-        key: jax.ShapeDtypeStruct((count * value.shape[0], *value.shape[1:]), value.dtype)
-        for key, value in batch.items()
-    }
+    shapes = {}
+    for key, value in batch.items():
+        rows = count * value.shape[0]
+        shapes[key] = jax.ShapeDtypeStruct((rows, *value.shape[1:]), value.dtype)
+    return shapes
 
 
-# --- other configs ----------------------------------------------------------------------------------------------------
+# --- changed configs ------------------------------------------------------------------------------
 
 
-def passes(run, overrides: Iterable[str]) -> bool:
-    """Returns whether a run with other values of some keys passes the checks of inputs and steps.
+def passes(run: Run, overrides: Iterable[str]) -> bool:
+    """Returns whether a run with changed values of some keys passes the checks of inputs and steps.
 
     Args:
       run: as in `problems`.
@@ -270,36 +293,40 @@ def passes(run, overrides: Iterable[str]) -> bool:
         changed, stages = _changed(run, overrides)
     except InputError:
         return False
-    wrong = [problem for stage in stages for problem in _input_problems(changed, stage, 'train')]
-    return not wrong and next(_step_problems(changed, stages, begun=True), None) is None
+    for stage in stages:
+        if list(_input_problems(changed, stage, 'train')):
+            return False
+    return next(_step_problems(changed, stages, begun=True), None) is None
 
 
-def _changed(run, overrides: Iterable[str]):
-    """Returns a run with other values of some keys, and its stages."""
+def _changed(run: Run, overrides: Iterable[str]) -> tuple[Run, tuple[Stage, ...]]:
+    """Returns a run with changed values of some keys, and its stages."""
     config = config_file.overridden(run.config, ';'.join(overrides))
-    return run._replace(config=config), pipelines.load(config.pipeline).make_stages(
-        config, run.spec
-    )
+    stages = pipelines.load(config.pipeline).make_stages(config, run.spec)
+    return run._replace(config=config), stages
 
 
-SIZES = ('augment.crop', 'data.eval_size', 'evaluate.crop')
-"""Keys with the (height, width) of what a net sees."""
-
-
-def _with_size(run, error: InputError) -> InputError:
-    """Returns the error with a size near the present ones that all nets take, if a size is the cause."""
+def _with_size(run: Run, error: InputError) -> InputError:
+    """Adds a fix to an error that a size causes: the nearest size that all nets accept."""
     if error.fix.startswith('--') or passes(run, []):
         return error
     for step in (8, 32, 128):
-        near = []
-        for key in SIZES:
-            section, name = key.split('.')
-            size = tuple(run.config[section][name])
-            rounded = tuple(max(1, round(side / step)) * step for side in size)
-            if rounded != size:
-                near.append((f'{key}={rounded}', f'--config.{key}="{rounded}"'))
-        for chosen in (*([each] for each in near), near):
-            if passes(run, [override for override, _ in chosen]):
-                fix = ' '.join(typed for _, typed in chosen)
+        near = _rounded_sizes(run.config, step)
+        single = [{key: size} for key, size in near.items()]
+        for sizes in (*single, near):
+            if passes(run, [f'{key}={size}' for key, size in sizes.items()]):
+                fix = ' '.join(f'--config.{key}="{size}"' for key, size in sizes.items())
                 return InputError(error.where, got=error.got, expected=error.expected, fix=fix)
     return error
+
+
+def _rounded_sizes(config: ml_collections.ConfigDict, step: int) -> dict[str, tuple[int, ...]]:
+    """Returns the sizes of a config that change when they are rounded to multiples of `step`."""
+    near = {}
+    for key in SIZES:
+        section, name = key.split('.')
+        size = tuple(config[section][name])
+        rounded = tuple(max(1, round(side / step)) * step for side in size)
+        if rounded != size:
+            near[key] = rounded
+    return near

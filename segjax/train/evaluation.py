@@ -1,32 +1,35 @@
-"""Scores and pictures of a state: the loop over an evaluation split, shared by training and --mode evaluate."""
+"""Scores and pictures of a state, for training and --mode evaluate."""
 
 import collections
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from segjax.core import parallel
 from segjax.data import loader
-from segjax.protocol import Mean, Stage, TrainState
+from segjax.protocol import Input, Keys, Mean, Metrics, Stage, TrainState
 from segjax.report import page
 from segjax.train import log_files
+from segjax.train.run import Run
 from segjax.train.stop import Preempted, StopSignal
 
 
 def totals(
-    run,
+    run: Run,
     stage: Stage,
     evaluate: Callable,
     root: jax.Array,
     state: TrainState,
     stop: StopSignal | None = None,
 ) -> dict[str, Mean]:
-    """Sums of all evaluation metrics over the split, in float64; every example counts once.
+    """Sums all evaluation metrics over the split, in float64. Every example counts once.
 
     Args:
-      run: driver.Run.
+      run: the run.
+      stage: any of its stages.
       evaluate: (state, batch, root key, batch number) -> metrics summed over devices.
       root: key of the evaluation's random streams.
       state: on the devices.
@@ -36,9 +39,8 @@ def totals(
       Preempted: the process was told to stop.
     """
     inputs = stage.eval_input
-    source = run.data.open_input(inputs)
     batches = loader.eval_batches(
-        source,
+        run.data.open_input(inputs),
         inputs,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -46,57 +48,62 @@ def totals(
         max_size=run.spec.split(inputs.split).max_size,
     )
     sums: dict[str, Mean] = {}
-
-    def add(metrics):
-        for name, m in parallel.to_host(dict(metrics)).items():
-            old = sums.get(name, Mean(0.0, 0.0))
-            sums[name] = Mean(
-                old.sum + m.sum.astype(np.float64), old.count + m.count.astype(np.float64)
-            )
-
-    waiting = []
+    waiting: list[Metrics] = []
     with contextlib.closing(batches):
         for number, batch in enumerate(batches):
             if stop is not None and stop.reached():
                 raise Preempted(f'stage {stage.name!r} was being evaluated')
-            waiting.append(evaluate(state, run.topology.put_batch(batch), root, np.int32(number)))
+            batch = run.topology.put_batch(batch)
+            waiting.append(evaluate(state, batch, root, np.int32(number)))
+            # Fetch the batch before, while the device works on this batch.
             if len(waiting) > 1 or jax.default_backend() == 'cpu':
-                add(waiting.pop(0))  # meanwhile the device works on the next batch
+                _add(sums, waiting.pop(0))
     for metrics in waiting:
-        add(metrics)
+        _add(sums, metrics)
     return sums
 
 
+def _add(sums: dict[str, Mean], metrics: Metrics) -> None:
+    """Fetches metrics from the devices and adds them to sums in float64."""
+    for name, mean in parallel.to_host(dict(metrics)).items():
+        old = sums.get(name, Mean(0.0, 0.0))
+        total = old.sum + mean.sum.astype(np.float64)
+        count = old.count + mean.count.astype(np.float64)
+        sums[name] = Mean(total, count)
+
+
 def write_pictures(
-    run, stage: Stage, keys, state: TrainState, sums: Mapping[str, Mean], compare: bool = False
+    run: Run,
+    stage: Stage,
+    keys: Keys,
+    state: TrainState,
+    sums: Mapping[str, Mean],
+    compare: bool = False,
 ) -> None:
-    """The best and worst images by metrics['image_score'], or the first ones where a stage has no such metric.
+    """Writes pictures of the best and the worst images, for the report and TensorBoard.
+
+    Images are ranked by metrics['image_score']. A stage without this metric shows its first images.
 
     Args:
       run, stage: as in `totals`.
       keys: random streams for `stage.render`.
       state: on the host.
       sums: from `totals`.
-      compare: also examples that are the same for all stages, whatever their score (group 'same').
+      compare: whether to add examples that are the same for all stages (group 'same').
     """
     count = run.config.logging.num_pictures
-    if stage.render is None or not count:
+    render_stage = stage.render
+    if render_stage is None or not count:
         return
     inputs = stage.eval_input
     source = run.data.open_input(inputs, 'name')
-    score = np.full(len(source), np.nan)
-    groups = {'sample': list(range(min(count, len(source))))}
-    if 'image_score' in sums:
-        with np.errstate(invalid='ignore'):
-            score = np.asarray(sums['image_score'].value())
-        ranked = [int(i) for i in np.argsort(score) if np.isfinite(score[i])]
-        worst = ranked[: min(count, len(ranked) // 2)]
-        groups = {'best': ranked[::-1][: min(count, len(ranked) - len(worst))], 'worst': worst}
+    score, groups = _ranked(sums, len(source), count)
     if compare:
         same = min(count, len(source))
         groups['same'] = [len(source) * i // same for i in range(same)]
-    # Pictures stay in the order of the stage: a jitted function would return a plain dict sorted by name.
-    render = jax.jit(lambda *arguments: collections.OrderedDict(stage.render(*arguments)))
+
+    # Pictures stay in the order of the stage: a jitted function would sort a plain dict by name.
+    render = jax.jit(lambda *arguments: collections.OrderedDict(render_stage(*arguments)))
     folder = run.workdir / stage.name
     board = log_files.TensorBoard(folder / 'tensorboard', int(state.step))
     for group, indices in groups.items():
@@ -111,21 +118,55 @@ def write_pictures(
     board.close()
 
 
-def _entry(run, inputs, source, index, score, render, keys, state):
-    """Returns index, score, name and pictures of an example, for `report.save_pictures`."""
+def _ranked(
+    sums: Mapping[str, Mean], num_examples: int, count: int
+) -> tuple[np.ndarray, dict[str, list[int]]]:
+    """Returns the score of each example, and the positions of the examples to show by group.
+
+    Args:
+      sums: from `totals`.
+      num_examples: of the split.
+      count: examples of a group. No example is in two groups.
+    """
+    if 'image_score' not in sums:
+        return np.full(num_examples, np.nan), {'sample': list(range(min(count, num_examples)))}
+    # 0 / 0 for an image without a pixel that counts.
+    with np.errstate(invalid='ignore'):
+        score = np.asarray(sums['image_score'].value())
+    ranked = [int(i) for i in np.argsort(score) if np.isfinite(score[i])]
+    worst = ranked[: min(count, len(ranked) // 2)]
+    best = ranked[::-1][: min(count, len(ranked) - len(worst))]
+    return score, {'best': best, 'worst': worst}
+
+
+def _entry(
+    run: Run,
+    inputs: Input,
+    source: Any,
+    index: int,
+    score: float,
+    render: Callable,
+    keys: Keys,
+    state: TrainState,
+) -> dict[str, Any]:
+    """Returns index, score, name and pictures of an example, for `page.save_pictures`."""
     max_size = run.spec.split(inputs.split).max_size
     batch = loader.examples(source, [index], inputs, max_size=max_size)
     pictures = {'image': batch['image']} if 'image' in batch else {}
     pictures |= render(state, batch, keys)
-    canvases = [(tuple(max_size), batch.get('label_size')), (tuple(inputs.size), batch.get('size'))]
+    labels = (tuple(max_size), batch.get('label_size'))
+    images = (tuple(inputs.size), batch.get('size'))
     for panel, picture in pictures.items():
-        pictures[panel] = _without_padding(np.asarray(picture[0]), canvases)
+        pictures[panel] = _without_padding(np.asarray(picture[0]), [labels, images])
     name = str(source[index]['name'])
     return {'index': index, 'score': score, 'name': name, 'pictures': pictures}
 
 
-Canvas = tuple[tuple[int, int], np.ndarray | None]
-"""(height, width) of a canvas, and [1, 2] the size of its filled part. None: the batch has no such map."""
+Canvas = tuple[tuple[int, ...], np.ndarray | None]
+"""(height, width) of a canvas, and [1, 2] the size of its filled part.
+
+The size is None if the batch has no such map.
+"""
 
 
 def _without_padding(picture: np.ndarray, canvases: Sequence[Canvas]) -> np.ndarray:
@@ -134,7 +175,7 @@ def _without_padding(picture: np.ndarray, canvases: Sequence[Canvas]) -> np.ndar
     Args:
       picture: [H, W, 3]. A picture of another size stays whole. A picture of the size of both
         canvases keeps the filled parts of both.
-      canvases: those of the labels and of the images.
+      canvases: of the labels and of the images.
     """
     shape = picture.shape[:2]
     filled = [size[0] for canvas, size in canvases if size is not None and canvas == shape]

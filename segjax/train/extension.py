@@ -1,7 +1,8 @@
-"""Training longer than planned, in the same run folder: optimiser and step stay, and the plan becomes longer.
+"""Trains longer than planned in the same run folder: the optimiser and the step stay as they are.
 
-A longer plan changes the learning rates of most schedules from the step that is reached. A later stage that began from
-the shorter training would be stale, so it is refused. start.json keeps the plans before.
+A longer plan changes the learning rates of most schedules from the reached step on. A later stage
+that began from the shorter training would be stale, so the extension is refused. start.json keeps
+the earlier plans.
 """
 
 import pathlib
@@ -17,43 +18,50 @@ from segjax.core import files, optim, parallel
 from segjax.errors import InputError
 from segjax.protocol import Stage, TrainState
 from segjax.train import checkpoints, initialization, stored
-from segjax.train.same_run import CONFIG
+from segjax.train.run import Run
+from segjax.train.stored import CONFIG
 
 
-def apply(run, stages: Sequence[Stage]) -> None:
-    """Checks a longer plan, prints what it does, and adds the plan before to start.json.
+def apply(run: Run, stages: Sequence[Stage]) -> None:
+    """Checks a longer plan, prints its effects, and adds the plan before to start.json.
 
     Args:
-      run: driver.Run, with the longer plan in its config. The run folder still keeps the config of the plan before.
+      run: with the longer plan in its config. config.json still holds the plan before.
       stages: of the run, with the longer plan.
 
     Raises:
-      InputError: other stages than before, or a later stage that began from a stage that would train longer.
+      InputError: the stages differ from the plan before, or a later stage began from a stage
+        that would train longer.
     """
     before = config_lib.from_json(stored.read_config(run.workdir / CONFIG))
     planned = pipelines.load(before.pipeline).make_stages(before, run.spec)
-    if [stage.name for stage in planned] != [stage.name for stage in stages]:
+    old_names = [stage.name for stage in planned]
+    new_names = [stage.name for stage in stages]
+    if old_names != new_names:
         raise InputError(
             '--extend',
-            got=f'stages {", ".join(stage.name for stage in stages)}',
-            expected=f'the stages of the run: {", ".join(stage.name for stage in planned)}',
+            got=f'stages {", ".join(new_names)}',
+            expected=f'the stages of the run: {", ".join(old_names)}',
             fix='extend a stage that has steps already, or another --workdir',
         )
     _check_later_stages(run, planned, stages)
-    done = [checkpoints.newest_step(run.workdir / stage.name / 'checkpoints') for stage in stages]
-    if parallel.is_main():
-        for old, new, step in zip(planned, stages, done, strict=True):
-            if old.num_steps != new.num_steps:
-                print(
-                    describe(run.config, new.name, (old.num_steps, new.num_steps), step), flush=True
-                )
-        _record(run.workdir / files.START, planned, stages, done)
+    done = [checkpoints.newest_step(run.workdir / name / 'checkpoints') for name in new_names]
+    if not parallel.is_main():
+        return
+    for old, new, step in zip(planned, stages, done, strict=True):
+        if old.num_steps != new.num_steps:
+            plans = (old.num_steps, new.num_steps)
+            print(describe(run.config, new.name, plans, step), flush=True)
+    _record(run.workdir / files.START, planned, stages, done)
 
 
 def _record(
     path: pathlib.Path, planned: Sequence[Stage], stages: Sequence[Stage], done: Sequence[int]
 ) -> None:
-    """Writes the longer plan into start.json, and the plan before once: a start that was killed may come again."""
+    """Writes the longer plan into start.json, and adds the plan before to its earlier plans.
+
+    A start that was killed here may come again: a plan is added only once.
+    """
     content = stored.read_start(path)
     before = [stage.num_steps for stage in planned]
     plans = content.get('plans_before', [])
@@ -66,7 +74,7 @@ def _record(
 def describe(
     config: ml_collections.ConfigDict, stage: str, plans: tuple[int, int], done: int
 ) -> str:
-    """Returns what a longer plan does to the learning rates and milestones of a stage, in words.
+    """Describes the effects of a longer plan on learning rates and milestones of a stage.
 
     Args:
       config: of the run.
@@ -79,55 +87,78 @@ def describe(
         f'stage {stage!r} trains longer: {now} steps instead of {before}, of which {done} are done'
     ]
     for name, section in config.items():
-        if not isinstance(section, ml_collections.ConfigDict) or 'schedule' not in section:
-            continue
-        rates = [float(optim.schedule(section, steps)(done)) for steps in plans]
-        text = f'  {name} ({section.schedule}): the learning rate at step {done} was {rates[0]:.4g}'
-        if rates[0] == rates[1]:
-            text += ' and stays'
-        else:
-            text += f' and is {rates[1]:.4g} now' + (': it jumps up' if rates[1] > rates[0] else '')
-        shares = [share for share in section.milestones if share < 1]
-        if shares:
-            steps = [
-                ', '.join(str(max(1, round(share * total))) for share in shares) for total in plans
-            ]
-            text += f'; the milestones {tuple(shares)} move from steps {steps[0]} to {steps[1]}'
-        lines.append(text)
+        if isinstance(section, ml_collections.ConfigDict) and 'schedule' in section:
+            lines.append(f'  {name} ({section.schedule}): {_schedule_change(section, plans, done)}')
     return '\n'.join(lines)
 
 
-def _check_later_stages(run, planned: Sequence[Stage], stages: Sequence[Stage]) -> None:
-    """Raises InputError for a stage that has begun from an earlier stage which is to train longer."""
-    states = {}
-    longer = {
-        new.name for old, new in zip(planned, stages, strict=True) if old.num_steps != new.num_steps
-    }
+def _schedule_change(section: ml_collections.ConfigDict, plans: tuple[int, int], done: int) -> str:
+    """Describes the effect of a longer plan on a schedule.
+
+    Args:
+      section: of an optimiser.
+      plans: steps before and now.
+      done: steps that are trained already.
+    """
+    before, now = [float(optim.schedule(section, steps)(done)) for steps in plans]
+    text = f'the learning rate at step {done} was {before:.4g}'
+    if before == now:
+        text += ' and stays'
+    else:
+        text += f' and is {now:.4g} now'
+        if now > before:
+            text += ': it jumps up'
+    # Milestones below 1 are fractions of the plan.
+    shares = [share for share in section.milestones if share < 1]
+    if shares:
+        old, new = [_milestones(shares, total) for total in plans]
+        text += f'; the milestones {tuple(shares)} move from steps {old} to {new}'
+    return text
+
+
+def _milestones(shares: Sequence[float], num_steps: int) -> str:
+    """Returns the steps of milestones that are fractions of a plan, as text."""
+    return ', '.join(str(max(1, round(share * num_steps))) for share in shares)
+
+
+def _check_later_stages(run: Run, planned: Sequence[Stage], stages: Sequence[Stage]) -> None:
+    """Raises InputError for a stage that began from a stage which is to train longer."""
+    longer = set()
+    for old, new in zip(planned, stages, strict=True):
+        if old.num_steps != new.num_steps:
+            longer.add(new.name)
+    states: dict[str, TrainState] = {}
     for stage in stages:
         read = earlier_stages_read(run, stage, states)
         states[stage.name] = initialization.abstract_state(run, stage, states)
         stale = sorted(read & longer)
-        if stale and initialization.has_checkpoint(run.workdir / stage.name):
+        folder = run.workdir / stage.name
+        if stale and initialization.has_checkpoint(folder):
             raise InputError(
                 '--extend',
-                got=f'more steps for stage {stale[0]!r}, from whose shorter training stage {stage.name!r} has begun',
-                expected=f'more steps only for stages that no trained stage began from, as {stages[-1].name!r}',
-                fix=f'rm -r {run.workdir / stage.name} trains that stage anew; or another --workdir',
+                got=f'more steps for stage {stale[0]!r}, from whose shorter training stage '
+                f'{stage.name!r} has begun',
+                expected='more steps only for stages that no trained stage began from, as '
+                f'{stages[-1].name!r}',
+                fix=f'rm -r {folder} trains that stage anew; or another --workdir',
             )
 
 
-def earlier_stages_read(run, stage: Stage, earlier: Mapping[str, TrainState]) -> set[str]:
-    """Returns the names of the earlier stages whose states the initial state of a stage depends on.
+def earlier_stages_read(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> set[str]:
+    """Returns the earlier stages on whose states the initial state of a stage depends.
 
     Args:
-      run: driver.Run.
+      run: the run.
       stage: any of its stages.
       earlier: abstract states of the stages before.
     """
     arguments = initialization.arguments(run, stage, earlier)
     program: Any = jax.make_jaxpr(stage.init)(*arguments).jaxpr
-    used = {id(variable) for equation in program.eqns for variable in equation.invars}
+    used = set()
+    for equation in program.eqns:
+        used |= {id(variable) for variable in equation.invars}
     used |= {id(variable) for variable in program.outvars}
+
     # The variables of the program are the leaves of the arguments, of which `earlier` is the last.
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(arguments)[0]]
     last = len(arguments) - 1

@@ -1,7 +1,7 @@
-"""Where a stage without a checkpoint begins: from what `config.init_from` names, then from scratch.
+"""Initialises a stage without a checkpoint: from the source in `config.init_from`, else at random.
 
-The lower rungs of the driver's ladder. What `init_from.path` names is read once for all stages, when it is first asked
-for; a run whose stages all have a checkpoint never asks. `run` is driver.Run.
+The source is loaded once for all stages, when it is first needed. A run whose stages all have a
+checkpoint never loads it, so the file may be deleted by then.
 """
 
 import functools
@@ -20,133 +20,160 @@ from segjax import pretrained
 from segjax.core import files, notes, parallel, rng, trees
 from segjax.data import loader
 from segjax.errors import InputError
-from segjax.protocol import PyTree, Stage, TrainState
+from segjax.protocol import PRNGKey, PyTree, Stage, TrainState
 from segjax.train import checkpoints
 from segjax.train import stored as stored_files
+from segjax.train.run import Run, Source
 
-Source = pretrained.Weights | Mapping[str, PyTree]
-"""Published weights, or {'params': .., 'model_state': ..} of another run."""
+# --- the start of a run ---------------------------------------------------------------------------
 
 
 def has_begun(workdir: pathlib.Path) -> bool:
-    """Whether a run folder holds a whole checkpoint."""
+    """Returns whether a run folder holds a whole checkpoint."""
     return any(map(has_checkpoint, workdir.glob('*')))
 
 
 def has_checkpoint(folder: pathlib.Path) -> bool:
-    """Whether the folder of a stage holds a whole checkpoint; unfinished and damaged saves have other names."""
+    """Returns whether the folder of a stage holds a whole checkpoint.
+
+    The names of unfinished and damaged checkpoints are no numbers.
+    """
     return any(record.parent.name.isdigit() for record in folder.glob('checkpoints/*/record'))
 
 
-def write_start(run, stages: tuple[Stage, ...], stored: pathlib.Path) -> None:
-    """Writes once, before anything is trained, the stages of a run in order and what they begin from.
+def write_start(run: Run, stages: tuple[Stage, ...], stored: pathlib.Path) -> None:
+    """Writes start.json once, before anything is trained: the stages of a run and their source.
 
-    start.json: {'stages': [names], 'steps': [of each stage], 'init_from': the section of the config, 'digest': that of
-    the parameters}. The digest is '' for a run that begins at random, or that is older than this file.
+    start.json: {'stages': [names in order], 'steps': [of each stage], 'init_from': the section of
+    the config, 'digest': of the parameters}. The digest is '' for a run that starts at random, and
+    for a run that is older than this file.
 
     Args:
-      run: driver.Run.
+      run: the run.
       stages: all of its stages.
-      stored: where the run folder keeps its config, still that of the start before.
+      stored: config.json of the run folder. It still holds the config of the start before.
     """
-    path, begun = run.workdir / files.START, has_begun(run.workdir)
-    source = None if begun else run.source()  # read in every process, which all need it later
+    path = run.workdir / files.START
+    begun = has_begun(run.workdir)
+    # Every process loads the source, because all of them need it later.
+    source = None if begun else run.source()
     if begun and path.exists():
         stored_files.read_start(path)
         return
     if not parallel.is_main():
         return
     config = config_lib.from_json(stored_files.read_config(stored)) if begun else run.config
-    known = config_lib.to_json(config)['init_from']
     content = {
         'stages': [stage.name for stage in stages],
         'steps': [stage.num_steps for stage in stages],
-        'init_from': known,
-        'digest': '' if source is None else digest(source),
+        'init_from': config_lib.to_json(config)['init_from'],
+        'digest': digest(source),
     }
     files.write_json(path, content)
 
 
-def check_later_stages(run, stages: tuple[Stage, ...]) -> None:
-    """Raises InputError if a stage without a checkpoint would begin from another start than its run.
+def check_later_stages(run: Run, stages: tuple[Stage, ...]) -> None:
+    """Raises InputError if a stage would start from another source than the stages before.
+
+    Only stages without a checkpoint count.
 
     Args:
-      run: driver.Run. Its start.json is written, but may be older than the digest in it.
+      run: the run. Its start.json is written, but may be older than the digest in it.
       stages: all of its stages.
     """
     start = run.workdir / files.START
     later = [stage.name for stage in stages if not has_checkpoint(run.workdir / stage.name)]
     if not later or not has_begun(run.workdir) or not start.exists():
         return
+
     # A run that is older than the digest says nothing about its parameters.
     content = stored_files.read_start(start, ('init_from',))
-    known, known_digest = content['init_from'], content.get('digest', '')
+    known = content['init_from']
+    known_digest = content.get('digest', '')
     if known.get('path') and not known_digest:
         return
-    # The same parameters may lie at another path. The keys choose among them.
+
+    # The same parameters may lie at another path. The keys select arrays from them.
     source = run.source()
-    found = {'digest': '' if source is None else digest(source)}
+    current = {'digest': digest(source)}
     expected = {'digest': known_digest}
     if source is not None and known_digest:
-        now = config_lib.to_json(run.config)['init_from']
+        section = config_lib.to_json(run.config)['init_from']
         keys = [key for key in ('nets', 'partial', 'source') if key in known]
-        found |= {key: now[key] for key in keys}
+        current |= {key: section[key] for key in keys}
         expected |= {key: known[key] for key in keys}
-    if found == expected:
+    if current == expected:
         return
-    # The error names what differs.
-    wrong = [key for key in expected if found[key] != expected[key]]
+
+    # The error names the differences.
+    wrong = [key for key in expected if current[key] != expected[key]]
     path = known.get('path', '')
     raise InputError(
         f'config.init_from of stage {later[0]!r}, which has not begun',
-        got=', '.join(f'{key} {found[key] or "of none"}' for key in wrong),
-        expected=', '.join(f'{key} {expected[key] or "of none"}' for key in wrong)
-        + ', as the stages that have begun',
-        fix=f'--config.init_from.path={path}, with its other keys as {start} has them; or another --workdir',
+        got=_listed(current, wrong),
+        expected=f'{_listed(expected, wrong)}, as the stages that have begun',
+        fix=f'--config.init_from.path={path}, with its other keys as {start} has them; '
+        'or another --workdir',
     )
 
 
-def tell_unused(run, stages: tuple[Stage, ...]) -> None:
-    """Prints a note if `init_from.path` names another start than that of the stages that have begun.
+def _listed(values: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """Returns 'digest 0123456789ab, nets (..)' for an error."""
+    return ', '.join(f'{key} {values[key] or "of none"}' for key in keys)
+
+
+def tell_unused(run: Run, stages: tuple[Stage, ...]) -> None:
+    """Prints a note if `init_from.path` differs from the source of the stages that have begun.
 
     Args:
-      run: driver.Run.
+      run: the run.
       stages: all of its stages.
     """
-    path, start = run.config.init_from.path, run.workdir / files.START
+    path = run.config.init_from.path
+    start = run.workdir / files.START
     begun = [stage.name for stage in stages if has_checkpoint(run.workdir / stage.name)]
     if not path or not begun or not start.exists():
         return
     known = stored_files.read_start(start, ('init_from',))['init_from'].get('path', '')
-    if _place(path) != _place(known):
-        message = f'{path} is not read for {", ".join(begun)}, which began from {known or "random parameters"}'
-        notes.tell(notes.Note('config.init_from.path', message, 'another --workdir begins from it'))
+    if _place(path) == _place(known):
+        return
+    source = known or 'random parameters'
+    message = f'{path} is not read for {", ".join(begun)}, which began from {source}'
+    notes.tell(notes.Note('config.init_from.path', message, 'another --workdir begins from it'))
 
 
 def _place(path: str) -> str:
+    """Returns a path in the form in which two spellings of it are equal."""
     return path if path.startswith(pretrained.HUB) else os.path.abspath(os.path.expanduser(path))
 
 
-def digest(source: Source) -> str:
-    """Returns twelve hexadecimal digits that depend on the names and values of all arrays, and on no file name."""
-    arrays = (
-        source.tensors
-        if isinstance(source, pretrained.Weights)
-        else trees.named_leaves(dict(source))
-    )
-    found = hashlib.sha256()
+# --- the source -----------------------------------------------------------------------------------
+
+
+def digest(source: Source | None) -> str:
+    """Returns twelve hexadecimal digits of the names and values of all arrays, '' for no source."""
+    if source is None:
+        return ''
+    if isinstance(source, pretrained.Weights):
+        arrays = source.tensors
+    else:
+        arrays = trees.named_leaves(dict(source))
+    sha = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
-        found.update(f'{name} {array.dtype} {array.shape};'.encode())
-        found.update(array.tobytes())
-    return found.hexdigest()[:12]
+        sha.update(f'{name} {array.dtype} {array.shape};'.encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()[:12]
 
 
 def reader(init_from: ml_collections.ConfigDict) -> Callable[[], Source | None]:
-    """A function that gives what the section names (None if it names nothing), and reads it the first time only."""
+    """Returns a cached function that loads the parameters named by `init_from`.
+
+    The function returns None if the section names none.
+    """
 
     @functools.cache
-    def source():
+    def source() -> Source | None:
         if not init_from.path:
             return None
         if pretrained.is_weights(init_from.path):
@@ -157,150 +184,167 @@ def reader(init_from: ml_collections.ConfigDict) -> Callable[[], Source | None]:
     return source
 
 
+# --- the preparation of images --------------------------------------------------------------------
+
+
 def with_preprocess(
     config: ml_collections.ConfigDict, stored: pathlib.Path, source: Callable[[], Source | None]
 ) -> ml_collections.ConfigDict:
-    """The config with the `preprocess` of the weights it starts from; a run that has begun keeps its own.
+    """Returns the config with the `preprocess` of its published weights.
+
+    A run that has begun keeps the `preprocess` in its folder, and does not load the weights again.
 
     Args:
       config: not changed.
-      stored: where the run folder keeps its config.
+      stored: config.json of the run folder.
       source: from `reader`.
     """
     if not pretrained.is_weights(config.init_from.path):
         return config
     if has_begun(stored.parent):
         return with_stored_preprocess(config, stored_files.read_config(stored))
-    return pretrained.adopt_scheme(config, source().scheme, _default_preprocess(config))
+    weights = source()
+    assert isinstance(weights, pretrained.Weights)
+    return pretrained.adopt_scheme(config, weights.scheme, _default_preprocess(config))
 
 
 def with_stored_preprocess(
     config: ml_collections.ConfigDict, stored: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
-    """Returns the config with the `preprocess` that its run adopted from a file of weights.
+    """Returns the config with the `preprocess` that its run adopted from published weights.
 
     Args:
       config: not changed.
-      stored: the config that the run folder keeps.
+      stored: the config in the run folder.
     """
     default = _default_preprocess(config)
-    if (
-        not default
-        or 'preprocess' not in stored
-        or not pretrained.is_weights(config.init_from.path)
-    ):
+    if not default or 'preprocess' not in stored:
         return config
-    return (
-        pretrained.adopt_scheme(config, stored['preprocess'], default)
-        if config.preprocess == default
-        else config
-    )
+    if not pretrained.is_weights(config.init_from.path) or config.preprocess != default:
+        return config
+    return pretrained.adopt_scheme(config, stored['preprocess'], default)
 
 
 def _default_preprocess(config: ml_collections.ConfigDict) -> str:
+    """Returns the default of `preprocess`, '' for a pipeline without this key."""
     return config_lib.defaults(config.pipeline).preprocess if 'preprocess' in config else ''
 
 
-def check_weights(run, states: Mapping[str, TrainState]) -> None:
-    """Raises InputError for parameters that the nets of no stage take, or not whole, before anything compiles.
+# --- checks before anything compiles --------------------------------------------------------------
+
+
+def check_weights(run: Run, states: Mapping[str, TrainState]) -> None:
+    """Raises InputError if no stage can load the source, or only part of it.
 
     Args:
-      run: driver.Run.
+      run: the run.
       states: from `abstract_states`.
     """
     source = run.source()
     if isinstance(source, pretrained.Weights):
-        _check_weights(run, states, source)
+        _check_published(run, states, source)
     elif source is not None:
         _check_run_folder(run, states, source)
 
 
-def _check_weights(run, states: Mapping[str, TrainState], weights: pretrained.Weights) -> None:
-    """Raises InputError for published weights that the nets of no stage take."""
-    nets, taken = {}, False
+def _check_published(
+    run: Run, states: Mapping[str, TrainState], weights: pretrained.Weights
+) -> None:
+    """Raises InputError for published weights that the nets of no stage can load."""
+    nets: dict[str, PyTree] = {}
+    fits = False
     for abstract in states.values():
         nets |= abstract.params
-        taken |= pretrained.load_for(abstract, weights, run.config.init_from)[0] is not None
-    if not taken:
+        fits |= pretrained.load_for(abstract, weights, run.config.init_from)[0] is not None
+    if not fits:
         raise pretrained.nothing_fits(weights, run.config.init_from, nets)
 
 
-def _check_run_folder(run, states: Mapping[str, TrainState], source: Mapping[str, PyTree]) -> None:
-    """Raises InputError for parameters of another run that some stage does not take."""
+def _check_run_folder(
+    run: Run, states: Mapping[str, TrainState], source: Mapping[str, PyTree]
+) -> None:
+    """Raises InputError for parameters of another run that some stage cannot load."""
     earlier: set[str] = set()
     for state in states.values():
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
-        inherited = earlier & set(
-            state.params
-        )  # perhaps: whether a net is taken over shows in values alone
+        # Only the values show whether a net is really copied from an earlier stage. Assume so.
+        inherited = earlier & set(state.params)
         checkpoints.merge_params(abstract, source, run.config.init_from.nets, inherited)
         earlier |= set(state.params)
 
 
-def initial_state(run, stage: Stage, earlier: Mapping[str, TrainState]) -> TrainState:
-    """A fresh state on the host, with the parameters that `config.init_from` names.
+# --- states ---------------------------------------------------------------------------------------
+
+
+def initial_state(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> TrainState:
+    """Returns a new state on the host, with the parameters that `config.init_from` names.
 
     Args:
-      run: driver.Run.
+      run: the run.
       stage: any of its stages.
       earlier: the final states of the stages before, on the host.
 
     Raises:
-      InputError: parameters that do not fit, or none that a pattern of `init_from.nets` finds.
+      InputError: parameters that do not fit, or a pattern of `init_from.nets` that matches nothing.
     """
-    # Not compiled as a whole: small programs that all nets share take a tenth of the time.
+    # Run op by op. Compiling the whole initialiser takes ten times as long.
     state = parallel.to_host(stage.init(*arguments(run, stage, earlier)))
     source = run.source()
     if source is None:
         return state
-    summaries, patterns = [], run.config.init_from.nets
+    summaries = []
+    patterns = run.config.init_from.nets
     if isinstance(source, pretrained.Weights):
-        source, listing = pretrained.load_for(
-            state, source, run.config.init_from
-        )  # has looked at the patterns
-        summaries, patterns = [listing], ('.*',)
+        # Loading applies the patterns, so the merge below must not apply them again.
+        source, listing = pretrained.load_for(state, source, run.config.init_from)
+        summaries.append(listing)
+        patterns = ('.*',)
     if source is not None:
-        state, summary = checkpoints.merge_params(
-            state, source, patterns, _inherited(state, earlier)
-        )
+        inherited = _inherited(state, earlier)
+        state, summary = checkpoints.merge_params(state, source, patterns, inherited)
         summaries.append(summary)
     if parallel.is_main():
         print(f'stage {stage.name!r}: ' + '\n'.join(summaries), flush=True)
     return state
 
 
-def abstract_state(run, stage: Stage, earlier: Mapping[str, TrainState]) -> TrainState:
-    """Shapes and types of a stage's state; those of `earlier` may be abstract, too."""
+def abstract_state(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> TrainState:
+    """Returns shapes and types of a stage's state. The states in `earlier` may be abstract."""
     return jax.eval_shape(stage.init, *arguments(run, stage, earlier))
 
 
-def abstract_states(run, stages: Sequence[Stage]) -> dict[str, TrainState]:
+def abstract_states(run: Run, stages: Sequence[Stage]) -> dict[str, TrainState]:
     """Returns `abstract_state` of every stage, by name."""
-    states = {}
+    states: dict[str, TrainState] = {}
     for stage in stages:
         states[stage.name] = abstract_state(run, stage, states)
     return states
 
 
-def arguments(run, stage: Stage, earlier: Mapping[str, TrainState]):
-    """Returns those of `stage.init`: a key that all stages share, zeros as the batch, earlier states."""
+def arguments(
+    run: Run, stage: Stage, earlier: Mapping[str, TrainState]
+) -> tuple[PRNGKey, dict[str, np.ndarray], dict[str, TrainState]]:
+    """Returns the arguments of `stage.init`: a key that all stages share, zeros, earlier states."""
     inputs = stage.train_input or stage.eval_input
-    batch = loader.zeros(inputs, max(1, inputs.batch_size // run.topology.count))
+    rows = max(1, inputs.batch_size // run.topology.count)
+    batch = loader.zeros(inputs, rows)
     return rng.root(run.config.seed, 'init'), batch, dict(earlier)
 
 
 def _inherited(state: TrainState, earlier: Mapping[str, TrainState]) -> set[str]:
-    """Nets that the stage took over as an earlier stage left them: trained in this run already."""
+    """Returns the nets that this stage copied unchanged from an earlier stage of this run."""
+    nets = set()
+    for before in earlier.values():
+        for net, params in before.params.items():
+            if net in state.params and _are_equal(state.params[net], params):
+                nets.add(net)
+    return nets
 
-    def same(a, b):
-        pairs = [trees.named_leaves(tree) for tree in (a, b)]
-        return pairs[0].keys() == pairs[1].keys() and all(
-            np.array_equal(leaf, pairs[1][name]) for name, leaf in pairs[0].items()
-        )
 
-    return {
-        net
-        for before in earlier.values()
-        for net, params in before.params.items()
-        if net in state.params and same(state.params[net], params)
-    }
+def _are_equal(a: PyTree, b: PyTree) -> bool:
+    """Returns whether two trees hold the same arrays under the same names."""
+    leaves = trees.named_leaves(a)
+    others = trees.named_leaves(b)
+    return leaves.keys() == others.keys() and all(
+        np.array_equal(leaf, others[name]) for name, leaf in leaves.items()
+    )

@@ -1,10 +1,10 @@
-"""What a run writes down while it goes: metrics, timing, TensorBoard events, the progress line.
+"""The log files of a stage: metrics, timing, TensorBoard events. Also the progress line on stderr.
 
-Only process 0 writes: every logger takes `enabled` and does nothing, not even open a file, where it is False.
+Only process 0 writes. Every logger takes `enabled`, and if it is False does not even open a file.
 
-    <stage>/metrics.jsonl   deterministic values only: the file of a run that was killed and resumed is, byte
-                            for byte, that of a run that never was. The lines of a step are written before its
-                            checkpoint is saved
+    <stage>/metrics.jsonl   deterministic values only. A run that was killed and resumed writes the
+                            same bytes as an undisturbed run. The lines of a step are written
+                            before its checkpoint is saved
     <stage>/timing.jsonl    speed, which differs from run to run; appended
     <stage>/tensorboard/    events
 """
@@ -16,7 +16,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import tensorboardX
@@ -28,20 +28,22 @@ from tensorboardX.proto.summary_pb2 import Summary
 from segjax.core import files
 from segjax.core.files import to_json
 
-# --- files ----------------------------------------------------------------------------------------------------
+# --- lines of JSON --------------------------------------------------------------------------------
 
 
 def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(to_json(record), allow_nan=False) + '\n'
 
 
-def _append(file, line: str) -> None:
+def _append(file: TextIO, line: str) -> None:
+    """Appends a line, and waits until it is on the disk."""
     file.write(line)
     file.flush()
     os.fsync(file.fileno())
 
 
 def _scalars(scalars: Mapping[str, Any]) -> dict[str, int | float | None]:
+    """Returns scalars sorted by name, as JSON can hold them. Raises TypeError for anything else."""
     values = {name: to_json(scalars[name]) for name in sorted(scalars)}
     for name, value in values.items():
         if isinstance(value, (list, dict, str)):
@@ -49,35 +51,36 @@ def _scalars(scalars: Mapping[str, Any]) -> dict[str, int | float | None]:
     return values
 
 
-# --- logs of a stage ------------------------------------------------------------------------------------------
+# --- logs of a stage ------------------------------------------------------------------------------
 
 
 class MetricsLog:
-    """`metrics.jsonl`: {"step": 20, "kind": "train", "loss": 0.53, ...}, an object a line, scalars by name.
+    """`metrics.jsonl`: {"step": 20, "kind": "train", "loss": 0.53, ...}, one object per line.
 
-    Opening at `start_step` forgets what a killed run wrote after its last checkpoint: lines with a later
-    step are dropped, all lines if the run starts from scratch (start_step 0). Floats are written with `repr`,
-    which reads back exactly; NaN and infinities are null.
+    Opening it at `start_step` drops lines with a later step, which a killed run wrote after its
+    last checkpoint. At `start_step` 0 all lines are dropped. Floats are written with `repr`, which
+    reads back exactly. NaN and infinities are null.
     """
 
     def __init__(self, folder: pathlib.Path, start_step: int, enabled: bool = True):
-        self._file = None
+        self._file: TextIO | None = None
         if not enabled:
             return
         path = pathlib.Path(folder) / 'metrics.jsonl'
-        records = [r for r in files.read_lines(path) if r['step'] <= start_step and start_step > 0]
+        last = start_step if start_step > 0 else -math.inf
+        records = [r for r in files.read_lines(path) if r['step'] <= last]
         files.write_text(path, ''.join(_line(r) for r in records))
-        # A run that is resumed at its last step may evaluate it again: the same line must not stand there twice.
+        # A run that resumes at its last step may evaluate it again. The line must not occur twice.
         self._known = {_line(r) for r in records if r['step'] == start_step}
         self._file = path.open('a', encoding='utf-8')
 
     def write(self, step: int, kind: str, scalars: Mapping[str, Any]) -> None:
-        """Appends one line and waits until it is on disk.
+        """Appends one line and waits until it is on the disk.
 
         Args:
-          step: the optimiser step that the values belong to.
+          step: the optimiser step of the values.
           kind: 'train' or 'eval'.
-          scalars: numbers by name; nothing that depends on the clock.
+          scalars: numbers by name. None may depend on the clock.
         """
         if self._file is None:
             return
@@ -94,23 +97,23 @@ class MetricsLog:
 
 
 class TimingLog:
-    """`timing.jsonl`: {"step": 20, "images_per_second": 31.2, ...}; TIMING_INCLUDES says what is in the numbers.
+    """`timing.jsonl`: {"step": 20, "images_per_second": 31.2, ...}.
 
-    The report knows images_per_second, seconds_per_step, input_wait_share (share of the time in which the loop waited
-    for input) and compile_seconds (the first step of a process).
+    The report shows images_per_second, seconds_per_step, input_wait_share (fraction of the time in
+    which the loop waited for input) and compile_seconds (first step of a process).
     """
 
     def __init__(self, folder: pathlib.Path, enabled: bool = True):
-        self._file = None
+        self._file: TextIO | None = None
         if not enabled:
             return
         path = pathlib.Path(folder) / 'timing.jsonl'
-        files.write_text(
-            path, ''.join(_line(r) for r in files.read_lines(path))
-        )  # without a torn last line
+        # Rewriting the file drops a torn last line.
+        files.write_text(path, ''.join(_line(r) for r in files.read_lines(path)))
         self._file = path.open('a', encoding='utf-8')
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Appends one line and waits until it is on the disk."""
         if self._file is not None:
             _append(self._file, _line({'step': int(step), **_scalars(scalars)}))
 
@@ -120,45 +123,41 @@ class TimingLog:
 
 
 class TensorBoard:
-    """TensorBoard events. A reader purges what a killed run wrote after `start_step`.
+    """Writes TensorBoard events. TensorBoard purges events of a killed run after `start_step`.
 
-    Written here and now: tensorboardX's SummaryWriter has a thread that dies when the disk is full, and then waits for
-    it for ever.
+    Events are written in the calling thread. The thread of tensorboardX's SummaryWriter dies when
+    the disk is full, and the writer then waits for it for ever.
     """
 
     def __init__(self, folder: pathlib.Path, start_step: int, enabled: bool = True):
         self._writer = None
         if enabled:
             folder.mkdir(parents=True, exist_ok=True)
-            # Files are named by the second: without the suffix a quick restart would write over the one before.
-            self._writer = EventsWriter(
-                str(folder / 'events'), filename_suffix=f'.{start_step:09d}'
-            )
+            # File names hold the second. A quick restart would overwrite a file without the suffix.
+            suffix = f'.{start_step:09d}'
+            self._writer = EventsWriter(str(folder / 'events'), filename_suffix=suffix)
             self._write(start_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def _write(self, step: int, **content: Any) -> None:
+        assert self._writer is not None, 'the log is disabled'
         self._writer.write_event(Event(step=step, wall_time=time.time(), **content))
         self._writer.flush()
 
     def scalars(self, step: int, kind: str, scalars: Mapping[str, Any]) -> None:
-        """Numbers by name, shown as <kind>/<name>; None is a gap."""
+        """Writes numbers by name, shown as <kind>/<name>. None is a gap."""
         if self._writer is None:
             return
-        values = {
-            f'{kind}/{name}': float(value) for name, value in scalars.items() if value is not None
-        }
-        self._write(
-            step,
-            summary=Summary(
-                value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()]
-            ),
-        )
+        values = []
+        for name, value in scalars.items():
+            if value is not None:
+                values.append(Summary.Value(tag=f'{kind}/{name}', simple_value=float(value)))
+        self._write(step, summary=Summary(value=values))
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """One uint8 picture [H, W, 3] RGB, or grey [H, W]."""
+        """Writes one uint8 picture [H, W, 3] RGB, or grey [H, W]."""
         if self._writer is None:
             return
-        # tensorboardX would encode through Pillow, which is no requirement of ours; the message is the same.
+        # The message that tensorboardX would make, but encoded by OpenCV like all pictures here.
         picture = Summary.Image(
             height=image.shape[0],
             width=image.shape[1],
@@ -168,7 +167,7 @@ class TensorBoard:
         self._write(step, summary=Summary(value=[Summary.Value(tag=name, image=picture)]))
 
     def config(self, config: Any) -> None:
-        """The configuration as text. TensorBoard renders Markdown: an indented block keeps it verbatim."""
+        """Writes the config as text, indented: TensorBoard renders Markdown."""
         if self._writer is not None:
             lines = json.dumps(to_json(config), indent=2).splitlines()
             text = tensorboardX.summary.text('config', '\n'.join('    ' + line for line in lines))
@@ -180,7 +179,17 @@ class TensorBoard:
 
 
 class Progress:
-    """Where a stage stands, on stderr: a bar on a terminal, else a plain line every `interval` seconds."""
+    """Shows the progress of a stage on stderr: a bar on a terminal, otherwise a line now and then.
+
+    Args:
+      name: of the stage.
+      num_steps: its last step.
+      start_step: the step from which this process trains.
+      enabled: False prints nothing.
+      stream: stderr by default.
+      now: returns the time in seconds.
+      interval: seconds between two lines, if the stream is no terminal.
+    """
 
     def __init__(
         self,
@@ -192,14 +201,17 @@ class Progress:
         now: Callable[[], float] = time.monotonic,
         interval: float = 10.0,
     ):
-        self._name, self._num_steps = name, num_steps
+        self._name = name
+        self._num_steps = num_steps
         self._stream = sys.stderr if stream is None else stream
-        self._enabled, self._now, self._interval = enabled, now, interval
-        self._loss, self._rate = None, None
-        self._origin, self._printed = (
-            None,
-            -math.inf,
-        )  # (step, time) after the first step, which compiles
+        self._enabled = enabled
+        self._now = now
+        self._interval = interval
+        self._loss: float | None = None
+        self._rate: float | None = None
+        # (step, time) after the first step. That step compiles and says nothing about speed.
+        self._origin: tuple[int, float] | None = None
+        self._printed = -math.inf
         self._bar = None
         if enabled and self._stream.isatty():
             self._bar = tqdm.tqdm(
@@ -214,7 +226,7 @@ class Progress:
     def update(
         self, step: int, loss: float | None = None, images_per_second: float | None = None
     ) -> None:
-        """`step` steps are done. Loss and speed stay as they were where they are not given."""
+        """Shows the number of finished steps. None keeps the loss or speed of the call before."""
         if not self._enabled:
             return
         self._loss = self._loss if loss is None else loss
@@ -226,26 +238,32 @@ class Progress:
         now = self._now()
         self._origin = self._origin or (step, now)
         last = step == self._num_steps and loss is not None
-        if now - self._printed < self._interval and not last:
-            return
-        self._printed = now
-        done = step - self._origin[0]
-        parts = [
-            f'step {step}/{self._num_steps} ({100 * step // max(self._num_steps, 1)} %)',
-            *self._values(),
-        ]
+        if now - self._printed >= self._interval or last:
+            self._printed = now
+            self.message(f'[{self._name}] ' + ', '.join(self._parts(step, now)))
+
+    def _parts(self, step: int, now: float) -> list[str]:
+        """Returns the parts of a line: step, loss, speed, estimated time of arrival."""
+        percent = 100 * step // max(self._num_steps, 1)
+        parts = [f'step {step}/{self._num_steps} ({percent} %)', *self._values()]
+        first_step, first_time = self._origin or (step, now)
+        done = step - first_step
         if done > 0 and step < self._num_steps:
-            parts.append(
-                'ETA ' + duration((now - self._origin[1]) / done * (self._num_steps - step))
-            )
-        self.message(f'[{self._name}] ' + ', '.join(parts))
+            seconds = (now - first_time) / done * (self._num_steps - step)
+            parts.append('ETA ' + duration(seconds))
+        return parts
 
     def _values(self) -> list[str]:
-        loss = [] if self._loss is None else [f'loss {self._loss:.4g}']
-        return loss + ([] if self._rate is None else [f'{self._rate:.3g} images/s'])
+        """Returns loss and speed as text, as far as they are known."""
+        values = []
+        if self._loss is not None:
+            values.append(f'loss {self._loss:.4g}')
+        if self._rate is not None:
+            values.append(f'{self._rate:.3g} images/s')
+        return values
 
     def message(self, text: str) -> None:
-        """A line of its own that does not tear the bar."""
+        """Prints a line of its own that does not tear the bar."""
         if self._enabled and self._bar is not None:
             self._bar.write(text, file=self._stream)
         elif self._enabled:
@@ -257,7 +275,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """h:mm:ss, or m:ss below an hour."""
+    """Returns a duration as h:mm:ss, or as m:ss below an hour."""
     minutes, second = divmod(round(seconds), 60)
     hour, minute = divmod(minutes, 60)
     return f'{hour}:{minute:02d}:{second:02d}' if hour else f'{minute}:{second:02d}'

@@ -1,4 +1,4 @@
-"""Stopping in order at a request to leave: SIGTERM, or the first Ctrl-C."""
+"""Stops a run in order when it is told to: by SIGTERM, or by the first Ctrl-C."""
 
 import os
 import select
@@ -13,13 +13,13 @@ from segjax.core import parallel, processes
 from segjax.errors import EXIT_PREEMPTED, InputError
 
 STOP_SECONDS = 'SEGJAX_STOP_SECONDS'
-"""Environment variable: how long a process that was told to stop may do without asking."""
+"""Environment variable: for how long a process that was told to stop may run without asking."""
 GRACE_SECONDS = 45
 _END = b'\0'
 
 
 class Preempted(Exception):
-    """SIGTERM arrived; the state was saved, and the same command resumes."""
+    """SIGTERM arrived. The state was saved, and the same command resumes."""
 
 
 class PreemptedAlone(Preempted):
@@ -27,15 +27,18 @@ class PreemptedAlone(Preempted):
 
 
 class StopSignal:
-    """Turns SIGTERM and the first Ctrl-C into a question that the run asks, so that it can save and leave in order.
+    """Turns SIGTERM and the first Ctrl-C into a question that the run asks.
 
-    One for a whole run or table: a signal between two stages, or two runs, must not get lost. Of several processes it
-    is enough that one was told to stop. All must leave at the same step, so they agree, over the network, at every
-    `AGREE_EVERY`th question.
+    The run can then save and leave in order. A whole run or table shares one object: a signal
+    between two stages, or two runs, must not get lost.
 
-    Guarantee. A process that was told to stop and has not asked for $SEGJAX_STOP_SECONDS (GRACE_SECONDS by default)
-    ends with exit code 75, whatever it waits for: a compiler, another process, a file system. Only a checkpoint
-    that is being written is waited for. The newest checkpoint stays whole, and the same command resumes from it.
+    It is enough to tell one of several processes. All processes must leave at the same step, so
+    they agree over the network at every `AGREE_EVERY`th question.
+
+    Guarantee. A process that was told to stop and has not asked for $SEGJAX_STOP_SECONDS (default:
+    GRACE_SECONDS) ends with exit code 75, whatever it waits for: a compiler, another process, a
+    file system. Only a checkpoint that is being written is waited for. The newest checkpoint stays
+    whole, and the same command resumes from it.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -46,15 +49,15 @@ class StopSignal:
         self._received = False
         self._agreed = False
         self._asked = 0
-        self._told = None  # when the signal came
-        self._alive = 0.0  # when the run last asked or wrote a checkpoint
-        self._is_saving = lambda: False
+        self._told: float | None = None  # time of the signal
+        self._alive = 0.0  # time of the run's last question, or of its last checkpoint
+        self._is_saving: Callable[[], bool] = lambda: False
 
     def __enter__(self):
-        # What was started with a signal ignored, as scripts start jobs in the background, stays so.
+        # A signal that was ignored before stays ignored: scripts start jobs in the background so.
         heard = [number for number in self.SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         self._previous = {number: signal.signal(number, self._receive) for number in heard}
-        # Python runs a handler between two of its own instructions only. The byte comes through at once.
+        # Python runs a handler only between two of its instructions. The byte arrives at once.
         self._inbox, self._outbox = os.pipe()
         os.set_blocking(self._outbox, False)
         self._wakeup = signal.set_wakeup_fd(self._outbox, warn_on_full_buffer=False)
@@ -72,26 +75,25 @@ class StopSignal:
         os.close(self._outbox)
 
     def protect(self, is_saving: Callable[[], bool]) -> None:
-        """Keeps the process alive while `is_saving` is true; it takes the place of the function given before."""
+        """Keeps the process alive while `is_saving` is true. Replaces the function given before."""
         self._is_saving = is_saving
 
     def _receive(self, number, _):
         self._received = True
+        # A second Ctrl-C interrupts at once.
         if signal.SIGINT in self._previous:
-            signal.signal(
-                signal.SIGINT, self._previous[signal.SIGINT]
-            )  # a second Ctrl-C is meant as one
+            signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
 
     def check_preparing(self) -> None:
         """Raises PreemptedAlone if this process was told to leave while it prepares data.
 
-        Processes do not agree here: one of them prepares, the others wait for it.
+        Processes do not agree here: one process prepares, and the remaining processes wait for it.
         """
         if self._received:
             raise PreemptedAlone('the data set is not prepared completely')
 
     def reached(self) -> bool:
-        """Whether to save and leave now. All processes must ask at the same places."""
+        """Returns whether to save and leave now. All processes must ask at the same places."""
         self._alive = time.monotonic()
         if jax.process_count() == 1:
             return self._received
@@ -111,19 +113,20 @@ class StopSignal:
                 self._told = time.monotonic()
             if self._is_saving():
                 self._alive = time.monotonic()
-            if (
-                self._told is not None
-                and time.monotonic() - max(self._told, self._alive) > self._grace
-            ):
+            if self._told is None:
+                continue
+            if time.monotonic() - max(self._told, self._alive) > self._grace:
                 self._end()
 
     def _end(self) -> None:
+        """Ends this process and tells the remaining processes why."""
         message = (
-            f'told to stop, and {self._grace:g} s later still at work on something that cannot be interrupted; what '
-            f'came after the newest checkpoint is lost. ${STOP_SECONDS} is the time to wait'
+            f'told to stop, and {self._grace:g} s later still at work on something that cannot be '
+            'interrupted; everything after the newest checkpoint is lost. '
+            f'${STOP_SECONDS} is the time to wait'
         )
         # The main thread may hold the lock of sys.stderr.
-        os.write(2, f'preempted: {message}; the same command goes on\n'.encode())
+        os.write(2, f'preempted: {message}; the same command resumes\n'.encode())
         processes.leave(EXIT_PREEMPTED, message)
         os._exit(EXIT_PREEMPTED)
 

@@ -1,4 +1,8 @@
-"""Reads the JSON files of a run folder, which may be cut, edited or exchanged since a run wrote them."""
+"""Reads and checks the JSON files of a run folder: config, data, start and scores.
+
+A file may have been cut, edited or exchanged since a run wrote it. Every error names the file and a
+fix. `core/files.py` reads and writes any JSON file. `core/text_files.py` parses text strictly.
+"""
 
 import pathlib
 from collections.abc import Collection, Mapping
@@ -9,17 +13,23 @@ from segjax.core import files
 from segjax.errors import InputError
 from segjax.spec import DataSpec
 
+# Names of files in a run folder. The start is files.START.
+CONFIG = 'config.json'
+SPEC = 'spec.json'
+ENVIRONMENT = 'environment.json'
+SCORES = 'scores.json'  # of the run, and of each stage
+
 
 def read_object(path: pathlib.Path, keys: Collection[str] = (), fix: str = '') -> dict[str, Any]:
     """Returns the object in a JSON file.
 
     Args:
       path: of the file.
-      keys: which the object must have.
+      keys: required keys of the object.
       fix: for the errors.
 
     Raises:
-      InputError: no file, no JSON, no object, or no such key.
+      InputError: no file, no JSON, no object, or a required key is absent.
     """
     try:
         content = files.read_json(path)
@@ -27,9 +37,8 @@ def read_object(path: pathlib.Path, keys: Collection[str] = (), fix: str = '') -
         raise error.replaced(fix=fix) from error
     expected = 'a JSON object' + (f' with {", ".join(map(repr, keys))}' if keys else '')
     if not isinstance(content, dict):
-        raise InputError(
-            str(path), got=f'{type(content).__name__} {content!r:.60}', expected=expected, fix=fix
-        )
+        got = f'{type(content).__name__} {content!r:.60}'
+        raise InputError(str(path), got=got, expected=expected, fix=fix)
     missing = [key for key in keys if key not in content]
     if missing:
         raise InputError(str(path), got=f'no {missing[0]!r}', expected=expected, fix=fix)
@@ -37,13 +46,13 @@ def read_object(path: pathlib.Path, keys: Collection[str] = (), fix: str = '') -
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the config that a run folder keeps, as it was written.
+    """Returns the config in a run folder, as it was written.
 
     Args:
       path: of `config.json`.
 
     Raises:
-      InputError: no config, or a key that no config of its pipeline has.
+      InputError: no config, or an unknown key.
     """
     fix = _restore(path)
     content = read_object(path, ('pipeline',), fix)
@@ -55,13 +64,13 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read_spec(path: pathlib.Path) -> DataSpec:
-    """Returns the data that a run folder was trained on.
+    """Returns the specification of the data on which a run was trained.
 
     Args:
       path: of `spec.json`.
 
     Raises:
-      InputError: no specification of data, or that of another version.
+      InputError: no specification of data, or another version of it.
     """
     fix = _restore(path)
     content = read_object(path, ('classes', 'num_examples'), fix)
@@ -75,11 +84,14 @@ def read_spec(path: pathlib.Path) -> DataSpec:
 
 
 def read_start(path: pathlib.Path, keys: Collection[str] = ('stages',)) -> dict[str, Any]:
-    """Returns what a run began from. A run writes the file again where it is missing.
+    """Returns the start of a run (initialization.write_start). A run rewrites a missing file.
 
     Args:
       path: of `start.json`.
-      keys: which it must have.
+      keys: required keys.
+
+    Raises:
+      InputError: no start, or a key with a value of another type.
     """
     fix = _write_again(path)
     content = read_object(path, keys, fix)
@@ -92,18 +104,23 @@ def read_start(path: pathlib.Path, keys: Collection[str] = ('stages',)) -> dict[
 
 
 def read_scores(path: pathlib.Path) -> dict[str, Mapping[str, Any]]:
-    """Returns the scores of a run, or of a stage. A finished run writes the file again where it is missing.
+    """Returns the scores of a run, or of a stage. A finished run rewrites a missing file.
 
     Args:
       path: of `scores.json`.
+
+    Raises:
+      InputError: no file, or no JSON object in it.
     """
     return read_object(path, fix=_write_again(path))
 
 
 def _restore(path: pathlib.Path) -> str:
-    folder = path.parent
-    return f'take the file from a copy of the folder, or --workdir NEW --config.init_from.path={folder}'
+    """Returns the fix for a file that only a copy can replace."""
+    start = f'--workdir NEW --config.init_from.path={path.parent}'
+    return f'take the file from a copy of the folder, or {start}'
 
 
 def _write_again(path: pathlib.Path) -> str:
+    """Returns the fix for a file that training replaces."""
     return f'rm {path}; training writes it again'

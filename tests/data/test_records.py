@@ -255,7 +255,7 @@ def test_sigterm_ends_a_preparation_within_seconds(config, tmp_path):
     assert process.returncode == 75 and time.monotonic() - start < 5
     assert (
         err.splitlines()[-1]
-        == 'preempted: the data set is not prepared completely; the same command goes on'
+        == 'preempted: the data set is not prepared completely; the same command resumes'
     )
 
 

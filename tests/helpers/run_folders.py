@@ -1,7 +1,8 @@
-"""Run folders in tests: what is in them, whether two are equal, and stopping a run at a step."""
+"""Run folders in tests: their arrays, the comparison of two folders, a stop at a given step."""
 
 import pathlib
 
+import chex
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -11,7 +12,7 @@ from segjax.train.stop import StopSignal
 
 
 def final_state(workdir, stage='adversarial'):
-    """Arrays of the newest checkpoint by path, read without any of our classes."""
+    """Returns the arrays of the newest checkpoint by path, read without any class of ours."""
     steps = [p for p in (workdir / stage / 'checkpoints').iterdir() if p.name.isdigit()]
     newest = max(steps, key=lambda p: int(p.name))
     with ocp.StandardCheckpointer() as checkpointer:
@@ -20,12 +21,9 @@ def final_state(workdir, stage='adversarial'):
 
 
 def assert_same_run(a: pathlib.Path, b: pathlib.Path, stages=('pretrain', 'adversarial')):
-    """Bit for bit: every array of every stage's last checkpoint, every logged metric, every score."""
+    """Checks that last checkpoints, logged metrics and scores of all stages are equal bit for bit."""
     for stage in stages:
-        state_a, state_b = final_state(a, stage), final_state(b, stage)
-        assert state_a.keys() == state_b.keys()
-        for name in state_a:
-            np.testing.assert_array_equal(state_a[name], state_b[name], err_msg=name)
+        chex.assert_trees_all_equal(final_state(a, stage), final_state(b, stage), strict=True)
         for name in ('metrics.jsonl', 'scores.json'):
             assert (a / stage / name).read_bytes() == (b / stage / name).read_bytes(), (
                 f'{stage}/{name}'
@@ -33,7 +31,7 @@ def assert_same_run(a: pathlib.Path, b: pathlib.Path, stages=('pretrain', 'adver
 
 
 def stop_at(monkeypatch, stage, step):
-    """Lets the run believe in a SIGTERM during that step."""
+    """Makes the run act as if SIGTERM arrived during a step of a stage."""
     here = []
 
     def map_functions(run, entered, original=driver.map_functions):

@@ -23,7 +23,7 @@ from segjax.models.segmentation.erfnet import ERFNet
 from segjax.modes.table import plan, spec
 from segjax.ops import noise
 from segjax.pipelines import noise_cyclegan
-from segjax.train import driver, initialization
+from segjax.train import driver, initialization, stage_functions
 from segjax.train.stop import Preempted, StopSignal
 
 NETS = ('segmenter', 'painter', 'discriminator')
@@ -72,7 +72,7 @@ def stage_of(config, number=-1):
 
 
 def keys_of(stage, root, step, device, shared_step):
-    return driver._keys(stage, root, step, device, shared_step)
+    return stage_functions.stage_keys(stage, root, step, device, shared_step)
 
 
 def run_steps(config, num_steps=1, devices=1, mode='pmap', batch=None, number=-1):

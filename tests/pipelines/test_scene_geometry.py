@@ -24,7 +24,7 @@ from segjax.modes import table
 from segjax.modes.table import plan
 from segjax.pipelines import scene_geometry
 from segjax.tasks import monodepth
-from segjax.train import driver
+from segjax.train import driver, stage_functions
 
 SPEC = dataclasses.replace(
     SPEC, features=('image', 'label', 'intrinsics', 'sequence', 'frame', 'name')
@@ -162,7 +162,7 @@ def step_once(stage, state, batch, devices=1, mode='pmap'):
     topology, root = parallel.topology(mode, devices), rng.root(0, 'test')
 
     def step(state, batch):
-        keys = driver._keys(stage, root, state.step, 0, state.step)
+        keys = stage_functions.stage_keys(stage, root, state.step, 0, state.step)
         state, metrics = stage.train_step(state, batch, keys)
         return state, parallel.sum_over_devices(dict(metrics)), parallel.replica_mismatch(state)
 
@@ -207,7 +207,7 @@ def test_stages_nets_and_what_is_trained(method):
     )
     step = parallel.topology('pmap', 1).spmd(
         lambda state, batch: stage.train_step(
-            state, batch, driver._keys(stage, rng.root(0, 't'), 0, 0, 0)
+            state, batch, stage_functions.stage_keys(stage, rng.root(0, 't'), 0, 0, 0)
         ),
         num_args=2,
     )

@@ -1,4 +1,4 @@
-"""Warnings about configs: those that are meant, and none for the configs that are shipped."""
+"""Warnings about configs: wrong configs get them, and the configs of the repository do not."""
 
 import pathlib
 
@@ -36,14 +36,14 @@ def config_with(**augment):
     ],
 )
 def test_a_resize_to_another_aspect(size, resize, warns):
-    found = advice.stretched(config_with(resize=resize), size)
-    assert len(found) == warns
+    warnings = advice.stretched(config_with(resize=resize), size)
+    assert len(warnings) == warns
     if not warns:
         return
-    (one,) = found
-    assert one.where == 'config.augment.resize' and f'{size[0]}x{size[1]}' in one.message
-    # What it names is free of the warning.
-    for named in one.fix.split('"')[1::2]:
+    (warning,) = warnings
+    assert warning.where == 'config.augment.resize' and f'{size[0]}x{size[1]}' in warning.message
+    # The sizes in the fix are free of the warning.
+    for named in warning.fix.split('"')[1::2]:
         fitting = config_lib.typed(named.rpartition('=')[2], ())
         assert advice.stretched(config_with(resize=fitting), size) == []
 
@@ -56,7 +56,9 @@ def experiments():
             yield f'{path}:{variant}'
 
 
-@pytest.mark.parametrize('experiment', list(experiments()), ids=lambda one: one.rpartition('/')[2])
+@pytest.mark.parametrize(
+    'experiment', list(experiments()), ids=lambda text: text.rpartition('/')[2]
+)
 def test_shipped_configs_keep_the_aspect_of_their_images(experiment):
     config = config_file.load(experiment)
     size = SIZES.get(config.data.name, tuple(config.data.world.size))
@@ -67,8 +69,8 @@ def test_shipped_configs_keep_the_aspect_of_their_images(experiment):
 @pytest.mark.parametrize('net', ['largefov', 'deeplab_v2', 'pspnet'])
 def test_a_published_start_is_missed(net):
     config = config_file.load(f'{REPOSITORY}/configs/learned_dilation.py:net={net}')
-    (one,) = advice.without_start(config)
-    assert one.where == 'config.init_from.path' and 'trained on' in one.message
+    (warning,) = advice.without_start(config)
+    assert warning.where == 'config.init_from.path' and 'trained on' in warning.message
     for section in (dict(path='weights.npz'), dict(expected='')):
         changed = config.copy_and_resolve_references()
         config_lib.update(changed, init_from=section)
@@ -92,8 +94,8 @@ def test_a_stage_without_steps_and_start_keeps_random_parameters(steps, path, na
     config = config_lib.defaults('supervised')
     config.init_from.path = path
     stages = [Stage('depth', steps, *[None] * 8), Stage('segmentation', 3, *[None] * 8)]
-    found = advice.untrained(config, stages)
-    assert [one.message.split("'")[1] for one in found] == named
+    warnings = advice.untrained(config, stages)
+    assert [warning.message.split("'")[1] for warning in warnings] == named
 
 
 @pytest.mark.parametrize(
@@ -101,13 +103,14 @@ def test_a_stage_without_steps_and_start_keeps_random_parameters(steps, path, na
 )
 def test_the_doctor_finds_nothing_in_configs_of_scene_geometry(method):
     config = config_file.load(f'{REPOSITORY}/configs/scene_geometry.py:smoke,method={method}')
-    assert [one for one in doctor.diagnose(config) if one.severity == 'error'] == []
+    assert all(problem.severity != 'error' for problem in doctor.diagnose(config))
 
 
 def test_the_doctor_says_that_a_depth_net_is_random():
     config = config_file.load(f'{REPOSITORY}/configs/scene_geometry.py:smoke')
     config.depth.num_steps = 0
-    assert any("stage 'depth' has 0 steps" in one.message for one in doctor.diagnose(config))
+    messages = [problem.message for problem in doctor.diagnose(config)]
+    assert any("stage 'depth' has 0 steps" in message for message in messages)
 
 
 def test_the_doctor_says_so_on_real_images(real_data):
@@ -115,6 +118,7 @@ def test_the_doctor_says_so_on_real_images(real_data):
     config_lib.update(
         config, data=dict(root=str(real_data / 'camvid')), augment=dict(resize=(128, 160))
     )
-    found = {one.where: one for one in doctor.diagnose(config) if one.severity == 'warning'}
-    assert '(120, 160)' in found['config.augment.resize'].fix
-    assert 'VGG16' in found['config.init_from.path'].message
+    warnings = {problem.where: problem for problem in doctor.diagnose(config)}
+    warnings = {where: w for where, w in warnings.items() if w.severity == 'warning'}
+    assert '(120, 160)' in warnings['config.augment.resize'].fix
+    assert 'VGG16' in warnings['config.init_from.path'].message

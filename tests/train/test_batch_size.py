@@ -1,4 +1,4 @@
-"""Batch sizes on eight devices: an error names the key of its input, and the printed fix works when typed."""
+"""Batch sizes on eight devices: an error names the key of its input, and its fix can be typed."""
 
 import pytest
 

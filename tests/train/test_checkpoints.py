@@ -1,4 +1,4 @@
-"""Saving, resuming and refusing: what is on the disk is either whole or not used."""
+"""Saving, resuming and refusing: a checkpoint on the disk is used whole or not at all."""
 
 import ast
 import json
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,20 +42,15 @@ def open_folder(folder, keep_last=2, keep_best=1):
     return checkpoints.Checkpoints(folder, ('mIoU', 'max'), keep_last, keep_best)
 
 
-def assert_equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-
-
 def test_round_trip_of_every_array_and_the_record(tmp_path):
     state = make_state(7, value=0.1)
     record = {'window': {'loss': [0.1 + 0.2, 3.0]}, 'config': {'seed': 1}}
     with open_folder(tmp_path) as saved:
         saved.save(state, record, {})
     with open_folder(tmp_path) as saved:
-        restored, found = saved.restore(jax.eval_shape(lambda: make_state()))
-    assert_equal(restored, state)
-    assert found == record
+        restored, restored_record = saved.restore(jax.eval_shape(lambda: make_state()))
+    chex.assert_trees_all_equal(restored, state, strict=True)
+    assert restored_record == record
 
 
 def test_newest_and_best_are_kept_and_the_best_is_whole(tmp_path):
@@ -66,7 +62,7 @@ def test_newest_and_best_are_kept_and_the_best_is_whole(tmp_path):
         assert saved.steps() == [1, 3, 4]
         assert saved.best_step() == 1
         restored, _ = saved.restore(jax.eval_shape(lambda: make_state()), 1)
-    assert_equal(restored, make_state(1, value=0.5))
+    chex.assert_trees_all_equal(restored, make_state(1, value=0.5), strict=True)
 
 
 def test_lower_is_better_where_the_stage_says_so(tmp_path):
@@ -119,7 +115,7 @@ n = 200_000
 with checkpoints.Checkpoints(pathlib.Path(sys.argv[1]), ('mIoU', 'max'), 2, 0) as saved:
     saved.save(state(1, n), {'window': {}}, {})
     saved.wait()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # every larger file now fails to be written
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # larger files now fail
     try:
         saved.save(state(2, n), {'window': {}}, {})
         saved.wait()
@@ -238,11 +234,11 @@ def test_parameters_of_nets_without_batch_statistics_are_taken(tmp_path):
     with open_folder(tmp_path) as saved:
         saved.save(bare(2.0), {'window': {}}, {})
     state, _ = checkpoints.merge_params(bare(1.0), checkpoints.load_params(str(tmp_path)), ('.*',))
-    assert_equal(state.params, bare(2.0).params)
+    chex.assert_trees_all_equal(state.params, bare(2.0).params, strict=True)
 
 
 def test_looking_at_a_run_changes_nothing(tmp_path):
-    """Another process may be training in that folder: its unfinished save must stay, and no folder may appear."""
+    """Another process may train in the folder: its unfinished save stays, no folder appears."""
     with open_folder(tmp_path / 'run') as saved:
         saved.save(make_state(1), {'window': {}}, {'mIoU': 0.5})
     unfinished = tmp_path / 'run' / '2.orbax-checkpoint-tmp'
@@ -277,4 +273,4 @@ def test_a_score_that_came_later_decides_as_if_it_had_come_with_the_save(tmp_pat
     with opened() as saved:
         assert saved.steps() == kept
         restored, _ = saved.restore(jax.eval_shape(lambda: make_state()))
-    assert_equal(restored, make_state(4, value=0.4))
+    chex.assert_trees_all_equal(restored, make_state(4, value=0.4), strict=True)

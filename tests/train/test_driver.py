@@ -1,4 +1,4 @@
-"""The loop, through a toy pipeline with two stages, two optimisers, a frozen net and an array in `extra`."""
+"""The loop, through a toy pipeline with two stages, two optimisers and a frozen net."""
 
 import gc
 import json
@@ -27,7 +27,7 @@ from segjax.data import loader
 from segjax.errors import InputError
 from segjax.modes import bench
 from segjax.protocol import Input
-from segjax.train import checkpoints, divergence, driver, evaluation, initialization
+from segjax.train import checkpoints, divergence, driver, evaluation, initialization, opening
 from segjax.train.stop import Preempted, StopSignal
 
 HELPERS = pathlib.Path(__file__).resolve().parents[1] / 'helpers'
@@ -35,7 +35,7 @@ HELPERS = pathlib.Path(__file__).resolve().parents[1] / 'helpers'
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-    """A run that nothing ever disturbed."""
+    """Returns the folder and the scores of an undisturbed run."""
     workdir = tmp_path_factory.mktemp('toy') / 'run'
     scores = driver.train(toy_run.make_config(), str(workdir))
     return workdir, scores
@@ -102,9 +102,10 @@ def test_preempted_and_resumed_is_bit_identical(finished, tmp_path, monkeypatch,
 def test_stopped_in_an_evaluation_the_next_start_makes_it(
     finished, tmp_path, monkeypatch, batch, step
 ):
-    """The stop is asked for before the n-th evaluation batch of the second stage."""
+    """The stop comes before the n-th evaluation batch of the second stage."""
     workdir, _ = finished
-    seen, inside = [], []
+    asked = []
+    inside = []
 
     def totals(run, stage, *args, original=evaluation.totals):
         inside.append(stage.name)
@@ -114,8 +115,8 @@ def test_stopped_in_an_evaluation_the_next_start_makes_it(
             inside.clear()
 
     def reached(_):
-        seen.extend(inside)
-        return bool(inside) and seen.count('adversarial') == batch
+        asked.extend(inside)
+        return bool(inside) and asked.count('adversarial') == batch
 
     monkeypatch.setattr(evaluation, 'totals', totals)
     monkeypatch.setattr(StopSignal, 'reached', reached)
@@ -127,7 +128,7 @@ def test_stopped_in_an_evaluation_the_next_start_makes_it(
 
 
 def kept_checkpoints(workdir, stage='adversarial'):
-    """Returns the saved steps of a stage and the best of them."""
+    """Returns the saved steps of a stage and the best step."""
     with checkpoints.Checkpoints(
         workdir / stage / 'checkpoints', ('mIoU', 'max'), read_only=True
     ) as saved:
@@ -139,7 +140,7 @@ def kept_checkpoints(workdir, stage='adversarial'):
 def test_stopped_in_an_evaluation_the_same_checkpoints_are_kept(
     tmp_path, monkeypatch, best, stopped
 ):
-    """The evaluation of the best step, or another one, is cut short: its score must reach the checkpoint."""
+    """The evaluation of the best or another step is cut short: its checkpoint gets the score."""
     config = toy_run.make_config(
         pretrain=dict(num_steps=0),
         train=dict(num_steps=3),
@@ -187,7 +188,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_run_goes_on(
 
 
 def test_two_trainings_do_not_share_a_folder(tmp_path):
-    with driver._locked(tmp_path), pytest.raises(InputError, match='another process is training'):
+    with opening.locked(tmp_path), pytest.raises(InputError, match='another process is training'):
         driver.train(toy_run.make_config(), str(tmp_path))
 
 
@@ -268,7 +269,7 @@ def test_a_file_of_a_run_folder_with_other_content_is_named_with_a_fix(
 
 
 def with_spec(finished, folder, change):
-    """A copy of the finished run whose spec.json was changed."""
+    """Returns a copy of the finished run whose spec.json was changed."""
     copy = shutil.copytree(finished[0], folder / 'copy')
     spec = json.loads((copy / 'spec.json').read_text())
     change(spec)
@@ -375,7 +376,7 @@ def test_an_edited_config_is_not_that_of_the_checkpoints(finished, tmp_path, mod
     assert caught.value.fix == 'undo the edit: noise = 0.1, train.num_steps = 5'
 
 
-# --- the config of results --------------------------------------------------------------------------------------------
+# --- the config of results ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('mode', ['evaluate', 'predict'])
@@ -391,9 +392,9 @@ def test_a_key_that_changes_what_the_net_means_is_refused(
     finished, monkeypatch, mode, changed, message
 ):
     monkeypatch.setattr(
-        driver.data_lib,
+        data,
         'prepare',
-        lambda config: pytest.fail('prepared before the config was checked'),
+        lambda *_: pytest.fail('prepared before the config was checked'),
     )
     with pytest.raises(InputError, match=message) as caught:
         driver.open_run(toy_run.make_config(**changed), str(finished[0]), mode)
@@ -474,7 +475,7 @@ def test_init_from_does_not_undo_an_earlier_stage(finished, tmp_path, monkeypatc
 
 
 def test_a_later_stage_begins_from_the_start_of_its_run(finished, tmp_path):
-    """Stopped between its stages, a run begins its second stage from nothing new."""
+    """A run that stopped between its stages begins the second stage from no other source."""
     copy = shutil.copytree(finished[0], tmp_path / 'copy')
     shutil.rmtree(copy / 'adversarial')
     (copy / 'scores.json').unlink()
@@ -501,8 +502,10 @@ def test_a_later_stage_takes_the_same_nets_from_the_start_of_its_run(finished, t
 
 @pytest.fixture(scope='module')
 def reused(finished, tmp_path_factory):
-    """A finished run whose first stage of 0 steps began from another run, which is then gone: its folder, its scores
-    and its config."""
+    """Returns folder, scores and config of a run whose first stage has 0 steps.
+
+    That stage began from another run, which is then deleted.
+    """
     source = shutil.copytree(finished[0], tmp_path_factory.mktemp('source') / 'run')
     workdir = tmp_path_factory.mktemp('reused') / 'run'
     config = toy_run.make_config(
@@ -651,7 +654,7 @@ def run_to_the_end(command):
 
 
 def kill_on_the_way(command, stage_folder, more_lines: int, while_saving: bool):
-    """SIGKILL once `more_lines` have been added to the log, at once or when the next checkpoint is half written."""
+    """Kills the command when the log has `more_lines`, or in the next write of a checkpoint."""
     log = stage_folder / 'metrics.jsonl'
     lines = (log.read_bytes().count(b'\n') if log.exists() else 0) + more_lines
     process = subprocess.Popen(
@@ -676,7 +679,7 @@ def kill_on_the_way(command, stage_folder, more_lines: int, while_saving: bool):
     ],
 )
 def test_killed_at_random_moments_and_restarted_is_bit_identical(tmp_path, command, stages, kills):
-    """One device, processes of their own; every second SIGKILL falls into the middle of a checkpoint write."""
+    """Uses one device. Every second SIGKILL falls into the write of a checkpoint."""
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     run_to_the_end(command(whole))
     draw = random.Random(0)
@@ -690,7 +693,8 @@ def test_killed_at_random_moments_and_restarted_is_bit_identical(tmp_path, comma
 
 def test_divergence_names_step_and_group_and_keeps_the_good_checkpoint(tmp_path):
     config = toy_run.make_config(
-        # The warm-up starts at rate 0: the first step is harmless, the second makes numbers that the third cannot hold.
+        # The warm-up starts at rate 0, so the first step is harmless. The second step makes
+        # parameters with which the third step overflows.
         optim=dict(name='sgd', learning_rate=1e38, warmup_steps=3),
         logging=dict(checkpoint_every=1),
     )
@@ -765,6 +769,23 @@ def test_an_input_that_cannot_be_opened_closes_those_before_it(monkeypatch, brok
     assert not still_open
 
 
+@pytest.mark.parametrize(
+    'step, num_steps, keep_best, due',
+    [
+        (1, 9, 1, (False, False, False)),
+        (2, 9, 1, (True, False, False)),
+        (3, 9, 1, (False, True, True)),  # the best checkpoint is kept: save every evaluated step
+        (3, 9, 0, (False, True, False)),
+        (5, 9, 0, (False, False, True)),
+        (7, 7, 0, (True, True, True)),  # the last step
+    ],
+)
+def test_actions_that_are_due_after_a_step(step, num_steps, keep_best, due):
+    intervals = dict(log_every=2, eval_every=3, checkpoint_every=5, keep_best=keep_best)
+    run = driver.Run(toy_run.make_config(logging=intervals), None, pathlib.Path(), None)
+    assert driver._due(run, step, num_steps) == due
+
+
 def test_evaluating_what_was_never_trained_says_so(tmp_path):
     with pytest.raises(InputError, match='train first'):
         driver.evaluate(toy_run.make_config(), str(tmp_path))
@@ -772,7 +793,7 @@ def test_evaluating_what_was_never_trained_says_so(tmp_path):
 
 @pytest.fixture
 def told_to_stop(monkeypatch):
-    """SIGTERM comes while data are prepared. What does not hear it must not end the tests."""
+    """Sends SIGTERM while data are prepared. It must not end the tests."""
     ignored = signal.signal(signal.SIGTERM, lambda *_: None)
 
     def prepare(config, check_stop=lambda: None):

@@ -17,7 +17,7 @@ SIZE, FILLED, LABEL = (
 
 
 class OneExample:
-    """A source of one letterboxed image and a smaller label."""
+    """A source with one letterboxed image and a smaller label."""
 
     def __init__(self, *features):
         rng = np.random.default_rng(0)
@@ -47,29 +47,33 @@ def canvas(height, width):
 
 
 def test_pictures_lose_their_padding_and_those_of_another_size_stay_whole():
-    drawn = {
+    rendered = {
         'map': canvas(40, 70),
-        'seen': canvas(*SIZE),
+        'scene': canvas(*SIZE),
         'stack': canvas(96, 64),
         'tiny': canvas(8, 16),
     }
-    pictures = entry(('image', 'label'), lambda *_: drawn)['pictures']
-    assert list(pictures) == ['image', *drawn]
+    pictures = entry(('image', 'label'), lambda *_: rendered)['pictures']
+    assert list(pictures) == ['image', *rendered]
     shapes = {panel: picture.shape[:2] for panel, picture in pictures.items()}
     assert shapes == {
         'image': FILLED,
         'map': LABEL,
-        'seen': FILLED,
+        'scene': FILLED,
         'stack': (96, 64),
         'tiny': (8, 16),
     }
-    np.testing.assert_array_equal(pictures['stack'], drawn['stack'][0])
-    np.testing.assert_array_equal(pictures['map'], drawn['map'][0, : LABEL[0], : LABEL[1]])
+    np.testing.assert_array_equal(pictures['stack'], rendered['stack'][0])
+    np.testing.assert_array_equal(pictures['map'], rendered['map'][0, : LABEL[0], : LABEL[1]])
 
 
 @pytest.mark.parametrize(
-    'features, expected', [(('image',), {'image', 'seen'}), (('label',), {'seen'})]
+    'features, expected', [(('image',), {'image', 'scene'}), (('label',), {'scene'})]
 )
 def test_stages_without_labels_or_without_images_have_pictures(features, expected):
-    found = entry(features, lambda *_: {'seen': canvas(96, 64)})
-    assert set(found['pictures']) == expected and found['pictures']['seen'].shape == (96, 64, 3)
+    example = entry(features, lambda *_: {'scene': canvas(96, 64)})
+    assert set(example['pictures']) == expected and example['pictures']['scene'].shape == (
+        96,
+        64,
+        3,
+    )

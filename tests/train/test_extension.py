@@ -1,4 +1,4 @@
-"""Training longer than planned in the same run folder: what it changes, what it refuses, and that it can be stopped."""
+"""Training longer than planned in the same run folder: changes, refusals, and stops on the way."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def longer(num_steps=9, **sections):
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-    """A run of 3 and 5 steps."""
+    """Returns the folder of a run of 3 and 5 steps."""
     workdir = tmp_path_factory.mktemp('short') / 'run'
     driver.train(toy_run.make_config(), str(workdir))
     return workdir
@@ -29,7 +29,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def extended(finished, tmp_path_factory):
-    """The run, trained for 4 steps more, and its scores."""
+    """Returns the folder of the run, trained for 4 more steps, and its scores."""
     workdir = shutil.copytree(finished, tmp_path_factory.mktemp('long') / 'run')
     return workdir, driver.train(longer(), str(workdir), extend=True)
 
@@ -134,7 +134,7 @@ def test_the_stages_that_a_stage_reads_are_known(tmp_path):
 
 
 def test_stages_that_are_compared_may_all_train_longer(tmp_path):
-    """CycleGANs of different injectors begin from the first stage, and not from each other."""
+    """CycleGANs with different injectors begin from the first stage, not from each other."""
     config = config_file.load('configs/noise_cyclegan.py:smoke')
     config_file.assign(config, [config_file.Assignment('compare', "('none',)")])
     config.start.num_steps = 2

@@ -1,4 +1,4 @@
-"""Errors from outside the program come without a traceback; bugs keep theirs."""
+"""Errors from outside the program come without a traceback. Bugs keep their traceback."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ import os
 import jax
 import pytest
 
-from segjax.errors import InputError
+from segjax.errors import InputError, first_line
 from segjax.train import failures
 
 
@@ -122,3 +122,17 @@ def test_other_errors_from_outside(error, fragments):
 )
 def test_a_bug_is_not_explained_away(error):
     assert failures.explained(error, '/runs') is None
+
+
+@pytest.mark.parametrize(
+    'error, line',
+    [
+        (ValueError('first\nsecond'), 'first'),
+        (ValueError('\n\n  second line\n'), 'second line'),
+        (ValueError(), 'ValueError'),
+        ('text\nmore', 'text'),
+        ('', ''),
+    ],
+)
+def test_the_first_line_of_an_error(error, line):
+    assert first_line(error) == line

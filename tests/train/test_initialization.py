@@ -1,5 +1,6 @@
-"""A run that starts from published weights: what it takes, how its images are prepared, and what it refuses first."""
+"""Runs that start from published weights: loaded arrays, preparation of images, refusals."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from segjax.core import files
 from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.ops import images
-from segjax.train import driver, initialization
+from segjax.train import driver, initialization, stored
 
 
 def make_config(path='', **init_from):
@@ -28,7 +29,7 @@ def make_config(path='', **init_from):
 
 @pytest.fixture(scope='module')
 def abstract(tmp_path_factory):
-    """The parameters and statistics of the configured net, as shapes."""
+    """Returns the parameters and statistics of the configured net, as shapes."""
     run, (stage,) = driver.open_run(make_config(), str(tmp_path_factory.mktemp('shapes')), 'train')
     state = initialization.abstract_state(run, stage, {})
     return {'params': state.params['segmenter'], **state.model_state['segmenter']}
@@ -55,9 +56,9 @@ def test_all_arrays_are_the_files_and_the_images_are_prepared_its_way(
     config = make_config(path)
     run, (stage,) = driver.open_run(config, str(tmp_path / 'run'), 'train')
     assert (config.preprocess, run.config.preprocess) == ('unit', 'imagenet')
-    found = named(initialization.initial_state(run, stage, {}))
+    initialised = named(initialization.initial_state(run, stage, {}))
     scratch = named(initialization.initial_state(run._replace(source=lambda: None), stage, {}))
-    for name, array in found.items():
+    for name, array in initialised.items():
         np.testing.assert_array_equal(array, (expected if '/encoder/' in name else scratch)[name])
     printed = capsys.readouterr().out
     assert (
@@ -65,17 +66,20 @@ def test_all_arrays_are_the_files_and_the_images_are_prepared_its_way(
         and '+ encoder: ' in printed
         and '- decoder: keeps its random initialisation' in printed
     )
-    # The stage was made with that preparation, too.
-    seen, normalize = [], images.normalize
+    # The stage was made with that preparation.
+    schemes = []
+    normalize = images.normalize
     monkeypatch.setattr(
-        images, 'normalize', lambda image, scheme: seen.append(scheme) or normalize(image, scheme)
+        images,
+        'normalize',
+        lambda image, scheme: schemes.append(scheme) or normalize(image, scheme),
     )
     jax.eval_shape(
         stage.predict,
         initialization.initial_state(run, stage, {}),
         np.zeros((1, 32, 64, 3), np.uint8),
     )
-    assert set(seen) == {'imagenet'}
+    assert set(schemes) == {'imagenet'}
 
 
 def test_patterns_choose_parameters_and_their_statistics(abstract, tmp_path):
@@ -159,7 +163,7 @@ def test_the_file_is_read_once_for_checks_and_all_stages(abstract, tmp_path, mon
     run, (stage,) = driver.open_run(make_config(path), str(tmp_path / 'run'), 'train')
     for name in ('first', 'second'):
         state = initialization.initial_state(run, stage._replace(name=name), {})
-        np.testing.assert_equal(named(state), expected)
+        chex.assert_trees_all_equal(named(state), expected)
     assert opened == [str(path)]
 
 
@@ -208,7 +212,7 @@ def test_an_adopted_preparation_holds_in_every_mode(abstract, tmp_path, mode):
     run, _ = driver.open_run(config, str(begun), 'train')
     (begun / 'segmentation/checkpoints/0/record').mkdir(parents=True)
     files.write_json(begun / driver.CONFIG, config_lib.to_json(run.config))
-    files.write_json(begun / driver.SPEC, run.spec.to_json())
+    files.write_json(begun / stored.SPEC, run.spec.to_json())
     opened, _ = driver.open_run(config, str(begun), mode)
     assert (config.preprocess, opened.config.preprocess) == ('unit', 'imagenet')
     config.preprocess = 'caffe'

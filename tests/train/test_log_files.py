@@ -19,7 +19,7 @@ CLASSES = ('road', 'traffic light', 'car')
 
 
 def run(folder: pathlib.Path, start: int, stop: int) -> None:
-    """What the driver writes from step `start` to `stop`: a training line every 2 steps, an evaluation every 4."""
+    """Writes like the driver: a training line every 2 steps, an evaluation every 4 steps."""
     log = log_files.MetricsLog(folder, start)
     for step in range(start + 1, stop + 1):
         if step % 2 == 0:
@@ -37,7 +37,7 @@ def lines(folder: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
 
 
-# --- metrics.jsonl ----------------------------------------------------------------------------------------------------
+# --- metrics.jsonl --------------------------------------------------------------------------------
 
 
 def test_metrics_lines_are_sorted_strict_json(tmp_path):
@@ -152,7 +152,7 @@ def test_disabled_logs_touch_no_file(tmp_path):
     assert not folder.exists() and stream.getvalue() == ''
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def test_json_round_trip_of_everything_scores_hold(tmp_path):
@@ -200,7 +200,7 @@ def test_read_json_says_what_is_wrong(tmp_path):
     assert files.read_json(tmp_path / 'a.json') == {'a': 1}
 
 
-# --- TensorBoard ------------------------------------------------------------------------------------------------------
+# --- TensorBoard ----------------------------------------------------------------------------------
 
 
 def test_tensorboard_events_read_back_and_purge_what_a_killed_run_wrote(tmp_path):
@@ -240,7 +240,7 @@ def test_pictures_of_other_types_are_refused(bad):
         files.encode_png(bad)
 
 
-# --- progress ---------------------------------------------------------------------------------------------------------
+# --- progress -------------------------------------------------------------------------------------
 
 
 def test_progress_off_a_terminal_prints_plain_lines_every_ten_seconds():
@@ -293,7 +293,7 @@ def test_environment_names_versions_of_what_runs():
     assert (facts['device'], facts['devices'], facts['processes']) == ('cpu', 8, 2)
 
 
-# --- scores as text ---------------------------------------------------------------------------------------------------
+# --- scores as text -------------------------------------------------------------------------------
 
 BY_METRIC = {
     'mIoU': 0.4123, 'pixel_accuracy': 0.9, 'policy': 'cityscapes', 'images': 12345,
@@ -359,8 +359,8 @@ def test_flat_scalars():
 def test_real_scores_of_the_confusion_matrix_fit():
     confusion = pytest.importorskip('segjax.metrics.confusion')
     matrix = np.array([[60, 2, 1], [1, 0, 0], [30, 0, 6]])
-    found = confusion.scores(matrix, CLASSES, 'cityscapes')
-    parts = scores.split_scores({**found, 'confusion': matrix})
+    values = confusion.scores(matrix, CLASSES, 'cityscapes')
+    parts = scores.split_scores({**values, 'confusion': matrix})
     assert list(parts.tables[scores.PER_CLASS]) == list(CLASSES)
     assert parts.tables[scores.PER_CLASS]['road']['pixels'] == 63
     assert parts.sections == {} and set(parts.values) >= {'mIoU', 'policy'}

@@ -1,4 +1,4 @@
-"""What a command may bring to a run folder, where the rules of the driver's tests do not reach."""
+"""Configs and data that a command may bring to a run folder, apart from test_driver.py."""
 
 import dataclasses
 

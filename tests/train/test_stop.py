@@ -1,4 +1,4 @@
-"""What a process does that was told to stop and is at work on something that cannot be interrupted."""
+"""Processes that are told to stop during work that cannot be interrupted."""
 
 import os
 import signal

@@ -1,0 +1,51 @@
+"""The training batches of a run."""
+
+import contextlib
+
+import jax
+
+from segjax.core import rng
+from segjax.data import loader
+from segjax.protocol import Input, Stage
+from segjax.train.run import Run
+
+Batches = loader.BatchIterator | loader.SideBySide
+"""An iterator over batches that must be closed."""
+
+
+def training_input(stage: Stage) -> Input:
+    """Returns the training input of a stage that has steps: only a stage of 0 steps has none."""
+    assert stage.train_input is not None, f'stage {stage.name!r} has no training input'
+    return stage.train_input
+
+
+def train_batches(run: Run, inputs: Input, start_step: int) -> Batches:
+    """Returns this process's training batches from a step on. Close it.
+
+    Args:
+      run: the run.
+      inputs: `Stage.train_input`. Each of its unpaired inputs has an order of its own.
+      start_step: steps that are done already.
+    """
+
+    def open_input(each: Input, seed: int) -> loader.BatchIterator:
+        batches = loader.train_iterator(
+            run.data.open_input(each),
+            each,
+            seed=seed,
+            start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            data_config=run.config.data,
+        )
+        return opened.enter_context(contextlib.closing(batches))
+
+    # If an input cannot be opened, the stack closes the inputs before it.
+    with contextlib.ExitStack() as opened:
+        batches = open_input(inputs, run.config.seed)
+        unpaired = {
+            name: open_input(each, rng.derived_seed(run.config.seed, name))
+            for name, each in inputs.unpaired
+        }
+        opened.pop_all()
+    return loader.SideBySide(batches, unpaired) if unpaired else batches

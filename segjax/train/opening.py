@@ -1,0 +1,126 @@
+"""Opens a run: checks everything that can be checked before a step, and locks the run folder."""
+
+import contextlib
+import fcntl
+import pathlib
+from collections.abc import Iterator
+
+import ml_collections
+from absl import logging
+
+from segjax import config as config_lib
+from segjax import data as data_lib
+from segjax import pipelines
+from segjax.core import host, parallel, paths, processes
+from segjax.errors import InputError
+from segjax.protocol import Stage
+from segjax.train import advice, agreement, checks, initialization, same_run
+from segjax.train.run import Run
+from segjax.train.stop import StopSignal
+from segjax.train.stored import CONFIG, SPEC
+
+
+def open_run(
+    config: ml_collections.ConfigDict, workdir: str, use: str, stop: StopSignal | None = None
+) -> tuple[Run, tuple[Stage, ...]]:
+    """Prepares the data, makes the stages, checks them, and prints warnings before a run begins.
+
+    Args:
+      config: unchecked.
+      workdir: the run folder.
+      use: 'train', 'evaluate' or 'predict'. Predicting needs the run folder, but no data set.
+      stop: asked while data are prepared.
+    """
+    run, stages = checked_run(config, workdir, use, stop=stop)
+    if use == 'train' and parallel.is_main() and not initialization.has_begun(run.workdir):
+        for warning in advice.before_training(run.config, run.spec, stages):
+            print(warning, flush=True)
+    return run, stages
+
+
+def checked_run(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    use: str,
+    trace_steps: bool = True,
+    stop: StopSignal | None = None,
+) -> tuple[Run, tuple[Stage, ...]]:
+    """Opens a run like `open_run`, but prints nothing.
+
+    Args:
+      config, workdir, use, stop: as in `open_run`.
+      trace_steps: as in `checks.problems`.
+
+    Raises:
+      InputError: the first refusal of `segjax/train/checks.py`. Nothing has been compiled.
+    """
+    # The config and the folder alone. Nothing is written before all processes agree.
+    config_lib.validate(config)
+    checks.check_precision(config)
+    folder = paths.local('--workdir', workdir).absolute()
+    if use == 'train' or processes.joined() or not folder.is_dir():
+        paths.check_writable('--workdir', folder)
+    if use != 'predict':
+        agreement.check_start(config, folder, use)
+
+    # The run that the folder holds decides how images are prepared.
+    topology = parallel.topology(config.parallel.mode, options=host.compiler_options(config))
+    source = initialization.reader(config.init_from)
+    if use == 'train':
+        config = initialization.with_preprocess(config, folder / CONFIG, source)
+    else:
+        config = same_run.as_trained(config, folder, use)
+
+    # The data, which may take long to prepare.
+    data = _open_data(config, folder, use, stop)
+    begun = initialization.has_begun(folder)
+    begins_elsewhere = use == 'train' and not begun and config.init_from.path
+    agreement.check_data(data, initialization.digest(source() if begins_elsewhere else None))
+
+    # The checks open every input: a data set that lacks a requested feature is refused here.
+    stages = pipelines.load(config.pipeline).make_stages(config, data.spec)
+    run = Run(config, data, folder, topology, source)
+    for problem in checks.problems(run, stages, use, begun, trace_steps):
+        raise problem
+    return run, stages
+
+
+def _open_data(
+    config: ml_collections.ConfigDict, folder: pathlib.Path, use: str, stop: StopSignal | None
+) -> data_lib.Prepared:
+    """Prepares the data set. For predicting, the specification in the run folder is enough."""
+    if use == 'predict' and (folder / SPEC).exists():
+        return data_lib.Prepared(same_run.stored_spec(folder), folder, config.data.name)
+    return data_lib.prepare(config.data, stop.check_preparing if stop else data_lib.never_stop)
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps a second training out of a run folder.
+
+    The system releases the lock when the process ends, however it ends.
+
+    Raises:
+      InputError: another process is training in the folder.
+    """
+    if not parallel.is_main():
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / '.lock').open('w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f'--workdir {workdir}',
+                got='a folder in which another process is training',
+                expected='a free folder',
+                fix='wait for that training, stop it, or use another --workdir',
+            ) from error
+        except OSError as error:
+            logging.error(
+                '%s: this file system cannot lock (%s); make sure that only one run uses it',
+                workdir,
+                error,
+            )
+        yield

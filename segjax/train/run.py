@@ -1,0 +1,52 @@
+"""The type of a run, which all of its stages share."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import ml_collections
+
+from segjax import pretrained
+from segjax.core import parallel
+from segjax.protocol import Input, PyTree
+from segjax.spec import DataSpec
+
+Source = pretrained.Weights | Mapping[str, PyTree]
+"""Published weights, or {'params': .., 'model_state': ..} of another run."""
+
+
+class Data(Protocol):
+    """A data set that is ready: `data.Prepared`, or `data.listing.Listing` for checks alone."""
+
+    @property
+    def spec(self) -> DataSpec:
+        """Returns the specification of the data set."""
+
+    def open_input(self, inputs: Input, *features: str) -> Any:
+        """Opens the examples of an input, with further features. The result has a length."""
+
+
+def no_source() -> None:
+    """Stands for the source of a run that starts from random parameters."""
+    return None
+
+
+class Run(NamedTuple):
+    """A checked config with its data set, run folder and devices. All stages share it.
+
+    config    valid, with the `preprocess` that the run adopted from published weights
+    data      the data set
+    workdir   the run folder
+    topology  the devices
+    source    loads the parameters that config.init_from names (initialization.reader)
+    """
+
+    config: ml_collections.ConfigDict
+    data: Data
+    workdir: pathlib.Path
+    topology: parallel.Topology
+    source: Callable[[], Source | None] = no_source
+
+    @property
+    def spec(self) -> DataSpec:
+        return self.data.spec

@@ -1,0 +1,63 @@
+"""The functions of a stage, mapped over the devices, and the random keys that they get."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from segjax.core import parallel, rng
+from segjax.protocol import Stage, TrainState
+from segjax.train import divergence
+from segjax.train.run import Run
+
+
+class Functions(NamedTuple):
+    """The functions of a stage, mapped over the devices. Each compiles at its first call.
+
+    train     (state, batch, root key) -> (state, metrics, flags). Its state is donated
+    evaluate  (state, batch, root key, batch number) -> metrics
+    """
+
+    train: Callable
+    evaluate: Callable
+
+
+def map_functions(run: Run, stage: Stage) -> Functions:
+    """Wraps the pure functions of a stage with keys, sums over devices and flags, and maps them."""
+
+    def train_step(state: TrainState, batch, root):
+        keys = stage_keys(stage, root, state.step, parallel.device_index(), state.step)
+        state, metrics = stage.train_step(state, batch, keys)
+        flags: dict[str, Any] = {'finite': divergence.finite_by_module(state)}
+        if run.config.parallel.check_replicas:
+            flags['replica_mismatch'] = parallel.replica_mismatch(state)
+        return state, parallel.sum_over_devices(dict(metrics)), flags
+
+    def eval_step(state: TrainState, batch, root, number):
+        keys = stage_keys(stage, root, number, parallel.device_index(), 0)
+        metrics = stage.eval_step(state, batch, keys)
+        return parallel.sum_over_devices(dict(metrics))
+
+    return Functions(
+        train=run.topology.spmd(train_step, num_args=3, donate=(0,)),
+        evaluate=run.topology.spmd(eval_step, num_args=4),
+    )
+
+
+def root_key(run: Run, stage: Stage, use: str) -> jax.Array:
+    """Returns the key from which a use of a stage ('train', 'evaluate') derives its streams."""
+    return rng.root(run.config.seed, stage.name, use)
+
+
+def stage_keys(stage: Stage, root: jax.Array, step, device, shared_step) -> dict[str, jax.Array]:
+    """Returns the keys of all streams of a stage, for one call on one device.
+
+    Args:
+      stage: the stage.
+      root: from `root_key`.
+      step: number of the call, folded into `Stage.streams`.
+      device: position of the device, folded into `Stage.streams`.
+      shared_step: number folded into `Stage.shared_streams`, equal on all devices.
+    """
+    own = rng.streams(root, stage.streams, step, device)
+    return own | rng.streams(root, stage.shared_streams, shared_step, 0)

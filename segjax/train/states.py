@@ -1,0 +1,150 @@
+"""Loads the states of stages: from a checkpoint, else the initial state."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from segjax import config as config_lib
+from segjax.core import parallel
+from segjax.errors import InputError
+from segjax.protocol import Stage, TrainState
+from segjax.train import initialization
+from segjax.train.checkpoints import Checkpoints
+from segjax.train.run import Run
+
+Record = Mapping[str, Any]
+"""JSON that a checkpoint holds in addition to the state.
+
+window    the open logging window (journal.Window)
+evaluate  whether the evaluation of this step is pending, because a stop signal cut it short
+config    the config of the run, as JSON
+"""
+
+NO_RECORD: Record = {'window': {}, 'evaluate': False}
+"""Record of a stage that begins."""
+
+
+def checkpoint_folder(run: Run, stage: Stage) -> pathlib.Path:
+    """Returns the folder of the checkpoints of a stage."""
+    return run.workdir / stage.name / 'checkpoints'
+
+
+def open_checkpoints(run: Run, stage: Stage) -> Checkpoints:
+    """Opens the checkpoints of a stage that trains."""
+    numbers = run.config.logging
+    folder = checkpoint_folder(run, stage)
+    return Checkpoints(folder, stage.monitor, numbers.keep_last, numbers.keep_best)
+
+
+def first_state(
+    run: Run, stage: Stage, earlier: Mapping[str, TrainState], checkpoints: Checkpoints
+) -> tuple[TrainState, Record]:
+    """Returns the state from which this process trains a stage, on the host, and its record.
+
+    It is the state of the newest whole checkpoint. Without a checkpoint it is the initial state.
+    A stage of 0 steps saves its initial state at once, because its source may change or go.
+
+    Args:
+      run: the run.
+      stage: the stage.
+      earlier: final states of the stages before, on the host.
+      checkpoints: of the stage.
+    """
+    restored = _restored(run, stage, earlier, checkpoints)
+    if restored is not None:
+        return restored
+    state = initialization.initial_state(run, stage, earlier)
+    if not stage.num_steps:
+        checkpoints.save(state, {**NO_RECORD, 'config': config_lib.to_json(run.config)}, {})
+        checkpoints.wait()
+    return state, NO_RECORD
+
+
+def load_stage(run: Run, stage: Stage, earlier: Mapping[str, TrainState], which: str) -> TrainState:
+    """Returns the state of a checkpoint of a stage, on the devices.
+
+    A stage of 0 steps without a checkpoint has its initial state.
+
+    Args:
+      run: the run.
+      stage: the stage.
+      earlier: states of the stages before. Shapes are enough if the stage has a checkpoint.
+      which: 'last' for the newest checkpoint, 'best' for the best.
+
+    Raises:
+      InputError: a stage with steps has no checkpoint, or no checkpoint with a score for 'best'.
+    """
+    restored = None
+    folder = checkpoint_folder(run, stage)
+    if folder.is_dir():
+        with Checkpoints(folder, stage.monitor, read_only=True) as checkpoints:
+            step = _best_step(stage, checkpoints) if which == 'best' else None
+            restored = _restored(run, stage, earlier, checkpoints, step)
+    if restored is not None:
+        return run.topology.put_replicated(restored[0])
+    if stage.num_steps:
+        raise InputError(
+            f'--workdir {run.workdir}',
+            got=f'no checkpoint of stage {stage.name!r}',
+            expected='the folder of a run that has saved one',
+            fix='train first: --mode train',
+        )
+    return run.topology.put_replicated(initialization.initial_state(run, stage, earlier))
+
+
+def load_last_stage(run: Run, stages: tuple[Stage, ...], which: str) -> tuple[Stage, TrainState]:
+    """Returns the last stage that can predict, and its state on the devices.
+
+    Args:
+      run: the run.
+      stages: all of its stages.
+      which: 'last' for the newest checkpoint, 'best' for the best.
+
+    Raises:
+      InputError: no stage of the pipeline predicts labels.
+    """
+    able = [number for number, stage in enumerate(stages) if stage.predict is not None]
+    if not able:
+        raise InputError(
+            '--mode predict',
+            got=f'pipeline {run.config.pipeline!r}',
+            expected='one that predicts labels',
+        )
+    *before, last = stages[: able[-1] + 1]
+    # With a checkpoint, only the shapes of the stages before are needed.
+    if initialization.has_checkpoint(run.workdir / last.name):
+        return last, load_stage(run, last, initialization.abstract_states(run, before), which)
+    earlier: dict[str, TrainState] = {}
+    for stage in before:
+        earlier[stage.name] = parallel.to_host(load_stage(run, stage, earlier, which))
+    return last, load_stage(run, last, earlier, which)
+
+
+def _best_step(stage: Stage, checkpoints: Checkpoints) -> int | None:
+    """Returns the step of the best checkpoint, None for a stage of 0 steps or without checkpoints.
+
+    The checkpoint of a stage of 0 steps has no score.
+    """
+    if not stage.num_steps:
+        return None
+    step = checkpoints.best_step()
+    if step is None and checkpoints.steps():
+        raise InputError(
+            '--checkpoint best',
+            got=f'no checkpoint of stage {stage.name!r} with a score {stage.monitor[0]!r}',
+            expected='one saved after an evaluation',
+        )
+    return step
+
+
+def _restored(
+    run: Run,
+    stage: Stage,
+    earlier: Mapping[str, TrainState],
+    checkpoints: Checkpoints,
+    step: int | None = None,
+) -> tuple[TrainState, Record] | None:
+    """Returns state and record of a checkpoint, by default of the newest whole checkpoint."""
+    if not checkpoints.steps():
+        return None
+    return checkpoints.restore(initialization.abstract_state(run, stage, earlier), step)
