@@ -7,7 +7,6 @@ the lock file `{name}-{fingerprint}.lock` is the time of the last use.
 
 import contextlib
 import datetime
-import fcntl
 import os
 import pathlib
 import re
@@ -18,7 +17,7 @@ from typing import IO, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from segjax.core import paths
+from segjax.core import files, paths
 from segjax.errors import InputError, unknown_name
 
 PARTIAL = '.partial'
@@ -168,7 +167,7 @@ def alone(records: pathlib.Path) -> Iterator[None]:
 def _lock_alone(file: IO | int, where: str) -> None:
     """Locks an open file or folder, or raises InputError at once if a running process uses it."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        files.lock(file)
     except BlockingIOError as error:
         raise InputError(
             where,
@@ -195,7 +194,7 @@ def use(records: pathlib.Path) -> None:
     with contextlib.suppress(OSError):
         descriptor = os.open(records, os.O_RDONLY)
         _in_use[records] = descriptor
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        files.lock(descriptor, shared=True)
 
 
 def release(records: pathlib.Path) -> None:
@@ -242,7 +241,7 @@ def _wait_for(lock: IO, records: pathlib.Path, check_stop: Callable[[], None]) -
     waited = False
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files.lock(lock)
             return
         except BlockingIOError:
             if not waited:

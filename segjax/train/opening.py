@@ -1,7 +1,6 @@
 """Opens a run: checks everything that can be checked before a step, and locks the run folder."""
 
 import contextlib
-import fcntl
 import pathlib
 from collections.abc import Iterator
 
@@ -11,7 +10,7 @@ from absl import logging
 from segjax import config as config_lib
 from segjax import data as data_lib
 from segjax import pipelines
-from segjax.core import host, parallel, paths, processes
+from segjax.core import files, host, parallel, paths, processes
 from segjax.errors import InputError
 from segjax.protocol import Stage
 from segjax.train import advice, agreement, checks, initialization, same_run
@@ -109,7 +108,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / '.lock').open('w') as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files.lock(lock)
         except BlockingIOError as error:
             raise InputError(
                 f'--workdir {workdir}',

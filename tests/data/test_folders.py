@@ -17,7 +17,7 @@ from segjax.core import notes as notes_lib
 from segjax.data import builders, image_files, labels
 from segjax.data.camera_checks import check_camera
 from segjax.errors import InputError
-from segjax.modes import doctor, predict
+from segjax.modes import doctor
 
 COLORS = np.array([(0, 0, 255), (128, 64, 128), (255, 0, 0)], np.uint8)
 COLOR_CLASSES = (
@@ -462,12 +462,6 @@ def test_alpha_in_a_folder_to_predict_is_said(tmp_path, capsys):
     assert (
         printed.count('an image has an alpha channel, which is dropped') == 1 and 'a.png' in printed
     )
-
-
-@pytest.mark.parametrize('name', ['x' * 251, '道' * 83])
-def test_results_of_an_image_with_a_long_name(tmp_path, name):
-    predict.write_atomically(tmp_path / f'{name}.png', b'content')
-    assert [path.name for path in tmp_path.iterdir()] == [f'{name}.png']
 
 
 # --- cameras ----------------------------------------------------------------------------------------------------------

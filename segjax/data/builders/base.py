@@ -20,7 +20,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from segjax.core import host, text_files
+from segjax.core import files as files_lib
+from segjax.core import host
 from segjax.core.notes import Note
 from segjax.data import image_files
 from segjax.data.camera_checks import check_camera, check_geometry
@@ -484,18 +485,18 @@ def incomplete_feature(feature: str, items: list[Item]) -> list[InputError]:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """Returns the content of a JSON file.
+    """Returns the content of a JSON file of a data set.
 
     Raises:
       InputError: the file cannot be read or parsed, or repeats a key.
     """
+    fix = f'correct it, or {image_files.COPY_AGAIN}'
     try:
-        return text_files.parse_json(text_files.read(path))
-    except (OSError, ValueError) as error:
-        fix = f'correct it, or {image_files.COPY_AGAIN}'
-        raise InputError(
-            str(path), got=str(error), expected='a JSON file, every key once', fix=fix
-        ) from error
+        return files_lib.read_json(path)
+    except InputError as error:
+        raise error.replaced(fix=fix) from error
+    except OSError as error:
+        raise InputError(str(path), got=str(error), expected='a JSON file', fix=fix) from error
 
 
 def describe(coding: LabelCoding) -> Any:

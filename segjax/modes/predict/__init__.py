@@ -35,7 +35,7 @@ net or setting needs another (or an emptied) folder.
 
 from segjax.modes.predict.assembly import Assembly, argmax
 from segjax.modes.predict.batches import all_tiles, predict_tiles
-from segjax.modes.predict.outputs import check_classes, write_atomically
+from segjax.modes.predict.outputs import check_classes
 from segjax.modes.predict.plan import PredictPlan, base_scale, make_predict_plan, net_sizes
 from segjax.modes.predict.run import main, predict_images
 
@@ -51,5 +51,4 @@ __all__ = [
     'net_sizes',
     'predict_images',
     'predict_tiles',
-    'write_atomically',
 ]

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import pathlib
 import threading
 from collections.abc import Iterable, Mapping
@@ -183,19 +182,6 @@ def write_outputs(
         'ids': np.array(classes.ids, np.uint8)[assembly.classes],
     }
     for kind, picture in pictures.items():
-        write_atomically(output_path(folder, kind, assembly.source), files.encode_png(picture))
+        path = output_path(folder, kind, assembly.source)
+        files.write_bytes(path, files.encode_png(picture))
     finished.add(assembly.source, assembly.digest)
-
-
-def write_atomically(path: pathlib.Path, data: bytes) -> None:
-    """Writes a temporary file in the same folder and renames it, so that `path` is always whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A short name: file systems limit the bytes of a name.
-    name = hashlib.md5(path.name.encode()).hexdigest()
-    partial = path.with_name(f'.{name}.{os.getpid()}.partial')
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

@@ -1,10 +1,8 @@
 """Prediction of folders: geometry with nets whose answer is known, one compile, input checks, resuming."""
 
 import dataclasses
-import errno
 import json
 import os
-import pathlib
 from typing import NamedTuple
 
 import cv2
@@ -302,17 +300,6 @@ def test_outputs_in_one_trace(tmp_path):
         assert np.abs(overlay - (color + image.astype(int)) / 2).max() <= 0.5
         np.testing.assert_array_equal(read(tmp_path / f'out/confidence/{name}.png'), image.max(-1))
     assert not [p for p in (tmp_path / 'out').rglob('*') if p.name.endswith('.partial')]
-
-
-def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, monkeypatch):
-    def write_bytes(path, data):
-        path.touch()
-        raise OSError(errno.ENOSPC, 'No space left on device')
-
-    monkeypatch.setattr(pathlib.Path, 'write_bytes', write_bytes)
-    with pytest.raises(OSError, match='No space'):
-        predict.write_atomically(tmp_path / 'ids/a.png', b'...')
-    assert not list((tmp_path / 'ids').iterdir())
 
 
 def test_gray_alpha_palette_and_jpeg_inputs(tmp_path):
