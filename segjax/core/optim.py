@@ -1,13 +1,15 @@
 """Optimisers and learning rates from `config.optim`, applied to named nets of a TrainState.
 
-One optimiser may own several nets; its transformation works on {net: params}, so that paths read
-net/module/.../param. The learning rate is a function of `TrainState.step`, the only clock: an optimiser that
-acts every other step still decays over the whole training.
+One optimiser may own several nets. Its transformation works on {net: params}, so that paths read
+net/module/.../param. The learning rate is a function of `TrainState.step`, the only clock. So an
+optimiser that acts every second step still decays over the whole training.
 """
 
+import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +24,18 @@ from segjax.schema import SCHEDULES, typed_text
 Schedule = Callable[[Array], Array]
 """step -> learning rate, float32."""
 
+Factors = Sequence[tuple[str, float]]
+"""(pattern, factor) pairs of `config.optim.factors`."""
+
+
+# --- Learning rate ---
+
 
 def schedule(optim: ml_collections.ConfigDict, num_steps: int, where: str = 'optim') -> Schedule:
-    """The learning rate over time.
+    """Returns the learning rate over time.
 
-    rate(t) = learning_rate * warmup(t) * decay(t) for t = 0 .. T-1, T = num_steps; from T on as at T.
+    rate(t) = learning_rate * warmup(t) * decay(t) for t = 0 .. T-1, where T = num_steps. From T on,
+    the rate is that at T. The decays are
 
     constant     1
     poly         (1 - t / T) ** power
@@ -34,8 +43,14 @@ def schedule(optim: ml_collections.ConfigDict, num_steps: int, where: str = 'opt
     cosine       (1 + cos(pi t / T)) / 2
     step         step_factor ** (number of milestones <= t), as torch's MultiStepLR. A milestone
                  below 1 is a share of T, of at least one step
-    warmup(t)    f + (1 - f) t / W for t < W = warmup_steps, f = warmup_factor; then 1. Meanwhile the decay
-                 runs already
+
+    warmup(t) = f + (1 - f) t / W for t < W = warmup_steps, f = warmup_factor, and 1 afterwards. The
+    decay also applies during the warm-up.
+
+    Args:
+      optim: config.optim.
+      num_steps: of the stage.
+      where: key of the section, for errors.
 
     Raises:
       InputError: unknown schedule, or a warm-up that is longer than the training.
@@ -49,43 +64,56 @@ def schedule(optim: ml_collections.ConfigDict, num_steps: int, where: str = 'opt
             expected=f'at most {num_steps}',
             fix=f'--config.{where}.warmup_steps={num_steps // 10}',
         )
-    base, name, power = optim.learning_rate, optim.schedule, optim.power
-    warmup_steps, warmup_factor = optim.warmup_steps, optim.warmup_factor
     total = max(num_steps, 1)
-    tail = total - optim.constant_fraction * total
-    milestones = jnp.array(
-        [max(1, round(m * total)) if m < 1 else m for m in optim.milestones], jnp.int32
-    )
+    decay = _decay(optim, total)
+    learning_rate = optim.learning_rate
+    warmup_steps = optim.warmup_steps
+    warmup_factor = optim.warmup_factor
 
-    def decay(step):
-        # The steps that are left are an exact integer; in float32 1 - t / T loses digits towards the end.
+    def rate(step: Array) -> Array:
+        step = jnp.asarray(step, jnp.int32)
+        warmup = jnp.float32(1)
+        if warmup_steps > 0:
+            warmup = jnp.minimum(warmup_factor + (1 - warmup_factor) * step / warmup_steps, 1.0)
+        return jnp.asarray(learning_rate * warmup * decay(step), jnp.float32)
+
+    return rate
+
+
+def _decay(optim: ml_collections.ConfigDict, total: int) -> Schedule:
+    """Returns decay(t) of `schedule`, for T = `total` steps."""
+    name = optim.schedule
+    power = optim.power
+    step_factor = optim.step_factor
+    tail = total - optim.constant_fraction * total
+    steps = [max(1, round(m * total)) if m < 1 else m for m in optim.milestones]
+    milestones = jnp.array(steps, jnp.int32)
+
+    def decay(step: Array) -> Array:
+        # The number of remaining steps is an exact integer. In float32, 1 - t / T loses digits
+        # towards the end.
         left = jnp.maximum(total - step, 0)
         if name == 'poly':
             return (left / total) ** power
         if name == 'linear_tail':
             return jnp.minimum(left / tail, 1.0) if tail > 0 else jnp.float32(1)
         if name == 'cosine':
-            return (
-                jnp.sin(0.5 * jnp.pi * left / total) ** 2
-            )  # the same as the formula above, exact near 0
+            # sin(pi (T - t) / 2T) ** 2 equals the formula of `schedule` and is exact near 0.
+            return jnp.sin(0.5 * jnp.pi * left / total) ** 2
         if name == 'step':
             passed = (milestones <= jnp.minimum(step, total)).sum()
-            return optim.step_factor ** passed.astype(jnp.float32)
+            return step_factor ** passed.astype(jnp.float32)
         return jnp.float32(1)
 
-    def rate(step):
-        step = jnp.asarray(step, jnp.int32)
-        warmup = jnp.float32(1)
-        if warmup_steps > 0:
-            warmup = jnp.minimum(warmup_factor + (1 - warmup_factor) * step / warmup_steps, 1.0)
-        return jnp.asarray(base * warmup * decay(step), jnp.float32)
-
-    return rate
+    return decay
 
 
 def learning_rate(optim: ml_collections.ConfigDict, num_steps: int, step: Array) -> Mean:
-    """The base rate at `step` (without factors), as a metric."""
+    """Returns the base rate at `step` (without factors), as a metric."""
     return Mean(schedule(optim, num_steps)(step), jnp.float32(1))
+
+
+# --- Optimisers ---
 
 
 def make(
@@ -94,62 +122,79 @@ def make(
     params: Mapping[str, PyTree],
     where: str = 'optim',
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimiser of config.optim for the nets in `params`.
+    """Returns the optimiser of config.optim for the nets in `params`.
 
     The gradient g passes through, in this order:
 
     1. float32, whatever the dtype of the backward pass
-    2. clip_norm: g *= min(1, clip_norm / |g|), norm over all nets of this optimiser. Gradients are global
-       already when they get here, so that every device clips alike
+    2. clip_norm: g *= min(1, clip_norm / |g|), norm over all nets of this optimiser. Gradients are
+       already those of the global batch, so that every device clips alike
     3. sgd, adam: g += weight_decay * p
-    4. sgd: v = momentum * v + g; g = v, or g + momentum * v with nesterov (torch.optim.SGD, no dampening).
+    4. sgd: v = momentum * v + g. Then g = v, or g + momentum * v with nesterov (torch.optim.SGD, no
+       dampening).
        adam, adamw: g = m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) (Kingma and Ba 2015)
-    5. adamw: g += weight_decay * p (Loshchilov and Hutter 2019, as in torch: the rate scales the decay)
-    6. factors: g *= the product of the factors whose pattern matches the whole path net/module/.../param
-       (re.fullmatch, as '.*/decoder/.*'); 0 freezes
+    5. adamw: g += weight_decay * p (Loshchilov and Hutter 2019, as in torch: the rate scales the
+       decay)
+    6. factors: g *= the product of the factors whose pattern matches the whole path
+       net/module/.../param (re.fullmatch, as '.*/decoder/.*'). A factor of 0 freezes a parameter
     7. p -= rate(step) * g. The rate stays outside the velocity v, as in torch and unlike Caffe
 
-    Weight decay leaves out biases, scales of normalisation and every other parameter with at most one axis
-    (rates per channel and the like), unless decay_norm_and_bias is set.
+    Weight decay omits biases, scales of normalisation and every parameter with at most one axis
+    (such as rates per channel), unless decay_norm_and_bias is set.
 
     Args:
       optim: config.optim.
-      num_steps: of the stage; where the schedule ends.
-      params: {net: params} of the nets that this optimiser owns; only names and shapes are read.
+      num_steps: of the stage, where the schedule ends.
+      params: {net: params} of the nets that this optimiser owns. Only names and shapes are read.
       where: key of the section, for errors.
 
     Returns:
-      A transformation whose `update` wants the extra argument `step`; `apply` gives it.
+      A transformation whose `update` needs the additional argument `step`, which `apply` passes.
 
     Raises:
-      InputError: unknown optimiser or schedule; a pattern that matches no parameter.
+      InputError: unknown optimiser or schedule, or a pattern that matches no parameter.
     """
-    decayed = jax.tree_util.tree_map_with_path(
-        lambda path, p: (
-            optim.decay_norm_and_bias or (p.ndim > 1 and path[-1].key not in ('bias', 'scale'))
-        ),
-        params,
-    )
-    decay = (
-        [optax.add_decayed_weights(optim.weight_decay, decayed)] if optim.weight_decay > 0 else []
-    )
+    decay = []
+    if optim.weight_decay > 0:
+        is_decayed = jax.tree_util.tree_map_with_path(
+            functools.partial(_is_decayed, optim.decay_norm_and_bias), params
+        )
+        decay = [optax.add_decayed_weights(optim.weight_decay, is_decayed)]
     adam = optax.scale_by_adam(optim.beta1, optim.beta2, optim.eps)
-    momentum = (
-        optax.trace(optim.momentum, optim.nesterov) if optim.momentum > 0 else optax.identity()
-    )
+    momentum = optax.identity()
+    if optim.momentum > 0:
+        momentum = optax.trace(optim.momentum, optim.nesterov)
     cores = {'sgd': [*decay, momentum], 'adam': [*decay, adam], 'adamw': [adam, *decay]}
     if optim.name not in cores:
         raise unknown_name(f'{where}.name', optim.name, cores)
-    return optax.chain(
-        optax.stateless(lambda grads, _: jax.tree.map(lambda g: g.astype(jnp.float32), grads)),
-        *([optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm > 0 else []),
-        *cores[optim.name],
-        *([_scale_by_factors(optim.factors, params, f'{where}.factors')] if optim.factors else []),
-        _scale_by_rate(schedule(optim, num_steps, where)),
-    )
+    steps = [optax.stateless(_to_float32)]
+    if optim.clip_norm > 0:
+        steps.append(optax.clip_by_global_norm(optim.clip_norm))
+    steps += cores[optim.name]
+    if optim.factors:
+        steps.append(_scale_by_factors(optim.factors, params, f'{where}.factors'))
+    steps.append(_scale_by_rate(schedule(optim, num_steps, where)))
+    return optax.chain(*steps)
 
 
-def _scale_by_factors(factors, params, where: str) -> optax.GradientTransformation:
+def _is_decayed(decay_norm_and_bias: bool, path: tuple[Any, ...], param: Array) -> bool:
+    """Returns whether weight decay acts on a parameter."""
+    return decay_norm_and_bias or (param.ndim > 1 and path[-1].key not in ('bias', 'scale'))
+
+
+def _to_float32(grads: PyTree, params: PyTree | None) -> PyTree:
+    """Returns the gradients in float32."""
+    return jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+
+
+def _scale_by_factors(
+    factors: Factors, params: Mapping[str, PyTree], where: str
+) -> optax.GradientTransformation:
+    """Returns a transformation that multiplies updates by the factors of their parameters.
+
+    Raises:
+      InputError: a pattern that matches no parameter.
+    """
     names = list(named_leaves(params))
     for pattern, _ in factors:
         if not any(re.fullmatch(pattern, name) for name in names):
@@ -160,19 +205,25 @@ def _scale_by_factors(factors, params, where: str) -> optax.GradientTransformati
                 expected=f'a regular expression for whole paths, such as {some}',
                 fix=_fitting_pattern(where, pattern, factors, names),
             )
-
-    def factor_of(path, _):
-        product = 1.0
-        for pattern, factor in factors:
-            product *= float(factor) if re.fullmatch(pattern, path_name(path)) else 1.0
-        return product
-
-    tree = jax.tree_util.tree_map_with_path(factor_of, params)
+    tree = jax.tree_util.tree_map_with_path(functools.partial(_factor_of, factors), params)
     return optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, tree))
 
 
-def _fitting_pattern(where: str, pattern: str, factors, names) -> str:
-    """Returns the argument that mends the factors: the module of that name in any net, or without the pattern."""
+def _factor_of(factors: Factors, path: tuple[Any, ...], param: Any) -> float:
+    """Returns the product of all factors whose pattern matches the path of a parameter."""
+    product = 1.0
+    for pattern, factor in factors:
+        if re.fullmatch(pattern, path_name(path)):
+            product *= float(factor)
+    return product
+
+
+def _fitting_pattern(where: str, pattern: str, factors: Factors, names: Sequence[str]) -> str:
+    """Returns an argument that mends the factors.
+
+    A pattern that is the name of a module becomes the pattern of this module in any net. Any other
+    pattern is removed.
+    """
     inner = f'.*/{pattern}/.*'
     if re.fullmatch(r'\w+', pattern) and any(re.fullmatch(inner, name) for name in names):
         mended = tuple((inner if p == pattern else p, factor) for p, factor in factors)
@@ -182,7 +233,10 @@ def _fitting_pattern(where: str, pattern: str, factors, names) -> str:
 
 
 def _scale_by_rate(rate: Schedule) -> optax.GradientTransformationExtraArgs:
-    """updates * -rate(step); the step is the train state's, not a second count inside the optimiser."""
+    """Returns a transformation that multiplies updates by -rate(step).
+
+    The step is that of the TrainState. The optimiser has no counter of its own for the rate.
+    """
 
     def update(updates, state, params=None, *, step, **_):
         return jax.tree.map(lambda u: -rate(step) * u, updates), state
@@ -196,11 +250,11 @@ def apply(
     transform: optax.GradientTransformationExtraArgs,
     grads: Mapping[str, PyTree],
 ) -> TrainState:
-    """One update of the nets in `grads` by the optimiser `name`.
+    """Updates the nets in `grads` once by the optimiser `name`.
 
     Args:
-      state: its params[net] for the nets of grads and its opt_state[name] change; step does not (the pipeline
-        counts it once, however many optimisers act in a step).
+      state: params[net] for the nets of grads and opt_state[name] change. The step does not change:
+        the pipeline counts it once, however many optimisers act in a step.
       name: key of the optimiser in state.opt_state, which began as transform.init({net: params}).
       transform: from `make`, with the same nets.
       grads: {net: gradients}, those of the global batch.
@@ -215,59 +269,66 @@ def apply(
     )
 
 
+# --- Averaged parameters ---
+
+
 def start_average(
     params: Mapping[str, PyTree], model_state: Mapping[str, PyTree], decay: float
 ) -> dict[str, PyTree]:
-    """The entry of `TrainState.extra` for averaged parameters and statistics; none where decay is 0."""
+    """Returns the entry of `TrainState.extra` for averaged nets; {} if the decay is 0."""
     return {'ema': {'params': params, 'model_state': model_state}} if decay else {}
 
 
 def update_average(state: TrainState, decay: float) -> TrainState:
-    """Moves the average towards the nets it began with; before the step is counted."""
+    """Moves the averages towards the present nets. To be called before the step is counted."""
     if not decay:
         return state
     average = state.extra['ema']
-    now = {
-        field: {net: getattr(state, field)[net] for net in nets} for field, nets in average.items()
-    }
-    average = ema_update(average, now, decay, state.step, debias=True)
+    present = {}
+    for field, nets in average.items():
+        present[field] = {net: getattr(state, field)[net] for net in nets}
+    average = ema_update(average, present, decay, state.step, debias=True)
     return state.replace(extra={**state.extra, 'ema': average})
 
 
 def averaged(state: TrainState, decay: float) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
-    """(params, model_state) to evaluate with: averages of the nets that have one."""
+    """Returns (params, model_state) for evaluation: averages, and nets that have no average."""
     if not decay:
         return state.params, state.model_state
+    return _averaged_field(state, 'params'), _averaged_field(state, 'model_state')
 
-    def chosen(field):  # before the first update there is no average yet
-        now = getattr(state, field)
-        average = state.extra['ema'][field]
-        pairs = {net: (average[net], now[net]) for net in average}
-        return now | {
-            net: jax.tree.map(lambda a, b: jnp.where(state.step > 0, a, b), *pair)
-            for net, pair in pairs.items()
-        }
 
-    return chosen('params'), chosen('model_state')
+def _averaged_field(state: TrainState, field: str) -> dict[str, PyTree]:
+    """Returns {net: tree} of one field of the state. Averages replace the nets that have one."""
+
+    # Before the first update there is no average.
+    def choose(average: Array, present: Array) -> Array:
+        return jnp.where(state.step > 0, average, present)
+
+    nets = dict(getattr(state, field))
+    for net, average in state.extra['ema'][field].items():
+        nets[net] = jax.tree.map(choose, average, nets[net])
+    return nets
 
 
 def ema_update(
     average: PyTree, params: PyTree, decay: float, step: Array, *, debias: bool = False
 ) -> PyTree:
-    """Exponential moving average of parameters: decay * average + (1 - decay) * params.
+    """Updates an exponential moving average: decay * average + (1 - decay) * params.
 
     Args:
-      average: what `ema_update` returned last, at first a copy of params.
+      average: result of the last `ema_update`, at first a copy of params.
       params: current parameters (or batch statistics).
       decay: in [0, 1).
-      step: how many updates came before this one (state.step where there is one a step).
-      debias: weigh by (1 - decay) / (1 - decay^(step+1)) instead of 1 - decay. The result is then the average
-        of the params so far with weights proportional to decay^age, without a trace of the initial average:
-        Adam's bias correction, applied as it goes.
+      step: number of earlier updates (state.step if each step has one update).
+      debias: weigh by (1 - decay) / (1 - decay^(step+1)) instead of 1 - decay. The result is then
+        the average of all params so far with weights proportional to decay^age, without a trace of
+        the initial average. This is Adam's bias correction, applied at every update.
     """
     new = 1.0 - decay
     if debias:
-        # In Python's double precision: the logarithm of a float32 close to 1 is good for three digits only.
+        # Python's double precision, because the logarithm of a float32 near 1 has only three
+        # correct digits.
         log_decay = math.log(decay) if decay > 0 else -math.inf
         new = new / -jnp.expm1((jnp.asarray(step, jnp.float32) + 1) * log_decay)
     return jax.tree.map(
