@@ -512,7 +512,7 @@ def _mean_over_images(weight, *terms) -> Mean:
             got='a map with no neighbours: ' + ', '.join(str(term.shape) for term in terms),
             expected='at least 2 pixels along both axes, 3 for second derivatives',
         )
-    means = [term.mean(tuple(range(1, term.ndim))) for term in terms]  # of [B]
+    means = (term.mean(tuple(range(1, term.ndim))) for term in terms)  # [B] each
     total = functools.reduce(jnp.add, means)
     return masked_mean(total, jnp.ones_like(total), weight)
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -404,7 +405,9 @@ def test_padding_leaves_no_trace_and_parts_of_a_batch_add_up(loss, args):
         at([2, 0, 0], np.float32([0.5, 0, 0]), poison=[1, 2]),
     )
     np.testing.assert_allclose(whole, [sum(x) for x in zip(*parts, strict=True)], rtol=1e-5)
-    assert whole.sum > 0 and whole.sum.dtype == whole.count.dtype == jnp.float32
+    chex.assert_type(tuple(whole), jnp.float32)
+    chex.assert_shape(tuple(whole), ())
+    assert whole.sum > 0
 
 
 @pytest.mark.parametrize(

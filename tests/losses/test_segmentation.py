@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,7 +127,7 @@ def test_label_out_of_range_is_nan(example, bad, fn):
     value, grad = jax.jit(jax.value_and_grad(loss))(logits)
     assert np.isnan(value)
     assert np.isnan(grad[0, 1, 2]).all()
-    assert np.isfinite(fn(logits, label[[1, 0, 2]], weight).value())  # now it is in the padding
+    chex.assert_tree_all_finite(fn(logits, label[[1, 0, 2]], weight))  # now it is in the padding
 
 
 @pytest.mark.parametrize('fn', [losses.cross_entropy, losses.ohem_cross_entropy])
@@ -154,10 +155,10 @@ def test_bfloat16_logits_are_computed_in_float32(example):
     logits = jnp.asarray(logits, jnp.bfloat16)
     for fn in (losses.cross_entropy, losses.ohem_cross_entropy):
         got, exact = fn(logits, label, weight), fn(logits.astype(jnp.float32), label, weight)
-        assert got.sum.dtype == got.count.dtype == jnp.float32
+        chex.assert_type(tuple(got), jnp.float32)
         np.testing.assert_array_equal(got, exact)
     grad = jax.grad(lambda x: losses.cross_entropy(x, label, weight).value())(logits)
-    assert grad.dtype == jnp.bfloat16
+    chex.assert_type(grad, jnp.bfloat16)
 
 
 def test_counts_beyond_float32_integers():
@@ -306,7 +307,8 @@ def test_enet_rule_reproduces_published_weights():
 )
 def test_class_weight_rules(rule, expected):
     got = losses.class_weights([400, 200, 100, 0], 300, rule)
-    assert got.dtype == np.float32 and np.isfinite(got).all()
+    chex.assert_type(got, np.float32)
+    chex.assert_tree_all_finite(got)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 

@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 
+import chex
 import cv2
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ def test_literal_matrix():
         [[[0, 1, 1], [7, 0, 2]], [[1, 1, 1], [1, 1, 1]], [[-1, 2, 1], [2, 1, 255]]]
     )
     got = count(prediction, label, 3, np.array([1.0, 0.0, 1.0]))
-    assert got.sum.dtype == jnp.int32
+    chex.assert_type(got.sum, jnp.int32)
     np.testing.assert_array_equal(got.sum, [[1, 1, 0, 0], [0, 2, 0, 2], [0, 0, 2, 1], [0, 0, 0, 0]])
     assert got.count == 1
 

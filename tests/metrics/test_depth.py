@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -129,6 +130,40 @@ def test_medians_are_exact():
     got = jax.jit(depth.masked_median)(values, mask)
     np.testing.assert_array_equal(got, [np.median(v[m]) for v, m in zip(values, mask)])
     assert np.isnan(jax.jit(depth.masked_median)(values, np.zeros_like(mask))).all()
+
+
+# --- baselines ------------------------------------------------------------------------------------
+
+
+def test_level_ground_is_the_depth_of_a_plane_below_the_camera():
+    intrinsics = np.float32([[[5, 0, 3], [0, 4, 1.5], [0, 0, 1]]])
+    size = np.array([[5, 6]])
+    # At twice the size, row j shows row (j + 1/2) / 2 - 1/2 of the image.
+    got = depth.level_ground(intrinsics, size, (10, 12), 2 * size)
+    chex.assert_shape(got, (1, 10, 12))
+    rows = (np.arange(10) + 0.5) / 2 - 0.5
+    expected = np.where(rows > 1.5, 4 / np.where(rows > 1.5, rows - 1.5, 1), 0)
+    np.testing.assert_allclose(got[0], np.repeat(expected[:, None], 12, 1), rtol=1e-6)
+
+
+def test_baselines_are_scored_next_to_the_prediction():
+    truth = np.full((1, 4, 6), 8, np.float32)
+    truth[0, 3] = 4  # the plane alone knows that the lowest row is near
+    batch = {
+        'depth': truth,
+        'intrinsics': np.float32([[[5, 0, 3], [0, 4, 1], [0, 0, 1]]]),
+        'size': np.array([[4, 6]]),
+        'label_size': np.array([[4, 6]]),
+        'weight': np.ones(1, np.float32),
+    }
+    inside = np.ones((1, 4, 6), bool)
+    scores = depth.errors_with_baselines(5 / truth, lambda d: 1 / d, batch, inside)
+    names = {prefix + name for prefix in ('', 'constant/', 'plane/') for name in depth.DEPTH_ERRORS}
+    assert set(scores) == names
+    np.testing.assert_allclose(scores['abs_rel'].value(), 0, atol=1e-6)
+    np.testing.assert_allclose(scores['constant/abs_rel'].value(), 1 / 4, rtol=1e-6)
+    # Ground: depths 4 and 2 in rows 2 and 3, at the median of 4 and 8 twice as far. Above: exact.
+    np.testing.assert_allclose(scores['plane/abs_rel'].value(), 0, atol=1e-6)
 
 
 # --- camera motion --------------------------------------------------------------------------------

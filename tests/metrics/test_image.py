@@ -1,5 +1,6 @@
 """PSNR against loops and literal values."""
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ def test_is_the_loop(peak, masked):
                 squares.append((float(TRUTH[b, i, j, c]) - float(OTHER[b, i, j, c])) ** 2)
         expected.append(10 * np.log10(peak**2 / (sum(squares) / len(squares))))
     got = image.psnr(TRUTH, OTHER, peak, valid if masked else None)
-    assert got.dtype == jnp.float32
+    chex.assert_type(got, jnp.float32)
+    chex.assert_shape(got, (3,))
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,9 +73,10 @@ def test_conv2d_is_the_loop(kernel_size, strides, dilation):
 def test_conv2d_with_padding_of_its_own_is_the_loop(kernel_size, strides, dilation, padding):
     x, kernel = normal(0, 2, 6, 9, 3), normal(1, kernel_size, kernel_size, 3, 4)
     y = conv.conv2d(x, kernel, strides, dilation, padding)
-    assert y.shape[1:3] == tuple(
+    rows, columns = (
         (n + 2 * padding - dilation * (kernel_size - 1) - 1) // strides + 1 for n in (6, 9)
     )
+    chex.assert_shape(y, (2, rows, columns, 4))
     np.testing.assert_allclose(y, conv2d_loop(x, kernel, strides, dilation, padding), atol=1e-5)
 
 
@@ -91,7 +93,7 @@ def test_same_padding_is_tensorflows(taps, strides, dilation):
         rhs_dilation=(dilation,) * 2,
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
-    assert y.shape == (1, -(-6 // strides), -(-9 // strides), 3)
+    chex.assert_shape(y, (1, -(-6 // strides), -(-9 // strides), 3))
     np.testing.assert_array_equal(y, expected)
 
 
@@ -126,8 +128,7 @@ def test_factorised_forms_agree_in_outputs_and_gradients(kernel_size, dilation, 
 
     fast, naive = jax.jit(run, static_argnums=0)('fast'), jax.jit(run, static_argnums=0)('naive')
     np.testing.assert_allclose(fast[0], conv2d_loop(x, kernel, 1, dilation), atol=1e-4)
-    for a, b in zip(fast, naive, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)
+    chex.assert_trees_all_close(fast, naive, rtol=1e-7, atol=1e-4)
 
 
 @pytest.mark.parametrize('kernel_size, dilation', [((3, 1), 1), ((1, 3), 2), ((3, 1), 7)])
@@ -175,8 +176,9 @@ def test_factorised_gradient_under_vmap_is_that_of_each_example():
 
     together = jax.vmap(gradient)(x, kernel)
     for i in range(3):
-        for a, b in zip(together, gradient(x[i], kernel[i]), strict=True):
-            np.testing.assert_allclose(a[i], b, atol=1e-4)
+        alone = gradient(x[i], kernel[i])
+        of_example = jax.tree.map(lambda a: a[i], together)  # noqa: B023
+        chex.assert_trees_all_close(of_example, alone, rtol=1e-7, atol=1e-4)
 
 
 @pytest.mark.devices(8)
@@ -217,7 +219,7 @@ def test_bfloat16_sums_the_weight_gradient_in_float32():
     x, kernel = jnp.ones((1, 64, 64, WIDE), jnp.bfloat16), jnp.zeros((3, 1, WIDE, 1), jnp.float32)
     y, vjp = jax.vjp(conv.conv_factorised, x, kernel)
     dx, dkernel = vjp(jnp.ones_like(y))
-    assert y.dtype == dx.dtype == jnp.bfloat16 and dkernel.dtype == jnp.float32
+    chex.assert_type([y, dx, dkernel], [jnp.bfloat16, jnp.bfloat16, jnp.float32])
     # The sums 4032, 4096, 4032 are exact in float32; bfloat16 has no number between 4032 and 4096 but 4064 and 4080.
     np.testing.assert_array_equal(dkernel[:, 0, 0, 0], [pixels - 64, pixels, pixels - 64])
 
@@ -238,8 +240,7 @@ def test_4x4_forms_agree_in_outputs_and_gradients(strides, size):
 
     fast, naive = jax.jit(run, static_argnums=0)('fast'), jax.jit(run, static_argnums=0)('naive')
     np.testing.assert_allclose(fast[0], expected, atol=1e-3)
-    for a, b in zip(fast, naive, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-3)
+    chex.assert_trees_all_close(fast, naive, rtol=1e-7, atol=1e-3)
     assert np.abs(naive[2]).mean() > 1
 
 
@@ -299,7 +300,7 @@ def test_4x4_bfloat16_sums_the_weight_gradient_in_float32():
     )
     y, vjp = jax.vjp(conv.conv_4x4, x, kernel)
     dx, dkernel = vjp(jnp.ones_like(y))
-    assert y.dtype == dx.dtype == jnp.bfloat16 and dkernel.dtype == jnp.float32
+    chex.assert_type([y, dx, dkernel], [jnp.bfloat16, jnp.bfloat16, jnp.float32])
     # The outer taps see one row, or column, less than the 64 of the output. bfloat16 has no 3969 = 63 63.
     rows = np.array([63, 64, 64, 63])
     np.testing.assert_array_equal(dkernel[:, :, 0, 0], np.outer(rows, rows))
@@ -313,7 +314,7 @@ TRANSPOSED = [(2, 0), (3, 0), (3, 1), (4, 1), (5, 1), (7, 0), (7, 2)]  # side of
 def test_conv_transpose_is_the_loop(k, padding, forms):
     x, kernel = normal(0, 2, 4, 5, 3), normal(1, k, k, 3, 6)
     y = conv.conv_transpose_s2(x, kernel, padding, forms)
-    assert y.shape == (2, 8, 10, 6)
+    chex.assert_shape(y, (2, 8, 10, 6))
     np.testing.assert_allclose(
         y, conv_transpose_loop(x, kernel, padding, 2 + 2 * padding - k), atol=1e-5
     )
@@ -326,8 +327,7 @@ def test_conv_transpose_forms_have_equal_gradients(k, padding):
     def gradients(forms):
         return jax.vjp(lambda x, w: conv.conv_transpose_s2(x, w, padding, forms), x, kernel)[1](dy)
 
-    for a, b in zip(gradients('fast'), gradients('naive'), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)
+    chex.assert_trees_all_close(gradients('fast'), gradients('naive'), rtol=1e-7, atol=1e-4)
     check_grads(
         lambda x, w: conv.conv_transpose_s2(x, w, padding),
         (x, kernel),
@@ -351,7 +351,7 @@ def test_fast_conv_transpose_has_no_dilated_convolution_in_its_gradient():
 @pytest.mark.parametrize('k, padding', [(2, 0), (3, 1)])
 def test_conv_transpose_computes_in_the_dtype_of_its_input(k, padding, forms):
     x, kernel = jnp.ones((1, 2, 2, 3), jnp.bfloat16), jnp.ones((k, k, 3, 2), jnp.float32)
-    assert conv.conv_transpose_s2(x, kernel, padding, forms).dtype == jnp.bfloat16
+    chex.assert_type(conv.conv_transpose_s2(x, kernel, padding, forms), jnp.bfloat16)
 
 
 def test_depth_to_space():

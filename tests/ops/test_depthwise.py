@@ -1,5 +1,6 @@
 """Depthwise convolution: the loop of its formula, both forms, their gradients."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +52,7 @@ def test_it_is_the_loop(size, strides, dilation, padding, forms):
     x, kernel = normal(0, 2, 8, 9, 3), normal(1, size, size, 1, 3)
     y = depthwise_conv(x, kernel, strides, dilation, forms, padding)
     expected = loop(x, kernel, strides, dilation, padding)
-    assert y.shape == expected.shape
+    chex.assert_equal_shape([y, expected])
     np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
@@ -93,7 +94,7 @@ def test_bfloat16_is_summed_in_float32_and_the_kernels_gradient_is_float32():
     x, kernel = normal(0, 1, 6, 6, 4).astype(jnp.bfloat16), normal(1, 3, 3, 1, 4)
     y, vjp = jax.vjp(lambda x, k: depthwise_conv(x, k), x, kernel)
     dx, dk = vjp(jnp.ones_like(y))
-    assert (y.dtype, dx.dtype, dk.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+    chex.assert_type([y, dx, dk], [jnp.bfloat16, jnp.bfloat16, jnp.float32])
     expected = loop(
         x.astype(np.float32), kernel.astype(jnp.bfloat16).astype(np.float32), 1, (1, 1), None
     )

@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -252,10 +253,9 @@ def test_forms_agree_in_float32_with_many_channels(forms):
     with jax.enable_x64(True):
         args = [np.float64(a) for a in (x, kernel, factors, dy)]
         expected = value_and_gradients(*args, (5, 9), 'naive')
-    for got, want in zip(
-        value_and_gradients(x, kernel, factors, dy, (5, 9), forms), expected, strict=True
-    ):
-        assert got.dtype == np.float32
+    got_all = value_and_gradients(x, kernel, factors, dy, (5, 9), forms)
+    chex.assert_type(got_all, np.float32)
+    for got, want in zip(got_all, expected, strict=True):
         np.testing.assert_allclose(got, want, atol=3e-6 * np.abs(want).max())
 
 
@@ -314,11 +314,10 @@ def test_gradient_on_eight_devices_sums_to_the_full_batch():
 def test_a_factor_outside_acts_as_the_end_of_its_range(forms):
     x, kernel, dy = problem()
     outside, ends = np.array([-3, 0.9, 4.1, 1e6]), np.array([1, 1, 4, 4.0])
-    results = (
-        value_and_gradients(x, kernel, factors, dy, RANGE, forms) for factors in (outside, ends)
+    chex.assert_trees_all_equal(
+        value_and_gradients(x, kernel, outside, dy, RANGE, forms),
+        value_and_gradients(x, kernel, ends, dy, RANGE, forms),
     )
-    for a, b in zip(*results, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_gate_lets_pass_what_leads_back():
@@ -388,7 +387,7 @@ def test_gate_per_image_in_bfloat16_keeps_float32_factors():
         return jax.jit(jax.grad(loss))(factors)
 
     half, full = gradient(jnp.bfloat16), gradient(jnp.float32)
-    assert half.dtype == jnp.float32
+    chex.assert_type(half, jnp.float32)
     np.testing.assert_allclose(half, full, atol=0.03 * np.abs(full).max())
     assert (half[:2] <= 0).all() and (half[4:] >= 0).all()
 
@@ -445,7 +444,7 @@ def test_bfloat16_computes_with_float32_factors(forms):
         x.astype(jnp.bfloat16), kernel, factors, dy.astype(jnp.bfloat16), RANGE, forms
     )
     full = value_and_gradients(x, kernel, factors, dy, RANGE, forms)
-    assert [a.dtype for a in half] == [jnp.bfloat16, jnp.bfloat16, jnp.float32, jnp.float32]
+    chex.assert_type(half, [jnp.bfloat16, jnp.bfloat16, jnp.float32, jnp.float32])
     for a, b in zip(half, full, strict=True):
         np.testing.assert_allclose(np.float32(a), b, atol=0.02 * np.abs(b).max())
     # bfloat16's neighbours of 12.03 are 12 and 12.0625.
@@ -505,12 +504,22 @@ def test_rounding_goes_to_the_nearest_whole_factor_inside_the_range():
     factors = np.array([-2, 1, 1.49, 1.5, 2.5, 3.51, 3.7, 9], np.float32)
     rounded = dilated.round_factors(factors, (1, 4))
     np.testing.assert_array_equal(rounded, [1, 1, 1, 2, 3, 4, 4, 4])
-    assert rounded.dtype == np.int32
+    chex.assert_type(rounded, np.int32)
     np.testing.assert_array_equal(
         dilated.round_factors(factors, (1.2, 3.6)), [2, 2, 2, 2, 3, 3, 3, 3]
     )
     with pytest.raises(InputError, match='whole number'):
         dilated.round_factors(factors, (1.2, 1.8))
+
+
+@pytest.mark.parametrize('dilation_range', [(1, 4), (1.2, 3.6)])
+def test_rounding_is_the_same_inside_jit(dilation_range):
+    factors = np.array([-2, 1, 1.49, 1.5, 2.5, 3.51, 3.7, 9], np.float32)
+    rounded = dilated.nearest_whole(factors, dilation_range)
+    assert isinstance(rounded, np.ndarray)
+    np.testing.assert_array_equal(rounded, dilated.round_factors(factors, dilation_range))
+    compiled = jax.jit(lambda x: dilated.nearest_whole(x, dilation_range))(factors)
+    chex.assert_trees_all_equal(np.asarray(compiled), rounded, strict=True)
 
 
 @pytest.mark.parametrize('kernel_size', [(3, 3), (1, 3)])
@@ -525,4 +534,4 @@ def test_conv_at_whole_factors_is_the_definition(kernel_size):
 def test_conv_at_whole_factors_keeps_the_dtype():
     x, kernel, _ = problem()
     y = dilated.conv_at_whole_factors(jnp.asarray(x, jnp.bfloat16), kernel, np.array([1, 2, 2, 3]))
-    assert y.dtype == jnp.bfloat16
+    chex.assert_type(y, jnp.bfloat16)

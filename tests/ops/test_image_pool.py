@@ -1,5 +1,6 @@
 """The image pool against a plain Python list that is shown the same random numbers."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +44,8 @@ def test_is_the_rule(size, batch):
         expected = reference(stored, size, images, key)
         given, pool = query(pool, images, key)
         np.testing.assert_array_equal(given, expected)
-        assert pool['count'] == len(stored) and pool['count'].dtype == jnp.int32
+        assert pool['count'] == len(stored)
+        chex.assert_type(pool['count'], jnp.int32)
         np.testing.assert_array_equal(pool['images'][: len(stored)], stored)
         assert not pool['images'][len(stored) :].any()
 
@@ -57,8 +59,7 @@ def test_without_jit_the_bits_are_the_same():
     compiled = jax.jit(image_pool.query)(pool, images, key)
     with jax.disable_jit():
         plain = image_pool.query(pool, images, key)
-    for a, b in zip(jax.tree.leaves(compiled), jax.tree.leaves(plain), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(compiled, plain)
 
 
 def test_statistics_of_a_full_pool():
@@ -93,7 +94,7 @@ def test_the_pool_keeps_its_dtype_and_gives_back_that_of_the_images():
     pool, images = image_pool.init(2, (1, 1, 2), jnp.bfloat16), 0.1 * numbered(1, 8)
     for _ in range(2):
         given, pool = jax.jit(image_pool.query)(pool, images, jax.random.key(0))
-        assert given.dtype == jnp.float32 and pool['images'].dtype == jnp.bfloat16
+        chex.assert_type([given, pool['images']], [jnp.float32, jnp.bfloat16])
     rounded = images.astype(jnp.bfloat16).astype(np.float32)
     assert np.isin(given, [images, rounded]).all()
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -254,7 +255,7 @@ def test_inject_is_the_named_function_in_both_dtypes(injector):
         'gaussian': lambda: gaussian(latent, keys, 10.0, injector.snr_norm),
     }[injector.name]()
     np.testing.assert_allclose(got, expected, atol=1e-6)
-    assert inject(half).dtype == jnp.bfloat16
+    chex.assert_type(inject(half), jnp.bfloat16)
     np.testing.assert_array_equal(inject(half), got.astype(jnp.bfloat16))
 
 
@@ -262,7 +263,11 @@ def test_bits_and_snr_may_be_traced():
     latent, keys = uniform(2, 8, 8, S), keys_of(4, 5)
     assert jax.grad(lambda x, bits: noise.quantize(x, bits).sum(), (0, 1))(0.3, 2.0) == (1, 0)
 
+    chex.clear_trace_counter()
+
+    # Once for each name and each dtype of bits, whatever the numbers.
     @functools.partial(jax.jit, static_argnums=0)
+    @chex.assert_max_traces(n=3)
     def traced(name, bits, snr):
         return noise.inject(Injector(name, bits=bits, snr=snr), latent, keys)
 

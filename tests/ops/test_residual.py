@@ -1,5 +1,6 @@
 """Residual of a latent: a loop over classes, numpy's eigh, an image that was hidden and is found."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +47,7 @@ def test_residual_is_the_loop_over_classes():
         for c in np.unique(label):
             expected[b, label == c] -= expected[b, label == c].mean(0)
     got = residual_of(latent)
-    assert got.dtype == jnp.float32
+    chex.assert_type(got, jnp.float32)
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
@@ -87,7 +88,8 @@ def test_picture_is_the_principal_components_of_numpy():
             expected[b, ..., k] = np.clip(np.round(shade), 0, 255).reshape(9, 11)
             np.testing.assert_allclose(score.std() ** 2, values[-1 - k])
     picture = picture_of(residual, strength)
-    assert picture.dtype == jnp.uint8
+    chex.assert_type(picture, jnp.uint8)
+    chex.assert_shape(picture, (2, 9, 11, 3))
     assert np.abs(np.asarray(picture, int) - expected).max() <= 1  # a shade on the edge of rounding
 
 
@@ -117,5 +119,5 @@ def test_components_that_are_absent_or_rounding_stay_grey():
 def test_bfloat16_is_computed_in_float32():
     latent = jnp.asarray(normal(1, 16, 16, S), jnp.bfloat16)
     residual, exact = residual_of(latent), residual_of(latent.astype(jnp.float32))
-    assert residual.dtype == jnp.float32
+    chex.assert_type(residual, jnp.float32)
     np.testing.assert_array_equal(residual, exact)

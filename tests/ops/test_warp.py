@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,7 +119,7 @@ def test_rotations_hold_in_float32():
         axis_angle(vector)[:2], Rotation.from_rotvec(vector[:2]).as_matrix(), atol=1e-7
     )
     gradient = jax.jit(jax.grad(lambda x: warp.rotation_from_axis_angle(x).sum()))(vector)
-    assert np.isfinite(gradient).all()
+    chex.assert_tree_all_finite(gradient)
 
 
 @pytest.mark.parametrize('convention', warp.CONVENTIONS)
@@ -187,7 +188,8 @@ def test_what_is_behind_the_camera_has_finite_pixels_without_gradient():
         return warp.project(points, np.float32(FLIPPED)[None])[0].sum()
 
     value, gradient = total(points)
-    assert np.isfinite(value) and not gradient[0, 0, 1:].any()
+    chex.assert_tree_all_finite((value, gradient))
+    assert not gradient[0, 0, 1:].any()
     np.testing.assert_allclose(
         gradient[0, 0, 0], [-7 / 4, 6.5 / 4, 7 / 16 - 2 * 6.5 / 16], rtol=1e-6
     )
@@ -252,8 +254,8 @@ def test_sources_are_warped_as_if_alone():
     together = warped(sources, depth[:, None], motions, k[:, None])
     for s in range(2):
         alone = warped(sources[:, s], depth, motions[:, s], k)
-        for a, b in zip(together, alone, strict=True):
-            np.testing.assert_allclose(a[:, s], b, atol=1e-5)
+        of_source = jax.tree.map(lambda x: x[:, s], together)  # noqa: B023
+        chex.assert_trees_all_close(of_source, alone, rtol=1e-7, atol=1e-5)
     # Two examples and two sources: a forgotten axis would fit, and mix them up.
     with pytest.raises(InputError, match='leading axes'):
         warped(sources, depth, motions, k)
@@ -347,7 +349,7 @@ def test_gradients_are_finite_where_points_pass_through_the_camera(padding, conv
     vector = np.zeros((2, 6))
     vector[:, 5 if convention == 'axis_angle' else 2] = -3
     (_, seen), gradients = run(SOURCE, depth, vector, k, k, padding, convention)
-    assert all(np.isfinite(x).all() for x in (seen.image, seen.pixels, *gradients))
+    chex.assert_tree_all_finite((seen.image, seen.pixels, gradients))
     behind = np.asarray(seen.depth) <= 0
     assert behind.any() and seen.valid.any() and not (behind & seen.valid).any()
     assert gradients[2].any() and gradients[1].any() and not gradients[1][behind].any()

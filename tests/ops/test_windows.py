@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,7 +99,7 @@ def test_values_of_a_short_type_are_summed_in_float32():
         return image.astype(jnp.bfloat16)  # holds all numbers of uint8
 
     found = seen(net)
-    assert found.dtype == np.float32
+    chex.assert_type(found, np.float32)
     for average, image, (height, width) in zip(found, make_images(), SIZES, strict=True):
         np.testing.assert_allclose(average[:height, :width], image[:height, :width], rtol=1e-5)
 
@@ -110,10 +111,9 @@ def test_a_street_scene_in_published_crops_is_eight_windows(lengths, expected):
     """PSPNet's crops of 713 pixels at two thirds: ceil((1024 - 713) / 476) + 1 rows, ceil((2048 - 713) / 476) + 1."""
     axis = windows.cut_axis(jnp.asarray(lengths), lengths[0], 713, 1 / 3)
     np.testing.assert_array_equal(axis.starts[0], expected)
-    assert axis.starts.shape == (
-        len(lengths),
-        math.ceil((lengths[0] - 713) / math.ceil(713 * 2 / 3)) + 1,
-    )
+    num_windows = math.ceil((lengths[0] - 713) / math.ceil(713 * 2 / 3)) + 1
+    chex.assert_shape(axis.starts, (len(lengths), num_windows))
+    chex.assert_shape([axis.sources, axis.weights], (len(lengths), num_windows, 713))
     if len(lengths) > 1:  # an image of one window, and one that needs as many as the largest
         np.testing.assert_array_equal(axis.starts[1:], [[0, 0], [0, 187]])
         np.testing.assert_allclose(axis.weights[1], [[1.0] * 713, [0.0] * 713], rtol=1e-6)
