@@ -1,4 +1,4 @@
-"""The confusion matrix and its scores against literal tables, scikit-learn and cityscapesScripts."""
+"""The confusion matrix and its scores against tables, scikit-learn and cityscapesScripts."""
 
 import copy
 import functools
@@ -101,7 +101,7 @@ def test_literal_scores():
     ],
 )
 def test_policies(policy, iou, accuracy, dice):
-    # c is predicted but never true; d is neither.
+    # c is predicted but never true, d is neither.
     matrix = np.array([[4, 2, 2, 0], [0, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     got = confusion.scores(matrix, tuple('abcd'), policy)
     for by_class, mean, expected in (
@@ -116,7 +116,8 @@ def test_policies(policy, iou, accuracy, dice):
 
 
 def test_one_matrix_has_four_mious():
-    # 17 classes of IoU 0.8, one that is only predicted, one that is nowhere: what made published numbers differ.
+    # 17 classes of IoU 0.8, a class that is only predicted, and an absent class. Published numbers
+    # differ in how they count these two.
     matrix = np.zeros((19, 19))
     matrix[range(17), range(17)] = 8
     matrix[range(17), [*range(1, 17), 0]] = 1
@@ -176,7 +177,7 @@ def test_errors():
 
 
 def official(label_ids, prediction_ids, folder):
-    """What cityscapesScripts says about pairs of maps of label ids: (average, {class: IoU})."""
+    """Scores pairs of maps of label ids with cityscapesScripts: (average, {class: IoU})."""
     args = copy.copy(evalPixelLevelSemanticLabeling.args)
     args.quiet, args.JSONOutput, args.evalInstLevelScore = True, False, False
     files = []
@@ -210,7 +211,10 @@ def assert_official(label_ids, prediction_ids, folder):
 
 
 def perturbed(ids, rng):
-    """A prediction made from the truth: shifted, blocks of wrong classes, void predictions, one class swapped."""
+    """Builds a prediction from the truth.
+
+    It is shifted, and has blocks of wrong classes, void predictions and a swapped class.
+    """
     out = np.roll(ids, (2, 5), (0, 1))
     blocks = rng.random((ids.shape[0] // 16 + 1, ids.shape[1] // 16 + 1)) < 0.15
     wrong = np.kron(blocks, np.ones((16, 16), bool))[: ids.shape[0], : ids.shape[1]]
@@ -257,7 +261,7 @@ def test_agrees_with_cityscapes_scripts_on_real_maps(real_data, tmp_path):
 def test_blind_predictors_literally():
     matrix = np.array(
         [[3, 3, 0], [1, 1, 0], [0, 0, 0]]
-    )  # truth 6, 2; as counted: one more row and column
+    )  # truth 6 and 2, with the additional row and column of `confusion`
     prior = [100, 300]
     np.testing.assert_array_equal(confusion.commonest_class(matrix, prior), [[0, 6], [0, 2]])
     np.testing.assert_array_equal(confusion.class_prior(matrix, prior), [[1.5, 4.5], [0.5, 1.5]])

@@ -28,7 +28,7 @@ def compiled(fn, **options):
 
 
 def by_hand(prediction, truth, median_scaling, valid=None):
-    """The seven numbers of one image [H, W]."""
+    """Computes the seven errors of an image [H, W]."""
     mask = (truth > 1e-3) & (truth < 80) & (True if valid is None else valid)
     d, t = prediction[mask].astype(np.float64), truth[mask].astype(np.float64)
     d = np.clip(d * np.median(t) / np.median(d) if median_scaling else d, 1e-3, 80)
@@ -67,7 +67,8 @@ errors_as_they_are = compiled(depth.errors, median_scaling=False)
 
 
 def test_literal_values():
-    # Depths 1, 2, 4 predicted as 1, 1, 8: ratios 1, 2, 2 under the median scale of 2 / 1 become 2, 1, 4.
+    # Depths 1, 2, 4 predicted as 1, 1, 8: ratios 1, 2, 2. With the median scale of 2 / 1 they
+    # become 2, 1, 4.
     truth, prediction = np.float32([[[1, 2, 4]]]), np.float32([[[1, 1, 8]]])
     one = np.ones(1, np.float32)
     plain = {
@@ -207,7 +208,7 @@ def test_trajectory_error_forgives_scale_and_place_but_no_direction():
     smaller[..., :3, 3] *= 0.1
     for same in (elsewhere, smaller):
         assert trajectory_error(np.float32(same), np.float32(truth), WEIGHT).value() < 1e-5
-    # Straight on by 1, and by 1 to the side after all: one of two positions is off by the whole way.
+    # Straight ahead by 1, predicted as 1 to the side: every position except the first is wrong.
     ahead, aside = np.tile(np.eye(4), (2, B, 5, 1, 1))
     ahead[:, 1:, 2, 3], aside[:, 1:, 0, 3] = 1, 1
     np.testing.assert_allclose(
@@ -327,7 +328,10 @@ def test_correlation_of_yaw_is_pooled_over_batches_and_frames():
 
 
 def turns(angles):
-    """Motions [B, 2, 4, 4] to the frame before and to the one after, of cameras that turn by these degrees a frame."""
+    """Returns motions [B, 2, 4, 4] to the frames before and after, of cameras that turn steadily.
+
+    `angles` are the degrees per frame.
+    """
     result = np.tile(np.eye(4, dtype=np.float32), (len(angles), 2, 1, 1))
     for source, sign in enumerate((1, -1)):
         result[:, source, :3, :3] = Rotation.from_euler(
@@ -337,7 +341,7 @@ def turns(angles):
 
 
 def test_always_the_same_turn_has_no_correlation():
-    """Most frames turn to one side. Who says so of every frame knows nothing of the single frame."""
+    """Checks that a constant prediction has no correlation, even if most frames turn to a side."""
     angles = np.random.default_rng(0).normal(1, 0.3, 30)
     weight = np.ones(30, np.float32)
     always = motion_errors_of_two(turns(np.full(30, 1.0)), turns(angles), weight)

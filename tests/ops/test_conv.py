@@ -1,4 +1,4 @@
-"""Convolutions against loops from their definitions, forms against each other, gradients by finite differences."""
+"""Convolutions against loops from their definitions, and gradients against finite differences."""
 
 import functools
 
@@ -41,7 +41,7 @@ def conv2d_loop(x, kernel, strides, dilation, padding=None):
 
 
 def conv_transpose_loop(x, kernel, padding, output_padding):
-    """torch.nn.ConvTranspose2d of stride 2: out[2 i - padding + k] += x[i] kernel[k]."""
+    """Computes torch.nn.ConvTranspose2d of stride 2: out[2 i - padding + k] += x[i] kernel[k]."""
     b, h, w, _ = x.shape
     k, _, _, features = kernel.shape
     size_h, size_w = ((n - 1) * 2 - 2 * padding + k + output_padding for n in (h, w))
@@ -220,7 +220,8 @@ def test_bfloat16_sums_the_weight_gradient_in_float32():
     y, vjp = jax.vjp(conv.conv_factorised, x, kernel)
     dx, dkernel = vjp(jnp.ones_like(y))
     chex.assert_type([y, dx, dkernel], [jnp.bfloat16, jnp.bfloat16, jnp.float32])
-    # The sums 4032, 4096, 4032 are exact in float32; bfloat16 has no number between 4032 and 4096 but 4064 and 4080.
+    # The sums 4032, 4096, 4032 are exact in float32. Between 4032 and 4096 bfloat16 has only the
+    # numbers 4064 and 4080.
     np.testing.assert_array_equal(dkernel[:, 0, 0, 0], [pixels - 64, pixels, pixels - 64])
 
 
@@ -301,7 +302,7 @@ def test_4x4_bfloat16_sums_the_weight_gradient_in_float32():
     y, vjp = jax.vjp(conv.conv_4x4, x, kernel)
     dx, dkernel = vjp(jnp.ones_like(y))
     chex.assert_type([y, dx, dkernel], [jnp.bfloat16, jnp.bfloat16, jnp.float32])
-    # The outer taps see one row, or column, less than the 64 of the output. bfloat16 has no 3969 = 63 63.
+    # The outer taps read 63 of the 64 rows or columns of the output. bfloat16 has no 3969 = 63 63.
     rows = np.array([63, 64, 64, 63])
     np.testing.assert_array_equal(dkernel[:, :, 0, 0], np.outer(rows, rows))
 

@@ -59,7 +59,8 @@ def test_it_is_the_loop(size, strides, dilation, padding, forms):
 @pytest.mark.parametrize('size, strides, dilation, padding', CASES)
 @pytest.mark.parametrize('forms', FORMS)
 def test_gradients_are_the_adjoint_of_the_loop(size, strides, dilation, padding, forms):
-    # The map is linear in either input: <dy, f(x, dk)> = <dk, gradient of k>, and the same for x, for any direction.
+    # The map is linear in either input. For any direction <dy, f(x, dk)> = <dk, gradient of k>, and
+    # the same holds for x.
     x, kernel = normal(0, 2, 8, 9, 3), normal(1, size, size, 1, 3)
     y, vjp = jax.vjp(
         lambda x, k: depthwise_conv(x, k, strides, dilation, forms, padding), x, kernel

@@ -1,4 +1,4 @@
-"""Learned dilation against the definition at each pixel, against fixed convs, Eq. 4.4, finite differences."""
+"""Learned dilation against its definition, fixed convs, Eq. 4.4 and finite differences."""
 
 import functools
 import itertools
@@ -17,7 +17,7 @@ from segjax.ops.conv import conv2d
 from segjax.ops.dilated import conv_dilated
 
 RANGE = (1, 4)
-FORMS = ('shifts', 'gathers', 'naive')  # 'fast' is one of the first two
+FORMS = ('shifts', 'gathers', 'naive')  # 'fast' is either of the first two
 
 
 def normal(seed, *shape):
@@ -25,7 +25,7 @@ def normal(seed, *shape):
 
 
 def problem(channels=4, features=2, size=(6, 7), kernel_size=(3, 3), batch=2):
-    """x, kernel, dy in float64."""
+    """Returns x, kernel, dy in float64."""
     x, dy = normal(0, batch, *size, channels), normal(2, batch, *size, features)
     return x, normal(1, *kernel_size, channels, features), dy
 
@@ -36,7 +36,7 @@ def pixel_of(x, b, m, n, c):
 
 
 def bilinear(x, b, m, n, c):
-    """x_c at real coordinates: floors of coordinates, not of dilations."""
+    """Interpolates x_c at real coordinates, with floors of coordinates instead of dilations."""
     top, left = math.floor(m), math.floor(n)
     value = 0.0
     for r, s in itertools.product((top, top + 1), (left, left + 1)):
@@ -51,7 +51,7 @@ def taps_of(kernel):
 
 
 def definition(x, kernel, factors):
-    """Eq. 4.2, pixel by pixel."""
+    """Computes Eq. 4.2, pixel by pixel."""
     y = np.zeros((*x.shape[:3], kernel.shape[-1]))
     for b, m, n, c in np.ndindex(x.shape):
         for i, j, weights in taps_of(kernel):
@@ -60,7 +60,10 @@ def definition(x, kernel, factors):
 
 
 def factor_gradient_by_eq_4_4(x, kernel, factors, dy):
-    """floor and ceil are those of the dilation, ceil = floor + 1: away from the centre, for i and j in -1, 0, 1."""
+    """Computes Eq. 4.4 for i and j in -1, 0, 1.
+
+    Floor and ceil are of the dilation, so they count away from the centre. ceil = floor + 1.
+    """
     gradient = np.zeros(len(factors))
     for b, m, n, c in np.ndindex(x.shape):
         near = math.floor(factors[c])
@@ -103,7 +106,7 @@ def float64(fn):
     [
         ((3, 3), (1, 4), [1, 1.3, 2.75, 4]),
         ((3, 3), (0.5, 2.5), [0.5, 0.9, 2, 2.5]),
-        ((3, 3), (0, 12), [0, 3.4, 8.5, 12]),  # from one pixel to beyond the image
+        ((3, 3), (0, 12), [0, 3.4, 8.5, 12]),  # from a single pixel to beyond the image
         ((1, 5), (1, 3), [1, 1.4, 2.2, 3]),  # the outer taps at twice the factor
         ((3, 1), (2, 2), [2, 2, 2, 2]),
     ],
@@ -131,7 +134,7 @@ def test_whole_factors_are_the_fixed_conv(dilation, forms):
 @pytest.mark.parametrize('forms', FORMS)
 def test_neighbours_outside_the_image_are_zero_each_on_its_own(forms):
     x, taps = np.ones((1, 6, 6, 1), np.float32), np.zeros((3, 3, 1, 2), np.float32)
-    taps[0, 0, 0, 0] = taps[1, 2, 0, 1] = 1  # the upper left tap, and the one to the right
+    taps[0, 0, 0, 0] = taps[1, 2, 0, 1] = 1  # the upper left tap, and the right tap
     y = value(x, taps, np.array([2.25], np.float32), RANGE, forms)
     # Pixel 2 reads at -0.25: a quarter of it lies outside.
     inside = np.array([0, 0, 0.75, 1, 1, 1])
@@ -178,7 +181,8 @@ def test_gradients_are_central_differences(forms):
     x, kernel, dy = problem()
     args = [x, kernel, np.array([1.3, 2.5, 3.9, 1.01])]
     _, *gradients = value_and_gradients(*args, dy, RANGE, forms)
-    step = 1e-4  # the output is linear in x and kernel and quadratic in a factor: no error but rounding
+    # The output is linear in x and kernel, and quadratic in a factor.
+    step = 1e-4  # no error except rounding
     for which, gradient in enumerate(gradients):
         expected = np.zeros(gradient.shape)
         for index in np.ndindex(gradient.shape):
@@ -338,16 +342,19 @@ def test_a_factor_for_each_image_is_that_of_the_image_alone(forms):
         value_and_gradients(x[b : b + 1], kernel, factors[b], dy[b : b + 1], RANGE, forms)
         for b in range(3)
     ]
-    np.testing.assert_allclose(y, np.concatenate([one[0] for one in alone]), atol=1e-12)
-    np.testing.assert_allclose(dx, np.concatenate([one[1] for one in alone]), atol=1e-12)
-    np.testing.assert_allclose(dkernel, sum(one[2] for one in alone), atol=1e-11)
-    np.testing.assert_allclose(dfactors, np.stack([one[3] for one in alone]), atol=1e-11)
+    np.testing.assert_allclose(y, np.concatenate([parts[0] for parts in alone]), atol=1e-12)
+    np.testing.assert_allclose(dx, np.concatenate([parts[1] for parts in alone]), atol=1e-12)
+    np.testing.assert_allclose(dkernel, sum(parts[2] for parts in alone), atol=1e-11)
+    np.testing.assert_allclose(dfactors, np.stack([parts[3] for parts in alone]), atol=1e-11)
 
 
 @pytest.mark.parametrize('forms', dilated.FORMS)
 @float64
 def test_gate_per_image_sums_what_leads_back_in_each_image(forms):
-    """Eq. 4.4 for each image alone, gated, then summed; factors below, inside and above the range."""
+    """Compares with Eq. 4.4 for each image alone, gated and then summed.
+
+    Factors are below, inside and above the range.
+    """
     x, kernel, dy = problem(channels=9, batch=5)
     factors = np.repeat([0.5, 2.25, 4.75], 3)
 
@@ -394,7 +401,7 @@ def test_gate_per_image_in_bfloat16_keeps_float32_factors():
 
 @pytest.mark.devices(8)
 def test_gate_per_image_on_eight_devices_sums_to_the_full_batch():
-    """A gate on the sum would not: devices may disagree about the sign."""
+    """Checks that gates act before the sum: devices may disagree about the sign."""
     x, kernel, dy = (a.astype(np.float32) for a in problem(batch=8))
     factors = np.array([0.5, 2.25, 4.5, 5], np.float32)
 
@@ -422,11 +429,14 @@ def test_gradient_descent_finds_the_best_dilation(start):
     kernel = normal(1, 3, 3, 3, 4).astype(np.float32)
     target = conv2d(x, kernel, dilation=3)
 
+    def distance(factors):
+        return ((conv_dilated(x, kernel, factors, (1, 5)) - target) ** 2).mean()
+
     @jax.jit
     def descend(factors):
         def step(_, factors):
-            loss = lambda f: ((conv_dilated(x, kernel, f, (1, 5)) - target) ** 2).mean()  # noqa: E731
-            return factors - 0.03 * dilated.gate_gradient(jax.grad(loss)(factors), factors, (1, 5))
+            gradient = jax.grad(distance)(factors)
+            return factors - 0.03 * dilated.gate_gradient(gradient, factors, (1, 5))
 
         return jax.lax.fori_loop(0, 400, step, factors)
 
@@ -489,7 +499,7 @@ def test_other_bad_input():
     factors = np.full(4, 2.0)
     with pytest.raises(InputError, match='2x3'):
         conv_dilated(x, kernel[:2], factors, RANGE)
-    # One for each output channel, or for each image of another batch.
+    # A factor for each output channel, or for each image of a different batch.
     for wrong in (factors[:3], np.float64(2), np.full(2, 2.0), np.full((3, 4), 2.0)):
         with pytest.raises(InputError, match='one factor for each input channel'):
             conv_dilated(x, kernel, wrong, RANGE)

@@ -12,14 +12,14 @@ from segjax.ops import image_pool
 
 
 def numbered(first, count, dtype=np.float32):
-    """`count` images of 1x1x2, each filled with a number of its own."""
+    """Returns `count` images of 1x1x2, each filled with its own number."""
     return np.broadcast_to(
         np.arange(first, first + count, dtype=dtype)[:, None, None, None], (count, 1, 1, 2)
     )
 
 
 def reference(stored, size, images, key):
-    """CycleGAN's rule, one image at a time; `stored` is changed in place."""
+    """Applies CycleGAN's rule image by image, and changes `stored` in place."""
     given = []
     for image, row_key in zip(images, jax.random.split(key, len(images))):
         coin, place = jax.random.split(row_key)
@@ -79,7 +79,7 @@ def test_statistics_of_a_full_pool():
             holds[places[-1]] = new
     assert stats.chisquare(np.bincount(places, minlength=size)).pvalue > 1e-3
     np.testing.assert_array_equal(after['images'][:, 0, 0, 0], holds)
-    # Nothing is lost and nothing is twice: what came out and what is inside is what went in.
+    # No image is lost or doubled: returned and stored images are all images that went in.
     np.testing.assert_array_equal(np.sort([*given, *holds]), np.arange(size + count))
 
 

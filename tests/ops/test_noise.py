@@ -1,4 +1,4 @@
-"""Noise injection: signal-to-noise ratios from closed forms and numerical integration; gradients, keys, refusals."""
+"""Noise injection: ratios against closed forms and integrals, gradients, keys, errors."""
 
 import functools
 
@@ -25,7 +25,10 @@ def normal(*shape, scale=1.0, seed=0):
 
 
 def quantiles(distribution):
-    """A latent [1, 32, 128, 20] of the evenly spaced quantiles of a distribution: sums over it are integrals."""
+    """Returns a latent [1, 32, 128, 20] of evenly spaced quantiles of a distribution.
+
+    Sums over it approximate integrals.
+    """
     count = 32 * 128 * S
     return (
         distribution.ppf((np.arange(count) + 0.5) / count).astype(np.float32).reshape(1, 32, 128, S)
@@ -38,7 +41,7 @@ def keys_of(*seeds):
 
 @functools.partial(jax.jit, static_argnums=0)
 def ratio_of(injector, latent):
-    """dB of what a deterministic injector does to a latent of one image."""
+    """Returns the ratio in dB of a deterministic injector on the latent of a single image."""
     return noise.measured_snr(latent, noise.inject(injector, latent, None))[0]
 
 
@@ -95,7 +98,8 @@ def test_quantize_is_the_nearest_level(bits):
 
 def test_half_way_the_lower_level_is_taken():
     np.testing.assert_array_equal(noise.quantize(jnp.zeros(1), 1), [-1])
-    # Levels -1, -1/3, 1/3, 1: in whole sixths, so that the middles are exact, argmin finds the first of two equals.
+    # Levels -1, -1/3, 1/3, 1 in whole sixths, so that the middles are exact. argmin returns the
+    # first of two equals.
     for middle, level in ((-4, -6), (0, -2), (4, 2)):
         assert np.argmin((middle - np.array([-6, -2, 2, 6])) ** 2) == [-6, -2, 2, 6].index(level)
     np.testing.assert_allclose(noise.quantize(jnp.zeros(1), 2), [-1 / 3])
@@ -110,7 +114,10 @@ def test_quantize_uniform_numbers(bits):
 
 
 def expected_ratio(bits, sigma):
-    """dB of the quantiser on N(0, sigma^2): the squared error integrated over the cell of each level."""
+    """Returns the ratio in dB of the quantiser on N(0, sigma^2).
+
+    The squared error is integrated over the cell of each level.
+    """
     levels = np.linspace(-1, 1, 2**bits)
     edges = [-np.inf, *(levels[1:] + levels[:-1]) / 2, np.inf]
     error = sum(
@@ -141,7 +148,7 @@ def test_straight_through_gradient():
 
 
 def test_gradient_is_taken_at_the_noisy_point():
-    # d/dx of q(x)^2 / 2 is q(x) times the derivative 1 that stands for q's own.
+    # d/dx of q(x)^2 / 2 is q(x) times the derivative 1 that replaces q's own.
     latent = np.float32([-7, -0.4, 0.1, 0.9])
     gradient = jax.grad(lambda x: (noise.quantize(x, 2) ** 2).sum() / 2)(latent)
     np.testing.assert_allclose(gradient, [-1, -1 / 3, 1 / 3, 1], rtol=1e-6)
@@ -243,7 +250,7 @@ INJECTORS = [
 def test_inject_is_the_named_function_in_both_dtypes(injector):
     noise.check_injector(injector, 'noise')
     keys = keys_of(4, 5)
-    # Numbers that bfloat16 holds exactly; the sum of their 5120 squares it would not.
+    # bfloat16 holds these numbers exactly, but not the sum of their 5120 squares.
     half = jnp.asarray(uniform(2, 16, 16, S), jnp.bfloat16)
     latent = half.astype(jnp.float32)
     inject = jax.jit(lambda x: noise.inject(injector, x, keys))

@@ -1,4 +1,4 @@
-"""Pooling against loops; the gradient of a maximum goes to exactly one pixel of each window."""
+"""Pooling against loops. The gradient of a maximum goes to a single pixel of each window."""
 
 import chex
 import jax
@@ -17,7 +17,7 @@ def pooled_and_gradient(x, dy, forms):
 
 
 def loop(x, dy):
-    """Row-major scan with a strict comparison: the first of equal pixels wins, as in torch."""
+    """Scans in row-major order. The first of equal pixels wins, as in torch."""
     y, dx = np.zeros(dy.shape, x.dtype), np.zeros_like(x)
     for b, i, j, c in np.ndindex(*dy.shape):
         window = x[b, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c]
@@ -60,7 +60,7 @@ def test_bad_input():
 
 
 def max_pool_loop(x, dy, window, strides, padding):
-    """Row-major scan of each window's pixels inside the image; the output has the size of dy."""
+    """Scans each window inside the image in row-major order. The output has the size of dy."""
     y, dx = np.zeros(dy.shape, x.dtype), np.zeros_like(x)
     for b, i, j, c in np.ndindex(*dy.shape):
         best, place = -np.inf, None

@@ -1,4 +1,4 @@
-"""Warping against loops, SciPy, finite differences and the exact geometry of the world `streets`."""
+"""Warping against loops, SciPy, finite differences and the geometry of the world `streets`."""
 
 import functools
 
@@ -16,7 +16,7 @@ from segjax.errors import InputError
 from segjax.ops import warp
 
 RNG = np.random.default_rng(0)
-# A camera whose x points to the left, and one whose image was rotated: a warp relies on neither.
+# A camera whose x points to the left, and a camera with a rotated image. A warp must accept both.
 FLIPPED = np.array([[-7.0, 0, 3.2], [0, 6.5, 2.1], [0, 0, 1]])
 ROTATED = np.array([[6.0, 1.5, 2.5], [-1.2, 5.5, 1.8], [0, 0, 1]])
 SIZE, SOURCE_SIZE = (5, 7), (6, 8)
@@ -54,7 +54,7 @@ def motion_by_hand(vector, convention):
 
 
 def bilinear_by_hand(image, u, v):
-    """None outside; the sum over all pixels with triangle weights inside."""
+    """Sums all pixels with triangle weights. Returns None outside the image."""
     height, width = image.shape[:2]
     if not (0 <= u <= width - 1 and 0 <= v <= height - 1):
         return None
@@ -234,7 +234,7 @@ def test_whole_positions_are_the_pixels_the_last_ones_included():
     values, inside = sample(np.float32(SOURCE), odd)
     np.testing.assert_array_equal(
         inside[0, 0, :6], [False] * 5 + [True]
-    )  # the last one is rounding noise
+    )  # the last position is rounding noise
     np.testing.assert_array_equal(values[0, 0, :5], 0)
 
 
@@ -288,7 +288,7 @@ DIRECTION = RNG.normal(size=(2, *SIZE, 3))
 
 
 def weighed(source, depth, vector, k, source_k, padding, convention):
-    """A scalar that every pixel enters with another weight, and the warp."""
+    """Returns (a scalar to which every pixel contributes with its own weight, the warp)."""
     seen = warp.warp(source, depth, warp.rigid_motion(vector, convention), k, source_k, padding)
     return (DIRECTION * seen.image).sum(), seen
 
@@ -342,7 +342,8 @@ def test_gradients_are_finite_differences(padding, convention):
 @KINDS
 @in_float64
 def test_gradients_are_finite_where_points_pass_through_the_camera(padding, convention):
-    # The scene ends up around the source camera's plane: some points at z < 0, one exactly in the camera's centre.
+    # The scene moves around the source camera's plane. Some points have z < 0, a point lies exactly
+    # in the camera's centre.
     depth = DEPTH.copy()
     depth[:, 0], depth[0, 2, 3] = 0, 3
     k = np.array([[[5.0, 0, 3], [0, 5, 2], [0, 0, 1]]] * 2)
@@ -372,7 +373,10 @@ def test_no_scatter_unless_the_image_itself_learns():
 
 @pytest.fixture(scope='module')
 def two_frames():
-    """Frames 10 and 13 of a clip in which nothing moves, without the noise of the sensor, and the motion between."""
+    """Returns frames 10 and 13 of a clip in which nothing moves, and the motion between them.
+
+    The frames have no sensor noise.
+    """
     patch = pytest.MonkeyPatch()
     clip = streets._clip(0, 'train', 1)
     light = clip.scene.light._replace(noise=0.0)
@@ -386,7 +390,10 @@ def two_frames():
 
 
 def errors(target, source, motion, both=None):
-    """Median absolute colour error of the warp and of no warp, over the pixels that both frames see; and those."""
+    """Returns the median colour errors of the warp and of no warp, and the compared pixels.
+
+    By default these are the pixels that both frames see.
+    """
     colours = [np.float32(frame['image']) / 255 for frame in (target, source)]
     seen = warped(colours[1][None], target['depth'][None], motion[None], target['intrinsics'][None])
     image, valid, z, pixels = (np.asarray(x[0]) for x in seen)
@@ -414,7 +421,7 @@ def test_depth_and_pose_of_the_world_warp_one_frame_onto_another(two_frames):
     error, without, both = errors(target, source, motion)
     assert both.mean() > 0.5
     assert error < 0.01 and error < 0.25 * without
-    # It is the geometry that does it: with a fifth more depth, or the motion the other way round, it is worse.
+    # With a fifth more depth, or with the inverted motion, the error grows.
     wrong = {**target, 'depth': 1.2 * target['depth']}
     assert errors(wrong, source, motion, both)[0] > 1.4 * error
     assert errors(target, source, np.linalg.inv(motion), both)[0] > without
@@ -446,7 +453,7 @@ def test_warps_hold_through_the_geometry_of_augmentation(two_frames, matrix, siz
 
 
 def test_a_flipped_pair_fits_the_mirrored_motion_as_the_pair_fits_its_own(two_frames):
-    """What can be read off the flipped images is the mirrored motion, not that of the unmirrored scene."""
+    """Checks that flipped images show the mirrored motion, not the original motion."""
     target, source, motion = two_frames
     plain, _, both = errors(target, source, motion)
     flip = transforms.flip_matrix(96)

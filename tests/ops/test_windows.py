@@ -1,4 +1,4 @@
-"""Sliding windows in a compiled function, against loops over windows and against the tiling of `--mode predict`."""
+"""Sliding windows in a compiled function, against loops and the tiling of `--mode predict`."""
 
 import math
 
@@ -20,9 +20,9 @@ def make_images():
 
 
 def net_of_places(xp):
-    """A net whose values depend on the place in the window and on its other pixels.
+    """Returns a net whose values depend on the place in the window and on its further pixels.
 
-    Every weight shows, and so does what continues an image that is smaller than a window.
+    So every weight matters, and so does the continuation of an image that is smaller than a window.
     """
     rows, columns = np.arange(TILE[0])[:, None, None], np.arange(TILE[1])[:, None]
     ramp = (rows * 3 + columns * 5).astype(np.float32)
@@ -36,13 +36,13 @@ def net_of_places(xp):
 
 
 def seen(net, overlap=OVERLAP):
-    """The average that the device computes, [B, H, W, C]."""
+    """Returns the average that the device computes, [B, H, W, C]."""
     images, size = make_images(), jnp.asarray(SIZES)
     return np.asarray(jax.jit(lambda x, n: windows.average(net, x, n, TILE, overlap))(images, size))
 
 
 def test_a_loop_over_windows_gives_the_same():
-    """With the formulas written out: starts, Hann weights, reflection, average."""
+    """Compares with the formulas of starts, Hann weights, reflection and average."""
     images, found = make_images(), seen(net_of_places(jnp))
 
     def starts(length, tile):
@@ -108,13 +108,15 @@ def test_values_of_a_short_type_are_summed_in_float32():
     'lengths, expected', [([1024, 713, 900], [0, 311]), ([2048], [0, 445, 890, 1335])]
 )
 def test_a_street_scene_in_published_crops_is_eight_windows(lengths, expected):
-    """PSPNet's crops of 713 pixels at two thirds: ceil((1024 - 713) / 476) + 1 rows, ceil((2048 - 713) / 476) + 1."""
+    """Checks PSPNet's crops of 713 pixels: ceil((n - 713) / 476) + 1 along each axis."""
     axis = windows.cut_axis(jnp.asarray(lengths), lengths[0], 713, 1 / 3)
     np.testing.assert_array_equal(axis.starts[0], expected)
     num_windows = math.ceil((lengths[0] - 713) / math.ceil(713 * 2 / 3)) + 1
     chex.assert_shape(axis.starts, (len(lengths), num_windows))
     chex.assert_shape([axis.sources, axis.weights], (len(lengths), num_windows, 713))
-    if len(lengths) > 1:  # an image of one window, and one that needs as many as the largest
+    if (
+        len(lengths) > 1
+    ):  # an image of a single window, and an image that needs as many as the largest
         np.testing.assert_array_equal(axis.starts[1:], [[0, 0], [0, 187]])
         np.testing.assert_allclose(axis.weights[1], [[1.0] * 713, [0.0] * 713], rtol=1e-6)
 
