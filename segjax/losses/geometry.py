@@ -536,6 +536,6 @@ def _check_segmentation(probabilities, depth):
         raise InputError(
             'consistency of segmentation and depth',
             got=f'probabilities {probabilities.shape} and depth {depth.shape}',
-            expected='[B, H, W, C] and [B, H, W] of one size',
+            expected='[B, H, W, C] and [B, H, W] of the same size',
             fix='resize the depth map to the size of the segmentation',
         )

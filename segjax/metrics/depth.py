@@ -62,7 +62,7 @@ def image_errors(
         raise InputError(
             'depth errors',
             got=f'a prediction {prediction.shape} and a truth {truth.shape}',
-            expected='one shape [B, H, W]',
+            expected='equal shapes [B, H, W]',
             fix='resize the prediction (as disparity) to the size of the truth',
         )
     prediction = prediction.astype(jnp.float32)
