@@ -233,7 +233,8 @@ def test_the_tie_breaker_deals_out_ties():
 def test_edge_aware_smoothness_is_the_loop():
     totals = []
     for b in range(B):
-        d, image = DEPTH[b].astype(np.float64), TARGET[b].astype(np.float64)
+        d = DEPTH[b].astype(np.float64)
+        image = TARGET[b].astype(np.float64)
         d = d / (d.mean() + 1e-7)
         x = [
             abs(d[i, j + 1] - d[i, j]) * np.exp(-np.abs(image[i, j + 1] - image[i, j]).mean())
@@ -285,7 +286,8 @@ def test_consistency_of_maps_made_by_hand(loss, edges):
     np.testing.assert_allclose(value(SPLIT, FLAT), edges / 3, rtol=1e-6)
     np.testing.assert_allclose(value(SPLIT, STEP), edges / 3 * np.exp(-3), rtol=1e-6)
     # The second term looks at the depth along y, not along x.
-    above, step_above = SPLIT.swapaxes(1, 2), STEP.swapaxes(1, 2)
+    above = SPLIT.swapaxes(1, 2)
+    step_above = STEP.swapaxes(1, 2)
     np.testing.assert_allclose(value(above, step_above), edges / 3 * np.exp(-3), rtol=1e-6)
     np.testing.assert_allclose(value(above, STEP), edges / 3, rtol=1e-6)
     # A corner: an edge in 2 of 12 differences along each axis. Depth has an edge along x alone.
@@ -303,7 +305,8 @@ def test_consistency_of_maps_made_by_hand(loss, edges):
     [(geometry.per_class_consistency, np.sum), (geometry.holistic_consistency, np.max)],
 )
 def test_consistency_is_the_formula(loss, over_classes):
-    (sx, sy), (dx, dy) = steps(PROBABILITIES), steps(DEPTH)
+    sx, sy = steps(PROBABILITIES)
+    dx, dy = steps(DEPTH)
     expected = image_means(over_classes(sx, -1) * np.exp(-dx), over_classes(sy, -1) * np.exp(-dy))
     np.testing.assert_allclose(jitted(loss)(PROBABILITIES, DEPTH, WEIGHT), expected, rtol=1e-5)
 
@@ -314,8 +317,10 @@ def test_consistency_is_the_formula(loss, over_classes):
     [(geometry.per_class_consistency, np.sum), (geometry.holistic_consistency, np.max)],
 )
 def test_sharpness_multiplies_the_steps_of_depth(loss, over_classes, sharpness):
-    (sx, sy), (dx, dy) = steps(PROBABILITIES), steps(DEPTH)
-    near_x, near_y = np.exp(-sharpness * dx), np.exp(-sharpness * dy)
+    sx, sy = steps(PROBABILITIES)
+    dx, dy = steps(DEPTH)
+    near_x = np.exp(-sharpness * dx)
+    near_y = np.exp(-sharpness * dy)
     expected = image_means(over_classes(sx, -1) * near_x, over_classes(sy, -1) * near_y)
     value = jitted(loss)(PROBABILITIES, DEPTH, WEIGHT, sharpness)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
@@ -349,7 +354,8 @@ def test_normalised_depth_has_mean_one_over_what_was_measured():
 
 
 def test_chen_with_a_frozen_depth_net_is_the_formula():
-    (sx, sy), (dx, dy) = steps(PROBABILITIES), steps(DEPTH)
+    sx, sy = steps(PROBABILITIES)
+    dx, dy = steps(DEPTH)
     expected = image_means(dx * (1 - sx.sum(-1) / 2), dy * (1 - sy.sum(-1) / 2))
     got = jitted(geometry.depth_edges_without_semantic_edges)(PROBABILITIES, DEPTH, WEIGHT)
     np.testing.assert_allclose(got, expected, rtol=1e-5)

@@ -99,7 +99,8 @@ def test_ignored_and_padding_pixels_leave_no_trace(example):
         return losses.cross_entropy(x, label, weight).value()
 
     assert loss(poisoned) == loss(logits)
-    grad, clean = jax.grad(loss)(poisoned), jax.grad(loss)(logits)
+    grad = jax.grad(loss)(poisoned)
+    clean = jax.grad(loss)(logits)
     np.testing.assert_array_equal(grad[::2], clean[::2])
     kept = label[2] != 255
     alone = losses.cross_entropy(logits[2:, kept], label[2:, kept], np.ones(1)).value()
@@ -154,7 +155,8 @@ def test_bfloat16_logits_are_computed_in_float32(example):
     logits, label, weight = example
     logits = jnp.asarray(logits, jnp.bfloat16)
     for fn in (losses.cross_entropy, losses.ohem_cross_entropy):
-        got, exact = fn(logits, label, weight), fn(logits.astype(jnp.float32), label, weight)
+        got = fn(logits, label, weight)
+        exact = fn(logits.astype(jnp.float32), label, weight)
         chex.assert_type(tuple(got), jnp.float32)
         np.testing.assert_array_equal(got, exact)
     grad = jax.grad(lambda x: losses.cross_entropy(x, label, weight).value())(logits)
@@ -245,7 +247,8 @@ def test_ohem_keeps_every_nan(nan):
 
 def test_ohem_under_shard_map_is_the_mean_over_all_kept(example):
     logits, label, _ = example
-    logits, label = np.concatenate([logits] * 2)[:4], np.concatenate([label] * 2)[:4]
+    logits = np.concatenate([logits] * 2)[:4]
+    label = np.concatenate([label] * 2)[:4]
     weight = np.array([1.0, 1.0, 1.0, 0.5], np.float32)
     mesh = jax.make_mesh((2,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
 

@@ -150,7 +150,8 @@ def test_is_sklearns_jaccard_recall_and_f_score():
     label = rng.integers(0, 7, (2, 20, 30))
     prediction = np.where(rng.random(label.shape) < 0.6, label, rng.integers(0, 7, label.shape))
     got = confusion.scores(count(prediction, label, 7, ones(2)).sum, tuple('abcdefg'), 'cityscapes')
-    y, p = label.ravel(), prediction.ravel()
+    y = label.ravel()
+    p = prediction.ravel()
     for key, metric in (('IoU', 'jaccard'), ('accuracy', 'recall'), ('Dice', 'f1')):
         expected = getattr(sklearn.metrics, f'{metric}_score')(y, p, average=None)
         np.testing.assert_allclose(list(got[key].values()), expected, rtol=1e-12)
@@ -197,10 +198,8 @@ def train_ids(ids):
 
 
 def assert_official(label_ids, prediction_ids, folder):
-    prediction, label = (
-        np.stack(list(map(train_ids, prediction_ids))),
-        np.stack(list(map(train_ids, label_ids))),
-    )
+    prediction = np.stack(list(map(train_ids, prediction_ids)))
+    label = np.stack(list(map(train_ids, label_ids)))
     matrix = count(prediction, label, 19, ones(len(label))).sum
     got = confusion.scores(matrix, NAMES, 'cityscapes')
     mean, by_class = official(label_ids, prediction_ids, folder)
@@ -298,7 +297,8 @@ def test_image_iou_is_sklearns_per_image():
         prediction, label, 6, np.array([1, 1, 0, 1, 1])
     )
     for i in (0, 1, 4):
-        y, p = label[i][label[i] != 255], prediction[i][label[i] != 255]
+        y = label[i][label[i] != 255]
+        p = prediction[i][label[i] != 255]
         present = [c for c in range(6) if c in y or c in p]
         expected = sklearn.metrics.jaccard_score(y, p, labels=present, average='macro')
         assert got[i] == pytest.approx(expected, rel=1e-6)

@@ -30,7 +30,8 @@ def compiled(fn, **options):
 def by_hand(prediction, truth, median_scaling, valid=None):
     """Computes the seven errors of an image [H, W]."""
     mask = (truth > 1e-3) & (truth < 80) & (True if valid is None else valid)
-    d, t = prediction[mask].astype(np.float64), truth[mask].astype(np.float64)
+    d = prediction[mask].astype(np.float64)
+    t = truth[mask].astype(np.float64)
     d = np.clip(d * np.median(t) / np.median(d) if median_scaling else d, 1e-3, 80)
     ratio = np.maximum(d / t, t / d)
     return {
@@ -69,7 +70,8 @@ errors_as_they_are = compiled(depth.errors, median_scaling=False)
 def test_literal_values():
     # Depths 1, 2, 4 predicted as 1, 1, 8: ratios 1, 2, 2. With the median scale of 2 / 1 they
     # become 2, 1, 4.
-    truth, prediction = np.float32([[[1, 2, 4]]]), np.float32([[[1, 1, 8]]])
+    truth = np.float32([[[1, 2, 4]]])
+    prediction = np.float32([[[1, 1, 8]]])
     one = np.ones(1, np.float32)
     plain = {
         name: float(mean.value())
@@ -104,7 +106,8 @@ def test_median_scaling_forgives_the_scale_and_nothing_else():
 
 def test_predictions_are_capped_where_the_truth_is():
     # 1000 m counts as 80 m, 0 as 1 mm: neither is infinitely wrong.
-    truth, prediction = np.full((B, H, W), 40, np.float32), np.full((B, H, W), 1000, np.float32)
+    truth = np.full((B, H, W), 40, np.float32)
+    prediction = np.full((B, H, W), 1000, np.float32)
     prediction[1:] = 0
     got = compiled(depth.image_errors, median_scaling=False)(prediction, truth)
     np.testing.assert_allclose(got['abs_rel'], [1] + [1 - 1e-3 / 40] * 3, rtol=1e-5)
@@ -112,7 +115,8 @@ def test_predictions_are_capped_where_the_truth_is():
 
 
 def test_images_without_truth_and_padding_do_not_count_but_a_nan_does():
-    truth, prediction = TRUTH.copy(), PREDICTION.copy()
+    truth = TRUTH.copy()
+    prediction = PREDICTION.copy()
     truth[0] = 0
     prediction[1] = np.nan  # an example of weight 0
     got = errors(prediction, truth, WEIGHT)
@@ -120,7 +124,8 @@ def test_images_without_truth_and_padding_do_not_count_but_a_nan_does():
     np.testing.assert_allclose(got['rmse'], (0.5 * expected[0] + expected[1], 1.5), rtol=1e-5)
     of_images = compiled(depth.image_errors, median_scaling=True)(prediction, truth)
     np.testing.assert_array_equal(np.isnan(of_images['a1'])[[0, 2, 3]], [True, False, False])
-    prediction[3, 2, 2], truth[3, 2, 2] = np.nan, 10
+    prediction[3, 2, 2] = np.nan
+    truth[3, 2, 2] = 10
     assert np.isnan(errors(prediction, truth, WEIGHT)['abs_rel'].sum)
 
 
@@ -178,11 +183,13 @@ def motions(seed, *shape, turn=0.3):
         .as_matrix()
         .reshape(*shape, 3, 3)
     )
-    result[..., :3, 3], result[..., 3, 3] = rng.normal(size=(*shape, 3)), 1
+    result[..., :3, 3] = rng.normal(size=(*shape, 3))
+    result[..., 3, 3] = 1
     return result
 
 
-trajectory_error, rotation_error = jax.jit(depth.trajectory_error), jax.jit(depth.rotation_error)
+trajectory_error = jax.jit(depth.trajectory_error)
+rotation_error = jax.jit(depth.rotation_error)
 
 
 def ate_by_hand(predicted, truth):
@@ -195,7 +202,8 @@ def ate_by_hand(predicted, truth):
 
 
 def test_trajectory_error_is_the_formula():
-    predicted, truth = motions(0, B, 5), motions(1, B, 5)
+    predicted = motions(0, B, 5)
+    truth = motions(1, B, 5)
     expected = WEIGHT @ [ate_by_hand(*pair) for pair in zip(predicted, truth)]
     got = trajectory_error(np.float32(predicted), np.float32(truth), WEIGHT)
     np.testing.assert_allclose(got, (expected, WEIGHT.sum()), rtol=1e-5)
@@ -262,7 +270,8 @@ def angle_by_hand(motion):
 
 
 def test_saying_no_motion_is_wrong_by_all_of_it():
-    predicted, truth = motions(5, B, 3), motions(6, B, 3)
+    predicted = motions(5, B, 3)
+    truth = motions(6, B, 3)
     got = motion_errors(np.float32(predicted), np.float32(truth), WEIGHT)
     turns = [sum(angle_by_hand(motion) for motion in example) for example in truth]
     np.testing.assert_allclose(
@@ -305,7 +314,8 @@ def test_yaw_is_the_turn_about_the_axis_that_points_down():
 
 
 def test_correlation_of_yaw_is_pooled_over_batches_and_frames():
-    predicted, truth = motions(7, 40, 2, turn=0.02), motions(8, 40, 2, turn=0.02)
+    predicted = motions(7, 40, 2, turn=0.02)
+    truth = motions(8, 40, 2, turn=0.02)
     predicted[..., :3, :3] = truth[..., :3, :3] @ predicted[..., :3, :3]  # related, but not equal
     weight = np.ones(40, np.float32)
     weight[[3, 20, 39]] = 0

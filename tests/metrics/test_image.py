@@ -34,7 +34,8 @@ def test_is_the_loop(peak, masked):
 def test_range_and_peak_belong_together():
     # scikit-image: 10 log10(data_range^2 / mse). An image has the same PSNR in [-1, 1], in [0, 1]
     # and in 0 .. 255.
-    unit, other = (TRUTH + 1) / 2, (OTHER + 1) / 2
+    unit = (TRUTH + 1) / 2
+    other = (OTHER + 1) / 2
     expected = [
         10 * np.log10(1.0**2 / np.mean((unit[b] - other[b]) ** 2, dtype=np.float64))
         for b in range(3)

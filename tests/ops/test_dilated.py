@@ -26,7 +26,8 @@ def normal(seed, *shape):
 
 def problem(channels=4, features=2, size=(6, 7), kernel_size=(3, 3), batch=2):
     """Returns x, kernel, dy in float64."""
-    x, dy = normal(0, batch, *size, channels), normal(2, batch, *size, features)
+    x = normal(0, batch, *size, channels)
+    dy = normal(2, batch, *size, features)
     return x, normal(1, *kernel_size, channels, features), dy
 
 
@@ -37,7 +38,8 @@ def pixel_of(x, b, m, n, c):
 
 def bilinear(x, b, m, n, c):
     """Interpolates x_c at real coordinates, with floors of coordinates instead of dilations."""
-    top, left = math.floor(m), math.floor(n)
+    top = math.floor(m)
+    left = math.floor(n)
     value = 0.0
     for r, s in itertools.product((top, top + 1), (left, left + 1)):
         value += max(0, 1 - abs(m - r)) * max(0, 1 - abs(n - s)) * pixel_of(x, b, r, s, c)
@@ -67,7 +69,8 @@ def factor_gradient_by_eq_4_4(x, kernel, factors, dy):
     gradient = np.zeros(len(factors))
     for b, m, n, c in np.ndindex(x.shape):
         near = math.floor(factors[c])
-        far, a = near + 1, factors[c] - near
+        far = near + 1
+        a = factors[c] - near
         for i, j, weights in taps_of(kernel):
             slope = (2 * a - 2) * pixel_of(x, b, m + i * near, n + j * near, c)
             slope += (1 - 2 * a) * pixel_of(x, b, m + i * near, n + j * far, c)
@@ -133,7 +136,8 @@ def test_whole_factors_are_the_fixed_conv(dilation, forms):
 
 @pytest.mark.parametrize('forms', FORMS)
 def test_neighbours_outside_the_image_are_zero_each_on_its_own(forms):
-    x, taps = np.ones((1, 6, 6, 1), np.float32), np.zeros((3, 3, 1, 2), np.float32)
+    x = np.ones((1, 6, 6, 1), np.float32)
+    taps = np.zeros((3, 3, 1, 2), np.float32)
     taps[0, 0, 0, 0] = taps[1, 2, 0, 1] = 1  # the upper left tap, and the right tap
     y = value(x, taps, np.array([2.25], np.float32), RANGE, forms)
     # Pixel 2 reads at -0.25: a quarter of it lies outside.
@@ -199,7 +203,8 @@ def test_gradients_are_central_differences(forms):
 @float64
 def test_kernels_wider_than_three_have_the_slope_of_their_distance(forms):
     x, kernel, dy = problem(kernel_size=(1, 5))
-    factors, step = np.array([1.1, 1.6, 2.2, 2.9]), 1e-4
+    factors = np.array([1.1, 1.6, 2.2, 2.9])
+    step = 1e-4
     gradient = value_and_gradients(x, kernel, factors, dy, (1, 3), forms)[-1]
     for c in range(4):
         moved = step * (np.arange(4) == c)
@@ -229,7 +234,9 @@ def test_factor_gradient_is_eq_4_4(factors, forms):
 @float64
 def test_convention_at_kinks_and_ends(dilation_range, factors, sides, forms):
     x, kernel, dy = problem()
-    factors, sides, step = np.array(factors, float), np.array(sides), 1e-6
+    factors = np.array(factors, float)
+    sides = np.array(sides)
+    step = 1e-6
     gradient = value_and_gradients(x, kernel, factors, dy, dilation_range, forms)[-1]
 
     def one_sided(c, side):
@@ -317,7 +324,8 @@ def test_gradient_on_eight_devices_sums_to_the_full_batch():
 @float64
 def test_a_factor_outside_acts_as_the_end_of_its_range(forms):
     x, kernel, dy = problem()
-    outside, ends = np.array([-3, 0.9, 4.1, 1e6]), np.array([1, 1, 4, 4.0])
+    outside = np.array([-3, 0.9, 4.1, 1e6])
+    ends = np.array([1, 1, 4, 4.0])
     chex.assert_trees_all_equal(
         value_and_gradients(x, kernel, outside, dy, RANGE, forms),
         value_and_gradients(x, kernel, ends, dy, RANGE, forms),
@@ -362,9 +370,11 @@ def test_gate_per_image_sums_what_leads_back_in_each_image(forms):
         copies = dilated.gate_per_image(factors, 5, RANGE)
         return (conv_dilated(jnp.asarray(x), jnp.asarray(kernel), copies, RANGE, forms) * dy).sum()
 
-    expected, ungated = np.zeros(9), np.zeros(9)
+    expected = np.zeros(9)
+    ungated = np.zeros(9)
     for b in range(5):
-        image, slope = x[b : b + 1], dy[b : b + 1]
+        image = x[b : b + 1]
+        slope = dy[b : b + 1]
         near_ends = np.where(
             factors > 4, 4 - 1e-9, np.clip(factors, *RANGE)
         )  # the left derivative at the upper end
@@ -393,7 +403,8 @@ def test_gate_per_image_in_bfloat16_keeps_float32_factors():
 
         return jax.jit(jax.grad(loss))(factors)
 
-    half, full = gradient(jnp.bfloat16), gradient(jnp.float32)
+    half = gradient(jnp.bfloat16)
+    full = gradient(jnp.float32)
     chex.assert_type(half, jnp.float32)
     np.testing.assert_allclose(half, full, atol=0.03 * np.abs(full).max())
     assert (half[:2] <= 0).all() and (half[4:] >= 0).all()

@@ -37,10 +37,12 @@ def reference(stored, size, images, key):
 
 @pytest.mark.parametrize('size, batch', [(1, 3), (5, 4), (7, 2)])
 def test_is_the_rule(size, batch):
-    pool, stored = image_pool.init(size, (1, 1, 2)), []
+    pool = image_pool.init(size, (1, 1, 2))
+    stored = []
     query = jax.jit(image_pool.query)
     for step in range(8):
-        images, key = numbered(step * batch, batch), jax.random.key(step)
+        images = numbered(step * batch, batch)
+        key = jax.random.key(step)
         expected = reference(stored, size, images, key)
         given, pool = query(pool, images, key)
         np.testing.assert_array_equal(given, expected)
@@ -51,10 +53,8 @@ def test_is_the_rule(size, batch):
 
 
 def test_without_jit_the_bits_are_the_same():
-    images, key = (
-        np.random.default_rng(0).normal(size=(6, 2, 3, 3)).astype(np.float32),
-        jax.random.key(3),
-    )
+    images = np.random.default_rng(0).normal(size=(6, 2, 3, 3)).astype(np.float32)
+    key = jax.random.key(3)
     pool = image_pool.init(3, (2, 3, 3))
     compiled = jax.jit(image_pool.query)(pool, images, key)
     with jax.disable_jit():
@@ -72,7 +72,8 @@ def test_statistics_of_a_full_pool():
     old = given != np.arange(size, size + count)
     assert stats.binomtest(int(old.sum()), count, 0.5).pvalue > 1e-3
     # Which place an exchanged image came from, replayed by the images' numbers.
-    holds, places = list(range(size)), []
+    holds = list(range(size))
+    places = []
     for new, image in zip(range(size, size + count), given):
         if image != new:
             places.append(holds.index(image))
@@ -84,14 +85,16 @@ def test_statistics_of_a_full_pool():
 
 
 def test_size_zero_is_off():
-    pool, images = image_pool.init(0, (1, 1, 2)), numbered(0, 3)
+    pool = image_pool.init(0, (1, 1, 2))
+    images = numbered(0, 3)
     given, after = jax.jit(image_pool.query)(pool, images, jax.random.key(0))
     np.testing.assert_array_equal(given, images)
     assert not jax.tree.leaves(pool) and not jax.tree.leaves(after)
 
 
 def test_the_pool_keeps_its_dtype_and_gives_back_that_of_the_images():
-    pool, images = image_pool.init(2, (1, 1, 2), jnp.bfloat16), 0.1 * numbered(1, 8)
+    pool = image_pool.init(2, (1, 1, 2), jnp.bfloat16)
+    images = 0.1 * numbered(1, 8)
     for _ in range(2):
         given, pool = jax.jit(image_pool.query)(pool, images, jax.random.key(0))
         chex.assert_type([given, pool['images']], [jnp.float32, jnp.bfloat16])

@@ -57,7 +57,8 @@ def test_max_only_keeps_the_largest_even_if_it_is_negative():
 
 
 def test_max_only_passes_the_gradient_through_the_largest():
-    latent, cotangent = normal(2, 3, 4, 5), normal(2, 3, 4, 5, seed=1)
+    latent = normal(2, 3, 4, 5)
+    cotangent = normal(2, 3, 4, 5, seed=1)
     _, vjp = jax.vjp(noise.max_only, latent)
     expected = np.where(latent == latent.max(-1, keepdims=True), cotangent, 0)
     np.testing.assert_array_equal(vjp(cotangent)[0], expected)
@@ -135,7 +136,8 @@ def test_quantize_normal_numbers(bits, sigma):
 
 
 def test_straight_through_gradient():
-    latent, cotangent = normal(2, 3, 4, 5, scale=2), normal(2, 3, 4, 5, seed=1)
+    latent = normal(2, 3, 4, 5, scale=2)
+    cotangent = normal(2, 3, 4, 5, seed=1)
     assert (np.abs(latent) > 1).any() and (np.abs(latent) < 1).any()
 
     def gradient(ste_clip):
@@ -180,7 +182,8 @@ def test_gaussian_noise_is_white_and_normal():
 
 
 def test_an_example_gets_its_noise_wherever_it_stands():
-    latent, keys = normal(4, 5, 6, S), keys_of(*range(4))
+    latent = normal(4, 5, 6, S)
+    keys = keys_of(*range(4))
     together = gaussian(latent, keys, 7.38)
     order = np.array([2, 0, 3, 1])
     np.testing.assert_allclose(
@@ -195,7 +198,8 @@ def test_an_example_gets_its_noise_wherever_it_stands():
 
 @pytest.mark.parametrize('norm', noise.SNR_NORMS)
 def test_gaussian_gradient_is_the_identity(norm):
-    latent, cotangent = normal(2, 3, 4, 5), normal(2, 3, 4, 5, seed=1)
+    latent = normal(2, 3, 4, 5)
+    cotangent = normal(2, 3, 4, 5, seed=1)
     gradient = jax.jit(
         lambda x: jax.vjp(lambda x: noise.gaussian(x, keys_of(0, 1), 3.0, norm), x)[1](cotangent)[0]
     )
@@ -207,7 +211,8 @@ def test_gaussian_gradient_is_the_identity(norm):
 
 
 def test_measured_snr_is_the_formula():
-    clean, noisy = normal(2, 4, 5, 3), normal(2, 4, 5, 3, seed=1)
+    clean = normal(2, 4, 5, 3)
+    noisy = normal(2, 4, 5, 3, seed=1)
     valid = np.random.default_rng(2).random((2, 4, 5)) < 0.7
     for mask in (None, valid):
         expected = []
@@ -267,7 +272,8 @@ def test_inject_is_the_named_function_in_both_dtypes(injector):
 
 
 def test_bits_and_snr_may_be_traced():
-    latent, keys = uniform(2, 8, 8, S), keys_of(4, 5)
+    latent = uniform(2, 8, 8, S)
+    keys = keys_of(4, 5)
     assert jax.grad(lambda x, bits: noise.quantize(x, bits).sum(), (0, 1))(0.3, 2.0) == (1, 0)
 
     chex.clear_trace_counter()

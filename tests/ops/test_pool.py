@@ -18,7 +18,8 @@ def pooled_and_gradient(x, dy, forms):
 
 def loop(x, dy):
     """Scans in row-major order. The first of equal pixels wins, as in torch."""
-    y, dx = np.zeros(dy.shape, x.dtype), np.zeros_like(x)
+    y = np.zeros(dy.shape, x.dtype)
+    dx = np.zeros_like(x)
     for b, i, j, c in np.ndindex(*dy.shape):
         window = x[b, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c]
         r, s = np.unravel_index(np.argmax(window), (2, 2))
@@ -61,13 +62,15 @@ def test_bad_input():
 
 def max_pool_loop(x, dy, window, strides, padding):
     """Scans each window inside the image in row-major order. The output has the size of dy."""
-    y, dx = np.zeros(dy.shape, x.dtype), np.zeros_like(x)
+    y = np.zeros(dy.shape, x.dtype)
+    dx = np.zeros_like(x)
     for b, i, j, c in np.ndindex(*dy.shape):
         best, place = -np.inf, None
         for r in range(i * strides - padding, i * strides - padding + window):
             for s in range(j * strides - padding, j * strides - padding + window):
                 if 0 <= r < x.shape[1] and 0 <= s < x.shape[2] and x[b, r, s, c] > best:
-                    best, place = x[b, r, s, c], (r, s)
+                    best = x[b, r, s, c]
+                    place = (r, s)
         y[b, i, j, c] = best
         dx[b, *place, c] += dy[b, i, j, c]
     return y, dx

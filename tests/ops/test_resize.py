@@ -98,7 +98,8 @@ def test_grid_keeps_features_on_their_pixels(size):
 def test_bilinear_deconvolution_is_the_loop(stride, offset, size):
     x = normal(0, 1, 4, 3, 2)
     taps = 2 * stride
-    f, centre = (taps + 1) // 2, (taps + 1) // 2 - 0.5
+    f = (taps + 1) // 2
+    centre = (taps + 1) // 2 - 0.5
     kernel = 1 - np.abs(np.arange(taps) - centre) / f
     whole = np.zeros((1, stride * 5, stride * 4, 2))
     for i, j, r, s in np.ndindex(4, 3, taps, taps):
@@ -187,7 +188,8 @@ def test_resize_valid_keeps_the_fraction_far_from_the_origin():
 
 def test_resize_valid_gradient_stays_inside():
     x = jnp.asarray(normal(0, 2, 4, 5, 1))
-    valid, out_valid = jnp.array([[3, 4], [4, 2]]), jnp.array([[6, 5], [2, 7]])
+    valid = jnp.array([[3, 4], [4, 2]])
+    out_valid = jnp.array([[6, 5], [2, 7]])
 
     @jax.jit
     def fn(x):

@@ -19,11 +19,13 @@ RNG = np.random.default_rng(0)
 # A camera whose x points to the left, and a camera with a rotated image. A warp must accept both.
 FLIPPED = np.array([[-7.0, 0, 3.2], [0, 6.5, 2.1], [0, 0, 1]])
 ROTATED = np.array([[6.0, 1.5, 2.5], [-1.2, 5.5, 1.8], [0, 0, 1]])
-SIZE, SOURCE_SIZE = (5, 7), (6, 8)
+SIZE = (5, 7)
+SOURCE_SIZE = (6, 8)
 DEPTH = RNG.uniform(2, 5, (2, *SIZE))
 SOURCE = RNG.random((2, *SOURCE_SIZE, 3))
 VECTOR = np.array([[0.05, -0.1, 0.2, 0.3, -0.2, 0.1], [-0.1, 0.06, -0.1, -0.1, 0.4, -0.2]])
-K, SOURCE_K = np.stack([FLIPPED, ROTATED]), np.stack([ROTATED, FLIPPED])
+K = np.stack([FLIPPED, ROTATED])
+SOURCE_K = np.stack([ROTATED, FLIPPED])
 
 axis_angle = jax.jit(warp.rotation_from_axis_angle)
 euler = jax.jit(warp.rotation_from_euler)
@@ -44,12 +46,11 @@ def in_float64(test):
 def motion_by_hand(vector, convention):
     motion = np.eye(4)
     if convention == 'axis_angle':
-        motion[:3, :3], motion[:3, 3] = Rotation.from_rotvec(vector[:3]).as_matrix(), vector[3:]
+        motion[:3, :3] = Rotation.from_rotvec(vector[:3]).as_matrix()
+        motion[:3, 3] = vector[3:]
     else:  # upper case: about the axes as they turn with the body, which is the product Rx Ry Rz
-        motion[:3, :3], motion[:3, 3] = (
-            Rotation.from_euler('XYZ', vector[3:]).as_matrix(),
-            vector[:3],
-        )
+        motion[:3, :3] = Rotation.from_euler('XYZ', vector[3:]).as_matrix()
+        motion[:3, 3] = vector[:3]
     return motion
 
 
@@ -65,17 +66,16 @@ def bilinear_by_hand(image, u, v):
 
 
 def warp_by_hand(source, depth, motion, k, source_k):
-    image, valid, z = (
-        np.zeros((*depth.shape, source.shape[-1])),
-        np.zeros(depth.shape, bool),
-        np.zeros(depth.shape),
-    )
+    image = np.zeros((*depth.shape, source.shape[-1]))
+    valid = np.zeros(depth.shape, bool)
+    z = np.zeros(depth.shape)
     for v, u in np.ndindex(*depth.shape):
         x, y, z[v, u], _ = motion @ [*(depth[v, u] * np.linalg.inv(k) @ [u, v, 1]), 1]
         if z[v, u] > 0 and depth[v, u] > 0:
             colour = bilinear_by_hand(source, *(source_k @ [x, y, z[v, u]] / z[v, u])[:2])
             if colour is not None:
-                image[v, u], valid[v, u] = colour, True
+                image[v, u] = colour
+                valid[v, u] = True
     return image, valid, z
 
 
@@ -250,7 +250,8 @@ def test_sources_are_warped_as_if_alone():
     motion = np.float32([motion_by_hand(vector, 'axis_angle') for vector in VECTOR])
     sources = np.float32(np.stack([SOURCE, SOURCE[::-1]], 1))
     motions = np.stack([motion, np.linalg.inv(motion)], 1)
-    depth, k = np.float32(DEPTH), np.float32(K)
+    depth = np.float32(DEPTH)
+    k = np.float32(K)
     together = warped(sources, depth[:, None], motions, k[:, None])
     for s in range(2):
         alone = warped(sources[:, s], depth, motions[:, s], k)
@@ -265,10 +266,8 @@ def test_sources_are_warped_as_if_alone():
 
 def test_standing_still_changes_nothing():
     size = (24, 832)
-    image, depth = (
-        RNG.random((1, *size, 3), np.float32),
-        RNG.uniform(0.1, 80, (1, *size)).astype(np.float32),
-    )
+    image = RNG.random((1, *size, 3), np.float32)
+    depth = RNG.uniform(0.1, 80, (1, *size)).astype(np.float32)
     k = np.float32([[[-566.6, 0, 414.6], [0, 566.9, 11.7], [0, 0, 1]]])
     got = warped(image, depth, np.eye(4, dtype=np.float32)[None], k)
     assert got.valid.all()
@@ -446,7 +445,8 @@ def test_depth_and_pose_of_the_world_warp_one_frame_onto_another(two_frames):
 def test_warps_hold_through_the_geometry_of_augmentation(two_frames, matrix, size):
     target, source, motion = two_frames
     plain, _, _ = errors(target, source, motion)
-    target, source = moved(target, matrix, size), moved(source, matrix, size)
+    target = moved(target, matrix, size)
+    source = moved(source, matrix, size)
     error, without, both = errors(target, source, relative_motion(target['pose'], source['pose']))
     assert both.mean() > 0.4
     assert error < 1.25 * plain and error < 0.35 * without
