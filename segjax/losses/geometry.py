@@ -512,7 +512,7 @@ def _mean_over_images(weight, *terms) -> Mean:
             got='a map with no neighbours: ' + ', '.join(str(term.shape) for term in terms),
             expected='at least 2 pixels along both axes, 3 for second derivatives',
         )
-    means = [term.mean(tuple(range(1, term.ndim))) for term in terms]  # of [B]
+    means = (term.mean(tuple(range(1, term.ndim))) for term in terms)  # [B] each
     total = functools.reduce(jnp.add, means)
     return masked_mean(total, jnp.ones_like(total), weight)
 
@@ -536,6 +536,6 @@ def _check_segmentation(probabilities, depth):
         raise InputError(
             'consistency of segmentation and depth',
             got=f'probabilities {probabilities.shape} and depth {depth.shape}',
-            expected='[B, H, W, C] and [B, H, W] of one size',
+            expected='[B, H, W, C] and [B, H, W] of the same size',
             fix='resize the depth map to the size of the segmentation',
         )

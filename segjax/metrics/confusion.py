@@ -125,9 +125,8 @@ def per_example(values: Array, index: Array, weight: Array, num_examples: int) -
       Mean of [N] float32 vectors. value() is the value of each example, NaN for examples that were
       never placed.
     """
-    counted = weight > 0
-    placed = (index[:, None] == jnp.arange(num_examples)) & counted[:, None]  # [B, N]
-    lost = (counted & ((index < 0) | (index >= num_examples))).any()
+    placed = (index[:, None] == jnp.arange(num_examples)) & (weight > 0)[:, None]  # [B, N]
+    lost = ((weight > 0) & ((index < 0) | (index >= num_examples))).any()
     total = jnp.where(placed, values[:, None].astype(jnp.float32), 0.0).sum(0)
     return Mean(jnp.where(lost, jnp.nan, total), placed.astype(jnp.float32).sum(0))
 

@@ -62,7 +62,7 @@ def image_errors(
         raise InputError(
             'depth errors',
             got=f'a prediction {prediction.shape} and a truth {truth.shape}',
-            expected='one shape [B, H, W]',
+            expected='equal shapes [B, H, W]',
             fix='resize the prediction (as disparity) to the size of the truth',
         )
     prediction = prediction.astype(jnp.float32)
@@ -357,9 +357,8 @@ def yaw_sums(predicted: Array, truth: Array, weight: Array) -> Mean:
 def correlation(sums: np.ndarray) -> float:
     """Returns Pearson's correlation from the total of `yaw_sums`, on the host.
 
-    Each source has its own mean. The yaws of a camera that always turns left have a sign for
-    earlier sources, and the opposite sign for later sources. With a common mean, a constant
-    prediction would correlate.
+    Each source has its own mean. If a camera always turns left, the yaws of earlier and of later
+    sources have opposite signs. With a common mean, a constant prediction would correlate.
 
     Args:
       sums: [n, 6], see `yaw_sums`.

@@ -28,6 +28,7 @@ def psnr(truth: Array, other: Array, peak: float = 2.0, valid: Array | None = No
     if valid is None:
         valid = jnp.ones(truth.shape[:3], bool)
     square = jnp.where(valid[..., None], truth - other, 0) ** 2
+    total = square.sum((1, 2, 3))
     num_values = valid.sum((1, 2)) * truth.shape[-1]
-    mean_square = square.sum((1, 2, 3)) / num_values  # [B]
+    mean_square = total / num_values  # [B]
     return 10 * jnp.log10(peak**2 / mean_square)

@@ -24,7 +24,7 @@ def init(size: int, image_shape: tuple[int, ...], dtype=jnp.float32) -> dict:
     """
     if size < 0:
         raise InputError(
-            'image pool: size', got=str(size), expected='at least 0; 0 switches the pool off'
+            'image pool: size', got=str(size), expected='0 or more, where 0 switches the pool off'
         )
     if size == 0:
         return {}

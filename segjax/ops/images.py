@@ -82,8 +82,9 @@ def colorize(label, palette, ignore: int = 255):
     """
     palette = jnp.asarray(palette, jnp.uint8)
     known = (label >= 0) & (label < len(palette))
+    is_class = known[..., None]
     of_classes = palette[jnp.where(known, label, 0)]  # [..., 3]
-    colors = jnp.where(known[..., None], of_classes, np.uint8(OUT_OF_RANGE_COLOR))
+    colors = jnp.where(is_class, of_classes, np.uint8(OUT_OF_RANGE_COLOR))
     return jnp.where((label == ignore)[..., None], np.uint8(0), colors)
 
 

@@ -209,8 +209,9 @@ def back_project(depth, intrinsics):
     inverse = _matrix((d, -b), (-c, a)) / (a * d - b * c)[..., None, None]  # [..., 2, 2]
     from_centre = pixel_grid(depth.shape[-2:]) - intrinsics[..., None, None, :2, 2]
     xy = _einsum('...ij,...hwj->...hwi', inverse, from_centre)
+    depth = depth[..., None]
     ray = jnp.concatenate([xy, jnp.ones_like(xy[..., :1])], -1)  # [..., H, W, 3]
-    return depth[..., None] * ray
+    return depth * ray
 
 
 def project(points, intrinsics):

@@ -1,7 +1,8 @@
-"""Geometric losses against loops over their formulas, and against maps small enough to work out by hand."""
+"""Geometric losses against loops over their formulas, and against small maps computed by hand."""
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +27,7 @@ KEYS = jax.random.split(jax.random.key(0), B)
 
 @functools.cache
 def jitted(loss):
-    """Compiled once for all tests that call it with the same shapes."""
+    """Returns the compiled loss, shared by all tests that call it with the same shapes."""
     return (
         jax.jit(loss, static_argnames='reduction')
         if loss is geometry.photometric_l1
@@ -35,7 +36,7 @@ def jitted(loss):
 
 
 def by_hand(values, counts):
-    """(sum, count) of float64 values [B, ...] and what they count for."""
+    """Returns (sum, count) of float64 values [B, ...] and of their weights."""
     return tuple(
         sum(w * np.sum(x, dtype=np.float64) for w, x in zip(WEIGHT, part))
         for part in (values, counts)
@@ -43,14 +44,14 @@ def by_hand(values, counts):
 
 
 def steps(x):
-    """|forward differences| of [B, H, W, ...] along x and along y."""
+    """Returns |forward differences| of [B, H, W, ...] along x and along y."""
     return np.abs(np.diff(x.astype(np.float64), axis=2)), np.abs(
         np.diff(x.astype(np.float64), axis=1)
     )
 
 
 def image_means(*terms):
-    """(sum, count) over images of the sum of each image's means."""
+    """Returns (sum, count) over images of the sum of each image's means."""
     return by_hand([sum(term[b].mean() for term in terms) for b in range(B)], np.ones(B))
 
 
@@ -112,7 +113,7 @@ def test_explainability():
     np.testing.assert_allclose(jitted(geometry.explainability)(MASK_LOGITS), share, rtol=1e-6)
     got = jitted(geometry.explainability_cross_entropy)(MASK_LOGITS, WEIGHT)
     np.testing.assert_allclose(got, by_hand(-np.log(share).sum(1), np.ones((B, H, W))), rtol=1e-6)
-    # One that always says 'keep' costs nothing, one that is undecided ln 2 per source.
+    # A mask that always says 'keep' costs nothing, an undecided mask ln 2 per source.
     sure = np.broadcast_to(np.float32([-50, 50]), MASK_LOGITS.shape)
     assert jitted(geometry.explainability_cross_entropy)(sure, WEIGHT).value() == 0
     undecided = jitted(geometry.explainability_cross_entropy)(np.zeros_like(MASK_LOGITS), WEIGHT)
@@ -120,7 +121,7 @@ def test_explainability():
 
 
 def ssim_by_hand(a, b):
-    """[H, W] of two [H, W] float64: windows of 3x3 pixels, mirrored about the border pixels."""
+    """Computes SSIM [H, W] of two float64 images, with 3x3 windows mirrored about the border."""
     result = np.zeros(a.shape)
     for i, j in np.ndindex(*a.shape):
         rows, columns = (
@@ -144,7 +145,7 @@ def ssim_of_sources():
 
 
 def mixture_by_hand(other=WARPED):
-    """[B, N, H, W]."""
+    """Computes the mixture of SSIM and L1 of every pixel, [B, N, H, W]."""
     result = np.zeros((B, N, H, W))
     for b, s, c in np.ndindex(B, N, 3):
         p, q = (x[..., c].astype(np.float64) for x in (TARGET[b], other[b, s]))
@@ -173,9 +174,10 @@ def test_minimum_reprojection_takes_the_best_source_of_each_pixel():
     loss = mixture_by_hand()
     expected = by_hand(loss.min(1), np.ones((B, H, W)))
     np.testing.assert_allclose(minimum(TARGET, WARPED, WEIGHT), expected, rtol=1e-5)
-    seen = VALID.any(1)
-    assert not seen.all()
-    expected = by_hand(np.where(seen, np.where(VALID, loss, np.inf).min(1), 0), seen)
+    visible = VALID.any(1)
+    assert not visible.all()
+    best = np.where(VALID, loss, np.inf).min(1)
+    expected = by_hand(np.where(visible, best, 0), visible)
     np.testing.assert_allclose(minimum(TARGET, WARPED, WEIGHT, valid=VALID), expected, rtol=1e-5)
 
 
@@ -185,7 +187,7 @@ def test_auto_masking_lets_unwarped_sources_win():
     np.testing.assert_allclose(
         got, by_hand(candidates.min(1), np.ones((B, H, W))), atol=1e-4 * B * H * W
     )
-    # Where no warp is valid they win as well, and the pixel counts.
+    # They also win where no warp is valid, and the pixel counts.
     candidates[:, :N] = np.where(VALID, candidates[:, :N], np.inf)
     got = minimum(TARGET, WARPED, WEIGHT, sources=SOURCES, keys=KEYS, valid=VALID)
     np.testing.assert_allclose(
@@ -199,7 +201,9 @@ def test_no_gradient_comes_from_pixels_that_stand_still():
             lambda warped, sources: minimum(TARGET, warped, WEIGHT, sources=sources, keys=KEYS).sum
         )
     )
-    still = np.stack([TARGET, WARPED[:, 1]], 1)  # one source is the target itself: nothing moved
+    still = np.stack(
+        [TARGET, WARPED[:, 1]], 1
+    )  # the first source is the target itself: nothing moved
     np.testing.assert_array_equal(gradient(WARPED, still), 0)
     assert (
         np.asarray(gradient(WARPED, 1 - np.round(TARGET)[:, None].repeat(N, 1))).any(-1)[0].mean()
@@ -208,7 +212,8 @@ def test_no_gradient_comes_from_pixels_that_stand_still():
 
 
 def test_the_tie_breaker_deals_out_ties():
-    # The warp changes nothing, so that min(pe, pe + 1e-5 N(0, 1)) lies below pe by 1e-5 times the mean of max(0, N).
+    # The warp changes nothing. So min(pe, pe + 1e-5 N(0, 1)) lies below pe by 1e-5 times the mean
+    # of max(0, N).
     drawn = np.array(
         [
             minimum(
@@ -228,7 +233,8 @@ def test_the_tie_breaker_deals_out_ties():
 def test_edge_aware_smoothness_is_the_loop():
     totals = []
     for b in range(B):
-        d, image = DEPTH[b].astype(np.float64), TARGET[b].astype(np.float64)
+        d = DEPTH[b].astype(np.float64)
+        image = TARGET[b].astype(np.float64)
         d = d / (d.mean() + 1e-7)
         x = [
             abs(d[i, j + 1] - d[i, j]) * np.exp(-np.abs(image[i, j + 1] - image[i, j]).mean())
@@ -272,17 +278,19 @@ FLAT = np.ones((1, 4, 4), np.float32)
     'loss, edges', [(geometry.per_class_consistency, 2), (geometry.holistic_consistency, 1)]
 )
 def test_consistency_of_maps_made_by_hand(loss, edges):
-    # In each row one of three differences is an edge of 1, of both classes; along y there is none.
+    # In each row a single one of three differences is an edge of 1, of both classes. Along y there
+    # is no edge.
     def value(probabilities, depth):
         return jitted(loss)(probabilities, depth, ONE).value()
 
     np.testing.assert_allclose(value(SPLIT, FLAT), edges / 3, rtol=1e-6)
     np.testing.assert_allclose(value(SPLIT, STEP), edges / 3 * np.exp(-3), rtol=1e-6)
     # The second term looks at the depth along y, not along x.
-    above, step_above = SPLIT.swapaxes(1, 2), STEP.swapaxes(1, 2)
+    above = SPLIT.swapaxes(1, 2)
+    step_above = STEP.swapaxes(1, 2)
     np.testing.assert_allclose(value(above, step_above), edges / 3 * np.exp(-3), rtol=1e-6)
     np.testing.assert_allclose(value(above, STEP), edges / 3, rtol=1e-6)
-    # A corner: an edge in 2 of 12 differences of both kinds, where depth has it in those along x alone.
+    # A corner: an edge in 2 of 12 differences along each axis. Depth has an edge along x alone.
     corner = LEFT * LEFT.T
     expected = edges * 2 / 12 * (np.exp(-3) + 1)
     np.testing.assert_allclose(
@@ -297,7 +305,8 @@ def test_consistency_of_maps_made_by_hand(loss, edges):
     [(geometry.per_class_consistency, np.sum), (geometry.holistic_consistency, np.max)],
 )
 def test_consistency_is_the_formula(loss, over_classes):
-    (sx, sy), (dx, dy) = steps(PROBABILITIES), steps(DEPTH)
+    sx, sy = steps(PROBABILITIES)
+    dx, dy = steps(DEPTH)
     expected = image_means(over_classes(sx, -1) * np.exp(-dx), over_classes(sy, -1) * np.exp(-dy))
     np.testing.assert_allclose(jitted(loss)(PROBABILITIES, DEPTH, WEIGHT), expected, rtol=1e-5)
 
@@ -308,11 +317,13 @@ def test_consistency_is_the_formula(loss, over_classes):
     [(geometry.per_class_consistency, np.sum), (geometry.holistic_consistency, np.max)],
 )
 def test_sharpness_multiplies_the_steps_of_depth(loss, over_classes, sharpness):
-    (sx, sy), (dx, dy) = steps(PROBABILITIES), steps(DEPTH)
-    near_x, near_y = np.exp(-sharpness * dx), np.exp(-sharpness * dy)
+    sx, sy = steps(PROBABILITIES)
+    dx, dy = steps(DEPTH)
+    near_x = np.exp(-sharpness * dx)
+    near_y = np.exp(-sharpness * dy)
     expected = image_means(over_classes(sx, -1) * near_x, over_classes(sy, -1) * near_y)
-    found = jitted(loss)(PROBABILITIES, DEPTH, WEIGHT, sharpness)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    value = jitted(loss)(PROBABILITIES, DEPTH, WEIGHT, sharpness)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 FROZEN = (
@@ -343,11 +354,13 @@ def test_normalised_depth_has_mean_one_over_what_was_measured():
 
 
 def test_chen_with_a_frozen_depth_net_is_the_formula():
-    (sx, sy), (dx, dy) = steps(PROBABILITIES), steps(DEPTH)
+    sx, sy = steps(PROBABILITIES)
+    dx, dy = steps(DEPTH)
     expected = image_means(dx * (1 - sx.sum(-1) / 2), dy * (1 - sy.sum(-1) / 2))
     got = jitted(geometry.depth_edges_without_semantic_edges)(PROBABILITIES, DEPTH, WEIGHT)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
-    # A depth edge with a semantic edge on it is free; without one it costs its height in one of three differences.
+    # A depth edge on a semantic edge is free. Elsewhere it costs its height in a third of the
+    # differences.
     assert jitted(geometry.depth_edges_without_semantic_edges)(SPLIT, STEP, ONE).value() == 0
     even = np.full((1, 4, 4, 2), 0.5, np.float32)
     np.testing.assert_allclose(
@@ -397,14 +410,16 @@ def test_padding_leaves_no_trace_and_parts_of_a_batch_add_up(loss, args):
                 x[poison] = np.nan
         return jitted(loss)(*chosen, weight)
 
-    # The batch as two devices have it: one got two examples, the other one and padding.
+    # The batch on two devices: the first has two examples, the second an example and padding.
     whole = at([0, 1, 2], np.float32([1, 1, 0.5]))
     parts = (
         at([0, 1, 1], np.float32([1, 1, 0]), poison=2),
         at([2, 0, 0], np.float32([0.5, 0, 0]), poison=[1, 2]),
     )
     np.testing.assert_allclose(whole, [sum(x) for x in zip(*parts, strict=True)], rtol=1e-5)
-    assert whole.sum > 0 and whole.sum.dtype == whole.count.dtype == jnp.float32
+    chex.assert_type(tuple(whole), jnp.float32)
+    chex.assert_shape(tuple(whole), ())
+    assert whole.sum > 0
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """L1 between images against its formula, in both of its scales."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +49,7 @@ def test_padding_leaves_no_trace_and_bfloat16_is_summed_in_float32():
     )
     half = jnp.asarray(PREDICTION, jnp.bfloat16)
     got = image.l1(half, TARGET, WEIGHT)
-    assert got.sum.dtype == got.count.dtype == jnp.float32
+    chex.assert_type(tuple(got), jnp.float32)
     np.testing.assert_array_equal(got, image.l1(half.astype(jnp.float32), TARGET, WEIGHT))
 
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,7 @@ WEIGHTS = np.array([0.5, 2.0, 1.0, 0.0, 3.0], np.float32)
 
 @pytest.fixture(scope='module')
 def example():
-    """logits [3, 4, 6, 5], label with a fifth ignored, unequal weights with one padding example."""
+    """Returns logits [3, 4, 6, 5], a label with a fifth ignored, and weights with padding."""
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, (3, 4, 6, C)).astype(np.float32)
     label = rng.integers(0, C, (3, 4, 6)).astype(np.int32)
@@ -29,7 +30,7 @@ def example():
 
 
 def reference(logits, label, weight, class_weights=None, smoothing=0.0):
-    """(sum, count) of torch's definition in float64, one pixel at a time."""
+    """Computes (sum, count) of torch's definition in float64, pixel by pixel."""
     class_weights = np.ones(logits.shape[-1]) if class_weights is None else class_weights
     total = count = 0.0
     for b, h, w in np.ndindex(label.shape):
@@ -53,7 +54,7 @@ def test_cross_entropy_is_the_formula(example, class_weights, smoothing):
 
 
 def test_literal_values():
-    # Probabilities 1/2, 1/4, 1/4; truth is class 0 twice and class 1 once, one pixel is ignored.
+    # Probabilities 1/2, 1/4, 1/4. Truth is class 0 twice and class 1 once. A pixel is ignored.
     logits = np.log(np.broadcast_to([0.5, 0.25, 0.25], (1, 1, 4, 3))).astype(np.float32)
     label = np.array([[[0, 0, 1, 255]]])
     one = np.ones(1, np.float32)
@@ -98,7 +99,8 @@ def test_ignored_and_padding_pixels_leave_no_trace(example):
         return losses.cross_entropy(x, label, weight).value()
 
     assert loss(poisoned) == loss(logits)
-    grad, clean = jax.grad(loss)(poisoned), jax.grad(loss)(logits)
+    grad = jax.grad(loss)(poisoned)
+    clean = jax.grad(loss)(logits)
     np.testing.assert_array_equal(grad[::2], clean[::2])
     kept = label[2] != 255
     alone = losses.cross_entropy(logits[2:, kept], label[2:, kept], np.ones(1)).value()
@@ -126,7 +128,7 @@ def test_label_out_of_range_is_nan(example, bad, fn):
     value, grad = jax.jit(jax.value_and_grad(loss))(logits)
     assert np.isnan(value)
     assert np.isnan(grad[0, 1, 2]).all()
-    assert np.isfinite(fn(logits, label[[1, 0, 2]], weight).value())  # now it is in the padding
+    chex.assert_tree_all_finite(fn(logits, label[[1, 0, 2]], weight))  # now it is in the padding
 
 
 @pytest.mark.parametrize('fn', [losses.cross_entropy, losses.ohem_cross_entropy])
@@ -153,15 +155,16 @@ def test_bfloat16_logits_are_computed_in_float32(example):
     logits, label, weight = example
     logits = jnp.asarray(logits, jnp.bfloat16)
     for fn in (losses.cross_entropy, losses.ohem_cross_entropy):
-        got, exact = fn(logits, label, weight), fn(logits.astype(jnp.float32), label, weight)
-        assert got.sum.dtype == got.count.dtype == jnp.float32
+        got = fn(logits, label, weight)
+        exact = fn(logits.astype(jnp.float32), label, weight)
+        chex.assert_type(tuple(got), jnp.float32)
         np.testing.assert_array_equal(got, exact)
     grad = jax.grad(lambda x: losses.cross_entropy(x, label, weight).value())(logits)
-    assert grad.dtype == jnp.bfloat16
+    chex.assert_type(grad, jnp.bfloat16)
 
 
 def test_counts_beyond_float32_integers():
-    # Nine images of 2**21 - 1 pixels: the count needs more than the 24 bits that one running sum has.
+    # Nine images of 2**21 - 1 pixels: the count needs more than the 24 bits of a running sum.
     ones = jnp.ones((9, 2**21 - 1), jnp.uint8)
     count = jax.jit(lambda x: means.masked_mean(x, x, jnp.ones(9)).count)(ones)
     assert abs(int(count) - 9 * (2**21 - 1)) <= 1  # odd, so that float32 has to round
@@ -171,7 +174,7 @@ def test_counts_beyond_float32_integers():
 
 
 def ohem_reference(logits, label, weight, threshold, fraction, class_weights=None):
-    """(sum, count): sort, then choose, as the reference implementations for torch do."""
+    """Computes (sum, count): sorts, then chooses, as the reference implementations for torch do."""
     class_weights = np.ones(logits.shape[-1]) if class_weights is None else class_weights
     pixels = []
     for b, h, w in np.ndindex(label.shape):
@@ -215,7 +218,7 @@ def test_ohem_gradient_goes_through_kept_pixels_only(example):
 
 
 def test_ohem_ties_share_the_places_that_are_left():
-    # 16 valid pixels, all with the same loss ln 2, but for two harder ones; 8 places.
+    # 8 places for 16 valid pixels, of which 14 have the same loss ln 2 and two are harder.
     logits = np.zeros((1, 4, 5, 2), np.float32)
     logits[0, 0, :2, 1] = 3.0
     label = np.zeros((1, 4, 5), np.int32)
@@ -244,7 +247,8 @@ def test_ohem_keeps_every_nan(nan):
 
 def test_ohem_under_shard_map_is_the_mean_over_all_kept(example):
     logits, label, _ = example
-    logits, label = np.concatenate([logits] * 2)[:4], np.concatenate([label] * 2)[:4]
+    logits = np.concatenate([logits] * 2)[:4]
+    label = np.concatenate([label] * 2)[:4]
     weight = np.array([1.0, 1.0, 1.0, 0.5], np.float32)
     mesh = jax.make_mesh((2,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
 
@@ -260,24 +264,26 @@ def test_ohem_under_shard_map_is_the_mean_over_all_kept(example):
 
 # --- class weights --------------------------------------------------------------------------------
 
-# ERFNet's published weights for the 19 classes of Cityscapes: full network (k = 1.10), encoder (k = 1.20).
+# ERFNet's published weights for the 19 classes of Cityscapes: full network (k = 1.10) and encoder
+# (k = 1.20).
 ERFNET_FULL = np.array([
-    2.8149201869965, 6.9850029945374, 3.7890393733978, 9.9428062438965, 9.7702074050903, 9.5110931396484,
-    10.311357498169, 10.026463508606, 4.6323022842407, 9.5608062744141, 7.8698215484619, 9.5168733596802,
-    10.373730659485, 6.6616044044495, 10.260489463806, 10.287888526917, 10.289801597595, 10.405355453491,
-    10.138095855713,
+    2.8149201869965, 6.9850029945374, 3.7890393733978, 9.9428062438965, 9.7702074050903,
+    9.5110931396484, 10.311357498169, 10.026463508606, 4.6323022842407, 9.5608062744141,
+    7.8698215484619, 9.5168733596802, 10.373730659485, 6.6616044044495, 10.260489463806,
+    10.287888526917, 10.289801597595, 10.405355453491, 10.138095855713,
 ])  # fmt: skip
 ERFNET_ENCODER = np.array([
-    2.3653597831726, 4.4237880706787, 2.9691488742828, 5.3442072868347, 5.2983593940735, 5.2275490760803,
-    5.4394111633301, 5.3659925460815, 3.4170460700989, 5.2414722442627, 4.7376127243042, 5.2286224365234,
-    5.455126285553, 4.3019247055054, 5.4264230728149, 5.4331531524658, 5.433765411377, 5.4631009101868,
-    5.3947434425354,
+    2.3653597831726, 4.4237880706787, 2.9691488742828, 5.3442072868347, 5.2983593940735,
+    5.2275490760803, 5.4394111633301, 5.3659925460815, 3.4170460700989, 5.2414722442627,
+    4.7376127243042, 5.2286224365234, 5.455126285553, 4.3019247055054, 5.4264230728149,
+    5.4331531524658, 5.433765411377, 5.4631009101868, 5.3947434425354,
 ])  # fmt: skip
 
 
 def test_enet_rule_reproduces_published_weights():
-    # The k = 1.10 column determines the shares of pixels; from those the k = 1.20 column must follow. Its labels
-    # were an eighth of the size, so that the shares of the two differ by up to 0.8 %.
+    # The k = 1.10 column determines the shares of pixels. The k = 1.20 column must follow from
+    # them. Its labels had an eighth of the size, so the shares of the columns differ by up to 0.8
+    # %.
     share = np.exp(1 / ERFNET_FULL) - 1.10
     pixels = np.round(share * 1e9).astype(np.int64)
     void = 10**9 - pixels.sum()
@@ -300,13 +306,14 @@ def test_enet_rule_reproduces_published_weights():
         (
             'median_frequency',
             [0.5, 1, 2, 2],
-        ),  # median share 0.2; the class without pixels is like the rarest
+        ),  # median share 0.2, the class without pixels is like the rarest
         ('inverse', np.array([2.5, 5, 10, 10]) / 6.875),
     ],
 )
 def test_class_weight_rules(rule, expected):
     got = losses.class_weights([400, 200, 100, 0], 300, rule)
-    assert got.dtype == np.float32 and np.isfinite(got).all()
+    chex.assert_type(got, np.float32)
+    chex.assert_tree_all_finite(got)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 

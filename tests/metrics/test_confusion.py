@@ -1,9 +1,10 @@
-"""The confusion matrix and its scores against literal tables, scikit-learn and cityscapesScripts."""
+"""The confusion matrix and its scores against tables, scikit-learn and cityscapesScripts."""
 
 import copy
 import functools
 import json
 
+import chex
 import cv2
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ def test_literal_matrix():
         [[[0, 1, 1], [7, 0, 2]], [[1, 1, 1], [1, 1, 1]], [[-1, 2, 1], [2, 1, 255]]]
     )
     got = count(prediction, label, 3, np.array([1.0, 0.0, 1.0]))
-    assert got.sum.dtype == jnp.int32
+    chex.assert_type(got.sum, jnp.int32)
     np.testing.assert_array_equal(got.sum, [[1, 1, 0, 0], [0, 2, 0, 2], [0, 0, 2, 1], [0, 0, 0, 0]])
     assert got.count == 1
 
@@ -100,7 +101,7 @@ def test_literal_scores():
     ],
 )
 def test_policies(policy, iou, accuracy, dice):
-    # c is predicted but never true; d is neither.
+    # c is predicted but never true, d is neither.
     matrix = np.array([[4, 2, 2, 0], [0, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     got = confusion.scores(matrix, tuple('abcd'), policy)
     for by_class, mean, expected in (
@@ -115,7 +116,8 @@ def test_policies(policy, iou, accuracy, dice):
 
 
 def test_one_matrix_has_four_mious():
-    # 17 classes of IoU 0.8, one that is only predicted, one that is nowhere: what made published numbers differ.
+    # 17 classes of IoU 0.8, a class that is only predicted, and an absent class. Published numbers
+    # differ in how they count these two.
     matrix = np.zeros((19, 19))
     matrix[range(17), range(17)] = 8
     matrix[range(17), [*range(1, 17), 0]] = 1
@@ -148,7 +150,8 @@ def test_is_sklearns_jaccard_recall_and_f_score():
     label = rng.integers(0, 7, (2, 20, 30))
     prediction = np.where(rng.random(label.shape) < 0.6, label, rng.integers(0, 7, label.shape))
     got = confusion.scores(count(prediction, label, 7, ones(2)).sum, tuple('abcdefg'), 'cityscapes')
-    y, p = label.ravel(), prediction.ravel()
+    y = label.ravel()
+    p = prediction.ravel()
     for key, metric in (('IoU', 'jaccard'), ('accuracy', 'recall'), ('Dice', 'f1')):
         expected = getattr(sklearn.metrics, f'{metric}_score')(y, p, average=None)
         np.testing.assert_allclose(list(got[key].values()), expected, rtol=1e-12)
@@ -175,7 +178,7 @@ def test_errors():
 
 
 def official(label_ids, prediction_ids, folder):
-    """What cityscapesScripts says about pairs of maps of label ids: (average, {class: IoU})."""
+    """Scores pairs of maps of label ids with cityscapesScripts: (average, {class: IoU})."""
     args = copy.copy(evalPixelLevelSemanticLabeling.args)
     args.quiet, args.JSONOutput, args.evalInstLevelScore = True, False, False
     files = []
@@ -195,10 +198,8 @@ def train_ids(ids):
 
 
 def assert_official(label_ids, prediction_ids, folder):
-    prediction, label = (
-        np.stack(list(map(train_ids, prediction_ids))),
-        np.stack(list(map(train_ids, label_ids))),
-    )
+    prediction = np.stack(list(map(train_ids, prediction_ids)))
+    label = np.stack(list(map(train_ids, label_ids)))
     matrix = count(prediction, label, 19, ones(len(label))).sum
     got = confusion.scores(matrix, NAMES, 'cityscapes')
     mean, by_class = official(label_ids, prediction_ids, folder)
@@ -209,7 +210,10 @@ def assert_official(label_ids, prediction_ids, folder):
 
 
 def perturbed(ids, rng):
-    """A prediction made from the truth: shifted, blocks of wrong classes, void predictions, one class swapped."""
+    """Builds a prediction from the truth.
+
+    It is shifted, and has blocks of wrong classes, void predictions and a swapped class.
+    """
     out = np.roll(ids, (2, 5), (0, 1))
     blocks = rng.random((ids.shape[0] // 16 + 1, ids.shape[1] // 16 + 1)) < 0.15
     wrong = np.kron(blocks, np.ones((16, 16), bool))[: ids.shape[0], : ids.shape[1]]
@@ -256,7 +260,7 @@ def test_agrees_with_cityscapes_scripts_on_real_maps(real_data, tmp_path):
 def test_blind_predictors_literally():
     matrix = np.array(
         [[3, 3, 0], [1, 1, 0], [0, 0, 0]]
-    )  # truth 6, 2; as counted: one more row and column
+    )  # truth 6 and 2, with the additional row and column of `confusion`
     prior = [100, 300]
     np.testing.assert_array_equal(confusion.commonest_class(matrix, prior), [[0, 6], [0, 2]])
     np.testing.assert_array_equal(confusion.class_prior(matrix, prior), [[1.5, 4.5], [0.5, 1.5]])
@@ -293,7 +297,8 @@ def test_image_iou_is_sklearns_per_image():
         prediction, label, 6, np.array([1, 1, 0, 1, 1])
     )
     for i in (0, 1, 4):
-        y, p = label[i][label[i] != 255], prediction[i][label[i] != 255]
+        y = label[i][label[i] != 255]
+        p = prediction[i][label[i] != 255]
         present = [c for c in range(6) if c in y or c in p]
         expected = sklearn.metrics.jaccard_score(y, p, labels=present, average='macro')
         assert got[i] == pytest.approx(expected, rel=1e-6)

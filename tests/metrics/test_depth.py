@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -27,9 +28,10 @@ def compiled(fn, **options):
 
 
 def by_hand(prediction, truth, median_scaling, valid=None):
-    """The seven numbers of one image [H, W]."""
+    """Computes the seven errors of an image [H, W]."""
     mask = (truth > 1e-3) & (truth < 80) & (True if valid is None else valid)
-    d, t = prediction[mask].astype(np.float64), truth[mask].astype(np.float64)
+    d = prediction[mask].astype(np.float64)
+    t = truth[mask].astype(np.float64)
     d = np.clip(d * np.median(t) / np.median(d) if median_scaling else d, 1e-3, 80)
     ratio = np.maximum(d / t, t / d)
     return {
@@ -66,8 +68,10 @@ errors_as_they_are = compiled(depth.errors, median_scaling=False)
 
 
 def test_literal_values():
-    # Depths 1, 2, 4 predicted as 1, 1, 8: ratios 1, 2, 2 under the median scale of 2 / 1 become 2, 1, 4.
-    truth, prediction = np.float32([[[1, 2, 4]]]), np.float32([[[1, 1, 8]]])
+    # Depths 1, 2, 4 predicted as 1, 1, 8: ratios 1, 2, 2. With the median scale of 2 / 1 they
+    # become 2, 1, 4.
+    truth = np.float32([[[1, 2, 4]]])
+    prediction = np.float32([[[1, 1, 8]]])
     one = np.ones(1, np.float32)
     plain = {
         name: float(mean.value())
@@ -102,7 +106,8 @@ def test_median_scaling_forgives_the_scale_and_nothing_else():
 
 def test_predictions_are_capped_where_the_truth_is():
     # 1000 m counts as 80 m, 0 as 1 mm: neither is infinitely wrong.
-    truth, prediction = np.full((B, H, W), 40, np.float32), np.full((B, H, W), 1000, np.float32)
+    truth = np.full((B, H, W), 40, np.float32)
+    prediction = np.full((B, H, W), 1000, np.float32)
     prediction[1:] = 0
     got = compiled(depth.image_errors, median_scaling=False)(prediction, truth)
     np.testing.assert_allclose(got['abs_rel'], [1] + [1 - 1e-3 / 40] * 3, rtol=1e-5)
@@ -110,7 +115,8 @@ def test_predictions_are_capped_where_the_truth_is():
 
 
 def test_images_without_truth_and_padding_do_not_count_but_a_nan_does():
-    truth, prediction = TRUTH.copy(), PREDICTION.copy()
+    truth = TRUTH.copy()
+    prediction = PREDICTION.copy()
     truth[0] = 0
     prediction[1] = np.nan  # an example of weight 0
     got = errors(prediction, truth, WEIGHT)
@@ -118,7 +124,8 @@ def test_images_without_truth_and_padding_do_not_count_but_a_nan_does():
     np.testing.assert_allclose(got['rmse'], (0.5 * expected[0] + expected[1], 1.5), rtol=1e-5)
     of_images = compiled(depth.image_errors, median_scaling=True)(prediction, truth)
     np.testing.assert_array_equal(np.isnan(of_images['a1'])[[0, 2, 3]], [True, False, False])
-    prediction[3, 2, 2], truth[3, 2, 2] = np.nan, 10
+    prediction[3, 2, 2] = np.nan
+    truth[3, 2, 2] = 10
     assert np.isnan(errors(prediction, truth, WEIGHT)['abs_rel'].sum)
 
 
@@ -129,6 +136,40 @@ def test_medians_are_exact():
     got = jax.jit(depth.masked_median)(values, mask)
     np.testing.assert_array_equal(got, [np.median(v[m]) for v, m in zip(values, mask)])
     assert np.isnan(jax.jit(depth.masked_median)(values, np.zeros_like(mask))).all()
+
+
+# --- baselines ------------------------------------------------------------------------------------
+
+
+def test_level_ground_is_the_depth_of_a_plane_below_the_camera():
+    intrinsics = np.float32([[[5, 0, 3], [0, 4, 1.5], [0, 0, 1]]])
+    size = np.array([[5, 6]])
+    # At twice the size, row j shows row (j + 1/2) / 2 - 1/2 of the image.
+    got = depth.level_ground(intrinsics, size, (10, 12), 2 * size)
+    chex.assert_shape(got, (1, 10, 12))
+    rows = (np.arange(10) + 0.5) / 2 - 0.5
+    expected = np.where(rows > 1.5, 4 / np.where(rows > 1.5, rows - 1.5, 1), 0)
+    np.testing.assert_allclose(got[0], np.repeat(expected[:, None], 12, 1), rtol=1e-6)
+
+
+def test_baselines_are_scored_next_to_the_prediction():
+    truth = np.full((1, 4, 6), 8, np.float32)
+    truth[0, 3] = 4  # the plane alone knows that the lowest row is near
+    batch = {
+        'depth': truth,
+        'intrinsics': np.float32([[[5, 0, 3], [0, 4, 1], [0, 0, 1]]]),
+        'size': np.array([[4, 6]]),
+        'label_size': np.array([[4, 6]]),
+        'weight': np.ones(1, np.float32),
+    }
+    inside = np.ones((1, 4, 6), bool)
+    scores = depth.errors_with_baselines(5 / truth, lambda d: 1 / d, batch, inside)
+    names = {prefix + name for prefix in ('', 'constant/', 'plane/') for name in depth.DEPTH_ERRORS}
+    assert set(scores) == names
+    np.testing.assert_allclose(scores['abs_rel'].value(), 0, atol=1e-6)
+    np.testing.assert_allclose(scores['constant/abs_rel'].value(), 1 / 4, rtol=1e-6)
+    # Ground: depths 4 and 2 in rows 2 and 3, at the median of 4 and 8 twice as far. Above: exact.
+    np.testing.assert_allclose(scores['plane/abs_rel'].value(), 0, atol=1e-6)
 
 
 # --- camera motion --------------------------------------------------------------------------------
@@ -142,11 +183,13 @@ def motions(seed, *shape, turn=0.3):
         .as_matrix()
         .reshape(*shape, 3, 3)
     )
-    result[..., :3, 3], result[..., 3, 3] = rng.normal(size=(*shape, 3)), 1
+    result[..., :3, 3] = rng.normal(size=(*shape, 3))
+    result[..., 3, 3] = 1
     return result
 
 
-trajectory_error, rotation_error = jax.jit(depth.trajectory_error), jax.jit(depth.rotation_error)
+trajectory_error = jax.jit(depth.trajectory_error)
+rotation_error = jax.jit(depth.rotation_error)
 
 
 def ate_by_hand(predicted, truth):
@@ -159,7 +202,8 @@ def ate_by_hand(predicted, truth):
 
 
 def test_trajectory_error_is_the_formula():
-    predicted, truth = motions(0, B, 5), motions(1, B, 5)
+    predicted = motions(0, B, 5)
+    truth = motions(1, B, 5)
     expected = WEIGHT @ [ate_by_hand(*pair) for pair in zip(predicted, truth)]
     got = trajectory_error(np.float32(predicted), np.float32(truth), WEIGHT)
     np.testing.assert_allclose(got, (expected, WEIGHT.sum()), rtol=1e-5)
@@ -172,7 +216,7 @@ def test_trajectory_error_forgives_scale_and_place_but_no_direction():
     smaller[..., :3, 3] *= 0.1
     for same in (elsewhere, smaller):
         assert trajectory_error(np.float32(same), np.float32(truth), WEIGHT).value() < 1e-5
-    # Straight on by 1, and by 1 to the side after all: one of two positions is off by the whole way.
+    # Straight ahead by 1, predicted as 1 to the side: every position except the first is wrong.
     ahead, aside = np.tile(np.eye(4), (2, B, 5, 1, 1))
     ahead[:, 1:, 2, 3], aside[:, 1:, 0, 3] = 1, 1
     np.testing.assert_allclose(
@@ -226,7 +270,8 @@ def angle_by_hand(motion):
 
 
 def test_saying_no_motion_is_wrong_by_all_of_it():
-    predicted, truth = motions(5, B, 3), motions(6, B, 3)
+    predicted = motions(5, B, 3)
+    truth = motions(6, B, 3)
     got = motion_errors(np.float32(predicted), np.float32(truth), WEIGHT)
     turns = [sum(angle_by_hand(motion) for motion in example) for example in truth]
     np.testing.assert_allclose(
@@ -269,7 +314,8 @@ def test_yaw_is_the_turn_about_the_axis_that_points_down():
 
 
 def test_correlation_of_yaw_is_pooled_over_batches_and_frames():
-    predicted, truth = motions(7, 40, 2, turn=0.02), motions(8, 40, 2, turn=0.02)
+    predicted = motions(7, 40, 2, turn=0.02)
+    truth = motions(8, 40, 2, turn=0.02)
     predicted[..., :3, :3] = truth[..., :3, :3] @ predicted[..., :3, :3]  # related, but not equal
     weight = np.ones(40, np.float32)
     weight[[3, 20, 39]] = 0
@@ -292,7 +338,10 @@ def test_correlation_of_yaw_is_pooled_over_batches_and_frames():
 
 
 def turns(angles):
-    """Motions [B, 2, 4, 4] to the frame before and to the one after, of cameras that turn by these degrees a frame."""
+    """Returns motions [B, 2, 4, 4] to the frames before and after, of cameras that turn steadily.
+
+    `angles` are the degrees per frame.
+    """
     result = np.tile(np.eye(4, dtype=np.float32), (len(angles), 2, 1, 1))
     for source, sign in enumerate((1, -1)):
         result[:, source, :3, :3] = Rotation.from_euler(
@@ -302,7 +351,7 @@ def turns(angles):
 
 
 def test_always_the_same_turn_has_no_correlation():
-    """Most frames turn to one side. Who says so of every frame knows nothing of the single frame."""
+    """Checks that a constant prediction has no correlation, even if most frames turn to a side."""
     angles = np.random.default_rng(0).normal(1, 0.3, 30)
     weight = np.ones(30, np.float32)
     always = motion_errors_of_two(turns(np.full(30, 1.0)), turns(angles), weight)

@@ -1,5 +1,6 @@
 """PSNR against loops and literal values."""
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,13 +26,16 @@ def test_is_the_loop(peak, masked):
                 squares.append((float(TRUTH[b, i, j, c]) - float(OTHER[b, i, j, c])) ** 2)
         expected.append(10 * np.log10(peak**2 / (sum(squares) / len(squares))))
     got = image.psnr(TRUTH, OTHER, peak, valid if masked else None)
-    assert got.dtype == jnp.float32
+    chex.assert_type(got, jnp.float32)
+    chex.assert_shape(got, (3,))
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 def test_range_and_peak_belong_together():
-    # scikit-image: 10 log10(data_range^2 / mse). An image has one PSNR, in [-1, 1], in [0, 1] and in 0 .. 255.
-    unit, other = (TRUTH + 1) / 2, (OTHER + 1) / 2
+    # scikit-image: 10 log10(data_range^2 / mse). An image has the same PSNR in [-1, 1], in [0, 1]
+    # and in 0 .. 255.
+    unit = (TRUTH + 1) / 2
+    other = (OTHER + 1) / 2
     expected = [
         10 * np.log10(1.0**2 / np.mean((unit[b] - other[b]) ** 2, dtype=np.float64))
         for b in range(3)

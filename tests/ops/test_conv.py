@@ -1,7 +1,8 @@
-"""Convolutions against loops from their definitions, forms against each other, gradients by finite differences."""
+"""Convolutions against loops from their definitions, and gradients against finite differences."""
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +41,7 @@ def conv2d_loop(x, kernel, strides, dilation, padding=None):
 
 
 def conv_transpose_loop(x, kernel, padding, output_padding):
-    """torch.nn.ConvTranspose2d of stride 2: out[2 i - padding + k] += x[i] kernel[k]."""
+    """Computes torch.nn.ConvTranspose2d of stride 2: out[2 i - padding + k] += x[i] kernel[k]."""
     b, h, w, _ = x.shape
     k, _, _, features = kernel.shape
     size_h, size_w = ((n - 1) * 2 - 2 * padding + k + output_padding for n in (h, w))
@@ -49,7 +50,8 @@ def conv_transpose_loop(x, kernel, padding, output_padding):
         for j in range(w):
             for r in range(k):
                 for s in range(k):
-                    y, z = 2 * i - padding + r, 2 * j - padding + s
+                    y = 2 * i - padding + r
+                    z = 2 * j - padding + s
                     if 0 <= y < size_h and 0 <= z < size_w:
                         out[:, y, z] += x[:, i, j] @ kernel[r, s]
     return out
@@ -58,7 +60,8 @@ def conv_transpose_loop(x, kernel, padding, output_padding):
 @pytest.mark.parametrize('kernel_size', [(3, 3), (1, 1), (3, 1), (1, 5)])
 @pytest.mark.parametrize('strides, dilation', [(1, 1), (2, 1), (1, 2)])
 def test_conv2d_is_the_loop(kernel_size, strides, dilation):
-    x, kernel = normal(0, 2, 6, 9, 3), normal(1, *kernel_size, 3, 4)
+    x = normal(0, 2, 6, 9, 3)
+    kernel = normal(1, *kernel_size, 3, 4)
     np.testing.assert_allclose(
         conv.conv2d(x, kernel, strides, dilation),
         conv2d_loop(x, kernel, strides, dilation),
@@ -70,18 +73,21 @@ def test_conv2d_is_the_loop(kernel_size, strides, dilation):
     'kernel_size, strides, dilation, padding', [(4, 2, 1, 1), (4, 1, 1, 1), (3, 1, 2, 0)]
 )
 def test_conv2d_with_padding_of_its_own_is_the_loop(kernel_size, strides, dilation, padding):
-    x, kernel = normal(0, 2, 6, 9, 3), normal(1, kernel_size, kernel_size, 3, 4)
+    x = normal(0, 2, 6, 9, 3)
+    kernel = normal(1, kernel_size, kernel_size, 3, 4)
     y = conv.conv2d(x, kernel, strides, dilation, padding)
-    assert y.shape[1:3] == tuple(
+    rows, columns = (
         (n + 2 * padding - dilation * (kernel_size - 1) - 1) // strides + 1 for n in (6, 9)
     )
+    chex.assert_shape(y, (2, rows, columns, 4))
     np.testing.assert_allclose(y, conv2d_loop(x, kernel, strides, dilation, padding), atol=1e-5)
 
 
 @pytest.mark.parametrize('taps', [(3, 3), (5, 1), (4, 2)])
 @pytest.mark.parametrize('strides, dilation', [(1, 1), (2, 1), (3, 1), (2, 2)])
 def test_same_padding_is_tensorflows(taps, strides, dilation):
-    x, kernel = normal(0, 1, 6, 9, 2), normal(1, *taps, 2, 3)
+    x = normal(0, 1, 6, 9, 2)
+    kernel = normal(1, *taps, 2, 3)
     y = conv.conv2d(x, kernel, strides, dilation, 'same')
     expected = jax.lax.conv_general_dilated(  # XLA took TensorFlow's
         x,
@@ -91,7 +97,7 @@ def test_same_padding_is_tensorflows(taps, strides, dilation):
         rhs_dilation=(dilation,) * 2,
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
-    assert y.shape == (1, -(-6 // strides), -(-9 // strides), 3)
+    chex.assert_shape(y, (1, -(-6 // strides), -(-9 // strides), 3))
     np.testing.assert_array_equal(y, expected)
 
 
@@ -104,7 +110,8 @@ def test_same_padding_has_less_in_front_of_an_even_axis():
 
 
 def test_conv2d_pads_as_scipy_does():
-    x, kernel = normal(0, 1, 8, 7, 1), normal(1, 3, 3, 1, 1)
+    x = normal(0, 1, 8, 7, 1)
+    kernel = normal(1, 3, 3, 1, 1)
     expected = ndimage.correlate(x[0, :, :, 0], kernel[:, :, 0, 0], mode='constant')
     np.testing.assert_allclose(conv.conv2d(x, kernel)[0, :, :, 0], expected, atol=1e-5)
 
@@ -112,11 +119,9 @@ def test_conv2d_pads_as_scipy_does():
 @pytest.mark.parametrize('kernel_size, dilation', FACTORISED)
 @pytest.mark.parametrize('channels', [5, WIDE])
 def test_factorised_forms_agree_in_outputs_and_gradients(kernel_size, dilation, channels):
-    x, kernel, dy = (
-        normal(0, 2, 7, 9, channels),
-        normal(1, *kernel_size, channels, 6),
-        normal(2, 2, 7, 9, 6),
-    )
+    x = normal(0, 2, 7, 9, channels)
+    kernel = normal(1, *kernel_size, channels, 6)
+    dy = normal(2, 2, 7, 9, 6)
 
     def run(forms):
         y, vjp = jax.vjp(
@@ -124,15 +129,16 @@ def test_factorised_forms_agree_in_outputs_and_gradients(kernel_size, dilation, 
         )
         return y, *vjp(dy)
 
-    fast, naive = jax.jit(run, static_argnums=0)('fast'), jax.jit(run, static_argnums=0)('naive')
+    fast = jax.jit(run, static_argnums=0)('fast')
+    naive = jax.jit(run, static_argnums=0)('naive')
     np.testing.assert_allclose(fast[0], conv2d_loop(x, kernel, 1, dilation), atol=1e-4)
-    for a, b in zip(fast, naive, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)
+    chex.assert_trees_all_close(fast, naive, rtol=1e-7, atol=1e-4)
 
 
 @pytest.mark.parametrize('kernel_size, dilation', [((3, 1), 1), ((1, 3), 2), ((3, 1), 7)])
 def test_factorised_gradient_against_finite_differences(kernel_size, dilation):
-    x, kernel = 0.3 * normal(0, 1, 5, 6, WIDE), 0.3 * normal(1, *kernel_size, WIDE, 2)
+    x = 0.3 * normal(0, 1, 5, 6, WIDE)
+    kernel = 0.3 * normal(1, *kernel_size, WIDE, 2)
 
     def square(x, kernel):  # not linear, so that a second derivative exists to be wrong
         return (conv.conv_factorised(x, kernel, dilation) ** 2).mean()
@@ -143,7 +149,8 @@ def test_factorised_gradient_against_finite_differences(kernel_size, dilation):
 
 
 def test_second_order_gradients_of_the_forms_agree():
-    x, kernel = normal(0, 1, 5, 6, WIDE), normal(1, 3, 1, WIDE, 2)
+    x = normal(0, 1, 5, 6, WIDE)
+    kernel = normal(1, 3, 1, WIDE, 2)
 
     def penalty(
         kernel, forms
@@ -159,13 +166,15 @@ def test_second_order_gradients_of_the_forms_agree():
 
 
 def test_forward_mode_of_the_fast_form_raises_instead_of_being_wrong():
-    x, kernel = normal(0, 1, 5, 6, WIDE), normal(1, 3, 1, WIDE, 2)
+    x = normal(0, 1, 5, 6, WIDE)
+    kernel = normal(1, 3, 1, WIDE, 2)
     with pytest.raises(TypeError, match='forward-mode'):
         jax.jvp(lambda k: conv.conv_factorised(x, k), (kernel,), (kernel,))
 
 
 def test_factorised_gradient_under_vmap_is_that_of_each_example():
-    x, kernel = normal(0, 3, 5, 6, WIDE), normal(1, 3, 3, 1, WIDE, 2)
+    x = normal(0, 3, 5, 6, WIDE)
+    kernel = normal(1, 3, 3, 1, WIDE, 2)
 
     @jax.jit
     def gradient(x, kernel):
@@ -175,13 +184,15 @@ def test_factorised_gradient_under_vmap_is_that_of_each_example():
 
     together = jax.vmap(gradient)(x, kernel)
     for i in range(3):
-        for a, b in zip(together, gradient(x[i], kernel[i]), strict=True):
-            np.testing.assert_allclose(a[i], b, atol=1e-4)
+        alone = gradient(x[i], kernel[i])
+        of_example = jax.tree.map(lambda a: a[i], together)  # noqa: B023
+        chex.assert_trees_all_close(of_example, alone, rtol=1e-7, atol=1e-4)
 
 
 @pytest.mark.devices(8)
 def test_factorised_gradient_on_eight_devices_sums_to_the_full_batch():
-    x, kernel = normal(0, 8, 5, 6, WIDE), normal(1, 1, 3, WIDE, 2)
+    x = normal(0, 8, 5, 6, WIDE)
+    kernel = normal(1, 1, 3, WIDE, 2)
 
     def gradient(x, kernel):
         return jax.grad(lambda k: jnp.sin(conv.conv_factorised(x, k, 2)).sum())(kernel)
@@ -191,10 +202,8 @@ def test_factorised_gradient_on_eight_devices_sums_to_the_full_batch():
 
 
 def test_a_gpu_gets_xlas_own_gradient_of_a_factorised_convolution():
-    x, kernel = (
-        jax.ShapeDtypeStruct((1, 8, 8, 64), jnp.float32),
-        jax.ShapeDtypeStruct((3, 1, 64, 64), jnp.float32),
-    )
+    x = jax.ShapeDtypeStruct((1, 8, 8, 64), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 1, 64, 64), jnp.float32)
     run = jax.jit(jax.grad(lambda x, k: conv.conv_factorised(x, k).sum(), (0, 1)))
     programs = {
         p: run.trace(x, kernel).lower(lowering_platforms=(p,)).as_text()
@@ -214,11 +223,13 @@ def test_a_gpu_gets_xlas_own_gradient_of_a_factorised_convolution():
 
 def test_bfloat16_sums_the_weight_gradient_in_float32():
     pixels = 64 * 64
-    x, kernel = jnp.ones((1, 64, 64, WIDE), jnp.bfloat16), jnp.zeros((3, 1, WIDE, 1), jnp.float32)
+    x = jnp.ones((1, 64, 64, WIDE), jnp.bfloat16)
+    kernel = jnp.zeros((3, 1, WIDE, 1), jnp.float32)
     y, vjp = jax.vjp(conv.conv_factorised, x, kernel)
     dx, dkernel = vjp(jnp.ones_like(y))
-    assert y.dtype == dx.dtype == jnp.bfloat16 and dkernel.dtype == jnp.float32
-    # The sums 4032, 4096, 4032 are exact in float32; bfloat16 has no number between 4032 and 4096 but 4064 and 4080.
+    chex.assert_type([y, dx, dkernel], [jnp.bfloat16, jnp.bfloat16, jnp.float32])
+    # The sums 4032, 4096, 4032 are exact in float32. Between 4032 and 4096 bfloat16 has only the
+    # numbers 4064 and 4080.
     np.testing.assert_array_equal(dkernel[:, 0, 0, 0], [pixels - 64, pixels, pixels - 64])
 
 
@@ -228,7 +239,8 @@ WIDE_4X4 = 64  # channels in and out from which the fast form of 4x4 has its own
 @pytest.mark.parametrize('strides', [1, 2])
 @pytest.mark.parametrize('size', [(6, 8), (7, 9)])
 def test_4x4_forms_agree_in_outputs_and_gradients(strides, size):
-    x, kernel = normal(0, 2, *size, WIDE_4X4), normal(1, 4, 4, WIDE_4X4, WIDE_4X4)
+    x = normal(0, 2, *size, WIDE_4X4)
+    kernel = normal(1, 4, 4, WIDE_4X4, WIDE_4X4)
     expected = conv2d_loop(x, kernel, strides, 1, 1)
     dy = normal(2, *expected.shape)
 
@@ -236,22 +248,24 @@ def test_4x4_forms_agree_in_outputs_and_gradients(strides, size):
         y, vjp = jax.vjp(lambda x, kernel: conv.conv_4x4(x, kernel, strides, forms), x, kernel)
         return y, *vjp(dy)
 
-    fast, naive = jax.jit(run, static_argnums=0)('fast'), jax.jit(run, static_argnums=0)('naive')
+    fast = jax.jit(run, static_argnums=0)('fast')
+    naive = jax.jit(run, static_argnums=0)('naive')
     np.testing.assert_allclose(fast[0], expected, atol=1e-3)
-    for a, b in zip(fast, naive, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-3)
+    chex.assert_trees_all_close(fast, naive, rtol=1e-7, atol=1e-3)
     assert np.abs(naive[2]).mean() > 1
 
 
 def test_4x4_of_few_channels_is_the_loop():
-    x, kernel = normal(0, 2, 6, 9, 3), normal(1, 4, 4, 3, 5)
+    x = normal(0, 2, 6, 9, 3)
+    kernel = normal(1, 4, 4, 3, 5)
     for strides in (1, 2):
         expected = conv2d_loop(x, kernel, strides, 1, 1)
         np.testing.assert_allclose(conv.conv_4x4(x, kernel, strides), expected, atol=1e-5)
 
 
 def test_4x4_second_order_gradients_of_the_forms_agree():
-    x, kernel = normal(0, 1, 6, 6, WIDE_4X4), normal(1, 4, 4, WIDE_4X4, WIDE_4X4) / 32
+    x = normal(0, 1, 6, 6, WIDE_4X4)
+    kernel = normal(1, 4, 4, WIDE_4X4, WIDE_4X4) / 32
 
     def penalty(
         kernel, forms
@@ -269,7 +283,8 @@ def test_4x4_second_order_gradients_of_the_forms_agree():
 @pytest.mark.devices(2)
 @pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
 def test_4x4_gradient_on_devices_sums_to_the_full_batch(mode):
-    x, kernel = normal(0, 2, 6, 6, WIDE_4X4), normal(1, 4, 4, WIDE_4X4, WIDE_4X4)
+    x = normal(0, 2, 6, 6, WIDE_4X4)
+    kernel = normal(1, 4, 4, WIDE_4X4, WIDE_4X4)
 
     def gradient(x, kernel):
         return jax.grad(lambda k: jnp.sin(conv.conv_4x4(x, k, 2)).sum())(kernel)
@@ -293,14 +308,12 @@ def test_4x4_gradient_on_devices_sums_to_the_full_batch(mode):
 
 
 def test_4x4_bfloat16_sums_the_weight_gradient_in_float32():
-    x, kernel = (
-        jnp.ones((1, 65, 65, WIDE_4X4), jnp.bfloat16),
-        jnp.zeros((4, 4, WIDE_4X4, WIDE_4X4), jnp.float32),
-    )
+    x = jnp.ones((1, 65, 65, WIDE_4X4), jnp.bfloat16)
+    kernel = jnp.zeros((4, 4, WIDE_4X4, WIDE_4X4), jnp.float32)
     y, vjp = jax.vjp(conv.conv_4x4, x, kernel)
     dx, dkernel = vjp(jnp.ones_like(y))
-    assert y.dtype == dx.dtype == jnp.bfloat16 and dkernel.dtype == jnp.float32
-    # The outer taps see one row, or column, less than the 64 of the output. bfloat16 has no 3969 = 63 63.
+    chex.assert_type([y, dx, dkernel], [jnp.bfloat16, jnp.bfloat16, jnp.float32])
+    # The outer taps read 63 of the 64 rows or columns of the output. bfloat16 has no 3969 = 63 63.
     rows = np.array([63, 64, 64, 63])
     np.testing.assert_array_equal(dkernel[:, :, 0, 0], np.outer(rows, rows))
 
@@ -311,9 +324,10 @@ TRANSPOSED = [(2, 0), (3, 0), (3, 1), (4, 1), (5, 1), (7, 0), (7, 2)]  # side of
 @pytest.mark.parametrize('forms', conv.FORMS)
 @pytest.mark.parametrize('k, padding', TRANSPOSED)
 def test_conv_transpose_is_the_loop(k, padding, forms):
-    x, kernel = normal(0, 2, 4, 5, 3), normal(1, k, k, 3, 6)
+    x = normal(0, 2, 4, 5, 3)
+    kernel = normal(1, k, k, 3, 6)
     y = conv.conv_transpose_s2(x, kernel, padding, forms)
-    assert y.shape == (2, 8, 10, 6)
+    chex.assert_shape(y, (2, 8, 10, 6))
     np.testing.assert_allclose(
         y, conv_transpose_loop(x, kernel, padding, 2 + 2 * padding - k), atol=1e-5
     )
@@ -321,13 +335,14 @@ def test_conv_transpose_is_the_loop(k, padding, forms):
 
 @pytest.mark.parametrize('k, padding', TRANSPOSED)
 def test_conv_transpose_forms_have_equal_gradients(k, padding):
-    x, kernel, dy = normal(0, 2, 4, 5, 3), normal(1, k, k, 3, 6), normal(2, 2, 8, 10, 6)
+    x = normal(0, 2, 4, 5, 3)
+    kernel = normal(1, k, k, 3, 6)
+    dy = normal(2, 2, 8, 10, 6)
 
     def gradients(forms):
         return jax.vjp(lambda x, w: conv.conv_transpose_s2(x, w, padding, forms), x, kernel)[1](dy)
 
-    for a, b in zip(gradients('fast'), gradients('naive'), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)
+    chex.assert_trees_all_close(gradients('fast'), gradients('naive'), rtol=1e-7, atol=1e-4)
     check_grads(
         lambda x, w: conv.conv_transpose_s2(x, w, padding),
         (x, kernel),
@@ -338,7 +353,8 @@ def test_conv_transpose_forms_have_equal_gradients(k, padding):
 
 
 def test_fast_conv_transpose_has_no_dilated_convolution_in_its_gradient():
-    x, kernel = normal(0, 1, 4, 5, 3), normal(1, 3, 3, 3, 2)
+    x = normal(0, 1, 4, 5, 3)
+    kernel = normal(1, 3, 3, 3, 2)
     jaxpr = str(
         jax.make_jaxpr(jax.grad(lambda x, w: conv.conv_transpose_s2(x, w, 1).sum(), (0, 1)))(
             x, kernel
@@ -350,8 +366,9 @@ def test_fast_conv_transpose_has_no_dilated_convolution_in_its_gradient():
 @pytest.mark.parametrize('forms', conv.FORMS)
 @pytest.mark.parametrize('k, padding', [(2, 0), (3, 1)])
 def test_conv_transpose_computes_in_the_dtype_of_its_input(k, padding, forms):
-    x, kernel = jnp.ones((1, 2, 2, 3), jnp.bfloat16), jnp.ones((k, k, 3, 2), jnp.float32)
-    assert conv.conv_transpose_s2(x, kernel, padding, forms).dtype == jnp.bfloat16
+    x = jnp.ones((1, 2, 2, 3), jnp.bfloat16)
+    kernel = jnp.ones((k, k, 3, 2), jnp.float32)
+    chex.assert_type(conv.conv_transpose_s2(x, kernel, padding, forms), jnp.bfloat16)
 
 
 def test_depth_to_space():

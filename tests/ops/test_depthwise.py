@@ -1,5 +1,6 @@
 """Depthwise convolution: the loop of its formula, both forms, their gradients."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +27,8 @@ def normal(seed, *shape):
 
 
 def loop(x, kernel, strides, dilation, padding):
-    (b, *size, c), k = x.shape, len(kernel)
+    b, *size, c = x.shape
+    k = len(kernel)
     spans = [d * (k - 1) for d in dilation]
     outputs = [-(-n // strides) for n in size]
     if padding is None:
@@ -36,10 +38,14 @@ def loop(x, kernel, strides, dilation, padding):
             (strides * (o - 1) + span + 1 - n) // 2 for o, span, n in zip(outputs, spans, size)
         )
     else:
-        outputs, top, left = [(n - 1 - span) // strides + 1 for n, span in zip(size, spans)], 0, 0
-    y, (h, w) = np.zeros((b, *outputs, c)), size
+        outputs = [(n - 1 - span) // strides + 1 for n, span in zip(size, spans)]
+        top = 0
+        left = 0
+    y = np.zeros((b, *outputs, c))
+    h, w = size
     for i, j, r, s in np.ndindex(*outputs, k, k):
-        row, column = strides * i + dilation[0] * r - top, strides * j + dilation[1] * s - left
+        row = strides * i + dilation[0] * r - top
+        column = strides * j + dilation[1] * s - left
         if 0 <= row < h and 0 <= column < w:
             y[:, i, j] += x[:, row, column] * kernel[r, s, 0]
     return y
@@ -48,25 +54,29 @@ def loop(x, kernel, strides, dilation, padding):
 @pytest.mark.parametrize('size, strides, dilation, padding', CASES)
 @pytest.mark.parametrize('forms', FORMS)
 def test_it_is_the_loop(size, strides, dilation, padding, forms):
-    x, kernel = normal(0, 2, 8, 9, 3), normal(1, size, size, 1, 3)
+    x = normal(0, 2, 8, 9, 3)
+    kernel = normal(1, size, size, 1, 3)
     y = depthwise_conv(x, kernel, strides, dilation, forms, padding)
     expected = loop(x, kernel, strides, dilation, padding)
-    assert y.shape == expected.shape
+    chex.assert_equal_shape([y, expected])
     np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize('size, strides, dilation, padding', CASES)
 @pytest.mark.parametrize('forms', FORMS)
 def test_gradients_are_the_adjoint_of_the_loop(size, strides, dilation, padding, forms):
-    # The map is linear in either input: <dy, f(x, dk)> = <dk, gradient of k>, and the same for x, for any direction.
-    x, kernel = normal(0, 2, 8, 9, 3), normal(1, size, size, 1, 3)
+    # The map is linear in either input. For any direction <dy, f(x, dk)> = <dk, gradient of k>, and
+    # the same holds for x.
+    x = normal(0, 2, 8, 9, 3)
+    kernel = normal(1, size, size, 1, 3)
     y, vjp = jax.vjp(
         lambda x, k: depthwise_conv(x, k, strides, dilation, forms, padding), x, kernel
     )
     dy = normal(2, *y.shape)
     dx, dk = vjp(dy)
     for seed in range(3, 6):
-        x_direction, k_direction = normal(seed, *x.shape), normal(seed, *kernel.shape)
+        x_direction = normal(seed, *x.shape)
+        k_direction = normal(seed, *kernel.shape)
         by_x, by_k = (
             loop(*pair, strides, dilation, padding)
             for pair in ((x_direction, kernel), (x, k_direction))
@@ -76,7 +86,8 @@ def test_gradients_are_the_adjoint_of_the_loop(size, strides, dilation, padding,
 
 
 def test_second_order_gradients_of_the_forms_agree():
-    x, kernel = normal(0, 1, 5, 6, 2), normal(1, 3, 3, 1, 2)
+    x = normal(0, 1, 5, 6, 2)
+    kernel = normal(1, 3, 3, 1, 2)
 
     def penalty(kernel, forms):  # the norm of an input gradient, differentiated by weights
         gradient = jax.grad(lambda x: jnp.tanh(depthwise_conv(x, kernel, 1, (2, 1), forms)).sum())(
@@ -90,10 +101,11 @@ def test_second_order_gradients_of_the_forms_agree():
 
 
 def test_bfloat16_is_summed_in_float32_and_the_kernels_gradient_is_float32():
-    x, kernel = normal(0, 1, 6, 6, 4).astype(jnp.bfloat16), normal(1, 3, 3, 1, 4)
+    x = normal(0, 1, 6, 6, 4).astype(jnp.bfloat16)
+    kernel = normal(1, 3, 3, 1, 4)
     y, vjp = jax.vjp(lambda x, k: depthwise_conv(x, k), x, kernel)
     dx, dk = vjp(jnp.ones_like(y))
-    assert (y.dtype, dx.dtype, dk.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+    chex.assert_type([y, dx, dk], [jnp.bfloat16, jnp.bfloat16, jnp.float32])
     expected = loop(
         x.astype(np.float32), kernel.astype(jnp.bfloat16).astype(np.float32), 1, (1, 1), None
     )
@@ -103,10 +115,8 @@ def test_bfloat16_is_summed_in_float32_and_the_kernels_gradient_is_float32():
 
 
 def test_a_gpu_gets_the_grouped_convolution():
-    x, kernel = (
-        jax.ShapeDtypeStruct((1, 8, 8, 16), jnp.float32),
-        jax.ShapeDtypeStruct((3, 3, 1, 16), jnp.float32),
-    )
+    x = jax.ShapeDtypeStruct((1, 8, 8, 16), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 1, 16), jnp.float32)
     run = jax.jit(jax.grad(lambda x, k: depthwise_conv(x, k).sum(), (0, 1)))
     grouped = {
         platform: run.trace(x, kernel)

@@ -1,9 +1,10 @@
-"""Learned dilation against the definition at each pixel, against fixed convs, Eq. 4.4, finite differences."""
+"""Learned dilation against its definition, fixed convs, Eq. 4.4 and finite differences."""
 
 import functools
 import itertools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,7 @@ from segjax.ops.conv import conv2d
 from segjax.ops.dilated import conv_dilated
 
 RANGE = (1, 4)
-FORMS = ('shifts', 'gathers', 'naive')  # 'fast' is one of the first two
+FORMS = ('shifts', 'gathers', 'naive')  # 'fast' is either of the first two
 
 
 def normal(seed, *shape):
@@ -24,8 +25,9 @@ def normal(seed, *shape):
 
 
 def problem(channels=4, features=2, size=(6, 7), kernel_size=(3, 3), batch=2):
-    """x, kernel, dy in float64."""
-    x, dy = normal(0, batch, *size, channels), normal(2, batch, *size, features)
+    """Returns x, kernel, dy in float64."""
+    x = normal(0, batch, *size, channels)
+    dy = normal(2, batch, *size, features)
     return x, normal(1, *kernel_size, channels, features), dy
 
 
@@ -35,8 +37,9 @@ def pixel_of(x, b, m, n, c):
 
 
 def bilinear(x, b, m, n, c):
-    """x_c at real coordinates: floors of coordinates, not of dilations."""
-    top, left = math.floor(m), math.floor(n)
+    """Interpolates x_c at real coordinates, with floors of coordinates instead of dilations."""
+    top = math.floor(m)
+    left = math.floor(n)
     value = 0.0
     for r, s in itertools.product((top, top + 1), (left, left + 1)):
         value += max(0, 1 - abs(m - r)) * max(0, 1 - abs(n - s)) * pixel_of(x, b, r, s, c)
@@ -50,7 +53,7 @@ def taps_of(kernel):
 
 
 def definition(x, kernel, factors):
-    """Eq. 4.2, pixel by pixel."""
+    """Computes Eq. 4.2, pixel by pixel."""
     y = np.zeros((*x.shape[:3], kernel.shape[-1]))
     for b, m, n, c in np.ndindex(x.shape):
         for i, j, weights in taps_of(kernel):
@@ -59,11 +62,15 @@ def definition(x, kernel, factors):
 
 
 def factor_gradient_by_eq_4_4(x, kernel, factors, dy):
-    """floor and ceil are those of the dilation, ceil = floor + 1: away from the centre, for i and j in -1, 0, 1."""
+    """Computes Eq. 4.4 for i and j in -1, 0, 1.
+
+    Floor and ceil are of the dilation, so they count away from the centre. ceil = floor + 1.
+    """
     gradient = np.zeros(len(factors))
     for b, m, n, c in np.ndindex(x.shape):
         near = math.floor(factors[c])
-        far, a = near + 1, factors[c] - near
+        far = near + 1
+        a = factors[c] - near
         for i, j, weights in taps_of(kernel):
             slope = (2 * a - 2) * pixel_of(x, b, m + i * near, n + j * near, c)
             slope += (1 - 2 * a) * pixel_of(x, b, m + i * near, n + j * far, c)
@@ -102,7 +109,7 @@ def float64(fn):
     [
         ((3, 3), (1, 4), [1, 1.3, 2.75, 4]),
         ((3, 3), (0.5, 2.5), [0.5, 0.9, 2, 2.5]),
-        ((3, 3), (0, 12), [0, 3.4, 8.5, 12]),  # from one pixel to beyond the image
+        ((3, 3), (0, 12), [0, 3.4, 8.5, 12]),  # from a single pixel to beyond the image
         ((1, 5), (1, 3), [1, 1.4, 2.2, 3]),  # the outer taps at twice the factor
         ((3, 1), (2, 2), [2, 2, 2, 2]),
     ],
@@ -129,8 +136,9 @@ def test_whole_factors_are_the_fixed_conv(dilation, forms):
 
 @pytest.mark.parametrize('forms', FORMS)
 def test_neighbours_outside_the_image_are_zero_each_on_its_own(forms):
-    x, taps = np.ones((1, 6, 6, 1), np.float32), np.zeros((3, 3, 1, 2), np.float32)
-    taps[0, 0, 0, 0] = taps[1, 2, 0, 1] = 1  # the upper left tap, and the one to the right
+    x = np.ones((1, 6, 6, 1), np.float32)
+    taps = np.zeros((3, 3, 1, 2), np.float32)
+    taps[0, 0, 0, 0] = taps[1, 2, 0, 1] = 1  # the upper left tap, and the right tap
     y = value(x, taps, np.array([2.25], np.float32), RANGE, forms)
     # Pixel 2 reads at -0.25: a quarter of it lies outside.
     inside = np.array([0, 0, 0.75, 1, 1, 1])
@@ -177,7 +185,8 @@ def test_gradients_are_central_differences(forms):
     x, kernel, dy = problem()
     args = [x, kernel, np.array([1.3, 2.5, 3.9, 1.01])]
     _, *gradients = value_and_gradients(*args, dy, RANGE, forms)
-    step = 1e-4  # the output is linear in x and kernel and quadratic in a factor: no error but rounding
+    # The output is linear in x and kernel, and quadratic in a factor.
+    step = 1e-4  # no error except rounding
     for which, gradient in enumerate(gradients):
         expected = np.zeros(gradient.shape)
         for index in np.ndindex(gradient.shape):
@@ -194,7 +203,8 @@ def test_gradients_are_central_differences(forms):
 @float64
 def test_kernels_wider_than_three_have_the_slope_of_their_distance(forms):
     x, kernel, dy = problem(kernel_size=(1, 5))
-    factors, step = np.array([1.1, 1.6, 2.2, 2.9]), 1e-4
+    factors = np.array([1.1, 1.6, 2.2, 2.9])
+    step = 1e-4
     gradient = value_and_gradients(x, kernel, factors, dy, (1, 3), forms)[-1]
     for c in range(4):
         moved = step * (np.arange(4) == c)
@@ -224,7 +234,9 @@ def test_factor_gradient_is_eq_4_4(factors, forms):
 @float64
 def test_convention_at_kinks_and_ends(dilation_range, factors, sides, forms):
     x, kernel, dy = problem()
-    factors, sides, step = np.array(factors, float), np.array(sides), 1e-6
+    factors = np.array(factors, float)
+    sides = np.array(sides)
+    step = 1e-6
     gradient = value_and_gradients(x, kernel, factors, dy, dilation_range, forms)[-1]
 
     def one_sided(c, side):
@@ -252,10 +264,9 @@ def test_forms_agree_in_float32_with_many_channels(forms):
     with jax.enable_x64(True):
         args = [np.float64(a) for a in (x, kernel, factors, dy)]
         expected = value_and_gradients(*args, (5, 9), 'naive')
-    for got, want in zip(
-        value_and_gradients(x, kernel, factors, dy, (5, 9), forms), expected, strict=True
-    ):
-        assert got.dtype == np.float32
+    got_all = value_and_gradients(x, kernel, factors, dy, (5, 9), forms)
+    chex.assert_type(got_all, np.float32)
+    for got, want in zip(got_all, expected, strict=True):
         np.testing.assert_allclose(got, want, atol=3e-6 * np.abs(want).max())
 
 
@@ -313,12 +324,12 @@ def test_gradient_on_eight_devices_sums_to_the_full_batch():
 @float64
 def test_a_factor_outside_acts_as_the_end_of_its_range(forms):
     x, kernel, dy = problem()
-    outside, ends = np.array([-3, 0.9, 4.1, 1e6]), np.array([1, 1, 4, 4.0])
-    results = (
-        value_and_gradients(x, kernel, factors, dy, RANGE, forms) for factors in (outside, ends)
+    outside = np.array([-3, 0.9, 4.1, 1e6])
+    ends = np.array([1, 1, 4, 4.0])
+    chex.assert_trees_all_equal(
+        value_and_gradients(x, kernel, outside, dy, RANGE, forms),
+        value_and_gradients(x, kernel, ends, dy, RANGE, forms),
     )
-    for a, b in zip(*results, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_gate_lets_pass_what_leads_back():
@@ -339,16 +350,19 @@ def test_a_factor_for_each_image_is_that_of_the_image_alone(forms):
         value_and_gradients(x[b : b + 1], kernel, factors[b], dy[b : b + 1], RANGE, forms)
         for b in range(3)
     ]
-    np.testing.assert_allclose(y, np.concatenate([one[0] for one in alone]), atol=1e-12)
-    np.testing.assert_allclose(dx, np.concatenate([one[1] for one in alone]), atol=1e-12)
-    np.testing.assert_allclose(dkernel, sum(one[2] for one in alone), atol=1e-11)
-    np.testing.assert_allclose(dfactors, np.stack([one[3] for one in alone]), atol=1e-11)
+    np.testing.assert_allclose(y, np.concatenate([parts[0] for parts in alone]), atol=1e-12)
+    np.testing.assert_allclose(dx, np.concatenate([parts[1] for parts in alone]), atol=1e-12)
+    np.testing.assert_allclose(dkernel, sum(parts[2] for parts in alone), atol=1e-11)
+    np.testing.assert_allclose(dfactors, np.stack([parts[3] for parts in alone]), atol=1e-11)
 
 
 @pytest.mark.parametrize('forms', dilated.FORMS)
 @float64
 def test_gate_per_image_sums_what_leads_back_in_each_image(forms):
-    """Eq. 4.4 for each image alone, gated, then summed; factors below, inside and above the range."""
+    """Compares with Eq. 4.4 for each image alone, gated and then summed.
+
+    Factors are below, inside and above the range.
+    """
     x, kernel, dy = problem(channels=9, batch=5)
     factors = np.repeat([0.5, 2.25, 4.75], 3)
 
@@ -356,9 +370,11 @@ def test_gate_per_image_sums_what_leads_back_in_each_image(forms):
         copies = dilated.gate_per_image(factors, 5, RANGE)
         return (conv_dilated(jnp.asarray(x), jnp.asarray(kernel), copies, RANGE, forms) * dy).sum()
 
-    expected, ungated = np.zeros(9), np.zeros(9)
+    expected = np.zeros(9)
+    ungated = np.zeros(9)
     for b in range(5):
-        image, slope = x[b : b + 1], dy[b : b + 1]
+        image = x[b : b + 1]
+        slope = dy[b : b + 1]
         near_ends = np.where(
             factors > 4, 4 - 1e-9, np.clip(factors, *RANGE)
         )  # the left derivative at the upper end
@@ -387,15 +403,16 @@ def test_gate_per_image_in_bfloat16_keeps_float32_factors():
 
         return jax.jit(jax.grad(loss))(factors)
 
-    half, full = gradient(jnp.bfloat16), gradient(jnp.float32)
-    assert half.dtype == jnp.float32
+    half = gradient(jnp.bfloat16)
+    full = gradient(jnp.float32)
+    chex.assert_type(half, jnp.float32)
     np.testing.assert_allclose(half, full, atol=0.03 * np.abs(full).max())
     assert (half[:2] <= 0).all() and (half[4:] >= 0).all()
 
 
 @pytest.mark.devices(8)
 def test_gate_per_image_on_eight_devices_sums_to_the_full_batch():
-    """A gate on the sum would not: devices may disagree about the sign."""
+    """Checks that gates act before the sum: devices may disagree about the sign."""
     x, kernel, dy = (a.astype(np.float32) for a in problem(batch=8))
     factors = np.array([0.5, 2.25, 4.5, 5], np.float32)
 
@@ -423,11 +440,14 @@ def test_gradient_descent_finds_the_best_dilation(start):
     kernel = normal(1, 3, 3, 3, 4).astype(np.float32)
     target = conv2d(x, kernel, dilation=3)
 
+    def distance(factors):
+        return ((conv_dilated(x, kernel, factors, (1, 5)) - target) ** 2).mean()
+
     @jax.jit
     def descend(factors):
         def step(_, factors):
-            loss = lambda f: ((conv_dilated(x, kernel, f, (1, 5)) - target) ** 2).mean()  # noqa: E731
-            return factors - 0.03 * dilated.gate_gradient(jax.grad(loss)(factors), factors, (1, 5))
+            gradient = jax.grad(distance)(factors)
+            return factors - 0.03 * dilated.gate_gradient(gradient, factors, (1, 5))
 
         return jax.lax.fori_loop(0, 400, step, factors)
 
@@ -445,7 +465,7 @@ def test_bfloat16_computes_with_float32_factors(forms):
         x.astype(jnp.bfloat16), kernel, factors, dy.astype(jnp.bfloat16), RANGE, forms
     )
     full = value_and_gradients(x, kernel, factors, dy, RANGE, forms)
-    assert [a.dtype for a in half] == [jnp.bfloat16, jnp.bfloat16, jnp.float32, jnp.float32]
+    chex.assert_type(half, [jnp.bfloat16, jnp.bfloat16, jnp.float32, jnp.float32])
     for a, b in zip(half, full, strict=True):
         np.testing.assert_allclose(np.float32(a), b, atol=0.02 * np.abs(b).max())
     # bfloat16's neighbours of 12.03 are 12 and 12.0625.
@@ -490,7 +510,7 @@ def test_other_bad_input():
     factors = np.full(4, 2.0)
     with pytest.raises(InputError, match='2x3'):
         conv_dilated(x, kernel[:2], factors, RANGE)
-    # One for each output channel, or for each image of another batch.
+    # A factor for each output channel, or for each image of a different batch.
     for wrong in (factors[:3], np.float64(2), np.full(2, 2.0), np.full((3, 4), 2.0)):
         with pytest.raises(InputError, match='one factor for each input channel'):
             conv_dilated(x, kernel, wrong, RANGE)
@@ -505,12 +525,22 @@ def test_rounding_goes_to_the_nearest_whole_factor_inside_the_range():
     factors = np.array([-2, 1, 1.49, 1.5, 2.5, 3.51, 3.7, 9], np.float32)
     rounded = dilated.round_factors(factors, (1, 4))
     np.testing.assert_array_equal(rounded, [1, 1, 1, 2, 3, 4, 4, 4])
-    assert rounded.dtype == np.int32
+    chex.assert_type(rounded, np.int32)
     np.testing.assert_array_equal(
         dilated.round_factors(factors, (1.2, 3.6)), [2, 2, 2, 2, 3, 3, 3, 3]
     )
     with pytest.raises(InputError, match='whole number'):
         dilated.round_factors(factors, (1.2, 1.8))
+
+
+@pytest.mark.parametrize('dilation_range', [(1, 4), (1.2, 3.6)])
+def test_rounding_is_the_same_inside_jit(dilation_range):
+    factors = np.array([-2, 1, 1.49, 1.5, 2.5, 3.51, 3.7, 9], np.float32)
+    rounded = dilated.nearest_whole(factors, dilation_range)
+    assert isinstance(rounded, np.ndarray)
+    np.testing.assert_array_equal(rounded, dilated.round_factors(factors, dilation_range))
+    compiled = jax.jit(lambda x: dilated.nearest_whole(x, dilation_range))(factors)
+    chex.assert_trees_all_equal(np.asarray(compiled), rounded, strict=True)
 
 
 @pytest.mark.parametrize('kernel_size', [(3, 3), (1, 3)])
@@ -525,4 +555,4 @@ def test_conv_at_whole_factors_is_the_definition(kernel_size):
 def test_conv_at_whole_factors_keeps_the_dtype():
     x, kernel, _ = problem()
     y = dilated.conv_at_whole_factors(jnp.asarray(x, jnp.bfloat16), kernel, np.array([1, 2, 2, 3]))
-    assert y.dtype == jnp.bfloat16
+    chex.assert_type(y, jnp.bfloat16)

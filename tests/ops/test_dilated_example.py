@@ -34,7 +34,7 @@ def test_three_factors_see_three_outputs(factor, output, forms):
 @pytest.mark.parametrize('forms', dilated.FORMS)
 @pytest.mark.parametrize('wanted, factor', [(16.2, 2.7), (13.8, 2.3)])
 def test_a_signal_moves_the_factor_to_the_output_that_it_wants(wanted, factor, forms):
-    """dy/dd is 6, so one step of Newton's method on (y - wanted)^2 / 2 arrives."""
+    """Checks a step of Newton's method on (y - wanted)^2 / 2, which arrives because dy/dd is 6."""
     gradient = jax.grad(lambda d: (seen(d, forms) - wanted) ** 2 / 2)(2.5)
     np.testing.assert_allclose(gradient, 6 * (15 - wanted), rtol=1e-5)
     np.testing.assert_allclose(2.5 - gradient / 6**2, factor, rtol=1e-6)

@@ -1,5 +1,6 @@
 """Pictures: normalisation against its formulas in NumPy, colours against a loop."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +33,7 @@ def expected(scheme):
 @pytest.mark.parametrize('scheme', images.SCHEMES)
 def test_normalize(scheme):
     y = jax.jit(images.normalize, static_argnums=1)(IMAGE, scheme)
-    assert y.dtype == jnp.float32
+    chex.assert_type(y, jnp.float32)
     np.testing.assert_allclose(y, expected(scheme), atol=2e-5)
 
 
@@ -48,7 +49,7 @@ def test_to_uint8_takes_back_what_normalize_does(scheme):
         np.uint8
     )
     back = jax.jit(images.to_uint8, static_argnums=1)(images.normalize(every, scheme), scheme)
-    assert back.dtype == jnp.uint8
+    chex.assert_type(back, jnp.uint8)
     np.testing.assert_array_equal(back, every)
 
 
@@ -65,7 +66,7 @@ def test_to_uint8_rounds_and_clips():
 def test_colorize(dtype):
     label = np.array([[0, 1, 2], [255, 2, 7]], dtype)
     colors = jax.jit(lambda label: images.colorize(label, PALETTE))(label)
-    assert colors.dtype == jnp.uint8
+    chex.assert_type(colors, jnp.uint8)
     np.testing.assert_array_equal(
         colors,
         [[PALETTE[0], PALETTE[1], PALETTE[2]], [(0, 0, 0), PALETTE[2], images.OUT_OF_RANGE_COLOR]],
@@ -83,7 +84,7 @@ def test_overlay():
     np.testing.assert_array_equal(images.overlay(IMAGE, colors, 0.0), IMAGE)
     np.testing.assert_array_equal(images.overlay(IMAGE, colors, 1.0), colors)
     half = images.overlay(np.uint8([[255, 255, 0]]), jnp.uint8([[255, 0, 101]]), 0.25)
-    assert half.dtype == jnp.uint8
+    chex.assert_type(half, jnp.uint8)
     np.testing.assert_array_equal(half, [[255, 191, 25]])
 
 
@@ -100,3 +101,14 @@ def test_edges_are_the_strongest_steps():
     expected = np.zeros((1, 3, 4), np.float32)
     expected[0, :, 1] = 0.5
     np.testing.assert_array_equal(painted, images.heat(jnp.asarray(expected)))
+
+
+def test_disparity_is_painted_up_to_the_95th_percentile_of_each_image():
+    disparity = np.stack([np.arange(101.0), 7 * np.arange(101.0)]).reshape(2, 1, 101)
+    painted = images.paint_disparity(jnp.float32(disparity))
+    chex.assert_shape(painted, (2, 1, 101, 3))
+    chex.assert_type(painted, jnp.uint8)
+    np.testing.assert_array_equal(painted[0], painted[1])
+    np.testing.assert_array_equal(painted[0, 0], images.heat(np.arange(101) / 95).clip(0, 255))
+    assert (painted[0, 0, 95:] == np.uint8(images.HEAT[-1])).all()
+    chex.assert_tree_all_finite(images.paint_disparity(jnp.zeros((1, 2, 2))))

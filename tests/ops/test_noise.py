@@ -1,7 +1,8 @@
-"""Noise injection: signal-to-noise ratios from closed forms and numerical integration; gradients, keys, refusals."""
+"""Noise injection: ratios against closed forms and integrals, gradients, keys, errors."""
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +25,10 @@ def normal(*shape, scale=1.0, seed=0):
 
 
 def quantiles(distribution):
-    """A latent [1, 32, 128, 20] of the evenly spaced quantiles of a distribution: sums over it are integrals."""
+    """Returns a latent [1, 32, 128, 20] of evenly spaced quantiles of a distribution.
+
+    Sums over it approximate integrals.
+    """
     count = 32 * 128 * S
     return (
         distribution.ppf((np.arange(count) + 0.5) / count).astype(np.float32).reshape(1, 32, 128, S)
@@ -37,7 +41,7 @@ def keys_of(*seeds):
 
 @functools.partial(jax.jit, static_argnums=0)
 def ratio_of(injector, latent):
-    """dB of what a deterministic injector does to a latent of one image."""
+    """Returns the ratio in dB of a deterministic injector on the latent of a single image."""
     return noise.measured_snr(latent, noise.inject(injector, latent, None))[0]
 
 
@@ -53,7 +57,8 @@ def test_max_only_keeps_the_largest_even_if_it_is_negative():
 
 
 def test_max_only_passes_the_gradient_through_the_largest():
-    latent, cotangent = normal(2, 3, 4, 5), normal(2, 3, 4, 5, seed=1)
+    latent = normal(2, 3, 4, 5)
+    cotangent = normal(2, 3, 4, 5, seed=1)
     _, vjp = jax.vjp(noise.max_only, latent)
     expected = np.where(latent == latent.max(-1, keepdims=True), cotangent, 0)
     np.testing.assert_array_equal(vjp(cotangent)[0], expected)
@@ -94,7 +99,8 @@ def test_quantize_is_the_nearest_level(bits):
 
 def test_half_way_the_lower_level_is_taken():
     np.testing.assert_array_equal(noise.quantize(jnp.zeros(1), 1), [-1])
-    # Levels -1, -1/3, 1/3, 1: in whole sixths, so that the middles are exact, argmin finds the first of two equals.
+    # Levels -1, -1/3, 1/3, 1 in whole sixths, so that the middles are exact. argmin returns the
+    # first of two equals.
     for middle, level in ((-4, -6), (0, -2), (4, 2)):
         assert np.argmin((middle - np.array([-6, -2, 2, 6])) ** 2) == [-6, -2, 2, 6].index(level)
     np.testing.assert_allclose(noise.quantize(jnp.zeros(1), 2), [-1 / 3])
@@ -109,7 +115,10 @@ def test_quantize_uniform_numbers(bits):
 
 
 def expected_ratio(bits, sigma):
-    """dB of the quantiser on N(0, sigma^2): the squared error integrated over the cell of each level."""
+    """Returns the ratio in dB of the quantiser on N(0, sigma^2).
+
+    The squared error is integrated over the cell of each level.
+    """
     levels = np.linspace(-1, 1, 2**bits)
     edges = [-np.inf, *(levels[1:] + levels[:-1]) / 2, np.inf]
     error = sum(
@@ -127,7 +136,8 @@ def test_quantize_normal_numbers(bits, sigma):
 
 
 def test_straight_through_gradient():
-    latent, cotangent = normal(2, 3, 4, 5, scale=2), normal(2, 3, 4, 5, seed=1)
+    latent = normal(2, 3, 4, 5, scale=2)
+    cotangent = normal(2, 3, 4, 5, seed=1)
     assert (np.abs(latent) > 1).any() and (np.abs(latent) < 1).any()
 
     def gradient(ste_clip):
@@ -140,7 +150,7 @@ def test_straight_through_gradient():
 
 
 def test_gradient_is_taken_at_the_noisy_point():
-    # d/dx of q(x)^2 / 2 is q(x) times the derivative 1 that stands for q's own.
+    # d/dx of q(x)^2 / 2 is q(x) times the derivative 1 that replaces q's own.
     latent = np.float32([-7, -0.4, 0.1, 0.9])
     gradient = jax.grad(lambda x: (noise.quantize(x, 2) ** 2).sum() / 2)(latent)
     np.testing.assert_allclose(gradient, [-1, -1 / 3, 1 / 3, 1], rtol=1e-6)
@@ -172,7 +182,8 @@ def test_gaussian_noise_is_white_and_normal():
 
 
 def test_an_example_gets_its_noise_wherever_it_stands():
-    latent, keys = normal(4, 5, 6, S), keys_of(*range(4))
+    latent = normal(4, 5, 6, S)
+    keys = keys_of(*range(4))
     together = gaussian(latent, keys, 7.38)
     order = np.array([2, 0, 3, 1])
     np.testing.assert_allclose(
@@ -187,7 +198,8 @@ def test_an_example_gets_its_noise_wherever_it_stands():
 
 @pytest.mark.parametrize('norm', noise.SNR_NORMS)
 def test_gaussian_gradient_is_the_identity(norm):
-    latent, cotangent = normal(2, 3, 4, 5), normal(2, 3, 4, 5, seed=1)
+    latent = normal(2, 3, 4, 5)
+    cotangent = normal(2, 3, 4, 5, seed=1)
     gradient = jax.jit(
         lambda x: jax.vjp(lambda x: noise.gaussian(x, keys_of(0, 1), 3.0, norm), x)[1](cotangent)[0]
     )
@@ -199,7 +211,8 @@ def test_gaussian_gradient_is_the_identity(norm):
 
 
 def test_measured_snr_is_the_formula():
-    clean, noisy = normal(2, 4, 5, 3), normal(2, 4, 5, 3, seed=1)
+    clean = normal(2, 4, 5, 3)
+    noisy = normal(2, 4, 5, 3, seed=1)
     valid = np.random.default_rng(2).random((2, 4, 5)) < 0.7
     for mask in (None, valid):
         expected = []
@@ -242,7 +255,7 @@ INJECTORS = [
 def test_inject_is_the_named_function_in_both_dtypes(injector):
     noise.check_injector(injector, 'noise')
     keys = keys_of(4, 5)
-    # Numbers that bfloat16 holds exactly; the sum of their 5120 squares it would not.
+    # bfloat16 holds these numbers exactly, but not the sum of their 5120 squares.
     half = jnp.asarray(uniform(2, 16, 16, S), jnp.bfloat16)
     latent = half.astype(jnp.float32)
     inject = jax.jit(lambda x: noise.inject(injector, x, keys))
@@ -254,15 +267,20 @@ def test_inject_is_the_named_function_in_both_dtypes(injector):
         'gaussian': lambda: gaussian(latent, keys, 10.0, injector.snr_norm),
     }[injector.name]()
     np.testing.assert_allclose(got, expected, atol=1e-6)
-    assert inject(half).dtype == jnp.bfloat16
+    chex.assert_type(inject(half), jnp.bfloat16)
     np.testing.assert_array_equal(inject(half), got.astype(jnp.bfloat16))
 
 
 def test_bits_and_snr_may_be_traced():
-    latent, keys = uniform(2, 8, 8, S), keys_of(4, 5)
+    latent = uniform(2, 8, 8, S)
+    keys = keys_of(4, 5)
     assert jax.grad(lambda x, bits: noise.quantize(x, bits).sum(), (0, 1))(0.3, 2.0) == (1, 0)
 
+    chex.clear_trace_counter()
+
+    # Once for each name and each dtype of bits, whatever the numbers.
     @functools.partial(jax.jit, static_argnums=0)
+    @chex.assert_max_traces(n=3)
     def traced(name, bits, snr):
         return noise.inject(Injector(name, bits=bits, snr=snr), latent, keys)
 

@@ -1,5 +1,6 @@
-"""Pooling against loops; the gradient of a maximum goes to exactly one pixel of each window."""
+"""Pooling against loops. The gradient of a maximum goes to a single pixel of each window."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +17,9 @@ def pooled_and_gradient(x, dy, forms):
 
 
 def loop(x, dy):
-    """Row-major scan with a strict comparison: the first of equal pixels wins, as in torch."""
-    y, dx = np.zeros(dy.shape, x.dtype), np.zeros_like(x)
+    """Scans in row-major order. The first of equal pixels wins, as in torch."""
+    y = np.zeros(dy.shape, x.dtype)
+    dx = np.zeros_like(x)
     for b, i, j, c in np.ndindex(*dy.shape):
         window = x[b, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c]
         r, s = np.unravel_index(np.argmax(window), (2, 2))
@@ -47,7 +49,8 @@ def test_nan_is_not_lost(forms, position):
 def test_negative_bfloat16(forms):
     x = -jnp.ones((1, 2, 2, 1), jnp.bfloat16)
     y = max_pool_2x2(x, forms)
-    assert y.dtype == jnp.bfloat16 and y[0, 0, 0, 0] == -1
+    chex.assert_type(y, jnp.bfloat16)
+    assert y[0, 0, 0, 0] == -1
 
 
 def test_bad_input():
@@ -58,14 +61,16 @@ def test_bad_input():
 
 
 def max_pool_loop(x, dy, window, strides, padding):
-    """Row-major scan of each window's pixels inside the image; the output has the size of dy."""
-    y, dx = np.zeros(dy.shape, x.dtype), np.zeros_like(x)
+    """Scans each window inside the image in row-major order. The output has the size of dy."""
+    y = np.zeros(dy.shape, x.dtype)
+    dx = np.zeros_like(x)
     for b, i, j, c in np.ndindex(*dy.shape):
         best, place = -np.inf, None
         for r in range(i * strides - padding, i * strides - padding + window):
             for s in range(j * strides - padding, j * strides - padding + window):
                 if 0 <= r < x.shape[1] and 0 <= s < x.shape[2] and x[b, r, s, c] > best:
-                    best, place = x[b, r, s, c], (r, s)
+                    best = x[b, r, s, c]
+                    place = (r, s)
         y[b, i, j, c] = best
         dx[b, *place, c] += dy[b, i, j, c]
     return y, dx
@@ -91,7 +96,7 @@ def test_max_pool_and_its_gradient_are_the_loop(
         np.float32
     )  # ties, and all below a padding of 0
     y, vjp = jax.vjp(lambda x: max_pool(x, window, strides, padding, ceil, forms), x)
-    assert y.shape == (2, *output, 3)
+    chex.assert_shape(y, (2, *output, 3))
     dy = rng.integers(1, 9, y.shape).astype(np.float32)
     expected = max_pool_loop(x, dy, window, strides, padding)
     np.testing.assert_array_equal(y, expected[0])
@@ -102,7 +107,7 @@ def test_max_pool_and_its_gradient_are_the_loop(
 def test_max_pool_keeps_nan_and_bfloat16(forms):
     x = -jnp.ones((1, 5, 5, 1), jnp.bfloat16).at[0, 2, 2, 0].set(jnp.nan)
     y = max_pool(x, 3, 2, 1, forms=forms)[0, :, :, 0]
-    assert y.dtype == jnp.bfloat16
+    chex.assert_type(y, jnp.bfloat16)
     np.testing.assert_array_equal(np.isnan(y.astype(np.float32)), [[0, 0, 0], [0, 1, 0], [0, 0, 0]])
     assert float(y[0, 0]) == -1
 
@@ -125,7 +130,8 @@ def test_adaptive_average_pool_is_the_loop(size, bins):
 def test_adaptive_average_pool_takes_means_of_bfloat16_in_float32():
     x = jnp.ones((1, 40, 40, 1), jnp.bfloat16)  # a sum kept in bfloat16 stops at 256
     y = adaptive_average_pool(x, 1)
-    assert y.dtype == jnp.bfloat16 and float(y[0, 0, 0, 0]) == 1
+    chex.assert_type(y, jnp.bfloat16)
+    assert float(y[0, 0, 0, 0]) == 1
 
 
 @pytest.mark.parametrize('size, window, padding', [(8, 3, 2), (2, 3, 0)])

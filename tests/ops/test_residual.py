@@ -1,5 +1,6 @@
-"""Residual of a latent: a loop over classes, numpy's eigh, an image that was hidden and is found."""
+"""Residual of a latent against a loop over classes, numpy's eigh and a hidden image."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,8 +21,10 @@ picture_of = jax.jit(ops.residual_picture, static_argnums=1)
 
 @pytest.fixture(scope='module')
 def hidden():
-    """(latent, picture): logits of +-10 that are constant within each of the classes but for a picture in [-1, 1] of
-    amplitude 1e-3, mixed into the classes by one vector per colour."""
+    """Returns (latent, picture): logits of +-10 per class, in which a picture in [-1, 1] is hidden.
+
+    The picture has amplitude 1e-3. A vector per colour mixes it into the classes.
+    """
     rng = np.random.default_rng(0)
     h, w = 64, 96
     y, x = np.mgrid[:h, :w]
@@ -32,7 +35,7 @@ def hidden():
         0.2 * np.cos(0.9 * x - 0.4 * y),
     ]
     picture = np.stack(waves, -1)
-    # Orthonormal, so that each colour is one principal component.
+    # Orthonormal, so that each colour is a principal component.
     mixing = np.linalg.qr(rng.standard_normal((S, 3)))[0].T
     latent = 20 * np.eye(S)[label] - 10 + 1e-3 * picture @ mixing
     return latent.astype(np.float32)[None], picture
@@ -46,13 +49,13 @@ def test_residual_is_the_loop_over_classes():
         for c in np.unique(label):
             expected[b, label == c] -= expected[b, label == c].mean(0)
     got = residual_of(latent)
-    assert got.dtype == jnp.float32
+    chex.assert_type(got, jnp.float32)
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 def test_a_label_map_has_no_residual():
     label = np.random.default_rng(0).integers(0, S, (1, 40, 50))
-    label[label == 2] = 0  # one class never occurs
+    label[label == 2] = 0  # class 2 never occurs
     vectors = normal(S, S) + 30 * np.eye(S, dtype=np.float32)
     residual = residual_of(vectors[label])
     assert np.abs(residual).max() < 1e-5
@@ -66,7 +69,7 @@ def test_share_of_the_energy():
     share = ops.residual_share(residual, latent)
     expected = [(residual[b] ** 2).sum() / (latent[b] ** 2).sum() for b in range(2)]
     np.testing.assert_allclose(share, expected, rtol=1e-5)
-    # Pythagoras: class means and residual are orthogonal, so the shares add up to one.
+    # Pythagoras: class means and residual are orthogonal, so the shares add up to 1.
     np.testing.assert_allclose(share + ops.residual_share(means, latent), 1, rtol=1e-5)
 
 
@@ -87,7 +90,8 @@ def test_picture_is_the_principal_components_of_numpy():
             expected[b, ..., k] = np.clip(np.round(shade), 0, 255).reshape(9, 11)
             np.testing.assert_allclose(score.std() ** 2, values[-1 - k])
     picture = picture_of(residual, strength)
-    assert picture.dtype == jnp.uint8
+    chex.assert_type(picture, jnp.uint8)
+    chex.assert_shape(picture, (2, 9, 11, 3))
     assert np.abs(np.asarray(picture, int) - expected).max() <= 1  # a shade on the edge of rounding
 
 
@@ -96,9 +100,9 @@ def test_a_hidden_image_is_seen(hidden):
     residual = residual_of(latent)
     share = float(ops.residual_share(residual, latent)[0])
     assert share < 1e-8  # invisible in the latent itself
-    found = np.asarray(picture_of(residual)[0], float)
+    painted = np.asarray(picture_of(residual)[0], float)
     for k in range(3):  # strongest colour first
-        correlation = np.corrcoef(found[..., k].ravel(), picture[..., k].ravel())[0, 1]
+        correlation = np.corrcoef(painted[..., k].ravel(), picture[..., k].ravel())[0, 1]
         assert abs(correlation) > 0.9, k
     # The picture is not in the label map: a one-hot latent shows nothing.
     blank = picture_of(residual_of(np.eye(S, dtype=np.float32)[latent.argmax(-1)]))
@@ -116,6 +120,7 @@ def test_components_that_are_absent_or_rounding_stay_grey():
 
 def test_bfloat16_is_computed_in_float32():
     latent = jnp.asarray(normal(1, 16, 16, S), jnp.bfloat16)
-    residual, exact = residual_of(latent), residual_of(latent.astype(jnp.float32))
-    assert residual.dtype == jnp.float32
+    residual = residual_of(latent)
+    exact = residual_of(latent.astype(jnp.float32))
+    chex.assert_type(residual, jnp.float32)
     np.testing.assert_array_equal(residual, exact)

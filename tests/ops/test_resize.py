@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import cv2
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ def test_bilinear_gradient():
 def test_bfloat16_is_interpolated_in_float32():
     x = normal(0, 1, 5, 7, 3).astype(jnp.bfloat16)
     y = resize.bilinear(x, (11, 3))
-    assert y.dtype == jnp.bfloat16
+    chex.assert_type(y, jnp.bfloat16)
     expected = resize.bilinear(x.astype(np.float32), (11, 3)).astype(jnp.bfloat16)
     np.testing.assert_array_equal(y.astype(np.float32), expected.astype(np.float32))
 
@@ -97,7 +98,8 @@ def test_grid_keeps_features_on_their_pixels(size):
 def test_bilinear_deconvolution_is_the_loop(stride, offset, size):
     x = normal(0, 1, 4, 3, 2)
     taps = 2 * stride
-    f, centre = (taps + 1) // 2, (taps + 1) // 2 - 0.5
+    f = (taps + 1) // 2
+    centre = (taps + 1) // 2 - 0.5
     kernel = 1 - np.abs(np.arange(taps) - centre) / f
     whole = np.zeros((1, stride * 5, stride * 4, 2))
     for i, j, r, s in np.ndindex(4, 3, taps, taps):
@@ -117,7 +119,7 @@ def test_nearest_is_opencv_exact(before, after):
         cv2.resize(label, after[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for label in x
     ]
     y = resize.nearest(x.astype(np.int32), after)
-    assert y.dtype == jnp.int32
+    chex.assert_type(y, jnp.int32)
     np.testing.assert_array_equal(y, np.stack(expected))
 
 
@@ -126,6 +128,18 @@ def test_nearest_of_channels_is_nearest_of_each():
     y = resize.nearest(x, (7, 9))
     for c in range(3):
         np.testing.assert_array_equal(y[..., c], resize.nearest(x[..., c], (7, 9)))
+
+
+@pytest.mark.parametrize('factor', [1, 2, 4])
+def test_shrink_is_the_mean_of_blocks(factor):
+    x = normal(0, 2, 3, 8, 12, 2)
+    y = resize.shrink(jnp.asarray(x), factor)
+    chex.assert_shape(y, (2, 3, 8 // factor, 12 // factor, 2))
+    for i, j in np.ndindex(8 // factor, 12 // factor):
+        rows = slice(i * factor, (i + 1) * factor)
+        columns = slice(j * factor, (j + 1) * factor)
+        expected = x[:, :, rows, columns].mean((2, 3))
+        np.testing.assert_allclose(y[:, :, i, j], expected, atol=1e-6)
 
 
 resize_valid = jax.jit(resize.resize_valid, static_argnums=2)
@@ -152,17 +166,16 @@ def test_resize_valid_of_everything_is_bilinear():
 
 
 def test_resize_valid_compiles_once_for_all_sizes():
-    traces = []
+    chex.clear_trace_counter()
 
     @jax.jit
+    @chex.assert_max_traces(n=1)
     def run(x, valid, out_valid):
-        traces.append(None)
         return resize.resize_valid(x, valid, (12, 16), out_valid)
 
     x = normal(0, 4, 6, 8, 3)
     run(x, VALID, OUT_VALID)
     run(x, VALID[::-1].copy(), OUT_VALID[::-1].copy())
-    assert len(traces) == 1
 
 
 def test_resize_valid_keeps_the_fraction_far_from_the_origin():
@@ -175,7 +188,8 @@ def test_resize_valid_keeps_the_fraction_far_from_the_origin():
 
 def test_resize_valid_gradient_stays_inside():
     x = jnp.asarray(normal(0, 2, 4, 5, 1))
-    valid, out_valid = jnp.array([[3, 4], [4, 2]]), jnp.array([[6, 5], [2, 7]])
+    valid = jnp.array([[3, 4], [4, 2]])
+    out_valid = jnp.array([[6, 5], [2, 7]])
 
     @jax.jit
     def fn(x):

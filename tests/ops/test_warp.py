@@ -1,7 +1,8 @@
-"""Warping against loops, SciPy, finite differences and the exact geometry of the world `streets`."""
+"""Warping against loops, SciPy, finite differences and the geometry of the world `streets`."""
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,14 +16,16 @@ from segjax.errors import InputError
 from segjax.ops import warp
 
 RNG = np.random.default_rng(0)
-# A camera whose x points to the left, and one whose image was rotated: a warp relies on neither.
+# A camera whose x points to the left, and a camera with a rotated image. A warp must accept both.
 FLIPPED = np.array([[-7.0, 0, 3.2], [0, 6.5, 2.1], [0, 0, 1]])
 ROTATED = np.array([[6.0, 1.5, 2.5], [-1.2, 5.5, 1.8], [0, 0, 1]])
-SIZE, SOURCE_SIZE = (5, 7), (6, 8)
+SIZE = (5, 7)
+SOURCE_SIZE = (6, 8)
 DEPTH = RNG.uniform(2, 5, (2, *SIZE))
 SOURCE = RNG.random((2, *SOURCE_SIZE, 3))
 VECTOR = np.array([[0.05, -0.1, 0.2, 0.3, -0.2, 0.1], [-0.1, 0.06, -0.1, -0.1, 0.4, -0.2]])
-K, SOURCE_K = np.stack([FLIPPED, ROTATED]), np.stack([ROTATED, FLIPPED])
+K = np.stack([FLIPPED, ROTATED])
+SOURCE_K = np.stack([ROTATED, FLIPPED])
 
 axis_angle = jax.jit(warp.rotation_from_axis_angle)
 euler = jax.jit(warp.rotation_from_euler)
@@ -43,17 +46,16 @@ def in_float64(test):
 def motion_by_hand(vector, convention):
     motion = np.eye(4)
     if convention == 'axis_angle':
-        motion[:3, :3], motion[:3, 3] = Rotation.from_rotvec(vector[:3]).as_matrix(), vector[3:]
+        motion[:3, :3] = Rotation.from_rotvec(vector[:3]).as_matrix()
+        motion[:3, 3] = vector[3:]
     else:  # upper case: about the axes as they turn with the body, which is the product Rx Ry Rz
-        motion[:3, :3], motion[:3, 3] = (
-            Rotation.from_euler('XYZ', vector[3:]).as_matrix(),
-            vector[:3],
-        )
+        motion[:3, :3] = Rotation.from_euler('XYZ', vector[3:]).as_matrix()
+        motion[:3, 3] = vector[:3]
     return motion
 
 
 def bilinear_by_hand(image, u, v):
-    """None outside; the sum over all pixels with triangle weights inside."""
+    """Sums all pixels with triangle weights. Returns None outside the image."""
     height, width = image.shape[:2]
     if not (0 <= u <= width - 1 and 0 <= v <= height - 1):
         return None
@@ -64,17 +66,16 @@ def bilinear_by_hand(image, u, v):
 
 
 def warp_by_hand(source, depth, motion, k, source_k):
-    image, valid, z = (
-        np.zeros((*depth.shape, source.shape[-1])),
-        np.zeros(depth.shape, bool),
-        np.zeros(depth.shape),
-    )
+    image = np.zeros((*depth.shape, source.shape[-1]))
+    valid = np.zeros(depth.shape, bool)
+    z = np.zeros(depth.shape)
     for v, u in np.ndindex(*depth.shape):
         x, y, z[v, u], _ = motion @ [*(depth[v, u] * np.linalg.inv(k) @ [u, v, 1]), 1]
         if z[v, u] > 0 and depth[v, u] > 0:
             colour = bilinear_by_hand(source, *(source_k @ [x, y, z[v, u]] / z[v, u])[:2])
             if colour is not None:
-                image[v, u], valid[v, u] = colour, True
+                image[v, u] = colour
+                valid[v, u] = True
     return image, valid, z
 
 
@@ -118,7 +119,7 @@ def test_rotations_hold_in_float32():
         axis_angle(vector)[:2], Rotation.from_rotvec(vector[:2]).as_matrix(), atol=1e-7
     )
     gradient = jax.jit(jax.grad(lambda x: warp.rotation_from_axis_angle(x).sum()))(vector)
-    assert np.isfinite(gradient).all()
+    chex.assert_tree_all_finite(gradient)
 
 
 @pytest.mark.parametrize('convention', warp.CONVENTIONS)
@@ -187,7 +188,8 @@ def test_what_is_behind_the_camera_has_finite_pixels_without_gradient():
         return warp.project(points, np.float32(FLIPPED)[None])[0].sum()
 
     value, gradient = total(points)
-    assert np.isfinite(value) and not gradient[0, 0, 1:].any()
+    chex.assert_tree_all_finite((value, gradient))
+    assert not gradient[0, 0, 1:].any()
     np.testing.assert_allclose(
         gradient[0, 0, 0], [-7 / 4, 6.5 / 4, 7 / 16 - 2 * 6.5 / 16], rtol=1e-6
     )
@@ -232,7 +234,7 @@ def test_whole_positions_are_the_pixels_the_last_ones_included():
     values, inside = sample(np.float32(SOURCE), odd)
     np.testing.assert_array_equal(
         inside[0, 0, :6], [False] * 5 + [True]
-    )  # the last one is rounding noise
+    )  # the last position is rounding noise
     np.testing.assert_array_equal(values[0, 0, :5], 0)
 
 
@@ -248,12 +250,13 @@ def test_sources_are_warped_as_if_alone():
     motion = np.float32([motion_by_hand(vector, 'axis_angle') for vector in VECTOR])
     sources = np.float32(np.stack([SOURCE, SOURCE[::-1]], 1))
     motions = np.stack([motion, np.linalg.inv(motion)], 1)
-    depth, k = np.float32(DEPTH), np.float32(K)
+    depth = np.float32(DEPTH)
+    k = np.float32(K)
     together = warped(sources, depth[:, None], motions, k[:, None])
     for s in range(2):
         alone = warped(sources[:, s], depth, motions[:, s], k)
-        for a, b in zip(together, alone, strict=True):
-            np.testing.assert_allclose(a[:, s], b, atol=1e-5)
+        of_source = jax.tree.map(lambda x: x[:, s], together)  # noqa: B023
+        chex.assert_trees_all_close(of_source, alone, rtol=1e-7, atol=1e-5)
     # Two examples and two sources: a forgotten axis would fit, and mix them up.
     with pytest.raises(InputError, match='leading axes'):
         warped(sources, depth, motions, k)
@@ -263,10 +266,8 @@ def test_sources_are_warped_as_if_alone():
 
 def test_standing_still_changes_nothing():
     size = (24, 832)
-    image, depth = (
-        RNG.random((1, *size, 3), np.float32),
-        RNG.uniform(0.1, 80, (1, *size)).astype(np.float32),
-    )
+    image = RNG.random((1, *size, 3), np.float32)
+    depth = RNG.uniform(0.1, 80, (1, *size)).astype(np.float32)
     k = np.float32([[[-566.6, 0, 414.6], [0, 566.9, 11.7], [0, 0, 1]]])
     got = warped(image, depth, np.eye(4, dtype=np.float32)[None], k)
     assert got.valid.all()
@@ -286,7 +287,7 @@ DIRECTION = RNG.normal(size=(2, *SIZE, 3))
 
 
 def weighed(source, depth, vector, k, source_k, padding, convention):
-    """A scalar that every pixel enters with another weight, and the warp."""
+    """Returns (a scalar to which every pixel contributes with its own weight, the warp)."""
     seen = warp.warp(source, depth, warp.rigid_motion(vector, convention), k, source_k, padding)
     return (DIRECTION * seen.image).sum(), seen
 
@@ -340,14 +341,15 @@ def test_gradients_are_finite_differences(padding, convention):
 @KINDS
 @in_float64
 def test_gradients_are_finite_where_points_pass_through_the_camera(padding, convention):
-    # The scene ends up around the source camera's plane: some points at z < 0, one exactly in the camera's centre.
+    # The scene moves around the source camera's plane. Some points have z < 0, a point lies exactly
+    # in the camera's centre.
     depth = DEPTH.copy()
     depth[:, 0], depth[0, 2, 3] = 0, 3
     k = np.array([[[5.0, 0, 3], [0, 5, 2], [0, 0, 1]]] * 2)
     vector = np.zeros((2, 6))
     vector[:, 5 if convention == 'axis_angle' else 2] = -3
     (_, seen), gradients = run(SOURCE, depth, vector, k, k, padding, convention)
-    assert all(np.isfinite(x).all() for x in (seen.image, seen.pixels, *gradients))
+    chex.assert_tree_all_finite((seen.image, seen.pixels, gradients))
     behind = np.asarray(seen.depth) <= 0
     assert behind.any() and seen.valid.any() and not (behind & seen.valid).any()
     assert gradients[2].any() and gradients[1].any() and not gradients[1][behind].any()
@@ -370,7 +372,10 @@ def test_no_scatter_unless_the_image_itself_learns():
 
 @pytest.fixture(scope='module')
 def two_frames():
-    """Frames 10 and 13 of a clip in which nothing moves, without the noise of the sensor, and the motion between."""
+    """Returns frames 10 and 13 of a clip in which nothing moves, and the motion between them.
+
+    The frames have no sensor noise.
+    """
     patch = pytest.MonkeyPatch()
     clip = streets._clip(0, 'train', 1)
     light = clip.scene.light._replace(noise=0.0)
@@ -384,7 +389,10 @@ def two_frames():
 
 
 def errors(target, source, motion, both=None):
-    """Median absolute colour error of the warp and of no warp, over the pixels that both frames see; and those."""
+    """Returns the median colour errors of the warp and of no warp, and the compared pixels.
+
+    By default these are the pixels that both frames see.
+    """
     colours = [np.float32(frame['image']) / 255 for frame in (target, source)]
     seen = warped(colours[1][None], target['depth'][None], motion[None], target['intrinsics'][None])
     image, valid, z, pixels = (np.asarray(x[0]) for x in seen)
@@ -412,7 +420,7 @@ def test_depth_and_pose_of_the_world_warp_one_frame_onto_another(two_frames):
     error, without, both = errors(target, source, motion)
     assert both.mean() > 0.5
     assert error < 0.01 and error < 0.25 * without
-    # It is the geometry that does it: with a fifth more depth, or the motion the other way round, it is worse.
+    # With a fifth more depth, or with the inverted motion, the error grows.
     wrong = {**target, 'depth': 1.2 * target['depth']}
     assert errors(wrong, source, motion, both)[0] > 1.4 * error
     assert errors(target, source, np.linalg.inv(motion), both)[0] > without
@@ -437,14 +445,15 @@ def test_depth_and_pose_of_the_world_warp_one_frame_onto_another(two_frames):
 def test_warps_hold_through_the_geometry_of_augmentation(two_frames, matrix, size):
     target, source, motion = two_frames
     plain, _, _ = errors(target, source, motion)
-    target, source = moved(target, matrix, size), moved(source, matrix, size)
+    target = moved(target, matrix, size)
+    source = moved(source, matrix, size)
     error, without, both = errors(target, source, relative_motion(target['pose'], source['pose']))
     assert both.mean() > 0.4
     assert error < 1.25 * plain and error < 0.35 * without
 
 
 def test_a_flipped_pair_fits_the_mirrored_motion_as_the_pair_fits_its_own(two_frames):
-    """What can be read off the flipped images is the mirrored motion, not that of the unmirrored scene."""
+    """Checks that flipped images show the mirrored motion, not the original motion."""
     target, source, motion = two_frames
     plain, _, both = errors(target, source, motion)
     flip = transforms.flip_matrix(96)

@@ -1,7 +1,8 @@
-"""Sliding windows in a compiled function, against loops over windows and against the tiling of `--mode predict`."""
+"""Sliding windows in a compiled function, against loops and the tiling of `--mode predict`."""
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from segjax.modes.predict import tiles
 from segjax.ops import windows
 
-CANVAS, TILE, OVERLAP = (30, 44), (12, 16), 1 / 3
+CANVAS = (30, 44)
+TILE = (12, 16)
+OVERLAP = 1 / 3
 SIZES = ((30, 44), (30, 29), (25, 44), (13, 16), (12, 17), (7, 44), (5, 3))
 
 
@@ -19,11 +22,12 @@ def make_images():
 
 
 def net_of_places(xp):
-    """A net whose values depend on the place in the window and on its other pixels.
+    """Returns a net whose values depend on the place in the window and on its further pixels.
 
-    Every weight shows, and so does what continues an image that is smaller than a window.
+    So every weight matters, and so does the continuation of an image that is smaller than a window.
     """
-    rows, columns = np.arange(TILE[0])[:, None, None], np.arange(TILE[1])[:, None]
+    rows = np.arange(TILE[0])[:, None, None]
+    columns = np.arange(TILE[1])[:, None]
     ramp = (rows * 3 + columns * 5).astype(np.float32)
 
     def net(image):
@@ -35,14 +39,16 @@ def net_of_places(xp):
 
 
 def seen(net, overlap=OVERLAP):
-    """The average that the device computes, [B, H, W, C]."""
-    images, size = make_images(), jnp.asarray(SIZES)
+    """Returns the average that the device computes, [B, H, W, C]."""
+    images = make_images()
+    size = jnp.asarray(SIZES)
     return np.asarray(jax.jit(lambda x, n: windows.average(net, x, n, TILE, overlap))(images, size))
 
 
 def test_a_loop_over_windows_gives_the_same():
-    """With the formulas written out: starts, Hann weights, reflection, average."""
-    images, found = make_images(), seen(net_of_places(jnp))
+    """Compares with the formulas of starts, Hann weights, reflection and average."""
+    images = make_images()
+    found = seen(net_of_places(jnp))
 
     def starts(length, tile):
         if length <= tile:
@@ -57,7 +63,8 @@ def test_a_loop_over_windows_gives_the_same():
         return ([*range(length), *reversed(range(length))] * 20)[i]
 
     for image, (height, width), average in zip(images, SIZES, found, strict=True):
-        total, weight = np.zeros((60, 60, 4)), np.zeros((60, 60, 1))
+        total = np.zeros((60, 60, 4))
+        weight = np.zeros((60, 60, 1))
         for top in starts(height, TILE[0]):
             for left in starts(width, TILE[1]):
                 rows = [reflected(top + i, height) for i in range(TILE[0])]
@@ -73,11 +80,13 @@ def test_a_loop_over_windows_gives_the_same():
 
 @pytest.mark.parametrize('overlap', [0.0, 1 / 3, 0.5, 0.75])
 def test_tiles_of_predict_give_the_same(overlap):
-    images, found = make_images(), seen(net_of_places(jnp), overlap)
+    images = make_images()
+    found = seen(net_of_places(jnp), overlap)
     net = net_of_places(np)
     for image, size, average in zip(images, SIZES, found, strict=True):
         grid = tiles.cut(size, TILE, overlap)
-        canvas, padded = tiles.Canvas(4, grid), tiles.pad(image[: size[0], : size[1]], grid)
+        canvas = tiles.Canvas(4, grid)
+        padded = tiles.pad(image[: size[0], : size[1]], grid)
         for place in tiles.schedule([grid], mirror=False):
             canvas.add(np.moveaxis(net(tiles.take(padded, grid, place)), -1, 0), place, 1.0)
         expected = np.moveaxis(canvas.rows, 0, -1)[: size[0], : size[1]]
@@ -98,7 +107,7 @@ def test_values_of_a_short_type_are_summed_in_float32():
         return image.astype(jnp.bfloat16)  # holds all numbers of uint8
 
     found = seen(net)
-    assert found.dtype == np.float32
+    chex.assert_type(found, np.float32)
     for average, image, (height, width) in zip(found, make_images(), SIZES, strict=True):
         np.testing.assert_allclose(average[:height, :width], image[:height, :width], rtol=1e-5)
 
@@ -107,14 +116,15 @@ def test_values_of_a_short_type_are_summed_in_float32():
     'lengths, expected', [([1024, 713, 900], [0, 311]), ([2048], [0, 445, 890, 1335])]
 )
 def test_a_street_scene_in_published_crops_is_eight_windows(lengths, expected):
-    """PSPNet's crops of 713 pixels at two thirds: ceil((1024 - 713) / 476) + 1 rows, ceil((2048 - 713) / 476) + 1."""
+    """Checks PSPNet's crops of 713 pixels: ceil((n - 713) / 476) + 1 along each axis."""
     axis = windows.cut_axis(jnp.asarray(lengths), lengths[0], 713, 1 / 3)
     np.testing.assert_array_equal(axis.starts[0], expected)
-    assert axis.starts.shape == (
-        len(lengths),
-        math.ceil((lengths[0] - 713) / math.ceil(713 * 2 / 3)) + 1,
-    )
-    if len(lengths) > 1:  # an image of one window, and one that needs as many as the largest
+    num_windows = math.ceil((lengths[0] - 713) / math.ceil(713 * 2 / 3)) + 1
+    chex.assert_shape(axis.starts, (len(lengths), num_windows))
+    chex.assert_shape([axis.sources, axis.weights], (len(lengths), num_windows, 713))
+    if (
+        len(lengths) > 1
+    ):  # an image of a single window, and an image that needs as many as the largest
         np.testing.assert_array_equal(axis.starts[1:], [[0, 0], [0, 187]])
         np.testing.assert_allclose(axis.weights[1], [[1.0] * 713, [0.0] * 713], rtol=1e-6)
 
@@ -122,7 +132,8 @@ def test_a_street_scene_in_published_crops_is_eight_windows(lengths, expected):
 def test_every_image_is_covered_by_weights_that_sum_to_one():
     axis = windows.cut_axis(jnp.arange(1, 101), 100, 16, 0.4)
     for length in range(1, 101):
-        starts, weights = np.asarray(axis.starts[length - 1]), np.asarray(axis.weights[length - 1])
+        starts = np.asarray(axis.starts[length - 1])
+        weights = np.asarray(axis.weights[length - 1])
         total = np.zeros(100)
         for start, weight in zip(starts, weights, strict=True):
             total[start : start + 16] += weight

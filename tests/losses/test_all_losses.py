@@ -1,9 +1,16 @@
-"""Examples of weight 0: whatever they hold, no loss and no gradient sees it."""
+"""Properties of all losses.
 
+Examples of weight 0 change neither a loss nor a gradient. The value does not depend on jit or pmap.
+"""
+
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import parameterized
 
 from segjax.losses import adversarial, geometry, image
 from segjax.losses import segmentation as losses
@@ -71,9 +78,58 @@ def test_an_example_of_weight_zero_leaves_no_trace_in_value_or_gradient(loss, ar
         poisoned[i][1] = bad
     evaluate = jax.jit(jax.value_and_grad(value, argnums=differentiable))
     clean, clean_grads = evaluate(*args)
-    found, grads = evaluate(*poisoned)
-    assert found == clean
-    for grad, clean_grad in zip(grads, clean_grads, strict=True):
-        np.testing.assert_array_equal(grad, clean_grad)
+    result, grads = evaluate(*poisoned)
+    assert result == clean
+    chex.assert_trees_all_equal(grads, clean_grads)
+    for grad in grads:
         np.testing.assert_array_equal(grad[1], 0)
     assert any(jnp.any(grad != 0) for grad in grads)
+
+
+# --- jit and pmap ---------------------------------------------------------------------------------
+
+# Without optimisation XLA may round a minimum and its operands differently. The gradient of the
+# minimum compares them for equality, so it vanishes at single pixels.
+WITH_MINIMUM = ('minimum_reprojection', 'auto_masking')
+
+
+def value_and_gradients(name):
+    """Returns a function from arguments to (Mean, gradients of its sum)."""
+    loss, args = ALL[name]
+    differentiable = tuple(i for i, x in enumerate(args) if x.dtype == np.float32)
+
+    def evaluate(*arguments):
+        gradients = jax.grad(lambda *x: loss(*x).sum, argnums=differentiable)(*arguments)
+        return loss(*arguments), gradients
+
+    return evaluate
+
+
+@functools.cache
+def without_jit(name):
+    return value_and_gradients(name)(*arguments_of(name))
+
+
+def arguments_of(name):
+    return jax.tree.map(jnp.asarray, (*ALL[name][1], WEIGHT))
+
+
+class VariantsTest(chex.TestCase):
+    """Compares every loss with its value without jit."""
+
+    @chex.variants(with_jit=True, with_pmap=True)
+    @parameterized.named_parameters((name, name) for name in ALL)
+    def test_value_and_gradients_are_equal(self, name):
+        arguments = arguments_of(name)
+        devices = min(2, len(jax.devices()))
+        evaluate = self.variant(value_and_gradients(name), n_devices=devices)
+        mean, gradients = evaluate(*arguments)
+        chex.assert_shape(tuple(mean), ())
+        chex.assert_type(tuple(mean), jnp.float32)
+        chex.assert_tree_all_finite((mean, gradients))
+        expected_mean, expected_gradients = without_jit(name)
+        chex.assert_trees_all_close(mean, expected_mean, rtol=1e-5, atol=1e-5, strict=True)
+        if name not in WITH_MINIMUM:
+            chex.assert_trees_all_close(
+                gradients, expected_gradients, rtol=1e-5, atol=1e-5, strict=True
+            )

@@ -1,0 +1,102 @@
+"""Properties of all metrics: the values do not depend on jit or pmap."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import parameterized
+
+from segjax.metrics import confusion, depth, image
+from segjax.ops import warp
+
+RNG = np.random.default_rng(0)
+B, H, W, C, N = 3, 6, 7, 4, 5
+LABEL = RNG.integers(0, C, (B, H, W)).astype(np.int32)
+LABEL[0, 0, :3] = 255
+PREDICTION = RNG.integers(0, C, (B, H, W)).astype(np.int32)
+WEIGHT = np.array([1.0, 0.0, 0.5], np.float32)
+SCORES = RNG.random(B).astype(np.float32)
+INDEX = np.array([4, 99, 0], np.int32)
+PICTURES = RNG.uniform(-1, 1, (2, B, H, W, 3)).astype(np.float32)
+DEPTHS = RNG.uniform(0.5, 90, (2, B, H, W)).astype(np.float32)
+VECTORS = RNG.normal(scale=0.2, size=(2, B, 2, 6)).astype(np.float32)
+MOTIONS = np.asarray(warp.rigid_motion(VECTORS, 'axis_angle'))
+INTRINSICS = np.float32([[[5, 0, 3], [0, 5, 2], [0, 0, 1]]] * B)
+SIZE = np.array([[H, W], [4, 5], [H, 3]], np.int32)
+
+
+def errors_with_baselines(disparity, truth, intrinsics, size, weight):
+    batch = {
+        'depth': truth,
+        'intrinsics': intrinsics,
+        'size': size,
+        'label_size': size,
+        'weight': weight,
+    }
+    rows = jnp.arange(H)[:, None] < size[:, :1, None]
+    columns = jnp.arange(W) < size[:, 1:, None]
+    return depth.errors_with_baselines(disparity, jnp.reciprocal, batch, rows & columns)
+
+
+ALL = {
+    'confusion': (
+        functools.partial(confusion.confusion, num_classes=C),
+        dict(prediction=PREDICTION, label=LABEL, weight=WEIGHT),
+    ),
+    'image_iou': (
+        functools.partial(confusion.image_iou, num_classes=C),
+        dict(prediction=PREDICTION, label=LABEL, weight=np.ones(B, np.float32)),
+    ),
+    'per_example': (
+        functools.partial(confusion.per_example, num_examples=N),
+        dict(values=SCORES, index=INDEX, weight=WEIGHT),
+    ),
+    'psnr': (image.psnr, dict(truth=PICTURES[0], other=PICTURES[1])),
+    'depth_errors': (
+        functools.partial(depth.errors, median_scaling=True),
+        dict(prediction=DEPTHS[0], truth=DEPTHS[1], weight=WEIGHT),
+    ),
+    'errors_with_baselines': (
+        errors_with_baselines,
+        dict(
+            disparity=1 / DEPTHS[0],
+            truth=DEPTHS[1],
+            intrinsics=INTRINSICS,
+            size=SIZE,
+            weight=WEIGHT,
+        ),
+    ),
+    'motion_errors': (
+        functools.partial(depth.motion_errors, offsets=(-1, 1)),
+        dict(predicted=MOTIONS[0], truth=MOTIONS[1], weight=WEIGHT),
+    ),
+}
+
+
+def arguments_of(name):
+    return jax.tree.map(jnp.asarray, ALL[name][1])
+
+
+@functools.cache
+def without_jit(name):
+    return ALL[name][0](**arguments_of(name))
+
+
+class VariantsTest(chex.TestCase):
+    """Compares every metric with its value without jit."""
+
+    @chex.variants(with_jit=True, with_pmap=True)
+    @parameterized.named_parameters((name, name) for name in ALL)
+    def test_values_are_equal(self, name):
+        metric = self.variant(ALL[name][0], n_devices=min(2, len(jax.devices())))
+        result = metric(**arguments_of(name))
+        chex.assert_tree_all_finite(result)
+        chex.assert_trees_all_close(result, without_jit(name), rtol=1e-5, atol=1e-6, strict=True)
+
+
+def test_counts_do_not_depend_on_jit():
+    """Counts are integers, so they are equal to the last bit."""
+    metric, arguments = ALL['confusion']
+    chex.assert_trees_all_equal(jax.jit(metric)(**arguments), without_jit('confusion'), strict=True)
