@@ -1,4 +1,4 @@
-"""The releases whose weights can be read: names, allowed differences, preparation of images.
+r"""The releases whose weights can be read: names, allowed differences, preparation of images.
 
 A `Naming` is data. Its rules turn the path of a module of ours into the name in the release. The
 importer asks the file for that name, and the exporter writes it, so the two cannot disagree.

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,13 +56,13 @@ def test_batch_norm_in_evaluation_or_frozen_uses_the_running_statistics(train, f
     np.testing.assert_allclose(
         y, batch_norm_by_hand(x, **old, **NORM['params'], epsilon=1e-5), atol=1e-5
     )
-    jax.tree.map(np.testing.assert_array_equal, dict(updates['batch_stats']), old)
+    chex.assert_trees_all_equal(dict(updates['batch_stats']), old)
 
 
 @pytest.mark.parametrize('size', [3, 5])
 def test_depthwise_convolution_has_torchs_start(size):
     params = DepthwiseConv(size=size).init(jax.random.key(0), jnp.zeros((1, 4, 4, 200)))['params']
-    assert params['kernel'].shape == (size, size, 1, 200)
+    chex.assert_shape(params['kernel'], (size, size, 1, 200))
     assert 0.9 / size < np.abs(params['kernel']).max() <= 1 / size
     np.testing.assert_allclose(params['kernel'].std(), 1 / size / np.sqrt(3), rtol=0.05)
 

@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -69,8 +70,8 @@ def test_published_parameters_and_layout(variant):
     rates, params = published(variant)
     assert count({'params': params}) == total
     params = params['efficientnet']
-    assert params['conv_stem']['kernel'].shape == (3, 3, 3, stem)
-    assert params['conv_head']['kernel'].shape[-1] == head
+    chex.assert_shape(params['conv_stem']['kernel'], (3, 3, 3, stem))
+    chex.assert_shape(params['conv_head']['kernel'], (1, 1, None, head))
     outputs = {
         name: block['project_conv']['kernel'].shape[-1]
         for name, block in params.items()
@@ -141,7 +142,7 @@ def test_taps_have_the_strides_of_their_stages_at_any_size():
         tap: (2, -(-65 // s), -(-84 // s), n)
         for tap, s, n in zip(taps, strides, channels, strict=True)
     }
-    assert outputs['logits'].shape == (2, 5)
+    chex.assert_shape(outputs['logits'], (2, 5))
 
 
 # --- a block ----------------------------------------------------------------------------------------------------------
@@ -217,9 +218,8 @@ def block_by_hand(x, variables, block, before):
 def test_a_block_is_its_formula(block, before):
     x = np.random.default_rng(0).standard_normal((2, 6, 8, 8)).astype(np.float32)
     variables = random_variables(block, x.shape)
-    assert (
-        variables['params']['block']['se_reduce']['kernel'].shape[-1] == 2
-    )  # a quarter of what enters
+    # The gate reduces the channels of the input to a quarter.
+    chex.assert_axis_dimension(variables['params']['block']['se_reduce']['kernel'], -1, 2)
     assert ('expand_conv' in variables['params']['block']) == (block.expand != 1)
     y = jax.jit(functools.partial(block.apply, train=False))(variables, x)
     np.testing.assert_allclose(y, block_by_hand(x, variables, block, before), atol=1e-4)
@@ -292,8 +292,9 @@ def test_a_step_of_training_moves_everything(shallow):
         return jax.grad(loss, has_aux=True)(params)
 
     gradients, statistics = step(variables['params'])
+    chex.assert_tree_all_finite(gradients)
     for gradient in jax.tree.leaves(gradients):
-        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+        assert np.abs(gradient).max() > 0
     assert jax.tree.all(
         jax.tree.map(lambda a, b: np.all(a != b), dict(statistics), variables['batch_stats'])
     )
@@ -333,14 +334,12 @@ class GatedConv(nn.Module):
 
 def test_another_stem_takes_the_place_of_the_first_convolution(shallow):
     outputs, variables = shapes_of(Net(5, stem=GatedConv), (1, 32, 32, 2))
-    assert outputs['logits'].shape == (1, 5)
-    params, plain = (
-        variables['params']['efficientnet'],
-        shapes_of(Net(5))[1]['params']['efficientnet'],
-    )
-    assert params.pop('conv_stem')['kernel'].shape == (3, 3, 2, 16)
-    assert plain.pop('conv_stem')['kernel'].shape == (3, 3, 3, 8)
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, plain)
+    chex.assert_shape(outputs['logits'], (1, 5))
+    params = variables['params']['efficientnet']
+    plain = shapes_of(Net(5))[1]['params']['efficientnet']
+    chex.assert_shape(params.pop('conv_stem')['kernel'], (3, 3, 2, 16))
+    chex.assert_shape(plain.pop('conv_stem')['kernel'], (3, 3, 3, 8))
+    chex.assert_trees_all_equal_shapes(params, plain)
 
 
 def test_the_start_is_the_authors(shallow):

@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -84,7 +85,7 @@ def test_stages_have_their_strides_rounded_up(output_stride, ceil_pool):
         stride = min(4 * 2**i, output_stride)
         # Pooling 42 columns of the stem gives 22 where Caffe's rounding lets a window hang over the edge.
         columns = -(-22 // (stride // 4)) if ceil_pool else -(-84 // stride)
-        assert stages[f'layer{i + 1}'].shape == (1, -(-65 // stride), columns, channels)
+        chex.assert_shape(stages[f'layer{i + 1}'], (1, -(-65 // stride), columns, channels))
 
 
 def record(calls):
@@ -156,7 +157,7 @@ def test_taps_are_sums_before_their_relu():
     np.testing.assert_array_equal(np.maximum(taps['conv2_3'], 0), stages['layer1'])
     np.testing.assert_array_equal(np.maximum(taps['conv4_6'], 0), stages['layer3'])
     np.testing.assert_array_equal(taps['layer3'], stages['layer3'])
-    assert taps['conv1_3'].shape == (1, 17, 20, 16)
+    chex.assert_shape(taps['conv1_3'], (1, 17, 20, 16))
 
 
 def test_a_block_adds_its_branch_to_what_enters():

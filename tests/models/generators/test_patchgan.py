@@ -1,5 +1,6 @@
 """PatchGAN: published sizes, one whole forward pass by scipy, and what a patch sees."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +36,8 @@ def shapes_of(net, *shape):
 def test_published_parameter_counts_and_shapes(channels, num_layers, parameters, size):
     logits, variables = shapes_of(PatchGAN(num_layers=num_layers), 2, 256, 512, channels)
     assert sum(x.size for x in jax.tree.leaves(variables)) == parameters
-    assert logits.shape == (2, *size, 1) and logits.dtype == jnp.float32
+    chex.assert_shape(logits, (2, *size, 1))
+    assert logits.dtype == jnp.float32
     assert set(variables) == {'params'}  # no running statistics
 
 
@@ -64,7 +66,7 @@ def test_initialisation():
 @pytest.mark.parametrize('num_layers', [1, 2, 3])
 def test_output_size_is_that_of_the_net(height, width, num_layers):
     logits, _ = shapes_of(PatchGAN(features=2, num_layers=num_layers), 1, height, width, 3)
-    assert logits.shape[1:3] == output_size(height, width, num_layers)
+    chex.assert_shape(logits, (1, *output_size(height, width, num_layers), 1))
 
 
 def test_instance_norm_is_the_formula():
@@ -115,7 +117,7 @@ def test_forward_pass_is_that_of_scipy():
                 x = (x - x.mean((0, 1))) / np.sqrt(x.var((0, 1)) + 1e-5)
             if i < 3:
                 x = np.where(x > 0, x, 0.2 * x)
-        assert x.shape == (3, 4, 1)
+        chex.assert_shape(x, (3, 4, 1))
         np.testing.assert_allclose(logits[b], x, rtol=1e-4, atol=1e-5)
 
 

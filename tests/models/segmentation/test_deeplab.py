@@ -1,5 +1,6 @@
 """DeepLab, first two versions: names, dilations, and the largest of several scales."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -42,12 +43,8 @@ def test_largefov_predicts_on_every_eighth_pixel_and_drops_single_elements():
         return outputs['logits'], inner['intermediates']['fc8']['__call__'][0]
 
     logits, small = run(variables)
-    assert small.shape == (
-        1,
-        5,
-        6,
-        2,
-    )  # sizes rounded up: the sixth column lies on pixel 40, behind the last
+    # Sizes are rounded up: the sixth column lies on pixel 40, behind the last.
+    chex.assert_shape(small, (1, 5, 6, 2))
     np.testing.assert_allclose(logits[:, ::8, ::8], small[:, :, :5], atol=1e-6)
     dropout = {'dropout': jax.random.key(0)}
     jaxpr = str(jax.make_jaxpr(lambda v: net.apply(v, IMAGE, train=True, rngs=dropout))(variables))
@@ -125,7 +122,7 @@ def test_logits_of_some_pixels_are_those_of_all_pixels_there(net, stride):
     for a, b in zip(jax.tree.leaves(some), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b[:, ::stride, ::stride], atol=scale)
     evaluated = net.clone(logit_stride=stride).apply(variables, IMAGE, train=False)
-    assert evaluated['logits'].shape[1:3] == IMAGE.shape[1:3]
+    chex.assert_shape(evaluated['logits'], (1, *IMAGE.shape[1:3], 3))
 
 
 def test_v2_names():

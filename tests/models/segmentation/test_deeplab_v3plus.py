@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -94,9 +95,9 @@ def test_features_are_those_the_decoder_wants():
         (deep, low_level, features), _ = shapes_of(
             Backbone(depth, 16, taps=(low, 'blocks_0')), (1, 65, 97, 3)
         )
-        assert (deep.shape, low_level.shape) == ((1, 5, 7, 2048), (1, 17, 25, 256))
-        assert features[low].shape == low_level.shape
-        assert features['blocks_0'].shape == (1, 17, 25, 128)
+        chex.assert_shape(deep, (1, 5, 7, 2048))
+        chex.assert_shape([low_level, features[low]], (1, 17, 25, 256))
+        chex.assert_shape(features['blocks_0'], (1, 17, 25, 128))
 
 
 def separable_by_hand(x, variables, rate, relu=True):
@@ -193,8 +194,9 @@ def test_names_and_sizes_of_the_parts_on_top(backbone):
         'concat_projection',
     }
     assert set(params['decoder']) == {'feature_projection0', 'decoder_conv0', 'decoder_conv1'}
-    assert params['decoder']['feature_projection0']['conv']['kernel'].shape == (1, 1, 256, 48)
-    assert params['decoder']['decoder_conv0']['conv_pw']['kernel'].shape == (1, 1, 304, 256)
+    decoder = params['decoder']
+    chex.assert_shape(decoder['feature_projection0']['conv']['kernel'], (1, 1, 256, 48))
+    chex.assert_shape(decoder['decoder_conv0']['conv_pw']['kernel'], (1, 1, 304, 256))
 
 
 def test_epsilon_is_larger_in_xception():

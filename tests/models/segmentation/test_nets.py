@@ -81,7 +81,7 @@ def test_every_net_with_a_backbone_is_here():
 def test_published_parameter_counts(name, args, channels, expected):
     outputs, variables = shapes_of(models.NETS['segmentation'][name](**args), (1, 97, 65, channels))
     assert count(variables) == expected
-    assert outputs['logits'].shape == (1, 97, 65, args['num_classes'])
+    chex.assert_shape(outputs['logits'], (1, 97, 65, args['num_classes']))
 
 
 @NETS
@@ -89,7 +89,8 @@ def test_published_parameter_counts(name, args, channels, expected):
 def test_logits_and_auxiliary_logits_have_the_size_of_any_image(name, size):
     outputs, _ = shapes_of(small(name), (2, *size, 3))
     maps = [outputs['logits'], *outputs.get('aux', {}).values()]
-    assert {(y.shape, y.dtype) for y in maps} == {((2, *size, 5), np.dtype('float32'))}
+    chex.assert_shape(maps, (2, *size, 5))
+    assert {y.dtype for y in maps} == {np.dtype('float32')}
     assert set(outputs) <= {'logits', 'aux'}
 
 
@@ -97,7 +98,8 @@ def test_logits_and_auxiliary_logits_have_the_size_of_any_image(name, size):
 def test_taps_are_returned_on_demand_and_change_no_parameter(name):
     _, tap, shape, _ = SMALL[name]
     outputs, variables = shapes_of(small(name, taps=(tap,)), (1, 50, 65, 3))
-    assert {key: y.shape for key, y in outputs['features'].items()} == {tap: (1, *shape)}
+    assert set(outputs['features']) == {tap}
+    chex.assert_shape(outputs['features'][tap], (1, *shape))
     chex.assert_trees_all_equal_shapes(variables, shapes_of(small(name), (1, 50, 65, 3))[1])
     with pytest.raises(InputError, match='taps'):
         shapes_of(small(name, taps=('conv9_9',)))
@@ -186,8 +188,8 @@ def test_supervised_training_accepts_the_net(name):
     after, metrics = jax.eval_shape(step, state, jax.tree.map(lambda x: x[None], batch))
     heads = {'bisenet': {'loss_aux_context8', 'loss_aux_context16'}, 'pspnet': {'loss_aux_layer3'}}
     assert set(metrics) == {'loss', 'loss_main', 'learning_rate', *heads.get(name, ())}
-    shapes = jax.tree.map(lambda x: x.shape[1:], after)
-    assert shapes == jax.tree.map(lambda x: x.shape, state)
+    per_device = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), after)
+    chex.assert_trees_all_equal_shapes_and_dtypes(per_device, state)
 
 
 @pytest.fixture
@@ -206,11 +208,12 @@ def test_a_narrow_net_learns_the_batch(name):
     stage = pipeline(name, **({} if name == 'bisenet' else {'dropout': 0.0}))
     batch = train_batch(rows=2, size=(64, 64))
     topology = parallel.topology('pmap', 1)
-    step = topology.spmd(lambda state, batch: one_step(stage, state, batch), num_args=2)
+    one_step_of = chex.assert_max_traces(lambda state, batch: one_step(stage, state, batch), n=1)
+    step = topology.spmd(one_step_of, num_args=2)
     state = topology.put_replicated(parallel.to_host(stage.init(jax.random.key(0), batch, {})))
     losses = []
     for _ in range(3):
         state, metrics = step(state, topology.put_batch(batch))
         losses.append(float(parallel.to_host(metrics['loss']).value()))
-    assert np.isfinite(losses).all() and losses[2] < losses[0]
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(parallel.to_host(state.params)))
+    chex.assert_tree_all_finite((losses, parallel.to_host(state.params)))
+    assert losses[2] < losses[0]
