@@ -1,4 +1,4 @@
-"""The table of nets: what every net in it must do, and how it answers to typing errors."""
+"""The registry of nets: the contract of every net, and errors for unknown names."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""Weights in the namings of releases: there and back, what may be absent, and every way a file can be wrong."""
+"""Import and export of weights: axes, tensors that may be absent, and all errors of files."""
 
 import types
 
@@ -20,7 +20,7 @@ def imported(key, tensors, variables, **options):
     return named_leaves(tree), report
 
 
-# --- arrays and their axes ---
+# --- arrays and their axes ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('key', SOURCES)
@@ -39,7 +39,8 @@ def test_there_and_back_in_every_naming(key):
 
 
 def test_kernels_have_torchs_axes():
-    # torch: y[o] = sum over i, a, b of w[o, i, a, b] x[i, a, b]; of a transposed convolution w[i, o, a, b].
+    # In torch y[o] is the sum over i, a, b of w[o, i, a, b] x[i, a, b]. Transposed convolutions
+    # have w[i, o, a, b].
     forward = named_leaves(variables_of('coin'))['params/sp/conv1/conv/kernel']
     tensor = pretrained.export_weights(variables_of('coin'), SOURCES['coin'])[
         'sp.conv1.conv.weight'
@@ -86,10 +87,10 @@ def test_wrappers_and_older_names():
     assert len(found) == len(tensors) and not report.unused
 
 
-# --- what may be absent -----------------------------------------------------------------------------------------------
+# --- tensors that may be absent -------------------------------------------------------------------
 
 
-def test_another_number_of_classes_leaves_the_classifier_as_drawn():
+def test_another_number_of_classes_keeps_the_initial_classifier():
     tensors = pretrained.export_weights(variables_of('semseg', 3), SOURCES['semseg'])
     found, report = imported('semseg', tensors, variables_of('semseg', 5))
     original = named_leaves(variables_of('semseg', 5))
@@ -123,7 +124,7 @@ def test_classifier_of_imagenet_and_auxiliary_heads_are_listed():
     )
 
 
-def test_what_no_release_has_stays_as_drawn():
+def test_arrays_that_no_release_has_keep_their_initialisation():
     variables = variables_of('kazuto')
     tensors = pretrained.export_weights(variables, SOURCES['kazuto'])
     params = variables['params'] | {
@@ -135,7 +136,7 @@ def test_what_no_release_has_stays_as_drawn():
     assert [line.split(':')[0] for line in report.initialised] == ['aspp/c0/dilation']
 
 
-def test_a_backbone_with_other_strides_is_said():
+def test_a_backbone_with_other_strides_is_noted():
     net = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract(*NETS['kazuto']))
     tensors = pretrained.export_weights(net, SOURCES['resnet'])
     assert 'on the 1x1' in str(imported('resnet', tensors, net)[1])
@@ -149,7 +150,7 @@ LARGEFOV = NETS['largefov_caffe']
 )
 @pytest.mark.parametrize('linear', [False, True])
 def test_fc6_and_fc7_of_largefov_are_samples_of_vggs(key, fc6, fc7, linear):
-    """Every fourth output, every third tap of 7x7, every fourth input of fc7; bit by bit, written as loops."""
+    """Checks all numbers: every fourth output, third tap of 7x7, and fourth input of fc7."""
     vgg = pretrained.export_weights(variables_of(key), SOURCES[key])
     draw = np.random.default_rng(3)
     wide = (
@@ -180,7 +181,7 @@ def test_fc6_and_fc7_of_largefov_are_samples_of_vggs(key, fc6, fc7, linear):
     assert 'fc8: keeps its random initialisation' in str(report) and '(64, 8, 7, 7)' in str(report)
 
 
-def test_vgg_without_a_classifier_leaves_fc6_and_fc7_as_they_were():
+def test_vgg_without_a_classifier_keeps_the_initial_fc6_and_fc7():
     tensors = pretrained.export_weights(variables_of('vgg'), SOURCES['vgg'])
     short = {name: tensor for name, tensor in tensors.items() if name.startswith('features.')}
     net = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract(*LARGEFOV))
@@ -221,7 +222,7 @@ def test_coco_weights_of_kazuto_have_one_convolution_in_place_of_the_pyramid():
     assert {f'aspp/c{i}' for i in range(4)} == {line.split(':')[0] for line in report.initialised}
 
 
-# --- what is wrong ----------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def broken(tensors, change):
@@ -249,7 +250,7 @@ def broken(tensors, change):
     ],
     ids=['missing', 'surplus', 'transposed', 'nan'],
 )
-def test_what_does_not_fit_is_an_error_with_file_and_tensor(change, message):
+def test_a_tensor_that_does_not_fit_is_an_error_with_file_and_tensor(change, message):
     tensors = broken(pretrained.export_weights(variables_of('semseg'), SOURCES['semseg']), change)
     with pytest.raises(InputError, match=message) as caught:
         imported('semseg', tensors, variables_of('semseg'))
@@ -278,14 +279,14 @@ def test_what_does_not_fit_is_an_error_with_file_and_tensor(change, message):
     ],
     ids=['missing', 'surplus', 'linear transposed', 'depthwise transposed'],
 )
-def test_what_does_not_fit_of_an_efficientnet_is_named(change, message):
+def test_a_tensor_that_does_not_fit_an_efficientnet_is_named(change, message):
     variables = variables_of('efficientnet_pytorch')
     tensors = broken(pretrained.export_weights(variables, SOURCES['efficientnet_pytorch']), change)
     with pytest.raises(InputError, match=message):
         imported('efficientnet_pytorch', tensors, variables)
 
 
-def test_padding_and_batch_norm_of_a_source_are_said():
+def test_padding_and_batch_norm_of_a_source_are_noted():
     for key, padding in (
         ('timm', 'symmetric'),
         ('timm_tf', 'same'),
@@ -338,7 +339,7 @@ def test_a_deeper_net_of_the_same_release_is_an_error():
         imported('semseg', shallow, deeper)
 
 
-def test_partial_takes_what_fits_and_lists_the_rest():
+def test_partial_loads_fitting_tensors_and_lists_all_others():
     tensors = pretrained.export_weights(variables_of('semseg'), SOURCES['semseg'])
     del tensors['layer1.0.bn2.running_var']
     tensors['layer9.weight'] = np.ones(3)
@@ -354,7 +355,7 @@ def test_partial_takes_what_fits_and_lists_the_rest():
     }
 
 
-def test_only_what_is_wanted_need_be_there():
+def test_only_wanted_arrays_must_be_in_the_file():
     tensors = pretrained.export_weights(variables_of('semseg'), SOURCES['semseg'])
     short = {name: tensor for name, tensor in tensors.items() if name.startswith('layer')}
     found, _ = imported(
@@ -370,7 +371,8 @@ def test_weights_of_another_net_are_counted():
     with pytest.raises(InputError) as caught:
         imported('semseg', tensors, variables_of('semseg'))
     count = len(pretrained.export_weights(variables_of('semseg'), SOURCES['semseg']))
-    counts = f'{count - 2} of {count} tensors match, 1 are missing, 1 have another shape, 1 have no place here'
+    counts = f'{count - 2} of {count} tensors match, 1 are missing, 1 have another shape, '
+    counts += '1 have no place here'
     assert counts in caught.value.got and 'hszhao/semseg, PSPNet' in caught.value.got
     assert 'layer0.0.weight: (1, 2, 3, 3), not (4, 3, 3, 3)' in caught.value.got
     assert caught.value.fix.startswith('--config.init_from.partial=True ')

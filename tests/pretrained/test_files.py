@@ -26,7 +26,7 @@ TENSORS = {
 @pytest.mark.parametrize('ending', ['safetensors', 'npz'])
 def test_read_gives_what_was_written(ending, tmp_path):
     path = str(tmp_path / f'w.{ending}')
-    # A view with torch's axes swapped: what is written must be its values, not the memory behind it.
+    # A view with torch's axes swapped. The file must have its values, not the memory behind it.
     pretrained.write(path, TENSORS | {'view': TENSORS['conv1.weight'].transpose(3, 2, 1, 0)})
     found = pretrained.read(path)
     assert found.keys() == {*TENSORS, 'view'}
@@ -61,7 +61,10 @@ class Word:
 
 
 def pickled(value, storages):
-    """The bytes of a value as torch writes it: tensors rebuilt from storages, names looked up in modules."""
+    """Returns the bytes of a value as torch writes them.
+
+    Tensors are rebuilt from storages, and names are looked up in modules.
+    """
 
     def write(value):
         if isinstance(value, Word):
@@ -225,7 +228,7 @@ def test_nothing_that_a_file_names_is_run(tmp_path):
 
 
 def sequence(value, storages, keys):
-    """The bytes of a file before torch 1.6: a pickle and float32 storages."""
+    """Returns the bytes of a file before torch 1.6: a pickle and float32 storages."""
     heads = [pickle.dumps(item, 2) for item in (archives.MAGIC, 1001, {'little_endian': True})]
     raw = b''.join(struct.pack('<q', each.size) + each.tobytes() for each in storages)
     return b''.join(heads) + pickled(value, []) + pickle.dumps(keys, 2) + raw

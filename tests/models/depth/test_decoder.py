@@ -1,4 +1,4 @@
-"""Decoders on any encoder: layers in NumPy, sigmoids and depth, names, and features that do not fit."""
+"""Decoders on any encoder: layers in NumPy, depth of sigmoids, names, features that do not fit."""
 
 import chex
 import jax
@@ -34,17 +34,20 @@ def test_decoders_are_their_layers():
     def reflect(x):
         return np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), 'reflect')
 
-    size, channels = (7, 10), (5, 4, 3)
+    size = (7, 10)
+    channels = (5, 4, 3)
     shapes = maps_of(size, (2, 4, 6), examples=2)  # 4 x 5, 2 x 3 and 1 x 2
     features = [uniform(*shape, seed=i) - 0.5 for i, shape in enumerate(shapes)]
-    depth, classes = DepthDecoder(channels, num_scales=2), SegmentationDecoder(3, channels)
+    depth = DepthDecoder(channels, num_scales=2)
+    classes = SegmentationDecoder(3, channels)
     variables = [
         random_variables(Decoder(module, shapes, size), seed=i)
         for i, module in enumerate((depth, classes))
     ]
 
     def maps(p):
-        x, decoded = features[-1], []
+        x = features[-1]
+        decoded = []
         for scale, (h, w) in ((2, (2, 3)), (1, (4, 5)), (0, size)):
             x = elu(conv(x, p[f'upconv_{scale}_0'], pad=reflect))
             x = x.repeat(2, 1).repeat(2, 2)[:, :h, :w]
@@ -60,7 +63,8 @@ def test_decoders_are_their_layers():
         )
 
     sigmoids, logits = run(variables, features)
-    p, x = variables[0]['params'], maps(variables[0]['params'])
+    p = variables[0]['params']
+    x = maps(p)
     assert len(sigmoids) == 2
     for scale, y in enumerate(sigmoids):
         np.testing.assert_allclose(

@@ -94,7 +94,8 @@ def test_attention_is_its_formula():
     x = np.random.default_rng(0).standard_normal((2, 4, 5, 3)).astype(np.float32)
     module = AttentionRefinement(4, CONV_NORM, **LAYERS)
     variables = random_variables(Called(module, x))
-    padded, f = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 0
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    f = 0
     for r, s in np.ndindex(3, 3):
         f = (
             f

@@ -77,7 +77,8 @@ def test_aspp_is_the_sum_of_its_branches():
 
 def test_v2_takes_the_largest_logit_over_scales():
     fields = dict(num_layers=18, rates=(2,), width=1 / 16)
-    single, several = DeepLabV2(3, **fields), DeepLabV2(3, **fields, scales=(0.5,))
+    single = DeepLabV2(3, **fields)
+    several = DeepLabV2(3, **fields, scales=(0.5,))
     variables = random_variables(single)
     apply = jax.jit(lambda net, v, x: net.apply(v, x, train=False), static_argnums=0)
     whole = apply(single, variables, IMAGE)['logits']
@@ -91,21 +92,21 @@ def test_v2_takes_the_largest_logit_over_scales():
 
 
 @pytest.mark.parametrize('scale, pixels', [(0.75, 241), (0.5, 161)])
-def test_v2_looks_at_321_pixels_at_sizes_of_the_same_form(scale, pixels):
-    """Sizes of the form 8 k + 1, as the published net has them: 0.5 x 321 = 160.5 is no size."""
-    seen = []
+def test_v2_scales_321_pixels_to_sizes_of_the_same_form(scale, pixels):
+    """Checks sizes of the form 8 k + 1, as published. 0.5 x 321 = 160.5 is no size."""
+    sizes = []
     net = DeepLabV2(3, num_layers=18, rates=(2,), width=1 / 16, scales=(scale,))
 
     def note(call, args, kwargs, context):
         if context.module.name == 'conv1' and context.method_name == '__call__':
-            seen.append(args[0].shape[1:3])
+            sizes.append(args[0].shape[1:3])
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
         jax.eval_shape(
             lambda: net.init(jax.random.key(0), jnp.zeros((1, 321, 321, 3)), train=False)
         )
-    assert seen[0] == (321, 321) and (pixels, pixels) in seen and pixels % 8 == 1
+    assert sizes[0] == (321, 321) and (pixels, pixels) in sizes and pixels % 8 == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What all nets on a backbone have in common: published counts, any input size, taps, SyncBN, bfloat16, training."""
+"""All nets on a backbone: published counts, any input size, taps, SyncBN, bfloat16, training."""
 
 import chex
 import jax
@@ -15,7 +15,8 @@ from segjax.errors import InputError
 from segjax.models.layers import Conv
 from segjax.pipelines import supervised
 
-PUBLISHED = [  # arguments, channels of the image, parameters
+# (net, fields, channels of the image, parameters)
+PUBLISHED = [
     ('pspnet', dict(num_classes=19), 3, 46_715_347 + 2_364_691),
     ('pspnet', dict(num_classes=19, aux_head=False), 3, 46_715_347),
     ('pspnet', dict(num_classes=150, aux_head=False), 3, 46_782_550),
@@ -41,7 +42,8 @@ PUBLISHED = [  # arguments, channels of the image, parameters
     ('deeplab_v3plus', dict(num_classes=19, backbone='xception71', head='dpc'), 3, 41_608_523),
     ('deeplab_v3plus', dict(num_classes=19, head='dpc', output_stride=8), 3, 41_608_523),
 ]
-SMALL = {  # quick variants: arguments, a tap and its shape for an image of 50 x 65, batch norms
+# Quick variants: (fields, a tap, its shape for an image of 50 x 65, number of batch norms).
+SMALL = {
     'bisenet': (dict(), 'conv4_2', (4, 5, 32), 20 + 4 + 2 * 2 + 3 + 1 + 3),
     'deeplab_largefov': (dict(), 'conv4_3', (8, 9, 64), 0),
     'deeplab_v2': (dict(num_layers=50), 'conv4_6', (7, 9, 128), 53),
@@ -153,11 +155,11 @@ def test_dilated_convolutions_can_be_replaced(name, expected):
     chex.assert_trees_all_equal_shapes(variables, shapes_of(small(name))[1])
 
 
-# --- in the supervised pipeline ---------------------------------------------------------------------------------------
+# --- in the supervised pipeline -------------------------------------------------------------------
 
 
 def pipeline(name, **args):
-    """The stage of supervised training on 5 classes."""
+    """Returns the stage of supervised training on 5 classes."""
     config = config_lib.defaults('supervised')
     config_lib.choose(config, 'model', name)
     config_lib.update(
@@ -180,7 +182,8 @@ def one_step(stage, state, batch):
 
 @NETS
 def test_supervised_training_accepts_the_net(name):
-    stage, batch = pipeline(name), train_batch()
+    stage = pipeline(name)
+    batch = train_batch()
     state = jax.eval_shape(lambda: stage.init(jax.random.key(0), batch, {}))
     step = jax.vmap(
         lambda state, batch: one_step(stage, state, batch), (None, 0), axis_name=parallel.AXIS
