@@ -167,7 +167,7 @@ def import_weights(
       wanted: whether to load an array, by its name, e.g. 'resnet/conv1/kernel'.
 
     Returns:
-      (tree of the loaded arrays, structured as `variables`; report).
+      (tree of the loaded arrays, structured as `variables`, and the report).
 
     Raises:
       InputError: a tensor that is missing, has no place, has another shape, or is not finite.
@@ -414,7 +414,7 @@ def _complaint(place: TensorPlace, tensor: np.ndarray | None) -> str:
 
 
 def _excuse(naming: Naming, place: TensorPlace, tensor: np.ndarray | None) -> str:
-    """Returns why a tensor may be absent or of another shape; '' if it may not."""
+    """Returns why a tensor may be absent or of another shape, or '' if it may not."""
     if tensor is None:
         optional = (naming.may_lack, naming.classifier, naming.may_differ)
         may_lack = any(re.fullmatch(pattern, place.path) for pattern in optional)

@@ -6,7 +6,7 @@ importer asks the file for that name, and the exporter writes it, so the two can
 A worked example, SOURCES['resnet']. Its three rules and the final '/' turn a module of ours, inside
 any net with a ResNet, into the name of torchvision:
 
-    cp/resnet/layer2_0/downsample_1    our module; `anchor` = 'resnet' removes 'cp/'
+    cp/resnet/layer2_0/downsample_1    our module, where `anchor` = 'resnet' removes 'cp/'
     resnet/layer2_0/downsample_1       rule ('^resnet/', '')
     layer2_0/downsample_1              rule (r'layer(\d)_(\d+)', r'layer\1.\2')
     layer2.0/downsample_1              rule (r'downsample_(\d)', r'downsample.\1')
@@ -36,7 +36,7 @@ NOTHING = r'(?!)'
 class Naming(NamedTuple):
     """The names of the tensors of one release.
 
-    Paths of ours are those of modules, e.g. 'resnet/layer1_0/conv1'. If there is an `anchor`, they
+    Paths of ours are paths of modules, e.g. 'resnet/layer1_0/conv1'. If there is an `anchor`, they
     are relative to its parent. Patterns match whole names, except in `names` and `aliases`.
 
     release     the release, for messages
@@ -45,7 +45,7 @@ class Naming(NamedTuple):
     marks       patterns of tensor names, all of which a file in this naming has
     names       (pattern, replacement) of re.sub, applied in turn to a path of ours. The result is
                 the release's name, with '/' for '.'
-    anchor      module of ours that the release consists of, anywhere in a net; '': the whole net
+    anchor      module of ours that the release consists of, anywhere in a net. '': the whole net
     scope       pattern of the paths of ours that the release has
     aliases     (pattern, replacement) of re.sub on the names in a file, for older versions
     may_lack    pattern of paths that a file need not have
@@ -128,8 +128,8 @@ _VGG = (
     *(('conv5_1', 24), ('conv5_2', 26), ('conv5_3', 28)),
 )
 
-# fc6 and fc7 of VGG16 have 4096 x 512 x 7 x 7 and 4096 x 4096 x 1 x 1 numbers. Those of LargeFOV
-# have 1024 x 512 x 3 x 3 and 1024 x 1024 x 1 x 1.
+# fc6 and fc7 of VGG16 have 4096 x 512 x 7 x 7 and 4096 x 4096 x 1 x 1 numbers. LargeFOV has
+# 1024 x 512 x 3 x 3 and 1024 x 1024 x 1 x 1.
 _VGG_CLASSIFIER = (('fc6', (4, 1, 7)), ('fc7', (4, 4, 1)))
 _IN_VGG = dict(anchor='vgg', scope='vgg/.*|fc6|fc7', may_differ='fc6|fc7', sampled=_VGG_CLASSIFIER)
 

@@ -11,7 +11,7 @@ separate environment:
 
 All numbers are float64, so that a ReLU does not turn rounding into a difference. The backbones are
 the real classes of torchvision and timm, dilated as in the releases. The parts on top are written
-here from the papers. EfficientNets are the whole nets of torchvision, timm and efficientnet_pytorch.
+here from the papers. EfficientNets are whole nets of torchvision, timm and efficientnet_pytorch.
 The names of the torch modules are those of the releases, so a test also shows that importing is a
 renaming.
 """

@@ -1,7 +1,7 @@
 """EfficientNet B0 to B7: a classifier of mobile inverted bottlenecks, and its backbone.
 
 Source: Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, ICML
-2019. Layers and initialisation are those of the authors' TensorFlow release. Modules are named as
+2019. Layers and initialisation follow the authors' TensorFlow release. Modules are named as
 in its port lukemelas/EfficientNet-PyTorch, except that blocks are counted by stage. The first block
 of the third stage is `blocks_2_0`.
 
@@ -259,8 +259,7 @@ class EfficientNet(nn.Module):
                   tests and small machines
     forms         'fast' or 'naive' forms of the depthwise convolutions, see ops/depthwise.py
     dtype         of activations. Parameters, batch statistics and logits are float32
-    axis_name     mapped axis over which batch statistics become those of the global batch.
-                  None: statistics of this device
+    axis_name     mapped axis of the devices that share batch statistics. None: not shared
     """
 
     num_classes: int

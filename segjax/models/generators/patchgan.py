@@ -81,7 +81,7 @@ class Conv(nn.Module):
     features  channels of the output
     strides   of both axes
     init_std  the kernel is initialised as N(0, init_std^2), the bias as 0
-    dtype     of the computation; parameters are float32
+    dtype     of the computation. Parameters are float32
     forms     'fast' or 'naive', see ops/conv.py
     """
 
