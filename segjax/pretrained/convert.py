@@ -88,7 +88,7 @@ def places(variables: Mapping[str, PyTree], naming: Naming) -> dict[str, TensorP
     """
     leaves = named_leaves(dict(variables))
     numbers = _numbers(leaves, naming)
-    found = {}
+    slots = {}
     for name, leaf in leaves.items():
         path, _, kind = _inner(name).rpartition('/')
         if kind not in LEAVES:
@@ -98,13 +98,13 @@ def places(variables: Mapping[str, PyTree], naming: Naming) -> dict[str, TensorP
             if not path.startswith(base) or not re.fullmatch(naming.scope, inner):
                 continue
             axes = _axes(kind, len(leaf.shape), inner, naming)
-            found[name] = TensorPlace(
+            slots[name] = TensorPlace(
                 path=inner,
                 tensor=f'{naming.theirs(inner, numbers[base])}.{LEAVES[kind]}',
                 shape=tuple(leaf.shape[axis] for axis in axes),
                 axes=axes,
             )
-    return found
+    return slots
 
 
 def _inner(name: str) -> str:

@@ -55,8 +55,8 @@ class Naming(NamedTuple):
     surplus     pattern of tensor names that need no place in a net of ours
     transposed  pattern of paths that are transposed convolutions
     sampled     (pattern of paths, (outputs, inputs, extent)) of layers of which a net of ours may
-                have a sample. The release's layer has so many times our outputs and inputs, and a
-                kernel of extent x extent
+                have a sample. The release's layer has `outputs` times our outputs, `inputs`
+                times our inputs, and a kernel of extent x extent
     numbered    pattern of the part of a path that becomes a running number, for modules that a
                 release numbers through. `names` must leave this part as it is. Numbers start at 0
                 and follow the numbers inside the part, among all modules of the net
@@ -407,7 +407,7 @@ def detect(names: Collection[str], where: str, source: str = '') -> str:
     Args:
       names: of the tensors.
       where: name of the file, for errors.
-      source: the key that the user chose. It is returned without a look at the names. '': detect.
+      source: the key that the user chose. It is returned without a check of the names. '': detect.
 
     Raises:
       InputError: no naming fits, or several, or there is no such source.

@@ -242,18 +242,18 @@ def test_a_pth_file_is_read_as_torch_wrote_it(tmp_path):
     tensors = {f'module.{name}': tensor for name, tensor in module.state_dict().items()}
     tensors['module.conv1.weight'] = tensors['module.conv1.weight'].bfloat16()
     torch.save({'epoch': 3, 'state_dict': tensors}, tmp_path / 'net.pth.tar')
-    found = pretrained.read(str(tmp_path / 'net.pth.tar'))
-    assert found.keys() == module.state_dict().keys()
-    assert pretrained.detect(found, 'net.pth.tar') == 'resnet'
+    loaded = pretrained.read(str(tmp_path / 'net.pth.tar'))
+    assert loaded.keys() == module.state_dict().keys()
+    assert pretrained.detect(loaded, 'net.pth.tar') == 'resnet'
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(
-            found[name.removeprefix('module.')],
+            loaded[name.removeprefix('module.')],
             tensor.float().numpy() if tensor.is_floating_point() else tensor,
         )
     safetensors.save_file({'w': tensors['module.conv1.weight']}, tmp_path / 'half.safetensors')
     np.testing.assert_array_equal(
         np.asarray(pretrained.read(str(tmp_path / 'half.safetensors'))['w'], np.float32),
-        found['conv1.weight'],
+        loaded['conv1.weight'],
     )
     (tmp_path / 'damaged.pth').write_bytes((tmp_path / 'net.pth.tar').read_bytes()[:1000])
     with pytest.raises(InputError, match=r'damaged\.pth'):
@@ -306,14 +306,14 @@ def check_importer(variables, key, module):
     source = pretrained.SOURCES[key]
     assert pretrained.detect(tensors, 'twin', key if key in ALIKE else '') == key
     tree, report = pretrained.import_weights(tensors, variables, source)
-    found, expected = flatten_dict(tree), flatten_dict(variables)
+    loaded, expected = flatten_dict(tree), flatten_dict(variables)
     classifier = {
         path for path in expected if re.fullmatch(source.classifier, '/'.join(path[1:-1]))
     }
-    assert found.keys() == {path for path in expected if source.anchor in ('', *path)} | classifier
-    for path, array in found.items():
+    assert loaded.keys() == {path for path in expected if source.anchor in ('', *path)} | classifier
+    for path, array in loaded.items():
         np.testing.assert_array_equal(array, expected[path])
-    print(f'\n{key}: {len(found)} arrays imported, unused: {report.unused}')
+    print(f'\n{key}: {len(loaded)} arrays imported, unused: {report.unused}')
 
 
 def means(statistics):

@@ -2,6 +2,7 @@
 
 import types
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -29,13 +30,13 @@ def test_there_and_back_in_every_naming(key):
     tensors = pretrained.export_weights(variables, SOURCES[key])
     assert pretrained.detect(tensors, 'w.npz', key if key in ALIKE else '') == key
     empty = jax.tree.map(np.zeros_like, variables)
-    found, report = imported(key, tensors, empty)
+    loaded, report = imported(key, tensors, empty)
     original = named_leaves(variables)
-    assert len(found) == len(tensors) == len(report.loaded) and not report.unused
-    for name, array in found.items():
+    assert len(loaded) == len(tensors) == len(report.loaded) and not report.unused
+    for name, array in loaded.items():
         np.testing.assert_array_equal(array, original[name])
     if NETS[key] == B1 or (not SOURCES[key].anchor and key != 'erfnet_encoder'):
-        assert found.keys() == original.keys()  # a whole net's naming has a place for everything
+        assert loaded.keys() == original.keys()  # a whole net's naming has a place for everything
 
 
 def test_kernels_have_torchs_axes():
@@ -45,12 +46,14 @@ def test_kernels_have_torchs_axes():
     tensor = pretrained.export_weights(variables_of('coin'), SOURCES['coin'])[
         'sp.conv1.conv.weight'
     ]
-    assert tensor.shape == (forward.shape[3], 3, 7, 7) and tensor[2, 1, 3, 5] == forward[3, 5, 1, 2]
+    chex.assert_shape(tensor, (forward.shape[3], 3, 7, 7))
+    assert tensor[2, 1, 3, 5] == forward[3, 5, 1, 2]
     transposed = named_leaves(variables_of('erfnet'))['params/decoder/layers_0/conv/kernel']
     tensor = pretrained.export_weights(variables_of('erfnet'), SOURCES['erfnet'])[
         'decoder.layers.0.conv.weight'
     ]
-    assert tensor.shape == (32, 16, 3, 3) and tensor[7, 2, 0, 1] == transposed[0, 1, 7, 2]
+    chex.assert_shape(tensor, (32, 16, 3, 3))
+    assert tensor[7, 2, 0, 1] == transposed[0, 1, 7, 2]
 
 
 def test_kernels_of_linear_layers_have_torchs_axes():
@@ -58,7 +61,7 @@ def test_kernels_of_linear_layers_have_torchs_axes():
     tensor = pretrained.export_weights(
         variables_of('efficientnet_timm'), SOURCES['efficientnet_timm']
     )
-    assert tensor['classifier.weight'].shape == (5, 80)
+    chex.assert_shape(tensor['classifier.weight'], (5, 80))
     assert tensor['classifier.weight'][3, 7] == kernel[7, 3]
 
 
@@ -68,9 +71,9 @@ def test_a_linear_layer_on_flattened_features_is_a_convolution():
     out, channels, height, width = tensors['classifier.0.weight'].shape
     assert (height, width) == (7, 7)
     linear = np.random.default_rng(1).standard_normal((out, channels * 49)).astype(np.float32)
-    found, _ = imported('vgg', tensors | {'classifier.0.weight': linear}, variables)
+    loaded, _ = imported('vgg', tensors | {'classifier.0.weight': linear}, variables)
     x = np.random.default_rng(2).standard_normal((channels, 7, 7)).astype(np.float32)
-    convolved = np.einsum('abio,iab->o', found['params/color/fc6/kernel'], x)
+    convolved = np.einsum('abio,iab->o', loaded['params/color/fc6/kernel'], x)
     np.testing.assert_allclose(convolved, linear @ x.ravel(), atol=1e-4)
 
 
@@ -83,8 +86,8 @@ def test_wrappers_and_older_names():
         for name, tensor in tensors.items()
     } | {'module.scale.layer1.conv1.bn.num_batches_tracked': np.array(7)}
     assert pretrained.detect(older, 'w.npz') == 'kazuto'
-    found, report = imported('kazuto', older, variables)
-    assert len(found) == len(tensors) and not report.unused
+    loaded, report = imported('kazuto', older, variables)
+    assert len(loaded) == len(tensors) and not report.unused
 
 
 # --- tensors that may be absent -------------------------------------------------------------------
@@ -92,9 +95,9 @@ def test_wrappers_and_older_names():
 
 def test_another_number_of_classes_keeps_the_initial_classifier():
     tensors = pretrained.export_weights(variables_of('semseg', 3), SOURCES['semseg'])
-    found, report = imported('semseg', tensors, variables_of('semseg', 5))
+    loaded, report = imported('semseg', tensors, variables_of('semseg', 5))
     original = named_leaves(variables_of('semseg', 5))
-    assert original.keys() - found.keys() == {
+    assert original.keys() - loaded.keys() == {
         f'params/{head}_4/{leaf}' for head in ('cls', 'aux') for leaf in ('kernel', 'bias')
     }
     assert any(
@@ -117,9 +120,9 @@ def test_classifier_of_imagenet_and_auxiliary_heads_are_listed():
     assert 'fc.bias' in str(report) and 'cp: ' in str(report)
     tensors = pretrained.export_weights(variables_of('semseg'), SOURCES['semseg'])
     tested = {name: tensor for name, tensor in tensors.items() if not name.startswith('aux.')}
-    found, report = imported('semseg', tested, variables_of('semseg'))
+    loaded, report = imported('semseg', tested, variables_of('semseg'))
     assert (
-        len(found) == len(tested)
+        len(loaded) == len(tested)
         and sum('not in the file' in line for line in report.initialised) == 3
     )
 
@@ -131,8 +134,8 @@ def test_arrays_that_no_release_has_keep_their_initialisation():
         'aspp': variables['params']['aspp']
         | {'c0': variables['params']['aspp']['c0'] | {'dilation': np.ones(3)}}
     }
-    found, report = imported('kazuto', tensors, variables | {'params': params})
-    assert len(found) == len(tensors)
+    loaded, report = imported('kazuto', tensors, variables | {'params': params})
+    assert len(loaded) == len(tensors)
     assert [line.split(':')[0] for line in report.initialised] == ['aspp/c0/dilation']
 
 
@@ -162,22 +165,21 @@ def test_fc6_and_fc7_of_largefov_are_samples_of_vggs(key, fc6, fc7, linear):
         vgg[f'{name}.weight'] = weight.reshape(64, -1) if linear else weight
         vgg[f'{name}.bias'] = bias
     net = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract(*LARGEFOV))
-    found, report = imported(key, vgg, net)
-    assert found['params/fc6/kernel'].shape == (3, 3, 8, 16) and found[
-        'params/fc7/kernel'
-    ].shape == (1, 1, 16, 16)
+    loaded, report = imported(key, vgg, net)
+    chex.assert_shape(loaded['params/fc6/kernel'], (3, 3, 8, 16))
+    chex.assert_shape(loaded['params/fc7/kernel'], (1, 1, 16, 16))
     for o in range(16):
         assert (
-            found['params/fc6/bias'][o] == biases[0][4 * o]
-            and found['params/fc7/bias'][o] == biases[1][4 * o]
+            loaded['params/fc6/bias'][o] == biases[0][4 * o]
+            and loaded['params/fc7/bias'][o] == biases[1][4 * o]
         )
         for i in range(8):
             for row in range(3):
                 for column in range(3):
                     expected = wide[0][4 * o, i, 3 * row, 3 * column]
-                    assert found['params/fc6/kernel'][row, column, i, o] == expected
+                    assert loaded['params/fc6/kernel'][row, column, i, o] == expected
         for i in range(16):
-            assert found['params/fc7/kernel'][0, 0, i, o] == wide[1][4 * o, 4 * i, 0, 0]
+            assert loaded['params/fc7/kernel'][0, 0, i, o] == wide[1][4 * o, 4 * i, 0, 0]
     assert 'fc8: keeps its random initialisation' in str(report) and '(64, 8, 7, 7)' in str(report)
 
 
@@ -185,8 +187,8 @@ def test_vgg_without_a_classifier_keeps_the_initial_fc6_and_fc7():
     tensors = pretrained.export_weights(variables_of('vgg'), SOURCES['vgg'])
     short = {name: tensor for name, tensor in tensors.items() if name.startswith('features.')}
     net = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract(*LARGEFOV))
-    found, report = imported('vgg', short, net)
-    assert len(found) == 26 and not any('fc' in name for name in found)
+    loaded, report = imported('vgg', short, net)
+    assert len(loaded) == 26 and not any('fc' in name for name in loaded)
     assert {'fc6', 'fc7'} <= {line.split(':')[0] for line in report.initialised}
 
 
@@ -204,11 +206,11 @@ def test_largefov_as_a_branch_of_version_2(head):
     for name in ('fc6_1', 'fc7_4', 'fc8_voc12_3', 'hole_conv_5_1'):
         older |= {f'{name}.weight': np.ones((2, 2, 3, 3)), f'{name}.bias': np.ones(2)}
     assert pretrained.detect(older, 'w.npz') == 'largefov_caffe'
-    found, _ = imported('largefov_caffe', older, variables)
-    assert len(found) == len(tensors)
+    loaded, _ = imported('largefov_caffe', older, variables)
+    assert len(loaded) == len(tensors)
     original = named_leaves(variables)
     for name in ('params/fc6/kernel', 'params/fc8/bias'):
-        np.testing.assert_array_equal(found[name], original[name])
+        np.testing.assert_array_equal(loaded[name], original[name])
 
 
 def test_coco_weights_of_kazuto_have_one_convolution_in_place_of_the_pyramid():
@@ -217,8 +219,8 @@ def test_coco_weights_of_kazuto_have_one_convolution_in_place_of_the_pyramid():
     coco = {name: tensor for name, tensor in tensors.items() if not name.startswith('aspp')}
     coco |= {'fc.weight': np.ones((91, 128, 1, 1)), 'fc.bias': np.ones(91)}
     assert pretrained.detect(coco, 'w.npz') == 'kazuto'
-    found, report = imported('kazuto', coco, variables)
-    assert len(found) == len(coco) - 2 and set(report.unused) == {'fc.weight', 'fc.bias'}
+    loaded, report = imported('kazuto', coco, variables)
+    assert len(loaded) == len(coco) - 2 and set(report.unused) == {'fc.weight', 'fc.bias'}
     assert {f'aspp/c{i}' for i in range(4)} == {line.split(':')[0] for line in report.initialised}
 
 
@@ -313,8 +315,8 @@ def test_another_stem_is_left_out_of_an_import():
     tensors = pretrained.export_weights(variables, SOURCES['efficientnet_pytorch'])
     weights = pretrained.Weights('w.npz', tensors, 'efficientnet_pytorch')
     options = dict(partial=False, nets=('(?!.*conv_stem)',))
-    found, printed = pretrained.load_for(state, weights, types.SimpleNamespace(**options))
-    names = set(named_leaves(found['params']['sem']))
+    loaded, printed = pretrained.load_for(state, weights, types.SimpleNamespace(**options))
+    names = set(named_leaves(loaded['params']['sem']))
     assert set(named_leaves(ours['sem'])) - names == {
         f'efficientnet/conv_stem/{leaf}' for leaf in ('kernel', 'bias')
     }
@@ -344,10 +346,10 @@ def test_partial_loads_fitting_tensors_and_lists_all_others():
     del tensors['layer1.0.bn2.running_var']
     tensors['layer9.weight'] = np.ones(3)
     tensors['layer0.0.weight'] = np.ones((1, 2, 3, 3))
-    found, report = imported('semseg', tensors, variables_of('semseg'), partial=True)
+    loaded, report = imported('semseg', tensors, variables_of('semseg'), partial=True)
     assert (
-        'params/resnet/conv1_0/kernel' not in found
-        and 'params/resnet/layer1_0/bn2/scale' not in found
+        'params/resnet/conv1_0/kernel' not in loaded
+        and 'params/resnet/layer1_0/bn2/scale' not in loaded
     )
     assert 'layer9.weight' in report.unused
     assert {'resnet/conv1_0', 'resnet/layer1_0/bn2'} <= {
@@ -358,10 +360,10 @@ def test_partial_loads_fitting_tensors_and_lists_all_others():
 def test_only_wanted_arrays_must_be_in_the_file():
     tensors = pretrained.export_weights(variables_of('semseg'), SOURCES['semseg'])
     short = {name: tensor for name, tensor in tensors.items() if name.startswith('layer')}
-    found, _ = imported(
+    loaded, _ = imported(
         'semseg', short, variables_of('semseg'), wanted=lambda name: name.startswith('resnet/')
     )
-    assert len(found) == len(short)
+    assert len(loaded) == len(short)
 
 
 def test_weights_of_another_net_are_counted():

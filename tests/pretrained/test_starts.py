@@ -119,14 +119,14 @@ def test_documented_weights_are_loaded(start, tmp_path, capsys):
     assert run.config.preprocess == run.source().scheme
     assert 'init_from.path' not in capsys.readouterr().out, 'no warning with weights'
     state = initialization.abstract_state(run, stages[0], {})
-    found, listing = pretrained.load_for(state, run.source(), run.config.init_from)
+    loaded, listing = pretrained.load_for(state, run.source(), run.config.init_from)
     left = {
         line.split(':')[0].strip(' -')
         for line in listing.splitlines()
         if 'keeps its random initialisation' in line
     }
     assert {name for name in left if not name.endswith('dilation')} == drawn, listing
-    assert found['params']['segmenter']
+    assert loaded['params']['segmenter']
 
 
 def test_another_preparation_than_the_weights_is_refused_with_the_fix_that_works(tmp_path):

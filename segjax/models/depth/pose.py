@@ -21,8 +21,7 @@ to the later camera. If the source precedes the target, this is the inverse of T
 `earlier` says which sources precede. The net defines the order of images, and the caller inverts
 the matrices.
 
-Names follow the releases: `net.0` there is `net_0` here. The names
-of PoseExpNet are as in DispNet:
+Names follow the releases: `net.0` there is `net_0` here. The names of PoseExpNet are as in DispNet:
 
     here             PyTorch          TensorFlow
     conv1_0          conv1.0          cnv1
