@@ -176,11 +176,14 @@ def import_weights(
     slots = places(variables, naming)
     asked = {name: place for name, place in slots.items() if wanted(_inner(name))}
     comparison = _compare(file, asked.values(), naming, partial)
+
+    # All differences are reported in one error, before any array is converted.
     if not partial:
         surplus = _surplus(file, slots.values(), naming)
         if comparison.missing or comparison.wrong or surplus:
             raise _mismatch(file, naming, len(asked), comparison, surplus)
 
+    # A module with an excused tensor is left out as a whole.
     asked = {name: place for name, place in asked.items() if place.path not in comparison.excused}
     loaded, samples = _load(file, asked, naming)
     used = {place.tensor for place in asked.values()}

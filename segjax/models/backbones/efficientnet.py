@@ -203,11 +203,14 @@ class Backbone(nn.Module):
         scaling = VARIANTS[self.variant]
         width = scaling.width * self.width
         features = {}
+
+        # The stem, at stride 2.
         x = self.stem(rounded(STEM * width), (3, 3), strides=2, name='conv_stem')(x)
         x = self.norm(name='bn0')(x)
         x = nn.silu(x)
         features['stem'] = x
 
+        # The stages. Only the first block of a stage has its strides.
         counts = [math.ceil(scaling.depth * stage.count) for stage in STAGES]
         for s, (stage, count) in enumerate(zip(STAGES, counts, strict=True)):
             for j in range(count):
@@ -227,6 +230,7 @@ class Backbone(nn.Module):
                 features[f'blocks_{s}_{j}'] = x
             features[f'blocks_{s}'] = x
 
+        # The last convolution, whose channels the classifier sees.
         x = self.conv(rounded(HEAD * width), (1, 1), use_bias=False, name='conv_head')(x)
         x = self.norm(name='bn1')(x)
         x = nn.silu(x)

@@ -136,6 +136,7 @@ class XceptionBlock(nn.Module):
                 **fields,
             )
 
+        # The first ReLU is inside the branch, so the shortcut passes the input unchanged.
         relu_first = self.shortcut != 'none'
         stack = Stack(self.features, self.strides, relu_first, separable, name='stack')
         y, second = stack(x)

@@ -170,6 +170,7 @@ def decode(features: Sequence, size: tuple[int, int], channels: Sequence[int], d
     for scale, width in zip(reversed(range(len(channels))), channels, strict=True):
         x = _reflect_conv(x, width, f'upconv_{scale}_0', dtype)
         x = nn.elu(x)
+        # features[scale - 1] is the next finer map. Scale 0 is the image, which has no map.
         if scale:
             skip = features[scale - 1].astype(dtype)
             x = upsample_nearest(x, skip.shape[1:3])

@@ -90,6 +90,7 @@ def sfmlearner_layers(net: str, release: str, dtype: Any) -> SfMLearnerLayers:
     def up_conv(x, features, kernel_size, name, size):
         padding = (kernel_size - 2) // 2 if is_tf else 1
         layer = ConvTranspose(features, kernel_size, padding, name=name, **shared)
+        # The output has an even size, which may exceed an odd size by one pixel.
         return crop(layer(x), size)
 
     def enlarge(disparity, size):

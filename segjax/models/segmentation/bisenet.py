@@ -261,12 +261,14 @@ class BiSeNet(nn.Module):
             y = y.astype(jnp.float32)
             return resize.bilinear(y, x.shape[1:3], align_corners=align_corners)
 
+        # Both paths see the image. Their features are fused at stride 8.
         image = x.astype(self.dtype)
         detail = SpatialPath(features, conv_norm, name='sp')(image)
         context_path = ContextPath(2 * features, resnet, enlarge, conv_norm, conv, norm, name='cp')
         context_8, context_16, taps = context_path(image)
         fused = FeatureFusion(self.release, conv_norm, conv, norm, name='ffm')(detail, context_8)
 
+        # The auxiliary heads see the context path only. They serve the training.
         outputs = {
             'logits': predict(fused, main, 'conv_out'),
             'aux': {

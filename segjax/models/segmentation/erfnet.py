@@ -253,6 +253,7 @@ class ERFNet(nn.Module):
         self._check(x)
         layers = self._layers(train)
         conv_transpose = layers.pop('conv_transpose')
+        # Narrow nets keep enough channels in their first and last features, see `thin_maps`.
         middle = scaled(64, self.width)
         wide = scaled(128, self.width)
         encoder = Encoder(

@@ -131,6 +131,7 @@ class PSPNet(nn.Module):
             y = y.astype(jnp.float32)
             return resize.bilinear_on_grid(y, x.shape[1:3], OUTPUT_STRIDE)
 
+        # The second classifier sees layer3, one stage before the pyramid.
         stages, features = resnet(x.astype(self.dtype))
         pyramid = PyramidPooling(self.bins, conv, norm, name='ppm')(stages['layer4'])
         outputs = {'logits': classify(pyramid, 'cls', 512)}
