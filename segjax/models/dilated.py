@@ -131,7 +131,9 @@ def factor_ranges(net: nn.Module, x, *args, **kwargs) -> dict[str, tuple[float, 
 
 
 def gate_gradients(grads: PyTree, params: PyTree, ranges: Ranges) -> PyTree:
-    """Applies `ops.dilated.gate_gradient` to all learned dilations of a net; other gradients pass.
+    """Applies `ops.dilated.gate_gradient` to all learned dilations of a net.
+
+    Other gradients are unchanged.
 
     For layers with gate='batch'. The gate is not linear, so gradients of devices must be summed
     before it: apply it to the result of `parallel.global_value_and_grad`.

@@ -16,8 +16,8 @@ from segjax.errors import unknown_name
 from segjax.ops import conv as ops
 from segjax.ops.depthwise import depthwise_conv
 
-# Initialisers generate numbers along one axis and reshape them. The numbers are those of a call
-# with the whole shape. XLA:CPU compiles this program up to ten times as fast as with four axes.
+# Initialisers generate numbers along one axis and reshape them. A call with the whole shape gives
+# the same numbers. XLA:CPU compiles this program up to ten times as fast as with four axes.
 
 
 def uniform_fan(fan: int) -> Callable:
@@ -85,9 +85,9 @@ def batch_norm(
 
         y = (x - mean) / sqrt(var + epsilon) scale + bias
 
-    In training, mean and variance are those of the batch, and the variance is the biased one.
+    In training, mean and biased variance are computed over the batch.
     Running statistics become decay running + (1 - decay) batch. torch calls 1 - decay the momentum,
-    and its running variance is the unbiased one.
+    and its running variance is unbiased.
 
     Args:
       train: use the statistics of the batch, unless frozen.
@@ -96,7 +96,7 @@ def batch_norm(
       frozen: use the running statistics in training, as in fine-tuning with small batches.
       scale_init: initialiser of the scale.
       dtype: of the output. Statistics are computed in float32.
-      axis_name: mapped axis over which statistics of the batch become those of the global batch.
+      axis_name: mapped axis of the devices that share batch statistics. None: not shared.
     """
     return functools.partial(
         nn.BatchNorm,
@@ -130,7 +130,7 @@ class Conv(nn.Module):
     kernel_init  initialiser of the kernel [kh, kw, in, out]. None: torch's default,
                  U(+-1 / sqrt(kh kw in))
     bias_init    initialiser of the bias. None: the distribution of torch's default kernel
-    dtype        of the computation; parameters are float32
+    dtype        of the computation. Parameters are float32
     forms        'fast' or 'naive' gradient of 3x1 and 1x3 kernels, see ops/conv.py
     padding      pixels on every side. None: dilation (k - 1) / 2, which keeps the size at stride 1.
                  'same': TensorFlow's, which differs from None at stride 2, see ops/conv.py
@@ -173,7 +173,7 @@ class DepthwiseConv(nn.Module):
     strides      of both axes
     dilation     (rows, columns)
     kernel_init  initialiser of the kernel [k, k, 1, C]. None: torch's default, U(+-1 / k)
-    dtype        of the computation; parameters are float32
+    dtype        of the computation. Parameters are float32
     forms        'fast' or 'naive'
     size         k, odd
     padding      as in Conv

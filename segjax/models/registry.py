@@ -63,8 +63,7 @@ GIVEN = {
 
 num_classes: channels of the logits.
 dtype: of activations, e.g. 'bfloat16'. Parameters stay float32.
-axis_name: mapped axis over which batch statistics become those of the global batch. None uses the
-    statistics of the device.
+axis_name: mapped axis of the devices that share batch statistics. None: not shared.
 earlier: for each source frame, whether it precedes the target, e.g. (True, False) for frames
     (-1, 1).
 """
@@ -92,7 +91,7 @@ def net_choice(kind: str, default: str, doc: str, **defaults: Any) -> Choice:
       kind: a key of NETS.
       default: name of the net that configs start with, a key of NETS[kind].
       doc: meaning of the section.
-      **defaults: defaults that replace those of the nets with such a field.
+      **defaults: defaults of fields, which replace the defaults of nets with such a field.
     """
     options = {}
     for name, net in NETS[kind].items():
@@ -137,7 +136,7 @@ def build_from(kind: str, section: Mapping[str, Any], **fields: Any) -> nn.Modul
     Args:
       kind: a key of NETS.
       section: the section, with the net's `name` and its fields.
-      **fields: the fields of GIVEN[kind], and fields that replace those of the section.
+      **fields: the fields of GIVEN[kind], and fields that replace fields of the section.
 
     Raises:
       InputError: unknown name or field, with the nearest name that exists.

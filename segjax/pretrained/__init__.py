@@ -130,6 +130,7 @@ def load_for(
     for net, params in state.params.items():
         variables = {'params': params, **state.model_state.get(net, {})}
         wanted = functools.partial(_is_wanted, init_from.nets, net)
+        # A net of which the file has nothing keeps its initialisation. That is no error.
         asked = [
             place.tensor
             for name, place in places(variables, naming).items()

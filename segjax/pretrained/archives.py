@@ -112,7 +112,7 @@ _REPLACEMENTS = {
 class _Unpickler(pickle.Unpickler):
     """Makes tensors, dicts, lists and numbers, and looks up no name outside this file.
 
-    storages  {key: kind} of all storages, including those of objects that become `Unknown`
+    storages  {key: kind} of all storages, also of objects that become `Unknown`
     """
 
     def __init__(self, stream):
@@ -211,7 +211,7 @@ def _with_arrays(content: Any, read_storage: Callable[[Storage], bytes]) -> Any:
 
 
 def _with_tensors(content: Any, change: Callable[[Tensor], Any]) -> Any:
-    """Returns the content with every tensor changed; tensors of skipped storages are `Unknown`."""
+    """Changes every tensor of the content. Tensors of skipped storages become `Unknown`."""
     if isinstance(content, Tensor):
         return change(content) if content.storage.kind in STORAGES else Unknown()
     if isinstance(content, Mapping):

@@ -88,7 +88,7 @@ def places(variables: Mapping[str, PyTree], naming: Naming) -> dict[str, TensorP
     """
     leaves = named_leaves(dict(variables))
     numbers = _numbers(leaves, naming)
-    found = {}
+    slots = {}
     for name, leaf in leaves.items():
         path, _, kind = _inner(name).rpartition('/')
         if kind not in LEAVES:
@@ -98,13 +98,13 @@ def places(variables: Mapping[str, PyTree], naming: Naming) -> dict[str, TensorP
             if not path.startswith(base) or not re.fullmatch(naming.scope, inner):
                 continue
             axes = _axes(kind, len(leaf.shape), inner, naming)
-            found[name] = TensorPlace(
+            slots[name] = TensorPlace(
                 path=inner,
                 tensor=f'{naming.theirs(inner, numbers[base])}.{LEAVES[kind]}',
                 shape=tuple(leaf.shape[axis] for axis in axes),
                 axes=axes,
             )
-    return found
+    return slots
 
 
 def _inner(name: str) -> str:
@@ -167,7 +167,7 @@ def import_weights(
       wanted: whether to load an array, by its name, e.g. 'resnet/conv1/kernel'.
 
     Returns:
-      (tree of the loaded arrays, structured as `variables`; report).
+      (tree of the loaded arrays, structured as `variables`, and the report).
 
     Raises:
       InputError: a tensor that is missing, has no place, has another shape, or is not finite.
@@ -176,11 +176,14 @@ def import_weights(
     slots = places(variables, naming)
     asked = {name: place for name, place in slots.items() if wanted(_inner(name))}
     comparison = _compare(file, asked.values(), naming, partial)
+
+    # All differences are reported in one error, before any array is converted.
     if not partial:
         surplus = _surplus(file, slots.values(), naming)
         if comparison.missing or comparison.wrong or surplus:
             raise _mismatch(file, naming, len(asked), comparison, surplus)
 
+    # A module with an excused tensor is left out as a whole.
     asked = {name: place for name, place in asked.items() if place.path not in comparison.excused}
     loaded, samples = _load(file, asked, naming)
     used = {place.tensor for place in asked.values()}
@@ -414,7 +417,7 @@ def _complaint(place: TensorPlace, tensor: np.ndarray | None) -> str:
 
 
 def _excuse(naming: Naming, place: TensorPlace, tensor: np.ndarray | None) -> str:
-    """Returns why a tensor may be absent or of another shape; '' if it may not."""
+    """Returns why a tensor may be absent or of another shape, or '' if it may not."""
     if tensor is None:
         optional = (naming.may_lack, naming.classifier, naming.may_differ)
         may_lack = any(re.fullmatch(pattern, place.path) for pattern in optional)

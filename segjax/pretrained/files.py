@@ -162,7 +162,7 @@ def write(path: str, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def _installed(module: str, path: str, fix: str):
-    """Returns an optional module; InputError with `fix` if it is not installed."""
+    """Returns an optional module. Raises InputError with `fix` if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -255,7 +255,7 @@ def without_prefixes(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 
 
 def _shared_prefix(names: Collection[str]) -> str:
-    """Returns the first of `_PREFIXES` that more than half of the names have; '' if none."""
+    """Returns the first of `_PREFIXES` that more than half of the names have, or ''."""
     for prefix in _PREFIXES:
         if 2 * sum(name.startswith(prefix) for name in names) > len(names):
             return prefix

@@ -1,4 +1,4 @@
-"""The releases whose weights can be read: names, allowed differences, preparation of images.
+r"""The releases whose weights can be read: names, allowed differences, preparation of images.
 
 A `Naming` is data. Its rules turn the path of a module of ours into the name in the release. The
 importer asks the file for that name, and the exporter writes it, so the two cannot disagree.
@@ -6,7 +6,7 @@ importer asks the file for that name, and the exporter writes it, so the two can
 A worked example, SOURCES['resnet']. Its three rules and the final '/' turn a module of ours, inside
 any net with a ResNet, into the name of torchvision:
 
-    cp/resnet/layer2_0/downsample_1    our module; `anchor` = 'resnet' removes 'cp/'
+    cp/resnet/layer2_0/downsample_1    our module, where `anchor` = 'resnet' removes 'cp/'
     resnet/layer2_0/downsample_1       rule ('^resnet/', '')
     layer2_0/downsample_1              rule (r'layer(\d)_(\d+)', r'layer\1.\2')
     layer2.0/downsample_1              rule (r'downsample_(\d)', r'downsample.\1')
@@ -36,7 +36,7 @@ NOTHING = r'(?!)'
 class Naming(NamedTuple):
     """The names of the tensors of one release.
 
-    Paths of ours are those of modules, e.g. 'resnet/layer1_0/conv1'. If there is an `anchor`, they
+    Paths of ours are paths of modules, e.g. 'resnet/layer1_0/conv1'. If there is an `anchor`, they
     are relative to its parent. Patterns match whole names, except in `names` and `aliases`.
 
     release     the release, for messages
@@ -45,7 +45,7 @@ class Naming(NamedTuple):
     marks       patterns of tensor names, all of which a file in this naming has
     names       (pattern, replacement) of re.sub, applied in turn to a path of ours. The result is
                 the release's name, with '/' for '.'
-    anchor      module of ours that the release consists of, anywhere in a net; '': the whole net
+    anchor      module of ours that the release consists of, anywhere in a net. '': the whole net
     scope       pattern of the paths of ours that the release has
     aliases     (pattern, replacement) of re.sub on the names in a file, for older versions
     may_lack    pattern of paths that a file need not have
@@ -55,8 +55,8 @@ class Naming(NamedTuple):
     surplus     pattern of tensor names that need no place in a net of ours
     transposed  pattern of paths that are transposed convolutions
     sampled     (pattern of paths, (outputs, inputs, extent)) of layers of which a net of ours may
-                have a sample. The release's layer has so many times our outputs and inputs, and a
-                kernel of extent x extent
+                have a sample. The release's layer has `outputs` times our outputs, `inputs`
+                times our inputs, and a kernel of extent x extent
     numbered    pattern of the part of a path that becomes a running number, for modules that a
                 release numbers through. `names` must leave this part as it is. Numbers start at 0
                 and follow the numbers inside the part, among all modules of the net
@@ -128,8 +128,8 @@ _VGG = (
     *(('conv5_1', 24), ('conv5_2', 26), ('conv5_3', 28)),
 )
 
-# fc6 and fc7 of VGG16 have 4096 x 512 x 7 x 7 and 4096 x 4096 x 1 x 1 numbers. Those of LargeFOV
-# have 1024 x 512 x 3 x 3 and 1024 x 1024 x 1 x 1.
+# fc6 and fc7 of VGG16 have 4096 x 512 x 7 x 7 and 4096 x 4096 x 1 x 1 numbers. LargeFOV has
+# 1024 x 512 x 3 x 3 and 1024 x 1024 x 1 x 1.
 _VGG_CLASSIFIER = (('fc6', (4, 1, 7)), ('fc7', (4, 4, 1)))
 _IN_VGG = dict(anchor='vgg', scope='vgg/.*|fc6|fc7', may_differ='fc6|fc7', sampled=_VGG_CLASSIFIER)
 
@@ -407,7 +407,7 @@ def detect(names: Collection[str], where: str, source: str = '') -> str:
     Args:
       names: of the tensors.
       where: name of the file, for errors.
-      source: the key that the user chose. It is returned without a look at the names. '': detect.
+      source: the key that the user chose. It is returned without a check of the names. '': detect.
 
     Raises:
       InputError: no naming fits, or several, or there is no such source.

@@ -1,5 +1,6 @@
-"""The layer with learned dilation beside layers.Conv; its ranges, its optimiser settings, the gate, freezing."""
+"""Learned dilations: comparison with layers.Conv, ranges, rates, the gate, freezing."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -48,13 +49,13 @@ def params_of(net, x=X, seed=0):
 
 
 def test_starts_as_the_fixed_conv_that_it_replaces():
-    learned, fixed = layer(), Conv(3, (3, 3), dilation=2)
+    learned = layer()
+    fixed = Conv(3, (3, 3), dilation=2)
     params = params_of(learned)
-    assert jax.tree.map(jnp.shape, params) == {
-        'kernel': (3, 3, 5, 3),
-        'bias': (3,),
-        'dilation': (5,),
-    }
+    assert set(params) == {'kernel', 'bias', 'dilation'}
+    chex.assert_shape(params['kernel'], (3, 3, 5, 3))
+    chex.assert_shape(params['bias'], (3,))
+    chex.assert_shape(params['dilation'], (5,))
     assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype('float32')}
     np.testing.assert_array_equal(params['dilation'], 2)
     fixed_params = params_of(fixed)
@@ -144,7 +145,7 @@ def test_optimiser_scales_the_factors_rate_and_does_not_decay_them():
 def test_gate_touches_the_factors_outside_their_range_only():
     params = params_of(Net())
     params['conv5']['dilation'] = jnp.array([0.5, 0.5, 2, 4.5, 4.5])
-    params['fc6']['dilation'] = jnp.array([4.5, 7, 7, 1])  # 4.5 is inside this one's range
+    params['fc6']['dilation'] = jnp.array([4.5, 7, 7, 1])  # 4.5 is inside the range of fc6
     grads = jax.tree.map(jnp.ones_like, params)
     grads['conv5']['dilation'] = jnp.array([1.0, -1, 1, 1, -1])
     grads['fc6']['dilation'] = jnp.array([-1.0, -1, 1, 1])
@@ -152,11 +153,11 @@ def test_gate_touches_the_factors_outside_their_range_only():
     expected = jax.tree.map(jnp.ones_like, params)
     expected['conv5']['dilation'] = jnp.array([0.0, -1, 1, 1, 0])
     expected['fc6']['dilation'] = jnp.array([-1.0, 0, 1, 0])
-    jax.tree.map(np.testing.assert_array_equal, gated, expected)
+    chex.assert_trees_all_equal(gated, expected)
 
 
 def test_joint_training_moves_the_factors_to_the_scale_of_the_data():
-    """Filter and factors from scratch: the label of a pixel is what lies 3 pixels away."""
+    """Trains filter and factors from scratch. The target is the difference of pixels 3 away."""
     x = normal(0, 2, 20, 20, 1)
     for axis in (1, 2):  # binomial blur
         for _ in range(6):
@@ -199,13 +200,12 @@ def test_freeze_rounds_the_factors_alone_and_says_by_how_much():
             for module in params
             if name in params[module]
         )
-    assert (
-        params['conv5']['dilation'].dtype == jnp.float32
-    )  # the params that were given are as they were
+    assert params['conv5']['dilation'].dtype == jnp.float32, 'the argument is unchanged'
 
 
 def test_frozen_net_is_the_net_at_whole_factors_without_interpolation():
-    net, params = Net(), params_of(Net())
+    net = Net()
+    params = params_of(net)
     frozen, _ = dilated.freeze(params, RANGES)
     whole = jax.tree.map(jnp.float32, frozen)
     expected = jax.jit(net.apply)({'params': whole}, X)

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,9 @@ NORM = {
 
 
 def test_batch_norm_in_training_is_that_of_the_batch_and_moves_the_running_statistics():
-    x, params, old = 3 + 2 * normal(0, 4, 5, 6, 3), NORM['params'], NORM['batch_stats']
+    x = 3 + 2 * normal(0, 4, 5, 6, 3)
+    params = NORM['params']
+    old = NORM['batch_stats']
     layer = batch_norm(True, decay=0.7, epsilon=0.1)()
     y, updates = layer.apply(NORM, x, mutable=['batch_stats'])
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
@@ -50,30 +53,37 @@ def test_batch_norm_survives_a_mean_far_from_zero(mean, std):
 
 @pytest.mark.parametrize('train, frozen', [(False, False), (True, True)])
 def test_batch_norm_in_evaluation_or_frozen_uses_the_running_statistics(train, frozen):
-    x, old = 3 + 2 * normal(0, 4, 5, 6, 3), NORM['batch_stats']
+    x = 3 + 2 * normal(0, 4, 5, 6, 3)
+    old = NORM['batch_stats']
     y, updates = batch_norm(train, frozen=frozen)().apply(NORM, x, mutable=['batch_stats'])
     np.testing.assert_allclose(
         y, batch_norm_by_hand(x, **old, **NORM['params'], epsilon=1e-5), atol=1e-5
     )
-    jax.tree.map(np.testing.assert_array_equal, dict(updates['batch_stats']), old)
+    chex.assert_trees_all_equal(dict(updates['batch_stats']), old)
 
 
 @pytest.mark.parametrize('size', [3, 5])
 def test_depthwise_convolution_has_torchs_start(size):
     params = DepthwiseConv(size=size).init(jax.random.key(0), jnp.zeros((1, 4, 4, 200)))['params']
-    assert params['kernel'].shape == (size, size, 1, 200)
+    chex.assert_shape(params['kernel'], (size, size, 1, 200))
     assert 0.9 / size < np.abs(params['kernel']).max() <= 1 / size
     np.testing.assert_allclose(params['kernel'].std(), 1 / size / np.sqrt(3), rtol=0.05)
 
 
 def test_layers_hand_on_their_padding():
-    x = jnp.ones((1, 4, 4, 1))  # what stands on the border shows the zeros around it
-    ones = lambda layer: layer.apply({'params': {'kernel': np.ones((3, 3, 1, 1))}}, x)[0, :, :, 0]  # noqa: E731
-    same, symmetric = [[9, 6], [6, 4]], [[4, 6], [6, 9]]
+    x = jnp.ones((1, 4, 4, 1))
+    variables = {'params': {'kernel': np.ones((3, 3, 1, 1))}}
+
+    def sums(layer):
+        # Sums of 3x3 pixels are smaller where zeros are padded.
+        return layer.apply(variables, x)[0, :, :, 0]
+
+    same = [[9, 6], [6, 4]]
+    symmetric = [[4, 6], [6, 9]]
     for padding, expected in (('same', same), (None, symmetric)):
         conv = Conv(1, (3, 3), strides=2, use_bias=False, padding=padding)
-        np.testing.assert_array_equal(ones(conv), expected)
-        np.testing.assert_array_equal(ones(DepthwiseConv(strides=2, padding=padding)), expected)
+        np.testing.assert_array_equal(sums(conv), expected)
+        np.testing.assert_array_equal(sums(DepthwiseConv(strides=2, padding=padding)), expected)
 
 
 @pytest.mark.parametrize('padding, size', [(None, (6, 7)), (0, (4, 5)), (3, (10, 11))])
@@ -81,7 +91,8 @@ def test_padding_of_a_convolution(padding, size):
     x, kernel = normal(0, 1, 6, 7, 2), normal(1, 3, 3, 2, 4)
     y = Conv(4, (3, 3), use_bias=False, padding=padding).apply({'params': {'kernel': kernel}}, x)
     p = 1 if padding is None else padding
-    padded, expected = np.pad(x, ((0, 0), (p, p), (p, p), (0, 0))), np.zeros((1, *size, 4))
+    padded = np.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))
+    expected = np.zeros((1, *size, 4))
     for i, j, r, s in np.ndindex(*size, 3, 3):
         expected[:, i, j] += padded[:, i + r, j + s] @ kernel[r, s]
     np.testing.assert_allclose(y, expected, atol=1e-5)
@@ -112,7 +123,6 @@ def test_channels_never_vanish():
 
 
 def test_factories_take_what_nets_fix_beforehand():
-    norm = functools.partial(
-        batch_norm(False), epsilon=1e-3
-    )  # a backbone with an epsilon of its own
+    # A backbone may set another epsilon.
+    norm = functools.partial(batch_norm(False), epsilon=1e-3)
     assert norm(name='bn').epsilon == 1e-3

@@ -1,7 +1,8 @@
-"""The table of nets: what every net in it must do, and how it answers to typing errors."""
+"""The registry of nets: the contract of every net, and errors for unknown names."""
 
 import inspect
 
+import chex
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -26,7 +27,8 @@ def test_schema_is_a_config_and_builds_the_default_net(name):
         lambda x: net.init_with_output(jax.random.key(0), x, train=False),
         jnp.zeros((2, 64, 128, 3)),
     )
-    assert outputs['logits'].shape == (2, 64, 128, 7) and outputs['logits'].dtype == jnp.float32
+    chex.assert_shape(outputs['logits'], (2, 64, 128, 7))
+    assert outputs['logits'].dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
     assert list(inspect.signature(net.__call__).parameters) == ['x', 'train']
 

@@ -1,6 +1,7 @@
-"""Whole nets against torchvision, timm and torch twins: same random weights, same logits, same gradients.
+"""Whole nets against torchvision, timm and torch twins: equal weights, logits and gradients.
 
-Skipped where torch is absent; it is no dependency of the project. To run it, make an environment of its own:
+These tests are skipped without torch, which is no dependency of the project. To run them, make a
+separate environment:
 
     python3.11 -m venv parity
     parity/bin/pip install torch jax flax ml_collections pytest scipy opencv-python-headless
@@ -8,10 +9,11 @@ Skipped where torch is absent; it is no dependency of the project. To run it, ma
     parity/bin/pip install safetensors pyyaml huggingface_hub
     parity/bin/python -m pytest tests/parity -s
 
-Everything runs in float64, so that a ReLU does not turn rounding into a difference. The backbones are the real classes
-of torchvision and timm, dilated as the releases dilate them; the parts on top are written here from the papers.
-EfficientNets are whole, of torchvision, timm and efficientnet_pytorch. The names of the torch modules are those of the
-releases, so a test also shows that importing is a renaming.
+All numbers are float64, so that a ReLU does not turn rounding into a difference. The backbones are
+the real classes of torchvision and timm, dilated as in the releases. The parts on top are written
+here from the papers. EfficientNets are whole nets of torchvision, timm and efficientnet_pytorch.
+The names of the torch modules are those of the releases, so a test also shows that importing is a
+renaming.
 """
 
 import functools
@@ -19,6 +21,7 @@ import re
 import sys
 import types
 
+import chex
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
@@ -27,7 +30,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 torch = pytest.importorskip('torch')
-# torchvision registers compiled operators at import, which a build without them does not have; the nets need none.
+# torchvision registers compiled operators at import. Some builds lack them, and the nets need none.
 sys.modules.setdefault(
     'torchvision._meta_registrations', types.ModuleType('torchvision._meta_registrations')
 )
@@ -66,10 +69,8 @@ LEAVES = {
     ('norm', 'running_var'): ('batch_stats', 'var'),
 }
 WIDTH = 1 / 8
-ALIKE = (
-    'efficientnet_timm',
-    'efficientnet_timm_tf',
-)  # sources that the names of the tensors do not tell apart
+ALIKE = ('efficientnet_timm', 'efficientnet_timm_tf')
+"""Sources with equal names of tensors."""
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -81,11 +82,11 @@ def exact_and_quick_to_compile():
         jax.config.update('jax_disable_most_optimizations', before)
 
 
-# --- weights ----------------------------------------------------------------------------------------------------------
+# --- weights --------------------------------------------------------------------------------------
 
 
 def our_path(name):
-    """'cp.resnet.layer1.0.conv1' -> ('cp', 'resnet', 'layer1_0', 'conv1'): numbers stick to what they count."""
+    """Returns ('cp', 'resnet', 'layer1_0', 'conv1') for 'cp.resnet.layer1.0.conv1'."""
     parts = []
     for part in name.split('.'):
         if part.isdigit():
@@ -105,7 +106,13 @@ def our_maps(maps):
 
 
 def our_tree(module, of=lambda tensor: tensor, rename=lambda name: name):
-    """{'params': ..., 'batch_stats': ...} of what `of` finds for each parameter and statistic of a torch module."""
+    """Returns {'params': .., 'batch_stats': ..} of a torch module.
+
+    Args:
+      module: the torch module.
+      of: parameter or statistic -> tensor to return in its place, e.g. its gradient.
+      rename: name of a torch module -> name in the release.
+    """
     tree = {}
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         owner, _, leaf = name.rpartition('.')
@@ -117,7 +124,10 @@ def our_tree(module, of=lambda tensor: tensor, rename=lambda name: name):
 
 
 def randomise(module, seed=0):
-    """Kernels that keep the scale of activations, everything of a batch norm away from 0 and 1; float64."""
+    """Sets random float64 parameters, with kernels that keep the scale of activations.
+
+    All arrays of batch norms are away from 0 and 1.
+    """
     generator = torch.Generator().manual_seed(seed)
     module.double()
 
@@ -141,11 +151,15 @@ def randomise(module, seed=0):
     return module
 
 
-# --- comparison -------------------------------------------------------------------------------------------------------
+# --- comparison -----------------------------------------------------------------------------------
 
 
 def difference(a, b):
-    """Largest difference of two trees in units of each array's largest value, and of 1e-3 of the tree's largest."""
+    """Returns the largest relative difference of two trees.
+
+    Differences are divided by the largest value of the array, and at least by 1e-3 of the largest
+    value of the tree.
+    """
     floor = 1e-3 * max(np.abs(x).max() for x in jax.tree.leaves(b))
     assert jax.tree.structure(a) == jax.tree.structure(b)
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
@@ -157,18 +171,25 @@ def images(size, channels=3, batch=2):
 
 
 def check(label, net, twin, x, rename=lambda name: name, release=None):
-    """Outputs in both modes, gradients and running means of the training mode; prints the largest differences.
+    """Compares a net with its torch twin, and prints the largest differences.
 
-    `net(x, train)` and `twin(x)` return a list of maps; the loss is a fixed random linear function of them. With
-    `release`, (source, module), the importer must find the same parameters in the module's own state_dict.
+    It compares outputs in both modes, and gradients and running means in training. The loss is a
+    fixed random linear function of the outputs.
+
+    Args:
+      label: name for the print.
+      net: net(x, train) returns a list of maps, or logits as nets do.
+      twin: twin(x) returns a list of maps.
+      x: [B, H, W, C].
+      rename: name of a module of the twin -> name in the release.
+      release: (source, module). The importer must find the same parameters in the module's
+        state_dict.
     """
     variables = our_tree(twin, rename=rename)
     if release:
         check_importer(variables, *release)
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x, train=False))
-    assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda s: s.shape, dict(shapes)), (
-        'a renaming is not enough'
-    )
+    chex.assert_trees_all_equal_shapes(variables, dict(shapes))
     image = torch.tensor(x).permute(0, 3, 1, 2)
 
     twin.eval()
@@ -177,31 +198,14 @@ def check(label, net, twin, x, rename=lambda name: name, release=None):
         np.random.default_rng(i).standard_normal(y.shape) / y.size**0.5
         for i, y in enumerate(expected)
     ]
-    figures = {
-        'logits': difference(
-            jax.jit(lambda v: maps(net.apply(v, x, train=False)))(variables), expected
-        )
-    }
+    outputs = jax.jit(lambda v: maps(net.apply(v, x, train=False)))(variables)
+    figures = {'logits': difference(outputs, expected)}
 
     twin.train()
     outputs = twin(image)
     sum((y.movedim(1, -1) * torch.tensor(w)).sum() for y, w in zip(outputs, weights)).backward()
     expected = our_maps(outputs)
-
-    @jax.jit
-    def step(variables):
-        def loss(params):
-            outputs, updates = net.apply(
-                {**variables, 'params': params}, x, train=True, mutable=['batch_stats']
-            )
-            return sum((y * w).sum() for y, w in zip(maps(outputs), weights)), (
-                maps(outputs),
-                updates,
-            )
-
-        return jax.value_and_grad(loss, has_aux=True)(variables['params'])
-
-    (_, (outputs, updates)), gradients = step(variables)
+    outputs, updates, gradients = our_step(net, variables, x, weights)
     figures['logits in training'] = difference(outputs, expected)
     figures['gradients'] = difference(
         gradients, our_tree(twin, lambda tensor: tensor.grad, rename)['params']
@@ -213,22 +217,43 @@ def check(label, net, twin, x, rename=lambda name: name, release=None):
     assert max(figures.values()) < 1e-5, figures
 
 
+def our_step(net, variables, x, weights):
+    """Returns (outputs, updates, gradients) in training, for the loss sum(outputs * weights)."""
+
+    @jax.jit
+    def step(variables):
+        def loss(params):
+            outputs, updates = net.apply(
+                {**variables, 'params': params}, x, train=True, mutable=['batch_stats']
+            )
+            outputs = maps(outputs)
+            total = sum((y * w).sum() for y, w in zip(outputs, weights))
+            return total, (outputs, updates)
+
+        return jax.value_and_grad(loss, has_aux=True)(variables['params'])
+
+    (_, (outputs, updates)), gradients = step(variables)
+    return outputs, updates, gradients
+
+
 def test_a_pth_file_is_read_as_torch_wrote_it(tmp_path):
-    """As training scripts write them: inside a dict, from DataParallel, with counters, half of it bfloat16."""
+    """Writes a file as training scripts do: a dict, names from DataParallel, counters, bfloat16."""
     module = randomise(torchvision_resnet(18)).float()
     tensors = {f'module.{name}': tensor for name, tensor in module.state_dict().items()}
     tensors['module.conv1.weight'] = tensors['module.conv1.weight'].bfloat16()
     torch.save({'epoch': 3, 'state_dict': tensors}, tmp_path / 'net.pth.tar')
-    found = pretrained.read(str(tmp_path / 'net.pth.tar'))
-    assert found.keys() == tensors.keys() and pretrained.detect(found, 'net.pth.tar') == 'resnet'
+    loaded = pretrained.read(str(tmp_path / 'net.pth.tar'))
+    assert loaded.keys() == module.state_dict().keys()
+    assert pretrained.detect(loaded, 'net.pth.tar') == 'resnet'
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(
-            found[name], tensor.float().numpy() if tensor.is_floating_point() else tensor
+            loaded[name.removeprefix('module.')],
+            tensor.float().numpy() if tensor.is_floating_point() else tensor,
         )
     safetensors.save_file({'w': tensors['module.conv1.weight']}, tmp_path / 'half.safetensors')
     np.testing.assert_array_equal(
         np.asarray(pretrained.read(str(tmp_path / 'half.safetensors'))['w'], np.float32),
-        found['module.conv1.weight'],
+        loaded['conv1.weight'],
     )
     (tmp_path / 'damaged.pth').write_bytes((tmp_path / 'net.pth.tar').read_bytes()[:1000])
     with pytest.raises(InputError, match=r'damaged\.pth'):
@@ -248,7 +273,7 @@ def test_a_pth_file_is_read_as_torch_wrote_it(tmp_path):
     ids=lambda value: getattr(value, '__name__', None),
 )
 def test_whole_modules_have_a_place_for_every_tensor(make, key, count):
-    """The modules as they come, at full size, without weights: nothing missing, only the classifier unused."""
+    """Imports modules of full size without weights. Only the classifier is unused."""
     with torch.device('meta'):
         shapes = {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
     name, args = WHOLE[make.__name__]
@@ -256,15 +281,14 @@ def test_whole_modules_have_a_place_for_every_tensor(make, key, count):
     variables = jax.eval_shape(
         lambda: net.lazy_init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
     )
-    tensors = {
-        name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()
-    }  # no memory
+    # Broadcast arrays need no memory.
+    tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
     assert pretrained.detect(tensors, 'module') == key
     tree, report = pretrained.import_weights(tensors, variables, pretrained.SOURCES[key])
-    taken = sum(array.size for array in jax.tree.leaves(tree['params']))
+    loaded = sum(array.size for array in jax.tree.leaves(tree['params']))
     unused = sum(np.prod(shapes[name]) for name in report.unused)
     assert all(name.startswith(('fc.', 'classifier.6.', 'head.fc.')) for name in report.unused)
-    assert taken + (unused if key == 'vgg' else 0) == count
+    assert loaded + (unused if key == 'vgg' else 0) == count
 
 
 WHOLE = {
@@ -282,23 +306,23 @@ def check_importer(variables, key, module):
     source = pretrained.SOURCES[key]
     assert pretrained.detect(tensors, 'twin', key if key in ALIKE else '') == key
     tree, report = pretrained.import_weights(tensors, variables, source)
-    found, expected = flatten_dict(tree), flatten_dict(variables)
+    loaded, expected = flatten_dict(tree), flatten_dict(variables)
     classifier = {
         path for path in expected if re.fullmatch(source.classifier, '/'.join(path[1:-1]))
     }
-    assert found.keys() == {path for path in expected if source.anchor in ('', *path)} | classifier
-    for path, array in found.items():
+    assert loaded.keys() == {path for path in expected if source.anchor in ('', *path)} | classifier
+    for path, array in loaded.items():
         np.testing.assert_array_equal(array, expected[path])
-    print(f'\n{key}: {len(found)} arrays imported, unused: {report.unused}')
+    print(f'\n{key}: {len(loaded)} arrays imported, unused: {report.unused}')
 
 
 def means(statistics):
-    """Without the variances: torch keeps unbiased ones."""
+    """Returns the running means only. torch's running variances are unbiased."""
     return {path: value for path, value in flatten_dict(statistics).items() if path[-1] == 'mean'}
 
 
 def maps(outputs):
-    """Logits and those of auxiliary heads in the order of their names."""
+    """Returns the logits, then the logits of auxiliary heads in the order of their names."""
     if isinstance(outputs, list):
         return outputs
     return [
@@ -307,7 +331,7 @@ def maps(outputs):
     ]
 
 
-# --- torch twins ------------------------------------------------------------------------------------------------------
+# --- torch twins ----------------------------------------------------------------------------------
 
 
 class Twin(nn.Module):
@@ -336,7 +360,7 @@ def conv_bn(i, o, k=1, s=1):
 
 
 def dilate(stage, dilation):
-    """The releases' way: every 3x3 of a stage dilated, no stride left."""
+    """Dilates every 3x3 convolution of a stage and removes its stride, as the releases do."""
     for name, module in stage.named_modules():
         if name.endswith('downsample.0'):
             module.stride = (1, 1)
@@ -388,17 +412,17 @@ def on_corners(y, size):
 
 @pytest.fixture
 def shallow(monkeypatch):
-    """Depth 50 with few blocks: every kind of block of every stage."""
+    """Reduces 50 layers to few blocks, with every kind of block of every stage."""
     blocks = (1, 2, 2, 2)
     monkeypatch.setitem(ours.BLOCKS, 50, blocks)
     return blocks
 
 
-# --- backbones --------------------------------------------------------------------------------------------------------
+# --- backbones ------------------------------------------------------------------------------------
 
 
 def backbone(depth, **fields):
-    """A ResNet with the call of a net."""
+    """Returns a ResNet with the call of a net."""
 
     class Backbone(linen.Module):
         @linen.compact
@@ -449,7 +473,7 @@ def test_dilated_deep_resnet_is_timms(shallow, stride, dilations):
     )
 
 
-# --- nets -------------------------------------------------------------------------------------------------------------
+# --- nets -----------------------------------------------------------------------------------------
 
 
 def test_pspnet(shallow):
@@ -487,7 +511,10 @@ def test_pspnet(shallow):
 
 
 def msra_resnet(blocks):
-    """torchvision's class with the stride on the first 1x1 and the stem's pooling rounded up, output stride 8."""
+    """Returns torchvision's ResNet as in the Caffe nets, at output stride 8.
+
+    The stride is on the first 1x1, and the pooling of the stem rounds up.
+    """
     resnet = torchvision_resnet(50, blocks)
     resnet.maxpool.ceil_mode = True
     resnet.layer2[0].conv1.stride, resnet.layer2[0].conv2.stride = (2, 2), (1, 1)
@@ -513,7 +540,7 @@ def test_deeplab_v2(shallow):
 
 
 def narrow_vgg(pool, pad_first=1):
-    """(torchvision's feature layers with other channels and poolings, the names we give them)."""
+    """Returns (narrow feature layers of torchvision with other poolings, our names of them)."""
     layout, names = [], []
     for i, (count, channels) in enumerate(STAGES, start=1):
         layout += [int(channels * WIDTH)] * count + ['M']
@@ -602,23 +629,32 @@ def test_fcn(stride):
     )
 
 
-@pytest.mark.parametrize('release', ['torchseg', 'coin'])
-def test_bisenet(release):
-    authors = release == 'torchseg'
-    main, aux = (64, 256) if authors else (256, 64)
-    enlarge = on_corners if authors else functools.partial(F.interpolate, mode='nearest')
+def bisenet_arm(i):
+    """Returns the attention refinement of `i` channels."""
 
-    def arm(i):
-        def forward(m, x):
-            f = m.conv(x)
-            return f * torch.sigmoid(m.bn_atten(m.conv_atten(f.mean((2, 3), keepdim=True))))
+    def forward(m, x):
+        f = m.conv(x)
+        return f * torch.sigmoid(m.bn_atten(m.conv_atten(f.mean((2, 3), keepdim=True))))
 
-        return Twin(
-            forward,
-            conv=conv_bn(i, 128, 3),
-            conv_atten=conv(128, 128),
-            bn_atten=nn.BatchNorm2d(128),
-        )
+    return Twin(
+        forward,
+        conv=conv_bn(i, 128, 3),
+        conv_atten=conv(128, 128),
+        bn_atten=nn.BatchNorm2d(128),
+    )
+
+
+def bisenet_head(i, o):
+    """Returns the head on `i` channels with `o` channels inside."""
+    return Twin(
+        lambda m, x: m.conv_out(m.conv(x)),
+        conv=conv_bn(i, o, 3),
+        conv_out=conv(o, 5, bias=True),
+    )
+
+
+def bisenet_context_path(enlarge):
+    """Returns the context path with this enlargement."""
 
     def context(m, x):
         _, y8, y16, y32 = stages(m.resnet, x)
@@ -626,18 +662,28 @@ def test_bisenet(release):
         up16 = m.conv_head32(enlarge(m.arm32(y32) + mean, y16.shape[2:]))
         return m.conv_head16(enlarge(m.arm16(y16) + up16, y8.shape[2:])), up16
 
+    return Twin(
+        context,
+        resnet=torchvision_resnet(18),
+        arm16=bisenet_arm(256),
+        arm32=bisenet_arm(512),
+        conv_head32=conv_bn(128, 128, 3),
+        conv_head16=conv_bn(128, 128, 3),
+        conv_avg=conv_bn(512, 128),
+    )
+
+
+@pytest.mark.parametrize('release', ['torchseg', 'coin'])
+def test_bisenet(release):
+    authors = release == 'torchseg'
+    main, aux = (64, 256) if authors else (256, 64)
+    enlarge = on_corners if authors else functools.partial(F.interpolate, mode='nearest')
+
     def fuse(m, *maps):
         f = m.convblk(torch.cat(maps, 1))
         mean = f.mean((2, 3), keepdim=True)
         gate = m.conv2(F.relu(m.conv1(mean))) if authors else m.bn(m.conv(mean))
         return f + f * torch.sigmoid(gate)
-
-    def head(i, o):
-        return Twin(
-            lambda m, x: m.conv_out(m.conv(x)),
-            conv=conv_bn(i, o, 3),
-            conv_out=conv(o, 5, bias=True),
-        )
 
     def forward(m, x):
         up8, up16 = m.cp(x)
@@ -658,19 +704,11 @@ def test_bisenet(release):
             conv3=conv_bn(64, 64, 3, 2),
             conv_out=conv_bn(64, 128),
         ),
-        cp=Twin(
-            context,
-            resnet=torchvision_resnet(18),
-            arm16=arm(256),
-            arm32=arm(512),
-            conv_head32=conv_bn(128, 128, 3),
-            conv_head16=conv_bn(128, 128, 3),
-            conv_avg=conv_bn(512, 128),
-        ),
+        cp=bisenet_context_path(enlarge),
         ffm=Twin(fuse, convblk=conv_bn(256, 256), **gate),
-        conv_out=head(256, main),
-        conv_out16=head(128, aux),
-        conv_out32=head(128, aux),
+        conv_out=bisenet_head(256, main),
+        conv_out16=bisenet_head(128, aux),
+        conv_out32=bisenet_head(128, aux),
     )
     net = BiSeNet(5, release=release, dtype=jnp.float64)
     weights = None if authors else ('coin', twin)
@@ -678,7 +716,10 @@ def test_bisenet(release):
 
 
 def narrow_xception(depth, stride, middle):
-    """timm's class with fewer channels and `middle` blocks in its middle flow; the stem's widths are not arguments."""
+    """Returns timm's class with fewer channels and `middle` blocks in its middle flow.
+
+    The widths of the stem are no arguments of the class, so the stem is replaced.
+    """
     w = lambda *channels: [int(WIDTH * c) for c in channels]  # noqa: E731
     blocks = [
         dict(in_chs=i, out_chs=o, stride=s)
@@ -717,12 +758,8 @@ def separable(i, o, dilation=(1, 1)):
     )
 
 
-# At stride 8 timm's Xception-71 lacks the projection of a block that no longer strides; the release keeps it, as we do.
-@pytest.mark.parametrize('depth, stride, head', [(71, 16, 'aspp'), (65, 8, 'dpc')])
-def test_deeplab_v3plus(depth, stride, head, monkeypatch):
-    monkeypatch.setitem(our_xception.MIDDLE_BLOCKS, depth, 2)
-    n, deep, scale = int(256 * WIDTH), int(2048 * WIDTH), 16 // stride
-    low_block = {65: 1, 71: 2}[depth]
+def deeplab_v3plus_head(head, deep, n, scale):
+    """Returns the head 'aspp' or 'dpc' from `deep` to `n` channels, with rates times `scale`."""
 
     def aspp(m, x):
         mean = on_corners(m.image_pooling(x.mean((2, 3), keepdim=True)), x.shape[2:])
@@ -750,33 +787,49 @@ def test_deeplab_v3plus(depth, stride, head, monkeypatch):
         }
         top = Twin(cell, **parts)
     top.add_module('concat_projection', conv_bn(5 * n, n))
+    return top
+
+
+def deeplab_v3plus_decoder(n):
+    """Returns the decoder of `n` channels."""
 
     def decode(m, y, low):
         low = m.feature_projection0(low)
         return m.decoder_conv1(m.decoder_conv0(torch.cat([on_corners(y, low.shape[2:]), low], 1)))
 
-    decoder = Twin(
+    return Twin(
         decode,
         feature_projection0=conv_bn(n, int(48 * WIDTH)),
         decoder_conv0=separable(n + int(48 * WIDTH), n),
         decoder_conv1=separable(n, n),
     )
 
+
+# At stride 8 timm's Xception-71 lacks the projection of a block that no longer strides. The release
+# and this project keep the projection.
+@pytest.mark.parametrize('depth, stride, head', [(71, 16, 'aspp'), (65, 8, 'dpc')])
+def test_deeplab_v3plus(depth, stride, head, monkeypatch):
+    monkeypatch.setitem(our_xception.MIDDLE_BLOCKS, depth, 2)
+    n = int(256 * WIDTH)
+    low_block = {65: 1, 71: 2}[depth]
+
     def forward(m, x):
-        seen = []
+        low = []
         hook = m.xception.blocks[low_block].stack.conv2.register_forward_hook(
-            lambda _m, _x, y: seen.append(y.clone())
+            lambda _m, _x, y: low.append(y.clone())
         )
         y = m.xception.blocks(m.xception.stem(x))
         hook.remove()
-        return [on_corners(m.logits(m.decoder(getattr(m, head)(y), seen[0])), x.shape[2:])]
+        y = getattr(m, head)(y)
+        y = m.decoder(y, low[0])
+        return [on_corners(m.logits(y), x.shape[2:])]
 
     twin = randomise(
         Twin(
             forward,
             xception=narrow_xception(depth, stride, middle=2),
-            **{head: top},
-            decoder=decoder,
+            **{head: deeplab_v3plus_head(head, int(2048 * WIDTH), n, 16 // stride)},
+            decoder=deeplab_v3plus_decoder(n),
             logits=conv(n, 5, bias=True),
         )
     )
@@ -793,7 +846,7 @@ def test_deeplab_v3plus(depth, stride, head, monkeypatch):
     check(label, net, twin, images((65, 49)), release=('xception', twin.xception))
 
 
-# --- classifiers ------------------------------------------------------------------------------------------------------
+# --- classifiers ----------------------------------------------------------------------------------
 
 
 def authors_efficientnet(variant, **args):
@@ -810,7 +863,7 @@ def torchvision_efficientnet(variant, **args):
 
 
 def narrow_torchvision_efficientnet(variant, **args):
-    """The blocks of a variant with a quarter of their channels, and the batch norm of b5 to b7."""
+    """Returns a variant with a quarter of its channels, and the batch norm of b5 to b7."""
     width, depth, _ = VARIANTS[variant]
     blocks, _ = tv_efficientnet._efficientnet_conf(
         f'efficientnet_{variant}', width_mult=width / 4, depth_mult=depth
@@ -830,7 +883,10 @@ def timm_tf_efficientnet(variant, **args):
 
 
 def calibrate(module, x):
-    """Running statistics of a batch: with random ones, the activations of 39 blocks grow until rounding is seen."""
+    """Sets the running statistics to those of a batch.
+
+    With random statistics, the activations of 39 blocks grow until rounding matters.
+    """
     norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -842,11 +898,10 @@ def calibrate(module, x):
     return module
 
 
-TORCH_NORM, AUTHORS_NORM = (
-    dict(norm_epsilon=1e-5, norm_decay=0.9),
-    dict(norm_epsilon=1e-3, norm_decay=0.99),
-)
-EFFICIENTNETS = {  # source: its module, and how our net is told to be it
+TORCH_NORM = dict(norm_epsilon=1e-5, norm_decay=0.9)
+AUTHORS_NORM = dict(norm_epsilon=1e-3, norm_decay=0.99)
+# Source -> (maker of its module, fields of our net).
+EFFICIENTNETS = {
     'efficientnet_torchvision': (torchvision_efficientnet, dict(padding='symmetric')),
     'efficientnet_timm': (timm_efficientnet, dict(padding='symmetric')),
     'efficientnet_timm_tf': (timm_tf_efficientnet, dict(padding='same')),
@@ -875,7 +930,7 @@ def test_deep_efficientnet():
 
 def check_efficientnet(key, variant, make, **fields):
     net = EfficientNet(5, variant, dropout=0.0, drop_connect=0.0, dtype=jnp.float64, **fields)
-    x = images((64, 49))  # even and odd on the way down: padding differs at even ones
+    x = images((64, 49))  # Padding differs at even sizes, so sizes are even and odd.
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x, train=False))
     slots = places(shapes, pretrained.SOURCES[key]).values()
     names = {place.tensor.rpartition('.')[0]: place.path.replace('/', '.') for place in slots}
@@ -892,9 +947,8 @@ def test_whole_efficientnets_have_a_place_for_every_tensor(key, variant, count):
             name: tuple(tensor.shape)
             for name, tensor in EFFICIENTNETS[key][0](variant).state_dict().items()
         }
-    tensors = {
-        name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()
-    }  # no memory
+    # Broadcast arrays need no memory.
+    tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
     net = EfficientNet(1000, variant, forms='naive')
     variables = jax.eval_shape(
         lambda: net.lazy_init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)

@@ -1,7 +1,8 @@
-"""Weights in the namings of releases: there and back, what may be absent, and every way a file can be wrong."""
+"""Import and export of weights: axes, tensors that may be absent, and all errors of files."""
 
 import types
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def imported(key, tensors, variables, **options):
     return named_leaves(tree), report
 
 
-# --- arrays and their axes ---
+# --- arrays and their axes ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('key', SOURCES)
@@ -29,27 +30,30 @@ def test_there_and_back_in_every_naming(key):
     tensors = pretrained.export_weights(variables, SOURCES[key])
     assert pretrained.detect(tensors, 'w.npz', key if key in ALIKE else '') == key
     empty = jax.tree.map(np.zeros_like, variables)
-    found, report = imported(key, tensors, empty)
+    loaded, report = imported(key, tensors, empty)
     original = named_leaves(variables)
-    assert len(found) == len(tensors) == len(report.loaded) and not report.unused
-    for name, array in found.items():
+    assert len(loaded) == len(tensors) == len(report.loaded) and not report.unused
+    for name, array in loaded.items():
         np.testing.assert_array_equal(array, original[name])
     if NETS[key] == B1 or (not SOURCES[key].anchor and key != 'erfnet_encoder'):
-        assert found.keys() == original.keys()  # a whole net's naming has a place for everything
+        assert loaded.keys() == original.keys()  # a whole net's naming has a place for everything
 
 
 def test_kernels_have_torchs_axes():
-    # torch: y[o] = sum over i, a, b of w[o, i, a, b] x[i, a, b]; of a transposed convolution w[i, o, a, b].
+    # In torch y[o] is the sum over i, a, b of w[o, i, a, b] x[i, a, b]. Transposed convolutions
+    # have w[i, o, a, b].
     forward = named_leaves(variables_of('coin'))['params/sp/conv1/conv/kernel']
     tensor = pretrained.export_weights(variables_of('coin'), SOURCES['coin'])[
         'sp.conv1.conv.weight'
     ]
-    assert tensor.shape == (forward.shape[3], 3, 7, 7) and tensor[2, 1, 3, 5] == forward[3, 5, 1, 2]
+    chex.assert_shape(tensor, (forward.shape[3], 3, 7, 7))
+    assert tensor[2, 1, 3, 5] == forward[3, 5, 1, 2]
     transposed = named_leaves(variables_of('erfnet'))['params/decoder/layers_0/conv/kernel']
     tensor = pretrained.export_weights(variables_of('erfnet'), SOURCES['erfnet'])[
         'decoder.layers.0.conv.weight'
     ]
-    assert tensor.shape == (32, 16, 3, 3) and tensor[7, 2, 0, 1] == transposed[0, 1, 7, 2]
+    chex.assert_shape(tensor, (32, 16, 3, 3))
+    assert tensor[7, 2, 0, 1] == transposed[0, 1, 7, 2]
 
 
 def test_kernels_of_linear_layers_have_torchs_axes():
@@ -57,7 +61,7 @@ def test_kernels_of_linear_layers_have_torchs_axes():
     tensor = pretrained.export_weights(
         variables_of('efficientnet_timm'), SOURCES['efficientnet_timm']
     )
-    assert tensor['classifier.weight'].shape == (5, 80)
+    chex.assert_shape(tensor['classifier.weight'], (5, 80))
     assert tensor['classifier.weight'][3, 7] == kernel[7, 3]
 
 
@@ -67,9 +71,9 @@ def test_a_linear_layer_on_flattened_features_is_a_convolution():
     out, channels, height, width = tensors['classifier.0.weight'].shape
     assert (height, width) == (7, 7)
     linear = np.random.default_rng(1).standard_normal((out, channels * 49)).astype(np.float32)
-    found, _ = imported('vgg', tensors | {'classifier.0.weight': linear}, variables)
+    loaded, _ = imported('vgg', tensors | {'classifier.0.weight': linear}, variables)
     x = np.random.default_rng(2).standard_normal((channels, 7, 7)).astype(np.float32)
-    convolved = np.einsum('abio,iab->o', found['params/color/fc6/kernel'], x)
+    convolved = np.einsum('abio,iab->o', loaded['params/color/fc6/kernel'], x)
     np.testing.assert_allclose(convolved, linear @ x.ravel(), atol=1e-4)
 
 
@@ -82,18 +86,18 @@ def test_wrappers_and_older_names():
         for name, tensor in tensors.items()
     } | {'module.scale.layer1.conv1.bn.num_batches_tracked': np.array(7)}
     assert pretrained.detect(older, 'w.npz') == 'kazuto'
-    found, report = imported('kazuto', older, variables)
-    assert len(found) == len(tensors) and not report.unused
+    loaded, report = imported('kazuto', older, variables)
+    assert len(loaded) == len(tensors) and not report.unused
 
 
-# --- what may be absent -----------------------------------------------------------------------------------------------
+# --- tensors that may be absent -------------------------------------------------------------------
 
 
-def test_another_number_of_classes_leaves_the_classifier_as_drawn():
+def test_another_number_of_classes_keeps_the_initial_classifier():
     tensors = pretrained.export_weights(variables_of('semseg', 3), SOURCES['semseg'])
-    found, report = imported('semseg', tensors, variables_of('semseg', 5))
+    loaded, report = imported('semseg', tensors, variables_of('semseg', 5))
     original = named_leaves(variables_of('semseg', 5))
-    assert original.keys() - found.keys() == {
+    assert original.keys() - loaded.keys() == {
         f'params/{head}_4/{leaf}' for head in ('cls', 'aux') for leaf in ('kernel', 'bias')
     }
     assert any(
@@ -116,26 +120,26 @@ def test_classifier_of_imagenet_and_auxiliary_heads_are_listed():
     assert 'fc.bias' in str(report) and 'cp: ' in str(report)
     tensors = pretrained.export_weights(variables_of('semseg'), SOURCES['semseg'])
     tested = {name: tensor for name, tensor in tensors.items() if not name.startswith('aux.')}
-    found, report = imported('semseg', tested, variables_of('semseg'))
+    loaded, report = imported('semseg', tested, variables_of('semseg'))
     assert (
-        len(found) == len(tested)
+        len(loaded) == len(tested)
         and sum('not in the file' in line for line in report.initialised) == 3
     )
 
 
-def test_what_no_release_has_stays_as_drawn():
+def test_arrays_that_no_release_has_keep_their_initialisation():
     variables = variables_of('kazuto')
     tensors = pretrained.export_weights(variables, SOURCES['kazuto'])
     params = variables['params'] | {
         'aspp': variables['params']['aspp']
         | {'c0': variables['params']['aspp']['c0'] | {'dilation': np.ones(3)}}
     }
-    found, report = imported('kazuto', tensors, variables | {'params': params})
-    assert len(found) == len(tensors)
+    loaded, report = imported('kazuto', tensors, variables | {'params': params})
+    assert len(loaded) == len(tensors)
     assert [line.split(':')[0] for line in report.initialised] == ['aspp/c0/dilation']
 
 
-def test_a_backbone_with_other_strides_is_said():
+def test_a_backbone_with_other_strides_is_noted():
     net = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract(*NETS['kazuto']))
     tensors = pretrained.export_weights(net, SOURCES['resnet'])
     assert 'on the 1x1' in str(imported('resnet', tensors, net)[1])
@@ -149,7 +153,7 @@ LARGEFOV = NETS['largefov_caffe']
 )
 @pytest.mark.parametrize('linear', [False, True])
 def test_fc6_and_fc7_of_largefov_are_samples_of_vggs(key, fc6, fc7, linear):
-    """Every fourth output, every third tap of 7x7, every fourth input of fc7; bit by bit, written as loops."""
+    """Checks all numbers: every fourth output, third tap of 7x7, and fourth input of fc7."""
     vgg = pretrained.export_weights(variables_of(key), SOURCES[key])
     draw = np.random.default_rng(3)
     wide = (
@@ -161,31 +165,30 @@ def test_fc6_and_fc7_of_largefov_are_samples_of_vggs(key, fc6, fc7, linear):
         vgg[f'{name}.weight'] = weight.reshape(64, -1) if linear else weight
         vgg[f'{name}.bias'] = bias
     net = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract(*LARGEFOV))
-    found, report = imported(key, vgg, net)
-    assert found['params/fc6/kernel'].shape == (3, 3, 8, 16) and found[
-        'params/fc7/kernel'
-    ].shape == (1, 1, 16, 16)
+    loaded, report = imported(key, vgg, net)
+    chex.assert_shape(loaded['params/fc6/kernel'], (3, 3, 8, 16))
+    chex.assert_shape(loaded['params/fc7/kernel'], (1, 1, 16, 16))
     for o in range(16):
         assert (
-            found['params/fc6/bias'][o] == biases[0][4 * o]
-            and found['params/fc7/bias'][o] == biases[1][4 * o]
+            loaded['params/fc6/bias'][o] == biases[0][4 * o]
+            and loaded['params/fc7/bias'][o] == biases[1][4 * o]
         )
         for i in range(8):
             for row in range(3):
                 for column in range(3):
                     expected = wide[0][4 * o, i, 3 * row, 3 * column]
-                    assert found['params/fc6/kernel'][row, column, i, o] == expected
+                    assert loaded['params/fc6/kernel'][row, column, i, o] == expected
         for i in range(16):
-            assert found['params/fc7/kernel'][0, 0, i, o] == wide[1][4 * o, 4 * i, 0, 0]
+            assert loaded['params/fc7/kernel'][0, 0, i, o] == wide[1][4 * o, 4 * i, 0, 0]
     assert 'fc8: keeps its random initialisation' in str(report) and '(64, 8, 7, 7)' in str(report)
 
 
-def test_vgg_without_a_classifier_leaves_fc6_and_fc7_as_they_were():
+def test_vgg_without_a_classifier_keeps_the_initial_fc6_and_fc7():
     tensors = pretrained.export_weights(variables_of('vgg'), SOURCES['vgg'])
     short = {name: tensor for name, tensor in tensors.items() if name.startswith('features.')}
     net = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), abstract(*LARGEFOV))
-    found, report = imported('vgg', short, net)
-    assert len(found) == 26 and not any('fc' in name for name in found)
+    loaded, report = imported('vgg', short, net)
+    assert len(loaded) == 26 and not any('fc' in name for name in loaded)
     assert {'fc6', 'fc7'} <= {line.split(':')[0] for line in report.initialised}
 
 
@@ -203,11 +206,11 @@ def test_largefov_as_a_branch_of_version_2(head):
     for name in ('fc6_1', 'fc7_4', 'fc8_voc12_3', 'hole_conv_5_1'):
         older |= {f'{name}.weight': np.ones((2, 2, 3, 3)), f'{name}.bias': np.ones(2)}
     assert pretrained.detect(older, 'w.npz') == 'largefov_caffe'
-    found, _ = imported('largefov_caffe', older, variables)
-    assert len(found) == len(tensors)
+    loaded, _ = imported('largefov_caffe', older, variables)
+    assert len(loaded) == len(tensors)
     original = named_leaves(variables)
     for name in ('params/fc6/kernel', 'params/fc8/bias'):
-        np.testing.assert_array_equal(found[name], original[name])
+        np.testing.assert_array_equal(loaded[name], original[name])
 
 
 def test_coco_weights_of_kazuto_have_one_convolution_in_place_of_the_pyramid():
@@ -216,12 +219,12 @@ def test_coco_weights_of_kazuto_have_one_convolution_in_place_of_the_pyramid():
     coco = {name: tensor for name, tensor in tensors.items() if not name.startswith('aspp')}
     coco |= {'fc.weight': np.ones((91, 128, 1, 1)), 'fc.bias': np.ones(91)}
     assert pretrained.detect(coco, 'w.npz') == 'kazuto'
-    found, report = imported('kazuto', coco, variables)
-    assert len(found) == len(coco) - 2 and set(report.unused) == {'fc.weight', 'fc.bias'}
+    loaded, report = imported('kazuto', coco, variables)
+    assert len(loaded) == len(coco) - 2 and set(report.unused) == {'fc.weight', 'fc.bias'}
     assert {f'aspp/c{i}' for i in range(4)} == {line.split(':')[0] for line in report.initialised}
 
 
-# --- what is wrong ----------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def broken(tensors, change):
@@ -249,7 +252,7 @@ def broken(tensors, change):
     ],
     ids=['missing', 'surplus', 'transposed', 'nan'],
 )
-def test_what_does_not_fit_is_an_error_with_file_and_tensor(change, message):
+def test_a_tensor_that_does_not_fit_is_an_error_with_file_and_tensor(change, message):
     tensors = broken(pretrained.export_weights(variables_of('semseg'), SOURCES['semseg']), change)
     with pytest.raises(InputError, match=message) as caught:
         imported('semseg', tensors, variables_of('semseg'))
@@ -278,14 +281,14 @@ def test_what_does_not_fit_is_an_error_with_file_and_tensor(change, message):
     ],
     ids=['missing', 'surplus', 'linear transposed', 'depthwise transposed'],
 )
-def test_what_does_not_fit_of_an_efficientnet_is_named(change, message):
+def test_a_tensor_that_does_not_fit_an_efficientnet_is_named(change, message):
     variables = variables_of('efficientnet_pytorch')
     tensors = broken(pretrained.export_weights(variables, SOURCES['efficientnet_pytorch']), change)
     with pytest.raises(InputError, match=message):
         imported('efficientnet_pytorch', tensors, variables)
 
 
-def test_padding_and_batch_norm_of_a_source_are_said():
+def test_padding_and_batch_norm_of_a_source_are_noted():
     for key, padding in (
         ('timm', 'symmetric'),
         ('timm_tf', 'same'),
@@ -312,8 +315,8 @@ def test_another_stem_is_left_out_of_an_import():
     tensors = pretrained.export_weights(variables, SOURCES['efficientnet_pytorch'])
     weights = pretrained.Weights('w.npz', tensors, 'efficientnet_pytorch')
     options = dict(partial=False, nets=('(?!.*conv_stem)',))
-    found, printed = pretrained.load_for(state, weights, types.SimpleNamespace(**options))
-    names = set(named_leaves(found['params']['sem']))
+    loaded, printed = pretrained.load_for(state, weights, types.SimpleNamespace(**options))
+    names = set(named_leaves(loaded['params']['sem']))
     assert set(named_leaves(ours['sem'])) - names == {
         f'efficientnet/conv_stem/{leaf}' for leaf in ('kernel', 'bias')
     }
@@ -338,15 +341,15 @@ def test_a_deeper_net_of_the_same_release_is_an_error():
         imported('semseg', shallow, deeper)
 
 
-def test_partial_takes_what_fits_and_lists_the_rest():
+def test_partial_loads_fitting_tensors_and_lists_all_others():
     tensors = pretrained.export_weights(variables_of('semseg'), SOURCES['semseg'])
     del tensors['layer1.0.bn2.running_var']
     tensors['layer9.weight'] = np.ones(3)
     tensors['layer0.0.weight'] = np.ones((1, 2, 3, 3))
-    found, report = imported('semseg', tensors, variables_of('semseg'), partial=True)
+    loaded, report = imported('semseg', tensors, variables_of('semseg'), partial=True)
     assert (
-        'params/resnet/conv1_0/kernel' not in found
-        and 'params/resnet/layer1_0/bn2/scale' not in found
+        'params/resnet/conv1_0/kernel' not in loaded
+        and 'params/resnet/layer1_0/bn2/scale' not in loaded
     )
     assert 'layer9.weight' in report.unused
     assert {'resnet/conv1_0', 'resnet/layer1_0/bn2'} <= {
@@ -354,13 +357,13 @@ def test_partial_takes_what_fits_and_lists_the_rest():
     }
 
 
-def test_only_what_is_wanted_need_be_there():
+def test_only_wanted_arrays_must_be_in_the_file():
     tensors = pretrained.export_weights(variables_of('semseg'), SOURCES['semseg'])
     short = {name: tensor for name, tensor in tensors.items() if name.startswith('layer')}
-    found, _ = imported(
+    loaded, _ = imported(
         'semseg', short, variables_of('semseg'), wanted=lambda name: name.startswith('resnet/')
     )
-    assert len(found) == len(short)
+    assert len(loaded) == len(short)
 
 
 def test_weights_of_another_net_are_counted():
@@ -370,7 +373,8 @@ def test_weights_of_another_net_are_counted():
     with pytest.raises(InputError) as caught:
         imported('semseg', tensors, variables_of('semseg'))
     count = len(pretrained.export_weights(variables_of('semseg'), SOURCES['semseg']))
-    counts = f'{count - 2} of {count} tensors match, 1 are missing, 1 have another shape, 1 have no place here'
+    counts = f'{count - 2} of {count} tensors match, 1 are missing, 1 have another shape, '
+    counts += '1 have no place here'
     assert counts in caught.value.got and 'hszhao/semseg, PSPNet' in caught.value.got
     assert 'layer0.0.weight: (1, 2, 3, 3), not (4, 3, 3, 3)' in caught.value.got
     assert caught.value.fix.startswith('--config.init_from.partial=True ')

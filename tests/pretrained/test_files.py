@@ -26,14 +26,14 @@ TENSORS = {
 @pytest.mark.parametrize('ending', ['safetensors', 'npz'])
 def test_read_gives_what_was_written(ending, tmp_path):
     path = str(tmp_path / f'w.{ending}')
-    # A view with torch's axes swapped: what is written must be its values, not the memory behind it.
+    # A view with torch's axes swapped. The file must have its values, not the memory behind it.
     pretrained.write(path, TENSORS | {'view': TENSORS['conv1.weight'].transpose(3, 2, 1, 0)})
-    found = pretrained.read(path)
-    assert found.keys() == {*TENSORS, 'view'}
-    np.testing.assert_array_equal(found['view'], TENSORS['conv1.weight'].transpose(3, 2, 1, 0))
+    loaded = pretrained.read(path)
+    assert loaded.keys() == {*TENSORS, 'view'}
+    np.testing.assert_array_equal(loaded['view'], TENSORS['conv1.weight'].transpose(3, 2, 1, 0))
     for name, tensor in TENSORS.items():
-        assert found[name].dtype == tensor.dtype
-        np.testing.assert_array_equal(found[name], tensor)
+        assert loaded[name].dtype == tensor.dtype
+        np.testing.assert_array_equal(loaded[name], tensor)
 
 
 @pytest.mark.parametrize('ending', ['safetensors', 'npz'])
@@ -61,7 +61,10 @@ class Word:
 
 
 def pickled(value, storages):
-    """The bytes of a value as torch writes it: tensors rebuilt from storages, names looked up in modules."""
+    """Returns the bytes of a value as torch writes them.
+
+    Tensors are rebuilt from storages, and names are looked up in modules.
+    """
 
     def write(value):
         if isinstance(value, Word):
@@ -159,11 +162,11 @@ def prefixed(prefix):
 def test_tensors_are_found_in_what_training_scripts_save(content, ending, tmp_path):
     path = tmp_path / f'w.{ending}'
     save(path, content)
-    found = pretrained.read(str(path))
-    assert found.keys() - {'criterion.weight'} == TENSORS.keys()
+    loaded = pretrained.read(str(path))
+    assert loaded.keys() - {'criterion.weight'} == TENSORS.keys()
     for name, tensor in TENSORS.items():
-        assert found[name].dtype == tensor.dtype
-        np.testing.assert_array_equal(found[name], tensor)
+        assert loaded[name].dtype == tensor.dtype
+        np.testing.assert_array_equal(loaded[name], tensor)
 
 
 @pytest.mark.parametrize(
@@ -202,18 +205,18 @@ def test_views_and_bfloat16_have_their_values(tmp_path):
     base = np.arange(6, dtype=np.float32).reshape(2, 3)
     halves = np.array([0x3F80, 0xC000, 0x3E80], np.uint16)  # 1, -2 and 0.25 in bfloat16
     save(tmp_path / 'w.pth', {'a.weight': base.T, 'b.weight': halves, 'c.weight': base[:, :0]})
-    found = pretrained.read(str(tmp_path / 'w.pth'))
-    np.testing.assert_array_equal(found['a.weight'], [[0, 3], [1, 4], [2, 5]])
-    np.testing.assert_array_equal(found['b.weight'], np.float32([1, -2, 0.25]))
-    assert found['c.weight'].shape == (2, 0)
+    loaded = pretrained.read(str(tmp_path / 'w.pth'))
+    np.testing.assert_array_equal(loaded['a.weight'], [[0, 3], [1, 4], [2, 5]])
+    np.testing.assert_array_equal(loaded['b.weight'], np.float32([1, -2, 0.25]))
+    assert loaded['c.weight'].shape == (2, 0)
     header = json.dumps(
         {'b.weight': {'dtype': 'BF16', 'shape': [3], 'data_offsets': [0, 6]}}
     ).encode()
     (tmp_path / 'w.safetensors').write_bytes(
         struct.pack('<Q', len(header)) + header + halves.tobytes()
     )
-    found = pretrained.read(str(tmp_path / 'w.safetensors'))
-    np.testing.assert_array_equal(found['b.weight'], np.float32([1, -2, 0.25]))
+    loaded = pretrained.read(str(tmp_path / 'w.safetensors'))
+    np.testing.assert_array_equal(loaded['b.weight'], np.float32([1, -2, 0.25]))
 
 
 def test_nothing_that_a_file_names_is_run(tmp_path):
@@ -225,7 +228,7 @@ def test_nothing_that_a_file_names_is_run(tmp_path):
 
 
 def sequence(value, storages, keys):
-    """The bytes of a file before torch 1.6: a pickle and float32 storages."""
+    """Returns the bytes of a file before torch 1.6: a pickle and float32 storages."""
     heads = [pickle.dumps(item, 2) for item in (archives.MAGIC, 1001, {'little_endian': True})]
     raw = b''.join(struct.pack('<q', each.size) + each.tobytes() for each in storages)
     return b''.join(heads) + pickled(value, []) + pickle.dumps(keys, 2) + raw
@@ -266,10 +269,10 @@ def test_tensors_of_one_storage_share_its_memory(tmp_path):
         archive.writestr('weights/data.pkl', pickled(parts, []))
         archive.writestr('weights/data/0', flat.tobytes())
     tracemalloc.start()
-    found = archives.read(path)
+    loaded = archives.read(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    np.testing.assert_array_equal(found['7.weight'], flat[7000:8000])
+    np.testing.assert_array_equal(loaded['7.weight'], flat[7000:8000])
     assert peak < 5 * flat.nbytes
 
 
@@ -295,7 +298,7 @@ NO_WEIGHTS = {
     'empty': (b'', 'an empty file'),
     'page': (b'\n<!DOCTYPE html><html>', 'a web page'),
     'pointer': (b'version https://git-lfs.github.com/spec/v1\noid', 'git-lfs'),
-    'answer': (b'{"error": "not found"}', 'JSON'),
+    'answer': (b'{"error": "not loaded"}', 'JSON'),
     'noise': (b'x' * 100, 'cannot be read'),
     'pickle': (pickle.dumps({'a': 1}), 'cannot be read'),
 }

@@ -155,7 +155,7 @@ def test_a_source_is_detected_by_its_names(source):
     assert pretrained.detect(tensors, 'w.npz', source if source in ALIKE else '') == source
 
 
-def test_detection_names_what_it_saw_and_knows():
+def test_detection_names_the_tensors_and_the_known_sources():
     with pytest.raises(InputError, match=r'head\.weight.*in no known naming') as caught:
         pretrained.detect({'head.weight': 0}, 'w.npz')
     assert caught.value.where == 'w.npz' and 'hszhao/semseg' in caught.value.expected

@@ -1,4 +1,4 @@
-"""Every start that configs/learned_dilation.py documents: its file is taken, with the net and the images it is of."""
+"""All weights that configs/learned_dilation.py documents load, with their net and images."""
 
 import pathlib
 
@@ -18,7 +18,7 @@ WIDTHS = {'largefov': 1 / 64, 'deeplab_v2': 1 / 32, 'pspnet': 1 / 32}
 
 
 def release(net, key, num_classes=21, **args):
-    """{name: array} of a release's narrow net, random."""
+    """Returns {name: random array} of the narrow net of a release."""
     module = models.build(
         'segmentation', net, num_classes=num_classes, dtype='float32', axis_name=None, **args
     )
@@ -31,7 +31,7 @@ def release(net, key, num_classes=21, **args):
 
 
 def vgg16(key, fc6, fc7):
-    """VGG16 with the classifier of ImageNet, flattened."""
+    """Returns VGG16 with the flattened classifier of ImageNet."""
     tensors = release('fcn', key, width=1 / 64)
     tensors = {name: x for name, x in tensors.items() if not name.startswith((fc6, fc7))}
     draw = np.random.default_rng(1)
@@ -42,7 +42,7 @@ def vgg16(key, fc6, fc7):
 
 
 def coco():
-    """DeepLab-v2's start: the ResNet, and one convolution in place of the pyramid."""
+    """Returns the weights of MS-COCO: the ResNet, and a convolution instead of the pyramid."""
     tensors = release('deeplab_v2', 'kazuto', width=1 / 32)
     tensors = {name: x for name, x in tensors.items() if not name.startswith('aspp')}
     return tensors | {
@@ -56,7 +56,8 @@ def hed():
     return {name: x for name, x in tensors.items() if name.startswith('features')}
 
 
-# (argument of the config, its net, the file, what the command needs besides, modules that stay as they were drawn)
+# Name -> (argument of the config, maker of the file, further changes of the config, modules that
+# keep their random initialisation).
 STARTS = {
     'LargeFOV, Caffe': (
         ':net=largefov',
@@ -95,7 +96,7 @@ STARTS = {
 
 
 def narrow_run(argument, path, **changes):
-    """The config as documented, but for its width and its data set."""
+    """Returns the documented config with a narrow net and a small data set."""
     config = config_file.load(f'{CONFIG}{argument}')
     small = config_file.load(f'{CONFIG}:smoke').data
     with config.unlocked():
@@ -108,7 +109,7 @@ def narrow_run(argument, path, **changes):
 
 
 @pytest.mark.parametrize('start', STARTS)
-def test_a_documented_start_is_taken(start, tmp_path, capsys):
+def test_documented_weights_are_loaded(start, tmp_path, capsys):
     argument, make, changes, drawn = STARTS[start]
     path = tmp_path / 'weights.safetensors'
     pretrained.write(str(path), make())
@@ -118,14 +119,14 @@ def test_a_documented_start_is_taken(start, tmp_path, capsys):
     assert run.config.preprocess == run.source().scheme
     assert 'init_from.path' not in capsys.readouterr().out, 'no warning with weights'
     state = initialization.abstract_state(run, stages[0], {})
-    found, listing = pretrained.load_for(state, run.source(), run.config.init_from)
+    loaded, listing = pretrained.load_for(state, run.source(), run.config.init_from)
     left = {
         line.split(':')[0].strip(' -')
         for line in listing.splitlines()
         if 'keeps its random initialisation' in line
     }
     assert {name for name in left if not name.endswith('dilation')} == drawn, listing
-    assert found['params']['segmenter']
+    assert loaded['params']['segmenter']
 
 
 def test_another_preparation_than_the_weights_is_refused_with_the_fix_that_works(tmp_path):

@@ -1,7 +1,7 @@
 """EfficientNet B0 to B7: a classifier of mobile inverted bottlenecks, and its backbone.
 
 Source: Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, ICML
-2019. Layers and initialisation are those of the authors' TensorFlow release. Modules are named as
+2019. Layers and initialisation follow the authors' TensorFlow release. Modules are named as
 in its port lukemelas/EfficientNet-PyTorch, except that blocks are counted by stage. The first block
 of the third stage is `blocks_2_0`.
 
@@ -203,11 +203,14 @@ class Backbone(nn.Module):
         scaling = VARIANTS[self.variant]
         width = scaling.width * self.width
         features = {}
+
+        # The stem, at stride 2.
         x = self.stem(rounded(STEM * width), (3, 3), strides=2, name='conv_stem')(x)
         x = self.norm(name='bn0')(x)
         x = nn.silu(x)
         features['stem'] = x
 
+        # The stages. Only the first block of a stage has its strides.
         counts = [math.ceil(scaling.depth * stage.count) for stage in STAGES]
         for s, (stage, count) in enumerate(zip(STAGES, counts, strict=True)):
             for j in range(count):
@@ -227,6 +230,7 @@ class Backbone(nn.Module):
                 features[f'blocks_{s}_{j}'] = x
             features[f'blocks_{s}'] = x
 
+        # The last convolution, whose channels the classifier sees.
         x = self.conv(rounded(HEAD * width), (1, 1), use_bias=False, name='conv_head')(x)
         x = self.norm(name='bn1')(x)
         x = nn.silu(x)
@@ -259,8 +263,7 @@ class EfficientNet(nn.Module):
                   tests and small machines
     forms         'fast' or 'naive' forms of the depthwise convolutions, see ops/depthwise.py
     dtype         of activations. Parameters, batch statistics and logits are float32
-    axis_name     mapped axis over which batch statistics become those of the global batch.
-                  None: statistics of this device
+    axis_name     mapped axis of the devices that share batch statistics. None: not shared
     """
 
     num_classes: int

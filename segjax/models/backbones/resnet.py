@@ -13,7 +13,7 @@ In Caffe and its ports the stride is on the first 1x1 convolution.
 
 Inner tensors that `taps` can name (names of the thesis and of Caffe, whose tops are the sums):
 
-    conv1_1 .. conv1_3     convolutions of the stem after batch norm, before ReLU; a 7x7 stem has
+    conv1_1 .. conv1_3     convolutions of the stem after batch norm, before ReLU. A 7x7 stem has
                            conv1_1 only
     conv2_1 .. conv5_n     sum of shortcut and branch of block n of stage 1 (conv2) to 4 (conv5),
                            before ReLU

@@ -1,8 +1,8 @@
 """VGG16 as a backbone of fully convolutional nets.
 
 Source: Simonyan, Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition,
-ICLR 2015. Names are those of the Caffe releases: conv1_1 .. conv5_3. In torchvision these are, in
-the same order, features.{0,2,5,7,10,12,14,17,19,21,24,26,28}.
+ICLR 2015. Names follow the Caffe releases: conv1_1 .. conv5_3. The same convolutions in torchvision
+are features.{0,2,5,7,10,12,14,17,19,21,24,26,28}.
 
 Inner tensors that `taps` can name: conv1_1 .. conv5_3 before their ReLU, pool1 .. pool5.
 """

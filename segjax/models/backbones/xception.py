@@ -2,7 +2,7 @@
 
 Source: Chen, Zhu, Papandreou, Schroff, Adam, Encoder-Decoder with Atrous Separable Convolution,
 ECCV 2018, after Chollet, CVPR 2017. The initialisation is that of the DeepLab release, N(0, 0.09^2)
-cut off at two deviations. Names are those of timm's ports (xception65.tf_in1k):
+cut off at two deviations. Names follow timm's ports (xception65.tf_in1k):
 `blocks.1.stack.conv2.conv_dw` there is `blocks_1/stack/conv2/conv_dw` here.
 
 Inner tensors that `taps` can name:
@@ -136,6 +136,7 @@ class XceptionBlock(nn.Module):
                 **fields,
             )
 
+        # The first ReLU is inside the branch, so the shortcut passes the input unchanged.
         relu_first = self.shortcut != 'none'
         stack = Stack(self.features, self.strides, relu_first, separable, name='stack')
         y, second = stack(x)

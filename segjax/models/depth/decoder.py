@@ -1,6 +1,6 @@
 """Decoders of monodepth2 on the feature maps of any encoder: one for depth, one for segmentation.
 
-Names are those of the release. `decoder.0.conv.conv`, `decoder.1.conv.conv` ..
+Names follow the release. `decoder.0.conv.conv`, `decoder.1.conv.conv` ..
 `decoder.9.conv.conv` are `upconv_4_0`, `upconv_4_1` .. `upconv_0_1`. `decoder.10.conv` ..
 `decoder.13.conv` are `dispconv_0` .. `dispconv_3`.
 """
@@ -43,7 +43,7 @@ def sigmoid_to_depth(sigmoid, min_depth: float, max_depth: float):
 
 
 def check_depths(net: str, min_depth: float, max_depth: float) -> None:
-    """Raises InputError for an empty range of depths; `net` is the name for the message."""
+    """Raises InputError for an empty range of depths, in the name of the net."""
     if not 0 < min_depth < max_depth:
         raise InputError(
             f'{net}: min_depth, max_depth',
@@ -125,7 +125,7 @@ def upsample_nearest(x, size: tuple[int, int]):
             raise InputError(
                 'decoder: features',
                 got=f'a map of {x.shape[1]} x {x.shape[2]} below one of {size[0]} x {size[1]}',
-                expected='maps from fine to coarse, each of the size of the one before, '
+                expected='maps from fine to coarse, each of the size of the map before, '
                 'or of half its size rounded up',
             )
         if n != m:
@@ -170,6 +170,7 @@ def decode(features: Sequence, size: tuple[int, int], channels: Sequence[int], d
     for scale, width in zip(reversed(range(len(channels))), channels, strict=True):
         x = _reflect_conv(x, width, f'upconv_{scale}_0', dtype)
         x = nn.elu(x)
+        # features[scale - 1] is the next finer map. Scale 0 is the image, which has no map.
         if scale:
             skip = features[scale - 1].astype(dtype)
             x = upsample_nearest(x, skip.shape[1:3])
@@ -247,7 +248,7 @@ class SegmentationDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, features: Sequence, size: tuple[int, int]):
-        """Returns logits [B, H, W, num_classes] float32; arguments as in DepthDecoder."""
+        """Returns logits [B, H, W, num_classes] float32. Arguments are as in DepthDecoder."""
         maps = decode(features, size, self.channels, self.dtype)
         logits = _reflect_conv(maps[0], self.num_classes, 'segconv_0', self.dtype)
         return logits.astype(jnp.float32)

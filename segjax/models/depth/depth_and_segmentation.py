@@ -57,7 +57,7 @@ class DepthAndSegmentation(nn.Module):
         """Returns the disparities and logits of an image.
 
         Args:
-          x: [B, H, W, 3] in [0, 1], of any size; multiples of 32 as published. The net normalises
+          x: [B, H, W, 3] in [0, 1], of any size. Published: multiples of 32. The net normalises
             it with ImageNet's mean and standard deviation.
           train: use the statistics of the batch.
 

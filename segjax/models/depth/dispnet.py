@@ -1,9 +1,9 @@
 """DispNet of SfMLearner, and the layers that it shares with the pose net.
 
 Source: Zhou, Brown, Snavely, Lowe, Unsupervised Learning of Depth and Ego-Motion from Video, CVPR
-2017. The layers are those of the authors' TensorFlow release and of Pinard's PyTorch port.
+2017. The layers follow the authors' TensorFlow release and Pinard's PyTorch port.
 
-Names are those of the releases:
+Names follow the releases:
 
     here                  PyTorch               TensorFlow
     upconv7_0             upconv7.0             upcnv7
@@ -90,6 +90,7 @@ def sfmlearner_layers(net: str, release: str, dtype: Any) -> SfMLearnerLayers:
     def up_conv(x, features, kernel_size, name, size):
         padding = (kernel_size - 2) // 2 if is_tf else 1
         layer = ConvTranspose(features, kernel_size, padding, name=name, **shared)
+        # The output has an even size, which may exceed an odd size by one pixel.
         return crop(layer(x), size)
 
     def enlarge(disparity, size):
@@ -144,7 +145,7 @@ class DispNet(nn.Module):
         layers = sfmlearner_layers('dispnet', self.release, self.dtype)
         y = (2 * x - 1).astype(self.dtype)
 
-        # maps[level] has stride 2^level; the image is level 0.
+        # maps[level] has stride 2^level. The image is level 0.
         maps = [x]
         for level, (features, kernel_size) in enumerate(DISPNET_ENCODER, start=1):
             features = scaled(features, self.width)

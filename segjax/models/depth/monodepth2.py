@@ -37,8 +37,7 @@ class Monodepth2(nn.Module):
     width       factor on all inner channels. 1 is the published net, smaller factors are for tests
                 and small machines
     dtype       of activations. Parameters, batch statistics and disparities are float32
-    axis_name   mapped axis over which batch statistics become those of the global batch.
-                None: statistics of this device
+    axis_name   mapped axis of the devices that share batch statistics. None: not shared
 
     Batch norms have epsilon 1e-5. Running statistics decay by 0.9 a step and hold the biased
     variance (torch: the unbiased variance).
@@ -56,7 +55,7 @@ class Monodepth2(nn.Module):
         """Returns the disparities of an image.
 
         Args:
-          x: [B, H, W, 3] in [0, 1], of any size; multiples of 32 as published.
+          x: [B, H, W, 3] in [0, 1], of any size. Published: multiples of 32.
           train: use the statistics of the batch.
 
         Returns:

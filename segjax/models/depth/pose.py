@@ -21,8 +21,7 @@ to the later camera. If the source precedes the target, this is the inverse of T
 `earlier` says which sources precede. The net defines the order of images, and the caller inverts
 the matrices.
 
-Names are those of the releases: `net.0` there is `net_0` here. Those of PoseExpNet are, as in
-DispNet:
+Names follow the releases: `net.0` there is `net_0` here. The names of PoseExpNet are as in DispNet:
 
     here             PyTorch          TensorFlow
     conv1_0          conv1.0          cnv1
@@ -68,7 +67,7 @@ def _mean_motion(y, count: int):
 
 
 def _check_sources(net: str, earlier: tuple[bool, ...], target, sources) -> None:
-    """Raises InputError for shapes of target and sources that do not fit; `net` is for errors."""
+    """Raises InputError for shapes that do not fit each other, in the name of the net."""
     b, h, w, c = target.shape
     if not earlier or sources.shape != (b, len(earlier), h, w, c):
         raise InputError(
@@ -104,7 +103,7 @@ class PoseExpNet(nn.Module):
     For two sources there are 1,590,668 parameters, with masks 3,340,388 ('pytorch') or 2,639,180
     ('tf'). The releases differ in the kernels and heads of the masks.
 
-    earlier    an entry for each source; only their number matters to this net
+    earlier    an entry for each source. This net uses only their number
     release    'tf' or 'pytorch', see dispnet.sfmlearner_layers. Masks have two logits a source in
                'tf', and one logit of a sigmoid in 'pytorch'
     masks      predict masks
@@ -150,7 +149,7 @@ class PoseExpNet(nn.Module):
         images = jnp.concatenate([target, *(sources[:, i] for i in range(count))], -1)
         y = (2 * images - 1).astype(self.dtype)  # [B, H, W, 3 + 3 n]
 
-        # maps[level] has stride 2^level; the images are level 0.
+        # maps[level] has stride 2^level. The images are level 0.
         maps = [images]
         for level, (features, kernel_size) in enumerate(TRUNK, start=1):
             features = scaled(features, self.width)
@@ -250,8 +249,7 @@ class PoseResNet(NetOfPairs):
     width       factor on all inner channels. 1 is the published net, smaller factors are for tests
                 and small machines
     dtype       of activations. Parameters, batch statistics and motions are float32
-    axis_name   mapped axis over which batch statistics become those of the global batch.
-                None: statistics of this device
+    axis_name   mapped axis of the devices that share batch statistics. None: not shared
 
     Batch norms have epsilon 1e-5. Running statistics decay by 0.9 a step and hold the biased
     variance (torch: the unbiased variance).
@@ -309,7 +307,7 @@ class PoseCNN(NetOfPairs):
 
     @nn.compact
     def __call__(self, target, sources, train: bool):
-        """Returns the motions; arguments and result as in PoseResNet, `train` changes nothing."""
+        """Returns the motions, as in PoseResNet. `train` changes nothing."""
         _check_sources('pose_cnn', self.earlier, target, sources)
         y = _in_temporal_order(target, sources, self.earlier)  # [B n, H, W, 6]
         y = y.astype(self.dtype)

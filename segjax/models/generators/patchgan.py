@@ -23,8 +23,8 @@ EPSILON = 1e-5
 def instance_norm(x):
     """Returns (x - mean) / sqrt(var + 1e-5), over the pixels of one channel of one image.
 
-    The variance is the biased one. There are no scale, shift and running statistics, so training
-    and evaluation are the same. Computed in float32.
+    The variance is biased. There are no scale, shift and running statistics, so training and
+    evaluation are the same. Computed in float32.
 
     Args:
       x: [B, H, W, C].
@@ -81,7 +81,7 @@ class Conv(nn.Module):
     features  channels of the output
     strides   of both axes
     init_std  the kernel is initialised as N(0, init_std^2), the bias as 0
-    dtype     of the computation; parameters are float32
+    dtype     of the computation. Parameters are float32
     forms     'fast' or 'naive', see ops/conv.py
     """
 

@@ -55,7 +55,7 @@ class SpatialPath(nn.Module):
 
 
 class AttentionRefinement(nn.Module):
-    """Convolution whose channels are multiplied by gates.
+    """Convolution with a gate for each channel.
 
         f = relu(bn(conv3x3(x)))
         y = f sigmoid(bn(conv1x1(mean of f over the pixels)))
@@ -188,7 +188,8 @@ class BiSeNet(nn.Module):
     Call `net.apply(variables, x, train=...)`, in training with mutable=['batch_stats'].
 
     num_classes    channels of the logits
-    num_layers     layers of the context path's ResNet: 18, 50, 101 as published; 34 and 152 work
+    num_layers     layers of the context path's ResNet: 18, 34, 50, 101 or 152. Published: 18, 50
+                   and 101
     stem           of the ResNet: '7x7', or '3x3' as torchseg has for 101 layers
                    (models/backbones/resnet.py)
     release        'torchseg' or 'coin'. The releases differ in the gate of the fusion, in both
@@ -203,8 +204,7 @@ class BiSeNet(nn.Module):
     width          factor on all inner channels. 1 is the published net, smaller factors are for
                    tests and small machines
     dtype          of activations. Parameters, batch statistics and logits are float32
-    axis_name      mapped axis over which batch statistics become those of the global batch.
-                   None: statistics of this device
+    axis_name      mapped axis of the devices that share batch statistics. None: not shared
 
     Batch norms have epsilon 1e-5. Running statistics decay by 0.9 a step and hold the biased
     variance (torch: the unbiased variance).
@@ -226,7 +226,7 @@ class BiSeNet(nn.Module):
         """Returns the logits of an image.
 
         Args:
-          x: [B, H, W, 3] floating point, normalised, of any size; multiples of 32 as published.
+          x: [B, H, W, 3] floating point, normalised, of any size. Published: multiples of 32.
           train: use the statistics of the batch.
 
         Returns:
@@ -261,12 +261,14 @@ class BiSeNet(nn.Module):
             y = y.astype(jnp.float32)
             return resize.bilinear(y, x.shape[1:3], align_corners=align_corners)
 
+        # Both paths see the image. Their features are fused at stride 8.
         image = x.astype(self.dtype)
         detail = SpatialPath(features, conv_norm, name='sp')(image)
         context_path = ContextPath(2 * features, resnet, enlarge, conv_norm, conv, norm, name='cp')
         context_8, context_16, taps = context_path(image)
         fused = FeatureFusion(self.release, conv_norm, conv, norm, name='ffm')(detail, context_8)
 
+        # The auxiliary heads see the context path only. They serve the training.
         outputs = {
             'logits': predict(fused, main, 'conv_out'),
             'aux': {

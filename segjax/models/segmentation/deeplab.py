@@ -1,7 +1,7 @@
 """DeepLab, versions 1 and 2: dilated VGG16 and ResNet, with parallel dilated convolutions on top.
 
 Sources:
-  LargeFOV: Chen, Papandreou, Kokkinos, Murphy, Yuille, ICLR 2015. Layers and names are those of its
+  LargeFOV: Chen, Papandreou, Kokkinos, Murphy, Yuille, ICLR 2015. Layers and names follow its
     Caffe nets.
   Version 2: the same authors, TPAMI 2018. `aspp.c0` of the PyTorch port is `aspp/c0` here.
 
@@ -68,12 +68,12 @@ class DeepLabLargeFOV(nn.Module):
         """Returns the logits of an image.
 
         Args:
-          x: [B, H, W, 3] floating point, normalised, of any size; 8 k + 1 pixels as published.
+          x: [B, H, W, 3] floating point, normalised, of any size. Published: 8 k + 1 pixels.
           train: use dropout, and `logit_stride`.
 
         Returns:
           {'logits': [B, H, W, num_classes] float32}, enlarged from 1/8 with feature j on pixel 8 j.
-          So logits[:, ::8, ::8] are those of the published training. With taps also {'features':
+          The published training used logits[:, ::8, ::8]. With taps also {'features':
           {tap: [B, h, w, C]}}.
         """
         shared = dict(kernel_init=he_fan_out, bias_init=nn.initializers.zeros, dtype=self.dtype)
@@ -144,7 +144,7 @@ class DeepLabV2(nn.Module):
     Call `net.apply(variables, x, train=...)`, in training with mutable=['batch_stats'].
 
     num_classes   channels of the logits
-    num_layers    layers of the ResNet; 101 is the published net
+    num_layers    layers of the ResNet. Published: 101
     rates         dilations of the pyramid
     scales        further sizes of the image that the net sees, in addition to 1, for instance
                   (0.75, 0.5) as published. An axis then has `scaled_size` pixels. The logits are
@@ -160,8 +160,7 @@ class DeepLabV2(nn.Module):
     width         factor on all inner channels. 1 is the published net, smaller factors are for
                   tests and small machines
     dtype         of activations. Parameters, batch statistics and logits are float32
-    axis_name     mapped axis over which batch statistics become those of the global batch.
-                  None: statistics of this device
+    axis_name     mapped axis of the devices that share batch statistics. None: not shared
     dilated_conv  makes the dilated 3x3 convolutions of layer3, layer4 and the pyramid, called as
                   models.layers.Conv is, with features, kernel_size, dilation, use_bias (False in
                   the backbone), kernel_init, bias_init (pyramid), dtype and name.
@@ -188,7 +187,7 @@ class DeepLabV2(nn.Module):
         """Returns the logits of an image.
 
         Args:
-          x: [B, H, W, 3] floating point, normalised, of any size; 8 k + 1 pixels as published.
+          x: [B, H, W, 3] floating point, normalised, of any size. Published: 8 k + 1 pixels.
           train: use the statistics of the batch, and `logit_stride`.
 
         Returns:

@@ -40,7 +40,7 @@ ASPP_RATES = (6, 12, 18)
 CELL = (((1, 6), -1), ((18, 15), 0), ((6, 3), 1), ((1, 1), 0), ((6, 21), 0))
 """Branches of the published cell: (rate (rows, columns) at output stride 16, input).
 
-The input is the index of the branch whose output it is, or -1 for the features of the backbone.
+The input is the output of the branch with this index, or of the backbone for -1.
 """
 
 
@@ -81,8 +81,8 @@ class ASPP(nn.Module):
 class DensePredictionCell(nn.Module):
     """The published cell: five separable convolutions, dropout and a 1x1 convolution.
 
-    Some of the separable convolutions see the output of an earlier one, see CELL. The fields are
-    those of ASPP.
+    Some of the separable convolutions see the output of an earlier convolution, see CELL. The
+    fields are as in ASPP.
     """
 
     features: int
@@ -154,8 +154,7 @@ class DeepLabV3Plus(nn.Module):
     width          factor on all inner channels. 1 is the published net, smaller factors are for
                    tests and small machines
     dtype          of activations. Parameters, batch statistics and logits are float32
-    axis_name      mapped axis over which batch statistics become those of the global batch.
-                   None: statistics of this device
+    axis_name      mapped axis of the devices that share batch statistics. None: not shared
 
     Running statistics hold the biased variance. Batch norms have epsilon 1e-3 in Xception and 1e-5
     elsewhere.

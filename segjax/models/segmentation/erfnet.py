@@ -1,7 +1,7 @@
 """ERFNet: a real-time segmentation net of factorised residual blocks.
 
 Source: Romera, Alvarez, Bergasa, Arroyo, ERFNet: Efficient Residual Factorized ConvNet for
-Real-time Semantic Segmentation, IEEE T-ITS 2018. Layers, names and initialisation are those of the
+Real-time Semantic Segmentation, IEEE T-ITS 2018. Layers, names and initialisation follow the
 authors' PyTorch release: `layers.3.conv1x3_2` there is `layers_3/conv1x3_2` here.
 """
 
@@ -45,7 +45,7 @@ class DownBlock(nn.Module):
 
     Both see the input. Their channels are concatenated.
 
-    features  channels of the output, more than those of the input
+    features  channels of the output, more than the input has
     conv      makes a convolution: conv(features, kernel_size, strides=, dilation=, name=)
     norm      makes a batch norm: norm(name=)
     """
@@ -132,7 +132,7 @@ class Encoder(nn.Module):
     channels      of the features at strides 4 and 8
     blocks        numbers of residual blocks at strides 4 and 8
     dropout       their rates of channel dropout
-    head_classes  channels of the head; 0: no head
+    head_classes  channels of the head. 0: no head
     conv, norm    make layers, as in DownBlock
     train         use dropout
     """
@@ -219,8 +219,7 @@ class ERFNet(nn.Module):
     init_std      0: torch's default, U(+-1 / sqrt(fan_in)). Above: CycleGAN's, kernels
                   N(0, init_std^2), scales of batch norms N(1, init_std^2), biases 0
     dtype         of activations. Parameters, batch statistics and logits are float32
-    axis_name     mapped axis over which batch statistics become those of the global batch.
-                  None: statistics of this device
+    axis_name     mapped axis of the devices that share batch statistics. None: not shared
     forms         'fast' or 'naive' gradient of the 3x1 and 1x3 convolutions, see ops/conv.py
 
     Batch norms have epsilon 1e-3. Running statistics decay by 0.9 a step and hold the biased
@@ -244,7 +243,7 @@ class ERFNet(nn.Module):
         """Returns the logits of an image.
 
         Args:
-          x: [B, H, W, in] floating point, normalised; H and W multiples of 8.
+          x: [B, H, W, in] floating point, normalised. H and W are multiples of 8.
           train: use the statistics of the batch, and dropout.
 
         Returns:
@@ -254,6 +253,7 @@ class ERFNet(nn.Module):
         self._check(x)
         layers = self._layers(train)
         conv_transpose = layers.pop('conv_transpose')
+        # Narrow nets keep enough channels in their first and last features, see `thin_maps`.
         middle = scaled(64, self.width)
         wide = scaled(128, self.width)
         encoder = Encoder(

@@ -1,7 +1,7 @@
 """FCN: VGG16 as a fully convolutional net, with scores of finer layers added from coarse to fine.
 
 Source: Long, Shelhamer, Darrell, Fully Convolutional Networks for Semantic Segmentation, CVPR 2015
-(TPAMI 2017). Layers, crops and names are those of the Caffe nets, including fc6 and fc7.
+(TPAMI 2017). Layers, crops and names follow the Caffe nets, including fc6 and fc7.
 """
 
 import functools

@@ -1,8 +1,8 @@
 """PSPNet: a dilated ResNet whose last features are joined by their averages over grids of cells.
 
-Source: Zhao, Shi, Qi, Wang, Jia, Pyramid Scene Parsing Network, CVPR 2017. Layers and names are
-those of the PyTorch release (semseg): `ppm.features.0.1` there is `ppm/features_0_1` here. For the
-backbone see models/backbones/resnet.py.
+Source: Zhao, Shi, Qi, Wang, Jia, Pyramid Scene Parsing Network, CVPR 2017. Layers and names follow
+the PyTorch release (semseg): `ppm.features.0.1` there is `ppm/features_0_1` here. For the backbone
+see models/backbones/resnet.py.
 """
 
 import functools
@@ -59,7 +59,7 @@ class PSPNet(nn.Module):
     mutable=['batch_stats'].
 
     num_classes   channels of the logits
-    num_layers    layers of the ResNet: 50 or 101 as published; 18, 34 and 152 work
+    num_layers    layers of the ResNet: 18, 34, 50, 101 or 152. Published: 50 and 101
     bins          cells of the pyramid's grids
     dropout       rate of channel dropout in front of both classifiers
     aux_head      a second classifier on layer3, outputs['aux']['layer3'], published with a loss
@@ -70,8 +70,7 @@ class PSPNet(nn.Module):
     width         factor on all inner channels. 1 is the published net, smaller factors are for
                   tests and small machines
     dtype         of activations. Parameters, batch statistics and logits are float32
-    axis_name     mapped axis over which batch statistics become those of the global batch.
-                  None: statistics of this device
+    axis_name     mapped axis of the devices that share batch statistics. None: not shared
     dilated_conv  makes the dilated 3x3 convolutions of layer3 and layer4, called as
                   models.layers.Conv is, with features, kernel_size, dilation, use_bias,
                   kernel_init, dtype and name. None: models.layers.Conv
@@ -132,6 +131,7 @@ class PSPNet(nn.Module):
             y = y.astype(jnp.float32)
             return resize.bilinear_on_grid(y, x.shape[1:3], OUTPUT_STRIDE)
 
+        # The second classifier sees layer3, one stage before the pyramid.
         stages, features = resnet(x.astype(self.dtype))
         pyramid = PyramidPooling(self.bins, conv, norm, name='ppm')(stages['layer4'])
         outputs = {'logits': classify(pyramid, 'cls', 512)}

@@ -1,9 +1,10 @@
-"""EfficientNet: published counts and layouts, blocks by hand, padding, drop-connect, another stem, training."""
+"""EfficientNet: published counts and layouts, blocks in NumPy, drop-connect, stem, training."""
 
 import functools
 import itertools
 import math
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,6 @@ from segjax.models.backbones.efficientnet import (
 from segjax.models.layers import Conv, DepthwiseConv, batch_norm
 from segjax.ops.conv import conv2d
 
-# Parameters with 1000 classes; channels of stem and head; channels and blocks of the stages; dropout.
 PUBLISHED = {
     'b0': (5_288_548, 32, 1280, '16x1 24x2 40x2 80x3 112x3 192x4 320x1', 0.2),
     'b1': (7_794_184, 32, 1280, '16x2 24x3 40x3 80x4 112x4 192x5 320x2', 0.2),
@@ -34,19 +34,24 @@ PUBLISHED = {
     'b6': (43_040_704, 56, 2304, '32x3 40x6 72x6 144x8 200x8 344x11 576x3', 0.5),
     'b7': (66_347_960, 64, 2560, '32x4 48x7 80x7 160x10 224x10 384x13 640x4', 0.5),
 }
-# The forms of the depthwise convolution have tests of their own; the naive one is traced faster.
+"""Variant -> (parameters with 1000 classes, channels of the stem, of the head, stages, dropout).
+
+A stage is channels x blocks.
+"""
+
+# Tests of ops compare the forms of the depthwise convolution. The naive form is traced faster.
 Net = functools.partial(EfficientNet, forms='naive')
 
 
 @pytest.fixture
 def shallow(monkeypatch):
-    """The first two stages of B0, three blocks, with an eighth of the channels."""
+    """Reduces B0 to two stages of three blocks, with an eighth of the channels."""
     monkeypatch.setattr(efficientnet, 'STAGES', efficientnet.STAGES[:2])
     monkeypatch.setitem(efficientnet.VARIANTS, 'b0', Scaling(1 / 8, 1.0, 0.2))
 
 
 def rates_and_parameters(net):
-    """(rates of dropout in the order of their calls, parameters)."""
+    """Returns (rates of dropout in the order of their calls, parameters)."""
     rates = []
 
     def note(next_fun, args, kwargs, context):
@@ -69,8 +74,8 @@ def test_published_parameters_and_layout(variant):
     rates, params = published(variant)
     assert count({'params': params}) == total
     params = params['efficientnet']
-    assert params['conv_stem']['kernel'].shape == (3, 3, 3, stem)
-    assert params['conv_head']['kernel'].shape[-1] == head
+    chex.assert_shape(params['conv_stem']['kernel'], (3, 3, 3, stem))
+    chex.assert_shape(params['conv_head']['kernel'], (1, 1, None, head))
     outputs = {
         name: block['project_conv']['kernel'].shape[-1]
         for name, block in params.items()
@@ -80,7 +85,8 @@ def test_published_parameters_and_layout(variant):
     assert outputs == {
         f'blocks_{s}_{j}': n for s, (n, blocks) in enumerate(expected) for j in range(blocks)
     }
-    # One for each block with a shortcut, all but the first of its stage: 0.2 i / n, and the classifier's.
+    # Every block except the first of a stage has a shortcut and the rate 0.2 i / n. The last rate
+    # is the classifier's.
     firsts = [0, *itertools.accumulate(blocks for _, blocks in expected)]
     residual = [i for i in range(firsts[-1]) if i not in firsts]
     np.testing.assert_allclose(rates, [*(0.2 * i / firsts[-1] for i in residual), dropout])
@@ -92,9 +98,8 @@ def test_published_parameters_of_b7_with_80_classes():
 
 def test_rates_can_be_given(shallow):
     rates, _ = rates_and_parameters(Net(5, drop_connect=0.3, dropout=0.7))
-    np.testing.assert_allclose(
-        rates, [0, 0.3 * 2 / 3, 0.7]
-    )  # so narrow, the first block has a shortcut
+    # In so narrow a net the first block has a shortcut.
+    np.testing.assert_allclose(rates, [0, 0.3 * 2 / 3, 0.7])
 
 
 def test_channels_are_rounded_to_eights_but_not_down_by_more_than_a_tenth():
@@ -102,7 +107,7 @@ def test_channels_are_rounded_to_eights_but_not_down_by_more_than_a_tenth():
 
 
 def seen_layers(net, image=(1, 64, 64, 3)):
-    """[(side, strides, padding)] of the convolutions that are larger than 1x1, in the order of their calls."""
+    """Returns [(side, strides, padding)] of the convolutions larger than 1x1, in order of calls."""
     seen = []
 
     def note(next_fun, args, kwargs, context):
@@ -133,18 +138,15 @@ def test_padding_can_be_torchs(shallow):
 def test_taps_have_the_strides_of_their_stages_at_any_size():
     taps = ('stem', *(f'blocks_{s}' for s in range(7)), 'blocks_3_1', 'head')
     outputs, _ = shapes_of(Net(5, taps=taps), (2, 65, 84, 3))
-    strides, channels = (
-        [2, 2, 4, 8, 16, 16, 32, 32, 16, 32],
-        [32, 16, 24, 40, 80, 112, 192, 320, 80, 1280],
-    )
-    assert {tap: y.shape for tap, y in outputs['features'].items()} == {
-        tap: (2, -(-65 // s), -(-84 // s), n)
-        for tap, s, n in zip(taps, strides, channels, strict=True)
-    }
-    assert outputs['logits'].shape == (2, 5)
+    strides = [2, 2, 4, 8, 16, 16, 32, 32, 16, 32]
+    channels = [32, 16, 24, 40, 80, 112, 192, 320, 80, 1280]
+    assert set(outputs['features']) == set(taps)
+    for tap, s, n in zip(taps, strides, channels, strict=True):
+        chex.assert_shape(outputs['features'][tap], (2, -(-65 // s), -(-84 // s), n))
+    chex.assert_shape(outputs['logits'], (2, 5))
 
 
-# --- a block ----------------------------------------------------------------------------------------------------------
+# --- a block --------------------------------------------------------------------------------------
 
 
 class Block(nn.Module):
@@ -174,7 +176,7 @@ def sigmoid(x):
 
 
 def block_by_hand(x, variables, block, before):
-    """Expansion, depthwise convolution with `before` zeros in front, gate, projection, shortcut."""
+    """Computes a block in NumPy; `before` zeros are in front of the depthwise convolution."""
     params, statistics = (variables[key]['block'] for key in ('params', 'batch_stats'))
 
     def norm(y, name):
@@ -217,19 +219,16 @@ def block_by_hand(x, variables, block, before):
 def test_a_block_is_its_formula(block, before):
     x = np.random.default_rng(0).standard_normal((2, 6, 8, 8)).astype(np.float32)
     variables = random_variables(block, x.shape)
-    assert (
-        variables['params']['block']['se_reduce']['kernel'].shape[-1] == 2
-    )  # a quarter of what enters
+    # The gate reduces the channels of the input to a quarter.
+    chex.assert_axis_dimension(variables['params']['block']['se_reduce']['kernel'], -1, 2)
     assert ('expand_conv' in variables['params']['block']) == (block.expand != 1)
     y = jax.jit(functools.partial(block.apply, train=False))(variables, x)
     np.testing.assert_allclose(y, block_by_hand(x, variables, block, before), atol=1e-4)
 
 
-def test_drop_connect_leaves_out_whole_examples_and_scales_the_rest():
-    block, x = (
-        Block(8, 1, 3, 1, rate=0.25),
-        np.random.default_rng(0).standard_normal((64, 3, 3, 8)).astype(np.float32),
-    )
+def test_drop_connect_drops_whole_examples_and_scales_the_kept_examples():
+    block = Block(8, 1, 3, 1, rate=0.25)
+    x = np.random.default_rng(0).standard_normal((64, 3, 3, 8)).astype(np.float32)
     variables = random_variables(block, x.shape)
     apply = jax.jit(block.apply, static_argnames='train')
     branch = apply(variables, x, train=False) - x
@@ -247,7 +246,7 @@ def test_drop_connect_leaves_out_whole_examples_and_scales_the_rest():
     assert np.any(np.asarray(again[1]) != dropped)
 
 
-# --- the whole net ----------------------------------------------------------------------------------------------------
+# --- the whole net --------------------------------------------------------------------------------
 
 
 def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(shallow):
@@ -267,14 +266,15 @@ def test_every_batch_norm_sums_over_devices_unless_frozen(shallow):
             jax.make_jaxpr(run, axis_env=[('data', 8)])(variables, jnp.zeros((1, 32, 32, 3)))
         ).count('= psum')
 
-    norms = 2 + 2 + 3 * 2  # stem and head, the first block, two others
+    norms = 2 + 2 + 3 * 2  # stem and head, the first block, two further blocks
     assert reductions(train=True) == 2 * norms  # the mean, then the deviations from it
     assert reductions(train=False) == 0
     assert reductions(train=True, frozen_norm=True) == 0
 
 
 def test_a_step_of_training_moves_everything(shallow):
-    net, x = Net(5), np.random.default_rng(0).standard_normal((4, 33, 40, 3)).astype(np.float32)
+    net = Net(5)
+    x = np.random.default_rng(0).standard_normal((4, 33, 40, 3)).astype(np.float32)
     variables = random_variables(net, x.shape)
 
     @jax.jit
@@ -292,8 +292,9 @@ def test_a_step_of_training_moves_everything(shallow):
         return jax.grad(loss, has_aux=True)(params)
 
     gradients, statistics = step(variables['params'])
+    chex.assert_tree_all_finite(gradients)
     for gradient in jax.tree.leaves(gradients):
-        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+        assert np.abs(gradient).max() > 0
     assert jax.tree.all(
         jax.tree.map(lambda a, b: np.all(a != b), dict(statistics), variables['batch_stats'])
     )
@@ -333,14 +334,12 @@ class GatedConv(nn.Module):
 
 def test_another_stem_takes_the_place_of_the_first_convolution(shallow):
     outputs, variables = shapes_of(Net(5, stem=GatedConv), (1, 32, 32, 2))
-    assert outputs['logits'].shape == (1, 5)
-    params, plain = (
-        variables['params']['efficientnet'],
-        shapes_of(Net(5))[1]['params']['efficientnet'],
-    )
-    assert params.pop('conv_stem')['kernel'].shape == (3, 3, 2, 16)
-    assert plain.pop('conv_stem')['kernel'].shape == (3, 3, 3, 8)
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, plain)
+    chex.assert_shape(outputs['logits'], (1, 5))
+    params = variables['params']['efficientnet']
+    plain = shapes_of(Net(5))[1]['params']['efficientnet']
+    chex.assert_shape(params.pop('conv_stem')['kernel'], (3, 3, 2, 16))
+    chex.assert_shape(plain.pop('conv_stem')['kernel'], (3, 3, 3, 8))
+    chex.assert_trees_all_equal_shapes(params, plain)
 
 
 def test_the_start_is_the_authors(shallow):

@@ -1,8 +1,9 @@
-"""ResNet: published counts, names, strides, the taps inside, and the hook for dilated convolutions."""
+"""ResNet: published counts, names, strides, taps, and the hook for dilated convolutions."""
 
 import functools
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -82,13 +83,13 @@ def test_stages_have_their_strides_rounded_up(output_stride, ceil_pool):
     )
     for i, channels in enumerate((8, 16, 32, 64)):
         stride = min(4 * 2**i, output_stride)
-        # Pooling 42 columns of the stem gives 22 where Caffe's rounding lets a window hang over the edge.
+        # The stem has 42 columns. With Caffe's rounding the last window exceeds them: 22 columns.
         columns = -(-22 // (stride // 4)) if ceil_pool else -(-84 // stride)
-        assert stages[f'layer{i + 1}'].shape == (1, -(-65 // stride), columns, channels)
+        chex.assert_shape(stages[f'layer{i + 1}'], (1, -(-65 // stride), columns, channels))
 
 
 def record(calls):
-    """A factory like Conv that notes what it was asked for."""
+    """Returns a factory like Conv that notes its calls."""
 
     def dilated_conv(features, kernel_size, **args):
         calls.append((features, kernel_size, args['dilation'], args['name']))
@@ -141,7 +142,7 @@ def test_stride_on_the_first_1x1_moves_it_away_from_the_3x3():
 
 @functools.cache
 def tapped():
-    """(stages, taps, variables) of a narrow ResNet-50 with random variables."""
+    """Returns (stages, taps, variables) of a narrow ResNet-50 with random variables."""
     taps = ('conv1_3', 'conv2_3', 'conv4_6', 'conv4_5', 'layer3')
     net = make(50, stem='3x3', output_stride=8, width=0.125, taps=taps)
     variables = random_variables(net, IMAGE.shape)
@@ -156,7 +157,7 @@ def test_taps_are_sums_before_their_relu():
     np.testing.assert_array_equal(np.maximum(taps['conv2_3'], 0), stages['layer1'])
     np.testing.assert_array_equal(np.maximum(taps['conv4_6'], 0), stages['layer3'])
     np.testing.assert_array_equal(taps['layer3'], stages['layer3'])
-    assert taps['conv1_3'].shape == (1, 17, 20, 16)
+    chex.assert_shape(taps['conv1_3'], (1, 17, 20, 16))
 
 
 def test_a_block_adds_its_branch_to_what_enters():

@@ -1,7 +1,8 @@
-"""Pose nets: published counts, whole forward passes by scipy, and which way round the motions are."""
+"""Pose nets: published counts, forward passes by scipy, and the direction of motions."""
 
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def uniform(*shape, seed=0):
     return np.random.default_rng(seed).uniform(0, 1, shape).astype(np.float32)
 
 
-# --- counts and sizes -------------------------------------------------------------------------------------------------
+# --- counts and sizes -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,8 @@ def test_published_parameter_counts(net, expected):
 @pytest.mark.parametrize('size, earlier', [((37, 50), (True, False, True)), ((2, 3), (False,))])
 def test_motions_of_any_number_of_sources_from_images_of_any_size(name, size, earlier):
     outputs, variables = shapes_of(tiny(name, earlier, dtype='bfloat16'), (2, *size, 3))
-    assert {key: y.shape for key, y in outputs.items()} == {'motion': (2, len(earlier), 6)}
+    assert set(outputs) == {'motion'}
+    chex.assert_shape(outputs['motion'], (2, len(earlier), 6))
     assert {x.dtype for x in jax.tree.leaves((outputs, variables))} == {np.dtype('float32')}, (
         'bfloat16 is inside'
     )
@@ -84,15 +86,18 @@ def test_masks_are_of_the_image_halved_and_rounded_up(release):
         tiny('pose_exp_net', release=release, masks=True, dtype='bfloat16'), (2, 37, 50, 3)
     )
     sizes = ((37, 50), (19, 25), (10, 13), (5, 7))
-    assert [m.shape for m in outputs['masks']] == [(2, 2, *size, 2) for size in sizes]
+    chex.assert_shape(outputs['masks'], [(2, 2, *size, 2) for size in sizes])
     assert {m.dtype for m in outputs['masks']} == {np.dtype('float32')}
 
 
-# --- forward passes, by scipy -----------------------------------------------------------------------------------------
+# --- forward passes, by scipy ---------------------------------------------------------------------
 
 
 def conv(x, layer, strides=1, release='pytorch'):
-    """[H, W, I] -> [h, w, O]: correlation over zeros, padded as the release pads, every stride-th kept."""
+    """Correlates [H, W, I] with a kernel: [h, w, O].
+
+    Zeros are padded as by the release.
+    """
     kernel = layer['kernel']
     k = len(kernel)
     total = [max((-(-n // strides) - 1) * strides + k - n, 0) for n in x.shape[:2]]
@@ -106,7 +111,10 @@ def conv(x, layer, strides=1, release='pytorch'):
 
 
 def up_conv(x, layer, padding):
-    """[H, W, I] -> [2 H, 2 W, O]: full convolution of the image with zeros between its pixels, cut at `padding`."""
+    """Applies a transposed convolution: [H, W, I] -> [2 H, 2 W, O].
+
+    It is the full convolution of the image with zeros between its pixels, cut at `padding`.
+    """
     h, w, channels = x.shape
     apart = np.zeros((2 * h, 2 * w, channels))
     apart[::2, ::2] = x
@@ -124,25 +132,29 @@ def relu(x):
 
 @pytest.mark.parametrize('release', ['tf', 'pytorch'])
 def test_pose_exp_net_is_its_layers(release):
-    net, tf = tiny('pose_exp_net', release=release, masks=True), release == 'tf'
-    target, sources = uniform(1, 20, 13, 3), uniform(1, 2, 20, 13, 3, seed=1)
+    net = tiny('pose_exp_net', release=release, masks=True)
+    tf = release == 'tf'
+    target = uniform(1, 20, 13, 3)
+    sources = uniform(1, 2, 20, 13, 3, seed=1)
     variables = random_variables(Called(net), target.shape)
     p = variables['params']
-    y, maps = 2.0 * np.concatenate([target[0], sources[0, 0], sources[0, 1]], -1) - 1, []
+    y = 2.0 * np.concatenate([target[0], sources[0, 0], sources[0, 1]], -1) - 1
+    maps = []
     sizes = [y.shape[:2]]
     for level in range(1, 8):
         y = relu(conv(y, p[f'conv{level}_0'], 2, release))
         maps.append(y)
         sizes.append(y.shape[:2])
     motion = 0.01 * conv(y, p['pose_pred']).mean((0, 1)).reshape(2, 6)
-    y, masks = maps[4], {}
+    y = maps[4]
+    masks = {}
     for level in range(5, 0, -1):
         h, w = sizes[level - 1]
-        padding = {1: 2, 2: 1}.get(level, 0) if tf else 1  # kernels of 7, 5 and 3; of 4
+        padding = {1: 2, 2: 1}.get(level, 0) if tf else 1  # kernels of 7, 5 and 3, or of 4
         y = relu(up_conv(y, p[f'upconv{level}_0'], padding)[:h, :w])
         if level < 5:
             z = conv(y, p[f'predict_mask{level}'])
-            if tf:  # the second of each source's two classes
+            if tf:  # The second of a source's two classes is the mask.
                 z = np.exp(z.reshape(h, w, 2, 2))
                 masks[level - 1] = (z / z.sum(-1, keepdims=True))[..., 1]
             else:
@@ -158,7 +170,9 @@ def test_pose_exp_net_is_its_layers(release):
 
 
 def test_pose_cnn_sees_pairs_in_temporal_order():
-    net, target, sources = tiny('pose_cnn'), uniform(2, 20, 13, 3), uniform(2, 2, 20, 13, 3, seed=1)
+    net = tiny('pose_cnn')
+    target = uniform(2, 20, 13, 3)
+    sources = uniform(2, 2, 20, 13, 3, seed=1)
     variables = random_variables(Called(net), target.shape)
     motion = jax.jit(functools.partial(net.apply, train=False))(variables, target, sources)[
         'motion'
@@ -173,15 +187,13 @@ def test_pose_cnn_sees_pairs_in_temporal_order():
 
 
 def test_pose_resnet_decodes_the_first_motion_of_its_last_stage(monkeypatch):
-    """The ResNet stands aside: its last stage is the pair itself."""
+    """Replaces the ResNet: its last stage is the pair itself."""
     monkeypatch.setattr(
         pose_lib, 'make_resnet', lambda *args, **fields: lambda pairs: ({'layer4': pairs}, {})
     )
-    net, target, sources = (
-        tiny('pose_resnet', (False, True)),
-        uniform(1, 4, 5, 3),
-        uniform(1, 2, 4, 5, 3, seed=1),
-    )
+    net = tiny('pose_resnet', (False, True))
+    target = uniform(1, 4, 5, 3)
+    sources = uniform(1, 2, 4, 5, 3, seed=1)
     variables = random_variables(Called(net), target.shape)
     motion = jax.jit(functools.partial(net.apply, train=False))(variables, target, sources)[
         'motion'
@@ -204,16 +216,14 @@ def test_vectors_are_read_as_the_net_says(name):
         assert (net.convention, net.inverted) == ('axis_angle', (False, True, True))
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def test_statistics_are_of_all_pairs_and_move_in_training_alone():
-    """One look at the first batch norm: what is behind it does not compile."""
-    net, target, sources = (
-        tiny('pose_resnet'),
-        uniform(2, 12, 14, 3),
-        uniform(2, 2, 12, 14, 3, seed=1),
-    )
+    """Checks the first batch norm only. XLA removes all layers behind it."""
+    net = tiny('pose_resnet')
+    target = uniform(2, 12, 14, 3)
+    sources = uniform(2, 2, 12, 14, 3, seed=1)
     variables = random_variables(Called(net), target.shape)
 
     def statistics(variables, train):
@@ -236,7 +246,7 @@ def test_statistics_are_of_all_pairs_and_move_in_training_alone():
     np.testing.assert_allclose(
         after['var'], 0.9 * before['var'] + 0.1 * np.var(y, (0, 1, 2)), rtol=1e-4
     )
-    jax.tree.map(np.testing.assert_array_equal, resting, before)
+    chex.assert_trees_all_equal(resting, before)
 
 
 def test_batch_norms_sum_over_devices():
@@ -252,12 +262,13 @@ def test_batch_norms_sum_over_devices():
     assert str(jaxpr).count('= psum') == 2 * 20  # the mean, then the deviations from it
 
 
-def test_nets_begin_near_standing_still(monkeypatch):
-    """On images themselves in place of the last stage of the ResNet."""
+def test_nets_predict_small_motions_at_first(monkeypatch):
+    """Replaces the last stage of the ResNet by the images."""
     monkeypatch.setattr(
         pose_lib, 'make_resnet', lambda *args, **fields: lambda pairs: ({'layer4': pairs}, {})
     )
-    target, sources = uniform(2, 6, 7, 3), uniform(2, 2, 6, 7, 3, seed=1)
+    target = uniform(2, 6, 7, 3)
+    sources = uniform(2, 2, 6, 7, 3, seed=1)
     start = jax.jit(tiny('pose_resnet').init_with_output, static_argnames='train')
     motion = start(KEY, target, sources, train=False)[0]['motion']
     assert 0 < np.abs(motion).max() < 0.01
@@ -272,7 +283,7 @@ def test_nets_begin_near_standing_still(monkeypatch):
     ],
 )
 def test_starts_are_those_of_the_releases(net, layer, bound, biased):
-    """Glorot's without biases; torch's."""
+    """Checks Glorot's initialisation without biases, and torch's."""
 
     @jax.jit
     def start():
@@ -284,7 +295,7 @@ def test_starts_are_those_of_the_releases(net, layer, bound, biased):
     assert np.abs(start['bias']).max() <= biased * bound and np.any(start['bias']) == biased
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 @NETS

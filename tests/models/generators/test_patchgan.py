@@ -1,5 +1,6 @@
-"""PatchGAN: published sizes, one whole forward pass by scipy, and what a patch sees."""
+"""PatchGAN: published sizes, a whole forward pass by scipy, and the receptive field."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ def normal(*shape, seed=0):
 
 
 def random_params(net, x, seed=1):
-    """Parameters with the shapes of the net's own, biases away from 0, without compiling `init`."""
+    """Returns random parameters of a net, with biases, without compiling `init`."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x))['params']
     return jax.tree.map(lambda p: (0.3 * rng.standard_normal(p.shape)).astype(np.float32), shapes)
@@ -35,7 +36,8 @@ def shapes_of(net, *shape):
 def test_published_parameter_counts_and_shapes(channels, num_layers, parameters, size):
     logits, variables = shapes_of(PatchGAN(num_layers=num_layers), 2, 256, 512, channels)
     assert sum(x.size for x in jax.tree.leaves(variables)) == parameters
-    assert logits.shape == (2, *size, 1) and logits.dtype == jnp.float32
+    chex.assert_shape(logits, (2, *size, 1))
+    assert logits.dtype == jnp.float32
     assert set(variables) == {'params'}  # no running statistics
 
 
@@ -64,7 +66,7 @@ def test_initialisation():
 @pytest.mark.parametrize('num_layers', [1, 2, 3])
 def test_output_size_is_that_of_the_net(height, width, num_layers):
     logits, _ = shapes_of(PatchGAN(features=2, num_layers=num_layers), 1, height, width, 3)
-    assert logits.shape[1:3] == output_size(height, width, num_layers)
+    chex.assert_shape(logits, (1, *output_size(height, width, num_layers), 1))
 
 
 def test_instance_norm_is_the_formula():
@@ -79,7 +81,8 @@ def test_instance_norm_is_the_formula():
 
 
 def test_instance_norm_sums_in_float32():
-    # Mean 1000 and deviation 4 leave bfloat16 no digit for the variance, nor its sum over 4096 pixels.
+    # With mean 1000 and deviation 4, bfloat16 has no digit for the variance, or for its sum over
+    # 4096 pixels.
     x = jnp.asarray(1000 + 4 * np.sign(normal(1, 64, 64, 1)), jnp.bfloat16)
     y = instance_norm(x)
     assert y.dtype == jnp.bfloat16
@@ -88,7 +91,7 @@ def test_instance_norm_sums_in_float32():
 
 
 def conv_by_scipy(x, kernel, bias, stride):
-    """[H, W, I] -> [h, w, O]: correlation with one pixel of zeros around the image, every stride-th kept."""
+    """Correlates [H, W, I] with a kernel, with one pixel of zeros around the image: [h, w, O]."""
     padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
     return np.stack(
         [
@@ -104,7 +107,8 @@ def conv_by_scipy(x, kernel, bias, stride):
 
 
 def test_forward_pass_is_that_of_scipy():
-    net, image = PatchGAN(features=3, num_layers=2), normal(2, 20, 26, 3)
+    net = PatchGAN(features=3, num_layers=2)
+    image = normal(2, 20, 26, 3)
     params = random_params(net, image)
     logits = jax.jit(net.apply)({'params': params}, image)
     for b in range(2):
@@ -115,31 +119,31 @@ def test_forward_pass_is_that_of_scipy():
                 x = (x - x.mean((0, 1))) / np.sqrt(x.var((0, 1)) + 1e-5)
             if i < 3:
                 x = np.where(x > 0, x, 0.2 * x)
-        assert x.shape == (3, 4, 1)
+        chex.assert_shape(x, (3, 4, 1))
         np.testing.assert_allclose(logits[b], x, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('num_layers, field, size', [(1, 16, 40), (2, 34, 80), (3, 70, 160)])
 def test_receptive_field_is_where_the_gradient_is(num_layers, field, size):
     assert receptive_field(num_layers) == field
-    # Without the norm, whose statistics reach everywhere. Positive kernels: no two paths cancel.
-    net, image = (
-        PatchGAN(features=1, num_layers=num_layers, norm=lambda x: x),
-        normal(1, size, size, 1),
-    )
+    # There is no norm, whose statistics reach everywhere. With positive kernels no paths cancel.
+    net = PatchGAN(features=1, num_layers=num_layers, norm=lambda x: x)
+    image = normal(1, size, size, 1)
     params = jax.tree.map(np.abs, random_params(net, image))
 
     def middle(image):
         logits = net.apply({'params': params}, image)
         return logits[0, logits.shape[1] // 2, logits.shape[2] // 2, 0]
 
-    seen = np.argwhere(np.asarray(jax.jit(jax.grad(middle))(image))[0, :, :, 0])
-    np.testing.assert_array_equal(np.ptp(seen, 0) + 1, (field, field))
-    assert len(seen) == field**2 and seen.min() > 0 and seen.max() < size - 1
+    gradient = np.asarray(jax.jit(jax.grad(middle))(image))[0, :, :, 0]
+    pixels = np.argwhere(gradient)
+    np.testing.assert_array_equal(np.ptp(pixels, 0) + 1, (field, field))
+    assert len(pixels) == field**2 and pixels.min() > 0 and pixels.max() < size - 1
 
 
 def test_with_the_norm_every_logit_sees_the_whole_image():
-    net, image = PatchGAN(features=2, num_layers=1), normal(1, 48, 48, 1)
+    net = PatchGAN(features=2, num_layers=1)
+    image = normal(1, 48, 48, 1)
     params = random_params(net, image)
     gradient = jax.jit(jax.grad(lambda x: net.apply({'params': params}, x)[0, 0, 0, 0]))(image)
     assert np.abs(gradient[0, -8:, -8:]).max() > 0

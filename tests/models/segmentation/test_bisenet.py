@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -93,7 +94,8 @@ def test_attention_is_its_formula():
     x = np.random.default_rng(0).standard_normal((2, 4, 5, 3)).astype(np.float32)
     module = AttentionRefinement(4, CONV_NORM, **LAYERS)
     variables = random_variables(Called(module, x))
-    padded, f = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 0
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    f = 0
     for r, s in np.ndindex(3, 3):
         f = (
             f
@@ -116,9 +118,9 @@ def test_attention_is_its_formula():
 def test_heads_have_the_releases_channels_unless_told(fields, main, auxiliary):
     _, variables = shapes_of(BiSeNet(5, **fields))
     params = variables['params']
-    assert params['conv_out']['conv']['conv']['kernel'].shape == (3, 3, 256, main)
+    chex.assert_shape(params['conv_out']['conv']['conv']['kernel'], (3, 3, 256, main))
     for head in ('conv_out16', 'conv_out32'):
-        assert params[head]['conv']['conv']['kernel'].shape == (3, 3, 128, auxiliary)
+        chex.assert_shape(params[head]['conv']['conv']['kernel'], (3, 3, 128, auxiliary))
 
 
 @pytest.mark.parametrize(

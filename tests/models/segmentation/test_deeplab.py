@@ -1,5 +1,6 @@
 """DeepLab, first two versions: names, dilations, and the largest of several scales."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -42,12 +43,8 @@ def test_largefov_predicts_on_every_eighth_pixel_and_drops_single_elements():
         return outputs['logits'], inner['intermediates']['fc8']['__call__'][0]
 
     logits, small = run(variables)
-    assert small.shape == (
-        1,
-        5,
-        6,
-        2,
-    )  # sizes rounded up: the sixth column lies on pixel 40, behind the last
+    # Sizes are rounded up: the sixth column lies on pixel 40, behind the last.
+    chex.assert_shape(small, (1, 5, 6, 2))
     np.testing.assert_allclose(logits[:, ::8, ::8], small[:, :, :5], atol=1e-6)
     dropout = {'dropout': jax.random.key(0)}
     jaxpr = str(jax.make_jaxpr(lambda v: net.apply(v, IMAGE, train=True, rngs=dropout))(variables))
@@ -80,7 +77,8 @@ def test_aspp_is_the_sum_of_its_branches():
 
 def test_v2_takes_the_largest_logit_over_scales():
     fields = dict(num_layers=18, rates=(2,), width=1 / 16)
-    single, several = DeepLabV2(3, **fields), DeepLabV2(3, **fields, scales=(0.5,))
+    single = DeepLabV2(3, **fields)
+    several = DeepLabV2(3, **fields, scales=(0.5,))
     variables = random_variables(single)
     apply = jax.jit(lambda net, v, x: net.apply(v, x, train=False), static_argnums=0)
     whole = apply(single, variables, IMAGE)['logits']
@@ -94,21 +92,21 @@ def test_v2_takes_the_largest_logit_over_scales():
 
 
 @pytest.mark.parametrize('scale, pixels', [(0.75, 241), (0.5, 161)])
-def test_v2_looks_at_321_pixels_at_sizes_of_the_same_form(scale, pixels):
-    """Sizes of the form 8 k + 1, as the published net has them: 0.5 x 321 = 160.5 is no size."""
-    seen = []
+def test_v2_scales_321_pixels_to_sizes_of_the_same_form(scale, pixels):
+    """Checks sizes of the form 8 k + 1, as published. 0.5 x 321 = 160.5 is no size."""
+    sizes = []
     net = DeepLabV2(3, num_layers=18, rates=(2,), width=1 / 16, scales=(scale,))
 
     def note(call, args, kwargs, context):
         if context.module.name == 'conv1' and context.method_name == '__call__':
-            seen.append(args[0].shape[1:3])
+            sizes.append(args[0].shape[1:3])
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
         jax.eval_shape(
             lambda: net.init(jax.random.key(0), jnp.zeros((1, 321, 321, 3)), train=False)
         )
-    assert seen[0] == (321, 321) and (pixels, pixels) in seen and pixels % 8 == 1
+    assert sizes[0] == (321, 321) and (pixels, pixels) in sizes and pixels % 8 == 1
 
 
 @pytest.mark.parametrize(
@@ -125,7 +123,7 @@ def test_logits_of_some_pixels_are_those_of_all_pixels_there(net, stride):
     for a, b in zip(jax.tree.leaves(some), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b[:, ::stride, ::stride], atol=scale)
     evaluated = net.clone(logit_stride=stride).apply(variables, IMAGE, train=False)
-    assert evaluated['logits'].shape[1:3] == IMAGE.shape[1:3]
+    chex.assert_shape(evaluated['logits'], (1, *IMAGE.shape[1:3], 3))
 
 
 def test_v2_names():

@@ -1,7 +1,8 @@
-"""Xception and DeepLab-v3+: counts, strides and rates, names, and the wiring of head and decoder."""
+"""Xception and DeepLab-v3+: counts, strides and rates, names, connections of head and decoder."""
 
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -59,17 +60,17 @@ def test_names_are_those_of_timm(depth, blocks):
 
 
 def rates_and_strides(net):
-    """[(rate, stride)] of the depthwise convolutions in the order of their calls."""
-    seen = []
+    """Returns [(rate, stride)] of the depthwise convolutions in the order of their calls."""
+    layers = []
 
     def note(next_fun, args, kwargs, context):
         if isinstance(context.module, DepthwiseConv):
-            seen.append((context.module.dilation, context.module.strides))
+            layers.append((context.module.dilation, context.module.strides))
         return next_fun(*args, **kwargs)
 
     with nn.intercept_methods(note):
         shapes_of(net)
-    return seen
+    return layers
 
 
 @pytest.mark.parametrize(
@@ -80,13 +81,13 @@ def rates_and_strides(net):
 def test_rates_double_where_a_stride_was_left_out(
     depth, output_stride, middle, exit_1, exit_2, strided
 ):
-    seen = rates_and_strides(Backbone(depth, output_stride))
-    rates = [rate for rate, _ in seen]
+    layers = rates_and_strides(Backbone(depth, output_stride))
+    rates = [rate for rate, _ in layers]
     assert all(rows == columns for rows, columns in rates)
     entry = 3 * len(xception.ENTRIES[depth])
     expected = [1] * entry + [middle] * 48 + [exit_1] * 3 + [exit_2] * 3
     assert [rows for rows, _ in rates] == expected
-    assert sum(stride == 2 for _, stride in seen) == strided
+    assert sum(stride == 2 for _, stride in layers) == strided
 
 
 def test_features_are_those_the_decoder_wants():
@@ -94,13 +95,13 @@ def test_features_are_those_the_decoder_wants():
         (deep, low_level, features), _ = shapes_of(
             Backbone(depth, 16, taps=(low, 'blocks_0')), (1, 65, 97, 3)
         )
-        assert (deep.shape, low_level.shape) == ((1, 5, 7, 2048), (1, 17, 25, 256))
-        assert features[low].shape == low_level.shape
-        assert features['blocks_0'].shape == (1, 17, 25, 128)
+        chex.assert_shape(deep, (1, 5, 7, 2048))
+        chex.assert_shape([low_level, features[low]], (1, 17, 25, 256))
+        chex.assert_shape(features['blocks_0'], (1, 17, 25, 128))
 
 
 def separable_by_hand(x, variables, rate, relu=True):
-    """Depthwise, norm, ReLU, pointwise, norm, ReLU."""
+    """Computes depthwise, norm, ReLU, pointwise, norm, ReLU."""
     params, statistics = variables['params'], variables['batch_stats']
 
     def norm(y, name):
@@ -108,8 +109,10 @@ def separable_by_hand(x, variables, rate, relu=True):
         y = y * params[name]['scale'] + params[name]['bias']
         return np.maximum(y, 0) if relu else y
 
-    (rows, columns), (h, w) = rate, x.shape[1:3]
-    padded, y = np.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0))), 0
+    rows, columns = rate
+    h, w = x.shape[1:3]
+    padded = np.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+    y = 0
     for r, s in np.ndindex(3, 3):
         y = (
             y
@@ -171,8 +174,8 @@ def test_separable_convolution_is_its_formula(relu):
 @pytest.mark.parametrize('output_stride, factor', [(16, 1), (8, 2)])
 def test_rates_of_the_heads_follow_the_output_stride(output_stride, factor):
     def head(name):
-        seen = rates_and_strides(DeepLabV3Plus(5, 'resnet50', name, output_stride, width=0.125))
-        return [tuple(r // factor for r in rate) for rate, _ in seen[:-2]], seen[-2:]
+        layers = rates_and_strides(DeepLabV3Plus(5, 'resnet50', name, output_stride, width=0.125))
+        return [tuple(r // factor for r in rate) for rate, _ in layers[:-2]], layers[-2:]
 
     decoder = [((1, 1), 1)] * 2
     assert head('aspp') == ([(6, 6), (12, 12), (18, 18)], decoder)
@@ -193,16 +196,17 @@ def test_names_and_sizes_of_the_parts_on_top(backbone):
         'concat_projection',
     }
     assert set(params['decoder']) == {'feature_projection0', 'decoder_conv0', 'decoder_conv1'}
-    assert params['decoder']['feature_projection0']['conv']['kernel'].shape == (1, 1, 256, 48)
-    assert params['decoder']['decoder_conv0']['conv_pw']['kernel'].shape == (1, 1, 304, 256)
+    decoder = params['decoder']
+    chex.assert_shape(decoder['feature_projection0']['conv']['kernel'], (1, 1, 256, 48))
+    chex.assert_shape(decoder['decoder_conv0']['conv_pw']['kernel'], (1, 1, 304, 256))
 
 
 def test_epsilon_is_larger_in_xception():
-    seen = {}
+    norms = {}
 
     def note(next_fun, args, kwargs, context):
         if isinstance(context.module, nn.BatchNorm):
-            seen.setdefault(context.module.path[0], set()).add(
+            norms.setdefault(context.module.path[0], set()).add(
                 (context.module.epsilon, context.module.momentum)
             )
         return next_fun(*args, **kwargs)
@@ -212,7 +216,7 @@ def test_epsilon_is_larger_in_xception():
             lambda x: DeepLabV3Plus(5, norm_decay=0.9997).init(jax.random.key(0), x, train=False),
             jnp.zeros((1, 32, 32, 3)),
         )
-    assert seen == {
+    assert norms == {
         'xception': {(1e-3, 0.9997)},
         'aspp': {(1e-5, 0.9997)},
         'decoder': {(1e-5, 0.9997)},

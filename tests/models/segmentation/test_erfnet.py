@@ -1,13 +1,15 @@
 """ERFNet: published parameter counts, names, forms, batch statistics, dropout, dtypes.
 
-What depends on the whole net is checked on shapes or on its forward pass; gradients are checked on `Stack`, a block of
-each kind, because compiling the backward pass of the whole net takes longer than everything else together.
+Tests of the whole net check shapes or the forward pass. Tests of gradients use `Stack`, a block of
+each kind. Compiling the backward pass of the whole net takes longer than all tests together.
 """
 
 import functools
 import math
+import operator
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,7 @@ def quick_compilation():
 
 
 class Stack(nn.Module):
-    """One block of every kind, with enough channels that the fast convolutions are in use."""
+    """A block of every kind, with enough channels for the fast convolutions."""
 
     forms: str = 'fast'
     dtype: Any = jnp.float32
@@ -51,7 +53,7 @@ class Stack(nn.Module):
 
 
 def random_variables(net):
-    """Variables with the shapes of the net's own, every one away from 0 and 1, without compiling `init`."""
+    """Returns random variables of a net, all away from 0 and 1, without compiling `init`."""
     shapes = flatten_dict(
         jax.eval_shape(lambda: net.init(jax.random.key(0), IMAGE[:1], train=False))
     )
@@ -67,7 +69,10 @@ def random_variables(net):
 
 
 def loss_and_gradients(net, variables, x):
-    """((mean square of the logits, new statistics), gradients) of a training step without dropout."""
+    """Returns ((loss, new statistics), gradients) of a training step without dropout.
+
+    The loss is the mean square of the logits.
+    """
 
     def loss(params):
         outputs, updates = net.apply(
@@ -79,7 +84,7 @@ def loss_and_gradients(net, variables, x):
 
 
 def relative_error(a, b):
-    """Largest difference between two trees in units of the largest value."""
+    """Returns the largest difference between two trees, divided by the largest value."""
     scale = max(np.abs(x).max() for x in jax.tree.leaves(b))
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return max(np.abs(np.asarray(x) - np.asarray(y)).max() for x, y in pairs) / scale
@@ -101,9 +106,9 @@ def test_published_parameter_counts_and_shapes(args, channels, expected):
         jnp.zeros((1, 256, 512, channels)),
     )
     assert sum(x.size for x in jax.tree.leaves(variables['params'])) == expected
-    assert outputs['logits'].shape == (1, 256, 512, args['num_classes'])
+    chex.assert_shape(outputs['logits'], (1, 256, 512, args['num_classes']))
     if net.encoder_head:
-        assert outputs['aux']['encoder'].shape == (1, 32, 64, args['num_classes'])
+        chex.assert_shape(outputs['aux']['encoder'], (1, 32, 64, args['num_classes']))
     else:
         assert set(outputs) == {'logits'}
 
@@ -115,9 +120,9 @@ def test_narrow_nets_keep_their_thin_layers(width, first, last):
     net = ERFNet(20, width=width)
     variables = jax.eval_shape(lambda: net.init(jax.random.key(0), IMAGE[:1], train=False))
     encoder, decoder = (variables['params'][part] for part in ('encoder', 'decoder'))
-    assert encoder['initial_block']['bn']['scale'].shape == (first,)
-    assert encoder['layers_0']['bn']['scale'].shape == (64 * width,)
-    assert decoder['output_conv']['kernel'].shape[-2:] == (last, 20)
+    chex.assert_shape(encoder['initial_block']['bn']['scale'], (first,))
+    chex.assert_shape(encoder['layers_0']['bn']['scale'], (int(64 * width),))
+    chex.assert_shape(decoder['output_conv']['kernel'], (..., last, 20))
 
 
 def test_logits_of_a_narrow_net_span_sixteen_directions():
@@ -126,12 +131,8 @@ def test_logits_of_a_narrow_net_span_sixteen_directions():
     logits = np.asarray(
         jax.jit(lambda v: net.apply(v, x, train=False)['logits'])(random_variables(net))
     )
-    for row, column in (
-        (0, 0),
-        (0, 1),
-        (1, 0),
-        (1, 1),
-    ):  # each has a kernel of its own in the last layer
+    # Each pixel of a 2x2 block has its own kernel in the last layer.
+    for row, column in np.ndindex(2, 2):
         pixels = logits[:, row::2, column::2].reshape(-1, 20).astype(np.float64)
         values = np.linalg.svd(pixels - pixels.mean(0), compute_uv=False)
         assert np.sum(values > 1e-4 * values[0]) >= 15, (row, column, values)
@@ -169,7 +170,8 @@ def test_the_start_of_a_gan_reaches_every_layer_and_biases_can_go():
     kernels = [np.ravel(v) for path, v in params.items() if path[-1] == 'kernel']
     scales = np.concatenate([v for path, v in params.items() if path[-1] == 'scale'])
     assert len(kernels) == 4 * 4 + 5 + 2
-    # The spread of n samples around the true deviation is 0.02 / sqrt(2n), of their mean 0.02 / sqrt(n): five of those.
+    # Of n samples, the deviation has a standard error of 0.02 / sqrt(2n), and the mean of
+    # 0.02 / sqrt(n). Five standard errors are allowed.
     for kernel in kernels:
         assert abs(kernel.std() - 0.02) < 5 * 0.02 / np.sqrt(2 * kernel.size)
     assert abs(scales.mean() - 1) < 5 * 0.02 / np.sqrt(scales.size)
@@ -205,7 +207,8 @@ def test_forms_choose_the_gradients_of_factorised_convolutions_alone():
             'window maxima': jaxpr.count('reduce_window_max['),
         }
 
-    # 15 blocks of 64 or 128 channels; the two of 16 are too narrow to gain. ReLUs have custom derivatives of their own.
+    # There are 15 blocks of 64 or 128 channels. Two blocks of 16 channels are too narrow for the
+    # fast form. ReLUs have custom_jvp, which is not counted.
     assert operations('fast') == {
         'custom gradients': 15 * 4,
         'dilated inputs': 0,
@@ -229,7 +232,8 @@ def test_bias_in_front_of_a_batch_norm_has_no_gradient():
 
 def test_statistics_move_in_training_only_and_decide_in_evaluation():
     net = ERFNet(5, width=0.25)
-    variables, x = random_variables(net), IMAGE[:2]
+    variables = random_variables(net)
+    x = IMAGE[:2]
 
     @functools.partial(jax.jit, static_argnums=1)
     def forward(variables, train):
@@ -247,9 +251,8 @@ def test_statistics_move_in_training_only_and_decide_in_evaluation():
         for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(before), strict=True)
     )
     old, new = before['encoder']['initial_block']['bn'], moved['encoder']['initial_block']['bn']
-    pooled = (
-        x.reshape(2, 8, 2, 12, 2, 3).max((2, 4)).reshape(-1, 3)
-    )  # the last three of the four channels
+    # The maxima are the last three channels.
+    pooled = x.reshape(2, 8, 2, 12, 2, 3).max((2, 4)).reshape(-1, 3)
     np.testing.assert_allclose(
         new['mean'][-3:], 0.9 * old['mean'][-3:] + 0.1 * pooled.mean(0), rtol=1e-4
     )
@@ -263,15 +266,14 @@ def test_statistics_move_in_training_only_and_decide_in_evaluation():
 def test_dropout_drops_whole_channels():
     norm = functools.partial(nn.BatchNorm, use_running_average=True)
     block = NonBottleneck1D(0.5, 1, conv=Conv, norm=norm, train=True)
-    x = jnp.full((4, 6, 6, 32), 10.0)  # large: the last ReLU hides nothing
+    x = jnp.full((4, 6, 6, 32), 10.0)  # so large that the last ReLU changes nothing
     variables = jax.jit(block.clone(train=False).init)(jax.random.key(0), x)
     residual = jax.jit(block.apply)(variables, x, rngs={'dropout': jax.random.key(2)}) - x
     dropped = np.asarray(residual == 0)
     whole = dropped.all((1, 2))
     np.testing.assert_array_equal(dropped.any((1, 2)), whole)
-    assert (
-        0.3 < whole.mean() < 0.7 and len({tuple(row) for row in whole}) == 4
-    )  # another draw for each example
+    assert 0.3 < whole.mean() < 0.7
+    assert len({tuple(row) for row in whole}) == 4, 'examples have independent masks'
     kept = jax.jit(block.clone(train=False).apply)(variables, x) - x
     np.testing.assert_allclose(residual, np.where(dropped, 0, 2 * kept), atol=1e-4)
 
@@ -306,7 +308,8 @@ def test_gradients_on_eight_devices_are_those_of_one_batch():
     )
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     for device in range(8):
-        assert relative_error(jax.tree.map(lambda x: x[device], stats), expected_stats) < 1e-5  # noqa: B023
+        own_stats = jax.tree.map(operator.itemgetter(device), stats)
+        assert relative_error(own_stats, expected_stats) < 1e-5
     assert relative_error(gradients, expected_gradients) < 1e-5
 
 

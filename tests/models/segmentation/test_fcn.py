@@ -1,4 +1,4 @@
-"""FCN: its crops follow from where the layers put their pixels; streams add up; nothing else moves."""
+"""FCN: crops follow from the positions of pixels in each layer, and streams add up."""
 
 import flax.linen as nn
 import jax
@@ -13,27 +13,34 @@ from segjax.models.segmentation import fcn
 
 
 class Grid:
-    """Where the pixels of a map lie on the image: pixel i at `stride` i + `first`, per axis."""
+    """Positions of the pixels of a map on the image: pixel i is at stride i + first, per axis."""
 
     def __init__(self, stride, first):
         self.stride, self.first = stride, first
 
     def window(self, kernel, stride=1, padding=0):
-        """The grid after a convolution or pooling: pixel i looks at stride i - padding .. + kernel - 1."""
+        """Returns the grid after a convolution or pooling.
+
+        Pixel i sees pixels from stride i - padding on, `kernel` of them.
+        """
         return Grid(self.stride * stride, self.first + self.stride * ((kernel - 1) / 2 - padding))
 
     def deconvolution(self, kernel, stride):
-        """The grid after a transposed convolution: pixel stride i + (kernel - 1) / 2 lies where pixel i lay."""
+        """Returns the grid after a transposed convolution.
+
+        Pixel stride i + (kernel - 1) / 2 has the position of pixel i before.
+        """
         return Grid(self.stride / stride, self.first - self.stride / stride * (kernel - 1) / 2)
 
     def crop_onto(self, other):
-        """How many pixels of this grid come before the first of the other one."""
+        """Returns the number of pixels of this grid before the first pixel of the other grid."""
         assert self.stride == other.stride
         return (other.first - self.first) / self.stride
 
 
 def test_crops_put_maps_onto_each_other():
-    image, pools = Grid(1, 0), {}
+    image = Grid(1, 0)
+    pools = {}
     grid = image.window(3, padding=100)
     for i in range(1, 6):
         grid = pools[i] = grid.window(2, stride=2)

@@ -1,4 +1,4 @@
-"""What all nets on a backbone have in common: published counts, any input size, taps, SyncBN, bfloat16, training."""
+"""All nets on a backbone: published counts, any input size, taps, SyncBN, bfloat16, training."""
 
 import chex
 import jax
@@ -15,7 +15,8 @@ from segjax.errors import InputError
 from segjax.models.layers import Conv
 from segjax.pipelines import supervised
 
-PUBLISHED = [  # arguments, channels of the image, parameters
+# (net, fields, channels of the image, parameters)
+PUBLISHED = [
     ('pspnet', dict(num_classes=19), 3, 46_715_347 + 2_364_691),
     ('pspnet', dict(num_classes=19, aux_head=False), 3, 46_715_347),
     ('pspnet', dict(num_classes=150, aux_head=False), 3, 46_782_550),
@@ -41,7 +42,8 @@ PUBLISHED = [  # arguments, channels of the image, parameters
     ('deeplab_v3plus', dict(num_classes=19, backbone='xception71', head='dpc'), 3, 41_608_523),
     ('deeplab_v3plus', dict(num_classes=19, head='dpc', output_stride=8), 3, 41_608_523),
 ]
-SMALL = {  # quick variants: arguments, a tap and its shape for an image of 50 x 65, batch norms
+# Quick variants: (fields, a tap, its shape for an image of 50 x 65, number of batch norms).
+SMALL = {
     'bisenet': (dict(), 'conv4_2', (4, 5, 32), 20 + 4 + 2 * 2 + 3 + 1 + 3),
     'deeplab_largefov': (dict(), 'conv4_3', (8, 9, 64), 0),
     'deeplab_v2': (dict(num_layers=50), 'conv4_6', (7, 9, 128), 53),
@@ -81,7 +83,7 @@ def test_every_net_with_a_backbone_is_here():
 def test_published_parameter_counts(name, args, channels, expected):
     outputs, variables = shapes_of(models.NETS['segmentation'][name](**args), (1, 97, 65, channels))
     assert count(variables) == expected
-    assert outputs['logits'].shape == (1, 97, 65, args['num_classes'])
+    chex.assert_shape(outputs['logits'], (1, 97, 65, args['num_classes']))
 
 
 @NETS
@@ -89,7 +91,8 @@ def test_published_parameter_counts(name, args, channels, expected):
 def test_logits_and_auxiliary_logits_have_the_size_of_any_image(name, size):
     outputs, _ = shapes_of(small(name), (2, *size, 3))
     maps = [outputs['logits'], *outputs.get('aux', {}).values()]
-    assert {(y.shape, y.dtype) for y in maps} == {((2, *size, 5), np.dtype('float32'))}
+    chex.assert_shape(maps, (2, *size, 5))
+    assert {y.dtype for y in maps} == {np.dtype('float32')}
     assert set(outputs) <= {'logits', 'aux'}
 
 
@@ -97,7 +100,8 @@ def test_logits_and_auxiliary_logits_have_the_size_of_any_image(name, size):
 def test_taps_are_returned_on_demand_and_change_no_parameter(name):
     _, tap, shape, _ = SMALL[name]
     outputs, variables = shapes_of(small(name, taps=(tap,)), (1, 50, 65, 3))
-    assert {key: y.shape for key, y in outputs['features'].items()} == {tap: (1, *shape)}
+    assert set(outputs['features']) == {tap}
+    chex.assert_shape(outputs['features'][tap], (1, *shape))
     chex.assert_trees_all_equal_shapes(variables, shapes_of(small(name), (1, 50, 65, 3))[1])
     with pytest.raises(InputError, match='taps'):
         shapes_of(small(name, taps=('conv9_9',)))
@@ -151,11 +155,11 @@ def test_dilated_convolutions_can_be_replaced(name, expected):
     chex.assert_trees_all_equal_shapes(variables, shapes_of(small(name))[1])
 
 
-# --- in the supervised pipeline ---------------------------------------------------------------------------------------
+# --- in the supervised pipeline -------------------------------------------------------------------
 
 
 def pipeline(name, **args):
-    """The stage of supervised training on 5 classes."""
+    """Returns the stage of supervised training on 5 classes."""
     config = config_lib.defaults('supervised')
     config_lib.choose(config, 'model', name)
     config_lib.update(
@@ -178,7 +182,8 @@ def one_step(stage, state, batch):
 
 @NETS
 def test_supervised_training_accepts_the_net(name):
-    stage, batch = pipeline(name), train_batch()
+    stage = pipeline(name)
+    batch = train_batch()
     state = jax.eval_shape(lambda: stage.init(jax.random.key(0), batch, {}))
     step = jax.vmap(
         lambda state, batch: one_step(stage, state, batch), (None, 0), axis_name=parallel.AXIS
@@ -186,8 +191,8 @@ def test_supervised_training_accepts_the_net(name):
     after, metrics = jax.eval_shape(step, state, jax.tree.map(lambda x: x[None], batch))
     heads = {'bisenet': {'loss_aux_context8', 'loss_aux_context16'}, 'pspnet': {'loss_aux_layer3'}}
     assert set(metrics) == {'loss', 'loss_main', 'learning_rate', *heads.get(name, ())}
-    shapes = jax.tree.map(lambda x: x.shape[1:], after)
-    assert shapes == jax.tree.map(lambda x: x.shape, state)
+    per_device = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), after)
+    chex.assert_trees_all_equal_shapes_and_dtypes(per_device, state)
 
 
 @pytest.fixture
@@ -206,11 +211,12 @@ def test_a_narrow_net_learns_the_batch(name):
     stage = pipeline(name, **({} if name == 'bisenet' else {'dropout': 0.0}))
     batch = train_batch(rows=2, size=(64, 64))
     topology = parallel.topology('pmap', 1)
-    step = topology.spmd(lambda state, batch: one_step(stage, state, batch), num_args=2)
+    one_step_of = chex.assert_max_traces(lambda state, batch: one_step(stage, state, batch), n=1)
+    step = topology.spmd(one_step_of, num_args=2)
     state = topology.put_replicated(parallel.to_host(stage.init(jax.random.key(0), batch, {})))
     losses = []
     for _ in range(3):
         state, metrics = step(state, topology.put_batch(batch))
         losses.append(float(parallel.to_host(metrics['loss']).value()))
-    assert np.isfinite(losses).all() and losses[2] < losses[0]
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(parallel.to_host(state.params)))
+    chex.assert_tree_all_finite((losses, parallel.to_host(state.params)))
+    assert losses[2] < losses[0]

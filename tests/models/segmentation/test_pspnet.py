@@ -1,4 +1,4 @@
-"""PSPNet: the pyramid against its definition, and where features land on the image."""
+"""PSPNet: the pyramid against its definition, and the positions of features on the image."""
 
 import functools
 
@@ -14,7 +14,7 @@ from segjax.models.layers import Conv, batch_norm
 from segjax.models.segmentation.pspnet import PSPNet, PyramidPooling
 
 
-def test_pyramid_is_the_input_beside_its_enlarged_means():
+def test_pyramid_is_the_input_and_its_enlarged_means():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 7, 9, 4)).astype(np.float32)
     net = PyramidPooling((1, 3), Conv, functools.partial(batch_norm(False)))
