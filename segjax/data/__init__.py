@@ -48,8 +48,8 @@ class Prepared(NamedTuple):
           additional: features in addition to `inputs.features`.
 
         Raises:
-          InputError: the errors of `open_split`; no example is chosen; no chosen example has
-            neighbours; a feature 'x_frames' is requested, but no frames.
+          InputError: an error of `open_split`. No example is chosen, or no chosen example has its
+            neighbours. A feature 'x_frames' is requested, but no frames.
         """
         features = (*inputs.features, *additional)
         chosen = self._chosen(inputs)

@@ -227,6 +227,7 @@ def locked(records: pathlib.Path, check_stop: Callable[[], None]) -> Iterator[No
             expected='a folder to write to',
             fix=f'{_ANOTHER_CACHE}, with enough space',
         ) from error
+    # Closing the file drops the lock.
     with lock:
         _wait_for(lock, records, check_stop)
         yield

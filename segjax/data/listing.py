@@ -21,14 +21,18 @@ class Listing(NamedTuple):
     where: str
     splits: Mapping[str, index.Index]
 
-    def open_input(self, inputs: Input, *more: str) -> range:
+    def open_input(self, inputs: Input, *additional: str) -> range:
         """Returns the positions among the chosen examples of an input.
+
+        Args:
+          inputs: an input of a stage.
+          additional: features in addition to `inputs.features`.
 
         Raises:
           InputError: an unknown, malformed or empty split, or an absent feature. No example is
             chosen, or no chosen example has all its neighbours.
         """
-        for feature in (*inputs.features, *more):
+        for feature in (*inputs.features, *additional):
             stored = feature.removesuffix(clips.SUFFIX)
             if stored not in self.spec.features:
                 raise unknown_name(

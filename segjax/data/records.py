@@ -82,7 +82,8 @@ def prepared(
 ) -> pathlib.Path:
     """Returns the folder with the records of a data set. Writes missing or damaged records.
 
-    If several processes call this at the same time, a single process writes and the remaining processes wait.
+    Several processes may call this at the same time. A single process writes, and the remaining
+    processes wait.
 
     Args:
       dataset: of the user.

@@ -154,7 +154,8 @@ def _no_space(partial: pathlib.Path, got: str, expected: str) -> InputError:
         f'disk of {partial.parent}',
         got=got,
         expected=expected,
-        fix='free disk space, or set $SEGJAX_CACHE (config.data.cache) to a folder on a larger disk',
+        fix='free disk space, '
+        'or set $SEGJAX_CACHE (config.data.cache) to a folder on a larger disk',
     )
 
 

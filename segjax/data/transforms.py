@@ -109,6 +109,7 @@ def map_size(example: Example, keys: Iterable[str] | None = None) -> Size | None
             continue
         value = example[key]
         _check_map(key, value, kind)
+        # Leading axes are frames.
         first = value.ndim - kind.ndim
         sizes[key] = value.shape[first : first + 2]
     if len(set(sizes.values())) > 1:

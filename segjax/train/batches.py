@@ -6,11 +6,9 @@ import jax
 
 from segjax.core import rng
 from segjax.data import loader
+from segjax.data.loader import Batches
 from segjax.protocol import Input, Stage
 from segjax.train.run import Run
-
-Batches = loader.BatchIterator | loader.SideBySide
-"""An iterator over batches that must be closed."""
 
 
 def training_input(stage: Stage) -> Input:

@@ -1,4 +1,4 @@
-"""Apolloscape: which frames are in which clip and split, what the crop does to maps and cameras, what may be wrong."""
+"""Apolloscape: the frames of clips and splits, the crop of maps and cameras, and wrong files."""
 
 import re
 
@@ -17,7 +17,8 @@ from segjax.spec import IGNORE
 
 ROADS = {'road01_ins': {'Record001': 2, 'Record010': 1}, 'road02_ins': {'Record003': 5}}
 
-# scene_parsing/README.md of dataset-api: class id and train id; the names of groups end with _group(s).
+# Class id and train id in scene_parsing/README.md of dataset-api. Names of groups end with
+# _group(s).
 OFFICIAL = """
 others 0 255, rover 1 255, sky 17 0, car 33 1, car_groups 161 1, motorbicycle 34 2, motorbicycle_group 162 2,
 bicycle 35 3, bicycle_group 163 3, person 36 4, person_group 164 4, rider 37 5, rider_group 165 5, truck 38 6,
@@ -39,20 +40,20 @@ def config_of(root, name='apolloscape'):
 
 @pytest.fixture
 def written(tmp_path):
-    """(config, root, what is in it) of a small copy with every kind of file."""
+    """Returns (config, root, frames) of a small copy with every kind of file."""
     root = tmp_path / 'apollo'
     frames = layouts.write_apolloscape(root, ROADS)
     return config_of(root), root, frames
 
 
 def nearest(map_, top, rows):
-    """Label `map_`, cropped and brought to 256x832, pixel by pixel from the formula of pixel centres."""
+    """Returns the label `map_` in the crop at 256x832, by the formula of pixel centres."""
     v = ((np.arange(256) + 0.5) * rows / 256 - 0.5 + top + 0.501).astype(int)
     u = ((np.arange(832) + 0.5) * map_.shape[1] / 832 - 0.5 + 0.501).astype(int)
     return map_[v[:, None], u]
 
 
-# --- classes ----------------------------------------------------------------------------------------------------------
+# --- classes ------------------------------------------------------------------------------------
 
 
 def test_every_id_has_the_official_train_id():
@@ -74,13 +75,13 @@ def test_classes_are_the_official_ones_in_the_order_of_train_ids():
     assert len(set(classes.palette)) == 22
 
 
-# --- camera and crop --------------------------------------------------------------------------------------------------
+# --- camera and crop ----------------------------------------------------------------------------
 
 
 def test_intrinsics_of_full_images():
     k = apolloscape.crop_matrix((2710, 3384)) @ apolloscape.camera_matrix(5, (2710, 3384))
-    # 3384 -> 832 columns scales by s = 0.2458629; pixel centres at whole numbers move by (s - 1) / 2 as well. Rows
-    # would scale by s if 1041.23 of them were kept.
+    # 3384 -> 832 columns scales by s = 0.2458629. Pixel centres at whole numbers also move by
+    # (s - 1) / 2. Rows would scale by s if 1041.23 rows were kept.
     s, stretch = 832 / 3384, 256 / 1041 / (832 / 3384)
     np.testing.assert_allclose(k[0], [566.603, 0, 414.583 + (s - 1) / 2], atol=1e-3)
     cy = (333.140 - s * apolloscape.TOP) * stretch + (s * stretch - 1) / 2
@@ -118,12 +119,12 @@ def test_images_are_averaged_and_labels_are_not():
     mean = maps['image'][top : top + rows].reshape(256, 2, 832, 2, 3).mean((1, 3))
     assert np.abs(got['image'] - mean).max() <= 0.5
     for key in ('label', 'instance', 'depth'):
-        # Of four pixels equally near, the one with the larger coordinates (segjax/data/transforms.py).
+        # Of four equally near pixels, the larger coordinates count (transforms.TIE).
         np.testing.assert_array_equal(got[key], maps[key][top + 1 : top + rows : 2, 1::2])
     assert got['intrinsics'].dtype == np.float32
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files --------------------------------------------------------------------------------------
 
 
 def test_records(written):
@@ -174,7 +175,7 @@ def test_records(written):
 
 
 def scanned(config, split):
-    """The (sequence, frame) of a split's items."""
+    """Returns the (sequence, frame) of a split's items."""
     return [(item.sequence, item.frame) for item in builders.load(config).listing(split)]
 
 
@@ -263,7 +264,7 @@ def test_official_lists(written):
     (root / 'road07_ins_train.lst').write_text(
         f'road07_ins/{names[0]}.jpg\tx\n'
     )  # of a road that is not there
-    # Numbers are those of the whole clip; the other road is split by records as before.
+    # Numbers count the whole clip. The second road is split by records as before.
     train, val = scanned(config, 'train'), scanned(config, 'val')
     assert train == [
         ('road01_ins/Record001/Camera_5', 0),
@@ -283,12 +284,12 @@ def test_official_lists(written):
         builders.load(config).listing('train')
 
 
-# --- what may be wrong ------------------------------------------------------------------------------------------------
+# --- wrong files --------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def small(tmp_path):
-    """(config, paths of the files of one frame of split train by kind)."""
+    """Returns the config, and the files of a frame of split train by kind."""
     root = tmp_path / 'apollo'
     frames = layouts.write_apolloscape(root, {'road01_ins': {'Record001': 2, 'Record002': 1}})
     name = frames['road01_ins', 'Record001', 5][1][0]

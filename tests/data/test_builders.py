@@ -1,4 +1,4 @@
-"""Round trips from files in the real layouts through the prepared records; the life of the records on disk."""
+"""Round trips from files in the real layouts through prepared records, and records on disk."""
 
 import os
 import pathlib
@@ -37,7 +37,7 @@ def records_of(config):
 
 @pytest.fixture
 def camvid(tmp_path):
-    """(config, {(split, name): (image, label)})"""
+    """Returns the config of a small copy, and {(split, name): (image, label)}."""
     written = layouts.write_camvid(tmp_path / 'camvid')
     return layouts.data_config('camvid', tmp_path / 'camvid', tmp_path / 'cache'), written
 
@@ -202,7 +202,7 @@ def palette_png(path, ids):
 
 
 def low_depth_png(path, ids, bits):
-    """Grey PNG of 2 or 4 bits per pixel, byte by byte: Pillow writes none."""
+    """Writes a grey PNG of 2 or 4 bits per pixel byte by byte, because Pillow cannot."""
 
     def chunk(kind, content):
         return (
@@ -247,7 +247,8 @@ def test_masks_give_the_numbers_in_the_file(tmp_path, kind):
 
 def test_colour_masks(tmp_path):
     palette = np.array([(0, 0, 0), (255, 0, 9), (9, 0, 255)], np.uint8)
-    text = 'classes: [{name: a, color: [255, 0, 9]}, {name: b, color: [9, 0, 255]}]\nignore: [[0, 0, 0]]'
+    classes = 'classes: [{name: a, color: [255, 0, 9]}, {name: b, color: [9, 0, 255]}]'
+    text = f'{classes}\nignore: [[0, 0, 0]]'
     written, classes = layouts.write_folder(tmp_path, classes=text)
     for (split, name), (_, ids) in written.items():
         Image.fromarray(palette[ids]).save(tmp_path / 'masks' / split / f'{name}.png')
@@ -282,7 +283,7 @@ def test_folder_without_splits_is_divided_by_name(tmp_path):
     )
     assert len(train) + len(val) == 60 and not set(train) & set(val)
     assert 4 <= len(val) <= 22  # 12 expected; binomial, four standard deviations
-    # Taking images away moves none of the others.
+    # Without some images, no remaining image changes its split.
     for i in range(0, 60, 2):
         (tmp_path / f'images/shot {i}.jpg').unlink()
         (tmp_path / f'masks/shot {i}.png').unlink()
@@ -310,7 +311,7 @@ def test_streets_is_what_the_world_renders(tmp_path):
     assert (other[0]['image'] != source[0]['image']).any()
 
 
-# --- records ------------------------------------------------------------------------------------------------
+# --- records ------------------------------------------------------------------------------------
 
 
 def test_order_and_slices_over_shards(tmp_path, monkeypatch):
@@ -447,7 +448,7 @@ print(data.prepare(layouts.data_config('camvid', root, cache)).spec.num_examples
 
 
 def child(tmp_path, kill_at=''):
-    """A process of its own that prepares the tiny CamVid, and is killed when it reads the example `kill_at`."""
+    """Starts a process that prepares the tiny CamVid. It is killed at the example `kill_at`."""
     folder = pathlib.Path(__file__).resolve()
     paths = os.pathsep.join(map(str, (folder.parents[2], folder.parents[1] / 'helpers')))
     arguments = [
@@ -491,7 +492,7 @@ def test_cache_folder(monkeypatch):
     assert cache.folder('') == pathlib.Path.home() / '.cache/segjax'
 
 
-# --- real data ----------------------------------------------------------------------------------------------
+# --- real data ----------------------------------------------------------------------------------
 
 
 def test_real_camvid(real_data, tmp_path):
@@ -532,7 +533,10 @@ def test_real_cityscapes(real_data, tmp_path):
 
 
 def test_reading_that_is_abandoned_waits_for_nobody():
-    """A generator may be closed by the garbage collector, in any thread and with any lock held: it must not block."""
+    """Closes a generator, which must not block.
+
+    The garbage collector may close it in any thread and with any lock held.
+    """
     closed, done = threading.Event(), threading.Event()
 
     def read(item):

@@ -1,5 +1,6 @@
-"""Frames with their neighbours: who has them, what they are, and that everything of an example moves together."""
+"""Frames with their neighbours: their choice, their content, and their common motion."""
 
+import chex
 import layouts
 import ml_collections
 import numpy as np
@@ -17,7 +18,7 @@ FEATURES = ('image', 'image_frames', 'intrinsics', 'pose', 'pose_frames')
 
 @pytest.fixture(scope='module')
 def streets(tmp_path_factory):
-    """A clip of eight frames and one of three."""
+    """Returns a data set with a clip of eight frames and a clip of three frames."""
     config = layouts.data_config('streets', '', tmp_path_factory.mktemp('cache'))
     config.world.update(num_train=11, num_val=1, size=SIZE)
     return data.prepare(config)
@@ -87,12 +88,8 @@ def test_batches_have_the_shapes_that_init_is_shown(streets):
     assert shapes == {
         key: (value.shape, value.dtype) for key, value in loader.zeros(inputs, 2).items()
     }
-    assert batch['image_frames'].shape == (2, 2, *SIZE, 3) and batch['pose_frames'].shape == (
-        2,
-        2,
-        4,
-        4,
-    )
+    chex.assert_shape(batch['image_frames'], (2, 2, *SIZE, 3))
+    chex.assert_shape(batch['pose_frames'], (2, 2, 4, 4))
 
 
 def test_neighbours_move_with_their_frame(streets):

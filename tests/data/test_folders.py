@@ -1,4 +1,4 @@
-"""What is passed over in a folder is named, what contradicts itself is refused, what is read otherwise is said."""
+"""Folders: notes about skipped files and files that are read differently, and contradictions."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def indexed(path, ids, palette):
     image.save(path)
 
 
-# --- masks in indexed colours -----------------------------------------------------------------------------------------
+# --- masks in indexed colours -------------------------------------------------------------------
 
 
 def test_a_permuted_palette_is_read_by_its_colours(tmp_path, capsys):
@@ -108,7 +108,7 @@ def test_a_palette_that_is_only_partly_permuted_is_refused(tmp_path):
     expect(config, path, 'index 0', '(128, 64, 128)', 'index 2', '(7, 7, 7)', 'grey PNG')
 
 
-# --- folders ----------------------------------------------------------------------------------------------------------
+# --- folders ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_a_pipe_is_no_image(tmp_path):
     expect(config, path, 'no regular file')
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('suffix', ['.tif', '.tiff', '.bmp', '.webp', '.TIF'])
@@ -464,7 +464,7 @@ def test_alpha_in_a_folder_to_predict_is_said(tmp_path, capsys):
     )
 
 
-# --- cameras ----------------------------------------------------------------------------------------------------------
+# --- cameras ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -515,7 +515,7 @@ def test_camera_of_clips(tmp_path, matrix, says):
     expect(config, 'camera.json', says)
 
 
-# --- doctor -----------------------------------------------------------------------------------------------------------
+# --- doctor -------------------------------------------------------------------------------------
 
 
 def test_doctor_prints_the_notes(tmp_path):

@@ -1,5 +1,6 @@
-"""Image files on disk: which are found, which are refused, what is read."""
+"""Image files on disk: which files are listed, which are refused, and what is read."""
 
+import chex
 import cv2
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def test_names_are_paths_without_extension_and_hidden_files_are_left_out(tmp_pat
 
 
 def test_truncated_jpeg_with_a_whole_thumbnail_is_found(tmp_path):
-    """A thumbnail in the header ends with an end-of-image marker of its own."""
+    """Truncates a file whose thumbnail ends with an end-of-image marker of its own."""
     thumbnail = cv2.imencode('.jpg', noise(8, 8))[1].tobytes()
     photo = cv2.imencode('.jpg', noise(64, 64))[1].tobytes()
     header = b'\xff\xe1' + (len(thumbnail) + 2).to_bytes(2, 'big') + thumbnail
@@ -38,7 +39,7 @@ def test_bytes_behind_the_end_of_an_image_do_no_harm(tmp_path):
         path = tmp_path / f'photo{extension}'
         path.write_bytes(cv2.imencode(extension, noise(9, 9))[1].tobytes() + bytes(5000))
         assert image_files.inspect(path) == ('', False)
-        assert image_files.read_image(path).shape == (9, 9, 3)
+        chex.assert_shape(image_files.read_image(path), (9, 9, 3))
 
 
 @pytest.mark.parametrize('extension', ['.png', '.tiff', '.webp'])
@@ -52,7 +53,7 @@ def test_alpha_is_seen_and_dropped(tmp_path, extension):
 
 
 def test_photographs_stand_upright(tmp_path):
-    """EXIF orientation 6: the camera was turned, rows are to become columns."""
+    """Reads EXIF orientation 6: the camera was turned, so rows become columns."""
     image = np.zeros((16, 32, 3), np.uint8)
     image[:, :16] = 255
     tiff = b'II*\0' + (8).to_bytes(4, 'little') + (1).to_bytes(2, 'little')
@@ -66,7 +67,7 @@ def test_photographs_stand_upright(tmp_path):
         photo[:2] + b'\xff\xe1' + (len(body) + 2).to_bytes(2, 'big') + body + photo[2:]
     )
     upright = image_files.read_image(path)
-    assert upright.shape == (32, 16, 3)
+    chex.assert_shape(upright, (32, 16, 3))
     assert upright[:8].min() > 200 and upright[24:].max() < 50
 
 
@@ -80,4 +81,4 @@ def test_missing_folder_and_single_file(tmp_path):
 def test_real_photographs_pass_the_checks(real_data):
     sources = image_files.find_images(real_data / 'camvid' / 'val')
     assert len(sources) == 101
-    assert image_files.read_image(sources[0].path).shape == (360, 480, 3)
+    chex.assert_shape(image_files.read_image(sources[0].path), (360, 480, 3))

@@ -1,10 +1,11 @@
-"""Which examples of a split an input is fed with: video of which one frame in ten has a label."""
+"""The choice of examples of a split: video in which every tenth frame has a label."""
 
 import contextlib
 import dataclasses
 import json
 import os
 
+import chex
 import layouts
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ ANNOTATED = 4
 
 @pytest.fixture(scope='module')
 def video(tmp_path_factory):
-    """A config: two clips of ten frames in each split, one frame of each clip with a label."""
+    """Returns a config of two clips in each split, with ten frames and a single label each."""
     root = tmp_path_factory.mktemp('video')
     layouts.write_sequences(root / 'raw', ('train', 'val'), frames=10, annotated=ANNOTATED)
     return make_config('cityscapes_video', root)
@@ -78,7 +79,7 @@ def evaluation_batches(config, inputs):
         return list(batches)
 
 
-# --- the labelled frames of a video -----------------------------------------------------------------------------------
+# --- the labelled frames of a video -------------------------------------------------------------
 
 
 def test_every_example_of_a_segmentation_batch_is_labelled(video):
@@ -97,7 +98,7 @@ def test_evaluation_counts_the_labelled_frames_alone(video):
     infer = lambda state, image: np.zeros((*image.shape[:3], 19), np.float32)  # noqa: E731
     evaluation = segmentation.make_evaluation(video, spec, infer)
     metrics = evaluation['eval_step'](None, batches[0], {})
-    assert metrics['image_score'].sum.shape == (2,)
+    chex.assert_shape(metrics['image_score'].sum, (2,))
     np.testing.assert_array_equal(metrics['image_score'].count, [1, 1])
 
 
@@ -170,7 +171,7 @@ def test_processes_and_resumed_runs_replay_the_order(video):
             )
 
 
-# --- the digest of the content ----------------------------------------------------------------------------------------
+# --- the digest of the content ------------------------------------------------------------------
 
 
 def digest_of(folder, **keys):
@@ -242,10 +243,10 @@ def test_an_index_from_before_the_digest_can_be_read(stills):
     np.savez_compressed(folder / index.FILE, **kept)
     index._of_split.cache_clear()
     assert data.prepare(stills.data).spec == dataclasses.replace(spec, digest={})
-    assert index.load(folder, 'train+val').digest.shape == (8, 0)
+    chex.assert_shape(index.load(folder, 'train+val').digest, (8, 0))
 
 
-# --- data sets of which every example is labelled ---------------------------------------------------------------------
+# --- data sets of which every example is labelled -----------------------------------------------
 
 
 @pytest.fixture
@@ -276,7 +277,7 @@ def test_where_all_are_labelled_nothing_changes(stills):
             np.testing.assert_array_equal(one[key], other[key])
 
 
-# --- the index of the records -----------------------------------------------------------------------------------------
+# --- the index of the records -------------------------------------------------------------------
 
 SPLITS = ('train', 'val', 'train+val', 'train[3:15]', 'train[25%:75%]', 'val[-7:]+train[:5]')
 

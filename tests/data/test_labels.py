@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import numpy as np
 import pytest
 from cityscapesscripts.helpers import labels as official
@@ -24,7 +25,8 @@ def test_cityscapes_is_the_official_table():
 
 def test_every_cityscapes_id():
     table = labels.CITYSCAPES_LABEL_IDS.train_ids
-    assert table.dtype == np.uint8 and table.shape == (256,)
+    chex.assert_shape(table, (256,))
+    assert table.dtype == np.uint8
     for number in range(256):
         label = official.id2label.get(number)
         expected = label.trainId if label is not None and label.trainId >= 0 else IGNORE

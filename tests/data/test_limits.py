@@ -1,4 +1,4 @@
-"""What the machine or a library does not allow: images that are too large, shared memory that is too small."""
+"""Limits of the machine and of libraries: large images, and little shared memory."""
 
 import errno
 import struct

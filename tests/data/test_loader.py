@@ -1,4 +1,4 @@
-"""Order, resuming, sharding, coverage and failure of the loader, on sources that are plain Python objects."""
+"""Order, resuming, sharding, coverage and failure of the loader, on plain Python sources."""
 
 import multiprocessing
 import os
@@ -8,6 +8,7 @@ import textwrap
 import threading
 import time
 
+import chex
 import ml_collections
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def assert_same(ours, theirs):
             np.testing.assert_array_equal(one[key], other[key])
 
 
-# --- training -----------------------------------------------------------------------------------------------
+# --- training -----------------------------------------------------------------------------------
 
 
 def test_batch_has_the_contract_types():
@@ -127,7 +128,7 @@ def test_order_and_augmentation_depend_on_the_seed_alone():
 
 
 def test_augmentation_differs_by_example_and_epoch():
-    """Ten times the same example: ten different pictures."""
+    """Reads the same example ten times, and gets ten different pictures."""
     batch = train(1, make_source(1), inputs(batch_size=10))[0]
     assert batch['index'].tolist() == [0] * 10
     assert len({image.tobytes() for image in batch['image']}) == 10
@@ -142,7 +143,7 @@ def test_threads_and_prefetch_change_nothing(options):
 
 @pytest.mark.parametrize('threads, prefetch, expected', [(2, 5, 5), (12, 5, 12), (2, 1, 4)])
 def test_examples_read_ahead_are_bounded(threads, prefetch, expected):
-    """However many threads there are, what waits is max(prefetch, threads, batch) examples."""
+    """Counts the examples that wait: max(prefetch, threads, batch)."""
     started = []
 
     class Source:
@@ -228,7 +229,7 @@ def test_without_augmentation_examples_are_only_resized():
     assert (batch['label'][0, :, 32:] == 255).all() and not batch['image'][0, :, 32:].any()
 
 
-# --- errors and clean ends ----------------------------------------------------------------------------------
+# --- errors and clean ends ----------------------------------------------------------------------
 
 
 def test_parts_of_a_split_are_the_same_for_all_seeds_and_make_up_the_whole():
@@ -320,7 +321,7 @@ def worker_ids():
 
 
 def test_close_ends_workers_that_were_never_read_from():
-    """The second worker has just started when the first batch arrives."""
+    """Closes the loader when the second worker has just started."""
     before = worker_ids()
     train(1, workers=2, threads=0)
     deadline = time.monotonic() + 10
@@ -344,7 +345,8 @@ STALLED = """
 
     if __name__ == '__main__':
         batches = loader.eval_batches(
-            Stalled(), Input('val', 2, ('image',), (8, 8)), process_index=0, process_count=1, max_size=(8, 8),
+            Stalled(), Input('val', 2, ('image',), (8, 8)),
+            process_index=0, process_count=1, max_size=(8, 8),
             data_config=ml_collections.ConfigDict({'threads': 1, 'workers': 1, 'prefetch': 1}),
         )
         threading.Thread(target=lambda: next(batches), daemon=True).start()
@@ -414,7 +416,7 @@ def test_iterator_ends_for_good():
     batches.close()
 
 
-# --- evaluation ---------------------------------------------------------------------------------------------
+# --- evaluation ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('batch_size', range(1, 8))
@@ -447,7 +449,8 @@ def test_evaluation_padding_is_finite_and_void():
 def test_evaluation_labels_keep_their_own_sizes():
     sizes = [(20, 30), (10, 33), (16, 32)]
     batch = evaluate(3, 3, sizes=sizes)[0]
-    assert batch['image'].shape == (3, 8, 16, 3) and batch['label'].shape == (3, 20, 33)
+    chex.assert_shape(batch['image'], (3, 8, 16, 3))
+    chex.assert_shape(batch['label'], (3, 20, 33))
     assert batch['label_size'].tolist() == [list(size) for size in sizes]
     assert batch['size'].tolist() == [[8, 12], [5, 16], [8, 16]]
     for label, (height, width), index in zip(batch['label'], sizes, batch['index']):

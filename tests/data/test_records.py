@@ -1,4 +1,4 @@
-"""Prepared records on disk: many shards, interrupted and damaged preparations, full disks, and the cache."""
+"""Prepared records: many shards, interrupted and damaged preparations, full disks, the cache."""
 
 import collections
 import concurrent.futures
@@ -30,7 +30,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def config(tmp_path):
-    """A data set of 5 and 3 stills, every example in a shard of its own."""
+    """Returns the config of 5 and 3 stills, with a shard for every example."""
     layouts.write_camvid(tmp_path / 'raw')
     return layouts.data_config('camvid', tmp_path / 'raw', tmp_path / 'cache')
 
@@ -44,7 +44,7 @@ def content(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-# --- many shards ------------------------------------------------------------------------------------------------------
+# --- many shards --------------------------------------------------------------------------------
 
 
 def open_shards(folder):
@@ -91,7 +91,7 @@ def test_a_shard_ends_with_the_example_that_fills_it(config, monkeypatch):
     assert lengths == [[2, 2, 1], [2, 1]]
 
 
-# --- interrupted preparations -----------------------------------------------------------------------------------------
+# --- interrupted preparations -------------------------------------------------------------------
 
 CHILD = """
 import os, sys
@@ -205,11 +205,11 @@ def test_a_changed_or_cut_shard_of_a_partial_preparation_is_written_again(config
     assert content(data.prepare(config).folder) == expected
 
 
-# --- the command line -------------------------------------------------------------------------------------------------
+# --- the command line ---------------------------------------------------------------------------
 
 
 def command(config, *arguments, files=None, **options):
-    """Starts segjax on a data set; `files` is the largest size of a file in bytes."""
+    """Starts segjax on a data set. `files` is the largest size of a file in bytes."""
 
     def limit():
         if files:
@@ -284,7 +284,7 @@ def test_too_little_space_is_said_before_anything_is_written(config, monkeypatch
 
 
 def test_an_unusual_first_example_does_not_say_how_much_space_all_need(tmp_path, monkeypatch):
-    """The first depth map is empty: a file of 10 bytes becomes as large an array as every other one."""
+    """Prepares depth whose first map is empty: a file of 10 bytes with an array of full size."""
     items = []
     for number in range(100):
         path = tmp_path / f'{number}.png'
@@ -304,7 +304,7 @@ def test_an_unusual_first_example_does_not_say_how_much_space_all_need(tmp_path,
         shards._check_space(dataset, {'train': items}, tmp_path / 'partial')
 
 
-# --- damaged records --------------------------------------------------------------------------------------------------
+# --- damaged records ----------------------------------------------------------------------------
 
 
 def cut(path):
@@ -438,7 +438,7 @@ def test_a_file_that_cannot_be_read_for_a_while_loses_no_shard(config, small_sha
     data.prepare(config)
 
 
-# --- the cache --------------------------------------------------------------------------------------------------------
+# --- the cache ----------------------------------------------------------------------------------
 
 
 def cache_mode(config, *arguments):

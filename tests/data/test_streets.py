@@ -1,3 +1,5 @@
+"""The world `streets`: pure frames, exact geometry, and the parts of its renderer."""
+
 import numpy as np
 import pytest
 
@@ -28,7 +30,7 @@ def same(a, b):
 
 
 def world_points(frame):
-    """[H, W, 3] from depth, intrinsics and pose, in float64."""
+    """Returns world points [H, W, 3] from depth, intrinsics and pose, in float64."""
     height, width = frame['depth'].shape
     u, v = np.meshgrid(np.arange(width), np.arange(height))
     k = frame['intrinsics'].astype(float)
@@ -48,7 +50,7 @@ def project(points, frame):
 
 
 def corners(array, u, v):
-    """The four neighbours of (u, v), [4, ...], and bilinear weights."""
+    """Returns the four neighbours of (u, v), [4, ...], and bilinear weights."""
     u0, v0 = np.floor(u).astype(int), np.floor(v).astype(int)
     fu, fv = u - u0, v - v0
     values = np.stack([array[v0, u0], array[v0, u0 + 1], array[v0 + 1, u0], array[v0 + 1, u0 + 1]])
@@ -56,7 +58,10 @@ def corners(array, u, v):
 
 
 def warp_pair(clip, index=2, size=(128, 256)):
-    """Static pixels of frame t that land inside of frame t + 1, with their places and depths there."""
+    """Returns the static pixels of frame t that land inside of frame t + 1.
+
+    Places and depths refer to frame t + 1.
+    """
     a, b = (
         streets.frame(0, 'train', clip, index, size),
         streets.frame(0, 'train', clip, index + 1, size),
@@ -100,9 +105,15 @@ def test_seed_split_clip_and_index_all_matter():
 @pytest.mark.parametrize('size', [(96, 192), (64, 64), (33, 50), (8, 8)])
 def test_shapes_types_and_ranges(size):
     frame = streets.frame(0, 'val', 0, 1, size)
-    expected = {'image': (np.uint8, (*size, 3)), 'label': (np.uint8, size), 'instance': (np.uint16, size),
-                'depth': (np.float32, size), 'moving': (np.bool_, size), 'intrinsics': (np.float32, (3, 3)),
-                'pose': (np.float32, (4, 4))}  # fmt: skip
+    expected = {
+        'image': (np.uint8, (*size, 3)),
+        'label': (np.uint8, size),
+        'instance': (np.uint16, size),
+        'depth': (np.float32, size),
+        'moving': (np.bool_, size),
+        'intrinsics': (np.float32, (3, 3)),
+        'pose': (np.float32, (4, 4)),
+    }
     assert {key: (value.dtype.type, value.shape) for key, value in frame.items()} == expected
     assert set(np.unique(frame['label'])) <= {*range(19), 255}
     assert np.isfinite(frame['depth']).all() and (frame['depth'] >= 0).all()
@@ -188,7 +199,10 @@ def test_depth_and_labels_agree_with_a_ray_caster_in_float64():
 
 
 def cast(origin, ray, quads, ellipsoids):
-    """Nearest hit along a ray by solving every primitive on its own: (distance along the optical axis, SURFACE)."""
+    """Returns the nearest hit along a ray: (distance along the optical axis, SURFACE).
+
+    Solves every primitive on its own.
+    """
     normal = np.cross(quads['edge_s'], quads['edge_t'])
     with np.errstate(divide='ignore', invalid='ignore'):
         z = np.einsum('ni,ni->n', normal, quads['origin'] - origin) / (normal @ ray)
@@ -216,7 +230,7 @@ def cast(origin, ray, quads, ellipsoids):
 
 
 def plane_coordinates(quads, points):
-    """(s, t) of points in the planes of quads, by the normal equations of least squares."""
+    """Returns (s, t) of points in the planes of quads, by normal equations of least squares."""
     edges = np.stack([quads['edge_s'], quads['edge_t']], axis=1)
     right = np.einsum('nij,nj->ni', edges, points - quads['origin'])
     return np.linalg.solve(edges @ np.swapaxes(edges, 1, 2), right[..., None])[..., 0]
@@ -239,7 +253,7 @@ def test_depth_and_pose_warp_a_frame_onto_the_next():
     occluded = depth.max(0) < 0.97 * z
     assert (label[0] == a['label'][inside])[inner & ~occluded].mean() > 0.99
 
-    # The same surface at the pixel and at all four neighbours of its image: seen, unoccluded, no edge.
+    # The same surface at the pixel and at all four neighbours of its image: no occlusion, no edge.
     ids, num_quads = surface_ids(clip, 3, size)
     found, _ = corners(ids, u, v)
     seen = (found == surface_ids(clip, 2, size)[0][inside]).all(0) & (depth.min(0) > 0)

@@ -1,7 +1,8 @@
-"""Geometry against formulas, cv2.resize and keypoints; colour against a loop-free NumPy reference."""
+"""Geometry against formulas, cv2.resize and keypoints. Colour against a NumPy reference."""
 
 import colorsys
 
+import chex
 import cv2
 import ml_collections
 import numpy as np
@@ -28,7 +29,7 @@ EVERYTHING = {'resize': (75, 120), 'scale': (0.5, 2.0), 'rotate': 20.0, 'transla
 
 
 def coordinates(size=SIZE):
-    """An example whose every map tells the pixel it came from."""
+    """Returns an example in which the values of every map encode their pixel."""
     y, x = np.mgrid[: size[0], : size[1]]
     return {
         'image': np.stack([2 * x, 3 * y, x + y], axis=-1).astype(np.uint8),
@@ -42,7 +43,7 @@ def coordinates(size=SIZE):
 
 
 def moved_at_random(example, seed, **changes):
-    """(config, matrix, moved example) of one draw of all geometric augmentations."""
+    """Returns (config, matrix, moved example) of a sample of all geometric augmentations."""
     config = augment(**EVERYTHING | changes)
     matrix = transforms.sample_matrix(np.random.default_rng(seed), config, SIZE)
     return config, matrix, transforms.apply_geometry(example, matrix, config.crop)
@@ -64,7 +65,7 @@ def noise(size=SIZE, seed=0):
     }
 
 
-# --- geometry -----------------------------------------------------------------------------------------------
+# --- geometry -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('seed', range(12))
@@ -115,7 +116,7 @@ def test_resize_equals_cv2(scale):
 
 
 def test_one_matrix_equals_the_steps_one_after_another():
-    """Resize by 2, crop with padding on the right, flip; each step done alone on the pixels."""
+    """Compares with single steps on pixels: resize by 2, crop with padding on the right, flip."""
     example = noise()
     doubled = (120, 200)
     matrix = transforms.translation_matrix(-150, -11) @ transforms.resize_matrix(SIZE, doubled)
@@ -180,7 +181,7 @@ def test_small_maps_are_padded_anywhere():
 @pytest.mark.parametrize('flip', [False, True])
 @pytest.mark.parametrize('shift', [(0, 0), (-13, 7), (25, -31), (-400, 0)])
 def test_copying_equals_interpolating(flip, shift):
-    """A change of 1e-6 pixels turns the fast path off; at 1e-6 bilinear weights round to the same value."""
+    """Turns the fast path off by a shift of 1e-6 pixels, at which bilinear weights round away."""
     example = noise()
     matrix = transforms.translation_matrix(*shift)
     matrix = transforms.flip_matrix(SIZE[1]) @ matrix if flip else matrix
@@ -207,7 +208,7 @@ def is_mirrored(matrix):
 
 @pytest.mark.parametrize('seed', range(6))
 def test_intrinsics_follow_the_pixels(seed):
-    """A plane in space, painted with its own coordinates: K' must find them in the moved image."""
+    """Projects a plane in space with K'. The moved image must contain its coordinates there."""
     example = coordinates()
     _, matrix, moved = moved_at_random(example, seed)
     y, x = np.nonzero(moved['instance'])
@@ -222,7 +223,7 @@ def test_intrinsics_follow_the_pixels(seed):
 
 @pytest.mark.parametrize('seed', range(6))
 def test_a_flip_mirrors_the_world_and_keeps_the_camera(seed):
-    """The moved camera is an ordinary one, and world points seen by it land where the pixels went."""
+    """Checks that the moved camera is ordinary, and projects world points to the moved pixels."""
     example = coordinates()
     _, matrix, moved = moved_at_random(example, seed)
     mirror = MIRROR if is_mirrored(matrix) else np.eye(4)
@@ -253,7 +254,7 @@ def test_a_flip_moves_the_principal_point_and_nothing_else():
 @pytest.mark.parametrize('flip', [False, True])
 @pytest.mark.parametrize('degrees', [10.0, -35.0, 120.0, 180.0])
 def test_a_turned_image_is_that_of_a_rolled_camera(flip, degrees):
-    """Square pixels: the camera stays what it is, and motions are those that a rolled camera makes."""
+    """Rolls a camera with square pixels. Its matrix stays, and motions follow the roll."""
     camera = np.array([[80, 0, 49.5], [0, 80, 29.5], [0, 0, 1]], np.float32)
     example = {**coordinates(), 'intrinsics': camera}
     matrix = transforms.rotation_matrix(degrees, SIZE)
@@ -272,9 +273,12 @@ def test_a_turned_image_is_that_of_a_rolled_camera(flip, degrees):
 
 
 def mirrored_primitives(quads, ellipsoids):
-    """The scene behind a mirror at x = 0. The edges swap, so that sides that faced outwards still do."""
+    """Returns the scene behind a mirror at x = 0.
+
+    The edges swap, so that sides still face outwards.
+    """
     quads, ellipsoids = quads.copy(), ellipsoids.copy()
-    quads['closed'] = False  # hidden sides are farther away than the seen ones of the same solid
+    quads['closed'] = False  # hidden sides of a solid are farther away than its visible sides
     for part, names in ((quads, ('origin', 'edge_s', 'edge_t')), (ellipsoids, ('centre',))):
         for name in names:
             part[name][:, 0] *= -1
@@ -284,7 +288,7 @@ def mirrored_primitives(quads, ellipsoids):
 
 @pytest.mark.parametrize('shrink', [1.0, 0.5])
 def test_a_flipped_frame_is_a_frame_of_the_mirrored_scene(shrink):
-    """Move depth and camera, and compare with a rendering of the scene behind a mirror, seen by the moved camera."""
+    """Compares moved depth with a rendering of the mirrored scene by the moved camera."""
     size = (64, 128)
     small = tuple(round(length * shrink) for length in size)
     intrinsics, pose = streets.camera(streets._clip(0, 'train', 2).scene, 3, size)
@@ -316,7 +320,7 @@ def test_video_frames_and_suffixes_move_alike():
     matrix = transforms.sample_matrix(np.random.default_rng(3), augment(**EVERYTHING), SIZE)
     moved = transforms.apply_geometry(example, matrix, (40, 70))
     stack = transforms.apply_geometry(video, matrix, (40, 70))
-    assert stack['image_prev'].shape == (2, 40, 70, 3)
+    chex.assert_shape(stack['image_prev'], (2, 40, 70, 3))
     np.testing.assert_array_equal(stack['image_prev'][0], moved['image'])
     np.testing.assert_array_equal(stack['label_prev'], moved['label'])
 
@@ -335,7 +339,7 @@ def test_wrong_arrays_are_refused(change, message):
         transforms.apply_geometry({**noise(), **change}, np.eye(3), SIZE)
 
 
-# --- shrinking ----------------------------------------------------------------------------------------------
+# --- shrinking ----------------------------------------------------------------------------------
 
 
 def block_means(image, rows, columns):
@@ -353,7 +357,10 @@ def gradient_energy(image):
 
 
 def photo(size):
-    """Patches of every side, down to single pixels, and less contrast the smaller they are, as in photos."""
+    """Returns patches of every size, down to single pixels.
+
+    Like in photos, small patches have less contrast.
+    """
     rng = np.random.default_rng(5)
     image = np.full((*size, 3), 128.0)
     for side in (1, 2, 3, 5, 8, 13, 21):
@@ -375,7 +382,7 @@ def test_a_quarter_of_an_image_is_the_mean_over_blocks(flip):
 
 @pytest.mark.parametrize('out_size', [(128, 290), (97, 211), (300, 205), (40, 512), (60, 120)])
 def test_shrinking_by_any_factor_adds_no_gradients(out_size):
-    """Compared with means over the exact areas of the small pixels, and with Pillow's antialiased bilinear."""
+    """Compares with means over the exact areas of small pixels, and with Pillow's bilinear."""
     image = photo((300, 600))
     matrix = transforms.resize_matrix((300, 600), out_size)
     moved = transforms.apply_geometry({'image': image}, matrix, out_size)['image']
@@ -398,7 +405,7 @@ def test_each_axis_has_blocks_of_its_own(rows, columns):
 
 @pytest.mark.parametrize('out_size', [(16, 24), (9, 11), (13, 40)])
 def test_the_border_of_a_shrunk_image_is_not_darkened(out_size):
-    """No side of the image is a multiple of a block."""
+    """Shrinks an image whose sides are no multiples of a block."""
     image = np.full((47, 97, 3), 200, np.uint8)
     moved = transforms.apply_geometry(
         {'image': image}, transforms.resize_matrix((47, 97), out_size), out_size
@@ -417,7 +424,7 @@ def test_what_remains_after_the_blocks_is_shrunk_by_less_than_three_halves(shrin
 @pytest.mark.parametrize(('factor', 'slope'), [(3, 1), (4, 2), (5, 1), (7, 1)])
 @pytest.mark.parametrize('axis', [0, 1])
 def test_pixels_keep_their_places_when_an_image_shrinks(factor, slope, axis):
-    """A ramp whose means over blocks are whole numbers; its length is no multiple of the factor."""
+    """Shrinks a ramp whose block means are whole numbers, of a length that is no multiple."""
     length = 8 * factor + 2
     line = slope * np.arange(length)
     image = (
@@ -475,7 +482,7 @@ def test_half_the_size_is_interpolated_as_ever():
     assert np.abs(half - block_means(image, 2, 2)).max() <= 0.5
 
 
-# --- evaluation ---------------------------------------------------------------------------------------------
+# --- evaluation ---------------------------------------------------------------------------------
 
 
 def test_evaluation_of_the_same_aspect_fills_the_image():
@@ -484,7 +491,7 @@ def test_evaluation_of_the_same_aspect_fills_the_image():
     expected = cv2.resize(example['image'], (50, 30), interpolation=cv2.INTER_LINEAR)
     assert np.abs(result['image'].astype(int) - expected).max() <= 1
     assert result['size'].tolist() == [30, 50] and result['label_size'].tolist() == [60, 100]
-    assert result['label'].shape == result['depth'].shape == (64, 128)
+    chex.assert_shape([result['label'], result['depth']], (64, 128))
     np.testing.assert_array_equal(result['label'][:60, :100], example['label'])
     assert (result['label'] == 255).sum() == 64 * 128 - 60 * 100
     assert not result['depth'][60:].any() and not result['depth'][:, 100:].any()
@@ -498,7 +505,8 @@ def test_evaluation_letterboxes_other_aspects(eval_size, filled):
     example = {**noise(), 'image': np.maximum(noise()['image'], 1)}
     result = transforms.evaluation(example, eval_size, SIZE)
     expected = cv2.resize(example['image'], filled[::-1], interpolation=cv2.INTER_LINEAR)
-    assert result['image'].shape == (*eval_size, 3) and result['size'].tolist() == list(filled)
+    chex.assert_shape(result['image'], (*eval_size, 3))
+    assert result['size'].tolist() == list(filled)
     assert np.abs(result['image'][: filled[0], : filled[1]].astype(int) - expected).max() <= 1
     assert np.count_nonzero(result['image']) == filled[0] * filled[1] * 3
     np.testing.assert_array_equal(result['label'], example['label'])
@@ -515,7 +523,7 @@ def test_resized_pads_image_and_label_alike():
     assert not result['image'][30:].any()
 
 
-# --- colour -------------------------------------------------------------------------------------------------
+# --- colour -------------------------------------------------------------------------------------
 
 NEUTRAL = transforms.Colour(1, 1, 1, 0.0, False)
 
@@ -585,6 +593,7 @@ def test_training_has_the_crop_size_and_depends_on_the_generator():
     one, same, other = (
         transforms.training(noise(), np.random.default_rng(s), config) for s in (0, 0, 1)
     )
-    assert one['image'].shape == (40, 70, 3) and one['label'].shape == (40, 70)
+    chex.assert_shape(one['image'], (40, 70, 3))
+    chex.assert_shape(one['label'], (40, 70))
     np.testing.assert_array_equal(one['image'], same['image'])
     assert (one['image'] != other['image']).mean() > 0.5

@@ -1,4 +1,4 @@
-"""Every way in which one's own data is usually wrong gives an InputError that names the file."""
+"""The usual problems of user data give an InputError that names the file."""
 
 import pathlib
 import struct
@@ -17,7 +17,7 @@ from segjax.errors import InputError
 
 @pytest.fixture
 def folder(tmp_path):
-    """A correct data set `folder` with three classes: its path and its config."""
+    """Returns the path and the config of a correct data set `folder` with three classes."""
     _, classes = layouts.write_folder(tmp_path / 'mine')
     return tmp_path / 'mine', layouts.data_config(
         'folder', tmp_path / 'mine', tmp_path / 'cache', classes=classes

@@ -1,0 +1,1 @@
+"""Procedural worlds: data sets that are rendered when they are prepared."""

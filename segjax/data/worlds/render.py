@@ -1,17 +1,19 @@
-"""Which surface does a pixel see, and how far away: exact visibility of textured quads and ellipsoids in NumPy.
+"""Exact visibility of textured quads and ellipsoids in NumPy: the nearest surface of each pixel.
 
-World frame: right-handed, metres, z up. Camera frame: x right, y down, z forward; `pose` maps camera to world.
-Pixel (u, v) with integer u, v is the centre of a pixel, and its ray is r = ((u - cx) / fx, (v - cy) / fy, 1), so that
-a point z * r has z-depth z.
+World frame: right-handed, metres, z up. Camera frame: x right, y down, z forward. `pose` maps
+camera to world. Pixel (u, v) with integer u, v is the centre of a pixel. Its ray is
+r = ((u - cx) / fx, (v - cy) / fy, 1), so that a point z * r has z-depth z.
 
-Both primitives have closed forms in which inverse depth is cheap, so a z-buffer of 1 / z is all that is needed:
+Both primitives have closed forms in which inverse depth is cheap, so a z-buffer of 1 / z suffices:
 
   quad       points o + s e + t f, 0 <= s, t <= 1. From z r = [e f o] (s, t, 1)^T follows
-             (s, t, 1) / z = [e f o]^-1 r: s / z, t / z and 1 / z are affine in (u, v), and so are the edges.
+             (s, t, 1) / z = [e f o]^-1 r. So s / z, t / z and 1 / z are affine in (u, v), and the
+             edges are affine in (u, v).
   ellipsoid  |A (x - c)| <= 1. With d = A r, p = A (camera - c), b = d.p, k = |p|^2 - 1:
              1 / z = (-b + sqrt(b^2 - |d|^2 k)) / k, the nearer of the two hits.
 
-Coefficients are float64, evaluated relative to the primitive's own window of pixels in float32.
+Coefficients are float64. They are evaluated in float32, relative to the primitive's own window of
+pixels.
 """
 
 from typing import NamedTuple
@@ -19,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 NEAR = 0.05
-"""Metres; nothing closer to the camera is drawn."""
+"""Metres. Nothing closer to the camera is drawn."""
 
 SURFACE = np.dtype(
     [
@@ -28,13 +30,13 @@ SURFACE = np.dtype(
         ('velocity', 'f8', 3),  # metres per frame
         ('material', 'u1'),
         ('colour', 'f4', 3),  # linear reflectance
-        ('accent', 'f4', 3),  # of windows, bars, joints, ...: depends on the material
+        ('accent', 'f4', 3),  # second colour of the material: of windows, bars, joints, ...
         ('grain', 'f4'),  # contrast of the noise texture
         ('cell', 'f4', 2),  # metres, period of the pattern along s and t
         ('shift', 'f4', 2),  # offset into the noise texture
     ]
 )
-"""What a primitive looks like and what it is."""
+"""Look and meaning of a primitive."""
 
 QUAD = np.dtype(
     [
@@ -43,7 +45,7 @@ QUAD = np.dtype(
         ('edge_t', 'f8', 3),
         ('taper', 'f8', 2),  # sides lean in: taper[0] * t <= s <= 1 - taper[1] * t
         ('disc', '?'),  # only the inscribed ellipse
-        ('closed', '?'),  # side of a solid: seen only from where edge_s x edge_t points
+        ('closed', '?'),  # side of a solid: visible only from where edge_s x edge_t points
         ('surface', SURFACE),
     ]
 )
@@ -51,14 +53,15 @@ QUAD = np.dtype(
 ELLIPSOID = np.dtype(
     [('centre', 'f8', 3), ('radii', 'f8', 3), ('heading', 'f8'), ('surface', SURFACE)]
 )
-"""Axis of z is upright; `heading` turns the other two, clockwise seen from above."""
+"""The z axis is upright. `heading` turns the x and y axes, clockwise from above."""
 
 
 class Hits(NamedTuple):
-    """What every pixel sees.
+    """The nearest surface of every pixel.
 
-    surface        [H, W] int32: row of the quads, then (counting on) of the ellipsoids; -1 where nothing is
-    inverse_depth  [H, W] float32: 1 / z, 0 where nothing is
+    surface        [H, W] int32: number of the quad, or number of quads plus number of the
+                   ellipsoid, or -1 for no surface
+    inverse_depth  [H, W] float32: 1 / z, 0 for no surface
     """
 
     surface: np.ndarray
@@ -66,15 +69,27 @@ class Hits(NamedTuple):
 
 
 def heading_matrix(heading):
-    """[..., 3, 3] rotation about z: local y (forward) becomes (sin, cos, 0)."""
-    cos, sin, zero = np.cos(heading), np.sin(heading), np.zeros_like(heading, float)
+    """Returns the [..., 3, 3] rotation about z. Local y (forward) becomes (sin, cos, 0)."""
+    cos = np.cos(heading)
+    sin = np.sin(heading)
+    zero = np.zeros_like(heading, float)
     rows = [[cos, sin, zero], [-sin, cos, zero], [zero, zero, zero + 1]]
     return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
 
 
 def camera_pose(position, heading, pitch, roll) -> np.ndarray:
-    """[4, 4] camera-to-world. Radians: heading clockwise from world y, pitch down, roll clockwise."""
-    sin_h, cos_h, sin_p, cos_p = np.sin(heading), np.cos(heading), np.sin(pitch), np.cos(pitch)
+    """Returns a camera-to-world pose [4, 4].
+
+    Args:
+      position: [3] of the camera in the world.
+      heading: radians, clockwise from world y.
+      pitch: radians, downwards.
+      roll: radians, clockwise.
+    """
+    sin_h = np.sin(heading)
+    cos_h = np.cos(heading)
+    sin_p = np.sin(pitch)
+    cos_p = np.cos(pitch)
     forward = np.array([sin_h * cos_p, cos_h * cos_p, -sin_p])
     level = np.array([cos_h, -sin_h, 0.0])
     down = np.cross(forward, level)
@@ -86,53 +101,59 @@ def camera_pose(position, heading, pitch, roll) -> np.ndarray:
 
 
 def visibility(quads, ellipsoids, intrinsics, pose, size) -> Hits:
-    """Nearest surface at every pixel centre.
+    """Returns the nearest surface at every pixel centre.
 
-    quads       [N] of dtype QUAD
-    ellipsoids  [M] of dtype ELLIPSOID; the camera must be outside of all of them
-    intrinsics  [3, 3] in pixels of `size` = (height, width)
-    pose        [4, 4] camera-to-world
+    Args:
+      quads: [N] of dtype QUAD.
+      ellipsoids: [M] of dtype ELLIPSOID. The camera must be outside of all ellipsoids.
+      intrinsics: [3, 3] in pixels of `size`.
+      pose: [4, 4] camera-to-world.
+      size: (height, width).
     """
     hits = Hits(np.full(size, -1, np.int32), np.zeros(size, np.float32))
-    to_ray, num_quads = np.linalg.inv(intrinsics), len(quads)
+    to_ray = np.linalg.inv(intrinsics)
+
+    # Quads that face the camera and are in front of it.
     facing = np.einsum('ni,ni->n', _normals(quads), pose[:3, 3] - quads['origin']) > 0
     corners = _corners(quads)
     ahead = ((corners - pose[:3, 3]) @ pose[:3, 2]).max(axis=1) > NEAR
     ids = np.flatnonzero(ahead & (facing | ~quads['closed']))
-    quads, corners = quads[ids], corners[ids]
-    rows = quad_rows(quads, pose) @ to_ray
-    windows, seen = _windows(*_polygon_bounds(corners, intrinsics, pose), size)
-    seen &= np.isfinite(rows).all((1, 2))
-    s, t, inverse = rows[:, 0], rows[:, 1], rows[:, 2]
-    lean = quads['taper'][..., None]
+    front = quads[ids]
+    rows = quad_rows(front, pose) @ to_ray
+    low, high = _polygon_bounds(corners[ids], intrinsics, pose)
+    windows, visible = _windows(low, high, size)
+    visible &= np.isfinite(rows).all((1, 2))
+
+    # Functions of (u, v): 1 / z, and the edges, which are positive inside.
+    s = rows[:, 0]
+    t = rows[:, 1]
+    inverse = rows[:, 2]
+    lean = front['taper'][..., None]
     polygons = np.stack(
         [inverse, s - lean[:, 0] * t, inverse - s - lean[:, 1] * t, t, inverse - t], axis=1
     )
     discs = np.stack([inverse, 2 * s - inverse, 2 * t - inverse], axis=1)
-    _draw(hits, _polygon, polygons, windows, np.flatnonzero(seen & ~quads['disc']), ids)
-    _draw(hits, _disc, discs, windows, np.flatnonzero(seen & quads['disc']), ids)
+    _draw(hits, _polygon, polygons, windows, np.flatnonzero(visible & ~front['disc']), ids)
+    _draw(hits, _disc, discs, windows, np.flatnonzero(visible & front['disc']), ids)
 
     if len(ellipsoids):
         conics = _conics(ellipsoids, to_ray, pose)
-        windows, seen = _windows(
-            *_outline_bounds(ellipsoids, intrinsics, pose).swapaxes(0, 1), size
-        )
-        _draw(
-            hits,
-            _conic,
-            conics,
-            windows,
-            np.flatnonzero(seen),
-            num_quads + np.arange(len(ellipsoids)),
-        )
+        low, high = _outline_bounds(ellipsoids, intrinsics, pose).swapaxes(0, 1)
+        windows, visible = _windows(low, high, size)
+        ids = len(quads) + np.arange(len(ellipsoids))
+        _draw(hits, _conic, conics, windows, np.flatnonzero(visible), ids)
     return hits
 
 
 def quad_rows(quads, pose) -> np.ndarray:
-    """[N, 3, 3] float64 rows with (s / z, t / z, 1 / z) = rows @ r for a ray r; not finite if seen edge-on."""
+    """Returns float64 rows [N, 3, 3] with (s / z, t / z, 1 / z) = rows @ r for a ray r.
+
+    The rows of a quad are not finite if the camera is in its plane.
+    """
     rotation = pose[:3, :3]
     origin = (quads['origin'] - pose[:3, 3]) @ rotation
-    edge_s, edge_t = quads['edge_s'] @ rotation, quads['edge_t'] @ rotation
+    edge_s = quads['edge_s'] @ rotation
+    edge_t = quads['edge_t'] @ rotation
     rows = np.stack(
         [np.cross(edge_t, origin), np.cross(origin, edge_s), np.cross(edge_s, edge_t)], axis=1
     )
@@ -142,58 +163,76 @@ def quad_rows(quads, pose) -> np.ndarray:
 
 
 def to_unit_sphere(ellipsoids) -> np.ndarray:
-    """[M, 3, 3] A with |A (x - centre)| = 1 on the surface."""
-    return (
-        np.swapaxes(heading_matrix(ellipsoids['heading']), -1, -2) / ellipsoids['radii'][:, :, None]
-    )
+    """Returns the matrices A [M, 3, 3] with |A (x - centre)| = 1 on the surface."""
+    to_local = np.swapaxes(heading_matrix(ellipsoids['heading']), -1, -2)
+    return to_local / ellipsoids['radii'][:, :, None]
 
 
 def _normals(quads):
+    """Returns edge_s x edge_t, [N, 3]."""
     return np.cross(quads['edge_s'], quads['edge_t'])
 
 
 def _corners(quads):
-    """[N, 4, 3] corners in the order around the quad, without the taper (which only makes it smaller)."""
+    """Returns the corners [N, 4, 3] in the order around each quad.
+
+    A positive taper only makes a quad smaller, so it is ignored.
+    """
     grow = np.maximum(0.0, -quads['taper'])[..., None]
-    origin, s, t = quads['origin'], quads['edge_s'], quads['edge_t']
-    top_left, top_right = origin + t - grow[:, 0] * s, origin + s + t + grow[:, 1] * s
+    origin = quads['origin']
+    s = quads['edge_s']
+    t = quads['edge_t']
+    top_left = origin + t - grow[:, 0] * s
+    top_right = origin + s + t + grow[:, 1] * s
     return np.stack([origin, origin + s, top_right, top_left], axis=1)
 
 
 def _polygon_bounds(corners, intrinsics, pose):
-    """Lowest and highest pixels, [N, 2] each, of the part in front of the near plane; NaN if there is none."""
+    """Returns the lowest and highest pixels of polygons, [N, 2] each.
+
+    Only the part in front of the near plane counts. Without such a part the bounds are NaN.
+    """
     points = (corners - pose[:3, 3]) @ pose[:3, :3]
     low, high = np.full((2, len(corners), 2), np.nan)
-    focal, middle = intrinsics[(0, 1), (0, 1)], intrinsics[:2, 2]
+    focal = intrinsics[(0, 1), (0, 1)]
+    middle = intrinsics[:2, 2]
     for k in range(4):
-        point, after = points[:, k], points[:, (k + 1) % 4]
-        z, z_after = point[:, 2:], after[:, 2:]
+        point = points[:, k]
+        after = points[:, (k + 1) % 4]
+        z = point[:, 2:]
+        z_after = after[:, 2:]
         with np.errstate(divide='ignore', invalid='ignore'):
+            # The corner itself.
             pixel = np.where(z > NEAR, point[:, :2] / z, np.nan)
-            low, high = np.fmin(low, pixel), np.fmax(high, pixel)
+            low = np.fmin(low, pixel)
+            high = np.fmax(high, pixel)
+            # The point where the edge to the next corner crosses the near plane.
             crossing = point + (NEAR - z) / (z_after - z) * (after - point)
             pixel = np.where((z > NEAR) != (z_after > NEAR), crossing[:, :2] / NEAR, np.nan)
-            low, high = np.fmin(low, pixel), np.fmax(high, pixel)
+            low = np.fmin(low, pixel)
+            high = np.fmax(high, pixel)
     return low * focal + middle, high * focal + middle
 
 
 def _outline_bounds(ellipsoids, intrinsics, pose):
-    """[M, 2, 2] pixels, (lowest, highest) of the outline: where lines u = const and v = const touch its dual conic.
+    """Returns the (lowest, highest) pixels of outlines, [M, 2, 2].
 
-    With the axes B and the centre c in camera coordinates the dual conic is C = K (B B^T - c c^T) K^T, and the line
-    u = const touches where C_00 - 2 u C_02 + u^2 C_22 = 0. All of the plane if the ellipsoid crosses the near plane.
+    There the lines u = const and v = const touch the dual conic of an ellipsoid. With the axes B
+    and the centre c in camera coordinates, the dual conic is C = K (B B^T - c c^T) K^T. The line
+    u = const touches where C_00 - 2 u C_02 + u^2 C_22 = 0. The bounds contain all pixels if the
+    ellipsoid crosses the near plane, and are NaN if it is behind.
     """
-    axes = pose[:3, :3].T @ (
-        heading_matrix(ellipsoids['heading']) * ellipsoids['radii'][:, None, :]
-    )
+    # Axes and centre in camera coordinates.
+    world_axes = heading_matrix(ellipsoids['heading']) * ellipsoids['radii'][:, None, :]
+    axes = pose[:3, :3].T @ world_axes
     centre = (ellipsoids['centre'] - pose[:3, 3]) @ pose[:3, :3]
     reach = np.linalg.norm(axes[:, 2], axis=1)
-    dual = (
-        intrinsics
-        @ (axes @ np.swapaxes(axes, 1, 2) - centre[:, :, None] * centre[:, None, :])
-        @ intrinsics.T
-    )
-    diagonal, last = dual[:, (0, 1), (0, 1)], dual[:, 2, 2][:, None]
+
+    # Roots of the quadratic equations.
+    form = axes @ np.swapaxes(axes, 1, 2) - centre[:, :, None] * centre[:, None, :]
+    dual = intrinsics @ form @ intrinsics.T
+    diagonal = dual[:, (0, 1), (0, 1)]
+    last = dual[:, 2, 2][:, None]
     with np.errstate(divide='ignore', invalid='ignore'):
         root = np.sqrt(np.maximum(dual[:, :2, 2] ** 2 - diagonal * last, 0))
         bounds = np.stack([(dual[:, :2, 2] + root) / last, (dual[:, :2, 2] - root) / last], axis=1)
@@ -204,7 +243,11 @@ def _outline_bounds(ellipsoids, intrinsics, pose):
 
 
 def _windows(low, high, size):
-    """Windows [N, 4] = (column, row, width, height) between projected bounds, cut at the image, and which have any."""
+    """Returns windows of pixels between projected bounds, cut at the image.
+
+    Returns:
+      [N, 4] int64 (column, row, width, height), and [N] bool, which windows have a pixel.
+    """
     height, width = size
     valid = np.isfinite(low).all(1)
     limit = np.array([width, height])
@@ -215,15 +258,18 @@ def _windows(low, high, size):
 
 
 def _conics(ellipsoids, to_ray, pose):
-    """[M, 10] per ellipsoid: b (3: u, v, 1), b^2 - |d|^2 k (6: uu, uv, vv, u, v, 1) over pixels, and k."""
+    """Returns the coefficients [M, 10] of ellipsoids over pixels.
+
+    These are b (3: u, v, 1), b^2 - |d|^2 k (6: uu, uv, vv, u, v, 1), and k. The symbols are at the
+    top of this file.
+    """
     to_unit = to_unit_sphere(ellipsoids)
     direction = to_unit @ pose[:3, :3] @ to_ray
     point = np.einsum('nij,nj->ni', to_unit, pose[:3, 3] - ellipsoids['centre'])
     k = np.einsum('ni,ni->n', point, point) - 1
     b = np.einsum('nij,ni->nj', direction, point)
-    form = b[:, :, None] * b[:, None, :] - k[:, None, None] * np.einsum(
-        'nij,nik->njk', direction, direction
-    )
+    squares = np.einsum('nij,nik->njk', direction, direction)
+    form = b[:, :, None] * b[:, None, :] - k[:, None, None] * squares
     pairs = [
         form[:, 0, 0],
         2 * form[:, 0, 1],
@@ -236,46 +282,79 @@ def _conics(ellipsoids, to_ray, pose):
 
 
 def _draw(hits, test, coefficients, windows, chosen, ids):
-    """Draw the primitives `chosen`: small ones by the hundred in windows of one size, large ones one by one."""
+    """Draws primitives of a kind into `hits`, in place.
+
+    Small primitives share windows of the same size, by the hundred. Large primitives are alone.
+
+    Args:
+      hits: z-buffer.
+      test: `_polygon`, `_disc` or `_conic`.
+      coefficients: [N, ...] arguments of `test`.
+      windows: [N, 4] of `_windows`.
+      chosen: numbers of the primitives to draw.
+      ids: [N] values of `hits.surface`.
+    """
+    # Small primitives, in the first window size that they fit.
     height, width = hits.surface.shape
     extent = windows[chosen, 2:]
-    left = np.ones(len(chosen), bool)
+    remaining = np.ones(len(chosen), bool)
     for columns, rows in ((8, 8), (8, 24), (16, 16), (24, 24), (48, 24)):
         if columns > width or rows > height:
             continue
-        fits = left & (extent[:, 0] <= columns) & (extent[:, 1] <= rows)
-        left &= ~fits
-        some = chosen[fits]
-        if len(some):
-            column = np.minimum(windows[some, 0], width - columns)
-            row = np.minimum(windows[some, 1], height - rows)
-            inverse, inside = test(coefficients[some], column, row, columns, rows)
-            _deposit(hits, inverse, inside, column, row, ids[some])
-    for n in chosen[left]:
+        fits = remaining & (extent[:, 0] <= columns) & (extent[:, 1] <= rows)
+        remaining &= ~fits
+        batch = chosen[fits]
+        if len(batch):
+            column = np.minimum(windows[batch, 0], width - columns)
+            row = np.minimum(windows[batch, 1], height - rows)
+            inverse, inside = test(coefficients[batch], column, row, columns, rows)
+            _deposit(hits, inverse, inside, column, row, ids[batch])
+
+    # Large primitives, in their own windows.
+    for n in chosen[remaining]:
         column, row, columns, rows = windows[n]
         inverse, inside = test(
             coefficients[n : n + 1], windows[n, :1], windows[n, 1:2], columns, rows
         )
-        view = np.s_[row : row + rows, column : column + columns]
-        nearer = inside[0] & (inverse[0] > hits.inverse_depth[view])
-        np.copyto(hits.inverse_depth[view], inverse[0], where=nearer)
-        np.copyto(hits.surface[view], np.int32(ids[n]), where=nearer)
+        window = np.s_[row : row + rows, column : column + columns]
+        nearer = inside[0] & (inverse[0] > hits.inverse_depth[window])
+        np.copyto(hits.inverse_depth[window], inverse[0], where=nearer)
+        np.copyto(hits.surface[window], np.int32(ids[n]), where=nearer)
 
 
 def _deposit(hits, inverse, inside, column, row, ids):
-    """Z-test of many overlapping windows at once: sort by nearness, so that the last one written is the nearest."""
-    which, j, i = np.nonzero(inside)
-    place = (row[which] + j) * hits.surface.shape[1] + column[which] + i
+    """Writes many overlapping windows into `hits` with a z-test, in place.
+
+    Args:
+      hits: z-buffer.
+      inverse: [n, rows, columns] 1 / z.
+      inside: [n, rows, columns] bool.
+      column, row: [n] of the windows in the image.
+      ids: [n] values of `hits.surface`.
+    """
+    window, j, i = np.nonzero(inside)
+    pixel = (row[window] + j) * hits.surface.shape[1] + column[window] + i
     value = inverse[inside]
-    flat_inverse, flat_surface = hits.inverse_depth.reshape(-1), hits.surface.reshape(-1)
-    nearer = np.flatnonzero(value > flat_inverse[place])
+    flat_inverse = hits.inverse_depth.reshape(-1)
+    flat_surface = hits.surface.reshape(-1)
+    nearer = np.flatnonzero(value > flat_inverse[pixel])
+    # Of several writes to a pixel the last stays, so the nearest surface must be written last.
     nearer = nearer[np.argsort(value[nearer], kind='stable')]
-    flat_inverse[place[nearer]] = value[nearer]
-    flat_surface[place[nearer]] = ids[which[nearer]]
+    flat_inverse[pixel[nearer]] = value[nearer]
+    flat_surface[pixel[nearer]] = ids[window[nearer]]
 
 
 def _affine(coefficients, column, row, columns, rows):
-    """Along columns [n, k, columns] and along rows [n, k, rows]; their sum is the function in the window."""
+    """Evaluates affine functions of (u, v) in windows, separately along both axes.
+
+    Args:
+      coefficients: [n, k, 3] of u, v and 1.
+      column, row: [n] of the windows in the image.
+      columns, rows: size of the windows.
+
+    Returns:
+      float32 [n, k, columns] and [n, k, rows]. Their outer sum is the function in the window.
+    """
     start = (
         coefficients[..., 0] * column[:, None]
         + coefficients[..., 1] * row[:, None]
@@ -287,6 +366,10 @@ def _affine(coefficients, column, row, columns, rows):
 
 
 def _polygon(coefficients, column, row, columns, rows):
+    """Returns 1 / z and the mask of polygons in windows, [n, rows, columns] each.
+
+    The coefficients [n, k, 3] are of 1 / z, and of functions that are not negative inside.
+    """
     along, down = _affine(coefficients, column, row, columns, rows)
     inverse = along[:, 0, None, :] + down[:, 0, :, None]
     down = -down
@@ -297,25 +380,41 @@ def _polygon(coefficients, column, row, columns, rows):
 
 
 def _disc(coefficients, column, row, columns, rows):
+    """Returns 1 / z and the mask of ellipses in windows, [n, rows, columns] each.
+
+    The coefficients [n, 3, 3] are of 1 / z, and of the coordinates (x, y) / z in a unit circle.
+    """
     along, down = _affine(coefficients, column, row, columns, rows)
     inverse, x, y = (along[:, k, None, :] + down[:, k, :, None] for k in range(3))
     return inverse, (x * x + y * y <= inverse * inverse) & (inverse > 0)
 
 
 def _conic(coefficients, column, row, columns, rows):
-    b_u, b_v, b_1, uu, uv, vv, u, v, one, k = coefficients.T
-    # About the window's middle the terms of the quadratic form are small, so that float32 does not cancel.
-    u0, v0 = column + columns / 2, row + rows / 2
-    one = one + (uu * u0 + uv * v0 + u) * u0 + (vv * v0 + v) * v0
-    u, v = u + 2 * uu * u0 + uv * v0, v + 2 * vv * v0 + uv * u0
+    """Returns 1 / z and the mask of ellipsoids in windows, [n, rows, columns] each.
+
+    The coefficients [n, 10] come from `_conics`.
+    """
+    b_u, b_v, b_1, uu, uv, vv, u, v, constant, k = coefficients.T
+    # Move the origin to the window's middle. The terms of the quadratic form are small there, so
+    # that float32 does not cancel.
+    u0 = column + columns / 2
+    v0 = row + rows / 2
+    constant = constant + (uu * u0 + uv * v0 + u) * u0 + (vv * v0 + v) * v0
+    u = u + 2 * uu * u0 + uv * v0
+    v = v + 2 * vv * v0 + uv * u0
     b_1 = b_1 + b_u * u0 + b_v * v0
-    x, y = np.arange(columns) - columns / 2, np.arange(rows) - rows / 2
+    x = np.arange(columns) - columns / 2
+    y = np.arange(rows) - rows / 2
     scale = 1 / k
+
+    # The quadratic form, which is not negative inside.
     along = ((uu[:, None] * x + u[:, None]) * x).astype(np.float32)
-    down = ((vv[:, None] * y + v[:, None]) * y + one[:, None]).astype(np.float32)
+    down = ((vv[:, None] * y + v[:, None]) * y + constant[:, None]).astype(np.float32)
     cross = (uv[:, None] * y).astype(np.float32)
     root = cross[:, :, None] * x.astype(np.float32) + along[:, None, :] + down[:, :, None]
     inside = root >= 0
+
+    # 1 / z = (-b + sqrt(form)) / k.
     near = (b_u[:, None] * x * -scale[:, None]).astype(np.float32)
     near_down = ((b_v[:, None] * y + b_1[:, None]) * -scale[:, None]).astype(np.float32)
     root = np.sqrt(np.maximum(root, 0)) * scale.astype(np.float32)[:, None, None]
