@@ -1,22 +1,25 @@
-"""Segmentation guided by scene geometry (Papadopoulos, Mademlis, Pitas), and the rivals of its results table.
+"""Segmentation guided by scene geometry (Papadopoulos, Mademlis, Pitas), and the compared methods.
 
   bash launch/local.sh --config configs/scene_geometry.py:quick --workdir runs/first
 
 Variants:
-  (none)    Apolloscape at 832x256 (the rows of the paper's crop), BiSeNet on a ResNet-50. Published mIoU: baseline
-            39.557, with L_h 40.597. --config.data.root=/data/apolloscape
-  cityscapes  the official sequences (leftImg8bit_sequence) at 512x256, of which every 30th frame has a label: depth
-            learns from all, segmentation from those. --config.data.root=/data/cityscapes (or $CITYSCAPES_DATASET)
-  cityscapes_quick  the same video at 256x128 with the nets of quick, of which depth needs a start: minutes on two CPU
-            cores. --config.init_from.path=RUN of quick,method=depth
-  quick     the embedded world `streets` with nets of a quarter of the width: minutes on two CPU cores
+  (none)    Apolloscape at 832x256 (the rows of the paper's crop), BiSeNet on a ResNet-50. Published
+            mIoU: baseline 39.557, with L_h 40.597. --config.data.root=/data/apolloscape
+  cityscapes  the official sequences (leftImg8bit_sequence) at 512x256. Every 30th frame has a
+            label: depth learns from all frames, segmentation from the labelled frames.
+            --config.data.root=/data/cityscapes (or $CITYSCAPES_DATASET)
+  cityscapes_quick  the same video at 256x128 with the small nets of `quick`: minutes on two CPU
+            cores. Start from a `quick,method=depth` run: --config.init_from.path=RUN
+  quick     the embedded world `streets` with nets of a quarter of the width: minutes on two CPU
+            cores
   smoke     seconds, for tests
 
 Methods, `method=`:
   holistic         L_h with a depth net trained beforehand: the proposal
   per_class        L_p instead
   baseline         BiSeNet alone [1]
-  klingner         one ResNet-18 under a depth and a segmentation decoder, gradients scaled by 0.9 and 0.1 [2]
+  klingner         one ResNet-18 under a depth and a segmentation decoder, gradients scaled by 0.9
+                   and 0.1 [2]
   novosel          BiSeNet and a depth decoder on its context path, losses added [3]
   chen             the regulariser of [4] with a depth net trained beforehand
   chen_multitask   as novosel, and the regulariser of [4] on the depth that is learned
@@ -25,25 +28,27 @@ Methods, `method=`:
                    learned; quick takes two minutes on a CPU core
 
 The paper leaves these open:
-  BiSeNet      The recipe is that of its authors' release: batch 16, SGD at 1e-2 with poly decay, ten
-               times the rate outside the ResNet, OHEM on all three heads. Differences: the ResNet of
-               the release begins from ImageNet (--config.init_from.path). The release scales images
-               by 0.75 to 2 and crops them. Its OHEM keeps at least 1/16 of all pixels, this one 1/16
-               of the labelled pixels.
+  BiSeNet      The recipe is that of its authors' release: batch 16, SGD at 1e-2 with poly decay,
+               ten times the rate outside the ResNet, OHEM on all three heads. Differences: the
+               ResNet of the release begins from ImageNet (--config.init_from.path). The release
+               scales images by 0.75 to 2 and crops them. Its OHEM keeps at least 1/16 of all
+               pixels, ours 1/16 of the labelled pixels.
   depth net    SfMLearner's, as in the paper's figures, with its rate. The other choice is
-               --config.depth_net.name=monodepth2. SfMLearner also enlarges images by up to 15 %, and
-               scales them to [-1, 1].
-  L_h          Its weight is 1. Its edges are those of probabilities and of disparity over its mean.
-               See --config.geometry.weight, .sharpness, .of and .map.
+               --config.depth_net.name=monodepth2. SfMLearner also enlarges images by up to 15 %,
+               and scales them to [-1, 1].
+  L_h          Its weight is 1. Its edges are edges of probabilities and of disparity over its mean.
+               See --config.geometry.weight, .sharpness, .semantic_map and .depth_map.
   image rows   The builder of Apolloscape says which rows are kept.
 
-The rivals have no code. These parts differ from their papers, or are unknown:
-  [2]          Class weights of ERFNet, Adam, a tenth of the rate after 3/4 of the steps. Differences:
-               its ResNet begins from ImageNet. Its batch is 6 labelled images and 6 frames of video.
-               Here each image of a batch trains both tasks, so joint training sees the labelled
-               frames and their neighbours alone. It also scales images by up to 1.5 and crops them.
-  monodepth2   Its nets see jittered colours, and its losses compare images without jitter. Here both
-               see the same images, without jitter. Batch statistics of pose are over all pairs.
+The compared methods have no code. These parts differ from their papers, or are unknown:
+  [2]          Class weights of ERFNet, Adam, a tenth of the rate after 3/4 of the steps.
+               Differences: its ResNet begins from ImageNet. Its batch is 6 labelled images and 6
+               frames of video. Here each image of a batch trains both tasks, so joint training sees
+               the labelled frames and their neighbours alone. It also scales images by up to 1.5
+               and crops them.
+  monodepth2   Its nets see jittered colours, and its losses compare images without jitter. Here
+               both see the same images, without jitter. Batch statistics of pose are over all
+               pairs.
   [3]          The losses of both tasks are added. The published text has no weights and no encoder.
                Colourisation is left out. The batches are as in [2].
   [4]          Probabilities replace one-hot maps where depth is frozen, and a y term is added. The
@@ -51,13 +56,14 @@ The rivals have no code. These parts differ from their papers, or are unknown:
 
 The small variants train narrow nets from scratch, with Adam at one rate, and with class weights.
 
-Depth that was trained already (method=depth) is taken with --config.init_from.path=RUN --config.depth.num_steps=0.
+A run of method=depth can be reused: --config.init_from.path=RUN --config.depth.num_steps=0.
 """
 
 from segjax import config as config_lib
 from segjax.errors import unknown_name
 
-METHODS = {  # whose depth, regulariser
+VARIANTS = ('cityscapes', 'cityscapes_quick', 'quick', 'smoke')
+METHODS = {
     'holistic': ('pretrained', 'holistic'),
     'per_class': ('pretrained', 'per_class'),
     'baseline': ('none', 'none'),
@@ -68,22 +74,23 @@ METHODS = {  # whose depth, regulariser
     'depth': ('alone', 'none'),
     'pose': ('truth', 'none'),
 }
+"""Argument `method` -> (geometry.depth_from, geometry.regulariser)."""
 NEW_LAYERS = (('segmenter/(sp/|cp/(?!resnet/)|ffm/|conv_out).*', 10.0),)
-"""The layers of BiSeNet outside its ResNet learn at ten times the rate, as in the release of its authors.
+"""The layers of BiSeNet outside its ResNet learn at ten times the rate, as in its authors' release.
 
-The pattern names BiSeNet's modules: other nets have none of them, and are refused until they get factors of their own.
+The pattern names BiSeNet's modules. Other nets have none of them, and are refused until they get
+factors of their own.
 """
 ADAM = dict(name='adam', learning_rate=2e-4, beta1=0.9, schedule='constant')
 
 
 def get_config(arg=''):
-    args = config_lib.parse_arg(
-        arg, variants=('cityscapes', 'cityscapes_quick', 'quick', 'smoke'), method='holistic'
-    )
+    """Returns the config of a variant and a method."""
+    args = config_lib.parse_arg(arg, variants=VARIANTS, method='holistic')
     if args.method not in METHODS:
         raise unknown_name('--config configs/scene_geometry.py:...,method=', args.method, METHODS)
     config = config_lib.defaults('scene_geometry')
-    depth, regulariser = METHODS[args.method]
+    depth_from, regulariser = METHODS[args.method]
     config_lib.update(
         config,
         preprocess='imagenet',
@@ -92,7 +99,7 @@ def get_config(arg=''):
         train=dict(batch_size=16, num_steps=80_000),
         evaluate=dict(batch_size=4),
         model=dict(num_layers=50),
-        geometry=dict(depth_from=depth, regulariser=regulariser),
+        geometry=dict(depth_from=depth_from, regulariser=regulariser),
         depth=dict(num_steps=200_000, batch_size=4),
         loss=dict(name='ohem', aux_weight=1.0),
         optim=dict(
@@ -109,15 +116,23 @@ def get_config(arg=''):
     )
     if args.method == 'klingner':
         _klingner(config)
-    small = {'cityscapes_quick': _cityscapes_quick, 'quick': _quick, 'smoke': _smoke}
-    {'': lambda c: None, 'cityscapes': _cityscapes, **small}[args.variant](config)
+
+    if args.variant == 'cityscapes':
+        _cityscapes(config)
+    elif args.variant == 'cityscapes_quick':
+        _cityscapes_quick(config)
+    elif args.variant == 'quick':
+        _quick(config)
+    elif args.variant == 'smoke':
+        _smoke(config)
+
     if args.method == 'pose':
         _pose(config, args.variant)
     return config
 
 
 def _klingner(config):
-    """Its net prepares images itself, and its losses are those of monodepth2 and of ERFNet."""
+    """Sets the net of [2], which prepares images itself, and losses of monodepth2 and ERFNet."""
     dropped = dict(learning_rate=1e-4, schedule='step', milestones=(0.75,), step_factor=0.1)
     config_lib.choose(config, 'model', 'depth_and_segmentation')
     config_lib.choose(config, 'pose_net', 'pose_resnet')
@@ -157,22 +172,25 @@ def _pose(config, variant):
 
 
 def _cityscapes(config):
+    """Sets the sequences of Cityscapes at a quarter of their size."""
     config_lib.update(
         config,
         augment=dict(resize=(256, 512), crop=(256, 512)),
         data=dict(name='cityscapes_video', eval_size=(256, 512)),
-        depth=dict(rows=(0.0, 0.75)),  # below is the bonnet; SfMLearner and monodepth2 cut it off
+        # Below is the bonnet. SfMLearner and monodepth2 cut it off.
+        depth=dict(rows=(0.0, 0.75)),
     )
 
 
 def _cityscapes_quick(config):
+    """Sets small images of the sequences and small nets."""
     _cityscapes(config)
     config_lib.update(
         config, augment=dict(resize=(128, 256), crop=(128, 256)), data=dict(eval_size=(128, 256))
     )
     _short(config)
-    # A road has hardly any texture at this size and seems to stand still: compared, it would be far away, and every
-    # turn of the camera a step to the side before near houses. Auto-masking leaves it out where it fits as it is.
+    # At this size roads have almost no texture. Without auto-masking the net learns that the road
+    # is far away and explains rotation as sideways motion.
     config_lib.update(
         config,
         depth=dict(num_steps=1000, batch_size=4, photometric='minimum', automask=True),
@@ -181,6 +199,7 @@ def _cityscapes_quick(config):
 
 
 def _quick(config):
+    """Sets 400 rendered images and small nets."""
     config_lib.update(
         config,
         augment=dict(crop=(64, 128)),
@@ -194,7 +213,10 @@ def _quick(config):
 
 
 def _short(config):
-    """Two trainings of minutes. Under the smoothness of SfMLearner depth would be constant after so few steps."""
+    """Sets two trainings of minutes.
+
+    After so few steps depth would be constant under SfMLearner's smoothness.
+    """
     config_lib.update(
         config,
         train=dict(batch_size=8, num_steps=300),
@@ -206,15 +228,17 @@ def _short(config):
 
 
 def _smoke(config):
+    """Sets the smallest nets that the architectures allow, and four steps of each stage."""
     config_lib.smoke(config)
     config_lib.update(config, depth=dict(num_steps=4, batch_size=8, num_scales=2))
     _from_scratch(config, 0.0625)
 
 
 def _from_scratch(config, width):
-    """Narrow nets without trained weights, and Adam for all of them."""
+    """Sets narrow nets without trained weights, and Adam for all of them."""
     config.model.update(num_layers=18, width=width)
-    config.depth_net.width = config.pose_net.width = width
+    config.depth_net.width = width
+    config.pose_net.width = width
     config_lib.update(
         config,
         loss=dict(class_weights='enet'),

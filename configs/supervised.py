@@ -3,14 +3,17 @@
   bash launch/local.sh --config configs/supervised.py:quick --workdir runs/first
 
 Variants:
-  (none)    ERFNet on Cityscapes as its authors trained it: 1024x512, batch 6, Adam 5e-4, poly 0.9 over 150 epochs,
-            weighted cross-entropy w = 1 / ln(1.10 + share); both phases of the original (encoder, then decoder) at
-            once, the encoder's head as auxiliary loss. Published from scratch: 69-70 val mIoU (with an ImageNet
-            encoder: 72.1).
+  (none)    ERFNet on Cityscapes as its authors trained it: 1024x512, batch 6, Adam 5e-4, poly 0.9
+            over 150 epochs, weighted cross-entropy w = 1 / ln(1.10 + share). The original trains
+            the encoder first and then the decoder. Here both are trained at once, with the
+            encoder's head as auxiliary loss. Published from scratch: 69-70 val mIoU (with an
+            ImageNet encoder: 72.1).
             --config.data.root=/data/cityscapes (or $CITYSCAPES_DATASET)
-  camvid    the same net on CamVid (SegNet's split, 11 classes) at 360x480. --config.data.root=/data/camvid
-  folder    your own images and masks. --config.data.root=/data/mine --config.data.classes=/data/mine/classes.yaml
-  quick     the embedded world `streets`: minutes on two CPU cores
+  camvid    the same net on CamVid (SegNet's split, 11 classes) at 360x480.
+            --config.data.root=/data/camvid
+  folder    your own images and masks.
+            --config.data.root=/data/mine --config.data.classes=/data/mine/classes.yaml
+  quick     the embedded world `streets` at 256x128: minutes on two CPU cores
   smoke     seconds, for tests
 
 Arguments: `augment=basic|strong`,
@@ -22,8 +25,9 @@ E.g. --config configs/supervised.py:camvid,augment=strong
 from segjax import config as config_lib
 from segjax.errors import unknown_name
 
+VARIANTS = ('camvid', 'folder', 'quick', 'smoke')
 AUGMENTATIONS = {
-    'basic': dict(flip=0.5, translate=2),
+    'basic': dict(flip=0.5, translate=2),  # ERFNet's
     'strong': dict(
         flip=0.5,
         scale=(0.5, 2.0),
@@ -35,19 +39,16 @@ AUGMENTATIONS = {
         blur=0.1,
     ),
 }
-
 SMALL = dict(width=0.25, blocks=(1, 1, 0, 0), num_layers=18, backbone='xception41')
 """Arguments that make nets small, for the nets that have them."""
 
 
 def get_config(arg=''):
-    args = config_lib.parse_arg(
-        arg, variants=('camvid', 'folder', 'quick', 'smoke'), model='erfnet', augment='basic'
-    )
+    """Returns the config of a variant."""
+    args = config_lib.parse_arg(arg, variants=VARIANTS, model='erfnet', augment='basic')
     if args.augment not in AUGMENTATIONS:
-        raise unknown_name(
-            '--config configs/supervised.py:...,augment=', args.augment, AUGMENTATIONS
-        )
+        where = '--config configs/supervised.py:...,augment='
+        raise unknown_name(where, args.augment, AUGMENTATIONS)
     config = config_lib.defaults('supervised')
     config_lib.choose(config, 'model', args.model)
     if 'encoder_head' in config.model:
@@ -56,19 +57,25 @@ def get_config(arg=''):
         config,
         augment=dict(resize=(512, 1024), crop=(512, 1024), **AUGMENTATIONS[args.augment]),
         data=dict(name='cityscapes', eval_size=(512, 1024)),
-        train=dict(batch_size=6, num_steps=150 * 2975 // 6),
+        train=dict(batch_size=6, num_steps=150 * 2975 // 6),  # 150 epochs of 2,975 images
         evaluate=dict(batch_size=4),
         loss=dict(class_weights='enet', aux_weight=1.0),
         optim=dict(name='adam', learning_rate=5e-4, weight_decay=1e-4, schedule='poly', power=0.9),
         logging=dict(log_every=50, eval_every=2500, checkpoint_every=2500),
     )
-    {'': lambda c: None, 'camvid': _camvid, 'folder': _folder, 'quick': _quick, 'smoke': _smoke}[
-        args.variant
-    ](config)
+    if args.variant == 'camvid':
+        _camvid(config)
+    elif args.variant == 'folder':
+        _folder(config)
+    elif args.variant == 'quick':
+        _quick(config)
+    elif args.variant == 'smoke':
+        _smoke(config)
     return config
 
 
 def _camvid(config):
+    """Sets CamVid at half its size, for 300 epochs of 367 images."""
     config_lib.update(
         config,
         augment=dict(resize=(), crop=(360, 480)),
@@ -79,6 +86,7 @@ def _camvid(config):
 
 
 def _folder(config):
+    """Sets a folder of images, with crops that fit images of any size."""
     config_lib.update(
         config,
         augment=dict(resize=(), crop=(512, 512), scale=(0.5, 2.0)),
@@ -89,6 +97,7 @@ def _folder(config):
 
 
 def _quick(config):
+    """Sets 400 rendered images, for a training of minutes."""
     config_lib.update(
         config,
         augment=dict(resize=(), crop=(128, 256)),
@@ -99,11 +108,14 @@ def _quick(config):
         ),
         train=dict(batch_size=8, num_steps=330),
         evaluate=dict(batch_size=8),
-        optim=dict(learning_rate=1e-3),
+        optim=dict(learning_rate=1e-3),  # the training is a hundred times shorter
         logging=dict(log_every=10, eval_every=110, checkpoint_every=110),
     )
 
 
 def _smoke(config):
+    """Sets the smallest net that the architecture allows, and four steps."""
     config_lib.smoke(config)
-    config.model.update({key: value for key, value in SMALL.items() if key in config.model})
+    for key, value in SMALL.items():
+        if key in config.model:
+            config.model[key] = value

@@ -1,7 +1,7 @@
-"""Table 4.2 of He's thesis: which layers of DeepLab-LargeFOV learn their dilation, and what fixed ones do.
+"""Table 4.2 of He's thesis: fixed dilations of DeepLab-LargeFOV against learned dilations.
 
-python -m segjax.main --mode table --table configs/tables/learned_dilation_table4_2.py --scale quick \
-    --workdir runs/table4_2
+python -m segjax.main --mode table --table configs/tables/learned_dilation_table4_2.py \
+    --scale quick --workdir runs/table4_2
 ... --scale paper --config.data.root=/data/cityscapes --config.init_from.path=largefov_voc.npz
                                                           10 trainings of 20,000 steps on Cityscapes
 """
@@ -13,24 +13,31 @@ LAYERS = ('conv5_1', 'conv5_2', 'conv5_3', 'fc6')
 
 
 def row(key, name, published, dilations, learned='', config=FILE, overrides=()):
-    """Returns a row.
+    """Builds a row.
 
-    published  pixel accuracy, class accuracy, fwIoU and mIoU in per cent; () where the thesis has
-               no such row
-    dilations  of LAYERS, as printed
+    Args:
+      key: of the row.
+      name: of the row, as printed.
+      published: pixel accuracy, class accuracy, fwIoU and mIoU in per cent. () if the thesis has no
+        such row.
+      dilations: of LAYERS, as printed.
+      learned: layers that learn, as printed.
+      config: of the row.
+      overrides: of the row.
     """
+    metrics = ('Pixel Acc.', 'Cls Acc.', 'f.w. IoU', 'Mean IoU')
     return Row(
         key=key,
         name=name,
         config=config,
-        published=dict(zip(('Pixel Acc.', 'Cls Acc.', 'f.w. IoU', 'Mean IoU'), published)),
+        published=dict(zip(metrics, published)),
         overrides=overrides,
         labels={**dict(zip(LAYERS, dilations, strict=True)), 'learned': learned},
     )
 
 
 def fixed(key, published, *conv5):
-    """Fixed dilations of conv5_1, conv5_2 and conv5_3."""
+    """Builds a row of fixed dilations of conv5_1, conv5_2 and conv5_3."""
     pairs = tuple((f'vgg/{layer}', float(dilation)) for layer, dilation in zip(LAYERS, conv5))
     dilations = (*map(str, conv5), '12')
     return row(
@@ -39,18 +46,15 @@ def fixed(key, published, *conv5):
         published,
         dilations,
         config=f'{FILE},dilation=fixed',
-        overrides=(replace(pairs),),
+        overrides=(f'dilation.replace={pairs!r}',),
     )
 
 
-def replace(pairs):
-    return f'dilation.replace={pairs!r}'
-
-
-def get_table():
+def get_rows():
+    """Returns the rows in the order of the thesis, and the control with random factors."""
     published = ('2', '2', '2', '12')
     anywhere = ('[1,4]', '[1,4]', '[1,4]', '[4,20]')
-    rows = (
+    return (
         fixed('fixed_1', (93.11, 68.70, 87.76, 58.91), 1, 1, 1),
         fixed('fixed_2', (93.49, 71.76, 88.36, 61.44), 2, 2, 2),
         fixed('fixed_3', (93.50, 71.93, 88.37, 62.17), 3, 3, 3),
@@ -83,6 +87,10 @@ def get_table():
         row('learned', 'learned', (93.72, 73.38, 88.77, 63.31), published, 'conv5, fc6'),
         row('random', 'random, fixed (ours)', (), anywhere, config=f'{FILE},dilation=random'),
     )
+
+
+def get_table():
+    """Returns the table."""
     return Table(
         title='Learned dilation factors: Table 4.2',
         source='He, thesis, Table 4.2 (Cityscapes val, DeepLab-LargeFOV)',
@@ -95,20 +103,22 @@ def get_table():
             Column('training time', 'speed/train/over/fixed_2', better='min', digits=2),
             Column('inference time', 'speed/predict/over/fixed_2', better='min', digits=2),
         ),
-        rows=rows,
+        rows=get_rows(),
         scales={
             'quick': small_scale('quick', STREETS),
             'paper': Scale(
                 '',
                 seeds=(0,),
-                note="The paper's setting, but for its start from weights trained on PASCAL VOC: init_from.path.",
+                note="The paper's setting, but for its start from weights trained on PASCAL VOC: "
+                'init_from.path.',
             ),
         },
-        notes='Fixed fractional dilations (2.35, 2.6, 3.5) are the published means of the learned ones, at every '
-        'scale; the means of our own learned row may be others. Random factors are drawn uniformly from the ranges '
-        'and never learn: a control of ours, which tells learning from diversity. Whole factors: '
-        'the trained net with its factors rounded, without any further training. Times are per image, over those of '
-        'fixed dilations of 2, 2, 2; published: 1.10 in training, 1.03 to 1.08 in inference.',
+        notes='Fixed fractional dilations (2.35, 2.6, 3.5) are the published means of the learned '
+        'dilations, at every scale. The means of our own learned row may differ. Random factors '
+        'are drawn uniformly from the ranges and never learn: a control of ours, which tells '
+        'learning from diversity. Whole factors: the trained net with its factors rounded, without '
+        'any further training. Times are per image, relative to fixed dilations of 2, 2, 2. '
+        'Published: 1.10 in training, 1.03 to 1.08 in inference.',
         compare=('fixed_2', 'fixed_mean', 'learned_uniform', 'learned'),
         claims=(
             Claim('dilation helps', 'Mean IoU', 'fixed_2', 'fixed_1'),

@@ -19,6 +19,7 @@ def row(share):
 
 
 def get_table():
+    """Returns the table."""
     return Table(
         title='Is rotation learned?',
         source='an experiment of this project, not of a paper',

@@ -1,4 +1,4 @@
-"""The registry of pipelines: one file a paper. `config.pipeline` names one of them."""
+"""The registry of pipelines. Each paper is one file, and `config.pipeline` is its name."""
 
 import importlib
 from types import ModuleType
@@ -14,7 +14,11 @@ REGISTRY = {
 
 
 def load(name: str) -> ModuleType:
-    """The module of a pipeline: it exports make_stages(config, spec) and SCHEMA."""
+    """Returns the module of a pipeline, which exports make_stages(config, spec) and SCHEMA.
+
+    Raises:
+      InputError: unknown name, with the nearest name that exists.
+    """
     if name not in REGISTRY:
         raise unknown_name('config.pipeline', name, REGISTRY)
     return importlib.import_module(REGISTRY[name])

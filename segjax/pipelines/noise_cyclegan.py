@@ -1,27 +1,35 @@
 """CycleGAN-ERFNet with noise injected into the latent segmentation.
 
-Löhdefink, Fingscheidt: Improving Performance of Semantic Segmentation CycleGANs by Noise Injection into the Latent
-Segmentation Space. Symbols and equation numbers are the paper's.
+Löhdefink, Fingscheidt: Improving Performance of Semantic Segmentation CycleGANs by Noise Injection
+into the Latent Segmentation Space. Symbols and equation numbers are the paper's.
 
-Method, top to bottom. A segmenter G maps an image to a latent segmentation, a painter F maps it back.
+Method, top to bottom. A segmenter G maps an image to a latent segmentation. A painter F maps the
+latent segmentation back to an image. There are two cycles:
 
-  forward cycle    image x_bar -> G -> latent y~ -> noise -> y^ -> F -> reconstruction x^rec   J_seg, J_rec_x
-  backward cycle   labels y_bar -> F -> synthetic image x -> G -> latent y~rec                 J_adv, J_rec_y
+  forward   image x_bar -> G -> latent y~ -> noise -> y^ -> F -> x^rec      J_seg, J_rec_x
+  backward  labels y_bar -> F -> synthetic image x -> G -> latent y~rec     J_adv, J_rec_y
 
-The noise works on y~ = tanh(logits / 8), the softmax on the logits. The paper writes y~ for the logits
-themselves. Its quantiser has levels in [-1, 1], and its measured signal-to-noise ratios need a latent
-inside that range: `cycle.latent_range` and `cycle.latent_gain` say which latent it is.
+Without the noise, G and F agree on a watermark. G hides the image in the small numbers of the
+latent, and F reads it. The noise removes the watermark.
 
-Without the noise, G and F agree on a watermark. G hides the image in the small numbers of the latent, and
-F reads it. A step (Table 1) updates G and F with the discriminator D fixed, then D with G and F fixed, on
-the same batch. D sees synthetic images out of a pool of earlier synthetic images.
+A step (Table 1) updates G and F with the discriminator D fixed. Then it updates D with G and F
+fixed, on the same batch. D sees synthetic images out of a pool of earlier synthetic images.
 
-Each cycle keeps its own running batch statistics (`cycle.statistics`). Auxiliary heads are not trained.
-In bfloat16 the latent itself is rounded to eight bits on its way into F.
+Choices that the paper leaves open:
 
-Not in the paper: a first stage can train G alone, so that compared systems begin from the same G
-(`start`). Images without labels join the forward cycle, and label maps without images the backward cycle
-(`unpaired`). Evaluation measures how much of a reconstruction depends on a watermark (`probes`).
+* The noise works on y~ = tanh(logits / 8), the softmax on the logits. The paper writes y~ for the
+  logits themselves. Its quantiser has levels in [-1, 1], and its measured signal-to-noise ratios
+  need a latent inside that range. `cycle.latent_range` and `cycle.latent_gain` choose the latent.
+* Each cycle keeps its own running batch statistics (`cycle.statistics`).
+* Auxiliary heads are not trained.
+* In bfloat16 the latent itself is rounded to eight bits on its way into F.
+
+Additions to the paper:
+
+* A first stage can train G alone, so that compared systems begin from the same G (`start`).
+* Images without labels can join the forward cycle, and label maps without images the backward cycle
+  (`unpaired`).
+* Evaluation measures how much of a reconstruction depends on a watermark (`probes`).
 """
 
 import functools
@@ -50,6 +58,7 @@ from segjax.protocol import (
     Mean,
     Metrics,
     PRNGKey,
+    PyTree,
     Scores,
     Stage,
     TrainState,
@@ -57,6 +66,7 @@ from segjax.protocol import (
 from segjax.schema import OPTIM, Field, above, at_least, between, one_of, strings
 from segjax.spec import DataSpec
 from segjax.tasks import segmentation, supervised
+from segjax.tasks.evaluation import Evaluation
 
 SCHEMA = {
     'model': models.net_choice(
@@ -153,8 +163,8 @@ SCHEMA = {
     ),
     'probes': Field(
         ('none', 'max_only', 'quantize:4', 'quantize:2', 'gaussian:20'),
-        'Injectors used instead of the trained one in evaluation, to measure how much the reconstruction '
-        'depends on the hidden watermark.',
+        'Injectors used instead of the trained one in evaluation, to measure how much the '
+        'reconstruction depends on the hidden watermark.',
         strings,
     ),
     'unpaired': {
@@ -165,7 +175,8 @@ SCHEMA = {
         ),
         'maps': Field(
             'labelled',
-            'Source of the label maps: the labelled images, or the remaining images in another order.',
+            'Source of the label maps: the labelled images, '
+            'or the remaining images in another order.',
             one_of('labelled', 'rest'),
         ),
     },
@@ -174,42 +185,57 @@ SCHEMA = {
 }
 START = 'start'
 """Name of the first stage, which trains G alone."""
+GENERATORS = ('segmenter', 'painter')
+"""Names of G and F in the state. The discriminator D is 'discriminator'."""
 
 
 def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stage, ...]:
-    """Returns a stage for each injector of `compare` and one for `noise`, after the stage `start`.
+    """Builds a stage for each injector of `compare` and one for `noise`, after the stage `start`.
 
-    The CycleGANs share the data, the initial parameters of F and D, and those of G (see `make_init`).
+    The CycleGANs share the data and the initial parameters of G, F and D (see `make_init`).
     """
-    _check(config)
-    chosen = noise.Injector(**config.noise)
-    others = parse_injectors(config, 'compare')
-    labels = [noise.label(injector) for injector in (*others, chosen)]
+    _check_config(config)
+    injectors = named_injectors(config)
+    stages = []
+    if config.start.num_steps:
+        stages.append(make_start_stage(config, spec))
+    for name, injector in injectors:
+        stages.append(make_stage(config, spec, name, injector))
+    return tuple(stages)
+
+
+def named_injectors(config: ml_collections.ConfigDict) -> list[tuple[str, noise.Injector]]:
+    """Returns (name of the stage, injector) of all CycleGANs, config.noise last.
+
+    Raises:
+      InputError: two injectors are equal.
+    """
+    compared = parse_injectors(config, 'compare')
+    injectors = [*compared, noise.Injector(**config.noise)]
+    labels = [noise.label(injector) for injector in injectors]
     if len(set(labels)) < len(labels):
         raise InputError(
             'config.compare',
             got=', '.join(labels),
-            expected='injectors that differ, from config.noise too',
+            expected='injectors that differ from each other and from config.noise',
         )
-    names = [f'cyclegan_{label}' for label in labels] if others else ['cyclegan']
-    first = (make_start_stage(config, spec),) if config.start.num_steps else ()
-    injectors = zip(names, (*others, chosen), strict=True)
-    return (*first, *(make_stage(config, spec, name, injector) for name, injector in injectors))
+    names = [f'cyclegan_{label}' for label in labels] if compared else ['cyclegan']
+    return list(zip(names, injectors, strict=True))
 
 
-def _check(config: ml_collections.ConfigDict) -> None:
+def _check_config(config: ml_collections.ConfigDict) -> None:
     """Raises InputError for impossible sizes or injectors, before anything is built."""
     noise.check_injector(noise.Injector(**config.noise), 'config.noise')
-    for key, size in (
-        ('augment.crop', config.augment.crop),
-        ('data.eval_size', config.data.eval_size),
-    ):
-        if size[0] % 8 or size[1] % 8:
+    sizes = {'augment.crop': config.augment.crop, 'data.eval_size': config.data.eval_size}
+    for key, (height, width) in sizes.items():
+        if height % 8 or width % 8:
             raise InputError(
-                f'config.{key}', got=f'{tuple(size)}', expected='height and width divisible by 8'
+                f'config.{key}',
+                got=f'{(height, width)}',
+                expected='height and width divisible by 8',
             )
         try:
-            patchgan.output_size(*size, config.discriminator.num_layers)
+            patchgan.output_size(height, width, config.discriminator.num_layers)
         except InputError as error:
             raise error.at(f'config.{key}') from None
 
@@ -225,6 +251,7 @@ def make_stage(
 ) -> Stage:
     """Builds the training of a CycleGAN with one injector."""
     nets = make_nets(config, segmentation.num_outputs(config, spec))
+    system = System(config, spec, nets, injector)
     return Stage(
         name=name,
         num_steps=config.train.num_steps,
@@ -232,28 +259,32 @@ def make_stage(
         eval_input=segmentation.eval_input(config),
         streams=('dropout',),
         shared_streams=('noise', 'pool'),
-        init=make_init(config, spec, nets, injector),
-        train_step=make_train_step(config, spec, nets, injector),
-        monitor=('mIoU', 'max'),
-        **make_evaluation(config, spec, nets, injector),
+        init=make_init(system),
+        train_step=make_train_step(system),
+        **make_evaluation(system)._asdict(),
     )
 
 
 def unpaired_inputs(config: ml_collections.ConfigDict) -> tuple[tuple[str, Input], ...]:
-    """Returns two inputs with orders of their own: 'photo' has images alone, 'map' label maps alone."""
+    """Returns two inputs with orders of their own: 'photo' has images, 'map' has label maps.
+
+    Raises:
+      InputError: label maps of unlabelled images are asked for, and all images are labelled.
+    """
     if not config.unpaired.batch_size:
         return ()
     fraction = config.data.labelled_fraction
     if fraction == 1 and config.unpaired.maps == 'rest':
-        got, expected = (
-            "'rest', and data.labelled_fraction 1 leaves none",
-            "'labelled', or a fraction below 1",
+        raise InputError(
+            'config.unpaired.maps',
+            got="'rest', and data.labelled_fraction 1 leaves none",
+            expected="'labelled', or a fraction below 1",
         )
-        raise InputError('config.unpaired.maps', got=got, expected=expected)
-    rest = (fraction, 1.0) if fraction < 1 else (0.0, 1.0)
     inputs = segmentation.train_input(config)._replace(
         batch_size=config.unpaired.batch_size, batch_key='unpaired.batch_size'
     )
+    # The images without labels, or all images if all have labels.
+    rest = (fraction, 1.0) if fraction < 1 else (0.0, 1.0)
     maps = rest if config.unpaired.maps == 'rest' else inputs.part
     return (
         ('photo', inputs._replace(features=('image',), part=rest)),
@@ -266,24 +297,27 @@ def make_start_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage
     config = config.copy_and_resolve_references()
     config.train.num_steps = config.start.num_steps
     config.unpaired.batch_size = 0
-    net = segmentation.make_net(
-        config.model, segmentation.num_outputs(config, spec), config.train.dtype, symmetric
-    )
+    num_outputs = segmentation.num_outputs(config, spec)
+    net = segmentation.make_net(config.model, num_outputs, config.train.dtype, symmetric)
     cross_entropy = make_cross_entropy(config, spec)
 
     def loss_fn(params, model_state, batch: Batch, keys: Keys):
-        image = batch['image']
-        logits, statistics = _apply(
-            net, params['segmenter'], model_state['segmenter'], image, keys['dropout']
+        logits, statistics = apply_generator(
+            net,
+            params['segmenter'],
+            model_state['segmenter'],
+            batch['image'],
+            keys['dropout'],
         )
         label = segmentation.train_label(batch['label'], config, spec)
-        return {'seg': cross_entropy(logits, label)}, {'segmenter': statistics}, {}
+        return {'seg': cross_entropy(logits, label)}, {'segmenter': statistics}, {}  # Eq. 1
 
-    def infer(state: TrainState, image):
-        params, model_state = optim.averaged(state, config.train.ema)
-        logits, _ = _apply(net, params['segmenter'], model_state['segmenter'], image)
-        return softmax_input(logits, config.cycle)
+    def infer(state: TrainState, image: Array) -> Array:
+        segment = averaged_generator(config, net, state, 'segmenter')
+        return softmax_input(segment(image), config.cycle)
 
+    weight_of = {'seg': 1.0}.__getitem__
+    schedule = supervised.schedule(config)
     return Stage(
         name=START,
         num_steps=config.start.num_steps,
@@ -292,27 +326,30 @@ def make_start_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage
         streams=('dropout',),
         init=supervised.make_init(config, net),
         train_step=supervised.make_train_step(
-            loss_fn,
-            supervised.alone(config),
-            {'seg': 1.0}.__getitem__,
-            **supervised.schedule(config),
+            loss_fn, supervised.alone(config), weight_of, **schedule
         ),
-        monitor=('mIoU', 'max'),
-        **segmentation.make_evaluation(config, spec, infer),
+        **segmentation.make_evaluation(config, spec, infer)._asdict(),
     )
 
 
-# --- the nets ---------------------------------------------------------------------------------------------------------
-
-GENERATORS = ('segmenter', 'painter')
+# --- the nets -----------------------------------------------------------------------------------
 
 
 class Nets(NamedTuple):
-    """Holds G, F and D; images are float32 in [-1, 1], segmentations [B, H, W, S]."""
+    """G, F and D. Images are float32 in [-1, 1], segmentations [B, H, W, S]."""
 
     segmenter: segmentation.Net
     painter: segmentation.Net
     discriminator: patchgan.PatchGAN
+
+
+class System(NamedTuple):
+    """A CycleGAN with one injector: the inputs that all its functions share."""
+
+    config: ml_collections.ConfigDict
+    spec: DataSpec
+    nets: Nets
+    injector: noise.Injector
 
 
 def symmetric(image: Array) -> Array:
@@ -320,64 +357,110 @@ def symmetric(image: Array) -> Array:
     return images.normalize(image, 'symmetric')
 
 
-def make_nets(config: ml_collections.ConfigDict, num_classes: int) -> Nets:
-    """Builds G, F and D of the config; `num_classes` counts void where it is a class."""
-
-    def as_it_is(x):
-        return x
-
-    dtype, discriminator = config.train.dtype, config.discriminator
+def make_nets(config: ml_collections.ConfigDict, num_outputs: int) -> Nets:
+    """Builds G, F and D of the config. `num_outputs` counts void if void is a class."""
     return Nets(
-        segmenter=segmentation.make_net(config.model, num_classes, dtype, as_it_is),
-        painter=segmentation.make_net(config.painter, 3, dtype, as_it_is),
-        discriminator=patchgan.PatchGAN(**discriminator, dtype=jnp.dtype(dtype)),
+        segmenter=make_generator(config, config.model, num_outputs),
+        painter=make_generator(config, config.painter, 3),
+        discriminator=patchgan.PatchGAN(
+            **config.discriminator, dtype=jnp.dtype(config.train.dtype)
+        ),
     )
 
 
-def make_init(
-    config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector
-) -> Callable:
-    """Returns `Stage.init`: three nets, two fresh optimisers and an empty pool.
+def make_generator(
+    config: ml_collections.ConfigDict, model: ml_collections.ConfigDict, num_outputs: int
+) -> segmentation.Net:
+    """Builds G or F from its config section, on float inputs that are used as they are."""
 
-    F and D depend on the seed alone, not on the injector. G does too, unless a stage `start` has trained G:
-    then its parameters and batch statistics are used.
+    def unchanged(x: Array) -> Array:
+        return x
+
+    return segmentation.make_net(model, num_outputs, config.train.dtype, unchanged)
+
+
+def apply_generator(
+    net: segmentation.Net, params, model_state, x: Array, dropout: PRNGKey | None = None
+) -> tuple[Array, PyTree]:
+    """Applies G or F and returns (float32 output at the size of the input, batch statistics).
+
+    A key for dropout means training. None means evaluation.
     """
+    train = dropout is not None
+    outputs, statistics = net.apply(params, model_state, x, train=train, dropout=dropout)
+    return full_size(outputs, x), statistics
+
+
+def full_size(outputs: Mapping[str, Array], x: Array) -> Array:
+    """Resizes the output of G or F to its input [B, H, W, ...], in float32."""
+    return resize.bilinear(outputs['logits'].astype(jnp.float32), x.shape[1:3])
+
+
+def averaged_generator(
+    config: ml_collections.ConfigDict,
+    net: segmentation.Net,
+    state: TrainState,
+    name: str,
+    statistics: str = '',
+) -> Callable[[Array], Array]:
+    """Returns G or F as evaluation uses it, as a function of its input.
+
+    Args:
+      config: of the pipeline.
+      net: G or F.
+      state: holds its parameters.
+      name: of the net in the state.
+      statistics: name of its batch statistics in the state. '' means `name`.
+    """
+    apply = segmentation.averaged_net(net, state, config.train.ema, name, statistics)
+
+    def generate(x: Array) -> Array:
+        return full_size(apply(x), x)
+
+    return generate
+
+
+def make_init(system: System) -> Callable:
+    """Returns `Stage.init`: three nets, two new optimisers and an empty pool.
+
+    F and D depend on the seed alone, not on the injector. The same holds for G without a stage
+    `start`. Otherwise G has the parameters and batch statistics of that stage.
+    """
+    config, spec, nets, injector = system
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
         keys = {net: rng.named(key, net) for net in (*GENERATORS, 'discriminator')}
         image = jax.ShapeDtypeStruct((1, *batch['image'].shape[1:]), jnp.float32)
-        latent = jax.ShapeDtypeStruct(
-            (*image.shape[:3], segmentation.num_outputs(config, spec)), jnp.float32
-        )
+        latent_shape = (*image.shape[:3], segmentation.num_outputs(config, spec))
+        latent = jax.ShapeDtypeStruct(latent_shape, jnp.float32)
+
+        # The nets.
         variables = {'painter': dict(nets.painter.init(keys['painter'], latent))}
         if START in earlier:
-            begun = earlier[START]
+            trained = earlier[START]
             variables['segmenter'] = {
-                'params': begun.params['segmenter'],
-                **begun.model_state['segmenter'],
+                'params': trained.params['segmenter'],
+                **trained.model_state['segmenter'],
             }
         else:
             variables['segmenter'] = dict(nets.segmenter.init(keys['segmenter'], image))
-
         params = {net: variables[net].pop('params') for net in GENERATORS}
-        params['discriminator'] = nets.discriminator.lazy_init(keys['discriminator'], image)[
-            'params'
-        ]
-        variables |= {backward(net, config): variables[net] for net in GENERATORS}
-        return TrainState(
-            step=jnp.int32(0),
-            params=params,
-            model_state=variables,
-            opt_state={
-                name: transform.init(owned)
-                for name, (transform, owned) in optimisers(config, params).items()
-            },
-            extra={
-                'pool': image_pool.init(config.cycle.pool_size, image.shape[1:]),
-                'noise': {'bits': jnp.float32(injector.bits), 'snr': jnp.float32(injector.snr)},
-                **optim.start_average(_only(params, *GENERATORS), variables, config.train.ema),
-            },
-        )
+        discriminator = nets.discriminator.lazy_init(keys['discriminator'], image)
+        params['discriminator'] = discriminator['params']
+
+        # The batch statistics of both cycles begin alike.
+        model_state = variables | {backward(net, config): variables[net] for net in GENERATORS}
+
+        opt_state = {}
+        for name, (transform, owned) in optimisers(config, params).items():
+            opt_state[name] = transform.init(owned)
+        generators = supervised.select(params, GENERATORS)
+        extra = {
+            'pool': image_pool.init(config.cycle.pool_size, image.shape[1:]),
+            'noise': {'bits': jnp.float32(injector.bits), 'snr': jnp.float32(injector.snr)},
+            **optim.start_average(generators, model_state, config.train.ema),
+        }
+        return TrainState(jnp.int32(0), params, model_state, opt_state, extra)
 
     return init
 
@@ -385,22 +468,22 @@ def make_init(
 def optimisers(config: ml_collections.ConfigDict, params: Mapping[str, Any]) -> dict[str, tuple]:
     """Returns {name: (optimiser, its parameters)}: one for G and F together, one for D."""
     owned = {
-        'generators': _only(params, *GENERATORS),
-        'discriminator': _only(params, 'discriminator'),
+        'generators': supervised.select(params, GENERATORS),
+        'discriminator': supervised.select(params, ['discriminator']),
     }
     sections = {'generators': 'optim', 'discriminator': 'optim_discriminator'}
-    num_steps = config.train.num_steps
-    return {
-        name: (optim.make(config[sections[name]], num_steps, nets, sections[name]), nets)
-        for name, nets in owned.items()
-    }
+    pairs = {}
+    for name, nets in owned.items():
+        section = sections[name]
+        pairs[name] = (optim.make(config[section], config.train.num_steps, nets, section), nets)
+    return pairs
 
 
-# --- the two cycles ---------------------------------------------------------------------------------------------------
+# --- the two cycles -----------------------------------------------------------------------------
 
 
 class Cycles(NamedTuple):
-    """Holds what both cycles produce of a batch."""
+    """The outputs of both cycles for a batch."""
 
     logits: Array  # of G on the image
     latent: Array  # y~, before the noise
@@ -413,8 +496,8 @@ class Cycles(NamedTuple):
 def backward(net: str, config: ml_collections.ConfigDict) -> str:
     """Returns the name of a net's batch statistics in the backward cycle.
 
-    F sees label maps in the backward cycle and latents in the forward cycle, which have other statistics.
-    Evaluated with statistics of both, F reconstructed 5 dB worse (docs/worklog.md).
+    F sees label maps in the backward cycle and latents in the forward cycle, whose statistics
+    differ. Evaluated with statistics of both, F reconstructed 5 dB worse (docs/worklog.md).
     """
     return net if config.cycle.statistics == 'mixed' else f'{net}_backward'
 
@@ -422,22 +505,27 @@ def backward(net: str, config: ml_collections.ConfigDict) -> str:
 def latent_of(logits: Array, cycle: ml_collections.ConfigDict) -> Array:
     """Returns y~, into which the noise is injected.
 
-    The text bounds y~ by nothing. The quantiser's levels reach from -1 to 1, and the published ratios of its noise
-    are those of numbers with a root mean square of 0.43 to 0.45. On the logits of trained nets, tanh(logits / 8) has
-    the published ratios at 4, 3 and 2 bits within 1 dB and at 1 bit 3 dB less. Logits themselves leave the levels,
-    and all quantisers clip alike. Their tanh without the gain lies on the levels and is hardly changed.
+    The paper does not say how y~ is bounded. The quantiser's levels reach from -1 to 1. The
+    published ratios of its noise belong to latents with a root mean square of 0.43 to 0.45.
+
+    On the logits of trained nets, tanh(logits / 8) has the published ratios at 4, 3 and 2 bits
+    within 1 dB, and at 1 bit 3 dB less. Logits themselves leave the levels, and all quantisers clip
+    alike. Their tanh without the gain lies on the levels and is hardly changed.
     """
     latent = cycle.latent_gain * logits
     return latent if cycle.latent_range == 'raw' else jnp.tanh(latent)
 
 
 def softmax_input(logits: Array, cycle: ml_collections.ConfigDict) -> Array:
-    """Returns the scores of the classes: the logits, or with `latent_range='tanh'` the bounded latent."""
+    """Returns the scores of the classes.
+
+    These are the logits, or with `latent_range='tanh'` the bounded latent.
+    """
     return latent_of(logits, cycle) if cycle.latent_range == 'tanh' else logits
 
 
 def noise_keys(key: PRNGKey, index: Array) -> Array:
-    """Returns a key for every example, whatever its place in the batch and its device."""
+    """Returns one key per example that does not depend on batch position or device."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
@@ -454,7 +542,7 @@ def paint_input(noisy: Array, config: ml_collections.ConfigDict) -> Array:
     return jax.nn.softmax(noisy) if config.cycle.painter_input == 'softmax' else noisy
 
 
-# --- training (Table 1) -----------------------------------------------------------------------------------------------
+# --- training (Table 1) -------------------------------------------------------------------------
 
 
 def inputs_of(batch: Batch, config: ml_collections.ConfigDict, spec: DataSpec) -> dict[str, Array]:
@@ -468,113 +556,115 @@ def inputs_of(batch: Batch, config: ml_collections.ConfigDict, spec: DataSpec) -
     if config.unpaired.batch_size:
         image = jnp.concatenate([image, batch['photo/image']])
         index = jnp.concatenate([index, 2 * batch['photo/index'] + 1])
-        label = jnp.concatenate([label, segmentation.train_label(batch['map/label'], config, spec)])
+        map_label = segmentation.train_label(batch['map/label'], config, spec)
+        label = jnp.concatenate([label, map_label])
     return {'image': symmetric(image), 'label': label, 'index': index}
 
 
-def make_cycles(config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets) -> Callable:
-    """Returns both cycles as one function (Table 1, step 2).
+def run_cycles(
+    system: System,
+    params: Mapping[str, PyTree],
+    model_state: Mapping[str, PyTree],
+    inputs: Mapping[str, Array],
+    keys: Keys,
+    injector: noise.Injector,
+) -> tuple[Cycles, dict[str, PyTree]]:
+    """Runs both cycles (Table 1, step 2) and returns (Cycles, batch statistics).
 
-    The function maps (params, model_state, inputs, keys, injector) to (Cycles, batch statistics).
+    Args:
+      system: the nets and their settings.
+      params: of G and F.
+      model_state: batch statistics of G and F in both cycles.
+      inputs: from `inputs_of`.
+      keys: 'dropout' and 'noise'.
+      injector: with the numbers of the state.
     """
-    num_classes = segmentation.num_outputs(config, spec)
-    of_backward = {net: backward(net, config) for net in GENERATORS}
+    config = system.config
+    segmenter = system.nets.segmenter
+    painter = system.nets.painter
+    segmenter_backward = backward('segmenter', config)
+    painter_backward = backward('painter', config)
+    dropout = jax.random.split(keys['dropout'], 4)
+    statistics = dict(model_state)
 
-    def run_cycles(
-        params, model_state, inputs: Mapping[str, Array], keys: Keys, injector: noise.Injector
-    ):
-        dropout = jax.random.split(keys['dropout'], 4)
+    # Forward cycle: x_bar -> y~ -> y^ -> x^rec.
+    logits, statistics['segmenter'] = apply_generator(
+        segmenter, params['segmenter'], statistics['segmenter'], inputs['image'], dropout[0]
+    )
+    latent = latent_of(logits, config.cycle)
+    example_keys = noise_keys(keys['noise'], inputs['index'])
+    noisy = noise.inject(injector, latent, example_keys)
+    painted = paint_input(noisy, config)
+    reconstruction, statistics['painter'] = apply_generator(
+        painter, params['painter'], statistics['painter'], painted, dropout[1]
+    )
 
-        # Forward cycle.
-        logits, g = _apply(
-            nets.segmenter,
-            params['segmenter'],
-            model_state['segmenter'],
-            inputs['image'],
-            dropout[0],
-        )
-        latent = latent_of(logits, config.cycle)
-        noisy = noise.inject(injector, latent, noise_keys(keys['noise'], inputs['index']))
-        painted = paint_input(noisy, config)
-        reconstruction, f = _apply(
-            nets.painter, params['painter'], model_state['painter'], painted, dropout[1]
-        )
-
-        # Backward cycle; with mixed statistics it continues those of the forward cycle.
-        statistics = {'segmenter': g, 'painter': f}
-        before = {**model_state, **statistics}
-        one_hot = jax.nn.one_hot(inputs['label'], num_classes)
-        synthetic, f = _apply(
-            nets.painter, params['painter'], before[of_backward['painter']], one_hot, dropout[2]
-        )
-        logits_again, g = _apply(
-            nets.segmenter,
-            params['segmenter'],
-            before[of_backward['segmenter']],
-            synthetic,
-            dropout[3],
-        )
-        statistics |= {of_backward['segmenter']: g, of_backward['painter']: f}
-        return Cycles(logits, latent, noisy, reconstruction, synthetic, logits_again), statistics
-
-    return run_cycles
+    # Backward cycle: y_bar -> x -> y~rec. Mixed statistics continue those of the forward cycle.
+    one_hot = jax.nn.one_hot(inputs['label'], segmentation.num_outputs(config, system.spec))
+    synthetic, statistics[painter_backward] = apply_generator(
+        painter, params['painter'], statistics[painter_backward], one_hot, dropout[2]
+    )
+    logits_again, statistics[segmenter_backward] = apply_generator(
+        segmenter, params['segmenter'], statistics[segmenter_backward], synthetic, dropout[3]
+    )
+    cycles = Cycles(logits, latent, noisy, reconstruction, synthetic, logits_again)
+    return cycles, statistics
 
 
 def make_cross_entropy(config: ml_collections.ConfigDict, spec: DataSpec) -> Callable:
     """Returns (logits, label) -> Mean: Eqs. 1 and 4, with the class weights of the config."""
+    pixels, ignored = segmentation.class_pixels(config, spec)
     rule = config.loss.class_weights
-    pixels = segmentation.class_pixels(config, spec)
-    class_weights = losses.class_weights(*pixels, rule, k=config.loss.weight_k)
+    class_weights = losses.class_weights(pixels, ignored, rule, k=config.loss.weight_k)
 
     def cross_entropy(logits: Array, label: Array) -> Mean:
         scores = softmax_input(logits, config.cycle)
-        return losses.cross_entropy(
-            scores, label, jnp.ones(len(label)), class_weights=class_weights
-        )
+        weight = jnp.ones(len(label))
+        return losses.cross_entropy(scores, label, weight, class_weights=class_weights)
 
     return cross_entropy
 
 
-def make_generator_loss(
-    config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector
-) -> Callable:
+def make_generator_loss(system: System) -> Callable:
     """Returns the loss of the generators (Table 1, step 3).
 
-    The loss maps a state to the terms of Eq. 7, as a function of G and F; D is that of the state.
+    It maps a state to the terms of Eq. 7, as a function of G and F. The state holds D. The
+    auxiliary outputs are the synthetic images of pairs and of unpaired label maps, and the measured
+    signal-to-noise ratios.
     """
-    cycle = config.cycle
-    run_cycles = make_cycles(config, spec, nets)
+    config, spec, nets, _ = system
     cross_entropy = make_cross_entropy(config, spec)
 
     def generator_loss(state: TrainState) -> Callable:
         def loss_fn(params, model_state, batch: Batch, keys: Keys):
             inputs = inputs_of(batch, config, spec)
-            image, label = inputs['image'], inputs['label']
-            found, model_state = run_cycles(
-                params, model_state, inputs, keys, injector_of(state, injector)
-            )
-            verdict = nets.discriminator.apply(
-                {'params': state.params['discriminator']}, found.synthetic
-            )
-            rows = len(batch['label'])  # the paired ones
+            image = inputs['image']
+            label = inputs['label']
+            injector = injector_of(state, system.injector)
+            cycles, model_state = run_cycles(system, params, model_state, inputs, keys, injector)
+            critic = {'params': state.params['discriminator']}
+            verdict = nets.discriminator.apply(critic, cycles.synthetic)
+
+            pairs = len(batch['label'])
+            every_image = jnp.ones(len(image))
+            every_map = jnp.ones(len(label))
+            reduction = config.cycle.l1_reduction
             terms = {
-                'seg': cross_entropy(found.logits[:rows], label[:rows]),  # Eq. 1
-                'adv': adversarial.least_squares(verdict, 1.0, jnp.ones(len(label))),  # Eq. 2
-                'rec_x': image_losses.l1(  # Eq. 3
-                    found.reconstruction, image, jnp.ones(len(image)), cycle.l1_reduction
-                ),
-                'rec_y': cross_entropy(found.logits_again, label),  # Eq. 4
+                # Eq. 1
+                'seg': cross_entropy(cycles.logits[:pairs], label[:pairs]),
+                # Eq. 2
+                'adv': adversarial.least_squares(verdict, 1.0, every_map),
+                # Eq. 3
+                'rec_x': image_losses.l1(cycles.reconstruction, image, every_image, reduction),
+                # Eq. 4
+                'rec_y': cross_entropy(cycles.logits_again, label),
             }
-            measured = (
-                {}
-                if injector.name == 'none'
-                else {'snr': noise.measured_snr(found.latent, found.noisy)}
-            )
-            painted = {
-                'synthetic': found.synthetic[:rows],
-                'synthetic_unpaired': found.synthetic[rows:],
-            }
-            return terms, model_state, {**{k: v for k, v in painted.items() if len(v)}, **measured}
+            outputs = {'synthetic': cycles.synthetic[:pairs]}
+            if len(label) > pairs:
+                outputs['synthetic_unpaired'] = cycles.synthetic[pairs:]
+            if injector.name != 'none':
+                outputs['snr'] = noise.measured_snr(cycles.latent, cycles.noisy)
+            return terms, model_state, outputs
 
         return loss_fn
 
@@ -585,9 +675,10 @@ def make_discriminator_loss(nets: Nets) -> Callable:
     """Returns the loss of the discriminator as a function of D (Eq. 8; Table 1, step 5)."""
 
     def discriminator_loss(params, model_state, examples: Batch, keys: Keys):
+        critic = {'params': params['discriminator']}
         terms = {}
         for name, target in (('real', 1.0), ('generated', 0.0)):
-            verdict = nets.discriminator.apply({'params': params['discriminator']}, examples[name])
+            verdict = nets.discriminator.apply(critic, examples[name])
             terms[name] = adversarial.least_squares(verdict, target, jnp.ones(len(verdict)))
         return terms, model_state, {}
 
@@ -595,7 +686,7 @@ def make_discriminator_loss(nets: Nets) -> Callable:
 
 
 def loss_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
-    """Returns the weights of the terms of the generators' loss."""
+    """Returns the weights of the generator loss terms (Eqs. 5 to 7)."""
     cycle = config.cycle
     return {
         'seg': cycle.gamma * cycle.alpha,  # Eqs. 5 and 7
@@ -605,223 +696,252 @@ def loss_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
     }
 
 
-def make_train_step(
-    config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector
-) -> Callable:
-    """Returns `Stage.train_step`: one iteration of Table 1."""
-    weights = loss_weights(config)
-    accumulate = config.train.accumulate
-    generator_loss = make_generator_loss(config, spec, nets, injector)
-    discriminator_loss = make_discriminator_loss(nets)
+def make_generators_step(system: System) -> Callable:
+    """Returns steps 2 to 4 of Table 1, which update G and F with D fixed.
 
-    def update(state: TrainState, name: str, grads) -> TrainState:
-        transform, _ = optimisers(config, state.params)[name]
-        return optim.apply(state, name, transform, grads)
+    The function maps (state, batch, keys) to (state, metrics, auxiliary outputs of the loss).
+    """
+    config = system.config
+    weight_of = loss_weights(config).__getitem__
+    generator_loss = make_generator_loss(system)
 
-    def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
-        # Steps 2 to 4: G and F, with D fixed.
+    def generators_step(state: TrainState, batch: Batch, keys: Keys):
         value_and_grad = parallel.global_value_and_grad(
-            generator_loss(state), weights.__getitem__, accumulate, shared=('noise',)
+            generator_loss(state), weight_of, config.train.accumulate, shared=('noise',)
         )
-        generators = _only(state.params, *GENERATORS)
-        (loss, terms, model_state, found), grads = value_and_grad(
+        generators = supervised.select(state.params, GENERATORS)
+        (loss, terms, model_state, outputs), grads = value_and_grad(
             generators, state.model_state, batch, keys
         )
+
         metrics = {
             'loss': Mean(loss, jnp.float32(1)),
             'learning_rate': optim.learning_rate(config.optim, config.train.num_steps, state.step),
-            **{f'loss_{name}': term for name, term in terms.items()},
         }
-        if 'snr' in found:
-            metrics['SNR'] = Mean(found['snr'].sum(), jnp.float32(len(found['snr'])))
-        state = update(state, 'generators', grads).replace(model_state=model_state)
+        for name, term in terms.items():
+            metrics[f'loss_{name}'] = term
+        if 'snr' in outputs:
+            ratios = outputs['snr']
+            metrics['SNR'] = Mean(ratios.sum(), jnp.float32(len(ratios)))
 
-        # Steps 5 and 6: D, with G and F fixed. Its generated images come out of the pool, which all devices share.
-        # Pairs come first, on any number of devices.
-        parts = [
-            parallel.all_rows(found[k]) for k in ('synthetic', 'synthetic_unpaired') if k in found
-        ]
-        drawn, pool = image_pool.query(state.extra['pool'], jnp.concatenate(parts), keys['pool'])
-        drawn = jnp.split(drawn, [len(parts[0])])[: len(parts)]
-        examples = {
-            'real': inputs_of(batch, config, spec)['image'],
-            'generated': jnp.concatenate([parallel.own_rows(part) for part in drawn]),
-        }
-        value_and_grad = parallel.global_value_and_grad(
-            discriminator_loss, lambda name: 1.0, accumulate
-        )
-        (loss, terms, _, _), grads = value_and_grad(
-            _only(state.params, 'discriminator'), {}, examples, keys
-        )
-        metrics['loss_discriminator'] = Mean(loss, jnp.float32(1))
-        state = update(state, 'discriminator', grads).replace(extra={**state.extra, 'pool': pool})
+        state = _update(config, state, 'generators', grads)
+        return state.replace(model_state=model_state), metrics, outputs
 
-        state = optim.update_average(state, config.train.ema)
-        return state.replace(step=state.step + 1), metrics
+    return generators_step
+
+
+def make_discriminator_step(system: System) -> Callable:
+    """Returns steps 5 and 6 of Table 1, which update D with G and F fixed.
+
+    The function maps (state, outputs, batch, keys) to (state, metrics). `outputs` hold the
+    synthetic images of `make_generators_step`.
+    """
+    config = system.config
+    discriminator_loss = make_discriminator_loss(system.nets)
+    value_and_grad = parallel.global_value_and_grad(
+        discriminator_loss, lambda name: 1.0, config.train.accumulate
+    )
+
+    def discriminator_step(state: TrainState, outputs, batch: Batch, keys: Keys):
+        generated, pool = query_pool(state.extra['pool'], outputs, keys['pool'])
+        real = inputs_of(batch, config, system.spec)['image']
+        discriminator = supervised.select(state.params, ['discriminator'])
+        examples = {'real': real, 'generated': generated}
+        (loss, _, _, _), grads = value_and_grad(discriminator, {}, examples, keys)
+        state = _update(config, state, 'discriminator', grads)
+        state = state.replace(extra={**state.extra, 'pool': pool})
+        return state, {'loss_discriminator': Mean(loss, jnp.float32(1))}
+
+    return discriminator_step
+
+
+def query_pool(pool: PyTree, outputs: Mapping[str, Array], key: PRNGKey) -> tuple[Array, PyTree]:
+    """Exchanges synthetic images with the pool, and returns (images for D, the new pool).
+
+    All devices share the pool and query it with the images of all devices. Images of pairs come
+    before images of unpaired maps, so the order is the same on any number of devices.
+    """
+    names = [name for name in ('synthetic', 'synthetic_unpaired') if name in outputs]
+    new = [parallel.all_rows(outputs[name]) for name in names]
+    drawn, pool = image_pool.query(pool, jnp.concatenate(new), key)
+    # Each device continues with its share of both kinds.
+    kinds = jnp.split(drawn, [len(new[0])])[: len(new)]
+    own = [parallel.own_rows(kind) for kind in kinds]
+    return jnp.concatenate(own), pool
+
+
+def _update(
+    config: ml_collections.ConfigDict, state: TrainState, name: str, grads: PyTree
+) -> TrainState:
+    """Takes one step of an optimiser of `optimisers`."""
+    transform, _ = optimisers(config, state.params)[name]
+    return optim.apply(state, name, transform, grads)
+
+
+def make_train_step(system: System) -> Callable:
+    """Returns `Stage.train_step`: one iteration of Table 1."""
+    generators_step = make_generators_step(system)
+    discriminator_step = make_discriminator_step(system)
+    ema = system.config.train.ema
+
+    def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
+        state, metrics, outputs = generators_step(state, batch, keys)
+        state, metrics_of_discriminator = discriminator_step(state, outputs, batch, keys)
+        state = optim.update_average(state, ema)
+        return state.replace(step=state.step + 1), metrics | metrics_of_discriminator
 
     return train_step
 
 
-# --- evaluation -------------------------------------------------------------------------------------------------------
+# --- evaluation ---------------------------------------------------------------------------------
 
 
 class Judge(NamedTuple):
-    """Holds what the functions of evaluation share; `of_segmenter` are those of a plain segmenter."""
+    """The inputs that the functions of evaluation share.
 
-    config: ml_collections.ConfigDict
-    spec: DataSpec
-    nets: Nets
-    injector: noise.Injector
+    system        the CycleGAN
+    probes        injectors of config.probes by their labels
+    of_segmenter  evaluation of G alone
+    """
+
+    system: System
     probes: Mapping[str, noise.Injector]
-    of_segmenter: Mapping[str, Callable]
+    of_segmenter: Evaluation
 
 
-def make_evaluation(
-    config: ml_collections.ConfigDict, spec: DataSpec, nets: Nets, injector: noise.Injector
-) -> dict[str, Callable]:
-    """Returns `Stage`'s eval_step, finalize, render and predict."""
+def make_evaluation(system: System) -> Evaluation:
+    """Extends the evaluation of segmentation by reconstruction quality (PSNR) and noise (SNR)."""
+    config = system.config
 
-    def infer(state: TrainState, image):
-        segment, _ = generators(config, nets, state)
+    def infer(state: TrainState, image: Array) -> Array:
+        segment = averaged_generator(config, system.nets.segmenter, state, 'segmenter')
         return softmax_input(segment(symmetric(image)), config.cycle)
 
-    of_segmenter = segmentation.make_evaluation(config, spec, infer)
+    of_segmenter = segmentation.make_evaluation(config, system.spec, infer)
     probes = {noise.label(probe): probe for probe in parse_injectors(config, 'probes')}
-    judge = Judge(config, spec, nets, injector, probes, of_segmenter)
-    own = {name: functools.partial(function, judge) for name, function in EVALUATION.items()}
-    return {**own, 'predict': of_segmenter['predict']}
+    judge = Judge(system, probes, of_segmenter)
+    return of_segmenter._replace(
+        eval_step=functools.partial(eval_step, judge),
+        finalize=functools.partial(finalize, judge),
+        render=functools.partial(render, judge),
+    )
 
 
-def generators(
-    config: ml_collections.ConfigDict,
-    nets: Nets,
-    state: TrainState,
-    statistics: Callable[[str], str] = str,
-) -> tuple[Callable, Callable]:
-    """Returns G and F as evaluation uses them, as functions of their input.
+def segment_images(system: System, state: TrainState, batch: Batch) -> Array:
+    """Returns y~ of the images of a batch, [B, H, W, S]."""
+    segment = averaged_generator(system.config, system.nets.segmenter, state, 'segmenter')
+    logits = segment(symmetric(batch['image']))
+    return latent_of(logits, system.config.cycle)
 
-    Args:
-      config: of the pipeline.
-      nets: from `make_nets`.
-      state: with the parameters.
-      statistics: name of a net -> name of its batch statistics.
+
+def reconstruct(system: System, state: TrainState, latents: Sequence[Array]) -> list[Array]:
+    """Returns F's images of several latents [B, H, W, S], noisy or not.
+
+    F sees all latents in one batch, because evaluation treats examples separately.
     """
-    params, model_state = optim.averaged(state, config.train.ema)
-
-    def of(name):
-        net = getattr(nets, name)
-        return lambda x: _apply(net, params[name], model_state[statistics(name)], x)[0]
-
-    return of('segmenter'), of('painter')
-
-
-def latents(
-    judge: Judge, state: TrainState, batch: Batch, keys: Keys, injectors: Sequence[noise.Injector]
-) -> tuple[Array, list[Array]]:
-    """Returns y~, and y^ of every injector."""
-    segment, _ = generators(judge.config, judge.nets, state)
-    latent = latent_of(segment(symmetric(batch['image'])), judge.config.cycle)
-    of_examples = noise_keys(keys['noise'], batch['index'])
-    return latent, [noise.inject(injector, latent, of_examples) for injector in injectors]
+    paint = averaged_generator(system.config, system.nets.painter, state, 'painter')
+    inputs = [paint_input(latent, system.config) for latent in latents]
+    return jnp.split(paint(jnp.concatenate(inputs)), len(inputs))
 
 
 def eval_step(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Metrics:
-    """Returns the metrics of a segmenter, and ratios of every injector: PSNR (Eq. 14) and SNR (Eq. 11)."""
+    """Returns metrics of segmentation, and of every injector PSNR (Eq. 14) and SNR (Eq. 11)."""
     real = batch['weight'] > 0
     valid = segmentation.valid_pixels(batch['size'], batch['image'])
     truth = symmetric(batch['image'])
 
-    def mean(values):
-        # Over images: the paper averages decibels.
-        return Mean(jnp.where(real, values, 0.0).sum(), real.sum().astype(jnp.float32))
+    # Forward cycle with every injector.
+    injectors = {'trained': injector_of(state, judge.system.injector), **judge.probes}
+    latent = segment_images(judge.system, state, batch)
+    example_keys = noise_keys(keys['noise'], batch['index'])
+    noisy = [noise.inject(injector, latent, example_keys) for injector in injectors.values()]
+    painted = reconstruct(judge.system, state, noisy)
 
-    injectors = {'trained': injector_of(state, judge.injector), **judge.probes}
-    latent, noisy = latents(judge, state, batch, keys, tuple(injectors.values()))
-    _, paint = generators(judge.config, judge.nets, state)
-    painted = _together(paint, [paint_input(one, judge.config) for one in noisy])
-
-    metrics = dict(judge.of_segmenter['eval_step'](state, batch, keys))
-    inside = valid[..., None]
-    unexplained = jnp.where(inside, residual.latent_residual(latent), 0.0)
-    share = residual.residual_share(unexplained, jnp.where(inside, latent, 0.0))
-    metrics['latent_residual'] = mean(share)
+    metrics = dict(judge.of_segmenter.eval_step(state, batch, keys))
+    metrics['latent_residual'] = _mean_over_images(residual_share(latent, valid), real)
     for (name, injector), changed, image in zip(injectors.items(), noisy, painted, strict=True):
-        metrics[f'PSNR/{name}'] = mean(image_metrics.psnr(truth, image, valid=valid))
+        psnr = image_metrics.psnr(truth, image, valid=valid)
+        metrics[f'PSNR/{name}'] = _mean_over_images(psnr, real)
         if injector.name != 'none':
-            metrics[f'SNR/{name}'] = mean(noise.measured_snr(latent, changed, valid))
+            snr = noise.measured_snr(latent, changed, valid)
+            metrics[f'SNR/{name}'] = _mean_over_images(snr, real)
     return metrics
 
 
+def residual_share(latent: Array, valid: Array) -> Array:
+    """Returns the share of each latent's energy that its label map does not explain, [B].
+
+    Args:
+      latent: [B, H, W, S].
+      valid: bool [B, H, W], the pixels that count.
+    """
+    inside = valid[..., None]
+    unexplained = jnp.where(inside, residual.latent_residual(latent), 0.0)
+    return residual.residual_share(unexplained, jnp.where(inside, latent, 0.0))
+
+
+def _mean_over_images(values: Array, real: Array) -> Mean:
+    """Averages values [B] of the images that are no padding. The paper averages decibels."""
+    return Mean(jnp.where(real, values, 0.0).sum(), real.sum().astype(jnp.float32))
+
+
 def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
-    """Returns the scores of a segmenter, PSNR and SNR, and what each probe costs the reconstruction."""
+    """Returns scores of segmentation, PSNR, SNR, and how many dB each probe costs."""
     values = {name: float(m.value()) for name, m in metrics.items() if np.ndim(m.sum) == 0}
-    scores = judge.of_segmenter['finalize'](metrics)
+    scores = judge.of_segmenter.finalize(metrics)
+
+    # The report shows scores in this order.
     first = {'mIoU': scores.pop('mIoU')}
-    first |= {
-        key: values[f'{key}/trained'] for key in ('PSNR', 'SNR') if f'{key}/trained' in values
-    }
-    watermark = {
-        name: {
-            'PSNR': values[f'PSNR/{name}'],
+    for key in ('PSNR', 'SNR'):
+        if f'{key}/trained' in values:
+            first[key] = values[f'{key}/trained']
+    watermark = {}
+    for name in ('trained', *judge.probes):
+        psnr = values[f'PSNR/{name}']
+        watermark[name] = {
+            'PSNR': psnr,
             'SNR': values.get(f'SNR/{name}'),
-            'PSNR_lost': values['PSNR/trained'] - values[f'PSNR/{name}'],
+            'PSNR_lost': values['PSNR/trained'] - psnr,
         }
-        for name in ('trained', *judge.probes)
-    }
     return first | scores | {'latent_residual': values['latent_residual'], 'watermark': watermark}
 
 
-def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
-    """Returns the pictures of the paper's Figs. 1 and 3, and the latent's residual, amplified."""
-    config, spec = judge.config, judge.spec
-    _, paint = generators(config, judge.nets, state)
-    of_backward = functools.partial(backward, config=config)
-    segment_again, paint_map = generators(config, judge.nets, state, of_backward)
+def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> dict[str, Array]:
+    """Paints the pictures of the paper's Figs. 1 and 3, and the latent's residual, amplified."""
+    system = judge.system
+    config, spec, nets, _ = system
 
     # Forward cycle, with and without the noise.
-    latent, (noisy,) = latents(judge, state, batch, keys, (injector_of(state, judge.injector),))
-    with_noise, without_noise = _together(
-        paint, [paint_input(noisy, config), paint_input(latent, config)]
-    )
+    injector = injector_of(state, system.injector)
+    latent = segment_images(system, state, batch)
+    noisy = noise.inject(injector, latent, noise_keys(keys['noise'], batch['index']))
+    with_noise, without_noise = reconstruct(system, state, [noisy, latent])
 
     # Backward cycle.
+    paint_map = averaged_generator(
+        config, nets.painter, state, 'painter', backward('painter', config)
+    )
+    segment_again = averaged_generator(
+        config, nets.segmenter, state, 'segmenter', backward('segmenter', config)
+    )
     label = segmentation.label_of_image(batch, config, spec)
     synthetic = paint_map(jax.nn.one_hot(label, segmentation.num_outputs(config, spec)))
+    label_again = jnp.argmax(segment_again(synthetic), -1)
+
     pictures = {
-        **judge.of_segmenter['render'](state, batch, keys),
-        'latent_residual': residual.residual_picture(residual.latent_residual(latent)),
-        'noisy_latent_residual': residual.residual_picture(residual.latent_residual(noisy)),
+        **judge.of_segmenter.render(state, batch, keys),
+        'latent_residual': _residual_picture(latent),
+        'noisy_latent_residual': _residual_picture(noisy),
         'reconstruction': images.to_uint8(with_noise, 'symmetric'),
         'reconstruction_without_noise': images.to_uint8(without_noise, 'symmetric'),
-        'resegmentation': segmentation.paint(jnp.argmax(segment_again(synthetic), -1), spec),
+        'resegmentation': segmentation.paint(label_again, spec),
         'synthetic': images.to_uint8(synthetic, 'symmetric'),
     }
-    if judge.injector.name == 'none':  # the same as without noise
-        del pictures['noisy_latent_residual'], pictures['reconstruction_without_noise']
+    if injector.name == 'none':  # pictures with and without noise are equal
+        del pictures['noisy_latent_residual']
+        del pictures['reconstruction_without_noise']
     return pictures
 
 
-EVALUATION = {'eval_step': eval_step, 'finalize': finalize, 'render': render}
-"""The functions of a stage that `make_evaluation` binds to a Judge."""
-
-
-def _together(net: Callable, inputs: Sequence[Array]) -> list[Array]:
-    """Returns the outputs of each input, computed in one pass: evaluation treats examples separately."""
-    return jnp.split(net(jnp.concatenate(inputs)), len(inputs))
-
-
-# --- small parts ------------------------------------------------------------------------------------------------------
-
-
-def _apply(
-    net: segmentation.Net, params, model_state, x: Array, dropout: PRNGKey | None = None
-) -> tuple[Array, Any]:
-    """Returns (output at the size of the input, batch statistics); a key for dropout means training."""
-    outputs, model_state = net.apply(
-        params, model_state, x, train=dropout is not None, dropout=dropout
-    )
-    return resize.bilinear(outputs['logits'].astype(jnp.float32), x.shape[1:3]), model_state
-
-
-def _only(params: Mapping[str, Any], *nets: str) -> dict[str, Any]:
-    return {net: params[net] for net in nets}
+def _residual_picture(latent: Array) -> Array:
+    return residual.residual_picture(residual.latent_residual(latent))

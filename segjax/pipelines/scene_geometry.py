@@ -1,25 +1,42 @@
-"""Segmentation guided by scene geometry: semantic edges where a depth net, trained on video alone, sees edges, too.
+"""Segmentation guided by scene geometry: a regulariser aligns class edges with depth edges.
 
-Papadopoulos, Mademlis, Pitas: Semantic Image Segmentation Guided by Scene Geometry. And its rivals.
+Papadopoulos, Mademlis, Pitas: Semantic Image Segmentation Guided by Scene Geometry. This file also
+has the methods that the paper compares with.
 
-Method, top to bottom. A depth net and a pose net are trained on video by view synthesis (stage `depth`,
-segjax/tasks/monodepth.py). The segmentation net is trained as any other (segjax/tasks/supervised.py), with one
-term more: L_h, which makes edges between classes cost e^-|dD|, little where the frozen depth net sees an
-edge (stage `segmentation`). At inference there is the segmentation net alone.
+Method, top to bottom:
 
-    config.geometry.depth_from = pretrained | multitask | none | alone      whose depth; alone: the stage `depth` is all
-                            | truth      the stage `pose` is all: the pose net on the true depth
-    config.geometry.regulariser = holistic | per_class | chen | none      what is asked of it
+1. Stage `depth`: a depth net and a pose net are trained on video by view synthesis
+   (segjax/tasks/monodepth.py).
+2. Stage `segmentation`: the segmentation net is trained like the supervised baseline
+   (segjax/tasks/supervised.py), with an additional term. With S the class probabilities, D the
+   disparity of the frozen depth net, and S'_x = max_c |dS_c/dx|,
 
-The rows of the table: `none` and `none` is the baseline; `pretrained` and `holistic` the proposal; `pretrained` and
-`chen` the regulariser of [4], whose `multitask` form smooths depth inside classes. In `multitask` training one encoder
-serves both tasks: a depth decoder beside the segmentation net ([3], and [4] multitask), or a net that has both
+       L_h = mean( S'_x e^-|dD/dx| ) + mean( S'_y e^-|dD/dy| )
+
+   makes edges between classes expensive where the depth net shows no edge.
+3. Inference uses the segmentation net alone.
+
+Two config keys choose the method:
+
+    geometry.depth_from    pretrained  the two stages above
+                           multitask   one stage, which trains depth and segmentation together
+                           none        one stage, without depth
+                           alone       the stage `depth` is all
+                           truth       a stage `pose` is all: the pose net on the true depth
+    geometry.regulariser   holistic (L_h), per_class (L_p, the sum over classes), chen, or none
+
+Rows of the paper's table. `none` and `none` is the baseline. `pretrained` and `holistic` is the
+proposal. `pretrained` and `chen` is the regulariser of [4]. Its `multitask` form smooths depth
+inside classes. In `multitask` training one encoder serves both tasks. The depth decoder is either
+added to the segmentation net ([3], and [4] multitask), or part of a net for both tasks
 (`model.name=depth_and_segmentation`, [2], with its scaled gradients).
 
-[2] Klingner, Bär, Fingscheidt, CVPRW 2020. [3] Novosel, Viswanath, Arsenali, NeurIPSW 2019. [4] Chen, Liu, Liu, Wang,
-CVPR 2019. None of them has released code for this; what is not in the papers is said in configs/scene_geometry.py.
+[2] Klingner, Bär, Fingscheidt, CVPRW 2020. [3] Novosel, Viswanath, Arsenali, NeurIPSW 2019.
+[4] Chen, Liu, Liu, Wang, CVPR 2019. None of them has released code for this.
+configs/scene_geometry.py lists the choices that the papers leave open.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -39,10 +56,11 @@ from segjax.models.depth.decoder import (
     sigmoid_to_depth,
 )
 from segjax.ops import images, resize
-from segjax.protocol import Array, Batch, Input, Keys, Mean, PRNGKey, Stage, TrainState
+from segjax.protocol import Array, Batch, Input, Keys, Mean, PRNGKey, PyTree, Stage, TrainState
 from segjax.schema import OPTIM, Field, above, at_least, one_of
 from segjax.spec import DataSpec
 from segjax.tasks import monodepth, segmentation, supervised
+from segjax.tasks.evaluation import Evaluation
 
 SOURCES = ('pretrained', 'multitask', 'none', 'alone', 'truth')
 SCHEMA = {
@@ -99,67 +117,232 @@ SCHEMA = {
     'optim_depth': OPTIM,
 }
 OWN_DEPTH = 'depth_and_segmentation'
-"""The net that needs no depth decoder beside it."""
+"""The net that predicts depth itself and needs no depth decoder."""
+SHARPENED = {
+    'holistic': losses.holistic_consistency,
+    'per_class': losses.per_class_consistency,
+}
+"""Regularisers that `geometry.sharpness` changes."""
 
 
 def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stage, ...]:
-    """The segmentation, after a stage for depth where that is trained beforehand; or depth alone."""
+    """Builds the stages that `geometry.depth_from` names."""
     check_config(config)
-    source = config.geometry.depth_from
-    if source != 'none':
+    depth_from = config.geometry.depth_from
+    if depth_from != 'none':
         monodepth.check_config(config, spec, config.augment.crop)
-    if source == 'truth':
+    if depth_from == 'truth':
         monodepth.check_true_depth(config, spec)
         return (pose_stage(config, spec),)
-    depth = (depth_stage(config, spec),) if source in ('pretrained', 'alone') else ()
-    return depth if source == 'alone' else (*depth, segmentation_stage(config, spec))
+    if depth_from == 'alone':
+        return (depth_stage(config, spec),)
+    if depth_from == 'pretrained':
+        return depth_stage(config, spec), segmentation_stage(config, spec)
+    return (segmentation_stage(config, spec),)
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
-    """Raises InputError for combinations that mean nothing."""
-    geometry, where = config.geometry, 'config.geometry.regulariser'
+    """Raises InputError for combinations of depth, regulariser and net that mean nothing."""
+    _check_regulariser(config.geometry)
+    _check_sharpness(config.geometry)
+    _check_net(config)
+
+
+def _check_regulariser(geometry: ml_collections.ConfigDict) -> None:
+    """Raises InputError for a regulariser without depth, or pretrained depth without use."""
+    where = 'config.geometry.regulariser'
     if geometry.depth_from in ('none', 'alone', 'truth') and geometry.regulariser != 'none':
-        got = f'{geometry.regulariser!r} with config.geometry.depth_from={geometry.depth_from}'
         raise InputError(
-            where, got=got, expected="'none', or a depth that a segmentation net learns from"
+            where,
+            got=f'{geometry.regulariser!r} with config.geometry.depth_from={geometry.depth_from}',
+            expected="'none', or a depth that a segmentation net learns from",
         )
     if geometry.depth_from == 'pretrained' and geometry.regulariser == 'none':
-        expected = 'one that uses it: holistic, per_class or chen'
         raise InputError(
             where,
             got="'none', for which a depth net would be trained beforehand",
-            expected=expected,
+            expected='a regulariser that uses depth: holistic, per_class or chen',
         )
+
+
+def _check_sharpness(geometry: ml_collections.ConfigDict) -> None:
+    """Raises InputError for a sharpness without an exponent that it could change."""
     if geometry.sharpness != 1 and geometry.regulariser not in SHARPENED:
-        got = f'{geometry.sharpness} with config.geometry.regulariser={geometry.regulariser}'
-        expected = f'1, or a regulariser that has an exponent: {", ".join(SHARPENED)}'
-        raise InputError('config.geometry.sharpness', got=got, expected=expected)
-    if config.model.name == OWN_DEPTH:
+        raise InputError(
+            'config.geometry.sharpness',
+            got=f'{geometry.sharpness} with config.geometry.regulariser={geometry.regulariser}',
+            expected=f'1, or a regulariser that has an exponent: {", ".join(SHARPENED)}',
+        )
+
+
+def _check_net(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for joint training of a net whose features no depth decoder can share."""
+    own_depth = config.model.name == OWN_DEPTH
+    if config.geometry.depth_from != 'multitask' or own_depth or 'stem' in config.model:
         return
-    if geometry.depth_from == 'multitask' and 'stem' not in config.model:
-        able = [
-            name
-            for name in models.NETS['segmentation']
-            if {'stem', 'taps'} <= set(models.schema('segmentation', name))
-        ]
-        expected = f'a net on a ResNet whose features a depth decoder can share: {", ".join([*able, OWN_DEPTH])}'
-        raise InputError('config.model.name', got=repr(config.model.name), expected=expected)
+    able = [
+        name
+        for name in models.NETS['segmentation']
+        if {'stem', 'taps'} <= set(models.schema('segmentation', name))
+    ]
+    names = ', '.join([*able, OWN_DEPTH])
+    raise InputError(
+        'config.model.name',
+        got=repr(config.model.name),
+        expected=f'a net on a ResNet whose features a depth decoder can share: {names}',
+    )
 
 
-# --- depth beforehand -------------------------------------------------------------------------------------------------
+# --- depth or motion alone ----------------------------------------------------------------------
+
+
+class VideoNets(NamedTuple):
+    """The nets of a stage that learns depth or motion, and not segmentation.
+
+    init      (key, batch) -> {net: variables}
+    apply     (params, model_state, batch, *, train) -> (disparities, pose outputs, model_state),
+              with disparities [d_0, ..] and d_0 [B, H, W] of full resolution
+    depth_of  disparity -> depth
+    pose      the pose net
+    names     of the nets in the state
+    """
+
+    init: Callable
+    apply: Callable
+    depth_of: Callable
+    pose: monodepth.PoseNet
+    names: tuple[str, ...]
 
 
 def make_depth_nets(
     config: ml_collections.ConfigDict,
 ) -> tuple[monodepth.DepthNet, monodepth.PoseNet]:
-    """The nets of the stage `depth`."""
+    """Builds the depth net and the pose net of the config."""
+    depth = monodepth.make_depth_net(config.depth_net, config.train.dtype)
     masks = config.depth.mask_weight > 0
     pose = monodepth.make_pose_net(config.pose_net, config.depth.frames, masks, config.train.dtype)
-    return monodepth.make_depth_net(config.depth_net, config.train.dtype), pose
+    return depth, pose
+
+
+def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
+    """Builds the training of depth and motion from video alone."""
+    depth, pose = make_depth_nets(config)
+
+    def init(key: PRNGKey, batch: Batch) -> dict[str, PyTree]:
+        image = batch['image'][:1]
+        frames = batch['image_frames'][:1]
+        return {
+            'depth': depth.init(rng.named(key, 'depth'), image),
+            'pose': pose.init(rng.named(key, 'pose'), image, frames),
+        }
+
+    def apply(params, model_state, batch: Batch, *, train: bool):
+        image = batch['image']
+        frames = batch['image_frames']
+        disparities, depth_state = depth.apply(
+            params['depth'], model_state['depth'], image, train=train
+        )
+        outputs, pose_state = pose.apply(
+            params['pose'], model_state['pose'], image, frames, train=train
+        )
+        return disparities, outputs, {'depth': depth_state, 'pose': pose_state}
+
+    nets = VideoNets(init, apply, depth.depth_of, pose, ('depth', 'pose'))
+    return video_stage(config, spec, 'depth', nets)
+
+
+def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
+    """Builds the training of the pose net alone, with the true depth in the warp.
+
+    It shows whether motion is learned.
+    """
+    _, pose = make_depth_nets(config)
+
+    def init(key: PRNGKey, batch: Batch) -> dict[str, PyTree]:
+        image = batch['image'][:1]
+        frames = batch['image_frames'][:1]
+        return {'pose': pose.init(rng.named(key, 'pose'), image, frames)}
+
+    def apply(params, model_state, batch: Batch, *, train: bool):
+        outputs, pose_state = pose.apply(
+            params['pose'],
+            model_state['pose'],
+            batch['image'],
+            batch['image_frames'],
+            train=train,
+        )
+        # In evaluation depth has the size of the labels.
+        depth = batch['depth'] if train else segmentation.to_image(batch['depth'], batch, fill=0)
+        return [monodepth.inverse(depth)], outputs, {'pose': pose_state}
+
+    nets = VideoNets(init, apply, monodepth.inverse, pose, ('pose',))
+    return video_stage(config, spec, 'pose', nets, features=('depth',), truth=('pose',))
+
+
+def video_stage(
+    config: ml_collections.ConfigDict,
+    spec: DataSpec,
+    name: str,
+    nets: VideoNets,
+    features: tuple[str, ...] = (),
+    truth: tuple[str, ...] = monodepth.TRUTH,
+) -> Stage:
+    """Builds the training of nets by view synthesis.
+
+    Args:
+      config: of the run.
+      spec: of the data set.
+      name: of the stage.
+      nets: that are trained.
+      features: of the training batches, in addition to frames and cameras.
+      truth: features that predictions are scored with, if the data set has them.
+    """
+    pose = nets.pose
+    num_steps = config.depth.num_steps
+    terms = monodepth.make_terms(config.depth, nets.depth_of, pose.at_depth)
+    weight_of = monodepth.loss_weights(config.depth).__getitem__
+    optimisers = {name: supervised.Optimiser(config.optim_depth, nets.names, 'optim_depth')}
+
+    def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
+        params, model_state = split_variables(nets.init(key, batch))
+        return supervised.fresh_state(params, model_state, optimisers, num_steps=num_steps, ema=0.0)
+
+    def loss_fn(params, model_state, batch: Batch, keys: Keys):
+        disparities, outputs, statistics = nets.apply(params, model_state, batch, train=True)
+        motions = pose.motions(outputs)
+        masks = outputs.get('masks')
+        return terms(disparities, motions, masks, batch, keys), statistics, {}
+
+    def infer(state: TrainState, batch: Batch):
+        disparities, outputs, _ = nets.apply(state.params, state.model_state, batch, train=False)
+        disparity = disparities[0]
+        motions = pose.motions(outputs)
+        return disparity, nets.depth_of, pose.at_depth(motions, nets.depth_of(disparity))
+
+    train_step = supervised.make_train_step(
+        loss_fn,
+        optimisers,
+        weight_of,
+        num_steps=num_steps,
+        accumulate=config.train.accumulate,
+        ema=0.0,
+        shared=monodepth.SHARED_STREAMS,
+    )
+    return Stage(
+        name=name,
+        num_steps=num_steps,
+        train_input=monodepth.with_frames(video_input(config), config, *features),
+        eval_input=monodepth.eval_input(config, spec),
+        streams=(),
+        shared_streams=monodepth.SHARED_STREAMS,
+        init=init,
+        train_step=train_step,
+        **monodepth.make_evaluation(config, spec, infer, truth)._asdict(),
+    )
 
 
 def video_input(config: ml_collections.ConfigDict) -> Input:
-    """Returns every frame of the training split: depth and motion are learned without labels."""
+    """Returns all frames of the training split: depth and motion are learned without labels."""
     return segmentation.train_input(config)._replace(
         batch_size=config.depth.batch_size,
         batch_key='depth.batch_size',
@@ -169,122 +352,29 @@ def video_input(config: ml_collections.ConfigDict) -> Input:
     )
 
 
-def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
-    """Depth and motion from video alone."""
-    depth, pose = make_depth_nets(config)
-    terms = monodepth.make_terms(config.depth, depth.depth_of, pose.at_depth)
-    weights = monodepth.loss_weights(config.depth)
-    optimisers = {
-        'depth': supervised.Optimiser(config.optim_depth, ('depth', 'pose'), 'optim_depth')
-    }
-    schedule = {**supervised.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
-
-    def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
-        image = batch['image'][:1]
-        variables = {
-            'depth': depth.init(rng.named(key, 'depth'), image),
-            'pose': pose.init(rng.named(key, 'pose'), image, batch['image_frames'][:1]),
-        }
-        params, model_state = _divided(variables)
-        return supervised.fresh_state(
-            params, model_state, optimisers, num_steps=config.depth.num_steps, ema=0.0
-        )
-
-    def look(params, model_state, image, frames, train: bool):
-        disparities, depth_state = depth.apply(
-            params['depth'], model_state['depth'], image, train=train
-        )
-        seen, pose_state = pose.apply(
-            params['pose'], model_state['pose'], image, frames, train=train
-        )
-        return disparities, seen, {'depth': depth_state, 'pose': pose_state}
-
-    def loss_fn(params, model_state, batch: Batch, keys: Keys):
-        disparities, seen, updates = look(
-            params, model_state, batch['image'], batch['image_frames'], train=True
-        )
-        return terms(disparities, pose.motions(seen), seen.get('masks'), batch, keys), updates, {}
-
-    def infer(state: TrainState, batch: Batch):
-        nets = state.params, state.model_state
-        disparities, seen, _ = look(*nets, batch['image'], batch['image_frames'], train=False)
-        motions = pose.at_depth(pose.motions(seen), depth.depth_of(disparities[0]))
-        return disparities[0], depth.depth_of, motions
-
-    inputs = video_input(config)
-    return Stage(
-        name='depth',
-        num_steps=config.depth.num_steps,
-        train_input=monodepth.with_frames(inputs, config),
-        eval_input=monodepth.eval_input(config, spec),
-        streams=(),
-        shared_streams=monodepth.SHARED_STREAMS,
-        init=init,
-        train_step=supervised.make_train_step(
-            loss_fn, optimisers, weights.__getitem__, shared=monodepth.SHARED_STREAMS, **schedule
-        ),
-        **monodepth.make_evaluation(config, spec, infer),
-    )
+def split_variables(
+    variables: Mapping[str, Mapping],
+) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+    """Splits {net: variables} into {net: parameters} and {net: all other variables}."""
+    params = {}
+    model_state = {}
+    for net, of_net in variables.items():
+        params[net] = of_net['params']
+        model_state[net] = {kind: of_net[kind] for kind in of_net if kind != 'params'}
+    return params, model_state
 
 
-def pose_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
-    """Trains the pose net alone, with the true depth in the warp: is motion learned?"""
-    _, pose = make_depth_nets(config)
-    terms = monodepth.make_terms(config.depth, monodepth.inverse, pose.at_depth)
-    weights = monodepth.loss_weights(config.depth)
-    optimisers = {'pose': supervised.Optimiser(config.optim_depth, ('pose',), 'optim_depth')}
-    schedule = {**supervised.schedule(config), 'num_steps': config.depth.num_steps, 'ema': 0.0}
-
-    def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
-        variables = {
-            'pose': pose.init(rng.named(key, 'pose'), batch['image'][:1], batch['image_frames'][:1])
-        }
-        params, model_state = _divided(variables)
-        settings = dict(num_steps=config.depth.num_steps, ema=0.0)
-        return supervised.fresh_state(params, model_state, optimisers, **settings)
-
-    def look(params, model_state, batch: Batch, train: bool):
-        frames = batch['image'], batch['image_frames']
-        return pose.apply(params['pose'], model_state['pose'], *frames, train=train)
-
-    def loss_fn(params, model_state, batch: Batch, keys: Keys):
-        outputs, update = look(params, model_state, batch, train=True)
-        disparities = [monodepth.inverse(batch['depth'])]
-        motions = pose.motions(outputs)
-        return terms(disparities, motions, outputs.get('masks'), batch, keys), {'pose': update}, {}
-
-    def infer(state: TrainState, batch: Batch):
-        outputs, _ = look(state.params, state.model_state, batch, train=False)
-        disparity = monodepth.inverse(segmentation.to_image(batch['depth'], batch, fill=0))
-        motions = pose.at_depth(pose.motions(outputs), monodepth.inverse(disparity))
-        return disparity, monodepth.inverse, motions
-
-    inputs = video_input(config)
-    return Stage(
-        name='pose',
-        num_steps=config.depth.num_steps,
-        train_input=monodepth.with_frames(inputs, config, 'depth'),
-        eval_input=monodepth.eval_input(config, spec),
-        streams=(),
-        shared_streams=monodepth.SHARED_STREAMS,
-        init=init,
-        train_step=supervised.make_train_step(
-            loss_fn, optimisers, weights.__getitem__, shared=monodepth.SHARED_STREAMS, **schedule
-        ),
-        **monodepth.make_evaluation(config, spec, infer, truth=('pose',)),
-    )
-
-
-# --- segmentation -----------------------------------------------------------------------------------------------------
+# --- segmentation: nets and state ---------------------------------------------------------------
 
 
 class Tasks(NamedTuple):
-    """The segmentation net, and where the disparity of its images comes from.
+    """The segmentation net, and the source of the disparity of its images.
 
-    net       its outputs hold 'disparity' where it makes depth itself, 'features' where `decoder` does
-    decoder   of the net's features, in multitask training; None: there is none
-    pose      None without multitask training
-    frozen    (state, image) -> disparity of the net that was trained beforehand; None without one
+    net       segmentation net. Its outputs have 'disparity' if it predicts depth itself, and
+              'features' if there is a `decoder`
+    decoder   depth decoder on the features of the net, in joint training; None: there is none
+    pose      pose net of joint training; None: no joint training
+    frozen    (state, image) -> disparity of the pretrained net; None: no pretrained net
     depth_of  disparity -> depth
     """
 
@@ -296,87 +386,74 @@ class Tasks(NamedTuple):
 
 
 def make_tasks(config: ml_collections.ConfigDict, spec: DataSpec) -> Tasks:
-    """The nets of the stage `segmentation`."""
-    model, source, settings = config.model, config.geometry.depth_from, config.depth
-    decoder, limits = None, (settings.min_depth, settings.max_depth)
+    """Builds the nets of the stage `segmentation`."""
+    model = config.model
+    depth_from = config.geometry.depth_from
+    decoder = None
+    limits = (config.depth.min_depth, config.depth.max_depth)
     if model.name == OWN_DEPTH:
-        limits = model.min_depth, model.max_depth
-    elif source == 'multitask':
+        limits = (model.min_depth, model.max_depth)
+    elif depth_from == 'multitask':
         model = model.copy_and_resolve_references()
         model.taps = (*model.taps, *PYRAMIDS[model.stem])
         decoder = DepthDecoder(
-            decoder_channels(model.width), settings.num_scales, dtype=jnp.dtype(config.train.dtype)
+            decoder_channels(model.width),
+            config.depth.num_scales,
+            dtype=jnp.dtype(config.train.dtype),
         )
+    net = segmentation.make_image_net(config, segmentation.num_outputs(config, spec), model)
+    depth_net, pose = make_depth_nets(config)
 
-    def prepare(image):
-        return images.normalize(image, config.preprocess)
-
-    net = segmentation.make_net(
-        model, segmentation.num_outputs(config, spec), config.train.dtype, prepare
-    )
-    depth, pose = make_depth_nets(config)
-    if source == 'pretrained':
+    if depth_from == 'pretrained':
 
         def frozen(state: TrainState, image: Array) -> Array:
-            return depth.apply(
+            disparities, _ = depth_net.apply(
                 state.params['depth'], state.model_state['depth'], image, train=False
-            )[0][0]
+            )
+            return disparities[0]
 
-        return Tasks(net, None, None, frozen, depth.depth_of)
-    pose = pose if source == 'multitask' else None
-    return Tasks(net, decoder, pose, None, lambda disparity: sigmoid_to_depth(disparity, *limits))
+        return Tasks(net, None, None, frozen, depth_net.depth_of)
 
+    def depth_of(disparity: Array) -> Array:
+        return sigmoid_to_depth(disparity, *limits)
 
-def disparities_of(tasks: Tasks, outputs: Mapping, params: Mapping, image: Array) -> list[Array]:
-    """What multitask training made of the images, from full resolution on."""
-    if tasks.decoder is None:
-        return outputs['disparity']
-    return tasks.decoder.apply({'params': params['depth']}, _features(outputs), image.shape[1:3])
-
-
-def _features(outputs: Mapping) -> list[Array]:
-    stem = next(stem for stem, taps in PYRAMIDS.items() if set(taps) <= set(outputs['features']))
-    return pyramid(outputs['features'], stem)
+    return Tasks(net, decoder, pose if depth_from == 'multitask' else None, None, depth_of)
 
 
 def make_optimisers(config: ml_collections.ConfigDict, tasks: Tasks) -> supervised.Optimisers:
-    """The segmentation net's, and in multitask training that of the nets beside it; a net from before has none."""
-    if tasks.pose is None:
-        return supervised.alone(config)
-    beside = ('pose',) if tasks.decoder is None else ('depth', 'pose')
-    return {
-        **supervised.alone(config),
-        'geometry': supervised.Optimiser(config.optim_depth, beside, 'optim_depth'),
-    }
+    """Returns the optimisers. Joint training adds one for depth and pose.
+
+    Pretrained nets are frozen.
+    """
+    optimisers = dict(supervised.alone(config))
+    if tasks.pose is not None:
+        nets = ('pose',) if tasks.decoder is None else ('depth', 'pose')
+        optimisers['geometry'] = supervised.Optimiser(config.optim_depth, nets, 'optim_depth')
+    return optimisers
 
 
 def make_init(config: ml_collections.ConfigDict, tasks: Tasks) -> Callable:
-    """`Stage.init`: fresh nets, and the depth net of the stage before."""
+    """Returns `Stage.init`: new nets, and the pretrained depth net if that exists."""
+    optimisers = make_optimisers(config, tasks)
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
         image = batch['image'][:1]
         variables = {'segmenter': tasks.net.init(rng.named(key, 'segmenter'), image)}
         if tasks.decoder is not None:
-            params, model_state = (tree['segmenter'] for tree in _divided(variables))
-            outputs, _ = jax.eval_shape(
-                lambda: tasks.net.apply(params, model_state, image, train=False)
-            )
-            features = jax.eval_shape(_features, outputs)
+            features = _feature_shapes(tasks.net, variables['segmenter'], image)
             variables['depth'] = tasks.decoder.lazy_init(
                 rng.named(key, 'depth'), features, image.shape[1:3]
             )
         if tasks.pose is not None:
-            variables['pose'] = tasks.pose.init(
-                rng.named(key, 'pose'), image, batch['image_frames'][:1]
-            )
-        params, model_state = _divided(variables)
+            frames = batch['image_frames'][:1]
+            variables['pose'] = tasks.pose.init(rng.named(key, 'pose'), image, frames)
+        params, model_state = split_variables(variables)
+
         if tasks.frozen is not None:
             before = earlier['depth']
-            params['depth'], model_state['depth'] = (
-                before.params['depth'],
-                before.model_state['depth'],
-            )
-        optimisers, train = make_optimisers(config, tasks), config.train
+            params['depth'] = before.params['depth']
+            model_state['depth'] = before.model_state['depth']
+        train = config.train
         return supervised.fresh_state(
             params, model_state, optimisers, num_steps=train.num_steps, ema=train.ema
         )
@@ -384,40 +461,68 @@ def make_init(config: ml_collections.ConfigDict, tasks: Tasks) -> Callable:
     return init
 
 
-def _divided(variables: Mapping[str, Mapping]) -> tuple[dict, dict]:
-    """{net: variables} -> ({net: parameters}, {net: everything else})."""
-    params = {net: of_net['params'] for net, of_net in variables.items()}
-    others = {
-        net: {kind: of_net[kind] for kind in of_net if kind != 'params'}
-        for net, of_net in variables.items()
-    }
-    return params, others
+def _feature_shapes(net: segmentation.Net, variables: Mapping, image: Array) -> PyTree:
+    """Returns the shapes of the features that the depth decoder reads. Nothing is computed."""
+    params, model_state = split_variables({'segmenter': variables})
+
+    def features():
+        outputs, _ = net.apply(params['segmenter'], model_state['segmenter'], image, train=False)
+        return _features(outputs)
+
+    return jax.eval_shape(features)
 
 
-def semantic_map(logits: Array, size: tuple[int, int], of: str) -> Array:
-    """S: [B, h, w, C] logits -> [B, H, W, C] probabilities (`of` softmax), or the logits themselves."""
+def _features(outputs: Mapping) -> list[Array]:
+    """Returns the pyramid of the backbone whose taps are among the features of a net's outputs."""
+    stem = next(stem for stem, taps in PYRAMIDS.items() if set(taps) <= set(outputs['features']))
+    return pyramid(outputs['features'], stem)
+
+
+def disparities_of(tasks: Tasks, outputs: Mapping, params: Mapping, image: Array) -> list[Array]:
+    """Returns the disparities predicted in joint training, full resolution first."""
+    if tasks.decoder is None:
+        return outputs['disparity']
+    return tasks.decoder.apply({'params': params['depth']}, _features(outputs), image.shape[1:3])
+
+
+# --- segmentation: the loss ---------------------------------------------------------------------
+
+
+def semantic_map(logits: Array, size: tuple[int, int], kind: str) -> Array:
+    """Returns the map S, whose differences are the semantic edges, [B, H, W, C].
+
+    Args:
+      logits: [B, h, w, C].
+      size: (H, W) of the result.
+      kind: 'softmax' for probabilities, 'logits' for the logits themselves.
+    """
     logits = resize.bilinear(logits.astype(jnp.float32), size)
-    return jax.nn.softmax(logits) if of == 'softmax' else logits
+    return jax.nn.softmax(logits) if kind == 'softmax' else logits
 
 
 def depth_map(disparity: Array, depth_of: Callable, kind: str) -> Array:
-    """D: disparity, or depth, over its mean in each image: e^-|dD| has no meaning in other units."""
+    """Returns the map D, whose differences are the depth edges: its mean over each image is 1.
+
+    e^-|dD| has no meaning in other units.
+
+    Args:
+      disparity: [B, H, W].
+      depth_of: disparity -> depth.
+      kind: 'disparity' or 'depth'.
+    """
     return losses.normalised_depth(disparity if kind == 'disparity' else depth_of(disparity))
 
 
-SHARPENED = {
-    'holistic': losses.holistic_consistency,
-    'per_class': losses.per_class_consistency,
-}
-"""Regularisers that `geometry.sharpness` changes."""
-
-
 def make_regulariser(config: ml_collections.ConfigDict, depth_of: Callable) -> Callable:
-    """(logits [B, h, w, C], disparity [B, H, W], weight [B]) -> the term of config.geometry.regulariser."""
+    """Returns the term of config.geometry.regulariser.
+
+    It maps (logits [B, h, w, C], disparity [B, H, W], weight [B]) to a Mean.
+    """
     geometry = config.geometry
 
     def regulariser(logits: Array, disparity: Array, weight: Array) -> Mean:
         size = disparity.shape[1:]
+        # In joint training, the regulariser of [4] changes the depth and not the classes.
         if geometry.regulariser == 'chen' and geometry.depth_from == 'multitask':
             classes = jnp.argmax(semantic_map(logits, size, 'logits'), -1)
             return losses.semantic_guided_smoothness(disparity, classes, weight)
@@ -425,124 +530,153 @@ def make_regulariser(config: ml_collections.ConfigDict, depth_of: Callable) -> C
         depth = depth_map(disparity, depth_of, geometry.depth_map)
         if geometry.regulariser == 'chen':
             return losses.depth_edges_without_semantic_edges(semantic, depth, weight)
-        return SHARPENED[geometry.regulariser](semantic, depth, weight, geometry.sharpness)
+        consistency = SHARPENED[geometry.regulariser]
+        return consistency(semantic, depth, weight, geometry.sharpness)
 
     return regulariser
 
 
 def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Tasks) -> Callable:
-    """(params, model_state, batch, keys) -> (terms, model_state, {}): the supervised terms, those of depth in multitask
-    training, and the regulariser. A disparity from before is in batch['disparity']."""
-    pixel_terms, regulariser = (
-        supervised.make_terms(config, spec),
-        make_regulariser(config, tasks.depth_of),
-    )
-    at_depth = tasks.pose.at_depth if tasks.pose is not None else monodepth.as_predicted
+    """Returns (params, model_state, batch, keys) -> (terms, model_state, {}).
+
+    The terms are the supervised terms, terms of depth in joint training, and the regulariser. The
+    disparity of a pretrained net is in batch['disparity'].
+    """
+    pixel_terms = supervised.make_terms(config, spec)
+    regulariser = make_regulariser(config, tasks.depth_of)
+    at_depth = monodepth.as_predicted if tasks.pose is None else tasks.pose.at_depth
     video_terms = monodepth.make_terms(config.depth, tasks.depth_of, at_depth)
 
     def loss_fn(params, model_state, batch: Batch, keys: Keys):
-        image, updates = batch['image'], dict(model_state)
-        outputs, updates['segmenter'] = tasks.net.apply(
+        image = batch['image']
+        statistics = dict(model_state)
+
+        # Supervised terms.
+        outputs, statistics['segmenter'] = tasks.net.apply(
             params['segmenter'],
             model_state['segmenter'],
             image,
             train=True,
             dropout=keys['dropout'],
         )
-        terms, disparity = pixel_terms(outputs, batch), batch.get('disparity')
+        terms = pixel_terms(outputs, batch)
+
+        # View synthesis, in joint training.
+        disparity = batch.get('disparity')
         if tasks.pose is not None:
-            seen, updates['pose'] = tasks.pose.apply(
-                params['pose'], model_state['pose'], image, batch['image_frames'], train=True
+            frames = batch['image_frames']
+            pose_outputs, statistics['pose'] = tasks.pose.apply(
+                params['pose'], model_state['pose'], image, frames, train=True
             )
+            motions = tasks.pose.motions(pose_outputs)
+            masks = pose_outputs.get('masks')
             disparities = disparities_of(tasks, outputs, params, image)
-            terms |= video_terms(
-                disparities, tasks.pose.motions(seen), seen.get('masks'), batch, keys
-            )
+            terms |= video_terms(disparities, motions, masks, batch, keys)
             disparity = disparities[0]
+
+        # Semantic edges against depth edges.
         if config.geometry.regulariser != 'none':
             terms['regulariser'] = regulariser(outputs['logits'], disparity, batch['weight'])
-        return terms, updates, {}
+        return terms, statistics, {}
 
     return loss_fn
 
 
-def make_train_step(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Tasks) -> Callable:
-    """`Stage.train_step`: the supervised one with more terms, and with what the frozen depth net sees."""
-    heads, geometry = supervised.head_weight(config), config.geometry
-    of_video = {
-        name: geometry.multitask_weight * w
-        for name, w in monodepth.loss_weights(config.depth).items()
-    }
-    weights = {'regulariser': geometry.weight, **of_video}
+def make_weight(config: ml_collections.ConfigDict) -> Callable[[str], float]:
+    """Returns a function from the name of a loss term to its weight."""
+    weights = {'regulariser': config.geometry.weight}
+    for name, weight in monodepth.loss_weights(config.depth).items():
+        weights[name] = config.geometry.multitask_weight * weight
+    head_weight = supervised.head_weight(config)
 
-    def with_depth(state: TrainState, batch: Batch) -> Batch:
-        return (
-            batch
-            if tasks.frozen is None
-            else {**batch, 'disparity': tasks.frozen(state, batch['image'])}
-        )
+    def weight_of(name: str) -> float:
+        return weights[name] if name in weights else head_weight(name)
 
-    return supervised.make_train_step(
-        make_loss(config, spec, tasks),
-        make_optimisers(config, tasks),
-        lambda name: weights[name] if name in weights else heads(name),
-        shared=monodepth.SHARED_STREAMS,
-        prepare=with_depth,
-        **supervised.schedule(config),
-    )
+    return weight_of
 
 
-def make_evaluation(
-    config: ml_collections.ConfigDict, spec: DataSpec, tasks: Tasks
-) -> dict[str, Callable]:
-    """`Stage`'s eval_step, finalize, render and predict: those of a segmenter, which needs no depth. Pictures show the
-    disparity, and both kinds of edges that regularisers compare."""
-
-    def look(state: TrainState, image: Array) -> tuple[Mapping, Mapping]:
-        params, model_state = optim.averaged(state, config.train.ema)
-        return tasks.net.apply(params['segmenter'], model_state['segmenter'], image, train=False)[
-            0
-        ], params
-
-    def infer(state: TrainState, image: Array) -> Array:
-        return look(state, image)[0]['logits'].astype(jnp.float32)
-
-    of_segmenter = segmentation.make_evaluation(config, spec, infer)
-    if config.geometry.depth_from == 'none':
-        return of_segmenter
-
-    def render(state: TrainState, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
-        image = batch['image']
-        outputs, params = look(state, image)
-        if tasks.frozen is not None:
-            disparity = tasks.frozen(state, image)
-        else:
-            disparity = disparities_of(tasks, outputs, params, image)[0]
-        depth = depth_map(disparity, tasks.depth_of, config.geometry.depth_map)
-        return {
-            **of_segmenter['render'](state, batch, keys),
-            'disparity': images.paint_disparity(disparity),
-            'depth_edges': images.paint_edges(depth[..., None]),
-            'semantic_edges': images.paint_edges(
-                semantic_map(outputs['logits'], image.shape[1:3], 'softmax')
-            ),
-        }
-
-    return {**of_segmenter, 'render': render}
+# --- segmentation: the stage --------------------------------------------------------------------
 
 
 def segmentation_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
-    """The segmentation net, with what depth there is."""
-    tasks, inputs = make_tasks(config, spec), segmentation.train_input(config)
+    """Builds the training of the segmentation net, with the depth that the config asks for."""
+    tasks = make_tasks(config, spec)
+    inputs = segmentation.train_input(config)
+    if tasks.pose is not None:
+        inputs = monodepth.with_frames(inputs, config)
     return Stage(
         name='segmentation',
         num_steps=config.train.num_steps,
-        train_input=inputs if tasks.pose is None else monodepth.with_frames(inputs, config),
+        train_input=inputs,
         eval_input=segmentation.eval_input(config),
         streams=('dropout',),
         shared_streams=monodepth.SHARED_STREAMS,
         init=make_init(config, tasks),
         train_step=make_train_step(config, spec, tasks),
-        monitor=('mIoU', 'max'),
-        **make_evaluation(config, spec, tasks),
+        **make_evaluation(config, spec, tasks)._asdict(),
     )
+
+
+def make_train_step(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Tasks) -> Callable:
+    """Returns `Stage.train_step`: the supervised step with additional terms of the loss."""
+
+    def with_disparity(state: TrainState, batch: Batch) -> Batch:
+        if tasks.frozen is None:
+            return batch
+        return {**batch, 'disparity': tasks.frozen(state, batch['image'])}
+
+    return supervised.make_train_step(
+        make_loss(config, spec, tasks),
+        make_optimisers(config, tasks),
+        make_weight(config),
+        shared=monodepth.SHARED_STREAMS,
+        prepare=with_disparity,
+        **supervised.schedule(config),
+    )
+
+
+class Judge(NamedTuple):
+    """The inputs of `render`.
+
+    config        of the run
+    tasks         the nets
+    of_segmenter  evaluation of the segmentation net
+    """
+
+    config: ml_collections.ConfigDict
+    tasks: Tasks
+    of_segmenter: Evaluation
+
+
+def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Tasks) -> Evaluation:
+    """Builds the evaluation of the segmentation net, which needs no depth.
+
+    If there is depth, pictures also show the disparity, and both kinds of edges that regularisers
+    compare.
+    """
+    infer = segmentation.make_infer(config, tasks.net)
+    of_segmenter = segmentation.make_evaluation(config, spec, infer)
+    if config.geometry.depth_from == 'none':
+        return of_segmenter
+    judge = Judge(config, tasks, of_segmenter)
+    return of_segmenter._replace(render=functools.partial(render, judge))
+
+
+def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> dict[str, Array]:
+    """Paints the pictures of segmentation, the disparity, depth edges and semantic edges."""
+    config, tasks, of_segmenter = judge
+    image = batch['image']
+    outputs = segmentation.averaged_net(tasks.net, state, config.train.ema)(image)
+    if tasks.frozen is not None:
+        disparity = tasks.frozen(state, image)
+    else:
+        params, _ = optim.averaged(state, config.train.ema)
+        disparity = disparities_of(tasks, outputs, params, image)[0]
+    depth = depth_map(disparity, tasks.depth_of, config.geometry.depth_map)
+    probabilities = semantic_map(outputs['logits'], image.shape[1:3], 'softmax')
+    return {
+        **of_segmenter.render(state, batch, keys),
+        'disparity': images.paint_disparity(disparity),
+        'depth_edges': images.paint_edges(depth[..., None]),
+        'semantic_edges': images.paint_edges(probabilities),
+    }

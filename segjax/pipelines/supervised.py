@@ -1,17 +1,18 @@
-"""Supervised segmentation: one net, (weighted) cross-entropy. The baseline that every paper compares itself with.
+"""Supervised segmentation: one net and a cross-entropy. All papers compare their methods with it.
 
-Method, top to bottom: the net predicts logits and, where it has them, logits of auxiliary heads; every head is resized
-to the label's size and pays a cross-entropy; one optimiser (segjax/tasks/supervised.py); evaluation resizes logits
-to each label's own size (segjax/tasks/segmentation.py).
+Method, top to bottom:
+
+1. The net predicts logits of the classes, and of each auxiliary head if it has auxiliary heads.
+2. All logits are resized to the label. Each head adds its (weighted) cross-entropy to the loss.
+3. One optimiser updates the net (segjax/tasks/supervised.py).
+4. Evaluation resizes logits to the size of each label and computes IoUs
+   (segjax/tasks/segmentation.py).
 """
 
-import jax.numpy as jnp
 import ml_collections
 
 from segjax import models
-from segjax.core import optim
-from segjax.ops import images
-from segjax.protocol import Stage, TrainState
+from segjax.protocol import Stage
 from segjax.schema import OPTIM
 from segjax.spec import DataSpec
 from segjax.tasks import segmentation, supervised
@@ -25,32 +26,18 @@ SCHEMA = {
 
 
 def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stage, ...]:
-    """The single stage of supervised training."""
-
-    def prepare(image):
-        return images.normalize(image, config.preprocess)
-
-    net = segmentation.make_net(
-        config.model, segmentation.num_outputs(config, spec), config.train.dtype, prepare
+    """Builds the single stage of supervised training."""
+    net = segmentation.make_image_net(config, segmentation.num_outputs(config, spec))
+    infer = segmentation.make_infer(config, net)
+    loss = supervised.make_loss(config, spec, net)
+    stage = Stage(
+        name='segmentation',
+        num_steps=config.train.num_steps,
+        train_input=segmentation.train_input(config),
+        eval_input=segmentation.eval_input(config),
+        streams=('dropout',),
+        init=supervised.make_init(config, net),
+        train_step=supervised.make_supervised_step(config, loss),
+        **segmentation.make_evaluation(config, spec, infer)._asdict(),
     )
-
-    def infer(state: TrainState, image):
-        params, model_state = optim.averaged(state, config.train.ema)
-        outputs, _ = net.apply(params['segmenter'], model_state['segmenter'], image, train=False)
-        return outputs['logits'].astype(jnp.float32)
-
-    return (
-        Stage(
-            name='segmentation',
-            num_steps=config.train.num_steps,
-            train_input=segmentation.train_input(config),
-            eval_input=segmentation.eval_input(config),
-            streams=('dropout',),
-            init=supervised.make_init(config, net),
-            train_step=supervised.make_supervised_step(
-                config, supervised.make_loss(config, spec, net)
-            ),
-            monitor=('mIoU', 'max'),
-            **segmentation.make_evaluation(config, spec, infer),
-        ),
-    )
+    return (stage,)

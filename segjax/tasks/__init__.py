@@ -1,1 +1,1 @@
-"""What pipelines share: net, target, loss, scores and pictures of a kind of task."""
+"""Nets, labels, losses, scores and pictures of a kind of task, shared by pipelines."""

@@ -1,5 +1,11 @@
-"""The segmentation net on uint8 images, what it is trained towards, and its scores: what pipelines have in common."""
+"""Segmentation task: net, labels and scores, shared by all pipelines that segment.
 
+The pipeline trains a `Net` towards `train_label`, and `make_evaluation` builds the functions of its
+`Stage` that compute scores and pictures. With `data.void_class`, unlabelled pixels are an
+additional class, void.
+"""
+
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -9,17 +15,34 @@ import ml_collections
 import numpy as np
 
 from segjax import models
-from segjax.core import parallel
+from segjax.core import optim, parallel
 from segjax.losses import segmentation as losses
 from segjax.metrics import confusion
 from segjax.ops import images, resize, windows
-from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, TrainState
+from segjax.protocol import (
+    Array,
+    Batch,
+    Input,
+    Keys,
+    Mean,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    Scores,
+    TrainState,
+)
 from segjax.report.scores import scored_at
 from segjax.schema import Field, above, one_of
 from segjax.spec import IGNORE, DataSpec
+from segjax.tasks.evaluation import Evaluation
 
 VOID = 'void'
-"""Name of the class that `data.void_class` adds, for what the labels leave out; its train id is C."""
+"""Name of the class that `data.void_class` adds for unlabelled pixels. Its train id is C."""
+
+ERROR_COLOR = (220, 40, 40)
+"""RGB of wrong pixels in the picture 'errors'."""
+BACKGROUND = 235
+"""Grey value of all other pixels of that picture."""
 
 CLASS_WEIGHTS = {
     'class_weights': Field(
@@ -36,12 +59,16 @@ PREPROCESS = Field(
 )
 
 
+# --- nets ---------------------------------------------------------------------------------------
+
+
 class Net(NamedTuple):
     """A net behind the preparation of its input.
 
     init    (key, input) -> variables
-    apply   (params, model_state, input, *, train, dropout=None) -> (outputs, model_state), both the net's own; outputs
-            are {'logits': [B, h, w, C]}, and {'aux': {head: logits}} where the net has auxiliary heads
+    apply   (params, model_state, input, *, train, dropout=None) -> (outputs, model_state).
+            `outputs` are {'logits': [B, h, w, C]}. A net with auxiliary heads adds
+            {'aux': {head: logits}}
     """
 
     init: Callable
@@ -54,13 +81,13 @@ def make_net(
     dtype: str,
     prepare: Callable[[Array], Array],
 ) -> Net:
-    """The net of a section of `models.net_choice`.
+    """Builds the net of a section of `models.net_choice`.
 
     Args:
       model: the section.
       num_outputs: channels of the logits.
       dtype: of activations.
-      prepare: what the net wants of its input, e.g. images.normalize.
+      prepare: maps the input to the input of the net, e.g. with images.normalize.
     """
     net = models.build_from(
         'segmentation', model, num_classes=num_outputs, dtype=dtype, axis_name=parallel.AXIS
@@ -70,23 +97,76 @@ def make_net(
         return net.lazy_init(key, jax.eval_shape(prepare, image), train=False)
 
     def apply(params, model_state, image, *, train: bool, dropout: PRNGKey | None = None):
-        return apply_net(
-            net, params, model_state, prepare(image), train=train, rngs={'dropout': dropout}
-        )
+        rngs = {'dropout': dropout}
+        return apply_net(net, params, model_state, prepare(image), train=train, rngs=rngs)
 
     return Net(init, apply)
+
+
+def make_image_net(
+    config: ml_collections.ConfigDict,
+    num_outputs: int,
+    model: ml_collections.ConfigDict | None = None,
+) -> Net:
+    """Builds a net on uint8 images, which are prepared as `config.preprocess` says.
+
+    Args:
+      config: of the run.
+      num_outputs: channels of the logits.
+      model: a section that replaces config.model.
+    """
+    section = config.model if model is None else model
+    prepare = functools.partial(images.normalize, scheme=config.preprocess)
+    return make_net(section, num_outputs, config.train.dtype, prepare)
 
 
 def apply_net(
     net, params, model_state, *inputs, train: bool, rngs: Keys | None = None
 ) -> tuple[Mapping, Mapping]:
-    """(outputs, model_state) of a linen module; `rngs` are for training alone."""
+    """Applies a linen module and returns (outputs, model_state).
+
+    In evaluation `model_state` is returned unchanged and `rngs` are not used.
+    """
     variables = {'params': params, **model_state}
     if not train:
         return net.apply(variables, *inputs, train=False), model_state
     outputs, updates = net.apply(variables, *inputs, train=True, rngs=rngs, mutable=['batch_stats'])
     # A state keeps its types: batch norm returns float64 statistics from float64 activations.
     return outputs, jax.tree.map(lambda new, old: new.astype(old.dtype), updates, dict(model_state))
+
+
+def averaged_net(
+    net: Net, state: TrainState, ema: float, name: str = 'segmenter', statistics: str = ''
+) -> Callable[[Array], PyTree]:
+    """Returns a net as evaluation uses it: input -> outputs.
+
+    Args:
+      net: the net.
+      state: holds its parameters, and their averages if `ema` is not 0.
+      ema: config.train.ema.
+      name: of the net in the state.
+      statistics: name of its batch statistics in the state. '' means `name`.
+    """
+    params, model_state = optim.averaged(state, ema)
+
+    def apply(x: Array) -> PyTree:
+        outputs, _ = net.apply(params[name], model_state[statistics or name], x, train=False)
+        return outputs
+
+    return apply
+
+
+def make_infer(config: ml_collections.ConfigDict, net: Net) -> Callable[[TrainState, Array], Array]:
+    """Returns (state, image uint8 [B, H, W, 3]) -> float32 logits, for `make_evaluation`."""
+
+    def infer(state: TrainState, image: Array) -> Array:
+        outputs = averaged_net(net, state, config.train.ema)(image)
+        return outputs['logits'].astype(jnp.float32)
+
+    return infer
+
+
+# --- inputs -------------------------------------------------------------------------------------
 
 
 def train_input(config: ml_collections.ConfigDict) -> Input:
@@ -113,42 +193,38 @@ def eval_input(config: ml_collections.ConfigDict) -> Input:
     )
 
 
-# --- void as a class --------------------------------------------------------------------------------------------------
+# --- labels, and void as a class ----------------------------------------------------------------
 
 
 def num_outputs(config: ml_collections.ConfigDict, spec: DataSpec) -> int:
-    """Channels of the logits: the classes, and one for void where `data.void_class` says so."""
+    """Returns the number of logit channels: the classes, and void if `data.void_class` is set."""
     return spec.classes.num_classes + config.data.void_class
 
 
 def class_pixels(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[tuple[int, ...], int]:
-    """Returns (pixels of every output channel, ignored pixels) of the labelled training examples."""
+    """Returns (pixels of each output channel, ignored pixels) of the labelled training examples."""
     split = spec.split(config.data.train_split)
     void = split.labelled_void_pixels
-    return (
-        ((*split.class_pixels, void), 0) if config.data.void_class else (split.class_pixels, void)
-    )
+    if config.data.void_class:
+        return (*split.class_pixels, void), 0
+    return split.class_pixels, void
 
 
 def train_label(label: Array, config: ml_collections.ConfigDict, spec: DataSpec) -> Array:
-    """The label that is trained towards: with `data.void_class`, ignored pixels are of class C.
+    """Returns the label that the net is trained towards.
 
-    Pixels that augmentation invents (padding, the rim of a rotation) carry the label 255, too, and become void.
+    With `data.void_class`, ignored pixels are of class C. This holds for pixels that augmentation
+    adds (padding, the rim of a rotation), because they carry the label 255.
     """
-    return (
-        jnp.where(label == IGNORE, spec.classes.num_classes, label)
-        if config.data.void_class
-        else label
-    )
+    if not config.data.void_class:
+        return label
+    return jnp.where(label == IGNORE, spec.classes.num_classes, label)
 
 
 def eval_label(batch: Batch, config: ml_collections.ConfigDict, spec: DataSpec) -> Array:
-    """As `train_label`, but for the padding that brings labels to one size: it stays 255."""
-    return jnp.where(
-        valid_pixels(batch['label_size'], batch['label']),
-        train_label(batch['label'], config, spec),
-        IGNORE,
-    )
+    """Returns `train_label` of an evaluation batch, where padded pixels keep the label 255."""
+    inside = valid_pixels(batch['label_size'], batch['label'])
+    return jnp.where(inside, train_label(batch['label'], config, spec), IGNORE)
 
 
 def label_of_image(batch: Batch, config: ml_collections.ConfigDict, spec: DataSpec) -> Array:
@@ -183,121 +259,188 @@ def to_image(label: Array, batch: Batch, fill: int = IGNORE) -> Array:
 
 
 def valid_pixels(size: Array, like: Array) -> Array:
-    """bool [B, H, W]: the part of padded maps that is not padding; size [B, 2] is its height and width."""
-    rows, columns = jnp.arange(like.shape[1])[:, None], jnp.arange(like.shape[2])
+    """Marks the part of padded maps that is not padding.
+
+    Args:
+      size: [B, 2] height and width of that part.
+      like: [B, H, W, ...] the padded maps, of which only the shape is read.
+
+    Returns:
+      bool [B, H, W].
+    """
+    rows = jnp.arange(like.shape[1])[:, None]
+    columns = jnp.arange(like.shape[2])
     return (rows < size[:, 0, None, None]) & (columns < size[:, 1, None, None])
 
 
-# --- evaluation -------------------------------------------------------------------------------------------------------
+# --- evaluation ---------------------------------------------------------------------------------
+
+
+class Judge(NamedTuple):
+    """The inputs that all functions of the evaluation share.
+
+    config        of the run
+    spec          of the data set
+    infer         (state, image uint8 [B, H, W, 3]) -> float32 logits [B, H, W, C]
+    num_examples  labelled examples of the evaluation split
+    """
+
+    config: ml_collections.ConfigDict
+    spec: DataSpec
+    infer: Callable[[TrainState, Array], Array]
+    num_examples: int
 
 
 def make_evaluation(
     config: ml_collections.ConfigDict, spec: DataSpec, infer: Callable
-) -> dict[str, Callable]:
-    """`Stage`'s eval_step, finalize, render and predict.
+) -> Evaluation:
+    """Builds the evaluation of a `Stage` that segments.
 
     `evaluate.resolution` says where scores are computed. 'label' resizes logits to the size of each
     label. 'image' resizes labels to the images that the net sees, with nearest neighbours. Padding
     counts nowhere. With `evaluate.crop` the net sees crops of these images. Overlapping
     probabilities are averaged as in `--mode predict` (ops/tiles.py).
 
-    With `data.void_class` a pixel may be predicted as void. Where its truth is a class, that is a miss; where the truth
-    is void, nothing counts, as ever. 'mIoU_with_void' is the mean over all C + 1, void pixels included.
+    With `data.void_class` a pixel may be predicted as void. If its truth is a class, the prediction
+    is a miss. If the truth is void, the pixel counts only in 'mIoU_with_void', the mean over all
+    C + 1 classes.
 
     Args:
+      config: of the run.
+      spec: of the data set.
       infer: (state, image uint8 [B, H, W, 3]) -> float32 logits [B, H, W, C].
     """
     confusion.check_policy(config.evaluate.policy)
-    num_classes, num_examples = (
-        spec.classes.num_classes,
-        spec.split(config.data.eval_split).num_labelled,
+    num_examples = spec.split(config.data.eval_split).num_labelled
+    judge = Judge(config, spec, infer, num_examples)
+    return Evaluation(
+        eval_step=functools.partial(eval_step, judge),
+        finalize=functools.partial(finalize, judge),
+        render=functools.partial(render, judge),
+        predict=functools.partial(predict, judge),
+        monitor=('mIoU', 'max'),
     )
-    at_image = config.evaluate.resolution == 'image'
-    crop = tuple(config.evaluate.crop)
 
-    def look(state: TrainState, batch: Batch) -> Array:
-        """Returns logits of whole images, or probabilities that crops agree on, [B, H, W, C]."""
-        if not crop:
-            return infer(state, batch['image'])
 
-        def probabilities(image: Array) -> Array:
-            return jax.nn.softmax(infer(state, image))
+def class_evidence(judge: Judge, state: TrainState, batch: Batch) -> Array:
+    """Returns logits of whole images, or the averaged probabilities of crops, [B, H, W, C]."""
+    settings = judge.config.evaluate
+    if not settings.crop:
+        return judge.infer(state, batch['image'])
 
-        overlap = 1 - config.evaluate.stride
-        return windows.average(probabilities, batch['image'], batch['size'], crop, overlap)
+    def probabilities(image: Array) -> Array:
+        return jax.nn.softmax(judge.infer(state, image))
 
-    def predict_labels(state: TrainState, batch: Batch):
-        """Predicts train ids at the resolution of the scores."""
-        evidence = look(state, batch)
-        if not at_image:
-            label_shape = batch['label'].shape[1:]
-            evidence = resize.resize_valid(
-                evidence, batch['size'], label_shape, batch['label_size']
-            )
-        return jnp.argmax(evidence, -1)
+    overlap = 1 - settings.stride
+    crop = tuple(settings.crop)
+    return windows.average(probabilities, batch['image'], batch['size'], crop, overlap)
 
-    def labels_of(batch: Batch) -> tuple[Array, Array]:
-        """Returns labels, and labels with void as a class, at the resolution of the scores."""
-        label = batch['label']
-        with_void = eval_label(batch, config, spec)
-        if at_image:
-            label = to_image(label, batch)
-            with_void = to_image(with_void, batch)
-        return label, with_void
 
-    def eval_step(state: TrainState, batch: Batch, keys: Keys) -> Metrics:
-        prediction, outputs = predict_labels(state, batch), num_outputs(config, spec)
-        label, with_void = labels_of(batch)
-        image_iou = confusion.image_iou(prediction, label, num_classes, batch['weight'])
-        return {
-            'confusion': confusion.confusion(prediction, with_void, outputs, batch['weight']),
-            'image_score': confusion.per_example(
-                image_iou, batch['index'], batch['weight'], num_examples
-            ),
-        }
+def predict_labels(judge: Judge, state: TrainState, batch: Batch) -> Array:
+    """Predicts train ids at the resolution of the scores, [B, H, W] or [B, h, w]."""
+    evidence = class_evidence(judge, state, batch)
+    if not _at_image(judge):
+        label_shape = batch['label'].shape[1:]
+        label_size = batch['label_size']
+        evidence = resize.resize_valid(evidence, batch['size'], label_shape, label_size)
+    return jnp.argmax(evidence, -1)
 
-    def finalize(metrics: Mapping[str, Mean]) -> Scores:
-        counts = metrics['confusion'].sum
-        names, policy = spec.classes.names, config.evaluate.policy
-        # Of a matrix with void: rows of the classes; the column of void holds predictions of nothing.
-        matrix = counts[:num_classes, : num_classes + 1] if config.data.void_class else counts
-        scores = confusion.scores(matrix, names, policy)
-        scores['resolution'] = scored_at(config)
-        if config.data.void_class:
-            scores['mIoU_with_void'] = confusion.scores(counts, (*names, VOID), policy)['mIoU']
-        prior = np.asarray(spec.split(config.data.train_split).class_pixels)
-        for name, blind in (
-            ('commonest', confusion.commonest_class),
-            ('prior', confusion.class_prior),
-        ):
-            values = confusion.scores(blind(matrix, prior), names, policy)
-            scores[f'baseline_{name}'] = {k: v for k, v in values.items() if isinstance(v, float)}
-        columns = (
-            num_classes + config.data.void_class
-        )  # the last one holds pixels that are predicted as void
-        scores['confusion'] = matrix[:num_classes, :columns].astype(int).tolist()
-        return scores
 
-    def render(state: TrainState, batch: Batch, keys: Keys) -> dict[str, jax.Array]:
-        prediction = predict_labels(state, batch)
-        label, _ = labels_of(batch)
-        wrong = (prediction != label) & (label < num_classes)
-        return {
-            'prediction': paint(prediction, spec),
-            'truth': paint(label, spec),
-            'errors': jnp.where(
-                wrong[..., None], jnp.array([220, 40, 40], jnp.uint8), jnp.uint8(235)
-            ),
-        }
+def score_labels(judge: Judge, batch: Batch) -> tuple[Array, Array]:
+    """Returns labels, and labels with void as a class, at the resolution of the scores."""
+    label = batch['label']
+    with_void = eval_label(batch, judge.config, judge.spec)
+    if _at_image(judge):
+        label = to_image(label, batch)
+        with_void = to_image(with_void, batch)
+    return label, with_void
 
-    def predict(state: TrainState, image):
-        """Among the classes alone: who asks for a label map wants no void, also where scores would count a miss."""
-        return jax.nn.softmax(infer(state, image)[..., :num_classes])
 
-    return {'eval_step': eval_step, 'finalize': finalize, 'render': render, 'predict': predict}
+def _at_image(judge: Judge) -> bool:
+    return judge.config.evaluate.resolution == 'image'
+
+
+def eval_step(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Metrics:
+    """Computes the confusion matrix of a batch, and the mean IoU of each image."""
+    outputs = num_outputs(judge.config, judge.spec)
+    num_classes = judge.spec.classes.num_classes
+    index = batch['index']
+    weight = batch['weight']
+
+    prediction = predict_labels(judge, state, batch)
+    label, with_void = score_labels(judge, batch)
+    image_iou = confusion.image_iou(prediction, label, num_classes, weight)
+    return {
+        'confusion': confusion.confusion(prediction, with_void, outputs, weight),
+        'image_score': confusion.per_example(image_iou, index, weight, judge.num_examples),
+    }
+
+
+def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
+    """Turns the summed confusion matrix into scores, and adds those of two blind predictors."""
+    names = judge.spec.classes.names
+    policy = judge.config.evaluate.policy
+    void_class = judge.config.data.void_class
+    num_classes = judge.spec.classes.num_classes
+
+    # Rows are true classes. With void as a class, the last column counts pixels predicted as void,
+    # and the row of void is left out: there, no prediction is right or wrong.
+    counts = metrics['confusion'].sum
+    matrix = counts[:num_classes, : num_classes + 1] if void_class else counts
+
+    scores = confusion.scores(matrix, names, policy)
+    scores['resolution'] = scored_at(judge.config)
+    if void_class:
+        scores['mIoU_with_void'] = confusion.scores(counts, (*names, VOID), policy)['mIoU']
+    scores |= baseline_scores(judge, matrix)
+    columns = num_classes + void_class
+    scores['confusion'] = matrix[:num_classes, :columns].astype(int).tolist()
+    return scores
+
+
+def baseline_scores(judge: Judge, matrix: np.ndarray) -> dict[str, dict[str, float]]:
+    """Returns the scores of two predictors that see no image.
+
+    'baseline_commonest' always predicts the most frequent class of the training split.
+    'baseline_prior' draws classes with the frequencies of the training split.
+
+    Args:
+      judge: of the evaluation.
+      matrix: confusion matrix of the evaluated split, of which only the true classes are used.
+    """
+    names = judge.spec.classes.names
+    prior = np.asarray(judge.spec.split(judge.config.data.train_split).class_pixels)
+    predictors = {'commonest': confusion.commonest_class, 'prior': confusion.class_prior}
+    baselines = {}
+    for name, predictor in predictors.items():
+        values = confusion.scores(predictor(matrix, prior), names, judge.config.evaluate.policy)
+        baselines[f'baseline_{name}'] = {k: v for k, v in values.items() if isinstance(v, float)}
+    return baselines
+
+
+def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> dict[str, Array]:
+    """Paints prediction, truth and errors, uint8 at the resolution of the scores."""
+    prediction = predict_labels(judge, state, batch)
+    label, _ = score_labels(judge, batch)
+    wrong = (prediction != label) & (label < judge.spec.classes.num_classes)
+    errors = jnp.where(wrong[..., None], jnp.array(ERROR_COLOR, jnp.uint8), jnp.uint8(BACKGROUND))
+    return {
+        'prediction': paint(prediction, judge.spec),
+        'truth': paint(label, judge.spec),
+        'errors': errors,
+    }
+
+
+def predict(judge: Judge, state: TrainState, image: Array) -> Array:
+    """Predicts probabilities of the real classes, [B, H, W, C].
+
+    Void is never predicted, even where scoring would count the pixel as wrong.
+    """
+    logits = judge.infer(state, image)
+    return jax.nn.softmax(logits[..., : judge.spec.classes.num_classes])
 
 
 def paint(label: Array, spec: DataSpec) -> Array:
-    """A label map in the colours of its classes; void, predicted or true, is black."""
+    """Paints a label map in the colours of its classes. Void, predicted or true, is black."""
     shown = jnp.where(label == spec.classes.num_classes, IGNORE, label)
     return images.colorize(shown, jnp.asarray(spec.classes.palette, jnp.uint8))

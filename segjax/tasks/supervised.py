@@ -1,4 +1,9 @@
-"""Supervised training of one net: what the baseline is, and what pipelines that change a part of it build on."""
+"""Supervised training of one net, for the baseline and for pipelines that change a part of it.
+
+A step, top to bottom: `make_loss` or another loss function returns named terms, as `Mean`s over
+pixels. `make_train_step` sums them with the weights of `head_weight`, computes the gradient of the
+global batch, and updates each optimiser's nets once. Then it moves the parameter averages.
+"""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -10,7 +15,7 @@ import optax
 from segjax.core import optim, parallel, rng
 from segjax.losses import segmentation as losses
 from segjax.ops import resize
-from segjax.protocol import Batch, Keys, Mean, Metrics, PRNGKey, PyTree, TrainState
+from segjax.protocol import Array, Batch, Keys, Mean, Metrics, PRNGKey, PyTree, TrainState
 from segjax.schema import Field, at_least, between, one_of
 from segjax.spec import DataSpec
 from segjax.tasks import segmentation
@@ -33,57 +38,80 @@ LOSS = {
 }
 
 
-def make_terms(config: ml_collections.ConfigDict, spec: DataSpec) -> Callable:
-    """(outputs of a net, batch) -> {'main', 'aux_<head>'}: cross-entropy of the main and auxiliary heads."""
-    rule, k = config.loss.class_weights, config.loss.weight_k
-    class_weights = losses.class_weights(*segmentation.class_pixels(config, spec), rule, k=k)
+# --- the loss -----------------------------------------------------------------------------------
 
-    def pixel_loss(logits, batch: Batch) -> Mean:
+
+def make_terms(config: ml_collections.ConfigDict, spec: DataSpec) -> Callable:
+    """Returns the pixel losses of all heads: (outputs of a net, batch) -> {'main', 'aux_<head>'}.
+
+    Logits are resized to the label first.
+    """
+    settings = config.loss
+    pixels, ignored = segmentation.class_pixels(config, spec)
+    class_weights = losses.class_weights(
+        pixels, ignored, settings.class_weights, k=settings.weight_k
+    )
+
+    def pixel_loss(logits: Array, batch: Batch) -> Mean:
         logits = resize.bilinear(logits.astype(jnp.float32), batch['label'].shape[1:])
-        arguments = (
-            logits,
-            segmentation.train_label(batch['label'], config, spec),
-            batch['weight'],
-        )
-        if config.loss.name == 'ohem':
-            threshold, kept = config.loss.ohem_threshold, config.loss.ohem_min_kept
+        label = segmentation.train_label(batch['label'], config, spec)
+        if settings.name == 'ohem':
             return losses.ohem_cross_entropy(
-                *arguments, threshold=threshold, min_kept_fraction=kept, class_weights=class_weights
+                logits,
+                label,
+                batch['weight'],
+                threshold=settings.ohem_threshold,
+                min_kept_fraction=settings.ohem_min_kept,
+                class_weights=class_weights,
             )
-        smoothing = config.loss.label_smoothing
         return losses.cross_entropy(
-            *arguments, class_weights=class_weights, label_smoothing=smoothing
+            logits,
+            label,
+            batch['weight'],
+            class_weights=class_weights,
+            label_smoothing=settings.label_smoothing,
         )
 
     def terms(outputs: Mapping, batch: Batch) -> dict[str, Mean]:
-        auxiliary = {
-            f'aux_{head}': pixel_loss(logits, batch)
-            for head, logits in outputs.get('aux', {}).items()
-        }
+        auxiliary = {}
+        for head, logits in outputs.get('aux', {}).items():
+            auxiliary[f'aux_{head}'] = pixel_loss(logits, batch)
         return {'main': pixel_loss(outputs['logits'], batch), **auxiliary}
 
     return terms
 
 
 def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmentation.Net) -> Callable:
-    """(params, model_state, batch, keys) -> (terms, model_state, {}), with the terms of `make_terms`."""
+    """Returns (params, model_state, batch, keys) -> (terms of `make_terms`, model_state, {})."""
     terms = make_terms(config, spec)
 
     def loss_fn(params, model_state, batch: Batch, keys: Keys):
-        outputs, updates = net.apply(
+        outputs, statistics = net.apply(
             params['segmenter'],
             model_state['segmenter'],
             batch['image'],
             train=True,
             dropout=keys['dropout'],
         )
-        return terms(outputs, batch), {'segmenter': updates}, {}
+        return terms(outputs, batch), {'segmenter': statistics}, {}
 
     return loss_fn
 
 
+def head_weight(config: ml_collections.ConfigDict) -> Callable[[str], float]:
+    """Returns a function from the name of a term of `make_terms` to its weight."""
+
+    def weight(name: str) -> float:
+        return 1.0 if name == 'main' else config.loss.aux_weight
+
+    return weight
+
+
+# --- optimisers and the state -------------------------------------------------------------------
+
+
 class Optimiser(NamedTuple):
-    """Names the nets that an optimiser owns, and its settings.
+    """The settings of an optimiser, and the names of the nets that it owns.
 
     section  of the config
     nets     that it owns
@@ -102,12 +130,17 @@ class Optimiser(NamedTuple):
 
 
 Optimisers = Mapping[str, Optimiser]
-"""The learning rate of the first one is logged. Nets of a state that no optimiser owns are frozen."""
+"""By name. The learning rate of the first is logged. Nets that no optimiser owns are frozen."""
 
 
 def alone(config: ml_collections.ConfigDict) -> Optimisers:
-    """One net, one optimiser."""
+    """Returns the only optimiser of a training that has one net."""
     return {'segmenter': Optimiser(config.optim, ('segmenter',))}
+
+
+def select(tree: Mapping[str, PyTree], nets: Iterable[str]) -> dict[str, PyTree]:
+    """Returns the entries of these nets."""
+    return {net: tree[net] for net in nets}
 
 
 def fresh_state(
@@ -118,36 +151,39 @@ def fresh_state(
     num_steps: int,
     ema: float,
 ) -> TrainState:
-    """Step 0: fresh optimisers, and averages of the nets that are trained."""
-    owned = {name: _only(params, one.nets) for name, one in optimisers.items()}
-    trained = [net for nets in owned.values() for net in nets]
+    """Builds the state of step 0: new optimisers and, if used, averages of the trained nets."""
+    opt_state = {}
+    trained = []
+    for name, optimiser in optimisers.items():
+        owned = select(params, optimiser.nets)
+        opt_state[name] = optimiser.make(num_steps, owned).init(owned)
+        trained += optimiser.nets
+    average = optim.start_average(select(params, trained), select(model_state, trained), ema)
     return TrainState(
         step=jnp.int32(0),
         params=dict(params),
         model_state=dict(model_state),
-        opt_state={
-            name: one.make(num_steps, owned[name]).init(owned[name])
-            for name, one in optimisers.items()
-        },
-        extra=optim.start_average(_only(params, trained), _only(model_state, trained), ema),
+        opt_state=opt_state,
+        extra=average,
     )
 
 
 def make_init(config: ml_collections.ConfigDict, net: segmentation.Net) -> Callable:
-    """`Stage.init`: fresh parameters, statistics and optimiser."""
+    """Returns `Stage.init` of one net: new parameters, statistics and optimiser."""
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
         variables = net.init(rng.named(key, 'segmenter'), batch['image'][:1])
-        params, model_state = {'segmenter': variables.pop('params')}, {'segmenter': variables}
+        params = {'segmenter': variables.pop('params')}
+        model_state = {'segmenter': variables}
+        train = config.train
         return fresh_state(
-            params,
-            model_state,
-            alone(config),
-            num_steps=config.train.num_steps,
-            ema=config.train.ema,
+            params, model_state, alone(config), num_steps=train.num_steps, ema=train.ema
         )
 
     return init
+
+
+# --- the step -----------------------------------------------------------------------------------
 
 
 def make_train_step(
@@ -162,38 +198,48 @@ def make_train_step(
     prepare: Callable = lambda state, batch: batch,
     change_grads: Callable = lambda grads, params: grads,
 ) -> Callable:
-    """`Stage.train_step`: the gradient of the global batch, one step of each optimiser, the averaged parameters.
+    """Returns `Stage.train_step`: a gradient, a step of each optimiser, and new averages.
 
     Args:
-      loss_fn: (params, model_state, batch, keys) -> (terms, model_state, {}), of the nets that optimisers own.
-      optimisers: of the state, from `fresh_state`.
-      weight_of: name of a term of the loss -> what it is multiplied by.
+      loss_fn: (params, model_state, batch, keys) -> (terms, model_state, {}), where params and
+        model_state hold the nets that optimisers own.
+      optimisers: of the state, as given to `fresh_state`.
+      weight_of: name of a term of the loss -> its weight.
       num_steps: of the schedules.
-      accumulate: micro-batches.
-      ema: decay of the averages; 0: none.
-      shared: `Stage.shared_streams`: their keys are equal in all micro-batches.
-      prepare: (state, batch) -> batch, with what frozen nets say.
-      change_grads: (gradients of the global batch, params) -> what the optimisers get.
+      accumulate: number of micro-batches.
+      ema: decay of the averages. 0 turns averaging off.
+      shared: `Stage.shared_streams`, whose keys are equal in all micro-batches.
+      prepare: (state, batch) -> batch, adds the outputs of frozen nets.
+      change_grads: (gradients of the global batch, params) -> gradients for the optimisers.
     """
     value_and_grad = parallel.global_value_and_grad(loss_fn, weight_of, accumulate, shared)
-    trained = [net for one in optimisers.values() for net in one.nets]
+    first = next(iter(optimisers.values()))
+    trained = []
+    for optimiser in optimisers.values():
+        trained += optimiser.nets
 
     def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
-        params, model_state = _only(state.params, trained), _only(state.model_state, trained)
-        (loss, terms, model_state, _), grads = value_and_grad(
-            params, model_state, prepare(state, batch), keys
-        )
+        # The gradient, for the trained nets alone.
+        params = select(state.params, trained)
+        model_state = select(state.model_state, trained)
+        batch = prepare(state, batch)
+        (loss, terms, model_state, _), grads = value_and_grad(params, model_state, batch, keys)
         grads = change_grads(grads, params)
-        first = next(iter(optimisers.values()))
+
         metrics = {
             'loss': Mean(loss, jnp.float32(1)),
             'learning_rate': optim.learning_rate(first.section, num_steps, state.step),
-            **{f'loss_{name}': term for name, term in terms.items()},
         }
-        for name, one in optimisers.items():
-            transform = one.make(num_steps, _only(params, one.nets))
-            state = optim.apply(state, name, transform, _only(grads, one.nets))
+        for name, term in terms.items():
+            metrics[f'loss_{name}'] = term
+
+        # One step of each optimiser.
+        for name, optimiser in optimisers.items():
+            transform = optimiser.make(num_steps, select(params, optimiser.nets))
+            state = optim.apply(state, name, transform, select(grads, optimiser.nets))
         state = state.replace(model_state={**state.model_state, **model_state})
+
+        # The average weighs by the number of earlier updates, so the step is counted last.
         state = optim.update_average(state, ema)
         return state.replace(step=state.step + 1), metrics
 
@@ -203,21 +249,11 @@ def make_train_step(
 def make_supervised_step(
     config: ml_collections.ConfigDict, loss_fn: Callable, **options
 ) -> Callable:
-    """`make_train_step` with the terms of `make_terms`, one optimiser, and config.train."""
-    return make_train_step(
-        loss_fn, alone(config), head_weight(config), **schedule(config), **options
-    )
+    """Returns `make_train_step` for the terms of `make_terms`, one optimiser, and config.train."""
+    weight_of = head_weight(config)
+    return make_train_step(loss_fn, alone(config), weight_of, **schedule(config), **options)
 
 
 def schedule(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """What `make_train_step` wants of config.train."""
+    """Returns the arguments of `make_train_step` that config.train sets."""
     return {key: config.train[key] for key in ('num_steps', 'accumulate', 'ema')}
-
-
-def head_weight(config: ml_collections.ConfigDict) -> Callable[[str], float]:
-    """Weights of the terms of `make_terms`."""
-    return lambda name: 1.0 if name == 'main' else config.loss.aux_weight
-
-
-def _only(tree: Mapping[str, PyTree], nets: Iterable[str]) -> dict[str, PyTree]:
-    return {net: tree[net] for net in nets}

@@ -97,7 +97,7 @@ def test_evaluation_counts_the_labelled_frames_alone(video):
     spec = data.prepare(video.data).spec
     infer = lambda state, image: np.zeros((*image.shape[:3], 19), np.float32)  # noqa: E731
     evaluation = segmentation.make_evaluation(video, spec, infer)
-    metrics = evaluation['eval_step'](None, batches[0], {})
+    metrics = evaluation.eval_step(None, batches[0], {})
     chex.assert_shape(metrics['image_score'].sum, (2,))
     np.testing.assert_array_equal(metrics['image_score'].count, [1, 1])
 

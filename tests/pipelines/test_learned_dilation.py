@@ -1,4 +1,4 @@
-"""Learned dilation as a pipeline: beside the supervised one, on one device and eight; its rules, stages, scores."""
+"""Learned dilation as a pipeline: its step next to the supervised one, rules, stages, scores."""
 
 import functools
 import math
@@ -24,7 +24,8 @@ from segjax.models.segmentation.deeplab import DeepLabLargeFOV
 from segjax.modes import table
 from segjax.ops import resize
 from segjax.pipelines import learned_dilation
-from segjax.protocol import TrainState
+from segjax.protocol import Mean, TrainState
+from segjax.tasks.evaluation import Evaluation
 from segjax.tasks.segmentation import Net
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -42,7 +43,7 @@ class Head(nn.Module):
 
 
 class Tiny(DeepLabLargeFOV):
-    """Two dilated convolutions at different depths, with LargeFOV's arguments: compiles in no time."""
+    """A net with two dilated convolutions and LargeFOV's arguments. Compiles fast."""
 
     @nn.compact
     def __call__(self, x, train: bool):
@@ -85,7 +86,7 @@ def stages_of(config):
 
 
 def with_factors(state, **factors):
-    """A state with other factors, by the module that has them."""
+    """Returns a state with other factors, which are given by the module that has them."""
     net = jax.tree.map(np.asarray, state.params['segmenter'])
     net['conv5_1']['dilation'] = np.float32(factors['conv5_1'])
     net['head']['fc6']['dilation'] = np.float32(factors['fc6'])
@@ -97,9 +98,11 @@ OUTSIDE = dict(conv5_1=[0.25, 0.5, 2.5, 3.25, 4.5, 6.0], fc6=[0.5, 0.75, 3.5, 8.
 
 
 def moves(pipeline, devices, **dilation):
-    """What one SGD step moves each parameter by: from the start, and with factors outside their ranges.
+    """Returns the start, and (state, metrics, moves of parameters) of SGD steps.
 
-    In float64: in float32 an activation that rounds to the other side of a ReLU moves gradients by per cents.
+    The first step begins from the start, the second with factors outside their ranges. The numbers
+    are float64: in float32, an activation that rounds to the other side of a ReLU moves gradients
+    by per cents.
     """
     with jax.enable_x64(True):
         sections = dict(dilation=dilation) if dilation else {}
@@ -113,17 +116,17 @@ def moves(pipeline, devices, **dilation):
 
         step = topology.spmd(train_step, num_args=2)
         start = parallel.to_host(stage.init(root, train_batch(), {}))
-        found = []
+        steps = []
         for state in (
             (start, with_factors(start, **OUTSIDE)) if pipeline == 'learned_dilation' else (start,)
         ):
             args = topology.put_replicated(state), topology.put_batch(train_batch())
             after, metrics, mismatch = parallel.to_host(jax.block_until_ready(step(*args)))
             assert int(mismatch) == 0
-            found.append(
+            steps.append(
                 (after, metrics, jax.tree.map(np.subtract, after.params, state.params)['segmenter'])
             )
-        return start, found
+        return start, steps
 
 
 @pytest.fixture(scope='module')
@@ -155,9 +158,10 @@ def test_filters_learn_as_those_of_the_fixed_net(learned):
 
 
 def gradients_of_each_image(state):
-    """{factor parameter: [images, I]}, of the loss of the whole batch, each image alone in the net and without a gate.
+    """Returns {factor parameter: [images, I]}: gradients of the loss of the whole batch, by image.
 
-    A mean over the pixels of the batch: the sum of an image's losses over the pixels that count in all images.
+    Each image is alone in the net, and there is no gate. The loss of an image is the sum over its
+    pixels, divided by the number of pixels that count in all images.
     """
     config = make_config(dilation=dict(gate='batch'), train=dict(dtype='float64'))
     plan = learned_dilation.make_dilations(config, NUM_CLASSES)
@@ -180,13 +184,13 @@ def gradients_of_each_image(state):
 
 
 def test_gate_acts_on_each_image(learned):
-    """The update is the sum over images of what leads back, as the authors' layers have it."""
+    """The update sums the gradients that lead back, image by image, as in the authors' layers."""
     start, (_, (_, _, moved)) = learned
     with jax.enable_x64(True):
         state = with_factors(start, **OUTSIDE)
         by_image = gradients_of_each_image(state)
     factors = learned_dilation.factors_of(state.params, types.SimpleNamespace(ranges=SPANS))
-    found = {
+    moves_of_factors = {
         'conv5_1/dilation': moved['conv5_1']['dilation'],
         'head/fc6/dilation': moved['head']['fc6']['dilation'],
     }
@@ -200,7 +204,7 @@ def test_gate_acts_on_each_image(learned):
                 )
                 expected[c] -= 0 if leads_out else RATE * LEARNING_RATE * image[c]
         np.testing.assert_allclose(
-            found[name], expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max()
+            moves_of_factors[name], expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max()
         )
         total = by_image[name].sum(0)
         held = ((factors[name] > high) & (total < 0)) | ((factors[name] < low) & (total > 0))
@@ -214,17 +218,17 @@ def test_gate_of_the_batch_acts_on_the_sum(learned):
     with jax.enable_x64(True):
         state = with_factors(start, **OUTSIDE)
         total = {name: images.sum(0) for name, images in gradients_of_each_image(state).items()}
-    found = {
+    moves_of_factors = {
         'conv5_1/dilation': moved['conv5_1']['dilation'],
         'head/fc6/dilation': moved['head']['fc6']['dilation'],
     }
     for (name, (low, high)), factors in zip(SPANS.items(), OUTSIDE.values(), strict=True):
         factors = np.array(factors)
         held = ((factors > high) & (total[name] < 0)) | ((factors < low) & (total[name] > 0))
-        assert held.any() and (found[name][held] == 0).all()
+        assert held.any() and (moves_of_factors[name][held] == 0).all()
         expected = np.where(held, 0, -RATE * LEARNING_RATE * total[name])
         np.testing.assert_allclose(
-            found[name], expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max()
+            moves_of_factors[name], expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max()
         )
 
 
@@ -246,7 +250,10 @@ def test_factors_outside_their_range_do_not_go_further(learned):
 
 
 def test_a_step_is_the_same_on_eight_devices(learned):
-    """Also from outside the ranges: the gates of all images are those of a device's images together."""
+    """This holds inside and outside the ranges.
+
+    Each of eight devices has one image, so its gate acts on that image.
+    """
     _, eight = moves('learned_dilation', 8)
     for (_, metrics, moved), (_, expected_metrics, expected) in zip(eight, learned[1], strict=True):
         for name, m in expected_metrics.items():
@@ -258,7 +265,7 @@ def test_a_step_is_the_same_on_eight_devices(learned):
 
 
 def test_frozen_norms_do_not_move():
-    """Neither their running statistics nor their scales and biases, in a net where they have several names."""
+    """Running statistics, scales and biases stay, in a net whose norms have several names."""
     config = make_config(
         preprocess='imagenet',
         loss=dict(aux_weight=1.0),
@@ -311,12 +318,15 @@ def test_factors_have_a_rate_of_their_own():
     assert config.optim.factors == (), 'the config that was given is as it was'
 
 
-# --- evaluation -------------------------------------------------------------------------------------------------------
+# --- evaluation ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope='module')
 def evaluated(learned):
-    """(state, summed metrics, scores) with fractional factors that round to those of the fixed net, after a step."""
+    """Returns (state, summed metrics, scores) after a step.
+
+    Its fractional factors round to the dilations of the fixed net.
+    """
     (stage,) = stages_of(make_config())
     factors = dict(
         conv5_1=[1.5, 1.75, 2.0, 2.25, 2.375, 2.4], fc6=[3.5, 3.75, 4.0, 4.125, 4.25, 4.45]
@@ -342,7 +352,7 @@ def test_the_rounded_net_is_the_fixed_one(evaluated):
     expected = jax.jit(lambda s: fixed.eval_step(s, batch, {}))(
         state.replace(params={'segmenter': without})
     )
-    # Interpolation at whole numbers sums in another order: a pixel between two classes may fall to the other.
+    # Interpolation at whole numbers sums in another order, which may decide pixels between classes.
     difference = np.abs(totals['confusion_whole'].sum - expected['confusion'].sum).sum()
     assert difference <= 0.002 * expected['confusion'].sum.sum()
     assert np.abs(totals['confusion'].sum - expected['confusion'].sum).sum() > 4 * difference + 4
@@ -361,17 +371,93 @@ def test_scores_tell_of_the_factors(evaluated):
     assert (row['mean'], row['min'], row['max']) == pytest.approx((2.045833, 1.5, 2.4))
     assert row['std'] == pytest.approx(np.std([1.5, 1.75, 2.0, 2.25, 2.375, 2.4]))
     assert row['rounding_error'] == pytest.approx((0.5 + 0.25 + 0 + 0.25 + 0.375 + 0.4) / 6)
-    found = scores['factor_histograms']['head/fc6']
-    assert set(found['counts']) == {'start', 'now'}, (
+    histogram = scores['factor_histograms']['head/fc6']
+    assert set(histogram['counts']) == {'start', 'now'}, (
         'the second quarter has not begun after one step'
     )
     width = 7 / 24
     by_hand = [0] * 24
     for factor in (3.5, 3.75, 4.0, 4.125, 4.25, 4.45):
         by_hand[math.floor((factor - 1) / width)] += 1
-    assert found['counts']['now'] == by_hand
-    assert found['counts']['start'] == [6 * (i == math.floor(3 / width)) for i in range(24)]
-    np.testing.assert_allclose(found['edges'], [1 + i * width for i in range(25)])
+    assert histogram['counts']['now'] == by_hand
+    assert histogram['counts']['start'] == [6 * (i == math.floor(3 / width)) for i in range(24)]
+    np.testing.assert_allclose(histogram['edges'], [1 + i * width for i in range(25)])
+
+
+def judge_of(mious):
+    """Returns the inputs of the evaluation, with evaluations that return known numbers."""
+    config = make_config()
+    dilations = learned_dilation.Dilations(None, {'fc6/dilation': (1, 8)}, ())
+    evaluations = []
+    for miou in mious:
+        evaluations.append(
+            Evaluation(
+                eval_step=lambda state, batch, keys, miou=miou: {'confusion': miou},
+                finalize=lambda metrics, miou=miou: {
+                    'mIoU': miou,
+                    'confusion': metrics['confusion'],
+                },
+                monitor=('mIoU', 'max'),
+            )
+        )
+    return learned_dilation.Judge(config, dilations, *evaluations)
+
+
+def test_eval_step_alone_clips_the_factors():
+    factors = jnp.array([0.5, 2.5, 9.0])
+    state = TrainState(
+        step=jnp.int32(3),
+        params={'segmenter': {'fc6': {'dilation': factors}}},
+        model_state={},
+        opt_state={},
+        extra={'factors': {'fc6/dilation': jnp.stack([factors] * 4)}},
+    )
+    metrics = learned_dilation.eval_step(judge_of(['learned', 'whole']), state, {}, {})
+    assert (metrics['confusion'], metrics['confusion_whole']) == ('learned', 'whole')
+    assert metrics['step'].value() == 3
+    np.testing.assert_array_equal(metrics['factors/fc6/dilation'].value(), [1, 2.5, 8])
+    np.testing.assert_array_equal(metrics['kept/fc6/dilation'].value(), [[1, 2.5, 8]] * 4)
+
+
+def test_finalize_alone_compares_learned_with_whole_factors():
+    once = np.float32(1)
+    metrics = {
+        'confusion': 'learned',
+        'confusion_whole': 'whole',
+        'step': Mean(np.float32(10), once),
+        'factors/fc6/dilation': Mean(np.float32([2, 4]), once),
+        'kept/fc6/dilation': Mean(np.ones((4, 2), np.float32), once),
+    }
+    scores = learned_dilation.finalize(judge_of([0.25, 0.75]), metrics)
+    assert (scores['mIoU'], scores['mIoU_whole_factors']) == (0.25, 0.75)
+    assert scores['mIoU_change_by_rounding'] == 0.5
+    assert scores['confusion'] == 'learned'
+    assert scores['dilation']['fc6']['mean'] == 3
+    # Step 10 of 30 is in the second quarter.
+    assert set(scores['factor_histograms']['fc6']['counts']) == {'start', '25 %', 'now'}
+    unknown = learned_dilation.finalize(judge_of([None, 0.75]), metrics)
+    assert unknown['mIoU_change_by_rounding'] is None
+
+
+def test_survey_lists_dilated_layers_and_builds_nothing():
+    dilations, norms = learned_dilation.survey(make_config(), NUM_CLASSES)
+    assert dilations == {'conv5_1': 2, 'head/fc6': 4}
+    assert norms == ()
+
+
+@pytest.mark.parametrize(
+    'settings, expected',
+    [
+        (dict(), (4.0, (1, 8), True)),
+        (dict(start='uniform'), ('uniform', (1, 8), True)),
+        (dict(learn=()), (4.0, None, False)),
+        (dict(learn=(), replace=(('fc6', 2.5),)), (2.5, (2.5, 2.5), False)),
+        (dict(replace=(('fc6', 3.0),), ranges=(('fc6', 2.0, 5.0),)), (3.0, (2.0, 5.0), True)),
+    ],
+)
+def test_choose_layer(settings, expected):
+    section = make_config(dilation=settings).dilation
+    assert learned_dilation.choose_layer(section, 'fc6', 4) == expected
 
 
 def test_factors_are_kept_at_every_quarter():
@@ -406,7 +492,7 @@ def test_the_fixed_net_is_scored_as_any_other():
     assert set(metrics) == {'confusion', 'image_score'}
 
 
-# --- the parts --------------------------------------------------------------------------------------------------------
+# --- the parts ----------------------------------------------------------------------------------
 
 
 def test_the_loss_reads_every_so_many_th_pixel():
@@ -502,7 +588,7 @@ def test_malformed_settings_fail_the_schema(key, value):
         config_lib.validate(make_config(dilation={key: value}))
 
 
-# --- configs and tables -----------------------------------------------------------------------------------------------
+# --- configs and tables -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -549,21 +635,21 @@ def test_rows_of_the_ablation_change_the_layers_that_they_say(monkeypatch, tmp_p
     plan = table.make_table_plan(
         str(REPOSITORY / 'configs/tables/learned_dilation_table4_2.py'), 'quick', str(tmp_path)
     )
-    found = {
+    dilations = {
         job.row.key: learned_dilation.make_dilations(job.config, 19)
         for job in plan.runs
         if job.seed == 0
     }
     conv5 = {f'vgg/conv5_{i}/dilation': (1, 4) for i in (1, 2, 3)}
     fc6 = {'fc6/dilation': (4.0, 20.0)}
-    assert found['learned'].ranges == found['learned_uniform'].ranges == {**conv5, **fc6}
-    assert found['learned_conv5'].ranges == conv5 and found['learned_fc6'].ranges == fc6
-    assert found['fixed_3'].ranges == {} and found['fixed_3'].held == ()
-    assert found['fixed_mean'].held == tuple(conv5)
+    assert dilations['learned'].ranges == dilations['learned_uniform'].ranges == {**conv5, **fc6}
+    assert dilations['learned_conv5'].ranges == conv5 and dilations['learned_fc6'].ranges == fc6
+    assert dilations['fixed_3'].ranges == {} and dilations['fixed_3'].held == ()
+    assert dilations['fixed_mean'].held == tuple(conv5)
     (random,) = (
         job.config.dilation for job in plan.runs if job.row.key == 'random' and job.seed == 0
     )
-    assert found['random'].ranges == {**conv5, **fc6} and (random.start, random.rate) == (
+    assert dilations['random'].ranges == {**conv5, **fc6} and (random.start, random.rate) == (
         'uniform',
         0.0,
     )

@@ -1,6 +1,7 @@
-"""The noise injection CycleGAN on numbers alone: a step against the equations written out, devices, resuming."""
+"""The noise injection CycleGAN: a step against the written-out equations, devices, resuming."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 
@@ -23,6 +24,9 @@ from segjax.models.segmentation.erfnet import ERFNet
 from segjax.modes.table import plan, spec
 from segjax.ops import noise
 from segjax.pipelines import noise_cyclegan
+from segjax.protocol import Mean
+from segjax.tasks import segmentation
+from segjax.tasks.evaluation import Evaluation
 from segjax.train import driver, initialization, stage_functions
 from segjax.train.stop import Preempted, StopSignal
 
@@ -30,7 +34,7 @@ NETS = ('segmenter', 'painter', 'discriminator')
 
 
 class Tiny(ERFNet):
-    """Two convolutions and a batch norm over the global batch, with ERFNet's arguments: compiles in no time."""
+    """A net with two convolutions, a batch norm and ERFNet's arguments. Compiles fast."""
 
     @nn.compact
     def __call__(self, x, train: bool):
@@ -59,7 +63,7 @@ def make_config(**sections):
         discriminator=dict(features=4, num_layers=2, forms='naive'),
         cycle=dict(pool_size=6),
         probes=('none', 'quantize:2'),
-        # Plain SGD: Adam would blow the rounding noise of a gradient that is exactly zero up to full steps.
+        # Plain SGD: Adam would turn the rounding noise of a zero gradient into full steps.
         optim=sgd,
         optim_discriminator=sgd,
     )
@@ -76,7 +80,10 @@ def keys_of(stage, root, step, device, shared_step):
 
 
 def run_steps(config, num_steps=1, devices=1, mode='pmap', batch=None, number=-1):
-    """(state at the start, state after the steps, metrics of each); fails if the step is traced twice."""
+    """Returns (state at the start, state after the steps, metrics of each step).
+
+    Fails if the step is traced twice.
+    """
     stage, topology = stage_of(config, number), parallel.topology(mode, devices)
     batch = batch or train_batch()
     root = rng.root(0, 'test')
@@ -102,7 +109,7 @@ def of_nets(tree):
     return {net: tree[net] for net in NETS if net in tree}
 
 
-# --- the nets and the objective ---------------------------------------------------------------------------------------
+# --- the nets and the objective -----------------------------------------------------------------
 
 
 def test_nets_have_the_published_sizes(monkeypatch):
@@ -118,15 +125,18 @@ def test_nets_have_the_published_sizes(monkeypatch):
 
 
 def test_the_papers_weights_are_those_of_cyclegan():
-    """alpha = 1/2, beta = 1/11, gamma = 20/31: 10 : 10 : 1 : 10 for J_seg, J_rec_x, J_adv, J_rec_y, over 31."""
-    _, _, (found,) = run_steps(make_config())
+    """alpha = 1/2, beta = 1/11 and gamma = 20/31 weigh the terms as CycleGAN does.
+
+    J_seg, J_rec_x, J_adv and J_rec_y have the weights 10 : 10 : 1 : 10, over 31.
+    """
+    _, _, (metrics,) = run_steps(make_config())
     expected = (
-        10 * found['loss_seg']
-        + 10 * found['loss_rec_x']
-        + found['loss_adv']
-        + 10 * found['loss_rec_y']
+        10 * metrics['loss_seg']
+        + 10 * metrics['loss_rec_x']
+        + metrics['loss_adv']
+        + 10 * metrics['loss_rec_y']
     )
-    assert found['loss'] == pytest.approx(expected / 31, rel=1e-5)
+    assert metrics['loss'] == pytest.approx(expected / 31, rel=1e-5)
 
 
 INJECTORS = [
@@ -138,7 +148,10 @@ INJECTORS = [
 
 
 def written_out(config, start, batch, root):
-    """One iteration of Table 1 in plain JAX, from the equations: parameters after it, and the values of all losses."""
+    """Computes one iteration of Table 1 in plain JAX, from the equations.
+
+    Returns (parameters, batch statistics, values of all losses, synthetic images).
+    """
     stage = stage_of(config)
     keys = keys_of(stage, root, 0, 0, 0)
     x = jnp.asarray(batch['image'], jnp.float32) / 127.5 - 1
@@ -209,7 +222,7 @@ def written_out(config, start, batch, root):
 
 @pytest.mark.parametrize('injector', INJECTORS, ids=lambda i: i['name'])
 def test_a_step_is_that_of_the_papers_equations(injector):
-    # The pool is larger than the batch: its first images come straight back.
+    # The pool is larger than the batch, so it returns the images of the first step unchanged.
     config = make_config(noise=injector, cycle=dict(pool_size=20))
     batch, root = train_batch(), rng.root(0, 'test')
     start, state, (metrics,) = run_steps(config, batch=batch)
@@ -223,7 +236,7 @@ def test_a_step_is_that_of_the_papers_equations(injector):
             jax.tree_util.tree_leaves_with_path(moved), jax.tree.leaves(expected)
         ):
             assert np.linalg.norm(b) > 0, path
-            # Float32: what rounds to the other side of a level or of a ReLU moves single gradients.
+            # Numbers that round to the other side of a level or of a ReLU move gradients.
             assert np.linalg.norm(a - b) <= 0.02 * np.linalg.norm(b) + 1e-7, (net, path)
     chex.assert_trees_all_close(
         state.model_state, jax.tree.map(np.asarray, statistics), rtol=1e-3, atol=1e-5
@@ -234,9 +247,10 @@ def test_a_step_is_that_of_the_papers_equations(injector):
 
 
 def ratios(config):
-    """dB of max-only and 4, 3, 2, 1 bits on logits like those of a trained ERFNet of 20 classes.
+    """Returns the dB of max-only and 4, 3, 2, 1 bits on logits like those of a trained ERFNet.
 
-    Mean and deviation, of the largest logit of a pixel and of the others, are a net's of 27 mIoU on `streets`.
+    The net has 20 classes and 27 mIoU on `streets`. The means and deviations of the largest logit
+    of a pixel and of all smaller logits are copied from it.
     """
     rng = np.random.default_rng(0)
     logits = rng.normal(-3.2, 2.5, (1, 200, 200, 20))
@@ -256,10 +270,11 @@ PUBLISHED_SNRS = [0.22, 21.02, 14.50, 7.38, -0.55]
 
 @pytest.mark.parametrize('variant', ['', 'camvid', 'camvid_quick', 'quick', 'smoke'])
 def test_the_noise_has_the_published_signal_to_noise_ratios(variant):
-    found = ratios(config_file.load(f'configs/noise_cyclegan.py:{variant}'))
-    np.testing.assert_allclose(found[:4], PUBLISHED_SNRS[:4], atol=0.5)
-    # The published ratio of one bit is that of no smooth bounded function of these logits: 3 dB are missing.
-    assert found[4] == pytest.approx(PUBLISHED_SNRS[4] - 3, abs=0.5)
+    decibels = ratios(config_file.load(f'configs/noise_cyclegan.py:{variant}'))
+    np.testing.assert_allclose(decibels[:4], PUBLISHED_SNRS[:4], atol=0.5)
+    # No smooth bounded function of these logits has the published ratio of one bit. 3 dB are
+    # missing.
+    assert decibels[4] == pytest.approx(PUBLISHED_SNRS[4] - 3, abs=0.5)
 
 
 def test_other_latents_miss_the_published_signal_to_noise_ratios():
@@ -286,15 +301,14 @@ def test_adam_is_the_papers():
 
 
 def test_options_of_the_facts_change_what_they_say():
-    """Each option against the default, by the value of the loss that it is about, on the same parameters."""
+    """Compares each option with the default by the loss that it changes, on the same parameters."""
     batch, root, topology = train_batch(), rng.root(0, 'test'), parallel.topology('pmap', 1)
 
     def losses(**cycle):
         config = make_config(noise=dict(name='none'), cycle=cycle)
         stage, nets = stage_of(config), noise_cyclegan.make_nets(config, NUM_CLASSES + 1)
-        loss_of = noise_cyclegan.make_generator_loss(
-            config, SPEC, nets, noise.Injector(**config.noise)
-        )
+        system = noise_cyclegan.System(config, SPEC, nets, noise.Injector(**config.noise))
+        loss_of = noise_cyclegan.make_generator_loss(system)
 
         def terms(state, batch):
             return loss_of(state)(
@@ -302,9 +316,9 @@ def test_options_of_the_facts_change_what_they_say():
             )[0]
 
         state = topology.put_replicated(parallel.to_host(stage.init(root, batch, {})))
-        found = topology.spmd(terms, num_args=2)(state, topology.put_batch(batch))
+        values = topology.spmd(terms, num_args=2)(state, topology.put_batch(batch))
         return {
-            f'loss_{name}': float(parallel.to_host(term).value()) for name, term in found.items()
+            f'loss_{name}': float(parallel.to_host(term).value()) for name, term in values.items()
         }
 
     default = losses()
@@ -348,7 +362,7 @@ def test_each_cycle_keeps_its_own_batch_statistics_or_both_are_mixed():
     assert mixed.model_state.keys() == {'segmenter', 'painter'}
 
 
-# --- the common start -------------------------------------------------------------------------------------------------
+# --- the common start ---------------------------------------------------------------------------
 
 
 def start_config(**sections):
@@ -356,7 +370,7 @@ def start_config(**sections):
 
 
 def test_the_first_stage_is_supervised_training_of_the_segmenter():
-    """A step of SGD on the cross-entropy of the logits, written out."""
+    """Compares with a written-out step of SGD on the cross-entropy of the logits."""
     batch = train_batch()
     start, state, (metrics,) = run_steps(start_config(), batch=batch, number=0)
     assert state.params.keys() == {'segmenter'}
@@ -443,7 +457,10 @@ def test_configs_choose_the_steps_of_a_system_and_of_its_start(text, steps, star
 
 
 def published_difference(table, difference):
-    """Published value of a column in row `higher` minus row `lower`; the SNR of Gaussian noise is as set."""
+    """Returns the published value of a column in row `higher` minus row `lower`.
+
+    The published SNR of Gaussian noise is the one that was set.
+    """
     first, second = (
         table.row(key).published[difference.column] for key in (difference.higher, difference.lower)
     )
@@ -457,9 +474,9 @@ def test_the_table_of_the_paper_states_its_claims_only_where_the_experiment_can_
     for claim in table.claims:
         assert bool(claim.only_if) == (claim.column == 'mIoU'), claim.text
         for condition in claim.only_if:  # the published numbers meet the conditions
-            found = published_difference(table, condition)
-            assert condition.at_least is None or found >= condition.at_least
-            assert condition.at_most is None or abs(found) <= condition.at_most
+            difference = published_difference(table, condition)
+            assert condition.at_least is None or difference >= condition.at_least
+            assert condition.at_most is None or abs(difference) <= condition.at_most
     pairs = [c for claim in table.claims for c in claim.only_if if c.column == 'SNR']
     assert [(c.higher, c.lower) for c in pairs] == [
         ('quantize_2bit', 'gaussian_7.38dB'),
@@ -484,7 +501,7 @@ def test_all_rows_of_the_table_begin_from_one_net_and_have_equal_steps(
         assert job.config.get('compare', ()) == ()
 
 
-# --- devices, resuming ------------------------------------------------------------------------------------------------
+# --- devices, resuming --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope='module')
@@ -495,22 +512,25 @@ def exact_steps():
 
 
 def small_batch(**options):
-    """Convolutions in float64 are slow on CPUs."""
+    """Returns a batch of small images: convolutions in float64 are slow on CPUs."""
     return train_batch(size=(16, 32), **options)
 
 
 def steps_in_float64(devices, mode):
-    """Three steps: with a pool of six for batches of eight, old images are drawn from the first step on."""
+    """Returns (state, metrics) after three steps.
+
+    The pool of six is smaller than the batch of eight, so the first step already draws old images.
+    """
     with jax.enable_x64(True):
         config = make_config(train=dict(dtype='float64'), noise=dict(name='gaussian', snr=7.38))
-        # Parameters are rounded to float32 in every step: a small rate keeps D from blowing that up.
+        # Parameters are rounded to float32 in every step. A small rate keeps that noise small in D.
         config.optim_discriminator.learning_rate = 0.001
         _, state, history = run_steps(config, 3, devices, mode, small_batch())
         return state, history
 
 
 def test_micro_batches_see_the_noise_of_the_whole_batch():
-    """The measured ratio of Gaussian noise depends on the numbers drawn, and not on the latent."""
+    """The measured ratio of Gaussian noise depends on the random numbers, and not on the latent."""
     ratios = []
     for accumulate in (1, 4):
         config = make_config(
@@ -526,8 +546,8 @@ def test_micro_batches_see_the_noise_of_the_whole_batch():
 def test_steps_are_the_same_on_any_number_of_devices(exact_steps, devices, mode):
     expected, expected_history = exact_steps
     state, history = steps_in_float64(devices, mode)
-    for found, wanted in zip(history, expected_history, strict=True):
-        assert found == pytest.approx(wanted, rel=1e-5)
+    for metrics, expected_metrics in zip(history, expected_history, strict=True):
+        assert metrics == pytest.approx(expected_metrics, rel=1e-5)
     assert state.extra['pool']['count'] == expected.extra['pool']['count'] == 6
     chex.assert_trees_all_close(
         state.extra['pool']['images'], expected.extra['pool']['images'], atol=1e-5
@@ -548,15 +568,15 @@ def start_in_float64(devices):
 def test_first_stage_is_the_same_on_eight_devices():
     expected, expected_history = start_in_float64(1)
     state, history = start_in_float64(8)
-    for found, wanted in zip(history, expected_history, strict=True):
-        assert found == pytest.approx(wanted, rel=1e-6)
+    for metrics, expected_metrics in zip(history, expected_history, strict=True):
+        assert metrics == pytest.approx(expected_metrics, rel=1e-6)
     chex.assert_trees_all_close(state.params, expected.params, rtol=1e-5, atol=1e-7)
     chex.assert_trees_all_close(state.model_state, expected.model_state, rtol=1e-5, atol=1e-7)
 
 
 @pytest.fixture
 def one_device(monkeypatch):
-    """Runs of the driver on the first device: they compile in a fraction of the time."""
+    """Makes the driver run on the first device, for which programs compile much faster."""
     first = parallel.topology('pmap', 1)
 
     def topology(mode, options=()):
@@ -622,7 +642,7 @@ def test_a_run_stopped_in_the_first_and_in_the_second_stage_is_bit_identical(
         assert lines[0] == lines[1], stage
 
 
-# --- unpaired data ----------------------------------------------------------------------------------------------------
+# --- unpaired data ------------------------------------------------------------------------------
 
 
 def test_unpaired_images_join_the_forward_and_maps_the_backward_cycle():
@@ -630,17 +650,17 @@ def test_unpaired_images_join_the_forward_and_maps_the_backward_cycle():
         noise=dict(name='none'), unpaired=dict(batch_size=8), data=dict(labelled_fraction=0.5)
     )
     batch, other = train_batch(), train_batch(seed=3)
-    beside = {f'photo/{k}': other[k] for k in ('image', 'weight', 'index')}
-    beside |= {f'map/{k}': other[k] for k in ('label', 'weight', 'index')}
-    _, _, (found,) = run_steps(config, batch={**batch, **beside})
-    # The same numbers come from a batch of twice as many pairs, but for J_seg: only the first eight are pairs.
+    unpaired = {f'photo/{k}': other[k] for k in ('image', 'weight', 'index')}
+    unpaired |= {f'map/{k}': other[k] for k in ('label', 'weight', 'index')}
+    _, _, (metrics,) = run_steps(config, batch={**batch, **unpaired})
+    # A batch of twice as many pairs gives the same numbers, except for J_seg, which needs pairs.
     doubled = {k: np.concatenate([batch[k], other[k]]) for k in batch}
     _, _, (pairs,) = run_steps(
         make_config(noise=dict(name='none'), train=dict(batch_size=16)), batch=doubled
     )
     for name in ('loss_rec_x', 'loss_adv', 'loss_rec_y', 'loss_discriminator'):
-        assert found[name] == pytest.approx(pairs[name], rel=1e-5), name
-    assert found['loss_seg'] != pytest.approx(pairs['loss_seg'], rel=1e-6)
+        assert metrics[name] == pytest.approx(pairs[name], rel=1e-5), name
+    assert metrics['loss_seg'] != pytest.approx(pairs['loss_seg'], rel=1e-6)
 
 
 def test_unpaired_inputs_are_the_rest_of_the_data_and_have_an_order_of_their_own():
@@ -659,23 +679,26 @@ def test_unpaired_inputs_are_the_rest_of_the_data_and_have_an_order_of_their_own
 def test_unpaired_steps_are_the_same_on_any_number_of_devices():
     expected, expected_history = semi_supervised_steps(1)
     state, history = semi_supervised_steps(2)
-    for found, wanted in zip(history, expected_history, strict=True):
-        assert found == pytest.approx(wanted, rel=1e-4)
+    for metrics, expected_metrics in zip(history, expected_history, strict=True):
+        assert metrics == pytest.approx(expected_metrics, rel=1e-4)
     chex.assert_trees_all_close(state.extra['pool'], expected.extra['pool'], atol=1e-4)
 
 
 def semi_supervised_steps(devices):
-    """Two steps: what the pool keeps of the first comes back in the second."""
+    """Returns (state, metrics) after two steps.
+
+    Images that the pool keeps in the first step come back in the second.
+    """
     other = small_batch(seed=3)
-    beside = {f'photo/{k}': other[k] for k in ('image', 'weight', 'index')}
-    beside |= {f'map/{k}': other[k] for k in ('label', 'weight', 'index')}
+    unpaired = {f'photo/{k}': other[k] for k in ('image', 'weight', 'index')}
+    unpaired |= {f'map/{k}': other[k] for k in ('label', 'weight', 'index')}
     config = make_config(
         noise=dict(name='none'),
         unpaired=dict(batch_size=8),
         data=dict(labelled_fraction=0.5),
     )
     config.optim_discriminator.learning_rate = 0.001
-    _, state, history = run_steps(config, 2, devices, batch={**small_batch(), **beside})
+    _, state, history = run_steps(config, 2, devices, batch={**small_batch(), **unpaired})
     return state, history
 
 
@@ -686,7 +709,7 @@ def test_a_semi_supervised_run_trains(one_device, tmp_path):
     assert math.isfinite(scores['cyclegan']['PSNR']) and (tmp_path / 'report.html').exists()
 
 
-# --- evaluation -------------------------------------------------------------------------------------------------------
+# --- evaluation ---------------------------------------------------------------------------------
 
 
 def totals(stage, state, batch_size, topology):
@@ -714,7 +737,7 @@ def test_scores_do_not_depend_on_batch_size_or_devices_noise_included():
     assert parts['confusion'] == whole['confusion'] and parts['mIoU'] == whole['mIoU']
     for name in ('PSNR', 'SNR', 'latent_residual'):
         assert parts[name] == pytest.approx(whole[name], rel=1e-5), name
-    # Padding on the right of each image takes part in the noise's energy, but not in the measurement.
+    # Padding on the right of each image counts in the energy of the noise, not in the measurement.
     assert whole['SNR'] == pytest.approx(5.0, abs=0.3)
     assert whole['watermark'].keys() == {'trained', 'none', 'quantize_2bit'}
     lost = whole['watermark']['none']
@@ -744,6 +767,60 @@ def test_psnr_and_mean_over_void_against_numpy():
     assert 'SNR' not in scores
     assert 0 <= scores['latent_residual'] <= 1
     assert scores['mIoU_with_void'] is not None
+
+
+def judge_of(config):
+    """Returns the inputs of the evaluation, with an evaluation of G that does nothing."""
+    nets = noise_cyclegan.make_nets(config, NUM_CLASSES + 1)
+    system = noise_cyclegan.System(config, SPEC, nets, noise.Injector(**config.noise))
+    of_segmenter = Evaluation(
+        eval_step=lambda state, batch, keys: {},
+        finalize=lambda metrics: {'mIoU': 0.5},
+        monitor=('mIoU', 'max'),
+        render=lambda state, batch, keys: {'prediction': None},
+    )
+    return noise_cyclegan.Judge(system, {'none': noise.Injector('none')}, of_segmenter)
+
+
+def initial_state(judge):
+    init = noise_cyclegan.make_init(judge.system)
+    return init(jax.random.key(0), train_batch(), {})
+
+
+def test_eval_step_alone_measures_every_injector_on_one_latent():
+    judge = judge_of(make_config())
+    state = initial_state(judge)
+    (batch,) = eval_batches(10)
+    keys = {'noise': jax.random.key(1)}
+    metrics = jax.jit(functools.partial(noise_cyclegan.eval_step, judge))(state, batch, keys)
+    assert set(metrics) == {'latent_residual', 'PSNR/trained', 'SNR/trained', 'PSNR/none'}
+    latent = noise_cyclegan.segment_images(judge.system, state, batch)
+    noisy = noise.inject(judge.system.injector, latent, None)
+    valid = segmentation.valid_pixels(batch['size'], batch['image'])
+    expected = np.asarray(noise.measured_snr(latent, noisy, valid))[batch['weight'] > 0].mean()
+    assert float(metrics['SNR/trained'].value()) == pytest.approx(float(expected), rel=1e-3)
+    assert float(metrics['PSNR/none'].count) == batch['weight'].sum()
+
+
+def test_finalize_alone_reports_the_cost_of_each_probe():
+    one = np.float32(1)
+    values = {'PSNR/trained': 20, 'SNR/trained': 7, 'PSNR/none': 18, 'latent_residual': 0.25}
+    metrics = {name: Mean(np.float32(value), one) for name, value in values.items()}
+    scores = noise_cyclegan.finalize(judge_of(make_config()), metrics)
+    assert list(scores) == ['mIoU', 'PSNR', 'SNR', 'latent_residual', 'watermark']
+    assert (scores['mIoU'], scores['PSNR'], scores['SNR']) == (0.5, 20, 7)
+    assert scores['watermark']['none'] == {'PSNR': 18, 'SNR': None, 'PSNR_lost': 2}
+
+
+@pytest.mark.parametrize('name', ['none', 'quantize'])
+def test_render_alone_leaves_out_equal_pictures(name):
+    judge = judge_of(make_config(noise=dict(name=name)))
+    state = initial_state(judge)
+    (batch,) = eval_batches(10)
+    pictures = noise_cyclegan.render(judge, state, batch, {'noise': jax.random.key(1)})
+    with_noise = {'noisy_latent_residual', 'reconstruction_without_noise'}
+    assert with_noise & set(pictures) == (set() if name == 'none' else with_noise)
+    assert 'prediction' in pictures
 
 
 def test_pictures_show_both_cycles_and_the_latent():
@@ -784,7 +861,7 @@ def test_averaged_nets_are_those_that_are_evaluated():
     assert np.abs(averaged - jax.jit(plain.predict)(state, image)).max() > 1e-4
 
 
-# --- stages and wrong settings ----------------------------------------------------------------------------------------
+# --- stages and wrong settings ------------------------------------------------------------------
 
 
 def test_injectors_to_compare_are_stages_of_their_own():
@@ -797,7 +874,7 @@ def test_injectors_to_compare_are_stages_of_their_own():
 
 
 def program(config) -> str:
-    """The training step before it is compiled."""
+    """Returns the training step before it is compiled."""
     stage, batch, root = stage_of(config), train_batch(), rng.root(0, 'test')
 
     def step(state, batch):

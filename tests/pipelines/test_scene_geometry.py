@@ -1,4 +1,4 @@
-"""Scene geometry on numbers alone: which stages and nets a method has, what each loss reaches, devices, wrong input."""
+"""Scene geometry: stages and nets of each method, the reach of each loss, devices, wrong input."""
 
 import dataclasses
 import re
@@ -20,6 +20,7 @@ from segjax.losses import geometry as losses
 from segjax.models.depth import decoder, dispnet
 from segjax.models.depth import depth_and_segmentation as depth_nets
 from segjax.models.depth import pose as pose_nets
+from segjax.models.segmentation import bisenet
 from segjax.modes import table
 from segjax.modes.table import plan
 from segjax.pipelines import scene_geometry
@@ -58,8 +59,8 @@ def conv(features, name, strides=1, dtype=jnp.float32):
     return nn.Conv(features, (3, 3), strides, dtype=dtype, name=name)
 
 
-class TinySegmenter(models.BiSeNet):
-    """A convolution for each tap of a pyramid and one for the classes, with BiSeNet's arguments."""
+class TinySegmenter(bisenet.BiSeNet):
+    """A net with a convolution for each tap of a pyramid, and BiSeNet's arguments."""
 
     @nn.compact
     def __call__(self, x, train: bool):
@@ -133,7 +134,7 @@ def make_config(method='holistic', **sections):
         augment=dict(crop=(32, 64)),
         data=dict(eval_size=(32, 64)),
         geometry=dict(depth_from=depth, regulariser=regulariser),
-        model=dict(width=0.0625),  # of decoders beside the stand-ins
+        model=dict(width=0.0625),  # of decoders next to the stand-ins
         optim=sgd,
         optim_depth=sgd,
     )
@@ -182,7 +183,7 @@ def moved(before, after):
     }
 
 
-# --- methods ----------------------------------------------------------------------------------------------------------
+# --- methods ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('method', sorted(set(METHODS) - {'depth', 'pose'}))
@@ -264,7 +265,7 @@ def test_noise_is_shared_over_micro_batches(method):
 
 @pytest.fixture(scope='module')
 def pretrained():
-    """(stages, state after a step of the first, state before and after one of the second, its metrics)"""
+    """Returns (stages, depth state, state before and after a step of the second stage, metrics)."""
     first, second = stages_of(make_config('holistic', geometry=dict(weight=3.0)))
     depth, _ = step_once(first, begin(first), video_batch())
     before = begin(second, {'depth': depth})
@@ -322,7 +323,7 @@ def test_sharpness_multiplies_depth_edges(method, over_classes):
     logits = jax.random.normal(keys[0], (2, 8, 9, 3))
     disparity = jax.random.uniform(keys[1], (2, 8, 9)) + 0.1
     config = make_config(method, geometry=dict(sharpness=7.0))
-    found = scene_geometry.make_regulariser(config, lambda d: 1 / d)(
+    loss = scene_geometry.make_regulariser(config, lambda d: 1 / d)(
         logits, disparity, jnp.ones(2)
     ).value()
     semantic, near = np.asarray(jax.nn.softmax(logits)), np.asarray(disparity)
@@ -331,7 +332,7 @@ def test_sharpness_multiplies_depth_edges(method, over_classes):
     for axis in (1, 2):
         edges = over_classes(np.abs(np.diff(semantic, axis=axis)), -1)
         expected += (edges * np.exp(-7 * np.abs(np.diff(near, axis=axis)))).mean()
-    assert found == pytest.approx(expected, rel=1e-5)
+    assert loss == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -339,10 +340,10 @@ def test_sharpness_multiplies_depth_edges(method, over_classes):
 )
 def test_depth_edges_have_no_unit(kind, reference):
     disparity = jax.random.uniform(jax.random.key(0), (2, 4, 5)) + 0.1
-    found = scene_geometry.depth_map(disparity, lambda d: 1 / d, kind)
-    np.testing.assert_allclose(found, losses.normalised_depth(reference(disparity)), rtol=1e-6)
+    edges = scene_geometry.depth_map(disparity, lambda d: 1 / d, kind)
+    np.testing.assert_allclose(edges, losses.normalised_depth(reference(disparity)), rtol=1e-6)
     np.testing.assert_allclose(
-        scene_geometry.depth_map(7 * disparity, lambda d: 1 / d, kind), found, rtol=1e-5
+        scene_geometry.depth_map(7 * disparity, lambda d: 1 / d, kind), edges, rtol=1e-5
     )
 
 
@@ -359,7 +360,7 @@ def test_both_tasks_train_what_they_share(method):
         sum(weights[k[5:]] * v for k, v in terms.items()), rel=1e-4
     )
 
-    # Labels alone: what else moves the shared layers is video.
+    # Without the losses of depth, the shared layers move differently.
     alone = dict(geometry=dict(multitask_weight=0.0))
     (silent,) = stages_of(make_config(method, **alone))
     quiet, _ = step_once(silent, before, video_batch())
@@ -385,11 +386,11 @@ def test_steps_are_the_same_on_eight_devices(pretrained):
             assert np.linalg.norm(a - b) <= 0.01 * np.linalg.norm(b - origin) + 1e-6
 
 
-# --- the pose net alone -----------------------------------------------------------------------------------------------
+# --- the pose net alone -------------------------------------------------------------------------
 
 
 def batch_with_depth(rows=8):
-    """The left half is near, the upper quarter of the rows has no depth."""
+    """Returns a batch whose left half is near and whose upper quarter of rows has no depth."""
     batch = video_batch(rows)
     depth = np.full(batch['image'].shape[:3], 20, np.float32)
     depth[:, :, :32] = 5
@@ -399,7 +400,7 @@ def batch_with_depth(rows=8):
 
 @pytest.fixture(scope='module')
 def pose_alone():
-    """(stage, state before and after a step, its metrics)"""
+    """Returns (stage, state before and after a step, its metrics)."""
     (stage,) = stages_of(make_config('pose', depth=ONE_LOSS), SPEC_WITH_TRUTH)
     before = begin(stage)
     return (stage, before, *step_once(stage, before, batch_with_depth()))
@@ -414,7 +415,10 @@ def test_the_pose_net_learns_alone_on_the_true_depth(pose_alone):
 
 
 def test_a_step_to_the_side_moves_what_is_near_by_its_true_depth(pose_alone):
-    """A motion by half a metre along x, at a focal length of 40: 4 pixels where depth is 5, 1 where it is 20."""
+    """The camera moves by half a metre along x, at a focal length of 40.
+
+    That is 4 pixels where depth is 5, and 1 pixel where depth is 20.
+    """
     stage, before, *_ = pose_alone
     params = jax.tree.map(np.zeros_like, before.params)
     params['pose']['last']['bias'] = np.float32([0, 0, 0, 5, 0, 0])
@@ -448,7 +452,7 @@ def test_steps_of_the_pose_net_are_the_same_on_eight_devices(pose_alone):
 
 
 def test_motion_is_scored_where_depth_is_given(pose_alone):
-    """Depth comes at the labels' size, larger than the images and padded."""
+    """Depth comes at the size of the labels, larger than the images and padded."""
     stage, _, state, _ = pose_alone
     batch = {**batch_with_depth(), 'size': np.tile(np.int32([32, 64]), (8, 1))}
     poses = np.tile(np.eye(4, dtype=np.float32), (8, 3, 1, 1))
@@ -457,9 +461,9 @@ def test_motion_is_scored_where_depth_is_given(pose_alone):
     labels = dict(depth=large, label_size=np.tile(np.int32([64, 128]), (8, 1)))
     batch |= dict(pose=poses[:, 1], pose_frames=poses[:, ::2])
     small = dict(label_size=batch['size'])
-    found = [jax.jit(stage.eval_step)(state, {**batch, **other}, {}) for other in (small, labels)]
-    jax.tree.map(np.testing.assert_array_equal, *found)
-    scores = stage.finalize(jax.tree.map(np.asarray, found[0]))
+    metrics = [jax.jit(stage.eval_step)(state, {**batch, **other}, {}) for other in (small, labels)]
+    jax.tree.map(np.testing.assert_array_equal, *metrics)
+    scores = stage.finalize(jax.tree.map(np.asarray, metrics[0]))
     assert 'abs_rel' not in scores and set(scores['baseline_still']) == {
         'rotation_error',
         'trajectory_error',
@@ -526,7 +530,7 @@ def test_translations_in_units_of_inverse_depth_are_scaled_wherever_motions_are_
     assert scaled
 
 
-# --- evaluation -------------------------------------------------------------------------------------------------------
+# --- evaluation ---------------------------------------------------------------------------------
 
 
 def test_segmentation_is_scored_without_depth_and_shown_with_it(pretrained):
@@ -541,7 +545,7 @@ def test_segmentation_is_scored_without_depth_and_shown_with_it(pretrained):
     assert all(p.shape[-1] == 3 and p.dtype == np.uint8 for p in pictures.values())
 
 
-# --- wrong settings ---------------------------------------------------------------------------------------------------
+# --- wrong settings -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -643,7 +647,7 @@ def test_the_recipe_of_bisenet_is_that_of_its_authors():
         5e-4,
         1.0,
     )
-    net = models.bisenet.BiSeNet(NUM_CLASSES, width=0.0625)
+    net = bisenet.BiSeNet(NUM_CLASSES, width=0.0625)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     params = jax.eval_shape(lambda: net.lazy_init(jax.random.key(0), image, train=False))['params']
     (pattern, factor), *others = config.optim.factors

@@ -1,4 +1,4 @@
-"""The supervised pipeline, step by step, on numbers alone: the same on one device and on eight, and it learns."""
+"""The supervised pipeline: a step is the same on one device and on eight, and it learns."""
 
 import chex
 import jax
@@ -20,7 +20,7 @@ def make_config(**sections):
         train=dict(batch_size=8, num_steps=30),
         augment=dict(crop=(32, 64)),
         data=dict(eval_size=(32, 64)),
-        # Plain SGD: Adam would blow the rounding noise of a gradient that is exactly zero up to full steps.
+        # Plain SGD: Adam would turn the rounding noise of a zero gradient into full steps.
         optim=dict(name='sgd', momentum=0.0, learning_rate=0.05, schedule='constant'),
         loss=dict(class_weights='enet', aux_weight=1.0),
     )
@@ -29,7 +29,10 @@ def make_config(**sections):
 
 
 def run_steps(config, num_steps=1, devices=1, mode='pmap', size=(32, 64)):
-    """(stage, topology, state on the host, losses) after some steps on one batch; fails if the step is traced twice."""
+    """Returns (stage, topology, state on the host, losses) after some steps on one batch.
+
+    Fails if the step is traced twice.
+    """
     (stage,) = supervised.make_stages(config, SPEC)
     topology = parallel.topology(mode, devices)
     batch = train_batch(size=size)
@@ -59,10 +62,12 @@ def one_device():
 
 
 def steps_in_float64(num_steps, devices=1, mode='pmap'):
-    """(state, losses) after some SGD steps, on images that are small: convolutions in float64 are slow on CPUs.
+    """Returns (state, losses) after some SGD steps on small images.
 
-    In float32 an activation that rounds to the other side of a ReLU moves gradients by per cents, on one device too
-    when the rows of its batch change places; in float64 that noise is gone and any real difference shows.
+    In float32, an activation that rounds to the other side of a ReLU moves gradients by per cents.
+    This happens on one device when the rows of its batch change places. In float64 that noise is
+    gone, and any real difference shows. Convolutions in float64 are slow on CPUs, so the images are
+    small.
     """
     with jax.enable_x64(True):
         config = make_config(train=dict(dtype='float64'))
@@ -72,7 +77,7 @@ def steps_in_float64(num_steps, devices=1, mode='pmap'):
 
 @pytest.fixture(scope='module')
 def exact_step():
-    """(state at the start, state after a step, losses)"""
+    """Returns (state at the start, state after a step, losses)."""
     start, _ = steps_in_float64(0)
     return start, *steps_in_float64(1)
 
@@ -89,7 +94,7 @@ def test_a_step_is_the_same_on_any_number_of_devices(exact_step, devices, mode):
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(moved), jax.tree.leaves(expected_move)
     ):
-        # What a parameter moved is its gradient times the learning rate, up to the rounding of the parameter itself.
+        # A parameter moves by its gradient times the learning rate, up to its own rounding.
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + 1e-6, path
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
@@ -136,7 +141,7 @@ def test_scores_come_with_those_of_blind_predictors(one_device):
     scores = stage.finalize(
         parallel.to_host(step(topology.put_replicated(state), topology.put_batch(batch)))
     )
-    # Five equally frequent classes: always saying one of them has IoU 1/5 for that one.
+    # With five equally frequent classes, always predicting the same class has an IoU of 1/5 for it.
     assert scores['baseline_commonest']['mIoU'] == pytest.approx(1 / 25, abs=0.01)
     assert scores['baseline_prior']['mIoU'] == pytest.approx(1 / 9, abs=0.03)
     assert set(SPEC.classes.names) == set(scores['IoU'])

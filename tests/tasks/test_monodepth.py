@@ -1,5 +1,6 @@
-"""Self-supervised depth: losses where the answer is known, scores of the truth itself, baselines, pictures."""
+"""Self-supervised depth: losses with known answers, scores of the truth, baselines, pictures."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -12,6 +13,7 @@ from segjax import models
 from segjax.data.worlds import streets
 from segjax.models.depth import pose as pose_nets
 from segjax.ops import images, warp
+from segjax.protocol import Mean
 from segjax.spec import ClassSpec, DataSpec
 from segjax.tasks import monodepth
 
@@ -35,7 +37,10 @@ def make_config(**depth):
 
 @pytest.fixture(scope='module')
 def video():
-    """Two frames of a clip that stands still, with the frames before and after, as an evaluation batch."""
+    """Returns an evaluation batch of two frames of a clip, with their neighbours.
+
+    Only the camera moves, and no object of the clip.
+    """
     clip = next(
         c
         for c in range(20)
@@ -59,7 +64,7 @@ def true_motions(batch):
     return warp.relative_motion(batch['pose'][:, None], batch['pose_frames'])
 
 
-# --- losses -----------------------------------------------------------------------------------------------------------
+# --- losses -------------------------------------------------------------------------------------
 
 
 def pyramid_of(value):
@@ -71,17 +76,17 @@ def terms_of(batch, motions, disparities=None, **settings):
     config_lib.validate(config)
     terms = monodepth.make_terms(config.depth, lambda d: 1 / d)
     keys = {'tie_breaker': jax.random.key(0)}
-    found = jax.jit(lambda d, m: terms(d, m, None, batch, keys))(
+    values = jax.jit(lambda d, m: terms(d, m, None, batch, keys))(
         disparities or pyramid_of(0.1), motions
     )
-    return {name: float(term.value()) for name, term in found.items()}
+    return {name: float(term.value()) for name, term in values.items()}
 
 
 STILL = jnp.broadcast_to(jnp.eye(4), (2, 2, 4, 4))
 
 
 def test_without_motion_every_scale_compares_the_frames_themselves(video):
-    found = terms_of(video, STILL)
+    terms = terms_of(video, STILL)
     target, frames = video['image'] / 255.0, video['image_frames'] / 255.0
     for s in range(4):
         blocks = [
@@ -89,13 +94,13 @@ def test_without_motion_every_scale_compares_the_frames_themselves(video):
             for x in (target, frames)
         ]
         expected = np.abs(blocks[0][:, None] - blocks[1]).sum(-1).mean()
-        assert found[f'photometric_{s}'] == pytest.approx(expected, rel=1e-4)
-        assert found[f'smoothness_{s}'] == pytest.approx(0, abs=1e-7)
+        assert terms[f'photometric_{s}'] == pytest.approx(expected, rel=1e-4)
+        assert terms[f'smoothness_{s}'] == pytest.approx(0, abs=1e-7)
 
 
 @pytest.mark.parametrize(
     'photometric, others',
-    # What leaves the image counts in all_pixels: there, to be far away is cheap.
+    # In all_pixels, pixels that leave the image count, so far away is cheap.
     [('l1', (0.5, 2.0)), ('all_pixels', (0.5,)), ('mixture', (0.5, 2.0)), ('minimum', (0.5, 2.0))],
 )
 def test_the_true_depth_costs_less_than_any_other(video, photometric, others):
@@ -113,9 +118,9 @@ def test_the_true_depth_costs_less_than_any_other(video, photometric, others):
 
 
 def test_disparity_is_enlarged_for_comparison_at_full_resolution(video):
-    found = terms_of(video, STILL, full_resolution=True, smoothness='none')
-    assert set(found) == {f'photometric_{s}' for s in range(4)}
-    assert len({round(value, 6) for value in found.values()}) == 1, 'the same images at every scale'
+    terms = terms_of(video, STILL, full_resolution=True, smoothness='none')
+    assert set(terms) == {f'photometric_{s}' for s in range(4)}
+    assert len({round(value, 6) for value in terms.values()}) == 1, 'the same images at every scale'
 
 
 @pytest.mark.parametrize('photometric', monodepth.PHOTOMETRIC)
@@ -132,7 +137,7 @@ def test_rows_below_are_not_compared(video, photometric):
 
 
 def test_the_tie_breaker_of_an_example_depends_on_its_index_alone():
-    # Frames that equal the target: the loss is the mean of min(0, 1e-5 N(0, 1)), noise and nothing else.
+    # The frames equal the target, so the loss is the mean of min(0, 1e-5 N(0, 1)): noise alone.
     image = np.random.default_rng(0).integers(0, 255, (4, *SIZE, 3)).astype(np.uint8)
     camera = np.tile(np.float32([[40, 0, 31.5], [0, 40, 15.5], [0, 0, 1]]), (4, 1, 1))
     batch = {'image': image, 'image_frames': image[:, None].repeat(2, 1), 'intrinsics': camera}
@@ -140,14 +145,16 @@ def test_the_tie_breaker_of_an_example_depends_on_its_index_alone():
 
     def noise(rows):
         part = {key: value[rows] for key, value in batch.items()}
-        found = []
+        noise_of_examples = []
         for i in range(len(rows)):
             weighted = {**part, 'weight': np.eye(len(rows), dtype=np.float32)[i]}
             disparities = [jnp.full((len(rows), *SIZE), 0.1)]
             settings = dict(photometric='minimum', automask=True, smoothness='none', num_scales=1)
             motions = jnp.broadcast_to(jnp.eye(4), (len(rows), 2, 4, 4))
-            found.append(terms_of(weighted, motions, disparities, **settings)['photometric_0'])
-        return np.array(found)
+            noise_of_examples.append(
+                terms_of(weighted, motions, disparities, **settings)['photometric_0']
+            )
+        return np.array(noise_of_examples)
 
     whole = noise([0, 1, 2, 3])
     assert (whole < -1e-6).all() and len(set(whole.tolist())) == 4
@@ -181,7 +188,7 @@ def test_masks_hide_what_they_are_told_to(video):
     assert float(open_['explainability_0'].value()) < 1e-6
 
 
-# --- nets -------------------------------------------------------------------------------------------------------------
+# --- nets ---------------------------------------------------------------------------------------
 
 
 def test_motions_forward_in_time_are_inverted_for_earlier_frames(monkeypatch):
@@ -205,7 +212,10 @@ def test_motions_forward_in_time_are_inverted_for_earlier_frames(monkeypatch):
 
 
 def monodepth2_matrix(axis_angle, translation, invert):
-    """The release's `transformation_from_parameters`, with SciPy's rotation: [R | t], or [R' | -R' t] inverted."""
+    """Returns the matrix of the release's `transformation_from_parameters`, with SciPy's rotation.
+
+    It is [R | t], or [R' | -R' t] if inverted.
+    """
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_rotvec(axis_angle).as_matrix()
     if invert:
@@ -231,41 +241,44 @@ def test_translations_of_pose_cnn_are_in_units_of_the_mean_inverse_depth(name, m
     outputs, _ = net.apply({}, {}, images, images[:, None].repeat(2, 1), train=False)
     depth = np.random.default_rng(0).uniform(1, 9, (2, 4, 6)).astype(np.float32)
     motions = net.motions(outputs)
-    found = net.at_depth(motions, depth)
+    scaled = net.at_depth(motions, depth)
     if name != 'pose_cnn':
-        np.testing.assert_array_equal(found, motions)
+        np.testing.assert_array_equal(scaled, motions)
         return
     for example in range(2):
         for source, earlier in enumerate((True, False)):
             expected = monodepth2_matrix(
                 vector[:3], vector[3:] * (1 / depth[example]).mean(), earlier
             )
-            np.testing.assert_allclose(found[example, source], expected, atol=1e-5)
+            np.testing.assert_allclose(scaled[example, source], expected, atol=1e-5)
 
 
 def test_every_scale_moves_by_the_depth_of_its_own(video):
     config = make_config(smoothness='none')
     disparities = [jnp.full((2, SIZE[0] >> s, SIZE[1] >> s), 0.1 * (s + 1)) for s in range(4)]
 
-    def seen(motions, depth):
+    def by_inverse_depth(motions, depth):
         return motions.at[..., :3, 3].multiply((1 / depth).mean((1, 2))[:, None, None])
 
     motions = true_motions(video)
     keys = {'tie_breaker': jax.random.key(0)}
-    found = monodepth.make_terms(config.depth, lambda d: 1 / d, seen)(
+    terms = monodepth.make_terms(config.depth, lambda d: 1 / d, by_inverse_depth)(
         disparities, motions, None, video, keys
     )
     for s in range(config.depth.num_scales):
         scaled = motions.at[..., :3, 3].multiply(0.1 * (s + 1))
         expected = terms_of(video, scaled, disparities, smoothness='none')[f'photometric_{s}']
-        assert float(found[f'photometric_{s}'].value()) == pytest.approx(expected, rel=1e-5)
+        assert float(terms[f'photometric_{s}'].value()) == pytest.approx(expected, rel=1e-5)
 
 
-# --- evaluation -------------------------------------------------------------------------------------------------------
+# --- evaluation ---------------------------------------------------------------------------------
 
 
 def evaluate_the_truth(video, **settings):
-    """Scores, metrics and pictures of a net that knows: disparity is 1 / depth, three times as far away as it is."""
+    """Returns scores, metrics and pictures of the true prediction.
+
+    Its disparity is 1 / depth, with all depths three times as large as they are.
+    """
     depth = jnp.where(video['depth'] > 0, video['depth'], 1e3)
 
     def infer(state, batch):
@@ -273,9 +286,56 @@ def evaluate_the_truth(video, **settings):
         return 1 / (3 * depth), lambda d: 1 / d, motions.at[..., :3, 3].multiply(3)
 
     stage = monodepth.make_evaluation(make_config(**settings), SPEC, infer)
-    metrics = jax.jit(lambda batch: stage['eval_step'](None, batch, {}))(video)
-    pictures = jax.jit(lambda batch: stage['render'](None, batch, {}))(video)
-    return stage['finalize'](jax.tree.map(np.asarray, metrics)), metrics, pictures
+    metrics = jax.jit(lambda batch: stage.eval_step(None, batch, {}))(video)
+    pictures = jax.jit(lambda batch: stage.render(None, batch, {}))(video)
+    return stage.finalize(jax.tree.map(np.asarray, metrics)), metrics, pictures
+
+
+def judge_of(infer, truth=(), **settings):
+    return monodepth.Judge(infer, make_config(**settings).depth, truth, num_examples=2)
+
+
+def far_away_and_still(state, batch):
+    """Predicts a depth of 10 everywhere and a camera that does not move, so nothing is warped."""
+    return jnp.full((2, *SIZE), 0.1), lambda d: 1 / d, STILL
+
+
+def test_eval_step_alone_compares_frames(video):
+    metrics = monodepth.eval_step(judge_of(far_away_and_still), None, video, {})
+    assert set(metrics) == {'photometric', 'photometric_no_warp', 'image_score'}
+    target = video['image'] / 255.0
+    difference = np.abs(target[:, None] - video['image_frames'] / 255.0)
+    expected = pytest.approx(difference.mean(), rel=1e-3)
+    assert float(metrics['photometric'].value()) == expected
+    assert float(metrics['photometric_no_warp'].value()) == expected
+    by_image = difference.mean((1, 2, 3, 4))
+    np.testing.assert_allclose(metrics['image_score'].value(), -by_image, rtol=1e-3)
+
+
+def test_finalize_alone_sorts_scores_by_baseline():
+    one = np.float32(1)
+    metrics = {
+        'photometric': Mean(np.float32(3), np.float32(2)),
+        'image_score': Mean(np.zeros(2), np.ones(2)),
+        'rmse': Mean(np.float32(4), one),
+        'plane/rmse': Mean(np.float32(5), one),
+        'still/rotation_error': Mean(np.float32(6), one),
+    }
+    assert monodepth.finalize(metrics) == {
+        'photometric': 1.5,
+        'rmse': 4.0,
+        'baseline_plane': {'rmse': 5.0},
+        'baseline_still': {'rotation_error': 6.0},
+    }
+
+
+def test_render_alone_shows_the_unwarped_neighbour(video):
+    pictures = monodepth.render(judge_of(far_away_and_still), None, video, {})
+    assert 'true_disparity' not in pictures
+    chex.assert_shape(list(pictures.values()), (2, *SIZE, 3))
+    np.testing.assert_allclose(
+        np.int32(pictures['warped']), np.int32(video['image_frames'][:, 0]), atol=1
+    )
 
 
 @pytest.fixture(scope='module')
@@ -300,7 +360,7 @@ def test_rows_below_are_not_scored(scores_of_the_truth, video):
     scores, _, pictures = evaluate_the_truth(below, rows=(0.0, 0.75))
     whole, _, pictures_of_whole = scores_of_the_truth
     error, of_whole = (
-        np.asarray(seen['photometric_error']) for seen in (pictures, pictures_of_whole)
+        np.asarray(painted['photometric_error']) for painted in (pictures, pictures_of_whole)
     )
     np.testing.assert_array_equal(error[:, :seam], of_whole[:, :seam])
     assert (error[:, seam:] == np.asarray(images.heat(jnp.zeros(())))).all()

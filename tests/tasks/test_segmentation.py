@@ -1,7 +1,8 @@
-"""What pipelines that segment have in common: void as a class, padded labels, averaged nets."""
+"""The segmentation task: void as a class, padded labels, scores and pictures, averaged nets."""
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +66,7 @@ def test_labels_as_input_lie_where_the_image_lies():
 
 
 def scores_of(config, prediction, label):
-    """Through eval_step and finalize, for a net that predicts just that."""
+    """Returns the scores of a net that predicts these train ids."""
     outputs = segmentation.num_outputs(config, SPEC)
     functions = segmentation.make_evaluation(
         config, SPEC, lambda state, image: jax.nn.one_hot(prediction, outputs)
@@ -80,8 +81,8 @@ def scores_of(config, prediction, label):
         'size': size,
         'label_size': size,
     }
-    metrics = jax.jit(functions['eval_step'])(None, batch, {})
-    return functions['finalize'](
+    metrics = jax.jit(functions.eval_step)(None, batch, {})
+    return functions.finalize(
         {k: Mean(np.asarray(m.sum), np.asarray(m.count)) for k, m in metrics.items()}
     )
 
@@ -93,13 +94,78 @@ def test_void_predicted_is_a_miss_and_void_truth_counts_only_in_its_own_mean():
     assert scores['IoU']['class 0'] == pytest.approx(3 / 4), 'one pixel was given to void'
     assert scores['IoU']['class 1'] == 1, 'where the truth is void nothing counts'
     assert scores['mIoU'] == pytest.approx((3 / 4 + 1) / 2)
-    # Among all classes: void is hit once, said once too often and missed once; class 1 was said once too often.
+    # Among all classes, void has a hit, a false alarm and a miss. Class 1 has a false alarm.
     assert [sum(row) for row in scores['confusion'][:2]] == [4, 2], (
         'with the pixel that was given to void'
     )
     assert scores['mIoU_with_void'] == pytest.approx((3 / 4 + 2 / 3 + 1 / 3) / 3)
     plain = scores_of(make_config(), jnp.minimum(prediction, 4), label)
     assert plain['IoU']['class 1'] == 1 and 'mIoU_with_void' not in plain
+
+
+def judge_of(config, infer=None):
+    return segmentation.Judge(config, SPEC, infer, SPEC.split('val').num_labelled)
+
+
+def test_finalize_alone_reads_the_confusion_matrix():
+    """Two classes occur. A quarter of the pixels of class 0 is predicted as class 1."""
+    counts = np.zeros((NUM_CLASSES, NUM_CLASSES))
+    counts[0, 0] = 3
+    counts[0, 1] = 1
+    counts[1, 1] = 4
+    judge = judge_of(make_config())
+    scores = segmentation.finalize(judge, {'confusion': Mean(counts, np.float32(1))})
+    assert scores['IoU']['class 0'] == pytest.approx(3 / 4)
+    assert scores['IoU']['class 1'] == pytest.approx(4 / 5)
+    assert scores['confusion'] == counts.astype(int).tolist()
+    baselines = segmentation.baseline_scores(judge, counts)
+    assert {name: scores[name] for name in baselines} == baselines
+    # Class 0 is the commonest in training, and is the truth of one half of the pixels.
+    assert baselines['baseline_commonest']['pixel_accuracy'] == pytest.approx(1 / 2)
+
+
+def test_eval_step_alone_counts_pixels_and_ranks_images():
+    label = jnp.array([[[0, 1]], [[0, 0]]])
+    batch = {
+        'image': jnp.zeros((2, 1, 2, 3), jnp.uint8),
+        'label': label,
+        'weight': jnp.ones(2),
+        'index': jnp.array([1, 0]),
+        'size': jnp.array([[1, 2], [1, 2]]),
+        'label_size': jnp.array([[1, 2], [1, 2]]),
+    }
+    logits = jax.nn.one_hot(jnp.array([[[0, 0]], [[0, 0]]]), NUM_CLASSES)
+    judge = judge_of(make_config(), lambda state, image: logits)._replace(num_examples=2)
+    metrics = segmentation.eval_step(judge, None, batch, {})
+    matrix = metrics['confusion'].sum[:NUM_CLASSES, :NUM_CLASSES]
+    assert matrix[0, 0] == 3 and matrix[1, 0] == 1 and matrix.sum() == 4
+    # Image 1 has one of two pixels right: IoU of 1/2 and 0. Image 0 is right.
+    np.testing.assert_allclose(metrics['image_score'].value(), [1, 1 / 4])
+
+
+def test_render_alone_marks_wrong_pixels():
+    config = make_config()
+    config.evaluate.resolution = 'image'
+    prediction = jnp.array([[[0, 1, 1]]])
+    judge = judge_of(config, lambda state, image: jax.nn.one_hot(prediction, NUM_CLASSES))
+    batch = {
+        'image': jnp.zeros((1, 1, 3, 3), jnp.uint8),
+        'label': jnp.array([[[0, 0, IGNORE]]]),
+        'size': jnp.array([[1, 3]]),
+        'label_size': jnp.array([[1, 3]]),
+    }
+    pictures = segmentation.render(judge, None, batch, {})
+    wrong = (pictures['errors'] == jnp.array(segmentation.ERROR_COLOR)).all(-1)
+    np.testing.assert_array_equal(wrong, [[[False, True, False]]])
+    np.testing.assert_array_equal(pictures['prediction'], segmentation.paint(prediction, SPEC))
+
+
+def test_predict_alone_never_says_void():
+    logits = jnp.zeros((1, 2, 2, NUM_CLASSES + 1)).at[..., -1].set(9.0)
+    judge = judge_of(make_config(void_class=True), lambda state, image: logits)
+    probabilities = segmentation.predict(judge, None, jnp.zeros((1, 2, 2, 3), jnp.uint8))
+    chex.assert_shape(probabilities, (1, 2, 2, NUM_CLASSES))
+    np.testing.assert_allclose(probabilities, 1 / NUM_CLASSES, rtol=1e-6)
 
 
 SIZES = [
@@ -111,7 +177,7 @@ LABEL_SIZES = [(48, 80), (37, 51), (21, 50)]
 
 
 def letterboxed_batch():
-    """Three images and labels of several sizes on common canvases, and an example of weight 0."""
+    """Returns images and labels of three sizes on common canvases, and an example of weight 0."""
     rng = np.random.default_rng(5)
     label = np.full((4, 48, 80), IGNORE)
     for row, (height, width) in enumerate(LABEL_SIZES):
@@ -129,7 +195,7 @@ def letterboxed_batch():
 
 
 def counted_at_image(prediction, batch, outputs):
-    """The confusion matrix [outputs, outputs] of each image, a pixel of the image at a time."""
+    """Counts the confusion matrix [outputs, outputs] of each image, pixel by pixel."""
     matrices = np.zeros((3, outputs, outputs), int)
     for row in range(3):
         (height, width), (tall, wide) = SIZES[row], LABEL_SIZES[row]
@@ -151,11 +217,11 @@ def test_scores_at_the_size_of_the_images_are_those_of_a_loop_over_their_pixels(
     functions = segmentation.make_evaluation(
         config, SPEC, lambda state, image: jax.nn.one_hot(prediction, outputs)
     )
-    metrics = jax.jit(functions['eval_step'])(None, batch, {})
+    metrics = jax.jit(functions.eval_step)(None, batch, {})
     expected = counted_at_image(prediction, batch, outputs)
     np.testing.assert_array_equal(metrics['confusion'].sum[:outputs, :outputs], expected.sum(0))
     assert int(metrics['confusion'].sum.sum()) == expected.sum(), 'padding counts nowhere'
-    scores = functions['finalize'](
+    scores = functions.finalize(
         {k: Mean(np.asarray(m.sum), np.asarray(m.count)) for k, m in metrics.items()}
     )
     assert scores['resolution'] == '24x40'
@@ -171,12 +237,12 @@ def test_scores_at_the_size_of_the_images_are_those_of_a_loop_over_their_pixels(
         assert of_images[row] == pytest.approx(np.mean(hit / union)), (
             'the pictures are ranked by the same pixels'
         )
-    pictures = functions['render'](None, batch, {})
+    pictures = functions.render(None, batch, {})
     assert {picture.shape for picture in pictures.values()} == {(4, 24, 40, 3)}
 
 
 def class_probabilities_of(image):
-    """A net of which no pixel knows its neighbours: logits are mixed from the colours."""
+    """Returns logits that are mixed from the colours of each pixel, without its neighbours."""
     mixed = np.random.default_rng(3).normal(size=(3, NUM_CLASSES)).astype(np.float32)
     return jnp.einsum(
         'bhwc,cd->bhwd', jnp.sin(jnp.asarray(image, jnp.float32)), mixed, precision='highest'
@@ -185,7 +251,10 @@ def class_probabilities_of(image):
 
 @pytest.mark.parametrize('resolution', ['image', 'label'])
 def test_crops_change_nothing_for_a_net_of_single_pixels(resolution):
-    """At the size of the image exactly; at the size of the label probabilities are resized in place of logits."""
+    """At the size of the image the matrices are equal.
+
+    At the size of the label probabilities are resized in place of logits.
+    """
     batch, matrices = letterboxed_batch(), {}
     for crop in ((), (16, 20)):
         config = make_config(eval_size=(24, 40))
@@ -193,17 +262,18 @@ def test_crops_change_nothing_for_a_net_of_single_pixels(resolution):
         functions = segmentation.make_evaluation(
             config, SPEC, lambda state, image: class_probabilities_of(image)
         )
-        matrices[crop] = np.asarray(
-            jax.jit(functions['eval_step'])(None, batch, {})['confusion'].sum
-        )
+        matrices[crop] = np.asarray(jax.jit(functions.eval_step)(None, batch, {})['confusion'].sum)
     whole, crops = matrices.values()
     assert whole.sum() == crops.sum()
     np.testing.assert_allclose(crops, whole, atol=0 if resolution == 'image' else 0.2 * whole.max())
 
 
 def test_crops_decide_as_prediction_of_the_same_tiles_does():
-    """The label map of --mode predict for an image that evaluation sees at half its size, by a net with a memory of
-    places."""
+    """The label map is that of --mode predict.
+
+    Evaluation sees the image at half its size. The output of the net depends on the place in the
+    crop.
+    """
     original = np.random.default_rng(8).integers(0, 256, (44, 70, 3)).astype(np.uint8)
     ramp = jnp.linspace(0, 1, 12)[:, None, None] * jnp.linspace(0, 3, NUM_CLASSES)
 
@@ -221,7 +291,7 @@ def test_crops_decide_as_prediction_of_the_same_tiles_does():
     assembly = predict.Assembly(None, original, plan, NUM_CLASSES)
     functions = segmentation.make_evaluation(config, spec, infer)
     for place, pixels in assembly.cuttings():
-        probabilities = functions['predict'](None, pixels[None])[0]
+        probabilities = functions.predict(None, pixels[None])[0]
         assembly.add(place, np.moveaxis(np.asarray(probabilities), -1, 0))
     (net_size,) = predict.net_sizes((44, 70), plan)
     image = np.zeros((1, 24, 40, 3), np.uint8)
@@ -234,7 +304,7 @@ def test_crops_decide_as_prediction_of_the_same_tiles_does():
         'size': np.array([net_size]),
         'label_size': np.array([[44, 70]]),
     }
-    counts = jax.jit(functions['eval_step'])(None, batch, {})['confusion'].sum
+    counts = jax.jit(functions.eval_step)(None, batch, {})['confusion'].sum
     assert int(counts.sum()) == 44 * 70 and len(np.unique(assembly.classes)) == NUM_CLASSES
     assert int(np.diagonal(counts).sum()) >= 44 * 70 - 2, 'but for ties the decisions are the same'
 
