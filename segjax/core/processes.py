@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 from jax._src import distributed
 
-from segjax.errors import EXIT_WRONG, InputError
+from segjax.errors import EXIT_WRONG, InputError, first_line
 
 CONNECT_SECONDS = 300
 """Time that processes wait for each other at the start."""
@@ -71,10 +71,12 @@ def join(initialize: Callable[..., None], where: str) -> None:
             # library and end the process.
             initialize(initialization_timeout=2 * CONNECT_SECONDS)
         except RuntimeError as error:
-            got = str(error).splitlines()[0]
             fix = 'another port, the same for all processes'
             raise InputError(
-                where, got=got, expected='a free port of the host of process 0', fix=fix
+                where,
+                got=first_line(error),
+                expected='a free port of the host of process 0',
+                fix=fix,
             ) from error
     if joined():
         threading.Thread(

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from segjax.errors import InputError, unknown_name
+from segjax.errors import InputError, first_line, unknown_name
 from segjax.spec import IGNORE
 
 FILE = 'index.npz'
@@ -157,10 +157,9 @@ def open_records(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder_from_directory(folder)
     except Exception as error:  # TFDS raises errors of many types for missing and damaged files
-        lines = str(error).splitlines() or [type(error).__name__]
         raise InputError(
             str(folder),
-            got=f'records that cannot be read: {lines[0]}',
+            got=f'records that cannot be read: {first_line(error)}',
             expected='whole prepared records',
             fix=PREPARE_AGAIN,
         ) from error

@@ -28,7 +28,7 @@ from array_record.python import array_record_module
 from segjax.data import cache, index, shards
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
-from segjax.errors import InputError, unknown_name
+from segjax.errors import InputError, first_line, unknown_name
 from segjax.spec import ClassSpec, DataSpec, split_names
 
 
@@ -320,7 +320,7 @@ class Readers:
             delete = f'{cache.command_to_delete(folder)}, and ' if folder.is_dir() else ''
             raise InputError(
                 path,
-                got=f'record {position} cannot be read: {str(error).splitlines()[0]}',
+                got=f'record {position} cannot be read: {first_line(error)}',
                 expected='a whole file of prepared records',
                 fix=delete + index.PREPARE_AGAIN,
             ) from error

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from segjax.core.notes import Note, tell
 from segjax.core.paths import CAFFE, HUB, WEIGHT_SUFFIXES
-from segjax.errors import InputError
+from segjax.errors import InputError, first_line
 from segjax.pretrained import archives
 
 _WRAPPERS = (
@@ -302,10 +302,9 @@ def _download(path: str) -> pathlib.Path:
     try:
         return pathlib.Path(hub.hf_hub_download(f'{owner}/{name}', file))
     except Exception as error:  # Many types: no network, no such repository, no such file.
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             _WHERE,
-            got=f'{path}: {first_line[:200]}',
+            got=f'{path}: {first_line(error)[:200]}',
             expected='a file of the hub',
             fix='check the name and the network, or fetch the file elsewhere and give its path',
         ) from error

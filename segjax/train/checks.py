@@ -141,7 +141,7 @@ def _check_training_batch(run: Run, inputs: Input, begun: bool) -> None:
         expected = (
             f'{error.expected}, or fewer devices: the run keeps the batch size that it began with'
         )
-        raise InputError(error.where, got=error.got, expected=expected, fix=fix) from error
+        raise error.replaced(expected=expected, fix=fix) from error
 
 
 def _check_part(run: Run, inputs: Input) -> None:
@@ -316,7 +316,7 @@ def _with_size(run: Run, error: InputError) -> InputError:
         for sizes in (*single, near):
             if passes(run, [f'{key}={size}' for key, size in sizes.items()]):
                 fix = ' '.join(f'--config.{key}="{size}"' for key, size in sizes.items())
-                return InputError(error.where, got=error.got, expected=error.expected, fix=fix)
+                return error.replaced(fix=fix)
     return error
 
 

@@ -310,7 +310,8 @@ def initial_state(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> 
 
 def abstract_state(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> TrainState:
     """Returns shapes and types of a stage's state. The states in `earlier` may be abstract."""
-    return jax.eval_shape(stage.init, *arguments(run, stage, earlier))
+    key, batch, states = arguments(run, stage, earlier)
+    return jax.eval_shape(stage.init, key, batch, states)
 
 
 def abstract_states(run: Run, stages: Sequence[Stage]) -> dict[str, TrainState]:

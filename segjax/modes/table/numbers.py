@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from segjax.errors import first_line
 from segjax.modes.table import starts
 from segjax.modes.table.cells import Cell, score_at
 from segjax.modes.table.claims import Comparison, compare, difference
@@ -155,7 +156,7 @@ def _run_problems(measured: Measured) -> list[str]:
         result = _outcome(measured, run)
         start = measured.plan.start(run)
         if result.diverged:
-            sentences.append(f'{run.name} diverged: {result.diverged.splitlines()[0]}')
+            sentences.append(f'{run.name} diverged: {first_line(result.diverged)}')
         elif start and not result.scores and _outcome(measured, start).diverged:
             sentences.append(f'{run.name} cannot begin: {start.name} diverged')
     return sentences
