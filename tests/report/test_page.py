@@ -1,7 +1,7 @@
-import html.parser
 import json
 import re
 import shutil
+from html.parser import HTMLParser
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ HOSTILE = '"><script>alert(1)</script>'
 VOID = {'meta', 'img', 'br', 'link', 'hr', 'input'}
 
 
-class Page(html.parser.HTMLParser):
+class Page(HTMLParser):
     """Checks that tags are balanced and gathers what tests ask for."""
 
     def __init__(self, text: str):
