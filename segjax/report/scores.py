@@ -1,4 +1,4 @@
-"""Scores as plain data and as text: what JSON can hold, what a terminal shows, what the report draws."""
+"""Scores as plain data and as text, for scores.json, the terminal and the report."""
 
 import math
 import textwrap
@@ -11,19 +11,45 @@ from segjax.core import files
 from segjax.protocol import Scores
 
 MADE_BY = 'made_by'
-"""Entry of a stage's scores that says what they were computed with (same_run.py). It is no score."""
+"""Entry of a stage's scores with the facts that made them (same_run.py). It is no score."""
+PER_CLASS = 'per class'
+"""The table of scores by class.
+
+Scores may come as {'IoU': {'road': .9}} or as {'road': {'IoU': .9}}.
+"""
+UNITS = {
+    'PSNR': 'dB',
+    'SNR': 'dB',
+    'PSNR_lost': 'dB',
+    'rotation_error': 'degrees',
+    'trajectory_error': 'm',
+    'rmse': 'm',
+    'sq_rel': 'm',
+}
+"""Units of scores by the last part of their name. Shares are printed in per cent."""
+MEANINGS = {
+    'mIoU_with_void': 'mIoU with void is the mean IoU over all classes and void. '
+    'In mIoU void is no class: a pixel of a class that is predicted as void is a miss, '
+    'and pixels without a label count nowhere.',
+}
+"""Explanations by name, for scores whose name says too little."""
+LABEL_SIZE = 'label size'
+
+
+# --- forms of scores ---
 
 
 class ScoreParts(NamedTuple):
-    """Nested scores, sorted by how they are best shown.
+    """Nested scores, sorted by the form in which they are shown.
 
     values     numbers and words by name
-    baselines  'baseline_x': {...} under the name 'x': what a trivial predictor gets, with names as in values
+    baselines  'baseline_x': {...} under the name 'x': the scores of a trivial predictor, with names
+               as in values
     tables     rows of numbers by name: {'per class': {'road': {'IoU': .9, 'accuracy': .95}, ...}}
     curves     dicts with lists x and y of one length, and optionally names x_name, y_name
-    confusion  rows of counts, truth by row, in the order of the classes; a column more holds predictions of
-               void; None if there are none
-    sections   dicts of anything else
+    confusion  rows of counts, truth by row, in the order of the classes. An additional column holds
+               predictions of void. None if there are no counts
+    sections   dicts of any other form
     """
 
     values: dict[str, Any]
@@ -34,12 +60,11 @@ class ScoreParts(NamedTuple):
     sections: dict[str, dict[str, Any]]
 
 
-PER_CLASS = 'per class'
-"""The table of by-class scores, whether they come as {'IoU': {'road': .9}} or as {'road': {'IoU': .9}}."""
-
-
 def split_scores(scores: Scores) -> ScoreParts:
-    """Sorts scores by their form. Lists other than curves and the confusion matrix stay in scores.json alone."""
+    """Sorts scores by their form.
+
+    Lists that are neither curves nor the confusion matrix stay in scores.json alone.
+    """
     parts = ScoreParts({}, {}, {}, {}, None, {})
     for name, value in files.to_json(scores).items():
         if name == MADE_BY:
@@ -58,20 +83,24 @@ def split_scores(scores: Scores) -> ScoreParts:
 
 
 def _place(parts: ScoreParts, name: str, value: dict[str, Any]) -> None:
+    """Puts a dict of scores among the parts of its form."""
     if name.startswith('baseline_'):
         parts.baselines[name.removeprefix('baseline_')] = value
     elif _is_curve(value):
         parts.curves[name] = value
     elif value and all(_is_flat(row) for row in value.values()):
-        _merge(parts.tables.setdefault(PER_CLASS if name == 'per_class' else name, {}), value)
+        table = parts.tables.setdefault(PER_CLASS if name == 'per_class' else name, {})
+        _merge(table, value)
     elif value and is_share(name) and _is_flat(value):
-        _merge(parts.tables.setdefault(PER_CLASS, {}), {row: {name: v} for row, v in value.items()})
+        table = parts.tables.setdefault(PER_CLASS, {})
+        _merge(table, {row: {name: number} for row, number in value.items()})
     elif value:
         parts.sections[name] = value
 
 
-def _merge(table: dict[str, dict[str, Any]], more: Mapping[str, Mapping[str, Any]]) -> None:
-    for row, numbers in more.items():
+def _merge(table: dict[str, dict[str, Any]], rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Adds columns to the rows of a table."""
+    for row, numbers in rows.items():
         table.setdefault(row, {}).update(numbers)
 
 
@@ -80,19 +109,25 @@ def _is_flat(value: Any) -> bool:
 
 
 def _is_curve(value: dict[str, Any]) -> bool:
-    x, y = value.get('x'), value.get('y')
+    x = value.get('x')
+    y = value.get('y')
     return isinstance(x, list) and isinstance(y, list) and len(x) == len(y) > 0
 
 
 def _is_matrix(value: Any) -> bool:
     rows = value if isinstance(value, list) else []
-    return bool(rows) and all(
-        isinstance(r, list) and all(isinstance(v, (int, float)) for v in r) for r in rows
-    )
+    return bool(rows) and all(_is_row(row) for row in rows)
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, (int, float)) for v in value)
 
 
 def flat_scalars(scores: Scores) -> dict[str, float | None]:
-    """The numbers to follow over the steps, by path: {'mIoU': .4, 'IoU/road': .9}; baselines do not move."""
+    """Returns the numbers that are followed over the steps, by path: {'mIoU': .4, 'IoU/road': .9}.
+
+    Baselines are left out, because they do not change.
+    """
     flat = {}
     for name, value in files.to_json(scores).items():
         if isinstance(value, dict) and name != MADE_BY and not name.startswith('baseline_'):
@@ -102,33 +137,15 @@ def flat_scalars(scores: Scores) -> dict[str, float | None]:
     return flat
 
 
+# --- names, units and formats ---
+
+
 def is_share(name: str) -> bool:
-    """Whether the score of this name is a share in [0, 1], which the field prints in per cent."""
-    ends = (
-        name.split('/', 1)[0].lower(),
-        name.rsplit('/', 1)[-1].lower(),
-    )  # 'IoU/road', 'per_class/road/IoU'
-    return any(
-        word in end for end in ends for word in ('iou', 'accuracy', 'precision', 'recall', 'dice')
-    )
-
-
-UNITS = {
-    'PSNR': 'dB',
-    'SNR': 'dB',
-    'PSNR_lost': 'dB',
-    'rotation_error': 'degrees',
-    'trajectory_error': 'm',
-    'rmse': 'm',
-    'sq_rel': 'm',
-}
-"""Units of scores by the last part of their name; shares are printed in per cent."""
-
-MEANINGS = {
-    'mIoU_with_void': 'mIoU with void is the mean IoU over all classes and void. In mIoU void is no class: '
-    'a pixel of a class that is predicted as void is a miss, and pixels without a label count nowhere.',
-}
-"""Explanations of scores whose name says too little, by that name."""
+    """Returns whether the score of this name is a share in [0, 1], which is printed in per cent."""
+    # The first and the last part of a path: 'IoU/road', 'per_class/road/IoU'.
+    ends = (name.split('/', 1)[0].lower(), name.rsplit('/', 1)[-1].lower())
+    words = ('iou', 'accuracy', 'precision', 'recall', 'dice')
+    return any(word in end for end in ends for word in words)
 
 
 def unit_of(name: str) -> str:
@@ -147,7 +164,7 @@ def meanings(names: Iterable[str]) -> list[str]:
 
 
 def format_score(name: str, value: Any, unit: bool = True) -> str:
-    """Writes a score as people do: 0.4123 of mIoU is '41.23 %', 21.5 of PSNR '21.5 dB', NaN is '-'."""
+    """Formats a score: 0.4123 of mIoU is '41.23 %', 21.5 of PSNR is '21.5 dB', NaN is '-'."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return '-'
     if isinstance(value, (bool, str)):
@@ -158,43 +175,41 @@ def format_score(name: str, value: Any, unit: bool = True) -> str:
     return f'{shown} {unit_of(name)}'.rstrip() if unit else shown
 
 
+# --- text ---
+
+
 def table_columns(table: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """The columns of a table of scores as (heading, cells); 'pixels' counts become their share of all."""
+    """Returns the columns of a table of scores as (heading, cells).
+
+    Counts of 'pixels' become their share of all pixels.
+    """
     names = list(dict.fromkeys(name for row in table.values() for name in row))
     columns = []
     for name in names:
         values = [row.get(name) for row in table.values()]
         if name == 'pixels':
-            total = sum(v or 0 for v in values) or 1
-            columns.append(
-                (
-                    'share of pixels %',
-                    [format_score('accuracy', (v or 0) / total, False) for v in values],
-                )
-            )
+            counts = [value or 0 for value in values]
+            total = sum(counts) or 1
+            cells = [format_score('accuracy', count / total, unit=False) for count in counts]
+            columns.append(('share of pixels %', cells))
         else:
-            cells = [format_score(name, v, unit=False) for v in values]
+            cells = [format_score(name, value, unit=False) for value in values]
             columns.append((with_unit(name), cells))
     return columns
 
 
 def score_table(scores: Scores) -> str:
-    """The scores of a run as aligned plain text: tables (a row per class), then a summary with baselines."""
+    """Returns the scores of a run as aligned text: tables (a row per class), then a summary.
+
+    The summary compares the run with baselines. Nested scores follow, indented.
+    """
     parts = split_scores(scores)
     blocks = []
     for name, table in parts.tables.items():
         columns = [(name.replace('_', ' '), list(table)), *table_columns(table)]
         blocks.append(_aligned([[heading, *cells] for heading, cells in columns]))
     if parts.values:
-        columns = [['score', *(n.replace('_', ' ') for n in parts.values)]]
-        columns.append(['this run', *(format_score(n, v) for n, v in parts.values.items())])
-        for name, baseline in parts.baselines.items():
-            cells = [
-                '' if isinstance(v, str) else format_score(n, baseline.get(n))
-                for n, v in parts.values.items()
-            ]
-            columns.append([name.replace('_', ' '), *cells])
-        blocks.append(_aligned(columns))
+        blocks.append(_aligned(_summary_columns(parts)))
         blocks += meanings(parts.values)
     for name, section in parts.sections.items():
         inner = score_table(section)
@@ -203,24 +218,39 @@ def score_table(scores: Scores) -> str:
     return '\n\n'.join(blocks)
 
 
+def _summary_columns(parts: ScoreParts) -> list[list[str]]:
+    """Returns the columns of a summary: names, values of the run, values of each baseline."""
+    columns = [['score'], ['this run']]
+    for name, value in parts.values.items():
+        columns[0].append(name.replace('_', ' '))
+        columns[1].append(format_score(name, value))
+    for baseline, scores in parts.baselines.items():
+        column = [baseline.replace('_', ' ')]
+        for name, value in parts.values.items():
+            column.append('' if isinstance(value, str) else format_score(name, scores.get(name)))
+        columns.append(column)
+    return columns
+
+
 def _aligned(columns: Sequence[Sequence[str]]) -> str:
-    """Columns side by side, the first flush left, numbers flush right, a rule under the heading."""
+    """Prints columns next to each other, with a rule under the heading.
+
+    The first column is flush left, numbers are flush right.
+    """
     widths = [max(map(len, column)) for column in columns]
     rows = []
-    for row in zip(*columns, strict=True):
-        cells = [
-            row[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:])),
-        ]
-        rows.append('  '.join(cells).rstrip())
-    return '\n'.join([rows[0], '-' * (sum(widths) + 2 * (len(widths) - 1)), *rows[1:]])
+    for first, *further in zip(*columns, strict=True):
+        numbers = [cell.rjust(width) for cell, width in zip(further, widths[1:])]
+        rows.append('  '.join([first.ljust(widths[0]), *numbers]).rstrip())
+    rule = '-' * (sum(widths) + 2 * (len(widths) - 1))
+    return '\n'.join([rows[0], rule, *rows[1:]])
 
 
-LABEL_SIZE = 'label size'
+# --- the protocol of an evaluation ---
 
 
 def scored_at(config: ml_collections.ConfigDict) -> str:
-    """Returns where pixels are scored, and in which crops, as scores and tables print it."""
+    """Returns the size at which pixels are scored, and the crops, as scores and tables print it."""
     size = LABEL_SIZE
     if config.evaluate.resolution == 'image':
         size = '{}x{}'.format(*config.data.eval_size)
@@ -233,10 +263,11 @@ def scored_at(config: ml_collections.ConfigDict) -> str:
 def scored_as_asked(scores: Mapping[str, Any], config: ml_collections.ConfigDict) -> bool:
     """Returns whether stored scores of a stage follow the protocol in `config.evaluate`.
 
-    Scores without a policy are none of a segmentation and follow every protocol. Scores without a
-    resolution are older than the key and were computed at its default.
+    Scores without a policy are no segmentation scores and follow every protocol. Scores without a
+    resolution are older than that key and were computed at its default.
     """
     if 'policy' not in scores:
         return True
-    asked = (config.evaluate.policy, scored_at(config))
-    return (scores['policy'], scores.get('resolution', LABEL_SIZE)) == asked
+    policy = scores['policy']
+    resolution = scores.get('resolution', LABEL_SIZE)
+    return policy == config.evaluate.policy and resolution == scored_at(config)

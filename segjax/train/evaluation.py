@@ -11,7 +11,7 @@ import numpy as np
 from segjax.core import parallel
 from segjax.data import loader
 from segjax.protocol import Input, Keys, Mean, Metrics, Stage, TrainState
-from segjax.report import page
+from segjax.report.pictures import save_pictures
 from segjax.train import log_files
 from segjax.train.run import Run
 from segjax.train.stop import Preempted, StopSignal
@@ -111,7 +111,7 @@ def write_pictures(
             _entry(run, inputs, source, index, float(score[index]), render, keys, state)
             for index in indices
         ]
-        page.save_pictures(folder / 'pictures', group, entries)
+        save_pictures(folder / 'pictures', group, entries)
         for rank, entry in enumerate(entries):
             for panel, picture in entry['pictures'].items():
                 board.image(int(state.step), f'{group}_{rank}/{panel}', picture)
@@ -149,7 +149,7 @@ def _entry(
     keys: Keys,
     state: TrainState,
 ) -> dict[str, Any]:
-    """Returns index, score, name and pictures of an example, for `page.save_pictures`."""
+    """Returns index, score, name and pictures of an example, for `save_pictures`."""
     max_size = run.spec.split(inputs.split).max_size
     batch = loader.examples(source, [index], inputs, max_size=max_size)
     pictures = {'image': batch['image']} if 'image' in batch else {}

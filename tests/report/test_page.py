@@ -1,15 +1,16 @@
-import html.parser
 import json
 import re
 import shutil
+from html.parser import HTMLParser
 
 import cv2
 import numpy as np
 import pytest
 
 from segjax.core import environment, files
-from segjax.report import charts, html, page, scores
+from segjax.report import charts, curve_sections, html, page, scores
 from segjax.report.charts import Bars, Dot, Reference, Series
+from segjax.report.pictures import save_pictures
 from segjax.spec import ClassSpec, DataSpec
 from segjax.train import log_files
 
@@ -19,7 +20,7 @@ HOSTILE = '"><script>alert(1)</script>'
 VOID = {'meta', 'img', 'br', 'link', 'hr', 'input'}
 
 
-class Page(html.parser.HTMLParser):
+class Page(HTMLParser):
     """Checks that tags are balanced and gathers what tests ask for."""
 
     def __init__(self, text: str):
@@ -112,8 +113,8 @@ def make_stage(folder, steps: int = 12):
     metrics.close()
     timing.close()
     files.write_json(folder / 'scores.json', SCORES)
-    page.save_pictures(folder / 'pictures', 'best', entries(2))
-    page.save_pictures(folder / 'pictures', 'worst', entries(2, seed=1))
+    save_pictures(folder / 'pictures', 'best', entries(2))
+    save_pictures(folder / 'pictures', 'worst', entries(2, seed=1))
 
 
 @pytest.fixture(scope='module')
@@ -164,7 +165,7 @@ def test_full_report(workdir, spec):
         '45.67 %', 'commonest 17.50 %', 'policy: cityscapes', '12 steps', 'data streets', 'seed 3',
         'Classes, by IoU', 'Confusion matrix', 'Best images', 'Worst images', 'rmse 4.25', 'near 0.5', 'far 1.5',
         'device Test GPU 9000', 'devices 4', 'dtype bfloat16', 'global batch 6', 'image size 256x512',
-        'images per second, median 36.5', 'first step, compilation included 17.5 s', page.TIMING_INCLUDES,
+        'images per second, median 36.5', 'first step, compilation included 17.5 s', curve_sections.TIMING_INCLUDES,
         'train 320 examples', 'jax ' + __import__('jax').__version__, 'config.json',
     ):  # fmt: skip
         assert words.replace(' %', '') in page.words.replace(' %', ''), words
@@ -257,7 +258,7 @@ def test_stages_with_pictures_of_the_same_examples_stand_side_by_side(workdir, s
     _, page = write(workdir, spec)
     assert 'Side by side' not in page.words, 'nothing to compare yet'
     for seed, stage in enumerate(('segmentation', 'a_second')):
-        page.save_pictures(workdir / stage / 'pictures', 'same', entries(2, seed))
+        save_pictures(workdir / stage / 'pictures', 'same', entries(2, seed))
     text, page = write(workdir, spec)
     assert 'class="note"' not in text
     table = text[text.index('Side by side') : text.index('</table>', text.index('Side by side'))]
@@ -288,7 +289,7 @@ def test_pictures_of_different_examples_never_share_a_row(workdir, spec):
     files.write_json(workdir / 'scores.json', {'segmentation': SCORES, 'a_second': SCORES})
     for stage, first in (('segmentation', 0), ('a_second', 1)):
         found = [{**entry, 'index': i} for i, entry in enumerate(entries(3)[first : first + 2])]
-        page.save_pictures(workdir / stage / 'pictures', 'same', found)
+        save_pictures(workdir / stage / 'pictures', 'same', found)
     text, _ = write(workdir, spec)
     part = text[text.index('Side by side') : text.index('id="stage-0"')]
     rows = [
@@ -350,8 +351,8 @@ def test_pictures_are_kept_losslessly_and_replaced(tmp_path):
     given = entries(3)
     given[1]['score'] = float('nan')
     given[1]['pictures']['grey'] = np.arange(24, dtype=np.uint8).reshape(4, 6)
-    page.save_pictures(tmp_path, 'best', given)
-    page.save_pictures(tmp_path, 'worst', entries(1))
+    save_pictures(tmp_path, 'best', given)
+    save_pictures(tmp_path, 'worst', entries(1))
     assert sorted(f.name for f in tmp_path.iterdir()) == [
         'best_00',
         'best_01',
@@ -366,12 +367,10 @@ def test_pictures_are_kept_losslessly_and_replaced(tmp_path):
     assert info == {
         'index': 10, 'score': None, 'name': given[1]['name'], 'panels': ['image', 'prediction', 'truth', 'grey'],
     }  # fmt: skip
-    page.save_pictures(tmp_path, 'best', given[:1])
+    save_pictures(tmp_path, 'best', given[:1])
     assert sorted(f.name for f in tmp_path.iterdir()) == ['best_00', 'worst_00']
     with pytest.raises(TypeError, match='uint8'):
-        page.save_pictures(
-            tmp_path, 'best', [{**given[0], 'pictures': {'image': np.zeros((2, 2, 3))}}]
-        )
+        save_pictures(tmp_path, 'best', [{**given[0], 'pictures': {'image': np.zeros((2, 2, 3))}}])
     assert (tmp_path / 'best_00/info.json').exists()  # a failed call leaves the old pictures
 
 
@@ -379,8 +378,8 @@ def test_pictures_are_kept_losslessly_and_replaced(tmp_path):
 def test_lines_of_pictures_are_of_equal_length(workdir, count, columns):
     given = entries(1)[0]
     pictures = {f'panel_{i}': given['pictures']['image'] for i in range(count)}
-    page.save_pictures(workdir / 'segmentation/pictures', 'best', [{**given, 'pictures': pictures}])
-    page.save_pictures(workdir / 'segmentation/pictures', 'worst', [])
+    save_pictures(workdir / 'segmentation/pictures', 'best', [{**given, 'pictures': pictures}])
+    save_pictures(workdir / 'segmentation/pictures', 'worst', [])
     assert re.findall(r'class="panels" style="--columns: (\d)"', write(workdir)[0]) == [
         str(columns)
     ]

@@ -1,0 +1,36 @@
+"""Small SVG charts for report.html and table.html, without scripts or references to other files.
+
+Charts take their colours from the CSS variables of the page, so they follow light and dark mode.
+The <title> of a mark is shown by browsers on hover and read by screen readers.
+"""
+
+from segjax.report import html
+from segjax.report.charts.bars import Bars, grouped_bars, histogram, meter
+from segjax.report.charts.confusion import confusion_matrix
+from segjax.report.charts.dots import Dot, dot_plot
+from segjax.report.charts.lines import MAX_MARKS, MAX_POINTS, Reference, Series, line_chart, smooth
+from segjax.report.charts.numbers import LETTER, format_number, log_ticks, nice_ticks
+
+STYLE = html.style_sheet('table.css')
+"""The style of the marks of `dot_plot` and `grouped_bars`, in addition to style.css."""
+
+__all__ = [
+    'LETTER',
+    'MAX_MARKS',
+    'MAX_POINTS',
+    'STYLE',
+    'Bars',
+    'Dot',
+    'Reference',
+    'Series',
+    'confusion_matrix',
+    'dot_plot',
+    'format_number',
+    'grouped_bars',
+    'histogram',
+    'line_chart',
+    'log_ticks',
+    'meter',
+    'nice_ticks',
+    'smooth',
+]
