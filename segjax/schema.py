@@ -110,7 +110,7 @@ def is_whole(value: Any) -> bool:
 
 
 def plain(value: Any) -> str | None:
-    """Checks that a value is one that some key can have: it can be stored and held by a device."""
+    """Checks that some key can have a value: it can be stored and fits on a device."""
     if isinstance(value, tuple | list):
         return next((complaint for item in value if (complaint := plain(item))), None)
     if isinstance(value, bool | str):

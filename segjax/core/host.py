@@ -1,4 +1,4 @@
-"""Settings of the host: the heap between steps, the convolutions of XLA:CPU, and the number of cores.
+"""Settings of the host: the heap between steps, convolutions of XLA:CPU, and the number of cores.
 
 Heap and convolutions have no effect on programs for a GPU or a TPU. docs/performance.md has the
 measurements.
@@ -83,8 +83,8 @@ def keep_heap() -> bool:
     """Stops malloc from returning memory to the system, and returns whether it did.
 
     XLA:CPU allocates the temporaries of a program anew for every call. glibc maps and unmaps large
-    blocks each time, so every step faults in all its pages. The setting holds for the whole process.
-    Loader processes do not call this function.
+    blocks each time, so every step faults in all its pages. The setting holds for the whole
+    process. Loader processes do not call this function.
 
     `SEGJAX_KEEP_HEAP=0` turns the setting off. glibc's own variables take precedence.
 

@@ -1,4 +1,4 @@
-"""Checks paths of the user. They must be in a file system of this machine and may begin with `~`."""
+"""Checks paths of the user. They must be in a mounted file system, and may begin with `~`."""
 
 import os
 import pathlib
@@ -28,8 +28,8 @@ def local(where: str, text: str) -> pathlib.Path:
       text: the path.
 
     Raises:
-      InputError: an address such as gs://bucket/folder, `~` without a home folder, or bytes that are
-        no text.
+      InputError: an address such as gs://bucket/folder, `~` without a home folder, or bytes that
+        are no text.
     """
     scheme, separator, rest = text.partition('://')
     if separator and re.fullmatch(r'[A-Za-z][A-Za-z0-9+.-]*', scheme):

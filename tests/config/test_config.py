@@ -1,4 +1,4 @@
-"""Configs: one schema, typed arguments, errors that say got / expected / nearest name before anything compiles."""
+"""Configs: schema, typed arguments, stored form, and errors before anything compiles."""
 
 import json
 import pathlib
@@ -155,7 +155,10 @@ def test_wrong_arguments_are_refused(arg, complaint):
 
 
 def test_overrides_are_typed_by_what_they_replace(config):
-    text = 'model.forms=naive; augment.crop=(64, 128);optim.learning_rate=1;data.world.seed=3;optim.nesterov=true;'
+    text = (
+        'model.forms=naive; augment.crop=(64, 128);optim.learning_rate=1;'
+        'data.world.seed=3;optim.nesterov=true;'
+    )
     changed = config_file.overridden(config, text)
     assert changed.model.forms == 'naive' and changed.augment.crop == (64, 128)
     assert isinstance(changed.optim.learning_rate, float) and changed.optim.learning_rate == 1

@@ -1,4 +1,4 @@
-"""Wrong values for every key of every pipeline: the value is accepted, or the error names that key."""
+"""Wrong values for every key of every pipeline are accepted, or the error names that key."""
 
 import shlex
 
@@ -26,7 +26,7 @@ VALUES = (*SINGLE, *PAIRS, *NESTED, (), (1,), ('a',), ('(',), (None,), ({},), ((
 
 
 def keys_of(pipeline):
-    """[(config.section.key, Field)] of a pipeline with its default nets."""
+    """Returns [(config.section.key, Field)] of a pipeline with its default nets."""
     config = config_lib.defaults(pipeline)
     return [
         (where, field)
@@ -35,7 +35,7 @@ def keys_of(pipeline):
 
 
 def with_value(config, where, value):
-    """A copy with one value; None where the config itself refuses its type."""
+    """Returns a copy with a changed value, or None if the config itself refuses its type."""
     changed = config.copy_and_resolve_references()
     *sections, last = where.split('.')[1:]
     values = changed

@@ -31,7 +31,10 @@ def settings(**changes):
 
 
 def draw(seed):
-    """Params (or gradients) of two nets: {'net': {'conv': kernel, bias}, {'norm': scale, bias}}, 'head'."""
+    """Returns params (or gradients) of two nets, 'net' and 'head'.
+
+    'net' is {'conv': kernel and bias, 'norm': scale and bias}.
+    """
     rng = np.random.default_rng(seed)
 
     def array(*shape):
@@ -60,7 +63,7 @@ def state_of(params, **transforms):
 
 
 def train(config, num_steps=STEPS, params=PARAMS, grads=GRADS):
-    """Params after one update for each of `grads`."""
+    """Returns params after an update for each of `grads`."""
     transform = optim.make(config, num_steps, params)
 
     @jax.jit
@@ -75,8 +78,10 @@ def train(config, num_steps=STEPS, params=PARAMS, grads=GRADS):
 
 
 def expected(update, decays=lambda path: path[-1].key == 'kernel', rate=lambda t: RATE):
-    """Params after `p -= rate(t) * update(memory, g, p, t, decays)` in float64, t = 0, 1, ..., leaf by
-    leaf."""
+    """Returns params after `p -= rate(t) * update(memory, g, p, t, decays)` for t = 0, 1, ...
+
+    The loop runs in float64, leaf by leaf.
+    """
 
     def leaf(path, p, *grads):
         memory, p = {}, p.astype(np.float64)
@@ -254,11 +259,11 @@ def test_schedule_errors():
 
 
 def test_the_rate_of_a_step_is_the_rate_of_the_train_state():
-    # Update t uses rate(t): the first one the full rate, the last one a rate above 0.
+    # Update t uses rate(t). The first update has the full rate, the last has a rate above 0.
     config = settings(name='sgd', schedule='linear_tail', constant_fraction=0.0)
     want = expected(sgd, rate=lambda t: RATE * (STEPS - t) / STEPS)
     assert_close(train(config), want)
-    # An optimiser that acts at step 3 alone takes that step's rate, not its own first.
+    # An optimiser that acts only at step 3 uses the rate of step 3, not its own first rate.
     transform = optim.make(config, STEPS, PARAMS)
     state = state_of(PARAMS, all=(transform, PARAMS)).replace(step=jnp.int32(3))
     got = optim.apply(state, 'all', transform, GRADS[0])

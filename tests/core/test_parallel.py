@@ -14,7 +14,7 @@ ROWS = 16
 
 
 class Net(nn.Module):
-    """Dense - batch norm - dense, so that gradients run through the statistics of the global batch."""
+    """Dense, batch norm, dense: gradients pass through the statistics of the global batch."""
 
     axis_name: str | None = None
 
@@ -27,7 +27,7 @@ class Net(nn.Module):
 
 def make_batch():
     rng = np.random.default_rng(0)
-    # Half of the rows count nowhere, all of them in the first half: the devices hold very different counts.
+    # Most rows of the first half do not count, so the devices have very different counts.
     mask = np.r_[rng.random(ROWS // 2) < 0.2, np.ones(ROWS // 2)].astype(np.float32)
     return {
         'x': rng.normal(size=(ROWS, 4)).astype(np.float32),
@@ -56,7 +56,7 @@ WEIGHTS = {'main': 1.0, 'hard': 0.3}
 
 
 def reference():
-    """The same objective in one piece, without any mapping: plain jax.grad over the whole batch."""
+    """Computes the same objective without mapping: plain jax.grad over the whole batch."""
     net, batch = Net(), make_batch()
     variables = net.init(jax.random.key(0), batch['x'], False)
     params = variables.pop('params')
@@ -98,7 +98,7 @@ def test_loss_gradients_and_batch_statistics_are_those_of_the_global_batch(mode,
 
 
 class Plain(nn.Module):
-    """No batch statistics: only then are micro-batches the same function as the whole batch."""
+    """A net without batch norm, for which micro-batches equal the whole batch."""
 
     @nn.compact
     def __call__(self, x, train):

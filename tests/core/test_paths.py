@@ -1,4 +1,4 @@
-"""Paths that a user names: addresses and folders that cannot be written to are refused, with a fix."""
+"""Paths of the user: addresses and read-only folders are refused, with a fix."""
 
 import os
 

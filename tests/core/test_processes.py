@@ -1,4 +1,4 @@
-"""Runs of two processes: the same result as in one, and an end of both where they cannot run together."""
+"""Runs of two processes equal those of one process, and both processes end together."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from flax import traverse_util
 
 HELPERS = pathlib.Path(__file__).resolve().parents[1] / 'helpers'
 NUM_STEPS = 4
-# What depends on how the batch is dealt out is off: noise is drawn per device, and Adam turns the rounding noise of a
-# zero gradient into full steps.
+# Switch off what depends on the distribution of examples over devices. Noise has a key per device,
+# and Adam turns the rounding error of a zero gradient into full steps.
 SETTINGS = ('noise=0', 'optimiser=sgd')
 
 
@@ -57,7 +57,7 @@ def free_port() -> int:
 
 
 def result(workdir, num_steps=NUM_STEPS):
-    """(arrays by name, training losses, scores) of the last stage."""
+    """Returns (arrays by name, training losses, scores) of the last stage."""
     with ocp.StandardCheckpointer() as checkpointer:
         state = checkpointer.restore(workdir / f'adversarial/checkpoints/{num_steps}/state')
     lines = map(json.loads, (workdir / 'adversarial/metrics.jsonl').read_text().splitlines())
@@ -144,7 +144,7 @@ def test_a_signal_to_a_process_that_prepares_data_ends_both(tmp_path):
     assert 'process 1 has ended' in errors[0]
 
 
-# --- processes that cannot run together ------------------------------------------------------------------------------
+# --- processes that cannot run together ---
 
 REPOSITORY = HELPERS.parent.parent
 SMOKE = f'{REPOSITORY}/configs/supervised.py:smoke'
@@ -192,7 +192,7 @@ def finished_pair(tmp_path_factory):
 
 @pytest.mark.parametrize('mode', ['train', 'evaluate', 'bench'])
 def test_two_run_folders_end_both_processes(finished_pair, tmp_path, mode):
-    """A run that was saved in one folder, and a folder without it."""
+    """The folder of process 0 holds a saved run, the folder of process 1 does not."""
     port = free_port()
     folders = (finished_pair, tmp_path / 'other')
     arguments = ('--config', SMOKE, f'--mode={mode}')
@@ -284,7 +284,7 @@ def test_what_is_wrong_on_one_host_ends_both_processes(tmp_path):
 
 
 def _training_pair(tmp_path, **env):
-    """Two processes in the midst of a long training."""
+    """Returns two processes in the middle of a long training."""
     port = free_port()
     base = ('--config', SMOKE, '--workdir', tmp_path / 'run', '--config.train.num_steps=100000')
     pair = [

@@ -13,25 +13,23 @@ def bits(key):
 
 
 def test_every_ingredient_changes_the_key_and_nothing_else_does():
-    seen = {}
+    derived = {}
     for seed, stage, step, device in itertools.product(
         (0, 1), ('depth', 'segmentation'), (0, 1), (0, 1)
     ):
         for name, key in rng.streams(
             rng.root(seed, stage), ('dropout', 'noise'), step, device
         ).items():
-            seen[seed, stage, step, device, name] = bits(key)
-    assert len(set(seen.values())) == len(seen) == 32
+            derived[seed, stage, step, device, name] = bits(key)
+    assert len(set(derived.values())) == len(derived) == 32
     again = rng.streams(rng.root(1, 'depth'), ('dropout', 'noise'), 1, 0)
-    assert bits(again['noise']) == seen[1, 'depth', 1, 0, 'noise']
+    assert bits(again['noise']) == derived[1, 'depth', 1, 0, 'noise']
 
 
 def test_a_new_stream_leaves_the_others_alone():
     root = rng.root(0, 'train')
-    few, many = (
-        rng.streams(root, ('noise',), 3, 0),
-        rng.streams(root, ('codes', 'noise', 'pool'), 3, 0),
-    )
+    few = rng.streams(root, ('noise',), 3, 0)
+    many = rng.streams(root, ('codes', 'noise', 'pool'), 3, 0)
     assert bits(few['noise']) == bits(many['noise'])
 
 
@@ -43,6 +41,6 @@ def test_nets_have_keys_of_their_own():
 
 
 def test_keys_are_pinned():
-    """A changed derivation would make every published seed mean something else."""
+    """Fixes the derivation of keys. Another derivation would change the meaning of published seeds."""
     key = rng.streams(rng.root(7, 'segmentation', 'train'), ('dropout',), 11, 2)['dropout']
     assert bits(key) == (1757422384, 225541830)

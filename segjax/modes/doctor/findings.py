@@ -68,7 +68,8 @@ class Diagnosis(NamedTuple):
 
 def from_error(error: InputError) -> Finding:
     """Returns an InputError as a finding."""
-    return Finding('error', error.where, f'got {error.got}; expected {error.expected}', error.fix)
+    expected = f'{error.expected}: {error.meaning}' if error.meaning else error.expected
+    return Finding('error', error.where, f'got {error.got}; expected {expected}', error.fix)
 
 
 def of_refusal(check: Callable[..., Any], *arguments: Any) -> list[Finding]:
