@@ -74,8 +74,7 @@ They must survive JSON.
 """
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Everything that changes during a stage.
 
     It holds arrays only, so that it can be donated, passed through `eval_shape` and restored

@@ -178,7 +178,7 @@ class Topology:
         mapped = jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=P(), check_vma=False)
         return jax.eval_shape(mapped, *args)
 
-    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    def put_batch(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, jax.Array | np.ndarray]:
         """Puts this process's rows of the global batch onto its devices.
 
         Args:
@@ -357,7 +357,7 @@ def _weighted_sum(
     terms: Mapping[str, Mean],
     counts: Mapping[str, jax.Array],
     weight_of: Callable[[str], float],
-) -> jax.Array:
+) -> jax.Array | int:
     """Returns this device's share of the loss: sum_t w_t * sum_t / global count_t."""
     return sum(
         weight_of(name) * term.sum / jnp.where(counts[name] > 0, counts[name], 1)

@@ -5,7 +5,6 @@ import pathlib
 import re
 import shlex
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from segjax.errors import InputError
@@ -70,7 +69,7 @@ def check_writable(where: str, folder: pathlib.Path) -> None:
         raise InputError(where, got=got, expected='a folder to write to', fix=fix)
 
 
-def check_config(config: Mapping[str, Any]) -> None:
+def check_config(config: Any) -> None:
     """Raises InputError if a key of a config is an address instead of a path."""
     for section, key in (
         ('data', 'root'),

@@ -107,9 +107,14 @@ def _giving_up(where: str) -> Iterator[None]:
         timer.cancel()
 
 
+def _client() -> Any:
+    """Returns the connection to the key-value store. To be called after `join` only."""
+    return distributed.global_state.client
+
+
 def tell(name: str, value: str) -> None:
     """Tells a text to all processes. A name can be used once."""
-    distributed.global_state.client.key_value_set(name, value)
+    _client().key_value_set(name, value)
 
 
 def hear(name: str) -> str:
@@ -122,7 +127,7 @@ def hear(name: str) -> str:
 def _told(name: str) -> str | None:
     """Returns a text that a process has told, or None."""
     try:
-        return distributed.global_state.client.key_value_try_get(name)
+        return _client().key_value_try_get(name)
     except jax.errors.JaxRuntimeError as error:
         if 'NOT_FOUND' in str(error):
             return None
@@ -211,8 +216,8 @@ def leave(code: int, message: str) -> None:
         state = distributed.global_state
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process was faster
             failure = {'process': state.process_id, 'code': code, 'message': message}
-            state.client.key_value_set(_FAILURE, json.dumps(failure))
-        _exit(state.client, code)
+            _client().key_value_set(_FAILURE, json.dumps(failure))
+        _exit(_client(), code)
 
 
 def _exit(client, code: int) -> None:

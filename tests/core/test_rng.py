@@ -41,6 +41,6 @@ def test_nets_have_keys_of_their_own():
 
 
 def test_keys_are_pinned():
-    """Fixes the derivation of keys. Another derivation would change the meaning of published seeds."""
+    """Fixes the derivation of keys. A change would alter the meaning of published seeds."""
     key = rng.streams(rng.root(7, 'segmentation', 'train'), ('dropout',), 11, 2)['dropout']
     assert bits(key) == (1757422384, 225541830)
