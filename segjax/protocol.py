@@ -12,11 +12,11 @@ net) has two stages. The second stage gets the final state of the first.
 
 The driver maps `train_step` over devices (segjax/core/parallel.py). Inside a step
 
-  * `batch` holds this device's share of the global batch, and `state` is the same on every device;
-  * gradients come from `parallel.global_value_and_grad`, so they are those of the global batch;
-  * metrics are returned as local (sum, count) pairs. The driver sums both over devices, hosts and
+  * `batch` holds this device's share of the global batch, and `state` is the same on every device.
+  * Gradients come from `parallel.global_value_and_grad`, so they are those of the global batch.
+  * Metrics are returned as local (sum, count) pairs. The driver sums both over devices, hosts and
     batches and divides once, at the end. So the result does not depend on how examples are
-    distributed over devices;
+    distributed over devices.
   * `keys` are already specific to (seed, stage, stream name, step, device). Keys of
     `Stage.shared_streams` are equal on all devices.
 """

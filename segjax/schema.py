@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 
 class Field(NamedTuple):
-    """Describes one config key.
+    """Describes a config key.
 
     default  value that a config file starts with
     doc      meaning of the key: a sentence that stands alone

@@ -322,8 +322,8 @@ def ema_update(
       decay: in [0, 1).
       step: number of earlier updates (state.step if each step has one update).
       debias: weigh by (1 - decay) / (1 - decay^(step+1)) instead of 1 - decay. The result is then
-        the average of all params so far with weights proportional to decay^age, without a trace of
-        the initial average. This is Adam's bias correction, applied at every update.
+        the average of all params so far, with weights proportional to decay^age. The initial
+        average has no effect. This is Adam's bias correction, applied at every update.
     """
     new = 1.0 - decay
     if debias:

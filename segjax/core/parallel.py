@@ -89,7 +89,7 @@ class Topology:
     """The devices of a run, and the way in which functions are mapped over them.
 
     mode     'pmap' or 'shard_map'
-    devices  all devices of all processes; tests and benchmarks of one process may use fewer
+    devices  all devices of all processes. Tests and benchmarks of one process may use fewer
     options  XLA's options for every program of the run, (name, value) pairs (segjax/core/host.py)
     """
 
