@@ -1,1 +1,1 @@
-"""What `--mode` names: each module runs one mode."""
+"""Modules that `--mode` runs by their names, such as `--mode bench`."""

@@ -1,4 +1,4 @@
-"""A table of three rows, and what their runs are made to find: for the tests of segjax/modes/table."""
+"""A table of three rows and the scores of its runs, for the tests of segjax/modes/table."""
 
 from segjax.modes.table import make_table_plan, run_table
 from segjax.train import divergence
@@ -35,8 +35,8 @@ def get_table():
 """
 
 
-def found(miou, error=None, **classes):
-    """What a run finds: the scores of two stages, of which the last counts."""
+def run_scores(miou, error=None, **classes):
+    """Returns the scores of a run with two stages, of which the last counts."""
     return {
         'first': {'mIoU': 0.99},
         'last': {'mIoU': miou, 'depth': {'near': {'error': error}}, 'IoU': classes},
@@ -44,15 +44,15 @@ def found(miou, error=None, **classes):
 
 
 RESULTS = {
-    ('base', 0): found(0.40, 0.5, road=0.5, car=None),
-    ('base', 1): found(0.42, 0.25, road=0.75, car=None),
-    ('base', 2): found(0.44, 0.75, road=1.0, car=None),
-    ('thin', 0): found(0.40),
-    ('thin', 1): found(0.43),
+    ('base', 0): run_scores(0.40, 0.5, road=0.5, car=None),
+    ('base', 1): run_scores(0.42, 0.25, road=0.75, car=None),
+    ('base', 2): run_scores(0.44, 0.75, road=1.0, car=None),
+    ('thin', 0): run_scores(0.40),
+    ('thin', 1): run_scores(0.43),
     ('thin', 2): divergence.Diverged("stage 'last', step 7: the loss is nan\n  got: ..."),
-    ('strong', 0): found(0.45, road=0.25, car=0.125),
-    ('strong', 1): found(0.46, road=0.25, car=0.125),
-    ('strong', 2): found(0.44, road=0.25, car=0.125),
+    ('strong', 0): run_scores(0.45, road=0.25, car=0.125),
+    ('strong', 1): run_scores(0.46, road=0.25, car=0.125),
+    ('strong', 2): run_scores(0.44, road=0.25, car=0.125),
 }
 
 ENVIRONMENT = {

@@ -1,4 +1,4 @@
-"""Benchmarks: clocks with a clock of our own, program costs against arithmetic, and the toy pipeline end to end."""
+"""Tests the bench with a fake clock, costs by arithmetic, and the toy pipeline as a whole."""
 
 import contextlib
 import io
@@ -119,7 +119,7 @@ def test_compilation_is_measured_past_the_cache(tmp_path):
 
 
 def test_ratio_of_variants_is_per_image(monkeypatch):
-    """Twice the batch in three times the time: half as slow again, not three times."""
+    """Times twice the batch in three times the time, which is 1.5 times the time per image."""
     clock = Clock(monkeypatch)
     program = bench.compile_program(jax.jit(lambda x: x), np.ones(3, 'f'))
     small = bench.Timed(clock.call('small', 1.0), program, batch_size=4, size=(8, 8))
@@ -159,7 +159,7 @@ def run_of(config, spec=None):
 
 
 def test_input_rate_counts_all_batches_but_those_read_ahead(monkeypatch):
-    """Two batches lie ready; then every fifth is waited for: the median would promise 80 images/s."""
+    """Has two batches ready, then waits for every fifth: the median would give 80 images/s."""
     clock = Clock(monkeypatch)
     step = clock.call('next', lambda count: 0.0 if count <= 2 else 1.0 if count % 5 == 0 else 0.1)
 
@@ -180,7 +180,8 @@ def test_input_rate_counts_all_batches_but_those_read_ahead(monkeypatch):
         1,
         0,
     )
-    # Four threads of workers deliver in bursts of four: with few repetitions the rate depends on where a burst is cut.
+    # Four threads of workers deliver bursts of four batches. With few repetitions the rate would
+    # depend on where a burst is cut.
     config.data.update(threads=2, workers=2)
     assert bench.bench_input(run_of(config), config.bench)['repetitions'] == 32
 
@@ -215,12 +216,13 @@ NAMES = ['base', 'mapped', VARIANTS[1]]
 
 @pytest.fixture(scope='module')
 def benched(tmp_path_factory):
-    """A bench of the toy pipeline's two stages; what it returned, wrote and printed."""
+    """Benches two stages of the toy pipeline. Returns the report, the folder and the print."""
     workdir = tmp_path_factory.mktemp('bench')
     config = toy_run.make_config(bench=dict(repetitions=3, warmup=1, variants=VARIANTS), seed=3)
     config.init_from.path = '/nowhere'  # parameters are fresh: nothing has to be trained first
     base, *others = bench.open_variants(config, str(workdir))
-    # To save time the second stage, which starts from the first one's state, only evaluates, and for the base alone.
+    # To save time, the second stage only evaluates, and only for the base. It starts from the state
+    # of the first stage.
     evaluating = base.stages[1]._replace(num_steps=0, train_input=None, predict=None)
     base = base._replace(stages=(base.stages[0], evaluating))
     printed = io.StringIO()

@@ -1,4 +1,4 @@
-"""The doctor finds everything that is wrong, says it once and exits with 1; and finds nothing where nothing is."""
+"""The doctor finds every problem and reports it once. It finds none where there is none."""
 
 import os
 import pathlib
@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def experiment(data_config, **augment):
-    """A whole config around `config.data`."""
+    """Returns a whole config with the given section `data`."""
     config = config_lib.defaults('supervised')
     config_lib.update(
         config,
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures('one_device')
 
 @pytest.fixture
 def mine(tmp_path):
-    """A correct data set `folder`: its path and a config."""
+    """Writes a correct data set `folder`. Returns its path and a config."""
     _, classes = layouts.write_folder(tmp_path / 'mine')
     data_config = layouts.data_config(
         'folder', tmp_path / 'mine', tmp_path / 'cache', classes=classes
@@ -331,7 +331,7 @@ def test_real_data_is_clean(real_data, tmp_path, name, folder, eval_split):
 
 
 def fixed(config, finding):
-    """The config with all assignments of a fix typed, as a shell would split them."""
+    """Returns the config after typing all assignments of a fix, split as a shell splits them."""
     words = shlex.split(finding.fix)
     assert words and all(word.startswith('--config.') for word in words), finding.fix
     _, assignments = config_file.split_arguments(['program', *words])
@@ -342,7 +342,7 @@ def fixed(config, finding):
 
 
 def one_value(batch_size=1, accumulate=1, **model):
-    """BiSeNet, which pools over the image and normalises after that."""
+    """Returns a config of BiSeNet, which pools over the whole image and then normalises."""
     config = config_file.load('configs/supervised.py:smoke')
     config_lib.choose(config, 'model', 'bisenet')
     config_lib.update(config, model=dict(width=0.25, **model))
@@ -464,7 +464,7 @@ def test_batches_that_do_not_divide_over_the_devices(monkeypatch):
 
 
 def test_a_run_that_has_begun_keeps_its_batch_on_more_devices(monkeypatch, tmp_path):
-    """A run folder takes no other batch size; fewer devices are the way on."""
+    """A run folder accepts no other batch size, so the fix is fewer devices."""
     config = config_file.load('configs/supervised.py:smoke')
     config_lib.update(config, train=dict(num_steps=1, batch_size=2), logging=dict(num_pictures=0))
     config_lib.update(config, data=dict(cache=str(tmp_path / 'cache')))

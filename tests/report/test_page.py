@@ -21,7 +21,7 @@ VOID = {'meta', 'img', 'br', 'link', 'hr', 'input'}
 
 
 class Page(HTMLParser):
-    """Checks that tags are balanced and gathers what tests ask for."""
+    """Parses a page: checks that its tags are balanced, and collects tags, attributes and words."""
 
     def __init__(self, text: str):
         super().__init__(convert_charrefs=True)
@@ -143,7 +143,7 @@ def write(workdir, spec=None) -> tuple[str, Page]:
 
 
 def polylines(text: str, title: str) -> dict[str, int]:
-    """Number of points of each kind of line in the chart of this title."""
+    """Returns the number of points of each kind of line in the chart of a title."""
     figure = re.search(
         rf'<figure class="chart"><figcaption><b>{re.escape(title)}</b>.*?</figure>', text, re.S
     ).group()
@@ -601,7 +601,7 @@ def test_dot_plot_shortens_long_names_and_tells_them_on_hover():
 
 
 def bars_of(svg: str) -> list[tuple[str, float, float, str]]:
-    """(class, x, height, title) of the bars, without those of the legend."""
+    """Returns (class, x, height, title) of the bars, without the bars of the legend."""
     found = re.findall(
         r'<rect class="([^"]*)" x="([\d.]+)" y="[\d.]+" width="[\d.]+" height="([\d.]+)"><title>(.*?)</',
         svg,

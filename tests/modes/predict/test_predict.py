@@ -1,4 +1,4 @@
-"""Prediction of folders: geometry with nets whose answer is known, one compile, input checks, resuming."""
+"""Tests prediction: geometry with nets of known output, one compilation, checks, resuming."""
 
 import dataclasses
 import json
@@ -53,7 +53,7 @@ def make_config(eval_size=(16, 24), eval_split='val', **settings):
 
 
 def channels(images):
-    """The net whose class probabilities are the colour channels."""
+    """Predicts the colour channels as class probabilities."""
     return jnp.asarray(images, jnp.float32) / 255
 
 
@@ -72,7 +72,7 @@ def read(path):
 
 
 def whole_probabilities(net, image, config, spec, monkeypatch):
-    """[H, W, C] float32: the blended probabilities of one image, caught before the argmax."""
+    """Returns the blended probabilities [H, W, C] float32 of one image, before the argmax."""
     plan = predict.make_predict_plan(config, spec)
     strips = []
 
@@ -125,7 +125,7 @@ def test_tiles_of_a_local_net_equal_the_whole_image(monkeypatch):
 
 
 def test_blending_hides_border_effects(monkeypatch):
-    """A net that pads with zeros is wrong near a tile's border; with overlap those pixels hardly count."""
+    """A net that pads with zeros errs near a tile's border. With overlap this hardly counts."""
 
     def net(images):
         kernel = jnp.ones((5, 5, 1, 3)) / 25
@@ -168,7 +168,7 @@ def test_mirroring_changes_nothing_for_a_mirror_equivariant_net_and_averages_oth
 
 
 def test_scales_are_those_of_the_data_set(monkeypatch):
-    """Identity net at half the resolution, two scales: the mean of resizes done on the whole image."""
+    """At two scales, an identity net gives the mean of two resized images."""
     image, spec = noise(44, 62), make_spec((32, 48))
     config = make_config(scales=(1.0, 1.5), overlap=0.5)
     assert predict.base_scale(config, spec) == 0.5
@@ -182,7 +182,7 @@ def test_scales_are_those_of_the_data_set(monkeypatch):
 
 @pytest.mark.parametrize('size', [(44, 62), (96, 144), (41, 60), (128, 96)])
 def test_the_net_sees_the_pixels_that_it_sees_in_evaluation(size):
-    """An image up to the size of the data set's largest, and one that shrinks by more than 2."""
+    """Holds up to the size of the largest image, and for an image that shrinks by more than 2."""
     image = noise(*size)
     plan = predict.make_predict_plan(make_config(), make_spec((128, 144)))
     assembly = predict.Assembly(ImageSource(None, 'image'), image, plan, 3)
@@ -251,7 +251,7 @@ def test_memory_does_not_grow_with_the_height(monkeypatch):
 
 
 def fill(folder):
-    """Images of five shapes in two folders; returns them by name."""
+    """Writes images of five shapes into two folders. Returns the images by name."""
     images = {
         'a': noise(16, 24, 1),
         'city/b': noise(33, 50, 2),
@@ -371,7 +371,7 @@ def test_finished_folder_compiles_nothing_and_newer_images_are_done_again(tmp_pa
 
 @pytest.mark.parametrize('age', [-1000, 0, 1000])
 def test_other_images_of_the_same_names_are_done_again(tmp_path, age):
-    """Their files have the size and, at age 0, the time of the files before: bitmaps from two archives."""
+    """The new files have the size and, at age 0, the time of the old files."""
     for name, seed in (('same', 1), ('other', 2)):
         cv2.imwrite(str(tmp_path / f'{name}.bmp'), noise(16, 24, seed))
     (tmp_path / 'in').mkdir()

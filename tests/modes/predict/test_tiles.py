@@ -1,5 +1,4 @@
-"""Tiling geometry: coverage, partition of unity, order, and the resize of single rows, against NumPy
-loops."""
+"""Tests tiling against NumPy loops: coverage, weights that sum to 1, order, resized rows."""
 
 import itertools
 
@@ -99,8 +98,7 @@ def test_schedule_holds_every_tile_once_and_closes_rows_from_top_to_bottom():
 
 @pytest.mark.parametrize('size', [(16, 16), (17, 16), (5, 40), (3, 2), (40, 33)])
 def test_canvas_of_identity_gives_the_image(size):
-    """Tiles that predict their own pixels add up to the image, mirrored or not, also with rows dropped on
-    the way."""
+    """Tiles that predict their own pixels give the image, also mirrored and with dropped rows."""
     image = np.random.default_rng(0).random((*size, 3)).astype(np.float32)
     grid = tiles.cut(size, (16, 16), 1 / 3)
     canvas = tiles.Canvas(3, grid)
@@ -136,7 +134,7 @@ def test_pad_reflects_images_much_smaller_than_a_tile():
 
 
 def bilinear_loop(plane, height, width):
-    """The formula, pixel by pixel."""
+    """Computes the formula pixel by pixel."""
     h, w = plane.shape
     out = np.zeros((height, width))
     for i, j in np.ndindex(height, width):

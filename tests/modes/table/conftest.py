@@ -1,4 +1,4 @@
-"""A table file, runs that are over at once, and the outputs of the two."""
+"""Fixtures: a table file, runs that finish at once, and the outputs of both."""
 
 import pathlib
 
@@ -22,7 +22,9 @@ def table_file(tmp_path, monkeypatch):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """A stand-in for driver.train that leaves its files at once; -> the (row, seed) it was called for, in order.
+    """Replaces driver.train by a function that only writes its files. Returns its calls in order.
+
+    A call is (row, seed).
 
     Rows are not checked before the first, because the stand-in trains rows of any kind.
     """
@@ -46,6 +48,6 @@ def trained(monkeypatch):
 
 @pytest.fixture
 def outputs(table_file, trained):
-    """The folder of the outputs of a table with RESULTS."""
+    """Returns the folder with the outputs of a table with RESULTS."""
     start(table_file, assignments=[Assignment('data.threads', '1')])
     return pathlib.Path('runs')

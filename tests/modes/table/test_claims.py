@@ -1,4 +1,4 @@
-"""What the claims of a table come to: differences, verdicts, conditions, and chance."""
+"""Tests claims: differences, verdicts, conditions, and the share of chance."""
 
 import math
 import pathlib
@@ -78,7 +78,7 @@ def test_a_claim_about_a_speed_rests_on_one_measurement():
 
 
 def t_density(x: float, degrees: int) -> float:
-    """The density of Student's t, written out."""
+    """Computes the density of Student's t-distribution."""
     scale = math.gamma((degrees + 1) / 2) / (math.sqrt(degrees * math.pi) * math.gamma(degrees / 2))
     return scale * (1 + x * x / degrees) ** (-(degrees + 1) / 2)
 

@@ -1,4 +1,4 @@
-"""What is trained in which order, how a table goes on, and when the outputs are written."""
+"""Tests the order of training, resuming, and the times at which outputs are written."""
 
 import csv
 import dataclasses

@@ -1,8 +1,8 @@
-"""The numbers of a table: where scores are found, and what is missing."""
+"""Tests the numbers of a table: paths of scores, and reports of missing scores."""
 
 import pathlib
 
-from paper_table import FILE, found, start
+from paper_table import FILE, run_scores, start
 
 from segjax.modes.table.cells import Cell, score_at
 from segjax.modes.table.numbers import stage_scores
@@ -33,7 +33,7 @@ def test_scores_are_found_by_their_path():
 
 
 def test_the_stage_of_a_row_is_the_last_unless_it_says_so():
-    scores = found(0.5)
+    scores = run_scores(0.5)
     assert stage_scores(Row('a', 'a', ''), scores)['mIoU'] == 0.5
     assert stage_scores(Row('a', 'a', '', stage='first'), scores)['mIoU'] == 0.99
     assert stage_scores(Row('a', 'a', '', stage='second'), scores) == {}

@@ -1,4 +1,4 @@
-"""What table.html shows."""
+"""Tests the content of table.html."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""What is to be run: the config, the seed and the folder of every run."""
+"""Tests the planned runs: the config, the seed and the folder of each."""
 
 import html
 import pathlib

@@ -1,4 +1,4 @@
-"""What a run folder holds, and when its run is made again."""
+"""Tests the outcome in a run folder, and when a run is trained again."""
 
 import json
 import pathlib

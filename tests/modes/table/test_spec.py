@@ -1,4 +1,4 @@
-"""Which table files are refused."""
+"""Tests that wrong table files are refused."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""What is timed and when, what speed.json holds, and what the outputs say about it.
+"""Tests which rows are timed and when, the content of speed.json, and the printed times.
 
 Nothing compiles: calls take as long as SECONDS says.
 """
@@ -49,7 +49,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def timed(table_file, trained, clock, monkeypatch):
-    """Stand-ins for opening and compiling; -> what was trained and prepared, in order."""
+    """Replaces opening and compiling. Returns the calls that trained and prepared, in order."""
     table_file.write_text(TIMES)
 
     def open_run(config, folder, use):

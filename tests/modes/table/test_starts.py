@@ -1,4 +1,4 @@
-"""What rows begin from is part of what they are."""
+"""Tests that the start of a row is part of the row."""
 
 import pathlib
 import shutil
@@ -16,7 +16,7 @@ from segjax.train import driver, initialization
 
 @pytest.fixture
 def weights(tmp_path):
-    """Two files of other weights, and a copy of the first file under another name."""
+    """Writes two files of different weights, and a copy of the first file under another name."""
     folder = tmp_path / 'weights'
     folder.mkdir()
     for name, value in (('a', 1.0), ('copy_of_a', 1.0), ('b', 2.0)):
@@ -28,7 +28,7 @@ def weights(tmp_path):
 
 @pytest.fixture
 def begun(trained, weights, monkeypatch):
-    """`trained`, whose stand-in for the training also leaves what the run began from."""
+    """Extends `trained`: the replaced training also writes start.json."""
     monkeypatch.setattr(
         pretrained, 'open_weights', lambda init: pretrained.Weights(init.path, read(init.path), 'x')
     )

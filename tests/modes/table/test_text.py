@@ -1,4 +1,4 @@
-"""What the terminal, table.md, table.csv and table.json say."""
+"""Tests the terminal text, table.md, table.csv and table.json."""
 
 import pathlib
 import re
@@ -89,7 +89,7 @@ whose conditions do not hold. Smallest effect: the size that a mean needs to be 
 
 
 def without_padding(text):
-    """Columns of a Markdown table are as wide as their widest cell: of no interest here."""
+    """Removes the padding of the columns of a Markdown table."""
     return re.sub(r'-+(:?) \|', r'-\1 |', re.sub(r' +', ' ', text)).strip()
 
 
