@@ -1,6 +1,6 @@
 """Learned dilation factors (He, Keuper, Schiele, Fritz, GCPR 2017): one per channel, Table 4.1.
 
-  bash launch/local.sh --config configs/learned_dilation.py:quick --workdir runs/first
+  bash launch/local.sh --config configs/learned_dilation.py:quick --workdir runs/dilation
 
 Variants:
   (none)    the paper's: DeepLab-LargeFOV on Cityscapes, crops of 321x321, batch 10, SGD 1e-3, poly

@@ -1,6 +1,6 @@
 """CycleGAN-ERFNet with noise injected into the latent segmentation (Löhdefink and Fingscheidt).
 
-  bash launch/local.sh --config configs/noise_cyclegan.py:quick --workdir runs/first
+  bash launch/local.sh --config configs/noise_cyclegan.py:quick --workdir runs/cyclegan
 
 Variants:
   (none)    the paper's setting: Cityscapes at 512x256, batch 4, 200 epochs, Adam 2e-4 (0.5, 0.999).

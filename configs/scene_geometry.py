@@ -1,6 +1,6 @@
 """Segmentation guided by scene geometry (Papadopoulos, Mademlis, Pitas), and the compared methods.
 
-  bash launch/local.sh --config configs/scene_geometry.py:quick --workdir runs/first
+  bash launch/local.sh --config configs/scene_geometry.py:quick --workdir runs/geometry
 
 Variants:
   (none)    Apolloscape at 832x256 (the rows of the paper's crop), BiSeNet on a ResNet-50. Published

@@ -36,10 +36,11 @@ GIVEN = ('image', 'truth')
 """Panels that do not depend on the stage."""
 STAGE_SECTIONS: Mapping[str, Callable[[RunFiles, StageFiles], str]] = {
     'scores': scores_section,
+    # Pictures come before curves, because they show at once whether a net has learned.
+    'pictures': pictures_section,
     'curves': curves_section,
     'classes': classes_section,
     'confusion matrix': confusion_section,
-    'pictures': pictures_section,
     'speed': speed_section,
 }
 
