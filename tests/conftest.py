@@ -22,26 +22,21 @@ import jax
 import pytest
 
 LONGEST_FIRST = (
-    *(
-        'pipelines/test_noise_cyclegan',
-        'test_smoke',
-        'test_configs',
-        'test_main',
-        'pipelines/test_supervised',
-    ),
-    *(
-        'test_driver',
-        'pipelines/test_scene_geometry',
-        'pipelines/test_learned_dilation',
-        'test_processes',
-    ),
-    *(
-        'models/test_segmentation_nets',
-        'models/test_depth',
-        'test_monodepth',
-        'models/test_efficientnet',
-    ),
+    'pipelines/test_noise_cyclegan',
+    'test_smoke',
+    'test_configs',
+    'test_main',
+    'pipelines/test_supervised',
+    'train/test_driver',
+    'pipelines/test_scene_geometry',
+    'pipelines/test_learned_dilation',
+    'core/test_processes',
+    'models/segmentation/test_nets',
+    'models/depth/test_decoder',
+    'tasks/test_monodepth',
+    'models/backbones/test_efficientnet',
 )
+"""Files of tests that take long. They come first, so that the processes end at the same time."""
 
 
 def pytest_collection_modifyitems(items):
