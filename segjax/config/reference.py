@@ -22,7 +22,6 @@ A key is set in a config file (`config.optim.eps = 1e-7`) or on the command line
 
 A section with a key `name` chooses one of several options, each with keys of its own.
 `--config.model.name=fcn` sets all keys of the option `fcn` to their defaults.
-The docstrings in `segjax/models` explain the arguments of nets.
 """
 
 Schema = Mapping[str, Any]
@@ -106,10 +105,12 @@ def _body(name: str, entry: Schema | Choice) -> str:
     """Returns the table of a section: its keys, or the options of a choice with their keys."""
     if not isinstance(entry, Choice):
         return _table(_rows(entry, f'{name}.'))
-    lines = ['| option | keys with their defaults |', '|---|---|']
+    lines = ['| option | key | default | meaning |', '|---|---|---|---|']
     for option, keys in entry.options.items():
-        shown = ', '.join(_code(f'{key}={field.default!r}') for key, field in keys.items())
-        lines.append(f'| {_code(option)} | {shown} |')
+        if not keys:
+            lines.append(f'| {_code(option)} | | | |')
+        for key, default, meaning in _rows(keys):
+            lines.append(f'| {_code(option)} | {_code(key)} | {default} | {_escaped(meaning)} |')
     return '\n'.join(lines) + '\n'
 
 

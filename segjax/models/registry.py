@@ -13,6 +13,8 @@ Auxiliary heads of a segmentation net are under 'aux': {head: [B, h, w, num_clas
 """
 
 import dataclasses
+import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,16 +97,29 @@ def net_choice(kind: str, default: str, doc: str, **defaults: Any) -> Choice:
     """
     options = {}
     for name, net in NETS[kind].items():
-        file = net.__module__.replace('.', '/') + '.py'
+        docs = field_docs(net)
         options[name] = {
-            key: Field(
-                defaults.get(key, value),
-                f'Field {key} of {net.__name__}, documented in {file}.',
-                argument_of_net(key, value),
-            )
+            key: Field(defaults.get(key, value), docs[key], argument_of_net(key, value))
             for key, value in schema(kind, name).items()
         }
     return Choice(default, doc, options)
+
+
+def field_docs(net: type[nn.Module]) -> dict[str, str]:
+    """Returns {field: meaning} from the two columns of a net's docstring, as sentences."""
+    docs: dict[str, str] = {}
+    field = ''
+    for line in inspect.cleandoc(net.__doc__ or '').splitlines():
+        column = re.match(r'(\w+) {2,}(.+)', line) or re.match(r'(\w+) (.+)', line)
+        is_field = column is not None and column[1] in net.__dataclass_fields__
+        if is_field:
+            field = column[1]
+            docs[field] = column[2]
+        elif field and line.startswith('  '):
+            docs[field] += ' ' + line.strip()
+        else:
+            field = ''
+    return {key: f'{text[0].upper()}{text[1:].rstrip(".")}.' for key, text in docs.items()}
 
 
 def build(kind: str, name: str, **fields: Any) -> nn.Module:

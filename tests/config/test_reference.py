@@ -23,11 +23,10 @@ def test_every_key_of_the_default_config_is_listed(pipeline):
     schema = config_lib.schema_of(pipeline)
     for where, field, _ in validation.walk(schema, config_lib.defaults(pipeline), ''):
         section, _, key = where.removeprefix('config.').partition('.')
-        # The options of nets are lists of key=default.
         if hasattr(schema[section], 'options') and key != 'name':
-            assert f'`{key}=' in content, where
+            assert f'| `{key}` |' in content, where
         elif section.startswith('optim'):
             assert f'| `optim.{key}` |' in content and f'`{section}' in content, where
         else:
             assert f'| `{where.removeprefix("config.")}` |' in content, where
-        assert field.doc in content or 'documented in' in field.doc, where
+        assert field.doc.replace('|', r'\|') in content, where

@@ -36,10 +36,13 @@ class DepthAndSegmentation(nn.Module):
 
     num_classes       channels of the logits
     num_layers        layers of the ResNet
-    gradient_factors  (of the depth decoder, of the segmentation decoder). SGDepth was trained with
+    gradient_factors  factors on the gradients of (depth, segmentation). SGDepth was trained with
                       (0.9, 0.1)
-    head_bias         of the depth heads, as in DepthDecoder
-    min_depth, max_depth, width, dtype, axis_name  as in Monodepth2
+    head_bias         initial bias of the depth heads, as in DepthDecoder
+    min_depth         depth at a sigmoid of 1
+    max_depth         depth at a sigmoid of 0
+    width             factor on all inner channels. 1 is the published net
+    dtype, axis_name  as in Monodepth2
     """
 
     num_classes: int

@@ -118,7 +118,7 @@ class DispNet(nn.Module):
     disparity of the level below. The four finest levels predict d = 10 sigmoid(y) + 0.01, so depths
     1 / d are about 0.1 to 100. Both releases have 31,596,900 parameters.
 
-    release    'tf' or 'pytorch', see sfmlearner_layers
+    release    release: 'tf' or 'pytorch', see sfmlearner_layers
     width      factor on all inner channels. 1 is the published net, smaller factors are for tests
                and small machines
     dtype      of activations. Parameters and disparities are float32

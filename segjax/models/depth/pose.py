@@ -104,9 +104,9 @@ class PoseExpNet(nn.Module):
     ('tf'). The releases differ in the kernels and heads of the masks.
 
     earlier    an entry for each source. This net uses only their number
-    release    'tf' or 'pytorch', see dispnet.sfmlearner_layers. Masks have two logits a source in
-               'tf', and one logit of a sigmoid in 'pytorch'
-    masks      predict masks
+    release    release: 'tf' or 'pytorch' (dispnet.sfmlearner_layers). Masks have two logits a
+               source in 'tf', and one logit of a sigmoid in 'pytorch'
+    masks      predict explainability masks
     width      factor on all inner channels. 1 is the published net, smaller factors are for tests
                and small machines
     dtype      of activations. Parameters, motions and masks are float32

@@ -190,13 +190,13 @@ class BiSeNet(nn.Module):
     num_classes    channels of the logits
     num_layers     layers of the context path's ResNet: 18, 34, 50, 101 or 152. Published: 18, 50
                    and 101
-    stem           of the ResNet: '7x7', or '3x3' as torchseg has for 101 layers
+    stem           stem of the ResNet: '7x7', or '3x3' as torchseg has for 101 layers
                    (models/backbones/resnet.py)
-    release        'torchseg' or 'coin'. The releases differ in the gate of the fusion, in both
+    release        release: 'torchseg' or 'coin'. They differ in the gate of the fusion, in both
                    enlargements, in the channels of the heads and in the initialisation. torchseg
                    enlarges bilinearly with aligned corners. coin takes nearest neighbours inside
                    the context path, and enlarges logits bilinearly without aligned corners
-    head_channels  (main head, auxiliary heads). () is the release's: torchseg (64, 256),
+    head_channels  channels of (main head, auxiliary heads). (): of the release, torchseg (64, 256),
                    coin (256, 64)
     taps           names of inner tensors to return under outputs['features']
                    (models/backbones/resnet.py)

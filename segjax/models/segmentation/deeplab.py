@@ -152,7 +152,7 @@ class DeepLabV2(nn.Module):
                   outputs['aux']['scale_...'], published with loss weights of 1
     taps          names of inner tensors (models/backbones/resnet.py) to return, at scale 1, under
                   outputs['features']
-    norm_decay    of the running statistics, for each pass of the net. With `scales` a step has
+    norm_decay    decay of the running statistics in each pass of the net. With `scales` a step has
                   several passes, and the statistics then serve all scales. Published: 0.999, and
                   frozen
     frozen_norm   use the running statistics in training, as published. Scales and biases of the

@@ -139,17 +139,17 @@ class DeepLabV3Plus(nn.Module):
     mutable=['batch_stats'].
 
     num_classes    channels of the logits
-    backbone       'xception41', 'xception65', 'xception71', 'resnet50' or 'resnet101'. The
+    backbone       backbone: 'xception41', 'xception65', 'xception71', 'resnet50', 'resnet101'. The
                    low-level feature is the second separable convolution of the last block that
                    begins at stride 4, or layer1 of a ResNet
-    head           'aspp', or 'dpc': the searched cell
-    output_stride  of the backbone, 16 or 8. The rates of the head double at 8
-    stem           of a ResNet backbone: '3x3' (the authors' resnet_v1_101_beta) or '7x7'
+    head           head of the net: 'aspp', or 'dpc', the searched cell
+    output_stride  stride of the backbone, 16 or 8. The rates of the head double at 8
+    stem           stem of a ResNet backbone: '3x3' (the authors' resnet_v1_101_beta) or '7x7'
     dropout        rate of dropout in the head
     taps           names of inner tensors to return under outputs['features']
                    (models/backbones/xception.py, models/backbones/resnet.py)
-    norm_decay     of all running statistics, a step. Published: 0.9997, for long training from
-                   pretrained weights
+    norm_decay     decay of all running statistics in a step. Published: 0.9997, for long training
+                   from pretrained weights
     frozen_norm    use the running statistics in training
     width          factor on all inner channels. 1 is the published net, smaller factors are for
                    tests and small machines

@@ -216,11 +216,11 @@ class ERFNet(nn.Module):
                   are for tests
     use_bias      biases of convolutions, as published. In front of a batch norm a bias has zero
                   gradient
-    init_std      0: torch's default, U(+-1 / sqrt(fan_in)). Above: CycleGAN's, kernels
-                  N(0, init_std^2), scales of batch norms N(1, init_std^2), biases 0
+    init_std      initialisation. 0: torch's default, U(+-1 / sqrt(fan_in)). Above: CycleGAN's,
+                  kernels N(0, init_std^2), scales of batch norms N(1, init_std^2), biases 0
     dtype         of activations. Parameters, batch statistics and logits are float32
     axis_name     mapped axis of the devices that share batch statistics. None: not shared
-    forms         'fast' or 'naive' gradient of the 3x1 and 1x3 convolutions, see ops/conv.py
+    forms         form of the gradient of 3x1 and 1x3 convolutions: 'fast' or 'naive' (ops/conv.py)
 
     Batch norms have epsilon 1e-3. Running statistics decay by 0.9 a step and hold the biased
     variance (torch: the unbiased variance).

@@ -77,7 +77,7 @@ class FCN(nn.Module):
     Upsampling is bilinear and fixed, ops.resize.bilinear_deconvolution.
 
     num_classes    channels of the logits
-    output_stride  32, 16 (adds scores of pool4) or 8 (adds scores of pool4 and pool3)
+    output_stride  stride of the finest scores: 32, 16 (adds pool4) or 8 (adds pool4 and pool3)
     streams        names of the images that the channels of the input hold, three channels each,
                    e.g. ('color', 'hha'). Each has a whole net of its own. Scores of fc7 are
                    averaged over streams, scores of the pools are added
