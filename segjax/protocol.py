@@ -22,9 +22,10 @@ The driver maps `train_step` over devices (segjax/core/parallel.py). Inside a st
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 from flax import struct
 
 Array = jax.Array
@@ -51,22 +52,26 @@ step alone.
 """
 
 
-class Mean(NamedTuple):
+Total = TypeVar('Total', Array, np.ndarray, float)
+"""Type of the sums of a `Mean`: on a device, or fetched to the host."""
+
+
+class Mean(NamedTuple, Generic[Total]):
     """A mean before its division.
 
     `sum` and `count` may have any shapes that broadcast. Both are summed over devices, hosts and
     batches. A confusion matrix is `Mean(matrix, 1)`, of which only `sum` is read.
     """
 
-    sum: Array
-    count: Array
+    sum: Total
+    count: Total
 
-    def value(self) -> Array:
+    def value(self) -> Total:
         """Returns sum / count, which is NaN where the count is 0."""
         return self.sum / self.count
 
 
-Metrics = Mapping[str, Mean]
+Metrics = Mapping[str, Mean[Array]]
 Scores = Mapping[str, Any]
 """Results on the host: floats under field names ('mIoU'), lists per class, nested dicts.
 
@@ -141,7 +146,8 @@ class Stage(NamedTuple):
                  examples are distributed
     init         (key, batch, earlier) -> TrainState. `key` depends on the seed alone, and
                  rng.named(key, net) gives a net the same initial parameters in every stage. `batch`
-                 is one device's example batch. Its shapes and dtypes matter, its values do not.
+                 is one device's example batch, in numpy arrays or traced. Its shapes and dtypes
+                 matter, its values do not.
                  `earlier` holds the final states of the earlier stages by name. `init` is called
                  without jit, because a compiler would take minutes for the random numbers of large
                  nets. It is also called under eval_shape. Nets begin with `lazy_init`, which
@@ -166,7 +172,7 @@ class Stage(NamedTuple):
     train_input: Input | None
     eval_input: Input
     streams: tuple[str, ...]
-    init: Callable[[PRNGKey, Batch, Mapping[str, TrainState]], TrainState]
+    init: Callable[[PRNGKey, Mapping[str, Any], Mapping[str, TrainState]], TrainState]
     train_step: Callable[[TrainState, Batch, Keys], tuple[TrainState, Metrics]]
     eval_step: Callable[[TrainState, Batch, Keys], Metrics]
     finalize: Callable[[Mapping[str, Mean]], Scores]

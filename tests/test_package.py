@@ -35,7 +35,7 @@ def test_pip_installs_the_run_time_packages_of_requirements_with_the_same_bounds
 
 def test_the_extras_are_the_tests_and_tools_of_requirements():
     extras = PROJECT['project']['optional-dependencies']
-    tools = {*extras['test'], *extras['dev']} - {'segjax[test]', 'pre-commit'}
+    tools = {*extras['test'], *extras['dev']} - {'segjax[test]', 'pre-commit', 'pyright'}
     assert tools == requirements()['Tests and tools']
 
 

@@ -14,7 +14,7 @@ import platform
 import resource
 
 import jax
-import jaxlib
+import jaxlib.version
 import ml_collections
 
 from segjax.errors import InputError
@@ -124,7 +124,7 @@ def compiler_options(config: ml_collections.ConfigDict) -> tuple[tuple[str, str]
         return ()
     convolutions = config.parallel.cpu_convolutions
     if convolutions == 'auto':
-        if jaxlib.__version__.split('.')[:2] != _SLOW_YNNPACK or not _is_wide(config):
+        if jaxlib.version.__version__.split('.')[:2] != _SLOW_YNNPACK or not _is_wide(config):
             return ()
         convolutions = 'xla'
     kinds = ','.join(f'LIBRARY_FUSION_TYPE_{kind}' for kind in _FUSIONS[convolutions])
@@ -146,7 +146,7 @@ def _check(options: tuple[tuple[str, str], ...]) -> None:
     except jax.errors.JaxRuntimeError as error:
         raise InputError(
             'config.parallel.cpu_convolutions',
-            got=f'jaxlib {jaxlib.__version__}: {error}',
+            got=f'jaxlib {jaxlib.version.__version__}: {error}',
             expected="'auto', because this jaxlib has no choice",
             fix='--config.parallel.cpu_convolutions=auto',
         ) from error

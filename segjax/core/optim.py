@@ -9,19 +9,20 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from jax.typing import ArrayLike
 
 from segjax.core.trees import named_leaves, path_name
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Array, Mean, PyTree, TrainState
 from segjax.schema import SCHEDULES, typed_text
 
-Schedule = Callable[[Array], Array]
+Schedule = Callable[[ArrayLike], Array]
 """step -> learning rate, float32."""
 
 Factors = Sequence[tuple[str, float]]
@@ -70,7 +71,7 @@ def schedule(optim: ml_collections.ConfigDict, num_steps: int, where: str = 'opt
     warmup_steps = optim.warmup_steps
     warmup_factor = optim.warmup_factor
 
-    def rate(step: Array) -> Array:
+    def rate(step: ArrayLike) -> Array:
         step = jnp.asarray(step, jnp.int32)
         warmup = jnp.float32(1)
         if warmup_steps > 0:
@@ -80,7 +81,7 @@ def schedule(optim: ml_collections.ConfigDict, num_steps: int, where: str = 'opt
     return rate
 
 
-def _decay(optim: ml_collections.ConfigDict, total: int) -> Schedule:
+def _decay(optim: ml_collections.ConfigDict, total: int) -> Callable[[Array], Array]:
     """Returns decay(t) of `schedule`, for T = `total` steps."""
     name = optim.schedule
     power = optim.power
@@ -241,7 +242,11 @@ def _scale_by_rate(rate: Schedule) -> optax.GradientTransformationExtraArgs:
     def update(updates, state, params=None, *, step, **_):
         return jax.tree.map(lambda u: -rate(step) * u, updates), state
 
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    # Optax lets `update` require arguments by name, but the type of its field has none.
+    return optax.GradientTransformationExtraArgs(
+        lambda params: optax.EmptyState(),
+        update,  # pyright: ignore[reportArgumentType]
+    )
 
 
 def apply(
@@ -263,8 +268,10 @@ def apply(
     updates, opt_state = transform.update(
         dict(grads), state.opt_state[name], owned, step=state.step
     )
+    # `apply_updates` keeps the structure of its first argument.
+    updated = cast(dict[str, PyTree], optax.apply_updates(owned, updates))
     return state.replace(
-        params={**state.params, **optax.apply_updates(owned, updates)},
+        params={**state.params, **updated},
         opt_state={**state.opt_state, name: opt_state},
     )
 

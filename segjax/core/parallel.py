@@ -313,7 +313,8 @@ def replica_mismatch(tree: PyTree) -> jax.Array:
             bits = lax.bitcast_convert_type(bits, jnp.dtype(f'int{8 * bits.dtype.itemsize}'))
         return jnp.sum(lax.pmax(bits, AXIS) != lax.pmin(bits, AXIS))
 
-    return sum(jax.tree.leaves(jax.tree.map(differing, tree)), jnp.int32(0))
+    counts: list[jax.Array] = jax.tree.leaves(jax.tree.map(differing, tree))
+    return sum(counts, jnp.int32(0))
 
 
 def global_value_and_grad(

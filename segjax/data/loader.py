@@ -47,7 +47,7 @@ MAX_THREADS = 16
 class Batches(Protocol):
     """An iterator over batches {key: array} that must be closed."""
 
-    def __iter__(self) -> 'Batches':
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         """Returns the iterator itself."""
 
     def __next__(self) -> dict[str, np.ndarray]:

@@ -143,7 +143,11 @@ class Checkpoints:
         self._manager.reload()
         # Orbax applies its policy only when it saves.
         saved = [_Saved(number, self._manager.metrics(number)) for number in self.steps()]
-        keep = self._policy.should_preserve(saved, context=_POLICIES.PreservationContext())
+        # No policy of this class reads the time, which orbax's type of a checkpoint demands.
+        keep = self._policy.should_preserve(
+            saved,  # pyright: ignore[reportArgumentType]
+            context=_POLICIES.PreservationContext(),
+        )
         for checkpoint, kept in zip(saved, keep, strict=True):
             if not kept:
                 self._manager.delete(checkpoint.step)

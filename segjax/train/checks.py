@@ -32,7 +32,7 @@ SIZES = ('augment.crop', 'data.eval_size', 'evaluate.crop')
 
 def check_precision(config: ml_collections.ConfigDict) -> None:
     """Raises InputError for float64 without JAX's 64-bit mode: JAX would compute in float32."""
-    if config.train.dtype == 'float64' and not jax.config.jax_enable_x64:
+    if config.train.dtype == 'float64' and not jax.config.values['jax_enable_x64']:
         raise InputError(
             'config.train.dtype',
             got="'float64' without 64-bit mode",

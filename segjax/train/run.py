@@ -21,6 +21,7 @@ class Data(Protocol):
     @property
     def spec(self) -> DataSpec:
         """Returns the specification of the data set."""
+        ...
 
     def open_input(self, inputs: Input, *features: str) -> Any:
         """Opens the examples of an input, with further features. The result has a length."""

@@ -7,7 +7,7 @@ import textwrap
 
 import compiler
 import jax
-import jaxlib
+import jaxlib.version
 import ml_collections
 import numpy as np
 import pytest
@@ -119,7 +119,7 @@ def test_a_step_with_options_is_traced_once(mode):
     ],
 )
 def test_auto_follows_jaxlib_and_the_width_of_the_net(version, net, expected, monkeypatch):
-    monkeypatch.setattr(jaxlib, '__version__', version)
+    monkeypatch.setattr(jaxlib.version, '__version__', version)
     assert host.compiler_options(chosen('auto', **net)) == (
         host.compiler_options(chosen(expected)) if expected else ()
     )

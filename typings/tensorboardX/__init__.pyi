@@ -1,0 +1,1 @@
+"""Types for pyright: the part of tensorboardX that writes the events of a stage."""

@@ -1,0 +1,1 @@
+"""Messages that protobuf builds at run time."""

@@ -1,0 +1,3 @@
+from tensorboardX.proto.summary_pb2 import Summary
+
+def text(tag: str, text: str) -> Summary: ...
