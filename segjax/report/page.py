@@ -197,5 +197,5 @@ def _score_comparison(stages: list[StageFiles]) -> str:
     for name in names:
         cells = [format_score(name, s[name]) if name in s else '' for s in values]
         rows.append([escape(cell) for cell in (label(name), *cells)])
-    heads = ['score', *(escape(stage.name) for stage in stages)]
+    heads = ['score', *(stage.name for stage in stages)]
     return html.card('Side by side', html.table(heads, rows))
