@@ -1,6 +1,8 @@
 """Checks a machine with an accelerator in a few minutes. launch/device_check.sh describes it.
 
-Each part is a process of its own with its own time limit, so a part that fails or hangs costs no other part.
+Each part is a process of its own with its own time limit. A part that fails or hangs costs no
+other part.
+
 This process never imports jax: it would hold the memory of the device.
 """
 
@@ -101,7 +103,7 @@ class Ended(NamedTuple):
     text: str
 
 
-# --- parts ---
+# --- parts ----------------------------------------------------------------------------------------
 
 
 def main_task(name: str, out: pathlib.Path, config: str, *more: str) -> Task:
@@ -234,7 +236,7 @@ def read_curve(out: pathlib.Path, texts: Mapping[str, str]) -> Any:
 
 
 def camvid_steps(benched: Mapping[str, Any] | None, seconds: float, small: bool) -> int:
-    """Returns the number of steps on CamVid that fit into `seconds` at the measured speed of ERFNet."""
+    """Returns the number of steps of ERFNet on CamVid that fit into `seconds`."""
     if small:
         return 8
     for name, entry in (benched or {}).items():
@@ -246,7 +248,7 @@ def camvid_steps(benched: Mapping[str, Any] | None, seconds: float, small: bool)
     return 1000
 
 
-# --- running ---
+# --- running --------------------------------------------------------------------------------------
 
 
 class Check:
@@ -261,7 +263,7 @@ class Check:
         self.children: set[subprocess.Popen] = set()
 
     def left(self) -> float:
-        """Returns the seconds of the budget that are left. The time to end a part is not part of them."""
+        """Returns the seconds of the budget that are left, less the time to end a part."""
         return self.end - time.monotonic() - FORCE_AFTER
 
     def say(self, line: str) -> None:
@@ -352,7 +354,10 @@ class Check:
         return figures if status == 'passed' else None
 
     def write(self) -> None:
-        """Writes device_check.json and device_check.txt. A killed check leaves its finished parts."""
+        """Writes device_check.json and device_check.txt.
+
+        A killed check leaves its finished parts.
+        """
         (self.out / 'device_check.json').write_text(json.dumps(self.report, indent=1) + '\n')
         (self.out / 'device_check.txt').write_text('\n'.join(self.lines) + '\n')
 

@@ -1,6 +1,7 @@
 """segjax: research systems for semantic segmentation, as pure functions in JAX.
 
-A room is loaded when it is first used. `import segjax` alone imports neither jax nor a data library.
+A room is loaded when it is first used. `import segjax` alone imports neither jax nor a data
+library.
 
     import segjax
     segjax.losses.segmentation.cross_entropy(logits, label)

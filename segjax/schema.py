@@ -40,7 +40,7 @@ class Choice(NamedTuple):
     options: Mapping[str, Mapping[str, Field]]
 
 
-# --- Checks: each returns what it expects of a wrong value, and None for a right value ---
+# --- Checks: each returns what it expects of a wrong value, and None for a right value ------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +245,7 @@ def typed_text(value: Any) -> str:
     return shlex.quote(text)
 
 
-# --- Keys ---
+# --- Keys -----------------------------------------------------------------------------------------
 
 
 DATA = {

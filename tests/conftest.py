@@ -1,7 +1,9 @@
-"""Shared fixtures. Everything runs on simulated CPU devices unless a test starts a process of its own.
+"""Shared fixtures.
 
-`SEGJAX_TEST_PLATFORM=cuda` (or rocm, tpu) runs the tests on the devices of that platform instead. Tests of the
-operations and of the mapping are made for that. A test that needs more devices is skipped.
+Everything runs on simulated CPU devices unless a test starts a process of its own.
+`SEGJAX_TEST_PLATFORM=cuda` (or rocm, tpu) runs the tests on the devices of that platform instead.
+Tests of the operations and of the mapping are made for that. A test that needs more devices is
+skipped.
 """
 
 import os
@@ -40,14 +42,17 @@ LONGEST_FIRST = (
 
 
 def pytest_collection_modifyitems(items):
-    """Files that take long come first: several processes that are dealt files then end at the same time."""
+    """Puts files that take long first, so that several processes end at the same time."""
     here = pathlib.Path(__file__).parent
     rank = {here / f'{name}.py': i for i, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 def pytest_runtest_setup(item):
-    """Skips a test that needs more devices than there are: its mark or parameter `devices` is the number."""
+    """Skips a test that needs more devices than there are.
+
+    The mark or the parameter `devices` of the test is the number.
+    """
     mark = item.get_closest_marker('devices')
     parameters = item.callspec.params if hasattr(item, 'callspec') else {}
     needed = mark.args[0] if mark else parameters.get('devices', 1)
@@ -75,7 +80,10 @@ def pytest_handlecrashitem():
 
 @pytest.fixture(scope='session')
 def real_data() -> pathlib.Path:
-    """Folder with real images (camvid/, cityscapes_mini/, ...); tests that need it skip where it is absent."""
+    """Returns the folder with real images (camvid/, cityscapes_mini/, ...).
+
+    Tests that need the folder are skipped where it is absent.
+    """
     folder = os.environ.get('SEGJAX_REAL_DATA', '')
     if not folder or not pathlib.Path(folder).is_dir():
         pytest.skip('$SEGJAX_REAL_DATA names no folder with real images')
@@ -94,8 +102,8 @@ def data_cache(tmp_path_factory):
 def not_too_many_programs():
     """Forgets compiled programs when there are many.
 
-    Each one maps several pieces of memory, and a process may have only so many (Linux: vm.max_map_count, 65530): beyond
-    that, the compiler crashes.
+    Each program maps several pieces of memory. The number of pieces of a process is limited (Linux:
+    vm.max_map_count, 65530). Beyond the limit, the compiler crashes.
     """
     maps = pathlib.Path('/proc/self/maps')
     if maps.exists() and maps.read_text().count('\n') > 20_000:

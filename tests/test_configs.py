@@ -1,4 +1,7 @@
-"""Every experiment of configs/, in every variant its docstring names: it resolves, fits its nets, and steps."""
+"""Every experiment of configs/, in every variant that its docstring names.
+
+Each experiment resolves, fits its nets, and steps.
+"""
 
 import ast
 import dataclasses
@@ -85,7 +88,7 @@ def test_it_resolves_and_survives_the_run_folder(experiment):
 
 
 def documented(path: pathlib.Path):
-    """Yields (argument, value) for every argument whose values the docstring of a config file lists."""
+    """Yields (argument, value) for all values that the docstring of a config file lists."""
     docstring = ast.get_docstring(ast.parse(path.read_text()))
     for name, values in re.findall(r'`(\w+)=([\w|]+\|[\w|]+)`', docstring):
         yield from ((name, value) for value in values.split('|'))
@@ -154,7 +157,11 @@ def test_the_docstring_tells_of_every_variant_and_has_a_command(path):
 
 
 def unusual_is_slow(experiment):
-    """Variants differ from the paper's in sizes, which costs most to trace; tests/test_smoke.py trains the smallest."""
+    """Marks variants as slow.
+
+    They differ from the experiment of the paper in sizes. Tracing each size takes time.
+    tests/test_smoke.py trains the smallest.
+    """
     return pytest.param(
         experiment, marks=() if experiment.endswith(':') else pytest.mark.slow, id=short(experiment)
     )
@@ -162,7 +169,10 @@ def unusual_is_slow(experiment):
 
 @pytest.mark.parametrize('experiment', [unusual_is_slow(experiment) for experiment in EXPERIMENTS])
 def test_full_size_steps_have_the_shapes_of_their_state(experiment):
-    """init, train_step and eval_step at full size, traced on one device: no arithmetic, and wrong configs are found."""
+    """Traces init, train_step and eval_step at full size on one device.
+
+    Tracing finds wrong configs without arithmetic.
+    """
     config = config_file.load(experiment)
     topology = parallel.topology(config.parallel.mode, 1)
     earlier = {}

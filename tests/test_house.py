@@ -1,4 +1,7 @@
-"""The house rules of docs/design.md, read off the source: where imports may point, and which words live where."""
+"""The house rules of docs/design.md, read off the source.
+
+The rules say where imports may point, which words live where, and how functions are written.
+"""
 
 import ast
 import compileall
@@ -89,7 +92,7 @@ def test_words_that_live_in_one_place(path):
         for word in ('jax.pmap', 'shard_map(', 'psum', 'pmean', 'axis_index', 'process_allgather'):
             assert word not in code, f'{word} belongs to parallel.py'
     if path.name != 'main.py':
-        # grain has flags of its own, which it wants to find parsed; XLA reads its flags from the environment.
+        # grain wants to find its own flags parsed. XLA reads its flags from the environment.
         ours = code
         for foreign in ('flags.FLAGS.is_parsed', 'flags.FLAGS.mark_as_parsed', 'XLA_FLAGS'):
             ours = ours.replace(foreign, '')

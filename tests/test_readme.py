@@ -1,4 +1,7 @@
-"""README.md is run, not read: its commands parse and resolve, its paths exist, its example data set works."""
+"""README.md is run, not read.
+
+Its commands parse and resolve, its paths exist, and its example data set works.
+"""
 
 import pathlib
 import re
@@ -90,7 +93,8 @@ def test_the_table_of_modes_says_what_is_here():
 
 
 RESULTS = re.findall(
-    r'^\| \[`\w+`\]\((docs/results/\w+\.md)\)[^|]*\|[^|]*\|[^|]*\| ([^|]+) \| ([^|]+) \| ([^|]*)\|$',
+    r'^\| \[`\w+`\]\((docs/results/\w+\.md)\)[^|]*\|'
+    r'[^|]*\|[^|]*\| ([^|]+) \| ([^|]+) \| ([^|]*)\|$',
     README,
     re.MULTILINE,
 )
@@ -154,11 +158,14 @@ def test_the_parameter_count_is_that_of_the_net():
     assert sum(x.size for x in jax.tree.leaves(shapes['params'])) == int(count.replace(',', ''))
 
 
-# --- your own images and labels --------------------------------------------------------------------------------------
+# --- your own images and labels -------------------------------------------------------------------
 
 
 def own_data(root: pathlib.Path, splits=('train', 'val')) -> pathlib.Path:
-    """The data set of the README: its folders and names from the layout there, its class file to the letter."""
+    """Writes the data set of the README.
+
+    Folders and names are from the layout there. The class file is the same to the letter.
+    """
     layout = next(body for _, body in BLOCKS if 'mine/images/train' in body)
     (classes,) = [body for language, body in BLOCKS if language == 'yaml']
     image, mask = re.findall(r'mine/(\w+)/train/0001(\.\w+)', layout)

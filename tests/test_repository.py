@@ -28,7 +28,10 @@ def test_the_changelog_names_every_renamed_key(old):
 
 
 def modules(cell: str) -> list[pathlib.Path]:
-    """Returns the paths of the modules in a cell, which may leave out the package of later names."""
+    """Returns the paths of the modules in a cell.
+
+    The cell may leave out the package of later names.
+    """
     paths: list[pathlib.Path] = []
     for name in re.findall(r'`([\w.]+)`', cell):
         whole = pathlib.Path(*name.split('.'))

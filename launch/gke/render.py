@@ -1,7 +1,10 @@
-"""Fills a JobSet template of this folder: render.py TEMPLATE KEY=VALUE ... -- ARGUMENTS OF THE CONTAINER.
+"""Fills a JobSet template of this folder.
 
-Every `$KEY` of the template needs its KEY=VALUE. `$ARGUMENTS` becomes the list after the bare `--`. Needs nothing but
-Python, because it runs where jobs are submitted, not where they train.
+usage: render.py TEMPLATE KEY=VALUE ... -- ARGUMENTS OF THE CONTAINER
+
+Every `$KEY` of the template needs its KEY=VALUE. `$ARGUMENTS` becomes the list after the bare `--`.
+The program needs nothing but Python, because it runs where jobs are submitted, not where they
+train.
 """
 
 import json
@@ -11,7 +14,10 @@ import sys
 
 
 def container_arguments(arguments: list[str], own: list[str]) -> str:
-    """A YAML list (JSON is YAML). Kubernetes replaces $(NAME) in our `own` arguments, not in the user's."""
+    """Returns all arguments as a YAML list (JSON is YAML).
+
+    Kubernetes replaces $(NAME) in our `own` arguments, not in the user's.
+    """
     return json.dumps(own + [argument.replace('$(', '$$(') for argument in arguments])
 
 

@@ -70,7 +70,7 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[Assignment]]:
     return remaining, assignments
 
 
-# --- Config files ---
+# --- Config files ---------------------------------------------------------------------------------
 
 
 def load(text: str) -> ml_collections.ConfigDict:
@@ -246,7 +246,7 @@ def _error_in_file(path: pathlib.Path, error: Exception) -> InputError | None:
     )
 
 
-# --- Single keys ---
+# --- Single keys ----------------------------------------------------------------------------------
 
 
 def assign(config: ml_collections.ConfigDict, assignments: Iterable[Assignment]) -> None:

@@ -23,7 +23,7 @@ START = 'start.json'
 """File of a run folder: the stages in order, and the source of their initial parameters."""
 
 
-# --- Atomic writes and locks ---
+# --- Atomic writes and locks ----------------------------------------------------------------------
 
 
 def write_bytes(path: pathlib.Path, data: bytes, *, durable: bool = False) -> None:
@@ -84,7 +84,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
     write_bytes(pathlib.Path(path), data, durable=True)
 
 
-# --- JSON ---
+# --- JSON -----------------------------------------------------------------------------------------
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -165,7 +165,7 @@ def to_json(value: Any) -> Any:
     raise TypeError(f'{type(value).__name__} has no place in JSON: {value!r}')
 
 
-# --- Images ---
+# --- Images ---------------------------------------------------------------------------------------
 
 
 def encode_png(image: np.ndarray) -> bytes:

@@ -28,7 +28,7 @@ Factors = Sequence[tuple[str, float]]
 """(pattern, factor) pairs of `config.optim.factors`."""
 
 
-# --- Learning rate ---
+# --- Learning rate --------------------------------------------------------------------------------
 
 
 def schedule(optim: ml_collections.ConfigDict, num_steps: int, where: str = 'optim') -> Schedule:
@@ -113,7 +113,7 @@ def learning_rate(optim: ml_collections.ConfigDict, num_steps: int, step: Array)
     return Mean(schedule(optim, num_steps)(step), jnp.float32(1))
 
 
-# --- Optimisers ---
+# --- Optimisers -----------------------------------------------------------------------------------
 
 
 def make(
@@ -269,7 +269,7 @@ def apply(
     )
 
 
-# --- Averaged parameters ---
+# --- Averaged parameters --------------------------------------------------------------------------
 
 
 def start_average(

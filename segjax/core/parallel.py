@@ -277,7 +277,7 @@ def in_any_process(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.int32(flag))))
 
 
-# --- Inside a mapped function ---
+# --- Inside a mapped function ---------------------------------------------------------------------
 
 
 def device_index() -> jax.Array:

@@ -45,7 +45,7 @@ MAX_PIXELS = int(os.environ.get('OPENCV_IO_MAX_IMAGE_PIXELS', 1 << 30))
 """OpenCV reads no larger image."""
 
 
-# --- folders ------------------------------------------------------------------------------------
+# --- folders --------------------------------------------------------------------------------------
 
 
 def find(folder: pathlib.Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[pathlib.Path]:
@@ -220,7 +220,7 @@ def by_relative_name(
     return by_name(find(folder, suffixes), lambda path: relative_name(path, folder))
 
 
-# --- files of data sets -------------------------------------------------------------------------
+# --- files of data sets ---------------------------------------------------------------------------
 
 
 def open_image(path: pathlib.Path) -> tuple[bytes, Image.Image]:
@@ -495,7 +495,7 @@ def encode_png(array: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-# --- folders of photographs ---------------------------------------------------------------------
+# --- folders of photographs -----------------------------------------------------------------------
 
 
 class ImageSource(NamedTuple):

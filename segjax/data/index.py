@@ -227,7 +227,7 @@ def check_index(folder: pathlib.Path, num_examples: Mapping[str, int]) -> None:
                     raise ValueError(f'{FILE}: not {count} rows of {split}/{name}')
 
 
-# --- the choice of examples ---------------------------------------------------------------------
+# --- the choice of examples -----------------------------------------------------------------------
 
 
 def is_labelled(index: Index) -> np.ndarray:

@@ -304,7 +304,7 @@ class SideBySide(Iterator):
             batches.close()
 
 
-# --- a single example ---------------------------------------------------------------------------
+# --- a single example -----------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -465,7 +465,7 @@ def _zeros_of(key: str, inputs: Input, rows: int) -> np.ndarray:
     return np.zeros((rows, *shape), _DTYPES.get(kind, np.float32))
 
 
-# --- batches ------------------------------------------------------------------------------------
+# --- batches --------------------------------------------------------------------------------------
 
 
 def _part(source: Source, inputs: Input) -> Source:

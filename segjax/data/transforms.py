@@ -134,7 +134,7 @@ def _check_map(key: str, value: np.ndarray, kind: MapKind) -> None:
     )
 
 
-# --- matrices -----------------------------------------------------------------------------------
+# --- matrices -------------------------------------------------------------------------------------
 
 
 def translation_matrix(dx: float, dy: float) -> np.ndarray:
@@ -251,7 +251,7 @@ def _crop_offset(share: float, length: int, crop: int) -> int:
     return min(0, length - crop) + int(share * (abs(length - crop) + 1))
 
 
-# --- moving maps --------------------------------------------------------------------------------
+# --- moving maps ----------------------------------------------------------------------------------
 
 
 def apply_geometry(example: Example, matrix: np.ndarray, out_size: Size) -> dict[str, Any]:
@@ -462,7 +462,7 @@ def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
     return apply_geometry({'image': image}, resize_matrix(in_size, size), size)['image']
 
 
-# --- colour -------------------------------------------------------------------------------------
+# --- colour ---------------------------------------------------------------------------------------
 
 
 class Colour(NamedTuple):
@@ -532,7 +532,7 @@ def photometric(example: Example, rng: np.random.Generator, augment) -> dict[str
     return painted
 
 
-# --- whole examples -----------------------------------------------------------------------------
+# --- whole examples -------------------------------------------------------------------------------
 
 
 def training(example: Example, rng: np.random.Generator, augment) -> dict[str, Any]:

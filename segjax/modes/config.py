@@ -36,7 +36,10 @@ def main(config: ml_collections.ConfigDict) -> None:
 
 
 def describe(config: ml_collections.ConfigDict) -> str:
-    """Returns a table of all keys by section: key, value and meaning. A `*` marks changed values."""
+    """Returns a table of all keys by section: key, value and meaning.
+
+    A `*` marks changed values.
+    """
     sections = _sections(config)
     lines = [line for section in sections.values() for line in section]
     key_width = max(len(line.key) for line in lines)

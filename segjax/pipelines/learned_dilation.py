@@ -199,7 +199,7 @@ def pretraining_config(
     return first
 
 
-# --- which layers learn -------------------------------------------------------------------------
+# --- which layers learn ---------------------------------------------------------------------------
 
 
 class Layer(NamedTuple):
@@ -425,7 +425,7 @@ def _fields(name: str) -> set[str]:
     return {field.name for field in dataclasses.fields(models.NETS['segmentation'][name])}
 
 
-# --- training -----------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def make_stage(
@@ -559,7 +559,7 @@ def quarter_steps(num_steps: int) -> list[int]:
     return [int(share * num_steps) for share in QUARTERS.values()]
 
 
-# --- evaluation ---------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
 class Judge(NamedTuple):

@@ -332,7 +332,7 @@ def make_start_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage
     )
 
 
-# --- the nets -----------------------------------------------------------------------------------
+# --- the nets -------------------------------------------------------------------------------------
 
 
 class Nets(NamedTuple):
@@ -479,7 +479,7 @@ def optimisers(config: ml_collections.ConfigDict, params: Mapping[str, Any]) -> 
     return pairs
 
 
-# --- the two cycles -----------------------------------------------------------------------------
+# --- the two cycles -------------------------------------------------------------------------------
 
 
 class Cycles(NamedTuple):
@@ -542,7 +542,7 @@ def paint_input(noisy: Array, config: ml_collections.ConfigDict) -> Array:
     return jax.nn.softmax(noisy) if config.cycle.painter_input == 'softmax' else noisy
 
 
-# --- training (Table 1) -------------------------------------------------------------------------
+# --- training (Table 1) ---------------------------------------------------------------------------
 
 
 def inputs_of(batch: Batch, config: ml_collections.ConfigDict, spec: DataSpec) -> dict[str, Array]:
@@ -793,7 +793,7 @@ def make_train_step(system: System) -> Callable:
     return train_step
 
 
-# --- evaluation ---------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
 class Judge(NamedTuple):

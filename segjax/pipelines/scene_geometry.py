@@ -193,7 +193,7 @@ def _check_net(config: ml_collections.ConfigDict) -> None:
     )
 
 
-# --- depth or motion alone ----------------------------------------------------------------------
+# --- depth or motion alone ------------------------------------------------------------------------
 
 
 class VideoNets(NamedTuple):
@@ -364,7 +364,7 @@ def split_variables(
     return params, model_state
 
 
-# --- segmentation: nets and state ---------------------------------------------------------------
+# --- segmentation: nets and state -----------------------------------------------------------------
 
 
 class Tasks(NamedTuple):
@@ -485,7 +485,7 @@ def disparities_of(tasks: Tasks, outputs: Mapping, params: Mapping, image: Array
     return tasks.decoder.apply({'params': params['depth']}, _features(outputs), image.shape[1:3])
 
 
-# --- segmentation: the loss ---------------------------------------------------------------------
+# --- segmentation: the loss -----------------------------------------------------------------------
 
 
 def semantic_map(logits: Array, size: tuple[int, int], kind: str) -> Array:
@@ -595,7 +595,7 @@ def make_weight(config: ml_collections.ConfigDict) -> Callable[[str], float]:
     return weight_of
 
 
-# --- segmentation: the stage --------------------------------------------------------------------
+# --- segmentation: the stage ----------------------------------------------------------------------
 
 
 def segmentation_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:

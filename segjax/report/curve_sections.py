@@ -22,7 +22,7 @@ Lines = dict[str, tuple[list[int], list[float | None]]]
 """(steps, values) by kind of metrics line: 'train' or 'eval'."""
 
 
-# --- curves ---
+# --- curves ---------------------------------------------------------------------------------------
 
 
 def curves_section(run: RunFiles, stage: StageFiles) -> str:
@@ -75,7 +75,7 @@ def _curve(name: str, lines: Lines, baselines: Baselines) -> str:
     return charts.line_chart(with_unit(name), series, references)
 
 
-# --- speed ---
+# --- speed ----------------------------------------------------------------------------------------
 
 
 def speed_section(run: RunFiles, stage: StageFiles) -> str:

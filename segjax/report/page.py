@@ -93,7 +93,7 @@ def _safely(name: str, section: Callable[..., str], *args) -> str:
         return f'<p class="note">Section {escape(name)} is missing: {escape(message)}</p>'
 
 
-# --- the run ---
+# --- the run --------------------------------------------------------------------------------------
 
 
 def _header(run: RunFiles, title: str) -> str:
@@ -161,7 +161,7 @@ def _configuration(run: RunFiles) -> str:
     )
 
 
-# --- stages side by side ---
+# --- stages side by side --------------------------------------------------------------------------
 
 
 def _side_by_side(run: RunFiles) -> str:

@@ -24,7 +24,7 @@ Entry = tuple[str, pathlib.Path, dict[str, Any]]
 """(group, folder, content of info.json) of an example."""
 
 
-# --- files ---
+# --- files ----------------------------------------------------------------------------------------
 
 
 def save_pictures(folder: pathlib.Path, group: str, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -62,7 +62,7 @@ def save_pictures(folder: pathlib.Path, group: str, entries: Sequence[Mapping[st
     shutil.rmtree(fresh, ignore_errors=True)
 
 
-# --- sections ---
+# --- sections -------------------------------------------------------------------------------------
 
 
 def palette(spec: DataSpec | None) -> dict[str, Sequence[int]]:

@@ -41,7 +41,7 @@ def values_of(stage: StageFiles) -> tuple[dict[str, Any], ScoreParts]:
     return values, parts
 
 
-# --- scores ---
+# --- scores ---------------------------------------------------------------------------------------
 
 
 def scores_section(run: RunFiles, stage: StageFiles) -> str:
@@ -155,7 +155,7 @@ def _is_histogram(section: Mapping[str, Any]) -> bool:
     return all(isinstance(c, list) and len(c) == len(edges) - 1 > 0 for c in counts.values())
 
 
-# --- classes ---
+# --- classes --------------------------------------------------------------------------------------
 
 
 def classes_section(run: RunFiles, stage: StageFiles) -> str:
@@ -195,7 +195,7 @@ def _train_shares(run: RunFiles) -> dict[str, float]:
     return {name: count / total for name, count in zip(run.spec.classes.names, pixels)}
 
 
-# --- the confusion matrix ---
+# --- the confusion matrix -------------------------------------------------------------------------
 
 
 def confusion_section(run: RunFiles, stage: StageFiles) -> str:

@@ -36,7 +36,7 @@ MEANINGS = {
 LABEL_SIZE = 'label size'
 
 
-# --- forms of scores ---
+# --- forms of scores ------------------------------------------------------------------------------
 
 
 class ScoreParts(NamedTuple):
@@ -137,7 +137,7 @@ def flat_scalars(scores: Scores) -> dict[str, float | None]:
     return flat
 
 
-# --- names, units and formats ---
+# --- names, units and formats ---------------------------------------------------------------------
 
 
 def is_share(name: str) -> bool:
@@ -175,7 +175,7 @@ def format_score(name: str, value: Any, unit: bool = True) -> str:
     return f'{shown} {unit_of(name)}'.rstrip() if unit else shown
 
 
-# --- text ---
+# --- text -----------------------------------------------------------------------------------------
 
 
 def table_columns(table: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -246,7 +246,7 @@ def _aligned(columns: Sequence[Sequence[str]]) -> str:
     return '\n'.join([rows[0], rule, *rows[1:]])
 
 
-# --- the protocol of an evaluation ---
+# --- the protocol of an evaluation ----------------------------------------------------------------
 
 
 def scored_at(config: ml_collections.ConfigDict) -> str:

@@ -98,7 +98,7 @@ SCHEMA = {
 DEPTH_NET = models.net_choice('depth', 'dispnet', 'Net that predicts depth.')
 POSE_NET = models.net_choice('pose', 'pose_exp_net', 'Net that predicts camera motion.')
 
-# --- nets ---------------------------------------------------------------------------------------
+# --- nets -----------------------------------------------------------------------------------------
 
 
 class DepthNet(NamedTuple):
@@ -224,7 +224,7 @@ def _floats(image) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(image.shape, jnp.float32)
 
 
-# --- inputs -------------------------------------------------------------------------------------
+# --- inputs ---------------------------------------------------------------------------------------
 
 SHARED_STREAMS = ('tie_breaker',)
 """Streams of `Stage.shared_streams` that the terms of `make_terms` draw from."""
@@ -341,7 +341,7 @@ def eval_input(config: ml_collections.ConfigDict, spec: DataSpec) -> Input:
     return with_frames(inputs, config, *truth, *frames)
 
 
-# --- losses -------------------------------------------------------------------------------------
+# --- losses ---------------------------------------------------------------------------------------
 
 
 def _span(share: Sequence[float], length: int) -> slice:
@@ -491,7 +491,7 @@ def loss_weights(settings: ml_collections.ConfigDict) -> dict[str, float]:
     return weights
 
 
-# --- evaluation ---------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
 class Judge(NamedTuple):

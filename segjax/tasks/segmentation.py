@@ -59,7 +59,7 @@ PREPROCESS = Field(
 )
 
 
-# --- nets ---------------------------------------------------------------------------------------
+# --- nets -----------------------------------------------------------------------------------------
 
 
 class Net(NamedTuple):
@@ -166,7 +166,7 @@ def make_infer(config: ml_collections.ConfigDict, net: Net) -> Callable[[TrainSt
     return infer
 
 
-# --- inputs -------------------------------------------------------------------------------------
+# --- inputs ---------------------------------------------------------------------------------------
 
 
 def train_input(config: ml_collections.ConfigDict) -> Input:
@@ -193,7 +193,7 @@ def eval_input(config: ml_collections.ConfigDict) -> Input:
     )
 
 
-# --- labels, and void as a class ----------------------------------------------------------------
+# --- labels, and void as a class ------------------------------------------------------------------
 
 
 def num_outputs(config: ml_collections.ConfigDict, spec: DataSpec) -> int:
@@ -273,7 +273,7 @@ def valid_pixels(size: Array, like: Array) -> Array:
     return (rows < size[:, 0, None, None]) & (columns < size[:, 1, None, None])
 
 
-# --- evaluation ---------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
 class Judge(NamedTuple):

@@ -38,7 +38,7 @@ LOSS = {
 }
 
 
-# --- the loss -----------------------------------------------------------------------------------
+# --- the loss -------------------------------------------------------------------------------------
 
 
 def make_terms(config: ml_collections.ConfigDict, spec: DataSpec) -> Callable:
@@ -107,7 +107,7 @@ def head_weight(config: ml_collections.ConfigDict) -> Callable[[str], float]:
     return weight
 
 
-# --- optimisers and the state -------------------------------------------------------------------
+# --- optimisers and the state ---------------------------------------------------------------------
 
 
 class Optimiser(NamedTuple):
@@ -183,7 +183,7 @@ def make_init(config: ml_collections.ConfigDict, net: segmentation.Net) -> Calla
     return init
 
 
-# --- the step -----------------------------------------------------------------------------------
+# --- the step -------------------------------------------------------------------------------------
 
 
 def make_train_step(

@@ -144,7 +144,7 @@ def test_a_signal_to_a_process_that_prepares_data_ends_both(tmp_path):
     assert 'process 1 has ended' in errors[0]
 
 
-# --- processes that cannot run together ---
+# --- processes that cannot run together -----------------------------------------------------------
 
 REPOSITORY = HELPERS.parent.parent
 SMOKE = f'{REPOSITORY}/configs/supervised.py:smoke'

@@ -17,15 +17,15 @@ from segjax.spec import IGNORE
 
 ROADS = {'road01_ins': {'Record001': 2, 'Record010': 1}, 'road02_ins': {'Record003': 5}}
 
-# Class id and train id in scene_parsing/README.md of dataset-api. Names of groups end with
-# _group(s).
+# Class id and train id in scene_parsing/README.md of dataset-api. Names of groups end with _group.
 OFFICIAL = """
-others 0 255, rover 1 255, sky 17 0, car 33 1, car_groups 161 1, motorbicycle 34 2, motorbicycle_group 162 2,
-bicycle 35 3, bicycle_group 163 3, person 36 4, person_group 164 4, rider 37 5, rider_group 165 5, truck 38 6,
-truck_group 166 6, bus 39 7, bus_group 167 7, tricycle 40 8, tricycle_group 168 8, road 49 9, siderwalk 50 10,
-traffic_cone 65 11, road_pile 66 12, fence 67 13, traffic_light 81 14, pole 82 15, traffic_sign 83 16, wall 84 17,
-dustbin 85 18, billboard 86 19, building 97 20, bridge 98 255, tunnel 99 255, overpass 100 255, vegatation 113 21,
-unlabeled 255 255
+others 0 255, rover 1 255, sky 17 0, car 33 1, car_groups 161 1, motorbicycle 34 2,
+motorbicycle_group 162 2, bicycle 35 3, bicycle_group 163 3, person 36 4, person_group 164 4,
+rider 37 5, rider_group 165 5, truck 38 6, truck_group 166 6, bus 39 7, bus_group 167 7,
+tricycle 40 8, tricycle_group 168 8, road 49 9, siderwalk 50 10, traffic_cone 65 11,
+road_pile 66 12, fence 67 13, traffic_light 81 14, pole 82 15, traffic_sign 83 16, wall 84 17,
+dustbin 85 18, billboard 86 19, building 97 20, bridge 98 255, tunnel 99 255, overpass 100 255,
+vegatation 113 21, unlabeled 255 255
 """
 TABLE = {
     int(number): (name, int(train))
@@ -53,7 +53,7 @@ def nearest(map_, top, rows):
     return map_[v[:, None], u]
 
 
-# --- classes ------------------------------------------------------------------------------------
+# --- classes --------------------------------------------------------------------------------------
 
 
 def test_every_id_has_the_official_train_id():
@@ -75,7 +75,7 @@ def test_classes_are_the_official_ones_in_the_order_of_train_ids():
     assert len(set(classes.palette)) == 22
 
 
-# --- camera and crop ----------------------------------------------------------------------------
+# --- camera and crop ------------------------------------------------------------------------------
 
 
 def test_intrinsics_of_full_images():
@@ -124,7 +124,7 @@ def test_images_are_averaged_and_labels_are_not():
     assert got['intrinsics'].dtype == np.float32
 
 
-# --- files --------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def test_records(written):
@@ -284,7 +284,7 @@ def test_official_lists(written):
         builders.load(config).listing('train')
 
 
-# --- wrong files --------------------------------------------------------------------------------
+# --- wrong files ----------------------------------------------------------------------------------
 
 
 @pytest.fixture

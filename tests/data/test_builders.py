@@ -311,7 +311,7 @@ def test_streets_is_what_the_world_renders(tmp_path):
     assert (other[0]['image'] != source[0]['image']).any()
 
 
-# --- records ------------------------------------------------------------------------------------
+# --- records --------------------------------------------------------------------------------------
 
 
 def test_order_and_slices_over_shards(tmp_path, monkeypatch):
@@ -492,7 +492,7 @@ def test_cache_folder(monkeypatch):
     assert cache.folder('') == pathlib.Path.home() / '.cache/segjax'
 
 
-# --- real data ----------------------------------------------------------------------------------
+# --- real data ------------------------------------------------------------------------------------
 
 
 def test_real_camvid(real_data, tmp_path):

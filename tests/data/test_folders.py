@@ -56,7 +56,7 @@ def indexed(path, ids, palette):
     image.save(path)
 
 
-# --- masks in indexed colours -------------------------------------------------------------------
+# --- masks in indexed colours ---------------------------------------------------------------------
 
 
 def test_a_permuted_palette_is_read_by_its_colours(tmp_path, capsys):
@@ -108,7 +108,7 @@ def test_a_palette_that_is_only_partly_permuted_is_refused(tmp_path):
     expect(config, path, 'index 0', '(128, 64, 128)', 'index 2', '(7, 7, 7)', 'grey PNG')
 
 
-# --- folders ------------------------------------------------------------------------------------
+# --- folders --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def test_a_folder_beside_the_splits_is_named_and_counted(tmp_path, capsys):
     printed = capsys.readouterr().out
     for kind in ('images', 'masks'):
         assert (
-            f'note: {tmp_path}/mine/{kind}/old\n    passed over: a folder of no split, with 3 images'
-            in printed
+            f'note: {tmp_path}/mine/{kind}/old\n'
+            '    passed over: a folder of no split, with 3 images' in printed
         )
     data.prepare(config)
     assert capsys.readouterr().out == ''  # once
@@ -255,7 +255,7 @@ def test_a_pipe_is_no_image(tmp_path):
     expect(config, path, 'no regular file')
 
 
-# --- files --------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('suffix', ['.tif', '.tiff', '.bmp', '.webp', '.TIF'])
@@ -464,7 +464,7 @@ def test_alpha_in_a_folder_to_predict_is_said(tmp_path, capsys):
     )
 
 
-# --- cameras ------------------------------------------------------------------------------------
+# --- cameras --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -515,7 +515,7 @@ def test_camera_of_clips(tmp_path, matrix, says):
     expect(config, 'camera.json', says)
 
 
-# --- doctor -------------------------------------------------------------------------------------
+# --- doctor ---------------------------------------------------------------------------------------
 
 
 def test_doctor_prints_the_notes(tmp_path):

@@ -79,7 +79,7 @@ def evaluation_batches(config, inputs):
         return list(batches)
 
 
-# --- the labelled frames of a video -------------------------------------------------------------
+# --- the labelled frames of a video ---------------------------------------------------------------
 
 
 def test_every_example_of_a_segmentation_batch_is_labelled(video):
@@ -171,7 +171,7 @@ def test_processes_and_resumed_runs_replay_the_order(video):
             )
 
 
-# --- the digest of the content ------------------------------------------------------------------
+# --- the digest of the content --------------------------------------------------------------------
 
 
 def digest_of(folder, **keys):
@@ -246,7 +246,7 @@ def test_an_index_from_before_the_digest_can_be_read(stills):
     chex.assert_shape(index.load(folder, 'train+val').digest, (8, 0))
 
 
-# --- data sets of which every example is labelled -----------------------------------------------
+# --- data sets of which every example is labelled -------------------------------------------------
 
 
 @pytest.fixture
@@ -277,7 +277,7 @@ def test_where_all_are_labelled_nothing_changes(stills):
             np.testing.assert_array_equal(one[key], other[key])
 
 
-# --- the index of the records -------------------------------------------------------------------
+# --- the index of the records ---------------------------------------------------------------------
 
 SPLITS = ('train', 'val', 'train+val', 'train[3:15]', 'train[25%:75%]', 'val[-7:]+train[:5]')
 

@@ -97,7 +97,7 @@ def assert_same(ours, theirs):
             np.testing.assert_array_equal(one[key], other[key])
 
 
-# --- training -----------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def test_batch_has_the_contract_types():
@@ -229,7 +229,7 @@ def test_without_augmentation_examples_are_only_resized():
     assert (batch['label'][0, :, 32:] == 255).all() and not batch['image'][0, :, 32:].any()
 
 
-# --- errors and clean ends ----------------------------------------------------------------------
+# --- errors and clean ends ------------------------------------------------------------------------
 
 
 def test_parts_of_a_split_are_the_same_for_all_seeds_and_make_up_the_whole():
@@ -416,7 +416,7 @@ def test_iterator_ends_for_good():
     batches.close()
 
 
-# --- evaluation ---------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('batch_size', range(1, 8))

@@ -44,7 +44,7 @@ def content(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-# --- many shards --------------------------------------------------------------------------------
+# --- many shards ----------------------------------------------------------------------------------
 
 
 def open_shards(folder):
@@ -91,7 +91,7 @@ def test_a_shard_ends_with_the_example_that_fills_it(config, monkeypatch):
     assert lengths == [[2, 2, 1], [2, 1]]
 
 
-# --- interrupted preparations -------------------------------------------------------------------
+# --- interrupted preparations ---------------------------------------------------------------------
 
 CHILD = """
 import os, sys
@@ -205,7 +205,7 @@ def test_a_changed_or_cut_shard_of_a_partial_preparation_is_written_again(config
     assert content(data.prepare(config).folder) == expected
 
 
-# --- the command line ---------------------------------------------------------------------------
+# --- the command line -----------------------------------------------------------------------------
 
 
 def command(config, *arguments, files=None, **options):
@@ -304,7 +304,7 @@ def test_an_unusual_first_example_does_not_say_how_much_space_all_need(tmp_path,
         shards._check_space(dataset, {'train': items}, tmp_path / 'partial')
 
 
-# --- damaged records ----------------------------------------------------------------------------
+# --- damaged records ------------------------------------------------------------------------------
 
 
 def cut(path):
@@ -438,7 +438,7 @@ def test_a_file_that_cannot_be_read_for_a_while_loses_no_shard(config, small_sha
     data.prepare(config)
 
 
-# --- the cache ----------------------------------------------------------------------------------
+# --- the cache ------------------------------------------------------------------------------------
 
 
 def cache_mode(config, *arguments):

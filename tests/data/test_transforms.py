@@ -65,7 +65,7 @@ def noise(size=SIZE, seed=0):
     }
 
 
-# --- geometry -----------------------------------------------------------------------------------
+# --- geometry -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('seed', range(12))
@@ -339,7 +339,7 @@ def test_wrong_arrays_are_refused(change, message):
         transforms.apply_geometry({**noise(), **change}, np.eye(3), SIZE)
 
 
-# --- shrinking ----------------------------------------------------------------------------------
+# --- shrinking ------------------------------------------------------------------------------------
 
 
 def block_means(image, rows, columns):
@@ -482,7 +482,7 @@ def test_half_the_size_is_interpolated_as_ever():
     assert np.abs(half - block_means(image, 2, 2)).max() <= 0.5
 
 
-# --- evaluation ---------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
 def test_evaluation_of_the_same_aspect_fills_the_image():
@@ -523,7 +523,7 @@ def test_resized_pads_image_and_label_alike():
     assert not result['image'][30:].any()
 
 
-# --- colour -------------------------------------------------------------------------------------
+# --- colour ---------------------------------------------------------------------------------------
 
 NEUTRAL = transforms.Colour(1, 1, 1, 0.0, False)
 

@@ -6,7 +6,10 @@ import jaxlib
 
 
 def quickly(version: str) -> str:
-    """Returns $XLA_FLAGS for fast compilation by a jaxlib; a flag that it does not know would end the process."""
+    """Returns $XLA_FLAGS for fast compilation by a jaxlib.
+
+    A flag that the jaxlib does not know would end the process.
+    """
     flags = '--xla_backend_optimization_level=0'
     knows_emitters = tuple(map(int, version.split('.')[:2])) < (0, 11)
     return flags + ' --xla_cpu_use_fusion_emitters=false' * knows_emitters
@@ -16,7 +19,7 @@ QUICKLY = quickly(jaxlib.__version__)
 
 
 def devices(count: int) -> str:
-    """$XLA_FLAGS for so many simulated devices."""
+    """Returns $XLA_FLAGS for `count` simulated devices."""
     return f'--xla_force_host_platform_device_count={count} {QUICKLY}'
 
 
@@ -28,7 +31,8 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
     """
     platform = given.get('SEGJAX_TEST_PLATFORM') or 'cpu'
     if platform == 'cpu':
-        # Eight devices for the SPMD tests; NPROC keeps their collectives from starving on few cores.
+        # The SPMD tests need eight devices.
+        # NPROC keeps their collectives from starving on few cores.
         return {
             'JAX_PLATFORMS': platform,
             'XLA_FLAGS': given.get('XLA_FLAGS', devices(8)),

@@ -21,7 +21,10 @@ SPEC = DataSpec(
 
 
 def train_batch(rows=8, size=(32, 64), seed=0):
-    """Labels that can be read off the image's brightness; ignored pixels are dealt out unevenly over the rows."""
+    """Returns a batch whose labels can be read off the brightness of the image.
+
+    The examples have different numbers of ignored pixels.
+    """
     rng = np.random.default_rng(seed)
     label = (
         rng.integers(0, NUM_CLASSES, (rows, size[0] // 8, size[1] // 8)).repeat(8, 1).repeat(8, 2)
@@ -39,7 +42,10 @@ def train_batch(rows=8, size=(32, 64), seed=0):
 
 
 def eval_batches(batch_size, seed=1):
-    """The ten validation examples in padded batches; images of different valid sizes, labels of others."""
+    """Yields the ten validation examples in padded batches.
+
+    The images have different valid sizes. The labels have sizes of their own.
+    """
     rng = np.random.default_rng(seed)
     examples = []
     for i in range(10):

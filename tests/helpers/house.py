@@ -1,4 +1,6 @@
-"""The rooms of segjax and the arrows between them, read off the source. `python -m tests.helpers.house` prints them.
+"""The rooms of segjax and the arrows between them, read off the source.
+
+`python -m tests.helpers.house` prints them.
 
 A room is a file or a folder directly below segjax/. An arrow is an import from one room to another,
 wherever in a file it stands. Rooms may import only rooms that come earlier in `ROOMS`.
@@ -56,7 +58,10 @@ TABLE = (
 
 
 def room(path: pathlib.Path) -> str:
-    """Returns 'ops' for segjax/ops/noise.py and 'protocol' for segjax/protocol.py; '' for segjax/__init__.py."""
+    """Returns the room of a file.
+
+    segjax/ops/noise.py is in 'ops', segjax/protocol.py in 'protocol', segjax/__init__.py in ''.
+    """
     return path.relative_to(PACKAGE).parts[0].removesuffix('.py').removeprefix('__init__')
 
 
@@ -87,7 +92,9 @@ def arrows() -> set[tuple[str, str]]:
 
 
 def floors(found: set[tuple[str, str]]) -> dict[str, int]:
-    """Returns the floor of each room: 0 without imports, otherwise the highest imported floor plus 1.
+    """Returns the floor of each room.
+
+    A room without imports is on floor 0. Any other room is one above the highest that it imports.
 
     Raises:
       ValueError: rooms import each other in a circle.

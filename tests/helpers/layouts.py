@@ -1,4 +1,7 @@
-"""Tiny data sets on disk in the layouts of the real ones. Written with Pillow; the package reads PNG with OpenCV."""
+"""Tiny data sets on disk in the layouts of the real ones.
+
+They are written with Pillow, because the package reads PNG with OpenCV.
+"""
 
 import json
 import pathlib
@@ -72,7 +75,10 @@ def write_cityscapes(root, kind='labelIds', counts=(('train', 4), ('val', 2)), g
 
 
 def write_sequences(root, splits=('train',), frames=5, annotated=2):
-    """Official video: two snippets of `frames` frames in one numbering with a gap, the frame `annotated` labelled."""
+    """Writes the official video: two snippets in one numbering with a gap.
+
+    A snippet has `frames` frames. The frame `annotated` is labelled.
+    """
     rng = np.random.default_rng(2)
     labels = {}
     for split, first in ((split, first) for split in splits for first in (0, 100)):

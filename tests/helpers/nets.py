@@ -21,7 +21,10 @@ def count(variables) -> int:
 
 
 def random_variables(net, image=(1, 32, 32, 3), seed=0):
-    """Variables with the shapes of the net's own, all away from 0 and 1; kernels keep the scale of activations."""
+    """Returns random variables of the shapes that the net initialises.
+
+    No variable is at its usual 0 or 1. Kernels keep the scale of activations.
+    """
     rng = np.random.default_rng(seed)
     draw = {
         'kernel': lambda s: rng.uniform(-1, 1, s) * math.sqrt(6 / math.prod(s[:3])),

@@ -3,7 +3,8 @@
 from segjax.modes.table import make_table_plan, run_table
 from segjax.train import divergence
 
-# Rows 'base', 'thin' and 'strong' of a supervised run; strong is claimed to be better than base, thin to be worse.
+# Rows 'base', 'thin' and 'strong' of a supervised run. The claims: strong is better than base, thin
+# is worse.
 FILE = """
 from segjax.modes.table import Claim, Column, Row, Scale, Table
 
@@ -13,7 +14,8 @@ def get_table():
         Row('base', 'as published', 'configs/supervised.py:{scale}', {'mIoU': 40.2}),
         Row('thin', 'half | as wide', 'configs/supervised.py:{scale}', {'mIoU': 38, 'error': 0.5},
             overrides=('model.width=0.5',), labels={'width': '1/2'}),
-        Row('strong', 'strong <aug>', 'configs/supervised.py:{scale},augment=strong', {'mIoU': 43.3}),
+        Row('strong', 'strong <aug>',
+            'configs/supervised.py:{scale},augment=strong', {'mIoU': 43.3}),
     )
     return Table(
         title='A table',
@@ -23,7 +25,10 @@ def get_table():
             Column('error', 'depth/near/error', better='min', digits=2),
         ),
         rows=rows,
-        scales={'quick': Scale('smoke', (0, 1, 2), note='tiny'), 'paper': Scale('', (0,), ('train.batch_size=16',))},
+        scales={
+            'quick': Scale('smoke', (0, 1, 2), note='tiny'),
+            'paper': Scale('', (0,), ('train.batch_size=16',)),
+        },
         notes='Some notes.',
         compare=('strong', 'base'),
         claims=(

@@ -21,7 +21,7 @@ def final_state(workdir, stage='adversarial'):
 
 
 def assert_same_run(a: pathlib.Path, b: pathlib.Path, stages=('pretrain', 'adversarial')):
-    """Checks that last checkpoints, logged metrics and scores of all stages are equal bit for bit."""
+    """Checks that checkpoints, metrics and scores of all stages are equal bit for bit."""
     for stage in stages:
         chex.assert_trees_all_equal(final_state(a, stage), final_state(b, stage), strict=True)
         for name in ('metrics.jsonl', 'scores.json'):

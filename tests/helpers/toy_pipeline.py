@@ -1,5 +1,8 @@
-"""The smallest pipeline that uses every part of the contract: two stages, two optimisers that own different nets, a net
-that nobody owns (frozen), an array in `extra`, a random stream, and the first stage's result in the second."""
+"""The smallest pipeline that uses every part of the contract.
+
+The parts are two stages, two optimisers that own different nets, a frozen net without an optimiser,
+an array in `extra`, a random stream, and the result of the first stage in the second.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +88,7 @@ def make_stages(config, spec):
             predict=predict,
         )
 
-    # --- stage 1: backbone and head, one optimiser -------------------------------------------------------------------
+    # --- stage 1: backbone and head, one optimiser ------------------------------------------------
 
     def pretrain_loss(params, model_state, batch, keys):
         noise = noise_like(batch['image'], keys)
@@ -120,7 +123,7 @@ def make_stages(config, spec):
             'loss': Mean(loss, jnp.float32(1))
         }
 
-    # --- stage 2: the head against a critic, over the frozen backbone -------------------------------------------------
+    # --- stage 2: the head against a critic, over the frozen backbone -----------------------------
 
     def adversarial_loss(params, model_state, batch, keys):
         prediction, _ = logits(

@@ -1,6 +1,9 @@
-"""The toy pipeline as a config, and as a program for tests that kill it or run it in several processes:
+"""The toy pipeline as a config, and as a program.
 
-python toy_run.py WORKDIR NUM_STEPS [KEY=VALUE ...]     keys: mode, noise, optimiser, port, process_id, num_processes
+Tests kill the program, or run it in several processes.
+
+usage: python toy_run.py WORKDIR NUM_STEPS [KEY=VALUE ...]
+keys: mode, noise, optimiser, port, process_id, num_processes
 """
 
 import sys
@@ -21,7 +24,7 @@ def make_config(**sections):
             eval_size=(32, 64), threads=1, world=dict(num_train=16, num_val=10, size=(32, 64))
         ),
         train=dict(batch_size=8, num_steps=5),
-        # Ten examples in batches of eight: the last batch is padded, and its padding falls on some devices only.
+        # Ten examples in batches of eight: the last batch is padded. Only some devices get padding.
         evaluate=dict(batch_size=8),
         logging=dict(log_every=2, eval_every=3, checkpoint_every=2, num_pictures=1),
     )

@@ -1,6 +1,7 @@
-"""A copy of launch/ for its tests: at a path with a space, with nothing but named tools and stubs on PATH.
+"""A copy of launch/ for its tests, at a path with a space.
 
-No network, no cluster: pip, nvidia-smi, sbatch, srun, gcloud and kubectl are stubs that record their call.
+PATH has nothing but named tools and stubs. No network, no cluster: pip, nvidia-smi, sbatch, srun,
+gcloud and kubectl are stubs that record their call.
 """
 
 import json
@@ -15,16 +16,18 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TOOLS = """
-    basename bash cat cp cut dirname env find git grep gzip hostname kill ls mkdir mktemp mv nohup rm sed seq setsid
-    sh sleep tail tar touch tr wc
+    basename bash cat cp cut dirname env find git grep gzip hostname kill ls mkdir mktemp mv nohup
+    rm sed seq setsid sh sleep tail tar touch tr wc
 """
 REAL_PYTHON = sys._base_executable
 
-# Stands for an interpreter: makes environments that are copies of itself, and records what pip is asked for.
+# Stands for an interpreter. Makes environments that are copies of itself, and records the requests
+# to pip.
 FAKE_PYTHON = f"""
 case " $* " in
   *_base_executable*) echo "$0" ;;
-  *' -m venv '*) mkdir -p "${{@: -1}}/bin" && cp "$0" "${{@: -1}}/bin/python" && echo venv >>"$CALLS" ;;
+  *' -m venv '*)
+    mkdir -p "${{@: -1}}/bin" && cp "$0" "${{@: -1}}/bin/python" && echo venv >>"$CALLS" ;;
   *' -m pip '*)
     echo "pip ${{*: -1}}" >>"$CALLS"
     sleep "${{PIP_SECONDS:-0}}"
@@ -35,7 +38,8 @@ case " $* " in
 esac
 """
 
-# Stands for segjax.main: writes down how it was called, then does what its variables say. On SIGTERM it 'saves'.
+# Stands for segjax.main. Writes down how it was called, then obeys its variables. On SIGTERM it
+# 'saves'.
 FAKE_MAIN = """
 import json, os, pathlib, signal, sys, time
 

@@ -1,4 +1,4 @@
-"""launch/device_check.sh: its parts are independent, its commands are valid, and it runs small on a CPU."""
+"""launch/device_check.sh: independent parts, valid commands, and a small check on a CPU."""
 
 import importlib.util
 import json

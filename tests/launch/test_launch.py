@@ -20,7 +20,7 @@ SCRIPTS = sorted(
 )
 
 
-# --- all scripts -----------------------------------------------------------------------------------------------------
+# --- all scripts ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('script', [*SCRIPTS, '.ci/run'])
@@ -157,7 +157,7 @@ def test_wrong_input_says_got_and_expected(tree, script, arguments, message):
     assert not tree.called() and not tree.venv.exists()
 
 
-# --- env.sh ----------------------------------------------------------------------------------------------------------
+# --- env.sh ---------------------------------------------------------------------------------------
 
 
 def test_env_installs_once(tree):
@@ -340,12 +340,13 @@ def test_env_uses_uv(tree):
 def test_env_sourced_activates_and_keeps_the_shell_options(tree):
     tree.run('env.sh')
     (tree.venv / 'bin/activate').write_text('active=yes')
-    line = f'source {shlex.quote(str(tree.root / "launch/env.sh"))} --quiet; echo "$active $-"; false; echo alive'
+    script = shlex.quote(str(tree.root / 'launch/env.sh'))
+    line = f'source {script} --quiet; echo "$active $-"; false; echo alive'
     result = subprocess.run(['bash', '-c', line], env=tree.env, capture_output=True, text=True)
     assert result.stdout.split() == ['yes', 'hBc', 'alive'], result.stderr
 
 
-# --- local.sh, test.sh -----------------------------------------------------------------------------------------------
+# --- local.sh, test.sh ----------------------------------------------------------------------------
 
 
 def test_local_runs_main_where_it_is_called(ready):
@@ -417,8 +418,11 @@ def test_local_dry_run_prints_everything_and_does_nothing(tree):
 
 @pytest.mark.parametrize('jobs', ['1', '3', ''])
 def test_test_runs_every_check_and_the_tests_last(ready, jobs):
-    ready.recorder('checker', 'case "$*" in -ISc*) ;; *pytest*) echo "5 passed"; exit "${TESTS:-0}" ;; '
-                              '*"ruff check"*) exit "${RUFF:-0}" ;; esac')  # fmt: skip
+    ready.recorder(
+        'checker',
+        'case "$*" in -ISc*) ;; *pytest*) echo "5 passed"; exit "${TESTS:-0}" ;; '
+        '*"ruff check"*) exit "${RUFF:-0}" ;; esac',
+    )
     env = {'SEGJAX_PYTHON': str(ready.bin / 'checker'), 'SEGJAX_TEST_JOBS': jobs}
     result = ready.run('test.sh', 'tests/a b', '-k', 'x', **env)
     modules = [shlex.split(c)[2:] for c in ready.called() if ' -m ' in c]
@@ -435,7 +439,10 @@ def test_test_runs_every_check_and_the_tests_last(ready, jobs):
 
 
 def with_tests(tree, **files: str) -> dict[str, str]:
-    """Puts files into the tests folder of a tree, with the project's own conftest, and returns the environment."""
+    """Puts files into the tests folder of a tree, and returns the environment.
+
+    The folder has the conftest of the project.
+    """
     folder = tree.root / 'tests'
     folder.mkdir()
     (tree.root / 'segjax/pipelines.py').write_text('REGISTRY = {}\n')

@@ -19,7 +19,7 @@ GKE = [
 TABLE = ['--mode', 'table', '--table', 'configs/tables/two.py']
 
 
-# --- Slurm -----------------------------------------------------------------------------------------------------------
+# --- Slurm ----------------------------------------------------------------------------------------
 
 
 def test_slurm_submits_one_process_per_gpu(tree):
@@ -53,8 +53,9 @@ def test_slurm_submits_one_process_per_gpu(tree):
     assert submit[:3] == ['env', f'SEGJAX_VENV={tree.root}/.venv-slurm', 'sbatch']
     script = submit.index(f'{tree.root}/launch/slurm_job.sh')
     assert {
-        '--job-name=segjax-streets', f'--chdir={tree.root}', '--nodes=2', '--ntasks-per-node=4', '--gpus-per-node=4',
-        '--cpus-per-task=8', '--time=1:00:00', '--partition=gpu', '--constraint=a100',
+        '--job-name=segjax-streets', f'--chdir={tree.root}', '--nodes=2', '--ntasks-per-node=4',
+        '--gpus-per-node=4', '--cpus-per-task=8', '--time=1:00:00', '--partition=gpu',
+        '--constraint=a100',
         f'--output={workdir}/slurm-%j.log',
     } <= set(submit[3:script])  # fmt: skip
     config = f'--config={tree.root}/configs/streets.py:quick'
@@ -95,15 +96,22 @@ def test_slurm_submits_a_table(tree):
 
 @pytest.fixture
 def job(ready):
-    """A tree inside an allocation: srun runs task 2 of 4, scancel signals its process, squeue says STATE."""
+    """Returns a tree inside an allocation.
+
+    srun runs task 2 of 4, scancel signals its process, squeue says STATE.
+    """
     ready.cwd = ready.root  # what --chdir does
     ready.tool(
         'scontrol', 'echo "scontrol $*" >>"$CALLS"; [ "$1" = requeue ] || printf "node7\\nnode9\\n"'
     )
     ready.tool('squeue', 'echo "${STATE:-RUNNING}"')
     ready.tool('scancel', 'echo "scancel $*" >>"$CALLS"; kill -TERM "$(cat "$HOME/task")"')
-    ready.tool('srun', 'echo $$ >"$HOME/task"; while [[ $1 == --* ]]; do echo "srun $1" >>"$CALLS"; shift; done; '
-                       'SLURM_PROCID=2 SLURM_LOCALID=0 exec "$@"')  # fmt: skip
+    ready.tool(
+        'srun',
+        'echo $$ >"$HOME/task"; '
+        'while [[ $1 == --* ]]; do echo "srun $1" >>"$CALLS"; shift; done; '
+        'SLURM_PROCID=2 SLURM_LOCALID=0 exec "$@"',
+    )
     ready.env |= {'SLURM_JOB_ID': '20005', 'SLURM_JOB_NODELIST': 'node[7,9]', 'SLURM_NTASKS': '4'}
     ready.env |= {
         'SLURM_NTASKS_PER_NODE': '2',
@@ -164,7 +172,7 @@ def test_slurm_job_is_requeued_although_saving_takes_too_long(job):
     assert process.returncode == 137
 
 
-# --- TPU -------------------------------------------------------------------------------------------------------------
+# --- TPU ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -296,7 +304,7 @@ def test_an_address_is_no_workdir(pod, script, workdir, fix):
     assert not pod.called() and not list(pod.cwd.iterdir())
 
 
-# --- GKE -------------------------------------------------------------------------------------------------------------
+# --- GKE ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -363,8 +371,12 @@ def test_gke_jobset_of_a_table(gke):
     ]
     jobset = yaml.safe_load(gke.run('gke/submit.sh', 'tpu', *arguments).stdout)
     assert pod_of(jobset)[2]['containers'][0]['args'] == [
-        '--distributed', '--mode=table', '--table=configs/tables/two.py', '--workdir=/mnt/segjax/r', '--seeds=0,1',
-    ]  # fmt: skip
+        '--distributed',
+        '--mode=table',
+        '--table=configs/tables/two.py',
+        '--workdir=/mnt/segjax/r',
+        '--seeds=0,1',
+    ]
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_without_the_base_nothing_is_compared_with_it(monkeypatch):
     )
 
 
-# --- a whole bench ---
+# --- a whole bench --------------------------------------------------------------------------------
 
 
 def run_of(config, spec=None):
@@ -251,8 +251,8 @@ def test_report_has_every_part_of_every_variant(benched):
             assert entry['compile_seconds'] > 0 and entry['memory']['peak'] > 0
         assert parts[part]['base']['over_base']['median'] == 1
         assert parts[part]['mapped']['over_base']['median'] > 0
-    # One device predicts four images of 2048 pixels; the 3x3 convolution of 3 -> 6 alone is 324 operations a pixel,
-    # less what padding saves.
+    # One device predicts four images of 2048 pixels. The 3x3 convolution of 3 -> 6 alone is 324
+    # operations a pixel. Padding saves some of them.
     assert parts['predict']['base']['flops'] > 4 * 2048 * 300
 
 

@@ -327,7 +327,7 @@ def test_real_data_is_clean(real_data, tmp_path, name, folder, eval_split):
     assert errors(config) == []
 
 
-# --- what a run would refuse ------------------------------------------------------------------------------------------
+# --- what a run would refuse ----------------------------------------------------------------------
 
 
 def fixed(config, finding):

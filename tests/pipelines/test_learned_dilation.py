@@ -318,7 +318,7 @@ def test_factors_have_a_rate_of_their_own():
     assert config.optim.factors == (), 'the config that was given is as it was'
 
 
-# --- evaluation ---------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope='module')
@@ -492,7 +492,7 @@ def test_the_fixed_net_is_scored_as_any_other():
     assert set(metrics) == {'confusion', 'image_score'}
 
 
-# --- the parts ----------------------------------------------------------------------------------
+# --- the parts ------------------------------------------------------------------------------------
 
 
 def test_the_loss_reads_every_so_many_th_pixel():
@@ -588,7 +588,7 @@ def test_malformed_settings_fail_the_schema(key, value):
         config_lib.validate(make_config(dilation={key: value}))
 
 
-# --- configs and tables -------------------------------------------------------------------------
+# --- configs and tables ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

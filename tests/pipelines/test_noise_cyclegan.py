@@ -109,7 +109,7 @@ def of_nets(tree):
     return {net: tree[net] for net in NETS if net in tree}
 
 
-# --- the nets and the objective -----------------------------------------------------------------
+# --- the nets and the objective -------------------------------------------------------------------
 
 
 def test_nets_have_the_published_sizes(monkeypatch):
@@ -362,7 +362,7 @@ def test_each_cycle_keeps_its_own_batch_statistics_or_both_are_mixed():
     assert mixed.model_state.keys() == {'segmenter', 'painter'}
 
 
-# --- the common start ---------------------------------------------------------------------------
+# --- the common start -----------------------------------------------------------------------------
 
 
 def start_config(**sections):
@@ -501,7 +501,7 @@ def test_all_rows_of_the_table_begin_from_one_net_and_have_equal_steps(
         assert job.config.get('compare', ()) == ()
 
 
-# --- devices, resuming --------------------------------------------------------------------------
+# --- devices, resuming ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope='module')
@@ -642,7 +642,7 @@ def test_a_run_stopped_in_the_first_and_in_the_second_stage_is_bit_identical(
         assert lines[0] == lines[1], stage
 
 
-# --- unpaired data ------------------------------------------------------------------------------
+# --- unpaired data --------------------------------------------------------------------------------
 
 
 def test_unpaired_images_join_the_forward_and_maps_the_backward_cycle():
@@ -709,7 +709,7 @@ def test_a_semi_supervised_run_trains(one_device, tmp_path):
     assert math.isfinite(scores['cyclegan']['PSNR']) and (tmp_path / 'report.html').exists()
 
 
-# --- evaluation ---------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
 def totals(stage, state, batch_size, topology):
@@ -861,7 +861,7 @@ def test_averaged_nets_are_those_that_are_evaluated():
     assert np.abs(averaged - jax.jit(plain.predict)(state, image)).max() > 1e-4
 
 
-# --- stages and wrong settings ------------------------------------------------------------------
+# --- stages and wrong settings --------------------------------------------------------------------
 
 
 def test_injectors_to_compare_are_stages_of_their_own():

@@ -183,7 +183,7 @@ def moved(before, after):
     }
 
 
-# --- methods ------------------------------------------------------------------------------------
+# --- methods --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('method', sorted(set(METHODS) - {'depth', 'pose'}))
@@ -386,7 +386,7 @@ def test_steps_are_the_same_on_eight_devices(pretrained):
             assert np.linalg.norm(a - b) <= 0.01 * np.linalg.norm(b - origin) + 1e-6
 
 
-# --- the pose net alone -------------------------------------------------------------------------
+# --- the pose net alone ---------------------------------------------------------------------------
 
 
 def batch_with_depth(rows=8):
@@ -530,7 +530,7 @@ def test_translations_in_units_of_inverse_depth_are_scaled_wherever_motions_are_
     assert scaled
 
 
-# --- evaluation ---------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
 def test_segmentation_is_scored_without_depth_and_shown_with_it(pretrained):
@@ -545,7 +545,7 @@ def test_segmentation_is_scored_without_depth_and_shown_with_it(pretrained):
     assert all(p.shape[-1] == 3 and p.dtype == np.uint8 for p in pictures.values())
 
 
-# --- wrong settings -----------------------------------------------------------------------------
+# --- wrong settings -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

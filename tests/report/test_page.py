@@ -68,7 +68,8 @@ def spec():
 
 SCORES = {
     'mIoU': 0.4567, 'pixel_accuracy': 0.8, 'policy': 'cityscapes', 'mean_error': 0.0321,
-    'IoU': dict(zip(NAMES, (0.9, 0.2, 0.3, None))), 'accuracy': dict(zip(NAMES, (0.95, 0.25, 0.5, None))),
+    'IoU': dict(zip(NAMES, (0.9, 0.2, 0.3, None))),
+    'accuracy': dict(zip(NAMES, (0.95, 0.25, 0.5, None))),
     'baseline_commonest': {'mIoU': 0.175, 'pixel_accuracy': 0.7},
     'confusion': [[65, 2, 3, 0, 0], [6, 4, 0, 0, 0], [9, 1, 10, 0, 0], [0, 0, 0, 0, 0]],
     'roc': {'x': [0, 0.5, 1], 'y': [0, 0.8, 1], 'x_name': 'false positives'},
@@ -121,9 +122,14 @@ def make_stage(folder, steps: int = 12):
 def finished_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp('runs') / 'first'
     config = {
-        'pipeline': 'supervised', 'seed': 3, 'note': HOSTILE, HOSTILE: 1, 'data': {'train_split': 'train'},
-        'train': {'dtype': 'bfloat16', 'batch_size': 6, 'num_steps': 12}, 'augment': {'crop': [256, 512]},
-    }  # fmt: skip
+        'pipeline': 'supervised',
+        'seed': 3,
+        'note': HOSTILE,
+        HOSTILE: 1,
+        'data': {'train_split': 'train'},
+        'train': {'dtype': 'bfloat16', 'batch_size': 6, 'num_steps': 12},
+        'augment': {'crop': [256, 512]},
+    }
     files.write_json(folder / 'config.json', config)
     files.write_json(folder / 'environment.json', environment.describe('Test GPU 9000', 4, 1))
     make_stage(folder / 'segmentation')
@@ -153,7 +159,7 @@ def polylines(text: str, title: str) -> dict[str, int]:
     return points
 
 
-# --- the page ---------------------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------
 
 
 def test_full_report(workdir, spec):
@@ -163,9 +169,11 @@ def test_full_report(workdir, spec):
         assert name in page.words
     for words in (
         '45.67 %', 'commonest 17.50 %', 'policy: cityscapes', '12 steps', 'data streets', 'seed 3',
-        'Classes, by IoU', 'Confusion matrix', 'Best images', 'Worst images', 'rmse 4.25', 'near 0.5', 'far 1.5',
-        'device Test GPU 9000', 'devices 4', 'dtype bfloat16', 'global batch 6', 'image size 256x512',
-        'images per second, median 36.5', 'first step, compilation included 17.5 s', curve_sections.TIMING_INCLUDES,
+        'Classes, by IoU', 'Confusion matrix', 'Best images', 'Worst images',
+        'rmse 4.25', 'near 0.5', 'far 1.5',
+        'device Test GPU 9000', 'devices 4', 'dtype bfloat16', 'global batch 6',
+        'image size 256x512', 'images per second, median 36.5',
+        'first step, compilation included 17.5 s', curve_sections.TIMING_INCLUDES,
         'train 320 examples', 'jax ' + __import__('jax').__version__, 'config.json',
     ):  # fmt: skip
         assert words.replace(' %', '') in page.words.replace(' %', ''), words
@@ -314,7 +322,8 @@ def test_stopped_run_shows_its_last_evaluation(workdir, spec):
 
 FILES = (
     'config.json', 'environment.json', 'segmentation/scores.json', 'segmentation/metrics.jsonl',
-    'segmentation/timing.jsonl', 'segmentation/pictures/best_00/info.json', 'segmentation/pictures/worst_01/truth.png',
+    'segmentation/timing.jsonl',
+    'segmentation/pictures/best_00/info.json', 'segmentation/pictures/worst_01/truth.png',
 )  # fmt: skip
 
 
@@ -344,7 +353,7 @@ def test_a_section_that_fails_leaves_a_note(workdir):
     )
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 
 
 def test_pictures_are_kept_losslessly_and_replaced(tmp_path):
@@ -365,8 +374,11 @@ def test_pictures_are_kept_losslessly_and_replaced(tmp_path):
     np.testing.assert_array_equal(grey, given[1]['pictures']['grey'])
     info = json.loads((tmp_path / 'best_01/info.json').read_text())
     assert info == {
-        'index': 10, 'score': None, 'name': given[1]['name'], 'panels': ['image', 'prediction', 'truth', 'grey'],
-    }  # fmt: skip
+        'index': 10,
+        'score': None,
+        'name': given[1]['name'],
+        'panels': ['image', 'prediction', 'truth', 'grey'],
+    }
     save_pictures(tmp_path, 'best', given[:1])
     assert sorted(f.name for f in tmp_path.iterdir()) == ['best_00', 'worst_00']
     with pytest.raises(TypeError, match='uint8'):
@@ -401,14 +413,18 @@ def test_large_label_maps_keep_their_colours_and_photos_become_small(tmp_path):
     assert len(uri) < 100_000
 
 
-# --- charts -----------------------------------------------------------------------------------------------------------
+# --- charts ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     'low, high, expected',
-    [(0, 1, [0, 0.25, 0.5, 0.75, 1]), (0, 6000, [0, 2000, 4000, 6000]), (-3e-5, 5e-5, [-2e-5, 0, 2e-5, 4e-5]),
-     (2, 2, [2])],
-)  # fmt: skip
+    [
+        (0, 1, [0, 0.25, 0.5, 0.75, 1]),
+        (0, 6000, [0, 2000, 4000, 6000]),
+        (-3e-5, 5e-5, [-2e-5, 0, 2e-5, 4e-5]),
+        (2, 2, [2]),
+    ],
+)
 def test_nice_ticks(low, high, expected):
     assert charts.nice_ticks(low, high) == pytest.approx(expected, abs=1e-18)
 
@@ -603,7 +619,8 @@ def test_dot_plot_shortens_long_names_and_tells_them_on_hover():
 def bars_of(svg: str) -> list[tuple[str, float, float, str]]:
     """Returns (class, x, height, title) of the bars, without the bars of the legend."""
     found = re.findall(
-        r'<rect class="([^"]*)" x="([\d.]+)" y="[\d.]+" width="[\d.]+" height="([\d.]+)"><title>(.*?)</',
+        r'<rect class="([^"]*)" x="([\d.]+)" y="[\d.]+" width="[\d.]+" height="([\d.]+)">'
+        r'<title>(.*?)</',
         svg,
     )
     return [(css, float(x), float(height), title) for css, x, height, title in found]

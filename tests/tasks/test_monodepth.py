@@ -64,7 +64,7 @@ def true_motions(batch):
     return warp.relative_motion(batch['pose'][:, None], batch['pose_frames'])
 
 
-# --- losses -------------------------------------------------------------------------------------
+# --- losses ---------------------------------------------------------------------------------------
 
 
 def pyramid_of(value):
@@ -188,7 +188,7 @@ def test_masks_hide_what_they_are_told_to(video):
     assert float(open_['explainability_0'].value()) < 1e-6
 
 
-# --- nets ---------------------------------------------------------------------------------------
+# --- nets -----------------------------------------------------------------------------------------
 
 
 def test_motions_forward_in_time_are_inverted_for_earlier_frames(monkeypatch):
@@ -271,7 +271,7 @@ def test_every_scale_moves_by_the_depth_of_its_own(video):
         assert float(terms[f'photometric_{s}'].value()) == pytest.approx(expected, rel=1e-5)
 
 
-# --- evaluation ---------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
 def evaluate_the_truth(video, **settings):

@@ -157,16 +157,32 @@ def test_disabled_logs_touch_no_file(tmp_path):
 
 def test_json_round_trip_of_everything_scores_hold(tmp_path):
     value = {
-        'nan': math.nan, 'inf': -math.inf, 'int': np.int64(3), 'flag': np.bool_(True), 'single': np.float32(0.5),
-        'matrix': np.array([[1.0, np.nan]]), 'tuple': (1, 'a', None), 'path': pathlib.Path('a/b'), 2: 'key',
-        'config': ml_collections.ConfigDict({'a': (1, 2), 'b': {'c': 'd'}}), 'bytes_like': np.arange(3, dtype=np.uint8),
-    }  # fmt: skip
+        'nan': math.nan,
+        'inf': -math.inf,
+        'int': np.int64(3),
+        'flag': np.bool_(True),
+        'single': np.float32(0.5),
+        'matrix': np.array([[1.0, np.nan]]),
+        'tuple': (1, 'a', None),
+        'path': pathlib.Path('a/b'),
+        2: 'key',
+        'config': ml_collections.ConfigDict({'a': (1, 2), 'b': {'c': 'd'}}),
+        'bytes_like': np.arange(3, dtype=np.uint8),
+    }
     files.write_json(tmp_path / 'deep/er/x.json', value)
     assert files.read_json(tmp_path / 'deep/er/x.json') == {
-        'nan': None, 'inf': None, 'int': 3, 'flag': True, 'single': 0.5, 'matrix': [[1.0, None]],
-        'tuple': [1, 'a', None], 'path': 'a/b', '2': 'key', 'config': {'a': [1, 2], 'b': {'c': 'd'}},
+        'nan': None,
+        'inf': None,
+        'int': 3,
+        'flag': True,
+        'single': 0.5,
+        'matrix': [[1.0, None]],
+        'tuple': [1, 'a', None],
+        'path': 'a/b',
+        '2': 'key',
+        'config': {'a': [1, 2], 'b': {'c': 'd'}},
         'bytes_like': [0, 1, 2],
-    }  # fmt: skip
+    }
     with pytest.raises(TypeError, match='object'):
         files.write_json(tmp_path / 'x.json', {'a': object()})
 
@@ -350,10 +366,17 @@ def test_score_table_has_units_and_explains_void():
 
 def test_flat_scalars():
     assert scores.flat_scalars({**BY_METRIC, 'depth': {'near': {'rmse': np.float32(2)}}}) == {
-        'mIoU': 0.4123, 'pixel_accuracy': 0.9, 'images': 12345, 'IoU/road': 0.9, 'IoU/traffic light': None,
-        'IoU/car': 0.05, 'accuracy/road': 0.96, 'accuracy/traffic light': None, 'accuracy/car': 0.5,
+        'mIoU': 0.4123,
+        'pixel_accuracy': 0.9,
+        'images': 12345,
+        'IoU/road': 0.9,
+        'IoU/traffic light': None,
+        'IoU/car': 0.05,
+        'accuracy/road': 0.96,
+        'accuracy/traffic light': None,
+        'accuracy/car': 0.5,
         'depth/near/rmse': 2.0,
-    }  # fmt: skip
+    }
 
 
 def test_real_scores_of_the_confusion_matrix_fit():

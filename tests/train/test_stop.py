@@ -81,7 +81,8 @@ def test_a_checkpoint_that_is_being_written_is_waited_for():
 def test_a_signal_that_was_ignored_before_stays_ignored():
     process = start(
         "import os, signal; print('ready', flush=True); os.kill(os.getpid(), signal.SIGINT)\n"
-        '    time.sleep(2); print(stop.reached(), flush=True); os.kill(os.getpid(), signal.SIGTERM)\n'
+        '    time.sleep(2); print(stop.reached(), flush=True); '
+        'os.kill(os.getpid(), signal.SIGTERM)\n'
         '    print(stop.reached(), flush=True)',
         ignored='SIGINT',
     )

@@ -275,7 +275,7 @@ class ApolloscapeStereo(Apolloscape):
     cameras = (5, 6)
 
 
-# --- the frames of a split ----------------------------------------------------------------------
+# --- the frames of a split ------------------------------------------------------------------------
 
 
 def _is_kind_or_road(path: pathlib.Path) -> bool:
@@ -457,7 +457,7 @@ def absent(lists: Mapping[str, ImageList], clips: Mapping[Place, Frames]) -> lis
     return problems
 
 
-# --- the content of the files -------------------------------------------------------------------
+# --- the content of the files ---------------------------------------------------------------------
 
 
 def camera_matrix(camera: int, size: transforms.Size) -> np.ndarray:

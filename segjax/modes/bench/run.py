@@ -41,7 +41,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     return time_variants(variants)
 
 
-# --- variants ---
+# --- variants -------------------------------------------------------------------------------------
 
 
 def variants_by_name(value: Sequence[str | tuple[str, str]]) -> dict[str, str]:
@@ -83,7 +83,7 @@ def open_variants(
     return tuple(variants)
 
 
-# --- the bench ---
+# --- the bench ------------------------------------------------------------------------------------
 
 
 def time_variants(variants: Sequence[Variant]) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def per_image(
     return by_name
 
 
-# --- the input ---
+# --- the input ------------------------------------------------------------------------------------
 
 
 def bench_input(timed: TimedRun, settings: ml_collections.ConfigDict) -> dict[str, Any]:

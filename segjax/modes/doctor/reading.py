@@ -113,7 +113,7 @@ def _inspect(
     return problems, ids, Kept(record.histogram, record.size, digest, fact)
 
 
-# --- problems of the data set as a whole ---
+# --- problems of the data set as a whole ----------------------------------------------------------
 
 
 def start_at_one(dataset: Dataset, splits: Mapping[str, SplitSummary]) -> list[Finding]:

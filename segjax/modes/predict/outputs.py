@@ -23,7 +23,7 @@ RECORD = 'predict.json'
 FINISHED = 'predict.jsonl'
 
 
-# --- checks ---
+# --- checks ---------------------------------------------------------------------------------------
 
 
 def check_folders(input_folder: pathlib.Path, output_folder: pathlib.Path) -> None:
@@ -90,7 +90,7 @@ def check_record(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
         )
 
 
-# --- finished images ---
+# --- finished images ------------------------------------------------------------------------------
 
 
 class Finished:
@@ -162,7 +162,7 @@ def content_digest(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-# --- pictures ---
+# --- pictures -------------------------------------------------------------------------------------
 
 
 def output_path(folder: pathlib.Path, kind: str, source: ImageSource) -> pathlib.Path:

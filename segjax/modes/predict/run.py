@@ -29,7 +29,7 @@ from segjax.train import driver, initialization
 WRITERS = 4  # threads that encode and write pictures
 
 
-# --- the mode ---
+# --- the mode -------------------------------------------------------------------------------------
 
 
 def main(
@@ -136,7 +136,7 @@ def shortened(names: Sequence[str]) -> str:
     return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if names[3:] else '')
 
 
-# --- any compiled net ---
+# --- any compiled net -----------------------------------------------------------------------------
 
 
 def predict_images(

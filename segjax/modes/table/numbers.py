@@ -141,7 +141,7 @@ def class_scores(measured: Measured, row: Row) -> dict[str, float | None]:
     return {name: statistics.fmean(values) if values else None for name, values in by_name.items()}
 
 
-# --- problems ---
+# --- problems -------------------------------------------------------------------------------------
 
 
 def problems(measured: Measured) -> list[str]:

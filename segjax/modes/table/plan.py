@@ -133,7 +133,7 @@ def make_table_plan(
     )
 
 
-# --- choosing rows ---
+# --- choosing rows --------------------------------------------------------------------------------
 
 
 def _chosen_rows(table: Table, pattern: str) -> set[str]:
@@ -188,7 +188,7 @@ def _parse_seeds(text: str) -> tuple[int, ...]:
     return seeds
 
 
-# --- configs ---
+# --- configs --------------------------------------------------------------------------------------
 
 
 def _row_configs(
@@ -300,7 +300,7 @@ def _config(
     return config
 
 
-# --- checks ---
+# --- checks ---------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -458,7 +458,7 @@ def _check_data(finished: Sequence[tuple[TableRun, DataSpec]]) -> None:
         )
 
 
-# --- the command ---
+# --- the command ----------------------------------------------------------------------------------
 
 
 def _command(

@@ -230,7 +230,7 @@ def load(path: pathlib.Path) -> Table:
     return table
 
 
-# --- checks of a table ---
+# --- checks of a table ----------------------------------------------------------------------------
 
 
 def _check(table: Table, where: str) -> None:
@@ -371,7 +371,7 @@ def _check_bounds(where: str, condition: Condition) -> None:
         )
 
 
-# --- checks of values ---
+# --- checks of values -----------------------------------------------------------------------------
 
 
 def _check_tuple(where: str, value: Any, kind: type, empty: bool = False) -> None:

@@ -116,7 +116,7 @@ def timed_runs(plan: TablePlan) -> list[TableRun]:
     return [run for run in plan.runs if run.seed == plan.seeds[0] and not run.row.hidden]
 
 
-# --- reading ---
+# --- reading --------------------------------------------------------------------------------------
 
 
 def stored(plan: TablePlan, runs: Sequence[TableRun]) -> Speeds:
@@ -163,7 +163,7 @@ def _milliseconds(measurement: bench.Measurement) -> Figure:
     return Figure(1e3 * measurement.median, (1e3 * low, 1e3 * high))
 
 
-# --- measuring ---
+# --- measuring ------------------------------------------------------------------------------------
 
 
 def _row(run: TableRun) -> dict[str, Any]:

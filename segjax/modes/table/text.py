@@ -33,7 +33,7 @@ Cells = tuple[list[str], list[list[str]]]
 """(heads, lines) of a printed table."""
 
 
-# --- cells ---
+# --- cells ----------------------------------------------------------------------------------------
 
 
 def heading(column: Column) -> str:
@@ -143,7 +143,7 @@ def headline_lines(measured: Measured) -> list[str]:
     return lines
 
 
-# --- conditions ---
+# --- conditions -----------------------------------------------------------------------------------
 
 
 def facts(measured: Measured) -> dict[str, str]:
@@ -252,7 +252,7 @@ def claims_legend(measured: Measured) -> str:
     return ' '.join(filter(None, (CLAIMS_LEGEND, by_chance(measured.comparisons))))
 
 
-# --- terminal and Markdown ---
+# --- terminal and Markdown ------------------------------------------------------------------------
 
 
 def terminal_text(measured: Measured) -> str:
@@ -310,7 +310,7 @@ def _pipes(cells: Cells) -> str:
     return '\n'.join(f'| {line} |' for line in padded)
 
 
-# --- CSV ---
+# --- CSV ------------------------------------------------------------------------------------------
 
 
 def csv_text(measured: Measured) -> str:
@@ -392,7 +392,7 @@ def _full(value: float | None) -> str:
     return '' if value is None else f'{value:.8g}'
 
 
-# --- JSON ---
+# --- JSON -----------------------------------------------------------------------------------------
 
 
 def as_json(measured: Measured) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from segjax.report.charts.lines import Reference
 from segjax.report.charts.numbers import LETTER, format_number, nice_ticks
 from segjax.report.html import escape
 
-# --- histograms ---
+# --- histograms -----------------------------------------------------------------------------------
 
 HISTOGRAM_HEIGHT = 34
 """Pixels from the foot of a histogram to the foot of the histogram below it."""
@@ -82,7 +82,7 @@ def _histogram_title(label: str, edges: Sequence[float], numbers: Sequence[int])
     return f'{label}: {total:,d} values, most ({most:,d}) from {span}'
 
 
-# --- meters ---
+# --- meters ---------------------------------------------------------------------------------------
 
 
 def meter(value: float, references: Sequence[Reference] = ()) -> str:
@@ -100,7 +100,7 @@ def meter(value: float, references: Sequence[Reference] = ()) -> str:
     )
 
 
-# --- bar charts ---
+# --- bar charts -----------------------------------------------------------------------------------
 
 PANEL_LEFT = 44
 """Pixels for the numbers of the vertical axis."""

@@ -247,7 +247,7 @@ def test_memory_does_not_grow_with_the_height(monkeypatch):
     assert held[800] == held[200] < 160
 
 
-# --- folders ---
+# --- folders --------------------------------------------------------------------------------------
 
 
 def fill(folder):

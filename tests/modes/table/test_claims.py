@@ -24,9 +24,11 @@ CLAIMED = Table(
 @pytest.mark.parametrize(
     'a, b, differences, std, agreeing, verdict',
     [
-        # Differences 3, 3.5, 4: mean 3.5, sum of squares 0.5, std 0.5, t(2) = 4.303 standard errors are 1.24.
+        # Differences 3, 3.5, 4: mean 3.5, sum of squares 0.5, std 0.5.
+        # t(2) = 4.303 standard errors are 1.24.
         ({0: 5, 1: 6, 2: 7}, {0: 2, 1: 2.5, 2: 3}, {0: 3, 1: 3.5, 2: 4}, 0.5, 3, 'holds'),
-        # 5, 4, 0: mean 3, squares 4 + 1 + 9, std sqrt(7) = 2.6458, 4.303 standard errors are 6.57 > 3.
+        # Differences 5, 4, 0: mean 3, squares 4 + 1 + 9, std sqrt(7) = 2.6458.
+        # 4.303 standard errors are 6.57 > 3.
         (
             {0: 45, 1: 46, 2: 44},
             {0: 40, 1: 42, 2: 44},
@@ -35,7 +37,8 @@ CLAIMED = Table(
             2,
             'holds, within spread',
         ),
-        # The same without the third seed: std sqrt(1/2), 12.7 standard errors are 6.35. Unpaired seeds do not count.
+        # The same without the third seed: std sqrt(1/2), 12.7 standard errors are 6.35.
+        # Unpaired seeds do not count.
         (
             {0: 45, 1: 46, 3: 9},
             {0: 40, 1: 42, 2: 44},
@@ -161,7 +164,8 @@ def test_chance_alone_decides_a_twentieth_of_the_tested_claims():
 
 GATED = FILE.replace(
     "'mIoU', 'strong', 'base'),",
-    "'mIoU', 'strong', 'base', (Condition('error', 'base', 'thin', at_least=0.1, why='thin is too good'),)),",
+    "'mIoU', 'strong', 'base', "
+    "(Condition('error', 'base', 'thin', at_least=0.1, why='thin is too good'),)),",
 )
 GATED = GATED.replace('Claim, Column', 'Claim, Column, Condition, Difference')
 GATED = GATED.replace(

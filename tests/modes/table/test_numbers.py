@@ -54,8 +54,8 @@ def test_a_score_or_stage_that_no_run_has_is_said(table_file, trained):
     start(table_file, seeds='0')
     text = pathlib.Path('runs/table.md').read_text()
     assert (
-        "- no run has a score 'mIuO' for column mIoU; there are: mIoU, depth/near/error, IoU/road, IoU/car"
-        in text
+        "- no run has a score 'mIuO' for column mIoU; "
+        'there are: mIoU, depth/near/error, IoU/road, IoU/car' in text
     )
     assert "- strong has no stage 'lst'; there are: first, last" in text
 

@@ -167,7 +167,10 @@ def test_an_error_about_two_starts_names_an_override_that_works(table_file):
 
 def test_the_command_of_a_part_of_the_table_names_its_rows(table_file, trained):
     start(table_file, rows='^(base|thin)$', seeds='0')
-    command = "python -m segjax.main --mode table --table table.py --scale quick --workdir runs --rows '^(base|thin)$'"
+    command = (
+        'python -m segjax.main --mode table --table table.py --scale quick --workdir runs '
+        "--rows '^(base|thin)$'"
+    )
     for name in ('table.md', 'table.json'):
         assert command + ' --seeds 0' in pathlib.Path('runs', name).read_text(), name
     assert html.escape(command) in pathlib.Path('runs/table.html').read_text()

@@ -31,7 +31,8 @@ TIMES = FILE.replace(
 ).replace('claims=(', "claims=(Claim('narrow nets are faster', 'time', 'base', 'thin'),")
 ROUNDS = [Assignment('bench.repetitions', '3'), Assignment('bench.warmup', '1')]
 
-# Of the batch, by round; the first one warms up. 4 images are predicted, 8 trained on. 'strong' has no training.
+# Seconds of a batch, by round. The first round warms up. 4 images are predicted, 8 trained on.
+# 'strong' has no training.
 SECONDS = {
     ('predict', 'base'): (9, 0.5, 1, 4),
     ('predict', 'thin'): (9, 0.25, 1, 0.5),
@@ -153,12 +154,12 @@ MARKDOWN_ROWS = """
 | strong <aug>    |       |     312.5 |  |                 |
 """
 NOTE = (
-    'Times: median of 3 calls after 1 to warm up, all rows in turn in one process, at fresh parameters, on 2 x abacus, '
-    '1 process(es), 8 host cores, Python 3.11, jax 0.1. '
-    'train: batch to the devices, forward, backward, update, metrics; float32, 32x64 (height x width), images per '
-    'batch: 8; quartiles within 50% of the median. '
-    'predict: tiles to one device, forward; images are tiles; float32, 32x64 (height x width), images per batch: 4; '
-    'quartiles within 150% of the median.'
+    'Times: median of 3 calls after 1 to warm up, all rows in turn in one process, '
+    'at fresh parameters, on 2 x abacus, 1 process(es), 8 host cores, Python 3.11, jax 0.1. '
+    'train: batch to the devices, forward, backward, update, metrics; '
+    'float32, 32x64 (height x width), images per batch: 8; quartiles within 50% of the median. '
+    'predict: tiles to one device, forward; images are tiles; '
+    'float32, 32x64 (height x width), images per batch: 4; quartiles within 150% of the median.'
 )
 
 

@@ -50,7 +50,8 @@ A paper, Table 2
 Some notes.
 
 ```bash
-python -m segjax.main --mode table --table table.py --scale quick --workdir runs --config.data.threads=1
+python -m segjax.main --mode table --table table.py --scale quick --workdir runs \
+--config.data.threads=1
 ```
 
 - scale: quick (tiny)
@@ -64,25 +65,28 @@ python -m segjax.main --mode table --table table.py --scale quick --workdir runs
 - scored at: label size
 - device: 2 x abacus, 1 process(es), 8 host cores, Python 3.11, jax 0.1
 
-| row             | width |                         mIoU [%] | published |                  error | published |
-| --------------- | ----: | -------------------------------: | --------: | ---------------------: | --------: |
-| as published    |       |             42.0 ± 2.0 (3 seeds) |      40.2 | 0.50 ± 0.25 (3 seeds) |           |
-| half \\| as wide |   1/2 | 41.5 ± 2.1 (2 seeds, 1 diverged) |      38.0 |               diverged |      0.50 |
-| strong <aug>    |       |         **45.0 ± 1.0** (3 seeds) |      43.3 |                        |           |
+| row | width | mIoU [%] | published | error | published |
+| - | -: | -: | -: | -: | -: |
+| as published | | 42.0 ± 2.0 (3 seeds) | 40.2 | 0.50 ± 0.25 (3 seeds) | |
+| half \\| as wide | 1/2 | 41.5 ± 2.1 (2 seeds, 1 diverged) | 38.0 | diverged | 0.50 |
+| strong <aug> | | **45.0 ± 1.0** (3 seeds) | 43.3 | | |
 
-Ours: mean ± sample standard deviation over the seeds, the best in bold. Published: as in the paper. An empty cell was \
-not measured, or not published.
+Ours: mean ± sample standard deviation over the seeds, the best in bold. Published: as in the \
+paper. An empty cell was not measured, or not published.
 
 | claim | difference in | published | ours | smallest effect | seeds that agree | verdict |
 | - | -: | -: | -: | -: | -: | -: |
-| augmentation helps | mIoU [%] | +3.1 | +3.0 ± 2.6 (3 seeds) | 6.6 | 2 of 3 | holds, within spread |
-| width helps | mIoU [%] | +2.2 | -0.5 ± 0.7 (2 seeds) | 6.4 | 0 of 2 | does not hold, within spread |
+| augmentation helps | mIoU [%] | +3.1 | +3.0 ± 2.6 (3 seeds) | 6.6 | 2 of 3 | \
+holds, within spread |
+| width helps | mIoU [%] | +2.2 | -0.5 ± 0.7 (2 seeds) | 6.4 | 0 of 2 | \
+does not hold, within spread |
 | thin errs more | error | | | | | not measured |
 
-Ours: difference of the two rows, paired by seed, ± sample standard deviation. "holds" is the sign of the mean, \
-"within spread" a mean that a t-test at 5 % cannot tell from 0, "undecided" a mean of exactly 0, "withheld" a claim \
-whose conditions do not hold. Smallest effect: the size that a mean needs to be told from 0. 2 claims were tested at \
-5%. If no row differed from another, chance alone would put 0.1 of them beyond the spread, 0.05 with the claimed sign.
+Ours: difference of the two rows, paired by seed, ± sample standard deviation. "holds" is the \
+sign of the mean, "within spread" a mean that a t-test at 5 % cannot tell from 0, "undecided" a \
+mean of exactly 0, "withheld" a claim whose conditions do not hold. Smallest effect: the size \
+that a mean needs to be told from 0. 2 claims were tested at 5%. If no row differed from another, \
+chance alone would put 0.1 of them beyond the spread, 0.05 with the claimed sign.
 
 - thin, seed 2 diverged: stage 'last', step 7: the loss is nan
 """

@@ -201,7 +201,7 @@ def _street(rng, has: Contents) -> Street:
     )
 
 
-# --- buildings ----------------------------------------------------------------------------------
+# --- buildings ------------------------------------------------------------------------------------
 
 
 def _facade(rng, stone):
@@ -315,7 +315,7 @@ def _backdrop(street, rng) -> list[Shape]:
     return parts
 
 
-# --- plants and borders -------------------------------------------------------------------------
+# --- plants and borders ---------------------------------------------------------------------------
 
 
 def _garden(street, rng, side, y0, y1) -> list[Shape]:
@@ -419,7 +419,7 @@ def _trees(street, rng, density) -> list[Shape]:
     return parts
 
 
-# --- street furniture ---------------------------------------------------------------------------
+# --- street furniture -----------------------------------------------------------------------------
 
 
 def _post(rng, height, radius, colour) -> Shape:
@@ -560,7 +560,7 @@ def _bins(street, rng) -> list[Shape]:
     return parts
 
 
-# --- vehicles -----------------------------------------------------------------------------------
+# --- vehicles -------------------------------------------------------------------------------------
 
 
 def _paint(rng):
@@ -745,7 +745,7 @@ def _add_waiting_cars(traffic: _Traffic) -> None:
                 traffic.parts.append(traffic.instances.new(placed))
 
 
-# --- people -------------------------------------------------------------------------------------
+# --- people ---------------------------------------------------------------------------------------
 
 
 def _people(street, rng, has: Contents, instances) -> list[Shape]:
