@@ -35,7 +35,7 @@ class ClassSpec:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes C."""
+        """Returns the number of classes C."""
         return len(self.names)
 
 

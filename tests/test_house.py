@@ -108,6 +108,50 @@ def test_words_that_live_in_one_place(path):
         assert heavy not in code
 
 
+STYLE = (
+    house.long_functions,
+    house.uncommented_functions,
+    house.docstring_errors,
+    house.parallel_calls,
+)
+
+
+@pytest.mark.parametrize('check', STYLE, ids=lambda check: check.__name__)
+@pytest.mark.parametrize('path', SOURCES, ids=by_path)
+def test_style(path, check):
+    assert check(path) == []
+
+
+BLOCK = '    x = 1\n'
+
+
+@pytest.mark.parametrize(
+    'check, good, bad',
+    [
+        (house.long_functions, 'def f():\n' + 59 * BLOCK, 'def f():\n' + 60 * BLOCK),
+        (house.uncommented_functions, 'def f():\n' + 20 * BLOCK, 'def f():\n' + 21 * BLOCK),
+        (
+            house.uncommented_functions,
+            'def f():\n    """Does."""\n    # Why.\n' + 21 * BLOCK,
+            '# Why.\ndef f():\n    """Does. # No comment."""\n' + 21 * BLOCK,
+        ),
+        (house.docstring_errors, '"""A module.\n\nMore\n"""', '"""A module\n\nMore.\n"""'),
+        (
+            house.docstring_errors,
+            f'class A:\n    """{99 * "a"}."""',
+            f'class A:\n    """{100 * "a"}."""',
+        ),
+        (house.parallel_calls, 'a, b = f(x), 1', 'a, b = f(x), g(y)[0]'),
+        (house.parallel_calls, 'a, b = f(g(x))', 'def h():\n    a, b = f(x), g(y)'),
+    ],
+)
+def test_style_errors_are_found(tmp_path, check, good, bad):
+    for name, source, count in (('good', good, 0), ('bad', bad, 1)):
+        path = tmp_path / f'{name}.py'
+        path.write_text(source, encoding='utf-8')
+        assert len(check(path)) == count, name
+
+
 def test_every_file_parses():
     for folder in ('segjax', 'configs', 'tests', 'launch'):
         assert compileall.compile_dir(REPOSITORY / folder, quiet=1, force=True)

@@ -108,12 +108,11 @@ def test_the_picture_of_readme_is_drawn_from_a_run_folder(tmp_path, monkeypatch)
     spec = importlib.util.spec_from_file_location('make_picture', path)
     make_picture = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make_picture)
-    for stage in make_picture.STAGES:
-        for rank in range(make_picture.NUM_ROWS):
-            for panel in ('image', 'truth', 'prediction'):
-                file = tmp_path / f'cycle_{stage}/pictures/same_{rank:02d}/{panel}.png'
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(files.encode_png(np.full((8, 16, 3), 99, np.uint8)))
+    for row in make_picture.ROWS:
+        for column in make_picture.COLUMNS:
+            file = tmp_path / f'segmentation/pictures/{row}/{column}.png'
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(files.encode_png(np.full((8, 16, 3), 99, np.uint8)))
     monkeypatch.setattr(make_picture, 'OUT', tmp_path / 'picture.png')
     make_picture.main(str(tmp_path))
     assert (tmp_path / 'picture.png').stat().st_size > 0

@@ -39,6 +39,7 @@ def parse_arg(arg: str, variants: tuple[str, ...], **spec: Any) -> ml_collection
     parsed = ml_collections.ConfigDict({'variant': '', **spec})
     for position, item in enumerate(filter(None, arg.split(','))):
         key, equals, text = item.partition('=')
+        # A first item without `=` is the variant. Later ones are flags.
         if not equals and position == 0:
             if key not in variants:
                 raise unknown_name('--config file.py:<variant>', key, variants)
@@ -48,6 +49,7 @@ def parse_arg(arg: str, variants: tuple[str, ...], **spec: Any) -> ml_collection
         elif key not in spec:
             raise unknown_name('--config file.py:...,<argument>=', key, spec)
         else:
+            # The default decides how the text is read.
             try:
                 parsed[key] = typed(text, spec[key])
             except ValueError as error:

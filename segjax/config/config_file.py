@@ -192,8 +192,10 @@ def call(path: pathlib.Path, function: Callable[[], Any]) -> Any:
     """
     try:
         return function()
+    # InputErrors already say what to mend.
     except InputError:
         raise
+    # sys.exit would end the program without a word.
     except SystemExit as error:
         raise InputError(
             str(path),
@@ -201,11 +203,13 @@ def call(path: pathlib.Path, function: Callable[[], Any]) -> Any:
             expected='a file that returns a config',
             fix=f'remove this call from {path}',
         ) from None
+    # A syntax error names its place in its own fields, not in the traceback.
     except SyntaxError as error:
         wrong = _syntax_error(path, error)
         if wrong is None:
             raise
         raise wrong from error
+    # Errors without a line of the file are bugs of segjax or of a library.
     except Exception as error:
         wrong = _error_in_file(path, error)
         if wrong is None:
@@ -259,6 +263,7 @@ def assign(config: ml_collections.ConfigDict, assignments: Iterable[Assignment])
       InputError: an unknown key (with the nearest key), a section, or a value of another type.
     """
     for key, text in assignments:
+        # The section of the key. `path` names the place in errors.
         *sections, last = key.split('.')
         values = config
         path = '--config'
@@ -272,6 +277,7 @@ def assign(config: ml_collections.ConfigDict, assignments: Iterable[Assignment])
                     expected='a value: this is no section',
                     fix=f'{path}={typed_text(values)}',
                 )
+        # The key has to be a single value, whose type the text must have.
         old = _entry(values, path, last)
         path += f'.{last}'
         if isinstance(old, ml_collections.ConfigDict):
@@ -282,6 +288,7 @@ def assign(config: ml_collections.ConfigDict, assignments: Iterable[Assignment])
                 fix=_first_key(path, old),
             )
         value = _typed(config, key, text, old)
+        # Another name has other keys, so the section is replaced as a whole.
         if last == 'name' and value != old and _depends_on_name(config, sections):
             config_lib.choose(config, sections[0], value)
         else:

@@ -58,6 +58,7 @@ def schedule(optim: ml_collections.ConfigDict, num_steps: int, where: str = 'opt
     """
     if optim.schedule not in SCHEDULES:
         raise unknown_name(f'{where}.schedule', optim.schedule, SCHEDULES)
+    # Such a warm-up is most likely left over from a longer training.
     if 0 < num_steps < optim.warmup_steps:
         raise InputError(
             f'{where}.warmup_steps',
@@ -65,6 +66,7 @@ def schedule(optim: ml_collections.ConfigDict, num_steps: int, where: str = 'opt
             expected=f'at most {num_steps}',
             fix=f'--config.{where}.warmup_steps={num_steps // 10}',
         )
+    # Values are read once, so that `rate` depends on the step alone.
     total = max(num_steps, 1)
     decay = _decay(optim, total)
     learning_rate = optim.learning_rate
@@ -155,6 +157,7 @@ def make(
     Raises:
       InputError: unknown optimiser or schedule, or a pattern that matches no parameter.
     """
+    # Steps 3 to 5. The place of the decay distinguishes adam from adamw.
     decay = []
     if optim.weight_decay > 0:
         is_decayed = jax.tree_util.tree_map_with_path(
@@ -168,7 +171,7 @@ def make(
     cores = {'sgd': [*decay, momentum], 'adam': [*decay, adam], 'adamw': [adam, *decay]}
     if optim.name not in cores:
         raise unknown_name(f'{where}.name', optim.name, cores)
-    steps = [optax.stateless(_to_float32)]
+    steps = [optax.stateless(_to_float32)]  # in the order of the docstring
     if optim.clip_norm > 0:
         steps.append(optax.clip_by_global_norm(optim.clip_norm))
     steps += cores[optim.name]

@@ -99,17 +99,17 @@ class Topology:
 
     @property
     def local_count(self) -> int:
-        """Number of devices of this process."""
+        """Returns the number of devices of this process."""
         return sum(d.process_index == jax.process_index() for d in self.devices)
 
     @property
     def count(self) -> int:
-        """Number of devices of all processes."""
+        """Returns the number of devices of all processes."""
         return self.local_count * jax.process_count()
 
     @property
     def mesh(self) -> Mesh:
-        """The devices in a row, with the axis AXIS."""
+        """Returns the mesh of the devices in a row, with the axis AXIS."""
         return jax.make_mesh(
             (len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices
         )

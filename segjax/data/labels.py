@@ -444,6 +444,7 @@ def _parse(path: pathlib.Path) -> Any:
         return (
             text_files.parse_json(text) if path.suffix == '.json' else text_files.parse_yaml(text)
         )
+    # Most likely the path is mistyped, so the fix shows the key.
     except OSError as error:
         reason = 'no such file' if isinstance(error, FileNotFoundError) else str(error)
         raise _bad(
@@ -456,6 +457,7 @@ def _parse(path: pathlib.Path) -> Any:
         raise _bad(
             path, f'cannot be parsed: {error}', 'text in UTF-8', 'save it as UTF-8'
         ) from error
+    # YAML forbids tabs, and its message does not say so.
     except ValueError as error:
         fix = 'indent with spaces' if r"'\t'" in str(error) else ''
         raise _bad(

@@ -337,6 +337,7 @@ def survey(
             dilations['/'.join(module.path)] = module.dilation
         return call(*args, **kwargs)
 
+    # Traces the net on a small image, without arithmetic. `note` sees every layer.
     net = models.build_from(
         'segmentation',
         config.model,
@@ -348,6 +349,7 @@ def survey(
     image = jnp.zeros((1, 64, 64, 3), jnp.float32)
     with nn.intercept_methods(note):
         variables = jax.eval_shape(lambda: net.init(jax.random.key(0), image, train=False))
+    # A module has several statistics. dict.fromkeys keeps the first of each, in order.
     modules = [name.rpartition('/')[0] for name in named_leaves(variables.get('batch_stats', {}))]
     return dilations, tuple(dict.fromkeys(modules))
 

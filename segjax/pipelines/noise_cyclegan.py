@@ -706,6 +706,7 @@ def make_generators_step(system: System) -> Callable:
     generator_loss = make_generator_loss(system)
 
     def generators_step(state: TrainState, batch: Batch, keys: Keys):
+        # The loss holds D fixed at its value in `state`.
         value_and_grad = parallel.global_value_and_grad(
             generator_loss(state), weight_of, config.train.accumulate, shared=('noise',)
         )
@@ -714,6 +715,7 @@ def make_generators_step(system: System) -> Callable:
             generators, state.model_state, batch, keys
         )
 
+        # Each term is logged, and the signal-to-noise ratio where noise was added.
         metrics = {
             'loss': Mean(loss, jnp.float32(1)),
             'learning_rate': optim.learning_rate(config.optim, config.train.num_steps, state.step),

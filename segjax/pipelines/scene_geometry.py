@@ -229,6 +229,7 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     depth, pose = make_depth_nets(config)
 
     def init(key: PRNGKey, batch: Batch) -> dict[str, PyTree]:
+        # Initialisation needs shapes alone, so one example is enough.
         image = batch['image'][:1]
         frames = batch['image_frames'][:1]
         return {
@@ -247,6 +248,7 @@ def depth_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
         )
         return disparities, outputs, {'depth': depth_state, 'pose': pose_state}
 
+    # `video_stage` adds losses, optimisers and scores.
     nets = VideoNets(init, apply, depth.depth_of, pose, ('depth', 'pose'))
     return video_stage(config, spec, 'depth', nets)
 
@@ -315,7 +317,7 @@ def video_stage(
 
     def infer(state: TrainState, batch: Batch):
         disparities, outputs, _ = nets.apply(state.params, state.model_state, batch, train=False)
-        disparity = disparities[0]
+        disparity = disparities[0]  # the finest scale
         motions = pose.motions(outputs)
         return disparity, nets.depth_of, pose.at_depth(motions, nets.depth_of(disparity))
 
@@ -390,6 +392,7 @@ def make_tasks(config: ml_collections.ConfigDict, spec: DataSpec) -> Tasks:
     model = config.model
     depth_from = config.geometry.depth_from
     decoder = None
+    # Depth limits, taps and decoder depend on the net that predicts depth.
     limits = (config.depth.min_depth, config.depth.max_depth)
     if model.name == OWN_DEPTH:
         limits = (model.min_depth, model.max_depth)
@@ -404,6 +407,7 @@ def make_tasks(config: ml_collections.ConfigDict, spec: DataSpec) -> Tasks:
     net = segmentation.make_image_net(config, segmentation.num_outputs(config, spec), model)
     depth_net, pose = make_depth_nets(config)
 
+    # The frozen net converts disparities as in its own training.
     if depth_from == 'pretrained':
 
         def frozen(state: TrainState, image: Array) -> Array:
@@ -439,6 +443,7 @@ def make_init(config: ml_collections.ConfigDict, tasks: Tasks) -> Callable:
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
         image = batch['image'][:1]
         variables = {'segmenter': tasks.net.init(rng.named(key, 'segmenter'), image)}
+        # The decoder is initialised for the features of the encoder.
         if tasks.decoder is not None:
             features = _feature_shapes(tasks.net, variables['segmenter'], image)
             variables['depth'] = tasks.decoder.lazy_init(
@@ -449,6 +454,7 @@ def make_init(config: ml_collections.ConfigDict, tasks: Tasks) -> Callable:
             variables['pose'] = tasks.pose.init(rng.named(key, 'pose'), image, frames)
         params, model_state = split_variables(variables)
 
+        # The frozen net comes from the stage `depth` as it is.
         if tasks.frozen is not None:
             before = earlier['depth']
             params['depth'] = before.params['depth']

@@ -127,6 +127,7 @@ def panels(
         if panel in without or (only and panel not in only):
             continue
         path = folder / f'{panel}.png'
+        # Pictures may be deleted to save space. The remaining ones are shown.
         if not path.exists():
             continue
         uri, colours_of_panel = html.inline_picture(path)
@@ -137,6 +138,7 @@ def panels(
             f'<figure><img src="{uri}" alt="{alt}">'
             f'<figcaption>{escape(label(panel))}</figcaption></figure>'
         )
+    # Lines of equal length: as few lines as fit, filled evenly.
     count = len(figures)
     few = ' few' if count < 3 else ''
     num_lines = max(1, math.ceil(count / PANELS_A_LINE))

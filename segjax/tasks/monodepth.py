@@ -162,6 +162,7 @@ def make_pose_net(
     """
     if masks:
         _check_masks(section.name)
+    # Only nets that predict masks have the field.
     fields = {'masks': True} if masks else {}
     earlier = tuple(offset < 0 for offset in frames)
     net = models.build_from(
@@ -178,6 +179,7 @@ def make_pose_net(
 
     def motions(outputs: Mapping[str, Array]) -> Array:
         matrices = warp.rigid_motion(outputs['motion'], net.convention)
+        # Some nets predict motions from the earlier to the later frame.
         inverted = jnp.array(net.inverted)[:, None, None]
         return jnp.where(inverted, warp.invert_motion(matrices), matrices)
 

@@ -47,12 +47,14 @@ def make_terms(config: ml_collections.ConfigDict, spec: DataSpec) -> Callable:
     Logits are resized to the label first.
     """
     settings = config.loss
+    # Weights depend on the whole training split, so they are constants of the loss.
     pixels, ignored = segmentation.class_pixels(config, spec)
     class_weights = losses.class_weights(
         pixels, ignored, settings.class_weights, k=settings.weight_k
     )
 
     def pixel_loss(logits: Array, batch: Batch) -> Mean:
+        # The loss is in float32 at the size of the label, whatever the dtype of the net.
         logits = resize.bilinear(logits.astype(jnp.float32), batch['label'].shape[1:])
         label = segmentation.train_label(batch['label'], config, spec)
         if settings.name == 'ohem':

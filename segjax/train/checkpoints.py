@@ -66,6 +66,7 @@ class Checkpoints:
     ):
         self._name, mode = monitor
         self._folder = folder.absolute()
+        # A checkpoint is kept if it is among the newest or the best.
         policies: list[Any] = [_POLICIES.LatestN(keep_last)]
         if keep_best:
             policies.append(
@@ -77,6 +78,7 @@ class Checkpoints:
                 )
             )
         self._policy = _POLICIES.AnyPreservationPolicy(policies)
+        # A reader changes nothing in the folder of a run that may still be training.
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
             best_fn=lambda m: m['score'],
@@ -198,6 +200,7 @@ class Checkpoints:
           InputError: no checkpoint can be read, or the arrays are not as expected. Starting over
             would silently discard the user's training.
         """
+        # Newest first.
         candidates = [step] if step is not None else sorted(self.steps(), reverse=True)
         damaged: list[int] = []
         for candidate in candidates:
@@ -205,13 +208,16 @@ class Checkpoints:
             if content is None:
                 damaged.append(candidate)
                 continue
+            # All processes must resume at the same step.
             if parallel.of_main(candidate) != candidate:
                 raise RuntimeError(
                     f'{self._folder}: the processes read different checkpoints, {candidate} here'
                 )
+            # Damaged checkpoints are put away only now that an older one could be read.
             self._set_aside(damaged)
             raw, record = content
             return _strict(raw, abstract, self._folder / str(candidate)), record
+        # Unreadable checkpoints are no reason to start over.
         if candidates:
             raise InputError(
                 str(self._folder),
@@ -280,6 +286,7 @@ def _strict(raw: dict[str, PyTree], abstract: TrainState, where: pathlib.Path) -
     arrays = named_leaves(raw)
     paths, treedef = jax.tree_util.tree_flatten_with_path(_as_dict(abstract))
     expected = {path_name(path): leaf for path, leaf in paths}
+    # All differences are collected, so that one error shows several.
     missing = [f'no {name}' for name in sorted(set(expected) - set(arrays))]
     surplus = [f'unexpected {name}' for name in sorted(set(arrays) - set(expected))]
     different = []
@@ -299,6 +306,7 @@ def _strict(raw: dict[str, PyTree], abstract: TrainState, where: pathlib.Path) -
             fix='leave --config and its keys out to use the config of the folder, '
             'or use another --workdir',
         )
+    # `expected` has the order of the leaves of the structure.
     leaves = [np.asarray(arrays[name]) for name in expected]
     return TrainState(**jax.tree_util.tree_unflatten(treedef, leaves))
 
@@ -449,12 +457,14 @@ def merge_params(
       InputError: an array of another shape, or patterns that match nothing although some net could
         be loaded.
     """
+    # `merge` collects what was loaded, kept and refused, over both fields.
     merge = _Merge([], [], {}, [])
     fields = {}
     for field in ('params', 'model_state'):
         fields[field] = _merge_field(
             getattr(state, field), named_leaves(source[field]), field, patterns, inherited, merge
         )
+    # A few names show the kind of mistake.
     if merge.wrong:
         shown = list(merge.wrong.items())[:4]
         raise InputError(
@@ -463,6 +473,7 @@ def merge_params(
             expected='arrays of equal shape',
             fix=_without(patterns, merge.clashing),
         )
+    # With inherited nets, nothing else needs to match.
     if not merge.loaded and not inherited:
         raise InputError(
             'config.init_from.nets',

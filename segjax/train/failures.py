@@ -131,6 +131,7 @@ def _of_system(error: OSError, place: str) -> str | None:
 def _of_devices(text: str) -> str | None:
     """Returns the text for an error of jax. Only its message tells its kind, not its type."""
     got = first_line(text)[:400]
+    # Specific causes first: their texts also match the general patterns below.
     if 'RESOURCE_EXHAUSTED' in text or re.search(r'[Oo]ut of memory', text):
         return _message('memory of the devices', got, 'programs that fit', _MEMORY)
     ended = re.search(_WORKER, text)
@@ -142,6 +143,7 @@ def _of_devices(text: str) -> str | None:
             '(bash launch/env.sh)'
         )
         return _message('devices', got, 'the accelerator that jax was told to use', fix)
+    # Errors without a code of XLA are not about devices or networks.
     if not re.match(_CODE, text):
         return None
     if re.search(_DEVICE, text):

@@ -102,6 +102,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     Raises:
       InputError: another process is training in the folder.
     """
+    # The main process holds the lock for all processes.
     if not parallel.is_main():
         yield
         return
@@ -116,6 +117,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
                 expected='a free folder',
                 fix='wait for that training, stop it, or use another --workdir',
             ) from error
+        # Some network file systems have no locks. That must not stop a training.
         except OSError as error:
             logging.error(
                 '%s: this file system cannot lock (%s); make sure that only one run uses it',

@@ -240,9 +240,11 @@ def check_classes(folder: pathlib.Path, config: ml_collections.ConfigDict, spec:
       config: of the command.
       spec: of its data.
     """
+    # A folder without a finished start has nothing to compare with.
     complete = (folder / CONFIG).exists() and (folder / SPEC).exists()
     if not complete or not initialization.has_begun(folder):
         return
+    # Names and order are the meaning of the outputs of the net.
     known = stored_spec(folder).classes
     difference = class_differences(known, spec.classes, ids=False, colors=False)
     if difference:
@@ -252,6 +254,7 @@ def check_classes(folder: pathlib.Path, config: ml_collections.ConfigDict, spec:
             expected='the classes that the net was trained on, in the same order',
             fix=f'list them as {folder / SPEC} does, under "names"',
         )
+    # Ids are the meaning of the label files, which are the same at the same place.
     difference = class_differences(known, spec.classes, colors=False)
     trained_on = config_lib.from_json(stored_files.read_config(folder / CONFIG)).data
     if difference and _place(trained_on) == _place(config.data):

@@ -7,7 +7,10 @@ wherever in a file it stands. Rooms may import only rooms that come earlier in `
 """
 
 import ast
+import functools
+import io
 import pathlib
+import tokenize
 from collections.abc import Iterator
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -56,6 +59,18 @@ TABLE = (
 )
 """Modules of segjax/modes/table. Each may import only earlier ones."""
 
+MAX_FUNCTION_LINES = 60
+MAX_UNCOMMENTED_LINES = 20
+MAX_LINE_LENGTH = 100
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@functools.cache
+def parse(path: pathlib.Path) -> ast.Module:
+    """Returns the syntax tree of a file. Callers must not change the tree."""
+    return ast.parse(path.read_text(encoding='utf-8'))
+
 
 def room(path: pathlib.Path) -> str:
     """Returns the room of a file.
@@ -67,7 +82,7 @@ def room(path: pathlib.Path) -> str:
 
 def imported_modules(path: pathlib.Path) -> Iterator[str]:
     """Yields the full names that a file imports, at its top and inside functions."""
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 yield f'{node.module}.{alias.name}'
@@ -84,14 +99,20 @@ def imported_rooms(path: pathlib.Path) -> set[str]:
 
 def arrows() -> set[tuple[str, str]]:
     """Returns (importing room, imported room) of all imports between rooms."""
-    found = set()
+    pairs = set()
     for path in SOURCES:
-        here = room(path)
-        found |= {(here, there) for there in imported_rooms(path) if here and there != here}
-    return found
+        importing = room(path)
+        for imported in imported_rooms(path):
+            if importing and imported != importing:
+                pairs.add((importing, imported))
+    return pairs
 
 
+<<<<<<< HEAD
 def floors(found: set[tuple[str, str]]) -> dict[str, int]:
+=======
+def floors(pairs: set[tuple[str, str]]) -> dict[str, int]:
+>>>>>>> 1770b30e87a247fe39610c0768ca54e74a54c85c
     """Returns the floor of each room.
 
     A room without imports is on floor 0. Any other room is one above the highest that it imports.
@@ -102,7 +123,7 @@ def floors(found: set[tuple[str, str]]) -> dict[str, int]:
     floor: dict[str, int] = {}
     while len(floor) < len(ROOMS):
         below = {
-            name: {there for here, there in found if here == name}
+            name: {imported for importing, imported in pairs if importing == name}
             for name in ROOMS
             if name not in floor
         }
@@ -117,15 +138,96 @@ def floors(found: set[tuple[str, str]]) -> dict[str, int]:
     return floor
 
 
+# --- style ----------------------------------------------------------------------------------------
+
+
+def functions(path: pathlib.Path) -> Iterator[Function]:
+    """Yields all functions of a file, with methods and functions inside functions."""
+    for node in ast.walk(parse(path)):
+        if isinstance(node, Function):
+            yield node
+
+
+def long_functions(path: pathlib.Path) -> list[str]:
+    """Returns an error for each function of more than MAX_FUNCTION_LINES lines.
+
+    The docstring counts. Decorators do not.
+    """
+    errors = []
+    for function in functions(path):
+        length = function.end_lineno - function.lineno + 1
+        if length > MAX_FUNCTION_LINES:
+            errors.append(f'line {function.lineno}: {function.name} has {length} lines')
+    return errors
+
+
+def uncommented_functions(path: pathlib.Path) -> list[str]:
+    """Returns an error for each function without a comment in more than MAX_UNCOMMENTED_LINES.
+
+    The docstring does not count.
+    """
+    reader = io.StringIO(path.read_text(encoding='utf-8')).readline
+    comments = {
+        token.start[0]
+        for token in tokenize.generate_tokens(reader)
+        if token.type == tokenize.COMMENT
+    }
+    errors = []
+    for function in functions(path):
+        first = function.body[0]
+        start = first.end_lineno + 1 if ast.get_docstring(function) else first.lineno
+        lines = range(start, function.end_lineno + 1)
+        if len(lines) > MAX_UNCOMMENTED_LINES and comments.isdisjoint(lines):
+            errors.append(f'line {function.lineno}: {function.name} has no comment')
+    return errors
+
+
+def docstring_errors(path: pathlib.Path) -> list[str]:
+    """Returns an error for each docstring whose first line is too long or has no full stop."""
+    errors = []
+    for node in ast.walk(parse(path)):
+        if not isinstance(node, Function | ast.ClassDef | ast.Module):
+            continue
+        docstring = ast.get_docstring(node)
+        if docstring is None:
+            continue
+        first = docstring.partition('\n')[0]
+        name = getattr(node, 'name', 'the module')
+        if not first.endswith('.'):
+            errors.append(f'{name}: no full stop after {first!r}')
+        if len(first) > MAX_LINE_LENGTH:
+            errors.append(f'{name}: more than {MAX_LINE_LENGTH} characters in {first!r}')
+    return errors
+
+
+def parallel_calls(path: pathlib.Path) -> list[str]:
+    """Returns an error for each assignment of several calls to several names at once."""
+    errors = []
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+            unpacked = isinstance(node.targets[0], ast.Tuple)
+            calls = [value for value in node.value.elts if _has_call(value)]
+            if unpacked and len(calls) > 1:
+                errors.append(f'line {node.lineno}: {ast.unparse(node)}')
+    return errors
+
+
+def _has_call(node: ast.AST) -> bool:
+    return any(isinstance(part, ast.Call) for part in ast.walk(node))
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
 def main() -> None:
     """Prints the rooms by floor, and counts the arrows."""
-    found = arrows()
-    floor = floors(found)
+    pairs = arrows()
+    floor = floors(pairs)
     for level in range(max(floor.values()) + 1):
         print(f'floor {level}  ' + ' '.join(name for name in ROOMS if floor[name] == level))
-    up = [(here, there) for here, there in found if ROOMS.index(there) > ROOMS.index(here)]
+    up = [pair for pair in pairs if ROOMS.index(pair[1]) > ROOMS.index(pair[0])]
     print(
-        f'{len(ROOMS)} rooms, {max(floor.values()) + 1} floors, {len(found)} arrows, {len(up)} up'
+        f'{len(ROOMS)} rooms, {max(floor.values()) + 1} floors, {len(pairs)} arrows, {len(up)} up'
     )
 
 

@@ -313,6 +313,7 @@ class EfficientNet(nn.Module):
 
     def _backbone(self, train: bool) -> Backbone:
         """Builds the backbone."""
+        # Makers of layers, so that the blocks need not know the options of the net.
         padding = PADDINGS[self.padding]
         zeros = nn.initializers.zeros
         conv = functools.partial(Conv, kernel_init=he_fan_out, bias_init=zeros, dtype=self.dtype)
@@ -327,6 +328,7 @@ class EfficientNet(nn.Module):
             dtype=self.dtype,
             axis_name=self.axis_name,
         )
+        # A given stem replaces the usual convolution.
         return Backbone(
             self.variant,
             conv=conv,

@@ -197,11 +197,13 @@ class ResNet(nn.Module):
         """
         n = scaled(64, self.width)
         features = {}
+        # One convolution, as published.
         if self.stem == '7x7':
             x = self.conv(n, (7, 7), strides=2, name='conv1')(x)
             x = self.norm(name='bn1')(x)
             features['conv1_1'] = x
         else:
+            # Three convolutions. Layers are numbered like those of torch, where ReLUs count.
             x = self.conv(n, (3, 3), strides=2, name='conv1_0')(x)
             x = self.norm(name='conv1_1')(x)
             features['conv1_1'] = x
@@ -214,6 +216,7 @@ class ResNet(nn.Module):
             x = self.norm(name='bn1')(x)
             features['conv1_3'] = x
         x = nn.relu(x)
+        # The features have stride 2, the result has stride 4.
         x = max_pool(x, window=3, strides=2, padding=1, ceil=self.ceil_pool)
         return x, features
 

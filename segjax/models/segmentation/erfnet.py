@@ -285,6 +285,7 @@ class ERFNet(nn.Module):
 
     def _layers(self, train: bool) -> dict[str, Callable]:
         """Returns the makers of layers: 'conv', 'conv_transpose' and 'norm'."""
+        # Without `init_std`, each layer has its default initialisation.
         kernel_init = None
         bias_init = None
         scale_init = nn.initializers.ones
@@ -292,6 +293,7 @@ class ERFNet(nn.Module):
             kernel_init = normal(self.init_std)
             bias_init = nn.initializers.zeros
             scale_init = normal(self.init_std, mean=1.0)
+        # Only convolutions have `forms`.
         shared = dict(
             use_bias=self.use_bias, kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype
         )

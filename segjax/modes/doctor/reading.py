@@ -163,15 +163,18 @@ def unseen_classes(
     """Warns of splits without labelled pixels, or without a pixel of some classes."""
     findings = []
     for split, summary in splits.items():
+        # Nothing was read of this split.
         if not summary.sizes:
             continue
         where = f'split {split!r}'
         pixels = summary.counts[: classes.num_classes]
         if pixels.sum() == 0:
+            # The ids are most likely of another coding.
             message = 'not a single labelled pixel: everything is void'
             fix = 'check what the ids in the labels mean'
             findings.append(Finding('warning', where, message, fix))
         elif (pixels == 0).any():
+            # Names alone would not tell which ids the labels lack.
             unseen = []
             for name, number, count in zip(classes.names, classes.ids, pixels):
                 if count == 0:
@@ -182,6 +185,7 @@ def unseen_classes(
                 f'{len(unseen)} of {classes.num_classes} classes never seen, {effect}: '
                 + ', '.join(unseen)
             )
+            # If only the first class is missing, the ids may start at 1.
             fix = 'check the class list' if 0 in pixels[1:] else OFF_BY_ONE
             findings.append(Finding('warning', where, message, fix))
     return findings

@@ -109,6 +109,7 @@ def _made_by(opened: driver.Run, stage: Stage, state: TrainState) -> dict[str, A
 def _print_summary(summary: Mapping[str, Any], input_folder: str, output_folder: str) -> None:
     """Prints the number of images, the speed, and notes about sizes and older results."""
     skipped = summary['skipped']
+    # The speed has no meaning where every image was there already.
     if summary['images']:
         print(
             f'{summary["images"]} images ({skipped} were there already) in {output_folder}: '
@@ -118,12 +119,14 @@ def _print_summary(summary: Mapping[str, Any], input_folder: str, output_folder:
     else:
         print(f'0 images: all {skipped} were there already, in {output_folder}')
     largest = summary['largest']
+    # At this scale, objects are larger than in training.
     if largest >= 2:
         print(
             f'note: an image is {largest:.1f} times as large as the images that the net was '
             f'trained on. It was cut into tiles at that scale. To show it to the net as a whole, '
             f'add --config.predict.scales="({1 / largest:.3g},)"'
         )
+    # Results of another folder could be mistaken for these.
     if summary['others']:
         print(
             f'note: {output_folder} also holds results of images that are not in {input_folder}: '

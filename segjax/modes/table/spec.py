@@ -235,6 +235,7 @@ def load(path: pathlib.Path) -> Table:
 
 def _check(table: Table, where: str) -> None:
     """Raises InputError if names are not unique, or name nothing that exists."""
+    # Types first: the checks below read fields of the entries.
     entries = {
         'columns': Column,
         'rows': Row,
@@ -245,6 +246,7 @@ def _check(table: Table, where: str) -> None:
     for field, kind in entries.items():
         empty = field not in ('columns', 'rows')
         _check_tuple(f'{where}: {field}', getattr(table, field), kind, empty)
+    # Names, before the checks that look them up.
     columns = _unique(f'{where}: columns', (column.name for column in table.columns))
     keys = _unique(f'{where}: rows', (row.key for row in table.rows))
     for column in table.columns:
@@ -252,11 +254,13 @@ def _check(table: Table, where: str) -> None:
     for row in table.rows:
         _check_row(f'{where}: row {row.key!r}', row, columns)
     _check_starts(table, where)
+    # Scales and their seeds.
     _check_mapping(f'{where}: scales', table.scales, Scale, "{'quick': Scale('quick', (0, 1, 2))}")
     for name, scale in table.scales.items():
         _check_tuple(f'{where}: seeds of scale {name!r}', scale.seeds, int)
         _unique(f'{where}: seeds of scale {name!r}', scale.seeds)
         _check_overrides(f'{where}: scale {name!r}', scale.overrides)
+    # Everything that compares rows refers to columns and rows by name.
     for claim in table.claims:
         _check_claim(f'{where}: claim {claim.text!r}', claim, columns, keys)
     for headline in table.headlines:

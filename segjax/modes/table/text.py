@@ -154,6 +154,7 @@ def facts(measured: Measured) -> dict[str, str]:
     def each(value: Callable[[ml_collections.ConfigDict], Any]) -> str:
         return _listed(value(config) for config in configs)
 
+    # Runs that have not begun have no environment.
     environments = []
     for run in plan.runs:
         path = run.folder / 'environment.json'
@@ -421,6 +422,7 @@ def as_json(measured: Measured) -> dict[str, Any]:
 def _row_json(measured: Measured, row: Row) -> dict[str, Any]:
     """Returns a row with its start, its scores by seed, and its speeds by column."""
     plan = measured.plan
+    # A seed without scores has not run, and is left out.
     seeds = {}
     for seed in plan.seeds:
         outcome = measured.outcomes[row.key, seed]
@@ -432,6 +434,7 @@ def _row_json(measured: Measured, row: Row) -> dict[str, Any]:
             seeds[seed] = {column.name: score_at(scores, column.score) for column in columns}
             if 'IoU' in scores:
                 seeds[seed]['IoU'] = scores['IoU']
+    # Speed is measured once for all seeds.
     speed = {}
     for column in plan.table.columns:
         if column.speed:

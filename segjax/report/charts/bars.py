@@ -28,6 +28,7 @@ def histogram(
     """
     if not counts or len(edges) < 2:
         return ''
+    # Labels are to the left of the axis, all histograms to its right.
     left = 14 + LETTER * max(map(len, counts))
     right = width - 12
     bottom = 6 + HISTOGRAM_HEIGHT * len(counts)
@@ -38,6 +39,7 @@ def histogram(
         return left + (value - low) / (high - low or 1.0) * (right - left)
 
     parts = []
+    # The grid runs through all histograms, under the bins.
     for tick in nice_ticks(low, high, 5):
         label = format_number(tick)
         parts.append(f'<path class="grid" d="M{x(tick):.1f} 4V{bottom}"/>')
@@ -202,6 +204,7 @@ def _bar_panel(panel: _Panel, groups: Sequence[str], bars: Sequence[Bars]) -> st
     width = PANEL_LEFT + panel.group * len(groups) + 4
     scale = PANEL_HEIGHT / panel.top
     parts = []
+    # The grid comes first, so that bars cover it.
     for tick in nice_ticks(0.0, panel.top):
         y = bottom - tick * scale
         label = format_number(tick)
@@ -209,6 +212,7 @@ def _bar_panel(panel: _Panel, groups: Sequence[str], bars: Sequence[Bars]) -> st
         parts.append(f'<text x="{PANEL_LEFT - 7}" y="{y + 3.5:.1f}" class="end">{label}</text>')
     parts += _bar_rectangles(panel, groups, bars, bottom, scale)
     parts.append(f'<path class="axis" d="M{PANEL_LEFT} {bottom}H{width:.1f}"/>')
+    # Long names are turned, so that they do not overlap.
     for k, group in enumerate(groups):
         x = PANEL_LEFT + (k + 0.5) * panel.group
         if panel.turned:

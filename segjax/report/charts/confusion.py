@@ -20,6 +20,7 @@ def confusion_matrix(names: Sequence[str], counts: Sequence[Sequence[float]]) ->
       names: of the classes.
       counts: one row per class. Columns beyond the names count in the shares and are not shown.
     """
+    # Many classes need small cells, which leave no room for names.
     number = len(names)
     named = number <= MAX_CELLS
     cell = max(6, min(40, 800 // number))
@@ -29,6 +30,7 @@ def confusion_matrix(names: Sequence[str], counts: Sequence[Sequence[float]]) ->
         total = sum(row)
         for j, count in enumerate(row[:number]):
             share = count / total if total else 0.0
+            # Cells that show nothing would make the file large.
             if count == 0 or (not named and share < 0.001):
                 continue
             title = f'{names[i]} taken for {names[j]}'
@@ -39,6 +41,7 @@ def confusion_matrix(names: Sequence[str], counts: Sequence[Sequence[float]]) ->
             parts.append(f'<g><title>{title}</title>{square}</g>')
     if named:
         parts += _labels(names, margin, cell)
+    # The ground shows through where cells are left out.
     side = margin + number * cell + 4
     extent = number * cell
     area = f'x="{margin:.0f}" y="{margin:.0f}" width="{extent}" height="{extent}"'

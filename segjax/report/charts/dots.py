@@ -36,6 +36,7 @@ def dot_plot(title: str, dots: Sequence[Dot], names: tuple[str, str], width: int
       names: of value and reference, for the legend.
       width: pixels.
     """
+    # The axis spans all numbers of all dots.
     known = []
     for dot in dots:
         numbers = (dot.value, dot.low, dot.high, dot.reference)
@@ -46,6 +47,7 @@ def dot_plot(title: str, dots: Sequence[Dot], names: tuple[str, str], width: int
     right = width - 16
     line = 21
     bottom = 8 + line * len(dots)
+    # A single number has no range, but the axis needs one.
     margin = 0.05 * (max(known) - min(known)) or abs(known[0]) * 0.1 or 1.0
     low = min(known) - margin
     high = max(known) + margin
@@ -53,6 +55,7 @@ def dot_plot(title: str, dots: Sequence[Dot], names: tuple[str, str], width: int
     def x(value: float) -> float:
         return left + (value - low) / (high - low) * (right - left)
 
+    # Grid and axis come first, so that dots cover them.
     parts = []
     for tick in nice_ticks(low, high, 5):
         label = format_number(tick)

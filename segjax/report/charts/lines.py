@@ -90,16 +90,19 @@ def line_chart(
       x_name: name of the horizontal axis.
       width, height: of the chart in pixels.
     """
+    # Values that are None are gaps.
     points = []
     for line in series:
         points += [(x, y) for x, y in zip(line.xs, line.ys) if y is not None]
     if not points:
         return ''
+    # Levels take part in the range of y.
     xs = [x for x, _ in points]
     ys = [y for _, y in points] + [reference.y for reference in references]
     logarithmic = min(ys) > 0 and max(ys) > 100 * min(ys)
     frame = _Frame(min(xs), max(xs), min(ys), max(ys), width, height, logarithmic)
     parts = [frame.axes(x_name), frame.levels(references)]
+    # The legend tells which lines are averages.
     keys = ''
     for line in series:
         marks, averaged = _draw_series(frame, line, x_name)
