@@ -108,11 +108,7 @@ def arrows() -> set[tuple[str, str]]:
     return pairs
 
 
-<<<<<<< HEAD
-def floors(found: set[tuple[str, str]]) -> dict[str, int]:
-=======
 def floors(pairs: set[tuple[str, str]]) -> dict[str, int]:
->>>>>>> 1770b30e87a247fe39610c0768ca54e74a54c85c
     """Returns the floor of each room.
 
     A room without imports is on floor 0. Any other room is one above the highest that it imports.
