@@ -39,7 +39,7 @@ def parse_arg(arg: str, variants: tuple[str, ...], **spec: Any) -> ml_collection
     parsed = ml_collections.ConfigDict({'variant': '', **spec})
     for position, item in enumerate(filter(None, arg.split(','))):
         key, equals, text = item.partition('=')
-        # A first item without `=` is the variant. Later ones are flags.
+        # The first item may be the variant. Later items without `=` are flags.
         if not equals and position == 0:
             if key not in variants:
                 raise unknown_name('--config file.py:<variant>', key, variants)

@@ -127,7 +127,7 @@ def panels(
         if panel in without or (only and panel not in only):
             continue
         path = folder / f'{panel}.png'
-        # Pictures may be deleted to save space. The remaining ones are shown.
+        # Pictures may be deleted to save space. The remaining pictures are shown.
         if not path.exists():
             continue
         uri, colours_of_panel = html.inline_picture(path)

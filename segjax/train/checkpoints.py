@@ -213,7 +213,7 @@ class Checkpoints:
                 raise RuntimeError(
                     f'{self._folder}: the processes read different checkpoints, {candidate} here'
                 )
-            # Damaged checkpoints are put away only now that an older one could be read.
+            # Damaged checkpoints are put away only after an older checkpoint could be read.
             self._set_aside(damaged)
             raw, record = content
             return _strict(raw, abstract, self._folder / str(candidate)), record
@@ -286,7 +286,7 @@ def _strict(raw: dict[str, PyTree], abstract: TrainState, where: pathlib.Path) -
     arrays = named_leaves(raw)
     paths, treedef = jax.tree_util.tree_flatten_with_path(_as_dict(abstract))
     expected = {path_name(path): leaf for path, leaf in paths}
-    # All differences are collected, so that one error shows several.
+    # All differences are collected, so that the error can show several.
     missing = [f'no {name}' for name in sorted(set(expected) - set(arrays))]
     surplus = [f'unexpected {name}' for name in sorted(set(arrays) - set(expected))]
     different = []

@@ -169,7 +169,7 @@ def unseen_classes(
         where = f'split {split!r}'
         pixels = summary.counts[: classes.num_classes]
         if pixels.sum() == 0:
-            # The ids are most likely of another coding.
+            # The ids most likely belong to another coding.
             message = 'not a single labelled pixel: everything is void'
             fix = 'check what the ids in the labels mean'
             findings.append(Finding('warning', where, message, fix))

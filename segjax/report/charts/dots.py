@@ -47,7 +47,7 @@ def dot_plot(title: str, dots: Sequence[Dot], names: tuple[str, str], width: int
     right = width - 16
     line = 21
     bottom = 8 + line * len(dots)
-    # A single number has no range, but the axis needs one.
+    # The range of a single number is 0, but the axis needs a width.
     margin = 0.05 * (max(known) - min(known)) or abs(known[0]) * 0.1 or 1.0
     low = min(known) - margin
     high = max(known) + margin
