@@ -283,7 +283,7 @@ def _check_table_flags() -> None:
 
 
 # --- modes ----------------------------------------------------------------------------------------
-# Imports stand inside the functions: --help and wrong flags answer without loading jax.
+# Imports stand inside the functions: --help and unknown flags answer without loading jax.
 
 
 def _load_config(assignments):

@@ -336,6 +336,7 @@ RENAMED = {
     'model.depth': 'model.num_layers',
     'depth_net.depth': 'depth_net.num_layers',
     'pose_net.depth': 'pose_net.num_layers',
+    'painter.depth': 'painter.num_layers',
     'geometry.depth': 'geometry.depth_from',
     'geometry.of': 'geometry.semantic_map',
     'geometry.map': 'geometry.depth_map',

@@ -246,8 +246,19 @@ def _error_in_file(path: pathlib.Path, error: Exception) -> InputError | None:
         f'{path}, line {in_file[-1].lineno}',
         got=f'{type(error).__name__}: {error}'.replace('\n', ' '),
         expected=f'a line that works: {in_file[-1].line}',
-        fix='correct that line. `python -m segjax.config.reference` lists all keys',
+        fix=_new_name(error) or 'correct that line. docs/config.md lists all keys',
     )
+
+
+def _new_name(error: Exception) -> str:
+    """Returns the fix for an error about the old name of a renamed key. Returns '' otherwise."""
+    if not isinstance(error, (AttributeError, KeyError)):
+        return ''
+    for old, new in RENAMED.items():
+        name = old.rpartition('.')[2]
+        if f"'{name}'" in str(error) or f'"{name}"' in str(error):
+            return f'the new name: config.{new} was config.{old}'
+    return ''
 
 
 # --- Single keys ----------------------------------------------------------------------------------
@@ -263,6 +274,7 @@ def assign(config: ml_collections.ConfigDict, assignments: Iterable[Assignment])
       InputError: an unknown key (with the nearest key), a section, or a value of another type.
     """
     for key, text in assignments:
+        _check_renamed(config, key, text)
         # The section of the key. `path` names the place in errors.
         *sections, last = key.split('.')
         values = config
@@ -313,20 +325,38 @@ def _entry(values: ml_collections.ConfigDict, path: str, key: str) -> Any:
     """Returns the value of a key.
 
     Raises:
-      InputError: an unknown key, with the nearest key, or with the new name of a renamed key.
+      InputError: an unknown key, with the nearest key.
     """
-    if key in values:
-        return values[key]
-    section = path.removeprefix('--config').removeprefix('.')
-    new_name = RENAMED.get(f'{section}.{key}' if section else key)
-    if new_name is None:
+    if key not in values:
         raise unknown_name(f'{path}.{key}', key, values)
-    raise InputError(
-        f'{path}.{key}',
-        got='a key that was renamed',
-        expected=f'--config.{new_name}',
-        fix=f'--config.{new_name}',
-    )
+    return values[key]
+
+
+def _check_renamed(config: ml_collections.ConfigDict, key: str, text: str | None) -> None:
+    """Raises InputError for the old name of a key that the config has under a new name."""
+    for old, new in RENAMED.items():
+        if key != old and not key.startswith(f'{old}.'):
+            continue
+        new_key = new + key.removeprefix(old)
+        if _has(config, key) or not _has(config, new_key):
+            continue
+        value = '' if text is None else f'={typed_text(text)}'
+        raise InputError(
+            f'--config.{key}',
+            got='a key that was renamed',
+            expected=f'--config.{new_key}',
+            fix=f'--config.{new_key}{value}',
+        )
+
+
+def _has(config: ml_collections.ConfigDict, key: str) -> bool:
+    """Returns whether a config has a key or a section at a path such as 'optim.eps'."""
+    values: Any = config
+    for part in key.split('.'):
+        if not isinstance(values, ml_collections.ConfigDict) or part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def _typed(config: ml_collections.ConfigDict, key: str, text: str | None, old: Any) -> Any:

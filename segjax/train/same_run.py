@@ -382,6 +382,10 @@ def still_hold(scores: Scores, now: Mapping[str, Any], config: ml_collections.Co
       now: from `made_by`.
       config: of the run.
     """
-    if MADE_BY in scores:
-        return scores[MADE_BY] == now
-    return scored_as_asked(scores, config)
+    if MADE_BY not in scores:
+        return scored_as_asked(scores, config)
+    before = scores[MADE_BY]
+    if (before['step'], before['data']) != (now['step'], now['data']):
+        return False
+    # Configs of older runs may lack younger keys, or have old names of keys.
+    return not config_lib.changes(before['config'], now['config'], free=config_lib.UNRECORDED)

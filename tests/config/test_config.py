@@ -7,6 +7,7 @@ import pickle
 import pytest
 
 from segjax import config as config_lib
+from segjax import pipelines
 from segjax import schema as schema_lib
 from segjax.config import config_file
 from segjax.errors import InputError
@@ -268,18 +269,52 @@ def test_a_config_of_an_older_run_is_read_under_the_present_names(path):
             config.geometry.depth_map,
         )
         assert named == (old['depth'], old['of'], old['map'])
-    for section in ('model', 'depth_net', 'pose_net'):
+    for section in ('model', 'depth_net', 'pose_net', 'painter'):
         if 'depth' in stored.get(section, {}):
             assert config[section].num_layers == stored[section]['depth']
 
 
-def test_a_renamed_key_on_the_command_line_is_an_error_with_the_new_name():
+def test_every_choice_of_nets_knows_the_old_name_of_the_number_of_layers():
+    for pipeline in pipelines.REGISTRY:
+        for section, entry in config_lib.schema_of(pipeline).items():
+            options = getattr(entry, 'options', {}).values()
+            if any('num_layers' in option for option in options):
+                assert schema_lib.RENAMED[f'{section}.depth'] == f'{section}.num_layers'
+
+
+@pytest.mark.parametrize(
+    'key, text, fix',
+    [
+        ('run.log_every', '5', '--config.logging.log_every=5'),
+        ('geometry.of', 'softmax', '--config.geometry.semantic_map=softmax'),
+        ('model.depth', '50', '--config.model.num_layers=50'),
+    ],
+)
+def test_a_renamed_key_on_the_command_line_is_an_error_with_a_fix_to_type(key, text, fix):
     config = config_lib.defaults('scene_geometry')
-    for key, new in (
-        ('run.log_every', 'logging'),
-        ('geometry.of', 'geometry.semantic_map'),
-        ('model.depth', 'model.num_layers'),
-    ):
-        with pytest.raises(InputError, match='was renamed') as error:
-            config_file.assign(config, [config_file.Assignment(key, '1')])
-        assert error.value.fix == f'--config.{new}'
+    with pytest.raises(InputError, match='was renamed') as error:
+        config_file.assign(config, [config_file.Assignment(key, text)])
+    assert error.value.fix == fix
+    config_file.assign(config, [config_file.Assignment(*fix.removeprefix('--config.').split('='))])
+
+
+def test_a_net_that_never_had_the_old_key_is_not_told_of_a_new_name(config):
+    with pytest.raises(InputError, match='one of ') as error:
+        config_file.assign(config, [config_file.Assignment('model.depth', '18')])
+    assert 'num_layers' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'line', ['config.run.eval_every = 3', 'segjax_config.update(config, run=dict(eval_every=3))']
+)
+def test_the_old_name_in_a_config_file_is_an_error_with_the_new_name(line, tmp_path):
+    path = tmp_path / 'old.py'
+    path.write_text(
+        'from segjax import config as segjax_config\n'
+        'def get_config(arg=""):\n'
+        '    config = segjax_config.defaults("supervised")\n'
+        f'    {line}\n'
+        '    return config\n'
+    )
+    with pytest.raises(InputError, match=r'config\.logging was config\.run'):
+        config_file.load(str(path))
