@@ -52,6 +52,14 @@ def test_all_arrays_are_the_files_and_the_images_are_prepared_its_way(
     abstract, tmp_path, capsys, monkeypatch
 ):
     path = tmp_path / 'encoder.safetensors'
+    # A stage binds the function when it is made.
+    schemes = []
+    normalize = images.normalize
+    monkeypatch.setattr(
+        images,
+        'normalize',
+        lambda image, scheme: schemes.append(scheme) or normalize(image, scheme),
+    )
     expected = weights(abstract, 'erfnet_encoder', path)
     config = make_config(path)
     run, (stage,) = driver.open_run(config, str(tmp_path / 'run'), 'train')
@@ -67,13 +75,7 @@ def test_all_arrays_are_the_files_and_the_images_are_prepared_its_way(
         and '- decoder: keeps its random initialisation' in printed
     )
     # The stage was made with that preparation.
-    schemes = []
-    normalize = images.normalize
-    monkeypatch.setattr(
-        images,
-        'normalize',
-        lambda image, scheme: schemes.append(scheme) or normalize(image, scheme),
-    )
+    schemes.clear()
     jax.eval_shape(
         stage.predict,
         initialization.initial_state(run, stage, {}),
