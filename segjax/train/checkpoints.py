@@ -270,7 +270,7 @@ class Checkpoints:
 
 
 def _damaged_step(folder: pathlib.Path) -> InputError:
-    """Returns the error for a damaged checkpoint that was asked for. Others may be whole."""
+    """Returns the error for a damaged checkpoint of several, the only checkpoint to try."""
     aside = folder.with_name(f'damaged_{folder.name}')
     return InputError(
         str(folder),
@@ -441,10 +441,9 @@ def newest_step(folder: pathlib.Path) -> int:
 
 
 def recorded_configs(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the config of every stage of a run, from its newest checkpoint with a readable one.
+    """Returns the newest readable config of every stage of a run that has such a config.
 
-    A checkpoint whose record is damaged gives way to the checkpoint before. A stage has no config
-    here if none of its checkpoints has a readable one.
+    Checkpoints are tried from the newest to the oldest, as in `Checkpoints.restore`.
     """
     configs = []
     for stage in sorted(folder.glob('*/checkpoints')):
@@ -464,7 +463,7 @@ def _newest_config(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _with_state(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the checkpoints in a folder of checkpoints whose state was not removed."""
+    """Returns the checkpoints with a state in a folder of checkpoints, newest first."""
     return [step for step in numbered(folder) if (step / 'state').is_dir()]
 
 
