@@ -39,7 +39,10 @@ def refuse_other_file(path: str) -> None:
         fix = _SAVE_ANEW
     else:
         kind = 'which is no file and no folder'
-        fix = 'the path of a file or folder, or hf:owner/name/file'
+        fix = (
+            f'--{_WHERE}=/data/weights.safetensors, with the path of the file or folder, '
+            f'or --{_WHERE}={HUB}owner/name/file'
+        )
     expected = f'a run folder of segjax, or a file of weights ({", ".join(WEIGHT_SUFFIXES)})'
     raise InputError(_WHERE, got=f'{file}, {kind}', expected=expected, fix=fix)
 

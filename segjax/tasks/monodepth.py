@@ -247,6 +247,8 @@ def check_config(config: ml_collections.ConfigDict, spec: DataSpec, size: tuple[
             'config.data.name',
             got=f'{spec.name!r}, which does not know its cameras',
             expected='a data set with intrinsics: video whose frames can be warped onto each other',
+            fix='--config.data.name=streets, --config.data.name=apolloscape '
+            'or --config.data.name=cityscapes_video',
         )
     factor = 2 ** (config.depth.num_scales - 1)
     if any(length % factor for length in size):

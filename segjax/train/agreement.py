@@ -115,7 +115,7 @@ def data_digest(data: Prepared) -> str:
 
 
 def newest_steps(workdir: pathlib.Path) -> str:
-    """Returns the newest whole checkpoint of every stage in a run folder, as text."""
+    """Returns the newest checkpoint of every stage in a run folder, whole or damaged, as text."""
     steps = []
     for stage in sorted(filter(initialization.has_checkpoint, workdir.glob('*'))):
         steps.append(f'{stage.name} {checkpoints.newest_step(stage / "checkpoints")}')

@@ -197,14 +197,14 @@ class Checkpoints:
           step: of the only checkpoint to try.
 
         Raises:
-          InputError: no checkpoint can be read, or the arrays are not as expected. Starting over
-            would silently discard the user's training.
+          InputError: none of the checkpoints to try can be read, or the arrays are not as expected.
+            Starting over would silently discard the user's training.
         """
         # Newest first.
         candidates = [step] if step is not None else sorted(self.steps(), reverse=True)
         damaged: list[int] = []
         for candidate in candidates:
-            content = self._read(candidate)
+            content = self._read(candidate, is_last=candidate == candidates[-1])
             if content is None:
                 damaged.append(candidate)
                 continue
@@ -218,17 +218,19 @@ class Checkpoints:
             raw, record = content
             return _strict(raw, abstract, self._folder / str(candidate)), record
         # Unreadable checkpoints are no reason to start over.
+        if step is not None and self.steps() != [step]:
+            raise _damaged_step(self._folder / str(step))
         if candidates:
-            raise InputError(
-                str(self._folder),
-                got=f'checkpoints of steps {candidates}, none of them readable',
-                expected='at least one whole checkpoint',
-                fix=f'to start over: mv {self._folder} {self._folder}_damaged',
-            )
+            raise _none_readable(self._folder, candidates)
         return None
 
-    def _read(self, step: int) -> tuple[dict[str, PyTree], dict[str, Any]] | None:
-        """Returns arrays and record of a checkpoint. Returns None if it is damaged."""
+    def _read(self, step: int, is_last: bool) -> tuple[dict[str, PyTree], dict[str, Any]] | None:
+        """Returns arrays and record of a checkpoint. Returns None if it is damaged.
+
+        Args:
+          step: of the checkpoint.
+          is_last: whether no other checkpoint is tried if this checkpoint is damaged.
+        """
         content = ocp.args.Composite(
             state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore()
         )
@@ -239,10 +241,11 @@ class Checkpoints:
             raise
         except Exception as error:  # orbax raises errors of many types for damaged files
             logging.error(
-                'checkpoint %s/%d cannot be read (%s): trying the checkpoint before',
+                'checkpoint %s/%d cannot be read (%s)%s',
                 self._folder,
                 step,
                 first_line(error),
+                '' if is_last else ': trying the checkpoint before',
             )
             return None
 
@@ -264,6 +267,33 @@ class Checkpoints:
             '  fix:      free disk space or check permissions, then start the same command again: '
             'it resumes from the newest whole checkpoint'
         )
+
+
+def _damaged_step(folder: pathlib.Path) -> InputError:
+    """Returns the error for a damaged checkpoint of several, the only checkpoint to try."""
+    aside = folder.with_name(f'damaged_{folder.name}')
+    return InputError(
+        str(folder),
+        got=f'a checkpoint of step {folder.name} that cannot be read',
+        expected='a whole checkpoint',
+        fix=f'--checkpoint last; or mv {_quoted(folder)} {_quoted(aside)}',
+    )
+
+
+def _none_readable(folder: pathlib.Path, steps: Sequence[int]) -> InputError:
+    """Returns the error for a folder of checkpoints that are all damaged."""
+    aside = folder.with_name(f'{folder.name}_damaged')
+    return InputError(
+        str(folder),
+        got=f'checkpoints of steps {list(steps)}, none of them readable',
+        expected='at least one whole checkpoint',
+        fix=f'to start over: mv {_quoted(folder)} {_quoted(aside)}',
+    )
+
+
+def _quoted(path: pathlib.Path) -> str:
+    """Returns a path as an argument of a shell."""
+    return shlex.quote(str(path))
 
 
 # --- arrays by name -------------------------------------------------------------------------------
@@ -333,7 +363,7 @@ def load_params(path: str) -> dict[str, PyTree]:
     else:
         places = ('', 'checkpoints', *_stages(folder))
         # The last place with a checkpoint counts: `_stages` lists the last stage last.
-        saved = [steps for steps in map(_numbered, map(folder.joinpath, places)) if steps]
+        saved = [steps for steps in map(_with_state, map(folder.joinpath, places)) if steps]
         if not saved:
             raise InputError(
                 'config.init_from.path',
@@ -367,34 +397,74 @@ def _checkpoint_before(step: pathlib.Path) -> pathlib.Path | None:
     """Returns the folder of the checkpoint before the given one, None if there is none."""
     if not step.name.isdigit():
         return None
-    older = [path for path in _numbered(step.parent) if int(path.name) < int(step.name)]
+    older = [path for path in _with_state(step.parent) if int(path.name) < int(step.name)]
     return max(older, key=lambda path: int(path.name), default=None)
+
+
+# --- the checkpoints of a folder ------------------------------------------------------------------
+
+
+def numbered(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders of the checkpoints in a folder of checkpoints, newest first.
+
+    A checkpoint that lost a part counts. The names of unfinished saves and of damaged checkpoints
+    that were put away are no numbers.
+    """
+    steps = [path for path in folder.glob('*') if re.fullmatch(r'\d+', path.name)]
+    steps = [path for path in steps if path.is_dir()]
+    return sorted(steps, key=lambda path: int(path.name), reverse=True)
+
+
+def check_parts(workdir: pathlib.Path) -> None:
+    """Raises InputError for a stage whose checkpoints all lack their state or their record.
+
+    Only the names in the folders are read. `Checkpoints.restore` also refuses damaged files.
+
+    Args:
+      workdir: the run folder.
+    """
+    for folder in sorted(workdir.glob('*/checkpoints')):
+        steps = numbered(folder)
+        complete = [path for path in steps if _has_parts(path)]
+        if steps and not complete:
+            raise _none_readable(folder, [int(path.name) for path in steps])
+
+
+def _has_parts(step: pathlib.Path) -> bool:
+    """Returns whether the folder of a checkpoint holds a state and a record."""
+    return (step / 'state').is_dir() and (step / 'record').is_dir()
 
 
 def newest_step(folder: pathlib.Path) -> int:
     """Returns the newest saved step in a folder of checkpoints, 0 if there is none."""
-    return max((int(step.name) for step in _numbered(folder)), default=0)
+    return max((int(step.name) for step in numbered(folder)), default=0)
 
 
 def recorded_configs(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the config in the newest checkpoint of every stage of a run, where it is known.
+    """Returns the newest readable config of every stage of a run that has such a config.
 
-    A damaged checkpoint is skipped, as `Checkpoints.restore` does.
+    Checkpoints are tried from the newest to the oldest, as in `Checkpoints.restore`.
     """
     configs = []
     for stage in sorted(folder.glob('*/checkpoints')):
-        path = stage / str(newest_step(stage)) / 'record' / 'metadata'
-        try:
-            configs.append(stored.read_object(path, ('config',))['config'])
-        except (InputError, OSError):
-            continue
+        configs += _newest_config(stage)
     return configs
 
 
-def _numbered(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the whole checkpoints in a folder of checkpoints."""
-    states = folder.glob('*/state')
-    return [state.parent for state in states if re.fullmatch(r'\d+', state.parent.name)]
+def _newest_config(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns [the newest readable config in a folder of checkpoints], [] if there is none."""
+    for step in numbered(folder):
+        path = step / 'record' / 'metadata'
+        try:
+            return [stored.read_object(path, ('config',))['config']]
+        except (InputError, OSError):
+            continue
+    return []
+
+
+def _with_state(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the checkpoints with a state in a folder of checkpoints, newest first."""
+    return [step for step in numbered(folder) if (step / 'state').is_dir()]
 
 
 def _stages(folder: pathlib.Path) -> list[str]:

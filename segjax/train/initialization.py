@@ -29,16 +29,17 @@ from segjax.train.run import Run, Source
 
 
 def has_begun(workdir: pathlib.Path) -> bool:
-    """Returns whether a run folder holds a whole checkpoint."""
+    """Returns whether a run folder holds a checkpoint, whole or damaged."""
     return any(map(has_checkpoint, workdir.glob('*')))
 
 
 def has_checkpoint(folder: pathlib.Path) -> bool:
-    """Returns whether the folder of a stage holds a whole checkpoint.
+    """Returns whether the folder of a stage holds a numbered checkpoint, whole or damaged.
 
-    The names of unfinished and damaged checkpoints are no numbers.
+    A stage with a damaged checkpoint has begun: its config must not be replaced. Unfinished saves,
+    and damaged checkpoints that were put away, do not count.
     """
-    return any(record.parent.name.isdigit() for record in folder.glob('checkpoints/*/record'))
+    return bool(checkpoints.numbered(folder / 'checkpoints'))
 
 
 def write_start(run: Run, stages: tuple[Stage, ...], stored: pathlib.Path) -> None:

@@ -105,10 +105,12 @@ def check_resumed(
       extend: whether the command allows more steps.
 
     Raises:
-      InputError: the run folder has checkpoints and was started with another config.
+      InputError: the run folder has checkpoints and was started with another config, or a stage
+        whose checkpoints all lack a part.
     """
     if not initialization.has_begun(folder):
         return False
+    checkpoints.check_parts(folder)
     stored = stored_files.read_config(folder / CONFIG)
     now = config_lib.to_json(config)
     changes = config_lib.changes(stored, now)

@@ -62,6 +62,16 @@ def test_camvid(camvid):
         assert spec.void_pixels[split] == np.count_nonzero(values == 11)
 
 
+def test_a_builder_with_cameras_and_without_their_method_is_named(camvid):
+    config, _ = camvid
+    dataset = builders.load(config)
+    items, _ = dataset.scan('train')
+    item = items[0]
+    item.files['intrinsics'] = item.files['image']
+    with pytest.raises(NotImplementedError, match=r'CamVid.* has no method read_intrinsics'):
+        dataset.examine(item)
+
+
 @pytest.mark.parametrize('kind', ['labelIds', 'labelTrainIds'])
 def test_cityscapes(tmp_path, kind, monkeypatch):
     written = layouts.write_cityscapes(tmp_path / 'c', kind)

@@ -603,8 +603,10 @@ def test_wrong_settings(method, sections, words):
 
 def test_depth_needs_a_camera():
     bare = dataclasses.replace(SPEC, features=('image', 'label', 'name'))
-    with pytest.raises(InputError, match='intrinsics'):
+    with pytest.raises(InputError, match='intrinsics') as error:
         stages_of(make_config('holistic'), bare)
+    for name in ('streets', 'apolloscape', 'cityscapes_video'):
+        assert f'--config.data.name={name}' in error.value.fix
     assert stages_of(make_config('baseline'), bare)
 
 

@@ -411,6 +411,10 @@ def test_a_file_of_another_kind_is_no_run_folder(name, tmp_path):
     with pytest.raises(InputError) as error:
         pretrained.refuse_other_file(str(tmp_path / name))
     assert 'a file of another kind' in error.value.got and '.safetensors' in error.value.expected
-    with pytest.raises(InputError, match='no file and no folder'):
+    with pytest.raises(InputError, match='no file and no folder') as error:
         pretrained.refuse_other_file(str(tmp_path / 'resnet50'))
+    arguments = error.value.fix.split(', or ')
+    assert len(arguments) == 2
+    for argument in arguments:
+        assert argument.startswith('--config.init_from.path='), argument
     pretrained.refuse_other_file(str(tmp_path))

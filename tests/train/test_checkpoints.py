@@ -94,6 +94,94 @@ def test_only_damaged_checkpoints_is_an_error_not_a_fresh_start(tmp_path):
         saved.restore(jax.eval_shape(lambda: make_state()))
 
 
+def save_two(folder):
+    """Saves checkpoints 1 and 2. Checkpoint 2 is the newest and the best."""
+    with open_folder(folder) as saved:
+        for step in (1, 2):
+            record = {'window': {}, 'config': {'rate': step}}
+            saved.save(make_state(step, value=float(step)), record, {'mIoU': step / 10})
+
+
+def read_only(folder):
+    return checkpoints.Checkpoints(folder, ('mIoU', 'max'), read_only=True)
+
+
+def test_a_damaged_best_checkpoint_does_not_condemn_the_whole_one(tmp_path):
+    folder = tmp_path / 'a run' / 'checkpoints'
+    save_two(folder)
+    shutil.rmtree(folder / '2' / 'state')
+    abstract = jax.eval_shape(lambda: make_state())
+    with read_only(folder) as saved, pytest.raises(InputError) as error:
+        saved.restore(abstract, saved.best_step())
+    assert error.value.where == str(folder / '2')
+    assert 'cannot be read' in error.value.got and 'none of them' not in error.value.got
+    last, _, move = error.value.fix.partition('; or ')
+    assert last == '--checkpoint last'
+    with read_only(folder) as saved:
+        assert saved.restore(abstract)[0].step == 1
+
+    # The second fix leaves the best of the whole checkpoints.
+    subprocess.run(shlex.split(move), check=True)
+    with read_only(folder) as saved:
+        assert saved.restore(abstract, saved.best_step())[0].step == 1
+
+
+def test_a_damaged_best_checkpoint_that_is_the_only_one_begins_anew(tmp_path):
+    with open_folder(tmp_path / 'checkpoints') as saved:
+        saved.save(make_state(1), {'window': {}}, {'mIoU': 0.1})
+    shutil.rmtree(tmp_path / 'checkpoints' / '1' / 'state')
+    abstract = jax.eval_shape(lambda: make_state())
+    with read_only(tmp_path / 'checkpoints') as saved, pytest.raises(InputError) as error:
+        saved.restore(abstract, saved.best_step())
+    assert 'none of them readable' in error.value.got
+
+
+def test_the_log_promises_an_older_checkpoint_only_where_it_tries_one(tmp_path, monkeypatch):
+    save_two(tmp_path)
+    for step in ('1', '2'):
+        shutil.rmtree(tmp_path / step / 'state')
+    lines = []
+    monkeypatch.setattr(
+        checkpoints.logging, 'error', lambda text, *parts: lines.append(text % parts)
+    )
+    with open_folder(tmp_path) as saved, pytest.raises(InputError):
+        saved.restore(jax.eval_shape(lambda: make_state()))
+    promises = ['trying the checkpoint before' in line for line in lines]
+    assert promises == [True, False], lines
+
+
+@pytest.mark.parametrize('damage', ['no record', 'cut short', 'no step'])
+def test_the_config_of_a_damaged_checkpoint_is_replaced_by_the_config_before(tmp_path, damage):
+    folder = tmp_path / 'segmentation' / 'checkpoints'
+    save_two(folder)
+    assert checkpoints.recorded_configs(tmp_path) == [{'rate': 2}]
+    match damage:
+        case 'no record':
+            shutil.rmtree(folder / '2' / 'record')
+        case 'cut short':
+            os.truncate(folder / '2' / 'record' / 'metadata', 10)
+        case 'no step':
+            shutil.rmtree(folder / '2')
+            (folder / '2').mkdir()
+    assert checkpoints.recorded_configs(tmp_path) == [{'rate': 1}]
+    shutil.rmtree(folder / '1' / 'record')
+    assert checkpoints.recorded_configs(tmp_path) == []
+
+
+@pytest.mark.parametrize('part', ['state', 'record'])
+def test_a_stage_without_a_whole_checkpoint_is_refused_before_its_arrays_are_read(tmp_path, part):
+    folder = tmp_path / 'segmentation' / 'checkpoints'
+    checkpoints.check_parts(tmp_path)
+    save_two(folder)
+    shutil.rmtree(folder / '2' / part)
+    checkpoints.check_parts(tmp_path)
+    shutil.rmtree(folder / '1' / part)
+    with pytest.raises(InputError, match=r'steps \[2, 1\], none of them readable') as error:
+        checkpoints.check_parts(tmp_path)
+    subprocess.run(shlex.split(error.value.fix.removeprefix('to start over: ')), check=True)
+    checkpoints.check_parts(tmp_path)
+
+
 @pytest.mark.parametrize('other, complaint', [(lambda: make_state(width=5), r'\(2, 3\).*\(2, 5\)')])
 def test_a_checkpoint_of_another_net_names_the_array(tmp_path, other, complaint):
     with open_folder(tmp_path) as saved:

@@ -52,6 +52,14 @@ def test_all_arrays_are_the_files_and_the_images_are_prepared_its_way(
     abstract, tmp_path, capsys, monkeypatch
 ):
     path = tmp_path / 'encoder.safetensors'
+    # A stage binds the function when it is made.
+    schemes = []
+    normalize = images.normalize
+    monkeypatch.setattr(
+        images,
+        'normalize',
+        lambda image, scheme: schemes.append(scheme) or normalize(image, scheme),
+    )
     expected = weights(abstract, 'erfnet_encoder', path)
     config = make_config(path)
     run, (stage,) = driver.open_run(config, str(tmp_path / 'run'), 'train')
@@ -67,13 +75,7 @@ def test_all_arrays_are_the_files_and_the_images_are_prepared_its_way(
         and '- decoder: keeps its random initialisation' in printed
     )
     # The stage was made with that preparation.
-    schemes = []
-    normalize = images.normalize
-    monkeypatch.setattr(
-        images,
-        'normalize',
-        lambda image, scheme: schemes.append(scheme) or normalize(image, scheme),
-    )
+    schemes.clear()
     jax.eval_shape(
         stage.predict,
         initialization.initial_state(run, stage, {}),
@@ -220,9 +222,48 @@ def test_an_adopted_preparation_holds_in_every_mode(abstract, tmp_path, mode):
         driver.open_run(config, str(begun), mode)
 
 
+def contents(folder):
+    """Returns the content of every file in a folder, without the lock that a start takes."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob('*')
+        if path.is_file() and path.name != '.lock'
+    }
+
+
+@pytest.mark.parametrize('rate', [None, 0.5])
+def test_a_run_whose_only_checkpoint_lost_its_record_is_refused_unchanged(tmp_path, rate):
+    config = make_config()
+    config.logging.num_pictures = 0
+    begun = tmp_path / 'run'
+    run, _ = driver.open_run(config, str(begun), 'train')
+    files.write_json(begun / driver.CONFIG, config_lib.to_json(run.config))
+    files.write_json(begun / stored.SPEC, run.spec.to_json())
+    (begun / 'segmentation/checkpoints/4/state').mkdir(parents=True)
+    before = contents(begun)
+    if rate is not None:
+        config.optim.learning_rate = rate
+    with pytest.raises(InputError, match='none of them readable'):
+        driver.train(config, str(begun))
+    assert contents(begun) == before
+
+
 @pytest.mark.parametrize('name', ['4.orbax-checkpoint-tmp', 'damaged_4_1700000000'])
 def test_a_save_that_was_cut_short_or_is_damaged_begins_no_run(tmp_path, name):
     (tmp_path / f'segmentation/checkpoints/{name}/record').mkdir(parents=True)
     assert not initialization.has_begun(tmp_path)
     (tmp_path / 'segmentation/checkpoints/4/record').mkdir(parents=True)
     assert initialization.has_begun(tmp_path)
+
+
+@pytest.mark.parametrize('part', ['record', 'state', '.'])
+def test_a_run_has_begun_whatever_its_numbered_checkpoint_lost(tmp_path, part):
+    (tmp_path / 'segmentation/checkpoints/4' / part).mkdir(parents=True)
+    assert initialization.has_begun(tmp_path)
+    assert initialization.has_checkpoint(tmp_path / 'segmentation')
+
+
+def test_a_numbered_file_begins_no_run(tmp_path):
+    (tmp_path / 'segmentation/checkpoints').mkdir(parents=True)
+    (tmp_path / 'segmentation/checkpoints/4').touch()
+    assert not initialization.has_begun(tmp_path)

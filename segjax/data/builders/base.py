@@ -236,9 +236,14 @@ class FileDataset(Dataset):
     def read_intrinsics(self, path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
         """Returns the [3, 3] pinhole matrix of a camera file, in pixels of an image of `size`.
 
-        Only data sets with camera files have this method.
+        A builder whose `scan` lists `intrinsics` files must define this method.
+
+        Raises:
+          InputError: the file is damaged.
+          NotImplementedError: the builder lists such files without defining this method.
         """
-        raise NotImplementedError(f'{self.name} has no camera files')
+        builder = type(self).__name__
+        raise NotImplementedError(f'{builder} lists {path}, but has no method read_intrinsics')
 
     def notes_of_files(self):
         """Returns a note for each kind of file, with the number of files and the first file."""
