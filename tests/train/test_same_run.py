@@ -1,5 +1,6 @@
 """Configs and data that a command may bring to a run folder, apart from test_driver.py."""
 
+import copy
 import dataclasses
 
 import layouts
@@ -9,6 +10,7 @@ from segjax import config as config_lib
 from segjax import data
 from segjax.core import files
 from segjax.errors import InputError
+from segjax.report.scores import MADE_BY
 from segjax.train import same_run
 
 
@@ -33,3 +35,16 @@ def test_the_data_of_a_run_by_another_path_are_the_same_data(tmp_path, other):
     same_run.check_classes(folder, config, spec)
     with pytest.raises(InputError, match='another id of class 0'):
         same_run.check_classes(folder, config, dataclasses.replace(spec, classes=exchanged))
+
+
+def test_scores_that_were_recorded_under_old_names_of_keys_still_hold():
+    config = config_lib.defaults('scene_geometry')
+    now = {'step': 4, 'data': {'val': 'abc'}, 'config': config_lib.recorded(config)}
+    old = copy.deepcopy(now)
+    geometry = old['config']['geometry']
+    geometry['of'] = geometry.pop('semantic_map')
+    assert same_run.still_hold({MADE_BY: old}, now, config)
+    geometry['of'] = 'logits'
+    assert not same_run.still_hold({MADE_BY: old}, now, config)
+    for changed in ({'step': 3}, {'data': {'val': 'xyz'}}):
+        assert not same_run.still_hold({MADE_BY: now | changed}, now, config)
