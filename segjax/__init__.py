@@ -4,7 +4,7 @@ A room is loaded when it is first used. `import segjax` alone imports neither ja
 library.
 
     import segjax
-    segjax.losses.segmentation.cross_entropy(logits, label)
+    segjax.losses.segmentation.cross_entropy(logits, label, weight)
     segjax.models.build('segmentation', 'erfnet', num_classes=19, dtype='float32', axis_name=None)
 """
 

@@ -251,10 +251,14 @@ def typed_text(value: Any) -> str:
 DATA = {
     'name': Field('streets', 'Name of the data set (segjax/data/builders).'),
     'root': Field('', 'Folder of a real data set. Rendered data sets need none.'),
-    'classes': Field('', 'YAML or JSON file with the class list, for the data set `folder` only.'),
+    'classes': Field(
+        '',
+        'YAML or JSON file with the class list of the data set `folder`. '
+        'Data sets that you add may read it. Other data sets ignore it.',
+    ),
     'cache': Field('', 'Folder for prepared data. Empty: $SEGJAX_CACHE, or ~/.cache/segjax.'),
     'train_split': Field(
-        'train', 'TFDS split to train on. Slices such as train[:10%] are allowed.'
+        'train', 'Split to train on, with slices such as train[:10%] (syntax of TFDS).'
     ),
     'labelled_fraction': Field(
         1.0,

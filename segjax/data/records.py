@@ -1,8 +1,8 @@
 """Prepared records: a data set written once as TFDS array records, with random access afterwards.
 
-Records are in `{cache}/{name}-{fingerprint}`. The fingerprint is a hash of everything that they
-depend on: format, options of the data set, names, sizes and times of its files. So a changed folder
-is prepared again.
+Records are in `{cache}/{name}-{fingerprint}`. The fingerprint is a hash of the format, the
+options of the data set, and the names, sizes and times of its files. So a changed folder is
+prepared again. The code of a builder is not part of the fingerprint (`Dataset.options`).
 """
 
 import bisect
@@ -33,7 +33,16 @@ from segjax.spec import ClassSpec, DataSpec, split_names
 
 
 def fingerprint(dataset: Dataset, listings: Mapping[str, Sequence[Item]]) -> str:
-    """Returns 16 hexadecimal digits that change with everything the records depend on."""
+    """Returns 16 hexadecimal digits that identify the records of a data set.
+
+    They change with the version of the format, the name of the data set, `Dataset.options`, the
+    splits, and the names, sizes and times of the files. The code of the builder changes them only
+    through `options`.
+
+    Args:
+      dataset: of the user.
+      listings: the examples of each split.
+    """
     content = [str(shards.VERSION), dataset.name, dataset.options()]
     for split, items in listings.items():
         for item in items:

@@ -299,7 +299,7 @@ def make_evaluation(
     `evaluate.resolution` says where scores are computed. 'label' resizes logits to the size of each
     label. 'image' resizes labels to the images that the net sees, with nearest neighbours. Padding
     counts nowhere. With `evaluate.crop` the net sees crops of these images. Overlapping
-    probabilities are averaged as in `--mode predict` (ops/tiles.py).
+    probabilities are averaged as in `--mode predict` (ops/windows.py).
 
     With `data.void_class` a pixel may be predicted as void. If its truth is a class, the prediction
     is a miss. If the truth is void, the pixel counts only in 'mIoU_with_void', the mean over all

@@ -24,7 +24,9 @@ LOSS = {
     'name': Field('cross_entropy', 'Loss of each pixel.', one_of('cross_entropy', 'ohem')),
     **segmentation.CLASS_WEIGHTS,
     'label_smoothing': Field(
-        0.0, 'Share of the target that is spread over all classes.', between(0, 1)
+        0.0,
+        'Loss cross_entropy: share of the target that is spread over all classes.',
+        between(0, 1),
     ),
     'aux_weight': Field(0.4, 'Weight of each auxiliary head.', at_least(0)),
     'ohem_threshold': Field(

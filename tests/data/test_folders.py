@@ -378,6 +378,19 @@ def test_a_camera_file_at_another_place_is_said_to_be_unread(tmp_path, place):
     assert len(found) == 1 and str(read) in found[0].fix
 
 
+@pytest.mark.parametrize('place', ['camera.json', 'Camera.JSON', 'camera/camera.json'])
+def test_a_folder_data_set_says_that_it_reads_no_camera_file(tmp_path, place):
+    _, config = make(tmp_path)
+    assert builders.load(config).notes() == []
+    path = tmp_path / 'mine' / place
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{}')
+    (note,) = builders.load(config).notes()
+    assert note.where == str(tmp_path / 'mine') and place in note.message
+    assert 'has no cameras' in note.message and 'CONTRIBUTING' in note.fix
+    assert 'intrinsics' not in data.prepare(config).spec.features
+
+
 @pytest.mark.parametrize(
     'place', ['train.txt', 'splits/val.txt', 'ImageSets/Segmentation/trainval.txt']
 )

@@ -144,6 +144,24 @@ def test_many_of_a_kind_are_summed_up(tmp_path):
     assert printed.count('label ids 5') == doctor.SHOWN and 'and 7 more of this kind' in printed
 
 
+def test_an_error_of_a_file_of_all_images_is_printed_once(tmp_path):
+    frames = len(layouts.write_clips(tmp_path))
+    camera = tmp_path / 'camera.json'
+    camera.write_text('{}')
+    config = experiment(layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache'))
+    (found,) = errors(config)
+    assert found.where == str(camera) and f'({frames} images)' in found.message
+    printed = doctor.report(doctor.examine(config))
+    assert printed.count(str(camera)) == 1 and '1 error,' in printed
+
+
+def test_an_image_next_to_the_splits_is_one_error(mine):
+    root, config = mine
+    (root / 'images/loose.jpg').write_bytes((root / 'images/train/shot 0.jpg').read_bytes())
+    (found,) = [finding for finding in errors(config) if 'loose.jpg' in finding.where]
+    assert 'images)' not in found.message
+
+
 def test_image_in_two_splits_is_an_error_and_twice_in_one_a_warning(mine):
     root, config = mine
     content = (root / 'images/train/shot 0.jpg').read_bytes()

@@ -91,7 +91,12 @@ class Dataset(abc.ABC):
 
     @abc.abstractmethod
     def options(self) -> Any:
-        """Returns everything, as JSON, that records depend on in addition to the listed files."""
+        """Returns the settings, as JSON, that records depend on in addition to the listed files.
+
+        The fingerprint of the records contains this result, and not the code of the builder.
+        Change the result when the builder reads files differently: for example, raise a version
+        number in it. Otherwise records that were prepared before are still used.
+        """
 
     @abc.abstractmethod
     def splits(self) -> tuple[str, ...]:
@@ -487,6 +492,15 @@ def incomplete_feature(feature: str, items: list[Item]) -> list[InputError]:
             fix='complete the download, or move the folder of these files away',
         )
     ]
+
+
+def camera_files(root: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files `camera.json` in a folder and its subfolders, sorted.
+
+    In the folder itself, the name may be in upper or lower case.
+    """
+    candidates = [*root.iterdir(), *root.glob('*/*.json')]
+    return sorted(path for path in candidates if path.name.lower() == 'camera.json')
 
 
 def read_json(path: pathlib.Path) -> Any:

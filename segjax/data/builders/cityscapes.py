@@ -217,11 +217,12 @@ class CityscapesCoarse(Cityscapes):
 class CityscapesVideo(FileDataset):
     """Clips of consecutive frames, in order. The content of the folder decides its layout.
 
-    Clips: `{clip}/image/{name}.jpg`, `{clip}/label_predicted/{name}.png` (or `label/`), optionally
-    `instance_predicted/` (or `instance/`), and optionally `camera.json` with
-    `intrinsics_{width}x{height}`, a 3x3 matrix. In instance files 255 is no instance, stored as 0,
-    and instance n is stored as n + 1. The last clip by name is split `val`, and the remaining clips
-    are `train`. A single clip is `train`.
+    Clips: `{clip}/image/{name}.jpg`, `{clip}/label_predicted/{name}.png` (or `label/`), and
+    optionally `instance_predicted/` (or `instance/`). `{name}` is
+    `{city}_{6 digits}_{6 digits}_leftImg8bit`: the last digits number the frame. Optionally,
+    `{root}/camera.json` has `intrinsics_{width}x{height}`, a 3x3 matrix for all clips. In instance
+    files 255 is no instance, stored as 0, and instance n is stored as n + 1. The last clip by name
+    is split `val`, and the remaining clips are `train`. A single clip is `train`.
 
     Official: `leftImg8bit_sequence/{split}/{city}` with the labels and cameras of the annotated
     frames in `gtFine` and `camera`. Frames without annotation have void labels (255 everywhere) and
@@ -345,8 +346,7 @@ class _Clips(FileDataset):
     def _unread_cameras(self) -> list[Note]:
         """Returns a note if camera files are at places where they are not read."""
         read = self.root / 'camera.json'
-        candidates = [*self.root.iterdir(), *self.root.glob('*/*.json')]
-        unread = sorted(path for path in candidates if path.name.lower() == read.name)
+        unread = base.camera_files(self.root)
         if read.exists() or not unread:
             return []
         first = unread[0].relative_to(self.root)

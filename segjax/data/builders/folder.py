@@ -214,6 +214,7 @@ class Folder(FileDataset):
         masks = self._split_folders('masks')
         notes = [] if images else self._divided()
         notes += self._unread_lists()
+        notes += self._unread_cameras()
 
         # Folders of no split, and files that are not read.
         for kind in ('images', 'masks'):
@@ -239,6 +240,19 @@ class Folder(FileDataset):
         names = ', '.join(path.relative_to(self.root).as_posix() for path in lists)
         fix = 'move the images and masks of each list into folders train and val'
         return [Note(str(self.root), f'lists of splits are not read: {names}', fix)]
+
+    def _unread_cameras(self) -> list[Note]:
+        """Returns the note that camera files are not read."""
+        unread = base.camera_files(self.root)
+        if not unread:
+            return []
+        first = unread[0].relative_to(self.root)
+        message = (
+            f'passed over: {len(unread)} camera files, the first is {first}. '
+            "The data set 'folder' has no cameras"
+        )
+        fix = 'write a data set of your own that reads them: see "A data set" in CONTRIBUTING.md'
+        return [Note(str(self.root), message, fix)]
 
     def _divided(self) -> list[Note]:
         """Returns the note that images are divided by their names."""

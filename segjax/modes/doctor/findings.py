@@ -1,7 +1,7 @@
 """Holds the results of an examination: findings, and a summary of each split."""
 
 import collections
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +70,26 @@ def from_error(error: InputError) -> Finding:
     """Returns an InputError as a finding."""
     expected = f'{error.expected}: {error.meaning}' if error.meaning else error.expected
     return Finding('error', error.where, f'got {error.got}; expected {expected}', error.fix)
+
+
+def without_repetitions(
+    findings: Iterable[Finding], numbers: Mapping[Finding, int]
+) -> list[Finding]:
+    """Returns each finding once, at its first place.
+
+    A file that belongs to many images, such as a camera file, has the same problem for each image.
+
+    Args:
+      findings: in the order of the examination.
+      numbers: of the images with the same finding. Above 1, the message states the number.
+    """
+    merged = []
+    for finding in dict.fromkeys(findings):
+        number = numbers.get(finding, 0)
+        if number > 1:
+            finding = finding._replace(message=f'{finding.message} ({number} images)')
+        merged.append(finding)
+    return merged
 
 
 def of_refusal(check: Callable[..., Any], *arguments: Any) -> list[Finding]:

@@ -14,7 +14,7 @@ from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
 from segjax.data.labels import OFF_BY_ONE
 from segjax.errors import InputError
-from segjax.modes.doctor.findings import Finding, SplitSummary, from_error
+from segjax.modes.doctor.findings import Finding, SplitSummary, from_error, without_repetitions
 from segjax.spec import IGNORE, ClassSpec, split_names
 
 
@@ -44,20 +44,25 @@ def read_splits(
       check_stop: called between examples, raises to stop.
 
     Returns:
-      The summaries by name, and a finding for each problem.
+      The summaries by name, and a finding for each problem. Equal problems of several images are
+      one finding.
     """
     scans = {split: dataset.scan(split) for split in names}
     all_items = [item for items, _ in scans.values() for item in items]
     features = dataset.features(all_items) if all_items else ()
     splits = {}
-    findings = []
+    findings: list[Finding] = []
+    numbers: collections.Counter[Finding] = collections.Counter()
     for split, (items, problems) in scans.items():
         if not items and not problems:
             where = f'split {split!r} of {dataset.where}'
             problems = [InputError(where, got='no examples', expected='at least one example')]
-        splits[split], more_problems = _read_split(dataset, items, features, check_stop)
-        findings += map(from_error, [*problems, *more_problems])
-    return splits, findings
+        splits[split], image_problems = _read_split(dataset, items, features, check_stop)
+        image_findings = [from_error(problem) for problem in image_problems]
+        findings += map(from_error, problems)
+        findings += image_findings
+        numbers.update(image_findings)
+    return splits, without_repetitions(findings, numbers)
 
 
 def _read_split(
