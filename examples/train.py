@@ -1,4 +1,4 @@
-"""Trains a small net from Python, without the command line: `python train.py FOLDER [STEPS]`.
+"""Trains a small net from Python, without the command line: `python train.py [FOLDER [STEPS]]`.
 
 Prints the mean IoU of each stage. FOLDER becomes a run folder, with report.html and scores.json.
 """
@@ -8,7 +8,7 @@ import sys
 from segjax import config as config_lib
 from segjax.train import driver
 
-workdir = sys.argv[1]
+workdir = sys.argv[1] if len(sys.argv) > 1 else 'runs/example'
 num_steps = int(sys.argv[2]) if len(sys.argv) > 2 else 100
 
 config = config_lib.defaults('supervised')
