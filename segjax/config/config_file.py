@@ -246,17 +246,22 @@ def _error_in_file(path: pathlib.Path, error: Exception) -> InputError | None:
         f'{path}, line {in_file[-1].lineno}',
         got=f'{type(error).__name__}: {error}'.replace('\n', ' '),
         expected=f'a line that works: {in_file[-1].line}',
-        fix=_new_name(error) or 'correct that line. docs/config.md lists all keys',
+        fix=_new_name(error, in_file[-1].line or '')
+        or 'correct that line. docs/config.md lists all keys',
     )
 
 
-def _new_name(error: Exception) -> str:
-    """Returns the fix for an error about the old name of a renamed key. Returns '' otherwise."""
+def _new_name(error: Exception, line: str) -> str:
+    """Returns the fix for an error about the old name of a renamed key. Returns '' otherwise.
+
+    Several sections had a key of the same old name. The line must name the section.
+    """
     if not isinstance(error, (AttributeError, KeyError)):
         return ''
     for old, new in RENAMED.items():
-        name = old.rpartition('.')[2]
-        if f"'{name}'" in str(error) or f'"{name}"' in str(error):
+        section, _, name = old.rpartition('.')
+        is_named = f"'{name}'" in str(error) or f'"{name}"' in str(error)
+        if is_named and section in line:
             return f'the new name: config.{new} was config.{old}'
     return ''
 

@@ -387,7 +387,9 @@ def still_hold(scores: Scores, now: Mapping[str, Any], config: ml_collections.Co
     if MADE_BY not in scores:
         return scored_as_asked(scores, config)
     before = scores[MADE_BY]
-    if (before['step'], before['data']) != (now['step'], now['data']):
+    if not isinstance(before, Mapping) or not isinstance(before.get('config'), Mapping):
+        return False
+    if {**before, 'config': None} != {**now, 'config': None}:
         return False
     # Configs of older runs may lack younger keys, or have old names of keys.
     return not config_lib.changes(before['config'], now['config'], free=config_lib.UNRECORDED)

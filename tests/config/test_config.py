@@ -3,6 +3,7 @@
 import json
 import pathlib
 import pickle
+import re
 
 import pytest
 
@@ -305,16 +306,21 @@ def test_a_net_that_never_had_the_old_key_is_not_told_of_a_new_name(config):
 
 
 @pytest.mark.parametrize(
-    'line', ['config.run.eval_every = 3', 'segjax_config.update(config, run=dict(eval_every=3))']
+    'line, fix',
+    [
+        ('config.run.eval_every = 3', 'config.logging was config.run'),
+        ('segjax_config.update(config, run=dict(eval_every=3))', 'config.logging was config.run'),
+        ('config.geometry.depth = "none"', 'config.geometry.depth_from was config.geometry.depth'),
+    ],
 )
-def test_the_old_name_in_a_config_file_is_an_error_with_the_new_name(line, tmp_path):
+def test_the_old_name_in_a_config_file_is_an_error_with_the_new_name(line, fix, tmp_path):
     path = tmp_path / 'old.py'
     path.write_text(
         'from segjax import config as segjax_config\n'
         'def get_config(arg=""):\n'
-        '    config = segjax_config.defaults("supervised")\n'
+        '    config = segjax_config.defaults("scene_geometry")\n'
         f'    {line}\n'
         '    return config\n'
     )
-    with pytest.raises(InputError, match=r'config\.logging was config\.run'):
+    with pytest.raises(InputError, match=re.escape(fix)):
         config_file.load(str(path))

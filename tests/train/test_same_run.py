@@ -48,3 +48,6 @@ def test_scores_that_were_recorded_under_old_names_of_keys_still_hold():
     assert not same_run.still_hold({MADE_BY: old}, now, config)
     for changed in ({'step': 3}, {'data': {'val': 'xyz'}}):
         assert not same_run.still_hold({MADE_BY: now | changed}, now, config)
+    # An edited file.
+    for broken in ({}, None, {'step': 4}, now | {'config': 'lost'}):
+        assert not same_run.still_hold({MADE_BY: broken}, now, config)
