@@ -198,7 +198,7 @@ def _check_values(argv: Sequence[str]) -> None:
 
 
 def _check_type(name: str, value: str) -> None:
-    """Raises InputError for a value of another type than that of its flag."""
+    """Raises InputError for a value that has another type than its flag."""
     flag = given[name]
     try:
         flag.parser.parse(value)

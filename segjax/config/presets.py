@@ -8,7 +8,7 @@ from segjax.config.tree import update
 def smoke(config: ml_collections.ConfigDict) -> None:
     """Sets the values that all `:smoke` variants share: four steps on a few small images.
 
-    The images are those of `streets`. The run logs, evaluates, saves and writes its report.
+    The images show `streets`. The run logs, evaluates, saves and writes its report.
     """
     update(
         config,

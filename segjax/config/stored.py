@@ -152,7 +152,7 @@ def changes(
     Args:
       old, new: two configs as `to_json` returns them, or the same section of both.
       path: of the section, with a point behind it; '' for whole configs.
-      free: keys and sections that are not compared; by default those of a resumed run.
+      free: keys and sections that are not compared. The default belongs to a resumed run.
     """
     if not path and _text_in(old, 'pipeline', '') == new['pipeline']:
         old = to_json(from_json(old))

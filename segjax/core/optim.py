@@ -239,7 +239,7 @@ def _fitting_pattern(where: str, pattern: str, factors: Factors, names: Sequence
 def _scale_by_rate(rate: Schedule) -> optax.GradientTransformationExtraArgs:
     """Returns a transformation that multiplies updates by -rate(step).
 
-    The step is that of the TrainState. The optimiser has no counter of its own for the rate.
+    The step comes from the TrainState. The optimiser has no counter of its own for the rate.
     """
 
     def update(updates, state, params=None, *, step, **_):
@@ -265,7 +265,7 @@ def apply(
         the pipeline counts it once, however many optimisers act in a step.
       name: key of the optimiser in state.opt_state, which began as transform.init({net: params}).
       transform: from `make`, with the same nets.
-      grads: {net: gradients}, those of the global batch.
+      grads: {net: gradients} of the global batch.
     """
     owned = {net: state.params[net] for net in grads}
     updates, opt_state = transform.update(

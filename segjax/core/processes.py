@@ -167,7 +167,7 @@ def _disagreement(
     other: Mapping[str, Any],
     differing: Sequence[str],
 ) -> InputError:
-    """Returns the error for a process whose facts differ from those of process 0.
+    """Returns the error for a process whose facts differ from the facts of process 0.
 
     Args:
       facts: of this process.

@@ -599,7 +599,7 @@ def run_cycles(
         painter, params['painter'], statistics['painter'], painted, dropout[1]
     )
 
-    # Backward cycle: y_bar -> x -> y~rec. Mixed statistics continue those of the forward cycle.
+    # Backward cycle: y_bar -> x -> y~rec. Mixed statistics continue from the forward cycle.
     one_hot = jax.nn.one_hot(inputs['label'], segmentation.num_outputs(config, system.spec))
     synthetic, statistics[painter_backward] = apply_generator(
         painter, params['painter'], statistics[painter_backward], one_hot, dropout[2]

@@ -28,7 +28,7 @@ Baselines = Mapping[str, Mapping[str, Any]]
 def values_of(stage: StageFiles) -> tuple[dict[str, Any], ScoreParts]:
     """Returns the plain scores of a stage, and all its scores by form.
 
-    Without scores.json, the plain scores are those of the last evaluation during training.
+    Without scores.json, the plain scores come from the last evaluation during training.
     """
     parts = split_scores(stage.scores)
     if parts.values:

@@ -203,7 +203,7 @@ class ResNet(nn.Module):
             x = self.norm(name='bn1')(x)
             features['conv1_1'] = x
         else:
-            # Three convolutions. Layers are numbered like those of torch, where ReLUs count.
+            # Three convolutions. Layers are numbered as in torch, where ReLUs count.
             x = self.conv(n, (3, 3), strides=2, name='conv1_0')(x)
             x = self.norm(name='conv1_1')(x)
             features['conv1_1'] = x

@@ -44,7 +44,7 @@ class Grid(NamedTuple):
 
     @property
     def padded(self) -> tuple[int, int]:
-        """Returns the size of the image after `pad`: along each axis at least that of a tile."""
+        """Returns the size of the image after `pad`. No axis is shorter than a tile."""
         return max(self.size[0], self.tile[0]), max(self.size[1], self.tile[1])
 
 

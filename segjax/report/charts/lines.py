@@ -151,8 +151,9 @@ class _Frame:
         self.width = width
         self.height = height
         self.x_ticks = nice_ticks(x0, x1)
-        if x0 == x1:  # a single point is drawn in the middle
-            x0, x1 = x0 - 0.5, x1 + 0.5
+        if x0 == x1:  # A single point lies in the middle.
+            x0 -= 0.5
+            x1 += 0.5
         self.x0 = x0
         self.x1 = x1
         self._scale = math.log10 if logarithmic else float
