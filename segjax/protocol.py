@@ -4,6 +4,12 @@ A pipeline is one file in `segjax/pipelines/` that exports
 
     make_stages(config, spec) -> tuple[Stage, ...]
     SCHEMA                       the config keys it adds to the shared keys (segjax/schema.py)
+    make_features(config, spec) -> tuple[Derived, ...]
+                                 optional: features that are computed once from the records
+
+A pipeline with several data sets has a section of its SCHEMA for each additional data set
+(`schema.data_set`). Both functions get the specification of such a section as a keyword argument:
+`make_stages(config, spec, shadow_data)` for a section `shadow_data`.
 
 A `Stage` is one training job made of pure functions. `segjax/train/driver.py` runs the stages in
 order. The driver owns the loop, devices, logging, checkpoints and the report. It knows no loss and
@@ -28,6 +34,8 @@ import jax
 import numpy as np
 from flax import struct
 
+from segjax.spec import Feature
+
 Array = jax.Array
 PyTree = Any
 PRNGKey = jax.Array
@@ -37,11 +45,13 @@ Batch = Mapping[str, Array]
 
 image   [B, H, W, 3] uint8, RGB (nets normalise on the device: ops/images.py)
 label   [B, H, W] int32 train ids, 255 = ignored everywhere. In evaluation, labels are padded to the
-        largest label of the split
+        largest label of the split. They travel to the device as uint8
 weight  [B] float32, 1 for an example, 0 for padding that fills the last evaluation batch
 index   [B] int32, the position of the example in its split
 size    [B, 2] int32, evaluation only: height and width of the part of `image` without padding
 label_size  [B, 2] int32, evaluation only: height and width of the part of `label` without padding
+
+segjax/data/kinds.py lists shape, type and padding of every kind of feature.
 """
 
 Keys = Mapping[str, PRNGKey]
@@ -93,6 +103,91 @@ class TrainState(struct.PyTreeNode):
     extra: dict[str, PyTree]  # image pool, EMA, latent codes, ...
 
 
+class Picture(NamedTuple):
+    """A picture of `Stage.render` with facts about it. A plain array is shown whole.
+
+    pixels  [B, H, W, 3] uint8; a strip [B, n, H, W, 3], or a grid [B, rows, columns, H, W, 3]
+    size    [B, 2] height and width of the part without padding; None: everything
+    values  {name: [B] or [B, n]} numbers for the caption
+    """
+
+    pixels: Array
+    size: Array | None = None
+    values: Mapping[str, Array] = {}
+
+
+# --- examples -------------------------------------------------------------------------------------
+
+
+Example = Mapping[str, Any]
+"""Features of a single example on the host, in numpy."""
+
+
+class Derived(NamedTuple):
+    """A feature that is computed once from the records of a data set, and stored with them.
+
+    The fingerprint of the stored values holds the records, all fields below except `compute`, and
+    nothing of the code of `compute`. Raise `version` when the function changes.
+
+    name      key of the feature in examples
+    feature   its kind and shape
+    reads     features that `compute` reads. They may be derived features that come before
+    compute   example -> value. A function of a module, or a `functools.partial` of one, because
+              worker processes call it. If `whole` is set: (examples of the split, in order) ->
+              values in the same order
+    settings  numbers and texts that the value depends on, as JSON
+    version   of the function
+    frames    offsets of the neighbours that `compute` reads as 'image_frames'. At the ends of a
+              clip a neighbour that does not exist is replaced by the nearest frame that does
+    whole     whether `compute` sees the whole split at once: a search among all examples
+    data      config section of the data set
+    """
+
+    name: str
+    feature: Feature
+    reads: tuple[str, ...]
+    compute: Callable[..., Any]
+    settings: Mapping[str, Any] = {}
+    version: int = 1
+    frames: tuple[int, ...] = ()
+    whole: bool = False
+    data: str = 'data'
+
+
+class Product(NamedTuple):
+    """The name of an array that an earlier stage hands on (`Stage.hand_on`).
+
+    stage  its stage
+    name   of the array
+    """
+
+    stage: str
+    name: str
+
+
+class DrawnFrames(NamedTuple):
+    """Neighbours that are drawn anew for each example and epoch.
+
+    `count` frames are drawn without replacement from the frames of the clip at `offsets`. The
+    example itself is always among them. They are in ascending order. Examples with fewer than
+    `count` such frames are skipped. The feature 'frame_frames' has their numbers in the clip.
+    """
+
+    count: int
+    offsets: tuple[int, ...]
+
+
+class TableFrames(NamedTuple):
+    """Neighbours from a table.
+
+    The feature `table` of an example has the positions [count] of its neighbours in the split. It
+    is a stored or derived feature of kind 'number'.
+    """
+
+    count: int
+    table: str
+
+
 class Input(NamedTuple):
     """The data of a stage.
 
@@ -105,11 +200,21 @@ class Input(NamedTuple):
     batch_key   training: the config key of `batch_size`, for errors
     unpaired    training: (name, input) pairs of additional inputs. Each input is sampled
                 independently. Its batch keys are 'name/image', 'name/index'
-    frames      video: offsets of the neighbouring frames, e.g. (-1, 1). The feature 'image_frames'
-                is [B, n, H, W, 3], the neighbours of 'image'. Frames without all neighbours are
-                skipped and get no index
+    frames      offsets of the neighbouring frames, e.g. (-1, 1), or `DrawnFrames`, or
+                `TableFrames`. The feature 'image_frames' is [B, n, H, W, 3], the neighbours of
+                'image'. Frames without all neighbours are skipped and get no index
     examples    examples of the split: 'all', or 'labelled' for examples with a pixel of a class.
                 `part` and `index` count the chosen examples only
+    data        config section of the data set: 'data' is the main data set
+    chosen      only the examples at these positions of the split: the array of a `Product`.
+                None: no further choice
+    transform   (example, numpy generator) -> example, called before the augmentation, in threads or
+                worker processes. A function of a module, or a `functools.partial` of one. The
+                generator depends on (seed, position) in training and on the index in evaluation
+    reads       features of the data set that `transform` reads. (): those of `features`
+    made        (name, Feature) pairs: `features` that `transform` makes
+    resize      whether maps are brought to `size`, and padded in evaluation. False: they keep the
+                size that `transform` gave them, which must be `size`
     """
 
     split: str
@@ -120,8 +225,27 @@ class Input(NamedTuple):
     part: tuple[float, float] = (0.0, 1.0)
     batch_key: str = 'train.batch_size'
     unpaired: tuple[tuple[str, 'Input'], ...] = ()
-    frames: tuple[int, ...] = ()
+    frames: 'tuple[int, ...] | DrawnFrames | TableFrames' = ()
     examples: str = 'all'
+    data: str = 'data'
+    chosen: Product | None = None
+    transform: Callable[[Example, np.random.Generator], Example] | None = None
+    reads: tuple[str, ...] = ()
+    made: tuple[tuple[str, Feature], ...] = ()
+    resize: bool = True
+
+    @property
+    def num_frames(self) -> int:
+        """Returns the number of neighbours of an example."""
+        if isinstance(self.frames, DrawnFrames | TableFrames):
+            return self.frames.count
+        return len(self.frames)
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """Returns the features that are read from the data set."""
+        made = [name for name, _ in self.made]
+        return self.reads or tuple(name for name in self.features if name not in made)
 
     def with_unpaired(self) -> tuple['Input', ...]:
         """Returns the input itself, followed by its unpaired inputs."""
@@ -131,6 +255,62 @@ class Input(NamedTuple):
         """Returns `part` as (first, end) positions among `num_examples` chosen examples."""
         first, last = (round(share * num_examples) for share in self.part)
         return first, last
+
+
+# --- stages ---------------------------------------------------------------------------------------
+
+
+class Observation(NamedTuple):
+    """Evaluation that is no sum on the device: boundary matching, rankings, the best of n samples.
+
+    outputs  (state, batch, keys) -> {name: [B, ...]}, pure, per device
+    observe  (batch, outputs) -> {name: Mean}, in numpy on the host. Both arguments hold the rows of
+             this process without padding, so they may have 0 rows. Every call returns the same
+             names and shapes. The Means are added to those of `eval_step`. `means.rows` places a
+             value for each example
+    """
+
+    outputs: Callable[[TrainState, Batch, Keys], Mapping[str, Array]]
+    observe: Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], Mapping[str, Mean]]
+
+
+class HandOn(NamedTuple):
+    """Arrays that a finished stage hands on to later stages, in addition to its state.
+
+    They are written once, to products.npz in the folder of the stage. Later stages read them as
+    `Product` in their inputs, and as earlier['stage/name'] in `init`.
+
+    shapes     {name: jax.ShapeDtypeStruct} of the arrays
+    inputs     examples that are measured, in order. None: `finalize` gets an empty mapping
+    eval_step  (state, batch, keys) -> metrics, as in `Stage`
+    finalize   summed metrics (numpy) -> {name: array}, on the host
+    """
+
+    shapes: Mapping[str, jax.ShapeDtypeStruct]
+    finalize: Callable[[Mapping[str, Mean]], Mapping[str, np.ndarray]]
+    inputs: Input | None = None
+    eval_step: Callable[[TrainState, Batch, Keys], Metrics] | None = None
+
+
+class Prediction(NamedTuple):
+    """The use of a trained net on files, for --mode predict.
+
+    inputs   {name: Feature} of an example. Maps are read from image files, everything else from a
+             JSON list of examples
+    outputs  {name: kind}. Kinds: 'classes' [B, H, W] train ids, 'probabilities' [B, H, W, C],
+             'image' [B, H, W, 3] uint8, 'images' [B, n, H, W, 3] uint8, 'depth' [B, H, W],
+             'normals' [B, H, W, 3], 'table' [B] or [B, n] numbers
+    apply    (state, batch, keys) -> {name: array}, pure, per device
+    size     (height, width) into which maps are fitted. Outputs of this size are brought back to
+             the size of the files
+    streams  names of the random streams in `keys`. They depend on the name of the example
+    """
+
+    inputs: Mapping[str, Feature]
+    outputs: Mapping[str, str]
+    apply: Callable[[TrainState, Batch, Keys], Mapping[str, Array]]
+    size: tuple[int, int]
+    streams: tuple[str, ...] = ()
 
 
 class Stage(NamedTuple):
@@ -148,7 +328,8 @@ class Stage(NamedTuple):
                  rng.named(key, net) gives a net the same initial parameters in every stage. `batch`
                  is one device's example batch, in numpy arrays or traced. Its shapes and dtypes
                  matter, its values do not.
-                 `earlier` holds the final states of the earlier stages by name. `init` is called
+                 `earlier` holds the final states of the earlier stages by name, and the arrays
+                 that they hand on as 'stage/name'. `init` is called
                  without jit, because a compiler would take minutes for the random numbers of large
                  nets. It is also called under eval_shape. Nets begin with `lazy_init`, which
                  computes no activations
@@ -160,11 +341,13 @@ class Stage(NamedTuple):
     finalize     summed metrics (numpy) -> scores, on the host
     monitor      (score name, 'max' or 'min') of the best checkpoint. `finalize` must return the
                  score
-    render       (state, batch, keys) -> {'prediction': [B, H, W, 3] uint8, ...}, pictures for
-                 report and TensorBoard, in this order. A picture with the size of image or label
-                 loses its padding. Any other picture stays whole
+    render       (state, batch, keys) -> {'prediction': Picture or [B, H, W, 3] uint8, ...},
+                 pictures for report and TensorBoard, in this order
     predict      (state, image [B, H, W, 3] uint8) -> class probabilities [B, H, W, C], for --mode
-                 predict
+                 predict, which cuts images of any size into tiles
+    prediction   further uses of the net on files
+    observation  additional evaluation on the host
+    hand_on      arrays for later stages
     """
 
     name: str
@@ -172,11 +355,14 @@ class Stage(NamedTuple):
     train_input: Input | None
     eval_input: Input
     streams: tuple[str, ...]
-    init: Callable[[PRNGKey, Mapping[str, Any], Mapping[str, TrainState]], TrainState]
+    init: Callable[[PRNGKey, Mapping[str, Any], Mapping[str, Any]], TrainState]
     train_step: Callable[[TrainState, Batch, Keys], tuple[TrainState, Metrics]]
     eval_step: Callable[[TrainState, Batch, Keys], Metrics]
     finalize: Callable[[Mapping[str, Mean]], Scores]
     monitor: tuple[str, str]
     shared_streams: tuple[str, ...] = ()
-    render: Callable[[TrainState, Batch, Keys], Mapping[str, Array]] | None = None
+    render: Callable[[TrainState, Batch, Keys], Mapping[str, Array | Picture]] | None = None
     predict: Callable[[TrainState, Array], Array] | None = None
+    prediction: Prediction | None = None
+    observation: Observation | None = None
+    hand_on: HandOn | None = None

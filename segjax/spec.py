@@ -1,4 +1,4 @@
-"""The description of a data set: its classes, splits and sizes."""
+"""The description of a data set: its features, classes, splits and sizes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,6 +8,19 @@ from segjax.errors import unknown_name
 
 IGNORE = 255
 """Label without effect on losses, metrics and class statistics. It fills padding."""
+
+
+class Feature(NamedTuple):
+    """The kind of a feature, and its shape. A batch adds an axis in front.
+
+    kind   a name of KINDS (segjax/data/kinds.py): how values are stored, moved and padded
+    shape  of a value. Maps: the axes behind (height, width), as (2,) for flow
+    pairs  points: places whose points swap under a flip, as ((0, 1),) for the left and right eye
+    """
+
+    kind: str
+    shape: tuple[int, ...] = ()
+    pairs: tuple[tuple[int, int], ...] = ()
 
 
 def with_tuples(value: Any) -> Any:
@@ -37,6 +50,17 @@ class ClassSpec:
     def num_classes(self) -> int:
         """Returns the number of classes C."""
         return len(self.names)
+
+
+class ClassMap(NamedTuple):
+    """A merge of the classes of a data set into fewer classes.
+
+    classes    the merged classes
+    train_ids  by train id of the data set: train id among the merged classes, or IGNORE
+    """
+
+    classes: ClassSpec
+    train_ids: tuple[int, ...]
 
 
 def split_names(split: str) -> tuple[str, ...]:
@@ -78,6 +102,8 @@ class DataSpec:
     num_unlabelled  by split, where it is not 0: examples without a labelled pixel
     unlabelled_pixels  by split, where it is not 0: pixels of the examples without a labelled pixel
     digest        by split: hexadecimal hash of the examples in order; {} where it is unknown
+    declared      Feature by key, for features whose kind does not follow from their key
+    class_maps    by name: merges of the classes into fewer classes
     """
 
     name: str
@@ -90,6 +116,8 @@ class DataSpec:
     num_unlabelled: Mapping[str, int] = dataclasses.field(default_factory=dict)
     unlabelled_pixels: Mapping[str, int] = dataclasses.field(default_factory=dict)
     digest: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    declared: Mapping[str, Feature] = dataclasses.field(default_factory=dict)
+    class_maps: Mapping[str, ClassMap] = dataclasses.field(default_factory=dict)
 
     def split(self, expression: str) -> SplitSpec:
         """Returns the sizes of 'train', 'train+val' or 'train[:10%]'.
@@ -126,4 +154,14 @@ class DataSpec:
     def from_json(stored: Mapping[str, Any]) -> 'DataSpec':
         """Inverts `to_json`, also after a round trip through a file."""
         fields = with_tuples(stored)
-        return DataSpec(**{**fields, 'classes': ClassSpec(**fields['classes'])})
+        declared = fields.get('declared', {})
+        class_maps = fields.get('class_maps', {})
+        fields |= {
+            'classes': ClassSpec(**fields['classes']),
+            'declared': {key: Feature(*values) for key, values in declared.items()},
+            'class_maps': {
+                name: ClassMap(ClassSpec(**classes), train_ids)
+                for name, (classes, train_ids) in class_maps.items()
+            },
+        }
+        return DataSpec(**fields)

@@ -131,7 +131,7 @@ def test_every_net_may_be_chosen_by_argument():
 def test_every_net_takes_the_steps_of_the_smallest_variant(net):
     config = config_file.load(f'{REPOSITORY}/configs/supervised.py:smoke,model={net}')
     data = types.SimpleNamespace(spec=spec_of(config), open_input=lambda inputs: range(10))
-    run = driver.Run(config, data, pathlib.Path('no run'), parallel.topology('pmap', 1))
+    run = driver.Run(config, {'data': data}, pathlib.Path('no run'), parallel.topology('pmap', 1))
     stages = pipelines.load(config.pipeline).make_stages(config, run.spec)
     assert list(checks.problems(run, stages, 'train', begun=False)) == []
 

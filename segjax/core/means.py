@@ -1,6 +1,7 @@
 """Means over pixels and examples as (sum, count), in which padded examples count for nothing."""
 
 import jax.numpy as jnp
+import numpy as np
 
 from segjax.protocol import Array, Mean
 
@@ -43,3 +44,23 @@ def without_padding(weight: Array, x: Array) -> Array:
     """
     kept = (weight > 0).reshape(-1, *[1] * (x.ndim - 1))
     return jnp.where(kept, x, 0)
+
+
+def rows(values: np.ndarray, index: np.ndarray, num_examples: int) -> Mean[np.ndarray]:
+    """Places a value for each example of a split, on the host, for `Observation.observe`.
+
+    The sum of the results of all batches holds every value once, in the order of the split.
+
+    Args:
+      values: [B, ...] values of the examples of a batch.
+      index: [B] positions of these examples in the split.
+      num_examples: N of the split.
+
+    Returns:
+      Mean(sum [N, ...], count [N, 1, ...]), 0 for the examples of other batches.
+    """
+    total = np.zeros((num_examples, *values.shape[1:]))
+    count = np.zeros((num_examples, *[1] * (values.ndim - 1)))
+    total[index] = values
+    count[index] = 1
+    return Mean(total, count)

@@ -35,7 +35,7 @@ from segjax.data import clips, transforms
 from segjax.data.index import Chosen, Source
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Input
-from segjax.spec import IGNORE
+from segjax.spec import IGNORE, Feature
 
 CLOSE_SECONDS = 2.0
 """How long a worker process may take to finish after `close`."""
@@ -414,7 +414,7 @@ def _for_device(key: str, value: np.ndarray) -> np.ndarray:
     return whole
 
 
-def zeros(inputs: Input, rows: int) -> dict[str, np.ndarray]:
+def zeros(inputs: Input, rows: int, declared: Mapping[str, Feature] = {}) -> dict[str, np.ndarray]:
     """Returns a training batch of zeros.
 
     Nets are built from this batch, so that their shapes do not depend on the data or its presence.
@@ -422,6 +422,7 @@ def zeros(inputs: Input, rows: int) -> dict[str, np.ndarray]:
     Args:
       inputs: the training input of a stage.
       rows: examples of `inputs` itself. Unpaired inputs have rows in proportion.
+      declared: `DataSpec.declared` of the data set.
 
     Raises:
       InputError: a feature whose shape is known only from the data.
@@ -431,7 +432,7 @@ def zeros(inputs: Input, rows: int) -> dict[str, np.ndarray]:
         batch[key] = _zeros_of(key, inputs, rows)
     for name, unpaired in inputs.unpaired:
         unpaired_rows = max(1, rows * unpaired.batch_size // inputs.batch_size)
-        for key, value in zeros(unpaired, unpaired_rows).items():
+        for key, value in zeros(unpaired, unpaired_rows, declared).items():
             batch[f'{name}/{key}'] = value
     return batch
 
@@ -461,7 +462,7 @@ def _zeros_of(key: str, inputs: Input, rows: int) -> np.ndarray:
     else:
         shape = tuple(inputs.size)
     if key.endswith(clips.SUFFIX):
-        shape = (len(inputs.frames), *shape)
+        shape = (inputs.num_frames, *shape)
     return np.zeros((rows, *shape), _DTYPES.get(kind, np.float32))
 
 

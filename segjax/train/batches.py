@@ -28,7 +28,7 @@ def train_batches(run: Run, inputs: Input, start_step: int) -> Batches:
 
     def open_input(each: Input, seed: int) -> loader.BatchIterator:
         batches = loader.train_iterator(
-            run.data.open_input(each),
+            run.open_input(each),
             each,
             seed=seed,
             start_step=start_step,

@@ -18,6 +18,7 @@ from segjax.core import rng
 from segjax.data import loader, transforms
 from segjax.errors import InputError
 from segjax.protocol import Input, Stage, TrainState
+from segjax.spec import DataSpec
 from segjax.train import initialization
 from segjax.train.batches import training_input
 from segjax.train.run import Run
@@ -117,7 +118,7 @@ def _input_problems(run: Run, stage: Stage, use: str, begun: bool = False) -> It
             checks.append((_check_training_batch, run, inputs, begun))
     if use != 'predict':
         check_batch_size = run.topology.check_batch_size
-        checks.append((run.data.open_input, stage.eval_input))
+        checks.append((run.open_input, stage.eval_input))
         checks.append((check_batch_size, 'evaluate.batch_size', stage.eval_input.batch_size))
     yield from _refusals(checks)
 
@@ -146,7 +147,7 @@ def _check_training_batch(run: Run, inputs: Input, begun: bool) -> None:
 
 def _check_part(run: Run, inputs: Input) -> None:
     """Raises InputError if an input cannot be opened, or its part of the split has no example."""
-    whole = len(run.data.open_input(inputs))
+    whole = len(run.open_input(inputs))
     first, last = inputs.bounds(whole)
     if first < last:
         return
@@ -212,7 +213,8 @@ def _single_values(run: Run, stage: Stage, state: TrainState) -> list[str]:
                 single['/'.join(module.path)] = None
         return call(*args, **kwargs)
 
-    own_batch = loader.zeros(inputs, inputs.batch_size // count)
+    declared = run.spec_of(inputs).declared
+    own_batch = loader.zeros(inputs, inputs.batch_size // count, declared)
     batch = _global_batch(own_batch, count)
     with nn.intercept_methods(note):
         run.topology.eval_shape(stage.train_step, state, batch, _keys(run, stage))
@@ -244,19 +246,20 @@ def _trace_evaluation(run: Run, stage: Stage, state: TrainState) -> None:
     """Raises InputError for images or crops of a size that a net refuses in evaluation."""
     inputs = stage.eval_input
     rows = inputs.batch_size // run.topology.count
-    batch = evaluation_batch(inputs, rows, run.spec.split(inputs.split).max_size)
+    batch = evaluation_batch(inputs, rows, run.spec_of(inputs))
     jax.eval_shape(stage.eval_step, state, batch, _keys(run, stage))
 
 
-def evaluation_batch(inputs: Input, rows: int, max_size: tuple[int, int]) -> Shapes:
+def evaluation_batch(inputs: Input, rows: int, spec: DataSpec) -> Shapes:
     """Returns the shapes of a batch of `loader.eval_batches`.
 
     Args:
       inputs: `Stage.eval_input`.
       rows: examples of the batch.
-      max_size: (height, width) that labels are padded to.
+      spec: of the data set.
     """
-    shapes = _global_batch(loader.zeros(inputs, rows), 1)
+    max_size = spec.split(inputs.split).max_size
+    shapes = _global_batch(loader.zeros(inputs, rows, spec.declared), 1)
     maps = [key for key in shapes if transforms.map_kind(key)]
     images = [key for key in maps if key.startswith('image')]
     pair = jax.ShapeDtypeStruct((rows, 2), 'int32')
@@ -302,7 +305,7 @@ def passes(run: Run, overrides: Iterable[str]) -> bool:
 def _changed(run: Run, overrides: Iterable[str]) -> tuple[Run, tuple[Stage, ...]]:
     """Returns a run with changed values of some keys, and its stages."""
     config = config_file.overridden(run.config, ';'.join(overrides))
-    stages = pipelines.load(config.pipeline).make_stages(config, run.spec)
+    stages = pipelines.make_stages(config, run.specs)
     return run._replace(config=config), stages
 
 

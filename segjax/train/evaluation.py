@@ -40,12 +40,12 @@ def totals(
     """
     inputs = stage.eval_input
     batches = loader.eval_batches(
-        run.data.open_input(inputs),
+        run.open_input(inputs),
         inputs,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         data_config=run.config.data,
-        max_size=run.spec.split(inputs.split).max_size,
+        max_size=run.spec_of(inputs).split(inputs.split).max_size,
     )
     sums: dict[str, Mean] = {}
     waiting: list[Metrics] = []
@@ -96,7 +96,7 @@ def write_pictures(
     if render_stage is None or not count:
         return
     inputs = stage.eval_input
-    source = run.data.open_input(inputs, 'name')
+    source = run.open_input(inputs, 'name')
     score, groups = _ranked(sums, len(source), count)
     if compare:
         same = min(count, len(source))
@@ -150,7 +150,7 @@ def _entry(
     state: TrainState,
 ) -> dict[str, Any]:
     """Returns index, score, name and pictures of an example, for `save_pictures`."""
-    max_size = run.spec.split(inputs.split).max_size
+    max_size = run.spec_of(inputs).split(inputs.split).max_size
     batch = loader.examples(source, [index], inputs, max_size=max_size)
     pictures = {'image': batch['image']} if 'image' in batch else {}
     pictures |= render(state, batch, keys)

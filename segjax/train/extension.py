@@ -34,7 +34,7 @@ def apply(run: Run, stages: Sequence[Stage]) -> None:
         that would train longer.
     """
     before = config_lib.from_json(stored.read_config(run.workdir / CONFIG))
-    planned = pipelines.load(before.pipeline).make_stages(before, run.spec)
+    planned = pipelines.make_stages(before, run.specs)
     old_names = [stage.name for stage in planned]
     new_names = [stage.name for stage in stages]
     if old_names != new_names:

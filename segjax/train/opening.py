@@ -77,8 +77,8 @@ def checked_run(
     agreement.check_data(data, initialization.digest(source() if begins_elsewhere else None))
 
     # The checks open every input: a data set that lacks a requested feature is refused here.
-    stages = pipelines.load(config.pipeline).make_stages(config, data.spec)
-    run = Run(config, data, folder, topology, source)
+    run = Run(config, {'data': data}, folder, topology, source)
+    stages = pipelines.make_stages(config, run.specs)
     for problem in checks.problems(run, stages, use, begun, trace_steps):
         raise problem
     return run, stages

@@ -36,18 +36,32 @@ class Run(NamedTuple):
     """A checked config with its data set, run folder and devices. All stages share it.
 
     config    valid, with the `preprocess` that the run adopted from published weights
-    data      the data set
+    datasets  by config section: the data sets. 'data' is the main data set
     workdir   the run folder
     topology  the devices
     source    loads the parameters that config.init_from names (initialization.reader)
     """
 
     config: ml_collections.ConfigDict
-    data: Data
+    datasets: Mapping[str, Data]
     workdir: pathlib.Path
     topology: parallel.Topology
     source: Callable[[], Source | None] = no_source
 
     @property
     def spec(self) -> DataSpec:
-        return self.data.spec
+        """Returns the specification of the main data set."""
+        return self.datasets['data'].spec
+
+    @property
+    def specs(self) -> dict[str, DataSpec]:
+        """Returns the specification of every data set by its config section."""
+        return {name: data.spec for name, data in self.datasets.items()}
+
+    def spec_of(self, inputs: Input) -> DataSpec:
+        """Returns the specification of the data set that an input reads."""
+        return self.datasets[inputs.data].spec
+
+    def open_input(self, inputs: Input, *features: str) -> Any:
+        """Opens the examples of an input, with further features. The result has a length."""
+        return self.datasets[inputs.data].open_input(inputs, *features)

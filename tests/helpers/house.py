@@ -20,9 +20,9 @@ SOURCES = sorted(PACKAGE.rglob('*.py'))
 ROOMS = (
     # Contracts.
     'errors',
-    'protocol',
     'schema',
     'spec',
+    'protocol',
     # Parts without a paper.
     'core',
     'ops',

@@ -154,7 +154,12 @@ def test_without_the_base_nothing_is_compared_with_it(monkeypatch):
 def run_of(config, spec=None):
     """Returns a timed run that can only read its input."""
     inputs = Input('train', config.train.batch_size, ('image',), (4, 4), config.augment)
-    run = driver.Run(config, spec, pathlib.Path(), parallel.topology('pmap'))
+    run = driver.Run(
+        config,
+        {'data': types.SimpleNamespace(spec=spec)},
+        pathlib.Path(),
+        parallel.topology('pmap'),
+    )
     return bench.TimedRun(run, types.SimpleNamespace(train_input=inputs), None)
 
 

@@ -580,7 +580,7 @@ def test_evaluation_is_traced_with_the_shapes_that_it_has(path, tmp_path):
         inputs = stage.eval_input
         size = prepared.spec.split(inputs.split).max_size
         real = loader.examples(prepared.open_input(inputs), [0, 1], inputs, size)
-        shapes = checks.evaluation_batch(inputs, 2, size)
+        shapes = checks.evaluation_batch(inputs, 2, prepared.spec)
         assert {key: (x.shape, x.dtype) for key, x in shapes.items()} == {
             key: (x.shape, x.dtype) for key, x in real.items()
         }

@@ -754,7 +754,7 @@ def test_an_input_that_cannot_be_opened_closes_those_before_it(monkeypatch, brok
 
     monkeypatch.setattr(loader, 'train_iterator', open_input)
     data = types.SimpleNamespace(open_input=lambda inputs: None)
-    run = driver.Run(toy_run.make_config(), data, pathlib.Path(), topology=None)
+    run = driver.Run(toy_run.make_config(), {'data': data}, pathlib.Path(), topology=None)
     main, photo, sketch = (
         Input(split, 8, ('image',), (4, 4)) for split in ('main', 'photo', 'sketch')
     )
@@ -782,7 +782,7 @@ def test_an_input_that_cannot_be_opened_closes_those_before_it(monkeypatch, brok
 )
 def test_actions_that_are_due_after_a_step(step, num_steps, keep_best, due):
     intervals = dict(log_every=2, eval_every=3, checkpoint_every=5, keep_best=keep_best)
-    run = driver.Run(toy_run.make_config(logging=intervals), None, pathlib.Path(), None)
+    run = driver.Run(toy_run.make_config(logging=intervals), {}, pathlib.Path(), None)
     assert driver._due(run, step, num_steps) == due
 
 

@@ -98,10 +98,10 @@ def prepare_evaluate(timed: TimedRun) -> Timed:
     """Compiles an evaluation batch, with metrics and the resize to the labels' own size."""
     run, stage, state = timed
     inputs = stage.eval_input
-    source = run.data.open_input(inputs)
+    source = run.open_input(inputs)
     # This process's share of a batch. A small split repeats its examples.
     rows = [i % len(source) for i in range(inputs.batch_size // jax.process_count())]
-    max_size = run.spec.split(inputs.split).max_size
+    max_size = run.spec_of(inputs).split(inputs.split).max_size
     batch = loader.examples(source, rows, inputs, max_size=max_size)
     root = driver.root_key(run, stage, 'evaluate')
     state = run.topology.put_replicated(state)

@@ -43,13 +43,15 @@ def refusals(
         topology = parallel.topology(config.parallel.mode, options=host.compiler_options(config))
         source = initialization.reader(config.init_from)
         config = initialization.with_preprocess(config, folder / driver.CONFIG, source)
-        stages = pipelines.load(config.pipeline).make_stages(config, spec)
+        stages = pipelines.make_stages(config, {'data': spec})
     except InputError as error:
         return [from_error(error)], fits_anything
     if unlabelled := without_labels(config, stages, splits):
         return unlabelled, fits_anything
 
-    run = driver.Run(config, Listing(spec, dataset.where, facts), folder, topology, source)
+    run = driver.Run(
+        config, {'data': Listing(spec, dataset.where, facts)}, folder, topology, source
+    )
     findings = of_refusal(cache.check_place, config.data.cache)
     if workdir:
         findings += of_refusal(paths.check_writable, '--workdir', folder)

@@ -445,7 +445,7 @@ def _check_data(finished: Sequence[tuple[TableRun, DataSpec]]) -> None:
     changed = {}
     for run, spec in finished:
         if (run.folder / same_run.SPEC).exists():
-            stages = pipelines.load(run.config.pipeline).make_stages(run.config, spec)
+            stages = pipelines.make_stages(run.config, {'data': spec})
             if difference := same_run.data_difference(run.folder, spec, stages):
                 changed[run.folder] = difference
     if changed:

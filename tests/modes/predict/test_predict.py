@@ -602,7 +602,7 @@ def test_mode_predict_uses_the_chosen_checkpoint_of_the_run(tmp_path, monkeypatc
     prepared = data.Prepared(make_spec(), tmp_path, 'toy')
     config = config_lib.defaults('supervised')
     config_lib.update(config, data=dict(eval_size=(16, 24)))
-    opened = driver.Run(config, prepared, tmp_path / 'run', parallel.topology('pmap', 1))
+    opened = driver.Run(config, {'data': prepared}, tmp_path / 'run', parallel.topology('pmap', 1))
     monkeypatch.setattr(driver, 'open_run', lambda config, workdir, use: (opened, (ToyStage(),)))
     monkeypatch.setattr(driver, 'load_last_stage', load_last_stage)
     arguments = (config, str(tmp_path / 'run'), str(tmp_path / 'in'), str(tmp_path / 'out'), 'best')
