@@ -193,7 +193,11 @@ def _write_report(run: Run) -> None:
 
 
 def evaluate(
-    config: ml_collections.ConfigDict, workdir: str, which: str = 'last'
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    which: str = 'last',
+    stop: StopSignal | None = None,
+    keep: bool = True,
 ) -> dict[str, Scores]:
     """Scores a checkpoint of every stage, and writes scores_<which>.json.
 
@@ -203,6 +207,8 @@ def evaluate(
       config: unchecked.
       workdir: the run folder.
       which: 'last' for the newest checkpoints, 'best' for the best.
+      stop: signal shared by several runs, entered by the caller. None creates one for this call.
+      keep: whether to write the scores.
 
     Returns:
       The scores by stage.
@@ -210,17 +216,17 @@ def evaluate(
     Raises:
       Preempted: the process was told to stop. Nothing was written. Another call starts anew.
     """
-    with StopSignal() as stop:
-        return _evaluate_stages(config, workdir, which, stop)
+    with contextlib.nullcontext(stop) if stop else StopSignal() as stop:
+        return _evaluate_stages(config, workdir, which, stop, keep)
 
 
 def _evaluate_stages(
-    config: ml_collections.ConfigDict, workdir: str, which: str, stop: StopSignal
+    config: ml_collections.ConfigDict, workdir: str, which: str, stop: StopSignal, keep: bool
 ) -> dict[str, Scores]:
     """Does the work of `evaluate`. `stop` is asked while data are prepared and between batches."""
     run, stages = open_run(config, workdir, 'evaluate', stop)
     same_run.check_classes(run.workdir, run.config, run.spec)
-    writable = _is_writable(run.workdir)
+    writable = keep and _is_writable(run.workdir)
     host_states: dict[str, TrainState] = {}
     all_scores: dict[str, Scores] = {}
     for stage in stages:

@@ -207,6 +207,10 @@ def _row_configs(
             own = [assignment for pattern, assignment in by_pattern if re.search(pattern, row.key)]
             configs[row.key] = _config(path, row, scale, (*assignments, *own))
             _check_start(table, row, configs[row.key])
+    for row in table.rows:
+        if row.evaluates:
+            with _located(f'{path}, row {row.key!r}'):
+                _check_evaluated(row, configs[row.key], configs[row.evaluates])
     if any(column.speed for column in table.columns):
         _check_bench(path, configs)
     return configs
@@ -227,6 +231,9 @@ def _make_runs(
             config.seed = seed
             if row.after:
                 config.init_from.path = str(_start_folder(workdir, row, seed))
+            elif row.evaluates and table.row(row.evaluates).after:
+                trained = table.row(row.evaluates)
+                config.init_from.path = str(_start_folder(workdir, trained, seed))
             config_lib.validate(config)
             runs.append(TableRun(row, seed, config, workdir / row.key / f'seed_{seed}'))
     return tuple(runs)
@@ -329,6 +336,28 @@ def _check_start(table: Table, row: Row, config: ml_collections.ConfigDict) -> N
     )
 
 
+def _check_evaluated(
+    row: Row, config: ml_collections.ConfigDict, trained: ml_collections.ConfigDict
+) -> None:
+    """Raises InputError if a row evaluates the run of a row with another net.
+
+    Args:
+      row: the row that evaluates.
+      config: of the row.
+      trained: config of the row that trains the run.
+    """
+    stored = config_lib.to_json(trained)
+    free = config_lib.FREE_IN['evaluate']
+    changes = config_lib.differences(stored, config_lib.to_json(config), free=free)
+    if changes:
+        raise InputError(
+            f'evaluates={row.evaluates!r}',
+            got=config_lib.another_config(changes),
+            expected='the config of that row: these keys change what the net means',
+            fix='give both rows the same keys, or train this row',
+        )
+
+
 def _check_bench(path: pathlib.Path, configs: Mapping[str, ml_collections.ConfigDict]) -> None:
     """Raises InputError unless all rows are timed equally often, because they are timed in turn."""
     first, *others = configs
@@ -369,7 +398,10 @@ def check_folder(run: TableRun) -> None:
     """Raises InputError if the folder of a run holds another config or another start.
 
     Nothing is overwritten. The driver also refuses another config, but the last row is hours away.
+    A row that only evaluates is evaluated again.
     """
+    if run.row.evaluates:
+        return
     stored = run.folder / driver.CONFIG
     kept = (run.folder / driver.SCORES).exists() or initialization.has_begun(run.folder)
     if not kept or not stored.exists():
@@ -406,7 +438,7 @@ def check_runs(
     for run in runs:
         config = run.config.copy_and_resolve_references().lock()
         config.seed = 0  # no check depends on the seed
-        if run.row.after and not pathlib.Path(config.init_from.path).exists():
+        if run.row.start and not pathlib.Path(config.init_from.path).exists():
             config.init_from.path = ''
         stored = config_lib.to_json(config)
         whole = json.dumps(stored, sort_keys=True)
@@ -416,7 +448,8 @@ def check_runs(
         shaping = json.dumps({key: stored[key] for key in SHAPING if key in stored}, sort_keys=True)
         with _located(f'row {run.row.key!r}'):
             trace = shaping not in traced
-            opened, _ = driver.checked_run(config, str(run.folder), 'train', trace, stop)
+            use = 'evaluate' if run.row.evaluates else 'train'
+            opened, _ = driver.checked_run(config, str(run.folder), use, trace, stop)
         traced.add(shaping)
         specs[_data_set(config)] = opened.spec
 

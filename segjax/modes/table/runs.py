@@ -1,11 +1,14 @@
 """Trains a run of a table in its folder, and reads the outcome."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
+from segjax import config as config_lib
 from segjax.core import files, parallel
+from segjax.modes.table import starts
 from segjax.modes.table.plan import FREE, TableRun, differences
 from segjax.train import divergence, driver, stored
 from segjax.train.stop import StopSignal
@@ -63,7 +66,7 @@ def has_finished(run: TableRun) -> bool:
 
 
 def train(run: TableRun, stop: StopSignal) -> None:
-    """Trains a run in its folder. If it diverges, writes the reason to FAILED.
+    """Trains or evaluates a run in its folder. If it diverges, writes the reason to FAILED.
 
     Args:
       run: without a result (`to_be_run`). An interrupted run resumes.
@@ -76,6 +79,10 @@ def train(run: TableRun, stop: StopSignal) -> None:
         # Old results must not pass for results of this training, should it be interrupted.
         for name in (driver.SCORES, FAILED):
             (run.folder / name).unlink(missing_ok=True)
+    if run.row.evaluates:
+        _evaluate(run, stop)
+        jax.clear_caches()
+        return
     try:
         driver.train(run.config, str(run.folder), stop)
     except divergence.Diverged as error:
@@ -84,3 +91,21 @@ def train(run: TableRun, stop: StopSignal) -> None:
             print(f'diverged: {run.name}: {error}', flush=True)
     # The next run is another program. Without this the programs of all runs stay in memory.
     jax.clear_caches()
+
+
+def _evaluate(run: TableRun, stop: StopSignal) -> None:
+    """Evaluates the finished run of another row, and writes the scores into the folder of `run`.
+
+    start.json holds the digest of the evaluated parameters, by which a later start of the table
+    sees whether they were trained anew.
+    """
+    trained = starts.evaluated_folder(run.row, run.folder)
+    scores = driver.evaluate(run.config, str(trained), stop=stop, keep=False)
+    if not parallel.is_main():
+        return
+    start = {**stored.read_start(trained / files.START), 'digest': starts.digest(str(trained), '')}
+    files.write_json(run.folder / driver.CONFIG, config_lib.to_json(run.config))
+    files.write_json(run.folder / files.START, start)
+    shutil.copyfile(trained / stored.ENVIRONMENT, run.folder / stored.ENVIRONMENT)
+    # The scores come last: a run that has scores is finished.
+    files.write_json(run.folder / driver.SCORES, scores)

@@ -72,6 +72,9 @@ class Row(NamedTuple):
     after      key of the row whose finished run this row begins from, seed by seed: 'common', or
                'holistic/depth' for one stage of that run. The run folder becomes this row's
                init_from.path
+    evaluates  key of the row whose finished run this row evaluates under its own config, seed by
+               seed, instead of a training. The configs may differ in the keys that --mode evaluate
+               leaves free, such as evaluate.crop
     hidden     whether the row only serves as a start: trained, but not printed, plotted or timed
     """
 
@@ -83,12 +86,13 @@ class Row(NamedTuple):
     labels: Mapping[str, str] = EMPTY
     stage: str = ''
     after: str = ''
+    evaluates: str = ''
     hidden: bool = False
 
     @property
     def start(self) -> str:
-        """Returns the key of the row that this row begins from; '' if there is none."""
-        return self.after.partition('/')[0]
+        """Returns the key of the row whose run this row needs; '' if there is none."""
+        return self.evaluates or self.after.partition('/')[0]
 
 
 class Scale(NamedTuple):
@@ -324,11 +328,20 @@ def _check_row(where: str, row: Row, columns: Sequence[str]) -> None:
 
 
 def _check_starts(table: Table, where: str) -> None:
-    """Raises InputError if rows begin after an unknown row, or in a circle."""
+    """Raises InputError if rows need an unknown row, or each other in a circle."""
     starts = {row.key: row.start for row in table.rows}
     for row in table.rows:
-        if row.after:
-            _known(f'{where}: row {row.key!r}: after', row.start, starts)
+        at_row = f'{where}: row {row.key!r}'
+        if row.start:
+            _known(f'{at_row}: {"evaluates" if row.evaluates else "after"}', row.start, starts)
+        if row.evaluates and (row.after or table.row(row.evaluates).evaluates):
+            also = f'after={row.after!r}' if row.after else f'row {row.evaluates!r} trains nothing'
+            raise InputError(
+                at_row,
+                got=f'evaluates={row.evaluates!r}, and {also}',
+                expected='a row that trains, as evaluates, and no `after`',
+                fix='leave one of both out',
+            )
     for key in starts:
         path = [key]
         while starts[path[-1]]:

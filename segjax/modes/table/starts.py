@@ -59,6 +59,8 @@ def differences(
     """
     old, old_digest = recorded(folder, stored)
     new = config_lib.to_json(config)['init_from']
+    if row.evaluates:
+        return _evaluated_differences(row, folder, old_digest)
     if not old['path'] and not new['path']:
         return []
     changes = []
@@ -70,6 +72,30 @@ def differences(
         if old[key] != new[key]:
             changes.append(f'init_from.{key}: {old[key]!r}, now {new[key]!r}')
     return changes
+
+
+def _evaluated_differences(row: Row, folder: pathlib.Path, old_digest: str) -> list[str]:
+    """Returns whether the run that a row has evaluated was trained anew since, in words.
+
+    Args:
+      row: evaluates the run of another row.
+      folder: of the evaluation, `{table}/{row}/seed_{seed}`.
+      old_digest: of the parameters that were evaluated; '' if unknown.
+    """
+    new_digest = digest(str(evaluated_folder(row, folder)), '')
+    if not new_digest or not old_digest or new_digest == old_digest:
+        return []
+    return [f'run of row {row.evaluates}: {old_digest!r}, now {new_digest!r}']
+
+
+def evaluated_folder(row: Row, folder: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of the run that a row evaluates.
+
+    Args:
+      row: evaluates the run of another row.
+      folder: of the evaluation, `{table}/{row}/seed_{seed}`.
+    """
+    return folder.parents[1] / row.evaluates / folder.name
 
 
 def _with_digest(path: str, digits: str) -> str:
@@ -139,6 +165,8 @@ def text(
       row, config, folder: as in `differences`.
       stored: the config in the run folder; None if there is none, or one of another experiment.
     """
+    if row.evaluates:
+        return f'run of row {row.evaluates}'
     if row.after:
         return f'row {row.after}'
     init_from, known_digest = recorded(folder, stored) if stored else (config.init_from, '')

@@ -202,6 +202,8 @@ def get_table():
             Row('next', 'next', 'toy.py:{scale}', after='plain/pretrain', hidden=True),
             Row('plain', 'plain', 'toy.py:{scale},flip=0'),
             Row('flipped', 'flipped', 'toy.py:{scale}'),
+            Row('policy', 'other policy', 'toy.py:{scale}',
+                overrides=('evaluate.policy=absent_one',), evaluates='flipped', hidden=True),
         ),
         {'quick': Scale('tiny', (3,), ('bench.repetitions=3',))},
         claims=(Claim('flipping helps', 'mIoU', 'flipped', 'plain'),),
@@ -250,7 +252,17 @@ def test_rows_of_the_toy_pipeline(tmp_path, monkeypatch, capsys):
     ]
     assert ratios[0] == 1 and ratios[1] > 0
     order = [line for line in capsys.readouterr().out.splitlines() if line.startswith('[')]
-    assert order == ['[1/3] plain, seed 3', '[2/3] next, seed 3', '[3/3] flipped, seed 3']
+    keys = ['plain', 'next', 'flipped', 'policy']
+    assert order == [f'[{i + 1}/4] {key}, seed 3' for i, key in enumerate(keys)]
+
+    # A row that evaluates another row's run has no checkpoint. Its scores are of that run.
+    evaluated = tmp_path / 'run/policy/seed_3'
+    assert not list(evaluated.glob('*/checkpoints'))
+    again = files.read_json(evaluated / 'scores.json')['adversarial']
+    assert again['IoU'] == scores['flipped']['IoU']
+    assert again['made_by']['config']['evaluate']['policy'] == 'absent_one'
+    assert not (tmp_path / 'run/flipped/seed_3/scores_last.json').exists()
+
     path = files.read_json(tmp_path / 'run/next/seed_3/config.json')['init_from']['path']
     assert path == str(tmp_path / 'run/plain/seed_3/pretrain') and 'next' not in speeds['rows']
     monkeypatch.setattr(driver, 'train', lambda *_: pytest.fail('it was finished'))
