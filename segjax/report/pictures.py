@@ -154,7 +154,7 @@ def pictures_section(run: RunFiles, stage: StageFiles) -> str:
         groups.setdefault(group, []).append(picture)
 
     # The legend follows the first heading.
-    legend = _legend(run.spec, colours)
+    legend = legend_of(run.spec, colours)
     ordered = [*(g for g in GROUPS if g in groups), *(g for g in groups if g not in GROUPS)]
     section = ''
     for group in ordered:
@@ -164,8 +164,8 @@ def pictures_section(run: RunFiles, stage: StageFiles) -> str:
     return section
 
 
-def _legend(spec: DataSpec | None, colours: set[int]) -> str:
-    """Returns the classes whose colours (r << 16 | g << 8 | b) occur."""
+def legend_of(spec: DataSpec | None, colours: set[int]) -> str:
+    """Returns a legend of the classes whose colours (r << 16 | g << 8 | b) occur."""
     items = ''
     for name, (red, green, blue) in palette(spec).items():
         if red << 16 | green << 8 | blue in colours:
