@@ -14,7 +14,7 @@ from segjax.modes.compare.runs import Compared
 from segjax.modes.compare.scores import Values, best, class_scores, overall
 from segjax.report import charts, html
 from segjax.report.charts import Bars, Dot, Series
-from segjax.report.html import escape, label
+from segjax.report.html import escape
 from segjax.report.pictures import legend_of, palette
 from segjax.report.score_sections import histograms
 from segjax.report.scores import format_score, is_share, split_scores, with_unit
@@ -146,7 +146,10 @@ def _scores(runs: Sequence[Compared], shared: Values, comparison: Comparison) ->
     heads = ['score', *_heads(runs)]
     plain = html.card('Scores', html.table(heads, rows[False])) if rows[False] else ''
     right = _right_shares(runs, comparison)
-    section = f'<div class="halves"><div>{plain}</div><div>{right}</div></div>'
+    # Many runs need the whole width.
+    section = plain + right
+    if len(runs) == 2:
+        section = f'<div class="halves"><div>{plain}</div><div>{right}</div></div>'
     if rows[True]:
         content = html.table(heads, rows[True])
         section += (
@@ -168,6 +171,8 @@ def _score_row(name: str, values: Sequence[float], monitor: tuple[str, str]) -> 
 
 def _signed(name: str, difference: float) -> str:
     """Formats a difference of a score, in percentage points for a share."""
+    if difference == 0:
+        return '0'
     return f'{100 * difference:+.2f}' if is_share(name) else f'{difference:+.4g}'
 
 
@@ -264,8 +269,8 @@ def _classes(runs: Sequence[Compared]) -> str:
         plots += _gains(runs, percent, number)
     return (
         '<h3>Classes, by gain over the first run</h3>'
-        f'{drawn}<div class="halves">{plots}'
-        f'<div class="card scroll">{_class_table(runs, table)}</div></div>'
+        f'{drawn}<div class="halves below">{plots}</div>'
+        f'<div class="card scroll below">{_class_table(runs, table)}</div>'
     )
 
 
@@ -321,7 +326,7 @@ def _histograms(runs: Sequence[Compared]) -> str:
             by_axis.setdefault(axis, {})[compared.name] = last
     drawn = ''
     for (name, edges), counts in by_axis.items():
-        drawn += charts.histogram(label(name), edges, counts)
+        drawn += charts.histogram(name, edges, counts)
     return f'<h3>Histograms</h3><div class="charts">{drawn}</div>' if drawn else ''
 
 
