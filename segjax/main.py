@@ -258,6 +258,7 @@ def _check_flags() -> None:
     _check_flags_of_modes()
     if given.mode == 'table':
         _check_table_flags()
+    # A comparison writes to --output and has no run folder of its own.
     if given.mode == 'compare':
         _check_compare_flags()
         return

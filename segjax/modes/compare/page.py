@@ -95,6 +95,7 @@ def _header(runs: Sequence[Compared], title: str) -> str:
         'written ' + time.strftime('%Y-%m-%d %H:%M'),
     ]
     badges = ''.join(f'<li>{escape(fact)}</li>' for fact in facts)
+    # Pipelines with several nets may have none that is called model.
     rows = []
     for number, compared in enumerate(runs):
         config = compared.run.config
@@ -184,7 +185,7 @@ def _right_shares(runs: Sequence[Compared], comparison: Comparison) -> str:
         total = pixels[:VOID].sum() or 1
         cells = [f'{100 * count / total:.2f}' for count in pixels[:VOID]]
         rows.append([f'{escape(first.name)}, {escape(compared.name)}', *cells])
-    heads = ['labelled pixels, %', 'both right', 'only the first', 'only the second', 'both wrong']
+    heads = ['labelled pixels %', 'both', 'only the first', 'only the second', 'neither']
     assert len(heads) == NEITHER + 2
     return html.card('Which prediction is right', html.table(heads, rows))
 
@@ -267,10 +268,14 @@ def _classes(runs: Sequence[Compared]) -> str:
     plots = ''
     for number in range(1, len(runs)):
         plots += _gains(runs, percent, number)
+    # The table of two runs fits next to their plot.
+    numbers = f'<div class="card scroll">{_class_table(runs, table)}</div>'
+    if len(runs) == 2:
+        plots += numbers
+        numbers = ''
     return (
         '<h3>Classes, by gain over the first run</h3>'
-        f'{drawn}<div class="halves below">{plots}</div>'
-        f'<div class="card scroll below">{_class_table(runs, table)}</div>'
+        f'{drawn}<div class="halves below">{plots}</div><div class="below">{numbers}</div>'
     )
 
 

@@ -171,6 +171,7 @@ def _choose_stage(asked: Asked, stages: Sequence[Stage]) -> Stage:
         )
     if not asked.stage:
         return able[-1]
+    # The stage is named.
     named = {stage.name: stage for stage in stages}
     if asked.stage not in named:
         raise unknown_name(f'stage of --runs {asked.folder}', asked.stage, named)
@@ -180,7 +181,7 @@ def _choose_stage(asked: Asked, stages: Sequence[Stage]) -> Stage:
             f'stage of --runs {asked.folder}',
             got=f'{asked.stage!r}, which predicts no class maps',
             expected=names,
-            fix=f'--runs {asked.folder}:{able[-1].name},...',
+            fix=f'{asked.folder}:{able[-1].name} in --runs',
         )
     return named[asked.stage]
 
@@ -201,6 +202,7 @@ def _final_scores(run: driver.Run, stage: Stage) -> Scores:
     now = same_run.made_by(run.config, run.spec_of(stage.eval_input), stage, stage.num_steps)
     if same_run.still_hold(scores, now, run.config):
         return scores
+    # The scores of a run that was extended are those of an earlier step.
     before = scores.get(same_run.MADE_BY)
     step = before.get('step') if isinstance(before, dict) else stage.num_steps
     if step != stage.num_steps:
