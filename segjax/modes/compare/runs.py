@@ -232,14 +232,41 @@ def check_comparable(runs: Sequence[Compared]) -> None:
     """Raises InputError unless all runs score the same images with the same classes."""
     first, *others = runs
     for other in others:
+        _check_protocol(first, other)
         difference = _difference(first, other)
         if difference:
             raise InputError(
                 f'--runs {other.run.workdir}',
                 got=difference,
                 expected=f'the data that {first.run.workdir} is scored on',
-                fix='compare runs that are scored on the same images, classes and resolution',
+                fix='compare runs that are scored on the same images and classes',
             )
+
+
+def _check_protocol(first: Compared, other: Compared) -> None:
+    """Raises InputError for runs that are scored at other resolutions or by other policies.
+
+    Training again with another key of `evaluate` only scores the run again.
+    """
+    for key, value in _protocol(first).items():
+        theirs = _protocol(other)[key]
+        if theirs != value:
+            raise InputError(
+                f'--runs {other.run.workdir}',
+                got=f'{key}={theirs}',
+                expected=f'{key}={value}, as in {first.run.workdir}',
+                fix=f'python -m segjax.main --workdir {other.run.workdir} --config.{key}={value} '
+                'scores the run again',
+            )
+
+
+def _protocol(compared: Compared) -> dict[str, Any]:
+    """Returns the config keys of an evaluation that compared runs must share."""
+    settings = compared.run.config.evaluate
+    return {
+        'evaluate.resolution': settings.resolution,
+        'evaluate.policy': settings.policy,
+    }
 
 
 def _difference(first: Compared, other: Compared) -> str:
@@ -247,10 +274,10 @@ def _difference(first: Compared, other: Compared) -> str:
     difference = same_run.class_differences(first.classes, other.classes, ids=False, colors=False)
     if difference:
         return difference
-    for name, value in _protocol(first).items():
-        theirs = _protocol(other)[name]
+    for name, value in _examples(first).items():
+        theirs = _examples(other)[name]
         if theirs != value:
-            return f'{name} {theirs!r}, which was {value!r}'
+            return f'{name} {theirs}, not {value}'
     for split in split_names(first.inputs.split):
         difference = same_run.split_differences(first.spec, other.spec, split)
         if difference:
@@ -258,14 +285,12 @@ def _difference(first: Compared, other: Compared) -> str:
     return ''
 
 
-def _protocol(compared: Compared) -> dict[str, Any]:
-    """Returns the facts of an evaluation that compared runs must share, by name."""
+def _examples(compared: Compared) -> dict[str, Any]:
+    """Returns the choice of the scored examples, and their size, by name."""
     config = compared.run.config
     at_image = config.evaluate.resolution == 'image'
     return {
-        'the split': compared.inputs.split,
-        'the choice of examples': compared.inputs.examples,
-        'evaluate.resolution': config.evaluate.resolution,
-        'data.eval_size': tuple(config.data.eval_size) if at_image else (),
-        'evaluate.policy': config.evaluate.policy,
+        'split': compared.inputs.split,
+        'examples': compared.inputs.examples,
+        'images of the size': tuple(config.data.eval_size) if at_image else 'of the labels',
     }

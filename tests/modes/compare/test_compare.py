@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from absl import flags
 
+from segjax import config as config_lib
 from segjax import main
 from segjax.config.config_file import Assignment
 from segjax.core import files
 from segjax.errors import InputError
 from segjax.modes import compare
-from segjax.modes.compare import labels, runs
+from segjax.modes.compare import labels, page, runs
 from segjax.modes.compare.scores import best
+from segjax.train import driver
 from segjax.train.stop import Preempted, StopSignal
 
 WHITE, RED, CYAN, BLACK = (255, 255, 255), (255, 0, 0), (0, 255, 255), (0, 0, 0)
@@ -223,6 +225,25 @@ def test_a_run_may_name_its_stage_and_names_default_to_the_folders(narrow, wide,
     assert len({each.name for each in asked}) == 3
 
 
+def test_histograms_of_the_same_name_and_bins_share_an_axis():
+    """As Fig. 4.3 of the thesis on learned dilation: layers from two starts."""
+
+    def scored(name, edges, counts):
+        histogram = {'edges': edges, 'counts': {'start': [9, 9], 'now': counts}}
+        scores = {'mIoU': 0.5, 'factors': {'conv5_1': histogram}}
+        return types.SimpleNamespace(name=name, scores=scores)
+
+    text = page._histograms(
+        [scored('constant', [1, 2, 4], [3, 5]), scored('uniform', [1, 2, 4], [4, 4])]
+    )
+    assert text.count('<figure') == 1 and 'factors/conv5_1' in text
+    assert 'constant: 8 values, most (5) from 2 to 4' in text
+    assert 'uniform: 8 values' in text and 'start' not in text
+    other = page._histograms([scored('a', [1, 2, 4], [3, 5]), scored('b', [1, 3, 4], [4, 4])])
+    assert other.count('<figure') == 2
+    assert page._histograms([types.SimpleNamespace(name='c', scores={'mIoU': 0.5})]) == ''
+
+
 # --- refusals -------------------------------------------------------------------------------------
 
 
@@ -274,8 +295,24 @@ def test_runs_that_score_other_data(narrow, train, tmp_path):
     other_world = train('other_world', 'supervised', 'data.world.seed=1')
     message = refusal(out, narrow, other_world)
     assert "split 'val' has" in message and f'the data that {narrow} is scored on' in message
-    at_image = train('at_image', 'supervised', 'evaluate.resolution=image')
-    assert "evaluate.resolution 'image', which was 'label'" in refusal(out, narrow, at_image)
+
+
+def test_a_run_that_is_scored_at_another_resolution_is_scored_again_by_the_fix(narrow, tmp_path):
+    other = shutil.copytree(narrow, tmp_path / 'other')
+
+    def score(resolution):
+        config = config_lib.from_json(files.read_json(other / 'config.json'))
+        config.evaluate.resolution = resolution
+        driver.train(config, str(other))
+
+    score('image')
+    message = refusal(tmp_path / 'out', narrow, other)
+    assert 'evaluate.resolution=image' in message
+    assert f'--workdir {other} --config.evaluate.resolution=label scores' in message
+    score('label')
+    text = compared(tmp_path / 'out', narrow, other).read_text()
+    # The runs are equal, so no score is better and no pixel is only right once.
+    assert '<b>' not in text.split('Largest disagreement')[0]
 
 
 def test_runs_with_other_classes(narrow, wide):
