@@ -29,11 +29,20 @@ Flags = dict[str, tuple[Any, str]]
 COMMON: Flags = {
     'config': ('', 'Config file, file.py:variant,key=value; without it, that of --workdir'),
     'workdir': ('', 'Run folder: checkpoints, logs, pictures, report.html'),
-    'mode': ('train', 'train, evaluate, predict, config, doctor, bench, table, prepare or cache'),
+    'mode': (
+        'train',
+        'train, evaluate, predict, compare, config, doctor, bench, table, prepare or cache',
+    ),
 }
-PREDICT: Flags = {
-    'input': ('', 'folder of images'),
-    'output': ('', 'folder for label maps, colours and overlays'),
+PREDICT: Flags = {'input': ('', 'folder of images')}
+OUTPUT: Flags = {
+    'output': ('', 'folder for the results: label maps, colours and overlays, or compare.html'),
+    'stage': ('', 'name of the stage; without it, the last stage that predicts'),
+}
+COMPARE: Flags = {
+    'runs': ('', 'folders of finished runs, separated by commas; FOLDER:STAGE names a stage'),
+    'names': ('', 'names of the runs, separated by commas; without it, those of the folders'),
+    'pictures': (8, 'number of images to show'),
 }
 CHECKPOINT: Flags = {'checkpoint': ('last', 'last or best')}
 TRAIN: Flags = {'extend': (False, 'allow more steps than planned, in the same run folder')}
@@ -54,6 +63,8 @@ PROCESSES: Flags = {
 GROUPS = (
     ((), COMMON),
     (('predict',), PREDICT),
+    (('predict', 'compare'), OUTPUT),
+    (('compare',), COMPARE),
     (('evaluate', 'predict'), CHECKPOINT),
     (('train',), TRAIN),
     (('table',), TABLE),
@@ -68,6 +79,10 @@ EXAMPLES = {
     'mode': 'train',
     'input': 'photos',
     'output': 'labelled',
+    'stage': 'segmentation',
+    'runs': 'runs/first,runs/second',
+    'names': 'first,second',
+    'pictures': '8',
     'checkpoint': 'last',
     'extend': '',
     'table': 'configs/tables/noise_cyclegan_table2.py',
@@ -100,6 +115,7 @@ usage: python -m segjax.main --config FILE.py[:VARIANT,KEY=VALUE] --workdir FOLD
   --config configs/supervised.py:quick --workdir runs/first     train, or resume the run
   --workdir runs/first --mode evaluate                          a run folder knows its config
   --workdir runs/first --mode predict --input photos --output labelled
+  --mode compare --runs runs/a,runs/b --output compared         compare finished runs
   --config configs/supervised.py:quick --mode config            print keys, values and meanings
   --config configs/supervised.py:quick --mode doctor            check data and config
   --config configs/supervised.py:quick --mode prepare           only prepare the data
@@ -242,6 +258,10 @@ def _check_flags() -> None:
     _check_flags_of_modes()
     if given.mode == 'table':
         _check_table_flags()
+    # A comparison writes to --output and has no run folder of its own.
+    if given.mode == 'compare':
+        _check_compare_flags()
+        return
     if given.checkpoint not in CHECKPOINTS:
         raise unknown_name('--checkpoint', given.checkpoint, CHECKPOINTS)
     if given.mode in ('config', 'doctor', 'prepare', 'cache'):
@@ -280,6 +300,19 @@ def _check_table_flags() -> None:
             expected='none: the rows name their configs',
             fix='leave --config out; --config.section.key=value holds for every row',
         )
+
+
+def _check_compare_flags() -> None:
+    """Raises InputError for a comparison without runs or output, or with a config or a folder."""
+    for name in ('config', 'workdir'):
+        if given[name].value:
+            fix = f'leave --{name} out, and name the runs: --runs {EXAMPLES["runs"]}'
+            expected = 'none: each run knows its config'
+            raise InputError(f'--{name}', got=given[name].value, expected=expected, fix=fix)
+    for name in ('runs', 'output'):
+        if not given[name].value:
+            raise _wrong_value(name, 'nothing', given[name].help)
+    paths.check_writable('--output', paths.local('--output', given.output).absolute())
 
 
 # --- modes ----------------------------------------------------------------------------------------
@@ -343,6 +376,15 @@ def run_predict(assignments) -> None:
     source = str(paths.local('--input', given.input))
     target = str(paths.local('--output', given.output))
     predict.main(config, given.workdir, source, target, given.checkpoint)
+
+
+def run_compare(assignments) -> None:
+    """Compares finished runs on one page."""
+    from segjax.modes import compare
+
+    _join_processes()
+    target = str(paths.local('--output', given.output))
+    compare.main(given.runs, given.names, given.stage, target, given.pictures, assignments)
 
 
 def run_config(assignments) -> None:
@@ -423,6 +465,7 @@ MODES = {
     'train': run_train,
     'evaluate': run_evaluate,
     'predict': run_predict,
+    'compare': run_compare,
     'config': run_config,
     'doctor': run_doctor,
     'bench': run_bench,
@@ -485,7 +528,7 @@ def _end_with(error: Exception) -> None:
 
 def _written_place() -> str:
     """Returns the flag and folder that a mode writes to, for disk errors that name no file."""
-    if given.mode == 'predict':
+    if given.mode in ('predict', 'compare'):
         return f'--output {given.output}'
     if given.mode in ('prepare', 'cache'):
         return 'prepared data (config.data.cache or $SEGJAX_CACHE)'

@@ -106,7 +106,8 @@ class TrainState(struct.PyTreeNode):
 class Picture(NamedTuple):
     """A picture of `Stage.render` with facts about it. A plain array is shown whole.
 
-    pixels  [B, H, W, 3] uint8; a strip [B, n, H, W, 3], or a grid [B, rows, columns, H, W, 3]
+    pixels  [B, H, W, 3] uint8; a strip [B, n, H, W, 3], or a grid [B, rows, columns, H, W, 3].
+            Grey pictures have 1 as last axis, or are [B, H, W]. bool is black and white
     size    [B, 2] height and width of the part without padding; None: everything
     values  {name: [B] or [B, n]} numbers for the caption
     """
@@ -114,6 +115,19 @@ class Picture(NamedTuple):
     pixels: Array
     size: Array | None = None
     values: Mapping[str, Array] = {}
+
+
+class LabelMaps(NamedTuple):
+    """Predicted and true class maps at the resolution of the scores.
+
+    prediction  [B, H, W] train ids below 255. C and larger ids stand for no class
+    truth       [B, H, W] train ids, 255 where no prediction counts, as in padding
+    size        [B, 2] height and width of the part without padding
+    """
+
+    prediction: Array
+    truth: Array
+    size: Array
 
 
 # --- examples -------------------------------------------------------------------------------------
@@ -343,6 +357,8 @@ class Stage(NamedTuple):
                  score
     render       (state, batch, keys) -> {'prediction': Picture or [B, H, W, 3] uint8, ...},
                  pictures for report and TensorBoard, in this order
+    label_maps   (state, batch, keys) -> LabelMaps, pure, for --mode compare. `eval_step` counts the
+                 same predictions
     predict      (state, image [B, H, W, 3] uint8) -> class probabilities [B, H, W, C], for --mode
                  predict, which cuts images of any size into tiles
     prediction   further uses of the net on files
@@ -362,6 +378,7 @@ class Stage(NamedTuple):
     monitor: tuple[str, str]
     shared_streams: tuple[str, ...] = ()
     render: Callable[[TrainState, Batch, Keys], Mapping[str, Array | Picture]] | None = None
+    label_maps: Callable[[TrainState, Batch, Keys], LabelMaps] | None = None
     predict: Callable[[TrainState, Array], Array] | None = None
     prediction: Prediction | None = None
     observation: Observation | None = None

@@ -588,7 +588,7 @@ def test_help_names_every_flag_and_succeeds(call):
         'rows',
         'seeds',
     )
-    names += ('override',)
+    names += ('override', 'runs', 'names', 'pictures', 'stage')
     for name in (*names, 'distributed', 'coordinator'):
         assert re.search(rf'^  --{name} ', out, re.MULTILINE)
     for mode in main.MODES:

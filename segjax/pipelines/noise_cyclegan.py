@@ -66,7 +66,7 @@ from segjax.protocol import (
 from segjax.schema import OPTIM, Field, above, at_least, between, one_of, strings
 from segjax.spec import DataSpec
 from segjax.tasks import segmentation, supervised
-from segjax.tasks.evaluation import Evaluation
+from segjax.tasks.evaluation import Evaluation, Pictures, of_images
 
 SCHEMA = {
     'model': models.net_choice(
@@ -908,7 +908,7 @@ def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
     return first | scores | {'latent_residual': values['latent_residual'], 'watermark': watermark}
 
 
-def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> dict[str, Array]:
+def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Pictures:
     """Paints the pictures of the paper's Figs. 1 and 3, and the latent's residual, amplified."""
     system = judge.system
     config, spec, nets, _ = system
@@ -942,7 +942,7 @@ def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> dict[st
     if injector.name == 'none':  # pictures with and without noise are equal
         del pictures['noisy_latent_residual']
         del pictures['reconstruction_without_noise']
-    return pictures
+    return of_images(pictures, batch)
 
 
 def _residual_picture(latent: Array) -> Array:

@@ -60,7 +60,7 @@ from segjax.protocol import Array, Batch, Input, Keys, Mean, PRNGKey, PyTree, St
 from segjax.schema import OPTIM, Field, above, at_least, one_of
 from segjax.spec import DataSpec
 from segjax.tasks import monodepth, segmentation, supervised
-from segjax.tasks.evaluation import Evaluation
+from segjax.tasks.evaluation import Evaluation, Pictures, of_images
 
 SOURCES = ('pretrained', 'multitask', 'none', 'alone', 'truth')
 SCHEMA = {
@@ -668,7 +668,7 @@ def make_evaluation(config: ml_collections.ConfigDict, spec: DataSpec, tasks: Ta
     return of_segmenter._replace(render=functools.partial(render, judge))
 
 
-def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> dict[str, Array]:
+def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Pictures:
     """Paints the pictures of segmentation, the disparity, depth edges and semantic edges."""
     config, tasks, of_segmenter = judge
     image = batch['image']
@@ -680,9 +680,9 @@ def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> dict[st
         disparity = disparities_of(tasks, outputs, params, image)[0]
     depth = depth_map(disparity, tasks.depth_of, config.geometry.depth_map)
     probabilities = semantic_map(outputs['logits'], image.shape[1:3], 'softmax')
-    return {
-        **of_segmenter.render(state, batch, keys),
+    pictures = {
         'disparity': images.paint_disparity(disparity),
         'depth_edges': images.paint_edges(depth[..., None]),
         'semantic_edges': images.paint_edges(probabilities),
     }
+    return of_segmenter.render(state, batch, keys) | of_images(pictures, batch)

@@ -80,8 +80,12 @@ def swatch(colour: Sequence[int]) -> str:
     return '<i class="swatch" style="background:rgb({},{},{})"></i>'.format(*map(int, colour))
 
 
-def inline_picture(path: pathlib.Path) -> tuple[str, set[int]]:
+def inline_picture(path: pathlib.Path, largest_width: int = PICTURE_WIDTH) -> tuple[str, set[int]]:
     """Encodes a picture for the page.
+
+    Args:
+      path: of the picture.
+      largest_width: pixels. Wider pictures are reduced.
 
     Returns:
       A data URI, and the set of the picture's colours (r << 16 | g << 8 | b). The set is empty if
@@ -89,7 +93,7 @@ def inline_picture(path: pathlib.Path) -> tuple[str, set[int]]:
     """
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     height, width = picture.shape[:2]
-    scale = min(1.0, PICTURE_WIDTH / width)
+    scale = min(1.0, largest_width / width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
 
     # Nearest neighbours keep the colours of a label map.

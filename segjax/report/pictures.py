@@ -4,7 +4,7 @@ import math
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from segjax.core import files
 from segjax.report import html
 from segjax.report.html import escape, label
 from segjax.report.run_files import RunFiles, StageFiles
+from segjax.report.scores import format_score
 from segjax.spec import DataSpec
 
 PANELS_A_LINE = 5
@@ -19,6 +20,10 @@ PANELS_A_LINE = 5
 SAME = 'same'
 """The group of pictures whose examples are the same in all stages."""
 GROUPS = {'best': 'Best images', 'worst': 'Worst images', 'sample': 'Images'}
+GAP = 2
+"""White pixels between the pictures of a strip or a grid."""
+TILE_WIDTH = 200
+"""Pixels of a picture of a strip on the page. A page narrower than the strip scrolls."""
 
 Entry = tuple[str, pathlib.Path, dict[str, Any]]
 """(group, folder, content of info.json) of an example."""
@@ -27,18 +32,59 @@ Entry = tuple[str, pathlib.Path, dict[str, Any]]
 # --- files ----------------------------------------------------------------------------------------
 
 
-def save_pictures(folder: pathlib.Path, group: str, entries: Sequence[Mapping[str, Any]]) -> None:
+class Panel(NamedTuple):
+    """A picture of an example, with numbers for its caption.
+
+    pixels  uint8 [H, W, C], a strip [n, H, W, C], or a grid [rows, columns, H, W, C]; C is 1 or 3
+    values  numbers by name, or n numbers for the pictures of a strip, or for the columns of a grid
+    """
+
+    pixels: np.ndarray
+    values: Mapping[str, Any] = {}
+
+    @property
+    def columns(self) -> int:
+        """Returns the number of pictures in a line, 0 for a single picture."""
+        return self.pixels.shape[-4] if self.pixels.ndim > 3 else 0
+
+
+def mosaic(pixels: np.ndarray) -> np.ndarray:
+    """Puts the pictures of a strip [n, H, W, C] or a grid [rows, columns, H, W, C] into a picture.
+
+    A white gap of GAP pixels separates neighbours. Any other array is returned as it is.
+    """
+    if pixels.ndim <= 3:
+        return pixels
+    grid = pixels if pixels.ndim == 5 else pixels[None]
+    rows, columns, height, width, channels = grid.shape
+    step_y = height + GAP
+    step_x = width + GAP
+    picture = np.full((rows * step_y - GAP, columns * step_x - GAP, channels), 255, np.uint8)
+    for row, column in np.ndindex(rows, columns):
+        y = row * step_y
+        x = column * step_x
+        picture[y : y + height, x : x + width] = grid[row, column]
+    return picture
+
+
+def save_pictures(
+    folder: pathlib.Path, group: str, entries: Sequence[Mapping[str, Any]]
+) -> list[dict[str, np.ndarray]]:
     """Writes the pictures of one group, and removes the pictures that it had.
 
     Layout: <folder>/<group>_<rank>/<panel>.png, lossless, and <folder>/<group>_<rank>/info.json
-    with 'index', 'score', 'name' and 'panels'.
+    with 'index', 'score', 'name' and 'panels'. If there are any, it also has 'captions' (numbers
+    by panel) and 'columns' (pictures in a line, by panel, of strips and grids).
 
     Args:
       folder: <workdir>/<stage>/pictures.
       group: 'best', 'worst', 'sample' or 'same'. Other names are their own headings.
       entries: in the order of the page. Each is a mapping with 'index' (position in the split),
         'score' (float, NaN for none), 'name' (of the example) and 'pictures', {panel: uint8
-        [H, W, 3] RGB or [H, W] or [H, W, 1]}, in order.
+        [H, W, 3] RGB or [H, W] or [H, W, 1], or a Panel}, in order.
+
+    Returns:
+      For each entry, its pictures by panel, as they were written.
 
     Raises:
       TypeError: a picture of another dtype or shape.
@@ -47,19 +93,39 @@ def save_pictures(folder: pathlib.Path, group: str, entries: Sequence[Mapping[st
     # A new folder first, so that an error leaves the old pictures.
     fresh = folder / f'.{group}.new'
     shutil.rmtree(fresh, ignore_errors=True)
+    written = []
     for rank, entry in enumerate(entries):
         place = fresh / f'{group}_{rank:02d}'
         place.mkdir(parents=True)
-        for panel, picture in entry['pictures'].items():
-            png = files.encode_png(np.asarray(picture))
-            (place / f'{panel}.png').write_bytes(png)
-        info = {key: entry[key] for key in ('index', 'score', 'name')}
-        files.write_json(place / 'info.json', {**info, 'panels': list(entry['pictures'])})
+        panels = {name: _as_panel(picture) for name, picture in entry['pictures'].items()}
+        pictures = {name: mosaic(panel.pixels) for name, panel in panels.items()}
+        for name, picture in pictures.items():
+            (place / f'{name}.png').write_bytes(files.encode_png(picture))
+        files.write_json(place / 'info.json', _info(entry, panels))
+        written.append(pictures)
     for old in folder.glob(f'{group}_*'):
         shutil.rmtree(old)
     for place in sorted(fresh.glob('*')):
         place.rename(folder / place.name)
     shutil.rmtree(fresh, ignore_errors=True)
+    return written
+
+
+def _as_panel(picture: Any) -> Panel:
+    return picture if isinstance(picture, Panel) else Panel(np.asarray(picture))
+
+
+def _info(entry: Mapping[str, Any], panels: Mapping[str, Panel]) -> dict[str, Any]:
+    """Returns the content of info.json."""
+    info = {key: entry[key] for key in ('index', 'score', 'name')}
+    info['panels'] = list(panels)
+    captions = {name: panel.values for name, panel in panels.items() if panel.values}
+    columns = {name: panel.columns for name, panel in panels.items() if panel.columns}
+    if captions:
+        info['captions'] = captions
+    if columns:
+        info['columns'] = columns
+    return info
 
 
 # --- sections -------------------------------------------------------------------------------------
@@ -88,7 +154,7 @@ def pictures_section(run: RunFiles, stage: StageFiles) -> str:
         groups.setdefault(group, []).append(picture)
 
     # The legend follows the first heading.
-    legend = _legend(run.spec, colours)
+    legend = legend_of(run.spec, colours)
     ordered = [*(g for g in GROUPS if g in groups), *(g for g in groups if g not in GROUPS)]
     section = ''
     for group in ordered:
@@ -98,8 +164,8 @@ def pictures_section(run: RunFiles, stage: StageFiles) -> str:
     return section
 
 
-def _legend(spec: DataSpec | None, colours: set[int]) -> str:
-    """Returns the classes whose colours (r << 16 | g << 8 | b) occur."""
+def legend_of(spec: DataSpec | None, colours: set[int]) -> str:
+    """Returns a legend of the classes whose colours (r << 16 | g << 8 | b) occur."""
     items = ''
     for name, (red, green, blue) in palette(spec).items():
         if red << 16 | green << 8 | blue in colours:
@@ -130,18 +196,58 @@ def panels(
         # Pictures may be deleted to save space. The remaining pictures are shown.
         if not path.exists():
             continue
-        uri, colours_of_panel = html.inline_picture(path)
+        figure, colours_of_panel = _figure(path, panel, info)
         if panel != 'image':
             colours |= colours_of_panel
-        alt = escape(f'{panel} of {info["name"]}')
-        figures.append(
-            f'<figure><img src="{uri}" alt="{alt}">'
-            f'<figcaption>{escape(label(panel))}</figcaption></figure>'
-        )
-    # Lines of equal length: as few lines as fit, filled evenly.
-    count = len(figures)
-    few = ' few' if count < 3 else ''
+        figures.append(figure)
+    # Lines of equal length: as few lines as fit, filled evenly. A strip has a line of its own.
+    strips = set(info.get('columns', {})) & set(info['panels'])
+    count = max(1, len(figures) - len(strips))
+    few = ' few' if count < 3 and not strips else ''
     num_lines = max(1, math.ceil(count / PANELS_A_LINE))
     columns = math.ceil(count / num_lines)
     style = f'style="--columns: {columns}"'
     return f'<div class="panels{few}" {style}>{"".join(figures)}</div>', colours
+
+
+def _figure(path: pathlib.Path, panel: str, info: Mapping[str, Any]) -> tuple[str, set[int]]:
+    """Shows a picture with its caption. Returns the markup, and the colours of the picture."""
+    columns = info.get('columns', {}).get(panel, 0)
+    own, shared = _numbers(info.get('captions', {}).get(panel, {}), columns)
+    width = max(html.PICTURE_WIDTH, TILE_WIDTH * columns)
+    uri, colours = html.inline_picture(path, width)
+    alt = escape(f'{panel} of {info["name"]}')
+    caption = escape(label(panel))
+    if shared:
+        caption += f' <span class="number">{escape(", ".join(shared))}</span>'
+    markup = f'<img src="{uri}" alt="{alt}">'
+    if columns:
+        cells = ''.join(f'<span>{escape(", ".join(texts))}</span>' for texts in own)
+        numbers = f'<div class="numbers">{cells}</div>' if any(own) else ''
+        style = f'style="--tiles: {columns}; --tile: {TILE_WIDTH}px"'
+        markup = f'<div class="scroll"><div class="tiles" {style}>{markup}{numbers}</div></div>'
+    css = ' class="strip"' if columns else ''
+    return f'<figure{css}>{markup}<figcaption>{caption}</figcaption></figure>', colours
+
+
+def _numbers(values: Mapping[str, Any], columns: int) -> tuple[list[list[str]], list[str]]:
+    """Formats the numbers of a caption.
+
+    Args:
+      values: by name, a number or numbers.
+      columns: pictures in a line of a strip or a grid, else 0.
+
+    Returns:
+      For each column its numbers, and the numbers of the whole panel, with their names.
+    """
+    own: list[list[str]] = [[] for _ in range(columns)]
+    shared = []
+    for name, value in values.items():
+        if isinstance(value, list) and len(value) == columns:
+            for texts, number in zip(own, value, strict=True):
+                texts.append(f'{label(name)} {format_score(name, number)}')
+        else:
+            numbers = value if isinstance(value, list) else [value]
+            shown = ', '.join(format_score(name, number) for number in numbers)
+            shared.append(f'{label(name)} {shown}')
+    return own, shared

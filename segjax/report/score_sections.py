@@ -143,6 +143,18 @@ def _score_curve(name: str, curve: Mapping[str, Any]) -> str:
     return charts.line_chart(f'{label(name)}: {y_name} over {x_name}', series, x_name=x_name)
 
 
+def histograms(parts: ScoreParts, prefix: str = '') -> dict[str, Mapping[str, Any]]:
+    """Returns all histograms among scores, nested scores included, by path."""
+    found = {}
+    for name, inner in parts.sections.items():
+        path = f'{prefix}{name}'
+        if _is_histogram(inner):
+            found[path] = inner
+        else:
+            found |= histograms(split_scores(inner), f'{path}/')
+    return found
+
+
 def _is_histogram(section: Mapping[str, Any]) -> bool:
     """Returns whether scores are histograms of the same bins.
 

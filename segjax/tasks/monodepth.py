@@ -24,11 +24,22 @@ from segjax.losses import geometry as losses
 from segjax.metrics import confusion
 from segjax.metrics import depth as metrics_of_depth
 from segjax.ops import images, resize, warp
-from segjax.protocol import Array, Batch, Input, Keys, Mean, Metrics, PRNGKey, Scores, TrainState
+from segjax.protocol import (
+    Array,
+    Batch,
+    Input,
+    Keys,
+    Mean,
+    Metrics,
+    Picture,
+    PRNGKey,
+    Scores,
+    TrainState,
+)
 from segjax.schema import Field, at_least, between, is_number, is_whole, one_of
 from segjax.spec import DataSpec
 from segjax.tasks import segmentation
-from segjax.tasks.evaluation import Evaluation
+from segjax.tasks.evaluation import Evaluation, Pictures, of_images
 
 PHOTOMETRIC = {
     'l1': 'L1 over the pixels that fall onto the source (Papadopoulos et al.)',
@@ -633,21 +644,23 @@ def finalize(metrics: Mapping[str, Mean]) -> Scores:
     return scores
 
 
-def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> dict[str, Array]:
+def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Pictures:
     """Paints disparities, the first neighbour, its warp, and its difference from the frame."""
     view = make_view(judge, state, batch)
     target = unit(batch['image'])
     valid = view.valid[:, 0]
     warped = jnp.where(valid[..., None], view.image[:, 0], 0)
     error = jnp.where(valid, jnp.abs(target - warped).mean(-1), 0)
-    pictures = {'disparity': images.paint_disparity(view.disparity)}
+    pictures: Pictures = {'disparity': images.paint_disparity(view.disparity)}
     if 'depth' in judge.truth:
-        pictures['true_disparity'] = images.paint_disparity(inverse(batch['depth']))
-    return pictures | {
+        true_disparity = images.paint_disparity(inverse(batch['depth']))
+        pictures['true_disparity'] = Picture(true_disparity, batch['label_size'])
+    pictures |= {
         'neighbour': batch['image_frames'][:, 0],
         'warped': images.to_uint8(warped, 'unit'),
         'photometric_error': images.heat(jnp.clip(4 * error, 0, 1)),
     }
+    return of_images(pictures, batch)
 
 
 def inverse(depth: Array) -> Array:

@@ -24,8 +24,10 @@ from segjax.protocol import (
     Batch,
     Input,
     Keys,
+    LabelMaps,
     Mean,
     Metrics,
+    Picture,
     PRNGKey,
     PyTree,
     Scores,
@@ -34,7 +36,7 @@ from segjax.protocol import (
 from segjax.report.scores import scored_at
 from segjax.schema import Field, above, one_of
 from segjax.spec import IGNORE, DataSpec
-from segjax.tasks.evaluation import Evaluation
+from segjax.tasks.evaluation import Evaluation, Pictures
 
 VOID = 'void'
 """Name of the class that `data.void_class` adds for unlabelled pixels. Its train id is C."""
@@ -317,6 +319,7 @@ def make_evaluation(
         eval_step=functools.partial(eval_step, judge),
         finalize=functools.partial(finalize, judge),
         render=functools.partial(render, judge),
+        label_maps=functools.partial(label_maps, judge),
         predict=functools.partial(predict, judge),
         monitor=('mIoU', 'max'),
     )
@@ -418,16 +421,22 @@ def baseline_scores(judge: Judge, matrix: np.ndarray) -> dict[str, dict[str, flo
     return baselines
 
 
-def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> dict[str, Array]:
-    """Paints prediction, truth and errors, uint8 at the resolution of the scores."""
-    prediction = predict_labels(judge, state, batch)
+def label_maps(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> LabelMaps:
+    """Returns prediction and truth at the resolution of the scores."""
     label, _ = score_labels(judge, batch)
+    size = batch['size' if _at_image(judge) else 'label_size']
+    return LabelMaps(predict_labels(judge, state, batch), label, size)
+
+
+def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Pictures:
+    """Paints prediction, truth and errors, uint8 at the resolution of the scores."""
+    prediction, label, size = label_maps(judge, state, batch, keys)
     wrong = (prediction != label) & (label < judge.spec.classes.num_classes)
     errors = jnp.where(wrong[..., None], jnp.array(ERROR_COLOR, jnp.uint8), jnp.uint8(BACKGROUND))
     return {
-        'prediction': paint(prediction, judge.spec),
-        'truth': paint(label, judge.spec),
-        'errors': errors,
+        'prediction': Picture(paint(prediction, judge.spec), size),
+        'truth': Picture(paint(label, judge.spec), size),
+        'errors': Picture(errors, size),
     }
 
 

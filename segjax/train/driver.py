@@ -33,6 +33,7 @@ from segjax.train import (
     extension,
     initialization,
     opening,
+    pictures,
     same_run,
     states,
     stored,
@@ -173,7 +174,7 @@ def _train_and_score(
     scores = {**stage.finalize(totals), MADE_BY: _made_by(run, stage, final)}
     if parallel.is_main():
         keys = stage_keys(stage, root_key(run, stage, 'evaluate'), 0, 0, 0)
-        evaluation.write_pictures(run, stage, keys, final, totals, compare=compare)
+        pictures.write_pictures(run, stage, keys, final, totals, compare=compare)
         # The scores come last: a stage that has scores is finished, its pictures included.
         files.write_json(path, scores)
         print(score_table(scores), flush=True)

@@ -837,8 +837,8 @@ def test_pictures_show_both_cycles_and_the_latent():
         'latent_residual',
         'resegmentation',
     ):
-        chex.assert_shape(pictures[name], (10, 32, 64, 3))
-    assert {picture.dtype for picture in pictures.values()} == {jnp.dtype('uint8')}
+        chex.assert_shape(pictures[name].pixels, (10, 32, 64, 3))
+    assert {picture.pixels.dtype for picture in pictures.values()} == {jnp.dtype('uint8')}
     probabilities = jax.jit(stage.predict)(state, batch['image'])
     chex.assert_shape(probabilities, (10, 32, 64, NUM_CLASSES))
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)

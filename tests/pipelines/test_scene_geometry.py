@@ -469,7 +469,7 @@ def test_motion_is_scored_where_depth_is_given(pose_alone):
         'trajectory_error',
     }
     pictures = jax.eval_shape(stage.render, state, {**batch, **labels}, {})
-    assert pictures['disparity'].shape == (8, 32, 64, 3)
+    assert pictures['disparity'].pixels.shape == (8, 32, 64, 3)
 
 
 @pytest.mark.parametrize(

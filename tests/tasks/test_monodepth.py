@@ -332,9 +332,9 @@ def test_finalize_alone_sorts_scores_by_baseline():
 def test_render_alone_shows_the_unwarped_neighbour(video):
     pictures = monodepth.render(judge_of(far_away_and_still), None, video, {})
     assert 'true_disparity' not in pictures
-    chex.assert_shape(list(pictures.values()), (2, *SIZE, 3))
+    chex.assert_shape([picture.pixels for picture in pictures.values()], (2, *SIZE, 3))
     np.testing.assert_allclose(
-        np.int32(pictures['warped']), np.int32(video['image_frames'][:, 0]), atol=1
+        np.int32(pictures['warped'].pixels), np.int32(video['image_frames'][:, 0]), atol=1
     )
 
 
@@ -414,11 +414,12 @@ def test_pictures_show_what_was_seen(scores_of_the_truth, video):
         'warped',
         'photometric_error',
     }
-    assert all(p.shape == (2, *SIZE, 3) and p.dtype == np.uint8 for p in pictures.values())
+    pixels = {name: picture.pixels for name, picture in pictures.items()}
+    assert all(p.shape == (2, *SIZE, 3) and p.dtype == np.uint8 for p in pixels.values())
     near = np.asarray(video['depth'] > 0)
     close = (
-        np.abs(np.int32(pictures['disparity']) - np.int32(pictures['true_disparity'])).max(-1)[near]
+        np.abs(np.int32(pixels['disparity']) - np.int32(pixels['true_disparity'])).max(-1)[near]
         < 16
     )
     assert close.mean() > 0.9
-    np.testing.assert_array_equal(pictures['neighbour'], video['image_frames'][:, 0])
+    np.testing.assert_array_equal(pixels['neighbour'], video['image_frames'][:, 0])

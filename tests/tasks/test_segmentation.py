@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import NUM_CLASSES, SPEC
+from fakes import NUM_CLASSES, SPEC, eval_batches
 
 from segjax import config as config_lib
 from segjax.core import optim
@@ -155,9 +155,36 @@ def test_render_alone_marks_wrong_pixels():
         'label_size': jnp.array([[1, 3]]),
     }
     pictures = segmentation.render(judge, None, batch, {})
-    wrong = (pictures['errors'] == jnp.array(segmentation.ERROR_COLOR)).all(-1)
+    wrong = (pictures['errors'].pixels == jnp.array(segmentation.ERROR_COLOR)).all(-1)
     np.testing.assert_array_equal(wrong, [[[False, True, False]]])
-    np.testing.assert_array_equal(pictures['prediction'], segmentation.paint(prediction, SPEC))
+    expected = segmentation.paint(prediction, SPEC)
+    np.testing.assert_array_equal(pictures['prediction'].pixels, expected)
+
+
+@pytest.mark.parametrize('resolution, shape', [('label', (40, 70)), ('image', (32, 64))])
+def test_label_maps_and_pictures_are_the_pixels_that_are_scored(resolution, shape):
+    """The confusion matrix of the label maps is the matrix of the scores."""
+    config = make_config()
+    config.evaluate.resolution = resolution
+    judge = judge_of(config, lambda state, image: class_probabilities_of(image))
+    (batch,) = eval_batches(10)
+    maps = segmentation.label_maps(judge, None, batch, {})
+    chex.assert_shape([maps.prediction, maps.truth], (10, *shape))
+    size = batch['label_size' if resolution == 'label' else 'size']
+    np.testing.assert_array_equal(maps.size, size)
+    inside = segmentation.valid_pixels(maps.size, maps.truth)
+    assert np.all(maps.truth[~inside] == IGNORE)
+
+    counted = maps.truth != IGNORE
+    pairs = NUM_CLASSES * maps.truth[counted] + maps.prediction[counted]
+    matrix = np.bincount(pairs, minlength=NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
+    scored = segmentation.eval_step(judge, None, batch, {})['confusion'].sum
+    np.testing.assert_array_equal(scored[:NUM_CLASSES, :NUM_CLASSES], matrix)
+
+    pictures = segmentation.render(judge, None, batch, {})
+    np.testing.assert_array_equal(pictures['truth'].pixels, segmentation.paint(maps.truth, SPEC))
+    for picture in pictures.values():
+        np.testing.assert_array_equal(picture.size, size)
 
 
 def test_predict_alone_never_says_void():
@@ -238,7 +265,7 @@ def test_scores_at_the_size_of_the_images_are_those_of_a_loop_over_their_pixels(
             'the pictures are ranked by the same pixels'
         )
     pictures = functions.render(None, batch, {})
-    assert {picture.shape for picture in pictures.values()} == {(4, 24, 40, 3)}
+    assert {picture.pixels.shape for picture in pictures.values()} == {(4, 24, 40, 3)}
 
 
 def class_probabilities_of(image):

@@ -1,0 +1,156 @@
+"""Pictures of examples of an evaluation, for the report and TensorBoard."""
+
+import collections
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from segjax.core import parallel
+from segjax.data import loader
+from segjax.protocol import Input, Keys, Mean, Picture, Stage, TrainState
+from segjax.report.pictures import Panel, save_pictures
+from segjax.train import log_files
+from segjax.train.run import Run
+
+
+def write_pictures(
+    run: Run,
+    stage: Stage,
+    keys: Keys,
+    state: TrainState,
+    sums: Mapping[str, Mean],
+    compare: bool = False,
+) -> None:
+    """Writes pictures of the best and the worst images, for the report and TensorBoard.
+
+    Images are ranked by metrics['image_score']. A stage without this metric shows its first images.
+
+    Args:
+      run: the run.
+      stage: any of its stages.
+      keys: random streams for `stage.render`.
+      state: on the host.
+      sums: from `evaluation.totals`.
+      compare: whether to add examples that are the same for all stages (group 'same').
+    """
+    count = run.config.logging.num_pictures
+    if stage.render is None or not count:
+        return
+    inputs = stage.eval_input
+    source = run.open_input(inputs, 'name')
+    score, groups = _ranked(sums, len(source), count)
+    if compare:
+        groups['same'] = spread(len(source), count)
+
+    # Each example is rendered alone, so the program compiles once for all groups.
+    render = jax.jit(_in_order(stage.render))
+    folder = run.workdir / stage.name
+    board = log_files.TensorBoard(folder / 'tensorboard', int(state.step))
+    for group, indices in groups.items():
+        entries = [
+            _entry(run, inputs, source, index, float(score[index]), render, keys, state)
+            for index in indices
+        ]
+        shown = save_pictures(folder / 'pictures', group, entries)
+        for rank, pictures in enumerate(shown):
+            for panel, picture in pictures.items():
+                board.image(int(state.step), f'{group}_{rank}/{panel}', picture)
+    board.close()
+
+
+def spread(num_examples: int, count: int) -> list[int]:
+    """Returns the positions of `count` examples, evenly spread over a split."""
+    count = min(count, num_examples)
+    return [num_examples * i // count for i in range(count)]
+
+
+def _ranked(
+    sums: Mapping[str, Mean], num_examples: int, count: int
+) -> tuple[np.ndarray, dict[str, list[int]]]:
+    """Returns the score of each example, and the positions of the examples to show by group.
+
+    Args:
+      sums: from `evaluation.totals`.
+      num_examples: of the split.
+      count: examples of a group. No example is in two groups.
+    """
+    if 'image_score' not in sums:
+        return np.full(num_examples, np.nan), {'sample': list(range(min(count, num_examples)))}
+    # 0 / 0 for an image without a pixel that counts.
+    with np.errstate(invalid='ignore'):
+        score = np.asarray(sums['image_score'].value())
+    ranked = [int(i) for i in np.argsort(score) if np.isfinite(score[i])]
+    worst = ranked[: min(count, len(ranked) // 2)]
+    best = ranked[::-1][: min(count, len(ranked) - len(worst))]
+    return score, {'best': best, 'worst': worst}
+
+
+def _in_order(render: Callable) -> Callable:
+    """Keeps the order of panels and values: a jitted function sorts a plain dict by name."""
+
+    def ordered(*arguments: Any) -> collections.OrderedDict:
+        pictures = collections.OrderedDict()
+        for panel, picture in render(*arguments).items():
+            if isinstance(picture, Picture):
+                picture = picture._replace(values=collections.OrderedDict(picture.values))
+            pictures[panel] = picture
+        return pictures
+
+    return ordered
+
+
+def _entry(
+    run: Run,
+    inputs: Input,
+    source: Any,
+    index: int,
+    score: float,
+    render: Callable,
+    keys: Keys,
+    state: TrainState,
+) -> dict[str, Any]:
+    """Returns index, score, name and pictures of an example, for `save_pictures`."""
+    max_size = run.spec_of(inputs).split(inputs.split).max_size
+    batch = loader.examples(source, [index], inputs, max_size=max_size)
+    pictures: dict[str, Any] = {}
+    if 'image' in batch:
+        pictures['image'] = Picture(batch['image'], batch['size'])
+    # A single transfer brings all pictures to the host.
+    pictures |= parallel.to_host(render(state, batch, keys))
+    panels = {panel: first_panel(picture) for panel, picture in pictures.items()}
+    name = str(source[index]['name'])
+    return {'index': index, 'score': score, 'name': name, 'pictures': panels}
+
+
+def first_panel(picture: Picture | np.ndarray) -> Panel:
+    """Returns the picture of the first example of a batch, without padding.
+
+    Args:
+      picture: an item of the result of `Stage.render`, on the host.
+
+    Raises:
+      TypeError: pixels of another shape or type than `Picture` allows.
+    """
+    pixels, size, values = picture if isinstance(picture, Picture) else Picture(picture)
+    pixels = _with_channels(np.asarray(pixels))[0]
+    if size is not None:
+        height, width = np.asarray(size)[0]
+        pixels = pixels[..., :height, :width, :]
+    numbers = {name: np.asarray(value)[0] for name, value in values.items()}
+    return Panel(pixels, numbers)
+
+
+def _with_channels(pixels: np.ndarray) -> np.ndarray:
+    """Returns pictures as uint8 with a last axis of 1 or 3 channels."""
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    if pixels.dtype == bool:
+        pixels = np.uint8(255) * pixels
+    if pixels.dtype != np.uint8 or pixels.ndim not in (4, 5, 6) or pixels.shape[-1] not in (1, 3):
+        raise TypeError(
+            'pictures are uint8 or bool [B, H, W, 3], [B, n, H, W, 3] or '
+            f'[B, rows, columns, H, W, 3]; got {pixels.dtype} {list(pixels.shape)}'
+        )
+    return pixels
