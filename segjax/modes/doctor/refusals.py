@@ -42,6 +42,7 @@ def refusals(
     try:
         topology = parallel.topology(config.parallel.mode, options=host.compiler_options(config))
         source = initialization.reader(config.init_from)
+        sources = initialization.open_net_sources(config.init_from)
         config = initialization.with_preprocess(config, folder / driver.CONFIG, source)
         stages = pipelines.make_stages(config, {'data': spec})
     except InputError as error:
@@ -49,9 +50,8 @@ def refusals(
     if unlabelled := without_labels(config, stages, splits):
         return unlabelled, fits_anything
 
-    run = driver.Run(
-        config, {'data': Listing(spec, dataset.where, facts)}, folder, topology, source
-    )
+    data = {'data': Listing(spec, dataset.where, facts)}
+    run = driver.Run(config, data, folder, topology, source, sources)
     findings = of_refusal(cache.check_place, config.data.cache)
     if workdir:
         findings += of_refusal(paths.check_writable, '--workdir', folder)
