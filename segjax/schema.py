@@ -537,7 +537,8 @@ INIT_FROM = {
     'sources': Field(
         (),
         'Sources of single nets, as ((pattern, path), ...) or ((pattern, path, release), ...). '
-        'Patterns match names of nets. These nets load nothing from init_from.path.',
+        'Patterns match names of nets. These nets load nothing from init_from.path, '
+        'and config.preprocess is not adopted from their sources.',
         net_sources,
     ),
     'partial': Field(

@@ -1,7 +1,8 @@
 """Loads single nets from sources of their own: the rows of `config.init_from.sources`.
 
 A row names nets by a pattern, and the file or the run that their parameters come from. All arrays
-of such a net come from its source. The remaining nets start from `config.init_from.path`, or at
+of such a net come from its source. config.preprocess is never adopted from a row: a feature net
+prepares its images itself. The remaining nets start from `config.init_from.path`, or at
 random. A net that no optimiser owns, as a feature net of a loss or of a metric, is loaded alike.
 """
 
@@ -224,7 +225,8 @@ def _from_file(
             expected=f'a net that these weights fit: {weights.naming.fits}',
             fix=_argument_without(rows, row),
         )
-    return tree, listing
+    note = f'  note: trained on images prepared as {weights.scheme!r}; config.preprocess stays'
+    return tree, f'{listing}\n{note}'
 
 
 def _from_run(

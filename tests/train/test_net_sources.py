@@ -74,6 +74,7 @@ def test_every_net_has_the_arrays_of_its_own_file(tmp_path):
     )
     chex.assert_trees_all_equal(loaded.params['generator'], random['params'])
     assert 'segmenter.npz' in listings[0] and 'vgg16.safetensors' in listings[1]
+    assert all('config.preprocess stays' in listing for listing in listings)
 
 
 def test_a_release_can_be_named_where_the_names_of_tensors_fit_two(tmp_path):
