@@ -217,6 +217,16 @@ def pattern_factors(value: Iterable) -> str | None:
     return patterns(pattern for pattern, _ in value)
 
 
+def net_sources(value: Iterable) -> str | None:
+    """Checks rows of a regular expression, a path, and perhaps the name of a release."""
+    example = "rows of (pattern, path) or (pattern, path, release), as (('vgg', 'vgg19.pth'),)"
+    for row in value:
+        is_text = isinstance(row, tuple | list) and all(isinstance(text, str) for text in row)
+        if not is_text or len(row) not in (2, 3) or not all(row[:2]):
+            return example
+    return patterns(row[0] for row in value)
+
+
 def bench_variants(value: Iterable) -> str | None:
     """Checks variants of a benchmark: texts of assignments, or pairs of a name and such a text."""
     names = []
@@ -524,10 +534,17 @@ INIT_FROM = {
         'Published weights: the release that named the tensors (segjax/pretrained/sources.py). '
         'Empty: the names are recognised.',
     ),
+    'sources': Field(
+        (),
+        'Sources of single nets, as ((pattern, path), ...) or ((pattern, path, release), ...). '
+        'Patterns match names of nets. These nets load nothing from init_from.path, '
+        'and config.preprocess is not adopted from their sources.',
+        net_sources,
+    ),
     'partial': Field(
         False,
-        'Published weights: load the tensors that fit. Missing and surplus tensors are listed '
-        'and are no error.',
+        'Published weights, and all sources: load the tensors that fit. Missing and surplus '
+        'tensors are listed and are no error.',
     ),
     'preprocess': Field(
         'adopt',

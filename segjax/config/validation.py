@@ -129,7 +129,9 @@ def _check_init_from(init_from: ml_collections.ConfigDict) -> None:
     if not init_from.path or paths.is_weights(init_from.path):
         return
     kinds = f'{", ".join(paths.WEIGHT_SUFFIXES)}, or {paths.HUB}...'
-    for key in ('source', 'partial', 'preprocess'):
+    # `partial` also holds for init_from.sources.
+    keys = ('source', 'preprocess') if init_from.sources else ('source', 'partial', 'preprocess')
+    for key in keys:
         field = SHARED['init_from'][key]
         if init_from[key] != field.default:
             raise InputError(

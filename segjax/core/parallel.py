@@ -413,7 +413,7 @@ def _micro_batches(
     keys,
 ):
     """Sums the shares of all micro-batches and devices. See `global_value_and_grad`."""
-    parts = _split_rows(batch, accumulate)
+    parts = split_rows(batch, accumulate)
 
     # First pass: the global counts of the whole batch, by which the sum of each part is divided.
     def count(i, part):
@@ -440,7 +440,7 @@ def _micro_batches(
     return (loss, terms, state, aux), grads
 
 
-def _split_rows(batch: Mapping[str, jax.Array], parts: int) -> PyTree:
+def split_rows(batch: Mapping[str, jax.Array], parts: int) -> PyTree:
     """Cuts the rows of a batch into equal parts: [B, ...] becomes [parts, B / parts, ...].
 
     Raises:

@@ -70,7 +70,7 @@ def check_writable(where: str, folder: pathlib.Path) -> None:
 
 
 def check_config(config: Any) -> None:
-    """Raises InputError if a key of a config is an address instead of a path."""
+    """Raises InputError if a path in a config is an address."""
     for section, key in (
         ('data', 'root'),
         ('data', 'cache'),
@@ -79,6 +79,14 @@ def check_config(config: Any) -> None:
     ):
         if config[section][key]:
             local(f'config.{section}.{key}', config[section][key])
+    for pattern, path, *_ in config['init_from']['sources']:
+        where = 'config.init_from.sources'
+        try:
+            local(where, path)
+        except InputError as error:
+            # The value of the key is a tuple, of which the path is a part.
+            fix = error.fix.replace(f'{_flag(where)}=', f'{_flag(where)} with {pattern!r} from ')
+            raise error.replaced(fix=fix) from error
 
 
 def _check_text(where: str, text: str) -> None:

@@ -17,6 +17,11 @@ from segjax.errors import InputError
 # Interpolated logits decide near-ties of the argmax, so products here keep full precision.
 _einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
+WHOLE_BYTES = 400 * 2**20
+"""Largest logits that `argmax_valid` resizes at once."""
+CHUNK_BYTES = 64 * 2**20
+"""Larger logits are resized in parts of this size."""
+
 
 def bilinear(x, size: tuple[int, int], align_corners: bool = False):
     """Resizes [B, h, w, C] to [B, H, W, C] bilinearly.
@@ -213,6 +218,69 @@ def resize_valid(logits, valid, out_size: tuple[int, int], out_valid):
     Returns:
       [B, H, W, C] in the dtype of logits.
     """
+    matrices = _valid_matrices(logits, valid, out_size, out_valid)
+    return _resize_valid(matrices, logits, out_size)
+
+
+def argmax_valid(
+    logits,
+    valid,
+    out_size: tuple[int, int],
+    out_valid,
+    whole_bytes: int = WHOLE_BYTES,
+    chunk_bytes: int = CHUNK_BYTES,
+):
+    """Computes argmax(resize_valid(..), -1) in memory that does not grow with the classes.
+
+    Large logits are resized a few classes at a time, and only the largest value of each pixel is
+    kept. Every value is computed as in `resize_valid`.
+
+    Args:
+      logits: [B, h, w, C].
+      valid, out_size, out_valid: as in `resize_valid`.
+      whole_bytes: resized logits of at most this size are computed at once.
+      chunk_bytes: size of the resized logits of a few classes. A single class may be larger.
+
+    Returns:
+      [B, H, W] whole numbers, the first of equal classes. 0 outside of out_valid.
+    """
+    matrices = _valid_matrices(logits, valid, out_size, out_valid)
+    num_classes = logits.shape[-1]
+    of_class = logits.shape[0] * out_size[0] * out_size[1] * max(4, logits.dtype.itemsize)
+    at_once = max(1, chunk_bytes // of_class)
+    if of_class * num_classes <= whole_bytes or at_once >= num_classes:
+        return jnp.argmax(_resize_valid(matrices, logits, out_size), -1)
+
+    def add_classes(best, first):
+        largest, index = best
+        some = lax.dynamic_slice_in_dim(logits, first, at_once, axis=-1)
+        resized = _resize_valid(matrices, some, out_size)
+        value = resized.max(-1)
+        # As in `jnp.argmax`, NaN is larger than every number.
+        better = (value > largest) | (jnp.isnan(value) & ~jnp.isnan(largest))
+        place = jnp.argmax(resized, -1) + first
+        return (jnp.where(better, value, largest), jnp.where(better, place, index)), None
+
+    # The last classes may overlap the classes before. Equal values change nothing.
+    firsts = np.minimum(np.arange(0, num_classes, at_once), num_classes - at_once)
+    shape = (logits.shape[0], *out_size)
+    start = jnp.full(shape, -jnp.inf, logits.dtype), jnp.zeros(shape, jnp.argmax(firsts).dtype)
+    (_, index), _ = lax.scan(add_classes, start, jnp.asarray(firsts, start[1].dtype))
+    return index
+
+
+def _resize_valid(matrices, logits, out_size: tuple[int, int]):
+    """Multiplies logits by the two matrices of `_valid_matrices`."""
+    rows, columns = matrices
+    return _apply('bHh,bhwc->bHwc', rows, 'bWw,bhwc->bhWc', columns, logits, out_size)
+
+
+def _valid_matrices(logits, valid, out_size: tuple[int, int], out_valid):
+    """Returns the interpolation weights of the rows [B, H, h] and of the columns [B, W, w].
+
+    Raises:
+      InputError: a size without a row for every example.
+    """
     b, h, w, _ = logits.shape
     for name, value in (('valid', valid), ('out_valid', out_valid)):
         if value.shape != (b, 2):
@@ -221,9 +289,9 @@ def resize_valid(logits, valid, out_size: tuple[int, int], out_valid):
                 got=f'shape {value.shape}',
                 expected=f'{(b, 2)}: (height, width) per example',
             )
-    rows = _valid_matrix(valid[:, 0], out_valid[:, 0], h, out_size[0])  # [B, H, h]
-    columns = _valid_matrix(valid[:, 1], out_valid[:, 1], w, out_size[1])  # [B, W, w]
-    return _apply('bHh,bhwc->bHwc', rows, 'bWw,bhwc->bhWc', columns, logits, out_size)
+    rows = _valid_matrix(valid[:, 0], out_valid[:, 0], h, out_size[0])
+    columns = _valid_matrix(valid[:, 1], out_valid[:, 1], w, out_size[1])
+    return rows, columns
 
 
 def _valid_matrix(n_in, n_out, size_in: int, size_out: int):

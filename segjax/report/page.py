@@ -1,6 +1,7 @@
 """report.html: a run folder on one page that needs no server, no network and no script.
 
     <workdir>/config.json, environment.json
+    <workdir>/start.json                the sources of the initial parameters
     <workdir>/<stage>/scores.json       the result of Stage.finalize, with the facts that made it
     <workdir>/<stage>/metrics.jsonl     curves (segjax/train/log_files.py)
     <workdir>/<stage>/timing.jsonl      speed
@@ -132,7 +133,7 @@ def _stage_list(run: RunFiles) -> str:
 
 
 def _setup(run: RunFiles) -> str:
-    """Shows the data set, the machine and the versions."""
+    """Shows the data set, the weights, the machine and the versions."""
     cards = ''
     if run.spec is not None:
         rows = [['name', escape(run.spec.name)], ['classes', str(run.spec.classes.num_classes)]]
@@ -144,10 +145,29 @@ def _setup(run: RunFiles) -> str:
                 number += f', {labelled:,d} of them labelled'
             rows.append([escape(split), f'{number}, up to {height}x{width}'])
         cards += f'<div>{html.card("Data", html.table(["data set", ""], rows))}</div>'
+    if weights := _weights(run):
+        heads = ['net', 'source', 'digest']
+        cards += f'<div>{html.card("Weights", html.table(heads, weights))}</div>'
     if run.environment:
         rows = [[escape(name), escape(value)] for name, value in run.environment.items()]
         cards += f'<div>{html.card("Machine and versions", html.table(["", ""], rows))}</div>'
     return f'<div class="halves">{cards}</div>' if cards else ''
+
+
+def _weights(run: RunFiles) -> list[list[str]]:
+    """Returns the cells about the initial parameters of each net, [] if all are random.
+
+    Only a run with `init_from.sources` records its nets by name. In any other run a single row
+    shows `init_from.path` and the patterns of the modules that it may load.
+    """
+    rows = []
+    for net, source in run.start.get('weights', {}).items():
+        rows.append([net, source['path'] or 'random', source['digest']])
+    init_from = run.start.get('init_from', {})
+    if not rows and init_from.get('path'):
+        nets = ', '.join(init_from.get('nets', ()))
+        rows.append([nets, init_from['path'], run.start.get('digest', '')])
+    return [[escape(cell) for cell in row] for row in rows]
 
 
 def _configuration(run: RunFiles) -> str:

@@ -39,6 +39,7 @@ class RunFiles(NamedTuple):
     spec         the data set; None if the caller does not know it
     stages       that have left files, in the order in which they ran
     planned      steps by stage
+    start        of start.json
     """
 
     workdir: pathlib.Path
@@ -47,6 +48,7 @@ class RunFiles(NamedTuple):
     spec: DataSpec | None
     stages: list[StageFiles]
     planned: dict[str, int]
+    start: dict[str, Any]
 
     def setting(self, path: str) -> Any:
         """Returns config['a']['b'] for 'a.b'; None if there is no such key, as pipelines differ."""
@@ -79,6 +81,7 @@ def read_run(workdir: pathlib.Path, spec: DataSpec | None) -> RunFiles:
         spec=spec,
         stages=[stage for stage in stages if any(stage[1:])],  # some file is not empty
         planned=dict(zip(start.get('stages', ()), start.get('steps', ()))),
+        start=start,
     )
 
 

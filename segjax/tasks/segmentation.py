@@ -340,13 +340,34 @@ def class_evidence(judge: Judge, state: TrainState, batch: Batch) -> Array:
 
 
 def predict_labels(judge: Judge, state: TrainState, batch: Batch) -> Array:
-    """Predicts train ids at the resolution of the scores, [B, H, W] or [B, h, w]."""
-    evidence = class_evidence(judge, state, batch)
-    if not _at_image(judge):
-        label_shape = batch['label'].shape[1:]
-        label_size = batch['label_size']
-        evidence = resize.resize_valid(evidence, batch['size'], label_shape, label_size)
-    return jnp.argmax(evidence, -1)
+    """Predicts train ids at the resolution of the scores, [B, H, W] or [B, h, w].
+
+    If the logits of the batch are large, a few images are predicted at a time. Then logits are
+    resized a few classes at a time. Memory does not grow with the number of classes at the size of
+    the labels.
+    """
+
+    def predict_rows(rows: Batch) -> Array:
+        evidence = class_evidence(judge, state, rows)
+        if _at_image(judge):
+            return jnp.argmax(evidence, -1)
+        shape = rows['label'].shape[1:]
+        return resize.argmax_valid(evidence, rows['size'], shape, rows['label_size'])
+
+    number = _images_at_once(judge, batch)
+    if number == len(batch['image']):
+        return predict_rows(batch)
+    parts = {key: x.reshape(-1, number, *x.shape[1:]) for key, x in batch.items()}
+    labels = jax.lax.map(predict_rows, parts)  # [B / number, number, h, w]
+    return labels.reshape(-1, *labels.shape[2:])
+
+
+def _images_at_once(judge: Judge, batch: Batch) -> int:
+    """Returns the largest divisor of the batch size whose float32 logits are not too large."""
+    batch_size, height, width = batch['image'].shape[:3]
+    of_image = 4 * height * width * num_outputs(judge.config, judge.spec)
+    divisors = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
+    return max((n for n in divisors if n * of_image <= resize.WHOLE_BYTES), default=1)
 
 
 def score_labels(judge: Judge, batch: Batch) -> tuple[Array, Array]:

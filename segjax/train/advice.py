@@ -39,7 +39,7 @@ def before_training(
 
 def untrained(config: ml_collections.ConfigDict, stages: Sequence[Stage]) -> list[Advice]:
     """Warns of stages without steps and without a source: their nets keep random parameters."""
-    if config.init_from.path:
+    if config.init_from.path or config.init_from.sources:
         return []
     warnings = []
     for stage in stages:
@@ -61,7 +61,7 @@ def untrained(config: ml_collections.ConfigDict, stages: Sequence[Stage]) -> lis
 def without_start(config: ml_collections.ConfigDict) -> list[Advice]:
     """Warns if the published experiment starts from trained weights and this run has none."""
     expected = config.init_from.expected
-    if not expected or config.init_from.path:
+    if not expected or config.init_from.path or config.init_from.sources:
         return []
     message = f'empty: the net starts at random, but the published net starts from {expected}'
     fix = (

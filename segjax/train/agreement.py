@@ -32,6 +32,7 @@ OWN = {
     'data.workers',
     'data.prefetch',
     'init_from.path',
+    'init_from.sources',
 }
 """Config keys that may differ between hosts."""
 SHOW_SECONDS = 30.0
@@ -77,13 +78,13 @@ def check_data(data: Prepared, start: str) -> None:
 
     Args:
       data: as this process has prepared it.
-      start: digest of the parameters from which the run begins, '' for none.
+      start: digests of the parameters from which the run begins, '' for none.
     """
     if not processes.joined():
         return
     facts = {
         'data': Fact(data_digest(data), SAME_DATA),
-        'start': Fact(start, 'the same file or run as config.init_from.path on every host'),
+        'start': Fact(start, 'the same files and runs as config.init_from names, on every host'),
     }
     for split, number in data.spec.num_examples.items():
         facts[f'examples of {split}'] = Fact(str(number), SAME_DATA)

@@ -182,7 +182,8 @@ def _train_and_score(
 
 
 def _made_by(run: Run, stage: Stage, state: TrainState) -> dict[str, Any]:
-    return same_run.made_by(run.config, run.spec, stage, int(state.step))
+    weights = initialization.net_digests(run, state.params)
+    return same_run.made_by(run.config, run.spec, stage, int(state.step), weights)
 
 
 def _write_report(run: Run) -> None:

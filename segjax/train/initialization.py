@@ -1,14 +1,15 @@
-"""Initialises a stage without a checkpoint: from the source in `config.init_from`, else at random.
+"""Initialises a stage without a checkpoint: from the sources in `config.init_from`, else at random.
 
-The source is loaded once for all stages, when it is first needed. A run whose stages all have a
-checkpoint never loads it, so the file may be deleted by then.
+A source is loaded once for all stages, when it is first needed. A run whose stages all have a
+checkpoint never loads a source, so the files may be deleted by then.
 """
 
 import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,9 +22,11 @@ from segjax.core import files, notes, parallel, rng, trees
 from segjax.data import loader
 from segjax.errors import InputError
 from segjax.protocol import PRNGKey, PyTree, Stage, TrainState
-from segjax.train import checkpoints
+from segjax.schema import typed_text
+from segjax.spec import with_tuples
+from segjax.train import checkpoints, net_sources
 from segjax.train import stored as stored_files
-from segjax.train.run import Run, Source
+from segjax.train.run import NetSource, Run, Source
 
 # --- the start of a run ---------------------------------------------------------------------------
 
@@ -49,6 +52,9 @@ def write_start(run: Run, stages: tuple[Stage, ...], stored: pathlib.Path) -> No
     the config, 'digest': of the parameters}. The digest is '' for a run that starts at random, and
     for a run that is older than this file.
 
+    A run with `init_from.sources` adds 'weights': {net: {'pattern', 'path', 'digest'}}, see
+    `_starts_of_nets`.
+
     Args:
       run: the run.
       stages: all of its stages.
@@ -70,7 +76,59 @@ def write_start(run: Run, stages: tuple[Stage, ...], stored: pathlib.Path) -> No
         'init_from': config_lib.to_json(config)['init_from'],
         'digest': digest(source),
     }
+    if config.init_from.sources:
+        content['weights'] = _starts_of_nets(run, stages, config.init_from, begun)
     files.write_json(path, content)
+
+
+def _starts_of_nets(
+    run: Run, stages: tuple[Stage, ...], init_from: ml_collections.ConfigDict, begun: bool
+) -> dict[str, dict[str, str]]:
+    """Returns the source of every net, as start.json records it.
+
+    Args:
+      run: the run.
+      stages: all of its stages.
+      init_from: section of the config of the start.
+      begun: whether the run has begun. Its sources may be gone, so digests are ''.
+
+    Returns:
+      {net: {'pattern': of its row, 'path': of its source, 'digest': of all arrays of the source}}.
+      The pattern is '' without a row, and the path is '' for random parameters. A run that has
+      begun lists only nets with a row.
+    """
+    rows = open_net_sources(init_from) if begun else run.sources
+    digests = {row: '' if begun else digest(row.load()) for row in rows}
+    starts: dict[str, dict[str, str]] = {}
+    for state in abstract_states(run, stages).values():
+        own = net_sources.owned(rows, state.params)
+        from_path = set() if begun else _nets_from_path(run, net_sources.without(state, own))
+        for net in state.params:
+            row = own.get(net)
+            if row:
+                found = (row.pattern, row.path, digests[row])
+            elif net in from_path:
+                found = ('', init_from.path, digest(run.source()))
+            else:
+                found = ('', '', '')
+            # A stage that initialises a net anew does not hide the source of an earlier stage.
+            if found[1] or not (begun or net in starts):
+                starts[net] = dict(zip(('pattern', 'path', 'digest'), found, strict=True))
+    return starts
+
+
+def _nets_from_path(run: Run, state: TrainState) -> set[str]:
+    """Returns the nets of a state of which `init_from.path` has an array that is wanted."""
+    source = run.source()
+    if source is None:
+        return set()
+    if isinstance(source, pretrained.Weights):
+        tree, _ = pretrained.load_for(state, source, run.config.init_from)
+        return set(tree['params']) if tree else set()
+    names = trees.named_leaves(state.params).keys() & trees.named_leaves(source['params']).keys()
+    patterns = run.config.init_from.nets
+    wanted = [name for name in names if any(re.match(pattern, name) for pattern in patterns)]
+    return {name.partition('/')[0] for name in wanted}
 
 
 def check_later_stages(run: Run, stages: tuple[Stage, ...]) -> None:
@@ -87,8 +145,10 @@ def check_later_stages(run: Run, stages: tuple[Stage, ...]) -> None:
     if not later or not has_begun(run.workdir) or not start.exists():
         return
 
-    # A run that is older than the digest says nothing about its parameters.
     content = stored_files.read_start(start, ('init_from',))
+    _check_later_nets(run, later, content)
+
+    # A run that is older than the digest says nothing about its parameters.
     known = content['init_from']
     known_digest = content.get('digest', '')
     if known.get('path') and not known_digest:
@@ -118,29 +178,76 @@ def check_later_stages(run: Run, stages: tuple[Stage, ...]) -> None:
     )
 
 
+def _check_later_nets(run: Run, later: Sequence[str], content: Mapping[str, Any]) -> None:
+    """Raises InputError if nets would start from other `init_from.sources` than before.
+
+    Args:
+      run: the run.
+      later: stages that have not begun.
+      content: of start.json.
+    """
+    starts = content.get('weights', {})
+    expected = {net: start['digest'] for net, start in starts.items() if start['pattern']}
+    if '' in expected.values() or not (expected or run.sources):
+        return
+    # A run that began without sources does not list its nets.
+    if starts:
+        own = net_sources.owned(run.sources, starts)
+        current = {net: digest(row.load()) for net, row in own.items()}
+    else:
+        current = {row.pattern: digest(row.load()) for row in run.sources}
+    if run.sources and expected:
+        current['partial'] = run.config.init_from.partial
+        expected['partial'] = content['init_from'].get('partial', False)
+    wrong = sorted(net for net in {*current, *expected} if current.get(net) != expected.get(net))
+    if not wrong:
+        return
+    before = typed_text(with_tuples(content['init_from'].get('sources', ())))
+    fix = f'--{net_sources.WHERE}={before}'
+    if 'partial' in wrong:
+        fix = f'--config.init_from.partial={expected["partial"]} {fix}'
+    raise InputError(
+        f'{net_sources.WHERE} of stage {later[0]!r}, which has not begun',
+        got=', '.join(f'{net} from {current.get(net, "none")}' for net in wrong),
+        expected=', '.join(f'{net} from {expected.get(net, "none")}' for net in wrong)
+        + ', as the stages that have begun',
+        fix=f'{fix}, or another --workdir',
+    )
+
+
 def _listed(values: Mapping[str, Any], keys: Sequence[str]) -> str:
     """Returns 'digest 0123456789ab, nets (..)' for an error."""
     return ', '.join(f'{key} {values[key] or "of none"}' for key in keys)
 
 
 def tell_unused(run: Run, stages: tuple[Stage, ...]) -> None:
-    """Prints a note if `init_from.path` differs from the source of the stages that have begun.
+    """Prints a note for each source in the config that the stages that have begun did not read.
 
     Args:
       run: the run.
       stages: all of its stages.
     """
-    path = run.config.init_from.path
     start = run.workdir / files.START
     begun = [stage.name for stage in stages if has_checkpoint(run.workdir / stage.name)]
-    if not path or not begun or not start.exists():
+    init_from = run.config.init_from
+    if not (init_from.path or init_from.sources) or not begun or not start.exists():
         return
-    known = stored_files.read_start(start, ('init_from',))['init_from'].get('path', '')
-    if _place(path) == _place(known):
-        return
+    content = stored_files.read_start(start, ('init_from',))
+    known = content['init_from'].get('path', '')
+    if init_from.path and _place(init_from.path) != _place(known):
+        _tell_unused('config.init_from.path', init_from.path, begun, known)
+    starts = content.get('weights', {}).values()
+    of_nets = [start['path'] for start in starts if start['pattern']]
+    for row in run.sources:
+        if _place(row.path) not in map(_place, of_nets):
+            _tell_unused(net_sources.WHERE, row.path, begun, ', '.join(of_nets))
+
+
+def _tell_unused(key: str, path: str, begun: Sequence[str], known: str) -> None:
+    """Prints a note about a path that is not read, because stages began from another source."""
     source = known or 'random parameters'
     message = f'{path} is not read for {", ".join(begun)}, which began from {source}'
-    notes.tell(notes.Note('config.init_from.path', message, 'another --workdir begins from it'))
+    notes.tell(notes.Note(key, message, 'another --workdir begins from it'))
 
 
 def _place(path: str) -> str:
@@ -183,6 +290,43 @@ def reader(init_from: ml_collections.ConfigDict) -> Callable[[], Source | None]:
         return checkpoints.load_params(init_from.path)
 
     return source
+
+
+def open_net_sources(init_from: ml_collections.ConfigDict) -> tuple[NetSource, ...]:
+    """Returns the rows of `init_from.sources`. Their paths are read when they are first needed."""
+
+    def read(path: str, release: str) -> Source:
+        source = reader(ml_collections.ConfigDict({'path': path, 'source': release}))()
+        assert source is not None, 'the schema refuses an empty path'
+        return source
+
+    return net_sources.open_rows(init_from, read)
+
+
+def start_digest(source: Callable[[], Source | None], sources: Sequence[NetSource]) -> str:
+    """Returns the digests of all sources of a run as text, '' for a run that starts at random."""
+    texts = [digest(source()), *(f'{row.pattern}={digest(row.load())}' for row in sources)]
+    return ', '.join(filter(None, texts))
+
+
+def net_digests(run: Run, nets: Iterable[str]) -> dict[str, str]:
+    """Returns the digest of the source of every net that has a row in `init_from.sources`.
+
+    A run that has begun is known by its start.json, because its sources may be gone.
+
+    Args:
+      run: the run.
+      nets: of a stage.
+    """
+    start = run.workdir / files.START
+    if start.exists():
+        starts = stored_files.read_start(start).get('weights', {})
+        own = [net for net in nets if starts.get(net, {}).get('pattern')]
+        return {net: starts[net]['digest'] for net in own}
+    if has_begun(run.workdir):
+        return {}
+    own_rows = net_sources.owned(run.sources, nets)
+    return {net: digest(row.load()) for net, row in own_rows.items()}
 
 
 # --- the preparation of images --------------------------------------------------------------------
@@ -235,12 +379,13 @@ def _default_preprocess(config: ml_collections.ConfigDict) -> str:
 
 
 def check_weights(run: Run, states: Mapping[str, TrainState]) -> None:
-    """Raises InputError if no stage can load the source, or only part of it.
+    """Raises InputError if no stage can load a source, or only part of it.
 
     Args:
       run: the run.
       states: from `abstract_states`.
     """
+    net_sources.check(run.sources, states, run.config.init_from.partial)
     source = run.source()
     if isinstance(source, pretrained.Weights):
         _check_published(run, states, source)
@@ -255,6 +400,7 @@ def _check_published(
     nets: dict[str, PyTree] = {}
     fits = False
     for abstract in states.values():
+        abstract = net_sources.without(abstract, net_sources.owned(run.sources, abstract.params))
         nets |= abstract.params
         fits |= pretrained.load_for(abstract, weights, run.config.init_from)[0] is not None
     if not fits:
@@ -269,8 +415,10 @@ def _check_run_folder(
     for state in states.values():
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
         # Only the values show whether a net is really copied from an earlier stage. Assume so.
-        inherited = earlier & set(state.params)
-        checkpoints.merge_params(abstract, source, run.config.init_from.nets, inherited)
+        own = net_sources.owned(run.sources, state.params).keys()
+        inherited = (earlier & set(state.params)) | own
+        rest = net_sources.without(abstract, own)
+        checkpoints.merge_params(rest, source, run.config.init_from.nets, inherited)
         earlier |= set(state.params)
 
 
@@ -291,8 +439,39 @@ def initial_state(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> 
     # Run op by op. Compiling the whole initialiser takes ten times as long.
     state = parallel.to_host(stage.init(*arguments(run, stage, earlier)))
     source = run.source()
-    if source is None:
+    if source is None and not run.sources:
         return state
+    inherited = _inherited(state, earlier)
+
+    # The nets without a row of their own start from `init_from.path`.
+    own = net_sources.owned(run.sources, state.params).keys()
+    rest = net_sources.without(state, own)
+    summaries = []
+    if source is not None:
+        rest, summaries = _from_path(run, rest, source, inherited | own)
+    state, listings = net_sources.load(run.sources, state, run.config.init_from.partial, inherited)
+    if parallel.is_main():
+        print(f'stage {stage.name!r}: ' + '\n'.join(summaries + listings), flush=True)
+    return state.replace(
+        params={**state.params, **rest.params},
+        model_state={**state.model_state, **rest.model_state},
+    )
+
+
+def _from_path(
+    run: Run, state: TrainState, source: Source, inherited: set[str]
+) -> tuple[TrainState, list[str]]:
+    """Loads the nets of a state from the source at `init_from.path`.
+
+    Args:
+      run: the run.
+      state: without the nets that have a source of their own.
+      source: the parameters.
+      inherited: nets that load nothing from the source.
+
+    Returns:
+      The new state, and texts to print.
+    """
     summaries = []
     patterns = run.config.init_from.nets
     if isinstance(source, pretrained.Weights):
@@ -301,12 +480,9 @@ def initial_state(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> 
         summaries.append(listing)
         patterns = ('.*',)
     if source is not None:
-        inherited = _inherited(state, earlier)
         state, summary = checkpoints.merge_params(state, source, patterns, inherited)
         summaries.append(summary)
-    if parallel.is_main():
-        print(f'stage {stage.name!r}: ' + '\n'.join(summaries), flush=True)
-    return state
+    return state, summaries
 
 
 def abstract_state(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> TrainState:

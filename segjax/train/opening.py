@@ -65,6 +65,7 @@ def checked_run(
     # The run that the folder holds decides how images are prepared.
     topology = parallel.topology(config.parallel.mode, options=host.compiler_options(config))
     source = initialization.reader(config.init_from)
+    sources = initialization.open_net_sources(config.init_from)
     if use == 'train':
         config = initialization.with_preprocess(config, folder / CONFIG, source)
     else:
@@ -73,11 +74,13 @@ def checked_run(
     # The data, which may take long to prepare.
     data = _open_data(config, folder, use, stop)
     begun = initialization.has_begun(folder)
-    begins_elsewhere = use == 'train' and not begun and config.init_from.path
-    agreement.check_data(data, initialization.digest(source() if begins_elsewhere else None))
+    reads_sources = use == 'train' and not begun
+    agreement.check_data(
+        data, initialization.start_digest(source, sources) if reads_sources else ''
+    )
 
     # The checks open every input: a data set that lacks a requested feature is refused here.
-    run = Run(config, {'data': data}, folder, topology, source)
+    run = Run(config, {'data': data}, folder, topology, source, sources)
     stages = pipelines.make_stages(config, run.specs)
     for problem in checks.problems(run, stages, use, begun, trace_steps):
         raise problem

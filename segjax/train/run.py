@@ -15,6 +15,21 @@ Source = pretrained.Weights | Mapping[str, PyTree]
 """Published weights, or {'params': .., 'model_state': ..} of another run."""
 
 
+class NetSource(NamedTuple):
+    """The source of some nets: a row of config.init_from.sources.
+
+    pattern  regular expression for names of nets
+    path     of a run or of published weights
+    release  that named the tensors of published weights; '': recognise it
+    load     loads the parameters. It reads the source once
+    """
+
+    pattern: str
+    path: str
+    release: str
+    load: Callable[[], Source]
+
+
 class Data(Protocol):
     """A data set that is ready: `data.Prepared`, or `data.listing.Listing` for checks alone."""
 
@@ -39,7 +54,8 @@ class Run(NamedTuple):
     datasets  by config section: the data sets. 'data' is the main data set
     workdir   the run folder
     topology  the devices
-    source    loads the parameters that config.init_from names (initialization.reader)
+    source    loads the parameters that config.init_from.path names (initialization.reader)
+    sources   of single nets (initialization.open_net_sources)
     """
 
     config: ml_collections.ConfigDict
@@ -47,6 +63,7 @@ class Run(NamedTuple):
     workdir: pathlib.Path
     topology: parallel.Topology
     source: Callable[[], Source | None] = no_source
+    sources: tuple[NetSource, ...] = ()
 
     @property
     def spec(self) -> DataSpec:

@@ -360,20 +360,33 @@ def _split_facts(old: DataSpec, new: DataSpec, split: str) -> dict[str, tuple[An
 
 
 def made_by(
-    config: ml_collections.ConfigDict, spec: DataSpec, stage: Stage, step: int
+    config: ml_collections.ConfigDict,
+    spec: DataSpec,
+    stage: Stage,
+    step: int,
+    weights: Mapping[str, str],
 ) -> dict[str, Any]:
     """Returns everything that the scores of a checkpoint depend on.
 
+    Args:
+      config: of the run.
+      spec: of its data.
+      stage: the stage.
+      step: of the checkpoint.
+      weights: from `initialization.net_digests`, because a net of a metric gives scores their
+        meaning.
+
     Returns:
       {'step': of the checkpoint, 'data': {split: digest}, 'config': without keys that change no
-      score}.
+      score, 'weights': if there are any}.
     """
     splits = split_names(stage.eval_input.split)
-    return {
+    facts = {
         'step': step,
         'data': {split: spec.digest.get(split, '') for split in splits},
         'config': config_lib.recorded(config),
     }
+    return {**facts, 'weights': dict(weights)} if weights else facts
 
 
 def still_hold(scores: Scores, now: Mapping[str, Any], config: ml_collections.ConfigDict) -> bool:

@@ -20,9 +20,8 @@ LANDMARKS = Feature('points', (4, 2), pairs=((0, 1),))
 class Figures(Dataset):
     """Clips of 5 frames, 3 clips to train and 2 to evaluate."""
 
-    declared = {'landmarks': LANDMARKS, 'boxes': Feature('boxes', (1, 4))}
-
     def __init__(self, config):
+        self.declared = {'landmarks': LANDMARKS, 'boxes': Feature('boxes', (1, 4))}
         self.name = config.name
         self.where = f'data set {self.name!r}'
         self.classes = ClassSpec(('ground', 'figure'), ((0, 0, 0), (255, 128, 0)), (0, 1))

@@ -182,9 +182,7 @@ def locate_stage(config, spec, figures):
                 'chosen': jax.ShapeDtypeStruct((NUM_CHOSEN,), 'int32'),
                 'mean': jax.ShapeDtypeStruct((), 'float32'),
             },
-            inputs=Input(
-                'train', config.evaluate.batch_size, ('image',), config.data.eval_size
-            ),
+            inputs=Input('train', config.evaluate.batch_size, ('image',), config.data.eval_size),
             eval_step=confidence,
             finalize=choose,
         ),

@@ -9,6 +9,7 @@ import layouts
 import ml_collections
 import numpy as np
 import pytest
+from fakes import SPEC
 from PIL import Image
 
 from segjax import config as config_lib
@@ -18,7 +19,7 @@ from segjax.data import builders, index, loader, transforms
 from segjax.data.worlds import streets
 from segjax.errors import InputError
 from segjax.modes import doctor
-from segjax.modes.doctor import reading
+from segjax.modes.doctor import reading, refusals
 from segjax.train import checks, driver
 from segjax.train.stop import Preempted, StopSignal
 
@@ -606,3 +607,15 @@ def told_to_stop(enter):
         return stop
 
     return entered
+
+
+def test_an_image_whose_logits_take_gigabytes_is_a_warning():
+    """The size of the labels does not matter, because logits of their size never exist at once."""
+    config = config_lib.defaults('supervised')
+    assert refusals._memory(config, SPEC) == []
+    config.data.eval_size = (16384, 16384)
+    (finding,) = refusals._memory(config, SPEC)
+    assert finding.where == 'config.data.eval_size' and '5 GB' in finding.message
+    (argument,) = [word for word in shlex.split(finding.fix) if word.startswith('--config.')]
+    smaller = config_file.overridden(config, argument.removeprefix('--config.'))
+    assert refusals._memory(smaller, SPEC) == []

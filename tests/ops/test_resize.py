@@ -210,3 +210,55 @@ def test_resize_valid_names_the_wrong_shape():
         resize.resize_valid(
             np.zeros((2, 4, 4, 1)), np.ones((2, 2), int), (4, 4), np.ones((2,), int)
         )
+
+
+# --- the largest class ----------------------------------------------------------------------------
+
+
+def whole_argmax(x, valid, out_size, out_valid):
+    return jnp.argmax(resize.resize_valid(x, valid, out_size, out_valid), -1)
+
+
+@pytest.mark.parametrize('num_classes', [1, 2, 7, 19])
+@pytest.mark.parametrize('at_once', [1, 2, 3, 5])
+@pytest.mark.parametrize('out_size', [(12, 16), (23, 13)], ids=['columns first', 'rows first'])
+def test_argmax_of_parts_of_the_classes_is_the_argmax_of_all(num_classes, at_once, out_size):
+    """Odd sizes, several sizes in a batch, and close values."""
+    x = normal(1, 4, 6, 8, num_classes).round(1)
+    sizes = VALID, out_size, np.minimum(OUT_VALID, out_size)
+    chunk = at_once * 4 * 4 * out_size[0] * out_size[1]
+    some = jax.jit(resize.argmax_valid, static_argnums=(2, 4, 5))(x, *sizes, 0, chunk)
+    expected = jax.jit(whole_argmax, static_argnums=2)(x, *sizes)
+    assert some.dtype == expected.dtype
+    np.testing.assert_array_equal(some, expected)
+
+
+def test_argmax_of_equal_and_of_strange_values_is_that_of_numpy():
+    x = normal(2, 1, 3, 3, 5)
+    x[0, 0, 0] = 1.0  # all equal: the first class
+    x[0, 1, 1, 3] = np.nan
+    x[0, 2, 2] = -np.inf
+    size = np.array([[3, 3]])
+    # Only the nearest pixel has a weight here, but 0 times NaN is NaN.
+    with np.errstate(invalid='ignore'):
+        expected = whole_argmax(x, size, (3, 3), size)
+    np.testing.assert_array_equal(resize.argmax_valid(x, size, (3, 3), size, 0, 1), expected)
+
+
+def test_the_memory_of_the_argmax_does_not_grow_with_the_classes():
+    out_size = (96, 128)
+    size = np.array([[24, 32]]), np.array([out_size])
+
+    def memory(num_classes, whole_bytes):
+        def fn(x):
+            return resize.argmax_valid(x, size[0], out_size, size[1], whole_bytes, 2**18)
+
+        shape = jax.ShapeDtypeStruct((1, 24, 32, num_classes), jnp.float32)
+        analysis = jax.jit(fn).lower(shape).compile().memory_analysis()
+        return analysis.temp_size_in_bytes
+
+    resized = 96 * 128 * 160 * 4
+    assert memory(160, resized) >= resized
+    assert memory(160, resized - 1) < 0.5 * resized
+    # What grows is a copy of the logits before they are resized, a sixteenth of the size.
+    assert memory(320, 0) - memory(160, 0) < resized / 4

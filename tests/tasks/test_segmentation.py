@@ -1,6 +1,12 @@
 """The segmentation task: void as a class, padded labels, scores and pictures, averaged nets."""
 
 import dataclasses
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import chex
 import jax
@@ -13,6 +19,7 @@ from segjax import config as config_lib
 from segjax.core import optim
 from segjax.data import transforms
 from segjax.modes import predict
+from segjax.ops import resize
 from segjax.protocol import Mean, TrainState
 from segjax.report.scores import scored_at
 from segjax.spec import IGNORE
@@ -376,3 +383,53 @@ def test_averaged_nets_serve_from_the_first_update_on_and_others_stay_as_they_ar
     np.testing.assert_allclose(statistics['net']['mean'], 3.0)
     np.testing.assert_array_equal(params['frozen'], first['frozen'])
     assert optim.update_average(state, 0.0) is state
+
+
+# --- many classes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('resolution', ['label', 'image'])
+@pytest.mark.parametrize('crop', [(), (16, 16)], ids=['whole', 'crops'])
+def test_predictions_of_few_images_and_classes_at_a_time_are_those_of_all(
+    monkeypatch, resolution, crop
+):
+    config = make_config()
+    config_lib.update(config, evaluate=dict(resolution=resolution, crop=crop))
+    kernel = jnp.asarray(np.random.default_rng(3).normal(size=(3, NUM_CLASSES)), jnp.float32)
+
+    def infer(state, image):
+        calls.append(image.shape)
+        return jnp.sin(image.astype(jnp.float32)) @ kernel
+
+    judge = judge_of(config, infer)
+    batch = letterboxed_batch()
+
+    def predicted():
+        return jax.jit(lambda batch: segmentation.predict_labels(judge, None, batch))(batch)
+
+    calls = []
+    expected = predicted()
+    assert {shape[0] for shape in calls} == {4}
+
+    # Two images have the logits of half of the batch. Every class is resized alone.
+    of_image = 4 * 24 * 40 * segmentation.num_outputs(config, SPEC)
+    monkeypatch.setattr(resize, 'WHOLE_BYTES', 2 * of_image)
+    in_parts = functools.partial(resize.argmax_valid, whole_bytes=0, chunk_bytes=1)
+    monkeypatch.setattr(resize, 'argmax_valid', in_parts)
+    calls = []
+    np.testing.assert_array_equal(predicted(), expected)
+    assert {shape[0] for shape in calls} == {2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('sizes', [(8, 512, 683), (1, 2100, 2100), (8, 2100, 2100)])
+def test_the_evaluation_of_150_classes_stays_below_2_gigabytes(sizes):
+    """docs/results/evaluation_memory.md lists the measurements of this test."""
+    arguments = [str(number) for number in (150, *sizes)]
+    command = [sys.executable, '-m', 'tests.helpers.evaluation_memory', *arguments]
+    root = pathlib.Path(__file__).resolve().parents[2]
+    environment = {**os.environ, 'XLA_FLAGS': ''}
+    result = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, check=True
+    )
+    assert json.loads(result.stdout.splitlines()[-1])['peak'] < 2000

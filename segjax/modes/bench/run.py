@@ -19,8 +19,8 @@ from segjax.protocol import Stage
 from segjax.train import driver
 from segjax.train.stop import Preempted, StopSignal
 
-FRESH = 'init_from.path='
-"""An override that leaves parameters random, which changes no cost."""
+FRESH = 'init_from.path=;init_from.sources=()'
+"""Overrides that leave parameters random, which changes no cost."""
 
 
 class Variant(NamedTuple):

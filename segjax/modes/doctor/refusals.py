@@ -42,6 +42,7 @@ def refusals(
     try:
         topology = parallel.topology(config.parallel.mode, options=host.compiler_options(config))
         source = initialization.reader(config.init_from)
+        sources = initialization.open_net_sources(config.init_from)
         config = initialization.with_preprocess(config, folder / driver.CONFIG, source)
         stages = pipelines.make_stages(config, {'data': spec})
     except InputError as error:
@@ -49,9 +50,8 @@ def refusals(
     if unlabelled := without_labels(config, stages, splits):
         return unlabelled, fits_anything
 
-    run = driver.Run(
-        config, {'data': Listing(spec, dataset.where, facts)}, folder, topology, source
-    )
+    data = {'data': Listing(spec, dataset.where, facts)}
+    run = driver.Run(config, data, folder, topology, source, sources)
     findings = of_refusal(cache.check_place, config.data.cache)
     if workdir:
         findings += of_refusal(paths.check_writable, '--workdir', folder)
@@ -62,7 +62,7 @@ def refusals(
     if findings:
         return findings, fits_anything
     findings = warnings(advice.untrained(config, stages))
-    findings += _memory(config, spec, topology.count)
+    findings += _memory(config, spec)
     return findings, functools.partial(checks.passes, run)
 
 
@@ -98,24 +98,23 @@ def data_spec(
     )
 
 
-def _memory(config: Any, spec: DataSpec, num_devices: int) -> list[Finding]:
-    """Warns of an evaluation whose logits take gigabytes of a device."""
-    at_label = config.evaluate.resolution == 'label'
-    max_size = spec.split(config.data.eval_split).max_size
-    height, width = max_size if at_label else config.data.eval_size
-    gigabytes_per_image = height * width * spec.classes.num_classes * 4 / 1e9
-    rows = config.evaluate.batch_size // num_devices
-    gigabytes = rows * gigabytes_per_image
+def _memory(config: Any, spec: DataSpec) -> list[Finding]:
+    """Warns of evaluation images whose logits take gigabytes of a device.
+
+    Logits at the size of the labels never exist for all classes at once, and the logits of large
+    images are computed image by image.
+    """
+    height, width = config.data.eval_size
+    gigabytes = height * width * spec.classes.num_classes * 4 / 1e9
     if gigabytes < 4:
         return []
-    message = (
-        f'the logits of a batch of {height}x{width} labels take {gigabytes:.0f} GB of a device'
-    )
-    fewer_rows = max(1, int(3.9 / gigabytes_per_image))
-    if fewer_rows != rows:
-        fix = f'--config.evaluate.batch_size={fewer_rows * num_devices}'
-    elif at_label:
-        fix = '--config.evaluate.resolution=image, which scores at data.eval_size'
-    else:
-        fix = 'smaller images'
-    return [Finding('warning', 'config.evaluate.batch_size', message, fix)]
+    message = f'the logits of an image of {height}x{width} take {gigabytes:.0f} GB of a device'
+    smaller = (max(1, height // 2), max(1, width // 2))
+    return [
+        Finding(
+            'warning',
+            'config.data.eval_size',
+            message,
+            f'smaller images, as --config.data.eval_size="{smaller}"',
+        )
+    ]

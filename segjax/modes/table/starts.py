@@ -15,7 +15,7 @@ from segjax import config as config_lib
 from segjax.core import files
 from segjax.errors import InputError
 from segjax.modes.table.spec import Row
-from segjax.train import initialization
+from segjax.train import initialization, net_sources
 from segjax.train import stored as stored_files
 
 KEYS = ('nets', 'source', 'partial')
@@ -61,9 +61,9 @@ def differences(
     new = config_lib.to_json(config)['init_from']
     if row.evaluates:
         return _evaluated_differences(row, folder, old_digest)
+    changes = _net_changes(old, _nets(folder), config)
     if not old['path'] and not new['path']:
-        return []
-    changes = []
+        return changes
     if not _same_parameters(row, old['path'], old_digest, new):
         before = _with_digest(old['path'], old_digest)
         now = _with_digest(new['path'], digest(new['path'], new['source']))
@@ -96,6 +96,59 @@ def evaluated_folder(row: Row, folder: pathlib.Path) -> pathlib.Path:
       folder: of the evaluation, `{table}/{row}/seed_{seed}`.
     """
     return folder.parents[1] / row.evaluates / folder.name
+
+
+def _nets(folder: pathlib.Path) -> dict[str, Mapping[str, str]]:
+    """Returns the start of each net that has a row in init_from.sources, from start.json.
+
+    {net: {'pattern', 'path', 'digest'}}. It is {} for a run without such rows.
+    """
+    path = folder / files.START
+    starts = stored_files.read_start(path).get('weights', {}) if path.exists() else {}
+    return {net: start for net, start in starts.items() if start['pattern']}
+
+
+def _net_changes(
+    old: Mapping[str, Any],
+    nets: Mapping[str, Mapping[str, str]],
+    config: ml_collections.ConfigDict,
+) -> list[str]:
+    """Returns the differences between the sources of single nets in a finished run and now.
+
+    Args:
+      old: the section init_from of the finished run.
+      nets: from `_nets`.
+      config: of the row.
+    """
+    new = config_lib.to_json(config)['init_from']
+    before = [list(row) for row in old.get('sources', ())]
+    changes = []
+    if (before or new['sources']) and old['partial'] != new['partial']:
+        changes.append(f'init_from.partial: {old["partial"]!r}, now {new["partial"]!r}')
+    if before == new['sources'] == [] or (before == new['sources'] and not nets):
+        return changes
+    if not nets:
+        return [*changes, f'init_from.sources: {before!r}, now {new["sources"]!r}']
+
+    # Rows may be written in another way. The parameters of each net decide.
+    rows = initialization.open_net_sources(config.init_from)
+    for net, start in nets.items():
+        row = net_sources.of_net(rows, net)
+        path = row.path if row else ''
+        new_digest = digest(path, row.release) if row else ''
+        if not path:
+            is_same = False
+        elif new_digest and start['digest']:
+            is_same = new_digest == start['digest']
+        else:
+            is_same = _absolute(path) == _absolute(start['path'])
+        if not is_same:
+            source = _with_digest(start['path'], start['digest'])
+            now = _with_digest(path, new_digest)
+            changes.append(f'init_from.sources of {net}: {source!r}, now {now!r}')
+    added = [row for row in rows if not any(net_sources.of_net([row], net) for net in nets)]
+    changes += [f'init_from.sources of {row.pattern}: none, now {row.path!r}' for row in added]
+    return changes
 
 
 def _with_digest(path: str, digits: str) -> str:
@@ -170,6 +223,17 @@ def text(
     if row.after:
         return f'row {row.after}'
     init_from, known_digest = recorded(folder, stored) if stored else (config.init_from, '')
-    if not init_from['path']:
-        return 'random'
-    return _with_digest(pathlib.Path(init_from['path']).name, known_digest)
+    if row.after:
+        start = f'row {row.after}'
+    elif init_from['path']:
+        start = _with_digest(pathlib.Path(init_from['path']).name, known_digest)
+    else:
+        start = 'random'
+    nets = _nets(folder) if stored else {}
+    if not nets:
+        sources = init_from.get('sources', ())
+        nets = {pattern: {'path': path, 'digest': ''} for pattern, path, *_ in sources}
+    for net, source in nets.items():
+        name = _with_digest(pathlib.Path(source['path']).name, source['digest'])
+        start += f', {net} from {name}'
+    return start

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from paper_table import FILE, RESULTS, runs, start
 
+from segjax import config as config_lib
 from segjax import pretrained
 from segjax.core import files
 from segjax.errors import InputError
 from segjax.modes.table import starts
+from segjax.modes.table.spec import Row
 from segjax.train import driver, initialization
 
 
@@ -187,3 +189,77 @@ def test_facts_name_the_starts_and_claims_between_other_starts_say_so(table_file
 
 def test_a_table_that_begins_at_random_says_nothing_of_starts(outputs):
     assert 'start:' not in (outputs / 'table.md').read_text()
+
+
+# --- sources of single nets -----------------------------------------------------------------------
+
+
+def row_of_table(folder, sources, begun_from, digests, **init_from):
+    """Returns the arguments of `starts.differences` for a row and its finished run.
+
+    Args:
+      folder: the run folder, which is written.
+      sources: of the row now.
+      begun_from: sources of the finished run.
+      digests: by net, as start.json of the finished run records them.
+      **init_from: further keys of the row now.
+    """
+    config = config_lib.defaults('supervised')
+    before = config_lib.to_json(config)
+    before['init_from']['sources'] = [list(source) for source in begun_from]
+    weights = {'generator': {'pattern': '', 'path': '', 'digest': ''}}
+    for pattern, path in begun_from:
+        weights[pattern] = {'pattern': pattern, 'path': str(path), 'digest': digests[pattern]}
+    content = {'stages': [], 'init_from': before['init_from'], 'digest': ''}
+    if begun_from:
+        content['weights'] = weights
+    files.write_json(folder / 'start.json', content)
+    config_lib.update(config, init_from=dict(sources=sources, **init_from))
+    return Row('row', 'row', 'supervised', {}), config, folder, before
+
+
+def digest_of(path):
+    return initialization.digest(pretrained.Weights('', pretrained.read(str(path)), ''))
+
+
+def test_sources_of_nets_are_known_by_their_content(weights, tmp_path):
+    """A copy of a file at another path, in a row with another pattern, is the same start."""
+    a, copy, b = (str(weights / f'{name}.npz') for name in ('a', 'copy_of_a', 'b'))
+    digests = {'vgg': digest_of(a)}
+
+    def differences(*sources, **init_from):
+        arguments = row_of_table(tmp_path, sources, [('vgg', a)], digests, **init_from)
+        return starts.differences(*arguments)
+
+    assert differences(('vgg', a)) == []
+    assert differences(('vg.*', copy)) == []
+    assert differences(('vgg', a), partial=True) == ['init_from.partial: False, now True']
+    (changed,) = differences(('vgg', b))
+    assert digests['vgg'] in changed and digest_of(b) in changed
+    (dropped,) = differences()
+    assert dropped.startswith('init_from.sources of vgg: ') and dropped.endswith("now ''")
+    (added,) = differences(('vgg', a), ('gen.*', b))
+    assert added == f'init_from.sources of gen.*: none, now {b!r}'
+
+
+def test_a_source_of_a_net_that_is_gone_is_known_by_its_path(weights, tmp_path):
+    a = str(weights / 'a.npz')
+    arguments = row_of_table(tmp_path, [('vgg', a)], [('vgg', a)], {'vgg': digest_of(a)})
+    (weights / 'a.npz').unlink()
+    starts._digest.cache_clear()
+    assert starts.differences(*arguments) == []
+
+
+def test_a_run_without_sources_gets_none_later(weights, tmp_path):
+    arguments = row_of_table(tmp_path, [('vgg', str(weights / 'a.npz'))], [], {})
+    (change,) = starts.differences(*arguments)
+    assert change.startswith('init_from.sources: [], now')
+    assert starts.differences(*row_of_table(tmp_path, [], [], {})) == []
+
+
+def test_the_table_names_the_sources_of_nets(weights, tmp_path):
+    a = str(weights / 'a.npz')
+    arguments = row_of_table(tmp_path, [('vgg', a)], [('vgg', a)], {'vgg': '0123456789ab'})
+    assert starts.text(*arguments) == 'random, vgg from a.npz (0123456789ab)'
+    row, config, folder, _ = arguments
+    assert starts.text(row, config, folder, None) == 'random, vgg from a.npz'
