@@ -14,6 +14,7 @@ from segjax.protocol import Input, Keys, Mean, Metrics, Stage, TrainState
 from segjax.report.pictures import save_pictures
 from segjax.train import log_files
 from segjax.train.run import Run
+from segjax.train.stage_functions import batch_in_step
 from segjax.train.stop import Preempted, StopSignal
 
 
@@ -103,7 +104,11 @@ def write_pictures(
         groups['same'] = [len(source) * i // same for i in range(same)]
 
     # Pictures stay in the order of the stage: a jitted function would sort a plain dict by name.
-    render = jax.jit(lambda *arguments: collections.OrderedDict(render_stage(*arguments)))
+    @jax.jit
+    def render(state, batch, keys):
+        seen = batch_in_step(run, inputs, batch)
+        return collections.OrderedDict(render_stage(state, seen, keys))
+
     folder = run.workdir / stage.name
     board = log_files.TensorBoard(folder / 'tensorboard', int(state.step))
     for group, indices in groups.items():

@@ -94,6 +94,7 @@ def data_spec(
         max_size=max_size,
         class_pixels=class_pixels,
         void_pixels=void_pixels,
+        declared=dict(dataset.declared),
         **index.spec_fields(facts),
     )
 
