@@ -48,6 +48,12 @@ INTER_NEAREST_EXACT. Without it, rounding noise would choose. All positions are 
 halved.
 """
 
+EXACT_CHANNELS = (1, 3, 4)
+"""Numbers of channels for which OpenCV has exact kernels.
+
+It rounds positions to 1/32 pixel for two channels, and fills borders of at most four channels.
+"""
+
 GRAY = np.array([0.299, 0.587, 0.114])
 
 
@@ -359,10 +365,9 @@ def _mover(
     to_means = (scale_matrix(1 / block[0], 1 / block[1]) @ to_input)[:2]
 
     def warp(value, kind):
-        # OpenCV fills borders of at most four channels.
-        if value.ndim == 3 and value.shape[2] > 4:
-            parts = np.split(value, range(4, value.shape[2], 4), axis=2)
-            return np.concatenate([warp(part, kind) for part in parts], axis=2)
+        if value.ndim == 3 and value.shape[2] not in EXACT_CHANNELS:
+            parts = [warp(part, kind) for part in _in_groups(value)]
+            return np.concatenate(parts, axis=2)
         if not kind.smooth:
             return _warp(value, to_nearest, out_size, kind, cv2.BORDER_CONSTANT)
         # A constant border would darken the outermost half pixel, which belongs to the image.
@@ -372,6 +377,15 @@ def _mover(
         return cv2.bitwise_and(image, image, mask=inside).reshape(image.shape)
 
     return warp
+
+
+def _in_groups(value: np.ndarray) -> list[np.ndarray]:
+    """Splits the channels of a map [H, W, C] into groups of three, and single channels."""
+    channels = value.shape[2]
+    bounds = [*range(3, channels, 3)]
+    if channels % 3 == 2:
+        bounds.append(channels - 1)
+    return np.split(value, bounds, axis=2)
 
 
 def _block_size(matrix: np.ndarray) -> Size:
@@ -417,7 +431,7 @@ def _warp(
     """Moves a map with OpenCV.
 
     Args:
-      value: [H, W], or [H, W, C] with at most 4 channels.
+      value: [H, W], or [H, W, C] with C in EXACT_CHANNELS.
       to_input: [2, 3], from output pixels to input pixels.
       out_size: (height, width) of the result.
       kind: interpolation and fill value.
