@@ -171,6 +171,8 @@ def _completed(key: str, feature: Feature) -> Feature:
     """
     if feature.kind not in KINDS:
         raise unknown_name(f'kind of feature {key!r}', feature.kind, KINDS)
+
+    # The first type of a kind is its usual type.
     kind = KINDS[feature.kind]
     dtype = feature.dtype or kind.dtypes[0]
     if dtype not in kind.dtypes:
@@ -179,6 +181,8 @@ def _completed(key: str, feature: Feature) -> Feature:
         )
     if kind.shape is None:
         return feature._replace(dtype=dtype)
+
+    # Lengths that the kind leaves open must be declared.
     shape = feature.shape or kind.shape
     fits = len(shape) == len(kind.shape) and all(
         rule in (None, length) for length, rule in zip(shape, kind.shape, strict=True)
