@@ -182,6 +182,15 @@ def _completed(key: str, feature: Feature) -> Feature:
     if kind.shape is None:
         return feature._replace(dtype=dtype)
 
+    # Pairs are places of points.
+    num_points = feature.shape[0] if feature.kind == 'points' and feature.shape else 0
+    if any(place not in range(num_points) for pair in feature.pairs for place in pair):
+        raise InputError(
+            f'pairs of feature {key!r}',
+            got=f'{feature.pairs}',
+            expected='pairs of points, each from 0 to n - 1 for n points',
+        )
+
     # Lengths that the kind leaves open must be declared.
     shape = feature.shape or kind.shape
     fits = len(shape) == len(kind.shape) and all(

@@ -162,6 +162,8 @@ def test_a_declaration_wins():
         ('x', {'x': Feature('planes')}, r'expected: \(n\)'),
         ('x', {'x': Feature('boxes', (7, 2))}, r'expected: \(n, 4\)'),
         ('x', {'x': Feature('number', dtype='float64')}, 'float32 or int32'),
+        ('x', {'x': Feature('points', (5, 2), ((0, 5),))}, 'from 0 to n - 1'),
+        ('x', {'x': Feature('boxes', (5, 4), ((0, 1),))}, 'pairs of points'),
     ],
 )
 def test_what_is_no_feature_is_named(key, declared, message):
@@ -349,6 +351,16 @@ def test_evaluation_pads_targets_and_empties_the_padding_rows(prepared):
     # Images are halved, and points and boxes follow them.
     np.testing.assert_allclose(full['landmarks'][0], (first['landmarks'] + 0.5) / 2 - 0.5, 1e-5)
     np.testing.assert_allclose(full['boxes'][0], (first['boxes'] + 0.5) / 2 - 0.5, 1e-5)
+
+
+def test_without_an_image_places_keep_the_pixels_of_the_targets(prepared):
+    keys = ('label', 'landmarks', 'boxes', 'intrinsics')
+    inputs = Input('val', 1, keys, (12, 20))
+    batch = loader.examples(prepared.open_input(inputs), [1], inputs, (30, 44))
+    assert batch['label'].shape == (1, 30, 44) and 'size' not in batch
+    np.testing.assert_array_equal(batch['label_size'], [SIZE])
+    for key in keys[1:]:
+        np.testing.assert_array_equal(batch[key][0], example(1)[key])
 
 
 @pytest.mark.parametrize(
