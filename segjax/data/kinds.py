@@ -30,6 +30,7 @@ boxes    (x0, y0, x1, y1). The image covers [-0.5, W - 0.5] x [-0.5, H - 0.5]
 depth    distance along z, in metres
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -147,7 +148,18 @@ def feature_of(key: str, declared: Mapping[str, Feature] = {}) -> Feature:
         if name in declared:
             return _completed(key, declared[name])
 
-    # Without a declaration, the first words name a kind.
+    feature = _named(key)
+    if feature is None:
+        raise unknown_name(f'feature {key!r}', key, (*declared, *KINDS, *NAMED))
+    return feature
+
+
+@functools.cache
+def _named(key: str) -> Feature | None:
+    """Returns the feature that the first words of a key name, None if they name none.
+
+    The result is remembered, because every example asks for its features several times.
+    """
     words = key.rpartition('/')[2].split('_')
     for length in range(len(words), 0, -1):
         name = '_'.join(words[:length])
@@ -155,7 +167,7 @@ def feature_of(key: str, declared: Mapping[str, Feature] = {}) -> Feature:
             return _completed(key, NAMED[name])
         if name in KINDS:
             return _completed(key, Feature(name))
-    raise unknown_name(f'feature {key!r}', key, (*declared, *KINDS, *NAMED))
+    return None
 
 
 def kind_of(key: str, declared: Mapping[str, Feature] = {}) -> Kind:
@@ -163,6 +175,7 @@ def kind_of(key: str, declared: Mapping[str, Feature] = {}) -> Kind:
     return KINDS[feature_of(key, declared).kind]
 
 
+@functools.cache
 def _completed(key: str, feature: Feature) -> Feature:
     """Returns a feature with the shape and type of its kind where it declares none.
 
