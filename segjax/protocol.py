@@ -195,7 +195,7 @@ class TableFrames(NamedTuple):
     """Neighbours from a table.
 
     The feature `table` of an example has the positions [count] of its neighbours in the split. It
-    is a stored or derived feature of kind 'number'.
+    is a stored or derived feature of kind 'number' and type 'int32'.
     """
 
     count: int

@@ -16,11 +16,13 @@ class Feature(NamedTuple):
     kind   a name of KINDS (segjax/data/kinds.py): how values are stored, moved and padded
     shape  of a value. Maps: the axes behind (height, width), as (2,) for flow
     pairs  points: places whose points swap under a flip, as ((0, 1),) for the left and right eye
+    dtype  of numbers ('float32' or 'int32') and planes ('uint8' or 'float32'). '': the first type
     """
 
     kind: str
     shape: tuple[int, ...] = ()
     pairs: tuple[tuple[int, int], ...] = ()
+    dtype: str = ''
 
 
 def with_tuples(value: Any) -> Any:
@@ -30,6 +32,11 @@ def with_tuples(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(with_tuples(item) for item in value)
     return value
+
+
+def features_from_json(stored: Mapping[str, Any]) -> dict[str, Feature]:
+    """Returns declared features by key, from a round trip through JSON."""
+    return {key: Feature(*with_tuples(values)) for key, values in stored.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,11 +161,10 @@ class DataSpec:
     def from_json(stored: Mapping[str, Any]) -> 'DataSpec':
         """Inverts `to_json`, also after a round trip through a file."""
         fields = with_tuples(stored)
-        declared = fields.get('declared', {})
         class_maps = fields.get('class_maps', {})
         fields |= {
             'classes': ClassSpec(**fields['classes']),
-            'declared': {key: Feature(*values) for key, values in declared.items()},
+            'declared': features_from_json(fields.get('declared', {})),
             'class_maps': {
                 name: ClassMap(ClassSpec(**classes), train_ids)
                 for name, (classes, train_ids) in class_maps.items()

@@ -176,10 +176,10 @@ def test_full_size_steps_have_the_shapes_of_their_state(experiment):
     config = config_file.load(experiment)
     topology = parallel.topology(config.parallel.mode, 1)
     earlier = {}
-    for stage in pipelines.load(config.pipeline).make_stages(config, spec_of(config)):
-        functions = driver.map_functions(
-            types.SimpleNamespace(config=config, topology=topology), stage
-        )
+    spec = spec_of(config)
+    run = types.SimpleNamespace(config=config, topology=topology, spec_of=lambda _: spec)
+    for stage in pipelines.load(config.pipeline).make_stages(config, spec):
+        functions = driver.map_functions(run, stage)
         root = rng.root(0, stage.name, 'test')
         inputs = stage.train_input if stage.num_steps else stage.eval_input
         state = jax.eval_shape(

@@ -5,24 +5,38 @@ from typing import Any
 
 import numpy as np
 
+from segjax.data.kinds import feature_of
 from segjax.errors import InputError
+from segjax.spec import Feature
 
 
-def check_geometry(values: Mapping[str, Any], where: str) -> None:
+def check_geometry(
+    values: Mapping[str, Any], where: str, declared: Mapping[str, Feature] = {}
+) -> None:
     """Raises InputError for invalid geometry when data are prepared, long before a training fails.
 
     Args:
-      values: arrays by feature: depth* [..., H, W], intrinsics* [..., 3, 3], pose* [..., 4, 4].
-        Additional features are not checked.
+      values: arrays by feature. Checked are the kinds depth [..., H, W], normals [..., H, W, 3],
+        flow, points, boxes [..., n, 4], intrinsics [..., 3, 3] and pose [..., 4, 4].
       where: the file with these values.
+      declared: `Dataset.declared`.
 
     Raises:
       InputError: depth that is negative or not finite. Intrinsics that are not finite, singular, or
-        whose last row is not (0, 0, 1). Poses that are no rigid motions.
+        whose last row is not (0, 0, 1). Poses that are no rigid motions. Normals that are no unit
+        vectors. Infinite flow or points. Boxes whose corners are swapped.
     """
-    checks = {'depth': _check_depth, 'intrinsics': _check_intrinsics, 'pose': _check_pose}
+    checks = {
+        'depth': _check_depth,
+        'normals': _check_normals,
+        'flow': _check_places,
+        'points': _check_places,
+        'boxes': _check_boxes,
+        'intrinsics': _check_intrinsics,
+        'pose': _check_pose,
+    }
     for feature, value in values.items():
-        check = checks.get(feature.split('_')[0])
+        check = checks.get(feature_of(feature, declared).kind)
         if check is not None:
             check(f'{feature} of {where}', np.asarray(value, np.float64))
 
@@ -87,6 +101,42 @@ def _check_depth(where: str, depth: np.ndarray) -> None:
             where,
             got=f'{depth[_first(bad)]} at {_first(bad)}, and {int(bad.sum())} such pixels in all',
             expected='finite distances along z, 0 where none was measured',
+        )
+
+
+def _check_normals(where: str, normals: np.ndarray) -> None:
+    """Raises InputError for normals of another length than 1, and 0 where none was measured."""
+    length = np.linalg.norm(normals, axis=-1)
+    bad = ~((np.abs(length - 1) < 1e-2) | (length == 0))
+    if bad.any():
+        raise InputError(
+            where,
+            got=f'{normals[_first(bad)].tolist()} at {_first(bad)}, '
+            f'and {int(bad.sum())} such pixels in all',
+            expected='unit vectors (x to the right, y down, z forward), 0 where none was measured',
+        )
+
+
+def _check_places(where: str, vectors: np.ndarray) -> None:
+    """Raises InputError for vectors that are infinite or only partly NaN."""
+    bad = np.isinf(vectors).any(-1) | (np.isnan(vectors).any(-1) != np.isnan(vectors).all(-1))
+    if bad.any():
+        raise InputError(
+            where,
+            got=f'{vectors[_first(bad)].tolist()} at {_first(bad)}',
+            expected='finite numbers of pixels, or NaN for all numbers of a vector that is absent',
+        )
+
+
+def _check_boxes(where: str, boxes: np.ndarray) -> None:
+    """Raises InputError for boxes that are not (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1."""
+    _check_places(where, boxes)
+    bad = (boxes[..., :2] > boxes[..., 2:]).any(-1)
+    if bad.any():
+        raise InputError(
+            where,
+            got=f'{boxes[_first(bad)].tolist()} at {_first(bad)}',
+            expected='(x0, y0, x1, y1) with x0 <= x1 and y0 <= y1',
         )
 
 

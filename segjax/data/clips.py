@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segjax.data import index
+from segjax.data.kinds import FRAMES as SUFFIX
 from segjax.data.records import SplitSource
 from segjax.errors import InputError
-
-SUFFIX = '_frames'
-"""'image_frames' is the feature 'image' of the neighbours, [n, ...] in the order of the offsets."""
 
 
 class Row(NamedTuple):
@@ -81,6 +79,7 @@ class Clips:
         borrowed = [name.removesuffix(SUFFIX) for name in features if name.endswith(SUFFIX)]
         self._examples = SplitSource(folder, split, own, where)
         self._neighbours = SplitSource(folder, split, borrowed, where)
+        self.declared = self._examples.declared
 
         # Choose the examples that have all their neighbours.
         facts = index.load(folder, split)

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from segjax.data import kinds
 from segjax.errors import InputError, first_line, unknown_name
-from segjax.spec import IGNORE
+from segjax.spec import IGNORE, Feature
 
 FILE = 'index.npz'
 
@@ -49,20 +50,24 @@ class Fact(NamedTuple):
     digest: bytes
 
 
-def fact(histogram: np.ndarray, example: Mapping[str, Any]) -> Fact:
+def fact(
+    histogram: np.ndarray, example: Mapping[str, Any], declared: Mapping[str, Feature] = {}
+) -> Fact:
     """Returns the facts about an example.
 
     Args:
       histogram: [256] pixels of each train id in its label.
       example: the features that the records keep of it. Images are encoded.
+      declared: `Dataset.declared`.
     """
     void = int(histogram[IGNORE])
     labelled = int(histogram.sum()) - void
     sequence = example.get('sequence', '')
-    return Fact(labelled, void, sequence, int(example.get('frame', 0)), content_digest(example))
+    digest = content_digest(example, declared)
+    return Fact(labelled, void, sequence, int(example.get('frame', 0)), digest)
 
 
-def content_digest(example: Mapping[str, Any]) -> bytes:
+def content_digest(example: Mapping[str, Any], declared: Mapping[str, Feature] = {}) -> bytes:
     """Returns 16 bytes that depend on the content of an example, and not on its name.
 
     Images count by their encoded bytes. Labels and additional maps of ids count by their values,
@@ -70,13 +75,14 @@ def content_digest(example: Mapping[str, Any]) -> bytes:
 
     Args:
       example: the features that the records keep of it. Images are encoded, maps of ids may be.
+      declared: `Dataset.declared`.
     """
     content = hashlib.blake2b(digest_size=16)
     for feature in sorted(set(example) - {'name'}):
         value = example[feature]
 
         # Maps of ids count by their values.
-        if isinstance(value, bytes) and not feature.startswith('image'):
+        if isinstance(value, bytes) and kinds.feature_of(feature, declared).kind != 'image':
             value = np.asarray(cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_UNCHANGED))
 
         # A header with type and shape keeps neighbouring features apart.
@@ -273,6 +279,11 @@ class Chosen:
 
     source: Source
     indices: tuple[int, ...]
+
+    @property
+    def declared(self) -> Mapping[str, Feature]:
+        """Returns the declared features of the source."""
+        return getattr(self.source, 'declared', {})
 
     def __len__(self) -> int:
         return len(self.indices)

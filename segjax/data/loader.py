@@ -31,11 +31,11 @@ import numpy as np
 from absl import flags
 
 from segjax.core import host
-from segjax.data import clips, transforms
+from segjax.data import kinds, transforms
 from segjax.data.index import Chosen, Source
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Input
-from segjax.spec import IGNORE, Feature
+from segjax.spec import Feature
 
 CLOSE_SECONDS = 2.0
 """How long a worker process may take to finish after `close`."""
@@ -134,8 +134,8 @@ def eval_batches(
 
     Over all processes, the pass contains every example exactly once. All processes get the same
     number of batches of the same size. A batch size that does not split over the processes is
-    rounded up. Rows after the last example repeat example 0 with weight 0, without labels (255),
-    instances and depth (0). Their index is N, which a scatter in JAX drops.
+    rounded up. Rows after the last example repeat example 0 with weight 0. Their targets are absent
+    (`kinds.Kind.absent`): labels are 255. Their index is N, which a scatter in JAX drops.
 
     Args:
       source: random-access examples.
@@ -328,12 +328,15 @@ class _TrainExample:
     inputs: Input
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        declared = declared_of(self.inputs, self.source)
+
         def transform(example):
             if self.inputs.augment is None:
-                return transforms.resized(example, self.inputs.size)
-            return transforms.training(example, rng, self.inputs.augment)
+                return transforms.resized(example, self.inputs.size, declared)
+            return transforms.training(example, rng, self.inputs.augment, declared)
 
-        return _finish(_transformed(self.source, index, self.inputs, transform), index)
+        example = _transformed(self.source, index, self.inputs, transform)
+        return _finish(example, index, declared)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,25 +348,28 @@ class _EvalExample:
     max_size: tuple[int, int]
 
     def __call__(self, index: int) -> dict[str, np.ndarray]:
-        def transform(example):
-            return transforms.evaluation(example, self.inputs.size, self.max_size)
+        declared = declared_of(self.inputs, self.source)
 
-        return _finish(_transformed(self.source, index, self.inputs, transform), index)
+        def transform(example):
+            return transforms.evaluation(example, self.inputs.size, self.max_size, declared)
+
+        example = _transformed(self.source, index, self.inputs, transform)
+        return _finish(example, index, declared)
 
     def at(self, position: int) -> dict[str, np.ndarray]:
         """Returns the example at a position of the padded split.
 
         Padding has a real image and camera. So the outputs of a net are finite, and weight 0
-        removes them.
+        removes them. Its targets are absent.
         """
         if position < len(self.source):
             return self(position)
         padding = self(0)
+        declared = declared_of(self.inputs, self.source)
         for key, value in padding.items():
-            if key.startswith(('instance', 'depth')):
-                padding[key] = np.zeros_like(value)
-            elif key.startswith('label') and key != 'label_size':
-                padding[key] = np.full_like(value, IGNORE)
+            absent = kinds.kind_of(key, declared).absent
+            if absent is not None:
+                padding[key] = np.full_like(value, absent)
         return padding | {'weight': np.float32(0), 'index': np.int32(len(self.source))}
 
 
@@ -388,82 +394,87 @@ def _transformed(
         raise error.at(f'{where} ({name})' if name else where) from None
 
 
-def _finish(example: Mapping[str, Any], index: int) -> dict[str, np.ndarray]:
+def declared_of(inputs: Input, source: Any) -> dict[str, Feature]:
+    """Returns the declared features of the examples of an input.
+
+    Args:
+      inputs: an input of a stage. The features that its transform makes are declared there.
+      source: the examples, or their `DataSpec`. Its attribute `declared` has the features that the
+        data set declares. A source without this attribute declares nothing.
+    """
+    return {**getattr(source, 'declared', {}), **dict(inputs.made)}
+
+
+def _finish(
+    example: Mapping[str, Any], index: int, declared: Mapping[str, Feature]
+) -> dict[str, np.ndarray]:
     """Adds weight and index, and converts all features to types for devices."""
-    finished = {key: _for_device(key, value) for key, value in example.items()}
+    finished = {
+        key: _for_device(key, value, kinds.feature_of(key, declared))
+        for key, value in example.items()
+    }
     return finished | {'weight': np.float32(1), 'index': np.int32(index)}
 
 
-def _for_device(key: str, value: np.ndarray) -> np.ndarray:
-    """Converts a feature: images stay uint8, additional whole numbers become int32, floats float32.
+def _for_device(key: str, value: np.ndarray, feature: Feature) -> np.ndarray:
+    """Converts a value to the type of its kind on the way to a device.
 
     Raises:
-      InputError: text, or whole numbers that do not fit int32.
+      InputError: text, fractions where whole numbers belong, whole numbers that do not fit the
+        type, or a shape that is not that of the feature.
     """
-    if value.dtype.kind == 'f':
-        return value.astype(np.float32, copy=False)
-    if value.dtype.kind not in 'biu':
+    # Text has no type on a device.
+    if value.dtype.kind not in 'biuf':
         raise InputError(f'feature {key!r}', got=f'{value.dtype}', expected='numbers')
-    if value.dtype.kind == 'b' or key.startswith('image'):
-        return value
-    whole = value.astype(np.int32, copy=False)
-    if value.dtype.itemsize >= 4 and value.dtype != np.int32 and np.any(whole != value):
+    dtype = kinds.device_dtype(key, feature)
+    last = value.shape[max(0, value.ndim - len(feature.shape)) :]
+    if last != feature.shape:
         raise InputError(
-            f'feature {key!r}', got=f'{value.max()}', expected='whole numbers that fit int32'
+            f'shape of feature {key!r}', got=f'{value.shape}', expected=f'{feature.shape}'
         )
-    return whole
+    if value.dtype == dtype:
+        return value
+
+    # Whole numbers must survive.
+    converted = value.astype(dtype)
+    if dtype.kind != 'f' and not np.can_cast(value.dtype, dtype) and np.any(converted != value):
+        wrong = value[converted != value].flat[0]
+        raise InputError(
+            f'feature {key!r}', got=f'{wrong}', expected=f'whole numbers that fit {dtype}'
+        )
+    return converted
 
 
 def zeros(inputs: Input, rows: int, declared: Mapping[str, Feature] = {}) -> dict[str, np.ndarray]:
-    """Returns a training batch of zeros.
+    """Returns a training batch of zeros, with the types that a step sees.
 
     Nets are built from this batch, so that their shapes do not depend on the data or its presence.
+    Labels are int32, although they travel to the device as uint8 (`kinds.in_step`).
 
     Args:
       inputs: the training input of a stage.
       rows: examples of `inputs` itself. Unpaired inputs have rows in proportion.
-      declared: `DataSpec.declared` of the data set.
+      declared: features by key of the batch: 'heat', and 'photo/heat' of an unpaired input.
 
     Raises:
-      InputError: a feature whose shape is known only from the data.
+      InputError: an unknown feature, or a feature whose shape is known only from the data.
     """
     batch = {}
+    features = {**declared, **dict(inputs.made)}
     for key in (*inputs.features, 'weight', 'index'):
-        batch[key] = _zeros_of(key, inputs, rows)
+        feature = kinds.feature_of(key, features)
+        shape = kinds.value_shape(feature, tuple(inputs.size))
+        frames = (inputs.num_frames,) if key.endswith(kinds.FRAMES) else ()
+        batch[key] = np.zeros((rows, *frames, *shape), kinds.step_dtype(key, feature))
     for name, unpaired in inputs.unpaired:
         unpaired_rows = max(1, rows * unpaired.batch_size // inputs.batch_size)
-        for key, value in zeros(unpaired, unpaired_rows, declared).items():
-            batch[f'{name}/{key}'] = value
+        prefix = f'{name}/'
+        own = {
+            key.removeprefix(prefix): declared[key] for key in declared if key.startswith(prefix)
+        }
+        for key, value in zeros(unpaired, unpaired_rows, own).items():
+            batch[f'{prefix}{key}'] = value
     return batch
-
-
-_SHAPES = {'intrinsics': (3, 3), 'pose': (4, 4), 'frame': (), 'weight': (), 'index': ()}
-"""Shapes of the features that are no maps."""
-
-_DTYPES = {
-    'image': np.uint8,
-    'label': np.int32,
-    'instance': np.int32,
-    'frame': np.int32,
-    'index': np.int32,
-}
-"""Types of the features of a batch. All additional features are float32."""
-
-
-def _zeros_of(key: str, inputs: Input, rows: int) -> np.ndarray:
-    """Returns zeros with the shape and type of a feature of a training batch."""
-    kind = key.split('_')[0]
-    if kind in _SHAPES:
-        shape = _SHAPES[kind]
-    elif transforms.map_kind(key) is None:
-        raise unknown_name('features of a stage', key, (*_SHAPES, *transforms.MAPS))
-    elif kind == 'image':
-        shape = (*inputs.size, 3)
-    else:
-        shape = tuple(inputs.size)
-    if key.endswith(clips.SUFFIX):
-        shape = (inputs.num_frames, *shape)
-    return np.zeros((rows, *shape), _DTYPES.get(kind, np.float32))
 
 
 # --- batches --------------------------------------------------------------------------------------

@@ -25,19 +25,19 @@ import tensorflow_datasets as tfds
 import tqdm
 from array_record.python import array_record_module
 
-from segjax.data import cache, index, shards
+from segjax.data import cache, index, kinds, shards
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
 from segjax.errors import InputError, first_line, unknown_name
-from segjax.spec import ClassSpec, DataSpec, split_names
+from segjax.spec import ClassSpec, DataSpec, Feature, features_from_json, split_names
 
 
 def fingerprint(dataset: Dataset, listings: Mapping[str, Sequence[Item]]) -> str:
     """Returns 16 hexadecimal digits that identify the records of a data set.
 
     They change with the version of the format, the name of the data set, `Dataset.options`, the
-    splits, and the names, sizes and times of the files. The code of the builder changes them only
-    through `options`.
+    splits, the declared features, and the names, sizes and times of the files. The code of the
+    builder changes them only through `options`.
 
     Args:
       dataset: of the user.
@@ -48,6 +48,8 @@ def fingerprint(dataset: Dataset, listings: Mapping[str, Sequence[Item]]) -> str
         for item in items:
             state = [(feature, *_file_state(path)) for feature, path in sorted(item.files.items())]
             content.append((split, item.name, item.sequence, item.frame, state))
+    if dataset.declared:
+        content.append(dataset.declared)
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
@@ -197,7 +199,7 @@ def _complete(folder: pathlib.Path) -> None:
     indices = {}
     for split in info.splits:
         source = SplitSource(folder, split, tuple(info.features), str(folder), encoded=True)
-        facts = base.ordered_map(lambda i, source=source: _fact(source[i]), range(len(source)))
+        facts = base.ordered_map(lambda i, source=source: _fact(source, i), range(len(source)))
         progress = tqdm.tqdm(
             facts, total=len(source), desc=f'index {split}', unit='image', mininterval=1
         )
@@ -205,9 +207,10 @@ def _complete(folder: pathlib.Path) -> None:
     index.save(folder, indices)
 
 
-def _fact(example: Mapping[str, Any]) -> index.Fact:
-    """Returns the facts about an example whose images are encoded."""
-    return index.fact(base.histogram(example['label']), example)
+def _fact(source: 'SplitSource', position: int) -> index.Fact:
+    """Returns the facts about an example of a source whose images are encoded."""
+    example = source[position]
+    return index.fact(base.histogram(example['label']), example, source.declared)
 
 
 def load_spec(folder: pathlib.Path) -> DataSpec:
@@ -226,6 +229,7 @@ def load_spec(folder: pathlib.Path) -> DataSpec:
         max_size={split: tuple(size) for split, size in metadata['max_size'].items()},
         class_pixels={split: tuple(pixels) for split, pixels in metadata['class_pixels'].items()},
         void_pixels=dict(metadata['void_pixels']),
+        declared=features_from_json(metadata.get('declared', {})),
         **index.spec_fields({split: index.load(folder, split) for split in info.splits}),
     )
 
@@ -236,15 +240,8 @@ class SplitSource:
     Only the requested features are decoded. Several threads may read a source, and it can be
     pickled.
 
-    image       [H, W, 3] uint8
-    label       [H, W] uint8 train ids
-    instance    [H, W] uint16, 0 where there is no instance
-    depth       [H, W] float32, metres
-    intrinsics  [3, 3] float32
-    pose        [4, 4] float32
-    sequence    str
-    name        str
-    frame       int
+    Shapes and types are those of `kinds.KINDS`. `declared` has the features that the data set
+    declares.
 
     Args:
       folder: of the records.
@@ -273,11 +270,12 @@ class SplitSource:
                     f'feature {feature!r} of {where}', feature, builder.info.features
                 )
         self.features = tuple(features)
+        self.declared = features_from_json(builder.info.metadata.get('declared', {}))
 
         # Features that TFDS does not decode: features that were not requested, and encoded images.
         skipped = [name for name in builder.info.features if name not in features]
         if encoded:
-            skipped += [name for name in features if name.startswith('image')]
+            skipped += [name for name in features if self._feature_of(name).kind == 'image']
         self._decoders = {name: tfds.decode.SkipDecoding() for name in skipped}
         self._tfds_features = builder.info.features
 
@@ -296,7 +294,11 @@ class SplitSource:
         position = part.skip + index - (self._ends[number] - part.take)
         record = READERS.read(os.fspath(part.filename), position)
         example = self._tfds_features.deserialize_example_np(record, decoders=self._decoders)
-        return {feature: _plain(feature, example[feature]) for feature in self.features}
+        return {name: _plain(self._feature_of(name), example[name]) for name in self.features}
+
+    def _feature_of(self, name: str) -> Feature:
+        """Returns the declaration of a feature of the records."""
+        return kinds.feature_of(name, self.declared)
 
     def __reduce__(self):
         return SplitSource, self._arguments
@@ -394,10 +396,10 @@ def _parts(info: tfds.core.DatasetInfo, split: str, where: str) -> list:
         raise InputError(f'split {split!r} of {where}', got=reason, expected=expected) from error
 
 
-def _plain(feature: str, value: Any) -> Any:
+def _plain(feature: Feature, value: Any) -> Any:
     """Returns a value of TFDS as text, a number or an array. Removes a channel axis of length 1."""
-    if feature in ('sequence', 'name'):
+    if feature.kind == 'text':
         return value.decode()
-    if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[-1] == 1:
+    if isinstance(value, np.ndarray) and value.ndim == kinds.num_axes(feature) + 1:
         return value[..., 0]
     return value

@@ -22,11 +22,11 @@ import tqdm
 from array_record.python import array_record_module
 from tensorflow_datasets.core import example_serializer
 
-from segjax.data import cache, index
+from segjax.data import cache, image_files, index, kinds
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Item
 from segjax.errors import InputError
-from segjax.spec import IGNORE
+from segjax.spec import IGNORE, Feature
 
 SHARD_BYTES = 200 * 2**20
 """A shard ends with the example that reaches this size."""
@@ -71,7 +71,10 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         super().__init__(data_dir=data_dir, file_format='array_record')
 
     def _info(self):
-        features = tfds.features.FeaturesDict({name: tfds_feature(name) for name in self._features})
+        declared = self._dataset.declared
+        features = tfds.features.FeaturesDict(
+            {name: tfds_feature(kinds.feature_of(name, declared)) for name in self._features}
+        )
         metadata = tfds.core.MetadataDict(
             name=self._dataset.name,
             names=self._dataset.classes.names,
@@ -83,6 +86,9 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             void_pixels={},
             shard_bytes={},
         )
+        # Data sets without declared features keep the metadata that they always had.
+        if declared:
+            metadata['declared'] = dict(declared)
         return tfds.core.DatasetInfo(
             builder=self, features=features, disable_shuffling=True, metadata=metadata
         )
@@ -90,8 +96,13 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def serialize(self, example: Mapping[str, Any]) -> bytes:
         """Returns the stored bytes of an example, equal in every process."""
         features = self.info.features
+        declared = self._dataset.declared
+        stored = {
+            name: stored_form(value, kinds.feature_of(name, declared))
+            for name, value in example.items()
+        }
         serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-        message = serializer.get_tf_example(features.encode_example(example))
+        message = serializer.get_tf_example(features.encode_example(stored))
         return message.SerializeToString(deterministic=True)
 
     def _shard_iterators_per_split(self, dl_manager):
@@ -313,7 +324,8 @@ class Reader(NamedTuple):
         if inspection.record is None:
             return inspection, None
         stored = {name: inspection.record.features[name] for name in self.features}
-        return inspection, index.fact(inspection.record.histogram, stored)
+        declared = self.dataset.declared
+        return inspection, index.fact(inspection.record.histogram, stored, declared)
 
 
 def _write_shard(
@@ -417,20 +429,39 @@ def _finish(
             _shard_path(partial, split, number).rename(partial / final)
 
 
-def tfds_feature(name: str) -> tfds.features.FeatureConnector:
-    """Returns the TFDS type of a feature.
+def tfds_feature(feature: Feature) -> tfds.features.FeatureConnector:
+    """Returns the TFDS type of a feature, which works without TensorFlow.
 
-    Images are passed to TFDS encoded, because arrays would need TensorFlow.
+    Images are passed to TFDS encoded, because arrays would need TensorFlow. TFDS stores an array
+    without `encoding` as a list of numbers, which takes twenty times as long for a dense map.
+
+    Args:
+      feature: from `kinds.feature_of`.
     """
     F = tfds.features
-    kind = name.split('_')[0]
-    images = {'image': (3, np.uint8), 'label': (1, np.uint8), 'instance': (1, np.uint16)}
-    if kind in images:
-        channels, dtype = images[kind]
-        return F.Image(shape=(None, None, channels), dtype=dtype)
-    if kind == 'depth':
-        return F.Tensor(shape=(None, None), dtype=np.float32, encoding='bytes')
-    if kind in ('intrinsics', 'pose'):
-        side = {'intrinsics': 3, 'pose': 4}[kind]
-        return F.Tensor(shape=(side, side), dtype=np.float32)
-    return {'sequence': F.Text(), 'name': F.Text(), 'frame': F.Scalar(np.int32)}[name]
+    dtype = np.dtype(feature.dtype)
+    shape = (None, None, *feature.shape) if kinds.KINDS[feature.kind].is_map else feature.shape
+    storage = kinds.KINDS[feature.kind].storage
+    if storage == 'text':
+        return F.Text()
+    if storage == 'image':
+        return F.Image(shape=(None, None, *(feature.shape or (1,))), dtype=dtype.type)
+    if shape == ():
+        return F.Scalar(dtype.type)
+    if storage == 'numbers':
+        return F.Tensor(shape=shape, dtype=dtype.type)
+    encoding = 'bytes' if dtype.kind == 'f' else 'zlib'
+    return F.Tensor(shape=shape, dtype=dtype.type, encoding=encoding)
+
+
+def stored_form(value: Any, feature: Feature) -> Any:
+    """Returns a value in the form that `tfds_feature` takes.
+
+    Arrays of images and maps of ids are encoded as PNG. Encoded files and text stay as they are.
+    """
+    if not isinstance(value, np.ndarray):
+        return value
+    value = value.astype(feature.dtype, copy=False)
+    if kinds.KINDS[feature.kind].storage == 'image':
+        return image_files.encode_png(value)
+    return value

@@ -6,21 +6,23 @@ output, and every map is interpolated once. Images that shrink by more than 2 ar
 over blocks of pixels. Pixel centres lie at whole coordinates: the image covers
 [-0.5, width - 0.5] x [-0.5, height - 0.5], which is the convention of `cv2.resize`.
 
-The kind of a feature is the start of its key, so `image_prev` is an image and `label_prev` a label.
-Maps may have leading axes (frames).
-
-    image*       [..., H, W, 3] uint8   bilinear   0 outside
-    label*       [..., H, W]            nearest    255 outside
-    instance*    [..., H, W]            nearest    0 outside
-    depth*       [..., H, W]            nearest    0 (not measured) outside, distances unchanged
-    intrinsics*  [..., 3, 3]            A K Q^T
-    pose*        [..., 4, 4]            D T Q^T, the same D and Q for all frames
+`segjax/data/kinds.py` lists the kinds of features, their motion, and their value outside of the
+input. Maps may have leading axes (frames). The functions of this file take `declared`, the features
+that the data set declares.
 
 Depth is a distance along z. The camera turns with its image: Q rolls it by the turn of A, and a
 motion T between cameras becomes Q T Q^T. A flip mirrors the world: where A mirrors, D is
 diag(-1, 1, 1, 1) and Q mirrors with it. A flip alone has Q = D. So focal lengths stay positive, and
 a moved example is an ordinary example of another scene. A net can read every target from the
-images. `MIRRORED` says how each kind of feature changes under a flip.
+images. Under a flip
+
+    maps        pixels swap left and right; ids and depth keep their values
+    flow        u changes sign
+    normals     the component along x changes sign
+    points      x becomes width - 1 - x; left and right landmarks swap places (`Feature.pairs`)
+    boxes       the left and the right edge swap
+    intrinsics  K becomes A K D: the focal length stays positive, cx becomes width - 1 - cx
+    pose        T becomes D T D: turns about y and z and the translation along x change sign
 """
 
 import functools
@@ -30,51 +32,13 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from segjax.data.kinds import KINDS, Kind, feature_of, kind_of, num_axes
 from segjax.errors import InputError
-from segjax.spec import IGNORE
+from segjax.spec import Feature
 
 Example = Mapping[str, Any]
 Size = tuple[int, int]  # (height, width)
 
-
-class MapKind(NamedTuple):
-    """Rules for moving a kind of map.
-
-    interpolation  flag of OpenCV
-    fill           value outside of the input
-    ndim           axes of a single map. Additional leading axes are frames
-    dtypes         types that a map may have
-    """
-
-    interpolation: int
-    fill: int
-    ndim: int
-    dtypes: tuple[str, ...]
-
-
-COUNTED = ('uint8', 'uint16', 'int32')
-MAPS = {
-    'image': MapKind(cv2.INTER_LINEAR, 0, 3, ('uint8',)),
-    'label': MapKind(cv2.INTER_NEAREST, IGNORE, 2, COUNTED),
-    'instance': MapKind(cv2.INTER_NEAREST, 0, 2, COUNTED),
-    'depth': MapKind(cv2.INTER_NEAREST, 0, 2, (*COUNTED, 'float32')),
-}
-
-MIRRORED = {
-    'maps': 'pixels swap left and right; class ids, instance ids and depth keep their values',
-    'points': 'positions follow A, like all positions',
-    'landmarks': 'positions follow A; left and right landmarks swap names (left eye, right eye)',
-    'boxes': 'edges follow A; the left and the right edge swap',
-    'flow': 'pixels swap; the vectors follow the linear part of A, so u changes sign',
-    'normals': 'pixels swap; the component along x changes sign',
-    'intrinsics': 'K becomes A K D: the focal length stays positive, cx becomes width - 1 - cx',
-    'poses': 'T becomes D T D: turns about y and z and the translation along x change sign',
-}
-"""Says what a horizontal flip does to each kind of feature.
-
-Only `maps` (MAPS), intrinsics and poses are implemented. `apply_geometry` refuses every additional
-kind of array, so that no new kind passes unchanged.
-"""
 
 TIE = 1e-3
 """Shift of nearest look-ups, in pixels.
@@ -84,33 +48,37 @@ INTER_NEAREST_EXACT. Without it, rounding noise would choose. All positions are 
 halved.
 """
 
+EXACT_CHANNELS = (1, 3, 4)
+"""Numbers of channels for which OpenCV has exact kernels.
+
+It rounds positions to 1/32 pixel for two channels, and fills borders of at most four channels.
+"""
+
 GRAY = np.array([0.299, 0.587, 0.114])
 
 
-def map_kind(key: str) -> MapKind | None:
-    """Returns the kind of map that a key names, None if the feature is no map."""
-    return next((kind for name, kind in MAPS.items() if key.startswith(name)), None)
-
-
-def map_size(example: Example, keys: Iterable[str] | None = None) -> Size | None:
+def map_size(
+    example: Example, keys: Iterable[str] | None = None, declared: Mapping[str, Feature] = {}
+) -> Size | None:
     """Returns the common (height, width) of the maps of an example, None without maps.
 
     Args:
       example: values by key.
       keys: the features to compare, None for all.
+      declared: features by key.
 
     Raises:
-      InputError: the sizes differ, or a map has the wrong rank or dtype.
+      InputError: the sizes differ, or a map has the wrong shape or dtype.
     """
     sizes = {}
     for key in example if keys is None else keys:
-        kind = map_kind(key)
-        if kind is None:
+        feature = feature_of(key, declared)
+        if not KINDS[feature.kind].is_map:
             continue
         value = example[key]
-        _check_map(key, value, kind)
+        _check_map(key, value, feature)
         # Leading axes are frames.
-        first = value.ndim - kind.ndim
+        first = value.ndim - num_axes(feature)
         sizes[key] = value.shape[first : first + 2]
     if len(set(sizes.values())) > 1:
         raise InputError(
@@ -122,15 +90,17 @@ def map_size(example: Example, keys: Iterable[str] | None = None) -> Size | None
     return next(iter(sizes.values()), None)
 
 
-def _check_map(key: str, value: np.ndarray, kind: MapKind) -> None:
-    """Raises InputError for a map of the wrong rank or dtype."""
-    if value.ndim >= kind.ndim and value.dtype.name in kind.dtypes:
+def _check_map(key: str, value: np.ndarray, feature: Feature) -> None:
+    """Raises InputError for a map of the wrong shape or dtype."""
+    dtypes = KINDS[feature.kind].dtypes
+    last = value.shape[value.ndim - len(feature.shape) :]
+    if value.ndim >= num_axes(feature) and last == feature.shape and value.dtype.name in dtypes:
         return
-    axes = '[..., height, width, channels]' if kind.ndim == 3 else '[..., height, width]'
+    axes = ', '.join(['...', 'height', 'width', *map(str, feature.shape)])
     raise InputError(
         key,
         got=f'{value.dtype} of shape {value.shape}',
-        expected=f'{" or ".join(kind.dtypes)} of shape {axes}',
+        expected=f'{" or ".join(dtypes)} of shape [{axes}]',
     )
 
 
@@ -254,44 +224,114 @@ def _crop_offset(share: float, length: int, crop: int) -> int:
 # --- moving maps ----------------------------------------------------------------------------------
 
 
-def apply_geometry(example: Example, matrix: np.ndarray, out_size: Size) -> dict[str, Any]:
-    """Moves every map of an example once, and its cameras with the maps.
+class Motion(NamedTuple):
+    """A motion of the pixels, and of the camera with them.
 
-    The table at the top of this file lists the rules. A pixel of an image is black exactly where
-    the label is 255, that is, where its centre falls outside the input.
+    matrix  [3, 3] A, from input pixels to output pixels
+    turn    [4, 4] Q of `camera_turn`
+    mirror  [4, 4] D of `camera_turn`
+    """
+
+    matrix: np.ndarray
+    turn: np.ndarray
+    mirror: np.ndarray
+
+
+def apply_geometry(
+    example: Example, matrix: np.ndarray, out_size: Size, declared: Mapping[str, Feature] = {}
+) -> dict[str, Any]:
+    """Moves every map of an example once, and its places, vectors and cameras with the maps.
+
+    `kinds` lists the rules. A pixel of an image is black exactly where the label is 255, that is,
+    where its centre falls outside the input. Points and boxes may leave the image.
 
     Args:
-      example: maps of one size, cameras, poses, numbers and text.
+      example: maps of one size, points, boxes, cameras, poses, numbers and text.
       matrix: 3x3 affine, from input pixels to output pixels.
       out_size: (height, width) of the result.
+      declared: features by key, where the kind does not follow from the key.
 
     Raises:
-      InputError: maps differ in size, or an array is of no known kind and may have to move.
+      InputError: maps differ in size, or a feature is of no known kind.
     """
     # All maps have the same size, so they share the work that depends on sizes.
-    in_size = map_size(example)
+    in_size = map_size(example, None, declared)
     matrix = np.asarray(matrix, np.float64)
-    turn, mirror = camera_turn(matrix)
+    motion = Motion(matrix, *camera_turn(matrix))
     move = _mover(matrix, in_size, tuple(out_size)) if in_size else None
 
+    # Pixels move first, then the vectors that they hold.
     moved = {}
     for key, value in example.items():
-        if kind := map_kind(key):
-            moved[key] = _each_frame(lambda frame, kind=kind: move(frame, kind), value, kind.ndim)
-        elif key.startswith('intrinsics'):
-            camera = np.asarray(value, np.float64)
-            moved[key] = (matrix @ camera @ turn[:3, :3].T).astype(np.float32)
-        elif key.startswith('pose'):
-            moved[key] = (mirror @ np.asarray(value, np.float64) @ turn.T).astype(np.float32)
-        elif np.ndim(value) < 2:
-            moved[key] = value
-        else:
-            raise InputError(
-                key,
-                got=f'an array of shape {np.shape(value)} whose geometry is unknown',
-                expected=f'a key that starts with {", ".join(MAPS)}, intrinsics or pose',
-            )
+        feature = feature_of(key, declared)
+        kind = KINDS[feature.kind]
+        if kind.is_map:
+            axes = num_axes(feature)
+            value = _each_frame(lambda frame, kind=kind: move(frame, kind), value, axes)
+        if kind.motion in _MOTIONS:
+            value = _MOTIONS[kind.motion](value, motion, feature).astype(np.float32)
+        moved[key] = value
     return moved
+
+
+def _move_flow(flow: np.ndarray, motion: Motion, _: Feature) -> np.ndarray:
+    """Returns the differences of places [..., 2], moved by the linear part of A."""
+    return _linear(flow, motion.matrix[:2, :2])
+
+
+def _move_normals(normals: np.ndarray, motion: Motion, _: Feature) -> np.ndarray:
+    """Returns directions [..., 3] of the camera in the turned camera."""
+    return _linear(normals, motion.turn[:3, :3])
+
+
+def _linear(vectors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Returns M v for every vector [..., n]. Maps that do not turn cost nothing."""
+    if np.array_equal(matrix, np.eye(len(matrix))):
+        return vectors
+    # A product with 0 would carry the NaN of one coordinate to the next, and negate zeros.
+    rows = []
+    for row in matrix:
+        rows.append(sum(m * vectors[..., i] for i, m in enumerate(row) if m != 0))
+    return np.stack(rows, axis=-1)
+
+
+def _move_points(points: np.ndarray, motion: Motion, feature: Feature) -> np.ndarray:
+    """Returns A p for points [..., n, 2]. The places of a pair swap if A mirrors."""
+    moved = np.asarray(points, np.float64) @ motion.matrix[:2, :2].T + motion.matrix[:2, 2]
+    if motion.mirror[0, 0] > 0:
+        return moved
+    order = np.arange(moved.shape[-2])
+    for left, right in feature.pairs:
+        order[[left, right]] = order[[right, left]]
+    return moved[..., order, :]
+
+
+def _move_boxes(boxes: np.ndarray, motion: Motion, _: Feature) -> np.ndarray:
+    """Returns the smallest upright boxes [..., n, 4] around the moved corners of boxes."""
+    corners = np.asarray(boxes, np.float64)[..., [[0, 1], [2, 1], [0, 3], [2, 3]]]
+    moved = corners @ motion.matrix[:2, :2].T + motion.matrix[:2, 2]
+    return np.concatenate([moved.min(axis=-2), moved.max(axis=-2)], axis=-1)
+
+
+def _move_intrinsics(camera: np.ndarray, motion: Motion, _: Feature) -> np.ndarray:
+    """Returns A K Q^T for camera matrices K [..., 3, 3]."""
+    return motion.matrix @ np.asarray(camera, np.float64) @ motion.turn[:3, :3].T
+
+
+def _move_pose(pose: np.ndarray, motion: Motion, _: Feature) -> np.ndarray:
+    """Returns D T Q^T for camera-to-world motions T [..., 4, 4]."""
+    return motion.mirror @ np.asarray(pose, np.float64) @ motion.turn.T
+
+
+_MOTIONS = {
+    'flow': _move_flow,
+    'normals': _move_normals,
+    'points': _move_points,
+    'boxes': _move_boxes,
+    'intrinsics': _move_intrinsics,
+    'pose': _move_pose,
+}
+"""For each `Kind.motion` that changes values a function (value, motion, feature) -> value."""
 
 
 def _each_frame(fn: Callable[[np.ndarray], np.ndarray], value: np.ndarray, ndim: int) -> np.ndarray:
@@ -303,7 +343,7 @@ def _each_frame(fn: Callable[[np.ndarray], np.ndarray], value: np.ndarray, ndim:
 
 def _mover(
     matrix: np.ndarray, in_size: Size, out_size: Size
-) -> Callable[[np.ndarray, MapKind], np.ndarray]:
+) -> Callable[[np.ndarray, Kind], np.ndarray]:
     """Returns a function (map, kind) -> map that moves maps by a matrix.
 
     The function copies pixels if the matrix only shifts by whole pixels and flips. Otherwise it
@@ -325,7 +365,10 @@ def _mover(
     to_means = (scale_matrix(1 / block[0], 1 / block[1]) @ to_input)[:2]
 
     def warp(value, kind):
-        if kind.interpolation == cv2.INTER_NEAREST:
+        if value.ndim == 3 and value.shape[2] not in EXACT_CHANNELS:
+            parts = [warp(part, kind) for part in _in_groups(value)]
+            return np.concatenate(parts, axis=2)
+        if not kind.smooth:
             return _warp(value, to_nearest, out_size, kind, cv2.BORDER_CONSTANT)
         # A constant border would darken the outermost half pixel, which belongs to the image.
         image = _warp(_block_means(value, block), to_means, out_size, kind, cv2.BORDER_REPLICATE)
@@ -334,6 +377,15 @@ def _mover(
         return cv2.bitwise_and(image, image, mask=inside).reshape(image.shape)
 
     return warp
+
+
+def _in_groups(value: np.ndarray) -> list[np.ndarray]:
+    """Splits the channels of a map [H, W, C] into groups of three, and single channels."""
+    channels = value.shape[2]
+    bounds = [*range(3, channels, 3)]
+    if channels % 3 == 2:
+        bounds.append(channels - 1)
+    return np.split(value, bounds, axis=2)
 
 
 def _block_size(matrix: np.ndarray) -> Size:
@@ -363,22 +415,23 @@ def _block_means(image: np.ndarray, block: Size) -> np.ndarray:
     if block == (1, 1):
         return image
     rows, columns = block
-    height, width = image.shape[:2]
+    height, width, *channels = image.shape
     below = -height % rows
     right = -width % columns
     if below or right:
         image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
     size = (image.shape[1] // columns, image.shape[0] // rows)
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    means = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return means.reshape(*size[::-1], *channels)
 
 
 def _warp(
-    value: np.ndarray, to_input: np.ndarray, out_size: Size, kind: MapKind, border: int
+    value: np.ndarray, to_input: np.ndarray, out_size: Size, kind: Kind, border: int
 ) -> np.ndarray:
     """Moves a map with OpenCV.
 
     Args:
-      value: [H, W] or [H, W, 3].
+      value: [H, W], or [H, W, C] with C in EXACT_CHANNELS.
       to_input: [2, 3], from output pixels to input pixels.
       out_size: (height, width) of the result.
       kind: interpolation and fill value.
@@ -392,7 +445,8 @@ def _warp(
         # only copy, so an int32 can be moved as four bytes.
         pixels = np.ascontiguousarray(value)[..., None].view(np.uint8)
         fill = np.array([kind.fill], np.int32).view(np.uint8).tolist()
-    flags = kind.interpolation | cv2.WARP_INVERSE_MAP
+    interpolation = cv2.INTER_LINEAR if kind.smooth else cv2.INTER_NEAREST
+    flags = interpolation | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(
         pixels,
         to_input,
@@ -417,11 +471,13 @@ def _inside(to_input: np.ndarray, in_size: Size, out_size: Size) -> np.ndarray |
     if x.min() > 0 and y.min() > 0 and x.max() < in_size[1] - 1 and y.max() < in_size[0] - 1:
         return None
     return _warp(
-        np.ones(in_size, np.uint8), to_input, out_size, MAPS['instance'], cv2.BORDER_CONSTANT
+        np.ones(in_size, np.uint8), to_input, out_size, KINDS['instance'], cv2.BORDER_CONSTANT
     )
 
 
-def _copy(value: np.ndarray, dx: int, dy: int, flip: bool, out_size: Size, fill: int) -> np.ndarray:
+def _copy(
+    value: np.ndarray, dx: int, dy: int, flip: bool, out_size: Size, fill: float
+) -> np.ndarray:
     """Moves a map by whole pixels with slices: x' = x + dx (dx - x with `flip`), y' = y + dy."""
     # The part of the output that the input covers. With a flip, dx becomes the shift of the flipped
     # map.
@@ -518,16 +574,18 @@ def apply_colour(image: np.ndarray, colour: Colour) -> np.ndarray:
     return cv2.GaussianBlur(image, (5, 5), 0) if colour.blur else image
 
 
-def photometric(example: Example, rng: np.random.Generator, augment) -> dict[str, Any]:
+def photometric(
+    example: Example, rng: np.random.Generator, augment, declared: Mapping[str, Feature] = {}
+) -> dict[str, Any]:
     """Changes all images of an example by the same sample of colours.
 
-    So the frames of a video stay alike.
+    So the frames of a video stay alike. Planes are no images, and keep their values.
     """
     colour = sample_colour(rng, augment)
     paint = functools.partial(apply_colour, colour=colour)
     painted = dict(example)
     for key, value in example.items():
-        if key.startswith('image'):
+        if kind_of(key, declared).jitter:
             painted[key] = _each_frame(paint, value, 3)
     return painted
 
@@ -535,52 +593,60 @@ def photometric(example: Example, rng: np.random.Generator, augment) -> dict[str
 # --- whole examples -------------------------------------------------------------------------------
 
 
-def training(example: Example, rng: np.random.Generator, augment) -> dict[str, Any]:
+def training(
+    example: Example, rng: np.random.Generator, augment, declared: Mapping[str, Feature] = {}
+) -> dict[str, Any]:
     """Applies random geometry and then random colours. The result has the size `augment.crop`."""
-    size = map_size(example)
+    size = map_size(example, None, declared)
     matrix = sample_matrix(rng, augment, size) if size else np.eye(3)
-    moved = apply_geometry(example, matrix, augment.crop)
-    return photometric(moved, rng, augment)
+    moved = apply_geometry(example, matrix, augment.crop, declared)
+    return photometric(moved, rng, augment, declared)
 
 
-def resized(example: Example, size: Size) -> dict[str, Any]:
+def resized(example: Example, size: Size, declared: Mapping[str, Feature] = {}) -> dict[str, Any]:
     """Letterboxes all maps, including labels, to `size`: training without augmentation."""
-    in_size = map_size(example)
+    in_size = map_size(example, None, declared)
     matrix = letterbox_matrix(in_size, size)[0] if in_size else np.eye(3)
-    return apply_geometry(example, matrix, size)
+    return apply_geometry(example, matrix, size, declared)
 
 
-def evaluation(example: Example, eval_size: Size, max_size: Size) -> dict[str, Any]:
+def evaluation(
+    example: Example, eval_size: Size, max_size: Size, declared: Mapping[str, Feature] = {}
+) -> dict[str, Any]:
     """Resizes images to the size that the net sees, and pads targets at their own size.
 
-    Images are resized into the top left corner of `eval_size`, with their aspect ratio kept. The
-    remaining pixels are black. Intrinsics follow the images. Labels, instances and depth are padded
-    at the bottom and right to `max_size`.
+    Images and planes are resized into the top left corner of `eval_size`, with their aspect ratio
+    kept. The remaining pixels are black. Points, boxes and intrinsics follow the images. The
+    remaining maps are targets: they are padded at the bottom and right to `max_size`. Without
+    images, points, boxes and intrinsics keep the pixels of the targets.
 
     Args:
       example: values by key.
       eval_size: (height, width) of the images in the result.
-      max_size: (height, width) of the labels, instances and depth in the result.
+      max_size: (height, width) of the targets in the result.
+      declared: features by key.
 
     Returns:
       The example with two additional keys, both [2] int32 (height, width):
       size        the part of the images that is not padding (eval_size for its aspect ratio)
-      label_size  the part of the labels that is not padding (without labels: the images' own size)
+      label_size  the part of the targets that is not padding (without targets: the images' own
+                  size)
 
     Raises:
-      InputError: a label is larger than `max_size`.
+      InputError: a target is larger than `max_size`.
     """
     # Images, and everything that follows them.
-    targets = [key for key in example if map_kind(key) and not key.startswith('image')]
+    kinds = {key: kind_of(key, declared) for key in example}
+    targets = [key for key, kind in kinds.items() if kind.is_map and not kind.resized]
     result = {key: value for key, value in example.items() if key not in targets}
-    in_size = map_size(result)
+    in_size = map_size(result, None, declared)
     if in_size:
         matrix, filled = letterbox_matrix(in_size, eval_size)
-        result = apply_geometry(result, matrix, eval_size)
+        result = apply_geometry(result, matrix, eval_size, declared)
         result['size'] = np.array(filled, np.int32)
 
-    # Labels, instances and depth keep their pixels.
-    label_size = map_size(example, targets) or in_size
+    # Labels, instances, depth and further targets keep their pixels.
+    label_size = map_size(example, targets, declared) or in_size
     if label_size:
         result['label_size'] = np.array(label_size, np.int32)
     for key in targets:
@@ -591,4 +657,5 @@ def evaluation(example: Example, eval_size: Size, max_size: Size) -> dict[str, A
                 expected='at most {} x {}, the largest label of the split'.format(*max_size),
                 fix='prepare the data set again: its files have changed',
             )
-    return result | apply_geometry({key: example[key] for key in targets}, np.eye(3), max_size)
+    maps = {key: example[key] for key in targets}
+    return result | apply_geometry(maps, np.eye(3), max_size, declared)

@@ -8,6 +8,7 @@ from segjax.core import rng
 from segjax.data import loader
 from segjax.data.loader import Batches
 from segjax.protocol import Input, Stage
+from segjax.spec import Feature
 from segjax.train.run import Run
 
 
@@ -15,6 +16,18 @@ def training_input(stage: Stage) -> Input:
     """Returns the training input of a stage that has steps: only a stage of 0 steps has none."""
     assert stage.train_input is not None, f'stage {stage.name!r} has no training input'
     return stage.train_input
+
+
+def declared_in_batch(run: Run, inputs: Input) -> dict[str, Feature]:
+    """Returns the declared features of the batches of an input, by key of the batch.
+
+    A feature 'heat' of an unpaired input `photo` has the key 'photo/heat'.
+    """
+    declared = loader.declared_of(inputs, run.spec_of(inputs))
+    for name, unpaired in inputs.unpaired:
+        for key, feature in declared_in_batch(run, unpaired).items():
+            declared[f'{name}/{key}'] = feature
+    return declared
 
 
 def train_batches(run: Run, inputs: Input, start_step: int) -> Batches:

@@ -15,12 +15,12 @@ import ml_collections
 from segjax import pipelines
 from segjax.config import config_file
 from segjax.core import rng
-from segjax.data import loader, transforms
+from segjax.data import kinds, loader
 from segjax.errors import InputError
 from segjax.protocol import Input, Stage, TrainState
 from segjax.spec import DataSpec
 from segjax.train import initialization
-from segjax.train.batches import training_input
+from segjax.train.batches import declared_in_batch, training_input
 from segjax.train.run import Run
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -213,7 +213,7 @@ def _single_values(run: Run, stage: Stage, state: TrainState) -> list[str]:
                 single['/'.join(module.path)] = None
         return call(*args, **kwargs)
 
-    declared = run.spec_of(inputs).declared
+    declared = declared_in_batch(run, inputs)
     own_batch = loader.zeros(inputs, inputs.batch_size // count, declared)
     batch = _global_batch(own_batch, count)
     with nn.intercept_methods(note):
@@ -251,7 +251,7 @@ def _trace_evaluation(run: Run, stage: Stage, state: TrainState) -> None:
 
 
 def evaluation_batch(inputs: Input, rows: int, spec: DataSpec) -> Shapes:
-    """Returns the shapes of a batch of `loader.eval_batches`.
+    """Returns the shapes of a batch of `loader.eval_batches`, with the types that a step sees.
 
     Args:
       inputs: `Stage.eval_input`.
@@ -260,12 +260,17 @@ def evaluation_batch(inputs: Input, rows: int, spec: DataSpec) -> Shapes:
     """
     max_size = spec.split(inputs.split).max_size
     shapes = _global_batch(loader.zeros(inputs, rows, spec.declared), 1)
-    maps = [key for key in shapes if transforms.map_kind(key)]
-    images = [key for key in maps if key.startswith('image')]
+    features = {
+        key: kinds.feature_of(key, loader.declared_of(inputs, spec)) for key in inputs.features
+    }
+    maps = [key for key, feature in features.items() if kinds.KINDS[feature.kind].is_map]
+    images = [key for key in maps if kinds.KINDS[features[key].kind].resized]
     pair = jax.ShapeDtypeStruct((rows, 2), 'int32')
     for key in set(maps) - set(images):
-        shape = shapes[key].shape[:-2]
-        shapes[key] = jax.ShapeDtypeStruct((*shape, *max_size), shapes[key].dtype)
+        # Targets keep their pixels, and are padded to the largest label. Frames are axes in front.
+        shape = kinds.value_shape(features[key], max_size)
+        frames = shapes[key].shape[: -len(shape)]
+        shapes[key] = jax.ShapeDtypeStruct((*frames, *shape), shapes[key].dtype)
     if images:
         shapes['size'] = pair
     if maps:

@@ -26,6 +26,7 @@ from segjax.schema import typed_text
 from segjax.spec import with_tuples
 from segjax.train import checkpoints, net_sources
 from segjax.train import stored as stored_files
+from segjax.train.batches import declared_in_batch
 from segjax.train.run import NetSource, Run, Source
 
 # --- the start of a run ---------------------------------------------------------------------------
@@ -505,7 +506,7 @@ def arguments(
     """Returns the arguments of `stage.init`: a key that all stages share, zeros, earlier states."""
     inputs = stage.train_input or stage.eval_input
     rows = max(1, inputs.batch_size // run.topology.count)
-    batch = loader.zeros(inputs, rows, run.spec_of(inputs).declared)
+    batch = loader.zeros(inputs, rows, declared_in_batch(run, inputs))
     return rng.root(run.config.seed, 'init'), batch, dict(earlier)
 
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from segjax.core import parallel
 from segjax.data import loader
-from segjax.protocol import Input, Keys, Mean, Picture, Stage, TrainState
+from segjax.protocol import Array, Input, Keys, Mean, Picture, Stage, TrainState
 from segjax.report.pictures import Panel, save_pictures
 from segjax.train import log_files
 from segjax.train.run import Run
+from segjax.train.stage_functions import batch_in_step
 
 
 def write_pictures(
@@ -45,7 +46,10 @@ def write_pictures(
         groups['same'] = spread(len(source), count)
 
     # Each example is rendered alone, so the program compiles once for all groups.
-    render = jax.jit(_in_order(stage.render))
+    @jax.jit
+    def render(state, batch, keys):
+        return _in_order(stage.render(state, batch_in_step(run, inputs, batch), keys))
+
     folder = run.workdir / stage.name
     board = log_files.TensorBoard(folder / 'tensorboard', int(state.step))
     for group, indices in groups.items():
@@ -87,17 +91,13 @@ def _ranked(
     return score, {'best': best, 'worst': worst}
 
 
-def _in_order(render: Callable) -> Callable:
+def _in_order(pictures: Mapping[str, Picture | Array]) -> collections.OrderedDict:
     """Keeps the order of panels and values: a jitted function sorts a plain dict by name."""
-
-    def ordered(*arguments: Any) -> collections.OrderedDict:
-        pictures = collections.OrderedDict()
-        for panel, picture in render(*arguments).items():
-            if isinstance(picture, Picture):
-                picture = picture._replace(values=collections.OrderedDict(picture.values))
-            pictures[panel] = picture
-        return pictures
-
+    ordered = collections.OrderedDict()
+    for panel, picture in pictures.items():
+        if isinstance(picture, Picture):
+            picture = picture._replace(values=collections.OrderedDict(picture.values))
+        ordered[panel] = picture
     return ordered
 
 

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import jax
 
 from segjax.core import parallel, rng
-from segjax.protocol import Stage, TrainState
+from segjax.data import kinds
+from segjax.protocol import Batch, Input, Stage, TrainState
 from segjax.train import divergence
+from segjax.train.batches import declared_in_batch, training_input
 from segjax.train.run import Run
 
 
@@ -27,6 +29,7 @@ def map_functions(run: Run, stage: Stage) -> Functions:
 
     def train_step(state: TrainState, batch, root):
         keys = stage_keys(stage, root, state.step, parallel.device_index(), state.step)
+        batch = batch_in_step(run, training_input(stage), batch)
         state, metrics = stage.train_step(state, batch, keys)
         flags: dict[str, Any] = {'finite': divergence.finite_by_module(state)}
         if run.config.parallel.check_replicas:
@@ -35,6 +38,7 @@ def map_functions(run: Run, stage: Stage) -> Functions:
 
     def eval_step(state: TrainState, batch, root, number):
         keys = stage_keys(stage, root, number, parallel.device_index(), 0)
+        batch = batch_in_step(run, stage.eval_input, batch)
         metrics = stage.eval_step(state, batch, keys)
         return parallel.sum_over_devices(dict(metrics))
 
@@ -42,6 +46,19 @@ def map_functions(run: Run, stage: Stage) -> Functions:
         train=run.topology.spmd(train_step, num_args=3, donate=(0,)),
         evaluate=run.topology.spmd(eval_step, num_args=4),
     )
+
+
+def batch_in_step(run: Run, inputs: Input, batch: Batch) -> dict[str, jax.Array]:
+    """Returns a batch of the loader with the types that the functions of a stage see.
+
+    Every function that gets a batch on the device calls this first, because labels travel as uint8.
+
+    Args:
+      run: the run.
+      inputs: the input of the batch.
+      batch: its arrays, traced or not.
+    """
+    return kinds.in_step(batch, declared_in_batch(run, inputs))
 
 
 def root_key(run: Run, stage: Stage, use: str) -> jax.Array:

@@ -104,7 +104,7 @@ def test_batch_has_the_contract_types():
     batch = train(1, wanted=inputs(features=('image', 'label', 'depth', 'intrinsics')))[0]
     assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
         'image': ((4, 8, 16, 3), 'uint8'),
-        'label': ((4, 8, 16), 'int32'),
+        'label': ((4, 8, 16), 'uint8'),
         'depth': ((4, 8, 16), 'float32'),
         'intrinsics': ((4, 3, 3), 'float32'),
         'weight': ((4,), 'float32'),

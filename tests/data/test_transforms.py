@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.data import transforms
+from segjax.data import kinds, transforms
 from segjax.data.worlds import render, streets
 from segjax.errors import InputError
 from segjax.schema import AUGMENT
@@ -86,7 +86,7 @@ def test_random_geometry_is_exact_on_ramps(seed):
 @pytest.mark.parametrize('seed', range(6))
 def test_outside_is_filled_where_the_centre_falls_out(seed):
     example = {
-        k: np.maximum(v, 1) if transforms.map_kind(k) else v for k, v in coordinates().items()
+        k: np.maximum(v, 1) if kinds.kind_of(k).is_map else v for k, v in coordinates().items()
     }
     config, matrix, moved = moved_at_random(example, seed, rotate=45.0, scale=(0.4, 0.8))
     x, y = source_positions(matrix, config.crop)

@@ -15,7 +15,7 @@ from PIL import Image
 from segjax import config as config_lib
 from segjax import data, pipelines
 from segjax.config import config_file
-from segjax.data import builders, index, loader, transforms
+from segjax.data import builders, index, kinds, loader, transforms
 from segjax.data.worlds import streets
 from segjax.errors import InputError
 from segjax.modes import doctor
@@ -580,7 +580,7 @@ def test_evaluation_is_traced_with_the_shapes_that_it_has(path, tmp_path):
     for stage in pipelines.load(config.pipeline).make_stages(config, prepared.spec):
         inputs = stage.eval_input
         size = prepared.spec.split(inputs.split).max_size
-        real = loader.examples(prepared.open_input(inputs), [0, 1], inputs, size)
+        real = kinds.in_step(loader.examples(prepared.open_input(inputs), [0, 1], inputs, size))
         shapes = checks.evaluation_batch(inputs, 2, prepared.spec)
         assert {key: (x.shape, x.dtype) for key, x in shapes.items()} == {
             key: (x.shape, x.dtype) for key, x in real.items()

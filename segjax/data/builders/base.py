@@ -27,7 +27,7 @@ from segjax.data import image_files
 from segjax.data.camera_checks import check_camera, check_geometry
 from segjax.data.labels import MASK_0_255, LabelCoding, indexed_by_color, to_train_ids
 from segjax.errors import InputError
-from segjax.spec import IGNORE, ClassSpec
+from segjax.spec import IGNORE, ClassSpec, Feature
 
 S = TypeVar('S')
 T = TypeVar('T')
@@ -80,14 +80,17 @@ class Inspection(NamedTuple):
 class Dataset(abc.ABC):
     """A data set of the user: a folder or a procedural world.
 
-    name     name in the registry
-    where    the name of the data set in errors
-    classes  its classes
+    name      name in the registry
+    where     the name of the data set in errors
+    classes   its classes
+    declared  Feature by key, for features whose kind does not follow from their key
+              (segjax/data/kinds.py)
     """
 
     name: str
     where: str
     classes: ClassSpec
+    declared: Mapping[str, Feature] = {}
 
     @abc.abstractmethod
     def options(self) -> Any:
@@ -141,7 +144,7 @@ class Dataset(abc.ABC):
         for feature, value in inspection.record.features.items():
             where = f'{item.name} in {item.files.get(feature, self.where)}'
             try:
-                check_geometry({feature: value}, where)
+                check_geometry({feature: value}, where, self.declared)
             except InputError as error:
                 problems.append(error)
         return Inspection(None, problems, inspection.ids) if problems else inspection

@@ -15,7 +15,7 @@ from segjax.modes.compare.runs import Compared, load_state
 from segjax.spec import IGNORE
 from segjax.train import driver
 from segjax.train.pictures import spread
-from segjax.train.stage_functions import stage_keys
+from segjax.train.stage_functions import batch_in_step, stage_keys
 from segjax.train.stop import Preempted, StopSignal
 
 BOTH = 0
@@ -80,7 +80,8 @@ def predict_split(compared: Compared, number: int, store: LabelFiles, stop: Stop
     root = driver.root_key(run, stage, 'evaluate')
 
     def label_maps(state, batch, batch_number):
-        return stage.label_maps(state, batch, stage_keys(stage, root, batch_number, 0, 0))
+        keys = stage_keys(stage, root, batch_number, 0, 0)
+        return stage.label_maps(state, batch_in_step(run, inputs, batch), keys)
 
     # One device predicts as many examples at once as each device does in the evaluation.
     predict = run.topology.jit(label_maps)

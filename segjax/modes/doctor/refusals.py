@@ -76,6 +76,7 @@ def data_spec(
       splits: the summaries of its splits.
       facts: of the examples of each split.
     """
+    # The sizes of each split.
     num_classes = dataset.classes.num_classes
     num_examples = {}
     max_size = {}
@@ -94,6 +95,7 @@ def data_spec(
         max_size=max_size,
         class_pixels=class_pixels,
         void_pixels=void_pixels,
+        declared=dict(dataset.declared),
         **index.spec_fields(facts),
     )
 
