@@ -244,8 +244,10 @@ class Input(NamedTuple):
     @property
     def stored(self) -> tuple[str, ...]:
         """Returns the features that are read from the data set."""
-        made = [name for name, _ in self.made]
-        return self.reads or tuple(name for name in self.features if name not in made)
+        # The loader adds weight and index. A transform may read a feature and replace it.
+        made = [] if self.reads else [name for name, _ in self.made]
+        not_stored = {'weight', 'index', *made}
+        return tuple(name for name in self.reads or self.features if name not in not_stored)
 
     def with_unpaired(self) -> tuple['Input', ...]:
         """Returns the input itself, followed by its unpaired inputs."""
