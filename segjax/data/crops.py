@@ -1,10 +1,11 @@
 """Parts of an example: a drawn object, a box, a window. Building blocks of `Input.transform`.
 
-A box is (x0, y0, x1, y1) in pixels. Pixel centres lie at whole coordinates, so the box of a whole
-image is (-0.5, -0.5, W - 0.5, H - 0.5). The box of pixels 2 .. 5 reaches from 1.5 to 5.5.
+A box is (x0, y0, x1, y1) in pixels, as a feature of kind 'boxes'. Pixel centres lie at whole
+coordinates, so the box of a whole image is (-0.5, -0.5, W - 0.5, H - 0.5). The box of pixels 2 .. 5
+reaches from 1.5 to 5.5.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from segjax.data import transforms
 from segjax.data.transforms import Example, Size
 from segjax.errors import InputError
 from segjax.ops import windows
-from segjax.spec import IGNORE
+from segjax.spec import IGNORE, Feature
 
 
 class Object(NamedTuple):
@@ -122,22 +123,30 @@ def crop_matrix(box: np.ndarray, size: Size) -> np.ndarray:
     return transforms.resize_matrix((y1 - y0, x1 - x0), size) @ shift
 
 
-def crop_and_resize(example: Example, box: np.ndarray, size: Size) -> dict[str, Any]:
+def crop_and_resize(
+    example: Example, box: np.ndarray, size: Size, declared: Mapping[str, Feature] = {}
+) -> dict[str, Any]:
     """Cuts a box out of every map of an example, and resizes it.
 
-    One matrix moves all features by the rules of `transforms.apply_geometry`, so cameras and depth
-    stay those of the visible scene. A box of whole pixels that has the size of the result is
+    One matrix moves all features by the rules of `segjax/data/kinds.py`. So points, boxes, cameras
+    and depth describe the visible scene. A box of whole pixels that has the size of the result is
     copied. Outside of the input, labels are 255 and images black.
 
     Args:
       example: maps of one size, and features that follow them.
       box: [4]. It may reach beyond the maps.
       size: (height, width) of the result.
+      declared: features by key, where the kind does not follow from the key.
     """
-    return transforms.apply_geometry(example, crop_matrix(box, size), size)
+    return transforms.apply_geometry(example, crop_matrix(box, size), size, declared)
 
 
-def random_window(example: Example, rng: np.random.Generator, size: Size) -> dict[str, Any]:
+def random_window(
+    example: Example,
+    rng: np.random.Generator,
+    size: Size,
+    declared: Mapping[str, Feature] = {},
+) -> dict[str, Any]:
     """Cuts a window out of every map of an example, at a random place of whole pixels.
 
     All places inside the maps have the same probability. Maps that are smaller than the window get
@@ -147,16 +156,17 @@ def random_window(example: Example, rng: np.random.Generator, size: Size) -> dic
       example: maps of one size, and features that follow them.
       rng: source of the random numbers.
       size: (height, width) of the window.
+      declared: as in `crop_and_resize`.
 
     Raises:
       InputError: an example without maps.
     """
-    in_size = transforms.map_size(example)
+    in_size = transforms.map_size(example, None, declared)
     if in_size is None:
         raise InputError('example', got=f'{", ".join(example)}', expected='at least one map')
     room = np.subtract(in_size, size)
     top, left = rng.integers(np.minimum(room, 0), np.maximum(room, 0), endpoint=True)
-    return crop_and_resize(example, _window(top, left, size), size)
+    return crop_and_resize(example, _window(top, left, size), size, declared)
 
 
 def sliding_boxes(in_size: Size, size: Size, overlap: float) -> np.ndarray:

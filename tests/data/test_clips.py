@@ -11,11 +11,13 @@ import pytest
 from scipy import stats
 
 from segjax import data
-from segjax.data import clips, index, loader, transforms
+from segjax.data import clips, index, loader, records, transforms
+from segjax.data.builders.streets import Streets
 from segjax.data.listing import Listing
 from segjax.errors import InputError
 from segjax.protocol import DrawnFrames, Input, TableFrames
 from segjax.schema import AUGMENT
+from segjax.spec import Feature
 
 SIZE = (16, 32)
 FEATURES = ('image', 'image_frames', 'intrinsics', 'pose', 'pose_frames')
@@ -268,7 +270,7 @@ def test_a_drawn_clip_has_the_frames_of_its_numbers(streets):
     sequences = index.load(streets.folder, 'train').sequence
     for batch in batches_of(source, inputs, 6):
         assert {key: value.dtype.name for key, value in batch.items()} == {
-            'label': 'int32',
+            'label': 'uint8',
             'image_frames': 'uint8',
             'frame_frames': 'int32',
             'frame': 'int32',
@@ -378,29 +380,32 @@ def test_a_clip_that_is_too_short_to_draw_from_is_an_error(streets):
 TABLE = TableFrames(2, 'near')
 
 
-@pytest.fixture
-def with_table(streets, monkeypatch):
-    """Adds to every example a table of the positions 2 i and 2 i + 1, modulo its split."""
+NEAR = {'near': Feature('number', (2,), dtype='int32')}
 
-    class WithTable:
-        def __init__(self, folder, split, features, where):
-            stored = [name for name in features if name != 'near']
-            self._source = data.SplitSource(folder, split, (*stored, 'name'), where)
-            self.features = features
 
-        def __len__(self):
-            return len(self._source)
+class WithTable(Streets):
+    """The world with a table in its records: positions 2 i and 2 i + 1 of example i, modulo N."""
 
-        def __getitem__(self, position):
-            example = self._source[position]
-            split, clip, frame = example['name'].split('_')
-            own = 8 * int(clip) + int(frame)
-            count = streets.spec.num_examples[split]
-            example['near'] = np.array([2 * own % count, (2 * own + 1) % count])
-            return {name: example[name] for name in self.features}
+    declared = NEAR
 
-    monkeypatch.setattr(clips, 'SplitSource', WithTable)
-    return streets
+    def features(self, items):
+        return (*super().features(items), 'near')
+
+    def examine(self, item):
+        inspection = super().examine(item)
+        count = {'train': 11, 'val': 1}[item.split]
+        own = 8 * int(item.sequence.split('_')[1]) + item.frame
+        inspection.record.features['near'] = np.array([2 * own, 2 * own + 1], np.int32) % count
+        return inspection
+
+
+@pytest.fixture(scope='module')
+def with_table(tmp_path_factory):
+    config = layouts.data_config('streets', '', tmp_path_factory.mktemp('cache'))
+    config.world.update(num_train=11, num_val=1, size=SIZE)
+    dataset = WithTable(config)
+    folder = records.prepared(dataset, config.cache)
+    return data.Prepared(records.load_spec(folder), folder, dataset.where)
 
 
 @pytest.mark.parametrize('split', ['train', 'train[4:7]', 'val+train[4:7]', 'train+val'])
@@ -421,6 +426,11 @@ def test_a_table_has_positions_in_the_plain_split_of_the_example(with_table, spl
             neighbour = plain[own][position]
             np.testing.assert_array_equal(example['image_frames'][place], neighbour['image'])
             assert example['frame_frames'][place] == neighbour['frame']
+
+
+def test_a_listing_has_all_examples_of_a_table(with_table):
+    inputs = wanted(TABLE, ('image_frames',), 'train[2:9]')
+    assert len(listed(with_table).open_input(inputs)) == 7 == len(with_table.open_input(inputs))
 
 
 def test_a_table_is_read_in_batches(with_table):

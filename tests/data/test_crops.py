@@ -13,9 +13,10 @@ import pytest
 from scipy import stats
 
 from segjax import data
-from segjax.data import crops, loader, transforms
+from segjax.data import crops, kinds, loader, transforms
 from segjax.errors import InputError
 from segjax.protocol import Input
+from segjax.schema import AUGMENT
 from segjax.spec import IGNORE, Feature
 
 SIZE = (64, 128)
@@ -161,6 +162,34 @@ def test_cameras_see_the_same_points_in_the_cut(example):
     assert set(np.unique(cut['depth'])) <= set(np.unique(example['depth'])), 'distances stay'
 
 
+def test_points_and_boxes_follow_the_pixels(example):
+    """Marks 30 pixels in a map of ids. In the cut, each id lies where its point says."""
+    rng = np.random.default_rng(1)
+    x, y = rng.permutation(SIZE[1])[:30], rng.integers(0, SIZE[0], 30)
+    marks = np.zeros(SIZE, np.uint16)
+    marks[y, x] = np.arange(1, 31)
+    points = np.stack([x, y], axis=1).astype(np.float32)
+    declared = {'corner': Feature('points', (30, 2)), 'hull': Feature('boxes', (30, 4))}
+    marked = {
+        'instance': marks,
+        'corner': points,
+        'hull': np.concatenate([points - 0.5, points + 0.5], axis=1),
+    }
+    box, factor = np.array([19.5, 9.5, 99.5, 57.5]), 3
+    cut = crops.crop_and_resize(marked, box, (48 * factor, 80 * factor), declared)
+    seen = 0
+    for number, (x, y) in enumerate(cut['corner'], start=1):
+        rows, columns = np.nonzero(cut['instance'] == number)
+        inside = 0 <= x < 80 * factor and 0 <= y < 48 * factor
+        assert inside == (rows.size > 0)
+        if inside:
+            assert (columns.mean(), rows.mean()) == pytest.approx((x, y), abs=1e-4)
+            pixels = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            assert cut['hull'][number - 1] == pytest.approx(np.array(pixels) - 0.5, abs=1e-4)
+        seen += inside
+    assert 5 < seen < 30
+
+
 def test_a_box_beyond_the_image_is_filled(example):
     cut = crops.crop_and_resize(example, (-10.5, -0.5, 9.5, 15.5), (16, 20))
     assert (cut['label'][:, :10] == IGNORE).all() and not cut['image'][:, :10].any()
@@ -222,14 +251,18 @@ def test_sliding_boxes_cover_every_pixel_with_the_smallest_number():
 # --- transforms of inputs -------------------------------------------------------------------------
 
 
+OBJECT = {'box': Feature('boxes', (1, 4)), 'train_id': Feature('number', dtype='int32')}
+
+
 def crop_object(example, rng, size):
-    """Cuts around a drawn object, and masks its box in the label."""
+    """Cuts around a drawn object. Adds its class, and its box in the cut."""
     drawn = crops.object_box(example, rng, share=(0.001, 1.0))
     if drawn is None:
         drawn = crops.Object(np.array([-0.5, -0.5, 31.5, 31.5], np.float32), 0, 0)
     context = crops.with_context(drawn.box, 2.0, size)
-    cut = crops.crop_and_resize(example, context, size)
-    return cut | {'number_class': np.int32(drawn.train_id), 'number_box': drawn.box}
+    with_box = {**example, 'box': drawn.box[None]}
+    cut = crops.crop_and_resize(with_box, context, size, OBJECT)
+    return {**cut, 'train_id': drawn.train_id}
 
 
 def random_patch(example, rng, size):
@@ -267,13 +300,38 @@ def object_input(split='train', resize=False):
     return Input(
         split,
         4,
-        ('label', 'depth', 'intrinsics', 'number_box', 'number_class'),
+        ('label', 'depth', 'intrinsics', 'box', 'train_id'),
         (32, 32),
         transform=functools.partial(crop_object, size=(32, 32)),
         reads=('label', 'instance', 'depth', 'intrinsics'),
-        made=(('number_box', Feature('number', (4,))), ('number_class', Feature('number'))),
+        made=tuple(OBJECT.items()),
         resize=resize,
     )
+
+
+def test_nets_are_built_for_the_features_of_objects(streets):
+    inputs = object_input()
+    batch = batches_of(streets.open_input(inputs), inputs, 1)[0]
+    shapes = {
+        key: (value.shape, value.dtype) for key, value in kinds.in_step(batch, OBJECT).items()
+    }
+    zeros = loader.zeros(inputs, 4).items()
+    assert shapes == {key: (value.shape, value.dtype) for key, value in zeros}
+    assert shapes['box'] == ((4, 1, 4), np.float32) and shapes['train_id'] == ((4,), np.int32)
+
+
+def test_made_boxes_are_augmented_like_made_maps(streets):
+    """Flips all examples: the drawn box is mirrored with its label."""
+    augment = ml_collections.ConfigDict({key: field.default for key, field in AUGMENT.items()})
+    augment.update({'crop': (32, 32), 'scale': (1.0, 1.0), 'flip': 1.0})
+    plain = object_input(resize=True)
+    source = streets.open_input(plain)
+    batch = batches_of(source, plain, 1)[0]
+    flipped = batches_of(source, plain._replace(augment=augment), 1)[0]
+    np.testing.assert_array_equal(flipped['label'], batch['label'][:, :, ::-1])
+    mirrored = 31 - batch['box'][..., [2, 1, 0, 3]]
+    mirrored[..., [1, 3]] = batch['box'][..., [1, 3]]
+    np.testing.assert_allclose(flipped['box'], mirrored, atol=1e-5)
 
 
 def test_an_input_of_objects_equals_crops_by_hand(streets):
@@ -287,6 +345,8 @@ def test_an_input_of_objects_equals_crops_by_hand(streets):
         expected = crop_object(plain[i], np.random.default_rng(i), (32, 32))
         for key in inputs.features:
             np.testing.assert_array_equal(batch[key][i], expected[key])
+        centre = (batch['box'][i, 0, :2] + batch['box'][i, 0, 2:]) / 2
+        np.testing.assert_allclose(centre, 15.5, atol=1e-3)
 
 
 def test_objects_are_the_same_in_workers_processes_and_after_a_restart(streets):
@@ -298,9 +358,9 @@ def test_objects_are_the_same_in_workers_processes_and_after_a_restart(streets):
     for batch, *halves in zip(whole, *shares):
         for key, value in batch.items():
             np.testing.assert_array_equal(value, np.concatenate([half[key] for half in halves]))
-    assert_same = chex.assert_trees_all_equal
-    assert_same(batches_of(source, inputs, 4, start_step=2, workers=2, threads=1), whole[2:])
-    boxes = np.concatenate([batch['number_box'] for batch in whole])
+    in_workers = batches_of(source, inputs, 4, start_step=2, workers=2, threads=1)
+    chex.assert_trees_all_equal(in_workers, whole[2:])
+    boxes = np.concatenate([batch['box'] for batch in whole])
     assert len(np.unique(boxes, axis=0)) > 12, 'another object in another epoch'
 
 
