@@ -54,7 +54,15 @@ class Prepared(NamedTuple):
         features = tuple(dict.fromkeys((*inputs.stored, *additional)))
         chosen = self._chosen(inputs)
         if inputs.frames:
-            return Clips(self.folder, inputs.split, features, inputs.frames, self.where, chosen)
+            return Clips(
+                self.folder,
+                inputs.split,
+                features,
+                inputs.frames,
+                self.where,
+                chosen,
+                self.open_split,
+            )
         source = self.open_split(inputs.split, features)
         return source if chosen is None else Chosen(source, chosen)
 

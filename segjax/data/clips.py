@@ -10,12 +10,14 @@ import numpy as np
 
 from segjax.data import index
 from segjax.data.kinds import FRAMES as SUFFIX
-from segjax.data.records import SplitSource
 from segjax.errors import InputError
 from segjax.protocol import DrawnFrames, TableFrames
 
 ABSENT = -1
 """Position of a frame that does not exist."""
+
+OpenSplit = Callable[[str, Sequence[str]], Any]
+"""(split, features) -> source with the attributes `features` and `declared`."""
 
 Frames = tuple[int, ...] | DrawnFrames | TableFrames
 """The type of `Input.frames`."""
@@ -70,8 +72,10 @@ class Places:
         return np.where(exists, self._order[first + place], ABSENT)
 
 
-def with_neighbours(facts: index.Index, frames: Frames) -> np.ndarray:
-    """Returns the positions [M] of the examples that have all their neighbours, ascending.
+def with_neighbours(
+    facts: index.Index, frames: Frames, among: Iterable[int] | None = None
+) -> np.ndarray:
+    """Returns the positions [M] of the examples that have all their neighbours.
 
     For `DrawnFrames` these are the examples with enough frames to draw from. All examples have a
     row of a table.
@@ -79,9 +83,11 @@ def with_neighbours(facts: index.Index, frames: Frames) -> np.ndarray:
     Args:
       facts: about the examples of a split.
       frames: `Input.frames`, not ().
+      among: positions of the chosen examples, whose order the result keeps. None: all, ascending.
     """
+    chosen = np.arange(len(facts.frame)) if among is None else np.fromiter(among, np.int64)
     if isinstance(frames, TableFrames):
-        return np.arange(len(facts.frame))
+        return chosen
     drawn = isinstance(frames, DrawnFrames)
     offsets = _other_offsets(frames) if drawn else frames
     needed = frames.count - 1 if drawn else len(frames)
@@ -90,7 +96,7 @@ def with_neighbours(facts: index.Index, frames: Frames) -> np.ndarray:
     for members in places.clips():
         exist = places.neighbours(members, offsets) != ABSENT
         complete[members] = exist.sum(axis=1) >= needed
-    return np.flatnonzero(complete)
+    return chosen[complete[chosen]]
 
 
 def no_neighbours(where: str, frames: Frames, among: str = '') -> InputError:
@@ -220,13 +226,16 @@ class Clips:
     are read and decoded.
 
     Args:
-      folder, split, where: see `SplitSource`.
+      folder: of the records.
+      split: a TFDS split.
       features: keys of the examples. 'image_frames' is [n, H, W, 3], 'image' of the neighbours.
       frames: `Input.frames`, not (). Offsets of a tuple are not 0.
-      among: positions of the chosen examples, None for all. Neighbours may be any frame.
+      where: the name of the data set in errors.
+      among: positions of the chosen examples, in order, None for all. Neighbours may be any frame.
+      open_split: opens features of a split: (split, features) -> source.
 
     Raises:
-      InputError: no example has all its neighbours, or an error of `SplitSource`.
+      InputError: no example has all its neighbours, or an error of `open_split`.
     """
 
     def __init__(
@@ -236,7 +245,8 @@ class Clips:
         features: Sequence[str],
         frames: Frames,
         where: str,
-        among: Iterable[int] | None = None,
+        among: Iterable[int] | None,
+        open_split: OpenSplit,
     ):
         # Examples and neighbours have different features, so each has a source.
         self._features = tuple(name for name in features if not name.endswith(SUFFIX))
@@ -248,18 +258,15 @@ class Clips:
         if self._is_own_neighbour:
             # The record of the example is read only once.
             needed.extend(borrowed)
-        self._examples = SplitSource(folder, split, tuple(dict.fromkeys(needed)), where)
+        self._examples = open_split(split, tuple(dict.fromkeys(needed)))
         self.declared = self._examples.declared
 
         # Choose the examples that have all their neighbours.
         facts = index.load(folder, split)
-        self._positions = with_neighbours(facts, frames)
-        chosen = ''
-        if among is not None:
-            among = np.unique(np.fromiter(among, np.int64))
-            self._positions = np.intersect1d(self._positions, among)
-            chosen = f', of the {len(among)} that are chosen'
+        among = None if among is None else tuple(among)
+        self._positions = with_neighbours(facts, frames, among)
         if not len(self._positions):
+            chosen = '' if among is None else f', of the {len(among)} that are chosen'
             raise no_neighbours(f'split {split!r} of {where}', frames, chosen)
 
         # The neighbours of a table may lie outside of the split.
@@ -271,7 +278,7 @@ class Clips:
             self._neighbours_of = Drawn(Places(facts.sequence, facts.frame), frames)
         else:
             self._neighbours_of = AtOffsets(Places(facts.sequence, facts.frame), frames)
-        self._neighbours = SplitSource(folder, split, borrowed, where)
+        self._neighbours = open_split(split, borrowed)
 
     def __len__(self) -> int:
         return len(self._positions)

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from segjax.data import clips, index
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Input, TableFrames
@@ -53,7 +51,7 @@ class Listing(NamedTuple):
             return range(len(chosen))
 
         # Chosen examples that have all their neighbours.
-        complete = np.intersect1d(clips.with_neighbours(facts, inputs.frames), chosen)
+        complete = clips.with_neighbours(facts, inputs.frames, chosen)
         if not len(complete):
             raise clips.no_neighbours(where, inputs.frames)
         return range(len(complete))

@@ -35,7 +35,7 @@ from segjax.core import host
 from segjax.data import kinds, transforms
 from segjax.data.index import Chosen, Source, evaluation_generator, read_example
 from segjax.errors import InputError, first_line, unknown_name
-from segjax.protocol import Input
+from segjax.protocol import DrawnFrames, Input
 from segjax.spec import Feature
 
 CLOSE_SECONDS = 2.0
@@ -92,6 +92,7 @@ def train_iterator(
     source = _part(source, inputs)
     _check_not_empty(source, inputs)
     _check_batch_size(inputs, process_count)
+    _check_draws(source, inputs)
     check_transform(inputs, data_config)
     if inputs.augment is not None and tuple(inputs.augment.crop) != tuple(inputs.size):
         raise InputError(
@@ -109,6 +110,12 @@ def train_iterator(
     to_position = _GlobalPosition(rows, process_index, process_count)
     own = grain.MapDataset.range(sys.maxsize).map(lambda row: stream[to_position(row)])
     return BatchIterator(own[start_step * rows :], rows, data_config)
+
+
+def _check_draws(source: Source, inputs: Input) -> None:
+    """Raises TypeError for a source that would draw the same neighbours in every epoch."""
+    if isinstance(inputs.frames, DrawnFrames) and not hasattr(source, 'draw'):
+        raise TypeError(f'{type(source).__name__} has no method draw for Input.frames')
 
 
 def check_transform(inputs: Input, data_config) -> None:

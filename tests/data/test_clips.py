@@ -295,7 +295,7 @@ def test_only_the_drawn_frames_are_decoded_and_each_once(streets, monkeypatch):
             read.append(position)
             return super().__getitem__(position)
 
-    monkeypatch.setattr(clips, 'SplitSource', Counted)
+    monkeypatch.setattr(data, 'SplitSource', Counted)
     source = streets.open_input(wanted(DRAWN, ('image', 'image_frames', 'frame_frames')))
     example = source.draw(2, np.random.default_rng(0))
     assert sorted(read) == sorted(example['frame_frames']) and len(read) == 3
@@ -332,6 +332,30 @@ def test_drawn_clips_are_the_same_in_workers_processes_and_after_a_restart(stree
     assert_same(batches_of(source, inputs, 4, start_step=3), whole[3:])
     assert_same(joined([batches_of(source, inputs, 7, process=(i, 2)) for i in range(2)]), whole)
     assert_same(batches_of(source, inputs, 4, start_step=3, workers=2, threads=1), whole[3:])
+
+
+def test_chosen_examples_keep_their_order(streets):
+    facts = index.load(streets.folder, 'train')
+    chosen = (9, 0, 4, 10, 3)
+    kept = clips.with_neighbours(facts, (-1, 1), chosen)
+    assert kept.tolist() == [9, 4, 3], 'frames 0 and 10 are at the ends of their clips'
+    assert clips.with_neighbours(facts, DRAWN, chosen).tolist() == [9, 0, 4, 10, 3]
+    assert clips.with_neighbours(facts, TABLE, chosen).tolist() == [9, 0, 4, 10, 3]
+
+
+def test_a_source_that_hides_the_draw_is_no_source_of_drawn_frames(streets):
+    inputs = wanted(DRAWN, ('frame_frames',))
+    source = streets.open_input(inputs)
+
+    class Hidden:
+        def __len__(self):
+            return len(source)
+
+        def __getitem__(self, position):
+            return source[position]
+
+    with pytest.raises(TypeError, match='Hidden has no method draw'):
+        batches_of(Hidden(), inputs, 1)
 
 
 def test_a_label_of_the_example_joins_images_of_unlabelled_frames(streets, monkeypatch):
