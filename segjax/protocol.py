@@ -182,9 +182,10 @@ class Product(NamedTuple):
 class DrawnFrames(NamedTuple):
     """Neighbours that are drawn anew for each example and epoch.
 
-    `count` frames are drawn without replacement from the frames of the clip at `offsets`. The
-    example itself is always among them. They are in ascending order. Examples with fewer than
-    `count` such frames are skipped. The feature 'frame_frames' has their numbers in the clip.
+    `count` frames are drawn without replacement from the example itself and the frames of its clip
+    at `offsets`. The example itself is always among them. They are in ascending order. Examples
+    with fewer than `count` such frames are skipped. In evaluation, the frames depend on the index
+    alone. The feature 'frame_frames' has their numbers in the clip.
     """
 
     count: int
@@ -194,8 +195,9 @@ class DrawnFrames(NamedTuple):
 class TableFrames(NamedTuple):
     """Neighbours from a table.
 
-    The feature `table` of an example has the positions [count] of its neighbours in the split. It
-    is a stored or derived feature of kind 'number' and type 'int32'.
+    The feature `table` of an example has the positions [count] of its neighbours. It is a stored or
+    derived feature of kind 'number' and type 'int32'. Positions count in the plain split in which
+    the example lies: a table of 'train' is right for 'train[:10%]' and for 'val+train'.
     """
 
     count: int
@@ -224,8 +226,10 @@ class Input(NamedTuple):
                 None: no further choice
     transform   (example, numpy generator) -> example, called before the augmentation, in threads or
                 worker processes. A function of a module, or a `functools.partial` of one. The
-                generator depends on (seed, position) in training and on the index in evaluation
-    reads       features of the data set that `transform` reads. (): those of `features`
+                generator depends on (seed, position) in training and on the index in evaluation.
+                The result must have all `features`. Further features are dropped
+    reads       features of the data set that `transform` reads, also 'name' and 'index'. (): those
+                of `features`
     made        (name, Feature) pairs: `features` that `transform` makes
     resize      whether maps are brought to `size`, and padded in evaluation. False: they keep the
                 size that `transform` gave them, which must be `size`
@@ -258,8 +262,10 @@ class Input(NamedTuple):
     @property
     def stored(self) -> tuple[str, ...]:
         """Returns the features that are read from the data set."""
-        made = [name for name, _ in self.made]
-        return self.reads or tuple(name for name in self.features if name not in made)
+        # The loader adds weight and index. A transform may read a feature and replace it.
+        made = [] if self.reads else [name for name, _ in self.made]
+        not_stored = {'weight', 'index', *made}
+        return tuple(name for name in self.reads or self.features if name not in not_stored)
 
     def with_unpaired(self) -> tuple['Input', ...]:
         """Returns the input itself, followed by its unpaired inputs."""

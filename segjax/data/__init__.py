@@ -45,16 +45,24 @@ class Prepared(NamedTuple):
 
         Args:
           inputs: an input of a stage.
-          additional: features in addition to `inputs.features`.
+          additional: features in addition to `inputs.stored`.
 
         Raises:
           InputError: an error of `open_split`. No example is chosen, or no chosen example has its
             neighbours. A feature 'x_frames' is requested, but no frames.
         """
-        features = (*inputs.features, *additional)
+        features = tuple(dict.fromkeys((*inputs.stored, *additional)))
         chosen = self._chosen(inputs)
         if inputs.frames:
-            return Clips(self.folder, inputs.split, features, inputs.frames, self.where, chosen)
+            return Clips(
+                self.folder,
+                inputs.split,
+                features,
+                inputs.frames,
+                self.where,
+                chosen,
+                self.open_split,
+            )
         source = self.open_split(inputs.split, features)
         return source if chosen is None else Chosen(source, chosen)
 

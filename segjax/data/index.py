@@ -182,6 +182,33 @@ def load(folder: pathlib.Path, split: str) -> Index:
     return select(split, counts, functools.partial(_of_split, folder))
 
 
+class Slice(NamedTuple):
+    """Consecutive examples of a plain split, from `first` to before `end`."""
+
+    split: str
+    first: int
+    end: int
+
+
+def slices(split: str, counts: Mapping[str, int]) -> list[Slice]:
+    """Returns the slices of plain splits that a TFDS split consists of.
+
+    Args:
+      split: 'train', 'val[:10%]' or 'train+val'.
+      counts: number of examples of each plain split.
+
+    Raises:
+      ValueError: a malformed split.
+    """
+    infos = {name: types.SimpleNamespace(num_examples=count) for name, count in counts.items()}
+    parts = []
+    for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(infos):
+        # TFDS has None for the ends of a whole split.
+        end = counts[part.splitname] if part.to is None else part.to
+        parts.append(Slice(part.splitname, part.from_ or 0, end))
+    return parts
+
+
 def select(split: str, counts: Mapping[str, int], of_split: Callable[[str], Index]) -> Index:
     """Returns the index of slices and sums of splits.
 
@@ -193,12 +220,9 @@ def select(split: str, counts: Mapping[str, int], of_split: Callable[[str], Inde
     Raises:
       ValueError: a malformed split.
     """
-    infos = {name: types.SimpleNamespace(num_examples=count) for name, count in counts.items()}
-    slices = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
     parts = []
-    for part in slices:
-        whole = of_split(part.splitname)
-        parts.append(Index(*(column[part.from_ : part.to] for column in whole)))
+    for name, first, end in slices(split, counts):
+        parts.append(Index(*(column[first:end] for column in of_split(name))))
     return concatenate(parts)
 
 
@@ -264,6 +288,10 @@ class Source(Protocol):
     """Random access to examples, from several threads at once.
 
     With `data.workers` > 0 a source must also survive cloudpickle.
+
+    A source whose examples contain random choices has a method `draw(index, rng) -> example`. Its
+    `source[index]` draws with `evaluation_generator(index)`. A source that wraps another source
+    passes the generator on, through `read_example`.
     """
 
     def __len__(self) -> int:
@@ -271,6 +299,24 @@ class Source(Protocol):
 
     def __getitem__(self, index: int, /) -> Mapping[str, Any]:
         """Reads an example: {feature: value}."""
+
+
+def evaluation_generator(index: int) -> np.random.Generator:
+    """Returns the random numbers of an example outside of training.
+
+    They depend on the index alone. So scores and pictures show the same choices in every run, on
+    any number of processes and workers.
+
+    Args:
+      index: position among the examples of an input, batch['index'].
+    """
+    return np.random.default_rng(index)
+
+
+def read_example(source: Source, index: int, rng: np.random.Generator) -> Mapping[str, Any]:
+    """Reads an example. Its random choices, if it has any, use the random numbers of `rng`."""
+    draw = getattr(source, 'draw', None)
+    return source[index] if draw is None else draw(index, rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,4 +335,8 @@ class Chosen:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
-        return self.source[self.indices[index]]
+        return self.draw(index, evaluation_generator(index))
+
+    def draw(self, index: int, rng: np.random.Generator) -> Mapping[str, Any]:
+        """Reads an example with the random choices of a generator."""
+        return read_example(self.source, self.indices[index], rng)

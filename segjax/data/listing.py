@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from segjax.data import clips, index
 from segjax.errors import InputError, unknown_name
-from segjax.protocol import Input
+from segjax.protocol import Input, TableFrames
 from segjax.spec import DataSpec
 
 
@@ -26,13 +26,14 @@ class Listing(NamedTuple):
 
         Args:
           inputs: an input of a stage.
-          additional: features in addition to `inputs.features`.
+          additional: features in addition to `inputs.stored`.
 
         Raises:
           InputError: an unknown, malformed or empty split, or an absent feature. No example is
             chosen, or no chosen example has all its neighbours.
         """
-        for feature in (*inputs.features, *additional):
+        table = (inputs.frames.table,) if isinstance(inputs.frames, TableFrames) else ()
+        for feature in (*inputs.stored, *additional, *table):
             stored = feature.removesuffix(clips.SUFFIX)
             if stored not in self.spec.features:
                 raise unknown_name(
@@ -50,10 +51,8 @@ class Listing(NamedTuple):
             return range(len(chosen))
 
         # Chosen examples that have all their neighbours.
-        among = frozenset(chosen.tolist())
-        rows = clips.rows(facts.sequence.tolist(), facts.frame.tolist(), inputs.frames)
-        complete = [row for row in rows if row.example in among]
-        if not complete:
+        complete = clips.with_neighbours(facts, inputs.frames, chosen)
+        if not len(complete):
             raise clips.no_neighbours(where, inputs.frames)
         return range(len(complete))
 

@@ -17,6 +17,7 @@ import functools
 import multiprocessing
 import os
 import pathlib
+import pickle
 import signal
 import sys
 import tempfile
@@ -32,9 +33,9 @@ from absl import flags
 
 from segjax.core import host
 from segjax.data import kinds, transforms
-from segjax.data.index import Chosen, Source
-from segjax.errors import InputError, unknown_name
-from segjax.protocol import Input
+from segjax.data.index import Chosen, Source, evaluation_generator, read_example
+from segjax.errors import InputError, first_line, unknown_name
+from segjax.protocol import DrawnFrames, Input
 from segjax.spec import Feature
 
 CLOSE_SECONDS = 2.0
@@ -85,11 +86,14 @@ def train_iterator(
 
     Raises:
       InputError: the source is empty, the batch does not split over the processes, or `inputs.size`
-        is not `inputs.augment.crop`. While iterating: a missing feature, or an invalid example.
+        is not `inputs.augment.crop`, or an error of `check_transform`. While iterating: a missing
+        feature, or an invalid example.
     """
     source = _part(source, inputs)
     _check_not_empty(source, inputs)
     _check_batch_size(inputs, process_count)
+    _check_draws(source, inputs)
+    check_transform(inputs, data_config)
     if inputs.augment is not None and tuple(inputs.augment.crop) != tuple(inputs.size):
         raise InputError(
             'augment.crop',
@@ -106,6 +110,42 @@ def train_iterator(
     to_position = _GlobalPosition(rows, process_index, process_count)
     own = grain.MapDataset.range(sys.maxsize).map(lambda row: stream[to_position(row)])
     return BatchIterator(own[start_step * rows :], rows, data_config)
+
+
+def _check_draws(source: Source, inputs: Input) -> None:
+    """Raises TypeError for a source that would draw the same neighbours in every epoch."""
+    if isinstance(inputs.frames, DrawnFrames) and not hasattr(source, 'draw'):
+        raise TypeError(f'{type(source).__name__} has no method draw for Input.frames')
+
+
+def check_transform(inputs: Input, data_config) -> None:
+    """Refuses an input whose transform or size cannot be used.
+
+    Args:
+      inputs: of a stage.
+      data_config: `config.data`.
+
+    Raises:
+      InputError: `resize=False` with an augmentation, or a transform that cannot be sent to worker
+        processes.
+    """
+    if not inputs.resize and inputs.augment is not None:
+        raise InputError(
+            'augment of an input with resize=False',
+            got='an augmentation',
+            expected='None: maps keep the size that the transform gives',
+        )
+    if inputs.transform is None or not data_config.workers:
+        return
+    try:
+        pickle.dumps(inputs.transform)
+    except Exception as error:  # the objects inside a transform raise errors of any type
+        raise InputError(
+            f'transform {_transform_name(inputs)!r} with data.workers={data_config.workers}',
+            got=f'a function that cannot be pickled: {first_line(error)}',
+            expected='a function of a module, or a functools.partial of one',
+            fix='--config.data.workers=0',
+        ) from error
 
 
 def _check_batch_size(inputs: Input, process_count: int) -> None:
@@ -149,6 +189,7 @@ def eval_batches(
       Finite iterator over {feature, 'weight', 'index', 'size', 'label_size'} -> array. Close it.
     """
     _check_not_empty(source, inputs)
+    check_transform(inputs, data_config)
     # Both divisions round up.
     rows = -(-inputs.batch_size // process_count)
     num_batches = -(-len(source) // (rows * process_count))
@@ -322,7 +363,10 @@ class _GlobalPosition:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainExample:
-    """Reads an example of a source and augments it."""
+    """Reads an example of a source and augments it.
+
+    Random numbers are consumed in this order: drawn neighbours, transform, augmentation.
+    """
 
     source: Source
     inputs: Input
@@ -330,18 +374,23 @@ class _TrainExample:
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         declared = declared_of(self.inputs, self.source)
 
-        def transform(example):
+        def move(example):
+            if not self.inputs.resize:
+                return _unmoved(example, self.inputs.size, declared)
             if self.inputs.augment is None:
                 return transforms.resized(example, self.inputs.size, declared)
             return transforms.training(example, rng, self.inputs.augment, declared)
 
-        example = _transformed(self.source, index, self.inputs, transform)
+        example = _moved(self.source, index, self.inputs, rng, move)
         return _finish(example, index, declared)
 
 
 @dataclasses.dataclass(frozen=True)
 class _EvalExample:
-    """Reads an example of a source and resizes its images for evaluation."""
+    """Reads an example of a source and resizes its images for evaluation.
+
+    The random numbers of neighbours and transform depend on the index of the example alone.
+    """
 
     source: Source
     inputs: Input
@@ -349,11 +398,15 @@ class _EvalExample:
 
     def __call__(self, index: int) -> dict[str, np.ndarray]:
         declared = declared_of(self.inputs, self.source)
+        size = self.inputs.size
 
-        def transform(example):
-            return transforms.evaluation(example, self.inputs.size, self.max_size, declared)
+        def move(example):
+            if self.inputs.resize:
+                return transforms.evaluation(example, size, self.max_size, declared)
+            return _unmoved(example, size, declared) | _whole_sizes(example, size, declared)
 
-        example = _transformed(self.source, index, self.inputs, transform)
+        rng = evaluation_generator(index)
+        example = _moved(self.source, index, self.inputs, rng, move)
         return _finish(example, index, declared)
 
     def at(self, position: int) -> dict[str, np.ndarray]:
@@ -373,25 +426,113 @@ class _EvalExample:
         return padding | {'weight': np.float32(0), 'index': np.int32(len(self.source))}
 
 
-def _transformed(
+def _moved(
     source: Source,
     index: int,
     inputs: Input,
-    transform: Callable[[transforms.Example], dict[str, Any]],
+    rng: np.random.Generator,
+    move: Callable[[transforms.Example], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Reads the requested features of an example and transforms them. Errors name the example."""
-    example = source[index]
-    features = [key for key in inputs.features if key not in ('weight', 'index')]
-    for key in features:
-        if key not in example:
-            raise unknown_name(f'feature of split {inputs.split!r}', key, example)
+    """Reads an example, transforms it and moves its maps. Errors name the example."""
+    stored = read_example(source, index, rng)
+    expected = _keys(inputs) if inputs.transform is None else inputs.stored
+    for key in expected:
+        if key not in stored:
+            raise unknown_name(f'feature of split {inputs.split!r}', key, stored)
     try:
-        return transform({key: np.asarray(example[key]) for key in features})
+        if inputs.transform is None:
+            return move({key: np.asarray(stored[key]) for key in expected})
+        return _moved_result(_transformed(stored, index, inputs, rng), inputs, move)
     except InputError as error:
         where = f'{error.where} of example {index} of split {inputs.split!r}'
-        name = example.get('name', '')
+        name = stored.get('name', '')
         name = name.decode() if isinstance(name, bytes) else str(name)
         raise error.at(f'{where} ({name})' if name else where) from None
+
+
+def _keys(inputs: Input) -> list[str]:
+    """Returns the features of a batch that the loader does not add itself."""
+    return [key for key in inputs.features if key not in ('weight', 'index')]
+
+
+def _transformed(
+    stored: transforms.Example, index: int, inputs: Input, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Returns the result of `inputs.transform` for an example: exactly the keys of `features`.
+
+    The transform gets the features that it reads, as arrays. Text stays text.
+
+    Raises:
+      InputError: the result lacks a feature.
+    """
+    example = {}
+    for key in inputs.stored:
+        value = stored[key]
+        example[key] = value if isinstance(value, str | bytes) else np.asarray(value)
+    if 'index' in inputs.reads:
+        example['index'] = np.int32(index)
+    result = inputs.transform(example, rng)
+    missing = [key for key in _keys(inputs) if key not in result]
+    if missing:
+        raise InputError(
+            f'transform {_transform_name(inputs)!r}',
+            got=f'an example without {", ".join(missing)}',
+            expected='the features of the input: ' + ', '.join(_keys(inputs)),
+        )
+    return {key: np.asarray(result[key]) for key in _keys(inputs)}
+
+
+def _moved_result(
+    example: transforms.Example,
+    inputs: Input,
+    move: Callable[[transforms.Example], dict[str, Any]],
+) -> dict[str, Any]:
+    """Moves the maps that a transform made. The fix of an error is to correct the transform."""
+    try:
+        return move(example)
+    except InputError as error:
+        fix = f'correct the transform {_transform_name(inputs)!r}'
+        raise error.replaced(fix=fix) from None
+
+
+def _transform_name(inputs: Input) -> str:
+    """Returns the name of the function `inputs.transform`, also behind `functools.partial`."""
+    function = inputs.transform
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, '__qualname__', repr(function))
+
+
+def _unmoved(
+    example: transforms.Example, size: transforms.Size, declared: Mapping[str, Feature]
+) -> dict[str, Any]:
+    """Returns an example whose maps have the size of the input already.
+
+    Raises:
+      InputError: a map of another size.
+    """
+    for key in example:
+        actual = transforms.map_size(example, [key], declared)
+        if actual not in (None, tuple(size)):
+            raise InputError(
+                f'feature {key!r}',
+                got='{} x {}'.format(*actual),
+                expected='{} x {}, the size of an input with resize=False'.format(*size),
+            )
+    return dict(example)
+
+
+def _whole_sizes(
+    example: transforms.Example, size: transforms.Size, declared: Mapping[str, Feature]
+) -> dict[str, np.ndarray]:
+    """Returns 'size' and 'label_size' of an evaluation example without padding."""
+    of_example = [kinds.kind_of(key, declared) for key in example]
+    sizes = {}
+    if any(kind.resized for kind in of_example):
+        sizes['size'] = np.array(size, np.int32)
+    if any(kind.is_map for kind in of_example):
+        sizes['label_size'] = np.array(size, np.int32)
+    return sizes
 
 
 def declared_of(inputs: Input, source: Any) -> dict[str, Feature]:

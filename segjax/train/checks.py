@@ -115,10 +115,12 @@ def _input_problems(run: Run, stage: Stage, use: str, begun: bool = False) -> It
     if use == 'train' and stage.train_input is not None:
         for inputs in stage.train_input.with_unpaired():
             checks.append((_check_part, run, inputs))
+            checks.append((loader.check_transform, inputs, run.config.data))
             checks.append((_check_training_batch, run, inputs, begun))
     if use != 'predict':
         check_batch_size = run.topology.check_batch_size
         checks.append((run.open_input, stage.eval_input))
+        checks.append((loader.check_transform, stage.eval_input, run.config.data))
         checks.append((check_batch_size, 'evaluate.batch_size', stage.eval_input.batch_size))
     yield from _refusals(checks)
 
@@ -258,7 +260,7 @@ def evaluation_batch(inputs: Input, rows: int, spec: DataSpec) -> Shapes:
       rows: examples of the batch.
       spec: of the data set.
     """
-    max_size = spec.split(inputs.split).max_size
+    max_size = spec.split(inputs.split).max_size if inputs.resize else tuple(inputs.size)
     shapes = _global_batch(loader.zeros(inputs, rows, spec.declared), 1)
     features = {
         key: kinds.feature_of(key, loader.declared_of(inputs, spec)) for key in inputs.features

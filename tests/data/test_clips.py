@@ -1,16 +1,23 @@
 """Frames with their neighbours: their choice, their content, and their common motion."""
 
+import itertools
+import pickle
+
 import chex
 import layouts
 import ml_collections
 import numpy as np
 import pytest
+from scipy import stats
 
 from segjax import data
-from segjax.data import clips, loader, transforms
+from segjax.data import clips, index, loader, records, transforms
+from segjax.data.builders.streets import Streets
+from segjax.data.listing import Listing
 from segjax.errors import InputError
-from segjax.protocol import Input
+from segjax.protocol import DrawnFrames, Input, TableFrames
 from segjax.schema import AUGMENT
+from segjax.spec import Feature
 
 SIZE = (16, 32)
 FEATURES = ('image', 'image_frames', 'intrinsics', 'pose', 'pose_frames')
@@ -28,31 +35,52 @@ def wanted(offsets, features=FEATURES, split='train', augment=None):
     return Input(split, 2, features, SIZE, augment, frames=offsets)
 
 
-@pytest.mark.parametrize('offsets', [(-1, 1), (1,), (-2, -1, 1, 2), (3,)])
-def test_rows_are_those_with_all_neighbours(offsets):
-    # Out of order, with a gap after frame 3 of clip a.
-    places = [
-        ('a', 3),
-        ('b', 0),
-        ('a', 2),
-        ('a', 5),
-        ('b', 1),
-        ('a', 1),
-        ('a', 0),
-        ('b', 2),
-        ('a', 6),
-        ('a', 4 + 3),
-    ]
+# Out of order, with a gap after frame 3 of clip a.
+PLACES = [
+    ('a', 3),
+    ('b', 0),
+    ('a', 2),
+    ('a', 5),
+    ('b', 1),
+    ('a', 1),
+    ('a', 0),
+    ('b', 2),
+    ('a', 6),
+    ('a', 4 + 3),
+]
+
+
+def facts_of(places):
+    """Returns the index of labelled frames at these (clip, number)."""
+    sequences, frames = zip(*places)
+    ones = np.ones(len(places), np.int64)
+    digest = np.zeros((len(places), 0), np.uint8)
+    return index.Index(ones, 0 * ones, np.array(sequences), np.array(frames), digest)
+
+
+def position_of(place):
+    return PLACES.index(place) if place in PLACES else clips.ABSENT
+
+
+@pytest.mark.parametrize('offsets', [(-1, 1), (1,), (-2, -1, 1, 2), (3,), (1, -1, 1)])
+def test_examples_are_those_with_a_neighbour_at_every_offset(offsets):
+    facts = facts_of(PLACES)
+    places = clips.Places(facts.sequence, facts.frame)
     expected = []
-    for i, (clip, frame) in enumerate(places):
-        near = [
-            places.index((clip, frame + o)) if (clip, frame + o) in places else None
-            for o in offsets
-        ]
-        if None not in near:
-            expected.append((i, tuple(near)))
-    assert clips.rows(*zip(*places), offsets) == expected
+    for position, (clip, frame) in enumerate(PLACES):
+        near = [position_of((clip, frame + offset)) for offset in offsets]
+        assert places.neighbours(position, offsets).tolist() == near
+        if clips.ABSENT not in near:
+            expected.append(position)
+    assert clips.with_neighbours(facts, offsets).tolist() == expected
     assert expected or offsets == (-2, -1, 1, 2)
+
+
+def test_of_two_frames_with_one_number_the_last_is_the_neighbour():
+    facts = facts_of([('a', 0), ('a', 1), ('a', 1), ('a', 2)])
+    places = clips.Places(facts.sequence, facts.frame)
+    assert places.neighbours(0, (1,)).tolist() == [2]
+    assert places.neighbours(3, (-1, 1)).tolist() == [2, clips.ABSENT]
 
 
 def test_an_example_comes_with_its_neighbours(streets):
@@ -117,3 +145,346 @@ def test_a_clip_of_one_frame_is_an_error(streets):
 def test_neighbours_without_frames_are_an_error(streets):
     with pytest.raises(InputError, match='image_frames'):
         streets.open_input(wanted(()))
+
+
+# --- drawn neighbours -----------------------------------------------------------------------------
+
+
+def draws_of(position, frames, places=PLACES, seeds=range(200)):
+    """Returns the positions of the neighbours of an example, once for each seed."""
+    facts = facts_of(places)
+    draw = clips.Drawn(clips.Places(facts.sequence, facts.frame), frames)
+    return [tuple(draw(position, {}, np.random.default_rng(seed)).tolist()) for seed in seeds]
+
+
+def candidates_of(position, frames, places=PLACES):
+    """Returns the positions of all frames that an example may be drawn with, by brute force."""
+    clip, frame = places[position]
+    return {
+        other
+        for other, (its_clip, its_frame) in enumerate(places)
+        if its_clip == clip and (its_frame - frame in frames.offsets or other == position)
+    }
+
+
+@pytest.mark.parametrize(
+    'frames',
+    [
+        DrawnFrames(3, (-2, -1, 0, 1, 2)),
+        DrawnFrames(3, (2, -1, 1)),
+        DrawnFrames(2, (-50, 3)),
+        DrawnFrames(5, tuple(range(-50, 51))),
+        DrawnFrames(1, (1, 2)),
+    ],
+)
+def test_frames_are_drawn_from_the_offsets_that_exist(frames):
+    facts = facts_of(PLACES)
+    kept = clips.with_neighbours(facts, frames).tolist()
+    enough = [p for p in range(len(PLACES)) if len(candidates_of(p, frames)) >= frames.count]
+    assert kept == enough and kept, 'examples with too few frames are skipped'
+    for position in kept:
+        drawn = draws_of(position, frames)
+        assert all(len(set(row)) == frames.count for row in drawn), 'without replacement'
+        assert all(position in row for row in drawn), 'the example itself is always among them'
+        numbers = [[PLACES[place][1] for place in row] for row in drawn]
+        assert numbers == [sorted(row) for row in numbers], 'in the order of the clip'
+        possible = candidates_of(position, frames) if frames.count > 1 else {position}
+        assert set(itertools.chain(*drawn)) == possible
+
+
+@pytest.mark.parametrize('position', [0, 3, 6])
+def test_all_sets_of_frames_with_the_example_are_equally_likely(position):
+    """Draws 4 of 6 frames: the example is certain, and 10 sets of the remaining frames."""
+    frames = DrawnFrames(4, tuple(range(-9, 10)))
+    places = [('a', number) for number in (4, 0, 7, 9, 1, 2)] + [('b', 3), ('b', 4), ('b', 5)]
+    places += [('b', 0)]
+    if position == 6:
+        assert candidates_of(position, frames, places) == {6, 7, 8, 9}
+        assert set(draws_of(position, frames, places)) == {(9, 6, 7, 8)}
+        return
+    drawn = draws_of(position, frames, places, seeds=range(5000))
+    counts = {}
+    for row in drawn:
+        counts[row] = counts.get(row, 0) + 1
+    assert len(counts) == 10
+    assert stats.chisquare(list(counts.values())).pvalue > 0.01
+    share = np.mean([[place in row for place in range(6)] for row in drawn], axis=0)
+    np.testing.assert_allclose(np.delete(share, position), 3 / 5, atol=0.03)
+
+
+DRAWN = DrawnFrames(3, tuple(range(-7, 8)))
+DRAWN_FEATURES = ('label', 'image_frames', 'frame_frames', 'frame')
+
+
+def batches_of(source, inputs, steps, *, start_step=0, process=(0, 1), **options):
+    settings = {'threads': 2, 'workers': 0, 'prefetch': 2, **options}
+    batches = loader.train_iterator(
+        source,
+        inputs,
+        seed=3,
+        start_step=start_step,
+        process_index=process[0],
+        process_count=process[1],
+        data_config=ml_collections.ConfigDict(settings),
+    )
+    try:
+        return [next(batches) for _ in range(steps)]
+    finally:
+        batches.close()
+
+
+def evaluated(source, inputs, process=(0, 1), **options):
+    settings = {'threads': 2, 'workers': 0, 'prefetch': 2, **options}
+    return list(
+        loader.eval_batches(
+            source,
+            inputs,
+            process_index=process[0],
+            process_count=process[1],
+            data_config=ml_collections.ConfigDict(settings),
+            max_size=SIZE,
+        )
+    )
+
+
+def joined(shares):
+    """Returns the global batches of several processes."""
+    return [
+        {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+        for batches in zip(*shares)
+    ]
+
+
+def assert_same(ours, theirs):
+    assert len(ours) == len(theirs)
+    for our, their in zip(ours, theirs):
+        chex.assert_trees_all_equal(our, their)
+
+
+def test_a_drawn_clip_has_the_frames_of_its_numbers(streets):
+    inputs = wanted(DRAWN, DRAWN_FEATURES)
+    source = streets.open_input(inputs)
+    plain = streets.open_split('train', ('image', 'label', 'sequence', 'frame'))
+    by_place = {(plain[i]['sequence'], plain[i]['frame']): plain[i] for i in range(len(plain))}
+    assert len(source) == len(plain), 'both clips have three frames or more'
+    sequences = index.load(streets.folder, 'train').sequence
+    for batch in batches_of(source, inputs, 6):
+        assert {key: value.dtype.name for key, value in batch.items()} == {
+            'label': 'uint8',
+            'image_frames': 'uint8',
+            'frame_frames': 'int32',
+            'frame': 'int32',
+            'weight': 'float32',
+            'index': 'int32',
+        }
+        for row, position in enumerate(batch['index']):
+            clip = sequences[position]
+            assert batch['frame'][row] in batch['frame_frames'][row]
+            own = by_place[clip, batch['frame'][row]]
+            np.testing.assert_array_equal(batch['label'][row], own['label'])
+            for place, number in enumerate(batch['frame_frames'][row]):
+                neighbour = by_place[clip, number]['image']
+                np.testing.assert_array_equal(batch['image_frames'][row, place], neighbour)
+
+
+def test_only_the_drawn_frames_are_decoded_and_each_once(streets, monkeypatch):
+    read = []
+
+    class Counted(data.SplitSource):
+        def __getitem__(self, position):
+            read.append(position)
+            return super().__getitem__(position)
+
+    monkeypatch.setattr(data, 'SplitSource', Counted)
+    source = streets.open_input(wanted(DRAWN, ('image', 'image_frames', 'frame_frames')))
+    example = source.draw(2, np.random.default_rng(0))
+    assert sorted(read) == sorted(example['frame_frames']) and len(read) == 3
+    own = example['frame_frames'].tolist().index(2)
+    np.testing.assert_array_equal(example['image_frames'][own], example['image'])
+
+
+def test_frames_are_drawn_anew_in_each_epoch(streets):
+    inputs = wanted(DRAWN, ('frame_frames',))._replace(batch_size=11)
+    epochs = batches_of(streets.open_input(inputs), inputs, 4)
+    drawn = [dict(zip(batch['index'].tolist(), batch['frame_frames'].tolist())) for batch in epochs]
+    assert len({str(sorted(epoch.items())) for epoch in drawn}) == 4
+    assert any(drawn[0][i] != drawn[1][i] for i in range(8))
+
+
+def test_evaluation_draws_by_index_alone(streets):
+    """Compares one process with two processes, workers, single examples and the pickled source."""
+    inputs = wanted(DRAWN, DRAWN_FEATURES)._replace(batch_size=4)
+    source = streets.open_input(inputs)
+    whole = evaluated(source, inputs)
+    shares = [evaluated(source, inputs, process=(i, 2)) for i in range(2)]
+    assert_same(joined(shares), whole)
+    assert_same(evaluated(source, inputs, workers=1, threads=1), whole)
+    (again,) = [loader.examples(source, [4, 5, 6, 7], inputs, SIZE)]
+    assert_same([again], [whole[1]])
+    copied = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(copied[5]['frame_frames'], whole[1]['frame_frames'][1])
+
+
+def test_drawn_clips_are_the_same_in_workers_processes_and_after_a_restart(streets):
+    inputs = wanted(DRAWN, DRAWN_FEATURES)._replace(part=(0.1, 0.9))
+    source = streets.open_input(inputs)
+    whole = batches_of(source, inputs, 7)
+    assert_same(batches_of(source, inputs, 4, start_step=3), whole[3:])
+    assert_same(joined([batches_of(source, inputs, 7, process=(i, 2)) for i in range(2)]), whole)
+    assert_same(batches_of(source, inputs, 4, start_step=3, workers=2, threads=1), whole[3:])
+
+
+def test_chosen_examples_keep_their_order(streets):
+    facts = index.load(streets.folder, 'train')
+    chosen = (9, 0, 4, 10, 3)
+    kept = clips.with_neighbours(facts, (-1, 1), chosen)
+    assert kept.tolist() == [9, 4, 3], 'frames 0 and 10 are at the ends of their clips'
+    assert clips.with_neighbours(facts, DRAWN, chosen).tolist() == [9, 0, 4, 10, 3]
+    assert clips.with_neighbours(facts, TABLE, chosen).tolist() == [9, 0, 4, 10, 3]
+
+
+def test_a_source_that_hides_the_draw_is_no_source_of_drawn_frames(streets):
+    inputs = wanted(DRAWN, ('frame_frames',))
+    source = streets.open_input(inputs)
+
+    class Hidden:
+        def __len__(self):
+            return len(source)
+
+        def __getitem__(self, position):
+            return source[position]
+
+    with pytest.raises(TypeError, match='Hidden has no method draw'):
+        batches_of(Hidden(), inputs, 1)
+
+
+def test_a_label_of_the_example_joins_images_of_unlabelled_frames(streets, monkeypatch):
+    """Labels only frames 1, 4 and 9 of 11: their neighbours may be any frame."""
+    load = index.load
+
+    def sparse(folder, split):
+        facts = load(folder, split)
+        labelled = np.isin(np.arange(len(facts.frame)), (1, 4, 9))
+        return facts._replace(labelled_pixels=np.where(labelled, facts.labelled_pixels, 0))
+
+    monkeypatch.setattr(index, 'load', sparse)
+    inputs = wanted(DRAWN, DRAWN_FEATURES)._replace(examples='labelled')
+    source = streets.open_input(inputs, 'name')
+    assert [source[i]['frame'] for i in range(len(source))] == [1, 4, 1]
+    numbers = np.stack([source.draw(1, np.random.default_rng(i))['frame_frames'] for i in range(9)])
+    assert len(np.unique(numbers)) > 3
+    listing = listed(streets, sparse)
+    assert len(listing.open_input(inputs)) == 3
+
+
+def listed(prepared, load=index.load):
+    facts = {split: load(prepared.folder, split) for split in prepared.spec.num_examples}
+    return Listing(prepared.spec, prepared.where, facts)
+
+
+@pytest.mark.parametrize('split', ['train', 'train[:6]', 'train+val', 'val+train[2:]'])
+@pytest.mark.parametrize(
+    'frames', [(-1, 1), (2,), DRAWN, DrawnFrames(4, (-1, 1, 2)), DrawnFrames(6, DRAWN.offsets)]
+)
+def test_a_listing_has_the_same_number_of_examples(streets, frames, split):
+    inputs = wanted(frames, ('image_frames',), split)
+    assert len(listed(streets).open_input(inputs)) == len(streets.open_input(inputs))
+
+
+def test_a_clip_that_is_too_short_to_draw_from_is_an_error(streets):
+    inputs = wanted(DrawnFrames(9, DRAWN.offsets), ('image_frames',))
+    for source in (streets, listed(streets)):
+        with pytest.raises(InputError, match=r'no frame with 9 frames from -7 to \+7 in its clip'):
+            source.open_input(inputs)
+
+
+# --- neighbours from a table ----------------------------------------------------------------------
+
+
+TABLE = TableFrames(2, 'near')
+
+
+NEAR = {'near': Feature('number', (2,), dtype='int32')}
+
+
+class WithTable(Streets):
+    """The world with a table in its records: positions 2 i and 2 i + 1 of example i, modulo N."""
+
+    declared = NEAR
+
+    def features(self, items):
+        return (*super().features(items), 'near')
+
+    def examine(self, item):
+        inspection = super().examine(item)
+        count = {'train': 11, 'val': 1}[item.split]
+        own = 8 * int(item.sequence.split('_')[1]) + item.frame
+        inspection.record.features['near'] = np.array([2 * own, 2 * own + 1], np.int32) % count
+        return inspection
+
+
+@pytest.fixture(scope='module')
+def with_table(tmp_path_factory):
+    config = layouts.data_config('streets', '', tmp_path_factory.mktemp('cache'))
+    config.world.update(num_train=11, num_val=1, size=SIZE)
+    dataset = WithTable(config)
+    folder = records.prepared(dataset, config.cache)
+    return data.Prepared(records.load_spec(folder), folder, dataset.where)
+
+
+@pytest.mark.parametrize('split', ['train', 'train[4:7]', 'val+train[4:7]', 'train+val'])
+def test_a_table_has_positions_in_the_plain_split_of_the_example(with_table, split):
+    inputs = wanted(TABLE, ('label', 'image_frames', 'frame_frames'), split)
+    source = with_table.open_input(inputs, 'name')
+    plain = {
+        name: with_table.open_split(name, ('image', 'frame', 'name')) for name in ('train', 'val')
+    }
+    expected = len(with_table.open_split(split, ()))
+    assert len(source) == expected
+    for i in range(expected):
+        example = source[i]
+        own, clip, frame = example['name'].split('_')
+        assert 'near' not in example
+        for place in range(2):
+            position = (2 * (8 * int(clip) + int(frame)) + place) % len(plain[own])
+            neighbour = plain[own][position]
+            np.testing.assert_array_equal(example['image_frames'][place], neighbour['image'])
+            assert example['frame_frames'][place] == neighbour['frame']
+
+
+def test_a_listing_has_all_examples_of_a_table(with_table):
+    inputs = wanted(TABLE, ('image_frames',), 'train[2:9]')
+    assert len(listed(with_table).open_input(inputs)) == 7 == len(with_table.open_input(inputs))
+
+
+def test_a_table_is_read_in_batches(with_table):
+    inputs = wanted(TABLE, ('image', 'image_frames'))
+    source = with_table.open_input(inputs)
+    batches = batches_of(source, inputs, 3)
+    chex.assert_shape(batches[0]['image_frames'], (2, 2, *SIZE, 3))
+    assert_same(batches_of(source, inputs, 2, start_step=1), batches[1:])
+
+
+@pytest.mark.parametrize(
+    'row, message',
+    [
+        (np.array([1, 11]), r"position 11[\s\S]*positions 0 .. 10 in split 'train'"),
+        (np.array([-1, 1]), r'position -1'),
+        (np.array([1, 2, 3]), r'int64 of shape \(3,\)[\s\S]*2 positions'),
+        (np.array([1.0, 2.0]), r'float64 of shape \(2,\)'),
+    ],
+)
+def test_a_wrong_row_of_a_table_names_the_example(row, message):
+    parts = (index.Slice('val', 0, 1), index.Slice('train', 2, 9))
+    reader = clips.FromTable(parts, {'val': 0, 'train': 1}, {'train': 11, 'val': 1}, TABLE, 'x')
+    with pytest.raises(InputError, match=message) as error:
+        reader(3, {'near': row}, np.random.default_rng(0))
+    assert error.value.where == "feature 'near' of example 3 of x"
+    good = reader(3, {'near': np.array([10, 0])}, np.random.default_rng(0))
+    assert good.tolist() == [11, 1]
+
+
+def test_a_data_set_without_the_table_is_an_error(streets):
+    for source in (streets, listed(streets)):
+        with pytest.raises(InputError, match="'near'"):
+            source.open_input(wanted(TABLE, ('image_frames',)))

@@ -1,5 +1,6 @@
 """Order, resuming, sharding, coverage and failure of the loader, on plain Python sources."""
 
+import functools
 import multiprocessing
 import os
 import subprocess
@@ -9,14 +10,16 @@ import threading
 import time
 
 import chex
+import grain
 import ml_collections
 import numpy as np
 import pytest
 
-from segjax.data import loader
+from segjax.data import loader, transforms
 from segjax.errors import InputError
 from segjax.protocol import Input
 from segjax.schema import AUGMENT
+from segjax.spec import Feature
 
 SIZE = (16, 32)
 
@@ -227,6 +230,184 @@ def test_without_augmentation_examples_are_only_resized():
     np.testing.assert_array_equal(batch['image'][0, :, :32], example['image'])
     np.testing.assert_array_equal(batch['label'][0, :, :32], example['label'])
     assert (batch['label'][0, :, 32:] == 255).all() and not batch['image'][0, :, 32:].any()
+
+
+# --- transforms of an input -----------------------------------------------------------------------
+
+
+def unchanged(example, rng):
+    return example
+
+
+def draw_number(example, rng):
+    """Adds a random number, the index and the length of the name, and paints the label."""
+    number = np.float32(rng.random())
+    return {
+        **example,
+        'number': number,
+        'number_index': example['index'],
+        'number_name': np.int32(len(example['name'])),
+        'label': np.full_like(example['label'], int(100 * number)),
+    }
+
+
+NUMBERS = ('number', 'number_index', 'number_name')
+DRAWN = Input(
+    'train',
+    4,
+    ('image', 'label', *NUMBERS),
+    SIZE,
+    transform=draw_number,
+    reads=('image', 'label', 'name', 'index'),
+    made=tuple((name, Feature('number')) for name in NUMBERS),
+    resize=False,
+)
+
+
+def test_a_transform_without_random_numbers_changes_nothing():
+    plain = inputs(features=('image', 'label', 'depth', 'intrinsics'))
+    assert_same(train(6, wanted=plain._replace(transform=unchanged)), train(6, wanted=plain))
+
+
+def test_the_transform_comes_before_the_augmentation_with_the_same_generator():
+    """Repeats a training example by hand, with the generator of its position."""
+    wanted = inputs(features=('image', 'label', 'number'), batch_size=2)._replace(
+        transform=draw_number, reads=DRAWN.reads, made=DRAWN.made[:1]
+    )
+    batches = train(5, wanted=wanted, seed=3)
+    whole = grain.MapDataset.range(10).seed(3).shuffle().repeat()
+    streams = whole.random_map(lambda index, rng: (index, rng.bit_generator.state))
+    for step, batch in enumerate(batches):
+        for row in range(2):
+            index, state = streams[2 * step + row]
+            rng = np.random.Generator(np.random.Philox())
+            rng.bit_generator.state = state
+            made = draw_number(make_source()[index] | {'index': index}, rng)
+            kept = {key: made[key] for key in ('image', 'label', 'number')}
+            expected = transforms.training(kept, rng, wanted.augment)
+            assert batch['index'][row] == index
+            for key, value in expected.items():
+                np.testing.assert_array_equal(batch[key][row], value)
+
+
+def test_a_transform_reads_name_and_index_and_its_surplus_is_dropped():
+    batch = train(1, wanted=DRAWN)[0]
+    assert batch.keys() == {*DRAWN.features, 'weight', 'index'}
+    np.testing.assert_array_equal(batch['number_index'], batch['index'])
+    assert batch['number_name'].tolist() == [7] * 4
+    assert len(np.unique(batch['number'])) == 4
+    assert (batch['label'] == (100 * batch['number']).astype(int)[:, None, None]).all()
+
+
+def test_a_transform_reads_only_what_it_names():
+    def names(example, rng):
+        return {'number': np.int32(sorted(example) == ['depth'])}
+
+    wanted = Input('train', 2, ('number',), SIZE, transform=names, reads=('depth',))
+    assert train(1, wanted=wanted)[0]['number'].tolist() == [1, 1]
+    missing = wanted._replace(reads=('depths',))
+    with pytest.raises(InputError, match=r"'depths'[\s\S]*did you mean 'depth'"):
+        train(1, wanted=missing)
+
+
+def test_transformed_examples_are_the_same_in_workers_processes_and_after_a_restart():
+    whole = train(9, wanted=DRAWN)
+    assert_same(train(6, wanted=DRAWN, start_step=3), whole[3:])
+    assert_same(train(4, wanted=DRAWN, start_step=3, workers=2, threads=0), whole[3:7])
+    shares = [train(9, wanted=DRAWN, process=(i, 2), threads=i) for i in range(2)]
+    joined = [
+        {key: np.concatenate([b[key] for b in batches]) for key in batches[0]}
+        for batches in zip(*shares)
+    ]
+    assert_same(joined, whole)
+    parts = DRAWN._replace(part=(0.2, 0.7))
+    assert_same(train(6, wanted=parts)[2:], train(4, wanted=parts, start_step=2))
+
+
+def evaluate_drawn(wanted, process=(0, 1), max_size=(20, 33), **options):
+    return list(
+        loader.eval_batches(
+            make_source(),
+            wanted,
+            process_index=process[0],
+            process_count=process[1],
+            data_config=data_config(**options),
+            max_size=max_size,
+        )
+    )
+
+
+@pytest.mark.parametrize('resize', [True, False])
+def test_evaluation_transforms_by_index_alone(resize):
+    wanted = DRAWN._replace(resize=resize)
+    batches = evaluate_drawn(wanted)
+    numbers = np.concatenate([batch['number'] for batch in batches])
+    expected = [np.float32(np.random.default_rng(i).random()) for i in [*range(10), 0, 0]]
+    assert numbers.tolist() == expected
+    assert_same(evaluate_drawn(wanted, workers=2), batches)
+    one = loader.examples(make_source(), [7], wanted, (20, 33))
+    np.testing.assert_array_equal(one['label'][0], batches[1]['label'][3])
+    halves = [evaluate_drawn(wanted, process=(i, 2)) for i in range(2)]
+    joined = [
+        {key: np.concatenate([b[key] for b in pair]) for key in pair[0]} for pair in zip(*halves)
+    ]
+    assert_same(joined, batches)
+
+
+def test_evaluation_without_resize_keeps_the_maps():
+    batch = evaluate_drawn(DRAWN)[0]
+    np.testing.assert_array_equal(batch['image'][2], make_source()[2]['image'])
+    chex.assert_shape(batch['label'], (4, *SIZE))
+    assert (batch['size'] == SIZE).all() and (batch['label_size'] == SIZE).all()
+    last = evaluate_drawn(DRAWN)[-1]
+    assert last['weight'].tolist() == [1, 1, 0, 0] and (last['label'][2:] == 255).all()
+
+
+def drop_label(example, rng):
+    return {key: value for key, value in example.items() if key != 'label'}
+
+
+def halve_image(example, rng):
+    return {**example, 'image': example['image'][::2]}
+
+
+def test_errors_of_a_transform_name_it_and_the_example():
+    wanted = Input('val', 4, ('image', 'label'), SIZE, transform=drop_label)
+    with pytest.raises(InputError) as error:
+        train(1, wanted=wanted)
+    assert error.value.where.startswith("transform 'drop_label' of example ")
+    assert error.value.got == 'an example without label'
+    partial = wanted._replace(transform=functools.partial(halve_image), reads=('image', 'name'))
+    partial = partial._replace(features=('image',), resize=False)
+    for read in (lambda: train(1, wanted=partial), lambda: evaluate_drawn(partial)):
+        with pytest.raises(
+            InputError, match=r"'image' of example \d of split 'val' \(frame_\d\)[\s\S]*8 x 32"
+        ) as error:
+            read()
+        assert error.value.expected == '16 x 32, the size of an input with resize=False'
+        assert error.value.fix == "correct the transform 'halve_image'"
+
+
+def test_maps_that_keep_their_size_are_not_augmented():
+    with pytest.raises(InputError, match='resize=False'):
+        train(1, wanted=inputs()._replace(resize=False, transform=unchanged))
+
+
+def test_a_transform_that_worker_processes_cannot_get_is_refused_early():
+    lock = threading.Lock()
+    wanted = DRAWN._replace(transform=functools.partial(draw_number, lock=lock))
+    for open_batches in (
+        lambda: train(1, wanted=wanted, workers=1),
+        lambda: evaluate_drawn(wanted, workers=1),
+    ):
+        with pytest.raises(InputError, match=r"'draw_number' with data\.workers=1") as error:
+            open_batches()
+        assert 'cannot be pickled' in error.value.got
+        assert error.value.fix == '--config.data.workers=0'
+    wanted = DRAWN._replace(transform=lambda example, rng: draw_number(example, rng))
+    with pytest.raises(InputError, match='a function of a module'):
+        train(1, wanted=wanted, workers=1)
+    assert train(1, wanted=wanted)[0]['number'].size == 4
 
 
 # --- errors and clean ends ------------------------------------------------------------------------
