@@ -366,3 +366,15 @@ class Stage(NamedTuple):
     prediction: Prediction | None = None
     observation: Observation | None = None
     hand_on: HandOn | None = None
+
+    @property
+    def training_inputs(self) -> tuple[Input, ...]:
+        """Returns the training input and its unpaired inputs, () without training."""
+        return () if self.train_input is None else self.train_input.with_unpaired()
+
+    @property
+    def all_inputs(self) -> tuple[Input, ...]:
+        """Returns the inputs of training, of the evaluation and of `hand_on`."""
+        measured = self.hand_on.inputs if self.hand_on is not None else None
+        further = () if measured is None else (measured,)
+        return (*self.training_inputs, self.eval_input, *further)

@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from segjax.core.notes import tell
 from segjax.data import builders, index, records
 from segjax.data.clips import Clips
@@ -40,12 +42,15 @@ class Prepared(NamedTuple):
         """
         return SplitSource(self.folder, split, features, self.where)
 
-    def open_input(self, inputs: Input, *additional: str) -> SplitSource | Clips | Chosen:
+    def open_input(
+        self, inputs: Input, *additional: str, positions: np.ndarray | None = None
+    ) -> SplitSource | Clips | Chosen:
         """Opens the chosen examples of an input's split, with their neighbours if it asks for them.
 
         Args:
           inputs: an input of a stage.
           additional: features in addition to `inputs.features`.
+          positions: [N] of the examples in the split that `inputs.chosen` names. None: no choice.
 
         Raises:
           InputError: an error of `open_split`. No example is chosen, or no chosen example has its
@@ -53,6 +58,8 @@ class Prepared(NamedTuple):
         """
         features = (*inputs.features, *additional)
         chosen = self._chosen(inputs)
+        if positions is not None:
+            chosen = tuple(int(i) for i in positions if chosen is None or i in chosen)
         if inputs.frames:
             return Clips(self.folder, inputs.split, features, inputs.frames, self.where, chosen)
         source = self.open_split(inputs.split, features)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from segjax.data import clips, index
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Input
@@ -21,12 +23,15 @@ class Listing(NamedTuple):
     where: str
     splits: Mapping[str, index.Index]
 
-    def open_input(self, inputs: Input, *additional: str) -> range:
+    def open_input(
+        self, inputs: Input, *additional: str, positions: np.ndarray | None = None
+    ) -> range:
         """Returns the positions among the chosen examples of an input.
 
         Args:
           inputs: an input of a stage.
           additional: features in addition to `inputs.features`.
+          positions: [N] of the examples in the split that `inputs.chosen` names. None: no choice.
 
         Raises:
           InputError: an unknown, malformed or empty split, or an absent feature. No example is
@@ -46,6 +51,8 @@ class Listing(NamedTuple):
         if len(chosen) == 0:
             got = f'no {inputs.examples} example among its {len(facts.frame)}'
             raise InputError(where, got=got, expected='at least one')
+        if positions is not None:
+            chosen = positions[np.isin(positions, chosen)]
         if not inputs.frames:
             return range(len(chosen))
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 
 from segjax import config as config_lib
 from segjax.core import environment, files, notes, parallel, paths
@@ -33,6 +34,7 @@ from segjax.train import (
     extension,
     initialization,
     opening,
+    products,
     same_run,
     states,
     stored,
@@ -119,30 +121,46 @@ def _prepare_folder(run: Run, stages: tuple[Stage, ...], extend: bool) -> None:
 
 
 def _train_stages(run: Run, stages: tuple[Stage, ...], stop: StopSignal) -> dict[str, Scores]:
-    """Trains and scores the stages in order. Later stages get earlier states as host arrays."""
-    final_states: dict[str, TrainState] = {}
+    """Trains and scores the stages in order. Later stages get states and arrays on the host."""
+    earlier: dict[str, Any] = {}
     all_scores: dict[str, Scores] = {}
-    for stage in stages:
+    for number, stage in enumerate(stages):
         if stop.reached():
             raise Preempted(f'stage {stage.name!r} had not begun')
         last = stage is stages[-1]
         compare = len(stages) > 1
-        state, scores = _train_and_score(run, stage, final_states, stop, last, compare)
-        final_states[stage.name] = state
-        all_scores[stage.name] = scores
+        finished = _train_and_score(run, stage, earlier, stop, last, compare)
+        all_scores[stage.name] = finished.scores
+        earlier |= initialization.handed_on(stage, finished.state, finished.arrays)
+        run = run.with_products(stage.name, finished.arrays)
+        earlier = states.keep_read(run, earlier, stages, number + 1)
+        del finished
     if parallel.is_main():
         files.write_json(run.workdir / SCORES, all_scores)
     return all_scores
 
 
+class _Finished(NamedTuple):
+    """A finished stage.
+
+    state   its final state, on the host
+    arrays  that it hands on
+    scores  of its final state
+    """
+
+    state: TrainState
+    arrays: Mapping[str, np.ndarray]
+    scores: Scores
+
+
 def _train_and_score(
     run: Run,
     stage: Stage,
-    earlier: Mapping[str, TrainState],
+    earlier: Mapping[str, Any],
     stop: StopSignal,
     last: bool,
     compare: bool,
-) -> tuple[TrainState, Scores]:
+) -> _Finished:
     """Trains one stage, or restores it if it is finished, and scores it.
 
     Nothing of the stage is left on the devices when this returns: the next stage needs the memory.
@@ -150,38 +168,40 @@ def _train_and_score(
     Args:
       run: the run.
       stage: the stage.
-      earlier: final states of the stages before, on the host.
+      earlier: final states of the stages before and their arrays, on the host.
       stop: asked during training and evaluation.
       last: whether no stage follows.
       compare: whether to add pictures of the same examples for all stages.
-
-    Returns:
-      The final state, on the host, and the scores.
     """
     state, totals = train_stage(run, stage, earlier, stop)
     final = parallel.to_host(state)
+    arrays = products.of_finished(run, stage, state, stop)
+    made_by = _made_by(run, stage, final, earlier)
     path = run.workdir / stage.name / SCORES
 
     # The stage finished in an earlier start. Reuse its scores unless the protocol changed.
     if totals is None and not last and path.exists():
         known = stored.read_scores(path)
-        if same_run.still_hold(known, _made_by(run, stage, final), run.config):
-            return final, known
+        if same_run.still_hold(known, made_by, run.config):
+            return _Finished(final, arrays, known)
 
     if totals is None:
         totals = _evaluate(run, stage, map_functions(run, stage), state, stop)
-    scores = {**stage.finalize(totals), MADE_BY: _made_by(run, stage, final)}
+    scores = {**stage.finalize(totals), MADE_BY: made_by}
     if parallel.is_main():
         keys = stage_keys(stage, root_key(run, stage, 'evaluate'), 0, 0, 0)
         evaluation.write_pictures(run, stage, keys, final, totals, compare=compare)
         # The scores come last: a stage that has scores is finished, its pictures included.
         files.write_json(path, scores)
         print(score_table(scores), flush=True)
-    return final, scores
+    return _Finished(final, arrays, scores)
 
 
-def _made_by(run: Run, stage: Stage, state: TrainState) -> dict[str, Any]:
-    return same_run.made_by(run.config, run.spec, stage, int(state.step))
+def _made_by(
+    run: Run, stage: Stage, state: TrainState, earlier: Mapping[str, Any]
+) -> dict[str, Any]:
+    read = products.digests_for_scores(run, stage, earlier)
+    return same_run.made_by(run.config, run.spec, stage, int(state.step), read)
 
 
 def _write_report(run: Run) -> None:
@@ -221,13 +241,16 @@ def _evaluate_stages(
     run, stages = open_run(config, workdir, 'evaluate', stop)
     same_run.check_classes(run.workdir, run.config, run.spec)
     writable = _is_writable(run.workdir)
-    host_states: dict[str, TrainState] = {}
+    earlier: dict[str, Any] = {}
     all_scores: dict[str, Scores] = {}
     for stage in stages:
-        state = load_stage(run, stage, host_states, which)
-        host_states[stage.name] = parallel.to_host(state)
+        state = load_stage(run, stage, earlier, which)
+        final = parallel.to_host(state)
         totals = _evaluate(run, stage, map_functions(run, stage), state, stop)
-        made_by = _made_by(run, stage, host_states[stage.name])
+        made_by = _made_by(run, stage, final, earlier)
+        arrays = products.of_evaluated(run, stage, state, stop)
+        earlier |= initialization.handed_on(stage, final, arrays)
+        run = run.with_products(stage.name, arrays)
         all_scores[stage.name] = {**stage.finalize(totals), MADE_BY: made_by}
         if parallel.is_main():
             print(f'{stage.name}, step {made_by["step"]}')
@@ -255,7 +278,7 @@ def _is_writable(folder: pathlib.Path) -> bool:
 
 
 def train_stage(
-    run: Run, stage: Stage, earlier: Mapping[str, TrainState], stop: StopSignal
+    run: Run, stage: Stage, earlier: Mapping[str, Any], stop: StopSignal
 ) -> tuple[TrainState, dict[str, Mean] | None]:
     """Trains one stage. Returns its final state, on the devices, and its last evaluation sums.
 
@@ -263,7 +286,8 @@ def train_stage(
     """
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(states.open_checkpoints(run, stage))
-        state, record = states.first_state(run, stage, earlier, checkpoints)
+        read = products.digests_for_training(run, stage, earlier)
+        state, record = states.first_state(run, stage, earlier, checkpoints, read)
         start = int(state.step)
         state = run.topology.put_replicated(state)
         if start >= stage.num_steps and not record['evaluate']:
@@ -271,7 +295,7 @@ def train_stage(
         stop.protect(checkpoints.is_saving)
         journal = _open_journal(run, stage, start, record)
         stack.callback(journal.close)
-        loop = _Loop(run, stage, map_functions(run, stage), checkpoints, journal, stop)
+        loop = _Loop(run, stage, map_functions(run, stage), checkpoints, journal, stop, read)
 
         # A stop signal cut this evaluation short. Its checkpoint waits for the score.
         totals = None
@@ -333,6 +357,7 @@ class _Loop(NamedTuple):
     checkpoints: Checkpoints
     journal: Journal
     stop: StopSignal
+    read: Mapping[str, str]
 
     def run_step(
         self, state: TrainState, batches: Batches, root: jax.Array
@@ -392,9 +417,8 @@ class _Loop(NamedTuple):
         record = {
             'window': self.journal.window.stored(),
             'evaluate': evaluation_pending,
-            'config': config_lib.to_json(self.run.config),
         }
-        self.checkpoints.save(state, record, scores)
+        self.checkpoints.save(state, states.record_of(self.run, record, self.read), scores)
         self.journal.clock.resume()
 
 

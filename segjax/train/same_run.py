@@ -276,13 +276,10 @@ def _place(data: ml_collections.ConfigDict) -> tuple[str, pathlib.Path]:
 
 def _splits(stages: Sequence[Stage]) -> list[str]:
     """Returns the plain splits on which the stages train or evaluate."""
-    all_inputs = [stage.eval_input for stage in stages]
-    for stage in stages:
-        if stage.train_input is not None:
-            all_inputs += stage.train_input.with_unpaired()
     names: set[str] = set()
-    for inputs in all_inputs:
-        names.update(split_names(inputs.split))
+    for stage in stages:
+        for inputs in stage.all_inputs:
+            names.update(split_names(inputs.split))
     return sorted(names)
 
 
@@ -360,20 +357,32 @@ def _split_facts(old: DataSpec, new: DataSpec, split: str) -> dict[str, tuple[An
 
 
 def made_by(
-    config: ml_collections.ConfigDict, spec: DataSpec, stage: Stage, step: int
+    config: ml_collections.ConfigDict,
+    spec: DataSpec,
+    stage: Stage,
+    step: int,
+    products: Mapping[str, str] = {},
 ) -> dict[str, Any]:
     """Returns everything that the scores of a checkpoint depend on.
 
+    Args:
+      config: of the run.
+      spec: of its data.
+      stage: the stage.
+      step: of the checkpoint.
+      products: {'stage/name': digest} of the arrays that the stage read from earlier stages.
+
     Returns:
       {'step': of the checkpoint, 'data': {split: digest}, 'config': without keys that change no
-      score}.
+      score}, with 'products' for a stage that read some.
     """
     splits = split_names(stage.eval_input.split)
-    return {
+    facts: dict[str, Any] = {
         'step': step,
         'data': {split: spec.digest.get(split, '') for split in splits},
         'config': config_lib.recorded(config),
     }
+    return {**facts, 'products': dict(products)} if products else facts
 
 
 def still_hold(scores: Scores, now: Mapping[str, Any], config: ml_collections.ConfigDict) -> bool:

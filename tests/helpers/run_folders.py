@@ -1,6 +1,7 @@
 """Run folders in tests: their arrays, the comparison of two folders, a stop at a given step."""
 
 import pathlib
+import socket
 
 import chex
 import numpy as np
@@ -45,3 +46,10 @@ def stop_at(monkeypatch, stage, step):
     monkeypatch.setattr(driver, 'map_functions', map_functions)
     monkeypatch.setattr(driver, '_due', due)
     monkeypatch.setattr(StopSignal, 'reached', lambda self: here == [stage, step])
+
+
+def free_port() -> int:
+    """Returns a port of this machine that no program listens to."""
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        return listener.getsockname()[1]
