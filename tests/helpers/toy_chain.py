@@ -1,10 +1,11 @@
 """Three stages that hand arrays on, as a pipeline and as a program that tests kill.
 
-`rank` trains a head and ranks the training examples. `refine` trains on the hardest examples, and
-measures their mean colour. `judge` starts from this colour alone, and is scored on the host.
+`rank` trains a head, ranks the training examples by their loss, and chooses every second example.
+`refine` trains on them, and measures their mean colour. `judge` starts from this colour alone, and
+is scored on the host.
 
 usage: python toy_chain.py WORKDIR [KEY=VALUE ...]
-keys: mode, port, process_id, num_processes
+keys: mode, num_val, port, process_id, num_processes
 """
 
 import functools
@@ -28,7 +29,7 @@ SCHEMA = {
     'refine': {'num_steps': Field(4, 'Steps of the second stage.')},
     'optim': OPTIM,
 }
-NUM_HARD = 8
+NUM_CHOSEN = 8
 STAGES = ('rank', 'refine', 'judge')
 
 
@@ -124,25 +125,25 @@ def make_stages(config, spec):
         )
 
     rank = HandOn(
-        shapes={'hard': jax.ShapeDtypeStruct((NUM_HARD,), 'int32')},
+        shapes={'spread': jax.ShapeDtypeStruct((NUM_CHOSEN,), 'int32')},
         inputs=on_train,
         eval_step=lambda state, batch, keys: {
             'loss': placed(example_loss(state, batch), batch, num_train)
         },
         finalize=lambda sums: {
-            'hard': np.argsort(sums['loss'].value(), kind='stable')[-NUM_HARD:].astype(np.int32)
+            'spread': np.argsort(sums['loss'].value(), kind='stable')[::2].astype(np.int32)
         },
     )
-    hard = Product('rank', 'hard')
+    spread = Product('rank', 'spread')
     refine = HandOn(
         shapes={'colour': jax.ShapeDtypeStruct((3,), 'float32')},
-        inputs=on_train._replace(chosen=hard),
+        inputs=on_train._replace(chosen=spread),
         eval_step=lambda state, batch, keys: {
             'colour': placed(
                 images.normalize(batch['image'], 'unit').mean((1, 2))
                 + 0.001 * state.params['head']['kernel'][:, 0],
                 batch,
-                NUM_HARD,
+                NUM_CHOSEN,
             )
         },
         finalize=lambda sums: {'colour': sums['colour'].value().mean(0).astype(np.float32)},
@@ -160,7 +161,7 @@ def make_stages(config, spec):
             'refine',
             config.refine.num_steps,
             hand_on=refine,
-            train_input=train._replace(chosen=hard, batch_size=8),
+            train_input=train._replace(chosen=spread, batch_size=8),
         ),
         make_stage('judge', config.train.num_steps, init=judge_init, observation=observation),
     )
@@ -179,13 +180,16 @@ def observe(batch, outputs, num_examples):
 
 def main(workdir, *pairs):
     """Trains the chain in a folder."""
-    options = dict(mode='pmap', port='', process_id='0', num_processes='1')
+    options = dict(mode='pmap', num_val='10', port='', process_id='0', num_processes='1')
     options.update(pair.split('=') for pair in pairs)
     coordinator = f'127.0.0.1:{options["port"]}' if options['port'] else ''
     parallel.initialize(
         False, coordinator, int(options['num_processes']), int(options['process_id'])
     )
-    config = make_config(parallel=dict(mode=options['mode'], check_replicas=True))
+    config = make_config(
+        parallel=dict(mode=options['mode'], check_replicas=True),
+        data=dict(world=dict(num_val=int(options['num_val']))),
+    )
     driver.train(config, workdir)
 
 
