@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segjax.report import charts, html
-from segjax.report.charts import Reference, Series
+from segjax.report.charts import Reference
 from segjax.report.html import escape, label
 from segjax.report.pictures import palette
 from segjax.report.run_files import RunFiles, StageFiles
@@ -105,7 +105,7 @@ def _nested_scores(prefix: str, parts: ScoreParts) -> str:
         if prefix or name != PER_CLASS:  # the classes of the run have a section of their own
             section += html.card(prefix + label(name), _score_table(table))
     if parts.curves:
-        drawn = ''.join(_score_curve(name, curve) for name, curve in parts.curves.items())
+        drawn = ''.join(charts.curve_chart(label(name), c) for name, c in parts.curves.items())
         section += f'<div class="charts">{drawn}</div>'
     histograms = {name: inner for name, inner in parts.sections.items() if _is_histogram(inner)}
     if histograms:
@@ -133,14 +133,6 @@ def _score_table(table: Mapping[str, Mapping[str, Any]]) -> str:
     for i, name in enumerate(table):
         rows.append([escape(name), *(escape(cells[i]) for _, cells in columns)])
     return html.table(['', *(heading for heading, _ in columns)], rows)
-
-
-def _score_curve(name: str, curve: Mapping[str, Any]) -> str:
-    """Draws a score that is a curve."""
-    x_name = curve.get('x_name', 'x')
-    y_name = curve.get('y_name', 'y')
-    series = [Series(y_name, curve['x'], curve['y'], 'eval')]
-    return charts.line_chart(f'{label(name)}: {y_name} over {x_name}', series, x_name=x_name)
 
 
 def _is_histogram(section: Mapping[str, Any]) -> bool:
