@@ -243,23 +243,42 @@ def _evaluate_stages(
     writable = _is_writable(run.workdir)
     earlier: dict[str, Any] = {}
     all_scores: dict[str, Scores] = {}
-    for stage in stages:
-        state = load_stage(run, stage, earlier, which)
-        final = parallel.to_host(state)
-        totals = _evaluate(run, stage, map_functions(run, stage), state, stop)
-        made_by = _made_by(run, stage, final, earlier)
-        arrays = products.of_evaluated(run, stage, state, stop)
-        earlier |= initialization.handed_on(stage, final, arrays)
-        run = run.with_products(stage.name, arrays)
-        all_scores[stage.name] = {**stage.finalize(totals), MADE_BY: made_by}
-        if parallel.is_main():
-            print(f'{stage.name}, step {made_by["step"]}')
-            print(score_table(all_scores[stage.name]), flush=True)
+    for number, stage in enumerate(stages):
+        evaluated = _evaluate_stage(run, stage, earlier, which, stop)
+        all_scores[stage.name] = evaluated.scores
+        earlier |= initialization.handed_on(stage, evaluated.state, evaluated.arrays)
+        run = run.with_products(stage.name, evaluated.arrays)
+        earlier = states.keep_read(run, earlier, stages, number + 1)
+        del evaluated
     if writable and parallel.is_main():
         path = run.workdir / f'scores_{which}.json'
         files.write_json(path, all_scores)
         print(f'scores: {path}', flush=True)
     return all_scores
+
+
+def _evaluate_stage(
+    run: Run, stage: Stage, earlier: Mapping[str, Any], which: str, stop: StopSignal
+) -> _Finished:
+    """Scores a checkpoint of a stage, and prints the scores.
+
+    Nothing of the stage is left on the devices when this returns.
+
+    Args:
+      run, earlier, stop: as in `_train_and_score`.
+      stage: the stage.
+      which: as in `evaluate`.
+    """
+    state = load_stage(run, stage, earlier, which)
+    final = parallel.to_host(state)
+    totals = _evaluate(run, stage, map_functions(run, stage), state, stop)
+    made_by = _made_by(run, stage, final, earlier)
+    arrays = products.of_evaluated(run, stage, state, stop)
+    scores = {**stage.finalize(totals), MADE_BY: made_by}
+    if parallel.is_main():
+        print(f'{stage.name}, step {made_by["step"]}')
+        print(score_table(scores), flush=True)
+    return _Finished(final, arrays, scores)
 
 
 def _is_writable(folder: pathlib.Path) -> bool:
@@ -286,8 +305,7 @@ def train_stage(
     """
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(states.open_checkpoints(run, stage))
-        read = products.digests_for_training(run, stage, earlier)
-        state, record = states.first_state(run, stage, earlier, checkpoints, read)
+        state, record = states.first_state(run, stage, earlier, checkpoints)
         start = int(state.step)
         state = run.topology.put_replicated(state)
         if start >= stage.num_steps and not record['evaluate']:
@@ -295,7 +313,7 @@ def train_stage(
         stop.protect(checkpoints.is_saving)
         journal = _open_journal(run, stage, start, record)
         stack.callback(journal.close)
-        loop = _Loop(run, stage, map_functions(run, stage), checkpoints, journal, stop, read)
+        loop = _Loop(run, stage, map_functions(run, stage), checkpoints, journal, stop, record)
 
         # A stop signal cut this evaluation short. Its checkpoint waits for the score.
         totals = None
@@ -349,7 +367,7 @@ class _Unchecked(NamedTuple):
 
 
 class _Loop(NamedTuple):
-    """The parts that all steps of a stage use."""
+    """The parts that all steps of a stage use. `record` is of the state with which it starts."""
 
     run: Run
     stage: Stage
@@ -357,7 +375,7 @@ class _Loop(NamedTuple):
     checkpoints: Checkpoints
     journal: Journal
     stop: StopSignal
-    read: Mapping[str, str]
+    record: Record
 
     def run_step(
         self, state: TrainState, batches: Batches, root: jax.Array
@@ -417,8 +435,9 @@ class _Loop(NamedTuple):
         record = {
             'window': self.journal.window.stored(),
             'evaluate': evaluation_pending,
+            'products': self.record['products'],
         }
-        self.checkpoints.save(state, states.record_of(self.run, record, self.read), scores)
+        self.checkpoints.save(state, states.stored_record(self.run, record), scores)
         self.journal.clock.resume()
 
 

@@ -118,6 +118,7 @@ def check(
       metrics: names of the Means of `Stage.eval_step`.
     """
     assert stage.observation is not None
+    # Outputs stay split over the devices, so they need rows.
     outputs = trace(stage.observation.outputs)
     num_rows = batch['weight'].shape[0]
     for name, output in outputs.items():
@@ -127,6 +128,8 @@ def check(
                 got=f'{name!r} of shape {list(output.shape)}',
                 expected=f'a row for each of the {num_rows} examples',
             )
+
+    # The Means of all batches and processes are added, so they need the same names and shapes.
     none = _observed_zeros(stage, stage.observation, batch, outputs, 0)
     single = _observed_zeros(stage, stage.observation, batch, outputs, 1)
     if none != single:
@@ -136,6 +139,8 @@ def check(
             expected='the same names and shapes for any number of rows',
             fix='place the values of the examples with means.rows: every batch has its shape',
         )
+
+    # `finalize` gets metrics and Means in one mapping.
     both = sorted(set(metrics) & set(single))
     if both:
         raise InputError(

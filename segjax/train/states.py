@@ -22,7 +22,7 @@ window    the open logging window (journal.Window)
 evaluate  whether the evaluation of this step is pending, because a stop signal cut it short
 config    the config of the run, as JSON
 products  {'stage/name': digest} of the arrays of earlier stages from which the stage began. Absent
-          for a stage that began from none
+          in the checkpoints of a stage that began from none
 """
 
 NO_RECORD: Record = {'window': {}, 'evaluate': False}
@@ -42,11 +42,7 @@ def open_checkpoints(run: Run, stage: Stage) -> Checkpoints:
 
 
 def first_state(
-    run: Run,
-    stage: Stage,
-    earlier: Mapping[str, Any],
-    checkpoints: Checkpoints,
-    read: Mapping[str, str] = {},
+    run: Run, stage: Stage, earlier: Mapping[str, Any], checkpoints: Checkpoints
 ) -> tuple[TrainState, Record]:
     """Returns the state from which this process trains a stage, on the host, and its record.
 
@@ -58,27 +54,30 @@ def first_state(
       stage: the stage.
       earlier: final states and arrays of the stages before, on the host.
       checkpoints: of the stage.
-      read: from `products.digests_for_training`.
 
     Raises:
-      InputError: the stage has begun from other arrays than `read`.
+      InputError: the stage has begun from other arrays of earlier stages than they hand on now.
     """
+    read = products.digests_for_training(run, stage, earlier)
     restored = _restored(run, stage, earlier, checkpoints)
     if restored is not None:
-        _, record = restored
+        state, record = restored
         products.check_begun_from(run, stage, record.get('products', {}), read)
-        return restored
+        return state, {**record, 'products': read}
     state = initialization.initial_state(run, stage, earlier)
+    record = {**NO_RECORD, 'products': read}
     if not stage.num_steps:
-        checkpoints.save(state, record_of(run, NO_RECORD, read), {})
+        checkpoints.save(state, stored_record(run, record), {})
         checkpoints.wait()
-    return state, NO_RECORD
+    return state, record
 
 
-def record_of(run: Run, record: Record, read: Mapping[str, str]) -> Record:
-    """Returns a record with the config, and with the digests of the arrays that a stage read."""
-    record = {**record, 'config': config_lib.to_json(run.config)}
-    return {**record, 'products': dict(read)} if read else record
+def stored_record(run: Run, record: Record) -> Record:
+    """Returns a record as checkpoints hold it: with the config, without an empty 'products'."""
+    stored = {**record, 'config': config_lib.to_json(run.config)}
+    if not stored['products']:
+        del stored['products']
+    return stored
 
 
 def without_values(state: TrainState) -> TrainState:
