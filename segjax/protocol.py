@@ -83,9 +83,9 @@ class Mean(NamedTuple, Generic[Total]):
 
 Metrics = Mapping[str, Mean[Array]]
 Scores = Mapping[str, Any]
-"""Results on the host: floats under field names ('mIoU'), lists per class, nested dicts.
+"""Results on the host: floats under field names ('mIoU'), lists per class, nested dicts, curves.
 
-They must survive JSON.
+They must survive JSON. segjax/metrics/curves.py makes curves.
 """
 
 
@@ -266,8 +266,8 @@ class Observation(NamedTuple):
     outputs  (state, batch, keys) -> {name: [B, ...]}, pure, per device
     observe  (batch, outputs) -> {name: Mean}, in numpy on the host. Both arguments hold the rows of
              this process without padding, so they may have 0 rows. Every call returns the same
-             names and shapes. The Means are added to those of `eval_step`. `means.rows` places a
-             value for each example
+             names and shapes. `finalize` gets the Means with those of `eval_step`, which have
+             other names. `means.rows` places a value for each example
     """
 
     outputs: Callable[[TrainState, Batch, Keys], Mapping[str, Array]]

@@ -73,18 +73,16 @@ def _step_problems(
 ) -> Iterator[InputError]:
     """Yields the refusals of the nets, the losses and the source of a run, stage by stage."""
     earlier: dict[str, Any] = {}
-    states: dict[str, TrainState] = {}
 
     def add_state(stage: Stage) -> None:
-        states[stage.name] = initialization.abstract_state(run, stage, earlier)
-        shapes = stage.hand_on.shapes if stage.hand_on is not None else {}
-        earlier.update(initialization.handed_on(stage, states[stage.name], shapes))
+        earlier.update(initialization.abstract_entries(run, stage, earlier))
 
     for stage in stages:
         refusal = _refusal(add_state, stage)
         if refusal:
             yield refusal
             return
+    states: dict[str, TrainState] = {stage.name: earlier[stage.name] for stage in stages}
     checks: list[Check] = [] if begun else [(initialization.check_weights, run, states)]
     if trace_steps:
         for stage in stages:

@@ -122,6 +122,7 @@ def _prepare_folder(run: Run, stages: tuple[Stage, ...], extend: bool) -> None:
 
 def _train_stages(run: Run, stages: tuple[Stage, ...], stop: StopSignal) -> dict[str, Scores]:
     """Trains and scores the stages in order. Later stages get states and arrays on the host."""
+    readers = states.last_readers(run, stages)
     earlier: dict[str, Any] = {}
     all_scores: dict[str, Scores] = {}
     for number, stage in enumerate(stages):
@@ -133,7 +134,7 @@ def _train_stages(run: Run, stages: tuple[Stage, ...], stop: StopSignal) -> dict
         all_scores[stage.name] = finished.scores
         earlier |= initialization.handed_on(stage, finished.state, finished.arrays)
         run = run.with_products(stage.name, finished.arrays)
-        earlier = states.keep_read(run, earlier, stages, number + 1)
+        earlier = states.keep_read(earlier, readers, number + 1)
         del finished
     if parallel.is_main():
         files.write_json(run.workdir / SCORES, all_scores)
@@ -241,6 +242,7 @@ def _evaluate_stages(
     run, stages = open_run(config, workdir, 'evaluate', stop)
     same_run.check_classes(run.workdir, run.config, run.spec)
     writable = _is_writable(run.workdir)
+    readers = states.last_readers(run, stages)
     earlier: dict[str, Any] = {}
     all_scores: dict[str, Scores] = {}
     for number, stage in enumerate(stages):
@@ -248,7 +250,7 @@ def _evaluate_stages(
         all_scores[stage.name] = evaluated.scores
         earlier |= initialization.handed_on(stage, evaluated.state, evaluated.arrays)
         run = run.with_products(stage.name, evaluated.arrays)
-        earlier = states.keep_read(run, earlier, stages, number + 1)
+        earlier = states.keep_read(earlier, readers, number + 1)
         del evaluated
     if writable and parallel.is_main():
         path = run.workdir / f'scores_{which}.json'

@@ -131,14 +131,13 @@ def _check_later_stages(run: Run, planned: Sequence[Stage], stages: Sequence[Sta
             longer.append(new.name)
     new_states = set(longer)
     new_arrays = set(longer)
-    for number, stage in enumerate(stages):
+    for stage, earlier in initialization.with_earlier(run, stages):
         begun = initialization.has_checkpoint(run.workdir / stage.name)
         chosen = products.choice_of(stage)
         if not begun:
             new_states.add(stage.name)
         if not begun or (chosen is not None and chosen.stage in new_arrays):
             new_arrays.add(stage.name)
-        earlier = initialization.abstract_earlier(run, stages[:number])
         for key in sorted(products.read_by_training(run, stage, earlier)) if begun else ():
             source, _, array = key.partition('/')
             if source in (new_arrays if array else new_states):

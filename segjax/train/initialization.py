@@ -7,7 +7,7 @@ checkpoint never loads it, so the file may be deleted by then.
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -318,11 +318,24 @@ def abstract_states(run: Run, stages: Sequence[Stage]) -> dict[str, TrainState]:
 def abstract_earlier(run: Run, stages: Sequence[Stage]) -> dict[str, Any]:
     """Returns the argument `earlier` of a stage that follows `stages`: shapes and types alone."""
     earlier: dict[str, Any] = {}
-    for stage in stages:
-        state = abstract_state(run, stage, earlier)
-        shapes = stage.hand_on.shapes if stage.hand_on is not None else {}
-        earlier |= handed_on(stage, state, shapes)
+    for stage, before in with_earlier(run, stages):
+        earlier = before | abstract_entries(run, stage, before)
     return earlier
+
+
+def with_earlier(run: Run, stages: Sequence[Stage]) -> Iterator[tuple[Stage, dict[str, Any]]]:
+    """Yields every stage with its argument `earlier`: shapes and types alone."""
+    earlier: dict[str, Any] = {}
+    for number, stage in enumerate(stages):
+        if number:
+            earlier = earlier | abstract_entries(run, stages[number - 1], earlier)
+        yield stage, earlier
+
+
+def abstract_entries(run: Run, stage: Stage, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns shapes and types of the entries of a stage in `earlier` (`handed_on`)."""
+    shapes = stage.hand_on.shapes if stage.hand_on is not None else {}
+    return handed_on(stage, abstract_state(run, stage, earlier), shapes)
 
 
 def handed_on(stage: Stage, state: TrainState, arrays: Mapping[str, Any]) -> dict[str, Any]:

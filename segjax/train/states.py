@@ -94,24 +94,35 @@ def without_values(state: TrainState) -> TrainState:
     return jax.tree.map(stand_in, state)
 
 
-def keep_read(
-    run: Run, earlier: Mapping[str, Any], stages: Sequence[Stage], done: int
-) -> dict[str, Any]:
-    """Replaces the states that no further stage reads by stand-ins, which frees their memory.
+def last_readers(run: Run, stages: Sequence[Stage]) -> dict[str, int]:
+    """Returns the position of the last stage whose initial state depends on a state or an array.
 
     Args:
       run: the run.
+      stages: all of its stages.
+
+    Returns:
+      By key of the argument `earlier` of `Stage.init`. Keys that no stage reads are absent.
+    """
+    readers: dict[str, int] = {}
+    for number, (stage, earlier) in enumerate(initialization.with_earlier(run, stages)):
+        # Without an earlier stage there is nothing to read, and no need to trace.
+        for key in initialization.read_by_init(run, stage, earlier) if earlier else ():
+            readers[key] = number
+    return readers
+
+
+def keep_read(earlier: Mapping[str, Any], readers: Mapping[str, int], done: int) -> dict[str, Any]:
+    """Replaces the states that no further stage reads by stand-ins, which frees their memory.
+
+    Args:
       earlier: states and arrays of the finished stages.
-      stages: all stages of the run.
+      readers: from `last_readers`.
       done: number of finished stages.
     """
-    read: set[str] = set()
-    for number in range(done, len(stages)):
-        before = initialization.abstract_earlier(run, stages[:number])
-        read |= initialization.read_by_init(run, stages[number], before)
     kept = dict(earlier)
     for key, value in earlier.items():
-        if isinstance(value, TrainState) and key not in read:
+        if isinstance(value, TrainState) and readers.get(key, -1) < done:
             kept[key] = without_values(value)
     return kept
 
