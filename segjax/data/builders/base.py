@@ -27,7 +27,7 @@ from segjax.data import image_files
 from segjax.data.camera_checks import check_camera, check_geometry
 from segjax.data.labels import MASK_0_255, LabelCoding, indexed_by_color, to_train_ids
 from segjax.errors import InputError
-from segjax.spec import IGNORE, ClassSpec
+from segjax.spec import IGNORE, ClassMap, ClassSpec
 
 S = TypeVar('S')
 T = TypeVar('T')
@@ -80,14 +80,16 @@ class Inspection(NamedTuple):
 class Dataset(abc.ABC):
     """A data set of the user: a folder or a procedural world.
 
-    name     name in the registry
-    where    the name of the data set in errors
-    classes  its classes
+    name        name in the registry
+    where       the name of the data set in errors
+    classes     its classes
+    class_maps  by name: merges of the classes into fewer classes
     """
 
     name: str
     where: str
     classes: ClassSpec
+    class_maps: Mapping[str, ClassMap] = {}
 
     @abc.abstractmethod
     def options(self) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from segjax.data import image_files
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Inspection, Item, Record
-from segjax.data.labels import CITYSCAPES
+from segjax.data.labels import CITYSCAPES, CITYSCAPES_CATEGORIES
 from segjax.data.worlds import streets
 
 FRAMES_PER_CLIP = 8
@@ -34,6 +34,8 @@ class Streets(Dataset):
     `config.data.world` has the number of frames per split, the size and the seed. `label_moving` is
     1 where a surface moves in the world and 0 elsewhere.
     """
+
+    class_maps = {'categories': CITYSCAPES_CATEGORIES}
 
     def __init__(self, config: Any):
         self.name = config.name

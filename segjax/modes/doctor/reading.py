@@ -114,7 +114,8 @@ def _inspect(
     if record is None:
         return problems, ids, None
     digest = hashlib.sha1(record.features['image']).hexdigest()
-    fact = index.fact(record.histogram, {name: record.features[name] for name in features})
+    stored = {name: record.features[name] for name in features}
+    fact = index.fact(record.histogram, record.size, dataset.classes.num_classes, stored)
     return problems, ids, Kept(record.histogram, record.size, digest, fact)
 
 
