@@ -304,8 +304,8 @@ DATA = DataSection(
         ),
         'labelled_fraction': Field(
             1.0,
-            'Fraction of the training images whose labels are used. Every run uses the same images. '
-            'Class weights count these images alone.',
+            'Fraction of the training images whose labels are used. Every run uses the same '
+            'images. Class weights count these images alone.',
             share_above_0,
         ),
         'void_class': Field(False, 'Treat unlabelled pixels (255) as an additional class.'),

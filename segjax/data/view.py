@@ -46,7 +46,7 @@ class View:
     class_map: ClassMap | None = None
     lists: Mapping[str, ExampleList] = dataclasses.field(default_factory=dict)
 
-    def index(self, split: str) -> Index:
+    def facts(self, split: str) -> Index:
         """Returns the index of any split, with the merged classes.
 
         Raises:
@@ -120,7 +120,7 @@ class View:
         split, order = self.in_records(inputs.split)
         if inputs.examples == 'all' and positions is None:
             return Choice(split, order)
-        facts = self.index(inputs.split)
+        facts = self.facts(inputs.split)
         num_examples = len(facts.frame)
         kept = index.positions(facts, inputs.examples)
         if len(kept) == 0:
@@ -142,7 +142,7 @@ class View:
         Raises:
           InputError: an unknown, malformed or empty split, or an index without these numbers.
         """
-        facts = self.index(split)
+        facts = self.facts(split)
         labelled = index.taken(facts, index.positions(facts, 'labelled'))
         num_labelled = len(labelled.frame)
         bounds = Input(split, 1, (), (1, 1), part=part).bounds(num_labelled)
@@ -291,7 +291,7 @@ def make_view(
     plain = View(where, counts, own)
 
     def names_of(split: str) -> Sequence[str]:
-        facts = plain.index(split)
+        facts = plain.facts(split)
         plain.check_complete(facts)
         return facts.name.tolist()
 

@@ -36,7 +36,7 @@ class RunFiles(NamedTuple):
     workdir      the run folder
     config       of config.json
     environment  of environment.json
-    spec         the data set; None if the caller does not know it
+    specs        the data sets by config section; {} if the caller does not know them
     stages       that have left files, in the order in which they ran
     planned      steps by stage
     """
@@ -44,9 +44,14 @@ class RunFiles(NamedTuple):
     workdir: pathlib.Path
     config: dict[str, Any]
     environment: dict[str, Any]
-    spec: DataSpec | None
+    specs: Mapping[str, DataSpec]
     stages: list[StageFiles]
     planned: dict[str, int]
+
+    @property
+    def spec(self) -> DataSpec | None:
+        """Returns the main data set, None if the caller does not know it."""
+        return self.specs.get('data')
 
     def setting(self, path: str) -> Any:
         """Returns config['a']['b'] for 'a.b'; None if there is no such key, as pipelines differ."""
@@ -56,7 +61,7 @@ class RunFiles(NamedTuple):
         return value
 
 
-def read_run(workdir: pathlib.Path, spec: DataSpec | None) -> RunFiles:
+def read_run(workdir: pathlib.Path, specs: Mapping[str, DataSpec]) -> RunFiles:
     """Reads a run folder."""
     folders = sorted(folder for folder in workdir.iterdir() if folder.is_dir())
     order = list(_optional(files.read_json, workdir / 'scores.json', {}))
@@ -76,7 +81,7 @@ def read_run(workdir: pathlib.Path, spec: DataSpec | None) -> RunFiles:
         workdir,
         config=_optional(files.read_json, workdir / 'config.json', {}),
         environment=_optional(files.read_json, workdir / 'environment.json', {}),
-        spec=spec,
+        specs=specs,
         stages=[stage for stage in stages if any(stage[1:])],  # some file is not empty
         planned=dict(zip(start.get('stages', ()), start.get('steps', ()))),
     )

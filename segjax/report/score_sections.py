@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segjax.errors import InputError
 from segjax.report import charts, html
 from segjax.report.charts import Reference, Series
 from segjax.report.html import escape, label
@@ -184,11 +185,15 @@ def classes_section(run: RunFiles, stage: StageFiles) -> str:
 
 
 def _train_shares(run: RunFiles) -> dict[str, float]:
-    """Returns the share of each class among the labelled pixels of the training split."""
+    """Returns the share of each class among the labelled pixels of the training examples."""
     if run.spec is None:
         return {}
-    class_pixels = run.spec.class_pixels
-    pixels = class_pixels.get(run.setting('data.train_split'), class_pixels.get('train', ()))
+    split = run.setting('data.train_split') or 'train'
+    fraction = run.setting('data.labelled_fraction') or 1.0
+    try:
+        pixels = run.spec.part(split, (0.0, fraction)).class_pixels
+    except InputError:  # a split of another data set
+        return {}
     total = sum(pixels)
     if not total:
         return {}

@@ -5,11 +5,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import ml_collections
+import numpy as np
 
 from segjax import pretrained
 from segjax.core import parallel
+from segjax.errors import unknown_name
 from segjax.protocol import Input, PyTree
 from segjax.spec import DataSpec
+
+PRODUCTS = 'products.npz'
+"""File in the folder of a stage with the arrays that it hands on."""
 
 Source = pretrained.Weights | Mapping[str, PyTree]
 """Published weights, or {'params': .., 'model_state': ..} of another run."""
@@ -23,8 +28,11 @@ class Data(Protocol):
         """Returns the specification of the data set."""
         ...
 
-    def open_input(self, inputs: Input, *features: str) -> Any:
-        """Opens the examples of an input, with further features. The result has a length."""
+    def open_input(self, inputs: Input, *features: str, positions: np.ndarray | None = None) -> Any:
+        """Opens the examples of an input, with further features. The result has a length.
+
+        `positions` is the array of `inputs.chosen`.
+        """
 
 
 def no_source() -> None:
@@ -60,8 +68,42 @@ class Run(NamedTuple):
 
     def spec_of(self, inputs: Input) -> DataSpec:
         """Returns the specification of the data set that an input reads."""
-        return self.datasets[inputs.data].spec
+        return self.data_of(inputs).spec
+
+    def data_of(self, inputs: Input) -> Data:
+        """Returns the data set that an input reads.
+
+        Raises:
+          InputError: the config has no such data section.
+        """
+        if inputs.data not in self.datasets:
+            raise unknown_name('data set of an input', inputs.data, self.datasets)
+        return self.datasets[inputs.data]
 
     def open_input(self, inputs: Input, *features: str) -> Any:
-        """Opens the examples of an input, with further features. The result has a length."""
-        return self.datasets[inputs.data].open_input(inputs, *features)
+        """Opens the examples of an input, with further features. The result has a length.
+
+        The examples that an earlier stage chose are known when this stage has finished. Before,
+        the input is opened without the choice.
+
+        Raises:
+          InputError: an error of `data.Prepared.open_input`, or an unknown data section.
+        """
+        data = self.data_of(inputs)
+        positions = self._chosen(inputs)
+        if positions is None:
+            return data.open_input(inputs, *features)
+        return data.open_input(inputs, *features, positions=positions)
+
+    def _chosen(self, inputs: Input) -> np.ndarray | None:
+        """Returns the array that `inputs.chosen` names, None before its stage has written it."""
+        if inputs.chosen is None:
+            return None
+        stage, name = inputs.chosen
+        path = self.workdir / stage / PRODUCTS
+        if not path.exists():
+            return None
+        with np.load(path) as arrays:
+            if name not in arrays:
+                raise unknown_name(f'product of stage {stage!r}', name, arrays)
+            return arrays[name]

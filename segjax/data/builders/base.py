@@ -15,6 +15,7 @@ import dataclasses
 import itertools
 import pathlib
 import threading
+import types
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -89,7 +90,7 @@ class Dataset(abc.ABC):
     name: str
     where: str
     classes: ClassSpec
-    class_maps: Mapping[str, ClassMap] = {}
+    class_maps: Mapping[str, ClassMap] = types.MappingProxyType({})
 
     @abc.abstractmethod
     def options(self) -> Any:

@@ -86,10 +86,10 @@ class Cityscapes(FileDataset):
 
     images_folder = 'leftImg8bit'
     possible_splits = ('train', 'val', 'test')
-    class_maps = {'categories': CITYSCAPES_CATEGORIES}
 
     def __init__(self, config: Any):
         super().__init__(config.name, root_folder(config.root), CITYSCAPES)
+        self.class_maps = {'categories': CITYSCAPES_CATEGORIES}
 
     def options(self):
         """Returns the codings of both kinds of label files."""

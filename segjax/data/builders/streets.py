@@ -35,12 +35,11 @@ class Streets(Dataset):
     1 where a surface moves in the world and 0 elsewhere.
     """
 
-    class_maps = {'categories': CITYSCAPES_CATEGORIES}
-
     def __init__(self, config: Any):
         self.name = config.name
         self.where = f'data set {self.name!r}'
         self.classes = CITYSCAPES
+        self.class_maps = {'categories': CITYSCAPES_CATEGORIES}
         world = config.world
         self._counts = {'train': world.num_train, 'val': world.num_val}
         self._size = tuple(world.size)
