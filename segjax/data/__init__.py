@@ -111,4 +111,6 @@ def prepare(config: Any, check_stop: Callable[[], None] = never_stop) -> Prepare
     # Records do not depend on class maps and lists.
     own = dataclasses.replace(records.load_spec(folder), class_maps=dict(dataset.class_maps))
     view = make_view(config, dataset.where, own, functools.partial(index.of_split, folder))
+    if view.class_map is None and not view.lists:
+        return Prepared(own, folder, dataset.where)
     return Prepared(view.described(own), folder, dataset.where, view)

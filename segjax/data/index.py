@@ -4,6 +4,7 @@ The file `index.npz` of a records folder holds the facts. It has a few bytes for
 that a choice among a hundred thousand frames reads no frame.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -162,6 +163,19 @@ def of_facts(facts: Iterable[Fact]) -> Index:
     )
 
 
+def rows(index: Index) -> tuple[Fact, ...]:
+    """Returns the facts about each example of an index."""
+    columns = {name: column.tolist() for name, column in index._asdict().items()}
+    columns['digest'] = [bytes(digest) for digest in columns['digest']]
+    columns['class_pixels'] = list(index.class_pixels)
+    return tuple(Fact(*values) for values in zip(*columns.values(), strict=True))
+
+
+def sizes(index: Index) -> collections.Counter:
+    """Returns the number of labels of each (height, width)."""
+    return collections.Counter(map(tuple, index.size.tolist()))
+
+
 def taken(index: Index, positions: Sequence[int]) -> Index:
     """Returns the index of the examples at these positions, in this order."""
     rows = np.asarray(positions, np.int64)
@@ -248,7 +262,11 @@ def slices(split: str, counts: Mapping[str, int]) -> list[Slice]:
     """
     infos = {name: types.SimpleNamespace(num_examples=count) for name, count in counts.items()}
     parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
-    return [Slice(part.splitname, part.from_, part.to) for part in parts]
+    places = []
+    for part in parts:
+        first, end, _ = slice(part.from_, part.to).indices(counts[part.splitname])
+        places.append(Slice(part.splitname, first, end))
+    return places
 
 
 def select(split: str, counts: Mapping[str, int], of_split: Callable[[str], Index]) -> Index:

@@ -15,7 +15,7 @@ from segjax.data.example_lists import ExampleList
 from segjax.data.index import Index
 from segjax.errors import InputError
 from segjax.protocol import Input
-from segjax.spec import ClassMap, DataSpec, PartSpec
+from segjax.spec import ClassMap, DataSpec, PartSpec, split_names
 
 
 class Choice(NamedTuple):
@@ -72,15 +72,16 @@ class View:
         """
         where = f'split {split!r} of {self.where}'
         counts = self._all_counts()
+        known = ', '.join(counts)
+        expected = f'one of {known}; also slices and sums, as train[:10%] or train+val'
+        for name in split_names(split):
+            if name not in counts:
+                raise InputError(where, got=f'no split {name!r}', expected=expected)
         try:
             slices = index.slices(split, counts)
-        except (ValueError, KeyError) as error:
-            known = ', '.join(counts)
-            raise InputError(
-                where,
-                got=str(error).splitlines()[-1],
-                expected=f'one of {known}; also slices and sums, as train[:10%] or train+val',
-            ) from error
+        except ValueError as error:
+            reason = str(error).splitlines()[-1]
+            raise InputError(where, got=reason, expected=expected) from error
         if not any(part.first < part.end for part in slices):
             raise InputError(where, got='no examples', expected='at least one')
         return slices
@@ -120,6 +121,8 @@ class View:
         split, order = self.in_records(inputs.split)
         if inputs.examples == 'all' and positions is None:
             return Choice(split, order)
+
+        # A choice of everything is no choice: the source stays as plain as it can be.
         facts = self.facts(inputs.split)
         num_examples = len(facts.frame)
         kept = index.positions(facts, inputs.examples)

@@ -1,7 +1,6 @@
 """Opens a run: checks everything that can be checked before a step, and locks the run folder."""
 
 import contextlib
-import dataclasses
 import pathlib
 from collections.abc import Iterator
 
@@ -97,15 +96,9 @@ def _open_data(
         specs = {name: stored.get(name, stored['data']) for name in data_sets.sections(config)}
         return {name: data_lib.Prepared(spec, folder, spec.name) for name, spec in specs.items()}
     datasets = data_sets.prepare(config, stop.check_preparing if stop else data_lib.never_stop)
-    if not initialization.has_begun(folder) or not (folder / SPEC).exists():
-        return datasets
-
-    # A run that began without exact numbers of slices keeps its class weights.
-    for name, known in same_run.stored_specs(folder).items():
-        if name in datasets and not known.parts:
-            spec = dataclasses.replace(datasets[name].spec, parts=())
-            datasets[name] = datasets[name]._replace(spec=spec)
-    return datasets
+    specs = {name: data.spec for name, data in datasets.items()}
+    specs = same_run.with_stored_parts(folder, specs)
+    return {name: data._replace(spec=specs[name]) for name, data in datasets.items()}
 
 
 @contextlib.contextmanager

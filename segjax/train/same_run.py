@@ -4,6 +4,7 @@ The paths of data may change, their contents may not. A key that changes what a 
 in every mode (config.FREE_IN). Scores and predictions say what they were computed with (`made_by`).
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -201,6 +202,25 @@ def stored_specs(folder: pathlib.Path) -> dict[str, DataSpec]:
     if (folder / SPECS).exists():
         further = stored_files.read_specs(folder / SPECS)
     return {'data': stored_spec(folder), **further}
+
+
+def with_stored_parts(folder: pathlib.Path, specs: Mapping[str, DataSpec]) -> dict[str, DataSpec]:
+    """Returns the specifications without exact numbers of slices that an older run did not have.
+
+    Its class weights come from whole splits. A resumed run keeps its class weights.
+
+    Args:
+      folder: the run folder, which need not exist.
+      specs: of the data now, by config section.
+    """
+    if not initialization.has_begun(folder) or not (folder / SPEC).exists():
+        return dict(specs)
+    stored = stored_specs(folder)
+    kept = {}
+    for name, spec in specs.items():
+        is_older = name in stored and not stored[name].parts
+        kept[name] = dataclasses.replace(spec, parts=()) if is_older else spec
+    return kept
 
 
 def write_specs(folder: pathlib.Path, specs: Mapping[str, DataSpec]) -> None:

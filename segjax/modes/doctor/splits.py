@@ -68,21 +68,35 @@ def separate_images(config: Any, splits: Mapping[str, SplitSummary]) -> str:
 
 
 def without_labels(
-    config: Any, stages: Iterable[Stage], splits: Mapping[str, SplitSummary]
+    config: Any, stages: Iterable[Stage], splits: Mapping[str, Mapping[str, SplitSummary]]
 ) -> list[Finding]:
-    """Finds splits without a labelled example from which a stage reads labelled examples."""
+    """Finds splits without a labelled example from which a stage reads labelled examples.
+
+    Args:
+      config: of the run.
+      stages: of the run.
+      splits: summaries of the splits of each data set, by config section.
+    """
     # The splits in the order in which stages name them.
-    needed: dict[str, None] = {}
+    needed: dict[tuple[str, str], None] = {}
     for stage in stages:
         for stage_input in (stage.train_input, stage.eval_input):
             inputs = stage_input.with_unpaired() if stage_input is not None else ()
-            needed |= {each.split: None for each in inputs if each.examples == 'labelled'}
+            for each in inputs:
+                if each.examples == 'labelled' and each.data in splits:
+                    needed[each.data, each.split] = None
 
-    labelled = {name: split for name, split in splits.items() if split.num_labelled}
-    fix = separate_images(config, labelled) if labelled else 'label some images of this split'
     message = 'no labelled example, but the net is trained or scored on labelled examples'
     findings = []
-    for split in needed:
-        if not any(name in labelled for name in split_names(split)):
-            findings.append(Finding('error', f'split {split!r}', message, fix))
+    for section, split in needed:
+        of_section = splits[section]
+        labelled = {name: each for name, each in of_section.items() if each.num_labelled}
+        if any(name in labelled for name in split_names(split)):
+            continue
+        if section != 'data':
+            where = f'split {split!r} of {section}'
+            findings.append(Finding('error', where, message, 'label some images of this split'))
+            continue
+        fix = separate_images(config, labelled) if labelled else 'label some images of this split'
+        findings.append(Finding('error', f'split {split!r}', message, fix))
     return findings
