@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from segjax.core import files
+from segjax.report.scores import MADE_BY
 from segjax.spec import DataSpec
 
 
@@ -52,6 +53,19 @@ class RunFiles(NamedTuple):
     def spec(self) -> DataSpec | None:
         """Returns the main data set, None if the caller does not know it."""
         return self.specs.get('data')
+
+    def spec_of(self, stage: StageFiles) -> DataSpec | None:
+        """Returns the data set on which a stage was scored, as the digests of its splits tell.
+
+        Scores without digests belong to the main data set.
+        """
+        made_by = stage.scores.get(MADE_BY)
+        evaluated = made_by.get('data') if isinstance(made_by, Mapping) else None
+        if isinstance(evaluated, Mapping) and evaluated:
+            for spec in self.specs.values():
+                if evaluated.items() <= dict(spec.digest).items():
+                    return spec
+        return self.spec
 
     def setting(self, path: str) -> Any:
         """Returns config['a']['b'] for 'a.b'; None if there is no such key, as pipelines differ."""
