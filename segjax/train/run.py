@@ -11,7 +11,7 @@ from segjax import pretrained
 from segjax.core import parallel
 from segjax.errors import unknown_name
 from segjax.protocol import Input, PyTree
-from segjax.spec import DataSpec
+from segjax.spec import DataSpec, Feature
 
 PRODUCTS = 'products.npz'
 """File in the folder of a stage with the arrays that it hands on."""
@@ -69,6 +69,13 @@ class Run(NamedTuple):
     def spec_of(self, inputs: Input) -> DataSpec:
         """Returns the specification of the data set that an input reads."""
         return self.data_of(inputs).spec
+
+    def declared(self, inputs: Input) -> dict[str, Feature]:
+        """Returns the declared features of the data sets that an input and its unpaired read."""
+        features: dict[str, Feature] = {}
+        for each in reversed(inputs.with_unpaired()):
+            features |= self.spec_of(each).declared
+        return features
 
     def data_of(self, inputs: Input) -> Data:
         """Returns the data set that an input reads.

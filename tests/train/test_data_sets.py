@@ -318,6 +318,22 @@ def test_the_doctor_describes_data_as_preparing_does(tmp_path):
     assert text.index('\nm ') and 'construction' in text and 'sidewalk' not in text
 
 
+@pytest.mark.parametrize(
+    'trained, evaluated, shared',
+    [('train', 'm', 3), ('m', 'train[1:]', 2), ('train[1:2]', 'm', 0), ('m', 'val', 0)],
+)
+def test_the_doctor_warns_of_lists_that_are_trained_on(tmp_path, trained, evaluated, shared):
+    config = two_data_sets.make_config()
+    names = data_sets.prepare(config)['data'].open_split('train', ('name',))
+    (tmp_path / 'm.txt').write_text('\n'.join(names[i]['name'] for i in (7, 0, 2)))
+    config.data.lists = (f'm=train:{tmp_path}/m.txt',)
+    config_lib.update(config, data=dict(train_split=trained, eval_split=evaluated))
+    found = [each for each in doctor.diagnose(config) if each.where == 'config.data.eval_split']
+    assert [each.message.partition(' ')[0] for each in found] == [str(shared)] * bool(shared)
+    if found:
+        assert found[0].fix == '--config.data.eval_split=val'
+
+
 def test_the_doctor_reads_the_same_data_set_once(monkeypatch):
     shadow = dict(name='', class_map='', world=dict(num_train=6, num_val=5, size=(128, 256)))
     shadow['world']['seed'] = 0

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from segjax.data import index
 from segjax.modes.doctor.findings import Finding, SplitSummary
 from segjax.protocol import Stage
 from segjax.spec import split_names
@@ -22,15 +23,57 @@ def splits_of_config(config: Any, splits: Mapping[str, SplitSummary]) -> list[Fi
                 fix = _known_split(config, splits, key, name)
                 findings.append(Finding('error', f'config.data.{key}', message, fix))
 
+    # Lists of examples may share images with any split.
+    own = {name: split for name, split in splits.items() if not is_list(name, split)}
+    if not findings and len(own) < len(splits):
+        return _common_examples(config, splits, own)
+
     # Two slices of one split may well have no image in common.
     trained = config.data.train_split
     evaluated = config.data.eval_split
     common = set(split_names(trained)) & set(split_names(evaluated))
     if common and not ('[' in trained and '[' in evaluated):
         message = f'{evaluated!r} is trained on ({trained!r})'
-        fix = separate_images(config, splits)
+        fix = separate_images(config, own)
         findings.append(Finding('warning', 'config.data.eval_split', message, fix))
     return findings
+
+
+def is_list(name: str, split: SplitSummary) -> bool:
+    """Returns whether a split is a list of examples, which belong to other splits."""
+    return any(item.split != name for item in split.items)
+
+
+def _common_examples(
+    config: Any, splits: Mapping[str, SplitSummary], own: Mapping[str, SplitSummary]
+) -> list[Finding]:
+    """Warns if a data set with lists is evaluated on examples that are trained on.
+
+    Args:
+      config: of the run. Its splits exist.
+      splits: of the data set, lists included.
+      own: of the data set, without lists.
+    """
+    trained = config.data.train_split
+    evaluated = config.data.eval_split
+    try:
+        shared = _examples(trained, splits) & _examples(evaluated, splits)
+    except ValueError:  # a malformed slice, which opening the input refuses
+        return []
+    if not shared:
+        return []
+    message = f'{len(shared)} examples of {evaluated!r} are trained on ({trained!r})'
+    fix = separate_images(config, own)
+    return [Finding('warning', 'config.data.eval_split', message, fix)]
+
+
+def _examples(split: str, splits: Mapping[str, SplitSummary]) -> set[tuple[str, str]]:
+    """Returns (plain split, name) of the examples of a split, with slices, sums and lists."""
+    counts = {name: len(summary.items) for name, summary in splits.items()}
+    examples = set()
+    for name, first, end in index.slices(split, counts):
+        examples |= {(item.split, item.name) for item in splits[name].items[first:end]}
+    return examples
 
 
 def _known_split(config: Any, splits: Mapping[str, SplitSummary], key: str, name: str) -> str:
