@@ -119,8 +119,8 @@ def _check_same_data(section: str, schema: Schema, values: Values) -> None:
       values: of the section.
     """
     for where, field, value in walk(schema, values, f'{section}.'):
-        if value != field.default:
-            key = where.rpartition('.')[2]
+        key = where.rpartition('.')[2]
+        if key != 'name' and value != field.default:
             raise InputError(
                 where,
                 got=f'{value!r}, and config.{section}.name is empty',

@@ -163,6 +163,8 @@ class View:
         """Returns the specification of the records with the merged classes and the lists."""
         if self.class_map is None and not self.lists:
             return spec
+
+        # All numbers follow from the index. Only the largest size of a split stays as it is.
         classes = self.class_map.classes if self.class_map else spec.classes
         indices = {split: self._of_split(split) for split in (*self.counts, *self.lists)}
         max_size = dict(spec.max_size)

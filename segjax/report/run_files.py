@@ -89,6 +89,7 @@ def read_run(workdir: pathlib.Path, specs: Mapping[str, DataSpec]) -> RunFiles:
         place = order.index(folder.name) if folder.name in order else len(order)
         return place, *times[:1]
 
+    # A folder without any file of a stage is no stage.
     stages = [_read_stage(folder) for folder in sorted(folders, key=position)]
     start = _optional(files.read_json, workdir / files.START, {})
     return RunFiles(
@@ -96,7 +97,7 @@ def read_run(workdir: pathlib.Path, specs: Mapping[str, DataSpec]) -> RunFiles:
         config=_optional(files.read_json, workdir / 'config.json', {}),
         environment=_optional(files.read_json, workdir / 'environment.json', {}),
         specs=specs,
-        stages=[stage for stage in stages if any(stage[1:])],  # some file is not empty
+        stages=[stage for stage in stages if any(stage[1:])],
         planned=dict(zip(start.get('stages', ()), start.get('steps', ()))),
     )
 

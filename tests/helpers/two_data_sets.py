@@ -91,7 +91,7 @@ def _stage(config, name, spec, section, split, unpaired):
         train_input=Input(
             split, 8, features, crop, config.augment, unpaired=unpaired, data=section
         ),
-        eval_input=Input('val', 8, features, tuple(config.data.eval_size), data=section),
+        eval_input=Input('val', 8, features, spec.split('val').max_size, data=section),
         predict=lambda state, image: jax.nn.softmax(logits(state.params, image)),
     )
 

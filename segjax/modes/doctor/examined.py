@@ -82,6 +82,7 @@ def data_spec(
       splits: the summaries of its splits.
       facts: of the examples of each split.
     """
+    # The counts are the counts that a preparation would write.
     num_classes = dataset.classes.num_classes
     num_examples = {}
     max_size = {}

@@ -57,13 +57,15 @@ def _common_examples(
     trained = config.data.train_split
     evaluated = config.data.eval_split
     try:
-        shared = _examples(trained, splits) & _examples(evaluated, splits)
+        seen = _examples(trained, splits)
+        shared = seen & _examples(evaluated, splits)
     except ValueError:  # a malformed slice, which opening the input refuses
         return []
     if not shared:
         return []
     message = f'{len(shared)} examples of {evaluated!r} are trained on ({trained!r})'
-    fix = separate_images(config, own)
+    unseen = {name: split for name, split in own.items() if not seen & _examples(name, splits)}
+    fix = separate_images(config, unseen or own)
     return [Finding('warning', 'config.data.eval_split', message, fix)]
 
 
