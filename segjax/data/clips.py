@@ -61,7 +61,7 @@ class Clips:
       folder, split, where: see `SplitSource`.
       features: keys of the examples. 'image_frames' is [n, H, W, 3], 'image' of the neighbours.
       offsets: of the neighbours in the numbering of the clip, not 0.
-      among: positions of the chosen examples, None for all. Neighbours may be any frame.
+      among: positions of the chosen examples, in order, None for all. Neighbours may be any frame.
 
     Raises:
       InputError: no example has all its neighbours, or an error of `SplitSource`.
@@ -87,8 +87,9 @@ class Clips:
         self._rows = rows(facts.sequence.tolist(), facts.frame.tolist(), offsets)
         chosen = ''
         if among is not None:
-            among = frozenset(among)
-            self._rows = [row for row in self._rows if row.example in among]
+            among = tuple(among)
+            row_of = {row.example: row for row in self._rows}
+            self._rows = [row_of[position] for position in among if position in row_of]
             chosen = f', of the {len(among)} that are chosen'
         if not self._rows:
             raise no_neighbours(f'split {split!r} of {where}', offsets, chosen)

@@ -32,7 +32,7 @@ from absl import flags
 
 from segjax.core import host
 from segjax.data import clips, transforms
-from segjax.data.index import Chosen, Source
+from segjax.data.index import Chosen, Source, part_positions
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Input
 from segjax.spec import IGNORE, Feature
@@ -476,9 +476,8 @@ def _part(source: Source, inputs: Input) -> Source:
     """
     if inputs.part == (0.0, 1.0):
         return source
-    order = np.random.default_rng(0).permutation(len(source))
-    first, last = inputs.bounds(len(source))
-    return Chosen(source, tuple(int(i) for i in order[first:last]))
+    positions = part_positions(len(source), *inputs.bounds(len(source)))
+    return Chosen(source, tuple(positions.tolist()))
 
 
 def _check_not_empty(source: Source, inputs: Input) -> None:

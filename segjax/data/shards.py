@@ -313,7 +313,9 @@ class Reader(NamedTuple):
         if inspection.record is None:
             return inspection, None
         stored = {name: inspection.record.features[name] for name in self.features}
-        return inspection, index.fact(inspection.record.histogram, stored)
+        _, histogram, size = inspection.record
+        num_classes = self.dataset.classes.num_classes
+        return inspection, index.fact(histogram, size, num_classes, stored)
 
 
 def _write_shard(

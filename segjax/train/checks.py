@@ -223,8 +223,7 @@ def _single_values(run: Run, stage: Stage, state: TrainState) -> list[str]:
                 single['/'.join(module.path)] = None
         return call(*args, **kwargs)
 
-    declared = run.spec_of(inputs).declared
-    own_batch = loader.zeros(inputs, inputs.batch_size // count, declared)
+    own_batch = loader.zeros(inputs, inputs.batch_size // count, run.declared(inputs))
     batch = _global_batch(own_batch, count)
     with nn.intercept_methods(note):
         run.topology.eval_shape(stage.train_step, state, batch, _keys(run, stage))

@@ -47,7 +47,7 @@ from segjax.train.run import Run
 from segjax.train.stage_functions import Functions, map_functions, root_key, stage_keys
 from segjax.train.states import Record, load_last_stage, load_stage
 from segjax.train.stop import Preempted, StopSignal
-from segjax.train.stored import CONFIG, ENVIRONMENT, SCORES, SPEC
+from segjax.train.stored import CONFIG, ENVIRONMENT, SCORES
 
 __all__ = [
     'CONFIG',
@@ -107,7 +107,7 @@ def _prepare_folder(run: Run, stages: tuple[Stage, ...], extend: bool) -> None:
     """Compares config, data and source with the run folder, and writes them into it."""
     # Everything up to `extension.apply` compares with config.json of the start before.
     longer = same_run.check_resumed(run.workdir, run.config, extend)
-    same_run.check_data(run.workdir, run.spec, stages)
+    same_run.check_data(run.workdir, run.specs, stages)
     initialization.write_start(run, stages, run.workdir / CONFIG)
     initialization.check_later_stages(run, stages)
     initialization.tell_unused(run, stages)
@@ -115,7 +115,7 @@ def _prepare_folder(run: Run, stages: tuple[Stage, ...], extend: bool) -> None:
         extension.apply(run, stages)
     if parallel.is_main():
         files.write_json(run.workdir / CONFIG, config_lib.to_json(run.config))
-        files.write_json(run.workdir / SPEC, run.spec.to_json())
+        same_run.write_specs(run.workdir, run.specs)
         versions = environment.describe_topology(run.topology)
         files.write_json(run.workdir / ENVIRONMENT, versions)
 
@@ -202,12 +202,12 @@ def _made_by(
     run: Run, stage: Stage, state: TrainState, earlier: Mapping[str, Any]
 ) -> dict[str, Any]:
     read = products.digests_for_scores(run, stage, earlier)
-    return same_run.made_by(run.config, run.spec, stage, int(state.step), read)
+    return same_run.made_by(run.config, run.specs, stage, int(state.step), read)
 
 
 def _write_report(run: Run) -> None:
     if parallel.is_main():
-        print(f'report: {page.write(run.workdir, run.spec)}', flush=True)
+        print(f'report: {page.write(run.workdir, run.specs)}', flush=True)
 
 
 # --- the evaluation of a run ----------------------------------------------------------------------
@@ -240,7 +240,7 @@ def _evaluate_stages(
 ) -> dict[str, Scores]:
     """Does the work of `evaluate`. `stop` is asked while data are prepared and between batches."""
     run, stages = open_run(config, workdir, 'evaluate', stop)
-    same_run.check_classes(run.workdir, run.config, run.spec)
+    same_run.check_classes(run.workdir, run.config, run.specs)
     writable = _is_writable(run.workdir)
     readers = states.last_readers(run, stages)
     earlier: dict[str, Any] = {}

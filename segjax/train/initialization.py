@@ -380,7 +380,7 @@ def arguments(
     """Returns the arguments of `stage.init`: a key that all stages share, zeros, `earlier`."""
     inputs = stage.train_input or stage.eval_input
     rows = max(1, inputs.batch_size // run.topology.count)
-    batch = loader.zeros(inputs, rows, run.spec_of(inputs).declared)
+    batch = loader.zeros(inputs, rows, run.declared(inputs))
     return rng.root(run.config.seed, 'init'), batch, dict(earlier)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from segjax import pretrained
 from segjax.core import parallel
+from segjax.errors import unknown_name
 from segjax.protocol import Input, Product, PyTree
-from segjax.spec import DataSpec
+from segjax.spec import DataSpec, Feature
 from segjax.train import product_files
 
 Source = pretrained.Weights | Mapping[str, PyTree]
@@ -28,10 +29,7 @@ class Data(Protocol):
     def open_input(self, inputs: Input, *features: str, positions: np.ndarray | None = None) -> Any:
         """Opens the examples of an input, with further features. The result has a length.
 
-        Args:
-          inputs: an input of a stage.
-          *features: in addition to those of `inputs`.
-          positions: of the examples in the split that `Input.chosen` names. None: no choice.
+        `positions` is the array of `inputs.chosen`.
         """
 
 
@@ -70,14 +68,35 @@ class Run(NamedTuple):
 
     def spec_of(self, inputs: Input) -> DataSpec:
         """Returns the specification of the data set that an input reads."""
-        return self.datasets[inputs.data].spec
+        return self.data_of(inputs).spec
+
+    def declared(self, inputs: Input) -> dict[str, Feature]:
+        """Returns the declared features of the data sets that an input and its unpaired read."""
+        features: dict[str, Feature] = {}
+        for each in reversed(inputs.with_unpaired()):
+            features |= self.spec_of(each).declared
+        return features
+
+    def data_of(self, inputs: Input) -> Data:
+        """Returns the data set that an input reads.
+
+        Raises:
+          InputError: the config has no such data section.
+        """
+        if inputs.data not in self.datasets:
+            raise unknown_name('data set of an input', inputs.data, self.datasets)
+        return self.datasets[inputs.data]
 
     def open_input(self, inputs: Input, *features: str) -> Any:
         """Opens the examples of an input, with further features. The result has a length.
 
-        Before the stage has run whose array chooses examples, no example is left out.
+        The examples that an earlier stage chose are known when this stage has finished. Before,
+        the input is opened without the choice.
+
+        Raises:
+          InputError: an error of `data.Prepared.open_input`, or an unknown data section.
         """
-        data = self.datasets[inputs.data]
+        data = self.data_of(inputs)
         positions = None if inputs.chosen is None else self.product(inputs.chosen)
         if positions is None:
             return data.open_input(inputs, *features)

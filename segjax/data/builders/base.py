@@ -15,6 +15,7 @@ import dataclasses
 import itertools
 import pathlib
 import threading
+import types
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,7 +28,7 @@ from segjax.data import image_files
 from segjax.data.camera_checks import check_camera, check_geometry
 from segjax.data.labels import MASK_0_255, LabelCoding, indexed_by_color, to_train_ids
 from segjax.errors import InputError
-from segjax.spec import IGNORE, ClassSpec
+from segjax.spec import IGNORE, ClassMap, ClassSpec
 
 S = TypeVar('S')
 T = TypeVar('T')
@@ -80,14 +81,16 @@ class Inspection(NamedTuple):
 class Dataset(abc.ABC):
     """A data set of the user: a folder or a procedural world.
 
-    name     name in the registry
-    where    the name of the data set in errors
-    classes  its classes
+    name        name in the registry
+    where       the name of the data set in errors
+    classes     its classes
+    class_maps  by name: merges of the classes into fewer classes
     """
 
     name: str
     where: str
     classes: ClassSpec
+    class_maps: Mapping[str, ClassMap] = types.MappingProxyType({})
 
     @abc.abstractmethod
     def options(self) -> Any:
