@@ -30,7 +30,7 @@ class Data(Protocol):
 
         Args:
           inputs: an input of a stage.
-          *features: in addition to those of `inputs`.
+          *features: in addition to the features of `inputs`.
           positions: of the examples in the split that `Input.chosen` names. None: no choice.
         """
 
