@@ -133,7 +133,8 @@ class Topology:
           num_args: number of arguments.
           donate: positions of arguments whose memory may be reused for the output.
           split: for each result of a `fn` that returns a tuple, whether its rows stay on their
-            devices, for `rows_of_process`. All further results must be equal on all devices.
+            devices, for `rows_of_process`. All other results must be equal on all devices.
+            (): `fn` returns no such result.
         """
         if self.mode == 'pmap':
             in_axes = tuple(0 if i in batch_args else None for i in range(num_args))

@@ -22,7 +22,7 @@ from segjax.errors import InputError
 PRODUCTS = 'products.npz'
 MADE_BY = 'made_by'
 RESERVED = ('file', 'allow_pickle', MADE_BY)
-"""Names that no array may have: the file uses one, `numpy.savez` the others."""
+"""Names that no array may have: arguments of `numpy.savez`, and the additional entry."""
 
 
 class Stored(NamedTuple):

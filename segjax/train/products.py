@@ -1,8 +1,8 @@
 """The arrays that a finished stage hands on to later stages (`protocol.HandOn`).
 
 They are measured once, after the last step of the stage, and written to its folder. A later start
-reads them. A stage that has trained on since, or whose measured examples are chosen anew, measures
-them again before later stages begin.
+reads them. They are measured again if the stage has trained longer since, or if another array now
+chooses the measured examples. Later stages begin after that.
 """
 
 import pathlib
@@ -109,7 +109,7 @@ def _stored(run: Run, stage: Stage) -> Stored | None:
 
 
 def zeros(stage: Stage) -> dict[str, np.ndarray]:
-    """Returns arrays of zeros in the place of those that a stage hands on."""
+    """Returns zeros with the names, shapes and types of the arrays that a stage hands on."""
     shapes = stage.hand_on.shapes if stage.hand_on is not None else {}
     return {name: np.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
 
