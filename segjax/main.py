@@ -433,14 +433,16 @@ def run_prepare(assignments) -> None:
     """Prepares the data of a config. Needs no GPU."""
     config = _load_config(assignments)
     from segjax import config as config_lib
-    from segjax import data
+    from segjax.train import data_sets
     from segjax.train.stop import StopSignal
 
     config_lib.validate(config)
     with StopSignal() as stop:
-        prepared = data.prepare(config.data, stop.check_preparing)
-    counts = ', '.join(f'{split} {count:,}' for split, count in prepared.spec.num_examples.items())
-    print(f'prepared: {prepared.folder} ({counts} examples)', flush=True)
+        datasets = data_sets.prepare(config, stop.check_preparing)
+    for prepared in {each.folder: each for each in datasets.values()}.values():
+        numbers = prepared.spec.num_examples.items()
+        counts = ', '.join(f'{split} {count:,}' for split, count in numbers)
+        print(f'prepared: {prepared.folder} ({counts} examples)', flush=True)
 
 
 def run_cache(assignments) -> None:

@@ -83,9 +83,9 @@ class Mean(NamedTuple, Generic[Total]):
 
 Metrics = Mapping[str, Mean[Array]]
 Scores = Mapping[str, Any]
-"""Results on the host: floats under field names ('mIoU'), lists per class, nested dicts.
+"""Results on the host: floats under field names ('mIoU'), lists per class, nested dicts, curves.
 
-They must survive JSON.
+They must survive JSON. segjax/metrics/curves.py makes curves.
 """
 
 
@@ -286,8 +286,8 @@ class Observation(NamedTuple):
     outputs  (state, batch, keys) -> {name: [B, ...]}, pure, per device
     observe  (batch, outputs) -> {name: Mean}, in numpy on the host. Both arguments hold the rows of
              this process without padding, so they may have 0 rows. Every call returns the same
-             names and shapes. The Means are added to those of `eval_step`. `means.rows` places a
-             value for each example
+             names and shapes. `finalize` gets the Means with those of `eval_step`, which have
+             other names. `means.rows` places a value for each example
     """
 
     outputs: Callable[[TrainState, Batch, Keys], Mapping[str, Array]]
@@ -389,3 +389,15 @@ class Stage(NamedTuple):
     prediction: Prediction | None = None
     observation: Observation | None = None
     hand_on: HandOn | None = None
+
+    @property
+    def training_inputs(self) -> tuple[Input, ...]:
+        """Returns the training input and its unpaired inputs, () without training."""
+        return () if self.train_input is None else self.train_input.with_unpaired()
+
+    @property
+    def all_inputs(self) -> tuple[Input, ...]:
+        """Returns the inputs of training, of the evaluation and of `hand_on`."""
+        measured = self.hand_on.inputs if self.hand_on is not None else None
+        further = () if measured is None else (measured,)
+        return (*self.training_inputs, self.eval_input, *further)

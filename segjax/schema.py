@@ -40,6 +40,17 @@ class Choice(NamedTuple):
     options: Mapping[str, Mapping[str, Field]]
 
 
+class DataSection(dict):
+    """A section that describes a data set, with a Field for each key.
+
+    doc  meaning of the section: a sentence that stands alone
+    """
+
+    def __init__(self, fields: Mapping[str, Any], doc: str = ''):
+        super().__init__(fields)
+        self.doc = doc
+
+
 # --- Checks: each returns what it expects of a wrong value, and None for a right value ------------
 
 
@@ -192,6 +203,22 @@ def patterns(value: Iterable) -> str | None:
     return None
 
 
+LIST = re.compile(r'(?P<name>\w+)=(?P<split>[\w-]+(?:\+[\w-]+)*):(?P<file>.+)')
+"""Form of an entry of `data.lists`."""
+
+
+def example_lists(value: Iterable) -> str | None:
+    """Checks lists of examples: texts of the form NAME=SPLIT:FILE, each with a name of its own."""
+    names = []
+    for entry in value:
+        match = LIST.fullmatch(entry) if isinstance(entry, str) else None
+        if match is None:
+            return f"NAME=SPLIT:FILE texts, as ('members=train:members.txt',); got {entry!r}"
+        names.append(match['name'])
+    is_unique = len(set(names)) == len(names)
+    return None if is_unique else 'a name of its own for each list'
+
+
 def milestones(value: Sequence) -> str | None:
     """Checks milestones of a schedule: steps and shares of the steps, each in ascending order."""
     shares = [milestone for milestone in value if isinstance(milestone, float)]
@@ -258,51 +285,100 @@ def typed_text(value: Any) -> str:
 # --- Keys -----------------------------------------------------------------------------------------
 
 
-DATA = {
-    'name': Field('streets', 'Name of the data set (segjax/data/builders).'),
-    'root': Field('', 'Folder of a real data set. Rendered data sets need none.'),
-    'classes': Field(
-        '',
-        'YAML or JSON file with the class list of the data set `folder`. '
-        'Data sets that you add may read it. Other data sets ignore it.',
-    ),
-    'cache': Field('', 'Folder for prepared data. Empty: $SEGJAX_CACHE, or ~/.cache/segjax.'),
-    'train_split': Field(
-        'train', 'Split to train on, with slices such as train[:10%] (syntax of TFDS).'
-    ),
-    'labelled_fraction': Field(
-        1.0,
-        'Fraction of the training images whose labels are used. Every run uses the same images. '
-        'Class weights still come from all labels.',
-        share_above_0,
-    ),
-    'void_class': Field(False, 'Treat unlabelled pixels (255) as an additional class.'),
-    'eval_split': Field('val', 'TFDS split to evaluate on.'),
-    'eval_size': Field(
-        (256, 512), 'Size (height, width) at which the net sees an image in evaluation.', size_2d
-    ),
-    'threads': Field(
-        0,
-        'Threads that read and transform examples. 0 means all usable cores, at most 16. '
-        'With workers, 0 means 1 thread per worker.',
-        at_least(0),
-    ),
-    'workers': Field(0, 'Loader processes. 0 loads in threads of the main process.', at_least(0)),
-    'prefetch': Field(
-        16,
-        'Examples to read ahead, at least a batch and an example per thread. '
-        'Workers read whole batches ahead.',
-        at_least(1),
-    ),
-    'world': {
-        'num_train': Field(320, 'Number of training examples of a rendered data set.', at_least(1)),
-        'num_val': Field(64, 'Number of validation examples of a rendered data set.', at_least(1)),
-        'size': Field((128, 256), 'Size (height, width) of the rendered images.', size_2d),
-        'seed': Field(
-            0, 'Seed of a rendered data set. Another seed gives another data set.', at_least(0)
+DATA_SET_KEYS = ('name', 'root', 'classes', 'class_map', 'lists', 'world')
+"""Keys that describe a data set. Every data section has them."""
+
+DATA = DataSection(
+    {
+        'name': Field('streets', 'Name of the data set (segjax/data/builders).'),
+        'root': Field('', 'Folder of a real data set. Rendered data sets need none.'),
+        'classes': Field(
+            '',
+            'YAML or JSON file with the class list of the data set `folder`. '
+            'Data sets that you add may read it. Other data sets ignore it.',
         ),
-    },
-}
+        'class_map': Field(
+            '',
+            'Merge of the classes into fewer classes: a name that the data set offers, or a YAML '
+            'or JSON file. Empty: the classes of the data set.',
+        ),
+        'lists': Field(
+            (),
+            'Lists of examples, as NAME=SPLIT:FILE texts. FILE has the name of an example on each '
+            'line. NAME is then a further split, with slices as NAME[:10%].',
+            example_lists,
+        ),
+        'cache': Field('', 'Folder for prepared data. Empty: $SEGJAX_CACHE, or ~/.cache/segjax.'),
+        'train_split': Field(
+            'train', 'Split to train on, with slices such as train[:10%] (syntax of TFDS).'
+        ),
+        'labelled_fraction': Field(
+            1.0,
+            'Fraction of the training images whose labels are used. Every run uses the same '
+            'images. Class weights count these images alone.',
+            share_above_0,
+        ),
+        'void_class': Field(False, 'Treat unlabelled pixels (255) as an additional class.'),
+        'eval_split': Field('val', 'TFDS split to evaluate on.'),
+        'eval_size': Field(
+            (256, 512),
+            'Size (height, width) at which the net sees an image in evaluation.',
+            size_2d,
+        ),
+        'threads': Field(
+            0,
+            'Threads that read and transform examples. 0 means all usable cores, at most 16. '
+            'With workers, 0 means 1 thread per worker.',
+            at_least(0),
+        ),
+        'workers': Field(
+            0, 'Loader processes. 0 loads in threads of the main process.', at_least(0)
+        ),
+        'prefetch': Field(
+            16,
+            'Examples to read ahead, at least a batch and an example per thread. '
+            'Workers read whole batches ahead.',
+            at_least(1),
+        ),
+        'world': {
+            'num_train': Field(
+                320, 'Number of training examples of a rendered data set.', at_least(1)
+            ),
+            'num_val': Field(
+                64, 'Number of validation examples of a rendered data set.', at_least(1)
+            ),
+            'size': Field((128, 256), 'Size (height, width) of the rendered images.', size_2d),
+            'seed': Field(
+                0, 'Seed of a rendered data set. Another seed gives another data set.', at_least(0)
+            ),
+        },
+    }
+)
+
+
+def data_set(doc: str, **defaults: Any) -> DataSection:
+    """Returns a section for an additional data set, which a pipeline adds to its SCHEMA.
+
+    An empty `name` means the same data set as `data`, with all its keys.
+
+    Args:
+      doc: meaning of the section: a sentence that stands alone.
+      **defaults: values of keys that differ from `DATA`, as name='folder', world=dict(seed=1).
+
+    Raises:
+      KeyError: a key that no data section has.
+    """
+    fields = {key: DATA[key] for key in DATA_SET_KEYS}
+    name = 'Name of the data set (segjax/data/builders). Empty: the data set of `data`.'
+    fields['name'] = Field('', name)
+    for key, value in defaults.items():
+        if isinstance(value, Mapping):
+            changed = {inner: fields[key][inner]._replace(default=v) for inner, v in value.items()}
+            fields[key] = {**fields[key], **changed}
+        else:
+            fields[key] = fields[key]._replace(default=value)
+    return DataSection(fields, doc)
+
 
 AUGMENT = {
     'resize': Field(

@@ -94,6 +94,23 @@ class SplitSpec(NamedTuple):
     labelled_void_pixels: int
 
 
+class PartSpec(NamedTuple):
+    """Exact numbers of the labelled examples in a part of a split.
+
+    split         a TFDS split, as 'train[:10%]'
+    part          `Input.part`: (from, to) as shares of the labelled examples
+    num_examples  labelled examples of the part
+    class_pixels  [C] labelled pixels of each class
+    void_pixels   ignored pixels
+    """
+
+    split: str
+    part: tuple[float, float]
+    num_examples: int
+    class_pixels: tuple[int, ...]
+    void_pixels: int
+
+
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
     """The description of a prepared data set.
@@ -111,6 +128,7 @@ class DataSpec:
     digest        by split: hexadecimal hash of the examples in order; {} where it is unknown
     declared      Feature by key, for features whose kind does not follow from their key
     class_maps    by name: merges of the classes into fewer classes
+    parts         exact numbers of the slices and shares that the config of a run names
     """
 
     name: str
@@ -125,6 +143,7 @@ class DataSpec:
     digest: Mapping[str, str] = dataclasses.field(default_factory=dict)
     declared: Mapping[str, Feature] = dataclasses.field(default_factory=dict)
     class_maps: Mapping[str, ClassMap] = dataclasses.field(default_factory=dict)
+    parts: tuple[PartSpec, ...] = ()
 
     def split(self, expression: str) -> SplitSpec:
         """Returns the sizes of 'train', 'train+val' or 'train[:10%]'.
@@ -153,9 +172,38 @@ class DataSpec:
             labelled_void_pixels=void_pixels - unlabelled_pixels,
         )
 
+    def part(self, expression: str, part: tuple[float, float] = (0.0, 1.0)) -> PartSpec:
+        """Returns the numbers of the labelled examples in a part of a split.
+
+        They are exact for whole splits and for `parts`. Slices and shares that are not among
+        `parts` have the numbers of the whole split, as in specifications that older runs stored.
+
+        Args:
+          expression: a TFDS split.
+          part: (from, to) as shares of the labelled examples.
+
+        Raises:
+          InputError: the data set has no such split.
+        """
+        for known in self.parts:
+            if (known.split, known.part) == (expression, tuple(part)):
+                return known
+        whole = self.split(expression)
+        return PartSpec(
+            split=expression,
+            part=(0.0, 1.0),
+            num_examples=whole.num_labelled,
+            class_pixels=whole.class_pixels,
+            void_pixels=whole.labelled_void_pixels,
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """Returns plain values, as `spec.json` of a run folder keeps them."""
-        return dataclasses.asdict(self)
+        """Returns plain values, as `spec.json` of a run folder keeps them.
+
+        A run of whole splits has no key `parts`.
+        """
+        fields = dataclasses.asdict(self)
+        return fields if self.parts else {k: v for k, v in fields.items() if k != 'parts'}
 
     @staticmethod
     def from_json(stored: Mapping[str, Any]) -> 'DataSpec':
@@ -169,5 +217,6 @@ class DataSpec:
                 name: ClassMap(ClassSpec(**classes), train_ids)
                 for name, (classes, train_ids) in class_maps.items()
             },
+            'parts': tuple(PartSpec(*values) for values in fields.get('parts', ())),
         }
         return DataSpec(**fields)

@@ -17,7 +17,14 @@ from segjax.config.stored import (
     recorded,
     to_json,
 )
-from segjax.config.tree import choose, defaults, schema_of, update
+from segjax.config.tree import (
+    choose,
+    data_sections,
+    defaults,
+    of_all_data_sets,
+    schema_of,
+    update,
+)
 from segjax.config.validation import validate
 from segjax.schema import typed_text
 
@@ -28,9 +35,11 @@ __all__ = [
     'another_config',
     'changes',
     'choose',
+    'data_sections',
     'defaults',
     'differences',
     'from_json',
+    'of_all_data_sets',
     'parse_arg',
     'recorded',
     'schema_of',

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from segjax import pipelines
-from segjax.schema import SHARED, Choice, Field, OneOf
+from segjax.schema import SHARED, Choice, DataSection, Field, OneOf
 
 COMMAND = 'python -m segjax.config.reference > docs/config.md'
 
@@ -75,10 +75,17 @@ def _pipeline(schema: Schema, common: Mapping[str, Schema | Choice]) -> str:
             if original is None:
                 sections += [f'### {name}\n', _options(entry, kin, common)]
         elif original is None:
-            sections += [f'### {name}\n', _body(name, entry)]
+            sections += [f'### {name}\n', *_meaning(entry), _body(name, entry)]
         else:
-            rows.append((name, '', f'A section with the keys of `{original}`.'))
+            meaning = ' '.join([*_meaning(entry), f'A section with the keys of `{original}`.'])
+            rows.append((name, '', meaning.replace('\n', '')))
     return '\n'.join([_table(rows), *sections] if rows else sections)
+
+
+def _meaning(entry: Schema) -> list[str]:
+    """Returns the meaning of a data section as a paragraph, nothing for any other section."""
+    doc = entry.doc if isinstance(entry, DataSection) else ''
+    return [f'{doc}\n'] if doc else []
 
 
 def _kin(entry: Choice, common: Mapping[str, Schema | Choice]) -> str | None:

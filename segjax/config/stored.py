@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from segjax.config.tree import Schema, defaults_of, schema_of
+from segjax.config.tree import Schema, defaults_of, of_all_data_sets, schema_of
 from segjax.config.validation import validate
 from segjax.errors import InputError
 from segjax.schema import RENAMED, Choice, Field
@@ -90,6 +90,8 @@ FREE = (
     'init_from',
     'data.root',
     'data.classes',
+    'data.class_map',
+    'data.lists',
     'data.cache',
     'data.threads',
     'data.workers',
@@ -97,7 +99,8 @@ FREE = (
 )
 """Keys that may change when a run is resumed, because they do not change the training.
 
-For data.root and data.classes, the contents of the files count (segjax/train/same_run.py).
+For data.root, data.classes, data.class_map and data.lists, the contents of the files count
+(segjax/train/same_run.py). Keys of the data set `data` stand for those keys of all data sections.
 """
 
 FREE_IN = {
@@ -111,7 +114,11 @@ FREE_IN = {
         'data.eval_size',
         'probes',
     ),
-    'predict': (*FREE, 'data.eval_split', 'data.eval_size'),
+    'predict': tuple(
+        key
+        for key in (*FREE, 'data.eval_split', 'data.eval_size')
+        if key not in ('data.class_map', 'data.lists')
+    ),
 }
 """Keys that may differ from the config of a run folder, by mode.
 
@@ -156,6 +163,8 @@ def changes(
     """
     if not path and _text_in(old, 'pipeline', '') == new['pipeline']:
         old = to_json(from_json(old))
+    if not path:
+        free = of_all_data_sets(free, new['pipeline'])
     differing = {}
     for key in sorted(set(old) | set(new)):
         full_key = f'{path}{key}'

@@ -1,13 +1,13 @@
 """Builds the config of a pipeline from its schema, with every key at its default."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from segjax import pipelines
 from segjax.errors import unknown_name
-from segjax.schema import SHARED, Choice, Field
+from segjax.schema import DATA_SET_KEYS, SHARED, Choice, DataSection, Field
 
 Schema = Mapping[str, Any]
 """{key: Field, Choice, or Schema of a section}."""
@@ -26,6 +26,29 @@ def defaults_of(schema: Schema | Choice) -> dict[str, Any]:
 def schema_of(pipeline: str) -> dict[str, Any]:
     """Returns the shared schema and the keys that the pipeline adds."""
     return {**SHARED, **pipelines.load(pipeline).SCHEMA}
+
+
+def data_sections(pipeline: str) -> tuple[str, ...]:
+    """Returns the config sections that describe data sets. 'data' comes first."""
+    schema = schema_of(pipeline)
+    return tuple(name for name, entry in schema.items() if isinstance(entry, DataSection))
+
+
+def of_all_data_sets(keys: Iterable[str], pipeline: str) -> tuple[str, ...]:
+    """Returns paths of keys, and for each key of the data set `data` the keys of all data sets.
+
+    Args:
+      keys: paths of keys and sections, as 'data.root'.
+      pipeline: that has the data sections.
+    """
+    further = data_sections(pipeline)[1:]
+    all_keys = []
+    for path in keys:
+        section, _, key = path.partition('.')
+        all_keys.append(path)
+        if section == 'data' and key in DATA_SET_KEYS:
+            all_keys += [f'{name}.{key}' for name in further]
+    return tuple(all_keys)
 
 
 def fields_of(choice: Choice, name: str) -> dict[str, Field]:

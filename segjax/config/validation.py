@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 
 from segjax.config.arguments import KINDS
-from segjax.config.tree import Schema, fields_of, schema_of
+from segjax.config.tree import Schema, data_sections, fields_of, schema_of
 from segjax.core import paths
 from segjax.errors import InputError, unknown_name
 from segjax.schema import SHARED, Choice, Field, OneOf, plain, typed_text
@@ -78,7 +78,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
         )
     for where, field, value in walk(schema_of(config.pipeline), config, ''):
         _check_value(where, field, value)
-    paths.check_config(config)
+    paths.check_config(config, data_sections(config.pipeline))
+    schema = schema_of(config.pipeline)
+    for section in data_sections(config.pipeline)[1:]:
+        if not config[section].name:
+            _check_same_data(section, schema[section], config[section])
     _check_milestones(config)
     _check_init_from(config.init_from)
 
@@ -102,6 +106,28 @@ def _check_value(where: str, field: Field, value: Any) -> None:
             meaning=field.doc,
             fix=right_argument(where, field, value),
         )
+
+
+def _check_same_data(section: str, schema: Schema, values: Values) -> None:
+    """Raises InputError for a changed key of a data section without a name.
+
+    Such a section stands for `data` with all its keys, so the key would have no effect.
+
+    Args:
+      section: its name.
+      schema: of the section.
+      values: of the section.
+    """
+    for where, field, value in walk(schema, values, f'{section}.'):
+        key = where.rpartition('.')[2]
+        if key != 'name' and value != field.default:
+            raise InputError(
+                where,
+                got=f'{value!r}, and config.{section}.name is empty',
+                expected='the default: without a name the section means the data set of `data`',
+                meaning=field.doc,
+                fix=f'--config.{section}.name=NAME, the data set that has this {key}',
+            )
 
 
 def _check_milestones(config: ml_collections.ConfigDict) -> None:

@@ -121,8 +121,9 @@ class Topology:
         batch_args: tuple[int, ...] = (1,),
         num_args: int,
         donate: tuple[int, ...] = (),
+        split: tuple[bool, ...] = (),
     ) -> Callable:
-        """Maps a per-device function over the devices. Its results must be equal on all devices.
+        """Maps a per-device function over the devices.
 
         Args:
           fn: takes `num_args` positional arguments. Inside `fn`, `device_index` and the sums of
@@ -131,6 +132,9 @@ class Topology:
             `put_batch`). All further arguments are replicated.
           num_args: number of arguments.
           donate: positions of arguments whose memory may be reused for the output.
+          split: for each result of a `fn` that returns a tuple, whether its rows stay on their
+            devices, for `rows_of_process`. All other results must be equal on all devices.
+            (): `fn` returns no such result.
         """
         if self.mode == 'pmap':
             in_axes = tuple(0 if i in batch_args else None for i in range(num_args))
@@ -138,7 +142,7 @@ class Topology:
                 fn,
                 AXIS,
                 in_axes=in_axes,
-                out_axes=None,
+                out_axes=tuple(0 if rows else None for rows in split) or None,
                 donate_argnums=donate,
                 devices=None if self._uses_all() else self.devices,
             )
@@ -146,8 +150,9 @@ class Topology:
         in_specs = tuple(P(AXIS) if i in batch_args else P() for i in range(num_args))
         # check_vma=False gives gradients the meaning that they have under pmap. With the check,
         # gradients of replicated inputs are already summed, and our own sum would add them again.
+        out_specs = tuple(P(AXIS) if rows else P() for rows in split) or P()
         mapped = jax.shard_map(
-            fn, mesh=self.mesh, in_specs=in_specs, out_specs=P(), check_vma=False
+            fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
         )
         return self.jit(mapped, donate)
 
@@ -196,6 +201,21 @@ class Topology:
             for key, value in batch.items()
         }
 
+    def rows_of_process(self, tree: PyTree) -> PyTree:
+        """Returns this process's rows of results that `spmd` left split, as numpy arrays.
+
+        The rows are in the order of the batch that this process put onto its devices.
+        """
+
+        def fetch(x: jax.Array) -> np.ndarray:
+            shards = sorted(x.addressable_shards, key=_first_row)
+            parts = [np.asarray(shard.data) for shard in shards]
+            if self.mode == 'pmap':  # x is [devices, B / devices, ...]
+                parts = [part.reshape(x.shape[1:]) for part in parts]
+            return np.concatenate(parts)
+
+        return jax.tree.map(fetch, tree)
+
     def put_replicated(self, tree: PyTree) -> PyTree:
         """Puts a host tree, which is the same in every process, onto all devices."""
         # Use the sharding that a step returns. Another one would compile the step twice.
@@ -238,6 +258,12 @@ def topology(
     return Topology(mode, tuple(jax.devices()[:max_devices]), options)
 
 
+def _first_row(shard: Any) -> int:
+    """Returns the position of a shard's first row along the leading axis of its array."""
+    first = shard.index[0]
+    return (first.start or 0) if isinstance(first, slice) else first
+
+
 def to_host(tree: PyTree) -> PyTree:
     """Returns a replicated tree as numpy arrays."""
 
@@ -265,6 +291,38 @@ def of_main(number: int) -> int:
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def bytes_of_main(data: bytes) -> bytes:
+    """Broadcasts the bytes of the main process to all processes.
+
+    A file that the main process has just written may become visible to another host much later.
+
+    Args:
+      data: read in the main process alone.
+    """
+    if jax.process_count() == 1:
+        return data
+    size = of_main(len(data))
+    buffer = np.zeros(size, np.uint8)
+    if is_main():
+        buffer[:] = np.frombuffer(data, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(buffer)).tobytes() if size else b''
+
+
+def sum_over_processes(values: np.ndarray) -> np.ndarray:
+    """Sums a vector over all processes, in float64 and in the order of the processes.
+
+    All processes must call this function at the same place.
+
+    Args:
+      values: [N] float64, with the same N in every process.
+    """
+    if jax.process_count() == 1 or not values.size:
+        return values
+    # JAX would round float64 to float32. Bytes keep every digit.
+    gathered = np.asarray(multihost_utils.process_allgather(values.view(np.uint8)))
+    return np.ascontiguousarray(gathered).view(np.float64).sum(0)
 
 
 def in_any_process(flag: bool) -> bool:

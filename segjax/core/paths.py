@@ -5,6 +5,7 @@ import pathlib
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from segjax.errors import InputError
@@ -69,14 +70,17 @@ def check_writable(where: str, folder: pathlib.Path) -> None:
         raise InputError(where, got=got, expected='a folder to write to', fix=fix)
 
 
-def check_config(config: Any) -> None:
-    """Raises InputError if a path in a config is an address."""
-    for section, key in (
-        ('data', 'root'),
-        ('data', 'cache'),
-        ('data', 'classes'),
-        ('init_from', 'path'),
-    ):
+def check_config(config: Any, data_sections: Iterable[str] = ('data',)) -> None:
+    """Raises InputError if a key of a config is an address instead of a path.
+
+    Args:
+      config: of a run.
+      data_sections: names of the sections that describe data sets.
+    """
+    keys = [('data', 'cache'), ('init_from', 'path')]
+    for section in data_sections:
+        keys += [(section, key) for key in ('root', 'classes', 'class_map')]
+    for section, key in keys:
         if config[section][key]:
             local(f'config.{section}.{key}', config[section][key])
     for pattern, path, *_ in config['init_from']['sources']:

@@ -1,15 +1,19 @@
 """Data sets: `prepare` writes the records of a data set once, describes them and opens them."""
 
+import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from segjax.core.notes import tell
-from segjax.data import builders, index, records
+from segjax.data import builders, class_maps, index, records
 from segjax.data.clips import Clips
-from segjax.data.index import Chosen
+from segjax.data.index import Chosen, Source
 from segjax.data.records import SplitSource, never_stop
-from segjax.errors import InputError
+from segjax.data.view import Choice, View, make_view
 from segjax.protocol import Input
 from segjax.spec import DataSpec
 
@@ -19,16 +23,24 @@ class Prepared(NamedTuple):
 
     Later changes in the user's folder change no running job.
 
-    spec    classes, splits and features of the data set
+    spec    classes, splits and features of the data set, as its config section sees them
     folder  the folder with the records
     where   the name of the data set in errors
+    seen    the class map and the lists of the config section; None: neither
     """
 
     spec: DataSpec
     folder: pathlib.Path
     where: str
+    seen: View | None = None
 
-    def open_split(self, split: str, features: Sequence[str]) -> SplitSource:
+    @property
+    def view(self) -> View:
+        """Returns the examples as the config section sees them."""
+        own = functools.partial(index.of_split, self.folder)
+        return self.seen or View(self.where, self.spec.num_examples, own)
+
+    def open_split(self, split: str, features: Sequence[str]) -> Source:
         """Opens a split for random access.
 
         Args:
@@ -38,64 +50,56 @@ class Prepared(NamedTuple):
         Raises:
           InputError: an unknown or empty split, or a feature that the data set does not have.
         """
-        return SplitSource(self.folder, split, features, self.where)
+        return self._open(self.view.in_records(split), features)
 
-    def open_input(self, inputs: Input, *additional: str) -> SplitSource | Clips | Chosen:
+    def open_input(
+        self, inputs: Input, *additional: str, positions: np.ndarray | None = None
+    ) -> Source:
         """Opens the chosen examples of an input's split, with their neighbours if it asks for them.
 
         Args:
           inputs: an input of a stage.
           additional: features in addition to `inputs.stored`.
+          positions: the array of `inputs.chosen`; None: no further choice.
 
         Raises:
-          InputError: an error of `open_split`. No example is chosen, or no chosen example has its
-            neighbours. A feature 'x_frames' is requested, but no frames.
+          InputError: an error of `open_split`. No example is chosen, a position is outside the
+            split, or no chosen example has its neighbours. A feature 'x_frames' is requested, but
+            no frames.
         """
         features = tuple(dict.fromkeys((*inputs.stored, *additional)))
-        chosen = self._chosen(inputs)
-        if inputs.frames:
-            return Clips(
-                self.folder,
-                inputs.split,
-                features,
-                inputs.frames,
-                self.where,
-                chosen,
-                self.open_split,
-            )
-        source = self.open_split(inputs.split, features)
-        return source if chosen is None else Chosen(source, chosen)
+        choice = self.view.choose(inputs, positions)
+        if not inputs.frames:
+            return self._open(choice, features)
+        split, chosen = choice
+        frames = inputs.frames
+        clips = Clips(self.folder, split, features, frames, self.where, chosen, self._open_records)
+        return self._with_classes(clips)
 
-    def _chosen(self, inputs: Input) -> tuple[int, ...] | None:
-        """Returns the positions of the examples that an input chooses, None for the whole split."""
-        if inputs.examples == 'all':
-            return None
-        num_examples = len(self.open_split(inputs.split, ()))
-        positions = index.positions(index.load(self.folder, inputs.split), inputs.examples)
-        if len(positions) == 0:
-            raise self._no_chosen_example(inputs, num_examples)
-        return None if len(positions) == num_examples else tuple(positions.tolist())
+    def _open(self, choice: Choice, features: Sequence[str]) -> Source:
+        """Opens some examples of a split of the records."""
+        source = self._open_records(choice.split, features)
+        if choice.positions is None:
+            return self._with_classes(source)
+        return self._with_classes(Chosen(source, choice.positions))
 
-    def _no_chosen_example(self, inputs: Input, num_examples: int) -> InputError:
-        """Returns the error for a split without chosen examples. It lists splits that have some."""
-        labelled = []
-        for split in self.spec.num_examples:
-            count = self.spec.split(split).num_labelled
-            if count:
-                labelled.append(f'{split} ({count})')
-        splits = ', '.join(labelled) or 'none'
-        return InputError(
-            f'split {inputs.split!r} of {self.where}',
-            got=f'no {inputs.examples} example among its {num_examples}',
-            expected=f'at least one; splits with labelled examples: {splits}',
-        )
+    def _open_records(self, split: str, features: Sequence[str]) -> SplitSource:
+        """Opens a split of the records, with the classes of the records."""
+        return SplitSource(self.folder, split, features, self.where)
+
+    def _with_classes(self, source: Source) -> Source:
+        """Returns a source of the records with the classes of `spec`."""
+        class_map = self.view.class_map
+        if class_map is None:
+            return source
+        return class_maps.Relabelled(source, class_maps.table(class_map))
 
 
 def prepare(config: Any, check_stop: Callable[[], None] = never_stop) -> Prepared:
     """Prepares the data set of `config.data`, unless an earlier call did.
 
     Args:
-      config: `config.data`.
+      config: `config.data`, or another data section with the keys of `config.data`.
       check_stop: called between examples. It raises an exception to stop the preparation, and
         another call of `prepare` continues it.
 
@@ -108,4 +112,10 @@ def prepare(config: Any, check_stop: Callable[[], None] = never_stop) -> Prepare
     folder = records.prepared(dataset, config.cache, check_stop)
     for note in dataset.notes_of_files():
         tell(note)
-    return Prepared(records.load_spec(folder), folder, dataset.where)
+
+    # Records do not depend on class maps and lists.
+    own = dataclasses.replace(records.load_spec(folder), class_maps=dict(dataset.class_maps))
+    view = make_view(config, dataset.where, own, functools.partial(index.of_split, folder))
+    if view.class_map is None and not view.lists:
+        return Prepared(own, folder, dataset.where)
+    return Prepared(view.described(own), folder, dataset.where, view)

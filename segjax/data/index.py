@@ -4,6 +4,7 @@ The file `index.npz` of a records folder holds the facts. It has a few bytes for
 that a choice among a hundred thousand frames reads no frame.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -18,9 +19,13 @@ import tensorflow_datasets as tfds
 
 from segjax.data import kinds
 from segjax.errors import InputError, first_line, unknown_name
-from segjax.spec import IGNORE, Feature
+from segjax.spec import IGNORE, ClassMap, Feature
 
 FILE = 'index.npz'
+FIRST = ('labelled_pixels', 'void_pixels', 'sequence', 'frame')
+"""Columns of every index."""
+LATER = ('class_pixels', 'name', 'size')
+"""Columns that an older index lacks. They are added once."""
 
 
 class Index(NamedTuple):
@@ -31,6 +36,9 @@ class Index(NamedTuple):
     sequence         [N] str, clip of the example, '' for stills
     frame            [N] int64, number of the example in its clip
     digest           [N, 16] uint8, hash of the content, or [N, 0] in records without digests
+    class_pixels     [N, C] uint32, pixels of each class, or [N, 0] in an older index
+    name             [N] str, name of the example, '' in an older index
+    size             [N, 2] int32, (height, width) of the label, or [N, 0] in an older index
     """
 
     labelled_pixels: np.ndarray
@@ -38,6 +46,9 @@ class Index(NamedTuple):
     sequence: np.ndarray
     frame: np.ndarray
     digest: np.ndarray
+    class_pixels: np.ndarray
+    name: np.ndarray
+    size: np.ndarray
 
 
 class Fact(NamedTuple):
@@ -48,23 +59,39 @@ class Fact(NamedTuple):
     sequence: str
     frame: int
     digest: bytes
+    class_pixels: np.ndarray
+    name: str
+    size: tuple[int, int]
 
 
 def fact(
-    histogram: np.ndarray, example: Mapping[str, Any], declared: Mapping[str, Feature] = {}
+    histogram: np.ndarray,
+    size: tuple[int, int],
+    num_classes: int,
+    example: Mapping[str, Any],
+    declared: Mapping[str, Feature] = {},
 ) -> Fact:
     """Returns the facts about an example.
 
     Args:
       histogram: [256] pixels of each train id in its label.
+      size: (height, width) of its label.
+      num_classes: of the data set.
       example: the features that the records keep of it. Images are encoded.
       declared: `Dataset.declared`.
     """
     void = int(histogram[IGNORE])
     labelled = int(histogram.sum()) - void
-    sequence = example.get('sequence', '')
-    digest = content_digest(example, declared)
-    return Fact(labelled, void, sequence, int(example.get('frame', 0)), digest)
+    return Fact(
+        labelled,
+        void,
+        example.get('sequence', ''),
+        int(example.get('frame', 0)),
+        content_digest(example, declared),
+        histogram[:num_classes].astype(np.uint32),
+        example.get('name', ''),
+        size,
+    )
 
 
 def content_digest(example: Mapping[str, Any], declared: Mapping[str, Feature] = {}) -> bytes:
@@ -130,13 +157,53 @@ def spec_fields(splits: Mapping[str, Index]) -> dict[str, Any]:
 
 def of_facts(facts: Iterable[Fact]) -> Index:
     """Builds the index of a split from the facts of its examples, in order."""
-    labelled, void, sequence, frame, digest = zip(*facts, strict=True)
+    columns = Fact(*zip(*facts, strict=True))
     return Index(
-        np.array(labelled, np.int64),
-        np.array(void, np.int64),
-        np.array(sequence),
-        np.array(frame, np.int64),
-        np.frombuffer(b''.join(digest), np.uint8).reshape(len(digest), -1),
+        np.array(columns.labelled_pixels, np.int64),
+        np.array(columns.void_pixels, np.int64),
+        np.array(columns.sequence),
+        np.array(columns.frame, np.int64),
+        np.frombuffer(b''.join(columns.digest), np.uint8).reshape(len(columns.digest), -1),
+        np.stack(columns.class_pixels),
+        np.array(columns.name),
+        np.array(columns.size, np.int32),
+    )
+
+
+def rows(index: Index) -> tuple[Fact, ...]:
+    """Returns the facts about each example of an index."""
+    columns = {name: column.tolist() for name, column in index._asdict().items()}
+    columns['digest'] = [bytes(digest) for digest in columns['digest']]
+    columns['class_pixels'] = list(index.class_pixels)
+    return tuple(Fact(*values) for values in zip(*columns.values(), strict=True))
+
+
+def sizes(index: Index) -> collections.Counter:
+    """Returns the number of labels of each (height, width)."""
+    return collections.Counter(map(tuple, index.size.tolist()))
+
+
+def taken(index: Index, positions: Sequence[int]) -> Index:
+    """Returns the index of the examples at these positions, in this order."""
+    rows = np.asarray(positions, np.int64)
+    return Index(*(column[rows] for column in index))
+
+
+def merged(index: Index, class_map: ClassMap) -> Index:
+    """Returns the index of the same examples with merged classes.
+
+    Pixels of classes that the map leaves out are ignored pixels.
+    """
+    num_classes = class_map.classes.num_classes
+    pixels = np.zeros((len(index.frame), num_classes), np.uint32)
+    for before, after in enumerate(class_map.train_ids):
+        if after != IGNORE:
+            pixels[:, after] += index.class_pixels[:, before]
+    labelled = pixels.sum(axis=1, dtype=np.int64)
+    return index._replace(
+        labelled_pixels=labelled,
+        void_pixels=index.void_pixels + index.labelled_pixels - labelled,
+        class_pixels=pixels,
     )
 
 
@@ -179,7 +246,7 @@ def load(folder: pathlib.Path, split: str) -> Index:
     """
     splits = open_records(folder).info.splits
     counts = {name: splits[name].num_examples for name in splits}
-    return select(split, counts, functools.partial(_of_split, folder))
+    return select(split, counts, functools.partial(of_split, folder))
 
 
 class Slice(NamedTuple):
@@ -201,12 +268,12 @@ def slices(split: str, counts: Mapping[str, int]) -> list[Slice]:
       ValueError: a malformed split.
     """
     infos = {name: types.SimpleNamespace(num_examples=count) for name, count in counts.items()}
-    parts = []
-    for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(infos):
-        # TFDS has None for the ends of a whole split.
-        end = counts[part.splitname] if part.to is None else part.to
-        parts.append(Slice(part.splitname, part.from_ or 0, end))
-    return parts
+    parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+    places = []
+    for part in parts:
+        first, end, _ = slice(part.from_, part.to).indices(counts[part.splitname])
+        places.append(Slice(part.splitname, first, end))
+    return places
 
 
 def select(split: str, counts: Mapping[str, int], of_split: Callable[[str], Index]) -> Index:
@@ -232,32 +299,65 @@ def concatenate(indices: Sequence[Index]) -> Index:
 
 
 @functools.lru_cache(maxsize=16)
-def _of_split(folder: pathlib.Path, split: str) -> Index:
+def of_split(folder: pathlib.Path, split: str) -> Index:
     """Reads the whole index of a plain split, once, because records do not change."""
     columns = {}
     with np.load(folder / FILE) as arrays:
         for name in Index._fields:
             if f'{split}/{name}' in arrays:
                 columns[name] = arrays[f'{split}/{name}']
-    columns.setdefault('digest', np.zeros((len(columns['frame']), 0), np.uint8))
+    # Older records have fewer columns.
+    num_examples = len(columns['frame'])
+    columns.setdefault('digest', np.zeros((num_examples, 0), np.uint8))
+    columns.setdefault('class_pixels', np.zeros((num_examples, 0), np.uint32))
+    columns.setdefault('name', np.zeros(num_examples, 'U1'))
+    columns.setdefault('size', np.zeros((num_examples, 0), np.int32))
     return Index(**columns)
 
 
 def forget() -> None:
     """Forgets the indices that were read, because records were replaced."""
-    _of_split.cache_clear()
+    of_split.cache_clear()
+
+
+def is_complete(folder: pathlib.Path) -> bool:
+    """Returns whether the index of a records folder exists and has all columns except the digest.
+
+    Raises:
+      Exception: an error of NumPy or of the system, because the file is damaged.
+    """
+    if not (folder / FILE).exists():
+        return False
+    with np.load(folder / FILE) as arrays:
+        present = set(arrays.files)
+    splits = {name.partition('/')[0] for name in present}
+    return all(f'{split}/{name}' in present for split in splits for name in LATER)
 
 
 def check_index(folder: pathlib.Path, num_examples: Mapping[str, int]) -> None:
     """Reads the index and raises an error of NumPy or ValueError if it is damaged."""
     with np.load(folder / FILE) as arrays:
         for split, count in num_examples.items():
-            for name in ('labelled_pixels', 'void_pixels', 'sequence', 'frame'):
+            present = [name for name in LATER if f'{split}/{name}' in arrays]
+            for name in (*FIRST, *present):
                 if len(arrays[f'{split}/{name}']) != count:
                     raise ValueError(f'{FILE}: not {count} rows of {split}/{name}')
 
 
 # --- the choice of examples -----------------------------------------------------------------------
+
+
+def part_positions(num_examples: int, first: int, end: int) -> np.ndarray:
+    """Returns the positions of a part of the examples, in the order of all parts.
+
+    The order is shuffled and depends on the number of examples alone. So all runs have the same
+    parts.
+
+    Args:
+      num_examples: of all parts.
+      first, end: `Input.bounds` of the part.
+    """
+    return np.random.default_rng(0).permutation(num_examples)[first:end]
 
 
 def is_labelled(index: Index) -> np.ndarray:

@@ -5,14 +5,14 @@ error, never void. A silently ignored class is the most common way to train on t
 """
 
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from segjax.core import text_files
 from segjax.errors import InputError, unknown_name
-from segjax.spec import IGNORE, ClassSpec
+from segjax.spec import IGNORE, ClassMap, ClassSpec
 
 Color = tuple[int, int, int]
 
@@ -90,6 +90,48 @@ CITYSCAPES = _class_spec(
     ('bicycle', 33, (119, 11, 32)),
 )
 """The 19 evaluated classes of Cityscapes (cityscapesScripts, helpers/labels.py)."""
+
+
+def merge(classes: ClassSpec, merged: ClassSpec, groups: Sequence[Sequence[str]]) -> ClassMap:
+    """Builds a class map from the names of the classes.
+
+    Args:
+      classes: of the data set.
+      merged: the merged classes.
+      groups: for each merged class, the names of the classes that it consists of. A class of no
+        group becomes void.
+    """
+    train_id_of = {}
+    for train_id, names in enumerate(groups):
+        train_id_of |= dict.fromkeys(names, train_id)
+    return ClassMap(merged, tuple(train_id_of.get(name, IGNORE) for name in classes.names))
+
+
+CITYSCAPES_CATEGORIES = merge(
+    CITYSCAPES,
+    _class_spec(
+        ('flat', 1, (128, 64, 128)),
+        ('construction', 2, (70, 70, 70)),
+        ('object', 3, (153, 153, 153)),
+        ('nature', 4, (107, 142, 35)),
+        ('sky', 5, (70, 130, 180)),
+        ('human', 6, (220, 20, 60)),
+        ('vehicle', 7, (0, 0, 142)),
+    ),
+    (
+        ('road', 'sidewalk'),
+        ('building', 'wall', 'fence'),
+        ('pole', 'traffic light', 'traffic sign'),
+        ('vegetation', 'terrain'),
+        ('sky',),
+        ('person', 'rider'),
+        ('car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle'),
+    ),
+)
+"""The 7 categories of Cityscapes, with their category ids (cityscapesScripts, helpers/labels.py).
+
+A category has the colour of its first class.
+"""
 
 # Ids 0..33 are defined. A licence plate is -1, which an 8-bit file can only hold as 255.
 CITYSCAPES_LABEL_IDS = make_coding(CITYSCAPES, ignore=[*range(34), 255])
@@ -350,24 +392,113 @@ def load_class_file(path: str | pathlib.Path) -> LabelCoding:
     return make_coding(classes, ignore=[*entries.ignore_ids, IGNORE], colors=colors)
 
 
+def load_merge_file(path: pathlib.Path, classes: ClassSpec) -> ClassMap:
+    """Reads a class map.
+
+    The file is a class file with the merged classes. `from` has the names of the classes of the
+    data set that become the class, by default the class of the same name. `ignore` has the names of
+    the classes that become void:
+
+        classes:
+          - sky                                      # the class `sky` of the data set
+          - {name: flat, id: 1, color: [128, 64, 128], from: [road, sidewalk]}
+        ignore: [bridge]
+
+    A class without a colour has the colour of the first class of its `from`.
+
+    Args:
+      path: of the YAML or JSON file.
+      classes: of the data set.
+
+    Raises:
+      InputError: the content has another form. A class of the data set is named twice or not at
+        all, or a name is no class of the data set.
+    """
+    entries, ignored = _content(path, 'class_map')
+    groups = [_group(path, position, entry) for position, entry in enumerate(entries)]
+    plain = []
+    for entry in entries:
+        is_mapping = isinstance(entry, dict)
+        plain.append({k: v for k, v in entry.items() if k != 'from'} if is_mapping else entry)
+    rows = [_class_entry(path, position, entry) for position, entry in enumerate(plain)]
+    names, ids, colors = map(list, zip(*rows, strict=True))
+    _check_entries(path, ClassEntries(names, ids, colors, [], []))
+    _check_names(path, 'ignore', ignored)
+    _check_mentions(path, [name for group in (*groups, ignored) for name in group], classes)
+
+    # Classes without a colour keep the colour of their first class.
+    palette = []
+    for color, group in zip(colors, groups, strict=True):
+        palette.append(color or classes.palette[classes.names.index(group[0])])
+    return merge(classes, ClassSpec(tuple(names), tuple(palette), tuple(ids)), groups)
+
+
+def _group(path: pathlib.Path, position: int, entry: Any) -> list[str]:
+    """Returns the names of the classes that become the class of an entry of a class map."""
+    if not isinstance(entry, dict) or 'from' not in entry:
+        name, _, _ = _class_entry(path, position, entry)
+        return [name]
+    if not entry['from']:
+        raise _bad(path, f'entry {position}: from: {entry["from"]!r}', 'at least one class name')
+    _check_names(path, f'entry {position}: from', entry['from'])
+    return entry['from']
+
+
+def _check_names(path: pathlib.Path, place: str, names: Any) -> None:
+    """Raises InputError unless a value of a class map is a list of names."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _bad(path, f'{place}: {_short(names)}', 'a list of names of classes')
+
+
+def _check_mentions(path: pathlib.Path, names: Sequence[str], classes: ClassSpec) -> None:
+    """Raises InputError unless a class map names every class of the data set once."""
+    for name in names:
+        if name not in classes.names:
+            raise unknown_name(f'class file {path}: class', name, classes.names)
+        if names.count(name) > 1:
+            got = f'class {name!r} twice'
+            raise _bad(path, got, 'every class of the data set once, under `from` or `ignore`')
+    missing = [name for name in classes.names if name not in names]
+    if missing:
+        got = f'no class {missing[0]!r}'
+        if len(missing) > 1:
+            got += f', and {len(missing) - 1} more are absent'
+        fix = f'ignore: {missing!r}, if they are void'.replace("'", '"')
+        raise _bad(path, got, 'every class of the data set, under `from` or `ignore`', fix)
+
+
+def _content(path: pathlib.Path, key: str) -> tuple[list, Any]:
+    """Returns what a class file has under `classes` and `ignore`.
+
+    Args:
+      path: of the file.
+      key: config key that names the file, for errors.
+
+    Raises:
+      InputError: the file cannot be read, has no classes, or has another key.
+    """
+    content = _parse(path, key)
+    if isinstance(content, list):
+        content = {'classes': content}
+    classes = content.get('classes') if isinstance(content, dict) else None
+    if not isinstance(classes, list) or not classes:
+        raise _bad(path, _short(content), 'a list of classes, or {classes: [...], ignore: [...]}')
+    for name in content:
+        if name not in ('classes', 'ignore'):
+            raise unknown_name(f'{path}: key', name, ('classes', 'ignore'))
+    return classes, content.get('ignore') or []
+
+
 def _class_entries(path: pathlib.Path) -> ClassEntries:
     """Reads a class file.
 
     Raises:
       InputError: the file cannot be read, or an entry is malformed.
     """
-    content = _parse(path)
-    if isinstance(content, list):
-        content = {'classes': content}
-    classes = content.get('classes') if isinstance(content, dict) else None
-    if not isinstance(classes, list) or not classes:
-        raise _bad(path, _short(content), 'a list of classes, or {classes: [...], ignore: [...]}')
-    for key in content:
-        if key not in ('classes', 'ignore'):
-            raise unknown_name(f'{path}: key', key, ('classes', 'ignore'))
+    classes, ignored = _content(path, 'classes')
     rows = [_class_entry(path, position, entry) for position, entry in enumerate(classes)]
     names, ids, colors = map(list, zip(*rows, strict=True))
-    ignore_ids, ignore_colors = _ignored(path, content.get('ignore') or [])
+    ignore_ids, ignore_colors = _ignored(path, ignored)
     return ClassEntries(names, ids, colors, ignore_ids, ignore_colors)
 
 
@@ -433,8 +564,12 @@ def _short(value: Any) -> str:
     return text if len(text) < 80 else text[:77] + '...'
 
 
-def _parse(path: pathlib.Path) -> Any:
+def _parse(path: pathlib.Path, key: str) -> Any:
     """Returns the content of a YAML or JSON file.
+
+    Args:
+      path: of the file.
+      key: config key that names the file, for errors.
 
     Raises:
       InputError: the file cannot be read or parsed.
@@ -451,7 +586,7 @@ def _parse(path: pathlib.Path) -> Any:
             path,
             reason,
             'a YAML or JSON file',
-            '--config.data.classes=classes.yaml, with the path of the class file',
+            f'--config.data.{key}=classes.yaml, with the path of the class file',
         ) from error
     except UnicodeDecodeError as error:
         raise _bad(

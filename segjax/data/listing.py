@@ -1,10 +1,12 @@
 """A data set that was read but not prepared: the examples of its inputs, without any record."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
-from segjax.data import clips, index
-from segjax.errors import InputError, unknown_name
+import numpy as np
+
+from segjax.data import clips
+from segjax.data.view import View
+from segjax.errors import unknown_name
 from segjax.protocol import Input, TableFrames
 from segjax.spec import DataSpec
 
@@ -14,19 +16,22 @@ class Listing(NamedTuple):
 
     spec    classes, splits and features of the data set
     where   the name of the data set in errors
-    splits  facts about the examples of each split
+    view    facts about the examples of each split
     """
 
     spec: DataSpec
     where: str
-    splits: Mapping[str, index.Index]
+    view: View
 
-    def open_input(self, inputs: Input, *additional: str) -> range:
+    def open_input(
+        self, inputs: Input, *additional: str, positions: np.ndarray | None = None
+    ) -> range:
         """Returns the positions among the chosen examples of an input.
 
         Args:
           inputs: an input of a stage.
           additional: features in addition to `inputs.stored`.
+          positions: the array of `inputs.chosen`; None: no further choice.
 
         Raises:
           InputError: an unknown, malformed or empty split, or an absent feature. No example is
@@ -40,37 +45,17 @@ class Listing(NamedTuple):
                     f'feature {stored!r} of {self.where}', stored, self.spec.features
                 )
 
-        # Examples that `inputs.examples` chooses.
-        where = f'split {inputs.split!r} of {self.where}'
-        facts = self._facts(inputs.split, where)
-        chosen = index.positions(facts, inputs.examples)
-        if len(chosen) == 0:
-            got = f'no {inputs.examples} example among its {len(facts.frame)}'
-            raise InputError(where, got=got, expected='at least one')
+        # Examples that the input chooses.
+        split, chosen = self.view.choose(inputs, positions)
+        facts = self.view.records(split)
+        if chosen is None:
+            chosen = tuple(range(len(facts.frame)))
         if not inputs.frames:
             return range(len(chosen))
 
         # Chosen examples that have all their neighbours.
         complete = clips.with_neighbours(facts, inputs.frames, chosen)
         if not len(complete):
+            where = f'split {inputs.split!r} of {self.where}'
             raise clips.no_neighbours(where, inputs.frames)
         return range(len(complete))
-
-    def _facts(self, split: str, where: str) -> index.Index:
-        """Returns the facts about the examples of a split.
-
-        Raises:
-          InputError: an unknown, malformed or empty split.
-        """
-        try:
-            facts = index.select(split, self.spec.num_examples, self.splits.__getitem__)
-        except ValueError as error:
-            known = ', '.join(self.splits)
-            raise InputError(
-                where,
-                got=str(error).splitlines()[-1],
-                expected=f'one of {known}; also slices and sums, as train[:10%] or train+val',
-            ) from error
-        if len(facts.frame) == 0:
-            raise InputError(where, got='no examples', expected='at least one')
-        return facts

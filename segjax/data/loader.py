@@ -33,7 +33,13 @@ from absl import flags
 
 from segjax.core import host
 from segjax.data import kinds, transforms
-from segjax.data.index import Chosen, Source, evaluation_generator, read_example
+from segjax.data.index import (
+    Chosen,
+    Source,
+    evaluation_generator,
+    part_positions,
+    read_example,
+)
 from segjax.errors import InputError, first_line, unknown_name
 from segjax.protocol import DrawnFrames, Input
 from segjax.spec import Feature
@@ -628,9 +634,8 @@ def _part(source: Source, inputs: Input) -> Source:
     """
     if inputs.part == (0.0, 1.0):
         return source
-    order = np.random.default_rng(0).permutation(len(source))
-    first, last = inputs.bounds(len(source))
-    return Chosen(source, tuple(int(i) for i in order[first:last]))
+    positions = part_positions(len(source), *inputs.bounds(len(source)))
+    return Chosen(source, tuple(positions.tolist()))
 
 
 def _check_not_empty(source: Source, inputs: Input) -> None:

@@ -8,6 +8,7 @@ prepared again. The code of a builder is not part of the fingerprint (`Dataset.o
 import bisect
 import collections
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -49,7 +50,7 @@ def fingerprint(dataset: Dataset, listings: Mapping[str, Sequence[Item]]) -> str
             state = [(feature, *_file_state(path)) for feature, path in sorted(item.files.items())]
             content.append((split, item.name, item.sequence, item.frame, state))
     if dataset.declared:
-        content.append(dataset.declared)
+        content.append(dict(dataset.declared))
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
@@ -116,15 +117,20 @@ def prepared(
                 _remove_damaged(folder)
             if not folder.is_dir():
                 shards.write(dataset, listings, folder, check_stop)
-            if not (folder / index.FILE).exists():
+            if not index.is_complete(folder):
                 _complete(folder)
     cache.use(folder)
     return folder
 
 
 def _is_ready(folder: pathlib.Path) -> bool:
-    """Returns whether the records and their index can be used."""
-    return (folder / index.FILE).exists() and not damage(folder)
+    """Returns whether the records and their index can be used.
+
+    An older index is completed, unless this process may not write into the folder.
+    """
+    if not (folder / index.FILE).exists() or damage(folder):
+        return False
+    return index.is_complete(folder) or not os.access(folder, os.W_OK)
 
 
 def _remove_damaged(folder: pathlib.Path) -> None:
@@ -193,24 +199,31 @@ def _wrong_description(info: tfds.core.DatasetInfo) -> str:
 
 
 def _complete(folder: pathlib.Path) -> None:
-    """Adds the index to records that were written without it."""
-    print(f'{folder}: these records have no index; every label is read once to make it', flush=True)
+    """Adds the index to records that were written without it, or with fewer columns."""
+    missing = 'an older index' if (folder / index.FILE).exists() else 'no index'
+    print(
+        f'{folder}: these records have {missing}; every label is read once to make it', flush=True
+    )
     info = tfds.builder_from_directory(folder).info
+    fact = functools.partial(_fact, len(info.metadata['names']))
     indices = {}
     for split in info.splits:
         source = SplitSource(folder, split, tuple(info.features), str(folder), encoded=True)
-        facts = base.ordered_map(lambda i, source=source: _fact(source, i), range(len(source)))
+        facts = base.ordered_map(lambda i, source=source: fact(source, i), range(len(source)))
         progress = tqdm.tqdm(
             facts, total=len(source), desc=f'index {split}', unit='image', mininterval=1
         )
         indices[split] = index.of_facts(progress)
     index.save(folder, indices)
+    index.forget()
 
 
-def _fact(source: 'SplitSource', position: int) -> index.Fact:
+def _fact(num_classes: int, source: 'SplitSource', position: int) -> index.Fact:
     """Returns the facts about an example of a source whose images are encoded."""
     example = source[position]
-    return index.fact(base.histogram(example['label']), example, source.declared)
+    label = example['label']
+    histogram = base.histogram(label)
+    return index.fact(histogram, label.shape, num_classes, example, source.declared)
 
 
 def load_spec(folder: pathlib.Path) -> DataSpec:

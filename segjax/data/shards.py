@@ -324,8 +324,10 @@ class Reader(NamedTuple):
         if inspection.record is None:
             return inspection, None
         stored = {name: inspection.record.features[name] for name in self.features}
-        declared = self.dataset.declared
-        return inspection, index.fact(inspection.record.histogram, stored, declared)
+        _, histogram, size = inspection.record
+        num_classes = self.dataset.classes.num_classes
+        fact = index.fact(histogram, size, num_classes, stored, self.dataset.declared)
+        return inspection, fact
 
 
 def _write_shard(

@@ -1,5 +1,5 @@
 """Metrics: sums on the device as `protocol.Mean`s, and functions on the host that score them."""
 
-from segjax.metrics import confusion, depth, image
+from segjax.metrics import confusion, curves, depth, image, ranking
 
-__all__ = ['confusion', 'depth', 'image']
+__all__ = ['confusion', 'curves', 'depth', 'image', 'ranking']

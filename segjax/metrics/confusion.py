@@ -131,6 +131,37 @@ def per_example(values: Array, index: Array, weight: Array, num_examples: int) -
     return Mean(jnp.where(lost, jnp.nan, total), placed.astype(jnp.float32).sum(0))
 
 
+def merged(matrix: np.ndarray, train_ids: Sequence[int], num_classes: int) -> np.ndarray:
+    """Returns the confusion matrix that merged truth and merged predictions would have.
+
+    Sums of counts are exact, so the result is equal to counting after both maps were merged.
+
+    Args:
+      matrix: [C+1, C+1] as `confusion` counts it, or its sum.
+      train_ids: [C] merged train id of each class (`ClassMap.train_ids`). Truth that becomes 255 is
+        not counted. A prediction that becomes 255 predicts nothing.
+      num_classes: number of merged classes K.
+
+    Returns:
+      [K+1, K+1] in the type of `matrix`, with rows and columns as in `confusion`.
+
+    Raises:
+      InputError: the matrix has another shape.
+    """
+    matrix = np.asarray(matrix)
+    sides = (len(train_ids) + 1,) * 2
+    if matrix.shape != sides:
+        raise InputError('confusion matrix', got=f'shape {matrix.shape}', expected=f'{sides}')
+
+    # The last row and column stay the last. Row K+1 collects truth that becomes void.
+    rows = np.array([*train_ids, num_classes])
+    columns = np.where(rows == IGNORE, num_classes, rows)
+    rows = np.where(rows == IGNORE, num_classes + 1, rows)
+    result = np.zeros((num_classes + 2, num_classes + 1), matrix.dtype)
+    np.add.at(result, (rows[:, None], columns[None, :]), matrix)
+    return result[: num_classes + 1]
+
+
 # --- scores ---------------------------------------------------------------------------------------
 
 

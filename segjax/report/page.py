@@ -46,17 +46,18 @@ STAGE_SECTIONS: Mapping[str, Callable[[RunFiles, StageFiles], str]] = {
 }
 
 
-def write(workdir: pathlib.Path, spec: DataSpec | None = None) -> pathlib.Path:
+def write(workdir: pathlib.Path, specs: Mapping[str, DataSpec] | None = None) -> pathlib.Path:
     """Writes <workdir>/report.html from the files of the run folder.
 
     Args:
       workdir: the run folder.
-      spec: the data set, for colours and shares of the classes. Without it they are left out.
+      specs: the data sets by config section, for colours and shares of the classes. Without
+        'data' they are left out.
 
     Returns:
       The path of the page.
     """
-    run = read_run(pathlib.Path(workdir), spec)
+    run = read_run(pathlib.Path(workdir), specs or {})
     path = run.workdir / 'report.html'
     files.write_text(path, page(run))
     return path
@@ -133,18 +134,11 @@ def _stage_list(run: RunFiles) -> str:
 
 
 def _setup(run: RunFiles) -> str:
-    """Shows the data set, the weights, the machine and the versions."""
+    """Shows the data sets, the weights, the machine and the versions."""
     cards = ''
-    if run.spec is not None:
-        rows = [['name', escape(run.spec.name)], ['classes', str(run.spec.classes.num_classes)]]
-        for split, count in run.spec.num_examples.items():
-            height, width = run.spec.max_size.get(split, ('?', '?'))
-            labelled = run.spec.split(split).num_labelled
-            number = f'{count:,d} examples'
-            if labelled != count:
-                number += f', {labelled:,d} of them labelled'
-            rows.append([escape(split), f'{number}, up to {height}x{width}'])
-        cards += f'<div>{html.card("Data", html.table(["data set", ""], rows))}</div>'
+    for section, spec in run.specs.items():
+        title = 'Data' if section == 'data' else f'Data: {escape(section)}'
+        cards += f'<div>{html.card(title, html.table(["data set", ""], _data_rows(spec)))}</div>'
     if weights := _weights(run):
         heads = ['net', 'source', 'digest']
         cards += f'<div>{html.card("Weights", html.table(heads, weights))}</div>'
@@ -168,6 +162,19 @@ def _weights(run: RunFiles) -> list[list[str]]:
         nets = ', '.join(init_from.get('nets', ()))
         rows.append([nets, init_from['path'], run.start.get('digest', '')])
     return [[escape(cell) for cell in row] for row in rows]
+
+
+def _data_rows(spec: DataSpec) -> list[list[str]]:
+    """Returns the name, the number of classes and the splits of a data set."""
+    rows = [['name', escape(spec.name)], ['classes', str(spec.classes.num_classes)]]
+    for split, count in spec.num_examples.items():
+        height, width = spec.max_size.get(split, ('?', '?'))
+        labelled = spec.split(split).num_labelled
+        number = f'{count:,d} examples'
+        if labelled != count:
+            number += f', {labelled:,d} of them labelled'
+        rows.append([escape(split), f'{number}, up to {height}x{width}'])
+    return rows
 
 
 def _configuration(run: RunFiles) -> str:

@@ -154,7 +154,7 @@ def pictures_section(run: RunFiles, stage: StageFiles) -> str:
         groups.setdefault(group, []).append(picture)
 
     # The legend follows the first heading.
-    legend = legend_of(run.spec, colours)
+    legend = legend_of(run.spec_of(stage), colours)
     ordered = [*(g for g in GROUPS if g in groups), *(g for g in groups if g not in GROUPS)]
     section = ''
     for group in ordered:

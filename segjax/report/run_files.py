@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from segjax.core import files
+from segjax.report.scores import MADE_BY
 from segjax.spec import DataSpec
 
 
@@ -36,7 +37,7 @@ class RunFiles(NamedTuple):
     workdir      the run folder
     config       of config.json
     environment  of environment.json
-    spec         the data set; None if the caller does not know it
+    specs        the data sets by config section; {} if the caller does not know them
     stages       that have left files, in the order in which they ran
     planned      steps by stage
     start        of start.json
@@ -45,10 +46,28 @@ class RunFiles(NamedTuple):
     workdir: pathlib.Path
     config: dict[str, Any]
     environment: dict[str, Any]
-    spec: DataSpec | None
+    specs: Mapping[str, DataSpec]
     stages: list[StageFiles]
     planned: dict[str, int]
     start: dict[str, Any]
+
+    @property
+    def spec(self) -> DataSpec | None:
+        """Returns the main data set, None if the caller does not know it."""
+        return self.specs.get('data')
+
+    def spec_of(self, stage: StageFiles) -> DataSpec | None:
+        """Returns the data set on which a stage was scored, as the digests of its splits tell.
+
+        Scores without digests belong to the main data set.
+        """
+        made_by = stage.scores.get(MADE_BY)
+        evaluated = made_by.get('data') if isinstance(made_by, Mapping) else None
+        if isinstance(evaluated, Mapping) and evaluated:
+            for spec in self.specs.values():
+                if evaluated.items() <= dict(spec.digest).items():
+                    return spec
+        return self.spec
 
     def setting(self, path: str) -> Any:
         """Returns config['a']['b'] for 'a.b'; None if there is no such key, as pipelines differ."""
@@ -58,7 +77,7 @@ class RunFiles(NamedTuple):
         return value
 
 
-def read_run(workdir: pathlib.Path, spec: DataSpec | None) -> RunFiles:
+def read_run(workdir: pathlib.Path, specs: Mapping[str, DataSpec]) -> RunFiles:
     """Reads a run folder."""
     folders = sorted(folder for folder in workdir.iterdir() if folder.is_dir())
     order = list(_optional(files.read_json, workdir / 'scores.json', {}))
@@ -72,14 +91,15 @@ def read_run(workdir: pathlib.Path, spec: DataSpec | None) -> RunFiles:
         place = order.index(folder.name) if folder.name in order else len(order)
         return place, *times[:1]
 
+    # A folder without any file of a stage is no stage.
     stages = [_read_stage(folder) for folder in sorted(folders, key=position)]
     start = _optional(files.read_json, workdir / files.START, {})
     return RunFiles(
         workdir,
         config=_optional(files.read_json, workdir / 'config.json', {}),
         environment=_optional(files.read_json, workdir / 'environment.json', {}),
-        spec=spec,
-        stages=[stage for stage in stages if any(stage[1:])],  # some file is not empty
+        specs=specs,
+        stages=[stage for stage in stages if any(stage[1:])],
         planned=dict(zip(start.get('stages', ()), start.get('steps', ()))),
         start=start,
     )

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segjax.errors import InputError
 from segjax.report import charts, html
-from segjax.report.charts import Reference, Series
+from segjax.report.charts import Reference
 from segjax.report.html import escape, label
 from segjax.report.pictures import palette
 from segjax.report.run_files import RunFiles, StageFiles
@@ -17,6 +18,7 @@ from segjax.report.scores import (
     split_scores,
     table_columns,
 )
+from segjax.spec import DataSpec
 
 NUM_CARDS = 5
 """Number of scores that are shown large."""
@@ -105,7 +107,7 @@ def _nested_scores(prefix: str, parts: ScoreParts) -> str:
         if prefix or name != PER_CLASS:  # the classes of the run have a section of their own
             section += html.card(prefix + label(name), _score_table(table))
     if parts.curves:
-        drawn = ''.join(_score_curve(name, curve) for name, curve in parts.curves.items())
+        drawn = ''.join(charts.curve_chart(label(name), c) for name, c in parts.curves.items())
         section += f'<div class="charts">{drawn}</div>'
     histograms = {name: inner for name, inner in parts.sections.items() if _is_histogram(inner)}
     if histograms:
@@ -133,14 +135,6 @@ def _score_table(table: Mapping[str, Mapping[str, Any]]) -> str:
     for i, name in enumerate(table):
         rows.append([escape(name), *(escape(cells[i]) for _, cells in columns)])
     return html.table(['', *(heading for heading, _ in columns)], rows)
-
-
-def _score_curve(name: str, curve: Mapping[str, Any]) -> str:
-    """Draws a score that is a curve."""
-    x_name = curve.get('x_name', 'x')
-    y_name = curve.get('y_name', 'y')
-    series = [Series(y_name, curve['x'], curve['y'], 'eval')]
-    return charts.line_chart(f'{label(name)}: {y_name} over {x_name}', series, x_name=x_name)
 
 
 def histograms(parts: ScoreParts, prefix: str = '') -> dict[str, Mapping[str, Any]]:
@@ -177,11 +171,12 @@ def classes_section(run: RunFiles, stage: StageFiles) -> str:
         return ''
     leading = next(iter(next(iter(table.values()))))  # IoU, if it is among the scores
     columns = table_columns(table)
-    shares = _train_shares(run)
+    spec = run.spec_of(stage)
+    shares = _train_shares(run) if spec is run.spec else {}
     if any(name in shares for name in table):
         cells = [f'{100 * shares[name]:.2f}' if name in shares else '-' for name in table]
         columns.append(('share of training pixels %', cells))
-    colours = palette(run.spec)
+    colours = palette(spec)
     rows = []
     for i, (name, row) in enumerate(table.items()):
         value = row.get(leading)
@@ -196,11 +191,15 @@ def classes_section(run: RunFiles, stage: StageFiles) -> str:
 
 
 def _train_shares(run: RunFiles) -> dict[str, float]:
-    """Returns the share of each class among the labelled pixels of the training split."""
+    """Returns the share of each class among the labelled pixels of the training examples."""
     if run.spec is None:
         return {}
-    class_pixels = run.spec.class_pixels
-    pixels = class_pixels.get(run.setting('data.train_split'), class_pixels.get('train', ()))
+    split = run.setting('data.train_split') or 'train'
+    fraction = run.setting('data.labelled_fraction') or 1.0
+    try:
+        pixels = run.spec.part(split, (0.0, fraction)).class_pixels
+    except InputError:  # a split of another data set
+        return {}
     total = sum(pixels)
     if not total:
         return {}
@@ -215,7 +214,7 @@ def confusion_section(run: RunFiles, stage: StageFiles) -> str:
     parts = split_scores(stage.scores)
     if parts.confusion is None:
         return ''
-    names = _class_names(run, parts)
+    names = _class_names(run.spec_of(stage), parts)
     counts = parts.confusion[: len(names)]
     void = sum(sum(row[len(names) :]) for row in counts)
     note = ''
@@ -234,11 +233,11 @@ def confusion_section(run: RunFiles, stage: StageFiles) -> str:
     )
 
 
-def _class_names(run: RunFiles, parts: ScoreParts) -> list[str]:
+def _class_names(spec: DataSpec | None, parts: ScoreParts) -> list[str]:
     """Returns the classes of the confusion matrix: by the scores, the data set, or numbers."""
     names = list(parts.tables.get(PER_CLASS, {}))
-    if not names and run.spec:
-        names = list(run.spec.classes.names)
+    if not names and spec:
+        names = list(spec.classes.names)
     return names or [str(i) for i in range(len(parts.confusion))]
 
 

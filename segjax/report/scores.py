@@ -39,6 +39,29 @@ LABEL_SIZE = 'label size'
 # --- forms of scores ------------------------------------------------------------------------------
 
 
+class CurveLine(NamedTuple):
+    """A line of a curve: its name, and lists of positions and values of one length."""
+
+    name: str
+    x: list[float]
+    y: list[float]
+
+
+class Curve(NamedTuple):
+    """A score that is a curve.
+
+    lines             in the order of the legend
+    x_name, y_name    of the axes
+    x_scale, y_scale  'linear', 'log', or '' for the choice of the chart
+    """
+
+    lines: tuple[CurveLine, ...]
+    x_name: str
+    y_name: str
+    x_scale: str
+    y_scale: str
+
+
 class ScoreParts(NamedTuple):
     """Nested scores, sorted by the form in which they are shown.
 
@@ -46,7 +69,8 @@ class ScoreParts(NamedTuple):
     baselines  'baseline_x': {...} under the name 'x': the scores of a trivial predictor, with names
                as in values
     tables     rows of numbers by name: {'per class': {'road': {'IoU': .9, 'accuracy': .95}, ...}}
-    curves     dicts with lists x and y of one length, and optionally names x_name, y_name
+    curves     from dicts {'series': [{'name', 'x', 'y'}]} (metrics/curves.py), or {'x', 'y'} of a
+               single line. 'x_name', 'y_name', 'x_scale' and 'y_scale' are optional
     confusion  rows of counts, truth by row, in the order of the classes. An additional column holds
                predictions of void. None if there are no counts
     sections   dicts of any other form
@@ -55,7 +79,7 @@ class ScoreParts(NamedTuple):
     values: dict[str, Any]
     baselines: dict[str, dict[str, Any]]
     tables: dict[str, dict[str, dict[str, Any]]]
-    curves: dict[str, dict[str, Any]]
+    curves: dict[str, Curve]
     confusion: list[list[float]] | None
     sections: dict[str, dict[str, Any]]
 
@@ -86,8 +110,8 @@ def _place(parts: ScoreParts, name: str, value: dict[str, Any]) -> None:
     """Puts a dict of scores among the parts of its form."""
     if name.startswith('baseline_'):
         parts.baselines[name.removeprefix('baseline_')] = value
-    elif _is_curve(value):
-        parts.curves[name] = value
+    elif curve := _as_curve(value):
+        parts.curves[name] = curve
     elif value and all(_is_flat(row) for row in value.values()):
         table = parts.tables.setdefault(PER_CLASS if name == 'per_class' else name, {})
         _merge(table, value)
@@ -108,10 +132,30 @@ def _is_flat(value: Any) -> bool:
     return isinstance(value, dict) and all(not isinstance(v, (dict, list)) for v in value.values())
 
 
-def _is_curve(value: dict[str, Any]) -> bool:
-    x = value.get('x')
-    y = value.get('y')
+def _as_curve(value: Mapping[str, Any]) -> Curve | None:
+    """Returns a curve, None for scores of another form."""
+    y_name = str(value.get('y_name', 'y'))
+    series = value.get('series', [{**value, 'name': y_name}])
+    if not isinstance(series, list) or not series or not all(map(_is_line, series)):
+        return None
+    lines = tuple(CurveLine(str(line.get('name', '')), line['x'], line['y']) for line in series)
+    scales = [value.get(key, '') for key in ('x_scale', 'y_scale')]
+    return Curve(lines, str(value.get('x_name', 'x')), y_name, *map(str, scales))
+
+
+def _is_line(value: Any) -> bool:
+    x = value.get('x') if isinstance(value, dict) else None
+    y = value.get('y') if isinstance(value, dict) else None
     return isinstance(x, list) and isinstance(y, list) and len(x) == len(y) > 0
+
+
+def all_curves(scores: Scores) -> dict[str, Curve]:
+    """Returns all curves of a stage's scores by path: {'roc': .., 'attack/roc': ..}."""
+    parts = split_scores(scores)
+    curves = dict(parts.curves)
+    for name, section in parts.sections.items():
+        curves |= {f'{name}/{inner}': curve for inner, curve in all_curves(section).items()}
+    return curves
 
 
 def _is_matrix(value: Any) -> bool:

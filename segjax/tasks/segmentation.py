@@ -204,12 +204,14 @@ def num_outputs(config: ml_collections.ConfigDict, spec: DataSpec) -> int:
 
 
 def class_pixels(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[tuple[int, ...], int]:
-    """Returns (pixels of each output channel, ignored pixels) of the labelled training examples."""
-    split = spec.split(config.data.train_split)
-    void = split.labelled_void_pixels
+    """Returns (pixels of each output channel, ignored pixels) of the labelled training examples.
+
+    Only the examples of `train_input` count.
+    """
+    chosen = spec.part(config.data.train_split, train_input(config).part)
     if config.data.void_class:
-        return (*split.class_pixels, void), 0
-    return split.class_pixels, void
+        return (*chosen.class_pixels, chosen.void_pixels), 0
+    return chosen.class_pixels, chosen.void_pixels
 
 
 def train_label(label: Array, config: ml_collections.ConfigDict, spec: DataSpec) -> Array:
@@ -433,7 +435,8 @@ def baseline_scores(judge: Judge, matrix: np.ndarray) -> dict[str, dict[str, flo
       matrix: confusion matrix of the evaluated split, of which only the true classes are used.
     """
     names = judge.spec.classes.names
-    prior = np.asarray(judge.spec.split(judge.config.data.train_split).class_pixels)
+    chosen = judge.spec.part(judge.config.data.train_split, train_input(judge.config).part)
+    prior = np.asarray(chosen.class_pixels)
     predictors = {'commonest': confusion.commonest_class, 'prior': confusion.class_prior}
     baselines = {}
     for name, predictor in predictors.items():

@@ -3,7 +3,7 @@
 The doctor prints the warnings, and so does a run before its first step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import ml_collections
@@ -30,11 +30,33 @@ class Advice(NamedTuple):
 
 
 def before_training(
-    config: ml_collections.ConfigDict, spec: DataSpec, stages: Sequence[Stage]
+    config: ml_collections.ConfigDict, specs: Mapping[str, DataSpec], stages: Sequence[Stage]
 ) -> list[Advice]:
-    """Returns all warnings for a run that begins."""
-    size = spec.split(config.data.train_split).max_size
-    return without_start(config) + untrained(config, stages) + stretched(config, size)
+    """Returns all warnings for a run that begins.
+
+    Args:
+      config: of the run.
+      specs: its data sets, by config section.
+      stages: of the run.
+    """
+    sizes = {specs['data'].split(config.data.train_split).max_size: None}
+    sizes |= dict.fromkeys(_sizes_of_further_data(specs, stages))
+    warnings = without_start(config) + untrained(config, stages)
+    for size in sizes:
+        warnings += stretched(config, size)
+    return warnings
+
+
+def _sizes_of_further_data(
+    specs: Mapping[str, DataSpec], stages: Sequence[Stage]
+) -> list[tuple[int, int]]:
+    """Returns the sizes of the images of additional data sets that are trained on."""
+    sizes = []
+    for stage in stages:
+        for inputs in stage.train_input.with_unpaired() if stage.train_input else ():
+            if inputs.data != 'data' and inputs.augment is not None:
+                sizes.append(specs[inputs.data].split(inputs.split).max_size)
+    return sizes
 
 
 def untrained(config: ml_collections.ConfigDict, stages: Sequence[Stage]) -> list[Advice]:

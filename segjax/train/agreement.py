@@ -11,7 +11,7 @@ import pathlib
 import platform
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 import ml_collections
@@ -28,13 +28,15 @@ OWN = {
     'data.root',
     'data.cache',
     'data.classes',
+    'data.class_map',
+    'data.lists',
     'data.threads',
     'data.workers',
     'data.prefetch',
     'init_from.path',
     'init_from.sources',
 }
-"""Config keys that may differ between hosts."""
+"""Config keys that may differ between hosts. Keys of `data` stand for all data sections."""
 SHOW_SECONDS = 30.0
 """How long a shared file system may take to show a new file to another host."""
 
@@ -71,23 +73,24 @@ def check_start(config: ml_collections.ConfigDict, workdir: pathlib.Path, use: s
         processes.compare(facts | {'run folder': Fact(marked, SAME_FOLDER)})
 
 
-def check_data(data: Prepared, start: str) -> None:
+def check_data(datasets: Mapping[str, Prepared], start: str) -> None:
     """Raises InputError, in every process, unless all have the same data and the same source.
 
     Waits for a process that still prepares its data.
 
     Args:
-      data: as this process has prepared it.
+      datasets: by config section, as this process has prepared them.
       start: digests of the parameters from which the run begins, '' for none.
     """
     if not processes.joined():
         return
-    facts = {
-        'data': Fact(data_digest(data), SAME_DATA),
-        'start': Fact(start, 'the same files and runs as config.init_from names, on every host'),
-    }
-    for split, number in data.spec.num_examples.items():
-        facts[f'examples of {split}'] = Fact(str(number), SAME_DATA)
+    expected = 'the same files and runs as config.init_from names, on every host'
+    facts = {'start': Fact(start, expected)}
+    for section, data in datasets.items():
+        facts[section] = Fact(data_digest(data), SAME_DATA)
+        of_section = '' if section == 'data' else f' in {section}'
+        for split, number in data.spec.num_examples.items():
+            facts[f'examples of {split}{of_section}'] = Fact(str(number), SAME_DATA)
     processes.compare(facts)
 
 
@@ -126,7 +129,8 @@ def newest_steps(workdir: pathlib.Path) -> str:
 def _shared_keys(config: ml_collections.ConfigDict) -> dict[str, str]:
     """Returns the config keys that all processes must share, with their values as text."""
     values = traverse_util.flatten_dict(config_lib.to_json(config), sep='.')
-    return {key: repr(value) for key, value in values.items() if key not in OWN}
+    own = config_lib.of_all_data_sets(OWN, config.pipeline)
+    return {key: repr(value) for key, value in values.items() if key not in own}
 
 
 @contextlib.contextmanager

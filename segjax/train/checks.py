@@ -19,7 +19,7 @@ from segjax.data import kinds, loader
 from segjax.errors import InputError
 from segjax.protocol import Input, Stage, TrainState
 from segjax.spec import DataSpec
-from segjax.train import initialization
+from segjax.train import initialization, observation, products
 from segjax.train.batches import declared_in_batch, training_input
 from segjax.train.run import Run
 
@@ -54,6 +54,10 @@ def problems(
       begun: whether the run folder holds a checkpoint. The source of the run may then be gone.
       trace_steps: whether to trace the steps of all stages, which takes seconds for large nets.
     """
+    refusal = _refusal(products.check_declared, stages)
+    if refusal:
+        yield refusal
+        return
     for stage in stages:
         wrong = list(_input_problems(run, stage, use, begun))
         yield from wrong
@@ -68,21 +72,23 @@ def _step_problems(
     run: Run, stages: Sequence[Stage], begun: bool, trace_steps: bool = True
 ) -> Iterator[InputError]:
     """Yields the refusals of the nets, the losses and the source of a run, stage by stage."""
-    states: dict[str, TrainState] = {}
+    earlier: dict[str, Any] = {}
 
     def add_state(stage: Stage) -> None:
-        states[stage.name] = initialization.abstract_state(run, stage, states)
+        earlier.update(initialization.abstract_entries(run, stage, earlier))
 
     for stage in stages:
         refusal = _refusal(add_state, stage)
         if refusal:
             yield refusal
             return
+    states: dict[str, TrainState] = {stage.name: earlier[stage.name] for stage in stages}
     checks: list[Check] = [] if begun else [(initialization.check_weights, run, states)]
     if trace_steps:
         for stage in stages:
             checks.append((_trace_training, run, stage, states[stage.name]))
             checks.append((_trace_evaluation, run, stage, states[stage.name]))
+            checks.append((_trace_hand_on, run, stage, states[stage.name]))
     yield from _refusals(checks)
 
 
@@ -122,6 +128,10 @@ def _input_problems(run: Run, stage: Stage, use: str, begun: bool = False) -> It
         checks.append((run.open_input, stage.eval_input))
         checks.append((loader.check_transform, stage.eval_input, run.config.data))
         checks.append((check_batch_size, 'evaluate.batch_size', stage.eval_input.batch_size))
+    if use == 'train' and stage.hand_on is not None and stage.hand_on.inputs is not None:
+        measured = stage.hand_on.inputs
+        checks.append((run.open_input, measured))
+        checks.append((check_batch_size, 'evaluate.batch_size', measured.batch_size))
     yield from _refusals(checks)
 
 
@@ -245,11 +255,33 @@ def _more_values(run: Run, stage: Stage) -> str:
 
 
 def _trace_evaluation(run: Run, stage: Stage, state: TrainState) -> None:
-    """Raises InputError for images or crops of a size that a net refuses in evaluation."""
-    inputs = stage.eval_input
+    """Raises InputError for images or crops of a size that a net refuses in evaluation.
+
+    Also raises it for an observation whose Means depend on the number of examples.
+    """
+    batch = _batch_of_device(run, stage.eval_input)
+
+    def trace(function: Callable) -> Any:
+        return jax.eval_shape(function, state, batch, _keys(run, stage))
+
+    metrics = trace(stage.eval_step)
+    if stage.observation is not None:
+        observation.check(stage, trace, batch, metrics)
+
+
+def _trace_hand_on(run: Run, stage: Stage, state: TrainState) -> None:
+    """Raises InputError for examples that a net refuses when it measures arrays to hand on."""
+    hand_on = stage.hand_on
+    if hand_on is None or hand_on.inputs is None or hand_on.eval_step is None:
+        return
+    batch = _batch_of_device(run, hand_on.inputs)
+    jax.eval_shape(hand_on.eval_step, state, batch, _keys(run, stage))
+
+
+def _batch_of_device(run: Run, inputs: Input) -> Shapes:
+    """Returns the shapes of a device's share of an evaluation batch."""
     rows = inputs.batch_size // run.topology.count
-    batch = evaluation_batch(inputs, rows, run.spec_of(inputs))
-    jax.eval_shape(stage.eval_step, state, batch, _keys(run, stage))
+    return evaluation_batch(inputs, rows, run.spec_of(inputs))
 
 
 def evaluation_batch(inputs: Input, rows: int, spec: DataSpec) -> Shapes:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 
 from segjax import config as config_lib
 from segjax.core import environment, files, notes, parallel, paths
@@ -34,6 +35,7 @@ from segjax.train import (
     initialization,
     opening,
     pictures,
+    products,
     same_run,
     states,
     stored,
@@ -46,7 +48,7 @@ from segjax.train.run import Run
 from segjax.train.stage_functions import Functions, map_functions, root_key, stage_keys
 from segjax.train.states import Record, load_last_stage, load_stage
 from segjax.train.stop import Preempted, StopSignal
-from segjax.train.stored import CONFIG, ENVIRONMENT, SCORES, SPEC
+from segjax.train.stored import CONFIG, ENVIRONMENT, SCORES
 
 __all__ = [
     'CONFIG',
@@ -106,7 +108,7 @@ def _prepare_folder(run: Run, stages: tuple[Stage, ...], extend: bool) -> None:
     """Compares config, data and source with the run folder, and writes them into it."""
     # Everything up to `extension.apply` compares with config.json of the start before.
     longer = same_run.check_resumed(run.workdir, run.config, extend)
-    same_run.check_data(run.workdir, run.spec, stages)
+    same_run.check_data(run.workdir, run.specs, stages)
     initialization.write_start(run, stages, run.workdir / CONFIG)
     initialization.check_later_stages(run, stages)
     initialization.tell_unused(run, stages)
@@ -114,36 +116,53 @@ def _prepare_folder(run: Run, stages: tuple[Stage, ...], extend: bool) -> None:
         extension.apply(run, stages)
     if parallel.is_main():
         files.write_json(run.workdir / CONFIG, config_lib.to_json(run.config))
-        files.write_json(run.workdir / SPEC, run.spec.to_json())
+        same_run.write_specs(run.workdir, run.specs)
         versions = environment.describe_topology(run.topology)
         files.write_json(run.workdir / ENVIRONMENT, versions)
 
 
 def _train_stages(run: Run, stages: tuple[Stage, ...], stop: StopSignal) -> dict[str, Scores]:
-    """Trains and scores the stages in order. Later stages get earlier states as host arrays."""
-    final_states: dict[str, TrainState] = {}
+    """Trains and scores the stages in order. Later stages get states and arrays on the host."""
+    readers = states.last_readers(run, stages)
+    earlier: dict[str, Any] = {}
     all_scores: dict[str, Scores] = {}
-    for stage in stages:
+    for number, stage in enumerate(stages):
         if stop.reached():
             raise Preempted(f'stage {stage.name!r} had not begun')
         last = stage is stages[-1]
         compare = len(stages) > 1
-        state, scores = _train_and_score(run, stage, final_states, stop, last, compare)
-        final_states[stage.name] = state
-        all_scores[stage.name] = scores
+        finished = _train_and_score(run, stage, earlier, stop, last, compare)
+        all_scores[stage.name] = finished.scores
+        earlier |= initialization.handed_on(stage, finished.state, finished.arrays)
+        run = run.with_products(stage.name, finished.arrays)
+        earlier = states.keep_read(earlier, readers, number + 1)
+        del finished
     if parallel.is_main():
         files.write_json(run.workdir / SCORES, all_scores)
     return all_scores
 
 
+class _Finished(NamedTuple):
+    """A finished stage.
+
+    state   its final state, on the host
+    arrays  that it hands on
+    scores  of its final state
+    """
+
+    state: TrainState
+    arrays: Mapping[str, np.ndarray]
+    scores: Scores
+
+
 def _train_and_score(
     run: Run,
     stage: Stage,
-    earlier: Mapping[str, TrainState],
+    earlier: Mapping[str, Any],
     stop: StopSignal,
     last: bool,
     compare: bool,
-) -> tuple[TrainState, Scores]:
+) -> _Finished:
     """Trains one stage, or restores it if it is finished, and scores it.
 
     Nothing of the stage is left on the devices when this returns: the next stage needs the memory.
@@ -151,44 +170,46 @@ def _train_and_score(
     Args:
       run: the run.
       stage: the stage.
-      earlier: final states of the stages before, on the host.
+      earlier: final states of the stages before and their arrays, on the host.
       stop: asked during training and evaluation.
       last: whether no stage follows.
       compare: whether to add pictures of the same examples for all stages.
-
-    Returns:
-      The final state, on the host, and the scores.
     """
     state, totals = train_stage(run, stage, earlier, stop)
     final = parallel.to_host(state)
+    arrays = products.of_finished(run, stage, state, stop)
+    made_by = _made_by(run, stage, final, earlier)
     path = run.workdir / stage.name / SCORES
 
     # The stage finished in an earlier start. Reuse its scores unless the protocol changed.
     if totals is None and not last and path.exists():
         known = stored.read_scores(path)
-        if same_run.still_hold(known, _made_by(run, stage, final), run.config):
-            return final, known
+        if same_run.still_hold(known, made_by, run.config):
+            return _Finished(final, arrays, known)
 
     if totals is None:
         totals = _evaluate(run, stage, map_functions(run, stage), state, stop)
-    scores = {**stage.finalize(totals), MADE_BY: _made_by(run, stage, final)}
+    scores = {**stage.finalize(totals), MADE_BY: made_by}
     if parallel.is_main():
         keys = stage_keys(stage, root_key(run, stage, 'evaluate'), 0, 0, 0)
         pictures.write_pictures(run, stage, keys, final, totals, compare=compare)
         # The scores come last: a stage that has scores is finished, its pictures included.
         files.write_json(path, scores)
         print(score_table(scores), flush=True)
-    return final, scores
+    return _Finished(final, arrays, scores)
 
 
-def _made_by(run: Run, stage: Stage, state: TrainState) -> dict[str, Any]:
+def _made_by(
+    run: Run, stage: Stage, state: TrainState, earlier: Mapping[str, Any]
+) -> dict[str, Any]:
+    read = products.digests_for_scores(run, stage, earlier)
     weights = initialization.net_digests(run, state.params)
-    return same_run.made_by(run.config, run.spec, stage, int(state.step), weights)
+    return same_run.made_by(run.config, run.specs, stage, int(state.step), weights, read)
 
 
 def _write_report(run: Run) -> None:
     if parallel.is_main():
-        print(f'report: {page.write(run.workdir, run.spec)}', flush=True)
+        print(f'report: {page.write(run.workdir, run.specs)}', flush=True)
 
 
 # --- the evaluation of a run ----------------------------------------------------------------------
@@ -227,24 +248,47 @@ def _evaluate_stages(
 ) -> dict[str, Scores]:
     """Does the work of `evaluate`. `stop` is asked while data are prepared and between batches."""
     run, stages = open_run(config, workdir, 'evaluate', stop)
-    same_run.check_classes(run.workdir, run.config, run.spec)
+    same_run.check_classes(run.workdir, run.config, run.specs)
     writable = keep and _is_writable(run.workdir)
-    host_states: dict[str, TrainState] = {}
+    readers = states.last_readers(run, stages)
+    earlier: dict[str, Any] = {}
     all_scores: dict[str, Scores] = {}
-    for stage in stages:
-        state = load_stage(run, stage, host_states, which)
-        host_states[stage.name] = parallel.to_host(state)
-        totals = _evaluate(run, stage, map_functions(run, stage), state, stop)
-        made_by = _made_by(run, stage, host_states[stage.name])
-        all_scores[stage.name] = {**stage.finalize(totals), MADE_BY: made_by}
-        if parallel.is_main():
-            print(f'{stage.name}, step {made_by["step"]}')
-            print(score_table(all_scores[stage.name]), flush=True)
+    for number, stage in enumerate(stages):
+        evaluated = _evaluate_stage(run, stage, earlier, which, stop)
+        all_scores[stage.name] = evaluated.scores
+        earlier |= initialization.handed_on(stage, evaluated.state, evaluated.arrays)
+        run = run.with_products(stage.name, evaluated.arrays)
+        earlier = states.keep_read(earlier, readers, number + 1)
+        del evaluated
     if writable and parallel.is_main():
         path = run.workdir / f'scores_{which}.json'
         files.write_json(path, all_scores)
         print(f'scores: {path}', flush=True)
     return all_scores
+
+
+def _evaluate_stage(
+    run: Run, stage: Stage, earlier: Mapping[str, Any], which: str, stop: StopSignal
+) -> _Finished:
+    """Scores a checkpoint of a stage, and prints the scores.
+
+    Nothing of the stage is left on the devices when this returns.
+
+    Args:
+      run, earlier, stop: as in `_train_and_score`.
+      stage: the stage.
+      which: as in `evaluate`.
+    """
+    state = load_stage(run, stage, earlier, which)
+    final = parallel.to_host(state)
+    totals = _evaluate(run, stage, map_functions(run, stage), state, stop)
+    made_by = _made_by(run, stage, final, earlier)
+    arrays = products.of_evaluated(run, stage, state, stop)
+    scores = {**stage.finalize(totals), MADE_BY: made_by}
+    if parallel.is_main():
+        print(f'{stage.name}, step {made_by["step"]}')
+        print(score_table(scores), flush=True)
+    return _Finished(final, arrays, scores)
 
 
 def _is_writable(folder: pathlib.Path) -> bool:
@@ -263,7 +307,7 @@ def _is_writable(folder: pathlib.Path) -> bool:
 
 
 def train_stage(
-    run: Run, stage: Stage, earlier: Mapping[str, TrainState], stop: StopSignal
+    run: Run, stage: Stage, earlier: Mapping[str, Any], stop: StopSignal
 ) -> tuple[TrainState, dict[str, Mean] | None]:
     """Trains one stage. Returns its final state, on the devices, and its last evaluation sums.
 
@@ -279,7 +323,7 @@ def train_stage(
         stop.protect(checkpoints.is_saving)
         journal = _open_journal(run, stage, start, record)
         stack.callback(journal.close)
-        loop = _Loop(run, stage, map_functions(run, stage), checkpoints, journal, stop)
+        loop = _Loop(run, stage, map_functions(run, stage), checkpoints, journal, stop, record)
 
         # A stop signal cut this evaluation short. Its checkpoint waits for the score.
         totals = None
@@ -333,7 +377,7 @@ class _Unchecked(NamedTuple):
 
 
 class _Loop(NamedTuple):
-    """The parts that all steps of a stage use."""
+    """The parts that all steps of a stage use. `record` is of the state with which it starts."""
 
     run: Run
     stage: Stage
@@ -341,6 +385,7 @@ class _Loop(NamedTuple):
     checkpoints: Checkpoints
     journal: Journal
     stop: StopSignal
+    record: Record
 
     def run_step(
         self, state: TrainState, batches: Batches, root: jax.Array
@@ -400,9 +445,9 @@ class _Loop(NamedTuple):
         record = {
             'window': self.journal.window.stored(),
             'evaluate': evaluation_pending,
-            'config': config_lib.to_json(self.run.config),
+            'products': self.record['products'],
         }
-        self.checkpoints.save(state, record, scores)
+        self.checkpoints.save(state, states.stored_record(self.run, record), scores)
         self.journal.clock.resume()
 
 

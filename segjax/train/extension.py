@@ -6,18 +6,16 @@ the earlier plans.
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import jax
 import ml_collections
 
 from segjax import config as config_lib
 from segjax import pipelines
 from segjax.core import files, optim, parallel
 from segjax.errors import InputError
-from segjax.protocol import Stage, TrainState
-from segjax.train import checkpoints, initialization, stored
+from segjax.protocol import Stage
+from segjax.train import checkpoints, initialization, products, stored
 from segjax.train.run import Run
 from segjax.train.stored import CONFIG
 
@@ -122,45 +120,51 @@ def _milestones(shares: Sequence[float], num_steps: int) -> str:
 
 
 def _check_later_stages(run: Run, planned: Sequence[Stage], stages: Sequence[Stage]) -> None:
-    """Raises InputError for a stage that began from a stage which is to train longer."""
-    longer = set()
+    """Raises InputError for a stage that began from states or arrays that are to change.
+
+    The state of a stage changes if the stage trains longer, or trains anew after the longer stage.
+    Its arrays also change if an array that changes chooses the examples that it measures.
+    """
+    longer = []
     for old, new in zip(planned, stages, strict=True):
         if old.num_steps != new.num_steps:
-            longer.add(new.name)
-    states: dict[str, TrainState] = {}
-    for stage in stages:
-        read = earlier_stages_read(run, stage, states)
-        states[stage.name] = initialization.abstract_state(run, stage, states)
-        stale = sorted(read & longer)
-        folder = run.workdir / stage.name
-        if stale and initialization.has_checkpoint(folder):
-            raise InputError(
-                '--extend',
-                got=f'more steps for stage {stale[0]!r}, from whose shorter training stage '
-                f'{stage.name!r} has begun',
-                expected='more steps only for stages that no trained stage began from, as '
-                f'{stages[-1].name!r}',
-                fix=f'rm -r {folder} trains that stage anew; or another --workdir',
-            )
+            longer.append(new.name)
+    new_states = set(longer)
+    new_arrays = set(longer)
+    for stage, earlier in initialization.with_earlier(run, stages):
+        begun = initialization.has_checkpoint(run.workdir / stage.name)
+        chosen = products.choice_of(stage)
+        if not begun:
+            new_states.add(stage.name)
+        if not begun or (chosen is not None and chosen.stage in new_arrays):
+            new_arrays.add(stage.name)
+        for key in sorted(products.read_by_training(run, stage, earlier)) if begun else ():
+            source, _, array = key.partition('/')
+            if source in (new_arrays if array else new_states):
+                raise _stale(run, longer, key, stage, stages[-1])
 
 
-def earlier_stages_read(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> set[str]:
-    """Returns the earlier stages on whose states the initial state of a stage depends.
+def _stale(run: Run, longer: Sequence[str], key: str, stage: Stage, last: Stage) -> InputError:
+    """Returns the error for a stage that began from a state or an array that is to change.
 
     Args:
       run: the run.
-      stage: any of its stages.
-      earlier: abstract states of the stages before.
+      longer: names of the stages that are to train longer, in order.
+      key: of the state or the array from which `stage` has begun.
+      stage: the stage.
+      last: the last stage of the run.
     """
-    arguments = initialization.arguments(run, stage, earlier)
-    program: Any = jax.make_jaxpr(stage.init)(*arguments).jaxpr
-    used = set()
-    for equation in program.eqns:
-        used |= {id(variable) for variable in equation.invars}
-    used |= {id(variable) for variable in program.outvars}
-
-    # The variables of the program are the leaves of the arguments, of which `earlier` is the last.
-    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(arguments)[0]]
-    last = len(arguments) - 1
-    pairs = zip(paths, program.invars, strict=True)
-    return {path[1].key for path, variable in pairs if path[0].idx == last and id(variable) in used}
+    source, _, array = key.partition('/')
+    cause = source if source in longer else longer[0]
+    if array:
+        origin = f'which changes {key}, from which stage {stage.name!r} has begun'
+    elif source in longer:
+        origin = f'from whose shorter training stage {stage.name!r} has begun'
+    else:
+        origin = f'after which {source!r} trains anew, from which stage {stage.name!r} has begun'
+    return InputError(
+        '--extend',
+        got=f'more steps for stage {cause!r}, {origin}',
+        expected=f'more steps only for stages that no trained stage began from, as {last.name!r}',
+        fix=f'rm -r {run.workdir / stage.name} trains that stage anew; or another --workdir',
+    )

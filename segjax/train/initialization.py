@@ -5,11 +5,10 @@ checkpoint never loads a source, so the files may be deleted by then.
 """
 
 import functools
-import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -267,12 +266,7 @@ def digest(source: Source | None) -> str:
         arrays = source.tensors
     else:
         arrays = trees.named_leaves(dict(source))
-    sha = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        sha.update(f'{name} {array.dtype} {array.shape};'.encode())
-        sha.update(array.tobytes())
-    return sha.hexdigest()[:12]
+    return trees.digest(arrays)
 
 
 def reader(init_from: ml_collections.ConfigDict) -> Callable[[], Source | None]:
@@ -426,13 +420,13 @@ def _check_run_folder(
 # --- states ---------------------------------------------------------------------------------------
 
 
-def initial_state(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> TrainState:
+def initial_state(run: Run, stage: Stage, earlier: Mapping[str, Any]) -> TrainState:
     """Returns a new state on the host, with the parameters that `config.init_from` names.
 
     Args:
       run: the run.
       stage: any of its stages.
-      earlier: the final states of the stages before, on the host.
+      earlier: the final states of the stages before and their arrays, on the host (`handed_on`).
 
     Raises:
       InputError: parameters that do not fit, or a pattern of `init_from.nets` that matches nothing.
@@ -486,34 +480,92 @@ def _from_path(
     return state, summaries
 
 
-def abstract_state(run: Run, stage: Stage, earlier: Mapping[str, TrainState]) -> TrainState:
-    """Returns shapes and types of a stage's state. The states in `earlier` may be abstract."""
+def abstract_state(run: Run, stage: Stage, earlier: Mapping[str, Any]) -> TrainState:
+    """Returns shapes and types of a stage's state. The leaves of `earlier` may be abstract."""
     key, batch, states = arguments(run, stage, earlier)
     return jax.eval_shape(stage.init, key, batch, states)
 
 
 def abstract_states(run: Run, stages: Sequence[Stage]) -> dict[str, TrainState]:
     """Returns `abstract_state` of every stage, by name."""
-    states: dict[str, TrainState] = {}
-    for stage in stages:
-        states[stage.name] = abstract_state(run, stage, states)
-    return states
+    earlier = abstract_earlier(run, stages)
+    return {stage.name: earlier[stage.name] for stage in stages}
+
+
+def abstract_earlier(run: Run, stages: Sequence[Stage]) -> dict[str, Any]:
+    """Returns the argument `earlier` of a stage that follows `stages`: shapes and types alone."""
+    earlier: dict[str, Any] = {}
+    for stage, before in with_earlier(run, stages):
+        earlier = before | abstract_entries(run, stage, before)
+    return earlier
+
+
+def with_earlier(run: Run, stages: Sequence[Stage]) -> Iterator[tuple[Stage, dict[str, Any]]]:
+    """Yields every stage with its argument `earlier`: shapes and types alone."""
+    earlier: dict[str, Any] = {}
+    for number, stage in enumerate(stages):
+        if number:
+            earlier = earlier | abstract_entries(run, stages[number - 1], earlier)
+        yield stage, earlier
+
+
+def abstract_entries(run: Run, stage: Stage, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns shapes and types of the entries of a stage in `earlier` (`handed_on`)."""
+    shapes = stage.hand_on.shapes if stage.hand_on is not None else {}
+    return handed_on(stage, abstract_state(run, stage, earlier), shapes)
+
+
+def handed_on(stage: Stage, state: TrainState, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the entries of a stage in the argument `earlier` of later stages.
+
+    Args:
+      stage: the earlier stage.
+      state: its final state.
+      arrays: {name: array} that it hands on.
+    """
+    entries: dict[str, Any] = {stage.name: state}
+    for name, array in arrays.items():
+        entries[f'{stage.name}/{name}'] = array
+    return entries
+
+
+def read_by_init(run: Run, stage: Stage, earlier: Mapping[str, Any]) -> set[str]:
+    """Returns the keys of `earlier` on whose values the initial state of a stage depends.
+
+    Args:
+      run: the run.
+      stage: any of its stages.
+      earlier: of the stages before, maybe abstract.
+    """
+    init_arguments = arguments(run, stage, earlier)
+    program: Any = jax.make_jaxpr(stage.init)(*init_arguments).jaxpr
+    used = set()
+    for equation in program.eqns:
+        used |= {id(variable) for variable in equation.invars}
+    used |= {id(variable) for variable in program.outvars}
+
+    # The variables of the program are the leaves of the arguments, of which `earlier` is the last.
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(init_arguments)[0]]
+    last = len(init_arguments) - 1
+    pairs = zip(paths, program.invars, strict=True)
+    return {path[1].key for path, variable in pairs if path[0].idx == last and id(variable) in used}
 
 
 def arguments(
-    run: Run, stage: Stage, earlier: Mapping[str, TrainState]
-) -> tuple[PRNGKey, dict[str, np.ndarray], dict[str, TrainState]]:
-    """Returns the arguments of `stage.init`: a key that all stages share, zeros, earlier states."""
+    run: Run, stage: Stage, earlier: Mapping[str, Any]
+) -> tuple[PRNGKey, dict[str, np.ndarray], dict[str, Any]]:
+    """Returns the arguments of `stage.init`: a key that all stages share, zeros, `earlier`."""
     inputs = stage.train_input or stage.eval_input
     rows = max(1, inputs.batch_size // run.topology.count)
     batch = loader.zeros(inputs, rows, declared_in_batch(run, inputs))
     return rng.root(run.config.seed, 'init'), batch, dict(earlier)
 
 
-def _inherited(state: TrainState, earlier: Mapping[str, TrainState]) -> set[str]:
+def _inherited(state: TrainState, earlier: Mapping[str, Any]) -> set[str]:
     """Returns the nets that this stage copied unchanged from an earlier stage of this run."""
     nets = set()
-    for before in earlier.values():
+    states = [value for value in earlier.values() if isinstance(value, TrainState)]
+    for before in states:
         for net, params in before.params.items():
             if net in state.params and _are_equal(state.params[net], params):
                 nets.add(net)

@@ -13,7 +13,7 @@ from segjax import pipelines
 from segjax.core import files, host, parallel, paths, processes
 from segjax.errors import InputError
 from segjax.protocol import Stage
-from segjax.train import advice, agreement, checks, initialization, same_run
+from segjax.train import advice, agreement, checks, data_sets, initialization, same_run
 from segjax.train.run import Run
 from segjax.train.stop import StopSignal
 from segjax.train.stored import CONFIG, SPEC
@@ -32,7 +32,7 @@ def open_run(
     """
     run, stages = checked_run(config, workdir, use, stop=stop)
     if use == 'train' and parallel.is_main() and not initialization.has_begun(run.workdir):
-        for warning in advice.before_training(run.config, run.spec, stages):
+        for warning in advice.before_training(run.config, run.specs, stages):
             print(warning, flush=True)
     return run, stages
 
@@ -72,15 +72,14 @@ def checked_run(
         config = same_run.as_trained(config, folder, use)
 
     # The data, which may take long to prepare.
-    data = _open_data(config, folder, use, stop)
+    datasets = _open_data(config, folder, use, stop)
     begun = initialization.has_begun(folder)
     reads_sources = use == 'train' and not begun
-    agreement.check_data(
-        data, initialization.start_digest(source, sources) if reads_sources else ''
-    )
+    start = initialization.start_digest(source, sources) if reads_sources else ''
+    agreement.check_data(datasets, start)
 
     # The checks open every input: a data set that lacks a requested feature is refused here.
-    run = Run(config, {'data': data}, folder, topology, source, sources)
+    run = Run(config, datasets, folder, topology, source, sources)
     stages = pipelines.make_stages(config, run.specs)
     for problem in checks.problems(run, stages, use, begun, trace_steps):
         raise problem
@@ -89,11 +88,19 @@ def checked_run(
 
 def _open_data(
     config: ml_collections.ConfigDict, folder: pathlib.Path, use: str, stop: StopSignal | None
-) -> data_lib.Prepared:
-    """Prepares the data set. For predicting, the specification in the run folder is enough."""
+) -> dict[str, data_lib.Prepared]:
+    """Prepares the data sets, by config section.
+
+    For predicting, the specifications in the run folder are enough.
+    """
     if use == 'predict' and (folder / SPEC).exists():
-        return data_lib.Prepared(same_run.stored_spec(folder), folder, config.data.name)
-    return data_lib.prepare(config.data, stop.check_preparing if stop else data_lib.never_stop)
+        stored = same_run.stored_specs(folder)
+        specs = {name: stored.get(name, stored['data']) for name in data_sets.sections(config)}
+        return {name: data_lib.Prepared(spec, folder, spec.name) for name, spec in specs.items()}
+    datasets = data_sets.prepare(config, stop.check_preparing if stop else data_lib.never_stop)
+    specs = {name: data.spec for name, data in datasets.items()}
+    specs = same_run.with_stored_parts(folder, specs)
+    return {name: data._replace(spec=specs[name]) for name, data in datasets.items()}
 
 
 @contextlib.contextmanager

@@ -5,11 +5,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import ml_collections
+import numpy as np
 
 from segjax import pretrained
 from segjax.core import parallel
-from segjax.protocol import Input, PyTree
+from segjax.errors import unknown_name
+from segjax.protocol import Input, Product, PyTree
 from segjax.spec import DataSpec
+from segjax.train import product_files
 
 Source = pretrained.Weights | Mapping[str, PyTree]
 """Published weights, or {'params': .., 'model_state': ..} of another run."""
@@ -38,8 +41,11 @@ class Data(Protocol):
         """Returns the specification of the data set."""
         ...
 
-    def open_input(self, inputs: Input, *features: str) -> Any:
-        """Opens the examples of an input, with further features. The result has a length."""
+    def open_input(self, inputs: Input, *features: str, positions: np.ndarray | None = None) -> Any:
+        """Opens the examples of an input, with further features. The result has a length.
+
+        `positions` is the array of `inputs.chosen`.
+        """
 
 
 def no_source() -> None:
@@ -56,6 +62,7 @@ class Run(NamedTuple):
     topology  the devices
     source    loads the parameters that config.init_from.path names (initialization.reader)
     sources   of single nets (initialization.open_net_sources)
+    products  {stage: {name: array}}, the arrays that the stages before hand on
     """
 
     config: ml_collections.ConfigDict
@@ -64,6 +71,7 @@ class Run(NamedTuple):
     topology: parallel.Topology
     source: Callable[[], Source | None] = no_source
     sources: tuple[NetSource, ...] = ()
+    products: Mapping[str, Mapping[str, np.ndarray]] = {}
 
     @property
     def spec(self) -> DataSpec:
@@ -77,8 +85,44 @@ class Run(NamedTuple):
 
     def spec_of(self, inputs: Input) -> DataSpec:
         """Returns the specification of the data set that an input reads."""
-        return self.datasets[inputs.data].spec
+        return self.data_of(inputs).spec
+
+    def data_of(self, inputs: Input) -> Data:
+        """Returns the data set that an input reads.
+
+        Raises:
+          InputError: the config has no such data section.
+        """
+        if inputs.data not in self.datasets:
+            raise unknown_name('data set of an input', inputs.data, self.datasets)
+        return self.datasets[inputs.data]
 
     def open_input(self, inputs: Input, *features: str) -> Any:
-        """Opens the examples of an input, with further features. The result has a length."""
-        return self.datasets[inputs.data].open_input(inputs, *features)
+        """Opens the examples of an input, with further features. The result has a length.
+
+        The examples that an earlier stage chose are known when this stage has finished. Before,
+        the input is opened without the choice.
+
+        Raises:
+          InputError: an error of `data.Prepared.open_input`, or an unknown data section.
+        """
+        data = self.data_of(inputs)
+        positions = None if inputs.chosen is None else self.product(inputs.chosen)
+        if positions is None:
+            return data.open_input(inputs, *features)
+        return data.open_input(inputs, *features, positions=positions)
+
+    def with_products(self, stage: str, arrays: Mapping[str, np.ndarray]) -> 'Run':
+        """Returns the run with the arrays of a finished stage. Most stages have none."""
+        if not arrays:
+            return self
+        return self._replace(products={**self.products, stage: arrays})
+
+    def product(self, product: Product) -> np.ndarray | None:
+        """Returns an array of an earlier stage, None before that stage has handed it on."""
+        if product.stage in self.products:
+            return self.products[product.stage][product.name]
+        path = self.workdir / product.stage / product_files.PRODUCTS
+        if not path.exists():
+            return None
+        return product_files.decode(path, path.read_bytes()).arrays.get(product.name)

@@ -4,6 +4,7 @@ The paths of data may change, their contents may not. A key that changes what a 
 in every mode (config.FREE_IN). Scores and predictions say what they were computed with (`made_by`).
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -11,14 +12,15 @@ from typing import Any
 import ml_collections
 
 from segjax import config as config_lib
+from segjax.core import files
 from segjax.data.labels import load_class_file
 from segjax.errors import InputError
 from segjax.protocol import Scores, Stage
 from segjax.report.scores import MADE_BY, scored_as_asked
 from segjax.spec import ClassSpec, DataSpec, split_names
-from segjax.train import checkpoints, initialization
+from segjax.train import checkpoints, data_sets, initialization
 from segjax.train import stored as stored_files
-from segjax.train.stored import CONFIG, SPEC
+from segjax.train.stored import CONFIG, SPEC, SPECS
 
 Changes = Mapping[str, tuple[Any, Any]]
 """(old value, new value) by config key."""
@@ -68,6 +70,8 @@ def _check_class_file(
 ) -> None:
     """Raises InputError if the class file differs from the classes of the run."""
     path = config.data.classes
+    if config.data.class_map:  # the run knows the merged classes alone
+        return
     if path in ('', config_lib.from_json(stored).data.classes) or not (folder / SPEC).exists():
         return
     known = stored_spec(folder).classes
@@ -188,23 +192,65 @@ def _fix(changes: Changes, longer: Sequence[str], extend: bool) -> str:
 
 
 def stored_spec(folder: pathlib.Path) -> DataSpec:
-    """Returns the specification of the data in a run folder."""
+    """Returns the specification of the main data set in a run folder."""
     return stored_files.read_spec(folder / SPEC)
 
 
-def check_data(folder: pathlib.Path, spec: DataSpec, stages: Sequence[Stage]) -> None:
+def stored_specs(folder: pathlib.Path) -> dict[str, DataSpec]:
+    """Returns the specifications of the data sets in a run folder, by config section."""
+    further = {}
+    if (folder / SPECS).exists():
+        further = stored_files.read_specs(folder / SPECS)
+    return {'data': stored_spec(folder), **further}
+
+
+def with_stored_parts(folder: pathlib.Path, specs: Mapping[str, DataSpec]) -> dict[str, DataSpec]:
+    """Returns the specifications without exact numbers of slices that an older run did not have.
+
+    Its class weights come from whole splits. A resumed run keeps its class weights.
+
+    Args:
+      folder: the run folder, which need not exist.
+      specs: of the data now, by config section.
+    """
+    if not initialization.has_begun(folder) or not (folder / SPEC).exists():
+        return dict(specs)
+    stored = stored_specs(folder)
+    kept = {}
+    for name, spec in specs.items():
+        is_older = name in stored and not stored[name].parts
+        kept[name] = dataclasses.replace(spec, parts=()) if is_older else spec
+    return kept
+
+
+def write_specs(folder: pathlib.Path, specs: Mapping[str, DataSpec]) -> None:
+    """Writes the specifications of the data sets into a run folder.
+
+    Args:
+      folder: the run folder.
+      specs: by config section. Only additional data sets are in a file of their own.
+    """
+    further = {name: spec.to_json() for name, spec in specs.items() if name != 'data'}
+    files.write_json(folder / SPEC, specs['data'].to_json())
+    if further:
+        files.write_json(folder / SPECS, further)
+
+
+def check_data(
+    folder: pathlib.Path, specs: Mapping[str, DataSpec], stages: Sequence[Stage]
+) -> None:
     """Raises InputError if the data of a run that has begun changed.
 
     Only the splits of the stages count. The colours of classes may change: they are only painted.
 
     Args:
       folder: the run folder.
-      spec: of the data now.
+      specs: of the data now, by config section.
       stages: of the run.
     """
     if not initialization.has_begun(folder):
         return
-    difference = data_difference(folder, spec, stages)
+    difference = data_difference(folder, specs, stages)
     if difference:
         raise InputError(
             f'--workdir {folder}',
@@ -215,23 +261,37 @@ def check_data(folder: pathlib.Path, spec: DataSpec, stages: Sequence[Stage]) ->
         )
 
 
-def data_difference(folder: pathlib.Path, spec: DataSpec, stages: Sequence[Stage]) -> str:
+def data_difference(
+    folder: pathlib.Path, specs: Mapping[str, DataSpec], stages: Sequence[Stage]
+) -> str:
     """Returns the first difference between the data of a run and the data now in words, '' if none.
 
     Args:
       folder: the run folder, which has a spec.json.
-      spec: of the data now.
+      specs: of the data now, by config section.
       stages: of the run. Splits that they do not use may differ.
     """
-    stored = stored_spec(folder)
-    difference = class_differences(stored.classes, spec.classes, colors=False)
+    for section, stored in stored_specs(folder).items():
+        if section not in specs:
+            continue
+        difference = _difference(stored, specs[section], _splits(stages, section))
+        if difference:
+            return difference if section == 'data' else f'{section}: {difference}'
+    return ''
+
+
+def _difference(old: DataSpec, new: DataSpec, splits: Sequence[str]) -> str:
+    """Returns the first difference of the classes, or of these splits, in words, '' if none."""
+    difference = class_differences(old.classes, new.classes, colors=False)
     if difference:
         return difference
-    of_splits = (split_differences(stored, spec, split) for split in _splits(stages))
+    of_splits = (split_differences(old, new, split) for split in splits)
     return next(filter(None, of_splits), '')
 
 
-def check_classes(folder: pathlib.Path, config: ml_collections.ConfigDict, spec: DataSpec) -> None:
+def check_classes(
+    folder: pathlib.Path, config: ml_collections.ConfigDict, specs: Mapping[str, DataSpec]
+) -> None:
     """Raises InputError if evaluated data have other classes than the run.
 
     Names and order must be equal. The ids of the label files may differ only in another data set:
@@ -240,14 +300,34 @@ def check_classes(folder: pathlib.Path, config: ml_collections.ConfigDict, spec:
     Args:
       folder: the run folder.
       config: of the command.
-      spec: of its data.
+      specs: of its data, by config section.
     """
     # A folder without a finished start has nothing to compare with.
     complete = (folder / CONFIG).exists() and (folder / SPEC).exists()
     if not complete or not initialization.has_begun(folder):
         return
+    trained_on = config_lib.from_json(stored_files.read_config(folder / CONFIG))
+    places_before = data_sets.sections(trained_on)
+    places = data_sets.sections(config)
+    for section, known in stored_specs(folder).items():
+        if section in specs and section in places_before:
+            same_place = _place(places_before[section]) == _place(places[section])
+            with data_sets.named(section):
+                _check_same_classes(folder, known.classes, specs[section], same_place)
+
+
+def _check_same_classes(
+    folder: pathlib.Path, known: ClassSpec, spec: DataSpec, same_place: bool
+) -> None:
+    """Raises InputError if the classes of a data set differ from the classes of a run.
+
+    Args:
+      folder: the run folder.
+      known: classes of the run.
+      spec: of the evaluated data set.
+      same_place: whether the run was trained on the same data set.
+    """
     # Names and order are the meaning of the outputs of the net.
-    known = stored_spec(folder).classes
     difference = class_differences(known, spec.classes, ids=False, colors=False)
     if difference:
         raise InputError(
@@ -258,8 +338,7 @@ def check_classes(folder: pathlib.Path, config: ml_collections.ConfigDict, spec:
         )
     # Ids are the meaning of the label files, which are the same at the same place.
     difference = class_differences(known, spec.classes, colors=False)
-    trained_on = config_lib.from_json(stored_files.read_config(folder / CONFIG)).data
-    if difference and _place(trained_on) == _place(config.data):
+    if difference and same_place:
         raise InputError(
             f'classes of data set {spec.name!r}',
             got=difference,
@@ -274,15 +353,13 @@ def _place(data: ml_collections.ConfigDict) -> tuple[str, pathlib.Path]:
     return data.name, pathlib.Path(data.root).expanduser().resolve()
 
 
-def _splits(stages: Sequence[Stage]) -> list[str]:
-    """Returns the plain splits on which the stages train or evaluate."""
-    all_inputs = [stage.eval_input for stage in stages]
-    for stage in stages:
-        if stage.train_input is not None:
-            all_inputs += stage.train_input.with_unpaired()
+def _splits(stages: Sequence[Stage], section: str) -> list[str]:
+    """Returns the plain splits of a data set on which the stages train, evaluate or measure."""
     names: set[str] = set()
-    for inputs in all_inputs:
-        names.update(split_names(inputs.split))
+    for stage in stages:
+        own = [inputs for inputs in stage.all_inputs if inputs.data == section]
+        for inputs in own:
+            names.update(split_names(inputs.split))
     return sorted(names)
 
 
@@ -361,32 +438,39 @@ def _split_facts(old: DataSpec, new: DataSpec, split: str) -> dict[str, tuple[An
 
 def made_by(
     config: ml_collections.ConfigDict,
-    spec: DataSpec,
+    specs: Mapping[str, DataSpec],
     stage: Stage,
     step: int,
-    weights: Mapping[str, str],
+    weights: Mapping[str, str] = {},
+    products: Mapping[str, str] = {},
 ) -> dict[str, Any]:
     """Returns everything that the scores of a checkpoint depend on.
 
     Args:
       config: of the run.
-      spec: of its data.
+      specs: of its data, by config section.
       stage: the stage.
       step: of the checkpoint.
       weights: from `initialization.net_digests`, because a net of a metric gives scores their
         meaning.
+      products: {'stage/name': digest} of the arrays that the stage read from earlier stages.
 
     Returns:
       {'step': of the checkpoint, 'data': {split: digest}, 'config': without keys that change no
-      score, 'weights': if there are any}.
+      score, 'weights' and 'products': if there are any}.
     """
+    spec = specs[stage.eval_input.data]
     splits = split_names(stage.eval_input.split)
-    facts = {
+    facts: dict[str, Any] = {
         'step': step,
         'data': {split: spec.digest.get(split, '') for split in splits},
         'config': config_lib.recorded(config),
     }
-    return {**facts, 'weights': dict(weights)} if weights else facts
+    if weights:
+        facts['weights'] = dict(weights)
+    if products:
+        facts['products'] = dict(products)
+    return facts
 
 
 def still_hold(scores: Scores, now: Mapping[str, Any], config: ml_collections.ConfigDict) -> bool:

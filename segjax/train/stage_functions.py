@@ -17,11 +17,14 @@ class Functions(NamedTuple):
     """The functions of a stage, mapped over the devices. Each compiles at its first call.
 
     train     (state, batch, root key) -> (state, metrics, flags). Its state is donated
-    evaluate  (state, batch, root key, batch number) -> metrics
+    evaluate  (state, batch, root key, batch number) -> (metrics, outputs). The outputs of
+              `Stage.observation` stay split over the devices; {} for a stage without
+    measure   the same for the examples of `Stage.hand_on`; None for a stage without
     """
 
     train: Callable
     evaluate: Callable
+    measure: Callable | None
 
 
 def map_functions(run: Run, stage: Stage) -> Functions:
@@ -36,16 +39,20 @@ def map_functions(run: Run, stage: Stage) -> Functions:
             flags['replica_mismatch'] = parallel.replica_mismatch(state)
         return state, parallel.sum_over_devices(dict(metrics)), flags
 
-    def eval_step(state: TrainState, batch, root, number):
-        keys = stage_keys(stage, root, number, parallel.device_index(), 0)
-        batch = batch_in_step(run, stage.eval_input, batch)
-        metrics = stage.eval_step(state, batch, keys)
-        return parallel.sum_over_devices(dict(metrics))
-
+    observe = stage.observation.outputs if stage.observation is not None else None
     return Functions(
         train=run.topology.spmd(train_step, num_args=3, donate=(0,)),
-        evaluate=run.topology.spmd(eval_step, num_args=4),
+        evaluate=_map_evaluation(run, stage, stage.eval_input, stage.eval_step, observe),
+        measure=_map_measure(run, stage),
     )
+
+
+def _map_measure(run: Run, stage: Stage) -> Callable | None:
+    """Maps the measurement of `Stage.hand_on` over the devices, None if there is none."""
+    hand_on = stage.hand_on
+    if hand_on is None or hand_on.inputs is None or hand_on.eval_step is None:
+        return None
+    return _map_evaluation(run, stage, hand_on.inputs, hand_on.eval_step)
 
 
 def batch_in_step(run: Run, inputs: Input, batch: Batch) -> dict[str, jax.Array]:
@@ -59,6 +66,33 @@ def batch_in_step(run: Run, inputs: Input, batch: Batch) -> dict[str, jax.Array]
       batch: its arrays, traced or not.
     """
     return kinds.in_step(batch, declared_in_batch(run, inputs))
+
+
+def _map_evaluation(
+    run: Run,
+    stage: Stage,
+    inputs: Input,
+    eval_step: Callable,
+    outputs: Callable | None = None,
+) -> Callable:
+    """Maps an evaluation step over the devices.
+
+    Metrics and outputs come from one program, in which XLA shares the forward pass of the net.
+
+    Args:
+      run, stage: as in `map_functions`.
+      inputs: the input of its batches.
+      eval_step: (state, batch, keys) -> metrics.
+      outputs: (state, batch, keys) -> {name: [B, ...]}, or None.
+    """
+
+    def evaluate(state: TrainState, batch, root, number):
+        keys = stage_keys(stage, root, number, parallel.device_index(), 0)
+        batch = batch_in_step(run, inputs, batch)
+        metrics = parallel.sum_over_devices(dict(eval_step(state, batch, keys)))
+        return metrics, dict(outputs(state, batch, keys)) if outputs is not None else {}
+
+    return run.topology.spmd(evaluate, num_args=4, split=(False, True))
 
 
 def root_key(run: Run, stage: Stage, use: str) -> jax.Array:

@@ -1,14 +1,17 @@
 """Loads the states of stages: from a checkpoint, else the initial state."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import jax
+import numpy as np
 
 from segjax import config as config_lib
 from segjax.core import parallel
 from segjax.errors import InputError
 from segjax.protocol import Stage, TrainState
-from segjax.train import initialization
+from segjax.train import initialization, products
 from segjax.train.checkpoints import Checkpoints
 from segjax.train.run import Run
 
@@ -18,6 +21,8 @@ Record = Mapping[str, Any]
 window    the open logging window (journal.Window)
 evaluate  whether the evaluation of this step is pending, because a stop signal cut it short
 config    the config of the run, as JSON
+products  {'stage/name': digest} of the arrays of earlier stages from which the stage began. Absent
+          in the checkpoints of a stage that began from none
 """
 
 NO_RECORD: Record = {'window': {}, 'evaluate': False}
@@ -37,7 +42,7 @@ def open_checkpoints(run: Run, stage: Stage) -> Checkpoints:
 
 
 def first_state(
-    run: Run, stage: Stage, earlier: Mapping[str, TrainState], checkpoints: Checkpoints
+    run: Run, stage: Stage, earlier: Mapping[str, Any], checkpoints: Checkpoints
 ) -> tuple[TrainState, Record]:
     """Returns the state from which this process trains a stage, on the host, and its record.
 
@@ -47,20 +52,82 @@ def first_state(
     Args:
       run: the run.
       stage: the stage.
-      earlier: final states of the stages before, on the host.
+      earlier: final states and arrays of the stages before, on the host.
       checkpoints: of the stage.
+
+    Raises:
+      InputError: the stage has begun from other arrays of earlier stages than they hand on now.
     """
+    read = products.digests_for_training(run, stage, earlier)
     restored = _restored(run, stage, earlier, checkpoints)
     if restored is not None:
-        return restored
+        state, record = restored
+        products.check_begun_from(run, stage, record.get('products', {}), read)
+        return state, {**record, 'products': read}
     state = initialization.initial_state(run, stage, earlier)
+    record = {**NO_RECORD, 'products': read}
     if not stage.num_steps:
-        checkpoints.save(state, {**NO_RECORD, 'config': config_lib.to_json(run.config)}, {})
+        checkpoints.save(state, stored_record(run, record), {})
         checkpoints.wait()
-    return state, NO_RECORD
+    return state, record
 
 
-def load_stage(run: Run, stage: Stage, earlier: Mapping[str, TrainState], which: str) -> TrainState:
+def stored_record(run: Run, record: Record) -> Record:
+    """Returns a record as checkpoints hold it: with the config, without an empty 'products'."""
+    stored = {**record, 'config': config_lib.to_json(run.config)}
+    if not stored['products']:
+        del stored['products']
+    return stored
+
+
+def without_values(state: TrainState) -> TrainState:
+    """Returns a stand-in of a state that no later stage reads. It needs no memory.
+
+    All its numbers are NaN, which is equal to nothing: no net passes for a copy of it.
+    """
+
+    def stand_in(leaf: Any) -> np.ndarray:
+        dtype = np.dtype(leaf.dtype)
+        is_float = jax.numpy.issubdtype(dtype, jax.numpy.inexact)
+        return np.broadcast_to(np.array(np.nan if is_float else 0).astype(dtype), leaf.shape)
+
+    return jax.tree.map(stand_in, state)
+
+
+def last_readers(run: Run, stages: Sequence[Stage]) -> dict[str, int]:
+    """Returns the position of the last stage whose initial state depends on a state or an array.
+
+    Args:
+      run: the run.
+      stages: all of its stages.
+
+    Returns:
+      By key of the argument `earlier` of `Stage.init`. Keys that no stage reads are absent.
+    """
+    readers: dict[str, int] = {}
+    for number, (stage, earlier) in enumerate(initialization.with_earlier(run, stages)):
+        # Without an earlier stage there is nothing to read, and no need to trace.
+        for key in initialization.read_by_init(run, stage, earlier) if earlier else ():
+            readers[key] = number
+    return readers
+
+
+def keep_read(earlier: Mapping[str, Any], readers: Mapping[str, int], done: int) -> dict[str, Any]:
+    """Replaces the states that no further stage reads by stand-ins, which frees their memory.
+
+    Args:
+      earlier: states and arrays of the finished stages.
+      readers: from `last_readers`.
+      done: number of finished stages.
+    """
+    kept = dict(earlier)
+    for key, value in earlier.items():
+        if isinstance(value, TrainState) and readers.get(key, -1) < done:
+            kept[key] = without_values(value)
+    return kept
+
+
+def load_stage(run: Run, stage: Stage, earlier: Mapping[str, Any], which: str) -> TrainState:
     """Returns the state of a checkpoint of a stage, on the devices.
 
     A stage of 0 steps without a checkpoint has its initial state.
@@ -68,7 +135,8 @@ def load_stage(run: Run, stage: Stage, earlier: Mapping[str, TrainState], which:
     Args:
       run: the run.
       stage: the stage.
-      earlier: states of the stages before. Shapes are enough if the stage has a checkpoint.
+      earlier: states and arrays of the stages before. Shapes are enough if the stage has a
+        checkpoint.
       which: 'last' for the newest checkpoint, 'best' for the best.
 
     Raises:
@@ -113,10 +181,11 @@ def load_last_stage(run: Run, stages: tuple[Stage, ...], which: str) -> tuple[St
     *before, last = stages[: able[-1] + 1]
     # With a checkpoint, only the shapes of the stages before are needed.
     if initialization.has_checkpoint(run.workdir / last.name):
-        return last, load_stage(run, last, initialization.abstract_states(run, before), which)
-    earlier: dict[str, TrainState] = {}
+        return last, load_stage(run, last, initialization.abstract_earlier(run, before), which)
+    earlier: dict[str, Any] = {}
     for stage in before:
-        earlier[stage.name] = parallel.to_host(load_stage(run, stage, earlier, which))
+        state = parallel.to_host(load_stage(run, stage, earlier, which))
+        earlier |= initialization.handed_on(stage, state, products.of_file(run, stage))
     return last, load_stage(run, last, earlier, which)
 
 
@@ -140,7 +209,7 @@ def _best_step(stage: Stage, checkpoints: Checkpoints) -> int | None:
 def _restored(
     run: Run,
     stage: Stage,
-    earlier: Mapping[str, TrainState],
+    earlier: Mapping[str, Any],
     checkpoints: Checkpoints,
     step: int | None = None,
 ) -> tuple[TrainState, Record] | None:

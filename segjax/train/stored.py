@@ -16,6 +16,7 @@ from segjax.spec import DataSpec
 # Names of files in a run folder. The start is files.START.
 CONFIG = 'config.json'
 SPEC = 'spec.json'
+SPECS = 'specs.json'  # of additional data sets
 ENVIRONMENT = 'environment.json'
 SCORES = 'scores.json'  # of the run, and of each stage
 
@@ -72,12 +73,28 @@ def read_spec(path: pathlib.Path) -> DataSpec:
     Raises:
       InputError: no specification of data, or another version of it.
     """
-    fix = _restore(path)
-    content = read_object(path, ('classes', 'num_examples'), fix)
+    return _spec(path, read_object(path, ('classes', 'num_examples'), _restore(path)))
+
+
+def read_specs(path: pathlib.Path) -> dict[str, DataSpec]:
+    """Returns the specifications of the additional data sets of a run, by config section.
+
+    Args:
+      path: of `specs.json`.
+
+    Raises:
+      InputError: no specifications of data, or another version of them.
+    """
+    content = read_object(path, fix=_restore(path))
+    return {section: _spec(path, fields) for section, fields in content.items()}
+
+
+def _spec(path: pathlib.Path, content: Mapping[str, Any]) -> DataSpec:
+    """Returns a specification that a file holds, or raises InputError for another version of it."""
     try:
         return DataSpec.from_json(content)
     except (TypeError, KeyError) as error:
-        fix = f'use the version of segjax that wrote it, or {fix}'
+        fix = f'use the version of segjax that wrote it, or {_restore(path)}'
         raise InputError(
             str(path), got=f'{error}', expected='the fields of DataSpec', fix=fix
         ) from error

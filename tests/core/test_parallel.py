@@ -263,3 +263,28 @@ def test_a_step_is_traced_once(mode, devices):
         assert before['sum'].is_deleted(), 'its memory is free for the new state'
     assert len(traces) == 1
     assert state['sum'] == 12 and state['step'] == 3
+
+
+@pytest.mark.parametrize('devices', [1, 2, 8])
+@pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
+def test_rows_that_stay_split_come_back_in_the_order_of_the_batch(mode, devices):
+    topology = parallel.topology(mode, devices)
+    x = np.arange(2 * ROWS * 3, dtype=np.float32).reshape(2 * ROWS, 3)
+
+    def fn(state, batch):
+        rows = {'double': 2 * batch['x'], 'first': batch['x'][:, 0].astype(jnp.int32)}
+        return parallel.sum_over_devices(batch['x'].sum()), rows
+
+    mapped = topology.spmd(fn, num_args=2, split=(False, True))
+    total, rows = mapped(jnp.float32(0), topology.put_batch({'x': x}))
+    rows = topology.rows_of_process(rows)
+    assert parallel.to_host(total) == x.sum()
+    np.testing.assert_array_equal(rows['double'], 2 * x)
+    np.testing.assert_array_equal(rows['first'], x[:, 0])
+    assert topology.rows_of_process({}) == {}
+
+
+def test_bytes_and_sums_of_a_single_process_are_its_own():
+    assert parallel.bytes_of_main(b'\x00\xff') == b'\x00\xff'
+    values = np.array([2.0**53 - 1, np.pi])
+    np.testing.assert_array_equal(parallel.sum_over_processes(values), values)

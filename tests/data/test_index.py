@@ -241,7 +241,7 @@ def test_an_index_from_before_the_digest_can_be_read(stills):
     with np.load(folder / index.FILE) as arrays:
         kept = {name: values for name, values in arrays.items() if not name.endswith('/digest')}
     np.savez_compressed(folder / index.FILE, **kept)
-    index._of_split.cache_clear()
+    index.of_split.cache_clear()
     assert data.prepare(stills.data).spec == dataclasses.replace(spec, digest={})
     chex.assert_shape(index.load(folder, 'train+val').digest, (8, 0))
 

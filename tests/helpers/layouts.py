@@ -17,6 +17,7 @@ def data_config(name, root, cache, **keys):
     """`config.data`, as far as data sets read it."""
     world = dict(num_train=3, num_val=2, size=(16, 24), seed=0)
     values = dict(name=name, root=str(root), cache=str(cache), classes='', world=world)
+    values |= dict(class_map='', lists=())
     return ml_collections.ConfigDict(values | keys)
 
 

@@ -1,14 +1,27 @@
-"""Run folders in tests: their arrays, the comparison of two folders, a stop at a given step."""
+"""Run folders in tests: their arrays, the comparison of two folders, stops and kills."""
 
+import os
 import pathlib
+import socket
+import subprocess
+import time
 
 import chex
+import compiler
 import numpy as np
 import orbax.checkpoint as ocp
 
 from segjax.core import trees
 from segjax.train import driver
 from segjax.train.stop import StopSignal
+
+HELPERS = pathlib.Path(__file__).resolve().parent
+REPOSITORY = HELPERS.parents[1]
+ENVIRONMENT = {
+    **os.environ,
+    'XLA_FLAGS': compiler.QUICKLY,
+    'PYTHONPATH': os.pathsep.join([str(REPOSITORY), str(HELPERS)]),
+}
 
 
 def final_state(workdir, stage='adversarial'):
@@ -45,3 +58,33 @@ def stop_at(monkeypatch, stage, step):
     monkeypatch.setattr(driver, 'map_functions', map_functions)
     monkeypatch.setattr(driver, '_due', due)
     monkeypatch.setattr(StopSignal, 'reached', lambda self: here == [stage, step])
+
+
+def free_port() -> int:
+    """Returns a port of this machine that no program listens to."""
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        return listener.getsockname()[1]
+
+
+def run_to_the_end(command):
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def kill_on_the_way(command, stage_folder, more_lines: int, while_saving: bool):
+    """Kills the command when the log has `more_lines`, or in the next write of a checkpoint."""
+    log = stage_folder / 'metrics.jsonl'
+    lines = (log.read_bytes().count(b'\n') if log.exists() else 0) + more_lines
+    process = subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None:
+        # A restarted run first drops the lines after its checkpoint, then writes them again.
+        far_enough = log.exists() and log.read_bytes().count(b'\n') >= lines
+        if far_enough and (not while_saving or list((stage_folder / 'checkpoints').glob('*tmp*'))):
+            break
+        time.sleep(0.001)
+    assert process.poll() is None, 'it was over before it could be killed'
+    process.kill()
+    process.wait()

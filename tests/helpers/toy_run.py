@@ -14,9 +14,9 @@ from segjax.core import parallel
 from segjax.train import driver
 
 
-def make_config(**sections):
+def make_config(pipeline='toy', **sections):
     pipelines.REGISTRY['toy'] = 'toy_pipeline'
-    config = config_lib.defaults('toy')
+    config = config_lib.defaults(pipeline)
     config_lib.update(
         config,
         augment=dict(crop=(32, 64)),

@@ -64,6 +64,31 @@ def test_counts_stay_exact_beyond_float32_integers():
     np.testing.assert_array_equal(matrix, [[side**2 - 1, 1, 0], [0, 0, 0], [0, 0, 0]])
 
 
+@pytest.mark.parametrize('seed', range(5))
+def test_a_merged_matrix_is_the_matrix_of_merged_maps(seed):
+    rng = np.random.default_rng(seed)
+    classes, merged_classes = 12, 4
+    train_ids = rng.choice([0, 1, 2, 3, 255], classes)
+    # Some pixels are void, predicted as nothing, or labelled out of range.
+    label = rng.choice([*range(classes), classes + 3, 255], (3, 20, 30))
+    prediction = rng.integers(-1, classes + 2, (3, 20, 30))
+    table = np.full(257, merged_classes)
+    table[:classes] = train_ids
+    table[255] = 255
+    table[-1] = table[classes] = table[classes + 1] = 255  # predictions of nothing
+    weight = np.array([1.0, 0.0, 2.0])
+    whole = count(prediction, label, classes, weight).sum
+    expected = count(table[prediction], table[label], merged_classes, weight).sum
+    got = confusion.merged(np.asarray(whole, np.float64), train_ids, merged_classes)
+    np.testing.assert_array_equal(got, expected)
+    assert got.dtype == np.float64 and got[merged_classes].any()
+
+
+def test_a_merge_of_another_matrix_is_refused():
+    with pytest.raises(InputError, match='shape'):
+        confusion.merged(np.zeros((4, 4)), (0, 1), 2)
+
+
 def test_label_out_of_range_is_refused_where_a_human_reads_it():
     label = np.array([[[0, 1, 2, 254, 255]]])
     matrix = np.asarray(count(np.zeros_like(label), label, 2, ones(1)).sum)

@@ -195,7 +195,10 @@ def test_stages_are_paired_by_their_place(monkeypatch, tmp_path):
     def variant(name, *stages):
         run = run_of(toy_run.make_config()).run._replace(workdir=tmp_path)
         return bench.Variant(
-            name, '', run, tuple(types.SimpleNamespace(name=stage) for stage in stages)
+            name,
+            '',
+            run,
+            tuple(types.SimpleNamespace(name=stage, hand_on=None) for stage in stages),
         )
 
     monkeypatch.setattr(initialization, 'initial_state', lambda run, stage, states: None)

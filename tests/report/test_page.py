@@ -142,7 +142,7 @@ def workdir(tmp_path, finished_run):
 
 
 def write(workdir, spec=None) -> tuple[str, Page]:
-    path = page.write(workdir, spec)
+    path = page.write(workdir, {'data': spec} if spec else None)
     assert path == workdir / 'report.html'
     text = path.read_text()
     return text, Page(text)

@@ -7,18 +7,16 @@ import pathlib
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import types
 import weakref
 
-import compiler
 import jax
 import numpy as np
 import pytest
 import toy_run
-from run_folders import assert_same_run, final_state, stop_at
+from run_folders import assert_same_run, final_state, kill_on_the_way, run_to_the_end, stop_at
 
 from segjax import data
 from segjax.config import config_file
@@ -618,13 +616,6 @@ def test_of_several_processes_one_that_was_told_to_stop_is_enough_and_all_leave_
     )
 
 
-ENVIRONMENT = {
-    **os.environ,
-    'XLA_FLAGS': compiler.QUICKLY,
-    'PYTHONPATH': os.pathsep.join([str(HELPERS.parent.parent), str(HELPERS)]),
-}
-
-
 def start_toy(workdir):
     return [sys.executable, str(HELPERS / 'toy_run.py'), str(workdir), '30']
 
@@ -646,29 +637,6 @@ def start_supervised(workdir):
         str(workdir),
         *settings,
     ]
-
-
-def run_to_the_end(command):
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def kill_on_the_way(command, stage_folder, more_lines: int, while_saving: bool):
-    """Kills the command when the log has `more_lines`, or in the next write of a checkpoint."""
-    log = stage_folder / 'metrics.jsonl'
-    lines = (log.read_bytes().count(b'\n') if log.exists() else 0) + more_lines
-    process = subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while process.poll() is None:
-        # A restarted run first drops the lines after its checkpoint, then writes them again.
-        far_enough = log.exists() and log.read_bytes().count(b'\n') >= lines
-        if far_enough and (not while_saving or list((stage_folder / 'checkpoints').glob('*tmp*'))):
-            break
-        time.sleep(0.001)
-    assert process.poll() is None, 'it was over before it could be killed'
-    process.kill()
-    process.wait()
 
 
 @pytest.mark.parametrize(

@@ -128,9 +128,9 @@ def test_a_later_stage_that_began_from_the_shorter_training_is_refused(finished,
 def test_the_stages_that_a_stage_reads_are_known(tmp_path):
     run, (first, second) = driver.open_run(toy_run.make_config(), str(tmp_path), 'train')
     states = initialization.abstract_states(run, (first, second))
-    assert extension.earlier_stages_read(run, first, {}) == set()
+    assert initialization.read_by_init(run, first, {}) == set()
     earlier = {'pretrain': states['pretrain'], 'unrelated': states['pretrain']}
-    assert extension.earlier_stages_read(run, second, earlier) == {'pretrain'}
+    assert initialization.read_by_init(run, second, earlier) == {'pretrain'}
 
 
 def test_stages_that_are_compared_may_all_train_longer(tmp_path):
@@ -143,7 +143,7 @@ def test_stages_that_are_compared_may_all_train_longer(tmp_path):
     states = initialization.abstract_states(run, stages)
     for stage in stages[1:]:
         earlier = {before.name: states[before.name] for before in stages[: stages.index(stage)]}
-        assert extension.earlier_stages_read(run, stage, earlier) == {'start'}, stage.name
+        assert initialization.read_by_init(run, stage, earlier) == {'start'}, stage.name
 
 
 @pytest.mark.parametrize(

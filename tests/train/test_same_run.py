@@ -32,9 +32,10 @@ def test_the_data_of_a_run_by_another_path_are_the_same_data(tmp_path, other):
         spec.classes, ids=(*spec.classes.ids[1::-1], *spec.classes.ids[2:])
     )
     config.data.root = str(tmp_path / other)
-    same_run.check_classes(folder, config, spec)
+    same_run.check_classes(folder, config, {'data': spec})
     with pytest.raises(InputError, match='another id of class 0'):
-        same_run.check_classes(folder, config, dataclasses.replace(spec, classes=exchanged))
+        specs = {'data': dataclasses.replace(spec, classes=exchanged)}
+        same_run.check_classes(folder, config, specs)
 
 
 def test_scores_that_were_recorded_under_old_names_of_keys_still_hold():

@@ -15,6 +15,7 @@ import dataclasses
 import itertools
 import pathlib
 import threading
+import types
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,7 +28,7 @@ from segjax.data import image_files
 from segjax.data.camera_checks import check_camera, check_geometry
 from segjax.data.labels import MASK_0_255, LabelCoding, indexed_by_color, to_train_ids
 from segjax.errors import InputError
-from segjax.spec import IGNORE, ClassSpec, Feature
+from segjax.spec import IGNORE, ClassMap, ClassSpec, Feature
 
 S = TypeVar('S')
 T = TypeVar('T')
@@ -80,17 +81,19 @@ class Inspection(NamedTuple):
 class Dataset(abc.ABC):
     """A data set of the user: a folder or a procedural world.
 
-    name      name in the registry
-    where     the name of the data set in errors
-    classes   its classes
-    declared  Feature by key, for features whose kind does not follow from their key
-              (segjax/data/kinds.py)
+    name        name in the registry
+    where       the name of the data set in errors
+    classes     its classes
+    class_maps  by name: merges of the classes into fewer classes
+    declared    Feature by key, for features whose kind does not follow from their key
+                (segjax/data/kinds.py)
     """
 
     name: str
     where: str
     classes: ClassSpec
-    declared: Mapping[str, Feature] = {}
+    class_maps: Mapping[str, ClassMap] = types.MappingProxyType({})
+    declared: Mapping[str, Feature] = types.MappingProxyType({})
 
     @abc.abstractmethod
     def options(self) -> Any:

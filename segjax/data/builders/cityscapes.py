@@ -13,7 +13,13 @@ from segjax.core.notes import Note
 from segjax.data.builders import base
 from segjax.data.builders.base import FileDataset, Item
 from segjax.data.image_files import by_name, check_links, find, subfolders
-from segjax.data.labels import CITYSCAPES, CITYSCAPES_LABEL_IDS, CITYSCAPES_TRAIN_IDS, LabelCoding
+from segjax.data.labels import (
+    CITYSCAPES,
+    CITYSCAPES_CATEGORIES,
+    CITYSCAPES_LABEL_IDS,
+    CITYSCAPES_TRAIN_IDS,
+    LabelCoding,
+)
 from segjax.errors import InputError
 
 FRAME_NAME = re.compile(r'(?P<city>.+)_(?P<sequence>\d{6})_(?P<frame>\d{6})')
@@ -83,6 +89,7 @@ class Cityscapes(FileDataset):
 
     def __init__(self, config: Any):
         super().__init__(config.name, root_folder(config.root), CITYSCAPES)
+        self.class_maps = {'categories': CITYSCAPES_CATEGORIES}
 
     def options(self):
         """Returns the codings of both kinds of label files."""

@@ -9,7 +9,7 @@ import numpy as np
 from segjax.data import image_files
 from segjax.data.builders import base
 from segjax.data.builders.base import Dataset, Inspection, Item, Record
-from segjax.data.labels import CITYSCAPES
+from segjax.data.labels import CITYSCAPES, CITYSCAPES_CATEGORIES
 from segjax.data.worlds import streets
 
 FRAMES_PER_CLIP = 8
@@ -39,6 +39,7 @@ class Streets(Dataset):
         self.name = config.name
         self.where = f'data set {self.name!r}'
         self.classes = CITYSCAPES
+        self.class_maps = {'categories': CITYSCAPES_CATEGORIES}
         world = config.world
         self._counts = {'train': world.num_train, 'val': world.num_val}
         self._size = tuple(world.size)

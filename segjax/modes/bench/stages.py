@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from segjax.data import loader
 from segjax.modes.bench.programs import Program, compile_program
 from segjax.protocol import PyTree, Stage, TrainState
-from segjax.train import driver, initialization
+from segjax.train import driver, initialization, products
 
 PARTS = ('train', 'evaluate', 'predict')
 """The parts of a stage that are programs."""
@@ -49,9 +49,10 @@ class Timed(NamedTuple):
 def fresh_runs(run: driver.Run, stages: Sequence[Stage]) -> list[TimedRun]:
     """Initialises the first stages of a run in order, each from the fresh stages before it."""
     runs: list[TimedRun] = []
+    earlier: dict[str, Any] = {}
     for stage in stages:
-        earlier = {timed.stage.name: timed.state for timed in runs}
         state = initialization.initial_state(run, stage, earlier)
+        earlier |= initialization.handed_on(stage, state, products.zeros(stage))
         runs.append(TimedRun(run, stage, state))
     return runs
 

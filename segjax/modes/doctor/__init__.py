@@ -5,9 +5,9 @@ is an error if a run would refuse it later (segjax/train/checks.py). The exit co
 warning does not stop training.
 """
 
+from segjax.modes.doctor.examined import data_spec
 from segjax.modes.doctor.findings import Diagnosis, Finding, SplitSummary
 from segjax.modes.doctor.reading import read_splits
-from segjax.modes.doctor.refusals import data_spec
 from segjax.modes.doctor.run import diagnose, examine, main
 from segjax.modes.doctor.text import SHOWN, report
 

@@ -58,12 +58,14 @@ class Diagnosis(NamedTuple):
     classes   None if the data set could not be opened
     splits    by name
     findings  in the order of the examination
+    further   (section, where, classes, splits) of each additional data set
     """
 
     where: str
     classes: ClassSpec | None
     splits: dict[str, SplitSummary]
     findings: list[Finding]
+    further: tuple[tuple[str, str, ClassSpec | None, dict[str, SplitSummary]], ...] = ()
 
 
 def from_error(error: InputError) -> Finding:

@@ -4,8 +4,8 @@ import collections
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from segjax.data.builders.base import Dataset, Item
 from segjax.data.labels import OFF_BY_ONE
 from segjax.errors import InputError
 from segjax.modes.doctor.findings import Finding, SplitSummary, from_error, without_repetitions
-from segjax.spec import IGNORE, ClassSpec, split_names
+from segjax.spec import IGNORE, ClassSpec
 
 
 class Kept(NamedTuple):
@@ -115,7 +115,8 @@ def _inspect(
         return problems, ids, None
     digest = hashlib.sha1(record.features['image']).hexdigest()
     stored = {name: record.features[name] for name in features}
-    fact = index.fact(record.histogram, stored, dataset.declared)
+    num_classes = dataset.classes.num_classes
+    fact = index.fact(record.histogram, record.size, num_classes, stored, dataset.declared)
     return problems, ids, Kept(record.histogram, record.size, digest, fact)
 
 
@@ -164,15 +165,25 @@ def duplicates(splits: Mapping[str, SplitSummary]) -> list[Finding]:
 
 
 def unseen_classes(
-    classes: ClassSpec, splits: Mapping[str, SplitSummary], config: Any
+    classes: ClassSpec,
+    splits: Mapping[str, SplitSummary],
+    trained: Collection[str],
+    section: str = 'data',
 ) -> list[Finding]:
-    """Warns of splits without labelled pixels, or without a pixel of some classes."""
+    """Warns of splits without labelled pixels, or without a pixel of some classes.
+
+    Args:
+      classes: of the data set.
+      splits: the summaries of its splits.
+      trained: splits to train on.
+      section: config section of the data set.
+    """
     findings = []
     for split, summary in splits.items():
         # Nothing was read of this split.
         if not summary.sizes:
             continue
-        where = f'split {split!r}'
+        where = f'split {split!r}' + ('' if section == 'data' else f' of {section}')
         pixels = summary.counts[: classes.num_classes]
         if pixels.sum() == 0:
             # The ids most likely belong to another coding.
@@ -185,8 +196,8 @@ def unseen_classes(
             for name, number, count in zip(classes.names, classes.ids, pixels):
                 if count == 0:
                     unseen.append(f'{name} (id {number})')
-            trained = split in split_names(config.data.train_split)
-            effect = 'a net cannot learn them' if trained else 'they do not count in mIoU'
+            is_trained = split in trained
+            effect = 'a net cannot learn them' if is_trained else 'they do not count in mIoU'
             message = (
                 f'{len(unseen)} of {classes.num_classes} classes never seen, {effect}: '
                 + ', '.join(unseen)

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from segjax.data import index
 from segjax.modes.doctor.findings import Finding, SplitSummary
 from segjax.protocol import Stage
 from segjax.spec import split_names
@@ -22,15 +23,59 @@ def splits_of_config(config: Any, splits: Mapping[str, SplitSummary]) -> list[Fi
                 fix = _known_split(config, splits, key, name)
                 findings.append(Finding('error', f'config.data.{key}', message, fix))
 
+    # Lists of examples may share images with any split.
+    own = {name: split for name, split in splits.items() if not is_list(name, split)}
+    if not findings and len(own) < len(splits):
+        return _common_examples(config, splits, own)
+
     # Two slices of one split may well have no image in common.
     trained = config.data.train_split
     evaluated = config.data.eval_split
     common = set(split_names(trained)) & set(split_names(evaluated))
     if common and not ('[' in trained and '[' in evaluated):
         message = f'{evaluated!r} is trained on ({trained!r})'
-        fix = separate_images(config, splits)
+        fix = separate_images(config, own)
         findings.append(Finding('warning', 'config.data.eval_split', message, fix))
     return findings
+
+
+def is_list(name: str, split: SplitSummary) -> bool:
+    """Returns whether a split is a list of examples, which belong to other splits."""
+    return any(item.split != name for item in split.items)
+
+
+def _common_examples(
+    config: Any, splits: Mapping[str, SplitSummary], own: Mapping[str, SplitSummary]
+) -> list[Finding]:
+    """Warns if a data set with lists is evaluated on examples that are trained on.
+
+    Args:
+      config: of the run. Its splits exist.
+      splits: of the data set, lists included.
+      own: of the data set, without lists.
+    """
+    trained = config.data.train_split
+    evaluated = config.data.eval_split
+    try:
+        seen = _examples(trained, splits)
+        shared = seen & _examples(evaluated, splits)
+    except ValueError:  # a malformed slice, which opening the input refuses
+        return []
+    if not shared:
+        return []
+    message = f'{len(shared)} examples of {evaluated!r} are trained on ({trained!r})'
+    unseen = {name: split for name, split in own.items() if not seen & _examples(name, splits)}
+    fix = separate_images(config, unseen or own)
+    return [Finding('warning', 'config.data.eval_split', message, fix)]
+
+
+def _examples(split: str, splits: Mapping[str, SplitSummary]) -> set[tuple[str, str]]:
+    """Returns (plain split, name) of the examples of a split, with slices, sums and lists."""
+    counts = {name: len(summary.items) for name, summary in splits.items()}
+    examples = set()
+    for name, first, end in index.slices(split, counts):
+        examples |= {(item.split, item.name) for item in splits[name].items[first:end]}
+    return examples
 
 
 def _known_split(config: Any, splits: Mapping[str, SplitSummary], key: str, name: str) -> str:
@@ -68,21 +113,35 @@ def separate_images(config: Any, splits: Mapping[str, SplitSummary]) -> str:
 
 
 def without_labels(
-    config: Any, stages: Iterable[Stage], splits: Mapping[str, SplitSummary]
+    config: Any, stages: Iterable[Stage], splits: Mapping[str, Mapping[str, SplitSummary]]
 ) -> list[Finding]:
-    """Finds splits without a labelled example from which a stage reads labelled examples."""
+    """Finds splits without a labelled example from which a stage reads labelled examples.
+
+    Args:
+      config: of the run.
+      stages: of the run.
+      splits: summaries of the splits of each data set, by config section.
+    """
     # The splits in the order in which stages name them.
-    needed: dict[str, None] = {}
+    needed: dict[tuple[str, str], None] = {}
     for stage in stages:
         for stage_input in (stage.train_input, stage.eval_input):
             inputs = stage_input.with_unpaired() if stage_input is not None else ()
-            needed |= {each.split: None for each in inputs if each.examples == 'labelled'}
+            for each in inputs:
+                if each.examples == 'labelled' and each.data in splits:
+                    needed[each.data, each.split] = None
 
-    labelled = {name: split for name, split in splits.items() if split.num_labelled}
-    fix = separate_images(config, labelled) if labelled else 'label some images of this split'
     message = 'no labelled example, but the net is trained or scored on labelled examples'
     findings = []
-    for split in needed:
-        if not any(name in labelled for name in split_names(split)):
-            findings.append(Finding('error', f'split {split!r}', message, fix))
+    for section, split in needed:
+        of_section = splits[section]
+        labelled = {name: each for name, each in of_section.items() if each.num_labelled}
+        if any(name in labelled for name in split_names(split)):
+            continue
+        if section != 'data':
+            where = f'split {split!r} of {section}'
+            findings.append(Finding('error', where, message, 'label some images of this split'))
+            continue
+        fix = separate_images(config, labelled) if labelled else 'label some images of this split'
+        findings.append(Finding('error', f'split {split!r}', message, fix))
     return findings

@@ -12,15 +12,21 @@ SHOWN = 5
 
 def report(diagnosis: Diagnosis) -> str:
     """Returns the diagnosis as text."""
-    lines = [diagnosis.where, '']
-    if diagnosis.splits:
-        lines += [*_split_table(diagnosis.splits), '']
-        lines += [*_class_table(diagnosis.classes, diagnosis.splits), '']
+    lines = [diagnosis.where, '', *_tables(diagnosis.classes, diagnosis.splits)]
+    for section, where, classes, splits in diagnosis.further:
+        lines += [f'{section}: {where}', '', *_tables(classes, splits)]
     for severity in ('error', 'warning', 'note'):
         lines += _listed([each for each in diagnosis.findings if each.severity == severity])
     number = collections.Counter(finding.severity for finding in diagnosis.findings)
     lines.append(f'{_plural(number["error"], "error")}, {_plural(number["warning"], "warning")}')
     return '\n'.join(lines)
+
+
+def _tables(classes: ClassSpec | None, splits: Mapping[str, SplitSummary]) -> list[str]:
+    """Returns the tables of splits and classes of a data set, nothing if it was not read."""
+    if classes is None or not splits:
+        return []
+    return [*_split_table(splits), '', *_class_table(classes, splits), '']
 
 
 def _split_table(splits: Mapping[str, SplitSummary]) -> list[str]:

@@ -69,7 +69,7 @@ def main(
     summary = predict_images(
         lambda images: predict(state, images),
         opened.config,
-        opened.spec,
+        opened.spec_of(stage.eval_input),
         input_folder,
         output_folder,
         made_by,

@@ -1,7 +1,7 @@
 """The numbers of a table: cells, claims, scores by class, and problems."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from segjax.errors import first_line
@@ -12,7 +12,7 @@ from segjax.modes.table.plan import TablePlan, TableRun
 from segjax.modes.table.runs import OPEN, Outcome, outcome
 from segjax.modes.table.spec import Claim, Column, Difference, Row
 from segjax.modes.table.speed import Figure, Speeds, figure, stored, timed_runs
-from segjax.report.scores import flat_scalars
+from segjax.report.scores import Curve, CurveLine, all_curves, flat_scalars
 from segjax.schema import is_number
 from segjax.train import driver
 from segjax.train import stored as stored_files
@@ -139,6 +139,52 @@ def class_scores(measured: Measured, row: Row) -> dict[str, float | None]:
             if is_number(value):
                 values.append(100 * value)
     return {name: statistics.fmean(values) if values else None for name, values in by_name.items()}
+
+
+# --- curves ---------------------------------------------------------------------------------------
+
+
+def row_curves(measured: Measured, names: Mapping[str, str]) -> dict[str, Curve]:
+    """Returns the scores that are curves, each with the lines of all rows that have it.
+
+    Curves of one name whose axes differ are not drawn over each other: the first row decides.
+
+    Args:
+      measured: the numbers of the table.
+      names: names of the rows in the legend, by row key. Only these rows are drawn.
+    """
+    drawn: dict[str, Curve] = {}
+    for key, legend in names.items():
+        row = measured.plan.table.row(key)
+        by_seed = []
+        for seed in measured.plan.seeds:
+            by_seed.append(all_curves(stage_scores(row, measured.outcomes[key, seed].scores)))
+        for name in dict.fromkeys(name for curves in by_seed for name in curves):
+            mean = mean_curve([curves[name] for curves in by_seed if name in curves])
+            lines = [_with_row(line, legend, len(mean.lines)) for line in mean.lines]
+            first = drawn.setdefault(name, mean._replace(lines=()))
+            if first._replace(lines=()) == mean._replace(lines=()):
+                drawn[name] = first._replace(lines=(*first.lines, *lines))
+    return drawn
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """Returns the mean of a curve over the seeds, if their x agree. Else it is the first curve."""
+    first = curves[0]
+    axes = [[(line.name, line.x) for line in curve.lines] for curve in curves]
+    if any(each != axes[0] for each in axes):
+        return first
+    lines = []
+    for number, line in enumerate(first.lines):
+        columns = zip(*(curve.lines[number].y for curve in curves), strict=True)
+        means = [None if None in column else statistics.fmean(column) for column in columns]
+        lines.append(line._replace(y=means))
+    return first._replace(lines=tuple(lines))
+
+
+def _with_row(line: CurveLine, legend: str, num_lines: int) -> CurveLine:
+    """Returns a line with the name of its row, and with its own name if the row has several."""
+    return line._replace(name=f'{legend}: {line.name}' if num_lines > 1 else legend)
 
 
 # --- problems -------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """table.html: the table as a page with charts."""
 
-from segjax.modes.table.numbers import Measured, class_scores, problems
+from segjax.modes.table.numbers import Measured, class_scores, problems, row_curves
 from segjax.modes.table.runs import OPEN
 from segjax.modes.table.spec import Column, Row, Table
 from segjax.modes.table.text import (
@@ -23,8 +23,8 @@ NUM_COMPARED = 5
 def page(measured: Measured) -> str:
     """Builds table.html.
 
-    It shows the table, the claims, a dot plot for each column, the classes of the compared rows,
-    and links to the reports of the runs.
+    It shows the table, the claims, a dot plot for each column, the curves of the rows, the classes
+    of the compared rows, and links to the reports of the runs.
     """
     table = measured.plan.table
     body = _header(measured)
@@ -38,7 +38,7 @@ def page(measured: Measured) -> str:
         body.append(f'<p class="soft">{escape(claims_legend(measured))}</p>')
     plots = ''.join(_dot_plot(measured, column) for column in table.columns)
     body.append(f'<h3>Rows</h3><div class="halves">{plots}</div>' if plots else '')
-    body += [_classes(measured), _runs(measured)]
+    body += [_curves(measured), _classes(measured), _runs(measured)]
     return html.page(table.title, body, charts.STYLE)
 
 
@@ -84,6 +84,16 @@ def _dot_plot(measured: Measured, column: Column) -> str:
         dots.append(charts.Dot(plot_name(table, row), cell.mean, low, high, published, note))
     ours = 'ours: median, quartiles' if column.speed else 'ours: mean, min to max'
     return charts.dot_plot(heading(column), dots, (ours, 'published'))
+
+
+def _curves(measured: Measured) -> str:
+    """Draws each score that is a curve: a line for each row."""
+    table = measured.plan.table
+    names = {row.key: plot_name(table, row) for row in table.shown}
+    drawn = ''
+    for name, curve in row_curves(measured, names).items():
+        drawn += charts.curve_chart(html.label(name), curve, width=480, height=280)
+    return f'<h3>Curves</h3><div class="halves">{drawn}</div>' if drawn else ''
 
 
 def _classes(measured: Measured) -> str:

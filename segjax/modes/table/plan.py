@@ -18,14 +18,16 @@ from segjax.errors import InputError, unknown_name
 from segjax.modes.table import starts
 from segjax.modes.table.spec import Row, Scale, Table, load
 from segjax.spec import DataSpec
-from segjax.train import driver, initialization, same_run
+from segjax.train import data_sets, driver, initialization, same_run
 from segjax.train import stored as stored_files
 from segjax.train.stop import StopSignal
 
-FREE = tuple(key for key in config_lib.FREE if key != 'data.classes')
+FREE = tuple(
+    key for key in config_lib.FREE if key not in ('data.classes', 'data.class_map', 'data.lists')
+)
 """Keys that may change when a row resumes.
 
-A finished row does not read its data again, so the class file is compared by its path.
+A finished row does not read its data again, so class files and lists are compared by their paths.
 """
 SHAPING = ('pipeline', 'model', 'data', 'augment', 'train', 'evaluate')
 """Sections that determine the shapes in a step, and thus the sizes of the images of a net."""
@@ -445,30 +447,31 @@ def check_runs(
         if whole in checked:
             continue
         checked.add(whole)
-        shaping = json.dumps({key: stored[key] for key in SHAPING if key in stored}, sort_keys=True)
+        sections = (*SHAPING, *config_lib.data_sections(config.pipeline))
+        shaping = json.dumps({k: stored[k] for k in sections if k in stored}, sort_keys=True)
         with _located(f'row {run.row.key!r}'):
             trace = shaping not in traced
             use = 'evaluate' if run.row.evaluates else 'train'
             opened, _ = driver.checked_run(config, str(run.folder), use, trace, stop)
         traced.add(shaping)
-        specs[_data_set(config)] = opened.spec
+        specs[_data_sets(config)] = opened.specs
 
-    # Finished runs whose data set is prepared now anyway.
-    with_spec = []
+    # Finished runs whose data sets are prepared now anyway.
+    with_specs = []
     for run in finished:
-        data_set = _data_set(run.config)
-        if data_set in specs:
-            with_spec.append((run, specs[data_set]))
-    _check_data(with_spec)
+        of_run = _data_sets(run.config)
+        if of_run in specs:
+            with_specs.append((run, specs[of_run]))
+    _check_data(with_specs)
 
 
-def _data_set(config: ml_collections.ConfigDict) -> str:
-    """Returns a text that is equal for configs of the same data set in the same place."""
-    stored = config_lib.to_json(config)['data']
-    return json.dumps([stored[key] for key in ('name', 'root', 'classes', 'world')], sort_keys=True)
+def _data_sets(config: ml_collections.ConfigDict) -> str:
+    """Returns a text that is equal for configs of the same data sets in the same places."""
+    sections = data_sets.sections(config)
+    return json.dumps({name: data_sets.description(each) for name, each in sections.items()})
 
 
-def _check_data(finished: Sequence[tuple[TableRun, DataSpec]]) -> None:
+def _check_data(finished: Sequence[tuple[TableRun, Mapping[str, DataSpec]]]) -> None:
     """Raises InputError if data of finished runs have changed: their numbers do not compare.
 
     Args:
@@ -476,10 +479,10 @@ def _check_data(finished: Sequence[tuple[TableRun, DataSpec]]) -> None:
         that file and are not compared.
     """
     changed = {}
-    for run, spec in finished:
+    for run, specs in finished:
         if (run.folder / same_run.SPEC).exists():
-            stages = pipelines.make_stages(run.config, {'data': spec})
-            if difference := same_run.data_difference(run.folder, spec, stages):
+            stages = pipelines.make_stages(run.config, specs)
+            if difference := same_run.data_difference(run.folder, specs, stages):
                 changed[run.folder] = difference
     if changed:
         first, *others = changed

@@ -8,7 +8,15 @@ from segjax.report import html
 from segjax.report.charts.bars import Bars, grouped_bars, histogram, meter
 from segjax.report.charts.confusion import confusion_matrix
 from segjax.report.charts.dots import Dot, dot_plot
-from segjax.report.charts.lines import MAX_MARKS, MAX_POINTS, Reference, Series, line_chart, smooth
+from segjax.report.charts.lines import (
+    MAX_MARKS,
+    MAX_POINTS,
+    Reference,
+    Series,
+    curve_chart,
+    line_chart,
+    smooth,
+)
 from segjax.report.charts.numbers import LETTER, format_number, log_ticks, nice_ticks
 
 STYLE = html.style_sheet('table.css')
@@ -24,6 +32,7 @@ __all__ = [
     'Reference',
     'Series',
     'confusion_matrix',
+    'curve_chart',
     'dot_plot',
     'format_number',
     'grouped_bars',

@@ -6,11 +6,14 @@ from typing import NamedTuple
 
 from segjax.report.charts.numbers import LETTER, format_number, log_ticks, nice_ticks
 from segjax.report.html import escape
+from segjax.report.scores import Curve
 
 MAX_POINTS = 1500
 """Points of a line: more than a chart has pixels."""
 MAX_MARKS = 120
 """Points with a hover title, each of which costs bytes."""
+NUM_COLOURS = 8
+"""Colours of the lines of a curve. The lines that follow are dashed in the same colours."""
 
 
 class Series(NamedTuple):
@@ -19,7 +22,7 @@ class Series(NamedTuple):
     name  in the legend
     xs    positions
     ys    values; None is a gap
-    role  CSS class: 'train', 'eval', 's2' or 's3'
+    role  CSS classes: 'train', 'eval', 's2' or 's3', or 'c0' to 'c7', also with 'dashed'
     """
 
     name: str
@@ -77,11 +80,12 @@ def line_chart(
     x_name: str = 'step',
     width: int = 360,
     height: int = 210,
+    x_scale: str = 'linear',
+    y_scale: str = '',
 ) -> str:
     """Draws a line chart as <figure>; '' without a point.
 
-    The scale is logarithmic if all values are positive and span a factor above 100. Training lines
-    of many noisy points are drawn faint, with their moving average over them.
+    Training lines of many noisy points are drawn faint, with their moving average over them.
 
     Args:
       title: above the chart.
@@ -89,6 +93,9 @@ def line_chart(
       references: the levels.
       x_name: name of the horizontal axis.
       width, height: of the chart in pixels.
+      x_scale: 'linear' or 'log'.
+      y_scale: 'linear', 'log', or '' for a logarithmic scale if all values are positive and span a
+        factor above 100.
     """
     # Values that are None are gaps.
     points = []
@@ -99,8 +106,10 @@ def line_chart(
     # Levels take part in the range of y.
     xs = [x for x, _ in points]
     ys = [y for _, y in points] + [reference.y for reference in references]
-    logarithmic = min(ys) > 0 and max(ys) > 100 * min(ys)
-    frame = _Frame(min(xs), max(xs), min(ys), max(ys), width, height, logarithmic)
+    wide = min(ys) > 0 and max(ys) > 100 * min(ys)
+    logarithmic = wide if y_scale == '' else y_scale == 'log'
+    log_x = x_scale == 'log'
+    frame = _Frame((min(xs), max(xs)), (min(ys), max(ys)), (width, height), log_x, logarithmic)
     parts = [frame.axes(x_name), frame.levels(references)]
     # The legend tells which lines are averages.
     keys = ''
@@ -109,13 +118,56 @@ def line_chart(
         parts += marks
         name = escape(line.name) + (' (moving average)' if averaged else '')
         keys += f'<span><i class="key {line.role}"></i>{name}</span>'
-    scale = '<small>log scale</small>' if logarithmic else ''
+    scale = _scale_note(log_x, logarithmic)
+    many = ' many' if len(series) > 2 else ''
     return (
         f'<figure class="chart"><figcaption><b>{escape(title)}</b>{scale}'
-        f'<span class="keys">{keys}</span>'
+        f'<span class="keys{many}">{keys}</span>'
         f'</figcaption><svg viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(title)} over {escape(x_name)}">{"".join(parts)}</svg></figure>'
     )
+
+
+def _scale_note(log_x: bool, log_y: bool) -> str:
+    """Names the logarithmic axes of a chart. A single note stands for the vertical axis."""
+    if log_x and log_y:
+        return '<small>log scales</small>'
+    if log_x:
+        return '<small>log x</small>'
+    return '<small>log scale</small>' if log_y else ''
+
+
+def curve_chart(title: str, curve: Curve, width: int = 360, height: int = 210) -> str:
+    """Draws a score that is a curve. Points without a place on a logarithmic axis are left out.
+
+    Args:
+      title: of the curve, to which the names of the axes are added.
+      curve: the score.
+      width, height: of the chart in pixels.
+    """
+    series = []
+    for number, line in enumerate(curve.lines):
+        dashed = ' dashed' if number // NUM_COLOURS % 2 else ''
+        role = f'c{number % NUM_COLOURS}{dashed}' if len(curve.lines) > 1 else 'eval'
+        shown = [(x, y) for x, y in zip(line.x, line.y) if _has_place(curve, x, y)]
+        series.append(Series(line.name, [x for x, _ in shown], [y for _, y in shown], role))
+    return line_chart(
+        f'{title}: {curve.y_name} over {curve.x_name}',
+        series,
+        (),
+        curve.x_name,
+        width,
+        height,
+        curve.x_scale,
+        curve.y_scale,
+    )
+
+
+def _has_place(curve: Curve, x: float | None, y: float | None) -> bool:
+    """Returns whether a point has a place on the axes of a curve."""
+    if x is None or (x <= 0 and curve.x_scale == 'log'):
+        return False
+    return y is None or y > 0 or curve.y_scale != 'log'
 
 
 def _draw_series(frame: '_Frame', line: Series, x_name: str) -> tuple[list[str], bool]:
@@ -139,26 +191,34 @@ class _Frame:
 
     def __init__(
         self,
-        x0: float,
-        x1: float,
-        y0: float,
-        y1: float,
-        width: int,
-        height: int,
+        x_range: tuple[float, float],
+        y_range: tuple[float, float],
+        size: tuple[int, int],
+        log_x: bool,
         logarithmic: bool,
     ):
-        """Chooses the scales of the axes for data in [x0, x1] and [y0, y1]."""
-        self.width = width
-        self.height = height
-        self.x_ticks = nice_ticks(x0, x1)
+        """Chooses the scales of the axes.
+
+        Args:
+          x_range, y_range: smallest and largest value of the data.
+          size: (width, height) in pixels.
+          log_x: whether the horizontal axis is logarithmic.
+          logarithmic: whether the vertical axis is logarithmic.
+        """
+        self.width, self.height = size
+        x0, x1 = x_range
+        self.x_ticks = log_ticks(x0, x1) if log_x and x0 < x1 else nice_ticks(x0, x1)
+        self._x_scale = math.log10 if log_x else float
+        self.x0 = self._x_scale(x0)
+        self.x1 = self._x_scale(x1)
         if x0 == x1:  # A single point lies in the middle.
-            x0 -= 0.5
-            x1 += 0.5
-        self.x0 = x0
-        self.x1 = x1
+            self.x0 -= 0.5
+            self.x1 += 0.5
+
+        # The vertical axis leaves a margin around the data.
         self._scale = math.log10 if logarithmic else float
-        low = self._scale(y0)
-        high = self._scale(y1)
+        low = self._scale(y_range[0])
+        high = self._scale(y_range[1])
         margin = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
         # A linear axis of small positive values begins at 0.
         self._low = 0.0 if not logarithmic and 0 <= low < margin * 4 else low - margin
@@ -170,7 +230,7 @@ class _Frame:
 
     def x(self, value: float) -> float:
         """Returns the horizontal pixel of a value."""
-        share = (value - self.x0) / (self.x1 - self.x0)
+        share = (self._x_scale(value) - self.x0) / (self.x1 - self.x0)
         return self.LEFT + share * (self.width - self.LEFT - self.RIGHT)
 
     def y(self, value: float) -> float:

@@ -4,9 +4,11 @@ import pathlib
 
 from paper_table import FILE, run_scores, start
 
+from segjax.metrics import curves
 from segjax.modes.table.cells import Cell, score_at
-from segjax.modes.table.numbers import stage_scores
+from segjax.modes.table.numbers import mean_curve, stage_scores
 from segjax.modes.table.spec import Row
+from segjax.report.scores import all_curves
 
 
 def test_scores_are_found_by_their_path():
@@ -66,3 +68,18 @@ def test_a_score_that_is_null_in_every_run_is_not_called_unknown(table_file, tra
     text = pathlib.Path('runs/table.md').read_text()
     assert "- score 'IoU/car' of column error is empty in every run: nothing to measure" in text
     assert 'no run has a score' not in text
+
+
+def curve(*points):
+    """Returns a curve of the points (x, y)."""
+    x, y = zip(*points, strict=True)
+    return all_curves({'roc': curves.curve({'attack': (x, y)}, 'false', 'true')})['roc']
+
+
+def test_a_curve_is_averaged_over_the_seeds_if_their_positions_agree():
+    first = curve((0, 0.0), (1, 0.5))
+    second = curve((0, 0.5), (1, 1.0))
+    moved = curve((0, 0.5), (2, 1.0))
+    assert mean_curve([first, second]) == curve((0, 0.25), (1, 0.75))
+    assert mean_curve([first, moved]) == first, 'no value of y lies at the same x'
+    assert mean_curve([first]) == first

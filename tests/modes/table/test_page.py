@@ -4,7 +4,9 @@ import pathlib
 import re
 import xml.etree.ElementTree as ElementTree
 
-from paper_table import FILE, start
+from paper_table import FILE, RESULTS, run_scores, start
+
+from segjax.metrics import curves
 
 
 def page_of(outputs) -> ElementTree.Element:
@@ -68,3 +70,25 @@ def test_plots_call_rows_of_one_name_by_their_keys(table_file, trained):
     assert 'strong; ours: mean, min to max 45, 45 to 45; published 43.3' in titles
     assert {'road, strong: 25', 'road, base: 50'} <= set(titles)
     assert pathlib.Path('runs/table.md').read_text().count('\n| as published ') == 2
+
+
+def test_curves_have_a_line_for_each_row_that_has_them(table_file, trained, monkeypatch):
+    def results(miou, *lines):
+        series = {name: ([0.01, 0.1, 1], y) for name, y in lines}
+        roc = curves.curve(series, 'false positive rate', 'true positive rate', 'log')
+        scores = run_scores(miou)
+        return {**scores, 'last': {**scores['last'], 'roc': roc}}
+
+    monkeypatch.setitem(RESULTS, ('base', 0), results(0.40, ('loss', [0.1, 0.4, 1])))
+    monkeypatch.setitem(RESULTS, ('base', 1), results(0.42, ('loss', [0.3, 0.6, 1])))
+    both = (('loss', [0, 0.2, 1]), ('gradient', [0, 0.1, 1]))
+    monkeypatch.setitem(RESULTS, ('strong', 0), results(0.45, *both))
+    monkeypatch.setitem(RESULTS, ('strong', 1), results(0.46, *both))
+    start(table_file, seeds='0,1')
+    (chart,) = [f for f in page_of(pathlib.Path('runs')).iter('figure') if 'roc:' in words(f)]
+    assert words(chart.find('figcaption/b')) == ('roc: true positive rate over false positive rate')
+    legend = [words(key) for key in chart.findall("figcaption/span[@class='keys many']/span")]
+    assert legend == ['as published', 'strong <aug>: loss', 'strong <aug>: gradient']
+    titles = [title.text for title in chart.iter('title')]
+    assert titles[0] == 'as published, false positive rate 0.01: 0.2', 'the mean over the seeds'
+    assert not any('as wide' in title for title in titles), 'this row has no curve'
