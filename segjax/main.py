@@ -32,8 +32,9 @@ COMMON: Flags = {
     'mode': ('train', 'train, evaluate, predict, config, doctor, bench, table, prepare or cache'),
 }
 PREDICT: Flags = {
-    'input': ('', 'folder of images'),
-    'output': ('', 'folder for label maps, colours and overlays'),
+    'input': ('', 'folder of images, an image, a video, or a JSON list of examples'),
+    'output': ('', 'folder for label maps, colours, overlays and all further results'),
+    'stage': ('', 'name of the stage; without it, the last stage that can predict'),
 }
 CHECKPOINT: Flags = {'checkpoint': ('last', 'last or best')}
 TRAIN: Flags = {'extend': (False, 'allow more steps than planned, in the same run folder')}
@@ -68,6 +69,7 @@ EXAMPLES = {
     'mode': 'train',
     'input': 'photos',
     'output': 'labelled',
+    'stage': 'segmentation',
     'checkpoint': 'last',
     'extend': '',
     'table': 'configs/tables/noise_cyclegan_table2.py',
@@ -335,14 +337,14 @@ def run_evaluate(assignments) -> None:
 
 
 def run_predict(assignments) -> None:
-    """Labels a folder of images."""
+    """Predicts images, a video, or examples of a list."""
     config = _load_config(assignments)
     from segjax.modes import predict
 
     _join_processes()
     source = str(paths.local('--input', given.input))
     target = str(paths.local('--output', given.output))
-    predict.main(config, given.workdir, source, target, given.checkpoint)
+    predict.main(config, given.workdir, source, target, given.checkpoint, given.stage)
 
 
 def run_config(assignments) -> None:

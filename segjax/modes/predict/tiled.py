@@ -1,145 +1,57 @@
-"""Predicts a folder of images with the net of a run folder, or with any compiled net."""
+"""Predicts class maps in tiles: for a folder of images, an image, or a video."""
 
+import itertools
 import os
 import pathlib
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import ml_collections
 import numpy as np
 import tqdm
 
-from segjax import config as config_lib
-from segjax.core import files, parallel
-from segjax.data.image_files import ImageSource, find_images, read_image
+from segjax.core import files
+from segjax.data.image_files import (
+    PHOTO_SUFFIXES,
+    ImageSource,
+    check_files,
+    find_images,
+    read_image,
+)
 from segjax.errors import InputError
 from segjax.modes.predict import outputs
+from segjax.modes.predict import video as video_lib
 from segjax.modes.predict.assembly import Assembly
 from segjax.modes.predict.batches import PredictFn, all_tiles, predict_tiles, warm_up
 from segjax.modes.predict.outputs import Finished
 from segjax.modes.predict.plan import PredictPlan, make_predict_plan
-from segjax.protocol import Stage, TrainState
-from segjax.spec import DataSpec
-from segjax.train import driver, initialization
-
-WRITERS = 4  # threads that encode and write pictures
+from segjax.modes.predict.video import Video
+from segjax.spec import ClassSpec, DataSpec
 
 
-# --- the mode -------------------------------------------------------------------------------------
-
-
-def main(
-    config: ml_collections.ConfigDict,
-    workdir: str,
-    input_folder: str,
-    output_folder: str,
-    which: str,
-) -> dict[str, Any]:
-    """Runs `--mode predict`: `predict_images` with the last stage of a run that can predict.
-
-    It uses one device.
-
-    Args:
-      config: of the run.
-      workdir: the run folder.
-      input_folder, output_folder: as in `predict_images`.
-      which: 'last' or 'best' checkpoint.
-
-    Returns:
-      The summary of `predict_images`.
+def find_sources(path: pathlib.Path) -> list[ImageSource] | Video:
+    """Returns the checked images of a folder, a single checked image, or a video.
 
     Raises:
-      InputError: a folder that is missing or wrong, or more than one process.
+      InputError: an error of `find_images`, a damaged file, or a file of another kind.
     """
-    # Checked first, so that no net is loaded for nothing.
-    _check_arguments(input_folder, output_folder)
-
-    # One device predicts all tiles, with the state of the chosen checkpoint.
-    opened, stages = driver.open_run(config, workdir, 'predict')
-    stage, state = driver.load_last_stage(opened, stages, which)
-    state = parallel.to_host(state)
-    made_by = _made_by(opened, stage, state)
-    state = jax.device_put(state, jax.local_devices()[0])
-    predict = opened.topology.jit(stage.predict)
-
-    summary = predict_images(
-        lambda images: predict(state, images),
-        opened.config,
-        opened.spec,
-        input_folder,
-        output_folder,
-        made_by,
-    )
-    _print_summary(summary, input_folder, output_folder)
-    return summary
-
-
-def _check_arguments(input_folder: str, output_folder: str) -> None:
-    """Raises InputError for missing or wrong folders, and for more than one process."""
-    for flag, value in (('--input', input_folder), ('--output', output_folder)):
-        if not value:
-            raise InputError(flag, got='nothing', expected='a folder', fix=f'{flag} some/folder')
-    outputs.check_folders(pathlib.Path(input_folder), pathlib.Path(output_folder))
-    find_images(pathlib.Path(input_folder))
-    if jax.process_count() > 1:
+    if not path.is_file():
+        return find_images(path)
+    suffix = path.suffix.lower()
+    if suffix in video_lib.SUFFIXES:
+        return video_lib.open_video(path)
+    if suffix not in PHOTO_SUFFIXES:
         raise InputError(
-            '--mode predict',
-            got=f'{jax.process_count()} processes',
-            expected='one process',
-            fix='start it without --coordinator and --distributed',
+            '--input',
+            got=str(path),
+            expected='a folder of images, or a file '
+            + ' '.join((*PHOTO_SUFFIXES, *video_lib.SUFFIXES)),
+            fix=f'--input {path.parent}',
         )
-
-
-def _made_by(opened: driver.Run, stage: Stage, state: TrainState) -> dict[str, Any]:
-    """Returns the facts that tell the predictions of this net from predictions of another net."""
-    arrays = {'params': state.params, 'model_state': state.model_state, 'extra': state.extra}
-    return {
-        'run': str(opened.workdir.resolve()),
-        'stage': stage.name,
-        'step': int(state.step),
-        'net': initialization.digest(arrays),
-        'config': config_lib.recorded(opened.config),
-    }
-
-
-def _print_summary(summary: Mapping[str, Any], input_folder: str, output_folder: str) -> None:
-    """Prints the number of images, the speed, and notes about sizes and older results."""
-    skipped = summary['skipped']
-    # The speed has no meaning where every image was there already.
-    if summary['images']:
-        print(
-            f'{summary["images"]} images ({skipped} were there already) in {output_folder}: '
-            f'{summary["images_per_second"]:.2f} images/s '
-            f'after {summary["compile_seconds"]:.1f} s of compilation'
-        )
-    else:
-        print(f'0 images: all {skipped} were there already, in {output_folder}')
-    largest = summary['largest']
-    # At this scale, objects are larger than in training.
-    if largest >= 2:
-        print(
-            f'note: an image is {largest:.1f} times as large as the images that the net was '
-            f'trained on. It was cut into tiles at that scale. To show it to the net as a whole, '
-            f'add --config.predict.scales="({1 / largest:.3g},)"'
-        )
-    # Results of another folder could be mistaken for these.
-    if summary['others']:
-        print(
-            f'note: {output_folder} also holds results of images that are not in {input_folder}: '
-            + shortened(summary['others'])
-        )
-
-
-def shortened(names: Sequence[str]) -> str:
-    """Returns the first three names and the number of further names, for a message."""
-    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if names[3:] else '')
-
-
-# --- any compiled net -----------------------------------------------------------------------------
+    sources = [ImageSource(path, path.stem)]
+    check_files(sources)
+    return sources
 
 
 def predict_images(
@@ -150,14 +62,14 @@ def predict_images(
     output_folder: str | os.PathLike,
     made_by: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Predicts every image of a folder.
+    """Predicts every image of a folder, a single image, or every frame of a video.
 
     Args:
       predict_fn: [B, h, w, 3] uint8 -> class probabilities [B, h, w, C]. Compiled for
         B = predict.batch_size and (h, w) = predict.tile, the only shape that it is called with.
       config: only its sections `predict` and `data` are read.
       spec: gives classes, palette, ids and the sizes that the net was trained for.
-      input_folder: contains images, also in sub-folders.
+      input_folder: contains images, also in sub-folders. Or the path of an image or a video.
       output_folder: receives ids/, color/, overlay/, confidence/, predict.json and predict.jsonl.
       made_by: facts that tell this net from another net ({'run': folder, 'step': 9000}). Must
         survive JSON.
@@ -173,98 +85,76 @@ def predict_images(
         refuses. At the end, for damage that only decoding shows. All other images are then written.
     """
     # Everything that can be refused is refused before the net compiles and a file is written.
-    input_folder = pathlib.Path(input_folder)
-    output_folder = pathlib.Path(output_folder)
+    input_path = pathlib.Path(input_folder)
+    output_path = pathlib.Path(output_folder)
     outputs.check_classes(spec.classes)
     plan = make_predict_plan(config, spec)
     record = _record(made_by, plan, spec)
-    outputs.check_folders(input_folder, output_folder)
-    sources = find_images(input_folder)
-    outputs.check_record(output_folder, record)
+    outputs.check_folders(input_path, output_path)
+    sources = find_sources(input_path)
+    outputs.check_record(output_path, record)
 
     # The list of finished images tells which images remain.
-    finished = Finished(output_folder)
-    todo = [source for source in sources if not finished.holds(source)]
-    files.write_json(output_folder / outputs.RECORD, record)
-    others = finished.others(sources)
-    finished.begin(todo)
-    counts = _predict_all(predict_fn, plan, spec, todo, output_folder, finished)
-    return {
-        'images': len(todo),
-        'skipped': len(sources) - len(todo),
-        'others': others,
-        **counts,
-        'images_per_second': len(todo) / counts['seconds'] if todo else 0.0,
-    }
+    finished = Finished(output_path)
+    files.write_json(output_path / outputs.RECORD, record)
+    job = _Job(predict_fn, plan, spec.classes, output_path, finished)
+    counts = (
+        _predict_video(job, sources)
+        if isinstance(sources, Video)
+        else _predict_folder(job, sources)
+    )
+    images = counts['images']
+    return {**counts, 'images_per_second': images / counts['seconds'] if images else 0.0}
 
 
 def _record(made_by: Mapping[str, Any], plan: PredictPlan, spec: DataSpec) -> dict[str, Any]:
     """Returns the content of predict.json."""
-    classes = {
-        'classes': spec.classes.names,
-        'ids': spec.classes.ids,
-        'palette': spec.classes.palette,
-    }
-    record = {**made_by, **plan._asdict(), **classes}
+    record = {**made_by, **plan._asdict(), **outputs.described_classes(spec.classes)}
     del record['batch_size']  # changes only the speed
     return record
 
 
-def _predict_all(
-    predict_fn: PredictFn,
-    plan: PredictPlan,
-    spec: DataSpec,
-    todo: Sequence[ImageSource],
-    output_folder: pathlib.Path,
-    finished: Finished,
-) -> dict[str, Any]:
-    """Predicts and writes the images of `todo`.
+class _Job(NamedTuple):
+    """A net, and the folder that receives its predictions.
 
-    Returns:
-      {'tiles', 'largest', 'compile_seconds', 'seconds'}, as `predict_images` returns them.
+    predict_fn  the compiled net
+    plan        how images are cut
+    classes     of the predictions
+    folder      for the outputs
+    finished    list of the finished images in `folder`
+    """
+
+    predict_fn: PredictFn
+    plan: PredictPlan
+    classes: ClassSpec
+    folder: pathlib.Path
+    finished: Finished
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def _predict_folder(job: _Job, sources: Sequence[ImageSource]) -> dict[str, Any]:
+    """Predicts the images that are not finished. Returns the counts of `predict_images`.
 
     Raises:
       InputError: images that cannot be decoded, after all other images are written.
     """
-    num_classes = spec.classes.num_classes
-    compile_seconds = warm_up(predict_fn, plan, num_classes) if todo else 0.0
-    start = time.perf_counter()
+    todo = [source for source in sources if not _is_finished(job, source)]
+    job.finished.begin(source.name for source in todo)
     damaged: list[str] = []
-    num_tiles = 0
-    largest = 0.0
-    writing: deque[Future] = deque()
-    cut_tiles = all_tiles(open_images(todo, plan, num_classes, damaged))
-    with (
-        ThreadPoolExecutor(WRITERS) as pool,
-        tqdm.tqdm(total=len(todo), unit='image', disable=None) as bar,
-    ):
-        for assembly, place, probabilities in predict_tiles(predict_fn, plan, cut_tiles):
-            num_tiles += 1
-            largest = max(largest, min(np.divide(assembly.grids[0].size, plan.eval_size)))
-            if assembly.add(place, probabilities):
-                arguments = (output_folder, assembly, spec.classes, finished)
-                writing.append(pool.submit(outputs.write_outputs, *arguments))
-                bar.update()
-            # Waiting for the oldest picture bounds the memory, and raises the error of its writer.
-            if len(writing) > WRITERS:
-                writing.popleft().result()
-        for future in writing:
-            future.result()
-    finished.sort()
-    seconds = time.perf_counter() - start
+    num_classes = job.classes.num_classes
+    counts = _predict_all(job, open_images(todo, job.plan, num_classes, damaged), len(todo))
     if damaged:
-        raise InputError(
-            f'{len(damaged)} of {len(todo)} images',
-            got='damaged or gone: ' + ', '.join(damaged),
-            expected='images that can be decoded. All other images are written',
-            fix='replace or remove them',
-        )
-    return {
-        'tiles': num_tiles,
-        'largest': float(largest),
-        'compile_seconds': compile_seconds,
-        'seconds': seconds,
-    }
+        raise outputs.damaged_error(damaged, len(todo), 'images')
+    others = job.finished.others(source.name for source in sources)
+    return {**counts, 'skipped': len(sources) - len(todo), 'others': others}
+
+
+def _is_finished(job: _Job, source: ImageSource) -> bool:
+    """Returns whether the outputs of an image exist and were made from this very file."""
+    paths = outputs.output_paths(job.folder, source.name)
+    return job.finished.holds(source.name, paths, lambda: outputs.content_digest(source.path))
 
 
 def open_images(
@@ -289,3 +179,118 @@ def open_images(
             damaged.append(str(source.path))
         else:
             yield Assembly(source, image, plan, num_classes, digest)
+
+
+def _predict_all(job: _Job, assemblies: Iterator[Assembly], total: int) -> dict[str, Any]:
+    """Predicts and writes images. Nothing compiles if there is no image.
+
+    Args:
+      job: the net and the folder.
+      assemblies: the opened images. They are opened when their turn comes.
+      total: their expected number, for the progress bar.
+
+    Returns:
+      {'images', 'tiles', 'largest', 'compile_seconds', 'seconds'}, as `predict_images` returns
+      them.
+    """
+    first = next(assemblies, None)
+    compile_seconds = 0.0
+    if first is not None:
+        compile_seconds = warm_up(job.predict_fn, job.plan, job.classes.num_classes)
+        assemblies = itertools.chain([first], assemblies)
+    start = time.perf_counter()
+    num_images = 0
+    num_tiles = 0
+    largest = 0.0
+    with (
+        outputs.WriterThreads() as threads,
+        tqdm.tqdm(total=total, unit='image', disable=None) as bar,
+    ):
+        cut_tiles = all_tiles(assemblies)
+        for assembly, place, probabilities in predict_tiles(job.predict_fn, job.plan, cut_tiles):
+            num_tiles += 1
+            largest = max(largest, min(np.divide(assembly.grids[0].size, job.plan.eval_size)))
+            if assembly.add(place, probabilities):
+                arguments = (job.folder, assembly, job.classes, job.finished)
+                threads.submit(outputs.write_outputs, *arguments)
+                num_images += 1
+                bar.update()
+    job.finished.sort()
+    return {
+        'images': num_images,
+        'tiles': num_tiles,
+        'largest': float(largest),
+        'compile_seconds': compile_seconds,
+        'seconds': time.perf_counter() - start,
+    }
+
+
+# --- videos ---------------------------------------------------------------------------------------
+
+
+class _Frames:
+    """Opens the frames of a video that are not finished, and counts all frames.
+
+    count  number of frames that were read so far
+    """
+
+    def __init__(self, job: _Job, video: Video):
+        self.count = 0
+        self._job = job
+        self._video = video
+        # The digest covers the whole file: frames are decoded from each other.
+        self._digest = outputs.content_digest(video.path)
+        self._held = {name for name in job.finished.names() if self._is_finished(name)}
+        prefix = video.frame_name(0).rpartition('/')[0] + '/'
+        listed = [name for name in job.finished.names() if name.startswith(prefix)]
+        job.finished.begin(name for name in listed if name not in self._held)
+
+    def _is_finished(self, name: str) -> bool:
+        """Returns whether the outputs of a frame exist and were made from this very file."""
+        paths = outputs.output_paths(self._job.folder, name)
+        return self._job.finished.holds(name, paths, lambda: self._digest)
+
+    def _is_held(self, number: int) -> bool:
+        """Returns whether the outputs of a frame exist."""
+        return self._video.frame_name(number) in self._held
+
+    def open(self) -> Iterator[Assembly]:
+        """Opens the frames one at a time."""
+        num_classes = self._job.classes.num_classes
+        for number, image in video_lib.read_frames(self._video, self._is_held):
+            self.count = number + 1
+            if image is not None:
+                source = ImageSource(self._video.path, self._video.frame_name(number))
+                yield Assembly(source, image, self._job.plan, num_classes, self._digest)
+
+
+def _predict_video(job: _Job, video: Video) -> dict[str, Any]:
+    """Predicts the frames that are not finished, and writes two videos of all frames.
+
+    Returns the counts of `predict_images`.
+
+    Raises:
+      InputError: a damaged video, after everything that can be decoded is written.
+    """
+    frames = _Frames(job, video)
+    assemblies = frames.open()
+    first = next(assemblies, None)
+    stems = {kind: job.folder / kind / video.path.stem for kind in VIDEO_KINDS}
+    if first is not None:
+        # A kill leaves no video that belongs to other frames.
+        for stem in stems.values():
+            video_lib.remove(stem)
+        assemblies = itertools.chain([first], assemblies)
+    counts = _predict_all(job, assemblies, video.num_frames)
+    names = [video.frame_name(number) for number in range(frames.count)]
+    for kind, stem in stems.items():
+        if video_lib.written_path(stem) is None:
+            pictures = [outputs.output_path(job.folder, kind, name) for name in names]
+            video_lib.write_video(stem, pictures, video.rate)
+    video_lib.check_complete(video, frames.count)
+    skipped = frames.count - counts['images']
+    return {**counts, 'skipped': skipped, 'others': job.finished.others(names)}
+
+
+VIDEO_KINDS = ('color', 'overlay')
+"""Outputs of a video that are also written as a video, next to the folder of their frames."""

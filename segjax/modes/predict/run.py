@@ -1,0 +1,229 @@
+"""Runs `--mode predict`: chooses the stage and its use, and loads its state."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+
+from segjax import config as config_lib
+from segjax.core import parallel, rng
+from segjax.errors import InputError
+from segjax.modes.predict import examples as examples_lib
+from segjax.modes.predict import outputs, prediction, tiled
+from segjax.protocol import Stage, TrainState
+from segjax.train import driver, initialization
+
+TILES = 'tiles'
+PREDICTION = 'prediction'
+
+
+def main(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    input_folder: str,
+    output_folder: str,
+    which: str,
+    stage_name: str = '',
+) -> dict[str, Any]:
+    """Runs `--mode predict` on all devices of this process.
+
+    A stage with `predict` predicts class maps in tiles (`tiled.predict_images`). A stage with a
+    `prediction` applies it to examples (`prediction.predict_examples`).
+
+    Args:
+      config: of the run.
+      workdir: the run folder.
+      input_folder: a folder of images or maps, an image or a map, a video, or a JSON list.
+      output_folder: for the results.
+      which: 'last' or 'best' checkpoint.
+      stage_name: '' for the last stage that can predict.
+
+    Returns:
+      The summary of `predict_images` or `predict_examples`.
+
+    Raises:
+      InputError: a stage that cannot predict this input, a file that is missing or wrong, or more
+        than one process.
+    """
+    source = pathlib.Path(input_folder)
+    target = pathlib.Path(output_folder)
+    _check_arguments(input_folder, output_folder)
+
+    # The input is checked before a net is loaded.
+    opened, stages = driver.open_run(config, workdir, 'predict')
+    stage = driver.predicting_stage(opened, stages, stage_name)
+    method = chosen_method(stage, opened.config.predict.method, source)
+    if method == TILES:
+        outputs.check_folders(source, target)
+        tiled.find_sources(source)
+        examples = []
+    else:
+        outputs.check_folders(source, target, stage.prediction.outputs)
+        examples = examples_lib.find_examples(source, stage.prediction, opened.spec.classes)
+
+    # All devices hold the state of the chosen checkpoint.
+    stage, state = driver.load_last_stage(opened, stages, which, stage_name)
+    made_by = _made_by(opened, stage, parallel.to_host(state))
+    if method == TILES:
+        summary = _predict_tiles(opened, stage, state, source, target, made_by)
+    else:
+        summary = _predict_examples(opened, stage, state, examples, target, made_by)
+    _print_summary(summary, input_folder, output_folder)
+    return summary
+
+
+def chosen_method(stage: Stage, method: str, source: pathlib.Path) -> str:
+    """Returns 'tiles' or 'prediction'.
+
+    Args:
+      stage: can do at least one of them.
+      method: config.predict.method.
+      source: the input. A JSON list is for 'prediction', a video for 'tiles'.
+
+    Raises:
+      InputError: the stage cannot do what is asked.
+    """
+    able = {TILES: stage.predict is not None, PREDICTION: stage.prediction is not None}
+    if method and not able[method]:
+        other = PREDICTION if method == TILES else TILES
+        raise InputError(
+            'config.predict.method',
+            got=f'{method!r} for stage {stage.name!r}',
+            expected=f'{other!r}, which is all that the stage can do',
+            fix='leave config.predict.method out',
+        )
+    if method:
+        return method
+    is_list = source.suffix.lower() == examples_lib.LIST and source.is_file()
+    if is_list and not able[PREDICTION]:
+        raise InputError(
+            f'--input {source}',
+            got='a JSON list',
+            expected=f'images or a video: stage {stage.name!r} predicts class maps of images',
+            fix=f'--input {source.parent}',
+        )
+    return TILES if able[TILES] and not is_list else PREDICTION
+
+
+def _predict_tiles(
+    opened: driver.Run,
+    stage: Stage,
+    state: TrainState,
+    source: pathlib.Path,
+    target: pathlib.Path,
+    made_by: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Predicts class maps. The tiles of a batch are split over the devices."""
+    topology = opened.topology
+    predict = topology.map_rows(stage.predict, row_args=(1,), num_args=2)
+    config = opened.config.copy_and_resolve_references().unlock()
+    config.predict.batch_size = topology.whole_batch(config.predict.batch_size)
+    return tiled.predict_images(
+        lambda images: predict(state, topology.put_rows(images)),
+        config,
+        opened.spec,
+        source,
+        target,
+        made_by,
+    )
+
+
+def _predict_examples(
+    opened: driver.Run,
+    stage: Stage,
+    state: TrainState,
+    examples: Sequence[examples_lib.ExampleFiles],
+    target: pathlib.Path,
+    made_by: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Applies the prediction of a stage. The examples of a batch are split over the devices."""
+    topology = opened.topology
+    keys = opened.config.predict
+    settings = prediction.Settings(
+        stage.prediction,
+        opened.spec.classes,
+        topology.whole_batch(keys.batch_size),
+        keys.depth_unit,
+    )
+    root = rng.root(opened.config.seed, stage.name, 'predict')
+    function = prediction.apply_with_keys(stage.prediction)
+    apply = topology.map_rows(function, row_args=(1, 2), num_args=4)
+
+    def apply_fn(batch, digests):
+        batch, digests = topology.put_rows((dict(batch), digests))
+        return apply(state, batch, digests, root)
+
+    return prediction.predict_examples(apply_fn, settings, examples, target, made_by)
+
+
+def _check_arguments(input_folder: str, output_folder: str) -> None:
+    """Raises InputError for missing or wrong paths, and for more than one process."""
+    for flag, value in (('--input', input_folder), ('--output', output_folder)):
+        if not value:
+            raise InputError(flag, got='nothing', expected='a folder', fix=f'{flag} some/folder')
+    if not pathlib.Path(input_folder).exists():
+        raise InputError(
+            '--input',
+            got=input_folder,
+            expected='an existing folder of images, or an image, a video or a JSON list',
+        )
+    if jax.process_count() > 1:
+        raise InputError(
+            '--mode predict',
+            got=f'{jax.process_count()} processes',
+            expected='one process',
+            fix='start it without --coordinator and --distributed',
+        )
+
+
+def _made_by(opened: driver.Run, stage: Stage, state: TrainState) -> dict[str, Any]:
+    """Returns the facts that tell the predictions of this net from predictions of another net.
+
+    Args:
+      opened: the run.
+      stage: that predicts.
+      state: of the stage, on the host.
+    """
+    arrays = {'params': state.params, 'model_state': state.model_state, 'extra': state.extra}
+    return {
+        'run': str(opened.workdir.resolve()),
+        'stage': stage.name,
+        'step': int(state.step),
+        'net': initialization.digest(arrays),
+        'config': config_lib.recorded(opened.config),
+    }
+
+
+def _print_summary(summary: Mapping[str, Any], input_folder: str, output_folder: str) -> None:
+    """Prints the number of results, the speed, and notes about sizes and older results."""
+    skipped = summary['skipped']
+    # The speed has no meaning where every image was there already.
+    if summary['images']:
+        print(
+            f'{summary["images"]} images ({skipped} were there already) in {output_folder}: '
+            f'{summary["images_per_second"]:.2f} images/s '
+            f'after {summary["compile_seconds"]:.1f} s of compilation'
+        )
+    else:
+        print(f'0 images: all {skipped} were there already, in {output_folder}')
+    largest = summary.get('largest', 0)
+    # At this scale, objects are larger than in training.
+    if largest >= 2:
+        print(
+            f'note: an image is {largest:.1f} times as large as the images that the net was '
+            f'trained on. It was cut into tiles at that scale. To show it to the net as a whole, '
+            f'add --config.predict.scales="({1 / largest:.3g},)"'
+        )
+    # Results of another folder could be mistaken for these.
+    if summary['others']:
+        print(
+            f'note: {output_folder} also holds results of images that are not in {input_folder}: '
+            + shortened(summary['others'])
+        )
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Returns the first three names and the number of further names, for a message."""
+    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if names[3:] else '')
