@@ -38,7 +38,7 @@ values. The input is one of
     a folder of maps         for a single input, which is a map
     a folder of folders      with the names of the inputs, if all of them are maps
     a single map             likewise for a single input
-    list.json                [{"name": "a", "image": "a.png", "box": [x0, y0, x1, y1], "class": "car"}]
+    list.json                [{"name": "a", "image": "a.png", "box": [2, 1, 30, 9], "class": "car"}]
 
 Paths are relative to the list. Names of classes may stand for train ids in inputs whose name begins
 with `class`. Coordinates are those of `data/kinds.py`: pixel centres lie at whole numbers. Maps are
