@@ -321,12 +321,12 @@ def test_points_cameras_and_flow_follow_their_image(tmp_path, toy):
     prediction = Prediction(
         inputs={
             'flow': Feature('flow', (2,)),
-            'points': Feature('points', (2, 2)),
+            'points': Feature('points', (3, 2)),
             'intrinsics': Feature('intrinsics', (3, 3)),
         },
         outputs={'where': 'table', 'camera': 'table', 'motion': 'table'},
         apply=lambda state, batch, keys: {
-            'where': batch['points'].reshape(-1, 4),
+            'where': batch['points'].reshape(-1, 6),
             'camera': batch['intrinsics'].reshape(-1, 9)[:, :6],
             'motion': batch['flow'][:, 16, 24],
         },
@@ -336,15 +336,15 @@ def test_points_cameras_and_flow_follow_their_image(tmp_path, toy):
     entry = {
         'name': 'a',
         'flow': 'f.npy',
-        'points': [[0, 0], [14.5, None]],
+        'points': [[0, 0], [14.5, 4], [None, None]],
         'intrinsics': [[20, 0, 7], [0, 20, 4.5], [0, 0, 1]],
     }
     listed = write_list(tmp_path, [entry])
     toy(make_stage(prediction=prediction)).predict(listed, tmp_path / 'out')
     (row,) = table(tmp_path / 'out')
     values = {key: float(value) for key, value in row.items() if key != 'name'}
-    assert [values[f'where_{i}'] for i in range(3)] == [1, 1, 44.5]
-    assert np.isnan(values['where_3'])
+    assert [values[f'where_{i}'] for i in range(4)] == [1, 1, 44.5, 13]
+    assert np.isnan([values['where_4'], values['where_5']]).all()
     assert [values[f'camera_{i}'] for i in range(6)] == [60, 0, 22, 0, 60, 14.5]
     assert [values[f'motion_{i}'] for i in range(2)] == [3, -6]
 
