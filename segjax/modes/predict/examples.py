@@ -338,6 +338,7 @@ def check_example(example: ExampleFiles, inputs: Mapping[str, Feature]) -> None:
       InputError: a missing or damaged file, maps of several sizes, or a box that is empty or
         outside of the image.
     """
+    # Files, from their headers.
     sizes = {}
     for key, path in example.files.items():
         where = f'{example.where}: {key}'
@@ -354,6 +355,8 @@ def check_example(example: ExampleFiles, inputs: Mapping[str, Feature]) -> None:
             sizes[key] = reading.file_size(path)
         except InputError as error:
             raise error.replaced(where=where, got=f'{path}: {error.got}') from error
+
+    # Maps of an example move together, and boxes lie on them.
     if len(set(sizes.values())) > 1:
         raise InputError(
             example.where,

@@ -66,6 +66,7 @@ def apply_with_keys(
 def predict_examples(
     apply_fn: ApplyFn,
     settings: Settings,
+    shapes: Mapping[str, tuple[int, ...]],
     examples: Sequence[ExampleFiles],
     folder: pathlib.Path,
     made_by: Mapping[str, Any],
@@ -75,6 +76,7 @@ def predict_examples(
     Args:
       apply_fn: the compiled function.
       settings: of the prediction.
+      shapes: of the outputs of an example (`output_shapes`).
       examples: in the order of their names. They have been checked.
       folder: receives a folder for each output, table.csv, predict.json and predict.jsonl.
       made_by: facts that tell this net from another net.
@@ -92,7 +94,6 @@ def predict_examples(
         outputs.check_classes(settings.classes)
     record = _record(made_by, settings)
     outputs.check_record(folder, record)
-    shapes = _output_shapes(apply_fn, settings)
 
     # The list of finished examples tells which examples remain.
     finished = Finished(folder)
@@ -319,13 +320,22 @@ def batch_shapes(settings: Settings) -> dict[str, jax.ShapeDtypeStruct]:
     return shapes
 
 
-def _output_shapes(apply_fn: ApplyFn, settings: Settings) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of the outputs of an example. Traces the function, compiles nothing.
+def output_shapes(
+    function: Callable, settings: Settings, state: TrainState, root: jax.Array
+) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the outputs of an example. Traces a function, compiles nothing.
+
+    Args:
+      function: of `apply_with_keys`.
+      settings: of the prediction.
+      state: of the stage.
+      root: key of the random streams.
 
     Raises:
+      InputError: an output of an unknown kind.
       ValueError: outputs that contradict their kinds.
     """
     digests = jax.ShapeDtypeStruct((settings.batch_size,), 'uint32')
-    shapes = jax.eval_shape(apply_fn, batch_shapes(settings), digests)
+    shapes = jax.eval_shape(function, state, batch_shapes(settings), digests, root)
     writers.check_outputs(settings.prediction.outputs, shapes, settings.batch_size)
     return {name: shape.shape[1:] for name, shape in shapes.items()}

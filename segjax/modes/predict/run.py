@@ -149,13 +149,14 @@ def _predict_examples(
     )
     root = rng.root(opened.config.seed, stage.name, 'predict')
     function = prediction.apply_with_keys(stage.prediction)
+    shapes = prediction.output_shapes(function, settings, state, root)
     apply = topology.map_rows(function, row_args=(1, 2), num_args=4)
 
     def apply_fn(batch, digests):
         batch, digests = topology.put_rows((dict(batch), digests))
         return apply(state, batch, digests, root)
 
-    return prediction.predict_examples(apply_fn, settings, examples, target, made_by)
+    return prediction.predict_examples(apply_fn, settings, shapes, examples, target, made_by)
 
 
 def _check_arguments(input_folder: str, output_folder: str) -> None:

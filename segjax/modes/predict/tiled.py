@@ -193,11 +193,14 @@ def _predict_all(job: _Job, assemblies: Iterator[Assembly], total: int) -> dict[
       {'images', 'tiles', 'largest', 'compile_seconds', 'seconds'}, as `predict_images` returns
       them.
     """
+    # The net compiles when the first image is open, and not within the measured time.
     first = next(assemblies, None)
     compile_seconds = 0.0
     if first is not None:
         compile_seconds = warm_up(job.predict_fn, job.plan, job.classes.num_classes)
         assemblies = itertools.chain([first], assemblies)
+
+    # Tiles of several images share batches. A complete image goes to a thread that writes it.
     start = time.perf_counter()
     num_images = 0
     num_tiles = 0

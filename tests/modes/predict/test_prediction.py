@@ -170,8 +170,8 @@ def test_a_changed_input_is_predicted_again(tmp_path, toy):
     summary = run.predict(listed, tmp_path / 'out')
     assert (summary['images'], summary['skipped'], summary['others']) == (3, 1, ['street/4'])
     assert [row['name'] for row in table(tmp_path / 'out')] == [f'street/{i}' for i in range(4)]
-    with pytest.raises(InputError, match=r'predict\.json[\s\S]*size'):
-        toy(make_stage(prediction=FILL._replace(size=(16, 24)))).predict(listed, tmp_path / 'out')
+    with pytest.raises(InputError, match=r'predict\.json[\s\S]*depth_unit = 0\.5'):
+        run.predict(listed, tmp_path / 'out', depth_unit=0.5)
 
 
 # --- maps -----------------------------------------------------------------------------------------
