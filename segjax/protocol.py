@@ -296,7 +296,8 @@ class Prediction(NamedTuple):
     """The use of a trained net on files, for --mode predict.
 
     inputs   {name: Feature} of an example. Maps are read from image files, everything else from a
-             JSON list of examples. Names that begin with 'class' are int32 train ids
+             JSON list of examples. In inputs of kind 'number' whose name begins with
+             'class', the list may hold names of classes for train ids
     outputs  {name: kind}. Kinds: 'classes' [B, H, W] train ids, 'probabilities' [B, H, W, C],
              'image' [B, H, W, 3] uint8, 'images' [B, n, H, W, 3] uint8, 'depth' [B, H, W],
              'normals' [B, H, W, 3], 'table' [B] or [B, n] numbers

@@ -29,7 +29,7 @@ def make_stages(config, spec):
         inputs={
             'image': Feature('image'),
             'box': Feature('boxes', (1, 4)),
-            'class': Feature('number'),
+            'class': Feature('number', dtype='int32'),
         },
         outputs={'filled': 'classes', 'noise': 'table'},
         apply=apply,

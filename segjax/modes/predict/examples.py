@@ -280,17 +280,12 @@ def _value(where: str, key: str, feature: Feature, value: Any, classes: ClassSpe
         raise InputError(where, got=repr(value), expected=expected, fix=fix)
     if feature.kind == 'number' and not np.isfinite(array).all():
         raise InputError(where, got=repr(value), expected='finite numbers')
-    return array.astype(value_dtype(key, feature))
+    return array.astype(feature.dtype)
 
 
 def is_class(key: str, feature: Feature) -> bool:
     """Returns whether a list may give a feature as the name of a class."""
     return feature.kind == 'number' and key.startswith('class')
-
-
-def value_dtype(key: str, feature: Feature) -> str:
-    """Returns the type of an input that is no map: int32 for classes, float32 for the rest."""
-    return 'int32' if is_class(key, feature) else 'float32'
 
 
 def _train_ids(where: str, value: Any, classes: ClassSpec) -> Any:

@@ -7,12 +7,10 @@ padding, and are resized to the size of the files.
 
 from collections.abc import Mapping
 
-import cv2
 import numpy as np
 
 from segjax.data import transforms
-from segjax.modes.predict import reading
-from segjax.spec import IGNORE, Feature
+from segjax.spec import Feature
 
 Size = tuple[int, int]
 
@@ -23,19 +21,18 @@ def fit(
     """Fits an example into `size`.
 
     Args:
-      values: by feature. Maps have one size.
+      values: by feature.
       inputs: kinds of the features.
       size: (height, width) of the maps in the result.
 
     Returns:
       The moved example, and the (height, width) of its files. None without maps.
     """
-    maps = [key for key in values if reading.is_map(inputs[key])]
-    if not maps:
+    file_size = transforms.map_size(values, None, inputs)
+    if file_size is None:
         return dict(values), None
-    in_size = values[maps[0]].shape[:2]
-    matrix, _ = transforms.letterbox_matrix(in_size, size)
-    return {key: _moved(value, inputs[key], matrix, size) for key, value in values.items()}, in_size
+    matrix, _ = transforms.letterbox_matrix(file_size, size)
+    return transforms.apply_geometry(values, matrix, size, inputs), file_size
 
 
 def filled_size(file_size: Size, size: Size) -> Size:
@@ -43,53 +40,14 @@ def filled_size(file_size: Size, size: Size) -> Size:
     return transforms.letterbox_matrix(file_size, size)[1]
 
 
-def _moved(value: np.ndarray, feature: Feature, matrix: np.ndarray, size: Size) -> np.ndarray:
-    """Moves a value by the matrix of a letterbox, which only scales and shifts.
-
-    Args:
-      value: of an example.
-      feature: its kind.
-      matrix: [3, 3], from pixels of the file to pixels of the net.
-      size: (height, width) of moved maps.
-    """
-    kind = feature.kind
-    if kind == 'image':
-        return transforms.apply_geometry({'image': value}, matrix, size)['image']
-    if kind == 'flow':
-        value = value * matrix[[0, 1], [0, 1]].astype(np.float32)
-    if reading.is_map(feature):
-        return nearest(value, matrix, size, FILL.get(kind, 0))
-    if kind in ('points', 'boxes'):
-        corners = value.reshape(-1, 2) * matrix[[0, 1], [0, 1]] + matrix[:2, 2]
-        return corners.reshape(value.shape).astype(np.float32)
-    if kind == 'intrinsics':
-        return (matrix @ value).astype(np.float32)
-    return value
-
-
-FILL = {'label': IGNORE, 'flow': np.nan}
-"""Values of the padding of maps. For all other kinds it is 0."""
-
-
-def nearest(value: np.ndarray, matrix: np.ndarray, size: Size, fill: float) -> np.ndarray:
-    """Moves a map [H, W, ...] of any type by nearest neighbours.
-
-    Args:
-      value: the map.
-      matrix: [3, 3], from its pixels to the pixels of the result.
-      size: (height, width) of the result.
-      fill: value outside of the map.
-    """
-    # Numbers of pixels are moved in place of the pixels. 0 is outside.
-    height, width = value.shape[:2]
-    numbers = np.arange(1, height * width + 1, dtype=np.int32).reshape(height, width)
-    moved = transforms.apply_geometry({'instance': numbers}, matrix, size)['instance']
-    outside = np.full((1, *value.shape[2:]), fill, value.dtype)
-    pixels = np.concatenate([outside, value.reshape(height * width, *value.shape[2:])])
-    return pixels[moved]
-
-
-# --- outputs --------------------------------------------------------------------------------------
+RESTORED = {
+    'classes': 'label',
+    'image': 'image',
+    'probabilities': 'planes',
+    'depth': 'depth',
+    'normals': 'normals',
+}
+"""Kinds of features (segjax/data/kinds.py) that are resized like the kinds of outputs."""
 
 
 def restore(kind: str, value: np.ndarray, file_size: Size | None, size: Size) -> np.ndarray:
@@ -109,12 +67,8 @@ def restore(kind: str, value: np.ndarray, file_size: Size | None, size: Size) ->
         return value
     filled = filled_size(file_size, size)
     part = value[: filled[0], : filled[1]]
-    if part.shape[:2] == file_size:
-        return part
-    if kind == 'image':
-        return transforms.resize_image(np.ascontiguousarray(part), file_size)
-    if kind == 'probabilities':
-        planes = np.moveaxis(part, -1, 0).astype(np.float32)
-        resized = [cv2.resize(np.ascontiguousarray(plane), file_size[::-1]) for plane in planes]
-        return np.stack(resized, axis=-1)
-    return nearest(part, transforms.resize_matrix(filled, file_size), file_size, 0)
+    if kind != 'image':
+        part = part.astype(np.int32 if kind == 'classes' else np.float32)
+    feature = Feature(RESTORED[kind], part.shape[2:], dtype=part.dtype.name)
+    matrix = transforms.resize_matrix(filled, file_size)
+    return transforms.apply_geometry({kind: part}, matrix, file_size, {kind: feature})[kind]

@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
 from segjax.core import files, rng
+from segjax.data import kinds
 from segjax.data.builders import base
 from segjax.data.labels import coding_of
 from segjax.errors import InputError
-from segjax.modes.predict import examples as examples_lib
 from segjax.modes.predict import fitting, outputs, writers
 from segjax.modes.predict import reading as reading_lib
 from segjax.modes.predict.batches import batched
@@ -44,6 +43,16 @@ class Settings(NamedTuple):
     depth_unit: float
 
 
+def completed(prediction: Prediction) -> Prediction:
+    """Returns a prediction whose inputs have their shapes and types.
+
+    Raises:
+      InputError: an input of an unknown kind, or without a shape that must be declared.
+    """
+    inputs = prediction.inputs
+    return prediction._replace(inputs={key: kinds.feature_of(key, inputs) for key in inputs})
+
+
 def apply_with_keys(
     prediction: Prediction,
 ) -> Callable[[TrainState, Mapping[str, Any], jax.Array, jax.Array], Mapping[str, jax.Array]]:
@@ -52,11 +61,8 @@ def apply_with_keys(
     The keys of an example depend on the root key and on the digest of its name alone.
     """
 
-    labels = [key for key, feature in prediction.inputs.items() if feature.kind == 'label']
-
     def apply(state, batch, digests, root):
-        # Labels travel as bytes. Functions of stages expect int32.
-        batch = {**batch, **{key: batch[key].astype(jnp.int32) for key in labels}}
+        batch = kinds.in_step(batch, prediction.inputs)
         keys = rng.streams_of_rows(root, prediction.streams, digests)
         return prediction.apply(state, batch, keys)
 
@@ -191,7 +197,7 @@ def load(example: ExampleFiles, settings: Settings) -> _Loaded:
         # Before reading: an example that is replaced in between is predicted again next time.
         digest = example.digest()
         maps = {
-            key: reading_lib.read_map(path, inputs[key], reading)
+            key: reading_lib.read_map(path, key, inputs[key], reading)
             for key, path in example.files.items()
         }
     except OSError as error:
@@ -309,14 +315,10 @@ def batch_shapes(settings: Settings) -> dict[str, jax.ShapeDtypeStruct]:
     inputs = settings.prediction.inputs
     shapes = {'weight': jax.ShapeDtypeStruct((rows,), 'float32')}
     for key, feature in inputs.items():
+        shape = kinds.value_shape(feature, size)
+        shapes[key] = jax.ShapeDtypeStruct((rows, *shape), kinds.device_dtype(key, feature))
         if reading_lib.is_map(feature):
-            dtype = reading_lib.READERS[feature.kind].dtype
-            shape = (*size, *reading_lib.map_channels(feature))
             shapes['size'] = jax.ShapeDtypeStruct((rows, 2), 'int32')
-        else:
-            dtype = examples_lib.value_dtype(key, feature)
-            shape = feature.shape
-        shapes[key] = jax.ShapeDtypeStruct((rows, *shape), dtype)
     return shapes
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from segjax.core.notes import Note, tell
-from segjax.data import image_files, labels
+from segjax.data import image_files, kinds, labels
 from segjax.data.builders.base import ids_or_colors
 from segjax.errors import InputError
 from segjax.spec import Feature
@@ -100,57 +100,53 @@ class MapReader(NamedTuple):
     """The files of a kind of map.
 
     suffixes  of files that it reads
-    dtype     of the map
     read      (path, reading) -> [H, W, ...]
     """
 
     suffixes: tuple[str, ...]
-    dtype: str
     read: Callable[[pathlib.Path, Reading], np.ndarray]
 
 
 MASKS = ('.png', '.bmp', '.tif', '.tiff', ARRAY)
 READERS: Mapping[str, MapReader] = {
-    'image': MapReader(image_files.PHOTO_SUFFIXES, 'uint8', _image),
-    'label': MapReader(MASKS, 'uint8', _label),
-    'instance': MapReader(MASKS, 'int32', _ids),
-    'ids': MapReader(MASKS, 'int32', _ids),
-    'depth': MapReader(MASKS, 'float32', _depth),
-    'flow': MapReader((ARRAY,), 'float32', _vectors),
-    'normals': MapReader((ARRAY,), 'float32', _vectors),
-    'planes': MapReader((ARRAY,), 'float32', _vectors),
+    'image': MapReader(image_files.PHOTO_SUFFIXES, _image),
+    'label': MapReader(MASKS, _label),
+    'instance': MapReader(MASKS, _ids),
+    'ids': MapReader(MASKS, _ids),
+    'depth': MapReader(MASKS, _depth),
+    'flow': MapReader((ARRAY,), _vectors),
+    'normals': MapReader((ARRAY,), _vectors),
+    'planes': MapReader((ARRAY,), _vectors),
 }
 """Kinds of features that are maps, and the files that hold them."""
-
-CHANNELS = {'image': (3,), 'flow': (2,), 'normals': (3,)}
-"""Axes behind (height, width) of kinds that need not declare them."""
 
 
 def is_map(feature: Feature) -> bool:
     """Returns whether a feature is a map, which comes from a file."""
-    return feature.kind in READERS
+    return kinds.KINDS[feature.kind].is_map
 
 
-def map_channels(feature: Feature) -> tuple[int, ...]:
-    """Returns the axes of a map behind (height, width)."""
-    return CHANNELS.get(feature.kind, feature.shape)
+def read_map(path: pathlib.Path, key: str, feature: Feature, reading: Reading) -> np.ndarray:
+    """Returns the map in a file, [H, W, ...], in the type that travels to a device.
 
-
-def read_map(path: pathlib.Path, feature: Feature, reading: Reading) -> np.ndarray:
-    """Returns the map in a file, [H, W, ...].
+    Args:
+      path: of the file.
+      key: of the feature.
+      feature: of the map, with its shape and type (`kinds.feature_of`).
+      reading: facts that files do not hold.
 
     Raises:
       InputError: a damaged file, unknown ids, or another shape than the feature has.
     """
     value = READERS[feature.kind].read(path, reading)
-    channels = map_channels(feature)
+    channels = feature.shape
     if value.ndim != 2 + len(channels) or value.shape[2:] != channels:
         raise InputError(
             str(path),
             got=f'an array of shape {value.shape}',
             expected='[' + ', '.join(['height', 'width', *map(str, channels)]) + ']',
         )
-    return value
+    return value.astype(kinds.device_dtype(key, feature), copy=False)
 
 
 def file_size(path: pathlib.Path) -> tuple[int, int]:

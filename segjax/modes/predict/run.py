@@ -60,8 +60,9 @@ def main(
         tiled.find_sources(source)
         examples = []
     else:
-        outputs.check_folders(source, target, stage.prediction.outputs)
-        examples = examples_lib.find_examples(source, stage.prediction, opened.spec.classes)
+        declared = prediction.completed(stage.prediction)
+        outputs.check_folders(source, target, declared.outputs)
+        examples = examples_lib.find_examples(source, declared, opened.spec.classes)
 
     # All devices hold the state of the chosen checkpoint.
     stage, state = driver.load_last_stage(opened, stages, which, stage_name)
@@ -142,13 +143,13 @@ def _predict_examples(
     topology = opened.topology
     keys = opened.config.predict
     settings = prediction.Settings(
-        stage.prediction,
+        prediction.completed(stage.prediction),
         opened.spec.classes,
         topology.whole_batch(keys.batch_size),
         keys.depth_unit,
     )
     root = rng.root(opened.config.seed, stage.name, 'predict')
-    function = prediction.apply_with_keys(stage.prediction)
+    function = prediction.apply_with_keys(settings.prediction)
     shapes = prediction.output_shapes(function, settings, state, root)
     apply = topology.map_rows(function, row_args=(1, 2), num_args=4)
 

@@ -35,7 +35,7 @@ FILL = Prediction(
     inputs={
         'image': Feature('image'),
         'box': Feature('boxes', (1, 4)),
-        'class': Feature('number'),
+        'class': Feature('number', dtype='int32'),
     },
     outputs={'filled': 'classes', 'draw': 'table', 'weight': 'table'},
     apply=fill_boxes,
