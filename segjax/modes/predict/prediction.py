@@ -113,7 +113,8 @@ def predict_examples(
 
     # Numbers of finished examples are in the list. The table is made from it as a whole.
     tables = [name for name, kind in prediction.outputs.items() if kind == 'table']
-    names = [example.name for example in examples if example.name in finished.names()]
+    listed = set(finished.names())
+    names = [example.name for example in examples if example.name in listed]
     writers.write_table(folder, tables, {name: finished.values(name) for name in names})
     if damaged:
         raise outputs.damaged_error(damaged, len(todo), 'examples')
