@@ -34,10 +34,12 @@ COMMON: Flags = {
         'train, evaluate, predict, compare, config, doctor, bench, table, prepare or cache',
     ),
 }
-PREDICT: Flags = {'input': ('', 'folder of images')}
+PREDICT: Flags = {
+    'input': ('', 'folder of images, an image, a video, or a JSON list of examples'),
+}
 OUTPUT: Flags = {
     'output': ('', 'folder for the results: label maps, colours and overlays, or compare.html'),
-    'stage': ('', 'name of the stage; without it, the last stage that predicts'),
+    'stage': ('', 'name of the stage; without it, the last stage that can predict'),
 }
 COMPARE: Flags = {
     'runs': ('', 'folders of finished runs, separated by commas; FOLDER:STAGE names a stage'),
@@ -368,14 +370,14 @@ def run_evaluate(assignments) -> None:
 
 
 def run_predict(assignments) -> None:
-    """Labels a folder of images."""
+    """Predicts images, a video, or examples of a list."""
     config = _load_config(assignments)
     from segjax.modes import predict
 
     _join_processes()
     source = str(paths.local('--input', given.input))
     target = str(paths.local('--output', given.output))
-    predict.main(config, given.workdir, source, target, given.checkpoint)
+    predict.main(config, given.workdir, source, target, given.checkpoint, given.stage)
 
 
 def run_compare(assignments) -> None:

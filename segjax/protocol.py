@@ -316,14 +316,18 @@ class Prediction(NamedTuple):
     """The use of a trained net on files, for --mode predict.
 
     inputs   {name: Feature} of an example. Maps are read from image files, everything else from a
-             JSON list of examples
+             JSON list of examples. In inputs of kind 'number' whose name begins with
+             'class', the list may hold names of classes for train ids
     outputs  {name: kind}. Kinds: 'classes' [B, H, W] train ids, 'probabilities' [B, H, W, C],
              'image' [B, H, W, 3] uint8, 'images' [B, n, H, W, 3] uint8, 'depth' [B, H, W],
              'normals' [B, H, W, 3], 'table' [B] or [B, n] numbers
-    apply    (state, batch, keys) -> {name: array}, pure, per device
+    apply    (state, batch, keys) -> {name: array}, pure, per device, without collectives. `batch`
+             holds the inputs and 'weight'. With maps it also holds 'size', as in `Batch`. A stream
+             of `keys` is a vector [B] with a key for each example
     size     (height, width) into which maps are fitted. Outputs of this size are brought back to
              the size of the files
-    streams  names of the random streams in `keys`. They depend on the name of the example
+    streams  names of the random streams in `keys`. They depend on the name of the example and on
+             the seed alone
     """
 
     inputs: Mapping[str, Feature]

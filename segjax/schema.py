@@ -577,7 +577,22 @@ PREDICT = {
     'scales': Field(
         (1.0,), 'Scales at which images are predicted. The predictions are averaged.', scales
     ),
-    'batch_size': Field(4, 'Tiles per call of the net.', at_least(1)),
+    'batch_size': Field(
+        4,
+        'Tiles or examples per call of the net, rounded up to a multiple of the number of devices.',
+        at_least(1),
+    ),
+    'method': Field(
+        '',
+        "How a stage predicts that can do both: 'tiles' for class maps of images, 'prediction' for "
+        "its declared prediction. Empty: 'prediction' for a JSON list, 'tiles' for anything else.",
+        one_of('', 'tiles', 'prediction'),
+    ),
+    'depth_unit': Field(
+        0.001,
+        'Metres per unit of the 16-bit depth files that a prediction reads or writes.',
+        above(0),
+    ),
 }
 
 BENCH = {

@@ -216,6 +216,35 @@ class Topology:
 
         return jax.tree.map(fetch, tree)
 
+    def map_rows(self, fn: Callable, *, row_args: tuple[int, ...], num_args: int) -> Callable:
+        """Maps a per-device function whose results have a row for each row of its arguments.
+
+        It serves a single process, whose devices share the rows. On one device it is `jit`.
+
+        Args:
+          fn: takes `num_args` positional arguments. It uses no collective.
+          row_args: positions of arguments whose leading axis is split over the devices (from
+            `put_rows`). All further arguments are replicated.
+          num_args: number of arguments.
+        """
+        if self.count == 1:
+            return self.jit(fn)
+        in_specs = tuple(P(AXIS) if i in row_args else P() for i in range(num_args))
+        mapped = jax.shard_map(
+            fn, mesh=self.mesh, in_specs=in_specs, out_specs=P(AXIS), check_vma=False
+        )
+        return self.jit(mapped)
+
+    def put_rows(self, tree: PyTree) -> PyTree:
+        """Splits the leading axis of host arrays over the devices of a single process."""
+        if self.count == 1:
+            return jax.device_put(tree, self.devices[0])
+        return jax.device_put(tree, NamedSharding(self.mesh, P(AXIS)))
+
+    def whole_batch(self, rows: int) -> int:
+        """Returns the smallest number of rows >= `rows` that the devices can share evenly."""
+        return -(-rows // self.count) * self.count
+
     def put_replicated(self, tree: PyTree) -> PyTree:
         """Puts a host tree, which is the same in every process, onto all devices."""
         # Use the sharding that a step returns. Another one would compile the step twice.

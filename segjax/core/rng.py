@@ -10,10 +10,15 @@ from collections.abc import Iterable
 import jax
 
 
+def name_digest(name: str) -> int:
+    """Returns 32 bits of a name, the same in every process. `named` folds with them."""
+    # `hash` instead of crc32 would give other numbers in each process.
+    return zlib.crc32(name.encode())
+
+
 def named(key: jax.Array, name: str) -> jax.Array:
     """Returns the key of a name, for example of a net in `Stage.init`."""
-    # `hash` instead of crc32 would give other keys in each process.
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+    return jax.random.fold_in(key, name_digest(name))
 
 
 def root(seed: int, *names: str) -> jax.Array:
@@ -27,6 +32,23 @@ def root(seed: int, *names: str) -> jax.Array:
 def derived_seed(seed: int, name: str) -> int:
     """Returns a seed for random numbers outside JAX, such as the order of an additional input."""
     return zlib.crc32(f'{seed}/{name}'.encode()) >> 1
+
+
+def streams_of_rows(
+    root_key: jax.Array, names: Iterable[str], digests: jax.Array
+) -> dict[str, jax.Array]:
+    """Returns a key per stream name and row. The keys of a row depend on its digest alone.
+
+    Args:
+      root_key: from `root`.
+      names: purposes of the streams.
+      digests: [B] uint32, for example `name_digest` of the name of each example.
+
+    Returns:
+      {name: [B] keys}.
+    """
+    fold_rows = jax.vmap(jax.random.fold_in, (None, 0))
+    return {name: fold_rows(named(root_key, name), digests) for name in names}
 
 
 def streams(

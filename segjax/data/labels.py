@@ -199,6 +199,24 @@ APOLLOSCAPE_IDS = make_coding(
 """Apolloscape's label files: class ids, of which several may have the same train id."""
 
 
+KNOWN_IDS = (CITYSCAPES_LABEL_IDS, CITYSCAPES_TRAIN_IDS, CAMVID_IDS, APOLLOSCAPE_IDS)
+"""Codings of label files of public data sets."""
+
+
+def coding_of(classes: ClassSpec) -> LabelCoding:
+    """Returns the coding of label files of a data set of which only the classes are known.
+
+    The ids of public data sets that mean void are known by their classes. For all other classes 255
+    alone is void. Colours are those of the palette, and black is void unless it is a class.
+    """
+    colors = {(0, 0, 0): IGNORE}
+    colors |= {tuple(color): train_id for train_id, color in enumerate(classes.palette)}
+    for coding in KNOWN_IDS:
+        if coding.classes == classes:
+            return coding._replace(colors=colors)
+    return make_coding(classes, ignore=[IGNORE], colors=colors)
+
+
 def to_train_ids(mask: np.ndarray, coding: LabelCoding, where: str) -> np.ndarray:
     """Returns the train ids of a label file.
 

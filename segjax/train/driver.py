@@ -46,7 +46,7 @@ from segjax.train.journal import Journal
 from segjax.train.opening import checked_run, open_run
 from segjax.train.run import Run
 from segjax.train.stage_functions import Functions, map_functions, root_key, stage_keys
-from segjax.train.states import Record, load_last_stage, load_stage
+from segjax.train.states import Record, load_last_stage, load_stage, predicting_stage
 from segjax.train.stop import Preempted, StopSignal
 from segjax.train.stored import CONFIG, ENVIRONMENT, SCORES
 
@@ -60,6 +60,7 @@ __all__ = [
     'load_stage',
     'map_functions',
     'open_run',
+    'predicting_stage',
     'root_key',
     'train',
     'train_batches',

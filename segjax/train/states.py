@@ -9,7 +9,7 @@ import numpy as np
 
 from segjax import config as config_lib
 from segjax.core import parallel
-from segjax.errors import InputError
+from segjax.errors import InputError, unknown_name
 from segjax.protocol import Stage, TrainState
 from segjax.train import initialization, products
 from segjax.train.checkpoints import Checkpoints
@@ -160,25 +160,64 @@ def load_stage(run: Run, stage: Stage, earlier: Mapping[str, Any], which: str) -
     return run.topology.put_replicated(initialization.initial_state(run, stage, earlier))
 
 
-def load_last_stage(run: Run, stages: tuple[Stage, ...], which: str) -> tuple[Stage, TrainState]:
-    """Returns the last stage that can predict, and its state on the devices.
+def abilities(stage: Stage) -> str:
+    """Returns what a stage can predict, as text. '' for a stage that cannot predict."""
+    able = []
+    if stage.predict is not None:
+        able.append('class maps of images')
+    if stage.prediction is not None:
+        inputs = ', '.join(stage.prediction.inputs)
+        able.append(f'{", ".join(stage.prediction.outputs)} from {inputs}')
+    return ' and '.join(able)
+
+
+def predicting_stage(run: Run, stages: tuple[Stage, ...], name: str = '') -> Stage:
+    """Returns the stage that predicts.
+
+    Args:
+      run: the run.
+      stages: all of its stages.
+      name: of the stage. '' for the last stage that can predict.
+
+    Raises:
+      InputError: no stage of the pipeline can predict, no such stage, or a stage that cannot.
+    """
+    able = {stage.name: abilities(stage) for stage in stages if abilities(stage)}
+    if not able:
+        raise InputError(
+            '--mode predict',
+            got=f'pipeline {run.config.pipeline!r}',
+            expected='a pipeline that predicts',
+        )
+    by_name = {stage.name: stage for stage in stages}
+    if name and name not in by_name:
+        raise unknown_name('--stage', name, by_name)
+    if name and name not in able:
+        raise InputError(
+            '--stage',
+            got=f'{name!r}, which cannot predict',
+            expected='; '.join(f'{known}: {ability}' for known, ability in able.items()),
+            fix=f'--stage {list(able)[-1]}',
+        )
+    return by_name[name or list(able)[-1]]
+
+
+def load_last_stage(
+    run: Run, stages: tuple[Stage, ...], which: str, name: str = ''
+) -> tuple[Stage, TrainState]:
+    """Returns the stage that predicts, by default the last, and its state on the devices.
 
     Args:
       run: the run.
       stages: all of its stages.
       which: 'last' for the newest checkpoint, 'best' for the best.
+      name: as in `predicting_stage`.
 
     Raises:
-      InputError: no stage of the pipeline predicts labels.
+      InputError: an error of `predicting_stage` or `load_stage`.
     """
-    able = [number for number, stage in enumerate(stages) if stage.predict is not None]
-    if not able:
-        raise InputError(
-            '--mode predict',
-            got=f'pipeline {run.config.pipeline!r}',
-            expected='one that predicts labels',
-        )
-    *before, last = stages[: able[-1] + 1]
+    last = predicting_stage(run, stages, name)
+    before = stages[: stages.index(last)]
     # With a checkpoint, only the shapes of the stages before are needed.
     if initialization.has_checkpoint(run.workdir / last.name):
         return last, load_stage(run, last, initialization.abstract_earlier(run, before), which)

@@ -288,3 +288,27 @@ def test_bytes_and_sums_of_a_single_process_are_its_own():
     assert parallel.bytes_of_main(b'\x00\xff') == b'\x00\xff'
     values = np.array([2.0**53 - 1, np.pi])
     np.testing.assert_array_equal(parallel.sum_over_processes(values), values)
+
+
+@pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
+@pytest.mark.parametrize('devices', [1, 4, 8])
+def test_rows_are_split_over_the_devices_and_keep_their_order(mode, devices):
+    topology = parallel.topology(mode, devices)
+    shapes = []
+
+    def scaled(state, rows):
+        shapes.append(rows['x'].shape)
+        return {'y': state['factor'] * rows['x'] + jnp.arange(3.0)}
+
+    mapped = topology.map_rows(scaled, row_args=(1,), num_args=2)
+    state = topology.put_replicated({'factor': np.float32(2)})
+    x = np.arange(24, dtype=np.float32).reshape(8, 3)
+    rows = topology.put_rows({'x': x})
+    assert len(rows['x'].sharding.device_set) == devices
+    np.testing.assert_array_equal(mapped(state, rows)['y'], 2 * x + np.arange(3))
+    assert shapes == [(8 // devices, 3)]
+    assert [topology.whole_batch(rows) for rows in (1, 8, 9)] == [
+        devices,
+        8,
+        9 if devices == 1 else 8 + devices,
+    ]

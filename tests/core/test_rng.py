@@ -44,3 +44,14 @@ def test_keys_are_pinned():
     """Fixes the derivation of keys. A change would alter the meaning of published seeds."""
     key = rng.streams(rng.root(7, 'segmentation', 'train'), ('dropout',), 11, 2)['dropout']
     assert bits(key) == (1757422384, 225541830)
+
+
+def test_the_keys_of_a_row_depend_on_its_name_alone():
+    root = rng.root(0, 'stage', 'predict')
+    names = ['a', 'b/c', 'd']
+    digests = np.array([rng.name_digest(name) for name in names], np.uint32)
+    keys = rng.streams_of_rows(root, ('noise', 'codes'), digests)
+    again = rng.streams_of_rows(root, ('noise',), digests[::-1][:2])
+    assert bits(keys['noise'][2]) == bits(again['noise'][0])
+    assert bits(keys['noise'][1]) == bits(rng.named(rng.named(root, 'noise'), 'b/c'))
+    assert len({bits(key) for stream in keys.values() for key in stream}) == 6

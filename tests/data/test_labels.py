@@ -218,3 +218,21 @@ def test_missing_class_file(tmp_path):
 def test_too_many_classes(tmp_path):
     with pytest.raises(InputError, match='at most 255'):
         labels.load_class_file(write(tmp_path, json.dumps([f'c{i}' for i in range(256)])))
+
+
+def test_the_coding_of_label_files_follows_from_the_classes():
+    """Public data sets have more ids than classes. For all other classes 255 alone is void."""
+    coding = labels.coding_of(labels.CITYSCAPES)
+    ids = np.array([[7, 33, 0, 29, 255]])
+    expected = [[0, 18, 255, 255, 255]]
+    np.testing.assert_array_equal(labels.to_train_ids(ids, coding, 'a.png'), expected)
+    own = labels.coding_of(ClassSpec(('a', 'b'), ((9, 9, 9), (1, 2, 3)), (4, 6)))
+    np.testing.assert_array_equal(
+        labels.to_train_ids(np.array([[6, 4, 255]]), own, 'a.png'), [[1, 0, 255]]
+    )
+    colors = np.array([[[1, 2, 3], [0, 0, 0]]], np.uint8)
+    np.testing.assert_array_equal(labels.to_train_ids(colors, own, 'a.png'), [[1, 255]])
+    with pytest.raises(InputError, match='label ids 0'):
+        labels.to_train_ids(np.array([[0]]), own, 'a.png')
+    black = labels.coding_of(ClassSpec(('a',), ((0, 0, 0),), (0,)))
+    assert black.colors == {(0, 0, 0): 0}

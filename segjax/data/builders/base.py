@@ -332,7 +332,7 @@ class FileDataset(Dataset):
         if mask is None:
             return frozenset(), None
         coding = self.coding(item)
-        ids = attempts.call(_ids_or_colors, mask, coding, where, notes)
+        ids = attempts.call(ids_or_colors, mask, coding, where, notes)
         if ids is None:
             return frozenset(), None
         label = attempts.call(to_train_ids, ids, coding, where)
@@ -365,7 +365,7 @@ class FileDataset(Dataset):
         return intrinsics
 
 
-def _ids_or_colors(
+def ids_or_colors(
     mask: image_files.Mask, coding: LabelCoding, where: str, notes: list[Note]
 ) -> np.ndarray:
     """Returns the ids of a mask [H, W], or its colours [H, W, 3] if they name the classes.

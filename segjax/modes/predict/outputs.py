@@ -1,10 +1,12 @@
-"""The output folder of a prediction: its pictures, its list of finished images, its record."""
+"""The output folder of a prediction: its pictures, its list of finished results, its record."""
 
 import hashlib
 import json
 import pathlib
 import threading
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -12,7 +14,6 @@ import numpy as np
 
 from segjax import config as config_lib
 from segjax.core import files
-from segjax.data.image_files import ImageSource
 from segjax.errors import InputError
 from segjax.modes.predict.assembly import Assembly
 from segjax.spec import ClassSpec
@@ -21,27 +22,35 @@ from segjax.train import log_files, stored
 OUTPUTS = ('ids', 'color', 'overlay', 'confidence')
 RECORD = 'predict.json'
 FINISHED = 'predict.jsonl'
+WRITERS = 4  # threads that encode and write pictures
 
 
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def check_folders(input_folder: pathlib.Path, output_folder: pathlib.Path) -> None:
+def check_folders(
+    input_path: pathlib.Path, output_folder: pathlib.Path, kinds: Iterable[str] = OUTPUTS
+) -> None:
     """Raises InputError if outputs would become inputs.
 
     The output folder must not be inside the input folder, because a next run would predict its
-    pictures. None of the folders with results may contain the input folder.
+    pictures. None of the folders with results may contain the input.
+
+    Args:
+      input_path: folder or file.
+      output_folder: for all results.
+      kinds: names of the folders with results.
     """
-    input_path = input_folder.resolve()
-    output_path = output_folder.resolve()
-    results = [output_path / name for name in OUTPUTS]
-    surrounded = any(input_path.is_relative_to(folder) for folder in results)
-    if output_path.is_relative_to(input_path) or surrounded:
+    source = input_path.resolve()
+    target = output_folder.resolve()
+    surrounded = any(source.is_relative_to(target / kind) for kind in kinds)
+    if target.is_relative_to(source) or surrounded:
+        name = source.stem if source.is_file() else source.name
         raise InputError(
             '--output',
-            got=f'{output_folder} for --input {input_folder}',
+            got=f'{output_folder} for --input {input_path}',
             expected='folders that do not contain each other: outputs would become inputs',
-            fix=f'--output {input_path.parent / (input_path.name + "_predicted")}',
+            fix=f'--output {source.parent / (name + "_predicted")}',
         )
 
 
@@ -53,6 +62,11 @@ def check_classes(classes: ClassSpec) -> None:
             got=f'{classes.num_classes} with ids {min(classes.ids)} .. {max(classes.ids)}',
             expected='at most 256 classes with ids 0 .. 255 (8-bit PNG)',
         )
+
+
+def described_classes(classes: ClassSpec) -> dict[str, Any]:
+    """Returns the facts about classes that predict.json holds."""
+    return {'classes': classes.names, 'ids': classes.ids, 'palette': classes.palette}
 
 
 def check_record(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
@@ -94,9 +108,9 @@ def check_record(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
 
 
 class Finished:
-    """The list of finished images in an output folder.
+    """The list of finished results in an output folder: images, frames of a video, or examples.
 
-    An image is added when its four outputs exist.
+    A result is added when its files exist.
 
     Args:
       folder: for the outputs.
@@ -106,51 +120,74 @@ class Finished:
         self._folder = folder
         self._path = folder / FINISHED
         self._lock = threading.Lock()  # writers are threads
-        self._digests = {}
+        self._entries: dict[str, dict[str, Any]] = {}
         if self._path.exists():
             for line in self._path.read_text(encoding='utf-8').splitlines():
-                self._digests |= _entry(line)
+                self._entries |= _entry(line)
 
-    def holds(self, source: ImageSource) -> bool:
-        """Returns whether the outputs exist and were made from this very file."""
-        exist = all(output_path(self._folder, kind, source).is_file() for kind in OUTPUTS)
-        return exist and self._digests.get(source.name) == content_digest(source.path)
+    def holds(self, name: str, paths: Iterable[pathlib.Path], digest_of: Callable[[], str]) -> bool:
+        """Returns whether a result is whole and was made from these very inputs.
 
-    def begin(self, todo: Iterable[ImageSource]) -> None:
-        """Removes damaged lines from the list, and images whose outputs will be overwritten."""
-        for source in todo:
-            self._digests.pop(source.name, None)
+        Args:
+          name: of the result.
+          paths: of its files.
+          digest_of: computes the digest of the inputs. It is called only if the files exist.
+        """
+        if name not in self._entries or not all(path.is_file() for path in paths):
+            return False
+        return self._entries[name]['digest'] == digest_of()
+
+    def names(self) -> list[str]:
+        """Returns the names of all listed results."""
+        return list(self._entries)
+
+    def values(self, name: str) -> dict[str, Any]:
+        """Returns the numbers that are listed with a result, {} if there are none."""
+        return self._entries[name].get('values', {})
+
+    def begin(self, todo: Iterable[str]) -> None:
+        """Removes damaged lines from the list, and results whose files will be overwritten."""
+        for name in todo:
+            self._entries.pop(name, None)
         self.sort()
 
     def sort(self) -> None:
-        """Writes the list in the order of the names, because images finish in any order."""
-        lines = map(_line, sorted(self._digests.items()))
+        """Writes the list in the order of the names, because results finish in any order."""
+        lines = [_line(name, entry) for name, entry in sorted(self._entries.items())]
         files.write_text(self._path, ''.join(lines))
 
-    def add(self, source: ImageSource, digest: str) -> None:
-        """Lists an image whose outputs have been written."""
+    def add(self, name: str, digest: str, values: Mapping[str, Any] | None = None) -> None:
+        """Lists a result whose files have been written.
+
+        Args:
+          name: of the result.
+          digest: of its inputs.
+          values: numbers that no file of the result holds.
+        """
+        entry = {'digest': digest, **({'values': values} if values else {})}
         with self._lock, self._path.open('a', encoding='utf-8') as file:
-            self._digests[source.name] = digest
-            file.write(_line((source.name, digest)))
+            self._entries[name] = entry
+            file.write(_line(name, entry))
 
-    def others(self, sources: Iterable[ImageSource]) -> list[str]:
-        """Returns the names of listed images that are not among the sources."""
-        return sorted(set(self._digests) - {source.name for source in sources})
-
-
-def _line(entry: tuple[str, str]) -> str:
-    """Returns the line of an image. It is ASCII, so that even a torn line can be decoded."""
-    name, digest = entry
-    return json.dumps({'name': name, 'digest': digest}) + '\n'
+    def others(self, names: Iterable[str]) -> list[str]:
+        """Returns the names of listed results that are not among `names`."""
+        return sorted(set(self._entries) - set(names))
 
 
-def _entry(line: str) -> dict[str, str]:
-    """Returns {name: digest} of a line, {} for a damaged line: its image is predicted again."""
+def _line(name: str, entry: Mapping[str, Any]) -> str:
+    """Returns the line of a result. It is ASCII, so that even a torn line can be decoded."""
+    return json.dumps({'name': name, **entry}) + '\n'
+
+
+def _entry(line: str) -> dict[str, dict[str, Any]]:
+    """Returns {name: entry} of a line, {} for a damaged line: its result is made again."""
     try:
         content = json.loads(line)
-        return {content['name']: content['digest']}
-    except (ValueError, KeyError, TypeError):
+        name = content.pop('name')
+        content['digest'], content.get('values', {}).keys()
+    except (ValueError, KeyError, TypeError, AttributeError):
         return {}
+    return {name: content}
 
 
 def content_digest(path: pathlib.Path) -> str:
@@ -162,12 +199,64 @@ def content_digest(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def text_digest(text: str) -> str:
+    """Returns 32 hexadecimal digits for a text."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class WriterThreads:
+    """A few threads that encode and write files, as a context. Leaving it waits for all of them."""
+
+    def __init__(self):
+        self._pool = ThreadPoolExecutor(WRITERS)
+        self._writing: deque[Future] = deque()
+
+    def __enter__(self) -> 'WriterThreads':
+        return self
+
+    def submit(self, write: Callable, *arguments: Any) -> None:
+        """Calls a function in a thread.
+
+        Waiting for the oldest call bounds the memory, and raises its error.
+        """
+        self._writing.append(self._pool.submit(write, *arguments))
+        if len(self._writing) > WRITERS:
+            self._writing.popleft().result()
+
+    def __exit__(self, error_type: type | None, *_: Any) -> None:
+        self._pool.shutdown()
+        if error_type is None:
+            for future in self._writing:
+                future.result()
+
+
+def damaged_error(damaged: Sequence[str], num_todo: int, noun: str) -> InputError:
+    """Returns the error for inputs that could not be read. All remaining results are written.
+
+    Args:
+      damaged: the files with the damage, where it is known.
+      num_todo: number of results that had to be made.
+      noun: 'images' or 'examples'.
+    """
+    return InputError(
+        f'{len(damaged)} of {num_todo} {noun}',
+        got='damaged or gone: ' + ', '.join(damaged),
+        expected=f'{noun} that can be decoded. All other {noun} are written',
+        fix='replace or remove them',
+    )
+
+
 # --- pictures -------------------------------------------------------------------------------------
 
 
-def output_path(folder: pathlib.Path, kind: str, source: ImageSource) -> pathlib.Path:
+def output_path(folder: pathlib.Path, kind: str, name: str) -> pathlib.Path:
     """Returns the path of one of the OUTPUTS of an image."""
-    return folder / kind / f'{source.name}.png'
+    return folder / kind / f'{name}.png'
+
+
+def output_paths(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
+    """Returns the paths of all OUTPUTS of an image."""
+    return [output_path(folder, kind, name) for kind in OUTPUTS]
 
 
 def write_outputs(
@@ -182,6 +271,6 @@ def write_outputs(
         'ids': np.array(classes.ids, np.uint8)[assembly.classes],
     }
     for kind, picture in pictures.items():
-        path = output_path(folder, kind, assembly.source)
+        path = output_path(folder, kind, assembly.source.name)
         files.write_bytes(path, files.encode_png(picture))
-    finished.add(assembly.source, assembly.digest)
+    finished.add(assembly.source.name, assembly.digest)

@@ -590,12 +590,13 @@ def test_mode_predict_uses_the_chosen_checkpoint_of_the_run(tmp_path, monkeypatc
 
     class ToyStage(NamedTuple):
         name: str = 'segmentation'
+        prediction: None = None
 
         def predict(self, state, images):
             traces.append(images.shape)
             return channels(images)[..., state.params['segmenter']['order']]
 
-    def load_last_stage(opened, stages, which):
+    def load_last_stage(opened, stages, which, name):
         assert which == 'best'
         return stages[0], state
 
