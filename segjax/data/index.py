@@ -182,6 +182,33 @@ def load(folder: pathlib.Path, split: str) -> Index:
     return select(split, counts, functools.partial(_of_split, folder))
 
 
+class Slice(NamedTuple):
+    """Consecutive examples of a plain split, from `first` to before `end`."""
+
+    split: str
+    first: int
+    end: int
+
+
+def slices(split: str, counts: Mapping[str, int]) -> list[Slice]:
+    """Returns the slices of plain splits that a TFDS split consists of.
+
+    Args:
+      split: 'train', 'val[:10%]' or 'train+val'.
+      counts: number of examples of each plain split.
+
+    Raises:
+      ValueError: a malformed split.
+    """
+    infos = {name: types.SimpleNamespace(num_examples=count) for name, count in counts.items()}
+    parts = []
+    for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(infos):
+        # TFDS has None for the ends of a whole split.
+        end = counts[part.splitname] if part.to is None else part.to
+        parts.append(Slice(part.splitname, part.from_ or 0, end))
+    return parts
+
+
 def select(split: str, counts: Mapping[str, int], of_split: Callable[[str], Index]) -> Index:
     """Returns the index of slices and sums of splits.
 
@@ -193,12 +220,9 @@ def select(split: str, counts: Mapping[str, int], of_split: Callable[[str], Inde
     Raises:
       ValueError: a malformed split.
     """
-    infos = {name: types.SimpleNamespace(num_examples=count) for name, count in counts.items()}
-    slices = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
     parts = []
-    for part in slices:
-        whole = of_split(part.splitname)
-        parts.append(Index(*(column[part.from_ : part.to] for column in whole)))
+    for name, first, end in slices(split, counts):
+        parts.append(Index(*(column[first:end] for column in of_split(name))))
     return concatenate(parts)
 
 
