@@ -111,6 +111,8 @@ class DataSpec:
     digest        by split: hexadecimal hash of the examples in order; {} where it is unknown
     declared      Feature by key, for features whose kind does not follow from their key
     class_maps    by name: merges of the classes into fewer classes
+    derived       by name of a derived feature: hash of everything that its values depend on in
+                  addition to the examples
     """
 
     name: str
@@ -125,6 +127,7 @@ class DataSpec:
     digest: Mapping[str, str] = dataclasses.field(default_factory=dict)
     declared: Mapping[str, Feature] = dataclasses.field(default_factory=dict)
     class_maps: Mapping[str, ClassMap] = dataclasses.field(default_factory=dict)
+    derived: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def split(self, expression: str) -> SplitSpec:
         """Returns the sizes of 'train', 'train+val' or 'train[:10%]'.
