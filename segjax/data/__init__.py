@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 from segjax.core.notes import tell
 from segjax.data import builders, index, records
 from segjax.data.clips import Clips
+from segjax.data.derived import Store
 from segjax.data.index import Chosen
+from segjax.data.joined import Joined
 from segjax.data.records import SplitSource, never_stop
 from segjax.errors import InputError
-from segjax.protocol import Input
+from segjax.protocol import Derived, Input
 from segjax.spec import DataSpec
 
 
@@ -19,16 +21,23 @@ class Prepared(NamedTuple):
 
     Later changes in the user's folder change no running job.
 
-    spec    classes, splits and features of the data set
-    folder  the folder with the records
-    where   the name of the data set in errors
+    spec     classes, splits and features of the data set
+    folder   the folder with the records
+    where    the name of the data set in errors
+    derived  features that are computed from the records (segjax/data/derived.py)
     """
 
     spec: DataSpec
     folder: pathlib.Path
     where: str
+    derived: tuple[Derived, ...] = ()
 
-    def open_split(self, split: str, features: Sequence[str]) -> SplitSource:
+    @property
+    def store(self) -> Store:
+        """Returns the derived features with their places."""
+        return Store(self.folder, self.where, self.derived)
+
+    def open_split(self, split: str, features: Sequence[str]) -> SplitSource | Joined:
         """Opens a split for random access.
 
         Args:
@@ -38,9 +47,9 @@ class Prepared(NamedTuple):
         Raises:
           InputError: an unknown or empty split, or a feature that the data set does not have.
         """
-        return SplitSource(self.folder, split, features, self.where)
+        return self.store.open_split(split, features)
 
-    def open_input(self, inputs: Input, *additional: str) -> SplitSource | Clips | Chosen:
+    def open_input(self, inputs: Input, *additional: str) -> SplitSource | Joined | Clips | Chosen:
         """Opens the chosen examples of an input's split, with their neighbours if it asks for them.
 
         Args:
@@ -54,7 +63,15 @@ class Prepared(NamedTuple):
         features = (*inputs.features, *additional)
         chosen = self._chosen(inputs)
         if inputs.frames:
-            return Clips(self.folder, inputs.split, features, inputs.frames, self.where, chosen)
+            return Clips(
+                self.folder,
+                inputs.split,
+                features,
+                inputs.frames,
+                self.where,
+                chosen,
+                self.store.open_split,
+            )
         source = self.open_split(inputs.split, features)
         return source if chosen is None else Chosen(source, chosen)
 

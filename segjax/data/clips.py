@@ -1,15 +1,17 @@
 """Video: examples together with their neighbours in the same clip."""
 
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from segjax.data import index
 from segjax.data.kinds import FRAMES as SUFFIX
-from segjax.data.records import SplitSource
 from segjax.errors import InputError
+
+OpenSplit = Callable[[str, Sequence[str]], Any]
+"""(split, features) -> source with the attributes `features` and `declared`."""
 
 
 class Row(NamedTuple):
@@ -60,9 +62,10 @@ class Clips:
       features: keys of the examples. 'image_frames' is [n, H, W, 3], 'image' of the neighbours.
       offsets: of the neighbours in the numbering of the clip, not 0.
       among: positions of the chosen examples, None for all. Neighbours may be any frame.
+      open_split: opens features of a split: (split, features) -> source.
 
     Raises:
-      InputError: no example has all its neighbours, or an error of `SplitSource`.
+      InputError: no example has all its neighbours, or an error of `open_split`.
     """
 
     def __init__(
@@ -72,13 +75,14 @@ class Clips:
         features: Sequence[str],
         offsets: Sequence[int],
         where: str,
-        among: Iterable[int] | None = None,
+        among: Iterable[int] | None,
+        open_split: OpenSplit,
     ):
         # Examples and neighbours have different features, so each has a source.
         own = [name for name in features if not name.endswith(SUFFIX)]
         borrowed = [name.removesuffix(SUFFIX) for name in features if name.endswith(SUFFIX)]
-        self._examples = SplitSource(folder, split, own, where)
-        self._neighbours = SplitSource(folder, split, borrowed, where)
+        self._examples = open_split(split, own)
+        self._neighbours = open_split(split, borrowed)
         self.declared = self._examples.declared
 
         # Choose the examples that have all their neighbours.
