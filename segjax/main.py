@@ -388,17 +388,21 @@ def run_table(assignments) -> None:
 
 
 def run_prepare(assignments) -> None:
-    """Prepares the data of a config. Needs no GPU."""
+    """Prepares the data of a config, and the derived features of its stages. Needs no GPU."""
     config = _load_config(assignments)
     from segjax import config as config_lib
     from segjax import data
+    from segjax.train import features
     from segjax.train.stop import StopSignal
 
     config_lib.validate(config)
     with StopSignal() as stop:
         prepared = data.prepare(config.data, stop.check_preparing)
+        folders = features.prepare(config, {'data': prepared}, stop.check_preparing)
     counts = ', '.join(f'{split} {count:,}' for split, count in prepared.spec.num_examples.items())
     print(f'prepared: {prepared.folder} ({counts} examples)', flush=True)
+    for folder in folders:
+        print(f'prepared: {folder}', flush=True)
 
 
 def run_cache(assignments) -> None:

@@ -277,7 +277,12 @@ DATA = {
         'With workers, 0 means 1 thread per worker.',
         at_least(0),
     ),
-    'workers': Field(0, 'Loader processes. 0 loads in threads of the main process.', at_least(0)),
+    'workers': Field(
+        0,
+        'Loader processes. 0 loads in threads of the main process. '
+        'Derived features are computed in as many processes; with 0, in a process per core.',
+        at_least(0),
+    ),
     'prefetch': Field(
         16,
         'Examples to read ahead, at least a batch and an example per thread. '

@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import ml_collections
 from absl import logging
@@ -13,7 +13,7 @@ from segjax import pipelines
 from segjax.core import files, host, parallel, paths, processes
 from segjax.errors import InputError
 from segjax.protocol import Stage
-from segjax.train import advice, agreement, checks, initialization, same_run
+from segjax.train import advice, agreement, checks, features, initialization, same_run
 from segjax.train.run import Run
 from segjax.train.stop import StopSignal
 from segjax.train.stored import CONFIG, SPEC
@@ -23,6 +23,8 @@ def open_run(
     config: ml_collections.ConfigDict, workdir: str, use: str, stop: StopSignal | None = None
 ) -> tuple[Run, tuple[Stage, ...]]:
     """Prepares the data, makes the stages, checks them, and prints warnings before a run begins.
+
+    Derived features that the stages read are computed after the checks.
 
     Args:
       config: unchecked.
@@ -77,10 +79,17 @@ def checked_run(
     agreement.check_data(data, initialization.digest(source() if begins_elsewhere else None))
 
     # The checks open every input: a data set that lacks a requested feature is refused here.
-    run = Run(config, {'data': data}, folder, topology, source)
+    datasets = features.promised(config, {'data': data})
+    run = Run(config, datasets, folder, topology, source)
     stages = pipelines.make_stages(config, run.specs)
     for problem in checks.problems(run, stages, use, begun, trace_steps):
         raise problem
+
+    # Derived features may take long too. They are computed last, and only those that are read.
+    if use != 'predict':
+        inputs = features.inputs_of(stages, use)
+        folders = features.make(config, datasets, inputs, _check_stop(stop))
+        agreement.check_features(folders)
     return run, stages
 
 
@@ -90,7 +99,12 @@ def _open_data(
     """Prepares the data set. For predicting, the specification in the run folder is enough."""
     if use == 'predict' and (folder / SPEC).exists():
         return data_lib.Prepared(same_run.stored_spec(folder), folder, config.data.name)
-    return data_lib.prepare(config.data, stop.check_preparing if stop else data_lib.never_stop)
+    return data_lib.prepare(config.data, _check_stop(stop))
+
+
+def _check_stop(stop: StopSignal | None) -> Callable[[], None]:
+    """Returns the function that is called between examples that are prepared."""
+    return stop.check_preparing if stop else data_lib.never_stop
 
 
 @contextlib.contextmanager

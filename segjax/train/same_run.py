@@ -11,12 +11,13 @@ from typing import Any
 import ml_collections
 
 from segjax import config as config_lib
+from segjax.data import derived
 from segjax.data.labels import load_class_file
 from segjax.errors import InputError
 from segjax.protocol import Scores, Stage
 from segjax.report.scores import MADE_BY, scored_as_asked
 from segjax.spec import ClassSpec, DataSpec, split_names
-from segjax.train import checkpoints, initialization
+from segjax.train import checkpoints, features, initialization
 from segjax.train import stored as stored_files
 from segjax.train.stored import CONFIG, SPEC
 
@@ -228,7 +229,16 @@ def data_difference(folder: pathlib.Path, spec: DataSpec, stages: Sequence[Stage
     if difference:
         return difference
     of_splits = (split_differences(stored, spec, split) for split in _splits(stages))
-    return next(filter(None, of_splits), '')
+    return next(filter(None, of_splits), '') or _derived_difference(stored, spec, stages)
+
+
+def _derived_difference(old: DataSpec, new: DataSpec, stages: Sequence[Stage]) -> str:
+    """Returns the first derived feature of the stages whose recipe changed in words, '' if none."""
+    for inputs in features.inputs_of(stages, 'train'):
+        for name in derived.stored_names(inputs.stored):
+            if old.derived.get(name) != new.derived.get(name):
+                return f'feature {name!r} is computed in another way: by its settings or version'
+    return ''
 
 
 def check_classes(folder: pathlib.Path, config: ml_collections.ConfigDict, spec: DataSpec) -> None:
@@ -366,14 +376,17 @@ def made_by(
 
     Returns:
       {'step': of the checkpoint, 'data': {split: digest}, 'config': without keys that change no
-      score}.
+      score}, and 'features': {name: recipe} if derived features are read.
     """
     splits = split_names(stage.eval_input.split)
-    return {
+    made = {
         'step': step,
         'data': {split: spec.digest.get(split, '') for split in splits},
         'config': config_lib.recorded(config),
     }
+    read = derived.stored_names(stage.eval_input.stored)
+    recipes = {name: spec.derived[name] for name in read if name in spec.derived}
+    return made | ({'features': recipes} if recipes else {})
 
 
 def still_hold(scores: Scores, now: Mapping[str, Any], config: ml_collections.ConfigDict) -> bool:

@@ -2,22 +2,24 @@
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from segjax import pipelines
 from segjax.core import host, parallel, paths
-from segjax.data import cache, index
+from segjax.data import cache, index, records
 from segjax.data.builders.base import Dataset
+from segjax.data.derived import Store
 from segjax.data.listing import Listing
 from segjax.errors import InputError
 from segjax.modes.doctor.findings import Finding, SplitSummary, from_error, of_refusal, warnings
 from segjax.modes.doctor.sizes import Fits, fits_anything
 from segjax.modes.doctor.splits import without_labels
+from segjax.protocol import Stage
 from segjax.spec import IGNORE, DataSpec
-from segjax.train import advice, checks, driver, initialization, same_run
+from segjax.train import advice, checks, driver, features, initialization, same_run
 
 
 def refusals(
@@ -43,6 +45,7 @@ def refusals(
         topology = parallel.topology(config.parallel.mode, options=host.compiler_options(config))
         source = initialization.reader(config.init_from)
         config = initialization.with_preprocess(config, folder / driver.CONFIG, source)
+        spec = pipelines.promised(config, {'data': spec})['data']
         stages = pipelines.make_stages(config, {'data': spec})
     except InputError as error:
         return [from_error(error)], fits_anything
@@ -62,6 +65,7 @@ def refusals(
     if findings:
         return findings, fits_anything
     findings = warnings(advice.untrained(config, stages))
+    findings += _derived(config, dataset, splits, spec, stages)
     findings += _memory(config, spec, topology.count)
     return findings, functools.partial(checks.passes, run)
 
@@ -98,6 +102,34 @@ def data_spec(
         declared=dict(dataset.declared),
         **index.spec_fields(facts),
     )
+
+
+def _derived(
+    config: Any,
+    dataset: Dataset,
+    splits: Mapping[str, SplitSummary],
+    spec: DataSpec,
+    stages: Sequence[Stage],
+) -> list[Finding]:
+    """Tells which derived features are stored, and which the first training computes."""
+    made = pipelines.make_features(config, {'data': spec})
+    listings = {name: split.items for name, split in splits.items()}
+    store = Store(records.place(dataset, listings, config.data.cache), dataset.where, made)
+
+    # Nothing is computed here.
+    inputs = [each for each in features.inputs_of(stages, 'train') if each.data == 'data']
+    missing = store.missing(inputs)
+    findings = []
+    for feature, split in store.needed(inputs):
+        message = f'stored in {store.folder(feature.name, split)}'
+        if (feature, split) in missing:
+            message = (
+                f'not stored: computed once, for {spec.num_examples[split]:,} examples, '
+                'by --mode prepare or before the first step'
+            )
+        where = f'derived feature {feature.name!r} of split {split!r}'
+        findings.append(Finding('note', where, message, ''))
+    return findings
 
 
 def _memory(config: Any, spec: DataSpec, num_devices: int) -> list[Finding]:

@@ -443,7 +443,9 @@ def _check_data(finished: Sequence[tuple[TableRun, DataSpec]]) -> None:
         that file and are not compared.
     """
     changed = {}
-    for run, spec in finished:
+    for run, spec_of_row in finished:
+        # Another row of the data set may have other derived features.
+        spec = pipelines.promised(run.config, {'data': spec_of_row})['data']
         if (run.folder / same_run.SPEC).exists():
             stages = pipelines.make_stages(run.config, {'data': spec})
             if difference := same_run.data_difference(run.folder, spec, stages):
