@@ -432,19 +432,22 @@ def run_table(assignments) -> None:
 
 
 def run_prepare(assignments) -> None:
-    """Prepares the data of a config. Needs no GPU."""
+    """Prepares the data of a config, and the derived features of its stages. Needs no GPU."""
     config = _load_config(assignments)
     from segjax import config as config_lib
-    from segjax.train import data_sets
+    from segjax.train import data_sets, features
     from segjax.train.stop import StopSignal
 
     config_lib.validate(config)
     with StopSignal() as stop:
         datasets = data_sets.prepare(config, stop.check_preparing)
+        folders = features.prepare(config, datasets, stop.check_preparing)
     for prepared in {each.folder: each for each in datasets.values()}.values():
         numbers = prepared.spec.num_examples.items()
         counts = ', '.join(f'{split} {count:,}' for split, count in numbers)
         print(f'prepared: {prepared.folder} ({counts} examples)', flush=True)
+    for folder in folders:
+        print(f'prepared: {folder}', flush=True)
 
 
 def run_cache(assignments) -> None:

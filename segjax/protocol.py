@@ -140,8 +140,9 @@ Example = Mapping[str, Any]
 class Derived(NamedTuple):
     """A feature that is computed once from the records of a data set, and stored with them.
 
-    The fingerprint of the stored values holds the records, all fields below except `compute`, and
-    nothing of the code of `compute`. Raise `version` when the function changes.
+    The fingerprint of the stored values holds the records, the split, and all fields below except
+    `compute` and `data`. It holds nothing of the code of `compute`. Raise `version` when the
+    function changes.
 
     name      key of the feature in examples
     feature   its kind and shape

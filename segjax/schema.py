@@ -332,7 +332,10 @@ DATA = DataSection(
             at_least(0),
         ),
         'workers': Field(
-            0, 'Loader processes. 0 loads in threads of the main process.', at_least(0)
+            0,
+            'Loader processes. 0 loads in threads of the main process. '
+            'Derived features are computed in as many processes; with 0, in a process per core.',
+            at_least(0),
         ),
         'prefetch': Field(
             16,

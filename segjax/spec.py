@@ -129,6 +129,8 @@ class DataSpec:
     declared      Feature by key, for features whose kind does not follow from their key
     class_maps    by name: merges of the classes into fewer classes
     parts         exact numbers of the slices and shares that the config of a run names
+    derived       by name of a derived feature: hash of everything that its values depend on in
+                  addition to the examples
     """
 
     name: str
@@ -144,6 +146,7 @@ class DataSpec:
     declared: Mapping[str, Feature] = dataclasses.field(default_factory=dict)
     class_maps: Mapping[str, ClassMap] = dataclasses.field(default_factory=dict)
     parts: tuple[PartSpec, ...] = ()
+    derived: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def split(self, expression: str) -> SplitSpec:
         """Returns the sizes of 'train', 'train+val' or 'train[:10%]'.

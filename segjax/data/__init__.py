@@ -11,10 +11,11 @@ import numpy as np
 from segjax.core.notes import tell
 from segjax.data import builders, class_maps, index, records
 from segjax.data.clips import Clips
+from segjax.data.derived import Store
 from segjax.data.index import Chosen, Source
-from segjax.data.records import SplitSource, never_stop
+from segjax.data.records import never_stop
 from segjax.data.view import Choice, View, make_view
-from segjax.protocol import Input
+from segjax.protocol import Derived, Input
 from segjax.spec import DataSpec
 
 
@@ -23,22 +24,29 @@ class Prepared(NamedTuple):
 
     Later changes in the user's folder change no running job.
 
-    spec    classes, splits and features of the data set, as its config section sees them
-    folder  the folder with the records
-    where   the name of the data set in errors
-    seen    the class map and the lists of the config section; None: neither
+    spec     classes, splits and features of the data set, as its config section sees them
+    folder   the folder with the records
+    where    the name of the data set in errors
+    seen     the class map and the lists of the config section; None: neither
+    derived  features that are computed from the records (segjax/data/derived.py)
     """
 
     spec: DataSpec
     folder: pathlib.Path
     where: str
     seen: View | None = None
+    derived: tuple[Derived, ...] = ()
 
     @property
     def view(self) -> View:
         """Returns the examples as the config section sees them."""
         own = functools.partial(index.of_split, self.folder)
         return self.seen or View(self.where, self.spec.num_examples, own)
+
+    @property
+    def store(self) -> Store:
+        """Returns the derived features with their places."""
+        return Store(self.folder, self.where, self.derived)
 
     def open_split(self, split: str, features: Sequence[str]) -> Source:
         """Opens a split for random access.
@@ -72,20 +80,17 @@ class Prepared(NamedTuple):
         if not inputs.frames:
             return self._open(choice, features)
         split, chosen = choice
+        open_split = self.store.open_split
         frames = inputs.frames
-        clips = Clips(self.folder, split, features, frames, self.where, chosen, self._open_records)
+        clips = Clips(self.folder, split, features, frames, self.where, chosen, open_split)
         return self._with_classes(clips)
 
     def _open(self, choice: Choice, features: Sequence[str]) -> Source:
         """Opens some examples of a split of the records."""
-        source = self._open_records(choice.split, features)
+        source = self.store.open_split(choice.split, features)
         if choice.positions is None:
             return self._with_classes(source)
         return self._with_classes(Chosen(source, choice.positions))
-
-    def _open_records(self, split: str, features: Sequence[str]) -> SplitSource:
-        """Opens a split of the records, with the classes of the records."""
-        return SplitSource(self.folder, split, features, self.where)
 
     def _with_classes(self, source: Source) -> Source:
         """Returns a source of the records with the classes of `spec`."""

@@ -1,6 +1,7 @@
 """The folder of prepared data: its place, its locks, its content, and deletion.
 
-Records are in `{cache}/{name}-{fingerprint}`. The folder of an interrupted preparation has the same
+Records are in `{cache}/{name}-{fingerprint}`. Values that are derived from records are in folders
+with the name of the records, '+' and more. The folder of an interrupted preparation has the same
 name with `.partial`. A process that uses records holds a shared lock of their folder. The time of
 the lock file `{name}-{fingerprint}.lock` is the time of the last use.
 """
@@ -21,6 +22,9 @@ from segjax.core import files, paths
 from segjax.errors import InputError, unknown_name
 
 PARTIAL = '.partial'
+DERIVED = '+'
+"""Stands between the name of records and the name of a feature that is derived from them."""
+
 _NAME = re.compile(r'.+-[0-9a-f]{16}(\.partial)?')
 _WAIT_SECONDS = 0.2
 _ANOTHER_CACHE = '--config.data.cache=/some/folder, or export SEGJAX_CACHE=/some/folder'
@@ -104,11 +108,17 @@ def describe(root: pathlib.Path) -> str:
         lines.append(
             f'  {entry.name:44} {entry.bytes / 1e9:9.3f} GB  {examples:>18}  last use {day}'
         )
-    return '\n'.join([f'{root}: {len(lines)} prepared data sets', *lines])
+    derived = sum(DERIVED in line for line in lines)
+    title = f'{root}: {len(lines) - derived} prepared data sets'
+    if derived:
+        title += f', {derived} derived features'
+    return '\n'.join([title, *lines])
 
 
 def delete(root: pathlib.Path, names: Sequence[str]) -> None:
-    """Deletes folders of the cache. Either all names are known and unused, or nothing is deleted.
+    """Deletes folders of the cache, and everything that is derived from deleted records.
+
+    Either all names are known and unused, or nothing is deleted.
 
     Raises:
       InputError: an unknown name, or a folder that a running process uses or prepares.
@@ -124,12 +134,16 @@ def delete(root: pathlib.Path, names: Sequence[str]) -> None:
         if name not in known:
             raise unknown_name('--delete', name, known)
 
+    # Derived values are of no use without their records.
+    every = {name for name in known if name in names or name.split(DERIVED)[0] in names}
+
     # Lock all folders before the first is deleted.
     with contextlib.ExitStack() as locks:
-        for name in sorted(set(names)):
+        for name in sorted(every):
             locks.enter_context(_exclusive(root / name))
-        for name in sorted(set(names)):
+        for name in sorted(every):
             shutil.rmtree(root / name)
+            print(f'deleted: {root / name}', flush=True)
     # The lock file stays, because another process may wait for it.
 
 

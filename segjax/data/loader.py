@@ -11,28 +11,20 @@ A source is an `index.Source`. With `data.workers` > 0 the program must have an
 `if __name__ == '__main__'` guard, because workers are spawned.
 """
 
-import contextlib
 import dataclasses
 import functools
-import multiprocessing
-import os
-import pathlib
 import pickle
-import signal
 import sys
-import tempfile
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-import cv2
 import grain
 import numpy as np
 from absl import flags
 
 from segjax.core import host
-from segjax.data import kinds, transforms
+from segjax.data import kinds, transforms, workers
 from segjax.data.index import (
     Chosen,
     Source,
@@ -270,9 +262,8 @@ class BatchIterator(Iterator):
             flags.FLAGS.mark_as_parsed()
 
         # Workers end when the lease file is gone, also if this object is only garbage collected.
-        handle, lease = tempfile.mkstemp(prefix='segjax_loader_')
-        os.close(handle)
-        self._release_workers = weakref.finalize(self, pathlib.Path(lease).unlink, missing_ok=True)
+        lease = workers.make_lease()
+        self._release_workers = weakref.finalize(self, lease.unlink, missing_ok=True)
 
         # Workers take turns, so each of their elements is a whole batch.
         options = grain.ReadOptions(
@@ -282,7 +273,7 @@ class BatchIterator(Iterator):
         batches = rows.batch(size, drop_remainder=True, batch_fn=_stack)
         return batches.to_iter_dataset(options).mp_prefetch(
             grain.MultiprocessingOptions(num_workers=data_config.workers),
-            worker_init_fn=functools.partial(_prepare_worker, lease),
+            worker_init_fn=functools.partial(_prepare_worker, str(lease)),
         )
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -665,25 +656,4 @@ def _stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 def _prepare_worker(lease: str, worker_index: int, worker_count: int) -> None:
     """Prepares a worker process, before its first example."""
-    # Ctrl-C and preemption signals reach the whole process group. The main process handles them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    cv2.setNumThreads(1)  # OpenCV must not add threads to data.threads
-    threading.Thread(target=_exit_with_lease, args=(lease,), daemon=True).start()
-
-
-def _exit_with_lease(lease: str) -> None:
-    """Ends this worker when the main process is gone or has removed the lease file.
-
-    Without this thread, a worker would wait for ever to hand its batch to a main process that was
-    killed. And nothing would stop a worker that started while the iterator was being closed.
-    """
-    main = multiprocessing.parent_process()
-    with contextlib.suppress(FileNotFoundError):
-        while main.is_alive():
-            os.utime(lease)  # also protects the file from cleaners of temporary folders
-            main.join(timeout=0.2)
-    # A worker that does not hang ends by itself in this time, and tidies up.
-    main.join(timeout=CLOSE_SECONDS)
-    # grain's `close` waits until a worker has failed, and 0 would be no failure.
-    os._exit(1)
+    workers.prepare(lease, CLOSE_SECONDS)

@@ -108,9 +108,36 @@ def prepared(
         full disk.
     """
     listings = {split: dataset.listing(split) for split in dataset.splits()}
-    root = cache.folder(cache_folder)
-    folder = root / f'{dataset.name}-{fingerprint(dataset, listings)}'
-    if not _is_ready(folder):
+    folder = place(dataset, listings, cache_folder)
+    write(dataset, listings, folder, check_stop)
+    return folder
+
+
+def place(
+    dataset: Dataset, listings: Mapping[str, Sequence[Item]], cache_folder: str
+) -> pathlib.Path:
+    """Returns the folder of the records of a data set. Arguments: `prepared`, `fingerprint`."""
+    return cache.folder(cache_folder) / f'{dataset.name}-{fingerprint(dataset, listings)}'
+
+
+def write(
+    dataset: Dataset,
+    listings: Mapping[str, Sequence[Item]],
+    folder: pathlib.Path,
+    check_stop: Callable[[], None],
+) -> None:
+    """Writes missing or damaged records to their folder in the cache, and marks them as used.
+
+    Args:
+      dataset: the data set to read.
+      listings: its items by split.
+      folder: of the records.
+      check_stop: as in `prepared`.
+
+    Raises:
+      InputError: as in `prepared`.
+    """
+    if not is_ready(folder):
         with cache.locked(folder, check_stop):
             # Another process may have written the records while this process waited.
             if folder.is_dir():
@@ -120,10 +147,9 @@ def prepared(
             if not index.is_complete(folder):
                 _complete(folder)
     cache.use(folder)
-    return folder
 
 
-def _is_ready(folder: pathlib.Path) -> bool:
+def is_ready(folder: pathlib.Path) -> bool:
     """Returns whether the records and their index can be used.
 
     An older index is completed, unless this process may not write into the folder.
@@ -150,7 +176,7 @@ def damage(folder: pathlib.Path) -> str:
     """Returns a description of the damage to a records folder, '' if its files are whole.
 
     Compares the sizes of shards, and does not read their content. Older records do not have the
-    sizes. A missing index is no damage, because it can be made from the records.
+    sizes. A missing index is no damage if it can be made from labels.
 
     Raises:
       InputError: the system does not let this process read the files. They may be whole.
@@ -166,6 +192,8 @@ def damage(folder: pathlib.Path) -> str:
             index.check_index(
                 folder, {split: info.splits[split].num_examples for split in info.splits}
             )
+        elif 'label' not in info.features:
+            return f'no {index.FILE}'
     except OSError as error:
         if error.errno is not None and error.errno not in ABSENT:
             raise InputError(

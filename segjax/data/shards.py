@@ -42,6 +42,10 @@ _FULL_TEXTS = tuple(os.strerror(number) for number in _FULL)  # array_record rai
 _SHARD = re.compile(r'(?P<split>.+)\.array_record-(?P<number>\d{5})(?P<of>-of-\d{5})?')
 
 
+WORK = 'work'
+"""Folder in a partial folder for files that a data set makes of examples before they are stored."""
+
+
 class Shard(NamedTuple):
     """Statistics of a written shard.
 
@@ -140,6 +144,7 @@ def write(
             for split, items in listings.items()
         }
         _finish(dataset, builder, shards, partial)
+        shutil.rmtree(partial / WORK, ignore_errors=True)
         partial.rename(folder)
 
         # The facts of each shard are in the index now.
@@ -173,9 +178,12 @@ def _no_space(partial: pathlib.Path, got: str, expected: str) -> InputError:
 def _tidy(partial: pathlib.Path, name: str) -> None:
     """Gives final shards their preliminary names, and removes everything except shards and facts.
 
-    Shards have final names if an earlier call was interrupted in `_finish`.
+    Files of the data set itself stay. Shards have final names if an earlier call was interrupted in
+    `_finish`.
     """
     for path in sorted(partial.iterdir()):
+        if path.name == WORK:
+            continue
         match = _SHARD.fullmatch(path.name)
         if match and path.is_file():
             split = match['split'].removeprefix(f'{name}-') if match['of'] else match['split']
@@ -270,10 +278,12 @@ def _write_split(
 
     # Threads read the remaining examples ahead, and this thread writes them.
     reader = Reader(dataset, tuple(builder.info.features))
+    work = partial / WORK
     with contextlib.ExitStack() as stack:
-        examples = stack.enter_context(
-            contextlib.closing(base.ordered_map(reader.read, items[done:]))
-        )
+        ready = dataset.ready(items[done:], work, check_stop)
+        stack.enter_context(contextlib.closing(ready))
+        examples = base.ordered_map(reader.read, ready)
+        stack.enter_context(contextlib.closing(examples))
         progress = tqdm.tqdm(
             examples,
             total=len(items),
@@ -286,7 +296,9 @@ def _write_split(
         while done < len(items):
             shard = _write_shard(builder, split, len(shards), stream, partial, check_stop)
             shards.append(shard)
+            first = done
             done += len(shard.sizes)
+            dataset.stored(items[first:done], work)
         # The stream is empty now. Reading its end closes the progress bar.
         for _ in stream:
             pass

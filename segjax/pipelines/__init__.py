@@ -36,9 +36,10 @@ def make_stages(
 
     Args:
       config: valid.
-      specs: by config section: the data sets of the run. 'data' is the main data set.
+      specs: by config section: the data sets of the run. 'data' is the main data set. Derived
+        features are added, or replaced.
     """
-    main, further = _main_and_further(specs)
+    main, further = _main_and_further(promised(config, specs))
     return load(config.pipeline).make_stages(config, main, **further)
 
 
@@ -49,13 +50,48 @@ def make_features(
 
     Args:
       config: valid.
-      specs: by config section: the data sets of the run, without derived features.
+      specs: by config section: the data sets of the run. The pipeline gets them without derived
+        features.
     """
-    module = load(config.pipeline)
-    if not hasattr(module, 'make_features'):
+    if not has_features(config):
         return ()
-    main, further = _main_and_further(specs)
-    return module.make_features(config, main, **further)
+    from segjax.data import derived  # slow to import, and most modes need no data
+
+    plain = {section: derived.without_derived(spec) for section, spec in specs.items()}
+    main, further = _main_and_further(plain)
+    return load(config.pipeline).make_features(config, main, **further)
+
+
+def has_features(config: ml_collections.ConfigDict) -> bool:
+    """Returns whether `config.pipeline` has a function `make_features`."""
+    return hasattr(load(config.pipeline), 'make_features')
+
+
+def promised(
+    config: ml_collections.ConfigDict, specs: Mapping[str, DataSpec]
+) -> dict[str, DataSpec]:
+    """Returns data sets with the derived features of `config.pipeline`, computed or not.
+
+    Args:
+      config: valid.
+      specs: by config section. Derived features of another config are replaced.
+
+    Raises:
+      InputError: a derived feature that contradicts its data set, or of an unknown section.
+    """
+    if not has_features(config):
+        return dict(specs)
+    from segjax.data import derived  # slow to import, and most modes need no data
+
+    features = make_features(config, specs)
+    for feature in features:
+        if feature.data not in specs:
+            raise unknown_name(f'data of derived feature {feature.name!r}', feature.data, specs)
+    changed = {}
+    for section, spec in specs.items():
+        own = [feature for feature in features if feature.data == section]
+        changed[section] = derived.promised(spec, own)
+    return changed
 
 
 def _main_and_further(specs: Mapping[str, DataSpec]) -> tuple[DataSpec, dict[str, DataSpec]]:

@@ -11,7 +11,7 @@ import pathlib
 import platform
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import ml_collections
@@ -20,7 +20,8 @@ from flax import traverse_util
 from segjax import config as config_lib
 from segjax.core import environment, processes
 from segjax.core.processes import Fact
-from segjax.data import Prepared
+from segjax.data import Prepared, index
+from segjax.data.cache import DERIVED
 from segjax.train import checkpoints, initialization
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain')
@@ -44,6 +45,7 @@ SAME_FOLDER = '--workdir on a file system that all hosts share, and the same for
 SAME_COMMAND = 'the same command on every host, but for --process_id'
 SAME_CODE = 'the same checkout of segjax and the same environment on every host'
 SAME_DATA = 'copy the data set again, so that all hosts hold the same files'
+SAME_VALUES = 'config.data.cache on a file system that all hosts share, or copied to all hosts'
 OF_MAIN = 'that of process 0'
 """Value of the fact 'run folder' in a process that sees the folder of process 0."""
 
@@ -91,6 +93,25 @@ def check_data(datasets: Mapping[str, Prepared], start: str) -> None:
         of_section = '' if section == 'data' else f' in {section}'
         for split, number in data.spec.num_examples.items():
             facts[f'examples of {split}{of_section}'] = Fact(str(number), SAME_DATA)
+    processes.compare(facts)
+
+
+def check_features(folders: Sequence[pathlib.Path]) -> None:
+    """Raises InputError, in every process, unless all have the same values of derived features.
+
+    Waits for a process that still computes.
+
+    Args:
+      folders: of the values, as this process reads them.
+    """
+    if not processes.joined() or not folders:
+        return
+    facts = {}
+    for folder in folders:
+        (split,) = index.open_records(folder).info.splits
+        digest = index.split_digest(index.load(folder, split))
+        feature = folder.name.partition(DERIVED)[2].rpartition('-')[0]
+        facts[f'values of {feature}'] = Fact(digest, SAME_VALUES)
     processes.compare(facts)
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import ml_collections
 from absl import logging
@@ -13,7 +13,7 @@ from segjax import pipelines
 from segjax.core import files, host, parallel, paths, processes
 from segjax.errors import InputError
 from segjax.protocol import Stage
-from segjax.train import advice, agreement, checks, data_sets, initialization, same_run
+from segjax.train import advice, agreement, checks, data_sets, features, initialization, same_run
 from segjax.train.run import Run
 from segjax.train.stop import StopSignal
 from segjax.train.stored import CONFIG, SPEC
@@ -23,6 +23,8 @@ def open_run(
     config: ml_collections.ConfigDict, workdir: str, use: str, stop: StopSignal | None = None
 ) -> tuple[Run, tuple[Stage, ...]]:
     """Prepares the data, makes the stages, checks them, and prints warnings before a run begins.
+
+    Derived features that the stages read are computed after the checks.
 
     Args:
       config: unchecked.
@@ -79,10 +81,17 @@ def checked_run(
     agreement.check_data(datasets, start)
 
     # The checks open every input: a data set that lacks a requested feature is refused here.
+    datasets = features.promised(config, datasets)
     run = Run(config, datasets, folder, topology, source, sources)
     stages = pipelines.make_stages(config, run.specs)
     for problem in checks.problems(run, stages, use, begun, trace_steps):
         raise problem
+
+    # Derived features may take long too. They are computed last, and only those that are read.
+    if use != 'predict':
+        inputs = features.inputs_of(stages, use)
+        folders = features.make(config, datasets, inputs, _check_stop(stop))
+        agreement.check_features(folders)
     return run, stages
 
 
@@ -97,10 +106,15 @@ def _open_data(
         stored = same_run.stored_specs(folder)
         specs = {name: stored.get(name, stored['data']) for name in data_sets.sections(config)}
         return {name: data_lib.Prepared(spec, folder, spec.name) for name, spec in specs.items()}
-    datasets = data_sets.prepare(config, stop.check_preparing if stop else data_lib.never_stop)
+    datasets = data_sets.prepare(config, _check_stop(stop))
     specs = {name: data.spec for name, data in datasets.items()}
     specs = same_run.with_stored_parts(folder, specs)
     return {name: data._replace(spec=specs[name]) for name, data in datasets.items()}
+
+
+def _check_stop(stop: StopSignal | None) -> Callable[[], None]:
+    """Returns the function that is called between examples that are prepared."""
+    return stop.check_preparing if stop else data_lib.never_stop
 
 
 @contextlib.contextmanager

@@ -13,12 +13,13 @@ import ml_collections
 
 from segjax import config as config_lib
 from segjax.core import files
+from segjax.data import derived
 from segjax.data.labels import load_class_file
 from segjax.errors import InputError
-from segjax.protocol import Scores, Stage
+from segjax.protocol import Input, Scores, Stage
 from segjax.report.scores import MADE_BY, scored_as_asked
 from segjax.spec import ClassSpec, DataSpec, split_names
-from segjax.train import checkpoints, data_sets, initialization
+from segjax.train import checkpoints, data_sets, features, initialization
 from segjax.train import stored as stored_files
 from segjax.train.stored import CONFIG, SPEC, SPECS
 
@@ -274,7 +275,9 @@ def data_difference(
     for section, stored in stored_specs(folder).items():
         if section not in specs:
             continue
-        difference = _difference(stored, specs[section], _splits(stages, section))
+        inputs = _inputs_of(stages, section)
+        difference = _difference(stored, specs[section], _plain_splits(inputs))
+        difference = difference or _derived_difference(stored, specs[section], inputs)
         if difference:
             return difference if section == 'data' else f'{section}: {difference}'
     return ''
@@ -287,6 +290,20 @@ def _difference(old: DataSpec, new: DataSpec, splits: Sequence[str]) -> str:
         return difference
     of_splits = (split_differences(old, new, split) for split in splits)
     return next(filter(None, of_splits), '')
+
+
+def _derived_difference(old: DataSpec, new: DataSpec, inputs: Sequence[Input]) -> str:
+    """Returns the first derived feature of inputs whose recipe changed in words, '' if none.
+
+    Args:
+      old, new: the data set of the inputs.
+      inputs: of this data set.
+    """
+    for each in inputs:
+        for name in derived.stored_names(each.stored):
+            if old.derived.get(name) != new.derived.get(name):
+                return f'feature {name!r} is computed in another way: by its settings or version'
+    return ''
 
 
 def check_classes(
@@ -353,13 +370,17 @@ def _place(data: ml_collections.ConfigDict) -> tuple[str, pathlib.Path]:
     return data.name, pathlib.Path(data.root).expanduser().resolve()
 
 
-def _splits(stages: Sequence[Stage], section: str) -> list[str]:
-    """Returns the plain splits of a data set on which the stages train, evaluate or measure."""
+def _inputs_of(stages: Sequence[Stage], section: str) -> list[Input]:
+    """Returns the inputs of a data set on which the stages train, evaluate or measure."""
+    inputs = features.inputs_of(stages, 'train')
+    return [each for each in inputs if each.data == section]
+
+
+def _plain_splits(inputs: Sequence[Input]) -> list[str]:
+    """Returns the plain splits that inputs read, in alphabetical order."""
     names: set[str] = set()
-    for stage in stages:
-        own = [inputs for inputs in stage.all_inputs if inputs.data == section]
-        for inputs in own:
-            names.update(split_names(inputs.split))
+    for each in inputs:
+        names.update(split_names(each.split))
     return sorted(names)
 
 
@@ -457,7 +478,8 @@ def made_by(
 
     Returns:
       {'step': of the checkpoint, 'data': {split: digest}, 'config': without keys that change no
-      score, 'weights' and 'products': if there are any}.
+      score, 'weights' and 'products': if there are any, 'features': {name: recipe} of the derived
+      features that are read}.
     """
     spec = specs[stage.eval_input.data]
     splits = split_names(stage.eval_input.split)
@@ -470,6 +492,10 @@ def made_by(
         facts['weights'] = dict(weights)
     if products:
         facts['products'] = dict(products)
+    read = derived.stored_names(stage.eval_input.stored)
+    recipes = {name: spec.derived[name] for name in read if name in spec.derived}
+    if recipes:
+        facts['features'] = recipes
     return facts
 
 

@@ -169,6 +169,22 @@ class Dataset(abc.ABC):
             )
         return items
 
+    def ready(
+        self, items: Iterable[Item], work: pathlib.Path, check_stop: Callable[[], None]
+    ) -> Generator[Item, None, None]:
+        """Yields examples in their order, each as soon as `examine` can read it.
+
+        Args:
+          items: examples that are not stored yet.
+          work: folder for files that are made for examples. It need not exist.
+          check_stop: called while an example is waited for. It raises an exception to stop.
+        """
+        yield from items
+
+    def stored(self, items: Iterable[Item], work: pathlib.Path) -> None:
+        """Removes files in `work` that were made for these examples, which are stored now."""
+        del items, work  # most data sets make none
+
     def read(self, item: Item) -> Record:
         """Returns an example, or raises its first problem."""
         inspection = self.inspect(item)

@@ -2,20 +2,22 @@
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segjax import pipelines
 from segjax.core import host, parallel, paths
-from segjax.data import cache
+from segjax.data import cache, records
+from segjax.data.derived import Store
 from segjax.data.listing import Listing
 from segjax.errors import InputError
 from segjax.modes.doctor.examined import Examined
 from segjax.modes.doctor.findings import Finding, from_error, of_refusal, warnings
 from segjax.modes.doctor.sizes import Fits, fits_anything
 from segjax.modes.doctor.splits import without_labels
+from segjax.protocol import Stage
 from segjax.spec import DataSpec
-from segjax.train import advice, checks, data_sets, driver, initialization, same_run
+from segjax.train import advice, checks, data_sets, driver, features, initialization, same_run
 
 
 def refusals(
@@ -43,6 +45,7 @@ def refusals(
         source = initialization.reader(config.init_from)
         sources = initialization.open_net_sources(config.init_from)
         config = initialization.with_preprocess(config, folder / driver.CONFIG, source)
+        specs = pipelines.promised(config, specs)
         stages = pipelines.make_stages(config, specs)
     except InputError as error:
         return [from_error(error)], fits_anything
@@ -64,8 +67,50 @@ def refusals(
     if findings:
         return findings, fits_anything
     findings = warnings(advice.untrained(config, stages))
+    for name in examined:
+        findings += _derived(config, name, examined[name], specs, stages)
     findings += _memory(config, specs['data'])
     return findings, functools.partial(checks.passes, run)
+
+
+def _derived(
+    config: Any,
+    section: str,
+    examined: Examined,
+    specs: Mapping[str, DataSpec],
+    stages: Sequence[Stage],
+) -> list[Finding]:
+    """Tells which derived features are stored, and which the first training computes.
+
+    Args:
+      config: valid.
+      section: config section of the data set.
+      examined: the data set.
+      specs: by config section.
+      stages: of the run.
+    """
+    made = [each for each in pipelines.make_features(config, specs) if each.data == section]
+    if not made:
+        return []
+    dataset = examined.dataset
+    listings = {name: examined.splits[name].items for name in examined.view.counts}
+    place = records.place(dataset, listings, config.data.cache)
+    store = Store(place, dataset.where, tuple(made))
+
+    # Nothing is computed here.
+    inputs = features.in_records(examined.view, section, features.inputs_of(stages, 'train'))
+    missing = store.missing(inputs)
+    findings = []
+    for feature, split in store.needed(inputs):
+        message = f'stored in {store.folder(feature.name, split)}'
+        if (feature, split) in missing:
+            message = (
+                f'not stored: computed once, for {examined.view.counts[split]:,} examples, '
+                'by --mode prepare or before the first step'
+            )
+        where = f'derived feature {feature.name!r} of split {split!r}'
+        findings.append(Finding('note', where, message, ''))
+    return findings
 
 
 def _memory(config: Any, spec: DataSpec) -> list[Finding]:

@@ -479,7 +479,9 @@ def _check_data(finished: Sequence[tuple[TableRun, Mapping[str, DataSpec]]]) -> 
         that file and are not compared.
     """
     changed = {}
-    for run, specs in finished:
+    for run, own_specs in finished:
+        # Another row of the data set may have other derived features.
+        specs = pipelines.promised(run.config, own_specs)
         if (run.folder / same_run.SPEC).exists():
             stages = pipelines.make_stages(run.config, specs)
             if difference := same_run.data_difference(run.folder, specs, stages):

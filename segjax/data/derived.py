@@ -1,0 +1,221 @@
+"""Derived features: values that a function of the pipeline computes once from prepared records.
+
+The values of a feature on a plain split are array records of their own, with the guarantees of all
+records (segjax/data/records.py). Their folder `{records}+{feature}.{split}-{fingerprint}` is next
+to the records. segjax/data/computation.py computes them.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import pickle
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from segjax.core import files
+from segjax.data import clips, index, kinds, records
+from segjax.data.cache import DERIVED
+from segjax.data.joined import Joined
+from segjax.data.records import SplitSource
+from segjax.errors import InputError, first_line, unknown_name
+from segjax.protocol import Derived, Input, TableFrames
+from segjax.spec import DataSpec, split_names
+
+FORMAT = 1
+"""Version of the computation, a part of the fingerprint."""
+
+
+# --- what values depend on ------------------------------------------------------------------------
+
+
+def recipes(features: Sequence[Derived]) -> dict[str, str]:
+    """Returns 16 hexadecimal digits for each feature, for everything but the examples.
+
+    They are a hash of all fields except `compute` and `data`, and of the derived features that the
+    feature reads.
+
+    Args:
+      features: of a data set. A feature may read features before it.
+    """
+    made: dict[str, str] = {}
+    for feature in features:
+        fields = feature._asdict()
+        del fields['compute']
+        del fields['data']
+        read = {name: made[name] for name in stored_names(feature.reads) if name in made}
+        made[feature.name] = _hash([FORMAT, files.to_json(fields), read])
+    return made
+
+
+def _hash(content: list) -> str:
+    """Returns 16 hexadecimal digits for JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def stored_names(features: Iterable[str]) -> tuple[str, ...]:
+    """Returns the names under which features are stored, once: 'flow' for 'flow_frames'."""
+    return tuple(dict.fromkeys(name.removesuffix(clips.SUFFIX) for name in features))
+
+
+def promised(spec: DataSpec, features: Sequence[Derived]) -> DataSpec:
+    """Returns a specification with derived features, computed or not.
+
+    Args:
+      spec: of the data set. Derived features that it has are replaced.
+      features: the derived features of the data set.
+
+    Raises:
+      InputError: a `Derived` that contradicts the data set.
+    """
+    if not features and not spec.derived:
+        return spec
+    spec = without_derived(spec)
+    check(features, spec)
+    names = tuple(feature.name for feature in features)
+    declared = {feature.name: feature.feature for feature in features}
+    return dataclasses.replace(
+        spec,
+        features=(*spec.features, *names),
+        declared={**spec.declared, **declared},
+        derived=recipes(features),
+    )
+
+
+def without_derived(spec: DataSpec) -> DataSpec:
+    """Returns the specification of the records alone."""
+    declared = {key: value for key, value in spec.declared.items() if key not in spec.derived}
+    features = tuple(name for name in spec.features if name not in spec.derived)
+    return dataclasses.replace(spec, features=features, declared=declared, derived={})
+
+
+def check(features: Sequence[Derived], spec: DataSpec) -> None:
+    """Raises InputError for a `Derived` that contradicts the data set or the contract.
+
+    Args:
+      features: the derived features of the data set.
+      spec: of the records alone.
+    """
+    known = list(spec.features)
+    for feature in features:
+        where = f'derived feature {feature.name!r} of data set {spec.name!r}'
+        _check_name(feature, known, where)
+        _check_reads(feature, known, where)
+        kinds.feature_of(feature.name, {feature.name: feature.feature})
+        try:
+            json.dumps(files.to_json(feature.settings))
+            pickle.dumps(feature.compute)
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            expected = 'settings of JSON, and a function of a module or a functools.partial of one'
+            raise InputError(where, got=first_line(error), expected=expected) from error
+        known.append(feature.name)
+
+
+def _check_name(feature: Derived, known: Sequence[str], where: str) -> None:
+    """Raises InputError for a name that another feature has, or that names no file."""
+    name = feature.name
+    if name in known:
+        got = 'the name of a feature that the data set has'
+        raise InputError(where, got=got, expected=f'none of {", ".join(known)}')
+    if not name.isidentifier() or name.endswith(clips.SUFFIX):
+        expected = f'letters, digits and _, and not {clips.SUFFIX} at the end'
+        raise InputError(where, got=repr(name), expected=expected)
+
+
+def _check_reads(feature: Derived, known: Sequence[str], where: str) -> None:
+    """Raises InputError for unknown `reads`, or `frames` that do not fit them."""
+    for name in stored_names(feature.reads):
+        if name not in known:
+            raise unknown_name(f'reads of {where}', name, known)
+    reads_neighbours = any(name.endswith(clips.SUFFIX) for name in feature.reads)
+    if reads_neighbours != bool(feature.frames):
+        got = f'reads {feature.reads} and frames {feature.frames}'
+        raise InputError(where, got=got, expected="frames if and only if it reads an 'x_frames'")
+
+
+# --- stored values --------------------------------------------------------------------------------
+
+
+class Store(NamedTuple):
+    """The derived features of prepared records.
+
+    records   folder of the records
+    where     the name of the data set in errors
+    features  the derived features of the data set, in the order of `make_features`
+    """
+
+    records: pathlib.Path
+    where: str
+    features: tuple[Derived, ...]
+
+    def folder(self, name: str, split: str) -> pathlib.Path:
+        """Returns the folder of a feature on a plain split.
+
+        The fingerprint holds the records, the split and the recipe of the feature.
+        """
+        fingerprint = _hash([self.records.name, split, recipes(self.features)[name]])
+        return self.records.with_name(f'{self.records.name}{DERIVED}{name}.{split}-{fingerprint}')
+
+    def open_split(self, split: str, features: Sequence[str]) -> SplitSource | Joined:
+        """Opens a split with features of the records and derived features.
+
+        Args:
+          split: a TFDS split: 'train', 'val[:10%]', 'train+val'.
+          features: keys of the examples.
+
+        Raises:
+          InputError: an unknown or empty split, or an unknown feature. Derived values that are not
+            computed raise it at the first example.
+        """
+        if not self.features:
+            return SplitSource(self.records, split, features, self.where)
+        declared = {each.name: each.feature for each in self.features}
+        info = index.open_records(self.records).info
+
+        # An error lists the derived features too.
+        for name in features:
+            if name not in info.features and name not in declared:
+                where = f'feature {name!r} of {self.where}'
+                raise unknown_name(where, name, (*info.features, *declared))
+        own = [name for name in features if name not in declared]
+        source = SplitSource(self.records, split, own, self.where)
+
+        # Each slice of the split has its own folder.
+        counts = {name: info.splits[name].num_examples for name in info.splits}
+        slices = index.slices(split, counts)
+        folders = {}
+        for name in features:
+            if name in declared:
+                folders[name] = [self.folder(name, part.split) for part in slices]
+        return Joined(source, features, slices, folders, declared, self.where)
+
+    def needed(self, inputs: Iterable[Input]) -> list[tuple[Derived, str]]:
+        """Returns the (feature, plain split) pairs that inputs read, in the order of computing.
+
+        A slice of a split needs the values of the whole split.
+
+        Args:
+          inputs: of this data set.
+        """
+        read: dict[str, set[str]] = {}
+        for each in inputs:
+            table = [each.frames.table] if isinstance(each.frames, TableFrames) else []
+            for split in split_names(each.split):
+                read.setdefault(split, set()).update(stored_names([*each.stored, *table]))
+
+        # A feature that is read needs the features that it reads. They come before it.
+        pairs = []
+        for feature in reversed(self.features):
+            for split in reversed(read):
+                if feature.name in read[split]:
+                    read[split].update(stored_names(feature.reads))
+                    pairs.append((feature, split))
+        return pairs[::-1]
+
+    def missing(self, inputs: Iterable[Input]) -> list[tuple[Derived, str]]:
+        """Returns the pairs of `needed` whose values are not stored, or damaged."""
+        missing = []
+        for feature, split in self.needed(inputs):
+            if not records.is_ready(self.folder(feature.name, split)):
+                missing.append((feature, split))
+        return missing

@@ -1,0 +1,52 @@
+"""Worker processes that read or compute examples: their start, and their end with the main process.
+
+A worker lives as long as a lease file. The main process deletes the file to end its workers.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import pathlib
+import signal
+import tempfile
+import threading
+
+import cv2
+
+
+def make_lease() -> pathlib.Path:
+    """Makes a lease file. Deleting the file ends the workers that were started with it."""
+    handle, lease = tempfile.mkstemp(prefix='segjax_workers_')
+    os.close(handle)
+    return pathlib.Path(lease)
+
+
+def prepare(lease: str, grace: float) -> None:
+    """Prepares a worker process, before its first example.
+
+    Args:
+      lease: path of the lease file.
+      grace: seconds in which a worker may end by itself after the lease.
+    """
+    # Ctrl-C and preemption signals reach the whole process group. The main process handles them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    cv2.setNumThreads(1)  # the number of processes and threads is that of the config
+    threading.Thread(target=_exit_with_lease, args=(lease, grace), daemon=True).start()
+
+
+def _exit_with_lease(lease: str, grace: float) -> None:
+    """Ends this worker when the main process is gone or has removed the lease file.
+
+    Without this thread, a worker would wait for ever to hand its result to a main process that was
+    killed. And nothing would stop a worker that started while the main process ended its workers.
+    """
+    main = multiprocessing.parent_process()
+    with contextlib.suppress(FileNotFoundError):
+        while main.is_alive():
+            os.utime(lease)  # also protects the file from cleaners of temporary folders
+            main.join(timeout=0.2)
+    # A worker that does not hang ends by itself in this time, and tidies up.
+    main.join(timeout=grace)
+    # grain's `close` waits until a worker has failed, and 0 would be no failure.
+    os._exit(1)
