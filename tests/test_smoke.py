@@ -47,7 +47,7 @@ def traced(monkeypatch):
 def assert_traced_once(traced, scores):
     assert len(traced) == len(set(traced)), [fn.__qualname__ for fn in traced]
     names = [fn.__name__ for fn in traced]
-    assert names.count('train_step') == names.count('eval_step') == len(scores) > 0
+    assert names.count('train_step') == names.count('evaluate') == len(scores) > 0
 
 
 @pytest.mark.parametrize('path', OTHERS, ids=lambda p: p.name)

@@ -125,4 +125,7 @@ class Run(NamedTuple):
         path = self.workdir / product.stage / product_files.PRODUCTS
         if not path.exists():
             return None
-        return product_files.decode(path, path.read_bytes()).arrays.get(product.name)
+        arrays = product_files.decode(path, path.read_bytes()).arrays
+        if product.name not in arrays:
+            raise unknown_name(f'product of stage {product.stage!r}', product.name, arrays)
+        return arrays[product.name]

@@ -11,9 +11,10 @@ import pytest
 from scipy import stats
 
 from segjax import data
-from segjax.data import clips, index, loader, records, transforms
+from segjax.data import clips, derived, index, loader, records, transforms
 from segjax.data.builders.streets import Streets
 from segjax.data.listing import Listing
+from segjax.data.view import View
 from segjax.errors import InputError
 from segjax.protocol import DrawnFrames, Input, TableFrames
 from segjax.schema import AUGMENT
@@ -54,8 +55,11 @@ def facts_of(places):
     """Returns the index of labelled frames at these (clip, number)."""
     sequences, frames = zip(*places)
     ones = np.ones(len(places), np.int64)
-    digest = np.zeros((len(places), 0), np.uint8)
-    return index.Index(ones, 0 * ones, np.array(sequences), np.array(frames), digest)
+    nothing = np.zeros((len(places), 0), np.uint8)
+    names = np.array([f'{clip}_{frame}' for clip, frame in places])
+    clips_of = np.array(sequences)
+    numbers = np.array(frames)
+    return index.Index(ones, 0 * ones, clips_of, numbers, nothing, nothing, names, nothing)
 
 
 def position_of(place):
@@ -290,12 +294,12 @@ def test_a_drawn_clip_has_the_frames_of_its_numbers(streets):
 def test_only_the_drawn_frames_are_decoded_and_each_once(streets, monkeypatch):
     read = []
 
-    class Counted(data.SplitSource):
+    class Counted(derived.SplitSource):
         def __getitem__(self, position):
             read.append(position)
             return super().__getitem__(position)
 
-    monkeypatch.setattr(data, 'SplitSource', Counted)
+    monkeypatch.setattr(derived, 'SplitSource', Counted)
     source = streets.open_input(wanted(DRAWN, ('image', 'image_frames', 'frame_frames')))
     example = source.draw(2, np.random.default_rng(0))
     assert sorted(read) == sorted(example['frame_frames']) and len(read) == 3
@@ -360,14 +364,14 @@ def test_a_source_that_hides_the_draw_is_no_source_of_drawn_frames(streets):
 
 def test_a_label_of_the_example_joins_images_of_unlabelled_frames(streets, monkeypatch):
     """Labels only frames 1, 4 and 9 of 11: their neighbours may be any frame."""
-    load = index.load
+    of_split = index.of_split
 
     def sparse(folder, split):
-        facts = load(folder, split)
+        facts = of_split(folder, split)
         labelled = np.isin(np.arange(len(facts.frame)), (1, 4, 9))
         return facts._replace(labelled_pixels=np.where(labelled, facts.labelled_pixels, 0))
 
-    monkeypatch.setattr(index, 'load', sparse)
+    monkeypatch.setattr(index, 'of_split', sparse)
     inputs = wanted(DRAWN, DRAWN_FEATURES)._replace(examples='labelled')
     source = streets.open_input(inputs, 'name')
     assert [source[i]['frame'] for i in range(len(source))] == [1, 4, 1]
@@ -379,7 +383,8 @@ def test_a_label_of_the_example_joins_images_of_unlabelled_frames(streets, monke
 
 def listed(prepared, load=index.load):
     facts = {split: load(prepared.folder, split) for split in prepared.spec.num_examples}
-    return Listing(prepared.spec, prepared.where, facts)
+    view = View(prepared.where, prepared.spec.num_examples, facts.__getitem__)
+    return Listing(prepared.spec, prepared.where, view)
 
 
 @pytest.mark.parametrize('split', ['train', 'train[:6]', 'train+val', 'val+train[2:]'])

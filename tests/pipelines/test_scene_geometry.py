@@ -542,7 +542,8 @@ def test_segmentation_is_scored_without_depth_and_shown_with_it(pretrained):
     assert jax.eval_shape(stage.predict, without, batch['image']).shape == (10, 32, 64, NUM_CLASSES)
     pictures = jax.eval_shape(stage.render, state, batch, {})
     assert {'prediction', 'truth', 'disparity', 'depth_edges', 'semantic_edges'} <= set(pictures)
-    assert all(p.shape[-1] == 3 and p.dtype == np.uint8 for p in pictures.values())
+    painted = [picture.pixels for picture in pictures.values()]
+    assert all(p.shape[-1] == 3 and p.dtype == np.uint8 for p in painted)
 
 
 # --- wrong settings -------------------------------------------------------------------------------

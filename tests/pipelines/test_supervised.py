@@ -185,8 +185,8 @@ def test_pictures_and_probabilities_have_the_promised_shapes(one_device):
     (batch,) = eval_batches(10)
     pictures = jax.jit(stage.render)(state, batch, {'dropout': jax.random.key(0)})
     for picture in pictures.values():
-        chex.assert_shape(picture, (10, 40, 70, 3))
-        chex.assert_type(picture, np.uint8)
+        chex.assert_shape(picture.pixels, (10, 40, 70, 3))
+        chex.assert_type(picture.pixels, np.uint8)
     probabilities = jax.jit(stage.predict)(state, batch['image'])
     chex.assert_shape(probabilities, (10, 32, 64, 5))
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)

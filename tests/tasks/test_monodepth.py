@@ -360,7 +360,7 @@ def test_rows_below_are_not_scored(scores_of_the_truth, video):
     scores, _, pictures = evaluate_the_truth(below, rows=(0.0, 0.75))
     whole, _, pictures_of_whole = scores_of_the_truth
     error, of_whole = (
-        np.asarray(painted['photometric_error']) for painted in (pictures, pictures_of_whole)
+        np.asarray(painted['photometric_error'].pixels) for painted in (pictures, pictures_of_whole)
     )
     np.testing.assert_array_equal(error[:, :seam], of_whole[:, :seam])
     assert (error[:, seam:] == np.asarray(images.heat(jnp.zeros(())))).all()

@@ -21,9 +21,9 @@ from segjax.errors import InputError
 from segjax.modes import config as config_mode
 from segjax.modes import doctor, predict
 from segjax.protocol import Input, Product
-from segjax.train import agreement, data_sets, driver, same_run
+from segjax.train import agreement, data_sets, driver, product_files, same_run
 from segjax.train.batches import train_batches
-from segjax.train.run import PRODUCTS, Run
+from segjax.train.run import Run
 
 STAGES = ('victim', 'shadow')
 
@@ -263,7 +263,8 @@ def test_a_run_opens_the_positions_that_a_stage_hands_on(tmp_path):
     inputs = Input('train', 2, ('image',), (32, 64), chosen=Product('victim', 'sure'))
     assert len(run.open_input(inputs)) == 8, 'before the stage has finished'
     (tmp_path / 'victim').mkdir()
-    np.savez(tmp_path / 'victim' / PRODUCTS, sure=np.array([6, 2, 3]))
+    stored = product_files.Stored({'sure': np.array([6, 2, 3])}, step=1, examples='')
+    (tmp_path / 'victim' / product_files.PRODUCTS).write_bytes(product_files.encode(stored))
     source = run.open_input(inputs, 'name')
     plain = run.data_of(inputs).open_split('train', ('name',))
     assert [source[i]['name'] for i in range(3)] == [plain[i]['name'] for i in (6, 2, 3)]

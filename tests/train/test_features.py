@@ -80,9 +80,9 @@ def test_a_run_keeps_the_version_of_its_features(finished, monkeypatch):
     monkeypatch.setattr(featured, 'make_features', newer)
     with pytest.raises(InputError, match="feature 'color' is computed in another way"):
         driver.train(config, str(folder / 'run'))
-    made = same_run.made_by(config, newer_spec(config), stage_of(config), 3)
+    made = same_run.made_by(config, {'data': newer_spec(config)}, stage_of(config), 3)
     monkeypatch.undo()
-    assert made != same_run.made_by(config, newer_spec(config), stage_of(config), 3)
+    assert made != same_run.made_by(config, {'data': newer_spec(config)}, stage_of(config), 3)
 
 
 def newer_spec(config):

@@ -47,7 +47,10 @@ def panels_of(features, render):
     """Returns the panels of the example as {name: Panel}."""
     run = types.SimpleNamespace(spec=SPEC, spec_of=lambda inputs: SPEC)
     inputs = Input('val', 1, features, SIZE)
-    ordered = pictures._in_order(render)
+
+    def ordered(*arguments):
+        return pictures._in_order(render(*arguments))
+
     example = pictures._entry(run, inputs, OneExample(*features), 0, 0.5, ordered, {}, None)
     assert (example['name'], example['index'], example['score']) == ('street', 0, 0.5)
     return example['pictures']
@@ -129,13 +132,13 @@ def test_plain_arrays_of_a_task_get_the_size_of_the_images_and_pictures_keep_the
 
 
 def test_the_order_of_panels_and_of_numbers_survives_the_compiler():
-    render = pictures._in_order(
-        lambda: {
+    def render():
+        return {
             'z': Picture(jnp.zeros((1, 2, 2, 3)), None, {'y': jnp.ones(1), 'x': jnp.ones(1)}),
             'a': jnp.zeros(1),
         }
-    )
-    painted = pictures.jax.jit(render)()
+
+    painted = pictures.jax.jit(lambda: pictures._in_order(render()))()
     assert list(painted) == ['z', 'a'] and list(painted['z'].values) == ['y', 'x']
 
 

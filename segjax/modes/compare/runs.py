@@ -154,7 +154,7 @@ def open_compared(
     config = config_lib.from_json(stored.read_config(path))
     config_file.assign(config, assignments)
     run, stages = driver.open_run(config, str(asked.folder), 'evaluate', stop)
-    same_run.check_classes(run.workdir, run.config, run.spec)
+    same_run.check_classes(run.workdir, run.config, run.specs)
     stage = _choose_stage(asked, stages)
     return Compared(asked.name, run, stages, stage, _final_scores(run, stage))
 
@@ -199,12 +199,13 @@ def _final_scores(run: driver.Run, stage: Stage) -> Scores:
         got = f'stage {stage.name!r}, which is not finished'
         raise InputError(where, got=got, expected='a finished run', fix=finish)
     scores = stored.read_scores(path)
-    now = same_run.made_by(run.config, run.spec_of(stage.eval_input), stage, stage.num_steps)
+    before = scores.get(same_run.MADE_BY, {})
+    read = (before.get('weights', {}), before.get('products', {}))
+    now = same_run.made_by(run.config, run.specs, stage, stage.num_steps, *read)
     if same_run.still_hold(scores, now, run.config):
         return scores
     # The scores of a run that was extended are those of an earlier step.
-    before = scores.get(same_run.MADE_BY)
-    step = before.get('step') if isinstance(before, dict) else stage.num_steps
+    step = before.get('step', stage.num_steps)
     if step != stage.num_steps:
         got = f'scores of step {step} of {stage.num_steps}'
         raise InputError(where, got=got, expected='a finished run', fix=finish)
@@ -220,7 +221,7 @@ def load_state(compared: Compared) -> TrainState:
     """Returns the final state of the compared stage, on one device."""
     run, stages, stage = compared.run, compared.stages, compared.stage
     before = stages[: stages.index(stage)]
-    earlier = initialization.abstract_states(run, before)
+    earlier = initialization.abstract_earlier(run, before)
     state = parallel.to_host(driver.load_stage(run, stage, earlier, 'last'))
     return jax.device_put(state, jax.local_devices()[0])
 

@@ -220,8 +220,6 @@ def text(
     """
     if row.evaluates:
         return f'run of row {row.evaluates}'
-    if row.after:
-        return f'row {row.after}'
     init_from, known_digest = recorded(folder, stored) if stored else (config.init_from, '')
     if row.after:
         start = f'row {row.after}'

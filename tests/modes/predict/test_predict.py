@@ -21,7 +21,7 @@ from segjax.errors import InputError
 from segjax.modes import predict
 from segjax.modes.predict import assembly as assembly_lib
 from segjax.modes.predict import outputs
-from segjax.protocol import TrainState
+from segjax.protocol import Input, TrainState
 from segjax.spec import ClassSpec, DataSpec
 from segjax.train import driver
 
@@ -591,6 +591,7 @@ def test_mode_predict_uses_the_chosen_checkpoint_of_the_run(tmp_path, monkeypatc
     class ToyStage(NamedTuple):
         name: str = 'segmentation'
         prediction: None = None
+        eval_input: Input = Input('val', 1, ('image',), (1, 1))
 
         def predict(self, state, images):
             traces.append(images.shape)

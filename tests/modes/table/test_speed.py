@@ -58,7 +58,7 @@ def timed(table_file, trained, clock, monkeypatch):
         key = pathlib.Path(folder).parent.name
         steps = 0 if key == 'strong' else 4
         opened = [
-            types.SimpleNamespace(name=name, num_steps=steps, predict=abs)
+            types.SimpleNamespace(name=name, num_steps=steps, predict=abs, hand_on=None)
             for name in ('first', 'last', 'more')
         ]
         return types.SimpleNamespace(config=config, key=key), tuple(

@@ -23,7 +23,10 @@ def weights(tmp_path):
     folder.mkdir()
     for name, value in (('a', 1.0), ('copy_of_a', 1.0), ('b', 2.0)):
         # The naming of a release that is recognised by these tensors.
-        tensors = {'encoder.initial_block.conv.weight': np.full((13, 3, 3, 3), value, np.float32)}
+        tensors = {
+            'encoder.initial_block.conv.weight': np.full((13, 3, 3, 3), value, np.float32),
+            'decoder.output_conv.weight': np.full((16, 20, 2, 2), value, np.float32),
+        }
         pretrained.write(str(folder / f'{name}.npz'), tensors)
     return folder
 
