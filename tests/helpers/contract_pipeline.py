@@ -136,9 +136,7 @@ def locate_stage(config, spec, figures):
         """The spread of the predicted landmarks of each example of the main data set."""
         spread = locate(state.params, batch['image']).std((1, 2))
         return {
-            'spread': confusion.per_example(
-                Mean(spread, jnp.ones_like(spread)), batch['index'], batch['weight'], num_examples
-            )
+            'spread': confusion.per_example(spread, batch['index'], batch['weight'], num_examples)
         }
 
     def choose(metrics):
@@ -246,7 +244,9 @@ def segment_stage(config, spec):
 
     def finalize(metrics):
         scores = confusion.scores(metrics['confusion'].sum, spec.classes.names, 'cityscapes')
-        road, truth = (np.sort(metrics[name].value()) for name in ('road', 'truth'))
+        # Frames with too few neighbours have no place.
+        placed = metrics['road'].count > 0
+        road, truth = (np.sort(metrics[name].sum[placed]) for name in ('road', 'truth'))
         ranks = np.arange(1, len(road) + 1)
         scores['road by rank'] = curves.curve(
             {'predicted': (ranks, road), 'true': (ranks, truth)}, 'rank', 'share', x_scale='log'
@@ -300,7 +300,7 @@ def segment_stage(config, spec):
             inputs={
                 'image': Feature('image'),
                 'box': Feature('boxes', (1, 4)),
-                'class': Feature('number'),
+                'class': Feature('number', dtype='int32'),
             },
             outputs={'classes': 'classes', 'pixels': 'table'},
             apply=apply,
