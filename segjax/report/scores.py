@@ -22,6 +22,8 @@ UNITS = {
     'SNR': 'dB',
     'PSNR_lost': 'dB',
     'rotation_error': 'degrees',
+    'mean_angle': 'degrees',
+    'median_angle': 'degrees',
     'trajectory_error': 'm',
     'rmse': 'm',
     'sq_rel': 'm',
