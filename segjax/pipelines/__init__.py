@@ -12,6 +12,7 @@ from segjax.spec import DataSpec
 
 REGISTRY = {
     'learned_dilation': 'segjax.pipelines.learned_dilation',
+    'monocular_normals': 'segjax.pipelines.monocular_normals',
     'noise_cyclegan': 'segjax.pipelines.noise_cyclegan',
     'scene_geometry': 'segjax.pipelines.scene_geometry',
     'supervised': 'segjax.pipelines.supervised',
