@@ -362,7 +362,7 @@ class Stage(NamedTuple):
                  Means. NaN checks watch metrics['loss']
     eval_step    (state, batch, keys) -> metrics, pure, per device. It respects batch['weight'].
                  metrics['image_score'], a Mean of [N] vectors with a place for each example of the
-                 split, ranks the pictures of the report
+                 split, ranks the pictures of the report: larger is better
     finalize     summed metrics (numpy) -> scores, on the host
     monitor      (score name, 'max' or 'min') of the best checkpoint. `finalize` must return the
                  score

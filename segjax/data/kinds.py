@@ -24,7 +24,8 @@ L is the linear part of A. Q is the turn of the camera, and D mirrors the world
 (`transforms.camera_turn`). Values may have leading axes: frames.
 
 flow     (u, v) in pixels: the pixel (x, y) moves to (x + u, y + v)
-normals  unit vectors in camera coordinates: x to the right, y down, z forward
+normals  unit vectors towards the camera, in its coordinates: x to the right, y down, z forward.
+         Level ground has (0, -1, 0)
 points   (x, y). Pixel centres lie at whole coordinates
 boxes    (x0, y0, x1, y1). The image covers [-0.5, W - 0.5] x [-0.5, H - 0.5]
 depth    distance along z, in metres
