@@ -59,6 +59,12 @@ def stored_names(features: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.removesuffix(clips.SUFFIX) for name in features))
 
 
+def names_read(inputs: Input) -> tuple[str, ...]:
+    """Returns the names of the stored features that an input reads, with its table."""
+    table = (inputs.frames.table,) if isinstance(inputs.frames, TableFrames) else ()
+    return stored_names((*inputs.stored, *table))
+
+
 def promised(spec: DataSpec, features: Sequence[Derived]) -> DataSpec:
     """Returns a specification with derived features, computed or not.
 
@@ -221,9 +227,8 @@ class Store(NamedTuple):
         """
         read: dict[str, set[str]] = {}
         for each in inputs:
-            table = [each.frames.table] if isinstance(each.frames, TableFrames) else []
             for split in split_names(each.split):
-                read.setdefault(split, set()).update(stored_names([*each.stored, *table]))
+                read.setdefault(split, set()).update(names_read(each))
 
         # A feature that is read needs the features that it reads. They come before it.
         pairs = []
