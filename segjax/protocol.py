@@ -141,12 +141,13 @@ class Derived(NamedTuple):
     """A feature that is computed once from the records of a data set, and stored with them.
 
     The fingerprint of the stored values holds the records, the split, and all fields below except
-    `compute` and `data`. It holds nothing of the code of `compute`. Raise `version` when the
-    function changes.
+    `compute` and `data`. If labels are read, it also holds the class map of the section. It holds
+    nothing of the code of `compute`. Raise `version` when the function changes.
 
     name      key of the feature in examples
     feature   its kind and shape
-    reads     features that `compute` reads. They may be derived features that come before
+    reads     features that `compute` reads. They may be derived features that come before. The
+              class map of the data section holds for 'label'
     compute   example -> value. A function of a module, or a `functools.partial` of one, because
               worker processes call it. If `whole` is set: (examples of the split, in order) ->
               values in the same order

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segjax.core.notes import tell
-from segjax.data import builders, class_maps, index, records
+from segjax.data import builders, index, records
 from segjax.data.clips import Clips
 from segjax.data.derived import Store
 from segjax.data.index import Chosen, Source
@@ -45,8 +45,9 @@ class Prepared(NamedTuple):
 
     @property
     def store(self) -> Store:
-        """Returns the derived features with their places."""
-        return Store(self.folder, self.where, self.derived)
+        """Returns the records with the derived features, in the classes of `spec`."""
+        class_map = self.seen.class_map if self.seen is not None else None
+        return Store(self.folder, self.where, self.derived, class_map)
 
     def open_split(self, split: str, features: Sequence[str]) -> Source:
         """Opens a split for random access.
@@ -82,22 +83,12 @@ class Prepared(NamedTuple):
         split, chosen = choice
         open_split = self.store.open_split
         frames = inputs.frames
-        clips = Clips(self.folder, split, features, frames, self.where, chosen, open_split)
-        return self._with_classes(clips)
+        return Clips(self.folder, split, features, frames, self.where, chosen, open_split)
 
     def _open(self, choice: Choice, features: Sequence[str]) -> Source:
         """Opens some examples of a split of the records."""
         source = self.store.open_split(choice.split, features)
-        if choice.positions is None:
-            return self._with_classes(source)
-        return self._with_classes(Chosen(source, choice.positions))
-
-    def _with_classes(self, source: Source) -> Source:
-        """Returns a source of the records with the classes of `spec`."""
-        class_map = self.view.class_map
-        if class_map is None:
-            return source
-        return class_maps.Relabelled(source, class_maps.table(class_map))
+        return source if choice.positions is None else Chosen(source, choice.positions)
 
 
 def prepare(config: Any, check_stop: Callable[[], None] = never_stop) -> Prepared:

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from segjax.core import paths
-from segjax.data.clips import SUFFIX
-from segjax.data.index import Source, evaluation_generator, read_example
 from segjax.data.labels import load_merge_file
+from segjax.data.records import SplitSource
 from segjax.errors import unknown_name
 from segjax.spec import IGNORE, ClassMap, ClassSpec, Feature
 
@@ -50,30 +49,30 @@ def table(class_map: ClassMap) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Relabelled:
-    """The examples of a source with other train ids. It can be pickled if the source can.
+    """The examples of a split of the records with other train ids. It can be pickled.
 
     source  the examples
     table   [256] uint8, the new train id of every train id
     """
 
-    source: Source
+    source: SplitSource
     table: np.ndarray
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Returns the features of the source."""
+        return self.source.features
 
     @property
     def declared(self) -> Mapping[str, Feature]:
         """Returns the declared features of the source."""
-        return getattr(self.source, 'declared', {})
+        return self.source.declared
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Mapping[str, Any]:
-        return self.draw(index, evaluation_generator(index))
-
-    def draw(self, index: int, rng: np.random.Generator) -> Mapping[str, Any]:
-        """Reads an example with the random choices of a generator."""
-        example = dict(read_example(self.source, index, rng))
-        for key in (LABEL, LABEL + SUFFIX):
-            if key in example:
-                example[key] = self.table[example[key]]
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = dict(self.source[index])
+        if LABEL in example:
+            example[LABEL] = self.table[example[LABEL]]
         return example

@@ -22,9 +22,6 @@ OpenSplit = Callable[[str, Sequence[str]], Any]
 Frames = tuple[int, ...] | DrawnFrames | TableFrames
 """The type of `Input.frames`."""
 
-OpenSplit = Callable[[str, Sequence[str]], Any]
-"""(split, features) -> source with the attributes `features` and `declared`."""
-
 
 class Places:
     """Positions in a split of the frames of its clips.

@@ -14,13 +14,14 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from segjax.core import files
-from segjax.data import clips, index, kinds, records
+from segjax.data import class_maps, clips, index, kinds, records
 from segjax.data.cache import DERIVED
+from segjax.data.class_maps import Relabelled
 from segjax.data.joined import Joined
 from segjax.data.records import SplitSource
 from segjax.errors import InputError, first_line, unknown_name
 from segjax.protocol import Derived, Input, TableFrames
-from segjax.spec import DataSpec, split_names
+from segjax.spec import ClassMap, DataSpec, split_names
 
 FORMAT = 1
 """Version of the computation, a part of the fingerprint."""
@@ -56,6 +57,12 @@ def _hash(content: list) -> str:
 def stored_names(features: Iterable[str]) -> tuple[str, ...]:
     """Returns the names under which features are stored, once: 'flow' for 'flow_frames'."""
     return tuple(dict.fromkeys(name.removesuffix(clips.SUFFIX) for name in features))
+
+
+def names_read(inputs: Input) -> tuple[str, ...]:
+    """Returns the names of the stored features that an input reads, with its table."""
+    table = (inputs.frames.table,) if isinstance(inputs.frames, TableFrames) else ()
+    return stored_names((*inputs.stored, *table))
 
 
 def promised(spec: DataSpec, features: Sequence[Derived]) -> DataSpec:
@@ -137,26 +144,40 @@ def _check_reads(feature: Derived, known: Sequence[str], where: str) -> None:
 
 
 class Store(NamedTuple):
-    """The derived features of prepared records.
+    """Prepared records with their derived features, in the classes of a config section.
 
-    records   folder of the records
-    where     the name of the data set in errors
-    features  the derived features of the data set, in the order of `make_features`
+    records    folder of the records
+    where      the name of the data set in errors
+    features   the derived features of the data set, in the order of `make_features`
+    class_map  of the config section; None: the classes of the records
     """
 
     records: pathlib.Path
     where: str
     features: tuple[Derived, ...]
+    class_map: ClassMap | None = None
 
     def folder(self, name: str, split: str) -> pathlib.Path:
         """Returns the folder of a feature on a plain split.
 
-        The fingerprint holds the records, the split and the recipe of the feature.
+        The fingerprint holds the records, the split and the recipe of the feature. It also holds
+        the class map, if the feature depends on labels.
         """
-        fingerprint = _hash([self.records.name, split, recipes(self.features)[name]])
+        content = [self.records.name, split, recipes(self.features)[name]]
+        if self.class_map is not None and self._depends_on_labels(name):
+            content.append(list(self.class_map.train_ids))
+        fingerprint = _hash(content)
         return self.records.with_name(f'{self.records.name}{DERIVED}{name}.{split}-{fingerprint}')
 
-    def open_split(self, split: str, features: Sequence[str]) -> SplitSource | Joined:
+    def _depends_on_labels(self, name: str) -> bool:
+        """Returns whether a feature reads labels, itself or through features that it reads."""
+        reads = {name}
+        for feature in reversed(self.features):
+            if feature.name in reads:
+                reads.update(stored_names(feature.reads))
+        return class_maps.LABEL in reads
+
+    def open_split(self, split: str, features: Sequence[str]) -> SplitSource | Relabelled | Joined:
         """Opens a split with features of the records and derived features.
 
         Args:
@@ -168,7 +189,7 @@ class Store(NamedTuple):
             computed raise it at the first example.
         """
         if not self.features:
-            return SplitSource(self.records, split, features, self.where)
+            return self._open_records(split, features)
         declared = {each.name: each.feature for each in self.features}
         info = index.open_records(self.records).info
 
@@ -178,7 +199,7 @@ class Store(NamedTuple):
                 where = f'feature {name!r} of {self.where}'
                 raise unknown_name(where, name, (*info.features, *declared))
         own = [name for name in features if name not in declared]
-        source = SplitSource(self.records, split, own, self.where)
+        source = self._open_records(split, own)
 
         # Each slice of the split has its own folder.
         counts = {name: info.splits[name].num_examples for name in info.splits}
@@ -188,6 +209,13 @@ class Store(NamedTuple):
             if name in declared:
                 folders[name] = [self.folder(name, part.split) for part in slices]
         return Joined(source, features, slices, folders, declared, self.where)
+
+    def _open_records(self, split: str, features: Sequence[str]) -> SplitSource | Relabelled:
+        """Opens features of the records, with the classes of the config section."""
+        source = SplitSource(self.records, split, features, self.where)
+        if self.class_map is None or class_maps.LABEL not in features:
+            return source
+        return Relabelled(source, class_maps.table(self.class_map))
 
     def needed(self, inputs: Iterable[Input]) -> list[tuple[Derived, str]]:
         """Returns the (feature, plain split) pairs that inputs read, in the order of computing.
@@ -199,9 +227,8 @@ class Store(NamedTuple):
         """
         read: dict[str, set[str]] = {}
         for each in inputs:
-            table = [each.frames.table] if isinstance(each.frames, TableFrames) else []
             for split in split_names(each.split):
-                read.setdefault(split, set()).update(stored_names([*each.stored, *table]))
+                read.setdefault(split, set()).update(names_read(each))
 
         # A feature that is read needs the features that it reads. They come before it.
         pairs = []

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segjax.data.class_maps import Relabelled
 from segjax.data.index import Slice
 from segjax.data.records import SplitSource
 from segjax.spec import Feature
@@ -29,7 +30,7 @@ class Joined:
 
     def __init__(
         self,
-        source: SplitSource,
+        source: SplitSource | Relabelled,
         features: Sequence[str],
         slices: Sequence[Slice],
         folders: Mapping[str, Sequence[pathlib.Path]],

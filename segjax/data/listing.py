@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segjax.data import clips
+from segjax.data import clips, derived
 from segjax.data.view import View
 from segjax.errors import unknown_name
-from segjax.protocol import Input, TableFrames
+from segjax.protocol import Input
 from segjax.spec import DataSpec
 
 
@@ -37,9 +37,7 @@ class Listing(NamedTuple):
           InputError: an unknown, malformed or empty split, or an absent feature. No example is
             chosen, or no chosen example has all its neighbours.
         """
-        table = (inputs.frames.table,) if isinstance(inputs.frames, TableFrames) else ()
-        for feature in (*inputs.stored, *additional, *table):
-            stored = feature.removesuffix(clips.SUFFIX)
+        for stored in (*derived.names_read(inputs), *derived.stored_names(additional)):
             if stored not in self.spec.features:
                 raise unknown_name(
                     f'feature {stored!r} of {self.where}', stored, self.spec.features

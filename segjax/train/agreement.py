@@ -106,12 +106,14 @@ def check_features(folders: Sequence[pathlib.Path]) -> None:
     """
     if not processes.joined() or not folders:
         return
-    facts = {}
+    # Features of several data sets may have the same name.
+    digests: dict[str, str] = {}
     for folder in folders:
         (split,) = index.open_records(folder).info.splits
         digest = index.split_digest(index.load(folder, split))
         feature = folder.name.partition(DERIVED)[2].rpartition('-')[0]
-        facts[f'values of {feature}'] = Fact(digest, SAME_VALUES)
+        digests[feature] = f'{digests.get(feature, "")} {digest}'.strip()
+    facts = {f'values of {name}': Fact(digests[name], SAME_VALUES) for name in digests}
     processes.compare(facts)
 
 

@@ -131,6 +131,7 @@ def _input_problems(run: Run, stage: Stage, use: str, begun: bool = False) -> It
     if use == 'train' and stage.hand_on is not None and stage.hand_on.inputs is not None:
         measured = stage.hand_on.inputs
         checks.append((run.open_input, measured))
+        checks.append((loader.check_transform, measured, run.config.data))
         checks.append((check_batch_size, 'evaluate.batch_size', measured.batch_size))
     yield from _refusals(checks)
 
@@ -331,14 +332,15 @@ def passes(run: Run, overrides: Iterable[str]) -> bool:
       run: as in `problems`.
       overrides: assignments, as 'train.batch_size=4'.
     """
+    # A pipeline may raise errors of any type at values for which it was not made.
     try:
         changed, stages = _changed(run, overrides)
-    except InputError:
+        for stage in stages:
+            if list(_input_problems(changed, stage, 'train')):
+                return False
+        return next(_step_problems(changed, stages, begun=True), None) is None
+    except Exception:
         return False
-    for stage in stages:
-        if list(_input_problems(changed, stage, 'train')):
-            return False
-    return next(_step_problems(changed, stages, begun=True), None) is None
 
 
 def _changed(run: Run, overrides: Iterable[str]) -> tuple[Run, tuple[Stage, ...]]:

@@ -8,8 +8,9 @@ import ml_collections
 from segjax import pipelines
 from segjax.core import host
 from segjax.data import Prepared, computation
-from segjax.data.derived import stored_names
+from segjax.data.derived import names_read
 from segjax.data.view import View
+from segjax.errors import unknown_name
 from segjax.protocol import Input, Stage
 from segjax.train import initialization
 from segjax.train.stored import CONFIG
@@ -114,5 +115,7 @@ def prepare(
     # An unknown split or feature is refused before anything is computed.
     inputs = inputs_of(stages, 'train')
     for each in inputs:
-        datasets[each.data].open_split(each.split, stored_names(each.stored))
+        if each.data not in datasets:
+            raise unknown_name('data set of an input', each.data, datasets)
+        datasets[each.data].open_split(each.split, names_read(each))
     return make(config, datasets, inputs, check_stop)

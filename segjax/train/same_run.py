@@ -300,7 +300,7 @@ def _derived_difference(old: DataSpec, new: DataSpec, inputs: Sequence[Input]) -
       inputs: of this data set.
     """
     for each in inputs:
-        for name in derived.stored_names(each.stored):
+        for name in derived.names_read(each):
             if old.derived.get(name) != new.derived.get(name):
                 return f'feature {name!r} is computed in another way: by its settings or version'
     return ''
@@ -492,7 +492,7 @@ def made_by(
         facts['weights'] = dict(weights)
     if products:
         facts['products'] = dict(products)
-    read = derived.stored_names(stage.eval_input.stored)
+    read = derived.names_read(stage.eval_input)
     recipes = {name: spec.derived[name] for name in read if name in spec.derived}
     if recipes:
         facts['features'] = recipes

@@ -1,6 +1,6 @@
 """The pipeline of contract_pipeline.py as a config, and as a program that tests kill.
 
-usage: python contract_run.py WORKDIR CACHE
+usage: python contract_run.py WORKDIR CACHE [batch_size=N] [port=N process_id=N num_processes=N]
 """
 
 import sys
@@ -34,9 +34,16 @@ def make_config(cache, **sections):
     return config
 
 
-def main(workdir, cache):
-    parallel.initialize(False, '', 1, 0)
-    driver.train(make_config(cache), workdir)
+def main(workdir, cache, *pairs):
+    """Trains in a folder."""
+    options = dict(batch_size='4', port='', process_id='0', num_processes='1')
+    options.update(pair.split('=') for pair in pairs)
+    coordinator = f'127.0.0.1:{options["port"]}' if options['port'] else ''
+    parallel.initialize(
+        False, coordinator, int(options['num_processes']), int(options['process_id'])
+    )
+    batch = dict(batch_size=int(options['batch_size']))
+    driver.train(make_config(cache, train=batch, evaluate=batch), workdir)
 
 
 if __name__ == '__main__':

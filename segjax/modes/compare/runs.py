@@ -10,9 +10,9 @@ from segjax import config as config_lib
 from segjax.config import config_file
 from segjax.core import parallel, paths
 from segjax.errors import InputError, unknown_name
-from segjax.protocol import Input, Scores, Stage, TrainState
+from segjax.protocol import Input, Scores, Stage, TableFrames, TrainState
 from segjax.spec import ClassSpec, DataSpec, split_names
-from segjax.train import driver, initialization, same_run, stored
+from segjax.train import driver, initialization, product_files, same_run, stored
 from segjax.train.stop import StopSignal
 
 EXAMPLE = '--runs runs/first,runs/second'
@@ -290,8 +290,14 @@ def _examples(compared: Compared) -> dict[str, Any]:
     """Returns the choice of the scored examples, and their size, by name."""
     config = compared.run.config
     at_image = config.evaluate.resolution == 'image'
+    inputs = compared.inputs
+    chosen = None if inputs.chosen is None else compared.run.product(inputs.chosen)
+    # Examples without all neighbours are skipped. A table has neighbours for every example.
+    frames = () if isinstance(inputs.frames, TableFrames) else inputs.frames
     return {
-        'split': compared.inputs.split,
-        'examples': compared.inputs.examples,
+        'split': inputs.split,
+        'examples': inputs.examples,
+        'choice': 'all' if chosen is None else product_files.digest(chosen),
+        'neighbours': frames or 'none',
         'images of the size': tuple(config.data.eval_size) if at_image else 'of the labels',
     }

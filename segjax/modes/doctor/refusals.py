@@ -95,7 +95,7 @@ def _derived(
     dataset = examined.dataset
     listings = {name: examined.splits[name].items for name in examined.view.counts}
     place = records.place(dataset, listings, config.data.cache)
-    store = Store(place, dataset.where, tuple(made))
+    store = Store(place, dataset.where, tuple(made), examined.view.class_map)
 
     # Nothing is computed here.
     inputs = features.in_records(examined.view, section, features.inputs_of(stages, 'train'))

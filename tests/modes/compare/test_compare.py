@@ -20,6 +20,7 @@ from segjax.errors import InputError
 from segjax.modes import compare
 from segjax.modes.compare import labels, page, runs
 from segjax.modes.compare.scores import best
+from segjax.protocol import Product
 from segjax.train import driver
 from segjax.train.stop import Preempted, StopSignal
 
@@ -385,3 +386,26 @@ def test_the_command_writes_the_page(narrow, wide, capsys, tmp_path):
     )
     assert code == 0 and f'comparison: {tmp_path}/out/compare.html' in out
     assert (tmp_path / 'out/pictures/spread_00/right_1_2.png').exists()
+
+
+def test_runs_that_score_other_choices_of_the_same_split(narrow, wide):
+    with StopSignal() as stop:
+        by_folder = {
+            folder: runs.open_compared(runs.Asked(folder.name, folder, ''), (), stop)
+            for folder in (narrow, wide)
+        }
+
+    def scored(folder, *positions, **fields):
+        opened = by_folder[folder]
+        inputs = opened.stage.eval_input._replace(**fields)
+        run = opened.run.with_products('before', {'chosen': np.array(positions, np.int32)})
+        return opened._replace(run=run, stage=opened.stage._replace(eval_input=inputs))
+
+    product = Product('before', 'chosen')
+    first = scored(narrow, 0, 1, chosen=product)
+    runs.check_comparable([first, scored(wide, 0, 1, chosen=product)])
+    for other in (scored(wide, 0, 2, chosen=product), scored(wide)):
+        with pytest.raises(InputError, match='choice'):
+            runs.check_comparable([first, other])
+    with pytest.raises(InputError, match='neighbours'):
+        runs.check_comparable([scored(narrow), scored(wide, frames=(-1, 1))])
