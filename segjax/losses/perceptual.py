@@ -73,7 +73,7 @@ def feature_matching(
 
     Args:
       generated: for each scale the features of N + 1 layers and the logits, for generated maps.
-      real: the same for real maps. They get no gradient.
+      real: features and logits of real maps, in the same order. They get no gradient.
       weight: [B] weight of each example. Examples of weight 0 count for nothing.
 
     Returns:
@@ -104,7 +104,7 @@ def vgg_l1(
 
     Args:
       prediction: {layer: [B, h, w, C]} after the ReLU, of `VGG19Features`.
-      target: the same for the true images. They get no gradient.
+      target: features of the true images, with equal keys and shapes. They get no gradient.
       weight: [B] weight of each example. Examples of weight 0 count for nothing.
       factors: factor of each layer. Layers without a factor do not count.
 

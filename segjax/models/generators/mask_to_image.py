@@ -69,7 +69,8 @@ class MaskToImage(nn.Module):
           {'image': [B, H, W, out_channels] float32 in [-1, 1]}. Outside the box it is the image.
 
         Raises:
-          InputError: the size does not suit the halvings, or the image has other channels.
+          InputError: the size does not suit the halvings, or the channels of the image differ from
+            out_channels.
         """
         check_size('mask_to_image', image, 2**self.halvings)
         if image.shape[-1] != self.out_channels:

@@ -111,8 +111,8 @@ class LocalEnhancer(nn.Module):
         x = conv3x3 of stride 2 (conv7x7 condition) + trunk(average of 3x3 pixels of the condition)
         image = tanh conv7x7 (transposed conv3x3 (residual blocks x))
 
-    The parameters under `trunk` are those of a GlobalGenerator of the same width, which is trained
-    first. Kernels are initialised as N(0, init_std^2), biases as torch's defaults.
+    A GlobalGenerator of the same width, which is trained first, has an equal `trunk`. Kernels are
+    initialised as N(0, init_std^2), biases as torch's defaults.
 
     out_channels   channels of the image
     halvings       convolutions of stride 2 of the trunk. Height and width are multiples of
@@ -155,7 +155,7 @@ class LocalEnhancer(nn.Module):
         features = scaled(FEATURES, self.width)
         local_features = scaled(FEATURES // 2, self.width)
 
-        # Half the size. Both maps need the same channels, whatever the width rounds to.
+        # Half the size. The summands have equal channels, also where the width rounds.
         trunk = Trunk(
             features, self.halvings, self.blocks, conv, conv_transpose, norm, name='trunk'
         )

@@ -142,9 +142,9 @@ class TwoStream(nn.Module):
         """Returns the logits of both streams.
 
         Args:
-          condition: [B, H, W, 2 K] floating point. The first K channels are 0 outside the box, and
-            inside it 1 at the class of the object. The last K are the one-hot label map, whose box
-            is filled by that class.
+          condition: [B, H, W, 2 K] floating point. The first K channels are 0 outside the box.
+            Inside the box the channel of the object's class is 1. The last K channels are the
+            one-hot label map, whose box is filled by the object's class.
           train: use the statistics of the batch, see `norm`.
 
         Returns:
