@@ -3,6 +3,8 @@
 Each loss returns a `protocol.Mean(sum, count)` that is not divided yet.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 
 from segjax.core.means import masked_mean, without_padding
@@ -29,3 +31,26 @@ def least_squares(logits: Array, target: float, weight: Array) -> Mean:
     logits = without_padding(weight, logits.astype(jnp.float32))
     square = (logits - target) ** 2
     return masked_mean(square, jnp.ones_like(square), weight)
+
+
+def least_squares_of_scales(logits: Sequence[Array], target: float, weight: Array) -> Mean:
+    """Computes the least-squares GAN loss of a discriminator of several scales.
+
+        L = mean over examples of sum_s mean over patches of (logits_s - target)^2
+
+    The sum is not divided by the number of scales, as released by Wang et al. 2018 (pix2pixHD).
+
+    Args:
+      logits: [B, h_s, w_s, 1] of each scale, before any sigmoid.
+      target: value that the logits should have, see `least_squares`.
+      weight: [B] weight of each example. Examples of weight 0 count for nothing.
+
+    Returns:
+      Mean whose count is the weight of all examples.
+    """
+    total = jnp.zeros(weight.shape, jnp.float32)
+    for of_scale in logits:
+        of_scale = without_padding(weight, of_scale.astype(jnp.float32))
+        square = (of_scale - target) ** 2
+        total = total + square.mean((1, 2, 3))
+    return masked_mean(total, jnp.ones_like(total), weight)

@@ -7,6 +7,10 @@ whose default is a number, a bool, a string or a tuple. Initialisers and layers 
     segmentation    net(image, train)              {'logits': [B, H, W, num_classes] float32}
     depth           net(image, train)              {'disparity': [full size, half, ...]}
     pose            net(target, sources, train)    {'motion': [B, sources, 6]}
+    generator       see the net                    {'image': [B, H, W, out_channels] float32}, or of
+                                                   two_stream {'context': .., 'object': ..} logits
+    discriminator   net(x, train, gate=None)       ((features .., logits), ...) of every scale
+    features        net(image)                     {layer: [B, h, w, C]}
 
 Auxiliary heads of a segmentation net are under 'aux': {head: [B, h, w, num_classes]}. With a field
 `taps`, the net returns the named tensors of its backbone under 'features': {tap: [B, h, w, C]}.
@@ -22,10 +26,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import unknown_name
+from segjax.models.backbones.vgg import VGG19Features
 from segjax.models.depth.depth_and_segmentation import DepthAndSegmentation
 from segjax.models.depth.dispnet import DispNet
 from segjax.models.depth.monodepth2 import Monodepth2
 from segjax.models.depth.pose import PoseCNN, PoseExpNet, PoseResNet
+from segjax.models.generators.mask_to_image import MaskToImage
+from segjax.models.generators.multiscale import MultiscaleDiscriminator
+from segjax.models.generators.pix2pixhd import GlobalGenerator, LocalEnhancer
+from segjax.models.generators.two_stream import TwoStream
 from segjax.models.segmentation.bisenet import BiSeNet
 from segjax.models.segmentation.deeplab import DeepLabLargeFOV, DeepLabV2
 from segjax.models.segmentation.deeplab_v3plus import DeepLabV3Plus
@@ -54,16 +63,32 @@ NETS: dict[str, dict[str, type[nn.Module]]] = {
         'pose_exp_net': PoseExpNet,
         'pose_resnet': PoseResNet,
     },
+    'generator': {
+        'mask_to_image': MaskToImage,
+        'pix2pixhd_global': GlobalGenerator,
+        'pix2pixhd_local': LocalEnhancer,
+        'two_stream': TwoStream,
+    },
+    'discriminator': {
+        'multiscale': MultiscaleDiscriminator,
+    },
+    'features': {
+        'vgg19': VGG19Features,
+    },
 }
 
 GIVEN = {
     'segmentation': ('num_classes', 'dtype', 'axis_name'),
     'depth': ('dtype', 'axis_name'),
     'pose': ('earlier', 'dtype', 'axis_name'),
+    'generator': ('out_channels', 'dtype', 'axis_name'),
+    'discriminator': ('dtype', 'axis_name'),
+    'features': ('dtype',),
 }
 """Fields that the pipeline sets, by kind.
 
 num_classes: channels of the logits.
+out_channels: channels of the image, or of two_stream the number of classes.
 dtype: of activations, e.g. 'bfloat16'. Parameters stay float32.
 axis_name: mapped axis of the devices that share batch statistics. None: not shared.
 earlier: for each source frame, whether it precedes the target, e.g. (True, False) for frames

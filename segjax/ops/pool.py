@@ -109,7 +109,7 @@ def _pooled_size(size: int, window: int, strides: int, padding: int, ceil: bool)
     """Returns the number of windows along an axis of `size` pixels."""
     if not 0 <= padding <= window // 2 or size + 2 * padding < window:
         raise InputError(
-            'max_pool',
+            'pool',
             got=f'{size} pixels, window {window}, padding {padding}',
             expected='padding of at most half a window, and at least one window in the padded '
             'image',
@@ -120,6 +120,37 @@ def _pooled_size(size: int, window: int, strides: int, padding: int, ceil: bool)
     n = -(-room // strides) + 1
     # Drop a last window that begins in the padding behind the image.
     return n - 1 if (n - 1) * strides >= size + padding else n
+
+
+def average_pool(x, window: int, strides: int, padding: int = 0):
+    """Returns the mean of the pixels of the image in every window.
+
+    Follows torch.nn.AvgPool2d with count_include_pad=False: a window at the border divides by the
+    number of its pixels inside the image.
+
+    Args:
+      x: [B, H, W, C] floating point.
+      window: side of the window.
+      strides: of both axes.
+      padding: pixels on every side that windows may cover, at most window / 2. They count nothing.
+
+    Returns:
+      [B, h, w, C] in the dtype of x, with h = floor((H + 2 padding - window) / strides) + 1. w
+      follows from W in the same way. Sums are in float32 at least.
+    """
+    for size in x.shape[1:3]:
+        _pooled_size(size, window, strides, padding, ceil=False)
+    sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    extent = (1, window, window, 1)
+    steps = (1, strides, strides, 1)
+
+    # A concrete zero, NumPy's, makes this a sum that JAX can differentiate.
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    zero = np.array(0, y.dtype)
+    inside = jnp.ones((1, *x.shape[1:3], 1), y.dtype)
+    pixels = lax.reduce_window(inside, zero, lax.add, extent, steps, sides)
+    sums = lax.reduce_window(y, zero, lax.add, extent, steps, sides)
+    return (sums / pixels).astype(x.dtype)
 
 
 def adaptive_average_pool(x, bins: int):

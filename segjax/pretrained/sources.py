@@ -127,6 +127,12 @@ _VGG = (
     *(('conv4_1', 17), ('conv4_2', 19), ('conv4_3', 21)),
     *(('conv5_1', 24), ('conv5_2', 26), ('conv5_3', 28)),
 )
+_VGG19 = (
+    *(('conv1_1', 0), ('conv1_2', 2), ('conv2_1', 5), ('conv2_2', 7)),
+    *(('conv3_1', 10), ('conv3_2', 12), ('conv3_3', 14), ('conv3_4', 16)),
+    *(('conv4_1', 19), ('conv4_2', 21), ('conv4_3', 23), ('conv4_4', 25)),
+    ('conv5_1', 28),
+)
 
 # fc6 and fc7 of VGG16 have 4096 x 512 x 7 x 7 and 4096 x 4096 x 1 x 1 numbers. LargeFOV has
 # 1024 x 512 x 3 x 3 and 1024 x 1024 x 1 x 1.
@@ -190,6 +196,22 @@ SOURCES = {
         ),
         surplus=r'classifier\..*',
         **_IN_VGG,
+    ),
+    'vgg19': Naming(
+        release='torchvision, VGG19 (ImageNet)',
+        fits='vgg19, the features of the perceptual loss, which end with conv5_1',
+        scheme='imagenet',
+        marks=(
+            r'features\.0\.weight',
+            r'features\.2\.weight',
+            r'features\.16\.weight',
+            r'features\.23\.weight',
+            r'features\.28\.weight',
+        ),
+        names=tuple((f'^vgg/{ours}$', f'features.{number}') for ours, number in _VGG19),
+        anchor='vgg',
+        scope='vgg/.*',
+        surplus=r'features\.3[024]\..*|classifier\..*',
     ),
     'vgg_caffe': Naming(
         release='Caffe, VGG16 (ImageNet), each array as layer.weight or layer.bias',

@@ -14,6 +14,7 @@ B1 = ('efficientnet', dict(variant='b1', width=TINY, forms='naive'))
 NETS = {
     'resnet': ('bisenet', dict(width=TINY)),
     'vgg': ('fcn', dict(width=1 / 64)),
+    'vgg19': ('vgg19', dict(width=1 / 64)),
     'vgg_caffe': ('fcn', dict(width=1 / 64)),
     'largefov_caffe': ('deeplab_largefov', dict(width=1 / 64)),
     'xception': ('deeplab_v3plus', dict(width=TINY, backbone='xception41')),
@@ -38,6 +39,9 @@ def abstract(name, args, num_classes=5):
     """Returns the shapes of a net's variables."""
     if name == 'efficientnet':  # a classifier, which the registry does not have
         net = EfficientNet(num_classes, **args)
+    elif name == 'vgg19':  # features without classes
+        net = models.build('features', name, dtype='float32', **args)
+        return jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
     else:
         net = models.build(
             'segmentation', name, num_classes=num_classes, dtype='float32', axis_name=None, **args

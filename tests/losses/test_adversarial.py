@@ -46,3 +46,25 @@ def test_padding_leaves_no_trace_and_bfloat16_is_summed_in_float32():
     np.testing.assert_array_equal(
         got, adversarial.least_squares(half.astype(jnp.float32), 1.0, WEIGHT)
     )
+
+
+# --- several scales -------------------------------------------------------------------------------
+
+FINE = np.random.default_rng(1).normal(size=(3, 7, 9, 1)).astype(np.float32)
+
+
+@pytest.mark.parametrize('target', [0.0, 1.0])
+def test_scales_are_averaged_apart_and_added(target):
+    got = adversarial.least_squares_of_scales((FINE, LOGITS), target, WEIGHT)
+    expected = sum(adversarial.least_squares(x, target, WEIGHT).value() for x in (FINE, LOGITS))
+    np.testing.assert_allclose(got.value(), expected, rtol=1e-6)
+    assert got.count == WEIGHT.sum()
+
+
+def test_the_sum_over_scales_can_be_split_into_batches():
+    whole = adversarial.least_squares_of_scales((FINE, LOGITS), 1.0, WEIGHT)
+    parts = [
+        adversarial.least_squares_of_scales((FINE[i], LOGITS[i]), 1.0, WEIGHT[i])
+        for i in (slice(1), slice(1, 3))
+    ]
+    np.testing.assert_allclose(whole, np.sum(parts, 0), rtol=1e-6)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 
-from segjax.losses import adversarial, geometry, image
+from segjax.losses import adversarial, geometry, image, perceptual
 from segjax.losses import segmentation as losses
 
 RNG = np.random.default_rng(0)
@@ -46,6 +46,14 @@ ALL = {
     'least_squares': (
         lambda x, weight: adversarial.least_squares(x, 1.0, weight),
         (LOGITS[..., :1],),
+    ),
+    'least_squares_of_scales': (
+        lambda x, y, weight: adversarial.least_squares_of_scales((x, y), 1.0, weight),
+        (LOGITS[..., :1], TARGET[:, 1:, 1:, :1]),
+    ),
+    'weighted_l1': (
+        lambda x, y, weight: perceptual.weighted_l1((x, y), (y, y), (0.5, 2.0), weight),
+        (WARPED[:, 0], TARGET),
     ),
     'photometric_l1': (geometry.photometric_l1, (TARGET, WARPED, VALID)),
     'photometric_all_pixels': (geometry.photometric_all_pixels, (TARGET, WARPED)),

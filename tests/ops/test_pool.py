@@ -8,7 +8,7 @@ import pytest
 
 from segjax.errors import InputError
 from segjax.ops.conv import FORMS
-from segjax.ops.pool import adaptive_average_pool, max_pool, max_pool_2x2
+from segjax.ops.pool import adaptive_average_pool, average_pool, max_pool, max_pool_2x2
 
 
 def pooled_and_gradient(x, dy, forms):
@@ -140,3 +140,37 @@ def test_impossible_pools_are_explained(size, window, padding):
         max_pool(np.zeros((1, size, 8, 1), np.float32), window, 2, padding)
     with pytest.raises(InputError, match="did you mean 'naive'"):
         max_pool(np.zeros((1, 8, 8, 1), np.float32), 3, 2, forms='naiv')
+
+
+# --- averages -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('height, width', [(8, 6), (7, 9), (2, 3)])
+@pytest.mark.parametrize('window, strides, padding', [(3, 2, 1), (3, 1, 1), (2, 2, 0)])
+def test_average_pool_divides_by_the_pixels_inside(height, width, window, strides, padding):
+    x = np.random.default_rng(0).standard_normal((2, height, width, 3)).astype(np.float32)
+    y = average_pool(x, window, strides, padding)
+    rows = range(-padding, height + padding - window + 1, strides)
+    columns = range(-padding, width + padding - window + 1, strides)
+    chex.assert_shape(y, (2, len(rows), len(columns), 3))
+    for i, top in enumerate(rows):
+        for j, left in enumerate(columns):
+            pixels = x[:, max(top, 0) : top + window, max(left, 0) : left + window]
+            np.testing.assert_allclose(y[:, i, j], pixels.mean((1, 2)), rtol=1e-5, atol=1e-6)
+
+
+def test_average_pool_is_linear_and_sums_in_float32():
+    x = np.random.default_rng(0).standard_normal((1, 7, 6, 2)).astype(np.float32)
+    dy = np.random.default_rng(1).standard_normal((1, 4, 3, 2)).astype(np.float32)
+    y, vjp = jax.vjp(lambda x: average_pool(x, 3, 2, 1), x)
+    np.testing.assert_allclose((vjp(dy)[0] * x).sum(), (y * dy).sum(), rtol=1e-5)
+    # Nine numbers in bfloat16, whose sum has more digits than bfloat16.
+    x = jnp.full((1, 3, 3, 1), 257, jnp.bfloat16)
+    y = average_pool(x, 3, 1, 0)
+    chex.assert_type(y, jnp.bfloat16)
+    assert y[0, 0, 0, 0] == x[0, 0, 0, 0]
+
+
+def test_average_pool_refuses_windows_outside_the_image():
+    with pytest.raises(InputError, match='at most half a window'):
+        average_pool(np.zeros((1, 8, 8, 1), np.float32), 3, 2, 2)

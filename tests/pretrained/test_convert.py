@@ -183,6 +183,16 @@ def test_fc6_and_fc7_of_largefov_are_samples_of_vggs(key, fc6, fc7, linear):
     assert 'fc8: keeps its random initialisation' in str(report) and '(64, 8, 7, 7)' in str(report)
 
 
+def test_vgg19_has_layers_behind_the_features_of_the_perceptual_loss():
+    variables = variables_of('vgg19')
+    tensors = pretrained.export_weights(variables, SOURCES['vgg19'])
+    behind = {f'features.{i}.weight': np.zeros((8, 8, 3, 3), np.float32) for i in (30, 32, 34)}
+    behind['classifier.0.weight'] = np.zeros((64, 392), np.float32)
+    assert pretrained.detect(tensors | behind, 'w.npz') == 'vgg19'
+    loaded, _ = imported('vgg19', tensors | behind, variables)
+    assert len(loaded) == len(tensors) == 2 * 13
+
+
 def test_vgg_without_a_classifier_keeps_the_initial_fc6_and_fc7():
     tensors = pretrained.export_weights(variables_of('vgg'), SOURCES['vgg'])
     short = {name: tensor for name, tensor in tensors.items() if name.startswith('features.')}

@@ -38,6 +38,12 @@ NAMES = {
         'params/color/vgg/conv5_3/kernel': 'features.28.weight',
         'params/color/fc7/bias': 'classifier.3.bias',
     },
+    'vgg19': {
+        'params/vgg/conv1_1/kernel': 'features.0.weight',
+        'params/vgg/conv3_4/bias': 'features.16.bias',
+        'params/vgg/conv4_3/kernel': 'features.23.weight',
+        'params/vgg/conv5_1/kernel': 'features.28.weight',
+    },
     'vgg_caffe': {
         'params/color/vgg/conv3_2/bias': 'conv3_2.bias',
         'params/color/fc6/kernel': 'fc6.weight',

@@ -1,25 +1,35 @@
-"""VGG16 as a backbone of fully convolutional nets.
+"""VGG16 as a backbone of fully convolutional nets, and VGG19 as features of perceptual losses.
 
 Source: Simonyan, Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition,
-ICLR 2015. Names follow the Caffe releases: conv1_1 .. conv5_3. The same convolutions in torchvision
-are features.{0,2,5,7,10,12,14,17,19,21,24,26,28}.
+ICLR 2015. Names follow the Caffe releases: conv1_1 .. conv5_3, and conv1_1 .. conv5_4 in VGG19. The
+same convolutions in torchvision are features.{0,2,5,7,10,12,14,17,19,21,24,26,28}, and in VGG19
+features.{0,2,5,7,10,12,14,16,19,21,23,25,28,30,32,34}.
 
-Inner tensors that `taps` can name: conv1_1 .. conv5_3 before their ReLU, pool1 .. pool5.
+Inner tensors that `taps` can name: all convolutions before their ReLU, pool1 .. pool5.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
-from segjax.models.layers import pick_taps, scaled
+from segjax.models.layers import Conv, he_fan_out, pick_taps, scaled
 from segjax.ops.pool import max_pool
 
 STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
-"""(number of convolutions, channels) of each stage."""
+"""(number of convolutions, channels) of each stage of VGG16."""
+
+STAGES_19 = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
+"""(number of convolutions, channels) of each stage of VGG19."""
+
+PERCEPTUAL_LAYERS = ('conv1_1', 'conv2_1', 'conv3_1', 'conv4_1', 'conv5_1')
+"""Convolutions whose outputs after the ReLU the perceptual loss of pix2pixHD compares."""
 
 
 class VGG16(nn.Module):
-    """The 13 convolutions (3x3, bias, ReLU) and five max poolings.
+    """The convolutions (3x3, bias, ReLU), 13 of them in VGG16, and five max poolings.
 
     Sizes are rounded up as in Caffe.
 
@@ -32,6 +42,7 @@ class VGG16(nn.Module):
     padding        of the first convolution
     width          factor on all channels
     taps           names of inner tensors to return, listed at the top of this file
+    stages         (number of convolutions, channels) of each stage
     """
 
     conv: Callable
@@ -42,6 +53,7 @@ class VGG16(nn.Module):
     padding: int = 1
     width: float = 1.0
     taps: tuple[str, ...] = ()
+    stages: tuple[tuple[int, int], ...] = STAGES
 
     @nn.compact
     def __call__(self, x):
@@ -55,7 +67,7 @@ class VGG16(nn.Module):
         """
         features = {}
         pools = {}
-        for i, (count, channels) in enumerate(STAGES, start=1):
+        for i, (count, channels) in enumerate(self.stages, start=1):
             for j in range(1, count + 1):
                 conv = self._conv(i, j, scaled(channels, self.width))
                 x = conv(x)
@@ -69,7 +81,40 @@ class VGG16(nn.Module):
     def _conv(self, stage: int, index: int, features: int) -> nn.Module:
         """Builds a convolution by its stage and its place in the stage, both from 1."""
         name = f'conv{stage}_{index}'
-        if stage == len(STAGES) and self.dilation > 1:
+        if stage == len(self.stages) and self.dilation > 1:
             return self.dilated_conv(features, (3, 3), dilation=self.dilation, name=name)
         is_first = stage == index == 1
         return self.conv(features, (3, 3), padding=self.padding if is_first else 1, name=name)
+
+
+class VGG19Features(nn.Module):
+    """VGG19 up to the deepest layer of a perceptual loss.
+
+    pix2pixHD feeds images in [-1, 1] to the ImageNet weights of torchvision. It does not normalise
+    by ImageNet's mean and standard deviation. The convolutions are under `vgg`. Poolings round
+    sizes up, and torchvision rounds down. Both agree where height and width are multiples of 16.
+
+    width  factor on all channels
+    dtype  of activations. Parameters are float32
+    """
+
+    width: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image):
+        """Returns the features of an image.
+
+        Args:
+          image: [B, H, W, 3] floating point.
+
+        Returns:
+          {name: [B, H / 2^k, W / 2^k, C]} in `dtype`, after the ReLU, by the names of
+          PERCEPTUAL_LAYERS with k = 0 .. 4.
+        """
+        conv = functools.partial(Conv, kernel_init=he_fan_out, dtype=self.dtype)
+        # The convolutions behind conv5_1 would be parameters without an effect.
+        stages = (*STAGES_19[:4], (1, STAGES_19[4][1]))
+        vgg = VGG16(conv, conv, width=self.width, taps=PERCEPTUAL_LAYERS, stages=stages, name='vgg')
+        _, features = vgg(image.astype(self.dtype))
+        return {name: nn.relu(feature) for name, feature in features.items()}

@@ -5,6 +5,7 @@ CVPR 2017 (pix2pix), with the settings of the CycleGAN release (Zhu et al. 2017)
 normalisation and the least-squares loss, so there is no sigmoid.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError
-from segjax.models.layers import add_bias, normal
+from segjax.models.layers import add_bias, normal, uniform_fan
 from segjax.ops.conv import conv_4x4
 
 KERNEL = 4
@@ -74,15 +75,17 @@ def _strides(num_layers: int) -> list[int]:
 
 
 class Conv(nn.Module):
-    """4x4 convolution with one pixel of zeros around the image.
+    """4x4 convolution with pixels of zeros around the image.
 
-    Stride 2 halves the size, and stride 1 makes it smaller by one pixel.
+    With one pixel stride 2 halves the size, and stride 1 makes it smaller by one pixel.
 
-    features  channels of the output
-    strides   of both axes
-    init_std  the kernel is initialised as N(0, init_std^2), the bias as 0
-    dtype     of the computation. Parameters are float32
-    forms     'fast' or 'naive', see ops/conv.py
+    features   channels of the output
+    strides    of both axes
+    init_std   the kernel is initialised as N(0, init_std^2)
+    dtype      of the computation. Parameters are float32
+    forms      'fast' or 'naive', see ops/conv.py
+    padding    pixels of zeros on every side, at least 1
+    bias_init  initialiser of the bias. None: torch's default, U(+-1 / sqrt(16 in))
     """
 
     features: int
@@ -90,13 +93,20 @@ class Conv(nn.Module):
     init_std: float
     dtype: Any
     forms: str
+    padding: int = 1
+    bias_init: Callable | None = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x):
         shape = (KERNEL, KERNEL, x.shape[-1], self.features)
         kernel = self.param('kernel', normal(self.init_std), shape, jnp.float32)
-        bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+        bias_init = self.bias_init or uniform_fan(math.prod(shape[:3]))
+        bias = self.param('bias', bias_init, (self.features,), jnp.float32)
         x = x.astype(self.dtype)
+        if self.padding > 1:
+            # `conv_4x4` adds the last pixel of zeros itself.
+            more = (self.padding - 1, self.padding - 1)
+            x = jnp.pad(x, ((0, 0), more, more, (0, 0)))
         y = conv_4x4(x, kernel, self.strides, self.forms)
         return add_bias(y, bias)
 

@@ -1,0 +1,158 @@
+"""Conditional discriminator of pix2pixHD: PatchGANs on an image pyramid, with all their features.
+
+Source: Wang et al., High-Resolution Image Synthesis and Semantic Manipulation with Conditional
+GANs, CVPR 2018, Sec. 3.2. Hong et al. (NeurIPS 2018) judge the object map of their net by it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.errors import InputError
+from segjax.models.generators.blocks import make_norm
+from segjax.models.generators.patchgan import SLOPE, Conv
+from segjax.models.layers import normal, scaled
+from segjax.ops.pool import average_pool
+
+FEATURES = 64
+"""Channels after the first convolution. They double up to 8 times as many."""
+PADDING = 2
+"""Pixels of zeros around the image, of all convolutions."""
+
+
+def output_size(height: int, width: int, num_layers: int, scale: int = 0) -> tuple[int, int]:
+    """Returns (h, w) of the logits of a scale, e.g. (35, 35) for 256 x 256 pixels and 3 layers.
+
+    Args:
+      height: H of the input.
+      width: W of the input.
+      num_layers: convolutions of stride 2.
+      scale: number of halvings of the input in front of the convolutions.
+    """
+    sizes = []
+    for pixels in (height, width):
+        for _ in range(scale):
+            pixels = (pixels + 1) // 2
+        for _ in range(num_layers):
+            pixels = pixels // 2 + 1
+        sizes.append(pixels + 2)
+    return tuple(sizes)
+
+
+class Patches(nn.Module):
+    """PatchGAN with two pixels of padding that returns the features of all its layers.
+
+    features    channels after the first convolution
+    num_layers  convolutions of stride 2
+    conv        makes the 4x4 convolutions: conv(features, strides, name=)
+    norm        makes the norms: norm(name=)
+    """
+
+    features: int
+    num_layers: int
+    conv: Callable
+    norm: Callable
+
+    @nn.compact
+    def __call__(self, x):
+        """Returns the features after each leaky ReLU, and last the logits.
+
+        Args:
+          x: [B, H, W, C].
+
+        Returns:
+          num_layers + 2 maps. The logits are [B, h, w, 1] float32, see `output_size`.
+        """
+        maps = []
+        for i in range(self.num_layers + 1):
+            strides = 2 if i < self.num_layers else 1
+            x = self.conv(self.features * min(2**i, 8), strides, name=f'conv_{i}')(x)
+            if i > 0:
+                x = self.norm(name=f'norm_{i}')(x)
+            x = nn.leaky_relu(x, SLOPE)
+            maps.append(x)
+        logits = self.conv(1, 1, name=f'conv_{self.num_layers + 1}')(x)
+        return (*maps, logits.astype(jnp.float32))
+
+
+class MultiscaleDiscriminator(nn.Module):
+    """A PatchGAN for each scale of the input: `scale_0` judges the full size, `scale_1` half of it.
+
+    The input is halved by averages over 3x3 pixels. Kernels are initialised as N(0, init_std^2),
+    scales of batch norms as N(1, init_std^2), biases as torch's defaults.
+
+    num_scales  PatchGANs, each with its own parameters
+    num_layers  convolutions of stride 2 of each PatchGAN
+    norm        'instance' (without scale and shift) or 'batch', in front of all leaky ReLUs except
+                the first
+    init_std    standard deviation of the initial kernels
+    width       factor on all channels
+    dtype       of activations. Parameters, batch statistics and logits are float32
+    axis_name   mapped axis of the devices that share batch statistics. None: not shared
+    forms       'fast' or 'naive' forms of the same maps, see ops/conv.py
+    """
+
+    num_scales: int = 2
+    num_layers: int = 3
+    norm: str = 'instance'
+    init_std: float = 0.02
+    width: float = 1.0
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    forms: str = 'fast'
+
+    @nn.compact
+    def __call__(self, x, train: bool, gate=None):
+        """Returns the features and the realism of the patches of every scale.
+
+        Args:
+          x: [B, H, W, C] floating point: the condition and the judged map.
+          train: a batch norm uses the statistics of the batch.
+          gate: [B, H, W, 1] factor on all channels of x, 0 where nothing is judged. None: 1.
+
+        Returns:
+          A tuple for each scale, the full size first: the features of each layer, and last the
+          logits [B, h, w, 1] float32 without a sigmoid.
+        """
+        self._check()
+        conv = functools.partial(
+            Conv,
+            init_std=self.init_std,
+            dtype=self.dtype,
+            forms=self.forms,
+            padding=PADDING,
+            bias_init=None,
+        )
+        norm = make_norm(
+            self.norm,
+            train,
+            scale_init=normal(self.init_std, mean=1.0),
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+        )
+        features = scaled(FEATURES, self.width)
+        x = x.astype(self.dtype)
+        if gate is not None:
+            x = x * gate.astype(self.dtype)
+
+        # Every scale halves the input of the scale before.
+        outputs = []
+        for i in range(self.num_scales):
+            if i > 0:
+                x = average_pool(x, 3, strides=2, padding=1)
+            patches = Patches(features, self.num_layers, conv, norm, name=f'scale_{i}')
+            outputs.append(patches(x))
+        return tuple(outputs)
+
+    def _check(self) -> None:
+        """Raises InputError for no scale or no layer."""
+        for name in ('num_scales', 'num_layers'):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f'multiscale discriminator: {name}',
+                    got=str(getattr(self, name)),
+                    expected='at least 1',
+                )

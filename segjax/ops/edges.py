@@ -1,0 +1,28 @@
+"""Edges of maps of ids."""
+
+import jax.numpy as jnp
+
+
+def instance_edges(ids):
+    """Marks the pixels that have a neighbour of another id.
+
+        edge(p) = 1 if ids(q) != ids(p) for a pixel q above, below, left or right of p, else 0
+
+    Both pixels of such a pair are marked. Pixels outside the image are no neighbours. It is the
+    boundary map that pix2pixHD adds to the label map (Wang et al., CVPR 2018, Sec. 3.3).
+
+    Args:
+      ids: [B, H, W] integers, e.g. the ids of instances.
+
+    Returns:
+      [B, H, W] bool.
+    """
+    edge = jnp.zeros(ids.shape, bool)
+    for axis in (1, 2):
+        differs = jnp.diff(ids, axis=axis) != 0
+        behind = [(0, 0)] * 3
+        behind[axis] = (1, 0)
+        before = [(0, 0)] * 3
+        before[axis] = (0, 1)
+        edge = edge | jnp.pad(differs, behind) | jnp.pad(differs, before)
+    return edge
