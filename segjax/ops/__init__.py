@@ -2,6 +2,7 @@
 
 from segjax.ops import (
     conv,
+    denoise_activation,
     depthwise,
     dilated,
     gradients,
@@ -17,6 +18,7 @@ from segjax.ops import (
 
 __all__ = [
     'conv',
+    'denoise_activation',
     'depthwise',
     'dilated',
     'gradients',
