@@ -7,6 +7,7 @@ whose default is a number, a bool, a string or a tuple. Initialisers and layers 
     segmentation    net(image, train)              {'logits': [B, H, W, num_classes] float32}
     depth           net(image, train)              {'disparity': [full size, half, ...]}
     pose            net(target, sources, train)    {'motion': [B, sources, 6]}
+    denoiser        net(maps, train)               {'logits': [B, H, W, k] float32}, k as in maps
 
 Auxiliary heads of a segmentation net are under 'aux': {head: [B, h, w, num_classes]}. With a field
 `taps`, the net returns the named tensors of its backbone under 'features': {tap: [B, h, w, C]}.
@@ -22,6 +23,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import unknown_name
+from segjax.models.denoisers.adnet import ADNet
+from segjax.models.denoisers.ffdnet import FFDNet
+from segjax.models.denoisers.ridnet import RIDNet
+from segjax.models.denoisers.unetd import UNetD
 from segjax.models.depth.depth_and_segmentation import DepthAndSegmentation
 from segjax.models.depth.dispnet import DispNet
 from segjax.models.depth.monodepth2 import Monodepth2
@@ -54,12 +59,19 @@ NETS: dict[str, dict[str, type[nn.Module]]] = {
         'pose_exp_net': PoseExpNet,
         'pose_resnet': PoseResNet,
     },
+    'denoiser': {
+        'adnet': ADNet,
+        'ffdnet': FFDNet,
+        'ridnet': RIDNet,
+        'unetd': UNetD,
+    },
 }
 
 GIVEN = {
     'segmentation': ('num_classes', 'dtype', 'axis_name'),
     'depth': ('dtype', 'axis_name'),
     'pose': ('earlier', 'dtype', 'axis_name'),
+    'denoiser': ('dtype', 'axis_name'),
 }
 """Fields that the pipeline sets, by kind.
 
