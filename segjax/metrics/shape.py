@@ -168,8 +168,9 @@ def mean_of_examples(value: Array, weight: Array) -> Mean:
 
 def _share(part: Array, whole: Array) -> Array:
     """Returns the quotient of the numbers of True pixels of each example, NaN for 0 / 0."""
-    counts = part.sum((1, 2)).astype(jnp.float32)
-    return counts / whole.sum((1, 2))
+    numerator = jnp.sum(part, (1, 2))
+    denominator = jnp.sum(whole, (1, 2))
+    return numerator.astype(jnp.float32) / denominator
 
 
 def _classes(label: Array, mask: Array, num_classes: int) -> Array:
