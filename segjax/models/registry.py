@@ -11,6 +11,7 @@ whose default is a number, a bool, a string or a tuple. Initialisers and layers 
                                                    two_stream {'context': .., 'object': ..} logits
     discriminator   net(x, train, gate=None)       ((features .., logits), ...) of every scale
     features        net(image)                     {layer: [B, h, w, C]}
+    denoiser        net(maps, train)               {'logits': [B, H, W, k] float32}, k as in maps
 
 Auxiliary heads of a segmentation net are under 'aux': {head: [B, h, w, num_classes]}. With a field
 `taps`, the net returns the named tensors of its backbone under 'features': {tap: [B, h, w, C]}.
@@ -27,6 +28,10 @@ import jax.numpy as jnp
 
 from segjax.errors import unknown_name
 from segjax.models.backbones.vgg import VGG19Features
+from segjax.models.denoisers.adnet import ADNet
+from segjax.models.denoisers.ffdnet import FFDNet
+from segjax.models.denoisers.ridnet import RIDNet
+from segjax.models.denoisers.unetd import UNetD
 from segjax.models.depth.depth_and_segmentation import DepthAndSegmentation
 from segjax.models.depth.dispnet import DispNet
 from segjax.models.depth.monodepth2 import Monodepth2
@@ -75,6 +80,12 @@ NETS: dict[str, dict[str, type[nn.Module]]] = {
     'features': {
         'vgg19': VGG19Features,
     },
+    'denoiser': {
+        'adnet': ADNet,
+        'ffdnet': FFDNet,
+        'ridnet': RIDNet,
+        'unetd': UNetD,
+    },
 }
 
 GIVEN = {
@@ -84,6 +95,7 @@ GIVEN = {
     'generator': ('out_channels', 'dtype', 'axis_name'),
     'discriminator': ('dtype', 'axis_name'),
     'features': ('dtype',),
+    'denoiser': ('dtype', 'axis_name'),
 }
 """Fields that the pipeline sets, by kind.
 

@@ -2,6 +2,7 @@
 
 from segjax.ops import (
     conv,
+    denoise_activation,
     depthwise,
     dilated,
     edges,
@@ -18,6 +19,7 @@ from segjax.ops import (
 
 __all__ = [
     'conv',
+    'denoise_activation',
     'depthwise',
     'dilated',
     'edges',

@@ -331,6 +331,16 @@ def depth_to_space(x, block: int):
     return x.reshape(b, h * block, w * block, c)
 
 
+def space_to_depth(x, block: int):
+    """Moves pixels to channels: [B, block H, block W, C] -> [B, H, W, block^2 C].
+
+    Inverts `depth_to_space`.
+    """
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // block, block, w // block, block, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // block, w // block, block**2 * c)
+
+
 def _check_forms(forms):
     """Raises InputError unless `forms` is a name of FORMS."""
     if forms not in FORMS:

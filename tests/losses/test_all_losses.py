@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 
-from segjax.losses import adversarial, geometry, image, perceptual
+from segjax.losses import adversarial, geometry, image, inpainting, perceptual
 from segjax.losses import segmentation as losses
 
 RNG = np.random.default_rng(0)
@@ -42,6 +42,7 @@ ALL = {
     'cross_entropy': (losses.cross_entropy, (LOGITS, LABEL)),
     'smoothed_cross_entropy': (smoothed, (LOGITS, LABEL)),
     'ohem_cross_entropy': (losses.ohem_cross_entropy, (LOGITS, LABEL)),
+    'reconstruction': (inpainting.reconstruction, (PROBABILITIES, LABEL)),
     'l1': (image.l1, (WARPED[:, 0], TARGET)),
     'least_squares': (
         lambda x, weight: adversarial.least_squares(x, 1.0, weight),

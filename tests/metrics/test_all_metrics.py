@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from segjax.metrics import confusion, depth, image
+from segjax.metrics import confusion, depth, image, shape
 from segjax.ops import warp
 
 RNG = np.random.default_rng(0)
@@ -54,6 +54,16 @@ ALL = {
         dict(values=SCORES, index=INDEX, weight=WEIGHT),
     ),
     'psnr': (image.psnr, dict(truth=PICTURES[0], other=PICTURES[1])),
+    'box_scores': (
+        functools.partial(shape.box_scores, num_classes=C),
+        dict(
+            prediction=PREDICTION,
+            truth=LABEL,
+            target=np.array([0, 1, 2], np.int32),
+            mask=RNG.random((B, H, W)) < 0.7,
+            weight=WEIGHT,
+        ),
+    ),
     'depth_errors': (
         functools.partial(depth.errors, median_scaling=True),
         dict(prediction=DEPTHS[0], truth=DEPTHS[1], weight=WEIGHT),

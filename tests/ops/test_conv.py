@@ -380,6 +380,14 @@ def test_depth_to_space():
             np.testing.assert_array_equal(y[:, i, j], x[:, i // 2, j // 2, start : start + 3])
 
 
+def test_space_to_depth_inverts_depth_to_space():
+    x = normal(0, 2, 4, 6, 3)
+    channels = conv.space_to_depth(x, 2)
+    assert channels.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(channels[:, :, :, 6:9], x[:, 1::2, ::2])
+    np.testing.assert_array_equal(conv.depth_to_space(channels, 2), x)
+
+
 KERNELS = {
     conv.conv_factorised: (3, 1),
     conv.conv_4x4: (4, 4),
