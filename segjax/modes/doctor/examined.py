@@ -101,6 +101,7 @@ def data_spec(
         max_size=max_size,
         class_pixels=class_pixels,
         void_pixels=void_pixels,
+        declared=dict(dataset.declared),
         class_maps=dict(dataset.class_maps),
         **index.spec_fields(facts),
     )
