@@ -100,8 +100,7 @@ TABLE = {
     'areas': (Feature('number', dtype='int32'), 0),
     'instances': (Feature('number', dtype='int32'), 0),
 }
-"""For each field of `Objects`: its feature without the number of rows, and the value of empty rows.
-"""
+"""For each field of `Objects`: its feature of no rows, and the value of empty rows."""
 
 
 def object_table(
@@ -159,6 +158,8 @@ def object_features(
             got=f'num_objects={num_objects}, min_share={min_share}',
             expected='num_objects of at least 1, and min_share in [0, 1]',
         )
+
+    # A feature for each field, because augmentation moves the boxes alone.
     features = []
     for field, (feature, _) in TABLE.items():
         shape = (num_objects, *feature.shape[1:])
@@ -341,10 +342,12 @@ class ObjectCrop(NamedTuple):
     min_side          smallest longer side of a drawn object, and smallest side of a background
                       box, in pixels
     max_side          largest side of a background box, in pixels
+    min_share         smallest pixels of a drawn object / pixels of the map
     background        probability of a background box. Without an object, the box is background
     outside           smallest and largest factor of the box in 'mask_out'
     enlarge           share of a side by which boxes grow at each edge, see `enlarged`
     flip              probability of a horizontal flip
+    whole_map         whether the whole map is stretched to the result, instead of a cut square
     """
 
     classes: tuple[int, ...]
@@ -353,10 +356,12 @@ class ObjectCrop(NamedTuple):
     margin: float = 2.0
     min_side: float = 128
     max_side: float = 256
+    min_share: float = 0.0
     background: float = 0.0
     outside: tuple[float, float] = (1.2, 1.5)
     enlarge: float = 0.0
     flip: float = 0.0
+    whole_map: bool = False
 
 
 MADE = {
@@ -381,8 +386,11 @@ def object_crop(names: Iterable[str], classes: ClassSpec, **options: Any) -> Obj
       InputError: a name that no class has, a background class that is a class, or a value outside
         of its range.
     """
+    # By default, the first id that no class has marks background.
     train_ids = train_ids_of(names, classes)
     crop = ObjectCrop(train_ids, **{'background_class': classes.num_classes, **options})
+
+    # For each field: whether its value is in range, and the range.
     ranges = {
         'background_class': (
             classes.num_classes <= crop.background_class < IGNORE,
@@ -392,6 +400,7 @@ def object_crop(names: Iterable[str], classes: ClassSpec, **options: Any) -> Obj
         'margin': (crop.margin >= 1, 'at least 1'),
         'min_side': (crop.min_side >= 1, 'at least 1 pixel'),
         'max_side': (crop.min_side <= crop.max_side, f'at least min_side, {crop.min_side}'),
+        'min_share': (0 <= crop.min_share <= 1, 'a share of the map'),
         'background': (0 <= crop.background <= 1, 'a probability'),
         'outside': (1 <= crop.outside[0] <= crop.outside[1], 'factors of at least 1, in order'),
         'enlarge': (crop.enlarge >= 0, 'at least 0'),
@@ -422,7 +431,7 @@ def crop_object(
       declared: features of the example by key, where the kind does not follow from the key.
 
     Returns:
-      The features of the example without 'instance', and those of `MADE`:
+      The features of the example without 'instance', and the features of `MADE`:
       box          [1, 4] float32, of the object in the cut
       mask_box     [size, size] uint8, 1 inside the box
       mask_out     [size, size] uint8, 1 inside the box scaled by a random factor
@@ -450,7 +459,8 @@ def crop_object(
     # A single matrix cuts, resizes and flips.
     out_size = (crop.size, crop.size)
     square = context_square(box, crop.margin, size, shares[7:9])
-    matrix = crops.crop_matrix(square, out_size)
+    whole = np.array([0, 0, size[1], size[0]], np.float32) - np.float32(0.5)
+    matrix = crops.crop_matrix(whole if crop.whole_map else square, out_size)
     if shares[9] < crop.flip:
         matrix = transforms.flip_matrix(crop.size) @ matrix
     made = {
@@ -472,7 +482,7 @@ def _drawn_object(example: Example, crop: ObjectCrop, shares: np.ndarray) -> cro
       crop: the settings.
       shares: two numbers in [0, 1): the first chooses background, the second the object.
     """
-    objects = find_objects(example)
+    objects = find_objects(example, crop.min_share)
     size = example['label'].shape[:2]
     objects = objects._replace(boxes=enlarged(objects.boxes, crop.enlarge, size))
     allowed = np.isin(objects.train_ids, crop.classes)

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from segjax import data
-from segjax.data import computation, crops, derived, kinds, labels, loader, objects
+from segjax.data import computation, crops, derived, kinds, labels, loader, objects, transforms
 from segjax.data.records import never_stop
 from segjax.data.worlds import streets
 from segjax.errors import InputError
@@ -356,6 +356,29 @@ def test_a_cut_of_the_size_of_its_square_copies_pixels():
     assert crops.extent(made['mask_out'] > 0).tolist() == [4.5, 4.5, 26.5, 26.5]
 
 
+def test_the_whole_map_can_be_stretched_to_the_result(frame):
+    crop = crop_settings(size=96, whole_map=True)
+    made = objects.crop_object(frame, np.random.default_rng(3), crop)
+    drawn = objects._drawn_object(frame, crop, np.random.default_rng(3).random(10)[:2])
+    stretched = transforms.apply_geometry(
+        {'label': frame['label'], 'instance': frame['instance']},
+        transforms.resize_matrix(SIZE, (96, 96)),
+        (96, 96),
+    )
+    np.testing.assert_array_equal(made['label'], stretched['label'])
+    np.testing.assert_array_equal(made['mask_object'], stretched['instance'] == drawn.instance)
+    np.testing.assert_allclose(made['box'][0, ::2], (drawn.box[::2] + 0.5) / 2 - 0.5)
+    np.testing.assert_allclose(made['box'][0, 1::2], drawn.box[1::2])
+
+
+def test_objects_below_a_share_of_the_map_are_not_drawn(frame):
+    crop = crop_settings(min_side=1, min_share=0.01)
+    rows = [row for row in by_hand(frame) if row[3] in MOVABLE]
+    allowed = {row[1] for row in rows if -row[0] >= 0.01 * frame['label'].size}
+    drawn = [objects._drawn_object(frame, crop, (0.5, u)) for u in np.linspace(0, 0.999, 50)]
+    assert {each.instance for each in drawn} == allowed and len(allowed) < len(rows)
+
+
 def test_background_boxes_have_their_probability_and_their_class(frame):
     made = draws(frame, 600, background=0.3)
     background = [each for each in made if each['class_id'] == 19]
@@ -389,6 +412,7 @@ def test_the_background_class_of_bedrooms_is_no_class():
         dict(margin=0.5),
         dict(min_side=0),
         dict(min_side=9, max_side=8),
+        dict(min_share=2.0),
         dict(background=1.5),
         dict(outside=(1.5, 1.2)),
         dict(outside=(0.5, 1.2)),
