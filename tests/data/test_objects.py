@@ -11,6 +11,7 @@ from scipy import stats
 
 from segjax import data
 from segjax.data import computation, crops, derived, kinds, labels, loader, objects, transforms
+from segjax.data.builders import ade20k
 from segjax.data.records import never_stop
 from segjax.data.worlds import streets
 from segjax.errors import InputError
@@ -507,6 +508,47 @@ def test_objects_of_streets_serve_the_crop():
         moving = np.isin(each['label'], MOVABLE)
         assert (each['instance'][moving] > 0).all()
     assert {CLASSES.names[train_id] for train_id in classes} == set(labels.CITYSCAPES_MOVABLE)
+
+
+def test_bedrooms_serve_the_crop_and_the_ranking(tmp_path, monkeypatch):
+    """Numbers of objects from the files: each bed, wall, ... has the number of its class."""
+    monkeypatch.setattr(ade20k.Bedrooms, 'num_val', 2)
+    layouts.write_bedrooms(tmp_path)
+    config = layouts.data_config('ade20k_bedroom', tmp_path, tmp_path / 'cache')
+    prepared = data.prepare(config)
+    classes = prepared.spec.classes
+    source = prepared.open_split('train', ('label', 'instance'))
+    tables = [objects.find_objects(source[i]) for i in range(3)]
+
+    # Each example has objects 6 and 200 of wall, bed and chandelier.
+    ranked = objects.rank_classes(tables, classes, ('chandelier', 'bed', 'lamp'))
+    assert ranked == [('bed', 6), ('chandelier', 6), ('lamp', 0)]
+    crop = objects.object_crop(
+        ('bed', 'chandelier'), classes, size=32, min_side=1, max_side=8, enlarge=0.01, margin=3.0
+    )
+    made = [objects.crop_object(source[0], np.random.default_rng(i), crop) for i in range(20)]
+    assert {int(each['class_id']) for each in made} == {2, 48}
+    for each in made:
+        inside = each['label'][each['mask_object'] > 0]
+        assert inside.size and (inside == each['class_id']).all()
+
+
+def test_objects_of_coco_are_things_that_are_no_crowd(tmp_path):
+    layouts.write_coco_panoptic(tmp_path, images=False)
+    config = layouts.data_config('coco_panoptic', tmp_path, tmp_path / 'cache')
+    prepared = data.prepare(config)
+    source = prepared.open_split('val', ('label', 'instance'))
+    found = objects.find_objects(source[0])
+    things = [(segment, 0 if category == 1 else 79) for segment, category, _ in SEGMENTS[:2]]
+    assert sorted(zip(found.instances.tolist(), found.train_ids.tolist())) == sorted(things)
+    whole = objects.object_crop(
+        ('person',), prepared.spec.classes, size=24, min_side=1, whole_map=True
+    )
+    made = objects.crop_object(source[0], np.random.default_rng(0), whole)
+    assert made['class_id'] == 0 and made['mask_object'].any()
+
+
+SEGMENTS = layouts.COCO_SEGMENTS
 
 
 def test_real_cityscapes(real_data, tmp_path):
