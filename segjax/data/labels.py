@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segjax.core import text_files
+from segjax.data import class_tables
 from segjax.errors import InputError, unknown_name
 from segjax.spec import IGNORE, ClassMap, ClassSpec
 
@@ -133,6 +134,18 @@ CITYSCAPES_CATEGORIES = merge(
 A category has the colour of its first class.
 """
 
+CITYSCAPES_MOVABLE = (
+    'person',
+    'rider',
+    'car',
+    'truck',
+    'bus',
+    'train',
+    'motorcycle',
+    'bicycle',
+)
+"""The 8 classes of Cityscapes whose objects move. Their annotations tell objects apart."""
+
 # Ids 0..33 are defined. A licence plate is -1, which an 8-bit file can only hold as 255.
 CITYSCAPES_LABEL_IDS = make_coding(CITYSCAPES, ignore=[*range(34), 255])
 """Files `*_gtFine_labelIds.png`: 34 ids, of which 19 are evaluated."""
@@ -198,8 +211,70 @@ APOLLOSCAPE_IDS = make_coding(
 )
 """Apolloscape's label files: class ids, of which several may have the same train id."""
 
+ADE20K = _class_spec(*class_tables.rows(class_tables.ADE20K))
+"""The 150 classes of SceneParse150."""
 
-KNOWN_IDS = (CITYSCAPES_LABEL_IDS, CITYSCAPES_TRAIN_IDS, CAMVID_IDS, APOLLOSCAPE_IDS)
+ADE20K_IDS = make_coding(ADE20K, ignore=[0])
+"""Annotations of SceneParse150: 1..150. Void: 0, all objects of further classes."""
+
+_BEDROOM_ROWS = tuple(class_tables.rows(class_tables.ADE20K_BEDROOM))
+
+ADE20K_BEDROOM = _class_spec(
+    ('other', 0, (0, 0, 0)),
+    *((name, number + 1, color) for number, (name, _, color) in enumerate(_BEDROOM_ROWS)),
+)
+"""The 49 classes of bedrooms. 0 is every object of a further class, and every unlabelled pixel."""
+
+ADE20K_BEDROOM_IDS = make_coding(ADE20K_BEDROOM, ignore=[IGNORE])
+"""Ids 0..48, which `--mode predict` writes for bedrooms."""
+
+ADE20K_BEDROOM_INDICES = tuple(index for _, index, _ in _BEDROOM_ROWS)
+"""For the classes 1..48 of bedrooms: the number of the class in the index file of the release."""
+
+ADE20K_BEDROOM_OBJECTS = merge(
+    ADE20K_BEDROOM,
+    _class_spec(
+        *((name, number + 1, color) for number, (name, _, color) in enumerate(_BEDROOM_ROWS))
+    ),
+    tuple((name,) for name, _, _ in _BEDROOM_ROWS),
+)
+"""The 48 named classes of bedrooms. The class 'other' is void."""
+
+ADE20K_BEDROOM_INTEREST = tuple(
+    ADE20K_BEDROOM.names[number]
+    for number in (2, 4, 5, *range(7, 27), *range(28, 34), *range(35, 39))
+)
+"""The 33 classes of bedrooms whose objects Hong et al. draw (arXiv:1808.07535, ade20k_dataset.py).
+
+`segjax.data.objects.rank_classes` ranks classes by the number of their objects.
+"""
+
+COCO_PANOPTIC = _class_spec(
+    *class_tables.rows(class_tables.COCO_THINGS), *class_tables.rows(class_tables.COCO_STUFF)
+)
+"""The 133 categories of COCO's panoptic segmentations: things 0..79, then stuff 80..132."""
+
+NUM_COCO_THINGS = 80
+"""Train ids below this number are things."""
+
+COCO_PANOPTIC_IDS = make_coding(COCO_PANOPTIC, ignore=[0])
+"""Category ids of COCO. 0 is unlabelled."""
+
+COCO_THINGS = merge(
+    COCO_PANOPTIC,
+    _class_spec(*class_tables.rows(class_tables.COCO_THINGS)),
+    tuple((name,) for name in COCO_PANOPTIC.names[:NUM_COCO_THINGS]),
+)
+"""The 80 things of COCO. Stuff is void."""
+
+KNOWN_IDS = (
+    CITYSCAPES_LABEL_IDS,
+    CITYSCAPES_TRAIN_IDS,
+    CAMVID_IDS,
+    APOLLOSCAPE_IDS,
+    ADE20K_IDS,
+    COCO_PANOPTIC_IDS,
+)
 """Codings of label files of public data sets."""
 
 

@@ -203,3 +203,85 @@ def write_folder(
             written[split, f'shot {i}'] = image, mask
     (root / 'classes.yaml').write_text(classes)
     return written, str(root / 'classes.yaml')
+
+
+def write_ade20k(root, counts=(('training', 4), ('validation', 2))):
+    """Writes SceneParse150: {(folder, name): (image, label)}. A label has the ids 0..150."""
+    rng = np.random.default_rng(6)
+    written = {}
+    for folder, count in counts:
+        for i in range(count):
+            name = f'ADE_{folder.removesuffix("ing").removesuffix("ation")}_{i + 1:08}'
+            image = save(root / 'images' / folder / f'{name}.jpg', photo(rng), quality=95)
+            label = save(root / 'annotations' / folder / f'{name}.png', blocks(rng, range(151)))
+            written[folder, name] = image, label
+    return written
+
+
+BEDROOM_NUMBERS = (0, 2978, 165, 480, 1, 3148)
+"""Numbers in the index file of ADE20K: no class, wall, bed, chandelier, and two further classes."""
+
+
+def bedroom_colors(numbers, objects):
+    """Returns the RGB file of a bedroom for maps of class numbers and of object numbers."""
+    red = numbers // 256 * 10
+    return np.stack([red, numbers % 256, objects], axis=-1).astype(np.uint8)
+
+
+def write_bedrooms(root, count=5):
+    """Writes bedrooms of the full ADE20K: {name: (class numbers, object numbers)}, by name."""
+    rng = np.random.default_rng(7)
+    folder = root / 'images/training/b/bedroom'
+    written = {}
+    for i in range(count):
+        name = f'ADE_train_{i + 1:08}'
+        save(folder / f'{name}.jpg', photo(rng), quality=95)
+        numbers = blocks(rng, BEDROOM_NUMBERS, dtype=np.int32)
+        objects = blocks(rng, (0, 6, 200), dtype=np.int32)
+        save(folder / f'{name}_seg.png', bedroom_colors(numbers, objects))
+        save(folder / f'{name}_parts_1.png', photo(rng))
+        (folder / f'{name}_atr.txt').write_text('001 # 0 # 0 # wall # wall # ""\n')
+        written[name] = numbers, objects
+    return written
+
+
+COCO_SEGMENTS = (
+    (5 + 256 * 7, 1, 0),
+    (9 + 65536 * 3, 90, 0),
+    (255 + 256 * 255 + 65536 * 255, 3, 1),
+    (77, 200, 0),
+)
+"""Segments (id, category, iscrowd): a person, a toothbrush, a group of cars, and a rug."""
+
+
+def write_coco_panoptic(root, counts=(('train2017', 3), ('val2017', 2)), images=True):
+    """Writes panoptic segmentations: {(folder, name): map of segment ids}. Segment 0 is no segment.
+
+    Every file has the segments `COCO_SEGMENTS`.
+    """
+    categories = [(1, 'person'), (3, 'car'), (90, 'toothbrush'), (200, 'rug-merged')]
+    ids = [0, *(segment for segment, _, _ in COCO_SEGMENTS)]
+    rng = np.random.default_rng(8)
+    written = {}
+    for folder, count in counts:
+        content = {'images': [], 'annotations': []}
+        content['categories'] = [{'id': i, 'name': name} for i, name in categories]
+        for i in range(count):
+            name = f'{len(folder) * 1000 + i:012}'
+            pixels = blocks(rng, ids, dtype=np.int32)
+            pixels[0, : len(ids)] = ids
+            colors = np.stack([pixels % 256, pixels // 256 % 256, pixels // 65536], axis=-1)
+            save(root / f'annotations/panoptic_{folder}/{name}.png', colors.astype(np.uint8))
+            if images:
+                save(root / folder / f'{name}.jpg', photo(rng), quality=95)
+            size = {'height': SIZE[0], 'width': SIZE[1]}
+            content['images'].append({'id': i, 'file_name': f'{name}.jpg', **size})
+            segments = [
+                {'id': number, 'category_id': category, 'iscrowd': crowd, 'bbox': [0, 0, 1, 1]}
+                for number, category, crowd in COCO_SEGMENTS
+            ]
+            entry = {'image_id': i, 'file_name': f'{name}.png', 'segments_info': segments}
+            content['annotations'].append(entry)
+            written[folder, name] = pixels
+        (root / f'annotations/panoptic_{folder}.json').write_text(json.dumps(content))
+    return written

@@ -2,17 +2,28 @@
 
 from typing import Any
 
-from segjax.data.builders import apolloscape, camvid, cityscapes, folder, streets
+from segjax.data.builders import (
+    ade20k,
+    apolloscape,
+    camvid,
+    cityscapes,
+    coco_panoptic,
+    folder,
+    streets,
+)
 from segjax.data.builders.base import Dataset
 from segjax.errors import unknown_name
 
 REGISTRY = {
+    'ade20k': ade20k.SceneParsing,
+    'ade20k_bedroom': ade20k.Bedrooms,
     'apolloscape': apolloscape.Apolloscape,
     'apolloscape_stereo': apolloscape.ApolloscapeStereo,
     'camvid': camvid.CamVid,
     'cityscapes': cityscapes.Cityscapes,
     'cityscapes_coarse': cityscapes.CityscapesCoarse,
     'cityscapes_video': cityscapes.CityscapesVideo,
+    'coco_panoptic': coco_panoptic.CocoPanoptic,
     'folder': folder.Folder,
     'streets': streets.Streets,
 }

@@ -202,7 +202,7 @@ def raise_first(problems: list[InputError]) -> None:
         raise problems[0]
 
 
-class _Attempts:
+class Attempts:
     """Calls functions and collects the errors of bad input that they raise."""
 
     def __init__(self):
@@ -297,7 +297,7 @@ class FileDataset(Dataset):
     def examine(self, item: Item) -> Inspection:
         """Reads and checks the files of an example: image, label, instances and camera."""
         # Read all files before the result, because every problem is wanted.
-        attempts = _Attempts()
+        attempts = Attempts()
         image = attempts.call(image_files.read_encoded, item.files['image'])
         size = image[1] if image else None
         notes = list(image[2]) if image else []
@@ -322,7 +322,7 @@ class FileDataset(Dataset):
         return Inspection(Record(features, histogram(label), label.shape), [], ids)
 
     def _examine_label(
-        self, item: Item, size: tuple[int, int] | None, attempts: _Attempts, notes: list[Note]
+        self, item: Item, size: tuple[int, int] | None, attempts: Attempts, notes: list[Note]
     ) -> tuple[frozenset[int], np.ndarray | None]:
         """Reads and checks the label of an example.
 
@@ -352,24 +352,24 @@ class FileDataset(Dataset):
         if ids is None:
             return frozenset(), None
         label = attempts.call(to_train_ids, ids, coding, where)
-        attempts.call(_check_size, where, ids, item, size)
+        attempts.call(check_size, where, ids, item, size)
         if ids.ndim != 2:
             return frozenset(), label
         return frozenset(np.flatnonzero(np.bincount(ids.ravel())).tolist()), label
 
     def _examine_instance(
-        self, item: Item, size: tuple[int, int] | None, attempts: _Attempts
+        self, item: Item, size: tuple[int, int] | None, attempts: Attempts
     ) -> np.ndarray | None:
         """Reads and checks the instance file of an example. Returns [H, W] ids, or None."""
         if 'instance' not in item.files:
             return None
         ids = attempts.call(image_files.read_ids, item.files['instance'])
         if ids is not None:
-            attempts.call(_check_size, str(item.files['instance']), ids, item, size)
+            attempts.call(check_size, str(item.files['instance']), ids, item, size)
         return ids
 
     def _examine_camera(
-        self, item: Item, size: tuple[int, int] | None, attempts: _Attempts
+        self, item: Item, size: tuple[int, int] | None, attempts: Attempts
     ) -> np.ndarray | None:
         """Reads and checks the camera file of an example. Returns [3, 3], None without file."""
         if 'intrinsics' not in item.files or size is None:
@@ -405,7 +405,7 @@ def ids_or_colors(
     return mask.palette[mask.ids]
 
 
-def _check_size(where: str, array: np.ndarray, item: Item, size: tuple[int, int] | None) -> None:
+def check_size(where: str, array: np.ndarray, item: Item, size: tuple[int, int] | None) -> None:
     """Raises InputError for a map that does not fit its image, or an instance map in colour.
 
     Args:

@@ -93,7 +93,7 @@ def _read_split(
         if kept:
             summary.counts[:] += kept.histogram
             summary.sizes[kept.size] += 1
-            name = str(item.files['image']) if item.files else item.name
+            name = str(item.files.get('image', item.name))
             summary.digests.setdefault(kept.digest, []).append(name)
             facts.append(kept.fact)
             frames.append((item, kept.size))
@@ -113,10 +113,12 @@ def _inspect(
     record, problems, ids = dataset.inspect(item)
     if record is None:
         return problems, ids, None
-    digest = hashlib.sha1(record.features['image']).hexdigest()
     stored = {name: record.features[name] for name in features}
     num_classes = dataset.classes.num_classes
     fact = index.fact(record.histogram, record.size, num_classes, stored, dataset.declared)
+    # Examples without an image are told apart by their whole content.
+    image = record.features.get('image')
+    digest = fact.digest.hex() if image is None else hashlib.sha1(image).hexdigest()
     return problems, ids, Kept(record.histogram, record.size, digest, fact)
 
 
