@@ -7,6 +7,7 @@ whose default is a number, a bool, a string or a tuple. Initialisers and layers 
     segmentation    net(image, train)              {'logits': [B, H, W, num_classes] float32}
     depth           net(image, train)              {'disparity': [full size, half, ...]}
     pose            net(target, sources, train)    {'motion': [B, sources, 6]}
+    classifier      net(x, train)                  {'logits': [B, num_classes] float32}
 
 Auxiliary heads of a segmentation net are under 'aux': {head: [B, h, w, num_classes]}. With a field
 `taps`, the net returns the named tensors of its backbone under 'features': {tap: [B, h, w, C]}.
@@ -22,6 +23,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import unknown_name
+from segjax.models.classification.shape_classifier import ShapeClassifier
 from segjax.models.depth.depth_and_segmentation import DepthAndSegmentation
 from segjax.models.depth.dispnet import DispNet
 from segjax.models.depth.monodepth2 import Monodepth2
@@ -54,12 +56,16 @@ NETS: dict[str, dict[str, type[nn.Module]]] = {
         'pose_exp_net': PoseExpNet,
         'pose_resnet': PoseResNet,
     },
+    'classifier': {
+        'shape_classifier': ShapeClassifier,
+    },
 }
 
 GIVEN = {
     'segmentation': ('num_classes', 'dtype', 'axis_name'),
     'depth': ('dtype', 'axis_name'),
     'pose': ('earlier', 'dtype', 'axis_name'),
+    'classifier': ('num_classes', 'dtype', 'axis_name'),
 }
 """Fields that the pipeline sets, by kind.
 
