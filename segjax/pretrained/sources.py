@@ -326,6 +326,7 @@ SOURCES = {
         notes=(
             (_STEM, "trained with padding='same', norm_epsilon=1e-3, norm_decay=0.99"),
             _ADVPROP,
+            (_STEM, "weights of lite0 to lite4 were trained with images prepared as 'symmetric'"),
         ),
     ),
     'semseg': Naming(

@@ -28,6 +28,7 @@ from segjax.models.backbones.efficientnet import (
 )
 from segjax.models.layers import Conv, DepthwiseConv, GatedConv, batch_norm
 from segjax.ops import images
+from segjax.ops.conv import conv2d
 
 PUBLISHED = {
     'b0': (5_288_548, 32, 1280, '16x1 24x2 40x2 80x3 112x3 192x4 320x1', 0.2),
@@ -436,20 +437,25 @@ def lite0(weights):
 
 @pytest.fixture(scope='module')
 def photographs(real_data):
-    """Returns five images of 224x224, as nets with the weights of ImageNet see them."""
+    """Returns five photographs of 224x224, uint8."""
     files = sorted((real_data / 'camvid' / 'val').glob('*.jpg'))[::20][:5]
-    squares = [cv2.resize(cv2.imread(str(file))[..., ::-1], (224, 224)) for file in files]
-    return np.asarray(images.normalize(np.stack(squares), 'imagenet'))
+    # Averages over areas keep the contrast of neighbouring pixels natural.
+    squares = [
+        cv2.resize(cv2.imread(str(file))[..., ::-1], (224, 224), interpolation=cv2.INTER_AREA)
+        for file in files
+    ]
+    return np.stack(squares)
 
 
 def test_published_lite0_has_the_logits_of_a_twin_in_torch(
     lite0, photographs, torch_python, tmp_path
 ):
     net, variables, tensors = lite0
-    logits = jax.jit(functools.partial(net.apply, train=False))(variables, photographs)['logits']
+    prepared = np.asarray(images.normalize(photographs, 'symmetric'))
+    logits = jax.jit(functools.partial(net.apply, train=False))(variables, prepared)['logits']
 
     np.savez(tmp_path / 'tensors.npz', **tensors)
-    np.save(tmp_path / 'images.npy', photographs)
+    np.save(tmp_path / 'images.npy', prepared)
     script = pathlib.Path(__file__).parents[2] / 'helpers' / 'torch_lite0.py'
     files = [tmp_path / name for name in ('tensors.npz', 'images.npy', 'logits.npy')]
     subprocess.run([torch_python, script, *files], check=True)
@@ -458,3 +464,18 @@ def test_published_lite0_has_the_logits_of_a_twin_in_torch(
     assert len(expected) == 5 and np.ptp(expected) > 5
     np.testing.assert_allclose(logits, expected, atol=1e-3)
     np.testing.assert_array_equal(logits.argmax(-1), expected.argmax(-1))
+
+
+def test_published_lite0_was_trained_on_images_from_minus_1_to_1(lite0, photographs):
+    """The running statistics of its first norm fit the preparation 'symmetric' and no other."""
+    _, variables, _ = lite0
+    kernel = variables['params']['efficientnet']['conv_stem']['kernel']
+    statistics = variables['batch_stats']['efficientnet']['bn0']
+    used = statistics['var'] > 1e-3  # some channels are zero everywhere
+    ratios = {}
+    for scheme in ('symmetric', 'imagenet', 'unit'):
+        y = conv2d(images.normalize(photographs, scheme), kernel, 2, padding='same')
+        variance = np.asarray(y).var((0, 1, 2))
+        ratios[scheme] = np.median(variance[used] / statistics['var'][used])
+    assert 1 / 2 < ratios['symmetric'] < 2
+    assert ratios['imagenet'] > 3 and ratios['unit'] < 1 / 3
