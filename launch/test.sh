@@ -16,6 +16,8 @@
 # variables: those of launch/env.sh, and
 #   SEGJAX_TEST_JOBS   processes that run tests (default: 2 if pytest-xdist is installed, else 1)
 #   SEGJAX_REAL_DATA   folder with real images; tests that need them are skipped without
+#   SEGJAX_WEIGHTS     folder with published weights; tests that need them are skipped without
+#   SEGJAX_TORCH       a Python with torch; tests that compare with torch are skipped without
 
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"

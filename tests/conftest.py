@@ -90,6 +90,27 @@ def real_data() -> pathlib.Path:
     return pathlib.Path(folder)
 
 
+@pytest.fixture(scope='session')
+def weights() -> pathlib.Path:
+    """Returns the folder with published weights (efficientnet_lite0.safetensors, ...).
+
+    Tests that need the folder are skipped where it is absent.
+    """
+    folder = os.environ.get('SEGJAX_WEIGHTS', '')
+    if not folder or not pathlib.Path(folder).is_dir():
+        pytest.skip('$SEGJAX_WEIGHTS names no folder with published weights')
+    return pathlib.Path(folder)
+
+
+@pytest.fixture(scope='session')
+def torch_python() -> str:
+    """Returns a Python with torch, which is no dependency of the project."""
+    python = os.environ.get('SEGJAX_TORCH', '')
+    if not python or not pathlib.Path(python).is_file():
+        pytest.skip('$SEGJAX_TORCH names no Python with torch')
+    return python
+
+
 @pytest.fixture(scope='session', autouse=True)
 def data_cache(tmp_path_factory):
     """Prepared records of the tests; never the user's own cache."""

@@ -1,5 +1,5 @@
 """Metrics: sums on the device as `protocol.Mean`s, and functions on the host that score them."""
 
-from segjax.metrics import confusion, curves, depth, image, ranking, shape
+from segjax.metrics import classification, confusion, curves, depth, image, ranking, sem, shape
 
-__all__ = ['confusion', 'curves', 'depth', 'image', 'ranking', 'shape']
+__all__ = ['classification', 'confusion', 'curves', 'depth', 'image', 'ranking', 'sem', 'shape']

@@ -167,6 +167,46 @@ class Conv(nn.Module):
         return y
 
 
+class GatedConv(nn.Module):
+    """Convolution whose outputs are scaled by gates that it computes from the same input.
+
+        (f, g) = conv(x), two halves of its 2 `features` channels
+        y      = elu(f) sigmoid(g)
+
+    There is no norm. Source: Yu et al., Free-Form Image Inpainting with Gated Convolution, ICCV
+    2019, and its TensorFlow release.
+
+    features     channels of the output
+    kernel_size  (kh, kw)
+    strides      of both axes
+    kernel_init  as in Conv, for both halves
+    bias_init    as in Conv
+    dtype        as in Conv
+    padding      as in Conv. The release has 'same'
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: int = 1
+    kernel_init: Callable | None = None
+    bias_init: Callable | None = None
+    dtype: Any = jnp.float32
+    padding: int | str | None = 'same'
+
+    @nn.compact
+    def __call__(self, x):
+        kh, kw = self.kernel_size
+        channels = 2 * self.features
+        default = uniform_fan(kh * kw * x.shape[-1])
+        shape = (kh, kw, x.shape[-1], channels)
+        kernel = self.param('kernel', self.kernel_init or default, shape, jnp.float32)
+        bias = self.param('bias', self.bias_init or default, (channels,), jnp.float32)
+        y = ops.conv2d(x.astype(self.dtype), kernel, self.strides, padding=self.padding)
+        y = add_bias(y, bias)
+        feature, gate = jnp.split(y, 2, -1)
+        return nn.elu(feature) * nn.sigmoid(gate)
+
+
 class DepthwiseConv(nn.Module):
     """k x k convolution of every channel on its own, without bias, see ops/depthwise.py.
 

@@ -12,6 +12,7 @@ whose default is a number, a bool, a string or a tuple. Initialisers and layers 
     discriminator   net(x, train, gate=None)       ((features .., logits), ...) of every scale
     features        net(image)                     {layer: [B, h, w, C]}
     denoiser        net(maps, train)               {'logits': [B, H, W, k] float32}, k as in maps
+    classifier      net(x, train)                  {'logits': [B, num_classes] float32}
 
 Auxiliary heads of a segmentation net are under 'aux': {head: [B, h, w, num_classes]}. With a field
 `taps`, the net returns the named tensors of its backbone under 'features': {tap: [B, h, w, C]}.
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 
 from segjax.errors import unknown_name
 from segjax.models.backbones.vgg import VGG19Features
+from segjax.models.classification.shape_classifier import ShapeClassifier
 from segjax.models.denoisers.adnet import ADNet
 from segjax.models.denoisers.ffdnet import FFDNet
 from segjax.models.denoisers.ridnet import RIDNet
@@ -86,6 +88,9 @@ NETS: dict[str, dict[str, type[nn.Module]]] = {
         'ridnet': RIDNet,
         'unetd': UNetD,
     },
+    'classifier': {
+        'shape_classifier': ShapeClassifier,
+    },
 }
 
 GIVEN = {
@@ -96,6 +101,7 @@ GIVEN = {
     'discriminator': ('dtype', 'axis_name'),
     'features': ('dtype',),
     'denoiser': ('dtype', 'axis_name'),
+    'classifier': ('num_classes', 'dtype', 'axis_name'),
 }
 """Fields that the pipeline sets, by kind.
 

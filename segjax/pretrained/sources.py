@@ -169,6 +169,16 @@ _TIMM_EFFICIENTNET = dict(
     **_IN_EFFICIENTNET,
 )
 
+# A file of B0 to B7 has these marks and that of squeeze and excitation, which is the closer fit.
+_TIMM_LITE = {
+    **_TIMM_EFFICIENTNET,
+    'marks': (
+        r'conv_stem\.weight',
+        r'blocks\.0\.0\.conv_dw\.weight',
+        r'conv_head\.weight',
+    ),
+}
+
 # --- the namings ----------------------------------------------------------------------------------
 
 SOURCES = {
@@ -302,9 +312,23 @@ SOURCES = {
             _ADVPROP,
         ),
     ),
+    'efficientnet_lite_timm': Naming(
+        release='timm, efficientnet_lite0 (ImageNet, trained in torch)',
+        fits="nets with an EfficientNet lite0 and padding='symmetric'",
+        scheme='imagenet',
+        **_TIMM_LITE,
+        notes=((_STEM, "trained with padding='symmetric', norm_epsilon=1e-5, norm_decay=0.9"),),
+    ),
+    'efficientnet_lite_timm_tf': Naming(
+        release="timm, tf_efficientnet_lite0 to lite4 (ImageNet, the authors' weights)",
+        fits="nets with an EfficientNet of the file's variant and padding='same'",
+        scheme='symmetric',
+        **_TIMM_LITE,
+        notes=((_STEM, "trained with padding='same', norm_epsilon=1e-3, norm_decay=0.99"),),
+    ),
     'efficientnet_pytorch': Naming(
-        release='lukemelas/EfficientNet-PyTorch, EfficientNet-B0 to B7 (ImageNet, '
-        "the authors' weights)",
+        release='lukemelas/EfficientNet-PyTorch, EfficientNet-B0 to B7, and ports of lite0 to '
+        "lite4 in its names (ImageNet, the authors' weights)",
         fits="nets with an EfficientNet of the file's variant and padding='same'",
         scheme='imagenet',
         marks=(
@@ -324,6 +348,7 @@ SOURCES = {
         notes=(
             (_STEM, "trained with padding='same', norm_epsilon=1e-3, norm_decay=0.99"),
             _ADVPROP,
+            (_STEM, "weights of lite0 to lite4 were trained with images prepared as 'symmetric'"),
         ),
     ),
     'semseg': Naming(

@@ -102,7 +102,8 @@ def split_scores(scores: Scores) -> ScoreParts:
         elif not isinstance(value, list):
             parts.values[name] = value
     table = parts.tables.get(PER_CLASS)
-    if table and parts.confusion and not any('pixels' in row for row in table.values()):
+    counted = {name for row in (table or {}).values() for name in row} & {'pixels', 'examples'}
+    if table and parts.confusion and not counted:
         for row, counts in zip(table.values(), parts.confusion):
             row['pixels'] = sum(counts)
     return parts

@@ -82,6 +82,7 @@ def make_net(
     num_outputs: int,
     dtype: str,
     prepare: Callable[[Array], Array],
+    kind: str = 'segmentation',
 ) -> Net:
     """Builds the net of a section of `models.net_choice`.
 
@@ -90,9 +91,10 @@ def make_net(
       num_outputs: channels of the logits.
       dtype: of activations.
       prepare: maps the input to the input of the net, e.g. with images.normalize.
+      kind: of the net, a key of models.NETS.
     """
     net = models.build_from(
-        'segmentation', model, num_classes=num_outputs, dtype=dtype, axis_name=parallel.AXIS
+        kind, model, num_classes=num_outputs, dtype=dtype, axis_name=parallel.AXIS
     )
 
     def init(key: PRNGKey, image):

@@ -10,6 +10,7 @@ from segjax import models
 from segjax.models.backbones.efficientnet import EfficientNet
 
 TINY = 1 / 16
+LITE1 = ('efficientnet', dict(variant='lite1', width=TINY, forms='naive'))
 B1 = ('efficientnet', dict(variant='b1', width=TINY, forms='naive'))
 NETS = {
     'resnet': ('bisenet', dict(width=TINY)),
@@ -21,6 +22,8 @@ NETS = {
     'efficientnet_torchvision': B1,
     'efficientnet_timm': B1,
     'efficientnet_timm_tf': B1,
+    'efficientnet_lite_timm': LITE1,
+    'efficientnet_lite_timm_tf': LITE1,
     'efficientnet_pytorch': B1,
     'semseg': ('pspnet', dict(width=TINY)),
     'semseg_resnet': ('pspnet', dict(width=TINY)),
@@ -31,13 +34,18 @@ NETS = {
 }
 """{source: (name, fields) of a net that loads its weights}."""
 
-ALIKE = ('efficientnet_timm', 'efficientnet_timm_tf')
-"""Sources with equal names and different padding."""
+ALIKE = (
+    'efficientnet_timm',
+    'efficientnet_timm_tf',
+    'efficientnet_lite_timm',
+    'efficientnet_lite_timm_tf',
+)
+"""Sources of which another has equal names and different padding."""
 
 
 def abstract(name, args, num_classes=5):
     """Returns the shapes of a net's variables."""
-    if name == 'efficientnet':  # a classifier, which the registry does not have
+    if name == 'efficientnet':  # a backbone, which the registry does not have
         net = EfficientNet(num_classes, **args)
     elif name == 'vgg19':  # features without classes
         net = models.build('features', name, dtype='float32', **args)

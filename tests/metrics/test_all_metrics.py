@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from segjax.metrics import confusion, depth, image, shape
+from segjax.metrics import classification, confusion, depth, image, sem, shape
 from segjax.ops import warp
 
 RNG = np.random.default_rng(0)
@@ -24,6 +24,8 @@ DEPTHS = RNG.uniform(0.5, 90, (2, B, H, W)).astype(np.float32)
 VECTORS = RNG.normal(scale=0.2, size=(2, B, 2, 6)).astype(np.float32)
 MOTIONS = np.asarray(warp.rigid_motion(VECTORS, 'axis_angle'))
 INTRINSICS = np.float32([[[5, 0, 3], [0, 5, 2], [0, 0, 1]]] * B)
+LOGITS = RNG.normal(size=(2, B, C)).astype(np.float32)
+CLASSES = np.array([1, 3, 255], np.int32)
 SIZE = np.array([[H, W], [4, 5], [H, 3]], np.int32)
 
 
@@ -53,6 +55,16 @@ ALL = {
         functools.partial(confusion.per_example, num_examples=N),
         dict(values=SCORES, index=INDEX, weight=WEIGHT),
     ),
+    'rank_of_truth': (
+        classification.rank_of_truth,
+        dict(logits=LOGITS[0], label=CLASSES),
+    ),
+    'top_accuracy': (
+        functools.partial(classification.top_accuracy, guesses=2),
+        dict(rank=np.array([1, 0, 2], np.int32), label=CLASSES, weight=WEIGHT),
+    ),
+    'total_variation': (sem.total_variation, dict(first=LOGITS[0], second=LOGITS[1])),
+    'mean_sem': (sem.mean_sem, dict(distance=SCORES, weight=WEIGHT)),
     'psnr': (image.psnr, dict(truth=PICTURES[0], other=PICTURES[1])),
     'box_scores': (
         functools.partial(shape.box_scores, num_classes=C),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models.layers import Conv, ConvNorm, DepthwiseConv, batch_norm, scaled
+from segjax.models.layers import Conv, ConvNorm, DepthwiseConv, GatedConv, batch_norm, scaled
 
 
 def normal(seed, *shape):
@@ -126,3 +126,56 @@ def test_factories_take_what_nets_fix_beforehand():
     # A backbone may set another epsilon.
     norm = functools.partial(batch_norm(False), epsilon=1e-3)
     assert norm(name='bn').epsilon == 1e-3
+
+
+# --- gated convolution ----------------------------------------------------------------------------
+
+
+def gated_by_hand(x, kernel, bias, strides, before):
+    """Computes a gated convolution in NumPy; `before` zeros are in front of rows and columns."""
+    rows, columns = (-(-n // strides) for n in x.shape[1:3])
+    kh, kw = kernel.shape[:2]
+    padded = np.pad(x, ((0, 0), (before, 9), (before, 9), (0, 0)))
+    y = np.zeros((len(x), rows, columns, kernel.shape[-1]))
+    for i, j in np.ndindex(rows, columns):
+        patch = padded[:, strides * i : strides * i + kh, strides * j : strides * j + kw]
+        y[:, i, j] = np.tensordot(patch, kernel, 3) + bias
+    half = kernel.shape[-1] // 2
+    feature = y[..., :half]
+    gate = 1 / (1 + np.exp(-y[..., half:]))
+    return np.where(feature > 0, feature, np.expm1(np.minimum(feature, 0))) * gate
+
+
+@pytest.mark.parametrize('strides, padding, before', [(1, 'same', 1), (2, 'same', 0), (2, None, 1)])
+def test_a_gated_convolution_is_elu_of_one_half_times_sigmoid_of_the_other(
+    strides, padding, before
+):
+    x = 2 * normal(0, 2, 6, 8, 2)
+    params = {'kernel': normal(1, 3, 3, 2, 10), 'bias': normal(2, 10)}
+    layer = GatedConv(5, (3, 3), strides, padding=padding)
+    y = layer.apply({'params': params}, x)
+    expected = gated_by_hand(x, params['kernel'], params['bias'], strides, before)
+    assert (expected < 0).any() and (expected > 0).any()
+    np.testing.assert_allclose(y, expected, atol=1e-4)
+
+
+def test_a_gated_convolution_has_both_halves_in_one_kernel_and_finite_gradients():
+    layer = GatedConv(5, (3, 3))
+    x = np.zeros((1, 4, 4, 2), np.float32)
+    variables = layer.init(jax.random.key(0), x)
+    chex.assert_shape(variables['params']['kernel'], (3, 3, 2, 10))
+    chex.assert_shape(variables['params']['bias'], (10,))
+
+    def total(variables, value):
+        return layer.apply(variables, x + value).sum()
+
+    # Large inputs saturate both functions, and are where exp overflows.
+    for value in (0, 1, 1e4):
+        chex.assert_tree_all_finite(jax.grad(total)(variables, value))
+
+
+def test_a_gated_convolution_in_bfloat16_keeps_its_parameters_in_float32():
+    layer = GatedConv(5, (3, 3), dtype=jnp.bfloat16)
+    y, variables = layer.init_with_output(jax.random.key(0), np.ones((1, 4, 4, 2), np.float32))
+    assert y.dtype == jnp.bfloat16
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {np.dtype('float32')}

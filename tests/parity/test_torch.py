@@ -864,9 +864,9 @@ def torchvision_efficientnet(variant, **args):
 
 def narrow_torchvision_efficientnet(variant, **args):
     """Returns a variant with a quarter of its channels, and the batch norm of b5 to b7."""
-    width, depth, _ = VARIANTS[variant]
+    scaling = VARIANTS[variant]
     blocks, _ = tv_efficientnet._efficientnet_conf(
-        f'efficientnet_{variant}', width_mult=width / 4, depth_mult=depth
+        f'efficientnet_{variant}', width_mult=scaling.width / 4, depth_mult=scaling.depth
     )
     norm = functools.partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
     return tv_efficientnet.EfficientNet(

@@ -26,6 +26,22 @@ TIMM_EFFICIENTNET = {
 }
 """Pairs of both sources of timm, which differ in padding only."""
 
+TIMM_LITE = {
+    'params/efficientnet/conv_stem/kernel': 'conv_stem.weight',
+    'params/efficientnet/bn0/scale': 'bn1.weight',
+    'params/efficientnet/blocks_0_0/depthwise_conv/kernel': 'blocks.0.0.conv_dw.weight',
+    'params/efficientnet/blocks_0_0/bn1/scale': 'blocks.0.0.bn1.weight',
+    'params/efficientnet/blocks_0_0/project_conv/kernel': 'blocks.0.0.conv_pw.weight',
+    'params/efficientnet/blocks_0_0/bn2/bias': 'blocks.0.0.bn2.bias',
+    'params/efficientnet/blocks_1_2/expand_conv/kernel': 'blocks.1.2.conv_pw.weight',
+    'params/efficientnet/blocks_1_2/bn0/bias': 'blocks.1.2.bn1.bias',
+    'batch_stats/efficientnet/blocks_1_2/bn1/var': 'blocks.1.2.bn2.running_var',
+    'params/efficientnet/blocks_6_0/project_conv/kernel': 'blocks.6.0.conv_pwl.weight',
+    'params/efficientnet/bn1/scale': 'bn2.weight',
+    'params/classifier/bias': 'classifier.bias',
+}
+"""Pairs of the lite family of timm, whose blocks have no squeeze and excitation."""
+
 NAMES = {
     'resnet': {
         'params/cp/resnet/conv1/kernel': 'conv1.weight',
@@ -77,6 +93,8 @@ NAMES = {
         'params/classifier/bias': 'classifier.bias',
     },
     'efficientnet_timm_tf': TIMM_EFFICIENTNET,
+    'efficientnet_lite_timm': TIMM_LITE,
+    'efficientnet_lite_timm_tf': TIMM_LITE,
     'efficientnet_pytorch': {
         'params/efficientnet/conv_stem/kernel': '_conv_stem.weight',
         'batch_stats/efficientnet/bn0/mean': '_bn0.running_mean',
@@ -178,11 +196,10 @@ def test_detection_without_a_source_gives_an_argument():
     assert caught.value.fix.startswith('--config.init_from.source=semseg ')
 
 
-def test_names_that_two_sources_share_are_asked_about():
-    tensors = pretrained.export_weights(
-        variables_of('efficientnet_timm'), SOURCES['efficientnet_timm']
-    )
-    with pytest.raises(InputError, match='efficientnet_timm or efficientnet_timm_tf') as caught:
+@pytest.mark.parametrize('source', ['efficientnet_timm', 'efficientnet_lite_timm'])
+def test_names_that_two_sources_share_are_asked_about(source):
+    tensors = pretrained.export_weights(variables_of(source), SOURCES[source])
+    with pytest.raises(InputError, match=f' {source} or {source}_tf') as caught:
         pretrained.detect(tensors, 'w.npz')
     assert 'config.init_from.source' in caught.value.fix
 

@@ -1,9 +1,17 @@
-"""EfficientNet B0 to B7: a classifier of mobile inverted bottlenecks, and its backbone.
+"""EfficientNet B0 to B7 and lite0 to lite4: classifiers of mobile inverted bottlenecks.
 
 Source: Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, ICML
 2019. Layers and initialisation follow the authors' TensorFlow release. Modules are named as
 in its port lukemelas/EfficientNet-PyTorch, except that blocks are counted by stage. The first block
 of the third stage is `blocks_2_0`.
+
+The lite family of the authors' release is for small devices. Variant liteN has the factors of BN
+and differs from it in four ways:
+
+    no squeeze and excitation
+    ReLU6 instead of swish
+    stem and head keep the channels of B0
+    the first and the last stage keep their single block
 
 Releases differ in two ways that their weights do not show (pretrained/sources.py lists them):
 
@@ -14,10 +22,10 @@ Releases differ in two ways that their weights do not show (pretrained/sources.p
 
 Inner tensors that `taps` can name:
 
-    stem            output of the first convolution after batch norm and swish, at stride 2
+    stem            output of the first convolution after batch norm and activation, at stride 2
     blocks_{s}_{j}  output of block j of stage s, both from 0
     blocks_{s}      output of stage s: strides 2, 4, 8, 16, 16, 32, 32
-    head            output of the last convolution after batch norm and swish, at stride 32
+    head            output of the last convolution after batch norm and activation, at stride 32
 """
 
 import functools
@@ -41,11 +49,13 @@ from segjax.models.layers import (
 
 
 class Scaling(NamedTuple):
-    """Factors that turn B0 into another variant, and the rate of dropout."""
+    """Factors that turn B0 into another variant, and the settings of its published training."""
 
     width: float  # factor on channels
     depth: float  # factor on the blocks of a stage
     dropout: float
+    resolution: int = 224  # side of the square training images, in pixels
+    lite: bool = False  # whether it belongs to the lite family
 
 
 class Stage(NamedTuple):
@@ -59,14 +69,19 @@ class Stage(NamedTuple):
 
 
 VARIANTS = {
-    'b0': Scaling(1.0, 1.0, 0.2),
-    'b1': Scaling(1.0, 1.1, 0.2),
-    'b2': Scaling(1.1, 1.2, 0.3),
-    'b3': Scaling(1.2, 1.4, 0.3),
-    'b4': Scaling(1.4, 1.8, 0.4),
-    'b5': Scaling(1.6, 2.2, 0.4),
-    'b6': Scaling(1.8, 2.6, 0.5),
-    'b7': Scaling(2.0, 3.1, 0.5),
+    'b0': Scaling(1.0, 1.0, 0.2, 224),
+    'b1': Scaling(1.0, 1.1, 0.2, 240),
+    'b2': Scaling(1.1, 1.2, 0.3, 260),
+    'b3': Scaling(1.2, 1.4, 0.3, 300),
+    'b4': Scaling(1.4, 1.8, 0.4, 380),
+    'b5': Scaling(1.6, 2.2, 0.4, 456),
+    'b6': Scaling(1.8, 2.6, 0.5, 528),
+    'b7': Scaling(2.0, 3.1, 0.5, 600),
+    'lite0': Scaling(1.0, 1.0, 0.2, 224, lite=True),
+    'lite1': Scaling(1.0, 1.1, 0.2, 240, lite=True),
+    'lite2': Scaling(1.1, 1.2, 0.3, 260, lite=True),
+    'lite3': Scaling(1.2, 1.4, 0.3, 280, lite=True),
+    'lite4': Scaling(1.4, 1.8, 0.3, 300, lite=True),
 }
 
 STEM, HEAD = 32, 1280
@@ -95,6 +110,15 @@ def rounded(channels: float) -> int:
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
 
+def block_counts(scaling: Scaling) -> tuple[int, ...]:
+    """Returns the number of blocks of each stage of a variant."""
+    counts = [math.ceil(scaling.depth * stage.count) for stage in STAGES]
+    if scaling.lite:
+        counts[0] = STAGES[0].count
+        counts[-1] = STAGES[-1].count
+    return tuple(counts)
+
+
 def drop_connect(train: bool) -> Callable:
     """Returns a factory of layers that drop whole examples, called with a rate.
 
@@ -107,10 +131,11 @@ def drop_connect(train: bool) -> Callable:
 
 
 class MBConv(nn.Module):
-    """Mobile inverted bottleneck with squeeze and excitation.
+    """Mobile inverted bottleneck, usually with squeeze and excitation.
 
-        y = swish(norm(depthwise(swish(norm(expand(x))))))                 without expand if it is 1
-        y = norm(project(y sigmoid(W_2 swish(W_1 mean(y) + b_1) + b_2)))    mean over pixels
+        y = act(norm(depthwise(act(norm(expand(x))))))                  without expand if it is 1
+        y = y sigmoid(W_2 act(W_1 mean(y) + b_1) + b_2)                 if squeeze, mean over pixels
+        y = norm(project(y))
         x + drop_connect(y) where y has the shape of x, elsewhere y
 
     W_1 reduces to a quarter of the channels of x, at least one.
@@ -124,6 +149,8 @@ class MBConv(nn.Module):
     depthwise     makes convolutions of each channel: depthwise(size=, strides=, name=)
     norm          makes batch norms: norm(name=)
     drop_connect  makes layers that drop the branch of an example: drop_connect(rate)
+    act           activation
+    squeeze       whether there is squeeze and excitation
     """
 
     features: int
@@ -135,6 +162,8 @@ class MBConv(nn.Module):
     depthwise: Callable
     norm: Callable
     drop_connect: Callable
+    act: Callable = nn.silu
+    squeeze: bool = True
 
     @nn.compact
     def __call__(self, x):
@@ -145,16 +174,18 @@ class MBConv(nn.Module):
             expand = self.conv(self.expand * channels, (1, 1), use_bias=False, name='expand_conv')
             y = expand(y)
             y = self.norm(name='bn0')(y)
-            y = nn.silu(y)
+            y = self.act(y)
         y = self.depthwise(size=self.kernel, strides=self.strides, name='depthwise_conv')(y)
         y = self.norm(name='bn1')(y)
-        y = nn.silu(y)
+        y = self.act(y)
 
-        gate = y.mean((1, 2), keepdims=True)  # [B, 1, 1, expand C]
-        gate = self.conv(max(1, channels // 4), (1, 1), name='se_reduce')(gate)
-        gate = nn.silu(gate)
-        gate = self.conv(y.shape[-1], (1, 1), name='se_expand')(gate)
-        y = nn.sigmoid(gate) * y
+        # Squeeze and excitation: a factor in (0, 1) for each channel of an example.
+        if self.squeeze:
+            gate = y.mean((1, 2), keepdims=True)  # [B, 1, 1, expand C]
+            gate = self.conv(max(1, channels // 4), (1, 1), name='se_reduce')(gate)
+            gate = self.act(gate)
+            gate = self.conv(y.shape[-1], (1, 1), name='se_expand')(gate)
+            y = nn.sigmoid(gate) * y
 
         y = self.conv(self.features, (1, 1), use_bias=False, name='project_conv')(y)
         y = self.norm(name='bn2')(y)
@@ -198,20 +229,21 @@ class Backbone(nn.Module):
         Returns:
           (features at stride 32, [B, ceil(H / 32), ceil(W / 32), 1280 width], {tap: tensor}).
         """
-        if self.variant not in VARIANTS:
-            raise unknown_name('efficientnet: variant', self.variant, VARIANTS)
+        # Stem and head of the lite family keep the channels of B0.
         scaling = VARIANTS[self.variant]
         width = scaling.width * self.width
+        outer_width = self.width if scaling.lite else width
+        act = nn.relu6 if scaling.lite else nn.silu
         features = {}
 
         # The stem, at stride 2.
-        x = self.stem(rounded(STEM * width), (3, 3), strides=2, name='conv_stem')(x)
+        x = self.stem(rounded(STEM * outer_width), (3, 3), strides=2, name='conv_stem')(x)
         x = self.norm(name='bn0')(x)
-        x = nn.silu(x)
+        x = act(x)
         features['stem'] = x
 
         # The stages. Only the first block of a stage has its strides.
-        counts = [math.ceil(scaling.depth * stage.count) for stage in STAGES]
+        counts = block_counts(scaling)
         for s, (stage, count) in enumerate(zip(STAGES, counts, strict=True)):
             for j in range(count):
                 block = MBConv(
@@ -224,6 +256,8 @@ class Backbone(nn.Module):
                     depthwise=self.depthwise,
                     norm=self.norm,
                     drop_connect=self.drop_connect,
+                    act=act,
+                    squeeze=not scaling.lite,
                     name=f'blocks_{s}_{j}',
                 )
                 x = block(x)
@@ -231,9 +265,9 @@ class Backbone(nn.Module):
             features[f'blocks_{s}'] = x
 
         # The last convolution, whose channels the classifier sees.
-        x = self.conv(rounded(HEAD * width), (1, 1), use_bias=False, name='conv_head')(x)
+        x = self.conv(rounded(HEAD * outer_width), (1, 1), use_bias=False, name='conv_head')(x)
         x = self.norm(name='bn1')(x)
-        x = nn.silu(x)
+        x = act(x)
         features['head'] = x
         return x, pick_taps(features, self.taps, 'efficientnet')
 
@@ -245,7 +279,7 @@ class EfficientNet(nn.Module):
     mutable=['batch_stats'].
 
     num_classes   channels of the logits
-    variant       'b0' to 'b7'
+    variant       'b0' to 'b7', or 'lite0' to 'lite4'
     padding       'same' (the authors', TensorFlow's) or 'symmetric' (torch's), see the top of this
                   file
     dropout       rate in front of the classifier. None: the variant's, 0.2 (b0) to 0.5 (b7)
@@ -343,7 +377,9 @@ class EfficientNet(nn.Module):
         )
 
     def _check(self) -> None:
-        """Raises InputError for an unknown padding, or a rate that is no probability below 1."""
+        """Raises InputError for an unknown variant or padding, or a rate outside [0, 1)."""
+        if self.variant not in VARIANTS:
+            raise unknown_name('efficientnet: variant', self.variant, VARIANTS)
         if self.padding not in PADDINGS:
             raise unknown_name('efficientnet: padding', self.padding, PADDINGS)
         for name, rate in (('dropout', self.dropout or 0), ('drop_connect', self.drop_connect)):

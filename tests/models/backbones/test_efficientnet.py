@@ -3,8 +3,11 @@
 import functools
 import itertools
 import math
+import pathlib
+import subprocess
 
 import chex
+import cv2
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,16 +15,19 @@ import numpy as np
 import pytest
 from nets import count, random_variables, shapes_of
 
+from segjax import pretrained
 from segjax.errors import InputError
 from segjax.models.backbones import efficientnet
 from segjax.models.backbones.efficientnet import (
+    VARIANTS,
     EfficientNet,
     MBConv,
     Scaling,
     drop_connect,
     rounded,
 )
-from segjax.models.layers import Conv, DepthwiseConv, batch_norm
+from segjax.models.layers import Conv, DepthwiseConv, GatedConv, batch_norm
+from segjax.ops import images
 from segjax.ops.conv import conv2d
 
 PUBLISHED = {
@@ -33,11 +39,19 @@ PUBLISHED = {
     'b5': (30_389_784, 48, 2048, '24x3 40x5 64x5 128x7 176x7 304x9 512x3', 0.4),
     'b6': (43_040_704, 56, 2304, '32x3 40x6 72x6 144x8 200x8 344x11 576x3', 0.5),
     'b7': (66_347_960, 64, 2560, '32x4 48x7 80x7 160x10 224x10 384x13 640x4', 0.5),
+    'lite0': (4_652_008, 32, 1280, '16x1 24x2 40x2 80x3 112x3 192x4 320x1', 0.2),
+    'lite1': (5_416_680, 32, 1280, '16x1 24x3 40x3 80x4 112x4 192x5 320x1', 0.2),
+    'lite2': (6_092_072, 32, 1280, '16x1 24x3 48x3 88x4 120x4 208x5 352x1', 0.3),
+    'lite3': (8_197_096, 32, 1280, '24x1 32x3 48x3 96x5 136x5 232x6 384x1', 0.3),
+    'lite4': (13_006_568, 32, 1280, '24x1 32x4 56x4 112x6 160x6 272x8 448x1', 0.3),
 }
 """Variant -> (parameters with 1000 classes, channels of the stem, of the head, stages, dropout).
 
 A stage is channels x blocks.
 """
+
+EXPANSIONS_AND_KERNELS = ((1, 3), (6, 3), (6, 5), (6, 3), (6, 5), (6, 5), (6, 3))
+"""By stage."""
 
 # Tests of ops compare the forms of the depthwise convolution. The naive form is traced faster.
 Net = functools.partial(EfficientNet, forms='naive')
@@ -90,6 +104,40 @@ def test_published_parameters_and_layout(variant):
     firsts = [0, *itertools.accumulate(blocks for _, blocks in expected)]
     residual = [i for i in range(firsts[-1]) if i not in firsts]
     np.testing.assert_allclose(rates, [*(0.2 * i / firsts[-1] for i in residual), dropout])
+
+
+def parameters_by_table(stem, head, stages, num_classes, squeeze):
+    """Adds up the parameters of a net, layer by layer, without building it."""
+    tables = [tuple(map(int, stage.split('x'))) for stage in stages.split()]
+    total = 3 * 3 * 3 * stem + 2 * stem  # the first convolution, scales and biases of its norm
+    channels = stem
+    for (outputs, blocks), (expand, kernel) in zip(tables, EXPANSIONS_AND_KERNELS, strict=True):
+        for _ in range(blocks):
+            inner = expand * channels
+            if expand != 1:
+                total += channels * inner + 2 * inner
+            total += kernel**2 * inner + 2 * inner
+            if squeeze:
+                total += 2 * inner * (channels // 4) + channels // 4 + inner
+            total += inner * outputs + 2 * outputs
+            channels = outputs
+    total += channels * head + 2 * head
+    return total + (head + 1) * num_classes
+
+
+@pytest.mark.parametrize('variant', PUBLISHED)
+def test_published_parameters_follow_from_the_table_of_layers(variant):
+    total, stem, head, stages, _ = PUBLISHED[variant]
+    squeeze = not variant.startswith('lite')
+    assert parameters_by_table(stem, head, stages, 1000, squeeze) == total
+
+
+def test_resolutions_are_those_of_the_publication():
+    of_variants = {name: scaling.resolution for name, scaling in VARIANTS.items()}
+    squeezed = [224, 240, 260, 300, 380, 456, 528, 600]
+    lite = [224, 240, 260, 280, 300]
+    assert list(of_variants) == list(PUBLISHED)
+    assert list(of_variants.values()) == squeezed + lite
 
 
 def test_published_parameters_of_b7_with_80_classes():
@@ -158,6 +206,7 @@ class Block(nn.Module):
     strides: int
     rate: float = 0.0
     padding: str | None = None
+    lite: bool = False
 
     @nn.compact
     def __call__(self, x, train):
@@ -167,6 +216,8 @@ class Block(nn.Module):
             depthwise=functools.partial(DepthwiseConv, padding=self.padding),
             norm=batch_norm(train, frozen=True),
             drop_connect=drop_connect(train),
+            act=nn.relu6 if self.lite else nn.silu,
+            squeeze=not self.lite,
             name='block',
         )(x)
 
@@ -186,10 +237,12 @@ def block_by_hand(x, variables, block, before):
     def pointwise(y, name):
         return y @ params[name]['kernel'][0, 0] + params[name].get('bias', 0)
 
+    def act(y):
+        return np.clip(y, 0, 6) if block.lite else y * sigmoid(y)
+
     y = x
     if block.expand != 1:
-        y = norm(pointwise(y, 'expand_conv'), 'bn0')
-        y = y * sigmoid(y)
+        y = act(norm(pointwise(y, 'expand_conv'), 'bn0'))
     padded = np.pad(y, ((0, 0), (before, 9), (before, 9), (0, 0)))
     rows, columns = (-(-n // block.strides) for n in x.shape[1:3])
     y = np.zeros((len(x), rows, columns, y.shape[-1]))
@@ -198,10 +251,10 @@ def block_by_hand(x, variables, block, before):
             padded[:, block.strides * i + r, block.strides * j + s]
             * (params['depthwise_conv']['kernel'][r, s, 0])
         )
-    y = norm(y, 'bn1')
-    y = y * sigmoid(y)
-    squeezed = pointwise(y.mean((1, 2), keepdims=True), 'se_reduce')
-    y = y * sigmoid(pointwise(squeezed * sigmoid(squeezed), 'se_expand'))
+    y = act(norm(y, 'bn1'))
+    if not block.lite:
+        squeezed = pointwise(y.mean((1, 2), keepdims=True), 'se_reduce')
+        y = y * sigmoid(pointwise(squeezed * sigmoid(squeezed), 'se_expand'))
     y = norm(pointwise(y, 'project_conv'), 'bn2')
     return x + y if x.shape == y.shape else y
 
@@ -213,14 +266,20 @@ def block_by_hand(x, variables, block, before):
         (Block(4, 1, 3, 1), 1),
         (Block(8, 2, 3, 2), 1),
         (Block(8, 2, 3, 2, padding='same'), 0),
+        (Block(8, 6, 5, 1, lite=True), 2),
+        (Block(4, 1, 3, 2, padding='same', lite=True), 0),
     ],
-    ids=['shortcut', 'no expansion', 'strided', 'strided, same'],
+    ids=['shortcut', 'no expansion', 'strided', 'strided, same', 'lite', 'lite, strided, same'],
 )
 def test_a_block_is_its_formula(block, before):
-    x = np.random.default_rng(0).standard_normal((2, 6, 8, 8)).astype(np.float32)
+    # Inputs are so large that ReLU6 clips on both sides.
+    x = (3 * np.random.default_rng(0).standard_normal((2, 6, 8, 8))).astype(np.float32)
     variables = random_variables(block, x.shape)
     # The gate reduces the channels of the input to a quarter.
-    chex.assert_axis_dimension(variables['params']['block']['se_reduce']['kernel'], -1, 2)
+    if block.lite:
+        assert not {'se_reduce', 'se_expand'} & set(variables['params']['block'])
+    else:
+        chex.assert_axis_dimension(variables['params']['block']['se_reduce']['kernel'], -1, 2)
     assert ('expand_conv' in variables['params']['block']) == (block.expand != 1)
     y = jax.jit(functools.partial(block.apply, train=False))(variables, x)
     np.testing.assert_allclose(y, block_by_hand(x, variables, block, before), atol=1e-4)
@@ -315,23 +374,6 @@ def test_epsilon_and_decay_reach_every_batch_norm(shallow):
     assert seen == {(1e-3, 0.99), (1e-5, 0.9)}
 
 
-class GatedConv(nn.Module):
-    """One convolution, split in half: elu(first half) sigmoid(second half)."""
-
-    features: int
-    kernel_size: tuple
-    strides: int
-
-    @nn.compact
-    def __call__(self, x):
-        kernel = self.param(
-            'kernel', nn.initializers.ones, (*self.kernel_size, x.shape[-1], 2 * self.features)
-        )
-        y = conv2d(x, kernel, self.strides, padding='same')
-        first, second = jnp.split(y, 2, -1)
-        return nn.elu(first) * nn.sigmoid(second)
-
-
 def test_another_stem_takes_the_place_of_the_first_convolution(shallow):
     outputs, variables = shapes_of(Net(5, stem=GatedConv), (1, 32, 32, 2))
     chex.assert_shape(outputs['logits'], (1, 5))
@@ -374,3 +416,66 @@ def test_the_start_is_the_authors(shallow):
 def test_impossible_fields_are_explained(fields, message, shallow):
     with pytest.raises(InputError, match=message):
         shapes_of(Net(5, **fields))
+
+
+# --- published weights ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def lite0(weights):
+    """Returns (net, its variables, tensors) of the published lite0."""
+    file = weights / 'efficientnet_lite0.safetensors'
+    if not file.exists():
+        pytest.skip(f'{file.name} is not among the weights')
+    tensors = pretrained.read(str(file))
+    net = Net(1000, 'lite0')
+    source = pretrained.SOURCES[pretrained.detect(tensors, file.name)]
+    variables, report = pretrained.import_weights(tensors, shapes_of(net)[1], source)
+    assert not report.unused and not report.initialised
+    return net, variables, tensors
+
+
+@pytest.fixture(scope='module')
+def photographs(real_data):
+    """Returns five photographs of 224x224, uint8."""
+    files = sorted((real_data / 'camvid' / 'val').glob('*.jpg'))[::20][:5]
+    # Averages over areas keep the contrast of neighbouring pixels natural.
+    squares = [
+        cv2.resize(cv2.imread(str(file))[..., ::-1], (224, 224), interpolation=cv2.INTER_AREA)
+        for file in files
+    ]
+    return np.stack(squares)
+
+
+def test_published_lite0_has_the_logits_of_a_twin_in_torch(
+    lite0, photographs, torch_python, tmp_path
+):
+    net, variables, tensors = lite0
+    prepared = np.asarray(images.normalize(photographs, 'symmetric'))
+    logits = jax.jit(functools.partial(net.apply, train=False))(variables, prepared)['logits']
+
+    np.savez(tmp_path / 'tensors.npz', **tensors)
+    np.save(tmp_path / 'images.npy', prepared)
+    script = pathlib.Path(__file__).parents[2] / 'helpers' / 'torch_lite0.py'
+    files = [tmp_path / name for name in ('tensors.npz', 'images.npy', 'logits.npy')]
+    subprocess.run([torch_python, script, *files], check=True)
+    expected = np.load(tmp_path / 'logits.npy')
+
+    assert len(expected) == 5 and np.ptp(expected) > 5
+    np.testing.assert_allclose(logits, expected, atol=1e-3)
+    np.testing.assert_array_equal(logits.argmax(-1), expected.argmax(-1))
+
+
+def test_published_lite0_was_trained_on_images_from_minus_1_to_1(lite0, photographs):
+    """The running statistics of its first norm fit the preparation 'symmetric' and no other."""
+    _, variables, _ = lite0
+    kernel = variables['params']['efficientnet']['conv_stem']['kernel']
+    statistics = variables['batch_stats']['efficientnet']['bn0']
+    used = statistics['var'] > 1e-3  # some channels are zero everywhere
+    ratios = {}
+    for scheme in ('symmetric', 'imagenet', 'unit'):
+        y = conv2d(images.normalize(photographs, scheme), kernel, 2, padding='same')
+        variance = np.asarray(y).var((0, 1, 2))
+        ratios[scheme] = np.median(variance[used] / statistics['var'][used])
+    assert 1 / 2 < ratios['symmetric'] < 2
+    assert ratios['imagenet'] > 3 and ratios['unit'] < 1 / 3

@@ -1,0 +1,1 @@
+"""Nets that classify whole images and shapes."""

@@ -1,0 +1,309 @@
+"""Classification task: a net, its loss and its scores, for inputs that have a single class.
+
+The input of the net is a feature of kind 'planes' or 'number', and the truth is a feature of kind
+'number' and type 'int32' with a train id for each example. The pipeline makes a `Task`, and builds
+the functions of its `Stage` from it. A class id of 255 is ignored: it counts nowhere.
+
+    task = classification.make_task(config, names, planes='planes', truth='number_class')
+    stage = Stage(
+        init=classification.make_init(config, task),
+        train_step=classification.make_train_step(config, task),
+        streams=('dropout',),
+        **classification.make_evaluation(task, num_examples)._asdict(),
+        ...
+    )
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from segjax.core import rng
+from segjax.errors import InputError
+from segjax.losses import segmentation as losses
+from segjax.metrics import classification as metrics
+from segjax.metrics import confusion
+from segjax.protocol import (
+    Array,
+    Batch,
+    Keys,
+    Mean,
+    Metrics,
+    Picture,
+    PRNGKey,
+    Scores,
+    TrainState,
+)
+from segjax.schema import Field, between
+from segjax.spec import IGNORE
+from segjax.tasks import segmentation, supervised
+from segjax.tasks.evaluation import Evaluation, Pictures
+
+NET = 'classifier'
+"""Name of the net in the state."""
+
+LOSS = {
+    'label_smoothing': Field(
+        0.0, 'Share of the target that is spread over all classes.', between(0, 1)
+    ),
+}
+"""Keys of `config.loss`."""
+
+TOP = 5
+"""Guesses of the second accuracy. With fewer classes all of them are guesses, and it is 1."""
+
+OUTSIDE, INSIDE, OBJECT = 30, 110, 255
+"""Grey values of a painted shape: outside of the box, inside of the box, and the object."""
+
+
+class Task(NamedTuple):
+    """A net and the examples that it classifies.
+
+    net              from `segmentation.make_net`. Its logits are [B, K]
+    names            names of the K classes, in the order of their train ids
+    planes           key of its input in a batch
+    truth            key of the train ids [B] in a batch
+    label_smoothing  share of the target that is spread over all classes
+    ema              decay of the averaged parameters that are evaluated. 0: no average
+    """
+
+    net: segmentation.Net
+    names: tuple[str, ...]
+    planes: str
+    truth: str
+    label_smoothing: float
+    ema: float
+
+
+def as_float(planes: Array) -> Array:
+    """Returns planes as float32, unscaled: the usual preparation of binary planes."""
+    return planes.astype(jnp.float32)
+
+
+def make_task(
+    config: ml_collections.ConfigDict,
+    names: Sequence[str],
+    *,
+    planes: str,
+    truth: str,
+    prepare: Callable[[Array], Array] = as_float,
+    model: ml_collections.ConfigDict | None = None,
+) -> Task:
+    """Builds the net of `config.model` and returns it with its examples.
+
+    Args:
+      config: of the run. Sections model (`models.net_choice('classifier', ...)`), loss (`LOSS`) and
+        train are read.
+      names: names of the classes, in the order of their train ids.
+      planes: key of the input in a batch.
+      truth: key of the train ids in a batch.
+      prepare: maps the input to the input of the net.
+      model: a section that replaces config.model.
+
+    Raises:
+      InputError: no class, or so many that 255 would be a class.
+    """
+    if not 0 < len(names) <= IGNORE:
+        raise InputError(
+            'classes of the classifier',
+            got=f'{len(names)} classes',
+            expected=f'1 to {IGNORE} classes, because the train id {IGNORE} is ignored',
+        )
+    section = config.model if model is None else model
+    net = segmentation.make_net(section, len(names), config.train.dtype, prepare, kind='classifier')
+    return Task(net, tuple(names), planes, truth, config.loss.label_smoothing, ema=config.train.ema)
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def make_init(config: ml_collections.ConfigDict, task: Task) -> Callable:
+    """Returns `Stage.init`: new parameters, statistics and optimiser of the classifier."""
+
+    def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
+        variables = task.net.init(rng.named(key, NET), batch[task.planes][:1])
+        params = {NET: variables.pop('params')}
+        return supervised.fresh_state(
+            params,
+            {NET: variables},
+            optimisers(config),
+            num_steps=config.train.num_steps,
+            ema=config.train.ema,
+        )
+
+    return init
+
+
+def optimisers(config: ml_collections.ConfigDict) -> supervised.Optimisers:
+    """Returns the optimiser of the classifier, which `config.optim` sets."""
+    return {NET: supervised.Optimiser(config.optim, (NET,))}
+
+
+def make_loss(task: Task) -> Callable:
+    """Returns (params, model_state, batch, keys) -> ({'main': cross-entropy}, model_state, {}).
+
+    The stream 'dropout' of `keys` serves dropout and drop-connect. Label smoothing is that of
+    `losses.pixel_cross_entropy`.
+    """
+
+    def loss_fn(params, model_state, batch: Batch, keys: Keys):
+        outputs, statistics = task.net.apply(
+            params[NET], model_state[NET], batch[task.planes], train=True, dropout=keys['dropout']
+        )
+        term = losses.cross_entropy(
+            outputs['logits'],
+            batch[task.truth],
+            batch['weight'],
+            label_smoothing=task.label_smoothing,
+        )
+        return {'main': term}, {NET: statistics}, {}
+
+    return loss_fn
+
+
+def make_train_step(config: ml_collections.ConfigDict, task: Task, **options) -> Callable:
+    """Returns `Stage.train_step` for one optimiser and the settings of config.train.
+
+    Args:
+      config: of the run.
+      task: of the classifier.
+      **options: further arguments of `supervised.make_train_step`.
+    """
+    weight_of = {'main': 1.0}.__getitem__
+    return supervised.make_train_step(
+        make_loss(task), optimisers(config), weight_of, **supervised.schedule(config), **options
+    )
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+def classify(task: Task, state: TrainState, planes: Array) -> Array:
+    """Returns float32 logits [B, K] of the net as evaluation uses it, with averaged parameters."""
+    outputs = segmentation.averaged_net(task.net, state, task.ema, NET)(planes)
+    return outputs['logits'].astype(jnp.float32)
+
+
+def make_evaluation(
+    task: Task, num_examples: int, paint: Callable[[Array], Array] | None = None
+) -> Evaluation:
+    """Builds the evaluation of a `Stage` that classifies.
+
+    Examples are ranked by the probability of their true class, so the report shows the worst
+    mistakes.
+
+    Args:
+      task: of the classifier.
+      num_examples: size of the evaluation split.
+      paint: input of the net -> uint8 [B, H, W] or [B, H, W, 3], as `paint_shape`. None: no
+        pictures.
+    """
+    return Evaluation(
+        eval_step=functools.partial(eval_step, task, num_examples),
+        finalize=functools.partial(finalize, task),
+        monitor=('accuracy', 'max'),
+        render=None if paint is None else functools.partial(render, task, paint),
+    )
+
+
+def eval_step(
+    task: Task, num_examples: int, state: TrainState, batch: Batch, keys: Keys
+) -> Metrics:
+    """Counts a batch by true and predicted class, and computes accuracies and cross-entropy."""
+    truth = batch[task.truth]
+    weight = batch['weight']
+    logits = classify(task, state, batch[task.planes])
+
+    rank = metrics.rank_of_truth(logits, truth)
+    certainty = jnp.where(truth == IGNORE, jnp.nan, probability_of(logits, truth))
+    # An example is an image of a single pixel.
+    prediction = jnp.argmax(logits, -1)[:, None, None]
+    counts = confusion.confusion(prediction, truth[:, None, None], len(task.names), weight)
+    return {
+        'confusion': counts,
+        'accuracy': metrics.top_accuracy(rank, truth, weight, 1),
+        f'top{TOP}_accuracy': metrics.top_accuracy(rank, truth, weight, TOP),
+        'cross_entropy': losses.cross_entropy(logits, truth, weight),
+        'image_score': confusion.per_example(certainty, batch['index'], weight, num_examples),
+    }
+
+
+def probability_of(logits: Array, label: Array) -> Array:
+    """Returns the probability of the class `label` [B] in each row of the logits [B, K]."""
+    is_label = label[:, None] == jnp.arange(logits.shape[-1])
+    return jnp.where(is_label, jax.nn.softmax(logits), 0).sum(-1)
+
+
+def finalize(task: Task, sums: Mapping[str, Mean]) -> Scores:
+    """Turns the sums over the evaluation split into scores.
+
+    accuracy         share of the examples whose first guess is right
+    top5_accuracy    share of the examples whose true class is among the first five guesses
+    cross_entropy    mean over the examples, in nats, without label smoothing
+    class_accuracy   mean of the accuracies of the classes that occur
+    per_class        accuracy, precision and number of examples of each class
+    confusion        counts, a row for each true class
+    baseline_commonest  accuracies of always guessing the most frequent class of the split
+    """
+    matrix = np.asarray(sums['confusion'].sum)
+    num_classes = len(task.names)
+    by_class = confusion.scores(matrix, task.names, 'truth_only')['accuracy']
+    counts = matrix[:num_classes, :num_classes].astype(int)
+    right = counts.diagonal()
+    guessed = counts.sum(0)
+    # The last column counts guesses of no class, which do not exist here.
+    examples = matrix[:num_classes].sum(1).astype(int)
+
+    scores: dict = {}
+    for name in ('accuracy', f'top{TOP}_accuracy', 'cross_entropy'):
+        scores[name] = _number(sums[name])
+    occurring = [value for value in by_class.values() if value is not None]
+    scores['class_accuracy'] = float(np.mean(occurring)) if occurring else None
+
+    rows = {}
+    for i, name in enumerate(task.names):
+        precision = float(right[i] / guessed[i]) if guessed[i] else None
+        row = {'accuracy': by_class[name], 'precision': precision, 'examples': int(examples[i])}
+        rows[name] = row
+    scores['per_class'] = rows
+    scores['confusion'] = counts.tolist()
+
+    if examples.sum():
+        scores['baseline_commonest'] = {
+            'accuracy': float(examples.max() / examples.sum()),
+            'class_accuracy': 1 / len(occurring),
+        }
+    return scores
+
+
+def _number(mean: Mean) -> float | None:
+    """Returns a mean as a float, None if nothing was counted."""
+    return float(mean.sum / mean.count) if mean.count else None
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def render(
+    task: Task, paint: Callable[[Array], Array], state: TrainState, batch: Batch, keys: Keys
+) -> Pictures:
+    """Paints the inputs. The caption has true and predicted train id and the true probability."""
+    truth = batch[task.truth]
+    logits = classify(task, state, batch[task.planes])
+    values = {
+        'true class': truth,
+        'predicted class': jnp.argmax(logits, -1).astype(jnp.int32),
+        'probability of the true class': probability_of(logits, truth),
+    }
+    return {'input': Picture(paint(batch[task.planes]), values=values)}
+
+
+def paint_shape(planes: Array) -> Array:
+    """Paints object and box, [B, H, W, 2], in grey: uint8 [B, H, W]."""
+    inside = jnp.where(planes[..., 1] > 0, INSIDE, OUTSIDE)
+    return jnp.where(planes[..., 0] > 0, OBJECT, inside).astype(jnp.uint8)
