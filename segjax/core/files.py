@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pathlib
+import threading
 import uuid
 from collections.abc import Mapping
 from typing import IO, Any
@@ -190,3 +191,23 @@ def encode_png(image: np.ndarray) -> bytes:
     if not ok:
         raise ValueError(f'OpenCV could not encode a picture of shape {list(image.shape)}')
     return data.tobytes()
+
+
+_HEADERS = threading.Lock()
+
+
+def read_array(path: pathlib.Path, mapped: bool = False) -> np.ndarray:
+    """Reads an array of a .npy file, from any thread.
+
+    NumPy parses the header with `ast`. In Python 3.11 two threads that parse at the same time may
+    raise SystemError, so they take turns.
+
+    Args:
+      path: of the file.
+      mapped: whether the values stay in the file until they are read.
+
+    Raises:
+      OSError, ValueError, EOFError: no whole file, or an array of objects.
+    """
+    with _HEADERS:
+        return np.load(path, mmap_mode='r' if mapped else None, allow_pickle=False)

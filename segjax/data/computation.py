@@ -271,7 +271,7 @@ def _save(path: pathlib.Path, value: np.ndarray) -> None:
 def _read(path: pathlib.Path) -> np.ndarray | None:
     """Returns a computed value, None if there is no whole file."""
     try:
-        return np.load(path, allow_pickle=False)
+        return files.read_array(path)
     except (OSError, ValueError, EOFError):
         return None
 

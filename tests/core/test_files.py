@@ -1,10 +1,12 @@
 """Files are replaced as a whole or not at all, and locks hold between processes."""
 
+import concurrent.futures
 import errno
 import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from segjax.core import files
@@ -67,3 +69,15 @@ def test_a_lock_holds_against_another_process_until_the_file_is_closed(
         assert blocked.stdout.strip() == output
     free = subprocess.run(command, capture_output=True, text=True, check=True)
     assert free.stdout.strip() == ''
+
+
+def test_arrays_are_read_by_threads_at_the_same_time(tmp_path):
+    paths = [tmp_path / f'{number}.npy' for number in range(8)]
+    for number, path in enumerate(paths):
+        np.save(path, np.full((3, 2), number))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        arrays = list(pool.map(files.read_array, paths * 50))
+    assert [array[0, 0] for array in arrays] == list(range(8)) * 50
+    np.testing.assert_array_equal(files.read_array(paths[3], mapped=True), arrays[3])
+    with pytest.raises(OSError):
+        files.read_array(tmp_path / 'none.npy')

@@ -13,7 +13,7 @@ from fakes import SPEC
 from PIL import Image
 
 from segjax import config as config_lib
-from segjax import data, pipelines
+from segjax import data
 from segjax.config import config_file
 from segjax.data import builders, index, kinds, loader, transforms
 from segjax.data.worlds import streets
@@ -577,12 +577,13 @@ def test_evaluation_is_traced_with_the_shapes_that_it_has(path, tmp_path):
     config = config_file.load(path)
     if 'system=start' in path:
         config.train.num_steps = 4
-    prepared = data.prepare(config.data)
-    for stage in pipelines.load(config.pipeline).make_stages(config, prepared.spec):
+    run, stages = driver.checked_run(config, str(tmp_path / 'run'), 'train', trace_steps=False)
+    for stage in stages:
         inputs = stage.eval_input
-        size = prepared.spec.split(inputs.split).max_size
-        real = kinds.in_step(loader.examples(prepared.open_input(inputs), [0, 1], inputs, size))
-        shapes = checks.evaluation_batch(inputs, 2, prepared.spec)
+        spec = run.spec_of(inputs)
+        size = spec.split(inputs.split).max_size
+        real = kinds.in_step(loader.examples(run.open_input(inputs), [0, 1], inputs, size))
+        shapes = checks.evaluation_batch(inputs, 2, spec)
         assert {key: (x.shape, x.dtype) for key, x in shapes.items()} == {
             key: (x.shape, x.dtype) for key, x in real.items()
         }

@@ -82,7 +82,7 @@ def _vectors(path: pathlib.Path, reading: Reading) -> np.ndarray:
 def _array(path: pathlib.Path) -> np.ndarray:
     """Reads a NumPy file. Raises InputError if it is none."""
     try:
-        return np.load(path, allow_pickle=False)
+        return files.read_array(path)
     except (ValueError, EOFError) as error:
         raise InputError(
             str(path), got=str(error), expected='a NumPy array', fix="numpy.save('map.npy', array)"
@@ -178,6 +178,6 @@ def file_size(path: pathlib.Path) -> tuple[int, int]:
 def _array_shape(path: pathlib.Path) -> tuple[int, ...]:
     """Returns the shape of a NumPy file. Raises InputError if it is none."""
     try:
-        return np.load(path, mmap_mode='r', allow_pickle=False).shape
+        return files.read_array(path, mapped=True).shape
     except (ValueError, EOFError) as error:
         raise InputError(str(path), got=str(error), expected='a NumPy array') from error
