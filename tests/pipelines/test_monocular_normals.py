@@ -201,6 +201,7 @@ def test_the_gradient_is_the_same_on_eight_devices(on_one_device, mode):
 # --- a run ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_equals_a_whole_run(one_device, tmp_path, monkeypatch):
     config = config_file.load(CONFIG)
     config_lib.update(

@@ -133,12 +133,14 @@ def eight(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.devices(8)
 def test_a_single_device_equals_eight_devices(eight, tmp_path):
     finish(start(tmp_path, 'batch_size=8'))
     assert_close(eight, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.devices(8)
 def test_two_processes_equal_a_single_process(eight, tmp_path):
     settings = ('batch_size=8', f'port={free_port()}', 'num_processes=2')

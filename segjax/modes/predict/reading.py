@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from segjax.core import files
 from segjax.core.notes import Note, tell
 from segjax.data import image_files, kinds, labels
 from segjax.data.builders.base import ids_or_colors
