@@ -111,7 +111,7 @@ def _check_value(where: str, field: Field, value: Any) -> None:
 def _check_same_data(section: str, schema: Schema, values: Values) -> None:
     """Raises InputError for a changed key of a data section without a name.
 
-    Such a section stands for `data` with all its keys, so the key would have no effect.
+    Such a section means `data` with all its keys, so the key would have no effect.
 
     Args:
       section: its name.

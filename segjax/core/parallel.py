@@ -309,6 +309,21 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def check_single_process(where: str) -> None:
+    """Raises InputError if the program runs in several processes.
+
+    Args:
+      where: the flag that needs a single process, as '--mode predict'.
+    """
+    if jax.process_count() > 1:
+        raise InputError(
+            where,
+            got=f'{jax.process_count()} processes',
+            expected='one process',
+            fix='start it without --coordinator and --distributed',
+        )
+
+
 def barrier(name: str) -> None:
     """Waits for all processes."""
     if jax.process_count() > 1:

@@ -15,6 +15,7 @@ import optax
 from jax import lax
 
 from segjax.core import parallel
+from segjax.core.means import without_padding
 from segjax.errors import InputError
 from segjax.protocol import Mean, PyTree
 
@@ -184,7 +185,7 @@ def _part(
 
     # Padding may have any gradient, even NaN.
     active = part['weight'] > 0  # [R]
-    grads = jax.tree.map(lambda g: jnp.where(_beside(active, g), g, 0), grads)
+    grads = jax.tree.map(functools.partial(without_padding, part['weight']), grads)
 
     # The sum is a product with the factors c_i, which needs all digits.
     with jax.default_matmul_precision('highest'):
@@ -196,11 +197,6 @@ def _part(
         sums[name] = Mean(jnp.where(counted, mean.sum, 0).sum(), counted.astype(loss.dtype).sum())
     sums[CLIPPED] = Mean(num_clipped.astype(loss.dtype), active.astype(loss.dtype).sum())
     return sums, aux, total
-
-
-def _beside(active: jax.Array, like: jax.Array) -> jax.Array:
-    """Returns [R] as [R, 1, ..., 1], with as many axes as a second array."""
-    return active.reshape(-1, *(1 for _ in like.shape[1:]))
 
 
 def _example(

@@ -107,7 +107,7 @@ def with_context(box: np.ndarray, factor: float, size: Size) -> np.ndarray:
 def crop_matrix(box: np.ndarray, size: Size) -> np.ndarray:
     """Returns the 3x3 matrix that maps a box onto an image of this size.
 
-    x' + 1/2 = (x - x0) W / (x1 - x0), and y likewise.
+    x' + 1/2 = (x - x0) W / (x1 - x0),    y' + 1/2 = (y - y0) H / (y1 - y0)
 
     Args:
       box: [4].

@@ -282,7 +282,7 @@ def coding_of(classes: ClassSpec) -> LabelCoding:
     """Returns the coding of label files of a data set of which only the classes are known.
 
     The ids of public data sets that mean void are known by their classes. For all other classes 255
-    alone is void. Colours are those of the palette, and black is void unless it is a class.
+    alone is void. The palette gives the colours. Black is void unless it is a class.
     """
     colors = {(0, 0, 0): IGNORE}
     colors |= {tuple(color): train_id for train_id, color in enumerate(classes.palette)}

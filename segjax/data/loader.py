@@ -559,7 +559,7 @@ def _for_device(key: str, value: np.ndarray, feature: Feature) -> np.ndarray:
 
     Raises:
       InputError: text, fractions where whole numbers belong, whole numbers that do not fit the
-        type, or a shape that is not that of the feature.
+        type, or a shape that differs from the feature.
     """
     # Text has no type on a device.
     if value.dtype.kind not in 'biuf':

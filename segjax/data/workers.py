@@ -31,7 +31,7 @@ def prepare(lease: str, grace: float) -> None:
     # Ctrl-C and preemption signals reach the whole process group. The main process handles them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    cv2.setNumThreads(1)  # the number of processes and threads is that of the config
+    cv2.setNumThreads(1)  # the config alone sets the number of threads
     threading.Thread(target=_exit_with_lease, args=(lease, grace), daemon=True).start()
 
 

@@ -248,19 +248,10 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
     predict_normals = make_predict(infer)
     eval_step, finalize = make_evaluation(config, spec, predict_normals)
 
-    def loss_fn(params, model_state, batch: Batch, keys: Keys):
-        """Returns (terms, model_state, {})."""
-        outputs, statistics = net.apply(
-            params['segmenter'],
-            model_state['segmenter'],
-            batch['image'],
-            train=True,
-            dropout=keys['dropout'],
-        )
+    def terms(outputs: Mapping, batch: Batch) -> dict[str, Mean]:
         vectors = resize.bilinear(outputs['logits'], batch['normals'].shape[1:3])
         prediction = normalised(vectors.astype(jnp.float32))
-        term = cosine_loss(prediction, batch['normals'], batch['weight'])
-        return {'cosine': term}, {'segmenter': statistics}, {}
+        return {'cosine': cosine_loss(prediction, batch['normals'], batch['weight'])}
 
     def apply(state: TrainState, batch: Batch, keys: Keys) -> dict[str, Array]:
         return {'normals': normalised(infer(state, batch['image']))}
@@ -285,7 +276,10 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
         streams=('dropout',),
         init=supervised.make_init(config, net),
         train_step=supervised.make_train_step(
-            loss_fn, supervised.alone(config), lambda term: 1.0, **supervised.schedule(config)
+            supervised.net_loss(net, terms),
+            supervised.alone(config),
+            lambda term: 1.0,
+            **supervised.schedule(config),
         ),
         eval_step=eval_step,
         finalize=finalize,

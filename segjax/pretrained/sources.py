@@ -169,7 +169,7 @@ _TIMM_EFFICIENTNET = dict(
     **_IN_EFFICIENTNET,
 )
 
-# A file of B0 to B7 has these marks and that of squeeze and excitation, which is the closer fit.
+# A file of B0 to B7 has these marks, and a mark of squeeze and excitation: the closer fit.
 _TIMM_LITE = {
     **_TIMM_EFFICIENTNET,
     'marks': (

@@ -151,19 +151,16 @@ def make_loss(task: Task) -> Callable:
     `losses.pixel_cross_entropy`.
     """
 
-    def loss_fn(params, model_state, batch: Batch, keys: Keys):
-        outputs, statistics = task.net.apply(
-            params[NET], model_state[NET], batch[task.planes], train=True, dropout=keys['dropout']
-        )
+    def terms(outputs: Mapping, batch: Batch) -> dict[str, Mean]:
         term = losses.cross_entropy(
             outputs['logits'],
             batch[task.truth],
             batch['weight'],
             label_smoothing=task.label_smoothing,
         )
-        return {'main': term}, {NET: statistics}, {}
+        return {'main': term}
 
-    return loss_fn
+    return supervised.net_loss(task.net, terms, task.planes, NET)
 
 
 def make_train_step(config: ml_collections.ConfigDict, task: Task, **options) -> Callable:

@@ -87,17 +87,32 @@ def make_terms(config: ml_collections.ConfigDict, spec: DataSpec) -> Callable:
 
 def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, net: segmentation.Net) -> Callable:
     """Returns (params, model_state, batch, keys) -> (terms of `make_terms`, model_state, {})."""
-    terms = make_terms(config, spec)
+    return net_loss(net, make_terms(config, spec))
+
+
+def net_loss(
+    net: segmentation.Net,
+    terms: Callable[[Mapping, Batch], dict[str, Mean]],
+    feature: str = 'image',
+    name: str = 'segmenter',
+) -> Callable:
+    """Returns the loss of a training that has one net.
+
+    Args:
+      net: the net.
+      terms: (outputs of the net, batch) -> named terms.
+      feature: key of the input in a batch.
+      name: of the net in the state.
+
+    Returns:
+      (params, model_state, batch, keys) -> (terms, model_state, {}), for `make_train_step`.
+    """
 
     def loss_fn(params, model_state, batch: Batch, keys: Keys):
         outputs, statistics = net.apply(
-            params['segmenter'],
-            model_state['segmenter'],
-            batch['image'],
-            train=True,
-            dropout=keys['dropout'],
+            params[name], model_state[name], batch[feature], train=True, dropout=keys['dropout']
         )
-        return terms(outputs, batch), {'segmenter': statistics}, {}
+        return terms(outputs, batch), {name: statistics}, {}
 
     return loss_fn
 

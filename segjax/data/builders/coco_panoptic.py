@@ -180,7 +180,7 @@ class CocoPanoptic(SegmentDataset):
         if problems:
             return None, problems
 
-        # Look up the segments of all pixels at once. Position 0 stands for unlabelled pixels.
+        # Look up the segments of all pixels at once. Position 0 means unlabelled.
         order = np.argsort(listed.ids)
         ids = np.concatenate([[0], listed.ids[order]])
         categories = np.concatenate([[0], listed.categories[order]])

@@ -6,14 +6,14 @@ GANs, CVPR 2018 (pix2pixHD), whose parts Hong et al. (NeurIPS 2018) use again.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError, unknown_name
 from segjax.models.generators.patchgan import instance_norm
-from segjax.models.layers import batch_norm
+from segjax.models.layers import Conv, ConvTranspose, batch_norm, normal
 
 NORMS = ('batch', 'instance')
 """Names of the norms: over the batch with scale and shift, or over each image without them."""
@@ -42,6 +42,34 @@ def _instance_norm(name: str) -> Callable:
     """Returns the instance norm, which has no parameters to name."""
     del name
     return instance_norm
+
+
+class Layers(NamedTuple):
+    """Factories of layers, which a net hands to its blocks.
+
+    conv            makes convolutions: conv(features, kernel_size, strides=, padding=, name=)
+    conv_transpose  makes transposed convolutions: conv_transpose(features, kernel_size, name=)
+    norm            makes norms: norm(name=)
+    """
+
+    conv: Callable
+    conv_transpose: Callable
+    norm: Callable
+
+
+def make_layers(net: nn.Module, train: bool) -> Layers:
+    """Returns the layers of a net with kernels of N(0, init_std^2), and biases of torch's defaults.
+
+    Args:
+      net: has the fields norm, init_std, dtype and axis_name.
+      train: as in `make_norm`.
+    """
+    init = normal(net.init_std)
+    return Layers(
+        conv=functools.partial(Conv, kernel_init=init, dtype=net.dtype),
+        conv_transpose=functools.partial(ConvTranspose, kernel_init=init, dtype=net.dtype),
+        norm=make_norm(net.norm, train, dtype=net.dtype, axis_name=net.axis_name),
+    )
 
 
 def reflect(x, pixels: int):

@@ -4,7 +4,6 @@ Source: Hong, Yan, Huang, Lee, Learning Hierarchical Semantic Image Manipulation
 Representations, NeurIPS 2018: the image generator, with the settings of the released code.
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -17,9 +16,9 @@ from segjax.models.generators.blocks import (
     ImageHead,
     ResidualBlock,
     check_size,
-    make_norm,
+    make_layers,
 )
-from segjax.models.layers import Conv, ConvTranspose, normal, scaled
+from segjax.models.layers import scaled
 from segjax.ops.pool import max_pool
 
 FEATURES = 64
@@ -79,10 +78,7 @@ class MaskToImage(nn.Module):
                 got=f'{image.shape[-1]} channels',
                 expected=f'{self.out_channels} channels (out_channels)',
             )
-        init = normal(self.init_std)
-        conv = functools.partial(Conv, kernel_init=init, dtype=self.dtype)
-        conv_transpose = functools.partial(ConvTranspose, kernel_init=init, dtype=self.dtype)
-        norm = make_norm(self.norm, train, dtype=self.dtype, axis_name=self.axis_name)
+        conv, conv_transpose, norm = make_layers(self, train)
         features = scaled(FEATURES, self.width)
         image = image.astype(jnp.float32)
         mask = mask.astype(jnp.float32)

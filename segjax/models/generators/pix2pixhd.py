@@ -19,9 +19,9 @@ from segjax.models.generators.blocks import (
     ImageHead,
     ResidualBlock,
     check_size,
-    make_norm,
+    make_layers,
 )
-from segjax.models.layers import Conv, ConvTranspose, normal, scaled
+from segjax.models.layers import scaled
 from segjax.ops.pool import average_pool
 
 FEATURES = 64
@@ -93,10 +93,7 @@ class GlobalGenerator(nn.Module):
           {'image': [B, H, W, out_channels] float32 in [-1, 1]}.
         """
         check_size('pix2pixhd_global', condition, 2**self.halvings)
-        init = normal(self.init_std)
-        conv = functools.partial(Conv, kernel_init=init, dtype=self.dtype)
-        conv_transpose = functools.partial(ConvTranspose, kernel_init=init, dtype=self.dtype)
-        norm = make_norm(self.norm, train, dtype=self.dtype, axis_name=self.axis_name)
+        conv, conv_transpose, norm = make_layers(self, train)
         features = scaled(FEATURES, self.width)
         trunk = Trunk(
             features, self.halvings, self.blocks, conv, conv_transpose, norm, name='trunk'
@@ -148,10 +145,7 @@ class LocalEnhancer(nn.Module):
           {'image': [B, H, W, out_channels] float32 in [-1, 1]}.
         """
         check_size('pix2pixhd_local', condition, 2 ** (self.halvings + 1))
-        init = normal(self.init_std)
-        conv = functools.partial(Conv, kernel_init=init, dtype=self.dtype)
-        conv_transpose = functools.partial(ConvTranspose, kernel_init=init, dtype=self.dtype)
-        norm = make_norm(self.norm, train, dtype=self.dtype, axis_name=self.axis_name)
+        conv, conv_transpose, norm = make_layers(self, train)
         features = scaled(FEATURES, self.width)
         local_features = scaled(FEATURES // 2, self.width)
 

@@ -75,7 +75,9 @@ def predict_split(compared: Compared, number: int, store: LabelFiles, stop: Stop
     Raises:
       Preempted: the process was told to stop.
     """
-    run, stage, inputs = compared.run, compared.stage, compared.inputs
+    run = compared.run
+    stage = compared.stage
+    inputs = compared.inputs
     state = load_state(compared)
     root = driver.root_key(run, stage, 'evaluate')
 

@@ -75,7 +75,7 @@ def _mark(number: int) -> str:
 
 
 def _heads(runs: Sequence[Compared]) -> list[str]:
-    """Returns the headings of the runs, followed by those of the differences from the first run."""
+    """Returns the headings of the runs, then of the differences from the first run."""
     names = [compared.name for compared in runs]
     return [*names, *(f'{name} − {names[0]}' for name in names[1:])]
 

@@ -5,10 +5,8 @@ import pathlib
 import shutil
 from collections.abc import Sequence
 
-import jax
-
 from segjax.config import config_file
-from segjax.core import files
+from segjax.core import files, parallel
 from segjax.errors import InputError
 from segjax.modes.compare import page, scores
 from segjax.modes.compare.labels import LabelFiles, choose, compare, predict_split
@@ -62,13 +60,7 @@ def _check(num_pictures: int) -> None:
     if num_pictures < 1:
         fix = '--pictures 8'
         raise InputError('--pictures', got=str(num_pictures), expected='at least 1', fix=fix)
-    if jax.process_count() > 1:
-        raise InputError(
-            '--mode compare',
-            got=f'{jax.process_count()} processes',
-            expected='one process',
-            fix='start it without --coordinator and --distributed',
-        )
+    parallel.check_single_process('--mode compare')
 
 
 def _write(

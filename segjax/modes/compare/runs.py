@@ -204,7 +204,7 @@ def _final_scores(run: driver.Run, stage: Stage) -> Scores:
     now = same_run.made_by(run.config, run.specs, stage, stage.num_steps, *read)
     if same_run.still_hold(scores, now, run.config):
         return scores
-    # The scores of a run that was extended are those of an earlier step.
+    # A run that was extended has the scores of an earlier step.
     step = before.get('step', stage.num_steps)
     if step != stage.num_steps:
         got = f'scores of step {step} of {stage.num_steps}'
@@ -219,8 +219,9 @@ def _final_scores(run: driver.Run, stage: Stage) -> Scores:
 
 def load_state(compared: Compared) -> TrainState:
     """Returns the final state of the compared stage, on one device."""
-    run, stages, stage = compared.run, compared.stages, compared.stage
-    before = stages[: stages.index(stage)]
+    run = compared.run
+    stage = compared.stage
+    before = compared.stages[: compared.stages.index(stage)]
     earlier = initialization.abstract_earlier(run, before)
     state = parallel.to_host(driver.load_stage(run, stage, earlier, 'last'))
     return jax.device_put(state, jax.local_devices()[0])

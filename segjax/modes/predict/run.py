@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import ml_collections
 
 from segjax import config as config_lib
@@ -173,13 +172,7 @@ def _check_arguments(input_folder: str, output_folder: str) -> None:
             got=input_folder,
             expected='an existing folder of images, or an image, a video or a JSON list',
         )
-    if jax.process_count() > 1:
-        raise InputError(
-            '--mode predict',
-            got=f'{jax.process_count()} processes',
-            expected='one process',
-            fix='start it without --coordinator and --distributed',
-        )
+    parallel.check_single_process('--mode predict')
 
 
 def _made_by(opened: driver.Run, stage: Stage, state: TrainState) -> dict[str, Any]:
