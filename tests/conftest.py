@@ -84,10 +84,7 @@ def real_data() -> pathlib.Path:
 
     Tests that need the folder are skipped where it is absent.
     """
-    folder = os.environ.get('SEGJAX_REAL_DATA', '')
-    if not folder or not pathlib.Path(folder).is_dir():
-        pytest.skip('$SEGJAX_REAL_DATA names no folder with real images')
-    return pathlib.Path(folder)
+    return _folder_of('SEGJAX_REAL_DATA', 'real images')
 
 
 @pytest.fixture(scope='session')
@@ -96,9 +93,14 @@ def weights() -> pathlib.Path:
 
     Tests that need the folder are skipped where it is absent.
     """
-    folder = os.environ.get('SEGJAX_WEIGHTS', '')
+    return _folder_of('SEGJAX_WEIGHTS', 'published weights')
+
+
+def _folder_of(variable: str, content: str) -> pathlib.Path:
+    """Returns the folder that a variable of the environment names, or skips the test."""
+    folder = os.environ.get(variable, '')
     if not folder or not pathlib.Path(folder).is_dir():
-        pytest.skip('$SEGJAX_WEIGHTS names no folder with published weights')
+        pytest.skip(f'${variable} names no folder with {content}')
     return pathlib.Path(folder)
 
 

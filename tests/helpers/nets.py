@@ -15,9 +15,28 @@ def shapes_of(net, image=(1, 32, 32, 3)):
     )
 
 
+def shapes_at(net, *shape, **arguments):
+    """Returns (outputs, variables) of a net for a float32 input, as shapes. Computes nothing.
+
+    Args:
+      net: the net.
+      *shape: of the input.
+      **arguments: of the call, as train=True.
+    """
+    return jax.eval_shape(
+        lambda x: net.init_with_output(jax.random.key(0), x, **arguments),
+        jax.ShapeDtypeStruct(shape, jnp.float32),
+    )
+
+
+def size(tree) -> int:
+    """Returns the number of values of all arrays of a tree."""
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
 def count(variables) -> int:
     """Number of trained parameters."""
-    return sum(x.size for x in jax.tree.leaves(variables['params']))
+    return size(variables['params'])
 
 
 def random_variables(net, image=(1, 32, 32, 3), seed=0):

@@ -4,6 +4,7 @@ import os
 import pathlib
 import socket
 import subprocess
+import sys
 import time
 
 import chex
@@ -70,6 +71,22 @@ def free_port() -> int:
 def run_to_the_end(command):
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def start_program(script: str, *arguments, devices: int = 1) -> subprocess.Popen:
+    """Starts a file of this folder as a program on simulated devices. Its output can be read."""
+    command = [sys.executable, str(HELPERS / script), *map(str, arguments)]
+    env = {**ENVIRONMENT, 'XLA_FLAGS': compiler.devices(devices)}
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(*programs):
+    """Waits for programs, which must succeed."""
+    outputs = [program.communicate(timeout=300)[0] for program in programs]
+    for program, output in zip(programs, outputs, strict=True):
+        assert program.returncode == 0, output[-3000:]
 
 
 def kill_on_the_way(command, stage_folder, more_lines: int, while_saving: bool):

@@ -4,18 +4,15 @@ import dataclasses
 import json
 import pathlib
 import random
-import subprocess
-import sys
 import time
 import types
 
-import compiler
 import contract_pipeline
 import contract_run
 import cv2
 import numpy as np
 import pytest
-from run_folders import ENVIRONMENT, HELPERS, assert_same_run, free_port
+from run_folders import assert_same_run, finish, free_port, start_program
 
 from segjax.data.records import never_stop
 from segjax.errors import InputError
@@ -46,19 +43,8 @@ MOMENTS = (
 
 def start(folder, *pairs, devices=1):
     """Starts the pipeline as a program, with a cache of its own."""
-    script = str(HELPERS / 'contract_run.py')
-    command = [sys.executable, script, str(folder / 'run'), str(folder / 'cache'), *pairs]
-    env = {**ENVIRONMENT, 'XLA_FLAGS': compiler.devices(devices)}
-    return subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(*programs):
-    """Waits for programs, which must succeed."""
-    outputs = [program.communicate(timeout=300)[0] for program in programs]
-    for program, output in zip(programs, outputs, strict=True):
-        assert program.returncode == 0, output[-3000:]
+    places = (folder / 'run', folder / 'cache')
+    return start_program('contract_run.py', *places, *pairs, devices=devices)
 
 
 @pytest.fixture(scope='module')

@@ -1,20 +1,16 @@
 """Arrays that a stage hands on: chosen examples, starts, kills, extensions, refusals."""
 
-import os
 import pathlib
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
-import compiler
 import jax
 import numpy as np
 import pytest
 import toy_chain
-from run_folders import assert_same_run, final_state, free_port
+from run_folders import assert_same_run, final_state, finish, free_port, start_program
 
 from segjax.errors import InputError
 from segjax.protocol import HandOn, Input, Product
@@ -163,22 +159,7 @@ def test_killed_around_the_write_of_the_arrays_it_is_bit_identical(
 
 def start(workdir, devices, *settings):
     """Starts the chain as a program."""
-    env = {
-        **os.environ,
-        'XLA_FLAGS': compiler.devices(devices),
-        'PYTHONPATH': os.pathsep.join([str(HELPERS.parent.parent), str(HELPERS)]),
-    }
-    command = [sys.executable, str(HELPERS / 'toy_chain.py'), str(workdir), *settings]
-    return subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(*programs):
-    """Waits for programs, which must succeed."""
-    outputs = [program.communicate(timeout=300)[0] for program in programs]
-    for program, output in zip(programs, outputs, strict=True):
-        assert program.returncode == 0, output[-3000:]
+    return start_program('toy_chain.py', workdir, *settings, devices=devices)
 
 
 MOMENTS = (

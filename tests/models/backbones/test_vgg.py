@@ -5,17 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from nets import shapes_at
 
 from segjax import models
 from segjax.models.backbones.vgg import PERCEPTUAL_LAYERS, STAGES, STAGES_19, VGG16
 from segjax.models.layers import Conv
-
-
-def shapes_of(net, *shape):
-    return jax.eval_shape(
-        lambda x: net.init_with_output(jax.random.key(0), x),
-        jax.ShapeDtypeStruct(shape, jnp.float32),
-    )
 
 
 def count(variables):
@@ -24,14 +18,14 @@ def count(variables):
 
 @pytest.mark.parametrize('stages, parameters', [(STAGES, 14_714_688), (STAGES_19, 20_024_384)])
 def test_convolutions_of_the_publication(stages, parameters):
-    (pools, _), variables = shapes_of(VGG16(Conv, Conv, stages=stages), 1, 224, 224, 3)
+    (pools, _), variables = shapes_at(VGG16(Conv, Conv, stages=stages), 1, 224, 224, 3)
     assert count(variables) == parameters
     chex.assert_shape(pools['pool5'], (1, 7, 7, 512))
 
 
 def test_perceptual_features_are_the_convolutions_up_to_the_deepest():
     net = models.build('features', 'vgg19', dtype='float32')
-    features, variables = shapes_of(net, 2, 64, 96, 3)
+    features, variables = shapes_at(net, 2, 64, 96, 3)
     assert list(features) == list(PERCEPTUAL_LAYERS)
     for k, (name, channels) in enumerate(zip(features, (64, 128, 256, 512, 512), strict=True)):
         chex.assert_shape(features[name], (2, 64 >> k, 96 >> k, channels))

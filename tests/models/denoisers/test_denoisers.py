@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from nets import shapes_at
 from scipy import ndimage
 
 from segjax import models
@@ -34,12 +35,6 @@ def build(name, **fields):
 
 def small(name, **fields):
     return build(name, width=0.125, **fields)
-
-
-def shapes_of(net, *shape):
-    return jax.eval_shape(
-        lambda x: net.init_with_output(jax.random.key(0), x, train=False), jnp.zeros(shape)
-    )
 
 
 def normal(*shape, seed=0):
@@ -72,14 +67,14 @@ def test_every_denoiser_is_here():
 @NETS
 def test_published_parameter_counts(name):
     for channels, count in zip((3, 35, 49), PUBLISHED[name], strict=True):
-        outputs, variables = shapes_of(build(name), 2, *SIZE, channels)
+        outputs, variables = shapes_at(build(name), 2, *SIZE, channels, train=False)
         assert sum(x.size for x in jax.tree.leaves(variables['params'])) == count
         assert set(outputs) == {'logits'}
         chex.assert_shape(outputs['logits'], (2, *SIZE, channels))
 
 
 def test_the_published_grey_ffdnet():
-    _, variables = shapes_of(build('ffdnet', features=64, num_layers=15), 1, 8, 8, 1)
+    _, variables = shapes_at(build('ffdnet', features=64, num_layers=15), 1, 8, 8, 1, train=False)
     assert sum(x.size for x in jax.tree.leaves(variables)) == 485_316
 
 
@@ -92,7 +87,7 @@ def test_every_field_of_a_config_has_a_doc(name):
 
 @NETS
 def test_activations_follow_the_dtype_and_the_rest_is_float32(name):
-    outputs, variables = shapes_of(small(name, dtype='bfloat16'), 1, *SIZE, K)
+    outputs, variables = shapes_at(small(name, dtype='bfloat16'), 1, *SIZE, K, train=False)
     assert outputs['logits'].dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
 
@@ -207,11 +202,11 @@ def test_adnet_forward_pass_by_numpy():
 
 def test_unetd_refuses_sizes_that_cannot_be_halved():
     with pytest.raises(InputError, match='multiples of 16'):
-        shapes_of(build('unetd'), 1, 24, 32, K)
-    outputs, _ = shapes_of(build('unetd', depth=3), 1, 12, 20, K)
+        shapes_at(build('unetd'), 1, 24, 32, K, train=False)
+    outputs, _ = shapes_at(build('unetd', depth=3), 1, 12, 20, K, train=False)
     chex.assert_shape(outputs['logits'], (1, 12, 20, K))
     with pytest.raises(InputError, match='at least 1'):
-        shapes_of(build('unetd', depth=0), 1, 16, 16, K)
+        shapes_at(build('unetd', depth=0), 1, 16, 16, K, train=False)
 
 
 def test_unetd_predicts_the_noise():
@@ -346,4 +341,4 @@ def test_the_noise_level_can_be_learned():
 
 def test_ffdnet_refuses_a_single_layer():
     with pytest.raises(InputError, match='at least 2'):
-        shapes_of(build('ffdnet', num_layers=1), 1, 8, 8, K)
+        shapes_at(build('ffdnet', num_layers=1), 1, 8, 8, K, train=False)

@@ -5,26 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from nets import shapes_at, size
 
 from segjax.errors import InputError
 from segjax.models.generators.multiscale import MultiscaleDiscriminator, output_size
 from segjax.ops.pool import average_pool
 
 
-def shapes_of(net, *shape):
-    return jax.eval_shape(
-        lambda x: net.init_with_output(jax.random.key(0), x, train=True),
-        jax.ShapeDtypeStruct(shape, jnp.float32),
-    )
-
-
-def count(tree):
-    return sum(x.size for x in jax.tree.leaves(tree))
-
-
 def test_39_channels_and_two_scales():
-    outputs, variables = shapes_of(MultiscaleDiscriminator(), 1, 256, 256, 39)
-    assert count(variables) == 5_603_202
+    outputs, variables = shapes_at(MultiscaleDiscriminator(), 1, 256, 256, 39, train=True)
+    assert size(variables) == 5_603_202
     sides = [[129, 65, 33, 34, 35], [65, 33, 17, 18, 19]]
     for maps, of_scale in zip(outputs, sides, strict=True):
         for x, side, channels in zip(maps, of_scale, (64, 128, 256, 512, 1), strict=True):
@@ -32,17 +22,17 @@ def test_39_channels_and_two_scales():
 
 
 def test_batch_norm_has_a_scale_and_a_shift_in_three_layers():
-    _, variables = shapes_of(MultiscaleDiscriminator(norm='batch'), 1, 64, 64, 71)
+    _, variables = shapes_at(MultiscaleDiscriminator(norm='batch'), 1, 64, 64, 71, train=True)
     kernels = 16 * (71 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512)
     biases = 64 + 128 + 256 + 512 + 1
-    assert count(variables['params']) == 2 * (kernels + biases + 2 * (128 + 256 + 512))
+    assert size(variables['params']) == 2 * (kernels + biases + 2 * (128 + 256 + 512))
 
 
 @pytest.mark.parametrize('size', [(256, 256), (31, 46), (9, 20)])
 @pytest.mark.parametrize('num_layers, num_scales', [(3, 2), (2, 3), (1, 1)])
 def test_output_size_is_that_of_the_net(size, num_layers, num_scales):
     net = MultiscaleDiscriminator(num_scales, num_layers, width=1 / 32)
-    outputs, _ = shapes_of(net, 1, *size, 3)
+    outputs, _ = shapes_at(net, 1, *size, 3, train=True)
     assert len(outputs) == num_scales
     for scale, maps in enumerate(outputs):
         assert len(maps) == num_layers + 2
@@ -118,4 +108,4 @@ def test_initialisation():
 @pytest.mark.parametrize('name', ['num_scales', 'num_layers'])
 def test_bad_input(name):
     with pytest.raises(InputError, match=name):
-        shapes_of(MultiscaleDiscriminator(**{name: 0}), 1, 32, 32, 3)
+        shapes_at(MultiscaleDiscriminator(**{name: 0}), 1, 32, 32, 3, train=True)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from nets import shapes_at
 from scipy import signal
 
 from segjax.errors import InputError
@@ -22,19 +23,12 @@ def random_params(net, x, seed=1):
     return jax.tree.map(lambda p: (0.3 * rng.standard_normal(p.shape)).astype(np.float32), shapes)
 
 
-def shapes_of(net, *shape):
-    return jax.eval_shape(
-        lambda x: net.init_with_output(jax.random.key(0), x),
-        jax.ShapeDtypeStruct(shape, jnp.float32),
-    )
-
-
 @pytest.mark.parametrize(
     'channels, num_layers, parameters, size',
     [(3, 3, 2_764_737, (30, 62)), (6, 3, 2_767_809, (30, 62))],
 )
 def test_published_parameter_counts_and_shapes(channels, num_layers, parameters, size):
-    logits, variables = shapes_of(PatchGAN(num_layers=num_layers), 2, 256, 512, channels)
+    logits, variables = shapes_at(PatchGAN(num_layers=num_layers), 2, 256, 512, channels)
     assert sum(x.size for x in jax.tree.leaves(variables)) == parameters
     chex.assert_shape(logits, (2, *size, 1))
     assert logits.dtype == jnp.float32
@@ -43,7 +37,7 @@ def test_published_parameter_counts_and_shapes(channels, num_layers, parameters,
 
 def test_channels_double_up_to_eight_times():
     def features(**args):
-        params = shapes_of(PatchGAN(**args), 1, 256, 256, 3)[1]['params']
+        params = shapes_at(PatchGAN(**args), 1, 256, 256, 3)[1]['params']
         assert list(params) == [f'conv_{i}' for i in range(len(params))]
         return [p['bias'].shape[0] for p in params.values()]
 
@@ -65,7 +59,7 @@ def test_initialisation():
 @pytest.mark.parametrize('height, width', [(24, 40), (25, 47), (64, 31)])
 @pytest.mark.parametrize('num_layers', [1, 2, 3])
 def test_output_size_is_that_of_the_net(height, width, num_layers):
-    logits, _ = shapes_of(PatchGAN(features=2, num_layers=num_layers), 1, height, width, 3)
+    logits, _ = shapes_at(PatchGAN(features=2, num_layers=num_layers), 1, height, width, 3)
     chex.assert_shape(logits, (1, *output_size(height, width, num_layers), 1))
 
 
@@ -166,6 +160,6 @@ def test_bad_input():
         output_size(23, 100, 3)
     assert output_size(24, 24, 3) == (1, 1)
     with pytest.raises(InputError, match='height 16, width 8'):
-        shapes_of(PatchGAN(num_layers=2), 1, 16, 8, 3)
+        shapes_at(PatchGAN(num_layers=2), 1, 16, 8, 3)
     with pytest.raises(InputError, match='num_layers'):
-        shapes_of(PatchGAN(num_layers=0), 1, 64, 64, 3)
+        shapes_at(PatchGAN(num_layers=0), 1, 64, 64, 3)

@@ -5,20 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from nets import shapes_at, size
 
 from segjax.errors import InputError
 from segjax.models.generators.two_stream import TwoStream
-
-
-def shapes_of(net, *shape):
-    return jax.eval_shape(
-        lambda x: net.init_with_output(jax.random.key(0), x, train=True),
-        jax.ShapeDtypeStruct(shape, jnp.float32),
-    )
-
-
-def count(tree):
-    return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def conv(side, inputs, outputs, bias=True):
@@ -52,15 +42,15 @@ def expected_parts(classes, norm, dilated):
 )
 def test_parameters_of_the_published_trainings(classes, norm, dilated, parameters):
     net = TwoStream(classes, norm=norm, dilated=dilated)
-    logits, variables = shapes_of(net, 2, 256, 256, 2 * classes)
+    logits, variables = shapes_at(net, 2, 256, 256, 2 * classes, train=True)
     chex.assert_shape(logits['context'], (2, 256, 256, classes))
     chex.assert_shape(logits['object'], (2, 256, 256, 1))
     params = variables['params']
-    context = count({k: v for k, v in params.items() if k.startswith('context')})
-    object_ = count({k: v for k, v in params.items() if k.startswith('object')})
-    encoder = count(params) - context - object_
+    context = size({k: v for k, v in params.items() if k.startswith('context')})
+    object_ = size({k: v for k, v in params.items() if k.startswith('object')})
+    encoder = size(params) - context - object_
     assert (encoder, context, object_) == expected_parts(classes, norm, dilated)
-    assert count(params) == parameters
+    assert size(params) == parameters
     assert ('batch_stats' in variables) == (norm == 'batch')
 
 
@@ -93,8 +83,8 @@ def test_the_object_stream_alone_ignores_the_skips():
 
 
 def test_widths_scale_and_sizes_are_multiples_of_16():
-    logits, variables = shapes_of(TwoStream(5, width=1 / 8), 1, 32, 80, 10)
+    logits, variables = shapes_at(TwoStream(5, width=1 / 8), 1, 32, 80, 10, train=True)
     chex.assert_shape(logits['context'], (1, 32, 80, 5))
     assert variables['params']['down_2']['deep_conv']['kernel'].shape == (4, 4, 16, 32)
     with pytest.raises(InputError, match='multiples of 16'):
-        shapes_of(TwoStream(5), 1, 250, 256, 10)
+        shapes_at(TwoStream(5), 1, 250, 256, 10, train=True)
