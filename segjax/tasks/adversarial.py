@@ -96,18 +96,14 @@ def fresh_state(
         for name, optimiser in player.optimisers.items():
             owned = supervised.select(params, optimiser.nets)
             opt_state[name] = optimiser.make(num_steps, owned).init(owned)
-    average = optim.start_average(
-        supervised.select(params, generators.nets),
-        supervised.select(model_state, generators.nets),
-        ema,
-    )
-    return TrainState(
+    state = TrainState(
         step=jnp.int32(0),
         params=dict(params),
         model_state=dict(model_state),
         opt_state=opt_state,
-        extra=average,
+        extra={},
     )
+    return state.replace(extra=optim.start_average(*_trained(generators, state), ema))
 
 
 def make_train_step(
@@ -137,12 +133,9 @@ def make_train_step(
     first = next(iter(generators.optimisers.values()))
 
     def value_and_grad(player: Player, state: TrainState, batch: Batch, keys: Keys):
-        compute = parallel.global_value_and_grad(
-            player.loss(state), player.weight_of, accumulate, shared
-        )
-        params = supervised.select(state.params, player.nets)
-        model_state = supervised.select(state.model_state, player.nets)
-        return compute(params, model_state, batch, keys)
+        loss_fn = player.loss(state)
+        compute = parallel.global_value_and_grad(loss_fn, player.weight_of, accumulate, shared)
+        return compute(*_trained(player, state), batch, keys)
 
     def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
         # Both gradients, before a net changes.
@@ -156,17 +149,15 @@ def make_train_step(
             'loss': Mean(loss, jnp.float32(1)),
             'loss_discriminator': Mean(d_loss, jnp.float32(1)),
             'learning_rate': optim.learning_rate(first.section, num_steps, state.step),
+            **{f'loss_{name}': term for name, term in {**terms, **d_terms}.items()},
         }
-        for name, term in (*terms.items(), *d_terms.items()):
-            metrics[f'loss_{name}'] = term
 
         # A player that pauses keeps its nets and its optimisers, and counts no statistics.
         generators_move: Any = True
         discriminators_move: Any = True
         if control is not None:
             generators_move, discriminators_move = control.moves(d_terms)
-            metrics['generators_move'] = _share(generators_move)
-            metrics['discriminators_move'] = _share(discriminators_move)
+            metrics |= _shares(generators_move, discriminators_move)
         state = _moved(generators, state, grads, statistics, num_steps, generators_move)
         state = _moved(discriminators, state, d_grads, d_statistics, num_steps, discriminators_move)
 
@@ -177,9 +168,16 @@ def make_train_step(
     return train_step
 
 
-def _share(moves: Array) -> Mean:
-    """Returns the metric that counts the steps of a player."""
-    return Mean(moves.astype(jnp.float32), jnp.float32(1))
+def _trained(player: Player, state: TrainState) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+    """Returns parameters and batch statistics of the nets of a player."""
+    params = supervised.select(state.params, player.nets)
+    return params, supervised.select(state.model_state, player.nets)
+
+
+def _shares(generators_move: Array, discriminators_move: Array) -> dict[str, Mean]:
+    """Returns the metrics that count the steps of both players."""
+    moves = {'generators_move': generators_move, 'discriminators_move': discriminators_move}
+    return {name: Mean(moved.astype(jnp.float32), jnp.float32(1)) for name, moved in moves.items()}
 
 
 def _moved(
