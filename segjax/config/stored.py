@@ -113,17 +113,18 @@ FREE_IN = {
         'data.eval_split',
         'data.eval_size',
         'probes',
+        'testing',
     ),
     'predict': tuple(
         key
-        for key in (*FREE, 'data.eval_split', 'data.eval_size')
+        for key in (*FREE, 'data.eval_split', 'data.eval_size', 'testing')
         if key not in ('data.class_map', 'data.lists')
     ),
 }
 """Keys that may differ from the config of a run folder, by mode.
 
-Evaluation may measure a checkpoint on other images, at another size or with other injectors. Any
-other key would change the meaning of the net.
+Evaluation may measure a checkpoint on other images, at another size, with other injectors or with
+other settings of the test (`testing`). Any other key would change the meaning of the net.
 """
 
 UNRECORDED = (

@@ -3,6 +3,7 @@
 Each loss returns a `protocol.Mean(sum, count)` that is not divided yet.
 """
 
+import jax
 import jax.numpy as jnp
 
 from segjax.core.means import masked_mean, without_padding
@@ -68,3 +69,30 @@ def reconstruction(
     out_of_range = counted & ~is_truth.any(-1)
     loss = jnp.where(out_of_range, jnp.nan, loss)
     return masked_mean(jnp.where(counted, loss, 0), counted.astype(jnp.float32), weight)
+
+
+def object_reconstruction(
+    logits: Array, truth: Array, weight: Array, *, region: Array | None = None
+) -> Mean:
+    """Computes the binary cross-entropy between an object map and the true object (Eq. 1).
+
+        -t log p - (1 - t) log(1 - p),    p = sigmoid(logits)
+
+    Pixels outside the region cost nothing, but all pixels of the map are counted, as in the
+    released code of Hong et al. 2018, which multiplies p by the region.
+
+    Args:
+      logits: [B, H, W].
+      truth: [B, H, W] bool, the pixels of the object. They lie inside the region.
+      weight: [B] weight of each example. Examples of weight 0 count for nothing.
+      region: [B, H, W] bool, None for the whole map.
+
+    Returns:
+      Mean whose count is the weighted number of pixels of the maps.
+    """
+    logits = without_padding(weight, logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    # -log p = softplus(-x) and -log(1 - p) = softplus(x), without an overflow.
+    loss = jax.nn.softplus(jnp.where(truth, -logits, logits))
+    if region is not None:
+        loss = jnp.where(region, loss, 0)
+    return masked_mean(loss, jnp.ones_like(loss), weight)

@@ -14,7 +14,7 @@ score falls with its level (Fig. 6).
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +99,22 @@ def noise_number(
     Returns:
       [B] float32.
     """
+    noise = noise_pixels(
+        prediction, truth, target, mask, num_classes=num_classes, reference=reference
+    )
+    return noise.sum((1, 2)).astype(jnp.float32)
+
+
+def noise_pixels(
+    prediction: Array,
+    truth: Array,
+    target: Array,
+    mask: Array,
+    *,
+    num_classes: int,
+    reference: str = 'gt_in_mask',
+) -> Array:
+    """Marks the pixels that `noise_number` counts, with its arguments: [B, H, W] bool."""
     match reference:
         case 'gt_in_mask':
             present = _classes(truth, mask, num_classes)
@@ -110,43 +126,58 @@ def noise_number(
             raise unknown_name('reference of the noise number', reference, NOISE_REFERENCES)
     is_class = prediction[..., None] == jnp.arange(num_classes)
     expected = (is_class & present[:, None, None]).any(-1)
-    return (mask & ~expected).sum((1, 2)).astype(jnp.float32)
+    return mask & ~expected
 
 
-def box_scores(
+def box_values(
     prediction: Array,
     truth: Array,
     target: Array,
     mask: Array,
-    weight: Array,
     *,
     num_classes: int,
     reference: str = 'gt_in_mask',
-) -> Metrics:
-    """Computes the means of tIOU, hamm and NN over examples.
-
-    An example without a score, see the functions above, does not count for this score.
+) -> dict[str, Array]:
+    """Computes tIOU, hamm and NN of each box.
 
     Args:
       prediction: [B, H, W] integer train ids, the completed maps.
       truth: [B, H, W] integer train ids.
       target: [B] integer class of the object.
       mask: [B, H, W] bool, the box.
-      weight: [B] weight of each example. Examples of weight 0 count for nothing.
       num_classes: k.
       reference: a name of NOISE_REFERENCES.
 
     Returns:
-      {'tIOU', 'hamm', 'NN': Mean of float32 scalars}.
+      {'tIOU', 'hamm', 'NN': [B] float32}. NaN where a box has no such score, see the functions
+      above.
     """
     number = noise_number(
         prediction, truth, target, mask, num_classes=num_classes, reference=reference
     )
-    values = {
+    return {
         'tIOU': target_iou(prediction, truth, target, mask),
         'hamm': hamming(prediction, truth, mask),
         'NN': number,
     }
+
+
+def box_scores(
+    prediction: Array, truth: Array, target: Array, mask: Array, weight: Array, **options: Any
+) -> Metrics:
+    """Computes the means of `box_values` over examples.
+
+    An example without a score does not count for this score.
+
+    Args:
+      prediction, truth, target, mask: as in `box_values`.
+      weight: [B] weight of each example. Examples of weight 0 count for nothing.
+      **options: further arguments of `box_values`.
+
+    Returns:
+      {'tIOU', 'hamm', 'NN': Mean of float32 scalars}.
+    """
+    values = box_values(prediction, truth, target, mask, **options)
     return {name: mean_of_examples(value, weight) for name, value in values.items()}
 
 

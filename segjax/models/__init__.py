@@ -3,6 +3,6 @@
 `build('segmentation', 'erfnet', ...)` returns a linen module.
 """
 
-from segjax.models.registry import GIVEN, NETS, build, build_from, net_choice, schema
+from segjax.models.registry import GIVEN, NETS, NO_NET, build, build_from, net_choice, schema
 
-__all__ = ['GIVEN', 'NETS', 'build', 'build_from', 'net_choice', 'schema']
+__all__ = ['GIVEN', 'NETS', 'NO_NET', 'build', 'build_from', 'net_choice', 'schema']

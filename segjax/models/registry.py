@@ -21,7 +21,7 @@ Auxiliary heads of a segmentation net are under 'aux': {head: [B, h, w, num_clas
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -129,17 +129,31 @@ def schema(kind: str, name: str) -> dict[str, Any]:
     return {key: default for key, default in fields.items() if isinstance(default, settable)}
 
 
-def net_choice(kind: str, default: str, doc: str, **defaults: Any) -> Choice:
+NO_NET = 'none'
+"""Name of the choice of no net, in sections of `net_choice` that are optional."""
+
+
+def net_choice(
+    kind: str,
+    default: str,
+    doc: str,
+    only: Sequence[str] = (),
+    optional: bool = False,
+    **defaults: Any,
+) -> Choice:
     """Returns the config section that chooses a net of a kind and sets its fields.
 
     Args:
       kind: a key of NETS.
       default: name of the net that configs start with, a key of NETS[kind].
       doc: meaning of the section.
+      only: names of the nets that may be chosen. (): all nets of the kind.
+      optional: whether NO_NET may be chosen. Such a section has no fields.
       **defaults: defaults of fields, which replace the defaults of nets with such a field.
     """
-    options = {}
-    for name, net in NETS[kind].items():
+    options: dict[str, dict[str, Field]] = {NO_NET: {}} if optional else {}
+    for name in only or NETS[kind]:
+        net = NETS[kind][name]
         docs = field_docs(net)
         options[name] = {
             key: Field(defaults.get(key, value), docs[key], argument_of_net(key, value))

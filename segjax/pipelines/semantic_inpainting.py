@@ -1,0 +1,661 @@
+"""Semantic inpainting of label maps, with Denoise Activation or a denoising net.
+
+He, Xiao, Zhang, Lei, Wang, Lu: Reducing Noise Pixels and Metric Bias in Semantic Inpainting on
+Segmentation Map. Symbols and equation numbers are the paper's.
+
+Method, top to bottom. A box M and a target class l^t are given. The structure generator G^0 reads
+the label map S^u, whose box holds the target class, and the box. It has two streams:
+
+  context stream  P, a class for each pixel                     L_rec(P, P^c)
+  object stream   O, the pixels of the object                   L_rec(O, O^c), L_adv(O, O^c)
+
+The completed map has the classes of P inside the box, and those of the input outside (Eq. 2). G^0
+also invents classes that do not belong there: noise pixels. Three remedies are compared.
+
+  Denoise Activation in training   P^d of Eqs. 5 and 6 replaces P in the loss (Eq. 7)
+  Denoise Activation in testing    classes that do not touch the box are removed (Eq. 9)
+  a denoising net (`denoiser`)     it maps P to P^d, and is trained with G^0 by the same loss
+
+Training draws an object of a training image and cuts a square around it. Evaluation scores each
+object of the evaluation images once: tIOU, hamm, NN and Sem of the paper (metrics/shape.py,
+metrics/sem.py), with intervals over the boxes.
+
+Choices that the paper leaves open:
+
+* The loss counts the pixels of an enlarged box, as the released code of Hong et al. 2018
+  (`loss.region`). D and the object stream see the same pixels.
+* The object stream learns the pixels of the instance. Sem and tIOU compare the pixels of the target
+  class inside the box, as the paper defines them.
+* A box without an object has a class of its own in the input, and the outputs have no such class.
+* With `data.void_class`, void is a class of input and output, as one of the 35 classes of
+  Cityscapes.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from segjax import models
+from segjax.core import optim, parallel, rng
+from segjax.data import objects
+from segjax.errors import InputError
+from segjax.losses import inpainting as losses
+from segjax.metrics import shape
+from segjax.ops import denoise_activation
+from segjax.ops.denoise_activation import DenoiseActivation
+from segjax.protocol import (
+    Array,
+    Batch,
+    Derived,
+    Input,
+    Keys,
+    Mean,
+    Metrics,
+    PRNGKey,
+    Stage,
+    TrainState,
+)
+from segjax.schema import OPTIM, Field, at_least, between, one_of, strings
+from segjax.spec import DataSpec
+from segjax.tasks import adversarial, inpainting, segmentation, supervised
+from segjax.tasks.evaluation import Evaluation
+
+NONE = models.NO_NET
+
+SCHEMA = {
+    'model': models.net_choice(
+        'generator', 'two_stream', 'Structure generator G^0.', only=('two_stream',)
+    ),
+    'discriminator': models.net_choice(
+        'discriminator', 'multiscale', 'Discriminator D of object maps.', norm='batch'
+    ),
+    'denoiser': models.net_choice(
+        'denoiser',
+        NONE,
+        'Net that removes noise pixels, in the place of Denoise Activation. none: no net.',
+        optional=True,
+    ),
+    'denoiser_input': Field(
+        'logits', 'Input of the denoiser: P, or its softmax.', one_of('logits', 'softmax')
+    ),
+    'train_generator': Field(
+        True, 'Train G^0. False trains the denoiser alone, on a generator from init_from.'
+    ),
+    'activation': {
+        'train_filter': Field(
+            'zero_logit',
+            'Form of Eq. 5 in training. none: training without Denoise Activation.',
+            one_of(NONE, *denoise_activation.TRAIN_FILTERS),
+        ),
+        'slope': Field(0.2, 'Slope of the leaky ReLU of Eq. 5 below 0.', between(0, 1)),
+    },
+    'testing': {
+        'filter': Field(
+            NONE,
+            'Form of Eq. 9 in evaluation. none: evaluation without Denoise Activation.',
+            one_of(NONE, *denoise_activation.TEST_FILTERS),
+        ),
+        'filtered_map': Field(
+            'denoised',
+            'Map that Eq. 9 filters after a training with Denoise Activation: P^d, or P.',
+            one_of(*denoise_activation.BOTH_INPUTS),
+        ),
+        'noise_reference': Field(
+            'gt_in_mask',
+            'Classes that are no noise: true classes inside the box, of the whole map, or those '
+            'that the noise filter admits.',
+            one_of(*shape.NOISE_REFERENCES),
+        ),
+    },
+    'boxes': {
+        'classes': Field(
+            (), 'Names of the classes whose objects are inpainted. (): all classes.', strings
+        ),
+        'max_objects': Field(
+            32, 'Objects of an image that are scored, the largest first.', at_least(1)
+        ),
+        'size': Field(256, 'Height and width of the maps that G^0 sees.', at_least(16)),
+        'margin': Field(
+            2.0, 'Side of the square that is cut / longer side of the box.', at_least(1)
+        ),
+        'min_side': Field(
+            128.0, 'Smallest longer side of the box of an object, in pixels.', at_least(1)
+        ),
+        'max_side': Field(
+            256.0, 'Largest side of a box without an object, in pixels.', at_least(1)
+        ),
+        'min_share': Field(0.0, 'Smallest pixels of an object / pixels of the map.', between(0, 1)),
+        'background': Field(
+            0.3, 'Share of training boxes without an object, of class background.', between(0, 1)
+        ),
+        'outside': Field(
+            (1.2, 1.5), 'Smallest and largest factor of the enlarged box of the loss.'
+        ),
+        'enlarge': Field(0.0, 'Share of a side by which boxes grow at each edge.', at_least(0)),
+        'flip': Field(0.5, 'Probability of a horizontal flip in training.', between(0, 1)),
+    },
+    'loss': {
+        'region': Field(
+            'enlarged_box',
+            'Pixels of the loss: the enlarged box, the box, or the whole map.',
+            one_of('enlarged_box', 'box', 'map'),
+        ),
+        'form': Field(
+            'neg_log', 'Form of L_rec of the context map.', one_of(*losses.RECONSTRUCTIONS)
+        ),
+        'adversarial': Field(1.0, 'lambda_1: weight of L_adv(O, O^c).', at_least(0)),
+        'object': Field(1.0, 'lambda_2: weight of L_rec(O, O^c).', at_least(0)),
+        'context': Field(1.0, 'lambda_3: weight of L_rec(P, P^c).', at_least(0)),
+        'control': Field(
+            False,
+            'Pause the discriminator at losses below 0.3, and the generator at losses above 0.7, '
+            'as the released code for ADE20K.',
+        ),
+    },
+    'optim': OPTIM,
+    'optim_discriminator': OPTIM,
+}
+
+INPAINTING = 'inpainting'
+"""Name of the stage that trains G^0."""
+TARGETS = 'targets'
+"""Name of the derived feature that lists the objects of an image."""
+FEATURES = ('label', 'mask_box', 'mask_out', 'mask_object', 'class_id')
+"""Features of a batch. `data/objects.py` makes all but the first."""
+
+
+# --- configuration --------------------------------------------------------------------------------
+
+
+def make_features(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Derived, ...]:
+    """Returns the table of the objects of each image."""
+    crop = object_crop(config, spec, training=False)
+    return (objects.targets_feature(crop, config.boxes.max_objects, name=TARGETS),)
+
+
+def object_crop(
+    config: ml_collections.ConfigDict, spec: DataSpec, training: bool
+) -> objects.ObjectCrop:
+    """Returns how objects are drawn and cut. Evaluation has no flips and no background boxes."""
+    boxes = config.boxes.to_dict()
+    del boxes['max_objects']
+    names = boxes.pop('classes') or spec.classes.names
+    if not training:
+        boxes |= {'flip': 0.0, 'background': 0.0}
+    background = segmentation.num_outputs(config, spec)
+    return objects.object_crop(names, spec.classes, background_class=background, **boxes)
+
+
+def activation_of(config: ml_collections.ConfigDict) -> DenoiseActivation:
+    """Returns the settings of Denoise Activation in training and testing."""
+    train_filter = config.activation.train_filter
+    test_filter = config.testing.filter
+    modes = {
+        (False, False): 'none',
+        (True, False): 'train',
+        (False, True): 'test',
+        (True, True): 'both',
+    }
+    default = DenoiseActivation()
+    return DenoiseActivation(
+        mode=modes[train_filter != NONE, test_filter != NONE],
+        train_filter=default.train_filter if train_filter == NONE else train_filter,
+        test_filter=default.test_filter if test_filter == NONE else test_filter,
+        slope=config.activation.slope,
+        both_input=config.testing.filtered_map,
+    )
+
+
+def _check_config(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for sections that contradict each other."""
+    if config.boxes.size % 16:
+        size = config.boxes.size
+        below = max(size // 16 * 16, 16)
+        raise InputError(
+            'config.boxes.size',
+            got=str(size),
+            expected='a multiple of 16, because the generator halves its maps four times',
+            fix=f'--config.boxes.size={below}',
+        )
+    has_denoiser = config.denoiser.name != NONE
+    if has_denoiser and config.activation.train_filter != NONE:
+        raise InputError(
+            'config.denoiser.name',
+            got=f'{config.denoiser.name!r} with Denoise Activation in training',
+            expected='a remedy in training: the net or the activation',
+            fix='--config.activation.train_filter=none, or --config.denoiser.name=none',
+        )
+    if not config.train_generator and not has_denoiser:
+        raise InputError(
+            'config.train_generator',
+            got='False without a denoiser, which trains nothing',
+            expected='a denoiser that is trained on a fixed generator',
+            fix='--config.train_generator=True, or --config.denoiser.name=adnet',
+        )
+
+
+# --- the nets -------------------------------------------------------------------------------------
+
+
+class Nets(NamedTuple):
+    """G^0, D, and the denoiser or None, as linen modules."""
+
+    generator: Any
+    discriminator: Any
+    denoiser: Any
+
+
+class System(NamedTuple):
+    """The facts that all functions of the stage share.
+
+    config       of the run
+    spec         of the data set
+    nets         see `Nets`
+    activation   Denoise Activation in training and testing
+    num_classes  k, channels of P
+    """
+
+    config: ml_collections.ConfigDict
+    spec: DataSpec
+    nets: Nets
+    activation: DenoiseActivation
+    num_classes: int
+
+
+def make_system(config: ml_collections.ConfigDict, spec: DataSpec) -> System:
+    """Builds the nets and gathers the facts of a run.
+
+    Raises:
+      InputError: sections that contradict each other.
+    """
+    _check_config(config)
+    num_classes = segmentation.num_outputs(config, spec)
+    shared = {'dtype': config.train.dtype, 'axis_name': parallel.AXIS}
+    has_denoiser = config.denoiser.name != NONE
+    nets = Nets(
+        generator=models.build_from('generator', config.model, out_channels=num_classes, **shared),
+        discriminator=models.build_from('discriminator', config.discriminator, **shared),
+        denoiser=models.build_from('denoiser', config.denoiser, **shared) if has_denoiser else None,
+    )
+    return System(config, spec, nets, activation_of(config), num_classes)
+
+
+def boxes_of(system: System, batch: Batch) -> inpainting.Boxes:
+    """Returns S^c, l^t and M. Void is class C with `data.void_class`, otherwise 255."""
+    label = segmentation.train_label(batch['label'], system.config, system.spec)
+    return inpainting.Boxes(label, batch['class_id'], batch['mask_box'] > 0)
+
+
+def condition_of(boxes: inpainting.Boxes, num_classes: int) -> Array:
+    """Returns the input of G^0, [B, H, W, 2 (k + 1)]: the box with its class, and S^u.
+
+    Both are one-hot. The last channel of each belongs to boxes without an object. Ignored pixels
+    have no channel.
+    """
+    channels = num_classes + 1
+    target = boxes.target[:, None, None]
+    map_of_box = jax.nn.one_hot(target, channels) * boxes.mask[..., None]
+    incomplete = jnp.where(boxes.mask, target, boxes.truth)  # S^u
+    return jnp.concatenate([map_of_box, jax.nn.one_hot(incomplete, channels)], -1)
+
+
+def gate_of(config: ml_collections.ConfigDict, batch: Batch) -> Array:
+    """Returns the pixels [B, H, W] bool that the losses count, and that D sees."""
+    match config.loss.region:
+        case 'enlarged_box':
+            return batch['mask_out'] > 0
+        case 'box':
+            return batch['mask_box'] > 0
+    return jnp.ones(batch['mask_box'].shape, bool)
+
+
+def generate(system: System, params, model_state, condition: Array, train: bool):
+    """Applies G^0 and returns ({'context': P, 'object': O before its sigmoid}, statistics)."""
+    return segmentation.apply_net(
+        system.nets.generator, params, model_state, condition, train=train
+    )
+
+
+def cleaned(system: System, params, model_state, logits: Array, train: bool):
+    """Applies the denoiser to P and returns (P^d before its softmax, statistics)."""
+    maps = jax.nn.softmax(logits) if system.config.denoiser_input == 'softmax' else logits
+    outputs, statistics = segmentation.apply_net(
+        system.nets.denoiser, params, model_state, maps, train=train
+    )
+    return outputs['logits'], statistics
+
+
+def allowed_classes(system: System, boxes: inpainting.Boxes) -> Array:
+    """Returns f^N, [B, k] bool (Eq. 4)."""
+    truth, target, mask = boxes
+    return denoise_activation.noise_filter(truth, mask, target, system.num_classes)
+
+
+# --- losses ---------------------------------------------------------------------------------------
+
+
+def context_loss(system: System, logits: Array, boxes: inpainting.Boxes, batch: Batch) -> Mean:
+    """Computes L_rec(P, P^c) of Eq. 1, or L_rec(P^d, P^c) of Eq. 7.
+
+    Args:
+      system: see `System`.
+      logits: [B, H, W, k], of G^0 or of the denoiser.
+      boxes: of the batch.
+      batch: of the inputs.
+    """
+    scores = denoise_activation.training_map(
+        system.activation, logits, allowed_classes(system, boxes)
+    )
+    return losses.reconstruction(
+        scores,
+        boxes.truth,
+        batch['weight'],
+        region=gate_of(system.config, batch),
+        form=system.config.loss.form,
+    )
+
+
+def verdicts_on(system: System, params, model_state, object_map: Array, batch: Batch):
+    """Returns D's verdicts on object maps [B, H, W] under the condition, and its statistics."""
+    condition = condition_of(boxes_of(system, batch), system.num_classes)
+    gate = gate_of(system.config, batch)
+    return system.nets.discriminator.apply(
+        {'params': params, **model_state},
+        jnp.concatenate([object_map[..., None], condition], -1),
+        train=True,
+        gate=gate[..., None],
+        mutable=['batch_stats'],
+    )
+
+
+def generator_loss(system: System, state: TrainState) -> Callable:
+    """Returns the loss of G^0 and the denoiser (Eqs. 1 and 7), with D fixed as in the state."""
+
+    def loss_fn(params, model_state, batch: Batch, keys: Keys):
+        boxes = boxes_of(system, batch)
+        gate = gate_of(system.config, batch)
+        statistics = {}
+
+        # Both streams. A denoiser changes P alone.
+        outputs, statistics['generator'] = generate(
+            system,
+            params['generator'],
+            model_state['generator'],
+            condition_of(boxes, system.num_classes),
+            train=True,
+        )
+        logits = outputs['context']
+        if system.nets.denoiser is not None:
+            logits, statistics['denoiser'] = cleaned(
+                system, params['denoiser'], model_state['denoiser'], logits, train=True
+            )
+
+        # D sees the object map under the condition.
+        object_logits = outputs['object'][..., 0]
+        object_map = jax.nn.sigmoid(object_logits) * gate
+        fixed = (state.params['discriminator'], state.model_state['discriminator'])
+        verdicts, _ = verdicts_on(system, *fixed, object_map, batch)
+
+        true_object = batch['mask_object'] > 0
+        weight = batch['weight']
+        terms = {
+            'adversarial': adversarial.judge_loss(verdicts, 1.0, weight),
+            'object': losses.object_reconstruction(object_logits, true_object, weight, region=gate),
+            'context': context_loss(system, logits, boxes, batch),
+        }
+        return terms, statistics, {'object_map': object_map}
+
+    return loss_fn
+
+
+def discriminator_loss(system: System, state: TrainState) -> Callable:
+    """Returns the loss of D on true and generated object maps. The batch has 'object_map'."""
+
+    def loss_fn(params, model_state, batch: Batch, keys: Keys):
+        true_map = (batch['mask_object'] > 0).astype(jnp.float32)
+        judged = {'real': (true_map, 1.0), 'generated': (batch['object_map'], 0.0)}
+        statistics = model_state['discriminator']
+        terms = {}
+        for name, (object_map, target) in judged.items():
+            verdicts, updates = verdicts_on(
+                system, params['discriminator'], statistics, object_map, batch
+            )
+            statistics = {**statistics, **updates}
+            terms[name] = adversarial.judge_loss(verdicts, target, batch['weight'])
+        return terms, {'discriminator': statistics}, {}
+
+    return loss_fn
+
+
+def denoiser_loss(system: System) -> Callable:
+    """Returns the loss of a denoiser on a fixed generator. The batch has its P as 'generated'."""
+
+    def loss_fn(params, model_state, batch: Batch, keys: Keys):
+        logits, statistics = cleaned(
+            system,
+            params['denoiser'],
+            model_state['denoiser'],
+            batch['generated'],
+            train=True,
+        )
+        terms = {'context': context_loss(system, logits, boxes_of(system, batch), batch)}
+        return terms, {'denoiser': statistics}, {}
+
+    return loss_fn
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stage, ...]:
+    """Builds the stage that trains G^0."""
+    return (make_stage(make_system(config, spec)),)
+
+
+def make_stage(system: System) -> Stage:
+    """Builds the stage that trains G^0, or a denoiser on a fixed G^0."""
+    config = system.config
+    return Stage(
+        name=INPAINTING,
+        num_steps=config.train.num_steps,
+        train_input=train_input(config, system.spec),
+        eval_input=eval_input(config, system.spec),
+        streams=(),
+        init=make_init(system),
+        train_step=make_train_step(system),
+        **make_evaluation(system)._asdict(),
+    )
+
+
+def train_input(config: ml_collections.ConfigDict, spec: DataSpec) -> Input:
+    """Returns the training images, with an object that is drawn anew in each epoch."""
+    crop = object_crop(config, spec, training=True)
+    return _input(
+        crop,
+        split=config.data.train_split,
+        batch_size=config.train.batch_size,
+        transform=functools.partial(objects.crop_object, crop=crop),
+        reads=('label', 'instance'),
+    )
+
+
+def eval_input(config: ml_collections.ConfigDict, spec: DataSpec) -> Input:
+    """Returns all objects of the evaluation images."""
+    crop = object_crop(config, spec, training=False)
+    return _input(
+        crop,
+        split=config.data.eval_split,
+        batch_size=config.evaluate.batch_size,
+        each=TARGETS,
+        transform=functools.partial(objects.crop_target, crop=crop, targets=TARGETS),
+        reads=('label', 'instance', TARGETS, 'row'),
+    )
+
+
+def _input(crop: objects.ObjectCrop, **options: Any) -> Input:
+    """Returns an input whose transform makes FEATURES at the size of the cut."""
+    made = tuple((name, objects.MADE[name]) for name in FEATURES if name in objects.MADE)
+    size = (crop.size, crop.size)
+    return Input(features=FEATURES, size=size, made=made, resize=False, **options)
+
+
+def make_init(system: System) -> Callable:
+    """Returns `Stage.init`: new nets and optimisers. A fixed generator comes from `init_from`."""
+    config, _, nets, _, num_classes = system
+    side = config.boxes.size
+    condition_channels = 2 * (num_classes + 1)
+    inputs = {
+        'generator': (nets.generator, condition_channels),
+        'discriminator': (nets.discriminator, condition_channels + 1),
+    }
+    if nets.denoiser is not None:
+        inputs['denoiser'] = (nets.denoiser, num_classes)
+
+    def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
+        params = {}
+        model_state = {}
+        for name, (net, channels) in inputs.items():
+            maps = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+            variables = dict(net.lazy_init(rng.named(key, name), maps, train=False))
+            params[name] = variables.pop('params')
+            model_state[name] = variables
+        generators, discriminators = players(system)
+        if config.train_generator:
+            new = functools.partial(adversarial.fresh_state, params, model_state)
+            state = new(generators, discriminators, **_lengths(config))
+        else:
+            optimisers = generators.optimisers
+            state = supervised.fresh_state(params, model_state, optimisers, **_lengths(config))
+        seen = inpainting.no_shapes(num_classes)
+        return state.replace(extra={**state.extra, inpainting.SHAPES_SEEN: seen})
+
+    return init
+
+
+def _lengths(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the number of steps and the decay of the averages."""
+    return {'num_steps': config.train.num_steps, 'ema': config.train.ema}
+
+
+def players(system: System) -> tuple[adversarial.Player, adversarial.Player]:
+    """Returns the two sides: generator with denoiser, and discriminator."""
+    config = system.config
+    generator = ('generator',) if config.train_generator else ()
+    denoiser = () if system.nets.denoiser is None else ('denoiser',)
+    generators = adversarial.Player(
+        {'generators': supervised.Optimiser(config.optim, generator + denoiser)},
+        functools.partial(generator_loss, system),
+        loss_weights(config).__getitem__,
+    )
+    section = config.optim_discriminator
+    optimiser = supervised.Optimiser(section, ('discriminator',), 'optim_discriminator')
+    discriminators = adversarial.Player(
+        {'discriminator': optimiser},
+        functools.partial(discriminator_loss, system),
+        {'real': 0.5, 'generated': 0.5}.__getitem__,
+    )
+    return generators, discriminators
+
+
+def loss_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
+    """Returns lambda_1, lambda_2 and lambda_3 of Eqs. 1 and 7, by term."""
+    return {name: config.loss[name] for name in ('adversarial', 'object', 'context')}
+
+
+def make_train_step(system: System) -> Callable:
+    """Returns `Stage.train_step`, which also remembers training shapes for the baselines."""
+    config = system.config
+    generators, discriminators = players(system)
+    schedule = supervised.schedule(config)
+    if config.train_generator:
+        control = adversarial.Control() if config.loss.control else None
+        step = adversarial.make_train_step(generators, discriminators, **schedule, control=control)
+    else:
+        step = supervised.make_train_step(
+            denoiser_loss(system),
+            generators.optimisers,
+            generators.weight_of,
+            **schedule,
+            prepare=functools.partial(with_generated, system),
+        )
+
+    def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
+        seen = inpainting.with_shapes(state.extra[inpainting.SHAPES_SEEN], batch)
+        state, metrics = step(state, batch, keys)
+        extra = {**state.extra, inpainting.SHAPES_SEEN: seen}
+        return state.replace(extra=extra), metrics
+
+    return train_step
+
+
+def with_generated(system: System, state: TrainState, batch: Batch) -> Batch:
+    """Adds P of the fixed generator to a batch."""
+    condition = condition_of(boxes_of(system, batch), system.num_classes)
+    fixed = (state.params['generator'], state.model_state['generator'])
+    outputs, _ = generate(system, *fixed, condition, train=False)
+    return {**batch, 'generated': outputs['context']}
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+def make_evaluation(system: System) -> Evaluation:
+    """Builds the evaluation of all boxes of the evaluation split."""
+    config, spec, _, _, num_classes = system
+    rows = config.boxes.max_objects
+
+    def complete(state: TrainState, batch: Batch) -> Array:
+        boxes = boxes_of(system, batch)
+        return completed(system, state, boxes)[0]
+
+    def object_scores(state: TrainState, batch: Batch) -> dict[str, Array]:
+        boxes = boxes_of(system, batch)
+        _, object_map = completed(system, state, boxes)
+        found = jnp.where(object_map, boxes.target[:, None, None], num_classes)
+        return {'object_tIOU': shape.target_iou(found, *boxes)}
+
+    judge = inpainting.Judge(
+        spec=spec,
+        num_classes=num_classes,
+        complete=complete,
+        truth=functools.partial(boxes_of, system),
+        num_boxes=rows * spec.split(config.data.eval_split).num_examples,
+        rows=rows,
+        reference=config.testing.noise_reference,
+        more=object_scores,
+    )
+    return inpainting.make_evaluation(judge)
+
+
+def completed(system: System, state: TrainState, boxes: inpainting.Boxes) -> tuple[Array, Array]:
+    """Returns completed label maps (Eqs. 2, 8 and 9), and the pixels of the object stream.
+
+    Args:
+      system: see `System`.
+      state: holds the nets, and their averages with `train.ema`.
+      boxes: label maps, of which only the pixels outside the boxes are read.
+
+    Returns:
+      (train ids [B, H, W], bool [B, H, W]).
+    """
+    params, model_state = optim.averaged(state, system.config.train.ema)
+    outputs, _ = generate(
+        system,
+        params['generator'],
+        model_state['generator'],
+        condition_of(boxes, system.num_classes),
+        train=False,
+    )
+    logits = outputs['context']
+    if system.nets.denoiser is not None:
+        logits, _ = cleaned(
+            system, params['denoiser'], model_state['denoiser'], logits, train=False
+        )
+    allowed = allowed_classes(system, boxes)
+    scores = denoise_activation.testing_map(system.activation, logits, allowed)
+    object_map = (outputs['object'][..., 0] > 0) & boxes.mask
+    return denoise_activation.inpainted(scores, boxes.truth, boxes.mask), object_map
