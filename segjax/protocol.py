@@ -47,7 +47,8 @@ image   [B, H, W, 3] uint8, RGB (nets normalise on the device: ops/images.py)
 label   [B, H, W] int32 train ids, 255 = ignored everywhere. In evaluation, labels are padded to the
         largest label of the split. They travel to the device as uint8
 weight  [B] float32, 1 for an example, 0 for padding that fills the last evaluation batch
-index   [B] int32, the position of the example in its split
+index   [B] int32, the position of the example in its split. With `Input.each`: n * (position of
+        the image) + row. Padding has an index that no example has
 size    [B, 2] int32, evaluation only: height and width of the part of `image` without padding
 label_size  [B, 2] int32, evaluation only: height and width of the part of `label` without padding
 
@@ -226,12 +227,19 @@ class Input(NamedTuple):
     data        config section of the data set: 'data' is the main data set
     chosen      only the examples at these positions of the split: the array of a `Product`.
                 None: no further choice
+    each        a stored or derived feature of kind 'number', type 'int32' and shape (n,): a table.
+                Each row whose value is not 0 is an example of its own, in the order of the images
+                and of their rows. Images without such a row give no example. `examples`, `chosen`
+                and `part` choose images, before the rows are counted. batch['index'] is n * (index
+                of the image) + row. So vectors of length n * (number of images) have a place for
+                each example, and places without an example have the count 0. '': images are the
+                examples
     transform   (example, numpy generator) -> example, called before the augmentation, in threads or
                 worker processes. A function of a module, or a `functools.partial` of one. The
                 generator depends on (seed, position) in training and on the index in evaluation.
                 The result must have all `features`. Further features are dropped
-    reads       features of the data set that `transform` reads, also 'name' and 'index'. (): those
-                of `features`
+    reads       features of the data set that `transform` reads, also 'name' and 'index', and with
+                `each` also 'row'. (): those of `features`
     made        (name, Feature) pairs: `features` that `transform` makes
     resize      whether maps are brought to `size`, and padded in evaluation. False: they keep the
                 size that `transform` gave them, which must be `size`
@@ -249,6 +257,7 @@ class Input(NamedTuple):
     examples: str = 'all'
     data: str = 'data'
     chosen: Product | None = None
+    each: str = ''
     transform: Callable[[Example, np.random.Generator], Example] | None = None
     reads: tuple[str, ...] = ()
     made: tuple[tuple[str, Feature], ...] = ()
@@ -264,9 +273,10 @@ class Input(NamedTuple):
     @property
     def stored(self) -> tuple[str, ...]:
         """Returns the features that are read from the data set."""
-        # The loader adds weight and index. A transform may read a feature and replace it.
+        # The loader adds weight, index and row. A transform may read a feature and replace it.
         made = [] if self.reads else [name for name, _ in self.made]
-        not_stored = {'weight', 'index', *made}
+        row = ['row'] if self.each else []
+        not_stored = {'weight', 'index', *row, *made}
         return tuple(name for name in self.reads or self.features if name not in not_stored)
 
     def with_unpaired(self) -> tuple['Input', ...]:

@@ -121,6 +121,7 @@ NAMED = {
     'sequence': Feature('text'),
     'frame': Feature('number', dtype='int32'),
     'index': Feature('number', dtype='int32'),
+    'row': Feature('number', dtype='int32'),
     'weight': Feature('number'),
     'size': Feature('number', (2,), dtype='int32'),
     'label_size': Feature('number', (2,), dtype='int32'),

@@ -6,7 +6,8 @@ dropped. Boxes follow segjax/data/crops.py: the tight box of pixels 2 .. 5 reach
 
 `object_features` computes tables once, as derived features. `crop_object` is an `Input.transform`
 for semantic inpainting of label maps (Hong et al., Learning Hierarchical Semantic Image
-Manipulation through Structured Representations, NeurIPS 2018, arXiv:1808.07535).
+Manipulation through Structured Representations, NeurIPS 2018, arXiv:1808.07535). With the table of
+`targets_feature` as `Input.each` and the transform `crop_target`, each object is an example.
 """
 
 import functools
@@ -371,7 +372,7 @@ MADE = {
     'mask_object': Feature('instance', dtype='uint8'),
     'class_id': Feature('number', dtype='int32'),
 }
-"""The features that `crop_object` makes, for `Input.made`."""
+"""The features that `crop_object` and `crop_target` make, for `Input.made`."""
 
 
 def object_crop(names: Iterable[str], classes: ClassSpec, **options: Any) -> ObjectCrop:
@@ -442,26 +443,95 @@ def crop_object(
       InputError: 'label' and 'instance' differ in size.
     """
     shares = rng.random(10)
-    size = example['label'].shape[:2]
-    drawn = _drawn_object(example, crop, shares[:2])
+    return _cut(example, _drawn_object(example, crop, shares[:2]), shares[2:], crop, declared)
 
+
+def crop_target(
+    example: Example,
+    rng: np.random.Generator,
+    crop: ObjectCrop,
+    targets: str = 'targets',
+    declared: Mapping[str, Feature] = {},
+) -> dict[str, Any]:
+    """Cuts a square around an object of a table. It is made to be an `Input.transform`.
+
+        functools.partial(objects.crop_target, crop=crop)
+
+    with `each` = 'targets' and `reads` = ('label', 'instance', 'targets', 'row'). The same random
+    numbers cut as in `crop_object`. No object is drawn and no box is background, so the fields
+    `classes`, `min_side`, `min_share`, `background` and `max_side` are not used.
+
+    Args:
+      example: has 'label' and 'instance' of the same size, the table and 'row'. May have 'image'
+        and further features.
+      rng: random numbers. Their amount does not depend on the example.
+      crop: the settings.
+      targets: key of the table [n] of instance ids, see `targets_feature`.
+      declared: as in `crop_object`.
+
+    Returns:
+      The features that `crop_object` returns, without the table. 'row' is kept.
+
+    Raises:
+      InputError: 'label' and 'instance' differ in size, or the map has no object of this id.
+    """
+    shares = rng.random(10)
+    row = int(example['row'])
+    instance = int(example[targets][row])
+    rest = {key: value for key, value in example.items() if key != targets}
+
+    # Only the pixels of the object are sorted.
+    pixels = example['instance'] == instance
+    alone = {**rest, 'instance': np.where(pixels, example['instance'], 0)}
+    found = find_objects(alone)
+    if not len(found.instances):
+        raise InputError(
+            f'row {row} of {targets!r}',
+            got=f'instance {instance}, which no labelled object has',
+            expected='the id of an object in the instance map',
+            fix='compute the table from the same maps, as `targets_feature` does',
+        )
+    size = example['label'].shape[:2]
+    (box,) = enlarged(found.boxes, crop.enlarge, size)
+    target = crops.Object(box, int(found.train_ids[0]), instance)
+    return _cut(rest, target, shares[2:], crop, declared)
+
+
+def _cut(
+    example: Example,
+    chosen: crops.Object | None,
+    shares: np.ndarray,
+    crop: ObjectCrop,
+    declared: Mapping[str, Feature],
+) -> dict[str, Any]:
+    """Returns the result of `crop_object` for an object, or for a background box.
+
+    Args:
+      example: as in `crop_object`.
+      chosen: the object with its enlarged box. None: a background box.
+      shares: 8 numbers in [0, 1): 4 for a background box, then for the factor of the outer box,
+        for x and y of the square, and for the flip.
+      crop: the settings.
+      declared: as in `crop_object`.
+    """
     # The box, and the pixels of its object.
-    if drawn is None:
-        box = background_box(size, crop.min_side, crop.max_side, shares[2:6])
+    size = example['label'].shape[:2]
+    if chosen is None:
+        box = background_box(size, crop.min_side, crop.max_side, shares[:4])
         mask_object = np.zeros(size, np.uint8)
         class_id = crop.background_class
     else:
-        box = drawn.box
-        mask_object = (example['instance'] == drawn.instance).astype(np.uint8)
-        class_id = drawn.train_id
-    factor = crop.outside[0] + shares[6] * (crop.outside[1] - crop.outside[0])
+        box = chosen.box
+        mask_object = (example['instance'] == chosen.instance).astype(np.uint8)
+        class_id = chosen.train_id
+    factor = crop.outside[0] + shares[4] * (crop.outside[1] - crop.outside[0])
 
     # A single matrix cuts, resizes and flips.
     out_size = (crop.size, crop.size)
-    square = context_square(box, crop.margin, size, shares[7:9])
+    square = context_square(box, crop.margin, size, shares[5:7])
     whole = np.array([0, 0, size[1], size[0]], np.float32) - np.float32(0.5)
     matrix = crops.crop_matrix(whole if crop.whole_map else square, out_size)
-    if shares[9] < crop.flip:
+    if shares[7] < crop.flip:
         matrix = transforms.flip_matrix(crop.size) @ matrix
     made = {
         'box': box[None],
@@ -482,11 +552,7 @@ def _drawn_object(example: Example, crop: ObjectCrop, shares: np.ndarray) -> cro
       crop: the settings.
       shares: two numbers in [0, 1): the first chooses background, the second the object.
     """
-    objects = find_objects(example, crop.min_share)
-    size = example['label'].shape[:2]
-    objects = objects._replace(boxes=enlarged(objects.boxes, crop.enlarge, size))
-    allowed = np.isin(objects.train_ids, crop.classes)
-    candidates = objects.chosen(allowed & (longer_sides(objects.boxes) >= crop.min_side))
+    candidates = admissible(example, crop.classes, crop.min_side, crop.min_share, crop.enlarge)
     number = len(candidates.instances)
     if not number or shares[0] < crop.background:
         return None
@@ -495,6 +561,83 @@ def _drawn_object(example: Example, crop: ObjectCrop, shares: np.ndarray) -> cro
         candidates.boxes[position],
         int(candidates.train_ids[position]),
         int(candidates.instances[position]),
+    )
+
+
+def admissible(
+    example: Example,
+    classes: Sequence[int],
+    min_side: float,
+    min_share: float = 0.0,
+    enlarge: float = 0.0,
+) -> Objects:
+    """Returns the objects of an example that an `ObjectCrop` allows, with their enlarged boxes.
+
+    Args:
+      example: has 'label' and 'instance'.
+      classes, min_side, min_share, enlarge: fields of `ObjectCrop`.
+    """
+    objects = find_objects(example, min_share)
+    size = example['label'].shape[:2]
+    objects = objects._replace(boxes=enlarged(objects.boxes, enlarge, size))
+    allowed = np.isin(objects.train_ids, classes)
+    return objects.chosen(allowed & (longer_sides(objects.boxes) >= min_side))
+
+
+def target_table(
+    example: Example,
+    classes: Sequence[int],
+    num_objects: int,
+    min_side: float,
+    min_share: float = 0.0,
+    enlarge: float = 0.0,
+) -> np.ndarray:
+    """Returns the instance ids [n] int32 of the largest admissible objects, 0 in empty rows.
+
+    Args:
+      example: has 'label' and 'instance'.
+      classes, min_side, min_share, enlarge: fields of `ObjectCrop`.
+      num_objects: n. Smaller objects are dropped.
+    """
+    instances = admissible(example, classes, min_side, min_share, enlarge).instances[:num_objects]
+    table = np.zeros(num_objects, np.int32)
+    table[: len(instances)] = instances
+    return table
+
+
+def targets_feature(
+    crop: ObjectCrop, num_objects: int, name: str = 'targets', data: str = 'data'
+) -> Derived:
+    """Returns the table of the objects that `crop_object` may draw, as a derived feature.
+
+    As `Input.each` it makes each of these objects an example, see `crop_target`.
+
+    Args:
+      crop: the settings. Their classes are train ids after the class map of the data set.
+      num_objects: n, rows of the table, the largest object first. Empty rows are 0.
+      name: of the feature [n] int32.
+      data: config section of the data set.
+
+    Raises:
+      InputError: no row.
+    """
+    if num_objects < 1:
+        where = f'num_objects of feature {name!r}'
+        raise InputError(where, got=f'{num_objects}', expected='at least 1')
+    settings = {
+        'classes': crop.classes,
+        'num_objects': num_objects,
+        'min_side': crop.min_side,
+        'min_share': crop.min_share,
+        'enlarge': crop.enlarge,
+    }
+    return Derived(
+        name,
+        Feature('number', (num_objects,), dtype='int32'),
+        reads=('label', 'instance'),
+        compute=functools.partial(target_table, **settings),
+        settings=settings,
+        data=data,
     )
 
 

@@ -16,7 +16,7 @@ from segjax.data.records import never_stop
 from segjax.data.worlds import streets
 from segjax.errors import InputError
 from segjax.protocol import Input
-from segjax.spec import IGNORE
+from segjax.spec import IGNORE, Feature
 
 SIZE = (96, 192)
 CLASSES = labels.CITYSCAPES
@@ -426,6 +426,97 @@ def test_wrong_settings_are_named(options):
     with pytest.raises(InputError) as error:
         objects.object_crop(('car',), CLASSES, **options)
     assert error.value.where == f'{name} of object crops'
+
+
+# --- each object an example -----------------------------------------------------------------------
+
+
+def table_of(example, num_objects, crop):
+    """Returns the table of an example as `targets_feature` computes it."""
+    return objects.targets_feature(crop, num_objects).compute(example)
+
+
+def test_targets_are_the_drawable_objects_the_largest_first(frames):
+    """Compares the table with a loop over pixels. Its objects are those that can be drawn."""
+    crop = crop_settings(min_side=8, min_share=0.002)
+    numbers = set()
+    for each in frames:
+        large = movable_objects(each, 8)
+        rows = [i for area, i, *_ in by_hand(each) if i in large and -area >= 0.002 * 96 * 192]
+        table = table_of(each, 5, crop)
+        assert table.dtype == np.int32
+        assert table.tolist() == [*rows, 0, 0, 0, 0, 0][:5]
+        drawn = [objects._drawn_object(each, crop, (0.5, u)) for u in np.linspace(0, 0.999, 60)]
+        assert {each.instance for each in drawn if each} == set(rows)
+        numbers.add(len(rows))
+    assert len(numbers) > 3 and max(numbers) > 5, 'some images have more objects than rows'
+
+
+def test_a_side_counts_after_the_box_has_grown():
+    maps = {'label': np.full((20, 20), 13, np.uint8), 'instance': np.zeros((20, 20), np.uint16)}
+    maps['instance'][5:12, 5:12] = 9
+    crop = crop_settings(min_side=8)
+    assert table_of(maps, 2, crop).tolist() == [0, 0]
+    assert table_of(maps, 2, crop._replace(enlarge=0.01)).tolist() == [9, 0]
+
+
+@pytest.mark.parametrize('options', [dict(flip=0.5, enlarge=0.05), dict(whole_map=True)])
+def test_the_crop_of_a_row_is_the_crop_of_the_same_drawn_object(frame, options):
+    """Draws with many generators. Cut around its row, a drawn object gives the same example."""
+    crop = crop_settings(background=0.3, **options)
+    table = table_of(frame, 40, crop)
+    rows = set()
+    for seed in range(80):
+        drawn = objects._drawn_object(frame, crop, np.random.default_rng(seed).random(10)[:2])
+        if drawn is None:
+            continue
+        row = table.tolist().index(drawn.instance)
+        example = {**frame, 'targets': table, 'row': np.int32(row)}
+        cut = objects.crop_target(example, np.random.default_rng(seed), crop)
+        expected = objects.crop_object(frame, np.random.default_rng(seed), crop)
+        assert cut.pop('row') == row
+        chex.assert_trees_all_equal(cut, expected)
+        rows.add(row)
+    assert rows == set(range(np.count_nonzero(table))), 'every row was compared'
+
+
+def test_the_background_probability_leaves_rows_as_they_are(frame):
+    crop = crop_settings(background=1.0)
+    table = table_of(frame, 3, crop)
+    example = {**frame, 'others': table, 'row': np.int32(1)}
+    made = objects.crop_target(example, np.random.default_rng(0), crop, targets='others')
+    assert made['mask_object'].any() and made['class_id'] in MOVABLE
+    assert 'others' not in made
+
+
+@pytest.mark.parametrize('instance', [0, 54321])
+def test_a_row_without_an_object_is_named(frame, instance):
+    example = {**frame, 'targets': np.array([7, instance], np.int32), 'row': np.int32(1)}
+    with pytest.raises(InputError, match="row 1 of 'targets'") as error:
+        objects.crop_target(example, np.random.default_rng(0), crop_settings())
+    assert str(instance) in error.value.got and 'targets_feature' in error.value.fix
+
+
+def test_targets_are_a_derived_feature(world):
+    """Computes the table of a split. Other limits are another table, other crops are not."""
+    crop = crop_settings(min_side=8)
+    made = with_features(world, (objects.targets_feature(crop, 4),))
+    assert made.spec.declared['targets'] == Feature('number', (4,), dtype='int32')
+    source = made.open_split('val', ('label', 'instance', 'targets'))
+    for i in range(len(source)):
+        np.testing.assert_array_equal(source[i]['targets'], table_of(source[i], 4, crop))
+
+    def recipe(**options):
+        feature = objects.targets_feature(crop._replace(**options), 4)
+        return derived.recipes((feature,))['targets']
+
+    assert recipe() == recipe(size=32, margin=3.0, flip=0.5, background=0.1)
+    assert len({recipe(), recipe(min_side=9), recipe(classes=(13,)), recipe(enlarge=0.1)}) == 4
+
+
+def test_a_table_of_targets_has_a_row():
+    with pytest.raises(InputError, match="num_objects of feature 'targets'"):
+        objects.targets_feature(crop_settings(), 0)
 
 
 # --- inputs ---------------------------------------------------------------------------------------
