@@ -15,6 +15,7 @@ REGISTRY = {
     'monocular_normals': 'segjax.pipelines.monocular_normals',
     'noise_cyclegan': 'segjax.pipelines.noise_cyclegan',
     'scene_geometry': 'segjax.pipelines.scene_geometry',
+    'semantic_inpainting': 'segjax.pipelines.semantic_inpainting',
     'supervised': 'segjax.pipelines.supervised',
 }
 

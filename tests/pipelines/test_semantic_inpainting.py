@@ -1,0 +1,375 @@
+"""Semantic inpainting: conditions, losses, remedies against noise, devices, and wrong configs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fakes import NUM_CLASSES as K
+from fakes import SPEC
+
+from segjax import config as config_lib
+from segjax.config import config_file
+from segjax.core import parallel, rng
+from segjax.errors import InputError
+from segjax.pipelines import semantic_inpainting as pipeline
+from segjax.tasks import inpainting
+
+SIDE = 32
+BACKGROUND = K
+"""Class id of a box without an object."""
+
+
+def make_config(**sections):
+    config = config_lib.defaults('semantic_inpainting')
+    config_lib.update(
+        config,
+        boxes=dict(size=SIDE, min_side=8.0, max_side=16.0),
+        train=dict(batch_size=8, num_steps=3),
+        evaluate=dict(batch_size=8),
+        # Plain SGD: Adam would turn the rounding noise of a zero gradient into full steps.
+        optim=dict(name='sgd', momentum=0.0, learning_rate=0.05, schedule='constant'),
+        optim_discriminator=dict(name='sgd', momentum=0.0, learning_rate=0.05, schedule='constant'),
+    )
+    config.model.width = 0.0625
+    config.model.blocks = 1
+    config.discriminator.width = 0.0625
+    config.discriminator.num_layers = 1
+    config_lib.update(config, **sections)
+    return config
+
+
+def with_denoiser(config, name='adnet'):
+    config_lib.choose(config, 'denoiser', name)
+    config.denoiser.width = 0.125
+    config.activation.train_filter = 'none'
+    return config
+
+
+def make_batch(rows=8, seed=0):
+    """Returns squares of label maps with an object in a box. The last box has none."""
+    generator = np.random.default_rng(seed)
+    label = generator.integers(0, K, (rows, 4, 4)).repeat(8, 1).repeat(8, 2).astype(np.int32)
+    label[:, 0] = 255
+    mask_box = np.zeros((rows, SIDE, SIDE), np.uint8)
+    mask_out = np.zeros_like(mask_box)
+    mask_object = np.zeros_like(mask_box)
+    class_id = generator.integers(0, K, rows).astype(np.int32)
+    class_id[-1] = BACKGROUND
+    for i in range(rows):
+        top, left = generator.integers(5, 9, 2)
+        mask_box[i, top : top + 14, left : left + 12] = 1
+        mask_out[i, top - 2 : top + 16, left - 2 : left + 14] = 1
+        if class_id[i] < K:
+            mask_object[i, top + 2 : top + 14, left : left + 9] = 1
+            label[i][mask_object[i] > 0] = class_id[i]
+    return {
+        'label': label,
+        'mask_box': mask_box,
+        'mask_out': mask_out,
+        'mask_object': mask_object,
+        'class_id': class_id,
+        'weight': np.ones(rows, np.float32),
+        'index': np.arange(rows, dtype=np.int32),
+    }
+
+
+def on_device(batch):
+    return {key: jnp.asarray(value) for key, value in batch.items()}
+
+
+def fresh_state(config):
+    (stage,) = pipeline.make_stages(config, SPEC)
+    return stage, stage.init(rng.root(0, 'test'), make_batch(), {})
+
+
+# --- the input of the generator -------------------------------------------------------------------
+
+
+def test_the_generator_sees_the_box_its_class_and_the_map_around_it():
+    system = pipeline.make_system(make_config(), SPEC)
+    batch = make_batch()
+    boxes = pipeline.boxes_of(system, on_device(batch))
+    condition = np.asarray(pipeline.condition_of(boxes, K))
+    assert condition.shape == (8, SIDE, SIDE, 2 * (K + 1))
+    for row in range(8):
+        mask = batch['mask_box'][row] > 0
+        target = batch['class_id'][row]
+        box, context = np.split(condition[row], 2, -1)
+        expected_box = np.zeros((SIDE, SIDE, K + 1))
+        expected_box[mask, target] = 1
+        np.testing.assert_array_equal(box, expected_box)
+        # S^u holds the target class inside the box. Ignored pixels have no channel.
+        incomplete = np.where(mask, target, batch['label'][row])
+        expected = (incomplete[..., None] == np.arange(K + 1)).astype(float)
+        np.testing.assert_array_equal(context, expected)
+
+
+def hidden_twin(batch):
+    """Returns the batch with other labels inside the boxes."""
+    label = np.where(batch['mask_box'] > 0, (batch['label'] + 1) % K, batch['label'])
+    return {**batch, 'label': label}
+
+
+@pytest.mark.parametrize('testing', ['none', 'prob'])
+@pytest.mark.parametrize('train_filter', ['none', 'zero_logit'])
+def test_the_hidden_part_of_the_map_changes_nothing(testing, train_filter):
+    config = make_config(testing=dict(filter=testing), activation=dict(train_filter=train_filter))
+    system = pipeline.make_system(config, SPEC)
+    _, state = fresh_state(config)
+    batch = make_batch()
+    maps = {}
+    for name, examples in (('plain', batch), ('twin', hidden_twin(batch))):
+        boxes = pipeline.boxes_of(system, on_device(examples))
+        maps[name], objects = pipeline.completed(system, state, boxes)
+        outside = batch['mask_box'] == 0
+        np.testing.assert_array_equal(np.asarray(maps[name])[outside], batch['label'][outside])
+        assert not np.asarray(objects)[outside].any()
+    np.testing.assert_array_equal(maps['plain'], maps['twin'])
+
+
+@pytest.mark.parametrize('test_filter', ['prob', 'neg_inf'])
+@pytest.mark.parametrize('train_filter', ['none', 'zero_logit', 'neg_inf', 'post_softmax'])
+def test_filtered_boxes_hold_the_target_and_the_classes_of_their_ring(test_filter, train_filter):
+    config = make_config(
+        testing=dict(filter=test_filter), activation=dict(train_filter=train_filter)
+    )
+    system = pipeline.make_system(config, SPEC)
+    _, state = fresh_state(config)
+    batch = make_batch()
+    boxes = pipeline.boxes_of(system, on_device(batch))
+    completed, _ = pipeline.completed(system, state, boxes)
+    for row in range(8):
+        mask = batch['mask_box'][row] > 0
+        rows = np.flatnonzero(mask.any(1))
+        columns = np.flatnonzero(mask.any(0))
+        around = batch['label'][row, rows[0] - 1 : rows[-1] + 2, columns[0] - 1 : columns[-1] + 2]
+        ring = {*around[0], *around[-1], *around[:, 0], *around[:, -1]} - {255}
+        inside = set(np.asarray(completed)[row][mask].tolist())
+        assert inside <= ring | {int(batch['class_id'][row])}
+
+
+def test_void_is_a_class_if_the_config_says_so():
+    config = make_config(data=dict(void_class=True))
+    system = pipeline.make_system(config, SPEC)
+    boxes = pipeline.boxes_of(system, on_device(make_batch()))
+    assert system.num_classes == K + 1
+    assert (np.asarray(boxes.truth)[:, 0] == K).all()
+    assert pipeline.object_crop(config, SPEC, training=True).background_class == K + 1
+
+
+# --- losses ---------------------------------------------------------------------------------------
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def reference_losses(outputs, batch, train_filter):
+    """Computes the terms of Eqs. 1 and 7 that need no discriminator, pixel by pixel."""
+    logits = np.asarray(outputs['context'], np.float64)
+    object_logits = np.asarray(outputs['object'], np.float64)[..., 0]
+    context = []
+    objects = []
+    for row in range(len(logits)):
+        mask = batch['mask_box'][row] > 0
+        ring = np.zeros_like(mask)
+        for i, j in np.argwhere(mask):
+            ring[i - 1 : i + 2, j - 1 : j + 2] = True
+        ring &= ~mask
+        allowed = np.zeros(K)
+        for c in range(K):
+            allowed[c] = (batch['label'][row][ring] == c).any() or c == batch['class_id'][row]
+        for i in range(SIDE):
+            for j in range(SIDE):
+                if not batch['mask_out'][row, i, j]:
+                    objects.append(0.0)
+                    continue
+                p = 1 / (1 + np.exp(-object_logits[row, i, j]))
+                is_object = batch['mask_object'][row, i, j] > 0
+                objects.append(-np.log(p) if is_object else -np.log(1 - p))
+                y = batch['label'][row, i, j]
+                if y == 255:
+                    continue
+                x = logits[row, i, j]
+                scores = softmax(x)
+                if train_filter == 'zero_logit':
+                    scores = scores + softmax(np.where(x > 0, x, 0.2 * x) * allowed)
+                context.append(-np.log(scores[y]))
+    return np.mean(objects), np.mean(context)
+
+
+@pytest.mark.parametrize('train_filter', ['none', 'zero_logit'])
+def test_the_losses_are_those_of_the_paper(train_filter):
+    config = make_config(activation=dict(train_filter=train_filter))
+    system = pipeline.make_system(config, SPEC)
+    _, state = fresh_state(config)
+    batch = make_batch(rows=3)
+    device_batch = on_device(batch)
+    condition = pipeline.condition_of(pipeline.boxes_of(system, device_batch), K)
+    params = state.params['generator']
+    statistics = state.model_state['generator']
+
+    def run(batch):
+        outputs, _ = pipeline.generate(system, params, statistics, condition, train=True)
+        loss_fn = pipeline.generator_loss(system, state)
+        terms, _, extra = loss_fn(state.params, state.model_state, batch, {})
+        return outputs, terms, extra['object_map']
+
+    # Batch statistics need the axis of devices.
+    outputs, terms, object_map = jax.tree.map(
+        lambda x: x[0], jax.pmap(run, parallel.AXIS)({k: v[None] for k, v in device_batch.items()})
+    )
+    objects, context = reference_losses(outputs, batch, train_filter)
+    np.testing.assert_allclose(terms['object'].value(), objects, rtol=2e-5)
+    np.testing.assert_allclose(terms['context'].value(), context, rtol=2e-5)
+    assert not np.asarray(object_map)[batch['mask_out'] == 0].any()
+
+
+def test_the_weights_are_the_lambdas_of_the_config():
+    config = make_config(loss=dict(adversarial=0.1, object=2.0, context=3.0))
+    assert pipeline.loss_weights(config) == {'adversarial': 0.1, 'object': 2.0, 'context': 3.0}
+
+
+@pytest.mark.parametrize(('region', 'pixels'), [('enlarged_box', 'mask_out'), ('box', 'mask_box')])
+def test_the_region_of_the_loss(region, pixels):
+    batch = on_device(make_batch())
+    gate = pipeline.gate_of(make_config(loss=dict(region=region)), batch)
+    np.testing.assert_array_equal(gate, batch[pixels] > 0)
+    assert pipeline.gate_of(make_config(loss=dict(region='map')), batch).all()
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def run_steps(config, num_steps=1, devices=1, mode='pmap'):
+    """Returns (state before, state after, metrics) of steps on one batch."""
+    (stage,) = pipeline.make_stages(config, SPEC)
+    topology = parallel.topology(mode, devices)
+    root = rng.root(0, 'test')
+
+    def step(state, batch):
+        keys = rng.streams(root, stage.streams, state.step, parallel.device_index())
+        state, metrics = stage.train_step(state, batch, keys)
+        return state, parallel.sum_over_devices(metrics), parallel.replica_mismatch(state)
+
+    run = topology.spmd(step, num_args=2)
+    before = parallel.to_host(stage.init(root, make_batch(), {}))
+    state = topology.put_replicated(before)
+    batch = topology.put_batch(make_batch())
+    for _ in range(num_steps):
+        state, metrics, mismatch = run(state, batch)
+        assert int(mismatch) == 0
+    return before, parallel.to_host(state), parallel.to_host(metrics)
+
+
+def moved(before, after, net):
+    """Returns whether any parameter of a net changed."""
+    pairs = zip(jax.tree.leaves(before.params[net]), jax.tree.leaves(after.params[net]))
+    return any((a != b).any() for a, b in pairs)
+
+
+def test_a_step_trains_both_players():
+    before, after, metrics = run_steps(make_config())
+    assert moved(before, after, 'generator') and moved(before, after, 'discriminator')
+    names = {'adversarial', 'object', 'context', 'real', 'generated', 'discriminator'}
+    assert {f'loss_{name}' for name in names} <= set(metrics)
+    assert all(np.isfinite(mean.value()) for mean in metrics.values())
+    counts = after.extra[inpainting.SHAPES_SEEN]['count']
+    np.testing.assert_array_equal(counts, np.bincount(make_batch()['class_id'])[:K])
+
+
+def test_a_denoiser_is_trained_with_the_generator():
+    before, after, _ = run_steps(with_denoiser(make_config()))
+    assert all(moved(before, after, net) for net in before.params)
+    assert set(before.params) == {'generator', 'discriminator', 'denoiser'}
+
+
+def test_a_denoiser_is_trained_on_a_fixed_generator():
+    before, after, metrics = run_steps(with_denoiser(make_config(train_generator=False)))
+    assert moved(before, after, 'denoiser')
+    assert not moved(before, after, 'generator') and not moved(before, after, 'discriminator')
+    before_statistics = jax.tree.leaves(before.model_state['generator'])
+    after_statistics = jax.tree.leaves(after.model_state['generator'])
+    for a, b in zip(before_statistics, after_statistics, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert 'loss_adversarial' not in metrics
+
+
+@pytest.mark.parametrize('name', ['unetd', 'ridnet', 'ffdnet'])
+def test_all_denoisers_fit(name):
+    config = with_denoiser(make_config(), name)
+    stage, _ = fresh_state(config)
+    state = jax.eval_shape(lambda: stage.init(rng.root(0, 'test'), make_batch(), {}))
+    shape = jax.eval_shape(
+        lambda s: pipeline.completed(
+            pipeline.make_system(config, SPEC),
+            s,
+            pipeline.boxes_of(pipeline.make_system(config, SPEC), on_device(make_batch())),
+        )[0],
+        state,
+    )
+    assert shape.shape == (8, SIDE, SIDE)
+
+
+@pytest.fixture(scope='module')
+def on_one_device():
+    with jax.enable_x64(True):
+        return run_steps(make_config())[:2]
+
+
+@pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
+def test_the_gradient_is_the_same_on_eight_devices(on_one_device, mode):
+    start, expected = on_one_device
+    with jax.enable_x64(True):
+        _, after, _ = run_steps(make_config(), devices=8, mode=mode)
+    move = jax.tree.map(np.subtract, after.params, start.params)
+    expected_move = jax.tree.map(np.subtract, expected.params, start.params)
+    leaves = jax.tree_util.tree_leaves_with_path(move)
+    for (path, a), b in zip(leaves, jax.tree.leaves(expected_move), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + 1e-6, path
+
+
+# --- configs --------------------------------------------------------------------------------------
+
+FILE = 'configs/semantic_inpainting.py'
+
+
+@pytest.mark.parametrize(
+    ('argument', 'mode'),
+    [('', 'train'), ('da=none', 'none'), ('da=test', 'test'), ('da=both', 'both'),
+     ('denoiser=ridnet', 'none'), ('denoiser=ridnet,da=test', 'test')],
+)  # fmt: skip
+def test_the_config_names_the_use_of_the_activation(argument, mode):
+    config = config_file.load(f'{FILE}:smoke,{argument}')
+    assert pipeline.activation_of(config).mode == mode
+
+
+@pytest.mark.parametrize('variant', ['', 'bedroom', 'video', 'quick', 'smoke', 'release=true'])
+def test_every_variant_is_valid(variant):
+    config = config_file.load(f'{FILE}:{variant}')
+    config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (lambda config: config.boxes.update(size=40), ['boxes.size', '40', '=32']),
+        (lambda config: config.update(train_generator=False), ['train_generator', 'adnet']),
+        (lambda config: config.boxes.update(classes=('clas 3',)), ['clas 3', 'class 3']),
+        (lambda config: config.boxes.update(max_side=4.0), ['max_side', '4']),
+    ],
+)
+def test_wrong_configs_are_refused(change, words):
+    config = make_config()
+    change(config)
+    with pytest.raises(InputError) as error:
+        pipeline.make_stages(config, SPEC)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_two_remedies_in_training_are_refused():
+    config = with_denoiser(make_config())
+    config.activation.train_filter = 'zero_logit'
+    with pytest.raises(InputError, match='train_filter=none'):
+        pipeline.make_stages(config, SPEC)
