@@ -21,6 +21,7 @@ REGISTRY = {
     'apolloscape_stereo': apolloscape.ApolloscapeStereo,
     'camvid': camvid.CamVid,
     'cityscapes': cityscapes.Cityscapes,
+    'cityscapes_all': cityscapes.CityscapesAll,
     'cityscapes_coarse': cityscapes.CityscapesCoarse,
     'cityscapes_video': cityscapes.CityscapesVideo,
     'coco_panoptic': coco_panoptic.CocoPanoptic,

@@ -15,6 +15,8 @@ from segjax.data.builders.base import FileDataset, Item
 from segjax.data.image_files import by_name, check_links, find, subfolders
 from segjax.data.labels import (
     CITYSCAPES,
+    CITYSCAPES_ALL,
+    CITYSCAPES_ALL_IDS,
     CITYSCAPES_CATEGORIES,
     CITYSCAPES_LABEL_IDS,
     CITYSCAPES_TRAIN_IDS,
@@ -219,6 +221,31 @@ class CityscapesCoarse(Cityscapes):
                 str(self.root), got=f'{self.images_folder} without train_extra', expected=expected
             )
         return splits
+
+
+class CityscapesAll(Cityscapes):
+    """Cityscapes with all 34 annotated classes, as semantic inpainting and image synthesis use it.
+
+    Only `*_gtFine_labelIds.png` hold them. Licence plates are void, and with `data.void_class` the
+    35th class.
+    """
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.classes = CITYSCAPES_ALL
+        self.class_maps = {}
+
+    def options(self):
+        """Returns the coding of all ids."""
+        return [base.describe(CITYSCAPES_ALL_IDS)]
+
+    def coding(self, item):
+        """Returns the coding of all ids."""
+        return CITYSCAPES_ALL_IDS
+
+    def labels(self, split):
+        """Returns the files of ids by frame name."""
+        return self.annotations(split, 'labelIds')
 
 
 class CityscapesVideo(FileDataset):
