@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segjax.core.notes import tell
-from segjax.data import builders, index, records
+from segjax.data import builders, index, records, table_rows
 from segjax.data.clips import Clips
 from segjax.data.derived import Store
 from segjax.data.index import Chosen, Source
 from segjax.data.records import never_stop
+from segjax.data.table_rows import Rows
 from segjax.data.view import Choice, View, make_view
 from segjax.protocol import Derived, Input
 from segjax.spec import DataSpec
@@ -66,6 +67,8 @@ class Prepared(NamedTuple):
     ) -> Source:
         """Opens the chosen examples of an input's split, with their neighbours if it asks for them.
 
+        The rows of `inputs.each` are read when the first example is counted or read.
+
         Args:
           inputs: an input of a stage.
           additional: features in addition to `inputs.stored`.
@@ -74,10 +77,15 @@ class Prepared(NamedTuple):
         Raises:
           InputError: an error of `open_split`. No example is chosen, a position is outside the
             split, or no chosen example has its neighbours. A feature 'x_frames' is requested, but
-            no frames.
+            no frames. `inputs.each` is no table.
         """
+        table_rows.check(inputs, self.spec, self.where)
         features = tuple(dict.fromkeys((*inputs.stored, *additional)))
         choice = self.view.choose(inputs, positions)
+        if inputs.each:
+            column = self.store.column
+            read = functools.partial(column, choice.split, inputs.each, choice.positions)
+            return Rows(self._open(choice, features), read)
         if not inputs.frames:
             return self._open(choice, features)
         split, chosen = choice

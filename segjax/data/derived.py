@@ -13,6 +13,8 @@ import pickle
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from segjax.core import files
 from segjax.data import class_maps, clips, index, kinds, records
 from segjax.data.cache import DERIVED
@@ -60,9 +62,11 @@ def stored_names(features: Iterable[str]) -> tuple[str, ...]:
 
 
 def names_read(inputs: Input) -> tuple[str, ...]:
-    """Returns the names of the stored features that an input reads, with its table."""
-    table = (inputs.frames.table,) if isinstance(inputs.frames, TableFrames) else ()
-    return stored_names((*inputs.stored, *table))
+    """Returns the names of the stored features that an input reads, with its tables."""
+    tables = [inputs.each] if inputs.each else []
+    if isinstance(inputs.frames, TableFrames):
+        tables.append(inputs.frames.table)
+    return stored_names((*inputs.stored, *tables))
 
 
 def promised(spec: DataSpec, features: Sequence[Derived]) -> DataSpec:
@@ -169,6 +173,11 @@ class Store(NamedTuple):
         fingerprint = _hash(content)
         return self.records.with_name(f'{self.records.name}{DERIVED}{name}.{split}-{fingerprint}')
 
+    def place(self, name: str, split: str) -> pathlib.Path:
+        """Returns the folder that holds a feature of a plain split: its own, or the records."""
+        is_derived = any(name == feature.name for feature in self.features)
+        return self.folder(name, split) if is_derived else self.records
+
     def _depends_on_labels(self, name: str) -> bool:
         """Returns whether a feature reads labels, itself or through features that it reads."""
         reads = {name}
@@ -209,6 +218,28 @@ class Store(NamedTuple):
             if name in declared:
                 folders[name] = [self.folder(name, part.split) for part in slices]
         return Joined(source, features, slices, folders, declared, self.where)
+
+    def column(
+        self, split: str, feature: str, positions: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Returns a feature of the examples of a split, [N, ...]. No other feature is read.
+
+        Args:
+          split: a TFDS split: 'train', 'val[:10%]', 'train+val'.
+          feature: of the records or derived, but not 'label', whose classes may be merged.
+          positions: of the examples, in order. None: all.
+
+        Raises:
+          InputError: an unknown feature, or derived values that are not computed.
+        """
+        splits = index.open_records(self.records).info.splits
+        counts = {name: splits[name].num_examples for name in splits}
+        parts = []
+        for name, first, end in index.slices(split, counts):
+            values = records.column(self.place(feature, name), name, feature, self.where)
+            parts.append(values[first:end])
+        values = np.concatenate(parts)
+        return values if positions is None else values[np.asarray(positions, np.int64)]
 
     def _open_records(self, split: str, features: Sequence[str]) -> SplitSource | Relabelled:
         """Opens features of the records, with the classes of the config section."""

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segjax.data import clips, derived
+from segjax.data import clips, derived, table_rows
 from segjax.data.view import View
 from segjax.errors import unknown_name
 from segjax.protocol import Input
@@ -28,6 +28,8 @@ class Listing(NamedTuple):
     ) -> range:
         """Returns the positions among the chosen examples of an input.
 
+        With `inputs.each` these are its images. The rows may not be computed.
+
         Args:
           inputs: an input of a stage.
           additional: features in addition to `inputs.stored`.
@@ -35,8 +37,9 @@ class Listing(NamedTuple):
 
         Raises:
           InputError: an unknown, malformed or empty split, or an absent feature. No example is
-            chosen, or no chosen example has all its neighbours.
+            chosen, or no chosen example has all its neighbours. `inputs.each` is no table.
         """
+        table_rows.check(inputs, self.spec, self.where)
         for stored in (*derived.names_read(inputs), *derived.stored_names(additional)):
             if stored not in self.spec.features:
                 raise unknown_name(

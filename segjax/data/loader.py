@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 
 from segjax.core import host
-from segjax.data import kinds, transforms, workers
+from segjax.data import kinds, table_rows, transforms, workers
 from segjax.data.index import (
     Chosen,
     Source,
@@ -32,6 +32,7 @@ from segjax.data.index import (
     part_positions,
     read_example,
 )
+from segjax.data.table_rows import Rows
 from segjax.errors import InputError, first_line, unknown_name
 from segjax.protocol import DrawnFrames, Input
 from segjax.spec import Feature
@@ -83,9 +84,9 @@ def train_iterator(
       Close it.
 
     Raises:
-      InputError: the source is empty, the batch does not split over the processes, or `inputs.size`
-        is not `inputs.augment.crop`, or an error of `check_transform`. While iterating: a missing
-        feature, or an invalid example.
+      InputError: an error of `check_examples` or `check_transform`, a batch that does not split
+        over the processes, or another `inputs.size` than `inputs.augment.crop`. While iterating:
+        a missing feature, or an invalid example.
     """
     source = _part(source, inputs)
     _check_not_empty(source, inputs)
@@ -108,6 +109,20 @@ def train_iterator(
     to_position = _GlobalPosition(rows, process_index, process_count)
     own = grain.MapDataset.range(sys.maxsize).map(lambda row: stream[to_position(row)])
     return BatchIterator(own[start_step * rows :], rows, data_config)
+
+
+def check_examples(source: Source, inputs: Input, part: bool = True) -> None:
+    """Refuses a source without examples.
+
+    Args:
+      source: of the input. A table must be computed.
+      inputs: an input of a stage.
+      part: whether the input trains, so that `inputs.part` counts.
+
+    Raises:
+      InputError: no example, or no row of the table of `inputs.each` is an example.
+    """
+    _check_not_empty(_part(source, inputs) if part else source, inputs)
 
 
 def _check_draws(source: Source, inputs: Input) -> None:
@@ -173,7 +188,8 @@ def eval_batches(
     Over all processes, the pass contains every example exactly once. All processes get the same
     number of batches of the same size. A batch size that does not split over the processes is
     rounded up. Rows after the last example repeat example 0 with weight 0. Their targets are absent
-    (`kinds.Kind.absent`): labels are 255. Their index is N, which a scatter in JAX drops.
+    (`kinds.Kind.absent`): labels are 255. Their index is N, which a scatter in JAX drops. With
+    `inputs.each`, N is n * (number of images).
 
     Args:
       source: random-access examples.
@@ -200,10 +216,10 @@ def eval_batches(
 def examples(
     source: Source, indices: Sequence[int], inputs: Input, max_size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """Returns the chosen examples as a batch in the form of `eval_batches`."""
+    """Returns the examples with the given batch['index'] as a batch of `eval_batches`."""
     _check_not_empty(source, inputs)
     load = _EvalExample(source, inputs, tuple(max_size))
-    return _stack([load(int(index)) for index in indices])
+    return _stack([load(table_rows.position_of(source, int(index))) for index in indices])
 
 
 def num_threads(data_config) -> int:
@@ -368,7 +384,7 @@ class _TrainExample:
     source: Source
     inputs: Input
 
-    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def __call__(self, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         declared = declared_of(self.inputs, self.source)
 
         def move(example):
@@ -378,8 +394,8 @@ class _TrainExample:
                 return transforms.resized(example, self.inputs.size, declared)
             return transforms.training(example, rng, self.inputs.augment, declared)
 
-        example = _moved(self.source, index, self.inputs, rng, move)
-        return _finish(example, index, declared)
+        example = _moved(self.source, position, self.inputs, rng, move)
+        return _finish(example, table_rows.index_at(self.source, position), declared)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -393,7 +409,7 @@ class _EvalExample:
     inputs: Input
     max_size: tuple[int, int]
 
-    def __call__(self, index: int) -> dict[str, np.ndarray]:
+    def __call__(self, position: int) -> dict[str, np.ndarray]:
         declared = declared_of(self.inputs, self.source)
         size = self.inputs.size
 
@@ -402,8 +418,9 @@ class _EvalExample:
                 return transforms.evaluation(example, size, self.max_size, declared)
             return _unmoved(example, size, declared) | _whole_sizes(example, size, declared)
 
+        index = table_rows.index_at(self.source, position)
         rng = evaluation_generator(index)
-        example = _moved(self.source, index, self.inputs, rng, move)
+        example = _moved(self.source, position, self.inputs, rng, move)
         return _finish(example, index, declared)
 
     def at(self, position: int) -> dict[str, np.ndarray]:
@@ -420,18 +437,20 @@ class _EvalExample:
             absent = kinds.kind_of(key, declared).absent
             if absent is not None:
                 padding[key] = np.full_like(value, absent)
-        return padding | {'weight': np.float32(0), 'index': np.int32(len(self.source))}
+        end = np.int32(table_rows.end_of(self.source))
+        return padding | {'weight': np.float32(0), 'index': end}
 
 
 def _moved(
     source: Source,
-    index: int,
+    position: int,
     inputs: Input,
     rng: np.random.Generator,
     move: Callable[[transforms.Example], dict[str, Any]],
 ) -> dict[str, Any]:
     """Reads an example, transforms it and moves its maps. Errors name the example."""
-    stored = read_example(source, index, rng)
+    stored = read_example(source, position, rng)
+    index = table_rows.index_at(source, position)
     expected = _keys(inputs) if inputs.transform is None else inputs.stored
     for key in expected:
         if key not in stored:
@@ -441,7 +460,7 @@ def _moved(
             return move({key: np.asarray(stored[key]) for key in expected})
         return _moved_result(_transformed(stored, index, inputs, rng), inputs, move)
     except InputError as error:
-        where = f'{error.where} of example {index} of split {inputs.split!r}'
+        where = f'{error.where} of {table_rows.name_of(source, index)} of split {inputs.split!r}'
         name = stored.get('name', '')
         name = name.decode() if isinstance(name, bytes) else str(name)
         raise error.at(f'{where} ({name})' if name else where) from None
@@ -468,6 +487,8 @@ def _transformed(
         example[key] = value if isinstance(value, str | bytes) else np.asarray(value)
     if 'index' in inputs.reads:
         example['index'] = np.int32(index)
+    if inputs.each and 'row' in (inputs.reads or inputs.features):
+        example['row'] = stored['row']
     result = inputs.transform(example, rng)
     missing = [key for key in _keys(inputs) if key not in result]
     if missing:
@@ -619,20 +640,24 @@ def zeros(inputs: Input, rows: int, declared: Mapping[str, Feature] = {}) -> dic
 
 
 def _part(source: Source, inputs: Input) -> Source:
-    """Returns `inputs.part` of a source, in a shuffled order.
+    """Returns `inputs.part` of the images of a source, in a shuffled order.
 
-    The order depends only on the length of the source, so all runs have the same part.
+    The order depends only on the number of images, so all runs have the same part.
     """
     if inputs.part == (0.0, 1.0):
         return source
-    positions = part_positions(len(source), *inputs.bounds(len(source)))
-    return Chosen(source, tuple(positions.tolist()))
+    num_images = len(table_rows.images_of(source))
+    positions = tuple(part_positions(num_images, *inputs.bounds(num_images)).tolist())
+    return source.of_images(positions) if isinstance(source, Rows) else Chosen(source, positions)
 
 
 def _check_not_empty(source: Source, inputs: Input) -> None:
     """Raises InputError for a source without examples."""
-    if len(source) == 0:
-        raise InputError(f'split {inputs.split!r}', got='no examples', expected='at least one')
+    if len(source):
+        return
+    if isinstance(source, Rows) and len(source.images):
+        raise table_rows.no_row(source, inputs)
+    raise InputError(f'split {inputs.split!r}', got='no examples', expected='at least one')
 
 
 def _stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -169,6 +169,7 @@ def _remove_damaged(folder: pathlib.Path) -> None:
     with cache.alone(folder):
         shutil.rmtree(folder)
     index.forget()
+    column.cache_clear()
     READERS.forget(folder)
 
 
@@ -401,6 +402,21 @@ class Readers:
 
 
 READERS = Readers()
+
+
+@functools.lru_cache(maxsize=16)
+def column(folder: pathlib.Path, split: str, feature: str, where: str) -> np.ndarray:
+    """Returns a feature of all examples of a plain split, which is read once.
+
+    Arguments and errors are those of `SplitSource`.
+
+    Returns:
+      [N, ...], read-only. All values have the same shape.
+    """
+    source = SplitSource(folder, split, (feature,), where)
+    values = np.stack([source[i][feature] for i in range(len(source))])
+    values.flags.writeable = False
+    return values
 
 
 def max_readers() -> int:

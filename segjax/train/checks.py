@@ -15,7 +15,7 @@ import ml_collections
 from segjax import pipelines
 from segjax.config import config_file
 from segjax.core import rng
-from segjax.data import kinds, loader
+from segjax.data import kinds, loader, table_rows
 from segjax.errors import InputError
 from segjax.protocol import Input, Stage, TrainState
 from segjax.spec import DataSpec
@@ -160,7 +160,7 @@ def _check_training_batch(run: Run, inputs: Input, begun: bool) -> None:
 
 def _check_part(run: Run, inputs: Input) -> None:
     """Raises InputError if an input cannot be opened, or its part of the split has no example."""
-    whole = len(run.open_input(inputs))
+    whole = len(table_rows.images_of(run.open_input(inputs)))
     first, last = inputs.bounds(whole)
     if first < last:
         return
@@ -176,6 +176,25 @@ def _check_part(run: Run, inputs: Input) -> None:
         expected='at least one example in each part',
         fix=fix,
     )
+
+
+def check_rows(run: Run, stages: Sequence[Stage], use: str) -> None:
+    """Refuses inputs whose tables have no row that is an example. The tables must be computed.
+
+    Args:
+      run: the run.
+      stages: of the run.
+      use: 'train' or 'evaluate'.
+
+    Raises:
+      InputError: the first such input.
+    """
+    for stage in stages:
+        num_trained = len(stage.training_inputs)
+        for number, inputs in enumerate(stage.all_inputs):
+            trains = number < num_trained
+            if inputs.each and (use == 'train' or not trains):
+                loader.check_examples(run.open_input(inputs), inputs, part=trains)
 
 
 # --- steps ----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import ml_collections
 
 from segjax import pipelines
 from segjax.core import host
-from segjax.data import Prepared, computation
+from segjax.data import Prepared, computation, table_rows
 from segjax.data.derived import names_read
 from segjax.data.view import View
 from segjax.errors import unknown_name
@@ -117,5 +117,7 @@ def prepare(
     for each in inputs:
         if each.data not in datasets:
             raise unknown_name('data set of an input', each.data, datasets)
-        datasets[each.data].open_split(each.split, names_read(each))
+        data = datasets[each.data]
+        table_rows.check(each, data.spec, data.where)
+        data.open_split(each.split, names_read(each))
     return make(config, datasets, inputs, check_stop)

@@ -92,6 +92,7 @@ def checked_run(
         inputs = features.inputs_of(stages, use)
         folders = features.make(config, datasets, inputs, _check_stop(stop))
         agreement.check_features(folders)
+        checks.check_rows(run, stages, use)
     return run, stages
 
 

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from segjax.core import parallel
-from segjax.data import loader
+from segjax.data import loader, table_rows
+from segjax.data.index import Source
 from segjax.protocol import Array, Input, Keys, Mean, Picture, Stage, TrainState
 from segjax.report.pictures import Panel, save_pictures
 from segjax.train import log_files
@@ -41,9 +42,10 @@ def write_pictures(
         return
     inputs = stage.eval_input
     source = run.open_input(inputs, 'name')
-    score, groups = _ranked(sums, len(source), count)
+    score, groups = _ranked(sums, source, count)
     if compare:
-        groups['same'] = spread(len(source), count)
+        same = spread(len(source), count)
+        groups['same'] = [table_rows.index_at(source, position) for position in same]
 
     # Each example is rendered alone, so the program compiles once for all groups.
     @jax.jit
@@ -71,17 +73,19 @@ def spread(num_examples: int, count: int) -> list[int]:
 
 
 def _ranked(
-    sums: Mapping[str, Mean], num_examples: int, count: int
+    sums: Mapping[str, Mean], source: Source, count: int
 ) -> tuple[np.ndarray, dict[str, list[int]]]:
-    """Returns the score of each example, and the positions of the examples to show by group.
+    """Returns the score of each index, and the indices of the examples to show by group.
 
     Args:
       sums: from `evaluation.totals`.
-      num_examples: of the split.
+      source: of the evaluation.
       count: examples of a group. No example is in two groups.
     """
     if 'image_score' not in sums:
-        return np.full(num_examples, np.nan), {'sample': list(range(min(count, num_examples)))}
+        first = range(min(count, len(source)))
+        sample = [table_rows.index_at(source, position) for position in first]
+        return np.full(table_rows.end_of(source), np.nan), {'sample': sample}
     # 0 / 0 for an image without a pixel that counts.
     with np.errstate(invalid='ignore'):
         score = np.asarray(sums['image_score'].value())
@@ -104,7 +108,7 @@ def _in_order(pictures: Mapping[str, Picture | Array]) -> collections.OrderedDic
 def _entry(
     run: Run,
     inputs: Input,
-    source: Any,
+    source: Source,
     index: int,
     score: float,
     render: Callable,
@@ -120,7 +124,11 @@ def _entry(
     # A single transfer brings all pictures to the host.
     pictures |= parallel.to_host(render(state, batch, keys))
     panels = {panel: first_panel(picture) for panel, picture in pictures.items()}
-    name = str(source[index]['name'])
+    example = source[table_rows.position_of(source, index)]
+    name = str(example['name'])
+    # Several rows of an image need names of their own.
+    if inputs.each:
+        name = f'{name}, row {example["row"]}'
     return {'index': index, 'score': score, 'name': name, 'pictures': panels}
 
 

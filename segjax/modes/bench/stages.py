@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from segjax.data import loader
+from segjax.data import loader, table_rows
 from segjax.modes.bench.programs import Program, compile_program
 from segjax.protocol import PyTree, Stage, TrainState
 from segjax.train import driver, initialization, products
@@ -101,7 +101,8 @@ def prepare_evaluate(timed: TimedRun) -> Timed:
     inputs = stage.eval_input
     source = run.open_input(inputs)
     # This process's share of a batch. A small split repeats its examples.
-    rows = [i % len(source) for i in range(inputs.batch_size // jax.process_count())]
+    num_rows = inputs.batch_size // jax.process_count()
+    rows = [table_rows.index_at(source, i % len(source)) for i in range(num_rows)]
     max_size = run.spec_of(inputs).split(inputs.split).max_size
     batch = loader.examples(source, rows, inputs, max_size=max_size)
     root = driver.root_key(run, stage, 'evaluate')

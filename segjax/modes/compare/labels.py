@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from segjax.core import files
-from segjax.data import loader
+from segjax.data import loader, table_rows
 from segjax.modes.compare.runs import Compared, load_state
 from segjax.spec import IGNORE
 from segjax.train import driver
@@ -34,33 +34,33 @@ RIGHT: dict[str, tuple[int, int, int]] = {
 
 
 class LabelFiles(NamedTuple):
-    """Class maps as files: <folder>/<kind>/<index>.png, train ids.
+    """Class maps as files: <folder>/<kind>/<position>.png, train ids.
 
     folder  of the files
     """
 
     folder: pathlib.Path
 
-    def write(self, kind: str, index: int, label: np.ndarray) -> None:
+    def write(self, kind: str, position: int, label: np.ndarray) -> None:
         """Writes a class map [H, W].
 
         Args:
           kind: 'truth', or the number of a run.
-          index: of the example.
+          position: of the example.
           label: train ids below 256.
         """
-        path = self.folder / kind / f'{index}.png'
+        path = self.folder / kind / f'{position}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(files.encode_png(label.astype(np.uint8)))
 
-    def read(self, kind: str, index: int) -> np.ndarray:
+    def read(self, kind: str, position: int) -> np.ndarray:
         """Returns a class map, uint8 [H, W]."""
-        return cv2.imread(str(self.folder / kind / f'{index}.png'), cv2.IMREAD_UNCHANGED)
+        return cv2.imread(str(self.folder / kind / f'{position}.png'), cv2.IMREAD_UNCHANGED)
 
-    def example(self, index: int, num_runs: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    def example(self, position: int, num_runs: int) -> tuple[np.ndarray, list[np.ndarray]]:
         """Returns the truth of an example, and the predictions of all runs."""
-        predictions = [self.read(str(number), index) for number in range(num_runs)]
-        return self.read('truth', index), predictions
+        predictions = [self.read(str(number), position) for number in range(num_runs)]
+        return self.read('truth', position), predictions
 
 
 def predict_split(compared: Compared, number: int, store: LabelFiles, stop: StopSignal) -> None:
@@ -88,8 +88,9 @@ def predict_split(compared: Compared, number: int, store: LabelFiles, stop: Stop
     # One device predicts as many examples at once as each device does in the evaluation.
     predict = run.topology.jit(label_maps)
     inputs = inputs._replace(batch_size=max(1, inputs.batch_size // run.topology.count))
+    source = run.open_input(inputs)
     batches = loader.eval_batches(
-        run.open_input(inputs),
+        source,
         inputs,
         process_index=0,
         process_count=1,
@@ -102,11 +103,11 @@ def predict_split(compared: Compared, number: int, store: LabelFiles, stop: Stop
                 raise Preempted(f'{compared.name} was being evaluated')
             maps = jax.device_get(predict(state, batch, np.int32(batch_number)))
             for row in np.flatnonzero(batch['weight']):
-                index = int(batch['index'][row])
+                position = table_rows.position_of(source, int(batch['index'][row]))
                 height, width = maps.size[row]
-                store.write(str(number), index, maps.prediction[row, :height, :width])
+                store.write(str(number), position, maps.prediction[row, :height, :width])
                 if number == 0:
-                    store.write('truth', index, maps.truth[row, :height, :width])
+                    store.write('truth', position, maps.truth[row, :height, :width])
 
 
 # --- comparison -----------------------------------------------------------------------------------

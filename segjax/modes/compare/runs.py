@@ -300,5 +300,6 @@ def _examples(compared: Compared) -> dict[str, Any]:
         'examples': inputs.examples,
         'choice': 'all' if chosen is None else product_files.digest(chosen),
         'neighbours': frames or 'none',
+        'rows of': inputs.each or 'no table',
         'images of the size': tuple(config.data.eval_size) if at_image else 'of the labels',
     }

@@ -70,11 +70,14 @@ def examine(
     # The config against the data sets.
     findings += splits_of_config(config, main.splits)
     fits = fits_anything
+    num_rows = None
     # A run can be built only without errors. It tells which fixes of sizes its nets accept.
     if not has_error(findings):
-        refused, fits = refusals(config, examined, workdir)
-        findings += refused
-    findings += sizes_of_config(config, main.splits, fits)
+        refused = refusals(config, examined, workdir)
+        findings += refused.findings
+        fits = refused.fits
+        num_rows = refused.num_rows
+    findings += sizes_of_config(config, main.splits, fits, num_rows)
     for data in (main, *distinct.values()):
         notes = data.dataset.notes() if data.dataset else ()
         findings += [Finding('note', *note) for note in notes]

@@ -29,12 +29,22 @@ def fits_anything(overrides: list[str]) -> bool:
     return True
 
 
-def sizes_of_config(config: Any, splits: Mapping[str, SplitSummary], fits: Fits) -> list[Finding]:
-    """Warns of batches, crops and evaluation sizes that do not suit the images."""
+def sizes_of_config(
+    config: Any, splits: Mapping[str, SplitSummary], fits: Fits, num_rows: int | None = None
+) -> list[Finding]:
+    """Warns of batches, crops and evaluation sizes that do not suit the images.
+
+    Args:
+      config: of the run.
+      splits: of the data set.
+      fits: whether a run with other values passes all checks.
+      num_rows: rows of a table that are trained on, 0 if the table is not computed. None: the
+        examples are images.
+    """
     findings = []
     train = splits.get(config.data.train_split)
     if train is not None and train.sizes:
-        findings += _batch(config, train)
+        findings += _batch(config, train, num_rows)
         findings += _crop(config, train.sizes, fits)
         commonest, _ = train.sizes.most_common(1)[0]
         findings += warnings(advice.stretched(config, commonest))
@@ -45,14 +55,18 @@ def sizes_of_config(config: Any, splits: Mapping[str, SplitSummary], fits: Fits)
     return findings
 
 
-def _batch(config: Any, train: SplitSummary) -> list[Finding]:
-    """Warns of a batch that is larger than its split, so that it repeats images."""
+def _batch(config: Any, train: SplitSummary, num_rows: int | None) -> list[Finding]:
+    """Warns of a batch that is larger than its split, so that it repeats examples."""
     size = config.train.batch_size
-    number = train.num_labelled
+    number = train.num_labelled if num_rows is None else num_rows
     if not 0 < number < size:
         return []
+    repeated = 'images'
     kind = 'labelled examples' if number < len(train.items) else 'examples'
-    message = f'{size}, but {config.data.train_split!r} has {number} {kind}: a batch repeats images'
+    if num_rows is not None:
+        repeated = kind = 'rows'
+    split = config.data.train_split
+    message = f'{size}, but {split!r} has {number} {kind}: a batch repeats {repeated}'
     unit = parallel.topology(config.parallel.mode).count * config.train.accumulate
     whole = number // unit * unit
     fix = f'add images: a batch has at least {unit}'
