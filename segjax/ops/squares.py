@@ -107,7 +107,9 @@ def cut(maps, squares, size: int, nearest: bool = True, sizes=None):
 def paste(cut_maps, squares, canvas, inside, nearest: bool = True):
     """Puts cut maps back into their squares of a canvas, at the pixels of a mask.
 
-    All pixels outside of the mask or of the square keep the canvas.
+    All pixels outside of the mask or of the square keep the canvas. A cut that is not smaller than
+    its square comes back exactly. In a smaller cut, the pixel nearest to the edge of a box may lie
+    outside of the box.
 
     Args:
       cut_maps: [B, n, n, ...], as `cut` returns them.
@@ -159,8 +161,7 @@ def _interpolated(maps, rows, columns, steps, limits):
 
     Args:
       maps: [B, H, W, ...].
-      rows: positions in pixels of the maps.
-      columns: likewise.
+      rows, columns: positions in pixels of the maps.
       steps: [B, 2], distance of neighbouring positions along (rows, columns).
       limits: [B, 2], (height, width) of the maps on their canvas.
 
