@@ -329,10 +329,11 @@ class Prediction(NamedTuple):
 
     inputs   {name: Feature} of an example. Maps are read from image files, everything else from a
              JSON list of examples. In inputs of kind 'number' whose name begins with
-             'class', the list may hold names of classes for train ids
+             'class', the list may hold names of classes for train ids. Label files have the ids of
+             the data set. Their train ids are merged by the class map of the section
     outputs  {name: kind}. Kinds: 'classes' [B, H, W] train ids, 'probabilities' [B, H, W, C],
-             'image' [B, H, W, 3] uint8, 'images' [B, n, H, W, 3] uint8, 'depth' [B, H, W],
-             'normals' [B, H, W, 3], 'table' [B] or [B, n] numbers
+             'mask' [B, H, W] bool, 'image' [B, H, W, 3] uint8, 'images' [B, n, H, W, 3] uint8,
+             'depth' [B, H, W], 'normals' [B, H, W, 3], 'table' [B] or [B, n] numbers
     apply    (state, batch, keys) -> {name: array}, pure, per device, without collectives. `batch`
              holds the inputs and 'weight'. With maps it also holds 'size', as in `Batch`. A stream
              of `keys` is a vector [B] with a key for each example
@@ -340,6 +341,12 @@ class Prediction(NamedTuple):
              the size of the files
     streams  names of the random streams in `keys`. They depend on the name of the example and on
              the seed alone
+    resize   whether maps are resized to `size`, with their aspect ratio kept. False: maps keep
+             their pixels and are padded at the bottom and right. Larger maps are refused. Outputs
+             of the size `size` are cut to the size of the files
+    check    example -> None. Raises InputError for values that the net cannot use. It is called for
+             all examples before anything compiles. `example` holds the inputs that are no maps, in
+             pixels of the files. With maps it also holds 'size', their (height, width)
     """
 
     inputs: Mapping[str, Feature]
@@ -347,6 +354,8 @@ class Prediction(NamedTuple):
     apply: Callable[[TrainState, Batch, Keys], Mapping[str, Array]]
     size: tuple[int, int]
     streams: tuple[str, ...] = ()
+    resize: bool = True
+    check: Callable[[Example], None] | None = None
 
 
 class Stage(NamedTuple):

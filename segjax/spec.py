@@ -70,6 +70,17 @@ class ClassMap(NamedTuple):
     train_ids: tuple[int, ...]
 
 
+class Merge(NamedTuple):
+    """The classes of the files of a data set, and their merge into the classes of a config section.
+
+    classes    of the files
+    train_ids  by train id of the files: train id among the merged classes, or IGNORE
+    """
+
+    classes: ClassSpec
+    train_ids: tuple[int, ...]
+
+
 def split_names(split: str) -> tuple[str, ...]:
     """Returns the plain splits of a TFDS expression: ('train', 'val') for 'train[:10%]+val'."""
     return tuple(part.split('[')[0].strip() for part in split.split('+'))
@@ -131,6 +142,7 @@ class DataSpec:
     parts         exact numbers of the slices and shares that the config of a run names
     derived       by name of a derived feature: hash of everything that its values depend on in
                   addition to the examples
+    merge         the classes of the files and their merge into `classes`. None: no class map
     """
 
     name: str
@@ -147,6 +159,7 @@ class DataSpec:
     class_maps: Mapping[str, ClassMap] = dataclasses.field(default_factory=dict)
     parts: tuple[PartSpec, ...] = ()
     derived: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    merge: Merge | None = None
 
     def split(self, expression: str) -> SplitSpec:
         """Returns the sizes of 'train', 'train+val' or 'train[:10%]'.
@@ -203,16 +216,18 @@ class DataSpec:
     def to_json(self) -> dict[str, Any]:
         """Returns plain values, as `spec.json` of a run folder keeps them.
 
-        A run of whole splits has no key `parts`.
+        A run of whole splits has no key `parts`. A run without a class map has no key `merge`.
         """
         fields = dataclasses.asdict(self)
-        return fields if self.parts else {k: v for k, v in fields.items() if k != 'parts'}
+        empty = [key for key in ('parts', 'merge') if not fields[key]]
+        return {key: value for key, value in fields.items() if key not in empty}
 
     @staticmethod
     def from_json(stored: Mapping[str, Any]) -> 'DataSpec':
         """Inverts `to_json`, also after a round trip through a file."""
         fields = with_tuples(stored)
         class_maps = fields.get('class_maps', {})
+        merge = fields.get('merge')
         fields |= {
             'classes': ClassSpec(**fields['classes']),
             'declared': features_from_json(fields.get('declared', {})),
@@ -221,5 +236,6 @@ class DataSpec:
                 for name, (classes, train_ids) in class_maps.items()
             },
             'parts': tuple(PartSpec(*values) for values in fields.get('parts', ())),
+            'merge': Merge(ClassSpec(**merge[0]), merge[1]) if merge else None,
         }
         return DataSpec(**fields)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from segjax.core import paths
-from segjax.data.labels import load_merge_file
+from segjax.data import labels
 from segjax.data.records import SplitSource
 from segjax.errors import unknown_name
-from segjax.spec import IGNORE, ClassMap, ClassSpec, Feature
+from segjax.spec import IGNORE, ClassMap, ClassSpec, Feature, Merge
 
 LABEL = 'label'
 """The feature whose values are train ids. 'label_moving' is a mask, which no map changes."""
@@ -37,14 +37,32 @@ def load(name: str, classes: ClassSpec, offered: Mapping[str, ClassMap]) -> Clas
         known = ', '.join(sorted(offered))
         expected = f'{known}, or' if known else 'this data set offers no class map;'
         raise error.replaced(expected=f'{expected} a YAML or JSON file')
-    return load_merge_file(path, classes)
+    return labels.load_merge_file(path, classes)
 
 
-def table(class_map: ClassMap) -> np.ndarray:
+def table(class_map: ClassMap | Merge) -> np.ndarray:
     """Returns the merged train id of every train id, [256] uint8. Void stays void."""
     ids = np.full(256, IGNORE, np.uint8)
     ids[: len(class_map.train_ids)] = class_map.train_ids
     return ids
+
+
+def coding_of(classes: ClassSpec, merge: Merge | None) -> labels.LabelCoding:
+    """Returns the coding of label files of which only the classes are known.
+
+    Args:
+      classes: of the data set, as its config section sees them.
+      merge: the classes of the files, and their merge into `classes`. None: no class map.
+
+    Returns:
+      The coding, with merged train ids.
+    """
+    if merge is None:
+        return labels.coding_of(classes)
+    own = labels.coding_of(merge.classes)
+    merged = table(merge)
+    colors = {color: int(merged[train_id]) for color, train_id in own.colors.items()}
+    return own._replace(train_ids=merged[own.train_ids], colors=colors)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -326,14 +326,17 @@ KNOWN_IDS = (
 def coding_of(classes: ClassSpec) -> LabelCoding:
     """Returns the coding of label files of a data set of which only the classes are known.
 
-    The ids of public data sets that mean void are known by their classes. For all other classes 255
-    alone is void. The palette gives the colours. Black is void unless it is a class.
+    The ids of public data sets that mean void are known by their classes. In all files 255 is void
+    unless it is a class: --mode predict writes it. The palette gives the colours. Black is void
+    unless it is a class.
     """
     colors = {(0, 0, 0): IGNORE}
     colors |= {tuple(color): train_id for train_id, color in enumerate(classes.palette)}
     for coding in KNOWN_IDS:
         if coding.classes == classes:
-            return coding._replace(colors=colors)
+            known = coding.known.copy()
+            known[IGNORE] = True
+            return coding._replace(known=known, colors=colors)
     return make_coding(classes, ignore=[IGNORE], colors=colors)
 
 

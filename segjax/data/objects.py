@@ -224,6 +224,10 @@ def rank_classes(
 # --- boxes ----------------------------------------------------------------------------------------
 
 
+EDGE_NOISE = 1e-4
+"""Rounding noise of the edges of boxes, which are float32."""
+
+
 def longer_sides(boxes: np.ndarray) -> np.ndarray:
     """Returns max(width, height) [n] of boxes [n, 4]."""
     return np.maximum(boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1])
@@ -232,13 +236,93 @@ def longer_sides(boxes: np.ndarray) -> np.ndarray:
 def check_box(box: np.ndarray, size: Size, where: str = 'box of an object') -> None:
     """Raises InputError unless a box [4] has an area and lies inside a map of (height, width)."""
     x0, y0, x1, y1 = (float(edge) for edge in box)
+    right = size[1] - 0.5
+    below = size[0] - 0.5
+    expected = (
+        f'[x0, y0, x1, y1] with -0.5 <= x0 < x1 <= {right:g} and -0.5 <= y0 < y1 <= {below:g}, '
+        f'for a map of {size[0]} x {size[1]}'
+    )
+    # Also refuses NaN, which is no absent box here.
     if not (x0 < x1 and y0 < y1):
-        got = f'{(x0, y0, x1, y1)}, without an area'
-        raise InputError(where, got=got, expected='x0 < x1 and y0 < y1')
-    if x0 < -0.5 or y0 < -0.5 or x1 > size[1] - 0.5 or y1 > size[0] - 0.5:
-        whole = (-0.5, -0.5, size[1] - 0.5, size[0] - 0.5)
-        got = f'{(x0, y0, x1, y1)}, outside of the map'
-        raise InputError(where, got=got, expected=f'a box inside {whole}')
+        raise InputError(
+            where,
+            got=f'{box_text(box)}, without an area',
+            expected=expected,
+            fix='give the left, upper, right and lower edge, not width and height',
+        )
+
+    # A part inside of the map may be what the caller meant.
+    if x0 < -0.5 or y0 < -0.5 or x1 > right or y1 > below:
+        inside = _clipped(np.asarray(box), size)
+        is_box = inside[0] < inside[2] and inside[1] < inside[3]
+        raise InputError(
+            where,
+            got=f'{box_text(box)}, outside of the map',
+            expected=expected,
+            fix=f'its part inside: {box_text(inside)}' if is_box else 'move it into the map',
+        )
+
+
+def box_text(box: np.ndarray) -> str:
+    """Returns a box [4] as text, such as '[1.5, 2, 9.5, 8]'."""
+    return '[' + ', '.join(f'{float(edge):g}' for edge in box) + ']'
+
+
+def check_edit_box(
+    box: np.ndarray, size: Size, where: str = 'box', *, pixels: int, margin: float
+) -> None:
+    """Checks that a net can fill a box of a map, given the context of the box.
+
+    The net sees the square of `context_square` without a random shift, cut to `pixels`.
+
+    Args:
+      box: [4].
+      size: (height, width) of the map.
+      where: place of the box, for errors.
+      pixels: of a side of the cut square.
+      margin: side of the square / longer side of the box.
+
+    Raises:
+      InputError: the box has no area, lies outside of the map, leaves no context, does not fit into
+        the square, or is smaller than a pixel of the map or of the cut square.
+    """
+    check_box(box, size, where)
+    box = np.asarray(box, np.float64)
+    sides = box[2:] - box[:2]
+    square = context_square(box, margin, size).astype(np.float64)
+    side = square[2] - square[0]
+    longest = min(size)
+
+    # Pixels count by their centres: the first pixel inside, and the first pixel beyond.
+    first, end = np.split(np.ceil(box), 2)
+    seen_first, seen_end = np.split(np.ceil(square), 2)
+    if (first <= seen_first).all() and (end >= seen_end).all():
+        whole = ', all that the net sees' if side < max(size) else ', the whole map'
+        raise InputError(
+            where,
+            got=box_text(box) + whole,
+            expected=f'a box with context around it, in a square of {side:g} x {side:g} pixels',
+            fix=f'a box whose longer side is clearly below {longest} pixels',
+        )
+    if sides.max() > side + EDGE_NOISE:
+        raise InputError(
+            where,
+            got=f'{box_text(box)}, which is {sides.max():g} pixels long',
+            expected=f'at most {longest} pixels, the shorter side of the map, because the net sees '
+            'a square',
+            fix='several boxes, each as an edit of the result of the edit before',
+        )
+
+    # Labels are copied: a side below a pixel may fall between the samples.
+    least = max(1.0, side / pixels)
+    if (first >= end).any() or sides.min() * pixels < side * (1 - EDGE_NOISE):
+        raise InputError(
+            where,
+            got=f'{box_text(box)}, of {sides[0]:.3g} x {sides[1]:.3g} pixels',
+            expected=f'sides of at least {least:.3g} pixels: the net sees {side:g} x {side:g} '
+            f'pixels as {pixels} x {pixels}',
+            fix=f'a box that is less narrow, or at least {least:.3g} pixels wide and high',
+        )
 
 
 def box_mask(box: np.ndarray, size: Size) -> np.ndarray:

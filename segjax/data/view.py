@@ -15,7 +15,7 @@ from segjax.data.example_lists import ExampleList
 from segjax.data.index import Index
 from segjax.errors import InputError
 from segjax.protocol import Input
-from segjax.spec import ClassMap, DataSpec, PartSpec, split_names
+from segjax.spec import ClassMap, DataSpec, Merge, PartSpec, split_names
 
 
 class Choice(NamedTuple):
@@ -184,6 +184,7 @@ class View:
             class_pixels=class_pixels,
             void_pixels=void_pixels,
             class_maps={} if self.class_map else spec.class_maps,
+            merge=Merge(spec.classes, self.class_map.train_ids) if self.class_map else None,
             **index.spec_fields(indices),
         )
 

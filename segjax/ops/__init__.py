@@ -13,6 +13,7 @@ from segjax.ops import (
     pool,
     residual,
     resize,
+    squares,
     warp,
     windows,
 )
@@ -30,6 +31,7 @@ __all__ = [
     'pool',
     'residual',
     'resize',
+    'squares',
     'warp',
     'windows',
 ]

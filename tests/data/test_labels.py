@@ -221,11 +221,15 @@ def test_too_many_classes(tmp_path):
 
 
 def test_the_coding_of_label_files_follows_from_the_classes():
-    """Public data sets have more ids than classes. For all other classes 255 alone is void."""
+    """Public data sets have more ids than classes. In all files 255 is void, as in predictions."""
     coding = labels.coding_of(labels.CITYSCAPES)
     ids = np.array([[7, 33, 0, 29, 255]])
     expected = [[0, 18, 255, 255, 255]]
     np.testing.assert_array_equal(labels.to_train_ids(ids, coding, 'a.png'), expected)
+    for classes in (labels.CAMVID, labels.ADE20K, labels.COCO_PANOPTIC, labels.APOLLOSCAPE):
+        written = np.array([[*classes.ids, 255]])
+        read = labels.to_train_ids(written, labels.coding_of(classes), 'a.png')
+        np.testing.assert_array_equal(read, [[*range(classes.num_classes), 255]])
     own = labels.coding_of(ClassSpec(('a', 'b'), ((9, 9, 9), (1, 2, 3)), (4, 6)))
     np.testing.assert_array_equal(
         labels.to_train_ids(np.array([[6, 4, 255]]), own, 'a.png'), [[1, 0, 255]]

@@ -217,6 +217,42 @@ def test_a_wrong_box_is_named(box, says):
         assert error.value.where == 'box of an object'
 
 
+@pytest.mark.parametrize(
+    ('box', 'size', 'says'),
+    [
+        ((3.5, 2.5, 3.5, 6.5), (10, 20), 'without an area'),
+        ((3.5, 2.5, 20.5, 6.5), (10, 20), 'outside of the map'),
+        ((-0.5, -0.5, 9.5, 9.5), (10, 10), 'the whole map'),
+        ((-0.5, -0.5, 19.5, 9.5), (10, 20), 'all that the net sees'),
+        ((4.5, -0.5, 14.5, 9.5), (10, 20), 'all that the net sees'),
+        ((-0.2, -0.1, 9.2, 9.1), (10, 10), 'the whole map'),
+        ((-0.5, 2.5, 19.5, 6.5), (10, 20), '20 pixels long'),
+        ((10, 10, 90, 10.5), (200, 200), '80 x 0.5 pixels'),
+        ((10, 10, 95, 15), (200, 200), '85 x 5 pixels'),
+        ((3.2, 3.2, 3.8, 9.5), (10, 20), '0.6 x 6.3 pixels'),
+    ],
+)
+def test_a_box_that_cannot_be_edited_is_named(box, size, says):
+    with pytest.raises(InputError) as error:
+        objects.check_edit_box(np.array(box), size, 'box of a.png', pixels=32, margin=2.0)
+    assert error.value.where == 'box of a.png'
+    assert says in error.value.got
+    assert error.value.expected and error.value.fix
+
+
+def test_the_part_of_a_box_inside_of_the_map_is_offered():
+    with pytest.raises(InputError) as error:
+        objects.check_edit_box(np.array((2, -3, 9, 4)), (10, 20), pixels=32, margin=2.0)
+    assert error.value.fix == 'its part inside: [2, -0.5, 9, 4]'
+
+
+def test_boxes_with_context_can_be_edited():
+    """A pixel of the cut is enough: 85 pixels and their margin are cut to 32."""
+    size = (200, 300)
+    for box in ((10, 10, 95, 15.4), (-0.5, -0.5, 199.5, 150), (99.5, 99.5, 100.5, 100.5)):
+        objects.check_edit_box(np.array(box), size, pixels=32, margin=2.0)
+
+
 def test_the_mask_of_a_tight_box_has_its_extent(frame):
     for box in objects.find_objects(frame).boxes:
         mask = objects.box_mask(box, SIZE)

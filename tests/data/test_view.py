@@ -83,6 +83,10 @@ def test_merged_labels_and_numbers_are_those_of_the_merged_maps(cityscapes):
     merged = data.prepare(cityscapes)
     assert merged.folder == plain.folder, 'records do not depend on the map'
     assert merged.spec.classes == CITYSCAPES_CATEGORIES.classes
+    assert merged.spec.merge == (plain.spec.classes, CITYSCAPES_CATEGORIES.train_ids)
+    assert plain.spec.merge is None and 'merge' not in plain.spec.to_json()
+    stored = json.loads(json.dumps(merged.spec.to_json()))
+    assert DataSpec.from_json(stored) == merged.spec
     table = np.full(256, 255, np.uint8)
     table[:19] = CITYSCAPES_CATEGORIES.train_ids
     for split in ('train', 'val'):

@@ -57,15 +57,16 @@ class ToyRun(NamedTuple):
 def toy(tmp_path, monkeypatch):
     """Returns a function (stages, devices) -> ToyRun. The state has params {'order': [3]}."""
 
-    def make(*stages, devices=1, seed=0):
+    def make(*stages, devices=1, seed=0, classes=CLASSES, merge=None):
         spec = DataSpec(
             name='toy',
-            classes=CLASSES,
+            classes=classes,
             features=('image', 'label'),
             num_examples={'val': 1},
             max_size={'val': (16, 24)},
             class_pixels={'val': (1, 1, 1)},
             void_pixels={'val': 0},
+            merge=merge,
         )
         topology = parallel.topology('pmap', devices)
         state = TrainState(np.int32(3), {'order': np.array([2, 0, 1])}, {}, {}, {})

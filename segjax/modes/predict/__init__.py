@@ -39,13 +39,18 @@ values. The input is one of
     a folder of folders      with the names of the inputs, if all of them are maps
     a single map             likewise for a single input
     list.json                [{"name": "a", "image": "a.png", "box": [2, 1, 30, 9], "class": "car"}]
+    one.json                 an entry of such a list
 
-Paths are relative to the list. Names of classes may stand for train ids in inputs whose name begins
-with `class`. Coordinates are those of `data/kinds.py`: pixel centres lie at whole numbers. Maps are
-letterboxed as in evaluation, and points, boxes and cameras follow. Each output has its own folder
-<output>, with files at the size of the input.
+Paths are relative to the list. Several examples may have the same file. Names of classes may stand
+for train ids in inputs whose name begins with `class`. Label files have the ids of the data set,
+before a class map. In all data sets 255 is void, as in the results. Coordinates are those of
+`data/kinds.py`: pixel centres lie at whole numbers. So a pixel (x, y) lies in a box if
+x0 <= x < x1 and y0 <= y < y1. Maps are letterboxed as in evaluation, and points, boxes and cameras
+follow. A prediction without `resize` pads them instead. Each output has its own folder <output>,
+with files at the size of the input.
 
     classes        ids/<name>.png and color/<name>.png
+    mask           <name>.png: 255 where the mask is set, and 0 elsewhere
     probabilities  <name>.npz: [H, W, C] float16, and the names of the classes
     image          <name>.png
     images         <name>_00.png, <name>_01.png, ...

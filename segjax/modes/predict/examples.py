@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segjax.core import text_files
-from segjax.data import image_files
+from segjax.data import image_files, objects
 from segjax.errors import InputError, unknown_name
 from segjax.modes.predict import outputs, reading
 from segjax.protocol import Prediction
@@ -53,7 +53,7 @@ def find_examples(
     """Returns the examples of --input, sorted by name. No map has been decoded.
 
     Args:
-      path: a folder of maps, a single map, or a JSON list of examples.
+      path: a folder of maps, a single map, or a JSON file of an example or of a list of examples.
       prediction: says which inputs an example has.
       classes: names of the classes, which a list may use.
 
@@ -70,7 +70,7 @@ def find_examples(
         examples = _in_folder(path, maps, prediction)
     else:
         examples = _single(path, maps, prediction)
-    _check_all(examples, prediction.inputs)
+    _check_all(examples, prediction)
     return sorted(examples, key=lambda example: example.name)
 
 
@@ -80,7 +80,7 @@ def _needs_list(path: pathlib.Path, prediction: Prediction) -> InputError:
     return InputError(
         f'--input {path}',
         got='files alone',
-        expected=f'a JSON list, because an example also has {", ".join(further) or "no map"}',
+        expected=f'a JSON file, because an example also has {", ".join(further) or "no map"}',
         fix=f'--input list.json with [{sample(prediction)}]',
     )
 
@@ -169,21 +169,31 @@ def _single(path: pathlib.Path, maps: Sequence[str], prediction: Prediction) -> 
 
 
 def _listed(path: pathlib.Path, prediction: Prediction, classes: ClassSpec) -> list[ExampleFiles]:
-    """Returns the examples of a JSON list. Paths are relative to the list.
+    """Returns the examples of a JSON list, or the example of a JSON object.
+
+    Paths are relative to the file.
 
     Raises:
-      InputError: no list, or an entry with a missing, unknown or wrong value.
+      InputError: neither, or an entry with a missing, unknown or wrong value.
     """
+    # The file, which says itself what is wrong with its syntax.
     try:
         content = text_files.parse_json(text_files.read(path))
     except ValueError as error:
         raise InputError(
             str(path), got=str(error), expected='valid JSON, every key once'
         ) from error
+
+    # A single example is a list of an example.
+    if isinstance(content, dict):
+        content = [content]
     if not isinstance(content, list) or not content:
         got = type(content).__name__ if not isinstance(content, list) else 'an empty list'
         raise InputError(
-            str(path), got=got, expected='a list of examples', fix=f'[{sample(prediction)}]'
+            str(path),
+            got=got,
+            expected='a list of examples, or a single example',
+            fix=f'[{sample(prediction)}]',
         )
     examples = [
         _entry(path, number, entry, prediction, classes) for number, entry in enumerate(content)
@@ -306,14 +316,14 @@ def _train_ids(where: str, value: Any, classes: ClassSpec) -> Any:
 # --- checks of files ------------------------------------------------------------------------------
 
 
-def _check_all(examples: Iterable[ExampleFiles], inputs: Mapping[str, Feature]) -> None:
-    """Raises InputError if the files or boxes of some examples are wrong. It names all of them."""
+def _check_all(examples: Iterable[ExampleFiles], prediction: Prediction) -> None:
+    """Raises InputError if the files or values of some examples are wrong. It names all of them."""
     problems = []
     count = 0
     for example in examples:
         count += 1
         try:
-            check_example(example, inputs)
+            check_example(example, prediction)
         except InputError as error:
             problems.append(error)
     if not problems:
@@ -326,14 +336,15 @@ def _check_all(examples: Iterable[ExampleFiles], inputs: Mapping[str, Feature]) 
     )
 
 
-def check_example(example: ExampleFiles, inputs: Mapping[str, Feature]) -> None:
-    """Checks the files and boxes of an example, without decoding PNG and JPEG.
+def check_example(example: ExampleFiles, prediction: Prediction) -> None:
+    """Checks the files and values of an example, without decoding PNG and JPEG.
 
     Raises:
-      InputError: a missing or damaged file, maps of several sizes, or a box that is empty or
-        outside of the image.
+      InputError: a missing or damaged file, maps of several sizes, maps that do not fit, a box that
+        is empty or outside of the image, or an error of `Prediction.check`.
     """
     # Files, from their headers.
+    inputs = prediction.inputs
     sizes = {}
     for key, path in example.files.items():
         where = f'{example.where}: {key}'
@@ -361,22 +372,41 @@ def check_example(example: ExampleFiles, inputs: Mapping[str, Feature]) -> None:
             expected='one (height x width) for all maps of an example',
             fix='bring them to one size',
         )
+    size = next(iter(sizes.values()), None)
+    _check_fits(example, size, prediction)
     for key, value in example.values.items():
-        if inputs[key].kind == 'boxes' and sizes:
-            _check_boxes(f'{example.where}: {key}', value, next(iter(sizes.values())))
+        if inputs[key].kind == 'boxes' and size is not None:
+            _check_boxes(f'{example.where}: {key}', value, size)
+
+    # The stage knows which values its net can use.
+    if prediction.check is not None:
+        of_maps = {} if size is None else {'size': size}
+        try:
+            prediction.check({**example.values, **of_maps})
+        except InputError as error:
+            raise error.at(f'{example.where}: {error.where}') from error
+
+
+def _check_fits(
+    example: ExampleFiles, size: tuple[int, int] | None, prediction: Prediction
+) -> None:
+    """Raises InputError for maps that are larger than the net, if they are not resized."""
+    if prediction.resize or size is None:
+        return
+    if size[0] > prediction.size[0] or size[1] > prediction.size[1]:
+        files = ', '.join(str(path) for path in example.files.values())
+        raise InputError(
+            example.where,
+            got=f'{size[0]} x {size[1]} ({files})',
+            expected='at most {} x {} (height x width), because maps are not resized'.format(
+                *prediction.size
+            ),
+            fix='cut a part out of it, or resize it: labels with nearest neighbour only',
+        )
 
 
 def _check_boxes(where: str, boxes: np.ndarray, size: tuple[int, int]) -> None:
     """Raises InputError for boxes [n, 4] that are empty or outside. NaN is an absent box."""
-    right = size[1] - 0.5
-    below = size[0] - 0.5
     for box in boxes.reshape(-1, 4):
-        x0, y0, x1, y1 = box
-        inside = -0.5 <= x0 < x1 <= right and -0.5 <= y0 < y1 <= below
-        if not inside and not np.isnan(box).all():
-            raise InputError(
-                where,
-                got=str(box.tolist()),
-                expected=f'[x0, y0, x1, y1] with -0.5 <= x0 < x1 <= {right:g} and '
-                f'-0.5 <= y0 < y1 <= {below:g}, for an image of {size[0]} x {size[1]}',
-            )
+        if not np.isnan(box).all():
+            objects.check_box(box, size, where)

@@ -54,6 +54,25 @@ def check_folders(
         )
 
 
+def check_files(paths: Iterable[pathlib.Path], folder: pathlib.Path, kinds: Iterable[str]) -> None:
+    """Raises InputError if an input lies in a folder with results, where it could be overwritten.
+
+    Args:
+      paths: of the input files.
+      folder: for all results.
+      kinds: names of the folders with results.
+    """
+    results = [(folder / kind).resolve() for kind in kinds]
+    for path in paths:
+        if any(path.resolve().is_relative_to(result) for result in results):
+            raise InputError(
+                '--output',
+                got=f'{folder}, which holds the input {path}',
+                expected='another folder: a result could overwrite the input',
+                fix=f'--output {folder}_2',
+            )
+
+
 def check_classes(classes: ClassSpec) -> None:
     """Raises InputError unless the classes fit into an 8-bit PNG."""
     if classes.num_classes > 256 or not all(0 <= i <= 255 for i in classes.ids):

@@ -12,9 +12,8 @@ import numpy as np
 import tqdm
 
 from segjax.core import files, rng
-from segjax.data import kinds
+from segjax.data import class_maps, kinds
 from segjax.data.builders import base
-from segjax.data.labels import coding_of
 from segjax.errors import InputError
 from segjax.modes.predict import fitting, outputs, writers
 from segjax.modes.predict import reading as reading_lib
@@ -22,7 +21,7 @@ from segjax.modes.predict.batches import batched
 from segjax.modes.predict.examples import ExampleFiles
 from segjax.modes.predict.outputs import Finished
 from segjax.protocol import Prediction, TrainState
-from segjax.spec import ClassSpec
+from segjax.spec import ClassSpec, Merge
 
 ApplyFn = Callable[[Mapping[str, np.ndarray], np.ndarray], Mapping[str, jax.Array]]
 """(batch, [B] uint32 digests of names) -> {name: array}, compiled for a single B."""
@@ -35,12 +34,14 @@ class Settings(NamedTuple):
     classes     of the data set
     batch_size  examples of a call, a multiple of the number of devices
     depth_unit  metres of a unit in 16-bit depth files
+    merge       the classes of label files, and their merge into `classes`. None: no class map
     """
 
     prediction: Prediction
     classes: ClassSpec
     batch_size: int
     depth_unit: float
+    merge: Merge | None = None
 
 
 def completed(prediction: Prediction) -> Prediction:
@@ -130,6 +131,7 @@ def _record(made_by: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
         'inputs': {key: feature._asdict() for key, feature in prediction.inputs.items()},
         'outputs': dict(prediction.outputs),
         'size': prediction.size,
+        **({} if prediction.resize else {'resize': False}),
         'depth_unit': settings.depth_unit,
         **outputs.described_classes(settings.classes),
     }
@@ -192,7 +194,7 @@ def load(example: ExampleFiles, settings: Settings) -> _Loaded:
       InputError: a file that is damaged or gone.
     """
     inputs = settings.prediction.inputs
-    coding = coding_of(settings.classes)
+    coding = class_maps.coding_of(settings.classes, settings.merge)
     reading = reading_lib.Reading(coding, settings.depth_unit)
     try:
         # Before reading: an example that is replaced in between is predicted again next time.
@@ -204,7 +206,7 @@ def load(example: ExampleFiles, settings: Settings) -> _Loaded:
     except OSError as error:
         raise InputError(example.where, got=str(error), expected='files that exist') from error
     values = {key: maps[key] if key in maps else example.values[key] for key in inputs}
-    fitted, file_size = fitting.fit(values, inputs, settings.prediction.size)
+    fitted, file_size = fitting.fit(values, settings.prediction)
     return _Loaded(example.name, digest, fitted, file_size)
 
 
@@ -241,8 +243,7 @@ def make_batch(
     batch = {key: np.stack([row.values[key] for row in rows]) for key in loaded[0].values}
     batch['weight'] = np.array([1] * len(loaded) + [0] * missing, np.float32)
     if loaded[0].file_size is not None:
-        size = settings.prediction.size
-        filled = [fitting.filled_size(row.file_size, size) for row in rows]
+        filled = [fitting.filled_size(row.file_size, settings.prediction) for row in rows]
         batch['size'] = np.array(filled, np.int32)
     digests = np.array([rng.name_digest(row.name) for row in rows], np.uint32)
     return batch, digests
@@ -304,7 +305,7 @@ def _write_example(job: _Job, example: _Loaded, values: Mapping[str, np.ndarray]
             numbers[output] = (value.astype(np.float32) if is_float else value).tolist()
             continue
         writers.check_values(output, kind, value, settings.classes)
-        restored = fitting.restore(kind, value, example.file_size, settings.prediction.size)
+        restored = fitting.restore(kind, value, example.file_size, settings.prediction)
         writers.write_output(job.paths(output, example.name), kind, restored, writing)
     job.finished.add(example.name, example.digest, numbers)
 

@@ -64,6 +64,8 @@ def main(
         examples = examples_lib.find_examples(
             source, declared, opened.spec_of(stage.eval_input).classes
         )
+        paths = (path for example in examples for path in example.files.values())
+        outputs.check_files(paths, target, declared.outputs)
 
     # All devices hold the state of the chosen checkpoint.
     stage, state = driver.load_last_stage(opened, stages, which, stage_name)
@@ -143,11 +145,13 @@ def _predict_examples(
     """Applies the prediction of a stage. The examples of a batch are split over the devices."""
     topology = opened.topology
     keys = opened.config.predict
+    spec = opened.spec_of(stage.eval_input)
     settings = prediction.Settings(
         prediction.completed(stage.prediction),
-        opened.spec_of(stage.eval_input).classes,
+        spec.classes,
         topology.whole_batch(keys.batch_size),
         keys.depth_unit,
+        spec.merge,
     )
     root = rng.root(opened.config.seed, stage.name, 'predict')
     function = prediction.apply_with_keys(settings.prediction)

@@ -47,6 +47,11 @@ def _probabilities(values: np.ndarray, writing: Writing) -> list[bytes]:
     return [buffer.getvalue()]
 
 
+def _mask(inside: np.ndarray, writing: Writing) -> list[bytes]:
+    """Encodes [H, W] as 255 where the mask is set, and 0 elsewhere."""
+    return [files.encode_png(np.where(inside, np.uint8(255), np.uint8(0)))]
+
+
 def _image(pixels: np.ndarray, writing: Writing) -> list[bytes]:
     """Encodes [H, W, 3] uint8."""
     return [files.encode_png(pixels)]
@@ -105,6 +110,7 @@ OUTPUT_KINDS: Mapping[str, OutputKind] = {
     'probabilities': OutputKind(
         '[B, H, W, C] floats', (4,), FLOATS, None, (('', '.npz'),), _probabilities
     ),
+    'mask': OutputKind('[B, H, W] bool', (3,), 'b', None, (('', '.png'),), _mask),
     'image': OutputKind('[B, H, W, 3] uint8', (4,), 'u', 3, (('', '.png'),), _image),
     'images': OutputKind('[B, n, H, W, 3] uint8', (5,), 'u', 3, (('', '_{n:02d}.png'),), _images),
     'depth': OutputKind(

@@ -394,7 +394,8 @@ def test_wrong_values_of_a_list_name_the_example(tmp_path, toy, change, texts):
 @pytest.mark.parametrize(
     'text, expected',
     [
-        ('{"name": "a"}', 'a list of examples'),
+        ('"a"', 'a list of examples'),
+        ('{"name": "a"}', "no 'image'"),
         ('[]', 'an empty list'),
         ('[3]', 'entry 0'),
         ('[{"name": "a"', 'valid JSON'),
@@ -422,7 +423,7 @@ def test_all_wrong_examples_are_named(tmp_path, toy):
     entries[3]['box'] = [9, 9, 9, 9]
     write_list(tmp_path, entries)
     run = toy(make_stage(prediction=FILL))
-    texts = ['2 of 5 examples', "'street/1'", 'gone.png', "'street/3'", '[9.0, 9.0, 9.0, 9.0]']
+    texts = ['2 of 5 examples', "'street/1'", 'gone.png', "'street/3'", '[9, 9, 9, 9]']
     raises_before_the_net(run, listed, tmp_path / 'out', *texts)
 
 
