@@ -26,15 +26,17 @@ ffdnet` trains a denoising net in its place. `steps` replaces the variant's numb
 """
 
 from segjax import config as config_lib
-from segjax.data import labels
 from segjax.errors import InputError, unknown_name
-from segjax.ops.denoise_activation import MODES
 
 VARIANTS = ('bedroom', 'video', 'quick', 'smoke')
 DENOISERS = ('none', 'adnet', 'unetd', 'ridnet', 'ffdnet')
+MODES = ('none', 'train', 'test', 'both')
+"""Uses of Denoise Activation."""
 OF_VARIANT = -1
 """Number of steps: as the variant sets them."""
 
+MOVABLE_CLASSES = ('person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle')
+"""The 8 movable classes of Cityscapes."""
 BEDROOM_CLASSES = ('bed', 'table', 'lamp', 'painting', 'pillow', 'cushion', 'chair')
 """7 frequent classes of bedrooms. The paper ranks classes by objects and does not name its 7."""
 
@@ -50,7 +52,7 @@ def get_config(arg=''):
         config,
         data=dict(name='cityscapes_all', void_class=True, eval_size=(256, 256)),
         augment=dict(crop=(256, 256), flip=0.0),
-        boxes=dict(classes=labels.CITYSCAPES_MOVABLE, flip=0.5),
+        boxes=dict(classes=MOVABLE_CLASSES, flip=0.5),
         train=dict(batch_size=16, num_steps=200 * 2975 // 16),  # 200 epochs of 2,975 images
         evaluate=dict(batch_size=16),
         optim=adam,

@@ -32,7 +32,7 @@ Choices that the paper leaves open:
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -42,10 +42,10 @@ import ml_collections
 from segjax import models
 from segjax.core import optim, parallel, rng
 from segjax.data import objects
-from segjax.errors import InputError
+from segjax.errors import InputError, unknown_name
 from segjax.losses import inpainting as losses
 from segjax.metrics import shape
-from segjax.ops import denoise_activation
+from segjax.ops import denoise_activation, squares
 from segjax.ops.denoise_activation import DenoiseActivation
 from segjax.protocol import (
     Array,
@@ -55,12 +55,13 @@ from segjax.protocol import (
     Keys,
     Mean,
     Metrics,
+    Prediction,
     PRNGKey,
     Stage,
     TrainState,
 )
 from segjax.schema import OPTIM, Field, at_least, between, one_of, strings
-from segjax.spec import DataSpec
+from segjax.spec import IGNORE, DataSpec, Feature
 from segjax.tasks import adversarial, inpainting, segmentation, supervised
 from segjax.tasks.evaluation import Evaluation
 
@@ -212,6 +213,7 @@ def activation_of(config: ml_collections.ConfigDict) -> DenoiseActivation:
 
 def _check_config(config: ml_collections.ConfigDict) -> None:
     """Raises InputError for sections that contradict each other."""
+    # Sizes.
     if config.boxes.size % 16:
         size = config.boxes.size
         below = max(size // 16 * 16, 16)
@@ -221,6 +223,8 @@ def _check_config(config: ml_collections.ConfigDict) -> None:
             expected='a multiple of 16, because the generator halves its maps four times',
             fix=f'--config.boxes.size={below}',
         )
+
+    # Remedies against noise.
     has_denoiser = config.denoiser.name != NONE
     if has_denoiser and config.activation.train_filter != NONE:
         raise InputError(
@@ -467,6 +471,7 @@ def make_stage(system: System) -> Stage:
         streams=(),
         init=make_init(system),
         train_step=make_train_step(system),
+        prediction=make_prediction(system),
         **make_evaluation(system)._asdict(),
     )
 
@@ -516,6 +521,7 @@ def make_init(system: System) -> Callable:
         inputs['denoiser'] = (nets.denoiser, num_classes)
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
+        # The nets.
         params = {}
         model_state = {}
         for name, (net, channels) in inputs.items():
@@ -523,6 +529,8 @@ def make_init(system: System) -> Callable:
             variables = dict(net.lazy_init(rng.named(key, name), maps, train=False))
             params[name] = variables.pop('params')
             model_state[name] = variables
+
+        # A fixed generator has no optimiser, and needs no discriminator.
         generators, discriminators = players(system)
         if config.train_generator:
             new = functools.partial(adversarial.fresh_state, params, model_state)
@@ -543,6 +551,7 @@ def _lengths(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def players(system: System) -> tuple[adversarial.Player, adversarial.Player]:
     """Returns the two sides: generator with denoiser, and discriminator."""
+    # The denoiser and the generator share an optimiser.
     config = system.config
     generator = ('generator',) if config.train_generator else ()
     denoiser = () if system.nets.denoiser is None else ('denoiser',)
@@ -551,6 +560,8 @@ def players(system: System) -> tuple[adversarial.Player, adversarial.Player]:
         functools.partial(generator_loss, system),
         loss_weights(config).__getitem__,
     )
+
+    # Real and generated maps count by one half each, as in the released code.
     section = config.optim_discriminator
     optimiser = supervised.Optimiser(section, ('discriminator',), 'optim_discriminator')
     discriminators = adversarial.Player(
@@ -605,6 +616,7 @@ def with_generated(system: System, state: TrainState, batch: Batch) -> Batch:
 
 def make_evaluation(system: System) -> Evaluation:
     """Builds the evaluation of all boxes of the evaluation split."""
+    # Every image has as many places as its table has rows.
     config, spec, _, _, num_classes = system
     rows = config.boxes.max_objects
 
@@ -642,6 +654,7 @@ def completed(system: System, state: TrainState, boxes: inpainting.Boxes) -> tup
     Returns:
       (train ids [B, H, W], bool [B, H, W]).
     """
+    # The nets, averaged if the config says so.
     params, model_state = optim.averaged(state, system.config.train.ema)
     outputs, _ = generate(
         system,
@@ -655,7 +668,71 @@ def completed(system: System, state: TrainState, boxes: inpainting.Boxes) -> tup
         logits, _ = cleaned(
             system, params['denoiser'], model_state['denoiser'], logits, train=False
         )
+
+    # The map of the paper's equation, and its largest class inside the box.
     allowed = allowed_classes(system, boxes)
     scores = denoise_activation.testing_map(system.activation, logits, allowed)
     object_map = (outputs['object'][..., 0] > 0) & boxes.mask
     return denoise_activation.inpainted(scores, boxes.truth, boxes.mask), object_map
+
+
+# --- edits of label maps --------------------------------------------------------------------------
+
+
+def make_prediction(system: System) -> Prediction:
+    """Returns the use of the nets on files: a label map, a box and a class in.
+
+    The completed map and the pixels of the target class inside the box come out. The map keeps its
+    size, and no pixel outside of the box changes.
+    """
+    config, spec, _, _, _ = system
+    crop = object_crop(config, spec, training=False)
+    heights, widths = zip(*spec.max_size.values())
+    canvas = (max(heights), max(widths))
+
+    def apply(state: TrainState, batch: Batch, keys: Keys) -> dict[str, Array]:
+        # The net sees the square around the box, as in evaluation.
+        edges = batch['box'][:, 0]
+        around = squares.squares_of(edges, crop.margin, batch['size'])
+        label = squares.cut(batch['label'], around, crop.size, sizes=batch['size'])
+        inside = squares.box_masks(edges, canvas)
+        mask_box = squares.cut(inside.astype(jnp.uint8), around, crop.size)
+        cut = {'label': label, 'mask_box': mask_box, 'class_id': batch['class_id']}
+
+        # Back on the canvas. Void is no class of the files.
+        result, _ = completed(system, state, boxes_of(system, cut))
+        result = jnp.where(result == spec.classes.num_classes, IGNORE, result)
+        result = squares.paste(result, around, batch['label'], inside)
+        is_target = result == batch['class_id'][:, None, None]
+        return {'inpainted': result, 'object': is_target & inside}
+
+    return Prediction(
+        inputs={
+            'label': Feature('label'),
+            'box': Feature('boxes', (1, 4)),
+            'class_id': Feature('number', dtype='int32'),
+        },
+        outputs={'inpainted': 'classes', 'object': 'mask'},
+        apply=apply,
+        size=canvas,
+        resize=False,
+        check=functools.partial(check_edit, crop=crop, names=spec.classes.names),
+    )
+
+
+def check_edit(example: Mapping[str, Any], crop: objects.ObjectCrop, names: Sequence[str]) -> None:
+    """Raises InputError for a box or a class that the generator cannot use.
+
+    Args:
+      example: 'box' [1, 4], 'class_id', and 'size' (height, width) of the label map.
+      crop: how the generator sees boxes, and the classes that it was trained on.
+      names: of the classes of the data set.
+    """
+    objects.check_edit_box(
+        example['box'][0], example['size'], 'box', pixels=crop.size, margin=crop.margin
+    )
+    class_id = int(example['class_id'])
+    if class_id not in crop.classes:
+        known = [names[train_id] for train_id in crop.classes]
+        got = names[class_id] if 0 <= class_id < len(names) else str(class_id)
+        raise unknown_name('class_id', got, known)

@@ -288,6 +288,7 @@ def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
     per_class             scores and number of boxes of each class
     baseline_...          scores of the predictors that see no context
     """
+    # The values of the boxes that exist, by predictor and score.
     values = _values_of_boxes(metrics)
     image = np.flatnonzero(values.pop('placed')) // judge.rows
     classes = values.pop('box/class').astype(int)
@@ -298,6 +299,7 @@ def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
             by_predictor.setdefault(predictor, {})[score] = vector
     of_net = by_predictor.pop('net')
 
+    # Means over the boxes, and how sure they are.
     scores: Scores = {score: _mean(of_net[score]) for score in SCORES if score in of_net}
     scores |= {name: _mean(vector) for name, vector in by_predictor.pop('more', {}).items()}
     scores['noisy_boxes'] = _mean(of_net['NN'] > 0)
@@ -309,6 +311,7 @@ def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
         if found is not None
     }
 
+    # The same means for each class, and for the baselines.
     names = judge.spec.classes.names
     per_class = {}
     for train_id in np.unique(classes):
@@ -352,12 +355,14 @@ def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Picture
 
     Errors are red, and noise pixels are orange. All numbers of the box are in the caption.
     """
+    # The maps.
     boxes = judge.truth(batch)
     completed = judge.complete(state, batch)
     values = box_values(judge, state, completed, boxes)
     is_incomplete = boxes.mask & (boxes.target < judge.num_classes)[:, None, None]
     incomplete = jnp.where(is_incomplete, boxes.target[:, None, None], boxes.truth)
 
+    # The errors.
     noise = shape.noise_pixels(
         completed,
         boxes.truth,
