@@ -579,6 +579,7 @@ def loss_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
 
 def make_train_step(system: System) -> Callable:
     """Returns `Stage.train_step`, which also remembers training shapes for the baselines."""
+    # The step of both players, or of a denoiser on a fixed generator.
     config = system.config
     generators, discriminators = players(system)
     schedule = supervised.schedule(config)

@@ -373,3 +373,77 @@ def test_two_remedies_in_training_are_refused():
     config.activation.train_filter = 'zero_logit'
     with pytest.raises(InputError, match='train_filter=none'):
         pipeline.make_stages(config, SPEC)
+
+
+# --- edits ----------------------------------------------------------------------------------------
+
+
+def edits(config, rows=3):
+    """Returns (prediction, state, batch) of label maps on the canvas, with a box each."""
+    stage, state = fresh_state(config)
+    generator = np.random.default_rng(3)
+    height, width = stage.prediction.size
+    label = generator.integers(0, K, (rows, height, width)).astype(np.int32)
+    label[:, :3] = 255
+    boxes = np.array([[[3.5, 4.5, 15.5, 20.5]], [[20, 10, 30, 14]], [[0.5, 1.5, 9.5, 9.5]]])
+    batch = {
+        'label': label,
+        'box': boxes.astype(np.float32),
+        'class_id': np.array([1, 2, 4], np.int32),
+        'size': np.array([[height, width], [30, 60], [24, 41]], np.int32),
+        'weight': np.ones(rows, np.float32),
+    }
+    return stage.prediction, state, batch
+
+
+@pytest.mark.parametrize('void_class', [False, True])
+def test_an_edit_changes_the_box_alone(void_class):
+    config = make_config(data=dict(void_class=void_class), testing=dict(filter='prob'))
+    prediction, state, batch = edits(config)
+    outputs = prediction.apply(state, on_device(batch), {})
+    inpainted = np.asarray(outputs['inpainted'])
+    height, width = prediction.size
+    for row in range(3):
+        x0, y0, x1, y1 = np.ceil(batch['box'][row, 0]).astype(int)
+        inside = np.zeros((height, width), bool)
+        inside[y0:y1, x0:x1] = True
+        np.testing.assert_array_equal(inpainted[row][~inside], batch['label'][row][~inside])
+        is_target = inpainted[row] == batch['class_id'][row]
+        np.testing.assert_array_equal(outputs['object'][row], is_target & inside)
+    assert ((inpainted < K) | (inpainted == 255)).all()
+
+
+def test_an_edit_sees_no_pixel_of_its_box():
+    prediction, state, batch = edits(make_config())
+    plain = np.asarray(prediction.apply(state, on_device(batch), {})['inpainted'])
+    for row in range(3):
+        x0, y0, x1, y1 = np.ceil(batch['box'][row, 0]).astype(int)
+        batch['label'][row, y0:y1, x0:x1] = 0
+    twin = np.asarray(prediction.apply(state, on_device(batch), {})['inpainted'])
+    np.testing.assert_array_equal(plain, twin)
+
+
+@pytest.mark.parametrize(
+    ('box', 'class_id', 'words'),
+    [
+        ((5, 5, 5, 9), 1, ['area']),
+        ((50, 5, 90, 9), 1, ['outside of the map']),
+        ((-0.5, -0.5, 69.5, 39.5), 1, ['context']),
+        ((5, 5, 5.4, 35), 1, ['1.25 pixels']),
+        ((5, 5, 25, 25), 0, ['class 0', 'class 1', 'class 2']),
+        ((5, 5, 25, 25), 77, ['77', 'class 1']),
+    ],
+)
+def test_wrong_edits_are_refused(box, class_id, words):
+    config = make_config(boxes=dict(classes=('class 1', 'class 2')))
+    stage, _ = fresh_state(config)
+    example = {'box': np.array([box]), 'class_id': class_id, 'size': (40, 70)}
+    with pytest.raises(InputError) as error:
+        stage.prediction.check(example)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_right_edit_is_accepted():
+    stage, _ = fresh_state(make_config())
+    box = np.array([[5, 5, 25, 25]])
+    stage.prediction.check({'box': box, 'class_id': 1, 'size': (40, 70)})
