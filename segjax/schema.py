@@ -161,7 +161,10 @@ FIXED_LENGTH = ('blocks', 'dropout', 'gradient_factors')
 
 
 def argument_of_net(key: str, default: Any) -> Callable[[Any], str | None]:
-    """Returns the check of a net's argument: values like the default, and no number below 0."""
+    """Returns the check of a net's argument: values like the default, and no number below 0.
+
+    A default below 0 is a value of its own, and the smallest.
+    """
     if isinstance(default, tuple):
         is_text = key == 'taps' or any(isinstance(item, str) for item in default)
         is_int = bool(default) and all(map(is_whole, default))
@@ -171,7 +174,7 @@ def argument_of_net(key: str, default: Any) -> Callable[[Any], str | None]:
         )
     if not is_number(default):
         return lambda value: None
-    return above(0) if key == 'width' else at_least(0)
+    return above(0) if key == 'width' else at_least(default if default < 0 else 0)
 
 
 def _tuple_of_net(

@@ -135,6 +135,11 @@ def _rows(schema: Schema, path: str = '') -> list[Row]:
             if isinstance(entry.check, OneOf):
                 meaning += ' One of ' + ', '.join(map(_code, entry.check.names)) + '.'
             rows.append((f'{path}{key}', _code(repr(entry.default)), meaning))
+        elif isinstance(entry, Choice):
+            rows.append((f'{path}{key}.name', _code(repr(entry.default)), entry.doc))
+            for option, keys in entry.options.items():
+                for name, default, meaning in _rows(keys, f'{path}{key}.'):
+                    rows.append((name, default, f'Option {_code(option)}: {meaning}'))
         else:
             rows += _rows(entry, f'{path}{key}.')
     return rows

@@ -85,14 +85,25 @@ def defaults(pipeline: str) -> ml_collections.ConfigDict:
 def choose(config: ml_collections.ConfigDict, section: str, name: str) -> None:
     """Sets a `Choice` section to another name, with all keys of that name at their defaults.
 
+    Args:
+      config: changed in place.
+      section: path of the section, as 'model' or 'shapes.model'.
+      name: an option of the choice.
+
     Raises:
       InputError: the choice has no such name.
     """
-    choice = schema_of(config.pipeline)[section]
+    *outer, last = section.split('.')
+    schema: Any = schema_of(config.pipeline)
+    values: Any = config
+    for key in outer:
+        schema = schema[key]
+        values = values[key]
+    choice = schema[last]
     if name not in choice.options:
         raise unknown_name(f'config.{section}.name', name, choice.options)
     with config.unlocked():
-        config[section] = ml_collections.ConfigDict(
+        values[last] = ml_collections.ConfigDict(
             {'name': name, **defaults_of(choice.options[name])}
         )
 

@@ -5,9 +5,10 @@ The input of the net is a feature of kind 'planes' or 'number', and the truth is
 the functions of its `Stage` from it. A class id of 255 is ignored: it counts nowhere.
 
     task = classification.make_task(config, names, planes='planes', truth='number_class')
+    optimisers = classification.optimisers(config.optim)
     stage = Stage(
-        init=classification.make_init(config, task),
-        train_step=classification.make_train_step(config, task),
+        init=classification.make_init(task, optimisers, num_steps),
+        train_step=classification.make_train_step(task, optimisers, num_steps=.., accumulate=1),
         streams=('dropout',),
         **classification.make_evaluation(task, num_examples)._asdict(),
         ...
@@ -93,6 +94,7 @@ def make_task(
     truth: str,
     prepare: Callable[[Array], Array] = as_float,
     model: ml_collections.ConfigDict | None = None,
+    loss: ml_collections.ConfigDict | None = None,
 ) -> Task:
     """Builds the net of `config.model` and returns it with its examples.
 
@@ -104,6 +106,7 @@ def make_task(
       truth: key of the train ids in a batch.
       prepare: maps the input to the input of the net.
       model: a section that replaces config.model.
+      loss: a section that replaces config.loss.
 
     Raises:
       InputError: no class, or so many that 255 would be a class.
@@ -115,33 +118,41 @@ def make_task(
             expected=f'1 to {IGNORE} classes, because the train id {IGNORE} is ignored',
         )
     section = config.model if model is None else model
+    settings = config.loss if loss is None else loss
     net = segmentation.make_net(section, len(names), config.train.dtype, prepare, kind='classifier')
-    return Task(net, tuple(names), planes, truth, config.loss.label_smoothing, ema=config.train.ema)
+    return Task(net, tuple(names), planes, truth, settings.label_smoothing, ema=config.train.ema)
 
 
 # --- training -------------------------------------------------------------------------------------
 
 
-def make_init(config: ml_collections.ConfigDict, task: Task) -> Callable:
-    """Returns `Stage.init`: new parameters, statistics and optimiser of the classifier."""
+def make_init(task: Task, optimisers: supervised.Optimisers, num_steps: int) -> Callable:
+    """Returns `Stage.init`: new parameters, statistics and optimiser of the classifier.
+
+    Args:
+      task: of the classifier.
+      optimisers: from `optimisers`.
+      num_steps: of the schedules.
+    """
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
         variables = task.net.init(rng.named(key, NET), batch[task.planes][:1])
         params = {NET: variables.pop('params')}
         return supervised.fresh_state(
-            params,
-            {NET: variables},
-            optimisers(config),
-            num_steps=config.train.num_steps,
-            ema=config.train.ema,
+            params, {NET: variables}, optimisers, num_steps=num_steps, ema=task.ema
         )
 
     return init
 
 
-def optimisers(config: ml_collections.ConfigDict) -> supervised.Optimisers:
-    """Returns the optimiser of the classifier, which `config.optim` sets."""
-    return {NET: supervised.Optimiser(config.optim, (NET,))}
+def optimisers(section: ml_collections.ConfigDict, where: str = 'optim') -> supervised.Optimisers:
+    """Returns the optimiser of the classifier.
+
+    Args:
+      section: with its settings.
+      where: key of the section, for errors.
+    """
+    return {NET: supervised.Optimiser(section, (NET,), where)}
 
 
 def make_loss(task: Task) -> Callable:
@@ -163,17 +174,32 @@ def make_loss(task: Task) -> Callable:
     return supervised.net_loss(task.net, terms, task.planes, NET)
 
 
-def make_train_step(config: ml_collections.ConfigDict, task: Task, **options) -> Callable:
-    """Returns `Stage.train_step` for one optimiser and the settings of config.train.
+def make_train_step(
+    task: Task,
+    optimisers: supervised.Optimisers,
+    *,
+    num_steps: int,
+    accumulate: int,
+    **options,
+) -> Callable:
+    """Returns `Stage.train_step` for one optimiser.
 
     Args:
-      config: of the run.
       task: of the classifier.
+      optimisers: from `optimisers`.
+      num_steps: of the schedules.
+      accumulate: number of micro-batches.
       **options: further arguments of `supervised.make_train_step`.
     """
     weight_of = {'main': 1.0}.__getitem__
     return supervised.make_train_step(
-        make_loss(task), optimisers(config), weight_of, **supervised.schedule(config), **options
+        make_loss(task),
+        optimisers,
+        weight_of,
+        num_steps=num_steps,
+        accumulate=accumulate,
+        ema=task.ema,
+        **options,
     )
 
 

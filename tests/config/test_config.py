@@ -14,6 +14,7 @@ from segjax.config import config_file
 from segjax.errors import InputError
 from segjax.pipelines import supervised
 from segjax.report.scores import scored_as_asked
+from segjax.schema import Choice, Field
 
 
 @pytest.fixture
@@ -126,6 +127,22 @@ def test_choosing_a_net_brings_its_own_keys(config):
         config.model.depth = 3
     with pytest.raises(InputError, match=r'config\.model\.depth'):
         config_lib.validate(config)
+
+
+def test_a_net_inside_a_section_is_chosen_by_its_path(monkeypatch):
+    """As the classifier of `shapes`, here with a second net to choose from."""
+    kinds = {
+        'small': {'depth': Field(2, 'Number of layers.')},
+        'large': {'side': Field(3, 'Side.')},
+    }
+    schema_ = {'shapes': {'model': Choice('small', 'Net of shapes.', kinds)}}
+    monkeypatch.setattr(supervised, 'SCHEMA', schema_)
+    config = config_lib.defaults('supervised')
+    assert config.shapes.model.to_dict() == {'name': 'small', 'depth': 2}
+    changed = config_file.overridden(config, 'shapes.model.name=large;shapes.model.side=5')
+    assert changed.shapes.model.to_dict() == {'name': 'large', 'side': 5}
+    with pytest.raises(InputError, match=r'config\.shapes\.model\.name'):
+        config_lib.choose(config, 'shapes.model', 'lage')
 
 
 def test_arguments_after_the_colon_are_typed():

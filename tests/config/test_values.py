@@ -176,3 +176,9 @@ def test_arguments_of_nets_whose_default_is_empty_take_their_own_kind():
     assert config_file.overridden(config, 'model.taps=("a",)').model.taps == ('a',)
     with pytest.raises(InputError, match='strings'):
         config_file.overridden(config, 'model.taps=(1,)')
+
+
+def test_a_default_below_0_is_the_smallest_argument_of_a_net():
+    check = schema.argument_of_net('dropout', -1.0)
+    assert check(-1.0) is None and check(0.5) is None and check(-1.5) == 'a number >= -1.0'
+    assert schema.argument_of_net('dropout', 0.0)(-1.0) == 'a number >= 0'

@@ -84,7 +84,13 @@ def shapes(rows=8, seed=0, size=16):
 def run_steps(config, num_steps=1, devices=1, mode='pmap', batch=None):
     """Returns (state on the host, losses) after some steps on one batch."""
     task = task_of(config)
-    train_step = classification.make_train_step(config, task)
+    optimisers = classification.optimisers(config.optim)
+    train_step = classification.make_train_step(
+        task,
+        optimisers,
+        num_steps=config.train.num_steps,
+        accumulate=config.train.accumulate,
+    )
     topology = parallel.topology(mode, devices)
     batch = shapes() if batch is None else batch
     root = rng.root(0, 'test')
@@ -95,7 +101,7 @@ def run_steps(config, num_steps=1, devices=1, mode='pmap', batch=None):
         return state, parallel.sum_over_devices(dict(metrics)), parallel.replica_mismatch(state)
 
     step = topology.spmd(step, num_args=2)
-    init = classification.make_init(config, task)
+    init = classification.make_init(task, optimisers, config.train.num_steps)
     state = topology.put_replicated(parallel.to_host(init(root, batch, {})))
     losses = []
     for _ in range(num_steps):
