@@ -307,7 +307,7 @@ def assign(config: ml_collections.ConfigDict, assignments: Iterable[Assignment])
         value = _typed(config, key, text, old)
         # Another name has other keys, so the section is replaced as a whole.
         if last == 'name' and value != old and _depends_on_name(config, sections):
-            config_lib.choose(config, sections[0], value)
+            config_lib.choose(config, '.'.join(sections), value)
         else:
             values[last] = value
 
@@ -323,7 +323,7 @@ def _first_key(path: str, section: ml_collections.ConfigDict) -> str:
 def _depends_on_name(config: ml_collections.ConfigDict, sections: Sequence[str]) -> bool:
     """Returns whether the keys of a section depend on its `name`."""
     schema = config_lib.schema_of(config.pipeline)
-    return len(sections) == 1 and isinstance(schema[sections[0]], Choice)
+    return isinstance(config_lib.entry_at(schema, sections), Choice)
 
 
 def _entry(values: ml_collections.ConfigDict, path: str, key: str) -> Any:

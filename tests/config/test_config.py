@@ -128,6 +128,19 @@ def test_choosing_a_net_brings_its_own_keys(config):
         config_lib.validate(config)
 
 
+def test_a_net_in_an_inner_section_is_chosen_by_its_path():
+    config = config_lib.defaults('label_to_image')
+    config_lib.choose(config, 'painter.model', 'mask_to_image')
+    assert config.painter.model.name == 'mask_to_image' and config.painter.model.blocks == 9
+    config_lib.validate(config)
+    typed = config_file.overridden(config, 'painter.model.name=pix2pixhd_local')
+    assert typed.painter.model.local_blocks == 3
+    with pytest.raises(InputError, match="did you mean 'pix2pixhd_local'"):
+        config_file.overridden(config, 'painter.model.name=pix2pixhd_loca')
+    with pytest.raises(InputError, match=r'config\.painter\.model\.name'):
+        config_lib.choose(config, 'painter.model', 'two_stream')
+
+
 def test_arguments_after_the_colon_are_typed():
     spec = dict(noise='none', snr=0.0, batch=4, fast=False)
     args = config_lib.parse_arg('quick,snr=7.38,batch=8,fast', ('quick', 'smoke'), **spec)
