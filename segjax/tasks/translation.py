@@ -401,6 +401,15 @@ def check_section(
             expected='0, because only pix2pixhd_local holds a global generator',
             fix='--config.painter.fix_global=0',
         )
+    init_from = config.init_from
+    if section.fix_global and not (init_from.path or _has_row(config, NET)):
+        raise InputError(
+            'config.init_from.path',
+            got=f"'', with painter.fix_global={section.fix_global}",
+            expected='the run of the global generator, because random parameters would stay fixed',
+            fix='--config.init_from.path=runs/painter with the folder of this run; '
+            'or --config.painter.fix_global=0',
+        )
     # The decay would move parameters without a gradient.
     if section.fix_global and section.optim.weight_decay:
         raise InputError(
@@ -425,6 +434,11 @@ def check_section(
         )
 
 
+def _has_row(config: ml_collections.ConfigDict, net: str) -> bool:
+    """Returns whether a row of `init_from.sources` names a net."""
+    return any(re.match(row[0], f'{net}/') for row in config.init_from.sources)
+
+
 def _check_source(
     config: ml_collections.ConfigDict, net: str, example: tuple[str, str], otherwise: str
 ) -> None:
@@ -436,10 +450,10 @@ def _check_source(
       example: a path of such a source, and its content.
       otherwise: a fix that does without the net.
     """
-    rows = tuple(tuple(row) for row in config.init_from.sources)
-    if any(re.match(row[0], f'{net}/') for row in rows):
+    if _has_row(config, net):
         return
     path, content = example
+    rows = [tuple(row) for row in config.init_from.sources]
     typed = typed_text((*rows, (net, path)))
     raise InputError(
         'config.init_from.sources',
@@ -820,7 +834,7 @@ def psnr_of_class_colors(sums: np.ndarray) -> float | None:
 
 
 def render(system: System, state: TrainState, batch: Batch, keys: Keys) -> Pictures:
-    """Paints label map, painted image and photo. Of crops also the photo without the box."""
+    """Paints label map and painted image, and of crops the photo without the box."""
     example, valid = evaluation_example(system.section, system.spec, batch)
     picture = painted(system, state, example)
     psnr = image_metrics.psnr(
@@ -833,7 +847,6 @@ def render(system: System, state: TrainState, batch: Batch, keys: Keys) -> Pictu
     }
     if example.mask is not None:
         pictures['outside the box'] = jnp.where(example.mask[..., None], 0, batch['image'])
-    pictures['photo'] = batch['image']
     return of_images(pictures, batch)
 
 
