@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import pathlib
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -322,11 +322,8 @@ def _first_key(path: str, section: ml_collections.ConfigDict) -> str:
 
 def _depends_on_name(config: ml_collections.ConfigDict, sections: Sequence[str]) -> bool:
     """Returns whether the keys of a section depend on its `name`."""
-    entry: Any = config_lib.schema_of(config.pipeline)
-    for section in sections:
-        # The keys of a net are no sections.
-        entry = entry[section] if isinstance(entry, Mapping) else None
-    return isinstance(entry, Choice)
+    schema = config_lib.schema_of(config.pipeline)
+    return isinstance(config_lib.entry_at(schema, sections), Choice)
 
 
 def _entry(values: ml_collections.ConfigDict, path: str, key: str) -> Any:

@@ -31,7 +31,9 @@ Row = tuple[str, str, str]
 
 def text() -> str:
     """Returns the content of docs/config.md."""
-    added = {name: pipelines.load(name).SCHEMA for name in sorted(pipelines.REGISTRY)}
+    added = {}
+    for name in sorted(pipelines.REGISTRY):
+        added[name] = without_inner_sections(pipelines.load(name).SCHEMA)
     common = common_sections(added.values())
     parts = [INTRODUCTION, '## Keys of all pipelines\n', _table(_rows(_fields(SHARED)))]
     for name, entry in SHARED.items():
@@ -45,16 +47,32 @@ def text() -> str:
     return '\n'.join(parts)
 
 
+def without_inner_sections(schema: Schema) -> dict[str, Any]:
+    """Returns a schema in which sections of sections are sections, as 'painter.model'."""
+    flat: dict[str, Any] = {}
+    for name, entry in schema.items():
+        if isinstance(entry, Field | Choice | DataSection):
+            flat[name] = entry
+            continue
+        flat[name] = _fields(entry)
+        inner = {f'{name}.{key}': entry[key] for key in entry if key not in flat[name]}
+        flat |= without_inner_sections(inner)
+    return flat
+
+
 def common_sections(schemas: Iterable[Schema]) -> dict[str, Schema | Choice]:
-    """Returns the sections that occur more than once, by the name of their first occurrence."""
+    """Returns the sections that occur more than once, by the name of their first occurrence.
+
+    Occurrences outside of sections come first.
+    """
     firsts: dict[str, tuple[str, Schema | Choice]] = {}
     counts: collections.Counter[str] = collections.Counter()
-    for schema in schemas:
-        for name, entry in schema.items():
-            if not isinstance(entry, Field):
-                body = _body('', entry)
-                firsts.setdefault(body, (name, entry))
-                counts[body] += 1
+    entries = [item for schema in schemas for item in schema.items()]
+    for name, entry in sorted(entries, key=lambda item: item[0].count('.')):
+        if not isinstance(entry, Field):
+            body = _body('', entry)
+            firsts.setdefault(body, (name, entry))
+            counts[body] += 1
     return dict(firsts[body] for body, count in counts.items() if count > 1)
 
 

@@ -86,26 +86,32 @@ def choose(config: ml_collections.ConfigDict, section: str, name: str) -> None:
     """Sets a `Choice` section to another name, with all keys of that name at their defaults.
 
     Args:
-      config: changed in place.
-      section: path of the section, as 'model' or 'shapes.model'.
-      name: an option of the choice.
+      config: is changed.
+      section: path of the section, as 'model' or 'painter.model'.
+      name: of an option.
 
     Raises:
       InputError: the choice has no such name.
     """
-    *outer, last = section.split('.')
-    schema: Any = schema_of(config.pipeline)
-    values: Any = config
-    for key in outer:
-        schema = schema[key]
-        values = values[key]
-    choice = schema[last]
+    choice = entry_at(schema_of(config.pipeline), section.split('.'))
     if name not in choice.options:
         raise unknown_name(f'config.{section}.name', name, choice.options)
+    outer, _, last = section.rpartition('.')
+    values = config
+    for key in filter(None, outer.split('.')):
+        values = values[key]
     with config.unlocked():
         values[last] = ml_collections.ConfigDict(
             {'name': name, **defaults_of(choice.options[name])}
         )
+
+
+def entry_at(schema: Schema, path: Sequence[str]) -> Any:
+    """Returns the entry of a schema at a path that leads through sections without a choice."""
+    entry: Any = schema
+    for key in path:
+        entry = entry[key]
+    return entry
 
 
 def update(config: ml_collections.ConfigDict, **sections: Any) -> None:

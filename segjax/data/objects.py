@@ -433,6 +433,7 @@ class ObjectCrop(NamedTuple):
     enlarge           share of a side by which boxes grow at each edge, see `enlarged`
     flip              probability of a horizontal flip
     whole_map         whether the whole map is stretched to the result, instead of a cut square
+    keep_instance     whether the result has the map of instance ids
     """
 
     classes: tuple[int, ...]
@@ -447,6 +448,7 @@ class ObjectCrop(NamedTuple):
     enlarge: float = 0.0
     flip: float = 0.0
     whole_map: bool = False
+    keep_instance: bool = False
 
 
 MADE = {
@@ -516,7 +518,7 @@ def crop_object(
       declared: features of the example by key, where the kind does not follow from the key.
 
     Returns:
-      The features of the example without 'instance', and the features of `MADE`:
+      The features of the example, of which 'instance' is optional, and the features of `MADE`:
       box          [1, 4] float32, of the object in the cut
       mask_box     [size, size] uint8, 1 inside the box
       mask_out     [size, size] uint8, 1 inside the box scaled by a random factor
@@ -624,7 +626,9 @@ def _cut(
         'mask_object': mask_object,
         'class_id': np.int32(class_id),
     }
-    kept = {key: value for key, value in example.items() if key != 'instance'}
+    kept = dict(example)
+    if not crop.keep_instance:
+        del kept['instance']
     return transforms.apply_geometry({**kept, **made}, matrix, out_size, {**declared, **MADE})
 
 

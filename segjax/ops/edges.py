@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 
-def instance_edges(ids):
+def instance_edges(ids, valid=None):
     """Marks the pixels that have a neighbour of another id.
 
         edge(p) = 1 if ids(q) != ids(p) for a pixel q above, below, left or right of p, else 0
@@ -13,6 +13,7 @@ def instance_edges(ids):
 
     Args:
       ids: [B, H, W] integers, e.g. the ids of instances.
+      valid: [B, H, W] bool. Pairs of pixels count if both are valid. None: all pairs.
 
     Returns:
       [B, H, W] bool.
@@ -20,9 +21,19 @@ def instance_edges(ids):
     edge = jnp.zeros(ids.shape, bool)
     for axis in (1, 2):
         differs = jnp.diff(ids, axis=axis) != 0
+        if valid is not None:
+            differs &= _both(valid, axis)
         behind = [(0, 0)] * 3
         behind[axis] = (1, 0)
         before = [(0, 0)] * 3
         before[axis] = (0, 1)
         edge = edge | jnp.pad(differs, behind) | jnp.pad(differs, before)
     return edge
+
+
+def _both(valid, axis: int):
+    """Returns for each pair of neighbours along an axis of [B, H, W] whether both are valid."""
+    length = valid.shape[axis]
+    first = jnp.take(valid, jnp.arange(length - 1), axis)
+    second = jnp.take(valid, jnp.arange(1, length), axis)
+    return first & second

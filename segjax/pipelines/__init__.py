@@ -11,6 +11,7 @@ from segjax.protocol import Derived, Stage
 from segjax.spec import DataSpec
 
 REGISTRY = {
+    'label_to_image': 'segjax.pipelines.label_to_image',
     'learned_dilation': 'segjax.pipelines.learned_dilation',
     'monocular_normals': 'segjax.pipelines.monocular_normals',
     'noise_cyclegan': 'segjax.pipelines.noise_cyclegan',

@@ -19,6 +19,7 @@ Scores may come as {'IoU': {'road': .9}} or as {'road': {'IoU': .9}}.
 """
 UNITS = {
     'PSNR': 'dB',
+    'PSNR_box': 'dB',
     'SNR': 'dB',
     'PSNR_lost': 'dB',
     'rotation_error': 'degrees',

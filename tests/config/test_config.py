@@ -14,7 +14,6 @@ from segjax.config import config_file
 from segjax.errors import InputError
 from segjax.pipelines import supervised
 from segjax.report.scores import scored_as_asked
-from segjax.schema import Choice, Field
 
 
 @pytest.fixture
@@ -129,20 +128,17 @@ def test_choosing_a_net_brings_its_own_keys(config):
         config_lib.validate(config)
 
 
-def test_a_net_inside_a_section_is_chosen_by_its_path(monkeypatch):
-    """As the classifier of `shapes`, here with a second net to choose from."""
-    kinds = {
-        'small': {'depth': Field(2, 'Number of layers.')},
-        'large': {'side': Field(3, 'Side.')},
-    }
-    schema_ = {'shapes': {'model': Choice('small', 'Net of shapes.', kinds)}}
-    monkeypatch.setattr(supervised, 'SCHEMA', schema_)
-    config = config_lib.defaults('supervised')
-    assert config.shapes.model.to_dict() == {'name': 'small', 'depth': 2}
-    changed = config_file.overridden(config, 'shapes.model.name=large;shapes.model.side=5')
-    assert changed.shapes.model.to_dict() == {'name': 'large', 'side': 5}
-    with pytest.raises(InputError, match=r'config\.shapes\.model\.name'):
-        config_lib.choose(config, 'shapes.model', 'lage')
+def test_a_net_in_an_inner_section_is_chosen_by_its_path():
+    config = config_lib.defaults('label_to_image')
+    config_lib.choose(config, 'painter.model', 'mask_to_image')
+    assert config.painter.model.name == 'mask_to_image' and config.painter.model.blocks == 9
+    config_lib.validate(config)
+    typed = config_file.overridden(config, 'painter.model.name=pix2pixhd_local')
+    assert typed.painter.model.local_blocks == 3
+    with pytest.raises(InputError, match="did you mean 'pix2pixhd_local'"):
+        config_file.overridden(config, 'painter.model.name=pix2pixhd_loca')
+    with pytest.raises(InputError, match=r'config\.painter\.model\.name'):
+        config_lib.choose(config, 'painter.model', 'two_stream')
 
 
 def test_arguments_after_the_colon_are_typed():

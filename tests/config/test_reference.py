@@ -22,11 +22,13 @@ def test_every_key_of_the_default_config_is_listed(pipeline):
     content = FILE.read_text(encoding='utf-8')
     schema = config_lib.schema_of(pipeline)
     for where, field, _ in validation.walk(schema, config_lib.defaults(pipeline), ''):
-        section, _, key = where.removeprefix('config.').partition('.')
-        if hasattr(schema[section], 'options') and key != 'name':
+        path = where.removeprefix('config.')
+        section, _, key = path.rpartition('.')
+        entry = config_lib.entry_at(schema, filter(None, section.split('.')))
+        if hasattr(entry, 'options') and key != 'name':
             assert f'| `{key}` |' in content, where
-        elif section.startswith('optim'):
+        elif section.rpartition('.')[2].startswith('optim'):
             assert f'| `optim.{key}` |' in content and f'`{section}' in content, where
         else:
-            assert f'| `{where.removeprefix("config.")}` |' in content, where
+            assert f'| `{path}` |' in content, where
         assert field.doc.replace('|', r'\|') in content, where

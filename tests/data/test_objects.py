@@ -393,6 +393,22 @@ def test_a_cut_of_the_size_of_its_square_copies_pixels():
     assert crops.extent(made['mask_out'] > 0).tolist() == [4.5, 4.5, 26.5, 26.5]
 
 
+def test_the_instance_map_can_be_kept(frame):
+    crop = crop_settings(flip=0.5)
+    for seed in range(10):
+        made = objects.crop_object(
+            frame, np.random.default_rng(seed), crop._replace(keep_instance=True)
+        )
+        instance = made.pop('instance')
+        assert instance.dtype == frame['instance'].dtype
+        drawn = objects._drawn_object(frame, crop, np.random.default_rng(seed).random(10)[:2])
+        np.testing.assert_array_equal(made['mask_object'], instance == drawn.instance)
+        plain = objects.crop_object(frame, np.random.default_rng(seed), crop)
+        assert set(plain) == set(made)
+        for key, value in plain.items():
+            np.testing.assert_array_equal(made[key], value)
+
+
 def test_the_whole_map_can_be_stretched_to_the_result(frame):
     crop = crop_settings(size=96, whole_map=True)
     made = objects.crop_object(frame, np.random.default_rng(3), crop)

@@ -1,10 +1,12 @@
-"""PSNR against loops and literal values."""
+"""PSNR and SSIM against loops, filters of SciPy and literal values."""
 
 import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from segjax.errors import InputError
 from segjax.metrics import image
 
 RNG = np.random.default_rng(0)
@@ -62,3 +64,62 @@ def test_ends():
     got = image.psnr(TRUTH, other, valid=valid)
     assert got[0] == np.inf and got[1] == np.inf and np.isnan(got[2])
     assert np.isnan(image.psnr(TRUTH, other)[1])  # a NaN that counts is not hidden
+
+
+# --- SSIM -----------------------------------------------------------------------------------------
+
+
+def pictures(shape=(2, 24, 31, 3), noise=0.1):
+    rng = np.random.default_rng(1)
+    truth = ndimage.gaussian_filter(rng.random(shape), (0, 2, 2, 0))
+    return truth, np.clip(truth + rng.normal(0, noise, shape), 0, 1)
+
+
+def by_scipy(x, y, peak):
+    """Returns the map of the similarities of two gray images [H, W], as scikit-image filters it."""
+
+    def mean(values):
+        return ndimage.gaussian_filter(values, 1.5, truncate=3.5)[5:-5, 5:-5]
+
+    variance_x = mean(x * x) - mean(x) ** 2
+    variance_y = mean(y * y) - mean(y) ** 2
+    covariance = mean(x * y) - mean(x) * mean(y)
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    luminance = (2 * mean(x) * mean(y) + c1) / (mean(x) ** 2 + mean(y) ** 2 + c1)
+    return luminance * (2 * covariance + c2) / (variance_x + variance_y + c2)
+
+
+@pytest.mark.parametrize('peak', [1.0, 255.0])
+def test_ssim_is_the_mean_over_windows(peak):
+    truth, other = (peak * picture for picture in pictures())
+    gray = np.array([0.299, 0.587, 0.114])
+    expected = [by_scipy(x @ gray, y @ gray, peak).mean() for x, y in zip(truth, other)]
+    got = image.ssim(jnp.asarray(truth), jnp.asarray(other), peak)
+    chex.assert_type(got, jnp.float32)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    assert 0.1 < float(got[0]) < 0.9
+
+
+def test_ssim_counts_windows_by_their_pixels_and_by_their_centres():
+    truth, other = pictures()
+    gray = np.array([0.299, 0.587, 0.114])
+    similarity = by_scipy(truth[0] @ gray, other[0] @ gray, 1.0)
+    # Of 24 rows the last 4 are padding, so the windows of rows 0 .. 9 remain.
+    valid = np.zeros((2, 24, 31), bool)
+    valid[:, :20] = True
+    region = np.zeros((2, 24, 31), bool)
+    region[0, 7:12, 9:20] = True
+    broken = other.copy()
+    broken[:, 20:] = np.nan
+    whole = image.ssim(truth, broken, valid=valid)
+    np.testing.assert_allclose(whole[0], similarity[:10].mean(), atol=1e-4)
+    inside = image.ssim(truth, broken, valid=valid, region=region)
+    np.testing.assert_allclose(inside[0], similarity[2:7, 4:15].mean(), atol=1e-4)
+    assert np.isnan(inside[1])
+
+
+def test_ssim_of_equal_images_is_1_and_small_images_are_refused():
+    truth, _ = pictures()
+    np.testing.assert_allclose(image.ssim(truth, truth), 1, atol=1e-5)
+    with pytest.raises(InputError, match='at least 11 pixels'):
+        image.ssim(truth[:, :10], truth[:, :10])

@@ -284,6 +284,10 @@ SHIPPED = [
     f'configs/{name}.py:smoke'
     for name in ('supervised', 'learned_dilation', 'monocular_normals', 'noise_cyclegan')
 ]
+SHIPPED += [
+    f'configs/label_to_image.py:smoke,net={net}'
+    for net in ('pix2pixhd_global', 'pix2pixhd_local', 'mask_to_image')
+]
 SHIPPED += [f'configs/learned_dilation.py:smoke,net={net}' for net in ('deeplab_v2', 'pspnet')]
 SHIPPED += [f'configs/noise_cyclegan.py:smoke,system={system}' for system in ('erfnet', 'start')]
 SHIPPED += [

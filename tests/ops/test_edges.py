@@ -50,3 +50,17 @@ def test_large_ids_and_unsigned_ids():
     assert np.asarray(instance_edges(ids)).all()
     ids = np.array([[[0, 255, 255]]], np.uint8)
     np.testing.assert_array_equal(instance_edges(ids), [[[True, True, False]]])
+
+
+def test_pairs_with_an_invalid_pixel_do_not_count():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 2, (2, 6, 9))
+    valid = rng.random(ids.shape) < 0.7
+    for ours, example, known in zip(instance_edges(ids, valid), ids, valid, strict=True):
+        expected = np.zeros(example.shape, bool)
+        for i, j in np.ndindex(*example.shape):
+            for k, m in ((i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)):
+                inside = 0 <= k < 6 and 0 <= m < 9
+                if inside and known[i, j] and known[k, m] and example[i, j] != example[k, m]:
+                    expected[i, j] = True
+        np.testing.assert_array_equal(ours, expected)
