@@ -282,7 +282,10 @@ def test_streets(tmp_path):
 
 SHIPPED = [
     f'configs/{name}.py:smoke'
-    for name in ('supervised', 'learned_dilation', 'monocular_normals', 'noise_cyclegan')
+    for name in (
+        *('supervised', 'learned_dilation', 'monocular_normals', 'noise_cyclegan'),
+        'shape_classifier',
+    )
 ]
 SHIPPED += [f'configs/learned_dilation.py:smoke,net={net}' for net in ('deeplab_v2', 'pspnet')]
 SHIPPED += [f'configs/noise_cyclegan.py:smoke,system={system}' for system in ('erfnet', 'start')]
