@@ -195,9 +195,11 @@ def is_share(name: str) -> bool:
     ends = (name.split('/', 1)[0].lower(), name.rsplit('/', 1)[-1].lower())
     words = ('iou', 'accuracy', 'precision', 'recall', 'dice')
     firsts = [end.partition('_')[0] for end in ends]
-    return any(word in end for end in ends for word in words) or any(
-        first in ('sem', '1-sem', 'hamm') for first in firsts
-    )
+    # A quotient of two shares is no share.
+    if firsts[-1] == 'ratio':
+        return False
+    named = any(first in ('sem', '1-sem', 'hamm') for first in firsts)
+    return named or any(word in end for end in ends for word in words)
 
 
 def unit_of(name: str) -> str:
