@@ -91,16 +91,16 @@ def _streets(config):
         data=dict(name='streets'),
         init_from=dict(expected='', nets=('.*',), preprocess='adopt'),
     )
-    config.shapes.model.update(backbone='lite0', forms='naive')
+    config.shapes.model.backbone = 'lite0'
 
 
 def _quick(config):
-    """Sets 600 rendered maps, and a training of minutes."""
+    """Sets 400 rendered maps, and a training of minutes."""
     _streets(config)
     config_lib.update(
         config,
-        data=dict(world=dict(num_train=600, num_val=160, size=(96, 192))),
-        train=dict(batch_size=32, num_steps=500),
+        data=dict(world=dict(num_train=400, num_val=120, size=(96, 192))),
+        train=dict(batch_size=32, num_steps=300),
         shapes=dict(
             model=dict(width=0.25),
             optim=dict(learning_rate=3e-3, schedule='cosine'),
@@ -108,7 +108,7 @@ def _quick(config):
             min_side=10.0,
             flip=0.5,
         ),
-        logging=dict(log_every=20, eval_every=250, checkpoint_every=250, num_pictures=3),
+        logging=dict(log_every=20, eval_every=150, checkpoint_every=150, num_pictures=3),
     )
 
 
@@ -116,5 +116,5 @@ def _smoke(config):
     """Sets the smallest net that the architecture allows, and four steps."""
     _streets(config)
     config_lib.smoke(config)
-    config.shapes.model.update(width=0.125)
+    config.shapes.model.update(width=0.125, forms='naive')  # compiles sooner
     config.shapes.update(size=32, min_side=4.0, max_objects=6)
