@@ -17,6 +17,7 @@ REGISTRY = {
     'noise_cyclegan': 'segjax.pipelines.noise_cyclegan',
     'scene_geometry': 'segjax.pipelines.scene_geometry',
     'semantic_inpainting': 'segjax.pipelines.semantic_inpainting',
+    'shape_classifier': 'segjax.pipelines.shape_classifier',
     'supervised': 'segjax.pipelines.supervised',
 }
 

@@ -34,6 +34,8 @@ MEANINGS = {
     'mIoU_with_void': 'mIoU with void is the mean IoU over all classes and void. '
     'In mIoU void is no class: a pixel of a class that is predicted as void is a miss, '
     'and pixels without a label count nowhere.',
+    'flip_sensitivity': 'Flip sensitivity is the Sem of flipped objects, divided by the mean fall '
+    'of tIOU and hamm. Below 1, a flip changes the class less than the pixels.',
 }
 """Explanations by name, for scores whose name says too little."""
 LABEL_SIZE = 'label size'
@@ -193,7 +195,12 @@ def is_share(name: str) -> bool:
     # The first and the last part of a path: 'IoU/road', 'per_class/road/IoU'.
     ends = (name.split('/', 1)[0].lower(), name.rsplit('/', 1)[-1].lower())
     words = ('iou', 'accuracy', 'precision', 'recall', 'dice')
-    return any(word in end for end in ends for word in words)
+    firsts = [end.partition('_')[0] for end in ends]
+    # A quotient of two shares is no share.
+    if firsts[-1] == 'ratio':
+        return False
+    named = any(first in ('sem', '1-sem', 'hamm') for first in firsts)
+    return named or any(word in end for end in ends for word in words)
 
 
 def unit_of(name: str) -> str:

@@ -67,7 +67,8 @@ def untrained(config: ml_collections.ConfigDict, stages: Sequence[Stage]) -> lis
     for stage in stages:
         if stage.num_steps:
             continue
-        section = stage.name if stage.name in config else 'train'
+        own = stage.name in config and 'num_steps' in config[stage.name]
+        section = stage.name if own else 'train'
         steps = config_lib.defaults(config.pipeline)[section].num_steps or config.train.num_steps
         message = (
             f'empty, and stage {stage.name!r} has 0 steps: its nets keep their random parameters'

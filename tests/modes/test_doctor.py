@@ -282,7 +282,10 @@ def test_streets(tmp_path):
 
 SHIPPED = [
     f'configs/{name}.py:smoke'
-    for name in ('supervised', 'learned_dilation', 'monocular_normals', 'noise_cyclegan')
+    for name in (
+        *('supervised', 'learned_dilation', 'monocular_normals', 'noise_cyclegan'),
+        'shape_classifier',
+    )
 ]
 SHIPPED += [
     f'configs/label_to_image.py:smoke,net={net}'

@@ -98,6 +98,12 @@ def test_a_stage_without_steps_and_start_keeps_random_parameters(steps, path, na
     assert [warning.message.split("'")[1] for warning in warnings] == named
 
 
+def test_a_stage_of_the_name_of_a_section_without_steps_has_the_steps_of_the_training():
+    config = config_lib.defaults('shape_classifier')
+    (warning,) = advice.untrained(config, [Stage('shapes', 0, *[None] * 8)])
+    assert f'--config.train.num_steps={config.train.num_steps}' in warning.fix
+
+
 @pytest.mark.parametrize(
     'method', ['holistic', 'depth', 'pose', 'klingner', 'chen_multitask', 'novosel', 'baseline']
 )

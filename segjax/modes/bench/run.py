@@ -237,7 +237,7 @@ def bench_input(timed: TimedRun, settings: ml_collections.ConfigDict) -> dict[st
     # on where the last burst is cut.
     repetitions = max(settings.repetitions, 8 * at_once)
     with contextlib.closing(driver.train_batches(timed.run, inputs, 0)) as batches:
-        calls = {'input': lambda: next(batches)['image']}
+        calls = {'input': lambda: next(batches)}
         measurement = measure_in_turn(calls, repetitions, max(settings.warmup, read_ahead))['input']
 
     # A batch that was ready takes far less time than a batch that was waited for, so the rate is
