@@ -20,6 +20,12 @@ Not the paper's, or not said there: Adam's beta1 of 0.5, flips, batch sizes and 
 object are those of the released code of Hong et al. 2018. `release=true` also takes its weights and
 rate: 0.1 for the adversarial loss, and 2e-4.
 
+Sem needs a shape classifier. The small variants train a narrow classifier in a first stage. With
+`sem=load` the variants of the paper take the row 'classifier' of init_from.sources, the run of
+configs/shape_classifier.py: --config.init_from.sources="(('classifier', 'runs/shapes'),)".
+`picture=train` trains a painter of photos in a stage of its own, and `picture=load` takes the row
+'painter' of init_from.sources. The report then shows painted boxes (Figs. 7 and 8).
+
 Arguments: `da=none|train|test|both` is the use of Denoise Activation. `denoiser=adnet|unetd|ridnet|
 ffdnet` trains a denoising net in its place. `steps` replaces the variant's number of steps. E.g.
 --config configs/semantic_inpainting.py:quick,da=none,denoiser=ridnet
@@ -32,6 +38,8 @@ VARIANTS = ('bedroom', 'video', 'quick', 'smoke')
 DENOISERS = ('none', 'adnet', 'unetd', 'ridnet', 'ffdnet')
 MODES = ('none', 'train', 'test', 'both')
 """Uses of Denoise Activation."""
+USES = ('none', 'train', 'load')
+"""Origins of the shape classifier and of the painter."""
 OF_VARIANT = -1
 """Number of steps: as the variant sets them."""
 
@@ -44,7 +52,14 @@ BEDROOM_CLASSES = ('bed', 'table', 'lamp', 'painting', 'pillow', 'cushion', 'cha
 def get_config(arg=''):
     """Returns the config of a variant."""
     args = config_lib.parse_arg(
-        arg, variants=VARIANTS, da='', denoiser='none', release=False, steps=OF_VARIANT
+        arg,
+        variants=VARIANTS,
+        da='',
+        denoiser='none',
+        sem='',
+        picture='none',
+        release=False,
+        steps=OF_VARIANT,
     )
     config = config_lib.defaults('semantic_inpainting')
     adam = dict(name='adam', learning_rate=2e-5, beta1=0.5, schedule='constant')
@@ -73,6 +88,7 @@ def get_config(arg=''):
     if args.release:
         _release(config)
     _set_remedy(config, args)
+    _set_frozen_nets(config, args)
     if args.steps != OF_VARIANT:
         config.train.num_steps = args.steps
     return config
@@ -98,6 +114,21 @@ def _set_remedy(config, args):
         config.denoiser.width = width
     config.activation.train_filter = 'zero_logit' if mode in ('train', 'both') else 'none'
     config.testing.filter = 'prob' if mode in ('test', 'both') else 'none'
+
+
+def _set_frozen_nets(config, args):
+    """Sets where the shape classifier and the painter come from."""
+    small = args.variant in ('video', 'quick', 'smoke')
+    uses = {'sem': args.sem or ('train' if small else 'none'), 'picture': args.picture}
+    for name, use in uses.items():
+        if use not in USES:
+            where = f'--config configs/semantic_inpainting.py:...,{name}='
+            raise unknown_name(where, use, USES)
+    config.classifier.use = uses['sem']
+    config.picture.use = uses['picture']
+    if not small:
+        # The paper's classifier tells the 80 classes of things of COCO apart.
+        config.shapes.num_outputs = 80
 
 
 def _bedroom(config):
@@ -132,6 +163,35 @@ def _small(config):
     config.model.width = 0.25
     config.discriminator.width = 0.25
 
+    # The classifier of Sem sees the same squares.
+    config_lib.update(
+        config,
+        classifier=dict(num_steps=600),
+        shapes=dict(
+            model=dict(backbone='lite0', width=0.25),
+            optim=dict(learning_rate=3e-3, schedule='cosine'),
+            classes=MOVABLE_CLASSES,
+            min_share=0.0,
+            min_side=16.0,
+            size=64,
+            whole_map=False,
+            flip=0.5,
+            transformations=(),
+        ),
+    )
+    config_lib.choose(config, 'painter.model', 'mask_to_image')
+    config_lib.update(
+        config,
+        painter=dict(
+            model=dict(width=0.25, halvings=3, blocks=3),
+            discriminator=dict(width=0.25),
+            instance_edges=False,
+            weights=dict(vgg=0.0),
+            optim=dict(learning_rate=1e-3),
+            optim_discriminator=dict(learning_rate=1e-3),
+        ),
+    )
+
 
 def _video(config):
     """Sets predicted label maps of sequences of Cityscapes."""
@@ -161,6 +221,12 @@ def _smoke(config):
     )
     config.data.eval_size = (32, 32)
     config.model.blocks = 1
+    config_lib.update(
+        config,
+        classifier=dict(num_steps=2, batch_size=8),
+        shapes=dict(model=dict(width=0.125, forms='naive'), size=32, min_side=4.0, max_objects=4),
+        picture=dict(num_steps=2),
+    )
 
 
 def _release(config):

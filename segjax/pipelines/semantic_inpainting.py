@@ -45,7 +45,7 @@ from segjax.data import objects
 from segjax.errors import InputError, unknown_name
 from segjax.losses import inpainting as losses
 from segjax.metrics import shape
-from segjax.ops import denoise_activation, squares
+from segjax.ops import denoise_activation, images, resize, squares
 from segjax.ops.denoise_activation import DenoiseActivation
 from segjax.protocol import (
     Array,
@@ -55,6 +55,7 @@ from segjax.protocol import (
     Keys,
     Mean,
     Metrics,
+    Picture,
     Prediction,
     PRNGKey,
     Stage,
@@ -62,10 +63,21 @@ from segjax.protocol import (
 )
 from segjax.schema import OPTIM, Field, at_least, between, one_of, strings
 from segjax.spec import IGNORE, DataSpec, Feature
-from segjax.tasks import adversarial, inpainting, segmentation, supervised
-from segjax.tasks.evaluation import Evaluation
+from segjax.tasks import (
+    adversarial,
+    classification,
+    inpainting,
+    segmentation,
+    shapes,
+    sources,
+    supervised,
+    translation,
+)
+from segjax.tasks.evaluation import Evaluation, Pictures
 
 NONE = models.NO_NET
+USES = (NONE, 'train', 'load')
+"""Origins of the shape classifier and of the painter."""
 
 SCHEMA = {
     'model': models.net_choice(
@@ -157,12 +169,40 @@ SCHEMA = {
             'as the released code for ADE20K.',
         ),
     },
+    'classifier': {
+        'use': Field(
+            NONE,
+            'Shape classifier of Sem: none, trained in a first stage `shapes`, or loaded from the '
+            "row 'classifier' of init_from.sources.",
+            one_of(*USES),
+        ),
+        'num_steps': Field(1000, 'Steps of the stage `shapes`.', at_least(1)),
+        'batch_size': Field(32, 'Batch size of the stage `shapes`.', at_least(1)),
+    },
+    'shapes': shapes.SHAPES,
+    'picture': {
+        'use': Field(
+            NONE,
+            'Painter of the completed maps: none, trained in a first stage `painter`, or loaded '
+            "from the row 'painter' of init_from.sources.",
+            one_of(*USES),
+        ),
+        'num_steps': Field(1000, 'Steps of the stage `painter`.', at_least(1)),
+        'batch_size': Field(8, 'Batch size of the stage `painter`.', at_least(1)),
+    },
+    'painter': {
+        **translation.PAINTER,
+        'input': Field('crop', 'Pictures that are painted: the boxes of objects.', one_of('crop')),
+    },
     'optim': OPTIM,
     'optim_discriminator': OPTIM,
 }
 
 INPAINTING = 'inpainting'
 """Name of the stage that trains G^0."""
+SHAPES = 'shapes'
+PAINTER = 'painter'
+"""Names of the stages that train the shape classifier and the painter."""
 TARGETS = 'targets'
 """Name of the derived feature that lists the objects of an image."""
 FEATURES = ('label', 'mask_box', 'mask_out', 'mask_object', 'class_id')
@@ -173,21 +213,31 @@ FEATURES = ('label', 'mask_box', 'mask_out', 'mask_object', 'class_id')
 
 
 def make_features(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Derived, ...]:
-    """Returns the table of the objects of each image."""
+    """Returns the tables of the objects of each image: of boxes, and of the classifier."""
     crop = object_crop(config, spec, training=False)
-    return (objects.targets_feature(crop, config.boxes.max_objects, name=TARGETS),)
+    of_boxes = objects.targets_feature(crop, config.boxes.max_objects, name=TARGETS)
+    of_shapes = shapes.features(config.shapes, spec) if config.classifier.use == 'train' else ()
+    return (of_boxes, *of_shapes)
 
 
 def object_crop(
-    config: ml_collections.ConfigDict, spec: DataSpec, training: bool
+    config: ml_collections.ConfigDict, spec: DataSpec, training: bool, **options: Any
 ) -> objects.ObjectCrop:
-    """Returns how objects are drawn and cut. Evaluation has no flips and no background boxes."""
+    """Returns how objects are drawn and cut. Evaluation has no flips and no background boxes.
+
+    Args:
+      config: of the run.
+      spec: of the data set.
+      training: whether the crop is that of training.
+      **options: fields of `ObjectCrop` that differ.
+    """
     boxes = config.boxes.to_dict()
     del boxes['max_objects']
     names = boxes.pop('classes') or spec.classes.names
     if not training:
         boxes |= {'flip': 0.0, 'background': 0.0}
     background = segmentation.num_outputs(config, spec)
+    boxes |= options
     return objects.object_crop(names, spec.classes, background_class=background, **boxes)
 
 
@@ -232,6 +282,20 @@ def _check_config(config: ml_collections.ConfigDict) -> None:
             got=f'{config.denoiser.name!r} with Denoise Activation in training',
             expected='a remedy in training: the net or the activation',
             fix='--config.activation.train_filter=none, or --config.denoiser.name=none',
+        )
+    if config.classifier.use == 'load':
+        sources.check_source(
+            config,
+            classification.NET,
+            ('runs/shapes', 'the run of a shape classifier'),
+            '--config.classifier.use=none scores without Sem',
+        )
+    if config.picture.use == 'load':
+        sources.check_source(
+            config,
+            translation.NET,
+            ('runs/painter', 'the run of a painter'),
+            '--config.picture.use=none paints nothing',
         )
     if not config.train_generator and not has_denoiser:
         raise InputError(
@@ -456,8 +520,47 @@ def denoiser_loss(system: System) -> Callable:
 
 
 def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stage, ...]:
-    """Builds the stage that trains G^0."""
-    return (make_stage(make_system(config, spec)),)
+    """Builds the stages that train classifier and painter, if asked for, and the stage of G^0."""
+    system = make_system(config, spec)
+    stages = []
+    if config.classifier.use == 'train':
+        of_shapes = shapes.make_stage(
+            config,
+            spec,
+            config.shapes,
+            name=SHAPES,
+            num_steps=config.classifier.num_steps,
+            batch_size=config.classifier.batch_size,
+            where='shapes',
+            batch_key='classifier.batch_size',
+        )
+        stages.append(of_shapes)
+    if config.picture.use == 'train':
+        stages.append(make_painter_stage(config, spec))
+    return (*stages, make_stage(system))
+
+
+def make_painter_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
+    """Builds the stage that learns to paint the boxes of label maps."""
+    features = translation.features(config.painter)
+    train = train_input(config, spec, features)
+    return translation.make_stage(
+        config,
+        spec,
+        config.painter,
+        name=PAINTER,
+        train_input=train._replace(
+            batch_size=config.picture.batch_size, batch_key='picture.batch_size'
+        ),
+        eval_input=eval_input(config, spec, features),
+        num_steps=config.picture.num_steps,
+        num_examples=num_boxes(config, spec),
+    )
+
+
+def num_boxes(config: ml_collections.ConfigDict, spec: DataSpec) -> int:
+    """Returns the places of boxes in the evaluation split: the rows of the tables of its images."""
+    return config.boxes.max_objects * spec.split(config.data.eval_split).num_examples
 
 
 def make_stage(system: System) -> Stage:
@@ -466,8 +569,8 @@ def make_stage(system: System) -> Stage:
     return Stage(
         name=INPAINTING,
         num_steps=config.train.num_steps,
-        train_input=train_input(config, system.spec),
-        eval_input=eval_input(config, system.spec),
+        train_input=train_input(config, system.spec, FEATURES),
+        eval_input=eval_input(config, system.spec, eval_features(config)),
         streams=(),
         init=make_init(system),
         train_step=make_train_step(system),
@@ -476,11 +579,20 @@ def make_stage(system: System) -> Stage:
     )
 
 
-def train_input(config: ml_collections.ConfigDict, spec: DataSpec) -> Input:
+def eval_features(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Returns the features of an evaluation batch, with those of the painter."""
+    painter = () if config.picture.use == NONE else translation.features(config.painter)
+    return tuple(dict.fromkeys((*FEATURES, *painter)))
+
+
+def train_input(
+    config: ml_collections.ConfigDict, spec: DataSpec, features: tuple[str, ...]
+) -> Input:
     """Returns the training images, with an object that is drawn anew in each epoch."""
-    crop = object_crop(config, spec, training=True)
+    crop = object_crop(config, spec, training=True, keep_instance='instance' in features)
     return _input(
         crop,
+        features,
         split=config.data.train_split,
         batch_size=config.train.batch_size,
         transform=functools.partial(objects.crop_object, crop=crop),
@@ -488,11 +600,14 @@ def train_input(config: ml_collections.ConfigDict, spec: DataSpec) -> Input:
     )
 
 
-def eval_input(config: ml_collections.ConfigDict, spec: DataSpec) -> Input:
+def eval_input(
+    config: ml_collections.ConfigDict, spec: DataSpec, features: tuple[str, ...]
+) -> Input:
     """Returns all objects of the evaluation images."""
-    crop = object_crop(config, spec, training=False)
+    crop = object_crop(config, spec, training=False, keep_instance='instance' in features)
     return _input(
         crop,
+        features,
         split=config.data.eval_split,
         batch_size=config.evaluate.batch_size,
         each=TARGETS,
@@ -501,11 +616,19 @@ def eval_input(config: ml_collections.ConfigDict, spec: DataSpec) -> Input:
     )
 
 
-def _input(crop: objects.ObjectCrop, **options: Any) -> Input:
-    """Returns an input whose transform makes FEATURES at the size of the cut."""
-    made = tuple((name, objects.MADE[name]) for name in FEATURES if name in objects.MADE)
-    size = (crop.size, crop.size)
-    return Input(features=FEATURES, size=size, made=made, resize=False, **options)
+def _input(
+    crop: objects.ObjectCrop, features: tuple[str, ...], reads: tuple[str, ...], **options: Any
+) -> Input:
+    """Returns an input whose transform cuts maps to one size and adds masks."""
+    image = ('image',) if 'image' in features else ()
+    return Input(
+        features=features,
+        size=(crop.size, crop.size),
+        reads=(*image, *reads),
+        made=tuple((name, objects.MADE[name]) for name in features if name in objects.MADE),
+        resize=False,
+        **options,
+    )
 
 
 def make_init(system: System) -> Callable:
@@ -529,6 +652,14 @@ def make_init(system: System) -> Callable:
             variables = dict(net.lazy_init(rng.named(key, name), maps, train=False))
             params[name] = variables.pop('params')
             model_state[name] = variables
+        for name, (stage, variables_of) in frozen_nets(system).items():
+            if stage in earlier:
+                params[name] = earlier[stage].params[name]
+                model_state[name] = earlier[stage].model_state[name]
+            else:
+                variables = dict(variables_of(rng.named(key, name)))
+                params[name] = variables.pop('params')
+                model_state[name] = variables
 
         # A fixed generator has no optimiser, and needs no discriminator.
         generators, discriminators = players(system)
@@ -542,6 +673,21 @@ def make_init(system: System) -> Callable:
         return state.replace(extra={**state.extra, inpainting.SHAPES_SEEN: seen})
 
     return init
+
+
+def frozen_nets(system: System) -> dict[str, tuple[str, Callable]]:
+    """Returns the nets of the evaluation: {name: (stage that trains it, key -> variables)}."""
+    config, spec, _, _, _ = system
+    side = config.boxes.size
+    nets = {}
+    if config.classifier.use != NONE:
+        planes = jax.ShapeDtypeStruct((1, config.shapes.size, config.shapes.size, 2), jnp.float32)
+        classifier = shapes.make_task(config, spec, config.shapes).net
+        nets[classification.NET] = (SHAPES, lambda key: classifier.init(key, planes))
+    if config.picture.use != NONE:
+        painter_variables = translation.make_variables(config, spec, config.painter, (side, side))
+        nets[translation.NET] = (PAINTER, painter_variables)
+    return nets
 
 
 def _lengths(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -617,9 +763,7 @@ def with_generated(system: System, state: TrainState, batch: Batch) -> Batch:
 
 def make_evaluation(system: System) -> Evaluation:
     """Builds the evaluation of all boxes of the evaluation split."""
-    # Every image has as many places as its table has rows.
     config, spec, _, _, num_classes = system
-    rows = config.boxes.max_objects
 
     def complete(state: TrainState, batch: Batch) -> Array:
         boxes = boxes_of(system, batch)
@@ -636,12 +780,87 @@ def make_evaluation(system: System) -> Evaluation:
         num_classes=num_classes,
         complete=complete,
         truth=functools.partial(boxes_of, system),
-        num_boxes=rows * spec.split(config.data.eval_split).num_examples,
-        rows=rows,
+        num_boxes=num_boxes(config, spec),
+        rows=config.boxes.max_objects,
         reference=config.testing.noise_reference,
+        classify=make_classify(system),
         more=object_scores,
+        pictures=functools.partial(photos, system),
     )
     return inpainting.make_evaluation(judge)
+
+
+def make_classify(system: System) -> Callable[[TrainState, Array], Array] | None:
+    """Returns (state, planes) -> logits of the shape classifier, None without a classifier.
+
+    Planes of another size than those of the classifier are resized to the nearest pixels.
+    """
+    config, spec, _, _, _ = system
+    if config.classifier.use == NONE:
+        return None
+    classifier = shapes.make_classify(config, spec, config.shapes)
+    size = (config.shapes.size, config.shapes.size)
+
+    def classify(state: TrainState, planes: Array) -> Array:
+        if planes.shape[1:3] != size:
+            planes = resize.nearest(planes, size)
+        name = classification.NET
+        return classifier(state.params[name], state.model_state[name], planes)
+
+    return classify
+
+
+def photos(system: System, state: TrainState, batch: Batch, label: Array) -> Pictures:
+    """Returns the photos of a batch, and the photos with painted boxes (Figs. 7 and 8).
+
+    Args:
+      system: see `System`.
+      state: holds the painter.
+      batch: an evaluation batch.
+      label: [B, H, W] completed train ids.
+    """
+    if system.config.picture.use == NONE:
+        return {}
+    mask = batch['mask_box'] > 0
+    painted = paint_boxes(system, state, label, batch['image'], mask, batch.get('instance'))
+    return {
+        'photo': Picture(inpainting.with_box(batch['image'], mask)),
+        'painted': Picture(inpainting.with_box(painted, mask)),
+    }
+
+
+def paint_boxes(
+    system: System,
+    state: TrainState,
+    label: Array,
+    image: Array,
+    mask: Array,
+    instance: Array | None,
+) -> Array:
+    """Paints the boxes of completed maps, [B, H, W, 3] uint8.
+
+    Args:
+      system: see `System`.
+      state: holds the painter.
+      label: [B, H, W] completed train ids.
+      image: [B, H, W, 3] uint8, the photos, which remain outside of the boxes.
+      mask: [B, H, W] bool, the boxes.
+      instance: [B, H, W] ids outside of the boxes, for the edges. None: edges of classes alone.
+    """
+    config, spec, _, _, _ = system
+    section = config.painter
+    void = label == spec.classes.num_classes
+    label = jnp.where(void, IGNORE, label)
+    edge_map = None
+    if section.instance_edges:
+        known = jnp.zeros_like(label) if instance is None else instance
+        edge_map = translation.completed_edges(label, known, mask)
+    layout = translation.make_layout(label, spec, edge_map)
+    paint = translation.make_paint(config, spec, section)
+    name = translation.NET
+    photo = images.normalize(image, 'symmetric')
+    painted = paint(state.params[name], state.model_state[name], layout, photo, mask)
+    return images.to_uint8(painted, 'symmetric')
 
 
 def completed(system: System, state: TrainState, boxes: inpainting.Boxes) -> tuple[Array, Array]:
@@ -690,6 +909,7 @@ def make_prediction(system: System) -> Prediction:
     crop = object_crop(config, spec, training=False)
     heights, widths = zip(*spec.max_size.values())
     canvas = (max(heights), max(widths))
+    has_painter = config.picture.use != NONE
 
     def apply(state: TrainState, batch: Batch, keys: Keys) -> dict[str, Array]:
         # The net sees the square around the box, as in evaluation.
@@ -705,15 +925,29 @@ def make_prediction(system: System) -> Prediction:
         result = jnp.where(result == spec.classes.num_classes, IGNORE, result)
         result = squares.paste(result, around, batch['label'], inside)
         is_target = result == batch['class_id'][:, None, None]
-        return {'inpainted': result, 'object': is_target & inside}
+        outputs = {'inpainted': result, 'object': is_target & inside}
+        if not has_painter:
+            return outputs
+
+        # The photo is cut and painted like the map.
+        image = squares.cut(batch['image'], around, crop.size, nearest=False, sizes=batch['size'])
+        cut_result = squares.cut(result, around, crop.size, sizes=batch['size'])
+        painted = paint_boxes(system, state, cut_result, image, mask_box > 0, None)
+        picture = squares.paste(painted, around, batch['image'], inside, nearest=False)
+        return {**outputs, 'picture': picture}
 
     return Prediction(
         inputs={
+            **({'image': Feature('image')} if has_painter else {}),
             'label': Feature('label'),
             'box': Feature('boxes', (1, 4)),
             'class_id': Feature('number', dtype='int32'),
         },
-        outputs={'inpainted': 'classes', 'object': 'mask'},
+        outputs={
+            'inpainted': 'classes',
+            'object': 'mask',
+            **({'picture': 'image'} if has_painter else {}),
+        },
         apply=apply,
         size=canvas,
         resize=False,

@@ -20,8 +20,7 @@ Representations, NeurIPS 2018.
 """
 
 import functools
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -52,9 +51,9 @@ from segjax.protocol import (
     Stage,
     TrainState,
 )
-from segjax.schema import OPTIM, Choice, Field, at_least, one_of, typed_text
+from segjax.schema import OPTIM, Choice, Field, at_least, one_of
 from segjax.spec import IGNORE, DataSpec, Feature
-from segjax.tasks import adversarial, segmentation, supervised
+from segjax.tasks import adversarial, segmentation, sources, supervised
 from segjax.tasks.evaluation import Evaluation, Pictures, of_images
 
 PAINTERS = ('pix2pixhd_global', 'pix2pixhd_local', 'mask_to_image')
@@ -402,7 +401,7 @@ def check_section(
             fix='--config.painter.fix_global=0',
         )
     init_from = config.init_from
-    if section.fix_global and not (init_from.path or _has_row(config, NET)):
+    if section.fix_global and not (init_from.path or sources.has_source(config, NET)):
         raise InputError(
             'config.init_from.path',
             got=f"'', with painter.fix_global={section.fix_global}",
@@ -419,48 +418,19 @@ def check_section(
             fix='--config.painter.optim.weight_decay=0',
         )
     if section.weights.vgg:
-        _check_source(
+        sources.check_source(
             config,
             VGG,
             ('vgg19.pth', 'weights of VGG19 (torchvision)'),
             '--config.painter.weights.vgg=0 trains without them',
         )
     if segmenter is not None and segmenter.use == 'load':
-        _check_source(
+        sources.check_source(
             config,
             JUDGE,
             ('runs/segmenter', 'the run of a segmentation net'),
             '--config.segmenter.use=none scores without it',
         )
-
-
-def _has_row(config: ml_collections.ConfigDict, net: str) -> bool:
-    """Returns whether a row of `init_from.sources` names a net."""
-    return any(re.match(row[0], f'{net}/') for row in config.init_from.sources)
-
-
-def _check_source(
-    config: ml_collections.ConfigDict, net: str, example: tuple[str, str], otherwise: str
-) -> None:
-    """Raises InputError unless a row of `init_from.sources` names a frozen net.
-
-    Args:
-      config: of the run.
-      net: its name.
-      example: a path of such a source, and its content.
-      otherwise: a fix that does without the net.
-    """
-    if _has_row(config, net):
-        return
-    path, content = example
-    rows = [tuple(row) for row in config.init_from.sources]
-    typed = typed_text((*rows, (net, path)))
-    raise InputError(
-        'config.init_from.sources',
-        got=f'no row for the net {net!r}',
-        expected=f'a row with {content}',
-        fix=f'--config.init_from.sources={typed}, with the path of the file; or {otherwise}',
-    )
 
 
 def make_system(
@@ -487,10 +457,36 @@ def make_system(
     return System(config, spec, section, painter, discriminator, vgg, judge, num_examples)
 
 
+def make_variables(
+    config: ml_collections.ConfigDict,
+    spec: DataSpec,
+    section: ml_collections.ConfigDict,
+    size: tuple[int, int],
+) -> Callable[[PRNGKey], Mapping]:
+    """Returns key -> new variables of a painter.
+
+    Args:
+      config: of the run.
+      spec: of the data set.
+      section: of the keys PAINTER.
+      size: (height, width) of the pictures.
+    """
+    layout = jax.ShapeDtypeStruct((1, *size, num_channels(section, spec)), jnp.float32)
+    photo = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    mask = jax.ShapeDtypeStruct((1, *size), bool)
+    inputs = jax.eval_shape(functools.partial(net_inputs, section), layout, photo, mask)
+    return functools.partial(_init_net, make_net(config, section), inputs)
+
+
+def _init_net(net: nn.Module, inputs: Sequence, key: PRNGKey) -> Mapping:
+    """Returns new variables of a net for the shapes of its inputs."""
+    return net.lazy_init(key, *inputs, train=False)
+
+
 def make_init(system: System, num_steps: int) -> Callable:
     """Returns `Stage.init`: painter, discriminator, their optimisers, and the frozen nets."""
-    section = system.section
-    channels = num_channels(section, system.spec)
+    config, spec, section = system[:3]
+    channels = num_channels(section, spec)
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
         size = batch['image'].shape[1:3]
@@ -498,12 +494,8 @@ def make_init(system: System, num_steps: int) -> Callable:
         def maps(count: int) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((1, *size, count), jnp.float32)
 
-        mask = jax.ShapeDtypeStruct((1, *size), bool)
-        inputs = jax.eval_shape(
-            functools.partial(net_inputs, section), maps(channels), maps(3), mask
-        )
         variables = {
-            NET: system.painter.lazy_init(rng.named(key, NET), *inputs, train=False),
+            NET: make_variables(config, spec, section, size)(rng.named(key, NET)),
             DISCRIMINATOR: system.discriminator.lazy_init(
                 rng.named(key, DISCRIMINATOR), maps(channels + 3), train=False
             ),
