@@ -45,13 +45,12 @@ from segjax.data import objects
 from segjax.errors import InputError, unknown_name
 from segjax.losses import inpainting as losses
 from segjax.metrics import shape
-from segjax.ops import denoise_activation, images, resize, squares
+from segjax.ops import denoise_activation, resize, squares
 from segjax.ops.denoise_activation import DenoiseActivation
 from segjax.protocol import (
     Array,
     Batch,
     Derived,
-    Input,
     Keys,
     Mean,
     Metrics,
@@ -61,7 +60,7 @@ from segjax.protocol import (
     Stage,
     TrainState,
 )
-from segjax.schema import OPTIM, Field, at_least, between, one_of, strings
+from segjax.schema import OPTIM, Field, at_least, between, one_of
 from segjax.spec import IGNORE, DataSpec, Feature
 from segjax.tasks import (
     adversarial,
@@ -72,6 +71,9 @@ from segjax.tasks import (
     sources,
     supervised,
     translation,
+)
+from segjax.tasks import (
+    boxes as box_task,
 )
 from segjax.tasks.evaluation import Evaluation, Pictures
 
@@ -124,33 +126,7 @@ SCHEMA = {
             one_of(*shape.NOISE_REFERENCES),
         ),
     },
-    'boxes': {
-        'classes': Field(
-            (), 'Names of the classes whose objects are inpainted. (): all classes.', strings
-        ),
-        'max_objects': Field(
-            32, 'Objects of an image that are scored, the largest first.', at_least(1)
-        ),
-        'size': Field(256, 'Height and width of the maps that G^0 sees.', at_least(16)),
-        'margin': Field(
-            2.0, 'Side of the square that is cut / longer side of the box.', at_least(1)
-        ),
-        'min_side': Field(
-            128.0, 'Smallest longer side of the box of an object, in pixels.', at_least(1)
-        ),
-        'max_side': Field(
-            256.0, 'Largest side of a box without an object, in pixels.', at_least(1)
-        ),
-        'min_share': Field(0.0, 'Smallest pixels of an object / pixels of the map.', between(0, 1)),
-        'background': Field(
-            0.3, 'Share of training boxes without an object, of class background.', between(0, 1)
-        ),
-        'outside': Field(
-            (1.2, 1.5), 'Smallest and largest factor of the enlarged box of the loss.'
-        ),
-        'enlarge': Field(0.0, 'Share of a side by which boxes grow at each edge.', at_least(0)),
-        'flip': Field(0.5, 'Probability of a horizontal flip in training.', between(0, 1)),
-    },
+    'boxes': box_task.BOXES,
     'loss': {
         'region': Field(
             'enlarged_box',
@@ -203,10 +179,6 @@ INPAINTING = 'inpainting'
 SHAPES = 'shapes'
 PAINTER = 'painter'
 """Names of the stages that train the shape classifier and the painter."""
-TARGETS = 'targets'
-"""Name of the derived feature that lists the objects of an image."""
-FEATURES = ('label', 'mask_box', 'mask_out', 'mask_object', 'class_id')
-"""Features of a batch. `data/objects.py` makes all but the first."""
 
 
 # --- configuration --------------------------------------------------------------------------------
@@ -214,31 +186,8 @@ FEATURES = ('label', 'mask_box', 'mask_out', 'mask_object', 'class_id')
 
 def make_features(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Derived, ...]:
     """Returns the tables of the objects of each image: of boxes, and of the classifier."""
-    crop = object_crop(config, spec, training=False)
-    of_boxes = objects.targets_feature(crop, config.boxes.max_objects, name=TARGETS)
     of_shapes = shapes.features(config.shapes, spec) if config.classifier.use == 'train' else ()
-    return (of_boxes, *of_shapes)
-
-
-def object_crop(
-    config: ml_collections.ConfigDict, spec: DataSpec, training: bool, **options: Any
-) -> objects.ObjectCrop:
-    """Returns how objects are drawn and cut. Evaluation has no flips and no background boxes.
-
-    Args:
-      config: of the run.
-      spec: of the data set.
-      training: whether the crop is that of training.
-      **options: fields of `ObjectCrop` that differ.
-    """
-    boxes = config.boxes.to_dict()
-    del boxes['max_objects']
-    names = boxes.pop('classes') or spec.classes.names
-    if not training:
-        boxes |= {'flip': 0.0, 'background': 0.0}
-    background = segmentation.num_outputs(config, spec)
-    boxes |= options
-    return objects.object_crop(names, spec.classes, background_class=background, **boxes)
+    return (*box_task.features(config, spec), *of_shapes)
 
 
 def activation_of(config: ml_collections.ConfigDict) -> DenoiseActivation:
@@ -543,7 +492,7 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
 def make_painter_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     """Builds the stage that learns to paint the boxes of label maps."""
     features = translation.features(config.painter)
-    train = train_input(config, spec, features)
+    train = box_task.train_input(config, spec, features)
     return translation.make_stage(
         config,
         spec,
@@ -552,15 +501,10 @@ def make_painter_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Sta
         train_input=train._replace(
             batch_size=config.picture.batch_size, batch_key='picture.batch_size'
         ),
-        eval_input=eval_input(config, spec, features),
+        eval_input=box_task.eval_input(config, spec, features),
         num_steps=config.picture.num_steps,
-        num_examples=num_boxes(config, spec),
+        num_examples=box_task.num_boxes(config, spec),
     )
-
-
-def num_boxes(config: ml_collections.ConfigDict, spec: DataSpec) -> int:
-    """Returns the places of boxes in the evaluation split: the rows of the tables of its images."""
-    return config.boxes.max_objects * spec.split(config.data.eval_split).num_examples
 
 
 def make_stage(system: System) -> Stage:
@@ -569,8 +513,8 @@ def make_stage(system: System) -> Stage:
     return Stage(
         name=INPAINTING,
         num_steps=config.train.num_steps,
-        train_input=train_input(config, system.spec, FEATURES),
-        eval_input=eval_input(config, system.spec, eval_features(config)),
+        train_input=box_task.train_input(config, system.spec, box_task.FEATURES),
+        eval_input=box_task.eval_input(config, system.spec, eval_features(config)),
         streams=(),
         init=make_init(system),
         train_step=make_train_step(system),
@@ -582,53 +526,7 @@ def make_stage(system: System) -> Stage:
 def eval_features(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """Returns the features of an evaluation batch, with those of the painter."""
     painter = () if config.picture.use == NONE else translation.features(config.painter)
-    return tuple(dict.fromkeys((*FEATURES, *painter)))
-
-
-def train_input(
-    config: ml_collections.ConfigDict, spec: DataSpec, features: tuple[str, ...]
-) -> Input:
-    """Returns the training images, with an object that is drawn anew in each epoch."""
-    crop = object_crop(config, spec, training=True, keep_instance='instance' in features)
-    return _input(
-        crop,
-        features,
-        split=config.data.train_split,
-        batch_size=config.train.batch_size,
-        transform=functools.partial(objects.crop_object, crop=crop),
-        reads=('label', 'instance'),
-    )
-
-
-def eval_input(
-    config: ml_collections.ConfigDict, spec: DataSpec, features: tuple[str, ...]
-) -> Input:
-    """Returns all objects of the evaluation images."""
-    crop = object_crop(config, spec, training=False, keep_instance='instance' in features)
-    return _input(
-        crop,
-        features,
-        split=config.data.eval_split,
-        batch_size=config.evaluate.batch_size,
-        each=TARGETS,
-        transform=functools.partial(objects.crop_target, crop=crop, targets=TARGETS),
-        reads=('label', 'instance', TARGETS, 'row'),
-    )
-
-
-def _input(
-    crop: objects.ObjectCrop, features: tuple[str, ...], reads: tuple[str, ...], **options: Any
-) -> Input:
-    """Returns an input whose transform cuts maps to one size and adds masks."""
-    image = ('image',) if 'image' in features else ()
-    return Input(
-        features=features,
-        size=(crop.size, crop.size),
-        reads=(*image, *reads),
-        made=tuple((name, objects.MADE[name]) for name in features if name in objects.MADE),
-        resize=False,
-        **options,
-    )
+    return tuple(dict.fromkeys((*box_task.FEATURES, *painter)))
 
 
 def make_init(system: System) -> Callable:
@@ -780,12 +678,12 @@ def make_evaluation(system: System) -> Evaluation:
         num_classes=num_classes,
         complete=complete,
         truth=functools.partial(boxes_of, system),
-        num_boxes=num_boxes(config, spec),
+        num_boxes=box_task.num_boxes(config, spec),
         rows=config.boxes.max_objects,
         reference=config.testing.noise_reference,
         classify=make_classify(system),
         more=object_scores,
-        pictures=functools.partial(photos, system),
+        pictures=make_pictures(system),
     )
     return inpainting.make_evaluation(judge)
 
@@ -810,57 +708,27 @@ def make_classify(system: System) -> Callable[[TrainState, Array], Array] | None
     return classify
 
 
-def photos(system: System, state: TrainState, batch: Batch, label: Array) -> Pictures:
-    """Returns the photos of a batch, and the photos with painted boxes (Figs. 7 and 8).
-
-    Args:
-      system: see `System`.
-      state: holds the painter.
-      batch: an evaluation batch.
-      label: [B, H, W] completed train ids.
-    """
+def make_pictures(system: System) -> Callable[[TrainState, Batch, Array], Pictures]:
+    """Returns (state, batch, completed maps) -> the photos with painted boxes (Figs. 7 and 8)."""
     if system.config.picture.use == NONE:
-        return {}
+        return lambda state, batch, label: {}
+    return functools.partial(painted_photos, make_paint(system))
+
+
+def painted_photos(paint: Callable, state: TrainState, batch: Batch, label: Array) -> Pictures:
+    """Returns the photos of a batch, and the photos whose boxes are painted by completed maps."""
     mask = batch['mask_box'] > 0
-    painted = paint_boxes(system, state, label, batch['image'], mask, batch.get('instance'))
+    painted = paint(state, label, batch['image'], mask, batch.get('instance'))
     return {
         'photo': Picture(inpainting.with_box(batch['image'], mask)),
         'painted': Picture(inpainting.with_box(painted, mask)),
     }
 
 
-def paint_boxes(
-    system: System,
-    state: TrainState,
-    label: Array,
-    image: Array,
-    mask: Array,
-    instance: Array | None,
-) -> Array:
-    """Paints the boxes of completed maps, [B, H, W, 3] uint8.
-
-    Args:
-      system: see `System`.
-      state: holds the painter.
-      label: [B, H, W] completed train ids.
-      image: [B, H, W, 3] uint8, the photos, which remain outside of the boxes.
-      mask: [B, H, W] bool, the boxes.
-      instance: [B, H, W] ids outside of the boxes, for the edges. None: edges of classes alone.
-    """
+def make_paint(system: System) -> Callable:
+    """Returns the painter: (state, completed map, photo, mask of the box, instances or None)."""
     config, spec, _, _, _ = system
-    section = config.painter
-    void = label == spec.classes.num_classes
-    label = jnp.where(void, IGNORE, label)
-    edge_map = None
-    if section.instance_edges:
-        known = jnp.zeros_like(label) if instance is None else instance
-        edge_map = translation.completed_edges(label, known, mask)
-    layout = translation.make_layout(label, spec, edge_map)
-    paint = translation.make_paint(config, spec, section)
-    name = translation.NET
-    photo = images.normalize(image, 'symmetric')
-    painted = paint(state.params[name], state.model_state[name], layout, photo, mask)
-    return images.to_uint8(painted, 'symmetric')
+    return translation.make_box_painter(config, spec, config.painter)
 
 
 def completed(system: System, state: TrainState, boxes: inpainting.Boxes) -> tuple[Array, Array]:
@@ -906,7 +774,7 @@ def make_prediction(system: System) -> Prediction:
     size, and no pixel outside of the box changes.
     """
     config, spec, _, _, _ = system
-    crop = object_crop(config, spec, training=False)
+    crop = box_task.object_crop(config, spec, training=False)
     heights, widths = zip(*spec.max_size.values())
     canvas = (max(heights), max(widths))
     has_painter = config.picture.use != NONE
@@ -932,7 +800,7 @@ def make_prediction(system: System) -> Prediction:
         # The photo is cut and painted like the map.
         image = squares.cut(batch['image'], around, crop.size, nearest=False, sizes=batch['size'])
         cut_result = squares.cut(result, around, crop.size, sizes=batch['size'])
-        painted = paint_boxes(system, state, cut_result, image, mask_box > 0, None)
+        painted = make_paint(system)(state, cut_result, image, mask_box > 0, None)
         picture = squares.paste(painted, around, batch['image'], inside, nearest=False)
         return {**outputs, 'picture': picture}
 

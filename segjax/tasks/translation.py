@@ -309,6 +309,42 @@ def make_paint(
     return paint
 
 
+def make_box_painter(
+    config: ml_collections.ConfigDict, spec: DataSpec, section: ml_collections.ConfigDict
+) -> Callable[..., Array]:
+    """Returns the painter of a state, for the boxes of completed label maps.
+
+    The function maps (state, label, image, mask, instance) to [B, H, W, 3] uint8:
+
+      state     holds the net 'painter'
+      label     [B, H, W] completed train ids, 255 or C for void
+      image     [B, H, W, 3] uint8, the photos, which remain outside of the boxes
+      mask      [B, H, W] bool, the boxes
+      instance  [B, H, W] ids outside of the boxes, for the edges. None: edges of classes alone
+
+    Args:
+      config: of the run.
+      spec: of the data set.
+      section: of the keys PAINTER.
+    """
+    paint = make_paint(config, spec, section)
+
+    def paint_boxes(
+        state: TrainState, label: Array, image: Array, mask: Array, instance: Array | None
+    ) -> Array:
+        label = jnp.where(label == spec.classes.num_classes, IGNORE, label)
+        edge_map = None
+        if section.instance_edges:
+            known = jnp.zeros_like(label) if instance is None else instance
+            edge_map = completed_edges(label, known, mask)
+        layout = make_layout(label, spec, edge_map)
+        photo = images.normalize(image, 'symmetric')
+        picture = paint(state.params[NET], state.model_state[NET], layout, photo, mask)
+        return images.to_uint8(picture, 'symmetric')
+
+    return paint_boxes
+
+
 # --- the system -----------------------------------------------------------------------------------
 
 
