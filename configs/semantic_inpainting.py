@@ -27,7 +27,8 @@ configs/shape_classifier.py: --config.init_from.sources="(('classifier', 'runs/s
 'painter' of init_from.sources. The report then shows painted boxes (Figs. 7 and 8).
 
 Arguments: `da=none|train|test|both` is the use of Denoise Activation. `denoiser=adnet|unetd|ridnet|
-ffdnet` trains a denoising net in its place. `steps` replaces the variant's number of steps. E.g.
+ffdnet` trains a denoising net in its place. `steps` replaces the variant's number of steps.
+`system=shapes` is the shape classifier alone: a run from which other runs can take it. E.g.
 --config configs/semantic_inpainting.py:quick,da=none,denoiser=ridnet
 """
 
@@ -40,6 +41,8 @@ MODES = ('none', 'train', 'test', 'both')
 """Uses of Denoise Activation."""
 USES = ('none', 'train', 'load')
 """Origins of the shape classifier and of the painter."""
+SYSTEMS = ('inpainting', 'shapes')
+"""Pipelines: the whole system, or the shape classifier alone."""
 OF_VARIANT = -1
 """Number of steps: as the variant sets them."""
 
@@ -60,7 +63,12 @@ def get_config(arg=''):
         picture='none',
         release=False,
         steps=OF_VARIANT,
+        system='inpainting',
     )
+    if args.system not in SYSTEMS:
+        raise unknown_name(
+            '--config configs/semantic_inpainting.py:...,system=', args.system, SYSTEMS
+        )
     config = config_lib.defaults('semantic_inpainting')
     adam = dict(name='adam', learning_rate=2e-5, beta1=0.5, schedule='constant')
     config_lib.update(
@@ -91,7 +99,7 @@ def get_config(arg=''):
     _set_frozen_nets(config, args)
     if args.steps != OF_VARIANT:
         config.train.num_steps = args.steps
-    return config
+    return config if args.system == 'inpainting' else _shapes_alone(config)
 
 
 def _set_remedy(config, args):
@@ -129,6 +137,20 @@ def _set_frozen_nets(config, args):
     if not small:
         # The paper's classifier tells the 80 classes of things of COCO apart.
         config.shapes.num_outputs = 80
+
+
+def _shapes_alone(config):
+    """Returns the config of the shape classifier alone, as the stage `shapes` would train it."""
+    alone = config_lib.defaults('shape_classifier')
+    for section in ('data', 'augment', 'evaluate', 'logging', 'shapes'):
+        alone[section].update(config[section])
+    config_lib.update(
+        alone,
+        train=dict(num_steps=config.classifier.num_steps, batch_size=config.classifier.batch_size),
+        data=dict(void_class=False),
+        shapes=dict(num_outputs=0),
+    )
+    return alone
 
 
 def _bedroom(config):

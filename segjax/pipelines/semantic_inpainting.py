@@ -232,14 +232,15 @@ def _check_config(config: ml_collections.ConfigDict) -> None:
             expected='a remedy in training: the net or the activation',
             fix='--config.activation.train_filter=none, or --config.denoiser.name=none',
         )
-    if config.classifier.use == 'load':
+    # Frozen nets come from a run.
+    if config.classifier.use == 'load' and not config.init_from.path:
         sources.check_source(
             config,
             classification.NET,
             ('runs/shapes', 'the run of a shape classifier'),
             '--config.classifier.use=none scores without Sem',
         )
-    if config.picture.use == 'load':
+    if config.picture.use == 'load' and not config.init_from.path:
         sources.check_source(
             config,
             translation.NET,
@@ -663,6 +664,7 @@ def make_evaluation(system: System) -> Evaluation:
     """Builds the evaluation of all boxes of the evaluation split."""
     config, spec, _, _, num_classes = system
 
+    # Both functions apply the nets to equal inputs, which the compiler merges.
     def complete(state: TrainState, batch: Batch) -> Array:
         boxes = boxes_of(system, batch)
         return completed(system, state, boxes)[0]

@@ -8,7 +8,6 @@ import re
 import pytest
 
 from segjax import config as config_lib
-from segjax import pipelines
 from segjax import schema as schema_lib
 from segjax.config import config_file
 from segjax.errors import InputError
@@ -289,7 +288,8 @@ def test_a_config_of_an_older_run_is_read_under_the_present_names(path):
 
 
 def test_every_choice_of_nets_knows_the_old_name_of_the_number_of_layers():
-    for pipeline in pipelines.REGISTRY:
+    # Later pipelines never had the old name.
+    for pipeline in ('learned_dilation', 'noise_cyclegan', 'scene_geometry', 'supervised'):
         for section, entry in config_lib.schema_of(pipeline).items():
             options = getattr(entry, 'options', {}).values()
             if any('num_layers' in option for option in options):

@@ -1,5 +1,7 @@
 """Semantic inpainting: conditions, losses, remedies against noise, devices, and wrong configs."""
 
+import shlex
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -329,6 +331,100 @@ def test_the_gradient_is_the_same_on_eight_devices(on_one_device, mode):
     leaves = jax.tree_util.tree_leaves_with_path(move)
     for (path, a), b in zip(leaves, jax.tree.leaves(expected_move), strict=True):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + 1e-6, path
+
+
+# --- the classifier and the painter ---------------------------------------------------------------
+
+
+def with_frozen_nets(use):
+    config = make_config(
+        classifier=dict(use=use, num_steps=2),
+        picture=dict(use=use, num_steps=2),
+        shapes=dict(size=SIDE, whole_map=False, classes=('class 1', 'class 2'), max_objects=4),
+    )
+    config.shapes.model.update(backbone='lite0', width=0.125, forms='naive')
+    config_lib.choose(config, 'painter.model', 'mask_to_image')
+    config.painter.model.update(width=0.0625, halvings=2, blocks=1)
+    config.painter.discriminator.update(width=0.0625, num_layers=1)
+    config.painter.update(instance_edges=False)
+    config.painter.weights.vgg = 0.0
+    return config
+
+
+def photo_batch():
+    image = np.random.default_rng(5).integers(0, 255, (8, SIDE, SIDE, 3)).astype(np.uint8)
+    size = np.full((8, 2), SIDE, np.int32)
+    return {**make_batch(), 'image': image, 'size': size, 'label_size': size}
+
+
+def test_classifier_and_painter_are_trained_first_and_handed_on():
+    config = with_frozen_nets('train')
+    stages = pipeline.make_stages(config, SPEC)
+    assert [stage.name for stage in stages] == ['shapes', 'painter', 'inpainting']
+    assert [stage.num_steps for stage in stages] == [2, 2, 3]
+    names = [feature.name for feature in pipeline.make_features(config, SPEC)]
+    assert names == ['targets', 'shape_targets']
+
+    root = rng.root(0, 'test')
+    planes = {'planes': np.zeros((8, SIDE, SIDE, 2), np.uint8), 'class_id': np.zeros(8, np.int32)}
+    earlier = {
+        'shapes': stages[0].init(root, planes, {}),
+        'painter': stages[1].init(root, photo_batch(), {}),
+    }
+    earlier['shapes'] = earlier['shapes'].replace(
+        params=jax.tree.map(lambda x: x + 1, earlier['shapes'].params)
+    )
+    state = stages[2].init(root, make_batch(), earlier)
+    for net, stage in (('classifier', 'shapes'), ('painter', 'painter')):
+        jax.tree.map(np.testing.assert_array_equal, state.params[net], earlier[stage].params[net])
+    # They are frozen, and their own judges stay behind.
+    assert set(state.opt_state) == {'generators', 'discriminator'}
+    assert set(state.params) == {'generator', 'discriminator', 'classifier', 'painter'}
+
+
+def test_sem_and_painted_boxes_are_part_of_the_evaluation():
+    config = with_frozen_nets('load')
+    config.init_from.sources = (('classifier', 'runs/shapes'), ('painter', 'runs/painter'))
+    stage, state = fresh_state(config)
+    batch = photo_batch()
+    batch['class_id'][-1] = 0
+    metrics = stage.eval_step(state, on_device(batch), {})
+    distance = np.asarray(metrics['net/Sem'].sum)
+    assert (distance >= 0).all() and (distance <= 1).all() and (distance > 0).any()
+
+    pictures = stage.render(state, on_device(batch), {})
+    photo = np.asarray(pictures['photo'].pixels)
+    painted = np.asarray(pictures['painted'].pixels)
+    inside = batch['mask_box'] > 0
+    np.testing.assert_array_equal(photo[~inside], painted[~inside])
+    assert (photo[inside] != painted[inside]).any()
+
+
+def test_an_edit_paints_its_box_alone():
+    config = with_frozen_nets('load')
+    config.init_from.sources = (('.*', 'runs/all'),)
+    prediction, state, batch = edits(config)
+    image = np.random.default_rng(6).integers(0, 255, (*batch['label'].shape, 3)).astype(np.uint8)
+    outputs = prediction.apply(state, on_device({**batch, 'image': image}), {})
+    picture = np.asarray(outputs['picture'])
+    assert prediction.outputs['picture'] == 'image' and picture.dtype == np.uint8
+    for row in range(3):
+        x0, y0, x1, y1 = np.ceil(batch['box'][row, 0]).astype(int)
+        inside = np.zeros(prediction.size, bool)
+        inside[y0:y1, x0:x1] = True
+        np.testing.assert_array_equal(picture[row][~inside], image[row][~inside])
+        assert (picture[row][inside] != image[row][inside]).any()
+
+
+@pytest.mark.parametrize(('section', 'net'), [('classifier', 'classifier'), ('picture', 'painter')])
+def test_a_net_without_a_source_is_refused(section, net):
+    config = make_config(**{section: dict(use='load')})
+    with pytest.raises(InputError) as error:
+        pipeline.make_stages(config, SPEC)
+    assert f"no row for the net '{net}'" in str(error.value)
+    (typed,) = shlex.split(error.value.fix.partition(', with')[0].removeprefix('--config.'))
+    fixed = config_file.overridden(config, typed)
+    assert pipeline.make_stages(fixed, SPEC)
 
 
 # --- configs --------------------------------------------------------------------------------------

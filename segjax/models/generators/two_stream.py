@@ -121,7 +121,8 @@ class TwoStream(nn.Module):
     biases are initialised as torch's defaults, scales of batch norms as 1.
 
     out_channels  number of classes of the context stream
-    norm          'batch' (published for Cityscapes) or 'instance' (ADE20K, without scale and shift)
+    norm          norms: 'batch' (published for Cityscapes), or 'instance' without scale and shift
+                  (ADE20K)
     dilated       whether two residual blocks of dilations 2 and 4 begin the latent encoder (ADE20K)
     blocks        residual blocks of the latent encoder, and of each stream
     width         factor on all channels
