@@ -15,7 +15,9 @@ Variants:
             and more: the maps that semantic inpainting works on.
             --config.data.root=/data/cityscapes (or $CITYSCAPES_DATASET)
   quick     the movable objects of the embedded world `streets`, with a narrow lite0 on planes of
-            64x64: minutes on two CPU cores
+            64x64: minutes on two CPU cores. Measured (seed 0): 65.2 % accuracy, where the
+            commonest class has 33.8 % and chance 12.5 %. With 75 % of the objects flipped, 1 - Sem
+            falls by 14.4 points, hamm by 18.2 and tIOU by 25.0
   smoke     seconds, for tests
 
 Not the paper's, or not said there: the batch size, the size of the planes (256, the size of the
