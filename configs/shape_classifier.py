@@ -15,7 +15,9 @@ Variants:
             and more: the maps that semantic inpainting works on.
             --config.data.root=/data/cityscapes (or $CITYSCAPES_DATASET)
   quick     the movable objects of the embedded world `streets`, with a narrow lite0 on planes of
-            64x64: minutes on two CPU cores
+            64x64: minutes on two CPU cores. Measured (seed 0): 65.2 % accuracy, where the
+            commonest class has 33.8 % and chance 12.5 %. With 75 % of the objects flipped, 1 - Sem
+            falls by 14.4 points, hamm by 18.2 and tIOU by 25.0
   smoke     seconds, for tests
 
 Not the paper's, or not said there: the batch size, the size of the planes (256, the size of the
@@ -102,7 +104,8 @@ def _quick(config):
         data=dict(world=dict(num_train=400, num_val=120, size=(96, 192))),
         train=dict(batch_size=32, num_steps=300),
         shapes=dict(
-            model=dict(width=0.25),
+            # In 300 steps, slow statistics would not reach those of the trained net.
+            model=dict(width=0.25, norm_decay=0.9, drop_connect=0.0),
             optim=dict(learning_rate=3e-3, schedule='cosine'),
             size=64,
             min_side=10.0,

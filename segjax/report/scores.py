@@ -35,7 +35,8 @@ MEANINGS = {
     'In mIoU void is no class: a pixel of a class that is predicted as void is a miss, '
     'and pixels without a label count nowhere.',
     'flip_sensitivity': 'Flip sensitivity is the Sem of flipped objects, divided by the mean fall '
-    'of tIOU and hamm. Below 1, a flip changes the class less than the pixels.',
+    'of tIOU and hamm. Below 1, a flip changes the class less than the pixels. '
+    'Read it with the accuracy: a net that names one class for all shapes has a Sem of 0.',
 }
 """Explanations by name, for scores whose name says too little."""
 LABEL_SIZE = 'label size'

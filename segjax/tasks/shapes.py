@@ -338,8 +338,7 @@ def make_stage(
       config: of the run.
       spec: of the data set.
       section: with the keys of `SHAPES`.
-      name: of the stage.
-      num_steps: of the stage. 0: evaluate only.
+      name, num_steps: of the stage. 0 steps: evaluate only.
       batch_size: objects of a global batch in training.
       where: key of the section, for errors.
       batch_key: key of the batch size, for errors.
@@ -644,6 +643,9 @@ def render(
     Noisy values are clipped to [0, 1].
     """
     pictures = classification.render(task, classification.paint_shape, state, batch, keys)
+    # A strip of one shape has the size of the strips below it.
+    shown = pictures['input']
+    pictures['input'] = shown._replace(pixels=shown.pixels[:, None, :, :, None])
     if not study.names:
         return pictures
     changed, values = _of_planes(task, study, state, batch, keys)
@@ -658,9 +660,11 @@ def paint_levels(levels: Array, box: Array) -> Array:
     """Paints degraded objects [B, 4, H, W] in their boxes [B, H, W], in grey.
 
     Returns:
-      [B, 4, H, W, 1] uint8. The value 0 has the grey of the box, and 1 the grey of the object.
+      [B, 4, H, W, 3] uint8. The value 0 has the grey of the box, and 1 the grey of the object.
     """
     step = classification.OBJECT - classification.INSIDE
     inside = classification.INSIDE + step * jnp.clip(levels, 0, 1)
-    grey = jnp.where(box[:, None], inside, classification.OUTSIDE)
-    return jnp.round(grey)[..., None].astype(jnp.uint8)
+    grey = jnp.round(jnp.where(box[:, None], inside, classification.OUTSIDE))
+    # A trace of blue: the report would take a grey between the two for the colour of a class.
+    is_between = (levels > 0) & (levels < 1)
+    return jnp.stack([grey, grey, grey + is_between], -1).astype(jnp.uint8)

@@ -21,6 +21,7 @@ from segjax.errors import InputError
 from segjax.modes import doctor
 from segjax.modes.doctor import reading, refusals
 from segjax.train import checks, driver
+from segjax.train.batches import declared_in_batch
 from segjax.train.stop import Preempted, StopSignal
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -589,7 +590,8 @@ def test_evaluation_is_traced_with_the_shapes_that_it_has(path, tmp_path):
         inputs = stage.eval_input
         spec = run.spec_of(inputs)
         size = spec.split(inputs.split).max_size
-        real = kinds.in_step(loader.examples(run.open_input(inputs), [0, 1], inputs, size))
+        batch = loader.examples(run.open_input(inputs), [0, 1], inputs, size)
+        real = kinds.in_step(batch, declared_in_batch(run, inputs))
         shapes = checks.evaluation_batch(inputs, 2, spec)
         assert {key: (x.shape, x.dtype) for key, x in shapes.items()} == {
             key: (x.shape, x.dtype) for key, x in real.items()

@@ -484,8 +484,10 @@ def test_pictures_are_the_shape_and_the_levels_of_each_transformation():
     pictures = jax.jit(stage.render)(state, batch, {'transformations': KEY})
     assert set(pictures) == {'input', *shapes.NAMES}
     strip = pictures['erosion']
-    chex.assert_shape(strip.pixels, (2, 4, SIZE, SIZE, 1))
-    np.testing.assert_array_equal(strip.pixels[:, 0, ..., 0], pictures['input'].pixels)
+    chex.assert_shape(strip.pixels, (2, 4, SIZE, SIZE, 3))
+    np.testing.assert_array_equal(
+        strip.pixels[:, 0, ..., 0], pictures['input'].pixels[:, 0, ..., 0]
+    )
     assert strip.values.keys() == {'1-Sem', 'tIOU', 'hamm'}
     np.testing.assert_allclose(strip.values['tIOU'][:, 0], 1)
     eroded = shape.transformed(
