@@ -3,8 +3,9 @@
   bash launch/local.sh --config configs/label_to_image.py:quick --workdir runs/painter
 
 Variants:
-  (none)    the global generator of pix2pixHD on Cityscapes at 1024x512: batch 1, 200 epochs, Adam
-            2e-4 (0.5, 0.999), whose rate falls linearly to 0 in the second half.
+  (none)    the global generator of pix2pixHD on Cityscapes with 34 classes and void, at 1024x512:
+            batch 1, 200 epochs, Adam 2e-4 (0.5, 0.999), whose rate falls linearly to 0 in the
+            second half.
             --config.data.root=/data/cityscapes (or $CITYSCAPES_DATASET)
   local     the local enhancer at 2048x1024: 100 epochs, of which the global generator stays fixed
             for the first 10. --config.init_from.path= names the run of the global generator
@@ -25,19 +26,19 @@ A frozen segmentation net scores the painted images:
 --config.segmenter.use=load --config.init_from.sources="(('segmenter', 'runs/erfnet'),)". Its keys
 are those of the section `segmenter`.
 
-Not the papers', or not said there: labels are the 19 evaluated classes and void, where the released
-code of pix2pixHD has 35 label ids. The discriminator of the local enhancer starts at random.
-Crops are drawn anew in each epoch, and in evaluation each image gives a crop.
+Not the papers', or not said there: the discriminator of the local enhancer starts at random. Crops
+are drawn anew in each epoch, and in evaluation each image gives a crop.
 """
 
 from segjax import config as config_lib
-from segjax.data import labels
 from segjax.errors import InputError, unknown_name
 
 VARIANTS = ('local', 'box', 'quick', 'smoke')
 NETS = ('pix2pixhd_global', 'pix2pixhd_local', 'mask_to_image')
 OF_VARIANT = ''
 """Net: as the variant sets it."""
+MOVABLE_CLASSES = ('person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle')
+"""The 8 movable classes of Cityscapes."""
 IMAGES = 2975
 """Training images of Cityscapes."""
 
@@ -53,11 +54,11 @@ def get_config(arg=''):
     config_lib.update(
         config,
         augment=dict(resize=(512, 1024), crop=(512, 1024), flip=0.5),
-        data=dict(name='cityscapes', eval_size=(512, 1024)),
+        data=dict(name='cityscapes_all', eval_size=(512, 1024)),
         train=dict(batch_size=1, num_steps=200 * IMAGES),
         evaluate=dict(batch_size=1),
         painter=dict(optim=adam, optim_discriminator=adam),
-        objects=dict(classes=labels.CITYSCAPES_MOVABLE),
+        objects=dict(classes=MOVABLE_CLASSES),
         logging=dict(log_every=100, eval_every=epoch, checkpoint_every=epoch),
     )
     small = {'quick': _quick, 'smoke': _smoke}
