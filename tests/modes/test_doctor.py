@@ -589,7 +589,8 @@ def test_evaluation_is_traced_with_the_shapes_that_it_has(path, tmp_path):
         inputs = stage.eval_input
         spec = run.spec_of(inputs)
         size = spec.split(inputs.split).max_size
-        real = kinds.in_step(loader.examples(run.open_input(inputs), [0, 1], inputs, size))
+        rows = loader.examples(run.open_input(inputs), [0, 1], inputs, size)
+        real = kinds.in_step(rows, loader.declared_of(inputs, spec))
         shapes = checks.evaluation_batch(inputs, 2, spec)
         assert {key: (x.shape, x.dtype) for key, x in shapes.items()} == {
             key: (x.shape, x.dtype) for key, x in real.items()
