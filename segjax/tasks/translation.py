@@ -7,7 +7,7 @@ Method, top to bottom:
 3. The discriminator judges layout and image together, on several scales.
 4. The losses of Wang et al. 2018 (pix2pixHD), with the weights of `painter.weights`:
 
-       L_G = adversarial LSGAN(D(layout, painted), 1) + feature_matching FM + vgg VGG
+       L_G = adversarial LSGAN(D(layout, painted), 1) + feature_matching FM + vgg VGG + l1 L1
        L_D = 1/2 LSGAN(D(layout, image), 1) + 1/2 LSGAN(D(layout, painted), 0)
 
 5. The scores are PSNR and SSIM. A frozen segmentation net can judge the images too.
@@ -32,6 +32,7 @@ import numpy as np
 from segjax import models
 from segjax.core import optim, parallel, rng
 from segjax.errors import InputError
+from segjax.losses import image as image_losses
 from segjax.losses import perceptual
 from segjax.metrics import confusion
 from segjax.metrics import image as image_metrics
@@ -51,7 +52,7 @@ from segjax.protocol import (
     Stage,
     TrainState,
 )
-from segjax.schema import OPTIM, Choice, Field, at_least, one_of
+from segjax.schema import OPTIM, Field, at_least, one_of
 from segjax.spec import IGNORE, DataSpec, Feature
 from segjax.tasks import adversarial, segmentation, sources, supervised
 from segjax.tasks.evaluation import Evaluation, Pictures, of_images
@@ -59,17 +60,10 @@ from segjax.tasks.evaluation import Evaluation, Pictures, of_images
 PAINTERS = ('pix2pixhd_global', 'pix2pixhd_local', 'mask_to_image')
 """Generators that paint label maps."""
 
-
-def _painter_choice() -> Choice:
-    """Returns the choice among PAINTERS."""
-    choice = models.net_choice(
-        'generator', PAINTERS[0], 'Painter, from a label map to an image.', init_std=0.02
-    )
-    return choice._replace(options={name: choice.options[name] for name in PAINTERS})
-
-
 PAINTER = {
-    'model': _painter_choice(),
+    'model': models.net_choice(
+        'generator', PAINTERS[0], 'Painter, from a label map to an image.', only=PAINTERS
+    ),
     'discriminator': models.net_choice(
         'discriminator', 'multiscale', 'Judge of label maps with their images.'
     ),
@@ -96,6 +90,11 @@ PAINTER = {
         'vgg': Field(
             10.0,
             'Weight of the distance between features of VGG19. 0 leaves VGG19 out.',
+            at_least(0),
+        ),
+        'l1': Field(
+            0.0,
+            'Weight of the L1 distance between painted images and photos. 0 as published.',
             at_least(0),
         ),
     },
@@ -542,6 +541,7 @@ def make_init(system: System, num_steps: int) -> Callable:
             photo = jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8)
             variables[JUDGE] = system.segmenter.init(rng.named(key, JUDGE), photo)
 
+        # Frozen nets are in the state too, so that a checkpoint is complete.
         params = {}
         model_state = {}
         for net, tree in variables.items():
@@ -654,6 +654,7 @@ def painter_loss(system: System, state: TrainState) -> Callable:
         )
         picture = outputs['image']
 
+        # The discriminator stays as it is, and so do its batch statistics.
         terms = {}
         verdicts, _ = judge_pictures(system, *critic, example, picture)
         if weights.adversarial:
@@ -661,6 +662,8 @@ def painter_loss(system: System, state: TrainState) -> Callable:
         if weights.feature_matching:
             of_photos, _ = judge_pictures(system, *critic, example, example.photo)
             terms['feature_matching'] = perceptual.feature_matching(verdicts, of_photos, weight)
+
+        # Distances to the photo.
         if system.vgg is not None:
             variables = {'params': state.params[VGG]}
             terms['vgg'] = perceptual.vgg_l1(
@@ -668,6 +671,8 @@ def painter_loss(system: System, state: TrainState) -> Callable:
                 system.vgg.apply(variables, example.photo),
                 weight,
             )
+        if weights.l1:
+            terms['l1'] = image_losses.l1(picture, example.photo, weight)
         return terms, {NET: statistics}, {'painted': picture}
 
     return loss_fn
@@ -811,6 +816,7 @@ def finalize(system: System, metrics: Mapping[str, Mean]) -> Scores:
     'baseline_class_color' paints each class in a single colour: its mean colour in the evaluation
     split itself. It sees the layout, and no training.
     """
+    # The report shows scores in this order.
     scores: dict = {}
     if system.segmenter is not None:
         names = system.spec.classes.names

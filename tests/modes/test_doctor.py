@@ -285,7 +285,7 @@ SHIPPED = [
     f'configs/{name}.py:smoke'
     for name in (
         *('supervised', 'learned_dilation', 'monocular_normals', 'noise_cyclegan'),
-        'shape_classifier',
+        *('semantic_inpainting', 'shape_classifier'),
     )
 ]
 SHIPPED += [

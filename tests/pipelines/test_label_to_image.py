@@ -14,10 +14,10 @@ from nets import size
 from segjax import config as config_lib
 from segjax import pipelines, pretrained
 from segjax.config import config_file
+from segjax.data import labels
 from segjax.errors import InputError
 from segjax.pipelines import label_to_image
 from segjax.pretrained.sources import SOURCES
-from segjax.spec import ClassSpec
 from segjax.train import driver
 from segjax.train.stop import Preempted
 
@@ -26,10 +26,8 @@ VGG = "(('vgg', 'vgg19.pth'),)"
 
 
 def cityscapes_of_the_release():
-    """Returns a data set with 34 classes: with void and edges, layouts have 36 channels."""
-    names = tuple(f'id {i}' for i in range(34))
-    classes = ClassSpec(names, tuple((i, i, i) for i in range(34)), tuple(range(34)))
-    return dataclasses.replace(SPEC, classes=classes)
+    """Returns Cityscapes with 34 classes: with void and edges, layouts have 36 channels."""
+    return dataclasses.replace(SPEC, classes=labels.CITYSCAPES_ALL)
 
 
 def abstract_state(config, spec):
@@ -79,19 +77,18 @@ def test_the_local_enhancer_starts_from_a_global_generator():
 def test_boxes_are_cut_around_movable_objects():
     config = config_file.load('configs/label_to_image.py:box')
     config.init_from.sources = (('vgg', 'vgg19.pth'),)
-    movable = config.objects.classes
-    names = (*SPEC.classes.names, *movable)
-    classes = ClassSpec(names, tuple((i, i, i) for i in range(13)), tuple(range(13)))
-    stage, state = abstract_state(config, dataclasses.replace(SPEC, classes=classes))
+    spec = cityscapes_of_the_release()
+    stage, state = abstract_state(config, spec)
     train = stage.train_input.transform.keywords['crop']
     evaluation = stage.eval_input.transform.keywords['crop']
     assert (train.size, train.margin, train.background, train.flip) == (256, 3.0, 0.3, 0.5)
-    assert train.classes == tuple(range(5, 13))
+    movable = ['person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle']
+    assert [spec.classes.names[train_id] for train_id in train.classes] == movable
     assert evaluation == train._replace(background=0.0, flip=0.0)
     assert stage.train_input.features == ('image', 'label', 'mask_box')
     assert 'layout_encoder' in state.params['painter']
     config.painter.instance_edges = True
-    (stage,) = label_to_image.make_stages(config, dataclasses.replace(SPEC, classes=classes))
+    (stage,) = label_to_image.make_stages(config, spec)
     assert stage.train_input.features[-1] == 'instance'
     assert stage.train_input.transform.keywords['crop'].keep_instance
 

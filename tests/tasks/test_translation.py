@@ -238,8 +238,9 @@ def written_out(config, state, batch):
             strict=True,
         ):
             losses['vgg'] += factor * mean(jnp.abs(features[0][layer] - features[1][layer]))
+        losses['l1'] = mean(jnp.abs(picture - x))
         total = losses['adversarial'] + 10 * losses['feature_matching'] + 10 * losses['vgg']
-        return total, losses
+        return total + 5 * losses['l1'], losses
 
     def of_discriminator(params):
         picture = paint(state.params['painter'])
@@ -256,6 +257,7 @@ def written_out(config, state, batch):
 def test_a_step_is_that_of_the_equations(net):
     config = make_config(net)
     config.painter.instance_edges = net != 'mask_to_image'
+    config.painter.weights.l1 = 5.0
     batch = make_batch()
     batch['weight'][2] = 0  # counts for nothing
     start, state, (metrics,) = run_steps(config, batch=batch)
@@ -280,7 +282,7 @@ def test_a_weight_of_0_leaves_a_term_and_its_net_out():
     start, _, (metrics,) = run_steps(config)
     assert set(start.params) == {'painter', 'painter_discriminator'}
     assert metrics['loss'] == pytest.approx(metrics['loss_adversarial'], rel=1e-6)
-    assert 'loss_vgg' not in metrics and 'loss_feature_matching' not in metrics
+    assert not {'loss_vgg', 'loss_feature_matching', 'loss_l1'} & set(metrics)
 
 
 def test_the_box_alone_is_painted_and_judged():
