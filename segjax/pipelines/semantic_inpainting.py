@@ -136,9 +136,9 @@ SCHEMA = {
         'form': Field(
             'neg_log', 'Form of L_rec of the context map.', one_of(*losses.RECONSTRUCTIONS)
         ),
-        'adversarial': Field(1.0, 'lambda_1: weight of L_adv(O, O^c).', at_least(0)),
-        'object': Field(1.0, 'lambda_2: weight of L_rec(O, O^c).', at_least(0)),
-        'context': Field(1.0, 'lambda_3: weight of L_rec(P, P^c).', at_least(0)),
+        'adversarial': Field(1.0, 'Weight lambda_1 of L_adv(O, O^c).', at_least(0)),
+        'object': Field(1.0, 'Weight lambda_2 of L_rec(O, O^c).', at_least(0)),
+        'context': Field(1.0, 'Weight lambda_3 of L_rec(P, P^c).', at_least(0)),
         'control': Field(
             False,
             'Pause the discriminator at losses below 0.3, and the generator at losses above 0.7, '

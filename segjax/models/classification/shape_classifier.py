@@ -37,14 +37,14 @@ class ShapeClassifier(nn.Module):
     num_classes   channels of the logits
     backbone      EfficientNet: 'b0' to 'b7', or 'lite0' to 'lite4'
     gated         place of the gated convolution: 'front' of the net, or in place of its 'stem'
-    padding       'same' or 'symmetric', as the published weights have it
+    padding       borders: 'same' or 'symmetric', as the published weights have them
     dropout       rate in front of the last layer. A negative rate stands for that of the backbone
     drop_connect  rate at which the last block drops its branch for an example in training
     norm_decay    decay of the running statistics of all batch norms, a step
     norm_epsilon  constant that all batch norms add to the variance
     frozen_norm   use the running statistics in training
     width         factor on all inner channels. 1 is the published net
-    forms         'fast' or 'naive' forms of the depthwise convolutions
+    forms         implementation: 'fast' or 'naive' forms of the depthwise convolutions
     dtype         of activations. Parameters, batch statistics and logits are float32
     axis_name     mapped axis of the devices that share batch statistics. None: not shared
     """

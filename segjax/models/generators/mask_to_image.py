@@ -38,7 +38,7 @@ class MaskToImage(nn.Module):
     out_channels  channels of the image
     halvings      convolutions of stride 2. Height and width are multiples of 2^halvings
     blocks        residual blocks at the smallest size
-    norm          'instance' (published, without scale and shift) or 'batch'
+    norm          norms: 'instance' (published, without scale and shift) or 'batch'
     init_std      standard deviation of the initial kernels
     width         factor on all channels
     dtype         of activations. Parameters, batch statistics and images are float32

@@ -86,13 +86,13 @@ class MultiscaleDiscriminator(nn.Module):
 
     num_scales  PatchGANs, each with its own parameters
     num_layers  convolutions of stride 2 of each PatchGAN
-    norm        'instance' (without scale and shift) or 'batch', in front of all leaky ReLUs except
-                the first
+    norm        norms in front of all leaky ReLUs but the first: 'instance' (without scale and
+                shift) or 'batch'
     init_std    standard deviation of the initial kernels
     width       factor on all channels
     dtype       of activations. Parameters, batch statistics and logits are float32
     axis_name   mapped axis of the devices that share batch statistics. None: not shared
-    forms       'fast' or 'naive' forms of the same maps, see ops/conv.py
+    forms       implementation: 'fast' or 'naive' forms of the same maps, see ops/conv.py
     """
 
     num_scales: int = 2
