@@ -42,6 +42,8 @@ from segjax.tasks.evaluation import Evaluation, Pictures
 
 SCORES = ('tIOU', 'hamm', 'NN', 'Sem')
 """Names of the scores of a box, in the order of the paper's tables."""
+GAINS = ('tIOU', 'hamm')
+"""Names of the scores whose differences to the baselines are shown."""
 
 SHAPES_SEEN = 'shapes_seen'
 """Key of the training shapes in `TrainState.extra`."""
@@ -285,6 +287,7 @@ def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
     boxes                 number of boxes
     noisy_boxes           share of the boxes with a noise pixel
     intervals             mean and 95 % interval of each score, images resampled
+    gains                 the same of the differences to each predictor below, box by box
     per_class             scores and number of boxes of each class
     baseline_...          scores of the predictors that see no context
     """
@@ -304,12 +307,7 @@ def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
     scores |= {name: _mean(vector) for name, vector in by_predictor.pop('more', {}).items()}
     scores['noisy_boxes'] = _mean(of_net['NN'] > 0)
     scores['boxes'] = len(classes)
-    intervals = {name: grouped_bootstrap(vector, image) for name, vector in of_net.items()}
-    scores['intervals'] = {
-        name: {'mean': found.mean, 'low': found.low, 'high': found.high}
-        for name, found in intervals.items()
-        if found is not None
-    }
+    scores['intervals'] = intervals_of(of_net, image)
 
     # The same means for each class, and for the baselines.
     names = judge.spec.classes.names
@@ -319,10 +317,32 @@ def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
         row = {score: _mean(vector[chosen]) for score, vector in of_net.items()}
         per_class[names[train_id]] = {**row, 'boxes': int(chosen.sum())}
     scores['per_class'] = per_class
+    gains = {}
     for predictor, vectors in by_predictor.items():
+        for score in GAINS:
+            gains[f'{score} over {predictor}'] = of_net[score] - vectors[score]
         means = {score: _mean(vector) for score, vector in vectors.items()}
         scores[f'baseline_{predictor}'] = means
+    if gains:
+        scores['gains'] = intervals_of(gains, image)
     return scores
+
+
+def intervals_of(
+    values: Mapping[str, np.ndarray], image: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Returns mean, low and high of the 95 % interval of each vector that has a value.
+
+    Args:
+      values: {name: [n] value of each box}.
+      image: [n] image of each box. Images are resampled.
+    """
+    rows = {}
+    for name, vector in values.items():
+        found = grouped_bootstrap(vector, image)
+        if found is not None:
+            rows[name] = {'mean': found.mean, 'low': found.low, 'high': found.high}
+    return rows
 
 
 def _values_of_boxes(metrics: Mapping[str, Mean]) -> dict[str, np.ndarray]:

@@ -202,6 +202,19 @@ def test_intervals_resample_images():
     np.testing.assert_allclose(interval['high'], 56 / 64, rtol=1e-6)
 
 
+def test_gains_over_a_baseline_are_differences_of_the_same_boxes():
+    state = types.SimpleNamespace(extra={inpainting.SHAPES_SEEN: memory(np.ones((32, 32)), 0)})
+    judge = make_judge(noisy)
+    scores = inpainting.finalize(judge, inpainting.eval_step(judge, state, batch_of(), {}))
+    # The filled box is right in 32 of 64, 16 of 48 and 0 of 64 pixels.
+    fill = scores['baseline_fill']['hamm']
+    np.testing.assert_allclose(fill, (32 / 64 + 16 / 48) / 3)
+    gain = scores['gains']['hamm over fill']
+    np.testing.assert_allclose(gain['mean'], scores['hamm'] - fill, rtol=1e-6)
+    # Box by box: 24 of 64 and 24 of 48 in the first image, 56 of 64 in the second.
+    np.testing.assert_allclose([gain['low'], gain['high']], [(24 / 64 + 24 / 48) / 2, 56 / 64])
+
+
 def test_sem_compares_the_pixels_of_the_target_class_inside_the_box():
     seen = []
 
