@@ -1,6 +1,7 @@
 """Semantic inpainting: conditions, losses, remedies against noise, devices, and wrong configs."""
 
 import shlex
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from fakes import NUM_CLASSES as K
 from fakes import SPEC
+from run_folders import REPOSITORY, assert_same_run, kill_on_the_way, run_to_the_end, stop_at
 
 from segjax import config as config_lib
 from segjax.config import config_file
@@ -16,6 +18,8 @@ from segjax.errors import InputError
 from segjax.pipelines import semantic_inpainting as pipeline
 from segjax.tasks import boxes as box_task
 from segjax.tasks import inpainting
+from segjax.train import driver
+from segjax.train.stop import Preempted
 
 SIDE = 32
 BACKGROUND = K
@@ -470,6 +474,55 @@ def test_two_remedies_in_training_are_refused():
     config.activation.train_filter = 'zero_logit'
     with pytest.raises(InputError, match='train_filter=none'):
         pipeline.make_stages(config, SPEC)
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+
+def smoke_run(*arguments):
+    """Returns the smoke config of the generator alone, without pictures."""
+    config = config_file.load(','.join([f'{REPOSITORY}/{FILE}:smoke', 'sem=none', *arguments]))
+    logging = dict(num_pictures=0, checkpoint_every=0, eval_every=0)
+    config_lib.update(config, train=dict(num_steps=2), logging=logging)
+    return config
+
+
+def test_a_run_that_was_stopped_equals_a_whole_run(one_device, tmp_path, monkeypatch):
+    config = smoke_run('da=none')
+    whole = driver.train(config, str(tmp_path / 'whole'))
+    with monkeypatch.context() as patch, pytest.raises(Preempted, match='saved at step 1'):
+        stop_at(patch, 'inpainting', 1)
+        driver.train(config, str(tmp_path / 'parts'))
+    assert driver.train(config, str(tmp_path / 'parts')) == whole
+    assert_same_run(tmp_path / 'whole', tmp_path / 'parts', stages=('inpainting',))
+
+    scores = whole['inpainting']
+    assert scores.keys() >= {'tIOU', 'hamm', 'NN', 'intervals', 'baseline_mean_shape', 'gains'}
+    assert scores['boxes'] == sum(row['boxes'] for row in scores['per_class'].values())
+
+    # The same net is tested with the noise filter. It has no noise that the filter can see.
+    tested = smoke_run('da=test')
+    tested.testing.noise_reference = 'filter'
+    filtered = driver.evaluate(tested, str(tmp_path / 'whole'))['inpainting']
+    assert filtered['NN'] == 0 and filtered['boxes'] == scores['boxes']
+    other = smoke_run('da=train')
+    with pytest.raises(InputError, match='train_filter'):
+        driver.evaluate(other, str(tmp_path / 'whole'))
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_equals_a_whole_run(tmp_path):
+    def command(folder):
+        arguments = ['--config', f'{REPOSITORY}/{FILE}:smoke,picture=train']
+        every = ['--config.logging.log_every=1', '--config.logging.checkpoint_every=1']
+        workdir = ['--workdir', str(folder)]
+        return [sys.executable, '-m', 'segjax.main', *arguments, *workdir, *every]
+
+    run_to_the_end(command(tmp_path / 'whole'))
+    kill_on_the_way(command(tmp_path / 'parts'), tmp_path / 'parts/inpainting', 2, False)
+    run_to_the_end(command(tmp_path / 'parts'))
+    stages = ('shapes', 'painter', 'inpainting')
+    assert_same_run(tmp_path / 'whole', tmp_path / 'parts', stages=stages)
 
 
 # --- edits ----------------------------------------------------------------------------------------
