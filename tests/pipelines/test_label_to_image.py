@@ -140,7 +140,10 @@ def smoke(net, **sections):
     return config
 
 
-@pytest.mark.parametrize(('net', 'step'), [('pix2pixhd_global', 1), ('mask_to_image', 3)])
+@pytest.mark.parametrize(
+    ('net', 'step'),
+    [('pix2pixhd_global', 1), pytest.param('mask_to_image', 3, marks=pytest.mark.slow)],
+)
 def test_a_stopped_run_continues_bit_identically(net, step, one_device, tmp_path, monkeypatch):
     config = smoke(net, train=dict(ema=0.9))
     scores = driver.train(config, str(tmp_path / 'whole'))['painter']
@@ -153,6 +156,7 @@ def test_a_stopped_run_continues_bit_identically(net, step, one_device, tmp_path
     run_folders.assert_same_run(tmp_path / 'whole', tmp_path / 'parts', ['painter'])
 
 
+@pytest.mark.slow
 def test_a_local_enhancer_continues_a_run_of_a_global_generator(one_device, tmp_path):
     driver.train(smoke('pix2pixhd_global'), str(tmp_path / 'global'))
     config = smoke('pix2pixhd_local', painter=dict(fix_global=3))
@@ -169,6 +173,7 @@ def test_a_local_enhancer_continues_a_run_of_a_global_generator(one_device, tmp_
         assert 0 < moved < 1.01e-3, name
 
 
+@pytest.mark.slow
 def test_vgg19_and_a_segmenter_come_from_files_and_stay(one_device, tmp_path):
     variables = release_nets.variables_of('vgg19')
     tensors = pretrained.export_weights(variables, SOURCES['vgg19'])

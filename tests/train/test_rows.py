@@ -86,7 +86,7 @@ def test_pictures_show_ranked_objects(finished, cache):
     assert ranked == sorted(ranked, reverse=True) and ranked[0] > ranked[-1]
 
 
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_stopped_run_continues_with_the_rows_that_it_would_have_read(
     finished, cache, tmp_path, monkeypatch, workers
 ):
