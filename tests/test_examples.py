@@ -40,7 +40,7 @@ def test_an_example_is_short_and_says_what_it_prints(path):
 
 
 def test_every_example_is_run():
-    run_here = {'net.py', 'loss_and_confusion.py', 'warp.py', 'train.py'}
+    run_here = {'net.py', 'loss_and_confusion.py', 'rank_objects.py', 'warp.py', 'train.py'}
     assert {path.name for path in EXAMPLES.glob('*.py')} == run_here
 
 
@@ -69,3 +69,11 @@ def test_a_training_from_python(tmp_path):
     assert 0 <= number(r'segmentation: mean IoU ([\d.]+)', output) <= 1
     assert (tmp_path / 'run/report.html').is_file()
     assert (tmp_path / 'run/scores.json').is_file()
+
+
+def test_classes_are_ranked_by_their_objects(tmp_path):
+    lines = [line.split(None, 1) for line in run('rank_objects.py', tmp_path).splitlines()]
+    counts = {name: int(number) for number, name in lines}
+    assert len(counts) == 19 and list(counts.values()) == sorted(counts.values(), reverse=True)
+    # Only things that move are told apart.
+    assert counts['car'] > 0 and counts['road'] == counts['sky'] == 0
