@@ -28,7 +28,7 @@ A frozen segmentation net scores the painted images:
 are those of the section `segmenter`.
 
 Not the papers', or not said there: the discriminator of the local enhancer starts at random. Crops
-are drawn anew in each epoch, and in evaluation each image gives a crop.
+are drawn anew in each epoch, and in evaluation each object gives a crop.
 """
 
 from segjax import config as config_lib
@@ -59,7 +59,7 @@ def get_config(arg=''):
         train=dict(batch_size=1, num_steps=200 * IMAGES),
         evaluate=dict(batch_size=1),
         painter=dict(optim=adam, optim_discriminator=adam),
-        objects=dict(classes=MOVABLE_CLASSES),
+        boxes=dict(classes=MOVABLE_CLASSES, margin=3.0),
         logging=dict(log_every=100, eval_every=epoch, checkpoint_every=epoch),
     )
     small = {'quick': _quick, 'smoke': _smoke}
@@ -116,6 +116,7 @@ def _mask_to_image(config, size):
         augment=dict(resize=(), crop=(size, size)),
         data=dict(eval_size=(size, size)),
         painter=dict(input='crop', instance_edges=False),
+        boxes=dict(size=size),
     )
 
 
@@ -131,7 +132,7 @@ def _quick(config, net):
         ),
         train=dict(batch_size=4, num_steps=800, ema=0.99),
         evaluate=dict(batch_size=8),
-        objects=dict(min_side=10, max_side=40),
+        boxes=dict(min_side=10.0, max_side=40.0),
         logging=dict(log_every=20, eval_every=200, checkpoint_every=400, num_pictures=4),
     )
     _small(config, net, 64)
@@ -146,7 +147,7 @@ def _quick(config, net):
 def _smoke(config, net):
     """Sets the smallest nets, and four steps."""
     config_lib.smoke(config)
-    config.objects.update(min_side=6, max_side=20)
+    config.boxes.update(min_side=6.0, max_side=20.0, max_objects=4)
     _small(config, net, 32)
     config.painter.model.width = 0.1
 

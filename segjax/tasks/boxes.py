@@ -85,13 +85,15 @@ def num_boxes(config: ml_collections.ConfigDict, spec: DataSpec) -> int:
 
 
 def train_input(config: ml_collections.ConfigDict, spec: DataSpec, names: tuple[str, ...]) -> Input:
-    """Returns the training images, with an object that is drawn anew in each epoch."""
+    """Returns the labelled training images, with an object that is drawn anew in each epoch."""
     crop = object_crop(config, spec, training=True, keep_instance='instance' in names)
     return _input(
         crop,
         names,
         split=config.data.train_split,
         batch_size=config.train.batch_size,
+        part=(0.0, config.data.labelled_fraction),
+        examples='labelled',
         transform=functools.partial(objects.crop_object, crop=crop),
         reads=('label', 'instance'),
     )

@@ -93,18 +93,12 @@ def test_boxes_are_cut_around_movable_objects():
     assert stage.train_input.transform.keywords['crop'].keep_instance
 
 
-def test_crops_are_squares_of_known_classes():
+def test_crops_are_made_of_known_classes():
     config = config_file.load('configs/label_to_image.py:smoke,net=mask_to_image')
-    config.objects.classes = ()
-    label_to_image.make_stages(config, SPEC)
-    config.data.eval_size = (32, 64)
-    with pytest.raises(InputError, match='squares') as raised:
-        label_to_image.make_stages(config, SPEC)
-    argument = raised.value.fix.replace('"', '').removeprefix('--config.')
-    fixed = config_file.overridden(config, argument)
-    assert tuple(fixed.data.eval_size) == (64, 64)
-    config.data.eval_size = (32, 32)
-    config.objects.classes = ('clas 1',)
+    config.boxes.classes = ()
+    (stage,) = label_to_image.make_stages(config, SPEC)
+    assert stage.eval_input.each == 'targets' and stage.eval_input.size == (32, 32)
+    config.boxes.classes = ('clas 1',)
     with pytest.raises(InputError, match="did you mean 'class 1'"):
         label_to_image.make_stages(config, SPEC)
 
@@ -113,7 +107,7 @@ def test_crops_are_squares_of_known_classes():
 def test_published_variants_need_vgg19_or_a_weight_of_0(variant):
     config = config_file.load(f'configs/label_to_image.py:{variant}')
     config.init_from.path = 'runs/painter'
-    config.objects.classes = ()
+    config.boxes.classes = ()
     with pytest.raises(InputError, match="no row for the net 'vgg'"):
         label_to_image.make_stages(config, SPEC)
     label_to_image.make_stages(config_file.overridden(config, 'painter.weights.vgg=0'), SPEC)
