@@ -16,18 +16,18 @@ import ml_collections
 
 from segjax.protocol import Derived, Input, Stage
 from segjax.spec import DataSpec
-from segjax.tasks import boxes, segmentation, translation
+from segjax.tasks import object_boxes, segmentation, translation
 
 SCHEMA = {
     'painter': translation.PAINTER,
     'segmenter': translation.SEGMENTER,
-    'boxes': boxes.BOXES,
+    'boxes': object_boxes.BOXES,
 }
 
 
 def make_features(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Derived, ...]:
     """Returns the table of the objects of each image, for crops."""
-    return boxes.features(config, spec) if config.painter.input == 'crop' else ()
+    return object_boxes.features(config, spec) if config.painter.input == 'crop' else ()
 
 
 def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stage, ...]:
@@ -46,7 +46,7 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
         eval_input=eval_input,
         num_steps=config.train.num_steps,
         segmenter=config.segmenter,
-        num_examples=boxes.num_boxes(config, spec) if is_crop else None,
+        num_examples=object_boxes.num_boxes(config, spec) if is_crop else None,
     )
     return (stage,)
 
@@ -68,6 +68,6 @@ def object_inputs(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[In
     """
     features = translation.features(config.painter)
     return (
-        boxes.train_input(config, spec, features),
-        boxes.eval_input(config, spec, features),
+        object_boxes.train_input(config, spec, features),
+        object_boxes.eval_input(config, spec, features),
     )

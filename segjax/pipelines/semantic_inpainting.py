@@ -66,14 +66,12 @@ from segjax.tasks import (
     adversarial,
     classification,
     inpainting,
+    object_boxes,
     segmentation,
     shapes,
     sources,
     supervised,
     translation,
-)
-from segjax.tasks import (
-    boxes as box_task,
 )
 from segjax.tasks.evaluation import Evaluation, Pictures
 
@@ -126,7 +124,7 @@ SCHEMA = {
             one_of(*shape.NOISE_REFERENCES),
         ),
     },
-    'boxes': box_task.BOXES,
+    'boxes': object_boxes.BOXES,
     'loss': {
         'region': Field(
             'enlarged_box',
@@ -187,7 +185,7 @@ PAINTER = 'painter'
 def make_features(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Derived, ...]:
     """Returns the tables of the objects of each image: of boxes, and of the classifier."""
     of_shapes = shapes.features(config.shapes, spec) if config.classifier.use == 'train' else ()
-    return (*box_task.features(config, spec), *of_shapes)
+    return (*object_boxes.features(config, spec), *of_shapes)
 
 
 def activation_of(config: ml_collections.ConfigDict) -> DenoiseActivation:
@@ -493,7 +491,7 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
 def make_painter_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Stage:
     """Builds the stage that learns to paint the boxes of label maps."""
     features = translation.features(config.painter)
-    train = box_task.train_input(config, spec, features)
+    train = object_boxes.train_input(config, spec, features)
     return translation.make_stage(
         config,
         spec,
@@ -502,9 +500,9 @@ def make_painter_stage(config: ml_collections.ConfigDict, spec: DataSpec) -> Sta
         train_input=train._replace(
             batch_size=config.picture.batch_size, batch_key='picture.batch_size'
         ),
-        eval_input=box_task.eval_input(config, spec, features),
+        eval_input=object_boxes.eval_input(config, spec, features),
         num_steps=config.picture.num_steps,
-        num_examples=box_task.num_boxes(config, spec),
+        num_examples=object_boxes.num_boxes(config, spec),
     )
 
 
@@ -514,8 +512,8 @@ def make_stage(system: System) -> Stage:
     return Stage(
         name=INPAINTING,
         num_steps=config.train.num_steps,
-        train_input=box_task.train_input(config, system.spec, box_task.FEATURES),
-        eval_input=box_task.eval_input(config, system.spec, eval_features(config)),
+        train_input=object_boxes.train_input(config, system.spec, object_boxes.FEATURES),
+        eval_input=object_boxes.eval_input(config, system.spec, eval_features(config)),
         streams=(),
         init=make_init(system),
         train_step=make_train_step(system),
@@ -527,7 +525,7 @@ def make_stage(system: System) -> Stage:
 def eval_features(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """Returns the features of an evaluation batch, with those of the painter."""
     painter = () if config.picture.use == NONE else translation.features(config.painter)
-    return tuple(dict.fromkeys((*box_task.FEATURES, *painter)))
+    return tuple(dict.fromkeys((*object_boxes.FEATURES, *painter)))
 
 
 def make_init(system: System) -> Callable:
@@ -680,7 +678,7 @@ def make_evaluation(system: System) -> Evaluation:
         num_classes=num_classes,
         complete=complete,
         truth=functools.partial(boxes_of, system),
-        num_boxes=box_task.num_boxes(config, spec),
+        num_boxes=object_boxes.num_boxes(config, spec),
         rows=config.boxes.max_objects,
         reference=config.testing.noise_reference,
         classify=make_classify(system),
@@ -776,7 +774,7 @@ def make_prediction(system: System) -> Prediction:
     size, and no pixel outside of the box changes.
     """
     config, spec, _, _, _ = system
-    crop = box_task.object_crop(config, spec, training=False)
+    crop = object_boxes.object_crop(config, spec, training=False)
     heights, widths = zip(*spec.max_size.values())
     canvas = (max(heights), max(widths))
     has_painter = config.picture.use != NONE

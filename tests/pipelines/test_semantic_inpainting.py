@@ -16,8 +16,7 @@ from segjax.config import config_file
 from segjax.core import parallel, rng
 from segjax.errors import InputError
 from segjax.pipelines import semantic_inpainting as pipeline
-from segjax.tasks import boxes as box_task
-from segjax.tasks import inpainting
+from segjax.tasks import inpainting, object_boxes
 from segjax.train import driver
 from segjax.train.stop import Preempted
 
@@ -161,7 +160,7 @@ def test_void_is_a_class_if_the_config_says_so():
     boxes = pipeline.boxes_of(system, on_device(make_batch()))
     assert system.num_classes == K + 1
     assert (np.asarray(boxes.truth)[:, 0] == K).all()
-    assert box_task.object_crop(config, SPEC, training=True).background_class == K + 1
+    assert object_boxes.object_crop(config, SPEC, training=True).background_class == K + 1
 
 
 # --- losses ---------------------------------------------------------------------------------------
