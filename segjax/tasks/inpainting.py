@@ -271,10 +271,12 @@ def eval_step(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Metr
         values[f'more/{name}'] = value
     values['image_score'] = values['net/tIOU']
 
+    # A cut may skip all pixels of a narrow box. Such a box has no score.
+    is_seen = boxes.mask.any((1, 2))
     place = functools.partial(
         confusion.per_example,
         index=batch['index'],
-        weight=batch['weight'],
+        weight=batch['weight'] * is_seen,
         num_examples=judge.num_boxes,
     )
     return {name: place(value) for name, value in values.items()}

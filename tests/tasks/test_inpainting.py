@@ -193,6 +193,16 @@ def test_each_box_is_scored_once_and_padding_never():
     assert scores['per_class']['class 1']['tIOU'] is None
 
 
+def test_a_box_without_a_pixel_has_no_score():
+    batch = batch_of()
+    batch['mask_box'] = batch['mask_box'].at[1].set(False)
+    judge = make_judge(noisy)
+    scores = inpainting.finalize(judge, inpainting.eval_step(judge, STATE, batch, {}))
+    assert scores['boxes'] == 2
+    # Zero noise pixels of a box that nobody saw would lower the mean.
+    assert scores['NN'] == 8 and scores['noisy_boxes'] == 1
+
+
 def test_intervals_resample_images():
     judge = make_judge(noisy)
     scores = inpainting.finalize(judge, inpainting.eval_step(judge, STATE, batch_of(), {}))
