@@ -57,6 +57,7 @@ from segjax.protocol import (
     Picture,
     Prediction,
     PRNGKey,
+    PyTree,
     Stage,
     TrainState,
 )
@@ -551,8 +552,9 @@ def make_init(system: System) -> Callable:
             model_state[name] = variables
         for name, (stage, variables_of) in frozen_nets(system).items():
             if stage in earlier:
-                params[name] = earlier[stage].params[name]
-                model_state[name] = earlier[stage].model_state[name]
+                trained, statistics = evaluated_nets(earlier[stage], config.train.ema)
+                params[name] = trained[name]
+                model_state[name] = statistics[name]
             else:
                 variables = dict(variables_of(rng.named(key, name)))
                 params[name] = variables.pop('params')
@@ -570,6 +572,16 @@ def make_init(system: System) -> Callable:
         return state.replace(extra={**state.extra, inpainting.SHAPES_SEEN: seen})
 
     return init
+
+
+def evaluated_nets(state: TrainState, ema: float) -> tuple[PyTree, PyTree]:
+    """Returns (params, model_state) that the evaluation of an earlier stage has used.
+
+    Args:
+      state: of the stage. The shape classifier has no averages.
+      ema: decay of the averages, `train.ema`.
+    """
+    return optim.averaged(state, ema if 'ema' in state.extra else 0.0)
 
 
 def frozen_nets(system: System) -> dict[str, tuple[str, Callable]]:

@@ -562,11 +562,15 @@ def arguments(
 
 
 def _inherited(state: TrainState, earlier: Mapping[str, Any]) -> set[str]:
-    """Returns the nets that this stage copied unchanged from an earlier stage of this run."""
+    """Returns the nets that this stage copied unchanged from an earlier stage of this run.
+
+    The stage may have copied the nets themselves, or their averages.
+    """
     nets = set()
     states = [value for value in earlier.values() if isinstance(value, TrainState)]
     for before in states:
-        for net, params in before.params.items():
+        averages = before.extra['ema']['params'] if 'ema' in before.extra else {}
+        for net, params in (*before.params.items(), *averages.items()):
             if net in state.params and _are_equal(state.params[net], params):
                 nets.add(net)
     return nets

@@ -430,6 +430,23 @@ def test_a_net_without_a_source_is_refused(section, net):
     assert pipeline.make_stages(fixed, SPEC)
 
 
+def test_the_averages_of_the_painter_are_handed_on():
+    config = with_frozen_nets('train')
+    config.train.ema = 0.9
+    stages = pipeline.make_stages(config, SPEC)
+    root = rng.root(0, 'test')
+    planes = {'planes': np.zeros((8, SIDE, SIDE, 2), np.uint8), 'class_id': np.zeros(8, np.int32)}
+    painter = stages[1].init(root, photo_batch(), {})
+    averages = painter.extra['ema']
+    of_params = {'painter': jax.tree.map(lambda x: x + 1, averages['params']['painter'])}
+    painter = painter.replace(
+        step=jnp.int32(2), extra={**painter.extra, 'ema': {**averages, 'params': of_params}}
+    )
+    earlier = {'shapes': stages[0].init(root, planes, {}), 'painter': painter}
+    state = stages[2].init(root, make_batch(), earlier)
+    jax.tree.map(np.testing.assert_array_equal, state.params['painter'], of_params['painter'])
+
+
 # --- configs --------------------------------------------------------------------------------------
 
 FILE = 'configs/semantic_inpainting.py'

@@ -94,6 +94,24 @@ def test_patterns_choose_parameters_and_their_statistics(abstract, tmp_path):
         assert np.array_equal(array, expected[name]) == ('/encoder/' in name), name
 
 
+@pytest.mark.parametrize('is_average', [True, False])
+def test_a_net_that_an_earlier_stage_has_trained_is_kept(is_average, abstract, tmp_path):
+    path = tmp_path / 'w.npz'
+    weights(abstract, 'erfnet', path)
+    config = make_config(path)
+    config.train.ema = 0.9
+    run, (stage,) = driver.open_run(config, str(tmp_path / 'run'), 'train')
+    state = initialization.initial_state(run, stage, {})
+    trained = jax.tree.map(lambda x: x + 1, state.params)
+    if is_average:
+        before = state.replace(extra={'ema': {**state.extra['ema'], 'params': trained}})
+    else:
+        before = state.replace(params=trained)
+    later = stage._replace(init=lambda key, batch, earlier: state.replace(params=trained))
+    after = initialization.initial_state(run, later, {'first': before})
+    jax.tree.map(np.testing.assert_array_equal, after.params, trained)
+
+
 @pytest.mark.parametrize(
     'change, message',
     [
