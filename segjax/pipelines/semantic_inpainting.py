@@ -253,6 +253,13 @@ def _check_config(config: ml_collections.ConfigDict) -> None:
             expected='a denoiser that is trained on a fixed generator',
             fix='--config.train_generator=True, or --config.denoiser.name=adnet',
         )
+    if not config.train_generator and not config.init_from.path:
+        sources.check_source(
+            config,
+            'generator',
+            ('runs/inpainting', 'the run of a generator, because it is not trained'),
+            '--config.train_generator=True trains a generator',
+        )
 
 
 # --- the nets -------------------------------------------------------------------------------------

@@ -291,8 +291,14 @@ def test_a_denoiser_is_trained_with_the_generator():
     assert set(before.params) == {'generator', 'discriminator', 'denoiser'}
 
 
+def fixed_generator():
+    config = with_denoiser(make_config(train_generator=False))
+    config.init_from.sources = (('generator', 'runs/inpainting'),)
+    return config
+
+
 def test_a_denoiser_is_trained_on_a_fixed_generator():
-    before, after, metrics = run_steps(with_denoiser(make_config(train_generator=False)))
+    before, after, metrics = run_steps(fixed_generator())
     assert moved(before, after, 'denoiser')
     assert not moved(before, after, 'generator') and not moved(before, after, 'discriminator')
     before_statistics = jax.tree.leaves(before.model_state['generator'])
@@ -428,6 +434,18 @@ def test_a_net_without_a_source_is_refused(section, net):
     (typed,) = shlex.split(error.value.fix.partition(', with')[0].removeprefix('--config.'))
     fixed = config_file.overridden(config, typed)
     assert pipeline.make_stages(fixed, SPEC)
+
+
+def test_a_fixed_generator_without_a_source_is_refused():
+    config = fixed_generator()
+    config.init_from.sources = ()
+    with pytest.raises(InputError) as error:
+        pipeline.make_stages(config, SPEC)
+    assert "no row for the net 'generator'" in str(error.value)
+    (typed,) = shlex.split(error.value.fix.partition(', with')[0].removeprefix('--config.'))
+    assert pipeline.make_stages(config_file.overridden(config, typed), SPEC)
+    config.init_from.path = 'runs/inpainting'
+    assert pipeline.make_stages(config, SPEC)
 
 
 def test_the_averages_of_the_painter_are_handed_on():
