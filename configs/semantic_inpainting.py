@@ -23,6 +23,7 @@ rate: 0.1 for the adversarial loss, and 2e-4.
 Sem needs a shape classifier. The small variants train a narrow classifier in a first stage. With
 `sem=load` the variants of the paper take the row 'classifier' of init_from.sources, the run of
 configs/shape_classifier.py: --config.init_from.sources="(('classifier', 'runs/shapes'),)".
+With `sem=train` they train EfficientNet-B7 on the classes of their boxes, from random parameters.
 `picture=train` trains a painter of photos in a stage of its own, and `picture=load` takes the row
 'painter' of init_from.sources. The report then shows painted boxes (Figs. 7 and 8).
 
@@ -43,6 +44,8 @@ USES = ('none', 'train', 'load')
 """Origins of the shape classifier and of the painter."""
 SYSTEMS = ('inpainting', 'shapes')
 """Pipelines: the whole system, or the shape classifier alone."""
+SMALL = ('video', 'quick', 'smoke')
+"""Variants with narrow nets, which train a classifier of their own."""
 OF_VARIANT = -1
 """Number of steps: as the variant sets them."""
 
@@ -82,6 +85,8 @@ def get_config(arg=''):
         optim_discriminator=adam,
         logging=dict(log_every=50, eval_every=3719, checkpoint_every=3719),
     )
+    if args.variant not in SMALL:
+        _classifier_of_sem(config)
     if args.variant == 'bedroom':
         _bedroom(config)
     elif args.variant == 'video':
@@ -126,7 +131,7 @@ def _set_remedy(config, args):
 
 def _set_frozen_nets(config, args):
     """Sets where the shape classifier and the painter come from."""
-    small = args.variant in ('video', 'quick', 'smoke')
+    small = args.variant in SMALL
     uses = {'sem': args.sem or ('train' if small else 'none'), 'picture': args.picture}
     for name, use in uses.items():
         if use not in USES:
@@ -134,9 +139,34 @@ def _set_frozen_nets(config, args):
             raise unknown_name(where, use, USES)
     config.classifier.use = uses['sem']
     config.picture.use = uses['picture']
-    if not small:
+    if not small and uses['sem'] == 'load':
         # The paper's classifier tells the 80 classes of things of COCO apart.
         config.shapes.num_outputs = 80
+
+
+def _classifier_of_sem(config):
+    """Sets EfficientNet-B7 on the objects that have boxes, as configs/shape_classifier.py."""
+    config_lib.update(
+        config,
+        classifier=dict(num_steps=20_000),
+        shapes=dict(
+            model=dict(backbone='b7'),
+            optim=dict(
+                name='adam',
+                learning_rate=1e-5,
+                schedule='step',
+                step_factor=0.7,
+                milestones=(0.2, 0.4, 0.6, 0.8),
+            ),
+            # The squares that inpainting scores.
+            classes=MOVABLE_CLASSES,
+            min_share=0.0,
+            min_side=128.0,
+            whole_map=False,
+            margin=2.0,
+            transformations=(),
+        ),
+    )
 
 
 def _shapes_alone(config):
@@ -163,6 +193,7 @@ def _bedroom(config):
         boxes=dict(
             classes=BEDROOM_CLASSES, margin=3.0, min_side=32.0, background=0.05, enlarge=0.01
         ),
+        shapes=dict(classes=BEDROOM_CLASSES, margin=3.0, min_side=32.0),
         train=dict(batch_size=8, num_steps=200 * 1239 // 8),  # 200 epochs of 1,239 images
         evaluate=dict(batch_size=8),
         logging=dict(eval_every=3097, checkpoint_every=3097),

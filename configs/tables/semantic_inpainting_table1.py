@@ -8,9 +8,14 @@ python -m segjax.main --mode table --table configs/tables/semantic_inpainting_ta
                                6 trainings of 200 epochs on Cityscapes
 
 All rows of a seed score Sem with the classifier of the hidden row `classifier`. At the scale paper
-it is trained on the shapes of the data set; the paper's classifier has seen COCO:
---override "init_from.sources=(('classifier', 'runs/coco_shapes'),)". The rows DA(Test) and DA(Both)
-evaluate the nets of TwoSM and of DA(Train). The paper has both rows in Table 2 alone.
+it is an EfficientNet-B7 that is trained on the shapes of the data set, from random parameters. The
+paper's classifier starts from ImageNet and has seen COCO. A run of configs/shape_classifier.py
+takes its place in all rows but the hidden row:
+--override "^[^c]:init_from.sources=(('classifier', 'runs/shapes'),)" \\
+--override '^[^c]:shapes.num_outputs=80'
+
+The rows DA(Test) and DA(Both) evaluate the nets of TwoSM and of DA(Train). The paper has both rows
+in Table 2 alone.
 """
 
 from segjax.modes.table import STREETS, Claim, Column, Row, Scale, Table, small_scale

@@ -3,11 +3,15 @@
 python -m segjax.main --mode table --table configs/tables/semantic_inpainting_table2.py \\
     --scale paper --config.data.root=/data/ADE20K --workdir runs/inpainting_table2
 
-Small scales are those of Table 1. 6 trainings of 200 epochs on the bedrooms.
+6 trainings of 200 epochs on the bedrooms. Table 1 has the small scales.
 All rows of a seed score Sem with the classifier of the hidden row `classifier`. At the scale paper
-it is trained on the shapes of the data set; the paper's classifier has seen COCO:
---override "init_from.sources=(('classifier', 'runs/coco_shapes'),)". The rows DA(Test) and DA(Both)
-evaluate the nets of TwoSM and of DA(Train).
+it is an EfficientNet-B7 that is trained on the shapes of the data set, from random parameters. The
+paper's classifier starts from ImageNet and has seen COCO. A run of configs/shape_classifier.py
+takes its place in all rows but the hidden row:
+--override "^[^c]:init_from.sources=(('classifier', 'runs/shapes'),)" \\
+--override '^[^c]:shapes.num_outputs=80'
+
+The rows DA(Test) and DA(Both) evaluate the nets of TwoSM and of DA(Train).
 """
 
 from segjax.modes.table import Claim, Column, Row, Scale, Table

@@ -1,5 +1,6 @@
 """Semantic inpainting: conditions, losses, remedies against noise, devices, and wrong configs."""
 
+import pathlib
 import shlex
 import sys
 
@@ -15,6 +16,7 @@ from segjax import config as config_lib
 from segjax.config import config_file
 from segjax.core import parallel, rng
 from segjax.errors import InputError
+from segjax.modes.table import plan as table_plan
 from segjax.pipelines import semantic_inpainting as pipeline
 from segjax.tasks import inpainting, object_boxes
 from segjax.train import driver
@@ -557,6 +559,54 @@ def test_a_run_that_was_killed_equals_a_whole_run(tmp_path):
     run_to_the_end(command(tmp_path / 'parts'))
     stages = ('shapes', 'painter', 'inpainting')
     assert_same_run(tmp_path / 'whole', tmp_path / 'parts', stages=stages)
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+TABLES = pathlib.Path(__file__).parents[2] / 'configs/tables'
+
+
+def make_plan(number, scale, folder, overrides=()):
+    path = TABLES / f'semantic_inpainting_table{number}.py'
+    return table_plan.make_table_plan(str(path), scale, str(folder), overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ('number', 'scale'), [(1, 'quick'), (1, 'video'), (1, 'paper'), (2, 'paper')]
+)
+def test_the_rows_of_a_table_score_with_the_net_of_the_hidden_row(number, scale, tmp_path):
+    runs = make_plan(number, scale, tmp_path).runs
+    (classifier, *rows) = (run.config for run in runs if run.seed == runs[0].seed)
+    assert classifier.pipeline == 'shape_classifier' and len(rows) == 8
+    for config in rows:
+        assert config.shapes == classifier.shapes
+        assert config.classifier.use == 'load'
+        assert config.init_from.path.endswith('classifier/seed_0')
+
+
+@pytest.mark.parametrize('number', [1, 2])
+def test_the_overrides_of_a_table_load_the_classifier_of_coco(number, tmp_path):
+    source = (TABLES / f'semantic_inpainting_table{number}.py').read_text().replace('\\\\', '')
+    lines = [line for line in source.splitlines() if line.startswith('--override')]
+    overrides = [shlex.split(line)[1] for line in lines]
+    runs = make_plan(number, 'paper', tmp_path, overrides).runs
+    classifier = config_file.load('configs/shape_classifier.py')
+    assert runs[0].config.shapes.num_outputs == 0
+    for run in runs[1:]:
+        assert run.config.init_from.sources == (('classifier', 'runs/shapes'),)
+        assert run.config.shapes.num_outputs == 80
+        assert run.config.shapes.model == classifier.shapes.model
+
+
+@pytest.mark.parametrize('variant', ['', 'bedroom,'])
+def test_the_variants_of_the_paper_load_the_classifier_of_the_paper(variant):
+    config = config_file.load(f'{FILE}:{variant}sem=load')
+    classifier = config_file.load('configs/shape_classifier.py')
+    assert config.shapes.model == classifier.shapes.model
+    assert config.shapes.num_outputs == 80
+    trained = config_file.load(f'{FILE}:{variant}sem=train')
+    assert trained.shapes.num_outputs == 0
+    assert set(trained.shapes.classes) == set(trained.boxes.classes)
 
 
 # --- edits ----------------------------------------------------------------------------------------
