@@ -24,8 +24,10 @@ Sem needs a shape classifier. The small variants train a narrow classifier in a 
 `sem=load` the variants of the paper take the row 'classifier' of init_from.sources, the run of
 configs/shape_classifier.py: --config.init_from.sources="(('classifier', 'runs/shapes'),)".
 With `sem=train` they train EfficientNet-B7 on the classes of their boxes, from random parameters.
-`picture=train` trains a painter of photos in a stage of its own, and `picture=load` takes the row
-'painter' of init_from.sources. The report then shows painted boxes (Figs. 7 and 8).
+`picture=train` trains a painter of photos in a stage of its own, for 300 epochs in the variants of
+the paper. `picture=load` takes the row 'painter' of init_from.sources, a run of
+configs/label_to_image.py:box or :quick,net=mask_to_image. The report then shows painted boxes
+(Figs. 7 and 8).
 
 Arguments: `da=none|train|test|both` is the use of Denoise Activation. `denoiser=adnet|unetd|ridnet|
 ffdnet` trains a denoising net in its place. `steps` replaces the variant's number of steps.
@@ -85,6 +87,7 @@ def get_config(arg=''):
         optim_discriminator=adam,
         logging=dict(log_every=50, eval_every=3719, checkpoint_every=3719),
     )
+    _painter(config)
     if args.variant not in SMALL:
         _classifier_of_sem(config)
     if args.variant == 'bedroom':
@@ -144,6 +147,19 @@ def _set_frozen_nets(config, args):
         config.shapes.num_outputs = 80
 
 
+def _painter(config):
+    """Sets the image generator of Hong et al., as configs/label_to_image.py:box."""
+    adam = dict(
+        name='adam', learning_rate=2e-4, beta1=0.5, schedule='linear_tail', constant_fraction=0.5
+    )
+    config_lib.choose(config, 'painter.model', 'mask_to_image')
+    config_lib.update(
+        config,
+        picture=dict(num_steps=300 * 2975 // 8),  # 300 epochs of 2,975 images
+        painter=dict(instance_edges=False, optim=adam, optim_discriminator=adam),
+    )
+
+
 def _classifier_of_sem(config):
     """Sets EfficientNet-B7 on the objects that have boxes, as configs/shape_classifier.py."""
     config_lib.update(
@@ -194,6 +210,7 @@ def _bedroom(config):
             classes=BEDROOM_CLASSES, margin=3.0, min_side=32.0, background=0.05, enlarge=0.01
         ),
         shapes=dict(classes=BEDROOM_CLASSES, margin=3.0, min_side=32.0),
+        picture=dict(num_steps=300 * 1239 // 8),
         train=dict(batch_size=8, num_steps=200 * 1239 // 8),  # 200 epochs of 1,239 images
         evaluate=dict(batch_size=8),
         logging=dict(eval_every=3097, checkpoint_every=3097),
@@ -233,16 +250,15 @@ def _small(config):
             transformations=(),
         ),
     )
-    config_lib.choose(config, 'painter.model', 'mask_to_image')
+    # As configs/label_to_image.py:quick,net=mask_to_image.
     config_lib.update(
         config,
+        picture=dict(num_steps=1000),
         painter=dict(
-            model=dict(width=0.25, halvings=3, blocks=3),
-            discriminator=dict(width=0.25),
-            instance_edges=False,
-            weights=dict(vgg=0.0),
+            model=dict(width=0.25, halvings=2, blocks=4, norm='batch'),
+            discriminator=dict(width=0.25, forms='naive'),
+            weights=dict(vgg=0.0, l1=100.0),
             optim=dict(learning_rate=1e-3),
-            optim_discriminator=dict(learning_rate=1e-3),
         ),
     )
 

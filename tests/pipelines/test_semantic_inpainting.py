@@ -609,6 +609,15 @@ def test_the_variants_of_the_paper_load_the_classifier_of_the_paper(variant):
     assert set(trained.shapes.classes) == set(trained.boxes.classes)
 
 
+@pytest.mark.parametrize(
+    ('variant', 'painter'), [('', 'box'), ('bedroom', 'box'), ('quick', 'quick,net=mask_to_image')]
+)
+def test_a_run_of_the_painter_alone_can_be_loaded(variant, painter):
+    config = config_file.load(f'{FILE}:{variant},picture=load')
+    alone = config_file.load(f'configs/label_to_image.py:{painter}')
+    assert config.painter == alone.painter
+
+
 # --- edits ----------------------------------------------------------------------------------------
 
 
