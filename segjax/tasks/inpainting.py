@@ -80,9 +80,12 @@ def with_shapes(seen: Mapping[str, Array], batch: Batch) -> dict[str, Array]:
       batch: 'mask_object', 'mask_box' and 'class_id' of this device.
     """
     num_classes = len(seen['count'])
-    shapes = stretched(batch['mask_object'] > 0, batch['mask_box'] > 0, SHAPE_SIDE)
+    box = batch['mask_box'] > 0
+    shapes = stretched(batch['mask_object'] > 0, box, SHAPE_SIDE)
     shapes = parallel.all_rows(shapes.astype(jnp.float32))
-    class_id = parallel.all_rows(batch['class_id'])
+    # A box without a pixel has no shape.
+    class_id = jnp.where(box.any((1, 2)), batch['class_id'], num_classes)
+    class_id = parallel.all_rows(class_id)
 
     # The row of the last object of each class, -1 without an object.
     is_class = class_id[:, None] == jnp.arange(num_classes)  # [B, k]

@@ -561,6 +561,14 @@ def test_a_run_that_was_killed_equals_a_whole_run(tmp_path):
     assert_same_run(tmp_path / 'whole', tmp_path / 'parts', stages=stages)
 
 
+def test_the_painter_and_the_generator_see_the_labelled_share_of_the_images():
+    config = with_frozen_nets('train')
+    config.data.labelled_fraction = 0.5
+    for stage in pipeline.make_stages(config, SPEC):
+        assert stage.train_input.part == (0.0, 0.5) and stage.train_input.examples == 'labelled'
+        assert stage.eval_input.part == (0.0, 1.0)
+
+
 # --- tables ---------------------------------------------------------------------------------------
 
 TABLES = pathlib.Path(__file__).parents[2] / 'configs/tables'
