@@ -395,6 +395,8 @@ class Stage(NamedTuple):
     prediction   further uses of the net on files
     observation  additional evaluation on the host
     hand_on      arrays for later stages
+    frozen       names of nets that this stage neither trains nor copies from an earlier stage. A
+                 run without their parameters in config.init_from is refused
     """
 
     name: str
@@ -414,6 +416,7 @@ class Stage(NamedTuple):
     prediction: Prediction | None = None
     observation: Observation | None = None
     hand_on: HandOn | None = None
+    frozen: tuple[str, ...] = ()
 
     @property
     def training_inputs(self) -> tuple[Input, ...]:

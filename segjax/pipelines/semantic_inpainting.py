@@ -526,8 +526,19 @@ def make_stage(system: System) -> Stage:
         init=make_init(system),
         train_step=make_train_step(system),
         prediction=make_prediction(system),
+        frozen=loaded_nets(config),
         **make_evaluation(system)._asdict(),
     )
+
+
+def loaded_nets(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Returns the names of the nets that come from other runs."""
+    is_loaded = {
+        'generator': not config.train_generator,
+        classification.NET: config.classifier.use == 'load',
+        translation.NET: config.picture.use == 'load',
+    }
+    return tuple(net for net, loaded in is_loaded.items() if loaded)
 
 
 def eval_features(config: ml_collections.ConfigDict) -> tuple[str, ...]:

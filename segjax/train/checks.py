@@ -83,7 +83,10 @@ def _step_problems(
             yield refusal
             return
     states: dict[str, TrainState] = {stage.name: earlier[stage.name] for stage in stages}
-    checks: list[Check] = [] if begun else [(initialization.check_weights, run, states)]
+    checks: list[Check] = []
+    if not begun:
+        checks.append((initialization.check_weights, run, states))
+        checks.append((initialization.check_frozen, run, stages, states))
     if trace_steps:
         for stage in stages:
             checks.append((_trace_training, run, stage, states[stage.name]))

@@ -388,6 +388,33 @@ def check_weights(run: Run, states: Mapping[str, TrainState]) -> None:
         _check_run_folder(run, states, source)
 
 
+def check_frozen(run: Run, stages: Sequence[Stage], states: Mapping[str, TrainState]) -> None:
+    """Raises InputError for a frozen net whose parameters are in no source of the run.
+
+    Args:
+      run: the run.
+      stages: all of its stages.
+      states: from `abstract_states`.
+    """
+    init_from = run.config.init_from
+    for stage in stages:
+        if not stage.frozen:
+            continue
+        state = states[stage.name]
+        own = net_sources.owned(run.sources, state.params)
+        loaded = _nets_from_path(run, net_sources.without(state, own)) | own.keys()
+        missing = [net for net in stage.frozen if net not in loaded]
+        if missing:
+            rows = [tuple(row) for row in init_from.sources]
+            typed = typed_text((*rows, (missing[0], f'runs/{missing[0]}')))
+            raise InputError(
+                'config.init_from',
+                got=f'no parameters of the net {missing[0]!r} in {init_from.path or "any source"}',
+                expected=f'a run that has the net, because stage {stage.name!r} does not train it',
+                fix=f'--{net_sources.WHERE}={typed}, with the path of such a run',
+            )
+
+
 def _check_published(
     run: Run, states: Mapping[str, TrainState], weights: pretrained.Weights
 ) -> None:

@@ -450,6 +450,15 @@ def test_a_fixed_generator_without_a_source_is_refused():
     assert pipeline.make_stages(config, SPEC)
 
 
+def test_loaded_nets_are_frozen():
+    assert fresh_state(make_config())[0].frozen == ()
+    assert fresh_state(fixed_generator())[0].frozen == ('generator',)
+    assert pipeline.make_stages(with_frozen_nets('train'), SPEC)[-1].frozen == ()
+    config = with_frozen_nets('load')
+    config.init_from.path = 'runs/all'
+    assert pipeline.make_stages(config, SPEC)[-1].frozen == ('classifier', 'painter')
+
+
 def test_the_averages_of_the_painter_are_handed_on():
     config = with_frozen_nets('train')
     config.train.ema = 0.9

@@ -94,6 +94,31 @@ def test_patterns_choose_parameters_and_their_statistics(abstract, tmp_path):
         assert np.array_equal(array, expected[name]) == ('/encoder/' in name), name
 
 
+def test_a_frozen_net_without_parameters_is_refused(abstract, tmp_path):
+    path = tmp_path / 'w.npz'
+    weights(abstract, 'erfnet', path)
+
+    def check(config, net, **replaced):
+        run, (stage,) = driver.open_run(config, str(tmp_path / 'run'), 'train')
+        state = initialization.abstract_state(run, stage, {})
+        stages = (stage._replace(frozen=(net,)),)
+        initialization.check_frozen(run._replace(**replaced), stages, {stage.name: state})
+        return state
+
+    state = check(make_config(path), 'segmenter')
+    sources = make_config()
+    sources.init_from.sources = (('segmenter', str(path)),)
+    check(sources, 'segmenter')
+    other_run = {'params': {'painter': state.params['segmenter']}, 'model_state': {}}
+    for config, words, replaced in (
+        (make_config(), 'any source', {}),
+        (make_config(path), str(path), {'source': lambda: other_run}),
+    ):
+        with pytest.raises(InputError, match='segmenter') as error:
+            check(config, 'segmenter', **replaced)
+        assert words in error.value.got and "(('segmenter', 'runs/segmenter'),)" in error.value.fix
+
+
 @pytest.mark.parametrize('is_average', [True, False])
 def test_a_net_that_an_earlier_stage_has_trained_is_kept(is_average, abstract, tmp_path):
     path = tmp_path / 'w.npz'
