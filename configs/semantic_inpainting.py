@@ -18,7 +18,11 @@ Variants:
 
 Not the paper's, or not said there: Adam's beta1 of 0.5, flips, batch sizes and the cut around the
 object are those of the released code of Hong et al. 2018. `release=true` also takes its weights and
-rate: 0.1 for the adversarial loss, and 2e-4.
+rate: 0.1 for the adversarial loss, and 2e-4. Every object of the evaluation images is scored once.
+The released code draws a box of each image, and some of these boxes have no object. `unetd` is the
+denoiser of DANet without the adversarial training of DANet, and `ffdnet` gets the noise level 0.1.
+All denoisers are trained by the loss of the generator. Sem compares the squares around boxes, also
+with a classifier that was trained on whole maps.
 
 Sem needs a shape classifier. The small variants train a narrow classifier in a first stage. With
 `sem=load` the variants of the paper take the row 'classifier' of init_from.sources, the run of

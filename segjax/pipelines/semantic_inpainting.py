@@ -700,8 +700,8 @@ def make_evaluation(system: System) -> Evaluation:
     def object_scores(state: TrainState, batch: Batch) -> dict[str, Array]:
         boxes = boxes_of(system, batch)
         _, object_map = completed(system, state, boxes)
-        found = jnp.where(object_map, boxes.target[:, None, None], num_classes)
-        return {'object_tIOU': shape.target_iou(found, *boxes)}
+        object_label = jnp.where(object_map, boxes.target[:, None, None], num_classes)
+        return {'object_tIOU': shape.target_iou(object_label, *boxes)}
 
     judge = inpainting.Judge(
         spec=spec,

@@ -292,7 +292,7 @@ def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
     boxes                 number of boxes
     noisy_boxes           share of the boxes with a noise pixel
     intervals             mean and 95 % interval of each score, images resampled
-    gains                 the same of the differences to each predictor below, box by box
+    gains                 mean and 95 % interval of the differences to each baseline, box by box
     per_class             scores and number of boxes of each class
     baseline_...          scores of the predictors that see no context
     """
@@ -307,7 +307,7 @@ def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
             by_predictor.setdefault(predictor, {})[score] = vector
     of_net = by_predictor.pop('net')
 
-    # Means over the boxes, and how sure they are.
+    # Means over the boxes, and their intervals.
     scores: Scores = {score: _mean(of_net[score]) for score in SCORES if score in of_net}
     scores |= {name: _mean(vector) for name, vector in by_predictor.pop('more', {}).items()}
     scores['noisy_boxes'] = _mean(of_net['NN'] > 0)
@@ -344,9 +344,9 @@ def intervals_of(
     """
     rows = {}
     for name, vector in values.items():
-        found = grouped_bootstrap(vector, image)
-        if found is not None:
-            rows[name] = {'mean': found.mean, 'low': found.low, 'high': found.high}
+        interval = grouped_bootstrap(vector, image)
+        if interval is not None:
+            rows[name] = {'mean': interval.mean, 'low': interval.low, 'high': interval.high}
     return rows
 
 
