@@ -33,8 +33,10 @@ the paper. `picture=load` takes the row 'painter' of init_from.sources, a run of
 configs/label_to_image.py:box or :quick,net=mask_to_image. The report then shows painted boxes
 (Figs. 7 and 8).
 
-Arguments: `da=none|train|test|both` is the use of Denoise Activation. `denoiser=adnet|unetd|ridnet|
-ffdnet` trains a denoising net in its place. `steps` replaces the variant's number of steps.
+Arguments: `da=none|train|test|both` is the use of Denoise Activation.
+`denoiser=adnet|unetd|ridnet|ffdnet` trains a denoising net in its place. `sem=none|train|load` and
+`picture=none|train|load` are the origins of classifier and painter. `steps` replaces the variant's
+number of steps.
 `system=shapes` is the shape classifier alone: a run from which other runs can take it. E.g.
 --config configs/semantic_inpainting.py:quick,da=none,denoiser=ridnet
 """
