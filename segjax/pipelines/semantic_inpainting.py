@@ -214,12 +214,11 @@ def _check_config(config: ml_collections.ConfigDict) -> None:
     # Sizes.
     if config.boxes.size % 16:
         size = config.boxes.size
-        below = max(size // 16 * 16, 16)
         raise InputError(
             'config.boxes.size',
             got=str(size),
             expected='a multiple of 16, because the generator halves its maps four times',
-            fix=f'--config.boxes.size={below}',
+            fix=f'--config.boxes.size={size // 16 * 16}',
         )
 
     # Remedies against noise.

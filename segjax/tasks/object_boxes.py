@@ -18,6 +18,7 @@ from typing import Any
 import ml_collections
 
 from segjax.data import objects
+from segjax.errors import InputError, unknown_name
 from segjax.protocol import Derived, Input
 from segjax.schema import Field, at_least, between, interval, strings
 from segjax.spec import DataSpec
@@ -35,7 +36,7 @@ BOXES = {
     'max_objects': Field(
         32, 'Objects of an image that are scored, the largest first.', at_least(1)
     ),
-    'size': Field(256, 'Height and width of the squares, which nets see.', at_least(16)),
+    'size': Field(256, 'Height and width of the squares, which nets see.', at_least(32)),
     'margin': Field(2.0, 'Side of the square that is cut / longer side of the box.', at_least(1)),
     'min_side': Field(
         128.0, 'Smallest longer side of the box of an object, in pixels.', at_least(1)
@@ -68,7 +69,11 @@ def object_crop(
       spec: of the data set.
       training: whether the crop is that of training.
       **options: fields of `ObjectCrop` that differ.
+
+    Raises:
+      InputError: a class that the data set does not have, or a value out of range.
     """
+    _check_section(config.boxes, spec)
     boxes = config.boxes.to_dict()
     del boxes['max_objects']
     names = boxes.pop('classes') or spec.classes.names
@@ -77,6 +82,28 @@ def object_crop(
     background = segmentation.num_outputs(config, spec)
     boxes |= options
     return objects.object_crop(names, spec.classes, background_class=background, **boxes)
+
+
+def _check_section(section: ml_collections.ConfigDict, spec: DataSpec) -> None:
+    """Raises InputError for values of the section `boxes` that do not fit together."""
+    for name in section.classes:
+        if name not in spec.classes.names:
+            raise unknown_name('config.boxes.classes', name, spec.classes.names)
+    if section.max_side < section.min_side:
+        raise InputError(
+            'config.boxes.max_side',
+            got=str(section.max_side),
+            expected=f'at least boxes.min_side, {section.min_side}',
+            fix=f'--config.boxes.max_side={section.min_side}',
+        )
+    if section.outside[0] < 1:
+        larger = tuple(max(factor, 1.0) for factor in section.outside)
+        raise InputError(
+            'config.boxes.outside',
+            got=str(tuple(section.outside)),
+            expected='factors of at least 1, because the enlarged box contains the box',
+            fix=f'--config.boxes.outside="{larger}"',
+        )
 
 
 def num_boxes(config: ml_collections.ConfigDict, spec: DataSpec) -> int:

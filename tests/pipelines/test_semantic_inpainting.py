@@ -502,8 +502,9 @@ def test_every_variant_is_valid(variant):
     [
         (lambda config: config.boxes.update(size=40), ['boxes.size', '40', '=32']),
         (lambda config: config.update(train_generator=False), ['train_generator', 'adnet']),
-        (lambda config: config.boxes.update(classes=('clas 3',)), ['clas 3', 'class 3']),
-        (lambda config: config.boxes.update(max_side=4.0), ['max_side', '4']),
+        (lambda config: config.boxes.update(classes=('clas 3',)), ['boxes.classes', 'class 3']),
+        (lambda config: config.boxes.update(max_side=4.0), ['boxes.max_side', '4', '=8.0']),
+        (lambda config: config.boxes.update(outside=(0.5, 1.2)), ['outside="(1.0, 1.2)"']),
     ],
 )
 def test_wrong_configs_are_refused(change, words):
@@ -512,6 +513,17 @@ def test_wrong_configs_are_refused(change, words):
     with pytest.raises(InputError) as error:
         pipeline.make_stages(config, SPEC)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_square_that_the_generator_cannot_halve_is_refused():
+    config = make_config()
+    with pytest.raises(InputError, match=r'boxes\.size'):
+        config_lib.validate(make_config(boxes=dict(size=16)))
+    config.boxes.size = 33
+    with pytest.raises(InputError) as error:
+        pipeline.make_stages(config, SPEC)
+    fixed = config_file.overridden(config, error.value.fix.removeprefix('--config.'))
+    assert fresh_state(fixed)[0].name == 'inpainting'
 
 
 def test_two_remedies_in_training_are_refused():
