@@ -212,13 +212,13 @@ def activation_of(config: ml_collections.ConfigDict) -> DenoiseActivation:
 def _check_config(config: ml_collections.ConfigDict) -> None:
     """Raises InputError for sections that contradict each other."""
     # Sizes.
-    if config.boxes.size % 16:
-        size = config.boxes.size
+    size = config.boxes.size
+    if size % 16 or size < 32:
         raise InputError(
             'config.boxes.size',
             got=str(size),
-            expected='a multiple of 16, because the generator halves its maps four times',
-            fix=f'--config.boxes.size={size // 16 * 16}',
+            expected='a multiple of 16, at least 32, as the generator halves its maps four times',
+            fix=f'--config.boxes.size={max(size // 16 * 16, 32)}',
         )
 
     # Remedies against noise.

@@ -36,7 +36,7 @@ BOXES = {
     'max_objects': Field(
         32, 'Objects of an image that are scored, the largest first.', at_least(1)
     ),
-    'size': Field(256, 'Height and width of the squares, which nets see.', at_least(32)),
+    'size': Field(256, 'Height and width of the squares, which nets see.', at_least(16)),
     'margin': Field(2.0, 'Side of the square that is cut / longer side of the box.', at_least(1)),
     'min_side': Field(
         128.0, 'Smallest longer side of the box of an object, in pixels.', at_least(1)

@@ -83,6 +83,7 @@ def _step_problems(
             yield refusal
             return
     states: dict[str, TrainState] = {stage.name: earlier[stage.name] for stage in stages}
+    # A run that has begun reads no source.
     checks: list[Check] = []
     if not begun:
         checks.append((initialization.check_weights, run, states))

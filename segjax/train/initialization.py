@@ -391,14 +391,17 @@ def check_weights(run: Run, states: Mapping[str, TrainState]) -> None:
 def check_frozen(run: Run, stages: Sequence[Stage], states: Mapping[str, TrainState]) -> None:
     """Raises InputError for a frozen net whose parameters are in no source of the run.
 
+    A source that does not exist yet is not checked (`has_start` of `opening.checked_run`).
+
     Args:
       run: the run.
       stages: all of its stages.
       states: from `abstract_states`.
     """
     init_from = run.config.init_from
+    is_known = not init_from.path or run.source() is not None
     for stage in stages:
-        if not stage.frozen:
+        if not stage.frozen or not is_known:
             continue
         state = states[stage.name]
         own = net_sources.owned(run.sources, state.params)

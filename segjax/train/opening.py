@@ -45,12 +45,14 @@ def checked_run(
     use: str,
     trace_steps: bool = True,
     stop: StopSignal | None = None,
+    has_start: bool = True,
 ) -> tuple[Run, tuple[Stage, ...]]:
     """Opens a run like `open_run`, but prints nothing.
 
     Args:
       config, workdir, use, stop: as in `open_run`.
       trace_steps: as in `checks.problems`.
+      has_start: whether the run at `init_from.path` exists. Without it, nets begin at random.
 
     Raises:
       InputError: the first refusal of `segjax/train/checks.py`. Nothing has been compiled.
@@ -66,7 +68,7 @@ def checked_run(
 
     # The run that the folder holds decides how images are prepared.
     topology = parallel.topology(config.parallel.mode, options=host.compiler_options(config))
-    source = initialization.reader(config.init_from)
+    source = initialization.reader(config.init_from) if has_start else lambda: None
     sources = initialization.open_net_sources(config.init_from)
     if use == 'train':
         config = initialization.with_preprocess(config, folder / CONFIG, source)

@@ -515,15 +515,13 @@ def test_wrong_configs_are_refused(change, words):
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
-def test_a_square_that_the_generator_cannot_halve_is_refused():
-    config = make_config()
-    with pytest.raises(InputError, match=r'boxes\.size'):
-        config_lib.validate(make_config(boxes=dict(size=16)))
-    config.boxes.size = 33
+@pytest.mark.parametrize('size', [16, 33])
+def test_a_square_that_the_generator_cannot_halve_is_refused(size):
+    config = make_config(boxes=dict(size=size))
     with pytest.raises(InputError) as error:
         pipeline.make_stages(config, SPEC)
     fixed = config_file.overridden(config, error.value.fix.removeprefix('--config.'))
-    assert fresh_state(fixed)[0].name == 'inpainting'
+    assert fixed.boxes.size == 32 and fresh_state(fixed)
 
 
 def test_two_remedies_in_training_are_refused():
@@ -611,6 +609,21 @@ def test_the_rows_of_a_table_score_with_the_net_of_the_hidden_row(number, scale,
         assert config.shapes == classifier.shapes
         assert config.classifier.use == 'load'
         assert config.init_from.path.endswith('classifier/seed_0')
+
+
+def test_rows_are_checked_before_the_hidden_row_is_trained(one_device, tmp_path, monkeypatch):
+    def without_trace(config, folder, use, trace, *rest, checked_run=driver.checked_run):
+        return checked_run(config, folder, use, False, *rest)
+
+    monkeypatch.setattr(driver, 'checked_run', without_trace)
+    of_data = [f'.:data.world.{key}=8' for key in ('num_train', 'num_val')]
+    plan = make_plan(1, 'quick', tmp_path, [*of_data, '^[^c]:model.width=0.0625'])
+    chosen = ('classifier', 'twosm', 'da_test')
+    runs = [run for run in plan.runs if run.row.key in chosen and run.seed == 0]
+    table_plan.check_runs(runs)
+    runs[1].config.boxes.size = 40
+    with pytest.raises(InputError, match=r"row 'twosm': config\.boxes\.size"):
+        table_plan.check_runs(runs)
 
 
 @pytest.mark.parametrize('number', [1, 2])

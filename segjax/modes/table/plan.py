@@ -440,9 +440,10 @@ def check_runs(
     for run in runs:
         config = run.config.copy_and_resolve_references().lock()
         config.seed = 0  # no check depends on the seed
-        if run.row.start and not pathlib.Path(config.init_from.path).exists():
-            config.init_from.path = ''
+        has_start = not run.row.start or pathlib.Path(config.init_from.path).exists()
         stored = config_lib.to_json(config)
+        if not has_start:
+            stored['init_from']['path'] = ''  # no check depends on it
         whole = json.dumps(stored, sort_keys=True)
         if whole in checked:
             continue
@@ -452,7 +453,7 @@ def check_runs(
         with _located(f'row {run.row.key!r}'):
             trace = shaping not in traced
             use = 'evaluate' if run.row.evaluates else 'train'
-            opened, _ = driver.checked_run(config, str(run.folder), use, trace, stop)
+            opened, _ = driver.checked_run(config, str(run.folder), use, trace, stop, has_start)
         traced.add(shaping)
         specs[_data_sets(config)] = opened.specs
 
