@@ -200,7 +200,7 @@ def is_share(name: str) -> bool:
     # A quotient of two shares is no share.
     if firsts[-1] == 'ratio':
         return False
-    named = any(first in ('sem', '1-sem', 'hamm') for first in firsts)
+    named = any(first in ('sem', '1-sem', 'hamm', 'noisy') for first in firsts)
     return named or any(word in end for end in ends for word in words)
 
 

@@ -60,11 +60,15 @@ def class_scores(runs: Sequence[Compared], score: str = 'IoU') -> dict[str, list
     return {name: rows[name] for name in sorted(rows, key=gain, reverse=True)}
 
 
+SMALLER = ('Sem', 'NN', 'noisy_boxes')
+"""Scores that are better if they are smaller, by the last part of their name."""
+
+
 def best(name: str, values: Sequence[float], monitor: tuple[str, str]) -> list[bool]:
     """Marks the best of several values of a score.
 
-    Shares and PSNR are better if they are larger. The score that ranks checkpoints has its own
-    direction. For any other score nothing is marked.
+    Shares and PSNR are better if they are larger, the scores in `SMALLER` if they are smaller. The
+    score that ranks checkpoints has its own direction. For any other score nothing is marked.
 
     Args:
       name: of the score.
@@ -72,7 +76,11 @@ def best(name: str, values: Sequence[float], monitor: tuple[str, str]) -> list[b
       monitor: `Stage.monitor`.
     """
     larger = is_share(name) or name.rsplit('/', 1)[-1] == 'PSNR'
-    direction = monitor[1] if name == monitor[0] else 'max' * larger
+    direction = 'max' if larger else ''
+    if name.rsplit('/', 1)[-1] in SMALLER:
+        direction = 'min'
+    if name == monitor[0]:
+        direction = monitor[1]
     if not direction or len(set(values)) == 1:
         return [False] * len(values)
     top = max(values) if direction == 'max' else min(values)

@@ -195,6 +195,8 @@ def test_only_the_best_is_bold():
     assert best('watermark/none/PSNR', [20, 21], monitor) == [False, True]
     assert best('latent_residual', [1, 2], monitor) == [False, False]
     assert best('mIoU', [0.4, 0.4], monitor) == [False, False]
+    for name in ('Sem', 'NN', 'noisy_boxes', 'per_class/car/Sem'):
+        assert best(name, [0.2, 0.4], monitor) == [True, False]
 
 
 def test_one_net_at_a_time_is_on_the_device(narrow, wide, tmp_path, monkeypatch):
