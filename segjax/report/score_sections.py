@@ -242,7 +242,7 @@ def _class_names(spec: DataSpec | None, parts: ScoreParts) -> list[str]:
 
 
 def _largest_confusions(names: Sequence[str], counts: Sequence[Sequence[float]]) -> str:
-    """Lists the twelve confusions of most pixels, with their shares of the true class.
+    """Lists the twelve most frequent confusions, with their shares of the true class.
 
     Args:
       names: of the classes.
@@ -257,4 +257,4 @@ def _largest_confusions(names: Sequence[str], counts: Sequence[Sequence[float]])
     for negative, i, j in sorted(confusions)[:12]:
         share = 100 * -negative / sum(counts[i])
         rows.append([f'{escape(names[i])} &rarr; {escape(names[j])}', f'{share:.1f}'])
-    return html.table(['most pixels: truth → said', '% of truth'], rows) if rows else ''
+    return html.table(['most frequent: truth → said', '% of truth'], rows) if rows else ''

@@ -231,7 +231,7 @@ def test_confusion_cells_are_shares_of_the_row(workdir):
     assert '<title>road, right: 92.86 % (65 pixels)</title>' in text
     assert '<title>car taken for road: 45.00 % (9 pixels)</title>' in text
     listing = re.search(
-        r'<table class=""><thead><tr><th class="">most pixels.*?</table>', text, re.S
+        r'<table class=""><thead><tr><th class="">most frequent.*?</table>', text, re.S
     ).group()
     first = re.findall(r'<th scope="row">(.*?)</th><td class="num">(.*?)</td>', listing)[0]
     assert first == ('car &rarr; road', '45.0')
