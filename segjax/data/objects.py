@@ -234,13 +234,15 @@ def longer_sides(boxes: np.ndarray) -> np.ndarray:
 
 
 def check_box(box: np.ndarray, size: Size, where: str = 'box of an object') -> None:
-    """Raises InputError unless a box [4] has an area and lies inside a map of (height, width)."""
+    """Raises InputError unless a box [4] has an area and lies inside a map of (height, width).
+
+    The last pixel is inside if x1 lies beyond its centre: x1 = W holds the same pixels as W - 0.5.
+    """
     x0, y0, x1, y1 = (float(edge) for edge in box)
-    right = size[1] - 0.5
-    below = size[0] - 0.5
+    below, right = size
     expected = (
-        f'[x0, y0, x1, y1] with -0.5 <= x0 < x1 <= {right:g} and -0.5 <= y0 < y1 <= {below:g}, '
-        f'for a map of {size[0]} x {size[1]}'
+        f'[x0, y0, x1, y1] with -0.5 <= x0 < x1 <= {right} and -0.5 <= y0 < y1 <= {below}, '
+        f'for a map of {below} x {right} (height x width)'
     )
     # Also refuses NaN, which is no absent box here.
     if not (x0 < x1 and y0 < y1):
@@ -252,7 +254,8 @@ def check_box(box: np.ndarray, size: Size, where: str = 'box of an object') -> N
         )
 
     # A part inside of the map may be what the caller meant.
-    if x0 < -0.5 or y0 < -0.5 or x1 > right or y1 > below:
+    has_no_pixel = x0 >= right - 0.5 or y0 >= below - 0.5
+    if has_no_pixel or x0 < -0.5 or y0 < -0.5 or x1 > right or y1 > below:
         inside = _clipped(np.asarray(box), size)
         is_box = inside[0] < inside[2] and inside[1] < inside[3]
         raise InputError(
@@ -287,7 +290,7 @@ def check_edit_box(
         the square, or is smaller than a pixel of the map or of the cut square.
     """
     check_box(box, size, where)
-    box = np.asarray(box, np.float64)
+    box = _clipped(np.asarray(box, np.float64), size)
     sides = box[2:] - box[:2]
     square = context_square(box, margin, size).astype(np.float64)
     side = square[2] - square[0]
@@ -296,6 +299,19 @@ def check_edit_box(
     # Pixels count by their centres: the first pixel inside, and the first pixel beyond.
     first, end = np.split(np.ceil(box), 2)
     seen_first, seen_end = np.split(np.ceil(square), 2)
+
+    # Labels are copied: a side below a pixel may fall between the samples.
+    least = max(1.0, side / pixels)
+    is_narrow = sides.max() < 1 - EDGE_NOISE or sides.min() * pixels < side * (1 - EDGE_NOISE)
+    if is_narrow or (first >= end).any():
+        raise InputError(
+            where,
+            got=f'{box_text(box)}, of {sides[0]:.3g} x {sides[1]:.3g} pixels',
+            expected=f'sides of at least {least:.3g} pixels: the net sees {side:g} x {side:g} '
+            f'pixels as {pixels} x {pixels}',
+            fix=f'a box that is less narrow, or at least {least:.3g} pixels wide and high',
+        )
+
     if (first <= seen_first).all() and (end >= seen_end).all():
         whole = ', all that the net sees' if side < max(size) else ', the whole map'
         raise InputError(
@@ -311,17 +327,6 @@ def check_edit_box(
             expected=f'at most {longest} pixels, the shorter side of the map, because the net sees '
             'a square',
             fix='several boxes, each as an edit of the result of the edit before',
-        )
-
-    # Labels are copied: a side below a pixel may fall between the samples.
-    least = max(1.0, side / pixels)
-    if (first >= end).any() or sides.min() * pixels < side * (1 - EDGE_NOISE):
-        raise InputError(
-            where,
-            got=f'{box_text(box)}, of {sides[0]:.3g} x {sides[1]:.3g} pixels',
-            expected=f'sides of at least {least:.3g} pixels: the net sees {side:g} x {side:g} '
-            f'pixels as {pixels} x {pixels}',
-            fix=f'a box that is less narrow, or at least {least:.3g} pixels wide and high',
         )
 
 

@@ -42,7 +42,7 @@ import ml_collections
 from segjax import models
 from segjax.core import optim, parallel, rng
 from segjax.data import objects
-from segjax.errors import InputError, unknown_name
+from segjax.errors import InputError
 from segjax.losses import inpainting as losses
 from segjax.metrics import shape
 from segjax.ops import denoise_activation, resize, squares
@@ -867,4 +867,9 @@ def check_edit(example: Mapping[str, Any], crop: objects.ObjectCrop, names: Sequ
     if class_id not in crop.classes:
         known = [names[train_id] for train_id in crop.classes]
         got = names[class_id] if 0 <= class_id < len(names) else str(class_id)
-        raise unknown_name('class_id', got, known)
+        raise InputError(
+            'class_id',
+            got=repr(got),
+            expected='a class whose boxes the net completes (config.boxes.classes): '
+            + ', '.join(sorted(known)),
+        )

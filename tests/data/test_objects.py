@@ -230,6 +230,10 @@ def test_a_wrong_box_is_named(box, says):
         ((10, 10, 90, 10.5), (200, 200), '80 x 0.5 pixels'),
         ((10, 10, 95, 15), (200, 200), '85 x 5 pixels'),
         ((3.2, 3.2, 3.8, 9.5), (10, 20), '0.6 x 6.3 pixels'),
+        ((3, 3, 3.4, 3.4), (10, 20), '0.4 x 0.4 pixels'),
+        ((19.6, 3, 20, 9), (10, 20), 'outside of the map'),
+        ((0, 0, 10, 10), (10, 10), 'the whole map'),
+        ((0, 3, 20.1, 9), (10, 20), 'outside of the map'),
     ],
 )
 def test_a_box_that_cannot_be_edited_is_named(box, size, says):
@@ -244,6 +248,13 @@ def test_the_part_of_a_box_inside_of_the_map_is_offered():
     with pytest.raises(InputError) as error:
         objects.check_edit_box(np.array((2, -3, 9, 4)), (10, 20), pixels=32, margin=2.0)
     assert error.value.fix == 'its part inside: [2, -0.5, 9, 4]'
+
+
+def test_a_box_may_end_at_the_number_of_pixels():
+    """x1 = W and y1 = H hold the last pixels, as W - 0.5 and H - 0.5."""
+    for box in ((12, 4, 20, 10), (12, 4, 19.5, 9.5)):
+        objects.check_edit_box(np.array(box), (10, 20), pixels=32, margin=2.0)
+        assert objects.box_mask(np.array(box), (10, 20)).sum() == 8 * 6
 
 
 def test_boxes_with_context_can_be_edited():

@@ -19,11 +19,11 @@ LIST = '.json'
 """Suffix of a list of examples."""
 
 SAMPLES = {
-    'boxes': '[[x0, y0, x1, y1]]',
-    'points': '[[x, y]]',
+    'boxes': '[x0, y0, x1, y1]',
+    'points': '[x, y]',
     'intrinsics': '[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]',
 }
-"""Values that features of a kind may have in a list, for errors."""
+"""Values that features of a kind may have in a list, for errors: a single box or point."""
 
 
 class ExampleFiles(NamedTuple):
@@ -94,9 +94,16 @@ def sample(prediction: Prediction) -> str:
         elif is_class(key, feature):
             value = '"name of a class"'
         else:
-            value = SAMPLES.get(feature.kind, 'number' if not feature.shape else '[numbers]')
+            value = sample_of(feature) or ('[numbers]' if feature.shape else 'number')
         entry.append(f'"{key}": {value}')
     return '{' + ', '.join(entry) + '}'
+
+
+def sample_of(feature: Feature) -> str:
+    """Returns a value that a feature may have in a list, as text. '' for plain numbers."""
+    value = SAMPLES.get(feature.kind, '')
+    is_list = feature.kind in ('boxes', 'points') and feature.shape[:1] != (1,)
+    return f'[{value}, ...]' if is_list else value
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -286,8 +293,7 @@ def _value(where: str, key: str, feature: Feature, value: Any, classes: ClassSpe
     if array is None or array.shape != feature.shape:
         shape = ' x '.join(map(str, feature.shape))
         expected = f'{shape} numbers' if shape else 'a number'
-        fix = SAMPLES.get(feature.kind, '')
-        raise InputError(where, got=repr(value), expected=expected, fix=fix)
+        raise InputError(where, got=repr(value), expected=expected, fix=sample_of(feature))
     if feature.kind == 'number' and not np.isfinite(array).all():
         raise InputError(where, got=repr(value), expected='finite numbers')
     return array.astype(feature.dtype)

@@ -371,10 +371,10 @@ def raises_before_the_net(run, source, target, *texts):
         ({'class': 'caar'}, ["example 'a'", 'class', "did you mean 'car'?"]),
         ({'class': 3}, ["example 'a'", 'class', '0 .. 2']),
         ({'class': 1.5}, ["example 'a'", 'class', '1.5']),
-        ({'box': [0, 0, 24, 9]}, ["example 'a'", 'box', '23.5', '16 x 24']),
+        ({'box': [0, 0, 24.5, 9]}, ["example 'a'", 'box', '23.5', 'x1 <= 24', '16 x 24']),
         ({'box': [-1, 0, 9, 9]}, ["example 'a'", 'box', '-0.5 <= x0']),
         ({'box': [4, 4, 4, 9]}, ["example 'a'", 'box', 'x0 < x1']),
-        ({'box': [4, 4, 9]}, ["example 'a'", 'box', '1 x 4 numbers']),
+        ({'box': [4, 4, 9]}, ["example 'a'", 'box', '1 x 4 numbers', '[x0, y0, x1, y1]']),
         ({'box': 'all'}, ["example 'a'", 'box', "'all'"]),
         ({'bx': [0, 0, 1, 1]}, ["example 'a'", "'bx'", "did you mean 'box'?"]),
         ({'name': '../a'}, ['name', "'../a'"]),
@@ -441,7 +441,7 @@ def test_files_alone_are_too_little(tmp_path, toy):
     run = toy(make_stage(prediction=FILL))
     for source in (tmp_path / 'in', tmp_path / 'in/a.png'):
         raises_before_the_net(
-            run, source, tmp_path / 'out', 'box, class', '"box": [[x0, y0, x1, y1]]'
+            run, source, tmp_path / 'out', 'box, class', '"box": [x0, y0, x1, y1]'
         )
 
 
