@@ -9,6 +9,9 @@ import sys
 import pytest
 from house import REPOSITORY
 
+from segjax.config import config_file
+from segjax.train import driver
+
 EXAMPLES = REPOSITORY / 'examples'
 
 
@@ -40,7 +43,8 @@ def test_an_example_is_short_and_says_what_it_prints(path):
 
 
 def test_every_example_is_run():
-    run_here = {'net.py', 'loss_and_confusion.py', 'rank_objects.py', 'warp.py', 'train.py'}
+    run_here = {'net.py', 'loss_and_confusion.py', 'rank_objects.py', 'sem.py', 'warp.py'}
+    run_here |= {'train.py'}
     assert {path.name for path in EXAMPLES.glob('*.py')} == run_here
 
 
@@ -77,3 +81,12 @@ def test_classes_are_ranked_by_their_objects(tmp_path):
     assert len(counts) == 19 and list(counts.values()) == sorted(counts.values(), reverse=True)
     # Only things that move are told apart.
     assert counts['car'] > 0 and counts['road'] == counts['sky'] == 0
+
+
+def test_sem_alone(tmp_path):
+    config = config_file.load(str(REPOSITORY / 'configs/shape_classifier.py:smoke'))
+    driver.train(config, str(tmp_path / 'run'))
+    output = run('sem.py', tmp_path, 'run')
+    assert 'itself: Sem 0.0000, tIOU 1.0000' in output
+    assert 0 < number(r'mirrored: Sem ([\d.]+)', output) < 1
+    assert 0.2 < number(r'tIOU ([\d.]+)', output) < 0.5
