@@ -137,7 +137,11 @@ def _check_reads(feature: Derived, known: Sequence[str], where: str) -> None:
     """Raises InputError for unknown `reads`, or `frames` that do not fit them."""
     for name in stored_names(feature.reads):
         if name not in known:
-            raise unknown_name(f'reads of {where}', name, known)
+            raise InputError(
+                where,
+                got=f'it reads {name!r}, but the data set has {", ".join(known)}',
+                expected='features of the data set, or features that are derived before',
+            )
     reads_neighbours = any(name.endswith(clips.SUFFIX) for name in feature.reads)
     if reads_neighbours != bool(feature.frames):
         got = f'reads {feature.reads} and frames {feature.frames}'
