@@ -6,6 +6,7 @@ to the records. segjax/data/computation.py computes them.
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import pathlib
@@ -137,10 +138,12 @@ def _check_reads(feature: Derived, known: Sequence[str], where: str) -> None:
     """Raises InputError for unknown `reads`, or `frames` that do not fit them."""
     for name in stored_names(feature.reads):
         if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
             raise InputError(
                 where,
                 got=f'it reads {name!r}, but the data set has {", ".join(known)}',
                 expected='features of the data set, or features that are derived before',
+                fix=f'did you mean {near[0]!r}?' if near else '',
             )
     reads_neighbours = any(name.endswith(clips.SUFFIX) for name in feature.reads)
     if reads_neighbours != bool(feature.frames):
