@@ -241,6 +241,13 @@ def test_a_batch_larger_than_the_labelled_frames_of_a_video_is_a_warning(tmp_pat
     assert found.message == "3, but 'train' has 2 labelled examples: a batch repeats images"
 
 
+def test_stages_that_cut_objects_out_see_no_padding():
+    """Images of 32x64 in squares of 32x32 would be padded."""
+    config = config_file.load(str(ROOT / 'configs/semantic_inpainting.py:smoke'))
+    assert tuple(config.data.eval_size) == (32, 32)
+    assert 'config.data.eval_size' not in [finding.where for finding in warnings(config)]
+
+
 def test_evaluation_pads_as_much_as_is_said(mine):
     image = np.full((*layouts.SIZE, 3), 255, np.uint8)
     seen = transforms.evaluation({'image': image}, (12, 32), layouts.SIZE)['image']

@@ -24,15 +24,17 @@ from segjax.train import advice, checks, data_sets, driver, features, initializa
 class Refusals(NamedTuple):
     """Everything that a run would refuse.
 
-    findings  refusals, or notes and warnings if there is none
-    fits      whether the run would accept other values
-    num_rows  rows of a table that `train.batch_size` examples are taken from, 0 if the table is not
-              computed. None: the examples are images
+    findings     refusals, or notes and warnings if there is none
+    fits         whether the run would accept other values
+    num_rows     rows of a table that `train.batch_size` examples are taken from, 0 if the table is
+                 not computed. None: the examples are images
+    sees_images  whether a stage is evaluated on whole images. Otherwise all stages cut parts out
     """
 
     findings: list[Finding]
     fits: Fits = fits_anything
     num_rows: int | None = None
+    sees_images: bool = True
 
 
 def refusals(config: Any, examined: Mapping[str, Examined], workdir: str) -> Refusals:
@@ -84,7 +86,11 @@ def refusals(config: Any, examined: Mapping[str, Examined], workdir: str) -> Ref
     findings += _rows(counted)
     findings += _memory(config, specs['data'])
     num_rows = _num_rows(config, stages, counted)
-    return Refusals(findings, functools.partial(checks.passes, run), num_rows)
+    sees_images = any(
+        stage.eval_input.data == 'data' and stage.eval_input.resize and not stage.eval_input.each
+        for stage in stages
+    )
+    return Refusals(findings, functools.partial(checks.passes, run), num_rows, sees_images)
 
 
 def _stores(

@@ -71,13 +71,15 @@ def examine(
     findings += splits_of_config(config, main.splits)
     fits = fits_anything
     num_rows = None
+    sees_images = True
     # A run can be built only without errors. It tells which fixes of sizes its nets accept.
     if not has_error(findings):
         refused = refusals(config, examined, workdir)
         findings += refused.findings
         fits = refused.fits
         num_rows = refused.num_rows
-    findings += sizes_of_config(config, main.splits, fits, num_rows)
+        sees_images = refused.sees_images
+    findings += sizes_of_config(config, main.splits, fits, num_rows, sees_images)
     for data in (main, *distinct.values()):
         notes = data.dataset.notes() if data.dataset else ()
         findings += [Finding('note', *note) for note in notes]

@@ -30,7 +30,11 @@ def fits_anything(overrides: list[str]) -> bool:
 
 
 def sizes_of_config(
-    config: Any, splits: Mapping[str, SplitSummary], fits: Fits, num_rows: int | None = None
+    config: Any,
+    splits: Mapping[str, SplitSummary],
+    fits: Fits,
+    num_rows: int | None = None,
+    sees_images: bool = True,
 ) -> list[Finding]:
     """Warns of batches, crops and evaluation sizes that do not suit the images.
 
@@ -40,6 +44,7 @@ def sizes_of_config(
       fits: whether a run with other values passes all checks.
       num_rows: rows of a table that are trained on, 0 if the table is not computed. None: the
         examples are images.
+      sees_images: whether a stage is evaluated on whole images.
     """
     findings = []
     train = splits.get(config.data.train_split)
@@ -50,7 +55,7 @@ def sizes_of_config(
         findings += warnings(advice.stretched(config, commonest))
     findings += warnings(advice.without_start(config))
     evaluated = splits.get(config.data.eval_split)
-    if evaluated is not None and evaluated.sizes:
+    if sees_images and evaluated is not None and evaluated.sizes:
         findings += _eval_size(config, evaluated.sizes, fits)
     return findings
 
