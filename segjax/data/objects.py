@@ -290,6 +290,7 @@ def check_edit_box(
         the square, or is smaller than a pixel of the map or of the cut square.
     """
     check_box(box, size, where)
+    text = box_text(box)
     box = _clipped(np.asarray(box, np.float64), size)
     sides = box[2:] - box[:2]
     square = context_square(box, margin, size).astype(np.float64)
@@ -306,7 +307,7 @@ def check_edit_box(
     if is_narrow or (first >= end).any():
         raise InputError(
             where,
-            got=f'{box_text(box)}, of {sides[0]:.3g} x {sides[1]:.3g} pixels',
+            got=f'{text}, of {sides[0]:.3g} x {sides[1]:.3g} pixels',
             expected=f'sides of at least {least:.3g} pixels: the net sees {side:g} x {side:g} '
             f'pixels as {pixels} x {pixels}',
             fix=f'a box that is less narrow, or at least {least:.3g} pixels wide and high',
@@ -316,14 +317,14 @@ def check_edit_box(
         whole = ', all that the net sees' if side < max(size) else ', the whole map'
         raise InputError(
             where,
-            got=box_text(box) + whole,
+            got=text + whole,
             expected=f'a box with context around it, in a square of {side:g} x {side:g} pixels',
             fix=f'a box whose longer side is clearly below {longest} pixels',
         )
     if sides.max() > side + EDGE_NOISE:
         raise InputError(
             where,
-            got=f'{box_text(box)}, which is {sides.max():g} pixels long',
+            got=f'{text}, which is {sides.max():g} pixels long',
             expected=f'at most {longest} pixels, the shorter side of the map, because the net sees '
             'a square',
             fix='several boxes, each as an edit of the result of the edit before',

@@ -232,7 +232,7 @@ def test_a_wrong_box_is_named(box, says):
         ((3.2, 3.2, 3.8, 9.5), (10, 20), '0.6 x 6.3 pixels'),
         ((3, 3, 3.4, 3.4), (10, 20), '0.4 x 0.4 pixels'),
         ((19.6, 3, 20, 9), (10, 20), 'outside of the map'),
-        ((0, 0, 10, 10), (10, 10), 'the whole map'),
+        ((0, 0, 10, 10), (10, 10), '[0, 0, 10, 10], the whole map'),
         ((0, 3, 20.1, 9), (10, 20), 'outside of the map'),
     ],
 )
