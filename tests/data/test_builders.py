@@ -113,6 +113,32 @@ def test_cityscapes(tmp_path, kind, monkeypatch):
     )
 
 
+@pytest.mark.parametrize('name', ['cityscapes', 'cityscapes_all'])
+def test_instances_of_another_image_are_refused(tmp_path, name):
+    layouts.write_cityscapes(tmp_path, counts=(('train', 2),))
+    first, second = sorted(tmp_path.rglob('*instanceIds.png'))
+    second.write_bytes(first.read_bytes())
+    config = layouts.data_config(name, tmp_path, tmp_path / 'cache')
+    with pytest.raises(InputError) as error:
+        data.prepare(config)
+    text = str(error.value)
+    assert str(second) in text and 'of another class' in text and 'labelIds.png' in text
+
+
+def test_all_ids_of_cityscapes_are_classes(tmp_path):
+    written = layouts.write_cityscapes(tmp_path, counts=(('train', 2),))
+    prepared = data.prepare(layouts.data_config('cityscapes_all', tmp_path, tmp_path / 'cache'))
+    assert prepared.spec.classes.num_classes == 34
+    assert prepared.spec.classes.names[26] == 'car' and prepared.spec.classes.ids[26] == 26
+    examples = prepared.open_split('train', ('label', 'name'))
+    for i in range(2):
+        _, label, _ = written['train', examples[i]['name']]
+        np.testing.assert_array_equal(examples[i]['label'], label)
+    layouts.write_cityscapes(tmp_path / 'ids', 'labelTrainIds', counts=(('train', 1),))
+    with pytest.raises(InputError, match='labelIds'):
+        data.prepare(layouts.data_config('cityscapes_all', tmp_path / 'ids', tmp_path / 'cache'))
+
+
 def test_cityscapes_without_instances_cameras_and_test_labels(tmp_path):
     layouts.write_cityscapes(tmp_path, counts=(('train', 1), ('test', 1)))
     for path in [*tmp_path.rglob('*instanceIds.png'), *tmp_path.rglob('*camera.json')]:

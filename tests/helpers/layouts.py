@@ -10,6 +10,8 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
+from segjax.data.labels import CITYSCAPES
+
 SIZE = (24, 32)
 
 
@@ -65,7 +67,7 @@ def write_cityscapes(root, kind='labelIds', counts=(('train', 4), ('val', 2)), g
                 root / 'leftImg8bit' / split / city / f'{name}_leftImg8bit.png', photo(rng)
             )
             label = save(root / gt / split / city / f'{name}_{gt}_{kind}.png', blocks(rng, ids))
-            instance = blocks(rng, [7, 26, 24000, 26001, 33012], dtype=np.uint16)
+            instance = instances_of(label, kind)
             save(root / gt / split / city / f'{name}_{gt}_instanceIds.png', instance)
             save(root / gt / split / city / f'{name}_{gt}_color.png', photo(rng))
             camera = root / 'camera' / split / city / f'{name}_camera.json'
@@ -73,6 +75,19 @@ def write_cityscapes(root, kind='labelIds', counts=(('train', 4), ('val', 2)), g
             camera.write_text(json.dumps(CAMERA))
             written[split, name] = image, label, instance
     return written
+
+
+def instances_of(label, kind='labelIds'):
+    """Returns the ids of `instanceIds` for a label map: objects of persons, cars and bicycles.
+
+    A large block of a class is an object with a number of its own.
+    """
+    ids = label.astype(int)
+    if kind != 'labelIds':
+        ids = np.array([*CITYSCAPES.ids, *[0] * 237])[ids]
+    numbers = np.arange(ids.shape[1]) // 16
+    is_object = np.isin(ids, (24, 26, 33))
+    return np.where(is_object, 1000 * ids + numbers, ids).astype(np.uint16)
 
 
 def write_sequences(root, splits=('train',), frames=5, annotated=2):

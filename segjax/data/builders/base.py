@@ -249,6 +249,18 @@ class FileDataset(Dataset):
     def coding(self, item: Item) -> LabelCoding:
         """Returns the meaning of the ids in the label file of this example."""
 
+    def check_instances(self, item: Item, label: np.ndarray, ids: np.ndarray) -> None:
+        """Checks the instance file of an example against its label. By default nothing is checked.
+
+        Args:
+          item: the example.
+          label: [H, W] train ids.
+          ids: [H, W] whole numbers in the instance file.
+
+        Raises:
+          InputError: the files contradict each other.
+        """
+
     def instances(self, ids: np.ndarray) -> np.ndarray:
         """Returns the instances of an instance file.
 
@@ -304,6 +316,8 @@ class FileDataset(Dataset):
         ids, label = self._examine_label(item, size, attempts, notes)
         instance = self._examine_instance(item, size, attempts)
         intrinsics = self._examine_camera(item, size, attempts)
+        if not attempts.problems and instance is not None:
+            attempts.call(self.check_instances, item, label, instance)
         if attempts.problems:
             return Inspection(None, attempts.problems, ids)
         self._note(notes)

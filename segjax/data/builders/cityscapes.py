@@ -31,6 +31,9 @@ FIRST_INSTANCE = 1000
 Smaller numbers are ids of regions that are no instance.
 """
 
+WRONG_SHARE = 0.02
+"""Largest share of the pixels of instances on labels of another class. Resized copies have some."""
+
 
 def root_folder(root: str) -> str:
     """Returns config.data.root, or $CITYSCAPES_DATASET, which the official scripts use.
@@ -86,6 +89,8 @@ class Cityscapes(FileDataset):
     Source: cityscapesScripts, README.md and helpers/labels.py.
     """
 
+    instance_coding = CITYSCAPES_LABEL_IDS
+    """Meaning of the class ids in instance files."""
     images_folder = 'leftImg8bit'
     possible_splits = ('train', 'val', 'test')
 
@@ -129,6 +134,29 @@ class Cityscapes(FileDataset):
         if item.files['label'].stem.endswith('_labelTrainIds'):
             return CITYSCAPES_TRAIN_IDS
         return CITYSCAPES_LABEL_IDS
+
+    def check_instances(self, item, label, ids):
+        """Checks that instances lie on labels of their class, which is id // 1000.
+
+        Raises:
+          InputError: more than WRONG_SHARE of the pixels of instances have another class.
+        """
+        inside = ids >= FIRST_INSTANCE
+        classes = self.instance_coding.train_ids[np.minimum(ids[inside] // FIRST_INSTANCE, 255)]
+        wrong = classes != label[inside]
+        if not len(wrong) or wrong.mean() <= WRONG_SHARE:
+            return
+        names = (*self.classes.names, *['void'] * 256)
+        first = int(wrong.argmax())
+        here = names[label[inside][first]]
+        raise InputError(
+            str(item.files['instance']),
+            got=f'{wrong.mean():.0%} of the pixels of instances on labels of another class, as '
+            f'instance {ids[inside][first]} ({names[classes[first]]}) on {here}',
+            expected=f'instances that fit {item.files["label"].name}: class id * 1000 + number',
+            fix='give the instance file of the same image; '
+            'without instance files, the data set has no feature instance',
+        )
 
     def instances(self, ids):
         """Returns the ids of single instances, 0 elsewhere."""
@@ -229,6 +257,8 @@ class CityscapesAll(Cityscapes):
     Only `*_gtFine_labelIds.png` hold them. Licence plates are void, and with `data.void_class` the
     35th class.
     """
+
+    instance_coding = CITYSCAPES_ALL_IDS
 
     def __init__(self, config: Any):
         super().__init__(config)
