@@ -12,8 +12,8 @@ Variants:
             batch 8. --config.data.root=/data/ADE20K
   video     predicted label maps of Cityscapes sequences, in squares of 64x64 with narrow nets:
             minutes on two CPU cores. --config.data.root=/data/cityscapes_video
-  quick     the embedded world `streets`: objects in squares of 64x64 with narrow nets, about five
-            minutes on two CPU cores
+  quick     the embedded world `streets`: objects in squares of 64x64 with narrow nets, about eight
+            minutes on two idle CPU cores. The shape classifier takes the first three
   smoke     seconds, for tests
 
 Not the paper's, or not said there: Adam's beta1 of 0.5, flips, batch sizes and the cut around the
@@ -230,12 +230,12 @@ def _small(config):
         data=dict(eval_size=(64, 64)),
         augment=dict(crop=(64, 64)),
         boxes=dict(size=64, min_side=16.0, max_side=64.0),
-        train=dict(batch_size=16, num_steps=2000),
+        train=dict(batch_size=16, num_steps=1200),
         evaluate=dict(batch_size=32),
         # A hundred times fewer steps need larger steps, which shrink towards the end.
         optim=dict(learning_rate=1e-3, schedule='cosine'),
         optim_discriminator=dict(learning_rate=1e-3, schedule='cosine'),
-        logging=dict(log_every=50, eval_every=500, checkpoint_every=500),
+        logging=dict(log_every=50, eval_every=400, checkpoint_every=400),
     )
     config.model.width = 0.25
     config.discriminator.width = 0.25
@@ -243,7 +243,7 @@ def _small(config):
     # The classifier of Sem sees the same squares.
     config_lib.update(
         config,
-        classifier=dict(num_steps=600),
+        classifier=dict(num_steps=400),
         shapes=dict(
             model=dict(backbone='lite0', width=0.25, norm_decay=0.9, drop_connect=0.0),
             optim=dict(learning_rate=3e-3, schedule='cosine'),
@@ -271,17 +271,22 @@ def _small(config):
 
 def _video(config):
     """Sets predicted label maps of sequences of Cityscapes."""
-    config_lib.update(config, data=dict(name='cityscapes_video', void_class=False))
+    config_lib.update(
+        config,
+        data=dict(name='cityscapes_video', void_class=False),
+        boxes=dict(min_side=32.0, max_side=256.0),
+        shapes=dict(min_side=32.0),
+    )
 
 
 def _quick(config):
-    """Sets the label maps of 400 rendered images."""
+    """Sets the label maps of 800 rendered images."""
     config_lib.update(
         config,
         data=dict(
             name='streets',
             void_class=False,
-            world=dict(num_train=400, num_val=64, size=(128, 256)),
+            world=dict(num_train=800, num_val=64, size=(128, 256)),
         ),
     )
 
