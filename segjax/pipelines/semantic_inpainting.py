@@ -386,12 +386,13 @@ def verdicts_on(system: System, params, model_state, object_map: Array, batch: B
     """Returns D's verdicts on object maps [B, H, W] under the condition, and its statistics."""
     condition = condition_of(boxes_of(system, batch), system.num_classes)
     gate = gate_of(system.config, batch)
-    return system.nets.discriminator.apply(
-        {'params': params, **model_state},
+    return segmentation.apply_net(
+        system.nets.discriminator,
+        params,
+        model_state,
         jnp.concatenate([object_map[..., None], condition], -1),
         train=True,
         gate=gate[..., None],
-        mutable=['batch_stats'],
     )
 
 
@@ -444,10 +445,9 @@ def discriminator_loss(system: System, state: TrainState) -> Callable:
         statistics = model_state['discriminator']
         terms = {}
         for name, (object_map, target) in judged.items():
-            verdicts, updates = verdicts_on(
+            verdicts, statistics = verdicts_on(
                 system, params['discriminator'], statistics, object_map, batch
             )
-            statistics = {**statistics, **updates}
             terms[name] = adversarial.judge_loss(verdicts, target, batch['weight'])
         return terms, {'discriminator': statistics}, {}
 

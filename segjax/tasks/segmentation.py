@@ -7,7 +7,7 @@ additional class, void.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -125,16 +125,27 @@ def make_image_net(
 
 
 def apply_net(
-    net, params, model_state, *inputs, train: bool, rngs: Keys | None = None
-) -> tuple[Mapping, Mapping]:
+    net, params, model_state, *inputs, train: bool, rngs: Keys | None = None, **options: Any
+) -> tuple[Any, Mapping]:
     """Applies a linen module and returns (outputs, model_state).
 
     In evaluation `model_state` is returned unchanged and `rngs` are not used.
+
+    Args:
+      net: the module.
+      params: its parameters.
+      model_state: its batch statistics.
+      *inputs: of the module.
+      train: whether batch norms use the statistics of the batch.
+      rngs: random streams of the module.
+      **options: further arguments of the module.
     """
     variables = {'params': params, **model_state}
     if not train:
-        return net.apply(variables, *inputs, train=False), model_state
-    outputs, updates = net.apply(variables, *inputs, train=True, rngs=rngs, mutable=['batch_stats'])
+        return net.apply(variables, *inputs, train=False, **options), model_state
+    outputs, updates = net.apply(
+        variables, *inputs, train=True, rngs=rngs, mutable=['batch_stats'], **options
+    )
     # A state keeps its types: batch norm returns float64 statistics from float64 activations.
     return outputs, jax.tree.map(lambda new, old: new.astype(old.dtype), updates, dict(model_state))
 

@@ -287,6 +287,17 @@ def test_a_step_trains_both_players():
     np.testing.assert_array_equal(counts, np.bincount(make_batch()['class_id'])[:K])
 
 
+@pytest.mark.parametrize('norm', ['batch', 'instance'])
+def test_a_step_in_bfloat16_keeps_the_types_of_the_state(norm):
+    config = make_config(train=dict(dtype='bfloat16'))
+    config.model.norm = norm
+    config.discriminator.norm = norm
+    before, after, metrics = run_steps(config)
+    types = [jax.tree.map(lambda x: x.dtype, state) for state in (before, after)]
+    assert types[0] == types[1]
+    assert all(np.isfinite(mean.value()) for mean in metrics.values())
+
+
 def test_a_denoiser_is_trained_with_the_generator():
     before, after, _ = run_steps(with_denoiser(make_config()))
     assert all(moved(before, after, net) for net in before.params)
