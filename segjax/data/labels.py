@@ -69,28 +69,10 @@ def _class_spec(*rows: tuple[str, int, Color]) -> ClassSpec:
     return ClassSpec(names=names, palette=palette, ids=ids)
 
 
-CITYSCAPES = _class_spec(
-    ('road', 7, (128, 64, 128)),
-    ('sidewalk', 8, (244, 35, 232)),
-    ('building', 11, (70, 70, 70)),
-    ('wall', 12, (102, 102, 156)),
-    ('fence', 13, (190, 153, 153)),
-    ('pole', 17, (153, 153, 153)),
-    ('traffic light', 19, (250, 170, 30)),
-    ('traffic sign', 20, (220, 220, 0)),
-    ('vegetation', 21, (107, 142, 35)),
-    ('terrain', 22, (152, 251, 152)),
-    ('sky', 23, (70, 130, 180)),
-    ('person', 24, (220, 20, 60)),
-    ('rider', 25, (255, 0, 0)),
-    ('car', 26, (0, 0, 142)),
-    ('truck', 27, (0, 0, 70)),
-    ('bus', 28, (0, 60, 100)),
-    ('train', 31, (0, 80, 100)),
-    ('motorcycle', 32, (0, 0, 230)),
-    ('bicycle', 33, (119, 11, 32)),
-)
-"""The 19 evaluated classes of Cityscapes (cityscapesScripts, helpers/labels.py)."""
+def _chosen(classes: ClassSpec, *names: str) -> ClassSpec:
+    """Returns some of the classes, in the order of their names."""
+    places = [classes.names.index(name) for name in names]
+    return _class_spec(*((classes.names[i], classes.ids[i], classes.palette[i]) for i in places))
 
 
 CITYSCAPES_ALL = _class_spec(
@@ -133,6 +115,14 @@ CITYSCAPES_ALL = _class_spec(
 
 Licence plates are the 35th class. Their id is -1, which an 8-bit file can only hold as 255: void.
 """
+
+CITYSCAPES = _chosen(
+    CITYSCAPES_ALL,
+    *('road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign'),
+    *('vegetation', 'terrain', 'sky', 'person', 'rider', 'car', 'truck', 'bus', 'train'),
+    *('motorcycle', 'bicycle'),
+)
+"""The 19 evaluated classes of Cityscapes (cityscapesScripts, helpers/labels.py)."""
 
 
 def merge(classes: ClassSpec, merged: ClassSpec, groups: Sequence[Sequence[str]]) -> ClassMap:
