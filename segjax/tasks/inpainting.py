@@ -50,7 +50,8 @@ SHAPES_SEEN = 'shapes_seen'
 SHAPE_SIDE = 32
 """Height and width of a training shape."""
 
-BOX_COLOR = (230, 20, 20)
+BOX_COLOR = (0, 220, 220)
+"""RGB of the outlines of boxes: no class of Cityscapes has a similar colour."""
 NOISE_COLOR = (255, 120, 0)
 """RGB of noise pixels in the picture 'errors'."""
 
