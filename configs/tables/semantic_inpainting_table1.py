@@ -109,13 +109,13 @@ def get_table():
         scales={
             # More maps and steps than a first look needs: nets must have learned to be compared.
             'quick': small_scale(
-                'quick,steps=3000',
+                'quick,steps=2000',
                 STREETS,
                 'data.world.num_train=2000',
                 'data.world.num_val=128',
             ),
             'video': small_scale(
-                'video,steps=3000', 'predicted label maps of Cityscapes sequences'
+                'video,steps=2000', 'predicted label maps of Cityscapes sequences'
             ),
             'paper': Scale('', seeds=(0,), note="The paper's setting. Its rows are one run each."),
         },
