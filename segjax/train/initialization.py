@@ -398,11 +398,12 @@ def check_frozen(run: Run, stages: Sequence[Stage], states: Mapping[str, TrainSt
       stages: all of its stages.
       states: from `abstract_states`.
     """
+    # Most runs have no such net, and read no source here.
+    frozen = [stage for stage in stages if stage.frozen]
     init_from = run.config.init_from
-    is_known = not init_from.path or run.source() is not None
-    for stage in stages:
-        if not stage.frozen or not is_known:
-            continue
+    if not frozen or (init_from.path and run.source() is None):
+        return
+    for stage in frozen:
         state = states[stage.name]
         own = net_sources.owned(run.sources, state.params)
         loaded = _nets_from_path(run, net_sources.without(state, own)) | own.keys()

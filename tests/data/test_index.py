@@ -207,7 +207,10 @@ def test_a_changed_pixel_changes_the_digest_of_its_split(cityscapes, kind):
     first = digest_of(cityscapes)
     path = next(path for path in (cityscapes / 'raw').rglob(f'*{kind}.png') if 'val' in path.parts)
     pixels = np.array(Image.open(path))
-    pixels[0, 0] = 7 if kind != 'labelIds' or pixels[0, 0] != 7 else 8
+    if kind == 'instanceIds':
+        pixels.flat[pixels.argmax()] += 1  # another instance of the same class
+    else:
+        pixels[0, 0] = 7 if kind != 'labelIds' or pixels[0, 0] != 7 else 8
     layouts.save(path, pixels)
     changed = digest_of(cityscapes)
     assert changed['train'] == first['train'] and changed['val'] != first['val']
