@@ -396,7 +396,8 @@ class Stage(NamedTuple):
     observation  additional evaluation on the host
     hand_on      arrays for later stages
     frozen       names of nets that this stage neither trains nor copies from an earlier stage. A
-                 run without their parameters in config.init_from is refused
+                 run without their parameters in config.init_from is refused. They get the averages
+                 of a run that has averages
     """
 
     name: str

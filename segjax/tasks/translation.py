@@ -401,6 +401,7 @@ def make_stage(
     check_section(config, section, segmenter)
     places = spec.split(eval_input.split).num_labelled if num_examples is None else num_examples
     system = make_system(config, spec, section, segmenter, places)
+    is_used = {VGG: system.vgg is not None, JUDGE: system.segmenter is not None}
     return Stage(
         name=name,
         num_steps=num_steps,
@@ -410,6 +411,7 @@ def make_stage(
         init=make_init(system, num_steps),
         train_step=make_train_step(system, num_steps),
         prediction=make_prediction(system, eval_input.size),
+        frozen=tuple(net for net, used in is_used.items() if used),
         **make_evaluation(system)._asdict(),
     )
 

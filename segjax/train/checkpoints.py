@@ -352,7 +352,8 @@ def load_params(path: str) -> dict[str, PyTree]:
         newest checkpoint), or the folder of a checkpoint.
 
     Returns:
-      {'params': .., 'model_state': ..}.
+      {'params': .., 'model_state': .., 'averages': {'params': .., 'model_state': ..}}. The averages
+      hold the nets that the run evaluated by averaged parameters, and may be empty.
 
     Raises:
       InputError: no checkpoint, or a damaged checkpoint.
@@ -374,7 +375,26 @@ def load_params(path: str) -> dict[str, PyTree]:
         newest = max(saved[-1], key=lambda step: int(step.name))
     tree = _restored(newest)
     # A tree without any array, as the statistics of nets without batch norm, is not in the file.
-    return {'params': tree['params'], 'model_state': tree.get('model_state', {})}
+    averages = tree.get('extra', {}).get('ema', {})
+    return {
+        'params': tree['params'],
+        'model_state': tree.get('model_state', {}),
+        'averages': {field: averages.get(field, {}) for field in ('params', 'model_state')},
+    }
+
+
+def as_evaluated(source: Mapping[str, PyTree], nets: Collection[str]) -> dict[str, PyTree]:
+    """Returns the parameters of another run, with the averages of some nets where it has them.
+
+    Args:
+      source: from `load_params`.
+      nets: that are used as they are, and not trained further.
+    """
+    chosen = dict(source)
+    for field, averages in source.get('averages', {}).items():
+        known = {net: tree for net, tree in averages.items() if net in nets}
+        chosen[field] = {**source[field], **known}
+    return chosen
 
 
 def _restored(step: pathlib.Path) -> dict[str, PyTree]:

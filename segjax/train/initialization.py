@@ -8,7 +8,7 @@ import functools
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -259,13 +259,16 @@ def _place(path: str) -> str:
 
 
 def digest(source: Source | None) -> str:
-    """Returns twelve hexadecimal digits of the names and values of all arrays, '' for no source."""
+    """Returns twelve hexadecimal digits of the names and values of all arrays, '' for no source.
+
+    Averages of a run follow from the same training as its parameters, and are left out.
+    """
     if source is None:
         return ''
     if isinstance(source, pretrained.Weights):
         arrays = source.tensors
     else:
-        arrays = trees.named_leaves(dict(source))
+        arrays = trees.named_leaves({field: source[field] for field in ('params', 'model_state')})
     return trees.digest(arrays)
 
 
@@ -474,8 +477,10 @@ def initial_state(run: Run, stage: Stage, earlier: Mapping[str, Any]) -> TrainSt
     rest = net_sources.without(state, own)
     summaries = []
     if source is not None:
-        rest, summaries = _from_path(run, rest, source, inherited | own)
-    state, listings = net_sources.load(run.sources, state, run.config.init_from.partial, inherited)
+        rest, summaries = _from_path(run, rest, source, inherited | own, stage.frozen)
+    state, listings = net_sources.load(
+        run.sources, state, run.config.init_from.partial, inherited, stage.frozen
+    )
     if parallel.is_main():
         print(f'stage {stage.name!r}: ' + '\n'.join(summaries + listings), flush=True)
     return state.replace(
@@ -485,7 +490,7 @@ def initial_state(run: Run, stage: Stage, earlier: Mapping[str, Any]) -> TrainSt
 
 
 def _from_path(
-    run: Run, state: TrainState, source: Source, inherited: set[str]
+    run: Run, state: TrainState, source: Source, inherited: set[str], frozen: Collection[str]
 ) -> tuple[TrainState, list[str]]:
     """Loads the nets of a state from the source at `init_from.path`.
 
@@ -494,6 +499,7 @@ def _from_path(
       state: without the nets that have a source of their own.
       source: the parameters.
       inherited: nets that load nothing from the source.
+      frozen: nets that load averages, if the source has averages.
 
     Returns:
       The new state, and texts to print.
@@ -505,6 +511,8 @@ def _from_path(
         source, listing = pretrained.load_for(state, source, run.config.init_from)
         summaries.append(listing)
         patterns = ('.*',)
+    elif source is not None:
+        source = checkpoints.as_evaluated(source, frozen)
     if source is not None:
         state, summary = checkpoints.merge_params(state, source, patterns, inherited)
         summaries.append(summary)

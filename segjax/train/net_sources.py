@@ -22,6 +22,7 @@ from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.protocol import PyTree, TrainState
 from segjax.schema import typed_text
+from segjax.train import checkpoints
 from segjax.train.run import NetSource, Source
 
 WHERE = 'config.init_from.sources'
@@ -161,6 +162,7 @@ def load(
     state: TrainState,
     partial: bool,
     inherited: Collection[str] = (),
+    frozen: Collection[str] = (),
 ) -> tuple[TrainState, list[str]]:
     """Replaces the arrays of all nets that have a row.
 
@@ -169,6 +171,7 @@ def load(
       state: a new state, which may be abstract.
       partial: whether arrays that do not fit keep their values. Otherwise they are an error.
       inherited: nets that keep their parameters, because an earlier stage of this run has them.
+      frozen: nets that load the averages of a run, if it has averages.
 
     Returns:
       The new state, and a printable text for each net.
@@ -188,6 +191,7 @@ def load(
         if isinstance(source, pretrained.Weights):
             tree, listing = _from_file(rows, row, own, source, partial)
         else:
+            source = checkpoints.as_evaluated(source, frozen)
             tree, listing = _from_run(rows, row, own, source, partial)
         params[net] = _replaced(params[net], tree['params'].get(net, {}))
         if net in model_state:

@@ -256,6 +256,22 @@ def test_parameters_of_another_run_are_taken_by_pattern(tmp_path):
         checkpoints.load_params(str(tmp_path / 'nowhere'))
 
 
+def test_averages_of_another_run_are_those_of_its_evaluation(tmp_path):
+    state = make_state(2, value=2.0)
+    averages = {
+        'params': jax.tree.map(lambda x: x + 1, state.params),
+        'model_state': jax.tree.map(lambda x: x + 1, state.model_state),
+    }
+    with open_folder(tmp_path / 'segmentation' / 'checkpoints') as saved:
+        saved.save(state.replace(extra={'ema': averages}), {'window': {}}, {})
+    source = checkpoints.load_params(str(tmp_path))
+    for nets, value in (((), 2.0), (('painter',), 2.0), (('segmenter',), 3.0)):
+        chosen = checkpoints.as_evaluated(source, nets)
+        assert np.all(chosen['params']['segmenter']['encoder']['kernel'] == value)
+        statistics = chosen['model_state']['segmenter']['batch_stats']
+        assert np.all(statistics['encoder']['mean'] == value)
+
+
 def test_the_modules_of_another_shape_are_left_out_by_what_the_error_says(tmp_path):
     with open_folder(tmp_path / 'segmentation' / 'checkpoints') as saved:
         saved.save(make_state(1, value=1.0), {'window': {}}, {})

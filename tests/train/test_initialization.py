@@ -12,6 +12,7 @@ from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.ops import images
 from segjax.train import driver, initialization, stored
+from segjax.train.run import NetSource
 
 
 def make_config(path='', **init_from):
@@ -135,6 +136,31 @@ def test_a_net_that_an_earlier_stage_has_trained_is_kept(is_average, abstract, t
     later = stage._replace(init=lambda key, batch, earlier: state.replace(params=trained))
     after = initialization.initial_state(run, later, {'first': before})
     jax.tree.map(np.testing.assert_array_equal, after.params, trained)
+
+
+@pytest.mark.parametrize('by_row', [True, False])
+@pytest.mark.parametrize('has_average', [True, False])
+@pytest.mark.parametrize('is_frozen', [True, False])
+def test_a_frozen_net_starts_from_the_averages_of_a_run(
+    by_row, has_average, is_frozen, abstract, tmp_path
+):
+    run, (stage,) = driver.open_run(make_config(), str(tmp_path / 'run'), 'train')
+    state = initialization.initial_state(run, stage, {})
+    raw = jax.tree.map(lambda x: x + 1, state.params)
+    averaged = jax.tree.map(lambda x: x + 2, state.params)
+    fields = {'params': averaged if has_average else {}, 'model_state': {}}
+    source = {'params': raw, 'model_state': state.model_state, 'averages': fields}
+    if by_row:
+        run = run._replace(sources=(NetSource('segmenter', 'runs/x', '', lambda: source),))
+    else:
+        run = run._replace(source=lambda: source)
+    frozen = ('segmenter',) if is_frozen else ()
+    loaded = initialization.initial_state(run, stage._replace(frozen=frozen), {})
+    expected = averaged if is_frozen and has_average else raw
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, expected)
+    # Averages do not make another start.
+    without = {**source, 'averages': {}}
+    assert initialization.digest(source) == initialization.digest(without)
 
 
 @pytest.mark.parametrize(
