@@ -46,6 +46,22 @@ def without_padding(weight: Array, x: Array) -> Array:
     return jnp.where(kept, x, 0)
 
 
+def mean_of_examples(value: Array, weight: Array) -> Mean:
+    """Returns the weighted mean of a value per example, without the examples whose value is NaN.
+
+    Args:
+      value: [B].
+      weight: [B] weight of each example.
+
+    Returns:
+      Mean of float32 scalars.
+    """
+    counted = (weight > 0) & ~jnp.isnan(value)
+    share = jnp.where(counted, weight, 0).astype(jnp.float32)
+    total = jnp.where(counted, value, 0).astype(jnp.float32)
+    return Mean((share * total).sum(), share.sum())
+
+
 def rows(values: np.ndarray, index: np.ndarray, num_examples: int) -> Mean[np.ndarray]:
     """Places a value for each example of a split, on the host, for `Observation.observe`.
 

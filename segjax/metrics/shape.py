@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from segjax.core import means
 from segjax.errors import InputError, unknown_name
 from segjax.ops.denoise_activation import noise_filter
 from segjax.ops.pool import max_pool
-from segjax.protocol import Array, Mean, Metrics, PRNGKey
+from segjax.protocol import Array, Metrics, PRNGKey
 from segjax.spec import IGNORE
 
 NOISE_REFERENCES = ('gt_in_mask', 'crop', 'filter')
@@ -178,23 +179,7 @@ def box_scores(
       {'tIOU', 'hamm', 'NN': Mean of float32 scalars}.
     """
     values = box_values(prediction, truth, target, mask, **options)
-    return {name: mean_of_examples(value, weight) for name, value in values.items()}
-
-
-def mean_of_examples(value: Array, weight: Array) -> Mean:
-    """Returns the weighted mean of a value per example, without the examples whose value is NaN.
-
-    Args:
-      value: [B].
-      weight: [B] weight of each example.
-
-    Returns:
-      Mean of float32 scalars.
-    """
-    counted = (weight > 0) & ~jnp.isnan(value)
-    share = jnp.where(counted, weight, 0).astype(jnp.float32)
-    total = jnp.where(counted, value, 0).astype(jnp.float32)
-    return Mean((share * total).sum(), share.sum())
+    return {name: means.mean_of_examples(value, weight) for name, value in values.items()}
 
 
 def _share(part: Array, whole: Array) -> Array:

@@ -91,19 +91,14 @@ def fresh_state(
       num_steps: of the schedules.
       ema: decay of the averages. 0: no averages.
     """
-    opt_state = {}
-    for player in (generators, discriminators):
-        for name, optimiser in player.optimisers.items():
-            owned = supervised.select(params, optimiser.nets)
-            opt_state[name] = optimiser.make(num_steps, owned).init(owned)
-    state = TrainState(
-        step=jnp.int32(0),
-        params=dict(params),
-        model_state=dict(model_state),
-        opt_state=opt_state,
-        extra={},
+    return supervised.fresh_state(
+        params,
+        model_state,
+        {**generators.optimisers, **discriminators.optimisers},
+        num_steps=num_steps,
+        ema=ema,
+        averaged=generators.nets,
     )
-    return state.replace(extra=optim.start_average(*_trained(generators, state), ema))
 
 
 def make_train_step(

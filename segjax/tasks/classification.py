@@ -136,10 +136,9 @@ def make_init(task: Task, optimisers: supervised.Optimisers, num_steps: int) -> 
     """
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
-        variables = task.net.init(rng.named(key, NET), batch[task.planes][:1])
-        params = {NET: variables.pop('params')}
+        variables = {NET: task.net.init(rng.named(key, NET), batch[task.planes][:1])}
         return supervised.fresh_state(
-            params, {NET: variables}, optimisers, num_steps=num_steps, ema=task.ema
+            *supervised.fields_of(variables), optimisers, num_steps=num_steps, ema=task.ema
         )
 
     return init

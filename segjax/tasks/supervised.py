@@ -162,6 +162,19 @@ def select(tree: Mapping[str, PyTree], nets: Iterable[str]) -> dict[str, PyTree]
     return {net: tree[net] for net in nets}
 
 
+def fields_of(
+    variables: Mapping[str, Mapping[str, PyTree]],
+) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+    """Splits the variables of nets, {net: variables}, into (params, model_state) of a state."""
+    params = {}
+    model_state = {}
+    for net, collections in variables.items():
+        statistics = dict(collections)
+        params[net] = statistics.pop('params')
+        model_state[net] = statistics
+    return params, model_state
+
+
 def fresh_state(
     params: Mapping[str, PyTree],
     model_state: Mapping[str, PyTree],
@@ -169,15 +182,26 @@ def fresh_state(
     *,
     num_steps: int,
     ema: float,
+    averaged: Collection[str] | None = None,
 ) -> TrainState:
-    """Builds the state of step 0: new optimisers and, if used, averages of the trained nets."""
+    """Builds the state of step 0: new optimisers and, if used, averages of trained nets.
+
+    Args:
+      params: of all nets.
+      model_state: of all nets.
+      optimisers: by name. Nets that no optimiser owns are frozen.
+      num_steps: of the schedules.
+      ema: decay of the averages. 0: no averages.
+      averaged: trained nets that have averages. None: all trained nets.
+    """
     opt_state = {}
     trained = []
     for name, optimiser in optimisers.items():
         owned = select(params, optimiser.nets)
         opt_state[name] = optimiser.make(num_steps, owned).init(owned)
         trained += optimiser.nets
-    average = optim.start_average(select(params, trained), select(model_state, trained), ema)
+    nets = trained if averaged is None else averaged
+    average = optim.start_average(select(params, nets), select(model_state, nets), ema)
     return TrainState(
         step=jnp.int32(0),
         params=dict(params),
@@ -191,12 +215,10 @@ def make_init(config: ml_collections.ConfigDict, net: segmentation.Net) -> Calla
     """Returns `Stage.init` of one net: new parameters, statistics and optimiser."""
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
-        variables = net.init(rng.named(key, 'segmenter'), batch['image'][:1])
-        params = {'segmenter': variables.pop('params')}
-        model_state = {'segmenter': variables}
+        variables = {'segmenter': net.init(rng.named(key, 'segmenter'), batch['image'][:1])}
         train = config.train
         return fresh_state(
-            params, model_state, alone(config), num_steps=train.num_steps, ema=train.ema
+            *fields_of(variables), alone(config), num_steps=train.num_steps, ema=train.ema
         )
 
     return init

@@ -30,7 +30,7 @@ import ml_collections
 import numpy as np
 
 from segjax import models
-from segjax.core import optim, parallel, rng
+from segjax.core import means, optim, parallel, rng
 from segjax.errors import InputError
 from segjax.losses import image as image_losses
 from segjax.losses import perceptual
@@ -544,16 +544,9 @@ def make_init(system: System, num_steps: int) -> Callable:
             variables[JUDGE] = system.segmenter.init(rng.named(key, JUDGE), photo)
 
         # Frozen nets are in the state too, so that a checkpoint is complete.
-        params = {}
-        model_state = {}
-        for net, tree in variables.items():
-            statistics = dict(tree)
-            params[net] = statistics.pop('params')
-            model_state[net] = statistics
         ema = system.config.train.ema
-        return adversarial.fresh_state(
-            params, model_state, *players(system), num_steps=num_steps, ema=ema
-        )
+        fields = supervised.fields_of(variables)
+        return adversarial.fresh_state(*fields, *players(system), num_steps=num_steps, ema=ema)
 
     return init
 
@@ -764,8 +757,7 @@ def eval_step(system: System, state: TrainState, batch: Batch, keys: Keys) -> Me
 
 def mean_over_images(values: Array, weight: Array) -> Mean:
     """Averages values [B] of the examples that are no padding and have a finite value."""
-    counted = (weight > 0) & jnp.isfinite(values)
-    return Mean(jnp.where(counted, values, 0).sum(), counted.astype(jnp.float32).sum())
+    return means.mean_of_examples(jnp.where(jnp.isfinite(values), values, jnp.nan), weight)
 
 
 def class_colors(system: System, example: Example, region: Array, batch: Batch) -> Mean:
