@@ -541,7 +541,7 @@ def loaded_nets(config: ml_collections.ConfigDict) -> tuple[str, ...]:
 
 
 def eval_features(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """Returns the features of an evaluation batch, with those of the painter."""
+    """Returns the features of an evaluation batch, also for the painter."""
     painter = () if config.picture.use == NONE else translation.features(config.painter)
     return tuple(dict.fromkeys((*object_boxes.FEATURES, *painter)))
 
@@ -559,32 +559,28 @@ def make_init(system: System) -> Callable:
         inputs['denoiser'] = (nets.denoiser, num_classes)
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
-        # The nets.
-        params = {}
-        model_state = {}
+        # The nets. Frozen nets are in the state too, so that a checkpoint is complete.
+        variables = {}
         for name, (net, channels) in inputs.items():
             maps = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
-            variables = dict(net.lazy_init(rng.named(key, name), maps, train=False))
-            params[name] = variables.pop('params')
-            model_state[name] = variables
+            variables[name] = net.lazy_init(rng.named(key, name), maps, train=False)
         for name, (stage, variables_of) in frozen_nets(system).items():
             if stage in earlier:
                 trained, statistics = evaluated_nets(earlier[stage], config.train.ema)
-                params[name] = trained[name]
-                model_state[name] = statistics[name]
+                variables[name] = {'params': trained[name], **statistics[name]}
             else:
-                variables = dict(variables_of(rng.named(key, name)))
-                params[name] = variables.pop('params')
-                model_state[name] = variables
+                variables[name] = variables_of(rng.named(key, name))
 
         # A fixed generator has no optimiser, and needs no discriminator.
         generators, discriminators = players(system)
-        if config.train_generator:
-            new = functools.partial(adversarial.fresh_state, params, model_state)
-            state = new(generators, discriminators, **_lengths(config))
-        else:
-            optimisers = generators.optimisers
-            state = supervised.fresh_state(params, model_state, optimisers, **_lengths(config))
+        judges = discriminators.optimisers if config.train_generator else {}
+        state = supervised.fresh_state(
+            *supervised.fields_of(variables),
+            {**generators.optimisers, **judges},
+            num_steps=config.train.num_steps,
+            ema=config.train.ema,
+            averaged=generators.nets,
+        )
         seen = inpainting.no_shapes(num_classes)
         return state.replace(extra={**state.extra, inpainting.SHAPES_SEEN: seen})
 
@@ -614,11 +610,6 @@ def frozen_nets(system: System) -> dict[str, tuple[str, Callable]]:
         painter_variables = translation.make_variables(config, spec, config.painter, (side, side))
         nets[translation.NET] = (PAINTER, painter_variables)
     return nets
-
-
-def _lengths(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns the number of steps and the decay of the averages."""
-    return {'num_steps': config.train.num_steps, 'ema': config.train.ema}
 
 
 def players(system: System) -> tuple[adversarial.Player, adversarial.Player]:
@@ -691,17 +682,13 @@ def make_evaluation(system: System) -> Evaluation:
     """Builds the evaluation of all boxes of the evaluation split."""
     config, spec, _, _, num_classes = system
 
-    # Both functions apply the nets to equal inputs, which the compiler merges.
-    def complete(state: TrainState, batch: Batch) -> Array:
+    def complete(state: TrainState, batch: Batch) -> tuple[Array, dict[str, Array]]:
         boxes = boxes_of(system, batch)
-        return completed(system, state, boxes)[0]
-
-    def object_scores(state: TrainState, batch: Batch) -> dict[str, Array]:
-        boxes = boxes_of(system, batch)
-        _, object_map = completed(system, state, boxes)
+        label, object_map = completed(system, state, boxes)
         object_label = jnp.where(object_map, boxes.target[:, None, None], num_classes)
-        return {'object_tIOU': shape.target_iou(object_label, *boxes)}
+        return label, {'object_tIOU': shape.target_iou(object_label, *boxes)}
 
+    # Every image has as many places as its table has rows.
     judge = inpainting.Judge(
         spec=spec,
         num_classes=num_classes,
@@ -711,7 +698,6 @@ def make_evaluation(system: System) -> Evaluation:
         rows=config.boxes.max_objects,
         reference=config.testing.noise_reference,
         classify=make_classify(system),
-        more=object_scores,
         pictures=make_pictures(system),
     )
     return inpainting.make_evaluation(judge)
@@ -720,7 +706,7 @@ def make_evaluation(system: System) -> Evaluation:
 def make_classify(system: System) -> Callable[[TrainState, Array], Array] | None:
     """Returns (state, planes) -> logits of the shape classifier, None without a classifier.
 
-    Planes of another size than those of the classifier are resized to the nearest pixels.
+    Planes are resized to the size of the classifier, to the nearest pixels.
     """
     config, spec, _, _, _ = system
     if config.classifier.use == NONE:

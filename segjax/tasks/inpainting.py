@@ -203,25 +203,23 @@ class Judge(NamedTuple):
 
     spec         of the data set
     num_classes  k, with void if it is a class
-    complete     (state, batch) -> completed maps [B, H, W]
+    complete     (state, batch) -> (completed maps [B, H, W], {name: [B] further scores})
     truth        batch -> `Boxes`
     num_boxes    places of boxes in the split: rows of the table * images
     rows         of the table of an image
     reference    a name of shape.NOISE_REFERENCES
     classify     (state, planes) -> logits of the shape classifier. None: no Sem
-    more         (state, batch) -> {name: [B] further values of each box}
     pictures     (state, batch, completed maps) -> further pictures
     """
 
     spec: DataSpec
     num_classes: int
-    complete: Callable[[TrainState, Batch], Array]
+    complete: Callable[[TrainState, Batch], tuple[Array, Mapping[str, Array]]]
     truth: Callable[[Batch], Boxes]
     num_boxes: int
     rows: int
     reference: str
     classify: Callable[[TrainState, Array], Array] | None = None
-    more: Callable[[TrainState, Batch], Mapping[str, Array]] = lambda state, batch: {}
     pictures: Callable[[TrainState, Batch, Array], Pictures] = lambda state, batch, completed: {}
 
 
@@ -240,7 +238,7 @@ def make_evaluation(judge: Judge) -> Evaluation:
 
 
 def box_values(judge: Judge, state: TrainState, completed: Array, boxes: Boxes) -> dict[str, Array]:
-    """Returns the scores [B] of each box. Names are those of SCORES.
+    """Returns the scores [B] of each box. Names are in SCORES.
 
     Args:
       judge: of the evaluation.
@@ -263,7 +261,8 @@ def box_values(judge: Judge, state: TrainState, completed: Array, boxes: Boxes) 
 def eval_step(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Metrics:
     """Places the scores of each box, of the net and of the baselines, in vectors over the split."""
     boxes = judge.truth(batch)
-    completed = {'net': judge.complete(state, batch)}
+    of_net, further = judge.complete(state, batch)
+    completed = {'net': of_net}
     if SHAPES_SEEN in state.extra:
         completed |= baselines(state.extra[SHAPES_SEEN], boxes, judge.num_classes)
 
@@ -271,7 +270,7 @@ def eval_step(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Metr
     for name, maps in completed.items():
         for score, value in box_values(judge, state, maps, boxes).items():
             values[f'{name}/{score}'] = value
-    for name, value in judge.more(state, batch).items():
+    for name, value in further.items():
         values[f'more/{name}'] = value
     values['image_score'] = values['net/tIOU']
 
@@ -370,7 +369,8 @@ def label_maps(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Lab
     truth = jnp.where(boxes.mask, boxes.truth, IGNORE)
     height, width = truth.shape[1:]
     size = jnp.broadcast_to(jnp.array([height, width]), (len(truth), 2))
-    return LabelMaps(judge.complete(state, batch), truth, size)
+    completed, _ = judge.complete(state, batch)
+    return LabelMaps(completed, truth, size)
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Picture
     """
     # The maps.
     boxes = judge.truth(batch)
-    completed = judge.complete(state, batch)
+    completed, _ = judge.complete(state, batch)
     values = box_values(judge, state, completed, boxes)
     is_incomplete = boxes.mask & (boxes.target < judge.num_classes)[:, None, None]
     incomplete = jnp.where(is_incomplete, boxes.target[:, None, None], boxes.truth)

@@ -146,7 +146,7 @@ def make_judge(complete, classify=None):
     return inpainting.Judge(
         spec=SPEC,
         num_classes=K,
-        complete=complete,
+        complete=lambda state, batch: (complete(state, batch), {}),
         truth=lambda batch: Boxes(batch['label'], batch['class_id'], batch['mask_box'] > 0),
         num_boxes=ROWS * IMAGES,
         rows=ROWS,
