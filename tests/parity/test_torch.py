@@ -4,7 +4,7 @@ These tests are skipped without torch, which is no dependency of the project. To
 separate environment:
 
     python3.11 -m venv parity
-    parity/bin/pip install torch jax flax ml_collections pytest scipy opencv-python-headless
+    parity/bin/pip install torch jax flax ml_collections pytest scipy opencv-contrib-python-headless
     parity/bin/pip install --no-deps torchvision timm efficientnet_pytorch
     parity/bin/pip install safetensors pyyaml huggingface_hub
     parity/bin/python -m pytest tests/parity -s

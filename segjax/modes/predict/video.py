@@ -172,5 +172,5 @@ def write_video(stem: pathlib.Path, pictures: Sequence[pathlib.Path], rate: floa
         str(stem),
         got='an OpenCV that can encode neither ' + ' nor '.join(codec for _, codec in CODECS),
         expected='one of these encoders',
-        fix='pip install --force-reinstall opencv-python-headless',
+        fix='pip install --force-reinstall opencv-contrib-python-headless',
     )
