@@ -187,12 +187,14 @@ class DrawnFrames(NamedTuple):
 
     `count` frames are drawn without replacement from the example itself and the frames of its clip
     at `offsets`. The example itself is always among them. They are in ascending order. Examples
-    with fewer than `count` such frames are skipped. In evaluation, the frames depend on the index
+    with fewer than `count` such frames are skipped. With `fill` the example itself takes the places
+    of missing frames, and no example is skipped. In evaluation, the frames depend on the index
     alone. The feature 'frame_frames' has their numbers in the clip.
     """
 
     count: int
     offsets: tuple[int, ...]
+    fill: bool = False
 
 
 class TableFrames(NamedTuple):

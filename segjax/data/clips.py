@@ -90,13 +90,20 @@ def with_neighbours(
         return chosen
     drawn = isinstance(frames, DrawnFrames)
     offsets = _other_offsets(frames) if drawn else frames
-    needed = frames.count - 1 if drawn else len(frames)
+    needed = _num_needed(frames)
     places = Places(facts.sequence, facts.frame)
     complete = np.zeros(len(places), bool)
     for members in places.clips():
         exist = places.neighbours(members, offsets) != ABSENT
         complete[members] = exist.sum(axis=1) >= needed
     return chosen[complete[chosen]]
+
+
+def _num_needed(frames: Frames) -> int:
+    """Returns the number of neighbours that must exist for an example to be read."""
+    if isinstance(frames, DrawnFrames):
+        return 0 if frames.fill else frames.count - 1
+    return len(frames)
 
 
 def no_neighbours(where: str, frames: Frames, among: str = '') -> InputError:
@@ -149,7 +156,8 @@ class Drawn(NamedTuple):
     in the order of their numbers.
 
     places   frames of the split
-    frames   number and offsets of the neighbours
+    frames   number and offsets of the neighbours. With `fill`, the example is repeated in the place
+             of missing frames
     """
 
     places: Places
@@ -163,10 +171,12 @@ class Drawn(NamedTuple):
         candidates = self.places.neighbours(position, offsets)
         exist = np.flatnonzero(candidates != ABSENT)
 
-        # The example goes between them.
-        drawn = np.sort(rng.choice(exist, self.frames.count - 1, replace=False))
+        # The example goes between them, and takes the places of missing frames.
+        number = min(self.frames.count - 1, len(exist))
+        drawn = np.sort(rng.choice(exist, number, replace=False))
         before = np.count_nonzero(np.take(offsets, drawn) < 0)
-        return np.insert(candidates[drawn], before, position)
+        own = np.full(self.frames.count - number, position)
+        return np.insert(candidates[drawn], before, own)
 
 
 def _other_offsets(frames: DrawnFrames) -> list[int]:

@@ -10,6 +10,7 @@ its first word names: 'image_prev' is an image, 'label_frames' are labels.
     label       [H, W] train ids          nearest                          255
     instance    [H, W] 16-bit ids         nearest                          0
     ids         [H, W] 32-bit ids         nearest                          0
+    regions     [H, W] numbers of regions nearest                          -1, no region
     depth       [H, W] float32            nearest                          0, not measured
     flow        [H, W, 2] float32         nearest, vectors by L            NaN, not measured
     normals     [H, W, 3] float32         nearest, vectors by Q            0, not measured
@@ -103,6 +104,7 @@ KINDS = {
     'instance': Kind(('uint16', 'uint8', 'int32'), 'image', 'pixels', absent=0, travels='int32'),
     # Compressed bytes are smaller than a PNG of four channels, and decode in a third of the time.
     'ids': Kind(('int32',), 'array', 'pixels', absent=0),
+    'regions': Kind(('int32',), 'array', 'pixels', fill=-1, absent=-1),
     'depth': Kind(
         ('float32', 'uint8', 'uint16', 'int32'), 'array', 'pixels', absent=0, travels='float32'
     ),

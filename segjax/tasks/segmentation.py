@@ -300,16 +300,24 @@ class Judge(NamedTuple):
     spec          of the data set
     infer         (state, image uint8 [B, H, W, 3]) -> float32 logits [B, H, W, C]
     num_examples  labelled examples of the evaluation split
+    evidence      (state, batch) -> logits of whole images. None: `infer` on batch['image']
+    num_frames    images that the net sees for each example
     """
 
     config: ml_collections.ConfigDict
     spec: DataSpec
     infer: Callable[[TrainState, Array], Array]
     num_examples: int
+    evidence: Callable[[TrainState, Batch], Array] | None = None
+    num_frames: int = 1
 
 
 def make_evaluation(
-    config: ml_collections.ConfigDict, spec: DataSpec, infer: Callable
+    config: ml_collections.ConfigDict,
+    spec: DataSpec,
+    infer: Callable,
+    evidence: Callable | None = None,
+    num_frames: int = 1,
 ) -> Evaluation:
     """Builds the evaluation of a `Stage` that segments.
 
@@ -326,10 +334,13 @@ def make_evaluation(
       config: of the run.
       spec: of the data set.
       infer: (state, image uint8 [B, H, W, 3]) -> float32 logits [B, H, W, C].
+      evidence: (state, batch) -> float32 logits [B, H, W, C], for nets that read more than an
+        image. `evaluate.crop` then has no effect.
+      num_frames: images that the net sees for each example.
     """
     confusion.check_policy(config.evaluate.policy)
     num_examples = spec.split(config.data.eval_split).num_labelled
-    judge = Judge(config, spec, infer, num_examples)
+    judge = Judge(config, spec, infer, num_examples, evidence, num_frames)
     return Evaluation(
         eval_step=functools.partial(eval_step, judge),
         finalize=functools.partial(finalize, judge),
@@ -343,6 +354,8 @@ def make_evaluation(
 def class_evidence(judge: Judge, state: TrainState, batch: Batch) -> Array:
     """Returns logits of whole images, or the averaged probabilities of crops, [B, H, W, C]."""
     settings = judge.config.evaluate
+    if judge.evidence is not None:
+        return judge.evidence(state, batch)
     if not settings.crop:
         return judge.infer(state, batch['image'])
 
@@ -381,8 +394,9 @@ def _images_at_once(judge: Judge, batch: Batch) -> int:
     """Returns the largest divisor of the batch size whose float32 logits are not too large."""
     batch_size, height, width = batch['image'].shape[:3]
     of_image = 4 * height * width * num_outputs(judge.config, judge.spec)
+    of_example = judge.num_frames * of_image
     divisors = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
-    return max((n for n in divisors if n * of_image <= resize.WHOLE_BYTES), default=1)
+    return max((n for n in divisors if n * of_example <= resize.WHOLE_BYTES), default=1)
 
 
 def score_labels(judge: Judge, batch: Batch) -> tuple[Array, Array]:

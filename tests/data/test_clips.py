@@ -196,6 +196,26 @@ def test_frames_are_drawn_from_the_offsets_that_exist(frames):
         assert set(itertools.chain(*drawn)) == possible
 
 
+def test_an_example_takes_the_places_of_missing_frames():
+    frames = DrawnFrames(5, (-2, -1, 0, 1, 2), fill=True)
+    kept = clips.with_neighbours(facts_of(PLACES), frames).tolist()
+    assert kept == list(range(len(PLACES))), 'no example is skipped'
+    for position in kept:
+        possible = candidates_of(position, frames)
+        for row in draws_of(position, frames, seeds=range(20)):
+            assert set(row) == possible, 'all frames that exist'
+            assert row.count(position) == frames.count - len(possible) + 1
+            numbers = [PLACES[place][1] for place in row]
+            assert numbers == sorted(numbers)
+
+
+def test_frames_that_suffice_are_drawn_as_without_filling():
+    frames = DrawnFrames(3, (-2, -1, 0, 1, 2))
+    for position in clips.with_neighbours(facts_of(PLACES), frames).tolist():
+        filled = draws_of(position, frames._replace(fill=True), seeds=range(20))
+        assert filled == draws_of(position, frames, seeds=range(20))
+
+
 @pytest.mark.parametrize('position', [0, 3, 6])
 def test_all_sets_of_frames_with_the_example_are_equally_likely(position):
     """Draws 4 of 6 frames: the example is certain, and 10 sets of the remaining frames."""

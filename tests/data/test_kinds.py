@@ -22,6 +22,7 @@ DECLARED = {
     'heat': Feature('planes', (68,), dtype='float32'),
     'mask': Feature('planes', (1,)),
     'segments': Feature('ids'),
+    'superpixels': Feature('regions'),
     'parts': Feature('label'),
     'motion': Feature('flow'),
     'surface': Feature('normals'),
@@ -60,6 +61,7 @@ def example(number, size=SIZE):
         'mask': rng.integers(0, 256, (*size, 1), dtype=np.uint8),
         # COCO: R + 256 G + 65536 B
         'segments': rng.integers(0, 2**24, size, dtype=np.int32),
+        'superpixels': rng.integers(0, 500, size, dtype=np.int32),
         'parts': rng.integers(0, 7, size, dtype=np.uint8),
         'motion': motion,
         'surface': surface,
@@ -285,6 +287,7 @@ def test_a_training_batch_has_one_type_for_each_kind(prepared):
         'label': 'uint8',
         'instance': 'int32',
         'ids': 'int32',
+        'regions': 'int32',
         'depth': 'float32',
         'flow': 'float32',
         'normals': 'float32',
@@ -341,7 +344,7 @@ def test_evaluation_pads_targets_and_empties_the_padding_rows(prepared):
             np.testing.assert_array_equal(full[key][0, 24:], outside, err_msg=key)
 
         # The second batch has the example 2, and a row of padding.
-        absent = {'label': 255, 'instance': 0, 'ids': 0, 'depth': 0, 'normals': 0}
+        absent = {'label': 255, 'instance': 0, 'ids': 0, 'depth': 0, 'normals': 0, 'regions': -1}
         absent |= {'flow': np.nan, 'points': np.nan, 'boxes': np.nan}
         expected = np.full_like(padded[key][1], absent.get(feature.kind, 0))
         if feature.kind not in absent:
