@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -96,6 +97,16 @@ def make_net(
     net = models.build_from(
         kind, model, num_classes=num_outputs, dtype=dtype, axis_name=parallel.AXIS
     )
+    return net_of(net, prepare)
+
+
+def net_of(net: nn.Module, prepare: Callable[[Array], Array]) -> Net:
+    """Builds a `Net` of a linen module.
+
+    Args:
+      net: called as net(input, train).
+      prepare: maps the input to the input of the module.
+    """
 
     def init(key: PRNGKey, image):
         return net.lazy_init(key, jax.eval_shape(prepare, image), train=False)

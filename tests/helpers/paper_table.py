@@ -6,7 +6,7 @@ from segjax.train import divergence
 # Rows 'base', 'thin' and 'strong' of a supervised run. The claims: strong is better than base, thin
 # is worse.
 FILE = """
-from segjax.modes.table import Claim, Column, Row, Scale, Table
+from segjax.modes.table import Claim, Column, Literature, Row, Scale, Table
 
 
 def get_table():
@@ -36,6 +36,7 @@ def get_table():
             Claim('width helps', 'mIoU', 'base', 'thin'),
             Claim('thin errs more', 'error', 'thin', 'base'),
         ),
+        literature=(Literature('an older net', {'mIoU': 30.5}, {'width': '2'}),),
     )
 """
 

@@ -95,6 +95,19 @@ class Row(NamedTuple):
         return self.evaluates or self.after.partition('/')[0]
 
 
+class Literature(NamedTuple):
+    """Published numbers of a method that no row trains. It is printed above the rows.
+
+    name       as printed
+    published  {column name: number}, in the column's unit
+    labels     further descriptive cells by heading
+    """
+
+    name: str
+    published: Mapping[str, float]
+    labels: Mapping[str, str] = EMPTY
+
+
 class Scale(NamedTuple):
     """The size of the experiments.
 
@@ -191,6 +204,7 @@ class Table(NamedTuple):
     compare    keys of the rows whose classes are compared; () is the first five
     claims     orderings that the paper claims
     headlines  differences printed above the table
+    literature published numbers of further methods, in order
     """
 
     title: str
@@ -202,6 +216,7 @@ class Table(NamedTuple):
     compare: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
     headlines: tuple[Difference, ...] = ()
+    literature: tuple[Literature, ...] = ()
 
     @property
     def shown(self) -> tuple[Row, ...]:
@@ -246,6 +261,7 @@ def _check(table: Table, where: str) -> None:
         'claims': Claim,
         'compare': str,
         'headlines': Difference,
+        'literature': Literature,
     }
     for field, kind in entries.items():
         empty = field not in ('columns', 'rows')
@@ -257,6 +273,8 @@ def _check(table: Table, where: str) -> None:
         _check_column(table, column, where, keys)
     for row in table.rows:
         _check_row(f'{where}: row {row.key!r}', row, columns)
+    for entry in table.literature:
+        _check_published(f'{where}: literature {entry.name!r}', entry, columns)
     _check_starts(table, where)
     # Scales and their seeds.
     _check_mapping(f'{where}: scales', table.scales, Scale, "{'quick': Scale('quick', (0, 1, 2))}")
@@ -316,15 +334,21 @@ def _check_row(where: str, row: Row, columns: Sequence[str]) -> None:
     if not re.fullmatch(r'[\w+-][\w.+-]*', row.key):
         expected = 'the name of a folder: letters, digits and any of _ . + -'
         raise InputError(where, got=repr(row.key), expected=expected)
+    _check_published(where, row, columns)
+    _check_overrides(where, row.overrides)
+
+
+def _check_published(where: str, entry: Row | Literature, columns: Sequence[str]) -> None:
+    """Raises InputError for a wrong published number or label."""
     for field in ('published', 'labels'):
-        _check_mapping(f'{where}: {field}', getattr(row, field), (str, int, float), "{'name': ...}")
-    for name, number in row.published.items():
+        mapping = getattr(entry, field)
+        _check_mapping(f'{where}: {field}', mapping, (str, int, float), "{'name': ...}")
+    for name, number in entry.published.items():
         _known(f'{where}: published', name, columns)
         if not is_number(number):
             raise InputError(
                 f'{where}: published', got=f'{name}: {number!r}', expected='a number, or no entry'
             )
-    _check_overrides(where, row.overrides)
 
 
 def _check_starts(table: Table, where: str) -> None:

@@ -73,8 +73,9 @@ def _number(value: float | None, digits: int, sign: str = '') -> str:
 
 
 def label_names(table: Table) -> list[str]:
-    """Returns the headings of all labels, in the order of the rows."""
-    return list(dict.fromkeys(name for row in table.shown for name in row.labels))
+    """Returns the headings of all labels, in the order of the literature and the rows."""
+    entries = (*table.literature, *table.shown)
+    return list(dict.fromkeys(name for entry in entries for name in entry.labels))
 
 
 def table_cells(
@@ -94,6 +95,11 @@ def table_cells(
         heads += [heading(column), 'published']
     best = {column.name: best_rows(measured, column) for column in table.columns}
     lines = []
+    for entry in table.literature:
+        line = [text(entry.name), *(text(str(entry.labels.get(name, ''))) for name in labels)]
+        for column in table.columns:
+            line += ['', _number(entry.published.get(column.name), column.digits)]
+        lines.append(line)
     for row in table.shown:
         line = [text(row.name), *(text(str(row.labels.get(name, ''))) for name in labels)]
         for column in table.columns:
@@ -328,6 +334,12 @@ def csv_text(measured: Measured) -> str:
     for column in plan.table.columns:
         heads += [f'{heading(column)} {kind}' for kind in (of_speed if column.speed else of_score)]
     lines = [heads]
+    for entry in plan.table.literature:
+        line = ['', entry.name, *(entry.labels.get(name, '') for name in labels)]
+        for column in plan.table.columns:
+            rest = of_speed if column.speed else of_score
+            line += [_full(entry.published.get(column.name)), *[''] * (len(rest) - 1)]
+        lines.append(line)
     for row in plan.table.shown:
         line = [row.key, row.name, *(row.labels.get(name, '') for name in labels)]
         for column in plan.table.columns:
@@ -413,6 +425,7 @@ def as_json(measured: Measured) -> dict[str, Any]:
         'speed': speed_note(measured),
         'columns': [column._asdict() for column in plan.table.columns],
         'rows': {row.key: _row_json(measured, row) for row in plan.table.rows},
+        'literature': [entry._asdict() for entry in plan.table.literature],
         'claims': [_claim_json(comparison) for comparison in measured.comparisons],
         'by_chance': by_chance(measured.comparisons),
         'headlines': headlines,

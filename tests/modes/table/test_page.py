@@ -26,7 +26,7 @@ def test_page_has_the_table_and_links_to_the_reports(outputs):
     first, claims, listing = page.iter('table')
     lines = [[words(cell) for cell in row] for row in first.iter('tr')]
     assert lines[0] == ['row', 'width', 'mIoU [%]', 'published', 'error', 'published']
-    assert lines[3] == ['strong <aug>', '', '45.0 ± 1.0 (3 seeds)', '43.3', '', '']
+    assert lines[4] == ['strong <aug>', '', '45.0 ± 1.0 (3 seeds)', '43.3', '', '']
     assert [b.text for b in first.iter('b')] == ['45.0 ± 1.0']
     assert 'holds, within spread' in words(claims)
     links = {a.get('href'): a.text for a in listing.iter('a')}

@@ -67,6 +67,7 @@ python -m segjax.main --mode table --table table.py --scale quick --workdir runs
 
 | row | width | mIoU [%] | published | error | published |
 | - | -: | -: | -: | -: | -: |
+| an older net | 2 | | 30.5 | | |
 | as published | | 42.0 ± 2.0 (3 seeds) | 40.2 | 0.50 ± 0.25 (3 seeds) | |
 | half \\| as wide | 1/2 | 41.5 ± 2.1 (2 seeds, 1 diverged) | 38.0 | diverged | 0.50 |
 | strong <aug> | | **45.0 ± 1.0** (3 seeds) | 43.3 | | |
@@ -119,6 +120,7 @@ def test_csv_has_every_seed(outputs):
         )
     assert (outputs / 'table.csv').read_text().splitlines() == [
         heads,
+        ',an older net,2,30.5,,,,,,,,,,,,,',
         'base,as published,,40.2,42,2,3,40,42,44,,0.5,0.25,3,0.5,0.25,0.75',
         'thin,half | as wide,1/2,38,41.5,2.1213203,2,40,43,diverged,0.5,,,0,,,diverged',
         'strong,strong <aug>,,43.3,45,1,3,45,46,44,,,,0,,,',
@@ -133,6 +135,7 @@ def test_json_has_the_scores_as_they_were(outputs):
     assert content['rows']['thin']['seeds']['2'] == {'diverged': str(RESULTS['thin', 2])}
     assert content['rows']['thin']['labels'] == {'width': '1/2'}
     assert content['claims'][0]['ours'] == pytest.approx({'0': 5.0, '1': 4.0, '2': 0.0}, abs=1e-9)
+    assert content['literature'][0]['published'] == {'mIoU': 30.5}
     assert content['columns'][0]['factor'] == 100.0 and content['source'] == 'A paper, Table 2'
 
 
