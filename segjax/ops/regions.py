@@ -404,8 +404,8 @@ def _slots(ids, num_regions: int):
 
 def _sum_regions(features, slots, num_regions: int):
     """Sums the pixels of [H, W, C] over regions, [P, C]."""
-    # A scatter. On a CPU, products with one-hot matrices took 3 to 500 times as long
-    # (docs/results/region_pooling.md).
+    # A scatter. On a CPU, products with one-hot matrices took 3.8 times as long for 550 regions and
+    # 425 x 560 pixels, 36 times for 5000 regions (docs/results/region_pooling.md).
     channels = features.shape[-1]
     pixels = features.reshape(-1, channels)
     sums = jax.ops.segment_sum(pixels, slots.reshape(-1), _PARTS * num_regions)
