@@ -64,25 +64,25 @@ def pool_pixels(features, ids, num_regions: int, mode: str = 'mean', weights=Non
     """
     _check_mode('mode of pool_pixels', mode)
     _check_map('pool_pixels', features, ids)
+    if mode == 'max' and weights is not None:
+        raise InputError(
+            'pool_pixels',
+            got="weights with mode 'max'",
+            expected="weights with mode 'mean' alone",
+            fix='a maximum has no weights: leave them out',
+        )
     dtype = jnp.promote_types(features.dtype, jnp.float32)
-    slots = _slots(ids, num_regions)
-    ones = jnp.ones(ids.shape, dtype) if weights is None else jnp.asarray(weights, dtype)
-    counts = _sum_regions(ones[..., None], slots, num_regions)[:, 0]
-    if mode == 'max':
-        if weights is not None:
-            raise InputError(
-                'pool_pixels',
-                got="weights with mode 'max'",
-                expected="weights with mode 'mean' alone",
-                fix='a maximum has no weights: leave them out',
-            )
-        values = _max_regions(features.astype(dtype), ids, num_regions)
-        return jnp.where(counts[:, None] > 0, values, 0), counts
     features = features.astype(dtype)
-    if weights is not None:
-        features = features * ones[..., None]
-    sums = _sum_regions(features, slots, num_regions)
-    return sums / jnp.where(counts > 0, counts, 1)[:, None], counts
+    slots = _slots(ids, num_regions)
+
+    # A region is empty if its count is 0. Its value is 0 then, never 0 / 0 or -inf.
+    weights = jnp.ones(ids.shape, dtype) if weights is None else jnp.asarray(weights, dtype)
+    counts = _sum_regions(weights[..., None], slots, num_regions)  # [P, 1]
+    if mode == 'max':
+        values = _max_regions(features, ids, num_regions)
+        return jnp.where(counts > 0, values, 0), counts[:, 0]
+    sums = _sum_regions(weights[..., None] * features, slots, num_regions)
+    return sums / jnp.where(counts > 0, counts, 1), counts[:, 0]
 
 
 def pool_frames(values, counts, mode: str = 'mean', weights=None):
