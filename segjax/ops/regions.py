@@ -244,7 +244,8 @@ def pool_sequence(
     """Pools the features of a video over its regions, onto the pixels of the target.
 
     The composition of `pool_pixels`, `pool_frames` and `to_pixels`. Frames are pooled after each
-    other, so memory holds sums of a single frame, and N P C values.
+    other, so memory holds sums of a single frame, and N P C values. For a batch of videos,
+    `jax.lax.map` copies features of a video at a time, `jax.vmap` of the whole batch.
 
     Args:
       features: [N, H, W, C] floating point. The target is one of the N frames.
