@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from house import REPOSITORY
 
@@ -44,7 +45,7 @@ def test_an_example_is_short_and_says_what_it_prints(path):
 
 def test_every_example_is_run():
     run_here = {'net.py', 'loss_and_confusion.py', 'rank_objects.py', 'sem.py', 'warp.py'}
-    run_here |= {'train.py'}
+    run_here |= {'boundary_benchmark.py', 'train.py'}
     assert {path.name for path in EXAMPLES.glob('*.py')} == run_here
 
 
@@ -81,6 +82,18 @@ def test_classes_are_ranked_by_their_objects(tmp_path):
     assert len(counts) == 19 and list(counts.values()) == sorted(counts.values(), reverse=True)
     # Only things that move are told apart.
     assert counts['car'] > 0 and counts['road'] == counts['sky'] == 0
+
+
+def test_boundaries_of_folders_are_scored(tmp_path):
+    # Regions that meet at a column. The second prediction is far from its truth.
+    for folder, columns in {'predictions': (10, 5), 'truths': (10, 25)}.items():
+        (tmp_path / folder).mkdir()
+        for name, column in zip('ab', columns, strict=True):
+            regions = np.tile(np.arange(30) >= column, (20, 1)).astype(np.int32)
+            np.save(tmp_path / folder / name, regions)
+    output = run('boundary_benchmark.py', tmp_path, 'predictions', 'truths', '1')
+    assert 'ODS: F 0.5000, P 0.5000, R 0.5000\nOIS: F 0.5000' in output
+    assert '2 images, best threshold 0.5000' in output
 
 
 def test_sem_alone(tmp_path):

@@ -1,6 +1,7 @@
 """Metrics: sums on the device as `protocol.Mean`s, and functions on the host that score them."""
 
 from segjax.metrics import (
+    boundary,
     classification,
     confusion,
     curves,
@@ -13,6 +14,7 @@ from segjax.metrics import (
 )
 
 __all__ = [
+    'boundary',
     'classification',
     'confusion',
     'curves',

@@ -37,6 +37,9 @@ MEANINGS = {
     'flip_sensitivity': 'Flip sensitivity is the Sem of flipped objects, divided by the mean fall '
     'of tIOU and hamm. Below 1, a flip changes the class less than the pixels. '
     'Read it with the accuracy: a net that names one class for all shapes has a Sem of 0.',
+    'ODS_F': 'Boundaries are matched as in the Berkeley benchmark. ODS is at the best threshold of '
+    'the data set, OIS at the best threshold of each image. F is the harmonic mean of precision '
+    'and recall, and AP the area under the precision over the recall.',
 }
 """Explanations by name, for scores whose name says too little."""
 LABEL_SIZE = 'label size'
@@ -200,7 +203,7 @@ def is_share(name: str) -> bool:
     # A quotient of two shares is no share.
     if firsts[-1] == 'ratio':
         return False
-    named = any(first in ('sem', '1-sem', 'hamm', 'noisy') for first in firsts)
+    named = any(first in ('sem', '1-sem', 'hamm', 'noisy', 'ods', 'ois', 'ap') for first in firsts)
     return named or any(word in end for end in ends for word in words)
 
 

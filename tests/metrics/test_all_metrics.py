@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from segjax.metrics import classification, confusion, depth, image, sem, shape
+from segjax.metrics import boundary, classification, confusion, depth, image, sem, shape
 from segjax.ops import warp
 
 RNG = np.random.default_rng(0)
@@ -89,6 +89,10 @@ ALL = {
             size=SIZE,
             weight=WEIGHT,
         ),
+    ),
+    'boundary_strength': (
+        boundary.boundary_strength,
+        dict(probabilities=np.eye(C, dtype=np.float32)[PREDICTION], size=SIZE),
     ),
     'motion_errors': (
         functools.partial(depth.motion_errors, offsets=(-1, 1)),

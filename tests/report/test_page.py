@@ -704,6 +704,12 @@ def test_scores_have_units_and_void_is_explained(workdir, spec):
     assert scores.MEANINGS['mIoU_with_void'] in page.words
 
 
+def test_scores_of_boundaries_are_shares():
+    for name in ('ODS_F', 'ODS_recall', 'OIS_F', 'AP', 'boundaries/ODS_precision'):
+        assert scores.is_share(name), name
+    assert not scores.is_share('best_threshold')
+
+
 def test_curves_have_units(workdir):
     log = log_files.MetricsLog(workdir / 'segmentation', 12)
     log.write(13, 'eval', {'rmse': 4.5})
