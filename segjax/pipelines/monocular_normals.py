@@ -21,6 +21,7 @@ import numpy as np
 
 from segjax import models
 from segjax.core import means
+from segjax.data import hha
 from segjax.ops import images, resize
 from segjax.protocol import (
     Array,
@@ -88,12 +89,8 @@ def normals_of_example(example: Example, tolerance: float) -> np.ndarray:
 def normals_from_depth(depth: np.ndarray, intrinsics: np.ndarray, tolerance: float) -> np.ndarray:
     """Computes surface normals towards the camera from a depth map.
 
-    On a plane a . p = 1 / z for the homogeneous pixel p = (u, v, 1), with
-
-        a = (w_u, w_v, w - u w_u - v w_v),    w = 1 / z
-
-    and -K^T a is normal to the plane. So the result is exact where three neighbours along each axis
-    lie on one plane.
+    The normal follows from the slopes of the inverse depth w = 1 / z (`hha.plane_normals`). It is
+    exact where three neighbours along each axis lie on one plane.
 
     Args:
       depth: [H, W] along z, 0 = not measured.
@@ -111,16 +108,7 @@ def normals_from_depth(depth: np.ndarray, intrinsics: np.ndarray, tolerance: flo
     slope_v = _slope(inverse, tolerance)
     slope_u = _slope(inverse.T, tolerance).T
 
-    # Covectors of the planes, then their normals.
-    height, width = depth.shape
-    u = np.arange(width)
-    v = np.arange(height)[:, None]
-    constant = inverse - u * slope_u - v * slope_v
-    covector = np.stack([slope_u, slope_v, constant], axis=-1)  # [H, W, 3]
-    normals = -covector @ intrinsics.astype(np.float64)
-    length = np.linalg.norm(normals, axis=-1, keepdims=True)
-    known = np.isfinite(length) & (length > 0)
-    return np.divide(normals, length, out=np.zeros_like(normals), where=known).astype(np.float32)
+    return hha.plane_normals(inverse, slope_u, slope_v, intrinsics).astype(np.float32)
 
 
 def _slope(inverse: np.ndarray, tolerance: float) -> np.ndarray:
