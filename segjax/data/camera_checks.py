@@ -11,7 +11,10 @@ from segjax.spec import Feature
 
 
 def check_geometry(
-    values: Mapping[str, Any], where: str, declared: Mapping[str, Feature] = {}
+    values: Mapping[str, Any],
+    where: str,
+    declared: Mapping[str, Feature] = {},
+    size: tuple[int, int] | None = None,
 ) -> None:
     """Raises InputError for invalid geometry when data are prepared, long before a training fails.
 
@@ -20,11 +23,12 @@ def check_geometry(
         flow, points, boxes [..., n, 4], intrinsics [..., 3, 3] and pose [..., 4, 4].
       where: the file with these values.
       declared: `Dataset.declared`.
+      size: (height, width) of the image, which depth must have. None: depth may have any size.
 
     Raises:
-      InputError: depth that is negative or not finite. Intrinsics that are not finite, singular, or
-        whose last row is not (0, 0, 1). Poses that are no rigid motions. Normals that are no unit
-        vectors. Infinite flow or points. Boxes whose corners are swapped.
+      InputError: depth that is negative or not finite, or of another size. Intrinsics that are not
+        finite, singular, or whose last row is not (0, 0, 1). Poses that are no rigid motions.
+        Normals that are no unit vectors. Infinite flow or points. Boxes whose corners are swapped.
     """
     checks = {
         'depth': _check_depth,
@@ -36,9 +40,11 @@ def check_geometry(
         'pose': _check_pose,
     }
     for feature, value in values.items():
-        check = checks.get(feature_of(feature, declared).kind)
-        if check is not None:
-            check(f'{feature} of {where}', np.asarray(value, np.float64))
+        kind = feature_of(feature, declared).kind
+        if kind in checks:
+            checks[kind](f'{feature} of {where}', np.asarray(value, np.float64))
+        if kind == 'depth' and size is not None:
+            _check_size(f'{feature} of {where}', value.shape[-2:], size)
 
 
 def check_camera(matrix: np.ndarray, size: tuple[int, int], where: str) -> None:
@@ -101,6 +107,17 @@ def _check_depth(where: str, depth: np.ndarray) -> None:
             where,
             got=f'{depth[_first(bad)]} at {_first(bad)}, and {int(bad.sum())} such pixels in all',
             expected='finite distances along z, 0 where none was measured',
+        )
+
+
+def _check_size(where: str, size: tuple[int, ...], expected: tuple[int, int]) -> None:
+    """Raises InputError for a map whose (height, width) is not that of its image."""
+    if tuple(size) != tuple(expected):
+        raise InputError(
+            where,
+            got='{1} x {0} pixels'.format(*size),
+            expected='{1} x {0} pixels, as its image'.format(*expected),
+            fix='resize it with nearest neighbours, or its image, when the data set is prepared',
         )
 
 

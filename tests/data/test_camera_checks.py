@@ -1,8 +1,12 @@
 """Depth, cameras and poses that make no sense are named with their file."""
 
+import types
+
 import numpy as np
 import pytest
+from contract_data import SIZE, Figures
 
+from segjax.data.builders.base import Item
 from segjax.data.camera_checks import check_geometry
 from segjax.errors import InputError
 
@@ -51,3 +55,32 @@ def test_bad_geometry_is_named(wrong, message):
     with pytest.raises(InputError, match=message) as error:
         check_geometry({**GOOD, **wrong}, 'clip/a.png')
     assert error.value.where == f'{next(iter(wrong))} of clip/a.png'
+
+
+def test_depth_of_another_size_than_its_image_is_named():
+    check_geometry(GOOD, 'a.png', size=(4, 6))
+    with pytest.raises(InputError, match='6 x 4 pixels') as error:
+        check_geometry(GOOD, 'clip/a.png', size=(8, 12))
+    assert error.value.where == 'depth of clip/a.png'
+    assert '12 x 8 pixels' in error.value.expected and 'resize' in error.value.fix
+
+
+class WithDepth(Figures):
+    """Figures with depth of a size that may be wrong."""
+
+    def __init__(self, size):
+        super().__init__(types.SimpleNamespace(name='figures'))
+        self.size = size
+
+    def examine(self, item):
+        inspection = super().examine(item)
+        inspection.record.features['depth'] = np.ones(self.size, np.float32)
+        return inspection
+
+
+def test_every_data_set_names_the_file_of_depth_of_another_size():
+    item = Item('train', 'clip_7', {'depth': 'depth/7.png'}, sequence='clip_7', frame=1)
+    assert not WithDepth(SIZE).inspect(item).problems
+    problems = WithDepth((16, 32)).inspect(item).problems
+    assert [problem.where for problem in problems] == ['depth of clip_7 in depth/7.png']
+    assert '32 x 16 pixels' in problems[0].got

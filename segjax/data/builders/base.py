@@ -147,7 +147,7 @@ class Dataset(abc.ABC):
         for feature, value in inspection.record.features.items():
             where = f'{item.name} in {item.files.get(feature, self.where)}'
             try:
-                check_geometry({feature: value}, where, self.declared)
+                check_geometry({feature: value}, where, self.declared, inspection.record.size)
             except InputError as error:
                 problems.append(error)
         return Inspection(None, problems, inspection.ids) if problems else inspection
