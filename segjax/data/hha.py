@@ -54,11 +54,7 @@ def hha_feature(data: str = 'data') -> Derived:
         Feature('planes', (3,), dtype='uint8'),
         reads=('depth', 'intrinsics'),
         compute=example_hha,
-        settings={
-            'radii': [ANGLE_RADIUS, GRAVITY_RADIUS],
-            'rounds': ROUNDS,
-            'range': RANGE,
-        },
+        settings={'radii': (ANGLE_RADIUS, GRAVITY_RADIUS), 'rounds': ROUNDS},
         data=data,
     )
 

@@ -71,7 +71,7 @@ def noisy_depth(size=(24, 31), holes=0.0, seed=0):
 @pytest.mark.parametrize('radius', [1, 3, 10])
 @pytest.mark.parametrize('normal', [(0, 1, 0), (0.2, 0.1, 0.9), (-0.7, 0.6, 0.4), (0, 0, 1)])
 def test_the_normal_of_a_plane_is_exact_up_to_the_border(normal, radius):
-    """A plane that passes the camera is seen in the part of the image before its horizon."""
+    """The image shows a plane that passes the camera up to its horizon."""
     normal = np.array(normal) / np.linalg.norm(normal)
     approach = rays() @ normal
     depth = np.where(approach > 0.05, 1.3 / np.maximum(approach, 0.05), 0)
