@@ -1,17 +1,30 @@
 """Superpixels as a derived feature: connected regions that keep to the edges of an image.
 
-A watershed grows one region from each cell of a grid (Machairas et al., Waterpixels, IEEE TIP 2015,
-arXiv:1409.3186). The seed of a region is the place of the smallest gradient in its cell. OpenCV's
-watershed grows regions over the smallest differences of colour first (Meyer, 1992), and evenly
-where the colour is constant.
+`superpixels`. A watershed grows one region from each cell of a grid (Machairas et al., Waterpixels,
+IEEE TIP 2015, arXiv:1409.3186). The seed of a region is the place of the smallest gradient in its
+cell. OpenCV's watershed grows regions over the smallest differences of colour first (Meyer, 1992),
+and evenly where the colour is constant.
+
+`region_feature`. Regions of colour, or of colour and depth, by a method of METHODS:
+
+    hierarchy     cut of a region hierarchy (segjax/data/hierarchy.py)
+    slic          Achanta et al., SLIC Superpixels Compared to State-of-the-art Superpixel Methods,
+                  TPAMI 2012
+    felzenszwalb  Felzenszwalb, Huttenlocher, Efficient Graph-Based Image Segmentation, IJCV 2004
 """
 
 import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
+import scipy.ndimage
 
-from segjax.errors import InputError
+from segjax.data import edges as edge_methods
+from segjax.data import hierarchy
+from segjax.data.edges import EdgeMethod
+from segjax.errors import InputError, unknown_name
 from segjax.protocol import Derived, Example
 from segjax.spec import Feature
 
@@ -137,3 +150,265 @@ def _without_lines(image: np.ndarray, markers: np.ndarray) -> np.ndarray:
             x = x[~similar]
             changed = similar.any()
     return filled[1:-1, 1:-1]
+
+
+# --- methods --------------------------------------------------------------------------------------
+
+METHODS: dict[str, dict[str, Any]] = {
+    'hierarchy': {'threshold': 0.2, 'min_pixels': hierarchy.MIN_PIXELS},
+    'slic': {'side': 24, 'compactness': 20.0, 'sigma': 1.0, 'min_pixels': 144},
+    'felzenszwalb': {'sigma': 1.0, 'scale': 100.0, 'min_pixels': 100},
+}
+"""Options of the methods, with defaults.
+
+threshold    boundary strength, below which regions are merged
+min_pixels   smaller regions are merged. hierarchy: smaller superpixels before the first merge
+side         of a square with the area of a usual region, in pixels
+compactness  weight of the distance of pixels against the difference of colours
+sigma        blur of the image, in pixels
+scale        preference for large regions
+"""
+
+INVERSE_DEPTH_UNITS = 300.0
+"""Units of CIELAB that a difference of the inverse depth of 1 / metre is worth."""
+
+_GUIDE_UNITS = 30.0
+"""Difference in CIELAB that counts as much as a boundary can in the guide of a hierarchy."""
+
+
+def region_feature(
+    method: str = 'hierarchy',
+    edges: EdgeMethod | None = None,
+    depth: bool = False,
+    num_regions: int = 550,
+    name: str = 'ids_region',
+    data: str = 'data',
+    **options: Any,
+) -> Derived:
+    """Returns the regions of each image as a derived feature, [H, W] int32 ids 0 .. n-1.
+
+    Regions are connected (4 neighbours), and every pixel has a region. n differs between images and
+    is at most `num_regions`. A hierarchy with more regions is cut at the lowest threshold that has
+    few enough. Other methods raise an error for such an image.
+
+    Args:
+      method: a name of METHODS.
+      edges: the boundary strength of a hierarchy. None: `edges.gradients(depth)`.
+      depth: whether the data set has 'depth', which the method then reads.
+      num_regions: largest number of regions of an image.
+      name: of the feature.
+      data: config section of the data set.
+      **options: of the method that differ from METHODS.
+
+    Raises:
+      InputError: an unknown method or option, edges of a method that has none, or a number of
+        regions below 1.
+    """
+    if method not in METHODS:
+        raise unknown_name(f'method of feature {name!r}', method, METHODS)
+    for option in options:
+        if option not in METHODS[method]:
+            where = f'option of method {method!r} of feature {name!r}'
+            raise unknown_name(where, option, METHODS[method])
+    if num_regions < 1:
+        where = f'number of regions of feature {name!r}'
+        raise InputError(where, got=str(num_regions), expected='at least 1')
+    if edges is not None and method != 'hierarchy':
+        raise InputError(
+            f'edges of feature {name!r}',
+            got=f'edges {edges.name!r} for the method {method!r}',
+            expected="no edges, which the method 'hierarchy' alone reads",
+            fix="method='hierarchy', or edges=None",
+        )
+    options = {**METHODS[method], **options}
+    settings = {'method': method, 'depth': depth, 'num_regions': num_regions, **options}
+    reads = ('image', 'depth') if depth else ('image',)
+
+    # A hierarchy also depends on everything that its boundary strength depends on.
+    if method == 'hierarchy':
+        hierarchy.load_higra()
+        edges = edges or edge_methods.gradients(depth)
+        reads = tuple(dict.fromkeys((*reads, *edges.reads)))
+        settings |= {'edges': edges.name, 'edge_settings': dict(edges.settings)}
+    compute = functools.partial(
+        _example_regions,
+        method=method,
+        strength_of=None if edges is None else edges.compute,
+        depth=depth,
+        num_regions=num_regions,
+        options=options,
+    )
+    return Derived(name, Feature('ids'), reads, compute, settings, data=data)
+
+
+def nested_features(
+    thresholds: Sequence[float], name: str = 'ids_region', **arguments: Any
+) -> tuple[Derived, ...]:
+    """Returns cuts of the hierarchy of each image as derived features, from fine to coarse.
+
+    The features are '{name}_0', '{name}_1', ... A region of a feature lies inside a region of each
+    later feature.
+
+    Args:
+      thresholds: a threshold for each feature, ascending.
+      name: start of the names of the features.
+      **arguments: of `region_feature`, except method and threshold.
+
+    Raises:
+      InputError: thresholds that do not ascend, or an error of `region_feature`.
+    """
+    if list(thresholds) != sorted(set(thresholds)) or not thresholds:
+        raise InputError(
+            f'thresholds of the features {name!r}',
+            got=str(tuple(thresholds)),
+            expected='numbers from low to high, each once',
+        )
+    features = []
+    for i, threshold in enumerate(thresholds):
+        feature = region_feature('hierarchy', threshold=threshold, name=f'{name}_{i}', **arguments)
+        features.append(feature)
+    return tuple(features)
+
+
+def _example_regions(
+    example: Example,
+    method: str,
+    strength_of: Any,
+    depth: bool,
+    num_regions: int,
+    options: Mapping[str, Any],
+) -> np.ndarray:
+    """Returns the regions of an example. The arguments are as in `region_feature`."""
+    image = example['image']
+    depth_map = example['depth'] if depth else None
+    if method == 'hierarchy':
+        tree = image_hierarchy(image, strength_of(example), depth_map, options['min_pixels'])
+        return tree.limited_cut(options['threshold'], num_regions)
+    ids = {'slic': slic, 'felzenszwalb': felzenszwalb}[method](image, depth_map, **options)
+    number = int(ids.max()) + 1
+    if number > num_regions:
+        raise InputError(
+            f'regions by the method {method!r}',
+            got=f'{number} regions',
+            expected=f'at most {num_regions} (num_regions)',
+            fix=f'num_regions={number}, or a larger min_pixels (now {options["min_pixels"]})',
+        )
+    return ids
+
+
+def image_hierarchy(
+    image: np.ndarray,
+    strength: np.ndarray,
+    depth: np.ndarray | None = None,
+    min_pixels: int = hierarchy.MIN_PIXELS,
+) -> hierarchy.Hierarchy:
+    """Returns the region hierarchy of an image, whose boundaries keep to changes of its pixels.
+
+    Args:
+      image: [H, W, 3] uint8, RGB.
+      strength: [H, W] float32 in [0, 1], boundary strength.
+      depth: [H, W] float32 in metres, 0 where it is not measured. None: colour alone.
+      min_pixels: as in METHODS.
+
+    Raises:
+      InputError: a strength or a depth map of another size, or a depth map without a measured
+        pixel.
+    """
+    guide = pixel_values(image, depth) / np.float32(_GUIDE_UNITS)
+    return hierarchy.build(strength, guide, min_pixels)
+
+
+def pixel_values(image: np.ndarray, depth: np.ndarray | None = None) -> np.ndarray:
+    """Returns colours in CIELAB, and the inverse depth in comparable units.
+
+    A pixel without depth has the inverse depth of the nearest pixel that is measured.
+
+    Args:
+      image: [H, W, 3] uint8, RGB.
+      depth: [H, W] float32 in metres, 0 where it is not measured. None: colour alone.
+
+    Returns:
+      [H, W, 3] float32, or [H, W, 4] with INVERSE_DEPTH_UNITS / z.
+
+    Raises:
+      InputError: a depth map of another size, or without a measured pixel.
+    """
+    lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    if depth is None:
+        return lab
+    edge_methods.check_depth(depth, image.shape[:2])
+    is_missing = ~(depth > 0)
+    if is_missing.any():
+        nearest = scipy.ndimage.distance_transform_edt(
+            is_missing, return_distances=False, return_indices=True
+        )
+        depth = depth[tuple(nearest)]
+    inverse = np.float32(INVERSE_DEPTH_UNITS) / depth
+    return np.concatenate([lab, inverse[..., None]], -1).astype(np.float32)
+
+
+def slic(
+    image: np.ndarray,
+    depth: np.ndarray | None = None,
+    side: int = 24,
+    compactness: float = 20.0,
+    sigma: float = 1.0,
+    min_pixels: int = 144,
+) -> np.ndarray:
+    """Returns compact regions of similar colour and depth by SLIC.
+
+    Args:
+      image: [H, W, 3] uint8, RGB.
+      depth: [H, W] float32 in metres, 0 where it is not measured. None: colour alone.
+      side: as in METHODS.
+      compactness: as in METHODS.
+      sigma: as in METHODS.
+      min_pixels: as in METHODS.
+
+    Returns:
+      [H, W] int32 ids 0 .. n-1, connected.
+
+    Raises:
+      InputError: a depth map of another size, or without a measured pixel.
+    """
+    values = pixel_values(image, depth)
+    values = cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    method = cv2.ximgproc.createSuperpixelSLIC(values, cv2.ximgproc.SLIC, side, compactness)
+    method.iterate(10)
+    return _connected(method.getLabels(), min_pixels)
+
+
+def felzenszwalb(
+    image: np.ndarray,
+    depth: np.ndarray | None = None,
+    sigma: float = 1.0,
+    scale: float = 100.0,
+    min_pixels: int = 100,
+) -> np.ndarray:
+    """Returns regions of even colour and depth by graph-based segmentation.
+
+    Args:
+      image: [H, W, 3] uint8, RGB.
+      depth: [H, W] float32 in metres, 0 where it is not measured. None: colour alone.
+      sigma: as in METHODS.
+      scale: as in METHODS.
+      min_pixels: as in METHODS.
+
+    Returns:
+      [H, W] int32 ids 0 .. n-1, connected.
+
+    Raises:
+      InputError: a depth map of another size, or without a measured pixel.
+    """
+    values = pixel_values(image, depth)
+    method = cv2.ximgproc.segmentation.createGraphSegmentation(sigma, scale, min_pixels)
+    return _connected(method.processImage(values), min_pixels)
+
+
+def _connected(labels: np.ndarray, min_pixels: int) -> np.ndarray:
+    """Returns the connected parts of labels, without small parts.
+
+    A small part joins the neighbour with which it shares the longest boundary.
+    """
+    parts = hierarchy.connected_parts(labels)
+    return hierarchy.without_small(parts, min_pixels, np.zeros(labels.shape, np.float32))

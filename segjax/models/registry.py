@@ -13,6 +13,7 @@ whose default is a number, a bool, a string or a tuple. Initialisers and layers 
     features        net(image)                     {layer: [B, h, w, C]}
     denoiser        net(maps, train)               {'logits': [B, H, W, k] float32}, k as in maps
     classifier      net(x, train)                  {'logits': [B, num_classes] float32}
+    boundary        net(image)                     {'logits': [B, H, W, 1] float32, 'sides': ..}
 
 Auxiliary heads of a segmentation net are under 'aux': {head: [B, h, w, num_classes]}. With a field
 `taps`, the net returns the named tensors of its backbone under 'features': {tap: [B, h, w, C]}.
@@ -29,6 +30,7 @@ import jax.numpy as jnp
 
 from segjax.errors import unknown_name
 from segjax.models.backbones.vgg import VGG19Features
+from segjax.models.boundary.hed import HED
 from segjax.models.classification.shape_classifier import ShapeClassifier
 from segjax.models.denoisers.adnet import ADNet
 from segjax.models.denoisers.ffdnet import FFDNet
@@ -91,6 +93,9 @@ NETS: dict[str, dict[str, type[nn.Module]]] = {
     'classifier': {
         'shape_classifier': ShapeClassifier,
     },
+    'boundary': {
+        'hed': HED,
+    },
 }
 
 GIVEN = {
@@ -102,6 +107,7 @@ GIVEN = {
     'features': ('dtype',),
     'denoiser': ('dtype', 'axis_name'),
     'classifier': ('num_classes', 'dtype', 'axis_name'),
+    'boundary': ('dtype',),
 }
 """Fields that the pipeline sets, by kind.
 

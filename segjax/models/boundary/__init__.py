@@ -1,0 +1,1 @@
+"""Nets that find the boundaries of objects."""
