@@ -5,9 +5,10 @@ the mean strength along their common boundary, from weak to strong. The merges a
 Its cut at a threshold is a partition, and cuts are nested. The map of the thresholds at which each
 boundary vanishes is the ultrametric contour map (UCM).
 
-Source: Arbelaez, Maire, Fowlkes, Malik, Contour Detection and Hierarchical Image Segmentation, TPAMI
-2011, without orientations. The watershed and the tree are functions of the package higra (Perret
-et al., Higra: Hierarchical Graph Analysis, SoftwareX 2019).
+Source: Arbelaez, Maire, Fowlkes, Malik, Contour Detection and Hierarchical Image Segmentation,
+TPAMI 2011. Here, the direction of a boundary is measured on the strength itself. The watershed and
+the tree are functions of the package higra (Perret et al., Higra: Hierarchical Graph Analysis,
+SoftwareX 2019).
 """
 
 import importlib
@@ -25,10 +26,10 @@ GUIDE = 0.25
 """Weight of the guide in the watershed, relative to the strength."""
 ORIENTATION_SIGMA = 3.0
 """Blur of the strength before the direction of boundaries is measured, in pixels."""
+CHORD = 5.0
+"""Length in pixels from which on the direction of a boundary is sure."""
 MIN_PIXELS = 20
 """Smaller superpixels are merged before the hierarchy is built."""
-
-_ABOVE_ZERO = 1e-6
 
 
 class Hierarchy(NamedTuple):
@@ -215,9 +216,14 @@ def without_small(regions: np.ndarray, min_pixels: int, strength: np.ndarray) ->
         small = sizes < min_pixels
         if not small.any() or len(sizes) == 1:
             return regions
-        own, other, cost = _neighbours(regions, strength)
+        boundaries = _boundaries(regions, strength)
+        length = boundaries.sums(np.ones(len(boundaries.index)))
+        mean = boundaries.sums(strength.ravel()[boundaries.pixels]) / length
 
-        # The first row of each small region is its weakest boundary.
+        # The first row of each small region is its weakest boundary, both ways.
+        own = boundaries.regions.T.ravel()
+        other = boundaries.regions[:, ::-1].T.ravel()
+        cost = np.tile(mean + 1e-6 / length, 2)
         chosen = small[own]
         order = np.lexsort((other[chosen], cost[chosen], own[chosen]))
         merged, first = np.unique(own[chosen][order], return_index=True)
@@ -227,35 +233,53 @@ def without_small(regions: np.ndarray, min_pixels: int, strength: np.ndarray) ->
         regions = in_order(joined[regions])
 
 
-def _neighbours(
-    regions: np.ndarray, strength: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the pairs of neighbouring regions, both ways, with the cost of a merge.
+class _Boundaries(NamedTuple):
+    """The boundaries between neighbouring regions, m boundaries of k pairs of pixels in all.
+
+    regions   [m, 2] the regions of a boundary
+    index     [k] boundary of each pair of pixels
+    pixels    [k] position of the stronger pixel of each pair in the flat image
+    normals   [k, 2] (x, y) unit vector from the pixel of the first region to the second region
+    """
+
+    regions: np.ndarray
+    index: np.ndarray
+    pixels: np.ndarray
+    normals: np.ndarray
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Returns the sum [m] of the values [k] of each boundary."""
+        return np.bincount(self.index, values, minlength=len(self.regions))
+
+
+def _boundaries(regions: np.ndarray, strength: np.ndarray) -> _Boundaries:
+    """Returns the boundaries between regions.
 
     Args:
       regions: [H, W] ids 0 .. n-1.
-      strength: [H, W] in [0, 1], boundary strength.
-
-    Returns:
-      (region [m], neighbour [m], cost [m]): the mean strength along the boundary, and of equal
-      strengths a lower cost for a longer boundary.
+      strength: [H, W], boundary strength.
     """
-    num_regions = int(regions.max()) + 1
-    keys = []
-    values = []
-    for first, second, here, there in (
-        (regions[:, :-1], regions[:, 1:], strength[:, :-1], strength[:, 1:]),
-        (regions[:-1], regions[1:], strength[:-1], strength[1:]),
-    ):
-        differs = first != second
-        pair = (first[differs].astype(np.int64), second[differs].astype(np.int64))
-        height = np.maximum(here[differs], there[differs])
-        keys += [pair[0] * num_regions + pair[1], pair[1] * num_regions + pair[0]]
-        values += [height, height]
-    key, index = np.unique(np.concatenate(keys), return_inverse=True)
-    length = np.bincount(index)
-    mean = np.bincount(index, np.concatenate(values)) / length
-    return key // num_regions, key % num_regions, mean + 1e-6 / length
+    ids = regions.ravel()
+    flat = strength.ravel()
+    number = np.arange(regions.size).reshape(regions.shape)
+    firsts = (number[:, :-1].ravel(), number[:-1].ravel())
+    seconds = (number[:, 1:].ravel(), number[1:].ravel())
+    steps = np.repeat([[1, 0], [0, 1]], [len(first) for first in firsts], axis=0)
+    first = np.concatenate(firsts)
+    second = np.concatenate(seconds)
+    differs = ids[first] != ids[second]
+    first = first[differs]
+    second = second[differs]
+
+    # A normal points from the smaller to the larger id, on whichever side they are.
+    normals = steps[differs] * np.sign(ids[second] - ids[first])[:, None]
+    lower = np.minimum(ids[first], ids[second]).astype(np.int64)
+    upper = np.maximum(ids[first], ids[second])
+    num_regions = int(ids.max()) + 1
+    key, index = np.unique(lower * num_regions + upper, return_inverse=True)
+    pixels = np.where(flat[first] >= flat[second], first, second)
+    pairs = np.stack([key // num_regions, key % num_regions], -1)
+    return _Boundaries(pairs, index, pixels, normals)
 
 
 def build(
@@ -290,17 +314,37 @@ def build(
     if superpixels.max() == 0:
         return Hierarchy(superpixels, np.zeros(1, np.int64), np.full(1, -1, np.float32))
 
-    # The package makes superpixels of its own, by a watershed. Weights of 0 inside superpixels and
-    # above 0 between them make it find the same superpixels.
-    ids = superpixels.ravel()
-    highest = np.maximum(flat[sources], flat[targets]) + _ABOVE_ZERO
-    weights = np.where(ids[sources] == ids[targets], 0, highest)
-    normals = normal_angles(strength).ravel()
-    angles = normals[np.where(flat[sources] >= flat[targets], sources, targets)]
-    tree, altitudes = higra.mean_pb_hierarchy(graph, weights, (height, width), angles)
-    rag = higra.CptHierarchy.get_leaf_graph(tree)
-    numbers = higra.CptRegionAdjacencyGraph.construct(rag)['vertex_map'].reshape(height, width)
-    return _monotone(numbers, np.asarray(tree.parents()), np.asarray(altitudes))
+    boundaries = _boundaries(superpixels, strength)
+    length = boundaries.sums(np.ones(len(boundaries.index)))
+    mean = boundaries.sums(_crossing_strength(boundaries, strength)) / length
+    neighbours = higra.UndirectedGraph(int(superpixels.max()) + 1)
+    neighbours.add_edges(*boundaries.regions.T)
+    tree, altitudes = higra.binary_partition_tree_average_linkage(neighbours, mean, length)
+    return _monotone(superpixels, np.asarray(tree.parents()), np.asarray(altitudes))
+
+
+def _crossing_strength(boundaries: _Boundaries, strength: np.ndarray) -> np.ndarray:
+    """Returns the strength across a boundary at each of its pairs of pixels, [k].
+
+        strength (1 - trust (1 - |cos(angle)|)),     trust = min(1, chord / CHORD)
+
+    `angle` is between the normal of the whole boundary and the direction across the ridge of the
+    strength (`normal_angles`). So the pieces into which the flank of a ridge falls are merged: the
+    strength between them belongs to the ridge, along which they lie. `chord` is the length of the
+    sum of the normals. Boundaries of few pixels, and boundaries that turn, have no sure normal.
+
+    Args:
+      boundaries: of the regions.
+      strength: [H, W], boundary strength.
+    """
+    across = normal_angles(strength).ravel()[boundaries.pixels]
+    along_x = boundaries.sums(boundaries.normals[:, 0])
+    along_y = boundaries.sums(boundaries.normals[:, 1])
+    chord = np.hypot(along_x, along_y)
+    trust = np.minimum(chord / CHORD, 1)[boundaries.index]
+    angle = np.arctan2(along_y, along_x)[boundaries.index] - across
+    share = 1 - trust * (1 - np.abs(np.cos(angle)))
+    return strength.ravel()[boundaries.pixels] * share
 
 
 def normal_angles(strength: np.ndarray) -> np.ndarray:
