@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from house import REPOSITORY
+from PIL import Image
 
 from segjax.config import config_file
 from segjax.train import driver
@@ -45,7 +46,7 @@ def test_an_example_is_short_and_says_what_it_prints(path):
 
 def test_every_example_is_run():
     run_here = {'net.py', 'loss_and_confusion.py', 'rank_objects.py', 'sem.py', 'warp.py'}
-    run_here |= {'boundary_benchmark.py', 'train.py'}
+    run_here |= {'boundary_benchmark.py', 'contours.py', 'train.py'}
     assert {path.name for path in EXAMPLES.glob('*.py')} == run_here
 
 
@@ -94,6 +95,18 @@ def test_boundaries_of_folders_are_scored(tmp_path):
     output = run('boundary_benchmark.py', tmp_path, 'predictions', 'truths', '1')
     assert 'ODS: F 0.5000, P 0.5000, R 0.5000\nOIS: F 0.5000' in output
     assert '2 images, best threshold 0.5000' in output
+
+
+def test_contours_of_images(tmp_path):
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[:, :25] = (200, 40, 40)
+    image[:18, 25:] = (40, 40, 200)
+    (tmp_path / 'images').mkdir()
+    Image.fromarray(image).save(tmp_path / 'images/flags.png')
+    output = run('contours.py', tmp_path, 'images', 'contours')
+    assert number(r'flags: (\d+) regions', output) == 3
+    contours = np.load(tmp_path / 'contours/flags.npy')
+    assert contours.shape == (79, 119) and contours[10, 49] > 0.2 and contours[10, 20] == 0
 
 
 def test_sem_alone(tmp_path):

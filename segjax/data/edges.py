@@ -102,12 +102,13 @@ def gradients(depth: bool = False) -> EdgeMethod:
         'depth': [DEPTH_NOISE, DEPTH_HALF, DEPTH_WINDOW, MIN_VALID] if depth else [],
     }
     reads = ('image', 'depth') if depth else ('image',)
-    return EdgeMethod('gradients', reads, _example_gradients, settings)
+    compute = functools.partial(_example_gradients, depth=depth)
+    return EdgeMethod('gradients', reads, compute, settings)
 
 
-def _example_gradients(example: Example) -> np.ndarray:
-    """Returns the strength of an example by `gradient_strength`."""
-    return gradient_strength(example['image'], example.get('depth'))
+def _example_gradients(example: Example, depth: bool) -> np.ndarray:
+    """Returns the strength of an example by `gradient_strength`, of colour alone if not `depth`."""
+    return gradient_strength(example['image'], example['depth'] if depth else None)
 
 
 def gradient_strength(image: np.ndarray, depth: np.ndarray | None = None) -> np.ndarray:

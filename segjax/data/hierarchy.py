@@ -24,6 +24,8 @@ from segjax.errors import InputError
 
 GUIDE = 0.25
 """Weight of the guide in the watershed, relative to the strength."""
+REACH = 2
+"""Pixels by which the guide may move a boundary."""
 ORIENTATION_SIGMA = 3.0
 """Blur of the strength before the direction of boundaries is measured, in pixels."""
 CHORD = 5.0
@@ -289,7 +291,7 @@ def build(
 
     Args:
       strength: [H, W] float32 in [0, 1], boundary strength.
-      guide: [H, W, C] float32. Boundaries move by up to a pixel to the largest difference of
+      guide: [H, W, C] float32. Boundaries move by up to REACH pixels to the largest difference of
         neighbours in it. The norm of a difference counts up to 1. None: they stay.
       min_pixels: smaller superpixels are merged with the neighbour behind the weakest boundary.
 
@@ -391,15 +393,22 @@ def _refined(
       weights: of the edges of the graph.
 
     Returns:
-      [H W] int64, connected superpixels. Superpixels without an inner pixel keep all pixels. A
-      superpixel whose inner pixels are not connected becomes several superpixels.
+      [H W] int64, connected superpixels. Each keeps its pixels that are REACH from its boundary, or
+      the deepest pixels if there are none. If these are not connected, it becomes several
+      superpixels.
     """
-    padded = np.pad(superpixels, 1, mode='edge')
-    inner = np.ones(superpixels.shape, bool)
-    for near in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
-        inner &= near == superpixels
-    has_inner = np.bincount(superpixels[inner], minlength=superpixels.max() + 1) > 0
-    kept = inner | ~has_inner[superpixels]
+    # The depth of a pixel is its distance to the boundary of the superpixel, up to REACH.
+    deep = np.ones(superpixels.shape, bool)
+    depth = np.zeros(superpixels.shape, int)
+    for _ in range(REACH):
+        marked = np.where(deep, superpixels, -1)
+        padded = np.pad(marked, 1, mode='edge')
+        for near in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
+            deep &= near == superpixels
+        depth += deep
+    deepest = np.zeros(superpixels.max() + 1, int)
+    np.maximum.at(deepest, superpixels.ravel(), depth.ravel())
+    kept = depth == deepest[superpixels]
 
     # A seed is a connected part of the kept pixels of a superpixel.
     parts = connected_parts(np.where(kept, superpixels, -1))

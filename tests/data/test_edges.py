@@ -1,15 +1,12 @@
 """Boundary strengths: zero on planes and even colours, high on steps, blind to a camera's noise."""
 
 import cv2
-import layouts
 import numpy as np
 import pytest
 
-from segjax import data
-from segjax.data import computation, derived, edges
-from segjax.data.records import never_stop
+from segjax.data import edges
+from segjax.data.worlds import streets
 from segjax.errors import InputError
-from segjax.protocol import Input
 
 RNG = np.random.default_rng(0)
 FOCAL = 500.0
@@ -204,17 +201,17 @@ def test_the_recipe_of_structured_edges_depends_on_the_content_of_the_model(tmp_
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_a_stored_strength_is_the_strength_of_the_image(tmp_path):
-    config = layouts.data_config('streets', '', tmp_path)
-    config.world.update(num_train=2, num_val=1, size=(32, 64))
-    prepared = data.prepare(config)
-    features = (edges.strength_feature(edges.gradients(depth=True)),)
-    spec = derived.promised(prepared.spec, features)
-    prepared = prepared._replace(spec=spec, derived=features)
-    inputs = Input('train', 1, ('planes_edges',), (32, 64))
-    computation.make(prepared.store, [inputs], 1, never_stop)
-    source = prepared.open_split('train', ('image', 'depth', 'planes_edges'))
-    for i in range(2):
-        example = source[i]
-        expected = edges.gradient_strength(example['image'], example['depth'])
-        np.testing.assert_array_equal(edges.stored().compute(example), expected)
+def test_a_stored_strength_is_the_strength_of_the_image():
+    frame = streets.frame(0, 'train', 0, 0, (32, 64))
+    feature = edges.strength_feature(edges.gradients(depth=True), name='planes_mine')
+    assert feature.reads == ('image', 'depth')
+    stored = feature.compute(frame)
+    assert stored.shape == (32, 64, 1) and stored.dtype == np.float32
+    read = edges.stored('planes_mine').compute({'planes_mine': stored})
+    np.testing.assert_array_equal(read, edges.gradient_strength(frame['image'], frame['depth']))
+
+
+def test_depth_is_not_read_where_it_is_not_asked_for():
+    frame = streets.frame(0, 'train', 0, 0, (32, 64))
+    strength = edges.gradients().compute(frame)
+    np.testing.assert_array_equal(strength, edges.color_strength(frame['image']))

@@ -1,12 +1,15 @@
 """Superpixels: a partition into connected regions that keeps to the edges of an image."""
 
+import itertools
+import pickle
+
 import cv2
 import layouts
 import numpy as np
 import pytest
 
 from segjax import data
-from segjax.data import computation, derived, regions
+from segjax.data import computation, derived, edges, regions
 from segjax.data.records import never_stop
 from segjax.data.worlds import streets
 from segjax.errors import InputError
@@ -105,3 +108,232 @@ def test_the_derived_feature_is_that_of_the_image(tmp_path):
 def test_more_cells_than_pixels_are_refused():
     with pytest.raises(InputError, match='at least one pixel'):
         regions.regions(noise((4, 5)), 5, 5)
+
+
+# --- methods --------------------------------------------------------------------------------------
+
+
+def same_partition(first, second):
+    """Whether two label maps split the pixels in the same way."""
+    pairs = set(zip(first.ravel().tolist(), second.ravel().tolist()))
+    return len(pairs) == len(np.unique(first)) == len(np.unique(second))
+
+
+def rectangles(seed, size=(96, 128), least=16):
+    """Splits an image into rectangles. Returns (ids, image of constant colours, depth of steps)."""
+    rng = np.random.default_rng(seed)
+    boxes = [(0, 0, *size)]
+    for _ in range(6):
+        largest = max(boxes, key=lambda box: max(box[2] - box[0], box[3] - box[1]))
+        boxes.remove(largest)
+        top, left, bottom, right = largest
+        if bottom - top > right - left:
+            middle = int(rng.integers(top + least, bottom - least + 1))
+            boxes += [(top, left, middle, right), (middle, left, bottom, right)]
+        else:
+            middle = int(rng.integers(left + least, right - least + 1))
+            boxes += [(top, left, bottom, middle), (top, middle, bottom, right)]
+    ids = np.zeros(size, int)
+    image = np.zeros((*size, 3), np.uint8)
+    depth = np.zeros(size, np.float32)
+    palette = rng.permutation([(c & 1, c >> 1 & 1, c >> 2) for c in range(8)])
+    for number, (top, left, bottom, right) in enumerate(boxes):
+        place = np.s_[top:bottom, left:right]
+        ids[place] = number
+        image[place] = 40 + 150 * palette[number]
+        depth[place] = 1 + 0.5 * number
+    return ids, image, depth
+
+
+def example_of(seed, colored=True):
+    """(ids, example) of a scene of rectangles, without differences of colour if not `colored`."""
+    ids, image, depth = rectangles(seed)
+    return ids, {'image': image if colored else np.full_like(image, 120), 'depth': depth}
+
+
+@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('depth', [False, True])
+@pytest.mark.parametrize('method', ['hierarchy', 'felzenszwalb'])
+def test_rectangles_of_constant_colour_are_the_regions(method, depth, seed):
+    truth, example = example_of(seed)
+    options = {} if method == 'hierarchy' else {'sigma': 0.1}
+    ids = regions.region_feature(method, depth=depth, **options).compute(example)
+    assert same_partition(ids, truth)
+
+
+@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('method', ['hierarchy', 'felzenszwalb'])
+def test_a_step_of_depth_separates_surfaces_of_the_same_colour(method, seed):
+    truth, example = example_of(seed, colored=False)
+    options = {} if method == 'hierarchy' else {'sigma': 0.1}
+    assert regions.region_feature(method, **options).compute(example).max() == 0
+    ids = regions.region_feature(method, depth=True, **options).compute(example)
+    assert same_partition(ids, truth)
+
+
+def test_compact_regions_keep_to_steps_of_depth():
+    truth, example = example_of(0, colored=False)
+    by_depth = regions.region_feature('slic', depth=True, side=12, min_pixels=20).compute(example)
+    by_color = regions.region_feature('slic', side=12, min_pixels=20).compute(example)
+    assert achievable_accuracy(by_depth, truth) > 0.99 > 0.97 > achievable_accuracy(by_color, truth)
+
+
+FRAME = streets.frame(0, 'train', 0, 0, (64, 128))
+
+
+@pytest.mark.parametrize('depth', [False, True])
+@pytest.mark.parametrize('method', regions.METHODS)
+def test_regions_of_every_method_are_connected_and_numbered_without_gaps(method, depth):
+    options = {} if method == 'hierarchy' else {'min_pixels': 30}
+    compute = regions.region_feature(method, depth=depth, **options).compute
+    ids = compute(FRAME)
+    assert ids.shape == (64, 128) and ids.max() > 3
+    check_partition(ids, ids.max() + 1)
+    np.testing.assert_array_equal(ids, compute(FRAME))
+
+
+def test_unmeasured_depth_takes_the_value_of_the_nearest_pixel():
+    depth = np.full((6, 9), 2.0, np.float32)
+    depth[:, 6:] = 4.0
+    depth[2:4, 3:5] = 0
+    values = regions.pixel_values(np.zeros((6, 9, 3), np.uint8), depth)
+    expected = np.where(np.arange(9) < 6, 150.0, 75.0) * np.ones((6, 1))
+    np.testing.assert_allclose(values[..., 3], expected)
+
+
+# --- features -------------------------------------------------------------------------------------
+
+
+def test_more_regions_than_allowed_raise_the_threshold_of_a_hierarchy():
+    feature = regions.region_feature('hierarchy', num_regions=9, threshold=0.0)
+    ids = feature.compute(FRAME)
+    tree = regions.image_hierarchy(FRAME['image'], edges.color_strength(FRAME['image']))
+    assert tree.superpixels.max() >= 9
+    np.testing.assert_array_equal(ids, tree.cut_to(9))
+
+
+@pytest.mark.parametrize('method', ['slic', 'felzenszwalb'])
+def test_more_regions_than_allowed_are_an_error_with_a_fix_that_works(method):
+    options = {'min_pixels': 30}
+    feature = regions.region_feature(method, num_regions=3, **options)
+    with pytest.raises(InputError, match=r'at most 3 \(num_regions\)') as error:
+        feature.compute(FRAME)
+    number = int(error.value.fix.partition('=')[2].partition(',')[0])
+    ids = regions.region_feature(method, num_regions=number, **options).compute(FRAME)
+    assert ids.max() + 1 == number
+
+
+def test_nested_features_are_cuts_of_the_same_tree():
+    features = regions.nested_features((0.02, 0.1, 0.3), depth=True, num_regions=60)
+    assert [feature.name for feature in features] == [f'ids_region_{i}' for i in range(3)]
+    maps = [feature.compute(FRAME) for feature in features]
+    numbers = [ids.max() + 1 for ids in maps]
+    assert 60 >= numbers[0] > numbers[1] > numbers[2] > 1
+    for fine, coarse in itertools.pairwise(maps):
+        pairs = set(zip(fine.ravel().tolist(), coarse.ravel().tolist()))
+        assert len(pairs) == fine.max() + 1
+
+
+def test_the_recipe_holds_everything_that_regions_depend_on():
+    made = [
+        regions.region_feature(),
+        regions.region_feature(depth=True),
+        regions.region_feature(edges=edges.gradients(depth=True)),
+        regions.region_feature(edges=edges.stored()),
+        regions.region_feature(threshold=0.3),
+        regions.region_feature(num_regions=500),
+        regions.region_feature(min_pixels=30),
+        regions.region_feature('slic'),
+        regions.region_feature('slic', side=30),
+    ]
+    recipes = {derived.recipes([feature])['ids_region'] for feature in made}
+    assert len(recipes) == len(made)
+    assert made[1].reads == ('image', 'depth') and made[0].reads == ('image',)
+    assert made[3].reads == ('image', 'planes_edges')
+    for feature in made:
+        pickle.loads(pickle.dumps(feature.compute))
+
+
+def test_regions_of_a_stored_strength_are_computed_with_the_records(tmp_path):
+    config = layouts.data_config('streets', '', tmp_path)
+    config.world.update(num_train=2, num_val=1, size=(32, 64))
+    prepared = data.prepare(config)
+    features = (
+        edges.strength_feature(edges.gradients(depth=True)),
+        regions.region_feature(edges=edges.stored(), depth=True, threshold=0.1),
+    )
+    spec = derived.promised(prepared.spec, features)
+    prepared = prepared._replace(spec=spec, derived=features)
+    computation.make(prepared.store, [Input('train', 1, ('ids_region',), (32, 64))], 1, never_stop)
+    source = prepared.open_split('train', ('image', 'depth', 'planes_edges', 'ids_region'))
+    for i in range(2):
+        example = source[i]
+        strength = edges.gradient_strength(example['image'], example['depth'])
+        tree = regions.image_hierarchy(example['image'], strength, example['depth'])
+        np.testing.assert_array_equal(example['planes_edges'][..., 0], strength)
+        np.testing.assert_array_equal(example['ids_region'], tree.cut(0.1))
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(method='slick'), "did you mean 'slic'"),
+        (dict(method='slic', sides=20), "did you mean 'side'"),
+        (dict(method='hierarchy', side=20), 'one of min_pixels, threshold'),
+        (dict(num_regions=0), 'at least 1'),
+        (dict(method='slic', edges=edges.gradients()), "edges 'gradients' for the method 'slic'"),
+    ],
+    ids=['method', 'option', 'option of another method', 'number', 'edges'],
+)
+def test_wrong_arguments_are_refused_before_anything_is_computed(arguments, message):
+    with pytest.raises(InputError, match=message):
+        regions.region_feature(**arguments)
+
+
+@pytest.mark.parametrize('thresholds', [(), (0.2, 0.1), (0.1, 0.1)])
+def test_thresholds_that_do_not_ascend_are_refused(thresholds):
+    with pytest.raises(InputError, match='from low to high'):
+        regions.nested_features(thresholds)
+
+
+@pytest.mark.parametrize('method', regions.METHODS)
+def test_a_depth_map_that_cannot_be_right_is_refused(method):
+    compute = regions.region_feature(method, depth=True).compute
+    with pytest.raises(InputError, match='without a measured pixel'):
+        compute({'image': noise((20, 30)), 'depth': np.zeros((20, 30), np.float32)})
+    with pytest.raises(InputError, match='for an image of height and width'):
+        compute({'image': noise((20, 30)), 'depth': np.ones((10, 15), np.float32)})
+
+
+def test_depth_of_a_data_set_that_has_none_is_refused(tmp_path):
+    layouts.write_camvid(tmp_path / 'camvid')
+    prepared = data.prepare(layouts.data_config('camvid', tmp_path / 'camvid', tmp_path))
+    with pytest.raises(InputError, match='depth'):
+        derived.promised(prepared.spec, (regions.region_feature(depth=True),))
+
+
+# --- real frames ----------------------------------------------------------------------------------
+
+
+def nyu_frame(folder, number):
+    """(image, depth) of a frame at half resolution."""
+    clip = folder / 'nyu_clip/dining_room_0036'
+    if not clip.is_dir():
+        pytest.skip('no folder nyu_clip')
+    image = cv2.imread(str(clip / f'color/{number:05}.jpg'))[44:470:2, 40:600:2, ::-1]
+    stored = cv2.imread(str(clip / f'depth/{number:05}.png'), cv2.IMREAD_UNCHANGED)
+    return image, (stored[44:470:2, 40:600:2] / 6553.5).astype(np.float32)
+
+
+@pytest.mark.parametrize('depth', [False, True])
+@pytest.mark.parametrize('method', regions.METHODS)
+def test_a_real_room_has_a_sensible_number_of_regions(real_data, method, depth):
+    image, depth_map = nyu_frame(real_data, 2080)
+    example = {'image': image, 'depth': depth_map}
+    ids = regions.region_feature(method, depth=depth).compute(example)
+    check_partition(ids, ids.max() + 1)
+    assert 50 < ids.max() + 1 < 400
+    assert np.bincount(ids.ravel()).max() < 0.4 * ids.size
