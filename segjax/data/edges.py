@@ -25,11 +25,11 @@ from segjax.spec import Feature
 
 COLOR_SIGMA = 1.5
 """Blur of an image before its contrast is measured, in pixels."""
-COLOR_HALF = 20.0
+COLOR_HALF = 22.0
 """Contrast of colour that has the strength 1/2, in units of CIELAB a pixel."""
 DEPTH_NOISE = 0.01
 """Step of the inverse depth that is noise of the camera, in 1 / metre."""
-DEPTH_HALF = 0.08
+DEPTH_HALF = 0.1
 """Step of depth that has the strength 1/2, relative to the depth behind it."""
 DEPTH_WINDOW = 4
 """Pixels on each side of a boundary to which a line of inverse depths is fitted."""

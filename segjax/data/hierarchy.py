@@ -24,13 +24,13 @@ from segjax.errors import InputError
 
 GUIDE = 0.25
 """Weight of the guide in the watershed, relative to the strength."""
-REACH = 2
+REACH = 3
 """Pixels by which the guide may move a boundary."""
 ORIENTATION_SIGMA = 3.0
 """Blur of the strength before the direction of boundaries is measured, in pixels."""
 CHORD = 5.0
 """Length in pixels from which on the direction of a boundary is sure."""
-MIN_PIXELS = 20
+MIN_PIXELS = 30
 """Smaller superpixels are merged before the hierarchy is built."""
 
 
@@ -299,6 +299,7 @@ def build(
       InputError: a strength that is no map, has numbers outside of [0, 1], or a guide of another
         size.
     """
+    # The watershed gives each pixel to a minimum of the strength.
     _check(strength, guide)
     higra = load_higra()
     height, width = strength.shape
@@ -306,16 +307,17 @@ def build(
     sources, targets = graph.edge_list()
     flat = strength.ravel().astype(np.float32)
     weights = (flat[sources] + flat[targets]) / 2
-    superpixels = higra.labelisation_watershed(graph, weights).astype(np.int64).ravel()
+    superpixels = in_order(higra.labelisation_watershed(graph, weights).reshape(strength.shape))
     if guide is not None:
         values = guide.reshape(height * width, -1)
         difference = np.linalg.norm(values[sources] - values[targets], axis=1)
         guided = weights + GUIDE * np.minimum(difference, 1)
-        superpixels = _refined(higra, graph, superpixels.reshape(height, width), guided)
-    superpixels = without_small(superpixels.reshape(height, width), min_pixels, strength)
+        superpixels = _refined(higra, graph, superpixels, guided)
+    superpixels = without_small(superpixels, min_pixels, strength)
     if superpixels.max() == 0:
         return Hierarchy(superpixels, np.zeros(1, np.int64), np.full(1, -1, np.float32))
 
+    # The tree merges the neighbours with the weakest mean strength, weighted by length.
     boundaries = _boundaries(superpixels, strength)
     length = boundaries.sums(np.ones(len(boundaries.index)))
     mean = boundaries.sums(_crossing_strength(boundaries, strength)) / length
@@ -393,9 +395,9 @@ def _refined(
       weights: of the edges of the graph.
 
     Returns:
-      [H W] int64, connected superpixels. Each keeps its pixels that are REACH from its boundary, or
-      the deepest pixels if there are none. If these are not connected, it becomes several
-      superpixels.
+      [H, W] int32, connected superpixels. Each keeps its pixels that are REACH from its
+      boundary, or the deepest pixels if there are none. A superpixel that falls apart becomes
+      several superpixels.
     """
     # The depth of a pixel is its distance to the boundary of the superpixel, up to REACH.
     deep = np.ones(superpixels.shape, bool)
@@ -410,10 +412,13 @@ def _refined(
     np.maximum.at(deepest, superpixels.ravel(), depth.ravel())
     kept = depth == deepest[superpixels]
 
-    # A seed is a connected part of the kept pixels of a superpixel.
+    # A seed is a connected part of the kept pixels. Parts of a superpixel that meet join again.
     parts = connected_parts(np.where(kept, superpixels, -1))
     seeds = np.where(kept, parts + 1, 0).ravel()
-    return higra.labelisation_seeded_watershed(graph, weights, seeds).astype(np.int64)
+    owner = np.zeros(parts.max() + 2, int)
+    owner[seeds] = superpixels.ravel()
+    labels = higra.labelisation_seeded_watershed(graph, weights, seeds).ravel()
+    return connected_parts(owner[labels].reshape(superpixels.shape))
 
 
 def _monotone(superpixels: np.ndarray, parents: np.ndarray, altitudes: np.ndarray) -> Hierarchy:

@@ -204,22 +204,7 @@ def region_feature(
       InputError: an unknown method or option, edges of a method that has none, or a number of
         regions below 1.
     """
-    if method not in METHODS:
-        raise unknown_name(f'method of feature {name!r}', method, METHODS)
-    for option in options:
-        if option not in METHODS[method]:
-            where = f'option of method {method!r} of feature {name!r}'
-            raise unknown_name(where, option, METHODS[method])
-    if num_regions < 1:
-        where = f'number of regions of feature {name!r}'
-        raise InputError(where, got=str(num_regions), expected='at least 1')
-    if edges is not None and method != 'hierarchy':
-        raise InputError(
-            f'edges of feature {name!r}',
-            got=f'edges {edges.name!r} for the method {method!r}',
-            expected="no edges, which the method 'hierarchy' alone reads",
-            fix="method='hierarchy', or edges=None",
-        )
+    _check_arguments(method, edges, num_regions, name, options)
     options = {**METHODS[method], **options}
     settings = {'method': method, 'depth': depth, 'num_regions': num_regions, **options}
     reads = ('image', 'depth') if depth else ('image',)
@@ -239,6 +224,33 @@ def region_feature(
         options=options,
     )
     return Derived(name, Feature('ids'), reads, compute, settings, data=data)
+
+
+def _check_arguments(
+    method: str,
+    edges: EdgeMethod | None,
+    num_regions: int,
+    name: str,
+    options: Mapping[str, Any],
+) -> None:
+    """Raises InputError for wrong arguments of `region_feature`."""
+    # A wrong name is answered with the nearest name.
+    if method not in METHODS:
+        raise unknown_name(f'method of feature {name!r}', method, METHODS)
+    for option in options:
+        if option not in METHODS[method]:
+            where = f'option of method {method!r} of feature {name!r}'
+            raise unknown_name(where, option, METHODS[method])
+    if num_regions < 1:
+        where = f'number of regions of feature {name!r}'
+        raise InputError(where, got=str(num_regions), expected='at least 1')
+    if edges is not None and method != 'hierarchy':
+        raise InputError(
+            f'edges of feature {name!r}',
+            got=f'edges {edges.name!r} for the method {method!r}',
+            expected="no edges, which the method 'hierarchy' alone reads",
+            fix="method='hierarchy', or edges=None",
+        )
 
 
 def nested_features(

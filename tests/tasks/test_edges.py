@@ -2,6 +2,7 @@
 
 import functools
 import pickle
+import shutil
 
 import cv2
 import jax
@@ -25,7 +26,8 @@ def narrow(monkeypatch, tmp_path):
     """(parameters of a narrow HED, its two files), which replaces HED."""
     monkeypatch.setattr(edges, 'HED', NARROW)
     edges._detector.cache_clear()
-    params = NARROW().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
+    sample = jnp.zeros((1, 32, 32, 3))
+    params = jax.eval_shape(NARROW().init, jax.random.key(0), sample)['params']
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), params)
     files = []
@@ -52,7 +54,8 @@ def test_the_files_have_the_names_of_the_release(narrow):
 def test_the_strength_is_the_squared_probability_of_the_net(narrow):
     params, files = narrow
     image = image_of()
-    outputs = NARROW().apply({'params': params}, images.normalize(image[None], 'imagenet'))
+    normalized = images.normalize(image[None], 'imagenet')
+    outputs = jax.jit(NARROW().apply)({'params': params}, normalized)
     expected = jax.nn.sigmoid(outputs['logits'][0, ..., 0]) ** 2
     strength = edges.hed(*files).compute({'image': image})
     assert strength.dtype == np.float32 and strength.shape == (40, 56)
@@ -85,7 +88,7 @@ def test_regions_grow_from_the_strength_of_the_net(narrow):
 def test_the_recipe_depends_on_the_content_of_the_files_and_not_on_their_place(narrow, tmp_path):
     _, (vgg_file, side_file) = narrow
     copy = tmp_path / 'copy.safetensors'
-    copy.write_bytes(open(vgg_file, 'rb').read())
+    shutil.copy(vgg_file, copy)
     first = edges.hed(vgg_file, side_file).settings
     assert edges.hed(str(copy), side_file).settings == first
     assert edges.hed(side_file, side_file).settings != first
