@@ -25,7 +25,7 @@ from segjax.spec import Feature
 
 COLOR_SIGMA = 1.5
 """Blur of an image before its contrast is measured, in pixels."""
-COLOR_HALF = 22.0
+COLOR_HALF = 18.0
 """Contrast of colour that has the strength 1/2, in units of CIELAB a pixel."""
 DEPTH_NOISE = 0.01
 """Step of the inverse depth that is noise of the camera, in 1 / metre."""

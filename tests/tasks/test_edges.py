@@ -7,15 +7,18 @@ import shutil
 import cv2
 import jax
 import jax.numpy as jnp
+import layouts
 import numpy as np
 import pytest
 
-from segjax import pretrained
+from segjax import data, pretrained
+from segjax.data import computation, derived, regions
 from segjax.data import edges as edge_methods
-from segjax.data import regions
+from segjax.data.records import never_stop
 from segjax.errors import InputError
 from segjax.models.boundary.hed import HED
 from segjax.ops import images
+from segjax.protocol import Input
 from segjax.tasks import edges
 
 NARROW = functools.partial(HED, width=1 / 32)
@@ -124,3 +127,20 @@ def test_published_weights_find_the_outline_of_an_aeroplane(weights, real_data):
     assert strength[80:130, 210:225].max() > 0.8
     assert np.quantile(strength, 0.5) < 0.02 < 0.6 < np.quantile(strength, 0.99)
     assert np.corrcoef(strength.ravel(), contrast.ravel())[0, 1] > 0.3
+
+
+@pytest.mark.slow
+def test_a_worker_process_computes_the_strength_of_this_process(weights, tmp_path):
+    files = [str(weights / f'{name}.safetensors') for name in ('vgg16_hed', 'hed_side')]
+    config = layouts.data_config('streets', '', tmp_path)
+    config.world.update(num_train=2, num_val=1, size=(32, 64))
+    prepared = data.prepare(config)
+    features = (edge_methods.strength_feature(edges.hed(*files)),)
+    spec = derived.promised(prepared.spec, features)
+    prepared = prepared._replace(spec=spec, derived=features)
+    inputs = Input('train', 1, ('planes_edges',), (32, 64))
+    computation.make(prepared.store, [inputs], 1, never_stop)
+    edges._detector.cache_clear()
+    for example in prepared.open_split('train', ('image', 'planes_edges')):
+        expected = edges.hed_strength(example['image'], *files)
+        np.testing.assert_allclose(example['planes_edges'][..., 0], expected, atol=1e-4)

@@ -98,7 +98,7 @@ def test_the_published_size_and_the_first_values():
     assert vgg == 14_714_688 and sum(sizes.values()) - vgg == 64 + 128 + 256 + 512 + 512 + 5 + 5 + 1
 
     narrow = HED(width=1 / 32)
-    image = jnp.ones((1, 32, 32, 3))
-    outputs, variables = jax.jit(narrow.init_with_output)(jax.random.key(0), image)
-    np.testing.assert_array_equal(outputs['logits'], 0)
-    np.testing.assert_allclose(variables['params']['fuse']['kernel'], 0.2)
+    params = jax.jit(narrow.init)(jax.random.key(0), jnp.ones((1, 32, 32, 3)))['params']
+    np.testing.assert_allclose(params['fuse']['kernel'], 0.2)
+    for number in range(1, 6):
+        np.testing.assert_array_equal(params[f'side{number}']['kernel'], 0)
