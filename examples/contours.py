@@ -2,7 +2,7 @@
 
 Prints the number of regions of each image at the threshold 0.2, and the seconds. OUT gets an
 ultrametric contour map [2H - 1, 2W - 1] for each image (.npy). With two files of weights of HED
-(segjax/tasks/edges.py), the net finds the boundaries. Without, contrast of colour does.
+(segjax/tasks/edges.py), the net finds the boundaries. Without them, contrast of colour does.
 """
 
 import pathlib

@@ -116,7 +116,7 @@ def gradient_strength(image: np.ndarray, depth: np.ndarray | None = None) -> np.
 
         strength = 1 - (1 - color) (1 - step)
 
-    A boundary needs one of both only. Weak evidence of both adds up.
+    A boundary needs contrast or a step, not both. Weak evidence of both adds up.
 
     Args:
       image: [H, W, 3] uint8, RGB.
