@@ -308,6 +308,29 @@ NYU40 = _class_spec(*class_tables.rows(class_tables.NYU40))
 NYU40_IDS = make_coding(NYU40, ignore=[0])
 """Label files with the 40 classes of NYUDv2. 0 is unlabelled."""
 
+
+def _fine_to_40() -> np.ndarray:
+    """Returns the id among the 40 classes of each of the 894 classes, [895] uint8, 0 for 0."""
+    ids = np.full(895, NYU40.ids[NYU40.names.index('otherprop')], np.uint8)
+    ids[0] = 0
+    named = class_tables.NYU_FINE.split()
+    ids[np.array(named, int)] = np.arange(1, len(named) + 1)
+    for name, fine in (
+        ('otherstructure', class_tables.NYU_FINE_STRUCTURE),
+        ('otherfurniture', class_tables.NYU_FINE_FURNITURE),
+    ):
+        ids[np.array(fine.split(), int)] = NYU40.ids[NYU40.names.index(name)]
+    ids.setflags(write=False)
+    return ids
+
+
+NYU_FINE_TO_40 = _fine_to_40()
+"""For the 894 classes of the labelled frames of NYUDv2: the id among the 40 classes.
+
+Classes without a table are otherprop. Source: Gupta et al., Perceptual Organization and Recognition
+of Indoor Scenes from RGB-D Images, CVPR 2013 (classMapping40.mat).
+"""
+
 NYU13 = merge(
     NYU40,
     _class_spec(
@@ -388,6 +411,12 @@ NYU4 = merge(
 Silberman's own 4 classes come from the 894 classes, so that few objects differ.
 """
 
+NYU13_IDS = make_coding(NYU13.classes, ignore=[0])
+"""Label files with the 13 classes of NYUDv2. 0 is unlabelled."""
+
+NYU4_IDS = make_coding(NYU4.classes, ignore=[0])
+"""Label files with the 4 classes of NYUDv2. 0 is unlabelled."""
+
 KNOWN_IDS = (
     CITYSCAPES_LABEL_IDS,
     CITYSCAPES_TRAIN_IDS,
@@ -396,6 +425,8 @@ KNOWN_IDS = (
     ADE20K_IDS,
     COCO_PANOPTIC_IDS,
     NYU40_IDS,
+    NYU13_IDS,
+    NYU4_IDS,
 )
 """Codings of label files of public data sets."""
 
