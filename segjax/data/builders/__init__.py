@@ -10,7 +10,9 @@ from segjax.data.builders import (
     coco_panoptic,
     folder,
     nyu_depth,
+    scannet,
     streets,
+    sun3d,
 )
 from segjax.data.builders.base import Dataset
 from segjax.errors import unknown_name
@@ -28,7 +30,9 @@ REGISTRY = {
     'coco_panoptic': coco_panoptic.CocoPanoptic,
     'folder': folder.Folder,
     'nyu_depth': nyu_depth.NyuDepth,
+    'scannet': scannet.ScanNet,
     'streets': streets.Streets,
+    'sun3d': sun3d.Sun3d,
 }
 
 
