@@ -288,7 +288,7 @@ def typed_text(value: Any) -> str:
 # --- Keys -----------------------------------------------------------------------------------------
 
 
-DATA_SET_KEYS = ('name', 'root', 'classes', 'class_map', 'lists', 'world')
+DATA_SET_KEYS = ('name', 'root', 'classes', 'class_map', 'lists', 'world', 'rgbd')
 """Keys that describe a data set. Every data section has them."""
 
 DATA = DataSection(
@@ -356,6 +356,25 @@ DATA = DataSection(
             'size': Field((128, 256), 'Size (height, width) of the rendered images.', size_2d),
             'seed': Field(
                 0, 'Seed of a rendered data set. Another seed gives another data set.', at_least(0)
+            ),
+        },
+        'rgbd': {
+            'depth_scale': Field(
+                0.0,
+                'Units per metre of depth files with 16 bits: metres = value / depth_scale. '
+                '0: the unit of the data set.',
+                at_least(0),
+            ),
+            'interval': Field(
+                3,
+                'Numbers from a frame to the next frame of a clip around a labelled frame.',
+                at_least(1),
+            ),
+            'steps': Field(
+                50,
+                'Largest number of intervals between a labelled frame and a frame of its clip, '
+                'in each direction. 0: only labelled frames.',
+                at_least(0),
             ),
         },
     }

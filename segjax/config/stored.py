@@ -109,6 +109,7 @@ FREE_IN = {
         *FREE,
         'data.name',
         'data.world',
+        'data.rgbd',
         'data.train_split',
         'data.eval_split',
         'data.eval_size',

@@ -364,3 +364,71 @@ COCO_STUFF = """
  200 250 141 255 rug-merged
 """
 """The 53 stuff categories of COCO's panoptic segmentations (panoptic_coco_categories.json)."""
+
+NYU40 = """
+   1 174 199 232 wall
+   2 152 223 138 floor
+   3  31 119 180 cabinet
+   4 255 187 120 bed
+   5 188 189  34 chair
+   6 140  86  75 sofa
+   7 255 152 150 table
+   8 214  39  40 door
+   9 197 176 213 window
+  10 148 103 189 bookshelf
+  11 196 156 148 picture
+  12  23 190 207 counter
+  13 178  76  76 blinds
+  14 247 182 210 desk
+  15  66 188 102 shelves
+  16 219 219 141 curtain
+  17 140  57 197 dresser
+  18 202 185  52 pillow
+  19  51 176 203 mirror
+  20 200  54 131 floor mat
+  21  92 193  61 clothes
+  22  78  71 183 ceiling
+  23 172 114  82 books
+  24 255 127  14 refridgerator
+  25  91 163 138 television
+  26 153  98 156 paper
+  27 140 153 101 towel
+  28 158 218 229 shower curtain
+  29 100 125 154 box
+  30 178 127 135 whiteboard
+  31 120 185 128 person
+  32 146 111 194 night stand
+  33  44 160  44 toilet
+  34 112 128 144 sink
+  35  96 207 209 lamp
+  36 227 119 194 bathtub
+  37 213  92 176 bag
+  38  94 106 211 otherstructure
+  39  82  84 163 otherfurniture
+  40 100  85 144 otherprop
+"""
+"""The 40 classes of NYUDv2, with the spelling of their authors (classMapping40.mat).
+
+The colours are the colours of ScanNet's benchmark (ScanNet, BenchmarkScripts/util.py).
+"""
+
+NYU_FINE = """
+ 21 11 3 157 5 83 19 28 59 88 64 7 80 36 42 89 169 119 122 143 141 4 85 17 172 15 135 123
+ 26 45 331 158 124 24 144 136 55
+"""
+"""For the classes 1 to 37 of NYUDv2: the class of the 894 with this name (classMapping40.mat)."""
+
+NYU_FINE_STRUCTURE = """
+ 8 25 33 38 51 53 57 58 62 65 79 94 104 112 134 153 215 216 223 225 238 241 242 256 295
+ 301 339 342 354 363 372 380 392 408 412 453 456 463 477 497 541 550 553 567 573 582 591
+ 609 612 615 642 645 657 658 659 663 667 668 686 700 702 777 778 782 850 861 868 874
+"""
+"""Classes of the 894 of NYUDv2 that are otherstructure (classMapping40.mat)."""
+
+NYU_FINE_FURNITURE = """
+ 12 43 48 50 87 106 111 161 163 174 183 204 214 219 221 224 236 262 278 291 298 313 343
+ 344 356 359 373 393 401 414 418 419 430 443 444 447 448 457 458 460 462 475 479 485 486
+ 493 494 498 499 509 510 515 521 524 540 549 551 554 556 558 576 580 608 625 703 734 770
+ 772 797 800 803 804 813 814 815 820 829 835 858 863 882 892
+"""
+"""Classes of the 894 of NYUDv2 that are otherfurniture (classMapping40.mat)."""

@@ -495,6 +495,12 @@ def encode_png(array: np.ndarray) -> bytes:
     return data.tobytes()
 
 
+def decode(data: bytes) -> np.ndarray:
+    """Decodes a map of `read_encoded` or `encode_png`: [H, W, 3] RGB or [H, W]."""
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if array.ndim == 3 else array
+
+
 # --- folders of photographs -----------------------------------------------------------------------
 
 

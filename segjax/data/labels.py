@@ -302,6 +302,121 @@ COCO_THINGS = merge(
 )
 """The 80 things of COCO. Stuff is void."""
 
+NYU40 = _class_spec(*class_tables.rows(class_tables.NYU40))
+"""The 40 classes of NYUDv2, with their ids 1..40."""
+
+NYU40_IDS = make_coding(NYU40, ignore=[0])
+"""Label files with the 40 classes of NYUDv2. 0 is unlabelled."""
+
+
+def _fine_to_40() -> np.ndarray:
+    """Returns the id among the 40 classes of each of the 894 classes, [895] uint8, 0 for 0."""
+    ids = np.full(895, NYU40.ids[NYU40.names.index('otherprop')], np.uint8)
+    ids[0] = 0
+    named = class_tables.NYU_FINE.split()
+    ids[np.array(named, int)] = np.arange(1, len(named) + 1)
+    for name, fine in (
+        ('otherstructure', class_tables.NYU_FINE_STRUCTURE),
+        ('otherfurniture', class_tables.NYU_FINE_FURNITURE),
+    ):
+        ids[np.array(fine.split(), int)] = NYU40.ids[NYU40.names.index(name)]
+    ids.setflags(write=False)
+    return ids
+
+
+NYU_FINE_TO_40 = _fine_to_40()
+"""For the 894 classes of the labelled frames of NYUDv2: the id among the 40 classes.
+
+Classes without a table are otherprop. Source: Gupta et al., Perceptual Organization and Recognition
+of Indoor Scenes from RGB-D Images, CVPR 2013 (classMapping40.mat).
+"""
+
+NYU13 = merge(
+    NYU40,
+    _class_spec(
+        ('bed', 1, (255, 187, 120)),
+        ('books', 2, (172, 114, 82)),
+        ('ceiling', 3, (78, 71, 183)),
+        ('chair', 4, (188, 189, 34)),
+        ('floor', 5, (152, 223, 138)),
+        ('furniture', 6, (82, 84, 163)),
+        ('objects', 7, (100, 85, 144)),
+        ('picture', 8, (196, 156, 148)),
+        ('sofa', 9, (140, 86, 75)),
+        ('table', 10, (255, 152, 150)),
+        ('tv', 11, (91, 163, 138)),
+        ('wall', 12, (174, 199, 232)),
+        ('window', 13, (197, 176, 213)),
+    ),
+    (
+        ('bed',),
+        ('books',),
+        ('ceiling',),
+        ('chair',),
+        ('floor', 'floor mat'),
+        (
+            *('cabinet', 'bookshelf', 'counter', 'shelves', 'dresser', 'refridgerator'),
+            *('night stand', 'otherfurniture'),
+        ),
+        (
+            *('pillow', 'mirror', 'clothes', 'paper', 'towel', 'shower curtain', 'box'),
+            *(
+                'whiteboard',
+                'person',
+                'toilet',
+                'sink',
+                'lamp',
+                'bathtub',
+                'bag',
+                'otherstructure',
+                'otherprop',
+            ),
+        ),
+        ('picture',),
+        ('sofa',),
+        ('table', 'desk'),
+        ('television',),
+        ('wall', 'door'),
+        ('window', 'blinds', 'curtain'),
+    ),
+)
+"""The 13 classes of Couprie et al. (arXiv:1301.3572) from the 40 (class13Mapping.mat)."""
+
+NYU4 = merge(
+    NYU40,
+    _class_spec(
+        ('floor', 1, (152, 223, 138)),
+        ('structure', 2, (174, 199, 232)),
+        ('furniture', 3, (82, 84, 163)),
+        ('props', 4, (100, 85, 144)),
+    ),
+    (
+        ('floor',),
+        (
+            *('wall', 'door', 'window', 'counter', 'blinds', 'curtain', 'ceiling'),
+            *('shower curtain', 'whiteboard', 'otherstructure'),
+        ),
+        (
+            *('cabinet', 'bed', 'chair', 'sofa', 'table', 'bookshelf', 'desk', 'shelves'),
+            *('dresser', 'refridgerator', 'night stand', 'toilet', 'bathtub', 'otherfurniture'),
+        ),
+        (
+            *('picture', 'pillow', 'mirror', 'floor mat', 'clothes', 'books', 'television'),
+            *('paper', 'towel', 'box', 'person', 'sink', 'lamp', 'bag', 'otherprop'),
+        ),
+    ),
+)
+"""The 4 super-classes of the 40 (mapToNYUSuperClass in classMapping40.mat).
+
+Silberman's own 4 classes come from the 894 classes, so that few objects differ.
+"""
+
+NYU13_IDS = make_coding(NYU13.classes, ignore=[0])
+"""Label files with the 13 classes of NYUDv2. 0 is unlabelled."""
+
+NYU4_IDS = make_coding(NYU4.classes, ignore=[0])
+"""Label files with the 4 classes of NYUDv2. 0 is unlabelled."""
+
 KNOWN_IDS = (
     CITYSCAPES_LABEL_IDS,
     CITYSCAPES_TRAIN_IDS,
@@ -309,6 +424,9 @@ KNOWN_IDS = (
     APOLLOSCAPE_IDS,
     ADE20K_IDS,
     COCO_PANOPTIC_IDS,
+    NYU40_IDS,
+    NYU13_IDS,
+    NYU4_IDS,
 )
 """Codings of label files of public data sets."""
 

@@ -9,7 +9,10 @@ from segjax.data.builders import (
     cityscapes,
     coco_panoptic,
     folder,
+    nyu_depth,
+    scannet,
     streets,
+    sun3d,
 )
 from segjax.data.builders.base import Dataset
 from segjax.errors import unknown_name
@@ -26,7 +29,10 @@ REGISTRY = {
     'cityscapes_video': cityscapes.CityscapesVideo,
     'coco_panoptic': coco_panoptic.CocoPanoptic,
     'folder': folder.Folder,
+    'nyu_depth': nyu_depth.NyuDepth,
+    'scannet': scannet.ScanNet,
     'streets': streets.Streets,
+    'sun3d': sun3d.Sun3d,
 }
 
 

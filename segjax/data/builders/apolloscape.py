@@ -253,7 +253,8 @@ class Apolloscape(FileDataset):
 
         # Depth shows the background behind things that move.
         encoded_features = {'image', 'label', 'instance'} & set(record.features)
-        maps = {feature: _decode(record.features[feature]) for feature in encoded_features}
+        encoded = {feature: record.features[feature] for feature in encoded_features}
+        maps = {feature: image_files.decode(data) for feature, data in encoded.items()}
         if 'depth' in values:
             moves = np.isin(maps['label'], MOVABLE)
             maps['depth'] = np.where(moves, np.float32(0), values['depth'])
@@ -501,12 +502,6 @@ def cropped(maps: Mapping[str, np.ndarray], camera: int) -> dict[str, np.ndarray
     remaining = {key: value for key, value in maps.items() if key != 'image'}
     remaining['intrinsics'] = camera_matrix(camera, size)
     return {'image': reduced, **transforms.apply_geometry(remaining, crop_matrix(size), SIZE)}
-
-
-def _decode(data: bytes) -> np.ndarray:
-    """Decodes a map that `base` has checked and encoded: [H, W, 3] RGB or [H, W]."""
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    return cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if array.ndim == 3 else array
 
 
 def read_depth(path: pathlib.Path) -> np.ndarray:

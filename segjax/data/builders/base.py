@@ -249,6 +249,19 @@ class FileDataset(Dataset):
     def coding(self, item: Item) -> LabelCoding:
         """Returns the meaning of the ids in the label file of this example."""
 
+    def class_ids(self, ids: np.ndarray, where: str) -> np.ndarray:
+        """Returns the ids that the coding knows, for the numbers in a label file.
+
+        Args:
+          ids: [H, W] whole numbers in the file, or its colours [H, W, 3].
+          where: the file.
+
+        Raises:
+          InputError: a number that means nothing.
+        """
+        del where  # most data sets have files of these ids
+        return ids
+
     def check_instances(self, item: Item, label: np.ndarray, ids: np.ndarray) -> None:
         """Checks the instance file of an example against its label. By default nothing is checked.
 
@@ -363,6 +376,8 @@ class FileDataset(Dataset):
             return frozenset(), None
         coding = self.coding(item)
         ids = attempts.call(ids_or_colors, mask, coding, where, notes)
+        if ids is not None:
+            ids = attempts.call(self.class_ids, ids, where)
         if ids is None:
             return frozenset(), None
         label = attempts.call(to_train_ids, ids, coding, where)

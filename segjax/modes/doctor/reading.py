@@ -147,7 +147,10 @@ def start_at_one(dataset: Dataset, splits: Mapping[str, SplitSummary]) -> list[F
 
 
 def duplicates(splits: Mapping[str, SplitSummary]) -> list[Finding]:
-    """Finds images that are in two splits (an error) or twice in a split (a warning)."""
+    """Finds images that are in two splits (an error) or twice in a split (a warning).
+
+    A file that several clips of a split share is no duplicate.
+    """
     findings = []
     for (name, summary), (other_name, other) in itertools.combinations(splits.items(), 2):
         for digest, files in summary.digests.items():
@@ -159,7 +162,8 @@ def duplicates(splits: Mapping[str, SplitSummary]) -> list[Finding]:
                 )
                 findings.append(Finding('error', files[0], message, fix))
     for split, summary in splits.items():
-        for files in summary.digests.values():
+        for paths in summary.digests.values():
+            files = list(dict.fromkeys(paths))
             if len(files) > 1:
                 message = f'the same image occurs again in {split!r}: {", ".join(files[1:4])}'
                 findings.append(Finding('warning', files[0], message, 'keep one of these images'))
