@@ -223,7 +223,7 @@ def region_feature(
         num_regions=num_regions,
         options=options,
     )
-    return Derived(name, Feature('ids'), reads, compute, settings, data=data)
+    return Derived(name, Feature('regions'), reads, compute, settings, data=data)
 
 
 def _check_arguments(
