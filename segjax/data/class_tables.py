@@ -364,3 +364,50 @@ COCO_STUFF = """
  200 250 141 255 rug-merged
 """
 """The 53 stuff categories of COCO's panoptic segmentations (panoptic_coco_categories.json)."""
+
+NYU40 = """
+   1 174 199 232 wall
+   2 152 223 138 floor
+   3  31 119 180 cabinet
+   4 255 187 120 bed
+   5 188 189  34 chair
+   6 140  86  75 sofa
+   7 255 152 150 table
+   8 214  39  40 door
+   9 197 176 213 window
+  10 148 103 189 bookshelf
+  11 196 156 148 picture
+  12  23 190 207 counter
+  13 178  76  76 blinds
+  14 247 182 210 desk
+  15  66 188 102 shelves
+  16 219 219 141 curtain
+  17 140  57 197 dresser
+  18 202 185  52 pillow
+  19  51 176 203 mirror
+  20 200  54 131 floor mat
+  21  92 193  61 clothes
+  22  78  71 183 ceiling
+  23 172 114  82 books
+  24 255 127  14 refridgerator
+  25  91 163 138 television
+  26 153  98 156 paper
+  27 140 153 101 towel
+  28 158 218 229 shower curtain
+  29 100 125 154 box
+  30 178 127 135 whiteboard
+  31 120 185 128 person
+  32 146 111 194 night stand
+  33  44 160  44 toilet
+  34 112 128 144 sink
+  35  96 207 209 lamp
+  36 227 119 194 bathtub
+  37 213  92 176 bag
+  38  94 106 211 otherstructure
+  39  82  84 163 otherfurniture
+  40 100  85 144 otherprop
+"""
+"""The 40 classes of NYUDv2, with the spelling of their authors (classMapping40.mat).
+
+The colours are the colours of ScanNet's benchmark (ScanNet, BenchmarkScripts/util.py).
+"""

@@ -302,6 +302,92 @@ COCO_THINGS = merge(
 )
 """The 80 things of COCO. Stuff is void."""
 
+NYU40 = _class_spec(*class_tables.rows(class_tables.NYU40))
+"""The 40 classes of NYUDv2, with their ids 1..40."""
+
+NYU40_IDS = make_coding(NYU40, ignore=[0])
+"""Label files with the 40 classes of NYUDv2. 0 is unlabelled."""
+
+NYU13 = merge(
+    NYU40,
+    _class_spec(
+        ('bed', 1, (255, 187, 120)),
+        ('books', 2, (172, 114, 82)),
+        ('ceiling', 3, (78, 71, 183)),
+        ('chair', 4, (188, 189, 34)),
+        ('floor', 5, (152, 223, 138)),
+        ('furniture', 6, (82, 84, 163)),
+        ('objects', 7, (100, 85, 144)),
+        ('picture', 8, (196, 156, 148)),
+        ('sofa', 9, (140, 86, 75)),
+        ('table', 10, (255, 152, 150)),
+        ('tv', 11, (91, 163, 138)),
+        ('wall', 12, (174, 199, 232)),
+        ('window', 13, (197, 176, 213)),
+    ),
+    (
+        ('bed',),
+        ('books',),
+        ('ceiling',),
+        ('chair',),
+        ('floor', 'floor mat'),
+        (
+            *('cabinet', 'bookshelf', 'counter', 'shelves', 'dresser', 'refridgerator'),
+            *('night stand', 'otherfurniture'),
+        ),
+        (
+            *('pillow', 'mirror', 'clothes', 'paper', 'towel', 'shower curtain', 'box'),
+            *(
+                'whiteboard',
+                'person',
+                'toilet',
+                'sink',
+                'lamp',
+                'bathtub',
+                'bag',
+                'otherstructure',
+                'otherprop',
+            ),
+        ),
+        ('picture',),
+        ('sofa',),
+        ('table', 'desk'),
+        ('television',),
+        ('wall', 'door'),
+        ('window', 'blinds', 'curtain'),
+    ),
+)
+"""The 13 classes of Couprie et al. (arXiv:1301.3572) from the 40 (class13Mapping.mat)."""
+
+NYU4 = merge(
+    NYU40,
+    _class_spec(
+        ('floor', 1, (152, 223, 138)),
+        ('structure', 2, (174, 199, 232)),
+        ('furniture', 3, (82, 84, 163)),
+        ('props', 4, (100, 85, 144)),
+    ),
+    (
+        ('floor',),
+        (
+            *('wall', 'door', 'window', 'counter', 'blinds', 'curtain', 'ceiling'),
+            *('shower curtain', 'whiteboard', 'otherstructure'),
+        ),
+        (
+            *('cabinet', 'bed', 'chair', 'sofa', 'table', 'bookshelf', 'desk', 'shelves'),
+            *('dresser', 'refridgerator', 'night stand', 'toilet', 'bathtub', 'otherfurniture'),
+        ),
+        (
+            *('picture', 'pillow', 'mirror', 'floor mat', 'clothes', 'books', 'television'),
+            *('paper', 'towel', 'box', 'person', 'sink', 'lamp', 'bag', 'otherprop'),
+        ),
+    ),
+)
+"""The 4 super-classes of the 40 (mapToNYUSuperClass in classMapping40.mat).
+
+Silberman's own 4 classes come from the 894 classes, so that few objects differ.
+"""
+
 KNOWN_IDS = (
     CITYSCAPES_LABEL_IDS,
     CITYSCAPES_TRAIN_IDS,
@@ -309,6 +395,7 @@ KNOWN_IDS = (
     APOLLOSCAPE_IDS,
     ADE20K_IDS,
     COCO_PANOPTIC_IDS,
+    NYU40_IDS,
 )
 """Codings of label files of public data sets."""
 

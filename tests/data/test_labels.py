@@ -41,6 +41,68 @@ def test_camvid():
     assert np.flatnonzero(labels.CAMVID_IDS.known).tolist() == list(range(12))
 
 
+NYU = """
+1,wall,12,2
+2,floor,5,1
+3,cabinet,6,3
+4,bed,1,3
+5,chair,4,3
+6,sofa,9,3
+7,table,10,3
+8,door,12,2
+9,window,13,2
+10,bookshelf,6,3
+11,picture,8,4
+12,counter,6,2
+13,blinds,13,2
+14,desk,10,3
+15,shelves,6,3
+16,curtain,13,2
+17,dresser,6,3
+18,pillow,7,4
+19,mirror,7,4
+20,floor mat,5,4
+21,clothes,7,4
+22,ceiling,3,2
+23,books,2,4
+24,refridgerator,6,3
+25,television,11,4
+26,paper,7,4
+27,towel,7,4
+28,shower curtain,7,2
+29,box,7,4
+30,whiteboard,7,2
+31,person,7,4
+32,night stand,6,3
+33,toilet,7,3
+34,sink,7,4
+35,lamp,7,4
+36,bathtub,7,3
+37,bag,7,4
+38,otherstructure,7,2
+39,otherfurniture,6,3
+40,otherprop,7,4
+"""
+NAMES13 = 'bed books ceiling chair floor furniture objects picture sofa table tv wall window'
+NAMES4 = 'floor structure furniture props'
+
+
+def test_nyu_classes_and_their_maps_are_the_released_tables():
+    """A line of the table: id of 40, name, id of 13, id of 4 (classMapping40, class13Mapping)."""
+    rows = [line.split(',') for line in NYU.split('\n') if line]
+    assert labels.NYU40.ids == tuple(int(row[0]) for row in rows) == tuple(range(1, 41))
+    assert labels.NYU40.names == tuple(row[1] for row in rows)
+    assert len(set(labels.NYU40.palette)) == 40
+    for class_map, names, column in ((labels.NYU13, NAMES13, 2), (labels.NYU4, NAMES4, 3)):
+        merged = class_map.classes
+        assert merged.names == tuple(names.split())
+        assert merged.ids == tuple(range(1, merged.num_classes + 1))
+        assert class_map.train_ids == tuple(int(row[column]) - 1 for row in rows)
+        assert set(merged.palette) <= set(labels.NYU40.palette)
+    assert np.flatnonzero(labels.NYU40_IDS.known).tolist() == list(range(41))
+    assert labels.NYU40_IDS.train_ids[:3].tolist() == [IGNORE, 0, 1]
+
+
 def test_tables_cannot_be_changed():
     with pytest.raises(ValueError, match='read-only'):
         labels.CAMVID_IDS.train_ids[0] = 3
@@ -226,7 +288,13 @@ def test_the_coding_of_label_files_follows_from_the_classes():
     ids = np.array([[7, 33, 0, 29, 255]])
     expected = [[0, 18, 255, 255, 255]]
     np.testing.assert_array_equal(labels.to_train_ids(ids, coding, 'a.png'), expected)
-    for classes in (labels.CAMVID, labels.ADE20K, labels.COCO_PANOPTIC, labels.APOLLOSCAPE):
+    for classes in (
+        labels.CAMVID,
+        labels.ADE20K,
+        labels.COCO_PANOPTIC,
+        labels.APOLLOSCAPE,
+        labels.NYU40,
+    ):
         written = np.array([[*classes.ids, 255]])
         read = labels.to_train_ids(written, labels.coding_of(classes), 'a.png')
         np.testing.assert_array_equal(read, [[*range(classes.num_classes), 255]])
