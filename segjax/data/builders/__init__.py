@@ -9,6 +9,7 @@ from segjax.data.builders import (
     cityscapes,
     coco_panoptic,
     folder,
+    rooms,
     streets,
 )
 from segjax.data.builders.base import Dataset
@@ -26,6 +27,7 @@ REGISTRY = {
     'cityscapes_video': cityscapes.CityscapesVideo,
     'coco_panoptic': coco_panoptic.CocoPanoptic,
     'folder': folder.Folder,
+    'rooms': rooms.Rooms,
     'streets': streets.Streets,
 }
 
