@@ -17,7 +17,7 @@ import numpy as np
 
 from segjax.data.worlds import textures
 from segjax.data.worlds.light import shadow_maps
-from segjax.data.worlds.render import Hits, visibility
+from segjax.data.worlds.render import NEAR, Hits, visibility
 from segjax.data.worlds.rooms import looks, sensor, shading
 from segjax.data.worlds.rooms.furnish import KINDS, furnished_room
 from segjax.data.worlds.rooms.looks import draw_decor
@@ -32,9 +32,6 @@ from segjax.data.worlds.shapes import join, tag
 from segjax.data.worlds.streets.scene import generator
 from segjax.errors import InputError
 from segjax.spec import IGNORE
-
-_FLOW_MARGIN = 0.02
-"""Share of 1 / z by which a point may be behind the surface of a neighbouring sample."""
 
 
 class _Clip(NamedTuple):
@@ -98,24 +95,14 @@ def frame(seed: int, split: str, clip: int, index: int, size: tuple[int, int]) -
 
     # Pixel centres.
     record = hits.surface[::2, ::2]
-    inverse = hits.inverse_depth[::2, ::2]
     label = still.surfaces['label'][record]
-    mirrors = np.isin(still.surfaces['material'], (looks.SCREEN, looks.OUTDOORS, looks.GLASS))
-    depth = sensor.measure(
-        inverse,
-        intrinsics[0, 0],
-        samples.facing[::2, ::2],
-        mirrors[record],
-        still.surfaces['colour'].mean(axis=-1)[record],
-        rng,
-    )
     flow = np.full((*size, 2), np.nan, np.float32)
     if index + 1 < FRAMES_PER_CLIP:
-        flow = _flow(hits, pose, _moment(seed, split, clip, index + 1, size), intrinsics)
+        flow = _flow(hits, samples, _moment(seed, split, clip, index + 1, size), intrinsics)
     return {
         'image': image,
-        'depth': depth,
-        'depth_true': 1 / inverse,
+        'depth': _measure(still, samples, hits, intrinsics, rng),
+        'depth_true': 1 / hits.inverse_depth[::2, ::2],
         'label': label if index == TARGET else np.full(size, IGNORE, np.uint8),
         'label_all': label,
         'instance': still.surfaces['instance'][record],
@@ -123,6 +110,21 @@ def frame(seed: int, split: str, clip: int, index: int, size: tuple[int, int]) -
         'intrinsics': intrinsics.astype(np.float32),
         'pose': pose.astype(np.float32),
     }
+
+
+def _measure(still: shading.Still, samples: shading.Samples, hits: Hits, intrinsics, rng):
+    """Returns the depth [H, W] that the sensor measures at the pixel centres."""
+    record = hits.surface[::2, ::2]
+    mirrors = np.isin(still.surfaces['material'], (looks.SCREEN, looks.OUTDOORS, looks.GLASS))
+    reflectance = still.surfaces['colour'].mean(axis=-1)
+    return sensor.measure(
+        hits.inverse_depth[::2, ::2],
+        intrinsics[0, 0],
+        samples.facing[::2, ::2],
+        mirrors[record],
+        reflectance[record],
+        rng,
+    )
 
 
 def _check(seed, clip, index, size) -> None:
@@ -171,7 +173,7 @@ def sample_matrix(size: tuple[int, int]) -> np.ndarray:
     return np.array([[2, 1, 2], [1, 2, 2], [1, 1, 1]]) * camera_matrix(size)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def _moment(seed, split, clip, index, size) -> _Moment:
     """Returns what the camera sees at a moment.
 
@@ -187,39 +189,36 @@ def _moment(seed, split, clip, index, size) -> _Moment:
     return _Moment(pose, hits)
 
 
-def _flow(hits: Hits, pose, after: _Moment, intrinsics) -> np.ndarray:
+def _flow(hits: Hits, samples: shading.Samples, after: _Moment, intrinsics) -> np.ndarray:
     """Returns the flow [H, W, 2] float32 to the next moment, NaN where it does not show the point.
 
     Args:
       hits: of the samples of this moment.
-      pose: [4, 4] of this moment.
+      samples: hit points and normals.
       after: the next moment.
       intrinsics: [3, 3] in pixels.
     """
     # Points of the pixel centres in the camera of the next moment.
-    inverse = hits.inverse_depth[::2, ::2].astype(float)
-    height, width = inverse.shape
-    u = np.arange(width)[None]
-    v = np.arange(height)[:, None]
-    pixels = np.stack(np.broadcast_arrays(u, v, 1.0), axis=-1)
-    rays = pixels @ np.linalg.inv(intrinsics).T
-    change = np.linalg.inv(after.pose) @ pose
-    points = (rays / inverse[..., None]) @ change[:3, :3].T + change[:3, 3]
-    z = np.maximum(points[..., 2], 1e-6)
-    moved = (points @ intrinsics.T)[..., :2] / z[..., None]
-    flow = moved - pixels[..., :2]
-
-    # The point is visible if its surface is visible within half a pixel, at the same depth.
-    inside = (points[..., 2] > 1e-6) & (moved > -0.5).all(axis=-1)
-    inside &= (moved[..., 0] < width - 0.5) & (moved[..., 1] < height - 0.5)
-    place = np.where(inside[..., None], 2 * moved, 0)
     surface = hits.surface[::2, ::2]
-    visible = np.zeros(surface.shape, bool)
-    low = np.floor(place).astype(np.intp)
+    height, width = surface.shape
+    away = samples.points[:, ::2, ::2] - after.pose[:3, 3, None, None]
+    x, y, z = np.einsum('ji,jhw->ihw', after.pose[:3, :3], away)
+    in_front = z > NEAR
+    z = np.where(in_front, z, 1)
+    u = intrinsics[0, 0] * x / z + intrinsics[0, 2]
+    v = intrinsics[1, 1] * y / z + intrinsics[1, 2]
+
+    # The point must be in the image, on the side of its surface that faces the camera.
+    visible = in_front & (u > -0.5) & (u < width - 0.5) & (v > -0.5) & (v < height - 0.5)
+    visible &= np.einsum('ihw,ihw->hw', samples.normals[:, ::2, ::2], away) < 0
+
+    # One of the four samples around it must show the same surface.
+    left = np.floor(2 * np.where(visible, u, 0)).astype(np.intp)
+    top = np.floor(2 * np.where(visible, v, 0)).astype(np.intp)
+    shown = np.zeros(surface.shape, bool)
     for across, down in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        column = np.clip(low[..., 0] + across, 0, 2 * width - 1)
-        row = np.clip(low[..., 1] + down, 0, 2 * height - 1)
-        nearest = after.hits.inverse_depth[row, column]
-        close = nearest <= (1 + _FLOW_MARGIN) / z
-        visible |= (after.hits.surface[row, column] == surface) & close
-    return np.where((inside & visible)[..., None], flow, np.nan).astype(np.float32)
+        column = np.clip(left + across, 0, 2 * width - 1)
+        row = np.clip(top + down, 0, 2 * height - 1)
+        shown |= after.hits.surface[row, column] == surface
+    flow = np.stack([u - np.arange(width), v - np.arange(height)[:, None]], axis=-1)
+    return np.where((visible & shown)[..., None], flow, np.nan).astype(np.float32)

@@ -354,13 +354,12 @@ def stand_at_wall(room: Room, piece: Piece, tries=40) -> tuple[Wall, float] | No
       The wall and the place along it, None if there was no place.
     """
     rng = room.decor.rng
-    width, depth, height = piece.size
     for _ in range(tries):
         wall = room.walls[rng.integers(4)]
-        reach = (wall.length - width) / 2 - 0.03
+        reach = (wall.length - piece.size[0]) / 2 - 0.03
         if reach < 0:
             continue
-        # Half of the pieces stand in a corner or next to another piece.
+        # A third of the pieces stand in a corner.
         along = rng.uniform(-reach, reach)
         if rng.random() < 0.35:
             along = rng.choice((-reach, reach))

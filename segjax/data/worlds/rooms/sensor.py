@@ -21,6 +21,9 @@ STEP = 0.0028
 RANGE = (0.45, 7.5)
 """Metres that can be measured."""
 
+SAME = 0.06
+"""Share of 1 / z by which points of a slanted surface differ in a column of the projector."""
+
 GRAZING = 0.13
 """Cosine between ray and normal below which nothing comes back."""
 
@@ -31,8 +34,8 @@ DARK = 0.025
 def in_shadow(inverse_depth, focal) -> np.ndarray:
     """Returns the pixels that the projector does not light.
 
-    A point at column u has the column u - focal * BASELINE / z for the projector. It is lit unless
-    a point further to the right has the same or a smaller column there.
+    The projector sees a point at column u - focal * BASELINE / z. It lights the nearest of the
+    points that it sees at the same column.
 
     Args:
       inverse_depth: [H, W] 1 / z.
@@ -41,12 +44,14 @@ def in_shadow(inverse_depth, focal) -> np.ndarray:
     Returns:
       [H, W] bool.
     """
-    width = inverse_depth.shape[1]
-    column = np.arange(width) - focal * BASELINE * inverse_depth.astype(float)
-    smallest = np.minimum.accumulate(column[:, ::-1], axis=1)[:, ::-1]
-    shadow = np.zeros(inverse_depth.shape, bool)
-    shadow[:, :-1] = smallest[:, 1:] <= column[:, :-1]
-    return shadow
+    # Columns left of the projector's image are kept apart from the image of the row before.
+    height, width = inverse_depth.shape
+    column = np.rint(np.arange(width) - focal * BASELINE * inverse_depth).astype(np.intp)
+    margin = max(0, -int(column.min()))
+    place = np.arange(height)[:, None] * (width + margin) + column + margin
+    nearest = np.zeros(height * (width + margin), inverse_depth.dtype)
+    np.maximum.at(nearest, place, inverse_depth)
+    return inverse_depth < (1 - SAME) * nearest[place]
 
 
 def measure(inverse_depth, focal, facing, mirrors, reflectance, rng) -> np.ndarray:

@@ -280,7 +280,7 @@ def _nook(samples: Samples) -> np.ndarray:
     """Returns a factor that is small where surfaces meet: where the surroundings are nearer."""
     height, _ = samples.z.shape
     share = np.ones_like(samples.z)
-    for width in (height // 30, height // 12):
+    for width in (max(1, height // 30), max(1, height // 12)):
         window = (2 * width + 1,) * 2
         mean = cv2.blur(samples.z, window)
         behind = samples.z - mean
