@@ -213,6 +213,20 @@ def test_every_ray_hits_a_surface():
         assert (moment.hits.surface >= 0).all() and (moment.hits.inverse_depth > 0.05).all()
 
 
+@pytest.mark.parametrize('clip', [1, 2, 3, 4])
+def test_no_two_visible_surfaces_lie_in_each_other(clip):
+    """Without a visible quad, the next surface is further away. Equal depths would flicker."""
+    quads, ellipsoids = primitives(clip)
+    pose = rooms._clip(0, 'train', clip).walk.pose(TARGET)
+    camera = rooms.camera_matrix((24, 32))
+    hits = render.visibility(quads, ellipsoids, camera, pose, (24, 32))
+    for number in np.unique(hits.surface[hits.surface < len(quads)]):
+        behind = render.visibility(np.delete(quads, number), ellipsoids, camera, pose, (24, 32))
+        nearest = hits.inverse_depth * (1 - 3e-5)
+        touching = (hits.surface == number) & (behind.inverse_depth > nearest)
+        assert touching.sum() <= 2, quads['surface'][number]
+
+
 def test_the_camera_is_never_in_a_wall_or_in_a_thing():
     directions = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
     for clip in range(8):

@@ -43,7 +43,8 @@ def _chest(decor: Decor, label, size, cell) -> Shape:
     look = decor.hard(label)
     front = decor.front(look, cell)
     sides = (front, look, look, look)
-    body = slab((-width / 2, width / 2), (-depth / 2, depth / 2), (0.04, height), sides, cap=look)
+    half = (-width / 2, width / 2)
+    body = slab(half, (-depth / 2, depth / 2), (0.04, height - 0.035), sides, cap=look)
     rim = (-width / 2 - 0.012, width / 2 + 0.012)
     lid = slab(rim, (-depth / 2, depth / 2 + 0.015), (height - 0.035, height), look)
     return join([body, lid])
@@ -103,9 +104,9 @@ def sofa(decor: Decor) -> Piece:
     arm_height = seat + rng.uniform(0.12, 0.25)
     parts = [
         slab((-x, x), (-y, y), (0.06, seat - 0.12), look),
-        slab((-x, x), (-y, -y + 0.22), (0.06, back), look),
-        slab((-x, -x + arm), (-y, y), (0.06, arm_height), look),
-        slab((x - arm, x), (-y, y), (0.06, arm_height), look),
+        slab((-x, x), (-y, -y + 0.22), (seat - 0.12, back), look),
+        slab((-x, -x + arm), (-y + 0.22, y), (seat - 0.12, arm_height), look),
+        slab((x - arm, x), (-y + 0.22, y), (seat - 0.12, arm_height), look),
     ]
 
     # Cushions of the seats.
@@ -115,7 +116,7 @@ def sofa(decor: Decor) -> Piece:
         left = -x + arm + k * share
         cushion = (left + 0.01, left + share - 0.01)
         parts.append(slab(cushion, (-y + 0.2, y + 0.01), (seat - 0.12, seat), look))
-        parts.append(slab(cushion, (-y + 0.18, -y + 0.32), (seat, back + 0.03), look))
+        parts.append(slab(cushion, (-y + 0.18, -y + 0.32), (seat - 0.01, back + 0.03), look))
 
     things = [join(parts)]
     for _ in range(rng.integers(1, 4)):
@@ -144,16 +145,16 @@ def chair(decor: Decor) -> Piece:
         parts.append(slab((-x, x), (-x, -x + 0.05), (seat + 0.1, back), cover, under=True))
         for side in (-x + 0.025, x - 0.025):
             post = (side - 0.02, side + 0.02)
-            parts.append(slab(post, (-x, -x + 0.04), (seat, back), frame))
+            parts.append(slab(post, (-x + 0.005, -x + 0.045), (seat, back - 0.01), frame))
     else:
         for side in np.linspace(-x + 0.02, x - 0.02, 4):
             post = (side - 0.018, side + 0.018)
-            parts.append(slab(post, (-x, -x + 0.04), (seat, back), frame))
+            parts.append(slab(post, (-x, -x + 0.04), (seat, back - 0.1), frame))
         parts.append(slab((-x, x), (-x, -x + 0.045), (back - 0.1, back), frame, under=True))
 
     # Legs, or a column on a star.
     if kind < 0.7:
-        parts.append(_legs(x, x, seat - 0.04, frame))
+        parts.append(_legs(x, x, seat - 0.05, frame))
     else:
         parts.append(slab((-0.03, 0.03), (-0.03, 0.03), (0.05, seat - 0.05), frame))
         for turn in (0.3, 1.35, 2.4):
@@ -174,9 +175,9 @@ def _armchair(decor: Decor) -> Piece:
     look = decor.soft(looks.CHAIR)
     parts = [
         slab((-x, x), (-x, x), (0.05, seat), look),
-        slab((-x, x), (-x, -x + 0.18), (0.05, back), look),
-        slab((-x, -x + 0.14), (-x, x), (0.05, seat + 0.18), look),
-        slab((x - 0.14, x), (-x, x), (0.05, seat + 0.18), look),
+        slab((-x, x), (-x, -x + 0.18), (seat, back), look),
+        slab((-x, -x + 0.14), (-x + 0.18, x), (seat, seat + 0.18), look),
+        slab((x - 0.14, x), (-x + 0.18, x), (seat, seat + 0.18), look),
     ]
     return Piece([join(parts)], (2 * x, 2 * x, back))
 
@@ -240,7 +241,7 @@ def desk(decor: Decor) -> Piece:
         slab((-x - 0.02, x + 0.02), (-y, y + 0.02), (height - 0.04, height), look),
         slab(block, (-y, y), (0.03, height - 0.04), (front, look, look, look)),
         slab(wall, (-y, y), (0, height - 0.04), look),
-        slab((-x, x), (-y, -y + 0.02), (height * 0.4, height - 0.04), look),
+        slab((-x + 0.03, x - 0.03), (-y, -y + 0.02), (height * 0.4, height - 0.04), look),
     ]
 
     # A screen or a lamp, and small things.
@@ -274,10 +275,11 @@ def bookshelf(decor: Decor) -> Piece:
     parts = [
         slab((-x, -x + 0.03), (-y, y), (0, height), look),
         slab((x - 0.03, x), (-y, y), (0, height), look),
-        slab((-x, x), (-y, -y + 0.015), (0, height), look),
+        slab((-x + 0.03, x - 0.03), (-y, -y + 0.015), (0, height), look),
     ]
     for z in levels:
-        parts.append(slab((-x, x), (-y, y - 0.01), (z - 0.025, z), look, under=True))
+        board = (-x + 0.03, x - 0.03)
+        parts.append(slab(board, (-y, y - 0.01), (z - 0.025, z), look, under=True))
 
     # Rows of books, and a few other things.
     things = [join(parts)]
@@ -451,11 +453,10 @@ def bathtub(decor: Decor) -> Piece:
     parts = [
         slab((-x, x), (y - 0.08, y), (0, height), look),
         slab((-x, x), (-y, -y + 0.08), (0, height), look),
-        slab((-x, -x + 0.1), (-y, y), (0, height), look),
-        slab((x - 0.1, x), (-y, y), (0, height), look),
-        slab((-x, x), (-y, y), (0, 0.15), look),
+        slab((-x, -x + 0.1), (0.08 - y, y - 0.08), (0, height), look),
+        slab((x - 0.1, x), (0.08 - y, y - 0.08), (0, height), look),
+        slab((0.1 - x, x - 0.1), (0.08 - y, y - 0.08), (0, 0.15), look),
     ]
-    parts += _inner_sides(x - 0.1, y - 0.08, height, look)
 
     # The curtain hangs in front of a part of the tub.
     part = rng.uniform(0.35, 0.6) * width
@@ -465,19 +466,6 @@ def bathtub(decor: Decor) -> Piece:
     curtain = slab(edges, (y + 0.01, y + 0.05), (0.12, 1.95), cloth, under=True)
     rod = slab((-x, x), (y + 0.015, y + 0.04), (1.95, 1.98), decor.plain(looks.SHOWER_CURTAIN))
     return Piece([join(parts), join([curtain, rod])], (width, depth + 0.12, 0.62))
-
-
-def _inner_sides(x, y, height, look) -> list[Shape]:
-    """Builds the four walls of a hollow, which face inwards."""
-    dark = look.copy()
-    dark['colour'] = look['colour'] * 0.7
-    up = (0, 0, height)
-    return [
-        panel((-x, -y, 0), (2 * x, 0, 0), up, dark),
-        panel((-x, y, 0), (2 * x, 0, 0), up, dark),
-        panel((-x, -y, 0), (0, 2 * y, 0), up, dark),
-        panel((x, -y, 0), (0, 2 * y, 0), up, dark),
-    ]
 
 
 def floor_lamp(decor: Decor) -> Piece:

@@ -217,7 +217,7 @@ def _window(room: Room, wall: Wall, cover: str) -> tuple[float, float, float, fl
         panel((x0, 0, top), (width, 0, 0), deep, frame),
         panel((x0, 0, sill), deep, tall, frame),
         panel((x1, 0, sill), deep, tall, frame),
-        slab((x0 - 0.05, x1 + 0.05), (-0.02, 0.07), (sill - 0.05, sill), frame, under=True),
+        slab((x0 - 0.05, x1 + 0.05), (0, 0.07), (sill - 0.05, sill), frame, under=True),
     ]
     _hang(room, wall, join(parts), 0, 0)
     wall.taken.append((x0 - 0.3, x1 + 0.3, sill - 0.05, top + 0.2))

@@ -136,7 +136,8 @@ def _scene(p, x, y):
         phase = 6 * cell_hash(p.shift[:, 0], p.shift[:, 1] + k)
         wave = np.sin(first * x + second * y + phase) * np.sin(second * x - first * y + 2 * phase)
         colour[:, k] = 0.32 + 0.28 * wave
-    return colour
+    grey = colour.mean(axis=1, keepdims=True)
+    return grey + np.float32(0.55) * (colour - grey)
 
 
 def _margin(p):
