@@ -85,12 +85,12 @@ def digest(clip, index):
 
 
 def test_a_frame_is_a_pure_function_in_any_order_thread_and_process():
-    addresses = [(clip, index) for clip in (0, 1, 2) for index in (14, 15, 30)]
+    addresses = [(clip, index) for clip in (0, 1) for index in (14, 15, 30)]
     expected = {address: digest(*address) for address in addresses}
     rooms._clip.cache_clear()
     rooms._moment.cache_clear()
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        backwards = addresses[::-1] * 2
+        backwards = addresses[::-1]
         digests = list(pool.map(lambda address: digest(*address), backwards))
     assert digests == [expected[address] for address in backwards]
 

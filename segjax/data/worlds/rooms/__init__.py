@@ -4,10 +4,10 @@
 furniture, light, camera path), and `index` the moment. Nothing moves in the room. Five kinds of
 rooms take turns: bedroom, living room, office, kitchen and bathroom.
 
-Conventions are those of `streets`: pixel (u, v) with integer u, v is a pixel's centre,
-x_cam = (u - cx) / fx * z, y_cam = (v - cy) / fy * z. Camera: x right, y down, z forward. World: z
-up, the floor is z = 0, metres. Labels, instances, depth and flow belong to the first surface that
-the ray through the pixel's centre hits. Colours are antialiased.
+Conventions. Pixel (u, v) with integer u, v is a pixel's centre. x_cam = (u - cx) / fx * z and
+y_cam = (v - cy) / fy * z. Camera: x right, y down, z forward. World: z up, the floor is z = 0,
+metres. Labels, instances, depth and flow belong to the first surface that the ray through the
+pixel's centre hits. Colours are antialiased.
 """
 
 import functools
@@ -46,10 +46,10 @@ class _Clip(NamedTuple):
 
 
 class _Moment(NamedTuple):
-    """What the camera sees at a moment.
+    """The view of the camera at a moment.
 
-    pose        [4, 4] float64, camera to world
-    hits        of the samples: two per pixel and axis. Samples with even indices are pixel centres
+    pose  [4, 4] float64, camera to world
+    hits  of the samples, two per pixel and axis. Samples with even indices are pixel centres
     """
 
     pose: np.ndarray
@@ -71,7 +71,7 @@ def frame(seed: int, split: str, clip: int, index: int, size: tuple[int, int]) -
       depth       [H, W] float32, metres along the optical axis as the sensor measures them, or 0:
                   not measured
       depth_true  [H, W] float32, exact
-      label       [H, W] uint8, train ids 0 .. 39 of NYUDv2 in the frame TARGET, 255 in all others
+      label       [H, W] uint8, train ids 0 .. 39 of NYUDv2 in the frame TARGET, 255 elsewhere
       label_all   [H, W] uint8, exact train ids in every frame
       instance    [H, W] uint16, id of a thing, the same in all frames of the clip, or 0: walls,
                   floor and ceiling
@@ -175,7 +175,7 @@ def sample_matrix(size: tuple[int, int]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def _moment(seed, split, clip, index, size) -> _Moment:
-    """Returns what the camera sees at a moment.
+    """Returns the view of the camera at a moment.
 
     Results are remembered, because the flow of the previous frame needs them too.
     """
@@ -212,7 +212,7 @@ def _flow(hits: Hits, samples: shading.Samples, after: _Moment, intrinsics) -> n
     visible = in_front & (u > -0.5) & (u < width - 0.5) & (v > -0.5) & (v < height - 0.5)
     visible &= np.einsum('ihw,ihw->hw', samples.normals[:, ::2, ::2], away) < 0
 
-    # One of the four samples around it must show the same surface.
+    # At least a sample of the four around the point must show the same surface.
     left = np.floor(2 * np.where(visible, u, 0)).astype(np.intp)
     top = np.floor(2 * np.where(visible, v, 0)).astype(np.intp)
     shown = np.zeros(surface.shape, bool)

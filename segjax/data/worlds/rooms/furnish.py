@@ -3,7 +3,7 @@
 import numpy as np
 
 from segjax.data.worlds.rooms import furniture as f
-from segjax.data.worlds.rooms import layout
+from segjax.data.worlds.rooms import layout, props
 from segjax.data.worlds.rooms.layout import Room, add_at, hang, stand_at_wall, stand_free
 from segjax.data.worlds.rooms.looks import Decor
 
@@ -25,7 +25,7 @@ _COVERS = {
     'kitchen': ('', 'blinds', 'curtain'),
     'bathroom': ('blinds', 'blinds', ''),
 }
-"""Covers of windows, of which a room has one kind."""
+"""Covers of windows. All windows of a room have the same kind."""
 
 
 def furnished_room(decor: Decor, kind: str) -> Room:
@@ -59,7 +59,7 @@ def _pictures(room: Room, low, high) -> None:
 
 def _bedroom(room: Room) -> None:
     """Furnishes a bedroom."""
-    # The bed with a night stand on one or both sides. A bed may be too large for the room.
+    # The bed, with night stands at its sides. A bed may be too large for the room.
     decor = room.decor
     where = None
     for _ in range(8):
@@ -209,12 +209,8 @@ def _bathroom(room: Room) -> None:
         size = (stand.size[0] * 0.9, 0.75)
         area = (along - size[0] / 2, along + size[0] / 2, 1.15, 1.9)
         if wall.is_free(area):
-            room.shapes.append(
-                layout.place(
-                    layout.props.mirror(decor, size), *wall.point(along), wall.heading, 1.15
-                )
-            )
-            wall.taken.append(area)
+            layout.fix(room, wall, props.mirror(decor, size), along, 1.15)
+            wall.occupied.append(area)
     for _ in range(decor.rng.integers(1, 4)):
         hang(room, *layout.TOWELS)
     if _often(room, 0.4):

@@ -281,7 +281,7 @@ def bookshelf(decor: Decor) -> Piece:
         board = (-x + 0.03, x - 0.03)
         parts.append(slab(board, (-y, y - 0.01), (z - 0.025, z), look, under=True))
 
-    # Rows of books, and a few other things.
+    # Rows of books, and a few small things.
     things = [join(parts)]
     for low, high in itertools.pairwise(levels):
         space = high - low - 0.03
@@ -361,7 +361,7 @@ def counter(decor: Decor) -> Piece:
     strip = slab((-x, x), (-y, -y + 0.025), (height, height + rng.uniform(0.08, 0.3)), look)
     things = [base, join([top, strip])]
 
-    # The sink, and things beside it.
+    # The sink, and things on both sides of it.
     centre = rng.uniform(-x + 0.4, x - 0.4)
     things.append(place(_basin(decor, 0.26, 0.19), centre, 0.02, 0, height))
     for side in ((-x + 0.15, centre - 0.4), (centre + 0.4, x - 0.15)):
@@ -427,7 +427,7 @@ def toilet(decor: Decor) -> Piece:
 
 
 def wash_stand(decor: Decor) -> Piece:
-    """Samples a basin on a cabinet, with things beside it."""
+    """Samples a basin on a cabinet, with a thing next to the basin."""
     rng = decor.rng
     size = tuple(rng.uniform((0.75, 0.45, 0.78), (1.2, 0.52, 0.88)))
     cabinet = _chest(decor, looks.CABINET, size, (size[0] / 2, size[2] - 0.08))
@@ -539,7 +539,7 @@ def bin_or_plant(decor: Decor) -> Piece:
 
 
 def box_pile(decor: Decor) -> Piece:
-    """Samples a carton, or two on each other."""
+    """Samples a carton, or a stack of two."""
     first = props.box(decor)
     things = [first]
     if decor.rng.random() < 0.35:

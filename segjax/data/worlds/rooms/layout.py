@@ -1,8 +1,8 @@
-"""The layout of a room: its shell, its furniture, and the places that are taken.
+"""The layout of a room: its shell, its furniture, and the places that they occupy.
 
 World: x right, y along the room, z up, the floor at z = 0. The room is [0, width] x [0, depth]. A
-wall has its own frame: `along` is 0 in its middle and grows to the right of somebody who stands
-with the back to the wall.
+wall has its own frame. `along` is 0 in its middle and grows to the right of a person with the back
+to the wall.
 
 The order of calls to the random generator decides every scene. A changed order changes all images.
 """
@@ -26,18 +26,18 @@ RECESS = 0.12
 
 
 class Wall(NamedTuple):
-    """A wall and the parts of it that are taken.
+    """A wall and its occupied parts.
 
     middle   (x, y) of the middle of its foot
     heading  of its normal, which points into the room
     length   metres
-    taken    rectangles (along0, along1, z0, z1)
+    occupied    rectangles (along0, along1, z0, z1)
     """
 
     middle: tuple[float, float]
     heading: float
     length: float
-    taken: list[tuple[float, float, float, float]]
+    occupied: list[tuple[float, float, float, float]]
 
     def point(self, along, out=0.0) -> np.ndarray:
         """Returns (x, y) of the point at `along`, `out` metres into the room."""
@@ -47,7 +47,7 @@ class Wall(NamedTuple):
 
     def is_free(self, area) -> bool:
         """Returns whether a rectangle (along0, along1, z0, z1) touches nothing."""
-        return not any(_overlap(area, other) for other in self.taken)
+        return not any(_overlap(area, other) for other in self.occupied)
 
 
 class Room(NamedTuple):
@@ -55,17 +55,17 @@ class Room(NamedTuple):
 
     size    (width, depth, height)
     walls   the four walls
-    taken   rectangles (x0, x1, y0, y1) of the floor that furniture covers
+    occupied   rectangles (x0, x1, y0, y1) of the floor that furniture covers
     zone    rectangle that stays free for the camera
     shapes  a shape for each thing, in the order of their instance ids
     shell   shapes of walls, floor and ceiling, which are no instances
-    aims    points (x, y, z) that are worth a look
+    aims    points (x, y, z) at which the camera may point
     decor   looks of the room
     """
 
     size: tuple[float, float, float]
     walls: list[Wall]
-    taken: list[tuple[float, float, float, float]]
+    occupied: list[tuple[float, float, float, float]]
     zone: tuple[float, float, float, float]
     shapes: list[Shape]
     shell: list[Shape]
@@ -219,8 +219,8 @@ def _window(room: Room, wall: Wall, cover: str) -> tuple[float, float, float, fl
         panel((x1, 0, sill), deep, tall, frame),
         slab((x0 - 0.05, x1 + 0.05), (0, 0.07), (sill - 0.05, sill), frame, under=True),
     ]
-    _hang(room, wall, join(parts), 0, 0)
-    wall.taken.append((x0 - 0.3, x1 + 0.3, sill - 0.05, top + 0.2))
+    fix(room, wall, join(parts), 0, 0)
+    wall.occupied.append((x0 - 0.3, x1 + 0.3, sill - 0.05, top + 0.2))
     room.aims.append(np.array([*wall.point(along), sill + height / 2]))
     if cover == 'curtain':
         _curtains(room, wall, (x0, x1), sill, top)
@@ -228,7 +228,7 @@ def _window(room: Room, wall: Wall, cover: str) -> tuple[float, float, float, fl
         slats = room.decor.patterned(looks.BLINDS, looks.SLATS, rng.uniform(0.03, 0.06))
         low = sill + height * rng.uniform(0.0, 0.55)
         blind = slab((x0 - 0.04, x1 + 0.04), (0.01, 0.05), (low, top + 0.08), slats, under=True)
-        _hang(room, wall, blind, 0, 0)
+        fix(room, wall, blind, 0, 0)
     return x0, x1, sill, top
 
 
@@ -242,10 +242,10 @@ def _curtains(room: Room, wall: Wall, edges, sill, top) -> None:
     parts = [slab(rod, (0.06, 0.09), (top + 0.08, top + 0.11), look, under=True)]
     for left in (edges[0] - 0.15, edges[1] + 0.15 - part):
         parts.append(slab((left, left + part), (0.05, 0.1), (low, top + 0.1), look, under=True))
-    _hang(room, wall, join(parts), 0, 0)
+    fix(room, wall, join(parts), 0, 0)
     if low < 0.1:
-        wall.taken.append((edges[0] - 0.2, edges[0] - 0.1 + part, 0, top))
-        wall.taken.append((edges[1] + 0.1 - part, edges[1] + 0.2, 0, top))
+        wall.occupied.append((edges[0] - 0.2, edges[0] - 0.1 + part, 0, top))
+        wall.occupied.append((edges[1] + 0.1 - part, edges[1] + 0.2, 0, top))
 
 
 def _door(room: Room, wall: Wall) -> None:
@@ -274,9 +274,9 @@ def _door(room: Room, wall: Wall) -> None:
         slab((-x, x), (-0.01, 0.05), (height, height + 0.08), frame, under=True),
         slab((x - 0.12, x - 0.04), (0.02, 0.07), (1.0, 1.03), room.decor.plain(looks.DOOR)),
     ]
-    _hang(room, wall, join(parts), along, 0)
-    wall.taken.append((along - x - 0.1, along + x + 0.1, 0, height + 0.1))
-    room.taken.append(_footprint(wall.point(along, 0.35), (width, 0.7), wall.heading))
+    fix(room, wall, join(parts), along, 0)
+    wall.occupied.append((along - x - 0.1, along + x + 0.1, 0, height + 0.1))
+    room.occupied.append(_footprint(wall.point(along, 0.35), (width, 0.7), wall.heading))
     room.aims.append(np.array([*wall.point(along), 1.0]))
 
 
@@ -304,9 +304,9 @@ def _corner(room: Room, look) -> None:
             blocked.append((wall, (min(inside) - 0.1, max(inside) + 0.1, 0.0, height)))
     if all(wall.is_free(part) for wall, part in blocked):
         room.shell.append(slab(x_range, y_range, (0, height + 0.1), look))
-        room.taken.append(area)
+        room.occupied.append(area)
         for wall, part in blocked:
-            wall.taken.append(part)
+            wall.occupied.append(part)
 
 
 def _ceiling_lamp(room: Room, point, number) -> None:
@@ -324,7 +324,7 @@ def _ceiling_lamp(room: Room, point, number) -> None:
     room.shapes.append(place(shape, *point))
 
 
-def _hang(room: Room, wall: Wall, shape: Shape, along, z) -> None:
+def fix(room: Room, wall: Wall, shape: Shape, along, z) -> None:
     """Adds a thing on a wall."""
     room.shapes.append(place(shape, *wall.point(along), wall.heading, z))
 
@@ -335,7 +335,7 @@ def _hang(room: Room, wall: Wall, shape: Shape, along, z) -> None:
 def fits(room: Room, area) -> bool:
     """Returns whether a piece may cover a rectangle (x0, x1, y0, y1) of the floor."""
     inside = area[0] >= 0 and area[1] <= room.size[0] and area[2] >= 0 and area[3] <= room.size[1]
-    return inside and not any(_overlap(area, other) for other in (*room.taken, room.zone))
+    return inside and not any(_overlap(area, other) for other in (*room.occupied, room.zone))
 
 
 def add(room: Room, piece: Piece, point, heading) -> None:
@@ -343,7 +343,7 @@ def add(room: Room, piece: Piece, point, heading) -> None:
     for shape in piece.shapes:
         room.shapes.append(place(shape, *point, heading))
     size = (piece.size[0] + 0.04, piece.size[1] + 0.04)
-    room.taken.append(_footprint(point, size, heading))
+    room.occupied.append(_footprint(point, size, heading))
     room.aims.extend([np.array([*point, piece.size[2] / 2])] * 2)
 
 
@@ -376,7 +376,7 @@ def add_at(room: Room, piece: Piece, wall: Wall, along) -> bool:
     if not wall.is_free(on_wall) or not fits(room, _footprint(point, piece.size, wall.heading)):
         return False
     add(room, piece, point, wall.heading)
-    wall.taken.append((on_wall[0], on_wall[1], 0.0, height + 0.05))
+    wall.occupied.append((on_wall[0], on_wall[1], 0.0, height + 0.05))
     return True
 
 
@@ -431,8 +431,8 @@ def hang(room: Room, kind: Callable, low, high, z, tries=25) -> bool:
         along = rng.uniform(-reach, reach)
         area = (along - width / 2 - 0.04, along + width / 2 + 0.04, bottom - 0.03, bottom + height)
         if wall.is_free(area):
-            _hang(room, wall, kind(room.decor, (width, height)), along, bottom)
-            wall.taken.append(area)
+            fix(room, wall, kind(room.decor, (width, height)), along, bottom)
+            wall.occupied.append(area)
             room.aims.append(np.array([*wall.point(along), bottom + height / 2]))
             return True
     return False
@@ -458,17 +458,17 @@ def add_shelves(room: Room) -> None:
     look = room.decor.hard(looks.SHELVES)
     x = (-width / 2, width / 2)
     boards = [slab(x, (0, 0.24), (z, z + 0.035), look, under=True) for z in levels]
-    _hang(room, wall, join(boards), along, 0)
-    wall.taken.append(area)
+    fix(room, wall, join(boards), along, 0)
+    wall.occupied.append(area)
     room.aims.append(np.array([*wall.point(along), levels.mean()]))
     for z in levels + 0.036:
         row = props.book_row(room.decor, width * rng.uniform(0.3, 0.7), 0.28, 0.2)
-        _hang(room, wall, place(row, -width / 2 + 0.03, 0.12), along, z)
+        fix(room, wall, place(row, -width / 2 + 0.03, 0.12), along, z)
         kinds = (props.trinket, props.box, props.book_pile)
         for thing in props.clutter(
             room.decor, (width * 0.3, width * 0.4), (0.1, 0.12), 0, 1, kinds
         ):
-            _hang(room, wall, thing, along, z)
+            fix(room, wall, thing, along, z)
 
 
 def wall_cabinets(room: Room, wall: Wall, along, width) -> None:
@@ -481,8 +481,8 @@ def wall_cabinets(room: Room, wall: Wall, along, width) -> None:
     if wall.is_free(area):
         shape = slab((-x, x), (0, rng.uniform(0.3, 0.36)), (0, 0.7), (front, look, look, look),
                      under=True)  # fmt: skip
-        _hang(room, wall, shape, along, 1.4)
-        wall.taken.append(area)
+        fix(room, wall, shape, along, 1.4)
+        wall.occupied.append(area)
 
 
 def floor_mat(room: Room, tries=20) -> None:
@@ -498,7 +498,7 @@ def floor_mat(room: Room, tries=20) -> None:
         point = rng.uniform((0.15, 0.15), (0.85, 0.85)) * room.size[:2]
         heading = rng.integers(2) * np.pi / 2
         area = _footprint(point, size, heading)
-        covered = sum(_overlap(area, other) for other in room.taken)
+        covered = sum(_overlap(area, other) for other in room.occupied)
         if best is None or covered < best[0]:
             best = (covered, point, heading)
     room.shapes.append(place(mat, *best[1], best[2]))

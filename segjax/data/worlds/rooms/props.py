@@ -74,7 +74,7 @@ def book_row(decor: Decor, length, height, depth) -> Shape:
 
 
 def book_pile(decor: Decor) -> Shape:
-    """Samples a few books that lie on each other."""
+    """Samples a stack of a few books."""
     rng = decor.rng
     parts = []
     z = 0.0
@@ -92,7 +92,7 @@ def book_pile(decor: Decor) -> Shape:
 
 
 def papers(decor: Decor) -> Shape:
-    """Samples sheets of paper that lie on each other."""
+    """Samples a loose stack of paper."""
     rng = decor.rng
     parts = []
     for k in range(rng.integers(1, 5)):

@@ -1,9 +1,9 @@
 """The depth sensor: a Kinect, which triangulates a pattern of infrared light.
 
 The sensor measures disparity, which is proportional to 1 / z. So its noise and its steps grow with
-z^2: an error e of 1 / z is an error of e z^2 metres. It does not measure what its projector does
-not light, what mirrors its light away or swallows it, and what is too near or too far. The numbers
-follow Khoshelham and Elberink, Sensors 2012 (doi 10.3390/s120201437).
+z^2: an error e of 1 / z is an error of e z^2 metres. Some points are not measured: points that its
+projector does not light, surfaces that mirror or absorb its light, and points that are too near or
+too far. Noise and steps follow Khoshelham and Elberink, Sensors 2012 (doi 10.3390/s120201437).
 """
 
 import cv2

@@ -87,7 +87,7 @@ def draw_light(rng, size, windows) -> Light:
       size: (width, depth, height) of the room.
       windows: [n, 3] middles of the windows.
     """
-    # One or two lamps near the ceiling.
+    # Lamps near the ceiling.
     width, depth, height = size
     places = []
     colours = []
@@ -290,7 +290,7 @@ def _nook(samples: Samples) -> np.ndarray:
 
 
 def _floor_shadow(still: Still, samples: Samples) -> np.ndarray:
-    """Returns a factor that is small on the floor under and beside things."""
+    """Returns a factor that is small on the floor under and near things."""
     u = (samples.points[0] + 0.5) * np.float32(1 / MAP_CELL)
     v = (samples.points[1] + 0.5) * np.float32(1 / MAP_CELL)
     dark = cv2.remap(still.shadows, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
