@@ -174,7 +174,7 @@ def plant(decor: Decor, height) -> Shape:
         angle = 2 * np.pi * k / 8 + rng.uniform(-0.3, 0.3)
         out = height * rng.uniform(0.08, 0.25)
         z = height * rng.uniform(0.45, 0.85)
-        radii = (height * 0.06, height * 0.16, height * rng.uniform(0.08, 0.16))
+        radii = (height * 0.045, height * 0.17, height * rng.uniform(0.05, 0.12))
         blade = place(ellipsoid((0, out, z), radii, leaf), 0, 0, angle)
         parts.append(blade)
     return join(parts)
