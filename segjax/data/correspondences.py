@@ -24,7 +24,6 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from segjax.data.clips import SUFFIX
 from segjax.errors import InputError, unknown_name
@@ -127,8 +126,10 @@ def direct(
 
     A region R warps by a flow F to the set of pixels {round(p + F(p)), p in R} inside the image.
     Regions of the frame warp into the target by the flow from frame to target, and regions of the
-    target into the frame by the opposite flow. Both flows are composed of the flows on the way. A
-    region of the target keeps its best region of the frame. If several regions of the target keep
+    target into the frame by the opposite flow. Both flows are composed of the flows on the way: each
+    frame continues the composed flow of the frame before it, interpolated between pixels.
+
+    A region of the target keeps its best region of the frame. If several regions of the target keep
     the same region, the best score decides. Of equal scores, the smallest id counts.
 
     Args:
@@ -316,14 +317,33 @@ def _followed(points: np.ndarray, total: np.ndarray, flow: np.ndarray) -> np.nda
     """
     places = points + total
     inside = is_inside(places, *flow.shape[:2])
-    columns, rows = np.where(inside[..., None], places, 0.0)[inside].T
     step = np.full(total.shape, np.nan)
-    # Points between the outermost pixel and its edge have the flow of this pixel.
-    for axis in range(2):
-        channel = flow[..., axis].astype(np.float64)
-        values = ndimage.map_coordinates(channel, [rows, columns], order=1, mode='nearest')
-        step[inside, axis] = values
+    step[inside] = _sampled(flow, places[inside])
     return total + step
+
+
+def _sampled(flow: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Returns the flow [n, 2] at places inside the image, interpolated between pixels.
+
+    A place on a pixel does not depend on the neighbours of this pixel, which may be NaN.
+
+    Args:
+      flow: [H, W, 2].
+      places: [n, 2] as (x, y). Places beyond the outermost pixel have its flow.
+    """
+    height, width = flow.shape[:2]
+    places = places.clip(0, (width - 1, height - 1))
+    left, top = np.floor(places).astype(np.int64).T
+    right, bottom = np.ceil(places).astype(np.int64).T
+    x_share, y_share = (places - np.floor(places)).T[..., None]
+
+    # Two neighbours of a row are mixed first, then the two rows.
+    pixels = flow.reshape(-1, 2)
+    upper = pixels[top * width + left]
+    upper = upper + x_share * (pixels[top * width + right] - upper)
+    lower = pixels[bottom * width + left]
+    lower = lower + x_share * (pixels[bottom * width + right] - lower)
+    return upper + y_share * (lower - upper)
 
 
 def is_inside(places: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -415,7 +435,7 @@ def match_feature(
     return Derived(
         name,
         Feature('number', (len(offsets), num_regions), dtype='int32'),
-        reads=_reads(names, names),
+        reads=_reads(names),
         compute=functools.partial(example_matches, matching=matching),
         settings=matching._asdict(),
         frames=way(offsets, interval, where),
@@ -708,6 +728,6 @@ def _between(values: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
     behind = np.ceil(places).astype(np.int64)
     shape = [1] * values.ndim
     shape[axis] = len(places)
-    share = (places - before).reshape(shape)
+    share = (places - before).astype(values.dtype).reshape(shape)
     first = np.take(values, before, axis)
     return first + share * (np.take(values, behind, axis) - first)
