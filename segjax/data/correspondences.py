@@ -126,8 +126,8 @@ def direct(
 
     A region R warps by a flow F to the set of pixels {round(p + F(p)), p in R} inside the image.
     Regions of the frame warp into the target by the flow from frame to target, and regions of the
-    target into the frame by the opposite flow. Both flows are composed of the flows on the way: each
-    frame continues the composed flow of the frame before it, interpolated between pixels.
+    target into the frame by the opposite flow. Both flows are composed of the flows on the way.
+    Each frame continues the composed flow of the frame before it, interpolated between pixels.
 
     A region of the target keeps its best region of the frame. If several regions of the target keep
     the same region, the best score decides. Of equal scores, the smallest id counts.
