@@ -22,6 +22,7 @@ import numpy as np
 import tqdm
 
 from segjax.core import files
+from segjax.core.notes import Note, tell
 from segjax.data import clips, index, kinds, records, workers
 from segjax.data.builders.base import Dataset, Inspection, Item, Record
 from segjax.data.camera_checks import check_geometry
@@ -35,6 +36,7 @@ AHEAD = 4
 """Examples for each worker process that are computed before their turn."""
 
 _WAIT_SECONDS = 0.2
+_LISTED = 5
 _KEPT = 'correct the function and start again: finished examples are kept'
 
 
@@ -205,6 +207,34 @@ def nearest(sequences: np.ndarray, frames: np.ndarray, offsets: Sequence[int]) -
         is_before = wanted - numbers[before] <= numbers[behind] - wanted
         positions[members] = members[np.where(is_before, before, behind)]
     return positions
+
+
+def clips_with_gaps(
+    facts: index.Index, positions: Sequence[int], offsets: Sequence[int]
+) -> list[str]:
+    """Returns the clips that lack a neighbour between their first and their last frame, by name.
+
+    Args:
+      facts: about the examples of a split.
+      positions: of the examples whose neighbours are read.
+      offsets: of the neighbours.
+    """
+    is_read = np.zeros(len(facts.frame), bool)
+    is_read[np.asarray(positions, np.int64)] = True
+    places = clips.Places(facts.sequence, facts.frame)
+    names = []
+    for members in places.clips():
+        read = members[is_read[members]]
+        name = str(facts.sequence[members[0]])
+        if not name or not len(read):
+            continue
+        missing = places.neighbours(read, offsets) == clips.ABSENT
+        numbers = facts.frame[read][:, None] + np.asarray(offsets, np.int64)
+        first = facts.frame[members[0]]
+        last = facts.frame[members[-1]]
+        if (missing & (numbers > first) & (numbers < last)).any():
+            names.append(name)
+    return names
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -402,6 +432,7 @@ class DerivedDataset(Dataset):
         """Yields items as soon as their values are computed."""
         self._work = work
         work.mkdir(exist_ok=True)
+        self._tell_of_gaps()
         # Files that a killed process was writing.
         for path in work.glob('.*'):
             path.unlink(missing_ok=True)
@@ -417,6 +448,19 @@ class DerivedDataset(Dataset):
         """Returns the file of a computed value."""
         assert self._work is not None, '`ready` sets the folder'
         return self._work / f'{item.name}.npy'
+
+    def _tell_of_gaps(self) -> None:
+        """Prints a note that names clips whose missing frames the feature would read."""
+        feature = self._task.feature
+        if not feature.frames:
+            return
+        facts = index.of_split(self._task.store.records, self._task.split)
+        names = clips_with_gaps(facts, sorted(self._positions), feature.frames)
+        if names:
+            listed = ', '.join(names[:_LISTED])
+            more = ', ...' if len(names) > _LISTED else ''
+            message = f'frames are missing inside of {len(names)} clips: {listed}{more}'
+            tell(Note(self._task.where, f'{message}. The nearest frames are read in their place'))
 
     def _value(self, item: Item) -> np.ndarray | None:
         """Returns the value of an example, None if it is not computed."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import cv2
 import moving_scene
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from moving_scene import NUM_REGIONS, SIZE
 
 from segjax.data import computation, correspondences, derived
 from segjax.data.correspondences import ABSENT, NONE, Matching, Step
+from segjax.data.flow import dense_flow
 from segjax.data.records import never_stop
 from segjax.errors import InputError
 from segjax.protocol import Input
@@ -499,6 +501,38 @@ def test_linear_flow_is_exact_between_the_places_of_the_grid():
     assert error.max() < 1e-5
     with pytest.raises(InputError, match=r'a frame at \+2'):
         correspondences.rows_of((0, 1), 0, np.array([0, 2]))
+
+
+# --- the maps of the authors ----------------------------------------------------------------------
+
+
+def test_the_maps_of_the_authors_are_reproduced_from_their_regions(real_data):
+    """Their regions of eleven frames keep their ids, although the flow is another method's.
+
+    Regions that the authors left without a match are not known.
+    """
+    folder = real_data / 'nyu_clip/dining_room_0036'
+    if not folder.is_dir():
+        pytest.skip('needs nyu_clip')
+    numbers = range(2080 - 15, 2080 + 16, 3)
+    images = []
+    for number in numbers:
+        image = cv2.imread(str(folder / f'color/{number:05}.jpg'))[45:470, 40:600, ::-1]
+        images.append(np.ascontiguousarray(image))
+    with np.load(folder / 'region_correspondences_to_02080.npz') as stored:
+        maps = [stored[f'{number:05}'].astype(np.int32) for number in numbers]
+    for way in (range(5, 11), range(5, -1, -1)):
+        steps = []
+        for before, k in itertools.pairwise(way):
+            away = dense_flow(images[before], images[k])
+            steps.append(Step(maps[k], away, dense_flow(images[k], images[before])))
+        matches = correspondences.propagated(maps[5], steps)
+        for matched, step in zip(matches, steps, strict=True):
+            own = correspondences.matched_ids(matched.ids, step.ids)
+            known = step.ids != NONE
+            both = known & (own != NONE)
+            assert (own == step.ids)[known].mean() > 0.95
+            assert (own == step.ids)[both].mean() > 0.99
 
 
 # --- records --------------------------------------------------------------------------------------

@@ -170,6 +170,15 @@ def test_the_nearest_frame_of_a_clip_replaces_a_neighbour_that_does_not_exist(of
             assert positions[i, j] == min(distance, key=distance.get)
 
 
+def test_clips_with_missing_frames_inside_are_named(tmp_path, in_threads, capsys):
+    feature = share(reads=('label', 'name', 'frame_frames'), frames=(-2, 1))
+    for skipped, named in (((), False), ((0, 6), False), ((4,), True), ((2,), False)):
+        prepared = labelled_scene(tmp_path / str(skipped), feature, skipped=skipped)
+        make_labelled(prepared, 'share')
+        said = 'frames are missing inside of 2 clips: clip_0, clip_1' in capsys.readouterr().out
+        assert said == named
+
+
 def test_stills_have_no_neighbours(tmp_path):
     _, classes = layouts.write_folder(tmp_path / 'raw')
     config = layouts.data_config('folder', tmp_path / 'raw', tmp_path / 'cache', classes=classes)
