@@ -248,7 +248,8 @@ class Store(NamedTuple):
         They do not depend on the lists of the config section.
         """
         facts = index.of_split(self.records, split)
-        if self.class_map is not None:
+        # An older index, in a folder that cannot be written, has no pixels of each class.
+        if self.class_map is not None and feature.examples != 'all':
             facts = index.merged(facts, self.class_map)
         return index.positions(facts, feature.examples)
 

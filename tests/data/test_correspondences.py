@@ -1,6 +1,7 @@
 """Correspondences of regions and pixels: exact scenes, a second derivation, and records."""
 
 import concurrent.futures
+import functools
 import itertools
 import os
 import pathlib
@@ -15,12 +16,13 @@ import numpy as np
 import pytest
 from moving_scene import NUM_REGIONS, SIZE
 
-from segjax.data import computation, correspondences, derived
+from segjax.data import computation, correspondences, derived, loader
 from segjax.data.correspondences import ABSENT, NONE, Matching, Step
 from segjax.data.flow import dense_flow
 from segjax.data.records import never_stop
 from segjax.errors import InputError
-from segjax.protocol import Input
+from segjax.protocol import DrawnFrames, Input
+from segjax.spec import Feature
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 READINGS = tuple(correspondences.READINGS)
@@ -595,6 +597,48 @@ def test_the_derived_features_of_records_are_those_of_the_scene(tmp_path, in_thr
     assert len(prepared.open_input(inputs)) == 2
     with pytest.raises(InputError, match='only the labelled examples have'):
         prepared.open_input(inputs._replace(examples='all'))
+
+
+def test_a_pipeline_pools_drawn_frames_by_region_and_by_pixel(tmp_path, in_threads):
+    """Looks up the regions and the pixels of drawn frames, and gets the objects of the target."""
+    features = (
+        correspondences.match_feature(OFFSETS, 16),
+        correspondences.pixel_flow_feature(OFFSETS, SIZE, stride=1),
+    )
+    prepared = moving_scene.prepare(tmp_path, *features)
+    transform = functools.partial(correspondences.with_pixel_flows, offsets=OFFSETS, stride=1)
+    kept = ('image', 'image_frames', 'ids_region', 'ids_region_frames', 'frame', 'frame_frames')
+    inputs = Input(
+        'train',
+        1,
+        (*kept, 'region_matches', 'flow_pixels_frames'),
+        SIZE,
+        frames=DrawnFrames(4, OFFSETS),
+        examples='labelled',
+        transform=transform,
+        reads=(*kept, 'region_matches', 'pixel_flows'),
+        made=(('flow_pixels_frames', Feature('flow')),),
+    )
+    computation.make(prepared.store, [inputs], 1, never_stop)
+    source = prepared.open_input(inputs)
+    batch = loader.examples(source, range(len(source)), inputs, SIZE)
+    for row in range(2):
+        example = {key: value[row] for key, value in batch.items()}
+        rows = correspondences.rows_of(OFFSETS, example['frame'], example['frame_frames'])
+        assert len(set(rows)) == 4 and 3 in rows
+        for k, place in enumerate(rows):
+            ids = example['ids_region_frames'][k]
+            shown = correspondences.matched_ids(example['region_matches'][place], ids)
+            target = example['ids_region']
+            objects = moving_scene.objects(int(example['frame_frames'][k]))
+            expected = moving_scene.order(3, row)[objects]
+            np.testing.assert_array_equal(shown, expected)
+
+            # Pixels of the rectangle keep their colour along the flow.
+            y, x = np.nonzero(target == moving_scene.order(3, row)[NUM_REGIONS - 1])
+            u, v = np.rint(example['flow_pixels_frames'][k][y, x]).astype(int).T
+            moved = example['image_frames'][k][y + v, x + u]
+            np.testing.assert_array_equal(moved, example['image'][y, x])
 
 
 def test_every_field_of_the_settings_changes_the_place_of_the_values(tmp_path):

@@ -36,6 +36,12 @@ def objects(frame):
     return np.where(inside, NUM_REGIONS - 1, seen)
 
 
+def picture(frame):
+    """Returns an image with a colour for each object, [H, W, 3] uint8."""
+    colors = np.random.default_rng(0).integers(0, 256, (NUM_REGIONS, 3))
+    return colors[objects(frame)].astype(np.uint8)
+
+
 def order(frame, sequence=0):
     """Returns the region of each object in a frame, [NUM_REGIONS]."""
     return np.random.default_rng([sequence, frame]).permutation(NUM_REGIONS).astype(np.int32)
@@ -100,7 +106,7 @@ class MovingScene(Dataset):
         return items, []
 
     def features(self, items):
-        own = ('label', 'ids_region', 'flow_next', 'flow_previous')
+        own = ('image', 'label', 'ids_region', 'flow_next', 'flow_previous')
         return (*own, 'sequence', 'frame', 'name')
 
     def examine(self, item):
@@ -109,6 +115,7 @@ class MovingScene(Dataset):
         if item.frame == self._target:
             label = (objects(item.frame) == NUM_REGIONS - 1).astype(np.uint8)
         features |= frame_features(item.frame, int(item.sequence[-1]))
+        features['image'] = image_files.encode_png(picture(item.frame))
         features['label'] = image_files.encode_png(label)
         return Inspection(Record(features, base.histogram(label), SIZE), [])
 
