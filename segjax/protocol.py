@@ -142,8 +142,9 @@ class Derived(NamedTuple):
     """A feature that is computed once from the records of a data set, and stored with them.
 
     The fingerprint of the stored values holds the records, the split, and all fields below except
-    `compute` and `data`. If labels are read, it also holds the class map of the section. It holds
-    nothing of the code of `compute`. Raise `version` when the function changes.
+    `compute`, `data` and `lazy`. If labels are read or choose the examples, it also holds the class
+    map of the section. It holds nothing of the code of `compute`. Raise `version` when the function
+    changes.
 
     name      key of the feature in examples
     feature   its kind and shape
@@ -151,13 +152,18 @@ class Derived(NamedTuple):
               class map of the data section holds for 'label'
     compute   example -> value. A function of a module, or a `functools.partial` of one, because
               worker processes call it. If `whole` is set: (examples of the split, in order) ->
-              values in the same order
+              values in the same order. It sees the chosen examples alone
     settings  numbers and texts that the value depends on, as JSON
     version   of the function
     frames    offsets of the neighbours that `compute` reads as 'image_frames'. At the ends of a
               clip a neighbour that does not exist is replaced by the nearest frame that does
     whole     whether `compute` sees the whole split at once: a search among all examples
     data      config section of the data set
+    examples  examples of the split that get a value, as in `Input.examples`. The value of all
+              remaining examples is 0, '' for text. `compute` is not called for them. Another
+              feature reads the values only for the same choice, and not of neighbours
+    lazy      whether 'x_frames' are sequences that read the feature of a neighbour each time it is
+              indexed, instead of arrays. It saves memory if there are many neighbours
     """
 
     name: str
@@ -169,6 +175,8 @@ class Derived(NamedTuple):
     frames: tuple[int, ...] = ()
     whole: bool = False
     data: str = 'data'
+    examples: str = 'all'
+    lazy: bool = False
 
 
 class Product(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segjax.core.notes import tell
-from segjax.data import builders, index, records, table_rows
+from segjax.data import builders, derived, index, records, table_rows
 from segjax.data.clips import Clips
 from segjax.data.derived import Store
 from segjax.data.index import Chosen, Source
@@ -80,6 +80,7 @@ class Prepared(NamedTuple):
             no frames. `inputs.each` is no table.
         """
         table_rows.check(inputs, self.spec, self.where)
+        derived.check_read(inputs, self.derived, self.where)
         features = tuple(dict.fromkeys((*inputs.stored, *additional)))
         choice = self.view.choose(inputs, positions)
         if inputs.each:

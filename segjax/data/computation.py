@@ -22,10 +22,12 @@ import numpy as np
 import tqdm
 
 from segjax.core import files
+from segjax.core.notes import Note, tell
 from segjax.data import clips, index, kinds, records, workers
 from segjax.data.builders.base import Dataset, Inspection, Item, Record
 from segjax.data.camera_checks import check_geometry
 from segjax.data.derived import Store, recipes, stored_names
+from segjax.data.index import Chosen, Source
 from segjax.errors import InputError, first_line
 from segjax.protocol import Derived, Example, Input
 from segjax.spec import ClassSpec, Feature
@@ -34,6 +36,7 @@ AHEAD = 4
 """Examples for each worker process that are computed before their turn."""
 
 _WAIT_SECONDS = 0.2
+_LISTED = 5
 _KEPT = 'correct the function and start again: finished examples are kept'
 
 
@@ -99,6 +102,8 @@ class Examples(Sequence[Example]):
     """The examples of a plain split, with the features that a `Derived` reads.
 
     A neighbour that does not exist is replaced by the nearest frame of the clip.
+
+    positions  of the examples that get a value, ascending
     """
 
     def __init__(self, task: Task):
@@ -108,27 +113,42 @@ class Examples(Sequence[Example]):
           InputError: neighbours of a data set without clips.
         """
         feature, split, store = task
+        self.positions = store.chosen(feature, split)
         own = [name for name in feature.reads if not name.endswith(clips.SUFFIX)]
         borrowed = [name for name in feature.reads if name.endswith(clips.SUFFIX)]
         self._examples = store.open_split(split, own)
-        self._neighbours = store.open_split(split, stored_names(borrowed))
-        self._positions = None
+        self._is_lazy = feature.lazy
+        names = stored_names(borrowed)
+        # A feature that is read alone has a source of its own.
+        groups = [(name,) for name in names] if feature.lazy else [names]
+        self._neighbours = [store.open_split(split, group) for group in groups]
+        self._frames = None
         if borrowed:
             facts = index.load(store.records, split)
             if (facts.sequence == '').all():
                 raise clips.no_neighbours(task.where, feature.frames)
-            self._positions = nearest(facts.sequence, facts.frame, feature.frames)
+            self._frames = nearest(facts.sequence, facts.frame, feature.frames)
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, position):
         example = self._examples[position]
-        if self._positions is not None:
-            neighbours = [self._neighbours[place] for place in self._positions[position]]
-            for name in self._neighbours.features:
-                example[name + clips.SUFFIX] = np.stack([each[name] for each in neighbours])
+        if self._frames is not None:
+            for source in self._neighbours:
+                example |= self._of_neighbours(source, self._frames[position])
         return example
+
+    def _of_neighbours(self, source: Source, positions: np.ndarray) -> dict[str, Any]:
+        """Returns the features of a source for the neighbours of an example."""
+        if self._is_lazy:
+            (name,) = source.features
+            return {name + clips.SUFFIX: Neighbours(source, name, positions)}
+        neighbours = [source[place] for place in positions]
+        stacked = {}
+        for name in source.features:
+            stacked[name + clips.SUFFIX] = np.stack([each[name] for each in neighbours])
+        return stacked
 
     def size(self, example: Example) -> tuple[int, ...] | None:
         """Returns the (height, width) of the maps of an example, None if it has no map."""
@@ -137,6 +157,27 @@ class Examples(Sequence[Example]):
             if is_map and not key.endswith(clips.SUFFIX):
                 return value.shape[:2]
         return None
+
+
+class Neighbours(Sequence[Any]):
+    """A feature of the neighbours of an example. Each access reads it.
+
+    Args:
+      source: the feature of the whole split.
+      name: of the feature.
+      positions: [n] of the neighbours in the source.
+    """
+
+    def __init__(self, source: Source, name: str, positions: np.ndarray):
+        self._source = source
+        self._name = name
+        self._positions = positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, place):
+        return self._source[int(self._positions[place])][self._name]
 
 
 def nearest(sequences: np.ndarray, frames: np.ndarray, offsets: Sequence[int]) -> np.ndarray:
@@ -166,6 +207,34 @@ def nearest(sequences: np.ndarray, frames: np.ndarray, offsets: Sequence[int]) -
         is_before = wanted - numbers[before] <= numbers[behind] - wanted
         positions[members] = members[np.where(is_before, before, behind)]
     return positions
+
+
+def clips_with_gaps(
+    facts: index.Index, positions: Sequence[int], offsets: Sequence[int]
+) -> list[str]:
+    """Returns the clips that lack a neighbour between their first and their last frame, by name.
+
+    Args:
+      facts: about the examples of a split.
+      positions: of the examples whose neighbours are read.
+      offsets: of the neighbours.
+    """
+    is_read = np.zeros(len(facts.frame), bool)
+    is_read[np.asarray(positions, np.int64)] = True
+    places = clips.Places(facts.sequence, facts.frame)
+    names = []
+    for members in places.clips():
+        read = members[is_read[members]]
+        name = str(facts.sequence[members[0]])
+        if not name or not len(read):
+            continue
+        missing = places.neighbours(read, offsets) == clips.ABSENT
+        numbers = facts.frame[read][:, None] + np.asarray(offsets, np.int64)
+        first = facts.frame[members[0]]
+        last = facts.frame[members[-1]]
+        if (missing & (numbers > first) & (numbers < last)).any():
+            names.append(name)
+    return names
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -328,6 +397,7 @@ class DerivedDataset(Dataset):
         self._task = task
         self._num_workers = num_workers
         self._work: pathlib.Path | None = None
+        self._positions = set(task.store.chosen(task.feature, task.split).tolist())
 
     def options(self):
         """Returns the recipe of the feature."""
@@ -348,7 +418,7 @@ class DerivedDataset(Dataset):
 
     def examine(self, item):
         """Reads a computed value. There is no record before it is computed."""
-        value = None if self._work is None else _read(self._path(item))
+        value = None if self._work is None else self._value(item)
         if value is None:
             return Inspection(None, [])
         stored = value.item() if value.dtype.kind == 'U' else value
@@ -362,6 +432,7 @@ class DerivedDataset(Dataset):
         """Yields items as soon as their values are computed."""
         self._work = work
         work.mkdir(exist_ok=True)
+        self._tell_of_gaps()
         # Files that a killed process was writing.
         for path in work.glob('.*'):
             path.unlink(missing_ok=True)
@@ -378,12 +449,40 @@ class DerivedDataset(Dataset):
         assert self._work is not None, '`ready` sets the folder'
         return self._work / f'{item.name}.npy'
 
+    def _tell_of_gaps(self) -> None:
+        """Prints a note that names clips whose missing frames the feature would read."""
+        feature = self._task.feature
+        if not feature.frames:
+            return
+        facts = index.of_split(self._task.store.records, self._task.split)
+        names = clips_with_gaps(facts, sorted(self._positions), feature.frames)
+        if names:
+            listed = ', '.join(names[:_LISTED])
+            more = ', ...' if len(names) > _LISTED else ''
+            message = f'frames are missing inside of {len(names)} clips: {listed}{more}'
+            tell(Note(self._task.where, f'{message}. The nearest frames are read in their place'))
+
+    def _value(self, item: Item) -> np.ndarray | None:
+        """Returns the value of an example, None if it is not computed."""
+        return _read(self._path(item)) if self._has_value(item) else self._empty(item)
+
+    def _has_value(self, item: Item) -> bool:
+        """Returns whether an example is chosen, so that its value is computed."""
+        return item.frame in self._positions
+
+    def _empty(self, item: Item) -> np.ndarray:
+        """Returns the value of an example that is not chosen."""
+        feature = kinds.feature_of(self.name, self.declared)
+        sizes = index.of_split(self._task.store.records, self._task.split).size
+        return np.zeros(kinds.value_shape(feature, tuple(sizes[item.frame])), feature.dtype)
+
     def _one_by_one(
         self, items: Iterable[Item], check_stop: Callable[[], None]
     ) -> Generator[Item, None, None]:
         """Computes missing values in worker processes, and yields all items in order."""
         task = pickle.dumps(self._task)
         waiting: collections.deque[tuple[Item, Future | None]] = collections.deque()
+        num_submitted = 0
         lease = workers.make_lease()
         # The pool starts a process when it gets work and no process is idle.
         pool = concurrent.futures.ProcessPoolExecutor(
@@ -397,10 +496,14 @@ class DerivedDataset(Dataset):
                 check_stop()
                 path = self._path(item)
                 future = None
-                if _read(path) is None:
+                if self._value(item) is None:
                     future = pool.submit(_compute, task, item.frame, path, lease)
+                    num_submitted += 1
                 waiting.append((item, future))
-                if len(waiting) > AHEAD * self._num_workers:
+                # Examples without work do not count, because chosen examples may be rare.
+                limit = AHEAD * self._num_workers
+                while waiting and (waiting[0][1] is None or num_submitted > limit):
+                    num_submitted -= waiting[0][1] is not None
                     yield _awaited(*waiting.popleft(), check_stop)
             while waiting:
                 yield _awaited(*waiting.popleft(), check_stop)
@@ -427,14 +530,15 @@ class DerivedDataset(Dataset):
         Nothing is computed if an earlier call has computed all values.
         """
         items = list(items)
-        if any(_read(self._path(item)) is None for item in items):
+        if any(self._value(item) is None for item in items):
             every, _ = self.scan(self._task.split)
+            chosen = [item for item in every if self._has_value(item)]
             values = self._values(check_stop)
-            if len(values) != len(every):
-                got = f'{len(values)} values for {len(every)} examples'
+            if len(values) != len(chosen):
+                got = f'{len(values)} values for {len(chosen)} examples'
                 expected = 'a value for each example'
                 raise InputError(self.where, got=got, expected=expected, fix=_KEPT)
-            for item, value in zip(every, values, strict=True):
+            for item, value in zip(chosen, values, strict=True):
                 check_stop()
                 _save(self._path(item), checked(self._task, item.frame, value, None))
         yield from items
@@ -446,7 +550,9 @@ class DerivedDataset(Dataset):
           InputError: an error of `compute`.
         """
         with tqdm.tqdm(desc=f'read for {self.name}', unit='image', mininterval=1) as progress:
-            examples = _Watched(Examples(self._task), progress, check_stop)
+            every = Examples(self._task)
+            chosen = Chosen(every, tuple(every.positions.tolist()))
+            examples = _Watched(chosen, progress, check_stop)
             try:
                 return list(self._task.feature.compute(examples))
             except Exception as error:
@@ -470,7 +576,7 @@ class _Watched(Sequence[Example]):
     interruption  the exception with which `check_stop` stopped the reading
     """
 
-    def __init__(self, examples: Examples, progress: tqdm.tqdm, check_stop: Callable[[], None]):
+    def __init__(self, examples: Source, progress: tqdm.tqdm, check_stop: Callable[[], None]):
         self._examples = examples
         self._progress = progress
         self._check_stop = check_stop

@@ -36,8 +36,9 @@ FORMAT = 1
 def recipes(features: Sequence[Derived]) -> dict[str, str]:
     """Returns 16 hexadecimal digits for each feature, for everything but the examples.
 
-    They are a hash of all fields except `compute` and `data`, and of the derived features that the
-    feature reads.
+    They are a hash of all fields except `compute`, `data` and `lazy`, and of the derived features
+    that the feature reads. Values of all examples keep the digits that they had before other
+    choices existed.
 
     Args:
       features: of a data set. A feature may read features before it.
@@ -47,6 +48,9 @@ def recipes(features: Sequence[Derived]) -> dict[str, str]:
         fields = feature._asdict()
         del fields['compute']
         del fields['data']
+        del fields['lazy']
+        if feature.examples == 'all':
+            del fields['examples']
         read = {name: made[name] for name in stored_names(feature.reads) if name in made}
         made[feature.name] = _hash([FORMAT, files.to_json(fields), read])
     return made
@@ -113,6 +117,9 @@ def check(features: Sequence[Derived], spec: DataSpec) -> None:
         where = f'derived feature {feature.name!r} of data set {spec.name!r}'
         _check_name(feature, known, where)
         _check_reads(feature, known, where)
+        if feature.examples not in index.CHOICES:
+            raise unknown_name(f'examples of {where}', feature.examples, index.CHOICES)
+        _check_choices(feature, features, where)
         kinds.feature_of(feature.name, {feature.name: feature.feature})
         try:
             json.dumps(files.to_json(feature.settings))
@@ -151,6 +158,46 @@ def _check_reads(feature: Derived, known: Sequence[str], where: str) -> None:
         raise InputError(where, got=got, expected="frames if and only if it reads an 'x_frames'")
 
 
+def _check_choices(feature: Derived, features: Sequence[Derived], where: str) -> None:
+    """Raises InputError for a feature that reads values of examples that have none.
+
+    Args:
+      feature: that reads.
+      features: of the data set.
+      where: names the feature in errors.
+    """
+    choices = {each.name: each.examples for each in features}
+    for key in feature.reads:
+        name = key.removesuffix(clips.SUFFIX)
+        choice = choices.get(name, 'all')
+        if choice != 'all' and (key != name or choice != feature.examples):
+            got = f'it reads {key!r}, but only the {choice} examples have {name!r}'
+            expected = f'examples={choice!r}, and no neighbours of this feature'
+            raise InputError(where, got=got, expected=expected)
+
+
+def check_read(inputs: Input, features: Sequence[Derived], where: str) -> None:
+    """Raises InputError for an input of examples for which a feature has no value.
+
+    Args:
+      inputs: an input of a stage.
+      features: the derived features of its data set.
+      where: the name of the data set in errors.
+    """
+    for feature in features:
+        if feature.examples == 'all' or feature.name not in names_read(inputs):
+            continue
+        of_neighbours = feature.name + clips.SUFFIX in inputs.stored
+        if of_neighbours or inputs.examples != feature.examples:
+            of = ' of neighbours' if of_neighbours else ''
+            raise InputError(
+                f'input of split {inputs.split!r} of {where}',
+                got=f'examples={inputs.examples!r}, and the feature {feature.name!r}{of}, '
+                f'which only the {feature.examples} examples have',
+                expected=f'Input(examples={feature.examples!r}), without {clips.SUFFIX} of it',
+            )
+
+
 # --- stored values --------------------------------------------------------------------------------
 
 
@@ -186,12 +233,25 @@ class Store(NamedTuple):
         return self.folder(name, split) if is_derived else self.records
 
     def _depends_on_labels(self, name: str) -> bool:
-        """Returns whether a feature reads labels, itself or through features that it reads."""
+        """Returns whether labels change a feature, or features that it reads."""
         reads = {name}
         for feature in reversed(self.features):
             if feature.name in reads:
                 reads.update(stored_names(feature.reads))
+                if feature.examples != 'all':
+                    reads.add(class_maps.LABEL)
         return class_maps.LABEL in reads
+
+    def chosen(self, feature: Derived, split: str) -> np.ndarray:
+        """Returns the positions [n] of the examples of a plain split that get a value, ascending.
+
+        They do not depend on the lists of the config section.
+        """
+        facts = index.of_split(self.records, split)
+        # An older index, in a folder that cannot be written, has no pixels of each class.
+        if self.class_map is not None and feature.examples != 'all':
+            facts = index.merged(facts, self.class_map)
+        return index.positions(facts, feature.examples)
 
     def open_split(self, split: str, features: Sequence[str]) -> SplitSource | Relabelled | Joined:
         """Opens a split with features of the records and derived features.

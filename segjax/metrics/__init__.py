@@ -9,6 +9,7 @@ from segjax.metrics import (
     image,
     intervals,
     ranking,
+    regions,
     sem,
     shape,
 )
@@ -22,6 +23,7 @@ __all__ = [
     'image',
     'intervals',
     'ranking',
+    'regions',
     'sem',
     'shape',
 ]

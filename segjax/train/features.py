@@ -8,7 +8,7 @@ import ml_collections
 from segjax import pipelines
 from segjax.core import host
 from segjax.data import Prepared, computation, table_rows
-from segjax.data.derived import names_read
+from segjax.data.derived import check_read, names_read
 from segjax.data.view import View
 from segjax.errors import unknown_name
 from segjax.protocol import Input, Stage
@@ -119,5 +119,6 @@ def prepare(
             raise unknown_name('data set of an input', each.data, datasets)
         data = datasets[each.data]
         table_rows.check(each, data.spec, data.where)
+        check_read(each, data.derived, data.where)
         data.open_split(each.split, names_read(each))
     return make(config, datasets, inputs, check_stop)

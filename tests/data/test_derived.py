@@ -13,17 +13,18 @@ import sys
 import time
 
 import layouts
+import moving_scene
 import numpy as np
 import pytest
 import toy_features
-from toy_features import CHANGE, DARKER, color
+from toy_features import CHANGE, DARKER, color, share
 
 from segjax import data
 from segjax.data import cache, computation, derived, records, shards
 from segjax.data.records import never_stop
 from segjax.errors import InputError
 from segjax.protocol import Input, TableFrames
-from segjax.spec import DataSpec, Feature
+from segjax.spec import ClassMap, ClassSpec, DataSpec, Feature
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SIZE = (16, 32)
@@ -169,6 +170,15 @@ def test_the_nearest_frame_of_a_clip_replaces_a_neighbour_that_does_not_exist(of
             assert positions[i, j] == min(distance, key=distance.get)
 
 
+def test_clips_with_missing_frames_inside_are_named(tmp_path, in_threads, capsys):
+    feature = share(reads=('label', 'name', 'frame_frames'), frames=(-2, 1))
+    for skipped, named in (((), False), ((0, 6), False), ((4,), True), ((2,), False)):
+        prepared = labelled_scene(tmp_path / str(skipped), feature, skipped=skipped)
+        make_labelled(prepared, 'share')
+        said = 'frames are missing inside of 2 clips: clip_0, clip_1' in capsys.readouterr().out
+        assert said == named
+
+
 def test_stills_have_no_neighbours(tmp_path):
     _, classes = layouts.write_folder(tmp_path / 'raw')
     config = layouts.data_config('folder', tmp_path / 'raw', tmp_path / 'cache', classes=classes)
@@ -277,6 +287,159 @@ def test_a_changed_version_is_computed_again_and_changed_code_is_not(tmp_path, i
     (second,) = make(prepared._replace(derived=(color(journal, version=2),)), read('color'))
     assert second != first and first.is_dir()
     assert len(journal.read_text().split()) == 22
+
+
+def test_features_of_all_examples_keep_their_places():
+    """The digits are those of a version without `examples` and `lazy`."""
+    made = derived.recipes([color(), CHANGE, DARKER])
+    assert made == {
+        'color': 'b16775dcaf7e2b7b',
+        'change': 'ce628fa3e2ec9d44',
+        'darker': '8b07021f06d4fa3d',
+    }
+    assert derived.recipes([color(), CHANGE._replace(lazy=True)])['change'] == made['change']
+    assert derived.recipes([color(examples='labelled')])['color'] != made['color']
+
+
+# --- some examples --------------------------------------------------------------------------------
+
+
+def labelled_scene(cache, *features, **fields):
+    """Returns two clips of seven frames, of which frames 3 and 10 are labelled."""
+    return moving_scene.prepare(cache, *features, **fields)
+
+
+def make_labelled(prepared, *names):
+    inputs = Input('train', 1, names, moving_scene.SIZE, examples='labelled')
+    return make(prepared, inputs, workers=1)
+
+
+def test_examples_that_are_not_chosen_have_zeros_and_are_not_computed(tmp_path, in_threads):
+    journal = tmp_path / 'journal'
+    double = share(
+        name='double',
+        reads=('share', 'name'),
+        compute=functools.partial(times_two, journal=journal),
+    )
+    prepared = labelled_scene(tmp_path / 'cache', share(journal), double)
+    make_labelled(prepared, 'double')
+    assert journal.read_text().split() == ['0_3', '1_3'] * 2
+    source = prepared.open_split('train', ('share', 'double', 'label'))
+    for i in range(14):
+        expected = np.zeros(2, np.float32)
+        if i in (3, 10):
+            expected = [(source[i]['label'] == each).mean() for each in range(2)]
+        np.testing.assert_allclose(source[i]['share'], expected)
+        np.testing.assert_array_equal(source[i]['double'], 2 * source[i]['share'])
+
+
+def times_two(example, journal):
+    toy_features.note(journal, example)
+    return 2 * example['share']
+
+
+VALUES = {
+    'a map': (Feature('flow'), np.ones((*moving_scene.SIZE, 2), np.float32)),
+    'numbers': (Feature('number', (2, 3), dtype='int32'), np.ones((2, 3), np.int32)),
+    'a pose': (Feature('pose'), np.eye(4, dtype=np.float32)),
+    'text': (Feature('text'), np.array('chair')),
+}
+
+
+@pytest.mark.parametrize('feature, value', VALUES.values(), ids=VALUES)
+def test_the_empty_value_has_the_shape_of_the_feature(tmp_path, in_threads, feature, value):
+    compute = functools.partial(constant, value=value)
+    prepared = labelled_scene(tmp_path, share(feature=feature, compute=compute), num_clips=1)
+    make_labelled(prepared, 'share')
+    source = prepared.open_split('train', ('share',))
+    np.testing.assert_array_equal(source[3]['share'], value)
+    empty = np.asarray(source[0]['share'])
+    assert empty.shape == value.shape and empty.dtype.kind == value.dtype.kind
+    assert not np.any(empty != np.zeros_like(value))
+
+
+def constant(example, value):
+    return value
+
+
+def test_a_feature_of_the_whole_split_sees_the_chosen_examples_alone(tmp_path):
+    feature = share(compute=shares_of_sum, whole=True)
+    prepared = labelled_scene(tmp_path, feature, num_clips=3)
+    make_labelled(prepared, 'share')
+    source = prepared.open_split('train', ('share',))
+    chosen = [i for i in range(21) if source[i]['share'].any()]
+    assert chosen == [3, 10, 17]
+    assert sum(source[i]['share'] for i in chosen) == pytest.approx(1)
+
+
+def shares_of_sum(examples):
+    values = np.stack([toy_features.class_share(example) for example in examples])
+    return values / values.sum(axis=0)
+
+
+def test_merged_classes_change_which_examples_are_labelled(tmp_path):
+    """A class map without the classes of an example leaves it unlabelled."""
+    store = labelled_scene(tmp_path, share()).store
+    without = ClassMap(ClassSpec(('moving',), ((255, 0, 0),), (0,)), (255, 255))
+    merged = store._replace(class_map=without)
+    assert store.chosen(share(), 'train').tolist() == [3, 10]
+    assert merged.chosen(share(), 'train').tolist() == []
+    by_label = share(reads=('name',))
+    places = []
+    for each in (store, merged):
+        for feature in (by_label, by_label._replace(examples='all')):
+            places.append(each._replace(features=(feature,)).folder('share', 'train'))
+    # The labels choose examples, so the class map is a part of the place.
+    assert places[0] != places[2] and places[1] == places[3]
+
+
+READERS = {
+    'all examples': (color(name='b', reads=('share',)), 'only the labelled examples have'),
+    'neighbours': (
+        share(name='b', reads=('share_frames',), frames=(1,)),
+        'no neighbours of this feature',
+    ),
+    'an unknown choice': (share(name='b', examples='labeled'), "did you mean 'labelled'"),
+}
+
+
+@pytest.mark.parametrize('reader, message', READERS.values(), ids=READERS)
+def test_values_of_some_examples_are_read_for_these_examples_alone(tmp_path, reader, message):
+    with pytest.raises(InputError, match=message):
+        labelled_scene(tmp_path, share(), reader, num_clips=1)
+
+
+WRONG_INPUTS = {
+    'all examples': dict(examples='all'),
+    'neighbours': dict(features=('share_frames',), frames=(1,)),
+}
+
+
+@pytest.mark.parametrize('fields', WRONG_INPUTS.values(), ids=WRONG_INPUTS)
+def test_an_input_of_examples_without_values_is_refused(tmp_path, fields):
+    prepared = labelled_scene(tmp_path, share(), num_clips=1)
+    inputs = Input('train', 1, ('share',), moving_scene.SIZE, examples='labelled')
+    prepared.open_input(inputs)
+    with pytest.raises(InputError, match=r"examples='labelled'"):
+        prepared.open_input(inputs._replace(**fields))
+
+
+@pytest.mark.parametrize('offsets', [(-1, 2), (0,)])
+def test_lazy_neighbours_have_the_values_of_stacked_neighbours(tmp_path, offsets):
+    prepared = labelled_scene(tmp_path, num_clips=1)
+    names = ('ids_region', 'frame')
+    reads = (*names, *(f'{name}_frames' for name in names))
+    feature = share(reads=reads, frames=offsets)
+    stacked, lazy = (
+        computation.Examples(computation.Task(each, 'train', prepared.store))
+        for each in (feature, feature._replace(lazy=True))
+    )
+    for i in range(7):
+        for name in names:
+            np.testing.assert_array_equal(lazy[i][name], stacked[i][name])
+            neighbours = lazy[i][f'{name}_frames']
+            assert len(neighbours) == len(offsets)
+            np.testing.assert_array_equal(list(neighbours), stacked[i][f'{name}_frames'])
 
 
 # --- interruptions --------------------------------------------------------------------------------

@@ -71,3 +71,23 @@ CHANGE = Derived(
 )
 
 DARKER = Derived('darker', Feature('number', (2,), dtype='int32'), ('color',), darker, whole=True)
+
+
+def class_share(example, journal='', seconds=0.0):
+    """[2] share of the pixels of class 0 and of class 1."""
+    note(journal, example)
+    time.sleep(seconds)
+    return np.array([(example['label'] == each).mean() for each in range(2)], np.float32)
+
+
+def share(journal='', seconds=0.0, **fields):
+    """Returns a feature of the labelled examples alone."""
+    compute = functools.partial(class_share, journal=journal, seconds=seconds)
+    values = dict(
+        name='share',
+        feature=Feature('number', (2,)),
+        reads=('label', 'name'),
+        compute=compute,
+        examples='labelled',
+    )
+    return Derived(**values | fields)
