@@ -36,12 +36,21 @@ CLASSES = {
     'cityscapes_video': labels.CITYSCAPES,
     'coco_panoptic': labels.COCO_PANOPTIC,
     'streets': labels.CITYSCAPES,
+    'nyu_depth': labels.NYU40,
+    'rooms': labels.NYU40,
     'folder': ClassSpec(('background', 'car'), ((0, 0, 0), (1, 1, 1)), (0, 1)),
 }
 VIDEO = {
     'apolloscape': ('intrinsics', 'pose'),
     'cityscapes_video': ('intrinsics',),
     'streets': ('intrinsics', 'pose', 'depth'),
+    'nyu_depth': ('intrinsics', 'depth', 'frame'),
+    'rooms': ('intrinsics', 'pose', 'depth', 'frame'),
+}
+MERGED = {
+    '13': labels.NYU13.classes,
+    '4': labels.NYU4.classes,
+    'things': labels.COCO_THINGS.classes,
 }
 
 
@@ -69,24 +78,23 @@ def short(experiment):
 
 def spec_of(config) -> DataSpec:
     """A data set of that name that exists only as numbers."""
-    classes = CLASSES[config.data.name]
-    if config.data.class_map == 'things':
-        classes = labels.COCO_THINGS.classes
+    classes = MERGED.get(config.data.class_map, CLASSES[config.data.name])
     pixels = tuple(1000 + i for i in range(classes.num_classes))
-    return DataSpec(
+    spec = DataSpec(
         name=config.data.name,
         classes=classes,
-        features=('image', 'label', 'name', *VIDEO.get(config.data.name, ())),
+        features=('image', 'label', 'name', 'instance', *VIDEO.get(config.data.name, ())),
         num_examples={'train': 100, 'val': 10},
         max_size={'train': tuple(config.data.eval_size), 'val': tuple(config.data.eval_size)},
         class_pixels={'train': pixels, 'val': pixels},
         void_pixels={'train': 100, 'val': 10},
     )
+    return pipelines.promised(config, {'data': spec})['data']
 
 
-def abstract_batch(inputs, evaluation):
+def abstract_batch(inputs, evaluation, declared):
     """ShapeDtypeStructs of a batch, as segjax/protocol.py documents them."""
-    batch = loader.zeros(inputs, inputs.batch_size)
+    batch = loader.zeros(inputs, inputs.batch_size, declared)
     if evaluation:
         batch |= {key: np.zeros((inputs.batch_size, 2), np.int32) for key in ('size', 'label_size')}
     return {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in batch.items()}
@@ -198,21 +206,21 @@ def test_full_size_steps_have_the_shapes_of_their_state(experiment):
         root = rng.root(0, stage.name, 'test')
         inputs = stage.train_input if stage.num_steps else stage.eval_input
         state = jax.eval_shape(
-            stage.init, root, abstract_batch(inputs, not stage.num_steps), earlier
+            stage.init, root, abstract_batch(inputs, not stage.num_steps, spec.declared), earlier
         )
 
         def with_devices(batch):
             return {k: jax.ShapeDtypeStruct((1, *v.shape), v.dtype) for k, v in batch.items()}
 
         if stage.num_steps:
-            batch = with_devices(abstract_batch(stage.train_input, False))
+            batch = with_devices(abstract_batch(stage.train_input, False, spec.declared))
             after, metrics, flags = jax.eval_shape(functions.train, state, batch, root)
             same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, after)
             assert all(jax.tree.leaves(same)), 'a step changes the shape or the type of its state'
             assert metrics['loss'].sum.shape == () and flags['finite']
             parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
             assert parameters > 0
-        batch = with_devices(abstract_batch(stage.eval_input, True))
+        batch = with_devices(abstract_batch(stage.eval_input, True, spec.declared))
         totals, _ = jax.eval_shape(functions.evaluate, state, batch, root, np.int32(0))
         with np.errstate(invalid='ignore'):  # nothing was counted
             scores = stage.finalize(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), totals))

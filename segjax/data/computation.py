@@ -10,7 +10,6 @@ import collections
 import concurrent.futures
 import functools
 import io
-import multiprocessing
 import pathlib
 import pickle
 import traceback
@@ -62,13 +61,15 @@ def make(
       InputError: a wrong value, an error of `compute`, or a full disk. Finished values are kept.
     """
     folders = []
-    for feature, split in store.needed(inputs):
-        folder = store.folder(feature.name, split)
-        earlier = store.features[: store.features.index(feature)]
-        task = Task(feature, split, store._replace(features=earlier))
-        dataset = DerivedDataset(task, num_workers)
-        records.write(dataset, {split: dataset.listing(split)}, folder, check_stop)
-        folders.append(folder)
+    # All features share the worker processes, whose start takes seconds.
+    with workers.Pool(num_workers) as pool:
+        for feature, split in store.needed(inputs):
+            folder = store.folder(feature.name, split)
+            earlier = store.features[: store.features.index(feature)]
+            task = Task(feature, split, store._replace(features=earlier))
+            dataset = DerivedDataset(task, pool)
+            records.write(dataset, {split: dataset.listing(split)}, folder, check_stop)
+            folders.append(folder)
     return folders
 
 
@@ -386,16 +387,16 @@ class DerivedDataset(Dataset):
 
     Args:
       task: the computation.
-      num_workers: worker processes, at least 1.
+      pool: computes the values.
     """
 
-    def __init__(self, task: Task, num_workers: int):
+    def __init__(self, task: Task, pool: workers.Pool):
         self.name = task.feature.name
         self.where = task.where
         self.classes = ClassSpec((), (), ())
         self.declared = {self.name: task.feature.feature}
         self._task = task
-        self._num_workers = num_workers
+        self._pool = pool
         self._work: pathlib.Path | None = None
         self._positions = set(task.store.chosen(task.feature, task.split).tolist())
 
@@ -483,25 +484,18 @@ class DerivedDataset(Dataset):
         task = pickle.dumps(self._task)
         waiting: collections.deque[tuple[Item, Future | None]] = collections.deque()
         num_submitted = 0
-        lease = workers.make_lease()
-        # The pool starts a process when it gets work and no process is idle.
-        pool = concurrent.futures.ProcessPoolExecutor(
-            self._num_workers,
-            mp_context=multiprocessing.get_context('spawn'),
-            initializer=workers.prepare,
-            initargs=(str(lease), 0.0),
-        )
+        num_workers = self._pool.num_workers
         try:
             for item in items:
                 check_stop()
                 path = self._path(item)
                 future = None
                 if self._value(item) is None:
-                    future = pool.submit(_compute, task, item.frame, path, lease)
+                    future = self._pool.submit(_compute, task, item.frame, path)
                     num_submitted += 1
                 waiting.append((item, future))
                 # Examples without work do not count, because chosen examples may be rare.
-                limit = AHEAD * self._num_workers
+                limit = AHEAD * num_workers
                 while waiting and (waiting[0][1] is None or num_submitted > limit):
                     num_submitted -= waiting[0][1] is not None
                     yield _awaited(*waiting.popleft(), check_stop)
@@ -509,18 +503,14 @@ class DerivedDataset(Dataset):
                 yield _awaited(*waiting.popleft(), check_stop)
         except concurrent.futures.BrokenExecutor as error:
             advice = 'a machine with more memory, or a function that needs less'
-            if self._num_workers > 1:
-                advice = f'--config.data.workers={self._num_workers // 2}'
+            if num_workers > 1:
+                advice = f'--config.data.workers={num_workers // 2}'
             raise InputError(
                 self.where,
                 got='a worker process that crashed, or that the system ended',
-                expected=f'enough memory for {self._num_workers} worker processes',
+                expected=f'enough memory for {num_workers} worker processes',
                 fix=f'{advice}; finished examples are kept',
             ) from error
-        finally:
-            # Workers end without the lease, even in the middle of an example.
-            lease.unlink(missing_ok=True)
-            pool.shutdown(wait=False, cancel_futures=True)
 
     def _at_once(
         self, items: Iterable[Item], check_stop: Callable[[], None]

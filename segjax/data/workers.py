@@ -3,6 +3,7 @@
 A worker lives as long as a lease file. The main process deletes the file to end its workers.
 """
 
+import concurrent.futures
 import contextlib
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import pathlib
 import signal
 import tempfile
 import threading
+from collections.abc import Callable
 
 import cv2
 
@@ -19,6 +21,46 @@ def make_lease() -> pathlib.Path:
     handle, lease = tempfile.mkstemp(prefix='segjax_workers_')
     os.close(handle)
     return pathlib.Path(lease)
+
+
+class Pool:
+    """Worker processes that start when there is work, and end with the `with` block.
+
+    num_workers  largest number of processes
+    """
+
+    def __init__(self, num_workers: int):
+        self.num_workers = num_workers
+        self._lease: pathlib.Path | None = None
+        self._executor: concurrent.futures.Executor | None = None
+
+    def __enter__(self) -> 'Pool':
+        return self
+
+    def __exit__(self, *_):
+        if self._executor is not None:
+            # Workers end without the lease, even in the middle of their work.
+            self._lease.unlink(missing_ok=True)
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def submit(self, function: Callable, *arguments) -> concurrent.futures.Future:
+        """Calls a function in a worker process.
+
+        Args:
+          function: of a module. It gets the lease as its last argument, and does nothing without
+            the file.
+          *arguments: further arguments, which can be pickled.
+        """
+        if self._executor is None:
+            self._lease = make_lease()
+            # A process starts when there is work and no process is idle.
+            self._executor = concurrent.futures.ProcessPoolExecutor(
+                self.num_workers,
+                mp_context=multiprocessing.get_context('spawn'),
+                initializer=prepare,
+                initargs=(str(self._lease), 0.0),
+            )
+        return self._executor.submit(function, *arguments, self._lease)
 
 
 def prepare(lease: str, grace: float) -> None:

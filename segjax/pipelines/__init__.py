@@ -18,6 +18,7 @@ REGISTRY = {
     'scene_geometry': 'segjax.pipelines.scene_geometry',
     'semantic_inpainting': 'segjax.pipelines.semantic_inpainting',
     'shape_classifier': 'segjax.pipelines.shape_classifier',
+    'std2p': 'segjax.pipelines.std2p',
     'supervised': 'segjax.pipelines.supervised',
 }
 

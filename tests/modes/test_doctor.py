@@ -292,7 +292,7 @@ SHIPPED = [
     f'configs/{name}.py:smoke'
     for name in (
         *('supervised', 'learned_dilation', 'monocular_normals', 'noise_cyclegan'),
-        *('semantic_inpainting', 'shape_classifier'),
+        *('semantic_inpainting', 'shape_classifier', 'std2p'),
     )
 ]
 SHIPPED += [

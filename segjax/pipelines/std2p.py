@@ -1,0 +1,853 @@
+"""STD2P: RGB-D video segmentation by spatio-temporal data-driven pooling.
+
+He, Chiu, Keuper, Fritz: STD2P: RGBD Semantic Segmentation using Spatio-Temporal Data-Driven Pooling
+(CVPR 2017), chapter 3 of He's thesis. Equation numbers are those of the thesis.
+
+Method, top to bottom. The target is a labelled frame of a clip. Three features are computed once
+(`make_features`): superpixels and optical flow of each frame, and for each target the region of the
+target that every superpixel of the clip corresponds to.
+
+1. The net predicts a score map of each frame, from colour and from HHA of depth (`frame_logits`).
+2. Spatial pooling: the scores of a frame are averaged over each region of the target (Eq. 3.1).
+3. Temporal pooling: the averages of the frames in which a region occurs are averaged (Eq. 3.3).
+4. Region to pixel: every pixel of the target gets the scores of its region (Eq. 3.5). The loss is
+   the cross-entropy of this map.
+
+`pooling.use` says how far the method goes in training, and `testing.use` in evaluation:
+
+  none        the net alone (FCN in the tables)
+  superpixel  step 2 with the target frame alone, then step 4
+  full        all steps, on several frames
+  pixel       scores of several frames, averaged along optical flow (Table 3.4)
+
+'superpixel+' of the tables is trained by `full` and tested by `superpixel`. Pooling has no
+parameters, so a trained net can be tested in all ways.
+
+A first stage `frames` may train the net alone (`frames.num_steps`). The paper fine-tunes a given
+FCN-16s for 1,000 steps, with the layers before pool4 frozen. Parameters with a factor of 0 in
+`optim.factors` are frozen, and their gradients are never computed.
+
+Not the paper's: means instead of sums of the pixel losses, and any net of the registry.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from segjax import models
+from segjax.core import optim, parallel, rng
+from segjax.core.trees import path_name
+from segjax.data import correspondences, hha
+from segjax.data import edges as edge_methods
+from segjax.data import flow as flow_lib
+from segjax.data import regions as region_lib
+from segjax.data.edges import EdgeMethod
+from segjax.errors import InputError, unknown_name
+from segjax.metrics import boundary, confusion
+from segjax.models.segmentation.late_fusion import LateFusion
+from segjax.ops import edges, images, regions, resize
+from segjax.protocol import (
+    Array,
+    Batch,
+    Derived,
+    DrawnFrames,
+    Input,
+    Keys,
+    Mean,
+    Observation,
+    Picture,
+    PRNGKey,
+    PyTree,
+    Scores,
+    Stage,
+    TrainState,
+)
+from segjax.schema import OPTIM, Field, at_least, between, is_number, one_of, strings
+from segjax.spec import DataSpec, Feature
+from segjax.tasks import edges as hed_edges
+from segjax.tasks import segmentation, supervised
+from segjax.tasks.evaluation import Evaluation, Pictures
+
+NONE = 'none'
+SUPERPIXEL = 'superpixel'
+FULL = 'full'
+PIXEL = 'pixel'
+USES = (NONE, SUPERPIXEL, FULL, PIXEL)
+"""Ways to pool."""
+DIRECTIONS = ('both', 'past')
+"""Frames of a clip that may be drawn, in addition to the target."""
+NO_REGION = -1
+REGIONS = 'ids_region'
+"""Name of the region map of a frame."""
+FLOWS = 'flow_pixels_frames'
+"""Name of the flow from the pixels of the target to the frames."""
+BOUNDARIES = 'boundaries'
+"""Name of the counts and of the scores of class boundaries."""
+MERGED = 'merged'
+"""Name of the scores of merged classes."""
+HIERARCHY = 'hierarchy'
+EDGES = {'gradients': 0, 'structured': 1, 'hed': 2}
+"""Boundary strengths, and the number of files that they need."""
+
+HHA_MEAN = (132.431, 94.076, 118.477)
+"""Mean of disparity, height and angle on NYUDv2, as in the release of FCN."""
+STREAMS = ('color', 'hha')
+"""Names of the two images of the net."""
+BORDER_COLOR = (255, 255, 0)
+"""RGB of the borders of regions in pictures."""
+
+
+def thresholds(value: Sequence) -> str | None:
+    """Returns the expected form unless `value` has numbers from 0 to 1, from low to high."""
+    is_fine = all(is_number(each) and 0 < each <= 1 for each in value)
+    if not is_fine or not value or list(value) != sorted(set(value)):
+        return 'numbers above 0, up to 1, from low to high, as (0.2,)'
+    return None
+
+
+SCHEMA = {
+    'model': models.net_choice('segmentation', 'fcn', 'Net that segments each frame.'),
+    'preprocess': segmentation.PREPROCESS,
+    'hha': Field(
+        True, 'Whether the net also sees HHA of depth: late fusion of two nets by their mean.'
+    ),
+    'loss': supervised.LOSS,
+    'regions': {
+        'method': Field('hierarchy', 'Method of the superpixels.', one_of(*region_lib.METHODS)),
+        'edges': Field('gradients', 'Boundary strength of a hierarchy.', one_of(*EDGES)),
+        'edge_files': Field(
+            (),
+            'Files of the boundary strength: the model of structured edges, or the weights of '
+            "VGG16 and of the side outputs of HED, as ('vgg.safetensors', 'sides.safetensors').",
+            strings,
+        ),
+        'depth': Field(True, 'Whether superpixels see depth.'),
+        'thresholds': Field(
+            (0.2,),
+            'Thresholds at which a hierarchy is cut, ascending. Pooled scores of several cuts are '
+            'averaged (thesis, section 3.4.2).',
+            thresholds,
+        ),
+        'num_regions': Field(550, 'Largest number of regions of a frame, P.', at_least(1)),
+    },
+    'flow': {
+        'method': Field(
+            'edge_aware', 'Method of optical flow (data/flow.py).', one_of(*flow_lib.METHODS)
+        ),
+        'preset': Field('medium', 'Accuracy of dense inverse search.', one_of(*flow_lib.PRESETS)),
+    },
+    'matching': {
+        'reading': Field(
+            'propagated',
+            'Rule of correspondences: of the released code, or of the text (direct).',
+            one_of(*correspondences.READINGS),
+        ),
+        'threshold': Field(0.4, 'Smallest score of a match, tau.', between(0, 1)),
+        'pixel_stride': Field(
+            4, 'Distance of the pixels at which composed flow is stored.', at_least(1)
+        ),
+    },
+    'pooling': {
+        'use': Field(FULL, 'Pooling in training.', one_of(*USES)),
+        'spatial': Field('mean', 'Pooling over the pixels of a region.', one_of('mean', 'max')),
+        'temporal': Field('mean', 'Pooling over the frames.', one_of('mean', 'max')),
+        'num_frames': Field(11, 'Frames of an example, with the target.', at_least(1)),
+        'reach': Field(150, 'Largest distance of a frame to the target, in frames.', at_least(1)),
+        'interval': Field(3, 'Distance of consecutive frames that may be drawn.', at_least(1)),
+        'border': Field(
+            0, 'Pixels from a border of a region over which weights rise to 1.', at_least(0)
+        ),
+        'blend': Field(
+            0, 'Radius over which pixels near a border mix the scores of regions.', at_least(0)
+        ),
+    },
+    'testing': {
+        'use': Field('', "Pooling in evaluation. '': as in training.", one_of('', *USES)),
+        'num_frames': Field(11, 'Frames of an example, with the target.', at_least(1)),
+        'reach': Field(
+            0,
+            'Largest distance of a frame to the target, in frames, at most pooling.reach. '
+            '0: pooling.reach.',
+            at_least(0),
+        ),
+        'direction': Field(
+            'both',
+            'Frames that may be drawn: all, or those before the target.',
+            one_of(*DIRECTIONS),
+        ),
+        'merge': Field(
+            '',
+            'Class map by which predictions and labels are merged for further scores: the 40 '
+            "classes of NYUDv2 into '33' of SUN3D. '': none.",
+        ),
+        'boundary_thresholds': Field(
+            0,
+            'Thresholds of boundary precision and recall (Fig. 3.9). 0: boundaries are not scored.',
+            at_least(0),
+        ),
+        'boundary_distance': Field(
+            boundary.MAX_DIST,
+            'Largest distance of matched boundaries, in diagonals.',
+            between(0, 1),
+        ),
+    },
+    'frames': {
+        'num_steps': Field(
+            0, 'Steps of a first stage, which trains the net without pooling.', at_least(0)
+        ),
+        'batch_size': Field(8, 'Labelled frames of a step of the first stage.', at_least(1)),
+    },
+    'optim': OPTIM,
+    'optim_frames': OPTIM,
+}
+
+
+class Pooling(NamedTuple):
+    """How scores are pooled.
+
+    use         a name of USES
+    spatial     'mean' or 'max', over the pixels of a region
+    temporal    'mean' or 'max', over frames
+    num_frames  of an example, with the target
+    offsets     of the frames that may be drawn, in the numbering of the clip
+    interval    distance of consecutive frames
+    reach       row of the target in a table of matches
+    levels      names of the region maps of a frame, from fine to coarse
+    border      radius of soft borders in spatial pooling
+    blend       radius of soft borders from regions to pixels
+    """
+
+    use: str
+    spatial: str
+    temporal: str
+    num_frames: int
+    offsets: tuple[int, ...]
+    interval: int
+    reach: int
+    levels: tuple[str, ...]
+    border: int
+    blend: int
+
+    @property
+    def has_frames(self) -> bool:
+        """Returns whether frames are read in addition to the target."""
+        return self.use in (FULL, PIXEL)
+
+    @property
+    def has_regions(self) -> bool:
+        """Returns whether scores are pooled over regions."""
+        return self.use in (SUPERPIXEL, FULL)
+
+
+class System(NamedTuple):
+    """The net of a run and its two poolings.
+
+    net       on frames of `net_input`
+    training  pooling in training
+    testing   pooling in evaluation
+    """
+
+    net: segmentation.Net
+    training: Pooling
+    testing: Pooling
+
+
+def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stage, ...]:
+    """Builds the training with pooling, after a training of the net alone if that is set.
+
+    Raises:
+      InputError: HHA without depth, a distance that no frame has, or an unknown class map.
+    """
+    _check(config, spec)
+    system = make_system(config, spec)
+    pooled = pooled_stage(config, spec, system)
+    if not config.frames.num_steps:
+        return (pooled,)
+    return frames_stage(config, spec, system), pooled
+
+
+# --- features that are computed once --------------------------------------------------------------
+
+
+def make_features(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Derived, ...]:
+    """Returns HHA, regions, flow and matches. Inputs choose among them."""
+    interval = config.pooling.interval
+    offsets = all_offsets(config)
+    features = [
+        *region_features(config),
+        flow_lib.flow_to(interval, 'flow_next', config.flow.method, config.flow.preset),
+        flow_lib.flow_to(-interval, 'flow_previous', config.flow.method, config.flow.preset),
+    ]
+    if config.hha:
+        features.append(hha.hha_feature())
+    for level in level_names(config):
+        features.append(
+            correspondences.match_feature(
+                offsets,
+                config.regions.num_regions,
+                interval,
+                config.matching.threshold,
+                config.matching.reading,
+                correspondences.Names(regions=level),
+                matches_of(level),
+            )
+        )
+    size = spec.split('+'.join(spec.max_size)).max_size
+    stride = config.matching.pixel_stride
+    features.append(correspondences.pixel_flow_feature(offsets, size, interval, stride))
+    return tuple(features)
+
+
+def all_offsets(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """Returns the offsets of the frames whose regions are matched, in frames of the clip."""
+    interval = config.pooling.interval
+    steps = config.pooling.reach // interval
+    return tuple(interval * step for step in range(-steps, steps + 1))
+
+
+def region_features(config: ml_collections.ConfigDict) -> tuple[Derived, ...]:
+    """Returns the region maps of each frame, from fine to coarse."""
+    settings = config.regions
+    shared = {'depth': settings.depth, 'num_regions': settings.num_regions}
+    if settings.method != HIERARCHY:
+        return (region_lib.region_feature(settings.method, **shared),)
+    shared['edges'] = boundary_strength(settings)
+    if len(settings.thresholds) > 1:
+        return region_lib.nested_features(settings.thresholds, **shared)
+    threshold = settings.thresholds[0]
+    return (region_lib.region_feature(HIERARCHY, threshold=threshold, **shared),)
+
+
+def boundary_strength(settings: ml_collections.ConfigDict) -> EdgeMethod:
+    """Returns the boundary strength of a hierarchy.
+
+    Raises:
+      InputError: a wrong number of files, or a file that is absent.
+    """
+    files = settings.edge_files
+    needed = EDGES[settings.edges]
+    if len(files) != needed:
+        raise InputError(
+            'config.regions.edge_files',
+            got=f'{len(files)} files for the edges {settings.edges!r}',
+            expected=f'{needed} files',
+        )
+    if settings.edges == 'hed':
+        return hed_edges.hed(*files)
+    if settings.edges == 'structured':
+        return edge_methods.structured(*files)
+    return edge_methods.gradients(settings.depth)
+
+
+def level_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Returns the names of the region maps of a frame, from fine to coarse."""
+    settings = config.regions
+    if settings.method != HIERARCHY or len(settings.thresholds) == 1:
+        return (REGIONS,)
+    return tuple(f'{REGIONS}_{number}' for number in range(len(settings.thresholds)))
+
+
+def matches_of(level: str) -> str:
+    """Returns the name of the matches of a region map."""
+    return level.replace(REGIONS, 'region_matches')
+
+
+# --- poolings of a run ----------------------------------------------------------------------------
+
+
+def make_system(config: ml_collections.ConfigDict, spec: DataSpec) -> System:
+    """Builds the net, and reads the poolings."""
+    outputs = segmentation.num_outputs(config, spec)
+    training = config.pooling
+    testing = config.testing
+    reach = testing.reach or training.reach
+    return System(
+        net=make_net(config, outputs),
+        training=_pooling(config, training.use, training.num_frames, training.reach, 'both'),
+        testing=_pooling(
+            config, testing.use or training.use, testing.num_frames, reach, testing.direction
+        ),
+    )
+
+
+def _pooling(
+    config: ml_collections.ConfigDict, use: str, num_frames: int, reach: int, direction: str
+) -> Pooling:
+    """Builds a `Pooling` of frames up to the distance `reach`."""
+    settings = config.pooling
+    steps = reach // settings.interval
+    last = steps if direction == 'both' else 0
+    return Pooling(
+        use=use,
+        spatial=settings.spatial,
+        temporal=settings.temporal,
+        num_frames=num_frames if use in (FULL, PIXEL) else 1,
+        offsets=tuple(settings.interval * step for step in range(-steps, last + 1)),
+        interval=settings.interval,
+        reach=settings.reach // settings.interval,
+        levels=level_names(config),
+        border=settings.border,
+        blend=settings.blend,
+    )
+
+
+def _check(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
+    """Raises InputError for HHA without depth, unknown class maps, or distances without frames."""
+    if config.hha and 'depth' not in spec.features:
+        raise InputError(
+            'config.hha',
+            got=f'HHA of data set {spec.name!r}, which has no depth',
+            expected='a data set with depth, or a net that sees colour alone',
+            fix='--config.hha=False',
+        )
+    if config.testing.merge and config.testing.merge not in spec.class_maps:
+        raise unknown_name('config.testing.merge', config.testing.merge, spec.class_maps)
+    if config.pooling.reach < config.pooling.interval:
+        raise InputError(
+            'config.pooling.reach',
+            got=f'{config.pooling.reach} with an interval of {config.pooling.interval}',
+            expected='at least the interval, so that there are frames to draw',
+        )
+    if config.testing.reach > config.pooling.reach:
+        raise InputError(
+            'config.testing.reach',
+            got=f'{config.testing.reach}',
+            expected=f'at most config.pooling.reach = {config.pooling.reach}, up to which regions '
+            'are matched',
+        )
+
+
+# --- the net and its input ------------------------------------------------------------------------
+
+
+def make_net(config: ml_collections.ConfigDict, num_outputs: int) -> segmentation.Net:
+    """Builds the net on frames of `net_input`, [B, H, W, 3 or 6] uint8.
+
+    FCN adds the scores of its finer layers before both streams are upsampled. Every net with HHA
+    but FCN is a `LateFusion` of two nets.
+    """
+    fields = {'num_classes': num_outputs, 'dtype': config.train.dtype, 'axis_name': parallel.AXIS}
+    is_fcn = config.model.name == 'fcn'
+    if is_fcn:
+        fields['streams'] = STREAMS if config.hha else STREAMS[:1]
+    net = models.build_from('segmentation', config.model, **fields)
+    if config.hha and not is_fcn:
+        net = LateFusion(net, STREAMS)
+    prepare = functools.partial(normalize, scheme=config.preprocess)
+    return segmentation.net_of(net, prepare)
+
+
+def normalize(frames: Array, scheme: str) -> Array:
+    """Normalises frames of `net_input`.
+
+    HHA is divided like colours of the scheme, after its mean on NYUDv2 was subtracted.
+    """
+    color = images.normalize(frames[..., :3], scheme)
+    if frames.shape[-1] == 3:
+        return color
+    # The spread of HHA becomes that of colours, whatever the scheme.
+    scale = 1.0 if images.SCHEMES[scheme][1] == 1.0 else 1 / 64
+    hha = (frames[..., 3:].astype(jnp.float32) - np.float32(HHA_MEAN)) * scale
+    return jnp.concatenate([color, hha], axis=-1)
+
+
+def net_input(batch: Batch, hha: bool, suffix: str = '') -> Array:
+    """Returns colour, and HHA behind it, [B, H, W, 3 or 6] uint8.
+
+    Args:
+      batch: a batch.
+      hha: whether the net sees HHA.
+      suffix: of the features. '_frames': the frames of each example, [B, N, H, W, 3 or 6].
+    """
+    color = batch[f'image{suffix}']
+    if not hha:
+        return color
+    return jnp.concatenate([color, batch[f'planes_hha{suffix}']], axis=-1)
+
+
+def input_with(config: ml_collections.ConfigDict, plain: Input, pooling: Pooling) -> Input:
+    """Adds the features and the frames that a pooling reads to an input of labelled images."""
+    features = list(plain.features)
+    suffix = '_frames' if pooling.has_frames else ''
+    if suffix:
+        features += ['image_frames', 'frame', 'frame_frames']
+    if config.hha:
+        features.append(f'planes_hha{suffix}')
+    if pooling.has_regions:
+        features += pooling.levels
+    if pooling.use == FULL:
+        for level in pooling.levels:
+            features += [f'{level}_frames', matches_of(level)]
+    inputs = plain
+    if pooling.has_frames:
+        inputs = plain._replace(frames=DrawnFrames(pooling.num_frames, pooling.offsets, fill=True))
+    if pooling.use == PIXEL:
+        inputs = with_flows(config, inputs, features)
+        features.append(FLOWS)
+    return inputs._replace(features=tuple(features))
+
+
+def with_flows(config: ml_collections.ConfigDict, inputs: Input, features: Sequence[str]) -> Input:
+    """Adds the flow from each pixel of the target to the frames, made of the stored flow."""
+    return inputs._replace(
+        transform=functools.partial(
+            correspondences.with_pixel_flows,
+            offsets=all_offsets(config),
+            stride=config.matching.pixel_stride,
+        ),
+        reads=(*features, 'pixel_flows'),
+        made=((FLOWS, Feature('flow')),),
+    )
+
+
+# --- pooling --------------------------------------------------------------------------------------
+
+
+def target_regions(batch: Batch, pooling: Pooling, level: str) -> Array:
+    """Returns the region of the target that each pixel of each frame corresponds to.
+
+    Args:
+      batch: with the region maps of the frames, their matches, and their numbers.
+      pooling: of several frames.
+      level: name of the region map.
+
+    Returns:
+      [B, N, H, W] int32, NO_REGION for pixels without correspondence, and in repeated frames.
+    """
+    numbers = batch['frame_frames']
+    rows = (numbers - batch['frame'][:, None]) // pooling.interval + pooling.reach  # [B, N]
+    matches = jnp.take_along_axis(batch[matches_of(level)], rows[..., None], axis=1)  # [B, N, P]
+    matches = jnp.where(repeats(numbers)[..., None], NO_REGION, matches)
+    return jax.vmap(regions.target_ids)(matches, batch[f'{level}_frames'])
+
+
+def repeats(numbers: Array) -> Array:
+    """Marks frames that take the place of missing frames, [B, N] bool.
+
+    Such a frame is the target again, and counts only once.
+
+    Args:
+      numbers: [B, N] of the frames in their clip, ascending.
+    """
+    return jnp.pad(numbers[:, 1:] == numbers[:, :-1], ((0, 0), (1, 0)))
+
+
+def pool(scores: Array, batch: Batch, pooling: Pooling, num_regions: int) -> Array:
+    """Pools the scores of the frames of each example.
+
+    Args:
+      scores: [B, N, H, W, C] float32.
+      batch: with region maps at the size of the scores.
+      pooling: how.
+      num_regions: P, the largest number of regions of a frame.
+
+    Returns:
+      [B, H, W, C] scores of the target. Pixels of no region have the score 0.
+    """
+    if pooling.use == NONE:
+        return scores[:, 0]
+    if pooling.use == PIXEL:
+        repeated = repeats(batch['frame_frames'])[..., None, None, None]
+        flows = jnp.where(repeated, jnp.nan, batch[FLOWS])
+        return jax.lax.map(lambda video: regions.pool_along_flow(*video), (scores, flows))
+
+    # The levels of a hierarchy are a leading axis of each example.
+    targets = jnp.stack([batch[level] for level in pooling.levels], axis=1)
+    if pooling.use == FULL:
+        frames = [target_regions(batch, pooling, level) for level in pooling.levels]
+        ids = jnp.stack(frames, axis=1)  # [B, L, N, H, W]
+    else:
+        ids = targets[:, :, None]
+    layer = functools.partial(
+        regions.pool_hierarchy,
+        num_regions=num_regions,
+        spatial=pooling.spatial,
+        temporal=pooling.temporal,
+        border=pooling.border,
+        blend=pooling.blend,
+    )
+    # A video at a time: a batch of videos would be copied.
+    return jax.lax.map(lambda video: layer(*video), (scores, ids, targets))
+
+
+def frame_scores(
+    apply: Callable[[Array], tuple[Mapping, PyTree]], frames: Array
+) -> tuple[Array, Mapping, PyTree]:
+    """Returns (scores [B, N, H, W, C] float32 at the size of the frames, outputs, statistics).
+
+    Args:
+      apply: [B N, H, W, c] uint8 -> (outputs of the net, statistics).
+      frames: [B, N, H, W, c] uint8.
+    """
+    flat = frames.reshape(-1, *frames.shape[2:])
+    outputs, statistics = apply(flat)
+    scores = resize.bilinear(outputs['logits'].astype(jnp.float32), frames.shape[2:4])
+    return scores.reshape(*frames.shape[:2], *scores.shape[1:]), outputs, statistics
+
+
+def pooled_scores(
+    config: ml_collections.ConfigDict,
+    system: System,
+    pooling: Pooling,
+    apply: Callable,
+    batch: Batch,
+) -> tuple[Array, Mapping, PyTree]:
+    """Returns (scores of the targets [B, H, W, C], outputs of the net, statistics).
+
+    Args:
+      config: of the run.
+      system: of the run.
+      pooling: how.
+      apply: frames [B N, H, W, c] -> (outputs, statistics).
+      batch: with region maps at the size of the frames.
+    """
+    frames = net_input(batch, config.hha, '_frames' if pooling.has_frames else '')
+    if not pooling.has_frames:
+        frames = frames[:, None]
+    scores, outputs, statistics = frame_scores(apply, frames)
+    return pool(scores, batch, pooling, config.regions.num_regions), outputs, statistics
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def frames_stage(config: ml_collections.ConfigDict, spec: DataSpec, system: System) -> Stage:
+    """Builds the first stage, which trains the net on labelled frames."""
+    first = config.copy_and_resolve_references()
+    first.optim = config.optim_frames
+    first.train.num_steps = config.frames.num_steps
+    first.train.batch_size = config.frames.batch_size
+    system = system._replace(
+        training=system.training._replace(use=NONE, num_frames=1),
+        testing=system.testing._replace(use=NONE, num_frames=1),
+    )
+    return make_stage(first, spec, system, 'frames', 'frames.batch_size')
+
+
+def pooled_stage(config: ml_collections.ConfigDict, spec: DataSpec, system: System) -> Stage:
+    """Builds the stage that trains the net with pooling."""
+    return make_stage(config, spec, system, 'segmentation', 'train.batch_size')
+
+
+def make_stage(
+    config: ml_collections.ConfigDict, spec: DataSpec, system: System, name: str, batch_key: str
+) -> Stage:
+    """Builds a stage that trains the net with `system.training`."""
+    train_input = segmentation.train_input(config)._replace(batch_key=batch_key)
+    return Stage(
+        name=name,
+        num_steps=config.train.num_steps,
+        train_input=input_with(config, train_input, system.training),
+        eval_input=input_with(config, segmentation.eval_input(config), system.testing),
+        streams=('dropout',),
+        init=make_init(config, system.net),
+        train_step=supervised.make_supervised_step(config, make_loss(config, spec, system)),
+        observation=make_observation(config, spec, system),
+        **make_evaluation(config, spec, system)._asdict(),
+    )
+
+
+def make_init(config: ml_collections.ConfigDict, net: segmentation.Net) -> Callable:
+    """Returns `Stage.init`: the net of the first stage, or a new net."""
+
+    def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
+        if 'frames' in earlier:
+            # Training goes on from the parameters that evaluation used.
+            params, model_state = optim.averaged(earlier['frames'], config.train.ema)
+        else:
+            several = 'image_frames' in batch
+            frames = net_input(batch, config.hha, '_frames' if several else '')
+            first = frames[:1, 0] if several else frames[:1]
+            variables = {'segmenter': net.init(rng.named(key, 'segmenter'), first)}
+            params, model_state = supervised.fields_of(variables)
+        return supervised.fresh_state(
+            params,
+            model_state,
+            supervised.alone(config),
+            num_steps=config.train.num_steps,
+            ema=config.train.ema,
+        )
+
+    return init
+
+
+def make_loss(config: ml_collections.ConfigDict, spec: DataSpec, system: System) -> Callable:
+    """Returns the loss of the pooled scores, for `supervised.make_train_step`.
+
+    Auxiliary heads add their losses where the net sees the target alone.
+    """
+    terms = supervised.make_terms(config, spec)
+    pooling = system.training
+
+    def loss_fn(params: Mapping, model_state: Mapping, batch: Batch, keys: Keys):
+        trained = without_gradient(params, config.optim)
+
+        def apply(frames: Array) -> tuple[Mapping, PyTree]:
+            return system.net.apply(
+                trained['segmenter'],
+                model_state['segmenter'],
+                frames,
+                train=True,
+                dropout=keys['dropout'],
+            )
+
+        scores, outputs, statistics = pooled_scores(config, system, pooling, apply, batch)
+        heads = {} if pooling.has_frames else {'aux': outputs.get('aux', {})}
+        return terms({'logits': scores, **heads}, batch), {'segmenter': statistics}, {}
+
+    return loss_fn
+
+
+def without_gradient(params: PyTree, optimiser: ml_collections.ConfigDict) -> PyTree:
+    """Stops the gradients of parameters that an optimiser freezes by a factor of 0.
+
+    Args:
+      params: {net: parameters}.
+      optimiser: section of the config. `optim.make` checks its patterns.
+    """
+    frozen = [pattern for pattern, factor in optimiser.factors if factor == 0]
+
+    def stopped(path: tuple, value: Array) -> Array:
+        is_frozen = any(re.fullmatch(pattern, path_name(path)) for pattern in frozen)
+        return jax.lax.stop_gradient(value) if is_frozen else value
+
+    return jax.tree_util.tree_map_with_path(stopped, params)
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+def make_evaluation(
+    config: ml_collections.ConfigDict, spec: DataSpec, system: System
+) -> Evaluation:
+    """Builds the evaluation of a stage: scores of pooled predictions, and their pictures."""
+    infer = segmentation.make_infer(config, system.net)
+    pooling = system.testing
+
+    def evidence(state: TrainState, batch: Batch) -> Array:
+        return evaluated_scores(config, system, state, batch)
+
+    evaluation = segmentation.make_evaluation(config, spec, infer, evidence, pooling.num_frames)
+
+    def render(state: TrainState, batch: Batch, keys: Keys) -> Pictures:
+        return {
+            **evaluation.render(state, batch, keys),
+            **region_pictures(batch, pooling),
+        }
+
+    def finalize(metrics: Mapping[str, Mean]) -> Scores:
+        scores = evaluation.finalize(metrics)
+        if config.testing.merge:
+            scores[MERGED] = merged_scores(config, spec, metrics['confusion'].sum)
+        if BOUNDARIES in metrics:
+            scores[BOUNDARIES] = boundary.scores(metrics[BOUNDARIES])
+        return scores
+
+    # An image alone is not enough for a net that sees HHA.
+    predict = None if config.hha else evaluation.predict
+    return evaluation._replace(render=render, finalize=finalize, predict=predict)
+
+
+def merged_scores(config: ml_collections.ConfigDict, spec: DataSpec, matrix: np.ndarray) -> Scores:
+    """Returns the scores of merged predictions and labels, as Table 3.6 has them.
+
+    Args:
+      config: of the run. `testing.merge` names a class map.
+      spec: of the evaluated data set.
+      matrix: [C+1, C+1] as `confusion.confusion` counts it.
+    """
+    merge = spec.class_maps[config.testing.merge]
+    counts = confusion.merged(matrix, merge.train_ids, merge.classes.num_classes)
+    return confusion.scores(counts, merge.classes.names, config.evaluate.policy)
+
+
+def make_observation(
+    config: ml_collections.ConfigDict, spec: DataSpec, system: System
+) -> Observation | None:
+    """Returns the evaluation of class boundaries at the size of the images, None if it is off."""
+    settings = config.testing
+    if not settings.boundary_thresholds:
+        return None
+
+    def outputs(state: TrainState, batch: Batch, keys: Keys) -> Mapping[str, Array]:
+        scores = evaluated_scores(config, system, state, batch)
+        probabilities = jax.nn.softmax(scores[..., : spec.classes.num_classes])
+        return {
+            'strength': boundary.boundary_strength(probabilities, batch['size']),
+            'truth': segmentation.to_image(batch['label'], batch),
+        }
+
+    def observe(batch: Mapping[str, np.ndarray], seen: Mapping[str, np.ndarray]) -> dict[str, Mean]:
+        counts = boundary.class_counts(
+            seen['strength'],
+            seen['truth'],
+            batch['size'],
+            settings.boundary_thresholds,
+            settings.boundary_distance,
+        )
+        return {BOUNDARIES: counts}
+
+    return Observation(outputs, observe)
+
+
+def evaluated_scores(
+    config: ml_collections.ConfigDict, system: System, state: TrainState, batch: Batch
+) -> Array:
+    """Returns the pooled scores of an evaluation batch, [B, H, W, C] at the size of the images."""
+    net = segmentation.averaged_net(system.net, state, config.train.ema)
+
+    def apply(frames: Array) -> tuple[Mapping, PyTree]:
+        return net(frames), {}
+
+    batch = at_image(batch, system.testing)
+    scores, _, _ = pooled_scores(config, system, system.testing, apply, batch)
+    return scores
+
+
+def at_image(batch: Batch, pooling: Pooling) -> Batch:
+    """Brings the region maps and flows of an evaluation batch to the size of its images."""
+
+    def resized(maps: Array, fill: float) -> Array:
+        return segmentation.to_image(maps, batch, fill)
+
+    changed = dict(batch)
+    for level in pooling.levels:
+        if level in batch:
+            changed[level] = resized(batch[level], NO_REGION)
+        if f'{level}_frames' in batch:
+            of_frames = jax.vmap(resized, in_axes=(1, None), out_axes=1)
+            changed[f'{level}_frames'] = of_frames(batch[f'{level}_frames'], NO_REGION)
+    if FLOWS in batch:
+        # Axes of a flow: example, frame, row, column, (u, v).
+        of_frames = jax.vmap(resized, in_axes=(1, None), out_axes=1)
+        of_vectors = jax.vmap(of_frames, in_axes=(4, None), out_axes=4)
+        scale = (batch['size'] / batch['label_size'])[:, ::-1]  # of (x, y)
+        changed[FLOWS] = of_vectors(batch[FLOWS], jnp.nan) * scale[:, None, None, None]
+    return changed
+
+
+def region_pictures(batch: Batch, pooling: Pooling) -> Pictures:
+    """Paints the borders of the target's regions, and the matched parts of all frames.
+
+    Unmatched parts of a frame are dark.
+    """
+    if not pooling.has_regions:
+        return {}
+    batch = at_image(batch, pooling)
+    finest = pooling.levels[0]
+    borders = edges.instance_edges(batch[finest])[..., None]
+    outlined = jnp.where(borders, np.uint8(BORDER_COLOR), batch['image'])
+    pictures: Pictures = {'regions': Picture(outlined, batch['size'])}
+    if pooling.use == FULL:
+        matched = target_regions(batch, pooling, finest)[..., None] != NO_REGION
+        frames = batch['image_frames']
+        shown = jnp.where(matched, frames, frames // 4)
+        distance = batch['frame_frames'] - batch['frame'][:, None]
+        pictures['frames'] = Picture(shown, batch['size'], {'frame': distance})
+    return pictures

@@ -1,0 +1,398 @@
+"""STD2P: inputs of each pooling, pooled scores against loops, gradients, devices, a whole run."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fakes import NUM_CLASSES, SPEC
+from nets import size
+
+from segjax.config import config_file
+from segjax.core import parallel, rng
+from segjax.core.trees import named_leaves
+from segjax.data.labels import NYU40
+from segjax.errors import InputError
+from segjax.modes.table import plan as table_plan
+from segjax.pipelines import std2p as pipeline
+from segjax.protocol import DrawnFrames
+from segjax.spec import IGNORE, ClassMap, ClassSpec
+from segjax.train import driver
+
+INDOOR = dataclasses.replace(SPEC, features=(*SPEC.features, 'depth', 'intrinsics'))
+P = 6
+"""Largest number of regions in the tests."""
+FRAMES = 3
+REACH = 2
+SIZE = (8, 12)
+
+
+def make_config(arg='', **sections):
+    """Returns the config of `:smoke` for batches of `make_batch`."""
+    config = config_file.load(f'configs/std2p.py:smoke{arg}')
+    config.update(sections)
+    config.regions.num_regions = P
+    config.pooling.update(reach=REACH, interval=1, num_frames=FRAMES)
+    config.testing.num_frames = FRAMES
+    config.frames.num_steps = 0
+    config.augment.crop = SIZE
+    return config
+
+
+def make_batch(rows=2, seed=0, levels=('ids_region',), num_classes=NUM_CLASSES):
+    """Returns a batch with three frames of each example. The first example is its own neighbour."""
+    draw = np.random.default_rng(seed)
+    batch = {
+        'image': draw.integers(0, 255, (rows, *SIZE, 3)).astype(np.uint8),
+        'image_frames': draw.integers(0, 255, (rows, FRAMES, *SIZE, 3)).astype(np.uint8),
+        'planes_hha': draw.integers(0, 255, (rows, *SIZE, 3)).astype(np.uint8),
+        'planes_hha_frames': draw.integers(0, 255, (rows, FRAMES, *SIZE, 3)).astype(np.uint8),
+        'label': draw.integers(0, num_classes, (rows, *SIZE)).astype(np.int32),
+        'frame': np.full(rows, 10, np.int32),
+        'frame_frames': np.array([[9, 10, 10], [8, 10, 11]] * (rows // 2), np.int32),
+        'weight': np.ones(rows, np.float32),
+        'index': np.arange(rows, dtype=np.int32),
+    }
+    for level in levels:
+        ids = draw.integers(0, P, (rows, FRAMES, *SIZE)).astype(np.int32)
+        matches = draw.integers(-1, P, (rows, 2 * REACH + 1, P)).astype(np.int32)
+        matches[:, REACH] = np.arange(P)
+        batch[f'{level}_frames'] = ids
+        batch[level] = ids[:, 1]
+        batch[pipeline.matches_of(level)] = matches
+    flow = draw.normal(0, 2, (rows, FRAMES, *SIZE, 2)).astype(np.float32)
+    flow[:, :, 0, 0] = np.nan
+    flow[:, 1] = 0
+    flow[0, 2] = 0
+    batch['flow_pixels_frames'] = flow
+    return batch
+
+
+def make_scores(rows=2, seed=1):
+    draw = np.random.default_rng(seed)
+    return draw.normal(size=(rows, FRAMES, *SIZE, NUM_CLASSES)).astype(np.float32)
+
+
+# --- the experiments of the thesis ----------------------------------------------------------------
+
+
+def test_the_net_has_the_published_size():
+    config = config_file.load('configs/std2p.py')
+    spec = dataclasses.replace(INDOOR, classes=NYU40)
+    (stage,) = pipeline.make_stages(config, spec)
+    batch = {
+        'image_frames': np.zeros((1, 1, 425, 560, 3), np.uint8),
+        'planes_hha_frames': np.zeros((1, 1, 425, 560, 3), np.uint8),
+    }
+    state = jax.eval_shape(lambda: stage.init(jax.random.key(0), batch, {}))
+    assert size(state.params['segmenter']) == 268_889_888
+    assert stage.num_steps == 1000
+    assert stage.train_input.frames == DrawnFrames(11, tuple(range(-150, 151, 3)), fill=True)
+    assert stage.train_input.size == stage.eval_input.size == (425, 560)
+
+
+@pytest.mark.parametrize('use', pipeline.USES)
+def test_inputs_have_the_features_of_their_pooling(use):
+    (stage,) = pipeline.make_stages(make_config(f',use={use}'), INDOOR)
+    features = {
+        'none': {'image', 'label', 'planes_hha'},
+        'superpixel': {'image', 'label', 'planes_hha', 'ids_region'},
+        'full': {'ids_region', 'ids_region_frames', 'region_matches'},
+        'pixel': {'flow_pixels_frames'},
+    }[use]
+    if use in ('full', 'pixel'):
+        features |= {'image', 'label', 'image_frames', 'planes_hha_frames', 'frame', 'frame_frames'}
+    assert set(stage.train_input.features) == set(stage.eval_input.features) == features
+    assert bool(stage.train_input.frames) == (use in ('full', 'pixel'))
+    names = [feature.name for feature in pipeline.make_features(make_config(), INDOOR)]
+    derived = {'planes_hha', 'ids_region', 'region_matches', 'pixel_flows'}
+    assert derived | {'flow_next', 'flow_previous'} == set(names)
+
+
+def test_a_net_is_tested_in_other_ways_than_it_was_trained():
+    config = make_config(',use=full,test=superpixel')
+    (stage,) = pipeline.make_stages(config, INDOOR)
+    assert stage.train_input.frames and not stage.eval_input.frames
+    config = make_config(',use=none,test=full')
+    config.testing.update(direction='past', reach=1)
+    (stage,) = pipeline.make_stages(config, INDOOR)
+    assert not stage.train_input.frames
+    assert stage.eval_input.frames == DrawnFrames(FRAMES, (-1, 0), fill=True)
+
+
+def test_colour_alone_needs_no_depth():
+    with pytest.raises(InputError, match=r'--config.hha=False'):
+        pipeline.make_stages(make_config(), SPEC)
+    (stage,) = pipeline.make_stages(make_config(',hha=false,use=superpixel'), SPEC)
+    assert set(stage.train_input.features) == {'image', 'label', 'ids_region'}
+    assert stage.predict is not None
+
+
+@pytest.mark.parametrize(
+    ('section', 'key', 'value', 'message'),
+    [
+        ('pooling', 'interval', 5, 'at least the interval'),
+        ('testing', 'reach', 3, 'at most config.pooling.reach = 2'),
+    ],
+)
+def test_distances_without_frames_are_errors(section, key, value, message):
+    config = make_config()
+    config[section][key] = value
+    with pytest.raises(InputError, match=message):
+        pipeline.make_stages(config, INDOOR)
+
+
+@pytest.mark.parametrize(('edges', 'needed'), [('hed', 2), ('structured', 1), ('gradients', 0)])
+def test_boundary_strengths_need_their_files(edges, needed):
+    config = make_config()
+    config.regions.update(edges=edges, edge_files=('a', 'b', 'c'))
+    with pytest.raises(InputError, match=f'expected: {needed} files'):
+        pipeline.make_features(config, INDOOR)
+
+
+# --- pooling --------------------------------------------------------------------------------------
+
+
+def looped(scores, batch, use, spatial, temporal, levels):
+    """Returns pooled scores by loops over Eqs. 3.1, 3.3 and 3.5."""
+    combine = {'mean': np.mean, 'max': np.max}
+    result = np.zeros((len(scores), *SIZE, NUM_CLASSES))
+    for row in range(len(scores)):
+        for level in levels:
+            target = batch[level][row]
+            for region in np.unique(target):
+                values = []
+                for place, number in enumerate(batch['frame_frames'][row]):
+                    if place and number == batch['frame_frames'][row, place - 1]:
+                        continue
+                    ids = batch[f'{level}_frames'][row, place]
+                    if use == 'superpixel':
+                        if number != batch['frame'][row]:
+                            continue
+                        inside = target == region
+                        pixels = scores[row, 0][inside]
+                    else:
+                        line = number - batch['frame'][row] + REACH
+                        matches = batch[pipeline.matches_of(level)][row, line]
+                        pixels = scores[row, place][matches[ids] == region]
+                    if len(pixels):
+                        values.append(combine[spatial](pixels, axis=0))
+                value = combine[temporal](values, axis=0)
+                result[row][target == region] += value / len(levels)
+    return result
+
+
+@pytest.mark.parametrize('levels', [1, 2])
+@pytest.mark.parametrize('temporal', ['mean', 'max'])
+@pytest.mark.parametrize('spatial', ['mean', 'max'])
+@pytest.mark.parametrize('use', ['superpixel', 'full'])
+def test_scores_are_pooled_as_the_equations_say(use, spatial, temporal, levels):
+    config = make_config(f',use={use},spatial={spatial},temporal={temporal}')
+    config.regions.thresholds = (0.2, 0.4)[:levels]
+    names = pipeline.level_names(config)
+    batch = make_batch(levels=names)
+    scores = make_scores()
+    if use == 'superpixel':
+        scores = scores[:, :1]
+    pooling = pipeline.make_system(config, INDOOR).training
+    pooled = pipeline.pool(jnp.asarray(scores), batch, pooling, P)
+    expected = looped(scores, batch, use, spatial, temporal, names)
+    np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frame_in_the_place_of_a_missing_frame_counts_once():
+    config = make_config()
+    pooling = pipeline.make_system(config, INDOOR).training
+    batch = make_batch()
+    ids = pipeline.target_regions(batch, pooling, 'ids_region')
+    np.testing.assert_array_equal(ids[0, 1], batch['ids_region'][0])
+    assert (np.asarray(ids[0, 2]) == pipeline.NO_REGION).all()
+    assert (np.asarray(ids[1, 2]) != pipeline.NO_REGION).any()
+
+
+def test_pixels_are_averaged_along_flow():
+    pooling = pipeline.make_system(make_config(',use=pixel'), INDOOR).training
+    batch = make_batch()
+    batch['flow_pixels_frames'] = np.zeros_like(batch['flow_pixels_frames'])
+    batch['flow_pixels_frames'][1, 0, :, :, 0] = 1.0
+    batch['flow_pixels_frames'][1, 2] = np.nan
+    scores = make_scores()
+    pooled = np.asarray(pipeline.pool(jnp.asarray(scores), batch, pooling, P))
+    np.testing.assert_allclose(pooled[0], scores[0, :2].mean(0), rtol=1e-5, atol=1e-6)
+    expected = (scores[1, 1, :, :-1] + scores[1, 0, :, 1:]) / 2
+    np.testing.assert_allclose(pooled[1][:, :-1], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(pooled[1][:, -1], scores[1, 1, :, -1], rtol=1e-5, atol=1e-6)
+
+
+def test_without_pooling_the_scores_are_those_of_the_net():
+    pooling = pipeline.make_system(make_config(',use=none'), INDOOR).training
+    scores = make_scores()[:, :1]
+    np.testing.assert_array_equal(pipeline.pool(scores, {}, pooling, P), scores[:, 0])
+
+
+def test_region_maps_and_flow_follow_the_image_in_evaluation():
+    """Labels are twice as large as images, and the second example is padded."""
+    pooling = pipeline.make_system(make_config(',use=full'), INDOOR).testing
+    height, width = SIZE
+    batch = make_batch()
+    whole = {
+        **batch,
+        'label': batch['label'].repeat(2, 1).repeat(2, 2),
+        'ids_region': batch['ids_region'].repeat(2, 1).repeat(2, 2),
+        'ids_region_frames': batch['ids_region_frames'].repeat(2, 2).repeat(2, 3),
+        'flow_pixels_frames': 2 * batch['flow_pixels_frames'].repeat(2, 2).repeat(2, 3),
+        'size': np.array([[height, width], [height - 2, width - 3]], np.int32),
+        'label_size': np.array([[2 * height, 2 * width], [2 * height - 4, 2 * width - 6]]),
+    }
+    at_image = pipeline.at_image(whole, pooling)
+    np.testing.assert_array_equal(at_image['ids_region'][0], batch['ids_region'][0])
+    np.testing.assert_array_equal(at_image['ids_region_frames'][0], batch['ids_region_frames'][0])
+    flows = at_image['flow_pixels_frames'][0]
+    np.testing.assert_allclose(flows, batch['flow_pixels_frames'][0])
+    inside = np.zeros(SIZE, bool)
+    inside[: height - 2, : width - 3] = True
+    expected = np.where(inside, batch['ids_region'][1], pipeline.NO_REGION)
+    np.testing.assert_array_equal(at_image['ids_region'][1], expected)
+    assert np.isnan(np.asarray(at_image['flow_pixels_frames'][1])[:, ~inside]).all()
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def run_step(config, devices=1, rows=2):
+    """Returns (state before, state after, metrics) of a step on one batch."""
+    (stage,) = pipeline.make_stages(config, INDOOR)
+    topology = parallel.topology('pmap', devices)
+    root = rng.root(0, 'test')
+
+    def step(state, batch):
+        keys = rng.streams(root, stage.streams, state.step, parallel.device_index())
+        state, metrics = stage.train_step(state, batch, keys)
+        return state, parallel.sum_over_devices(metrics)
+
+    batch = make_batch(rows)
+    before = parallel.to_host(stage.init(root, batch, {}))
+    run = topology.spmd(step, num_args=2)
+    state, metrics = run(topology.put_replicated(before), topology.put_batch(batch))
+    return before, parallel.to_host(state), parallel.to_host(metrics)
+
+
+def linear_net(config):
+    """Chooses a net without batch norm and drop-out, so that examples do not meet."""
+    config.model.update(width=0.03125, dropout=0.0)
+    config.optim.factors = ()
+    return config
+
+
+def test_eight_devices_make_the_step_of_one():
+    config = linear_net(make_config(',net=fcn'))
+    with jax.enable_x64(True):
+        start, expected, metrics = run_step(config, rows=8)
+        _, after, of_eight = run_step(config, devices=8, rows=8)
+    np.testing.assert_allclose(metrics['loss'].value(), of_eight['loss'].value(), rtol=1e-5)
+    moves = [jax.tree.map(np.subtract, each.params, start.params) for each in (expected, after)]
+    for a, b in zip(*map(jax.tree.leaves, moves), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a) + 1e-6
+
+
+def test_parameters_with_a_factor_of_0_are_frozen():
+    config = linear_net(make_config(',net=fcn'))
+    config.optim.weight_decay = 0.1
+    config.optim.factors = (('segmenter/(color|hha)/vgg/conv[1-4]_.*', 0.0),)
+    before, after, _ = run_step(config)
+    old = named_leaves(before.params)
+    for name, value in named_leaves(after.params).items():
+        trunk = any(f'vgg/conv{block}_' in name for block in (1, 2, 3, 4))
+        if trunk:
+            np.testing.assert_array_equal(value, old[name], err_msg=name)
+    moved = [
+        name for name, value in named_leaves(after.params).items() if (value != old[name]).any()
+    ]
+    assert any('score_fr' in name for name in moved)
+
+
+def test_hidden_regions_get_no_gradient():
+    """The gradient of a region's score reaches its own pixels alone, in matched frames."""
+    config = make_config()
+    pooling = pipeline.make_system(config, INDOOR).training
+    batch = make_batch()
+    ids = np.asarray(pipeline.target_regions(batch, pooling, 'ids_region'))
+    region = int(ids[1, 0].max())
+    target = batch['ids_region'][1] == region
+
+    def score(scores):
+        return pipeline.pool(scores, batch, pooling, P)[1][target].sum()
+
+    gradient = np.asarray(jax.grad(score)(jnp.asarray(make_scores())))
+    assert not gradient[0].any()
+    np.testing.assert_array_equal(gradient[1].any(-1), ids[1] == region)
+
+
+# --- a whole run ----------------------------------------------------------------------------------
+
+
+def test_a_run_trains_both_stages_and_is_tested_in_another_way(tmp_path):
+    config = config_file.load('configs/std2p.py:smoke')
+    driver.train(config, str(tmp_path / 'run'))
+    scores = driver.evaluate(config, str(tmp_path / 'run'), 'last')
+    assert set(scores) == {'frames', 'segmentation'}
+    assert 0 <= scores['segmentation']['boundaries']['ODS_F'] <= 1
+    config.testing.use = 'pixel'
+    other = driver.evaluate(config, str(tmp_path / 'run'), 'last')
+    counts = [np.sum(each['segmentation']['confusion']) for each in (scores, other)]
+    assert counts[0] == counts[1] > 0
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+TABLES = pathlib.Path(__file__).parents[2] / 'configs/tables'
+
+
+@pytest.mark.parametrize(
+    ('number', 'scale'),
+    [
+        ('3_2', 'quick'),
+        ('3_2', 'paper'),
+        ('3_2', 'nyu13'),
+        ('3_2', 'nyu4'),
+        ('3_3', 'quick'),
+        ('3_3', 'paper'),
+        ('3_6', 'paper'),
+    ],
+)
+def test_the_rows_of_a_table_begin_from_the_net_alone(number, scale, tmp_path):
+    path = TABLES / f'std2p_table{number}.py'
+    plan = table_plan.make_table_plan(str(path), scale, str(tmp_path))
+    rows = {run.row.key: run.config for run in plan.runs if run.seed == plan.seeds[0]}
+    assert rows['fcn'].pooling.use == 'none'
+    for key, config in rows.items():
+        assert config.frames.num_steps == 0
+        row = plan.table.row(key)
+        if row.after:
+            assert row.after == 'fcn' and config.init_from.path.endswith('fcn/seed_0')
+            assert config.pooling.use in ('superpixel', 'full')
+        if row.key.startswith('sun3d'):
+            assert config.data.name == 'sun3d' and config.testing.merge == '33'
+
+
+def test_merged_scores_count_merged_maps():
+    """Classes 0 and 1 become one class, and class 4 is ignored."""
+    merged = ClassMap(ClassSpec(('a', 'b', 'c'), ((0, 0, 0),) * 3, (0, 1, 2)), (0, 0, 1, 2, IGNORE))
+    spec = dataclasses.replace(INDOOR, class_maps={'three': merged})
+    config = make_config()
+    config.testing.merge = 'three'
+    draw = np.random.default_rng(0)
+    truth = draw.integers(0, NUM_CLASSES, 500)
+    prediction = draw.integers(0, NUM_CLASSES, 500)
+    matrix = np.zeros((NUM_CLASSES + 1, NUM_CLASSES + 1))
+    np.add.at(matrix, (truth, prediction), 1)
+    scores = pipeline.merged_scores(config, spec, matrix)
+    table = np.array(merged.train_ids)
+    counted = table[truth] != IGNORE
+    right = (table[truth] == table[prediction])[counted]
+    assert scores['pixel_accuracy'] == pytest.approx(right.mean())
+    config.testing.merge = 'tree'
+    with pytest.raises(InputError, match="did you mean 'three'"):
+        pipeline.make_stages(config, spec)
