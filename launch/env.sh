@@ -183,6 +183,13 @@ if [ -e "$SEGJAX_VENV" ] && [ ! -e "$SEGJAX_VENV/segjax.lock" ] && [ -n "$(ls -A
   die "$SEGJAX_VENV" 'a folder that launch/env.sh did not make' 'no such folder, or an empty one' \
     "remove it, set SEGJAX_VENV to another place, or use it as it is: SEGJAX_PYTHON=$(quote "$SEGJAX_VENV/bin/python")"
 fi
+# venv makes no environment at a link. The environment that the link leads to stays as it is.
+if [ -L "$SEGJAX_VENV" ]; then
+  target=$(CDPATH='' cd -P -- "$SEGJAX_VENV" 2>/dev/null && pwd) || target=''
+  die "$SEGJAX_VENV" "a link to ${target:-a folder that does not exist}, which is not up to date" \
+    'a folder of its own, or an environment that is up to date' \
+    "remove the link${target:+, or make the environment there: SEGJAX_VENV=$(quote "$target") bash launch/env.sh}"
+fi
 base=$(pick_python)
 if [ "$dry_run" = yes ]; then
   install

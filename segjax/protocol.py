@@ -110,7 +110,8 @@ class Picture(NamedTuple):
     pixels  [B, H, W, 3] uint8; a strip [B, n, H, W, 3], or a grid [B, rows, columns, H, W, 3].
             Grey pictures have 1 as last axis, or are [B, H, W]. bool is black and white
     size    [B, 2] height and width of the part without padding; None: everything
-    values  {name: [B] or [B, n]} numbers for the caption
+    values  {name: [B] or [B, n]} numbers for the caption. Integers whose name ends in 'class' are
+            train ids. The caption shows the names of the classes
     """
 
     pixels: Array

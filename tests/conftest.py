@@ -6,6 +6,8 @@ Tests of the operations and of the mapping are made for that. A test that needs 
 skipped.
 """
 
+import concurrent.futures
+import gc
 import os
 import pathlib
 
@@ -21,22 +23,36 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 import jax
+import parameter_shapes
 import pytest
 
 LONGEST_FIRST = (
-    'pipelines/test_noise_cyclegan',
     'test_smoke',
-    'test_configs',
-    'test_main',
-    'pipelines/test_supervised',
-    'train/test_driver',
-    'pipelines/test_scene_geometry',
-    'pipelines/test_learned_dilation',
     'core/test_processes',
+    'pipelines/test_noise_cyclegan',
+    'train/test_driver',
+    'pipelines/test_semantic_inpainting',
+    'test_main',
+    'train/test_contract',
+    'test_configs',
+    'pipelines/test_scene_geometry',
+    'pipelines/test_supervised',
+    'pipelines/test_learned_dilation',
+    'pipelines/test_shape_classifier',
+    'pipelines/test_label_to_image',
+    'pipelines/test_monocular_normals',
     'models/segmentation/test_nets',
     'models/depth/test_decoder',
-    'tasks/test_monodepth',
     'models/backbones/test_efficientnet',
+    'tasks/test_monodepth',
+    'tasks/test_translation',
+    'pretrained/test_starts',
+    'modes/predict/test_predict',
+    'parity/test_torch',
+    'train/test_features',
+    'train/test_products',
+    'launch/test_launch',
+    'test_examples',
 )
 """Files of tests that take long. They come first, so that the processes end at the same time."""
 
@@ -46,6 +62,17 @@ def pytest_collection_modifyitems(items):
     here = pathlib.Path(__file__).parent
     rank = {here / f'{name}.py': i for i, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def pytest_collection_finish():
+    """Has the garbage collector look less often, and not at what was imported and collected.
+
+    Tracing makes many small objects, of which few are garbage. The collector took a tenth of the
+    time of tests that train.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 5)
 
 
 def pytest_runtest_setup(item):
@@ -121,6 +148,49 @@ def data_cache(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope='session', autouse=True)
+def quick_traces():
+    """Traces nets without a trace of the initialiser of each parameter."""
+    with pytest.MonkeyPatch.context() as patch:
+        parameter_shapes.check_without_a_trace(patch)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def steps_are_checked_once(monkeypatch):
+    """Traces the steps of a config once in a test, before the first run that begins with it.
+
+    A run that resumes, or a second run, has the same steps. Every run still traces what it maps.
+    """
+    from segjax import config as config_lib
+    from segjax.train import checks
+
+    accepted = []
+    every_problem = checks.problems
+
+    def problems(run, stages, use, begun, trace_steps=True):
+        steps = (config_lib.to_json(run.config), run.specs, run.topology.count)
+        is_new = steps not in accepted
+        found = 0
+        for problem in every_problem(run, stages, use, begun, trace_steps and is_new):
+            found += 1
+            yield problem
+        if use == 'train' and trace_steps and not found:
+            accepted.append(steps)
+
+    monkeypatch.setattr(checks, 'problems', problems)
+
+
+@pytest.fixture
+def in_threads(monkeypatch):
+    """Computes derived features in threads of this process, which start at once."""
+
+    def pool(num_workers, **_):
+        return concurrent.futures.ThreadPoolExecutor(num_workers)
+
+    monkeypatch.setattr(concurrent.futures, 'ProcessPoolExecutor', pool)
+
+
 @pytest.fixture(scope='module', autouse=True)
 def not_too_many_programs():
     """Forgets compiled programs when there are many.
@@ -131,6 +201,7 @@ def not_too_many_programs():
     maps = pathlib.Path('/proc/self/maps')
     if maps.exists() and maps.read_text().count('\n') > 20_000:
         jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope='module', autouse=True)

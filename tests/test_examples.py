@@ -109,7 +109,7 @@ def test_contours_of_images(tmp_path):
     assert contours.shape == (79, 119) and contours[10, 49] > 0.2 and contours[10, 20] == 0
 
 
-def test_sem_alone(tmp_path):
+def test_sem_alone(in_threads, tmp_path):
     config = config_file.load(str(REPOSITORY / 'configs/shape_classifier.py:smoke'))
     driver.train(config, str(tmp_path / 'run'))
     output = run('sem.py', tmp_path, 'run')

@@ -84,7 +84,7 @@ def call(capsys, monkeypatch):
 # --- what is wrong with the command line ----------------------------------------------------------
 
 
-WRONG_IN_A_PROCESS = [
+WRONG = [
     (
         ['--config', SMOKE, '--config.optim.learning_rat=1'],
         ['--config.optim.learning_rat', "'learning_rate'?"],
@@ -100,10 +100,16 @@ WRONG_IN_A_PROCESS = [
 ]
 
 
-@pytest.mark.parametrize(
-    'arguments, fragments', WRONG_IN_A_PROCESS, ids=['key', 'variant', 'data set']
-)
-def test_wrong_input_from_outside(tmp_path, arguments, fragments):
+@pytest.mark.parametrize('arguments, fragments', WRONG, ids=['key', 'variant', 'data set'])
+def test_wrong_input(call, tmp_path, arguments, fragments):
+    code, out, err = call(*arguments, '--workdir', tmp_path / 'run')
+    message = assert_message(err, 'got:', 'expected:', *fragments)
+    assert code == 1 and err.strip().endswith(message.strip()) and not out
+    assert not (tmp_path / 'run').exists(), 'a wrong command leaves nothing behind'
+
+
+def test_wrong_input_from_outside(tmp_path):
+    arguments, fragments = WRONG[-1]
     out, err = run(*arguments, '--workdir', tmp_path / 'run', code=1)
     message = assert_message(err, 'got:', 'expected:', *fragments)
     assert err.strip().endswith(message.strip()) and not out
@@ -608,7 +614,14 @@ def finished(tmp_path_factory):
     return workdir
 
 
-def test_a_finished_run_needs_no_config(finished, tmp_path):
+def run_here(*arguments):
+    """Runs main in this process."""
+    for flag in main.FLAGS:
+        flags.FLAGS[flag.name].unparse()
+    main.main(main.parse_arguments(['segjax.main', *map(str, arguments)]))
+
+
+def test_a_finished_run_needs_no_config(finished, one_device, tmp_path):
     """evaluate and predict need only the run folder. Keys that change no result may be set."""
     workdir = shutil.copytree(finished, tmp_path / 'run')
     out, _ = run('--workdir', workdir, '--mode', 'evaluate', '--config.logging.num_pictures=0')
@@ -616,15 +629,8 @@ def test_a_finished_run_needs_no_config(finished, tmp_path):
     assert (workdir / 'scores_last.json').read_bytes() == (finished / 'scores.json').read_bytes()
     (tmp_path / 'photos').mkdir()
     cv2.imwrite(str(tmp_path / 'photos/a.jpg'), np.zeros((20, 30, 3), np.uint8))
-    run(
-        '--workdir',
-        workdir,
-        '--mode=predict',
-        '--input',
-        tmp_path / 'photos',
-        '--output',
-        tmp_path / 'out',
-    )
+    folders = ('--input', tmp_path / 'photos', '--output', tmp_path / 'out')
+    run_here('--workdir', workdir, '--mode=predict', *folders)
     assert cv2.imread(str(tmp_path / 'out/ids/a.png'), cv2.IMREAD_UNCHANGED).shape == (20, 30)
 
 

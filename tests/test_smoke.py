@@ -21,7 +21,7 @@ OTHERS = sorted(path for path in (REPOSITORY / 'configs').glob('*.py') if path.n
 
 
 @pytest.fixture
-def traced(monkeypatch):
+def traced(monkeypatch, in_threads):
     """Returns the list of mapped functions, with an entry for each trace."""
     functions = []
     spmd = parallel.Topology.spmd

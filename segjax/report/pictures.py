@@ -36,7 +36,8 @@ class Panel(NamedTuple):
     """A picture of an example, with numbers for its caption.
 
     pixels  uint8 [H, W, C], a strip [n, H, W, C], or a grid [rows, columns, H, W, C]; C is 1 or 3
-    values  numbers by name, or n numbers for the pictures of a strip, or for the columns of a grid
+    values  numbers or classes by name, or n of them for the pictures of a strip, or for the
+            columns of a grid
     """
 
     pixels: np.ndarray

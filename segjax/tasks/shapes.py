@@ -309,6 +309,8 @@ def make_classify(
     """
     net = make_task(config, spec, section).net
 
+    # An evaluation calls the classifier twice for each predictor. Jitted, it is traced once.
+    @jax.jit
     def classify(params: PyTree, model_state: PyTree, planes: Array) -> Array:
         outputs, _ = net.apply(params, model_state, planes, train=False)
         return outputs['logits'].astype(jnp.float32)

@@ -1,7 +1,7 @@
 """Pictures of examples of an evaluation, for the report and TensorBoard."""
 
 import collections
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -116,14 +116,17 @@ def _entry(
     state: TrainState,
 ) -> dict[str, Any]:
     """Returns index, score, name and pictures of an example, for `save_pictures`."""
-    max_size = run.spec_of(inputs).split(inputs.split).max_size
+    spec = run.spec_of(inputs)
+    max_size = spec.split(inputs.split).max_size
     batch = loader.examples(source, [index], inputs, max_size=max_size)
     pictures: dict[str, Any] = {}
     if 'image' in batch:
         pictures['image'] = Picture(batch['image'], batch['size'])
     # A single transfer brings all pictures to the host.
     pictures |= parallel.to_host(render(state, batch, keys))
-    panels = {panel: first_panel(picture) for panel, picture in pictures.items()}
+    panels = {
+        panel: first_panel(picture, spec.classes.names) for panel, picture in pictures.items()
+    }
     example = source[table_rows.position_of(source, index)]
     name = str(example['name'])
     # Several rows of an image need names of their own.
@@ -132,11 +135,12 @@ def _entry(
     return {'index': index, 'score': score, 'name': name, 'pictures': panels}
 
 
-def first_panel(picture: Picture | np.ndarray) -> Panel:
+def first_panel(picture: Picture | np.ndarray, class_names: Sequence[str] = ()) -> Panel:
     """Returns the picture of the first example of a batch, without padding.
 
     Args:
       picture: an item of the result of `Stage.render`, on the host.
+      class_names: names of the train ids, for the caption.
 
     Raises:
       TypeError: pixels of another shape or type than `Picture` allows.
@@ -147,7 +151,23 @@ def first_panel(picture: Picture | np.ndarray) -> Panel:
         height, width = np.asarray(size)[0]
         pixels = pixels[..., :height, :width, :]
     numbers = {name: np.asarray(value)[0] for name, value in values.items()}
+    for name, number in numbers.items():
+        if name.endswith('class') and np.issubdtype(number.dtype, np.integer):
+            numbers[name] = _named(number, class_names)
     return Panel(pixels, numbers)
+
+
+def _named(ids: np.ndarray, class_names: Sequence[str]) -> str | int | list[str | int]:
+    """Returns the names of train ids. Ids of no class stay numbers.
+
+    Args:
+      ids: [] or [n].
+      class_names: by train id.
+    """
+    names: list[str | int] = []
+    for train_id in np.ravel(ids).tolist():
+        names.append(class_names[train_id] if 0 <= train_id < len(class_names) else train_id)
+    return names if np.ndim(ids) else names[0]
 
 
 def _with_channels(pixels: np.ndarray) -> np.ndarray:

@@ -46,16 +46,6 @@ def make(prepared, *inputs, workers=2, check_stop=never_stop):
     return computation.make(prepared.store, inputs, workers, check_stop)
 
 
-@pytest.fixture
-def in_threads(monkeypatch):
-    """Computes in threads of this process, which start at once."""
-
-    def pool(num_workers, **_):
-        return concurrent.futures.ThreadPoolExecutor(num_workers)
-
-    monkeypatch.setattr(concurrent.futures, 'ProcessPoolExecutor', pool)
-
-
 def content(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 

@@ -327,6 +327,35 @@ def test_env_leaves_a_foreign_folder_alone(tree):
     assert (tree.cwd / 'other place/segjax.stamp').exists()
 
 
+def test_env_leaves_a_linked_environment_alone(tree):
+    """An environment that checkouts share is used, and is made again in its own place alone."""
+    place = tree.cwd / 'shared place'
+    tree.run('env.sh', SEGJAX_VENV=str(place))
+    tree.venv.symlink_to(place)
+    tree.run('env.sh')
+    calls = tree.called()
+
+    (tree.root / 'constraints.txt').write_text('jax==0.10.1\n')
+    before = (place / 'segjax.stamp').read_text()
+    for arguments in ([], ['--dry-run']):
+        error = tree.run('env.sh', *arguments, code=1).stderr
+        assert f'a link to {place}, which is not up to date' in error
+    assert (place / 'segjax.stamp').read_text() == before and tree.called() == calls
+
+    fix = error.partition('there: ')[2].strip()
+    variable, *command = shlex.split(fix)
+    assert command == ['bash', 'launch/env.sh']
+    tree.run('env.sh', **dict([variable.split('=', 1)]))
+    tree.run('env.sh')
+    assert (place / 'segjax.stamp').read_text() != before and len(tree.called()) > len(calls)
+
+
+def test_env_leaves_a_link_to_nothing_alone(tree):
+    tree.venv.symlink_to(tree.cwd / 'gone')
+    error = tree.run('env.sh', code=1).stderr
+    assert 'a link to a folder that does not exist' in error and not tree.called()
+
+
 def test_env_uses_uv(tree):
     tree.recorder('uv', 'mkdir -p "$HOME/.x"; [ "$1" != venv ] || { mkdir -p "${@: -1}/bin"; '
                         'cp "$(command -v python3)" "${@: -1}/bin/python"; }')  # fmt: skip

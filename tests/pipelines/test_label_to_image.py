@@ -139,7 +139,8 @@ def smoke(net, **sections):
     [('pix2pixhd_global', 1), pytest.param('mask_to_image', 3, marks=pytest.mark.slow)],
 )
 def test_a_stopped_run_continues_bit_identically(net, step, one_device, tmp_path, monkeypatch):
-    config = smoke(net, train=dict(ema=0.9))
+    logging = dict(checkpoint_every=0, eval_every=0, num_pictures=0)
+    config = smoke(net, train=dict(ema=0.9, num_steps=step + 1), logging=logging)
     scores = driver.train(config, str(tmp_path / 'whole'))['painter']
     ending = '_box' if net == 'mask_to_image' else ''
     assert {f'PSNR{ending}', f'SSIM{ending}', 'baseline_class_color'} <= set(scores)

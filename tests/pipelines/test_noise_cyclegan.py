@@ -49,6 +49,8 @@ class Tiny(ERFNet):
 
 @pytest.fixture(autouse=True)
 def tiny_nets(monkeypatch):
+    # The schema of a pipeline is read with the published nets, whose docstrings explain the fields.
+    pipelines.load('supervised')
     monkeypatch.setitem(models.NETS['segmentation'], 'erfnet', Tiny)
 
 

@@ -85,9 +85,19 @@ def on_device(batch):
     return {key: jnp.asarray(value) for key, value in batch.items()}
 
 
+FREE = ('testing', 'activation', 'loss', 'init_from')
+"""Sections that change no parameter."""
+STATES = {}
+"""First states of this file, by the config without `FREE`."""
+
+
 def fresh_state(config):
+    """Returns the stage of a config and its first state, which configs of equal nets share."""
     (stage,) = pipeline.make_stages(config, SPEC)
-    return stage, stage.init(rng.root(0, 'test'), make_batch(), {})
+    key = repr({name: value for name, value in config.to_dict().items() if name not in FREE})
+    if key not in STATES:
+        STATES[key] = stage.init(rng.root(0, 'test'), make_batch(), {})
+    return stage, STATES[key]
 
 
 # --- the input of the generator -------------------------------------------------------------------
@@ -324,7 +334,7 @@ def test_a_denoiser_is_trained_on_a_fixed_generator():
 @pytest.mark.parametrize('name', ['unetd', 'ridnet', 'ffdnet'])
 def test_all_denoisers_fit(name):
     config = with_denoiser(make_config(), name)
-    stage, _ = fresh_state(config)
+    (stage,) = pipeline.make_stages(config, SPEC)
     state = jax.eval_shape(lambda: stage.init(rng.root(0, 'test'), make_batch(), {}))
     shape = jax.eval_shape(
         lambda s: pipeline.completed(
@@ -462,8 +472,8 @@ def test_a_fixed_generator_without_a_source_is_refused():
 
 
 def test_loaded_nets_are_frozen():
-    assert fresh_state(make_config())[0].frozen == ()
-    assert fresh_state(fixed_generator())[0].frozen == ('generator',)
+    assert pipeline.make_stages(make_config(), SPEC)[-1].frozen == ()
+    assert pipeline.make_stages(fixed_generator(), SPEC)[-1].frozen == ('generator',)
     assert pipeline.make_stages(with_frozen_nets('train'), SPEC)[-1].frozen == ()
     config = with_frozen_nets('load')
     config.init_from.path = 'runs/all'
@@ -532,7 +542,7 @@ def test_a_square_that_the_generator_cannot_halve_is_refused(size):
     with pytest.raises(InputError) as error:
         pipeline.make_stages(config, SPEC)
     fixed = config_file.overridden(config, error.value.fix.removeprefix('--config.'))
-    assert fixed.boxes.size == 32 and fresh_state(fixed)
+    assert fixed.boxes.size == 32 and pipeline.make_stages(fixed, SPEC)
 
 
 def test_two_remedies_in_training_are_refused():
@@ -553,7 +563,7 @@ def smoke_run(*arguments):
     return config
 
 
-def test_a_run_that_was_stopped_equals_a_whole_run(one_device, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_equals_a_whole_run(one_device, in_threads, tmp_path, monkeypatch):
     config = smoke_run('da=none')
     whole = driver.train(config, str(tmp_path / 'whole'))
     with monkeypatch.context() as patch, pytest.raises(Preempted, match='saved at step 1'):
@@ -622,7 +632,9 @@ def test_the_rows_of_a_table_score_with_the_net_of_the_hidden_row(number, scale,
         assert config.init_from.path.endswith('classifier/seed_0')
 
 
-def test_rows_are_checked_before_the_hidden_row_is_trained(one_device, tmp_path, monkeypatch):
+def test_rows_are_checked_before_the_hidden_row_is_trained(
+    one_device, in_threads, tmp_path, monkeypatch
+):
     def without_trace(config, folder, use, trace, *rest, checked_run=driver.checked_run):
         return checked_run(config, folder, use, False, *rest)
 
@@ -732,7 +744,7 @@ def test_an_edit_sees_no_pixel_of_its_box():
 )
 def test_wrong_edits_are_refused(box, class_id, words):
     config = make_config(boxes=dict(classes=('class 1', 'class 2')))
-    stage, _ = fresh_state(config)
+    (stage,) = pipeline.make_stages(config, SPEC)
     example = {'box': np.array([box]), 'class_id': class_id, 'size': (40, 70)}
     with pytest.raises(InputError) as error:
         stage.prediction.check(example)
@@ -740,6 +752,6 @@ def test_wrong_edits_are_refused(box, class_id, words):
 
 
 def test_a_right_edit_is_accepted():
-    stage, _ = fresh_state(make_config())
+    (stage,) = pipeline.make_stages(make_config(), SPEC)
     box = np.array([[5, 5, 25, 25]])
     stage.prediction.check({'box': box, 'class_id': 1, 'size': (40, 70)})

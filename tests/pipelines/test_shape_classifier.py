@@ -57,7 +57,7 @@ def test_every_variant_is_a_valid_config(variant):
 # --- a run ----------------------------------------------------------------------------------------
 
 
-def test_a_run_that_was_stopped_equals_a_whole_run(one_device, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_equals_a_whole_run(one_device, in_threads, tmp_path, monkeypatch):
     config = smoke(train=dict(num_steps=2), logging=dict(checkpoint_every=0, eval_every=0))
     whole = driver.train(config, str(tmp_path / 'whole'))
     with monkeypatch.context() as patch, pytest.raises(Preempted, match='saved at step 1'):

@@ -1,5 +1,6 @@
 """All weights that configs/learned_dilation.py documents load, with their net and images."""
 
+import functools
 import pathlib
 
 import jax
@@ -11,12 +12,13 @@ from segjax import models, pretrained
 from segjax.config import config_file
 from segjax.errors import InputError
 from segjax.pretrained.sources import SOURCES
-from segjax.train import driver, initialization
+from segjax.train import driver, initialization, opening
 
 CONFIG = pathlib.Path(__file__).resolve().parent.parent.parent / 'configs/learned_dilation.py'
 WIDTHS = {'largefov': 1 / 64, 'deeplab_v2': 1 / 32, 'pspnet': 1 / 32}
 
 
+@functools.cache
 def release(net, key, num_classes=21, **args):
     """Returns {name: random array} of the narrow net of a release."""
     module = models.build(
@@ -108,17 +110,37 @@ def narrow_run(argument, path, **changes):
     return config
 
 
+@pytest.fixture
+def checked_states(monkeypatch):
+    """Returns the dictionary of the abstract states with which a run checks its weights.
+
+    Opening the run traces no step. The test of a run without weights traces the steps of all nets.
+    """
+    seen = {}
+    check_weights = initialization.check_weights
+    checked_run = opening.checked_run
+
+    def check(run, states):
+        seen.update(states)
+        return check_weights(run, states)
+
+    monkeypatch.setattr(initialization, 'check_weights', check)
+    without_trace = functools.partial(checked_run, trace_steps=False)
+    monkeypatch.setattr(opening, 'checked_run', without_trace)
+    return seen
+
+
 @pytest.mark.parametrize('start', STARTS)
-def test_documented_weights_are_loaded(start, tmp_path, capsys):
+def test_documented_weights_are_loaded(start, checked_states, tmp_path, capsys):
     argument, make, changes, drawn = STARTS[start]
     path = tmp_path / 'weights.safetensors'
     pretrained.write(str(path), make())
-    run, stages = driver.open_run(
+    run, (stage,) = driver.open_run(
         narrow_run(argument, path, **changes), str(tmp_path / 'run'), 'train'
     )
     assert run.config.preprocess == run.source().scheme
     assert 'init_from.path' not in capsys.readouterr().out, 'no warning with weights'
-    state = initialization.abstract_state(run, stages[0], {})
+    state = checked_states[stage.name]
     loaded, listing = pretrained.load_for(state, run.source(), run.config.init_from)
     left = {
         line.split(':')[0].strip(' -')
@@ -138,6 +160,10 @@ def test_another_preparation_than_the_weights_is_refused_with_the_fix_that_works
 
 @pytest.mark.parametrize('net', WIDTHS)
 def test_without_weights_a_run_of_the_papers_config_warns(net, tmp_path, capsys):
-    driver.open_run(narrow_run(f':net={net}', ''), str(tmp_path / 'run'), 'train')
+    """Traces the steps of all nets. ResNets have 18 layers instead of 101, to save time."""
+    config = narrow_run(f':net={net}', '')
+    if 'num_layers' in config.model:
+        config.model.num_layers = 18
+    driver.open_run(config, str(tmp_path / 'run'), 'train')
     printed = capsys.readouterr().out
     assert 'config.init_from.path' in printed and '--config.init_from.expected= ' in printed

@@ -124,6 +124,32 @@ def test_other_pixels_are_refused(pixels):
         pictures.first_panel(pixels)
 
 
+def test_captions_name_classes_and_keep_numbers():
+    """An id of no class, such as that of a box without an object, stays a number."""
+    values = {
+        'true class': np.array([2, 0]),
+        'class': np.array([[0, 5, 1, -1]], np.int8),
+        'class accuracy': np.array([2]),
+        'mean class': np.array([1.5]),
+    }
+    panel = pictures.first_panel(Picture(canvas(8, 8), values=values), ('road', 'car', 'sky'))
+    assert panel.values == {
+        'true class': 'sky',
+        'class': ['road', 5, 'car', -1],
+        'class accuracy': 2,
+        'mean class': 1.5,
+    }
+    bare = pictures.first_panel(Picture(canvas(8, 8), values=values)).values
+    assert bare['true class'] == 2 and bare['class'] == [0, 5, 1, -1]
+
+
+def test_the_caption_of_an_example_has_the_classes_of_its_data_set():
+    def render(state, batch, keys):
+        return {'a': Picture(canvas(8, 8), values={'predicted class': np.array([3])})}
+
+    assert panels_of(('image',), render)['a'].values == {'predicted class': SPEC.classes.names[3]}
+
+
 def test_plain_arrays_of_a_task_get_the_size_of_the_images_and_pictures_keep_theirs():
     own = Picture(canvas(8, 8), np.array([[2, 2]]))
     sized = of_images({'a': canvas(8, 8), 'b': own}, {'size': np.array([[5, 6]])})
