@@ -333,7 +333,7 @@ def test_hidden_regions_get_no_gradient():
 # --- a whole run ----------------------------------------------------------------------------------
 
 
-def test_a_run_trains_both_stages_and_is_tested_in_another_way(tmp_path):
+def test_a_run_trains_both_stages_and_is_tested_in_another_way(tmp_path, in_threads):
     config = config_file.load('configs/std2p.py:smoke')
     driver.train(config, str(tmp_path / 'run'))
     scores = driver.evaluate(config, str(tmp_path / 'run'), 'last')
