@@ -153,8 +153,8 @@ def _smoke(config):
     config_lib.update(
         config,
         data=dict(world=dict(num_train=36, num_val=5)),
-        frames=dict(num_steps=2, batch_size=8),
-        train=dict(batch_size=8, num_steps=2),
+        frames=dict(num_steps=3, batch_size=8),
+        train=dict(batch_size=8, num_steps=3),
         evaluate=dict(batch_size=8),
         pooling=dict(num_frames=3),
         testing=dict(num_frames=3, boundary_thresholds=5),
