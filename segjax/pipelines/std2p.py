@@ -60,6 +60,7 @@ from segjax.protocol import (
     Input,
     Keys,
     Mean,
+    Metrics,
     Observation,
     Picture,
     PRNGKey,
@@ -89,6 +90,8 @@ FLOWS = 'flow_pixels_frames'
 """Name of the flow from the pixels of the target to the frames."""
 BOUNDARIES = 'boundaries'
 """Name of the counts and of the scores of class boundaries."""
+ACCURACIES = 'pixel_accuracy_of_images'
+"""Name of the pixel accuracies of all images, in the order of the split."""
 MERGED = 'merged'
 """Name of the scores of merged classes."""
 HIERARCHY = 'hierarchy'
@@ -726,7 +729,10 @@ def without_gradient(params: PyTree, optimiser: ml_collections.ConfigDict) -> Py
 def make_evaluation(
     config: ml_collections.ConfigDict, spec: DataSpec, system: System
 ) -> Evaluation:
-    """Builds the evaluation of a stage: scores of pooled predictions, and their pictures."""
+    """Builds the evaluation of a stage: scores of pooled predictions, and their pictures.
+
+    Scores also hold the pixel accuracy and the mean IoU of each image.
+    """
     infer = segmentation.make_infer(config, system.net)
     pooling = system.testing
 
@@ -741,8 +747,21 @@ def make_evaluation(
             **region_pictures(batch, pooling),
         }
 
+    def eval_step(state: TrainState, batch: Batch, keys: Keys) -> Metrics:
+        # Tests of a net are compared image by image.
+        maps = evaluation.label_maps(state, batch, keys)
+        counted = maps.truth < spec.classes.num_classes
+        right = (counted & (maps.prediction == maps.truth)).sum((1, 2))
+        share = right / counted.sum((1, 2))
+        metrics = evaluation.eval_step(state, batch, keys)
+        num_images = spec.split(config.data.eval_split).num_labelled
+        placed = confusion.per_example(share, batch['index'], batch['weight'], num_images)
+        return {**metrics, ACCURACIES: placed}
+
     def finalize(metrics: Mapping[str, Mean]) -> Scores:
         scores = evaluation.finalize(metrics)
+        scores[ACCURACIES] = metrics[ACCURACIES].value().tolist()
+        scores['IoU_of_images'] = metrics['image_score'].value().tolist()
         if config.testing.merge:
             scores[MERGED] = merged_scores(config, spec, metrics['confusion'].sum)
         if BOUNDARIES in metrics:
@@ -751,7 +770,9 @@ def make_evaluation(
 
     # An image alone is not enough for a net that sees HHA.
     predict = None if config.hha else evaluation.predict
-    return evaluation._replace(render=render, finalize=finalize, predict=predict)
+    return evaluation._replace(
+        eval_step=eval_step, render=render, finalize=finalize, predict=predict
+    )
 
 
 def merged_scores(config: ml_collections.ConfigDict, spec: DataSpec, matrix: np.ndarray) -> Scores:

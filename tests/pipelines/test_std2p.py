@@ -339,6 +339,9 @@ def test_a_run_trains_both_stages_and_is_tested_in_another_way(tmp_path, in_thre
     scores = driver.evaluate(config, str(tmp_path / 'run'), 'last')
     assert set(scores) == {'frames', 'segmentation'}
     assert 0 <= scores['segmentation']['boundaries']['ODS_F'] <= 1
+    (accuracy,) = scores['segmentation']['pixel_accuracy_of_images']
+    assert accuracy == pytest.approx(scores['segmentation']['pixel_accuracy'])
+    assert len(scores['segmentation']['IoU_of_images']) == 1
     config.testing.use = 'pixel'
     other = driver.evaluate(config, str(tmp_path / 'run'), 'last')
     counts = [np.sum(each['segmentation']['confusion']) for each in (scores, other)]
