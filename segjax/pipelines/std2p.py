@@ -760,8 +760,8 @@ def make_evaluation(
 
     def finalize(metrics: Mapping[str, Mean]) -> Scores:
         scores = evaluation.finalize(metrics)
-        scores[ACCURACIES] = metrics[ACCURACIES].value().tolist()
-        scores['IoU_of_images'] = metrics['image_score'].value().tolist()
+        scores[ACCURACIES] = numbers(metrics[ACCURACIES])
+        scores['IoU_of_images'] = numbers(metrics['image_score'])
         if config.testing.merge:
             scores[MERGED] = merged_scores(config, spec, metrics['confusion'].sum)
         if BOUNDARIES in metrics:
@@ -773,6 +773,11 @@ def make_evaluation(
     return evaluation._replace(
         eval_step=eval_step, render=render, finalize=finalize, predict=predict
     )
+
+
+def numbers(mean: Mean) -> list[float | None]:
+    """Returns the values of a vector for JSON, None for images without a value."""
+    return [None if np.isnan(value) else float(value) for value in mean.value()]
 
 
 def merged_scores(config: ml_collections.ConfigDict, spec: DataSpec, matrix: np.ndarray) -> Scores:
