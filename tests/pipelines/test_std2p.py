@@ -355,8 +355,8 @@ TABLES = pathlib.Path(__file__).parents[2] / 'configs/tables'
     [
         ('3_2', 'quick'),
         ('3_2', 'paper'),
-        ('3_2', 'nyu13'),
-        ('3_2', 'nyu4'),
+        ('3_5', 'quick'),
+        ('3_5', 'paper'),
         ('3_3', 'quick'),
         ('3_3', 'paper'),
         ('3_6', 'paper'),
@@ -366,13 +366,16 @@ def test_the_rows_of_a_table_begin_from_the_net_alone(number, scale, tmp_path):
     path = TABLES / f'std2p_table{number}.py'
     plan = table_plan.make_table_plan(str(path), scale, str(tmp_path))
     rows = {run.row.key: run.config for run in plan.runs if run.seed == plan.seeds[0]}
-    assert rows['fcn'].pooling.use == 'none'
     for key, config in rows.items():
         assert config.frames.num_steps == 0
         row = plan.table.row(key)
         if row.after:
-            assert row.after == 'fcn' and config.init_from.path.endswith('fcn/seed_0')
+            assert rows[row.after].pooling.use == 'none'
+            assert rows[row.after].data.class_map == config.data.class_map
+            assert config.init_from.path.endswith(f'{row.after}/seed_0')
             assert config.pooling.use in ('superpixel', 'full')
+        if row.labels:
+            assert config.data.class_map == row.labels['classes']
         if row.key.startswith('sun3d'):
             assert config.data.name == 'sun3d' and config.testing.merge == '33'
 
