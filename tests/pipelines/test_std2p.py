@@ -80,7 +80,11 @@ def make_scores(rows=2, seed=1):
 
 def test_the_net_has_the_published_size():
     config = config_file.load('configs/std2p.py')
-    spec = dataclasses.replace(INDOOR, classes=NYU40)
+    splits = {
+        field: {**getattr(INDOOR, field), 'test': getattr(INDOOR, field)['val']}
+        for field in ('num_examples', 'max_size', 'class_pixels', 'void_pixels')
+    }
+    spec = dataclasses.replace(INDOOR, classes=NYU40, **splits)
     (stage,) = pipeline.make_stages(config, spec)
     batch = {
         'image_frames': np.zeros((1, 1, 425, 560, 3), np.uint8),
@@ -91,6 +95,8 @@ def test_the_net_has_the_published_size():
     assert stage.num_steps == 1000
     assert stage.train_input.frames == DrawnFrames(11, tuple(range(-150, 151, 3)), fill=True)
     assert stage.train_input.size == stage.eval_input.size == (425, 560)
+    assert stage.eval_input.split == 'test'
+    assert stage.train_input.augment.flip == 0
 
 
 @pytest.mark.parametrize('use', pipeline.USES)
@@ -378,6 +384,8 @@ def test_the_rows_of_a_table_begin_from_the_net_alone(number, scale, tmp_path):
             assert config.data.class_map == row.labels['classes']
         if row.key.startswith('sun3d'):
             assert config.data.name == 'sun3d' and config.testing.merge == '33'
+            assert config.data.train_split == config.data.eval_split == 'test'
+            assert config.data.rgbd.depth_scale == 0
 
 
 def test_merged_scores_count_merged_maps():
