@@ -461,17 +461,16 @@ def _check_features(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
             fix='--config.regions.depth=False',
         )
 
-    # A net that was trained with frames may be tested on stills.
-    section = 'testing' if config.testing.use else 'pooling'
-    use = config[section].use
-    if use in (FULL, PIXEL) and not is_video(spec):
-        raise InputError(
-            f'config.{section}.use',
-            got=f'{use!r} with data set {spec.name!r}, which has no clips',
-            expected='a data set of video, or pooling of the target alone',
-            fix=f'--config.{section}.use={SUPERPIXEL}, or for the test of a trained net '
-            f'--config.testing.use={SUPERPIXEL}',
-        )
+    # Frames of a clip exist in video alone.
+    for section in ('pooling', 'testing'):
+        use = config[section].use
+        if use in (FULL, PIXEL) and not is_video(spec):
+            raise InputError(
+                f'config.{section}.use',
+                got=f'{use!r} with data set {spec.name!r}, which has no clips',
+                expected='a data set of video, or training and test with the target alone',
+                fix=f'--config.{section}.use={SUPERPIXEL}',
+            )
 
 
 def _check_merge(config: ml_collections.ConfigDict, spec: DataSpec) -> None:

@@ -185,7 +185,6 @@ def test_stills_are_pooled_over_their_superpixels():
     assert set(specs['data'].features) == {*STILLS.features, 'planes_hha', 'ids_region'}
     (stage,) = pipelines.make_stages(config, specs)
     assert not stage.train_input.frames
-    pipelines.promised(make_config(',use=full,test=superpixel'), {'data': STILLS})
     for arguments, key in ((',use=full', 'pooling'), (',use=superpixel,test=full', 'testing')):
         with pytest.raises(InputError, match=f'--config.{key}.use=superpixel'):
             pipelines.promised(make_config(arguments), {'data': STILLS})
