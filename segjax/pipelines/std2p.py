@@ -368,7 +368,9 @@ def boundary_strength(settings: ml_collections.ConfigDict) -> EdgeMethod:
             'config.regions.edge_files',
             got=f'{len(files)} files for the edges {settings.edges!r}',
             expected=f'{needed} files',
-            fix='' if needed else "--config.regions.edge_files='()'",
+            fix='--config.regions.edges=gradients'
+            if needed
+            else "--config.regions.edge_files='()'",
         )
     if settings.edges == 'hed':
         return hed_edges.hed(*files)
@@ -440,6 +442,13 @@ def _check(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
             got=f'{config.pooling.border} with the maximum as config.pooling.spatial',
             expected='0: a maximum has no weights of pixels',
             fix='--config.pooling.border=0',
+        )
+    if config.evaluate.crop:
+        raise InputError(
+            'config.evaluate.crop',
+            got=f'{tuple(config.evaluate.crop)}',
+            expected='(): regions are pooled in whole images',
+            fix="--config.evaluate.crop='()'",
         )
 
 

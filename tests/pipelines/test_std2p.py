@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import pathlib
 import shlex
+from string import digits
 
 import jax
 import jax.numpy as jnp
@@ -155,6 +156,8 @@ def test_colour_alone_needs_no_depth():
         ({'pooling.spatial': 'max', 'pooling.border': 1}, 'pooling.border=0'),
         ({'testing.merge': '13'}, "testing.merge=''"),
         ({'regions.edge_files': ('a',)}, "regions.edge_files='()'"),
+        ({'regions.edges': 'structured'}, 'regions.edges=gradients'),
+        ({'evaluate.crop': (16, 16)}, "evaluate.crop='()'"),
     ],
 )
 def test_settings_that_contradict_each_other_have_a_fix_that_works(changes, fix):
@@ -168,7 +171,7 @@ def test_settings_that_contradict_each_other_have_a_fix_that_works(changes, fix)
     (typed,) = shlex.split(fix)
     key, value = typed.split('=')
     section, key = key.split('.')
-    config[section][key] = ast.literal_eval(value) if value else ''
+    config[section][key] = ast.literal_eval(value) if value[:1] in ('(', *digits) else value
     pipeline.make_features(config, INDOOR)
 
 
