@@ -548,7 +548,7 @@ def make_net(config: ml_collections.ConfigDict, num_outputs: int) -> segmentatio
 def normalize(frames: Array, scheme: str) -> Array:
     """Normalises frames of `net_input`.
 
-    HHA is divided like colours of the scheme, after its mean on NYUDv2 was subtracted.
+    The mean on NYUDv2 is subtracted from HHA. Where a scheme divides colours, HHA is divided by 64.
     """
     color = images.normalize(frames[..., :3], scheme)
     if frames.shape[-1] == 3:
