@@ -68,8 +68,8 @@ def get_config(arg=''):
         config,
         hha=args.hha,
         preprocess='deeplab',
-        data=dict(name='nyu_depth', eval_size=SIZE),
-        augment=dict(crop=SIZE),
+        data=dict(name='nyu_depth', eval_split='test', eval_size=SIZE),
+        augment=dict(crop=SIZE, flip=0.0),  # the paper stores inner features, so images stay
         train=dict(batch_size=10, num_steps=1000),
         evaluate=dict(batch_size=1),
         pooling=dict(use=args.use, spatial=args.spatial, temporal=args.temporal),
@@ -121,6 +121,7 @@ def _rooms(config, size, num_train, num_val):
         data=dict(
             name='rooms',
             class_map='13',
+            eval_split='val',
             eval_size=size,
             world=dict(num_train=31 * num_train, num_val=31 * num_val, size=size),
         ),

@@ -80,14 +80,16 @@ def spec_of(config) -> DataSpec:
     """A data set of that name that exists only as numbers."""
     classes = MERGED.get(config.data.class_map, CLASSES[config.data.name])
     pixels = tuple(1000 + i for i in range(classes.num_classes))
+    size = tuple(config.data.eval_size)
+    held_out = config.data.eval_split
     spec = DataSpec(
         name=config.data.name,
         classes=classes,
         features=('image', 'label', 'name', 'instance', *VIDEO.get(config.data.name, ())),
-        num_examples={'train': 100, 'val': 10},
-        max_size={'train': tuple(config.data.eval_size), 'val': tuple(config.data.eval_size)},
-        class_pixels={'train': pixels, 'val': pixels},
-        void_pixels={'train': 100, 'val': 10},
+        num_examples={'train': 100, held_out: 10},
+        max_size={'train': size, held_out: size},
+        class_pixels={'train': pixels, held_out: pixels},
+        void_pixels={'train': 100, held_out: 10},
     )
     return pipelines.promised(config, {'data': spec})['data']
 

@@ -4,12 +4,10 @@ python -m segjax.main --mode table --table configs/tables/std2p_table3_2.py --sc
     --workdir runs/std2p
 ... --scale paper --config.data.root=/data/nyu --override '^fcn$:init_from.path=FILE'
                                NYUDv2 with 40 classes, fine-tuned from a trained FCN-16s
-... --scale nyu13 ... and --scale nyu4 ...
-                               the tasks of Table 3.5
 
 All rows begin from the net of the row `fcn`. The rows that evaluate another row test the same net
 in another way: with a single frame, with several frames, with the frames before the target alone,
-or along the optical flow of pixels. At the scales of the paper, `fcn` has no steps: it is the given
+or along the optical flow of pixels. At the scale of the paper, `fcn` has no steps: it is the given
 net.
 """
 
@@ -131,8 +129,6 @@ def get_table():
         scales={
             'quick': small_scale('quick', 'the procedural world `rooms`'),
             'paper': Scale('', seeds=(0,), note="The paper's setting. Its rows are one run each."),
-            'nyu13': Scale('nyu13', seeds=(0,), note='Table 3.5, 13 classes.'),
-            'nyu4': Scale('nyu4', seeds=(0,), note='Table 3.5, 4 classes.'),
         },
         notes=NOTES,
         compare=('fcn', 'fcn_superpixel', 'fcn_full', 'superpixel', 'full'),

@@ -302,8 +302,8 @@ def _example_regions(
         raise InputError(
             f'regions by the method {method!r}',
             got=f'{number} regions',
-            expected=f'at most {num_regions} (num_regions)',
-            fix=f'num_regions={number}, or a larger min_pixels (now {options["min_pixels"]})',
+            expected=f'at most {num_regions}',
+            fix=f'--config.regions.num_regions={number}',
         )
     return ids
 

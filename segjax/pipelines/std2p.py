@@ -69,7 +69,16 @@ from segjax.protocol import (
     Stage,
     TrainState,
 )
-from segjax.schema import OPTIM, Field, at_least, between, is_number, one_of, strings
+from segjax.schema import (
+    OPTIM,
+    Field,
+    at_least,
+    between,
+    is_number,
+    one_of,
+    share_above_0,
+    strings,
+)
 from segjax.spec import DataSpec, Feature
 from segjax.tasks import edges as hed_edges
 from segjax.tasks import segmentation, supervised
@@ -151,7 +160,7 @@ SCHEMA = {
             'Rule of correspondences: of the released code, or of the text (direct).',
             one_of(*correspondences.READINGS),
         ),
-        'threshold': Field(0.4, 'Smallest score of a match, tau.', between(0, 1)),
+        'threshold': Field(0.4, 'Smallest score of a match, tau.', share_above_0),
         'pixel_stride': Field(
             4, 'Distance of the pixels at which composed flow is stored.', at_least(1)
         ),
@@ -265,7 +274,8 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
     """Builds the training with pooling, after a training of the net alone if that is set.
 
     Raises:
-      InputError: HHA without depth, a distance that no frame has, or an unknown class map.
+      InputError: HHA without depth, several frames of stills, a distance that no frame has, or an
+        unknown class map.
     """
     _check(config, spec)
     system = make_system(config, spec)
@@ -279,16 +289,37 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
 
 
 def make_features(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Derived, ...]:
-    """Returns HHA, regions, flow and matches. Inputs choose among them."""
-    interval = config.pooling.interval
-    offsets = all_offsets(config)
-    features = [
-        *region_features(config),
-        flow_lib.flow_to(interval, 'flow_next', config.flow.method, config.flow.preset),
-        flow_lib.flow_to(-interval, 'flow_previous', config.flow.method, config.flow.preset),
-    ]
+    """Returns HHA, regions, flow and matches. Inputs choose among them.
+
+    Stills have neither flow nor matches.
+
+    Raises:
+      InputError: see `make_stages`.
+    """
+    _check(config, spec)
+    features = [*region_features(config)]
+    if is_video(spec):
+        interval = config.pooling.interval
+        settings = config.flow
+        for name, offset in (('flow_next', interval), ('flow_previous', -interval)):
+            features.append(flow_lib.flow_to(offset, name, settings.method, settings.preset))
     if config.hha:
         features.append(hha.hha_feature())
+    if is_video(spec):
+        features += frame_features(config, spec)
+    return tuple(features)
+
+
+def is_video(spec: DataSpec) -> bool:
+    """Returns whether the examples of a data set are frames of clips."""
+    return 'frame' in spec.features
+
+
+def frame_features(config: ml_collections.ConfigDict, spec: DataSpec) -> list[Derived]:
+    """Returns the correspondences of regions and of pixels between a target and its frames."""
+    interval = config.pooling.interval
+    offsets = all_offsets(config)
+    features = []
     for level in level_names(config):
         features.append(
             correspondences.match_feature(
@@ -304,7 +335,7 @@ def make_features(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[De
     size = spec.split('+'.join(spec.max_size)).max_size
     stride = config.matching.pixel_stride
     features.append(correspondences.pixel_flow_feature(offsets, size, interval, stride))
-    return tuple(features)
+    return features
 
 
 def all_offsets(config: ml_collections.ConfigDict) -> tuple[int, ...]:
@@ -340,6 +371,9 @@ def boundary_strength(settings: ml_collections.ConfigDict) -> EdgeMethod:
             'config.regions.edge_files',
             got=f'{len(files)} files for the edges {settings.edges!r}',
             expected=f'{needed} files',
+            fix='--config.regions.edges=gradients'
+            if needed
+            else "--config.regions.edge_files='()'",
         )
     if settings.edges == 'hed':
         return hed_edges.hed(*files)
@@ -401,7 +435,29 @@ def _pooling(
 
 
 def _check(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
-    """Raises InputError for HHA without depth, unknown class maps, or distances without frames."""
+    """Raises InputError for settings that contradict the data set or each other."""
+    _check_features(config, spec)
+    _check_merge(config, spec)
+    _check_reach(config)
+    if config.pooling.border and config.pooling.spatial == 'max':
+        raise InputError(
+            'config.pooling.border',
+            got=f'{config.pooling.border} with the maximum as config.pooling.spatial',
+            expected='0: a maximum has no weights of pixels',
+            fix='--config.pooling.border=0',
+        )
+    if config.evaluate.crop:
+        raise InputError(
+            'config.evaluate.crop',
+            got=f'{tuple(config.evaluate.crop)}',
+            expected='(): regions are pooled in whole images',
+            fix="--config.evaluate.crop='()'",
+        )
+
+
+def _check_features(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
+    """Raises InputError for settings that need depth or clips, which the data set lacks."""
+    # Both readers of depth have a switch.
     if config.hha and 'depth' not in spec.features:
         raise InputError(
             'config.hha',
@@ -409,20 +465,66 @@ def _check(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
             expected='a data set with depth, or a net that sees colour alone',
             fix='--config.hha=False',
         )
-    if config.testing.merge and config.testing.merge not in spec.class_maps:
-        raise unknown_name('config.testing.merge', config.testing.merge, spec.class_maps)
-    if config.pooling.reach < config.pooling.interval:
+    if config.regions.depth and 'depth' not in spec.features:
         raise InputError(
-            'config.pooling.reach',
-            got=f'{config.pooling.reach} with an interval of {config.pooling.interval}',
-            expected='at least the interval, so that there are frames to draw',
+            'config.regions.depth',
+            got=f'superpixels that see the depth of data set {spec.name!r}, which has none',
+            expected='a data set with depth, or superpixels of colour alone',
+            fix='--config.regions.depth=False',
         )
+
+    # Frames of a clip exist in video alone.
+    for section in ('pooling', 'testing'):
+        use = config[section].use
+        if use in (FULL, PIXEL) and not is_video(spec):
+            raise InputError(
+                f'config.{section}.use',
+                got=f'{use!r} with data set {spec.name!r}, which has no clips',
+                expected='a data set of video, or training and test with the target alone',
+                fix=f'--config.{section}.use={SUPERPIXEL}',
+            )
+
+
+def _check_merge(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
+    """Raises InputError for a class map of further scores that the data set does not offer."""
+    name = config.testing.merge
+    if not name or name in spec.class_maps:
+        return
+    if spec.class_maps:
+        raise unknown_name('config.testing.merge', name, spec.class_maps)
+    merged = f' in the classes of {config.data.class_map!r}' if config.data.class_map else ''
+    raise InputError(
+        'config.testing.merge',
+        got=f'{name!r} with data set {spec.name!r}{merged}, which offers no class map',
+        expected="'', or classes that are not merged yet",
+        fix="--config.testing.merge=''",
+    )
+
+
+def _check_reach(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for a distance that no frame has, or up to which nothing is matched."""
+    # Both poolings draw frames at multiples of the same interval.
+    interval = config.pooling.interval
+    for section, reach in (
+        ('pooling', config.pooling.reach),
+        ('testing', config.testing.reach or config.pooling.reach),
+    ):
+        if reach < interval:
+            raise InputError(
+                f'config.{section}.reach',
+                got=f'{reach} with an interval of {interval}',
+                expected='at least the interval, so that there are frames to draw',
+                fix=f'--config.{section}.reach={interval}',
+            )
+
+    # There is no row of matches beyond the distance of the training.
     if config.testing.reach > config.pooling.reach:
         raise InputError(
             'config.testing.reach',
             got=f'{config.testing.reach}',
             expected=f'at most config.pooling.reach = {config.pooling.reach}, up to which regions '
             'are matched',
+            fix=f'--config.testing.reach={config.pooling.reach}',
         )
 
 
@@ -449,7 +551,7 @@ def make_net(config: ml_collections.ConfigDict, num_outputs: int) -> segmentatio
 def normalize(frames: Array, scheme: str) -> Array:
     """Normalises frames of `net_input`.
 
-    HHA is divided like colours of the scheme, after its mean on NYUDv2 was subtracted.
+    The mean on NYUDv2 is subtracted from HHA. Where a scheme divides colours, HHA is divided by 64.
     """
     color = images.normalize(frames[..., :3], scheme)
     if frames.shape[-1] == 3:
@@ -786,9 +888,13 @@ def merged_scores(config: ml_collections.ConfigDict, spec: DataSpec, matrix: np.
     Args:
       config: of the run. `testing.merge` names a class map.
       spec: of the evaluated data set.
-      matrix: [C+1, C+1] as `confusion.confusion` counts it.
+      matrix: as `confusion.confusion` counts the output channels.
     """
     merge = spec.class_maps[config.testing.merge]
+    if config.data.void_class:
+        # Predicted void is no class. Where the truth is void, no prediction is right or wrong.
+        num_classes = spec.classes.num_classes
+        matrix = np.pad(matrix[:num_classes, : num_classes + 1], ((0, 1), (0, 0)))
     counts = confusion.merged(matrix, merge.train_ids, merge.classes.num_classes)
     return confusion.scores(counts, merge.classes.names, config.evaluate.policy)
 
@@ -801,6 +907,7 @@ def make_observation(
     if not settings.boundary_thresholds:
         return None
 
+    # The device computes strengths, and the host matches boundaries.
     def outputs(state: TrainState, batch: Batch, keys: Keys) -> Mapping[str, Array]:
         scores = evaluated_scores(config, system, state, batch)
         probabilities = jax.nn.softmax(scores[..., : spec.classes.num_classes])

@@ -216,9 +216,9 @@ def test_more_regions_than_allowed_raise_the_threshold_of_a_hierarchy():
 def test_more_regions_than_allowed_are_an_error_with_a_fix_that_works(method):
     options = {'min_pixels': 30}
     feature = regions.region_feature(method, num_regions=3, **options)
-    with pytest.raises(InputError, match=r'at most 3 \(num_regions\)') as error:
+    with pytest.raises(InputError, match='at most 3') as error:
         feature.compute(FRAME)
-    number = int(error.value.fix.partition('=')[2].partition(',')[0])
+    number = int(error.value.fix.removeprefix('--config.regions.num_regions='))
     ids = regions.region_feature(method, num_regions=number, **options).compute(FRAME)
     assert ids.max() + 1 == number
 

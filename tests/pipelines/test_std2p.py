@@ -1,7 +1,10 @@
 """STD2P: inputs of each pooling, pooled scores against loops, gradients, devices, a whole run."""
 
+import ast
 import dataclasses
 import pathlib
+import shlex
+from string import digits
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,8 @@ import pytest
 from fakes import NUM_CLASSES, SPEC
 from nets import size
 
+from segjax import config as config_lib
+from segjax import pipelines
 from segjax.config import config_file
 from segjax.core import parallel, rng
 from segjax.core.trees import named_leaves
@@ -21,7 +26,8 @@ from segjax.protocol import DrawnFrames
 from segjax.spec import IGNORE, ClassMap, ClassSpec
 from segjax.train import driver
 
-INDOOR = dataclasses.replace(SPEC, features=(*SPEC.features, 'depth', 'intrinsics'))
+STILLS = dataclasses.replace(SPEC, features=(*SPEC.features, 'depth', 'intrinsics'))
+INDOOR = dataclasses.replace(STILLS, features=(*STILLS.features, 'sequence', 'frame'))
 P = 6
 """Largest number of regions in the tests."""
 FRAMES = 3
@@ -80,7 +86,11 @@ def make_scores(rows=2, seed=1):
 
 def test_the_net_has_the_published_size():
     config = config_file.load('configs/std2p.py')
-    spec = dataclasses.replace(INDOOR, classes=NYU40)
+    splits = {
+        field: {**getattr(INDOOR, field), 'test': getattr(INDOOR, field)['val']}
+        for field in ('num_examples', 'max_size', 'class_pixels', 'void_pixels')
+    }
+    spec = dataclasses.replace(INDOOR, classes=NYU40, **splits)
     (stage,) = pipeline.make_stages(config, spec)
     batch = {
         'image_frames': np.zeros((1, 1, 425, 560, 3), np.uint8),
@@ -91,6 +101,8 @@ def test_the_net_has_the_published_size():
     assert stage.num_steps == 1000
     assert stage.train_input.frames == DrawnFrames(11, tuple(range(-150, 151, 3)), fill=True)
     assert stage.train_input.size == stage.eval_input.size == (425, 560)
+    assert stage.eval_input.split == 'test'
+    assert stage.train_input.augment.flip == 0
 
 
 @pytest.mark.parametrize('use', pipeline.USES)
@@ -124,24 +136,61 @@ def test_a_net_is_tested_in_other_ways_than_it_was_trained():
 
 def test_colour_alone_needs_no_depth():
     with pytest.raises(InputError, match=r'--config.hha=False'):
-        pipeline.make_stages(make_config(), SPEC)
-    (stage,) = pipeline.make_stages(make_config(',hha=false,use=superpixel'), SPEC)
+        pipeline.make_features(make_config(), SPEC)
+    config = make_config(',hha=false,use=superpixel')
+    with pytest.raises(InputError, match=r'--config.regions.depth=False'):
+        pipeline.make_features(config, SPEC)
+    config.regions.depth = False
+    pipelines.promised(config, {'data': SPEC})
+    (stage,) = pipeline.make_stages(config, SPEC)
     assert set(stage.train_input.features) == {'image', 'label', 'ids_region'}
     assert stage.predict is not None
 
 
 @pytest.mark.parametrize(
-    ('section', 'key', 'value', 'message'),
+    ('changes', 'fix'),
     [
-        ('pooling', 'interval', 5, 'at least the interval'),
-        ('testing', 'reach', 3, 'at most config.pooling.reach = 2'),
+        ({'pooling.interval': 5}, 'pooling.reach=5'),
+        ({'testing.reach': 3}, 'testing.reach=2'),
+        ({'pooling.interval': 2, 'testing.reach': 1}, 'testing.reach=2'),
+        ({'pooling.spatial': 'max', 'pooling.border': 1}, 'pooling.border=0'),
+        ({'testing.merge': '13'}, "testing.merge=''"),
+        ({'regions.edge_files': ('a',)}, "regions.edge_files='()'"),
+        ({'regions.edges': 'structured'}, 'regions.edges=gradients'),
+        ({'evaluate.crop': (16, 16)}, "evaluate.crop='()'"),
     ],
 )
-def test_distances_without_frames_are_errors(section, key, value, message):
+def test_settings_that_contradict_each_other_have_a_fix_that_works(changes, fix):
     config = make_config()
-    config[section][key] = value
-    with pytest.raises(InputError, match=message):
-        pipeline.make_stages(config, INDOOR)
+    for key, value in changes.items():
+        section, key = key.split('.')
+        config[section][key] = value
+    with pytest.raises(InputError) as error:
+        pipeline.make_features(config, INDOOR)
+    assert error.value.fix == f'--config.{fix}'
+    (typed,) = shlex.split(fix)
+    key, value = typed.split('=')
+    section, key = key.split('.')
+    config[section][key] = ast.literal_eval(value) if value[:1] in ('(', *digits) else value
+    pipeline.make_features(config, INDOOR)
+
+
+def test_a_threshold_of_0_would_match_everything():
+    config = make_config()
+    config.matching.threshold = 0.0
+    with pytest.raises(InputError, match=r'config\.matching\.threshold'):
+        config_lib.validate(config)
+
+
+def test_stills_are_pooled_over_their_superpixels():
+    config = make_config(',use=superpixel')
+    specs = pipelines.promised(config, {'data': STILLS})
+    assert set(specs['data'].features) == {*STILLS.features, 'planes_hha', 'ids_region'}
+    (stage,) = pipelines.make_stages(config, specs)
+    assert not stage.train_input.frames
+    for arguments, key in ((',use=full', 'pooling'), (',use=superpixel,test=full', 'testing')):
+        with pytest.raises(InputError, match=f'--config.{key}.use=superpixel'):
+            pipelines.promised(make_config(arguments), {'data': STILLS})
 
 
 @pytest.mark.parametrize(('edges', 'needed'), [('hed', 2), ('structured', 1), ('gradients', 0)])
@@ -358,8 +407,8 @@ TABLES = pathlib.Path(__file__).parents[2] / 'configs/tables'
     [
         ('3_2', 'quick'),
         ('3_2', 'paper'),
-        ('3_2', 'nyu13'),
-        ('3_2', 'nyu4'),
+        ('3_5', 'quick'),
+        ('3_5', 'paper'),
         ('3_3', 'quick'),
         ('3_3', 'paper'),
         ('3_6', 'paper'),
@@ -369,15 +418,20 @@ def test_the_rows_of_a_table_begin_from_the_net_alone(number, scale, tmp_path):
     path = TABLES / f'std2p_table{number}.py'
     plan = table_plan.make_table_plan(str(path), scale, str(tmp_path))
     rows = {run.row.key: run.config for run in plan.runs if run.seed == plan.seeds[0]}
-    assert rows['fcn'].pooling.use == 'none'
     for key, config in rows.items():
         assert config.frames.num_steps == 0
         row = plan.table.row(key)
         if row.after:
-            assert row.after == 'fcn' and config.init_from.path.endswith('fcn/seed_0')
+            assert rows[row.after].pooling.use == 'none'
+            assert rows[row.after].data.class_map == config.data.class_map
+            assert config.init_from.path.endswith(f'{row.after}/seed_0')
             assert config.pooling.use in ('superpixel', 'full')
+        if row.labels:
+            assert config.data.class_map == row.labels['classes']
         if row.key.startswith('sun3d'):
             assert config.data.name == 'sun3d' and config.testing.merge == '33'
+            assert config.data.train_split == config.data.eval_split == 'test'
+            assert config.data.rgbd.depth_scale == 0
 
 
 def test_merged_scores_count_merged_maps():
@@ -396,6 +450,11 @@ def test_merged_scores_count_merged_maps():
     counted = table[truth] != IGNORE
     right = (table[truth] == table[prediction])[counted]
     assert scores['pixel_accuracy'] == pytest.approx(right.mean())
+    config.data.void_class = True
+    with_void = np.zeros((NUM_CLASSES + 2, NUM_CLASSES + 2))
+    with_void[:NUM_CLASSES, :NUM_CLASSES] = matrix[:NUM_CLASSES, :NUM_CLASSES]
+    with_void[NUM_CLASSES] = 7
+    assert pipeline.merged_scores(config, spec, with_void) == scores
     config.testing.merge = 'tree'
     with pytest.raises(InputError, match="did you mean 'three'"):
         pipeline.make_stages(config, spec)
