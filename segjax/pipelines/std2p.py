@@ -7,7 +7,7 @@ Method, top to bottom. The target is a labelled frame of a clip. Three features 
 (`make_features`): superpixels and optical flow of each frame, and for each target the region of the
 target that every superpixel of the clip corresponds to.
 
-1. The net predicts a score map of each frame, from colour and from HHA of depth (`frame_logits`).
+1. The net predicts a score map of each frame, from colour and from HHA of depth (`frame_scores`).
 2. Spatial pooling: the scores of a frame are averaged over each region of the target (Eq. 3.1).
 3. Temporal pooling: the averages of the frames in which a region occurs are averaged (Eq. 3.3).
 4. Region to pixel: every pixel of the target gets the scores of its region (Eq. 3.5). The loss is
