@@ -9,15 +9,18 @@ Variants:
             49.5; superpixel 68.5, 48.7, 36.0, 52.9; superpixel+ 68.4, 52.1, 38.1, 54.0; full 70.1,
             53.8, 40.1, 55.7. Needs a trained FCN: --config.init_from.path=FILE
             --config.data.root=/data/nyu
-  nyu13     the same with 13 classes
-  nyu4      the same with 4 classes
+  nyu13     the same with 13 classes. Published (pixel accuracy, class accuracy): superpixel+ 74.8,
+            67.0; full 75.8, 68.4
+  nyu4      the same with 4 classes. Published: superpixel+ 82.7, 81.3; full 83.6, 82.5
   quick     the embedded world `rooms`: hand-held video of furnished rooms, with narrow nets.
             Minutes on two CPU cores. A first stage trains the net on labelled frames
   smoke     seconds, for tests
 
 Not the paper's, or not said there: losses are means over pixels, so the rate of 1e-14 for sums is
-1e-14 * 425 * 560 = 2.38e-9. HHA has the mean of FCN's release. Frames are drawn anew for each step
-in training, and are the same in every evaluation. Clips with fewer frames are used whole.
+1e-14 * 425 * 560 = 2.38e-9. Images are not flipped, because the paper stores the results of pool4
+for training. Biases learn at the rate of weights, which FCN doubles. HHA has the mean of FCN's
+release. Frames are drawn anew for each step in training, and are the same in every evaluation.
+Clips with fewer frames are used whole.
 
 Arguments: `use=none|superpixel|full|pixel` is the pooling in training, `test=...` that in
 evaluation (as in training if it is left out). `spatial=mean|max` and `temporal=mean|max` are the

@@ -428,6 +428,8 @@ def test_the_rows_of_a_table_begin_from_the_net_alone(number, scale, tmp_path):
             assert config.pooling.use in ('superpixel', 'full')
         if row.labels:
             assert config.data.class_map == row.labels['classes']
+        if 'boundary F' in [column.name for column in plan.table.columns]:
+            assert config.testing.boundary_thresholds > 0
         if row.key.startswith('sun3d'):
             assert config.data.name == 'sun3d' and config.testing.merge == '33'
             assert config.data.train_split == config.data.eval_split == 'test'
