@@ -107,6 +107,16 @@ def test_a_clip_is_pooled_as_in_the_pipeline(target, mode, reading, spatial, tem
     np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_flow_that_leads_out_of_the_clip_is_not_read():
+    clip = make_clip()
+    scores = random_scores()
+    expected = clip_pooling.pool_clip(scores, target=TARGET, **clip)
+    clip['flows_next'] = clip['flows_next'][:-1]
+    clip['flows_previous'] = [None, *clip['flows_previous'][1:]]
+    pooled = clip_pooling.pool_clip(scores, target=TARGET, **clip)
+    np.testing.assert_array_equal(pooled, expected)
+
+
 def test_regions_that_match_the_same_region_are_a_single_region():
     # Both halves of the second frame match the only region of the target.
     ids = np.array([[[0, 0, 0, 0]], [[0, 1, 1, 1]]], np.int32)
