@@ -142,6 +142,44 @@ def elected(pooled):
     return [clip_pooling.label_map(part) for part in parts]
 
 
+def pool_frames(clip, kind, method, frames, scores, mode):
+    """Returns the pooled scores of the target.
+
+    Args:
+      clip: a Clip.
+      kind: of regions.
+      method: of flow.
+      frames: numbers of the frames.
+      scores: {frame: [H, W, C]}.
+      mode: of `pool_clip`.
+    """
+    return clip_pooling.pool_clip(
+        [scores[frame] for frame in frames],
+        [clip.regions(kind, frame) for frame in frames],
+        [clip.flow(method, frame, 1) for frame in frames],
+        [clip.flow(method, frame, -1) for frame in frames],
+        frames.index(TARGET),
+        NUM_REGIONS,
+        mode=mode,
+    )
+
+
+def show_matches(clips, kind, method):
+    """Prints in how many frames of each window a pixel of the target has a match."""
+    for name, (first, last) in WINDOWS.items():
+        frames = list(range(first, last + 1))
+        numbers = []
+        for clip in clips:
+            # The target alone has the score 1, so the mean over K frames is 1 / K.
+            size = (*clip.truth.shape, 1)
+            scores = {frame: np.full(size, float(frame == TARGET)) for frame in frames}
+            numbers.append(1 / pool_frames(clip, kind, method, frames, scores, 'full'))
+        number = np.mean(numbers)
+        alone = 100 * (np.stack(numbers) < 1.5).mean()
+        print(f'{name}: a pixel has {number:.1f} frames, {alone:.1f} % have the target alone')
+    print(flush=True)
+
+
 def pooled_maps(clip, kind, method):
     """Returns {pooling: label maps of the target for each share}."""
     maps = {frame: [clip.corrupted(frame, share) for share in SHARES] for frame in FRAMES}
@@ -149,16 +187,7 @@ def pooled_maps(clip, kind, method):
     made = {'none': maps[TARGET]}
 
     def pool(frames, mode):
-        pooled = clip_pooling.pool_clip(
-            [scores[frame] for frame in frames],
-            [clip.regions(kind, frame) for frame in frames],
-            [clip.flow(method, frame, 1) for frame in frames],
-            [clip.flow(method, frame, -1) for frame in frames],
-            frames.index(TARGET),
-            NUM_REGIONS,
-            mode=mode,
-        )
-        return elected(pooled)
+        return elected(pool_frames(clip, kind, method, frames, scores, mode))
 
     made['superpixel'] = pool([TARGET], 'superpixel')
     for name, (first, last) in WINDOWS.items():
@@ -236,7 +265,7 @@ def resampled(matrices, counts):
 
 def show(title, clips, maps):
     """Prints the scores of each share and pooling, and the differences of two poolings."""
-    print(f'\n{title}\n')
+    print(f'\n{title}\n', flush=True)
     truths = [boundary.class_truth(clip.truth) for clip in clips]
     results = {}
     for place, share in enumerate(SHARES):
@@ -326,6 +355,7 @@ def main(folder, cache, pictures, weights):
         for clip, made in zip(clips, maps, strict=True):
             draw(clip, made, pictures / f'{clip.name}_{kind}_{method}.png')
         show(f'regions {kind}, flow {method}', clips, maps)
+        show_matches(clips, kind, method)
     print(f'\n{time.perf_counter() - began:.0f} s')
 
 
