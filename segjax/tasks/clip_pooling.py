@@ -185,8 +185,8 @@ def pool_stream(
         if num_read > future:
             yield _onto_target(window, len(window) - 1 - future, length, settings)
 
-    # The last frames have fewer frames after them. The window still holds frames that the first
-    # targets need and that later targets drop.
+    # The last targets have fewer frames after them. Frames at the front of the window may be too
+    # far away from them.
     for target in range(max(0, num_read - future), num_read):
         first = max(0, target - past)
         last = list(window)[first - num_read :]
