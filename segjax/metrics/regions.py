@@ -7,7 +7,6 @@ All functions count in sums, so that values of several examples are added and di
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 
 from segjax.metrics import curves
@@ -61,6 +60,8 @@ def boundary_recall(ids: np.ndarray, label: np.ndarray, tolerance: float = 2) ->
     Returns:
       (sum, count) over the pixels at a boundary of classes, float64.
     """
+    import cv2  # not at the top: other metrics do without OpenCV
+
     truth = boundaries(label, label == IGNORE)
     own = boundaries(ids, np.zeros(ids.shape, bool))
     count = np.float64(truth.sum())

@@ -476,8 +476,10 @@ def with_tests(tree, **files: str) -> dict[str, str]:
     folder.mkdir()
     (tree.root / 'segjax/pipelines.py').write_text('REGISTRY = {}\n')
     (tree.root / 'segjax/main.py').write_text('')
+    (tree.root / 'segjax/train').mkdir()
+    (tree.root / 'segjax/train/checks.py').write_text('problems = None\n')
     (folder / 'helpers').mkdir()
-    for name in ('conftest.py', 'helpers/compiler.py'):
+    for name in ('conftest.py', 'helpers/compiler.py', 'helpers/parameter_shapes.py'):
         shutil.copy(REPOSITORY / 'tests' / name, folder / name)
     shutil.copy(REPOSITORY / 'pyproject.toml', tree.root)
     for name, text in files.items():

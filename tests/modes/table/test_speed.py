@@ -149,6 +149,7 @@ def test_the_file_says_what_was_measured_on_what(table_file, timed):
 
 
 MARKDOWN_ROWS = """
+| an older net    |     2 |           |  |                 |
 | as published    |       |     250.0 |  |          100.00 |
 | half \\| as wide |   1/2 | **125.0** |  |          150.00 |
 | strong <aug>    |       |     312.5 |  |                 |
