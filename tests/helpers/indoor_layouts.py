@@ -2,8 +2,11 @@
 
 import layouts
 import numpy as np
+import pytest
 
+from segjax import data
 from segjax.data.builders import nyu_frames
+from segjax.errors import InputError
 
 NYU_SIZE = nyu_frames.FULL_SIZE
 KINECT = '518.85 0 320\n0 518.85 240\n0 0 1\n'
@@ -116,3 +119,23 @@ def write_scannet(root, scenes, frames=2, color_size=(80, 110), depth_size=(40, 
                 rows = f'50 0 {x} 0\n0 50 {y} 0\n0 0 1 0\n0 0 0 1\n'
                 (root / scene / f'intrinsics_{sensor}.txt').write_text(rows)
     return written
+
+
+# --- readers --------------------------------------------------------------------------------------
+
+
+def examples_of(config, split='train'):
+    """Returns {name: example} of a split, in order."""
+    prepared = data.prepare(config)
+    source = prepared.open_split(split, prepared.spec.features)
+    return {example['name']: example for example in (source[i] for i in range(len(source)))}
+
+
+def expect(config, where, *says):
+    """Returns the error of a preparation, whose place and texts it checks."""
+    with pytest.raises(InputError) as error:
+        data.prepare(config)
+    assert str(where) in error.value.where, error.value
+    for text in says:
+        assert text in str(error.value)
+    return error.value

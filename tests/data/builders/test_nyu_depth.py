@@ -13,7 +13,6 @@ import scipy.io
 from segjax import data
 from segjax.data import builders, labels
 from segjax.data.builders import nyu_frames, rgbd
-from segjax.errors import InputError
 from segjax.modes import doctor
 from segjax.modes.doctor import reading
 from segjax.protocol import DrawnFrames, Input
@@ -21,22 +20,6 @@ from segjax.spec import IGNORE
 
 CROP = (slice(45, 470), slice(40, 600))
 REAL = pathlib.Path(os.environ.get('SEGJAX_REAL_DATA', '/no/data'))
-
-
-def examples_of(config, split='train'):
-    """Returns {name: example} of a split, in order."""
-    prepared = data.prepare(config)
-    source = prepared.open_split(split, prepared.spec.features)
-    return {example['name']: example for example in (source[i] for i in range(len(source)))}
-
-
-def expect(config, where, *says):
-    with pytest.raises(InputError) as error:
-        data.prepare(config)
-    assert str(where) in error.value.where, error.value
-    for text in says:
-        assert text in str(error.value)
-    return error.value
 
 
 def problems_of(config, split='train'):
@@ -79,7 +62,7 @@ def test_stills_are_cropped_with_their_camera(tmp_path):
     assert spec.features == ('image', 'label', 'depth', 'intrinsics', 'name')
     assert spec.classes == labels.NYU40 and set(spec.class_maps) == {'13', '4'}
     for split in ('train', 'test'):
-        for name, example in examples_of(config, split).items():
+        for name, example in indoor.examples_of(config, split).items():
             image, units, label = written[name]
             np.testing.assert_array_equal(example['image'], image[CROP])
             expected = np.where(label == 0, IGNORE, label - 1)[CROP]
@@ -106,7 +89,7 @@ def test_frames_of_the_size_of_the_crop_stay_as_they_are(tmp_path):
     spec = data.prepare(config).spec
     assert spec.classes == labels.NYU4.classes and spec.class_maps == {}
     image, _, label = written['7']
-    example = examples_of(config)['7']
+    example = indoor.examples_of(config)['7']
     np.testing.assert_array_equal(example['image'], image)
     np.testing.assert_array_equal(example['label'], np.where(label == 0, IGNORE, label - 1))
     np.testing.assert_array_equal(example['intrinsics'], nyu_frames.camera_matrix())
@@ -118,12 +101,12 @@ def test_labels_of_894_classes_are_read_as_40_and_those_of_40_are_preferred(tmp_
     config = indoor.rgbd_config('nyu_depth', root, tmp_path / 'cache', depth_scale=1000)
     assert data.prepare(config).spec.classes == labels.NYU40
     expected = labels.NYU_FINE_TO_40[fine]
-    found = examples_of(config)['1']['label']
+    found = indoor.examples_of(config)['1']['label']
     np.testing.assert_array_equal(found, np.where(expected == 0, IGNORE, expected - 1)[CROP])
 
     # Labels of 40 classes are read as soon as they exist.
     layouts.save(root / 'train/labels_40/1.png', np.full(indoor.NYU_SIZE, 4, np.uint8))
-    assert (examples_of(config)['1']['label'] == 3).all()
+    assert (indoor.examples_of(config)['1']['label'] == 3).all()
     notes = builders.load(config).notes_of_folders()
     assert any('labels of 40 classes are read, not of 894' in note.message for note in notes)
 
@@ -147,7 +130,7 @@ def test_stills_without_images_and_without_some_labels(tmp_path):
         (tmp_path / f'nyu/{folder}/000002.png').unlink()
     (tmp_path / 'nyu/image/000001.png').unlink()
     config = indoor.rgbd_config('nyu_depth', tmp_path / 'nyu', tmp_path / 'cache', depth_scale=1000)
-    examples = examples_of(config)
+    examples = indoor.examples_of(config)
     assert data.prepare(config).spec.features == ('label', 'depth', 'intrinsics', 'name')
     assert data.prepare(config).spec.num_unlabelled == {'train': 1}
     assert (examples['000002']['label'] == IGNORE).all()
@@ -165,20 +148,20 @@ def test_lists_divide_stills(tmp_path):
     config = indoor.rgbd_config('nyu_depth', tmp_path / 'nyu', tmp_path / 'cache', depth_scale=1000)
     splits = {'trainNdxs': np.array([[1], [3]]), 'testNdxs': np.array([[2]])}
     scipy.io.savemat(tmp_path / 'nyu/splits.mat', splits)
-    assert list(examples_of(config)) == ['0001', '0003']
-    assert list(examples_of(config, 'test')) == ['0002']
+    assert list(indoor.examples_of(config)) == ['0001', '0003']
+    assert list(indoor.examples_of(config, 'test')) == ['0002']
 
     # Lists of the user win over the official numbers.
     (tmp_path / 'nyu/train.txt').write_text('0002\n')
     (tmp_path / 'nyu/val.txt').write_text('1\n')
     assert builders.load(config).splits() == ('train', 'val')
-    assert list(examples_of(config)) == ['0002']
-    assert list(examples_of(config, 'val')) == ['0001']
+    assert list(indoor.examples_of(config)) == ['0002']
+    assert list(indoor.examples_of(config, 'val')) == ['0001']
 
     (tmp_path / 'nyu/val.txt').write_text('2\n9\n')
-    expect(config, 'val.txt', '2, which is also in', "'train'")
+    indoor.expect(config, 'val.txt', '2, which is also in', "'train'")
     (tmp_path / 'nyu/val.txt').write_text('1\n9\n')
-    expect(config, 'val.txt', '1 of 2 names without files, as 9')
+    indoor.expect(config, 'val.txt', '1 of 2 names without files, as 9')
 
 
 # --- video ----------------------------------------------------------------------------------------
@@ -199,7 +182,7 @@ def test_each_target_has_its_own_clip(tmp_path):
         'name',
     )
     assert spec.classes == labels.NYU13.classes
-    examples = examples_of(config)
+    examples = indoor.examples_of(config)
     # Frame 10 is the first. Frame 7 and frame 31 do not exist.
     frames = [(16, n) for n in (10, 13, 16, 19, 22, 25)]
     frames += [(22, n) for n in (13, 16, 19, 22, 25, 28)]
@@ -258,8 +241,8 @@ def test_lists_divide_video_by_scene_and_by_target(tmp_path):
     (root / 'train.txt').write_text('a_0001\nb_0001/1\n')
     (root / 'test.txt').write_text('b_0001/00003\n')
     config = indoor.rgbd_config('nyu_depth', root, tmp_path / 'c', depth_scale=6553.5, steps=0)
-    assert list(examples_of(config)) == ['a_0001/00003/00003', 'b_0001/00001/00001']
-    assert list(examples_of(config, 'test')) == ['b_0001/00003/00003']
+    assert list(indoor.examples_of(config)) == ['a_0001/00003/00003', 'b_0001/00001/00001']
+    assert list(indoor.examples_of(config, 'test')) == ['b_0001/00003/00003']
 
 
 @pytest.mark.usefixtures('small')
@@ -267,10 +250,10 @@ def test_scenes_in_folders_of_splits(tmp_path):
     indoor.write_video(tmp_path / 'nyu/train/a_0001', [1], [1])
     indoor.write_video(tmp_path / 'nyu/test/b_0001', [1], [1])
     config = indoor.rgbd_config('nyu_depth', tmp_path / 'nyu', tmp_path / 'c', depth_scale=6553.5)
-    assert list(examples_of(config)) == ['a_0001/00001/00001']
-    assert list(examples_of(config, 'test')) == ['b_0001/00001/00001']
+    assert list(indoor.examples_of(config)) == ['a_0001/00001/00001']
+    assert list(indoor.examples_of(config, 'test')) == ['b_0001/00001/00001']
     indoor.write_video(tmp_path / 'nyu/c_0001', [1], [1])
-    expect(config, 'c_0001', 'next to folders of splits')
+    indoor.expect(config, 'c_0001', 'next to folders of splits')
 
 
 # --- the official file ----------------------------------------------------------------------------
@@ -304,7 +287,7 @@ def test_the_official_file(matlab):
     assert spec.num_examples == {'train': 2, 'test': 1} and spec.classes == labels.NYU40
     assert set(spec.class_maps) == {'13', '4'}
     for split, names in (('train', ['0001', '0003']), ('test', ['0002'])):
-        examples = examples_of(config, split)
+        examples = indoor.examples_of(config, split)
         assert list(examples) == names
         for name, example in examples.items():
             number = int(name) - 1
@@ -326,10 +309,10 @@ def test_labels_of_the_official_file_join_the_video(matlab):
     write_targets(root, ['bath_0001', 'cafe_0001a', 'bath_0001'], [4, 1, 7])
     written = indoor.write_video(root / 'bath_0001', range(1, 9), [], 1000, indoor.NYU_SIZE)
     indoor.write_video(root / 'cafe_0001a', [1], [], 1000, indoor.NYU_SIZE)
-    expect(config, 'config.data.rgbd.depth_scale', '1000 units per metre')
+    indoor.expect(config, 'config.data.rgbd.depth_scale', '1000 units per metre')
     config.rgbd.update(depth_scale=1000.0, interval=2, steps=1)
     assert data.prepare(config).spec.num_unlabelled == {'train': 3}
-    examples = examples_of(config)
+    examples = indoor.examples_of(config)
     frames = [(4, 2), (4, 4), (4, 6), (7, 5), (7, 7)]
     assert list(examples) == [f'bath_0001/{t:05}/{n:05}' for t, n in frames]
     for (target, number), example in zip(frames, examples.values(), strict=True):
@@ -337,7 +320,7 @@ def test_labels_of_the_official_file_join_the_video(matlab):
         ids = labels.NYU_FINE_TO_40[arrays['labels'][{4: 0, 7: 2}[target]][CROP]]
         expected = np.where(ids == 0, IGNORE, ids - 1) if number == target else IGNORE
         np.testing.assert_array_equal(example['label'], np.broadcast_to(expected, ids.shape))
-    assert list(examples_of(config, 'test')) == ['cafe_0001a/00001/00001']
+    assert list(indoor.examples_of(config, 'test')) == ['cafe_0001a/00001/00001']
 
     # Every problem of the lists and of the folders.
     write_targets(root, ['bath_0001', 'cafe_0001a', 'attic_0001'], [40, 1, 7])
@@ -346,9 +329,9 @@ def test_labels_of_the_official_file_join_the_video(matlab):
     assert 'attic_0001' in texts[1] and 'no frames of this scene' in texts[1]
     assert len(texts) == 2
     write_targets(root, ['bath_0001'], [4])
-    expect(config, 'nyud2_folder.txt', '1 labelled frames, and not frame 3')
+    indoor.expect(config, 'nyud2_folder.txt', '1 labelled frames, and not frame 3')
     write_targets(root, ['bath_0001', 'bath_0001'], [4])
-    expect(config, 'nyud2_target.txt', '1 lines', '2 lines')
+    indoor.expect(config, 'nyud2_target.txt', '1 lines', '2 lines')
 
 
 @pytest.mark.usefixtures('small')
@@ -360,8 +343,8 @@ def test_official_splits_of_labelled_video(tmp_path):
     )
     write_targets(root, ['a_0001', 'a_0001'], [1, 3])
     config = indoor.rgbd_config('nyu_depth', root, tmp_path / 'c', depth_scale=6553.5, steps=0)
-    assert list(examples_of(config)) == ['a_0001/00003/00003']
-    assert list(examples_of(config, 'test')) == ['a_0001/00001/00001']
+    assert list(indoor.examples_of(config)) == ['a_0001/00003/00003']
+    assert list(indoor.examples_of(config, 'test')) == ['a_0001/00001/00001']
 
 
 def test_problems_of_the_official_file(matlab):
@@ -378,15 +361,15 @@ def test_problems_of_the_official_file(matlab):
 
     splits = path.with_name('splits.mat')
     scipy.io.savemat(splits, {'trainNdxs': np.array([[4]]), 'testNdxs': np.array([[2]])})
-    expect(config, splits, "frame 4 in split 'train'", 'numbers 1 to 3')
+    indoor.expect(config, splits, "frame 4 in split 'train'", 'numbers 1 to 3')
     scipy.io.savemat(splits, {'trainNdxs': np.array([[1]])})
-    expect(config, splits, 'testNdxs')
+    indoor.expect(config, splits, 'testNdxs')
     splits.unlink()
-    expect(config, splits, 'no such file', 'indoor_seg_sup')
+    indoor.expect(config, splits, 'no such file', 'indoor_seg_sup')
     truncated = path.read_bytes()[:1000]
     path.unlink()  # HDF5 would find the open file
     path.write_bytes(truncated)
-    expect(config, path, 'copy or download the file again')
+    indoor.expect(config, path, 'copy or download the file again')
 
 
 def test_the_official_file_needs_h5py(tmp_path, monkeypatch):
@@ -400,7 +383,7 @@ def test_the_official_file_needs_h5py(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, '__import__', without)
     config = indoor.rgbd_config('nyu_depth', tmp_path, tmp_path / 'cache')
-    error = expect(config, nyu_frames.LABELLED, 'no package h5py')
+    error = indoor.expect(config, nyu_frames.LABELLED, 'no package h5py')
     assert error.fix == 'pip install h5py'
 
 
@@ -440,7 +423,7 @@ def test_all_problems_of_files_at_once(stills):
 def test_frames_of_another_size_are_refused(tmp_path):
     indoor.write_stills(tmp_path / 'nyu', ['1'], size=(240, 320))
     config = indoor.rgbd_config('nyu_depth', tmp_path / 'nyu', tmp_path / 'c', depth_scale=1000)
-    expect(config, 'image/1.png', '320x240 pixels', '640x480 pixels, or 560x425')
+    indoor.expect(config, 'image/1.png', '320x240 pixels', '640x480 pixels, or 560x425')
 
 
 @pytest.mark.parametrize(
@@ -450,7 +433,7 @@ def test_a_wrong_or_undeclared_unit_is_named(tmp_path, true, declared):
     indoor.write_video(tmp_path / 'nyu/a', [1], [1], scale=true)
     config = indoor.rgbd_config('nyu_depth', tmp_path / 'nyu', tmp_path / 'c', depth_scale=declared)
     where = 'depth/00001.png' if declared else 'config.data.rgbd.depth_scale'
-    error = expect(config, where, f'{true:g} units per metre')
+    error = indoor.expect(config, where, f'{true:g} units per metre')
     assert error.fix == f'--config.data.rgbd.depth_scale={true:g}'
     config.rgbd.depth_scale = float(error.fix.rpartition('=')[2])
     data.prepare(config)
@@ -469,38 +452,38 @@ def test_missing_frames_and_targets_outside_of_the_video(tmp_path):
     folder = tmp_path / 'nyu/a'
     indoor.write_video(folder, [n for n in range(1, 20) if n != 13], [10])
     config = indoor.rgbd_config('nyu_depth', tmp_path / 'nyu', tmp_path / 'c', depth_scale=6553.5)
-    error = expect(config, folder, 'no frames 13, around the labelled frame 10', '10 + 3 k')
+    error = indoor.expect(config, folder, 'no frames 13, around the labelled frame 10', '10 + 3 k')
     assert error.fix == 'extract the missing frames'
 
     # Frame 13 is no frame of the clip if the interval is 2.
     config.rgbd.interval = 2
     data.prepare(config)
     (folder / 'label13/00010.png').rename(folder / 'label13/00025.png')
-    expect(config, 'label13/00025.png', 'the label of frame 25', 'frames 1 to 19')
+    indoor.expect(config, 'label13/00025.png', 'the label of frame 25', 'frames 1 to 19')
     (folder / 'label13/00025.png').rename(folder / 'label13/00010.png')
     (folder / 'depth/00010.png').unlink()
-    expect(config, 'image/00010.png', 'no depth file for 1 of 9')
+    indoor.expect(config, 'image/00010.png', 'no depth file for 1 of 9')
     (folder / 'image/00010.png').rename(folder / 'image/last.png')
-    expect(config, 'image/last.png', 'the number of the frame')
+    indoor.expect(config, 'image/last.png', 'the number of the frame')
 
 
 @pytest.mark.usefixtures('small')
 def test_frames_that_were_extracted_at_another_interval(tmp_path):
     indoor.write_video(tmp_path / 'nyu/a', range(0, 30, 5), [10])
     config = indoor.rgbd_config('nyu_depth', tmp_path / 'nyu', tmp_path / 'c', depth_scale=6553.5)
-    error = expect(config, 'nyu/a', 'no frames 1, 4, 7, 13, 16 and 2 more')
+    error = indoor.expect(config, 'nyu/a', 'no frames 1, 4, 7, 13, 16 and 2 more')
     assert error.fix.startswith('--config.data.rgbd.interval=5,')
     config.rgbd.interval = 5
-    assert len(examples_of(config)) == 6
+    assert len(indoor.examples_of(config)) == 6
 
 
 def test_a_folder_of_another_layout(tmp_path):
     (tmp_path / 'nyu/pictures').mkdir(parents=True)
     config = indoor.rgbd_config('nyu_depth', tmp_path / 'nyu', tmp_path / 'cache')
-    expect(config, 'nyu', 'pictures', nyu_frames.LABELLED, 'label40')
+    indoor.expect(config, 'nyu', 'pictures', nyu_frames.LABELLED, 'label40')
     indoor.write_stills(tmp_path / 'nyu/train', ['1'], kind='13', size=nyu_frames.SIZE)
     indoor.write_stills(tmp_path / 'nyu/test', ['2'], kind='4', size=nyu_frames.SIZE)
-    expect(config, 'nyu', 'labels of 13 and 4 classes')
+    indoor.expect(config, 'nyu', 'labels of 13 and 4 classes')
 
 
 @pytest.mark.usefixtures('small')
@@ -524,7 +507,7 @@ def test_a_real_clip(tmp_path):
     config = indoor.rgbd_config('nyu_depth', REAL / 'nyu_clip', tmp_path / 'cache', **keys)
     spec = data.prepare(config).spec
     assert spec.num_examples == {'train': 7} and spec.num_unlabelled == {'train': 6}
-    examples = examples_of(config)
+    examples = indoor.examples_of(config)
     assert [e['frame'] for e in examples.values()] == [2080 + 3 * k for k in range(-3, 4)]
     assert {e['sequence'] for e in examples.values()} == {'dining_room_0036/02080'}
     target = examples['dining_room_0036/02080/02080']

@@ -11,25 +11,9 @@ from PIL import Image
 from segjax import data
 from segjax.data import builders, labels
 from segjax.data.builders import nyu_frames, scannet
-from segjax.errors import InputError
 from segjax.spec import IGNORE
 
 SCENES = {'train': ['scene0000_00', 'scene0001_00'], 'val': ['scene0002_00']}
-
-
-def examples_of(config, split):
-    prepared = data.prepare(config)
-    source = prepared.open_split(split, prepared.spec.features)
-    return {example['name']: example for example in (source[i] for i in range(len(source)))}
-
-
-def expect(config, where, *says):
-    with pytest.raises(InputError) as error:
-        data.prepare(config)
-    assert str(where) in error.value.where, error.value
-    for text in says:
-        assert text in str(error.value)
-    return error.value
 
 
 @pytest.fixture
@@ -56,7 +40,7 @@ def test_all_maps_have_the_size_of_the_depth(frames):
         'name',
     )
     for split, scenes in SCENES.items():
-        examples = examples_of(config, split)
+        examples = indoor.examples_of(config, split)
         assert list(examples) == [f'{scene}/{frame:06}' for scene in scenes for frame in (0, 100)]
         for name, example in examples.items():
             _, units, label, instance = written[name]
@@ -78,7 +62,7 @@ def test_images_are_averaged(frames):
     path = root / 'scene0002_00/color/000000.jpg'
     image = np.asarray(Image.open(path)).astype(float)
     means = image.reshape(40, 2, 55, 2, 3).mean(axis=(1, 3))
-    example = examples_of(config, 'val')['scene0002_00/000000']
+    example = indoor.examples_of(config, 'val')['scene0002_00/000000']
     assert np.abs(example['image'] - means).max() <= 1
 
 
@@ -91,7 +75,7 @@ def test_frames_without_depth_keep_the_size_of_their_images(tmp_path):
     config = indoor.rgbd_config('scannet', root, tmp_path / 'cache')
     spec = data.prepare(config).spec
     assert 'depth' not in spec.features and spec.max_size == {'val': (80, 110)}
-    for name, example in examples_of(config, 'val').items():
+    for name, example in indoor.examples_of(config, 'val').items():
         label = written[name][2]
         np.testing.assert_array_equal(example['label'], np.where(label == 0, IGNORE, label - 1))
         assert example['intrinsics'][0, 2] == 53.5
@@ -136,23 +120,26 @@ def test_lists_of_scenes(frames):
     root, config, _ = frames
     path = root.parent / 'scannetv2_train.txt'
     path.write_text('scene0000_00\nscene0707_00\n')
-    expect(config, path, '1 of 2 scenes are not there, the first is scene0707_00')
+    indoor.expect(config, path, '1 of 2 scenes are not there, the first is scene0707_00')
     path.write_text('scene0000_00\n')
     assert data.prepare(config).spec.num_examples == {'train': 2, 'val': 2}
     # A list in the folder itself wins.
     (root / 'scannetv2_train.txt').write_text('scene0001_00\n')
-    assert list(examples_of(config, 'train')) == ['scene0001_00/000000', 'scene0001_00/000100']
+    assert list(indoor.examples_of(config, 'train')) == [
+        'scene0001_00/000000',
+        'scene0001_00/000100',
+    ]
     for place in (root, root.parent):
         for split in ('train', 'val'):
             (place / f'scannetv2_{split}.txt').unlink(missing_ok=True)
-    expect(config, root, 'no lists of scenes', 'Tasks/Benchmark')
+    indoor.expect(config, root, 'no lists of scenes', 'Tasks/Benchmark')
 
 
 def test_names_that_are_no_numbers(frames):
     root, config, _ = frames
     path = root / 'scene0002_00/color/000100.jpg'
     path.rename(path.with_name('frame-000100.color.jpg'))
-    expect(config, 'frame-000100.color.jpg', 'the number of the frame, as 000100.jpg')
+    indoor.expect(config, 'frame-000100.color.jpg', 'the number of the frame, as 000100.jpg')
 
 
 def test_the_page_of_the_data_sets_names_their_class_maps():

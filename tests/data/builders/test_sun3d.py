@@ -8,23 +8,7 @@ import pytest
 from segjax import data
 from segjax.data import builders, labels
 from segjax.data.builders import sun3d
-from segjax.errors import InputError
 from segjax.spec import IGNORE
-
-
-def examples_of(config):
-    prepared = data.prepare(config)
-    source = prepared.open_split('test', prepared.spec.features)
-    return {example['name']: example for example in (source[i] for i in range(len(source)))}
-
-
-def expect(config, where, *says):
-    with pytest.raises(InputError) as error:
-        data.prepare(config)
-    assert str(where) in error.value.where, error.value
-    for text in says:
-        assert text in str(error.value)
-    return error.value
 
 
 @pytest.fixture
@@ -54,7 +38,7 @@ def test_the_clip_of_a_labelled_frame(room):
         'frame',
         'name',
     )
-    examples = examples_of(config)
+    examples = indoor.examples_of(config, 'test')
     assert [example['frame'] for example in examples.values()] == [4, 7, 10, 13, 16]
     for example in examples.values():
         _, units, label = written[example['frame']]
@@ -72,12 +56,12 @@ def test_the_clip_of_a_labelled_frame(room):
 def test_depth_without_rotated_bits(tmp_path):
     written = indoor.write_sun3d(tmp_path / 'sun3d/a', 3, [2], rotated=False)
     config = indoor.rgbd_config('sun3d', tmp_path / 'sun3d', tmp_path / 'cache', interval=1)
-    for example in examples_of(config).values():
+    for example in indoor.examples_of(config, 'test').values():
         np.testing.assert_allclose(example['depth'], written[example['frame']][1] / 1000)
 
     # A declared unit switches the recognition off.
     config.rgbd.depth_scale = 2000.0
-    for example in examples_of(config).values():
+    for example in indoor.examples_of(config, 'test').values():
         np.testing.assert_allclose(example['depth'], written[example['frame']][1] / 2000)
 
 
@@ -149,32 +133,34 @@ def test_missing_frames_and_depth(room):
     paths = [next((folder / 'depth').glob(f'{frame + 4:07}-*')) for frame in (6, 7, 8)]
     for path in paths:
         path.rename(folder / path.name)
-    error = expect(config, next((folder / 'image').glob('0000007-*')), 'no depth within 0.05 s')
+    error = indoor.expect(
+        config, next((folder / 'image').glob('0000007-*')), 'no depth within 0.05 s'
+    )
     assert 'the same time' in error.expected
     for path in paths:
         (folder / path.name).rename(path)
 
     image = next((folder / 'image').glob('0000013-*'))
     image.unlink()
-    expect(config, folder, 'no frames 13, around the labelled frame 10')
+    indoor.expect(config, folder, 'no frames 13, around the labelled frame 10')
 
 
 def test_names_labels_and_cameras_of_another_form(room):
     folder, config, _ = room
     label = next((folder / 'label40').glob('*.png'))
     label.rename(folder / 'label40/99.png')
-    expect(config, 'label40/99.png', 'the label of frame 99', 'frames 1 to 20')
+    indoor.expect(config, 'label40/99.png', 'the label of frame 99', 'frames 1 to 20')
     (folder / 'label40/99.png').rename(folder / 'label40/10.png')
     data.prepare(config)
     (folder / 'intrinsics.txt').write_text('51.8 0 30.5')
-    expect(config, folder / 'intrinsics.txt', '3 rows of 3 numbers')
+    indoor.expect(config, folder / 'intrinsics.txt', '3 rows of 3 numbers')
     (folder / 'intrinsics.txt').write_text('51.8 0 30.5 0 51.9 20.5 0 0 1')
     layouts.save(folder / 'label40/10.png', np.full((40, 60), 77, np.uint8))
-    expect(config, 'label40/10.png', 'label ids 77', 'ids 0..40')
+    indoor.expect(config, 'label40/10.png', 'label ids 77', 'ids 0..40')
     layouts.save(folder / 'label40/10.png', np.full((20, 30), 7, np.uint8))
-    expect(config, 'label40/10.png', '30x20 pixels', '60x40 pixels, the size of')
+    indoor.expect(config, 'label40/10.png', '30x20 pixels', '60x40 pixels, the size of')
     layouts.save(folder / 'image/last.jpg', np.zeros((40, 60, 3), np.uint8))
-    expect(config, 'image/last.jpg', '{frame}-{microseconds}.jpg')
+    indoor.expect(config, 'image/last.jpg', '{frame}-{microseconds}.jpg')
 
 
 def test_depth_of_another_unit(tmp_path):
@@ -183,11 +169,11 @@ def test_depth_of_another_unit(tmp_path):
     units = np.random.default_rng(0).integers(15000, 40000, (40, 60)).astype(np.uint16)
     layouts.save(path, units)
     config = indoor.rgbd_config('sun3d', tmp_path / 'sun3d', tmp_path / 'cache')
-    error = expect(config, path, '6553.5 units per metre')
+    error = indoor.expect(config, path, '6553.5 units per metre')
     assert error.fix == '--config.data.rgbd.depth_scale=6553.5'
 
 
 def test_no_labelled_sequence(tmp_path):
     indoor.write_sun3d(tmp_path / 'sun3d/a', 1, [])
     config = indoor.rgbd_config('sun3d', tmp_path / 'sun3d', tmp_path / 'cache')
-    expect(config, 'sun3d', 'no sequence with a folder label40', 'ids 1..40')
+    indoor.expect(config, 'sun3d', 'no sequence with a folder label40', 'ids 1..40')
