@@ -11,7 +11,16 @@ or along the optical flow of pixels. At the scale of the paper, `fcn` has no ste
 net.
 """
 
-from segjax.modes.table import Claim, Column, Literature, Row, Scale, Table, small_scale
+from segjax.modes.table import (
+    Claim,
+    Column,
+    Literature,
+    Row,
+    Scale,
+    Table,
+    published_numbers,
+    small_scale,
+)
 
 FILE = 'configs/std2p.py:{scale}'
 AFTER_FCN = ('frames.num_steps=0',)
@@ -46,19 +55,13 @@ NOTES = (
 )
 
 
-def numbers(values):
-    """Returns {column: number} without the numbers that were not published."""
-    pairs = zip(COLUMNS, values, strict=True)
-    return {column: value for column, value in pairs if value is not None}
-
-
 def trained(key, name, arguments, published=''):
     """Builds the row of a net that is fine-tuned with pooling from the row `fcn`."""
     return Row(
         key,
         name,
         f'{FILE},{arguments}',
-        published=numbers(PUBLISHED[published]) if published else {},
+        published=published_numbers(COLUMNS, PUBLISHED[published]) if published else {},
         overrides=AFTER_FCN,
         after='fcn',
     )
@@ -70,7 +73,7 @@ def tested(key, name, arguments, evaluates, published='', overrides=()):
         key,
         name,
         f'{FILE},{arguments}',
-        published=numbers(PUBLISHED[published]) if published else {},
+        published=published_numbers(COLUMNS, PUBLISHED[published]) if published else {},
         overrides=(*(AFTER_FCN if evaluates == 'full' else ()), *overrides),
         evaluates=evaluates,
     )
@@ -80,7 +83,12 @@ def get_rows():
     """Returns all rows."""
     past = ('testing.direction=past',)
     return (
-        Row('fcn', 'FCN', f'{FILE},system=fcn', published=numbers(PUBLISHED['fcn'])),
+        Row(
+            'fcn',
+            'FCN',
+            f'{FILE},system=fcn',
+            published=published_numbers(COLUMNS, PUBLISHED['fcn']),
+        ),
         tested(
             'fcn_superpixel', 'FCN, tested with superpixels', 'system=fcn,test=superpixel', 'fcn'
         ),
@@ -138,5 +146,7 @@ def get_table():
         notes=NOTES,
         compare=('fcn', 'fcn_superpixel', 'fcn_full', 'superpixel', 'full'),
         claims=get_claims(),
-        literature=tuple(Literature(name, numbers(row)) for name, row in LITERATURE.items()),
+        literature=tuple(
+            Literature(name, published_numbers(COLUMNS, row)) for name, row in LITERATURE.items()
+        ),
     )

@@ -10,7 +10,16 @@ The thesis prints the numbers of 13 classes below the headings mIoU and fwIoU. I
 them as pixel accuracy and class accuracy.
 """
 
-from segjax.modes.table import Claim, Column, Literature, Row, Scale, Table, small_scale
+from segjax.modes.table import (
+    Claim,
+    Column,
+    Literature,
+    Row,
+    Scale,
+    Table,
+    published_numbers,
+    small_scale,
+)
 
 FILE = 'configs/std2p.py:{scale}'
 AFTER_FCN = ('frames.num_steps=0',)
@@ -35,12 +44,6 @@ LITERATURE = {
 """Further methods of the table."""
 
 
-def numbers(values):
-    """Returns {column: number} without the numbers that were not published."""
-    pairs = zip(COLUMNS, values, strict=True)
-    return {column: value for column, value in pairs if value is not None}
-
-
 def get_rows():
     """Returns the hidden nets alone, and two tests of the net that is trained with frames."""
     rows = []
@@ -58,7 +61,7 @@ def get_rows():
                 key,
                 name,
                 f'{FILE},{arguments}',
-                published=numbers(PUBLISHED[name][classes]),
+                published=published_numbers(COLUMNS, PUBLISHED[name][classes]),
                 overrides=(*AFTER_FCN, merged),
                 labels={'classes': classes},
                 after='' if evaluates else fcn,
@@ -75,7 +78,9 @@ def get_literature():
         for name, of_classes in LITERATURE.items():
             if classes in of_classes:
                 labels = {'classes': classes}
-                entries.append(Literature(name, numbers(of_classes[classes]), labels))
+                entries.append(
+                    Literature(name, published_numbers(COLUMNS, of_classes[classes]), labels)
+                )
     return tuple(entries)
 
 

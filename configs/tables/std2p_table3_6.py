@@ -11,7 +11,7 @@ A depth scale of NYUDv2 on the command line holds for all rows. SUN3D has its ow
     --override '^sun3d:data.rgbd.depth_scale=0'
 """
 
-from segjax.modes.table import Claim, Column, Literature, Row, Scale, Table
+from segjax.modes.table import Claim, Column, Literature, Row, Scale, Table, published_numbers
 
 FILE = 'configs/std2p.py:{scale}'
 COLUMNS = ('pixel accuracy', 'class accuracy', 'mIoU', 'fwIoU')
@@ -41,12 +41,6 @@ LITERATURE = {
 """Further methods of the table."""
 
 
-def numbers(values):
-    """Returns {column: number} without the numbers that were not published."""
-    pairs = zip(COLUMNS, values, strict=True)
-    return {column: value for column, value in pairs if value is not None}
-
-
 def get_rows():
     """Returns the hidden trainings on NYUDv2, and their tests on SUN3D."""
     full = Row(
@@ -68,7 +62,7 @@ def get_rows():
             key,
             name,
             f'{FILE},{arguments}',
-            published=numbers(PUBLISHED[key]),
+            published=published_numbers(COLUMNS, PUBLISHED[key]),
             overrides=SUN3D if evaluates == 'fcn' else ('frames.num_steps=0', *SUN3D),
             evaluates=evaluates,
         )
@@ -97,5 +91,7 @@ def get_table():
         },
         notes='Nets are trained on NYUDv2. Predictions of 40 classes are merged into 33.',
         claims=claims,
-        literature=tuple(Literature(name, numbers(row)) for name, row in LITERATURE.items()),
+        literature=tuple(
+            Literature(name, published_numbers(COLUMNS, row)) for name, row in LITERATURE.items()
+        ),
     )

@@ -29,6 +29,7 @@ from segjax.modes.table.spec import (
     Row,
     Scale,
     Table,
+    published_numbers,
     small_scale,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     'Scale',
     'Table',
     'make_table_plan',
+    'published_numbers',
     'run_table',
     'small_scale',
 ]

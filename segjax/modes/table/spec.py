@@ -143,6 +143,17 @@ STREETS = 'the procedural world `streets`'
 """The name of the data set `streets` for `small_scale`."""
 
 
+def published_numbers(columns: Iterable[str], values: Iterable[float | None]) -> dict[str, float]:
+    """Returns {column name: number} for `Row.published`, without numbers that were not published.
+
+    Args:
+      columns: names of the columns.
+      values: a number for each column, None if it was not published.
+    """
+    pairs = zip(columns, values, strict=True)
+    return {column: value for column, value in pairs if value is not None}
+
+
 class Condition(NamedTuple):
     """Bounds the mean difference of two rows: `column` in row `higher` minus row `lower`.
 

@@ -6,6 +6,7 @@ import pytest
 from paper_table import FILE, start
 
 from segjax.errors import InputError
+from segjax.modes.table import spec
 
 
 @pytest.mark.parametrize(
@@ -116,3 +117,9 @@ def test_a_wrong_condition_is_named_with_its_claim(table_file, conditions, fragm
         start(table_file)
     for fragment in ("claim 'width helps': only_if", *fragments):
         assert fragment in str(raised.value)
+
+
+def test_numbers_that_were_not_published_have_no_entry():
+    assert spec.published_numbers(('a', 'b', 'c'), (1.5, None, 0.0)) == {'a': 1.5, 'c': 0.0}
+    with pytest.raises(ValueError):
+        spec.published_numbers(('a', 'b'), (1.5,))
