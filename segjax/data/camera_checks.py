@@ -111,7 +111,7 @@ def _check_depth(where: str, depth: np.ndarray) -> None:
 
 
 def _check_size(where: str, size: tuple[int, ...], expected: tuple[int, int]) -> None:
-    """Raises InputError for a map whose (height, width) is not that of its image."""
+    """Raises InputError for a map with another (height, width) than its image."""
     if tuple(size) != tuple(expected):
         raise InputError(
             where,

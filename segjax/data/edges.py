@@ -201,7 +201,7 @@ def depth_strength(depth: np.ndarray) -> np.ndarray:
         strength = s / (s + DEPTH_HALF)
         s        = max(|a - b| - DEPTH_NOISE, 0) / max(a, b)
 
-    a and b are the inverse depths 1 / z half a pixel beside a boundary. Each is extrapolated from
+    a and b are the inverse depths 1 / z half a pixel from a boundary. Each is extrapolated from
     a line, fitted to the DEPTH_WINDOW pixels on its side. The inverse depth of a plane is linear in
     the pixel coordinates, so slanted planes have no step. Noise of a depth camera grows with z^2,
     so noise of 1 / z is equal at all distances. Without noise, s is the step relative to the depth

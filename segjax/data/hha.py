@@ -253,7 +253,7 @@ def plane_normals(
     v = np.arange(height)[:, None]
     constant = inverse - u * slope_u - v * slope_v
     covector = np.stack([slope_u, slope_v, constant], axis=-1)  # [H, W, 3]
-    # NaN stands for an unknown plane.
+    # NaN: the plane is unknown.
     with np.errstate(invalid='ignore'):
         vectors = -covector @ intrinsics.astype(np.float64)
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)

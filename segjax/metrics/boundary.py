@@ -176,8 +176,8 @@ def ucm_strength(ucm: ArrayLike, size: tuple[int, int]) -> np.ndarray:
 def thin(boundaries: ArrayLike) -> np.ndarray:
     """Thins boundaries to lines of one pixel that are connected as before.
 
-    Guo and Hall: Parallel Thinning with Two-Subiteration Algorithms, CACM 1989. The result is equal
-    to that of the benchmark (`bwmorph` of MATLAB).
+    Guo and Hall: Parallel Thinning with Two-Subiteration Algorithms, CACM 1989. The benchmark
+    has the same result (`bwmorph` of MATLAB).
 
     Args:
       boundaries: [H, W] bool.

@@ -556,7 +556,7 @@ def normalize(frames: Array, scheme: str) -> Array:
     color = images.normalize(frames[..., :3], scheme)
     if frames.shape[-1] == 3:
         return color
-    # The spread of HHA becomes that of colours, whatever the scheme.
+    # HHA gets the spread of colours, whatever the scheme.
     scale = 1.0 if images.SCHEMES[scheme][1] == 1.0 else 1 / 64
     hha = (frames[..., 3:].astype(jnp.float32) - np.float32(HHA_MEAN)) * scale
     return jnp.concatenate([color, hha], axis=-1)
@@ -763,7 +763,7 @@ def make_init(config: ml_collections.ConfigDict, net: segmentation.Net) -> Calla
 
     def init(key: PRNGKey, batch: Batch, earlier: Mapping[str, TrainState]) -> TrainState:
         if 'frames' in earlier:
-            # Training goes on from the parameters that evaluation used.
+            # Training continues with the parameters that evaluation used.
             params, model_state = optim.averaged(earlier['frames'], config.train.ema)
         else:
             several = 'image_frames' in batch
