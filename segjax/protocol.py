@@ -212,10 +212,17 @@ class TableFrames(NamedTuple):
     The feature `table` of an example has the positions [count] of its neighbours. It is a stored or
     derived feature of kind 'number' and type 'int32'. Positions count in the plain split in which
     the example lies: a table of 'train' is right for 'train[:10%]' and for 'val+train'.
+
+    With `drawn`, the table has a row of M positions for each neighbour, [count, M]. -1 is no
+    position. A position of each row is drawn anew for each example and epoch, all with the same
+    probability. A row without a position gives the example itself. The batch feature
+    'present_frames' [B, count] is 0 for such rows, and 1 otherwise. Neighbours of another size are
+    stretched to the size of the example. In evaluation, the draws depend on the index alone.
     """
 
     count: int
     table: str
+    drawn: bool = False
 
 
 class Input(NamedTuple):
@@ -358,6 +365,9 @@ class Prediction(NamedTuple):
     check    example -> None. Raises InputError for values that the net cannot use. It is called for
              all examples before anything compiles. `example` holds the inputs that are no maps, in
              pixels of the files. With maps it also holds 'size', their (height, width)
+    codes    state -> {name: array}, the random codes that all examples share. They are written
+             once, to codes.npz. `config.predict.codes` names such a file, and `make_stages` reads
+             it. None: the prediction has no codes
     """
 
     inputs: Mapping[str, Feature]
@@ -367,6 +377,7 @@ class Prediction(NamedTuple):
     streams: tuple[str, ...] = ()
     resize: bool = True
     check: Callable[[Example], None] | None = None
+    codes: Callable[[TrainState], Mapping[str, Array]] | None = None
 
 
 class Stage(NamedTuple):

@@ -618,6 +618,11 @@ PREDICT = {
         'Metres per unit of the 16-bit depth files that a prediction reads or writes.',
         above(0),
     ),
+    'codes': Field(
+        '',
+        'Stages that draw samples: the file codes.npz of an earlier prediction, whose codes are '
+        'used again.',
+    ),
 }
 
 BENCH = {

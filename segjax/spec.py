@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from segjax.errors import unknown_name
+from segjax.errors import InputError, unknown_name
 
 IGNORE = 255
 """Label without effect on losses, metrics and class statistics. It fills padding."""
@@ -59,6 +59,10 @@ class ClassSpec:
         return len(self.names)
 
 
+NO_CLASSES = ClassSpec((), (), ())
+"""The classes of a data set whose examples have no feature 'label'."""
+
+
 class ClassMap(NamedTuple):
     """A merge of the classes of a data set into fewer classes.
 
@@ -90,7 +94,7 @@ class SplitSpec(NamedTuple):
     """The size of a split. A slice (train[:10%]) has the numbers of the whole split.
 
     num_examples  largest number of examples
-    max_size      (height, width) that holds every label
+    max_size      (height, width) that holds every label, or every image without labels
     class_pixels  [C] labelled pixels of each class
     void_pixels   ignored pixels
     num_labelled  largest number of examples with a labelled pixel
@@ -127,11 +131,12 @@ class DataSpec:
     """The description of a prepared data set.
 
     name          its name in the registry
-    classes       ClassSpec
+    classes       ClassSpec. NO_CLASSES: the examples have no label
     features      keys that an example has: image, label, instance, depth, intrinsics, pose,
                   sequence, frame, name
     num_examples  by split
-    max_size      by split: (height, width) that holds every label of the split
+    max_size      by split: (height, width) that holds every label of the split. Without labels:
+                  that holds every image
     class_pixels  by split: [C] labelled pixels of each class, without void pixels
     void_pixels   by split: ignored pixels
     num_unlabelled  by split, where it is not 0: examples without a labelled pixel
@@ -211,6 +216,25 @@ class DataSpec:
             num_examples=whole.num_labelled,
             class_pixels=whole.class_pixels,
             void_pixels=whole.labelled_void_pixels,
+        )
+
+    def check_labels(self, reader: str, section: str = 'data') -> None:
+        """Refuses a data set without classes.
+
+        Args:
+          reader: names the part of the program that reads labels.
+          section: config section of the data set.
+
+        Raises:
+          InputError: the data set has no classes.
+        """
+        if self.classes.num_classes:
+            return
+        raise InputError(
+            f'data set {self.name!r}',
+            got='no classes: its examples have no labels',
+            expected=f'labels, which {reader} reads',
+            fix=f'--config.{section}.name=streets, or another data set with labels',
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -51,6 +51,16 @@ def streams_of_rows(
     return {name: fold_rows(named(root_key, name), digests) for name in names}
 
 
+def of_examples(key: jax.Array, index: jax.Array) -> jax.Array:
+    """Returns a key for each example [B] that does not depend on its row, device or micro-batch.
+
+    Args:
+      key: of a stream of `Stage.shared_streams`.
+      index: [B] positions of the examples in their split, batch['index'].
+    """
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+
+
 def streams(
     root_key: jax.Array,
     names: Iterable[str],

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segjax.data import index
+from segjax.data import index, transforms
 from segjax.data.kinds import FRAMES as SUFFIX
+from segjax.data.kinds import PRESENT
 from segjax.errors import InputError
 from segjax.protocol import DrawnFrames, TableFrames
+from segjax.spec import Feature
 
 ABSENT = -1
 """Position of a frame that does not exist."""
@@ -194,7 +196,8 @@ class FromTable(NamedTuple):
     slices  parts of plain splits that make up the split, in order
     firsts  by plain split: first position in the source of the neighbours
     counts  by plain split: number of examples
-    frames  number of the neighbours, and name of the feature
+    frames  number of the neighbours, and name of the feature. With `drawn`, a position of each row
+            is drawn. A row without a position gives the example itself
     where   the name of the data set in errors
     """
 
@@ -209,24 +212,50 @@ class FromTable(NamedTuple):
     ) -> np.ndarray:
         # The plain split of the example.
         ends = list(itertools.accumulate(part.end - part.first for part in self.slices))
-        split = self.slices[bisect.bisect_right(ends, position)].split
+        number = bisect.bisect_right(ends, position)
+        split = self.slices[number].split
 
-        # Its row of the table.
-        row = np.asarray(example[self.frames.table])
-        feature = f'feature {self.frames.table!r} of example {position} of {self.where}'
-        if row.shape != (self.frames.count,) or row.dtype.kind not in 'iu':
+        # The table of the example.
+        table = np.asarray(example[self.frames.table])
+        self._check(table, split, position)
+        if not self.frames.drawn:
+            return self.firsts[split] + table.astype(np.int64)
+
+        # Every row draws a number, so later draws do not depend on the table.
+        shares = rng.random(self.frames.count)
+        own = self.slices[number].end + position - ends[number]
+        places = []
+        for row, share in zip(table, shares, strict=True):
+            candidates = row[row >= 0]
+            chosen = int(share * len(candidates))
+            places.append(int(candidates[chosen]) if len(candidates) else own)
+        return self.firsts[split] + np.array(places, np.int64)
+
+    def _check(self, table: np.ndarray, split: str, position: int) -> None:
+        """Raises InputError for a table of another shape or type, or a position that is wrong.
+
+        Args:
+          table: of an example.
+          split: plain split of the example.
+          position: of the example, for the error.
+        """
+        where = f'feature {self.frames.table!r} of example {position} of {self.where}'
+        drawn = self.frames.drawn
+        num_axes = 2 if drawn else 1
+        fits = table.ndim == num_axes and len(table) == self.frames.count
+        if not fits or table.dtype.kind not in 'iu':
+            shape = f'({self.frames.count}, M)' if drawn else f'({self.frames.count},)'
             raise InputError(
-                feature,
-                got=f'{row.dtype} of shape {row.shape}',
-                expected=f'{self.frames.count} positions: whole numbers of shape '
-                f'({self.frames.count},)',
+                where,
+                got=f'{table.dtype} of shape {table.shape}',
+                expected=f'{self.frames.count} positions: whole numbers of shape {shape}',
             )
         count = self.counts[split]
-        outside = row[(row < 0) | (row >= count)]
+        outside = table[(table < (ABSENT if drawn else 0)) | (table >= count)]
         if outside.size:
-            expected = f'positions 0 .. {count - 1} in split {split!r}'
-            raise InputError(feature, got=f'position {outside[0]}', expected=expected)
-        return self.firsts[split] + row.astype(np.int64)
+            none = f', or {ABSENT} for none' if drawn else ''
+            expected = f'positions 0 .. {count - 1} in split {split!r}{none}'
+            raise InputError(where, got=f'position {outside[0]}', expected=expected)
 
 
 class Clips:
@@ -262,8 +291,13 @@ class Clips:
         self._features = tuple(name for name in features if not name.endswith(SUFFIX))
         borrowed = [name.removesuffix(SUFFIX) for name in features if name.endswith(SUFFIX)]
         needed = list(self._features)
+        self._is_drawn_table = isinstance(frames, TableFrames) and frames.drawn
+        self._table_of_presence = ''
         if isinstance(frames, TableFrames):
             needed.append(frames.table)
+            if frames.drawn and PRESENT in features:
+                self._table_of_presence = frames.table
+                borrowed.remove(PRESENT.removesuffix(SUFFIX))
         self._is_own_neighbour = isinstance(frames, DrawnFrames)
         if self._is_own_neighbour:
             # The record of the example is read only once.
@@ -302,14 +336,48 @@ class Clips:
         example = self._examples[position]
         features = {feature: example[feature] for feature in self._features}
 
-        # Read the neighbours.
-        neighbours = []
-        for place in self._neighbours_of(position, example, rng):
-            known = self._is_own_neighbour and place == position
-            neighbours.append(example if known else self._neighbours[int(place)])
+        # Read each neighbour once, because an example may be several neighbours.
+        frames = {position: example} if self._is_own_neighbour else {}
+        places = list(map(int, self._neighbours_of(position, example, rng)))
+        for place in places:
+            if place not in frames:
+                frames[place] = self._neighbours[place]
+        neighbours = [frames[place] for place in places]
+        if self._is_drawn_table:
+            neighbours = fitted(neighbours, example, self.declared)
         for feature in self._neighbours.features:
             features[feature + SUFFIX] = np.stack([frame[feature] for frame in neighbours])
+        if self._table_of_presence:
+            is_present = (example[self._table_of_presence] >= 0).any(axis=1)
+            features[PRESENT] = is_present.astype(np.float32)
         return features
+
+
+def fitted(
+    neighbours: Sequence[Mapping[str, Any]],
+    example: Mapping[str, Any],
+    declared: Mapping[str, Feature],
+) -> list[Mapping[str, Any]]:
+    """Stretches neighbours to the size of the maps of their example.
+
+    Landmarks, boxes and cameras follow the maps. Neighbours of this size stay as they are. An
+    example without maps has the size of the first neighbour.
+
+    Args:
+      neighbours: features of each neighbour.
+      example: features of the example.
+      declared: features by key.
+    """
+    size = transforms.map_size(example, None, declared)
+    size = size or transforms.map_size(neighbours[0], None, declared)
+    result = []
+    for neighbour in neighbours:
+        own = transforms.map_size(neighbour, None, declared)
+        if own not in (None, size):
+            matrix = transforms.resize_matrix(own, size)
+            neighbour = transforms.apply_geometry(neighbour, matrix, size, declared)
+        result.append(neighbour)
+    return result
 
 
 def _from_table(folder: pathlib.Path, split: str, frames: TableFrames, where: str) -> FromTable:

@@ -23,13 +23,14 @@ import tqdm
 from segjax.core import files
 from segjax.core.notes import Note, tell
 from segjax.data import clips, index, kinds, records, workers
-from segjax.data.builders.base import Dataset, Inspection, Item, Record
+from segjax.data.builders import base
+from segjax.data.builders.base import Dataset, Inspection, Item
 from segjax.data.camera_checks import check_geometry
 from segjax.data.derived import Store, recipes, stored_names
 from segjax.data.index import Chosen, Source
 from segjax.errors import InputError, first_line
 from segjax.protocol import Derived, Example, Input
-from segjax.spec import ClassSpec, Feature
+from segjax.spec import NO_CLASSES, Feature
 
 AHEAD = 4
 """Examples for each worker process that are computed before their turn."""
@@ -393,7 +394,7 @@ class DerivedDataset(Dataset):
     def __init__(self, task: Task, pool: workers.Pool):
         self.name = task.feature.name
         self.where = task.where
-        self.classes = ClassSpec((), (), ())
+        self.classes = NO_CLASSES
         self.declared = {self.name: task.feature.feature}
         self._task = task
         self._pool = pool
@@ -423,7 +424,7 @@ class DerivedDataset(Dataset):
         if value is None:
             return Inspection(None, [])
         stored = value.item() if value.dtype.kind == 'U' else value
-        return Inspection(Record({self.name: stored}, np.zeros(256, np.int64), (0, 0)), [])
+        return Inspection(base.without_label({self.name: stored}, (0, 0)), [])
 
     def inspect(self, item):
         """Reads a computed value, which was checked when it was computed."""

@@ -68,10 +68,15 @@ def stored_names(features: Iterable[str]) -> tuple[str, ...]:
 
 def names_read(inputs: Input) -> tuple[str, ...]:
     """Returns the names of the stored features that an input reads, with its tables."""
-    tables = [inputs.each] if inputs.each else []
+    names = list(inputs.stored)
+    if inputs.each:
+        names.append(inputs.each)
     if isinstance(inputs.frames, TableFrames):
-        tables.append(inputs.frames.table)
-    return stored_names((*inputs.stored, *tables))
+        names.append(inputs.frames.table)
+        # No record has the presence of drawn neighbours.
+        if inputs.frames.drawn and kinds.PRESENT in names:
+            names.remove(kinds.PRESENT)
+    return stored_names(names)
 
 
 def promised(spec: DataSpec, features: Sequence[Derived]) -> DataSpec:
@@ -116,7 +121,7 @@ def check(features: Sequence[Derived], spec: DataSpec) -> None:
     for feature in features:
         where = f'derived feature {feature.name!r} of data set {spec.name!r}'
         _check_name(feature, known, where)
-        _check_reads(feature, known, where)
+        _check_reads(feature, known, spec, where)
         if feature.examples not in index.CHOICES:
             raise unknown_name(f'examples of {where}', feature.examples, index.CHOICES)
         _check_choices(feature, features, where)
@@ -141,9 +146,11 @@ def _check_name(feature: Derived, known: Sequence[str], where: str) -> None:
         raise InputError(where, got=repr(name), expected=expected)
 
 
-def _check_reads(feature: Derived, known: Sequence[str], where: str) -> None:
-    """Raises InputError for unknown `reads`, or `frames` that do not fit them."""
+def _check_reads(feature: Derived, known: Sequence[str], spec: DataSpec, where: str) -> None:
+    """Raises InputError for unknown `reads`, absent labels, or `frames` that do not fit."""
     for name in stored_names(feature.reads):
+        if name == class_maps.LABEL:
+            spec.check_labels(where, feature.data)
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
             raise InputError(

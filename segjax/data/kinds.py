@@ -48,6 +48,10 @@ MAPS = ('pixels', 'flow', 'normals')
 """Motions of maps: all move pixels, and two move the vectors of the pixels too."""
 
 
+PRESENT = f'present{FRAMES}'
+"""Whether each row of a table has a neighbour, [n]. Only drawn `TableFrames` have it."""
+
+
 class Kind(NamedTuple):
     """Rules of a kind of feature.
 
@@ -127,6 +131,7 @@ NAMED = {
     'weight': Feature('number'),
     'size': Feature('number', (2,), dtype='int32'),
     'label_size': Feature('number', (2,), dtype='int32'),
+    'present': Feature('number'),
 }
 """Features that every data set or every batch may have, under names that are no kinds."""
 

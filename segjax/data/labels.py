@@ -190,6 +190,31 @@ CITYSCAPES_TRAIN_IDS = make_coding(
 )
 """Files `*_gtFine_labelTrainIds.png`."""
 
+FACE_PARTS = _class_spec(
+    ('background', 0, (0, 0, 0)),
+    ('skin', 1, (204, 140, 110)),
+    ('hair', 2, (110, 70, 40)),
+    ('brow', 3, (200, 200, 0)),
+    ('eye', 4, (40, 120, 220)),
+    ('nose', 5, (240, 190, 80)),
+    ('lip', 6, (220, 40, 90)),
+    ('mouth', 7, (110, 0, 60)),
+    ('cloth', 8, (70, 150, 80)),
+    ('glasses', 9, (150, 90, 200)),
+)
+"""The parts of the world `faces`."""
+
+HEAD_PARTS = _class_spec(
+    ('background', 0, (0, 0, 0)),
+    ('head', 1, (200, 150, 90)),
+    ('ear', 2, (90, 170, 90)),
+    ('muzzle', 3, (240, 210, 160)),
+    ('nose', 4, (220, 60, 90)),
+    ('eye', 5, (40, 120, 220)),
+    ('neck', 6, (130, 100, 160)),
+)
+"""The parts of the world `heads`."""
+
 CAMVID = _class_spec(
     ('Sky', 0, (128, 128, 128)),
     ('Building', 1, (128, 0, 0)),

@@ -34,7 +34,7 @@ from segjax.data.index import (
 )
 from segjax.data.table_rows import Rows
 from segjax.errors import InputError, first_line, unknown_name
-from segjax.protocol import DrawnFrames, Input
+from segjax.protocol import DrawnFrames, Input, TableFrames
 from segjax.spec import Feature
 
 CLOSE_SECONDS = 2.0
@@ -127,7 +127,9 @@ def check_examples(source: Source, inputs: Input, part: bool = True) -> None:
 
 def _check_draws(source: Source, inputs: Input) -> None:
     """Raises TypeError for a source that would draw the same neighbours in every epoch."""
-    if isinstance(inputs.frames, DrawnFrames) and not hasattr(source, 'draw'):
+    is_table = isinstance(inputs.frames, TableFrames)
+    draws = inputs.frames.drawn if is_table else isinstance(inputs.frames, DrawnFrames)
+    if draws and not hasattr(source, 'draw'):
         raise TypeError(f'{type(source).__name__} has no method draw for Input.frames')
 
 

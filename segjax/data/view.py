@@ -236,6 +236,15 @@ class View:
 
     def _no_example(self, inputs: Input, num_examples: int) -> InputError:
         """Returns the error for a split without chosen examples. It lists splits that have some."""
+        where = f'split {inputs.split!r} of {self.where}'
+        facts = self.facts(inputs.split)
+        # An older index has no pixels of classes and no sizes.
+        if facts.size.shape[1] and not facts.class_pixels.shape[1]:
+            return InputError(
+                where,
+                got=f'examples={inputs.examples!r}, but the data set has no labels',
+                expected="examples='all', or a data set with classes",
+            )
         labelled = []
         for split in self._all_counts():
             count = int(index.is_labelled(self._of_split(split)).sum())
@@ -243,7 +252,7 @@ class View:
                 labelled.append(f'{split} ({count})')
         splits = ', '.join(labelled) or 'none'
         return InputError(
-            f'split {inputs.split!r} of {self.where}',
+            where,
             got=f'no {inputs.examples} example among its {num_examples}',
             expected=f'at least one; splits with labelled examples: {splits}',
         )

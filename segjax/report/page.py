@@ -171,7 +171,7 @@ def _data_rows(spec: DataSpec) -> list[list[str]]:
         height, width = spec.max_size.get(split, ('?', '?'))
         labelled = spec.split(split).num_labelled
         number = f'{count:,d} examples'
-        if labelled != count:
+        if labelled != count and spec.classes.num_classes:
             number += f', {labelled:,d} of them labelled'
         rows.append([escape(split), f'{number}, up to {height}x{width}'])
     return rows

@@ -207,6 +207,9 @@ def panels(
     few = ' few' if count < 3 and not strips else ''
     num_lines = max(1, math.ceil(count / PANELS_A_LINE))
     columns = math.ceil(count / num_lines)
+    if strips:
+        # A single picture would be as wide as the page.
+        columns = max(columns, 3)
     style = f'style="--columns: {columns}"'
     return f'<div class="panels{few}" {style}>{"".join(figures)}</div>', colours
 

@@ -55,3 +55,11 @@ def test_the_keys_of_a_row_depend_on_its_name_alone():
     assert bits(keys['noise'][2]) == bits(again['noise'][0])
     assert bits(keys['noise'][1]) == bits(rng.named(rng.named(root, 'noise'), 'b/c'))
     assert len({bits(key) for stream in keys.values() for key in stream}) == 6
+
+
+def test_the_key_of_an_example_depends_on_its_index_alone():
+    key = rng.root(0, 'noise')
+    keys = rng.of_examples(key, np.int32([3, 9, 4]))
+    again = rng.of_examples(key, np.int32([9]))
+    assert bits(keys[1]) == bits(again[0]) == bits(jax.random.fold_in(key, 9))
+    assert len({bits(key) for key in keys}) == 3

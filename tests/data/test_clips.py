@@ -513,3 +513,182 @@ def test_a_data_set_without_the_table_is_an_error(streets):
     for source in (streets, listed(streets)):
         with pytest.raises(InputError, match="'near'"):
             source.open_input(wanted(TABLE, ('image_frames',)))
+
+
+# --- neighbours that are drawn from a table -------------------------------------------------------
+
+
+POOL = TableFrames(3, 'pool', drawn=True)
+CANDIDATES = {'pool': Feature('number', (3, 4), dtype='int32')}
+POOL_FEATURES = ('image', 'image_frames', 'frame_frames', 'present_frames')
+NUM_IN_POOL = {'train': 11, 'val': 3}
+
+
+def pool_of(own, count):
+    """Returns the table of an example: three candidates, none, and in even examples one."""
+    candidates = np.array([own + 1, -1, own + 3, own + 4]) % count
+    candidates[1] = -1
+    single = np.array([-1, -1, -1, (own + 5) % count if own % 2 == 0 else -1])
+    return np.stack([candidates, np.full(4, -1), single]).astype(np.int32)
+
+
+class WithPool(Streets):
+    """The world with a table of candidates in its records."""
+
+    declared = CANDIDATES
+
+    def features(self, items):
+        return (*super().features(items), 'pool')
+
+    def examine(self, item):
+        inspection = super().examine(item)
+        own = 8 * int(item.sequence.split('_')[1]) + item.frame
+        inspection.record.features['pool'] = pool_of(own, NUM_IN_POOL[item.split])
+        return inspection
+
+
+@pytest.fixture(scope='module')
+def with_pool(tmp_path_factory):
+    config = layouts.data_config('streets', '', tmp_path_factory.mktemp('cache'))
+    config.world.update(num_train=11, num_val=3, size=SIZE)
+    dataset = WithPool(config)
+    folder = records.prepared(dataset, config.cache)
+    return data.Prepared(records.load_spec(folder), folder, dataset.where)
+
+
+@pytest.mark.parametrize('split', ['train', 'train[4:7]', 'val+train[4:7]', 'train[9:]+val'])
+def test_a_drawn_neighbour_is_a_candidate_of_its_row_or_the_example_itself(with_pool, split):
+    inputs = wanted(POOL, POOL_FEATURES, split)
+    source = with_pool.open_input(inputs, 'name')
+    plain = {name: with_pool.open_split(name, ('image',)) for name in NUM_IN_POOL}
+    images = {name: [plain[name][i]['image'] for i in range(len(plain[name]))] for name in plain}
+    for i, seed in itertools.product(range(len(source)), range(4)):
+        example = source.draw(i, np.random.default_rng(seed))
+        name, clip, frame = example['name'].split('_')
+        own = 8 * int(clip) + int(frame)
+        table = pool_of(own, NUM_IN_POOL[name])
+        assert example['present_frames'].tolist() == [1, 0, float(own % 2 == 0)]
+        assert example['present_frames'].dtype == np.float32
+        for row, image in zip(table, example['image_frames'], strict=True):
+            candidates = [images[name][place] for place in row if place >= 0] or [example['image']]
+            assert any(np.array_equal(image, candidate) for candidate in candidates)
+
+
+def test_all_candidates_of_a_row_are_equally_likely_and_rows_are_independent():
+    parts = (index.Slice('train', 0, 11),)
+    reader = clips.FromTable(parts, {'train': 0}, {'train': 11}, POOL, 'x')
+    table = np.array([[1, -1, 3, 4], [6, 7, 8, 9], [-1, -1, -1, 5]])
+    rng = np.random.default_rng(0)
+    drawn = np.stack([reader(2, {'pool': table}, rng) for _ in range(6000)])
+    _, counts = np.unique(drawn[:, :2], axis=0, return_counts=True)
+    assert len(counts) == 3 * 4 and set(drawn[:, 2]) == {5}
+    assert stats.chisquare(counts).pvalue > 0.01
+
+
+def test_the_rows_of_other_neighbours_do_not_change_a_draw():
+    parts = (index.Slice('train', 0, 11),)
+    reader = clips.FromTable(parts, {'train': 0}, {'train': 11}, POOL, 'x')
+    full = np.array([[1, 2, 3, 4], [6, 7, 8, 9], [0, 5, 1, 10]])
+    empty = full.copy()
+    empty[0] = -1
+    for seed in range(20):
+        rngs = [np.random.default_rng(seed) for _ in range(2)]
+        first, second = (reader(2, {'pool': t}, r) for t, r in zip((full, empty), rngs))
+        assert first[1:].tolist() == second[1:].tolist() and second[0] == 2
+        assert rngs[0].random() == rngs[1].random(), 'the augmentation'
+
+
+def test_drawn_neighbours_are_the_same_in_processes_and_after_a_restart(with_pool):
+    inputs = wanted(POOL, POOL_FEATURES)
+    source = with_pool.open_input(inputs)
+    whole = batches_of(source, inputs, 14)
+    assert_same(batches_of(source, inputs, 4, start_step=3), whole[3:7])
+    assert_same(
+        joined([batches_of(source, inputs, 5, process=(i, 2)) for i in range(2)]), whole[:5]
+    )
+    shapes = {key: (value.shape, value.dtype) for key, value in whole[0].items()}
+    assert shapes == {
+        key: (value.shape, value.dtype) for key, value in loader.zeros(inputs, 2).items()
+    }
+    drawn = {}
+    for batch in whole:
+        for number, frames in zip(batch['index'].tolist(), batch['frame_frames'].tolist()):
+            drawn.setdefault(number, set()).add(frames[0])
+    assert any(len(frames) > 1 for frames in drawn.values()), 'drawn anew in each epoch'
+
+
+@pytest.mark.slow
+def test_drawn_neighbours_are_the_same_in_workers(with_pool):
+    inputs = wanted(POOL, POOL_FEATURES)
+    source = with_pool.open_input(inputs)
+    whole = batches_of(source, inputs, 5)
+    assert_same(batches_of(source, inputs, 2, start_step=3, workers=2, threads=1), whole[3:])
+
+
+def test_evaluation_draws_neighbours_by_index_alone(with_pool):
+    inputs = wanted(POOL, POOL_FEATURES)._replace(batch_size=4)
+    source = with_pool.open_input(inputs)
+    whole = evaluated(source, inputs)
+    assert_same(joined([evaluated(source, inputs, process=(i, 2)) for i in range(2)]), whole)
+    assert_same([loader.examples(source, [4, 5, 6, 7], inputs, SIZE)], [whole[1]])
+    assert whole[-1]['weight'].tolist() == [1, 1, 1, 0]
+
+
+def test_a_repeated_neighbour_is_read_once(with_pool, monkeypatch):
+    read = []
+
+    class Counted(derived.SplitSource):
+        def __getitem__(self, position):
+            read.append((self.features, position))
+            return super().__getitem__(position)
+
+    monkeypatch.setattr(derived, 'SplitSource', Counted)
+    source = with_pool.open_input(wanted(POOL, ('label', 'image_frames')))
+    source.draw(3, np.random.default_rng(0))
+    places = [place for features, place in read if features == ('image',)]
+    assert len(places) == 2 and 3 in places, 'rows 1 and 2 are the example itself'
+
+
+@pytest.mark.parametrize(
+    'table, message',
+    [
+        (np.full((3, 2), 11), r"position 11[\s\S]*positions 0 .. 10 in split 'train', or -1"),
+        (np.full((3, 2), -2), r'position -2'),
+        (np.zeros((2, 4), int), r'shape \(2, 4\)[\s\S]*3 positions: .* shape \(3, M\)'),
+        (np.zeros(3, int), r'shape \(3,\)'),
+    ],
+)
+def test_a_wrong_table_of_candidates_names_the_example(table, message):
+    parts = (index.Slice('train', 0, 11),)
+    reader = clips.FromTable(parts, {'train': 0}, {'train': 11}, POOL, 'x')
+    with pytest.raises(InputError, match=message) as error:
+        reader(3, {'pool': table}, np.random.default_rng(0))
+    assert error.value.where == "feature 'pool' of example 3 of x"
+
+
+def test_a_listing_has_all_examples_of_a_table_of_candidates(with_pool):
+    inputs = wanted(POOL, POOL_FEATURES, 'train[2:9]')
+    assert len(listed(with_pool).open_input(inputs)) == 7 == len(with_pool.open_input(inputs))
+
+
+@pytest.mark.parametrize('frames', [(), (-1, 1), TableFrames(3, 'pool')])
+def test_only_drawn_tables_have_the_presence_of_neighbours(with_pool, frames):
+    inputs = wanted(frames, ('image', 'present_frames'))
+    for source in (with_pool, listed(with_pool)):
+        with pytest.raises(InputError, match='present'):
+            source.open_input(inputs)
+
+
+def test_neighbours_of_another_size_are_stretched_with_their_landmarks():
+    """Compares a neighbour of the double size with the same scene at the size of the example."""
+    declared = {'points_face': Feature('points', (1, 2))}
+    scene = np.zeros((8, 12, 3), np.uint8)
+    scene[4, 6] = 255
+    example = {'image': scene, 'points_face': np.array([[6, 4]], np.float32)}
+    large = {'image': scene.repeat(2, 0).repeat(2, 1), 'points_face': np.array([[12.5, 8.5]])}
+    same, small = clips.fitted([example, large], example, declared)
+    assert same is example
+    np.testing.assert_array_equal(small['image'], scene)
+    np.testing.assert_allclose(small['points_face'], [[6, 4]])
+    kept, enlarged = clips.fitted([large, example], {'index': np.int32(3)}, declared)
+    assert kept is large and enlarged['image'].shape == (16, 24, 3)

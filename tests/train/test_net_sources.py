@@ -15,7 +15,7 @@ import toy_run
 from run_folders import assert_same_run, final_state
 
 from segjax import config as config_lib
-from segjax import pretrained
+from segjax import models, pretrained
 from segjax.config import config_file
 from segjax.core import notes, trees
 from segjax.errors import InputError
@@ -75,6 +75,30 @@ def test_every_net_has_the_arrays_of_its_own_file(tmp_path):
     chex.assert_trees_all_equal(loaded.params['generator'], random['params'])
     assert 'segmenter.npz' in listings[0] and 'vgg16.safetensors' in listings[1]
     assert all('config.preprocess stays' in listing for listing in listings)
+
+
+@pytest.mark.parametrize('layers', [('conv1_2', 'conv5_2'), ('conv5_3',), ('conv2_1',)])
+def test_a_feature_net_that_ends_early_loads_its_part_of_trained_weights(weights, layers):
+    path = str(weights / 'vgg16_hed.safetensors')
+    net = models.build('features', 'vgg16', dtype='float32', layers=layers)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    state = state_of(vgg=shapes)
+    rows = rows_of(('vgg', path))
+    net_sources.check(rows, {'training': state}, partial=False)
+    loaded, (listing,) = net_sources.load(rows, state, partial=False)
+    assert 'keeps its random initialisation' not in listing and 'imagenet' in listing
+
+    # All arrays are those of the file, and images of numbers have finite features.
+    tensors = pretrained.read(path)
+    arrays = trees.named_leaves(loaded.params['vgg'])
+    depth = {'conv2_1': 3, 'conv5_2': 12, 'conv5_3': 13}[layers[-1]]
+    assert len(arrays) == 2 * depth
+    kernel = arrays['vgg/conv2_1/kernel']
+    np.testing.assert_array_equal(kernel, tensors['features.5.weight'].transpose(2, 3, 1, 0))
+    image = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
+    features = net.apply({'params': loaded.params['vgg']}, image)
+    assert tuple(features) == layers
+    chex.assert_tree_all_finite(features)
 
 
 def test_a_release_can_be_named_where_the_names_of_tensors_fit_two(tmp_path):

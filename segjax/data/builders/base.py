@@ -56,13 +56,23 @@ class Record(NamedTuple):
     """An example in its stored form.
 
     features   values that `segjax/data/records.py` writes: encoded images, arrays, text
-    histogram  [256] int64: pixels of each train id, void at 255
-    size       (height, width) of the label
+    histogram  [256] int64: pixels of each train id, void at 255. Without a label all are 0
+    size       (height, width) of the label. Without a label: of the image
     """
 
     features: dict[str, Any]
     histogram: np.ndarray
     size: tuple[int, int]
+
+
+def without_label(features: dict[str, Any], size: tuple[int, int]) -> Record:
+    """Returns an example of a data set without classes.
+
+    Args:
+      features: as in `Record`, without 'label'.
+      size: (height, width) of the image.
+    """
+    return Record(features, np.zeros(256, np.int64), size)
 
 
 class Inspection(NamedTuple):
@@ -83,7 +93,7 @@ class Dataset(abc.ABC):
 
     name        name in the registry
     where       the name of the data set in errors
-    classes     its classes
+    classes     its classes. NO_CLASSES: no example has a label
     class_maps  by name: merges of the classes into fewer classes
     declared    Feature by key, for features whose kind does not follow from their key
                 (segjax/data/kinds.py)
@@ -162,10 +172,11 @@ class Dataset(abc.ABC):
         raise_first(problems)
         if not items:
             suffixes = ', '.join(image_files.IMAGE_SUFFIXES)
+            label = ' with its label' if self.classes.num_classes else ''
             raise InputError(
                 f'split {split!r} of {self.where}',
                 got='no examples',
-                expected=f'at least one image ({suffixes}) with its label',
+                expected=f'at least one image ({suffixes}){label}',
             )
         return items
 

@@ -51,6 +51,17 @@ class Rendered(Dataset):
         return items, []
 
 
+class RenderedStills(Rendered):
+    """Single images of a world in the splits `train` and `val`. `Item.frame` is their number."""
+
+    frames_per_clip = 1
+
+    def scan(self, split):
+        """Returns the images of a split. A world has no problems."""
+        names = [f'{split}_{number:05}' for number in range(self.counts[split])]
+        return [Item(split, name, frame=number) for number, name in enumerate(names)], []
+
+
 def sources_of(*patterns: tuple[pathlib.Path, str]) -> tuple[pathlib.Path, ...]:
     """Returns the files of (folder, pattern) in a fixed order."""
     return tuple(sorted(path for folder, pattern in patterns for path in folder.glob(pattern)))

@@ -46,9 +46,19 @@ class SplitSummary(NamedTuple):
     facts: tuple[index.Fact, ...] = ()
 
     @property
+    def has_labels(self) -> bool:
+        """Returns whether examples have a label. A label without a class has void pixels."""
+        return bool(self.counts.any())
+
+    @property
     def num_labelled(self) -> int:
         """Returns the number of examples with a labelled pixel."""
         return sum(fact.labelled_pixels > 0 for fact in self.facts)
+
+    @property
+    def num_useful(self) -> int:
+        """Returns the number of labelled examples, or of all examples where labels do not exist."""
+        return self.num_labelled if self.has_labels else len(self.facts)
 
 
 class Diagnosis(NamedTuple):

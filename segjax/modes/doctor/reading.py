@@ -186,8 +186,8 @@ def unseen_classes(
     """
     findings = []
     for split, summary in splits.items():
-        # Nothing was read of this split.
-        if not summary.sizes:
+        # Nothing was read of this split, or it has no labels.
+        if not summary.sizes or not classes.num_classes:
             continue
         where = f'split {split!r}' + ('' if section == 'data' else f' of {section}')
         pixels = summary.counts[: classes.num_classes]

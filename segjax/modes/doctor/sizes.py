@@ -63,7 +63,7 @@ def sizes_of_config(
 def _batch(config: Any, train: SplitSummary, num_rows: int | None) -> list[Finding]:
     """Warns of a batch that is larger than its split, so that it repeats examples."""
     size = config.train.batch_size
-    number = train.num_labelled if num_rows is None else num_rows
+    number = train.num_useful if num_rows is None else num_rows
     if not 0 < number < size:
         return []
     repeated = 'images'

@@ -89,7 +89,7 @@ def _known_split(config: Any, splits: Mapping[str, SplitSummary], key: str, name
     """
     other = config.data['eval_split' if key == 'train_split' else 'train_split']
     used = split_names(other)
-    unused = [split for split in splits if split not in used and splits[split].num_labelled]
+    unused = [split for split in splits if split not in used and splits[split].num_useful]
     near = difflib.get_close_matches(name, unused, n=1, cutoff=0.5) or unused[:1]
     return f'--config.data.{key}={near[0]}' if near else separate_images(config, splits)
 
@@ -98,10 +98,10 @@ def separate_images(config: Any, splits: Mapping[str, SplitSummary]) -> str:
     """Returns assignments with which no evaluation image is trained on."""
     trained = split_names(config.data.train_split)
     for split in splits:
-        if split not in trained and splits[split].num_labelled:
+        if split not in trained and splits[split].num_useful:
             return f'--config.data.eval_split={split}'
 
-    # There is no other split with labels: a tenth of a split is held out.
+    # There is no other split of use: a tenth of a split is held out.
     for split in (*trained, *splits):
         if split in splits and len(splits[split].items) > 1:
             held_out = max(1, len(splits[split].items) // 10)

@@ -26,6 +26,8 @@ def _tables(classes: ClassSpec | None, splits: Mapping[str, SplitSummary]) -> li
     """Returns the tables of splits and classes of a data set, nothing if it was not read."""
     if classes is None or not splits:
         return []
+    if not classes.num_classes:
+        return [*_split_table(splits), '', 'no classes: the examples have no labels', '']
     return [*_split_table(splits), '', *_class_table(classes, splits), '']
 
 

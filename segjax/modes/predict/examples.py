@@ -293,7 +293,10 @@ def _value(where: str, key: str, feature: Feature, value: Any, classes: ClassSpe
     if array is None or array.shape != feature.shape:
         shape = ' x '.join(map(str, feature.shape))
         expected = f'{shape} numbers' if shape else 'a number'
-        raise InputError(where, got=repr(value), expected=expected, fix=sample_of(feature))
+        got = repr(value)
+        if array is not None and array.ndim:
+            got = ' x '.join(map(str, array.shape)) + ' numbers'
+        raise InputError(where, got=got, expected=expected, fix=sample_of(feature))
     if feature.kind == 'number' and not np.isfinite(array).all():
         raise InputError(where, got=repr(value), expected='finite numbers')
     return array.astype(feature.dtype)

@@ -1,6 +1,7 @@
 """Applies the `Prediction` of a stage to examples of files, and writes its outputs."""
 
 import contextlib
+import io
 import pathlib
 import time
 from collections import deque
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 import tqdm
 
-from segjax.core import files, rng
+from segjax.core import files, rng, trees
 from segjax.data import class_maps, kinds
 from segjax.data.builders import base
 from segjax.errors import InputError
@@ -35,6 +36,7 @@ class Settings(NamedTuple):
     batch_size  examples of a call, a multiple of the number of devices
     depth_unit  metres of a unit in 16-bit depth files
     merge       the classes of label files, and their merge into `classes`. None: no class map
+    codes       random codes that all examples share, by name
     """
 
     prediction: Prediction
@@ -42,6 +44,11 @@ class Settings(NamedTuple):
     batch_size: int
     depth_unit: float
     merge: Merge | None = None
+    codes: Mapping[str, np.ndarray] = {}
+
+
+CODES = 'codes.npz'
+"""Name of the file of the random codes."""
 
 
 def completed(prediction: Prediction) -> Prediction:
@@ -85,7 +92,8 @@ def predict_examples(
       settings: of the prediction.
       shapes: of the outputs of an example (`output_shapes`).
       examples: in the order of their names. They have been checked.
-      folder: receives a folder for each output, table.csv, predict.json and predict.jsonl.
+      folder: receives a folder for each output, table.csv, codes.npz, predict.json and
+        predict.jsonl.
       made_by: facts that tell this net from another net.
 
     Returns:
@@ -105,6 +113,10 @@ def predict_examples(
     # The list of finished examples tells which examples remain.
     finished = Finished(folder)
     files.write_json(folder / outputs.RECORD, record)
+    if settings.codes:
+        content = io.BytesIO()
+        np.savez(content, **settings.codes)
+        files.write_bytes(folder / CODES, content.getvalue())
     job = _Job(apply_fn, settings, folder, finished, shapes)
     todo = [example for example in examples if not _is_finished(job, example)]
     finished.begin(example.name for example in todo)
@@ -132,6 +144,7 @@ def _record(made_by: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
         'outputs': dict(prediction.outputs),
         'size': prediction.size,
         **({} if prediction.resize else {'resize': False}),
+        **({'codes': trees.digest(settings.codes)} if settings.codes else {}),
         'depth_unit': settings.depth_unit,
         **outputs.described_classes(settings.classes),
     }

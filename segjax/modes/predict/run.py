@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from segjax import config as config_lib
 from segjax.core import parallel, rng
@@ -58,7 +59,9 @@ def main(
         outputs.check_folders(source, target)
         tiled.find_sources(source)
         examples = []
+        check_codes(opened.config.predict.codes, False)
     else:
+        check_codes(opened.config.predict.codes, stage.prediction.codes is not None)
         declared = prediction.completed(stage.prediction)
         outputs.check_folders(source, target, declared.outputs)
         examples = examples_lib.find_examples(
@@ -152,7 +155,10 @@ def _predict_examples(
         topology.whole_batch(keys.batch_size),
         keys.depth_unit,
         spec.merge,
+        codes_of(stage, state),
     )
+
+    # Shapes of the outputs are checked before anything compiles.
     root = rng.root(opened.config.seed, stage.name, 'predict')
     function = prediction.apply_with_keys(settings.prediction)
     shapes = prediction.output_shapes(function, settings, state, root)
@@ -163,6 +169,25 @@ def _predict_examples(
         return apply(state, batch, digests, root)
 
     return prediction.predict_examples(apply_fn, settings, shapes, examples, target, made_by)
+
+
+def codes_of(stage: Stage, state: TrainState) -> dict[str, np.ndarray]:
+    """Returns the random codes of a prediction by name, {} without codes."""
+    if stage.prediction is None or stage.prediction.codes is None:
+        return {}
+    codes = stage.prediction.codes(parallel.to_host(state))
+    return {name: np.asarray(value) for name, value in codes.items()}
+
+
+def check_codes(path: str, has_codes: bool) -> None:
+    """Raises InputError for a file of codes that the prediction cannot use."""
+    if path and not has_codes:
+        raise InputError(
+            'config.predict.codes',
+            got=path,
+            expected="'', because this stage draws no samples by codes",
+            fix='leave config.predict.codes out',
+        )
 
 
 def _check_arguments(input_folder: str, output_folder: str) -> None:
