@@ -24,8 +24,8 @@ def l1(prediction: Array, target: Array, weight: Array, reduction: str = 'mean')
     much as 'mean'. The gradient is 0 where the images are equal.
 
     Args:
-      prediction: [B, H, W, C].
-      target: [B, H, W, C].
+      prediction: [B, H, W, C], or [B, ..., C] of any shape, e.g. codes [B, C].
+      target: of the same shape.
       weight: [B] weight of each example. Examples of weight 0 count for nothing.
       reduction: a name of REDUCTIONS.
 

@@ -8,8 +8,11 @@ from segjax.metrics import (
     depth,
     image,
     intervals,
+    kernel_distance,
+    lpips,
     ranking,
     regions,
+    samples,
     sem,
     shape,
 )
@@ -22,8 +25,11 @@ __all__ = [
     'depth',
     'image',
     'intervals',
+    'kernel_distance',
+    'lpips',
     'ranking',
     'regions',
+    'samples',
     'sem',
     'shape',
 ]

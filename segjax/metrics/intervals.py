@@ -1,5 +1,6 @@
 """Intervals of means over examples that come in groups, on the host."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -75,3 +76,18 @@ def grouped_bootstrap(
         values=len(values),
         groups=num_groups,
     )
+
+
+def of_scores(values: Mapping[str, np.ndarray], groups: ArrayLike) -> dict[str, dict[str, float]]:
+    """Returns mean, low and high of the 95 % interval of each vector that has a value.
+
+    Args:
+      values: {name: [N]}.
+      groups: [N] group of each value. Groups are resampled.
+    """
+    rows = {}
+    for name, vector in values.items():
+        interval = grouped_bootstrap(vector, groups)
+        if interval is not None:
+            rows[name] = {'mean': interval.mean, 'low': interval.low, 'high': interval.high}
+    return rows

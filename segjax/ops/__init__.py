@@ -1,6 +1,7 @@
 """Pure array functions: they know shapes and dtypes, but neither nets nor data sets."""
 
 from segjax.ops import (
+    codes,
     conv,
     denoise_activation,
     depthwise,
@@ -20,6 +21,7 @@ from segjax.ops import (
 )
 
 __all__ = [
+    'codes',
     'conv',
     'denoise_activation',
     'depthwise',

@@ -341,6 +341,71 @@ def space_to_depth(x, block: int):
     return x.reshape(b, h // block, w // block, block**2 * c)
 
 
+# --- convolutions in loops ------------------------------------------------------------------------
+
+
+def conv_in_loop(x, kernel, forms: str = 'fast'):
+    """Computes `conv2d` at stride 1, with a gradient that is fast inside of `lax.scan`.
+
+    XLA:CPU is slow at convolutions that it derives itself, if they stand in a loop. 3x3 gradients
+    of 64 and 128 channels took 25 to 50 times as long as outside. The fast form writes both
+    gradients as plain convolutions of copies with the axes in their usual order. It has no effect
+    on a GPU or a TPU.
+
+    Args:
+      x: [B, H, W, I].
+      kernel: [kh, kw, I, O], kh and kw odd.
+      forms: 'fast' or 'naive'.
+
+    Returns:
+      [B, H, W, O] in the dtype of x.
+    """
+    _check_forms(forms)
+    if forms == 'naive':
+        return conv2d(x, kernel)
+    return _conv_with_plain_gradients(x, kernel)
+
+
+@jax.custom_vjp
+def _conv_with_plain_gradients(x, kernel):
+    return conv2d(x, kernel)
+
+
+def _conv_in_loop_forward(x, kernel):
+    return conv2d(x, kernel), (x, kernel)
+
+
+def _conv_in_loop_backward(residuals, dy):
+    # Convolutions with kernels as large as the image would be slow on a GPU.
+    return lax.platform_dependent(*residuals, dy, cpu=_plain_gradients, default=_derived_gradients)
+
+
+def _derived_gradients(x, kernel, dy):
+    """Returns the gradients (dx, dkernel) that XLA derives from `conv2d`."""
+    _, backward = jax.vjp(conv2d, x, kernel)
+    return backward(dy)
+
+
+def _plain_gradients(x, kernel, dy):
+    """Returns (dx, dkernel) by two convolutions of copies."""
+    mirrored = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)  # [kh, kw, O, I]
+    dx = conv2d(dy, mirrored)
+
+    # Channels stand in for examples, examples for channels, and dy for the kernel.
+    dkernel = lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0),  # [I, H, W, B]
+        dy.transpose(1, 2, 0, 3),  # [H, W, B, O]
+        (1, 1),
+        sides(x.shape[1:3], kernel.shape[:2], 1, (1, 1), None),
+        dimension_numbers=_DIMENSIONS,
+        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+    )
+    return dx, dkernel.transpose(1, 2, 0, 3).astype(kernel.dtype)
+
+
+_conv_with_plain_gradients.defvjp(_conv_in_loop_forward, _conv_in_loop_backward)
+
+
 def _check_forms(forms):
     """Raises InputError unless `forms` is a name of FORMS."""
     if forms not in FORMS:

@@ -122,7 +122,7 @@ def _pooled_size(size: int, window: int, strides: int, padding: int, ceil: bool)
     return n - 1 if (n - 1) * strides >= size + padding else n
 
 
-def average_pool(x, window: int, strides: int, padding: int = 0):
+def average_pool(x, window: int, strides: int, padding: int = 0, ceil: bool = False):
     """Returns the mean of the pixels of the image in every window.
 
     Follows torch.nn.AvgPool2d with count_include_pad=False: a window at the border divides by the
@@ -133,14 +133,18 @@ def average_pool(x, window: int, strides: int, padding: int = 0):
       window: side of the window.
       strides: of both axes.
       padding: pixels on every side that windows may cover, at most window / 2. They count nothing.
+      ceil: also returns the windows that begin inside the image and end outside, as `max_pool`.
 
     Returns:
-      [B, h, w, C] in the dtype of x, with h = floor((H + 2 padding - window) / strides) + 1. w
-      follows from W in the same way. Sums are in float32 at least.
+      [B, h, w, C] in the dtype of x, with h = (H + 2 padding - window) / strides + 1, rounded down,
+      or up with `ceil`. w follows from W in the same way. Sums are in float32 at least.
     """
+    sides = [(0, 0)]
     for size in x.shape[1:3]:
-        _pooled_size(size, window, strides, padding, ceil=False)
-    sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        n = _pooled_size(size, window, strides, padding, ceil)
+        covered = (n - 1) * strides + window
+        sides.append((padding, max(padding, covered - size - padding)))
+    sides.append((0, 0))
     extent = (1, window, window, 1)
     steps = (1, strides, strides, 1)
 

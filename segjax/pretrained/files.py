@@ -47,8 +47,12 @@ def refuse_other_file(path: str) -> None:
     raise InputError(_WHERE, got=f'{file}, {kind}', expected=expected, fix=fix)
 
 
-def read(path: str) -> dict[str, np.ndarray]:
+def read(path: str, where: str = _WHERE) -> dict[str, np.ndarray]:
     """Returns {name: array} of a file.
+
+    Args:
+      path: of the file, or its address in the hub.
+      where: config key of the path, for messages.
 
     Raises:
       InputError: the file is absent, damaged or a caffemodel, or needs a package that is not
@@ -56,19 +60,18 @@ def read(path: str) -> dict[str, np.ndarray]:
     """
     if path.endswith(CAFFE):
         raise InputError(
-            _WHERE,
+            where,
             got=path,
             expected=f'a file of weights ({", ".join(WEIGHT_SUFFIXES)})',
             fix=_CONVERT_CAFFE + path,
         )
-    file = _download(path) if path.startswith(HUB) else pathlib.Path(path).expanduser()
+    file = _download(path, where) if path.startswith(HUB) else pathlib.Path(path).expanduser()
     if not file.is_file():
         raise InputError(
-            _WHERE,
+            where,
             got=f'{file}, which is {"a folder" if file.is_dir() else "no file"}',
             expected=f'a file of weights ({", ".join(WEIGHT_SUFFIXES)})',
-            fix='a run whose stages all have a checkpoint works without the file: '
-            '--config.init_from.path=',
+            fix=f'a run whose stages all have a checkpoint works without the file: --{where}=',
         )
     _check_start(file)
     try:
@@ -164,13 +167,13 @@ def write(path: str, tensors: Mapping[str, np.ndarray]) -> None:
         raise InputError(path, got='another ending', expected='.safetensors or .npz')
 
 
-def _installed(module: str, path: str, fix: str):
+def _installed(module: str, path: str, where: str, fix: str):
     """Returns an optional module. Raises InputError with `fix` if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise InputError(
-            _WHERE, got=f'{path}, without {module}', expected=f'{module} installed', fix=fix
+            where, got=f'{path}, without {module}', expected=f'{module} installed', fix=fix
         ) from error
 
 
@@ -288,7 +291,7 @@ def _check_start(file: pathlib.Path) -> None:
             raise InputError(str(file), got=got, expected='a whole file of weights', fix=fix)
 
 
-def _download(path: str) -> pathlib.Path:
+def _download(path: str, where: str) -> pathlib.Path:
     """Returns the local copy of a file of the hub.
 
     Raises:
@@ -297,16 +300,16 @@ def _download(path: str) -> pathlib.Path:
     owner, name, file = (*path.removeprefix(HUB).split('/', 2), '', '')[:3]
     if not file or not file.endswith(WEIGHT_SUFFIXES):
         raise InputError(
-            _WHERE,
+            where,
             got=path,
             expected=f'{HUB}owner/name/file with an ending of {", ".join(WEIGHT_SUFFIXES)}',
         )
-    hub = _installed('huggingface_hub', path, 'pip install huggingface_hub, or give a file')
+    hub = _installed('huggingface_hub', path, where, 'pip install huggingface_hub, or give a file')
     try:
         return pathlib.Path(hub.hf_hub_download(f'{owner}/{name}', file))
     except Exception as error:  # Many types: no network, no such repository, no such file.
         raise InputError(
-            _WHERE,
+            where,
             got=f'{path}: {first_line(error)[:200]}',
             expected='a file of the hub',
             fix='check the name and the network, or fetch the file elsewhere and give its path',

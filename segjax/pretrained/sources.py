@@ -131,8 +131,18 @@ _VGG19 = (
     *(('conv1_1', 0), ('conv1_2', 2), ('conv2_1', 5), ('conv2_2', 7)),
     *(('conv3_1', 10), ('conv3_2', 12), ('conv3_3', 14), ('conv3_4', 16)),
     *(('conv4_1', 19), ('conv4_2', 21), ('conv4_3', 23), ('conv4_4', 25)),
-    ('conv5_1', 28),
+    *(('conv5_1', 28), ('conv5_2', 30), ('conv5_3', 32), ('conv5_4', 34)),
 )
+
+
+def _layers_of(numbers: Iterable[tuple[str, int]]) -> str:
+    """Returns the pattern of the tensors of all convolutions of a VGG, and of its classifier.
+
+    A net of features ends with its deepest layer. The layers behind it have no place there.
+    """
+    layers = '|'.join(str(number) for _, number in numbers)
+    return rf'features\.({layers})\..*|classifier\..*'
+
 
 # fc6 and fc7 of VGG16 have 4096 x 512 x 7 x 7 and 4096 x 4096 x 1 x 1 numbers. LargeFOV has
 # 1024 x 512 x 3 x 3 and 1024 x 1024 x 1 x 1.
@@ -196,7 +206,8 @@ SOURCES = {
     ),
     'vgg': Naming(
         release='torchvision, VGG16 (ImageNet)',
-        fits='fcn, and deeplab_largefov, which has every fourth channel of fc6 and fc7',
+        fits='fcn, deeplab_largefov, which has every fourth channel of fc6 and fc7, and vgg16, the '
+        'features of perceptual losses',
         scheme='imagenet',
         marks=(r'features\.0\.weight', r'features\.2\.weight', r'features\.28\.weight'),
         names=(
@@ -204,12 +215,12 @@ SOURCES = {
             ('^fc6$', 'classifier.0'),
             ('^fc7$', 'classifier.3'),
         ),
-        surplus=r'classifier\..*',
+        surplus=_layers_of(_VGG),
         **_IN_VGG,
     ),
     'vgg19': Naming(
         release='torchvision, VGG19 (ImageNet)',
-        fits='vgg19, the features of the perceptual loss, which end with conv5_1',
+        fits='vgg19, the features of perceptual losses',
         scheme='imagenet',
         marks=(
             r'features\.0\.weight',
@@ -221,7 +232,7 @@ SOURCES = {
         names=tuple((f'^vgg/{ours}$', f'features.{number}') for ours, number in _VGG19),
         anchor='vgg',
         scope='vgg/.*',
-        surplus=r'features\.3[024]\..*|classifier\..*',
+        surplus=_layers_of(_VGG19),
     ),
     'vgg_caffe': Naming(
         release='Caffe, VGG16 (ImageNet), each array as layer.weight or layer.bias',

@@ -1,4 +1,4 @@
-"""Least-squares GAN loss against its formula."""
+"""GAN losses against their formulas."""
 
 import chex
 import jax
@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.errors import InputError
 from segjax.losses import adversarial
 
 LOGITS = np.random.default_rng(0).normal(size=(3, 4, 5, 1)).astype(np.float32)
@@ -68,3 +69,40 @@ def test_the_sum_over_scales_can_be_split_into_batches():
         for i in (slice(1), slice(1, 3))
     ]
     np.testing.assert_allclose(whole, np.sum(parts, 0), rtol=1e-6)
+
+
+# --- logistic -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('target', [0.0, 1.0, 0.9])
+def test_the_logistic_loss_is_the_cross_entropy_of_the_sigmoid(target):
+    total = count = 0.0
+    for b in range(3):
+        count += WEIGHT[b]
+        for logits in (FINE, LOGITS):
+            losses = []
+            for logit in logits[b].reshape(-1).astype(np.float64):
+                real = 1 / (1 + np.exp(-logit))
+                losses.append(-target * np.log(real) - (1 - target) * np.log(1 - real))
+            total += WEIGHT[b] * np.mean(losses)
+    got = adversarial.logistic_of_scales((FINE, LOGITS), target, WEIGHT)
+    np.testing.assert_allclose(got, (total, count), rtol=1e-6)
+
+
+def test_the_logistic_loss_does_not_overflow():
+    logits = np.float32([-1000, 0, 1000]).reshape(1, 1, 3, 1)
+    for target, expected in ((1.0, 1000 + np.log(2)), (0.0, np.log(2) + 1000)):
+        mean, gradient = jax.value_and_grad(
+            lambda x, target=target: adversarial.logistic_of_scales([x], target, np.ones(1)).value()
+        )(logits)
+        np.testing.assert_allclose(mean, expected / 3, rtol=1e-6)
+        np.testing.assert_allclose(gradient.ravel(), (np.array([0, 0.5, 1]) - target) / 3)
+
+
+def test_losses_are_chosen_by_name():
+    for kind, loss in adversarial.LOSSES.items():
+        chex.assert_trees_all_equal(
+            adversarial.of_scales(kind, [LOGITS], 1.0, WEIGHT), loss([LOGITS], 1.0, WEIGHT)
+        )
+    with pytest.raises(InputError, match="did you mean 'logistic'"):
+        adversarial.of_scales('logistics', [LOGITS], 1.0, WEIGHT)

@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 
-from segjax.losses import adversarial, geometry, image, inpainting, perceptual
+from segjax.losses import (
+    adversarial,
+    geometry,
+    image,
+    inpainting,
+    landmarks,
+    latent,
+    normals,
+    perceptual,
+    samples,
+)
 from segjax.losses import segmentation as losses
 
 RNG = np.random.default_rng(0)
@@ -24,12 +34,18 @@ LOGITS = RNG.normal(size=(B, H, W, C)).astype(np.float32)
 PROBABILITIES = np.asarray(jax.nn.softmax(LOGITS))
 LABEL = RNG.integers(0, C, (B, H, W))
 DEPTH = RNG.uniform(0.5, 2, (B, H, W)).astype(np.float32)
+POINTS = RNG.uniform(0, 4, (2, B, C, 2)).astype(np.float32)
 WEIGHT = np.array([1.0, 0.0, 0.5], np.float32)
 
 
 def auto_masked(target, warped, weight):
     keys = jax.random.split(jax.random.key(0), len(weight))
     return geometry.minimum_reprojection(target, warped, weight, sources=warped[:, ::-1], keys=keys)
+
+
+def best_of_features(outputs, targets, weight):
+    costs = samples.feature_distances({'image': outputs}, {'image': targets}, {'image': 2.0})
+    return samples.best_neighbour(costs, weight)
 
 
 def smoothed(logits, label, weight):
@@ -52,10 +68,29 @@ ALL = {
         lambda x, y, weight: adversarial.least_squares_of_scales((x, y), 1.0, weight),
         (LOGITS[..., :1], TARGET[:, 1:, 1:, :1]),
     ),
+    'logistic_of_scales': (
+        lambda x, y, weight: adversarial.logistic_of_scales((x, y), 1.0, weight),
+        (LOGITS[..., :1], TARGET[:, 1:, 1:, :1]),
+    ),
+    'kl_to_standard_normal': (latent.kl_to_standard_normal, (LOGITS[:, 0, 0], LOGITS[:, 0, 1])),
     'weighted_l1': (
         lambda x, y, weight: perceptual.weighted_l1((x, y), (y, y), (0.5, 2.0), weight),
         (WARPED[:, 0], TARGET),
     ),
+    'best_neighbour': (best_of_features, (WARPED, TARGET[:, None])),
+    'neighbours_enhanced': (
+        lambda x, weight: samples.neighbours_enhanced(x, np.array([[1, -1, 0]] * B), weight),
+        (WARPED[:, :, 0, 0],),
+    ),
+    'coordinates': (
+        functools.partial(landmarks.coordinates, size=(H, W)),
+        (POINTS[0], POINTS[1]),
+    ),
+    'heat_map_divergence': (
+        functools.partial(landmarks.heat_map_divergence, size=(H, W), sigma=20.0),
+        (LOGITS, POINTS[0]),
+    ),
+    'cosine': (normals.cosine, (WARPED[:, 0], TARGET)),
     'photometric_l1': (geometry.photometric_l1, (TARGET, WARPED, VALID)),
     'photometric_all_pixels': (geometry.photometric_all_pixels, (TARGET, WARPED)),
     'explainability_cross_entropy': (geometry.explainability_cross_entropy, (WARPED[..., :2],)),

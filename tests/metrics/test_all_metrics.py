@@ -8,7 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from segjax.metrics import boundary, classification, confusion, depth, image, sem, shape
+from segjax.metrics import (
+    boundary,
+    classification,
+    confusion,
+    depth,
+    image,
+    landmarks,
+    lpips,
+    normals,
+    samples,
+    sem,
+    shape,
+)
 from segjax.ops import warp
 
 RNG = np.random.default_rng(0)
@@ -26,6 +38,8 @@ MOTIONS = np.asarray(warp.rigid_motion(VECTORS, 'axis_angle'))
 INTRINSICS = np.float32([[[5, 0, 3], [0, 5, 2], [0, 0, 1]]] * B)
 LOGITS = RNG.normal(size=(2, B, C)).astype(np.float32)
 CLASSES = np.array([1, 3, 255], np.int32)
+FEATURES = RNG.random((2, B, N, 3, 2, C)).astype(np.float32)
+POINTS = RNG.uniform(0, 6, (2, B, 68, 2)).astype(np.float32)
 SIZE = np.array([[H, W], [4, 5], [H, 3]], np.int32)
 
 
@@ -66,6 +80,29 @@ ALL = {
     'total_variation': (sem.total_variation, dict(first=LOGITS[0], second=LOGITS[1])),
     'mean_sem': (sem.mean_sem, dict(distance=SCORES, weight=WEIGHT)),
     'psnr': (image.psnr, dict(truth=PICTURES[0], other=PICTURES[1])),
+    'rmse': (image.rmse, dict(truth=PICTURES[0], other=PICTURES[1])),
+    'fsimc': (
+        functools.partial(image.fsimc, peak=2.0),
+        dict(truth=PICTURES[0] + 1, other=PICTURES[1] + 1),
+    ),
+    'best_of_first': (
+        functools.partial(samples.best_of_first, larger=False),
+        dict(values=LOGITS[0]),
+    ),
+    'top_mean': (
+        functools.partial(samples.top_mean, k=2, larger=True),
+        dict(values=LOGITS[0]),
+    ),
+    'spread': (samples.spread, dict(features=FEATURES[0])),
+    'distances_to_centre': (samples.distances_to_centre, dict(images=FEATURES[0])),
+    'lpips_distance': (
+        lpips.distance,
+        dict(first={'deep': FEATURES[0]}, second={'deep': FEATURES[1]}),
+    ),
+    'lpips_mean_of_pairs': (
+        lpips.mean_of_pairs,
+        dict(features={'deep': FEATURES[0]}),
+    ),
     'box_scores': (
         functools.partial(shape.box_scores, num_classes=C),
         dict(
@@ -89,6 +126,22 @@ ALL = {
             size=SIZE,
             weight=WEIGHT,
         ),
+    ),
+    'image_error': (
+        landmarks.image_error,
+        dict(prediction=POINTS[0], truth=POINTS[1], width=SIZE[:, 1]),
+    ),
+    'normalised_error': (
+        landmarks.normalised_error,
+        dict(prediction=POINTS[0], truth=POINTS[1]),
+    ),
+    'shares_below': (
+        landmarks.shares_below,
+        dict(errors=SCORES, limits=np.float32([0.2, 0.6]), weight=WEIGHT),
+    ),
+    'image_scores': (
+        normals.image_scores,
+        dict(prediction=PICTURES[0], truth=PICTURES[1]),
     ),
     'boundary_strength': (
         boundary.boundary_strength,

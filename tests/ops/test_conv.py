@@ -399,3 +399,44 @@ KERNELS = {
 def test_unknown_form_is_an_error(fn, k):
     with pytest.raises(InputError, match="did you mean 'fast'"):
         fn(np.ones((1, 4, 4, 3), np.float32), np.ones((*k, 3, 2), np.float32), forms='fats')
+
+
+# --- convolutions in loops ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('extent', [(3, 3), (1, 1), (5, 3)])
+def test_the_gradient_in_a_loop_is_that_of_the_plain_convolution(extent):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 2, 6, 7, 4)).astype(np.float32)
+    kernel = rng.normal(size=(*extent, 4, 5)).astype(np.float32)
+    weight = rng.normal(size=(3, 2, 6, 7, 5)).astype(np.float32)
+
+    def of_loop(x, kernel):
+        def add(total, row):
+            return total + (conv.conv_in_loop(row[0], kernel) * row[1]).sum(), None
+
+        return jax.lax.scan(add, 0.0, (x, weight))[0]
+
+    def of_batch(x, kernel):
+        flat = x.reshape(6, *x.shape[2:])
+        y = conv.conv_in_loop(flat, kernel, forms='naive')
+        return (y * weight.reshape(y.shape)).sum()
+
+    ours = jax.jit(jax.value_and_grad(of_loop, (0, 1)))(x, kernel)
+    expected = jax.jit(jax.value_and_grad(of_batch, (0, 1)))(x, kernel)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradient_in_a_loop_keeps_the_dtypes():
+    x = jnp.ones((1, 4, 4, 2), jnp.bfloat16)
+    kernel = jnp.ones((3, 3, 2, 2))
+
+    def loss(x, kernel):
+        return conv.conv_in_loop(x, kernel).astype(jnp.float32).sum()
+
+    dx, dkernel = jax.grad(loss, (0, 1))(x, kernel)
+    assert dx.dtype == jnp.bfloat16 and dkernel.dtype == jnp.float32
+    assert dkernel[1, 1, 0, 0] == 16
+    with pytest.raises(InputError, match="did you mean 'naive'"):
+        conv.conv_in_loop(x, kernel, forms='naiv')

@@ -159,6 +159,20 @@ def test_average_pool_divides_by_the_pixels_inside(height, width, window, stride
             np.testing.assert_allclose(y[:, i, j], pixels.mean((1, 2)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize('window, strides, padding', [(2, 2, 0), (3, 2, 1), (3, 2, 0)])
+@pytest.mark.parametrize('size', [4, 5, 6, 7])
+def test_average_pool_rounds_up_as_max_pool(size, window, strides, padding):
+    x = np.random.default_rng(0).standard_normal((2, size, 6, 3)).astype(np.float32)
+    y = average_pool(x, window, strides, padding, ceil=True)
+    assert y.shape == max_pool(x, window, strides, padding, ceil=True).shape
+    for i in range(y.shape[1]):
+        top = i * strides - padding
+        for j in range(y.shape[2]):
+            left = j * strides - padding
+            pixels = x[:, max(top, 0) : top + window, max(left, 0) : left + window]
+            np.testing.assert_allclose(y[:, i, j], pixels.mean((1, 2)), rtol=1e-5, atol=1e-6)
+
+
 def test_average_pool_is_linear_and_sums_in_float32():
     x = np.random.default_rng(0).standard_normal((1, 7, 6, 2)).astype(np.float32)
     dy = np.random.default_rng(1).standard_normal((1, 4, 3, 2)).astype(np.float32)

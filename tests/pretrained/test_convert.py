@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from release_nets import ALIKE, B1, NETS, TINY, abstract, variables_of
 
-from segjax import pretrained
+from segjax import models, pretrained
 from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.pretrained.sources import SOURCES
@@ -191,6 +191,24 @@ def test_vgg19_has_layers_behind_the_features_of_the_perceptual_loss():
     assert pretrained.detect(tensors | behind, 'w.npz') == 'vgg19'
     loaded, _ = imported('vgg19', tensors | behind, variables)
     assert len(loaded) == len(tensors) == 2 * 13
+
+
+@pytest.mark.parametrize('key, deepest', [('vgg', 13), ('vgg19', 16)])
+def test_layers_behind_the_features_of_a_vgg_are_no_surplus(key, deepest):
+    name = {'vgg': 'vgg16', 'vgg19': 'vgg19'}[key]
+    last = {'vgg': 'conv5_3', 'vgg19': 'conv5_4'}[key]
+    variables = {}
+    for layers in (('conv2_2',), (last,)):
+        net = models.build('features', name, dtype='float32', width=TINY, layers=layers)
+        shapes = jax.eval_shape(net.init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
+        variables[layers] = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
+    tensors = pretrained.export_weights(variables[(last,)], SOURCES[key])
+    behind = {'vgg': 'features.28.bias', 'vgg19': 'features.34.bias'}[key]
+    assert len(tensors) == 2 * deepest and behind in tensors
+    loaded, report = imported(key, tensors, variables[('conv2_2',)])
+    assert len(loaded) == 2 * 4 and len(report.unused) == 2 * (deepest - 4)
+    with pytest.raises(InputError, match='1 have no place here'):
+        imported(key, tensors | {'features.1.weight': np.zeros(3)}, variables[('conv2_2',)])
 
 
 def test_vgg_without_a_classifier_keeps_the_initial_fc6_and_fc7():
