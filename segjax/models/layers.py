@@ -44,6 +44,20 @@ def normal(std: float, mean: float = 0.0) -> Callable:
     return init
 
 
+def xavier(gain: float) -> Callable:
+    """Returns the initialiser N(0, 2 gain^2 / (fan_in + fan_out)).
+
+    It is torch's xavier_normal, for kernels [kh, kw, in, out] of either direction and [in, out].
+    """
+
+    def init(key, shape, dtype=jnp.float32):
+        fans = math.prod(shape[:-2]) * (shape[-2] + shape[-1])
+        std = gain * (2 / fans) ** 0.5
+        return normal(std)(key, shape, dtype)
+
+    return init
+
+
 def he_fan_out(key, shape, dtype=jnp.float32):
     """Initialises a kernel as N(0, 2 / (kh kw out)).
 
@@ -52,6 +66,14 @@ def he_fan_out(key, shape, dtype=jnp.float32):
     fan_out = math.prod(shape[:-2]) * shape[-1]
     std = (2 / fan_out) ** 0.5
     return normal(std)(key, shape, dtype)
+
+
+def xavier_uniform(key, shape, dtype=jnp.float32):
+    """Initialises a kernel as U(-a, a) with a = sqrt(6 / (kh kw (in + out)))."""
+    positions = math.prod(shape[:-2])
+    limit = (6 / (positions * (shape[-2] + shape[-1]))) ** 0.5
+    flat = jax.random.uniform(key, (math.prod(shape),), dtype, -limit, limit)
+    return flat.reshape(shape)
 
 
 def scaled(channels: int, width: float) -> int:

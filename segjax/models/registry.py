@@ -7,8 +7,10 @@ whose default is a number, a bool, a string or a tuple. Initialisers and layers 
     segmentation    net(image, train)              {'logits': [B, H, W, num_classes] float32}
     depth           net(image, train)              {'disparity': [full size, half, ...]}
     pose            net(target, sources, train)    {'motion': [B, sources, 6]}
-    generator       see the net                    {'image': [B, H, W, out_channels] float32}, or of
-                                                   two_stream {'context': .., 'object': ..} logits
+    generator       see the net                    {'image': [B, H, W, out_channels] float32}, of
+                                                   crn [B, n, H, W, out_channels], of two_stream
+                                                   {'context': .., 'object': ..} logits
+    encoder         net(x, train)                  {'mean', 'log_variance': [B, code_size] float32}
     discriminator   net(x, train, gate=None)       ((features .., logits), ...) of every scale
     features        net(image)                     {layer: [B, h, w, C]}
     denoiser        net(maps, train)               {'logits': [B, H, W, k] float32}, k as in maps
@@ -29,7 +31,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import unknown_name
-from segjax.models.backbones.vgg import VGG19Features
+from segjax.models.backbones.vgg import VGG16Features, VGG19Features
 from segjax.models.boundary.hed import HED
 from segjax.models.classification.shape_classifier import ShapeClassifier
 from segjax.models.denoisers.adnet import ADNet
@@ -40,10 +42,14 @@ from segjax.models.depth.depth_and_segmentation import DepthAndSegmentation
 from segjax.models.depth.dispnet import DispNet
 from segjax.models.depth.monodepth2 import Monodepth2
 from segjax.models.depth.pose import PoseCNN, PoseExpNet, PoseResNet
+from segjax.models.generators.crn import CRN
+from segjax.models.generators.encoder import ConvEncoder, ResNetEncoder
+from segjax.models.generators.latent_unet import LatentUNet
 from segjax.models.generators.mask_to_image import MaskToImage
 from segjax.models.generators.multiscale import MultiscaleDiscriminator
 from segjax.models.generators.pix2pixhd import GlobalGenerator, LocalEnhancer
 from segjax.models.generators.two_stream import TwoStream
+from segjax.models.generators.unet import UNet
 from segjax.models.segmentation.bisenet import BiSeNet
 from segjax.models.segmentation.deeplab import DeepLabLargeFOV, DeepLabV2
 from segjax.models.segmentation.deeplab_v3plus import DeepLabV3Plus
@@ -73,15 +79,23 @@ NETS: dict[str, dict[str, type[nn.Module]]] = {
         'pose_resnet': PoseResNet,
     },
     'generator': {
+        'crn': CRN,
+        'latent_unet': LatentUNet,
         'mask_to_image': MaskToImage,
         'pix2pixhd_global': GlobalGenerator,
         'pix2pixhd_local': LocalEnhancer,
         'two_stream': TwoStream,
+        'unet': UNet,
+    },
+    'encoder': {
+        'conv_encoder': ConvEncoder,
+        'resnet_encoder': ResNetEncoder,
     },
     'discriminator': {
         'multiscale': MultiscaleDiscriminator,
     },
     'features': {
+        'vgg16': VGG16Features,
         'vgg19': VGG19Features,
     },
     'denoiser': {
@@ -103,6 +117,7 @@ GIVEN = {
     'depth': ('dtype', 'axis_name'),
     'pose': ('earlier', 'dtype', 'axis_name'),
     'generator': ('out_channels', 'dtype', 'axis_name'),
+    'encoder': ('code_size', 'dtype', 'axis_name'),
     'discriminator': ('dtype', 'axis_name'),
     'features': ('dtype',),
     'denoiser': ('dtype', 'axis_name'),
@@ -113,6 +128,7 @@ GIVEN = {
 
 num_classes: channels of the logits.
 out_channels: channels of the image, or of two_stream the number of classes.
+code_size: length of the latent code.
 dtype: of activations, e.g. 'bfloat16'. Parameters stay float32.
 axis_name: mapped axis of the devices that share batch statistics. None: not shared.
 earlier: for each source frame, whether it precedes the target, e.g. (True, False) for frames

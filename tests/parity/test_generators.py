@@ -24,6 +24,7 @@ from torch.nn import functional as F  # noqa: E402, N812
 from segjax import models  # noqa: E402
 from segjax.losses import adversarial, perceptual  # noqa: E402
 from segjax.models.backbones.vgg import VGG19Features  # noqa: E402
+from segjax.models.generators import multiscale  # noqa: E402
 
 WIDTH = 1 / 8
 LEAVES = {
@@ -280,12 +281,14 @@ class Painter(nn.Module):
 
 
 class Patches(nn.Module):
-    def __init__(self, inputs, features, kind):
+    def __init__(self, inputs, features, kind, padding=2, norm_bias=True):
         super().__init__()
         sizes = [inputs, features, 2 * features, 4 * features, 8 * features, 1]
         for i, (n, m) in enumerate(itertools.pairwise(sizes)):
-            self.add_module(f'conv_{i}', nn.Conv2d(n, m, 4, stride=2 if i < 3 else 1, padding=2))
-            if 0 < i < 4:
+            is_normed = 0 < i < 4
+            layer = functools.partial(nn.Conv2d, n, m, 4, stride=2 if i < 3 else 1)
+            self.add_module(f'conv_{i}', layer(padding=padding, bias=norm_bias or not is_normed))
+            if is_normed:
                 self.add_module(f'norm_{i}', norm(kind, m))
 
     def forward(self, x):
@@ -312,6 +315,122 @@ class Multiscale(nn.Module):
         return [*self.scale_0(x), *self.scale_1(self.pool(x))]
 
 
+class UNet(nn.Module):
+    """U-Net with a code at every level, or without (pix2pix). `levels` holds all layers."""
+
+    def __init__(self, inputs, code, depth, features, kind, bias, skip_first, bilinear=False):
+        super().__init__()
+        channels = [features * min(2**i, 8) for i in range(depth)]
+        self.levels = nn.Module()
+        self.depth, self.skip_first, self.bilinear = depth, skip_first, bilinear
+        for i in range(depth):
+            n = (inputs if i == 0 else channels[i - 1]) + code
+            conv = nn.Conv2d(n, channels[i], 4, stride=2, padding=1, bias=bias)
+            self.levels.add_module(f'down_{i}', conv)
+            if 0 < i < depth - 1:
+                self.levels.add_module(f'down_norm_{i}', norm(kind, channels[i]))
+            n = channels[i] if i == depth - 1 else 2 * channels[i]
+            m = channels[i - 1] if i else 3
+            if bilinear:
+                layer = nn.Module()
+                layer.conv = nn.Conv2d(n, m, 3, bias=bias or i == 0)
+            else:
+                layer = nn.ConvTranspose2d(n, m, 4, stride=2, padding=1, bias=bias or i == 0)
+            self.levels.add_module(f'up_{i}', layer)
+            if i:
+                self.levels.add_module(f'up_norm_{i}', norm(kind, m))
+
+    def up(self, x, i):
+        layer = self.levels.get_submodule(f'up_{i}')
+        if not self.bilinear:
+            return layer(x)
+        x = F.interpolate(x, scale_factor=2, mode='bilinear', align_corners=False)
+        return layer.conv(F.pad(x, (1, 1, 1, 1), mode='reflect'))
+
+    def level(self, x, i, code):
+        if code is not None:
+            planes = code[:, :, None, None].expand(*code.shape, *x.shape[2:])
+            x = torch.cat([x, planes], 1)
+        y = x if i == 0 else F.leaky_relu(x, 0.2)
+        y = self.levels.get_submodule(f'down_{i}')(y)
+        if i < self.depth - 1:
+            if i:
+                y = self.levels.get_submodule(f'down_norm_{i}')(y)
+            inner = self.level(y, i + 1, code)
+            y = torch.cat([y, inner] if self.skip_first else [inner, y], 1)
+        y = self.up(F.relu(y), i)
+        return self.levels.get_submodule(f'up_norm_{i}')(y) if i else torch.tanh(y)
+
+    def forward(self, x, code=None):
+        return [self.level(x, 0, code)]
+
+
+class Heads(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.mean = nn.Linear(features, 5)
+        self.log_variance = nn.Linear(features, 5)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return [self.log_variance(x), self.mean(x)]
+
+
+class EncoderBlock(nn.Module):
+    def __init__(self, i, o, kind):
+        super().__init__()
+        self.norm_0 = norm(kind, i)
+        self.conv_0 = nn.Conv2d(i, i, 3, padding=1)
+        self.norm_1 = norm(kind, i)
+        self.conv_1 = nn.Conv2d(i, o, 3, padding=1)
+        self.shortcut = nn.Conv2d(i, o, 1)
+        self.pool = nn.AvgPool2d(2)
+
+    def forward(self, x):
+        y = self.conv_0(F.leaky_relu(self.norm_0(x), 0.2))
+        y = self.conv_1(F.leaky_relu(self.norm_1(y), 0.2))
+        return self.pool(y) + self.shortcut(self.pool(x))
+
+
+class ResNetEncoder(nn.Module):
+    def __init__(self, features, blocks, kind):
+        super().__init__()
+        self.stem = nn.Conv2d(3, features, 4, stride=2, padding=1)
+        sizes = [features * min(i + 1, 4) for i in range(blocks + 1)]
+        self.blocks = [f'block_{i}' for i in range(blocks)]
+        for name, (i, o) in zip(self.blocks, itertools.pairwise(sizes)):
+            self.add_module(name, EncoderBlock(i, o, kind))
+        self.pool = nn.AvgPool2d(8)
+        self.heads = Heads(sizes[-1])
+
+    def forward(self, x):
+        x = self.stem(x)
+        for name in self.blocks:
+            x = self.get_submodule(name)(x)
+        return self.heads(self.pool(F.leaky_relu(x, 0.2)))
+
+
+class ConvEncoder(nn.Module):
+    def __init__(self, features, layers, kind):
+        super().__init__()
+        sizes = [3, *(features * min(2**i, 4) for i in range(layers))]
+        self.layers = layers
+        for i, (n, m) in enumerate(itertools.pairwise(sizes)):
+            self.add_module(f'conv_{i}', nn.Conv2d(n, m, 4, stride=2, padding=1))
+            if i:
+                self.add_module(f'norm_{i}', norm(kind, m))
+        self.pool = nn.AvgPool2d(8)
+        self.heads = Heads(sizes[-1])
+
+    def forward(self, x):
+        for i in range(self.layers):
+            x = self.get_submodule(f'conv_{i}')(x)
+            if i:
+                x = self.get_submodule(f'norm_{i}')(x)
+            x = F.leaky_relu(x, 0.2)
+        return self.heads(self.pool(x))
+
+
 # --- comparison -----------------------------------------------------------------------------------
 
 
@@ -326,6 +445,8 @@ def our_tree(module, of=lambda tensor: tensor):
         if leaf == 'weight' and isinstance(layer, nn.BatchNorm2d):
             leaf = 'scale'
         array = of(tensor).detach().numpy().copy()
+        if array.ndim == 2:
+            array = array.T
         if array.ndim == 4:
             is_transposed = isinstance(layer, nn.ConvTranspose2d)
             array = array.transpose((2, 3, 0, 1) if is_transposed else (2, 3, 1, 0))
@@ -483,6 +604,62 @@ def test_multiscale_discriminator(kind):
     check(f'multiscale {kind}', net, Multiscale(7, 8, kind), normal(2, 48, 40, 7), box(48, 40))
 
 
+class Pyramid(nn.Module):
+    """Discriminator of BicycleGAN, or with a single scale of pix2pix."""
+
+    def __init__(self, inputs, widths, kind, norm_bias):
+        super().__init__()
+        self.scales = [f'scale_{i}' for i in range(len(widths))]
+        for name, features in zip(self.scales, widths):
+            self.add_module(name, Patches(inputs, features, kind, 1, norm_bias))
+        self.pool = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
+
+    def forward(self, x):
+        maps = []
+        for i, name in enumerate(self.scales):
+            x = self.pool(x) if i else x
+            maps += self.get_submodule(name)(x)
+        return maps
+
+
+@pytest.mark.parametrize(
+    'fields, twin',
+    [
+        (multiscale.BICYCLE_FIELDS, Pyramid(3, (8, 4), 'instance', True)),
+        (multiscale.PIX2PIX_FIELDS, Pyramid(3, (8,), 'batch', False)),
+    ],
+    ids=['bicycle', 'pix2pix'],
+)
+def test_patchgans_of_bicycle_and_pix2pix(fields, twin):
+    check('patchgan', build('discriminator', 'multiscale', **fields), twin, normal(2, 64, 48, 3))
+
+
+@pytest.mark.parametrize('kind', ['batch', 'instance'])
+def test_unet_of_pix2pix(kind):
+    net = build('generator', 'unet', out_channels=3, num_downs=6, norm=kind)
+    twin = UNet(4, 0, 6, 8, kind, bias=kind == 'instance', skip_first=True)
+    check(f'unet {kind}', net, twin, normal(2, 64, 128, 4))
+
+
+@pytest.mark.parametrize('kind, upsample', [('instance', 'transposed'), ('batch', 'bilinear')])
+def test_latent_unet(kind, upsample):
+    net = build(
+        'generator', 'latent_unet', out_channels=3, num_downs=5, norm=kind, upsample=upsample
+    )
+    is_bilinear = upsample == 'bilinear'
+    twin = UNet(4, 8, 5, 8, kind, bias=True, skip_first=False, bilinear=is_bilinear)
+    size = (64, 96) if is_bilinear else (96, 32)
+    check(f'latent_unet {kind}', net, twin, normal(2, *size, 4), normal(2, 8))
+
+
+@pytest.mark.parametrize('kind', ['instance', 'batch'])
+def test_encoders(kind):
+    net = build('encoder', 'resnet_encoder', code_size=5, blocks=2, norm=kind)
+    check(f'resnet encoder {kind}', net, ResNetEncoder(8, 2, kind), normal(2, 64, 64, 3))
+    net = build('encoder', 'conv_encoder', code_size=5, num_layers=4, norm=kind)
+    check(f'conv encoder {kind}', net, ConvEncoder(8, 4, kind), normal(2, 128, 128, 3))
+
+
 def test_losses_of_the_discriminator():
     rng = np.random.default_rng(0)
     sizes = [[(9, 9, 8), (5, 5, 16), (6, 6, 1)], [(5, 5, 8), (3, 3, 16), (4, 4, 1)]]
@@ -497,6 +674,12 @@ def test_losses_of_the_discriminator():
     got = perceptual.feature_matching(generated, real, np.ones(2)).value()
     np.testing.assert_allclose(got, matching, rtol=1e-6)
     logits = [scale[-1] for scale in generated]
+    logistic = sum(
+        F.binary_cross_entropy_with_logits(torch.tensor(x), torch.ones(x.shape).double())
+        for x in logits
+    )
+    got = adversarial.logistic_of_scales(logits, 1.0, np.ones(2)).value()
+    np.testing.assert_allclose(got, logistic, rtol=1e-6)
     got = adversarial.least_squares_of_scales(logits, 1.0, np.ones(2)).value()
     np.testing.assert_allclose(got, adversarial_sum, rtol=1e-6)
 

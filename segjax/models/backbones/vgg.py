@@ -1,4 +1,4 @@
-"""VGG16 as a backbone of fully convolutional nets, and VGG19 as features of perceptual losses.
+"""VGG16 as a backbone of fully convolutional nets, and both VGGs as features of perceptual losses.
 
 Source: Simonyan, Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition,
 ICLR 2015. Names follow the Caffe releases: conv1_1 .. conv5_3, and conv1_1 .. conv5_4 in VGG19. The
@@ -15,8 +15,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from segjax.errors import InputError, unknown_name
 from segjax.models.layers import Conv, he_fan_out, pick_taps, scaled
-from segjax.ops.pool import max_pool
+from segjax.ops.pool import average_pool, max_pool
 
 STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 """(number of convolutions, channels) of each stage of VGG16."""
@@ -27,9 +28,15 @@ STAGES_19 = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 PERCEPTUAL_LAYERS = ('conv1_1', 'conv2_1', 'conv3_1', 'conv4_1', 'conv5_1')
 """Convolutions whose outputs after the ReLU the perceptual loss of pix2pixHD compares."""
 
+REFINEMENT_LAYERS = ('conv1_2', 'conv2_2', 'conv3_2', 'conv4_2', 'conv5_2')
+"""Convolutions whose outputs after the ReLU cascaded refinement networks compare."""
+
+POOLS = {'max': max_pool, 'average': average_pool}
+"""Poolings by name."""
+
 
 class VGG16(nn.Module):
-    """The convolutions (3x3, bias, ReLU), 13 of them in VGG16, and five max poolings.
+    """The convolutions (3x3, bias, ReLU), 13 of them in VGG16, and five poolings.
 
     Sizes are rounded up as in Caffe.
 
@@ -43,6 +50,7 @@ class VGG16(nn.Module):
     width          factor on all channels
     taps           names of inner tensors to return, listed at the top of this file
     stages         (number of convolutions, channels) of each stage
+    pool           poolings: a name of POOLS
     """
 
     conv: Callable
@@ -54,6 +62,7 @@ class VGG16(nn.Module):
     width: float = 1.0
     taps: tuple[str, ...] = ()
     stages: tuple[tuple[int, int], ...] = STAGES
+    pool: str = 'max'
 
     @nn.compact
     def __call__(self, x):
@@ -65,6 +74,9 @@ class VGG16(nn.Module):
         Returns:
           ({'pool1': [B, h, w, C], .., 'pool5': ..}, {tap: tensor}).
         """
+        if self.pool not in POOLS:
+            raise unknown_name('vgg: pool', self.pool, POOLS)
+        pool = POOLS[self.pool]
         features = {}
         pools = {}
         for i, (count, channels) in enumerate(self.stages, start=1):
@@ -74,7 +86,7 @@ class VGG16(nn.Module):
                 features[f'conv{i}_{j}'] = x
                 x = nn.relu(x)
             strides = self.pool_strides[i - 1]
-            x = max_pool(x, self.window, strides, padding=(self.window - 1) // 2, ceil=True)
+            x = pool(x, self.window, strides, padding=(self.window - 1) // 2, ceil=True)
             pools[f'pool{i}'] = x
         return pools, pick_taps({**features, **pools}, self.taps, 'vgg')
 
@@ -87,6 +99,56 @@ class VGG16(nn.Module):
         return self.conv(features, (3, 3), padding=self.padding if is_first else 1, name=name)
 
 
+def stages_up_to(layers: tuple[str, ...], stages: tuple[tuple[int, int], ...], where: str):
+    """Returns the stages without the convolutions behind the deepest of some layers.
+
+    These convolutions would be parameters without an effect.
+
+    Args:
+      layers: names of convolutions, e.g. ('conv1_2', 'conv2_2').
+      stages: (number of convolutions, channels) of each stage.
+      where: name of the net, for errors.
+
+    Returns:
+      (number of convolutions, channels) of each remaining stage.
+
+    Raises:
+      InputError: there is no layer, or a layer that the net does not have.
+    """
+    places = {}  # in the order of the net
+    for stage, (count, _) in enumerate(stages, start=1):
+        for index in range(1, count + 1):
+            places[f'conv{stage}_{index}'] = (stage, index)
+    if not layers:
+        raise InputError(
+            f'{where}: layers',
+            got='()',
+            expected=f'names of convolutions, as {tuple(places)[:2]}',
+        )
+    for layer in layers:
+        if layer not in places:
+            raise unknown_name(f'{where}: layers', layer, places)
+    stage, index = max(places[layer] for layer in layers)
+    channels = stages[stage - 1][1]
+    return (*stages[: stage - 1], (index, channels))
+
+
+def _features(net: nn.Module, image, stages: tuple[tuple[int, int], ...], where: str):
+    """Returns {layer: [B, h, w, C]} after the ReLU, of a net with the fields of VGG19Features."""
+    conv = functools.partial(Conv, kernel_init=he_fan_out, dtype=net.dtype)
+    vgg = VGG16(
+        conv,
+        conv,
+        width=net.width,
+        taps=net.layers,
+        stages=stages_up_to(net.layers, stages, where),
+        pool=net.pool,
+        name='vgg',
+    )
+    _, features = vgg(image.astype(net.dtype))
+    return {name: nn.relu(feature) for name, feature in features.items()}
+
+
 class VGG19Features(nn.Module):
     """VGG19 up to the deepest layer of a perceptual loss.
 
@@ -94,10 +156,14 @@ class VGG19Features(nn.Module):
     by ImageNet's mean and standard deviation. The convolutions are under `vgg`. Poolings round
     sizes up, and torchvision rounds down. Both agree where height and width are multiples of 16.
 
-    width  factor on all channels
-    dtype  of activations. Parameters are float32
+    layers  convolutions whose outputs are returned. The deepest layer ends the net
+    pool    poolings: 'max', as in its training, or 'average', as in cascaded refinement networks
+    width   factor on all channels
+    dtype   of activations. Parameters are float32
     """
 
+    layers: tuple[str, ...] = PERCEPTUAL_LAYERS
+    pool: str = 'max'
     width: float = 1.0
     dtype: Any = jnp.float32
 
@@ -109,12 +175,43 @@ class VGG19Features(nn.Module):
           image: [B, H, W, 3] floating point.
 
         Returns:
-          {name: [B, H / 2^k, W / 2^k, C]} in `dtype`, after the ReLU, by the names of
-          PERCEPTUAL_LAYERS with k = 0 .. 4.
+          {name: [B, H / 2^k, W / 2^k, C]} in `dtype`, after the ReLU, by the names of `layers`. The
+          layer conv<s>_<i> has k = s - 1.
+
+        Raises:
+          InputError: no layer, or an unknown layer or pooling.
         """
-        conv = functools.partial(Conv, kernel_init=he_fan_out, dtype=self.dtype)
-        # The convolutions behind conv5_1 would be parameters without an effect.
-        stages = (*STAGES_19[:4], (1, STAGES_19[4][1]))
-        vgg = VGG16(conv, conv, width=self.width, taps=PERCEPTUAL_LAYERS, stages=stages, name='vgg')
-        _, features = vgg(image.astype(self.dtype))
-        return {name: nn.relu(feature) for name, feature in features.items()}
+        return _features(self, image, STAGES_19, 'vgg19')
+
+
+class VGG16Features(nn.Module):
+    """VGG16 up to the deepest layer of a perceptual loss.
+
+    The convolutions are under `vgg`. Poolings round sizes up, as in `VGG19Features`.
+
+    layers  convolutions whose outputs are returned. The deepest layer ends the net
+    pool    poolings: 'max', as in its training, or 'average', as in cascaded refinement networks
+    width   factor on all channels
+    dtype   of activations. Parameters are float32
+    """
+
+    layers: tuple[str, ...] = REFINEMENT_LAYERS
+    pool: str = 'max'
+    width: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image):
+        """Returns the features of an image.
+
+        Args:
+          image: [B, H, W, 3] floating point.
+
+        Returns:
+          {name: [B, H / 2^k, W / 2^k, C]} in `dtype`, after the ReLU, by the names of `layers`. The
+          layer conv<s>_<i> has k = s - 1.
+
+        Raises:
+          InputError: no layer, or an unknown layer or pooling.
+        """
+        return _features(self, image, STAGES, 'vgg16')

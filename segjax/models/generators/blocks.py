@@ -12,11 +12,30 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError, unknown_name
+from segjax.models.generators import patchgan
 from segjax.models.generators.patchgan import instance_norm
-from segjax.models.layers import Conv, ConvTranspose, batch_norm, normal
+from segjax.models.layers import Conv, ConvTranspose, batch_norm, normal, xavier
+
+INITS = {'normal': normal, 'xavier': xavier}
+"""Initialisers of kernels by name: N(0, std^2), or torch's xavier_normal of a gain."""
 
 NORMS = ('batch', 'instance')
 """Names of the norms: over the batch with scale and shift, or over each image without them."""
+
+
+def make_init(kind: str, size: float) -> Callable:
+    """Returns the initialiser of kernels.
+
+    Args:
+      kind: a name of INITS.
+      size: standard deviation of 'normal', gain of 'xavier'.
+
+    Raises:
+      InputError: the kind is unknown.
+    """
+    if kind not in INITS:
+        raise unknown_name('init_kind', kind, INITS)
+    return INITS[kind](size)
 
 
 def make_norm(kind: str, train: bool, **arguments: Any) -> Callable[..., Callable]:
@@ -72,27 +91,70 @@ def make_layers(net: nn.Module, train: bool) -> Layers:
     )
 
 
+class ZeroBiasLayers(NamedTuple):
+    """Factories of layers with biases of 0, as pix2pix and BicycleGAN initialise them.
+
+    conv            makes convolutions: conv(features, kernel_size, padding=, use_bias=, name=)
+    halve           makes 4x4 convolutions of stride 2: halve(features, use_bias=, name=)
+    double          makes transposed 4x4 convolutions of stride 2: double(features, use_bias=,
+                    name=)
+    norm            makes norms: norm(name=). Scales of batch norms are N(1, init_std^2)
+    """
+
+    conv: Callable
+    halve: Callable
+    double: Callable
+    norm: Callable
+
+
+def make_zero_bias_layers(net: nn.Module, train: bool) -> ZeroBiasLayers:
+    """Returns the layers of a net, with its initialisation of kernels.
+
+    Args:
+      net: has the fields norm, init_kind, init_std, forms, dtype and axis_name.
+      train: as in `make_norm`.
+    """
+    shared = {'kernel_init': make_init(net.init_kind, net.init_std), 'dtype': net.dtype}
+    zeros = nn.initializers.zeros
+    return ZeroBiasLayers(
+        conv=functools.partial(Conv, bias_init=zeros, **shared),
+        halve=functools.partial(
+            patchgan.Conv, strides=2, init_std=net.init_std, forms=net.forms, **shared
+        ),
+        double=functools.partial(ConvTranspose, kernel_size=4, bias_init=zeros, **shared),
+        norm=make_norm(
+            net.norm,
+            train,
+            scale_init=normal(net.init_std, mean=1.0),
+            dtype=net.dtype,
+            axis_name=net.axis_name,
+        ),
+    )
+
+
 def reflect(x, pixels: int):
     """Pads [B, H, W, C] on all sides by the mirrored image, which does not repeat the border."""
     sides = (pixels, pixels)
     return jnp.pad(x, ((0, 0), sides, sides, (0, 0)), mode='reflect')
 
 
-def check_size(where: str, x, multiple: int) -> None:
-    """Raises InputError unless the encoder halves the image to whole pixels, at least 2 x 2.
+def check_size(where: str, x, multiple: int, smallest: int = 2, fix: str = '') -> None:
+    """Raises InputError unless the encoder halves the image to whole pixels.
 
     Args:
       where: name of the net.
       x: [B, H, W, C].
       multiple: factor between the image and its smallest features.
+      smallest: height and width that the smallest features have at least.
+      fix: another remedy than a different size. '': there is none.
     """
     height, width = x.shape[1:3]
-    if height % multiple or width % multiple or min(height, width) < 2 * multiple:
+    if height % multiple or width % multiple or min(height, width) < smallest * multiple:
         raise InputError(
             f'{where}: input',
             got=f'height {height}, width {width}',
-            expected=f'multiples of {multiple}, at least {2 * multiple}',
-            fix='crop or resize the images to such a size',
+            expected=f'multiples of {multiple}, at least {smallest * multiple}',
+            fix='crop or resize the images to such a size' + (f', or {fix}' if fix else ''),
         )
 
 

@@ -2,6 +2,9 @@
 
 Source: Wang et al., High-Resolution Image Synthesis and Semantic Manipulation with Conditional
 GANs, CVPR 2018, Sec. 3.2. Hong et al. (NeurIPS 2018) judge the object map of their net by it.
+
+PIX2PIX_FIELDS make it the discriminator of pix2pix (Isola et al. 2017), as released. BICYCLE_FIELDS
+make it the discriminator of BicycleGAN (Zhu et al. 2017).
 """
 
 import functools
@@ -12,49 +15,65 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError
-from segjax.models.generators.blocks import make_norm
+from segjax.models.generators.blocks import make_init, make_norm
 from segjax.models.generators.patchgan import SLOPE, Conv
 from segjax.models.layers import normal, scaled
 from segjax.ops.pool import average_pool
 
 FEATURES = 64
 """Channels after the first convolution. They double up to 8 times as many."""
-PADDING = 2
-"""Pixels of zeros around the image, of all convolutions."""
+
+PIX2PIX_FIELDS = {
+    'num_scales': 1,
+    'padding': 1,
+    'norm': 'batch',
+    'norm_bias': False,
+    'zero_bias': True,
+}
+"""Fields of the discriminator of pix2pix: a single PatchGAN with batch norms."""
+BICYCLE_FIELDS = {'padding': 1, 'narrowing': 0.5, 'init_kind': 'xavier', 'zero_bias': True}
+"""Fields of the discriminator of BicycleGAN, whose second PatchGAN has half of the channels."""
 
 
-def output_size(height: int, width: int, num_layers: int, scale: int = 0) -> tuple[int, int]:
+def output_size(
+    height: int, width: int, num_layers: int, scale: int = 0, padding: int = 2
+) -> tuple[int, int]:
     """Returns (h, w) of the logits of a scale, e.g. (35, 35) for 256 x 256 pixels and 3 layers.
+
+    With a padding of 1 they are (30, 30).
 
     Args:
       height: H of the input.
       width: W of the input.
       num_layers: convolutions of stride 2.
       scale: number of halvings of the input in front of the convolutions.
+      padding: of the convolutions, 1 or 2.
     """
     sizes = []
     for pixels in (height, width):
         for _ in range(scale):
             pixels = (pixels + 1) // 2
         for _ in range(num_layers):
-            pixels = pixels // 2 + 1
-        sizes.append(pixels + 2)
+            pixels = pixels // 2 + padding - 1
+        sizes.append(pixels + 2 * (2 * padding - 3))
     return tuple(sizes)
 
 
 class Patches(nn.Module):
-    """PatchGAN with two pixels of padding that returns the features of all its layers.
+    """PatchGAN that returns the features of all its layers.
 
     features    channels after the first convolution
     num_layers  convolutions of stride 2
-    conv        makes the 4x4 convolutions: conv(features, strides, name=)
+    conv        makes the 4x4 convolutions: conv(features, strides, use_bias=, name=)
     norm        makes the norms: norm(name=)
+    norm_bias   whether the convolutions in front of a norm have a bias
     """
 
     features: int
     num_layers: int
     conv: Callable
     norm: Callable
+    norm_bias: bool = True
 
     @nn.compact
     def __call__(self, x):
@@ -69,7 +88,9 @@ class Patches(nn.Module):
         maps = []
         for i in range(self.num_layers + 1):
             strides = 2 if i < self.num_layers else 1
-            x = self.conv(self.features * min(2**i, 8), strides, name=f'conv_{i}')(x)
+            features = self.features * min(2**i, 8)
+            use_bias = i == 0 or self.norm_bias
+            x = self.conv(features, strides, use_bias=use_bias, name=f'conv_{i}')(x)
             if i > 0:
                 x = self.norm(name=f'norm_{i}')(x)
             x = nn.leaky_relu(x, SLOPE)
@@ -81,18 +102,24 @@ class Patches(nn.Module):
 class MultiscaleDiscriminator(nn.Module):
     """A PatchGAN for each scale of the input: `scale_0` judges the full size, `scale_1` half of it.
 
-    The input is halved by averages over 3x3 pixels. Kernels are initialised as N(0, init_std^2),
-    scales of batch norms as N(1, init_std^2), biases as torch's defaults.
+    The input is halved by averages over 3x3 pixels. Scales of batch norms are initialised as
+    N(1, init_std^2).
 
     num_scales  PatchGANs, each with its own parameters
     num_layers  convolutions of stride 2 of each PatchGAN
     norm        norms in front of all leaky ReLUs but the first: 'instance' (without scale and
                 shift) or 'batch'
-    init_std    standard deviation of the initial kernels
+    init_std    standard deviation of the initial kernels, or their gain with init_kind='xavier'
     width       factor on all channels
     dtype       of activations. Parameters, batch statistics and logits are float32
     axis_name   mapped axis of the devices that share batch statistics. None: not shared
     forms       implementation: 'fast' or 'naive' forms of the same maps, see ops/conv.py
+    padding     pixels of zeros around the image, of all convolutions: 2, or 1 as in pix2pix
+    narrowing   factor on the channels of each scale, compared with the scale before. BicycleGAN
+                has 0.5
+    norm_bias   whether convolutions in front of a norm have a bias
+    init_kind   initialisation of kernels: 'normal' N(0, init_std^2), or 'xavier' with a gain
+    zero_bias   initialise biases as 0 instead of torch's default
     """
 
     num_scales: int = 2
@@ -103,6 +130,11 @@ class MultiscaleDiscriminator(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
     forms: str = 'fast'
+    padding: int = 2
+    narrowing: float = 1.0
+    norm_bias: bool = True
+    init_kind: str = 'normal'
+    zero_bias: bool = False
 
     @nn.compact
     def __call__(self, x, train: bool, gate=None):
@@ -117,14 +149,15 @@ class MultiscaleDiscriminator(nn.Module):
           A tuple for each scale, the full size first: the features of each layer, and last the
           logits [B, h, w, 1] float32 without a sigmoid.
         """
-        self._check()
+        self._check(x)
         conv = functools.partial(
             Conv,
             init_std=self.init_std,
+            kernel_init=make_init(self.init_kind, self.init_std),
             dtype=self.dtype,
             forms=self.forms,
-            padding=PADDING,
-            bias_init=None,
+            padding=self.padding,
+            bias_init=nn.initializers.zeros if self.zero_bias else None,
         )
         norm = make_norm(
             self.norm,
@@ -133,7 +166,6 @@ class MultiscaleDiscriminator(nn.Module):
             dtype=self.dtype,
             axis_name=self.axis_name,
         )
-        features = scaled(FEATURES, self.width)
         x = x.astype(self.dtype)
         if gate is not None:
             x = x * gate.astype(self.dtype)
@@ -143,12 +175,15 @@ class MultiscaleDiscriminator(nn.Module):
         for i in range(self.num_scales):
             if i > 0:
                 x = average_pool(x, 3, strides=2, padding=1)
-            patches = Patches(features, self.num_layers, conv, norm, name=f'scale_{i}')
+            features = scaled(FEATURES, self.width * self.narrowing**i)
+            patches = Patches(
+                features, self.num_layers, conv, norm, self.norm_bias, name=f'scale_{i}'
+            )
             outputs.append(patches(x))
         return tuple(outputs)
 
-    def _check(self) -> None:
-        """Raises InputError for no scale or no layer."""
+    def _check(self, x) -> None:
+        """Raises InputError for no scale, no layer, a wrong padding, or too small an image."""
         for name in ('num_scales', 'num_layers'):
             if getattr(self, name) < 1:
                 raise InputError(
@@ -156,3 +191,16 @@ class MultiscaleDiscriminator(nn.Module):
                     got=str(getattr(self, name)),
                     expected='at least 1',
                 )
+        if self.padding not in (1, 2):
+            raise InputError(
+                'multiscale discriminator: padding', got=str(self.padding), expected='1 or 2'
+            )
+        height, width = x.shape[1:3]
+        last = self.num_scales - 1
+        if min(output_size(height, width, self.num_layers, last, self.padding)) < 1:
+            raise InputError(
+                'multiscale discriminator: input',
+                got=f'height {height}, width {width}',
+                expected=f'at least a logit at scale {last} of {self.num_layers} layers',
+                fix='use larger images, fewer layers or fewer scales',
+            )

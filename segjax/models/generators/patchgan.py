@@ -79,13 +79,15 @@ class Conv(nn.Module):
 
     With one pixel stride 2 halves the size, and stride 1 makes it smaller by one pixel.
 
-    features   channels of the output
-    strides    of both axes
-    init_std   the kernel is initialised as N(0, init_std^2)
-    dtype      of the computation. Parameters are float32
-    forms      'fast' or 'naive', see ops/conv.py
-    padding    pixels of zeros on every side, at least 1
-    bias_init  initialiser of the bias. None: torch's default, U(+-1 / sqrt(16 in))
+    features     channels of the output
+    strides      of both axes
+    init_std     the kernel is initialised as N(0, init_std^2)
+    dtype        of the computation. Parameters are float32
+    forms        'fast' or 'naive', see ops/conv.py
+    padding      pixels of zeros on every side, at least 1
+    bias_init    initialiser of the bias. None: torch's default, U(+-1 / sqrt(16 in))
+    use_bias     whether the layer has a bias
+    kernel_init  initialiser of the kernel, which replaces init_std. None: init_std holds
     """
 
     features: int
@@ -95,19 +97,24 @@ class Conv(nn.Module):
     forms: str
     padding: int = 1
     bias_init: Callable | None = nn.initializers.zeros
+    use_bias: bool = True
+    kernel_init: Callable | None = None
 
     @nn.compact
     def __call__(self, x):
         shape = (KERNEL, KERNEL, x.shape[-1], self.features)
-        kernel = self.param('kernel', normal(self.init_std), shape, jnp.float32)
-        bias_init = self.bias_init or uniform_fan(math.prod(shape[:3]))
-        bias = self.param('bias', bias_init, (self.features,), jnp.float32)
+        kernel_init = self.kernel_init or normal(self.init_std)
+        kernel = self.param('kernel', kernel_init, shape, jnp.float32)
         x = x.astype(self.dtype)
         if self.padding > 1:
             # `conv_4x4` adds the last pixel of zeros itself.
             more = (self.padding - 1, self.padding - 1)
             x = jnp.pad(x, ((0, 0), more, more, (0, 0)))
         y = conv_4x4(x, kernel, self.strides, self.forms)
+        if not self.use_bias:
+            return y
+        bias_init = self.bias_init or uniform_fan(math.prod(shape[:3]))
+        bias = self.param('bias', bias_init, (self.features,), jnp.float32)
         return add_bias(y, bias)
 
 

@@ -8,7 +8,12 @@ import pytest
 from nets import shapes_at, size
 
 from segjax.errors import InputError
-from segjax.models.generators.multiscale import MultiscaleDiscriminator, output_size
+from segjax.models.generators.multiscale import (
+    BICYCLE_FIELDS,
+    PIX2PIX_FIELDS,
+    MultiscaleDiscriminator,
+    output_size,
+)
 from segjax.ops.pool import average_pool
 
 
@@ -28,15 +33,61 @@ def test_batch_norm_has_a_scale_and_a_shift_in_three_layers():
     assert size(variables['params']) == 2 * (kernels + biases + 2 * (128 + 256 + 512))
 
 
-@pytest.mark.parametrize('size', [(256, 256), (31, 46), (9, 20)])
+def test_pix2pix_has_a_single_patchgan_of_a_condition_and_an_image():
+    outputs, variables = shapes_at(
+        MultiscaleDiscriminator(**PIX2PIX_FIELDS), 1, 256, 256, 6, train=True
+    )
+    kernels = 16 * (6 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512)
+    # The first and the last convolution have a bias, the others a norm with scale and shift.
+    assert size(variables['params']) == kernels + 64 + 1 + 2 * (128 + 256 + 512) == 2_768_705
+    (maps,) = outputs
+    assert [x.shape[1:] for x in maps] == [
+        (128, 128, 64),
+        (64, 64, 128),
+        (32, 32, 256),
+        (31, 31, 512),
+        (30, 30, 1),
+    ]
+
+
+def test_bicycle_has_half_the_channels_at_half_the_size():
+    outputs, variables = shapes_at(
+        MultiscaleDiscriminator(**BICYCLE_FIELDS), 1, 256, 256, 3, train=True
+    )
+    parts = [size(variables['params'][f'scale_{i}']) for i in range(2)]
+    assert parts == [2_764_737, 694_241]
+    assert sum(parts) == 3_458_978
+    assert [maps[0].shape for maps in outputs] == [(1, 128, 128, 64), (1, 64, 64, 32)]
+    assert [maps[-1].shape for maps in outputs] == [(1, 30, 30, 1), (1, 14, 14, 1)]
+
+
+def test_bicycle_begins_with_xavier_kernels_and_without_biases():
+    net = MultiscaleDiscriminator(**BICYCLE_FIELDS, num_layers=2, width=1 / 2)
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    init = jax.jit(lambda key: net.lazy_init(key, x, train=True))
+    params = init(jax.random.key(0))['params']
+    for scale, channels in (('scale_0', 32), ('scale_1', 16)):
+        kernel = np.asarray(params[scale]['conv_1']['kernel'])
+        assert kernel.shape == (4, 4, channels, 2 * channels)
+        expected = 0.02 * (2 / (16 * 3 * channels)) ** 0.5
+        assert abs(kernel.std() / expected - 1) < 5 / np.sqrt(2 * kernel.size)
+        assert not any(layer['bias'].any() for layer in params[scale].values())
+
+
+@pytest.mark.parametrize('size', [(256, 256), (31, 46), (96, 128)])
 @pytest.mark.parametrize('num_layers, num_scales', [(3, 2), (2, 3), (1, 1)])
-def test_output_size_is_that_of_the_net(size, num_layers, num_scales):
-    net = MultiscaleDiscriminator(num_scales, num_layers, width=1 / 32)
+@pytest.mark.parametrize('padding', [1, 2])
+def test_output_size_is_that_of_the_net(size, num_layers, num_scales, padding):
+    net = MultiscaleDiscriminator(num_scales, num_layers, width=1 / 32, padding=padding)
+    if min(output_size(*size, num_layers, num_scales - 1, padding)) < 1:
+        with pytest.raises(InputError, match='fewer layers or fewer scales'):
+            shapes_at(net, 1, *size, 3, train=True)
+        return
     outputs, _ = shapes_at(net, 1, *size, 3, train=True)
     assert len(outputs) == num_scales
     for scale, maps in enumerate(outputs):
         assert len(maps) == num_layers + 2
-        chex.assert_shape(maps[-1], (1, *output_size(*size, num_layers, scale), 1))
+        chex.assert_shape(maps[-1], (1, *output_size(*size, num_layers, scale, padding), 1))
 
 
 def random_net(**fields):
@@ -105,7 +156,7 @@ def test_initialisation():
     np.testing.assert_array_equal(params['norm_3']['bias'], 0)
 
 
-@pytest.mark.parametrize('name', ['num_scales', 'num_layers'])
+@pytest.mark.parametrize('name', ['num_scales', 'num_layers', 'padding'])
 def test_bad_input(name):
     with pytest.raises(InputError, match=name):
         shapes_at(MultiscaleDiscriminator(**{name: 0}), 1, 32, 32, 3, train=True)

@@ -1,4 +1,4 @@
-"""All generators and the multi-scale discriminator: sizes, counts, dtypes, gradients, devices.
+"""All generators, encoders and discriminators: sizes, counts, dtypes, gradients, devices.
 
 tests/parity/test_generators.py compares whole nets with torch.
 """
@@ -13,8 +13,15 @@ from segjax import models
 from segjax.models.registry import field_docs
 
 IMAGE = dict(out_channels=3, blocks=1, width=1 / 16)
-# Narrow nets: (kind, name, fields, channels of each input).
+UNET = dict(out_channels=3, width=1 / 16, num_downs=5)
+ENCODER = dict(code_size=3, width=1 / 16)
+# Narrow nets: (kind, name, fields, channels of each input). CODE is a code of 8 numbers.
+CODE = (8,)
 SMALL = {
+    'latent_unet': ('generator', 'latent_unet', UNET, (4, CODE)),
+    'unet': ('generator', 'unet', UNET, (4,)),
+    'resnet_encoder': ('encoder', 'resnet_encoder', dict(blocks=2, **ENCODER), (3,)),
+    'conv_encoder': ('encoder', 'conv_encoder', dict(num_layers=3, **ENCODER), (3,)),
     'two_stream': (
         'generator',
         'two_stream',
@@ -40,11 +47,15 @@ def small(name, **fields):
     return models.build(kind, key, **given)
 
 
-def inputs_of(name, batch=2, size=(32, 48)):
+def inputs_of(name, batch=2, size=None):
     """Returns random inputs. An input of a single channel is a mask with a box."""
     rng = np.random.default_rng(0)
+    size = size or ((32, 64) if name.endswith('unet') else (32, 48))
     inputs = []
     for channels in SMALL[name][3]:
+        if channels == CODE:
+            inputs.append(rng.normal(size=(batch, *CODE)).astype(np.float32))
+            continue
         x = rng.uniform(-1, 1, (batch, *size, channels)).astype(np.float32)
         if channels == 1:
             x[:] = 0
@@ -62,21 +73,23 @@ def variables_of(net, inputs, seed=0):
         leaf = path[-1].key
         if leaf in ('scale', 'var'):
             return rng.uniform(0.5, 1.5, x.shape).astype(np.float32)
-        fan = np.prod(x.shape[:3]) if leaf == 'kernel' else 25
+        fan = np.prod(x.shape[:-1]) if leaf == 'kernel' else 25
         return rng.uniform(-1, 1, x.shape).astype(np.float32) * np.float32((6 / fan) ** 0.5)
 
     return jax.tree_util.tree_map_with_path(draw, dict(shapes))
 
 
 def test_every_net_is_here():
-    assert set(SMALL) == {*models.NETS['generator'], *models.NETS['discriminator']}
+    # The net crn has codes instead of norms to choose from, see test_crn.py.
+    kinds = ('generator', 'encoder', 'discriminator')
+    assert set(SMALL) == {name for kind in kinds for name in models.NETS[kind]} - {'crn'}
 
 
 @NETS
 def test_every_field_of_a_config_has_a_meaning(name):
     kind, key, _, _ = SMALL[name]
     assert set(models.schema(kind, key)) <= set(field_docs(models.NETS[kind][key]))
-    assert not {'out_channels', 'dtype', 'axis_name'} & set(models.schema(kind, key))
+    assert not {'out_channels', 'code_size', 'dtype', 'axis_name'} & set(models.schema(kind, key))
     assert 'width' in models.schema(kind, key)
 
 
