@@ -57,7 +57,6 @@ from segjax.protocol import (
     Picture,
     Prediction,
     PRNGKey,
-    PyTree,
     Stage,
     TrainState,
 )
@@ -566,7 +565,7 @@ def make_init(system: System) -> Callable:
             variables[name] = net.lazy_init(rng.named(key, name), maps, train=False)
         for name, (stage, variables_of) in frozen_nets(system).items():
             if stage in earlier:
-                trained, statistics = evaluated_nets(earlier[stage], config.train.ema)
+                trained, statistics = supervised.evaluated_nets(earlier[stage], config.train.ema)
                 variables[name] = {'params': trained[name], **statistics[name]}
             else:
                 variables[name] = variables_of(rng.named(key, name))
@@ -585,16 +584,6 @@ def make_init(system: System) -> Callable:
         return state.replace(extra={**state.extra, inpainting.SHAPES_SEEN: seen})
 
     return init
-
-
-def evaluated_nets(state: TrainState, ema: float) -> tuple[PyTree, PyTree]:
-    """Returns (params, model_state) that the evaluation of an earlier stage has used.
-
-    Args:
-      state: of the stage. The shape classifier has no averages.
-      ema: decay of the averages, `train.ema`.
-    """
-    return optim.averaged(state, ema if 'ema' in state.extra else 0.0)
 
 
 def frozen_nets(system: System) -> dict[str, tuple[str, Callable]]:

@@ -114,7 +114,7 @@ def make_train_step(
     """Returns `Stage.train_step`: a step of both players on the same batch.
 
     The loss of the discriminators gets the batch together with the outputs of the generators, which
-    have a row for each example.
+    have a row for each example or for each pair of neighbouring examples.
 
     Args:
       generators: the first player. The learning rate of its first optimiser is logged.
@@ -206,13 +206,16 @@ def _moved(
 # --- losses of patches ----------------------------------------------------------------------------
 
 
-def judge_loss(verdicts: Sequence[Sequence[Array]], target: float, weight: Array) -> Mean:
-    """Computes the least-squares loss of a multi-scale discriminator.
+def judge_loss(
+    verdicts: Sequence[Sequence[Array]], target: float, weight: Array, kind: str = 'least_squares'
+) -> Mean:
+    """Computes the loss of a multi-scale discriminator.
 
     Args:
       verdicts: for each scale the features, and last the logits.
       target: value that the logits should have: 1 for real maps, 0 for generated maps.
       weight: [B] weight of each example.
+      kind: name of the loss, a key of adversarial.LOSSES.
     """
     logits = [of_scale[-1] for of_scale in verdicts]
-    return adversarial.least_squares_of_scales(logits, target, weight)
+    return adversarial.of_scales(kind, logits, target, weight)

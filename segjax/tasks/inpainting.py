@@ -21,9 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.core import parallel
-from segjax.metrics import confusion, shape
+from segjax.metrics import confusion, intervals, shape
 from segjax.metrics import sem as sem_lib
-from segjax.metrics.intervals import grouped_bootstrap
 from segjax.ops.denoise_activation import boundary
 from segjax.protocol import (
     Array,
@@ -312,7 +311,7 @@ def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
     scores |= {name: _mean(vector) for name, vector in by_predictor.pop('more', {}).items()}
     scores['noisy_boxes'] = _mean(of_net['NN'] > 0)
     scores['boxes'] = len(classes)
-    scores['intervals'] = intervals_of(of_net, image)
+    scores['intervals'] = intervals.of_scores(of_net, image)
 
     # The same means for each class, and for the baselines.
     names = judge.spec.classes.names
@@ -329,25 +328,8 @@ def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
         means = {score: _mean(vector) for score, vector in vectors.items()}
         scores[f'baseline_{predictor}'] = means
     if gains:
-        scores['gains'] = intervals_of(gains, image)
+        scores['gains'] = intervals.of_scores(gains, image)
     return scores
-
-
-def intervals_of(
-    values: Mapping[str, np.ndarray], image: np.ndarray
-) -> dict[str, dict[str, float]]:
-    """Returns mean, low and high of the 95 % interval of each vector that has a value.
-
-    Args:
-      values: {name: [n] value of each box}.
-      image: [n] image of each box. Images are resampled.
-    """
-    rows = {}
-    for name, vector in values.items():
-        interval = grouped_bootstrap(vector, image)
-        if interval is not None:
-            rows[name] = {'mean': interval.mean, 'low': interval.low, 'high': interval.high}
-    return rows
 
 
 def _values_of_boxes(metrics: Mapping[str, Mean]) -> dict[str, np.ndarray]:

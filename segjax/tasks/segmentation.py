@@ -223,7 +223,12 @@ def eval_input(config: ml_collections.ConfigDict) -> Input:
 
 
 def num_outputs(config: ml_collections.ConfigDict, spec: DataSpec) -> int:
-    """Returns the number of logit channels: the classes, and void if `data.void_class` is set."""
+    """Returns the number of logit channels: the classes, and void if `data.void_class` is set.
+
+    Raises:
+      InputError: the data set has no classes.
+    """
+    spec.check_labels(f'pipeline {config.pipeline!r}')
     return spec.classes.num_classes + config.data.void_class
 
 
@@ -264,12 +269,12 @@ def to_image(label: Array, batch: Batch, fill: int = IGNORE) -> Array:
     """Resizes label maps, or maps of their size, to the evaluation images with nearest neighbours.
 
     Args:
-      label: [B, h, w] train ids on the canvas of batch['label'].
+      label: [B, h, w, ...] train ids or vectors on the canvas of batch['label'].
       batch: an evaluation batch; its image, size and label_size are read.
       fill: value of the padding.
 
     Returns:
-      [B, H, W] train ids on the canvas of batch['image']; padding is `fill`.
+      [B, H, W, ...] on the canvas of batch['image']; padding is `fill`.
     """
     height, width = batch['image'].shape[1:3]
 
@@ -283,7 +288,8 @@ def to_image(label: Array, batch: Batch, fill: int = IGNORE) -> Array:
         return label[rows[:, None], columns]
 
     label = jax.vmap(pick)(label, source(0, height), source(1, width))
-    return jnp.where(valid_pixels(batch['size'], label), label, fill)
+    valid = valid_pixels(batch['size'], label)
+    return jnp.where(valid.reshape(*valid.shape, *[1] * (label.ndim - 3)), label, fill)
 
 
 def valid_pixels(size: Array, like: Array) -> Array:

@@ -211,6 +211,16 @@ def fresh_state(
     )
 
 
+def evaluated_nets(state: TrainState, ema: float) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+    """Returns (params, model_state) that the evaluation of an earlier stage has used.
+
+    Args:
+      state: of the stage, perhaps without averages.
+      ema: decay of the averages, `train.ema`.
+    """
+    return optim.averaged(state, ema if 'ema' in state.extra else 0.0)
+
+
 def make_init(config: ml_collections.ConfigDict, net: segmentation.Net) -> Callable:
     """Returns `Stage.init` of one net: new parameters, statistics and optimiser."""
 

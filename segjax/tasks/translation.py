@@ -52,7 +52,7 @@ from segjax.protocol import (
     Stage,
     TrainState,
 )
-from segjax.schema import OPTIM, Field, at_least, one_of
+from segjax.schema import OPTIM, Field, at_least, one_of, typed_text
 from segjax.spec import IGNORE, DataSpec, Feature
 from segjax.tasks import adversarial, segmentation, sources, supervised
 from segjax.tasks.evaluation import Evaluation, Pictures, of_images
@@ -455,12 +455,7 @@ def check_section(
             fix='--config.painter.optim.weight_decay=0',
         )
     if section.weights.vgg:
-        sources.check_source(
-            config,
-            VGG,
-            ('vgg19.pth', 'weights of VGG19 (torchvision)'),
-            '--config.painter.weights.vgg=0 trains without them',
-        )
+        _check_features(config, section.features)
     if segmenter is not None and segmenter.use == 'load':
         sources.check_source(
             config,
@@ -468,6 +463,24 @@ def check_section(
             ('runs/segmenter', 'the run of a segmentation net'),
             '--config.segmenter.use=none scores without it',
         )
+
+
+def _check_features(config: ml_collections.ConfigDict, section: ml_collections.ConfigDict) -> None:
+    """Raises InputError for a net of the perceptual loss without its layers or without a source."""
+    compared = tuple(perceptual.VGG_WEIGHTS)
+    if not set(compared) <= set(section.layers):
+        raise InputError(
+            'config.painter.features.layers',
+            got=str(tuple(section.layers)),
+            expected=f'all layers that the perceptual loss compares: {compared}',
+            fix=f'--config.painter.features.layers={typed_text(compared)}',
+        )
+    sources.check_source(
+        config,
+        VGG,
+        (f'{section.name}.pth', f'weights of {section.name.upper()} (torchvision)'),
+        '--config.painter.weights.vgg=0 trains without them',
+    )
 
 
 def make_system(

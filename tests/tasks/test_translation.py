@@ -391,6 +391,10 @@ def typed(fix):
     [
         (lambda c: c.painter.update(input='image'), 'config.painter.input'),
         (lambda c: c.painter.update(fix_global=3), 'config.painter.fix_global'),
+        (
+            lambda c: c.painter.features.update(layers=('conv1_2',)),
+            'config.painter.features.layers',
+        ),
         (lambda c: c.init_from.update(sources=()), 'config.init_from.sources'),
         (lambda c: c.init_from.update(sources=(('seg', 'a b.pth'),)), 'config.init_from.sources'),
     ],
