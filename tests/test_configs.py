@@ -20,7 +20,8 @@ from segjax import models, pipelines
 from segjax.config import config_file
 from segjax.core import optim, parallel, rng
 from segjax.core.trees import named_leaves
-from segjax.data import labels, loader
+from segjax.data import labels, loader, transforms
+from segjax.data.face_points import FEATURE
 from segjax.errors import InputError
 from segjax.spec import ClassSpec, DataSpec
 from segjax.train import checks, driver
@@ -38,8 +39,21 @@ CLASSES = {
     'streets': labels.CITYSCAPES,
     'nyu_depth': labels.NYU40,
     'rooms': labels.NYU40,
+    'faces': labels.FACE_PARTS,
+    'heads': labels.HEAD_PARTS,
+    'lfw': ClassSpec((), (), ()),
+    'landmark_folder': ClassSpec((), (), ()),
+    'oxford_pet': ClassSpec((), (), ()),
     'folder': ClassSpec(('background', 'car'), ((0, 0, 0), (1, 1, 1)), (0, 1)),
 }
+PORTRAITS = {
+    'faces': 'points_face',
+    'lfw': 'points_face',
+    'landmark_folder': 'points_face',
+    'heads': 'normals',
+    'oxford_pet': 'normals',
+}
+"""Features of data sets whose images are drawn from them."""
 VIDEO = {
     'apolloscape': ('intrinsics', 'pose'),
     'cityscapes_video': ('intrinsics',),
@@ -64,10 +78,14 @@ def variants(path: pathlib.Path) -> list[str]:
 EXPERIMENTS = [f'{path}:{variant}' for path in FILES for variant in variants(path)]
 
 
+SOURCES = ('conditional_gan', 'dropout_codes', 'label_to_image', 'semantic_inpainting')
+"""Pipelines with a net that comes from a file."""
+
+
 def load(experiment):
     """Returns the config of an experiment, with names of the files that it cannot do without."""
     config = config_file.load(experiment)
-    if config.pipeline in ('label_to_image', 'semantic_inpainting'):
+    if config.pipeline in SOURCES:
         config.init_from.update(path='runs/painter', sources=(('vgg', 'vgg19.pth'),))
     return config
 
@@ -82,14 +100,17 @@ def spec_of(config) -> DataSpec:
     pixels = tuple(1000 + i for i in range(classes.num_classes))
     size = tuple(config.data.eval_size)
     held_out = config.data.eval_split
+    portrait = PORTRAITS.get(config.data.name)
+    further = (portrait,) if portrait else VIDEO.get(config.data.name, ())
     spec = DataSpec(
         name=config.data.name,
         classes=classes,
-        features=('image', 'label', 'name', 'instance', *VIDEO.get(config.data.name, ())),
+        features=('image', 'label', 'name', 'instance', *further),
         num_examples={'train': 100, held_out: 10},
         max_size={'train': size, held_out: size},
         class_pixels={'train': pixels, held_out: pixels},
         void_pixels={'train': 100, held_out: 10},
+        declared={portrait: FEATURE} if portrait == 'points_face' else {},
     )
     return pipelines.promised(config, {'data': spec})['data']
 
@@ -143,6 +164,16 @@ def test_every_documented_value_of_an_argument_makes_stages(experiment):
     for stage in stages:
         inputs = stage.train_input or stage.eval_input
         assert inputs.features
+
+
+@pytest.mark.parametrize('name', ['conditional_gan', 'dropout_codes'])
+@pytest.mark.parametrize('variant', ['', 'pets', 'photos', 'quick', 'smoke'])
+def test_generators_train_on_the_whole_images_that_evaluation_shows(name, variant):
+    config = config_file.load(f'{REPOSITORY}/configs/{name}.py:{variant}')
+    config.augment.flip = 0.0
+    size = tuple(config.data.eval_size)
+    matrix = transforms.sample_matrix(np.random.default_rng(0), config.augment, (250, 250))
+    np.testing.assert_allclose(matrix, transforms.resize_matrix((250, 250), size))
 
 
 def test_every_net_may_be_chosen_by_argument():

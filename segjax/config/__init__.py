@@ -5,7 +5,13 @@ is locked, so an unknown key fails at its line. `validate` checks every value ag
 """
 
 from segjax.config.arguments import parse_arg, typed
-from segjax.config.presets import smoke
+from segjax.config.presets import (
+    condition_on_normals,
+    rendered_portraits,
+    small_portraits,
+    smoke,
+    smoke_portraits,
+)
 from segjax.config.stored import (
     FREE,
     FREE_IN,
@@ -36,6 +42,7 @@ __all__ = [
     'another_config',
     'changes',
     'choose',
+    'condition_on_normals',
     'data_sections',
     'defaults',
     'differences',
@@ -44,8 +51,11 @@ __all__ = [
     'of_all_data_sets',
     'parse_arg',
     'recorded',
+    'rendered_portraits',
     'schema_of',
+    'small_portraits',
     'smoke',
+    'smoke_portraits',
     'to_json',
     'typed',
     'typed_text',

@@ -11,6 +11,8 @@ from segjax.protocol import Derived, Stage
 from segjax.spec import DataSpec
 
 REGISTRY = {
+    'conditional_gan': 'segjax.pipelines.conditional_gan',
+    'dropout_codes': 'segjax.pipelines.dropout_codes',
     'label_to_image': 'segjax.pipelines.label_to_image',
     'learned_dilation': 'segjax.pipelines.learned_dilation',
     'monocular_normals': 'segjax.pipelines.monocular_normals',
@@ -43,9 +45,18 @@ def make_stages(
       config: valid.
       specs: by config section: the data sets of the run. 'data' is the main data set. Derived
         features are added, or replaced.
+
+    Raises:
+      InputError: of the pipeline, or a stage that reads labels of a data set without classes.
     """
     main, further = _main_and_further(promised(config, specs))
-    return load(config.pipeline).make_stages(config, main, **further)
+    stages = load(config.pipeline).make_stages(config, main, **further)
+    for stage in stages:
+        for inputs in stage.all_inputs:
+            reads_labels = inputs.examples == 'labelled' or 'label' in inputs.stored
+            if reads_labels and inputs.data in specs:
+                specs[inputs.data].check_labels(f'stage {stage.name!r}', inputs.data)
+    return stages
 
 
 def make_features(

@@ -292,13 +292,14 @@ SHIPPED = [
     f'configs/{name}.py:smoke'
     for name in (
         *('supervised', 'learned_dilation', 'monocular_normals', 'noise_cyclegan'),
-        *('semantic_inpainting', 'shape_classifier', 'std2p'),
+        *('semantic_inpainting', 'shape_classifier', 'std2p', 'dropout_codes'),
     )
 ]
 SHIPPED += [
     f'configs/label_to_image.py:smoke,net={net}'
     for net in ('pix2pixhd_global', 'pix2pixhd_local', 'mask_to_image')
 ]
+SHIPPED += [f'configs/conditional_gan.py:smoke,gan={gan}' for gan in ('bicycle', 'pix2pix')]
 SHIPPED += [f'configs/learned_dilation.py:smoke,net={net}' for net in ('deeplab_v2', 'pspnet')]
 SHIPPED += [f'configs/noise_cyclegan.py:smoke,system={system}' for system in ('erfnet', 'start')]
 SHIPPED += [

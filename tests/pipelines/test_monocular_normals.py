@@ -1,13 +1,13 @@
-"""Monocular normals: true normals, loss, scores, devices, and a run that is killed."""
+"""Monocular normals: true normals, devices, and a run that is killed."""
 
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from fakes import SPEC, train_batch
 from run_folders import REPOSITORY, assert_same_run, kill_on_the_way, run_to_the_end, stop_at
+from toy_heads import random_normals
 
 from segjax import config as config_lib
 from segjax.config import config_file
@@ -87,58 +87,6 @@ def test_a_flipped_example_has_the_normals_of_the_flipped_scene():
     np.testing.assert_allclose(moved['normals'], again, atol=1e-5)
     np.testing.assert_array_equal(moved['normals'][..., 0], -normals[:, ::-1, 0])
     np.testing.assert_array_equal(moved['normals'][..., 1:], normals[:, ::-1, 1:])
-
-
-# --- loss and scores ------------------------------------------------------------------------------
-
-
-def random_normals(shape, seed=0):
-    """Returns float32 unit vectors, a fifth of which are 0."""
-    generator = np.random.default_rng(seed)
-    vectors = generator.normal(size=(*shape, 3))
-    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return (vectors * (generator.random((*shape, 1)) > 0.2)).astype(np.float32)
-
-
-def test_the_loss_is_that_of_a_plain_loop():
-    truth = random_normals((3, 4, 5))
-    raw = np.random.default_rng(1).normal(size=truth.shape).astype(np.float32)
-    weight = np.array([1, 0, 1], np.float32)
-    total = 0.0
-    count = 0
-    for row, y, x in np.ndindex(3, 4, 5):
-        if weight[row] and truth[row, y, x].any():
-            vector = raw[row, y, x].astype(np.float64)
-            total += 1 - vector @ truth[row, y, x] / np.linalg.norm(vector)
-            count += 1
-    mean = pipeline.cosine_loss(pipeline.normalised(jnp.asarray(raw)), truth, weight)
-    assert mean.count == count
-    np.testing.assert_allclose(mean.sum, total, rtol=1e-5)
-
-
-def test_the_gradient_is_finite_where_the_net_predicts_zero():
-    truth = random_normals((1, 2, 3))
-
-    def loss(vectors):
-        return pipeline.cosine_loss(pipeline.normalised(vectors), truth, jnp.ones(1)).value()
-
-    assert np.isfinite(jax.grad(loss)(jnp.zeros(truth.shape))).all()
-
-
-def test_scores_are_those_of_numpy():
-    truth = random_normals((4, 30, 30))
-    guess = pipeline.normalised(truth + 0.6 * random_normals((4, 30, 30), seed=2) + 1e-3)
-    weight = np.array([1, 1, 0, 1], np.float32)
-    measured = truth.any(-1)
-    sums = pipeline.angle_sums(pipeline.angles(guess, truth), measured, weight)
-    scores = pipeline.angle_scores(sums)
-    counted = measured & (weight[:, None, None] > 0)
-    cosine = (np.asarray(guess, np.float64) * truth).sum(-1)[counted]
-    angles = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
-    assert scores['mean_angle'] == pytest.approx(angles.mean(), rel=1e-4)
-    assert scores['median_angle'] == pytest.approx(np.median(angles), abs=0.15)
-    for limit in (11.25, 22.5, 30):
-        assert scores[f'accuracy_{limit:g}'] == pytest.approx((angles < limit).mean(), abs=2e-3)
 
 
 # --- a step on one device and on eight ------------------------------------------------------------

@@ -1,0 +1,183 @@
+"""Diverse images from landmarks or normal maps, by latent drop-out codes (He et al., ECCV 2018).
+
+  bash launch/local.sh --config configs/dropout_codes.py:quick --workdir runs/faces
+
+Variants:
+  (none)    the thesis' setting on LFW: 128x128 faces from 68 heat maps, 10 branches with shared
+            parameters, neighbours, 90,000 steps, Adam 1e-4, poly 0.9. Published: RMSE 8.956, best
+            of 10 5.679, SSIM 0.686, best 0.764, standard deviation of features at pool1 0.310.
+            --config.data.root=/data/lfw
+  pets      the thesis' setting on heads of Oxford-IIIT Pet: 96x96 heads from normal maps, 72
+            branches, 110,000 steps. Published error of the normals, best of 72: mean 11.7 degrees.
+            --config.data.root=/data/oxford_pet
+  photos    faces at 64x64 with narrow nets, from a folder of images with landmarks.
+            --config.data.root=/data/faces
+  quick     the embedded world `faces` at 64x64 with narrow nets: minutes on two CPU cores
+  smoke     seconds, for tests
+
+The perceptual loss and the diversity of features read VGG19 of torchvision:
+--config.init_from.sources="(('vgg', 'vgg19.pth'),)". photos reads VGG16 (vgg16.pth).
+`features=random` takes fixed random weights, as quick and smoke do with VGG16. Scores of different
+features cannot be compared.
+
+Arguments:
+  `branches=shared|separate|late|single`  branches with shared parameters and codes, with their own
+            parameters, images of one last layer (CRN), or one image (regression)
+  `number`  of branches, with a neighbour less. `neighbours=`  true for Eq. 5.5, false for Eq. 5.4
+  `dropout=channel|classic`  whole channels, or single activations
+  `world=`  faces or heads, of quick and smoke: landmarks, or normal maps
+  `features=load|random`  weights of VGG. `steps`  of the generator
+E.g. --config configs/dropout_codes.py:quick,branches=late,neighbours=false
+
+Not the thesis', or not said there: batch size 8, the width 1.5 of heat maps in pixels, the split
+behind the second module, equal shares of all layers (CRN gives the last the tenfold share), 9
+neighbours of the nearest 5 per cent of all pairs, clusters by histograms of colours. The thesis
+finds landmarks and normals by released nets. Here a first stage trains a landmark net or a normal
+net on the training images.
+"""
+
+from segjax import config as config_lib
+from segjax.errors import InputError, unknown_name
+
+VARIANTS = ('pets', 'photos', 'quick', 'smoke')
+WORLDS = {'': 'faces', 'pets': 'heads', 'photos': 'faces'}
+"""Worlds of the variants that have a data set of their own."""
+CHOICES = {
+    'branches': ('shared', 'separate', 'late', 'single'),
+    'dropout': ('channel', 'classic'),
+    'world': ('', 'faces', 'heads'),
+    'features': ('', 'load', 'random'),
+    'neighbours': ('', 'true', 'false'),
+}
+"""Values of arguments. '': as the variant sets it."""
+OF_VARIANT = -1
+"""A number that the variant sets."""
+
+
+def get_config(arg=''):
+    """Returns the config of a variant."""
+    args = config_lib.parse_arg(
+        arg,
+        variants=VARIANTS,
+        branches='shared',
+        number=OF_VARIANT,
+        neighbours='',
+        dropout='channel',
+        world='',
+        features='',
+        steps=OF_VARIANT,
+    )
+    for name, values in CHOICES.items():
+        if args[name] not in values:
+            where = f'--config configs/dropout_codes.py:...,{name}='
+            raise unknown_name(where, args[name], values)
+    config = config_lib.defaults('dropout_codes')
+    config_lib.update(
+        config,
+        data=dict(name='lfw', eval_size=(128, 128)),
+        augment=dict(resize=(128, 128), crop=(128, 128), flip=0.5),
+        model=dict(num_branches=10),
+        neighbours=dict(num_clusters=9),
+        train=dict(batch_size=8, num_steps=90_000),
+        evaluate=dict(batch_size=8),
+        optim=dict(name='adam', learning_rate=1e-4, schedule='poly', power=0.9),
+        landmarks=dict(use='train', num_steps=20_000),
+        logging=dict(log_every=100, eval_every=9000, checkpoint_every=3000),
+    )
+    variants = {'pets': _pets, 'photos': _photos, 'quick': _quick, 'smoke': _smoke}
+    world = WORLDS.get(args.variant, args.world or 'faces')
+    if args.world not in ('', world):
+        raise InputError(
+            '--config configs/dropout_codes.py:...,world=',
+            got=f'{args.world!r} with the variant {args.variant!r}',
+            expected=f'{world!r}, or the variants quick and smoke',
+        )
+    if args.variant:
+        variants[args.variant](config)
+    if world == 'heads' and args.variant not in WORLDS:
+        _heads(config)
+    _set_arguments(config, args)
+    return config
+
+
+def _set_arguments(config, args):
+    """Sets branches, neighbours, drop-out, features and steps."""
+    config.model.branches = args.branches
+    config.model.dropout = args.dropout
+    if args.number != OF_VARIANT:
+        config.model.num_branches = args.number
+        config.neighbours.num_clusters = max(args.number - 1, 1)
+    number = 1 if args.branches == 'single' else config.model.num_branches
+    config.testing.num_samples = number
+
+    # Neighbours need landmarks, and a branch for each of them.
+    wanted = args.neighbours or ('true' if number > 1 else 'false')
+    has_landmarks = config.condition.name == 'landmarks'
+    config.neighbours.use = wanted == 'true' and (has_landmarks or bool(args.neighbours))
+    if args.features:
+        config.features.use = args.features
+    if args.steps != OF_VARIANT:
+        config.train.num_steps = args.steps
+        half = max(1, args.steps // 2)
+        config.loss.calibrate_steps = min(config.loss.calibrate_steps, half)
+
+
+def _pets(config):
+    """Sets heads of Oxford-IIIT Pet at 96x96, and 72 branches."""
+    config_lib.update(
+        config,
+        data=dict(name='oxford_pet', eval_size=(96, 96)),
+        augment=dict(resize=(96, 96), crop=(96, 96)),
+        model=dict(num_branches=72, first_height=6),
+        train=dict(num_steps=110_000),
+        logging=dict(eval_every=11_000, checkpoint_every=5500),
+    )
+    config_lib.condition_on_normals(config)
+
+
+def _small(config):
+    """Sets images of 64x64 and narrow nets."""
+    config_lib.small_portraits(config)
+    config_lib.update(
+        config,
+        model=dict(width=0.125, num_branches=6),
+        neighbours=dict(num_clusters=5),
+        loss=dict(layers=('conv1_2', 'conv2_2', 'conv3_2')),
+        # Fifty times fewer steps need larger steps.
+        optim=dict(learning_rate=1e-3),
+    )
+
+
+def _photos(config):
+    """Sets a folder of faces with landmarks."""
+    _small(config)
+    config.data.name = 'landmark_folder'
+
+
+def _quick(config):
+    """Sets rendered faces, and a narrow Phi with random weights."""
+    _small(config)
+    config_lib.rendered_portraits(config)
+    config_lib.update(
+        config,
+        model=dict(width=0.0625, num_branches=4),
+        neighbours=dict(num_clusters=3),
+    )
+
+
+def _heads(config):
+    """Sets rendered heads."""
+    config.data.name = 'heads'
+    config_lib.condition_on_normals(config)
+
+
+def _smoke(config):
+    """Sets a training of seconds."""
+    config_lib.smoke_portraits(config)
+    config_lib.update(
+        config,
+        model=dict(width=0.03, num_branches=3),
+        neighbours=dict(num_clusters=2),
+        loss=dict(layers=('conv1_2',), calibrate_steps=2),
+        testing=dict(interpolation=3),
+    )
