@@ -291,12 +291,19 @@ def composed_flow(flows: Sequence[np.ndarray]) -> np.ndarray:
       [H, W, 2] float32. NaN for pixels that leave the image on the path, that end outside, or whose
       flow is not measured.
     """
-    total = np.zeros(flows[0].shape)
+    *_, last = composed_flows(flows)
+    return last
+
+
+def composed_flows(flows: Iterable[np.ndarray]) -> Generator[np.ndarray, None, None]:
+    """Yields the flow from the first frame of a path to each further frame, as `composed_flow`."""
+    total = None
     for flow in flows:
+        total = np.zeros(flow.shape) if total is None else total
         total = _continued(total, flow)
-    places = _pixel_places(*total.shape[:2]) + total
-    inside = is_inside(places, *total.shape[:2])
-    return np.where(inside[..., None], total, np.nan).astype(np.float32)
+        places = _pixel_places(*total.shape[:2]) + total
+        inside = is_inside(places, *total.shape[:2])
+        yield np.where(inside[..., None], total, np.nan).astype(np.float32)
 
 
 def _continued(total: np.ndarray, flow: np.ndarray) -> np.ndarray:

@@ -12,6 +12,9 @@ through the same pooling.
 
 The second line is the mean over the union of the regions r. So the pixels of a frame are pooled
 once, also if the frame belongs to the windows of several targets (`pool_stream`).
+
+The mode 'pixel' has no regions. It averages the scores of the frames along the optical flow of each
+pixel of the target, composed from frame to frame (`regions.pool_along_flow`).
 """
 
 import collections
@@ -33,6 +36,7 @@ from segjax.spec import IGNORE
 MODES = {
     'superpixel': 'over the regions of the target alone',
     'full': 'over the regions of all frames that correspond to a region of the target',
+    'pixel': 'along the optical flow of each pixel of the target, without regions',
 }
 """Ways to pool."""
 
@@ -41,7 +45,7 @@ class Frame(NamedTuple):
     """A frame of a clip.
 
     scores         [H, W, C] float, of a net. A pixel of zeros votes for no class
-    ids            [H, W] int32 regions 0 .. P-1. Negative ids are no region
+    ids            [H, W] int32 regions 0 .. P-1. Negative ids are no region. None: mode 'pixel'
     flow_next      [H, W, 2] flow to the next frame, in pixels. NaN: not measured
     flow_previous  [H, W, 2] flow to the frame before
 
@@ -49,7 +53,7 @@ class Frame(NamedTuple):
     """
 
     scores: ArrayLike
-    ids: np.ndarray
+    ids: np.ndarray | None
     flow_next: np.ndarray | None = None
     flow_previous: np.ndarray | None = None
 
@@ -68,8 +72,8 @@ class _Settings(NamedTuple):
 class _Pooled(NamedTuple):
     """A frame whose pixels are pooled.
 
-    frame   without its scores
-    values  [P, C] of its own regions
+    frame   without its scores, except in the mode 'pixel'
+    values  [P, C] of its own regions. The mode 'pixel' has none
     counts  [P] pixels of its own regions
     """
 
@@ -107,7 +111,7 @@ def pool_clip(
       flows_previous: [N, H, W, 2] flow of each frame to the frame before. The first item is not
         read, but has its place. None in the mode 'superpixel'.
       target: place of the target among the frames.
-      num_regions: P, all ids are smaller.
+      num_regions: P, all ids are smaller. The mode 'pixel' reads neither ids nor P.
       mode: a name of MODES.
       reading: rule of correspondences, a name of `correspondences.READINGS`.
       threshold: smallest score of a match.
@@ -140,6 +144,7 @@ def pool_stream(
     past: int = 5,
     future: int = 5,
     *,
+    interval: int = 1,
     mode: str = 'full',
     reading: str = 'propagated',
     threshold: float = 0.4,
@@ -150,47 +155,67 @@ def pool_stream(
 
     The target is each frame in turn, pooled with the frames of a window around it. The result
     equals `pool_clip` of this window. The window is shorter at both ends of the video. A result
-    follows its frame by `future` frames, so `future=0` answers at once. Memory holds the regions
-    and flows of a window, and the scores of a single frame.
+    follows its frame by `future * interval` frames, so `future=0` answers at once. Memory holds the
+    regions and flows of a window, and the scores of a single frame. The mode 'pixel' also holds the
+    scores of a window.
 
     Args:
       frames: in the order of the video.
       num_regions: as in `pool_clip`.
       past: frames of the window before the target.
       future: frames of the window after the target.
+      interval: distance of neighbouring frames of a window. The flows of a frame lead to the frames
+        at this distance, and are absent where the video has no such frame.
       mode, reading, threshold, spatial, temporal: as in `pool_clip`.
 
     Yields:
       [H, W, C] float32, a map for each frame.
 
     Raises:
-      InputError: a negative number of frames, or an error of `pool_clip`.
+      InputError: a negative number of frames, an interval below 1, or an error of `pool_clip`.
     """
     settings = _Settings(num_regions, mode, reading, threshold, spatial, temporal)
     _check(settings)
-    if past < 0 or future < 0:
-        got = f'{past} frames before and {future} after the target'
-        raise InputError('window of a stream', got=got, expected='no negative number')
+    if past < 0 or future < 0 or interval < 1:
+        got = f'{past} frames before and {future} after the target, at an interval of {interval}'
+        expected = 'no negative number, and an interval from 1'
+        raise InputError('window of a stream', got=got, expected=expected)
     if mode == 'superpixel':
         past = 0
         future = 0
     length = past + 1 + future
+    ahead = future * interval
 
-    # The window holds the frames around the target, of which those at the ends may be missing.
-    window: collections.deque[_Pooled] = collections.deque(maxlen=length)
+    # The window holds all frames around the target. Those at the ends may be missing.
+    window: collections.deque[_Pooled] = collections.deque(maxlen=(length - 1) * interval + 1)
     num_read = 0
     for frame in frames:
         window.append(_pooled(frame, settings))
         num_read += 1
-        if num_read > future:
-            yield _onto_target(window, len(window) - 1 - future, length, settings)
+        if num_read > ahead:
+            around = _around(window, len(window) - 1 - ahead, past, future, interval)
+            yield _onto_target(*around, length, settings)
 
-    # The last targets have fewer frames after them. Frames at the front of the window may be too
-    # far away from them.
-    for target in range(max(0, num_read - future), num_read):
-        first = max(0, target - past)
-        last = list(window)[first - num_read :]
-        yield _onto_target(last, target - first, length, settings)
+    # The last targets have fewer frames after them.
+    for remaining in range(min(ahead, num_read), 0, -1):
+        around = _around(window, len(window) - remaining, past, future, interval)
+        yield _onto_target(*around, length, settings)
+
+
+def _around(
+    frames: Sequence[_Pooled], target: int, past: int, future: int, interval: int
+) -> tuple[list[_Pooled], int]:
+    """Returns the frames of a window, and the place of the target among them.
+
+    Args:
+      frames: consecutive frames of a video.
+      target: its place among them.
+      past, future, interval: as in `pool_stream`.
+    """
+    first = target - interval * min(past, target // interval)
+    end = min(len(frames), target + interval * future + 1)
+    chosen = [frames[place] for place in range(first, end, interval)]
+    return chosen, (target - first) // interval
 
 
 def label_map(scores: np.ndarray) -> np.ndarray:
@@ -237,6 +262,8 @@ def _pooled(frame: Frame, settings: _Settings) -> _Pooled:
     Raises:
       InputError: an id of P or more, or maps of different sizes.
     """
+    if settings.mode == 'pixel':
+        return _Pooled(frame, (), ())
     largest = int(np.max(frame.ids, initial=correspondences.NONE))
     if largest >= settings.num_regions:
         raise InputError(
@@ -262,6 +289,8 @@ def _onto_target(
         of all lengths share a compiled program.
       settings: how.
     """
+    if settings.mode == 'pixel':
+        return _along_flow([each.frame for each in window], target, length)
     matches = np.full((length, settings.num_regions), correspondences.NONE, np.int32)
     matches[: len(window)] = _matches([each.frame for each in window], target, settings)
     missing = length - len(window)
@@ -294,6 +323,19 @@ def _matches(frames: Sequence[Frame], target: int, settings: _Settings) -> np.nd
         threshold=settings.threshold,
         reading=settings.reading,
     )
+    _check_flows(frames)
+
+    # The example that a derived feature of the loader would get.
+    example = {'frame': target, **_features(frames[target])}
+    others = [place for place in range(len(frames)) if place != target]
+    for name in _features(frames[target]):
+        example[f'{name}_frames'] = [_features(frames[place])[name] for place in others]
+    example['frame_frames'] = np.array(others)
+    return correspondences.example_matches(example, matching)
+
+
+def _check_flows(frames: Sequence[Frame]) -> None:
+    """Raises InputError if a flow between neighbouring frames is missing."""
     for place, frame in enumerate(frames):
         lacks_next = frame.flow_next is None and place < len(frames) - 1
         lacks_previous = frame.flow_previous is None and place > 0
@@ -305,13 +347,35 @@ def _matches(frames: Sequence[Frame], target: int, settings: _Settings) -> np.nd
                 fix="mode='superpixel' needs no flow",
             )
 
-    # The example that a derived feature of the loader would get.
-    example = {'frame': target, **_features(frames[target])}
-    others = [place for place in range(len(frames)) if place != target]
-    for name in _features(frames[target]):
-        example[f'{name}_frames'] = [_features(frames[place])[name] for place in others]
-    example['frame_frames'] = np.array(others)
-    return correspondences.example_matches(example, matching)
+
+def _along_flow(frames: Sequence[Frame], target: int, length: int) -> np.ndarray:
+    """Returns the scores [H, W, C] of a window, averaged along the flow of the target's pixels.
+
+    Args:
+      frames: of a window, with their scores.
+      target: place of the target among them.
+      length: as in `_onto_target`. Missing frames have no flow, so they count nowhere.
+
+    Raises:
+      InputError: a missing flow.
+    """
+    _check_flows(frames)
+    scores = [np.asarray(frame.scores, np.float32) for frame in frames]
+    scores += [scores[target]] * (length - len(frames))
+    flows = np.full((length, *scores[target].shape[:2], 2), np.nan, np.float32)
+    flows[target] = 0
+
+    # Both ways begin at the target.
+    onward = [frame.flow_next for frame in frames[target:-1]]
+    for distance, flow in enumerate(correspondences.composed_flows(onward), start=1):
+        flows[target + distance] = flow
+    back = [frame.flow_previous for frame in frames[target:0:-1]]
+    for distance, flow in enumerate(correspondences.composed_flows(back), start=1):
+        flows[target - distance] = flow
+    return np.asarray(_averaged(np.stack(scores), flows))
+
+
+_averaged = jax.jit(regions.pool_along_flow)
 
 
 def _features(frame: Frame) -> dict[str, np.ndarray | None]:

@@ -107,6 +107,36 @@ def test_a_clip_is_pooled_as_in_the_pipeline(target, mode, reading, spatial, tem
     np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_pixels_are_averaged_along_their_way():
+    """Still pixels take the mean over all frames in their place. The rectangle moves."""
+    clip = make_clip()
+    scores = random_scores()
+    pooled = clip_pooling.pool_clip(scores, target=TARGET, **clip, mode='pixel')
+    expected = np.zeros_like(pooled)
+    height, width = moving_scene.SIZE
+    for y, x in np.ndindex(height, width):
+        seen = []
+        for frame in range(FRAMES):
+            # A still pixel that the rectangle covers on the way is carried on by its motion.
+            place = followed(y, x, TARGET, frame)
+            if place is not None:
+                seen.append(scores[frame][place])
+        expected[y, x] = np.mean(seen, axis=0)
+    np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=1e-5)
+
+
+def followed(y, x, target, frame):
+    """Returns the pixel to which the exact flow carries a pixel, None outside of the image."""
+    step = 1 if frame > target else -1
+    for number in range(target, frame, step):
+        horizontal, vertical = moving_scene.flow(number, step)[y, x].astype(int)
+        y += vertical
+        x += horizontal
+        if not (0 <= y < moving_scene.SIZE[0] and 0 <= x < moving_scene.SIZE[1]):
+            return None
+    return y, x
+
+
 def test_flow_that_leads_out_of_the_clip_is_not_read():
     clip = make_clip()
     scores = random_scores()
@@ -205,6 +235,41 @@ def test_a_stream_is_the_clip_of_each_window(past, future, number):
             scores[part], target=target - first, num_regions=P, **window
         )
         np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('mode', ['full', 'pixel'])
+@pytest.mark.parametrize(('past', 'future'), [(1, 1), (2, 0), (0, 3)])
+def test_a_stream_at_an_interval_is_the_clip_of_every_second_frame(mode, past, future):
+    number = 6
+    interval = 2
+    made = [moving_scene.frame_features(frame, interval=interval) for frame in range(number)]
+    scores = random_scores(number)
+    frames = []
+    for place, each in enumerate(made):
+        has_next = place + interval < number
+        onward = each['flow_next'] if has_next else None
+        back = each['flow_previous'] if place >= interval else None
+        frames.append(clip_pooling.Frame(scores[place], each['ids_region'], onward, back))
+    stream = clip_pooling.pool_stream(frames, P, past, future, interval=interval, mode=mode)
+    for target, result in enumerate(stream):
+        places = [target + interval * step for step in range(-past, future + 1)]
+        places = [place for place in places if 0 <= place < number]
+        expected = clip_pooling.pool_clip(
+            scores[places],
+            [made[place]['ids_region'] for place in places],
+            [made[place]['flow_next'] for place in places],
+            [made[place]['flow_previous'] for place in places],
+            places.index(target),
+            P,
+            mode=mode,
+        )
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+    assert target == number - 1
+
+
+def test_an_interval_of_0_is_an_error():
+    with pytest.raises(InputError, match='interval from 1'):
+        next(clip_pooling.pool_stream([], P, interval=0))
 
 
 def test_a_stream_without_future_answers_at_once():
