@@ -593,6 +593,44 @@ PARALLEL = {
     'check_replicas': Field(False, 'Assert after every step that all devices hold the same state.'),
 }
 
+POOLING_USES = ('none', 'superpixel', 'full', 'pixel')
+"""Ways to pool the scores of a clip. segjax/tasks/clip_pooling.py explains them."""
+
+CLIP = {
+    'region_method': Field(
+        'hierarchy',
+        'Method of the superpixels.',
+        one_of('hierarchy', 'slic', 'felzenszwalb'),
+    ),
+    'num_regions': Field(550, 'Largest number of regions of a frame, P.', at_least(1)),
+    'flow_method': Field(
+        'edge_aware',
+        'Method of optical flow (data/flow.py).',
+        one_of('dis', 'edge_aware'),
+    ),
+    'flow_preset': Field(
+        'medium',
+        'Accuracy of dense inverse search.',
+        one_of('ultrafast', 'fast', 'medium'),
+    ),
+    'reading': Field(
+        'propagated',
+        'Rule of correspondences: of the released code, or of the text (direct).',
+        one_of('propagated', 'direct'),
+    ),
+    'match_threshold': Field(0.4, 'Smallest score of a match, tau.', share_above_0),
+    'spatial': Field('mean', 'Pooling over the pixels of a region.', one_of('mean', 'max')),
+    'temporal': Field('mean', 'Pooling over the frames.', one_of('mean', 'max')),
+    'reach': Field(150, 'Largest distance of a frame to the target, in frames.', at_least(1)),
+    'interval': Field(3, 'Distance of consecutive frames that may be drawn.', at_least(1)),
+    'direction': Field(
+        'both',
+        'Frames that may be drawn: all, or those before the target.',
+        one_of('both', 'past'),
+    ),
+}
+"""Fields of the pooling of a clip, which training, evaluation and prediction share."""
+
 PREDICT = {
     'tile': Field((), 'Size (height, width) of tiles. () means data.eval_size.', size_2d_or_empty),
     'overlap': Field(
@@ -623,6 +661,37 @@ PREDICT = {
         'Stages that draw samples: the file codes.npz of an earlier prediction, whose codes are '
         'used again.',
     ),
+    'pooling': {
+        'use': Field(
+            'none',
+            'Pooling of class probabilities over a clip: a video, or a folder of its frames. '
+            "'none' predicts each image alone.",
+            one_of(*POOLING_USES),
+        ),
+        'region_method': CLIP['region_method'],
+        'region_threshold': Field(
+            0.2, 'Boundary strength at which a hierarchy of superpixels is cut.', share_above_0
+        ),
+        'num_regions': CLIP['num_regions'],
+        'flow_method': CLIP['flow_method'],
+        'flow_preset': CLIP['flow_preset'],
+        'reading': CLIP['reading'],
+        'match_threshold': CLIP['match_threshold'],
+        'spatial': CLIP['spatial'],
+        'temporal': CLIP['temporal'],
+        'reach': CLIP['reach']._replace(default=15),
+        'interval': CLIP['interval']._replace(
+            doc='Distance of consecutive frames of a window, in frames.'
+        ),
+        'direction': CLIP['direction']._replace(
+            doc='Frames of a window: around each frame, or before it.'
+        ),
+        'merge': Field(
+            '',
+            'Class map by which predictions of a clip are merged: the 40 classes of NYUDv2 into '
+            "'33' of SUN3D. '': none.",
+        ),
+    },
 }
 
 BENCH = {

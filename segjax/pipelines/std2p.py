@@ -70,13 +70,14 @@ from segjax.protocol import (
     TrainState,
 )
 from segjax.schema import (
+    CLIP,
     OPTIM,
+    POOLING_USES,
     Field,
     at_least,
     between,
     is_number,
     one_of,
-    share_above_0,
     strings,
 )
 from segjax.spec import DataSpec, Feature
@@ -88,10 +89,8 @@ NONE = 'none'
 SUPERPIXEL = 'superpixel'
 FULL = 'full'
 PIXEL = 'pixel'
-USES = (NONE, SUPERPIXEL, FULL, PIXEL)
+USES = POOLING_USES
 """Ways to pool."""
-DIRECTIONS = ('both', 'past')
-"""Frames of a clip that may be drawn, in addition to the target."""
 NO_REGION = -1
 REGIONS = 'ids_region'
 """Name of the region map of a frame."""
@@ -131,7 +130,7 @@ SCHEMA = {
     ),
     'loss': supervised.LOSS,
     'regions': {
-        'method': Field('hierarchy', 'Method of the superpixels.', one_of(*region_lib.METHODS)),
+        'method': CLIP['region_method'],
         'edges': Field('gradients', 'Boundary strength of a hierarchy.', one_of(*EDGES)),
         'edge_files': Field(
             (),
@@ -146,32 +145,23 @@ SCHEMA = {
             'averaged (thesis, section 3.4.2).',
             thresholds,
         ),
-        'num_regions': Field(550, 'Largest number of regions of a frame, P.', at_least(1)),
+        'num_regions': CLIP['num_regions'],
     },
-    'flow': {
-        'method': Field(
-            'edge_aware', 'Method of optical flow (data/flow.py).', one_of(*flow_lib.METHODS)
-        ),
-        'preset': Field('medium', 'Accuracy of dense inverse search.', one_of(*flow_lib.PRESETS)),
-    },
+    'flow': {'method': CLIP['flow_method'], 'preset': CLIP['flow_preset']},
     'matching': {
-        'reading': Field(
-            'propagated',
-            'Rule of correspondences: of the released code, or of the text (direct).',
-            one_of(*correspondences.READINGS),
-        ),
-        'threshold': Field(0.4, 'Smallest score of a match, tau.', share_above_0),
+        'reading': CLIP['reading'],
+        'threshold': CLIP['match_threshold'],
         'pixel_stride': Field(
             4, 'Distance of the pixels at which composed flow is stored.', at_least(1)
         ),
     },
     'pooling': {
         'use': Field(FULL, 'Pooling in training.', one_of(*USES)),
-        'spatial': Field('mean', 'Pooling over the pixels of a region.', one_of('mean', 'max')),
-        'temporal': Field('mean', 'Pooling over the frames.', one_of('mean', 'max')),
+        'spatial': CLIP['spatial'],
+        'temporal': CLIP['temporal'],
         'num_frames': Field(11, 'Frames of an example, with the target.', at_least(1)),
-        'reach': Field(150, 'Largest distance of a frame to the target, in frames.', at_least(1)),
-        'interval': Field(3, 'Distance of consecutive frames that may be drawn.', at_least(1)),
+        'reach': CLIP['reach'],
+        'interval': CLIP['interval'],
         'border': Field(
             0, 'Pixels from a border of a region over which weights rise to 1.', at_least(0)
         ),
@@ -188,11 +178,7 @@ SCHEMA = {
             '0: pooling.reach.',
             at_least(0),
         ),
-        'direction': Field(
-            'both',
-            'Frames that may be drawn: all, or those before the target.',
-            one_of(*DIRECTIONS),
-        ),
+        'direction': CLIP['direction'],
         'merge': Field(
             '',
             'Class map by which predictions and labels are merged for further scores: the 40 '

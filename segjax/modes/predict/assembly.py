@@ -79,8 +79,7 @@ class Assembly:
         for start in range(self.decided, final, step):
             stop = min(start + step, final)
             planes = (self._plane(index, start, stop) for index in range(num_classes))
-            self.classes[start:stop], best = argmax(planes)
-            self.confidence[start:stop] = np.round(255 * np.minimum(best, 1))
+            self._finish(planes, start, stop)
         self.decided = max(self.decided, final)
 
         # Later rows may still read the rows from `lower` on.
@@ -90,12 +89,38 @@ class Assembly:
         else:
             self.canvases.clear()  # the finished maps may have to wait for a writer
 
+    def _finish(self, planes: Iterable[np.ndarray], start: int, stop: int) -> None:
+        """Decides the rows start .. stop - 1 from the probabilities of each class."""
+        self.classes[start:stop], best = argmax(planes)
+        self.confidence[start:stop] = confidence(best)
+
     def _plane(self, index: int, start: int, stop: int) -> np.ndarray:
         """Returns the probability of one class in rows start .. stop - 1 at the original size."""
         return sum(
             tiles.resized_rows(canvas, index, vertical, start, stop, self.size[1])
             for canvas, vertical in zip(self.canvases, self.vertical)
         )
+
+
+class WholeAssembly(Assembly):
+    """An image whose class probabilities are kept.
+
+    probabilities  [C, H, W] float32. The class map and the confidence stay 0
+    """
+
+    def __init__(self, source: ImageSource, image: np.ndarray, plan: PredictPlan, num_classes: int):
+        super().__init__(source, image, plan, num_classes)
+        self.probabilities = np.zeros((num_classes, *self.size), np.float32)
+
+    def _finish(self, planes: Iterable[np.ndarray], start: int, stop: int) -> None:
+        """Keeps the probabilities of the rows start .. stop - 1."""
+        for index, plane in enumerate(planes):
+            self.probabilities[index, start:stop] = plane
+
+
+def confidence(probabilities: np.ndarray) -> np.ndarray:
+    """Returns 255 x the probability of the predicted class, a float32 map of whole numbers."""
+    return np.round(255 * np.minimum(probabilities, 1))
 
 
 def argmax(planes: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from segjax import config as config_lib
 from segjax.core import files
 from segjax.errors import InputError
 from segjax.modes.predict.assembly import Assembly
-from segjax.spec import ClassSpec
+from segjax.spec import IGNORE, ClassSpec
 from segjax.train import log_files, stored
 
 OUTPUTS = ('ids', 'color', 'overlay', 'confidence')
@@ -282,14 +282,39 @@ def write_outputs(
     folder: pathlib.Path, assembly: Assembly, classes: ClassSpec, finished: Finished
 ) -> None:
     """Writes the four pictures of a complete image, then lists the image as finished."""
-    color = np.array(classes.palette, np.uint8)[assembly.classes]
+    name = assembly.source.name
+    write_pictures(folder, name, assembly.image, assembly.classes, assembly.confidence, classes)
+    finished.add(name, assembly.digest)
+
+
+def write_pictures(
+    folder: pathlib.Path,
+    name: str,
+    image: np.ndarray,
+    labels: np.ndarray,
+    confidence: np.ndarray,
+    classes: ClassSpec,
+) -> None:
+    """Writes the four pictures of an image.
+
+    Args:
+      folder: for the outputs.
+      name: of the image.
+      image: [H, W, 3] uint8.
+      labels: [H, W] uint8 train ids. IGNORE is black, with the id IGNORE.
+      confidence: [H, W] uint8.
+      classes: of the labels.
+    """
+    palette = np.zeros((IGNORE + 1, 3), np.uint8)
+    palette[: classes.num_classes] = classes.palette
+    ids = np.full(IGNORE + 1, IGNORE, np.uint8)
+    ids[: classes.num_classes] = classes.ids
+    color = palette[labels]
     pictures = {
-        'confidence': assembly.confidence,
-        'overlay': cv2.addWeighted(color, 0.5, assembly.image, 0.5, 0),
+        'confidence': confidence,
+        'overlay': cv2.addWeighted(color, 0.5, image, 0.5, 0),
         'color': color,
-        'ids': np.array(classes.ids, np.uint8)[assembly.classes],
+        'ids': ids[labels],
     }
     for kind, picture in pictures.items():
-        path = output_path(folder, kind, assembly.source.name)
-        files.write_bytes(path, files.encode_png(picture))
-    finished.add(assembly.source.name, assembly.digest)
+        files.write_bytes(output_path(folder, kind, name), files.encode_png(picture))

@@ -10,8 +10,8 @@ import numpy as np
 from segjax import config as config_lib
 from segjax.core import parallel, rng
 from segjax.errors import InputError
+from segjax.modes.predict import clip_settings, clips, outputs, prediction, tiled
 from segjax.modes.predict import examples as examples_lib
-from segjax.modes.predict import outputs, prediction, tiled
 from segjax.protocol import Stage, TrainState
 from segjax.train import driver, initialization
 
@@ -29,8 +29,9 @@ def main(
 ) -> dict[str, Any]:
     """Runs `--mode predict` on all devices of this process.
 
-    A stage with `predict` predicts class maps in tiles (`tiled.predict_images`). A stage with a
-    `prediction` applies it to examples (`prediction.predict_examples`).
+    A stage with `predict` predicts class maps in tiles (`tiled.predict_images`), or pools them over
+    a clip (`clips.predict_clips`). A stage with a `prediction` applies it to examples
+    (`prediction.predict_examples`).
 
     Args:
       config: of the run.
@@ -55,9 +56,10 @@ def main(
     opened, stages = driver.open_run(config, workdir, 'predict')
     stage = driver.predicting_stage(opened, stages, stage_name)
     method = chosen_method(stage, opened.config.predict.method, source)
+    _check_pooling(opened.config, stage, method)
     if method == TILES:
         outputs.check_folders(source, target)
-        tiled.find_sources(source)
+        _check_tiles(opened, stage, source)
         examples = []
         check_codes(opened.config.predict.codes, False)
     else:
@@ -114,6 +116,26 @@ def chosen_method(stage: Stage, method: str, source: pathlib.Path) -> str:
     return TILES if able[TILES] and not is_list else PREDICTION
 
 
+def _check_pooling(config: ml_collections.ConfigDict, stage: Stage, method: str) -> None:
+    """Raises InputError if predictions without class probabilities would be pooled."""
+    if method == PREDICTION and clip_settings.is_pooled(config):
+        raise InputError(
+            f'{clip_settings.KEY}.use',
+            got=f'{config.predict.pooling.use!r} for the declared prediction of {stage.name!r}',
+            expected="'none', or class probabilities of images, which are pooled over a clip",
+            fix=f'--{clip_settings.KEY}.use=none',
+        )
+
+
+def _check_tiles(opened: driver.Run, stage: Stage, source: pathlib.Path) -> None:
+    """Raises InputError for files or clips that cannot be predicted."""
+    if clip_settings.is_pooled(opened.config):
+        spec = opened.spec_of(stage.eval_input)
+        clips.find_clips(source, clip_settings.make_clip_settings(opened.config, spec))
+    else:
+        tiled.find_sources(source)
+
+
 def _predict_tiles(
     opened: driver.Run,
     stage: Stage,
@@ -127,7 +149,9 @@ def _predict_tiles(
     predict = topology.map_rows(stage.predict, row_args=(1,), num_args=2)
     config = opened.config.copy_and_resolve_references().unlock()
     config.predict.batch_size = topology.whole_batch(config.predict.batch_size)
-    return tiled.predict_images(
+    is_pooled = clip_settings.is_pooled(config)
+    predict_all = clips.predict_clips if is_pooled else tiled.predict_images
+    return predict_all(
         lambda images: predict(state, topology.put_rows(images)),
         config,
         opened.spec_of(stage.eval_input),

@@ -89,7 +89,7 @@ def predict_images(
     output_path = pathlib.Path(output_folder)
     outputs.check_classes(spec.classes)
     plan = make_predict_plan(config, spec)
-    record = _record(made_by, plan, spec)
+    record = described(made_by, plan, spec.classes)
     outputs.check_folders(input_path, output_path)
     sources = find_sources(input_path)
     outputs.check_record(output_path, record)
@@ -107,9 +107,9 @@ def predict_images(
     return {**counts, 'images_per_second': images / counts['seconds'] if images else 0.0}
 
 
-def _record(made_by: Mapping[str, Any], plan: PredictPlan, spec: DataSpec) -> dict[str, Any]:
+def described(made_by: Mapping[str, Any], plan: PredictPlan, classes: ClassSpec) -> dict[str, Any]:
     """Returns the content of predict.json."""
-    record = {**made_by, **plan._asdict(), **outputs.described_classes(spec.classes)}
+    record = {**made_by, **plan._asdict(), **outputs.described_classes(classes)}
     del record['batch_size']  # changes only the speed
     return record
 
@@ -278,21 +278,38 @@ def _predict_video(job: _Job, video: Video) -> dict[str, Any]:
     frames = _Frames(job, video)
     assemblies = frames.open()
     first = next(assemblies, None)
-    stems = {kind: job.folder / kind / video.path.stem for kind in VIDEO_KINDS}
     if first is not None:
         # A kill leaves no video that belongs to other frames.
-        for stem in stems.values():
-            video_lib.remove(stem)
+        remove_videos(job.folder, video)
         assemblies = itertools.chain([first], assemblies)
     counts = _predict_all(job, assemblies, video.num_frames)
     names = [video.frame_name(number) for number in range(frames.count)]
-    for kind, stem in stems.items():
-        if video_lib.written_path(stem) is None:
-            pictures = [outputs.output_path(job.folder, kind, name) for name in names]
-            video_lib.write_video(stem, pictures, video.rate)
+    write_videos(job.folder, video, frames.count)
     video_lib.check_complete(video, frames.count)
     skipped = frames.count - counts['images']
     return {**counts, 'skipped': skipped, 'others': job.finished.others(names)}
+
+
+def remove_videos(folder: pathlib.Path, video: Video) -> None:
+    """Removes the videos that `write_videos` wrote."""
+    for kind in VIDEO_KINDS:
+        video_lib.remove(folder / kind / video.path.stem)
+
+
+def write_videos(folder: pathlib.Path, video: Video, num_frames: int) -> None:
+    """Writes the pictures of a video as videos, unless they exist.
+
+    Args:
+      folder: for the outputs.
+      video: the input.
+      num_frames: its first frames have pictures.
+    """
+    for kind in VIDEO_KINDS:
+        stem = folder / kind / video.path.stem
+        if video_lib.written_path(stem) is None:
+            names = [video.frame_name(number) for number in range(num_frames)]
+            pictures = [outputs.output_path(folder, kind, name) for name in names]
+            video_lib.write_video(stem, pictures, video.rate)
 
 
 VIDEO_KINDS = ('color', 'overlay')
