@@ -176,10 +176,7 @@ def pool_stream(
     """
     settings = _Settings(num_regions, mode, reading, threshold, spatial, temporal)
     _check(settings)
-    if past < 0 or future < 0 or interval < 1:
-        got = f'{past} frames before and {future} after the target, at an interval of {interval}'
-        expected = 'no negative number, and an interval from 1'
-        raise InputError('window of a stream', got=got, expected=expected)
+    _check_window(past, future, interval)
     if mode == 'superpixel':
         past = 0
         future = 0
@@ -200,6 +197,14 @@ def pool_stream(
     for remaining in range(min(ahead, num_read), 0, -1):
         around = _around(window, len(window) - remaining, past, future, interval)
         yield _onto_target(*around, length, settings)
+
+
+def _check_window(past: int, future: int, interval: int) -> None:
+    """Raises InputError for a negative number of frames, or an interval below 1."""
+    if past < 0 or future < 0 or interval < 1:
+        got = f'{past} frames before and {future} after the target, at an interval of {interval}'
+        expected = 'no negative number, and an interval from 1'
+        raise InputError('window of a stream', got=got, expected=expected)
 
 
 def _around(
