@@ -258,7 +258,7 @@ def _check_sizes(frames: Sequence[ImageSource]) -> None:
             raise InputError(
                 str(frame.path),
                 got=f'{own[0]}x{own[1]} pixels (height x width)',
-                expected=f'{height}x{width} as {frames[0].path.name}: all frames have a size',
+                expected=f'{height}x{width} as {frames[0].path.name}: frames have equal sizes',
                 fix=f'a folder for each clip, or --{KEY}.use={SUPERPIXEL}',
             )
 
@@ -510,7 +510,9 @@ class _Stream:
                 )
             size = size or image.shape
             if image.shape != size and self._job.settings.use != SUPERPIXEL:
-                raise InputError(str(source.path), got='a new size', expected='the size before')
+                got = f'{image.shape[0]}x{image.shape[1]} pixels (height x width)'
+                expected = f'{size[0]}x{size[1]} as the frames before it'
+                raise InputError(str(source.path), got=got, expected=expected)
             yield source, image
 
 
