@@ -43,7 +43,7 @@ import numpy as np
 from segjax import models
 from segjax.core import optim, parallel, rng
 from segjax.core.trees import path_name
-from segjax.data import correspondences, hha
+from segjax.data import builders, correspondences, hha
 from segjax.data import edges as edge_methods
 from segjax.data import flow as flow_lib
 from segjax.data import regions as region_lib
@@ -425,6 +425,7 @@ def _check(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
     _check_features(config, spec)
     _check_merge(config, spec)
     _check_reach(config)
+    _check_interval(config, spec)
     if config.pooling.border and config.pooling.spatial == 'max':
         raise InputError(
             'config.pooling.border',
@@ -512,6 +513,31 @@ def _check_reach(config: ml_collections.ConfigDict) -> None:
             'are matched',
             fix=f'--config.testing.reach={config.pooling.reach}',
         )
+
+
+def _check_interval(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
+    """Raises InputError for an interval at which clips have no frame, so that nothing matches."""
+    interval = config.pooling.interval
+    of_clips = config.data.rgbd.interval
+    test = config.testing.use or config.pooling.use
+    has_frames = config.pooling.use in (FULL, PIXEL) or test in (FULL, PIXEL)
+    is_spaced = config.data.name in builders.AROUND_TARGETS and is_video(spec)
+    if not has_frames or not is_spaced or interval % of_clips == 0:
+        return
+
+    # The nearest smaller multiple, or the smallest multiple, which may need a larger reach.
+    multiple = max(1, interval // of_clips) * of_clips
+    fix = f'--config.pooling.interval={multiple}'
+    for section, reach in (('pooling', config.pooling.reach), ('testing', config.testing.reach)):
+        if 0 < reach < multiple:
+            fix += f' --config.{section}.reach={multiple}'
+    raise InputError(
+        'config.pooling.interval',
+        got=f'{interval} with clips whose frames are {of_clips} numbers apart '
+        f'(config.data.rgbd.interval = {of_clips})',
+        expected=f'a multiple of {of_clips}: at further distances, clips have no frame to match',
+        fix=fix,
+    )
 
 
 # --- the net and its input ------------------------------------------------------------------------

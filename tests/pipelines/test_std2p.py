@@ -18,6 +18,7 @@ from segjax import pipelines
 from segjax.config import config_file
 from segjax.core import parallel, rng
 from segjax.core.trees import named_leaves
+from segjax.data import builders
 from segjax.data.labels import NYU40
 from segjax.errors import InputError
 from segjax.modes.table import plan as table_plan
@@ -173,6 +174,36 @@ def test_settings_that_contradict_each_other_have_a_fix_that_works(changes, fix)
     section, key = key.split('.')
     config[section][key] = ast.literal_eval(value) if value[:1] in ('(', *digits) else value
     pipeline.make_features(config, INDOOR)
+
+
+@pytest.mark.parametrize(
+    ('interval', 'reach', 'fixes'),
+    [
+        (4, 9, ['pooling.interval=3']),
+        (2, 9, ['pooling.interval=3']),
+        (2, 2, ['pooling.interval=3', 'pooling.reach=3']),
+    ],
+)
+def test_an_interval_that_clips_do_not_have_would_match_nothing(interval, reach, fixes):
+    config = make_config()
+    config.pooling.update(interval=interval, reach=reach)
+    # Rooms have all frames. Clips of NYUDv2 have every third frame.
+    pipeline.make_features(config, INDOOR)
+    config.data.name = 'nyu_depth'
+    with pytest.raises(InputError, match=r'config\.data\.rgbd\.interval = 3') as error:
+        pipeline.make_features(config, INDOOR)
+    assert error.value.fix == ' '.join(f'--config.{fix}' for fix in fixes)
+    config.testing.use = config.pooling.use = 'superpixel'
+    pipeline.make_features(config, INDOOR)
+    config.pooling.use = 'full'
+    for fix in fixes:
+        key, value = fix.split('=')
+        config.update_from_flattened_dict({key: int(value)})
+    pipeline.make_features(config, INDOOR)
+
+
+def test_data_sets_around_targets_read_their_interval():
+    assert set(builders.AROUND_TARGETS) < set(builders.REGISTRY)
 
 
 def test_a_threshold_of_0_would_match_everything():

@@ -48,6 +48,10 @@ REGISTRY = {
 }
 
 
+AROUND_TARGETS = ('nyu_depth', 'sun3d')
+"""Data sets whose clips have the frames at multiples of `rgbd.interval` around a labelled frame."""
+
+
 def load(config: Any) -> Dataset:
     """Returns the data set that `config.data` names.
 
