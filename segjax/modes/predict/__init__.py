@@ -31,6 +31,9 @@ bottom. Finished rows are resized and decided at once, in strips of at most `STR
 class at a time. A 10000x8000 image thus needs its uint8 planes and, for each scale, about two rows
 of tiles of float32 probabilities.
 
+Clips (clips.py). With `predict.pooling.use`, a video or a folder of consecutive frames is a clip.
+Its class probabilities are pooled over regions and time, by STD2P. A clip is finished as a whole.
+
 Declared predictions (prediction.py). A stage with a `Prediction` applies it to examples with named
 inputs. Maps come from files, in the formats that data sets use, or from .npy files of their final
 values. The input is one of
