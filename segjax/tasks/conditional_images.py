@@ -354,6 +354,7 @@ def make_prediction(task: Task, draw: Draw, codes: Codes | None) -> Prediction:
       draw: draws samples.
       codes: of the samples. None: the net has no codes.
     """
+    # A config of a run names no file of codes. The command of a prediction does.
     size = tuple(task.config.data.eval_size)
     path = task.config.predict.codes
     declared = {**task.spec.declared, NORMALS: Feature('normals')}

@@ -56,14 +56,12 @@ def main(
     opened, stages = driver.open_run(config, workdir, 'predict')
     stage = driver.predicting_stage(opened, stages, stage_name)
     method = chosen_method(stage, opened.config.predict.method, source)
-    _check_pooling(opened.config, stage, method)
+    _check_settings(opened.config, stage, method)
     if method == TILES:
         outputs.check_folders(source, target)
         _check_tiles(opened, stage, source)
         examples = []
-        check_codes(opened.config.predict.codes, False)
     else:
-        check_codes(opened.config.predict.codes, stage.prediction.codes is not None)
         declared = prediction.completed(stage.prediction)
         outputs.check_folders(source, target, declared.outputs)
         examples = examples_lib.find_examples(
@@ -203,8 +201,15 @@ def codes_of(stage: Stage, state: TrainState) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in codes.items()}
 
 
-def check_codes(path: str, has_codes: bool) -> None:
-    """Raises InputError for a file of codes that the prediction cannot use."""
+def _check_settings(config: ml_collections.ConfigDict, stage: Stage, method: str) -> None:
+    """Raises InputError for keys of config.predict that the method of a stage cannot use."""
+    _check_pooling(config, stage, method)
+    check_codes(config.predict.codes, stage, method)
+
+
+def check_codes(path: str, stage: Stage, method: str) -> None:
+    """Raises InputError for a file of codes that the prediction of a stage cannot use."""
+    has_codes = method == PREDICTION and stage.prediction.codes is not None
     if path and not has_codes:
         raise InputError(
             'config.predict.codes',
