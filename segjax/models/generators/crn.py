@@ -376,7 +376,7 @@ class CRN(nn.Module):
                 'crn: size of the condition',
                 got=f'height {height}, width {width}, first_height {self.first_height}',
                 expected='height = first_height 2^k, and a width that is a multiple of 2^k',
-                fix=f'first_height={fitting[0]}',
+                fix=f'--config.model.first_height={fitting[0]}',
             )
 
         # The largest resolution is the size of the image.
@@ -386,7 +386,7 @@ class CRN(nn.Module):
                 'crn: split_at',
                 got=f'{self.split_at}, for {modules} modules',
                 expected=f'a number of modules from 1 to {modules}',
-                fix=f'split_at={min(2, modules)}',
+                fix=f'--config.model.split_at={min(2, modules)}',
             )
 
         # The last modules have fewer channels.
