@@ -219,7 +219,7 @@ def make_system(config: ml_collections.ConfigDict, spec: DataSpec) -> System:
         dtype=config.train.dtype,
         axis_name=parallel.AXIS,
     )
-    if config.predict.codes:
+    if config.predict.codes and config.model.branches == 'shared':
         conditional_images.read_codes(config.predict.codes, net.code_shape(*task.size))
     return System(task, net)
 

@@ -285,6 +285,7 @@ def test_new_codes_follow_those_of_the_training():
     np.testing.assert_array_equal(codes(num_samples=3), trained[:3])
     both = codes(num_samples=6, codes='both')
     np.testing.assert_array_equal(both[:4], trained)
+    np.testing.assert_array_equal(codes(num_samples=2, codes='both'), trained[:2])
     new = codes(num_samples=5, codes='new')
     np.testing.assert_array_equal(both[4:], new[:2])
     np.testing.assert_array_equal(codes(num_samples=2, codes='new'), new[:2])
