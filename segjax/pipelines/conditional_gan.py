@@ -78,8 +78,6 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
     gan = GANS[config.gan]
     pair_of = functools.partial(pair, task)
     nets = gan.make_system(config, config[config.gan], pair_of, out_channels=3, where=config.gan)
-    if config.predict.codes and config.gan == 'bicycle':
-        conditional_images.read_codes(config.predict.codes, (config.bicycle.code_size,))
     system = System(task, gan, nets)
     return (*conditional_images.scorer_stages(config, spec), make_stage(system))
 
@@ -108,7 +106,9 @@ def make_stage(system: System) -> Stage:
         shared_streams=system.gan.STREAMS,
         init=make_init(system),
         train_step=system.gan.make_train_step(system.nets, num_steps),
-        prediction=conditional_images.make_prediction(task, draw, codes),
+        prediction=conditional_images.make_prediction(
+            task, draw, codes, (config.bicycle.code_size,)
+        ),
         frozen=conditional_images.loaded_nets(task),
         **sampling.make_evaluation(judge)._asdict(),
     )

@@ -219,8 +219,6 @@ def make_system(config: ml_collections.ConfigDict, spec: DataSpec) -> System:
         dtype=config.train.dtype,
         axis_name=parallel.AXIS,
     )
-    if config.predict.codes and config.model.branches == 'shared':
-        conditional_images.read_codes(config.predict.codes, net.code_shape(*task.size))
     return System(task, net)
 
 
@@ -239,6 +237,7 @@ def make_stage(system: System) -> Stage:
     # The same samples serve evaluation and prediction.
     draw = functools.partial(draw_samples, system)
     codes = functools.partial(testing_codes, system) if system.has_codes else None
+    shape = code_shape(system) if system.has_codes else ()
     judge = conditional_images.make_judge(task, draw, codes)
     evaluation = sampling.make_evaluation(judge)
     return Stage(
@@ -249,7 +248,7 @@ def make_stage(system: System) -> Stage:
         streams=(),
         init=make_init(system),
         train_step=make_train_step(system),
-        prediction=conditional_images.make_prediction(task, draw, codes),
+        prediction=conditional_images.make_prediction(task, draw, codes, shape),
         frozen=conditional_images.loaded_nets(task),
         **evaluation._replace(render=make_render(system, evaluation.render))._asdict(),
     )
@@ -258,9 +257,14 @@ def make_stage(system: System) -> Stage:
 # --- codes and samples ----------------------------------------------------------------------------
 
 
+def code_shape(system: System) -> tuple[int, ...]:
+    """Returns the shape of a code z."""
+    return system.net.code_shape(*system.task.size)
+
+
 def training_codes(system: System, key: PRNGKey) -> Array:
     """Draws the fixed codes z^i of the training, [n, ...] in [0, 1]."""
-    return code_ops.draw(key, system.num_branches, system.net.code_shape(*system.task.size))
+    return code_ops.draw(key, system.num_branches, code_shape(system))
 
 
 def testing_codes(system: System, state: TrainState) -> Array:

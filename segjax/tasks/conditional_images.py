@@ -343,7 +343,9 @@ def _judged(name: str, judge: Callable, state: TrainState, image: Array) -> Arra
     return judge(state.params[name], state.model_state[name], image)
 
 
-def make_prediction(task: Task, draw: Draw, codes: Codes | None) -> Prediction:
+def make_prediction(
+    task: Task, draw: Draw, codes: Codes | None, code_shape: tuple[int, ...] = ()
+) -> Prediction:
     """Returns the generator for files: a condition in, samples out.
 
     Landmarks are pixels of an image of the size `data.eval_size`. The codes are those of the file
@@ -353,17 +355,21 @@ def make_prediction(task: Task, draw: Draw, codes: Codes | None) -> Prediction:
       task: of the run.
       draw: draws samples.
       codes: of the samples. None: the net has no codes.
+      code_shape: of a code.
+
+    Raises:
+      InputError: a file of codes that the net cannot use.
     """
-    # A config of a run names no file of codes. The command of a prediction does.
+    # The file is read before anything compiles.
     size = tuple(task.config.data.eval_size)
     path = task.config.predict.codes
+    stored = read_codes(path, code_shape) if path and codes is not None else None
     declared = {**task.spec.declared, NORMALS: Feature('normals')}
 
     def used_codes(state: TrainState) -> Array | None:
         if codes is None:
             return None
-        drawn = codes(state)
-        return jnp.asarray(read_codes(path, drawn.shape[1:])) if path else drawn
+        return codes(state) if stored is None else jnp.asarray(stored)
 
     def apply(state: TrainState, batch: Batch, keys: Keys) -> dict[str, Array]:
         condition = condition_of(task, batch[task.feature], size)

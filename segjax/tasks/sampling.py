@@ -120,18 +120,43 @@ def eval_step(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Metr
     # Samples of an example depend on each other, so one of them stands for all in KID. Sample i of
     # all examples has the same code, so the examples take turns.
     chosen = batch['index'] % drawn.shape[1]
-    values = jax.lax.map(score, (drawn, truth, features, chosen))
+    values = appearance_scores(judge, drawn, batch['image'])
+    values |= jax.lax.map(score, (drawn, truth, features, chosen))
     values['image_score'] = values['sample/SSIM'].max(-1)
 
     # Examples that fill the last batch have an index outside of the split.
     weight = batch['weight']
+    counted = jnp.zeros(judge.num_examples).at[batch['index']].add(weight, mode='drop')
     placed = {}
     for name, value in values.items():
         of_split = jnp.zeros((judge.num_examples, *value.shape[1:]))
         kept = means.without_padding(weight, value)
-        counted = jnp.zeros(judge.num_examples).at[batch['index']].add(weight, mode='drop')
         placed[name] = Mean(of_split.at[batch['index']].add(kept, mode='drop'), counted)
     return placed
+
+
+def appearance_scores(judge: Judge, drawn: Array, image: Array) -> dict[str, Array]:
+    """Compares samples with true images, both with 8 bits, as files hold them.
+
+    Args:
+      judge: of the evaluation.
+      drawn: [B, n, H, W, 3] in [-1, 1].
+      image: [B, H, W, 3] uint8.
+
+    Returns:
+      {'sample/SCORE': [B, n]}.
+    """
+    metrics = {
+        'RMSE': image_metrics.rmse,
+        'SSIM': functools.partial(image_metrics.ssim, peak=255.0),
+    }
+    if judge.testing.fsim:
+        metrics['FSIM'] = functools.partial(image_metrics.fsim, peak=255.0)
+    shown = images.to_uint8(drawn, 'symmetric')
+    return {
+        f'sample/{name}': samples.of_samples(metric, image, shown)
+        for name, metric in metrics.items()
+    }
 
 
 def example_scores(
@@ -142,7 +167,7 @@ def example_scores(
     features: Mapping[str, Array],
     chosen: Array,
 ) -> dict[str, Array]:
-    """Scores the n samples of an example.
+    """Scores the n samples of an example by frozen nets, and their diversity.
 
     Args:
       judge: of the evaluation.
@@ -156,16 +181,9 @@ def example_scores(
       {'sample/SCORE': [n], 'spread/SCORE': scalar, 'truth/SCORE': scalar, 'pooled/WHICH': [C]}. The
       truth is scored as a sample. A single sample has no spread.
     """
-    # Scores of appearance are those of images with 8 bits, as files hold them.
     shown = images.to_uint8(drawn, 'symmetric')
     true_image = images.to_uint8(truth, 'symmetric')
-    repeated = jnp.broadcast_to(true_image, shown.shape)
-    scores = {
-        'sample/RMSE': image_metrics.rmse(repeated, shown),
-        'sample/SSIM': image_metrics.ssim(repeated, shown, peak=255.0),
-    }
-    if judge.testing.fsim:
-        scores['sample/FSIM'] = image_metrics.fsim(repeated, shown, peak=255.0)
+    scores = {}
 
     # Scores of frozen nets on samples.
     frozen = judge.frozen
