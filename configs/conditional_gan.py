@@ -10,6 +10,7 @@ Variants:
             nets halve images seven times. --config.data.root=/data/oxford_pet
   photos    faces at 64x64 with narrow nets, from a folder of images with landmarks.
             --config.data.root=/data/faces
+  photos_quick  the same faces at 48x48: ten minutes on a core
   quick     the embedded world `faces` at 64x64 with narrow nets: minutes on two CPU cores
   smoke     seconds, for tests
 
@@ -26,8 +27,8 @@ enlarged and cropped.
 from segjax import config as config_lib
 from segjax.errors import InputError, unknown_name
 
-VARIANTS = ('pets', 'photos', 'quick', 'smoke')
-WORLDS = {'': 'faces', 'pets': 'heads', 'photos': 'faces'}
+VARIANTS = ('pets', 'photos', 'photos_quick', 'quick', 'smoke')
+WORLDS = {'': 'faces', 'pets': 'heads', 'photos': 'faces', 'photos_quick': 'faces'}
 """Worlds of the variants that have a data set of their own."""
 CHOICES = {
     'gan': ('bicycle', 'pix2pix'),
@@ -79,7 +80,13 @@ def get_config(arg=''):
         logging=dict(log_every=100, eval_every=30 * FACES, checkpoint_every=10 * FACES),
     )
     _set_depth(config, 7, 3)
-    variants = {'pets': _pets, 'photos': _photos, 'quick': _quick, 'smoke': _smoke}
+    variants = {
+        'pets': _pets,
+        'photos': _photos,
+        'photos_quick': _photos_quick,
+        'quick': _quick,
+        'smoke': _smoke,
+    }
     if args.variant:
         variants[args.variant](config)
     if world == 'heads' and args.variant not in WORLDS:
@@ -137,6 +144,13 @@ def _photos(config):
     """Sets a folder of faces with landmarks."""
     _small(config)
     config.data.name = 'landmark_folder'
+
+
+def _photos_quick(config):
+    """Sets faces at 48x48."""
+    _photos(config)
+    config_lib.smaller_portraits(config)
+    _set_depth(config, 4, 2)
 
 
 def _quick(config):

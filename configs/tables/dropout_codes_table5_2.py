@@ -4,13 +4,14 @@ python -m segjax.main --mode table --table configs/tables/dropout_codes_table5_2
     --workdir runs/dropout_codes
 ... --scale photos --config.data.root=/data/faces
                                64x64 faces of a folder with landmarks, narrow nets
+... --scale photos_quick ...   the same faces at 48x48: about an hour a seed on a core
 ... --scale paper --config.data.root=/data/lfw
                                LFW at 128x128, VGG19 from --config.init_from.sources
 
 All rows score landmarks with the net that the row `single` trains. The last row tests the net of
 `shared_nbs` with new codes. The scales quick and photos take Phi with random weights.
 --config.init_from.sources="(('vgg', 'vgg16.safetensors'),)" --config.features.use=load
---config.features.model.width=1 takes trained weights.
+--config.features.model.width=1 takes trained weights. photos_quick needs the first of these flags.
 """
 
 from segjax.modes.table import Claim, Column, Row, Scale, Table, published_numbers, small_scale
@@ -154,6 +155,7 @@ def get_table():
         scales={
             'quick': small_scale('quick', 'the procedural world `faces`'),
             'photos': small_scale('photos', 'faces at 64x64', 'features.use=random'),
+            'photos_quick': small_scale('photos_quick', 'faces at 48x48'),
             'paper': Scale('', (0,), note='90,000 steps a row, and 300 epochs of the GANs.'),
         },
         notes=NOTES,

@@ -9,6 +9,7 @@ from segjax.config.presets import (
     condition_on_normals,
     rendered_portraits,
     small_portraits,
+    smaller_portraits,
     smoke,
     smoke_portraits,
 )
@@ -54,6 +55,7 @@ __all__ = [
     'rendered_portraits',
     'schema_of',
     'small_portraits',
+    'smaller_portraits',
     'smoke',
     'smoke_portraits',
     'to_json',
