@@ -167,7 +167,7 @@ def test_every_documented_value_of_an_argument_makes_stages(experiment):
 
 
 @pytest.mark.parametrize('name', ['conditional_gan', 'dropout_codes'])
-@pytest.mark.parametrize('variant', ['', 'pets', 'photos', 'quick', 'smoke'])
+@pytest.mark.parametrize('variant', ['', 'pets', 'photos', 'photos_quick', 'quick', 'smoke'])
 def test_generators_train_on_the_whole_images_that_evaluation_shows(name, variant):
     config = config_file.load(f'{REPOSITORY}/configs/{name}.py:{variant}')
     config.augment.flip = 0.0

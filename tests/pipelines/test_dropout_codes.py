@@ -458,8 +458,11 @@ def test_the_best_of_72_samples_counts_for_all_rivals_of_table_5_1(scale):
         assert configs[row].testing.num_samples == 72
 
 
-@pytest.mark.parametrize('scale', ['quick', 'photos', 'paper'])
+@pytest.mark.parametrize('scale', ['quick', 'photos', 'photos_quick', 'paper'])
 def test_rows_of_table_5_2_draw_the_same_number_of_samples(scale):
     configs = configs_of('table5_2', scale)
-    numbers = {c.testing.num_samples for row, c in configs.items() if row != 'single'}
+    alone = {'single'}
+    if scale == 'photos_quick':
+        alone.add('pix2pix')  # its U-Net has too few levels for drop-out at 48x48
+    numbers = {c.testing.num_samples for row, c in configs.items() if row not in alone}
     assert len(numbers) == 1
