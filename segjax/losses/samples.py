@@ -16,7 +16,9 @@ Latent Drop-Out Codes, ECCV 2018, section 3.2. The features and their factors ar
 Koltun, Photographic Image Synthesis with Cascaded Refinement Networks (CRN), ICCV 2017.
 """
 
+import functools
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -267,6 +269,22 @@ def _sum_of_pairs(costs, branches, weight):
     return masked_mean(total, jnp.ones_like(total), weight)
 
 
+class Relaxation(NamedTuple):
+    """A share of the loss that trains all branches, so that none is lost.
+
+        L = (1 - s) neighbours_enhanced + s mean over examples of costs[b, r_b, 0]
+
+    Its expectation has the mean over all branches. A branch that is the best for no example gets no
+    gradient from Eq. 5.4, and stays as it began. CRN has s = 0.001.
+
+    share     s in [0, 1], the share of the mean over all branches
+    branches  [B] int32, a random branch r_b of each example
+    """
+
+    share: float
+    branches: Array
+
+
 def assigned_errors(
     render: Callable[[PyTree, Array], Mapping[str, Array]],
     source: PyTree,
@@ -277,6 +295,7 @@ def assigned_errors(
     *,
     num_branches: int,
     chunk: int,
+    relaxation: Relaxation | None = None,
 ) -> tuple[dict[str, Mean], Array]:
     """Computes the neighbours enhanced loss by layer, with a gradient of assigned branches alone.
 
@@ -302,6 +321,7 @@ def assigned_errors(
       num_branches: n, the number of branches that samples may get.
       chunk: number of branches that the first pass draws at a time. Chunks have equal lengths: the
         last branch is drawn again to fill the last chunk.
+      relaxation: share and random branches. None: a share of 0.
 
     Returns:
       {layer: Mean} without factors, whose counts are the weight of all examples, and [B, m] int32
@@ -312,31 +332,63 @@ def assigned_errors(
     """
     num_samples = present.shape[1]
     _check_branches(num_branches, num_samples)
+
+    # Random branches are drawn behind the assigned branches.
+    share, random = relaxation or Relaxation(0, jnp.zeros((len(weight), 0), jnp.int32))
+    random = random.reshape(len(weight), -1)
     if num_samples == num_branches:
-        outputs, branches = _single_pass(render, source, targets, present, factors)
+        outputs, branches = _single_pass(render, source, targets, present, factors, random)
     else:
         costs = _costs_in_chunks(render, source, targets, factors, num_branches, chunk)
         branches = match(costs, present)
-        outputs = render(source, jnp.maximum(branches, 0))
+        outputs = render(source, _chosen(branches, random))
 
+    mixed = functools.partial(_mixed_error, branches=branches, share=share, weight=weight)
+    return {layer: mixed(outputs[layer], targets[layer]) for layer in factors}, branches
+
+
+def _chosen(branches, random):
+    """Returns the branches to draw: of the samples [B, m], and the random branches [B, r]."""
     # An absent sample has the image of branch 0, because shapes are fixed. It is not counted.
-    errors = {}
-    for layer in factors:
-        pairs = feature_distances(
-            {layer: _as_examples(outputs[layer])}, {layer: _as_examples(targets[layer])}, {layer: 1}
-        )
-        errors[layer] = _sum_of_pairs(pairs.reshape(branches.shape), branches, weight)
-    return errors, branches
+    return jnp.concatenate([jnp.maximum(branches, 0), random], 1)
 
 
-def _single_pass(render, source, targets, present, factors):
-    """Returns the features of the assigned branches, and the branches, for m = n."""
+def _single_pass(render, source, targets, present, factors, random):
+    """Returns the features of the chosen branches, and the assigned branches, for m = n."""
     everything = jnp.broadcast_to(jnp.arange(present.shape[1]), present.shape)
     drawn = render(source, everything)
     costs = feature_distances(jax.lax.stop_gradient(drawn), targets, factors)
     branches = match(costs, present)
-    places = jnp.maximum(branches, 0)[..., None, None, None]
+    places = _chosen(branches, random)[..., None, None, None]
     return {layer: jnp.take_along_axis(x, places, 1) for layer, x in drawn.items()}, branches
+
+
+def _mixed_error(outputs, targets, *, branches, share, weight):
+    """Computes the error of a layer for assigned pairs, and for random branches with their share.
+
+    Args:
+      outputs: [B, m, ...] of assigned branches, or [B, m + 1, ...] with a random branch at the end.
+      targets: [B, m, ...] of the samples.
+      branches: [B, m] branch of each sample.
+      share: of random branches.
+      weight: [B] weight of each example.
+    """
+    num_samples = targets.shape[1]
+    assigned = _sum_of_pairs(_pair_errors(outputs[:, :num_samples], targets), branches, weight)
+    if not share:
+        return assigned
+    first = jnp.zeros((len(weight), 1), jnp.int32)
+    errors = _pair_errors(outputs[:, num_samples:], targets[:, :1])
+    random = _sum_of_pairs(errors, first, weight)
+    return Mean((1 - share) * assigned.sum + share * random.sum, assigned.count)
+
+
+def _pair_errors(outputs, targets):
+    """Returns the mean |difference| [B, k] of outputs and targets [B, k, h, w, C]."""
+    # Pairs are compared as examples with one sample.
+    ours = {IMAGE: _as_examples(outputs)}
+    theirs = {IMAGE: _as_examples(targets)}
+    return feature_distances(ours, theirs, {IMAGE: 1}).reshape(outputs.shape[:2])
 
 
 def _costs_in_chunks(render, source, targets, factors, num_branches, chunk):

@@ -122,6 +122,12 @@ SCHEMA = {
             'Calibrated share of the last of `layers`, relative to the image. 10 in CRN.',
             above(0),
         ),
+        'relaxation': Field(
+            0.0,
+            'Share of the loss that is the mean error of all branches, so that no branch is lost. '
+            'CRN has 0.001. A random branch of each example estimates the mean.',
+            between(0, 1),
+        ),
     },
     'branches_at_once': Field(
         8, 'Branches that are computed together without gradient.', at_least(1)
@@ -144,6 +150,9 @@ SCHEMA = {
 
 TABLE = 'number_neighbours'
 """Feature with the neighbours of an example."""
+STREAMS = ('relaxation',)
+"""`Stage.streams` and `Stage.shared_streams`: the key of random branches."""
+
 GENERATOR = 'generator'
 """Name of the net in a state, and of its stage."""
 
@@ -245,7 +254,8 @@ def make_stage(system: System) -> Stage:
         num_steps=config.train.num_steps,
         train_input=train_input,
         eval_input=conditional_images.eval_input(task),
-        streams=(),
+        streams=STREAMS,
+        shared_streams=STREAMS,
         init=make_init(system),
         train_step=make_train_step(system),
         prediction=conditional_images.make_prediction(task, draw, codes, shape),
@@ -357,10 +367,24 @@ def make_loss(system: System, state: TrainState) -> Callable:
             batch['weight'],
             num_branches=system.num_branches,
             chunk=system.config.branches_at_once,
+            relaxation=make_relaxation(system, batch, keys),
         )
         return errors, {GENERATOR: model_state[GENERATOR]}, {}
 
     return loss_fn
+
+
+def make_relaxation(system: System, batch: Batch, keys: Keys) -> losses.Relaxation | None:
+    """Draws a branch of each example, which depends on its index and the step alone."""
+    share = system.config.loss.relaxation
+    if not share:
+        return None
+
+    def draw(key: PRNGKey) -> Array:
+        return jax.random.randint(key, (), 0, system.num_branches)
+
+    branches = jax.vmap(draw)(rng.of_examples(keys['relaxation'], batch['index']))
+    return losses.Relaxation(share, branches)
 
 
 def branch_source(system: System, params: PyTree, condition: Array) -> PyTree:

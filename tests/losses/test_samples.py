@@ -571,6 +571,83 @@ def test_memory_does_not_grow_with_the_number_of_branches():
     assert max(sizes_of(jaxpr.jaxpr)) == target.size
 
 
+# --- relaxation -----------------------------------------------------------------------------------
+
+
+def relaxed(source, branches, num_samples=4, share=0.25):
+    """Returns the relaxed loss of random branches [B], and the assigned branches."""
+    targets = {layer: x[:, :num_samples] for layer, x in SAMPLES.items()}
+    errors, assigned = assigned_errors(
+        render,
+        source,
+        targets,
+        PRESENT[:, :num_samples],
+        TWO_LAYERS,
+        WEIGHT,
+        num_branches=4 if num_samples == 4 else ALL_BRANCHES,
+        chunk=3,
+        relaxation=samples.Relaxation(share, branches),
+    )
+    return total_of(errors), assigned
+
+
+def relaxed_in_one_pass(source, branches, num_samples=4, share=0.25):
+    """Returns the loss (1 - s) assigned + s costs of random branches with the true image."""
+    number = 4 if num_samples == 4 else ALL_BRANCHES
+    everything = jnp.broadcast_to(jnp.arange(number), (B, number))
+    targets = {layer: x[:, :num_samples] for layer, x in SAMPLES.items()}
+    costs = feature_distances(render(source, everything), targets, TWO_LAYERS)
+    assigned = match(costs, PRESENT[:, :num_samples])
+    mean = neighbours_enhanced(costs, assigned, WEIGHT)
+    random = (costs[jnp.arange(B), branches, 0] * WEIGHT).sum()
+    return Mean((1 - share) * mean.sum + share * random, mean.count), assigned
+
+
+@pytest.mark.parametrize('num_samples', [1, 3, 4])
+def test_a_relaxed_loss_has_value_and_gradient_of_a_single_pass(num_samples):
+    """With 4 samples there are as many branches as samples, and a single pass."""
+    branches = jnp.array([2, 0, 3])
+    want = with_gradient(lambda source: relaxed_in_one_pass(source, branches, num_samples))(SOURCE)
+    got = with_gradient(lambda source: relaxed(source, branches, num_samples))(SOURCE)
+    chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_the_expected_relaxed_loss_has_the_mean_over_all_branches():
+    values = []
+    for branch in range(ALL_BRANCHES):
+        mean, _ = relaxed(SOURCE, jnp.full(B, branch), num_samples=1)
+        values.append(mean.value())
+    everything = jnp.broadcast_to(jnp.arange(ALL_BRANCHES), (B, ALL_BRANCHES))
+    truth = {layer: x[:, :1] for layer, x in SAMPLES.items()}
+    costs = feature_distances(render(SOURCE, everything), truth, TWO_LAYERS)
+    mean_cost = (costs[..., 0].mean(1) * WEIGHT).sum() / WEIGHT.sum()
+    best = samples.best_neighbour(costs, WEIGHT).value()
+    np.testing.assert_allclose(np.mean(values), 0.75 * best + 0.25 * mean_cost, rtol=1e-6)
+
+
+def test_a_relaxed_loss_trains_a_branch_that_is_never_the_best():
+    """Branch 1 is far from every sample, and gets a gradient as the random branch alone."""
+    kernels = jnp.array([0.5, 50.0])[:, None, None, None] * jnp.ones((2, 5, 6, 3))
+
+    def value(kernels, relaxation):
+        errors, _ = assigned_errors(
+            lambda source, branches: {'image': source[branches]},
+            kernels,
+            {'image': SAMPLES['image'][:, :1]},
+            np.ones((B, 1)),
+            {'image': 1.0},
+            np.ones(B),
+            num_branches=2,
+            chunk=2,
+            relaxation=relaxation,
+        )
+        return errors['image'].value()
+
+    gradient = jax.grad(value)
+    assert not gradient(kernels, None)[1].any()
+    assert gradient(kernels, samples.Relaxation(0.001, jnp.ones(B, int)))[1].all()
+
+
 def test_fewer_branches_than_samples_are_refused_before_anything_is_drawn():
     def never(source, branches):
         raise AssertionError
