@@ -132,6 +132,7 @@ def _set_arguments(config, args):
         config.train.num_steps = args.steps
         half = max(1, args.steps // 2)
         config.loss.calibrate_steps = min(config.loss.calibrate_steps, half)
+        config.loss.relaxed_steps = min(config.loss.relaxed_steps, args.steps // 3)
 
 
 def _pets(config):
@@ -175,9 +176,14 @@ def _photos_quick(config):
         model=dict(width=0.0625, first_height=3),
         # Two neighbours instead of five: a step takes three quarters of the time.
         neighbours=dict(num_clusters=2),
-        # Calibrated with trained VGG16 over the first 100 steps of a run of this variant.
+        # Weights were calibrated with trained VGG16 over the first 100 steps of such a run.
         # Without relaxation, branches with parameters of their own are lost in the first steps.
-        loss=dict(layers=('conv1_2', 'conv2_2'), factors=(1.0, 0.045, 0.18), relaxation=0.001),
+        loss=dict(
+            layers=('conv1_2', 'conv2_2'),
+            factors=(1.0, 0.045, 0.18),
+            relaxation=0.001,
+            relaxed_steps=200,
+        ),
     )
 
 

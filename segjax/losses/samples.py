@@ -277,11 +277,11 @@ class Relaxation(NamedTuple):
     Its expectation has the mean over all branches. A branch that is the best for no example gets no
     gradient from Eq. 5.4, and stays as it began. CRN has s = 0.001.
 
-    share     s in [0, 1], the share of the mean over all branches
+    share     s in [0, 1], the share of the mean over all branches, a number or a scalar array
     branches  [B] int32, a random branch r_b of each example
     """
 
-    share: float
+    share: float | Array
     branches: Array
 
 
@@ -375,7 +375,7 @@ def _mixed_error(outputs, targets, *, branches, share, weight):
     """
     num_samples = targets.shape[1]
     assigned = _sum_of_pairs(_pair_errors(outputs[:, :num_samples], targets), branches, weight)
-    if not share:
+    if outputs.shape[1] == num_samples:
         return assigned
     first = jnp.zeros((len(weight), 1), jnp.int32)
     errors = _pair_errors(outputs[:, num_samples:], targets[:, :1])

@@ -128,6 +128,12 @@ SCHEMA = {
             'CRN has 0.001. A random branch of each example estimates the mean.',
             between(0, 1),
         ),
+        'relaxed_steps': Field(
+            0,
+            'First steps, during which this share falls linearly from 1 to `relaxation`. So all '
+            'branches draw plain images before they differ.',
+            at_least(0),
+        ),
     },
     'branches_at_once': Field(
         8, 'Branches that are computed together without gradient.', at_least(1)
@@ -151,7 +157,7 @@ SCHEMA = {
 TABLE = 'number_neighbours'
 """Feature with the neighbours of an example."""
 STREAMS = ('relaxation',)
-"""`Stage.streams` and `Stage.shared_streams`: the key of random branches."""
+"""`Stage.shared_streams`: the key of random branches."""
 
 GENERATOR = 'generator'
 """Name of the net in a state, and of its stage."""
@@ -254,7 +260,7 @@ def make_stage(system: System) -> Stage:
         num_steps=config.train.num_steps,
         train_input=train_input,
         eval_input=conditional_images.eval_input(task),
-        streams=STREAMS,
+        streams=(),
         shared_streams=STREAMS,
         init=make_init(system),
         train_step=make_train_step(system),
@@ -367,18 +373,35 @@ def make_loss(system: System, state: TrainState) -> Callable:
             batch['weight'],
             num_branches=system.num_branches,
             chunk=system.config.branches_at_once,
-            relaxation=make_relaxation(system, batch, keys),
+            relaxation=make_relaxation(system, state.step, batch, keys),
         )
         return errors, {GENERATOR: model_state[GENERATOR]}, {}
 
     return loss_fn
 
 
-def make_relaxation(system: System, batch: Batch, keys: Keys) -> losses.Relaxation | None:
-    """Draws a branch of each example, which depends on its index and the step alone."""
-    share = system.config.loss.relaxation
-    if not share:
+def make_relaxation(
+    system: System, step: Array, batch: Batch, keys: Keys
+) -> losses.Relaxation | None:
+    """Draws a branch of each example, which depends on its index and the step alone.
+
+    The share of random branches at step t is max(relaxation, 1 - t / relaxed_steps).
+
+    Args:
+      system: of the stage.
+      step: t, the steps taken so far.
+      batch: of the step.
+      keys: with the stream of STREAMS.
+
+    Returns:
+      None if the share is 0 in all steps.
+    """
+    section = system.config.loss
+    if not section.relaxation and not section.relaxed_steps:
         return None
+    share = section.relaxation
+    if section.relaxed_steps:
+        share = jnp.maximum(share, 1 - step / section.relaxed_steps)
 
     def draw(key: PRNGKey) -> Array:
         return jax.random.randint(key, (), 0, system.num_branches)
@@ -559,6 +582,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     check_branches(config)
     check_samples(config)
     check_neighbours(config)
+
+    # Weights for all layers, or steps that calibrate them.
     factors = config.loss.factors
     number = 1 + len(config.loss.layers)
     if factors and len(factors) != number:
@@ -575,6 +600,15 @@ def check(config: ml_collections.ConfigDict) -> None:
             got=f'{config.loss.calibrate_steps}, in a training of {steps} steps',
             expected='fewer steps than the training, because the weights are set after them',
             fix=f'--config.loss.calibrate_steps={max(1, steps // 2)}',
+        )
+
+    # Branches differ after the relaxed steps.
+    if 0 < steps <= config.loss.relaxed_steps:
+        raise InputError(
+            'config.loss.relaxed_steps',
+            got=f'{config.loss.relaxed_steps}, in a training of {steps} steps',
+            expected='fewer steps than the training',
+            fix=f'--config.loss.relaxed_steps={steps // 3}',
         )
 
 

@@ -206,7 +206,7 @@ def run_steps(config, num_steps=1, devices=1, mode='pmap'):
     root = rng.root(0, 'test')
 
     def step(state, batch):
-        keys = rng.streams(root, stage.streams, state.step, parallel.device_index())
+        keys = rng.streams(root, stage.shared_streams, state.step, 0)
         state, metrics = stage.train_step(state, batch, keys)
         return state, parallel.sum_over_devices(metrics), parallel.replica_mismatch(state)
 
@@ -259,7 +259,7 @@ def test_codes_and_frozen_nets_stay():
 
 @pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
 def test_the_gradient_is_the_same_on_eight_devices(mode):
-    config = make_config(loss=dict(factors=(), calibrate_steps=1))
+    config = make_config(loss=dict(factors=(), calibrate_steps=1, relaxation=0.25))
     with jax.enable_x64(True):
         start, expected, _ = run_steps(config)
         _, after, _ = run_steps(config, devices=8, mode=mode)
@@ -269,6 +269,35 @@ def test_the_gradient_is_the_same_on_eight_devices(mode):
     for (path, a), b in zip(leaves, jax.tree.leaves(wanted), strict=True):
         assert np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(b) + 1e-7, path
     np.testing.assert_allclose(after.extra['factors'], expected.extra['factors'], rtol=1e-4)
+
+
+def relaxation_of(step, **loss):
+    """Returns the share and the random branches of a step, and the batch."""
+    system = pipeline.make_system(make_config(loss=loss), FACES)
+    batch = make_batch()
+    keys = {name: rng.root(step, name) for name in pipeline.STREAMS}
+    return pipeline.make_relaxation(system, np.int32(step), batch, keys), batch, keys, system
+
+
+def test_the_loss_of_the_thesis_has_no_random_branches():
+    relaxation, *_ = relaxation_of(0)
+    assert relaxation is None
+
+
+@pytest.mark.parametrize('step, share', [(0, 1.0), (1, 0.75), (3, 0.25), (4, 0.125), (9, 0.125)])
+def test_the_share_of_all_branches_falls_linearly_to_its_last_value(step, share):
+    relaxation, *_ = relaxation_of(step, relaxation=0.125, relaxed_steps=4)
+    np.testing.assert_allclose(relaxation.share, share)
+
+
+def test_the_random_branch_of_an_example_depends_on_its_index_and_the_step():
+    relaxation, batch, keys, system = relaxation_of(1, relaxation=0.125)
+    backwards = jax.tree.map(lambda x: x[::-1], batch)
+    again = pipeline.make_relaxation(system, np.int32(1), backwards, keys)
+    np.testing.assert_array_equal(again.branches[::-1], relaxation.branches)
+    later, *_ = relaxation_of(2, relaxation=0.125)
+    assert (later.branches != relaxation.branches).any()
+    assert set(np.asarray(relaxation.branches)) <= set(range(4))
 
 
 # --- codes and samples ----------------------------------------------------------------------------
@@ -367,6 +396,7 @@ def refused(changes, spec=FACES, **options):
         ({'testing.num_samples': 5}, {}, 'config.testing.num_samples'),
         ({'testing.codes': 'new'}, {'branches': 'late'}, 'config.testing.codes'),
         ({'loss.factors': (1.0,)}, {}, 'config.loss.factors'),
+        ({'loss.relaxed_steps': 10}, {}, 'config.loss.relaxed_steps'),
         ({'condition.name': 'normals'}, {'spec': HEADS}, 'config.neighbours.use'),
         ({}, {'spec': HEADS}, 'config.condition.name'),
         ({'features.use': 'load'}, {}, 'config.init_from.sources'),
