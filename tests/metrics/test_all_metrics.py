@@ -13,6 +13,7 @@ from segjax.metrics import (
     classification,
     confusion,
     depth,
+    features,
     image,
     landmarks,
     lpips,
@@ -142,6 +143,10 @@ ALL = {
     'image_scores': (
         normals.image_scores,
         dict(prediction=PICTURES[0], truth=PICTURES[1]),
+    ),
+    'feature_histograms': (
+        functools.partial(features.histograms, num_classes=C, bins=features.Bins(6, 0.0, 1.0)),
+        dict(values=FEATURES[0, :, 0], label=LABEL, weight=WEIGHT),
     ),
     'boundary_strength': (
         boundary.boundary_strength,
