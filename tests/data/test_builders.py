@@ -25,6 +25,8 @@ from segjax.data.builders import base
 from segjax.data.worlds import streets
 from segjax.errors import InputError
 
+TRAIN_IDS = np.array([official.id2label[i].trainId for i in range(34)])
+
 
 def by_name(source):
     examples = [source[i] for i in range(len(source))]
@@ -220,6 +222,58 @@ def test_one_clip_is_train(tmp_path):
     layouts.write_clips(tmp_path, clips=1)
     config = layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')
     assert data.prepare(config).spec.num_examples == {'train': 4}
+
+
+@pytest.mark.parametrize('images', [True, False])
+def test_synscapes(tmp_path, images):
+    written = layouts.write_synscapes(tmp_path / 's', images=images)
+    config = layouts.data_config('synscapes', tmp_path / 's', tmp_path / 'cache')
+    spec = data.prepare(config).spec
+    assert spec.features == (('image',) if images else ()) + ('label', 'name')
+    assert spec.classes.ids[0] == 7
+    assert spec.num_examples == {'train': 4, 'val': 2}
+    names = {'train': ['1', '2', '10', '24000'], 'val': ['24001', '25000']}
+    for split in ('train', 'val'):
+        examples = by_name(data.prepare(config).open_split(split, spec.features))
+        assert list(examples) == names[split], 'in the order of the numbers'
+        for name, example in examples.items():
+            image, ids = written[name]
+            expected = np.where(ids == 255, 255, TRAIN_IDS[np.minimum(ids, 33)])
+            np.testing.assert_array_equal(example['label'], expected)
+            if images:
+                np.testing.assert_array_equal(example['image'], image)
+
+
+def test_the_first_scenes_of_synscapes_have_no_val(tmp_path):
+    layouts.write_synscapes(tmp_path / 's', (5, 7))
+    config = layouts.data_config('synscapes', tmp_path / 's', tmp_path / 'cache')
+    assert data.prepare(config).spec.num_examples == {'train': 2}
+
+
+def test_wrong_files_of_synscapes_are_named(tmp_path):
+    config = layouts.data_config('synscapes', tmp_path, tmp_path / 'cache')
+    with pytest.raises(InputError, match='no folder img/class'):
+        data.prepare(config)
+    layouts.write_synscapes(tmp_path, (1, 2, 3))
+    (tmp_path / 'img/rgb/2.png').unlink()
+    with pytest.raises(InputError, match=r'class/2\.png[\s\S]*without an image'):
+        data.prepare(config)
+    (tmp_path / 'img/class/2.png').rename(tmp_path / 'img/class/2_color.png')
+    with pytest.raises(InputError, match=r'2_color\.png[\s\S]*number of the scene'):
+        data.prepare(config)
+    (tmp_path / 'img/class/2_color.png').unlink()
+    layouts.save(tmp_path / 'img/class/3.png', np.full(layouts.SIZE, 34, np.uint8))
+    with pytest.raises(InputError, match=r'class/3\.png[\s\S]*34'):
+        data.prepare(config)
+
+
+def test_a_wrong_layout_of_synscapes_without_images_is_named(tmp_path):
+    layouts.write_synscapes(tmp_path, (1, 2), images=False)
+    layouts.save(tmp_path / 'img/class/2.png', np.full(layouts.SIZE, 34, np.uint8))
+    config = layouts.data_config('synscapes', tmp_path, tmp_path / 'cache')
+    assert 'no images' in builders.load(config).notes()[0].message
+    with pytest.raises(InputError, match=r'class/2\.png[\s\S]*34'):
+        data.prepare(config)
 
 
 def test_jpeg_bytes_are_kept(tmp_path):

@@ -233,6 +233,23 @@ def write_ade20k(root, counts=(('training', 4), ('validation', 2))):
     return written
 
 
+def write_synscapes(root, numbers=(1, 2, 10, 24000, 24001, 25000), images=True):
+    """Writes scenes of Synscapes: {name: (image, label)}, and files that are not read."""
+    rng = np.random.default_rng(9)
+    written = {}
+    for number in numbers:
+        image = photo(rng)
+        label = save(root / f'img/class/{number}.png', blocks(rng, [*range(34), 255]))
+        if images:
+            save(root / f'img/rgb/{number}.png', image)
+            save(root / f'img/rgb-2k/{number}.png', photo(rng, (32, 44)))
+        save(root / f'img/instance/{number}.png', photo(rng))
+        (root / 'meta').mkdir(exist_ok=True)
+        (root / f'meta/{number}.json').write_text(json.dumps({'camera': CAMERA}))
+        written[str(number)] = image, label
+    return written
+
+
 BEDROOM_NUMBERS = (0, 2978, 165, 480, 1, 3148)
 """Numbers in the index file of ADE20K: no class, wall, bed, chandelier, and two further classes."""
 

@@ -19,6 +19,7 @@ from segjax.data.builders import (
     scannet,
     streets,
     sun3d,
+    synscapes,
 )
 from segjax.data.builders.base import Dataset
 from segjax.errors import unknown_name
@@ -45,6 +46,7 @@ REGISTRY = {
     'scannet': scannet.ScanNet,
     'streets': streets.Streets,
     'sun3d': sun3d.Sun3d,
+    'synscapes': synscapes.Synscapes,
 }
 
 
