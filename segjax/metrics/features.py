@@ -100,9 +100,9 @@ def ball_bins(
 def histograms(values: Array, label: Array, weight: Array, num_classes: int, bins: Bins) -> Mean:
     """Counts the values of each class and channel in bins.
 
-    Labels are brought to the size of the features with `resize.nearest`. A feature gets the label
-    at the centre of its cell. Features that lie on a grid of image pixels (`bilinear_on_grid`)
-    need labels that are already taken there, in the size of the features.
+    Labels are brought to the size of the features with `resize.nearest`: a feature gets the label
+    at the centre of its cell. Nets that enlarge with `resize.bilinear_on_grid` have their features
+    on every s-th pixel instead. Give label[:, ::s, ::s] for such nets.
 
     Memory: 4 bytes for each class, channel and bin, 20 MB for 19 classes and 1024 channels in 256
     bins. Examples follow each other, so memory does not grow with the batch.

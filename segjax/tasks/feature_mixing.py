@@ -108,9 +108,10 @@ def _partners(rows: int) -> np.ndarray:
     """
     if rows % 2:
         raise InputError(
-            'train.batch_size',
+            'mixup of features',
             got=f'{rows} example{"s" * (rows > 1)} for each device and micro-batch',
             expected='an even number of examples, which are mixed in pairs',
+            fix='double --config.train.batch_size',
         )
     return np.arange(rows) ^ 1
 

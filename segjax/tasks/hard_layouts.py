@@ -8,8 +8,7 @@ these. Before the first refresh a step uses layouts of its own, which are random
     labels = hard_layouts.draw(pool, key, index, fallback_labels)    # layouts of this step
     pool = hard_layouts.offer(pool, label, losses, weight, step, settings)
 
-A pool holds its whole history, so a resumed run draws the same layouts. All devices hold the same
-pool.
+A pool is part of the state, so a resumed run draws the same layouts. It is equal on all devices.
 
 Source: He, thesis Sec. 6.2.3 and Fig. 6.6. Numbers of candidates and steps are not published.
 """
@@ -117,7 +116,10 @@ def offer(
     is_due = (step + 1) % settings.refresh == 0
     num_hardest = jnp.asarray(_num_hardest(settings))
     return jax.lax.cond(
-        is_due & (pool['offered'] > 0), lambda pool: _refresh(pool, num_hardest), dict, pool
+        is_due & (pool['offered'] > 0),
+        lambda pool: _refresh(pool, num_hardest),
+        lambda pool: pool,
+        pool,
     )
 
 
