@@ -432,3 +432,209 @@ NYU_FINE_FURNITURE = """
  772 797 800 803 804 813 814 815 820 829 835 858 863 882 892
 """
 """Classes of the 894 of NYUDv2 that are otherfurniture (classMapping40.mat)."""
+
+VISTAS = """
+   0 165  42  42 Bird
+   1   0 192   0 Ground Animal
+   2 196 196 196 Curb
+   3 190 153 153 Fence
+   4 180 165 180 Guard Rail
+   5  90 120 150 Barrier
+   6 102 102 156 Wall
+   7 128  64 255 Bike Lane
+   8 140 140 200 Crosswalk - Plain
+   9 170 170 170 Curb Cut
+  10 250 170 160 Parking
+  11  96  96  96 Pedestrian Area
+  12 230 150 140 Rail Track
+  13 128  64 128 Road
+  14 110 110 110 Service Lane
+  15 244  35 232 Sidewalk
+  16 150 100 100 Bridge
+  17  70  70  70 Building
+  18 150 120  90 Tunnel
+  19 220  20  60 Person
+  20 255   0   0 Bicyclist
+  21 255   0 100 Motorcyclist
+  22 255   0 200 Other Rider
+  23 200 128 128 Lane Marking - Crosswalk
+  24 255 255 255 Lane Marking - General
+  25  64 170  64 Mountain
+  26 230 160  50 Sand
+  27  70 130 180 Sky
+  28 190 255 255 Snow
+  29 152 251 152 Terrain
+  30 107 142  35 Vegetation
+  31   0 170  30 Water
+  32 255 255 128 Banner
+  33 250   0  30 Bench
+  34 100 140 180 Bike Rack
+  35 220 220 220 Billboard
+  36 220 128 128 Catch Basin
+  37 222  40  40 CCTV Camera
+  38 100 170  30 Fire Hydrant
+  39  40  40  40 Junction Box
+  40  33  33  33 Mailbox
+  41 100 128 160 Manhole
+  42 142   0   0 Phone Booth
+  43  70 100 150 Pothole
+  44 210 170 100 Street Light
+  45 153 153 153 Pole
+  46 128 128 128 Traffic Sign Frame
+  47   0   0  80 Utility Pole
+  48 250 170  30 Traffic Light
+  49 192 192 192 Traffic Sign (Back)
+  50 220 220   0 Traffic Sign (Front)
+  51 140 140  20 Trash Can
+  52 119  11  32 Bicycle
+  53 150   0 255 Boat
+  54   0  60 100 Bus
+  55   0   0 142 Car
+  56   0   0  90 Caravan
+  57   0   0 230 Motorcycle
+  58   0  80 100 On Rails
+  59 128  64  64 Other Vehicle
+  60   0   0 110 Trailer
+  61   0   0  70 Truck
+  62   0   0 192 Wheeled Slow
+  63  32  32  32 Car Mount
+  64 120  10  10 Ego Vehicle
+  65   0   0   0 Unlabeled
+"""
+"""The 66 labels of Mapillary Vistas 1.0 to 1.2 (config.json of release 1.1).
+
+The id of a label is its position in `labels` of the config file.
+"""
+
+VISTAS_V2 = """
+   0 165  42  42 Bird
+   1   0 192   0 Ground Animal
+   2 250 170  31 Ambiguous Barrier
+   3 250 170  32 Concrete Block
+   4 196 196 196 Curb
+   5 190 153 153 Fence
+   6 180 165 180 Guard Rail
+   7  90 120 150 Barrier
+   8 250 170  33 Road Median
+   9 250 170  34 Road Side
+  10 128 128 128 Lane Separator
+  11 250 170  35 Temporary Barrier
+  12 102 102 156 Wall
+  13 128  64 255 Bike Lane
+  14 140 140 200 Crosswalk - Plain
+  15 170 170 170 Curb Cut
+  16 250 170  36 Driveway
+  17 250 170 160 Parking
+  18 250 170  37 Parking Aisle
+  19  96  96  96 Pedestrian Area
+  20 230 150 140 Rail Track
+  21 128  64 128 Road
+  22 110 110 110 Road Shoulder
+  23 110 110 110 Service Lane
+  24 244  35 232 Sidewalk
+  25 128 196 128 Traffic Island
+  26 150 100 100 Bridge
+  27  70  70  70 Building
+  28 150 150 150 Garage
+  29 150 120  90 Tunnel
+  30 220  20  60 Person
+  31 220  20  60 Person Group
+  32 255   0   0 Bicyclist
+  33 255   0 100 Motorcyclist
+  34 255   0 200 Other Rider
+  35 255 255 255 Lane Marking - Dashed Line
+  36 255 255 255 Lane Marking - Straight Line
+  37 250 170  29 Lane Marking - Zigzag Line
+  38 250 170  28 Lane Marking - Ambiguous
+  39 250 170  26 Lane Marking - Arrow (Left)
+  40 250 170  25 Lane Marking - Arrow (Other)
+  41 250 170  24 Lane Marking - Arrow (Right)
+  42 250 170  22 Lane Marking - Arrow (Split Left or Straight)
+  43 250 170  21 Lane Marking - Arrow (Split Right or Straight)
+  44 250 170  20 Lane Marking - Arrow (Straight)
+  45 255 255 255 Lane Marking - Crosswalk
+  46 250 170  19 Lane Marking - Give Way (Row)
+  47 250 170  18 Lane Marking - Give Way (Single)
+  48 250 170  12 Lane Marking - Hatched (Chevron)
+  49 250 170  11 Lane Marking - Hatched (Diagonal)
+  50 255 255 255 Lane Marking - Other
+  51 255 255 255 Lane Marking - Stop Line
+  52 250 170  16 Lane Marking - Symbol (Bicycle)
+  53 250 170  15 Lane Marking - Symbol (Other)
+  54 250 170  15 Lane Marking - Text
+  55 255 255 255 Lane Marking (only) - Dashed Line
+  56 255 255 255 Lane Marking (only) - Crosswalk
+  57 255 255 255 Lane Marking (only) - Other
+  58 255 255 255 Lane Marking (only) - Test
+  59  64 170  64 Mountain
+  60 230 160  50 Sand
+  61  70 130 180 Sky
+  62 190 255 255 Snow
+  63 152 251 152 Terrain
+  64 107 142  35 Vegetation
+  65   0 170  30 Water
+  66 255 255 128 Banner
+  67 250   0  30 Bench
+  68 100 140 180 Bike Rack
+  69 220 128 128 Catch Basin
+  70 222  40  40 CCTV Camera
+  71 100 170  30 Fire Hydrant
+  72  40  40  40 Junction Box
+  73  33  33  33 Mailbox
+  74 100 128 160 Manhole
+  75  20  20 255 Parking Meter
+  76 142   0   0 Phone Booth
+  77  70 100 150 Pothole
+  78 250 171  30 Signage - Advertisement
+  79 250 172  30 Signage - Ambiguous
+  80 250 173  30 Signage - Back
+  81 250 174  30 Signage - Information
+  82 250 175  30 Signage - Other
+  83 250 176  30 Signage - Store
+  84 210 170 100 Street Light
+  85 153 153 153 Pole
+  86 153 153 153 Pole Group
+  87 128 128 128 Traffic Sign Frame
+  88   0   0  80 Utility Pole
+  89 210  60  60 Traffic Cone
+  90 250 170  30 Traffic Light - General (Single)
+  91 250 170  30 Traffic Light - Pedestrians
+  92 250 170  30 Traffic Light - General (Upright)
+  93 250 170  30 Traffic Light - General (Horizontal)
+  94 250 170  30 Traffic Light - Cyclists
+  95 250 170  30 Traffic Light - Other
+  96 192 192 192 Traffic Sign - Ambiguous
+  97 192 192 192 Traffic Sign (Back)
+  98 192 192 192 Traffic Sign - Direction (Back)
+  99 220 220   0 Traffic Sign - Direction (Front)
+ 100 220 220   0 Traffic Sign (Front)
+ 101   0   0 196 Traffic Sign - Parking
+ 102 192 192 192 Traffic Sign - Temporary (Back)
+ 103 220 220   0 Traffic Sign - Temporary (Front)
+ 104 140 140  20 Trash Can
+ 105 119  11  32 Bicycle
+ 106 150   0 255 Boat
+ 107   0  60 100 Bus
+ 108   0   0 142 Car
+ 109   0   0  90 Caravan
+ 110   0   0 230 Motorcycle
+ 111   0  80 100 On Rails
+ 112 128  64  64 Other Vehicle
+ 113   0   0 110 Trailer
+ 114   0   0  70 Truck
+ 115   0   0 142 Vehicle Group
+ 116   0   0 192 Wheeled Slow
+ 117 170 170 170 Water Valve
+ 118  32  32  32 Car Mount
+ 119 111  74   0 Dynamic
+ 120 120  10  10 Ego Vehicle
+ 121  81   0  81 Ground
+ 122 111 111   0 Static
+ 123   0   0   0 Unlabeled
+"""
+"""The 124 labels of Mapillary Vistas 2.0 (config_v2.0.json).
+
+Names, order and colours were compared in two programs that read the release: mmsegmentation
+(projects/mapillary_dataset) and a converter to COCO. The file itself was not at hand. The colours
+of Datumaro (mapillary_vistas/format.py) agree. Datumaro lists traffic lights in another order.
+"""

@@ -4,8 +4,9 @@ Train ids are 0 .. C-1, and 255 (`IGNORE`) is void. An id that a data set does n
 error, never void. A silently ignored class is the most common way to train on the wrong labels.
 """
 
+import itertools
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -442,6 +443,104 @@ NYU13_IDS = make_coding(NYU13.classes, ignore=[0])
 NYU4_IDS = make_coding(NYU4.classes, ignore=[0])
 """Label files with the 4 classes of NYUDv2. 0 is unlabelled."""
 
+
+def vistas_coding(rows: Iterable[tuple[str, int, Color]], void: Container[str]) -> LabelCoding:
+    """Builds the coding of label files of Mapillary Vistas.
+
+    Args:
+      rows: (name, id, colour) of every label.
+      void: names of the labels that are no classes.
+    """
+    rows = tuple(rows)
+    classes = _class_spec(*(row for row in rows if row[0] not in void))
+    return make_coding(classes, ignore=[number for name, number, _ in rows if name in void])
+
+
+VISTAS_VOID = ('Unlabeled',)
+"""The label of Mapillary Vistas 1.x that its config file does not evaluate."""
+
+VISTAS_IDS = vistas_coding(class_tables.rows(class_tables.VISTAS), VISTAS_VOID)
+"""Label files of Mapillary Vistas 1.x: 65 classes, and 65 is void."""
+
+VISTAS = VISTAS_IDS.classes
+"""The 65 classes of Mapillary Vistas 1.x."""
+
+VISTAS_V2_VOID = (
+    *('Person Group', 'Vehicle Group', 'Car Mount', 'Dynamic', 'Ego Vehicle', 'Ground', 'Static'),
+    'Unlabeled',
+)
+"""The 8 labels of Mapillary Vistas 2.0 that are void or a crowd.
+
+The release tells their number. The names are a deduction: 6 internal names begin with `void--`, and
+2 are groups of objects. A config file in the folder of the data set decides instead.
+"""
+
+VISTAS_V2_IDS = vistas_coding(class_tables.rows(class_tables.VISTAS_V2), VISTAS_V2_VOID)
+"""Label files of Mapillary Vistas 2.0: 116 classes, and 8 void labels."""
+
+VISTAS_V2 = VISTAS_V2_IDS.classes
+"""The 116 classes of Mapillary Vistas 2.0."""
+
+VISTAS_AS_CITYSCAPES = {
+    'road': ('Road', 'Manhole', 'Lane Marking - General'),
+    'sidewalk': ('Sidewalk', 'Curb'),
+    'building': ('Building',),
+    'wall': ('Wall',),
+    'fence': ('Fence',),
+    'pole': ('Pole', 'Utility Pole'),
+    'traffic light': ('Traffic Light',),
+    'traffic sign': ('Traffic Sign (Front)',),
+    'vegetation': ('Vegetation',),
+    'terrain': ('Terrain',),
+    'sky': ('Sky',),
+    'person': ('Person',),
+    'rider': ('Bicyclist', 'Motorcyclist', 'Other Rider'),
+    'car': ('Car',),
+    'truck': ('Truck',),
+    'bus': ('Bus',),
+    'train': ('On Rails',),
+    'motorcycle': ('Motorcycle',),
+    'bicycle': ('Bicycle',),
+}
+"""For each class of Cityscapes: the classes of Mapillary Vistas 1.x that it consists of.
+
+25 classes have a counterpart, and the remaining classes are void. This is the merge of He et al.,
+Segmentations-Leak, ECCV 2020 (SSAW14/segmentation_membership_inference,
+convert_cityscapes_labels.m). Work on domain generalisation merges in the same way
+(tue-mps/benchmark-vfm-ss, datasets/mappings.py). docs/data.md tells of merges that differ.
+"""
+
+
+def _parts_of_v2(name: str) -> tuple[str, ...]:
+    """Returns the labels of Mapillary Vistas 2.0 into which a label of 1.x was divided."""
+    if name == 'Lane Marking - General':
+        markings = [other for other in VISTAS_V2.names if other.startswith('Lane Marking')]
+        return tuple(other for other in markings if 'Crosswalk' not in other)
+    if name == 'Traffic Light':
+        return tuple(other for other in VISTAS_V2.names if other.startswith('Traffic Light'))
+    if name == 'Traffic Sign (Front)':
+        kinds = ('Direction (Front)', 'Temporary (Front)', 'Parking')
+        return (name, *(f'Traffic Sign - {kind}' for kind in kinds))
+    return (name,)
+
+
+VISTAS_V2_AS_CITYSCAPES = {
+    merged: tuple(itertools.chain.from_iterable(map(_parts_of_v2, names)))
+    for merged, names in VISTAS_AS_CITYSCAPES.items()
+}
+"""For each class of Cityscapes: the classes of Mapillary Vistas 2.0 that it consists of.
+
+No merge of release 2.0 is published. Here a class of 2.0 follows the class of 1.x of the same name,
+or of which it is a kind. New classes (Garage, Driveway, Road Shoulder, Pole Group, ...) are void,
+as are crosswalks and ambiguous traffic signs.
+"""
+
+VISTAS_CITYSCAPES = merge(VISTAS, CITYSCAPES, tuple(VISTAS_AS_CITYSCAPES.values()))
+"""Mapillary Vistas 1.x with the 19 classes of Cityscapes."""
+
+VISTAS_V2_CITYSCAPES = merge(VISTAS_V2, CITYSCAPES, tuple(VISTAS_V2_AS_CITYSCAPES.values()))
+"""Mapillary Vistas 2.0 with the 19 classes of Cityscapes."""
+
 KNOWN_IDS = (
     CITYSCAPES_LABEL_IDS,
     CITYSCAPES_TRAIN_IDS,
@@ -452,6 +551,8 @@ KNOWN_IDS = (
     NYU40_IDS,
     NYU13_IDS,
     NYU4_IDS,
+    VISTAS_IDS,
+    VISTAS_V2_IDS,
 )
 """Codings of label files of public data sets."""
 

@@ -317,3 +317,62 @@ def write_coco_panoptic(root, counts=(('train2017', 3), ('val2017', 2)), images=
             written[folder, name] = pixels
         (root / f'annotations/panoptic_{folder}.json').write_text(json.dumps(content))
     return written
+
+
+def write_bdd100k(root, older=False, counts=(('train', 4), ('val', 2))):
+    """Writes BDD100K's semantic segmentation: {(split, name): (image, label)}, train ids and 255.
+
+    A folder of images `test` has no labels.
+    """
+    images, labels, ending = root / 'images/10k', root / 'labels/sem_seg/masks', ''
+    colors = root / 'labels/sem_seg/colormaps'
+    if older:
+        images, labels, ending = root / 'seg/images', root / 'seg/labels', '_train_id'
+        colors = root / 'seg/color_labels'
+    rng = np.random.default_rng(9)
+    written = {}
+    for split, count in counts:
+        for i in range(count):
+            name = f'{i:08x}-{len(split):08x}'
+            image = save(images / split / f'{name}.jpg', photo(rng), quality=95)
+            label = save(labels / split / f'{name}{ending}.png', blocks(rng, [*range(19), 255]))
+            save(colors / split / f'{name}_train_color.png', photo(rng))
+            written[split, name] = image, label
+    save(images / 'test' / 'ffffffff-00000004.jpg', photo(rng), quality=95)
+    return written
+
+
+def write_vistas(root, rows, labels='labels', config='config.json', evaluate=lambda name: True):
+    """Writes Mapillary Vistas: {(folder, key): (image, ids)}. Images have two sizes.
+
+    Args:
+      root: folder.
+      rows: (name, id, colour) of the labels. A file has every id.
+      labels: folder of the labels in the folder of a split.
+      config: name of the config file, '' for none.
+      evaluate: returns the entry `evaluate` of the config file for the name of a label.
+    """
+    rng = np.random.default_rng(10)
+    palette = [value for _, _, color in rows for value in color]
+    written = {}
+    for folder, count in (('training', 3), ('validation', 2)):
+        for i in range(count):
+            key = f'{"-_aB"[i]}{len(folder):021}'
+            size = (24, 32) if i else (32, 40)
+            image = save(root / folder / 'images' / f'{key}.jpg', photo(rng, size), quality=95)
+            ids = blocks(rng, range(len(rows)), size)
+            ids.ravel()[: len(rows)] = range(len(rows))
+            indexed = Image.fromarray(ids)
+            indexed.putpalette(palette)
+            path = root / folder / labels / f'{key}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            indexed.save(path)
+            written[folder, key] = image, ids
+    save(root / 'testing/images' / f'{"c" * 22}.jpg', photo(rng), quality=95)
+    if config:
+        entries = []
+        for name, _, color in rows:
+            entry = {'color': color, 'instances': True, 'readable': name, 'name': f'x--{name}'}
+            entries.append(entry | {'evaluate': evaluate(name)})
+        (root / config).write_text(json.dumps({'labels': entries, 'version': 1.1}))
+    return written

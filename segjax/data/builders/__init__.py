@@ -5,6 +5,7 @@ from typing import Any
 from segjax.data.builders import (
     ade20k,
     apolloscape,
+    bdd100k,
     camvid,
     cityscapes,
     coco_panoptic,
@@ -20,6 +21,7 @@ from segjax.data.builders import (
     streets,
     sun3d,
     synscapes,
+    vistas,
 )
 from segjax.data.builders.base import Dataset
 from segjax.errors import unknown_name
@@ -29,6 +31,7 @@ REGISTRY = {
     'ade20k_bedroom': ade20k.Bedrooms,
     'apolloscape': apolloscape.Apolloscape,
     'apolloscape_stereo': apolloscape.ApolloscapeStereo,
+    'bdd100k': bdd100k.Bdd100k,
     'camvid': camvid.CamVid,
     'cityscapes': cityscapes.Cityscapes,
     'cityscapes_all': cityscapes.CityscapesAll,
@@ -47,6 +50,8 @@ REGISTRY = {
     'streets': streets.Streets,
     'sun3d': sun3d.Sun3d,
     'synscapes': synscapes.Synscapes,
+    'vistas': vistas.Vistas,
+    'vistas_v2': vistas.VistasV2,
 }
 
 
