@@ -11,6 +11,13 @@ Variants:
             --config.data.root=/data/cityscapes (or $CITYSCAPES_DATASET)
   camvid    the same net on CamVid (SegNet's split, 11 classes) at 360x480.
             --config.data.root=/data/camvid
+  bdd100k   the same net on the 7,000 images of BDD100K, crops of 512x1024 at full resolution.
+            --config.data.root=/data/bdd100k
+  vistas    the same net on Mapillary Vistas 1.x (65 classes), crops of 512x512 of images at a
+            quarter to three quarters of their size. Decoding images of 12 megapixels takes most of
+            the time: see data.workers. --config.data.root=/data/vistas,
+            --config.data.class_map=cityscapes for the 19 classes of Cityscapes,
+            --config.data.name=vistas_v2 for release 2.0 (116 classes)
   folder    your own images and masks.
             --config.data.root=/data/mine --config.data.classes=/data/mine/classes.yaml
   quick     the embedded world `streets` at 256x128: minutes on two CPU cores
@@ -25,7 +32,7 @@ E.g. --config configs/supervised.py:camvid,augment=strong
 from segjax import config as config_lib
 from segjax.errors import unknown_name
 
-VARIANTS = ('camvid', 'folder', 'quick', 'smoke')
+VARIANTS = ('camvid', 'bdd100k', 'vistas', 'folder', 'quick', 'smoke')
 AUGMENTATIONS = {
     'basic': dict(flip=0.5, translate=2),  # ERFNet's
     'strong': dict(
@@ -65,6 +72,10 @@ def get_config(arg=''):
     )
     if args.variant == 'camvid':
         _camvid(config)
+    elif args.variant == 'bdd100k':
+        _bdd100k(config)
+    elif args.variant == 'vistas':
+        _vistas(config)
     elif args.variant == 'folder':
         _folder(config)
     elif args.variant == 'quick':
@@ -82,6 +93,26 @@ def _camvid(config):
         data=dict(name='camvid', eval_size=(360, 480)),
         train=dict(batch_size=8, num_steps=300 * 367 // 8),
         logging=dict(log_every=20, eval_every=500, checkpoint_every=500),
+    )
+
+
+def _bdd100k(config):
+    """Sets BDD100K at full resolution, for 150 epochs of 7,000 images."""
+    config_lib.update(
+        config,
+        augment=dict(resize=(), crop=(512, 1024)),
+        data=dict(name='bdd100k', eval_size=(720, 1280)),
+        train=dict(batch_size=6, num_steps=150 * 7000 // 6),
+    )
+
+
+def _vistas(config):
+    """Sets Mapillary Vistas for 50 epochs of 18,000 images, which have many sizes and aspects."""
+    config_lib.update(
+        config,
+        augment=dict(resize=(), crop=(512, 512), scale=(0.25, 0.75)),
+        data=dict(name='vistas', eval_size=(768, 1024)),
+        train=dict(batch_size=12, num_steps=50 * 18_000 // 12),
     )
 
 
