@@ -261,6 +261,8 @@ class Input(NamedTuple):
     made        (name, Feature) pairs: `features` that `transform` makes
     resize      whether maps are brought to `size`, and padded in evaluation. False: they keep the
                 size that `transform` gave them, which must be `size`
+    excludes    splits of the data set that share no example with `split`, as lists of members and
+                of non-members. A common example is an error before anything compiles
     """
 
     split: str
@@ -280,6 +282,7 @@ class Input(NamedTuple):
     reads: tuple[str, ...] = ()
     made: tuple[tuple[str, Feature], ...] = ()
     resize: bool = True
+    excludes: tuple[str, ...] = ()
 
     @property
     def num_frames(self) -> int:

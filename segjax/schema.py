@@ -209,14 +209,25 @@ def patterns(value: Iterable) -> str | None:
 LIST = re.compile(r'(?P<name>\w+)=(?P<split>[\w-]+(?:\+[\w-]+)*):(?P<file>.+)')
 """Form of an entry of `data.lists`."""
 
+DRAW = re.compile(
+    r'draw\((?P<size>[1-9]\d*)(?:, *seed=(?P<seed>\d+))?'
+    r'(?:, *(?P<rule>spread|whole)=(?P<group>city|sequence))?\)'
+)
+"""Form of a draw, which stands for the file of an entry of `data.lists` (data/draws.py)."""
+
 
 def example_lists(value: Iterable) -> str | None:
-    """Checks lists of examples: texts of the form NAME=SPLIT:FILE, each with a name of its own."""
+    """Checks lists of examples: NAME=SPLIT:FILE or NAME=SPLIT:draw(SIZE), each NAME once."""
     names = []
     for entry in value:
         match = LIST.fullmatch(entry) if isinstance(entry, str) else None
         if match is None:
             return f"NAME=SPLIT:FILE texts, as ('members=train:members.txt',); got {entry!r}"
+        if match['file'].startswith('draw(') and not DRAW.fullmatch(match['file']):
+            forms = (
+                'draw(1488), draw(1488, seed=1), draw(1488, whole=city), draw(1488, spread=city)'
+            )
+            return f'a draw of the form {forms}, with city or sequence; got {match["file"]!r}'
         names.append(match['name'])
     is_unique = len(set(names)) == len(names)
     return None if is_unique else 'a name of its own for each list'
@@ -308,7 +319,8 @@ DATA = DataSection(
         'lists': Field(
             (),
             'Lists of examples, as NAME=SPLIT:FILE texts. FILE has the name of an example on each '
-            'line. NAME is then a further split, with slices as NAME[:10%].',
+            'line. draw(SIZE) in place of FILE draws examples that no earlier list has. NAME is '
+            'then a further split, with slices as NAME[:10%].',
             example_lists,
         ),
         'cache': Field('', 'Folder for prepared data. Empty: $SEGJAX_CACHE, or ~/.cache/segjax.'),

@@ -5,7 +5,7 @@ their index.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,8 +116,10 @@ class View:
           positions: in the split, the array of `inputs.chosen`. None: no further choice.
 
         Raises:
-          InputError: no example is chosen, or a position outside the split.
+          InputError: no example is chosen, a position outside the split, or an example of a split
+            that the input excludes.
         """
+        self.check_disjoint(inputs.split, inputs.excludes)
         split, order = self.in_records(inputs.split)
         if inputs.examples == 'all' and positions is None:
             return Choice(split, order)
@@ -134,6 +136,41 @@ class View:
             return Choice(split, order)
         places = kept.tolist()
         return Choice(split, tuple(places if order is None else (order[i] for i in places)))
+
+    def check_disjoint(self, split: str, others: Iterable[str]) -> None:
+        """Checks that a split shares no example with other splits.
+
+        Args:
+          split: a TFDS split, of the records or of lists.
+          others: splits of the same kind.
+
+        Raises:
+          InputError: a common example, or an unknown, malformed or empty split.
+        """
+        for other in others:
+            shared = set(self._numbers(other))
+            common = [i for i, number in enumerate(self._numbers(split)) if number in shared]
+            if common:
+                names = self.facts(split).name[common[:3]].tolist()
+                shown = ', '.join(names) + (', ...' if len(common) > 3 else '')
+                raise InputError(
+                    f'split {split!r} of {self.where}',
+                    got=f'{len(common)} examples that {other!r} has too: {shown}',
+                    expected=f'no common example: {split!r} excludes {other!r}',
+                    fix='remove them from one of the lists of config.data.lists',
+                )
+
+    def _numbers(self, split: str) -> list[int]:
+        """Returns a number for each example of a split, its place among all records."""
+        starts: dict[str, int] = {}
+        num_examples = 0
+        for name, count in self.counts.items():
+            starts[name] = num_examples
+            num_examples += count
+        numbers: list[int] = []
+        for name, first, end in self.slices(split):
+            numbers += self._places(name, starts)[first:end]
+        return numbers
 
     def part(self, split: str, part: tuple[float, float]) -> PartSpec:
         """Counts the labelled examples in a part of a split.
@@ -305,11 +342,11 @@ def make_view(
     counts = spec.num_examples
     plain = View(where, counts, own)
 
-    def names_of(split: str) -> Sequence[str]:
+    def facts_of(split: str) -> Index:
         facts = plain.facts(split)
         plain.check_complete(facts)
-        return facts.name.tolist()
+        return facts
 
     class_map = class_maps.load(config.class_map, spec.classes, spec.class_maps)
-    lists = example_lists.read(config.lists, counts, names_of, where)
+    lists = example_lists.read(config.lists, counts, facts_of, where)
     return View(where, counts, own, class_map, lists)

@@ -1,6 +1,7 @@
 """Class maps and lists of examples: a data set as a config section sees it."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ from segjax import config as config_lib
 from segjax import data
 from segjax.data import builders, index, loader
 from segjax.data.labels import CITYSCAPES, CITYSCAPES_CATEGORIES
+from segjax.data.listing import Listing
 from segjax.errors import InputError
 from segjax.protocol import Input, Product
 from segjax.spec import DataSpec
@@ -328,6 +330,14 @@ def test_wrong_files_of_lists_are_refused(camvid, tmp_path, kind):
         data.prepare(with_list(camvid, tmp_path, lines))
 
 
+def test_further_wrong_names_are_counted(camvid, tmp_path):
+    first, second, *_ = names_in(data.prepare(camvid).open_split('train', FEATURES))
+    with pytest.raises(InputError, match=r'2 more repeated names, in lines 4, 5\)'):
+        data.prepare(with_list(camvid, tmp_path, [first, second, first, second, second]))
+    with pytest.raises(InputError, match=r"'a' \(4 more unknown names, in lines 3, 4, 5, \.\.\.\)"):
+        data.prepare(with_list(camvid, tmp_path, [first, *'abcde']))
+
+
 def test_an_unknown_name_has_its_nearest_name_as_fix(camvid, tmp_path):
     names = names_in(data.prepare(camvid).open_split('train', FEATURES))
     with pytest.raises(InputError) as error:
@@ -347,12 +357,80 @@ def test_a_list_takes_no_name_of_a_split_and_its_fix_works(camvid, tmp_path):
     assert data.prepare(config).spec.num_examples['val_list'] == 1
 
 
-@pytest.mark.parametrize('value', [('members',), ('m=train',), (1,), ('m=train:a', 'm=val:b')])
+DRAWS = ('draw(0)', 'draw()', 'draw(3, seed=-1)', 'draw(3, whole=town)', 'draw(3, city=whole)')
+WRONG_FORMS = [('members',), ('m=train',), (1,), ('m=train:a', 'm=val:b')]
+WRONG_FORMS += [(f'm=train:{draw}',) for draw in DRAWS]
+
+
+@pytest.mark.parametrize('value', WRONG_FORMS)
 def test_lists_of_another_form_are_refused(value):
     config = config_lib.defaults('supervised')
     config.data.lists = value
     with pytest.raises(InputError, match=r'config\.data\.lists'):
         config_lib.validate(config)
+
+
+EXCLUDED = {
+    'members': ('others', 2),
+    'members[:1]+val': ('others', 1),
+    'val': ('others+val[1:]', 2),
+    'others': ('train', 3),
+}
+
+
+@pytest.mark.parametrize('split', EXCLUDED)
+def test_common_examples_of_splits_that_exclude_each_other_are_refused(camvid, tmp_path, split):
+    names = names_in(data.prepare(camvid).open_split('train', FEATURES))
+    config = with_list(camvid, tmp_path, names[:3])
+    config = with_list(config, tmp_path, [names[4], names[0], names[2]], 'others=train')
+    prepared = data.prepare(config)
+    other, number = EXCLUDED[split]
+    inputs = inputs_of(split, excludes=(other,))
+    for opened in (prepared, Listing(prepared.spec, 'camvid', prepared.view)):
+        with pytest.raises(InputError, match=rf'{number} examples that .* has too') as error:
+            opened.open_input(inputs)
+    shared = names_in(prepared.open_split(split, FEATURES))
+    listed = error.value.got.partition('too: ')[2].split(', ')
+    assert len(listed) == number and set(listed) <= set(shared)
+    assert len(prepared.open_input(inputs._replace(excludes=()))) == len(shared)
+
+
+def test_splits_without_a_common_example_may_exclude_each_other(camvid, tmp_path):
+    names = names_in(data.prepare(camvid).open_split('train', FEATURES))
+    prepared = data.prepare(with_list(camvid, tmp_path, names[:3]))
+    inputs = inputs_of('members', excludes=('val', 'train[3:]'))
+    assert len(prepared.open_input(inputs)) == 3
+    with pytest.raises(InputError, match='no split'):
+        prepared.open_input(inputs._replace(excludes=('vla',)))
+
+
+def drawn(config, *lists):
+    """Returns the names of the examples of each list."""
+    changed = config.copy_and_resolve_references()
+    changed.lists = lists
+    prepared = data.prepare(changed)
+    names = [entry.partition('=')[0] for entry in lists]
+    return {name: prepared.view.facts(name).name.tolist() for name in names}
+
+
+def test_draws_leave_out_the_examples_of_earlier_lists(camvid, tmp_path):
+    prepared = data.prepare(camvid)
+    train, val = (names_in(prepared.open_split(split, FEATURES)) for split in ('train', 'val'))
+    (tmp_path / 'some.txt').write_text(f'{train[3]}\n{train[1]}\n')
+    lists = drawn(
+        camvid,
+        f'given=train:{tmp_path / "some.txt"}',
+        'members=train:draw(2)',
+        'rest=train+val:draw(4)',
+    )
+    assert lists['given'] == [train[3], train[1]]
+    assert sorted(itertools.chain(*lists.values())) == sorted(train + val)
+    assert set(lists['members']) <= set(train) and lists['members'] == sorted(lists['members'])
+    with pytest.raises(InputError, match='5 examples, of 3 that may be drawn') as error:
+        drawn(camvid, 'members=train:draw(2)', 'rest=train:draw(5)')
+    assert 'rest=train:draw(5)' in error.value.where
+    size = error.value.fix.partition(',')[0]
+    assert len(drawn(camvid, 'members=train:draw(2)', f'rest=train:{size}')['rest']) == 3
 
 
 def test_an_unknown_split_names_the_lists(camvid, tmp_path):

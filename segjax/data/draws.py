@@ -1,0 +1,221 @@
+"""Draws: lists of examples by chance, as a function of a seed and of the names of the examples.
+
+`data.lists` takes draws in place of files: NAME=SPLIT:draw(SIZE), with seed=SEED and a rule as
+options. A draw takes examples of SPLIT that no earlier list has. So the draws of a config are
+disjoint, also if their splits overlap.
+
+The MD5 hashes of (seed, name of the list, name of the example) order the examples. Thus a draw
+depends on no random generator, and the orders of two lists are independent. With a common order, a
+list would get the examples that an earlier draw left behind, and their splits would show it.
+
+  draw(SIZE)                 the first SIZE examples
+  draw(SIZE, spread=GROUP)   SIZE examples, with equal shares of the examples of every group
+  draw(SIZE, whole=GROUP)    whole groups, so that no other draw has an example of the same group.
+                             The sum of their sizes is the largest possible sum of at most SIZE
+
+GROUP is `city` (the first part of a name of Cityscapes) or `sequence` (the clip of an example).
+Members and non-members of other cities differ in more than membership: `spread` excludes this.
+Members and non-members of the same sequence show nearly the same scene: `whole` excludes this.
+"""
+
+import collections
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from segjax.data.builders.cityscapes import FRAME_NAME
+from segjax.data.index import Index
+from segjax.errors import InputError
+from segjax.schema import DRAW
+
+PUBLISHED = {
+    'cityscapes': (
+        ('victim_members', 'train', 1488),
+        ('victim_non_members', 'train', 912),
+        ('shadow_members', 'train+val', 555),
+        ('shadow_non_members', 'train+val', 520),
+    ),
+    'bdd100k': (
+        ('shadow_members', 'train', 4000),
+        ('shadow_non_members', 'train+val', 4000),
+    ),
+    'vistas': (
+        ('shadow_members', 'train', 10_000),
+        ('shadow_non_members', 'train+val', 10_000),
+    ),
+}
+"""By data set: (list, split, size) of the published study of membership inference, in order.
+
+The lists of a data set have no example in common. The last list is the rest of its split.
+Source: He et al., Segmentations-Leak, ECCV 2020: the numbers of lines of the files in `splits`
+(SSAW14/segmentation_membership_inference). The thesis prints 1448 and 952 for the victim, with the
+same sum. Its Table 7.1 has the numbers of BDD100K and of Mapillary Vistas.
+"""
+
+
+class Draw(NamedTuple):
+    """A draw of an entry of `data.lists`.
+
+    name   of the list
+    size   number of examples
+    seed   another seed gives another draw
+    rule   '', 'spread' or 'whole'
+    group  'city' or 'sequence', '' without a rule
+    """
+
+    name: str
+    size: int
+    seed: int = 0
+    rule: str = ''
+    group: str = ''
+
+
+def parse(name: str, text: str) -> Draw | None:
+    """Returns the draw that a text describes, None for the path of a file.
+
+    Args:
+      name: of the list.
+      text: behind the split of an entry of `data.lists`.
+    """
+    match = DRAW.fullmatch(text)
+    if match is None:
+        return None
+    size, seed, rule, group = match.groups()
+    return Draw(name, int(size), int(seed or 0), rule or '', group or '')
+
+
+def published_lists(data_set: str, options: str = '') -> tuple[str, ...]:
+    """Returns `data.lists` with draws of the published sizes.
+
+    Args:
+      data_set: a key of `PUBLISHED`.
+      options: of the draws, as 'seed=1, spread=city'.
+    """
+    behind = f', {options}' if options else ''
+    return tuple(
+        f'{name}={split}:draw({size}{behind})' for name, split, size in PUBLISHED[data_set]
+    )
+
+
+def groups(draw: Draw, facts: Index, where: str) -> list[str]:
+    """Returns the group of each example. Without a rule, each example is a group of its own.
+
+    Args:
+      draw: names the kind of the groups.
+      facts: of the examples of a split.
+      where: the entry of `data.lists`, for errors.
+
+    Raises:
+      InputError: an example without such a group.
+    """
+    names = facts.name.tolist()
+    if not draw.group:
+        return names
+    group_of = facts.sequence.tolist()
+    expected = 'video, whose examples have a sequence'
+    if draw.group == 'city':
+        group_of = [_city(name) for name in names]
+        expected = 'names of Cityscapes, as aachen_000000_000019'
+    without = [name for name, group in zip(names, group_of, strict=True) if not group]
+    if without:
+        raise InputError(
+            where,
+            got=f'{len(without)} of {len(names)} examples without a {draw.group}, '
+            f'the first is {without[0]!r}',
+            expected=expected,
+            fix=f'draw({draw.size}, seed={draw.seed}), without {draw.rule}={draw.group}',
+        )
+    return group_of
+
+
+def _city(name: str) -> str:
+    """Returns the city of a frame of Cityscapes, '' for another form of name."""
+    match = FRAME_NAME.fullmatch(name)
+    return match['city'] if match else ''
+
+
+def choose(draw: Draw, names: Sequence[str], group_of: Sequence[str], where: str) -> list[int]:
+    """Returns the positions of the drawn examples, ascending.
+
+    Args:
+      draw: the draw.
+      names: of the examples that may be drawn.
+      group_of: the group of each of them. `whole` draws groups of which every example may be drawn.
+      where: the entry of `data.lists`, for errors.
+
+    Raises:
+      InputError: there are fewer examples, or every group is larger than the draw.
+    """
+    if len(names) < draw.size:
+        smaller = 'a smaller size of the lists before it'
+        raise InputError(
+            where,
+            got=f'{draw.size} examples, of {len(names)} that may be drawn',
+            expected='a size up to the number of examples that no earlier list has',
+            fix=f'draw({len(names)}), or {smaller}' if names else smaller,
+        )
+    if draw.rule == 'whole':
+        return _whole(draw, group_of, where)
+    hashes = [_hash(draw, name) for name in names]
+    if draw.rule == 'spread':
+        hashes = _shares(hashes, group_of)
+    order = sorted(range(len(names)), key=hashes.__getitem__)
+    return sorted(order[: draw.size])
+
+
+def _hash(draw: Draw, name: str) -> str:
+    """Returns hexadecimal digits that order the names of examples or groups by chance."""
+    return hashlib.md5(f'{draw.seed} {draw.name} {name}'.encode()).hexdigest()
+
+
+def _shares(hashes: Sequence[str], group_of: Sequence[str]) -> list[tuple[float, str]]:
+    """Returns (share, hash) for each example, an order in which groups are mixed evenly.
+
+    Example i of the n examples of a group, in the order of the hashes, has the share (i + 1/2) / n.
+    The first examples in the order of the shares have equal shares of every group.
+    """
+    members = collections.defaultdict(list)
+    for position, group in enumerate(group_of):
+        members[group].append(position)
+    shares: list[tuple[float, str]] = [(0.0, '')] * len(hashes)
+    for positions in members.values():
+        ordered = sorted(positions, key=hashes.__getitem__)
+        for rank, position in enumerate(ordered):
+            shares[position] = ((rank + 0.5) / len(ordered), hashes[position])
+    return shares
+
+
+def _whole(draw: Draw, group_of: Sequence[str], where: str) -> list[int]:
+    """Returns the examples of whole groups, ascending: as many as possible up to the size.
+
+    Of the possible choices, the choice has the first groups in the order of their hashes.
+    """
+    sizes = collections.Counter(group_of)
+    order = sorted(sizes, key=lambda group: _hash(draw, group))
+
+    # reachable[i][s]: whether some of the groups i, i + 1, ... have s examples together.
+    reachable = [np.arange(draw.size + 1) == 0]
+    for group in reversed(order):
+        sums = reachable[0].copy()
+        if sizes[group] <= draw.size:
+            sums[sizes[group] :] |= reachable[0][: draw.size + 1 - sizes[group]]
+        reachable.insert(0, sums)
+    left = int(np.flatnonzero(reachable[0])[-1])
+    if left == 0:
+        raise InputError(
+            where,
+            got=f'at most {draw.size} examples, but the smallest {draw.group} '
+            f'has {min(sizes.values(), default=0)}',
+            expected=f'the size of at least one {draw.group}',
+            fix=f'draw({draw.size}, seed={draw.seed}), which divides groups',
+        )
+
+    # Take each group whose rest can still be reached by later groups.
+    taken = set()
+    for group, after in zip(order, reachable[1:], strict=True):
+        if sizes[group] <= left and after[left - sizes[group]]:
+            taken.add(group)
+            left -= sizes[group]
+    return [position for position, group in enumerate(group_of) if group in taken]
