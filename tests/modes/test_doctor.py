@@ -95,6 +95,17 @@ def test_table_is_numpys_count(mine):
         assert f'{share:.3g} %' in line
 
 
+def test_names_of_lists_fit_into_the_tables(mine):
+    config = mine[1]
+    names = ('victim_members', 'victim_non_members')
+    config.data.lists = tuple(f'{name}=train:draw(1)' for name in names)
+    lines = doctor.report(doctor.examine(config)).splitlines()
+    heads = next(line for line in lines if ' class ' in line)
+    assert heads.split()[2:6] == ['train', 'val', *names]
+    for name in names:
+        assert any(line.split()[:3] == [name, '1', '1'] for line in lines)
+
+
 def test_all_problems_at_once(mine, capsys):
     root, config = mine
     masks, images = root / 'masks/train', root / 'images/train'

@@ -33,27 +33,32 @@ def _tables(classes: ClassSpec | None, splits: Mapping[str, SplitSummary]) -> li
 
 def _split_table(splits: Mapping[str, SplitSummary]) -> list[str]:
     """Returns one line per split: examples, readable examples, share of void, commonest sizes."""
-    lines = [f'{"split":8}{"examples":>10}{"readable":>10}{"void":>9}  size (width x height)']
+    column = max(8, *map(len, splits))
+    lines = [
+        f'{"split":{column}}{"examples":>10}{"readable":>10}{"void":>9}  size (width x height)'
+    ]
     for split, summary in splits.items():
         sizes = [f'{width}x{height}' for (height, width), _ in summary.sizes.most_common(3)]
         more = f', ... ({len(summary.sizes)} sizes)' if len(summary.sizes) > 3 else ''
         void = _share(summary.counts[IGNORE], summary.counts.sum())
         examples = len(summary.items)
         readable = sum(summary.sizes.values())
-        lines.append(f'{split:8}{examples:>10}{readable:>10}{void:>9}  {", ".join(sizes)}{more}')
+        numbers = f'{examples:>10}{readable:>10}{void:>9}'
+        lines.append(f'{split:{column}}{numbers}  {", ".join(sizes)}{more}')
     return lines
 
 
 def _class_table(classes: ClassSpec, splits: Mapping[str, SplitSummary]) -> list[str]:
     """Returns one line per class: its share of the labelled pixels of each split."""
     width = max(len(name) for name in (*classes.names, 'class'))
-    heads = ''.join(f'{split:>10}' for split in splits)
+    column = max(10, *(len(split) + 2 for split in splits))
+    heads = ''.join(f'{split:>{column}}' for split in splits)
     lines = [f'{"id":>4}  {"class":{width}}{heads}  of labelled pixels']
     for place, (name, number) in enumerate(zip(classes.names, classes.ids)):
         cells = ''
         for summary in splits.values():
             labelled = summary.counts[: classes.num_classes].sum()
-            cells += f'{_share(summary.counts[place], labelled):>10}'
+            cells += f'{_share(summary.counts[place], labelled):>{column}}'
         lines.append(f'{number:>4}  {name:{width}}{cells}')
     return lines
 
