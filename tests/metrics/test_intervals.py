@@ -1,8 +1,9 @@
-"""Bootstrap intervals of means over groups."""
+"""Bootstrap intervals of means over groups, and of further statistics."""
 
 import numpy as np
 import pytest
 
+from segjax.metrics import intervals
 from segjax.metrics.intervals import grouped_bootstrap
 
 
@@ -64,3 +65,43 @@ def test_a_lower_level_is_narrower(level):
     wide = grouped_bootstrap(values, np.arange(100))
     narrow = grouped_bootstrap(values, np.arange(100), level=level)
     assert wide.low < narrow.low < narrow.high < wide.high
+
+
+VALUES = np.random.default_rng(4).normal(3.0, 2.0, 300)
+
+
+def mean_of_times(times):
+    return {'mean': times @ VALUES / times.sum(1)}
+
+
+def test_a_mean_as_a_statistic_has_the_interval_of_a_mean():
+    got = intervals.of_statistics(mean_of_times, np.zeros(300))['mean']
+    expected = grouped_bootstrap(VALUES, np.arange(300))
+    np.testing.assert_allclose([got['value'], got['low'], got['high']], expected[:3])
+
+
+def test_blocks_of_resamples_do_not_change_the_interval(monkeypatch):
+    whole = intervals.of_statistics(mean_of_times, np.zeros(300), resamples=50)
+    monkeypatch.setattr(intervals, 'BLOCK', 300 * 7)
+    assert intervals.of_statistics(mean_of_times, np.zeros(300), resamples=50) == whole
+
+
+def test_every_resample_has_as_many_groups_of_each_kind_and_whole_groups():
+    kinds = np.array([True] * 6 + [False] * 4)
+    names = np.array(['a', 'a', 'a', 'b', 'c', 'c', 'a', 'a', 'b', 'b'])
+    drawn = []
+
+    def remember(times):
+        drawn.append(times)
+        return {'absent': np.full(len(times), np.nan)}
+
+    assert intervals.of_statistics(remember, kinds, names, resamples=40) == {}, 'no value'
+    first, times = drawn
+    assert (first == 1).all() and times.shape == (40, 10)
+    for rows, groups in ((slice(0, 6), 'abc'), (slice(6, 10), 'ab')):
+        part, part_names = times[:, rows], names[rows]
+        of_group = np.stack([part[:, part_names == name][:, 0] for name in groups], 1)
+        assert (of_group.sum(1) == len(groups)).all()
+        for column, name in enumerate(groups):
+            assert (part[:, part_names == name] == of_group[:, [column]]).all()
+    assert len(np.unique(times, axis=0)) > 10

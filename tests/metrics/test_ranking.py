@@ -92,12 +92,63 @@ def test_the_rate_at_few_false_positives_is_reached_by_a_threshold():
     assert ranking.tpr_at_fpr(np.zeros(7), truth, 0.5) == 0.0, 'all scores are equal'
 
 
+def curve_scores(scores, truth, times=None):
+    """Returns all functions of curves, by name."""
+    curve = ranking.roc(scores, truth, times)
+    precision = ranking.precision_recall(scores, truth, times)
+    return {
+        'area': ranking.area(curve),
+        'largest_tpr': ranking.largest_tpr(curve, 0.05),
+        'balanced_accuracy': ranking.balanced_accuracy(curve),
+        'mean_precision': ranking.mean_precision(precision),
+        'precision_at_recall': ranking.precision_at_recall(precision, 0.8),
+    }
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_best_threshold_is_found_among_all_thresholds(kind):
+    scores, truth = examples(kind)
+    accuracies, precisions = [0.5], []
+    for threshold in sorted(set(scores)):
+        called = scores >= threshold
+        recall = (called & truth).sum() / truth.sum()
+        specificity = (~called & ~truth).sum() / (~truth).sum()
+        accuracies.append((recall + specificity) / 2)
+        if recall >= 0.8:
+            precisions.append((called & truth).sum() / called.sum())
+    got = curve_scores(scores, truth)
+    assert got['balanced_accuracy'] == pytest.approx(max(accuracies), abs=1e-12)
+    assert got['precision_at_recall'] == pytest.approx(max(precisions), abs=1e-12)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_an_example_that_counts_n_times_equals_n_copies(kind):
+    scores, truth = examples(kind)
+    times = RNG.integers(0, 4, (3, 200))
+    times[0, np.argmax(scores)] = 0  # a threshold above which no example is left
+    got = curve_scores(scores, truth, times)
+    for row in range(3):
+        copies = np.repeat(np.arange(200), times[row])
+        expected = curve_scores(scores[copies], truth[copies])
+        for name, value in expected.items():
+            assert got[name][row] == pytest.approx(value, abs=1e-12), name
+
+
+def test_the_area_equals_the_trapezoidal_rule():
+    scores, truth = examples('ties')
+    curve = ranking.roc(scores, truth)
+    trapezoids = ranking.auc(curve.false_positive_rate, curve.true_positive_rate)
+    assert ranking.area(curve) == pytest.approx(trapezoids, abs=1e-12)
+
+
 def test_examples_of_a_single_kind_have_no_rate_of_the_other_kind():
     curve = ranking.roc([1.0, 2.0], [1, 1])
     assert np.isnan(curve.false_positive_rate).all()
     assert list(curve.true_positive_rate) == [0, 0.5, 1]
     assert np.isnan(ranking.auc(curve.false_positive_rate, curve.true_positive_rate))
     assert np.isnan(ranking.tpr_at_fpr([1.0, 2.0], [1, 1], 0.1))
+    of_negatives = curve_scores([1.0, 2.0], [0, 0])
+    assert all(np.isnan(value) for value in of_negatives.values()), of_negatives
 
 
 @pytest.mark.parametrize(
