@@ -3,6 +3,7 @@
 from segjax.metrics import (
     boundary,
     classification,
+    confound,
     confusion,
     curves,
     depth,
@@ -12,6 +13,8 @@ from segjax.metrics import (
     kernel_distance,
     landmarks,
     lpips,
+    membership,
+    membership_signals,
     normals,
     ranking,
     regions,
@@ -23,6 +26,7 @@ from segjax.metrics import (
 __all__ = [
     'boundary',
     'classification',
+    'confound',
     'confusion',
     'curves',
     'depth',
@@ -32,6 +36,8 @@ __all__ = [
     'kernel_distance',
     'landmarks',
     'lpips',
+    'membership',
+    'membership_signals',
     'normals',
     'ranking',
     'regions',

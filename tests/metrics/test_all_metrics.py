@@ -17,6 +17,7 @@ from segjax.metrics import (
     image,
     landmarks,
     lpips,
+    membership_signals,
     normals,
     samples,
     sem,
@@ -41,6 +42,7 @@ LOGITS = RNG.normal(size=(2, B, C)).astype(np.float32)
 CLASSES = np.array([1, 3, 255], np.int32)
 FEATURES = RNG.random((2, B, N, 3, 2, C)).astype(np.float32)
 POINTS = RNG.uniform(0, 6, (2, B, 68, 2)).astype(np.float32)
+CORNERS = np.tile(np.arange(C, dtype=np.int32).reshape(2, 2), (B, 1, 1))
 SIZE = np.array([[H, W], [4, 5], [H, 3]], np.int32)
 
 
@@ -151,6 +153,14 @@ ALL = {
     'boundary_strength': (
         boundary.boundary_strength,
         dict(probabilities=np.eye(C, dtype=np.float32)[PREDICTION], size=SIZE),
+    ),
+    'image_signals': (
+        functools.partial(membership_signals.image_signals, reach=1),
+        dict(posteriors=FEATURES[0, ..., 0, :], label=PREDICTION[:, :N, :3]),
+    ),
+    'class_signals': (
+        membership_signals.class_signals,
+        dict(posteriors=np.eye(C, dtype=np.float32)[CORNERS], label=CORNERS),
     ),
     'motion_errors': (
         functools.partial(depth.motion_errors, offsets=(-1, 1)),
