@@ -157,7 +157,7 @@ def average_pool(x, window: int, strides: int, padding: int = 0, ceil: bool = Fa
     return (sums / pixels).astype(x.dtype)
 
 
-def adaptive_average_pool(x, bins: int):
+def adaptive_average_pool(x, bins: int | tuple[int, int]):
     """Averages over a grid of bins x bins cells, as torch.nn.AdaptiveAvgPool2d.
 
     Along an axis of n pixels, cell i covers the pixels
@@ -169,14 +169,16 @@ def adaptive_average_pool(x, bins: int):
 
     Args:
       x: [B, H, W, C] floating point.
-      bins: cells along each axis. More cells than pixels repeat pixels.
+      bins: cells along each axis, or (cells of a column, cells of a row). More cells than pixels
+        repeat pixels.
 
     Returns:
       [B, bins, bins, C] in the dtype of x.
     """
     height, width = x.shape[1:3]
-    rows = _mean_matrix(height, bins)
-    columns = _mean_matrix(width, bins)
+    cells = (bins, bins) if isinstance(bins, int) else bins
+    rows = _mean_matrix(height, cells[0])
+    columns = _mean_matrix(width, cells[1])
     y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     for equation, matrix in (('Hh,bhwc->bHwc', rows), ('Ww,bhwc->bhWc', columns)):
         y = jnp.einsum(equation, matrix, y, precision=lax.Precision.HIGHEST)

@@ -46,6 +46,26 @@ def test_dimensions_are_added_and_examples_averaged():
     np.testing.assert_allclose(got, (total, 1.5), rtol=1e-6)
 
 
+def test_the_divergence_of_a_map_is_the_mean_over_its_cells():
+    mean = RNG.normal(size=(3, 2, 5, 4)).astype(np.float32)
+    log_variance = RNG.normal(size=(3, 2, 5, 4)).astype(np.float32)
+    total = 0.0
+    for b, u, v, d in np.ndindex(3, 2, 5, 4):
+        s = float(log_variance[b, u, v, d])
+        total += WEIGHT[b] * (mean[b, u, v, d] ** 2 + np.exp(s) - 1 - s) / 2
+    got = latent.kl_to_standard_normal(mean, log_variance, WEIGHT)
+    np.testing.assert_allclose(got, (total, 1.5 * 10), rtol=1e-5)
+
+    # A map of equal codes has the divergence of its code.
+    equal = [np.broadcast_to(x[:, None, None], (3, 2, 5, 4)) for x in (MEAN, LOG_VARIANCE)]
+    single = latent.kl_to_standard_normal(MEAN, LOG_VARIANCE, WEIGHT)
+    got = latent.kl_to_standard_normal(*equal, WEIGHT)
+    np.testing.assert_allclose(got.value(), single.value(), rtol=1e-5)
+
+    standard = np.zeros((2, 3, 4, 8), np.float32)
+    assert latent.kl_to_standard_normal(standard, standard, np.ones(2)).value() == 0
+
+
 def test_a_small_divergence_keeps_its_digits():
     # To second order the divergence of N(0, 1 + e) is e^2 / 4.
     tiny = np.full((1, 1), 1e-3, np.float32)

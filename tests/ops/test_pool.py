@@ -113,15 +113,17 @@ def test_max_pool_keeps_nan_and_bfloat16(forms):
 
 
 @pytest.mark.parametrize(
-    'size, bins', [((6, 9), 3), ((7, 5), 3), ((71, 10), 6), ((4, 4), 1), ((2, 3), 6)]
+    'size, bins',
+    [((6, 9), 3), ((7, 5), 3), ((71, 10), 6), ((4, 4), 1), ((2, 3), 6), ((7, 9), (2, 4))],
 )
 def test_adaptive_average_pool_is_the_loop(size, bins):
     x = np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32)
-    expected = np.zeros((2, bins, bins, 3))
-    for i, j in np.ndindex(bins, bins):
+    cells = (bins, bins) if isinstance(bins, int) else bins
+    expected = np.zeros((2, *cells, 3))
+    for i, j in np.ndindex(*cells):
         (top, bottom), (left, right) = (
-            (int(np.floor(k * n / bins)), int(np.ceil((k + 1) * n / bins)))
-            for k, n in zip((i, j), size)
+            (int(np.floor(k * n / count)), int(np.ceil((k + 1) * n / count)))
+            for k, n, count in zip((i, j), size, cells)
         )
         expected[:, i, j] = x[:, top:bottom, left:right].mean((1, 2))
     np.testing.assert_allclose(adaptive_average_pool(x, bins), expected, atol=1e-5)

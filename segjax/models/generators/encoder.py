@@ -14,7 +14,7 @@ from segjax.errors import InputError
 from segjax.models.generators.blocks import make_init, make_zero_bias_layers
 from segjax.models.generators.patchgan import SLOPE
 from segjax.models.layers import scaled
-from segjax.ops.pool import average_pool
+from segjax.ops.pool import adaptive_average_pool, average_pool
 
 FEATURES = 64
 """Channels after the first convolution. They grow to 4 times as many."""
@@ -51,17 +51,27 @@ class Block(nn.Module):
 class Heads(nn.Module):
     """Average over all pixels, and two linear layers `mean` and `log_variance` in float32.
 
-    code_size    n, the length of the code
+    With a map of codes, the average is over the pixels of each cell. The linear layers are the same
+    in all cells.
+
+    code_size    n, the length of a code
     kernel_init  initialiser of both kernels. Biases are 0
+    code_map     (u, v), cells of the map of codes. (): a single code
     """
 
     code_size: int
     kernel_init: Callable
+    code_map: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x):
-        """Returns {'mean': [B, n], 'log_variance': [B, n]} of features [B, h, w, C]."""
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
+        """Returns the distribution of the code of features [B, h, w, C].
+
+        Returns:
+          {'mean': [B, n], 'log_variance': [B, n]}, or [B, u, v, n] each.
+        """
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = adaptive_average_pool(x, self.code_map) if self.code_map else x.mean((1, 2))
         distribution = {}
         for name in ('mean', 'log_variance'):
             head = nn.Dense(self.code_size, kernel_init=self.kernel_init, name=name)
@@ -69,8 +79,15 @@ class Heads(nn.Module):
         return distribution
 
 
-def check(where: str, x, halvings: int) -> None:
-    """Raises InputError for an image [B, H, W, C] without a pixel after all halvings."""
+def check(where: str, x, halvings: int, code_map: tuple[int, ...] = ()) -> None:
+    """Raises InputError for an image without a pixel for each code after all halvings.
+
+    Args:
+      where: name of the net.
+      x: [B, H, W, C].
+      halvings: of the net.
+      code_map: cells of the map of codes. (): a single code.
+    """
     height, width = x.shape[1:3]
     if min(height, width) < 2**halvings:
         raise InputError(
@@ -78,6 +95,14 @@ def check(where: str, x, halvings: int) -> None:
             got=f'height {height}, width {width}',
             expected=f'at least {2**halvings} pixels each for {halvings} halvings',
             fix='use larger images, or fewer blocks or layers',
+        )
+    last = (height // 2**halvings, width // 2**halvings)
+    if code_map and (last[0] < code_map[0] or last[1] < code_map[1]):
+        raise InputError(
+            f'{where}: code_map',
+            got=f'{code_map[0]}x{code_map[1]} codes of {height}x{width} pixels',
+            expected=f'at most {last[0]}x{last[1]}, the pixels after {halvings} halvings',
+            fix='use fewer blocks or layers, or a smaller map of codes',
         )
 
 
@@ -97,6 +122,7 @@ class ResNetEncoder(nn.Module):
     forms      implementation: 'fast' or 'naive' forms of the same maps, see ops/conv.py
     dtype      of activations. Parameters, batch statistics and codes are float32
     axis_name  mapped axis of the devices that share batch statistics. None: not shared
+    code_map   (u, v), cells of a map of codes. (): a single code
     """
 
     code_size: int
@@ -108,6 +134,7 @@ class ResNetEncoder(nn.Module):
     forms: str = 'fast'
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    code_map: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x, train: bool):
@@ -118,16 +145,18 @@ class ResNetEncoder(nn.Module):
           train: a batch norm uses the statistics of the batch.
 
         Returns:
-          {'mean': [B, code_size], 'log_variance': [B, code_size]}, both float32.
+          {'mean': [B, code_size], 'log_variance': [B, code_size]}, both float32. With a code_map
+          both are [B, u, v, code_size].
         """
-        check('resnet_encoder', x, self.blocks + 1)
+        check('resnet_encoder', x, self.blocks + 1, self.code_map)
         layers = make_zero_bias_layers(self, train)
         features = scaled(FEATURES, self.width)
         x = layers.halve(features, name='stem')(x.astype(self.dtype))
         for i in range(self.blocks):
             x = Block(features * min(i + 2, 4), layers.conv, layers.norm, name=f'block_{i}')(x)
         x = nn.leaky_relu(x, SLOPE)
-        return Heads(self.code_size, make_init(self.init_kind, self.init_std), name='heads')(x)
+        init = make_init(self.init_kind, self.init_std)
+        return Heads(self.code_size, init, self.code_map, name='heads')(x)
 
 
 class ConvEncoder(nn.Module):
@@ -146,6 +175,7 @@ class ConvEncoder(nn.Module):
     forms       implementation: 'fast' or 'naive' forms of the same maps, see ops/conv.py
     dtype       of activations. Parameters, batch statistics and codes are float32
     axis_name   mapped axis of the devices that share batch statistics. None: not shared
+    code_map    (u, v), cells of a map of codes. (): a single code
     """
 
     code_size: int
@@ -157,6 +187,7 @@ class ConvEncoder(nn.Module):
     forms: str = 'fast'
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    code_map: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x, train: bool):
@@ -167,9 +198,10 @@ class ConvEncoder(nn.Module):
           train: a batch norm uses the statistics of the batch.
 
         Returns:
-          {'mean': [B, code_size], 'log_variance': [B, code_size]}, both float32.
+          {'mean': [B, code_size], 'log_variance': [B, code_size]}, both float32. With a code_map
+          both are [B, u, v, code_size].
         """
-        check('conv_encoder', x, self.num_layers)
+        check('conv_encoder', x, self.num_layers, self.code_map)
         layers = make_zero_bias_layers(self, train)
         features = scaled(FEATURES, self.width)
         x = x.astype(self.dtype)
@@ -178,4 +210,5 @@ class ConvEncoder(nn.Module):
             if i > 0:
                 x = layers.norm(name=f'norm_{i}')(x)
             x = nn.leaky_relu(x, SLOPE)
-        return Heads(self.code_size, make_init(self.init_kind, self.init_std), name='heads')(x)
+        init = make_init(self.init_kind, self.init_std)
+        return Heads(self.code_size, init, self.code_map, name='heads')(x)

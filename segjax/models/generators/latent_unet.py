@@ -9,8 +9,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.errors import InputError, unknown_name
-from segjax.models.generators.unet import UPSAMPLES, check, finish, make_levels
+from segjax.errors import unknown_name
+from segjax.models.generators.unet import UPSAMPLES, check, check_code, finish, make_levels
 
 
 class LatentUNet(nn.Module):
@@ -52,7 +52,8 @@ class LatentUNet(nn.Module):
 
         Args:
           condition: [B, H, W, C] floating point.
-          code: [B, n] latent codes of any length n.
+          code: [B, n] latent codes of any length n, or [B, h, w, n] where h divides H and w
+            divides W.
           train: a batch norm uses the statistics of the batch.
           keys: [B] keys of the dropout, in training and in evaluation. None: no dropout.
 
@@ -65,12 +66,7 @@ class LatentUNet(nn.Module):
         check('latent_unet', self, condition)
         if self.upsample not in UPSAMPLES:
             raise unknown_name('latent_unet: upsample', self.upsample, UPSAMPLES)
-        if code.ndim != 2 or code.shape[0] != condition.shape[0]:
-            raise InputError(
-                'latent_unet: code',
-                got=f'shape {code.shape}',
-                expected=f'({condition.shape[0]}, n), a code for each example',
-            )
+        check_code('latent_unet', code, condition.shape[0], condition.shape[1:3])
         levels = make_levels(self, train, norm_bias=True, skip_first=False, upsample=self.upsample)
         x = levels(condition.astype(self.dtype), code.astype(self.dtype), keys)
         return {'image': finish(x, self.output)}

@@ -1,8 +1,8 @@
 """U-Net of pix2pix: an encoder that halves the image to a point, and skips between equal sizes.
 
 Source: Isola, Zhu, Zhou, Efros, Image-to-Image Translation with Conditional Adversarial Networks,
-CVPR 2017, with the settings of the released code. `Levels` also carries the generator of BicycleGAN
-(latent_unet.py).
+CVPR 2017, with the settings of the released code. `Levels` also carries the generators of
+BicycleGAN (latent_unet.py) and of features (feature_unet.py).
 """
 
 import functools
@@ -60,7 +60,7 @@ class Levels(nn.Module):
     follows the norm of u_i at the levels 4 .. L-2.
 
     out_channels  channels of the result
-    depth         L, at least SMALLEST_DEPTH
+    depth         L, at least 1
     features      channels after the first convolution
     halve         makes the 4x4 convolutions of stride 2: halve(features, use_bias=, name=)
     double        makes the layers that double an image: double(features, use_bias=, name=)
@@ -86,7 +86,9 @@ class Levels(nn.Module):
 
         Args:
           x: [B, H, W, C]. Height and width are multiples of 2^depth.
-          code: [B, n], added as n constant channels to the input of every `down_i`. None: no code.
+          code: [B, n], added as n constant channels to the input of every `down_i`. A code
+            [B, h, w, n] is added as n channels, resized to each level by nearest neighbours. None:
+            no code.
           keys: [B] keys of the dropout. None: no dropout.
         """
         # Down. Each skip is the input of a level, without its code and its leaky ReLU.
@@ -118,8 +120,16 @@ class Levels(nn.Module):
 
 
 def _with_code(x, code):
-    """Returns [x, code], where the code [B, n] is the same at all pixels of x [B, H, W, C]."""
-    planes = jnp.broadcast_to(code[:, None, None], (*x.shape[:3], code.shape[-1]))
+    """Returns [x, code], where each pixel of x [B, H, W, C] has the code of its place.
+
+    Args:
+      x: [B, H, W, C].
+      code: [B, n], the same at all pixels, or [B, h, w, n].
+    """
+    if code.ndim == 2:
+        planes = jnp.broadcast_to(code[:, None, None], (*x.shape[:3], code.shape[-1]))
+    else:
+        planes = resize.nearest(code, x.shape[1:3])
     return jnp.concatenate([x, planes.astype(x.dtype)], -1)
 
 
@@ -186,17 +196,69 @@ def check(where: str, net: nn.Module, x) -> None:
       net: has the fields num_downs, output and dropout.
       x: [B, H, W, C].
     """
-    if net.num_downs < SMALLEST_DEPTH:
+    check_fields(where, net, SMALLEST_DEPTH)
+    levels = whole_levels(*x.shape[1:3])
+    fix = f'set num_downs={levels}' if SMALLEST_DEPTH <= levels < net.num_downs else ''
+    check_size(where, x, 2**net.num_downs, smallest=1, fix=fix)
+
+
+def check_fields(where: str, net: nn.Module, smallest_depth: int) -> None:
+    """Raises InputError for fields that a U-Net cannot use.
+
+    Args:
+      where: name of the net.
+      net: has the fields num_downs, output and dropout.
+      smallest_depth: levels that it has at least.
+    """
+    if net.num_downs < smallest_depth:
         raise InputError(
-            f'{where}: num_downs', got=str(net.num_downs), expected=f'at least {SMALLEST_DEPTH}'
+            f'{where}: num_downs', got=str(net.num_downs), expected=f'at least {smallest_depth}'
         )
     if net.output not in OUTPUTS:
         raise unknown_name(f'{where}: output', net.output, OUTPUTS)
     if not 0 <= net.dropout < 1:
         raise InputError(f'{where}: dropout', got=str(net.dropout), expected='a rate in [0, 1)')
-    levels = whole_levels(*x.shape[1:3])
-    fix = f'set num_downs={levels}' if SMALLEST_DEPTH <= levels < net.num_downs else ''
-    check_size(where, x, 2**net.num_downs, smallest=1, fix=fix)
+
+
+def check_code(where: str, code, rows: int, size: tuple[int, int]) -> None:
+    """Raises InputError for codes that do not belong to the examples or do not divide their maps.
+
+    Args:
+      where: name of the net.
+      code: [B, n], or [B, h, w, n] where h and w divide the size of the maps.
+      rows: B of the maps.
+      size: (H, W) of the maps that the net makes.
+    """
+    if code.ndim not in (2, 4) or code.shape[0] != rows:
+        raise InputError(
+            f'{where}: code',
+            got=f'shape {code.shape}',
+            expected=f'({rows}, n) or ({rows}, h, w, n), a code for each example',
+        )
+    if code.ndim == 2:
+        return
+    cells = code.shape[1:3]
+    if not divides(cells, size):
+        raise InputError(
+            f'{where}: code',
+            got=f'{cells[0]}x{cells[1]} cells of a map of {size[0]}x{size[1]}',
+            expected='numbers of cells that divide the size of the map',
+            fix=f'use {dividing_cells(cells, size)} cells',
+        )
+
+
+def divides(cells: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Returns whether a map of a size consists of whole cells of equal size."""
+    return all(n % count == 0 for n, count in zip(size, cells, strict=True))
+
+
+def dividing_cells(cells: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Returns the largest numbers of cells up to `cells` that divide a size."""
+    fitting = []
+    for count, n in zip(cells, size, strict=True):
+        divisors = [k for k in range(1, min(count, n) + 1) if n % k == 0]
+        fitting.append(divisors[-1])
+    return tuple(fitting)
 
 
 class UNet(nn.Module):
