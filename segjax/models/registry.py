@@ -10,8 +10,11 @@ whose default is a number, a bool, a string or a tuple. Initialisers and layers 
     generator       see the net                    {'image': [B, H, W, out_channels] float32}, of
                                                    crn [B, n, H, W, out_channels], of two_stream
                                                    {'context': .., 'object': ..} logits
-    encoder         net(x, train)                  {'mean', 'log_variance': [B, code_size] float32}
+    encoder         net(x, train)                  {'mean', 'log_variance': [B, code_size] float32},
+                                                   with a code_map (h, w) [B, h, w, code_size]
     discriminator   net(x, train, gate=None)       ((features .., logits), ...) of every scale
+                    layout_discriminator:
+                    net(layout, features, train)
     features        net(image)                     {layer: [B, h, w, C]}
     denoiser        net(maps, train)               {'logits': [B, H, W, k] float32}, k as in maps
     classifier      net(x, train)                  {'logits': [B, num_classes] float32}
@@ -44,7 +47,9 @@ from segjax.models.depth.monodepth2 import Monodepth2
 from segjax.models.depth.pose import PoseCNN, PoseExpNet, PoseResNet
 from segjax.models.generators.crn import CRN
 from segjax.models.generators.encoder import ConvEncoder, ResNetEncoder
+from segjax.models.generators.feature_unet import FeatureUNet
 from segjax.models.generators.latent_unet import LatentUNet
+from segjax.models.generators.layout_discriminator import LayoutDiscriminator
 from segjax.models.generators.mask_to_image import MaskToImage
 from segjax.models.generators.multiscale import MultiscaleDiscriminator
 from segjax.models.generators.pix2pixhd import GlobalGenerator, LocalEnhancer
@@ -80,6 +85,7 @@ NETS: dict[str, dict[str, type[nn.Module]]] = {
     },
     'generator': {
         'crn': CRN,
+        'feature_unet': FeatureUNet,
         'latent_unet': LatentUNet,
         'mask_to_image': MaskToImage,
         'pix2pixhd_global': GlobalGenerator,
@@ -92,6 +98,7 @@ NETS: dict[str, dict[str, type[nn.Module]]] = {
         'resnet_encoder': ResNetEncoder,
     },
     'discriminator': {
+        'layout_discriminator': LayoutDiscriminator,
         'multiscale': MultiscaleDiscriminator,
     },
     'features': {
@@ -117,7 +124,7 @@ GIVEN = {
     'depth': ('dtype', 'axis_name'),
     'pose': ('earlier', 'dtype', 'axis_name'),
     'generator': ('out_channels', 'dtype', 'axis_name'),
-    'encoder': ('code_size', 'dtype', 'axis_name'),
+    'encoder': ('code_size', 'code_map', 'dtype', 'axis_name'),
     'discriminator': ('dtype', 'axis_name'),
     'features': ('dtype',),
     'denoiser': ('dtype', 'axis_name'),
@@ -129,6 +136,7 @@ GIVEN = {
 num_classes: channels of the logits.
 out_channels: channels of the image, or of two_stream the number of classes.
 code_size: length of the latent code.
+code_map: (height, width) of a map of codes. (): a single code.
 dtype: of activations, e.g. 'bfloat16'. Parameters stay float32.
 axis_name: mapped axis of the devices that share batch statistics. None: not shared.
 earlier: for each source frame, whether it precedes the target, e.g. (True, False) for frames

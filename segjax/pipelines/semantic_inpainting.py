@@ -84,7 +84,11 @@ SCHEMA = {
         'generator', 'two_stream', 'Structure generator G^0.', only=('two_stream',)
     ),
     'discriminator': models.net_choice(
-        'discriminator', 'multiscale', 'Discriminator D of object maps.', norm='batch'
+        'discriminator',
+        'multiscale',
+        'Discriminator D of object maps.',
+        only=('multiscale',),
+        norm='batch',
     ),
     'denoiser': models.net_choice(
         'denoiser',

@@ -40,6 +40,7 @@ PIX2PIX = {
         'discriminator',
         'multiscale',
         'Discriminator of conditions with their images.',
+        only=('multiscale',),
         **multiscale.PIX2PIX_FIELDS,
     ),
     'adversarial': Field('logistic', 'Loss of the discriminator.', one_of(*gan_losses.LOSSES)),

@@ -65,7 +65,10 @@ PAINTER = {
         'generator', PAINTERS[0], 'Painter, from a label map to an image.', only=PAINTERS
     ),
     'discriminator': models.net_choice(
-        'discriminator', 'multiscale', 'Judge of label maps with their images.'
+        'discriminator',
+        'multiscale',
+        'Judge of label maps with their images.',
+        only=('multiscale',),
     ),
     'features': models.net_choice(
         'features',

@@ -315,11 +315,82 @@ class Multiscale(nn.Module):
         return [*self.scale_0(x), *self.scale_1(self.pool(x))]
 
 
+class AtrousPooling(nn.Module):
+    def __init__(self, i, o, kind):
+        super().__init__()
+        for d in (1, 2, 4):
+            self.add_module(f'dilated_{d}', nn.Conv2d(i, o, 3, padding=d, dilation=d))
+        self.stride = nn.Conv2d(3 * o, o, 3, stride=2, padding=1)
+        self.norm = norm(kind, o)
+
+    def forward(self, x):
+        x = torch.cat([self.get_submodule(f'dilated_{d}')(x) for d in (1, 2, 4)], 1)
+        return F.leaky_relu(self.norm(self.stride(x)), 0.2)
+
+
+def layout_encoder(sizes, kind):
+    """Returns the blocks of these channels, which are named as ours."""
+    blocks = nn.Sequential()
+    for i, (n, m) in enumerate(itertools.pairwise(sizes)):
+        blocks.add_module(f'block_{i}', AtrousPooling(n, m, kind))
+    return blocks
+
+
+class LayoutDiscriminator(nn.Module):
+    def __init__(self, sizes, channels, widths, kind):
+        super().__init__()
+        self.layout = layout_encoder(sizes, kind)
+        self.scales = [f'scale_{i}' for i in range(len(widths))]
+        for name, features in zip(self.scales, widths):
+            self.add_module(name, Patches(sizes[-1] + channels, features, kind, padding=1))
+        self.pool = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
+
+    def forward(self, layout, features):
+        x = torch.cat([self.layout(layout), features], 1)
+        maps = []
+        for i, name in enumerate(self.scales):
+            x = self.pool(x) if i else x
+            maps += self.get_submodule(name)(x)
+        return maps
+
+
+class FeatureUNet(nn.Module):
+    """Encoder of the layout, and the U-Net of BicycleGAN on maps with repeated borders."""
+
+    def __init__(self, sizes, outputs, code, depth, features, kind):
+        super().__init__()
+        self.layout = layout_encoder(sizes, kind)
+        fields = dict(bias=True, skip_first=False, outputs=outputs, last=nn.Identity())
+        unet = UNet(sizes[-1], code, depth, features, kind, **fields)
+        self.levels = unet.levels
+        self.unet = [unet]
+
+    def forward(self, layout, code):
+        x = self.layout(layout)
+        height, width = x.shape[2:]
+        multiple = 2 ** self.unet[0].depth
+        x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode='replicate')
+        return [y[..., :height, :width] for y in self.unet[0](x, code)]
+
+
 class UNet(nn.Module):
     """U-Net with a code at every level, or without (pix2pix). `levels` holds all layers."""
 
-    def __init__(self, inputs, code, depth, features, kind, bias, skip_first, bilinear=False):
+    def __init__(
+        self,
+        inputs,
+        code,
+        depth,
+        features,
+        kind,
+        bias,
+        skip_first,
+        bilinear=False,
+        outputs=3,
+        last=None,
+    ):
         super().__init__()
+        self.last = last or nn.Tanh()
         channels = [features * min(2**i, 8) for i in range(depth)]
         self.levels = nn.Module()
         self.depth, self.skip_first, self.bilinear = depth, skip_first, bilinear
@@ -330,7 +401,7 @@ class UNet(nn.Module):
             if 0 < i < depth - 1:
                 self.levels.add_module(f'down_norm_{i}', norm(kind, channels[i]))
             n = channels[i] if i == depth - 1 else 2 * channels[i]
-            m = channels[i - 1] if i else 3
+            m = channels[i - 1] if i else outputs
             if bilinear:
                 layer = nn.Module()
                 layer.conv = nn.Conv2d(n, m, 3, bias=bias or i == 0)
@@ -359,7 +430,7 @@ class UNet(nn.Module):
             inner = self.level(y, i + 1, code)
             y = torch.cat([y, inner] if self.skip_first else [inner, y], 1)
         y = self.up(F.relu(y), i)
-        return self.levels.get_submodule(f'up_norm_{i}')(y) if i else torch.tanh(y)
+        return self.levels.get_submodule(f'up_norm_{i}')(y) if i else self.last(y)
 
     def forward(self, x, code=None):
         return [self.level(x, 0, code)]
@@ -650,6 +721,23 @@ def test_latent_unet(kind, upsample):
     twin = UNet(4, 8, 5, 8, kind, bias=True, skip_first=False, bilinear=is_bilinear)
     size = (64, 96) if is_bilinear else (96, 32)
     check(f'latent_unet {kind}', net, twin, normal(2, *size, 4), normal(2, 8))
+
+
+@pytest.mark.parametrize('kind', ['instance', 'batch'])
+def test_feature_unet(kind):
+    fields = dict(out_channels=7, stride=4, num_downs=3, layout_features=32, norm=kind)
+    net = build('generator', 'feature_unet', **fields)
+    twin = FeatureUNet((5, 4, 8), 7, 6, 3, 8, kind)
+    check(f'feature_unet {kind}', net, twin, normal(2, 65, 90, 5), normal(2, 6))
+
+
+@pytest.mark.parametrize('kind', ['instance', 'batch'])
+def test_layout_discriminator(kind):
+    fields = dict(stride=4, num_layers=3, layout_features=32, norm=kind)
+    net = build('discriminator', 'layout_discriminator', **fields)
+    twin = LayoutDiscriminator((5, 4, 8), 7, (8, 4), kind)
+    inputs = normal(2, 193, 190, 5), normal(2, 49, 48, 7)
+    check(f'layout_discriminator {kind}', net, twin, *inputs)
 
 
 @pytest.mark.parametrize('kind', ['instance', 'batch'])

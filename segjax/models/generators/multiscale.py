@@ -99,6 +99,72 @@ class Patches(nn.Module):
         return (*maps, logits.astype(jnp.float32))
 
 
+def judge_scales(net: nn.Module, x, train: bool) -> tuple:
+    """Returns the features and the realism of the patches of every scale.
+
+    The PatchGANs `scale_0`, `scale_1`, .. become parts of the net. It is called inside of the
+    `__call__` of the net.
+
+    Args:
+      net: has the fields of MultiscaleDiscriminator.
+      x: [B, H, W, C], in the dtype of activations.
+      train: a batch norm uses the statistics of the batch.
+
+    Returns:
+      A tuple for each scale, see MultiscaleDiscriminator.
+    """
+    conv = functools.partial(
+        Conv,
+        init_std=net.init_std,
+        kernel_init=make_init(net.init_kind, net.init_std),
+        dtype=net.dtype,
+        forms=net.forms,
+        padding=net.padding,
+        bias_init=nn.initializers.zeros if net.zero_bias else None,
+    )
+    norm = make_norm(
+        net.norm,
+        train,
+        scale_init=normal(net.init_std, mean=1.0),
+        dtype=net.dtype,
+        axis_name=net.axis_name,
+    )
+
+    # Every scale halves the input of the scale before.
+    outputs = []
+    for i in range(net.num_scales):
+        if i > 0:
+            x = average_pool(x, 3, strides=2, padding=1)
+        features = scaled(FEATURES, net.width * net.narrowing**i)
+        patches = Patches(features, net.num_layers, conv, norm, net.norm_bias, name=f'scale_{i}')
+        outputs.append(patches(x))
+    return tuple(outputs)
+
+
+def check_scales(where: str, net: nn.Module, x) -> None:
+    """Raises InputError for no scale, no layer, a wrong padding, or too small an image.
+
+    Args:
+      where: name of the net.
+      net: has the fields num_scales, num_layers and padding.
+      x: [B, H, W, C] that the first scale judges.
+    """
+    for name in ('num_scales', 'num_layers'):
+        if getattr(net, name) < 1:
+            raise InputError(f'{where}: {name}', got=str(getattr(net, name)), expected='at least 1')
+    if net.padding not in (1, 2):
+        raise InputError(f'{where}: padding', got=str(net.padding), expected='1 or 2')
+    height, width = x.shape[1:3]
+    last = net.num_scales - 1
+    if min(output_size(height, width, net.num_layers, last, net.padding)) < 1:
+        raise InputError(
+            f'{where}: input',
+            got=f'height {height}, width {width}',
+            expected=f'at least a logit at scale {last} of {net.num_layers} layers',
+            fix='use larger images, fewer layers or fewer scales',
+        )
+
+
 class MultiscaleDiscriminator(nn.Module):
     """A PatchGAN for each scale of the input: `scale_0` judges the full size, `scale_1` half of it.
 
@@ -149,58 +215,8 @@ class MultiscaleDiscriminator(nn.Module):
           A tuple for each scale, the full size first: the features of each layer, and last the
           logits [B, h, w, 1] float32 without a sigmoid.
         """
-        self._check(x)
-        conv = functools.partial(
-            Conv,
-            init_std=self.init_std,
-            kernel_init=make_init(self.init_kind, self.init_std),
-            dtype=self.dtype,
-            forms=self.forms,
-            padding=self.padding,
-            bias_init=nn.initializers.zeros if self.zero_bias else None,
-        )
-        norm = make_norm(
-            self.norm,
-            train,
-            scale_init=normal(self.init_std, mean=1.0),
-            dtype=self.dtype,
-            axis_name=self.axis_name,
-        )
+        check_scales('multiscale discriminator', self, x)
         x = x.astype(self.dtype)
         if gate is not None:
             x = x * gate.astype(self.dtype)
-
-        # Every scale halves the input of the scale before.
-        outputs = []
-        for i in range(self.num_scales):
-            if i > 0:
-                x = average_pool(x, 3, strides=2, padding=1)
-            features = scaled(FEATURES, self.width * self.narrowing**i)
-            patches = Patches(
-                features, self.num_layers, conv, norm, self.norm_bias, name=f'scale_{i}'
-            )
-            outputs.append(patches(x))
-        return tuple(outputs)
-
-    def _check(self, x) -> None:
-        """Raises InputError for no scale, no layer, a wrong padding, or too small an image."""
-        for name in ('num_scales', 'num_layers'):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f'multiscale discriminator: {name}',
-                    got=str(getattr(self, name)),
-                    expected='at least 1',
-                )
-        if self.padding not in (1, 2):
-            raise InputError(
-                'multiscale discriminator: padding', got=str(self.padding), expected='1 or 2'
-            )
-        height, width = x.shape[1:3]
-        last = self.num_scales - 1
-        if min(output_size(height, width, self.num_layers, last, self.padding)) < 1:
-            raise InputError(
-                'multiscale discriminator: input',
-                got=f'height {height}, width {width}',
-                expected=f'at least a logit at scale {last} of {self.num_layers} layers',
-                fix='use larger images, fewer layers or fewer scales',
-            )
+        return judge_scales(self, x, train)

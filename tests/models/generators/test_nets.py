@@ -15,9 +15,18 @@ from segjax.models.registry import field_docs
 IMAGE = dict(out_channels=3, blocks=1, width=1 / 16)
 UNET = dict(out_channels=3, width=1 / 16, num_downs=5)
 ENCODER = dict(code_size=3, width=1 / 16)
-# Narrow nets: (kind, name, fields, channels of each input). CODE is a code of 8 numbers.
+# Narrow nets: (kind, name, fields, channels of each input). CODE is a code of 8 numbers. QUARTER is
+# a map with the size of features at stride 4.
 CODE = (8,)
+QUARTER = ('quarter', 5)
+LAYOUT = dict(stride=4, layout_features=32, width=1 / 16)
 SMALL = {
+    'feature_unet': (
+        'generator',
+        'feature_unet',
+        dict(out_channels=5, num_downs=2, **LAYOUT),
+        (4, CODE),
+    ),
     'latent_unet': ('generator', 'latent_unet', UNET, (4, CODE)),
     'unet': ('generator', 'unet', UNET, (4,)),
     'resnet_encoder': ('encoder', 'resnet_encoder', dict(blocks=2, **ENCODER), (3,)),
@@ -36,6 +45,12 @@ SMALL = {
         (6,),
     ),
     'mask_to_image': ('generator', 'mask_to_image', dict(halvings=2, **IMAGE), (3, 5, 1)),
+    'layout_discriminator': (
+        'discriminator',
+        'layout_discriminator',
+        dict(num_scales=1, num_layers=1, **LAYOUT),
+        (4, QUARTER),
+    ),
     'multiscale': ('discriminator', 'multiscale', dict(width=1 / 16), (7,)),
 }
 NETS = pytest.mark.parametrize('name', SMALL)
@@ -55,6 +70,10 @@ def inputs_of(name, batch=2, size=None):
     for channels in SMALL[name][3]:
         if channels == CODE:
             inputs.append(rng.normal(size=(batch, *CODE)).astype(np.float32))
+            continue
+        if channels == QUARTER:
+            quarter = (size[0] // 4, size[1] // 4, QUARTER[1])
+            inputs.append(rng.normal(size=(batch, *quarter)).astype(np.float32))
             continue
         x = rng.uniform(-1, 1, (batch, *size, channels)).astype(np.float32)
         if channels == 1:
@@ -101,7 +120,7 @@ def test_results_are_float32_whatever_the_dtype_of_activations(name):
     full = jax.jit(lambda v: net.apply(v, *inputs, train=False))(variables)
     half_net = small(name, dtype='bfloat16')
     half = jax.jit(lambda v: half_net.apply(v, *inputs, train=False))(variables)
-    if name == 'multiscale':
+    if SMALL[name][0] == 'discriminator':
         assert {x.dtype for maps in half for x in maps[:-1]} == {np.dtype(jnp.bfloat16)}
         full, half = ([maps[-1] for maps in outputs] for outputs in (full, half))
     assert {x.dtype for x in jax.tree.leaves((full, half))} == {np.dtype('float32')}
