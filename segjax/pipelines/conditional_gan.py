@@ -94,7 +94,9 @@ def make_stage(system: System) -> Stage:
     config = system.config
     task = system.task
     draw = functools.partial(draw_samples, system)
-    codes = functools.partial(testing_codes, system) if config.gan == 'bicycle' else None
+    is_bicycle = config.gan == 'bicycle'
+    codes = functools.partial(testing_codes, system) if is_bicycle else None
+    code_shape = system.nets.code_shape if is_bicycle else ()
     judge = conditional_images.make_judge(task, draw, codes)
     num_steps = config.train.num_steps
     return Stage(
@@ -106,9 +108,7 @@ def make_stage(system: System) -> Stage:
         shared_streams=system.gan.STREAMS,
         init=make_init(system),
         train_step=system.gan.make_train_step(system.nets, num_steps),
-        prediction=conditional_images.make_prediction(
-            task, draw, codes, (config.bicycle.code_size,)
-        ),
+        prediction=conditional_images.make_prediction(task, draw, codes, code_shape),
         frozen=conditional_images.loaded_nets(task),
         **sampling.make_evaluation(judge)._asdict(),
     )
@@ -139,7 +139,7 @@ def draw_samples(system: System, state: TrainState, condition: Array, codes: Arr
       system: of the stage.
       state: of the stage.
       condition: X [B, H, W, K].
-      codes: [n, code_size] of the samples of BicycleGAN. None: pix2pix.
+      codes: [n, ...] of the samples of BicycleGAN. None: pix2pix.
     """
     testing = system.config.testing
     params, model_state = optim.averaged(state, system.config.train.ema)
@@ -155,10 +155,10 @@ def draw_samples(system: System, state: TrainState, condition: Array, codes: Arr
 
 
 def testing_codes(system: System, state: TrainState) -> Array:
-    """Returns the codes of the samples of BicycleGAN, [n, code_size] from N(0, I)."""
-    config = system.config
-    key = rng.root(config.testing.codes_seed, 'new codes')
-    return jax.random.normal(key, (config.testing.num_samples, config.bicycle.code_size))
+    """Returns the codes of the samples of BicycleGAN, [n, *code_shape] from N(0, I)."""
+    testing = system.config.testing
+    key = rng.root(testing.codes_seed, 'new codes')
+    return jax.random.normal(key, (testing.num_samples, *system.nets.code_shape))
 
 
 def check(config: ml_collections.ConfigDict) -> None:

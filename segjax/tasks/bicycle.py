@@ -16,7 +16,13 @@ second half only shows its targets B2 to the second discriminator.
 The last term of L_GE trains G alone: E is fixed there. All gradients are computed with the nets
 before the step, which equals the released order. Each net has its own optimiser.
 
-Targets have any number of channels, so they can also be features of a net.
+Targets are images, or features of a net. Features are smaller than their conditions, and have their
+own nets (FEATURES): DFGAN of the thesis, Sec. 6.2.1.
+
+A code is a vector [n], or a map of vectors [h, w, n]. With a map, E gives a distribution for each
+cell, and the codes of all cells are drawn independently. The divergence is a sum over n and a mean
+over cells. The distance of codes is a mean over both. So the weights kl and code mean the same for
+any number of cells.
 
 Source: Zhu, Zhang, Pathak, Darrell, Efros, Wang, Shechtman, Toward Multimodal Image-to-Image
 Translation, NeurIPS 2017, with the weights and the two discriminators of the released code.
@@ -37,11 +43,13 @@ from segjax.errors import InputError
 from segjax.losses import adversarial as gan_losses
 from segjax.losses import image as image_losses
 from segjax.losses import latent as latent_losses
-from segjax.models.generators import multiscale
+from segjax.models.generators import layout, multiscale, unet
 from segjax.protocol import Array, Batch, Keys, Mean, PRNGKey, PyTree, TrainState
-from segjax.schema import OPTIM, Field, at_least, one_of
+from segjax.schema import OPTIM, Field, at_least, one_of, size_2d_or_empty
 from segjax.tasks import adversarial, segmentation, supervised
 
+GENERATORS = ('latent_unet', 'feature_unet')
+"""Names of the nets G."""
 REDUCTIONS = ('sum', 'mean')
 """Names how the divergence of the codes is reduced over the examples of a batch."""
 
@@ -50,7 +58,7 @@ BICYCLE = {
         'generator',
         'latent_unet',
         'Generator G, from a condition and a code to an image.',
-        only=('latent_unet',),
+        only=GENERATORS,
     ),
     'encoder': models.net_choice(
         'encoder', 'resnet_encoder', 'Encoder E, from an image to the distribution of its code.'
@@ -62,10 +70,20 @@ BICYCLE = {
         **multiscale.BICYCLE_FIELDS,
     ),
     'code_size': Field(8, 'Length of the latent code.', at_least(1)),
+    'code_map': Field(
+        (),
+        'Cells (height, width) of a map of codes, which divide the size of the target. () means a '
+        'single code.',
+        size_2d_or_empty,
+    ),
     'adversarial': Field(
         'least_squares', 'Loss of both discriminators.', one_of(*gan_losses.LOSSES)
     ),
-    'conditional': Field(False, 'Show the condition to the discriminators. False as published.'),
+    'conditional': Field(
+        False,
+        'Show the condition to the discriminators. False as published. The layout_discriminator '
+        'always sees it.',
+    ),
     'weights': {
         'adversarial': Field(1.0, 'Weight of the loss against D, of encoded codes.', at_least(0)),
         'adversarial_random': Field(
@@ -90,6 +108,30 @@ BICYCLE = {
 }
 """Keys of the section `bicycle`."""
 
+FEATURES = {
+    **BICYCLE,
+    'model': models.net_choice(
+        'generator',
+        'feature_unet',
+        'Generator G, from a layout and a code to features.',
+        only=GENERATORS,
+    ),
+    'encoder': models.net_choice(
+        'encoder',
+        'resnet_encoder',
+        'Encoder E, from features to the distribution of their code.',
+        blocks=2,
+        num_layers=3,
+    ),
+    'discriminator': models.net_choice(
+        'discriminator',
+        'layout_discriminator',
+        'Discriminators D and D2, of equal form.',
+        **multiscale.BICYCLE_FIELDS,
+    ),
+}
+"""Keys of a section whose targets are features. E halves them three times: 16 x 32 to 2 x 4."""
+
 GENERATOR = 'bicycle'
 ENCODER = 'bicycle_encoder'
 DISCRIMINATOR = 'bicycle_discriminator'
@@ -104,20 +146,23 @@ STREAMS = ('latent', 'dropout')
 """`Stage.streams` and `Stage.shared_streams` of the training: keys are folded with the example."""
 
 PairOf = Callable[[Batch], tuple[Array, Array]]
-"""Batch -> (condition [B, H, W, K], target [B, H, W, C]), floating point."""
+"""Batch -> (condition [B, H, W, K], target [B, h, w, C]), floating point.
+
+Images have the size of their condition. Features are smaller by a stride of `layout.STRIDES`.
+"""
 
 
 class System(NamedTuple):
     """The nets and settings that all functions of a training share.
 
     config         of the run. The section train is read
-    section        of the keys BICYCLE
+    section        of the keys BICYCLE or FEATURES
     where          key of the section, which errors name
     pair_of        condition and target of a batch
     generator      G: net(condition, code, train, keys) -> {'image': ..}
     encoder        E: net(target, train) -> {'mean': .., 'log_variance': ..}
     discriminator  D and D2: net(*inputs, train) -> verdicts of all scales
-    judged         (condition, target) -> inputs of a discriminator
+    judged         (condition, target) -> inputs of D and D2
     """
 
     config: ml_collections.ConfigDict
@@ -129,6 +174,11 @@ class System(NamedTuple):
     discriminator: nn.Module
     judged: Callable[[Array, Array], tuple[Array, ...]]
 
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """Returns the shape of the code of an example: (n,), or (h, w, n) of a map."""
+        return (*self.section.code_map, self.section.code_size)
+
 
 def judged_alone(condition: Array, target: Array) -> tuple[Array, ...]:
     """Returns the input of an unconditional discriminator."""
@@ -137,8 +187,35 @@ def judged_alone(condition: Array, target: Array) -> tuple[Array, ...]:
 
 
 def judged_together(condition: Array, target: Array) -> tuple[Array, ...]:
-    """Returns the input of a conditional discriminator, for conditions of the target's size."""
-    return (jnp.concatenate([condition.astype(target.dtype), target], -1),)
+    """Returns the input of a conditional discriminator: condition and target in a map.
+
+    A condition that is larger than its target is averaged around each pixel of the target.
+
+    Raises:
+      InputError: no stride of `layout.STRIDES` leads from one size to the other.
+    """
+    sizes = condition.shape[1:3], target.shape[1:3]
+    stride = layout.fitting_stride(*sizes)
+    if stride is None:
+        raise InputError(
+            'discriminator of conditions with their targets',
+            got=f'sizes {sizes[0]} and {sizes[1]}',
+            expected='a condition that is 1, 2, 4, 8 or 16 times as large as its target',
+        )
+    condition = layout.shrink_layout(condition.astype(target.dtype), stride)
+    return (jnp.concatenate([condition, target], -1),)
+
+
+def judged_as_pair(condition: Array, target: Array) -> tuple[Array, ...]:
+    """Returns the inputs of a discriminator that encodes layouts itself."""
+    return condition, target
+
+
+def judged_by(section: ml_collections.ConfigDict) -> Callable[[Array, Array], tuple[Array, ...]]:
+    """Returns the function that makes the inputs of the discriminators of a section."""
+    if section.discriminator.name == 'layout_discriminator':
+        return judged_as_pair
+    return judged_together if section.conditional else judged_alone
 
 
 def make_system(
@@ -152,21 +229,22 @@ def make_system(
 
     Args:
       config: of the run.
-      section: of the keys BICYCLE.
+      section: of the keys BICYCLE or FEATURES.
       pair_of: condition and target of a batch.
       out_channels: C of the target.
       where: key of the section, which errors name.
     """
     given = {'dtype': config.train.dtype, 'axis_name': parallel.AXIS}
+    code = {'code_size': section.code_size, 'code_map': tuple(section.code_map)}
     return System(
         config,
         section,
         where,
         pair_of,
         models.build_from('generator', section.model, out_channels=out_channels, **given),
-        models.build_from('encoder', section.encoder, code_size=section.code_size, **given),
+        models.build_from('encoder', section.encoder, **code, **given),
         models.build_from('discriminator', section.discriminator, **given),
-        judged_together if section.conditional else judged_alone,
+        judged_by(section),
     )
 
 
@@ -177,7 +255,9 @@ def make_init(system: System, num_steps: int) -> Callable:
         condition, target = jax.eval_shape(system.pair_of, dict(batch))
         condition = _first_row(condition)
         target = _first_row(target)
-        code = jax.ShapeDtypeStruct((1, system.section.code_size), jnp.float32)
+        check_strides(system, condition.shape[1:3], target.shape[1:3])
+        check_code_map(system, target.shape[1:3])
+        code = jax.ShapeDtypeStruct((1, *system.code_shape), jnp.float32)
         judged = jax.eval_shape(system.judged, condition, target)
 
         # The nets.
@@ -200,6 +280,53 @@ def make_init(system: System, num_steps: int) -> Callable:
 def _first_row(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     """Returns the shape of the first example of a batch."""
     return jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+
+
+def check_code_map(system: System, size: tuple[int, int]) -> None:
+    """Raises InputError for a map of codes that does not divide targets of a size."""
+    cells = tuple(system.section.code_map)
+    if not cells or unet.divides(cells, size):
+        return
+    fitting = unet.dividing_cells(cells, size)
+    raise InputError(
+        f'config.{system.where}.code_map',
+        got=f'{cells} for targets of {size[0]}x{size[1]}',
+        expected='numbers that divide height and width of the target',
+        fix=f"--config.{system.where}.code_map='{fitting}'",
+    )
+
+
+def check_strides(
+    system: System, condition_size: tuple[int, int], target_size: tuple[int, int]
+) -> None:
+    """Raises InputError for nets whose stride does not lead from conditions to targets.
+
+    Args:
+      system: with the section of the nets.
+      condition_size: (H, W).
+      target_size: (h, w).
+    """
+    # Nets without a stride: a latent_unet keeps the size, and a multiscale judges any size.
+    section = system.section
+    strides = {'model': 1}
+    for key in ('model', 'discriminator'):
+        if 'stride' in section[key]:
+            strides[key] = section[key].stride
+
+    fitting = layout.fitting_stride(condition_size, target_size)
+    for key, stride in strides.items():
+        expected = layout.encoded_size(*condition_size, stride)
+        if expected == target_size:
+            continue
+        net = f'config.{system.where}.{key}'
+        choice = '' if 'stride' in section[key] else f'--{net}.name=feature_unet '
+        raise InputError(
+            net,
+            got=f'targets of {target_size[0]}x{target_size[1]} and conditions of '
+            f'{condition_size[0]}x{condition_size[1]}',
+            expected=f'targets of {expected[0]}x{expected[1]}, at stride {stride}',
+            fix=f'{choice}--{net}.stride={fitting}' if fitting else '',
+        )
 
 
 # --- the step -------------------------------------------------------------------------------------
@@ -253,7 +380,7 @@ class Halves(NamedTuple):
     """The two halves of a batch.
 
     condition         A1, [B / 2, H, W, K]
-    target            B1, [B / 2, H, W, C]
+    target            B1, [B / 2, h, w, C]
     weight            [B / 2] of the first half
     index             [B / 2] positions of the first half in their split
     other_condition   A2
@@ -300,16 +427,16 @@ def halves_of(system: System, batch: Batch) -> Halves:
     )
 
 
-def normal_codes(key: PRNGKey, index: Array, size: int) -> Array:
-    """Draws a code [B, size] from N(0, I) for each example, which depends on key and index alone.
+def normal_codes(key: PRNGKey, index: Array, *shape: int) -> Array:
+    """Draws a code [B, *shape] from N(0, I) for each example, which depends on key and index alone.
 
     Args:
       key: of a shared stream.
       index: [B] positions of the examples in their split.
-      size: length of a code.
+      *shape: of a code, n or h, w, n.
     """
     keys = rng.of_examples(key, index)
-    return jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def generator_loss(system: System, state: TrainState) -> Callable:
@@ -329,10 +456,10 @@ def generator_loss(system: System, state: TrainState) -> Callable:
             system.encoder, params[ENCODER], statistics[ENCODER], halves.target, train=True
         )
         latent = {name: rng.named(keys['latent'], name) for name in (ENCODED, RANDOM)}
-        noise = normal_codes(latent[ENCODED], halves.index, section.code_size)
+        noise = normal_codes(latent[ENCODED], halves.index, *system.code_shape)
         codes = {
             ENCODED: posterior['mean'] + noise * jnp.exp(posterior['log_variance'] / 2),
-            RANDOM: normal_codes(latent[RANDOM], halves.index, section.code_size),
+            RANDOM: normal_codes(latent[RANDOM], halves.index, *system.code_shape),
         }
         fakes = {}
         for name, code in codes.items():
@@ -458,7 +585,7 @@ def sample(
     condition: Array,
     codes: Array,
 ) -> Array:
-    """Returns images of conditions, without dropout: [B, n, H, W, C] float32.
+    """Returns images or features of conditions, without dropout: [B, n, h, w, C] float32.
 
     The codes are computed in turn, so the memory of the net does not grow with n.
 
@@ -467,10 +594,10 @@ def sample(
       params: of a state, or its averages.
       model_state: of the same.
       condition: [B, H, W, K].
-      codes: [n, code_size] of all examples, or [B, n, code_size].
+      codes: [n, *code_shape] of all examples, or [B, n, *code_shape].
     """
     rows = condition.shape[0]
-    if codes.ndim == 2:
+    if codes.ndim == 1 + len(system.code_shape):
         codes = jnp.broadcast_to(codes, (rows, *codes.shape))
 
     def images_of(code: Array) -> Array:
@@ -484,7 +611,7 @@ def sample(
         )
         return outputs['image']
 
-    images = jax.lax.map(images_of, jnp.moveaxis(codes, 1, 0))  # [n, B, H, W, C]
+    images = jax.lax.map(images_of, jnp.moveaxis(codes, 1, 0))  # [n, B, h, w, C]
     return jnp.moveaxis(images, 0, 1)
 
 
@@ -494,10 +621,10 @@ def encode(
     model_state: Mapping[str, PyTree],
     target: Array,
 ) -> dict[str, Array]:
-    """Returns the distribution of the codes of targets [B, H, W, C].
+    """Returns the distribution of the codes of targets [B, h, w, C].
 
     Returns:
-      {'mean': [B, code_size], 'log_variance': [B, code_size]}.
+      {'mean': [B, *code_shape], 'log_variance': [B, *code_shape]}.
     """
     outputs, _ = segmentation.apply_net(
         system.encoder, params[ENCODER], model_state[ENCODER], target, train=False

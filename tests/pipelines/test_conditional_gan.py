@@ -100,6 +100,17 @@ def test_codes_of_a_prediction_draw_the_same_samples(tmp_path):
     assert started('pix2pix')[0].prediction.codes is None
 
 
+def test_codes_may_be_maps(tmp_path):
+    sections = dict(bicycle=dict(code_map=(2, 4)))
+    (stage,) = pipeline.make_stages(make_config('bicycle', **sections), FACES)
+    codes = np.asarray(stage.prediction.codes({})['codes'])
+    assert codes.shape == (3, 2, 4, 8)
+    np.savez(tmp_path / 'codes.npz', codes=codes[[1]])
+    sections['predict'] = dict(codes=str(tmp_path / 'codes.npz'))
+    (again,) = pipeline.make_stages(make_config('bicycle', **sections), FACES)
+    np.testing.assert_array_equal(again.prediction.codes({})['codes'], codes[[1]])
+
+
 def test_codes_of_another_length_are_refused(tmp_path):
     np.savez(tmp_path / 'codes.npz', codes=np.zeros((2, 5)))
     config = make_config('bicycle', predict=dict(codes=str(tmp_path / 'codes.npz')))
