@@ -5,14 +5,14 @@ Published weights and settings carry over to them.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.errors import unknown_name
+from segjax.errors import InputError, unknown_name
 from segjax.ops import conv as ops
 from segjax.ops.depthwise import depthwise_conv
 
@@ -81,16 +81,65 @@ def scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
 
 
-def pick_taps(features: dict[str, Any], taps: tuple[str, ...], where: str) -> dict[str, Any]:
-    """Returns the features that `taps` names.
+ALL_TAPS = 'all'
+"""Name that stands for all inner tensors of a net in its field `taps`."""
 
-    Raises:
-      InputError: a name that the backbone does not have.
+
+class Taps:
+    """The inner tensors of a net by name, in the order in which they are computed.
+
+    A net passes each of them through its `tap = Taps('resnet', given)`:
+
+        x = tap('layer1', x)
+
+    This records the tensor. If `given` has an array of that name, the array takes the place of the
+    tensor, for all layers behind it.
+
+    where    name of the net, for errors
+    given    {name: array} of replaced tensors. None: no tensor is replaced
+    tensors  {name: tensor} of all tensors so far, replaced or not
     """
-    for tap in taps:
-        if tap not in features:
-            raise unknown_name(f'{where}: taps', tap, features)
-    return {tap: features[tap] for tap in taps}
+
+    def __init__(self, where: str, given: Mapping[str, Any] | None = None):
+        self.where = where
+        self.given = given or {}
+        self.tensors: dict[str, Any] = {}
+
+    def __call__(self, name: str, tensor: Any) -> Any:
+        """Records a tensor and returns it, or returns the given array in the tensor's dtype.
+
+        Raises:
+          InputError: the given array has another shape.
+        """
+        if name in self.given:
+            array = self.given[name]
+            if array.shape != tensor.shape:
+                raise InputError(
+                    f'{self.where}: given {name!r}',
+                    got=f'an array of shape {array.shape}',
+                    expected=f'the shape of the inner tensor, {tensor.shape}',
+                )
+            tensor = array.astype(tensor.dtype)
+        self.tensors[name] = tensor
+        return tensor
+
+    def pick(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """Returns {name: tensor} of some names, or of all tensors if ALL_TAPS is among them.
+
+        A net calls this behind its last tensor.
+
+        Raises:
+          InputError: a name here or in `given` that the net does not have.
+        """
+        for name in self.given:
+            if name not in self.tensors:
+                raise unknown_name(f'{self.where}: given', name, self.tensors)
+        if ALL_TAPS in names:
+            return dict(self.tensors)
+        for name in names:
+            if name not in self.tensors:
+                raise unknown_name(f'{self.where}: taps', name, self.tensors)
+        return {name: self.tensors[name] for name in names}
 
 
 def batch_norm(

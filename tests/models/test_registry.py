@@ -30,7 +30,8 @@ def test_schema_is_a_config_and_builds_the_default_net(name):
     chex.assert_shape(outputs['logits'], (2, 64, 128, 7))
     assert outputs['logits'].dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
-    assert list(inspect.signature(net.__call__).parameters) == ['x', 'train']
+    arguments = list(inspect.signature(net.__call__).parameters)
+    assert arguments == ['x', 'train', *(['given'] if 'taps' in args else [])]
 
 
 def test_erfnet_schema():
@@ -43,6 +44,7 @@ def test_erfnet_schema():
         'use_bias': True,
         'init_std': 0.0,
         'forms': 'fast',
+        'taps': (),
     }
 
 

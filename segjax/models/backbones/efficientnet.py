@@ -40,10 +40,10 @@ from segjax.errors import InputError, unknown_name
 from segjax.models.layers import (
     Conv,
     DepthwiseConv,
+    Taps,
     batch_norm,
     he_fan_out,
     normal,
-    pick_taps,
     uniform_fan,
 )
 
@@ -220,11 +220,12 @@ class Backbone(nn.Module):
     taps: tuple[str, ...] = ()
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, given=None):
         """Returns the features of an image.
 
         Args:
           x: [B, H, W, C].
+          given: {tap: array} that replaces inner tensors. None: all are computed.
 
         Returns:
           (features at stride 32, [B, ceil(H / 32), ceil(W / 32), 1280 width], {tap: tensor}).
@@ -234,13 +235,13 @@ class Backbone(nn.Module):
         width = scaling.width * self.width
         outer_width = self.width if scaling.lite else width
         act = nn.relu6 if scaling.lite else nn.silu
-        features = {}
+        tap = Taps('efficientnet', given)
 
         # The stem, at stride 2.
         x = self.stem(rounded(STEM * outer_width), (3, 3), strides=2, name='conv_stem')(x)
         x = self.norm(name='bn0')(x)
         x = act(x)
-        features['stem'] = x
+        x = tap('stem', x)
 
         # The stages. Only the first block of a stage has its strides.
         counts = block_counts(scaling)
@@ -261,15 +262,15 @@ class Backbone(nn.Module):
                     name=f'blocks_{s}_{j}',
                 )
                 x = block(x)
-                features[f'blocks_{s}_{j}'] = x
-            features[f'blocks_{s}'] = x
+                x = tap(f'blocks_{s}_{j}', x)
+            x = tap(f'blocks_{s}', x)
 
         # The last convolution, whose channels the classifier sees.
         x = self.conv(rounded(HEAD * outer_width), (1, 1), use_bias=False, name='conv_head')(x)
         x = self.norm(name='bn1')(x)
         x = act(x)
-        features['head'] = x
-        return x, pick_taps(features, self.taps, 'efficientnet')
+        x = tap('head', x)
+        return x, tap.pick(self.taps)
 
 
 class EfficientNet(nn.Module):
@@ -316,13 +317,14 @@ class EfficientNet(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x, train: bool, given=None):
         """Returns the logits of an image.
 
         Args:
           x: [B, H, W, C] floating point, normalised, of any size. C is 3 in published weights. Any
             C works for a net without them, or with a stem or a layer in front of its own.
           train: use the statistics of the batch, dropout and drop-connect.
+          given: {tap: array} that replaces inner tensors. None: all are computed.
 
         Returns:
           {'logits': [B, num_classes] float32}, with taps also {'features': {tap: [B, h, w, C]}}.
@@ -335,7 +337,7 @@ class EfficientNet(nn.Module):
             dtype=self.dtype,
             name='classifier',
         )
-        x, features = backbone(x.astype(self.dtype))  # [B, h, w, 1280 width]
+        x, features = backbone(x.astype(self.dtype), given)  # [B, h, w, 1280 width]
         x = x.mean((1, 2))
         dropout = VARIANTS[self.variant].dropout if self.dropout is None else self.dropout
         x = nn.Dropout(dropout, deterministic=not train)(x)

@@ -27,7 +27,7 @@ from typing import Any
 import flax.linen as nn
 
 from segjax.errors import InputError, unknown_name
-from segjax.models.layers import Conv, he_fan_out, pick_taps, scaled
+from segjax.models.layers import Conv, Taps, he_fan_out, scaled
 from segjax.ops.pool import max_pool
 
 BLOCKS = {
@@ -148,18 +148,20 @@ class ResNet(nn.Module):
     taps: tuple[str, ...] = ()
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, given=None):
         """Returns the features of an image.
 
         Args:
           x: [B, H, W, 3].
+          given: {tap: array} that replaces inner tensors. None: all are computed.
 
         Returns:
           (stages, features). stages are layer1 .. layer4 by name. Their strides are 4, 8, 16 and
           32, but at most output_stride. Their sizes are rounded up. features are the taps by name.
         """
         self._check()
-        x, features = self._stem(x)
+        tap = Taps('resnet', given)
+        x = self._stem(x, tap)
         bottleneck = self.num_layers >= 50
         stages = {}
         strides, dilations = STRIDES[self.output_stride]
@@ -181,44 +183,44 @@ class ResNet(nn.Module):
                     name=f'layer{i + 1}_{j}',
                 )
                 x = block(x)
-                features[f'conv{i + 2}_{j + 1}'] = x
+                x = tap(f'conv{i + 2}_{j + 1}', x)
                 x = nn.relu(x)
+            x = tap(f'layer{i + 1}', x)
             stages[f'layer{i + 1}'] = x
-        return stages, pick_taps({**features, **stages}, self.taps, 'resnet')
+        return stages, tap.pick(self.taps)
 
-    def _stem(self, x):
+    def _stem(self, x, tap: Taps):
         """Computes the stem, which has 64 channels, or 128 for '3x3'.
 
         Args:
           x: [B, H, W, 3].
+          tap: gets the tensors before the ReLUs, [B, H / 2, W / 2, C].
 
         Returns:
-          ([B, H / 4, W / 4, C], {tap: [B, H / 2, W / 2, C]}).
+          [B, H / 4, W / 4, C].
         """
         n = scaled(64, self.width)
-        features = {}
         # One convolution, as published.
         if self.stem == '7x7':
             x = self.conv(n, (7, 7), strides=2, name='conv1')(x)
             x = self.norm(name='bn1')(x)
-            features['conv1_1'] = x
+            x = tap('conv1_1', x)
         else:
             # Three convolutions. Layers are numbered as in torch, where ReLUs count.
             x = self.conv(n, (3, 3), strides=2, name='conv1_0')(x)
             x = self.norm(name='conv1_1')(x)
-            features['conv1_1'] = x
+            x = tap('conv1_1', x)
             x = nn.relu(x)
             x = self.conv(n, (3, 3), name='conv1_3')(x)
             x = self.norm(name='conv1_4')(x)
-            features['conv1_2'] = x
+            x = tap('conv1_2', x)
             x = nn.relu(x)
             x = self.conv(scaled(128, self.width), (3, 3), name='conv1_6')(x)
             x = self.norm(name='bn1')(x)
-            features['conv1_3'] = x
+            x = tap('conv1_3', x)
         x = nn.relu(x)
-        # The features have stride 2, the result has stride 4.
-        x = max_pool(x, window=3, strides=2, padding=1, ceil=self.ceil_pool)
-        return x, features
+        # The taps have stride 2, the result has stride 4.
+        return max_pool(x, window=3, strides=2, padding=1, ceil=self.ceil_pool)
 
     def _check(self) -> None:
         """Raises InputError for fields that describe no ResNet."""

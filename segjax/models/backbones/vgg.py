@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError, unknown_name
-from segjax.models.layers import Conv, he_fan_out, pick_taps, scaled
+from segjax.models.layers import Conv, Taps, he_fan_out, scaled
 from segjax.ops.pool import average_pool, max_pool
 
 STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -65,11 +65,12 @@ class VGG16(nn.Module):
     pool: str = 'max'
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, given=None):
         """Returns the features of an image.
 
         Args:
           x: [B, H, W, 3].
+          given: {tap: array} that replaces inner tensors. None: all are computed.
 
         Returns:
           ({'pool1': [B, h, w, C], .., 'pool5': ..}, {tap: tensor}).
@@ -77,18 +78,19 @@ class VGG16(nn.Module):
         if self.pool not in POOLS:
             raise unknown_name('vgg: pool', self.pool, POOLS)
         pool = POOLS[self.pool]
-        features = {}
+        tap = Taps('vgg', given)
         pools = {}
         for i, (count, channels) in enumerate(self.stages, start=1):
             for j in range(1, count + 1):
                 conv = self._conv(i, j, scaled(channels, self.width))
                 x = conv(x)
-                features[f'conv{i}_{j}'] = x
+                x = tap(f'conv{i}_{j}', x)
                 x = nn.relu(x)
             strides = self.pool_strides[i - 1]
             x = pool(x, self.window, strides, padding=(self.window - 1) // 2, ceil=True)
+            x = tap(f'pool{i}', x)
             pools[f'pool{i}'] = x
-        return pools, pick_taps({**features, **pools}, self.taps, 'vgg')
+        return pools, tap.pick(self.taps)
 
     def _conv(self, stage: int, index: int, features: int) -> nn.Module:
         """Builds a convolution by its stage and its place in the stage, both from 1."""

@@ -12,13 +12,14 @@ Inner tensors that `taps` can name:
                       resolution of the block
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import flax.linen as nn
 
 from segjax.errors import InputError
-from segjax.models.layers import ConvNorm, pick_taps, scaled
+from segjax.models.layers import ConvNorm, Taps, scaled
 
 ENTRIES = {
     41: ((128, 2), (256, 2), (728, 2)),
@@ -73,8 +74,6 @@ class SeparableConv(nn.Module):
 class Stack(nn.Module):
     """Three separable convolutions. The stride is on the third.
 
-    Returns (output of the third convolution, output of the second convolution).
-
     features    output channels of each convolution
     strides     of the third convolution
     relu_first  whether the ReLUs are in front of the convolutions. Otherwise they are inside, after
@@ -88,8 +87,13 @@ class Stack(nn.Module):
     separable: Callable
 
     @nn.compact
-    def __call__(self, x):
-        outputs = []
+    def __call__(self, x, tap: Callable):
+        """Maps [B, H, W, C] to [B, H / strides, W / strides, features[2]].
+
+        Args:
+          x: the input.
+          tap: gets the output of the second convolution, and returns it or its replacement.
+        """
         for i, features in enumerate(self.features):
             if self.relu_first:
                 x = nn.relu(x)
@@ -100,14 +104,13 @@ class Stack(nn.Module):
                 name=f'conv{i + 1}',
             )
             x = conv(x)
-            outputs.append(x)
-        return outputs[2], outputs[1]
+            if i == 1:
+                x = tap(x)
+        return x
 
 
 class XceptionBlock(nn.Module):
     """Three separable convolutions (`stack`), and a shortcut from the block's input.
-
-    Returns (output, output of the second convolution).
 
     features   output channels of each convolution
     strides    of the third convolution and of the shortcut
@@ -125,7 +128,9 @@ class XceptionBlock(nn.Module):
     norm: Callable
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, tap: Callable):
+        """Maps [B, H, W, C] to [B, H / strides, W / strides, features[2]]. `tap` as in Stack."""
+
         def separable(features, **fields):
             return SeparableConv(
                 features,
@@ -139,9 +144,9 @@ class XceptionBlock(nn.Module):
         # The first ReLU is inside the branch, so the shortcut passes the input unchanged.
         relu_first = self.shortcut != 'none'
         stack = Stack(self.features, self.strides, relu_first, separable, name='stack')
-        y, second = stack(x)
+        y = stack(x, tap)
         if self.shortcut == 'none':
-            return y, second
+            return y
         if self.shortcut == 'conv':
             project = ConvNorm(
                 self.features[-1],
@@ -153,7 +158,7 @@ class XceptionBlock(nn.Module):
                 name='shortcut',
             )
             x = project(x)
-        return x + y, second
+        return x + y
 
 
 class Block(NamedTuple):
@@ -191,11 +196,12 @@ class Xception(nn.Module):
     taps: tuple[str, ...] = ()
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, given=None):
         """Returns the features of an image.
 
         Args:
           x: [B, H, W, 3].
+          given: {tap: array} that replaces inner tensors. None: all are computed.
 
         Returns:
           (features at output_stride, features at stride 4 for a decoder, {tap: tensor}).
@@ -205,7 +211,7 @@ class Xception(nn.Module):
         x = ConvNorm(scaled(32, self.width), (3, 3), **layers, strides=2, name='stem_0')(x)
         x = ConvNorm(scaled(64, self.width), (3, 3), **layers, name='stem_1')(x)
 
-        features = {}
+        tap = Taps('xception', given)
         stride = 2
         dilation = 1
         for i, (channels, strides, shortcut) in enumerate(self._blocks()):
@@ -219,15 +225,15 @@ class Xception(nn.Module):
                 **layers,
                 name=f'blocks_{i}',
             )
-            x, second = block(x)
-            features[f'blocks_{i}/conv2'] = second
-            features[f'blocks_{i}'] = x
+            x = block(x, functools.partial(tap, f'blocks_{i}/conv2'))
+            x = tap(f'blocks_{i}', x)
             # A dropped stride becomes dilation after its block.
             if is_strided:
                 stride *= strides
             else:
                 dilation *= strides
-        return x, features[LOW_LEVEL[self.num_layers]], pick_taps(features, self.taps, 'xception')
+        low_level = tap.tensors[LOW_LEVEL[self.num_layers]]
+        return x, low_level, tap.pick(self.taps)
 
     def _blocks(self) -> Iterator[Block]:
         """Yields the blocks of the entry, middle and exit flow."""

@@ -98,7 +98,7 @@ class ContextPath(nn.Module):
     norm: Callable
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, given=None):
         """Returns (features at stride 8, features at stride 16, taps of the backbone)."""
         refine = functools.partial(
             AttentionRefinement,
@@ -107,7 +107,7 @@ class ContextPath(nn.Module):
             conv=self.conv,
             norm=self.norm,
         )
-        stages, taps = self.resnet()(x)
+        stages, taps = self.resnet()(x, given)
         at_8 = stages['layer2']
         at_16 = stages['layer3']
         at_32 = stages['layer4']
@@ -222,12 +222,13 @@ class BiSeNet(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x, train: bool, given=None):
         """Returns the logits of an image.
 
         Args:
           x: [B, H, W, 3] floating point, normalised, of any size. Published: multiples of 32.
           train: use the statistics of the batch.
+          given: {tap: array} that replaces inner tensors (models/split.py). None: all are computed.
 
         Returns:
           {'logits': [B, H, W, num_classes] float32, 'aux': {'context8': like the logits,
@@ -265,7 +266,7 @@ class BiSeNet(nn.Module):
         image = x.astype(self.dtype)
         detail = SpatialPath(features, conv_norm, name='sp')(image)
         context_path = ContextPath(2 * features, resnet, enlarge, conv_norm, conv, norm, name='cp')
-        context_8, context_16, taps = context_path(image)
+        context_8, context_16, taps = context_path(image, given)
         fused = FeatureFusion(self.release, conv_norm, conv, norm, name='ffm')(detail, context_8)
 
         # The auxiliary heads see the context path only. They serve the training.

@@ -64,12 +64,13 @@ class DeepLabLargeFOV(nn.Module):
     logit_stride: int | None = None
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x, train: bool, given=None):
         """Returns the logits of an image.
 
         Args:
           x: [B, H, W, 3] floating point, normalised, of any size. Published: 8 k + 1 pixels.
           train: use dropout, and `logit_stride`.
+          given: {tap: array} that replaces inner tensors (models/split.py). None: all are computed.
 
         Returns:
           {'logits': [B, H, W, num_classes] float32}, enlarged from 1/8 with feature j on pixel 8 j.
@@ -90,7 +91,7 @@ class DeepLabLargeFOV(nn.Module):
             taps=self.taps,
             name='vgg',
         )
-        pools, features = vgg(x.astype(self.dtype))
+        pools, features = vgg(x.astype(self.dtype), given)
 
         n = scaled(1024, self.width)
         y = pools['pool5']  # [B, h, w, 512 width], h = H / 8 rounded up
@@ -183,19 +184,21 @@ class DeepLabV2(nn.Module):
     logit_stride: int | None = None
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x, train: bool, given=None):
         """Returns the logits of an image.
 
         Args:
           x: [B, H, W, 3] floating point, normalised, of any size. Published: 8 k + 1 pixels.
           train: use the statistics of the batch, and `logit_stride`.
+          given: {tap: array} that replaces inner tensors (models/split.py), without `scales`.
+            None: all are computed.
 
         Returns:
           {'logits': [B, H, W, num_classes] float32}, enlarged from 1/8 with feature j on pixel 8 j.
           With scales also {'aux': {'scale_1': like the logits, 'scale_0.75': ..}}, with taps also
           {'features': {tap: [B, h, w, C]}}.
         """
-        self._check()
+        self._check(given)
         resnet = self._resnet(train)
         dilated = functools.partial(self.dilated_conv or Conv, dtype=self.dtype, **_SMALL)
         aspp = ASPP(self.num_classes, self.rates, dilated, name='aspp')
@@ -204,7 +207,7 @@ class DeepLabV2(nn.Module):
 
         def segment(image):
             """Returns (logits at the size of x, taps) of the image at any size."""
-            stages, features = resnet(image.astype(self.dtype))
+            stages, features = resnet(image.astype(self.dtype), given)
             logits = aspp(stages['layer4'])  # [B, h, w, num_classes], stride 8
             logits = logits.astype(jnp.float32)
             logits = resize.bilinear_on_grid(
@@ -246,11 +249,18 @@ class DeepLabV2(nn.Module):
             taps=self.taps,
         )
 
-    def _check(self) -> None:
-        """Raises InputError for scales that no image can have."""
+    def _check(self, given) -> None:
+        """Raises InputError for scales that no image can have, or for `given` with scales."""
         if not all(scale > 0 for scale in self.scales):
             raise InputError(
                 'deeplab_v2: scales', got=repr(self.scales), expected='factors above 0'
+            )
+        if given and self.scales:
+            raise InputError(
+                'deeplab_v2: given',
+                got=f'inner tensors of one scale, scales {self.scales}',
+                expected='a net of one scale: each further scale has inner tensors of its own',
+                fix='scales=()',
             )
 
 

@@ -174,7 +174,7 @@ class DeepLabV3Plus(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x, train: bool, given=None):
         """Returns the logits of an image.
 
         Args:
@@ -182,6 +182,7 @@ class DeepLabV3Plus(nn.Module):
             16 k + 1. For these its enlargement with aligned corners puts every feature on its
             pixel. Here every feature is on its pixel at every size.
           train: use the statistics of the batch, and dropout.
+          given: {tap: array} that replaces inner tensors (models/split.py). None: all are computed.
 
         Returns:
           {'logits': [B, H, W, num_classes] float32}, enlarged from 1/4. With taps also {'features':
@@ -212,7 +213,7 @@ class DeepLabV3Plus(nn.Module):
             name='logits',
         )
 
-        deep, low_level, features = self._backbone(x.astype(self.dtype), norm)
+        deep, low_level, features = self._backbone(x.astype(self.dtype), given, norm)
         y = head(deep)
         y = decoder(y, low_level)
         y = classify(y)  # [B, H / 4, W / 4, num_classes]
@@ -235,7 +236,7 @@ class DeepLabV3Plus(nn.Module):
             ),
         }
 
-    def _backbone(self, x, norm: Callable):
+    def _backbone(self, x, given, norm: Callable):
         """Returns (features at output_stride, features at stride 4, taps)."""
         kind, num_layers = BACKBONES[self.backbone]
         fields = dict(output_stride=self.output_stride, width=self.width, taps=self.taps)
@@ -249,9 +250,9 @@ class DeepLabV3Plus(nn.Module):
                 **fields,
                 name='xception',
             )
-            return xception(x)
+            return xception(x, given)
         resnet = make_resnet(num_layers, norm, self.dtype, None, stem=self.stem, **fields)
-        stages, taps = resnet(x)
+        stages, taps = resnet(x, given)
         return stages['layer4'], stages['layer1'], taps
 
     def _check(self) -> None:

@@ -3,6 +3,15 @@
 Source: Romera, Alvarez, Bergasa, Arroyo, ERFNet: Efficient Residual Factorized ConvNet for
 Real-time Semantic Segmentation, IEEE T-ITS 2018. Layers, names and initialisation follow the
 authors' PyTorch release: `layers.3.conv1x3_2` there is `layers_3/conv1x3_2` here.
+
+Inner tensors that `taps` can name are outputs of blocks, after their last ReLU. They have the paths
+of their modules:
+
+    encoder/initial_block  at stride 2
+    encoder/layers_{i}     at stride 4 up to the block that halves it, then at stride 8. In the
+                           published net blocks 0 to 5 have stride 4, and blocks 6 to 14 stride 8
+    decoder/layers_{i}     at stride 4, then at stride 2. In the published net blocks 0 to 2 have
+                           stride 4, and blocks 3 to 5 stride 2
 """
 
 import functools
@@ -14,7 +23,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError
-from segjax.models.layers import Conv, ConvTranspose, batch_norm, normal, scaled
+from segjax.models.layers import Conv, ConvTranspose, Taps, batch_norm, normal, scaled
 from segjax.ops.pool import max_pool_2x2
 
 OUTPUT_STRIDE = 8
@@ -125,6 +134,12 @@ class UpBlock(nn.Module):
         return nn.relu(y)
 
 
+def _tapped(tap: Taps, block: nn.Module, x):
+    """Applies a block, and passes its output through `tap` under the path of the block."""
+    name = '/'.join(block.path[-2:])  # 'encoder/layers_3', also inside a larger net
+    return tap(name, block(x))
+
+
 class Encoder(nn.Module):
     """Down blocks to stride 8, with residual blocks at strides 4 and 8, and a 1x1 head on demand.
 
@@ -147,18 +162,19 @@ class Encoder(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, tap: Taps):
         """Returns (features [B, H / 8, W / 8, 128 width], logits of the head or None)."""
+        apply = functools.partial(_tapped, tap)
         down = functools.partial(DownBlock, conv=self.conv, norm=self.norm)
         block = functools.partial(NonBottleneck1D, conv=self.conv, norm=self.norm, train=self.train)
         number = itertools.count()
-        x = down(self.first_maps, name='initial_block')(x)  # stride 2
-        x = down(self.channels[0], name=f'layers_{next(number)}')(x)  # stride 4
+        x = apply(down(self.first_maps, name='initial_block'), x)  # stride 2
+        x = apply(down(self.channels[0], name=f'layers_{next(number)}'), x)  # stride 4
         for _ in range(self.blocks[0]):
-            x = block(self.dropout[0], 1, name=f'layers_{next(number)}')(x)
-        x = down(self.channels[1], name=f'layers_{next(number)}')(x)  # stride 8
+            x = apply(block(self.dropout[0], 1, name=f'layers_{next(number)}'), x)
+        x = apply(down(self.channels[1], name=f'layers_{next(number)}'), x)  # stride 8
         for dilation in itertools.islice(itertools.cycle(DILATIONS), self.blocks[1]):
-            x = block(self.dropout[1], dilation, name=f'layers_{next(number)}')(x)
+            x = apply(block(self.dropout[1], dilation, name=f'layers_{next(number)}'), x)
         if not self.head_classes:
             return x, None
         return x, self.conv(self.head_classes, (1, 1), name='output_conv')(x)
@@ -183,17 +199,18 @@ class Decoder(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, tap: Taps):
         """Maps [B, h, w, 128 width] to logits [B, 8 h, 8 w, num_classes]."""
+        apply = functools.partial(_tapped, tap)
         up = functools.partial(UpBlock, conv_transpose=self.conv_transpose, norm=self.norm)
         block = functools.partial(
             NonBottleneck1D, 0.0, 1, conv=self.conv, norm=self.norm, train=self.train
         )
         number = itertools.count()
         for channels, blocks in zip(self.channels, self.blocks, strict=True):
-            x = up(channels, name=f'layers_{next(number)}')(x)
+            x = apply(up(channels, name=f'layers_{next(number)}'), x)
             for _ in range(blocks):
-                x = block(name=f'layers_{next(number)}')(x)
+                x = apply(block(name=f'layers_{next(number)}'), x)
         return self.conv_transpose(self.num_classes, 2, name='output_conv')(x)
 
 
@@ -218,6 +235,8 @@ class ERFNet(nn.Module):
                   gradient
     init_std      initialisation. 0: torch's default, U(+-1 / sqrt(fan_in)). Above: CycleGAN's,
                   kernels N(0, init_std^2), scales of batch norms N(1, init_std^2), biases 0
+    taps          names of inner tensors to return under outputs['features'], listed at the top of
+                  this file
     dtype         of activations. Parameters, batch statistics and logits are float32
     axis_name     mapped axis of the devices that share batch statistics. None: not shared
     forms         form of the gradient of 3x1 and 1x3 convolutions: 'fast' or 'naive' (ops/conv.py)
@@ -234,21 +253,23 @@ class ERFNet(nn.Module):
     blocks: tuple[int, int, int, int] = (5, 8, 2, 2)
     use_bias: bool = True
     init_std: float = 0.0
+    taps: tuple[str, ...] = ()
     dtype: Any = jnp.float32
     axis_name: str | None = None
     forms: str = 'fast'
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x, train: bool, given=None):
         """Returns the logits of an image.
 
         Args:
           x: [B, H, W, in] floating point, normalised. H and W are multiples of 8.
           train: use the statistics of the batch, and dropout.
+          given: {tap: array} that replaces inner tensors (models/split.py). None: all are computed.
 
         Returns:
           {'logits': [B, H, W, num_classes] float32}, with encoder_head also {'aux': {'encoder':
-          [B, H/8, W/8, num_classes] float32}}.
+          [B, H/8, W/8, num_classes] float32}}, with taps also {'features': {tap: [B, h, w, C]}}.
         """
         self._check(x)
         layers = self._layers(train)
@@ -275,12 +296,16 @@ class ERFNet(nn.Module):
             train=train,
             name='decoder',
         )
+        tap = Taps('erfnet', given)
         x = x.astype(self.dtype)
-        features, encoder_logits = encoder(x)
-        logits = decoder(features)
+        features, encoder_logits = encoder(x, tap)
+        logits = decoder(features, tap)
+        tapped = tap.pick(self.taps)
         outputs = {'logits': logits.astype(jnp.float32)}
         if self.encoder_head:
             outputs['aux'] = {'encoder': encoder_logits.astype(jnp.float32)}
+        if self.taps:
+            outputs['features'] = tapped
         return outputs
 
     def _layers(self, train: bool) -> dict[str, Callable]:

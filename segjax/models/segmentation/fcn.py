@@ -49,10 +49,10 @@ class Stream(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, given=None):
         """Returns ({'fc7': [B, h, w, num_classes], pool: ..}, {tap: tensor})."""
         vgg = VGG16(self.conv, self.conv, padding=100, width=self.width, taps=self.taps, name='vgg')
-        pools, features = vgg(x)
+        pools, features = vgg(x, given)
         n = scaled(4096, self.width)
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
         y = self.conv(n, (7, 7), padding=0, name='fc6')(pools['pool5'])
@@ -101,12 +101,14 @@ class FCN(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x, train: bool, given=None):
         """Returns the logits of an image.
 
         Args:
           x: [B, H, W, 3 len(streams)] floating point, normalised, of any size.
           train: use dropout.
+          given: {tap: array} that replaces inner tensors, named as the results of `taps`
+            (models/split.py). None: all are computed.
 
         Returns:
           {'logits': [B, H, W, num_classes] float32}, with taps also {'features': {tap:
@@ -117,8 +119,9 @@ class FCN(nn.Module):
         images = jnp.split(x.astype(self.dtype), len(self.streams), -1)  # [B, H, W, 3] each
         scores = {}
         features = {}
+        replaced = self._given_by_stream(given)
         for name, image in zip(self.streams, images, strict=True):
-            scores[name], features[name] = stream(name=name)(image)
+            scores[name], features[name] = stream(name=name)(image, replaced[name])
 
         def total(layer):
             """Returns the sum of a layer's scores over the streams, in float32."""
@@ -162,6 +165,24 @@ class FCN(nn.Module):
             for tap, tensor in taps.items():
                 named[f'{name}/{tap}'] = tensor
         return named
+
+    def _given_by_stream(self, given) -> dict[str, Any]:
+        """Returns {stream: {tap: array}}, the inverse of `_named_by_stream`.
+
+        Raises:
+          InputError: a name that does not begin with a stream, where there are several.
+        """
+        if len(self.streams) == 1:
+            return {self.streams[0]: given}
+        by_stream: dict[str, Any] = {name: {} for name in self.streams}
+        for name, array in (given or {}).items():
+            stream, _, tap = name.partition('/')
+            if stream not in by_stream:
+                raise InputError(
+                    'fcn: given', got=repr(name), expected=f"a name as '{self.streams[0]}/conv4_3'"
+                )
+            by_stream[stream][tap] = array
+        return by_stream
 
     def _check(self, x) -> None:
         """Raises InputError for unknown output strides or channels that do not fit the streams."""

@@ -92,7 +92,7 @@ class PSPNet(nn.Module):
     dilated_conv: Callable | None = None
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x, train: bool, given=None):
         """Returns the logits of an image.
 
         Args:
@@ -100,6 +100,7 @@ class PSPNet(nn.Module):
             pixels. For these its enlargement with aligned corners puts every feature on its pixel.
             Here every feature is on its pixel at every size.
           train: use the statistics of the batch, and dropout.
+          given: {tap: array} that replaces inner tensors (models/split.py). None: all are computed.
 
         Returns:
           {'logits': [B, H, W, num_classes] float32}, with aux_head also {'aux': {'layer3': like the
@@ -132,7 +133,7 @@ class PSPNet(nn.Module):
             return resize.bilinear_on_grid(y, x.shape[1:3], OUTPUT_STRIDE)
 
         # The second classifier sees layer3, one stage before the pyramid.
-        stages, features = resnet(x.astype(self.dtype))
+        stages, features = resnet(x.astype(self.dtype), given)
         pyramid = PyramidPooling(self.bins, conv, norm, name='ppm')(stages['layer4'])
         outputs = {'logits': classify(pyramid, 'cls', 512)}
         if self.aux_head:
