@@ -423,6 +423,8 @@ class Stage(NamedTuple):
     frozen       names of nets that this stage neither trains nor copies from an earlier stage. A
                  run without their parameters in config.init_from is refused. They get the averages
                  of a run that has averages
+    check_start  initial state -> None, on the host. Raises InputError for nets that do not fit
+                 together, once the parameters of config.init_from are loaded
     """
 
     name: str
@@ -443,6 +445,7 @@ class Stage(NamedTuple):
     observation: Observation | None = None
     hand_on: HandOn | None = None
     frozen: tuple[str, ...] = ()
+    check_start: Callable[[TrainState], None] | None = None
 
     @property
     def training_inputs(self) -> tuple[Input, ...]:

@@ -42,6 +42,7 @@ LONGEST_FIRST = (
     'pipelines/test_label_to_image',
     'pipelines/test_std2p',
     'pipelines/test_dropout_codes',
+    'pipelines/test_dense_features',
     'pipelines/test_monocular_normals',
     'models/segmentation/test_nets',
     'models/depth/test_decoder',

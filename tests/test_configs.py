@@ -29,6 +29,7 @@ from segjax.train import checks, driver
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((REPOSITORY / 'configs').glob('*.py'))
 CLASSES = {
+    'ade20k': labels.ADE20K,
     'ade20k_bedroom': labels.ADE20K_BEDROOM,
     'apolloscape': labels.APOLLOSCAPE,
     'bdd100k': labels.CITYSCAPES_TRAIN_IDS.classes,
@@ -80,7 +81,10 @@ def variants(path: pathlib.Path) -> list[str]:
 EXPERIMENTS = [f'{path}:{variant}' for path in FILES for variant in variants(path)]
 
 
-SOURCES = ('conditional_gan', 'dropout_codes', 'label_to_image', 'semantic_inpainting')
+SOURCES = (
+    *('conditional_gan', 'dense_features', 'dropout_codes', 'label_to_image'),
+    'semantic_inpainting',
+)
 """Pipelines with a net that comes from a file."""
 
 
@@ -115,6 +119,12 @@ def spec_of(config) -> DataSpec:
         declared={portrait: FEATURE} if portrait == 'points_face' else {},
     )
     return pipelines.promised(config, {'data': spec})['data']
+
+
+def make_stages(config, spec):
+    """Returns the stages of a config, whose additional data sets are like its main data set."""
+    further = dict.fromkeys(config_lib.data_sections(config.pipeline)[1:], spec)
+    return pipelines.load(config.pipeline).make_stages(config, spec, **further)
 
 
 def abstract_batch(inputs, evaluation, declared):
@@ -162,8 +172,7 @@ def test_every_documented_value_of_an_argument_makes_stages(experiment):
     spec = spec_of(config)
     if 'method=pose' in experiment:
         spec = dataclasses.replace(spec, features=('image', 'label', 'name', *VIDEO['streets']))
-    stages = pipelines.load(config.pipeline).make_stages(config, spec)
-    for stage in stages:
+    for stage in make_stages(config, spec):
         inputs = stage.train_input or stage.eval_input
         assert inputs.features
 
@@ -214,10 +223,11 @@ def test_the_docstring_tells_of_every_variant_and_has_a_command(path):
     assert {'quick', 'smoke'} <= set(variants(path))
 
 
-USUAL = {'shape_classifier.py': 'lite0'}
+USUAL = {'shape_classifier.py': 'lite0', 'dense_features.py': 'smoke'}
 """The variant by which a file is traced, if it is not the paper's.
 
-EfficientNet-B7 takes ten times as long as lite0, under the same config.
+EfficientNet-B7 takes ten times as long as lite0, under the same config. PSPNet-101 with a GAN takes
+half a minute.
 """
 
 
@@ -245,7 +255,7 @@ def test_full_size_steps_have_the_shapes_of_their_state(experiment):
     earlier = {}
     spec = spec_of(config)
     run = types.SimpleNamespace(config=config, topology=topology, spec_of=lambda _: spec)
-    for stage in pipelines.load(config.pipeline).make_stages(config, spec):
+    for stage in make_stages(config, spec):
         functions = driver.map_functions(run, stage)
         root = rng.root(0, stage.name, 'test')
         inputs = stage.train_input if stage.num_steps else stage.eval_input

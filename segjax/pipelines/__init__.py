@@ -12,6 +12,7 @@ from segjax.spec import DataSpec
 
 REGISTRY = {
     'conditional_gan': 'segjax.pipelines.conditional_gan',
+    'dense_features': 'segjax.pipelines.dense_features',
     'dropout_codes': 'segjax.pipelines.dropout_codes',
     'label_to_image': 'segjax.pipelines.label_to_image',
     'learned_dilation': 'segjax.pipelines.learned_dilation',

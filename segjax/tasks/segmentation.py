@@ -370,18 +370,34 @@ def make_evaluation(
 
 def class_evidence(judge: Judge, state: TrainState, batch: Batch) -> Array:
     """Returns logits of whole images, or the averaged probabilities of crops, [B, H, W, C]."""
-    settings = judge.config.evaluate
     if judge.evidence is not None:
         return judge.evidence(state, batch)
-    if not settings.crop:
-        return judge.infer(state, batch['image'])
+    infer = functools.partial(judge.infer, state)
+    return evidence_of_maps(judge.config.evaluate, infer, batch['image'], batch['size'])
 
-    def probabilities(image: Array) -> Array:
-        return jax.nn.softmax(judge.infer(state, image))
+
+def evidence_of_maps(
+    settings: ml_collections.ConfigDict, infer: Callable[[Array], Array], maps: Array, size: Array
+) -> Array:
+    """Returns logits of whole maps, or with `evaluate.crop` the averaged probabilities of crops.
+
+    Args:
+      settings: config.evaluate.
+      infer: maps [B, h, w, ...] -> logits [B, h, w, C].
+      maps: [B, H, W, ...], images or label maps.
+      size: [B, 2] height and width of the part without padding.
+
+    Returns:
+      [B, H, W, C].
+    """
+    if not settings.crop:
+        return infer(maps)
+
+    def probabilities(crops: Array) -> Array:
+        return jax.nn.softmax(infer(crops))
 
     overlap = 1 - settings.stride
-    crop = tuple(settings.crop)
-    return windows.average(probabilities, batch['image'], batch['size'], crop, overlap)
+    return windows.average(probabilities, maps, size, tuple(settings.crop), overlap)
 
 
 def predict_labels(judge: Judge, state: TrainState, batch: Batch) -> Array:

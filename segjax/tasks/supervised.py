@@ -221,6 +221,14 @@ def evaluated_nets(state: TrainState, ema: float) -> tuple[dict[str, PyTree], di
     return optim.averaged(state, ema if 'ema' in state.extra else 0.0)
 
 
+def evaluated_variables(
+    state: TrainState, ema: float, nets: Iterable[str]
+) -> dict[str, dict[str, PyTree]]:
+    """Returns {net: variables} of nets that an earlier stage has trained, see `evaluated_nets`."""
+    params, model_state = evaluated_nets(state, ema)
+    return {net: {'params': params[net], **model_state[net]} for net in nets}
+
+
 def make_init(config: ml_collections.ConfigDict, net: segmentation.Net) -> Callable:
     """Returns `Stage.init` of one net: new parameters, statistics and optimiser."""
 
@@ -248,12 +256,13 @@ def make_train_step(
     shared: Collection[str] = (),
     prepare: Callable = lambda state, batch: batch,
     change_grads: Callable = lambda grads, params: grads,
+    finish: Callable = lambda state, batch, outputs: state,
 ) -> Callable:
     """Returns `Stage.train_step`: a gradient, a step of each optimiser, and new averages.
 
     Args:
-      loss_fn: (params, model_state, batch, keys) -> (terms, model_state, {}), where params and
-        model_state hold the nets that optimisers own.
+      loss_fn: (params, model_state, batch, keys) -> (terms, model_state, outputs by example), where
+        params and model_state hold the nets that optimisers own.
       optimisers: of the state, as given to `fresh_state`.
       weight_of: name of a term of the loss -> its weight.
       num_steps: of the schedules.
@@ -262,6 +271,7 @@ def make_train_step(
       shared: `Stage.shared_streams`, whose keys are equal in all micro-batches.
       prepare: (state, batch) -> batch, adds the outputs of frozen nets.
       change_grads: (gradients of the global batch, params) -> gradients for the optimisers.
+      finish: (state, prepared batch, outputs) -> state, called before the step is counted.
     """
     value_and_grad = parallel.global_value_and_grad(loss_fn, weight_of, accumulate, shared)
     first = next(iter(optimisers.values()))
@@ -274,21 +284,21 @@ def make_train_step(
         params = select(state.params, trained)
         model_state = select(state.model_state, trained)
         batch = prepare(state, batch)
-        (loss, terms, model_state, _), grads = value_and_grad(params, model_state, batch, keys)
+        result, grads = value_and_grad(params, model_state, batch, keys)
+        loss, terms, model_state, outputs = result
         grads = change_grads(grads, params)
 
         metrics = {
             'loss': Mean(loss, jnp.float32(1)),
             'learning_rate': optim.learning_rate(first.section, num_steps, state.step),
+            **{f'loss_{name}': term for name, term in terms.items()},
         }
-        for name, term in terms.items():
-            metrics[f'loss_{name}'] = term
-
         # One step of each optimiser.
         for name, optimiser in optimisers.items():
             transform = optimiser.make(num_steps, select(params, optimiser.nets))
             state = optim.apply(state, name, transform, select(grads, optimiser.nets))
         state = state.replace(model_state={**state.model_state, **model_state})
+        state = finish(state, batch, outputs)
 
         # The average weighs by the number of earlier updates, so the step is counted last.
         state = optim.update_average(state, ema)

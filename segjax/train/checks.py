@@ -86,8 +86,9 @@ def _step_problems(
     # A run that has begun reads no source.
     checks: list[Check] = []
     if not begun:
-        checks.append((initialization.check_weights, run, states))
+        # A missing net is a clearer error than another net of the same name.
         checks.append((initialization.check_frozen, run, stages, states))
+        checks.append((initialization.check_weights, run, states))
     if trace_steps:
         for stage in stages:
             checks.append((_trace_training, run, stage, states[stage.name]))

@@ -467,9 +467,18 @@ def initial_state(run: Run, stage: Stage, earlier: Mapping[str, Any]) -> TrainSt
     """
     # Run op by op. Compiling the whole initialiser takes ten times as long.
     state = parallel.to_host(stage.init(*arguments(run, stage, earlier)))
+    if run.source() is not None or run.sources:
+        state = _with_sources(run, stage, state, earlier)
+    if stage.check_start is not None:
+        stage.check_start(state)
+    return state
+
+
+def _with_sources(
+    run: Run, stage: Stage, state: TrainState, earlier: Mapping[str, Any]
+) -> TrainState:
+    """Returns a new state with the parameters of all sources. Arguments: `initial_state`."""
     source = run.source()
-    if source is None and not run.sources:
-        return state
     inherited = _inherited(state, earlier)
 
     # The nets without a row of their own start from `init_from.path`.

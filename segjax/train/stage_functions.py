@@ -40,9 +40,10 @@ def map_functions(run: Run, stage: Stage) -> Functions:
         return state, parallel.sum_over_devices(dict(metrics)), flags
 
     observe = stage.observation.outputs if stage.observation is not None else None
+    evaluate = _evaluation(run, stage, stage.eval_input, stage.eval_step, observe)
     return Functions(
         train=run.topology.spmd(train_step, num_args=3, donate=(0,)),
-        evaluate=_map_evaluation(run, stage, stage.eval_input, stage.eval_step, observe),
+        evaluate=run.topology.spmd(evaluate, num_args=4, split=(False, True)),
         measure=_map_measure(run, stage),
     )
 
@@ -52,7 +53,13 @@ def _map_measure(run: Run, stage: Stage) -> Callable | None:
     hand_on = stage.hand_on
     if hand_on is None or hand_on.inputs is None or hand_on.eval_step is None:
         return None
-    return _map_evaluation(run, stage, hand_on.inputs, hand_on.eval_step)
+    evaluate = _evaluation(run, stage, hand_on.inputs, hand_on.eval_step)
+
+    # A program of its own name: profiles and tests tell it from the evaluation.
+    def measure(state: TrainState, batch, root, number):
+        return evaluate(state, batch, root, number)
+
+    return run.topology.spmd(measure, num_args=4, split=(False, True))
 
 
 def batch_in_step(run: Run, inputs: Input, batch: Batch) -> dict[str, jax.Array]:
@@ -68,14 +75,14 @@ def batch_in_step(run: Run, inputs: Input, batch: Batch) -> dict[str, jax.Array]
     return kinds.in_step(batch, declared_in_batch(run, inputs))
 
 
-def _map_evaluation(
+def _evaluation(
     run: Run,
     stage: Stage,
     inputs: Input,
     eval_step: Callable,
     outputs: Callable | None = None,
 ) -> Callable:
-    """Maps an evaluation step over the devices.
+    """Returns an evaluation step with the batch, keys and sums that each device needs.
 
     Metrics and outputs come from one program, in which XLA shares the forward pass of the net.
 
@@ -92,7 +99,7 @@ def _map_evaluation(
         metrics = parallel.sum_over_devices(dict(eval_step(state, batch, keys)))
         return metrics, dict(outputs(state, batch, keys)) if outputs is not None else {}
 
-    return run.topology.spmd(evaluate, num_args=4, split=(False, True))
+    return evaluate
 
 
 def root_key(run: Run, stage: Stage, use: str) -> jax.Array:

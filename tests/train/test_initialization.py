@@ -120,6 +120,19 @@ def test_a_frozen_net_without_parameters_is_refused(abstract, tmp_path):
         assert words in error.value.got and "(('segmenter', 'runs/segmenter'),)" in error.value.fix
 
 
+def test_a_stage_checks_the_parameters_that_it_starts_from(abstract, tmp_path):
+    path = tmp_path / 'w.npz'
+    expected = weights(abstract, 'erfnet', path)
+    run, (stage,) = driver.open_run(make_config(path), str(tmp_path / 'run'), 'train')
+
+    def refuse(state):
+        chex.assert_trees_all_equal(named(state), expected)
+        raise InputError('nets', got='two nets', expected='nets of the same run')
+
+    with pytest.raises(InputError, match='two nets'):
+        initialization.initial_state(run, stage._replace(check_start=refuse), {})
+
+
 @pytest.mark.parametrize('is_average', [True, False])
 def test_a_net_that_an_earlier_stage_has_trained_is_kept(is_average, abstract, tmp_path):
     path = tmp_path / 'w.npz'

@@ -1,0 +1,82 @@
+"""Table 6.5 of He's thesis: synthetic features on ADE20K.
+
+python -m segjax.main --mode table --table configs/tables/dense_features_table6_5.py \\
+    --scale paper --config.data.root=/data/ADE20K --workdir runs/table6_5
+    --override 'baseline:init_from.path=pspnet50_ade20k.pth'
+
+The evaluation has a single scale. The published numbers of several scales are quoted. The scale
+quick of Table 6.1 has the same rows.
+"""
+
+from segjax.modes.table import Claim, Column, Literature, Row, Scale, Table
+
+FILE = 'configs/dense_features.py:{scale}'
+BASELINE = 'baseline'
+GENERATOR = 'generator'
+COLUMNS = {
+    'PixelAcc': 'pixel_accuracy',
+    'ClassAcc': 'class_accuracy',
+    'mIoU': 'mIoU',
+    'fwIoU': 'fwIoU',
+}
+PUBLISHED = {
+    BASELINE: (80.04, 51.75, 41.68, 67.46),
+    'ours': (80.00, 53.83, 42.02, 68.19),
+}
+"""{row: numbers of COLUMNS} at a single scale."""
+SEVERAL_SCALES = {
+    'Baseline, several scales': (80.76, 52.27, 42.78, 68.75),
+    'Ours, several scales': (80.81, 54.70, 43.35, 69.17),
+}
+
+
+def numbers(values):
+    """Returns published numbers by column."""
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def get_rows():
+    """Returns the baseline, the hidden generator, the control, and our features."""
+    return (
+        Row(
+            BASELINE,
+            'Baseline',
+            f'{FILE},stages=segmentation',
+            published=numbers(PUBLISHED[BASELINE]),
+        ),
+        Row(GENERATOR, 'generator', f'{FILE},stages=features', after=BASELINE, hidden=True),
+        Row(
+            'steps',
+            'Further steps on real images',
+            f'{FILE},stages=refit,source=none',
+            after=BASELINE,
+        ),
+        Row(
+            'ours',
+            'Ours',
+            f'{FILE},stages=refit',
+            published=numbers(PUBLISHED['ours']),
+            after=GENERATOR,
+        ),
+    )
+
+
+def get_table():
+    """Returns the table."""
+    columns = [
+        Column(name, score, unit='%', factor=100, better='max', digits=2)
+        for name, score in COLUMNS.items()
+    ]
+    literature = [Literature(name, numbers(values)) for name, values in SEVERAL_SCALES.items()]
+    return Table(
+        title='Synthetic dense features: Table 6.5',
+        source='He, thesis, Table 6.5 (ADE20K val)',
+        columns=tuple(columns),
+        rows=get_rows(),
+        scales={'paper': Scale('ade20k', (0,), note="The thesis' setting, one run each.")},
+        claims=(
+            Claim('synthetic features raise ClassAcc', 'ClassAcc', 'ours', BASELINE),
+            Claim('synthetic features raise mIoU', 'mIoU', 'ours', BASELINE),
+        ),
+        literature=tuple(literature),
+    )
