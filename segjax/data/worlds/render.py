@@ -168,6 +168,16 @@ def to_unit_sphere(ellipsoids) -> np.ndarray:
     return to_local / ellipsoids['radii'][:, :, None]
 
 
+def of_samples(values: np.ndarray, record: np.ndarray) -> np.ndarray:
+    """Returns the value of each sample from values of all surfaces, contiguous.
+
+    Args:
+      values: [N] of the surfaces.
+      record: [...] numbers of surfaces, 0 .. N - 1.
+    """
+    return np.ascontiguousarray(values).take(record, axis=0, mode='clip')
+
+
 def _normals(quads):
     """Returns edge_s x edge_t, [N, 3]."""
     return np.cross(quads['edge_s'], quads['edge_t'])

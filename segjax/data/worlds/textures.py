@@ -1,4 +1,4 @@
-"""Noise textures anchored in surface coordinates, filtered by distance."""
+"""Noise textures in surface coordinates, filtered by distance, and helpers of painters."""
 
 from typing import NamedTuple
 
@@ -84,3 +84,8 @@ def cell_hash(i, j) -> np.ndarray:
     """Returns a pseudo-random number in [0, 1) for each whole-number cell (i, j)."""
     value = np.sin(i * 12.9898 + j * 78.233) * 43.758547
     return value - np.floor(value)
+
+
+def mix(colour, added, share) -> np.ndarray:
+    """Mixes colours [n, 3]: a share [n] of `added`, and the remaining share of `colour`."""
+    return colour + (added - colour) * share[:, None]

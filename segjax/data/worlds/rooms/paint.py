@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from segjax.data.worlds.rooms import looks
-from segjax.data.worlds.textures import band, cell_hash, periodic
+from segjax.data.worlds.textures import band, cell_hash, mix, periodic
 
 
 class Patch(NamedTuple):
@@ -35,11 +35,6 @@ class Patch(NamedTuple):
     shift: np.ndarray
 
 
-def _mix(colour, added, share):
-    """Mixes colours [n, 3]: a share [n] of `added`, and the remaining share of `colour`."""
-    return colour + (added - colour) * share[:, None]
-
-
 def _fade(p, period):
     """Returns the contrast of a pattern that samples resolve, in [0, 1], [n]."""
     return np.clip(period / (3 * p.footprint) - 0.5, 0, 1)
@@ -49,7 +44,7 @@ def wood(p):
     """Paints grain along s."""
     period = np.float32(0.035)
     rings = np.sin(2 * np.pi / period * p.t + 2.5 * p.stain + 0.6 * p.noise)
-    return _mix(p.colour, p.accent, 0.5 * (rings + 1) * (0.25 + 0.75 * _fade(p, period)) * 0.7)
+    return mix(p.colour, p.accent, 0.5 * (rings + 1) * (0.25 + 0.75 * _fade(p, period)) * 0.7)
 
 
 def cloth(p):
@@ -59,7 +54,7 @@ def cloth(p):
 
 def stripes(p):
     """Paints stripes along t."""
-    return _mix(p.colour, p.accent, _stripe(p.s, p.cell[:, 0], p.footprint))
+    return mix(p.colour, p.accent, _stripe(p.s, p.cell[:, 0], p.footprint))
 
 
 def _stripe(x, period, footprint):
@@ -73,7 +68,7 @@ def checks(p):
     """Paints crossing stripes."""
     across = _stripe(p.s, p.cell[:, 0], p.footprint)
     down = _stripe(p.t, p.cell[:, 1], p.footprint)
-    return _mix(p.colour, p.accent, 0.5 * (across + down))
+    return mix(p.colour, p.accent, 0.5 * (across + down))
 
 
 def dots(p):
@@ -81,7 +76,7 @@ def dots(p):
     radius = np.hypot(periodic(p.s, p.cell[:, 0]), periodic(p.t, p.cell[:, 1]))
     inside = np.clip((0.28 * p.cell[:, 0] - radius) / p.footprint + 0.5, 0, 1)
     fine = _fade(p, p.cell[:, 0])
-    return _mix(p.colour, p.accent, inside * fine + 0.25 * (1 - fine))
+    return mix(p.colour, p.accent, inside * fine + 0.25 * (1 - fine))
 
 
 def tiles(p):
@@ -94,7 +89,7 @@ def tiles(p):
         band(np.abs(periodic(p.t, p.cell[:, 1])) - half, 0.006, p.footprint),
     )
     tone = 0.93 + 0.14 * cell_hash(i, j + p.shift[:, 0])
-    return _mix(p.colour * tone[:, None], p.accent, joint)
+    return mix(p.colour * tone[:, None], p.accent, joint)
 
 
 def planks(p):
@@ -104,7 +99,7 @@ def planks(p):
     tone = 0.75 + 0.5 * cell_hash(row, column)
     grain = 1 + 0.07 * np.sin(150 * p.t + 2 * p.stain) * _fade(p, 0.04)
     joint = band(p.t - row * p.cell[:, 1], 0.004, p.footprint)
-    return _mix(p.colour * (tone * grain)[:, None], p.accent * 0.6, joint)
+    return mix(p.colour * (tone * grain)[:, None], p.accent * 0.6, joint)
 
 
 def front(p):
@@ -124,7 +119,7 @@ def front(p):
     wide = np.where(is_door, 0.015, 0.06)
     high = np.where(is_door, 0.06, 0.015)
     knob = band(u - knob_u, wide, p.footprint) * band(v - knob_v, high, p.footprint)
-    return _mix(p.colour, p.accent, np.clip(joint + inset + knob, 0, 1))
+    return mix(p.colour, p.accent, np.clip(joint + inset + knob, 0, 1))
 
 
 def _scene(p, x, y):
@@ -153,8 +148,8 @@ def painting(p):
     bands = 0.25 + 0.25 * np.sin(8 * y + p.shift[:, 0])
     colour = 0.6 * _scene(p, x, y) + p.colour * bands[:, None]
     horizon = 0.2 + 0.3 * cell_hash(p.shift[:, 0], 1.0) + 0.05 * np.sin(9 * x)
-    colour = _mix(colour, p.accent * 0.7, 0.8 * (y < horizon))
-    return _mix(colour, np.float32([0.7, 0.68, 0.62]), 0.8 * (_margin(p) < 0.03))
+    colour = mix(colour, p.accent * 0.7, 0.8 * (y < horizon))
+    return mix(colour, np.float32([0.7, 0.68, 0.62]), 0.8 * (_margin(p) < 0.03))
 
 
 def screen(p):
@@ -162,7 +157,7 @@ def screen(p):
     x = p.s / p.cell[:, 0]
     y = p.t / p.cell[:, 1]
     dark = np.float32(0.015) + 0.035 * np.clip(x + y - 0.9, 0, 1)[:, None] * np.ones(3, np.float32)
-    return _mix(dark, 1.4 * _scene(p, 1.6 * x, 1.6 * y), p.accent[:, 0])
+    return mix(dark, 1.4 * _scene(p, 1.6 * x, 1.6 * y), p.accent[:, 0])
 
 
 def outdoors(p):
@@ -173,12 +168,12 @@ def outdoors(p):
     line = 0.35 + 0.25 * cell_hash(p.shift[:, 0], 2.0) + 0.06 * p.stain
     green = np.float32([0.16, 0.24, 0.1]) * np.maximum(0.3, 1 + 0.4 * p.noise)[:, None]
     house = p.accent * 0.6
-    low = _mix(green, house, (np.sin(4 * x + p.shift[:, 0]) > 0.3).astype(np.float32))
-    view = _mix(sky, low, (y < line).astype(np.float32))
+    low = mix(green, house, (np.sin(4 * x + p.shift[:, 0]) > 0.3).astype(np.float32))
+    view = mix(sky, low, (y < line).astype(np.float32))
     upright = band(x - 0.5, 0.03 / p.cell[:, 0], p.footprint / p.cell[:, 0])
     rim = _margin(p)
     bars = np.clip(upright + (rim < 0.05), 0, 1)
-    return _mix(view, p.colour * 0.8, bars)
+    return mix(view, p.colour * 0.8, bars)
 
 
 def slats(p):
@@ -194,7 +189,7 @@ def folds(p):
     wave = np.sin(2 * np.pi * p.s / p.cell[:, 0] + 0.4 * p.stain)
     tone = 0.72 + 0.3 * wave * _fade(p, p.cell[:, 0])
     hem = 0.5 * band(p.t - 0.12, 0.02, p.footprint)
-    return _mix(p.colour * tone[:, None], p.accent, hem)
+    return mix(p.colour * tone[:, None], p.accent, hem)
 
 
 def page(p):
@@ -204,7 +199,7 @@ def page(p):
     rim = _margin(p)
     text = rows * words * (rim > 0.025) * 0.6
     block = (p.t > 0.45 * p.cell[:, 1]) & (rim > 0.04) & (p.cell[:, 0] > 0.25)
-    return _mix(p.colour, p.accent, np.where(block, np.float32(0.9), text))
+    return mix(p.colour, p.accent, np.where(block, np.float32(0.9), text))
 
 
 def board(p):
@@ -212,7 +207,7 @@ def board(p):
     y = p.t / p.cell[:, 1]
     line = band(periodic(p.t + 0.03 * p.noise, np.float32(0.16)), 0.012, p.footprint)
     written = (p.stain > 0.1) & (y > 0.15) & (y < 0.9)
-    return _mix(p.colour, p.accent * 0.4, line * written)
+    return mix(p.colour, p.accent * 0.4, line * written)
 
 
 def glass(p):

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from segjax.data.worlds import textures
-from segjax.data.worlds.render import Hits, heading_matrix, to_unit_sphere
+from segjax.data.worlds.render import Hits, heading_matrix, of_samples, to_unit_sphere
 from segjax.data.worlds.rooms.paint import PAINT, SHINING, Patch
 from segjax.data.worlds.shapes import Shape
 
@@ -184,11 +184,6 @@ def locate(still: Still, hits: Hits, intrinsics, pose) -> Samples:
     facing = np.abs(facing)
     footprint = z * np.float32(1 / intrinsics[0, 0]) / np.sqrt(np.clip(facing, 0.1, 1))
     return Samples(record, points, normals, facing, z, footprint)
-
-
-def of_samples(values: np.ndarray, record: np.ndarray) -> np.ndarray:
-    """Returns the value of each sample from values of all surfaces, contiguous."""
-    return np.ascontiguousarray(values).take(record, axis=0, mode='clip')
 
 
 def shade(still: Still, samples: Samples) -> np.ndarray:

@@ -7,15 +7,10 @@ import numpy as np
 
 from segjax.data.worlds import shapes
 from segjax.data.worlds.streets.scene import LANE, ROAD, SIDEWALK, TERRAIN
-from segjax.data.worlds.textures import band, cell_hash, periodic
+from segjax.data.worlds.textures import band, cell_hash, mix, periodic
 
 _WHITE = np.array([0.6, 0.6, 0.58], np.float32)
 _STEEL = np.array([0.25, 0.25, 0.26], np.float32)
-
-
-def _mix(colour, added, share):
-    """Mixes colours [n, 3]: a share [n] of `added`, and the remaining share of `colour`."""
-    return colour + (added - colour) * share[:, None]
 
 
 # --- the ground -----------------------------------------------------------------------------------
@@ -67,16 +62,16 @@ def ground(scene, x, y, footprint, noise, stain):
         band(periodic(lateral, scene.tiles), 0.012, footprint),
         band(periodic(y, scene.tiles), 0.012, footprint * 3),
     )
-    colour = _mix(colour, colour * 0.5, joints * is_walk)
-    colour = _mix(colour, paving[3], band(out - 0.06, 0.08, footprint) * is_walk)
+    colour = mix(colour, colour * 0.5, joints * is_walk)
+    colour = mix(colour, paving[3], band(out - 0.06, 0.08, footprint) * is_walk)
 
     # Markings, which wear, and rails.
     lines = _markings(street, y, lateral, out, footprint)
     worn = np.clip(0.75 + 0.2 * stain, 0.2, 1) * is_road
-    colour = _mix(colour, _WHITE, np.minimum(lines, 1) * worn)
+    colour = mix(colour, _WHITE, np.minimum(lines, 1) * worn)
     if street.rails:
         rails = band(np.abs(lateral + LANE / 2) - 0.72, 0.05, footprint)
-        colour = _mix(colour, _STEEL, rails * is_road)
+        colour = mix(colour, _STEEL, rails * is_road)
     return colour, labels
 
 
@@ -129,8 +124,8 @@ def facade(p):
     chance = cell_hash(i, j)
     pane = p.accent * (0.3 + 1.4 * chance)[:, None] + p.sky * (0.1 + 0.25 * (chance > 0.8))[:, None]
     sill = band(up - j - 0.21, 0.025, p.footprint / p.cell[:, 1]) * wide
-    colour = _mix(p.colour, p.colour * 1.35, sill)
-    return _mix(colour, pane, wide * high)
+    colour = mix(p.colour, p.colour * 1.35, sill)
+    return mix(colour, pane, wide * high)
 
 
 def brick(p):
@@ -142,7 +137,7 @@ def brick(p):
         band(periodic(p.t, p.cell[:, 1]), 0.012, p.footprint),
         band(periodic(across, 1.0) * p.cell[:, 0], 0.012, p.footprint),
     )
-    return _mix(p.colour * (0.8 + 0.4 * cell_hash(i, row))[:, None], p.accent, joint)
+    return mix(p.colour * (0.8 + 0.4 * cell_hash(i, row))[:, None], p.accent, joint)
 
 
 def bars(p):
@@ -152,13 +147,13 @@ def bars(p):
     lower_rail = band(p.t - 0.15, 0.05, p.footprint)
     share = np.maximum(pickets, np.maximum(upper_rail, lower_rail))
     behind = p.accent * np.maximum(0.2, 0.5 + 0.35 * p.noise)[:, None]
-    return _mix(behind, p.colour, share)
+    return mix(behind, p.colour, share)
 
 
 def foliage(p):
     """Paints bright leaves and dark gaps."""
     share = np.clip(0.45 - 0.55 * p.noise - 0.25 * p.stain, 0, 1)
-    return _mix(p.colour * 1.25, p.accent, share)
+    return mix(p.colour * 1.25, p.accent, share)
 
 
 def glass(p):
@@ -167,7 +162,7 @@ def glass(p):
     Every 1.1 m they have a frame of the accent colour.
     """
     pane = p.colour + p.sky * np.clip(0.06 + 0.25 * p.t, 0, 0.35)[:, None]
-    return _mix(pane, p.accent, band(periodic(p.s - 0.02, 1.1), 0.05, p.footprint))
+    return mix(pane, p.accent, band(periodic(p.s - 0.02, 1.1), 0.05, p.footprint))
 
 
 def coach(p):
@@ -176,24 +171,24 @@ def coach(p):
     fine = p.footprint / p.cell[:, 1]
     pillars = band(periodic(p.s, p.cell[:, 0]), 0.06, p.footprint)
     pane = np.float32([0.03, 0.035, 0.04]) + p.sky * np.clip(0.5 * (up - 0.4), 0, 0.3)[:, None]
-    colour = _mix(p.colour, p.accent, band(up - 0.2, 0.1, fine))
-    return _mix(colour, pane, band(up - 0.62, 0.2, fine) * (1 - pillars))
+    colour = mix(p.colour, p.accent, band(up - 0.2, 0.1, fine))
+    return mix(colour, pane, band(up - 0.62, 0.2, fine) * (1 - pillars))
 
 
 def round_sign(p):
     """Paints a disc with a ring and a symbol."""
     x = p.s / p.cell[:, 0] - 0.5
     y = p.t / p.cell[:, 1] - 0.5
-    colour = _mix(p.colour, p.accent, (np.hypot(x, y) > 0.37).astype(np.float32))
+    colour = mix(p.colour, p.accent, (np.hypot(x, y) > 0.37).astype(np.float32))
     symbol = (np.abs(x) < 0.1) & (np.abs(y) < 0.2)
-    return _mix(colour, p.accent * 0.3, symbol.astype(np.float32))
+    return mix(colour, p.accent * 0.3, symbol.astype(np.float32))
 
 
 def board_sign(p):
     """Paints a board with a border."""
     x = np.abs(p.s / p.cell[:, 0] - 0.5)
     y = np.abs(p.t / p.cell[:, 1] - 0.5)
-    return _mix(p.colour, p.accent, (np.maximum(x, y) > 0.38).astype(np.float32))
+    return mix(p.colour, p.accent, (np.maximum(x, y) > 0.38).astype(np.float32))
 
 
 def lamps(p):
@@ -203,7 +198,7 @@ def lamps(p):
     inside = np.hypot(p.s / p.cell[:, 0] - 0.5, up - j - 0.5) < 0.4
     on = j == np.rint(2 * p.accent[:, 0])
     hue = np.float32([[0.02, 0.8, 0.35], [1.0, 0.55, 0.02], [1.0, 0.06, 0.03]])[j.astype(np.intp)]
-    return _mix(p.colour, hue * np.where(on, 1.6, 0.08)[:, None], inside.astype(np.float32))
+    return mix(p.colour, hue * np.where(on, 1.6, 0.08)[:, None], inside.astype(np.float32))
 
 
 def wheel(p):
@@ -212,13 +207,13 @@ def wheel(p):
     y = p.t / p.cell[:, 1] - 1
     radius = np.hypot(x, y)
     hub = (radius < 0.62) & ((radius < 0.2) | (np.sin(5 * np.arctan2(y, x)) > -0.3))
-    return _mix(p.colour, p.accent, hub.astype(np.float32))
+    return mix(p.colour, p.accent, hub.astype(np.float32))
 
 
 def spokes(p):
     """Paints the wheel of a bicycle: tyre, hub, and spokes as an even colour."""
     radius = np.hypot(p.s / p.cell[:, 0] - 1, p.t / p.cell[:, 1] - 1)
-    return _mix(p.colour, p.accent, ((radius < 0.85) & (radius > 0.12)).astype(np.float32))
+    return mix(p.colour, p.accent, ((radius < 0.85) & (radius > 0.12)).astype(np.float32))
 
 
 PAINT = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from segjax.data.worlds import shapes, textures
 from segjax.data.worlds.light import Light
-from segjax.data.worlds.render import Hits, heading_matrix, quad_rows, to_unit_sphere
+from segjax.data.worlds.render import Hits, heading_matrix, of_samples, quad_rows, to_unit_sphere
 from segjax.data.worlds.streets.paint import PAINT, ground
 from segjax.data.worlds.streets.scene import Scene
 
@@ -128,19 +128,19 @@ def shade(scene: Scene, noise: textures.Noise, shadows, view: View, hits: Hits) 
     surfaces = view.surfaces
 
     # Noise textures, at an offset for each surface.
-    shifted_s = samples.s + _of_samples(surfaces['shift'][:, 0], samples.record)
-    shifted_t = samples.t + _of_samples(surfaces['shift'][:, 1], samples.record)
+    shifted_s = samples.s + of_samples(surfaces['shift'][:, 0], samples.record)
+    shifted_t = samples.t + of_samples(surfaces['shift'][:, 1], samples.record)
     coarser = np.float32(0.11)
     fine = textures.lookup(noise, shifted_s, shifted_t, samples.blur)
     stain = textures.lookup(noise, shifted_s * coarser, shifted_t * coarser, samples.blur * coarser)
 
     # Colours of the surfaces, of their materials, and of the ground.
-    grain = _of_samples(surfaces['grain'], samples.record)
+    grain = of_samples(surfaces['grain'], samples.record)
     contrast = 1 + grain * (0.7 * fine + 0.5 * stain)
-    colour = _of_samples(surfaces['colour'], samples.record) * contrast[..., None]
+    colour = of_samples(surfaces['colour'], samples.record) * contrast[..., None]
     _paint_materials(colour, surfaces, samples, fine, stain, light)
-    label = _of_samples(surfaces['label'], samples.record)
-    on_ground = np.flatnonzero(_of_samples(surfaces['material'], samples.record) == shapes.GROUND)
+    label = of_samples(surfaces['label'], samples.record)
+    on_ground = np.flatnonzero(of_samples(surfaces['material'], samples.record) == shapes.GROUND)
     coordinates = (samples.s, samples.t, samples.footprint, fine, stain)
     ground_colour, ground_label = ground(
         scene, *(value.reshape(-1)[on_ground] for value in coordinates)
@@ -151,11 +151,6 @@ def shade(scene: Scene, noise: textures.Noise, shadows, view: View, hits: Hits) 
     _illuminate(colour, shadows, view, samples, light)
     _paint_sky(colour, samples, light, noise, view.pose)
     return Shading(colour, label, samples.s, samples.t)
-
-
-def _of_samples(values: np.ndarray, record: np.ndarray) -> np.ndarray:
-    """Returns the value of each sample from values of all surfaces, contiguous."""
-    return np.ascontiguousarray(values).take(record, axis=0, mode='clip')
 
 
 def _locate(view: View, hits: Hits, light: Light) -> _Samples:
@@ -177,8 +172,8 @@ def _locate(view: View, hits: Hits, light: Light) -> _Samples:
     affine = _coordinate_rows(view, light.direction)
     s = _along_rays(affine, 0, record, x, y, z)
     t = _along_rays(affine, 1, record, x, y, z)
-    sun = _of_samples(affine.constants[:, 2], record)
-    up = _of_samples(affine.constants[:, 3], record)
+    sun = of_samples(affine.constants[:, 2], record)
+    up = of_samples(affine.constants[:, 3], record)
 
     # Only the normals of ellipsoids vary along the surface.
     curved = np.flatnonzero((record >= len(view.quads)) & ~is_sky)
@@ -190,17 +185,17 @@ def _locate(view: View, hits: Hits, light: Light) -> _Samples:
 
     # A sample covers more of a surface that its ray grazes.
     footprint = z * np.float32(1 / focal_x)
-    grazing = z / _of_samples(np.maximum(affine.across, 1e-3), record)
+    grazing = z / of_samples(np.maximum(affine.across, 1e-3), record)
     blur = footprint * np.sqrt(np.clip(grazing, 1, 16))
     return _Samples(record, is_sky, x, y, z, s, t, sun, up, footprint, blur)
 
 
 def _along_rays(affine: _CoordinateRows, k: int, record, x, y, z) -> np.ndarray:
     """Returns coordinate `k` of the samples: z * (row @ ray) + constant."""
-    row_x = _of_samples(affine.rows[:, k, 0], record)
-    row_y = _of_samples(affine.rows[:, k, 1], record)
-    row_1 = _of_samples(affine.rows[:, k, 2], record)
-    return z * (row_x * x + row_y * y + row_1) + _of_samples(affine.constants[:, k], record)
+    row_x = of_samples(affine.rows[:, k, 0], record)
+    row_y = of_samples(affine.rows[:, k, 1], record)
+    row_1 = of_samples(affine.rows[:, k, 2], record)
+    return z * (row_x * x + row_y * y + row_1) + of_samples(affine.constants[:, k], record)
 
 
 def _coordinate_rows(view: View, sun: np.ndarray) -> _CoordinateRows:
@@ -264,7 +259,7 @@ def _paint_materials(colour, surfaces, samples: _Samples, fine, stain, light: Li
       light: of the scene.
     """
     # Samples of the same material are painted together. PLAIN and GROUND are not in PAINT.
-    material = _of_samples(surfaces['material'], samples.record)
+    material = of_samples(surfaces['material'], samples.record)
     sky = light.sky_low.astype(np.float32)
     for name, paint in PAINT.items():
         chosen = np.flatnonzero(material == name)
