@@ -399,18 +399,8 @@ def felzenszwalb(
 ) -> np.ndarray:
     """Returns regions of even colour and depth by graph-based segmentation.
 
-    Args:
-      image: [H, W, 3] uint8, RGB.
-      depth: [H, W] float32 in metres, 0 where it is not measured. None: colour alone.
-      sigma: as in METHODS.
-      scale: as in METHODS.
-      min_pixels: as in METHODS.
-
-    Returns:
-      [H, W] int32 ids 0 .. n-1, connected.
-
-    Raises:
-      InputError: a depth map of another size, or without a measured pixel.
+    METHODS explains `sigma` and `scale`. The remaining arguments, the result and the errors are
+    those of `slic`.
     """
     values = pixel_values(image, depth)
     method = cv2.ximgproc.segmentation.createGraphSegmentation(sigma, scale, min_pixels)
