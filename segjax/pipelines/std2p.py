@@ -32,7 +32,7 @@ Not the paper's: means instead of sums of the pixel losses, and any net of the r
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -43,21 +43,15 @@ import numpy as np
 from segjax import models
 from segjax.core import optim, parallel, rng
 from segjax.core.trees import path_name
-from segjax.data import builders, correspondences, hha
-from segjax.data import edges as edge_methods
-from segjax.data import flow as flow_lib
-from segjax.data import regions as region_lib
-from segjax.data.edges import EdgeMethod
+from segjax.data import hha
 from segjax.errors import InputError, unknown_name
 from segjax.metrics import boundary, confusion
 from segjax.models.segmentation.late_fusion import LateFusion
-from segjax.ops import edges, images, regions, resize
+from segjax.ops import edges, images, resize
 from segjax.protocol import (
     Array,
     Batch,
     Derived,
-    DrawnFrames,
-    Input,
     Keys,
     Mean,
     Metrics,
@@ -69,58 +63,24 @@ from segjax.protocol import (
     Stage,
     TrainState,
 )
-from segjax.schema import (
-    CLIP,
-    OPTIM,
-    POOLING_USES,
-    Field,
-    at_least,
-    between,
-    is_number,
-    one_of,
-    strings,
-)
-from segjax.spec import DataSpec, Feature
-from segjax.tasks import edges as hed_edges
-from segjax.tasks import segmentation, supervised
+from segjax.schema import OPTIM, Field, at_least, between
+from segjax.spec import DataSpec
+from segjax.tasks import clip_features, frame_pooling, segmentation, supervised
 from segjax.tasks.evaluation import Evaluation, Pictures
+from segjax.tasks.frame_pooling import FULL, NO_REGION, NONE, Pooling
 
-NONE = 'none'
-SUPERPIXEL = 'superpixel'
-FULL = 'full'
-PIXEL = 'pixel'
-USES = POOLING_USES
-"""Ways to pool."""
-NO_REGION = -1
-REGIONS = 'ids_region'
-"""Name of the region map of a frame."""
-FLOWS = 'flow_pixels_frames'
-"""Name of the flow from the pixels of the target to the frames."""
 BOUNDARIES = 'boundaries'
 """Name of the counts and of the scores of class boundaries."""
 ACCURACIES = 'pixel_accuracy_of_images'
 """Name of the pixel accuracies of all images, in the order of the split."""
 MERGED = 'merged'
 """Name of the scores of merged classes."""
-HIERARCHY = 'hierarchy'
-EDGES = {'gradients': 0, 'structured': 1, 'hed': 2}
-"""Boundary strengths, and the number of files that they need."""
-
 HHA_MEAN = (132.431, 94.076, 118.477)
 """Mean of disparity, height and angle on NYUDv2, as in the release of FCN."""
 STREAMS = ('color', 'hha')
 """Names of the two images of the net."""
 BORDER_COLOR = (255, 255, 0)
 """RGB of the borders of regions in pictures."""
-
-
-def thresholds(value: Sequence) -> str | None:
-    """Returns the expected form unless `value` has numbers from 0 to 1, from low to high."""
-    is_fine = all(is_number(each) and 0 < each <= 1 for each in value)
-    if not is_fine or not value or list(value) != sorted(set(value)):
-        return 'numbers above 0, up to 1, from low to high, as (0.2,)'
-    return None
-
 
 SCHEMA = {
     'model': models.net_choice('segmentation', 'fcn', 'Net that segments each frame.'),
@@ -129,56 +89,12 @@ SCHEMA = {
         True, 'Whether the net also sees HHA of depth: late fusion of two nets by their mean.'
     ),
     'loss': supervised.LOSS,
-    'regions': {
-        'method': CLIP['region_method'],
-        'edges': Field('gradients', 'Boundary strength of a hierarchy.', one_of(*EDGES)),
-        'edge_files': Field(
-            (),
-            'Files of the boundary strength: the model of structured edges, or the weights of '
-            "VGG16 and of the side outputs of HED, as ('vgg.safetensors', 'sides.safetensors').",
-            strings,
-        ),
-        'depth': Field(True, 'Whether superpixels see depth.'),
-        'thresholds': Field(
-            (0.2,),
-            'Thresholds at which a hierarchy is cut, ascending. Pooled scores of several cuts are '
-            'averaged (thesis, section 3.4.2).',
-            thresholds,
-        ),
-        'num_regions': CLIP['num_regions'],
-    },
-    'flow': {'method': CLIP['flow_method'], 'preset': CLIP['flow_preset']},
-    'matching': {
-        'reading': CLIP['reading'],
-        'threshold': CLIP['match_threshold'],
-        'pixel_stride': Field(
-            4, 'Distance of the pixels at which composed flow is stored.', at_least(1)
-        ),
-    },
-    'pooling': {
-        'use': Field(FULL, 'Pooling in training.', one_of(*USES)),
-        'spatial': CLIP['spatial'],
-        'temporal': CLIP['temporal'],
-        'num_frames': Field(11, 'Frames of an example, with the target.', at_least(1)),
-        'reach': CLIP['reach'],
-        'interval': CLIP['interval'],
-        'border': Field(
-            0, 'Pixels from a border of a region over which weights rise to 1.', at_least(0)
-        ),
-        'blend': Field(
-            0, 'Radius over which pixels near a border mix the scores of regions.', at_least(0)
-        ),
-    },
+    'regions': clip_features.REGIONS,
+    'flow': clip_features.FLOW,
+    'matching': clip_features.MATCHING,
+    'pooling': frame_pooling.POOLING,
     'testing': {
-        'use': Field('', "Pooling in evaluation. '': as in training.", one_of('', *USES)),
-        'num_frames': Field(11, 'Frames of an example, with the target.', at_least(1)),
-        'reach': Field(
-            0,
-            'Largest distance of a frame to the target, in frames, at most pooling.reach. '
-            '0: pooling.reach.',
-            at_least(0),
-        ),
-        'direction': CLIP['direction'],
+        **frame_pooling.TESTING,
         'merge': Field(
             '',
             'Class map by which predictions and labels are merged for further scores: the 40 '
@@ -204,43 +120,6 @@ SCHEMA = {
     'optim': OPTIM,
     'optim_frames': OPTIM,
 }
-
-
-class Pooling(NamedTuple):
-    """How scores are pooled.
-
-    use         a name of USES
-    spatial     'mean' or 'max', over the pixels of a region
-    temporal    'mean' or 'max', over frames
-    num_frames  of an example, with the target
-    offsets     of the frames that may be drawn, in the numbering of the clip
-    interval    distance of consecutive frames
-    reach       row of the target in a table of matches
-    levels      names of the region maps of a frame, from fine to coarse
-    border      radius of soft borders in spatial pooling
-    blend       radius of soft borders from regions to pixels
-    """
-
-    use: str
-    spatial: str
-    temporal: str
-    num_frames: int
-    offsets: tuple[int, ...]
-    interval: int
-    reach: int
-    levels: tuple[str, ...]
-    border: int
-    blend: int
-
-    @property
-    def has_frames(self) -> bool:
-        """Returns whether frames are read in addition to the target."""
-        return self.use in (FULL, PIXEL)
-
-    @property
-    def has_regions(self) -> bool:
-        """Returns whether scores are pooled over regions."""
-        return self.use in (SUPERPIXEL, FULL)
 
 
 class System(NamedTuple):
@@ -283,102 +162,14 @@ def make_features(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[De
       InputError: see `make_stages`.
     """
     _check(config, spec)
-    features = [*region_features(config)]
-    if is_video(spec):
-        interval = config.pooling.interval
-        settings = config.flow
-        for name, offset in (('flow_next', interval), ('flow_previous', -interval)):
-            features.append(flow_lib.flow_to(offset, name, settings.method, settings.preset))
+    features = [*clip_features.region_features(config.regions)]
+    if clip_features.is_video(spec):
+        features += clip_features.flow_features(config.flow, config.pooling.interval)
     if config.hha:
         features.append(hha.hha_feature())
-    if is_video(spec):
-        features += frame_features(config, spec)
+    if clip_features.is_video(spec):
+        features += clip_features.match_features(config, spec)
     return tuple(features)
-
-
-def is_video(spec: DataSpec) -> bool:
-    """Returns whether the examples of a data set are frames of clips."""
-    return 'frame' in spec.features
-
-
-def frame_features(config: ml_collections.ConfigDict, spec: DataSpec) -> list[Derived]:
-    """Returns the correspondences of regions and of pixels between a target and its frames."""
-    interval = config.pooling.interval
-    offsets = all_offsets(config)
-    features = []
-    for level in level_names(config):
-        features.append(
-            correspondences.match_feature(
-                offsets,
-                config.regions.num_regions,
-                interval,
-                config.matching.threshold,
-                config.matching.reading,
-                correspondences.Names(regions=level),
-                matches_of(level),
-            )
-        )
-    size = spec.split('+'.join(spec.max_size)).max_size
-    stride = config.matching.pixel_stride
-    features.append(correspondences.pixel_flow_feature(offsets, size, interval, stride))
-    return features
-
-
-def all_offsets(config: ml_collections.ConfigDict) -> tuple[int, ...]:
-    """Returns the offsets of the frames whose regions are matched, in frames of the clip."""
-    interval = config.pooling.interval
-    steps = config.pooling.reach // interval
-    return tuple(interval * step for step in range(-steps, steps + 1))
-
-
-def region_features(config: ml_collections.ConfigDict) -> tuple[Derived, ...]:
-    """Returns the region maps of each frame, from fine to coarse."""
-    settings = config.regions
-    shared = {'depth': settings.depth, 'num_regions': settings.num_regions}
-    if settings.method != HIERARCHY:
-        return (region_lib.region_feature(settings.method, **shared),)
-    shared['edges'] = boundary_strength(settings)
-    if len(settings.thresholds) > 1:
-        return region_lib.nested_features(settings.thresholds, **shared)
-    threshold = settings.thresholds[0]
-    return (region_lib.region_feature(HIERARCHY, threshold=threshold, **shared),)
-
-
-def boundary_strength(settings: ml_collections.ConfigDict) -> EdgeMethod:
-    """Returns the boundary strength of a hierarchy.
-
-    Raises:
-      InputError: a wrong number of files, or a file that is absent.
-    """
-    files = settings.edge_files
-    needed = EDGES[settings.edges]
-    if len(files) != needed:
-        raise InputError(
-            'config.regions.edge_files',
-            got=f'{len(files)} files for the edges {settings.edges!r}',
-            expected=f'{needed} files',
-            fix='--config.regions.edges=gradients'
-            if needed
-            else "--config.regions.edge_files='()'",
-        )
-    if settings.edges == 'hed':
-        return hed_edges.hed(*files)
-    if settings.edges == 'structured':
-        return edge_methods.structured(*files)
-    return edge_methods.gradients(settings.depth)
-
-
-def level_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """Returns the names of the region maps of a frame, from fine to coarse."""
-    settings = config.regions
-    if settings.method != HIERARCHY or len(settings.thresholds) == 1:
-        return (REGIONS,)
-    return tuple(f'{REGIONS}_{number}' for number in range(len(settings.thresholds)))
-
-
-def matches_of(level: str) -> str:
-    """Returns the name of the matches of a region map."""
-    return level.replace(REGIONS, 'region_matches')
 
 
 # --- poolings of a run ----------------------------------------------------------------------------
@@ -386,53 +177,18 @@ def matches_of(level: str) -> str:
 
 def make_system(config: ml_collections.ConfigDict, spec: DataSpec) -> System:
     """Builds the net, and reads the poolings."""
-    outputs = segmentation.num_outputs(config, spec)
-    training = config.pooling
-    testing = config.testing
-    reach = testing.reach or training.reach
     return System(
-        net=make_net(config, outputs),
-        training=_pooling(config, training.use, training.num_frames, training.reach, 'both'),
-        testing=_pooling(
-            config, testing.use or training.use, testing.num_frames, reach, testing.direction
-        ),
-    )
-
-
-def _pooling(
-    config: ml_collections.ConfigDict, use: str, num_frames: int, reach: int, direction: str
-) -> Pooling:
-    """Builds a `Pooling` of frames up to the distance `reach`."""
-    settings = config.pooling
-    steps = reach // settings.interval
-    last = steps if direction == 'both' else 0
-    return Pooling(
-        use=use,
-        spatial=settings.spatial,
-        temporal=settings.temporal,
-        num_frames=num_frames if use in (FULL, PIXEL) else 1,
-        offsets=tuple(settings.interval * step for step in range(-steps, last + 1)),
-        interval=settings.interval,
-        reach=settings.reach // settings.interval,
-        levels=level_names(config),
-        border=settings.border,
-        blend=settings.blend,
+        net=make_net(config, segmentation.num_outputs(config, spec)),
+        training=frame_pooling.training_pooling(config),
+        testing=frame_pooling.testing_pooling(config),
     )
 
 
 def _check(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
     """Raises InputError for settings that contradict the data set or each other."""
-    _check_features(config, spec)
+    _check_depth(config, spec)
     _check_merge(config, spec)
-    _check_reach(config)
-    _check_interval(config, spec)
-    if config.pooling.border and config.pooling.spatial == 'max':
-        raise InputError(
-            'config.pooling.border',
-            got=f'{config.pooling.border} with the maximum as config.pooling.spatial',
-            expected='0: a maximum has no weights of pixels',
-            fix='--config.pooling.border=0',
-        )
+    frame_pooling.check(config, spec)
     if config.evaluate.crop:
         raise InputError(
             'config.evaluate.crop',
@@ -442,8 +198,8 @@ def _check(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
         )
 
 
-def _check_features(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
-    """Raises InputError for settings that need depth or clips, which the data set lacks."""
+def _check_depth(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
+    """Raises InputError for settings that need depth, which the data set lacks."""
     # Both readers of depth have a switch.
     if config.hha and 'depth' not in spec.features:
         raise InputError(
@@ -460,17 +216,6 @@ def _check_features(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
             fix='--config.regions.depth=False',
         )
 
-    # Frames of a clip exist in video alone.
-    for section in ('pooling', 'testing'):
-        use = config[section].use
-        if use in (FULL, PIXEL) and not is_video(spec):
-            raise InputError(
-                f'config.{section}.use',
-                got=f'{use!r} with data set {spec.name!r}, which has no clips',
-                expected='a data set of video, or training and test with the target alone',
-                fix=f'--config.{section}.use={SUPERPIXEL}',
-            )
-
 
 def _check_merge(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
     """Raises InputError for a class map of further scores that the data set does not offer."""
@@ -485,58 +230,6 @@ def _check_merge(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
         got=f'{name!r} with data set {spec.name!r}{merged}, which offers no class map',
         expected="'', or classes that are not merged yet",
         fix="--config.testing.merge=''",
-    )
-
-
-def _check_reach(config: ml_collections.ConfigDict) -> None:
-    """Raises InputError for a distance that no frame has, or up to which nothing is matched."""
-    # Both poolings draw frames at multiples of the same interval.
-    interval = config.pooling.interval
-    for section, reach in (
-        ('pooling', config.pooling.reach),
-        ('testing', config.testing.reach or config.pooling.reach),
-    ):
-        if reach < interval:
-            raise InputError(
-                f'config.{section}.reach',
-                got=f'{reach} with an interval of {interval}',
-                expected='at least the interval, so that there are frames to draw',
-                fix=f'--config.{section}.reach={interval}',
-            )
-
-    # There is no row of matches beyond the distance of the training.
-    if config.testing.reach > config.pooling.reach:
-        raise InputError(
-            'config.testing.reach',
-            got=f'{config.testing.reach}',
-            expected=f'at most config.pooling.reach = {config.pooling.reach}, up to which regions '
-            'are matched',
-            fix=f'--config.testing.reach={config.pooling.reach}',
-        )
-
-
-def _check_interval(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
-    """Raises InputError for an interval at which clips have no frame, so that nothing matches."""
-    interval = config.pooling.interval
-    of_clips = config.data.rgbd.interval
-    test = config.testing.use or config.pooling.use
-    has_frames = config.pooling.use in (FULL, PIXEL) or test in (FULL, PIXEL)
-    is_spaced = config.data.name in builders.AROUND_TARGETS and is_video(spec)
-    if not has_frames or not is_spaced or interval % of_clips == 0:
-        return
-
-    # The nearest smaller multiple, or the smallest multiple, which may need a larger reach.
-    multiple = max(1, interval // of_clips) * of_clips
-    fix = f'--config.pooling.interval={multiple}'
-    for section, reach in (('pooling', config.pooling.reach), ('testing', config.testing.reach)):
-        if 0 < reach < multiple:
-            fix += f' --config.{section}.reach={multiple}'
-    raise InputError(
-        'config.pooling.interval',
-        got=f'{interval} with clips whose frames are {of_clips} numbers apart '
-        f'(config.data.rgbd.interval = {of_clips})',
-        expected=f'a multiple of {of_clips}: at further distances, clips have no frame to match',
-        fix=fix,
     )
 
 
@@ -585,112 +278,7 @@ def net_input(batch: Batch, hha: bool, suffix: str = '') -> Array:
     color = batch[f'image{suffix}']
     if not hha:
         return color
-    return jnp.concatenate([color, batch[f'planes_hha{suffix}']], axis=-1)
-
-
-def input_with(config: ml_collections.ConfigDict, plain: Input, pooling: Pooling) -> Input:
-    """Adds the features and the frames that a pooling reads to an input of labelled images."""
-    features = list(plain.features)
-    suffix = '_frames' if pooling.has_frames else ''
-    if suffix:
-        features += ['image_frames', 'frame', 'frame_frames']
-    if config.hha:
-        features.append(f'planes_hha{suffix}')
-    if pooling.has_regions:
-        features += pooling.levels
-    if pooling.use == FULL:
-        for level in pooling.levels:
-            features += [f'{level}_frames', matches_of(level)]
-    inputs = plain
-    if pooling.has_frames:
-        inputs = plain._replace(frames=DrawnFrames(pooling.num_frames, pooling.offsets, fill=True))
-    if pooling.use == PIXEL:
-        inputs = with_flows(config, inputs, features)
-        features.append(FLOWS)
-    return inputs._replace(features=tuple(features))
-
-
-def with_flows(config: ml_collections.ConfigDict, inputs: Input, features: Sequence[str]) -> Input:
-    """Adds the flow from each pixel of the target to the frames, made of the stored flow."""
-    return inputs._replace(
-        transform=functools.partial(
-            correspondences.with_pixel_flows,
-            offsets=all_offsets(config),
-            stride=config.matching.pixel_stride,
-        ),
-        reads=(*features, 'pixel_flows'),
-        made=((FLOWS, Feature('flow')),),
-    )
-
-
-# --- pooling --------------------------------------------------------------------------------------
-
-
-def target_regions(batch: Batch, pooling: Pooling, level: str) -> Array:
-    """Returns the region of the target that each pixel of each frame corresponds to.
-
-    Args:
-      batch: with the region maps of the frames, their matches, and their numbers.
-      pooling: of several frames.
-      level: name of the region map.
-
-    Returns:
-      [B, N, H, W] int32, NO_REGION for pixels without correspondence, and in repeated frames.
-    """
-    numbers = batch['frame_frames']
-    rows = (numbers - batch['frame'][:, None]) // pooling.interval + pooling.reach  # [B, N]
-    matches = jnp.take_along_axis(batch[matches_of(level)], rows[..., None], axis=1)  # [B, N, P]
-    matches = jnp.where(repeats(numbers)[..., None], NO_REGION, matches)
-    return jax.vmap(regions.target_ids)(matches, batch[f'{level}_frames'])
-
-
-def repeats(numbers: Array) -> Array:
-    """Marks frames that take the place of missing frames, [B, N] bool.
-
-    Such a frame is the target again, and counts only once.
-
-    Args:
-      numbers: [B, N] of the frames in their clip, ascending.
-    """
-    return jnp.pad(numbers[:, 1:] == numbers[:, :-1], ((0, 0), (1, 0)))
-
-
-def pool(scores: Array, batch: Batch, pooling: Pooling, num_regions: int) -> Array:
-    """Pools the scores of the frames of each example.
-
-    Args:
-      scores: [B, N, H, W, C] float32.
-      batch: with region maps at the size of the scores.
-      pooling: how.
-      num_regions: P, the largest number of regions of a frame.
-
-    Returns:
-      [B, H, W, C] scores of the target. Pixels of no region have the score 0.
-    """
-    if pooling.use == NONE:
-        return scores[:, 0]
-    if pooling.use == PIXEL:
-        repeated = repeats(batch['frame_frames'])[..., None, None, None]
-        flows = jnp.where(repeated, jnp.nan, batch[FLOWS])
-        return jax.lax.map(lambda video: regions.pool_along_flow(*video), (scores, flows))
-
-    # The levels of a hierarchy are a leading axis of each example.
-    targets = jnp.stack([batch[level] for level in pooling.levels], axis=1)
-    if pooling.use == FULL:
-        frames = [target_regions(batch, pooling, level) for level in pooling.levels]
-        ids = jnp.stack(frames, axis=1)  # [B, L, N, H, W]
-    else:
-        ids = targets[:, :, None]
-    layer = functools.partial(
-        regions.pool_hierarchy,
-        num_regions=num_regions,
-        spatial=pooling.spatial,
-        temporal=pooling.temporal,
-        border=pooling.border,
-        blend=pooling.blend,
-    )
-    # A video at a time: a batch of videos would be copied.
-    return jax.lax.map(lambda video: layer(*video), (scores, ids, targets))
+    return jnp.concatenate([color, batch[f'{frame_pooling.HHA}{suffix}']], axis=-1)
 
 
 def frame_scores(
@@ -728,7 +316,8 @@ def pooled_scores(
     if not pooling.has_frames:
         frames = frames[:, None]
     scores, outputs, statistics = frame_scores(apply, frames)
-    return pool(scores, batch, pooling, config.regions.num_regions), outputs, statistics
+    pooled = frame_pooling.pool(scores, batch, pooling, config.regions.num_regions)
+    return pooled, outputs, statistics
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -757,11 +346,12 @@ def make_stage(
 ) -> Stage:
     """Builds a stage that trains the net with `system.training`."""
     train_input = segmentation.train_input(config)._replace(batch_key=batch_key)
+    eval_input = segmentation.eval_input(config)
     return Stage(
         name=name,
         num_steps=config.train.num_steps,
-        train_input=input_with(config, train_input, system.training),
-        eval_input=input_with(config, segmentation.eval_input(config), system.testing),
+        train_input=frame_pooling.input_with(config, train_input, system.training),
+        eval_input=frame_pooling.input_with(config, eval_input, system.testing),
         streams=('dropout',),
         init=make_init(config, system.net),
         train_step=supervised.make_supervised_step(config, make_loss(config, spec, system)),
@@ -950,31 +540,9 @@ def evaluated_scores(
     def apply(frames: Array) -> tuple[Mapping, PyTree]:
         return net(frames), {}
 
-    batch = at_image(batch, system.testing)
+    batch = frame_pooling.at_image(batch, system.testing)
     scores, _, _ = pooled_scores(config, system, system.testing, apply, batch)
     return scores
-
-
-def at_image(batch: Batch, pooling: Pooling) -> Batch:
-    """Brings the region maps and flows of an evaluation batch to the size of its images."""
-
-    def resized(maps: Array, fill: float) -> Array:
-        return segmentation.to_image(maps, batch, fill)
-
-    changed = dict(batch)
-    for level in pooling.levels:
-        if level in batch:
-            changed[level] = resized(batch[level], NO_REGION)
-        if f'{level}_frames' in batch:
-            of_frames = jax.vmap(resized, in_axes=(1, None), out_axes=1)
-            changed[f'{level}_frames'] = of_frames(batch[f'{level}_frames'], NO_REGION)
-    if FLOWS in batch:
-        # Axes of a flow: example, frame, row, column, (u, v).
-        of_frames = jax.vmap(resized, in_axes=(1, None), out_axes=1)
-        of_vectors = jax.vmap(of_frames, in_axes=(4, None), out_axes=4)
-        scale = (batch['size'] / batch['label_size'])[:, ::-1]  # of (x, y)
-        changed[FLOWS] = of_vectors(batch[FLOWS], jnp.nan) * scale[:, None, None, None]
-    return changed
 
 
 def region_pictures(batch: Batch, pooling: Pooling) -> Pictures:
@@ -984,13 +552,13 @@ def region_pictures(batch: Batch, pooling: Pooling) -> Pictures:
     """
     if not pooling.has_regions:
         return {}
-    batch = at_image(batch, pooling)
+    batch = frame_pooling.at_image(batch, pooling)
     finest = pooling.levels[0]
     borders = edges.instance_edges(batch[finest])[..., None]
     outlined = jnp.where(borders, np.uint8(BORDER_COLOR), batch['image'])
     pictures: Pictures = {'regions': Picture(outlined, batch['size'])}
     if pooling.use == FULL:
-        matched = target_regions(batch, pooling, finest)[..., None] != NO_REGION
+        matched = frame_pooling.target_regions(batch, pooling, finest)[..., None] != NO_REGION
         frames = batch['image_frames']
         shown = jnp.where(matched, frames, frames // 4)
         distance = batch['frame_frames'] - batch['frame'][:, None]

@@ -7,9 +7,9 @@ import shlex
 from string import digits
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from clip_batches import FRAMES, REACH, SIZE, P, make_batch
 from fakes import NUM_CLASSES, SPEC
 from nets import size
 
@@ -18,22 +18,17 @@ from segjax import pipelines
 from segjax.config import config_file
 from segjax.core import parallel, rng
 from segjax.core.trees import named_leaves
-from segjax.data import builders
 from segjax.data.labels import NYU40
 from segjax.errors import InputError
 from segjax.modes.table import plan as table_plan
 from segjax.pipelines import std2p as pipeline
 from segjax.protocol import DrawnFrames
+from segjax.schema import POOLING_USES
 from segjax.spec import IGNORE, ClassMap, ClassSpec
 from segjax.train import driver
 
 STILLS = dataclasses.replace(SPEC, features=(*SPEC.features, 'depth', 'intrinsics'))
 INDOOR = dataclasses.replace(STILLS, features=(*STILLS.features, 'sequence', 'frame'))
-P = 6
-"""Largest number of regions in the tests."""
-FRAMES = 3
-REACH = 2
-SIZE = (8, 12)
 
 
 def make_config(arg='', **sections):
@@ -46,40 +41,6 @@ def make_config(arg='', **sections):
     config.frames.num_steps = 0
     config.augment.crop = SIZE
     return config
-
-
-def make_batch(rows=2, seed=0, levels=('ids_region',), num_classes=NUM_CLASSES):
-    """Returns a batch with three frames of each example. The first example is its own neighbour."""
-    draw = np.random.default_rng(seed)
-    batch = {
-        'image': draw.integers(0, 255, (rows, *SIZE, 3)).astype(np.uint8),
-        'image_frames': draw.integers(0, 255, (rows, FRAMES, *SIZE, 3)).astype(np.uint8),
-        'planes_hha': draw.integers(0, 255, (rows, *SIZE, 3)).astype(np.uint8),
-        'planes_hha_frames': draw.integers(0, 255, (rows, FRAMES, *SIZE, 3)).astype(np.uint8),
-        'label': draw.integers(0, num_classes, (rows, *SIZE)).astype(np.int32),
-        'frame': np.full(rows, 10, np.int32),
-        'frame_frames': np.array([[9, 10, 10], [8, 10, 11]] * (rows // 2), np.int32),
-        'weight': np.ones(rows, np.float32),
-        'index': np.arange(rows, dtype=np.int32),
-    }
-    for level in levels:
-        ids = draw.integers(0, P, (rows, FRAMES, *SIZE)).astype(np.int32)
-        matches = draw.integers(-1, P, (rows, 2 * REACH + 1, P)).astype(np.int32)
-        matches[:, REACH] = np.arange(P)
-        batch[f'{level}_frames'] = ids
-        batch[level] = ids[:, 1]
-        batch[pipeline.matches_of(level)] = matches
-    flow = draw.normal(0, 2, (rows, FRAMES, *SIZE, 2)).astype(np.float32)
-    flow[:, :, 0, 0] = np.nan
-    flow[:, 1] = 0
-    flow[0, 2] = 0
-    batch['flow_pixels_frames'] = flow
-    return batch
-
-
-def make_scores(rows=2, seed=1):
-    draw = np.random.default_rng(seed)
-    return draw.normal(size=(rows, FRAMES, *SIZE, NUM_CLASSES)).astype(np.float32)
 
 
 # --- the experiments of the thesis ----------------------------------------------------------------
@@ -106,7 +67,7 @@ def test_the_net_has_the_published_size():
     assert stage.train_input.augment.flip == 0
 
 
-@pytest.mark.parametrize('use', pipeline.USES)
+@pytest.mark.parametrize('use', POOLING_USES)
 def test_inputs_have_the_features_of_their_pooling(use):
     (stage,) = pipeline.make_stages(make_config(f',use={use}'), INDOOR)
     features = {
@@ -202,10 +163,6 @@ def test_an_interval_that_clips_do_not_have_would_match_nothing(interval, reach,
     pipeline.make_features(config, INDOOR)
 
 
-def test_data_sets_around_targets_read_their_interval():
-    assert set(builders.AROUND_TARGETS) < set(builders.REGISTRY)
-
-
 def test_a_threshold_of_0_would_match_everything():
     config = make_config()
     config.matching.threshold = 0.0
@@ -222,120 +179,6 @@ def test_stills_are_pooled_over_their_superpixels():
     for arguments, key in ((',use=full', 'pooling'), (',use=superpixel,test=full', 'testing')):
         with pytest.raises(InputError, match=f'--config.{key}.use=superpixel'):
             pipelines.promised(make_config(arguments), {'data': STILLS})
-
-
-@pytest.mark.parametrize(('edges', 'needed'), [('hed', 2), ('structured', 1), ('gradients', 0)])
-def test_boundary_strengths_need_their_files(edges, needed):
-    config = make_config()
-    config.regions.update(edges=edges, edge_files=('a', 'b', 'c'))
-    with pytest.raises(InputError, match=f'expected: {needed} files'):
-        pipeline.make_features(config, INDOOR)
-
-
-# --- pooling --------------------------------------------------------------------------------------
-
-
-def looped(scores, batch, use, spatial, temporal, levels):
-    """Returns pooled scores by loops over Eqs. 3.1, 3.3 and 3.5."""
-    combine = {'mean': np.mean, 'max': np.max}
-    result = np.zeros((len(scores), *SIZE, NUM_CLASSES))
-    for row in range(len(scores)):
-        for level in levels:
-            target = batch[level][row]
-            for region in np.unique(target):
-                values = []
-                for place, number in enumerate(batch['frame_frames'][row]):
-                    if place and number == batch['frame_frames'][row, place - 1]:
-                        continue
-                    ids = batch[f'{level}_frames'][row, place]
-                    if use == 'superpixel':
-                        if number != batch['frame'][row]:
-                            continue
-                        inside = target == region
-                        pixels = scores[row, 0][inside]
-                    else:
-                        line = number - batch['frame'][row] + REACH
-                        matches = batch[pipeline.matches_of(level)][row, line]
-                        pixels = scores[row, place][matches[ids] == region]
-                    if len(pixels):
-                        values.append(combine[spatial](pixels, axis=0))
-                value = combine[temporal](values, axis=0)
-                result[row][target == region] += value / len(levels)
-    return result
-
-
-@pytest.mark.parametrize('levels', [1, 2])
-@pytest.mark.parametrize('temporal', ['mean', 'max'])
-@pytest.mark.parametrize('spatial', ['mean', 'max'])
-@pytest.mark.parametrize('use', ['superpixel', 'full'])
-def test_scores_are_pooled_as_the_equations_say(use, spatial, temporal, levels):
-    config = make_config(f',use={use},spatial={spatial},temporal={temporal}')
-    config.regions.thresholds = (0.2, 0.4)[:levels]
-    names = pipeline.level_names(config)
-    batch = make_batch(levels=names)
-    scores = make_scores()
-    if use == 'superpixel':
-        scores = scores[:, :1]
-    pooling = pipeline.make_system(config, INDOOR).training
-    pooled = pipeline.pool(jnp.asarray(scores), batch, pooling, P)
-    expected = looped(scores, batch, use, spatial, temporal, names)
-    np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_frame_in_the_place_of_a_missing_frame_counts_once():
-    config = make_config()
-    pooling = pipeline.make_system(config, INDOOR).training
-    batch = make_batch()
-    ids = pipeline.target_regions(batch, pooling, 'ids_region')
-    np.testing.assert_array_equal(ids[0, 1], batch['ids_region'][0])
-    assert (np.asarray(ids[0, 2]) == pipeline.NO_REGION).all()
-    assert (np.asarray(ids[1, 2]) != pipeline.NO_REGION).any()
-
-
-def test_pixels_are_averaged_along_flow():
-    pooling = pipeline.make_system(make_config(',use=pixel'), INDOOR).training
-    batch = make_batch()
-    batch['flow_pixels_frames'] = np.zeros_like(batch['flow_pixels_frames'])
-    batch['flow_pixels_frames'][1, 0, :, :, 0] = 1.0
-    batch['flow_pixels_frames'][1, 2] = np.nan
-    scores = make_scores()
-    pooled = np.asarray(pipeline.pool(jnp.asarray(scores), batch, pooling, P))
-    np.testing.assert_allclose(pooled[0], scores[0, :2].mean(0), rtol=1e-5, atol=1e-6)
-    expected = (scores[1, 1, :, :-1] + scores[1, 0, :, 1:]) / 2
-    np.testing.assert_allclose(pooled[1][:, :-1], expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(pooled[1][:, -1], scores[1, 1, :, -1], rtol=1e-5, atol=1e-6)
-
-
-def test_without_pooling_the_scores_are_those_of_the_net():
-    pooling = pipeline.make_system(make_config(',use=none'), INDOOR).training
-    scores = make_scores()[:, :1]
-    np.testing.assert_array_equal(pipeline.pool(scores, {}, pooling, P), scores[:, 0])
-
-
-def test_region_maps_and_flow_follow_the_image_in_evaluation():
-    """Labels are twice as large as images, and the second example is padded."""
-    pooling = pipeline.make_system(make_config(',use=full'), INDOOR).testing
-    height, width = SIZE
-    batch = make_batch()
-    whole = {
-        **batch,
-        'label': batch['label'].repeat(2, 1).repeat(2, 2),
-        'ids_region': batch['ids_region'].repeat(2, 1).repeat(2, 2),
-        'ids_region_frames': batch['ids_region_frames'].repeat(2, 2).repeat(2, 3),
-        'flow_pixels_frames': 2 * batch['flow_pixels_frames'].repeat(2, 2).repeat(2, 3),
-        'size': np.array([[height, width], [height - 2, width - 3]], np.int32),
-        'label_size': np.array([[2 * height, 2 * width], [2 * height - 4, 2 * width - 6]]),
-    }
-    at_image = pipeline.at_image(whole, pooling)
-    np.testing.assert_array_equal(at_image['ids_region'][0], batch['ids_region'][0])
-    np.testing.assert_array_equal(at_image['ids_region_frames'][0], batch['ids_region_frames'][0])
-    flows = at_image['flow_pixels_frames'][0]
-    np.testing.assert_allclose(flows, batch['flow_pixels_frames'][0])
-    inside = np.zeros(SIZE, bool)
-    inside[: height - 2, : width - 3] = True
-    expected = np.where(inside, batch['ids_region'][1], pipeline.NO_REGION)
-    np.testing.assert_array_equal(at_image['ids_region'][1], expected)
-    assert np.isnan(np.asarray(at_image['flow_pixels_frames'][1])[:, ~inside]).all()
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -391,23 +234,6 @@ def test_parameters_with_a_factor_of_0_are_frozen():
         name for name, value in named_leaves(after.params).items() if (value != old[name]).any()
     ]
     assert any('score_fr' in name for name in moved)
-
-
-def test_hidden_regions_get_no_gradient():
-    """The gradient of a region's score reaches its own pixels alone, in matched frames."""
-    config = make_config()
-    pooling = pipeline.make_system(config, INDOOR).training
-    batch = make_batch()
-    ids = np.asarray(pipeline.target_regions(batch, pooling, 'ids_region'))
-    region = int(ids[1, 0].max())
-    target = batch['ids_region'][1] == region
-
-    def score(scores):
-        return pipeline.pool(scores, batch, pooling, P)[1][target].sum()
-
-    gradient = np.asarray(jax.grad(score)(jnp.asarray(make_scores())))
-    assert not gradient[0].any()
-    np.testing.assert_array_equal(gradient[1].any(-1), ids[1] == region)
 
 
 # --- a whole run ----------------------------------------------------------------------------------

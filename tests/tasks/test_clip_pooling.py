@@ -9,9 +9,8 @@ import pytest
 from segjax.data import correspondences
 from segjax.errors import InputError
 from segjax.ops import regions
-from segjax.pipelines import std2p
 from segjax.spec import IGNORE
-from segjax.tasks import clip_pooling
+from segjax.tasks import clip_pooling, frame_pooling
 
 P = moving_scene.NUM_REGIONS
 CLASSES = 4
@@ -66,7 +65,7 @@ def pipeline_pool(scores, clip, target, mode, reading, spatial, temporal):
         'ids_region_frames': clip['ids'][None],
         'region_matches': matches[None],
     }
-    pooling = std2p.Pooling(
+    pooling = frame_pooling.Pooling(
         use=mode,
         spatial=spatial,
         temporal=temporal,
@@ -80,7 +79,7 @@ def pipeline_pool(scores, clip, target, mode, reading, spatial, temporal):
     )
     if mode == 'superpixel':
         scores = scores[target : target + 1]
-    return np.asarray(std2p.pool(jnp.asarray(scores)[None], batch, pooling, P)[0])
+    return np.asarray(frame_pooling.pool(jnp.asarray(scores)[None], batch, pooling, P)[0])
 
 
 # --- values ---------------------------------------------------------------------------------------
