@@ -34,6 +34,7 @@ import jax
 import numpy as np
 from flax import struct
 
+from segjax.errors import InputError
 from segjax.spec import Feature
 
 Array = jax.Array
@@ -263,6 +264,8 @@ class Input(NamedTuple):
                 size that `transform` gave them, which must be `size`
     excludes    splits of the data set that share no example with `split`, as lists of members and
                 of non-members. A common example is an error before anything compiles
+    refusal     the error of an input that its data set cannot serve. Opening the input raises it,
+                so it does not concern a mode that reads other inputs. None: no error
     """
 
     split: str
@@ -283,6 +286,7 @@ class Input(NamedTuple):
     made: tuple[tuple[str, Feature], ...] = ()
     resize: bool = True
     excludes: tuple[str, ...] = ()
+    refusal: InputError | None = None
 
     @property
     def num_frames(self) -> int:

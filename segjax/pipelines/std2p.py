@@ -67,7 +67,7 @@ from segjax.schema import OPTIM, Field, at_least, between
 from segjax.spec import DataSpec
 from segjax.tasks import clip_features, frame_pooling, segmentation, supervised
 from segjax.tasks.evaluation import Evaluation, Pictures
-from segjax.tasks.frame_pooling import FULL, NO_REGION, NONE, Pooling
+from segjax.tasks.frame_pooling import FULL, NO_REGION, NONE, Pooling, input_with
 
 BOUNDARIES = 'boundaries'
 """Name of the counts and of the scores of class boundaries."""
@@ -139,8 +139,8 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
     """Builds the training with pooling, after a training of the net alone if that is set.
 
     Raises:
-      InputError: HHA without depth, several frames of stills, a distance that no frame has, or an
-        unknown class map.
+      InputError: HHA without depth, a distance that no frame has, or an unknown class map. Several
+        frames of stills are the refusal of an input.
     """
     _check(config, spec)
     system = make_system(config, spec)
@@ -156,19 +156,25 @@ def make_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stag
 def make_features(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Derived, ...]:
     """Returns HHA, regions, flow and matches. Inputs choose among them.
 
-    Stills have neither flow nor matches.
+    Stills have neither flow nor matches. Regions that see depth need depth.
 
     Raises:
       InputError: see `make_stages`.
     """
     _check(config, spec)
-    features = [*clip_features.region_features(config.regions)]
-    if clip_features.is_video(spec):
+    has_regions = clip_features.has_regions(config.regions, spec)
+    is_video = clip_features.is_video(spec)
+    features: list[Derived] = []
+    if has_regions:
+        features += clip_features.region_features(config.regions)
+    if is_video:
         features += clip_features.flow_features(config.flow, config.pooling.interval)
     if config.hha:
         features.append(hha.hha_feature())
-    if clip_features.is_video(spec):
-        features += clip_features.match_features(config, spec)
+    if is_video and has_regions:
+        features += clip_features.match_features(config)
+    if is_video:
+        features.append(clip_features.pixel_flow(config, spec))
     return tuple(features)
 
 
@@ -186,21 +192,6 @@ def make_system(config: ml_collections.ConfigDict, spec: DataSpec) -> System:
 
 def _check(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
     """Raises InputError for settings that contradict the data set or each other."""
-    _check_depth(config, spec)
-    _check_merge(config, spec)
-    frame_pooling.check(config, spec)
-    if config.evaluate.crop:
-        raise InputError(
-            'config.evaluate.crop',
-            got=f'{tuple(config.evaluate.crop)}',
-            expected='(): regions are pooled in whole images',
-            fix="--config.evaluate.crop='()'",
-        )
-
-
-def _check_depth(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
-    """Raises InputError for settings that need depth, which the data set lacks."""
-    # Both readers of depth have a switch.
     if config.hha and 'depth' not in spec.features:
         raise InputError(
             'config.hha',
@@ -208,13 +199,15 @@ def _check_depth(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
             expected='a data set with depth, or a net that sees colour alone',
             fix='--config.hha=False',
         )
-    if config.regions.depth and 'depth' not in spec.features:
+    if config.evaluate.crop:
         raise InputError(
-            'config.regions.depth',
-            got=f'superpixels that see the depth of data set {spec.name!r}, which has none',
-            expected='a data set with depth, or superpixels of colour alone',
-            fix='--config.regions.depth=False',
+            'config.evaluate.crop',
+            got=f'{tuple(config.evaluate.crop)}',
+            expected='(): regions are pooled in whole images',
+            fix="--config.evaluate.crop='()'",
         )
+    _check_merge(config, spec)
+    frame_pooling.check(config)
 
 
 def _check_merge(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
@@ -350,8 +343,8 @@ def make_stage(
     return Stage(
         name=name,
         num_steps=config.train.num_steps,
-        train_input=frame_pooling.input_with(config, train_input, system.training),
-        eval_input=frame_pooling.input_with(config, eval_input, system.testing),
+        train_input=input_with(config, spec, train_input, system.training, 'pooling'),
+        eval_input=input_with(config, spec, eval_input, system.testing, 'testing'),
         streams=('dropout',),
         init=make_init(config, system.net),
         train_step=supervised.make_supervised_step(config, make_loss(config, spec, system)),

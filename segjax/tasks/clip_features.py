@@ -98,6 +98,16 @@ def region_features(settings: ml_collections.ConfigDict) -> tuple[Derived, ...]:
     return (region_lib.region_feature(HIERARCHY, threshold=threshold, **shared),)
 
 
+def has_regions(settings: ml_collections.ConfigDict, spec: DataSpec) -> bool:
+    """Returns whether a data set has the features that superpixels see.
+
+    Args:
+      settings: the keys REGIONS.
+      spec: of the data set.
+    """
+    return not settings.depth or 'depth' in spec.features
+
+
 def boundary_strength(settings: ml_collections.ConfigDict) -> EdgeMethod:
     """Returns the boundary strength of a hierarchy.
 
@@ -157,32 +167,39 @@ def flow_features(settings: ml_collections.ConfigDict, interval: int) -> list[De
     return features
 
 
-def match_features(config: ml_collections.ConfigDict, spec: DataSpec) -> list[Derived]:
-    """Returns the correspondences of regions and of pixels between a target and its frames.
+def match_features(config: ml_collections.ConfigDict) -> list[Derived]:
+    """Returns the correspondences of regions between a target and its frames, for each level.
 
     Args:
       config: of the run, with the sections `regions`, `matching` and `pooling`.
-      spec: of the data set.
     """
-    interval = config.pooling.interval
-    offsets = all_offsets(config.pooling)
     features = []
     for level in level_names(config.regions):
         features.append(
             correspondences.match_feature(
-                offsets,
+                all_offsets(config.pooling),
                 config.regions.num_regions,
-                interval,
+                config.pooling.interval,
                 config.matching.threshold,
                 config.matching.reading,
                 correspondences.Names(regions=level),
                 matches_of(level),
             )
         )
+    return features
+
+
+def pixel_flow(config: ml_collections.ConfigDict, spec: DataSpec) -> Derived:
+    """Returns the flow from the pixels of a target to its frames.
+
+    Args:
+      config: of the run, with the sections `matching` and `pooling`.
+      spec: of the data set.
+    """
+    offsets = all_offsets(config.pooling)
     size = spec.split('+'.join(spec.max_size)).max_size
     stride = config.matching.pixel_stride
-    features.append(correspondences.pixel_flow_feature(offsets, size, interval, stride))
-    return features
+    return correspondences.pixel_flow_feature(offsets, size, config.pooling.interval, stride)
 
 
 def all_offsets(settings: ml_collections.ConfigDict) -> tuple[int, ...]:

@@ -150,15 +150,13 @@ def _make_pooling(
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def check(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
-    """Checks the poolings of a run against the data set and against each other.
+def check(config: ml_collections.ConfigDict) -> None:
+    """Checks the poolings of a run against each other.
 
     Raises:
-      InputError: several frames of stills, a distance that no frame has, or borders of maxima.
+      InputError: a distance that no frame has, or borders of maxima.
     """
-    _check_video(config, spec)
     _check_reach(config)
-    _check_interval(config, spec)
     if config.pooling.border and config.pooling.spatial == 'max':
         raise InputError(
             'config.pooling.border',
@@ -166,19 +164,6 @@ def check(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
             expected='0: a maximum has no weights of pixels',
             fix='--config.pooling.border=0',
         )
-
-
-def _check_video(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
-    """Raises InputError for several frames of a data set without clips."""
-    for section in ('pooling', 'testing'):
-        use = config[section].use
-        if use in (FULL, PIXEL) and not is_video(spec):
-            raise InputError(
-                f'config.{section}.use',
-                got=f'{use!r} with data set {spec.name!r}, which has no clips',
-                expected='a data set of video, or training and test with the target alone',
-                fix=f'--config.{section}.use={SUPERPIXEL}',
-            )
 
 
 def _check_reach(config: ml_collections.ConfigDict) -> None:
@@ -208,35 +193,95 @@ def _check_reach(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def _check_interval(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
-    """Raises InputError for an interval at which clips have no frame, so that nothing matches."""
-    interval = config.pooling.interval
-    of_clips = config.data.rgbd.interval
-    test = config.testing.use or config.pooling.use
-    has_frames = config.pooling.use in (FULL, PIXEL) or test in (FULL, PIXEL)
-    is_spaced = config.data.name in builders.AROUND_TARGETS and is_video(spec)
-    if not has_frames or not is_spaced or interval % of_clips == 0:
-        return
+def refusal(
+    config: ml_collections.ConfigDict, spec: DataSpec, pooling: Pooling, section: str
+) -> InputError | None:
+    """Returns the error of a pooling that a data set cannot serve, None if it can.
 
-    # The nearest smaller multiple, or the smallest multiple, which may need a larger reach.
-    multiple = max(1, interval // of_clips) * of_clips
+    Args:
+      config: of the run.
+      spec: of the data set.
+      pooling: of the section.
+      section: 'pooling' for training, 'testing' for evaluation. Evaluation can change no key of
+        the training, so its fix is a key of `testing`.
+    """
+    if pooling.has_regions and not clip_features.has_regions(config.regions, spec):
+        in_training = '--config.regions.depth=False'
+        return InputError(
+            'config.regions.depth',
+            got=f'superpixels that see the depth of data set {spec.name!r}, which has none',
+            expected='a data set with depth, or superpixels of colour alone',
+            fix=in_training if section == 'pooling' else _in_testing(NONE, in_training),
+        )
+    if pooling.has_frames and not is_video(spec):
+        return InputError(
+            f'config.{section}.use',
+            got=f'{pooling.use!r} with data set {spec.name!r}, which has no clips',
+            expected='a data set of video, or training and test with the target alone',
+            fix=f'--config.{section}.use={SUPERPIXEL}',
+        )
+    is_spaced = config.data.name in builders.AROUND_TARGETS
+    of_clips = config.data.rgbd.interval
+    if not pooling.has_frames or not is_spaced or pooling.interval % of_clips == 0:
+        return None
+    in_training = _nearest_interval(config)
+    return InputError(
+        'config.pooling.interval',
+        got=f'{pooling.interval} with clips whose frames are {of_clips} numbers apart '
+        f'(config.data.rgbd.interval = {of_clips})',
+        expected=f'a multiple of {of_clips}: at further distances, clips have no frame to match',
+        fix=in_training if section == 'pooling' else _in_testing(SUPERPIXEL, in_training),
+    )
+
+
+def _in_testing(use: str, in_training: str) -> str:
+    """Returns the fix of an evaluation: another test, or a training with other keys."""
+    return f'--config.testing.use={use}, or {in_training} in training'
+
+
+def _nearest_interval(config: ml_collections.ConfigDict) -> str:
+    """Returns the assignments of the nearest interval at which clips have frames.
+
+    It is the largest smaller multiple of their own interval, or the smallest multiple, which may
+    need a larger reach.
+    """
+    of_clips = config.data.rgbd.interval
+    multiple = max(1, config.pooling.interval // of_clips) * of_clips
     fix = f'--config.pooling.interval={multiple}'
     for section, reach in (('pooling', config.pooling.reach), ('testing', config.testing.reach)):
         if 0 < reach < multiple:
             fix += f' --config.{section}.reach={multiple}'
-    raise InputError(
-        'config.pooling.interval',
-        got=f'{interval} with clips whose frames are {of_clips} numbers apart '
-        f'(config.data.rgbd.interval = {of_clips})',
-        expected=f'a multiple of {of_clips}: at further distances, clips have no frame to match',
-        fix=fix,
-    )
+    return fix
 
 
 # --- inputs ---------------------------------------------------------------------------------------
 
 
-def input_with(config: ml_collections.ConfigDict, plain: Input, pooling: Pooling) -> Input:
+def input_with(
+    config: ml_collections.ConfigDict,
+    spec: DataSpec,
+    plain: Input,
+    pooling: Pooling,
+    section: str,
+) -> Input:
+    """Adds the features and the frames that a pooling reads to an input of labelled images.
+
+    A data set that cannot serve the pooling gives an input of target frames with a `refusal`.
+
+    Args:
+      config: of the run.
+      spec: of the data set.
+      plain: the input without pooling.
+      pooling: of the section.
+      section: as in `refusal`.
+    """
+    refused = refusal(config, spec, pooling, section)
+    if refused is None:
+        return _with_features(config, plain, pooling)
+    return _with_features(config, plain, pooling._replace(use=NONE))._replace(refusal=refused)
+
+
+def _with_features(config: ml_collections.ConfigDict, plain: Input, pooling: Pooling) -> Input:
     """Adds the features and the frames that a pooling reads to an input of labelled images."""
     features = list(plain.features)
     suffix = '_frames' if pooling.has_frames else ''

@@ -100,7 +100,8 @@ def prepare(
       The folders of the values.
 
     Raises:
-      InputError: an unknown split or feature of an input, or an error of `computation.make`.
+      InputError: the refusal, or an unknown split or feature of an input, or an error of
+        `computation.make`.
     """
     if not pipelines.has_features(config):
         return []
@@ -115,6 +116,8 @@ def prepare(
     # An unknown split or feature is refused before anything is computed.
     inputs = inputs_of(stages, 'train')
     for each in inputs:
+        if each.refusal is not None:
+            raise each.refusal
         if each.data not in datasets:
             raise unknown_name('data set of an input', each.data, datasets)
         data = datasets[each.data]

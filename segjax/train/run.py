@@ -104,8 +104,11 @@ class Run(NamedTuple):
         the input is opened without the choice.
 
         Raises:
-          InputError: an error of `data.Prepared.open_input`, or an unknown data section.
+          InputError: the refusal of the input, an error of `data.Prepared.open_input`, or an
+            unknown data section.
         """
+        if inputs.refusal is not None:
+            raise inputs.refusal
         data = self.data_of(inputs)
         positions = None if inputs.chosen is None else self.product(inputs.chosen)
         if positions is None:

@@ -96,14 +96,32 @@ def test_a_net_is_tested_in_other_ways_than_it_was_trained():
     assert stage.eval_input.frames == DrawnFrames(FRAMES, (-1, 0), fill=True)
 
 
+def refusals(config, spec):
+    """Returns the fixes of the training and of the test that a data set cannot serve, '' if it can.
+
+    An input that is refused reads features that the data set has.
+    """
+    specs = pipelines.promised(config, {'data': spec})
+    (stage,) = pipelines.make_stages(config, specs)
+    fixes = []
+    for inputs in (stage.train_input, stage.eval_input):
+        assert set(inputs.stored) <= set(specs['data'].features) or inputs.frames
+        fixes.append(inputs.refusal.fix if inputs.refusal else '')
+    return fixes
+
+
 def test_colour_alone_needs_no_depth():
     with pytest.raises(InputError, match=r'--config.hha=False'):
         pipeline.make_features(make_config(), SPEC)
     config = make_config(',hha=false,use=superpixel')
-    with pytest.raises(InputError, match=r'--config.regions.depth=False'):
-        pipeline.make_features(config, SPEC)
+    training, testing = refusals(config, SPEC)
+    assert training == '--config.regions.depth=False'
+    assert testing == '--config.testing.use=none, or --config.regions.depth=False in training'
+    config.testing.use = 'none'
+    assert refusals(config, SPEC) == [training, '']
+    config.testing.use = ''
     config.regions.depth = False
-    pipelines.promised(config, {'data': SPEC})
+    assert refusals(config, SPEC) == ['', '']
     (stage,) = pipeline.make_stages(config, SPEC)
     assert set(stage.train_input.features) == {'image', 'label', 'ids_region'}
     assert stage.predict is not None
@@ -149,18 +167,18 @@ def test_an_interval_that_clips_do_not_have_would_match_nothing(interval, reach,
     config = make_config()
     config.pooling.update(interval=interval, reach=reach)
     # Rooms have all frames. Clips of NYUDv2 have every third frame.
-    pipeline.make_features(config, INDOOR)
+    assert refusals(config, INDOOR) == ['', '']
     config.data.name = 'nyu_depth'
-    with pytest.raises(InputError, match=r'config\.data\.rgbd\.interval = 3') as error:
-        pipeline.make_features(config, INDOOR)
-    assert error.value.fix == ' '.join(f'--config.{fix}' for fix in fixes)
-    config.testing.use = config.pooling.use = 'superpixel'
-    pipeline.make_features(config, INDOOR)
-    config.pooling.use = 'full'
+    in_training = ' '.join(f'--config.{fix}' for fix in fixes)
+    in_testing = f'--config.testing.use=superpixel, or {in_training} in training'
+    assert refusals(config, INDOOR) == [in_training, in_testing]
+    config.testing.use = 'superpixel'
+    assert refusals(config, INDOOR) == [in_training, '']
+    config.testing.use = ''
     for fix in fixes:
         key, value = fix.split('=')
         config.update_from_flattened_dict({key: int(value)})
-    pipeline.make_features(config, INDOOR)
+    assert refusals(config, INDOOR) == ['', '']
 
 
 def test_a_threshold_of_0_would_match_everything():
@@ -174,11 +192,22 @@ def test_stills_are_pooled_over_their_superpixels():
     config = make_config(',use=superpixel')
     specs = pipelines.promised(config, {'data': STILLS})
     assert set(specs['data'].features) == {*STILLS.features, 'planes_hha', 'ids_region'}
+    assert refusals(config, STILLS) == ['', '']
     (stage,) = pipelines.make_stages(config, specs)
     assert not stage.train_input.frames
-    for arguments, key in ((',use=full', 'pooling'), (',use=superpixel,test=full', 'testing')):
-        with pytest.raises(InputError, match=f'--config.{key}.use=superpixel'):
-            pipelines.promised(make_config(arguments), {'data': STILLS})
+
+
+@pytest.mark.parametrize(
+    ('use', 'test', 'fixes'),
+    [
+        ('full', '', ['pooling', 'testing']),
+        ('pixel', 'superpixel', ['pooling', '']),
+        ('superpixel', 'full', ['', 'testing']),
+    ],
+)
+def test_only_inputs_that_read_frames_refuse_stills(use, test, fixes):
+    expected = [f'--config.{section}.use=superpixel' if section else '' for section in fixes]
+    assert refusals(make_config(f',use={use},test={test}'), STILLS) == expected
 
 
 # --- training -------------------------------------------------------------------------------------

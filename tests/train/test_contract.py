@@ -207,6 +207,25 @@ def test_a_transform_of_measured_examples_is_refused_before_the_training(tmp_pat
     assert 'cannot be pickled' in refusal(tmp_path, data=dict(workers=1))
 
 
+def test_a_refused_training_input_concerns_no_evaluation(whole, tmp_path, monkeypatch, capsys):
+    """The same files are evaluated, but they are neither prepared nor checked for a training."""
+    error = InputError('config.noise', got='noise', expected='no noise', fix='--config.noise=0')
+
+    def refused(stage):
+        return stage._replace(train_input=stage.train_input._replace(refusal=error))
+
+    changed(monkeypatch, 'segment_stage', refused)
+    assert '--config.noise=0' in refusal(tmp_path)
+    config = contract_run.make_config(whole / 'cache', **ON_EIGHT_DEVICES)
+    run, stages = driver.checked_run(config, str(tmp_path / 'run'), 'evaluate')
+    with pytest.raises(InputError, match='no noise'):
+        run.open_input(stages[1].train_input)
+    with pytest.raises(InputError, match='no noise'):
+        features.prepare(config, data_sets.prepare(config), never_stop)
+    assert doctor.main(config) == 1
+    assert '--config.noise=0' in capsys.readouterr().out
+
+
 def test_mode_prepare_refuses_an_unknown_data_set_of_an_input(tmp_path, monkeypatch):
     def elsewhere(stage):
         return stage._replace(train_input=stage.train_input._replace(data='figurs'))
