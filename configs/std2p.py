@@ -12,6 +12,9 @@ Variants:
   nyu13     the same with 13 classes. Published (pixel accuracy, class accuracy): superpixel+ 74.8,
             67.0; full 75.8, 68.4
   nyu4      the same with 4 classes. Published: superpixel+ 82.7, 81.3; full 83.6, 82.5
+  folder    RGB-D video of your own (docs/data.md), with frames of 480x640. A first stage trains the
+            net on labelled frames. Needs --config.data.root=/data/mine
+            --config.data.classes=/data/mine/classes.yaml. --mode doctor proposes other sizes
   quick     the embedded world `rooms`: hand-held video of furnished rooms, with narrow nets.
             Minutes on two CPU cores. A first stage trains the net on labelled frames
   smoke     seconds, for tests
@@ -33,7 +36,7 @@ E.g. --config configs/std2p.py:quick,use=full,test=superpixel
 from segjax import config as config_lib
 from segjax.errors import unknown_name
 
-VARIANTS = ('nyu13', 'nyu4', 'quick', 'smoke')
+VARIANTS = ('nyu13', 'nyu4', 'folder', 'quick', 'smoke')
 USES = ('none', 'superpixel', 'full', 'pixel')
 SYSTEMS = ('std2p', 'fcn')
 """The whole system, or the net alone."""
@@ -65,7 +68,7 @@ def get_config(arg=''):
         if args[name] not in ('', *USES):
             raise unknown_name(f'--config configs/std2p.py:...,{name}=', args[name], USES)
     config = config_lib.defaults('std2p')
-    small = args.variant in ('quick', 'smoke')
+    small = args.variant in ('folder', 'quick', 'smoke')
     config_lib.choose(config, 'model', args.net or ('erfnet' if small else 'fcn'))
     config_lib.update(
         config,
@@ -93,6 +96,8 @@ def get_config(arg=''):
         config.data.class_map = '13'
     elif args.variant == 'nyu4':
         config.data.class_map = '4'
+    elif args.variant == 'folder':
+        _folder(config)
     elif args.variant == 'quick':
         _quick(config)
     elif args.variant == 'smoke':
@@ -115,23 +120,42 @@ def _net_alone(config):
     )
 
 
-def _rooms(config, size, num_train, num_val):
-    """Sets the world `rooms`, whose clips have 31 frames."""
+def _from_scratch(config, size):
+    """Sets the training of a new net on frames of a size, in windows of 31 consecutive frames."""
     config_lib.update(
         config,
         preprocess='unit',
         augment=dict(resize=(), crop=size, flip=0.5),
+        data=dict(eval_split='val', eval_size=size),
+        pooling=dict(reach=15, interval=1),
+        optim=dict(name='adam', learning_rate=1e-4, weight_decay=1e-4, schedule='constant'),
+        optim_frames=dict(name='adam', learning_rate=1e-3, weight_decay=1e-4, schedule='poly'),
+    )
+
+
+def _folder(config):
+    """Sets RGB-D video of the user, whose consecutive frames have consecutive numbers."""
+    _from_scratch(config, (480, 640))
+    config_lib.update(
+        config,
+        data=dict(name='rgbd_folder', rgbd=dict(interval=1, steps=15)),
+        frames=dict(num_steps=10_000, batch_size=8),
+        train=dict(batch_size=2, num_steps=1000),
+        logging=dict(log_every=20, eval_every=1000, checkpoint_every=1000),
+    )
+
+
+def _rooms(config, size, num_train, num_val):
+    """Sets the world `rooms`, whose clips have 31 frames."""
+    _from_scratch(config, size)
+    config_lib.update(
+        config,
         data=dict(
             name='rooms',
             class_map='13',
-            eval_split='val',
-            eval_size=size,
             world=dict(num_train=31 * num_train, num_val=31 * num_val, size=size),
         ),
-        pooling=dict(reach=15, interval=1),
         regions=dict(num_regions=200),
-        optim=dict(name='adam', learning_rate=1e-4, weight_decay=1e-4, schedule='constant'),
-        optim_frames=dict(name='adam', learning_rate=1e-3, weight_decay=1e-4, schedule='poly'),
     )
 
 

@@ -48,6 +48,7 @@ CLASSES = {
     'landmark_folder': ClassSpec((), (), ()),
     'oxford_pet': ClassSpec((), (), ()),
     'folder': ClassSpec(('background', 'car'), ((0, 0, 0), (1, 1, 1)), (0, 1)),
+    'rgbd_folder': ClassSpec(('background', 'chair'), ((0, 0, 0), (1, 1, 1)), (0, 1)),
 }
 PORTRAITS = {
     'faces': 'points_face',
@@ -62,6 +63,7 @@ VIDEO = {
     'cityscapes_video': ('intrinsics',),
     'streets': ('intrinsics', 'pose', 'depth'),
     'nyu_depth': ('intrinsics', 'depth', 'frame'),
+    'rgbd_folder': ('intrinsics', 'depth', 'frame'),
     'rooms': ('intrinsics', 'pose', 'depth', 'frame'),
 }
 MERGED = {

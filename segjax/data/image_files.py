@@ -507,12 +507,16 @@ def decode(data: bytes) -> np.ndarray:
 class ImageSource(NamedTuple):
     """An image of the input folder.
 
-    path  of the file
-    name  path below the input folder without extension, with the separator '/'
+    path    of the file
+    name    path below the input folder without extension, with the separator '/'
+    depth   the file of its depth, None without depth
+    camera  the file of its camera, None without camera
     """
 
     path: pathlib.Path
     name: str
+    depth: pathlib.Path | None = None
+    camera: pathlib.Path | None = None
 
 
 def find_images(folder: pathlib.Path) -> list[ImageSource]:

@@ -220,6 +220,39 @@ def write_folder(
     return written, str(root / 'classes.yaml')
 
 
+RGBD_CLIPS = {'train/kitchen': (range(101, 108), (103, 106)), 'val/hall': (range(7), (3,))}
+"""{clip: (numbers of its frames, numbers of its labelled frames)}."""
+
+
+def write_rgbd_folder(root, clips=RGBD_CLIPS, size=SIZE, ids=(0, 1, 2), names='[wall, floor, box]'):
+    """Writes RGB-D clips in millimetres: {(clip, number): (image, units, label)}, and a class file.
+
+    The label of a frame without a label file is None. All clips have the same camera.
+    """
+    rng = np.random.default_rng(9)
+    written = {}
+    for clip, (numbers, targets) in clips.items():
+        for number in numbers:
+            image = save(root / clip / 'image' / f'{number:06}.png', blocks_of_colour(rng, size))
+            units = blocks(rng, range(1000, 4000), size, np.uint16)
+            units[0, 0] = 0
+            save(root / clip / 'depth' / f'{number:06}.png', units)
+            label = None
+            if number in targets:
+                label = save(root / clip / 'label' / f'{number:06}.png', blocks(rng, ids, size))
+            written[clip, number] = image, units, label
+    height, width = size
+    (root / 'intrinsics.txt').write_text(f'{width} 0 {width / 2}\n0 {width} {height / 2}\n0 0 1\n')
+    (root / 'classes.yaml').write_text(names)
+    return written, str(root / 'classes.yaml')
+
+
+def blocks_of_colour(rng, size):
+    """Returns a photograph in blocks of 4x4 pixels."""
+    channels = [blocks(rng, range(256), size) for _ in range(3)]
+    return np.stack(channels, axis=-1)
+
+
 def write_ade20k(root, counts=(('training', 4), ('validation', 2))):
     """Writes SceneParse150: {(folder, name): (image, label)}. A label has the ids 0..150."""
     rng = np.random.default_rng(6)

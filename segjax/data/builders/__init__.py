@@ -16,6 +16,7 @@ from segjax.data.builders import (
     lfw,
     nyu_depth,
     oxford_pet,
+    rgbd_folder,
     rooms,
     scannet,
     streets,
@@ -45,6 +46,7 @@ REGISTRY = {
     'lfw': lfw.Lfw,
     'nyu_depth': nyu_depth.NyuDepth,
     'oxford_pet': oxford_pet.OxfordPet,
+    'rgbd_folder': rgbd_folder.RgbdFolder,
     'rooms': rooms.Rooms,
     'scannet': scannet.ScanNet,
     'streets': streets.Streets,
@@ -55,7 +57,7 @@ REGISTRY = {
 }
 
 
-AROUND_TARGETS = ('nyu_depth', 'sun3d')
+AROUND_TARGETS = ('nyu_depth', 'rgbd_folder', 'sun3d')
 """Data sets whose clips have the frames at multiples of `rgbd.interval` around a labelled frame."""
 
 

@@ -46,21 +46,12 @@ class Folder(FileDataset):
     """
 
     def __init__(self, config: Any):
-        if not config.classes:
-            raise InputError(
-                'config.data.classes',
-                got="''",
-                expected="a YAML or JSON file with the class list of data set 'folder'",
-                fix="echo '[background, foreground]' > classes.yaml, "
-                'and --config.data.classes=classes.yaml',
-            )
-        self._coding = load_class_file(pathlib.Path(config.classes).expanduser())
+        self._coding = load_coding(config)
         super().__init__(config.name, config.root, self._coding.classes)
 
     def options(self):
         """Returns the coding of the masks."""
-        described = base.describe(self._coding)
-        return [*described, 'indexed colours'] if self._coding.colors else described
+        return describe_coding(self._coding)
 
     def coding(self, item: Item) -> LabelCoding:
         """Returns the coding of all masks."""
@@ -93,7 +84,7 @@ class Folder(FileDataset):
 
         # Perhaps the folders are nested in reverse: train/images.
         names = ', '.join(path.name for path in folders) or 'no folder at all'
-        split = next((path.name for path in folders if _split_name(path)), '')
+        split = next((path.name for path in folders if split_name(path)), '')
         fix = f'move {split}/images to images/{split}, and the masks of each split to masks'
         raise InputError(
             str(self.root),
@@ -110,7 +101,7 @@ class Folder(FileDataset):
         """
         folders = {}
         for path in subfolders(self._folder(kind)):
-            split = _split_name(path)
+            split = split_name(path)
             if split in folders:
                 got = f'{folders[split].name} and {path.name}, two folders of split {split!r}'
                 raise InputError(
@@ -122,7 +113,7 @@ class Folder(FileDataset):
             if split:
                 folders[split] = path
         if folders:
-            _check_no_other_split(self._folder(kind))
+            check_no_other_split(self._folder(kind))
         return folders
 
     def _flat_folder(self) -> pathlib.Path:
@@ -220,9 +211,7 @@ class Folder(FileDataset):
         for kind in ('images', 'masks'):
             folder = self._folder(kind)
             if images:
-                notes += [
-                    _passed_over(path) for path in subfolders(folder) if not _split_name(path)
-                ]
+                notes += [_passed_over(path) for path in subfolders(folder) if not split_name(path)]
             notes += unread_note(folder)
 
         # Masks of a split without images.
@@ -266,15 +255,41 @@ class Folder(FileDataset):
         return [Note(str(folder), message, fix)]
 
 
-def _split_name(folder: pathlib.Path) -> str:
+def load_coding(config: Any) -> LabelCoding:
+    """Returns the meaning of the ids and colours in label files, from the class file of the user.
+
+    Args:
+      config: `config.data`. Its `classes` names the file.
+
+    Raises:
+      InputError: no class file, or a wrong class file.
+    """
+    if not config.classes:
+        raise InputError(
+            'config.data.classes',
+            got="''",
+            expected=f'a YAML or JSON file with the class list of data set {config.name!r}',
+            fix="echo '[background, foreground]' > classes.yaml, "
+            'and --config.data.classes=classes.yaml',
+        )
+    return load_class_file(pathlib.Path(config.classes).expanduser())
+
+
+def describe_coding(coding: LabelCoding) -> list:
+    """Returns the coding of a class file as JSON, for `Dataset.options`."""
+    described = base.describe(coding)
+    return [*described, 'indexed colours'] if coding.colors else described
+
+
+def split_name(folder: pathlib.Path) -> str:
     """Returns the split of a folder: 'val' for `val`, `Valid` and `validation`, '' for no split."""
     return next((split for split, names in SPLITS.items() if folder.name.lower() in names), '')
 
 
-def _check_no_other_split(folder: pathlib.Path) -> None:
+def check_no_other_split(folder: pathlib.Path) -> None:
     """Raises InputError for a folder whose name is almost the name of a split."""
     for path in subfolders(folder):
-        if not _split_name(path) and ALMOST_A_SPLIT.match(path.name):
+        if not split_name(path) and ALMOST_A_SPLIT.match(path.name):
             names = ', '.join(itertools.chain.from_iterable(SPLITS.values()))
             fix = 'rename it, or move it away'
             raise InputError(

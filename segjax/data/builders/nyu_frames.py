@@ -92,7 +92,8 @@ class NyuFrames(RgbdDataset):
                 got='{1}x{0} pixels'.format(*size),
                 expected='640x480 pixels, or 560x425 for cropped frames',
                 fix='export the frames of NYUDv2 at their own size: crop and camera are known '
-                'for whole frames',
+                'for whole frames. Frames of your own have any size: '
+                '--config.data.name=rgbd_folder',
             )
         top, left = CROP
         rows = slice(top, top + SIZE[0])

@@ -1,8 +1,9 @@
 """RGB-D frames in files: depth with its unit, and clips of frames around labelled frames."""
 
 import math
+import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from segjax.core.notes import Note
 from segjax.data import image_files
 from segjax.data.builders import base
 from segjax.data.builders.base import FileDataset, Inspection, Item, Record
+from segjax.data.image_files import check_links
 from segjax.errors import InputError
 from segjax.spec import ClassSpec
 
@@ -306,6 +308,24 @@ def check_same_size(maps: Mapping[str, np.ndarray], item: Item) -> None:
 # --- clips ----------------------------------------------------------------------------------------
 
 
+def find_sequences(root: pathlib.Path, names: Collection[str] = ('image',)) -> list[pathlib.Path]:
+    """Returns the folders of videos in a folder: those with a folder of images, sorted.
+
+    Folders inside a video are not listed, because they hold many files.
+
+    Args:
+      root: the folder, which may be a video itself.
+      names: of folders of images, in lower case.
+    """
+    check_links(root)
+    sequences = []
+    for parent, folders, _ in os.walk(root, followlinks=True):
+        if any(folder.lower() in names for folder in folders):
+            sequences.append(pathlib.Path(parent))
+            folders.clear()
+    return sorted(sequences)
+
+
 class Clip(NamedTuple):
     """The files of a video, by the number of the frame.
 
@@ -349,31 +369,49 @@ def around_targets(
     problems: list[InputError] = []
     for target in sorted(clip.labels if targets is None else targets):
         if target not in clip.images:
-            problems.append(_outside(clip, target))
+            problems.append(outside(clip, target))
             continue
 
-        # Frames before the start and behind the end of the video are not missing.
-        missing = []
+        numbers, missing = window(clip, target, interval, steps)
         sequence = f'{clip.name}/{target:05}'
-        for step in range(-steps, steps + 1):
-            number = target + step * interval
-            if not min(clip.images) <= number <= max(clip.images):
-                continue
-            if number not in clip.images:
-                missing.append(number)
-                continue
-            files = {**clip.files, 'image': clip.images[number]}
-            if number in clip.depths:
-                files['depth'] = clip.depths[number]
+        for number in numbers:
+            files = files_of(clip, number)
             if number == target:
                 files['label'] = clip.labels[number]
             items.append(Item(split, f'{sequence}/{number:05}', files, sequence, number))
         if missing:
-            problems.append(_missing(clip, target, missing, interval))
+            problems.append(missing_frames(clip, target, missing, interval))
     return items, problems
 
 
-def _outside(clip: Clip, target: int) -> InputError:
+def window(clip: Clip, target: int, interval: int, steps: int) -> tuple[list[int], list[int]]:
+    """Returns the frames around a target, as far as the video goes: those present, and those not.
+
+    Args:
+      clip: the video.
+      target: number of a frame.
+      interval: numbers between two frames of the window.
+      steps: largest number of intervals in each direction.
+    """
+    # Frames before the start and behind the end of the video are not missing.
+    numbers = []
+    missing = []
+    for step in range(-steps, steps + 1):
+        number = target + step * interval
+        if min(clip.images) <= number <= max(clip.images):
+            (numbers if number in clip.images else missing).append(number)
+    return numbers, missing
+
+
+def files_of(clip: Clip, number: int) -> dict[str, pathlib.Path]:
+    """Returns the files of a frame by feature, without its label."""
+    files = {**clip.files, 'image': clip.images[number]}
+    if number in clip.depths:
+        files['depth'] = clip.depths[number]
+    return files
+
+
+def outside(clip: Clip, target: int) -> InputError:
     """Returns the error for a label whose frame is not in the video."""
     frames = 'an image with this number'
     if clip.images:
@@ -386,7 +424,7 @@ def _outside(clip: Clip, target: int) -> InputError:
     )
 
 
-def _missing(clip: Clip, target: int, missing: list[int], interval: int) -> InputError:
+def missing_frames(clip: Clip, target: int, missing: list[int], interval: int) -> InputError:
     """Returns the error for a clip with missing frames. The frames may have another interval."""
     shown = ', '.join(map(str, missing[:SHOWN]))
     more = f' and {len(missing) - SHOWN} more' if len(missing) > SHOWN else ''

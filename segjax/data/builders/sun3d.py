@@ -1,7 +1,6 @@
 """SUN3D: RGB-D video of rooms, with a few labelled frames."""
 
 import contextlib
-import os
 import pathlib
 import re
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from segjax.core.notes import Note
 from segjax.data.builders import base, rgbd
 from segjax.data.builders.base import Item
 from segjax.data.builders.rgbd import MILLIMETRES, Clip, RgbdDataset
-from segjax.data.image_files import COPY_AGAIN, by_name, check_links, find
+from segjax.data.image_files import COPY_AGAIN, by_name, find
 from segjax.data.labels import NYU4, NYU13, NYU40, NYU40_IDS, LabelCoding, merge
 from segjax.errors import InputError
 from segjax.spec import ClassMap, ClassSpec
@@ -116,7 +115,7 @@ class Sun3d(RgbdDataset):
         super().__init__(config, NYU40)
         self.class_maps = {'33': SUN3D33, '13': NYU13, '4': NYU4}
         self._declared_scale = config.rgbd.depth_scale
-        self._folders = find_sequences(self.root)
+        self._folders = rgbd.find_sequences(self.root)
 
     def options(self):
         """Returns the coding of the labels, the unit of the depth, and the choice of frames."""
@@ -213,20 +212,6 @@ class Sun3d(RgbdDataset):
         depth = millimetres(rgbd.read_units(path)).astype(np.float32) / np.float32(MILLIMETRES)
         rgbd.check_depth(depth, str(path), MILLIMETRES)
         return depth
-
-
-def find_sequences(root: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folders below a folder that have a folder `image`, sorted.
-
-    Folders inside a sequence are not listed, because they hold many files.
-    """
-    check_links(root)
-    sequences = []
-    for parent, folders, _ in os.walk(root, followlinks=True):
-        if 'image' in folders:
-            sequences.append(pathlib.Path(parent))
-            folders.clear()
-    return sorted(sequences)
 
 
 def _by_moment(paths: list[pathlib.Path]) -> dict[Moment, pathlib.Path]:
