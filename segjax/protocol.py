@@ -421,6 +421,8 @@ class Stage(NamedTuple):
                  same predictions
     predict      (state, image [B, H, W, 3] uint8) -> class probabilities [B, H, W, C], for --mode
                  predict, which cuts images of any size into tiles
+    predict_planes  name of a derived feature [H, W, 3] uint8, whose channels `predict` sees behind
+                 colour: image [B, H, W, 6]. It reads image, depth and intrinsics. '': colour alone
     prediction   further uses of the net on files
     observation  additional evaluation on the host
     hand_on      arrays for later stages
@@ -445,6 +447,7 @@ class Stage(NamedTuple):
     render: Callable[[TrainState, Batch, Keys], Mapping[str, Array | Picture]] | None = None
     label_maps: Callable[[TrainState, Batch, Keys], LabelMaps] | None = None
     predict: Callable[[TrainState, Array], Array] | None = None
+    predict_planes: str = ''
     prediction: Prediction | None = None
     observation: Observation | None = None
     hand_on: HandOn | None = None

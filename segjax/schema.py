@@ -308,7 +308,7 @@ DATA = DataSection(
         'root': Field('', 'Folder of a real data set. Rendered data sets need none.'),
         'classes': Field(
             '',
-            'YAML or JSON file with the class list of the data set `folder`. '
+            'YAML or JSON file with the class list of the data sets `folder` and `rgbd_folder`. '
             'Data sets that you add may read it. Other data sets ignore it.',
         ),
         'class_map': Field(
@@ -684,6 +684,7 @@ PREDICT = {
         'region_threshold': Field(
             0.2, 'Boundary strength at which a hierarchy of superpixels is cut.', share_above_0
         ),
+        'region_depth': Field(True, 'Whether superpixels see depth, where the input has depth.'),
         'num_regions': CLIP['num_regions'],
         'flow_method': CLIP['flow_method'],
         'flow_preset': CLIP['flow_preset'],

@@ -192,11 +192,12 @@ def make_system(config: ml_collections.ConfigDict, spec: DataSpec) -> System:
 
 def _check(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
     """Raises InputError for settings that contradict the data set or each other."""
-    if config.hha and 'depth' not in spec.features:
+    absent = [name for name in ('depth', 'intrinsics') if name not in spec.features]
+    if config.hha and absent:
         raise InputError(
             'config.hha',
-            got=f'HHA of data set {spec.name!r}, which has no depth',
-            expected='a data set with depth, or a net that sees colour alone',
+            got=f'HHA of data set {spec.name!r}, which has no {" and no ".join(absent)}',
+            expected='a data set with depth and intrinsics, or a net that sees colour alone',
             fix='--config.hha=False',
         )
     if config.evaluate.crop:
@@ -349,6 +350,7 @@ def make_stage(
         init=make_init(config, system.net),
         train_step=supervised.make_supervised_step(config, make_loss(config, spec, system)),
         observation=make_observation(config, spec, system),
+        predict_planes=frame_pooling.HHA if config.hha else '',
         **make_evaluation(config, spec, system)._asdict(),
     )
 
@@ -465,11 +467,7 @@ def make_evaluation(
             scores[BOUNDARIES] = boundary.scores(metrics[BOUNDARIES])
         return scores
 
-    # An image alone is not enough for a net that sees HHA.
-    predict = None if config.hha else evaluation.predict
-    return evaluation._replace(
-        eval_step=eval_step, render=render, finalize=finalize, predict=predict
-    )
+    return evaluation._replace(eval_step=eval_step, render=render, finalize=finalize)
 
 
 def numbers(mean: Mean) -> list[float | None]:

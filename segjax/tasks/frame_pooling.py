@@ -213,6 +213,8 @@ def refusal(
             expected='a data set with depth, or superpixels of colour alone',
             fix=in_training if section == 'pooling' else _in_testing(NONE, in_training),
         )
+
+    # Frames in addition to the target.
     if pooling.has_frames and not is_video(spec):
         return InputError(
             f'config.{section}.use',

@@ -7,11 +7,13 @@ import shlex
 from string import digits
 
 import jax
+import layouts
 import numpy as np
 import pytest
 from clip_batches import FRAMES, REACH, SIZE, P, make_batch
 from fakes import NUM_CLASSES, SPEC
 from nets import size
+from predicting import contents
 
 from segjax import config as config_lib
 from segjax import pipelines
@@ -20,6 +22,7 @@ from segjax.core import parallel, rng
 from segjax.core.trees import named_leaves
 from segjax.data.labels import NYU40
 from segjax.errors import InputError
+from segjax.modes import doctor, predict
 from segjax.modes.table import plan as table_plan
 from segjax.pipelines import std2p as pipeline
 from segjax.protocol import DrawnFrames
@@ -108,6 +111,15 @@ def refusals(config, spec):
         assert set(inputs.stored) <= set(specs['data'].features) or inputs.frames
         fixes.append(inputs.refusal.fix if inputs.refusal else '')
     return fixes
+
+
+@pytest.mark.parametrize(('hha', 'channels'), [(True, 6), (False, 3)])
+def test_images_are_predicted_at_their_size_from_all_that_the_net_sees(hha, channels):
+    (stage,) = pipeline.make_stages(make_config(f',net=fcn,use=superpixel,hha={hha}'), INDOOR)
+    assert stage.predict_planes == ('planes_hha' if hha else '')
+    state = jax.eval_shape(lambda: stage.init(jax.random.key(0), make_batch(), {}))
+    images = jax.ShapeDtypeStruct((1, 16, 24, channels), np.uint8)
+    assert jax.eval_shape(stage.predict, state, images).shape == (1, 16, 24, NUM_CLASSES)
 
 
 def test_colour_alone_needs_no_depth():
@@ -231,56 +243,80 @@ def run_step(config, devices=1, rows=2):
     return before, parallel.to_host(state), parallel.to_host(metrics)
 
 
-def linear_net(config):
-    """Chooses a net without batch norm and drop-out, so that examples do not meet."""
+@pytest.fixture(scope='module')
+def steps():
+    """Returns the state before a step, and (state, metrics) after it on one and on eight devices.
+
+    The net has no batch norm and no drop-out, so that examples do not meet. Its layers before pool4
+    are frozen.
+    """
+    config = make_config(',net=fcn')
     config.model.update(width=0.03125, dropout=0.0)
-    config.optim.factors = ()
-    return config
-
-
-def test_eight_devices_make_the_step_of_one():
-    config = linear_net(make_config(',net=fcn'))
+    config.optim.update(
+        weight_decay=0.1, factors=(('segmenter/(color|hha)/vgg/conv[1-4]_.*', 0.0),)
+    )
     with jax.enable_x64(True):
-        start, expected, metrics = run_step(config, rows=8)
-        _, after, of_eight = run_step(config, devices=8, rows=8)
+        before, *on_one = run_step(config, rows=8)
+        _, *on_eight = run_step(config, devices=8, rows=8)
+    return before, on_one, on_eight
+
+
+@pytest.mark.devices(8)
+def test_eight_devices_make_the_step_of_one(steps):
+    before, (expected, metrics), (after, of_eight) = steps
     np.testing.assert_allclose(metrics['loss'].value(), of_eight['loss'].value(), rtol=1e-5)
-    moves = [jax.tree.map(np.subtract, each.params, start.params) for each in (expected, after)]
+    moves = [jax.tree.map(np.subtract, each.params, before.params) for each in (expected, after)]
     for a, b in zip(*map(jax.tree.leaves, moves), strict=True):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a) + 1e-6
 
 
-def test_parameters_with_a_factor_of_0_are_frozen():
-    config = linear_net(make_config(',net=fcn'))
-    config.optim.weight_decay = 0.1
-    config.optim.factors = (('segmenter/(color|hha)/vgg/conv[1-4]_.*', 0.0),)
-    before, after, _ = run_step(config)
+def test_parameters_with_a_factor_of_0_are_frozen(steps):
+    before, (after, _), _ = steps
     old = named_leaves(before.params)
-    for name, value in named_leaves(after.params).items():
-        trunk = any(f'vgg/conv{block}_' in name for block in (1, 2, 3, 4))
-        if trunk:
-            np.testing.assert_array_equal(value, old[name], err_msg=name)
-    moved = [
+    moved = {
         name for name, value in named_leaves(after.params).items() if (value != old[name]).any()
-    ]
+    }
+    trunk = {name for name in old if any(f'vgg/conv{block}_' in name for block in (1, 2, 3, 4))}
+    assert len(trunk) == 2 * 2 * 10 and not moved & trunk
+    assert any('vgg/conv5_' in name for name in moved)
     assert any('score_fr' in name for name in moved)
 
 
 # --- a whole run ----------------------------------------------------------------------------------
 
 
-def test_a_run_trains_both_stages_and_is_tested_in_another_way(tmp_path, in_threads):
+def test_video_of_the_user_is_checked_trained_tested_and_predicted(
+    tmp_path, in_threads, one_device
+):
+    """Labels are on some frames alone. tests/test_smoke.py trains both stages on rooms."""
+    root = tmp_path / 'mine'
+    _, classes = layouts.write_rgbd_folder(root)
     config = config_file.load('configs/std2p.py:smoke')
-    driver.train(config, str(tmp_path / 'run'))
-    scores = driver.evaluate(config, str(tmp_path / 'run'), 'last')
-    assert set(scores) == {'frames', 'segmentation'}
-    assert 0 <= scores['segmentation']['boundaries']['ODS_F'] <= 1
-    (accuracy,) = scores['segmentation']['pixel_accuracy_of_images']
-    assert accuracy == pytest.approx(scores['segmentation']['pixel_accuracy'])
-    assert len(scores['segmentation']['IoU_of_images']) == 1
-    config.testing.use = 'pixel'
-    other = driver.evaluate(config, str(tmp_path / 'run'), 'last')
-    counts = [np.sum(each['segmentation']['confusion']) for each in (scores, other)]
-    assert counts[0] == counts[1] > 0
+    data = dict(name='rgbd_folder', root=str(root), classes=classes, class_map='')
+    data |= dict(eval_size=layouts.SIZE, rgbd=dict(interval=1, steps=3))
+    train = dict(batch_size=2, num_steps=1)
+    config_lib.update(config, data=data, train=train, evaluate=dict(batch_size=1))
+    config_lib.update(config, augment=dict(crop=layouts.SIZE), frames=dict(num_steps=0))
+    assert doctor.main(config) == 0
+    run = str(tmp_path / 'run')
+    scores = driver.train(config, run)['segmentation']
+    assert 0 <= scores['boundaries']['ODS_F'] <= 1
+    (accuracy,) = scores['pixel_accuracy_of_images']
+    assert accuracy == pytest.approx(scores['pixel_accuracy'])
+    assert len(scores['IoU_of_images']) == 1
+
+    # The test has another pooling than the training.
+    config.testing.update(use='pixel', boundary_thresholds=0)
+    other = driver.evaluate(config, run, 'last')['segmentation']
+    assert np.sum(other['confusion']) == np.sum(scores['confusion']) > 0
+
+    # The net sees HHA of the depth of the input, alone and behind a pooling.
+    for use in ('none', 'superpixel'):
+        config.predict.pooling.use = use
+        summary = predict.main(config, run, str(root / 'val'), str(tmp_path / use), 'last')
+        assert summary['images'] == 7
+    predictions = [contents(tmp_path / use) for use in ('none', 'superpixel')]
+    assert predictions[0].keys() == predictions[1].keys() and predictions[0] != predictions[1]
 
 
 # --- tables ---------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def prepare_predict(timed: TimedRun) -> Timed:
     run, stage, state = timed
     settings = run.config.predict
     size = tuple(settings.tile) or tuple(run.config.data.eval_size)
-    shape = (settings.batch_size, *size, 3)
+    shape = (settings.batch_size, *size, 6 if stage.predict_planes else 3)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     state = jax.device_put(state, jax.local_devices()[0])
     program = compile_program(run.topology.jit(stage.predict), state, images)

@@ -16,7 +16,8 @@ STRIP_PIXELS = 1 << 22
 class Assembly:
     """One image whose prediction is in progress.
 
-    `cuttings` yields its tiles. `add` expects their predictions in the same order.
+    `cuttings` yields its tiles. `add` expects their predictions in the same order. Planes [H, W, 3]
+    uint8 are channels of the tiles behind colour.
 
     digest      of the image file; '' if the caller needs none
     classes     [H, W] uint8 train ids
@@ -30,10 +31,12 @@ class Assembly:
         plan: PredictPlan,
         num_classes: int,
         digest: str = '',
+        planes: np.ndarray | None = None,
     ):
         self.source = source
         self.digest = digest
         self.image = image
+        self.planes = planes
         self.size = image.shape[:2]
         # Per scale: how the resized image is cut, blended, and resized back.
         self.grids = [
@@ -54,6 +57,9 @@ class Assembly:
         padded = []
         for grid in self.grids:
             resized = transforms.resize_image(self.image, grid.size)
+            if self.planes is not None:
+                planes = transforms.resize_image(self.planes, grid.size)
+                resized = np.concatenate([resized, planes], axis=-1)
             padded.append(tiles.pad(resized, grid))
         for place in self.places:
             yield place, tiles.take(padded[place.scale], self.grids[place.scale], place)
@@ -108,8 +114,15 @@ class WholeAssembly(Assembly):
     probabilities  [C, H, W] float32. The class map and the confidence stay 0
     """
 
-    def __init__(self, source: ImageSource, image: np.ndarray, plan: PredictPlan, num_classes: int):
-        super().__init__(source, image, plan, num_classes)
+    def __init__(
+        self,
+        source: ImageSource,
+        image: np.ndarray,
+        plan: PredictPlan,
+        num_classes: int,
+        planes: np.ndarray | None = None,
+    ):
+        super().__init__(source, image, plan, num_classes, planes=planes)
         self.probabilities = np.zeros((num_classes, *self.size), np.float32)
 
     def _finish(self, planes: Iterable[np.ndarray], start: int, stop: int) -> None:

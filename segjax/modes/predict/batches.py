@@ -14,7 +14,7 @@ from segjax.modes.predict.assembly import Assembly
 from segjax.modes.predict.plan import PredictPlan
 
 PredictFn = Callable[[np.ndarray], jax.Array]
-"""[B, h, w, 3] uint8 -> class probabilities [B, h, w, C]."""
+"""[B, h, w, 3 or 6] uint8 -> class probabilities [B, h, w, C]."""
 
 
 def all_tiles(
@@ -37,14 +37,15 @@ def predict_tiles(
     Args:
       predict_fn: the compiled net.
       plan: gives the size of a tile and of a batch.
-      cut_tiles: (image, place, pixels [h, w, 3] uint8), as `all_tiles` yields them.
+      cut_tiles: (image, place, pixels [h, w, 3 or 6] uint8), as `all_tiles` yields them.
 
     Yields:
       (image, place, probabilities) for each tile.
     """
     in_flight: deque[tuple[list, jax.Array]] = deque()
     for batch in batched(cut_tiles, plan.batch_size):
-        images = np.zeros((plan.batch_size, *plan.tile, 3), np.uint8)
+        channels = batch[0][2].shape[-1]
+        images = np.zeros((plan.batch_size, *plan.tile, channels), np.uint8)
         for row, (_, _, pixels) in zip(images, batch):
             row[:] = pixels
         owners = [(assembly, place) for assembly, place, _ in batch]
@@ -82,14 +83,14 @@ def batched(items: Iterable, size: int) -> Iterator[list]:
         yield batch
 
 
-def warm_up(predict_fn: PredictFn, plan: PredictPlan, num_classes: int) -> float:
+def warm_up(predict_fn: PredictFn, plan: PredictPlan, num_classes: int, channels: int = 3) -> float:
     """Compiles the net and checks the shape of its output. Returns the seconds that this took.
 
     Raises:
       ValueError: the output has another shape than [B, h, w, num_classes].
     """
     start = time.perf_counter()
-    output = predict_fn(np.zeros((plan.batch_size, *plan.tile, 3), np.uint8))
+    output = predict_fn(np.zeros((plan.batch_size, *plan.tile, channels), np.uint8))
     expected = (plan.batch_size, *plan.tile, num_classes)
     if output.shape != expected:
         raise ValueError(f'predict_fn returned shape {output.shape}, expected {expected}')

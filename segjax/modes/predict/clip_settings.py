@@ -21,7 +21,8 @@ class ClipSettings(NamedTuple):
     """How the frames of a clip are pooled.
 
     use          'superpixel', 'full' or 'pixel'
-    regions      feature of a frame: its superpixels. None: 'pixel'
+    regions      feature of a frame: its superpixels, of colour or of colour and depth. None:
+                 'pixel'
     flow         feature of a frame: its flow to another frame. None: 'superpixel'
     num_regions  largest number of regions of a frame
     past         frames of a window before the target
@@ -61,8 +62,15 @@ def is_pooled(config: ml_collections.ConfigDict) -> bool:
     return settings.use != NONE
 
 
-def make_clip_settings(config: ml_collections.ConfigDict, spec: DataSpec) -> ClipSettings:
+def make_clip_settings(
+    config: ml_collections.ConfigDict, spec: DataSpec, has_depth: bool = False
+) -> ClipSettings:
     """Builds the pooling that a config describes.
+
+    Args:
+      config: of the run.
+      spec: of the data set.
+      has_depth: whether the frames have depth.
 
     Raises:
       InputError: a distance that no frame has, an unknown class map, or a missing package.
@@ -78,12 +86,13 @@ def make_clip_settings(config: ml_collections.ConfigDict, spec: DataSpec) -> Cli
         )
     merge = _class_map(settings.merge, spec)
 
-    # Superpixels see colour alone: images have no depth.
+    # A hierarchy alone has a threshold.
     region_map = None
     if settings.use != PIXEL:
         cut = settings.region_threshold
         options = {'threshold': cut} if settings.region_method == HIERARCHY else {}
         method = settings.region_method
+        options |= {'depth': has_depth and settings.region_depth}
         region_map = regions.region_feature(method, num_regions=settings.num_regions, **options)
     steps = settings.reach // settings.interval if has_frames else 0
     return ClipSettings(

@@ -5,8 +5,8 @@ so it continues any net of single images to a video. `tasks/clip_pooling.py` has
 
 Frames flow through three stages at the same time:
 
-1. A frame is read. Worker processes compute its superpixels, and its flow from and to the frame at
-   `interval` before it.
+1. A frame is read. Worker processes compute its superpixels, the planes that the net sees behind
+   colour, and the flow from and to the frame at `interval` before it.
 2. The net predicts its tiles. Its class probabilities are kept at its own size.
 3. `pool_stream` pools its window once the window is whole. Threads write the pictures.
 
@@ -41,6 +41,7 @@ from segjax.modes.predict.clip_settings import KEY, SUPERPIXEL, ClipSettings, ma
 from segjax.modes.predict.outputs import Finished
 from segjax.modes.predict.plan import PredictPlan, make_predict_plan
 from segjax.modes.predict.reading import file_size
+from segjax.modes.predict.rgbd import COLOUR, LAYOUT, Planes
 from segjax.modes.predict.video import Video
 from segjax.protocol import Example
 from segjax.spec import IGNORE, DataSpec
@@ -80,6 +81,7 @@ def predict_clips(
     input_folder: str | os.PathLike,
     output_folder: str | os.PathLike,
     made_by: Mapping[str, Any],
+    planes: Planes = COLOUR,
 ) -> dict[str, Any]:
     """Predicts the frames of a video, or of each folder of frames, with pooling over the clip.
 
@@ -92,35 +94,35 @@ def predict_clips(
       input_folder: contains frames, also in sub-folders, or is the path of a video.
       output_folder: receives the results of `tiled.predict_images`.
       made_by: as in `tiled.predict_images`.
+      planes: that the net sees behind colour.
 
     Returns:
       The summary of `tiled.predict_images`. It counts frames.
 
     Raises:
-      InputError: an error of `make_clip_settings`, `find_clips` or `check_folders`, before anything
+      InputError: an error of `open_clips`, `check_record` or `check_folders`, before anything
         compiles. Damage that only decoding shows: earlier clips are written.
     """
     # Everything that can be refused is refused before the net compiles and a file is written.
     input_path = pathlib.Path(input_folder)
     output_path = pathlib.Path(output_folder)
-    settings = make_clip_settings(config, spec)
+    outputs.check_folders(input_path, output_path)
+    settings, clips = open_clips(config, spec, input_path, planes)
     outputs.check_classes(settings.classes)
     plan = make_predict_plan(config, spec)
-    record = tiled.described(made_by, plan, settings.classes)
-    record['pooling'] = config.predict.pooling.to_dict()
-    outputs.check_folders(input_path, output_path)
-    clips = find_clips(input_path, settings)
+    record = tiled.described(made_by, plan, settings.classes, planes)
+    record['pooling'] = _recorded(config.predict.pooling, clips)
     outputs.check_record(output_path, record)
-    if settings.regions is not None and 'depth' in spec.features:
-        tell(Note(KEY, 'images have no depth: superpixels see colour alone'))
+    if settings.regions is not None and 'depth' in spec.features and not has_depth(clips):
+        fix = f'an input with {LAYOUT}'
+        tell(Note(KEY, 'the input has no depth: superpixels see colour alone', fix))
 
     # The list of finished clips tells which clips remain.
     finished = Finished(output_path)
     files.write_json(output_path / outputs.RECORD, record)
     num_workers = config.data.workers or host.cores()
-    job = _Job(
-        predict_fn, plan, spec.classes.num_classes, settings, output_path, finished, num_workers
-    )
+    num_classes = spec.classes.num_classes
+    job = _Job(predict_fn, plan, num_classes, settings, output_path, finished, num_workers, planes)
     return _predict_all(job, clips)
 
 
@@ -133,7 +135,8 @@ class _Job(NamedTuple):
     settings     how clips are pooled
     folder       for the outputs
     finished     list of the finished clips in `folder`
-    num_workers  processes that compute regions and flow
+    num_workers  processes that compute regions, planes and flow
+    planes       that the net sees behind colour
     """
 
     predict_fn: PredictFn
@@ -143,20 +146,54 @@ class _Job(NamedTuple):
     folder: pathlib.Path
     finished: Finished
     num_workers: int
+    planes: Planes
 
 
 # --- clips ----------------------------------------------------------------------------------------
 
 
-def find_clips(path: pathlib.Path, settings: ClipSettings) -> list[Clip]:
-    """Returns the video, or the clips of a folder: the images of each folder are a clip.
+def open_clips(
+    config: ml_collections.ConfigDict, spec: DataSpec, path: pathlib.Path, planes: Planes
+) -> tuple[ClipSettings, list[Clip]]:
+    """Returns the pooling that a config describes, and the clips of the input in order.
 
     The pooling 'superpixel' has no window, so it accepts any images.
 
+    Args:
+      config, spec: as in `predict_clips`.
+      path: of the input.
+      planes: that the net sees behind colour.
+
     Raises:
-      InputError: an error of `tiled.find_sources`, or frames that are no clip.
+      InputError: an error of `make_clip_settings` or `tiled.find_sources`, or frames that are no
+        clip.
     """
-    sources = tiled.find_sources(path)
+    clips = _find_clips(path, planes)
+    settings = make_clip_settings(config, spec, has_depth(clips))
+    if settings.use == SUPERPIXEL:
+        return settings, clips
+    return settings, [_checked(clip, settings) for clip in clips]
+
+
+def has_depth(clips: Sequence[Clip]) -> bool:
+    """Returns whether the frames of clips have depth: those of all clips, or of none."""
+    frames = clips[0].frames
+    return not isinstance(frames, Video) and frames[0].depth is not None
+
+
+def _recorded(settings: ml_collections.ConfigDict, clips: Sequence[Clip]) -> dict[str, Any]:
+    """Returns the pooling as predict.json has it. `region_depth` says whether depth is read.
+
+    Records that are older than this key are those of colour.
+    """
+    record = settings.to_dict()
+    sees_depth = record.pop('region_depth') and has_depth(clips)
+    return {**record, 'region_depth': True} if sees_depth else record
+
+
+def _find_clips(path: pathlib.Path, planes: Planes) -> list[Clip]:
+    """Returns the video, or the clips of a folder: the images of each folder are a clip."""
+    sources = tiled.find_sources(path, planes)
     if isinstance(sources, Video):
         clips = [Clip(sources.path.stem, sources)]
     else:
@@ -164,9 +201,7 @@ def find_clips(path: pathlib.Path, settings: ClipSettings) -> list[Clip]:
         for source in sources:
             folders[source.name.rpartition('/')[0] or ROOT].append(source)
         clips = [Clip(name, tuple(members)) for name, members in folders.items()]
-    if settings.use == SUPERPIXEL:
-        return clips
-    return [_checked(clip, settings) for clip in clips]
+    return clips
 
 
 def _checked(clip: Clip, settings: ClipSettings) -> Clip:
@@ -267,7 +302,7 @@ def digest_of(clip: Clip) -> str:
     """Returns the digest of the files of a clip, in the order of its frames."""
     if isinstance(clip.frames, Video):
         return outputs.content_digest(clip.frames.path)
-    return _joined(outputs.content_digest(source.path) for source in clip.frames)
+    return _joined(outputs.source_digest(source) for source in clip.frames)
 
 
 def _joined(digests: Iterable[str]) -> str:
@@ -300,7 +335,10 @@ def _predict_all(job: _Job, clips: Sequence[Clip]) -> dict[str, Any]:
     job.finished.begin(clip.name for clip in todo)
     skipped = sum(numbers.values())
     # The net compiles before the measured time, and not at all without a clip.
-    compile_seconds = warm_up(job.predict_fn, job.plan, job.num_classes) if todo else 0.0
+    compile_seconds = 0.0
+    if todo:
+        channels = job.planes.channels
+        compile_seconds = warm_up(job.predict_fn, job.plan, job.num_classes, channels)
 
     # Clips do not share batches, because a clip is listed when all of its frames are written.
     start = time.perf_counter()
@@ -344,6 +382,7 @@ class _Opened:
     source  its file and name
     image   [H, W, 3] uint8
     ids     its regions, in the making. None: not needed
+    planes  that the net sees behind its colours, in the making. None: not needed
     onward  its flow to the frame at `interval` after it, in the making. None: there is none
     back    its flow to the frame at `interval` before it, likewise
     """
@@ -351,6 +390,7 @@ class _Opened:
     source: ImageSource
     image: np.ndarray
     ids: Future | None = None
+    planes: Future | None = None
     onward: Future | None = None
     back: Future | None = None
 
@@ -448,19 +488,27 @@ class _Stream:
         job = self._job
         for opened in self._opened():
             self._at_net.append(opened)
-            yield WholeAssembly(opened.source, opened.image, job.plan, job.num_classes)
+            planes = self._result(opened.planes, opened)
+            yield WholeAssembly(opened.source, opened.image, job.plan, job.num_classes, planes)
 
     def _opened(self) -> Iterator[_Opened]:
-        """Reads the frames ahead of the net, and begins their regions and flows."""
+        """Reads the frames ahead of the net, and begins their regions, planes and flows."""
         settings = self._job.settings
+        planes = self._job.planes
+        reads_depth = settings.regions is not None and 'depth' in settings.regions.reads
         # The flow to the frame at `interval` begins before its frame is yielded.
         ahead = settings.interval + self._job.num_workers
         before: collections.deque[_Opened] = collections.deque(maxlen=settings.interval)
         waiting: collections.deque[_Opened] = collections.deque()
         for source, image in self._images():
             opened = _Opened(source, image)
+            example = {'image': image}
+            if reads_depth or planes.feature is not None:
+                example = planes.example(source, image)
             if settings.regions is not None:
-                opened.ids = self._begin(settings.regions.compute, {'image': image})
+                opened.ids = self._begin(settings.regions.compute, example)
+            if planes.feature is not None:
+                opened.planes = self._begin(planes.feature.compute, example)
             if settings.flow is not None and len(before) == settings.interval:
                 earlier = before[0]
                 earlier.onward = self._begin_flow(earlier.image, image)
@@ -499,7 +547,7 @@ class _Stream:
         for source in self._clip.frames:
             image = None
             if source.path.is_file():
-                self._digests.append(outputs.content_digest(source.path))
+                self._digests.append(outputs.source_digest(source))
                 image = read_image(source.path)
             if image is None:
                 raise InputError(

@@ -14,6 +14,7 @@ import numpy as np
 
 from segjax import config as config_lib
 from segjax.core import files
+from segjax.data.image_files import ImageSource
 from segjax.errors import InputError
 from segjax.modes.predict.assembly import Assembly
 from segjax.spec import IGNORE, ClassSpec
@@ -216,6 +217,15 @@ def content_digest(path: pathlib.Path) -> str:
     """
     with path.open('rb') as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def source_digest(source: ImageSource) -> str:
+    """Returns 32 hexadecimal digits for the image, the depth and the camera of a source."""
+    further = [path for path in (source.depth, source.camera) if path is not None]
+    digest = content_digest(source.path)
+    if not further:
+        return digest
+    return text_digest('\n'.join([digest, *map(content_digest, further)]))
 
 
 def text_digest(text: str) -> str:

@@ -8,9 +8,10 @@ import ml_collections
 import numpy as np
 
 from segjax import config as config_lib
+from segjax import pipelines
 from segjax.core import parallel, rng
 from segjax.errors import InputError
-from segjax.modes.predict import clip_settings, clips, outputs, prediction, tiled
+from segjax.modes.predict import clip_settings, clips, outputs, prediction, rgbd, tiled
 from segjax.modes.predict import examples as examples_lib
 from segjax.protocol import Stage, TrainState
 from segjax.train import driver, initialization
@@ -127,11 +128,21 @@ def _check_pooling(config: ml_collections.ConfigDict, stage: Stage, method: str)
 
 def _check_tiles(opened: driver.Run, stage: Stage, source: pathlib.Path) -> None:
     """Raises InputError for files or clips that cannot be predicted."""
+    planes = planes_of(opened, stage)
     if clip_settings.is_pooled(opened.config):
-        spec = opened.spec_of(stage.eval_input)
-        clips.find_clips(source, clip_settings.make_clip_settings(opened.config, spec))
+        clips.open_clips(opened.config, opened.spec_of(stage.eval_input), source, planes)
     else:
-        tiled.find_sources(source)
+        tiled.find_sources(source, planes)
+
+
+def planes_of(opened: driver.Run, stage: Stage) -> rgbd.Planes:
+    """Returns the planes that `Stage.predict` sees behind colour."""
+    unit = opened.config.predict.depth_unit
+    if not stage.predict_planes:
+        return rgbd.Planes(None, unit)
+    features = pipelines.make_features(opened.config, opened.specs)
+    (feature,) = (each for each in features if each.name == stage.predict_planes)
+    return rgbd.Planes(feature, unit)
 
 
 def _predict_tiles(
@@ -156,6 +167,7 @@ def _predict_tiles(
         source,
         target,
         made_by,
+        planes_of(opened, stage),
     )
 
 

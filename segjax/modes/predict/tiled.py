@@ -1,5 +1,6 @@
 """Predicts class maps in tiles: for a folder of images, an image, or a video."""
 
+import contextlib
 import itertools
 import os
 import pathlib
@@ -12,6 +13,7 @@ import numpy as np
 import tqdm
 
 from segjax.core import files
+from segjax.data.builders import base
 from segjax.data.image_files import (
     PHOTO_SUFFIXES,
     ImageSource,
@@ -26,20 +28,33 @@ from segjax.modes.predict.assembly import Assembly
 from segjax.modes.predict.batches import PredictFn, all_tiles, predict_tiles, warm_up
 from segjax.modes.predict.outputs import Finished
 from segjax.modes.predict.plan import PredictPlan, make_predict_plan
+from segjax.modes.predict.rgbd import COLOUR, Planes, check_planes, find_rgbd
 from segjax.modes.predict.video import Video
 from segjax.spec import ClassSpec, DataSpec
 
 
-def find_sources(path: pathlib.Path) -> list[ImageSource] | Video:
+def find_sources(path: pathlib.Path, planes: Planes = COLOUR) -> list[ImageSource] | Video:
     """Returns the checked images of a folder, a single checked image, or a video.
 
+    Images have depth where the folder has it (`rgbd.find_rgbd`).
+
     Raises:
-      InputError: an error of `find_images`, a damaged file, or a file of another kind.
+      InputError: an error of `find_images` or `find_rgbd`, a damaged file, or a file of another
+        kind. Images or a video without depth, for a net that sees more than colour.
     """
+    # Folders.
     if not path.is_file():
-        return find_images(path)
+        sources = find_rgbd(path, planes) if path.is_dir() else []
+        if sources:
+            return sources
+        sources = find_images(path)
+        check_planes(sources, planes)
+        return sources
+
+    # A video or an image has no depth.
     suffix = path.suffix.lower()
     if suffix in video_lib.SUFFIXES:
+        check_planes([ImageSource(path, path.stem)], planes)
         return video_lib.open_video(path)
     if suffix not in PHOTO_SUFFIXES:
         raise InputError(
@@ -50,6 +65,7 @@ def find_sources(path: pathlib.Path) -> list[ImageSource] | Video:
             fix=f'--input {path.parent}',
         )
     sources = [ImageSource(path, path.stem)]
+    check_planes(sources, planes)
     check_files(sources)
     return sources
 
@@ -61,18 +77,21 @@ def predict_images(
     input_folder: str | os.PathLike,
     output_folder: str | os.PathLike,
     made_by: Mapping[str, Any],
+    planes: Planes = COLOUR,
 ) -> dict[str, Any]:
     """Predicts every image of a folder, a single image, or every frame of a video.
 
     Args:
-      predict_fn: [B, h, w, 3] uint8 -> class probabilities [B, h, w, C]. Compiled for
-        B = predict.batch_size and (h, w) = predict.tile, the only shape that it is called with.
+      predict_fn: [B, h, w, c] uint8 -> class probabilities [B, h, w, C]. Compiled for
+        B = predict.batch_size, (h, w) = predict.tile and c = planes.channels, the only shape that
+        it is called with.
       config: only its sections `predict` and `data` are read.
       spec: gives classes, palette, ids and the sizes that the net was trained for.
       input_folder: contains images, also in sub-folders. Or the path of an image or a video.
       output_folder: receives ids/, color/, overlay/, confidence/, predict.json and predict.jsonl.
       made_by: facts that tell this net from another net ({'run': folder, 'step': 9000}). Must
         survive JSON.
+      planes: that the net sees behind colour.
 
     Returns:
       {'images', 'skipped', 'others', 'tiles', 'largest', 'compile_seconds', 'seconds',
@@ -89,15 +108,15 @@ def predict_images(
     output_path = pathlib.Path(output_folder)
     outputs.check_classes(spec.classes)
     plan = make_predict_plan(config, spec)
-    record = described(made_by, plan, spec.classes)
+    record = described(made_by, plan, spec.classes, planes)
     outputs.check_folders(input_path, output_path)
-    sources = find_sources(input_path)
+    sources = find_sources(input_path, planes)
     outputs.check_record(output_path, record)
 
     # The list of finished images tells which images remain.
     finished = Finished(output_path)
     files.write_json(output_path / outputs.RECORD, record)
-    job = _Job(predict_fn, plan, spec.classes, output_path, finished)
+    job = _Job(predict_fn, plan, spec.classes, output_path, finished, planes)
     counts = (
         _predict_video(job, sources)
         if isinstance(sources, Video)
@@ -107,10 +126,15 @@ def predict_images(
     return {**counts, 'images_per_second': images / counts['seconds'] if images else 0.0}
 
 
-def described(made_by: Mapping[str, Any], plan: PredictPlan, classes: ClassSpec) -> dict[str, Any]:
+def described(
+    made_by: Mapping[str, Any], plan: PredictPlan, classes: ClassSpec, planes: Planes
+) -> dict[str, Any]:
     """Returns the content of predict.json."""
     record = {**made_by, **plan._asdict(), **outputs.described_classes(classes)}
     del record['batch_size']  # changes only the speed
+    if planes.feature is not None:
+        record['planes'] = planes.feature.name
+        record['depth_unit'] = planes.unit
     return record
 
 
@@ -122,6 +146,7 @@ class _Job(NamedTuple):
     classes     of the predictions
     folder      for the outputs
     finished    list of the finished images in `folder`
+    planes      that the net sees behind colour
     """
 
     predict_fn: PredictFn
@@ -129,6 +154,7 @@ class _Job(NamedTuple):
     classes: ClassSpec
     folder: pathlib.Path
     finished: Finished
+    planes: Planes
 
 
 # --- images ---------------------------------------------------------------------------------------
@@ -143,8 +169,8 @@ def _predict_folder(job: _Job, sources: Sequence[ImageSource]) -> dict[str, Any]
     todo = [source for source in sources if not _is_finished(job, source)]
     job.finished.begin(source.name for source in todo)
     damaged: list[str] = []
-    num_classes = job.classes.num_classes
-    counts = _predict_all(job, open_images(todo, job.plan, num_classes, damaged), len(todo))
+    assemblies = open_images(todo, job.plan, job.classes.num_classes, damaged, job.planes)
+    counts = _predict_all(job, assemblies, len(todo))
     if damaged:
         raise outputs.damaged_error(damaged, len(todo), 'images')
     others = job.finished.others(source.name for source in sources)
@@ -154,31 +180,50 @@ def _predict_folder(job: _Job, sources: Sequence[ImageSource]) -> dict[str, Any]
 def _is_finished(job: _Job, source: ImageSource) -> bool:
     """Returns whether the outputs of an image exist and were made from this very file."""
     paths = outputs.output_paths(job.folder, source.name)
-    return job.finished.holds(source.name, paths, lambda: outputs.content_digest(source.path))
+    return job.finished.holds(source.name, paths, lambda: outputs.source_digest(source))
 
 
 def open_images(
-    sources: Iterable[ImageSource], plan: PredictPlan, num_classes: int, damaged: list[str]
+    sources: Iterable[ImageSource],
+    plan: PredictPlan,
+    num_classes: int,
+    damaged: list[str],
+    planes: Planes = COLOUR,
 ) -> Iterator[Assembly]:
-    """Opens the images one at a time.
+    """Opens the images one at a time. Planes are computed in threads, a little ahead.
 
     Args:
       sources: the image files.
       plan: gives how images are cut.
       num_classes: C of the predictions.
       damaged: receives the paths of images that cannot be decoded.
+      planes: that the net sees behind colour.
     """
-    for source in sources:
+
+    def attempt(source: ImageSource) -> Assembly | str:
         try:
             # Before reading: an image that is replaced in between is predicted again next time.
-            digest = outputs.content_digest(source.path)
+            digest = outputs.source_digest(source)
             image = read_image(source.path)
-        except FileNotFoundError:  # removed since the folder was listed
-            image = None
-        if image is None:
-            damaged.append(str(source.path))
-        else:
-            yield Assembly(source, image, plan, num_classes, digest)
+            if image is None:
+                return str(source.path)
+            own = planes.compute(source, image)
+        except FileNotFoundError as error:  # removed since the folder was listed
+            return str(error.filename)
+        except InputError as error:
+            return f'{source.path}: {error.where}: {error.got}'
+        return Assembly(source, image, plan, num_classes, digest, own)
+
+    # Planes take much longer than the image itself.
+    with contextlib.ExitStack() as stack:
+        attempts: Iterator[Assembly | str] = map(attempt, sources)
+        if planes.feature is not None:
+            attempts = stack.enter_context(contextlib.closing(base.ordered_map(attempt, sources)))
+        for result in attempts:
+            if isinstance(result, str):
+                damaged.append(result)
+            else:
+                yield result
 
 
 def _predict_all(job: _Job, assemblies: Iterator[Assembly], total: int) -> dict[str, Any]:
@@ -197,7 +242,8 @@ def _predict_all(job: _Job, assemblies: Iterator[Assembly], total: int) -> dict[
     first = next(assemblies, None)
     compile_seconds = 0.0
     if first is not None:
-        compile_seconds = warm_up(job.predict_fn, job.plan, job.classes.num_classes)
+        num_classes = job.classes.num_classes
+        compile_seconds = warm_up(job.predict_fn, job.plan, num_classes, job.planes.channels)
         assemblies = itertools.chain([first], assemblies)
 
     # Tiles of several images share batches. A complete image goes to a thread that writes it.

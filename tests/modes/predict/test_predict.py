@@ -591,6 +591,7 @@ def test_mode_predict_uses_the_chosen_checkpoint_of_the_run(tmp_path, monkeypatc
     class ToyStage(NamedTuple):
         name: str = 'segmentation'
         prediction: None = None
+        predict_planes: str = ''
         eval_input: Input = Input('val', 1, ('image',), (1, 1))
 
         def predict(self, state, images):
