@@ -53,7 +53,8 @@ def write_start(run: Run, stages: tuple[Stage, ...], stored: pathlib.Path) -> No
     for a run that is older than this file.
 
     A run with `init_from.sources` adds 'weights': {net: {'pattern', 'path', 'digest'}}, see
-    `_starts_of_nets`.
+    `_starts_of_nets`. A row of a table that evaluates another run adds 'evaluates', the relative
+    path of that run.
 
     Args:
       run: the run.

@@ -113,7 +113,7 @@ def read_start(path: pathlib.Path, keys: Collection[str] = ('stages',)) -> dict[
     fix = _write_again(path)
     content = read_object(path, keys, fix)
     kinds = {'stages': list, 'init_from': dict, 'digest': str, 'steps': list, 'plans_before': list}
-    kinds |= {'weights': dict}
+    kinds |= {'weights': dict, 'evaluates': str}
     for key, kind in kinds.items():
         if not isinstance(content.get(key, kind()), kind):
             got = f'{key}: {content[key]!r:.60}'

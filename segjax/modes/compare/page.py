@@ -108,7 +108,7 @@ def _header(runs: Sequence[Compared], title: str) -> str:
                 escape(compared.stage.name),
                 f'{compared.stage.num_steps:,d}',
                 str(config.seed),
-                escape(os.path.relpath(compared.run.workdir)),
+                escape(os.path.relpath(compared.place)),
             ]
         )
     heads = ['run', 'pipeline', 'net', 'stage', 'steps', 'seed', 'folder']

@@ -72,7 +72,7 @@ def _write(
 ) -> pathlib.Path:
     """Predicts with all runs, and writes all files. Returns the path of the page."""
     for number, compared in enumerate(runs):
-        print(f'{compared.name}: {compared.folder}', flush=True)
+        print(f'{compared.name}: {compared.place}, stage {compared.stage.name}', flush=True)
         predict_split(compared, number, store, stop)
         # The state leaves the device before the next net is loaded. Readers of checkpoints refer
         # to it in circles.

@@ -1,14 +1,16 @@
 """The compared runs: their names, their stages, and whether they can be compared."""
 
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 
 from segjax import config as config_lib
 from segjax.config import config_file
-from segjax.core import parallel, paths
+from segjax.core import files, parallel, paths
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Input, Scores, Stage, TableFrames, TrainState
 from segjax.spec import ClassSpec, DataSpec, split_names
@@ -35,6 +37,8 @@ class Compared(NamedTuple):
     """A finished run whose data are open.
 
     name    in tables and legends
+    place   the folder that the command line names. A row of a table that only evaluates has scores
+            there, and the trained run lies elsewhere
     run     the run
     stages  of the run
     stage   the stage that is compared
@@ -42,6 +46,7 @@ class Compared(NamedTuple):
     """
 
     name: str
+    place: pathlib.Path
     run: driver.Run
     stages: tuple[Stage, ...]
     stage: Stage
@@ -64,7 +69,7 @@ class Compared(NamedTuple):
 
     @property
     def folder(self) -> pathlib.Path:
-        """Returns the folder of the stage."""
+        """Returns the folder of the trained stage."""
         return self.run.workdir / self.stage.name
 
 
@@ -141,7 +146,8 @@ def open_compared(
       stop: asked while data are prepared.
 
     Raises:
-      InputError: no run, a run that is not finished, or a stage without class maps.
+      InputError: no run, a run that is not finished, a stage without class maps, or an error of
+        `trained_folder`.
     """
     path = asked.folder / stored.CONFIG
     if not path.exists():
@@ -153,10 +159,54 @@ def open_compared(
         )
     config = config_lib.from_json(stored.read_config(path))
     config_file.assign(config, assignments)
-    run, stages = driver.open_run(config, str(asked.folder), 'evaluate', stop)
+    trained = trained_folder(asked.folder)
+    run, stages = driver.open_run(config, str(trained), 'evaluate', stop)
     same_run.check_classes(run.workdir, run.config, run.specs)
     stage = _choose_stage(asked, stages)
-    return Compared(asked.name, run, stages, stage, _final_scores(run, stage))
+    scores = _final_scores(asked.folder, run, stage)
+    return Compared(asked.name, asked.folder, run, stages, stage, scores)
+
+
+def trained_folder(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of the trained run whose scores a folder holds: mostly this folder.
+
+    A row of a table that only evaluates names the run in its start.json.
+
+    Raises:
+      InputError: the evaluation names no run, or its run is gone or was trained anew since.
+    """
+    start = folder / files.START
+    if initialization.has_begun(folder) or not start.exists():
+        return folder
+    content = stored.read_start(start)
+    again = f'rm {folder / stored.SCORES}, and start the table again'
+    if 'evaluates' not in content:
+        # A training that was stopped before its first checkpoint has no scores.
+        if not (folder / stored.SCORES).exists():
+            return folder
+        raise InputError(
+            f'--runs {folder}',
+            got='the scores of an evaluation, which do not name the trained run',
+            expected='a run with checkpoints, or an evaluation whose start.json names its run',
+            fix=again,
+        )
+    trained = pathlib.Path(os.path.normpath(folder / content['evaluates']))
+    if not initialization.has_begun(trained):
+        raise InputError(
+            f'--runs {folder}',
+            got=f'an evaluation of {trained}, where no run is',
+            expected='the run that was evaluated, at its place next to this folder',
+            fix=f'move the run to {trained}',
+        )
+    init_from = ml_collections.ConfigDict({'path': str(trained), 'source': ''})
+    if initialization.digest(initialization.reader(init_from)()) != content['digest']:
+        raise InputError(
+            f'--runs {folder}',
+            got=f'scores of other parameters than those in {trained}, which was trained anew',
+            expected='scores of the parameters that are compared',
+            fix=again,
+        )
+    return trained
 
 
 def _choose_stage(asked: Asked, stages: Sequence[Stage]) -> Stage:
@@ -186,19 +236,31 @@ def _choose_stage(asked: Asked, stages: Sequence[Stage]) -> Stage:
     return named[asked.stage]
 
 
-def _final_scores(run: driver.Run, stage: Stage) -> Scores:
+def _final_scores(place: pathlib.Path, run: driver.Run, stage: Stage) -> Scores:
     """Returns the scores of a finished stage.
+
+    Args:
+      place: folder of the run, or of a row that evaluates it.
+      run: the run.
+      stage: of the run.
 
     Raises:
       InputError: the stage is not finished, or an evaluation would compute other scores now.
     """
-    where = f'--runs {run.workdir}'
-    path = run.workdir / stage.name / stored.SCORES
+    where = f'--runs {place}'
+    only_evaluates = place != run.workdir
+    folder = run.workdir / stage.name
+    path = place / stored.SCORES if only_evaluates else folder / stored.SCORES
     finish = f'python -m segjax.main --workdir {run.workdir}'
-    if not path.exists() or not initialization.has_checkpoint(path.parent):
+    if only_evaluates:
+        finish = 'start the table again'
+    if not path.exists() or not initialization.has_checkpoint(folder):
         got = f'stage {stage.name!r}, which is not finished'
         raise InputError(where, got=got, expected='a finished run', fix=finish)
     scores = stored.read_scores(path)
+    if only_evaluates:
+        # A row has the scores of all stages in a file.
+        scores = scores.get(stage.name, {})
     before = scores.get(same_run.MADE_BY, {})
     read = (before.get('weights', {}), before.get('products', {}))
     now = same_run.made_by(run.config, run.specs, stage, stage.num_steps, *read)
@@ -238,9 +300,9 @@ def check_comparable(runs: Sequence[Compared]) -> None:
         difference = _difference(first, other)
         if difference:
             raise InputError(
-                f'--runs {other.run.workdir}',
+                f'--runs {other.place}',
                 got=difference,
-                expected=f'the data that {first.run.workdir} is scored on',
+                expected=f'the data that {first.place} is scored on',
                 fix='compare runs that are scored on the same images and classes',
             )
 
@@ -253,12 +315,17 @@ def _check_protocol(first: Compared, other: Compared) -> None:
     for key, value in _protocol(first).items():
         theirs = _protocol(other)[key]
         if theirs != value:
+            fix = (
+                f'python -m segjax.main --workdir {other.place} --config.{key}={value} '
+                'scores the run again'
+            )
+            if other.place != other.run.workdir:
+                fix = f'start the table with --override {other.place.parent.name}:{key}={value}'
             raise InputError(
-                f'--runs {other.run.workdir}',
+                f'--runs {other.place}',
                 got=f'{key}={theirs}',
-                expected=f'{key}={value}, as in {first.run.workdir}',
-                fix=f'python -m segjax.main --workdir {other.run.workdir} --config.{key}={value} '
-                'scores the run again',
+                expected=f'{key}={value}, as in {first.place}',
+                fix=fix,
             )
 
 

@@ -1,5 +1,7 @@
 """Trains a run of a table in its folder, and reads the outcome."""
 
+import os
+import pathlib
 import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -96,14 +98,19 @@ def train(run: TableRun, stop: StopSignal) -> None:
 def _evaluate(run: TableRun, stop: StopSignal) -> None:
     """Evaluates the finished run of another row, and writes the scores into the folder of `run`.
 
-    start.json holds the digest of the evaluated parameters, by which a later start of the table
-    sees whether they were trained anew.
+    start.json holds the place of the evaluated run, relative to the folder of `run`. It also holds
+    the digest of the evaluated parameters, by which a later start of the table and a comparison see
+    whether they were trained anew.
     """
     trained = starts.evaluated_folder(run.row, run.folder)
     scores = driver.evaluate(run.config, str(trained), stop=stop, keep=False)
     if not parallel.is_main():
         return
-    start = {**stored.read_start(trained / files.START), 'digest': starts.digest(str(trained), '')}
+    start = {
+        **stored.read_start(trained / files.START),
+        'digest': starts.digest(str(trained), ''),
+        'evaluates': pathlib.Path(os.path.relpath(trained, run.folder)).as_posix(),
+    }
     files.write_json(run.folder / driver.CONFIG, config_lib.to_json(run.config))
     files.write_json(run.folder / files.START, start)
     shutil.copyfile(trained / stored.ENVIRONMENT, run.folder / stored.ENVIRONMENT)

@@ -20,6 +20,9 @@ from segjax.errors import InputError
 from segjax.modes import compare
 from segjax.modes.compare import labels, page, runs
 from segjax.modes.compare.scores import best
+from segjax.modes.table import Row
+from segjax.modes.table import plan as table_plan
+from segjax.modes.table import runs as table_runs
 from segjax.protocol import Product
 from segjax.train import driver
 from segjax.train.stop import Preempted, StopSignal
@@ -245,6 +248,68 @@ def test_histograms_of_the_same_name_and_bins_share_an_axis():
     other = page._histograms([scored('a', [1, 2, 4], [3, 5]), scored('b', [1, 3, 4], [4, 4])])
     assert other.count('<figure') == 2
     assert page._histograms([types.SimpleNamespace(name='c', scores={'mIoU': 0.5})]) == ''
+
+
+# --- rows that only evaluate ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def evaluated(narrow, tmp_path_factory):
+    """Returns the folder of a row that evaluates the run `narrow` at half of its size."""
+    root = tmp_path_factory.mktemp('table')
+    trained = shutil.copytree(narrow, root / 'trained/seed_0')
+    config = config_lib.from_json(files.read_json(trained / 'config.json'))
+    config.data.eval_size = (16, 32)
+    row = Row('smaller', 'smaller', 'supervised.py', evaluates='trained')
+    run = table_plan.TableRun(row, 0, config, root / 'smaller/seed_0')
+    with StopSignal() as stop:
+        table_runs.train(run, stop)
+    return run.folder
+
+
+def test_an_evaluation_is_compared_by_the_net_of_its_run_under_its_own_config(evaluated, tmp_path):
+    trained = evaluated.parents[1] / 'trained/seed_0'
+    compared(tmp_path / 'out', trained, evaluated, names='whole,small')
+    with (tmp_path / 'out/scores.csv').open() as file:
+        rows = {row.pop('score'): row for row in csv.DictReader(file)}
+    for name, folder in (('whole', trained), ('small', evaluated)):
+        scores = files.read_json(folder / 'scores.json')['segmentation']
+        assert float(rows['mIoU'][name]) == pytest.approx(scores['mIoU'])
+    text = (tmp_path / 'out/compare.html').read_text()
+    assert 'smaller/seed_0' in text and 'trained/seed_0' in text and 'data.eval_size' in text
+    (asked,) = runs.parse(f'{evaluated},{trained}')[:1]
+    with StopSignal() as stop:
+        opened = runs.open_compared(asked, (), stop)
+        assert opened.inputs.size == (16, 32)
+        labels.predict_split(opened, 0, labels.LabelFiles(tmp_path / 'maps'), stop)
+    num_classes = opened.classes.num_classes
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    for index in range(10):
+        truth, (prediction,) = labels.LabelFiles(tmp_path / 'maps').example(index, 1)
+        counted = truth != 255
+        np.add.at(matrix, (truth[counted], prediction[counted]), 1)
+    np.testing.assert_array_equal(matrix, opened.scores['confusion'])
+
+
+def test_evaluations_without_their_run_are_refused(evaluated, wide, tmp_path):
+    out = tmp_path / 'out'
+    table = shutil.copytree(evaluated.parents[1], tmp_path / 'table')
+    evaluated = table / 'smaller/seed_0'
+    trained = table / 'trained/seed_0'
+    start = files.read_json(evaluated / 'start.json')
+    assert start['evaluates'] == '../../trained/seed_0'
+    trained.rename(tmp_path / 'moved')
+    message = refusal(out, wide, evaluated)
+    assert f'an evaluation of {trained}' in message and f'move the run to {trained}' in message
+    (tmp_path / 'moved').rename(trained)
+    files.write_json(evaluated / 'start.json', {**start, 'digest': '0123456789ab'})
+    message = refusal(out, wide, evaluated)
+    assert 'trained anew' in message and f'rm {evaluated / "scores.json"}' in message
+    # Tables of older versions did not name the run.
+    del start['evaluates']
+    files.write_json(evaluated / 'start.json', start)
+    message = refusal(out, wide, evaluated)
+    assert 'do not name the trained run' in message and 'start the table again' in message
 
 
 # --- refusals -------------------------------------------------------------------------------------
