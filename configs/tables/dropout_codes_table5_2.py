@@ -138,10 +138,10 @@ def get_table():
     scores = [name for key in keys for name in (key, f'{key}_best')]
     better = ['min', 'min', 'max', 'max', 'max', 'max', 'min', 'min']
     accuracy = [
-        Column(column, score, better=direction)
+        Column(column, score, better=direction, digits=3)
         for column, score, direction in zip(ACCURACY, scores, better, strict=True)
     ]
-    spread = [Column(column, column.replace(' ', '_'), better='max') for column in SPREAD]
+    spread = [Column(column, column.replace(' ', '_'), better='max', digits=3) for column in SPREAD]
     return Table(
         title='Drop-out codes: Tables 5.2 and 5.3',
         source='He, thesis, Tables 5.2 and 5.3 (LFW)',
