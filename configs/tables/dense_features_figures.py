@@ -10,7 +10,7 @@ tables. The thesis prints curves over the iterations and no numbers. metrics.jso
 its curve: --config.logging.eval_every=500.
 """
 
-from segjax.modes.table import STREETS, Claim, Column, Row, Scale, Table, small_scale
+from segjax.modes.table import STREETS, Claim, Row, Scale, Table, share_columns, small_scale
 
 FILE = 'configs/dense_features.py:{scale}'
 BASELINE = 'baseline'
@@ -62,10 +62,7 @@ def get_table():
     return Table(
         title='Synthetic dense features: Figures 6.3 and 6.6',
         source='He, thesis, Figs. 6.3 and 6.6 (Cityscapes val)',
-        columns=(
-            Column('ClassAcc', 'class_accuracy', unit='%', factor=100, better='max', digits=2),
-            Column('mIoU', 'mIoU', unit='%', factor=100, better='max', digits=2),
-        ),
+        columns=share_columns({'ClassAcc': 'class_accuracy', 'mIoU': 'mIoU'}, digits=2),
         rows=get_rows(),
         scales={
             'quick': small_scale('quick', STREETS),

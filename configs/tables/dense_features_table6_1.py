@@ -15,32 +15,27 @@ Not rows: pix2pixHD (Wang et al.) needs the run of a painter. configs/dense_feat
 """
 
 from segjax.modes.table import (
+    SEGMENTATION_SCORES,
     STREETS,
     Claim,
-    Column,
     Literature,
     Row,
     Scale,
     Table,
     published_numbers,
+    share_columns,
     small_scale,
 )
 
 FILE = 'configs/dense_features.py:{scale}'
 BASELINE = 'baseline'
-COLUMNS = {
-    'PixelAcc': 'pixel_accuracy',
-    'ClassAcc': 'class_accuracy',
-    'mIoU': 'mIoU',
-    'fwIoU': 'fwIoU',
-}
 PUBLISHED = {
     BASELINE: (96.34, 86.34, 79.73, 93.15),
     'images': (95.84, 82.54, 76.55, 92.17),
     'ours': (96.40, 87.29, 80.30, 93.27),
     'ours_val': (96.40, 87.47, 80.33, 93.29),
 }
-"""{row: numbers of COLUMNS} on the validation images of Cityscapes."""
+"""{row: numbers of SEGMENTATION_SCORES} on the validation images of Cityscapes."""
 LITERATURE = {
     'Images (Wang et al. 2018), layouts of train': (96.21, 85.61, 79.52, 93.07),
     'Images (Qi et al. 2018), layouts of val': (96.33, 85.99, 79.60, 93.11),
@@ -49,7 +44,7 @@ LITERATURE = {
 
 def numbers(values):
     """Returns published numbers by column."""
-    return published_numbers(COLUMNS, values)
+    return published_numbers(SEGMENTATION_SCORES, values)
 
 
 def generator(key, arguments):
@@ -99,15 +94,11 @@ def get_claims():
 
 def get_table():
     """Returns the table."""
-    columns = [
-        Column(name, score, unit='%', factor=100, better='max', digits=2)
-        for name, score in COLUMNS.items()
-    ]
     literature = [Literature(name, numbers(values)) for name, values in LITERATURE.items()]
     return Table(
         title='Synthetic dense features: Table 6.1',
         source='He, thesis, Table 6.1 (Cityscapes val, single scale)',
-        columns=tuple(columns),
+        columns=share_columns(SEGMENTATION_SCORES, digits=2),
         rows=get_rows(),
         scales={
             'quick': small_scale('quick', STREETS),

@@ -11,16 +11,21 @@ Rows with `refit` show the net that was refitted with these features. Their publ
 the baseline and the published improvement.
 """
 
-from segjax.modes.table import STREETS, Claim, Column, Row, Scale, Table, small_scale
+from segjax.modes.table import (
+    SEGMENTATION_SCORES,
+    STREETS,
+    Claim,
+    Column,
+    Row,
+    Scale,
+    Table,
+    published_numbers,
+    share_columns,
+    small_scale,
+)
 
 FILE = 'configs/dense_features.py:{scale}'
 BASELINE = 'baseline'
-COLUMNS = {
-    'PixelAcc': 'pixel_accuracy',
-    'ClassAcc': 'class_accuracy',
-    'mIoU': 'mIoU',
-    'fwIoU': 'fwIoU',
-}
 PUBLISHED = {
     BASELINE: (96.34, 86.34, 79.73, 93.15),
     'score_resize': (93.82, 66.85, 63.40, 88.63),
@@ -28,13 +33,13 @@ PUBLISHED = {
     'refit_resize': (96.34, 87.78, 79.21, 93.19),
     'refit_atrous': (96.40, 87.51, 80.28, 93.28),
 }
-"""{row: numbers of COLUMNS}."""
+"""{row: numbers of SEGMENTATION_SCORES}."""
 GENERATORS = {'resize': 'layout shrunk first', 'atrous': 'atrous pooling (ours)'}
 
 
 def numbers(key):
     """Returns the published numbers of a row by column."""
-    return dict(zip(COLUMNS, PUBLISHED[key], strict=True))
+    return published_numbers(SEGMENTATION_SCORES, PUBLISHED[key])
 
 
 def get_rows():
@@ -65,10 +70,10 @@ def get_rows():
 
 def get_claims():
     """Returns the orderings of Table 6.2."""
-    claims = [
-        Claim(f'atrous pooling raises the PSPNet-score: {column}', column, *pair)
-        for column, pair in dict.fromkeys(COLUMNS, ('score_atrous', 'score_resize')).items()
-    ]
+    claims = []
+    for column in SEGMENTATION_SCORES:
+        text = f'atrous pooling raises the PSPNet-score: {column}'
+        claims.append(Claim(text, column, 'score_atrous', 'score_resize'))
     claims += [
         Claim('features of atrous pooling raise the mIoU', 'mIoU', 'refit_atrous', BASELINE),
         Claim('features of the shrunk layout lower the mIoU', 'mIoU', BASELINE, 'refit_resize'),
@@ -78,14 +83,13 @@ def get_claims():
 
 def get_table():
     """Returns the table."""
-    columns = [
-        Column(name, score, unit='%', factor=100, better='max', digits=2)
-        for name, score in COLUMNS.items()
-    ]
     return Table(
         title='Synthetic dense features: Table 6.2',
         source='He, thesis, Table 6.2 (Cityscapes)',
-        columns=(*columns, Column('diversity', 'diversity', digits=3)),
+        columns=(
+            *share_columns(SEGMENTATION_SCORES, digits=2),
+            Column('diversity', 'diversity', digits=3),
+        ),
         rows=get_rows(),
         scales={
             'quick': small_scale('quick', STREETS),

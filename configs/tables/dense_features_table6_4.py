@@ -14,17 +14,22 @@ quick, the row `synscapes` has layouts of another world, whose streets are drawn
 The evaluation has a single scale. The published numbers of several scales are quoted.
 """
 
-from segjax.modes.table import STREETS, Claim, Column, Literature, Row, Scale, Table, small_scale
+from segjax.modes.table import (
+    SEGMENTATION_SCORES,
+    STREETS,
+    Claim,
+    Literature,
+    Row,
+    Scale,
+    Table,
+    published_numbers,
+    share_columns,
+    small_scale,
+)
 
 FILE = 'configs/dense_features.py:{scale}'
 BASELINE = 'baseline'
 GENERATOR = 'generator'
-COLUMNS = {
-    'PixelAcc': 'pixel_accuracy',
-    'ClassAcc': 'class_accuracy',
-    'mIoU': 'mIoU',
-    'fwIoU': 'fwIoU',
-}
 PUBLISHED = {
     BASELINE: (96.34, 86.34, 79.73, 93.15),
     'train': (96.40, 87.29, 80.30, 93.27),
@@ -32,7 +37,7 @@ PUBLISHED = {
     'synscapes': (96.39, 87.55, 80.03, 93.27),
     'pseudo': (96.40, 87.49, 80.31, 93.28),
 }
-"""{row: numbers of COLUMNS} at a single scale."""
+"""{row: numbers of SEGMENTATION_SCORES} at a single scale."""
 SEVERAL_SCALES = {
     'Baseline, several scales': (96.59, 87.23, 80.89, 93.58),
     'Ours, several scales': (96.64, 88.16, 81.48, 93.69),
@@ -51,7 +56,7 @@ ROWS = {
 
 def numbers(values):
     """Returns published numbers by column."""
-    return dict(zip(COLUMNS, values, strict=True))
+    return published_numbers(SEGMENTATION_SCORES, values)
 
 
 def get_rows():
@@ -91,15 +96,11 @@ def get_claims():
 
 def get_table():
     """Returns the table."""
-    columns = [
-        Column(name, score, unit='%', factor=100, better='max', digits=2)
-        for name, score in COLUMNS.items()
-    ]
     literature = [Literature(name, numbers(values)) for name, values in SEVERAL_SCALES.items()]
     return Table(
         title='Synthetic dense features: Table 6.4',
         source='He, thesis, Table 6.4 (Cityscapes val)',
-        columns=tuple(columns),
+        columns=share_columns(SEGMENTATION_SCORES, digits=2),
         rows=get_rows(),
         scales={
             'quick': small_scale('quick', STREETS),

@@ -8,22 +8,25 @@ The evaluation has a single scale. The published numbers of several scales are q
 quick of Table 6.1 has the same rows.
 """
 
-from segjax.modes.table import Claim, Column, Literature, Row, Scale, Table
+from segjax.modes.table import (
+    SEGMENTATION_SCORES,
+    Claim,
+    Literature,
+    Row,
+    Scale,
+    Table,
+    published_numbers,
+    share_columns,
+)
 
 FILE = 'configs/dense_features.py:{scale}'
 BASELINE = 'baseline'
 GENERATOR = 'generator'
-COLUMNS = {
-    'PixelAcc': 'pixel_accuracy',
-    'ClassAcc': 'class_accuracy',
-    'mIoU': 'mIoU',
-    'fwIoU': 'fwIoU',
-}
 PUBLISHED = {
     BASELINE: (80.04, 51.75, 41.68, 67.46),
     'ours': (80.00, 53.83, 42.02, 68.19),
 }
-"""{row: numbers of COLUMNS} at a single scale."""
+"""{row: numbers of SEGMENTATION_SCORES} at a single scale."""
 SEVERAL_SCALES = {
     'Baseline, several scales': (80.76, 52.27, 42.78, 68.75),
     'Ours, several scales': (80.81, 54.70, 43.35, 69.17),
@@ -32,7 +35,7 @@ SEVERAL_SCALES = {
 
 def numbers(values):
     """Returns published numbers by column."""
-    return dict(zip(COLUMNS, values, strict=True))
+    return published_numbers(SEGMENTATION_SCORES, values)
 
 
 def get_rows():
@@ -63,15 +66,11 @@ def get_rows():
 
 def get_table():
     """Returns the table."""
-    columns = [
-        Column(name, score, unit='%', factor=100, better='max', digits=2)
-        for name, score in COLUMNS.items()
-    ]
     literature = [Literature(name, numbers(values)) for name, values in SEVERAL_SCALES.items()]
     return Table(
         title='Synthetic dense features: Table 6.5',
         source='He, thesis, Table 6.5 (ADE20K val)',
-        columns=tuple(columns),
+        columns=share_columns(SEGMENTATION_SCORES, digits=2),
         rows=get_rows(),
         scales={'paper': Scale('ade20k', (0,), note="The thesis' setting, one run each.")},
         claims=(

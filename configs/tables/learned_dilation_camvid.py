@@ -13,7 +13,7 @@ On one CPU core a step of 4 images takes 4.4 seconds: half an hour for the start
 quarter of an hour for every other row (200 steps), 4.5 hours for three seeds.
 """
 
-from segjax.modes.table import Claim, Column, Row, Scale, Table
+from segjax.modes.table import Claim, Column, Row, Scale, Table, share_columns
 
 FILE = 'configs/learned_dilation.py:{scale}'
 CLASSES = ('Sign', 'Pedestrian', 'Fence', 'Pole', 'Bicyclist')
@@ -38,9 +38,7 @@ def row(key, name, arguments, factors, *overrides):
 
 def get_table():
     """Returns the table."""
-    of_classes = [
-        Column(name, f'IoU/{name}', unit='%', factor=100, better='max') for name in CLASSES
-    ]
+    of_classes = share_columns({name: f'IoU/{name}' for name in CLASSES})
     claims_about_classes = [
         Claim(f'learning helps: {name}', name, 'learned', 'fixed') for name in CLASSES
     ]

@@ -10,7 +10,7 @@ The nets are DeepLab-v2 and PSPNet, each with fixed, learned and random dilation
 `quick`, because the classes of `streets` differ (see learned_dilation_table4_3.py).
 """
 
-from segjax.modes.table import Claim, Column, Row, Scale, Table, small_scale
+from segjax.modes.table import Claim, Column, Row, Scale, Table, share_columns, small_scale
 
 FILE = 'configs/learned_dilation.py:{scale}'
 CLASSES = {
@@ -75,10 +75,7 @@ def get_claims():
 
 def get_table():
     """Returns the table."""
-    of_classes = [
-        Column(name, f'IoU/{ours}', unit='%', factor=100, better='max')
-        for name, ours in CLASSES.items()
-    ]
+    of_classes = share_columns({name: f'IoU/{ours}' for name, ours in CLASSES.items()})
     return Table(
         title='Learned dilation factors: Table 4.4',
         source='He, thesis, Tables 4.4 and 4.5 (CamVid)',

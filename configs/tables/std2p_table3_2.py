@@ -13,12 +13,12 @@ net.
 
 from segjax.modes.table import (
     Claim,
-    Column,
     Literature,
     Row,
     Scale,
     Table,
     published_numbers,
+    share_columns,
     small_scale,
 )
 
@@ -122,17 +122,12 @@ def get_claims():
 def get_table():
     """Returns the table."""
     names = ('pixel_accuracy', 'class_accuracy', 'mIoU', 'fwIoU')
-    columns = [
-        Column(column, name, unit='%', factor=100, better='max')
-        for column, name in zip(COLUMNS, names, strict=True)
-    ]
+    scores = dict(zip(COLUMNS, names, strict=True))
+    scores['boundary F'] = 'boundaries/ODS_F'
     return Table(
         title='Spatio-temporal data-driven pooling: Tables 3.2 and 3.4',
         source='He, thesis, Tables 3.2 and 3.4 (NYUDv2, 40 classes)',
-        columns=(
-            *columns,
-            Column('boundary F', 'boundaries/ODS_F', unit='%', factor=100, better='max'),
-        ),
+        columns=share_columns(scores),
         rows=get_rows(),
         scales={
             'quick': small_scale('quick', 'the procedural world `rooms`'),

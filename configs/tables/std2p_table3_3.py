@@ -7,7 +7,7 @@ python -m segjax.main --mode table --table configs/tables/std2p_table3_3.py --sc
 All rows are trained and tested with several frames, from the net of the hidden row `fcn`.
 """
 
-from segjax.modes.table import Claim, Column, Row, Scale, Table, small_scale
+from segjax.modes.table import Claim, Row, Scale, Table, share_columns, small_scale
 
 FILE = 'configs/std2p.py:{scale}'
 COLUMNS = {
@@ -54,14 +54,10 @@ def get_claims():
 
 def get_table():
     """Returns the table."""
-    columns = [
-        Column(column, score, unit='%', factor=100, better='max')
-        for column, score in COLUMNS.items()
-    ]
     return Table(
         title='Spatio-temporal data-driven pooling: Table 3.3',
         source='He, thesis, Table 3.3 (NYUDv2, 40 classes)',
-        columns=tuple(columns),
+        columns=share_columns(COLUMNS),
         rows=get_rows(),
         scales={
             'quick': small_scale('quick', 'the procedural world `rooms`'),

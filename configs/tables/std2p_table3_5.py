@@ -12,12 +12,12 @@ them as pixel accuracy and class accuracy.
 
 from segjax.modes.table import (
     Claim,
-    Column,
     Literature,
     Row,
     Scale,
     Table,
     published_numbers,
+    share_columns,
     small_scale,
 )
 
@@ -96,14 +96,10 @@ def get_claims():
 
 def get_table():
     """Returns the table."""
-    columns = [
-        Column(column, score, unit='%', factor=100, better='max')
-        for column, score in COLUMNS.items()
-    ]
     return Table(
         title='Spatio-temporal data-driven pooling: Table 3.5',
         source='He, thesis, Table 3.5 (NYUDv2, 4 and 13 classes)',
-        columns=tuple(columns),
+        columns=share_columns(COLUMNS),
         rows=get_rows(),
         scales={
             'quick': small_scale('quick', 'the procedural world `rooms`'),

@@ -11,7 +11,15 @@ A depth scale of NYUDv2 on the command line holds for all rows. SUN3D has its ow
     --override '^sun3d:data.rgbd.depth_scale=0'
 """
 
-from segjax.modes.table import Claim, Column, Literature, Row, Scale, Table, published_numbers
+from segjax.modes.table import (
+    Claim,
+    Literature,
+    Row,
+    Scale,
+    Table,
+    published_numbers,
+    share_columns,
+)
 
 FILE = 'configs/std2p.py:{scale}'
 COLUMNS = ('pixel accuracy', 'class accuracy', 'mIoU', 'fwIoU')
@@ -73,10 +81,7 @@ def get_rows():
 def get_table():
     """Returns the table."""
     scores = ('pixel_accuracy', 'class_accuracy', 'mIoU', 'fwIoU')
-    columns = [
-        Column(column, f'merged/{score}', unit='%', factor=100, better='max')
-        for column, score in zip(COLUMNS, scores, strict=True)
-    ]
+    places = {column: f'merged/{score}' for column, score in zip(COLUMNS, scores, strict=True)}
     claims = (
         Claim('superpixels raise mIoU', 'mIoU', 'sun3d_superpixel_plus', 'sun3d_fcn'),
         Claim('frames raise mIoU', 'mIoU', 'sun3d_full', 'sun3d_superpixel_plus'),
@@ -84,7 +89,7 @@ def get_table():
     return Table(
         title='Spatio-temporal data-driven pooling: Table 3.6',
         source='He, thesis, Table 3.6 (SUN3D, 33 classes)',
-        columns=tuple(columns),
+        columns=share_columns(places),
         rows=get_rows(),
         scales={
             'paper': Scale('', seeds=(0,), note="The paper's setting. Its rows are one run each."),

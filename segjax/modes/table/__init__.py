@@ -20,6 +20,7 @@ turn. They are measured again if the rows, their configs or the machine change.
 from segjax.modes.table.loop import run_table
 from segjax.modes.table.plan import make_table_plan
 from segjax.modes.table.spec import (
+    SEGMENTATION_SCORES,
     STREETS,
     Claim,
     Column,
@@ -30,10 +31,12 @@ from segjax.modes.table.spec import (
     Scale,
     Table,
     published_numbers,
+    share_columns,
     small_scale,
 )
 
 __all__ = [
+    'SEGMENTATION_SCORES',
     'STREETS',
     'Claim',
     'Column',
@@ -46,5 +49,6 @@ __all__ = [
     'make_table_plan',
     'published_numbers',
     'run_table',
+    'share_columns',
     'small_scale',
 ]

@@ -143,6 +143,28 @@ STREETS = 'the procedural world `streets`'
 """The name of the data set `streets` for `small_scale`."""
 
 
+SEGMENTATION_SCORES = {
+    'PixelAcc': 'pixel_accuracy',
+    'ClassAcc': 'class_accuracy',
+    'mIoU': 'mIoU',
+    'fwIoU': 'fwIoU',
+}
+"""{name of a column: score} of the four customary scores of segmentation, for `share_columns`."""
+
+
+def share_columns(scores: Mapping[str, str], digits: int = 1) -> tuple[Column, ...]:
+    """Builds columns of shares, printed in per cent, of which the largest is the best.
+
+    Args:
+      scores: {name of the column: its score}, as in Column.
+      digits: after the point.
+    """
+    columns = []
+    for name, score in scores.items():
+        columns.append(Column(name, score, unit='%', factor=100, better='max', digits=digits))
+    return tuple(columns)
+
+
 def published_numbers(columns: Iterable[str], values: Iterable[float | None]) -> dict[str, float]:
     """Returns {column name: number} for `Row.published`, without numbers that were not published.
 

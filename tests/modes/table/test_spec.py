@@ -123,3 +123,9 @@ def test_numbers_that_were_not_published_have_no_entry():
     assert spec.published_numbers(('a', 'b', 'c'), (1.5, None, 0.0)) == {'a': 1.5, 'c': 0.0}
     with pytest.raises(ValueError):
         spec.published_numbers(('a', 'b'), (1.5,))
+
+
+def test_columns_of_shares_are_per_cent_of_which_the_largest_is_best():
+    first, second = spec.share_columns({'mIoU': 'mIoU', 'car': 'IoU/car'}, digits=2)
+    assert first == spec.Column('mIoU', 'mIoU', '%', 100, 'max', 2)
+    assert second.score == 'IoU/car'
