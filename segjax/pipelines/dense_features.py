@@ -336,15 +336,7 @@ def make_features_step(synthesis: Synthesis) -> Callable:
     step = bicycle.make_train_step(gan, synthesis.config.features.num_steps)
 
     def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
-        try:
-            return step(state, with_pairs(synthesis, state, batch), keys)
-        except InputError as error:
-            # The stage has a batch size of its own.
-            if error.where != 'train.batch_size':
-                raise
-            key = 'config.features.batch_size'
-            number = 2 * synthesis.config.features.batch_size
-            raise error.replaced(where=key, fix=f'--{key}={number}') from None
+        return step(state, with_pairs(synthesis, state, batch), keys)
 
     return train_step
 

@@ -163,6 +163,7 @@ class System(NamedTuple):
     encoder        E: net(target, train) -> {'mean': .., 'log_variance': ..}
     discriminator  D and D2: net(*inputs, train) -> verdicts of all scales
     judged         (condition, target) -> inputs of D and D2
+    batch_key      config key of train.batch_size, which errors name
     """
 
     config: ml_collections.ConfigDict
@@ -173,6 +174,7 @@ class System(NamedTuple):
     encoder: nn.Module
     discriminator: nn.Module
     judged: Callable[[Array, Array], tuple[Array, ...]]
+    batch_key: str = 'train.batch_size'
 
     @property
     def code_shape(self) -> tuple[int, ...]:
@@ -224,6 +226,7 @@ def make_system(
     pair_of: PairOf,
     out_channels: int,
     where: str = 'bicycle',
+    batch_key: str = 'train.batch_size',
 ) -> System:
     """Builds the nets of a section.
 
@@ -233,6 +236,7 @@ def make_system(
       pair_of: condition and target of a batch.
       out_channels: C of the target.
       where: key of the section, which errors name.
+      batch_key: config key of train.batch_size, which errors name.
     """
     given = {'dtype': config.train.dtype, 'axis_name': parallel.AXIS}
     code = {'code_size': section.code_size, 'code_map': tuple(section.code_map)}
@@ -245,6 +249,7 @@ def make_system(
         models.build_from('encoder', section.encoder, **code, **given),
         models.build_from('discriminator', section.discriminator, **given),
         judged_by(section),
+        batch_key,
     )
 
 
@@ -410,10 +415,10 @@ def halves_of(system: System, batch: Batch) -> Halves:
     if rows % 2:
         doubled = 2 * system.config.train.batch_size
         raise InputError(
-            'train.batch_size',
+            system.batch_key,
             got=f'{rows} example{"s" * (rows > 1)} for each device and micro-batch',
             expected='an even number, of which the first half is encoded',
-            fix=f'--config.train.batch_size={doubled}',
+            fix=f'--config.{system.batch_key}={doubled}',
         )
     weight = batch['weight']
     return Halves(

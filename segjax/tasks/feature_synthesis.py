@@ -120,7 +120,8 @@ def make_synthesis(
       InputError: an unknown tap, or a tap that does not split the net. The error lists taps.
     """
     size = tuple(config.augment.crop)
-    height, width, channels = _checked_shape(net, tap, size)
+    split.check_split('config.features.tap', net, tap, size)
+    height, width, channels = split.feature_shape(net, tap, size)
     stride = layout.fitting_stride(size, (height, width))
     if stride is None:
         raise InputError(
@@ -129,13 +130,6 @@ def make_synthesis(
             expected=f'a tap at a stride of {", ".join(map(str, layout.STRIDES))}',
         )
     return Synthesis(config, spec, net, tap, stride, channels)
-
-
-@functools.cache
-def _checked_shape(net: nn.Module, tap: str, size: tuple[int, int]) -> tuple[int, int, int]:
-    """Returns the shape of a tap that splits a net. Both functions trace the net."""
-    split.check_split('config.features.tap', net, tap, size)
-    return split.feature_shape(net, tap, size)
 
 
 def scale_name(tap: str) -> str:
@@ -216,7 +210,9 @@ def with_gan(
     for key, kind in (('model', 'generator'), ('discriminator', 'discriminator')):
         if STRIDE in models.schema(kind, section[key].name):
             section[key][STRIDE] = synthesis.stride
-    gan = bicycle.make_system(config, section, pair_of, synthesis.channels, where='bicycle')
+    gan = bicycle.make_system(
+        config, section, pair_of, synthesis.channels, batch_key='features.batch_size'
+    )
     return synthesis._replace(gan=gan)
 
 
@@ -350,10 +346,9 @@ def on_grid(synthesis: Synthesis, batch: Batch) -> tuple[Array, Array]:
     Returns:
       (bool [B, h, w], whether the pixel is no padding; train ids [B, h, w], 255 in the padding).
     """
-    config, spec = synthesis.config, synthesis.spec
     stride = synthesis.stride
     valid = segmentation.valid_pixels(batch['size'], batch['image'])
-    label = segmentation.label_of_image(batch, config, spec)
+    label = segmentation.label_of_image(batch, synthesis.config, synthesis.spec)
     return valid[:, ::stride, ::stride], label[:, ::stride, ::stride]
 
 

@@ -120,6 +120,13 @@ def features_step():
     return synthesis, stage, before, *run_step(stage, before, make_batch(()))
 
 
+def test_an_odd_batch_of_the_generator_names_its_own_key():
+    synthesis = pipeline.make_synthesis(small_config(features=dict(batch_size=3)), SPEC, SPEC)
+    batch = {'layout': np.zeros((3, 8, 8, 2)), 'features': np.zeros((3, 2, 2, 4))}
+    with pytest.raises(InputError, match=r'--config\.features\.batch_size=6'):
+        bicycle.halves_of(synthesis.gan, batch)
+
+
 def test_the_generator_learns_and_the_net_stays_as_it_is():
     _, _, before, after, metrics = features_step()
     assert changed_nets(before, after) == set(GAN_NETS)
