@@ -220,7 +220,8 @@ def regress(
     sign = np.where(truth, 1.0, -1.0)
 
     def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        weights, bias = parameters[:-1], parameters[-1]
+        weights = parameters[:-1]
+        bias = parameters[-1]
         margin = sign * (numbers @ weights + bias)
         value = np.logaddexp(0, -margin).sum() + penalty / 2 * (weights @ weights)
         slope = -sign * special.expit(-margin)  # of the loss over the logit of each image

@@ -13,6 +13,7 @@ Shadow arrays are [S, N]: a row for each shadow net, a column for each image. Si
 queries of an image, such as flipped copies, are attacked one by one, and the scores are averaged.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -217,17 +218,12 @@ class NamedAttack(NamedTuple):
     score: Attack
 
 
-def _lira_one_sided(shadow: np.ndarray, member: np.ndarray, victim: np.ndarray) -> np.ndarray:
-    """Is `lira_offline` with one side."""
-    return lira_offline(shadow, member, victim, sides='one')
-
-
 ATTACKS = {
     'loss': NamedAttack('loss', loss_threshold),
     'confidence': NamedAttack('confidence', confidence_threshold),
     'lira_online': NamedAttack('logit', lira_online),
     'lira_offline': NamedAttack('logit', lira_offline),
-    'lira_offline_one_sided': NamedAttack('logit', _lira_one_sided),
+    'lira_offline_one_sided': NamedAttack('logit', functools.partial(lira_offline, sides='one')),
     'rmia': NamedAttack('loss', rmia),
 }
 """All attacks with their defaults, by name."""
@@ -356,7 +352,8 @@ def attack_curves(scores: Mapping[str, ArrayLike], member: ArrayLike) -> dict[st
     precisions = {}
     for name, values in scores.items():
         curve = ranking.roc(values, member)
-        x, y = curve.false_positive_rate, curve.true_positive_rate
+        x = curve.false_positive_rate
+        y = curve.true_positive_rate
         linear[name] = _thinned(x, y)
         positive = (x > 0) & (y > 0)
         logarithmic[name] = _thinned(x[positive], y[positive])
