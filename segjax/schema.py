@@ -189,6 +189,12 @@ def _tuple_of_net(
     return None if length in (None, len(value)) else f'{length} numbers, as {default}'
 
 
+def positive_numbers(value: Any) -> str | None:
+    """Checks a tuple of numbers above 0, which may be empty."""
+    fits = isinstance(value, tuple) and all(is_number(item) and item > 0 for item in value)
+    return None if fits else 'a tuple of numbers above 0'
+
+
 def strings(value: Iterable) -> str | None:
     """Checks a tuple of texts."""
     return None if all(isinstance(item, str) for item in value) else "strings, as ('a', 'b')"

@@ -40,7 +40,7 @@ from segjax.protocol import (
     Scores,
     TrainState,
 )
-from segjax.schema import Field, between
+from segjax.schema import Field, between, positive_numbers
 from segjax.spec import IGNORE
 from segjax.tasks import segmentation, supervised
 from segjax.tasks.evaluation import Evaluation, Pictures
@@ -51,6 +51,12 @@ NET = 'classifier'
 LOSS = {
     'label_smoothing': Field(
         0.0, 'Share of the target that is spread over all classes.', between(0, 1)
+    ),
+    'class_weights': Field(
+        (),
+        'Weights of the classes in the loss, in the order of their names. Empty: 1 for each. '
+        'Weights against the frequency help where few examples have a class.',
+        positive_numbers,
     ),
 }
 """Keys of `config.loss`."""
@@ -70,6 +76,7 @@ class Task(NamedTuple):
     planes           key of its input in a batch
     truth            key of the train ids [B] in a batch
     label_smoothing  share of the target that is spread over all classes
+    class_weights    of the K classes in the loss. Empty: 1 for each
     ema              decay of the averaged parameters that are evaluated. 0: no average
     """
 
@@ -78,6 +85,7 @@ class Task(NamedTuple):
     planes: str
     truth: str
     label_smoothing: float
+    class_weights: tuple[float, ...]
     ema: float
 
 
@@ -109,7 +117,7 @@ def make_task(
       loss: a section that replaces config.loss.
 
     Raises:
-      InputError: no class, or so many that 255 would be a class.
+      InputError: no class, or so many that 255 would be a class, or another number of weights.
     """
     if not 0 < len(names) <= IGNORE:
         raise InputError(
@@ -120,7 +128,16 @@ def make_task(
     section = config.model if model is None else model
     settings = config.loss if loss is None else loss
     net = segmentation.make_net(section, len(names), config.train.dtype, prepare, kind='classifier')
-    return Task(net, tuple(names), planes, truth, settings.label_smoothing, ema=config.train.ema)
+    weights = tuple(settings.class_weights)
+    if weights and len(weights) != len(names):
+        raise InputError(
+            'class_weights of the classifier',
+            got=f'{len(weights)} weights',
+            expected=f'{len(names)} weights, for {", ".join(names)}',
+            fix='give a weight for each class, or () for equal weights',
+        )
+    smoothing = settings.label_smoothing
+    return Task(net, tuple(names), planes, truth, smoothing, weights, ema=config.train.ema)
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -158,14 +175,16 @@ def make_loss(task: Task) -> Callable:
     """Returns (params, model_state, batch, keys) -> ({'main': cross-entropy}, model_state, {}).
 
     The stream 'dropout' of `keys` serves dropout and drop-connect. Label smoothing is that of
-    `losses.pixel_cross_entropy`.
+    `losses.pixel_cross_entropy`, and so is the mean over examples whose classes have weights.
     """
+    class_weights = jnp.asarray(task.class_weights) if task.class_weights else None
 
     def terms(outputs: Mapping, batch: Batch) -> dict[str, Mean]:
         term = losses.cross_entropy(
             outputs['logits'],
             batch[task.truth],
             batch['weight'],
+            class_weights=class_weights,
             label_smoothing=task.label_smoothing,
         )
         return {'main': term}

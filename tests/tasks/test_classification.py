@@ -157,23 +157,49 @@ def test_dropout_depends_on_the_step_and_repeats():
     assert first == second and len(set(first)) == 3
 
 
+def loss_of(task, logits, truth, weight):
+    """Returns the loss of given logits."""
+    net = segmentation.Net(None, lambda *_, **__: ({'logits': logits}, {}))
+    batch = {'planes': None, 'number_class': truth, 'weight': weight}
+    loss = classification.make_loss(task._replace(net=net))
+    terms, _, _ = loss({'classifier': {}}, {'classifier': {}}, batch, {'dropout': None})
+    return terms['main']
+
+
+def log_softmax(row):
+    return row - np.log(np.exp(row).sum())
+
+
 def test_the_loss_is_the_smoothed_cross_entropy_of_the_counted_examples():
     task = task_of(make_config(loss={'label_smoothing': 0.3}))
     logits = np.random.default_rng(0).standard_normal((4, 7)).astype(np.float32)
-    net = segmentation.Net(None, lambda *_, **__: ({'logits': logits}, {}))
     truth = np.array([2, 255, 6, 0])
-    batch = {'planes': None, 'number_class': truth, 'weight': np.array([1, 1, 0.5, 0])}
-    loss = classification.make_loss(task._replace(net=net))
-    terms, _, _ = loss({'classifier': {}}, {'classifier': {}}, batch, {'dropout': None})
+    loss = loss_of(task, logits, truth, np.array([1, 1, 0.5, 0]))
 
     expected = 0.0
     for row, weight in ((0, 1.0), (2, 0.5)):
-        log_p = logits[row] - np.log(np.exp(logits[row]).sum())
         target = np.full(7, 0.3 / 7)
         target[truth[row]] += 0.7
-        expected -= weight * (target * log_p).sum()
-    np.testing.assert_allclose(terms['main'].sum, expected, rtol=1e-5)
-    np.testing.assert_allclose(terms['main'].count, 1.5)
+        expected -= weight * (target * log_softmax(logits[row])).sum()
+    np.testing.assert_allclose(loss.sum, expected, rtol=1e-5)
+    np.testing.assert_allclose(loss.count, 1.5)
+
+
+def test_weights_of_classes_multiply_the_loss_and_its_count():
+    class_weights = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 0.5)
+    task = task_of(make_config(loss={'class_weights': class_weights}))
+    logits = np.random.default_rng(0).standard_normal((3, 7)).astype(np.float32)
+    truth = np.array([2, 6, 255])
+    loss = loss_of(task, logits, truth, np.ones(3))
+
+    expected = -3.0 * log_softmax(logits[0])[2] - 0.5 * log_softmax(logits[1])[6]
+    np.testing.assert_allclose(loss.sum, expected, rtol=1e-5)
+    np.testing.assert_allclose(loss.count, 3.5)
+
+
+def test_another_number_of_weights_than_classes_is_an_error():
+    with pytest.raises(InputError, match=r'2 weights[\s\S]*7 weights, for shape 0'):
+        task_of(make_config(loss={'class_weights': (1.0, 2.0)}))
 
 
 def test_padding_has_no_gradient_and_gradients_are_finite():
@@ -221,7 +247,7 @@ def test_the_papers_rate_falls_to_seven_tenths_every_ten_of_fifty_epochs():
 def known_task(names=NAMES, ema=0.0):
     """Returns a task whose net takes its planes [B, 1, 1, K] for logits."""
     net = segmentation.Net(None, lambda params, _, x, **__: ({'logits': x[:, 0, 0]}, {}))
-    return classification.Task(net, names, 'planes', 'number_class', 0.0, ema)
+    return classification.Task(net, names, 'planes', 'number_class', 0.0, (), ema)
 
 
 STATE = TrainState(jnp.int32(0), {'classifier': {}}, {'classifier': {}}, opt_state={}, extra={})
