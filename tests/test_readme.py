@@ -92,30 +92,45 @@ def test_the_table_of_modes_says_what_is_here():
     assert set(re.findall(r'^\| `--mode (\w+)', README, re.MULTILINE)) == set(main.MODES)
 
 
-RESULTS = re.findall(
-    r'^\| \[`\w+`\]\((docs/results/\w+\.md)\)[^|]*\|'
-    r'[^|]*\|[^|]*\| ([^|]+) \| ([^|]+) \| ([^|]*)\|$',
-    README,
+RESULTS = REPOSITORY / 'docs/results'
+RUNS = re.findall(
+    r'^\| \[`\w+`\]\((\w+\.md)\)[^|]*\|[^|]*\|[^|]*\| ([^|]+) \| ([^|]+) \| ([^|]*)\|$',
+    (RESULTS / 'README.md').read_text(),
     re.MULTILINE,
 )
-"""(file, ours, compared with, published) of the rows of the table of measurements."""
+"""(file, ours, compared with, published) of the rows of the table of runs."""
 
 
-@pytest.mark.parametrize('row', RESULTS, ids=lambda row: row[0])
+@pytest.mark.parametrize('row', RUNS, ids=lambda row: row[0])
 def test_the_measured_scores_are_in_the_results(row):
     file, *cells = row
-    text = (REPOSITORY / file).read_text().replace('+-', '±')
-    results = ''.join(path.read_text() for path in (REPOSITORY / 'docs/results').glob('*.md'))
+    text = (RESULTS / file).read_text().replace('+-', '±')
+    results = ''.join(path.read_text() for path in RESULTS.glob('*.md'))
     ours, compared, published = (re.findall(r'[\d.]+\d(?: ± [\d.]+\d)?', cell) for cell in cells)
     assert ours and compared
     assert all(number in text for number in ours + compared)
     assert all(number in results for number in published)
 
 
+def links_of_results():
+    text = (RESULTS / 'README.md').read_text()
+    return sorted(set(re.findall(r'\]\(([^)]+)\)', text)))
+
+
+@pytest.mark.parametrize('link', links_of_results())
+def test_the_page_of_results_links_to_files(link):
+    assert (RESULTS / link).exists()
+
+
+def test_every_page_of_results_is_linked():
+    pages = {path.name for path in RESULTS.glob('*.md')} - {'README.md'}
+    assert pages == {link for link in links_of_results() if link.endswith('.md')}
+
+
 def test_there_is_a_row_of_scores_for_every_pipeline():
     from segjax import pipelines
 
-    assert len(RESULTS) == len(pipelines.REGISTRY)
+    assert len(RUNS) == len(pipelines.REGISTRY)
 
 
 def test_the_picture_is_small():
