@@ -60,6 +60,8 @@ def get_config(arg=''):
         evaluate=dict(batch_size=1),
         painter=dict(optim=adam, optim_discriminator=adam),
         boxes=dict(classes=MOVABLE_CLASSES, margin=3.0),
+        # A run of configs/supervised.py has the head.
+        segmenter=dict(model=dict(encoder_head=True)),
         logging=dict(log_every=100, eval_every=epoch, checkpoint_every=epoch),
     )
     small = {'quick': _quick, 'smoke': _smoke}
