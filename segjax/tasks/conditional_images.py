@@ -227,48 +227,29 @@ def pooled_features(task: Task, state: TrainState, image: Array) -> dict[str, Ar
 # --- frozen nets ----------------------------------------------------------------------------------
 
 
-class Scorer(NamedTuple):
-    """A net that scores samples.
-
-    section  of the config, and name of the stage that trains it
-    net      its name in a state
-    feature  of the data set that it learns
-    task     the module of its stage
-    make_judge  (config, spec, section) -> the net as a function
-    """
-
-    section: str
-    net: str
-    feature: str
-    task: Any
-    make_judge: Callable
+SCORERS: dict[str, Any] = {'landmarks': landmarks, 'normals': normals}
+"""Modules of the nets that score samples, by config section. A section names the stage, too."""
 
 
-SCORERS = (
-    Scorer('landmarks', landmarks.NET, landmarks.FEATURE, landmarks, landmarks.make_detector),
-    Scorer('normals', normals.NET, normals.FEATURE, normals, normals.make_estimator),
-)
-
-
-def used_scorers(config: ml_collections.ConfigDict) -> list[Scorer]:
-    """Returns the nets that score the samples of a run."""
-    return [scorer for scorer in SCORERS if config[scorer.section].use != models.NO_NET]
+def used_scorers(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the modules of the nets that score the samples of a run, by config section."""
+    return {key: module for key, module in SCORERS.items() if config[key].use != models.NO_NET}
 
 
 def scorer_stages(config: ml_collections.ConfigDict, spec: DataSpec) -> tuple[Stage, ...]:
     """Returns the stages that train the nets of the scores."""
     stages = []
-    for scorer in used_scorers(config):
-        section = config[scorer.section]
+    for key, module in used_scorers(config).items():
+        section = config[key]
         if section.use == 'train':
-            stages.append(scorer.task.make_stage(config, spec, section, name=scorer.section))
+            stages.append(module.make_stage(config, spec, section, name=key))
     return tuple(stages)
 
 
 def loaded_nets(task: Task) -> tuple[str, ...]:
     """Returns the names of the nets that come from other runs or files."""
     config = task.config
-    loaded = [scorer.net for scorer in SCORERS if config[scorer.section].use == 'load']
+    loaded = [module.NET for key, module in SCORERS.items() if config[key].use == 'load']
     if task.phi is not None and config.features.use == 'load':
         loaded.append(PHI)
     return tuple(loaded)
@@ -292,10 +273,9 @@ def frozen_variables(
         # The same random net for all seeds, so that their losses and scores can be compared.
         photo = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
         variables[PHI] = phi.lazy_init(rng.root(0, PHI), photo)
-    for scorer in used_scorers(config):
-        section = config[scorer.section]
-        variables_of = scorer.task.make_variables(config, spec, section, size, scorer.section)
-        variables[scorer.net] = variables_of(key, earlier)
+    for section, module in used_scorers(config).items():
+        variables_of = module.make_variables(config, spec, config[section], size, section)
+        variables[module.NET] = variables_of(key, earlier)
     return variables
 
 
@@ -318,9 +298,9 @@ def make_judge(task: Task, draw: Draw, codes: Codes | None) -> sampling.Judge:
     """
     config, spec = task.config, task.spec
     functions: dict[str, Any] = {}
-    for scorer in used_scorers(config):
-        judge = scorer.make_judge(config, spec, config[scorer.section])
-        functions[scorer.section] = functools.partial(_judged, scorer.net, judge)
+    for section, module in used_scorers(config).items():
+        scorer = module.make_scorer(config, spec, config[section])
+        functions[section] = functools.partial(_scored, module.NET, scorer)
     if config.testing.features:
         functions['features'] = functools.partial(pooled_features, task)
 
@@ -338,9 +318,9 @@ def make_judge(task: Task, draw: Draw, codes: Codes | None) -> sampling.Judge:
     )
 
 
-def _judged(name: str, judge: Callable, state: TrainState, image: Array) -> Array:
+def _scored(name: str, scorer: Callable, state: TrainState, image: Array) -> Array:
     """Applies a frozen net of the state to images."""
-    return judge(state.params[name], state.model_state[name], image)
+    return scorer(state.params[name], state.model_state[name], image)
 
 
 def make_prediction(
@@ -459,10 +439,10 @@ def check(config: ml_collections.ConfigDict, spec: DataSpec, needs_phi: bool) ->
         )
 
     # Frozen nets.
-    for scorer in used_scorers(config):
-        where = f'config.{scorer.section}.use'
-        check_feature(spec, scorer.feature, where, f'--{where}={models.NO_NET}')
-        scorers.check_source(config, config[scorer.section], scorer.net, scorer.section)
+    for section, module in used_scorers(config).items():
+        where = f'config.{section}.use'
+        check_feature(spec, module.FEATURE, where, f'--{where}={models.NO_NET}')
+        scorers.check_source(config, config[section], module.NET, section)
     if needs_phi and config.features.use == 'load':
         sources.check_source(
             config,

@@ -13,7 +13,7 @@
 The data set has a feature of kind 'points', 'points_face' by default. Absent points and points
 outside of an augmented image count nowhere. A flip swaps the pairs that the feature declares.
 
-A trained net can score other images (segjax/tasks/scorers.py): `make_detector`.
+A trained net can score other images (segjax/tasks/scorers.py): `make_scorer`.
 """
 
 import functools
@@ -152,7 +152,7 @@ def make_net(
     section: ml_collections.ConfigDict,
     feature: str = FEATURE,
 ) -> segmentation.Net:
-    """Builds the net of a section. Arguments: `make_detector`."""
+    """Builds the net of a section. Arguments: `make_scorer`."""
     num_points, _ = points_feature(spec, feature).shape
     return scorers.make_net(config, section, num_points)
 
@@ -179,7 +179,7 @@ def make_variables(
     return scorers.make_variables(config, net, NET, size, stage)
 
 
-def make_detector(
+def make_scorer(
     config: ml_collections.ConfigDict,
     spec: DataSpec,
     section: ml_collections.ConfigDict,

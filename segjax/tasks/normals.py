@@ -8,7 +8,7 @@
 The data set has a feature 'normals', or the pipeline derives it. Normals point towards the camera.
 x points to the right, y down, z forward.
 
-A trained net can score other images (segjax/tasks/scorers.py): `make_estimator`.
+A trained net can score other images (segjax/tasks/scorers.py): `make_scorer`.
 """
 
 import functools
@@ -104,7 +104,7 @@ def make_variables(
     return scorers.make_variables(config, net, NET, size, stage)
 
 
-def make_estimator(
+def make_scorer(
     config: ml_collections.ConfigDict, spec: DataSpec, section: ml_collections.ConfigDict
 ) -> Callable[[PyTree, PyTree, Array], Array]:
     """Returns a trained net as a function, for other stages.

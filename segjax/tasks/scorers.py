@@ -11,7 +11,7 @@ its own, or loaded from a run. The pipeline that uses it keeps it frozen in its 
     variables[landmarks.NET] = of_net(key, earlier)
 
     # In its evaluation.
-    detect = landmarks.make_detector(config, spec, config.landmarks)
+    detect = landmarks.make_scorer(config, spec, config.landmarks)
     points = detect(state.params[landmarks.NET], state.model_state[landmarks.NET], image)
 
 `Stage.frozen` of the stage that scores images names the net with `use=load`.

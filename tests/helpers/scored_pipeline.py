@@ -54,8 +54,7 @@ def make_stages(config, spec):
 
     def of_image(state, key, image):
         task = TASKS[key]
-        make = task.make_detector if task is landmarks else task.make_estimator
-        score = make(config, spec, config[key])
+        score = task.make_scorer(config, spec, config[key])
         return score(state.params[task.NET], state.model_state[task.NET], image)
 
     def eval_step(state, batch, keys):

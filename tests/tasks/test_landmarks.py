@@ -177,7 +177,7 @@ def test_scores_are_those_of_the_detector():
     sums = jax.jit(stage.eval_step)(state, batch, {})
     scores = stage.finalize(jax.tree.map(np.asarray, sums))
 
-    detect = landmarks.make_detector(config, toy_heads.SPEC, config.landmarks)
+    detect = landmarks.make_scorer(config, toy_heads.SPEC, config.landmarks)
     net = (state.params['landmark_net'], state.model_state['landmark_net'])
     points = np.asarray(detect(*net, batch['image']))
     np.testing.assert_array_equal(points, detect(*net, batch['image'].astype(np.float32)))

@@ -47,7 +47,7 @@ def test_scores_are_those_of_the_estimator_and_of_the_best_constant():
     sums = jax.jit(stage.eval_step)(state, batch, {})
     scores = stage.finalize(jax.tree.map(np.asarray, sums))
 
-    estimate = normals.make_estimator(config, toy_heads.SPEC, config.normals)
+    estimate = normals.make_scorer(config, toy_heads.SPEC, config.normals)
     net = (state.params['normal_net'], state.model_state['normal_net'])
     vectors = estimate(*net, batch['image'])
     np.testing.assert_allclose(jnp.linalg.norm(vectors, axis=-1), 1, rtol=1e-4)
