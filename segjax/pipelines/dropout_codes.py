@@ -65,7 +65,7 @@ from segjax.protocol import (
 from segjax.schema import OPTIM, Field, above, at_least, between, is_number, one_of
 from segjax.spec import DataSpec
 from segjax.tasks import conditional_images, sampling, supervised
-from segjax.tasks.conditional_images import IMAGE, PHI, POINTS, Task
+from segjax.tasks.conditional_images import IMAGE, POINTS, Task
 from segjax.tasks.evaluation import Pictures
 
 
@@ -351,8 +351,7 @@ def make_loss(system: System, state: TrainState) -> Callable:
       system: of the stage.
       state: holds Phi, the codes and the weights.
     """
-    phi_params = state.params.get(PHI)  # None: the image is the only layer.
-    phi = functools.partial(conditional_images.features_of, system.task, phi_params)
+    phi = functools.partial(conditional_images.features_of, system.task.phi, state.params)
     codes = state.extra.get('codes')
 
     def loss_fn(params, model_state, batch: Batch, keys: Keys):

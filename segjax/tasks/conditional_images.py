@@ -3,7 +3,8 @@
 Parts that every generator of chapter 5 of He's thesis shares:
 
 1. The condition X: a heat map for each landmark, or a normal map.
-2. Phi, a frozen net of features, for perceptual losses and for the diversity of samples.
+2. Phi, a frozen net of features, for perceptual losses and for the diversity of samples. The
+   diversity can have a Phi of its own, which no generator has learned from.
 3. Frozen nets that score samples: landmarks of faces, normals of heads. A first stage trains them,
    or they come from another run.
 4. The evaluation of n samples for each condition (segjax/tasks/sampling.py), and predictions.
@@ -50,6 +51,10 @@ CONDITIONS = {'landmarks': POINTS, 'normals': NORMALS}
 
 PHI = 'vgg'
 """Name of Phi in a state."""
+SCORE_PHI = 'score_vgg'
+"""Name of the Phi of scores alone in a state."""
+SAME = 'same'
+"""`score_features.use`: losses and scores have the same Phi."""
 IMAGE = 'image'
 """Name of the image among the layers of Phi."""
 
@@ -79,24 +84,50 @@ KEYS = {
         ),
         'model': models.net_choice('features', 'vgg19', 'Frozen net Phi of features.'),
     },
+    'score_features': {
+        'use': Field(
+            SAME,
+            'Frozen net of features that scores samples: the net of `features`, or a net of its '
+            f"own, loaded from the row '{SCORE_PHI}' of init_from.sources or with random weights.",
+            one_of(SAME, 'load', 'random'),
+        ),
+        'model': models.net_choice(
+            'features', 'vgg16', 'Net of features that scores samples, if it is not the same.'
+        ),
+    },
     'landmarks': landmarks.LANDMARKS,
     'normals': normals.NORMALS,
 }
 """Config sections of every generator."""
 
 
+class Phi(NamedTuple):
+    """A frozen net of features.
+
+    name     of the net in a state
+    section  of the config
+    net      the net
+    """
+
+    name: str
+    section: str
+    net: nn.Module
+
+
 class Task(NamedTuple):
     """The inputs that all functions share.
 
-    config  of the run
-    spec    of the data set
-    phi     frozen net of features. None: neither the loss nor the scores read features
-    size    (height, width) of the images
+    config     of the run
+    spec       of the data set
+    phi        net of features of the loss. None: the loss reads no features
+    score_phi  net of features of the scores, perhaps the same. None: the scores read no features
+    size       (height, width) of the images
     """
 
     config: ml_collections.ConfigDict
     spec: DataSpec
-    phi: nn.Module | None
+    phi: Phi | None
+    score_phi: Phi | None
     size: tuple[int, int]
 
     @property
@@ -108,6 +139,12 @@ class Task(NamedTuple):
     def channels(self) -> int:
         """Returns K, the channels of the condition."""
         return 3 if self.feature == NORMALS else self.spec.declared[POINTS].shape[0]
+
+    @property
+    def phis(self) -> tuple[Phi, ...]:
+        """Returns the different nets of features."""
+        nets = {phi.name: phi for phi in (self.phi, self.score_phi) if phi is not None}
+        return tuple(nets.values())
 
 
 def make_task(
@@ -123,14 +160,50 @@ def make_task(
     Raises:
       InputError: settings that contradict each other, or a frozen net without a source.
     """
-    pooled = POOLED[config.features.model.name] if config.testing.features else ()
-    used = tuple(dict.fromkeys((*layers, *pooled)))
-    check(config, spec, needs_phi=bool(used))
-    phi = None
-    if used:
-        dtype = config.train.dtype
-        phi = models.build_from('features', config.features.model, layers=used, dtype=dtype)
-    return Task(config, spec, phi, tuple(config.augment.crop))
+    check(config, spec)
+    section = score_section(config)
+    scored = POOLED[config[section].model.name] if config.testing.features else ()
+    size = tuple(config.augment.crop)
+    if section == 'features':
+        phi = make_phi(config, section, PHI, (*layers, *scored))
+        return Task(config, spec, phi, phi, size)
+    phi = make_phi(config, 'features', PHI, layers)
+    score_phi = make_phi(config, section, SCORE_PHI, scored)
+    return Task(config, spec, phi, score_phi, size)
+
+
+def score_section(config: ml_collections.ConfigDict) -> str:
+    """Returns the config section of the net of features that scores samples."""
+    return 'features' if config.score_features.use == SAME else 'score_features'
+
+
+def make_phi(
+    config: ml_collections.ConfigDict, section: str, name: str, layers: Sequence[str]
+) -> Phi | None:
+    """Builds a net of features, None without layers.
+
+    Args:
+      config: of the run.
+      section: of the net.
+      name: of the net in a state.
+      layers: that are read. A layer may be named twice.
+
+    Raises:
+      InputError: a net that is loaded, but has no source.
+    """
+    used = tuple(dict.fromkeys(layers))
+    if not used:
+        return None
+    model = config[section].model
+    if config[section].use == 'load':
+        sources.check_source(
+            config,
+            name,
+            (f'{model.name}.pth', 'weights of this net (torchvision)'),
+            f'--config.{section}.use=random takes random weights',
+        )
+    net = models.build_from('features', model, layers=used, dtype=config.train.dtype)
+    return Phi(name, section, net)
 
 
 # --- inputs ---------------------------------------------------------------------------------------
@@ -200,26 +273,32 @@ def show_condition(task: Task, batch: Batch) -> Pictures:
 # --- features -------------------------------------------------------------------------------------
 
 
-def features_of(task: Task, phi_params: PyTree, image: Array) -> dict[str, Array]:
+def features_of(phi: Phi | None, params: Mapping[str, PyTree], image: Array) -> dict[str, Array]:
     """Returns Phi of images [..., H, W, 3] in [-1, 1], by layer. The image is a layer, too.
 
     Phi sees images with the mean and the standard deviation of ImageNet. The layer of the image has
     the same unit.
+
+    Args:
+      phi: the net. None: the image is the only layer.
+      params: of a state.
+      image: the images.
     """
     lead = image.shape[:-3]
     flat = image.reshape(-1, *image.shape[-3:])
     normalised = images.normalize((flat + 1) * 127.5, 'imagenet')
     layers = {IMAGE: normalised}
-    if task.phi is not None:
-        layers |= task.phi.apply({'params': phi_params}, normalised)
+    if phi is not None:
+        layers |= phi.net.apply({'params': params[phi.name]}, normalised)
     return {name: maps.reshape(*lead, *maps.shape[1:]) for name, maps in layers.items()}
 
 
 def pooled_features(task: Task, state: TrainState, image: Array) -> dict[str, Array]:
     """Returns the maps of Phi behind its first four poolings, of images [N, H, W, 3] in [-1, 1]."""
-    layers = features_of(task, state.params[PHI], image)
+    layers = features_of(task.score_phi, state.params, image)
+    model = task.config[score_section(task.config)].model
     pooled = {}
-    for number, layer in enumerate(POOLED[task.config.features.model.name], start=1):
+    for number, layer in enumerate(POOLED[model.name], start=1):
         pooled[f'pool{number}'] = nn.max_pool(layers[layer], (2, 2), (2, 2))
     return pooled
 
@@ -250,8 +329,7 @@ def loaded_nets(task: Task) -> tuple[str, ...]:
     """Returns the names of the nets that come from other runs or files."""
     config = task.config
     loaded = [module.NET for key, module in SCORERS.items() if config[key].use == 'load']
-    if task.phi is not None and config.features.use == 'load':
-        loaded.append(PHI)
+    loaded += [phi.name for phi in task.phis if config[phi.section].use == 'load']
     return tuple(loaded)
 
 
@@ -267,12 +345,12 @@ def frozen_variables(
       key: of the seed.
       earlier: states of the stages before.
     """
-    config, spec, phi, size = task
+    config, spec, _, _, size = task
     variables: dict[str, Mapping] = {}
-    if phi is not None:
-        # The same random net for all seeds, so that their losses and scores can be compared.
-        photo = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-        variables[PHI] = phi.lazy_init(rng.root(0, PHI), photo)
+    # The same random nets for all seeds, so that their losses and scores can be compared.
+    photo = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    for phi in task.phis:
+        variables[phi.name] = phi.net.lazy_init(rng.root(0, phi.name), photo)
     for section, module in used_scorers(config).items():
         variables_of = module.make_variables(config, spec, config[section], size, section)
         variables[module.NET] = variables_of(key, earlier)
@@ -407,14 +485,8 @@ def read_codes(path: str, shape: tuple[int, ...]) -> np.ndarray:
     return codes
 
 
-def check(config: ml_collections.ConfigDict, spec: DataSpec, needs_phi: bool) -> None:
-    """Raises InputError for settings that contradict each other, or a frozen net without a source.
-
-    Args:
-      config: of the run.
-      spec: of the data set.
-      needs_phi: whether the loss or the scores read features.
-    """
+def check(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
+    """Raises InputError for settings that contradict each other, or a scorer without a source."""
     feature = CONDITIONS[config.condition.name]
     world = 'heads' if feature == NORMALS else 'faces'
     check_feature(spec, feature, 'config.condition.name', f'--config.data.name={world}')
@@ -438,18 +510,11 @@ def check(config: ml_collections.ConfigDict, spec: DataSpec, needs_phi: bool) ->
             fix=f'--config.augment.resize="{crop}"',
         )
 
-    # Frozen nets.
+    # Nets that score samples.
     for section, module in used_scorers(config).items():
         where = f'config.{section}.use'
         check_feature(spec, module.FEATURE, where, f'--{where}={models.NO_NET}')
         scorers.check_source(config, config[section], module.NET, section)
-    if needs_phi and config.features.use == 'load':
-        sources.check_source(
-            config,
-            PHI,
-            (f'{config.features.model.name}.pth', 'weights of this net (torchvision)'),
-            '--config.features.use=random takes random weights',
-        )
 
 
 def check_feature(spec: DataSpec, key: str, where: str, fix: str) -> None:

@@ -43,7 +43,7 @@ TESTING = {
     'shown': Field(8, 'Samples in a picture of the report.', at_least(1)),
     'fsim': Field(True, 'Compute FSIM, which takes as long as all further scores of appearance.'),
     'features': Field(
-        True, 'Compute the diversity of features, with the frozen net of the perceptual loss.'
+        True, 'Compute the diversity of features, with the frozen net that scores samples.'
     ),
 }
 """Keys of the section `testing` that every system with samples has."""

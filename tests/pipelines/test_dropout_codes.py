@@ -71,9 +71,7 @@ def images_of_all_branches(system, state, batch):
 
 def loss_by_loop(system, state, batch):
     """Computes Eqs. 5.4 to 5.6 example by example, target by target, in numpy."""
-    phi = functools.partial(
-        conditional_images.features_of, system.task, state.params[conditional_images.PHI]
-    )
+    phi = functools.partial(conditional_images.features_of, system.task.phi, state.params)
     drawn = jax.tree.map(np.asarray, phi(images_of_all_branches(system, state, batch)))
     targets, present = pipeline.targets_of(system, batch)
     known = jax.tree.map(np.asarray, phi(targets))
@@ -131,7 +129,7 @@ def test_a_single_image_learns_the_target_alone():
     batch = make_batch()
     _, errors = value_and_grad(system, state, batch)
     drawn = images_of_all_branches(system, state, batch)[:, 0]
-    phi = functools.partial(conditional_images.features_of, system.task, state.params['vgg'])
+    phi = functools.partial(conditional_images.features_of, system.task.phi, state.params)
     target = pipeline.targets_of(system, batch)[0][:, 0]
     for layer in system.layers:
         expected = np.abs(phi(drawn)[layer] - phi(target)[layer]).mean()
@@ -143,7 +141,7 @@ def test_the_gradient_is_that_of_all_branches_in_a_single_pass(branches):
     system, _, state = started(branches)
     batch = make_batch()
     grads, _ = value_and_grad(system, state, batch)
-    phi = functools.partial(conditional_images.features_of, system.task, state.params['vgg'])
+    phi = functools.partial(conditional_images.features_of, system.task.phi, state.params)
     targets, present = pipeline.targets_of(system, batch)
     factors = dict(zip(system.layers, FACTORS))
 

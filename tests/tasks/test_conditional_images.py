@@ -1,0 +1,106 @@
+"""Frozen nets of features, of the loss and of the scores."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conditional_batches import FACES, SIZE
+
+from segjax import config as config_lib
+from segjax.core import rng
+from segjax.errors import InputError
+from segjax.protocol import TrainState
+from segjax.tasks import conditional_images, supervised
+
+POOLED = ('conv1_2', 'conv2_2', 'conv3_3', 'conv4_3')
+
+
+def make_config(**score_features):
+    """Returns a config of narrow nets of features with random weights."""
+    config = config_lib.defaults('conditional_gan')
+    for section in ('features', 'score_features'):
+        config_lib.choose(config, f'{section}.model', 'vgg16')
+        config[section].model.width = 0.05
+    config.features.use = 'random'
+    config.score_features.update(score_features)
+    config_lib.update(config, augment=dict(crop=SIZE), data=dict(eval_size=SIZE))
+    config_lib.update(config, landmarks=dict(use='none'), normals=dict(use='none'))
+    return config
+
+
+def make_state(task, seed=0):
+    """Returns a state that holds the frozen nets of a task alone."""
+    variables = conditional_images.frozen_variables(task, rng.root(seed, 'test'), {})
+    params, model_state = supervised.fields_of(variables)
+    return TrainState(jnp.int32(0), params, model_state, {}, {})
+
+
+def make_photos(rows=2):
+    return np.random.default_rng(0).uniform(-1, 1, (rows, *SIZE, 3)).astype(np.float32)
+
+
+def test_loss_and_scores_share_a_net_of_all_their_layers():
+    task = conditional_images.make_task(make_config(), FACES, ('conv1_2', 'conv2_1'))
+    assert task.phis == (task.phi,)
+    assert task.phi.net.layers == ('conv1_2', 'conv2_1', *POOLED[1:])
+    assert set(make_state(task).params) == {'vgg'}
+
+
+def test_scores_can_have_a_net_of_their_own():
+    config = make_config(use='random')
+    task = conditional_images.make_task(config, FACES, ('conv1_2',))
+    assert task.phi.net.layers == ('conv1_2',)
+    assert task.score_phi.net.layers == POOLED
+    assert conditional_images.make_task(config, FACES).phi is None
+
+    # The weights of both nets differ. They do not depend on the seed.
+    state = make_state(task)
+    first = {name: params['vgg']['conv1_1']['kernel'] for name, params in state.params.items()}
+    assert set(first) == {'vgg', 'score_vgg'}
+    assert not np.array_equal(first['vgg'], first['score_vgg'])
+    chex.assert_trees_all_equal(make_state(task, seed=1).params, state.params)
+
+    # The scores read their own net.
+    judge = conditional_images.make_judge(task, lambda *_: None, None)
+    photos = make_photos()
+    pooled = judge.frozen.features(state, photos)
+    layers = conditional_images.features_of(task.score_phi, state.params, photos)
+    assert list(pooled) == ['pool1', 'pool2', 'pool3', 'pool4']
+    expected = layers['conv2_2'].reshape(2, 4, 2, 4, 2, -1).max((2, 4))
+    np.testing.assert_array_equal(pooled['pool2'], expected)
+
+
+def test_the_loss_does_not_depend_on_the_net_of_the_scores():
+    states = []
+    for use in ('same', 'random'):
+        task = conditional_images.make_task(make_config(use=use), FACES, ('conv1_2',))
+        states.append((task, make_state(task)))
+    photos = make_photos()
+    maps = [
+        conditional_images.features_of(task.phi, state.params, photos)['conv1_2']
+        for task, state in states
+    ]
+    np.testing.assert_array_equal(*maps)
+
+
+def test_a_net_of_the_scores_that_is_loaded_needs_a_source_and_the_fix_works():
+    config = make_config(use='load')
+    with pytest.raises(InputError, match="'score_vgg'") as caught:
+        conditional_images.make_task(config, FACES)
+    assert "('score_vgg', 'vgg16.pth')" in caught.value.fix
+    config.init_from.sources = (('score_vgg', 'vgg16.pth'),)
+    task = conditional_images.make_task(config, FACES)
+    assert conditional_images.loaded_nets(task) == ('score_vgg',)
+
+
+def test_features_of_images_have_the_leading_axes_of_the_images():
+    task = conditional_images.make_task(make_config(), FACES)
+    state = make_state(task)
+    photos = make_photos(6).reshape(2, 3, *SIZE, 3)
+    layers = conditional_images.features_of(task.phi, state.params, photos)
+    assert jax.tree.map(jnp.shape, layers)['conv2_2'][:4] == (2, 3, 8, 8)
+    flat = conditional_images.features_of(task.phi, state.params, photos[0])
+    np.testing.assert_allclose(layers['conv2_2'][0], flat['conv2_2'], atol=1e-5)
+    # Without a net the image is the only layer.
+    assert list(conditional_images.features_of(None, {}, photos)) == ['image']
