@@ -2,8 +2,8 @@
 
 The caller computes the features after normalising images with ImageNet's mean and standard
 deviation (ops/images.py, 'imagenet'), as the publication does. It compares VGG16 after the ReLU of
-conv1_2, conv2_2, conv3_3, conv4_3 and conv5_3. pretrained/heads.py reads published heads. Without
-heads all channels count equally, which serves any net.
+conv1_2, conv2_2, conv3_3, conv4_3 and conv5_3. The source 'lpips' of pretrained/sources.py reads
+published heads. Without heads all channels count equally, which serves any net.
 
 Source: Zhang, Isola, Efros, Shechtman, Wang, The Unreasonable Effectiveness of Deep Features as a
 Perceptual Metric, CVPR 2018.
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from segjax.errors import InputError
-from segjax.protocol import Array
+from segjax.protocol import Array, PyTree
 
 VGG16_LAYERS = ('conv1_2', 'conv2_2', 'conv3_3', 'conv4_3', 'conv5_3')
 """Layers of VGG16 that the published heads compare, in the order of the heads."""
@@ -84,6 +84,23 @@ def mean_of_pairs(features: Features, heads: Heads | None = None) -> Array:
         # A single sample has no pair. Its deviation of 0 times infinity is NaN.
         total += per_pixel.mean((-2, -1)) * jnp.divide(2.0, num_samples - 1)
     return total
+
+
+def equal_heads(channels: Mapping[str, int]) -> dict[str, dict[str, Array]]:
+    """Returns heads of weight 1 as the parameters of a net, into which published heads are loaded.
+
+    Args:
+      channels: number of channels of each compared layer.
+
+    Returns:
+      {layer: {'kernel': [1, 1, C, 1]}}, a 1x1 convolution for each layer.
+    """
+    return {layer: {'kernel': jnp.ones((1, 1, count, 1))} for layer, count in channels.items()}
+
+
+def heads_of(params: Mapping[str, Mapping[str, PyTree]]) -> Heads:
+    """Returns the weights of the channels in parameters of the form of `equal_heads`."""
+    return {layer: head['kernel'].reshape(-1) for layer, head in params.items()}
 
 
 def _weights(features: Features, heads: Heads | None) -> dict[str, Array]:

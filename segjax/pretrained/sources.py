@@ -144,6 +144,9 @@ def _layers_of(numbers: Iterable[tuple[str, int]]) -> str:
     return rf'features\.({layers})\..*|classifier\..*'
 
 
+_LPIPS = ('conv1_2', 'conv2_2', 'conv3_3', 'conv4_3', 'conv5_3')
+"""Layers of VGG16 with a linear head, in the order of the heads."""
+
 # fc6 and fc7 of VGG16 have 4096 x 512 x 7 x 7 and 4096 x 4096 x 1 x 1 numbers. LargeFOV has
 # 1024 x 512 x 3 x 3 and 1024 x 1024 x 1 x 1.
 _VGG_CLASSIFIER = (('fc6', (4, 1, 7)), ('fc7', (4, 4, 1)))
@@ -233,6 +236,17 @@ SOURCES = {
         anchor='vgg',
         scope='vgg/.*',
         surplus=_layers_of(_VGG19),
+    ),
+    'lpips': Naming(
+        release='the package lpips, linear heads on VGG16 (lpips/weights/v0.1/vgg.pth)',
+        fits='the heads of the perceptual distance LPIPS on a vgg16 of full width',
+        scheme='imagenet',
+        marks=(r'lin0\.model\.1\.weight', r'lin4\.model\.1\.weight'),
+        names=tuple((f'^{layer}$', f'lin{number}.model.1') for number, layer in enumerate(_LPIPS)),
+        scope='|'.join(_LPIPS),
+        # Heads without drop-out, and a file with the net.
+        aliases=((r'^lin(\d)\.model\.0\.', r'lin\1.model.1.'),),
+        surplus=r'(net|lins|scaling_layer)\..*',
     ),
     'vgg_caffe': Naming(
         release='Caffe, VGG16 (ImageNet), each array as layer.weight or layer.bias',

@@ -24,6 +24,7 @@ import numpy as np
 from segjax import models
 from segjax.core import rng
 from segjax.errors import InputError
+from segjax.metrics import lpips
 from segjax.ops import heat_maps, images
 from segjax.ops import normals as normal_ops
 from segjax.protocol import (
@@ -53,6 +54,8 @@ PHI = 'vgg'
 """Name of Phi in a state."""
 SCORE_PHI = 'score_vgg'
 """Name of the Phi of scores alone in a state."""
+HEADS = 'lpips'
+"""Name of the linear heads of LPIPS in a state."""
 SAME = 'same'
 """`score_features.use`: losses and scores have the same Phi."""
 IMAGE = 'image'
@@ -93,6 +96,11 @@ KEYS = {
         ),
         'model': models.net_choice(
             'features', 'vgg16', 'Net of features that scores samples, if it is not the same.'
+        ),
+        'lpips': Field(
+            False,
+            'Score the perceptual distance (LPIPS) between samples, by a loaded vgg16 and linear '
+            f"heads from the row '{HEADS}' of init_from.sources.",
         ),
     },
     'landmarks': landmarks.LANDMARKS,
@@ -162,7 +170,7 @@ def make_task(
     """
     check(config, spec)
     section = score_section(config)
-    scored = POOLED[config[section].model.name] if config.testing.features else ()
+    scored = score_layers(config)
     size = tuple(config.augment.crop)
     if section == 'features':
         phi = make_phi(config, section, PHI, (*layers, *scored))
@@ -175,6 +183,14 @@ def make_task(
 def score_section(config: ml_collections.ConfigDict) -> str:
     """Returns the config section of the net of features that scores samples."""
     return 'features' if config.score_features.use == SAME else 'score_features'
+
+
+def score_layers(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Returns the layers that the scores read. A layer may be named twice."""
+    section = config[score_section(config)]
+    pooled = POOLED[section.model.name] if config.testing.features else ()
+    compared = lpips.VGG16_LAYERS if config.score_features.lpips else ()
+    return (*pooled, *compared)
 
 
 def make_phi(
@@ -293,14 +309,22 @@ def features_of(phi: Phi | None, params: Mapping[str, PyTree], image: Array) -> 
     return {name: maps.reshape(*lead, *maps.shape[1:]) for name, maps in layers.items()}
 
 
-def pooled_features(task: Task, state: TrainState, image: Array) -> dict[str, Array]:
-    """Returns the maps of Phi behind its first four poolings, of images [N, H, W, 3] in [-1, 1]."""
+def score_maps(task: Task, state: TrainState, image: Array) -> sampling.FeatureMaps:
+    """Returns the maps of Phi that the scores read, of images [N, H, W, 3] in [-1, 1].
+
+    They are those behind the first four poolings, and the layers that LPIPS compares.
+    """
+    config = task.config
     layers = features_of(task.score_phi, state.params, image)
-    model = task.config[score_section(task.config)].model
     pooled = {}
-    for number, layer in enumerate(POOLED[model.name], start=1):
-        pooled[f'pool{number}'] = nn.max_pool(layers[layer], (2, 2), (2, 2))
-    return pooled
+    if config.testing.features:
+        model = config[score_section(config)].model
+        for number, layer in enumerate(POOLED[model.name], start=1):
+            pooled[f'pool{number}'] = nn.max_pool(layers[layer], (2, 2), (2, 2))
+    if not config.score_features.lpips:
+        return sampling.FeatureMaps(pooled)
+    compared = {layer: layers[layer] for layer in lpips.VGG16_LAYERS}
+    return sampling.FeatureMaps(pooled, compared, lpips.heads_of(state.params[HEADS]))
 
 
 # --- frozen nets ----------------------------------------------------------------------------------
@@ -330,6 +354,8 @@ def loaded_nets(task: Task) -> tuple[str, ...]:
     config = task.config
     loaded = [module.NET for key, module in SCORERS.items() if config[key].use == 'load']
     loaded += [phi.name for phi in task.phis if config[phi.section].use == 'load']
+    if config.score_features.lpips:
+        loaded.append(HEADS)
     return tuple(loaded)
 
 
@@ -351,6 +377,10 @@ def frozen_variables(
     photo = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     for phi in task.phis:
         variables[phi.name] = phi.net.lazy_init(rng.root(0, phi.name), photo)
+    if config.score_features.lpips:
+        maps = jax.eval_shape(task.score_phi.net.apply, variables[task.score_phi.name], photo)
+        channels = {layer: maps[layer].shape[-1] for layer in lpips.VGG16_LAYERS}
+        variables[HEADS] = {'params': lpips.equal_heads(channels)}
     for section, module in used_scorers(config).items():
         variables_of = module.make_variables(config, spec, config[section], size, section)
         variables[module.NET] = variables_of(key, earlier)
@@ -379,8 +409,8 @@ def make_judge(task: Task, draw: Draw, codes: Codes | None) -> sampling.Judge:
     for section, module in used_scorers(config).items():
         scorer = module.make_scorer(config, spec, config[section])
         functions[section] = functools.partial(_scored, module.NET, scorer)
-    if config.testing.features:
-        functions['features'] = functools.partial(pooled_features, task)
+    if score_layers(config):
+        functions['features'] = functools.partial(score_maps, task)
 
     def draw_batch(state: TrainState, batch: Batch, keys: Keys) -> Array:
         return draw(state, batch_condition(task, batch), codes(state) if codes else None)
@@ -511,10 +541,30 @@ def check(config: ml_collections.ConfigDict, spec: DataSpec) -> None:
         )
 
     # Nets that score samples.
+    if config.score_features.lpips:
+        check_lpips(config)
     for section, module in used_scorers(config).items():
         where = f'config.{section}.use'
         check_feature(spec, module.FEATURE, where, f'--{where}={models.NO_NET}')
         scorers.check_source(config, config[section], module.NET, section)
+
+
+def check_lpips(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for LPIPS without its heads, or on features that they do not belong to."""
+    without = '--config.score_features.lpips=False scores without them'
+    heads = ('lpips/weights/v0.1/vgg.pth', 'the linear heads of the package lpips')
+    sources.check_source(config, HEADS, heads, without)
+    where = score_section(config)
+    section = config[where]
+    if section.use != 'load' or section.model.name != 'vgg16':
+        raise InputError(
+            'config.score_features.lpips',
+            got=f'True, with {where}.use={section.use!r} and {where}.model.name='
+            f'{section.model.name!r}',
+            expected='weights of vgg16, on which the heads were trained',
+            fix='--config.score_features.use=load --config.score_features.model.name=vgg16, with '
+            f'its weights in a row {SCORE_PHI!r} of init_from.sources; or {without}',
+        )
 
 
 def check_feature(spec: DataSpec, key: str, where: str, fix: str) -> None:

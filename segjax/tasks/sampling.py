@@ -10,7 +10,8 @@ Scores are the mean over all samples, the best sample, and the mean of the best 
 example. Best is chosen for each score separately. Curves show the best of the first k samples.
 
 Diversity needs no true image. It is the standard deviation over the samples of features of a frozen
-net, and the distance of the samples to their mean image.
+net, the perceptual distance LPIPS between the samples, and the distance of the samples to their
+mean image.
 
 Source: He, Schiele and Fritz, Diverse Conditional Image Generation by Stochastic Regression with
 Latent Drop-Out Codes, ECCV 2018; chapter 5 of He's thesis.
@@ -26,7 +27,7 @@ import ml_collections
 import numpy as np
 
 from segjax.core import means
-from segjax.metrics import curves, intervals, kernel_distance, samples
+from segjax.metrics import curves, intervals, kernel_distance, lpips, samples
 from segjax.metrics import image as image_metrics
 from segjax.metrics import landmarks as landmark_metrics
 from segjax.metrics import normals as normal_metrics
@@ -55,15 +56,28 @@ WIDTH = 'width'
 """Key of the width of an image without its padding, in pixels."""
 
 
+class FeatureMaps(NamedTuple):
+    """Maps of a frozen net of features for N images.
+
+    pooled    {'pool1': [N, h, w, C], ..} behind its poolings. {}: no standard deviation, no KID
+    compared  {layer: [N, h, w, C]} that LPIPS compares. {}: no LPIPS
+    heads     {layer: [C]}, the weight of each channel of these layers
+    """
+
+    pooled: Mapping[str, Array]
+    compared: Mapping[str, Array] = {}
+    heads: Mapping[str, Array] = {}
+
+
 class Frozen(NamedTuple):
     """Nets that judge samples, as functions of the state of the stage. None: not used.
 
-    features   (state, image [N, H, W, 3] in [-1, 1]) -> {'pool1': [N, h, w, C], ...}
+    features   (state, image [N, H, W, 3] in [-1, 1]) -> FeatureMaps
     landmarks  (state, image [N, H, W, 3] uint8) -> landmarks [N, n, 2]
     normals    (state, image [N, H, W, 3] uint8) -> unit vectors [N, H, W, 3]
     """
 
-    features: Callable[[TrainState, Array], Mapping[str, Array]] | None = None
+    features: Callable[[TrainState, Array], FeatureMaps] | None = None
     landmarks: Callable[[TrainState, Array], Array] | None = None
     normals: Callable[[TrainState, Array], Array] | None = None
 
@@ -222,15 +236,22 @@ def normal_scores(
 def feature_scores(
     frozen: Frozen, state: TrainState, drawn: Array, truth: Array, chosen: Array
 ) -> dict[str, Array]:
-    """Computes the standard deviation of features over n samples, and features for KID."""
-    layers = frozen.features(state, jnp.concatenate([drawn, truth[None]]))
+    """Computes the diversity of features over n samples, and features for KID."""
+    maps = frozen.features(state, jnp.concatenate([drawn, truth[None]]))
     scores = {}
-    for name, maps in layers.items():
-        if len(drawn) > 1:
-            scores[f'spread/std_{name}'] = samples.spread(maps[None, :-1])[0]
-    deepest = maps.astype(jnp.float32).mean((1, 2))
-    scores['pooled/drawn'] = deepest[chosen]
-    scores['pooled/true'] = deepest[-1]
+
+    # The last image is the true image. A single sample has no diversity.
+    if len(drawn) > 1:
+        for name, pooled in maps.pooled.items():
+            scores[f'spread/std_{name}'] = samples.spread(pooled[None, :-1])[0]
+        if maps.compared:
+            of_samples = {layer: values[None, :-1] for layer, values in maps.compared.items()}
+            scores['spread/LPIPS'] = lpips.mean_of_pairs(of_samples, maps.heads)[0]
+    if maps.pooled:
+        *_, deepest = maps.pooled.values()
+        means_of_maps = deepest.astype(jnp.float32).mean((1, 2))
+        scores['pooled/drawn'] = means_of_maps[chosen]
+        scores['pooled/true'] = means_of_maps[-1]
     return scores
 
 
@@ -246,6 +267,7 @@ def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
                      more samples
     std_LAYER        standard deviation of features over samples, mean over units and examples
     diversity        sum of std_LAYER over the layers
+    LPIPS            perceptual distance, mean over all pairs of samples and over examples
     distance_max, distance_mean  largest and mean distance of samples to their mean image
     KID              kernel distance of features between a sample of each example and true images
     intervals        mean and 95 % interval of each score, examples resampled

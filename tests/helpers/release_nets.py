@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax import models
+from segjax.metrics import lpips
 from segjax.models.backbones.efficientnet import EfficientNet
 
 TINY = 1 / 16
@@ -16,6 +17,7 @@ NETS = {
     'resnet': ('bisenet', dict(width=TINY)),
     'vgg': ('fcn', dict(width=1 / 64)),
     'vgg19': ('vgg19', dict(width=1 / 64)),
+    'lpips': ('lpips', dict(conv1_2=4, conv2_2=5, conv3_3=6, conv4_3=7, conv5_3=8)),
     'vgg_caffe': ('fcn', dict(width=1 / 64)),
     'largefov_caffe': ('deeplab_largefov', dict(width=1 / 64)),
     'xception': ('deeplab_v3plus', dict(width=TINY, backbone='xception41')),
@@ -47,6 +49,8 @@ def abstract(name, args, num_classes=5):
     """Returns the shapes of a net's variables."""
     if name == 'efficientnet':  # a backbone, which the registry does not have
         net = EfficientNet(num_classes, **args)
+    elif name == 'lpips':  # heads, by the channels of their layers
+        return {'params': lpips.equal_heads(args)}
     elif name == 'vgg19':  # features without classes
         net = models.build('features', name, dtype='float32', **args)
         return jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))

@@ -106,3 +106,12 @@ def test_features_and_heads_that_do_not_fit_are_named():
         lpips.mean_of_pairs(features(2, 2), {'conv1': HEADS['conv1']})
     with pytest.raises(InputError, match='layers conv1'):
         lpips.distance(first, {'conv1': first['conv1']})
+
+
+def test_heads_of_a_net_are_its_kernels():
+    channels = {layer: len(head) for layer, head in HEADS.items()}
+    first, second = features(2), features(2)
+    equal = lpips.heads_of(lpips.equal_heads(channels))
+    chex.assert_trees_all_equal_shapes(equal, HEADS)
+    expected = lpips.distance(first, second)
+    np.testing.assert_allclose(lpips.distance(first, second, equal), expected, rtol=1e-6)

@@ -193,6 +193,18 @@ def test_vgg19_has_layers_behind_the_features_of_the_perceptual_loss():
     assert len(loaded) == len(tensors) == 2 * 13
 
 
+def test_heads_without_drop_out_or_in_a_file_with_their_net_are_loaded():
+    variables = variables_of('lpips')
+    tensors = pretrained.export_weights(variables, SOURCES['lpips'])
+    tensors = {name.replace('model.1', 'model.0'): array for name, array in tensors.items()}
+    whole = tensors | {'net.slice1.0.weight': np.ones((64, 3, 3, 3), np.float32)}
+    assert pretrained.detect(whole, 'w.npz') == 'lpips'
+    loaded, report = imported('lpips', whole, variables)
+    assert report.unused == ('net.slice1.0.weight',)
+    for name, array in named_leaves(variables).items():
+        np.testing.assert_array_equal(loaded[name], array)
+
+
 @pytest.mark.parametrize('key, deepest', [('vgg', 13), ('vgg19', 16)])
 def test_layers_behind_the_features_of_a_vgg_are_no_surplus(key, deepest):
     name = {'vgg': 'vgg16', 'vgg19': 'vgg19'}[key]

@@ -60,6 +60,11 @@ NAMES = {
         'params/vgg/conv4_3/kernel': 'features.23.weight',
         'params/vgg/conv5_1/kernel': 'features.28.weight',
     },
+    'lpips': {
+        'params/conv1_2/kernel': 'lin0.model.1.weight',
+        'params/conv4_3/kernel': 'lin3.model.1.weight',
+        'params/conv5_3/kernel': 'lin4.model.1.weight',
+    },
     'vgg_caffe': {
         'params/color/vgg/conv3_2/bias': 'conv3_2.bias',
         'params/color/fc6/kernel': 'fc6.weight',

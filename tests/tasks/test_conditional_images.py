@@ -5,15 +5,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conditional_batches import FACES, SIZE
+from conditional_batches import FACES
 
 from segjax import config as config_lib
+from segjax import models, pretrained
 from segjax.core import rng
 from segjax.errors import InputError
+from segjax.metrics import lpips
+from segjax.pretrained.sources import SOURCES
 from segjax.protocol import TrainState
-from segjax.tasks import conditional_images, supervised
+from segjax.tasks import conditional_images, sampling, supervised
+from segjax.train import initialization, net_sources
 
+SIZE = (32, 32)
+"""The smallest images of which conv5_3 has a pixel to pool."""
 POOLED = ('conv1_2', 'conv2_2', 'conv3_3', 'conv4_3')
+LAYERS = ('conv1_2', 'conv2_2', 'conv3_3', 'conv4_3', 'conv5_3')
 
 
 def make_config(**score_features):
@@ -64,10 +71,10 @@ def test_scores_can_have_a_net_of_their_own():
     # The scores read their own net.
     judge = conditional_images.make_judge(task, lambda *_: None, None)
     photos = make_photos()
-    pooled = judge.frozen.features(state, photos)
+    pooled = judge.frozen.features(state, photos).pooled
     layers = conditional_images.features_of(task.score_phi, state.params, photos)
     assert list(pooled) == ['pool1', 'pool2', 'pool3', 'pool4']
-    expected = layers['conv2_2'].reshape(2, 4, 2, 4, 2, -1).max((2, 4))
+    expected = layers['conv2_2'].reshape(2, 8, 2, 8, 2, -1).max((2, 4))
     np.testing.assert_array_equal(pooled['pool2'], expected)
 
 
@@ -94,12 +101,83 @@ def test_a_net_of_the_scores_that_is_loaded_needs_a_source_and_the_fix_works():
     assert conditional_images.loaded_nets(task) == ('score_vgg',)
 
 
+# --- the perceptual distance between samples ------------------------------------------------------
+
+
+def lpips_config(tmp_path):
+    """Returns a config with files of a net of features and of heads, and the heads by layer."""
+    config = make_config(use='load', lpips=True)
+    model = config.score_features.model
+    net = models.build_from('features', model, layers=LAYERS, dtype='float32')
+    shapes = jax.eval_shape(net.init, jax.random.key(0), make_photos())
+    generator = np.random.default_rng(1)
+    weights = jax.tree.map(lambda leaf: generator.normal(size=leaf.shape).astype('f4'), shapes)
+    heads = {}
+    for layer in LAYERS:
+        channels = len(weights['params']['vgg'][layer]['bias'])
+        heads[layer] = generator.random(channels).astype('f4')
+
+    # Both files have the names and the layouts of their releases.
+    tensors = {}
+    for number, head in enumerate(heads.values()):
+        tensors[f'lin{number}.model.1.weight'] = head.reshape(1, -1, 1, 1)
+    files = {'score_vgg': pretrained.export_weights(weights, SOURCES['vgg']), 'lpips': tensors}
+    rows = []
+    for net, content in files.items():
+        path = str(tmp_path / f'{net}.npz')
+        pretrained.write(path, content)
+        rows.append((net, path))
+    config.init_from.sources = tuple(rows)
+    return config, heads
+
+
+def test_the_distance_of_samples_is_the_mean_over_all_pairs(tmp_path):
+    config, heads = lpips_config(tmp_path)
+    config.testing.features = False
+    task = conditional_images.make_task(config, FACES)
+    assert conditional_images.loaded_nets(task) == ('score_vgg', 'lpips')
+    rows = initialization.open_net_sources(config.init_from)
+    state, _ = net_sources.load(rows, make_state(task), partial=False)
+
+    # Features of the samples and of the true image, and the heads of the file.
+    judge = conditional_images.make_judge(task, lambda *_: None, None)
+    photos = make_photos(4)
+    maps = judge.frozen.features(state, photos)
+    assert not maps.pooled
+    assert tuple(maps.compared) == LAYERS
+    chex.assert_trees_all_equal(dict(maps.heads), heads)
+
+    frozen = sampling.Frozen(features=lambda state, image: maps)
+    scores = sampling.feature_scores(frozen, state, photos[:3], photos[3], 0)
+    assert set(scores) == {'spread/LPIPS'}
+    distances = []
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        first = {layer: maps.compared[layer][i] for layer in LAYERS}
+        second = {layer: maps.compared[layer][j] for layer in LAYERS}
+        distances.append(lpips.distance(first, second, heads))
+    np.testing.assert_allclose(scores['spread/LPIPS'], np.mean(distances), rtol=1e-4)
+
+
+def test_heads_need_a_source_and_the_features_that_they_belong_to():
+    config = make_config(lpips=True)
+    with pytest.raises(InputError, match="'lpips'"):
+        conditional_images.make_task(config, FACES)
+    config.init_from.sources = (('lpips', 'vgg.pth'),)
+    with pytest.raises(InputError, match=r"features\.use='random'") as caught:
+        conditional_images.make_task(config, FACES)
+    assert caught.value.where == 'config.score_features.lpips'
+    config.init_from.sources += (('score_vgg', 'vgg16.pth'),)
+    config.score_features.use = 'load'
+    task = conditional_images.make_task(config, FACES)
+    assert task.score_phi.net.layers == (*POOLED, 'conv5_3')
+
+
 def test_features_of_images_have_the_leading_axes_of_the_images():
     task = conditional_images.make_task(make_config(), FACES)
     state = make_state(task)
     photos = make_photos(6).reshape(2, 3, *SIZE, 3)
     layers = conditional_images.features_of(task.phi, state.params, photos)
-    assert jax.tree.map(jnp.shape, layers)['conv2_2'][:4] == (2, 3, 8, 8)
+    assert jax.tree.map(jnp.shape, layers)['conv2_2'][:4] == (2, 3, 16, 16)
     flat = conditional_images.features_of(task.phi, state.params, photos[0])
     np.testing.assert_allclose(layers['conv2_2'][0], flat['conv2_2'], atol=1e-5)
     # Without a net the image is the only layer.

@@ -87,7 +87,7 @@ def test_examples_that_fill_a_batch_do_not_count():
 
 def test_the_kernel_distance_has_samples_of_all_codes():
     def colours_of(state, image):
-        return {'pool1': image}
+        return sampling.FeatureMaps({'pool1': image})
 
     judge = make_judge(noise, frozen={'features': colours_of})
     batch = make_batch(NUM_EXAMPLES)
@@ -95,3 +95,11 @@ def test_the_kernel_distance_has_samples_of_all_codes():
     drawn = noise(None, batch, {})[0].mean((1, 2))
     expected = drawn[np.arange(NUM_EXAMPLES) % NUM_SAMPLES]
     np.testing.assert_allclose(metrics['pooled/drawn'].sum, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_single_sample_has_no_diversity():
+    maps = sampling.FeatureMaps({'pool1': np.ones((2, 4, 4, 3))}, {'conv': np.ones((2, 4, 4, 3))})
+    frozen = sampling.Frozen(features=lambda state, image: maps)
+    image = np.zeros((*SIZE, 3), np.float32)
+    scores = sampling.feature_scores(frozen, None, image[None], image, 0)
+    assert set(scores) == {'pooled/drawn', 'pooled/true'}
