@@ -27,7 +27,8 @@ Choices that the thesis leaves open:
 * Costs of all branches need no gradient. Shared branches compute the assigned images a second time,
   with gradient. So memory does not grow with the number of branches.
 * The weights of the layers in Eq. 5.6 are calibrated once, as in CRN. The weight of a layer is the
-  mean error of the image, divided by that of the layer, over the first steps.
+  mean error of the image, divided by that of the layer, over the first steps. They are a frozen
+  net of the state, so another run can load them and has an equal loss.
 * The loss of an example is the sum over its targets. The loss of a batch is the mean over its
   examples.
 """
@@ -64,9 +65,18 @@ from segjax.protocol import (
 )
 from segjax.schema import OPTIM, Field, above, at_least, between, is_number, one_of
 from segjax.spec import DataSpec
-from segjax.tasks import conditional_images, sampling, supervised
+from segjax.tasks import conditional_images, sampling, sources, supervised
 from segjax.tasks.conditional_images import IMAGE, POINTS, Task
 from segjax.tasks.evaluation import Pictures
+
+TABLE = 'number_neighbours'
+"""Feature with the neighbours of an example."""
+GENERATOR = 'generator'
+"""Name of the net in a state, and of its stage."""
+STREAMS = ('relaxation',)
+"""`Stage.shared_streams`: the key of random branches."""
+FACTORS = 'loss_factors'
+"""Name of the weights lambda among the nets of a state: {layer: number}."""
 
 
 def _weights(value: Iterable) -> str | None:
@@ -108,13 +118,18 @@ SCHEMA = {
         ),
         'factors': Field(
             (),
-            'Weights lambda of the image and of the layers, in this order. (): calibrated.',
+            'Weights lambda of the image and of the layers, in this order. (): as `use` says.',
             _weights,
+        ),
+        'use': Field(
+            'calibrate',
+            'Weights lambda, if `factors` is (): calibrated in the first steps, or loaded from '
+            f"another run, as its net '{FACTORS}'.",
+            one_of('calibrate', 'load'),
         ),
         'calibrate_steps': Field(
             100,
-            'Steps whose errors calibrate the weights, if `factors` is (). Until then every weight '
-            'is 1.',
+            'Steps whose errors calibrate the weights. Until then every weight is 1.',
             at_least(1),
         ),
         'emphasis': Field(
@@ -154,14 +169,6 @@ SCHEMA = {
     'optim': OPTIM,
 }
 
-TABLE = 'number_neighbours'
-"""Feature with the neighbours of an example."""
-STREAMS = ('relaxation',)
-"""`Stage.shared_streams`: the key of random branches."""
-
-GENERATOR = 'generator'
-"""Name of the net in a state, and of its stage."""
-
 
 class System(NamedTuple):
     """The inputs that all functions of the stage share.
@@ -187,6 +194,12 @@ class System(NamedTuple):
     def num_branches(self) -> int:
         """Returns the number n of branches in training."""
         return num_branches(self.config)
+
+    @property
+    def calibrates(self) -> bool:
+        """Returns whether the first steps calibrate the weights of the loss."""
+        loss = self.config.loss
+        return loss.use == 'calibrate' and not loss.factors
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -265,7 +278,7 @@ def make_stage(system: System) -> Stage:
         init=make_init(system),
         train_step=make_train_step(system),
         prediction=conditional_images.make_prediction(task, draw, codes, shape),
-        frozen=conditional_images.loaded_nets(task),
+        frozen=loaded_nets(system),
         **evaluation._replace(render=make_render(system, evaluation.render))._asdict(),
     )
 
@@ -447,7 +460,13 @@ def chosen_images(
 
 def layer_factors(system: System, state: TrainState) -> dict[str, Array]:
     """Returns the weight lambda of each layer."""
-    return dict(zip(system.layers, state.extra['factors'], strict=True))
+    return given_factors(system) or state.params[FACTORS]
+
+
+def given_factors(system: System) -> dict[str, Array]:
+    """Returns the weights lambda of the config, {} if they are calibrated or loaded."""
+    factors = [jnp.float32(factor) for factor in system.config.loss.factors]
+    return dict(zip(system.layers, factors, strict=True)) if factors else {}
 
 
 def targets_of(system: System, batch: Batch) -> tuple[Array, Array]:
@@ -472,6 +491,13 @@ def optimisers(system: System) -> supervised.Optimisers:
     return {GENERATOR: supervised.Optimiser(system.config.optim, (GENERATOR,))}
 
 
+def loaded_nets(system: System) -> tuple[str, ...]:
+    """Returns the names of the nets that come from other runs or files."""
+    loss = system.config.loss
+    factors = (FACTORS,) if loss.use == 'load' and not loss.factors else ()
+    return (*conditional_images.loaded_nets(system.task), *factors)
+
+
 def make_init(system: System) -> Callable:
     """Returns `Stage.init`: the generator, its codes, the weights of the loss, the frozen nets."""
     config = system.config
@@ -481,8 +507,10 @@ def make_init(system: System) -> Callable:
         codes = training_codes(system, rng.named(key, 'codes')) if system.has_codes else None
         condition = jax.ShapeDtypeStruct((1, *task.size, task.channels), jnp.float32)
         generator = system.net.lazy_init(rng.named(key, GENERATOR), condition, codes, train=False)
+        factors = given_factors(system) or dict.fromkeys(system.layers, jnp.float32(1))
         variables = {
             GENERATOR: generator,
+            FACTORS: {'params': factors},
             **conditional_images.frozen_variables(task, key, earlier),
         }
         state = supervised.fresh_state(
@@ -492,12 +520,11 @@ def make_init(system: System) -> Callable:
             ema=config.train.ema,
         )
 
-        # Sums of errors calibrate the weights, unless the config has weights.
-        number = len(system.layers)
-        factors = jnp.asarray(config.loss.factors or [1.0] * number, jnp.float32)
-        extra = {'factors': factors, 'errors': jnp.zeros(number)}
+        # Sums of errors calibrate the weights. A checkpoint cannot hold an empty array.
+        extra = {}
+        if system.calibrates:
+            extra['errors'] = jnp.zeros(len(system.layers))
         if codes is not None:
-            # A checkpoint cannot hold an empty array.
             extra['codes'] = codes
         return state.replace(extra={**state.extra, **extra})
 
@@ -509,12 +536,14 @@ def make_train_step(system: System) -> Callable:
     schedule = supervised.schedule(system.config)
 
     def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
+        # The state holds the weights of the config, too, so that other runs can load them.
         factors = layer_factors(system, state)
+        state = state.replace(params={**state.params, FACTORS: factors})
         step = supervised.make_train_step(
             make_loss(system, state), optimisers(system), factors.__getitem__, **schedule
         )
         state, metrics = step(state, batch, keys)
-        if not system.config.loss.factors:
+        if system.calibrates:
             state = calibrated(system, state, metrics)
         return state, metrics
 
@@ -539,10 +568,13 @@ def calibrated(system: System, state: TrainState, metrics: Metrics) -> TrainStat
     # Every layer gets the share of the image, and the last perhaps more.
     by_layer = {layer: Mean(errors[place], 1.0) for place, layer in enumerate(system.layers)}
     weights = losses.calibrated(by_layer, {system.layers[-1]: section.emphasis})
-    weights = jnp.stack([weights[layer] for layer in system.layers])
     is_last = state.step == section.calibrate_steps
-    factors = jnp.where(is_last, weights, state.extra['factors'])
-    return state.replace(extra={**state.extra, 'errors': errors, 'factors': factors})
+    factors = {}
+    for layer, factor in state.params[FACTORS].items():
+        factors[layer] = jnp.where(is_last, weights[layer], factor)
+    return state.replace(
+        params={**state.params, FACTORS: factors}, extra={**state.extra, 'errors': errors}
+    )
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -581,8 +613,20 @@ def check(config: ml_collections.ConfigDict) -> None:
     check_branches(config)
     check_samples(config)
     check_neighbours(config)
+    check_loss(config)
 
-    # Weights for all layers, or steps that calibrate them.
+
+def check_loss(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for weights that do not fit, or have no origin, and for too many steps."""
+    steps = config.train.num_steps
+    # Branches differ after the relaxed steps.
+    if 0 < steps <= config.loss.relaxed_steps:
+        raise InputError(
+            'config.loss.relaxed_steps',
+            got=f'{config.loss.relaxed_steps}, in a training of {steps} steps',
+            expected='fewer steps than the training',
+            fix=f'--config.loss.relaxed_steps={steps // 3}',
+        )
     factors = config.loss.factors
     number = 1 + len(config.loss.layers)
     if factors and len(factors) != number:
@@ -592,22 +636,23 @@ def check(config: ml_collections.ConfigDict) -> None:
             expected=f'{number}: of the image and of {number - 1} layers',
             fix='--config.loss.factors="()"',
         )
-    steps = config.train.num_steps
-    if not factors and 0 < steps <= config.loss.calibrate_steps:
+    if factors:
+        return
+    if config.loss.use == 'load':
+        if not config.init_from.path:
+            sources.check_source(
+                config,
+                FACTORS,
+                ('runs/single', 'a run of this pipeline'),
+                '--config.loss.use=calibrate calibrates the weights',
+            )
+        return
+    if 0 < steps <= config.loss.calibrate_steps:
         raise InputError(
             'config.loss.calibrate_steps',
             got=f'{config.loss.calibrate_steps}, in a training of {steps} steps',
             expected='fewer steps than the training, because the weights are set after them',
             fix=f'--config.loss.calibrate_steps={max(1, steps // 2)}',
-        )
-
-    # Branches differ after the relaxed steps.
-    if 0 < steps <= config.loss.relaxed_steps:
-        raise InputError(
-            'config.loss.relaxed_steps',
-            got=f'{config.loss.relaxed_steps}, in a training of {steps} steps',
-            expected='fewer steps than the training',
-            fix=f'--config.loss.relaxed_steps={steps // 3}',
         )
 
 

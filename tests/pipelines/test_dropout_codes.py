@@ -3,6 +3,7 @@
 import functools
 import pathlib
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -200,6 +201,12 @@ def test_the_memory_of_a_step_does_not_grow_with_shared_branches():
 def run_steps(config, num_steps=1, devices=1, mode='pmap'):
     """Returns (state before, state after, metrics of each step) on one batch."""
     (stage,) = pipeline.make_stages(config, FACES)
+    before = parallel.to_host(stage.init(rng.root(0, 'test'), make_batch(), {}))
+    return before, *run_stage(stage, before, num_steps, devices, mode)
+
+
+def run_stage(stage, start, num_steps=1, devices=1, mode='pmap'):
+    """Returns (state after, metrics of each step) of a stage from a state, on one batch."""
     topology = parallel.topology(mode, devices)
     root = rng.root(0, 'test')
 
@@ -209,15 +216,14 @@ def run_steps(config, num_steps=1, devices=1, mode='pmap'):
         return state, parallel.sum_over_devices(metrics), parallel.replica_mismatch(state)
 
     run = topology.spmd(step, num_args=2)
-    before = parallel.to_host(stage.init(root, make_batch(), {}))
-    state = topology.put_replicated(before)
+    state = topology.put_replicated(parallel.to_host(start))
     batch = topology.put_batch(make_batch())
     history = []
     for _ in range(num_steps):
         state, metrics, mismatch = run(state, batch)
         assert int(mismatch) == 0
         history.append(parallel.to_host(metrics))
-    return before, parallel.to_host(state), history
+    return parallel.to_host(state), history
 
 
 def test_the_first_steps_calibrate_the_weights_once():
@@ -227,12 +233,26 @@ def test_the_first_steps_calibrate_the_weights_once():
     for metrics in history[:2]:
         errors.append([metrics[f'loss_{layer}'].value() for layer in ('image', *LAYERS)])
     mean = np.mean(errors, 0)
-    np.testing.assert_allclose(after.extra['factors'], mean[0] / mean, rtol=1e-4)
+    factors = [after.params['loss_factors'][layer] for layer in ('image', *LAYERS)]
+    np.testing.assert_allclose(factors, mean[0] / mean, rtol=1e-4)
     # The loss of the first steps is the plain sum, and then every layer counts as the image.
     np.testing.assert_allclose(history[0]['loss'].value(), sum(errors[0]), rtol=1e-4)
     later = [history[3][f'loss_{layer}'].value() for layer in ('image', *LAYERS)]
-    weighted = np.dot(after.extra['factors'], later)
+    weighted = np.dot(factors, later)
     np.testing.assert_allclose(history[3]['loss'].value(), weighted, rtol=1e-4)
+
+
+def test_a_later_run_has_the_weights_that_an_earlier_run_has_calibrated():
+    config = make_config(loss=dict(factors=(), use='load'), init_from=dict(path='runs/single'))
+    (stage,) = pipeline.make_stages(config, FACES)
+    assert stage.frozen == ('loss_factors',)
+    calibrated = dict(zip(('image', *LAYERS), FACTORS, strict=True))
+    start = stage.init(rng.root(0, 'test'), make_batch(), {})
+    start = start.replace(params={**start.params, 'loss_factors': calibrated})
+    after, (metrics,) = run_stage(stage, start)
+    expected = sum(calibrated[layer] * metrics[f'loss_{layer}'].value() for layer in calibrated)
+    np.testing.assert_allclose(metrics['loss'].value(), expected, rtol=1e-5)
+    chex.assert_trees_all_equal(after.params['loss_factors'], calibrated)
 
 
 @pytest.mark.parametrize('branches', crn.BRANCHES)
@@ -243,7 +263,12 @@ def test_a_checkpoint_can_hold_the_state(branches):
 
 
 def test_codes_and_frozen_nets_stay():
-    before, after, _ = run_steps(make_config(), num_steps=2)
+    _, stage, before = started()
+    other = dict.fromkeys(('image', *LAYERS), np.float32(7))
+    start = before.replace(params={**before.params, 'loss_factors': other})
+    after, _ = run_stage(stage, start, num_steps=2)
+    # Weights of the config are handed on to later runs.
+    assert after.params['loss_factors'] == before.params['loss_factors']
     np.testing.assert_array_equal(before.extra['codes'], after.extra['codes'])
     for a, b in zip(
         jax.tree.leaves(before.params['vgg']), jax.tree.leaves(after.params['vgg']), strict=True
@@ -266,7 +291,9 @@ def test_the_gradient_is_the_same_on_eight_devices(mode):
     leaves = jax.tree_util.tree_leaves_with_path(move)
     for (path, a), b in zip(leaves, jax.tree.leaves(wanted), strict=True):
         assert np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(b) + 1e-7, path
-    np.testing.assert_allclose(after.extra['factors'], expected.extra['factors'], rtol=1e-4)
+    chex.assert_trees_all_close(
+        after.params['loss_factors'], expected.params['loss_factors'], rtol=1e-4
+    )
 
 
 def relaxation_of(step, **loss):
@@ -395,6 +422,7 @@ def refused(changes, spec=FACES, **options):
         ({'testing.codes': 'new'}, {'branches': 'late'}, 'config.testing.codes'),
         ({'loss.factors': (1.0,)}, {}, 'config.loss.factors'),
         ({'loss.relaxed_steps': 10}, {}, 'config.loss.relaxed_steps'),
+        ({'loss.factors': (), 'loss.use': 'load'}, {}, 'config.init_from.sources'),
         ({'condition.name': 'normals'}, {'spec': HEADS}, 'config.neighbours.use'),
         ({}, {'spec': HEADS}, 'config.condition.name'),
         ({'features.use': 'load'}, {}, 'config.init_from.sources'),
