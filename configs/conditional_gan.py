@@ -25,11 +25,9 @@ enlarged and cropped.
 """
 
 from segjax import config as config_lib
-from segjax.errors import InputError, unknown_name
 
+FILE = 'configs/conditional_gan.py'
 VARIANTS = ('pets', 'photos', 'photos_quick', 'quick', 'smoke')
-WORLDS = {'': 'faces', 'pets': 'heads', 'photos': 'faces', 'photos_quick': 'faces'}
-"""Worlds of the variants that have a data set of their own."""
 CHOICES = {
     'gan': ('bicycle', 'pix2pix'),
     'world': ('', 'faces', 'heads'),
@@ -51,18 +49,9 @@ def get_config(arg=''):
     args = config_lib.parse_arg(
         arg, variants=VARIANTS, gan='bicycle', world='', features='', steps=OF_VARIANT
     )
-    for name, values in CHOICES.items():
-        if args[name] not in values:
-            where = f'--config configs/conditional_gan.py:...,{name}='
-            raise unknown_name(where, args[name], values)
-    world = WORLDS.get(args.variant, args.world or 'faces')
-    if args.world not in ('', world):
-        raise InputError(
-            '--config configs/conditional_gan.py:...,world=',
-            got=f'{args.world!r} with the variant {args.variant!r}',
-            expected=f'{world!r}, or the variants quick and smoke',
-        )
+    config_lib.check_choices(FILE, args, CHOICES)
     config = config_lib.defaults('conditional_gan')
+    config_lib.portraits(config)
     batch_size = BATCH[args.gan]
     adam = dict(
         name='adam', learning_rate=2e-4, beta1=0.5, schedule='linear_tail', constant_fraction=0.5
@@ -70,14 +59,10 @@ def get_config(arg=''):
     config_lib.update(
         config,
         gan=args.gan,
-        data=dict(name='lfw', eval_size=(128, 128)),
-        augment=dict(resize=(128, 128), crop=(128, 128), flip=0.5),
         train=dict(batch_size=batch_size, num_steps=300 * FACES // batch_size),
-        evaluate=dict(batch_size=8),
         bicycle=dict(optim=adam, optim_discriminator=adam),
         pix2pix=dict(optim=adam, optim_discriminator=adam),
-        landmarks=dict(use='train', num_steps=20_000),
-        logging=dict(log_every=100, eval_every=30 * FACES, checkpoint_every=10 * FACES),
+        logging=dict(eval_every=30 * FACES, checkpoint_every=10 * FACES),
     )
     _set_depth(config, 7, 3)
     variants = {
@@ -89,9 +74,7 @@ def get_config(arg=''):
     }
     if args.variant:
         variants[args.variant](config)
-    if world == 'heads' and args.variant not in WORLDS:
-        config.data.name = 'heads'
-        config_lib.condition_on_normals(config)
+    config_lib.choose_world(config, FILE, args)
     if args.features:
         config.features.use = args.features
     if args.steps != OF_VARIANT:

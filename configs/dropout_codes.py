@@ -39,11 +39,9 @@ images.
 """
 
 from segjax import config as config_lib
-from segjax.errors import InputError, unknown_name
 
+FILE = 'configs/dropout_codes.py'
 VARIANTS = ('pets', 'photos', 'photos_quick', 'quick', 'smoke')
-WORLDS = {'': 'faces', 'pets': 'heads', 'photos': 'faces', 'photos_quick': 'faces'}
-"""Worlds of the variants that have a data set of their own."""
 CHOICES = {
     'branches': ('shared', 'separate', 'late', 'single'),
     'dropout': ('channel', 'classic'),
@@ -69,22 +67,16 @@ def get_config(arg=''):
         features='',
         steps=OF_VARIANT,
     )
-    for name, values in CHOICES.items():
-        if args[name] not in values:
-            where = f'--config configs/dropout_codes.py:...,{name}='
-            raise unknown_name(where, args[name], values)
+    config_lib.check_choices(FILE, args, CHOICES)
     config = config_lib.defaults('dropout_codes')
+    config_lib.portraits(config)
     config_lib.update(
         config,
-        data=dict(name='lfw', eval_size=(128, 128)),
-        augment=dict(resize=(128, 128), crop=(128, 128), flip=0.5),
         model=dict(num_branches=10),
         neighbours=dict(num_clusters=9),
         train=dict(batch_size=8, num_steps=90_000),
-        evaluate=dict(batch_size=8),
         optim=dict(name='adam', learning_rate=1e-4, schedule='poly', power=0.9),
-        landmarks=dict(use='train', num_steps=20_000),
-        logging=dict(log_every=100, eval_every=9000, checkpoint_every=3000),
+        logging=dict(eval_every=9000, checkpoint_every=3000),
     )
     variants = {
         'pets': _pets,
@@ -93,17 +85,9 @@ def get_config(arg=''):
         'quick': _quick,
         'smoke': _smoke,
     }
-    world = WORLDS.get(args.variant, args.world or 'faces')
-    if args.world not in ('', world):
-        raise InputError(
-            '--config configs/dropout_codes.py:...,world=',
-            got=f'{args.world!r} with the variant {args.variant!r}',
-            expected=f'{world!r}, or the variants quick and smoke',
-        )
     if args.variant:
         variants[args.variant](config)
-    if world == 'heads' and args.variant not in WORLDS:
-        _heads(config)
+    config_lib.choose_world(config, FILE, args)
     _set_arguments(config, args)
     return config
 
@@ -198,12 +182,6 @@ def _quick(config):
         # Calibrated in a run of this variant, so that all rows of a table have equal weights.
         loss=dict(factors=(1.0, 4.6, 8.5, 10.0)),
     )
-
-
-def _heads(config):
-    """Sets rendered heads."""
-    config.data.name = 'heads'
-    config_lib.condition_on_normals(config)
 
 
 def _smoke(config):

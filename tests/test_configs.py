@@ -85,6 +85,7 @@ EXPERIMENTS = [f'{path}:{variant}' for path in FILES for variant in variants(pat
 
 SOURCES = (
     *('conditional_gan', 'dense_features', 'dropout_codes', 'label_to_image'),
+    'pixel_neighbours',
     'semantic_inpainting',
 )
 """Pipelines with a net that comes from a file."""
@@ -179,7 +180,23 @@ def test_every_documented_value_of_an_argument_makes_stages(experiment):
         assert inputs.features
 
 
-@pytest.mark.parametrize('name', ['conditional_gan', 'dropout_codes'])
+GENERATORS = ('conditional_gan', 'dropout_codes', 'pixel_neighbours')
+"""Experiments with images from landmarks or normal maps."""
+
+
+@pytest.mark.parametrize('name', GENERATORS)
+def test_the_world_is_that_of_the_data_set_of_the_variant(name):
+    path = f'{REPOSITORY}/configs/{name}.py'
+    with pytest.raises(InputError, match='quick and smoke'):
+        config_file.load(f'{path}:pets,world=faces')
+    with pytest.raises(InputError, match='one of'):
+        config_file.load(f'{path}:quick,world=head')
+    assert config_file.load(f'{path}:pets,world=heads').data.name == 'oxford_pet'
+    config = config_file.load(f'{path}:quick,world=heads')
+    assert (config.data.name, config.condition.name) == ('heads', 'normals')
+
+
+@pytest.mark.parametrize('name', GENERATORS)
 @pytest.mark.parametrize('variant', ['', 'pets', 'photos', 'photos_quick', 'quick', 'smoke'])
 def test_generators_train_on_the_whole_images_that_evaluation_shows(name, variant):
     config = config_file.load(f'{REPOSITORY}/configs/{name}.py:{variant}')

@@ -4,9 +4,11 @@ A config file (`configs/*.py`) starts from `defaults(pipeline)` and assigns valu
 is locked, so an unknown key fails at its line. `validate` checks every value against its Field.
 """
 
-from segjax.config.arguments import parse_arg, typed
+from segjax.config.arguments import check_choices, parse_arg, typed
 from segjax.config.presets import (
+    choose_world,
     condition_on_normals,
+    portraits,
     rendered_portraits,
     small_portraits,
     smaller_portraits,
@@ -42,7 +44,9 @@ __all__ = [
     'UNRECORDED',
     'another_config',
     'changes',
+    'check_choices',
     'choose',
+    'choose_world',
     'condition_on_normals',
     'data_sections',
     'defaults',
@@ -51,6 +55,7 @@ __all__ = [
     'from_json',
     'of_all_data_sets',
     'parse_arg',
+    'portraits',
     'recorded',
     'rendered_portraits',
     'schema_of',

@@ -4,6 +4,7 @@ They follow `--config.key=`, or the colon of `--config file.py:variant,key=value
 """
 
 import ast
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
@@ -60,6 +61,21 @@ def parse_arg(arg: str, variants: tuple[str, ...], **spec: Any) -> ml_collection
                     fix=f'{key}={spec[key]}',
                 ) from error
     return parsed
+
+
+def check_choices(
+    file: str, args: ml_collections.ConfigDict, choices: Mapping[str, Collection[str]]
+) -> None:
+    """Raises InputError for an argument of a config file that has an unknown value.
+
+    Args:
+      file: path of the config file.
+      args: from `parse_arg`.
+      choices: known values by argument.
+    """
+    for name, values in choices.items():
+        if args[name] not in values:
+            raise unknown_name(f'--config {file}:...,{name}=', args[name], values)
 
 
 def typed(text: str, like: Any) -> Any:

@@ -1,8 +1,14 @@
 """Settings that several config files begin with."""
 
+from typing import Any
+
 import ml_collections
 
 from segjax.config.tree import choose, update
+from segjax.errors import InputError
+
+PORTRAIT_WORLDS = {'': 'faces', 'pets': 'heads', 'photos': 'faces', 'photos_quick': 'faces'}
+"""Worlds of the variants of images from conditions that have a data set of their own."""
 
 
 def smoke(config: ml_collections.ConfigDict) -> None:
@@ -22,6 +28,18 @@ def smoke(config: ml_collections.ConfigDict) -> None:
         train=dict(batch_size=8, num_steps=4),
         evaluate=dict(batch_size=8),
         logging=dict(log_every=1, eval_every=2, checkpoint_every=2, num_pictures=1),
+    )
+
+
+def portraits(config: ml_collections.ConfigDict) -> None:
+    """Sets faces of LFW at 128x128 that are drawn from landmarks, and a landmark net."""
+    update(
+        config,
+        data=dict(name='lfw', eval_size=(128, 128)),
+        augment=dict(resize=(128, 128), crop=(128, 128), flip=0.5),
+        evaluate=dict(batch_size=8),
+        landmarks=dict(use='train', num_steps=20_000),
+        logging=dict(log_every=100),
     )
 
 
@@ -90,3 +108,26 @@ def condition_on_normals(config: ml_collections.ConfigDict) -> None:
         landmarks=dict(use='none'),
         normals=dict(use='train', num_steps=config.landmarks.num_steps),
     )
+
+
+def choose_world(config: ml_collections.ConfigDict, file: str, args: Any) -> None:
+    """Sets the world of images from conditions: faces from landmarks, or heads from normal maps.
+
+    Args:
+      config: with the settings of the variant.
+      file: path of the config file.
+      args: with `variant` and `world`, '' for the world of the variant.
+
+    Raises:
+      InputError: another world than that of the variant's data set.
+    """
+    own = PORTRAIT_WORLDS.get(args.variant)
+    if own and args.world not in ('', own):
+        raise InputError(
+            f'--config {file}:...,world=',
+            got=f'{args.world!r} with the variant {args.variant!r}',
+            expected=f'{own!r}, or the variants quick and smoke',
+        )
+    if not own and args.world == 'heads':
+        config.data.name = 'heads'
+        condition_on_normals(config)

@@ -18,6 +18,7 @@ REGISTRY = {
     'learned_dilation': 'segjax.pipelines.learned_dilation',
     'monocular_normals': 'segjax.pipelines.monocular_normals',
     'noise_cyclegan': 'segjax.pipelines.noise_cyclegan',
+    'pixel_neighbours': 'segjax.pipelines.pixel_neighbours',
     'scene_geometry': 'segjax.pipelines.scene_geometry',
     'semantic_inpainting': 'segjax.pipelines.semantic_inpainting',
     'shape_classifier': 'segjax.pipelines.shape_classifier',

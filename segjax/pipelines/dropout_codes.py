@@ -618,8 +618,8 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def check_loss(config: ml_collections.ConfigDict) -> None:
     """Raises InputError for weights that do not fit, or have no origin, and for too many steps."""
-    steps = config.train.num_steps
     # Branches differ after the relaxed steps.
+    steps = config.train.num_steps
     if 0 < steps <= config.loss.relaxed_steps:
         raise InputError(
             'config.loss.relaxed_steps',
@@ -627,6 +627,8 @@ def check_loss(config: ml_collections.ConfigDict) -> None:
             expected='fewer steps than the training',
             fix=f'--config.loss.relaxed_steps={steps // 3}',
         )
+
+    # Weights of the config.
     factors = config.loss.factors
     number = 1 + len(config.loss.layers)
     if factors and len(factors) != number:
@@ -638,6 +640,8 @@ def check_loss(config: ml_collections.ConfigDict) -> None:
         )
     if factors:
         return
+
+    # Weights of another run, or of the first steps.
     if config.loss.use == 'load':
         if not config.init_from.path:
             sources.check_source(

@@ -304,7 +304,7 @@ SHIPPED = [
     for name in (
         *('supervised', 'learned_dilation', 'monocular_normals', 'noise_cyclegan'),
         *('semantic_inpainting', 'shape_classifier', 'std2p', 'dropout_codes'),
-        'dense_features',
+        *('dense_features', 'pixel_neighbours'),
     )
 ]
 SHIPPED += [
