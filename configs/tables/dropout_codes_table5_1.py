@@ -6,30 +6,31 @@ python -m segjax.main --mode table --table configs/tables/dropout_codes_table5_1
                                Oxford-IIIT Pet at 96x96, VGG19 from --config.init_from.sources
 
 The scores compare the normals that a net estimates on samples and on true images. All rows take the
-net that the row `single` trains. The best sample of each image counts. The curves `best_of_...` of
-all rows are Fig. 5.4, and the scores `_top` Fig. 5.6. The rows `..._100` test a net with 100
-samples, most of which have new codes.
+net that the row `single` trains, and have the weights of the loss that it calibrates. The best
+sample of each image counts. The curves `best_of_...` of all rows are Fig. 5.4, and the scores
+`_top` Fig. 5.6. The rows `..._100` test a net with 100 samples, most of which have new codes.
 """
 
 from segjax.modes.table import (
     Claim,
     Column,
-    Literature,
     Row,
     Scale,
     Table,
-    published_numbers,
     small_scale,
+    starting_from,
+    with_published,
 )
 
 FILE = 'configs/dropout_codes.py:{scale}'
 GAN = 'configs/conditional_gan.py:{scale}'
-SCORED = ('normals.use=load',)
-"""Override of rows that score normals with the net of the row `single`."""
-START = 'single/normals'
-"""The stage that trains this net."""
-OF_RIVALS = ('testing.num_samples=72',)
-"""Override of the GANs, whose best of 72 samples is published."""
+PIXELS = 'configs/pixel_neighbours.py:{scale}'
+SCORED = ('normals.use=load', "init_from.nets=('normal_net', 'loss_factors')")
+"""Overrides of rows that score normals with the net of the row `single`."""
+EQUAL_LOSS = 'loss.use=load'
+"""Override of rows that have the calibrated weights of the row `single`."""
+OF_RIVALS = 'testing.num_samples=72'
+"""Override of rivals whose best of 72 samples is published."""
 
 COLUMNS = ('mean', 'median', 'RMSE', '11.25°', '22.5°', '30°')
 SCORES = (
@@ -43,6 +44,7 @@ SCORES = (
 PUBLISHED = {
     'pix2pix': (13.2, 11.4, 15.7, 49.2, 87.1, 95.3),
     'bicycle': (21.6, 19.3, 24.9, 24.3, 60.2, 77.5),
+    'pixel_neighbours': (13.8, 11.9, 16.6, 46.9, 84.9, 94.1),
     'crn_72': (11.8, 10.3, 13.9, 56.3, 91.4, 97.6),
     'shared_4': (12.4, 10.9, 14.5, 52.9, 90.0, 97.0),
     'shared_8': (12.4, 10.8, 14.4, 53.6, 90.2, 97.1),
@@ -50,8 +52,6 @@ PUBLISHED = {
     'shared_72': (11.7, 10.2, 13.7, 56.7, 91.9, 97.8),
 }
 """{row: numbers of COLUMNS}. The best of 72 samples counts for all rivals."""
-PIXEL_NN = (13.8, 11.9, 16.6, 46.9, 84.9, 94.1)
-"""Numbers of COLUMNS of PixelNN."""
 NUMBERS = (4, 8, 20, 72)
 """Branches of the published models with shared parameters."""
 NOTES = (
@@ -61,50 +61,40 @@ NOTES = (
 )
 
 
-def row(key, name, config, start=START, overrides=()):
-    """Builds a row whose samples are scored by the normal net of the row `single`."""
-    return Row(
-        key,
-        name,
-        config,
-        published=published_numbers(COLUMNS, PUBLISHED[key]) if key in PUBLISHED else {},
-        overrides=(*(SCORED if start else ()), *overrides),
-        after=start,
-    )
-
-
 def get_rows():
     """Returns all rows."""
     world = 'world=heads,neighbours=false'
-    rows = [
-        row('single', 'one image', f'{FILE},branches=single,{world}', start=''),
-        row('pix2pix', 'pix2pix', f'{GAN},gan=pix2pix,world=heads', overrides=OF_RIVALS),
-        row('bicycle', 'BicycleGAN', f'{GAN},gan=bicycle,world=heads', overrides=OF_RIVALS),
-    ]
+    single = Row('single', 'one image', f'{FILE},branches=single,{world}')
+    rivals = (
+        Row('pix2pix', 'pix2pix', f'{GAN},gan=pix2pix,world=heads'),
+        Row('bicycle', 'BicycleGAN', f'{GAN},gan=bicycle,world=heads'),
+        Row('pixel_neighbours', 'PixelNN', f'{PIXELS},world=heads'),
+    )
+    rows = []
     for number in (8, 72):
-        rows.append(
-            row(f'crn_{number}', f'CRN, {number}', f'{FILE},branches=late,number={number},{world}')
-        )
-        rows.append(
-            row(
-                f'separate_{number}',
-                f'Separate, {number}',
-                f'{FILE},branches=separate,number={number},{world}',
-            )
-        )
+        late = f'{FILE},branches=late,number={number},{world}'
+        separate = f'{FILE},branches=separate,number={number},{world}'
+        rows.append(Row(f'crn_{number}', f'CRN, {number}', late))
+        rows.append(Row(f'separate_{number}', f'Separate, {number}', separate))
     for number in NUMBERS:
+        key = f'shared_{number}'
         config = f'{FILE},number={number},{world}'
-        rows.append(row(f'shared_{number}', f'Shared, {number}', config))
+        rows.append(Row(key, f'Shared, {number}', config))
         rows.append(
             Row(
-                f'shared_{number}_100',
+                f'{key}_100',
                 f'Shared, {number}, 100 samples',
                 config,
-                overrides=(*SCORED, 'testing.codes=both', 'testing.num_samples=100'),
-                evaluates=f'shared_{number}',
+                overrides=('testing.codes=both', 'testing.num_samples=100'),
+                evaluates=key,
             )
         )
-    return tuple(rows)
+    every = (
+        single,
+        *starting_from('single', rivals, *SCORED, OF_RIVALS),
+        *starting_from('single', rows, *SCORED, EQUAL_LOSS),
+    )
+    return with_published(every, COLUMNS, PUBLISHED)
 
 
 def get_claims():
@@ -136,7 +126,7 @@ def get_table():
         source='He, thesis, Table 5.1 (heads of Oxford-IIIT Pet)',
         columns=(
             *columns,
-            Column('SSIM', 'SSIM_best', better='max'),
+            Column('SSIM', 'SSIM_best', better='max', digits=3),
             Column('distance', 'distance_mean', better='max'),
         ),
         rows=get_rows(),
@@ -146,5 +136,4 @@ def get_table():
         },
         notes=NOTES,
         claims=get_claims(),
-        literature=(Literature('PixelNN', published_numbers(COLUMNS, PIXEL_NN)),),
     )

@@ -8,58 +8,70 @@ python -m segjax.main --mode table --table configs/tables/dropout_codes_table5_2
 ... --scale paper --config.data.root=/data/lfw
                                LFW at 128x128, VGG19 from --config.init_from.sources
 
-All rows score landmarks with the net that the row `single` trains. The last row tests the net of
-`shared_nbs` with new codes. The scales quick and photos take Phi with random weights.
---config.init_from.sources="(('vgg', 'vgg16.safetensors'),)" --config.features.use=load
---config.features.model.width=1 takes trained weights. photos_quick needs the first of these flags.
+All rows score landmarks with the net that the row `single` trains, and have the weights of the loss
+that it calibrates. The last row tests the net of `shared_nbs` with new codes. The scales quick and
+photos take Phi with random weights. --config.init_from.sources="(('vgg', 'vgg16.safetensors'),)"
+--config.features.use=load --config.features.model.width=1 takes trained weights. photos_quick
+needs the first of these flags. --config.score_features.use=random scores with a net
+that no row has learned from.
 """
 
-from segjax.modes.table import Claim, Column, Row, Scale, Table, published_numbers, small_scale
+from segjax.modes.table import (
+    Claim,
+    Column,
+    Row,
+    Scale,
+    Table,
+    small_scale,
+    starting_from,
+    with_published,
+)
 
 FILE = 'configs/dropout_codes.py:{scale}'
 GAN = 'configs/conditional_gan.py:{scale}'
-SCORED = ('landmarks.use=load',)
-"""Override of rows that score landmarks with the net of the row `single`."""
-START = 'single/landmarks'
-"""The stage that trains this net."""
+PIXELS = 'configs/pixel_neighbours.py:{scale}'
+SCORED = ('landmarks.use=load', "init_from.nets=('landmark_net', 'loss_factors')")
+"""Overrides of rows that score landmarks with the net of the row `single`."""
+EQUAL_LOSS = 'loss.use=load'
+"""Override of rows that have the calibrated weights of the row `single`."""
 
 ACCURACY = ('RMSE', 'RMSE best', 'SSIM', 'SSIM best', 'FSIM', 'FSIM best', 'landmarks', 'l. best')
 SPREAD = ('std pool1', 'std pool2', 'std pool3', 'std pool4')
 PUBLISHED = {
     'pix2pix': (
-        (9.952, 9.649, 0.696, 0.708, 0.749, 0.755, 1.913, 1.645),
-        (0.134, 0.359, 0.364, 0.193),
+        *(9.952, 9.649, 0.696, 0.708, 0.749, 0.755, 1.913, 1.645),
+        *(0.134, 0.359, 0.364, 0.193),
     ),
     'bicycle': (
-        (9.948, 6.856, 0.621, 0.715, 0.725, 0.758, 2.197, 1.704),
-        (0.428, 0.817, 0.716, 0.350),
+        *(9.948, 6.856, 0.621, 0.715, 0.725, 0.758, 2.197, 1.704),
+        *(0.428, 0.817, 0.716, 0.350),
     ),
     'crn': (
-        (9.107, 5.414, 0.705, 0.767, 0.760, 0.779, 1.697, 1.452),
-        (0.198, 0.337, 0.350, 0.186),
+        *(9.107, 5.414, 0.705, 0.767, 0.760, 0.779, 1.697, 1.452),
+        *(0.198, 0.337, 0.350, 0.186),
     ),
     'crn_nbs': (
-        (8.612, 5.309, 0.687, 0.763, 0.754, 0.777, 1.863, 1.440),
-        (0.272, 0.549, 0.591, 0.322),
+        *(8.612, 5.309, 0.687, 0.763, 0.754, 0.777, 1.863, 1.440),
+        *(0.272, 0.549, 0.591, 0.322),
     ),
     'separate': (
-        (8.871, 5.528, 0.704, 0.761, 0.755, 0.779, 1.718, 1.308),
-        (0.225, 0.491, 0.551, 0.302),
+        *(8.871, 5.528, 0.704, 0.761, 0.755, 0.779, 1.718, 1.308),
+        *(0.225, 0.491, 0.551, 0.302),
     ),
     'separate_nbs': (
-        (9.034, 5.768, 0.678, 0.757, 0.748, 0.774, 1.915, 1.442),
-        (0.276, 0.596, 0.640, 0.353),
+        *(9.034, 5.768, 0.678, 0.757, 0.748, 0.774, 1.915, 1.442),
+        *(0.276, 0.596, 0.640, 0.353),
     ),
     'shared': (
-        (8.908, 5.269, 0.701, 0.762, 0.757, 0.779, 1.728, 1.365),
-        (0.210, 0.422, 0.471, 0.259),
+        *(8.908, 5.269, 0.701, 0.762, 0.757, 0.779, 1.728, 1.365),
+        *(0.210, 0.422, 0.471, 0.259),
     ),
     'shared_nbs': (
-        (8.956, 5.679, 0.686, 0.764, 0.753, 0.779, 1.864, 1.453),
-        (0.310, 0.591, 0.617, 0.322),
+        *(8.956, 5.679, 0.686, 0.764, 0.753, 0.779, 1.864, 1.453),
+        *(0.310, 0.591, 0.617, 0.322),
     ),
 }
-"""{row: (numbers of ACCURACY, numbers of SPREAD)} on LFW. Wen et al.'s face net gives SPREAD."""
+"""{row: numbers of ACCURACY and SPREAD} on LFW. Wen et al.'s face net gives SPREAD."""
 
 NOTES = (
     'Mean over samples, and best sample of each face. landmarks: distances of 68 points that a net '
@@ -70,41 +82,37 @@ NOTES = (
 )
 
 
-def row(key, name, config, start=START):
-    """Builds a row whose samples are scored by the landmark net of the row `single`."""
-    accuracy, spread = PUBLISHED.get(key, ((), ()))
-    numbers = dict(zip(ACCURACY, accuracy)) | dict(zip(SPREAD, spread))
-    return Row(
-        key,
-        name,
-        config,
-        published=published_numbers(numbers, numbers.values()),
-        overrides=SCORED if start else (),
-        after=start,
-    )
-
-
 def get_rows():
     """Returns all rows."""
-    return (
-        row('single', 'one image', f'{FILE},branches=single,neighbours=false', start=''),
-        row('pix2pix', 'pix2pix', f'{GAN},gan=pix2pix'),
-        row('bicycle', 'BicycleGAN', f'{GAN},gan=bicycle'),
-        row('crn', 'CRN', f'{FILE},branches=late,neighbours=false'),
-        row('crn_nbs', 'CRN, Nbs.', f'{FILE},branches=late,neighbours=true'),
-        row('separate', 'Separate', f'{FILE},branches=separate,neighbours=false'),
-        row('separate_nbs', 'Separate, Nbs.', f'{FILE},branches=separate,neighbours=true'),
-        row('shared', 'Shared', f'{FILE},branches=shared,neighbours=false'),
-        row('shared_nbs', 'Shared, Nbs.', f'{FILE},branches=shared,neighbours=true'),
-        row('classic_nbs', 'Shared, classic drop-out, Nbs.', f'{FILE},dropout=classic'),
+    single = Row('single', 'one image', f'{FILE},branches=single,neighbours=false')
+    rivals = (
+        Row('pix2pix', 'pix2pix', f'{GAN},gan=pix2pix'),
+        Row('bicycle', 'BicycleGAN', f'{GAN},gan=bicycle'),
+        Row('pixel_neighbours', 'PixelNN', PIXELS),
+    )
+    shared = f'{FILE},branches=shared,neighbours=true'
+    rows = (
+        Row('crn', 'CRN', f'{FILE},branches=late,neighbours=false'),
+        Row('crn_nbs', 'CRN, Nbs.', f'{FILE},branches=late,neighbours=true'),
+        Row('separate', 'Separate', f'{FILE},branches=separate,neighbours=false'),
+        Row('separate_nbs', 'Separate, Nbs.', f'{FILE},branches=separate,neighbours=true'),
+        Row('shared', 'Shared', f'{FILE},branches=shared,neighbours=false'),
+        Row('shared_nbs', 'Shared, Nbs.', shared),
+        Row('classic_nbs', 'Shared, classic drop-out, Nbs.', f'{FILE},dropout=classic'),
         Row(
             'shared_new',
             'Shared, Nbs., new codes',
-            f'{FILE},branches=shared,neighbours=true',
-            overrides=(*SCORED, 'testing.codes=new'),
+            shared,
+            overrides=('testing.codes=new',),
             evaluates='shared_nbs',
         ),
     )
+    every = (
+        single,
+        *starting_from('single', rivals, *SCORED),
+        *starting_from('single', rows, *SCORED, EQUAL_LOSS),
+    )
+    return with_published(every, (*ACCURACY, *SPREAD), PUBLISHED)
 
 
 def get_claims():
@@ -148,8 +156,8 @@ def get_table():
         columns=(
             *accuracy,
             *spread,
-            Column('diversity', 'diversity', better='max'),
-            Column('KID', 'KID', better='min'),
+            Column('diversity', 'diversity', better='max', digits=3),
+            Column('KID', 'KID', better='min', digits=3),
         ),
         rows=get_rows(),
         scales={

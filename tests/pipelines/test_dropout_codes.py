@@ -510,7 +510,7 @@ def configs_of(table, scale):
 @pytest.mark.parametrize('scale', ['quick', 'paper'])
 def test_the_best_of_72_samples_counts_for_all_rivals_of_table_5_1(scale):
     configs = configs_of('table5_1', scale)
-    for row in ('pix2pix', 'bicycle', 'crn_72', 'separate_72', 'shared_72'):
+    for row in ('pix2pix', 'bicycle', 'pixel_neighbours', 'crn_72', 'separate_72', 'shared_72'):
         assert configs[row].testing.num_samples == 72
 
 
@@ -522,3 +522,16 @@ def test_rows_of_table_5_2_draw_the_same_number_of_samples(scale):
         alone.add('pix2pix')  # its U-Net has too few levels for drop-out at 48x48
     numbers = {c.testing.num_samples for row, c in configs.items() if row not in alone}
     assert len(numbers) == 1
+
+
+@pytest.mark.parametrize('table, scorer', [('table5_1', 'normals'), ('table5_2', 'landmarks')])
+def test_rows_of_a_table_have_the_scorer_and_the_loss_of_their_first_row(table, scorer):
+    configs = configs_of(table, 'paper')
+    first = configs.pop('single')
+    assert (first[scorer].use, first.loss.use) == ('train', 'calibrate')
+    for row, config in configs.items():
+        assert config[scorer].use == 'load', row
+        assert config.pipeline != 'dropout_codes' or config.loss.use == 'load', row
+        # Only these nets come from the first row.
+        assert config.init_from.path.endswith('single/seed_0'), row
+        assert config.init_from.nets == (f'{scorer[:-1]}_net', 'loss_factors'), row

@@ -33,6 +33,8 @@ from segjax.modes.table.spec import (
     published_numbers,
     share_columns,
     small_scale,
+    starting_from,
+    with_published,
 )
 
 __all__ = [
@@ -51,4 +53,6 @@ __all__ = [
     'run_table',
     'share_columns',
     'small_scale',
+    'starting_from',
+    'with_published',
 ]

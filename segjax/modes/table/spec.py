@@ -176,6 +176,39 @@ def published_numbers(columns: Iterable[str], values: Iterable[float | None]) ->
     return {column: value for column, value in pairs if value is not None}
 
 
+def with_published(
+    rows: Iterable[Row], columns: Sequence[str], numbers: Mapping[str, Sequence[float | None]]
+) -> tuple[Row, ...]:
+    """Returns rows with their published numbers. Rows without an entry keep theirs.
+
+    Args:
+      rows: of a table.
+      columns: names of columns.
+      numbers: by key of a row, as `values` of `published_numbers`.
+    """
+    completed = []
+    for row in rows:
+        if row.key in numbers:
+            row = row._replace(published=published_numbers(columns, numbers[row.key]))
+        completed.append(row)
+    return tuple(completed)
+
+
+def starting_from(start: str, rows: Iterable[Row], *overrides: str) -> tuple[Row, ...]:
+    """Returns rows that begin from the run of another row.
+
+    Args:
+      start: as `Row.after`. A row that evaluates a run has no start of its own.
+      rows: of a table.
+      *overrides: of all these rows, in front of their own.
+    """
+    begun = []
+    for row in rows:
+        after = '' if row.evaluates else start
+        begun.append(row._replace(after=after, overrides=(*overrides, *row.overrides)))
+    return tuple(begun)
+
+
 class Condition(NamedTuple):
     """Bounds the mean difference of two rows: `column` in row `higher` minus row `lower`.
 

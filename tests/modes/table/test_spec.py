@@ -129,3 +129,18 @@ def test_columns_of_shares_are_per_cent_of_which_the_largest_is_best():
     first, second = spec.share_columns({'mIoU': 'mIoU', 'car': 'IoU/car'}, digits=2)
     assert first == spec.Column('mIoU', 'mIoU', '%', 100, 'max', 2)
     assert second.score == 'IoU/car'
+
+
+def test_rows_get_their_published_numbers_by_key():
+    rows = (spec.Row('a', 'A', 'x.py', published={'mIoU': 1.0}), spec.Row('b', 'B', 'x.py'))
+    first, second = spec.with_published(rows, ('mIoU', 'error'), {'b': (2.0, None)})
+    assert first == rows[0]
+    assert second == rows[1]._replace(published={'mIoU': 2.0})
+
+
+def test_rows_begin_from_a_row_with_common_overrides_in_front():
+    trained = spec.Row('a', 'A', 'x.py', overrides=('train.num_steps=3',))
+    tested = spec.Row('b', 'B', 'x.py', evaluates='a')
+    rows = spec.starting_from('first/depth', (trained, tested), 'seed=1')
+    assert [row.after for row in rows] == ['first/depth', '']
+    assert [row.overrides for row in rows] == [('seed=1', 'train.num_steps=3'), ('seed=1',)]
