@@ -16,6 +16,7 @@ from segjax.modes.table import (
     Column,
     Row,
     Scale,
+    Scatter,
     Table,
     small_scale,
     starting_from,
@@ -136,4 +137,5 @@ def get_table():
         },
         notes=NOTES,
         claims=get_claims(),
+        scatters=(Scatter('distance', '11.25°'),),
     )

@@ -1,4 +1,4 @@
-"""Tables 5.2 and 5.3 of the thesis: accuracy and diversity of faces drawn from landmarks.
+"""Tables 5.2 and 5.3 and Fig. 5.11 of the thesis: accuracy and diversity of faces from landmarks.
 
 python -m segjax.main --mode table --table configs/tables/dropout_codes_table5_2.py --scale quick \\
     --workdir runs/dropout_codes
@@ -21,6 +21,7 @@ from segjax.modes.table import (
     Column,
     Row,
     Scale,
+    Scatter,
     Table,
     small_scale,
     starting_from,
@@ -168,4 +169,6 @@ def get_table():
         },
         notes=NOTES,
         claims=get_claims(),
+        # Fig. 5.11.
+        scatters=(Scatter('diversity', 'SSIM'), Scatter('diversity', 'SSIM best')),
     )

@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 import shutil
@@ -9,7 +10,7 @@ import pytest
 
 from segjax.core import environment, files
 from segjax.report import charts, curve_sections, html, page, scores
-from segjax.report.charts import Bars, Dot, Reference, Series
+from segjax.report.charts import Bars, Dot, Point, Reference, Series, Span
 from segjax.report.pictures import save_pictures
 from segjax.spec import ClassSpec, DataSpec
 from segjax.train import log_files
@@ -614,6 +615,58 @@ def test_dot_plot_shortens_long_names_and_tells_them_on_hover():
         name.startswith(start) and name.endswith(end) and 0 <= len(start) - len(end) <= 1 < len(end)
     )
     assert f'<title>{name}; ours 1, 1 to 1</title>' in svg
+
+
+def test_scatter_plot_places_dots_ranges_and_references_on_both_axes():
+    points = [
+        Point('a & b', Span(2.0, 1.0, 4.0), Span(10.0, 5.0, 15.0), (3.0, 15.0)),
+        Point('c', Span(4.0, 4.0, 4.0), Span(20.0, 20.0, 20.0)),
+    ]
+    svg = charts.scatter_plot('y over x', points, ('x', 'y'), ('ours', 'published'), 'best: top')
+    Page(svg)
+    _, plot = svg.split('</figcaption>')
+    (x2, y10), (x4, y20) = marks(plot)
+    across = (x4 - x2) / 2
+    upright = (y20 - y10) / 10
+    assert across > 0 > upright
+
+    # None where there is no range.
+    ((low, at, high),) = re.findall(r'class="whisker" d="M([\d.]+) ([\d.]+)H([\d.]+)"', plot)
+    assert (float(low), float(at), float(high)) == pytest.approx((x2 - across, y10, x4), abs=0.15)
+    ((at, low, high),) = re.findall(r'class="whisker" d="M([\d.]+) ([\d.]+)V([\d.]+)"', plot)
+    expected = (x2, y10 - 5 * upright, y10 + 5 * upright)
+    assert (float(at), float(low), float(high)) == pytest.approx(expected, abs=0.15)
+    ((x, y),) = re.findall(r'class="diamond" d="M([\d.]+) ([\d.]+)l', plot)
+    expected = (x2 + across, y10 + 5 * upright)
+    assert (float(x) + 5, float(y)) == pytest.approx(expected, abs=0.15)
+    assert '<title>a &amp; b; ours: x 2, 1 to 4; y 10, 5 to 15</title>' in plot
+    assert '<title>a &amp; b; published: 3, 15</title>' in plot
+    assert '<small>best: top</small>' in svg
+    assert charts.scatter_plot('y over x', [], ('x', 'y'), ('ours', 'published')) == ''
+
+
+def test_names_in_a_scatter_plot_do_not_hide_each_other():
+    rng = np.random.default_rng(0)
+    points = []
+    for i, (x, y) in enumerate(rng.uniform(0, 1, (8, 2))):
+        points.append(Point(f'row number {i}', Span(x, x, x), Span(y, y, y)))
+    # Two dots are at the same place, and a dot is at the right end.
+    points.append(points[0]._replace(name='the same place'))
+    points.append(Point('the right end', Span(1.2, 1.2, 1.2), Span(0.5, 0.5, 0.5)))
+    svg = charts.scatter_plot('t', points, ('x', 'y'), ('ours', 'published'))
+    names = '|'.join(point.name for point in points)
+    boxes = []
+    for x, y, css, name in re.findall(
+        rf'<text x="([\d.]+)" y="([\d.]+)" class="(|end)">({names})<', svg
+    ):
+        length = charts.LETTER * len(name)
+        left = float(x) - length if css else float(x)
+        boxes.append((left, float(y), left + length))
+    assert len(boxes) == len(points)
+    for (left, y, right), (other_left, other_y, other_right) in itertools.combinations(boxes, 2):
+        apart = abs(y - other_y) >= 11.9
+        assert apart or right <= other_left + 0.1 or other_right <= left + 0.1
+    assert all(left > 40 and right <= 541 for left, _, right in boxes)
 
 
 def bars_of(svg: str) -> list[tuple[str, float, float, str]]:

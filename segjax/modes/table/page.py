@@ -2,7 +2,7 @@
 
 from segjax.modes.table.numbers import Measured, class_scores, problems, row_curves
 from segjax.modes.table.runs import OPEN
-from segjax.modes.table.spec import Column, Row, Table
+from segjax.modes.table.spec import Column, Row, Scatter, Table
 from segjax.modes.table.text import (
     LEGEND,
     claim_cells,
@@ -23,8 +23,8 @@ NUM_COMPARED = 5
 def page(measured: Measured) -> str:
     """Builds table.html.
 
-    It shows the table, the claims, a dot plot for each column, the curves of the rows, the classes
-    of the compared rows, and links to the reports of the runs.
+    It shows the table, the claims, a dot plot for each column, plots of two columns, the curves of
+    the rows, the classes of the compared rows, and links to the reports of the runs.
     """
     table = measured.plan.table
     body = _header(measured)
@@ -38,7 +38,7 @@ def page(measured: Measured) -> str:
         body.append(f'<p class="soft">{escape(claims_legend(measured))}</p>')
     plots = ''.join(_dot_plot(measured, column) for column in table.columns)
     body.append(f'<h3>Rows</h3><div class="halves">{plots}</div>' if plots else '')
-    body += [_curves(measured), _classes(measured), _runs(measured)]
+    body += [_scatters(measured), _curves(measured), _classes(measured), _runs(measured)]
     return html.page(table.title, body, charts.STYLE)
 
 
@@ -82,8 +82,49 @@ def _dot_plot(measured: Measured, column: Column) -> str:
         note = 'diverged' if cell.diverged and not cell.values else ''
         published = row.published.get(column.name)
         dots.append(charts.Dot(plot_name(table, row), cell.mean, low, high, published, note))
+    return charts.dot_plot(heading(column), dots, _names_of_marks(column))
+
+
+def _names_of_marks(column: Column) -> tuple[str, str]:
+    """Returns the names of dots with their ranges, and of diamonds."""
     ours = 'ours: median, quartiles' if column.speed else 'ours: mean, min to max'
-    return charts.dot_plot(heading(column), dots, (ours, 'published'))
+    return ours, 'published'
+
+
+def _scatters(measured: Measured) -> str:
+    """Plots the rows by the two columns of each scatter plot of the table."""
+    plots = ''.join(_scatter(measured, scatter) for scatter in measured.plan.table.scatters)
+    return f'<h3>Rows by two columns</h3><div class="halves">{plots}</div>' if plots else ''
+
+
+def _scatter(measured: Measured, scatter: Scatter) -> str:
+    """Plots the rows with numbers in both columns, next to their published numbers."""
+    table = measured.plan.table
+    points = []
+    for row in table.shown:
+        spans = []
+        for name in scatter:
+            cell = measured.cells[row.key, name]
+            if cell.mean is not None:
+                spans.append(charts.Span(cell.mean, *cell.range))
+        published = [row.published[name] for name in scatter if name in row.published]
+        reference = tuple(published) if len(published) == len(scatter) else None
+        if len(spans) == len(scatter):
+            points.append(charts.Point(plot_name(table, row), *spans, reference))
+
+    # Readers must know which corner is the best.
+    columns = [table.column(name) for name in scatter]
+    across = {'max': 'right', 'min': 'left'}.get(columns[0].better, '')
+    upright = {'max': 'top', 'min': 'bottom'}.get(columns[1].better, '')
+    corner = ' '.join(filter(None, (upright, across)))
+    x_name, y_name = map(heading, columns)
+    return charts.scatter_plot(
+        f'{y_name} over {x_name}',
+        points,
+        (x_name, y_name),
+        _names_of_marks(columns[1]),
+        note=f'best: {corner}' if corner else '',
+    )
 
 
 def _curves(measured: Measured) -> str:

@@ -258,6 +258,17 @@ class Difference(NamedTuple):
     wanted: str = ''
 
 
+class Scatter(NamedTuple):
+    """A plot of all rows by two columns, such as accuracy over diversity.
+
+    x  name of the column of the horizontal axis
+    y  name of the column of the vertical axis
+    """
+
+    x: str
+    y: str
+
+
 class Table(NamedTuple):
     """The content of a table file.
 
@@ -271,6 +282,7 @@ class Table(NamedTuple):
     claims     orderings that the paper claims
     headlines  differences printed above the table
     literature published numbers of further methods, in order
+    scatters   plots of the rows by two columns, in order
     """
 
     title: str
@@ -283,6 +295,7 @@ class Table(NamedTuple):
     claims: tuple[Claim, ...] = ()
     headlines: tuple[Difference, ...] = ()
     literature: tuple[Literature, ...] = ()
+    scatters: tuple[Scatter, ...] = ()
 
     @property
     def shown(self) -> tuple[Row, ...]:
@@ -328,6 +341,7 @@ def _check(table: Table, where: str) -> None:
         'compare': str,
         'headlines': Difference,
         'literature': Literature,
+        'scatters': Scatter,
     }
     for field, kind in entries.items():
         empty = field not in ('columns', 'rows')
@@ -341,6 +355,9 @@ def _check(table: Table, where: str) -> None:
         _check_row(f'{where}: row {row.key!r}', row, columns)
     for entry in table.literature:
         _check_published(f'{where}: literature {entry.name!r}', entry, columns)
+    for scatter in table.scatters:
+        for name in scatter:
+            _known(f'{where}: scatters', name, columns)
     _check_starts(table, where)
     # Scales and their seeds.
     _check_mapping(f'{where}: scales', table.scales, Scale, "{'quick': Scale('quick', (0, 1, 2))}")

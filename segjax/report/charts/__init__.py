@@ -18,9 +18,10 @@ from segjax.report.charts.lines import (
     smooth,
 )
 from segjax.report.charts.numbers import LETTER, format_number, log_ticks, nice_ticks
+from segjax.report.charts.scatter import Point, Span, scatter_plot
 
 STYLE = html.style_sheet('table.css')
-"""The style of the marks of `dot_plot` and `grouped_bars`, in addition to style.css."""
+"""The style of the marks of dot plots, scatter plots and bars, in addition to style.css."""
 
 __all__ = [
     'LETTER',
@@ -29,8 +30,10 @@ __all__ = [
     'STYLE',
     'Bars',
     'Dot',
+    'Point',
     'Reference',
     'Series',
+    'Span',
     'confusion_matrix',
     'curve_chart',
     'dot_plot',
@@ -41,5 +44,6 @@ __all__ = [
     'log_ticks',
     'meter',
     'nice_ticks',
+    'scatter_plot',
     'smooth',
 ]

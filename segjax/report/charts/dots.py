@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from segjax.report.charts import marks
 from segjax.report.charts.legend import key
 from segjax.report.charts.numbers import LETTER, format_number, nice_ticks
 from segjax.report.html import escape
@@ -67,7 +68,9 @@ def dot_plot(title: str, dots: Sequence[Dot], names: tuple[str, str], width: int
         parts.append(f'<path class="grid" d="M{left:.1f} {y:.1f}H{right}"/>')
         parts.append(_dot_line(dot, names, x, y, left))
     ours, reference = names
-    keys = key(20, _whisker(2, 18, 5) + _disc(10, 5), ours) + key(20, _diamond(10, 5), reference)
+    keys = key(20, marks.whisker(2, 18, 5) + marks.disc(10, 5), ours) + key(
+        20, marks.diamond(10, 5), reference
+    )
     return (
         f'<figure class="chart"><figcaption><b>{escape(title)}</b>'
         f'<span class="keys">{keys}</span></figcaption>'
@@ -92,13 +95,13 @@ def _dot_line(
     parts = [f'<text x="{left - 8:.1f}" y="{y + 3.5:.1f}" class="end">{escape(shown)}</text>']
     title = dot.name
     if dot.value is not None:
-        parts += [_whisker(x(dot.low), x(dot.high), y), _disc(x(dot.value), y)]
+        parts += [marks.whisker(x(dot.low), x(dot.high), y), marks.disc(x(dot.value), y)]
         value, low, high = map(format_number, (dot.value, dot.low, dot.high))
         title += f'; {names[0]} {value}, {low} to {high}'
     elif dot.note:
         parts.append(f'<text x="{left + 6:.1f}" y="{y + 3.5:.1f}">{escape(dot.note)}</text>')
     if dot.reference is not None:
-        parts.append(_diamond(x(dot.reference), y))
+        parts.append(marks.diamond(x(dot.reference), y))
         title += f'; {names[1]} {format_number(dot.reference)}'
     return f'<g><title>{escape(title)}</title>{"".join(parts)}</g>'
 
@@ -109,15 +112,3 @@ def _shortened(name: str, room: int) -> str:
     if len(name) <= room:
         return name
     return f'{name[: room - 1 - half]}…{name[len(name) - half :]}'
-
-
-def _whisker(x0: float, x1: float, y: float) -> str:
-    return f'<path class="whisker" d="M{x0:.1f} {y:.1f}H{x1:.1f}"/>' if x1 > x0 else ''
-
-
-def _disc(x: float, y: float) -> str:
-    return f'<circle class="disc" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
-
-
-def _diamond(x: float, y: float) -> str:
-    return f'<path class="diamond" d="M{x - 5:.1f} {y:.1f}l5 -5 5 5 -5 5z"/>'

@@ -109,7 +109,7 @@ def line_chart(
     wide = min(ys) > 0 and max(ys) > 100 * min(ys)
     logarithmic = wide if y_scale == '' else y_scale == 'log'
     log_x = x_scale == 'log'
-    frame = _Frame((min(xs), max(xs)), (min(ys), max(ys)), (width, height), log_x, logarithmic)
+    frame = Frame((min(xs), max(xs)), (min(ys), max(ys)), (width, height), log_x, logarithmic)
     parts = [frame.axes(x_name), frame.levels(references)]
     # The legend tells which lines are averages.
     keys = ''
@@ -170,7 +170,7 @@ def _has_place(curve: Curve, x: float | None, y: float | None) -> bool:
     return y is None or y > 0 or curve.y_scale != 'log'
 
 
-def _draw_series(frame: '_Frame', line: Series, x_name: str) -> tuple[list[str], bool]:
+def _draw_series(frame: 'Frame', line: Series, x_name: str) -> tuple[list[str], bool]:
     """Draws a line and its marks. Returns the markup, and whether it has a moving average."""
     smoothed = smooth(line.ys, max(3, len(line.ys) // 40))
     averaged = line.role == 'train' and len(line.ys) >= 40 and _is_noisy(line.ys, smoothed)
@@ -184,7 +184,7 @@ def _draw_series(frame: '_Frame', line: Series, x_name: str) -> tuple[list[str],
     return parts, averaged
 
 
-class _Frame:
+class Frame:
     """The plotting area of a line chart: maps data to pixels."""
 
     LEFT, RIGHT, TOP, BOTTOM = 52, 20, 12, 26

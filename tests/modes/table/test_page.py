@@ -63,6 +63,20 @@ def test_page_plots_each_column_beside_the_published_numbers(outputs):
     assert titles[1] == 'half | as wide; published 0.5' and titles[2] == 'strong <aug>'
 
 
+def test_a_scatter_plot_has_the_rows_with_numbers_in_both_columns(table_file, trained):
+    text = FILE.replace('compare=(', "scatters=(Scatter('error', 'mIoU'),), compare=(")
+    table_file.write_text(text.replace('Claim, Column', 'Claim, Column, Scatter'))
+    start(table_file)
+    figures = {
+        words(f.find('figcaption/b')): f for f in page_of(pathlib.Path('runs')).iter('figure')
+    }
+    figure = figures['mIoU [%] over error']
+    (title,) = [title.text for title in figure.iter('title')]
+    ours = 'ours: mean, min to max: error 0.5, 0.25 to 0.75; mIoU [%] 42, 40 to 44'
+    assert title == f'as published; {ours}'
+    assert words(figure.find('figcaption/small')) == 'best: top left'
+
+
 def test_plots_call_rows_of_one_name_by_their_keys(table_file, trained):
     table_file.write_text(FILE.replace("'strong <aug>'", "'as published'"))
     start(table_file, seeds='0')

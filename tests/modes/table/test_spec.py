@@ -56,6 +56,9 @@ from segjax.modes.table import spec
          ['init_from.path', "'x', and after"]),
         ("compare=(", "headlines=(Difference('gap', 'mIoU', 'base', 'thn'),), compare=(",
          ["'gap'", "'thin'?"]),
+        ("compare=(", "scatters=(Scatter('mIoU', 'eror'),), compare=(",
+         ['scatters', "did you mean 'error'?"]),
+        ("compare=(", "scatters=(('mIoU', 'error'),), compare=(", ['scatters', '(Scatter(...),)']),
         ("'mIoU', 'mIoU'", "'mIoU', 'speed/train/over/base'",
          ["column 'mIoU'", 'over a hidden row']),
         ('augment=strong', 'augment=strng', ["row 'strong'", "did you mean 'strong'?"]),
@@ -84,7 +87,9 @@ from segjax.modes.table import spec
 )  # fmt: skip
 def test_a_wrong_table_file_is_named_with_what_is_wrong(table_file, trained, old, new, fragments):
     assert old in FILE
-    text = FILE.replace(old, new).replace('Claim, Column', 'Claim, Column, Condition, Difference')
+    text = FILE.replace(old, new).replace(
+        'Claim, Column', 'Claim, Column, Condition, Difference, Scatter'
+    )
     if 'hidden row' in fragments[-1]:
         text = text.replace("{'mIoU': 40.2})", "{'mIoU': 40.2}, hidden=True)")
     table_file.write_text(text)
