@@ -20,7 +20,7 @@ from segjax.pipelines import dropout_codes as pipeline
 from segjax.tasks import conditional_images
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-LAYERS = ('conv1_2', 'conv2_2')
+LAYERS = ('conv1_1', 'conv1_2')
 FACTORS = (1.0, 0.5, 2.0)
 
 
@@ -35,13 +35,14 @@ def make_config(branches='shared', neighbours=True, **sections):
         augment=dict(crop=SIZE),
         data=dict(eval_size=SIZE),
         condition=dict(sigma=1.0),
-        model=dict(width=0.01, branches=branches, num_branches=4, split_at=1, first_height=4),
+        model=dict(width=0.01, branches=branches, num_branches=4, split_at=1, first_height=8),
         neighbours=dict(use=neighbours, num_clusters=2),
         loss=dict(layers=LAYERS, factors=FACTORS),
         branches_at_once=2,
         train=dict(batch_size=8, num_steps=10),
         evaluate=dict(batch_size=4),
-        testing=dict(num_samples=1 if branches == 'single' else 4, interpolation=3),
+        # Without features of the scores, Phi ends with the layers of the loss.
+        testing=dict(num_samples=1 if branches == 'single' else 4, interpolation=3, features=False),
         landmarks=dict(use='none'),
         normals=dict(use='none'),
         optim=dict(name='sgd', momentum=0.0, learning_rate=0.05, schedule='constant'),
@@ -59,27 +60,60 @@ def started(branches='shared', neighbours=True):
     return system, stage, stage.init(rng.root(0, 'test'), make_batch(), {})
 
 
-def images_of_all_branches(system, state, batch):
-    """Returns the images of all branches by a single call of the net, [B, n, H, W, 3]."""
-    condition = conditional_images.batch_condition(system.task, batch)
-    codes = state.extra['codes'] if system.has_codes else None
-    variables = {'params': state.params['generator']}
-    return system.net.apply(variables, condition, codes, train=False)['image']
+@functools.cache
+def all_images(branches, neighbours):
+    """Returns (params, batch) -> images of all branches by a single call of the net, compiled."""
+    system, _, state = started(branches, neighbours)
+    codes = state.extra.get('codes')
+
+    def images(params, batch):
+        condition = conditional_images.batch_condition(system.task, batch)
+        variables = {'params': params['generator']}
+        return system.net.apply(variables, condition, codes, train=False)['image']
+
+    return jax.jit(images)
+
+
+@functools.cache
+def all_features(branches, neighbours):
+    """Returns batch -> features of the images of all branches, and of the targets, compiled."""
+    system, _, state = started(branches, neighbours)
+    phi = functools.partial(conditional_images.features_of, system.task.phi, state.params)
+    images = all_images(branches, neighbours)
+
+    def features(batch):
+        targets, present = pipeline.targets_of(system, batch)
+        return phi(images(state.params, batch)), phi(targets), present
+
+    return jax.jit(features)
+
+
+@functools.cache
+def gradient_of(branches, neighbours):
+    """Returns batch -> (gradient of the loss, errors by layer), compiled."""
+    system, _, state = started(branches, neighbours)
+    loss_fn = pipeline.make_loss(system, state)
+
+    def total(params, batch):
+        terms, _, _ = loss_fn(params, state.model_state, batch, {})
+        means = {layer: mean.value() for layer, mean in terms.items()}
+        return sum(f * means[k] for k, f in zip(system.layers, FACTORS)), means
+
+    gradient = jax.jit(jax.grad(total, has_aux=True))
+    return functools.partial(gradient, {'generator': state.params['generator']})
 
 
 # --- the loss -------------------------------------------------------------------------------------
 
 
-def loss_by_loop(system, state, batch):
+def loss_by_loop(branches, neighbours, batch):
     """Computes Eqs. 5.4 to 5.6 example by example, target by target, in numpy."""
-    phi = functools.partial(conditional_images.features_of, system.task.phi, state.params)
-    drawn = jax.tree.map(np.asarray, phi(images_of_all_branches(system, state, batch)))
-    targets, present = pipeline.targets_of(system, batch)
-    known = jax.tree.map(np.asarray, phi(targets))
+    system, *_ = started(branches, neighbours)
+    drawn, known, present = jax.tree.map(np.asarray, all_features(branches, neighbours)(batch))
     total = dict.fromkeys(system.layers, 0.0)
     for b in range(len(batch['image'])):
         taken = set()
-        costs = np.zeros((system.num_branches, targets.shape[1]))
+        costs = np.zeros((system.num_branches, present.shape[1]))
         for i, j in np.ndindex(*costs.shape):
             for layer, factor in zip(system.layers, FACTORS):
                 costs[i, j] += factor * np.abs(drawn[layer][b, i] - known[layer][b, j]).mean()
@@ -102,55 +136,36 @@ def loss_by_loop(system, state, batch):
     return {layer: value / len(batch['image']) for layer, value in total.items()}
 
 
-def value_and_grad(system, state, batch):
-    """Returns the errors by layer and the gradient of the loss of a batch."""
-    loss_fn = pipeline.make_loss(system, state)
-
-    def total(params):
-        terms, _, _ = loss_fn(params, state.model_state, batch, {})
-        means = {layer: mean.value() for layer, mean in terms.items()}
-        return sum(f * means[k] for k, f in zip(system.layers, FACTORS)), means
-
-    params = {'generator': state.params['generator']}
-    return jax.jit(jax.grad(total, has_aux=True))(params)
-
-
 @pytest.mark.parametrize('neighbours', [True, False])
 @pytest.mark.parametrize('branches', ['shared', 'separate', 'late'])
 def test_the_errors_are_those_of_a_loop(branches, neighbours):
-    system, _, state = started(branches, neighbours)
     batch = make_batch()
-    _, errors = value_and_grad(system, state, batch)
-    for layer, error in loss_by_loop(system, state, batch).items():
+    _, errors = gradient_of(branches, neighbours)(batch)
+    for layer, error in loss_by_loop(branches, neighbours, batch).items():
         np.testing.assert_allclose(errors[layer], error, rtol=2e-4)
 
 
 def test_a_single_image_learns_the_target_alone():
-    system, _, state = started('single', False)
     batch = make_batch()
-    _, errors = value_and_grad(system, state, batch)
-    drawn = images_of_all_branches(system, state, batch)[:, 0]
-    phi = functools.partial(conditional_images.features_of, system.task.phi, state.params)
-    target = pipeline.targets_of(system, batch)[0][:, 0]
-    for layer in system.layers:
-        expected = np.abs(phi(drawn)[layer] - phi(target)[layer]).mean()
-        np.testing.assert_allclose(errors[layer], expected, rtol=2e-4)
+    _, errors = gradient_of('single', False)(batch)
+    drawn, known, _ = all_features('single', False)(batch)
+    for layer, error in errors.items():
+        expected = np.abs(drawn[layer][:, 0] - known[layer][:, 0]).mean()
+        np.testing.assert_allclose(error, expected, rtol=2e-4)
 
 
 @pytest.mark.parametrize('branches', ['shared', 'separate', 'late'])
 def test_the_gradient_is_that_of_all_branches_in_a_single_pass(branches):
     system, _, state = started(branches)
     batch = make_batch()
-    grads, _ = value_and_grad(system, state, batch)
+    grads, _ = gradient_of(branches, True)(batch)
     phi = functools.partial(conditional_images.features_of, system.task.phi, state.params)
-    targets, present = pipeline.targets_of(system, batch)
+    _, known, present = all_features(branches, True)(batch)
     factors = dict(zip(system.layers, FACTORS))
 
     def single_pass(params):
-        drawn = images_of_all_branches(
-            system, state.replace(params={**state.params, **params}), batch
-        )
-        costs = losses.feature_distances(phi(drawn), phi(targets), factors)
+        drawn = phi(all_images(branches, True)(params, batch))
+        costs = losses.feature_distances(drawn, known, factors)
         matched = losses.match(costs, present)
         return losses.neighbours_enhanced(costs, matched, batch['weight']).value()
 
@@ -162,14 +177,14 @@ def test_the_gradient_is_that_of_all_branches_in_a_single_pass(branches):
 
 
 def test_an_example_without_weight_changes_nothing():
-    system, _, state = started()
     batch = make_batch()
     weight = batch['weight'].copy()
     weight[3] = 0
     other = {**batch, 'image': batch['image'].copy(), 'weight': weight}
     other['image'][3] = 255 - other['image'][3]
-    grads, errors = value_and_grad(system, state, {**batch, 'weight': weight})
-    other_grads, other_errors = value_and_grad(system, state, other)
+    gradient = gradient_of('shared', True)
+    grads, errors = gradient({**batch, 'weight': weight})
+    other_grads, other_errors = gradient(other)
     np.testing.assert_allclose(errors['image'], other_errors['image'], rtol=1e-6)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(other_grads), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
@@ -180,16 +195,19 @@ def test_the_memory_of_a_step_does_not_grow_with_shared_branches():
         config = make_config(neighbours=False)
         config.model.num_branches = number
         system = pipeline.make_system(config, FACES)
-        state = pipeline.make_init(system)(rng.root(0, 'test'), make_batch(), {})
-        loss_fn = pipeline.make_loss(system, state)
+        state = jax.eval_shape(
+            functools.partial(pipeline.make_init(system), earlier={}),
+            rng.root(0, 'test'),
+            make_batch(),
+        )
 
-        def total(params, batch):
+        def total(params, state, batch):
+            loss_fn = pipeline.make_loss(system, state)
             terms, _, _ = loss_fn(params, state.model_state, batch, {})
             return sum(mean.value() for mean in terms.values())
 
-        lowered = jax.jit(jax.grad(total)).lower(
-            {'generator': state.params['generator']}, make_batch()
-        )
+        params = {'generator': state.params['generator']}
+        lowered = jax.jit(jax.grad(total)).lower(params, state, make_batch())
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     assert bytes_of(32) < 1.1 * bytes_of(4)
@@ -280,12 +298,18 @@ def test_codes_and_frozen_nets_stay():
     assert any((a != b).any() for a, b in pairs)
 
 
-@pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
-def test_the_gradient_is_the_same_on_eight_devices(mode):
+@functools.cache
+def run_of_devices(devices, mode):
+    """Returns the state before and after a step that calibrates, in float64."""
     config = make_config(loss=dict(factors=(), calibrate_steps=1, relaxation=0.25))
     with jax.enable_x64(True):
-        start, expected, _ = run_steps(config)
-        _, after, _ = run_steps(config, devices=8, mode=mode)
+        return run_steps(config, devices=devices, mode=mode)[:2]
+
+
+@pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
+def test_the_gradient_is_the_same_on_eight_devices(mode):
+    start, expected = run_of_devices(1, 'pmap')
+    _, after = run_of_devices(8, mode)
     move = jax.tree.map(np.subtract, after.params['generator'], start.params['generator'])
     wanted = jax.tree.map(np.subtract, expected.params['generator'], start.params['generator'])
     leaves = jax.tree_util.tree_leaves_with_path(move)
@@ -347,12 +371,12 @@ def test_new_codes_follow_those_of_the_training():
 
 
 def test_samples_follow_from_their_codes_alone(tmp_path):
-    system, stage, state = started()
+    _, stage, state = started()
     batch = make_batch(4)
-    condition = conditional_images.batch_condition(system.task, batch)
-    drawn = pipeline.draw_samples(system, state, condition, state.extra['codes'])
-    expected = np.clip(images_of_all_branches(system, state, batch), -1, 1)
-    np.testing.assert_allclose(drawn, expected, atol=1e-5)
+    inputs = {POINTS: batch[POINTS], 'weight': batch['weight']}
+    first = np.asarray(jax.jit(stage.prediction.apply)(state, inputs, {})['samples'])
+    expected = np.clip(all_images('shared', True)(state.params, batch), -1, 1)
+    np.testing.assert_allclose(first / 127.5 - 1, expected, atol=0.51 / 127.5)
 
     # Codes of a file, in another order and number.
     path = tmp_path / 'codes.npz'
@@ -361,17 +385,15 @@ def test_samples_follow_from_their_codes_alone(tmp_path):
     config = make_config()
     config.predict.codes = str(path)
     (repeated,) = pipeline.make_stages(config, FACES)
-    inputs = {POINTS: batch[POINTS], 'weight': batch['weight']}
-    again = repeated.prediction.apply(state, inputs, {})['samples']
-    first = stage.prediction.apply(state, inputs, {})['samples']
-    np.testing.assert_array_equal(again, np.asarray(first)[:, [2, 0]])
+    again = jax.jit(repeated.prediction.apply)(state, inputs, {})['samples']
+    np.testing.assert_array_equal(again, first[:, [2, 0]])
 
 
 def test_a_picture_interpolates_from_the_first_code_to_the_second():
     _, stage, state = started()
     batch = {**make_batch(2), 'size': np.full((2, 2), 16), 'label_size': np.full((2, 2), 16)}
-    pictures = stage.render(state, batch, {})
-    assert list(pictures) == ['condition', 'samples', 'interpolation']
+    pictures = jax.jit(stage.render)(state, batch, {})
+    assert set(pictures) == {'condition', 'samples', 'interpolation'}
     between = np.asarray(pictures['interpolation'].pixels)
     shown = np.asarray(pictures['samples'].pixels)
     np.testing.assert_array_equal(between[:, 0], shown[:, 0])
@@ -383,13 +405,16 @@ def test_a_picture_interpolates_from_the_first_code_to_the_second():
 def test_normals_are_a_condition():
     config = make_config(neighbours=False, condition=dict(name='normals'))
     system = pipeline.make_system(config, HEADS)
-    state = pipeline.make_init(system)(rng.root(0, 'test'), make_batch(), {})
+    state = jax.eval_shape(
+        functools.partial(pipeline.make_init(system), earlier={}), rng.root(0, 'test'), make_batch()
+    )
     batch = make_batch()
     batch['normals'] = np.random.default_rng(0).normal(size=(8, *SIZE, 3)).astype(np.float32)
     condition = conditional_images.batch_condition(system.task, batch)
     np.testing.assert_array_equal(condition, batch['normals'])
-    codes = state.extra['codes']
-    assert pipeline.draw_samples(system, state, condition, codes).shape == (8, 4, *SIZE, 3)
+    draw = functools.partial(pipeline.draw_samples, system)
+    drawn = jax.eval_shape(draw, state, condition, state.extra['codes'])
+    assert drawn.shape == (8, 4, *SIZE, 3)
 
     # In evaluation normals keep the pixels of the files, and the padding of the largest file.
     large = batch['normals'].repeat(2, 1).repeat(2, 2)
@@ -452,7 +477,7 @@ def test_weights_of_layers_that_are_no_weights_are_refused(factors):
 
 
 def test_the_image_may_be_the_only_layer():
-    changes = dict(loss=dict(layers=(), factors=(1.0,)), testing=dict(features=False))
+    changes = dict(loss=dict(layers=(), factors=(1.0,)))
     _, _, (metrics,) = run_steps(make_config(neighbours=False, **changes))
     assert set(metrics) >= {'loss', 'loss_image'}
 
