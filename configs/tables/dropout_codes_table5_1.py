@@ -128,7 +128,7 @@ def get_table():
         columns=(
             *columns,
             Column('SSIM', 'SSIM_best', better='max', digits=3),
-            Column('distance', 'distance_mean', better='max'),
+            Column('distance', 'distance_mean', unit='grey values', better='max'),
         ),
         rows=get_rows(),
         scales={

@@ -641,19 +641,34 @@ def test_scatter_plot_places_dots_ranges_and_references_on_both_axes():
     assert (float(x) + 5, float(y)) == pytest.approx(expected, abs=0.15)
     assert '<title>a &amp; b; ours: x 2, 1 to 4; y 10, 5 to 15</title>' in plot
     assert '<title>a &amp; b; published: 3, 15</title>' in plot
-    assert '<small>best: top</small>' in svg
+    assert '<small>best: top</small>' in svg and 'left out' not in svg
     assert charts.scatter_plot('y over x', [], ('x', 'y'), ('ours', 'published')) == ''
 
 
-def test_names_in_a_scatter_plot_do_not_hide_each_other():
-    rng = np.random.default_rng(0)
-    points = []
-    for i, (x, y) in enumerate(rng.uniform(0, 1, (8, 2))):
-        points.append(Point(f'row number {i}', Span(x, x, x), Span(y, y, y)))
-    # Two dots are at the same place, and a dot is at the right end.
-    points.append(points[0]._replace(name='the same place'))
-    points.append(Point('the right end', Span(1.2, 1.2, 1.2), Span(0.5, 0.5, 0.5)))
-    svg = charts.scatter_plot('t', points, ('x', 'y'), ('ours', 'published'))
+def test_scatter_plot_names_its_axes_and_the_names_without_a_dot():
+    point = Point('a', Span(2.0, 1.0, 4.0), Span(10.0, 5.0, 15.0))
+    axes = ('far [m]', 'SSIM <%>')
+    svg = charts.scatter_plot('t', [point], axes, ('ours', 'published'), left_out=('b & c', 'd'))
+    Page(svg)
+    assert '</svg><small>left out, without both numbers: b &amp; c, d</small></figure>' in svg
+    (box,) = re.findall(r'viewBox="([-\d. ]+)" role', svg)
+    left, top, _, height = map(float, box.split())
+
+    # The names lie in the picture, below and left of the numbers of the ticks.
+    ticks = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="(mid|end)">([\d.]+)<', svg)
+    (below,) = re.findall(r'y="(\d+)" class="mid">far \[m\]<', svg)
+    lowest = max(float(y) for _, y, css, _ in ticks if css == 'mid')
+    assert lowest + 12 <= float(below) < top + height
+    ((beside, upright),) = re.findall(
+        r'translate\((-?\d+) ([\d.]+)\) rotate\(-90\)" class="mid">SSIM &lt;%&gt;<', svg
+    )
+    reach = [float(x) - charts.LETTER * len(tick) for x, _, css, tick in ticks if css == 'end']
+    assert left + 8 <= float(beside) < min(reach)
+    assert top < float(upright) < lowest
+
+
+def boxes_of(svg: str, points: list[Point]) -> list[tuple[float, float, float]]:
+    """Returns (left, baseline, right) of the names of dots."""
     names = '|'.join(point.name for point in points)
     boxes = []
     for x, y, css, name in re.findall(
@@ -663,10 +678,52 @@ def test_names_in_a_scatter_plot_do_not_hide_each_other():
         left = float(x) - length if css else float(x)
         boxes.append((left, float(y), left + length))
     assert len(boxes) == len(points)
+    return boxes
+
+
+def at_places(places) -> list[Point]:
+    """Returns points without ranges, with long names."""
+    points = []
+    for i, (x, y) in enumerate(places):
+        points.append(Point(f'row number {i} of all', Span(x, x, x), Span(y, y, y)))
+    return points
+
+
+PLACES = np.random.default_rng(0).uniform(0, 1, (8, 2))
+
+
+@pytest.mark.parametrize(
+    'places',
+    [
+        # Two dots are at the same place, and a dot is at the right end.
+        [*PLACES, PLACES[0], (1.2, 0.5)],
+        # A crowd in a corner of the plot.
+        [(1.0, 1.0), *(0.03 * PLACES)],
+    ],
+    ids=['everywhere', 'in a corner'],
+)
+def test_names_in_a_scatter_plot_do_not_hide_each_other(places):
+    points = at_places(places)
+    svg = charts.scatter_plot('t', points, ('x', 'y'), ('ours', 'published'))
+    boxes = boxes_of(svg, points)
     for (left, y, right), (other_left, other_y, other_right) in itertools.combinations(boxes, 2):
         apart = abs(y - other_y) >= 11.9
         assert apart or right <= other_left + 0.1 or other_right <= left + 0.1
     assert all(left > 40 and right <= 541 for left, _, right in boxes)
+
+
+def test_a_name_away_from_its_dot_has_a_line_to_it():
+    points = at_places([(1.0, 1.0), *(0.03 * PLACES)])
+    svg = charts.scatter_plot('t', points, ('x', 'y'), ('ours', 'published'))
+    lines = re.findall(r'class="axis" d="M([\d.]+) ([\d.]+)L([\d.]+) ([\d.]+)"', svg)
+    ends = {(float(x), float(y)): float(name_y) for x, y, _, name_y in lines}
+    assert ends.keys() < set(marks(svg))
+    for dot, (_, baseline, _) in zip(marks(svg.split('</figcaption>')[1]), boxes_of(svg, points)):
+        # The box of a name reaches from 9 pixels above its baseline to 3 below.
+        away = max(dot[1] - baseline - 3, baseline - 9 - dot[1])
+        assert (away > 0.2) == (dot in ends), away
+        if dot in ends:
+            assert ends[dot] == pytest.approx(baseline - 3, abs=0.1)
 
 
 def bars_of(svg: str) -> list[tuple[str, float, float, str]]:

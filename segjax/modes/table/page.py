@@ -98,9 +98,13 @@ def _scatters(measured: Measured) -> str:
 
 
 def _scatter(measured: Measured, scatter: Scatter) -> str:
-    """Plots the rows with numbers in both columns, next to their published numbers."""
+    """Plots the rows with numbers in both columns, next to their published numbers.
+
+    Rows without both numbers are named below the plot.
+    """
     table = measured.plan.table
     points = []
+    left_out = []
     for row in table.shown:
         spans = []
         for name in scatter:
@@ -111,6 +115,8 @@ def _scatter(measured: Measured, scatter: Scatter) -> str:
         reference = tuple(published) if len(published) == len(scatter) else None
         if len(spans) == len(scatter):
             points.append(charts.Point(plot_name(table, row), *spans, reference))
+        else:
+            left_out.append(plot_name(table, row))
 
     # Readers must know which corner is the best.
     columns = [table.column(name) for name in scatter]
@@ -124,6 +130,7 @@ def _scatter(measured: Measured, scatter: Scatter) -> str:
         (x_name, y_name),
         _names_of_marks(columns[1]),
         note=f'best: {corner}' if corner else '',
+        left_out=left_out,
     )
 
 

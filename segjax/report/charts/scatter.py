@@ -14,6 +14,10 @@ HALF = 6.0
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom pixel."""
+NAME_ROOM = 18
+"""Room for the name of an axis, in pixels."""
+MOST_AWAY = 24
+"""Half heights of a name by which it may lie away from the corner of its dot."""
 
 
 class Span(NamedTuple):
@@ -44,19 +48,21 @@ def scatter_plot(
     axes: tuple[str, str],
     names: tuple[str, str],
     note: str = '',
+    left_out: Sequence[str] = (),
     size: tuple[int, int] = (540, 380),
 ) -> str:
     """Draws a dot with its name and its ranges for each point, and its reference as a diamond.
 
-    A name is written at the corner of its dot where it hides the least, and not on its ranges.
+    A name is written near its dot where it hides the least, and not on its ranges.
 
     Args:
       title: of the figure.
       points: the dots; '' without a point.
-      axes: names of the horizontal and of the vertical axis.
+      axes: names of the horizontal and of the vertical axis, with their units.
       names: of dot and reference, for the legend.
       note: behind the title.
-      size: (width, height) in pixels.
+      left_out: names that have no dot, for a note below the plot.
+      size: (width, height) in pixels, without the names of the axes.
     """
     if not points:
         return ''
@@ -72,20 +78,37 @@ def scatter_plot(
     frame = Frame(x_range, (min(ys), max(ys)), size, log_x=False, logarithmic=False)
 
     # Ranges and diamonds first, so that dots and names cover them.
-    parts = [frame.axes(''), *(_ranges(frame, point) for point in points)]
+    parts = [frame.axes(''), *_axis_names(axes, size)]
+    parts += [_ranges(frame, point) for point in points]
     parts += [_diamond(frame, point, names[1]) for point in points]
     parts += _dots(frame, points, axes, names[0])
     keys = key(20, marks.whisker(2, 18, 5) + marks.disc(10, 5), names[0])
     if references:
         keys += key(20, marks.diamond(10, 5), names[1])
     small = f'<small>{escape(note)}</small>' if note else ''
+    missing = ''
+    if left_out:
+        missing = f'<small>left out, without both numbers: {escape(", ".join(left_out))}</small>'
     label = escape(f'{title}: {axes[1]} over {axes[0]}')
+    box = f'{-NAME_ROOM} 0 {size[0] + NAME_ROOM} {size[1] + NAME_ROOM}'
     return (
         f'<figure class="chart"><figcaption><b>{escape(title)}</b>{small}'
         f'<span class="keys">{keys}</span></figcaption>'
-        f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{label}">'
-        f'{"".join(parts)}</svg></figure>'
+        f'<svg viewBox="{box}" role="img" aria-label="{label}">'
+        f'{"".join(parts)}</svg>{missing}</figure>'
     )
+
+
+def _axis_names(axes: tuple[str, str], size: tuple[int, int]) -> list[str]:
+    """Writes the name of the horizontal axis below the plot, and the other name left of it."""
+    width, height = size
+    below = f'<text x="{(Frame.LEFT + width - Frame.RIGHT) / 2}" y="{height + 10}"'
+    upright = (Frame.TOP + height - Frame.BOTTOM) / 2
+    left = f'<text transform="translate({8 - NAME_ROOM} {upright}) rotate(-90)"'
+    return [
+        f'{below} class="mid">{escape(axes[0])}</text>',
+        f'{left} class="mid">{escape(axes[1])}</text>',
+    ]
 
 
 def _ranges(frame: Frame, point: Point) -> str:
@@ -133,6 +156,8 @@ def _in_words(axis: str, span: Span) -> str:
 def _label(frame: Frame, name: str, x: float, y: float, taken: Iterable[Box]) -> tuple[str, Box]:
     """Returns the name of a dot as text, and the box of the text.
 
+    A name further away than the corners of its dot has a line to the dot.
+
     Args:
       frame: of the plot.
       name: of the dot.
@@ -140,23 +165,24 @@ def _label(frame: Frame, name: str, x: float, y: float, taken: Iterable[Box]) ->
       taken: boxes of all dots, and of the names that are written already.
     """
     length = LETTER * len(name)
-    gap = 0.8 * HALF
-    spans = {'': (x + gap, x + gap + length), 'end': (x - gap - length, x - gap)}
-    heights = ((y - 2 * HALF, y), (y, y + 2 * HALF))
+    spans = {'': (x + HALF, x + HALF + length), 'end': (x - HALF - length, x - HALF)}
     inside = (frame.LEFT, 0.0, float(frame.width), float(frame.height - frame.BOTTOM))
 
-    # Of equally good corners the first is chosen.
+    # The place that hides the least is chosen, then the nearest place, then the first.
     choices = []
-    for top, bottom in heights:
-        for css, (left, right) in spans.items():
-            box = (left, top, right, bottom)
-            hidden = sum(_overlap(box, other) for other in taken)
-            outside = 2 * HALF * length - _overlap(box, inside)
-            choices.append((hidden + outside, len(choices), css, box))
-    _, _, css, box = min(choices)
+    for away in range(MOST_AWAY + 1):
+        for top in (y - HALF * (away + 2), y + HALF * away):
+            for css, (left, right) in spans.items():
+                box = (left, top, right, top + 2 * HALF)
+                hidden = sum(_overlap(box, other) for other in taken)
+                outside = 2 * HALF * length - _overlap(box, inside)
+                choices.append((round(hidden + outside, 3), len(choices), away, css, box))
+    _, _, away, css, box = min(choices)
     start = box[2] if css else box[0]
     baseline = box[3] - 3
     text = f'<text x="{start:.1f}" y="{baseline:.1f}" class="{css}">{escape(name)}</text>'
+    if away:
+        text = f'<path class="axis" d="M{x:.1f} {y:.1f}L{start:.1f} {box[3] - HALF:.1f}"/>{text}'
     return text, box
 
 
