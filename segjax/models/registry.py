@@ -36,6 +36,7 @@ import jax.numpy as jnp
 from segjax.errors import unknown_name
 from segjax.models.backbones.vgg import VGG16Features, VGG19Features
 from segjax.models.boundary.hed import HED
+from segjax.models.classification.resnet_classifier import ResNetClassifier
 from segjax.models.classification.shape_classifier import ShapeClassifier
 from segjax.models.denoisers.adnet import ADNet
 from segjax.models.denoisers.ffdnet import FFDNet
@@ -112,6 +113,7 @@ NETS: dict[str, dict[str, type[nn.Module]]] = {
         'unetd': UNetD,
     },
     'classifier': {
+        'resnet_classifier': ResNetClassifier,
         'shape_classifier': ShapeClassifier,
     },
     'boundary': {

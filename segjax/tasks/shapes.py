@@ -72,7 +72,12 @@ def known_transformations(value: Iterable) -> str | None:
 
 
 SHAPES = {
-    'model': models.net_choice('classifier', 'shape_classifier', 'Net that classifies shapes.'),
+    'model': models.net_choice(
+        'classifier',
+        'shape_classifier',
+        'Net that classifies shapes.',
+        only=('shape_classifier',),
+    ),
     **classification.LOSS,
     'optim': OPTIM,
     'classes': Field(

@@ -134,6 +134,7 @@ class ResNet(nn.Module):
     ceil_pool      the max pooling of the stem rounds sizes up, as in Caffe
     width          factor on all channels
     taps           names of inner tensors to return, listed at the top of this file
+    dilated        whether stages that lose their stride are dilated. False: plain convolutions
     """
 
     num_layers: int
@@ -146,6 +147,7 @@ class ResNet(nn.Module):
     ceil_pool: bool = False
     width: float = 1.0
     taps: tuple[str, ...] = ()
+    dilated: bool = True
 
     @nn.compact
     def __call__(self, x, given=None):
@@ -173,7 +175,7 @@ class ResNet(nn.Module):
                 block = ResidualBlock(
                     features=n,
                     strides=strides[i] if j == 0 else 1,
-                    dilation=dilations[i],
+                    dilation=dilations[i] if self.dilated else 1,
                     bottleneck=bottleneck,
                     project=project,
                     stride_on_1x1=self.stride_on_1x1,
