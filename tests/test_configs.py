@@ -87,6 +87,7 @@ SOURCES = (
     *('conditional_gan', 'dense_features', 'dropout_codes', 'label_to_image'),
     'pixel_neighbours',
     'semantic_inpainting',
+    *('membership', 'semantic_inpainting'),
 )
 """Pipelines with a net that comes from a file."""
 
@@ -111,14 +112,17 @@ def spec_of(config) -> DataSpec:
     held_out = config.data.eval_split
     portrait = PORTRAITS.get(config.data.name)
     further = (portrait,) if portrait else VIDEO.get(config.data.name, ())
+    # Lists of examples are splits too.
+    lists = [entry.partition('=')[0] for entry in config.data.lists]
+    num_examples = {'train': 100, held_out: 10, **dict.fromkeys(lists, 10)}
     spec = DataSpec(
         name=config.data.name,
         classes=classes,
         features=('image', 'label', 'name', 'instance', *further),
-        num_examples={'train': 100, held_out: 10},
-        max_size={'train': size, held_out: size},
-        class_pixels={'train': pixels, held_out: pixels},
-        void_pixels={'train': 100, held_out: 10},
+        num_examples=num_examples,
+        max_size=dict.fromkeys(num_examples, size),
+        class_pixels=dict.fromkeys(num_examples, pixels),
+        void_pixels=num_examples,
         declared={portrait: FEATURE} if portrait == 'points_face' else {},
     )
     return pipelines.promised(config, {'data': spec})['data']
@@ -242,7 +246,11 @@ def test_the_docstring_tells_of_every_variant_and_has_a_command(path):
     assert {'quick', 'smoke'} <= set(variants(path))
 
 
-USUAL = {'shape_classifier.py': 'lite0', 'dense_features.py': 'smoke'}
+USUAL = {
+    'shape_classifier.py': 'lite0',
+    'dense_features.py': 'smoke',
+    'membership.py': 'smoke',
+}
 """The variant by which a file is traced, if it is not the paper's.
 
 EfficientNet-B7 takes ten times as long as lite0, under the same config. PSPNet-101 with a GAN takes
@@ -294,11 +302,21 @@ def test_full_size_steps_have_the_shapes_of_their_state(experiment):
             parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
             assert parameters > 0
         batch = with_devices(abstract_batch(stage.eval_input, True, spec.declared))
-        totals, _ = jax.eval_shape(functions.evaluate, state, batch, root, np.int32(0))
+        totals, outputs = jax.eval_shape(functions.evaluate, state, batch, root, np.int32(0))
+        sums = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), totals)
+        if stage.observation is not None:
+            sums |= stage.observation.observe(no_rows(batch), no_rows(outputs))
         with np.errstate(invalid='ignore'):  # nothing was counted
-            scores = stage.finalize(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), totals))
+            scores = stage.finalize(sums)
         assert stage.monitor[0] in scores and stage.monitor[1] in ('max', 'min')
         earlier[stage.name] = state
+        if stage.hand_on is not None:
+            earlier |= {f'{stage.name}/{name}': x for name, x in stage.hand_on.shapes.items()}
+
+
+def no_rows(shapes):
+    """Returns arrays of no example, from shapes [devices, rows, ...]."""
+    return {key: np.zeros((0, *shape.shape[2:]), shape.dtype) for key, shape in shapes.items()}
 
 
 def segmenter_of(name, **arguments):

@@ -16,6 +16,7 @@ REGISTRY = {
     'dropout_codes': 'segjax.pipelines.dropout_codes',
     'label_to_image': 'segjax.pipelines.label_to_image',
     'learned_dilation': 'segjax.pipelines.learned_dilation',
+    'membership': 'segjax.pipelines.membership',
     'monocular_normals': 'segjax.pipelines.monocular_normals',
     'noise_cyclegan': 'segjax.pipelines.noise_cyclegan',
     'pixel_neighbours': 'segjax.pipelines.pixel_neighbours',

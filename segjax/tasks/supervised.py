@@ -257,6 +257,7 @@ def make_train_step(
     prepare: Callable = lambda state, batch: batch,
     change_grads: Callable = lambda grads, params: grads,
     finish: Callable = lambda state, batch, outputs: state,
+    value_and_grad: Callable | None = None,
 ) -> Callable:
     """Returns `Stage.train_step`: a gradient, a step of each optimiser, and new averages.
 
@@ -272,8 +273,11 @@ def make_train_step(
       prepare: (state, batch) -> batch, adds the outputs of frozen nets.
       change_grads: (gradients of the global batch, params) -> gradients for the optimisers.
       finish: (state, prepared batch, outputs) -> state, called before the step is counted.
+      value_and_grad: of `private.private_value_and_grad`, for gradients that are clipped and
+        noised. None: the gradient of the global batch.
     """
-    value_and_grad = parallel.global_value_and_grad(loss_fn, weight_of, accumulate, shared)
+    if value_and_grad is None:
+        value_and_grad = parallel.global_value_and_grad(loss_fn, weight_of, accumulate, shared)
     first = next(iter(optimisers.values()))
     trained = []
     for optimiser in optimisers.values():

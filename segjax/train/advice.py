@@ -60,12 +60,15 @@ def _sizes_of_further_data(
 
 
 def untrained(config: ml_collections.ConfigDict, stages: Sequence[Stage]) -> list[Advice]:
-    """Warns of stages without steps and without a source: their nets keep random parameters."""
+    """Warns of stages without steps and without a source: their nets keep random parameters.
+
+    A stage without training data only evaluates the nets of the stages before it.
+    """
     if config.init_from.path or config.init_from.sources:
         return []
     warnings = []
     for stage in stages:
-        if stage.num_steps:
+        if stage.num_steps or stage.train_input is None:
             continue
         own = stage.name in config and 'num_steps' in config[stage.name]
         section = stage.name if own else 'train'

@@ -305,6 +305,7 @@ SHIPPED = [
         *('supervised', 'learned_dilation', 'monocular_normals', 'noise_cyclegan'),
         *('semantic_inpainting', 'shape_classifier', 'std2p', 'dropout_codes'),
         *('dense_features', 'pixel_neighbours'),
+        *('dense_features', 'membership'),
     )
 ]
 SHIPPED += [

@@ -1,0 +1,236 @@
+"""Membership inference on segmentation nets, and its defences (He, thesis, chapter 7; ECCV 2020).
+
+  bash launch/local.sh --config configs/membership.py:quick --workdir runs/membership
+
+Variants:
+  (none)    the dependent attack A1 of the thesis on Cityscapes. Victim and shadow are PSPNet-101
+            on 1,488 and 555 images. 912 and 520 images are non-members. Published: a precision of
+            0.83 at a recall of 0.8 after 30,000 steps of the shadow, and 0.75 after 15,000.
+            --config.data.root=/data/cityscapes
+  bdd100k   the independent attack A2: DeepLab-v3+ with Xception-71 on 4,000 images of BDD100K. The
+            victim is the released PSPNet-101 of Cityscapes (2,975 members, 500 non-members).
+            --config.data.root=/data/cityscapes --config.shadow_data.root=/data/bdd100k
+            --config.init_from.path=pspnet101_cityscapes.pth
+  vistas    the same with Mapillary Vistas, whose labels are merged into the 19 classes.
+            --config.shadow_data.root=/data/vistas
+  quick     the embedded world `streets` at 96x192 with narrow nets: about 15 minutes on a CPU core
+  smoke     seconds, for tests
+
+Arguments:
+  `adversary=dependent|independent`  quick and smoke: A1, or A2 with another world and another net
+  `defence=none|argmax|dropout|gaussian|obfuscate|temperature|top_k`  of the victim in the audit
+  `strength=`  of the defence: 0.1 and 0.9 of dropout, 0.5 and 1.0 of gaussian, 0.75 and 0.95 of
+          obfuscate are published
+  `victim=train|load`  trains the victim, or loads it from --config.init_from.path. `features` also
+          loads the generator of the defence obfuscate: the path is the folder RUN/features of a
+          run of configs/dense_features.py on the same members
+  `private=true|false`  trains the victim with clipped and noised gradients (DP-SGD)
+  `references=`  further nets of the adversary, for LiRA and RMIA
+  `reading=posteriors|loss`  input of the attack net
+  `shadow_steps=`  of the shadow
+A trained run is audited with another defence by
+  --config configs/membership.py:quick,defence=gaussian,strength=0.5 --mode evaluate --workdir RUN
+
+Not the thesis', or not said there: the optimiser of the attack net is SGD with momentum 0.9, a
+cosine from 0.01, weight decay 1e-4 and batches of 32 patches for 50 epochs. The thesis pretrains
+victim and shadow on the coarse annotations: --config.init_from.sources takes such a file for the
+nets 'segmenter|shadow'. The net DPC of the attack from Mapillary Vistas is DeepLab-v3+ here.
+"""
+
+from segjax import config as config_lib
+from segjax.data import draws
+from segjax.errors import unknown_name
+from segjax.tasks import guarded_net
+
+VARIANTS = ('bdd100k', 'vistas', 'quick', 'smoke')
+CHOICES = {
+    'adversary': ('', 'dependent', 'independent'),
+    'defence': guarded_net.DEFENCES,
+    'victim': ('', 'train', 'load', 'features'),
+    'reading': ('posteriors', 'loss'),
+}
+"""Values of arguments. An empty text is the choice of the variant."""
+OF_VARIANT = -1
+"""A number that the variant sets."""
+
+
+def get_config(arg=''):
+    """Returns the config of a variant."""
+    args = config_lib.parse_arg(
+        arg,
+        variants=VARIANTS,
+        adversary='',
+        defence='none',
+        strength=0.0,
+        victim='',
+        private=False,
+        references=0,
+        reading='posteriors',
+        shadow_steps=OF_VARIANT,
+    )
+    for name, values in CHOICES.items():
+        if args[name] not in values:
+            where = f'--config configs/membership.py:...,{name}='
+            raise unknown_name(where, args[name], values)
+    config = config_lib.defaults('membership')
+    _cityscapes(config)
+    variants = {'bdd100k': _bdd100k, 'vistas': _vistas, 'quick': _quick, 'smoke': _smoke}
+    if args.variant:
+        variants[args.variant](config)
+    _set_arguments(config, args)
+    return config
+
+
+def _cityscapes(config):
+    """Sets the dependent attack with PSPNet-101 on Cityscapes."""
+    poly = _sgd(1e-2, 'poly')
+    config_lib.update(
+        config,
+        data=dict(
+            name='cityscapes',
+            eval_size=(1024, 2048),
+            lists=draws.published_lists('cityscapes'),
+            train_split='victim_members',
+            eval_split='victim_non_members',
+        ),
+        augment=dict(crop=(713, 713), scale=(0.5, 2.0), rotate=10.0, flip=0.5),
+        model=dict(num_layers=101),
+        train=dict(batch_size=16, num_steps=30_000),
+        optim=poly,
+        evaluate=dict(batch_size=1, crop=(713, 713)),
+        shadow=dict(model=dict(num_layers=101), num_steps=30_000, batch_size=16, optim=poly),
+        # 50 epochs of 1,075 images.
+        attacker=dict(
+            num_steps=50 * 1075 // 8, batch_size=8, patches=4, optim=_sgd(1e-2, 'cosine')
+        ),
+        features=dict(tap='conv4_12'),
+        logging=dict(log_every=50, eval_every=5000, checkpoint_every=2500),
+    )
+
+
+def _sgd(learning_rate, schedule, weight_decay=1e-4):
+    """Returns stochastic gradient descent, as published for PSPNet."""
+    return dict(
+        name='sgd',
+        learning_rate=learning_rate,
+        momentum=0.9,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        power=0.9,
+    )
+
+
+def _independent(config, name, num_images):
+    """Sets the independent attack with DeepLab-v3+ on another data set."""
+    config_lib.choose(config, 'shadow.model', 'deeplab_v3plus')
+    config_lib.update(
+        config,
+        data=dict(lists=(), train_split='train', eval_split='val'),
+        victim=dict(use='load'),
+        init_from=dict(expected="semseg's PSPNet-101 of Cityscapes"),
+        shadow_data=dict(name=name, lists=draws.published_lists(name)),
+        shadow=dict(
+            adversary='independent', batch_size=7, optim=_sgd(1e-2, 'poly', weight_decay=4e-5)
+        ),
+        attacker=dict(num_steps=50 * num_images // 8),
+    )
+
+
+def _bdd100k(config):
+    """Sets the attack from BDD100K, with crops of 705."""
+    _independent(config, 'bdd100k', 8000)
+
+
+def _vistas(config):
+    """Sets the attack from Mapillary Vistas in the classes of Cityscapes."""
+    _independent(config, 'vistas', 20_000)
+    config.shadow_data.class_map = 'cityscapes'
+    config_lib.update(config, shadow=dict(batch_size=9, optim=dict(learning_rate=2e-2)))
+
+
+def _lists(size, seed=0):
+    """Returns lists of whole clips, because the frames of a clip show nearly the same scene."""
+    names = ('victim_members', 'victim_non_members', 'shadow_members', 'shadow_non_members')
+    behind = f'seed={seed}, whole=sequence'
+    return tuple(f'{name}=train:draw({size}, {behind})' for name in names)
+
+
+def _small(config, size):
+    """Sets narrow nets on rendered streets, with another world for the adversary A2."""
+    adam = dict(name='adam', learning_rate=2e-3, weight_decay=0.0)
+    config_lib.update(
+        config,
+        data=dict(name='streets', eval_size=size, world=dict(size=size)),
+        augment=dict(crop=size, scale=(1.0, 1.0), rotate=0.0),
+        evaluate=dict(batch_size=8, crop=()),
+        model=dict(num_layers=18, width=0.25),
+        optim=adam,
+        shadow=dict(model=dict(num_layers=18, width=0.25), batch_size=8, optim=adam),
+        attacker=dict(
+            model=dict(num_layers=18, width=0.25),
+            optim=dict(name='adam', learning_rate=1e-3, weight_decay=1e-4),
+        ),
+        bicycle=dict(
+            model=dict(width=0.25, layout_features=32, num_downs=3),
+            encoder=dict(width=0.25),
+            discriminator=dict(width=0.25, layout_features=32, num_layers=1),
+        ),
+    )
+
+
+def _quick(config):
+    """Sets 384 rendered images of 96x192, 96 in each list."""
+    _small(config, (96, 192))
+    config_lib.update(
+        config,
+        data=dict(lists=_lists(96), world=dict(num_train=384, num_val=8)),
+        train=dict(batch_size=8, num_steps=600),
+        shadow=dict(num_steps=600),
+        attacker=dict(stride=4, patch=(16, 16), num_steps=300, batch_size=8, patches=8),
+        features=dict(tap='conv4_2'),
+        logging=dict(log_every=20, eval_every=0, checkpoint_every=200),
+    )
+
+
+def _smoke(config):
+    """Sets trainings of seconds."""
+    config_lib.smoke(config)
+    size = (32, 64)
+    _small(config, size)
+    # ERFNet compiles in half the time.
+    for section in ('model', 'shadow.model'):
+        config_lib.choose(config, section, 'erfnet')
+    narrow = dict(width=0.25, blocks=(0, 0, 0, 0))
+    config_lib.update(
+        config,
+        data=dict(lists=_lists(8), world=dict(num_train=32, num_val=8)),
+        model=narrow,
+        shadow=dict(model=narrow, num_steps=2),
+        attacker=dict(stride=4, patch=(8, 8), num_steps=2, patches=2, model=dict(width=0.0625)),
+        testing=dict(num_patches=2, resamples=50),
+    )
+
+
+def _set_arguments(config, args):
+    """Sets the adversary, the victim and the defence of the arguments."""
+    is_small = args.variant in ('quick', 'smoke')
+    if is_small and args.adversary == 'independent':
+        # The same kind of streets in other scenes, and a net of another width.
+        config.shadow.adversary = 'independent'
+        config.shadow_data.name = 'streets'
+        config.shadow_data.lists = config.data.lists
+        config.shadow_data.world.update(config.data.world)
+        config.shadow_data.world.seed = config.data.world.seed + 1
+        config.shadow.model.width = 1.5 * config.model.width
+    elif args.adversary:
+        config.shadow.adversary = args.adversary
+    if args.victim:
+        config.victim.use = 'train' if args.victim == 'train' else 'load'
+    config.features.use = 'load' if args.victim == 'features' else 'none'
+    config.privacy.use = args.private
+    config.references.count = args.references
+    config.attacker.reading = args.reading
+    config.testing.defence = args.defence
+    config.testing.strength = args.strength
+    if args.shadow_steps != OF_VARIANT:
+        config.shadow.num_steps = args.shadow_steps
