@@ -17,7 +17,8 @@ Variants:
   smoke     seconds, for tests
 
 Arguments:
-  `adversary=dependent|independent`  quick and smoke: A1, or A2 with another world and another net
+  `adversary=dependent|independent`  A1 or A2. For Cityscapes A2 is the variant bdd100k. quick and
+          smoke have A2 with another world and another net
   `defence=none|argmax|dropout|gaussian|obfuscate|temperature|top_k`  of the victim in the audit
   `strength=`  of the defence: 0.1 and 0.9 of dropout, 0.5 and 1.0 of gaussian, 0.75 and 0.95 of
           obfuscate are published
@@ -95,8 +96,10 @@ def _cityscapes(config):
         ),
         augment=dict(crop=(713, 713), scale=(0.5, 2.0), rotate=10.0, flip=0.5),
         model=dict(num_layers=101),
+        preprocess='imagenet',
         train=dict(batch_size=16, num_steps=30_000),
         optim=poly,
+        init_from=dict(expected='training on the coarse annotations, for segmenter|shadow'),
         evaluate=dict(batch_size=1, crop=(713, 713)),
         shadow=dict(model=dict(num_layers=101), num_steps=30_000, batch_size=16, optim=poly),
         # 50 epochs of 1,075 images.
@@ -163,6 +166,8 @@ def _small(config, size):
         data=dict(name='streets', eval_size=size, world=dict(size=size)),
         augment=dict(crop=size, scale=(1.0, 1.0), rotate=0.0),
         evaluate=dict(batch_size=8, crop=()),
+        preprocess='unit',
+        init_from=dict(expected=''),
         model=dict(num_layers=18, width=0.25),
         optim=adam,
         shadow=dict(model=dict(num_layers=18, width=0.25), batch_size=8, optim=adam),
@@ -213,8 +218,7 @@ def _smoke(config):
 
 def _set_arguments(config, args):
     """Sets the adversary, the victim and the defence of the arguments."""
-    is_small = args.variant in ('quick', 'smoke')
-    if is_small and args.adversary == 'independent':
+    if args.adversary == 'independent' and args.variant in ('quick', 'smoke'):
         # The same kind of streets in other scenes, and a net of another width.
         config.shadow.adversary = 'independent'
         config.shadow_data.name = 'streets'
@@ -222,6 +226,8 @@ def _set_arguments(config, args):
         config.shadow_data.world.update(config.data.world)
         config.shadow_data.world.seed = config.data.world.seed + 1
         config.shadow.model.width = 1.5 * config.model.width
+    elif args.adversary == 'independent' and args.variant == '':
+        _bdd100k(config)
     elif args.adversary:
         config.shadow.adversary = args.adversary
     if args.victim:

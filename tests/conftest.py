@@ -43,6 +43,7 @@ LONGEST_FIRST = (
     'pipelines/test_std2p',
     'pipelines/test_dropout_codes',
     'pipelines/test_dense_features',
+    'pipelines/test_membership',
     'pipelines/test_monocular_normals',
     'models/segmentation/test_nets',
     'models/depth/test_decoder',

@@ -767,9 +767,11 @@ def attack_shadow(system: System, state: TrainState, batch: Batch, keys: Keys) -
 
 
 def shadow_scores(metrics: Mapping[str, Mean]) -> Scores:
-    """Returns AUC and AP of the attack on S."""
+    """Returns AUC and AP of the attack on S, None before an image is counted."""
     member = np.asarray(metrics[MEMBER].value()) > 0.5
     verdict = np.asarray(metrics['verdict'].value())
+    if not np.isfinite(verdict).all():
+        return {'AUC': None, 'AP': None}
     curve = ranking.roc(verdict, member)
     return {
         'AUC': float(ranking.area(curve)),

@@ -1,6 +1,7 @@
 """Membership inference: who is trained on which images, the attack by numpy, and the refusals."""
 
 import functools
+import re
 
 import chex
 import flax.linen as nn
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fakes import NUM_CLASSES, SPEC, train_batch
+from run_folders import REPOSITORY
 
 from segjax import config as config_lib
 from segjax.config import config_file
@@ -16,6 +18,7 @@ from segjax.core import parallel, rng
 from segjax.errors import InputError
 from segjax.metrics import membership
 from segjax.metrics.membership_signals import image_signals
+from segjax.modes.table import spec as tables
 from segjax.ops import images, posteriors
 from segjax.pipelines import membership as pipeline
 from segjax.protocol import Mean, Product
@@ -526,6 +529,36 @@ def test_lists_with_common_images_are_refused(key, tmp_path):
     config_file.assign(config, [config_file.Assignment(key, same)])
     with pytest.raises(InputError, match='no common example'):
         driver.checked_run(config, str(tmp_path / 'run'), 'train', trace_steps=False)
+
+
+# --- configs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('scale', ['quick', 'paper'])
+def test_rows_of_the_table_audit_a_run_with_another_test_alone(scale):
+    table = tables.load(REPOSITORY / 'configs/tables/membership_table7_2.py')
+    variant = table.scales[scale].variant
+
+    def config_of(row):
+        text = str(REPOSITORY / row.config.format(scale=variant)).replace(':,', ':')
+        return config_lib.to_json(config_file.load(text))
+
+    audits = [row for row in table.rows if row.evaluates]
+    assert len(audits) == 10
+    for row in audits:
+        own = config_of(row)
+        start = config_of(table.row(row.evaluates))
+        assert own.pop('testing') != start.pop('testing'), row.key
+        assert own == start, row.key
+
+
+def test_the_published_lists_have_the_published_sizes():
+    config = config_file.load('configs/membership.py')
+    sizes = [re.search(r'draw\((\d+)', entry)[1] for entry in config.data.lists]
+    assert sizes == ['1488', '912', '555', '520']
+    assert tuple(config.attacker.patch) == (90, 90) and config.attacker.stride == 8
+    other = config_file.load('configs/membership.py:vistas')
+    assert other.shadow_data.class_map == 'cityscapes' and other.data.lists == ()
 
 
 # --- a run ----------------------------------------------------------------------------------------
