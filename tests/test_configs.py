@@ -113,7 +113,9 @@ def spec_of(config) -> DataSpec:
     portrait = PORTRAITS.get(config.data.name)
     further = (portrait,) if portrait else VIDEO.get(config.data.name, ())
     # Lists of examples are splits too.
-    lists = [entry.partition('=')[0] for entry in config.data.lists]
+    lists = []
+    for section in config_lib.data_sections(config.pipeline):
+        lists += [entry.partition('=')[0] for entry in config[section].lists]
     num_examples = {'train': 100, held_out: 10, **dict.fromkeys(lists, 10)}
     spec = DataSpec(
         name=config.data.name,

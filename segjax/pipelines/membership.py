@@ -318,6 +318,9 @@ def make_pool(config: ml_collections.ConfigDict, spec: DataSpec, shadow_data: Da
     Raises:
       InputError: an unknown list, or a data set of A2 with other classes than the victim's.
     """
+    # A loaded attacker needs no images.
+    if config.attacker.use == 'load' and not config.references.count:
+        return Pool('data', spec, '', 0, 0, is_queried=False)
     is_queried = config.shadow.adversary == 'dependent'
     own = spec if is_queried else shadow_data
     if own.classes.names != spec.classes.names:
@@ -604,7 +607,12 @@ def trained_net(system: System, name: str) -> Stage:
     )
     terms = supervised.make_terms(config, spec)
     data = system.pool.data
-    inputs = segmentation.train_input(config)._replace(batch_key='shadow.batch_size', data=data)
+    victims = (system.config.data.train_split, system.config.data.eval_split)
+    inputs = segmentation.train_input(config)._replace(
+        batch_key='shadow.batch_size',
+        data=data,
+        excludes=victims if system.pool.is_queried else (),
+    )
     evaluation = segmentation.make_evaluation(config, spec, scorers.make_infer(training))
     return Stage(
         name=name,

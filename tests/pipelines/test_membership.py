@@ -131,6 +131,7 @@ def test_the_queried_victim_chooses_the_members_of_the_shadow():
     assert victim.hand_on.inputs.excludes == ('train', 'val')
     assert victim.hand_on.shapes['members'].shape == (16,)
     assert shadow.train_input.chosen == Product('victim', 'members')
+    assert shadow.train_input.excludes == ('train', 'val')
     assert shadow.eval_input.chosen == Product('victim', 'non_members')
     assert attacker.train_input.split == attacker.eval_input.split == 'train+val'
     assert audit.num_steps == 0 and audit.eval_input.split == 'train+val'
@@ -161,6 +162,7 @@ def test_references_see_halves_of_the_images_of_the_adversary():
 def test_loaded_nets_are_frozen():
     config = make_config(victim=dict(use='load'), attacker=dict(use='load'))
     config.init_from.path = 'runs/membership'
+    config.shadow.members = 'none'
     victim, audit = pipeline.make_stages(config, SPEC, SPEC)
     assert victim.num_steps == 0 and victim.frozen == (SEGMENTER,)
     assert audit.frozen == ('attacker',)
