@@ -56,6 +56,7 @@ from segjax.protocol import (
     Mean,
     Metrics,
     Observation,
+    Picture,
     PRNGKey,
     Product,
     PyTree,
@@ -78,7 +79,7 @@ from segjax.tasks import (
     supervised,
     translation,
 )
-from segjax.tasks.evaluation import Evaluation
+from segjax.tasks.evaluation import Evaluation, Pictures
 from segjax.tasks.feature_synthesis import SEGMENTER
 from segjax.tasks.guarded_net import GuardedNet
 
@@ -932,7 +933,7 @@ def make_evaluation(system: System) -> Evaluation:
         eval_step=functools.partial(score_segmentation, system, judge),
         finalize=functools.partial(finalize, system, judge),
         monitor=('AUC', 'max'),
-        render=functools.partial(segmentation.render, judge),
+        render=functools.partial(render, system, judge),
     )
 
 
@@ -998,6 +999,28 @@ def attack(system: System, state: TrainState, batch: Batch, keys: Keys) -> dict[
         for signal, values in image_signals(answer, label).items():
             outputs[f'{name}/{signal}'] = values
     return outputs
+
+
+def render(
+    system: System, judge: segmentation.Judge, state: TrainState, batch: Batch, keys: Keys
+) -> Pictures:
+    """Paints the segmentation that users see, and the activation of 'member' in A (Fig. 7.9).
+
+    The activation of an image is stretched to its range, and painted at the size of the image.
+    """
+    answer = guarded_net.defended_query(system.victim, state, batch)
+    label = segmentation.label_of_image(batch, system.config, system.spec)
+    planes, _ = planes_of(system, answer, label, batch['size'])
+    outputs, _ = system.attacker.apply(
+        state.params[ATTACKER], state.model_state[ATTACKER], planes, train=False
+    )
+    activation = outputs['activation'][..., membership_attack.MEMBER]  # [B, h, w]
+    lowest = activation.min((1, 2), keepdims=True)
+    largest = activation.max((1, 2), keepdims=True)
+    level = (activation - lowest) / jnp.maximum(largest - lowest, 1e-12)
+    level = resize.bilinear(level[..., None], batch['image'].shape[1:3])[..., 0]
+    pictures = segmentation.render(judge, state, batch, keys)
+    return {**pictures, 'activation': Picture(images.heat(level), batch['size'])}
 
 
 def observe(

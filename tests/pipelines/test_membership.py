@@ -51,7 +51,8 @@ class ToyAttacker(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        return {'logits': nn.Dense(membership_attack.NUM_CLASSES, name='fc')(x.mean((1, 2)))}
+        activation = nn.Dense(membership_attack.NUM_CLASSES, name='fc')(x)
+        return {'logits': activation.mean((1, 2)), 'activation': activation}
 
 
 def make_config(**sections):
@@ -277,7 +278,7 @@ def test_the_scores_of_the_attacker_are_about_the_images_of_the_adversary():
     assert pipeline.shadow_scores(sums)['AUC'] == 0.75
     state = attacker_state(system)
     batch = eval_batch()
-    metrics = pipeline.attack_shadow(system, state, batch, {})
+    metrics = jax.jit(functools.partial(pipeline.attack_shadow, system, keys={}))(state, batch)
     places = np.flatnonzero(metrics['member'].count)
     assert places.tolist() == batch['index'].tolist()
     np.testing.assert_array_equal(
@@ -343,7 +344,8 @@ def test_confusions_of_members_and_of_others():
     state = make_state()
     batch = eval_batch()
     judge = pipeline.make_judge(system)
-    metrics = pipeline.score_segmentation(system, judge, state, batch, {})
+    count = functools.partial(pipeline.score_segmentation, system, judge, keys={})
+    metrics = jax.jit(count)(state, batch)
     prediction = numpy_posteriors(state.params[SEGMENTER], batch['image']).argmax(-1)
     for kind, rows in (('members', [0, 1, 2]), ('non_members', [3, 4, 5, 6, 7])):
         expected = np.zeros((NUM_CLASSES, NUM_CLASSES))
@@ -380,7 +382,8 @@ def test_the_scores_of_an_audit():
     batch = eval_batch()
     outputs = {name: np.asarray(x) for name, x in attacked(system, state, batch).items()}
     sums = pipeline.observe(system, batch, outputs)
-    metrics = pipeline.score_segmentation(system, judge, state, batch, {})
+    count = functools.partial(pipeline.score_segmentation, system, judge, keys={})
+    metrics = jax.jit(count)(state, batch)
     scores = pipeline.finalize(system, judge, {**parallel.to_host(metrics), **sums})
     member = batch['index'] < SPEC.num_examples['train']
     verdict = outputs['verdict_image']
@@ -389,6 +392,17 @@ def test_the_scores_of_an_audit():
     assert scores['attacks']['loss']['AUC'] is not None
     gap = scores['members_mIoU'] - scores['mIoU']
     assert scores['gap_mIoU'] == pytest.approx(gap)
+
+
+def test_pictures_show_where_the_attacker_looks():
+    system = make_system()
+    batch = eval_batch()
+    pictures = pipeline.render(system, pipeline.make_judge(system), make_state(), batch, {})
+    assert set(pictures) == {'prediction', 'truth', 'errors', 'activation'}
+    shown = np.asarray(pictures['activation'].pixels)
+    assert shown.shape == (8, *SIZE, 3) and shown.dtype == np.uint8
+    # Every image has its own range.
+    assert all(len(np.unique(picture.reshape(-1, 3), axis=0)) > 5 for picture in shown)
 
 
 # --- defences -------------------------------------------------------------------------------------
