@@ -25,7 +25,7 @@ from segjax.protocol import Mean, Product
 from segjax.spec import ClassSpec
 from segjax.tasks import guarded_net, membership_attack, segmentation, supervised
 from segjax.tasks.feature_synthesis import SEGMENTER
-from segjax.train import driver
+from segjax.train import driver, net_sources
 
 SIZE = (16, 32)
 STRIDE = 4
@@ -38,12 +38,13 @@ class Toy(nn.Module):
     """Two layers with drop-out between them."""
 
     dropout: float = 0.5
+    num_classes: int = NUM_CLASSES
 
     @nn.compact
     def __call__(self, x, train: bool):
         x = nn.relu(nn.Conv(6, (3, 3), name='first')(x))
         x = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
-        return {'logits': nn.Conv(NUM_CLASSES, (1, 1), name='second')(x)}
+        return {'logits': nn.Conv(self.num_classes, (1, 1), name='second')(x)}
 
 
 class ToyAttacker(nn.Module):
@@ -384,7 +385,8 @@ def test_the_scores_of_an_audit():
     sums = pipeline.observe(system, batch, outputs)
     count = functools.partial(pipeline.score_segmentation, system, judge, keys={})
     metrics = jax.jit(count)(state, batch)
-    scores = pipeline.finalize(system, judge, {**parallel.to_host(metrics), **sums})
+    with np.errstate(invalid='ignore'):  # most images of the splits are in no batch
+        scores = pipeline.finalize(system, judge, {**parallel.to_host(metrics), **sums})
     member = batch['index'] < SPEC.num_examples['train']
     verdict = outputs['verdict_image']
     pairs = verdict[member][:, None] - verdict[~member]
@@ -536,6 +538,23 @@ def test_data_of_other_classes_are_refused():
     assert error.value.where == 'config.shadow_data.class_map'
     # The dependent adversary does not read them.
     assert pipeline.make_stages(make_config(), SPEC, further)
+
+
+def test_a_victim_with_another_number_of_classes_is_refused():
+    stage = pipeline.victim_stage(make_system())
+    state = jax.eval_shape(lambda: stage.init(jax.random.key(0), train_batch(8, SIZE), {}))
+    other = jax.eval_shape(
+        lambda: Toy(num_classes=NUM_CLASSES + 1).init(
+            jax.random.key(0), jnp.zeros((1, *SIZE, 3)), train=False
+        )
+    )
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), other['params'])
+    source = {'params': {SEGMENTER: params}, 'model_state': {SEGMENTER: {}}}
+    init_from = config_lib.defaults('membership').init_from
+    init_from.sources = ((SEGMENTER, 'runs/other'),)
+    rows = net_sources.open_rows(init_from, lambda path, release: source)
+    with pytest.raises(InputError, match=r'second/bias: \(6,\), not \(5,\)'):
+        net_sources.check(rows, {stage.name: state}, partial=False)
 
 
 @pytest.mark.parametrize('key', ['data.eval_split', 'shadow.non_members'])
