@@ -21,10 +21,10 @@ Arguments:
           smoke have A2 with another world and another net
   `defence=none|argmax|dropout|gaussian|obfuscate|temperature|top_k`  of the victim in the audit
   `strength=`  of the defence: 0.1 and 0.9 of dropout, 0.5 and 1.0 of gaussian, 0.75 and 0.95 of
-          obfuscate are published
-  `victim=train|load`  trains the victim, or loads it from --config.init_from.path. `features` also
-          loads the generator of the defence obfuscate: the path is the folder RUN/features of a
-          run of configs/dense_features.py on the same members
+          obfuscate are published, and the first number is the default
+  `victim=train|load|features`  trains the victim, or loads it from --config.init_from.path.
+          `features` also loads the generator of the defence obfuscate, which implies it. The path
+          is then the folder RUN/features of a run of configs/dense_features.py on the same members
   `private=true|false`  trains the victim with clipped and noised gradients (DP-SGD)
   `references=`  further nets of the adversary, for LiRA and RMIA
   `reading=posteriors|loss`  input of the attack net
@@ -52,7 +52,9 @@ CHOICES = {
 }
 """Values of arguments. An empty text is the choice of the variant."""
 OF_VARIANT = -1
-"""A number that the variant sets."""
+"""A number that the variant or the defence sets."""
+STRENGTHS = {'dropout': 0.1, 'gaussian': 0.5, 'obfuscate': 0.75, 'temperature': 2.0, 'top_k': 1.0}
+"""Strengths of the defences that have a strength."""
 
 
 def get_config(arg=''):
@@ -62,7 +64,7 @@ def get_config(arg=''):
         variants=VARIANTS,
         adversary='',
         defence='none',
-        strength=0.0,
+        strength=float(OF_VARIANT),
         victim='',
         private=False,
         references=0,
@@ -76,7 +78,9 @@ def get_config(arg=''):
     config = config_lib.defaults('membership')
     _cityscapes(config)
     variants = {'bdd100k': _bdd100k, 'vistas': _vistas, 'quick': _quick, 'smoke': _smoke}
-    if args.variant:
+    # The queried victim of Cityscapes is its own variant.
+    is_cityscapes = args.adversary == 'dependent' and args.variant in ('bdd100k', 'vistas')
+    if args.variant and not is_cityscapes:
         variants[args.variant](config)
     _set_arguments(config, args)
     return config
@@ -202,17 +206,18 @@ def _smoke(config):
     config_lib.smoke(config)
     size = (32, 64)
     _small(config, size)
-    # ERFNet compiles in half the time.
+    # Without batch norm, and quick to compile.
     for section in ('model', 'shadow.model'):
-        config_lib.choose(config, section, 'erfnet')
-    narrow = dict(width=0.25, blocks=(0, 0, 0, 0))
+        config_lib.choose(config, section, 'deeplab_largefov')
     config_lib.update(
         config,
         data=dict(lists=_lists(8), world=dict(num_train=32, num_val=8)),
-        model=narrow,
-        shadow=dict(model=narrow, num_steps=2),
+        model=dict(width=0.0625),
+        shadow=dict(model=dict(width=0.0625), num_steps=2),
         attacker=dict(stride=4, patch=(8, 8), num_steps=2, patches=2, model=dict(width=0.0625)),
         testing=dict(num_patches=2, resamples=50),
+        features=dict(tap='conv1_2'),
+        bicycle=dict(model=dict(num_downs=1, layout_features=8)),
     )
 
 
@@ -230,13 +235,18 @@ def _set_arguments(config, args):
         _bdd100k(config)
     elif args.adversary:
         config.shadow.adversary = args.adversary
+    needs_features = args.victim == 'features' or args.defence == 'obfuscate'
     if args.victim:
         config.victim.use = 'train' if args.victim == 'train' else 'load'
-    config.features.use = 'load' if args.victim == 'features' else 'none'
+    if needs_features:
+        config.victim.use = 'load'
+        config.features.use = 'load'
     config.privacy.use = args.private
     config.references.count = args.references
     config.attacker.reading = args.reading
     config.testing.defence = args.defence
     config.testing.strength = args.strength
+    if args.strength == OF_VARIANT:
+        config.testing.strength = STRENGTHS.get(args.defence, 0.0)
     if args.shadow_steps != OF_VARIANT:
         config.shadow.num_steps = args.shadow_steps

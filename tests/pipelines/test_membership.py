@@ -301,7 +301,7 @@ def test_verdicts_and_signals_by_numpy():
     outputs = attacked(system, state, batch)
     answer = numpy_posteriors(state.params[SEGMENTER], batch['image']).astype(np.float32)
     for name, expected in image_signals(answer, batch['label']).items():
-        np.testing.assert_allclose(outputs[name], expected, rtol=1e-4)
+        np.testing.assert_allclose(outputs[name], expected, rtol=1e-4, atol=1e-4)
 
     # The verdict on an image is the mean probability of its patches.
     odds = np.asarray(outputs['verdict_patch'], np.float64)
@@ -323,9 +323,8 @@ def test_a_verdict_does_not_depend_on_the_batch():
 def test_sliding_patches_of_the_authors():
     testing = dict(places='sliding', fusion='sum_logits')
     outputs = attacked(make_system(testing=testing), make_state(), eval_batch())
-    # A map of 4 x 8 in patches of 3 x 4.
-    assert outputs['verdict_weight'].shape == (8, 4)
-    assert (outputs['verdict_weight'] == 1).all()
+    # Maps of 4 x 8 in patches of 3 x 4, and a map of 3 x 7.
+    assert outputs['verdict_weight'].sum(1).tolist() == [4, 2, 4, 4, 4, 4, 4, 4]
 
 
 def test_references_answer_without_a_defence():
@@ -600,11 +599,9 @@ def test_the_published_lists_have_the_published_sizes():
 
 
 def test_random_numbers_of_the_audit_are_those_of_every_run():
-    system = make_system()
+    system = make_system(testing=dict(defence='gaussian', strength=1.0))
     state = make_state()
     batch = eval_batch()
     keys = rng.streams(rng.root(7, 'any'), ('a',), 0, 0)
-    first = pipeline.attack(system, state, batch, keys)
-    np.testing.assert_array_equal(
-        first['verdict_patch'], pipeline.attack(system, state, batch, {})['verdict_patch']
-    )
+    again = jax.jit(lambda: pipeline.attack(system, state, batch, keys))()
+    chex.assert_trees_all_equal(attacked(system, state, batch), again)

@@ -8,10 +8,11 @@ from segjax import config as config_lib
 from segjax.config import config_file
 from segjax.errors import InputError
 from segjax.modes import doctor
-from segjax.protocol import Stage
+from segjax.protocol import Input, Stage
 from segjax.train import advice
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+DATA = Input('train', 1, (), (1, 1))
 SIZES = {'cityscapes': (1024, 2048), 'cityscapes_video': (1024, 2048), 'camvid': (360, 480)}
 
 
@@ -93,14 +94,19 @@ def test_small_experiments_from_scratch_miss_nothing():
 def test_a_stage_without_steps_and_start_keeps_random_parameters(steps, path, named):
     config = config_lib.defaults('supervised')
     config.init_from.path = path
-    stages = [Stage('depth', steps, *[None] * 8), Stage('segmentation', 3, *[None] * 8)]
+    stages = [Stage('depth', steps, DATA, *[None] * 7), Stage('segmentation', 3, *[None] * 8)]
     warnings = advice.untrained(config, stages)
     assert [warning.message.split("'")[1] for warning in warnings] == named
 
 
+def test_a_stage_without_training_data_uses_the_nets_of_the_stages_before():
+    config = config_lib.defaults('supervised')
+    assert advice.untrained(config, [Stage('audit', 0, *[None] * 8)]) == []
+
+
 def test_a_stage_of_the_name_of_a_section_without_steps_has_the_steps_of_the_training():
     config = config_lib.defaults('shape_classifier')
-    (warning,) = advice.untrained(config, [Stage('shapes', 0, *[None] * 8)])
+    (warning,) = advice.untrained(config, [Stage('shapes', 0, DATA, *[None] * 7)])
     assert f'--config.train.num_steps={config.train.num_steps}' in warning.fix
 
 
