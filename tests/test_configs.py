@@ -85,9 +85,7 @@ EXPERIMENTS = [f'{path}:{variant}' for path in FILES for variant in variants(pat
 
 SOURCES = (
     *('conditional_gan', 'dense_features', 'dropout_codes', 'label_to_image'),
-    'pixel_neighbours',
-    'semantic_inpainting',
-    *('membership', 'semantic_inpainting'),
+    *('membership', 'pixel_neighbours', 'semantic_inpainting'),
 )
 """Pipelines with a net that comes from a file."""
 

@@ -304,8 +304,7 @@ SHIPPED = [
     for name in (
         *('supervised', 'learned_dilation', 'monocular_normals', 'noise_cyclegan'),
         *('semantic_inpainting', 'shape_classifier', 'std2p', 'dropout_codes'),
-        *('dense_features', 'pixel_neighbours'),
-        *('dense_features', 'membership'),
+        *('dense_features', 'pixel_neighbours', 'membership'),
     )
 ]
 SHIPPED += [
