@@ -44,7 +44,7 @@ from segjax.protocol import (
     TrainState,
 )
 from segjax.schema import OPTIM, Field, at_least
-from segjax.spec import DataSpec
+from segjax.spec import DataSpec, split_names
 from segjax.tasks import conditional_images, pixel_neighbours, sampling, supervised
 from segjax.tasks.conditional_images import Task
 
@@ -376,6 +376,14 @@ def check(config: ml_collections.ConfigDict, num_images: int) -> None:
       num_images: of the training split.
     """
     section = config.matching
+    split = config.data.train_split
+    if '[' in split:
+        raise InputError(
+            'config.data.train_split',
+            got=repr(split),
+            expected='whole splits, because the size of the state is the number of their images',
+            fix=f'--config.data.train_split={"+".join(split_names(split))}',
+        )
     if config.model.branches != 'single':
         raise InputError(
             'config.model.branches',

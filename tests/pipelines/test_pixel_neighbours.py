@@ -182,6 +182,7 @@ def test_samples_have_sets_of_images_that_depend_on_the_seed_alone():
         (dict(matching=dict(num_images=11)), 'matching.num_images', 10),
         (dict(matching=dict(images_of_sample=4)), 'matching.images_of_sample', 3),
         (dict(model=dict(branches='late')), 'model.branches', 'single'),
+        (dict(data=dict(train_split='train[:5]')), 'data.train_split', 'train'),
     ],
 )
 def test_wrong_configs_are_refused_and_the_fix_works(sections, where, fix):
