@@ -650,7 +650,7 @@ def test_scatter_plot_names_its_axes_and_the_names_without_a_dot():
     axes = ('far [m]', 'SSIM <%>')
     svg = charts.scatter_plot('t', [point], axes, ('ours', 'published'), left_out=('b & c', 'd'))
     Page(svg)
-    assert '</svg><small>left out, without both numbers: b &amp; c, d</small></figure>' in svg
+    assert '</svg><small>left out, without both numbers: b &amp; c; d</small></figure>' in svg
     (box,) = re.findall(r'viewBox="([-\d. ]+)" role', svg)
     left, top, _, height = map(float, box.split())
 

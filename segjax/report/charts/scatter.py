@@ -88,7 +88,7 @@ def scatter_plot(
     small = f'<small>{escape(note)}</small>' if note else ''
     missing = ''
     if left_out:
-        missing = f'<small>left out, without both numbers: {escape(", ".join(left_out))}</small>'
+        missing = f'<small>left out, without both numbers: {escape("; ".join(left_out))}</small>'
     label = escape(f'{title}: {axes[1]} over {axes[0]}')
     box = f'{-NAME_ROOM} 0 {size[0] + NAME_ROOM} {size[1] + NAME_ROOM}'
     return (

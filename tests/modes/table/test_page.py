@@ -75,7 +75,7 @@ def test_a_scatter_plot_has_the_rows_with_numbers_in_both_columns(table_file, tr
     ours = 'ours: mean, min to max: error 0.5, 0.25 to 0.75; mIoU [%] 42, 40 to 44'
     assert title == f'as published; {ours}'
     assert words(figure.find('figcaption/small')) == 'best: top left'
-    names = 'half | as wide, strong <aug>'
+    names = 'half | as wide; strong <aug>'
     assert words(figure.find('small')) == f'left out, without both numbers: {names}'
     texts = [words(text) for text in figure.iter('text')]
     assert texts.count('error') == texts.count('mIoU [%]') == 1
