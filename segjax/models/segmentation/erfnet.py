@@ -235,8 +235,8 @@ class ERFNet(nn.Module):
                   gradient
     init_std      initialisation. 0: torch's default, U(+-1 / sqrt(fan_in)). Above: CycleGAN's,
                   kernels N(0, init_std^2), scales of batch norms N(1, init_std^2), biases 0
-    taps          names of inner tensors to return under outputs['features'], listed at the top of
-                  this file
+    taps          names of inner tensors to return under outputs['features']
+                  (models/segmentation/erfnet.py)
     dtype         of activations. Parameters, batch statistics and logits are float32
     axis_name     mapped axis of the devices that share batch statistics. None: not shared
     forms         form of the gradient of 3x1 and 1x3 convolutions: 'fast' or 'naive' (ops/conv.py)
