@@ -32,7 +32,7 @@ Arguments:
   `mining=true|false`  online hard negative mining of layouts (Fig. 6.6)
   `stages=all|segmentation|features|refit`  stages that are trained. The nets of the stages before
           are loaded from --config.init_from.path, and later stages are left out
-  `share=` of synthetic examples in a batch (Fig. 6.3). `steps=` of the refit
+  `share=` of synthetic examples in a batch (Fig. 6.3), whose size stays. `steps=` of the refit
 E.g. --config configs/dense_features.py:quick,tap=last,mining=false
 
 On Cityscapes, `layouts=other` needs --config.layout_data.root=/data/synscapes. `layouts=pseudo`
@@ -43,6 +43,8 @@ Not the thesis', or not said there: the batch size 2 of the generator is Bicycle
 means over pixels: try larger rates too (--config.optim.learning_rate=1e-4). PSPNet is the release
 in PyTorch, with crops of 713 and 473.
 """
+
+import math
 
 from segjax import config as config_lib
 from segjax.errors import InputError, unknown_name
@@ -129,7 +131,7 @@ def get_config(arg=''):
     _set_generator(config, args)
     _set_layouts(config, args)
     _set_stages(config, args)
-    config.refit.share = args.share
+    _set_batch(config, args)
     config.mining.use = args.mining == 'true' and args.source == 'generator'
     if args.steps != OF_VARIANT:
         config.train.num_steps = args.steps
@@ -149,7 +151,7 @@ def _cityscapes(config):
         ),
         # 60 epochs of 3,000 patches.
         features=dict(num_steps=60 * 3000 // 2, batch_size=2),
-        train=dict(batch_size=11, num_steps=10_000),
+        train=dict(batch_size=16, num_steps=10_000),
         refit=dict(label_smoothing=1e-4),
         optim=_sgd(1e-6),
         init_from=dict(expected="semseg's PSPNet-101 of Cityscapes, or a run of this net"),
@@ -211,7 +213,7 @@ def _camvid(config):
         evaluate=dict(batch_size=2, crop=()),
         segmentation=dict(use='train', num_steps=20_000, batch_size=8),
         features=dict(num_steps=20_000),
-        train=dict(batch_size=7, num_steps=2000),
+        train=dict(batch_size=10, num_steps=2000),
         # A net from scratch, and a training of its own: larger steps than published.
         optim=dict(learning_rate=1e-4),
         init_from=dict(expected=''),
@@ -253,7 +255,7 @@ def _quick(config):
         augment=dict(crop=size),
         segmentation=dict(use='train', num_steps=500, batch_size=8),
         features=dict(num_steps=400, batch_size=4),
-        train=dict(batch_size=7, num_steps=150),
+        train=dict(batch_size=10, num_steps=150),
         logging=dict(log_every=10, eval_every=0, checkpoint_every=100),
     )
     config.segmentation.optim.update(name='adam', learning_rate=2e-3, weight_decay=0.0)
@@ -292,6 +294,17 @@ def _set_generator(config, args):
     # The U-Net halves larger features more often.
     stem = args.tap if args.tap == 'image' else config.features.tap[:5]
     config.bicycle.model.num_downs += HALVINGS.get(stem, 0)
+
+
+def _set_batch(config, args):
+    """Sets the real examples of a batch, which leave room for the share of synthetic examples.
+
+    The batch of a variant keeps its size: 16 examples are 11 real and 5 synthetic examples.
+    """
+    config.refit.share = args.share
+    if not config.refit.num_synthetic:
+        real = math.floor(config.train.batch_size * (1 - args.share) + 1e-6)
+        config.train.batch_size = max(1, real)
 
 
 def _set_layouts(config, args):
