@@ -11,11 +11,13 @@ Rivals need no generator of features. Real features are noised or mixed
 Source: He, thesis, Secs. 6.2.3, 6.2.4 and Table 6.1.
 """
 
+import fractions
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from segjax import models
 from segjax.core import parallel
@@ -23,7 +25,7 @@ from segjax.errors import InputError
 from segjax.ops import images
 from segjax.protocol import Array, Batch, Input, Keys, Mean, TrainState
 from segjax.schema import Field, below_one, between, one_of
-from segjax.spec import DataSpec
+from segjax.spec import IGNORE, DataSpec, Feature
 from segjax.tasks import (
     feature_mixing,
     feature_synthesis,
@@ -45,6 +47,10 @@ POOL = 'pool'
 LAYOUT = 'layout'
 ADDITIONAL = 'additional'
 """Names of the unpaired inputs of the refit."""
+INSIDE = 'inside'
+"""Feature of images without labels: a map that tells the image from its padding."""
+LARGEST_PERIOD = 1000
+"""Largest number of examples after which the pattern of additional layouts repeats."""
 
 LAYOUTS = {
     'use': Field(
@@ -78,12 +84,17 @@ PAINTER = {
 
 
 def num_synthetic(config: ml_collections.ConfigDict) -> int:
-    """Returns n for a batch of B real and n synthetic examples, where n / (B + n) is the share."""
+    """Returns n for a batch of B real and n synthetic examples, where n / (B + n) is the share.
+
+    n is rounded to a whole number, at least 1. Mixup mixes pairs, so its n is rounded to an even
+    number.
+    """
     refit = config.refit
     if refit.source == 'none' or not (refit.num_synthetic or refit.share):
         return 0
+    unit = 2 if refit.source == 'mixup' else 1
     number = config.train.batch_size * refit.share / (1 - refit.share)
-    return refit.num_synthetic or max(1, round(number))
+    return refit.num_synthetic or unit * max(1, round(number / unit))
 
 
 def layout_inputs(synthesis: Synthesis) -> tuple[tuple[str, Input], ...]:
@@ -108,10 +119,18 @@ def layout_inputs(synthesis: Synthesis) -> tuple[tuple[str, Input], ...]:
     additional = own._replace(
         split=config.layouts.split,
         part=(0.0, 1.0),
-        features=('image',) if is_pseudo else features,
-        examples='all' if is_pseudo else 'labelled',
+        features=features,
+        examples='labelled',
         data='layout_data',
     )
+    if is_pseudo:
+        additional = additional._replace(
+            features=('image', INSIDE),
+            examples='all',
+            transform=with_inside,
+            reads=('image',),
+            made=((INSIDE, Feature('label')),),
+        )
     return ((LAYOUT, own), (ADDITIONAL, additional))
 
 
@@ -121,7 +140,7 @@ def layouts_of(
     """Returns the layouts of a batch: label, weight, index, and what the source reads further.
 
     With mining, the labels are hard layouts. With additional layouts, every device has rows of both
-    inputs. Of the rows of all devices, the share `layouts.share` is additional, evenly spread.
+    inputs, of which `is_additional` chooses.
     """
     own = entries_of(batch, LAYOUT)
     config = synthesis.config
@@ -132,18 +151,35 @@ def layouts_of(
         return own
     additional = entries_of(batch, ADDITIONAL)
     if config.layouts.use == 'pseudo':
-        additional['label'] = predicted_layouts(synthesis, state, additional['image'])
+        additional['label'] = predicted_layouts(
+            synthesis, state, additional['image'], additional[INSIDE]
+        )
 
-    # Positions in the global batch, so that one device takes the same rows as eight.
-    rows = len(own['weight'])
-    place = parallel.device_index() * rows + jnp.arange(rows)
-    share = config.layouts.share
-    is_additional = jnp.floor((place + 1) * share) > jnp.floor(place * share)
+    # Each row comes from one of the two inputs.
     chosen = {}
+    additional_rows = is_additional(config, state.step, len(own['weight']))
     for key, value in own.items():
-        mask = is_additional.reshape(-1, *[1] * (value.ndim - 1))
+        mask = additional_rows.reshape(-1, *[1] * (value.ndim - 1))
         chosen[key] = jnp.where(mask, additional[key], value)
     return chosen
+
+
+def is_additional(config: ml_collections.ConfigDict, step: Array, rows: int) -> Array:
+    """Returns whether each row of this device is an additional layout, bool [rows].
+
+    The synthetic examples of all steps and devices are counted from 0 on, in the order of the
+    global batches. Example i is additional if floor((i + 1) s) > floor(i s) with s =
+    `layouts.share`. So every n examples have n s additional layouts, rounded down or up, even if a
+    batch is too small for one. A device takes the same rows whatever the number of devices.
+    """
+    # The pattern repeats after `period` examples, so integers stay small and exact.
+    share = fractions.Fraction(config.layouts.share).limit_denominator(LARGEST_PERIOD)
+    period = share.denominator
+    place = parallel.device_index() * rows + jnp.arange(rows)
+    place = (step % period * num_synthetic(config) + place) % period
+    before = place * share.numerator // period
+    after = (place + 1) * share.numerator // period
+    return after > before
 
 
 def entries_of(batch: Batch, name: str) -> dict[str, Array]:
@@ -154,11 +190,34 @@ def entries_of(batch: Batch, name: str) -> dict[str, Array]:
     }
 
 
-def predicted_layouts(synthesis: Synthesis, state: TrainState, image: Array) -> Array:
-    """Returns the predictions of the starting net on images, with holes filled, [B, H, W]."""
+def with_inside(
+    example: Mapping[str, np.ndarray], generator: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Returns an image with a map of zeros, which augmentation pads by 255 as it pads labels."""
+    del generator
+    image = example['image']
+    return {'image': image, INSIDE: np.zeros(image.shape[:2], np.uint8)}
+
+
+def predicted_layouts(
+    synthesis: Synthesis, state: TrainState, image: Array, inside: Array
+) -> Array:
+    """Returns the predictions of the starting net on images, with holes filled.
+
+    Args:
+      synthesis: of S.
+      state: with the starting net.
+      image: [B, H, W, 3] uint8.
+      inside: [B, H, W], 255 in the padding of the images, whose layout is 255 too.
+
+    Returns:
+      [B, H, W] int32 train ids.
+    """
     logits = feature_synthesis.segment_start(synthesis, state, image)
-    threshold = synthesis.config.layouts.threshold
-    return pseudo_labels.pseudo_label(jax.nn.softmax(logits), threshold)
+    is_inside = inside != IGNORE
+    probabilities = jnp.where(is_inside[..., None], jax.nn.softmax(logits), 0)
+    label = pseudo_labels.pseudo_label(probabilities, synthesis.config.layouts.threshold)
+    return jnp.where(is_inside, label, IGNORE)
 
 
 def check_layouts(config: ml_collections.ConfigDict, spec: DataSpec, layout_data: DataSpec) -> None:

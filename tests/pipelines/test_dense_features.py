@@ -16,6 +16,7 @@ from run_folders import REPOSITORY, assert_same_run, final_state, stop_at
 
 from segjax.config import config_file
 from segjax.core import parallel, rng
+from segjax.data import transforms
 from segjax.errors import InputError
 from segjax.models import split
 from segjax.modes.table import spec as tables
@@ -365,6 +366,29 @@ def test_a_quarter_of_the_layouts_is_additional():
             np.testing.assert_array_equal(layouts[key], np.where(mask, other, own))
 
 
+@pytest.mark.parametrize('share, number', [(0.25, 3), (0.25, 5), (0.3, 4), (1 / 3, 7), (1.0, 3)])
+def test_batches_that_are_too_small_share_additional_layouts_over_steps(share, number):
+    # A quarter of 3 examples is no whole example.
+    config = toy_split.make_config(
+        refit=dict(num_synthetic=number), layouts=dict(use='labels', share=share)
+    )
+    synthesis = toy_split.make_synthesis(config)
+    batch = {}
+    for value, name in enumerate((synthetic_examples.LAYOUT, synthetic_examples.ADDITIONAL)):
+        batch |= {f'{name}/{key}': np.full(number, value) for key in ('label', 'index', 'weight')}
+
+    def choose(step):
+        state = types.SimpleNamespace(step=step)
+        return synthetic_examples.layouts_of(synthesis, state, batch, {})['index']
+
+    steps = 40
+    per_device = jax.vmap(choose, axis_name=parallel.AXIS, axis_size=1, in_axes=None)
+    chosen = np.concatenate([np.ravel(per_device(step)) for step in range(steps)])
+    position = np.arange(steps * number)
+    expected = np.floor((position + 1) * share + 1e-9) > np.floor(position * share + 1e-9)
+    np.testing.assert_array_equal(chosen, expected)
+
+
 def test_predictions_of_the_starting_net_are_layouts():
     synthesis, _, state = refit(layouts=dict(use='pseudo'))
     batch = make_batch()
@@ -372,13 +396,32 @@ def test_predictions_of_the_starting_net_are_layouts():
     shares = np.asarray(jax.nn.softmax(logits))
     threshold = float(np.median(shares.max(-1)))
     synthesis.config.layouts.threshold = threshold
-    predicted = np.asarray(synthetic_examples.predicted_layouts(synthesis, state, batch['image']))
-    sure = shares.max(-1) > threshold
+    inside = np.zeros(shares.shape[:3], np.uint8)
+    inside[:, :, -8:] = 255
+    predicted = synthetic_examples.predicted_layouts(synthesis, state, batch['image'], inside)
+    predicted = np.asarray(predicted)
+    sure = (shares.max(-1) > threshold) & (inside == 0)
     np.testing.assert_array_equal(predicted[sure], shares.argmax(-1)[sure])
-    assert predicted.max() < NUM_CLASSES
+    assert predicted[inside == 0].max() < NUM_CLASSES
+    assert (predicted[inside == 255] == 255).all()
     _, additional = synthetic_examples.layout_inputs(synthesis)
-    assert additional[1].features == ('image',) and additional[1].examples == 'all'
+    assert additional[1].features == ('image', 'inside') and additional[1].examples == 'all'
     assert additional[1].data == 'layout_data'
+
+
+def test_predicted_layouts_are_void_in_the_padding_of_an_image():
+    # At half of its size, an image fills a quarter of its crop.
+    augment = dict(crop=(32, 64), scale=(0.5, 0.5))
+    config = toy_split.make_config(layouts=dict(use='pseudo'), augment=augment)
+    synthesis = toy_split.make_synthesis(config)
+    (_, (_, inputs)) = synthetic_examples.layout_inputs(synthesis)
+    generator = np.random.default_rng(0)
+    example = {'image': np.full((32, 64, 3), 200, np.uint8)}
+    example = inputs.transform(example, generator)
+    moved = transforms.training(example, generator, inputs.augment, dict(inputs.made))
+    is_padding = (moved['image'] == 0).all(-1)
+    assert is_padding.mean() == pytest.approx(0.75, abs=0.05)
+    np.testing.assert_array_equal(moved['inside'] == 255, is_padding)
 
 
 def test_hard_layouts_are_those_of_the_largest_losses():
@@ -407,6 +450,24 @@ def test_the_share_decides_the_number_of_synthetic_examples(batch_size, share, n
     assert weight('main') == pytest.approx(batch_size / total)
     assert weight('synthetic_main') == pytest.approx(number / total)
     assert weight('synthetic_aux_layer3') == pytest.approx(0.4 * number / total)
+
+
+@pytest.mark.parametrize('variant, size', [('', 16), ('quick', 10), ('camvid', 10)])
+def test_a_batch_keeps_its_size_whatever_the_share(variant, size):
+    for share, tolerance in ((0.0, 0), (0.1, 0), (0.2, 1), (0.3, 0), (0.4, 1), (0.5, 0)):
+        path = f'{REPOSITORY}/configs/dense_features.py:{variant},share={share}'
+        config = config_file.load(path.replace(':,', ':'))
+        number = synthetic_examples.num_synthetic(config)
+        assert size - tolerance <= config.train.batch_size + number <= size
+        assert number / (config.train.batch_size + number) == pytest.approx(share, abs=0.03)
+
+
+@pytest.mark.parametrize('batch_size, number', [(7, 4), (11, 4), (1, 2), (14, 6)])
+def test_mixup_gets_an_even_number_of_examples(batch_size, number):
+    config = toy_split.make_config(
+        train=dict(batch_size=batch_size), refit=dict(source='mixup', num_synthetic=0)
+    )
+    assert synthetic_examples.num_synthetic(config) == number
 
 
 # --- nets and configs -----------------------------------------------------------------------------
@@ -474,6 +535,19 @@ def test_a_generator_without_a_source_is_refused():
 def test_a_loaded_generator_with_a_trained_net_is_refused():
     error = refusal(features=dict(use='load'), init_from=dict(path='runs/features'))
     assert error.where == 'config.features.use'
+
+
+def test_a_generator_next_to_a_painter_is_refused():
+    # It would be trained on images instead of the features of the tap.
+    error = refusal(refit=dict(source='painter'), mining=dict(use=False))
+    assert error.where == 'config.features.use' and 'painter' in error.got
+
+
+def test_label_smoothing_that_the_loss_would_ignore_is_refused():
+    error = refusal(loss=dict(name='ohem'))
+    assert error.where == 'config.refit.label_smoothing' and 'ohem' in error.got
+    unsmoothed = dict(label_smoothing=0.0)
+    pipeline.make_stages(small_config(loss=dict(name='ohem'), refit=unsmoothed), SPEC, SPEC)
 
 
 def test_layouts_of_other_classes_are_refused():
