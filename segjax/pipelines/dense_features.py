@@ -576,6 +576,18 @@ def check(config: ml_collections.ConfigDict, spec: DataSpec, layout_data: DataSp
     """Raises InputError for settings that contradict each other, and nets without a source."""
     check_sources(config)
     synthetic_examples.check_layouts(config, spec, layout_data)
+    if config.loss.name == 'ohem' and config.refit.label_smoothing and refits_synthetic(config):
+        raise InputError(
+            'config.refit.label_smoothing',
+            got=f'{config.refit.label_smoothing:g} with config.loss.name=ohem',
+            expected='0, because the loss ohem has no label smoothing',
+            fix='--config.refit.label_smoothing=0.0, or --config.loss.name=cross_entropy',
+        )
+
+
+def refits_synthetic(config: ml_collections.ConfigDict) -> bool:
+    """Returns whether the run has a stage `refit` with synthetic examples."""
+    return config.refit.use != 'none' and synthetic_examples.num_synthetic(config) > 0
 
 
 def check_sources(config: ml_collections.ConfigDict) -> None:
@@ -613,6 +625,13 @@ def check_sources(config: ml_collections.ConfigDict) -> None:
             got="'generator', with config.features.use=none",
             expected='a generator: the stage `features` trains it, or an earlier run has it',
             fix='--config.features.use=train, or --config.refit.source=none',
+        )
+    if source == 'painter' and config.features.use != 'none':
+        raise InputError(
+            'config.features.use',
+            got=f'{config.features.use!r} with config.refit.source=painter',
+            expected="'none', because S is split at the image for a painter, not at features.tap",
+            fix='--config.features.use=none, or --config.refit.source=generator',
         )
     if refits and source == 'painter' and not has_path:
         sources.check_source(
