@@ -38,10 +38,13 @@ E.g. --config configs/dense_features.py:quick,tap=last,mining=false
 On Cityscapes, `layouts=other` needs --config.layout_data.root=/data/synscapes. `layouts=pseudo`
 needs --config.layout_data.root=/data/cityscapes, with the images of train_extra.
 
-Not the thesis', or not said there: the batch size 2 of the generator is BicycleGAN's. The refit has
-10,000 steps. The published learning rates belong to a released training in Caffe. Here losses are
-means over pixels: try larger rates too (--config.optim.learning_rate=1e-4). PSPNet is the release
-in PyTorch, with crops of 713 and 473.
+Not the thesis', or not said there: the batch size 2 of the generator is BicycleGAN's, and its
+patches are drawn anew in every step. `generator=resize` changes the generator alone, and averages
+the layout (--config.bicycle.model.shrink=nearest keeps one label). With `tap=image`, images come
+from the same nets, whose discriminator sees the layout. The refit has 10,000 steps. The published
+learning rates belong to a released training in Caffe. Here losses are means over pixels: try larger
+rates too (--config.optim.learning_rate=1e-4). PSPNet is the release in PyTorch, with crops of 713
+and 473.
 """
 
 import math

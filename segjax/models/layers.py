@@ -68,6 +68,15 @@ def he_fan_out(key, shape, dtype=jnp.float32):
     return normal(std)(key, shape, dtype)
 
 
+def he_fan_in(key, shape, dtype=jnp.float32):
+    """Initialises a kernel as N(0, 2 / (kh kw in)).
+
+    It is kaiming_normal of torch. A ReLU behind it keeps the mean square of its input.
+    """
+    std = (2 / math.prod(shape[:-1])) ** 0.5
+    return normal(std)(key, shape, dtype)
+
+
 def xavier_uniform(key, shape, dtype=jnp.float32):
     """Initialises a kernel as U(-a, a) with a = sqrt(6 / (kh kw (in + out)))."""
     positions = math.prod(shape[:-2])

@@ -725,7 +725,9 @@ def test_latent_unet(kind, upsample):
 
 @pytest.mark.parametrize('kind', ['instance', 'batch'])
 def test_feature_unet(kind):
-    fields = dict(out_channels=7, stride=4, num_downs=3, layout_features=32, norm=kind)
+    fields = dict(
+        out_channels=7, stride=4, num_downs=3, layout_features=32, layout_norm=kind, norm=kind
+    )
     net = build('generator', 'feature_unet', **fields)
     twin = FeatureUNet((5, 4, 8), 7, 6, 3, 8, kind)
     check(f'feature_unet {kind}', net, twin, normal(2, 65, 90, 5), normal(2, 6))
@@ -733,7 +735,7 @@ def test_feature_unet(kind):
 
 @pytest.mark.parametrize('kind', ['instance', 'batch'])
 def test_layout_discriminator(kind):
-    fields = dict(stride=4, num_layers=3, layout_features=32, norm=kind)
+    fields = dict(stride=4, num_layers=3, layout_features=32, layout_norm=kind, norm=kind)
     net = build('discriminator', 'layout_discriminator', **fields)
     twin = LayoutDiscriminator((5, 4, 8), 7, (8, 4), kind)
     inputs = normal(2, 193, 190, 5), normal(2, 49, 48, 7)

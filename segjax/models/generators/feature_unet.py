@@ -42,8 +42,10 @@ class FeatureUNet(nn.Module):
                      feature, or 'nearest'
     layout_features  channels after the first block of the layout encoder. They double in each
                      further block
+    layout_norm      norms of the layout encoder: 'none', 'instance' (without scale and shift) or
+                     'batch'
     num_downs        halvings of the features in the U-Net
-    norm             norms: 'instance' (without scale and shift) or 'batch'
+    norm             norms of the U-Net: 'instance' (without scale and shift) or 'batch'
     dropout          rate in the levels 4 and higher of the U-Net
     upsample         doubling of maps: 'transposed' convolutions, or 'bilinear' with 3x3
                      convolutions
@@ -63,6 +65,7 @@ class FeatureUNet(nn.Module):
     encoder: str = 'atrous'
     shrink: str = 'average'
     layout_features: int = 64
+    layout_norm: str = 'none'
     num_downs: int = 5
     norm: str = 'instance'
     dropout: float = 0.0

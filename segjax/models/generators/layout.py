@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from segjax.errors import InputError, unknown_name
 from segjax.models.generators.blocks import make_norm
 from segjax.models.generators.patchgan import SLOPE
-from segjax.models.layers import Conv, normal, scaled
+from segjax.models.layers import Conv, he_fan_in, normal, scaled
 from segjax.ops.pool import average_pool
 
 DILATIONS = (1, 2, 4)
@@ -22,8 +22,10 @@ STRIDES = (1, 2, 4, 8, 16)
 """Factors between the size of a layout and the size of features."""
 SHRINKS = ('average', 'nearest')
 """Names of the operations that shrink a layout without parameters."""
-INIT_STD = 0.02
-"""Standard deviation of the initial kernels of a LayoutEncoder."""
+NO_NORM = 'none'
+"""Name of a LayoutEncoder without norms. Further names are those of `blocks.NORMS`."""
+SCALE_STD = 0.02
+"""Standard deviation of the initial scales of batch norms around 1."""
 
 
 def encoded_size(height: int, width: int, stride: int) -> tuple[int, int]:
@@ -124,6 +126,9 @@ class AtrousPooling(nn.Module):
     also joins the scales, as the last convolution of an atrous spatial pyramid pooling does. Before
     the norm, feature i sees pixels 2 i - 5 .. 2 i + 5.
 
+    The norm may be the identity. An instance norm would make the code of a class depend on the rest
+    of the layout: it subtracts the mean of the image, which is the class of a large region.
+
     features  channels of each dilation, and of the output
     conv      makes the convolutions: conv(features, kernel_size, strides=, dilation=, name=)
     norm      makes the norm: norm(name=)
@@ -176,28 +181,43 @@ class LayoutEncoder(nn.Module):
 def make_layout_encoder(net: nn.Module, train: bool) -> LayoutEncoder:
     """Returns the encoder `layout` of a net.
 
-    Kernels begin as N(0, INIT_STD^2), and biases as 0. The kernels of BicycleGAN are smaller (see
-    `layers.xavier`), and norms add 1e-5 to variances. So each block would shrink the layout tenfold
+    Kernels begin as N(0, 2 / fan_in), and biases as 0, so a layout keeps its scale without norms.
+    With the kernels of BicycleGAN (see `layers.xavier`), each block would shrink the layout tenfold
     at the start of a training.
 
     Args:
-      net: has the fields stride, layout_features, width, norm, dtype and axis_name.
+      net: has the fields stride, layout_features, layout_norm, width, dtype and axis_name.
       train: a batch norm uses the statistics of the batch.
+
+    Raises:
+      InputError: the norm is unknown.
     """
-    init = normal(INIT_STD)
     zeros = nn.initializers.zeros
 
     def conv(features: int, kernel_size: tuple[int, int], **arguments) -> Conv:
         return Conv(
-            features, kernel_size, kernel_init=init, bias_init=zeros, dtype=net.dtype, **arguments
+            features,
+            kernel_size,
+            kernel_init=he_fan_in,
+            bias_init=zeros,
+            dtype=net.dtype,
+            **arguments,
         )
 
-    norm = make_norm(
-        net.norm,
-        train,
-        scale_init=normal(INIT_STD, mean=1.0),
-        dtype=net.dtype,
-        axis_name=net.axis_name,
-    )
+    norm = _no_norm
+    if net.layout_norm != NO_NORM:
+        norm = make_norm(
+            net.layout_norm,
+            train,
+            scale_init=normal(SCALE_STD, mean=1.0),
+            dtype=net.dtype,
+            axis_name=net.axis_name,
+        )
     features = scaled(net.layout_features, net.width)
     return LayoutEncoder(net.stride, features, conv, norm, name='layout')
+
+
+def _no_norm(name: str) -> Callable:
+    """Returns the identity, which has no parameters to name."""
+    del name
+    return lambda x: x

@@ -22,9 +22,11 @@ class LayoutDiscriminator(nn.Module):
                      or 16
     layout_features  channels after the first block of the layout encoder. They double in each
                      further block
+    layout_norm      norms of the layout encoder: 'none', 'instance' (without scale and shift) or
+                     'batch'
     num_scales       PatchGANs, each with its own parameters
     num_layers       convolutions of stride 2 of each PatchGAN
-    norm             norms: 'instance' (without scale and shift) or 'batch'
+    norm             norms of PatchGANs: 'instance' (without scale and shift) or 'batch'
     init_std         standard deviation of the initial kernels of PatchGANs, or their gain with
                      init_kind='xavier'
     width            factor on all channels
@@ -41,6 +43,7 @@ class LayoutDiscriminator(nn.Module):
 
     stride: int = 8
     layout_features: int = 64
+    layout_norm: str = 'none'
     num_scales: int = 2
     num_layers: int = 2
     norm: str = 'instance'
