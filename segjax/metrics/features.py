@@ -51,19 +51,26 @@ class Bins(NamedTuple):
 # --- counting -------------------------------------------------------------------------------------
 
 
-def on_ball(features: Array, norm: float = NORM) -> Array:
+def on_ball(features: Array, valid: Array | None = None, norm: float = NORM) -> Array:
     """Scales each patch of features to the same L2 norm, over its pixels and channels.
 
-        x norm / |x|
+        x norm sqrt(s) / |x|
+
+    s is the share of pixels that are no padding. So values keep their root mean square,
+    norm / sqrt(h w C), whatever the padding.
 
     Args:
       features: [B, h, w, C]. A patch of zeros stays a patch of zeros.
-      norm: of the scaled patches.
+      valid: bool [B, h, w], False in the padding, whose features count as 0. None: no padding.
+      norm: of the scaled patches without padding.
 
     Returns:
       [B, h, w, C] float32.
     """
     features = features.astype(jnp.float32)
+    if valid is not None:
+        features = jnp.where(valid[..., None], features, 0)
+        norm = norm * jnp.sqrt(valid.mean((1, 2)))[:, None, None, None]
     length = jnp.sqrt((features**2).sum((1, 2, 3), keepdims=True))
     return features * jnp.where(length > 0, norm / length, 0)
 

@@ -453,9 +453,8 @@ def _eval_step(
     # Statistics of real features.
     if config.features.bins:
         real = encode(synthesis, params[SEGMENTER], model_state[SEGMENTER], batch['image'])
-        real = jnp.where(valid[..., None], real, 0)
         metrics['histograms'] = feature_metrics.histograms(
-            feature_metrics.on_ball(real),
+            feature_metrics.on_ball(real, valid),
             label,
             weight,
             synthesis.spec.classes.num_classes,

@@ -110,6 +110,20 @@ def test_bins_of_the_ball_end_at_the_same_multiple_of_the_root_mean_square(shape
     np.testing.assert_allclose(bins.centres()[:2], bins.low + deviation / 32 * np.array([3, 9]))
 
 
+def test_padding_changes_no_value_of_a_patch():
+    patch = np.random.default_rng(2).normal(size=(1, 4, 6, 3)).astype(np.float32)
+    padded = np.full((1, 8, 9, 3), 5, np.float32)
+    padded[:, :4, :6] = patch
+    valid = np.zeros((1, 8, 9), bool)
+    valid[:, :4, :6] = True
+    values = np.asarray(features.on_ball(padded, valid))
+    assert not values[~valid].any()
+    # Both fit the bins of their sizes equally.
+    whole = np.asarray(features.on_ball(patch)) / features.ball_bins((4, 6, 3)).high
+    inside = values[:, :4, :6] / features.ball_bins((8, 9, 3)).high
+    np.testing.assert_allclose(inside, whole, rtol=1e-5)
+
+
 @pytest.mark.parametrize('wrong', [dict(number=1), dict(spread=0.0)])
 def test_bins_without_a_width_are_refused(wrong):
     with pytest.raises(InputError, match='2 bins or more'):
