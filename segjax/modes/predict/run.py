@@ -11,7 +11,7 @@ from segjax import config as config_lib
 from segjax import pipelines
 from segjax.core import parallel, rng
 from segjax.errors import InputError
-from segjax.modes.predict import clip_settings, clips, outputs, prediction, rgbd, tiled
+from segjax.modes.predict import clip_settings, clips, outputs, packs, prediction, rgbd, tiled
 from segjax.modes.predict import examples as examples_lib
 from segjax.protocol import Stage, TrainState
 from segjax.train import driver, initialization
@@ -27,6 +27,7 @@ def main(
     output_folder: str,
     which: str,
     stage_name: str = '',
+    pack: str = '',
 ) -> dict[str, Any]:
     """Runs `--mode predict` on all devices of this process.
 
@@ -41,6 +42,7 @@ def main(
       output_folder: for the results.
       which: 'last' or 'best' checkpoint.
       stage_name: '' for the last stage that can predict.
+      pack: benchmark for whose server the class maps are packed (packs.py). '': none.
 
     Returns:
       The summary of `predict_images` or `predict_examples`.
@@ -52,43 +54,67 @@ def main(
     source = pathlib.Path(input_folder)
     target = pathlib.Path(output_folder)
     _check_arguments(input_folder, output_folder)
+    packed = packs.open_pack(pack, config.data.root, source) if pack else None
 
     # The input is checked before a net is loaded.
     opened, stages = driver.open_run(config, workdir, 'predict')
     stage = driver.predicting_stage(opened, stages, stage_name)
     method = chosen_method(stage, opened.config.predict.method, source)
     _check_settings(opened.config, stage, method)
-    if method == TILES:
-        outputs.check_folders(source, target)
-        _check_tiles(opened, stage, source)
-        examples = []
-    else:
-        declared = prediction.completed(stage.prediction)
-        outputs.check_folders(source, target, declared.outputs)
-        examples = examples_lib.find_examples(
-            source, declared, opened.spec_of(stage.eval_input).classes
-        )
-        paths = (path for example in examples for path in example.files.values())
-        outputs.check_files(paths, target, declared.outputs)
+    if packed is not None:
+        packs.check_method(method == TILES, stage.name)
+        packs.check_classes(packed, opened.spec_of(stage.eval_input).classes)
+    examples = _checked_input(opened, stage, method, source, target)
 
     # All devices hold the state of the chosen checkpoint.
     stage, state = driver.load_last_stage(opened, stages, which, stage_name)
-    made_by = _made_by(opened, stage, parallel.to_host(state))
+    made_by = net_facts(opened, stage, parallel.to_host(state))
     if method == TILES:
         summary = _predict_tiles(opened, stage, state, source, target, made_by)
     else:
         summary = _predict_examples(opened, stage, state, examples, target, made_by)
     _print_summary(summary, input_folder, output_folder)
+    if packed is not None:
+        path = packs.write(packed, target, opened.spec_of(stage.eval_input).classes)
+        print(f'packed: {path} ({len(packed.images)} images)')
     return summary
 
 
-def chosen_method(stage: Stage, method: str, source: pathlib.Path) -> str:
+def _checked_input(
+    opened: driver.Run,
+    stage: Stage,
+    method: str,
+    source: pathlib.Path,
+    target: pathlib.Path,
+) -> list[examples_lib.ExampleFiles]:
+    """Returns the examples of a declared prediction, [] for tiles.
+
+    Raises:
+      InputError: files that cannot be predicted, or outputs that would become inputs.
+    """
+    if method == TILES:
+        outputs.check_folders(source, target)
+        _check_tiles(opened, stage, source)
+        return []
+
+    # The files of all examples, of which none may be overwritten.
+    declared = prediction.completed(stage.prediction)
+    outputs.check_folders(source, target, declared.outputs)
+    examples = examples_lib.find_examples(
+        source, declared, opened.spec_of(stage.eval_input).classes
+    )
+    paths = (path for example in examples for path in example.files.values())
+    outputs.check_files(paths, target, declared.outputs)
+    return examples
+
+
+def chosen_method(stage: Stage, method: str, source: pathlib.Path | None = None) -> str:
     """Returns 'tiles' or 'prediction'.
 
     Args:
       stage: can do at least one of them.
       method: config.predict.method.
-      source: the input. A JSON list is for 'prediction', a video for 'tiles'.
+      source: the input. A JSON list is for 'prediction', a video for 'tiles'. None: no input.
 
     Raises:
       InputError: the stage cannot do what is asked.
@@ -104,7 +130,7 @@ def chosen_method(stage: Stage, method: str, source: pathlib.Path) -> str:
         )
     if method:
         return method
-    is_list = source.suffix.lower() == examples_lib.LIST and source.is_file()
+    is_list = source is not None and _is_list(source)
     if is_list and not able[PREDICTION]:
         raise InputError(
             f'--input {source}',
@@ -113,6 +139,11 @@ def chosen_method(stage: Stage, method: str, source: pathlib.Path) -> str:
             fix=f'--input {source.parent}',
         )
     return TILES if able[TILES] and not is_list else PREDICTION
+
+
+def _is_list(source: pathlib.Path) -> bool:
+    """Returns whether an input is a JSON list of examples."""
+    return source.suffix.lower() == examples_lib.LIST and source.is_file()
 
 
 def _check_pooling(config: ml_collections.ConfigDict, stage: Stage, method: str) -> None:
@@ -245,7 +276,7 @@ def _check_arguments(input_folder: str, output_folder: str) -> None:
     parallel.check_single_process('--mode predict')
 
 
-def _made_by(opened: driver.Run, stage: Stage, state: TrainState) -> dict[str, Any]:
+def net_facts(opened: driver.Run, stage: Stage, state: TrainState) -> dict[str, Any]:
     """Returns the facts that tell the predictions of this net from predictions of another net.
 
     Args:
