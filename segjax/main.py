@@ -31,15 +31,24 @@ COMMON: Flags = {
     'workdir': ('', 'Run folder: checkpoints, logs, pictures, report.html'),
     'mode': (
         'train',
-        'train, evaluate, predict, compare, config, doctor, bench, table, prepare or cache',
+        'train, evaluate, predict, export, compare, config, doctor, bench, table, prepare or cache',
     ),
 }
 PREDICT: Flags = {
     'input': ('', 'folder of images, an image, a video, or a JSON list of examples'),
+    'pack': (
+        '',
+        'also a ZIP file for a server: cityscapes, ade20k or bdd100k, as NAME or NAME:SPLIT',
+    ),
 }
 OUTPUT: Flags = {
-    'output': ('', 'folder for the results: label maps, colours and overlays, or compare.html'),
+    'output': ('', 'folder for the results: label maps and colours, compare.html, or a program'),
     'stage': ('', 'name of the stage; without it, the last stage that can predict'),
+}
+EXPORT: Flags = {
+    'formats': ('stablehlo', 'what to write, separated by commas: stablehlo'),
+    'platforms': ('cpu,cuda,tpu', 'platforms of the program, separated by commas'),
+    'batch': ('any', 'number of examples of a call, or any'),
 }
 COMPARE: Flags = {
     'runs': ('', 'folders of finished runs, separated by commas; FOLDER:STAGE names a stage'),
@@ -65,9 +74,10 @@ PROCESSES: Flags = {
 GROUPS = (
     ((), COMMON),
     (('predict',), PREDICT),
-    (('predict', 'compare'), OUTPUT),
+    (('predict', 'compare', 'export'), OUTPUT),
+    (('export',), EXPORT),
     (('compare',), COMPARE),
-    (('evaluate', 'predict'), CHECKPOINT),
+    (('evaluate', 'predict', 'export'), CHECKPOINT),
     (('train',), TRAIN),
     (('table',), TABLE),
     (('cache',), CACHE),
@@ -80,8 +90,12 @@ EXAMPLES = {
     'workdir': 'runs/first',
     'mode': 'train',
     'input': 'photos',
+    'pack': 'cityscapes:val',
     'output': 'labelled',
     'stage': 'segmentation',
+    'formats': 'stablehlo',
+    'platforms': 'cpu,cuda,tpu',
+    'batch': 'any',
     'runs': 'runs/first,runs/second',
     'names': 'first,second',
     'pictures': '8',
@@ -117,6 +131,7 @@ usage: python -m segjax.main --config FILE.py[:VARIANT,KEY=VALUE] --workdir FOLD
   --config configs/supervised.py:quick --workdir runs/first     train, or resume the run
   --workdir runs/first --mode evaluate                          a run folder knows its config
   --workdir runs/first --mode predict --input photos --output labelled
+  --workdir runs/first --mode export --output exported          a program that needs no segjax
   --mode compare --runs runs/a,runs/b --output compared         compare finished runs
   --config configs/supervised.py:quick --mode config            print keys, values and meanings
   --config configs/supervised.py:quick --mode doctor            check data and config
@@ -272,8 +287,8 @@ def _check_flags() -> None:
         begins = given.mode in ('train', 'bench') and not given.config
         fix = '--config configs/supervised.py:quick ' * begins + '--workdir runs/first'
         raise InputError('--workdir', got='nothing', expected='a folder for this run', fix=fix)
-    if given.mode == 'predict':
-        for name in ('input', 'output'):
+    if given.mode in ('predict', 'export'):
+        for name in ('input', 'output') if given.mode == 'predict' else ('output',):
             if not given[name].value:
                 raise _wrong_value(name, 'nothing', 'a folder')
         paths.check_writable('--output', paths.local('--output', given.output).absolute())
@@ -377,7 +392,25 @@ def run_predict(assignments) -> None:
     _join_processes()
     source = str(paths.local('--input', given.input))
     target = str(paths.local('--output', given.output))
-    predict.main(config, given.workdir, source, target, given.checkpoint, given.stage)
+    predict.main(config, given.workdir, source, target, given.checkpoint, given.stage, given.pack)
+
+
+def run_export(assignments) -> None:
+    """Writes the prediction of a stage as files that need no segjax."""
+    config = _load_config(assignments)
+    from segjax.modes import export
+
+    _join_processes()
+    export.main(
+        config,
+        given.workdir,
+        str(paths.local('--output', given.output)),
+        given.checkpoint,
+        given.stage,
+        given.formats,
+        given.platforms,
+        given.batch,
+    )
 
 
 def run_compare(assignments) -> None:
@@ -472,6 +505,7 @@ MODES = {
     'train': run_train,
     'evaluate': run_evaluate,
     'predict': run_predict,
+    'export': run_export,
     'compare': run_compare,
     'config': run_config,
     'doctor': run_doctor,
@@ -535,7 +569,7 @@ def _end_with(error: Exception) -> None:
 
 def _written_place() -> str:
     """Returns the flag and folder that a mode writes to, for disk errors that name no file."""
-    if given.mode in ('predict', 'compare'):
+    if given.mode in ('predict', 'export', 'compare'):
         return f'--output {given.output}'
     if given.mode in ('prepare', 'cache'):
         return 'prepared data (config.data.cache or $SEGJAX_CACHE)'

@@ -1,0 +1,5 @@
+"""The run without training that the tests of --mode export share."""
+
+from predicting import toy
+
+__all__ = ['toy']
