@@ -488,7 +488,7 @@ def detect(names: Collection[str], where: str, source: str = '') -> str:
         if source not in SOURCES:
             raise unknown_name('config.init_from.source', source, SOURCES)
         return source
-    candidates = [key for key, naming in SOURCES.items() if _has_marks(naming, names)]
+    candidates = [key for key, naming in SOURCES.items() if has_marks(naming, names)]
     # More marks are a closer fit. semseg's ResNet has all names of torchvision's, and a conv3.
     most = max((len(SOURCES[key].marks) for key in candidates), default=0)
     candidates = [key for key in candidates if len(SOURCES[key].marks) == most]
@@ -519,7 +519,7 @@ def _source_argument(candidates: Sequence[str], names: Collection[str]) -> str:
     return '--config.init_from.path= starts without weights'
 
 
-def _has_marks(naming: Naming, names: Collection[str]) -> bool:
+def has_marks(naming: Naming, names: Collection[str]) -> bool:
     """Returns whether the tensor names have all marks of a naming."""
     return _share_of_marks(naming, names) == 1
 

@@ -8,6 +8,9 @@ The folder holds
     export.json   how the program was made, and how far it is from the run
     README.md     about ten lines of Python that run it, with jax and numpy alone
 
+and with `--formats safetensors` each net that the program reads, in the names and layouts of the
+releases that fit it (released.py).
+
 The program is the function that `--mode predict` calls, traced once. So images are uint8 RGB, and
 their preparation is a part of it. A stage with `predict` gives the class probabilities of a tile. A
 stage with a `Prediction` gives its declared outputs. Random numbers of an example depend on its

@@ -86,29 +86,50 @@ def described_values(exported: Exported) -> dict[str, Any]:
     }
 
 
-def readme(exported: Exported, further: Iterable[str] = ()) -> str:
+def readme(exported: Exported, sections: Iterable[str]) -> str:
     """Returns the text of README.md.
 
     Args:
       exported: the facts of the program.
-      further: paragraphs about further files.
+      sections: about the files of each format.
     """
     use = exported.use
-    rows = 'any number of' if exported.batch is None else str(exported.batch)
     paragraphs = [
         f'# {exported.title}',
-        f'`{PROGRAM}` is a program of JAX (StableHLO) for {", ".join(exported.platforms)}. '
-        f'`{WEIGHTS}` has its arrays. A call takes {rows} examples. The program prepares images '
-        'itself. This code runs it with the packages jax, numpy and flatbuffers, in this folder:',
-        f'```python\n{code(exported)}```',
+        *sections,
         table('input', described_inputs(exported)),
         table('output', {name: [kind, meaning(kind)] for name, kind in use.outputs.items()}),
         f'`{CLASSES}` has name, id and colour of each class. The id is the number of the class in '
-        f'files of the data set. `{RECORD}` tells how the program was made.',
+        f'files of the data set. `{RECORD}` tells how the files were made.',
         *fitting(use),
-        *further,
     ]
     return '\n\n'.join(paragraphs) + '\n'
+
+
+def program_section(exported: Exported) -> str:
+    """Returns the text about the program of JAX."""
+    rows = 'any number of' if exported.batch is None else str(exported.batch)
+    return (
+        f'`{PROGRAM}` is a program of JAX (StableHLO) for {", ".join(exported.platforms)}. '
+        f'`{WEIGHTS}` has its arrays. A call takes {rows} examples. The program prepares images '
+        'itself. This code runs it with the packages jax, numpy and flatbuffers, in this folder:'
+        f'\n\n```python\n{code(exported)}```'
+    )
+
+
+def releases_section(releases: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the text about weights in the namings of releases.
+
+    Args:
+      releases: facts by file (`released.write`).
+    """
+    lines = ['Weights in the names and layouts of releases:', '']
+    for name, release in releases.items():
+        lines.append(
+            f'- `{name}`: {release["arrays"]} arrays of the net, as in {release["release"]}. '
+            f'Images are prepared as {release["images"]!r}.'
+        )
+    return '\n'.join(lines)
 
 
 def fitting(use: Use) -> list[str]:

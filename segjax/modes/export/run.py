@@ -12,14 +12,15 @@ from jax import export
 
 from segjax.core import files, parallel
 from segjax.errors import InputError, unknown_name
-from segjax.modes.export import examples, folder, page, uses
+from segjax.modes.export import examples, folder, page, released, uses
 from segjax.modes.export.program import ANY, PLATFORMS, export_program, make_program
 from segjax.modes.predict.run import chosen_method, net_facts
 from segjax.protocol import Stage, TrainState
 from segjax.train import driver
 
 STABLEHLO = 'stablehlo'
-FORMATS = (STABLEHLO,)
+SAFETENSORS = 'safetensors'
+FORMATS = (STABLEHLO, SAFETENSORS)
 """Values of --formats."""
 PACKAGES = {STABLEHLO: ('flatbuffers',)}
 """Packages that write a format. JAX does not install them."""
@@ -79,34 +80,49 @@ def main(
         title=f'Stage {stage.name} of pipeline {opened.config.pipeline}, step {facts["step"]}',
     )
     with folder.new_folder(target) as partial:
-        record = {**facts, **write(partial, exported, state)}
+        record = {**facts, **write(partial, exported, state, named_formats)}
         files.write_json(partial / page.RECORD, record)
     _print_summary(record, target)
     return record
 
 
-def write(partial: pathlib.Path, exported: page.Exported, state: TrainState) -> dict[str, Any]:
+def write(
+    partial: pathlib.Path,
+    exported: page.Exported,
+    state: TrainState,
+    formats: tuple[str, ...] = (STABLEHLO,),
+) -> dict[str, Any]:
     """Writes all files except export.json.
 
     Args:
       partial: the folder.
       exported: the facts of the program.
       state: of the stage, on the host.
+      formats: names of FORMATS.
 
     Returns:
-      Facts for export.json: inputs, outputs, and the differences from the run.
+      Facts for export.json: inputs, outputs, files, and the differences from the run.
+
+    Raises:
+      InputError: a format that the program or its nets do not have.
     """
     program = exported.program
-    lowered = export_program(program, exported.batch, exported.platforms)
-    (partial / page.PROGRAM).write_bytes(lowered.serialize())
-    np.savez(partial / page.WEIGHTS, **program.weights)
+    record = {**page.described_values(exported), 'jax': jax.__version__, 'differences': {}}
+    sections = []
+    if STABLEHLO in formats:
+        lowered = export_program(program, exported.batch, exported.platforms)
+        (partial / page.PROGRAM).write_bytes(lowered.serialize())
+        np.savez(partial / page.WEIGHTS, **program.weights)
+        record['differences'][STABLEHLO] = _differences(partial, exported, state)
+        sections.append(page.program_section(exported))
+    if SAFETENSORS in formats:
+        record['releases'] = released.write(partial, released.releases(program, state), state)
+        sections.append(page.releases_section(record['releases']))
+
+    # The classes, and the page about all files.
     files.write_json(partial / page.CLASSES, page.described_classes(exported.classes))
-    files.write_text(partial / page.README, page.readme(exported))
-    return {
-        **page.described_values(exported),
-        'jax': jax.__version__,
-        'differences': {STABLEHLO: _differences(partial, exported, state)},
-    }
+    files.write_text(partial / page.README, page.readme(exported, sections))
+    return record
 
 
 def _differences(
@@ -199,7 +215,9 @@ def _stage_of(opened: driver.Run, stages: tuple[Stage, ...], name: str) -> Stage
 
 def _print_summary(record: Mapping[str, Any], target: pathlib.Path) -> None:
     """Prints the files, and how far they are from the run."""
-    print(f'exported: {target} ({", ".join(record["platforms"])})')
+    print(f'exported: {target}')
+    for name, release in record.get('releases', {}).items():
+        print(f'{name}: {release["arrays"]} arrays of the net, as in {release["release"]}')
     for name, differences in record['differences'].items():
         if differences is None:
             print(f'{name}: not compared, because this machine has none of the platforms')

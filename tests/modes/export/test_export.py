@@ -1,16 +1,13 @@
 """Tests --mode export: the program equals the run, also in a process without segjax."""
 
 import json
-import os
-import re
-import subprocess
-import sys
 import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exported import run_readme
 from predicting import CLASSES, make_stage, noise
 
 from segjax import config as config_lib
@@ -61,24 +58,6 @@ def call(toy, tmp_path):
         )
 
     return call
-
-
-def run_readme(folder, inputs, extra=''):
-    """Runs the Python of README.md on inputs, in a process that cannot import segjax."""
-    (code,) = re.findall(r'```python\n(.*?)```', (folder / 'README.md').read_text(), re.DOTALL)
-    np.savez(folder.parent / 'inputs.npz', **inputs)
-    code += (
-        "\nimport importlib.util\nassert importlib.util.find_spec('segjax') is None\n"
-        "outputs = run(weights, dict(np.load('../inputs.npz')))\n"
-        "np.savez('../outputs.npz', **outputs)\n" + extra
-    )
-    environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
-    environment['JAX_PLATFORMS'] = 'cpu'
-    done = subprocess.run(
-        [sys.executable, '-c', code], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return dict(np.load(folder.parent / 'outputs.npz')), done.stdout
 
 
 def test_the_readme_runs_the_program_without_segjax(call):
@@ -246,6 +225,12 @@ def test_an_error_on_the_way_leaves_no_folder(call, tmp_path, monkeypatch):
     monkeypatch.setattr('segjax.modes.export.page.readme', fail)
     with pytest.raises(OSError, match='no space'):
         call(make_stage(predict=predict))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_net_of_no_release_has_no_safetensors(call, tmp_path):
+    with pytest.raises(InputError, match='--formats safetensors'):
+        call(make_stage(predict=predict), formats='stablehlo,safetensors')
     assert not list(tmp_path.iterdir())
 
 
