@@ -46,7 +46,7 @@ OUTPUT: Flags = {
     'stage': ('', 'name of the stage; without it, the last stage that can predict'),
 }
 EXPORT: Flags = {
-    'formats': ('stablehlo', 'what to write, separated by commas: stablehlo, safetensors'),
+    'formats': ('stablehlo', 'what to write, separated by commas: stablehlo, safetensors, onnx'),
     'platforms': ('cpu,cuda,tpu', 'platforms of the program, separated by commas'),
     'batch': ('any', 'number of examples of a call, or any'),
 }

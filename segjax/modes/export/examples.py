@@ -106,11 +106,13 @@ class Difference(NamedTuple):
     largest  |a - b| of the value that differs most
     scale    largest |b| of a value
     share    of the values that differ
+    far      share of the values that differ by more than a hundredth of `scale`
     """
 
     largest: float
     scale: float
     share: float
+    far: float
 
 
 def compare(
@@ -123,9 +125,11 @@ def compare(
         other = np.asarray(reference).astype(np.float64)
         both_nan = np.isnan(one) & np.isnan(other)
         gaps = np.where(both_nan, 0, np.abs(one - other))
+        scale = float(np.abs(np.nan_to_num(other)).max(initial=0))
         differences[name] = Difference(
             largest=float(gaps.max(initial=0)),
-            scale=float(np.abs(np.nan_to_num(other)).max(initial=0)),
+            scale=scale,
             share=float((gaps != 0).mean()),
+            far=float((gaps > scale / 100).mean()),
         )
     return differences

@@ -44,6 +44,18 @@ for name, value in outputs.items():
     print(name, value.shape, value.dtype){classes}
 """
 """Python that runs a program."""
+ONNX_CODE = """\
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession('{file}')
+inputs = {{
+{inputs}
+}}
+names = [output.name for output in session.get_outputs()]
+outputs = dict(zip(names, session.run(names, inputs)))
+"""
+"""Python that runs an ONNX file."""
 TO_CLASSES = """
 labels = np.argmax(outputs['probabilities'], -1)  # [B, height, width], places in classes.json"""
 
@@ -117,6 +129,15 @@ def program_section(exported: Exported) -> str:
     )
 
 
+def onnx_section(exported: Exported, file: str) -> str:
+    """Returns the text about the ONNX file."""
+    code = ONNX_CODE.format(file=file, inputs=zeros(exported))
+    return (
+        f'`{file}` is the same program in ONNX, with its arrays. It takes and gives the same '
+        f'values:\n\n```py\n{code}```'
+    )
+
+
 def releases_section(releases: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns the text about weights in the namings of releases.
 
@@ -178,14 +199,19 @@ def table(heading: str, rows: Mapping[str, list[str]]) -> str:
 
 def code(exported: Exported) -> str:
     """Returns the Python of README.md, which runs the program on zeros."""
-    rows = exported.batch or 2
-    lines = []
-    for name, shape in exported.program.inputs.items():
-        lines.append(f"    '{name}': np.zeros({(rows, *shape.shape)}, '{shape.dtype}'),")
     is_probable = PROBABILITIES in exported.use.outputs
     return CODE.format(
         program=PROGRAM,
         weights=WEIGHTS,
-        inputs='\n'.join(lines),
+        inputs=zeros(exported),
         classes=TO_CLASSES if is_probable else '',
     )
+
+
+def zeros(exported: Exported) -> str:
+    """Returns the lines of a dictionary of Python with inputs of zeros."""
+    rows = exported.batch or 2
+    lines = []
+    for name, shape in exported.program.inputs.items():
+        lines.append(f"    '{name}': np.zeros({(rows, *shape.shape)}, '{shape.dtype}'),")
+    return '\n'.join(lines)

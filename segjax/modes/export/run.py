@@ -12,7 +12,7 @@ from jax import export
 
 from segjax.core import files, parallel
 from segjax.errors import InputError, unknown_name
-from segjax.modes.export import examples, folder, page, released, uses
+from segjax.modes.export import examples, folder, onnx_file, page, released, uses
 from segjax.modes.export.program import ANY, PLATFORMS, export_program, make_program
 from segjax.modes.predict.run import chosen_method, net_facts
 from segjax.protocol import Stage, TrainState
@@ -20,10 +20,17 @@ from segjax.train import driver
 
 STABLEHLO = 'stablehlo'
 SAFETENSORS = 'safetensors'
-FORMATS = (STABLEHLO, SAFETENSORS)
+ONNX = 'onnx'
+FORMATS = (STABLEHLO, SAFETENSORS, ONNX)
 """Values of --formats."""
-PACKAGES = {STABLEHLO: ('flatbuffers',)}
-"""Packages that write a format. JAX does not install them."""
+PACKAGES = {
+    STABLEHLO: {'flatbuffers': 'pip install flatbuffers'},
+    ONNX: {
+        'jax2onnx': 'pip install onnx onnx-ir onnxruntime; pip install --no-deps jax2onnx',
+        'onnxruntime': 'pip install onnxruntime',
+    },
+}
+"""{format: {package that writes or checks it: its installation}}."""
 
 
 def main(
@@ -115,6 +122,12 @@ def write(
         np.savez(partial / page.WEIGHTS, **program.weights)
         record['differences'][STABLEHLO] = _differences(partial, exported, state)
         sections.append(page.program_section(exported))
+    if ONNX in formats:
+        onnx_file.write(partial, program, exported.batch)
+        inputs = random_inputs(exported)
+        differences = onnx_file.check(partial, inputs, outputs_of_run(exported, state, inputs))
+        record['differences'][ONNX] = as_json(differences)
+        sections.append(page.onnx_section(exported, onnx_file.MODEL))
     if SAFETENSORS in formats:
         record['releases'] = released.write(partial, released.releases(program, state), state)
         sections.append(page.releases_section(record['releases']))
@@ -135,10 +148,26 @@ def _differences(
     if export.default_export_platform() not in exported.platforms:
         return None
     inputs = random_inputs(exported)
-    expected = jax.jit(exported.use.apply)(state, whole_inputs(exported, inputs))
-    values = call(partial, inputs)
-    differences = examples.compare(values, expected)
+    expected = outputs_of_run(exported, state, inputs)
+    return as_json(examples.compare(call(partial, inputs), expected))
+
+
+def as_json(differences: Mapping[str, examples.Difference]) -> dict[str, Any]:
+    """Returns the differences of outputs, for export.json."""
     return {name: difference._asdict() for name, difference in differences.items()}
+
+
+def outputs_of_run(
+    exported: page.Exported, state: TrainState, inputs: Mapping[str, np.ndarray]
+) -> Mapping[str, jax.Array]:
+    """Returns the outputs that the run itself computes.
+
+    Args:
+      exported: the facts of the program.
+      state: of the stage.
+      inputs: of the program. Inputs that it does not read are 0.
+    """
+    return jax.jit(exported.use.apply)(state, whole_inputs(exported, inputs))
 
 
 def random_inputs(exported: page.Exported) -> dict[str, np.ndarray]:
@@ -195,13 +224,13 @@ def _rows(batch: str) -> int | None:
 def check_packages(formats: Iterable[str]) -> None:
     """Raises InputError if a package that writes a format is absent."""
     for name, packages in PACKAGES.items():
-        for package in packages if name in formats else ():
+        for package, command in packages.items() if name in formats else ():
             if importlib.util.find_spec(package) is None:
                 raise InputError(
                     f'--formats {name}',
                     got=f'no package {package}',
-                    expected='the package that writes this format',
-                    fix=f'pip install {package}',
+                    expected='the packages of this format',
+                    fix=command,
                 )
 
 
