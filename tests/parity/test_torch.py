@@ -9,11 +9,11 @@ separate environment:
     parity/bin/pip install safetensors pyyaml huggingface_hub
     parity/bin/python -m pytest tests/parity -s
 
-All numbers are float64, so that a ReLU does not turn rounding into a difference. The backbones are
-the real classes of torchvision and timm, dilated as in the releases. The parts on top are written
-here from the papers. EfficientNets are whole nets of torchvision, timm and efficientnet_pytorch.
-The names of the torch modules are those of the releases, so a test also shows that importing is a
-renaming.
+All numbers are float64, so that a ReLU does not turn rounding into a difference. The twins are the
+nets of `benchmarks/torch_nets.py`, so the nets that are timed are the nets that are compared here.
+Their backbones are the real classes of torchvision and timm. EfficientNets are whole nets of
+torchvision, timm and efficientnet_pytorch. The names of the torch modules are those of the
+releases, so a test also shows that importing is a renaming.
 """
 
 import functools
@@ -38,30 +38,29 @@ torchvision = pytest.importorskip('torchvision')
 timm = pytest.importorskip('timm')
 
 import safetensors.torch as safetensors  # noqa: E402
-import torchvision.models.efficientnet as tv_efficientnet  # noqa: E402
-import torchvision.models.resnet as tv_resnet  # noqa: E402
-import torchvision.models.vgg as tv_vgg  # noqa: E402
 from timm.models import resnet as timm_resnet  # noqa: E402
 from timm.models import xception_aligned as timm_xception  # noqa: E402
 from torch import nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402, N812
 
+from benchmarks import torch_nets  # noqa: E402
 from segjax import models, pretrained  # noqa: E402
 from segjax.errors import InputError  # noqa: E402
 from segjax.models.backbones import resnet as ours  # noqa: E402
 from segjax.models.backbones import xception as our_xception  # noqa: E402
 from segjax.models.backbones.efficientnet import VARIANTS, EfficientNet  # noqa: E402
-from segjax.models.backbones.vgg import STAGES  # noqa: E402
 from segjax.models.layers import batch_norm  # noqa: E402
 from segjax.models.segmentation.bisenet import BiSeNet  # noqa: E402
 from segjax.models.segmentation.deeplab import DeepLabLargeFOV, DeepLabV2  # noqa: E402
 from segjax.models.segmentation.deeplab_v3plus import DeepLabV3Plus  # noqa: E402
+from segjax.models.segmentation.erfnet import ERFNet  # noqa: E402
 from segjax.models.segmentation.fcn import FCN  # noqa: E402
 from segjax.models.segmentation.pspnet import PSPNet  # noqa: E402
 from segjax.pretrained.convert import places  # noqa: E402
 
 LEAVES = {
     ('conv', 'weight'): ('params', 'kernel'),
+    ('transposed', 'weight'): ('params', 'kernel'),
+    ('transposed', 'bias'): ('params', 'bias'),
     ('conv', 'bias'): ('params', 'bias'),
     ('norm', 'weight'): ('params', 'scale'),
     ('norm', 'bias'): ('params', 'bias'),
@@ -69,6 +68,10 @@ LEAVES = {
     ('norm', 'running_var'): ('batch_stats', 'var'),
 }
 WIDTH = 1 / 8
+BENCHED = {name: {} for name in torch_nets.NETS} | {
+    'erfnet': {'encoder_head': True},
+}
+"""Nets that `benchmarks` times -> arguments of our net."""
 ALIKE = ('efficientnet_timm', 'efficientnet_timm_tf')
 """Sources with equal names of tensors."""
 
@@ -96,9 +99,18 @@ def our_path(name):
     return tuple(parts)
 
 
-def our_array(tensor):
+def our_kind(module):
+    """Returns the kind of a layer, the first part of the keys of LEAVES."""
+    if isinstance(module, nn.ConvTranspose2d):
+        return 'transposed'
+    return 'conv' if isinstance(module, nn.Conv2d | nn.Linear) else 'norm'
+
+
+def our_array(tensor, kind):
     array = tensor.detach().numpy().copy()  # torch's batch norms write into their buffers
-    return array.transpose({4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[array.ndim])
+    # A transposed convolution has [in, out, k, k] in torch.
+    kernel = (2, 3, 0, 1) if kind == 'transposed' else (2, 3, 1, 0)
+    return array.transpose({4: kernel, 2: (1, 0), 1: (0,)}[array.ndim])
 
 
 def our_maps(maps):
@@ -116,10 +128,10 @@ def our_tree(module, of=lambda tensor: tensor, rename=lambda name: name):
     tree = {}
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         owner, _, leaf = name.rpartition('.')
-        kind = 'conv' if isinstance(module.get_submodule(owner), nn.Conv2d | nn.Linear) else 'norm'
+        kind = our_kind(module.get_submodule(owner))
         if leaf != 'num_batches_tracked' and of(tensor) is not None:
             collection, new = LEAVES[kind, leaf]
-            tree[(collection, *our_path(rename(owner)), new)] = our_array(of(tensor))
+            tree[(collection, *our_path(rename(owner)), new)] = our_array(of(tensor), kind)
     return unflatten_dict(tree)
 
 
@@ -138,15 +150,16 @@ def randomise(module, seed=0):
                 + low
             )
 
+    convolutions = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
     for child in module.modules():
-        if isinstance(child, nn.Conv2d | nn.Linear):
+        if isinstance(child, convolutions):
             limit = (6 / child.weight[0].numel()) ** 0.5
             uniform(child.weight, -limit, limit)
         elif isinstance(child, nn.BatchNorm2d):
             uniform(child.weight, 0.5, 1.5)
             uniform(child.running_mean, -0.2, 0.2)
             uniform(child.running_var, 0.5, 1.5)
-        if isinstance(child, nn.Conv2d | nn.Linear | nn.BatchNorm2d) and child.bias is not None:
+        if isinstance(child, (*convolutions, nn.BatchNorm2d)) and child.bias is not None:
             uniform(child.bias, -0.2, 0.2)
     return module
 
@@ -238,7 +251,7 @@ def our_step(net, variables, x, weights):
 
 def test_a_pth_file_is_read_as_torch_wrote_it(tmp_path):
     """Writes a file as training scripts do: a dict, names from DataParallel, counters, bfloat16."""
-    module = randomise(torchvision_resnet(18)).float()
+    module = randomise(torch_nets.torchvision_resnet(18)).float()
     tensors = {f'module.{name}': tensor for name, tensor in module.state_dict().items()}
     tensors['module.conv1.weight'] = tensors['module.conv1.weight'].bfloat16()
     torch.save({'epoch': 3, 'state_dict': tensors}, tmp_path / 'net.pth.tar')
@@ -331,85 +344,6 @@ def maps(outputs):
     ]
 
 
-# --- torch twins ----------------------------------------------------------------------------------
-
-
-class Twin(nn.Module):
-    """Named parts and a forward function of them."""
-
-    def __init__(self, forward, **parts):
-        super().__init__()
-        self.run = forward
-        for name, part in parts.items():
-            self.add_module(name, part)
-
-    def forward(self, *x):
-        return self.run(self, *x)
-
-
-def conv(i, o, k=1, **args):
-    return nn.Conv2d(
-        i, o, k, padding=args.pop('padding', k // 2), bias=args.pop('bias', False), **args
-    )
-
-
-def conv_bn(i, o, k=1, s=1):
-    return Twin(
-        lambda m, x: F.relu(m.bn(m.conv(x))), conv=conv(i, o, k, stride=s), bn=nn.BatchNorm2d(o)
-    )
-
-
-def dilate(stage, dilation):
-    """Dilates every 3x3 convolution of a stage and removes its stride, as the releases do."""
-    for name, module in stage.named_modules():
-        if name.endswith('downsample.0'):
-            module.stride = (1, 1)
-        elif isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
-            module.stride, module.dilation, module.padding = (
-                (1, 1),
-                (dilation,) * 2,
-                (dilation,) * 2,
-            )
-        elif isinstance(module, nn.Conv2d):
-            module.stride = (1, 1)
-
-
-def stages(resnet, x):
-    x = F.relu(resnet.bn1(resnet.conv1(x)))
-    outputs = [resnet.maxpool(x)]
-    for stage in (resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4):
-        outputs.append(stage(outputs[-1]))
-    return outputs[1:]
-
-
-def headless(resnet):
-    resnet.fc = nn.Identity()
-    return resnet
-
-
-def torchvision_resnet(depth, blocks=None):
-    block = tv_resnet.BasicBlock if depth < 50 else tv_resnet.Bottleneck
-    return headless(tv_resnet.ResNet(block, list(blocks or ours.BLOCKS[depth])))
-
-
-def timm_deep_resnet(blocks):
-    n = int(64 * WIDTH)
-    channels = tuple(n * 2**i for i in range(4))
-    net = timm_resnet.ResNet(
-        timm_resnet.Bottleneck,
-        blocks,
-        num_classes=0,
-        stem_width=n,
-        stem_type='deep',
-        channels=channels,
-    )
-    return headless(net)
-
-
-def on_corners(y, size):
-    return F.interpolate(y, size, mode='bilinear', align_corners=True)
-
-
 @pytest.fixture
 def shallow(monkeypatch):
     """Reduces 50 layers to few blocks, with every kind of block of every stage."""
@@ -434,8 +368,13 @@ def backbone(depth, **fields):
     return Backbone()
 
 
+def staged(resnet):
+    """Returns the twin whose outputs are those of the stages of a ResNet."""
+    return torch_nets.Twin(lambda m, x: torch_nets.stages(m.resnet, x), resnet=resnet)
+
+
 def test_resnet18_is_torchvisions():
-    twin = randomise(Twin(lambda m, x: stages(m.resnet, x), resnet=torchvision_resnet(18)))
+    twin = randomise(staged(torch_nets.torchvision_resnet(18)))
     check(
         'resnet18, torchvision',
         backbone(18),
@@ -446,7 +385,7 @@ def test_resnet18_is_torchvisions():
 
 
 def test_resnet50_is_torchvisions(shallow):
-    twin = randomise(Twin(lambda m, x: stages(m.resnet, x), resnet=torchvision_resnet(50, shallow)))
+    twin = randomise(staged(torch_nets.torchvision_resnet(50, shallow)))
     check(
         'resnet50 (7 blocks), torchvision',
         backbone(50),
@@ -458,11 +397,11 @@ def test_resnet50_is_torchvisions(shallow):
 
 @pytest.mark.parametrize('stride, dilations', [(16, (1, 2)), (8, (2, 4))])
 def test_dilated_deep_resnet_is_timms(shallow, stride, dilations):
-    resnet = timm_deep_resnet(shallow)
+    resnet = torch_nets.timm_deep_resnet(shallow, WIDTH)
     for stage, dilation in zip((resnet.layer3, resnet.layer4), dilations):
         if dilation > 1:
-            dilate(stage, dilation)
-    twin = randomise(Twin(lambda m, x: stages(m.resnet, x), resnet=resnet))
+            torch_nets.dilate(stage, dilation)
+    twin = randomise(staged(resnet))
     net = backbone(50, stem='3x3', output_stride=stride, width=WIDTH)
     check(
         f'resnet50s (7 blocks), timm, stride {stride}',
@@ -476,362 +415,90 @@ def test_dilated_deep_resnet_is_timms(shallow, stride, dilations):
 # --- nets -----------------------------------------------------------------------------------------
 
 
-def test_pspnet(shallow):
-    resnet = timm_deep_resnet(shallow)
-    dilate(resnet.layer3, 2)
-    dilate(resnet.layer4, 4)
-    c = int(2048 * WIDTH)
-
-    def pyramid(bins):
-        return nn.Sequential(
-            nn.AdaptiveAvgPool2d(bins), conv(c, c // 4), nn.BatchNorm2d(c // 4), nn.ReLU()
+@pytest.mark.parametrize('name, args', BENCHED.items())
+def test_the_nets_that_are_timed_have_our_parameters(name, args):
+    """Compares the parameters at full size, without making them."""
+    with torch.device('meta'):
+        twin = torch_nets.NETS[name](num_classes=5)
+    if name == 'efficientnet':
+        net = EfficientNet(5, padding='symmetric')
+    else:
+        net = models.build(
+            'segmentation', name, num_classes=5, dtype='float32', axis_name=None, **args
         )
-
-    def head(i, o):
-        return nn.Sequential(
-            conv(i, o, 3), nn.BatchNorm2d(o), nn.ReLU(), nn.Dropout2d(0), conv(o, 5, bias=True)
-        )
-
-    def forward(m, x):
-        *_, y3, y4 = stages(m.resnet, x)
-        y = torch.cat([y4, *(on_corners(f(y4), y4.shape[2:]) for f in m.ppm.features)], 1)
-        return [on_corners(m.cls(y), x.shape[2:]), on_corners(m.aux(y3), x.shape[2:])]
-
-    ppm = Twin(None, features=nn.ModuleList(pyramid(bins) for bins in (1, 2, 3, 6)))
-    twin = randomise(
-        Twin(
-            forward,
-            resnet=resnet,
-            ppm=ppm,
-            cls=head(2 * c, int(512 * WIDTH)),
-            aux=head(c // 2, int(256 * WIDTH)),
-        )
+    shapes = jax.eval_shape(
+        lambda: net.lazy_init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
     )
+    expected = sum(parameter.numel() for parameter in twin.parameters())
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes['params'])) == expected
+
+
+def test_erfnet():
+    twin = randomise(torch_nets.erfnet(5, WIDTH, blocks=(1, 4, 1, 1), dropout=(0.0, 0.0)))
+    net = ERFNet(
+        5,
+        dropout=(0.0, 0.0),
+        encoder_head=True,
+        width=WIDTH,
+        blocks=(1, 4, 1, 1),
+        dtype=jnp.float64,
+    )
+    check('erfnet', net, twin, images((48, 64)), release=('erfnet', twin))
+
+
+def test_auxiliary_heads_can_be_left_out():
+    twin = torch_nets.erfnet(5, WIDTH, blocks=(0, 0, 0, 0)).eval()
+    image = torch.zeros(1, 3, 16, 16)
+    logits, _ = twin(image)
+    twin.auxiliary = False
+    (alone,) = twin(image)
+    assert torch.equal(alone, logits)
+
+
+def test_pspnet(shallow):
+    twin = randomise(torch_nets.pspnet(5, WIDTH, shallow, dropout=0.0))
     check('pspnet', PSPNet(5, dropout=0.0, width=WIDTH, dtype=jnp.float64), twin, images((65, 49)))
 
 
-def msra_resnet(blocks):
-    """Returns torchvision's ResNet as in the Caffe nets, at output stride 8.
-
-    The stride is on the first 1x1, and the pooling of the stem rounds up.
-    """
-    resnet = torchvision_resnet(50, blocks)
-    resnet.maxpool.ceil_mode = True
-    resnet.layer2[0].conv1.stride, resnet.layer2[0].conv2.stride = (2, 2), (1, 1)
-    dilate(resnet.layer3, 2)
-    dilate(resnet.layer4, 4)
-    return resnet
-
-
 def test_deeplab_v2(shallow):
-    branches = {
-        f'c{i}': conv(2048, 5, 3, padding=rate, dilation=rate, bias=True)
-        for i, rate in enumerate((6, 12, 18, 24))
-    }
-    aspp = Twin(lambda m, x: sum(branch(x) for branch in m.children()), **branches)
-    twin = randomise(
-        Twin(
-            lambda m, x: [on_corners(m.aspp(stages(m.resnet, x)[-1]), x.shape[2:])],
-            resnet=msra_resnet(shallow),
-            aspp=aspp,
-        )
-    )
-    check('deeplab_v2', DeepLabV2(5, num_layers=50, dtype=jnp.float64), twin, images((65, 49)))
+    twin = randomise(torch_nets.deeplab_v2(5, WIDTH, 50, shallow))
+    net = DeepLabV2(5, num_layers=50, width=WIDTH, dtype=jnp.float64)
+    check('deeplab_v2', net, twin, images((65, 49)))
 
 
-def narrow_vgg(pool, pad_first=1):
-    """Returns (narrow feature layers of torchvision with other poolings, our names of them)."""
-    layout, names = [], []
-    for i, (count, channels) in enumerate(STAGES, start=1):
-        layout += [int(channels * WIDTH)] * count + ['M']
-        names += [f'conv{i}_{j}' for j in range(1, count + 1)]
-    features = tv_vgg.make_layers(layout)
-    places = [i for i, layer in enumerate(features) if isinstance(layer, nn.Conv2d)]
-    pools = [i for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
-    for i, place in enumerate(pools):
-        features[place] = pool(i)
-    features[0].padding = (pad_first, pad_first)
-    return (
-        features,
-        {f'features.{place}': name for place, name in zip(places, names, strict=True)},
-        pools,
-    )
-
-
-def vgg_rename(names):
+def vgg_rename(features):
+    names = torch_nets.vgg_names(features)
     return lambda name: f'vgg.{names[name]}' if name in names else name
 
 
 def test_deeplab_largefov():
-    features, names, _ = narrow_vgg(lambda i: nn.MaxPool2d(3, 2 if i < 3 else 1, 1, ceil_mode=True))
-    for place, name in names.items():
-        if name.startswith('conv5'):
-            layer = features[int(place.split('.')[1])]
-            layer.dilation = layer.padding = (2, 2)
-    n = int(1024 * WIDTH)
-
-    def forward(m, x):
-        y = F.relu(m.fc7(F.relu(m.fc6(m.features(x)))))
-        return [on_corners(m.fc8(y), x.shape[2:])]
-
-    fc6 = conv(int(512 * WIDTH), n, 3, padding=12, dilation=12, bias=True)
-    fc7, fc8 = conv(n, n, bias=True), conv(n, 5, bias=True)
-    twin = randomise(Twin(forward, features=features, fc6=fc6, fc7=fc7, fc8=fc8))
+    twin = randomise(torch_nets.deeplab_largefov(5, WIDTH, dropout=0.0))
     net = DeepLabLargeFOV(5, dropout=0.0, width=WIDTH, dtype=jnp.float64)
-    release = ('vgg', Twin(None, features=features))
-    check('deeplab_largefov', net, twin, images((65, 49)), vgg_rename(names), release)
+    release = ('vgg', torch_nets.Twin(None, features=twin.features))
+    check('deeplab_largefov', net, twin, images((65, 49)), vgg_rename(twin.features), release)
 
 
 @pytest.mark.parametrize('stride', [32, 16, 8])
 def test_fcn(stride):
-    features, names, pools = narrow_vgg(lambda i: nn.MaxPool2d(2, 2, ceil_mode=True), pad_first=100)
-    n, widths = int(4096 * WIDTH), {'pool4': int(512 * WIDTH), 'pool3': int(256 * WIDTH)}
-    finer = {32: [], 16: ['pool4'], 8: ['pool4', 'pool3']}[stride]
-
-    def up(y, factor):
-        taps = 1 - (torch.arange(2 * factor, dtype=y.dtype) - (factor - 0.5)).abs() / factor
-        kernel = torch.outer(taps, taps).expand(y.shape[1], 1, -1, -1)
-        return F.conv_transpose2d(y, kernel, stride=factor, groups=y.shape[1])
-
-    def crop(y, offset, size):
-        return y[:, :, offset : offset + size[0], offset : offset + size[1]]
-
-    def forward(m, x):
-        y, seen = x, {}
-        for i, layer in enumerate(m.features):
-            y = layer(y)
-            if i in pools:
-                seen[f'pool{pools.index(i) + 1}'] = y
-        y = m.score_fr(F.relu(m.fc7(F.relu(m.fc6(y)))))
-        for pool, offset in zip(finer, (5, 9)):
-            y = up(y, 2)
-            y = y + crop(getattr(m, f'score_{pool}')(seen[pool]), offset, y.shape[2:])
-        return [crop(up(y, stride), {32: 19, 16: 27, 8: 31}[stride], x.shape[2:])]
-
-    parts = {f'score_{pool}': conv(widths[pool], 5, bias=True) for pool in finer}
-    twin = randomise(
-        Twin(
-            forward,
-            features=features,
-            fc6=conv(int(512 * WIDTH), n, 7, padding=0, bias=True),
-            fc7=conv(n, n, bias=True),
-            score_fr=conv(n, 5, bias=True),
-            **parts,
-        )
-    )
+    twin = randomise(torch_nets.fcn(5, WIDTH, stride, dropout=0.0))
     net = FCN(5, stride, dropout=0.0, width=WIDTH, dtype=jnp.float64)
-    check(
-        f'fcn-{stride}s',
-        net,
-        twin,
-        images((45, 60)),
-        lambda name: f'color.{vgg_rename(names)(name)}',
-    )
-
-
-def bisenet_arm(i):
-    """Returns the attention refinement of `i` channels."""
-
-    def forward(m, x):
-        f = m.conv(x)
-        return f * torch.sigmoid(m.bn_atten(m.conv_atten(f.mean((2, 3), keepdim=True))))
-
-    return Twin(
-        forward,
-        conv=conv_bn(i, 128, 3),
-        conv_atten=conv(128, 128),
-        bn_atten=nn.BatchNorm2d(128),
-    )
-
-
-def bisenet_head(i, o):
-    """Returns the head on `i` channels with `o` channels inside."""
-    return Twin(
-        lambda m, x: m.conv_out(m.conv(x)),
-        conv=conv_bn(i, o, 3),
-        conv_out=conv(o, 5, bias=True),
-    )
-
-
-def bisenet_context_path(enlarge):
-    """Returns the context path with this enlargement."""
-
-    def context(m, x):
-        _, y8, y16, y32 = stages(m.resnet, x)
-        mean = m.conv_avg(y32.mean((2, 3), keepdim=True))
-        up16 = m.conv_head32(enlarge(m.arm32(y32) + mean, y16.shape[2:]))
-        return m.conv_head16(enlarge(m.arm16(y16) + up16, y8.shape[2:])), up16
-
-    return Twin(
-        context,
-        resnet=torchvision_resnet(18),
-        arm16=bisenet_arm(256),
-        arm32=bisenet_arm(512),
-        conv_head32=conv_bn(128, 128, 3),
-        conv_head16=conv_bn(128, 128, 3),
-        conv_avg=conv_bn(512, 128),
-    )
+    rename = vgg_rename(twin.features)
+    check(f'fcn-{stride}s', net, twin, images((45, 60)), lambda name: f'color.{rename(name)}')
 
 
 @pytest.mark.parametrize('release', ['torchseg', 'coin'])
 def test_bisenet(release):
-    authors = release == 'torchseg'
-    main, aux = (64, 256) if authors else (256, 64)
-    enlarge = on_corners if authors else functools.partial(F.interpolate, mode='nearest')
-
-    def fuse(m, *maps):
-        f = m.convblk(torch.cat(maps, 1))
-        mean = f.mean((2, 3), keepdim=True)
-        gate = m.conv2(F.relu(m.conv1(mean))) if authors else m.bn(m.conv(mean))
-        return f + f * torch.sigmoid(gate)
-
-    def forward(m, x):
-        up8, up16 = m.cp(x)
-        heads = m.conv_out(m.ffm(m.sp(x), up8)), m.conv_out32(up16), m.conv_out16(up8)
-        return [
-            F.interpolate(y, x.shape[2:], mode='bilinear', align_corners=authors) for y in heads
-        ]
-
-    gate = dict(conv1=conv(256, 256), conv2=conv(256, 256))
-    if not authors:
-        gate = dict(conv=conv(256, 256), bn=nn.BatchNorm2d(256))
-    twin = Twin(
-        forward,
-        sp=Twin(
-            lambda m, x: m.conv_out(m.conv3(m.conv2(m.conv1(x)))),
-            conv1=conv_bn(3, 64, 7, 2),
-            conv2=conv_bn(64, 64, 3, 2),
-            conv3=conv_bn(64, 64, 3, 2),
-            conv_out=conv_bn(64, 128),
-        ),
-        cp=bisenet_context_path(enlarge),
-        ffm=Twin(fuse, convblk=conv_bn(256, 256), **gate),
-        conv_out=bisenet_head(256, main),
-        conv_out16=bisenet_head(128, aux),
-        conv_out32=bisenet_head(128, aux),
-    )
-    net = BiSeNet(5, release=release, dtype=jnp.float64)
-    weights = None if authors else ('coin', twin)
-    check(f'bisenet, {release}', net, randomise(twin), images((64, 96)), release=weights)
+    twin = randomise(torch_nets.bisenet(5, WIDTH, release))
+    net = BiSeNet(5, release=release, width=WIDTH, dtype=jnp.float64)
+    weights = ('coin', twin) if release == 'coin' else None
+    check(f'bisenet, {release}', net, twin, images((64, 96)), release=weights)
 
 
-def narrow_xception(depth, stride, middle):
-    """Returns timm's class with fewer channels and `middle` blocks in its middle flow.
-
-    The widths of the stem are no arguments of the class, so the stem is replaced.
-    """
-    w = lambda *channels: [int(WIDTH * c) for c in channels]  # noqa: E731
-    blocks = [
-        dict(in_chs=i, out_chs=o, stride=s)
-        for i, o, s in {
-            65: zip(w(64, 128, 256), w(128, 256, 728), (2, 2, 2)),
-            71: zip(w(64, 128, 256, 256, 728), w(128, 256, 256, 728, 728), (2, 1, 2, 1, 2)),
-        }[depth]
-    ]
-    blocks += [dict(in_chs=w(728)[0], out_chs=w(728)[0], stride=1) for _ in range(middle)]
-    blocks.append(dict(in_chs=w(728)[0], out_chs=tuple(w(728, 1024, 1024)), stride=2))
-    last = dict(
-        in_chs=w(1024)[0],
-        out_chs=tuple(w(1536, 1536, 2048)),
-        stride=1,
-        no_skip=True,
-        start_with_relu=False,
-    )
-    norm = functools.partial(nn.BatchNorm2d, eps=1e-3)
-    net = timm_xception.XceptionAligned(
-        [*blocks, last], num_classes=0, output_stride=stride, norm_layer=norm
-    )
-    layer = functools.partial(timm_xception.ConvNormAct, kernel_size=3, norm_layer=norm)
-    net.stem = nn.Sequential(layer(3, *w(32), stride=2), layer(*w(32), *w(64)))
-    net.act3, net.head = nn.Identity(), nn.Identity()
-    return net
-
-
-def separable(i, o, dilation=(1, 1)):
-    depthwise = nn.Conv2d(i, i, 3, padding=dilation, dilation=dilation, groups=i, bias=False)
-    return Twin(
-        lambda m, x: F.relu(m.bn_pw(m.conv_pw(F.relu(m.bn_dw(m.conv_dw(x)))))),
-        conv_dw=depthwise,
-        bn_dw=nn.BatchNorm2d(i),
-        conv_pw=conv(i, o),
-        bn_pw=nn.BatchNorm2d(o),
-    )
-
-
-def deeplab_v3plus_head(head, deep, n, scale):
-    """Returns the head 'aspp' or 'dpc' from `deep` to `n` channels, with rates times `scale`."""
-
-    def aspp(m, x):
-        mean = on_corners(m.image_pooling(x.mean((2, 3), keepdim=True)), x.shape[2:])
-        return m.concat_projection(
-            torch.cat([mean, *(getattr(m, f'aspp{i}')(x) for i in range(4))], 1)
-        )
-
-    def cell(m, x):
-        y0 = m.branch0(x)
-        y1 = m.branch1(y0)
-        y2, y3, y4 = m.branch2(y1), m.branch3(y0), m.branch4(y0)
-        return m.concat_projection(torch.cat([y0, y1, y2, y3, y4], 1))
-
-    if head == 'aspp':
-        parts = {
-            f'aspp{i}': separable(deep, n, (scale * r, scale * r))
-            for i, r in ((1, 6), (2, 12), (3, 18))
-        }
-        top = Twin(aspp, image_pooling=conv_bn(deep, n), aspp0=conv_bn(deep, n), **parts)
-    else:
-        rates = ((1, 6), (18, 15), (6, 3), (1, 1), (6, 21))
-        parts = {
-            f'branch{i}': separable(n if i else deep, n, (scale * r, scale * s))
-            for i, (r, s) in enumerate(rates)
-        }
-        top = Twin(cell, **parts)
-    top.add_module('concat_projection', conv_bn(5 * n, n))
-    return top
-
-
-def deeplab_v3plus_decoder(n):
-    """Returns the decoder of `n` channels."""
-
-    def decode(m, y, low):
-        low = m.feature_projection0(low)
-        return m.decoder_conv1(m.decoder_conv0(torch.cat([on_corners(y, low.shape[2:]), low], 1)))
-
-    return Twin(
-        decode,
-        feature_projection0=conv_bn(n, int(48 * WIDTH)),
-        decoder_conv0=separable(n + int(48 * WIDTH), n),
-        decoder_conv1=separable(n, n),
-    )
-
-
-# At stride 8 timm's Xception-71 lacks the projection of a block that no longer strides. The release
-# and this project keep the projection.
 @pytest.mark.parametrize('depth, stride, head', [(71, 16, 'aspp'), (65, 8, 'dpc')])
 def test_deeplab_v3plus(depth, stride, head, monkeypatch):
     monkeypatch.setitem(our_xception.MIDDLE_BLOCKS, depth, 2)
-    n = int(256 * WIDTH)
-    low_block = {65: 1, 71: 2}[depth]
-
-    def forward(m, x):
-        low = []
-        hook = m.xception.blocks[low_block].stack.conv2.register_forward_hook(
-            lambda _m, _x, y: low.append(y.clone())
-        )
-        y = m.xception.blocks(m.xception.stem(x))
-        hook.remove()
-        y = getattr(m, head)(y)
-        y = m.decoder(y, low[0])
-        return [on_corners(m.logits(y), x.shape[2:])]
-
     twin = randomise(
-        Twin(
-            forward,
-            xception=narrow_xception(depth, stride, middle=2),
-            **{head: deeplab_v3plus_head(head, int(2048 * WIDTH), n, 16 // stride)},
-            decoder=deeplab_v3plus_decoder(n),
-            logits=conv(n, 5, bias=True),
-        )
+        torch_nets.deeplab_v3plus(5, WIDTH, depth, head, stride, middle=2, dropout=0.0)
     )
     net = DeepLabV3Plus(
         5,
@@ -862,15 +529,17 @@ def torchvision_efficientnet(variant, **args):
     )
 
 
-def narrow_torchvision_efficientnet(variant, **args):
+def narrow_torchvision_efficientnet(variant, num_classes):
     """Returns a variant with a quarter of its channels, and the batch norm of b5 to b7."""
     scaling = VARIANTS[variant]
-    blocks, _ = tv_efficientnet._efficientnet_conf(
-        f'efficientnet_{variant}', width_mult=scaling.width / 4, depth_mult=scaling.depth
-    )
-    norm = functools.partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
-    return tv_efficientnet.EfficientNet(
-        blocks, 0.0, stochastic_depth_prob=0.0, norm_layer=norm, **args
+    return torch_nets.efficientnet(
+        num_classes,
+        1 / 4,
+        variant,
+        (scaling.width, scaling.depth),
+        dropout=0.0,
+        drop_connect=0.0,
+        norm=functools.partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01),
     )
 
 
