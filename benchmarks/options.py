@@ -1,0 +1,120 @@
+"""Arguments that the benchmarks share, with errors that say how to mend them."""
+
+import argparse
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from benchmarks.workers import ROOT
+from segjax.errors import EXIT_WRONG, InputError
+
+ENVIRONMENT = (
+    'python3.11 -m venv .venv-torch && .venv-torch/bin/pip install torch torchvision timm numpy'
+)
+"""The command that makes a Python for `--torch`."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are InputErrors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises InputError."""
+        raise InputError(
+            self.prog, got=message, expected='arguments of its --help', fix=f'{self.prog} --help'
+        )
+
+
+def size_2d(text: str) -> tuple[int, int]:
+    """Returns (height, width) of a text such as '256x512'.
+
+    Raises:
+      InputError: the text is no size.
+    """
+    found = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
+    if not found:
+        raise InputError('--size', got=repr(text), expected='HEIGHTxWIDTH', fix='--size 256x512')
+    return int(found[1]), int(found[2])
+
+
+def at_least(name: str, value: int, smallest: int) -> None:
+    """Raises InputError for a value below `smallest`."""
+    if value < smallest:
+        raise InputError(
+            name,
+            got=str(value),
+            expected=f'a whole number, {smallest} or more',
+            fix=f'{name} {smallest}',
+        )
+
+
+def usable_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check_threads(threads: int) -> None:
+    """Raises InputError for more threads than usable cores."""
+    at_least('--threads', threads, 1)
+    if threads > usable_cores():
+        raise InputError(
+            '--threads',
+            got=f'{threads} on {usable_cores()} usable cores',
+            expected='a thread a core at most',
+            fix=f'--threads {usable_cores()}',
+        )
+
+
+def check_torch(python: str) -> None:
+    """Raises InputError unless a Python can run the twins.
+
+    Args:
+      python: path, or name on $PATH, of the interpreter.
+    """
+    problem = _problem(python) if python else 'nothing'
+    if problem:
+        raise InputError(
+            '--torch',
+            got=problem,
+            expected='a Python that imports torch, torchvision and timm',
+            fix=f'{ENVIRONMENT}; then --torch .venv-torch/bin/python',
+        )
+
+
+def _problem(python: str) -> str:
+    """Returns why a Python cannot run the twins, '' if it can."""
+    try:
+        ended = subprocess.run(
+            [python, '-c', 'import benchmarks.torch_nets'],
+            env={**os.environ, 'PYTHONPATH': str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+    except OSError as error:
+        return f'{python}: {error.strerror}'
+    if ended.returncode == 0:
+        return ''
+    lines = ended.stderr.strip().splitlines()
+    return f'{python}: {lines[-1] if lines else f"exit code {ended.returncode}"}'
+
+
+def outputs(path: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """Returns the files of a report, (PATH.json, PATH.md), in a folder that it makes."""
+    base = pathlib.Path(path).absolute()
+    base.parent.mkdir(parents=True, exist_ok=True)
+    return base.with_name(f'{base.name}.json'), base.with_name(f'{base.name}.md')
+
+
+def run_main(main: Callable[[Sequence[str]], Any]) -> NoReturn:
+    """Calls a main function with the command line. An InputError becomes text and an exit code."""
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print(f'error: {error}', file=sys.stderr, flush=True)
+        sys.exit(EXIT_WRONG)
+    sys.exit(0)
