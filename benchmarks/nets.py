@@ -207,8 +207,12 @@ def measure(
         for side, error in errors.items():
             sides[side]['error'] = error
     for side, worker in workers.items():
-        if 'error' not in sides[side]:
+        if 'error' in sides[side]:
+            continue
+        try:
             sides[side]['peak_bytes'] = worker.ask('memory', args.limit)
+        except WorkerError as error:
+            sides[side]['error'] = str(error)
 
 
 def take_turns(

@@ -103,20 +103,19 @@ def stage_programs(
     config: ml_collections.ConfigDict, folder: pathlib.Path, width: float
 ) -> tuple[dict[str, Any], dict[str, stages.Timed], dict[str, np.ndarray]]:
     """Returns (facts, programs, batch) of the stage of supervised training."""
+    # The stage with fresh parameters, on a few rendered images.
     run, run_stages = driver.checked_run(config, str(folder / 'run'), 'train', trace_steps=False)
     (fresh,) = stages.fresh_runs(run, run_stages)
     (params,) = fresh.state.params.values()
     with contextlib.closing(driver.train_batches(run, fresh.stage.train_input, 0)) as batches:
         batch = next(batches)
+
+    # Everything that the other side needs to compute the same loss.
     spec = run.spec_of(fresh.stage.train_input)
     pixels, ignored = segmentation.class_pixels(config, spec)
     weights = losses.class_weights(
         pixels, ignored, config.loss.class_weights, k=config.loss.weight_k
     )
-    programs = {
-        'train': stages.prepare_train(fresh),
-        'predict': stages.prepare_predict(fresh),
-    }
     weight_of = supervised.head_weight(config)
     facts = {
         'parameters': count(params),
@@ -125,6 +124,8 @@ def stage_programs(
         'head_weights': [weight_of('main'), weight_of('aux')],
         'optim': optim_facts(config),
     }
+
+    programs = {'train': stages.prepare_train(fresh), 'predict': stages.prepare_predict(fresh)}
     return facts, programs, {'image': batch['image'], 'label': batch['label']}
 
 
@@ -184,6 +185,7 @@ def classifier_step(net: EfficientNet, config: ml_collections.ConfigDict):
     """Returns (state, image, label) -> (state, loss): a step of the optimiser of the config."""
 
     def train_step(state: TrainState, image, label):
+        # The loss is the mean over the images.
         def loss_of(params):
             outputs, statistics = segmentation.apply_net(
                 net,

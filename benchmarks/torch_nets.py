@@ -357,6 +357,7 @@ def pspnet(
     dilate(resnet.layer4, 4)
     c = 32 * scaled(64, width)
 
+    # The parts have the numbers of the release.
     def pyramid(bins):
         return nn.Sequential(
             nn.AdaptiveAvgPool2d(bins), conv(c, c // 4), nn.BatchNorm2d(c // 4), nn.ReLU()
@@ -433,6 +434,8 @@ def deeplab_largefov(num_classes: int, width: float = 1.0, dropout: float = 0.5)
             layer = features.get_submodule(place.removeprefix('features.'))
             layer.dilation = (2, 2)
             layer.padding = (2, 2)
+
+    # The layers on top. fc6 has the field of view of the release.
     n = scaled(1024, width)
 
     def forward(m, x):
@@ -470,6 +473,7 @@ def fcn(num_classes: int, width: float = 1.0, stride: int = 8, dropout: float = 
     def crop(y, offset, size):
         return y[:, :, offset : offset + size[0], offset : offset + size[1]]
 
+    # Scores of finer poolings are added from coarse to fine. Offsets undo the first padding.
     def forward(m, x):
         y = x
         seen = {}
@@ -546,6 +550,7 @@ def bisenet(num_classes: int, width: float = 1.0, release: str = 'torchseg') -> 
     n = scaled(64, width)
     enlarge = on_corners if authors else functools.partial(F.interpolate, mode='nearest')
 
+    # The releases differ in the gate of the fusion.
     def fuse(m, *maps):
         f = m.convblk(torch.cat(maps, 1))
         mean = f.mean((2, 3), keepdim=True)
@@ -588,6 +593,7 @@ def bisenet(num_classes: int, width: float = 1.0, release: str = 'torchseg') -> 
 def deeplab_v3plus_head(head: str, deep: int, n: int, scale: int, dropout: float) -> Twin:
     """Returns the head 'aspp' or 'dpc' from `deep` to `n` channels, with rates times `scale`."""
 
+    # Dropout is behind the projection of 'aspp', and in front of that of 'dpc'.
     def aspp(m, x):
         mean = m.image_pooling(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
         maps = [mean, *(getattr(m, f'aspp{i}')(x) for i in range(4))]

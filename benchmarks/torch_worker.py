@@ -7,7 +7,7 @@ the size of the label, Adam. The inference returns the probabilities of the main
 import copy
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import serving
 
@@ -44,6 +44,21 @@ def describe(threads: int, device: str) -> dict[str, Any]:
     }
 
 
+class Setting(NamedTuple):
+    """How a net runs.
+
+    device    'cpu' or 'cuda'
+    half      whether activations are bfloat16
+    layout    memory format of net and images
+    compiled  whether torch.compile is used
+    """
+
+    device: str
+    half: bool
+    layout: torch.memory_format
+    compiled: bool
+
+
 def prepare(
     net: str,
     width: float,
@@ -69,47 +84,69 @@ def prepare(
     Returns:
       {'parameters': number}.
     """
-    with np.load(f'{folder}/batch.npz') as batch:
-        arrays = {name: np.ascontiguousarray(batch[name]) for name in ('image', 'label')}
     layout = torch.channels_last if channels_last else torch.contiguous_format
+    setting = Setting(device, dtype == 'bfloat16', layout, compiled)
+    with np.load(f'{folder}/batch.npz') as batch:
+        image = np.ascontiguousarray(batch['image'])
+        label = np.ascontiguousarray(batch['label'])
+
+    # Training and inference have nets of their own, as the programs of segjax do.
     torch.manual_seed(0)
-    twin = torch_nets.NETS[net](facts['num_classes'], width=width).to(device, memory_format=layout)
+    twin = torch_nets.NETS[net](facts['num_classes'], width=width)
+    twin = twin.to(device, memory_format=layout)
     predicting = copy.deepcopy(twin).eval()
     predicting.auxiliary = False
+    calls['train'] = make_train(twin, image, label, facts, setting)
+    calls['predict'] = make_predict(predicting, image, setting)
+    return {'parameters': sum(parameter.numel() for parameter in twin.parameters())}
 
-    def logits_of(module: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
-        x = prepared(image, layout)
-        with torch.autocast(device, torch.bfloat16, enabled=dtype == 'bfloat16'):
-            return [y.float() for y in module(x)]
 
-    weights = torch.tensor(facts['class_weights'], device=device)
+def make_train(
+    net: nn.Module, image: np.ndarray, label: np.ndarray, facts: dict[str, Any], setting: Setting
+) -> Callable[[], torch.Tensor]:
+    """Returns a function that makes a step of Adam and returns the loss."""
+    device = setting.device
+    optimiser = adam(net, facts['optim'])
+    class_weights = torch.tensor(facts['class_weights'], device=device)
 
-    def loss_of(image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        return total_loss(logits_of(twin, image), label, weights, facts['head_weights'])
+    def loss_of(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        heads = logits_of(net, images, setting)
+        return total_loss(heads, labels, class_weights, facts['head_weights'])
 
-    def probabilities(image: torch.Tensor) -> torch.Tensor:
-        return logits_of(predicting, image)[0].softmax(1)
-
-    if compiled:
-        loss_of = torch.compile(loss_of)
-        probabilities = torch.compile(probabilities)
-    optimiser = adam(twin, facts['optim'])
+    compute = torch.compile(loss_of) if setting.compiled else loss_of
 
     def train() -> torch.Tensor:
-        image = torch.from_numpy(arrays['image']).to(device)
-        label = torch.from_numpy(arrays['label']).to(device)
+        images = torch.from_numpy(image).to(device)
+        labels = torch.from_numpy(label).to(device)
         optimiser.zero_grad(set_to_none=True)
-        loss = loss_of(image, label)
+        loss = compute(images, labels)
         loss.backward()
         optimiser.step()
         return loss.detach()
 
+    return train
+
+
+def make_predict(net: nn.Module, image: np.ndarray, setting: Setting) -> Callable[[], torch.Tensor]:
+    """Returns a function that computes the probabilities of the main head."""
+
+    def probabilities(images: torch.Tensor) -> torch.Tensor:
+        return logits_of(net, images, setting)[0].softmax(1)
+
+    compute = torch.compile(probabilities) if setting.compiled else probabilities
+
     def predict() -> torch.Tensor:
         with torch.inference_mode():
-            return probabilities(torch.from_numpy(arrays['image']).to(device))
+            return compute(torch.from_numpy(image).to(setting.device))
 
-    calls.update(train=train, predict=predict)
-    return {'parameters': sum(parameter.numel() for parameter in twin.parameters())}
+    return predict
+
+
+def logits_of(net: nn.Module, image: torch.Tensor, setting: Setting) -> list[torch.Tensor]:
+    """Returns the float32 logits of all heads for uint8 images [B, H, W, 3]."""
+    x = prepared(image, setting.layout)
+    with torch.autocast(setting.device, torch.bfloat16, enabled=setting.half):
+        return [logits.float() for logits in net(x)]
 
 
 def prepared(image: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
