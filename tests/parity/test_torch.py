@@ -42,9 +42,12 @@ from timm.models import resnet as timm_resnet  # noqa: E402
 from timm.models import xception_aligned as timm_xception  # noqa: E402
 from torch import nn  # noqa: E402
 
-from benchmarks import torch_nets  # noqa: E402
+from benchmarks import torch_nets, torch_worker  # noqa: E402
+from segjax import config as config_lib  # noqa: E402
 from segjax import models, pretrained  # noqa: E402
+from segjax.core import optim  # noqa: E402
 from segjax.errors import InputError  # noqa: E402
+from segjax.losses import segmentation as losses  # noqa: E402
 from segjax.models.backbones import resnet as ours  # noqa: E402
 from segjax.models.backbones import xception as our_xception  # noqa: E402
 from segjax.models.backbones.efficientnet import VARIANTS, EfficientNet  # noqa: E402
@@ -55,6 +58,7 @@ from segjax.models.segmentation.deeplab_v3plus import DeepLabV3Plus  # noqa: E40
 from segjax.models.segmentation.erfnet import ERFNet  # noqa: E402
 from segjax.models.segmentation.fcn import FCN  # noqa: E402
 from segjax.models.segmentation.pspnet import PSPNet  # noqa: E402
+from segjax.ops import resize  # noqa: E402
 from segjax.pretrained.convert import places  # noqa: E402
 
 LEAVES = {
@@ -453,6 +457,49 @@ def test_auxiliary_heads_can_be_left_out():
     twin.auxiliary = False
     (alone,) = twin(image)
     assert torch.equal(alone, logits)
+
+
+def test_the_benched_loss_is_ours():
+    """Compares the sum of a main head and of a coarser auxiliary head, with unlabelled pixels."""
+    rng = np.random.default_rng(0)
+    heads = [rng.standard_normal((2, *size, 5)) for size in ((16, 24), (2, 3))]
+    label = rng.integers(0, 5, (2, 16, 24))
+    label[:, :3] = 255
+    class_weights = np.array([1.0, 2.0, 0.5, 3.0, 1.5])
+    expected = 0.0
+    for factor, logits in zip((1.0, 0.4), heads):
+        logits = resize.bilinear(jnp.asarray(logits), label.shape[1:])
+        loss = losses.cross_entropy(logits, label, jnp.ones(2), class_weights=class_weights)
+        expected += factor * loss.value()
+    loss = torch_worker.total_loss(
+        [torch.tensor(logits).movedim(-1, 1) for logits in heads],
+        torch.tensor(label),
+        torch.tensor(class_weights),
+        (1.0, 0.4),
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_the_benched_adam_is_ours():
+    """Compares three steps. Vectors do not decay."""
+    settings = dict(learning_rate=0.1, beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.5)
+    config = config_lib.defaults('supervised').optim
+    config.update(name='adam', schedule='constant', **settings)
+    layer = nn.Linear(3, 2)
+    params = {'net': {'kernel': layer.weight.detach().numpy().T, 'bias': layer.bias.detach()}}
+    params = jax.tree.map(lambda x: jnp.array(np.array(x)), params)
+    transform = optim.make(config, 10, params)
+    state = transform.init(params)
+    optimiser = torch_worker.adam(layer, settings)
+    for step in range(3):
+        layer.weight.grad = torch.full((2, 3), step - 0.5)
+        layer.bias.grad = torch.tensor([1.0, step])
+        grads = {'net': {'kernel': jnp.full((3, 2), step - 0.5), 'bias': jnp.array([1.0, step])}}
+        optimiser.step()
+        updates, state = transform.update(grads, state, params, step=step)
+        params = jax.tree.map(jnp.add, params, updates)
+    np.testing.assert_allclose(layer.weight.detach().T, params['net']['kernel'], rtol=1e-5)
+    np.testing.assert_allclose(layer.bias.detach(), params['net']['bias'], rtol=1e-5)
 
 
 def test_pspnet(shallow):
