@@ -160,6 +160,10 @@ def start_worker(side: str, args: argparse.Namespace, folder: pathlib.Path) -> W
         'OMP_NUM_THREADS': str(args.threads),
         'SEGJAX_CACHE': str(folder / 'cache'),
     }
+    if args.device == 'gpu':  # the first GPU alone
+        variables['CUDA_VISIBLE_DEVICES'] = os.environ.get('CUDA_VISIBLE_DEVICES', '0').split(',')[
+            0
+        ]
     command = [python, '-m', f'benchmarks.{module}', str(args.threads)]
     return Worker(side, command, folder / f'{side}.log', variables)
 

@@ -51,6 +51,19 @@ def at_least(name: str, value: int, smallest: int) -> None:
         )
 
 
+def whole_numbers(name: str, text: str) -> list[int]:
+    """Returns the numbers of a text such as '1,2,4'.
+
+    Raises:
+      InputError: the text holds anything but whole numbers above 0.
+    """
+    if not re.fullmatch(r'[1-9]\d*(,[1-9]\d*)*', text):
+        raise InputError(
+            name, got=repr(text), expected='whole numbers, as 1,2,4', fix=f'{name} 1,2'
+        )
+    return [int(number) for number in text.split(',')]
+
+
 def usable_cores() -> int:
     """Returns the number of cores that this process may use."""
     if hasattr(os, 'sched_getaffinity'):

@@ -57,18 +57,18 @@ def page(record: Mapping[str, Any]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def command(settings: Mapping[str, Any]) -> str:
+def command(module: str, settings: Mapping[str, Any]) -> str:
     """Returns the command that measures a record again."""
-    words = ['python', '-m', 'benchmarks.nets', '--torch', 'PATH/TO/torch/python']
+    words = ['python', '-m', module, '--torch', 'PATH/TO/torch/python']
     for key, value in settings.items():
         flag = f'--{key.replace("_", "-")}'
-        if key == 'nets':
-            words += [flag, ','.join(value)]
-        elif key == 'size':
+        if key == 'size':
             words += [flag, 'x'.join(map(str, value))]
+        elif isinstance(value, list):
+            words += [flag, ','.join(map(str, value))]
         elif isinstance(value, bool):
             words += [flag] * value
-        elif key != 'limit':
+        elif key != 'limit':  # it changes no time
             words += [flag, f'{value:g}' if isinstance(value, float) else str(value)]
     return shlex.join(words)
 
@@ -83,7 +83,7 @@ def conditions(record: Mapping[str, Any]) -> list[str]:
     names = ('jax', 'jaxlib', 'flax', 'torch', 'torchvision')
     known = ', '.join(f'{name} {versions[name]}' for name in names if name in versions)
     lines = [
-        f'- Command: `{command(record["settings"])}`',
+        f'- Command: `{command("benchmarks.nets", record["settings"])}`',
         f'- Commit {machine["commit"]}, Python {machine["python"]}, {known}',
         f'- {machine["processor"]}, {record["settings"]["threads"]} threads for each side',
         f'- Load average {machine["load at start"][0]} at the start, '

@@ -11,7 +11,7 @@ STYLE = (
     house.docstring_errors,
     house.parallel_calls,
 )
-FOR_TORCH = ('serving', 'torch_nets', 'torch_worker')
+FOR_TORCH = ('serving', 'torch_nets', 'torch_worker', 'torch_data_worker')
 """Modules that torch's Python imports."""
 
 
