@@ -183,6 +183,28 @@ def read_bench(out: pathlib.Path, texts: Mapping[str, str]) -> Any:
     return found
 
 
+def torch_part(python: str, out: pathlib.Path, platform: str, small: bool, limit: float) -> Part:
+    """Times ERFNet and BiSeNet against torch on one GPU, one call of each in turn."""
+    skip = ''
+    if small or platform != 'gpu':
+        skip = 'torch is timed on a GPU at full size alone'
+    elif not python:
+        skip = 'no SEGJAX_TORCH'
+    arguments = ('--torch', python, '--nets', 'erfnet,bisenet', '--device', 'gpu')
+    arguments += ('--size', '512x1024', '--channels-last', '--output', str(out / 'torch'))
+    task = Task('torch', ('-m', 'benchmarks.nets', *arguments))
+    return Part('torch', (task,), limit, read_torch, skip=skip)
+
+
+def read_torch(out: pathlib.Path, texts: Mapping[str, str]) -> Any:
+    """Returns the rows of the table, and what failed. Raises ValueError without a finished net."""
+    lines = (out / 'torch.md').read_text().splitlines()
+    rows = [line for line in lines if line.startswith(('| ', '- '))]
+    if not any('| torch |' in line for line in rows):
+        raise ValueError('no net has finished')
+    return {str(number): row for number, row in enumerate(rows, start=1)}
+
+
 def tests_part(platform: str, small: bool, limit: float) -> Part:
     """Runs the tests of mapping and of the operations on the device."""
     files = ('tests/ops/test_pool.py',) if small else ('tests/core/test_parallel.py', 'tests/ops')
@@ -438,6 +460,8 @@ def run_parts(check: Check, found: Mapping[str, Any], args: argparse.Namespace) 
     check.run(smoke_part(out, args.small, 100))
     for net in list(NETS)[1 : 1 if args.small else None]:
         check.run(bench_part(net, out, args.small, 80))
+    python = os.environ.get('SEGJAX_TORCH', '')
+    check.run(torch_part(python, out, found['platform'], args.small, 80))
     platform = {'gpu': 'cuda'}.get(found['platform'], found['platform'])
     check.run(tests_part(platform, args.small, 100))
     limit = max(60.0, check.left())

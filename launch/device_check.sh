@@ -12,6 +12,7 @@
 # The parts, in this order:
 #   devices   versions of Python, jax and flax, the devices and their memory
 #   bench-*   images per second, peak memory and compile time of ERFNet, BiSeNet, PSPNet and LargeFOV at full size
+#   torch     the same step of ERFNet and BiSeNet in torch, one call of each in turn; skipped without SEGJAX_TORCH
 #   smoke     every pipeline with pmap and shard_map, in float32 and bfloat16
 #   tests     the tests of tests/core/test_parallel.py and tests/ops on the device
 #   camvid    ERFNet on CamVid at 360x480 from scratch in the minutes that are left, with its mIoU curve
@@ -22,6 +23,7 @@
 # variables:
 #   SEGJAX_PYTHON              a Python that has everything, jax for the device included
 #   SEGJAX_REAL_DATA           see --data
+#   SEGJAX_TORCH               a Python with torch, torchvision and timm
 #   JAX_COMPILATION_CACHE_DIR  compiled programs are kept here (default: ~/.cache/segjax/jax)
 
 set -euo pipefail

@@ -153,7 +153,7 @@ def test_style_errors_are_found(tmp_path, check, good, bad):
 
 
 def test_every_file_parses():
-    for folder in ('segjax', 'configs', 'tests', 'launch'):
+    for folder in ('segjax', 'benchmarks', 'configs', 'tests', 'launch'):
         assert compileall.compile_dir(REPOSITORY / folder, quiet=1, force=True)
 
 

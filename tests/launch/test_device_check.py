@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from benchmarks import nets, options
 from segjax import config as config_lib
 from segjax.config import config_file
 
@@ -113,6 +114,37 @@ def test_the_steps_on_camvid_are_half_of_what_the_measured_speed_allows():
     assert device_check.camvid_steps(slower, seconds=100, small=False) == 500
 
 
+@pytest.mark.parametrize(
+    'python, platform, small, skip',
+    [
+        ('/t/python', 'gpu', False, ''),
+        ('', 'gpu', False, 'no SEGJAX_TORCH'),
+        ('/t/python', 'gpu', True, 'torch is timed on a GPU at full size alone'),
+        ('/t/python', 'tpu', False, 'torch is timed on a GPU at full size alone'),
+    ],
+)
+def test_torch_is_timed_on_a_gpu(tmp_path, monkeypatch, python, platform, small, skip):
+    made = device_check.torch_part(python, tmp_path, platform, small, 60)
+    assert made.skip == skip
+    monkeypatch.setattr(options, 'check_torch', lambda python: None)
+    (task,) = made.tasks
+    assert task.arguments[:2] == ('-m', 'benchmarks.nets')
+    assert nets.parse(task.arguments[2:]).device == 'gpu'
+
+
+def test_the_rows_of_the_comparison_with_torch_are_reported(tmp_path):
+    row = '| ERFNet | train | torch | 6 | 4 | 1.50 | 1.50 |'
+    page = tmp_path / 'torch.md'
+    page.write_text(f'# Speed\n\n{row}\n\nFailed:\n\n- BiSeNet R18, segjax: no memory\n')
+    assert device_check.read_torch(tmp_path, {}) == {
+        '1': row,
+        '2': '- BiSeNet R18, segjax: no memory',
+    }
+    page.write_text('Failed:\n\n- ERFNet, segjax: no memory\n')
+    with pytest.raises(ValueError, match='no net has finished'):
+        device_check.read_torch(tmp_path, {})
+
+
 @pytest.mark.parametrize('small', [False, True], ids=['full', 'small'])
 def test_every_command_has_a_valid_config(tmp_path, small):
     parts = [device_check.bench_part(net, tmp_path, small, 60) for net in device_check.NETS]
@@ -168,7 +200,7 @@ def test_it_runs_small_on_a_cpu(tmp_path):
     assert done.returncode == 0, done.stdout
     report = json.loads((tmp_path / 'device_check.json').read_text())
     statuses = {name: entry['status'] for name, entry in report['parts'].items()}
-    assert statuses.pop('camvid') == 'skipped'
+    assert statuses.pop('camvid') == statuses.pop('torch') == 'skipped'
     assert set(statuses.values()) == {'passed'}
     assert {'devices', 'bench-erfnet', 'smoke', 'tests'} == set(statuses)
     train = report['parts']['bench-erfnet']['figures']['segmentation train base']
