@@ -113,9 +113,12 @@ def bench_net(net: str, args: argparse.Namespace) -> dict[str, Any]:
 
     Returns:
       {'sides': {side: {'error'} or {'versions', 'parameters', 'prepare_seconds', 'peak_bytes',
-      'parts': {part: {'seconds', 'cpu_seconds'}}}}}. The lists have an entry for each round.
+      'parts': {part: {'seconds', 'cpu_seconds'}}}}}. The lists have an entry for each round. segjax
+      also has the costs of its programs, and the options of the compiler for convolutions.
     """
     sides: dict[str, dict[str, Any]] = {}
+
+    # All sides are ready before the first timed call. They end with the block.
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         workers: dict[str, Worker] = {}
@@ -138,6 +141,7 @@ def bench_net(net: str, args: argparse.Namespace) -> dict[str, Any]:
                 'versions': versions,
                 'parameters': prepared['parameters'],
                 'programs': prepared.get('programs'),
+                'convolutions': prepared.get('convolutions'),
                 'prepare_seconds': time.perf_counter() - start,
             }
         measure(workers, sides, args)
@@ -160,10 +164,9 @@ def start_worker(side: str, args: argparse.Namespace, folder: pathlib.Path) -> W
         'OMP_NUM_THREADS': str(args.threads),
         'SEGJAX_CACHE': str(folder / 'cache'),
     }
-    if args.device == 'gpu':  # the first GPU alone
-        variables['CUDA_VISIBLE_DEVICES'] = os.environ.get('CUDA_VISIBLE_DEVICES', '0').split(',')[
-            0
-        ]
+    if args.device == 'gpu':
+        visible = os.environ.get('CUDA_VISIBLE_DEVICES', '0')
+        variables['CUDA_VISIBLE_DEVICES'] = visible.split(',')[0]
     command = [python, '-m', f'benchmarks.{module}', str(args.threads)]
     return Worker(side, command, folder / f'{side}.log', variables)
 

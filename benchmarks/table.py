@@ -8,6 +8,9 @@ import numpy as np
 
 OURS = 'segjax'
 
+BUSY = 0.5
+"""Load average at the start from which a page says that the machine was shared."""
+
 NAMES = {
     'erfnet': 'ERFNet',
     'bisenet': 'BiSeNet R18',
@@ -89,6 +92,8 @@ def conditions(record: Mapping[str, Any]) -> list[str]:
         f'- Load average {machine["load at start"][0]} at the start, '
         f'{machine["load at end"][0]} at the end',
     ]
+    if machine['load at start'][0] >= BUSY:
+        lines.append('- Other processes were working. Only the ratios can be compared')
     if record['settings']['device'] == 'gpu' and 'device' in versions:
         lines.append(f'- {versions["device"]}')
     return lines

@@ -144,6 +144,19 @@ def test_the_command_of_a_page_can_be_typed(any_torch):
     assert {key: args[key] for key in settings} == {**settings, 'size': (128, 256)}
 
 
+def test_a_page_says_whether_the_machine_was_shared():
+    made = record()
+    busy = '- Other processes were working. Only the ratios can be compared'
+    assert busy in table.page(made).splitlines()
+    made['machine']['load at start'] = [0.4, 1, 1]
+    assert busy not in table.page(made)
+
+
+def test_every_net_has_a_name():
+    assert set(nets.NETS) == set(table.NAMES)
+    assert set(nets.DEFAULT_NETS.split(',')) <= set(nets.NETS)
+
+
 def test_a_page_is_made_of_what_json_keeps():
     assert table.page(json.loads(json.dumps(record()))) == table.page(record())
 

@@ -4,7 +4,8 @@ These tests are skipped without torch, which is no dependency of the project. To
 separate environment:
 
     python3.11 -m venv parity
-    parity/bin/pip install torch jax flax ml_collections pytest scipy opencv-contrib-python-headless
+    parity/bin/pip install torch jax flax optax ml_collections pytest scipy
+    parity/bin/pip install opencv-contrib-python-headless
     parity/bin/pip install --no-deps torchvision timm efficientnet_pytorch
     parity/bin/pip install safetensors pyyaml huggingface_hub
     parity/bin/python -m pytest tests/parity -s
@@ -25,6 +26,7 @@ import chex
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -42,8 +44,7 @@ from timm.models import resnet as timm_resnet  # noqa: E402
 from timm.models import xception_aligned as timm_xception  # noqa: E402
 from torch import nn  # noqa: E402
 
-from benchmarks import torch_nets, torch_worker  # noqa: E402
-from segjax import config as config_lib  # noqa: E402
+from benchmarks import nets, torch_nets, torch_worker  # noqa: E402
 from segjax import models, pretrained  # noqa: E402
 from segjax.core import optim  # noqa: E402
 from segjax.errors import InputError  # noqa: E402
@@ -60,6 +61,7 @@ from segjax.models.segmentation.fcn import FCN  # noqa: E402
 from segjax.models.segmentation.pspnet import PSPNet  # noqa: E402
 from segjax.ops import resize  # noqa: E402
 from segjax.pretrained.convert import places  # noqa: E402
+from segjax.schema import OPTIM  # noqa: E402
 
 LEAVES = {
     ('conv', 'weight'): ('params', 'kernel'),
@@ -72,10 +74,6 @@ LEAVES = {
     ('norm', 'running_var'): ('batch_stats', 'var'),
 }
 WIDTH = 1 / 8
-BENCHED = {name: {} for name in torch_nets.NETS} | {
-    'erfnet': {'encoder_head': True},
-}
-"""Nets that `benchmarks` times -> arguments of our net."""
 ALIKE = ('efficientnet_timm', 'efficientnet_timm_tf')
 """Sources with equal names of tensors."""
 
@@ -419,17 +417,17 @@ def test_dilated_deep_resnet_is_timms(shallow, stride, dilations):
 # --- nets -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name, args', BENCHED.items())
-def test_the_nets_that_are_timed_have_our_parameters(name, args):
+@pytest.mark.parametrize('name', torch_nets.NETS)
+def test_the_nets_that_are_timed_have_our_parameters(name):
     """Compares the parameters at full size, without making them."""
     with torch.device('meta'):
         twin = torch_nets.NETS[name](num_classes=5)
     if name == 'efficientnet':
         net = EfficientNet(5, padding='symmetric')
     else:
-        net = models.build(
-            'segmentation', name, num_classes=5, dtype='float32', axis_name=None, **args
-        )
+        fields = {'encoder_head': True} if name == 'erfnet' else {}
+        given = dict(num_classes=5, dtype='float32', axis_name=None)
+        net = models.build('segmentation', name, **given, **fields)
     shapes = jax.eval_shape(
         lambda: net.lazy_init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
     )
@@ -448,6 +446,10 @@ def test_erfnet():
         dtype=jnp.float64,
     )
     check('erfnet', net, twin, images((48, 64)), release=('erfnet', twin))
+
+
+def test_every_net_of_the_bench_has_a_twin():
+    assert set(torch_nets.NETS) == set(nets.NETS)
 
 
 def test_auxiliary_heads_can_be_left_out():
@@ -483,7 +485,7 @@ def test_the_benched_loss_is_ours():
 def test_the_benched_adam_is_ours():
     """Compares three steps. Vectors do not decay."""
     settings = dict(learning_rate=0.1, beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.5)
-    config = config_lib.defaults('supervised').optim
+    config = ml_collections.ConfigDict({key: field.default for key, field in OPTIM.items()})
     config.update(name='adam', schedule='constant', **settings)
     layer = nn.Linear(3, 2)
     params = {'net': {'kernel': layer.weight.detach().numpy().T, 'bias': layer.bias.detach()}}
