@@ -206,7 +206,8 @@ def is_share(name: str) -> bool:
     # A quotient of two shares is no share.
     if firsts[-1] == 'ratio':
         return False
-    named = any(first in ('sem', '1-sem', 'hamm', 'noisy', 'ods', 'ois', 'ap') for first in firsts)
+    shares = ('sem', '1-sem', 'hamm', 'noisy', 'ods', 'ois', 'ap', 'auc', 'tpr', 'fpr')
+    named = any(first in shares for first in firsts)
     return named or any(word in end for end in ends for word in words)
 
 

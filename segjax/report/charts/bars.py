@@ -29,7 +29,7 @@ def histogram(
     if not counts or len(edges) < 2:
         return ''
     # Labels are to the left of the axis, all histograms to its right.
-    left = 14 + LETTER * max(map(len, counts))
+    left = 20 + LETTER * max(map(len, counts))
     right = width - 12
     bottom = 6 + HISTOGRAM_HEIGHT * len(counts)
     low = edges[0]

@@ -191,3 +191,136 @@ def _overlap(first: Box, second: Box) -> float:
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     return max(width, 0.0) * max(height, 0.0)
+"""Scatter plots: named points with a horizontal range, in the colours of a legend."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from segjax.report.charts.legend import key
+from segjax.report.charts.numbers import format_number, nice_ticks
+from segjax.report.html import escape
+
+LEFT, RIGHT, TOP, BOTTOM = 52, 20, 12, 42
+"""Margins around the plotting area, in pixels."""
+
+
+class Point(NamedTuple):
+    """A point of a scatter plot.
+
+    name       in the legend
+    x, y       position
+    low, high  range of x; None is not drawn
+    hollow     whether it is a reference, drawn as a hollow diamond
+    """
+
+    name: str
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+    hollow: bool = False
+
+
+class _Axis(NamedTuple):
+    """Maps values of an axis to pixels: `low` lies at `first`, `high` at `last`."""
+
+    low: float
+    high: float
+    first: float
+    last: float
+
+    def at(self, value: float) -> float:
+        """Returns the pixel of a value."""
+        return self.first + (value - self.low) / (self.high - self.low) * (self.last - self.first)
+
+
+def scatter(
+    title: str,
+    points: Sequence[Point],
+    names: tuple[str, str],
+    width: int = 540,
+    height: int = 320,
+) -> str:
+    """Draws points with their ranges. Colours repeat after eight points.
+
+    Args:
+      title: of the figure.
+      points: in the order of the legend.
+      names: of the horizontal and the vertical axis.
+      width, height: pixels.
+    """
+    if not points:
+        return ''
+    xs = [point.x for point in points]
+    for point in points:
+        xs += [end for end in (point.low, point.high) if end is not None]
+    across = _axis(xs, LEFT, width - RIGHT)
+    up = _axis([point.y for point in points], height - BOTTOM, TOP)
+
+    # The first point lies on top: it is the reference of the further points.
+    parts = [_grid(across, up, names)]
+    keys = ''
+    for i, point in enumerate(points):
+        keys += key(12, _mark(point, i, 6, 5), point.name)
+    for i, point in reversed(list(enumerate(points))):
+        parts.append(_point(point, i, across, up, names))
+    return (
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b>'
+        f'<span class="keys many">{keys}</span></figcaption>'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
+        f'{"".join(parts)}</svg></figure>'
+    )
+
+
+def _axis(values: Sequence[float], first: float, last: float) -> _Axis:
+    """Returns an axis with a margin around the values."""
+    low = min(values)
+    high = max(values)
+    margin = 0.07 * (high - low) or abs(low) * 0.1 or 1.0
+    return _Axis(low - margin, high + margin, first, last)
+
+
+def _grid(across: _Axis, up: _Axis, names: tuple[str, str]) -> str:
+    """Draws grid lines, ticks and the names of the axes."""
+    parts = []
+    for tick in nice_ticks(up.low, up.high):
+        y = up.at(tick)
+        label = format_number(tick)
+        parts.append(f'<path class="grid" d="M{across.first} {y:.1f}H{across.last}"/>')
+        parts.append(f'<text x="{across.first - 7}" y="{y + 3.5:.1f}" class="end">{label}</text>')
+    for tick in nice_ticks(across.low, across.high, 6):
+        x = across.at(tick)
+        label = format_number(tick)
+        parts.append(f'<path class="grid" d="M{x:.1f} {up.last}V{up.first}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{up.first + 15}" class="mid">{label}</text>')
+    parts.append(f'<path class="axis" d="M{across.first} {up.first}H{across.last}"/>')
+    parts.append(f'<path class="axis" d="M{across.first} {up.last}V{up.first}"/>')
+    middle = (across.first + across.last) / 2
+    half = (up.first + up.last) / 2
+    turn = f'translate(12 {half:.1f}) rotate(-90)'
+    name_x, name_y = map(escape, names)
+    parts.append(f'<text x="{middle:.1f}" y="{up.first + 33}" class="mid">{name_x}</text>')
+    parts.append(f'<text transform="{turn}" class="mid">{name_y}</text>')
+    return ''.join(parts)
+
+
+def _point(point: Point, i: int, across: _Axis, up: _Axis, names: tuple[str, str]) -> str:
+    """Draws a point with its range, and its numbers on hover."""
+    x = across.at(point.x)
+    y = up.at(point.y)
+    range_of_x = ''
+    title = f'{point.name}; {names[0]} {format_number(point.x)}'
+    if point.low is not None and point.high is not None:
+        start = across.at(point.low)
+        end = across.at(point.high)
+        range_of_x = f'<path class="range b{i % 8}" d="M{start:.1f} {y:.1f}H{end:.1f}"/>'
+        title += f', {format_number(point.low)} to {format_number(point.high)}'
+    title += f'; {names[1]} {format_number(point.y)}'
+    return f'<g><title>{escape(title)}</title>{range_of_x}{_mark(point, i, x, y)}</g>'
+
+
+def _mark(point: Point, i: int, x: float, y: float) -> str:
+    """Draws the mark of a point at a pixel."""
+    if point.hollow:
+        return f'<path class="diamond" d="M{x - 5:.1f} {y:.1f}l5 -5 5 5 -5 5z"/>'
+    return f'<circle class="b{i % 8}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
