@@ -373,12 +373,15 @@ def attack_curves(scores: Mapping[str, ArrayLike], member: ArrayLike) -> dict[st
     }
 
 
-def slice_scores(scores: Mapping[str, ArrayLike], member: ArrayLike) -> dict[str, dict[str, Any]]:
+def slice_scores(
+    scores: Mapping[str, ArrayLike], member: ArrayLike, groups: ArrayLike | None = None
+) -> dict[str, dict[str, Any]]:
     """Scores an attack on parts of the images: classes of `by_class`, cities, sizes.
 
     Args:
       scores: {name of the part: [N]}, NaN for images outside of the part.
       member: [N] bool.
+      groups: [N] groups that intervals resample, as in `attack_scores`.
 
     Returns:
       {name: {'AUC', 'low', 'high', 'members', 'non_members'}}. AUC and its 95 % interval are None
@@ -393,21 +396,30 @@ def slice_scores(scores: Mapping[str, ArrayLike], member: ArrayLike) -> dict[str
         num_rest = int((inside & ~member).sum())
         row: dict[str, Any] = {'AUC': None, 'low': None, 'high': None}
         if num_members and num_rest:
-            interval = auc_interval(values[inside], member[inside])
+            of_images = None if groups is None else np.asarray(groups)[inside]
+            interval = auc_interval(values[inside], member[inside], of_images)
             row = {'AUC': interval['value'], 'low': interval['low'], 'high': interval['high']}
         rows[name] = {**row, 'members': num_members, 'non_members': num_rest}
     return rows
 
 
 def auc_interval(
-    scores: ArrayLike, member: ArrayLike, groups: ArrayLike | None = None
+    scores: ArrayLike,
+    member: ArrayLike,
+    groups: ArrayLike | None = None,
+    level: float = intervals.LEVEL,
 ) -> dict[str, float]:
-    """Returns 'value', 'low' and 'high' of the AUC. Arguments are as in `attack_scores`."""
+    """Returns 'value', 'low' and 'high' of the AUC.
+
+    Args:
+      scores, member, groups: as in `attack_scores`.
+      level: share of the resampled areas inside the interval.
+    """
 
     def statistics(times: np.ndarray) -> dict[str, np.ndarray]:
         return {'AUC': ranking.area(ranking.roc(scores, member, times))}
 
-    return intervals.of_statistics(statistics, member, groups)['AUC']
+    return intervals.of_statistics(statistics, member, groups, level=level)['AUC']
 
 
 def image_rates(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
