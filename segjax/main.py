@@ -32,6 +32,7 @@ COMMON: Flags = {
     'mode': (
         'train',
         'train, evaluate, predict, export, compare, config, doctor, bench, table, prepare or cache',
+        'train, evaluate, predict, compare, audit, config, doctor, bench, table, prepare or cache',
     ),
 }
 PREDICT: Flags = {
@@ -43,6 +44,10 @@ PREDICT: Flags = {
 }
 OUTPUT: Flags = {
     'output': ('', 'folder for the results: label maps and colours, compare.html, or a program'),
+    'output': (
+        '',
+        'folder for the results: label maps, colours and overlays, compare.html, or audit.html',
+    ),
     'stage': ('', 'name of the stage; without it, the last stage that can predict'),
 }
 EXPORT: Flags = {
@@ -54,6 +59,12 @@ COMPARE: Flags = {
     'runs': ('', 'folders of finished runs, separated by commas; FOLDER:STAGE names a stage'),
     'names': ('', 'names of the runs, separated by commas; without it, those of the folders'),
     'pictures': (8, 'number of images to show'),
+}
+AUDIT: Flags = {
+    'members': ('', 'training images: a file of names, a CSV of name and member, or a split'),
+    'nonmembers': ('', 'further images: a file of names, or a split'),
+    'posteriors': ('', 'folder of saved posteriors, in place of a run'),
+    'shadow': ('', 'runs of shadow nets, or folders of their posteriors, separated by commas'),
 }
 CHECKPOINT: Flags = {'checkpoint': ('last', 'last or best')}
 TRAIN: Flags = {'extend': (False, 'allow more steps than planned, in the same run folder')}
@@ -78,6 +89,10 @@ GROUPS = (
     (('export',), EXPORT),
     (('compare',), COMPARE),
     (('evaluate', 'predict', 'export'), CHECKPOINT),
+    (('predict', 'compare', 'audit'), OUTPUT),
+    (('compare',), COMPARE),
+    (('audit',), AUDIT),
+    (('evaluate', 'predict', 'audit'), CHECKPOINT),
     (('train',), TRAIN),
     (('table',), TABLE),
     (('cache',), CACHE),
@@ -99,6 +114,10 @@ EXAMPLES = {
     'runs': 'runs/first,runs/second',
     'names': 'first,second',
     'pictures': '8',
+    'members': 'members.txt',
+    'nonmembers': 'nonmembers.txt',
+    'posteriors': 'saved',
+    'shadow': 'runs/shadow_0,runs/shadow_1',
     'checkpoint': 'last',
     'extend': '',
     'table': 'configs/tables/noise_cyclegan_table2.py',
@@ -133,6 +152,7 @@ usage: python -m segjax.main --config FILE.py[:VARIANT,KEY=VALUE] --workdir FOLD
   --workdir runs/first --mode predict --input photos --output labelled
   --workdir runs/first --mode export --output exported          a program that needs no segjax
   --mode compare --runs runs/a,runs/b --output compared         compare finished runs
+  --workdir runs/first --mode audit --output audited            what the net leaks of its data
   --config configs/supervised.py:quick --mode config            print keys, values and meanings
   --config configs/supervised.py:quick --mode doctor            check data and config
   --config configs/supervised.py:quick --mode prepare           only prepare the data
@@ -270,7 +290,7 @@ def _check_flags() -> None:
     """Raises InputError for flags that do not fit the mode, and for flags that the mode lacks."""
     if given.mode not in MODES:
         raise unknown_name('--mode', given.mode, MODES)
-    for name in ('config', 'workdir', 'input', 'output', 'table'):
+    for name in ('config', 'workdir', 'input', 'output', 'table', 'posteriors', 'members'):
         paths.local(f'--{name}', given[name].value)
     _check_flags_of_modes()
     if given.mode == 'table':
@@ -283,6 +303,9 @@ def _check_flags() -> None:
         raise unknown_name('--checkpoint', given.checkpoint, CHECKPOINTS)
     if given.mode in ('config', 'doctor', 'prepare', 'cache'):
         return
+    if given.mode == 'audit' and given.posteriors:
+        _check_saved_flags()
+        return
     if not given.workdir:
         begins = given.mode in ('train', 'bench') and not given.config
         fix = '--config configs/supervised.py:quick ' * begins + '--workdir runs/first'
@@ -291,7 +314,29 @@ def _check_flags() -> None:
         for name in ('input', 'output') if given.mode == 'predict' else ('output',):
             if not given[name].value:
                 raise _wrong_value(name, 'nothing', 'a folder')
+    needed = {'predict': ('input', 'output'), 'audit': ('output',)}
+    _check_folders(needed.get(given.mode, ()))
+
+
+def _check_folders(names: Sequence[str]) -> None:
+    """Raises InputError for a missing folder. The folder --output must be writable."""
+    for name in names:
+        if not given[name].value:
+            raise _wrong_value(name, 'nothing', 'a folder')
+    if 'output' in names:
         paths.check_writable('--output', paths.local('--output', given.output).absolute())
+
+
+def _check_saved_flags() -> None:
+    """Raises InputError for an audit of saved posteriors with flags of a run, or without lists."""
+    for name in ('config', 'workdir', 'stage', 'checkpoint'):
+        if given[name].present and given[name].value:
+            expected = 'none: --posteriors names a folder of posteriors, not a run'
+            fix = f'leave --{name} out, or leave --posteriors out'
+            raise InputError(f'--{name}', got=given[name].value, expected=expected, fix=fix)
+    if not given.members:
+        raise _wrong_value('members', 'nothing', given['members'].help)
+    _check_folders(('output',))
 
 
 def _check_flags_of_modes() -> None:
@@ -422,6 +467,30 @@ def run_compare(assignments) -> None:
     compare.main(given.runs, given.names, given.stage, target, given.pictures, assignments)
 
 
+def run_audit(assignments) -> None:
+    """Measures how much a net leaks about its training images."""
+    from segjax.modes import audit
+
+    if given.posteriors and assignments:
+        key = assignments[0].key
+        expected = 'no config keys: --posteriors names no run'
+        fix = f'leave --config.{key} out'
+        raise InputError(f'--config.{key}', got='a config key', expected=expected, fix=fix)
+    config = None if given.posteriors else _load_config(assignments)
+    _join_processes()
+    order = audit.Order(
+        workdir=given.workdir,
+        stage=given.stage,
+        checkpoint=given.checkpoint,
+        posteriors=given.posteriors,
+        members=given.members,
+        nonmembers=given.nonmembers,
+        shadow=given.shadow,
+        output=str(paths.local('--output', given.output)),
+    )
+    audit.main(config, order, assignments)
+
+
 def run_config(assignments) -> None:
     """Prints the config with the meaning of every key."""
     config = _load_config(assignments)
@@ -507,6 +576,7 @@ MODES = {
     'predict': run_predict,
     'export': run_export,
     'compare': run_compare,
+    'audit': run_audit,
     'config': run_config,
     'doctor': run_doctor,
     'bench': run_bench,
@@ -570,6 +640,7 @@ def _end_with(error: Exception) -> None:
 def _written_place() -> str:
     """Returns the flag and folder that a mode writes to, for disk errors that name no file."""
     if given.mode in ('predict', 'export', 'compare'):
+    if given.mode in ('predict', 'compare', 'audit'):
         return f'--output {given.output}'
     if given.mode in ('prepare', 'cache'):
         return 'prepared data (config.data.cache or $SEGJAX_CACHE)'

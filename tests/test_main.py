@@ -595,6 +595,7 @@ def test_help_names_every_flag_and_succeeds(call):
         'seeds',
     )
     names += ('override', 'runs', 'names', 'pictures', 'stage')
+    names += ('members', 'nonmembers', 'posteriors', 'shadow')
     for name in (*names, 'distributed', 'coordinator'):
         assert re.search(rf'^  --{name} ', out, re.MULTILINE)
     for mode in main.MODES:

@@ -1,0 +1,236 @@
+"""--mode audit of a run: its images, its posteriors, its shadows, and what is refused."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import toy_run
+
+from segjax import main
+from segjax.core import parallel
+from segjax.errors import InputError
+from segjax.modes import audit
+from segjax.modes.audit import images, nets
+from segjax.train import driver
+from segjax.train.stop import StopSignal
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_device_for_all():
+    """Gives the run one of the eight devices of the tests: it compiles faster."""
+    one = parallel.topology('pmap', 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            parallel,
+            'topology',
+            lambda mode, options=(): dataclasses.replace(one, mode=mode, options=options),
+        )
+        yield
+
+
+@pytest.fixture(scope='module')
+def config():
+    return toy_run.make_config(train=dict(num_steps=1), pretrain=dict(num_steps=2))
+
+
+@pytest.fixture(scope='module')
+def workdir(config, tmp_path_factory):
+    """Returns the folder of a run of the toy pipeline: 16 images of train, 10 of val."""
+    folder = tmp_path_factory.mktemp('runs') / 'victim'
+    driver.train(config, str(folder))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def net(config, workdir):
+    with StopSignal() as stop:
+        return nets.open_net(config, str(workdir), '', stop)
+
+
+def order(workdir, output, **changed):
+    given = {
+        'workdir': str(workdir),
+        'stage': '',
+        'checkpoint': 'last',
+        'posteriors': '',
+        'members': '',
+        'nonmembers': '',
+        'shadow': '',
+        'output': str(output),
+    }
+    return audit.Order(**{**given, **changed})
+
+
+def find(net, **changed):
+    return images.find(net.run, net.stages, net.stage, order('w', 'o', **changed))
+
+
+@pytest.fixture(scope='module')
+def audited(config, workdir, tmp_path_factory):
+    """Returns an audit of the run against a copy of itself as shadow, and its folder."""
+    output = tmp_path_factory.mktemp('audit')
+    twin = workdir.parent / 'twin'
+    shutil.copytree(workdir, twin)
+    return audit.main(config, order(workdir, output, shadow=str(twin))), output
+
+
+# --- the whole mode -------------------------------------------------------------------------------
+
+
+def test_signals_are_those_of_the_posteriors_of_the_run(audited, net):
+    measured = audited[0].measured
+    assert measured.member.sum() == 16 and len(measured.names) == 26
+    state = nets.load_state(net, 'last')
+    for split, rows in (('train', range(16)), ('val', range(16, 26))):
+        source = net.run.datasets['data'].open_split(split, ('image', 'label', 'name'))
+        for place in (0, len(source) - 1):
+            example = source[place]
+            p = np.asarray(net.stage.predict(state, example['image'][None])[0], np.float64)
+            label = example['label']
+            ys, xs = np.nonzero(label < p.shape[-1])
+            truth = p[ys, xs, label[ys, xs]]
+            row = rows[place]
+            assert measured.names[row] == str(example['name'])
+            loss = measured.signal('loss', 'none')[row]
+            assert loss == pytest.approx(-np.log(truth).mean(), rel=1e-4)
+            right = (p.argmax(-1) == label)[ys, xs].mean()
+            assert measured.accuracy[row] == pytest.approx(right, abs=1e-3)
+
+
+def test_files_and_facts(audited, workdir):
+    result, output = audited
+    assert {path.name for path in output.iterdir()} == {'audit.json', 'images.csv', 'audit.html'}
+    made_by = json.loads((output / 'audit.json').read_text())['made_by']
+    assert made_by['stage'] == 'adversarial' and made_by['posteriors'].startswith('32x64')
+    assert made_by['images'] == '--members train --nonmembers val' and made_by['shadows'] == 'twin'
+    # Members and non-members of a world are frames of different clips.
+    assert {'colour', 'contrast', 'size', 'sequence', 'class_shares'} == set(
+        result.confound.by_fact
+    )
+    assert result.confound.by_fact['size'] == pytest.approx(0.5, abs=0.2), 'all are equal'
+
+
+def test_a_twin_knows_all_members(audited):
+    missing = audited[0].attacks.missing
+    reason = '16 of 26 images have no shadow that was trained without them'
+    attacks = ('lira_online', 'lira_offline', 'lira_offline_one_sided', 'rmia')
+    assert missing == dict.fromkeys(attacks, reason)
+
+
+# --- the images -----------------------------------------------------------------------------------
+
+
+def test_lists_of_names_and_splits(net, tmp_path):
+    everything = find(net)
+    assert len(everything.members.names) == 16 and everything.trained == 0
+    names = everything.members.names[3:9]
+    path = tmp_path / 'members.txt'
+    path.write_text('\n'.join(names))
+    chosen = find(net, members=str(path), nonmembers='val[:60%]')
+    assert chosen.members.names == names and chosen.member.tolist() == [True] * 6 + [False] * 6
+    assert chosen.members.contents == everything.members.contents[3:9]
+    assert chosen.nonmembers.names == everything.nonmembers.names[:6]
+    rest = tmp_path / 'rest.txt'
+    rest.write_text('\n'.join(everything.nonmembers.names[::-1]))
+    chosen = find(net, members=str(path), nonmembers=str(rest))
+    assert chosen.nonmembers.names == everything.nonmembers.names[::-1]
+    table = tmp_path / 'both.csv'
+    lines = [f'{name},1' for name in names]
+    lines += [f'{name},0' for name in everything.nonmembers.names]
+    table.write_text('name,member\n' + '\n'.join(lines))
+    assert find(net, members=str(table)).nonmembers.names == everything.nonmembers.names
+
+
+def test_training_images_among_non_members_are_counted(net):
+    assert find(net, members='val', nonmembers='train[:50%]').trained == 8
+
+
+def test_a_part_of_a_split_is_trained_on(net):
+    stage = net.stage._replace(train_input=net.stage.train_input._replace(part=(0.0, 0.5)))
+    inside = images.of_training(net.run, (stage,), stage)
+    everything = find(net).members.names
+    chosen = np.sort(np.random.default_rng(0).permutation(16)[:8])
+    assert inside.names == tuple(everything[i] for i in chosen)
+
+
+@pytest.mark.parametrize(
+    'changed, fragments',
+    [
+        ({'nonmembers': 'train[:50%]'}, ['8 images that are members and non-members']),
+        ({'members': 'trian'}, ["no split 'trian'", 'train, val']),
+        ({'nonmembers': 'val[:2]'}, ['2 non-members', 'at least 5']),
+        ({'members': 'none.txt'}, ['none.txt', 'no such file']),
+        ({'nonmembers': 'rest.txt'}, ['without a file of members', '--members members.txt']),
+    ],
+)
+def test_wrong_images(net, changed, fragments):
+    with pytest.raises(InputError) as error:
+        find(net, **changed)
+    for fragment in fragments:
+        assert fragment in str(error.value)
+
+
+def test_an_unknown_name(net, tmp_path):
+    path = tmp_path / 'members.txt'
+    path.write_text('nobody')
+    with pytest.raises(InputError, match="'nobody', which the data set lacks"):
+        find(net, members=str(path))
+
+
+def test_a_run_without_training_images_needs_a_list(net):
+    stage = net.stage._replace(train_input=None)
+    with pytest.raises(InputError, match='trains on no images'):
+        images.find(net.run, (stage,), stage, order('w', 'o'))
+
+
+# --- runs that are refused ------------------------------------------------------------------------
+
+
+def test_stages_without_posteriors(net):
+    blind = net.stage._replace(name='blind', predict=None)
+    with pytest.raises(InputError, match='predicts no posteriors'):
+        nets._posterior_stage(net.run, (blind,), '')
+    with pytest.raises(InputError, match='--stage adversarial'):
+        nets._posterior_stage(net.run, (*net.stages, blind), 'blind')
+    with pytest.raises(InputError, match="mean 'pretrain'"):
+        nets._posterior_stage(net.run, net.stages, 'pretain')
+    assert nets._posterior_stage(net.run, (*net.stages, blind), '').name == 'adversarial'
+
+
+@pytest.mark.parametrize(
+    'shadow, fragments',
+    [
+        ('{w}', ['the audited net', 'different nets']),
+        ('/no/such', ['no such folder', 'finished run']),
+        ('{w}/adversarial', ['no run']),
+    ],
+)
+def test_wrong_shadows(config, workdir, tmp_path, shadow, fragments):
+    given = order(workdir, tmp_path / 'out', shadow=shadow.format(w=workdir))
+    with pytest.raises(InputError) as error:
+        audit.main(config, given)
+    for fragment in fragments:
+        assert fragment in str(error.value)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_the_command_knows_the_config_of_the_run(monkeypatch, workdir):
+    asked = []
+    monkeypatch.setattr(audit, 'main', lambda *arguments: asked.append(arguments))
+    argv = ['main', '--mode=audit', f'--workdir={workdir}', '--output=o', '--members=train[:50%]']
+    try:
+        main.run_audit(main.parse_arguments(argv))
+    finally:
+        for flag in main.FLAGS:
+            main.given[flag.name].unparse()
+    ((config, given, assignments),) = asked
+    assert config.pipeline == 'toy' and given.members == 'train[:50%]' and assignments == []
+    assert given == order(workdir, 'o', members='train[:50%]')
+
+
+def test_state_is_on_one_device(net):
+    state = nets.load_state(net, 'last')
+    assert {leaf.devices().__len__() for leaf in jax.tree.leaves(state)} == {1}
