@@ -1,5 +1,6 @@
 """Attacks on membership against loops and analytic rates, and the scores of attacks."""
 
+import itertools
 import math
 import re
 import statistics
@@ -295,6 +296,25 @@ def test_slices_are_scored_on_their_images():
         assert (got[name]['members'], got[name]['non_members']) == (20, 40)
     nothing = {'AUC': None, 'low': None, 'high': None}
     assert got['members'] == {**nothing, 'members': 40, 'non_members': 0}
+
+
+def test_slices_resample_the_groups_of_their_images():
+    scores, member = scored()
+    clips = np.arange(120) // 6
+    part = np.where(np.arange(120) < 60, scores, np.nan)
+    got = membership.slice_scores({'half': part}, member, clips)['half']
+    expected = membership.auc_interval(scores[:60], member[:60], clips[:60])
+    assert (got['low'], got['high']) == (expected['low'], expected['high'])
+    assert got['low'] != membership.slice_scores({'half': part}, member)['half']['low']
+
+
+def test_a_higher_level_is_a_wider_interval():
+    scores, member = scored()
+    rows = [membership.auc_interval(scores, member, level=level) for level in (0.5, 0.95, 0.99)]
+    assert rows[0]['value'] == rows[1]['value'] == membership.auc_interval(scores, member)['value']
+    assert rows[1] == membership.auc_interval(scores, member)
+    for narrow, wide in itertools.pairwise(rows):
+        assert wide['low'] < narrow['low'] < narrow['high'] < wide['high']
 
 
 def test_the_rate_of_an_image_counts_the_non_members_that_score_as_high():

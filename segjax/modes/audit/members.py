@@ -180,16 +180,33 @@ def choose(lists: Lists, known: Sequence[str], place: str) -> Asked:
       place: of these images, for errors.
 
     Raises:
-      InputError: a listed name that is unknown, or too few images of a kind.
+      InputError: a listed name that is unknown, an image in no list, or too few images of a kind.
     """
     rest = lists.nonmembers
     if rest is None:
         listed = set(lists.members)
         rest = tuple(name for name in known if name not in listed)
     check_known(lists.where, (*lists.members, *rest), known, place)
+    _check_listed(lists, known, place)
     check_numbers(lists.where, len(lists.members), len(rest))
     member = np.arange(len(lists.members) + len(rest)) < len(lists.members)
     return Asked((*lists.members, *rest), member)
+
+
+def _check_listed(lists: Lists, known: Sequence[str], place: str) -> None:
+    """Raises InputError for images that are in neither of two lists."""
+    if lists.nonmembers is None:
+        return
+    listed = {*lists.members, *lists.nonmembers}
+    unlisted = [name for name in known if name not in listed]
+    if unlisted:
+        raise InputError(
+            lists.where,
+            got=f'{len(unlisted)} images of {place} in no list: {shortened(unlisted)}',
+            expected='every image in a list',
+            fix='list them, move their files away, or list members alone: all further images are '
+            'then non-members',
+        )
 
 
 def check_known(where: str, names: Iterable[str], known: Iterable[str], place: str) -> None:

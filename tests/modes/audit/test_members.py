@@ -90,6 +90,12 @@ def test_a_missing_file(tmp_path):
         members.read(pathlib.Path(tmp_path / 'none.txt'))
 
 
+def test_images_in_no_list():
+    lists = members.Lists(tuple(NAMES[:5]), tuple(NAMES[5:8]), 'lists')
+    with pytest.raises(InputError, match='2 images of here in no list: n8, n9'):
+        members.choose(lists, NAMES, 'here')
+
+
 def test_unknown_names_and_too_few(tmp_path):
     lists = members.read(write(tmp_path, 'in.txt', 'n0\nn11\nx\nn3\nn4'))
     with pytest.raises(InputError) as error:
