@@ -87,8 +87,9 @@ def _verdict(audited: Audit) -> str:
         notes.append(f'{note.where.capitalize()}: {note.message} Remedy: {note.fix}.')
     non_members = int((~audited.measured.member).sum())
     if non_members < 1000:
+        rates = '0.1 %' if non_members >= 100 else '1 % or 0.1 %'
         notes.append(
-            f'With {non_members} non-members, a false-positive rate of 0.1 % means no false '
+            f'With {non_members} non-members, a false-positive rate of {rates} means no false '
             'positive.'
         )
     if audited.measured.unlabelled:

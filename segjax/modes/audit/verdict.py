@@ -38,7 +38,7 @@ def judge(
     confound: Confound,
     tpr: Mapping[str, float],
 ) -> Verdict:
-    """Judges by the attack with the largest AUC.
+    """Judges by the attack with the largest AUC, among the attacks that are better than chance.
 
     The best of k attacks is good by chance more often than a single attack. So the interval has the
     level 1 - 0.05 / k (Bonferroni): all k intervals hold together in 95 % of the cases.
@@ -54,10 +54,11 @@ def judge(
     rows = {}
     for name, values in scores.items():
         rows[name] = membership.auc_interval(values, member, groups, level)
-    best = max(rows, key=lambda name: rows[name]['value'])
+    better = [name for name, row in rows.items() if row['low'] > CHANCE]
+    best = max(better or rows, key=lambda name: rows[name]['value'])
     value, low, high = (rows[best][key] for key in ('value', 'low', 'high'))
     detectable = CHANCE + value - low
-    leaks = low > CHANCE
+    leaks = bool(better)
     text = _text(best, value, low, high, detectable, tpr[best])
     if leaks and confound.note is not None:
         text += (

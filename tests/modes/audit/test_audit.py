@@ -161,6 +161,19 @@ def test_verdict_of_a_leak():
     assert 'it finds 12.5 % of the members' in result.text
 
 
+def test_a_certain_leak_goes_before_a_larger_auc(monkeypatch):
+    rows = {
+        'certain': {'value': 0.6, 'low': 0.55, 'high': 0.65},
+        'large': {'value': 0.7, 'low': 0.45, 'high': 0.9},
+    }
+    monkeypatch.setattr(
+        verdict.membership, 'auc_interval', lambda scores, member, groups, level: rows[scores]
+    )
+    named = {name: name for name in rows}
+    result = verdict.judge(named, None, None, NO_CONFOUND, dict.fromkeys(rows, 0.0))
+    assert result.leaks and result.attack == 'certain' and result.AUC == 0.6
+
+
 def test_verdict_without_a_leak_says_what_would_have_been_seen():
     result = judged(0.0)
     assert not result.leaks and result.detectable == pytest.approx(0.5 + result.AUC - result.low)
