@@ -31,8 +31,8 @@ COMMON: Flags = {
     'workdir': ('', 'Run folder: checkpoints, logs, pictures, report.html'),
     'mode': (
         'train',
-        'train, evaluate, predict, export, compare, config, doctor, bench, table, prepare or cache',
-        'train, evaluate, predict, compare, audit, config, doctor, bench, table, prepare or cache',
+        'train, evaluate, predict, export, compare, audit, config, doctor, bench, table, prepare '
+        'or cache',
     ),
 }
 PREDICT: Flags = {
@@ -43,10 +43,9 @@ PREDICT: Flags = {
     ),
 }
 OUTPUT: Flags = {
-    'output': ('', 'folder for the results: label maps and colours, compare.html, or a program'),
     'output': (
         '',
-        'folder for the results: label maps, colours and overlays, compare.html, or audit.html',
+        'folder for the results: label maps and colours, compare.html, audit.html, or a program',
     ),
     'stage': ('', 'name of the stage; without it, the last stage that can predict'),
 }
@@ -85,14 +84,11 @@ PROCESSES: Flags = {
 GROUPS = (
     ((), COMMON),
     (('predict',), PREDICT),
-    (('predict', 'compare', 'export'), OUTPUT),
+    (('predict', 'compare', 'audit', 'export'), OUTPUT),
     (('export',), EXPORT),
     (('compare',), COMPARE),
-    (('evaluate', 'predict', 'export'), CHECKPOINT),
-    (('predict', 'compare', 'audit'), OUTPUT),
-    (('compare',), COMPARE),
     (('audit',), AUDIT),
-    (('evaluate', 'predict', 'audit'), CHECKPOINT),
+    (('evaluate', 'predict', 'audit', 'export'), CHECKPOINT),
     (('train',), TRAIN),
     (('table',), TABLE),
     (('cache',), CACHE),
@@ -310,11 +306,7 @@ def _check_flags() -> None:
         begins = given.mode in ('train', 'bench') and not given.config
         fix = '--config configs/supervised.py:quick ' * begins + '--workdir runs/first'
         raise InputError('--workdir', got='nothing', expected='a folder for this run', fix=fix)
-    if given.mode in ('predict', 'export'):
-        for name in ('input', 'output') if given.mode == 'predict' else ('output',):
-            if not given[name].value:
-                raise _wrong_value(name, 'nothing', 'a folder')
-    needed = {'predict': ('input', 'output'), 'audit': ('output',)}
+    needed = {'predict': ('input', 'output'), 'audit': ('output',), 'export': ('output',)}
     _check_folders(needed.get(given.mode, ()))
 
 
@@ -639,8 +631,7 @@ def _end_with(error: Exception) -> None:
 
 def _written_place() -> str:
     """Returns the flag and folder that a mode writes to, for disk errors that name no file."""
-    if given.mode in ('predict', 'export', 'compare'):
-    if given.mode in ('predict', 'compare', 'audit'):
+    if given.mode in ('predict', 'export', 'compare', 'audit'):
         return f'--output {given.output}'
     if given.mode in ('prepare', 'cache'):
         return 'prepared data (config.data.cache or $SEGJAX_CACHE)'

@@ -11,7 +11,6 @@ import pytest
 from segjax.core import environment, files
 from segjax.report import charts, curve_sections, html, page, scores
 from segjax.report.charts import Bars, Dot, Point, Reference, Series, Span
-from segjax.report.charts import Bars, Dot, Point, Reference, Series
 from segjax.report.pictures import save_pictures
 from segjax.spec import ClassSpec, DataSpec
 from segjax.train import log_files
@@ -725,24 +724,6 @@ def test_a_name_away_from_its_dot_has_a_line_to_it():
         assert (away > 0.2) == (dot in ends), away
         if dot in ends:
             assert ends[dot] == pytest.approx(baseline - 3, abs=0.1)
-def test_scatter_places_points_ranges_and_references():
-    points = [
-        Point('none & all', 2.0, 10.0, 1.0, 4.0),
-        Point('noise', 4.0, 30.0),
-        Point('optimal', 1.0, 30.0, hollow=True),
-    ]
-    svg = charts.scatter('leak', points, ('AUC', 'mIoU'))
-    Page(svg)
-    legend, plot = svg.split('</figcaption>')
-    (x4, top), (x2, low) = marks(plot)
-    unit = (x4 - x2) / 2
-    ((start, end),) = re.findall(r'class="range b0" d="M([\d.]+) [\d.]+H([\d.]+)"', plot)
-    assert (float(start), float(end)) == pytest.approx((x2 - unit, x4), abs=0.15)
-    ((x1, y1),) = re.findall(r'class="diamond" d="M([\d.]+) ([\d.]+)l', plot)
-    assert (float(x1) + 5, float(y1)) == pytest.approx((x2 - unit, top), abs=0.15) and top < low
-    assert '<title>none &amp; all; AUC 2, 1 to 4; mIoU 10</title>' in plot
-    assert legend.count('<circle') == 2 and legend.count('class="diamond"') == 1
-    assert charts.scatter('leak', [], ('AUC', 'mIoU')) == ''
 
 
 def bars_of(svg: str) -> list[tuple[str, float, float, str]]:

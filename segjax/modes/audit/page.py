@@ -9,7 +9,7 @@ from segjax.modes.audit.measure import REACH
 from segjax.modes.audit.members import shortened
 from segjax.modes.audit.results import POLICY, Audit, image_rows
 from segjax.report import charts, html
-from segjax.report.charts import Dot, Point
+from segjax.report.charts import Dot, Point, Span
 from segjax.report.html import escape, label
 from segjax.report.scores import all_curves, format_score, with_unit
 
@@ -203,11 +203,11 @@ def _defences(audited: Audit) -> str:
         cells.append(f'{100 * scores["similarity"]:.1f}')
         rows.append(cells)
         if scores['mIoU'] is not None:
-            ends = (100 * scores['low'], 100 * scores['high'])
-            points.append(Point(label(name), 100 * scores['AUC'], 100 * scores['mIoU'], *ends))
-    # The optimal net leaks nothing, and segments as well as without a defence.
-    if before['mIoU'] is not None:
-        points.append(Point('optimal', 50, 100 * before['mIoU'], hollow=True))
+            leak = Span(*(100 * scores[key] for key in ('AUC', 'low', 'high')))
+            miou = 100 * scores['mIoU']
+            # The optimal net leaks nothing, and segments as well as without a defence.
+            optimum = (50.0, 100 * before['mIoU']) if name == NONE else None
+            points.append(Point(label(name), leak, Span(miou, miou, miou), optimum))
     # The plot comes first.
     heads = [
         'defence',
@@ -224,7 +224,13 @@ def _defences(audited: Audit) -> str:
         f'of non-members, by the policy {POLICY!r} for absent classes. The similarity is the '
         'overlap of the histograms of posteriors.'
     )
-    plot = charts.scatter('Attack and segmentation', points, ('AUC %', 'mIoU %'), width=1080)
+    plot = charts.scatter_plot(
+        'Attack and segmentation',
+        points,
+        ('AUC [%]', 'mIoU [%]'),
+        ('measured', 'no leak, and no loss'),
+        size=(1080, 380),
+    )
     return (
         f'<h3>Defences</h3><p class="soft">{text}</p>{plot}'
         f'<div class="card scroll below">{html.table(heads, rows)}</div>'

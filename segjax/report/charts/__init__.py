@@ -22,10 +22,6 @@ from segjax.report.charts.scatter import Point, Span, scatter_plot
 
 STYLE = html.style_sheet('table.css')
 """The style of the marks of dot plots, scatter plots and bars, in addition to style.css."""
-from segjax.report.charts.scatter import Point, scatter
-
-STYLE = html.style_sheet('table.css')
-"""The style of the marks of `dot_plot`, `grouped_bars` and `scatter`, in addition to style.css."""
 
 __all__ = [
     'LETTER',
@@ -49,6 +45,5 @@ __all__ = [
     'meter',
     'nice_ticks',
     'scatter_plot',
-    'scatter',
     'smooth',
 ]
