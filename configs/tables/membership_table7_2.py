@@ -97,7 +97,7 @@ def audited(key, evaluates, adversary, prefix=''):
 
 
 def get_rows():
-    """Returns the rows of A2, and then those of A1."""
+    """Returns the rows of A2, and then the rows of A1."""
     rows = [
         Row('features', 'generator', FEATURES, overrides=('refit.use=none',), hidden=True),
         Row(

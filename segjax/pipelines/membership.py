@@ -194,7 +194,7 @@ SHADOW = 'shadow'
 ATTACKER = 'attacker'
 AUDIT = 'audit'
 REFERENCE = 'reference'
-"""Names of the stages. Those of the shadow and of the attacker are the names of their nets too."""
+"""Names of the stages. `shadow` and `attacker` are the names of their nets too."""
 MEMBER = 'member'
 """Entry of `TrainState.extra`: 1 for each image of the adversary on which the shadow trained."""
 ARGMAX_SCALE = 50.0
@@ -202,7 +202,7 @@ ARGMAX_SCALE = 50.0
 KINDS = ('members', 'non_members')
 """Kinds of images of the victim, by which confusions are counted."""
 SEGMENTATION_SCORES = ('mIoU', 'pixel_accuracy', 'class_accuracy', 'fwIoU')
-"""Scores of the protected net, of which the audit shows the gap between members and others."""
+"""Scores of the protected net, of which the audit shows the gap between members and non-members."""
 
 
 class Pool(NamedTuple):
@@ -558,7 +558,7 @@ def for_shadow(system: System) -> ml_collections.ConfigDict:
     changed.data.train_split = system.config.shadow.members
     changed.data.eval_split = system.config.shadow.non_members
     if system.pool.is_queried:
-        # Images are chosen among those of both lists.
+        # Members are chosen among the images of both lists.
         changed.data.update(train_split=system.pool.split, eval_split=system.pool.split)
     changed.train.num_steps = system.config.shadow.num_steps
     changed.train.batch_size = system.config.shadow.batch_size
@@ -633,7 +633,7 @@ def trained_net(system: System, name: str) -> Stage:
 def attacker_stage(system: System) -> Stage:
     """Builds the training of A on patches of (S(x), y) of all images of the adversary.
 
-    Its scores are those of an attack on S, with the images that A has learned.
+    Its scores are about an attack on S, with the images that A has learned.
     """
     config = system.config
     settings = config.attacker
@@ -874,7 +874,7 @@ def init_audit(
 ) -> TrainState:
     """Returns the state with V, A, the references and the generator of features. None is trained.
 
-    The nets are those that the evaluations of their own stages used.
+    The parameters are the averages that the evaluations of their own stages used.
     """
     del batch
     ema = system.config.train.ema

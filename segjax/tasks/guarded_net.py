@@ -158,7 +158,7 @@ def _logits_with_dropout(
     guarded: GuardedNet, params: PyTree, model_state: PyTree, image: Array, keys: Array
 ) -> Array:
     """Returns logits of a net that keeps its drop-out layer, with a key for each image."""
-    # Batch norms keep their running statistics, and logits are those of all pixels.
+    # Batch norms keep their running statistics, and all pixels have logits.
     fields = {'dropout': guarded.config.testing.strength}
     kept = {'frozen_norm': True, 'logit_stride': None}
     fields |= {key: value for key, value in kept.items() if hasattr(guarded.net, key)}

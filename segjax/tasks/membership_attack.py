@@ -1,7 +1,6 @@
 """Patches of posteriors and labels that an attack net on membership reads, and their fusion.
 
-The attack net A reads what a segmentation net returns for an image, together with the label of the
-image. It sees patches, because segmentation nets are trained on patches. The verdicts on several
+The attack net A reads the posteriors that a segmentation net returns for an image, and its label. It sees patches, because segmentation nets are trained on patches. The verdicts on several
 patches of an image are fused to the score of the image.
 
     planes = attack_planes(*thinned(posteriors, label, 8), 'posteriors')    # [B, h, w, 2 C]
@@ -102,7 +101,7 @@ def inside(planes: Array, size: Array) -> Array:
 
 
 def random_places(keys: Array, size: Array, patch: tuple[int, int], number: int) -> Places:
-    """Draws places of patches, uniformly among those inside of each image.
+    """Draws places of patches, uniformly inside of each image.
 
     Args:
       keys: [B] keys.

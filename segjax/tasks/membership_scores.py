@@ -91,7 +91,7 @@ def untrained_attacks(
 ) -> dict[str, np.ndarray]:
     """Returns scores of images by attacks without a trained attacker, {name: [N]}.
 
-    No reference has seen an audited image. So the likelihood ratios are those without shadows of
+    No reference has seen an audited image. So the likelihood ratios do without shadows of
     members.
     """
     chosen = ['loss', 'confidence']
