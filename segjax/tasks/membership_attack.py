@@ -1,7 +1,8 @@
 """Patches of posteriors and labels that an attack net on membership reads, and their fusion.
 
-The attack net A reads the posteriors that a segmentation net returns for an image, and its label. It sees patches, because segmentation nets are trained on patches. The verdicts on several
-patches of an image are fused to the score of the image.
+The attack net A reads the posteriors that a segmentation net returns for an image, and its label.
+It sees patches, because segmentation nets are trained on patches. The verdicts on several patches
+of an image are fused to the score of the image.
 
     planes = attack_planes(*thinned(posteriors, label, 8), 'posteriors')    # [B, h, w, 2 C]
     places = random_places(keys, grid_size(size, 8), (90, 90), number=10)
