@@ -9,9 +9,10 @@ import pathlib
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import exported
-import jax
 
 from segjax import config as config_lib
 from segjax.config import config_file
@@ -48,42 +49,67 @@ def export_to(folder: pathlib.Path, facts: page.Exported, state) -> page.Exporte
         return facts
 
 
-def rows(timed: TimedRun, method: str) -> list[str]:
-    """Returns a line of the table for each output of a use."""
+class Measured(NamedTuple):
+    """An exported use of a stage, and its differences from the run.
+
+    facts        of the program
+    differences  by output
+    seconds      of exporting, and of running in both processes
+    """
+
+    facts: page.Exported
+    differences: Mapping[str, examples.Difference]
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """Returns a line of the table for each output."""
+        facts = self.facts
+        megabytes = sum(array.nbytes for array in facts.program.weights.values()) / 1e6
+        lines = []
+        for name, found in self.differences.items():
+            lines.append(
+                f'| {facts.title} | {name} | {facts.batch or "any"} | {megabytes:.2f} '
+                f'| {found.largest:.2g} | {found.scale:.3g} | {self.seconds:.0f} |'
+            )
+        return lines
+
+
+def measure(timed: TimedRun, method: str) -> Measured:
+    """Exports a use of a stage and calls it in a process without segjax."""
     run, stage, state = timed
     began = time.perf_counter()
     state = parallel.to_host(state)
     use = uses.use_of(run, stage, method)
     classes = run.spec_of(stage.eval_input).classes
+    title = f'`{run.config.pipeline}` | {stage.name}'
     made = program.make_program(use, state)
-    facts = page.Exported(use, made, None, PLATFORMS, classes, stage.name)
+    facts = page.Exported(use, made, None, PLATFORMS, classes, title)
     with tempfile.TemporaryDirectory() as place:
         folder = pathlib.Path(place) / 'exported'
         folder.mkdir()
         facts = export_to(folder, facts, state)
         inputs = export_run.random_inputs(facts)
         outputs, _ = exported.run_readme(folder, inputs)
-    expected = jax.jit(use.apply)(state, export_run.whole_inputs(facts, inputs))
-    megabytes = sum(array.nbytes for array in made.weights.values()) / 1e6
-    seconds = time.perf_counter() - began
-    lines = []
-    for name, found in examples.compare(outputs, expected).items():
-        lines.append(
-            f'| `{run.config.pipeline}` | {stage.name} | {name} | {facts.batch or "any"} '
-            f'| {megabytes:.2f} | {found.largest:.2g} | {found.scale:.3g} | {seconds:.0f} |'
-        )
-    return lines
+    expected = export_run.outputs_of_run(facts, state, inputs)
+    differences = examples.compare(outputs, expected)
+    return Measured(facts, differences, time.perf_counter() - began)
+
+
+def measure_all(path: str, cache: str) -> Iterator[Measured]:
+    """Measures all uses of all stages of a config."""
+    with tempfile.TemporaryDirectory() as folder:
+        for timed in open_runs(path, cache, folder):
+            able = {TILES: timed.stage.predict, PREDICTION: timed.stage.prediction}
+            for method, function in able.items():
+                if function is not None:
+                    yield measure(timed, method)
 
 
 def main(cache: str, *paths: str) -> None:
     print(HEADING, flush=True)
     for path in paths:
-        with tempfile.TemporaryDirectory() as folder:
-            for timed in open_runs(path, cache, folder):
-                stage = timed.stage
-                able = {TILES: stage.predict, PREDICTION: stage.prediction}
-                for method in [name for name, function in able.items() if function is not None]:
-                    print(*rows(timed, method), sep='\n', flush=True)
+        for measured in measure_all(path, cache):
+            print(*measured.lines(), sep='\n', flush=True)
 
 
 if __name__ == '__main__':

@@ -165,10 +165,7 @@ def fitting(use: Use) -> list[str]:
             'averages the probabilities where tiles overlap.'
         )
     else:
-        text += (
-            ' `--mode predict` of segjax fits a map into the top left corner, with its aspect '
-            'ratio kept.'
-        )
+        text += ' `--mode predict` of segjax puts a map into the top left corner, and pads the rest.'
     return [text]
 
 

@@ -34,7 +34,7 @@ class Residual(nn.Module):
         x = nn.Conv(4, (3, 3))(x)
         for _ in range(2):
             x = nn.relu(x + nn.BatchNorm(use_running_average=True)(nn.Conv(4, (3, 3))(x)))
-        return nn.softmax(nn.Conv(3, (1, 1))(x))
+        return {'logits': nn.Conv(3, (1, 1))(x)}
 
 
 def program_of(net):
@@ -42,8 +42,12 @@ def program_of(net):
     variables = nets.random_variables(net, (1, *SIZE, 3))
 
     def function(weights, inputs):
-        logits = net.apply(variables, inputs['image'] / 255.0, train=False)
-        return {'probabilities': logits, 'brightness': inputs['image'].astype(jnp.float32).mean(3)}
+        outputs = net.apply(variables, inputs['image'] / 255.0, train=False)
+        probabilities = nn.softmax(outputs['logits'])
+        return {
+            'probabilities': probabilities,
+            'brightness': inputs['image'].astype(jnp.float32).mean(3),
+        }
 
     return Program(function, {}, {'image': jax.ShapeDtypeStruct((*SIZE, 3), 'uint8')})
 
@@ -62,19 +66,42 @@ def test_a_residual_net(tmp_path, batch):
     assert all(each.largest < 1e-5 * each.scale for each in differences.values())
 
 
+def net_program(name, fields):
+    """Returns the program of a net of the registry."""
+    net = models.build(
+        'segmentation', name, num_classes=19, dtype='float32', axis_name=None, **fields
+    )
+    return program_of(net)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'name, fields', [('erfnet', dict(width=1 / 4, first_maps=32)), ('bisenet', dict(width=1 / 16))]
+    'name, fields',
+    [
+        ('erfnet', dict(width=1 / 4, first_maps=32)),
+        ('bisenet', dict(width=1 / 16)),
+        ('bisenet', dict(width=1 / 16, release='coin')),
+        ('deeplab_largefov', dict(width=1 / 64)),
+        ('deeplab_v2', dict(width=1 / 16, num_layers=50)),
+        ('fcn', dict(width=1 / 64)),
+        ('pspnet', dict(width=1 / 16)),
+    ],
 )
-def test_nets(tmp_path, name, fields):
-    net = models.build(
-        'segmentation', name, num_classes=5, dtype='float32', axis_name=None, **fields
-    )
-    program = program_of(net)
+def test_nets_that_convert(tmp_path, name, fields):
+    program = net_program(name, fields)
     onnx_file.write(tmp_path, program, 1)
     expected = jax.jit(program.function)({}, images(1))
     differences = onnx_file.check(tmp_path, images(1), expected)
-    assert all(each.largest < 1e-4 * each.scale for each in differences.values())
+    assert all(each.largest < 1e-3 * each.scale for each in differences.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('backbone', ['xception41', 'resnet50'])
+def test_depthwise_convolutions_have_no_translation(tmp_path, backbone):
+    """Their form depends on the platform, and the converter knows no such choice."""
+    program = net_program('deeplab_v3plus', dict(width=1 / 16, backbone=backbone))
+    with pytest.raises(InputError, match='platform_index'):
+        onnx_file.write(tmp_path, program, 1)
 
 
 def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
