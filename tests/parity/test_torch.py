@@ -488,8 +488,10 @@ def test_the_benched_adam_is_ours():
     config = ml_collections.ConfigDict({key: field.default for key, field in OPTIM.items()})
     config.update(name='adam', schedule='constant', **settings)
     layer = nn.Linear(3, 2)
-    params = {'net': {'kernel': layer.weight.detach().numpy().T, 'bias': layer.bias.detach()}}
-    params = jax.tree.map(lambda x: jnp.array(np.array(x)), params)
+    params = {
+        'net': {'kernel': layer.weight.detach().numpy().T, 'bias': layer.bias.detach().numpy()}
+    }
+    params = jax.tree.map(jnp.array, params)  # a copy: torch changes its parameters in place
     transform = optim.make(config, 10, params)
     state = transform.init(params)
     optimiser = torch_worker.adam(layer, settings)
