@@ -206,14 +206,14 @@ def _smoke(config):
     config_lib.smoke(config)
     size = (32, 64)
     _small(config, size)
-    # Without batch norm, and quick to compile.
-    for section in ('model', 'shadow.model'):
-        config_lib.choose(config, section, 'deeplab_largefov')
+    # Nets that compile quickly. The victim has a rate of drop-out and no batch norm.
+    config_lib.choose(config, 'model', 'deeplab_largefov')
+    config_lib.choose(config, 'shadow.model', 'erfnet')
     config_lib.update(
         config,
         data=dict(lists=_lists(8), world=dict(num_train=32, num_val=8)),
         model=dict(width=0.0625),
-        shadow=dict(model=dict(width=0.0625), num_steps=2),
+        shadow=dict(model=dict(width=0.25, blocks=(0, 0, 0, 0)), num_steps=2),
         attacker=dict(stride=4, patch=(8, 8), num_steps=2, patches=2, model=dict(width=0.0625)),
         testing=dict(num_patches=2, resamples=50),
         features=dict(tap='conv1_2'),
@@ -230,7 +230,7 @@ def _set_arguments(config, args):
         config.shadow_data.lists = config.data.lists
         config.shadow_data.world.update(config.data.world)
         config.shadow_data.world.seed = config.data.world.seed + 1
-        config.shadow.model.width = 1.5 * config.model.width
+        config.shadow.model.width *= 1.5
     elif args.adversary == 'independent' and args.variant == '':
         _bdd100k(config)
     elif args.adversary:
