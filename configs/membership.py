@@ -39,22 +39,19 @@ nets 'segmenter|shadow'. The net DPC of the attack from Mapillary Vistas is Deep
 """
 
 from segjax import config as config_lib
-from segjax.data import draws
-from segjax.errors import unknown_name
-from segjax.tasks import guarded_net
 
 VARIANTS = ('bdd100k', 'vistas', 'quick', 'smoke')
+STRENGTHS = {'dropout': 0.1, 'gaussian': 0.5, 'obfuscate': 0.75, 'temperature': 2.0, 'top_k': 1.0}
+"""Strengths of the defences that have a strength."""
 CHOICES = {
     'adversary': ('', 'dependent', 'independent'),
-    'defence': guarded_net.DEFENCES,
+    'defence': ('none', 'argmax', *STRENGTHS),
     'victim': ('', 'train', 'load', 'features'),
     'reading': ('posteriors', 'loss'),
 }
 """Values of arguments. An empty text is the choice of the variant."""
 OF_VARIANT = -1
 """A number that the variant or the defence sets."""
-STRENGTHS = {'dropout': 0.1, 'gaussian': 0.5, 'obfuscate': 0.75, 'temperature': 2.0, 'top_k': 1.0}
-"""Strengths of the defences that have a strength."""
 
 
 def get_config(arg=''):
@@ -71,10 +68,7 @@ def get_config(arg=''):
         reading='posteriors',
         shadow_steps=OF_VARIANT,
     )
-    for name, values in CHOICES.items():
-        if args[name] not in values:
-            where = f'--config configs/membership.py:...,{name}='
-            raise unknown_name(where, args[name], values)
+    config_lib.check_choices('configs/membership.py', args, CHOICES)
     config = config_lib.defaults('membership')
     _cityscapes(config)
     variants = {'bdd100k': _bdd100k, 'vistas': _vistas, 'quick': _quick, 'smoke': _smoke}
@@ -94,7 +88,7 @@ def _cityscapes(config):
         data=dict(
             name='cityscapes',
             eval_size=(1024, 2048),
-            lists=draws.published_lists('cityscapes'),
+            lists=config_lib.published_lists('cityscapes'),
             train_split='victim_members',
             eval_split='victim_non_members',
         ),
@@ -135,7 +129,7 @@ def _independent(config, name, num_images):
         data=dict(lists=(), train_split='train', eval_split='val'),
         victim=dict(use='load'),
         init_from=dict(expected="semseg's PSPNet-101 of Cityscapes"),
-        shadow_data=dict(name=name, lists=draws.published_lists(name)),
+        shadow_data=dict(name=name, lists=config_lib.published_lists(name)),
         shadow=dict(
             adversary='independent', batch_size=7, optim=_sgd(1e-2, 'poly', weight_decay=4e-5)
         ),

@@ -36,6 +36,7 @@ from segjax.config.tree import (
     update,
 )
 from segjax.config.validation import validate
+from segjax.data.draws import published_lists
 from segjax.schema import typed_text
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     'of_all_data_sets',
     'parse_arg',
     'portraits',
+    'published_lists',
     'recorded',
     'rendered_portraits',
     'schema_of',

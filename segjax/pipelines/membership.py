@@ -372,6 +372,7 @@ def check_sources(config: ml_collections.ConfigDict) -> None:
             expected='1: the victim trains on all of its members',
             fix='--config.data.labelled_fraction=1.0, with a smaller list of members',
         )
+    # A net that is not trained comes from init_from.
     if not config.init_from.path:
         loaded = {
             SEGMENTER: (config.victim.use, 'the run or the published weights of the victim'),
@@ -382,6 +383,8 @@ def check_sources(config: ml_collections.ConfigDict) -> None:
             if use == 'load':
                 otherwise = f'--config.{key}.use=train trains it'
                 sources.check_source(config, net, (f'runs/{key}', content), otherwise)
+
+    # A generator fits the features of a single net.
     if config.features.use == 'load' and config.victim.use == 'train':
         raise InputError(
             'config.features.use',
@@ -407,6 +410,7 @@ def make_synthesis(
 
 def victim_stage(system: System) -> Stage:
     """Builds the training of V, or its evaluation if it is loaded. A1 queries it at the end."""
+    # The training.
     config = system.config
     is_loaded = config.victim.use == 'load'
     training = scorers.Training(
@@ -420,6 +424,8 @@ def victim_stage(system: System) -> Stage:
         batch_key='train.batch_size',
         augment=config.augment,
     )
+
+    # The evaluation, and the queries of A1.
     evaluation = segmentation.make_evaluation(config, system.spec, scorers.make_infer(training))
     if config.privacy.use:
         finalize = functools.partial(with_epsilon, system, evaluation.finalize)
@@ -453,6 +459,7 @@ def make_victim_step(system: System, training: scorers.Training) -> Callable:
     A private gradient belongs to a single example, so batch norms use their running statistics, and
     drop-out is off.
     """
+    # Without privacy, V trains as any net.
     config = system.config
     terms = supervised.make_terms(config, system.spec)
     weight_of = supervised.head_weight(config)
@@ -593,6 +600,7 @@ def reference_stage(system: System, number: int) -> Stage:
 
 def trained_net(system: System, name: str) -> Stage:
     """Builds the training of a net of the adversary, on the lists of the shadow."""
+    # The training.
     config = for_shadow(system)
     spec = system.pool.spec
     training = scorers.Training(
@@ -607,6 +615,8 @@ def trained_net(system: System, name: str) -> Stage:
         augment=config.augment,
     )
     terms = supervised.make_terms(config, spec)
+
+    # The images of the victim are never among those of A1.
     data = system.pool.data
     victims = (system.config.data.train_split, system.config.data.eval_split)
     inputs = segmentation.train_input(config)._replace(
@@ -837,6 +847,7 @@ def verdicts(
 
 def audit_stage(system: System) -> Stage:
     """Builds the attack on V, behind the defence of `testing`. It trains nothing."""
+    # The frozen nets that come from files or runs.
     config = system.config
     audited = f'{config.data.train_split}+{config.data.eval_split}'
     is_loaded = {
@@ -954,6 +965,7 @@ def score_segmentation(
 ) -> Metrics:
     """Counts the confusions of members and of non-members."""
     del keys
+    # The classes that users see, at the size of the labels.
     config = system.config
     num_classes = system.spec.classes.num_classes
     answer = guarded_net.defended_query(system.victim, state, batch)

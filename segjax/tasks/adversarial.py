@@ -38,8 +38,7 @@ class Player(NamedTuple):
     @property
     def nets(self) -> tuple[str, ...]:
         """Returns the names of its nets."""
-        owned = [optimiser.nets for optimiser in self.optimisers.values()]
-        return tuple(net for nets in owned for net in nets)
+        return supervised.nets_of(self.optimisers)
 
 
 class Control(NamedTuple):

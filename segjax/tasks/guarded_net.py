@@ -202,6 +202,7 @@ def _synthetic_posteriors(
 
 def check(guarded: GuardedNet) -> None:
     """Raises InputError for a defence that the net cannot have, or a wrong strength."""
+    # Of each defence: whether its strength is right, the rule, and a right strength.
     testing = guarded.config.testing
     num_classes = guarded.spec.classes.num_classes
     ranges: Mapping[str, tuple[bool, str, float]] = {
@@ -222,6 +223,8 @@ def check(guarded: GuardedNet) -> None:
             expected=expected,
             fix=f'--config.testing.strength={float(example)}',
         )
+
+    # Two defences need parts of the net.
     if testing.defence == 'dropout':
         _check_dropout(guarded)
     if testing.defence == 'obfuscate' and guarded.synthesis is None:

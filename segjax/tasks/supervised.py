@@ -245,6 +245,12 @@ def make_init(config: ml_collections.ConfigDict, net: segmentation.Net) -> Calla
 # --- the step -------------------------------------------------------------------------------------
 
 
+def nets_of(optimisers: Optimisers) -> tuple[str, ...]:
+    """Returns the names of the nets that optimisers train."""
+    owned = [optimiser.nets for optimiser in optimisers.values()]
+    return tuple(net for nets in owned for net in nets)
+
+
 def make_train_step(
     loss_fn: Callable,
     optimisers: Optimisers,
@@ -273,15 +279,12 @@ def make_train_step(
       prepare: (state, batch) -> batch, adds the outputs of frozen nets.
       change_grads: (gradients of the global batch, params) -> gradients for the optimisers.
       finish: (state, prepared batch, outputs) -> state, called before the step is counted.
-      value_and_grad: of `private.private_value_and_grad`, for gradients that are clipped and
-        noised. None: the gradient of the global batch.
+      value_and_grad: of `private.private_value_and_grad`. None: the gradient of the global batch.
     """
     if value_and_grad is None:
         value_and_grad = parallel.global_value_and_grad(loss_fn, weight_of, accumulate, shared)
     first = next(iter(optimisers.values()))
-    trained = []
-    for optimiser in optimisers.values():
-        trained += optimiser.nets
+    trained = nets_of(optimisers)
 
     def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
         # The gradient, for the trained nets alone.
@@ -291,7 +294,6 @@ def make_train_step(
         result, grads = value_and_grad(params, model_state, batch, keys)
         loss, terms, model_state, outputs = result
         grads = change_grads(grads, params)
-
         metrics = {
             'loss': Mean(loss, jnp.float32(1)),
             'learning_rate': optim.learning_rate(first.section, num_steps, state.step),

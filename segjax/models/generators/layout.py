@@ -192,6 +192,7 @@ def make_layout_encoder(net: nn.Module, train: bool) -> LayoutEncoder:
     Raises:
       InputError: the norm is unknown.
     """
+    # Every convolution of the encoder begins in the same way.
     zeros = nn.initializers.zeros
 
     def conv(features: int, kernel_size: tuple[int, int], **arguments) -> Conv:

@@ -165,7 +165,9 @@ def fitting(use: Use) -> list[str]:
             'averages the probabilities where tiles overlap.'
         )
     else:
-        text += ' `--mode predict` of segjax puts a map into the top left corner, and pads the rest.'
+        text += (
+            ' `--mode predict` of segjax puts a map into the top left corner, and pads the rest.'
+        )
     return [text]
 
 

@@ -241,7 +241,7 @@ def test_the_page_shows_the_audit(leaking, scores):
     assert scores['verdict']['text'].replace('"', '&quot;') in text
     auc = scores['attacks']['loss']['intervals']['AUC']
     assert f'{100 * auc["low"]:.2f} – {100 * auc["high"]:.2f}' in text
-    for words in ('gaussian 0.5', 'temperature 4', 'class 2', 'optimal'):
+    for words in ('gaussian 0.5', 'temperature 4', 'class 2', 'no leak, and no loss'):
         assert words in text
     assert text.count('<figure class="chart">') >= 10
     assert len(page.COLUMNS) == len(set(page.COLUMNS) & set(scores['attacks']['loss']))
@@ -265,15 +265,14 @@ def command(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments):
+        for flag in main.FLAGS:
+            flags.FLAGS[flag.name].unparse()
         try:
             assignments = main.parse_arguments(['main', '--mode=audit', *arguments])
             main.main(assignments)
             code = 0
         except SystemExit as error:
             code = error.code
-        finally:
-            for flag in main.FLAGS:
-                flags.FLAGS[flag.name].unparse()
         return code, *capsys.readouterr()
 
     return command
