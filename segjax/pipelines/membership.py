@@ -365,6 +365,7 @@ def size_of_list(key: str, split: str, spec: DataSpec) -> int:
 
 def check_sources(config: ml_collections.ConfigDict) -> None:
     """Raises InputError for nets that come from nowhere, and for shares of the members."""
+    # A share of the members would leave members that V has never seen.
     if config.data.labelled_fraction < 1:
         raise InputError(
             'config.data.labelled_fraction',
@@ -373,6 +374,7 @@ def check_sources(config: ml_collections.ConfigDict) -> None:
             fix='--config.data.labelled_fraction=1.0, with a smaller list of members',
         )
     # A net that is not trained comes from init_from.
+    # Loaded nets.
     if not config.init_from.path:
         loaded = {
             SEGMENTER: (config.victim.use, 'the run or the published weights of the victim'),
@@ -411,6 +413,7 @@ def make_synthesis(
 def victim_stage(system: System) -> Stage:
     """Builds the training of V, or its evaluation if it is loaded. A1 queries it at the end."""
     # The training.
+    # A loaded net takes no step.
     config = system.config
     is_loaded = config.victim.use == 'load'
     training = scorers.Training(
@@ -426,6 +429,7 @@ def victim_stage(system: System) -> Stage:
     )
 
     # The evaluation, and the queries of A1.
+    # Only an adversary that trains a shadow asks.
     evaluation = segmentation.make_evaluation(config, system.spec, scorers.make_infer(training))
     if config.privacy.use:
         finalize = functools.partial(with_epsilon, system, evaluation.finalize)
@@ -466,6 +470,7 @@ def make_victim_step(system: System, training: scorers.Training) -> Callable:
     if not config.privacy.use:
         return scorers.make_train_step(training, terms, weight_of)
 
+    # The statistics of a batch would mix examples.
     def loss_fn(params: PyTree, model_state: PyTree, batch: Batch, keys: Keys):
         own = (params[SEGMENTER], model_state[SEGMENTER])
         outputs, _ = training.net.apply(*own, batch['image'], train=False)
@@ -614,6 +619,8 @@ def trained_net(system: System, name: str) -> Stage:
         batch_key='shadow.batch_size',
         augment=config.augment,
     )
+
+    # A1 has no image of the victim's lists.
     terms = supervised.make_terms(config, spec)
 
     # The images of the victim are never among those of A1.
@@ -850,6 +857,7 @@ def audit_stage(system: System) -> Stage:
     # The frozen nets that come from files or runs.
     config = system.config
     audited = f'{config.data.train_split}+{config.data.eval_split}'
+    # Nets of other runs.
     is_loaded = {
         ATTACKER: config.attacker.use == 'load',
         bicycle.GENERATOR: config.features.use == 'load',
@@ -968,6 +976,7 @@ def score_segmentation(
     # The classes that users see, at the size of the labels.
     config = system.config
     num_classes = system.spec.classes.num_classes
+    # The protected net predicts the largest posterior of its answer.
     answer = guarded_net.defended_query(system.victim, state, batch)
     if config.evaluate.resolution == 'image':
         prediction = jnp.argmax(answer, -1)
@@ -975,6 +984,7 @@ def score_segmentation(
         shape = batch['label'].shape[1:]
         prediction = resize.argmax_valid(answer, batch['size'], shape, batch['label_size'])
 
+    # Members come first in the split of the audit.
     label, with_void = segmentation.score_labels(judge, batch)
     weight = batch['weight']
     is_member = (batch['index'] < system.num_members).astype(weight.dtype)
