@@ -88,7 +88,7 @@ def conditions(record: Mapping[str, Any]) -> list[str]:
     lines = [
         f'- Command: `{command("benchmarks.nets", record["settings"])}`',
         f'- Commit {machine["commit"]}, Python {machine["python"]}, {known}',
-        f'- {machine["processor"]}, {record["settings"]["threads"]} threads for each side',
+        f'- {machine["processor"]}, threads for each side: {record["settings"]["threads"]}',
         f'- Load average {machine["load at start"][0]} at the start, '
         f'{machine["load at end"][0]} at the end',
     ]
