@@ -374,7 +374,6 @@ def check_sources(config: ml_collections.ConfigDict) -> None:
             fix='--config.data.labelled_fraction=1.0, with a smaller list of members',
         )
     # A net that is not trained comes from init_from.
-    # Loaded nets.
     if not config.init_from.path:
         loaded = {
             SEGMENTER: (config.victim.use, 'the run or the published weights of the victim'),
@@ -412,8 +411,7 @@ def make_synthesis(
 
 def victim_stage(system: System) -> Stage:
     """Builds the training of V, or its evaluation if it is loaded. A1 queries it at the end."""
-    # The training.
-    # A loaded net takes no step.
+    # The training. A loaded net takes no step.
     config = system.config
     is_loaded = config.victim.use == 'load'
     training = scorers.Training(
@@ -429,7 +427,6 @@ def victim_stage(system: System) -> Stage:
     )
 
     # The evaluation, and the queries of A1.
-    # Only an adversary that trains a shadow asks.
     evaluation = segmentation.make_evaluation(config, system.spec, scorers.make_infer(training))
     if config.privacy.use:
         finalize = functools.partial(with_epsilon, system, evaluation.finalize)
@@ -622,8 +619,6 @@ def trained_net(system: System, name: str) -> Stage:
 
     # A1 has no image of the victim's lists.
     terms = supervised.make_terms(config, spec)
-
-    # The images of the victim are never among those of A1.
     data = system.pool.data
     victims = (system.config.data.train_split, system.config.data.eval_split)
     inputs = segmentation.train_input(config)._replace(
@@ -857,7 +852,6 @@ def audit_stage(system: System) -> Stage:
     # The frozen nets that come from files or runs.
     config = system.config
     audited = f'{config.data.train_split}+{config.data.eval_split}'
-    # Nets of other runs.
     is_loaded = {
         ATTACKER: config.attacker.use == 'load',
         bicycle.GENERATOR: config.features.use == 'load',
@@ -973,7 +967,6 @@ def score_segmentation(
 ) -> Metrics:
     """Counts the confusions of members and of non-members."""
     del keys
-    # The classes that users see, at the size of the labels.
     config = system.config
     num_classes = system.spec.classes.num_classes
     # The protected net predicts the largest posterior of its answer.

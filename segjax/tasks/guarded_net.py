@@ -203,7 +203,6 @@ def _synthetic_posteriors(
 def check(guarded: GuardedNet) -> None:
     """Raises InputError for a defence that the net cannot have, or a wrong strength."""
     # Of each defence: whether its strength is right, the rule, and a right strength.
-    # The strength.
     testing = guarded.config.testing
     num_classes = guarded.spec.classes.num_classes
     ranges: Mapping[str, tuple[bool, str, float]] = {
@@ -226,7 +225,6 @@ def check(guarded: GuardedNet) -> None:
         )
 
     # Two defences need parts of the net.
-    # The net.
     if testing.defence == 'dropout':
         _check_dropout(guarded)
     if testing.defence == 'obfuscate' and guarded.synthesis is None:
