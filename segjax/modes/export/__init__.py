@@ -6,7 +6,7 @@ The folder holds
     weights.npz   the arrays that it reads, under the names of checkpoints
     classes.json  name, id and colour of each class, in the order of their train ids
     export.json   how the program was made, and how far it is from the run
-    README.md     about ten lines of Python that run it, with jax and numpy alone
+    README.md     about ten lines of Python that run it, with jax, numpy and flatbuffers
 
 and with `--formats safetensors` each net that the program reads, in the names and layouts of the
 releases that fit it (released.py).
