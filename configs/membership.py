@@ -50,6 +50,8 @@ CHOICES = {
     'reading': ('posteriors', 'loss'),
 }
 """Values of arguments. An empty text is the choice of the variant."""
+CLIP = 8
+"""Frames of a clip of `streets`."""
 OF_VARIANT = -1
 """A number that the variant or the defence sets."""
 
@@ -149,11 +151,10 @@ def _vistas(config):
     config_lib.update(config, shadow=dict(batch_size=9, optim=dict(learning_rate=2e-2)))
 
 
-def _lists(size, seed=0):
-    """Returns lists of whole clips, because the frames of a clip show nearly the same scene."""
+def _lists(size, rule=''):
+    """Returns lists of equal sizes without a common image, drawn by a rule."""
     names = ('victim_members', 'victim_non_members', 'shadow_members', 'shadow_non_members')
-    behind = f'seed={seed}, whole=sequence'
-    return tuple(f'{name}=train:draw({size}, {behind})' for name in names)
+    return tuple(f'{name}=train:draw({size}, seed=0{rule})' for name in names)
 
 
 def _small(config, size):
@@ -182,11 +183,13 @@ def _small(config, size):
 
 
 def _quick(config):
-    """Sets 384 rendered images of 96x192, 96 in each list."""
+    """Sets 384 rendered clips of 96x192. Each list has a frame of each of its 96 clips."""
     _small(config, (96, 192))
     config_lib.update(
         config,
-        data=dict(lists=_lists(96), world=dict(num_train=384, num_val=8)),
+        data=dict(
+            lists=_lists(96, ', single=sequence'), world=dict(num_train=384 * CLIP, num_val=8)
+        ),
         train=dict(batch_size=8, num_steps=600),
         shadow=dict(num_steps=600),
         attacker=dict(stride=4, patch=(16, 16), num_steps=300, batch_size=8, patches=8),

@@ -217,7 +217,7 @@ LIST = re.compile(r'(?P<name>\w+)=(?P<split>[\w-]+(?:\+[\w-]+)*):(?P<file>.+)')
 
 DRAW = re.compile(
     r'draw\((?P<size>[1-9]\d*)(?:, *seed=(?P<seed>\d+))?'
-    r'(?:, *(?P<rule>spread|whole)=(?P<group>city|sequence))?\)'
+    r'(?:, *(?P<rule>spread|whole|single)=(?P<group>city|sequence))?\)'
 )
 """Form of a draw, which stands for the file of an entry of `data.lists` (data/draws.py)."""
 
@@ -231,7 +231,8 @@ def example_lists(value: Iterable) -> str | None:
             return f"NAME=SPLIT:FILE texts, as ('members=train:members.txt',); got {entry!r}"
         if match['file'].startswith('draw(') and not DRAW.fullmatch(match['file']):
             forms = (
-                'draw(1488), draw(1488, seed=1), draw(1488, whole=city), draw(1488, spread=city)'
+                'draw(1488), draw(1488, seed=1), draw(1488, whole=city), draw(1488, spread=city), '
+                'draw(96, single=sequence)'
             )
             return f'a draw of the form {forms}, with city or sequence; got {match["file"]!r}'
         names.append(match['name'])

@@ -58,13 +58,13 @@ ATTACKS = {
     'confidence AUC': 'attacks/confidence/AUC',
 }
 QUICK = (
-    "data.lists=('victim_members=train:draw(96, seed=0, whole=sequence)', "
-    "'victim_non_members=train:draw(96, seed=0, whole=sequence)', "
-    "'shadow_members=train:draw(96, seed=0, whole=sequence)', "
-    "'shadow_non_members=train:draw(96, seed=0, whole=sequence)')",
+    "data.lists=('victim_members=train:draw(96, seed=0, single=sequence)', "
+    "'victim_non_members=train:draw(96, seed=0, single=sequence)', "
+    "'shadow_members=train:draw(96, seed=0, single=sequence)', "
+    "'shadow_non_members=train:draw(96, seed=0, single=sequence)')",
     'data.train_split=victim_members',
     'data.eval_split=victim_non_members',
-    'data.world.num_train=384',
+    'data.world.num_train=3072',
     'data.world.num_val=8',
 )
 """The lists of configs/membership.py:quick, which the row `features` needs too."""

@@ -12,10 +12,13 @@ list would get the examples that an earlier draw left behind, and their splits w
   draw(SIZE, spread=GROUP)   SIZE examples, with equal shares of the examples of every group
   draw(SIZE, whole=GROUP)    whole groups, so that no other draw has an example of the same group.
                              The sum of their sizes is the largest possible sum of at most SIZE
+  draw(SIZE, single=GROUP)   an example of each of SIZE groups. No other draw has a part of them
 
 GROUP is `city` (the first part of a name of Cityscapes) or `sequence` (the clip of an example).
 Members and non-members of other cities differ in more than membership: `spread` excludes this.
 Members and non-members of the same sequence show nearly the same scene: `whole` excludes this.
+Few whole sequences differ in their scenes, and their frames are no independent examples. `single`
+draws independent scenes.
 """
 
 import collections
@@ -61,7 +64,7 @@ class Draw(NamedTuple):
     name   of the list
     size   number of examples
     seed   another seed gives another draw
-    rule   '', 'spread' or 'whole'
+    rule   '', 'spread', 'whole' or 'single'
     group  'city' or 'sequence', '' without a rule
     """
 
@@ -142,11 +145,12 @@ def choose(draw: Draw, names: Sequence[str], group_of: Sequence[str], where: str
     Args:
       draw: the draw.
       names: of the examples that may be drawn.
-      group_of: the group of each of them. `whole` draws groups of which every example may be drawn.
+      group_of: the group of each of them. `whole` and `single` draw from groups of which every
+        example may be drawn.
       where: the entry of `data.lists`, for errors.
 
     Raises:
-      InputError: there are fewer examples, or every group is larger than the draw.
+      InputError: there are fewer examples or groups, or every group is larger than the draw.
     """
     if len(names) < draw.size:
         smaller = 'a smaller size of the lists before it'
@@ -158,6 +162,8 @@ def choose(draw: Draw, names: Sequence[str], group_of: Sequence[str], where: str
         )
     if draw.rule == 'whole':
         return _whole(draw, group_of, where)
+    if draw.rule == 'single':
+        return _single(draw, names, group_of, where)
     hashes = [_hash(draw, name) for name in names]
     if draw.rule == 'spread':
         hashes = _shares(hashes, group_of)
@@ -219,3 +225,23 @@ def _whole(draw: Draw, group_of: Sequence[str], where: str) -> list[int]:
             taken.add(group)
             left -= sizes[group]
     return [position for position, group in enumerate(group_of) if group in taken]
+
+
+def _single(draw: Draw, names: Sequence[str], group_of: Sequence[str], where: str) -> list[int]:
+    """Returns an example of each drawn group, ascending. Hashes order groups and their examples."""
+    members = collections.defaultdict(list)
+    for position, group in enumerate(group_of):
+        members[group].append(position)
+    if len(members) < draw.size:
+        fitting = f'draw({len(members)}, seed={draw.seed}, single={draw.group})'
+        raise InputError(
+            where,
+            got=f'{draw.size} groups ({draw.group}), of {len(members)} that may be drawn',
+            expected=f'a size up to the number of groups ({draw.group}) of no earlier list',
+            fix=f'{fitting}, or a smaller size of the lists before it',
+        )
+    order = sorted(members, key=lambda group: _hash(draw, group))
+    chosen = []
+    for group in order[: draw.size]:
+        chosen.append(min(members[group], key=lambda position: _hash(draw, names[position])))
+    return sorted(chosen)

@@ -100,8 +100,8 @@ def _drawn(draw: draws.Draw, facts: Index, is_free: Sequence[bool], where: str) 
       where: the entry, for errors.
     """
     group_of = draws.groups(draw, facts, where)
-    # Whole groups are those of which no earlier list has a part.
-    if draw.rule == 'whole':
+    # These rules draw from groups of which no earlier list has a part.
+    if draw.rule in ('whole', 'single'):
         used = {group for group, free in zip(group_of, is_free, strict=True) if not free}
         is_free = [group not in used for group in group_of]
     free = [position for position, is_own in enumerate(is_free) if is_own]

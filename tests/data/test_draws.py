@@ -145,6 +145,27 @@ def test_whole_leaves_out_a_city_that_an_earlier_list_has_a_part_of():
     assert city not in cities(lists['b'])
 
 
+def test_single_draws_an_example_of_each_group_and_no_group_twice():
+    lists = read('a=train:draw(2, single=city)', 'b=train:draw(2, single=city)')
+    first, second = (cities(names) for names in lists.values())
+    assert set(first.values()) == set(second.values()) == {1}
+    assert len(first) == len(second) == 2 and not first.keys() & second.keys()
+
+
+def test_seeds_choose_groups_and_their_single_examples():
+    drawn = [read(f'a=train:draw(1, seed={seed}, single=city)')['a'][0] for seed in range(60)]
+    counts = collections.Counter(name.partition('_')[0] for name in drawn)
+    assert counts.keys() == CITIES.keys()
+    assert len(set(drawn)) > len(CITIES)
+
+
+def test_more_single_examples_than_groups_are_refused():
+    with pytest.raises(InputError, match=rf'of {len(CITIES)} that may be drawn') as error:
+        read('a=train:draw(20, single=city)')
+    fix = error.value.fix.partition('), ')[0] + ')'
+    assert len(read(f'a=train:{fix}')['a']) == len(CITIES)
+
+
 def test_sequences_are_groups():
     clips = facts(list('abcdef'), ['x', 'x', 'y', 'y', 'y', 'z'])
     whole = Draw('a', 3, rule='whole', group='sequence')
