@@ -84,7 +84,7 @@ from segjax.tasks.feature_synthesis import SEGMENTER
 from segjax.tasks.guarded_net import GuardedNet
 
 SCHEMA = {
-    'model': models.net_choice('segmentation', 'pspnet', 'Victim V.'),
+    'model': models.net_choice('segmentation', 'pspnet', 'Segmentation net V under attack.'),
     'preprocess': segmentation.PREPROCESS,
     'loss': supervised.LOSS,
     'optim': OPTIM,

@@ -29,11 +29,16 @@ def run(*arguments):
     )
 
 
+def place_of(lines, section, key):
+    """Returns the position of the line of a key below the heading of its section."""
+    start = lines.index(section) + 1 if section else 0
+    return next(i for i in range(start, len(lines)) if lines[i][2:].split()[:1] == [key])
+
+
 def line_of(text, section, key):
     """Returns the line of a key below the heading of its section."""
     lines = text.splitlines()
-    start = lines.index(section) + 1 if section else 0
-    return next(line for line in lines[start:] if line[2:].split()[:1] == [key])
+    return lines[place_of(lines, section, key)]
 
 
 def test_a_config_with_single_keys_and_without_a_device():
@@ -64,10 +69,11 @@ def test_all_keys_values_and_meanings_are_aligned(pipeline):
     schema = config_lib.schema_of(pipeline)
     for where, field, value in validation.walk(schema, config, ''):
         section, _, key = where.removeprefix('config.').rpartition('.')
-        line = line_of('\n'.join(lines), section, key)
+        place = place_of(lines, section, key)
+        line = lines[place]
         assert repr(value) in line and not line.startswith('*'), where
         if field.doc not in line:
-            line = lines[lines.index(line) + 1]
+            line = lines[place + 1]
         columns.add(line.index(field.doc))
     assert len(columns) == 1
 

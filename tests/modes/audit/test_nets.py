@@ -221,11 +221,10 @@ def test_the_command_knows_the_config_of_the_run(monkeypatch, workdir):
     asked = []
     monkeypatch.setattr(audit, 'main', lambda *arguments: asked.append(arguments))
     argv = ['main', '--mode=audit', f'--workdir={workdir}', '--output=o', '--members=train[:50%]']
-    try:
-        main.run_audit(main.parse_arguments(argv))
-    finally:
-        for flag in main.FLAGS:
-            main.given[flag.name].unparse()
+    # Flags keep the values of earlier calls in this process.
+    for flag in main.FLAGS:
+        main.given[flag.name].unparse()
+    main.run_audit(main.parse_arguments(argv))
     ((config, given, assignments),) = asked
     assert config.pipeline == 'toy' and given.members == 'train[:50%]' and assignments == []
     assert given == order(workdir, 'o', members='train[:50%]')
