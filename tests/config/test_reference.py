@@ -21,7 +21,7 @@ def test_the_file_is_what_the_command_prints():
 def listed_path(path, content):
     """Returns the path under which a key is listed: a section may refer to an equal section."""
     names = path.split('.')
-    for number in range(1, len(names)):
+    for number in reversed(range(1, len(names))):
         section = '.'.join(names[:number])
         row = re.search(rf'^\| `{section}` \| .*with the keys of `(.+)`', content, re.MULTILINE)
         if row:

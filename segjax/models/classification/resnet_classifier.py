@@ -25,7 +25,7 @@ class ResNetClassifier(nn.Module):
     num_classes    channels of the logits
     num_layers     layers of the ResNet: 18, 34, 50, 101 or 152
     stem           first convolutions of the ResNet: '7x7', or '3x3' for three smaller convolutions
-    output_stride  of the last features: 32, 16 or 8
+    output_stride  stride of the last features: 32, 16 or 8
     dilated        dilate the stages that lose their stride. The published attack net does not
     frozen_norm    use the running statistics in training
     width          factor on all inner channels. 1 is the published net
