@@ -970,12 +970,7 @@ def score_segmentation(
     config = system.config
     num_classes = system.spec.classes.num_classes
     # The protected net predicts the largest posterior of its answer.
-    answer = guarded_net.defended_query(system.victim, state, batch)
-    if config.evaluate.resolution == 'image':
-        prediction = jnp.argmax(answer, -1)
-    else:
-        shape = batch['label'].shape[1:]
-        prediction = resize.argmax_valid(answer, batch['size'], shape, batch['label_size'])
+    prediction = segmentation.predict_labels(judge, state, batch)
 
     # Members come first in the split of the audit.
     label, with_void = segmentation.score_labels(judge, batch)
