@@ -189,17 +189,36 @@ def predicting_stage(run: Run, stages: tuple[Stage, ...], name: str = '') -> Sta
             got=f'pipeline {run.config.pipeline!r}',
             expected='a pipeline that predicts',
         )
+    expected = '; '.join(f'{known}: {ability}' for known, ability in able.items())
+    return able_stage(stages, tuple(able), name, 'cannot predict', expected)
+
+
+def able_stage(
+    stages: Sequence[Stage], able: Sequence[str], name: str, lack: str, expected: str
+) -> Stage:
+    """Returns the stage of a name, or the last able stage without a name.
+
+    Args:
+      stages: of a run.
+      able: names of the stages that may be chosen, at least one.
+      name: of the stage, as --stage gives it, or ''.
+      lack: of all further stages, for errors, such as 'cannot predict'.
+      expected: of --stage, for errors.
+
+    Raises:
+      InputError: no such stage, or a stage that may not be chosen.
+    """
     by_name = {stage.name: stage for stage in stages}
     if name and name not in by_name:
         raise unknown_name('--stage', name, by_name)
     if name and name not in able:
         raise InputError(
             '--stage',
-            got=f'{name!r}, which cannot predict',
-            expected='; '.join(f'{known}: {ability}' for known, ability in able.items()),
-            fix=f'--stage {list(able)[-1]}',
+            got=f'{name!r}, which {lack}',
+            expected=expected,
+            fix=f'--stage {able[-1]}',
         )
-    return by_name[name or list(able)[-1]]
+    return by_name[name or able[-1]]
 
 
 def load_last_stage(

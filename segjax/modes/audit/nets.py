@@ -12,7 +12,7 @@ import numpy as np
 from segjax.core import parallel
 from segjax.data import loader
 from segjax.data.index import Chosen
-from segjax.errors import InputError, unknown_name
+from segjax.errors import InputError
 from segjax.metrics import confound
 from segjax.modes.audit import defences
 from segjax.modes.audit.images import Images, Questions
@@ -20,7 +20,7 @@ from segjax.modes.audit.measure import Measured, Record, Sums, sums
 from segjax.ops import posteriors as posteriors_lib
 from segjax.protocol import Batch, Input, Stage, TrainState
 from segjax.tasks import segmentation
-from segjax.train import driver, initialization, same_run
+from segjax.train import driver, initialization, same_run, states
 from segjax.train.run import Run
 from segjax.train.stage_functions import batch_in_step
 from segjax.train.stop import Preempted, StopSignal
@@ -63,28 +63,15 @@ def open_net(config: ml_collections.ConfigDict, workdir: str, name: str, stop: S
 
 def _posterior_stage(run: Run, stages: Sequence[Stage], name: str) -> Stage:
     """Returns the stage of a name, or the last stage that predicts posteriors."""
-    able = [stage for stage in stages if stage.predict is not None]
+    able = [stage.name for stage in stages if stage.predict is not None]
     if not able:
         raise InputError(
             f'--workdir {run.workdir}',
             got=f'pipeline {run.config.pipeline!r}, which predicts no posteriors',
             expected='a run that segments images',
         )
-    if not name:
-        return able[-1]
-    # The stage is named.
-    by_name = {stage.name: stage for stage in stages}
-    if name not in by_name:
-        raise unknown_name('--stage', name, by_name)
-    if by_name[name] not in able:
-        names = ' or '.join(repr(stage.name) for stage in able)
-        raise InputError(
-            '--stage',
-            got=f'{name!r}, which predicts no posteriors',
-            expected=names,
-            fix=f'--stage {able[-1].name}',
-        )
-    return by_name[name]
+    expected = ' or '.join(map(repr, able))
+    return states.able_stage(stages, able, name, 'predicts no posteriors', expected)
 
 
 def load_state(net: Net, which: str) -> TrainState:
