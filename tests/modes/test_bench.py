@@ -264,6 +264,18 @@ def test_report_has_every_part_of_every_variant(benched):
     assert parts['predict']['base']['flops'] > 4 * 2048 * 300
 
 
+def test_the_whole_training_is_all_steps_on_all_devices(benched):
+    parts = benched[0]['stages']['pretrain']
+    step = parts['train']['mapped']
+    whole = parts['whole']['mapped']
+    steps = toy_run.make_config().pretrain.num_steps
+    assert whole['steps'] == steps
+    assert whole['hours'] * 3600 == pytest.approx(steps * step['median_seconds'])
+    assert whole['flops'] == pytest.approx(steps * 8 * step['flops'])
+    line = f'pretrain mapped: all {steps} steps = {whole["hours"]:.2g} hours, '
+    assert f'{line}{whole["flops"]:.2g} FLOP' in benched[2].splitlines()
+
+
 def test_stage_without_training_only_evaluates(benched):
     parts = benched[0]['stages']['adversarial']
     assert list(parts) == ['evaluate'] and list(parts['evaluate']) == ['base']

@@ -166,7 +166,31 @@ def bench_stage(
             input_rate = inputs[source[name]]['images_per_second']
             train_rate = parts['train'][name]['images_per_second']
             parts['input_over_train'][name] = input_rate / train_rate
+        parts['whole'] = {
+            name: whole_training(run, parts['train'][name]) for name, run in training.items()
+        }
     return parts
+
+
+def whole_training(timed: TimedRun, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Extrapolates the measured step to all steps of a stage.
+
+    Evaluations, checkpoints and waiting for the input are not counted.
+
+    Args:
+      timed: the stage.
+      entry: its measured step, from `bench_calls`.
+
+    Returns:
+      {'steps', 'hours', 'flops': of all devices together, None if XLA gives no estimate}.
+    """
+    steps = timed.stage.num_steps
+    flops = entry['flops']
+    return {
+        'steps': steps,
+        'hours': steps * entry['median_seconds'] / 3600,
+        'flops': flops and steps * flops * len(timed.run.topology.devices),
+    }
 
 
 def bench_calls(timed: Mapping[str, Timed], settings: ml_collections.ConfigDict) -> dict[str, Any]:

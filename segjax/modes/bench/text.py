@@ -92,7 +92,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _comparisons(stage: str, parts: Mapping[str, Any]) -> Iterator[str]:
-    """Yields sentences that compare each variant with the base, and the input with the training."""
+    """Yields sentences on variants over the base, the input over the training, and all steps."""
     for part in INCLUDED:
         for name, entry in list(parts.get(part, {}).items())[1:]:
             if 'over_base' in entry:
@@ -102,3 +102,6 @@ def _comparisons(stage: str, parts: Mapping[str, Any]) -> Iterator[str]:
     for name, share in parts.get('input_over_train', {}).items():
         verdict = 'the input keeps up' if share >= 1 else 'the devices wait for the input'
         yield f'{stage} {name}: images/s of input / train = {share:.2f}: {verdict}'
+    for name, whole in parts.get('whole', {}).items():
+        work = f', {whole["flops"]:.2g} FLOP' if whole['flops'] else ''
+        yield f'{stage} {name}: all {whole["steps"]:,} steps = {whole["hours"]:.2g} hours{work}'
