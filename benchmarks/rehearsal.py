@@ -1,0 +1,305 @@
+"""Rehearses trainings of the papers: a few full-size steps of each, and the hours of all steps.
+
+    python -m benchmarks.rehearsal --data cityscapes=/data/cityscapes --data nyu_depth=/data/nyu
+
+Every config of RUNS whose data set is named runs `--mode bench` in a process of its own, with its
+full-size nets and images and random parameters. A few images in the layout of the data set are
+enough. The batches are cut to `--images`, so that nets of many devices fit into one machine. The
+work of a step is XLA's estimate, which grows with the batch in proportion. The hours on other
+devices follow from the work and a sustained rate, `--rate`. They leave out evaluations and the
+input.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from benchmarks import machine, options, table
+from benchmarks.workers import ROOT
+from segjax.config import config_file
+from segjax.errors import InputError, unknown_name
+from segjax.train import driver
+
+DEVICES = (1, 8)
+"""Numbers of devices whose hours are estimated, at the same rate each."""
+
+
+class Rehearsed(NamedTuple):
+    """A training of a paper: its config, and the data set that it reads."""
+
+    config: str
+    data: str
+
+
+RUNS = {
+    'supervised': Rehearsed('supervised.py', 'cityscapes'),
+    'noise_cyclegan': Rehearsed('noise_cyclegan.py', 'cityscapes'),
+    'learned_dilation': Rehearsed('learned_dilation.py', 'cityscapes'),
+    'learned_dilation_pspnet': Rehearsed('learned_dilation.py:camvid,net=pspnet', 'camvid'),
+    'scene_geometry': Rehearsed('scene_geometry.py', 'apolloscape'),
+    'semantic_inpainting': Rehearsed('semantic_inpainting.py', 'cityscapes_all'),
+    'semantic_inpainting_bedroom': Rehearsed('semantic_inpainting.py:bedroom', 'ade20k_bedroom'),
+    'shape_classifier': Rehearsed('shape_classifier.py', 'coco_panoptic'),
+    'label_to_image': Rehearsed('label_to_image.py', 'cityscapes_all'),
+    'std2p': Rehearsed('std2p.py', 'nyu_depth'),
+    'dropout_codes': Rehearsed('dropout_codes.py', 'lfw'),
+    'dropout_codes_pets': Rehearsed('dropout_codes.py:pets', 'oxford_pet'),
+    'conditional_gan': Rehearsed('conditional_gan.py', 'lfw'),
+    'pixel_neighbours': Rehearsed('pixel_neighbours.py', 'lfw'),
+    'dense_features': Rehearsed('dense_features.py', 'cityscapes'),
+    'membership': Rehearsed('membership.py', 'cityscapes'),
+}
+"""The trainings, by name."""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Reads and checks the arguments.
+
+    Raises:
+      InputError: an argument is wrong.
+    """
+    parser = options.Parser(prog='python -m benchmarks.rehearsal', allow_abbrev=False)
+    parser.add_argument('--data', action='append', default=[], help='DATA_SET=FOLDER, repeatable')
+    parser.add_argument('--runs', default='', help='names of RUNS, all by default')
+    parser.add_argument('--images', type=int, default=2, help='largest batch of the rehearsal')
+    parser.add_argument('--steps', type=int, default=3, help='timed steps')
+    parser.add_argument('--rate', type=float, default=100.0, help='sustained TFLOP/s of a device')
+    parser.add_argument('--limit', type=float, default=1800.0, help='seconds for a training')
+    parser.add_argument('--output', default='runs/rehearsal', help='PATH.json and PATH.md')
+    args = parser.parse_args(argv)
+    for name in ('images', 'steps'):
+        options.at_least(f'--{name}', getattr(args, name), 1)
+    if not args.rate > 0:
+        raise InputError('--rate', got=f'{args.rate:g}', expected='above 0', fix='--rate 100')
+
+    # The trainings whose data set is named.
+    args.data = dict(folder_of(text) for text in args.data)
+    wanted = args.runs.split(',') if args.runs else list(RUNS)
+    for name in wanted:
+        if name not in RUNS:
+            raise unknown_name('--runs', name, RUNS)
+    args.runs = [name for name in wanted if RUNS[name].data in args.data]
+    if not args.runs:
+        missing = RUNS[wanted[0]].data
+        raise InputError(
+            '--data',
+            got=', '.join(args.data) or 'nothing',
+            expected=f'the data set of a training, such as {missing}',
+            fix=f'--data {missing}=/data/{missing}',
+        )
+    return args
+
+
+def folder_of(text: str) -> tuple[str, str]:
+    """Returns data set and folder of a text such as 'camvid=/data/camvid'.
+
+    Raises:
+      InputError: the text has another form, no training reads the data set, or there is no folder.
+    """
+    name, separator, folder = text.partition('=')
+    if not separator:
+        raise InputError(
+            '--data', got=repr(text), expected='DATA_SET=FOLDER', fix='--data camvid=/data/camvid'
+        )
+    known = sorted({rehearsed.data for rehearsed in RUNS.values()})
+    if name not in known:
+        raise unknown_name('--data', name, known)
+    if not pathlib.Path(folder).is_dir():
+        raise InputError(
+            f'--data {name}', got=f'{folder}, which is no folder', expected='a folder of images'
+        )
+    return name, str(pathlib.Path(folder).absolute())
+
+
+def main(argv: Sequence[str]) -> dict[str, Any]:
+    """Rehearses all trainings, prints the table, and writes the record and the page.
+
+    A training that fails says why, and the rest goes on.
+    """
+    args = parse(argv)
+    json_file, page_file = options.outputs(args.output)
+    settings = {key: value for key, value in vars(args).items() if key != 'output'}
+    record: dict[str, Any] = {
+        'settings': settings,
+        'machine': machine.describe(),
+        'stages': [],
+        'errors': {},
+    }
+    for name in args.runs:
+        print(f'{name} ...', file=sys.stderr, flush=True)
+        workdir = json_file.parent / f'{json_file.stem}_{name}'
+        try:
+            record['stages'] += rehearse(name, workdir, args)
+        except (InputError, RuntimeError) as error:
+            record['errors'][name] = ' '.join(str(error).split())[:300]
+        # What is done so far outlives a kill.
+        json_file.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
+    text = page(record)
+    page_file.write_text(text, encoding='utf-8')
+    print(text, flush=True)
+    return record
+
+
+# --- a training -----------------------------------------------------------------------------------
+
+
+def rehearse(name: str, workdir: pathlib.Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures the steps of all stages of a training.
+
+    Returns:
+      An entry for each stage with steps, see `entry_of`.
+
+    Raises:
+      InputError: the data or the config cannot be read.
+      RuntimeError: the bench failed. The message has the last line that it printed.
+    """
+    rehearsed = RUNS[name]
+    config_path = f'{ROOT}/configs/{rehearsed.config}'
+    config = config_file.load(config_path)
+    config.data.root = args.data[rehearsed.data]
+    # Parameters are random in the bench, so weights to start from are not needed here either.
+    config.init_from.path = ''
+    config.init_from.sources = ()
+    _, stages = driver.open_run(config, str(workdir), 'train')
+
+    flags = [f'--config={config_path}', f'--config.data.root={config.data.root}']
+    flags += [f'--config.{key}={args.images}' for key in larger_batches(config, args.images)]
+    flags += [f'--config.bench.repetitions={args.steps}', '--config.bench.warmup=1']
+    bench(flags, workdir, args.limit)
+    measured = json.loads((workdir / 'bench.json').read_text(encoding='utf-8'))['stages']
+
+    entries = []
+    for stage in stages:
+        if stage.num_steps:
+            step = measured[stage.name]['train']['base']
+            entries.append(entry_of(name, stage, step))
+    return entries
+
+
+def larger_batches(config: ml_collections.ConfigDict, images: int) -> Iterator[str]:
+    """Yields the keys of a config that set a batch of more images, as 'train.batch_size'."""
+    for section, values in config.items():
+        is_section = isinstance(values, ml_collections.ConfigDict)
+        if is_section and values.get('batch_size', 0) > images:
+            yield f'{section}.batch_size'
+
+
+def bench(flags: Sequence[str], workdir: pathlib.Path, limit: float) -> None:
+    """Runs `--mode bench` in a process of its own.
+
+    Raises:
+      RuntimeError: it failed, or took more than `limit` seconds.
+    """
+    command = [sys.executable, '-m', 'segjax.main', '--mode=bench', f'--workdir={workdir}', *flags]
+    paths = filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])
+    try:
+        ended = subprocess.run(
+            command,
+            env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=limit,
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f'it took more than {limit:.0f} s') from None
+    if ended.returncode:
+        lines = ended.stdout.strip().splitlines() or ['nothing printed']
+        raise RuntimeError(f'exit code {ended.returncode}: {" ".join(lines[-4:])}')
+
+
+def entry_of(name: str, stage: Any, step: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the figures of a stage.
+
+    Args:
+      name: of the training.
+      stage: of the full config, with its whole batch.
+      step: the measured step with its cut batch, from bench.json.
+
+    Returns:
+      {'run', 'stage', 'batch_size', 'size', 'steps': of the training; 'images', 'seconds',
+      'peak_bytes': of the measured step; 'flops': of all steps, None if XLA gives no estimate}.
+    """
+    batch_size = stage.train_input.batch_size
+    flops = step['flops']
+    return {
+        'run': name,
+        'stage': stage.name,
+        'batch_size': batch_size,
+        'size': list(step['size']),
+        'steps': stage.num_steps,
+        'images': step['batch_size'],
+        'seconds': step['median_seconds'],
+        'peak_bytes': step['memory'] and step['memory']['peak'],
+        'flops': flops and flops / step['batch_size'] * batch_size * stage.num_steps,
+    }
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def page(record: Mapping[str, Any]) -> str:
+    """Returns the page of a record."""
+    facts = record['machine']
+    settings = record['settings']
+    lines = [
+        '# Rehearsal of the trainings of the papers',
+        '',
+        'Full-size nets and images, and the real layout of the data. Measured: seconds and memory',
+        'of a step of few images. Estimated: the work of all steps with the whole batch, from the',
+        f'operations that XLA counts, and the hours at {settings["rate"]:g} TFLOP/s a device.',
+        'Evaluations and the input are not counted.',
+        '',
+        f'- Command: `{command(settings)}`',
+        f'- Commit {facts["commit"]}, Python {facts["python"]}, {facts["processor"]}',
+        '',
+        *table.markdown(rows(record['stages'], settings['rate']), 2),
+    ]
+    if record['errors']:
+        lines += ['', 'Failed:', '']
+        lines += [f'- {name}: {error}' for name, error in record['errors'].items()]
+    return '\n'.join(lines) + '\n'
+
+
+def command(settings: Mapping[str, Any]) -> str:
+    """Returns the command that measures a record again."""
+    words = ['python -m benchmarks.rehearsal']
+    words += [f'--data {name}=/data/{name}' for name in settings['data']]
+    words += [f'--runs {",".join(settings["runs"])}', f'--images {settings["images"]}']
+    words += [f'--steps {settings["steps"]}', f'--rate {settings["rate"]:g}']
+    return ' '.join(words)
+
+
+def rows(stages: Sequence[Mapping[str, Any]], rate: float) -> Iterator[tuple[str, ...]]:
+    """Yields the rows of the table, the head first."""
+    yield (
+        *('training', 'stage', 'image', 'batch', 'steps', 'images measured', 's a step', 'GB'),
+        *('EFLOP', *(f'hours, {number} device{"s" * (number > 1)}' for number in DEVICES)),
+    )
+    for entry in stages:
+        flops = entry['flops']
+        peak = entry['peak_bytes']
+        hours = [flops and flops / (rate * 1e12) / 3600 / number for number in DEVICES]
+        yield (
+            entry['run'],
+            entry['stage'],
+            'x'.join(map(str, entry['size'])),
+            str(entry['batch_size']),
+            f'{entry["steps"]:,}',
+            str(entry['images']),
+            f'{entry["seconds"]:.2f}',
+            f'{peak / 1e9:.1f}' if peak else '-',
+            f'{flops / 1e18:.2f}' if flops else '-',
+            *(f'{value:.1f}' if value else '-' for value in hours),
+        )
+
+
+if __name__ == '__main__':
+    options.run_main(main)
