@@ -4,10 +4,12 @@
 
 Every config of RUNS whose data set is named runs `--mode bench` in a process of its own, with its
 full-size nets and images and random parameters. A few images in the layout of the data set are
-enough. The batches are cut to `--images`, so that nets of many devices fit into one machine. The
-work of a step is XLA's estimate, which grows with the batch in proportion. The hours on other
-devices follow from the work and a sustained rate, `--rate`. They leave out evaluations and the
-input.
+enough. The batches are cut to `--images`, so that nets of many devices fit into one machine.
+
+Work and memory traffic of a step are XLA's estimates, which grow with the batch in proportion. The
+hours on another device are those of the slower of both: the work at a sustained `--rate`, or the
+traffic at a sustained `--bandwidth`. Evaluations and the input are left out. Fusion differs between
+devices, so compare with a measured step of the device before you rely on the hours.
 """
 
 import argparse
@@ -71,13 +73,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--images', type=int, default=2, help='largest batch of the rehearsal')
     parser.add_argument('--steps', type=int, default=3, help='timed steps')
     parser.add_argument('--rate', type=float, default=100.0, help='sustained TFLOP/s of a device')
+    parser.add_argument('--bandwidth', type=float, default=3.0, help='sustained TB/s of a device')
     parser.add_argument('--limit', type=float, default=1800.0, help='seconds for a training')
     parser.add_argument('--output', default='runs/rehearsal', help='PATH.json and PATH.md')
     args = parser.parse_args(argv)
     for name in ('images', 'steps'):
         options.at_least(f'--{name}', getattr(args, name), 1)
-    if not args.rate > 0:
-        raise InputError('--rate', got=f'{args.rate:g}', expected='above 0', fix='--rate 100')
+    for name, usual in (('rate', 100), ('bandwidth', 3)):
+        value = getattr(args, name)
+        if not value > 0:
+            fix = f'--{name} {usual}'
+            raise InputError(f'--{name}', got=f'{value:g}', expected='above 0', fix=fix)
 
     # The trainings whose data set is named.
     args.data = dict(folder_of(text) for text in args.data)
@@ -225,10 +231,13 @@ def entry_of(name: str, stage: Any, step: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
       {'run', 'stage', 'batch_size', 'size', 'steps': of the training; 'images', 'seconds',
-      'peak_bytes': of the measured step; 'flops': of all steps, None if XLA gives no estimate}.
+      'peak_bytes': of the measured step; 'flops', 'bytes': of all steps, None if XLA gives no
+      estimate}.
     """
     batch_size = stage.train_input.batch_size
+    times = stage.num_steps * batch_size / step['batch_size']
     flops = step['flops']
+    traffic = step['bytes_accessed']
     return {
         'run': name,
         'stage': stage.name,
@@ -238,7 +247,8 @@ def entry_of(name: str, stage: Any, step: Mapping[str, Any]) -> dict[str, Any]:
         'images': step['batch_size'],
         'seconds': step['median_seconds'],
         'peak_bytes': step['memory'] and step['memory']['peak'],
-        'flops': flops and flops / step['batch_size'] * batch_size * stage.num_steps,
+        'flops': flops and flops * times,
+        'bytes': traffic and traffic * times,
     }
 
 
@@ -253,14 +263,15 @@ def page(record: Mapping[str, Any]) -> str:
         '# Rehearsal of the trainings of the papers',
         '',
         'Full-size nets and images, and the real layout of the data. Measured: seconds and memory',
-        'of a step of few images. Estimated: the work of all steps with the whole batch, from the',
-        f'operations that XLA counts, and the hours at {settings["rate"]:g} TFLOP/s a device.',
+        'of a step of few images. Estimated by XLA: work and memory traffic of all steps with the',
+        'whole batch. The hours are those of the slower of both at',
+        f'{settings["rate"]:g} TFLOP/s and {settings["bandwidth"]:g} TB/s a device.',
         'Evaluations and the input are not counted.',
         '',
         f'- Command: `{command(settings)}`',
         f'- Commit {facts["commit"]}, Python {facts["python"]}, {facts["processor"]}',
         '',
-        *table.markdown(rows(record['stages'], settings['rate']), 2),
+        *table.markdown(rows(record['stages'], settings['rate'], settings['bandwidth']), 2),
     ]
     if record['errors']:
         lines += ['', 'Failed:', '']
@@ -274,19 +285,31 @@ def command(settings: Mapping[str, Any]) -> str:
     words += [f'--data {name}=/data/{name}' for name in settings['data']]
     words += [f'--runs {",".join(settings["runs"])}', f'--images {settings["images"]}']
     words += [f'--steps {settings["steps"]}', f'--rate {settings["rate"]:g}']
+    words.append(f'--bandwidth {settings["bandwidth"]:g}')
     return ' '.join(words)
 
 
-def rows(stages: Sequence[Mapping[str, Any]], rate: float) -> Iterator[tuple[str, ...]]:
-    """Yields the rows of the table, the head first."""
+def rows(
+    stages: Sequence[Mapping[str, Any]], rate: float, bandwidth: float
+) -> Iterator[tuple[str, ...]]:
+    """Yields the rows of the table, the head first.
+
+    Args:
+      stages: entries of `entry_of`.
+      rate: TFLOP/s of a device.
+      bandwidth: TB/s of a device.
+    """
     yield (
         *('training', 'stage', 'image', 'batch', 'steps', 'images measured', 's a step', 'GB'),
-        *('EFLOP', *(f'hours, {number} device{"s" * (number > 1)}' for number in DEVICES)),
+        *('EFLOP', 'PB', *(f'hours, {number} device{"s" * (number > 1)}' for number in DEVICES)),
     )
     for entry in stages:
         flops = entry['flops']
+        traffic = entry['bytes']
         peak = entry['peak_bytes']
-        hours = [flops and flops / (rate * 1e12) / 3600 / number for number in DEVICES]
+        # An estimate that XLA does not give counts as no time.
+        seconds = max((flops or 0) / (rate * 1e12), (traffic or 0) / (bandwidth * 1e12))
+        hours = [seconds / 3600 / number for number in DEVICES]
         yield (
             entry['run'],
             entry['stage'],
@@ -297,6 +320,7 @@ def rows(stages: Sequence[Mapping[str, Any]], rate: float) -> Iterator[tuple[str
             f'{entry["seconds"]:.2f}',
             f'{peak / 1e9:.1f}' if peak else '-',
             f'{flops / 1e18:.2f}' if flops else '-',
+            f'{traffic / 1e15:.2f}' if traffic else '-',
             *(f'{value:.1f}' if value else '-' for value in hours),
         )
 

@@ -24,6 +24,7 @@ CAMVID = 'camvid=/'
         (['--data', CAMVID, '--runs', 'std2p'], '--data', '--data nyu_depth=/data/nyu_depth'),
         (['--data', CAMVID, '--images', '0'], '--images', '--images 1'),
         (['--data', CAMVID, '--rate', '0'], '--rate', '--rate 100'),
+        (['--data', CAMVID, '--bandwidth', '-1'], '--bandwidth', '--bandwidth 3'),
     ],
 )
 def test_wrong_arguments(argv, where, fix):
@@ -69,6 +70,7 @@ STEP = {
     'size': (8, 16),
     'median_seconds': 0.5,
     'flops': 3e12,
+    'bytes_accessed': 2e9,
     'memory': {'peak': 4_000_000_000},
 }
 
@@ -81,16 +83,26 @@ def stage_of(name, batch_size, steps):
 def test_work_grows_with_the_batch_and_the_steps():
     entry = rehearsal.entry_of('std2p', stage_of('frames', 10, 1000), STEP)
     # 1.5e12 operations for an image, 10 images, 1,000 steps.
-    assert entry['flops'] == 1.5e16
+    assert entry['flops'] == 1.5e16 and entry['bytes'] == 1e13
     assert (entry['images'], entry['batch_size'], entry['steps']) == (2, 10, 1000)
 
 
-def test_hours_follow_from_the_rate():
+def test_hours_are_those_of_the_slower_of_work_and_traffic():
     entry = rehearsal.entry_of('std2p', stage_of('frames', 10, 1000), STEP)
-    _, row = rehearsal.rows([entry], rate=0.5)
+    _, row = rehearsal.rows([entry], rate=0.5, bandwidth=1.0)
     # 1.5e16 / 0.5e12 = 30,000 seconds on one device.
     assert row[-2:] == ('8.3', '1.0')
     assert row[2:5] == ('8x16', '10', '1,000') and row[7] == '4.0'
+    # 1e13 / 1e8 = 100,000 seconds.
+    _, row = rehearsal.rows([entry], rate=0.5, bandwidth=1e-4)
+    assert row[-2:] == ('27.8', '3.5')
+
+
+def test_without_an_estimate_of_the_work_the_traffic_decides():
+    step = STEP | {'flops': None}
+    entry = rehearsal.entry_of('std2p', stage_of('frames', 10, 1000), step)
+    _, row = rehearsal.rows([entry], rate=0.5, bandwidth=1e-4)
+    assert row[-4:] == ('-', '0.01', '27.8', '3.5')
 
 
 def test_a_failure_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch):
