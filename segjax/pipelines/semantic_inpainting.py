@@ -844,11 +844,12 @@ def check_edit(example: Mapping[str, Any], crop: objects.ObjectCrop, names: Sequ
     )
     class_id = int(example['class_id'])
     if class_id not in crop.classes:
-        known = [names[train_id] for train_id in crop.classes]
+        known = sorted(names[train_id] for train_id in crop.classes)
         got = names[class_id] if 0 <= class_id < len(names) else str(class_id)
         raise InputError(
             'class_id',
             got=repr(got),
             expected='a class whose boxes the net completes (config.boxes.classes): '
-            + ', '.join(sorted(known)),
+            + ', '.join(known),
+            fix=f'"class_id": "{known[0]}"',
         )

@@ -353,9 +353,46 @@ def no_categories(content):
     del content['categories']
 
 
+def is_null(part):
+    """Returns a change that takes a list away."""
+    return lambda content: content.update({part: None})
+
+
+def category_in_a_list(content):
+    content['categories'][0]['id'] = [1]
+
+
+def image_twice(content):
+    content['images'].append({**content['images'][0], 'height': 9})
+
+
+def segment_id(value):
+    """Returns a change of the id of a segment."""
+    return lambda content: content['annotations'][0]['segments_info'][0].update(id=value)
+
+
+def crowd_in_words(content):
+    content['annotations'][0]['segments_info'][0]['iscrowd'] = 'no'
+
+
+def endless_size(content):
+    content['images'][1]['width'] = float('inf')
+
+
 @pytest.mark.parametrize(
     ('spoil', 'where', 'says'),
     [
+        (is_null('images'), 'images', 'a list'),
+        (is_null('annotations'), 'annotations', 'a list'),
+        (is_null('categories'), 'categories', 'a list'),
+        (category_in_a_list, 'entry 0 of categories', '[1] is no whole number'),
+        (image_twice, 'entry 3 of images', 'id 0 twice'),
+        (segment_id(0), 'entry 0 of annotations', '0 is no whole number from 1 to 16777215'),
+        (segment_id(7.5), 'entry 0 of annotations', '7.5 is no whole number'),
+        (segment_id('7'), 'entry 0 of annotations', "'7' is no whole number"),
+        (segment_id(10**30), 'entry 0 of annotations', 'is no whole number'),
+        (crowd_in_words, 'entry 0 of annotations', "iscrowd 'no', not 0 or 1"),
+        (endless_size, 'entry 1 of images', 'inf is no whole number'),
         (wrong_name, 'category 1', "expected: 'person'"),
         (new_category, 'category 201', "'spaceship'"),
         (no_size, 'entry 1 of images', "KeyError: 'width'"),
@@ -368,6 +405,10 @@ def test_malformed_json_is_named(coco, spoil, where, says):
     config, _ = coco
     change(builders.load(config).root, 'train2017', spoil)
     expect(config, where, says)
+
+
+def test_a_file_that_is_no_json_is_named(coco):
+    config, _ = coco
     path = builders.load(config).root / 'annotations/panoptic_train2017.json'
     path.write_text('{')
     expect(config, path, 'JSON')

@@ -738,7 +738,7 @@ def test_an_edit_sees_no_pixel_of_its_box():
         ((50, 5, 90, 9), 1, ['outside of the map']),
         ((-0.5, -0.5, 69.5, 39.5), 1, ['context']),
         ((5, 5, 5.4, 35), 1, ['1.25 pixels']),
-        ((5, 5, 25, 25), 0, ['class 0', 'class 1', 'class 2']),
+        ((5, 5, 25, 25), 0, ['class 0', 'class 1', 'class 2', 'fix:      "class_id": "class 1"']),
         ((5, 5, 25, 25), 77, ['77', 'class 1']),
     ],
 )

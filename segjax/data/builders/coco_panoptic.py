@@ -26,6 +26,8 @@ from segjax.spec import Feature
 FOLDERS = {'train': 'train2017', 'val': 'val2017'}
 SHOWN = 5
 """Segments that an error names."""
+LAST_ID = 256**3 - 1
+"""Largest id that the colours of a pixel can hold."""
 
 
 class Listed(NamedTuple):
@@ -263,7 +265,9 @@ def read_entries(path: pathlib.Path) -> dict[str, Listed]:
     sizes = {}
     for position, image in enumerate(content['images']):
         try:
-            sizes[image['id']] = (int(image['height']), int(image['width']))
+            if image['id'] in sizes:
+                raise ValueError(f'id {image["id"]!r} twice')
+            sizes[image['id']] = (_whole(image['height']), _whole(image['width']))
         except (KeyError, TypeError, ValueError) as error:
             raise _malformed(path, f'entry {position} of images', error) from error
 
@@ -272,9 +276,9 @@ def read_entries(path: pathlib.Path) -> dict[str, Listed]:
         try:
             name = pathlib.PurePosixPath(annotation['file_name']).stem
             segments = annotation['segments_info']
-            ids = np.array([int(each['id']) for each in segments], np.int64)
-            categories = np.array([int(each['category_id']) for each in segments], np.int64)
-            crowds = np.array([bool(each.get('iscrowd', 0)) for each in segments], bool)
+            ids = np.array([_whole(each['id']) for each in segments], np.int64)
+            categories = np.array([_whole(each['category_id']) for each in segments], np.int64)
+            crowds = np.array([_is_crowd(each) for each in segments], bool)
             size = sizes[annotation['image_id']]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _malformed(path, f'entry {position} of annotations', error) from error
@@ -285,13 +289,33 @@ def read_entries(path: pathlib.Path) -> dict[str, Listed]:
     return entries
 
 
+def _whole(value: Any) -> int:
+    """Returns an id or a size of a JSON file. Raises ValueError if it cannot be one."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 1 <= value <= LAST_ID or value != int(value):
+        raise ValueError(f'{value!r:.40} is no whole number from 1 to {LAST_ID}')
+    return int(value)
+
+
+def _is_crowd(segment: Mapping[str, Any]) -> bool:
+    """Returns whether a segment is a group of objects. Raises ValueError for another value."""
+    value = segment.get('iscrowd', 0)
+    if value not in (0, 1):
+        raise ValueError(f'iscrowd {value!r:.40}, not 0 or 1')
+    return bool(value)
+
+
 def _check_parts(path: pathlib.Path, content: Any) -> None:
-    """Raises InputError unless a JSON file has the parts of panoptic segmentations."""
+    """Raises InputError unless a JSON file has the parts of panoptic segmentations, as lists."""
     parts = ('images', 'annotations', 'categories')
     missing = [part for part in parts if not isinstance(content, dict) or part not in content]
     if missing:
         got = f'no {", ".join(missing)}'
         raise InputError(str(path), got=got, expected=f'{{{", ".join(parts)}}}', fix=COPY_AGAIN)
+    for part in parts:
+        if not isinstance(content[part], list):
+            got = f'{type(content[part]).__name__} {content[part]!r:.60}'
+            raise InputError(f'{path}, {part}', got=got, expected='a list', fix=COPY_AGAIN)
 
 
 def _check_categories(path: pathlib.Path, categories: Any) -> None:
@@ -299,9 +323,9 @@ def _check_categories(path: pathlib.Path, categories: Any) -> None:
     known = dict(zip(COCO_PANOPTIC.ids, COCO_PANOPTIC.names, strict=True))
     for position, category in enumerate(categories):
         try:
-            number = category['id']
+            number = _whole(category['id'])
             name = category['name']
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise _malformed(path, f'entry {position} of categories', error) from error
         if known.get(number) != name:
             raise InputError(

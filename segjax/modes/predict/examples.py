@@ -25,6 +25,9 @@ SAMPLES = {
 }
 """Values that features of a kind may have in a list, for errors: a single box or point."""
 
+LONGEST_NAME = 240
+"""Bytes of a part of a name. File systems have room for 255 bytes with the ending of a file."""
+
 
 class ExampleFiles(NamedTuple):
     """An example before its maps are read.
@@ -237,7 +240,9 @@ def _entry(
         raise InputError(
             f'{where}: name',
             got=repr(name),
-            expected="the name of the outputs, a relative path without '..', as street/000012",
+            expected="the name of the outputs, a relative path without '..', as street/000012, "
+            f'of at most {LONGEST_NAME} bytes between slashes',
+            fix='"name": "street/000012"',
         )
 
     # Maps are files. Everything else is in the list itself.
@@ -254,9 +259,15 @@ def _entry(
 
 
 def _is_name(name: str) -> bool:
-    """Returns whether a name is a path below a folder."""
-    parts = name.split('/')
-    return all(part not in ('', '.', '..') and '\0' not in part for part in parts)
+    """Returns whether a name is a path below a folder that file systems accept."""
+    try:
+        parts = name.encode('utf-8').split(b'/')
+    except UnicodeEncodeError:  # JSON may hold half of a character
+        return False
+    for part in parts:
+        if part in (b'', b'.', b'..') or b'\0' in part or len(part) > LONGEST_NAME:
+            return False
+    return True
 
 
 def _check_names(path: pathlib.Path, examples: Sequence[ExampleFiles]) -> None:
@@ -283,9 +294,10 @@ def _value(where: str, key: str, feature: Feature, value: Any, classes: ClassSpe
     """
     if is_class(key, feature):
         value = _train_ids(where, value, classes)
+    # Lists of several lengths, and whole numbers beyond all floats, are no array.
     try:
-        array = np.array(value, np.float64)
-    except (TypeError, ValueError):
+        array = np.array(value, np.float64) if _is_numeric(value) else None
+    except (ValueError, OverflowError):
         array = None
     # A single box or point may be written without the outer list.
     if array is not None and (1, *array.shape) == feature.shape:
@@ -293,13 +305,20 @@ def _value(where: str, key: str, feature: Feature, value: Any, classes: ClassSpe
     if array is None or array.shape != feature.shape:
         shape = ' x '.join(map(str, feature.shape))
         expected = f'{shape} numbers' if shape else 'a number'
-        got = repr(value)
+        got = f'{value!r:.80}'
         if array is not None and array.ndim:
             got = ' x '.join(map(str, array.shape)) + ' numbers'
         raise InputError(where, got=got, expected=expected, fix=sample_of(feature))
     if feature.kind == 'number' and not np.isfinite(array).all():
         raise InputError(where, got=repr(value), expected='finite numbers')
     return array.astype(feature.dtype)
+
+
+def _is_numeric(value: Any) -> bool:
+    """Returns whether a value of JSON is a number or null, or a list of numbers and nulls."""
+    if isinstance(value, list):
+        return all(map(_is_numeric, value))
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def is_class(key: str, feature: Feature) -> bool:
@@ -318,7 +337,8 @@ def _train_ids(where: str, value: Any, classes: ClassSpec) -> Any:
     is_id = isinstance(value, int) and not isinstance(value, bool)
     if not is_id or not 0 <= value < classes.num_classes:
         expected = f'the name of a class, or its train id 0 .. {classes.num_classes - 1}'
-        raise InputError(where, got=repr(value), expected=expected)
+        fix = f'"{classes.names[0]}"' if classes.names else ''
+        raise InputError(where, got=f'{value!r:.80}', expected=expected, fix=fix)
     return value
 
 
