@@ -200,6 +200,14 @@ def strings(value: Iterable) -> str | None:
     return None if all(isinstance(item, str) for item in value) else "strings, as ('a', 'b')"
 
 
+def different_strings(value: Sequence) -> str | None:
+    """Checks a tuple of texts that all differ."""
+    complaint = strings(value)
+    if complaint is None and len(set(value)) < len(value):
+        complaint = "each string once, as ('a', 'b')"
+    return complaint
+
+
 def patterns(value: Iterable) -> str | None:
     """Checks a tuple of regular expressions."""
     for pattern in value:

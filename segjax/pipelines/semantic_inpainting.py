@@ -253,7 +253,8 @@ def _check_config(config: ml_collections.ConfigDict) -> None:
             'config.train_generator',
             got='False without a denoiser, which trains nothing',
             expected='a denoiser that is trained on a fixed generator',
-            fix='--config.train_generator=True, or --config.denoiser.name=adnet',
+            fix='--config.train_generator=True, or --config.denoiser.name=adnet '
+            '--config.activation.train_filter=none',
         )
     if not config.train_generator and not config.init_from.path:
         sources.check_source(

@@ -20,7 +20,7 @@ import ml_collections
 from segjax.data import objects
 from segjax.errors import InputError, unknown_name
 from segjax.protocol import Derived, Input
-from segjax.schema import Field, at_least, between, interval, strings
+from segjax.schema import Field, at_least, between, different_strings, interval
 from segjax.spec import DataSpec
 from segjax.tasks import segmentation
 
@@ -31,7 +31,9 @@ FEATURES = ('label', 'mask_box', 'mask_out', 'mask_object', 'class_id')
 
 BOXES = {
     'classes': Field(
-        (), 'Names of the classes whose objects have boxes. (): all classes.', strings
+        (),
+        'Names of the classes whose objects have boxes. (): all classes.',
+        different_strings,
     ),
     'max_objects': Field(
         32, 'Objects of an image that are scored, the largest first.', at_least(1)

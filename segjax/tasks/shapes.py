@@ -25,7 +25,7 @@ tIOU and hamm fall.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -55,7 +55,7 @@ from segjax.protocol import (
     Stage,
     TrainState,
 )
-from segjax.schema import OPTIM, Field, at_least, between, one_of, strings
+from segjax.schema import OPTIM, Field, at_least, between, different_strings, one_of
 from segjax.spec import IGNORE, DataSpec, Feature
 from segjax.tasks import classification
 from segjax.tasks.evaluation import Evaluation, Pictures
@@ -65,10 +65,10 @@ LEVELS = 3
 """Levels of a transformation in addition to level 0, which changes nothing."""
 
 
-def known_transformations(value: Iterable) -> str | None:
-    """Checks names of `shape.TRANSFORMATIONS`."""
-    fits = all(name in NAMES for name in value)
-    return None if fits else f'names of transformations: {", ".join(NAMES)}'
+def known_transformations(value: Sequence) -> str | None:
+    """Checks names of `shape.TRANSFORMATIONS` that all differ."""
+    fits = all(name in NAMES for name in value) and len(set(value)) == len(value)
+    return None if fits else f'names of transformations, each once: {", ".join(NAMES)}'
 
 
 SHAPES = {
@@ -84,7 +84,7 @@ SHAPES = {
         (),
         'Names of the classes whose objects are classified. Empty: all classes of the data set. '
         'Classes without objects have no examples.',
-        strings,
+        different_strings,
     ),
     'num_outputs': Field(
         0,

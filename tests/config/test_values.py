@@ -178,6 +178,21 @@ def test_arguments_of_nets_whose_default_is_empty_take_their_own_kind():
         config_file.overridden(config, 'model.taps=(1,)')
 
 
+@pytest.mark.parametrize(
+    'assignment',
+    [
+        'boxes.classes=("car", "bus", "car")',
+        'shapes.classes=("car", "bus", "car")',
+        'shapes.transformations=("flip", "rotation", "flip")',
+    ],
+)
+def test_a_name_that_is_listed_twice_is_refused(assignment):
+    config = config_lib.defaults('semantic_inpainting')
+    with pytest.raises(InputError, match='once'):
+        config_file.overridden(config, assignment)
+    config_file.overridden(config, assignment.rpartition(',')[0] + ')')
+
+
 def test_a_default_below_0_is_the_smallest_argument_of_a_net():
     check = schema.argument_of_net('dropout', -1.0)
     assert check(-1.0) is None and check(0.5) is None and check(-1.5) == 'a number >= -1.0'

@@ -522,7 +522,10 @@ def test_every_variant_is_valid(variant):
     ('change', 'words'),
     [
         (lambda config: config.boxes.update(size=40), ['boxes.size', '40', '=32']),
-        (lambda config: config.update(train_generator=False), ['train_generator', 'adnet']),
+        (
+            lambda config: config.update(train_generator=False),
+            ['denoiser.name=adnet --config.activation.train_filter=none'],
+        ),
         (lambda config: config.boxes.update(classes=('clas 3',)), ['boxes.classes', 'class 3']),
         (lambda config: config.boxes.update(max_side=4.0), ['boxes.max_side', '4', '=8.0']),
         (lambda config: config.boxes.update(outside=(0.5, 1.2)), ['outside="(1.0, 1.2)"']),
