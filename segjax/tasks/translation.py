@@ -856,11 +856,13 @@ def finalize(system: System, metrics: Mapping[str, Mean]) -> Scores:
 def psnr_of_class_colors(sums: np.ndarray) -> float | None:
     """Returns the mean PSNR of images whose classes have the mean colours of the whole split.
 
+    Images without an error have no finite PSNR, and are left out.
+
     Args:
       sums: [N, K, 7] of `class_colors`.
 
     Returns:
-      dB, None if no image has a pixel.
+      dB, None if no image has a pixel with an error.
     """
     number = sums[:, :, :1]
     first = sums[:, :, 1:4]
@@ -868,7 +870,8 @@ def psnr_of_class_colors(sums: np.ndarray) -> float | None:
     color = first.sum(0) / np.maximum(number.sum(0), 1)  # [K, 3]
     square = (second - 2 * color * first + color**2 * number).sum((1, 2))
     values = 3 * number.sum((1, 2))
-    shown = values > 0
+    # Rounding may make the error of an image of plain colours negative.
+    shown = (values > 0) & (square > 0)
     if not shown.any():
         return None
     return float(np.mean(10 * np.log10(4 * values[shown] / square[shown])))

@@ -546,6 +546,17 @@ def test_the_baseline_paints_classes_in_their_mean_colours():
     assert scores['baseline_class_color']['PSNR'] == pytest.approx(np.mean(expected), abs=1e-3)
 
 
+def test_images_that_the_baseline_paints_without_an_error_are_left_out():
+    """Rows of (pixels, three sums, three sums of squares) for the classes of an image."""
+    plain = [[4, 2, 2, 2, 1, 1, 1], [0] * 7]
+    rounded = [[4, 2, 2, 2, 1, 1, 1 - 1e-6], [0] * 7]
+    # Half of the pixels of the second class are -1, and half of them 1: the error is 1.
+    mixed = [[0] * 7, [4, 0, 0, 0, 4, 4, 4]]
+    psnr = translation.psnr_of_class_colors(np.array([plain, rounded, mixed], np.float64))
+    assert psnr == pytest.approx(10 * np.log10(4))
+    assert translation.psnr_of_class_colors(np.array([plain, rounded], np.float64)) is None
+
+
 def test_a_segmenter_scores_painted_images_and_photos():
     config = make_config()
     config_lib.update(
