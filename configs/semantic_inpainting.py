@@ -215,7 +215,7 @@ def _bedroom(config):
         boxes=dict(
             classes=BEDROOM_CLASSES, margin=3.0, min_side=32.0, background=0.05, enlarge=0.01
         ),
-        shapes=dict(classes=BEDROOM_CLASSES, margin=3.0, min_side=32.0),
+        shapes=dict(classes=BEDROOM_CLASSES, margin=3.0, min_side=32.0, enlarge=0.01),
         picture=dict(num_steps=300 * 1239 // 8),
         train=dict(batch_size=8, num_steps=200 * 1239 // 8),  # 200 epochs of 1,239 images
         evaluate=dict(batch_size=8),

@@ -5,8 +5,8 @@ on Segmentation Map, sections 3.3, 4.1 and 4.4. The metric Sem (metrics/sem.py) 
 that the net assigns to two shapes.
 
 Every object of a label map is an example. The net sees two binary planes: the pixels of the object,
-and its tight box. The section `SHAPES` of a config describes examples and net, so a pipeline may
-have this training as one of its stages:
+and its box. The box is tight, unless `enlarge` moves its edges. The section `SHAPES` of a config
+describes examples and net, so a pipeline may have this training as one of its stages:
 
     SCHEMA = {'shapes': shapes.SHAPES}
 
@@ -113,6 +113,9 @@ SHAPES = {
         'Used without whole_map.',
         at_least(1),
     ),
+    'enlarge': Field(
+        0.0, 'Share of a side by which boxes of objects grow at each edge.', at_least(0)
+    ),
     'flip': Field(0.0, 'Probability of a horizontal flip in training.', between(0, 1)),
     'transformations': Field(
         NAMES,
@@ -158,6 +161,7 @@ def crop_of(section: ml_collections.ConfigDict, spec: DataSpec) -> objects.Objec
         # Objects are never background boxes, whose sides this limits.
         max_side=section.min_side,
         min_share=section.min_share,
+        enlarge=section.enlarge,
         flip=section.flip,
         whole_map=section.whole_map,
     )

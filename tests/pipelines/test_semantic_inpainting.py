@@ -518,6 +518,13 @@ def test_every_variant_is_valid(variant):
     config_lib.validate(config)
 
 
+@pytest.mark.parametrize('variant', ['', 'bedroom', 'video', 'quick'])
+def test_the_classifier_learns_the_boxes_that_sem_compares(variant):
+    config = config_file.load(f'{FILE}:{variant},sem=train'.replace(':,', ':'))
+    for key in ('classes', 'margin', 'enlarge', 'min_side', 'min_share', 'size'):
+        assert config.shapes[key] == config.boxes[key], key
+
+
 @pytest.mark.parametrize(
     ('change', 'words'),
     [

@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 import pytest
 from fakes import SPEC as FAKE
+from scipy import ndimage
 
 from segjax import config as config_lib
 from segjax.config import tree
@@ -178,6 +179,15 @@ def test_a_square_around_the_object_is_cut_without_whole_map(frame):
     made, _ = shape_in(frame, 2, config)
     ys, xs = np.nonzero(made['planes'][..., 1])
     assert 0.45 < max(np.ptp(ys), np.ptp(xs)) / 64 < 0.55
+
+
+def test_an_enlarged_box_has_a_pixel_around_the_object(frame):
+    square = {key: frame[key][:, 20:116] for key in ('label', 'instance')}
+    tight, _ = shape_in(square, 0, make_config(size=96))
+    made, _ = shape_in(square, 0, make_config(size=96, enlarge=0.01))
+    np.testing.assert_array_equal(made['planes'][..., 0], tight['planes'][..., 0])
+    grown = ndimage.binary_dilation(tight['planes'][..., 1], np.ones((3, 3)))
+    np.testing.assert_array_equal(made['planes'][..., 1], grown)
 
 
 def test_evaluation_never_flips_and_knows_no_class_of_a_foreign_net():
