@@ -291,44 +291,62 @@ def check_edit_box(
     """
     check_box(box, size, where)
     text = box_text(box)
-    box = _clipped(np.asarray(box, np.float64), size)
-    sides = box[2:] - box[:2]
+    box = np.asarray(box, np.float64)
     square = context_square(box, margin, size).astype(np.float64)
     side = square[2] - square[0]
-    longest = min(size)
 
     # Pixels count by their centres: the first pixel inside, and the first pixel beyond.
-    first, end = np.split(np.ceil(box), 2)
+    first = np.maximum(np.ceil(box[:2]), 0)
+    end = np.minimum(np.ceil(box[2:]), np.flip(size))
     seen_first, seen_end = np.split(np.ceil(square), 2)
 
-    # Labels are copied: a side below a pixel may fall between the samples.
+    # Labels are copied: fewer pixels than a step of the cut may fall between the samples.
+    lengths = box[2:] - box[:2]
+    sides = np.minimum(lengths, end - first)
     least = max(1.0, side / pixels)
-    is_narrow = sides.max() < 1 - EDGE_NOISE or sides.min() * pixels < side * (1 - EDGE_NOISE)
-    if is_narrow or (first >= end).any():
+    if sides.max() < 1 - EDGE_NOISE or sides.min() * pixels < side * (1 - EDGE_NOISE):
+        width, height = sides if sides.min() > 0 else lengths
         raise InputError(
             where,
-            got=f'{text}, of {sides[0]:.3g} x {sides[1]:.3g} pixels',
+            got=f'{text}, of {width:.3g} x {height:.3g} pixels',
             expected=f'sides of at least {least:.3g} pixels: the net sees {side:g} x {side:g} '
             f'pixels as {pixels} x {pixels}',
             fix=f'a box that is less narrow, or at least {least:.3g} pixels wide and high',
         )
 
-    if (first <= seen_first).all() and (end >= seen_end).all():
-        whole = ', all that the net sees' if side < max(size) else ', the whole map'
+    if not _has_context(square, pixels, first, end):
+        is_whole = side == max(size) and (end - first == np.flip(size)).all()
         raise InputError(
             where,
-            got=text + whole,
+            got=text + (', the whole map' if is_whole else ', all that the net sees'),
             expected=f'a box with context around it, in a square of {side:g} x {side:g} pixels',
-            fix=f'a box whose longer side is clearly below {longest} pixels',
+            fix=f'a box whose longer side is clearly below {min(size)} pixels',
         )
-    if sides.max() > side + EDGE_NOISE:
+    if (first < seen_first).any() or (end > seen_end).any():
         raise InputError(
             where,
-            got=f'{text}, which is {sides.max():g} pixels long',
-            expected=f'at most {longest} pixels, the shorter side of the map, because the net sees '
-            'a square',
+            got=f'{text}, which is {lengths.max():g} pixels long',
+            expected=f'at most {min(size)} pixels, the shorter side of the map: nets see squares',
             fix='several boxes, each as an edit of the result of the edit before',
         )
+
+
+def _has_context(square: np.ndarray, pixels: int, first: np.ndarray, end: np.ndarray) -> bool:
+    """Returns whether a cut of a square copies a pixel outside of a box.
+
+    The few pixels around a large box may fall between the samples of the cut.
+
+    Args:
+      square: [4].
+      pixels: of a side of the cut.
+      first: (column, row) of the first pixel of the box.
+      end: (column, row) of the first pixel behind the box.
+    """
+    shares = (np.arange(pixels) + 0.5) / pixels
+    sides = square[2:] - square[:2]
+    positions = square[:2, None] + shares * sides[:, None]
+    copied = np.floor(positions + 0.5 + transforms.TIE)  # [2, pixels] columns and rows
+    return bool(((copied < first[:, None]) | (copied >= end[:, None])).any())
 
 
 def box_mask(box: np.ndarray, size: Size) -> np.ndarray:

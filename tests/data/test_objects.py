@@ -3,6 +3,7 @@
 import functools
 
 import chex
+import jax.numpy as jnp
 import layouts
 import ml_collections
 import numpy as np
@@ -15,6 +16,7 @@ from segjax.data.builders import ade20k
 from segjax.data.records import never_stop
 from segjax.data.worlds import streets
 from segjax.errors import InputError
+from segjax.ops import squares
 from segjax.protocol import Input
 from segjax.spec import IGNORE, Feature
 
@@ -230,6 +232,11 @@ def test_a_wrong_box_is_named(box, says):
         ((10, 10, 90, 10.5), (200, 200), '80 x 0.5 pixels'),
         ((10, 10, 95, 15), (200, 200), '85 x 5 pixels'),
         ((3.2, 3.2, 3.8, 9.5), (10, 20), '0.6 x 6.3 pixels'),
+        # The row 11 lies between the samples of the cut, whose steps are 1.4 pixels.
+        ((10, 10.2, 32.4, 11.7), (200, 200), '22.4 x 1 pixels'),
+        # The column 0 lies between the samples: the context has no pixel in the cut.
+        ((0.5, -0.5, 64.5, 63.5), (64, 65), 'all that the net sees'),
+        ((0.5, 6.5, 64.5, 70.5), (80, 65), 'all that the net sees'),
         ((3, 3, 3.4, 3.4), (10, 20), '0.4 x 0.4 pixels'),
         ((19.6, 3, 20, 9), (10, 20), 'outside of the map'),
         ((0, 0, 10, 10), (10, 10), '[0, 0, 10, 10], the whole map'),
@@ -262,6 +269,33 @@ def test_boxes_with_context_can_be_edited():
     size = (200, 300)
     for box in ((10, 10, 95, 15.4), (-0.5, -0.5, 199.5, 150), (99.5, 99.5, 100.5, 100.5)):
         objects.check_edit_box(np.array(box), size, pixels=32, margin=2.0)
+
+
+def test_the_net_sees_each_accepted_box_and_pixels_around_it():
+    """The cut on the device has pixels of the box and of its context, and all of them fill it."""
+    generator = np.random.default_rng(0)
+    sizes = generator.integers(4, (31, 41), (400, 2))
+    lengths = np.flip(sizes, 1)
+    edges = np.sort(generator.uniform(-0.5, lengths[:, None], (400, 2, 2)), axis=1)
+    boxes = np.float32(np.where(np.arange(400)[:, None, None] % 2, edges, np.round(edges)))
+    accepted = []
+    for i, size in enumerate(sizes):
+        try:
+            objects.check_edit_box(boxes[i].ravel(), tuple(size), pixels=16, margin=1.2)
+        except InputError:
+            continue
+        accepted.append(i)
+    assert 100 < len(accepted) < 300
+
+    # The device works on a canvas for all maps.
+    boxes = jnp.asarray(boxes[accepted].reshape(-1, 4))
+    inside = squares.box_masks(boxes, (30, 40))
+    around = squares.squares_of(boxes, 1.2, jnp.asarray(sizes[accepted]))
+    seen = np.asarray(squares.cut(inside.astype(jnp.uint8), around, 16))
+    assert seen.any((1, 2)).all() and not seen.all((1, 2)).any()
+    of_maps = np.indices((30, 40))[None] < sizes[accepted][:, :, None, None]
+    filled = np.asarray(squares.box_masks(around, (30, 40)))
+    assert not (np.asarray(inside) & of_maps.all(1) & ~filled).any()
 
 
 def test_the_mask_of_a_tight_box_has_its_extent(frame):
