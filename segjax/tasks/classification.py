@@ -103,6 +103,7 @@ def make_task(
     prepare: Callable[[Array], Array] = as_float,
     model: ml_collections.ConfigDict | None = None,
     loss: ml_collections.ConfigDict | None = None,
+    where: str = 'loss',
 ) -> Task:
     """Builds the net of `config.model` and returns it with its examples.
 
@@ -115,6 +116,7 @@ def make_task(
       prepare: maps the input to the input of the net.
       model: a section that replaces config.model.
       loss: a section that replaces config.loss.
+      where: key of the section of the loss, for errors.
 
     Raises:
       InputError: no class, or so many that 255 would be a class, or another number of weights.
@@ -131,10 +133,10 @@ def make_task(
     weights = tuple(settings.class_weights)
     if weights and len(weights) != len(names):
         raise InputError(
-            'class_weights of the classifier',
+            f'config.{where}.class_weights',
             got=f'{len(weights)} weights',
             expected=f'{len(names)} weights, for {", ".join(names)}',
-            fix='give a weight for each class, or () for equal weights',
+            fix=f"--config.{where}.class_weights='()' gives all classes the weight 1",
         )
     smoothing = settings.label_smoothing
     return Task(net, tuple(names), planes, truth, smoothing, weights, ema=config.train.ema)

@@ -278,7 +278,10 @@ def _is_known(section: ml_collections.ConfigDict, spec: DataSpec) -> bool:
 
 
 def make_task(
-    config: ml_collections.ConfigDict, spec: DataSpec, section: ml_collections.ConfigDict
+    config: ml_collections.ConfigDict,
+    spec: DataSpec,
+    section: ml_collections.ConfigDict,
+    where: str = 'shapes',
 ) -> classification.Task:
     """Builds the net of a section, with the names of its outputs.
 
@@ -286,12 +289,22 @@ def make_task(
       config: of the run.
       spec: of the data set.
       section: with the keys of `SHAPES`.
+      where: key of the section, for errors.
+
+    Raises:
+      InputError: another number of class weights than of classes.
     """
     names = class_names(section, spec)
     if not _is_known(section, spec):
         names = tuple(f'output {number}' for number in range(section.num_outputs))
     return classification.make_task(
-        config, names, planes='planes', truth='class_id', model=section.model, loss=section
+        config,
+        names,
+        planes='planes',
+        truth='class_id',
+        model=section.model,
+        loss=section,
+        where=where,
     )
 
 
@@ -357,10 +370,11 @@ def make_stage(
       data: config section of the data set.
 
     Raises:
-      InputError: a training of a net whose outputs are not the classes of the objects.
+      InputError: a training of a net whose outputs are not the classes of the objects, or another
+        number of class weights than of classes.
     """
     _check_outputs(section, spec, num_steps, where)
-    task = make_task(config, spec, section)
+    task = make_task(config, spec, section, where)
     optimisers = classification.optimisers(section.optim, f'{where}.optim')
     num_examples = spec.split(config.data.eval_split).num_examples * section.max_objects
     source = functools.partial(make_input, section, spec, table=table, data=data)

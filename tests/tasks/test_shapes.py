@@ -217,6 +217,13 @@ def test_a_foreign_net_is_evaluated_without_accuracy_and_cannot_be_trained(frame
     make_stage(config)
 
 
+def test_a_weight_belongs_to_each_class():
+    with pytest.raises(InputError, match='3 weights, for car, bus, person') as error:
+        make_stage(make_config(class_weights=(1.0, 2.0)))
+    assert error.value.where == 'config.shapes.class_weights'
+    assert error.value.fix.startswith("--config.shapes.class_weights='()'")
+
+
 def test_a_class_that_the_data_set_lacks_is_named():
     with pytest.raises(InputError, match="'cat'") as error:
         shapes.features(make_config(classes=('bus', 'cat')).shapes, SPEC)
