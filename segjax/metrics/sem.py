@@ -51,7 +51,8 @@ def total_variation(first: Array, second: Array) -> Array:
 
         d = 1/2 sum_k |softmax(first)_k - softmax(second)_k|     in [0, 1]
 
-    It is 0 for equal logits and symmetric.
+    It is 0 for equal logits and symmetric. It is 1 for logits with a NaN, because means leave out
+    examples that are NaN.
 
     Args:
       first: [..., K] logits, any float type.
@@ -64,7 +65,7 @@ def total_variation(first: Array, second: Array) -> Array:
     q = jax.nn.softmax(second.astype(jnp.float32))
     distance = 0.5 * jnp.abs(p - q).sum(-1)
     # Rounding may lead above the largest distance.
-    return jnp.minimum(distance, 1.0)
+    return jnp.where(distance < 1, distance, 1.0)
 
 
 def sem(classify: Callable[[Array], Array], shape: Array, truth: Array, box: Array) -> Array:

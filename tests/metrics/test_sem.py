@@ -60,6 +60,13 @@ def test_certain_and_different_classes_have_the_distance_1():
     assert (many <= 1).all() and (many >= 0).all()
 
 
+def test_broken_logits_have_the_largest_distance():
+    logits = jnp.array([[0.0, 1.0, 2.0], [0.0, jnp.nan, 2.0], [jnp.inf, jnp.inf, 0.0]])
+    for other in (logits[:1], logits):
+        distance = sem.total_variation(logits, other)
+        np.testing.assert_array_equal(distance, [0, 1, 1])
+
+
 def test_the_object_map_has_the_target_class_inside_the_box():
     label = jnp.array([[[3, 3, 1], [3, 255, 3]], [[1, 3, 1], [1, 1, 0]]])
     box = jnp.array([[[1, 0, 1], [1, 1, 0]], [[1, 1, 1], [0, 1, 1]]])
