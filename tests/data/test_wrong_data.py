@@ -235,6 +235,8 @@ def test_camera_of_another_size(tmp_path):
     config = layouts.data_config('cityscapes', tmp_path, tmp_path / 'cache')
     camera.write_text('{"intrinsic": {"fx": 70, "fy": 70, "u0": 31, "v0": 24}}')
     expect(config, camera, 'principal point (31.0, 24.0)', '32x24')
+    camera.write_text(f'{{"intrinsic": {{"fx": {10**400}, "fy": 70, "u0": 15, "v0": 12}}}}')
+    expect(config, camera, '"fx"')
     camera.write_text('{"intrinsic": {"fx": 70, "fy": 70, "u0": 15}}')
     expect(config, camera, 'v0')
     camera.write_text('{"intrinsic": {"fx": 70, "fy": 0, "u0": 15, "v0": 12}}')
@@ -248,6 +250,9 @@ def test_clip_camera_of_another_size(tmp_path):
     (tmp_path / 'camera.json').write_text('{"intrinsics_64x48": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}')
     config = layouts.data_config('cityscapes_video', tmp_path, tmp_path / 'cache')
     expect(config, tmp_path / 'camera.json', 'intrinsics_32x24')
+    huge = f'{{"intrinsics_32x24": [[{10**400}, 0, 0], [0, 1, 0], [0, 0, 1]]}}'
+    (tmp_path / 'camera.json').write_text(huge)
+    expect(config, tmp_path / 'camera.json', 'three rows of three numbers')
 
 
 def test_frames_of_one_clip_differ_in_size(tmp_path):

@@ -219,7 +219,7 @@ class Cityscapes(FileDataset):
         content = base.read_json(path)
         try:
             camera = {key: float(content['intrinsic'][key]) for key in ('fx', 'fy', 'u0', 'v0')}
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             expected = '{"intrinsic": {"fx": .., "fy": .., "u0": .., "v0": ..}}'
             raise InputError(str(path), got=f'no number {error}', expected=expected) from error
         return np.array(
@@ -463,8 +463,8 @@ class _Clips(FileDataset):
             )
         try:
             return np.asarray(content[key], np.float32).reshape(3, 3)
-        except (ValueError, TypeError) as error:
-            got = f'{key!r}: {content[key]!r}'
+        except (ValueError, TypeError, OverflowError) as error:
+            got = f'{key!r}: {content[key]!r:.80}'
             raise InputError(str(path), got=got, expected='three rows of three numbers') from error
 
 
