@@ -64,7 +64,7 @@ def total_variation(first: Array, second: Array) -> Array:
     p = jax.nn.softmax(first.astype(jnp.float32))
     q = jax.nn.softmax(second.astype(jnp.float32))
     distance = 0.5 * jnp.abs(p - q).sum(-1)
-    # Rounding may lead above the largest distance.
+    # Rounding may lead above the largest distance, and a NaN is not below it.
     return jnp.where(distance < 1, distance, 1.0)
 
 
