@@ -252,11 +252,16 @@ def test_a_batch_larger_than_the_labelled_frames_of_a_video_is_a_warning(tmp_pat
     assert found.message == "3, but 'train' has 2 labelled examples: a batch repeats images"
 
 
-def test_stages_that_cut_objects_out_see_no_padding():
+def test_stages_that_cut_objects_out_see_no_padding(monkeypatch):
     """Images of 32x64 in squares of 32x32 would be padded."""
     config = config_file.load(str(ROOT / 'configs/semantic_inpainting.py:smoke'))
     assert tuple(config.data.eval_size) == (32, 32)
     assert 'config.data.eval_size' not in [finding.where for finding in warnings(config)]
+    # Nor do they if the run is refused.
+    refusal = InputError('unetd: input', got='height 32', expected='multiples of 64')
+    monkeypatch.setattr(checks, 'problems', lambda *_: [refusal])
+    places = [finding.where for finding in doctor.diagnose(config)]
+    assert 'unetd: input' in places and 'config.data.eval_size' not in places
 
 
 def test_evaluation_pads_as_much_as_is_said(mine):

@@ -62,8 +62,9 @@ def refusals(config: Any, examined: Mapping[str, Examined], workdir: str) -> Ref
     except InputError as error:
         return Refusals([from_error(error)])
     splits = {name: data.splits for name, data in examined.items()}
+    sees_images = _sees_images(stages)
     if unlabelled := without_labels(config, stages, splits):
-        return Refusals(unlabelled)
+        return Refusals(unlabelled, sees_images=sees_images)
 
     listings = {}
     for name, data in examined.items():
@@ -77,7 +78,7 @@ def refusals(config: Any, examined: Mapping[str, Examined], workdir: str) -> Ref
     begun = initialization.has_begun(folder)
     findings += map(from_error, checks.problems(run, stages, 'train', begun))
     if findings:
-        return Refusals(findings)
+        return Refusals(findings, sees_images=sees_images)
     findings = warnings(advice.untrained(config, stages))
     stores = _stores(config, examined, specs, stages)
     for name, store in stores.items():
@@ -86,11 +87,16 @@ def refusals(config: Any, examined: Mapping[str, Examined], workdir: str) -> Ref
     findings += _rows(counted)
     findings += _memory(config, specs['data'])
     num_rows = _num_rows(config, stages, counted)
-    sees_images = any(
-        stage.eval_input.data == 'data' and stage.eval_input.resize and not stage.eval_input.each
-        for stage in stages
-    )
     return Refusals(findings, functools.partial(checks.passes, run), num_rows, sees_images)
+
+
+def _sees_images(stages: Sequence[Stage]) -> bool:
+    """Returns whether a stage is evaluated on whole images of the main data set."""
+    for stage in stages:
+        inputs = stage.eval_input
+        if inputs.data == 'data' and inputs.resize and not inputs.each:
+            return True
+    return False
 
 
 def _stores(
