@@ -370,8 +370,7 @@ def make_stage(
       data: config section of the data set.
 
     Raises:
-      InputError: a training of a net whose outputs are not the classes of the objects, or another
-        number of class weights than of classes.
+      InputError: a training whose outputs are not the classes of objects, or wrong class weights.
     """
     _check_outputs(section, spec, num_steps, where)
     task = make_task(config, spec, section, where)
