@@ -131,6 +131,7 @@ def _set_remedy(config, args):
             f'{where}denoiser={args.denoiser},da={mode}',
             got='a denoiser and Denoise Activation in training',
             expected='da=none, or da=test, with a denoiser',
+            fix='da=none',
         )
     width = config.model.width
     config_lib.choose(config, 'denoiser', args.denoiser)

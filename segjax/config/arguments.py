@@ -35,11 +35,20 @@ def parse_arg(arg: str, variants: tuple[str, ...], **spec: Any) -> ml_collection
       `spec`.
 
     Raises:
-      InputError: an unknown variant or argument, or a value of another type.
+      InputError: an unknown variant or argument, an argument twice, or a value of another type.
     """
     parsed = ml_collections.ConfigDict({'variant': '', **spec})
+    seen = set()
     for position, item in enumerate(filter(None, arg.split(','))):
         key, equals, text = item.partition('=')
+        if key in seen:
+            raise InputError(
+                f'--config file.py:...,{key}=',
+                got=f'{key} twice, in {arg!r}',
+                expected='each argument once',
+                fix=f'leave {item} out',
+            )
+        seen.add(key)
         # The first item may be the variant. Later items without `=` are flags.
         if not equals and position == 0:
             if key not in variants:

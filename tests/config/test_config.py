@@ -161,6 +161,8 @@ def test_arguments_after_the_colon_are_typed():
         ('quick,snrr=3', "did you mean 'snr'"),
         ('quick,snr=loud', "'loud'"),
         ('quick,batch=1.5', 'a whole number'),
+        ('quick,batch=2,snr=3,batch=2', 'batch twice'),
+        ('quick,batch=2,quick', 'quick twice'),
     ],
 )
 def test_wrong_arguments_are_refused(arg, complaint):
