@@ -113,11 +113,14 @@ class Picture(NamedTuple):
     size    [B, 2] height and width of the part without padding; None: everything
     values  {name: [B] or [B, n]} numbers for the caption. Integers whose name ends in 'class' are
             train ids. The caption shows the names of the classes
+    legend  {meaning: (red, green, blue)} of colours that belong to no class of the data set. The
+            report shows them next to the colours of the classes
     """
 
     pixels: Array
     size: Array | None = None
     values: Mapping[str, Array] = {}
+    legend: Mapping[str, tuple[int, int, int]] = {}
 
 
 class LabelMaps(NamedTuple):
@@ -372,6 +375,8 @@ class Prediction(NamedTuple):
     check    example -> None. Raises InputError for values that the net cannot use. It is called for
              all examples before anything compiles. `example` holds the inputs that are no maps, in
              pixels of the files. With maps it also holds 'size', their (height, width)
+    check_trained  (state on the host, example) -> None. Raises InputError for values that the net
+             could use, but has never seen in training. It is called as `check`
     codes    state -> {name: array}, the random codes that all examples share. They are written
              once, to codes.npz. `config.predict.codes` names such a file, and `make_stages` reads
              it. None: the prediction has no codes
@@ -384,6 +389,7 @@ class Prediction(NamedTuple):
     streams: tuple[str, ...] = ()
     resize: bool = True
     check: Callable[[Example], None] | None = None
+    check_trained: Callable[[TrainState, Example], None] | None = None
     codes: Callable[[TrainState], Mapping[str, Array]] | None = None
 
 

@@ -547,7 +547,8 @@ def region_pictures(batch: Batch, pooling: Pooling) -> Pictures:
     finest = pooling.levels[0]
     borders = edges.instance_edges(batch[finest])[..., None]
     outlined = jnp.where(borders, np.uint8(BORDER_COLOR), batch['image'])
-    pictures: Pictures = {'regions': Picture(outlined, batch['size'])}
+    legend = {'border of a region': BORDER_COLOR}
+    pictures: Pictures = {'regions': Picture(outlined, batch['size'], legend=legend)}
     if pooling.use == FULL:
         matched = frame_pooling.target_regions(batch, pooling, finest)[..., None] != NO_REGION
         frames = batch['image_frames']

@@ -38,10 +38,12 @@ class Panel(NamedTuple):
     pixels  uint8 [H, W, C], a strip [n, H, W, C], or a grid [rows, columns, H, W, C]; C is 1 or 3
     values  numbers or classes by name, or n of them for the pictures of a strip, or for the
             columns of a grid
+    legend  RGB colours by their meaning
     """
 
     pixels: np.ndarray
     values: Mapping[str, Any] = {}
+    legend: Mapping[str, Sequence[int]] = {}
 
     @property
     def columns(self) -> int:
@@ -75,7 +77,8 @@ def save_pictures(
 
     Layout: <folder>/<group>_<rank>/<panel>.png, lossless, and <folder>/<group>_<rank>/info.json
     with 'index', 'score', 'name' and 'panels'. If there are any, it also has 'captions' (numbers
-    by panel) and 'columns' (pictures in a line, by panel, of strips and grids).
+    by panel), 'columns' (pictures in a line, by panel, of strips and grids) and 'legend' (colours
+    by meaning, of all panels).
 
     Args:
       folder: <workdir>/<stage>/pictures.
@@ -122,10 +125,15 @@ def _info(entry: Mapping[str, Any], panels: Mapping[str, Panel]) -> dict[str, An
     info['panels'] = list(panels)
     captions = {name: panel.values for name, panel in panels.items() if panel.values}
     columns = {name: panel.columns for name, panel in panels.items() if panel.columns}
+    legend: dict[str, list[int]] = {}
+    for panel in panels.values():
+        legend |= {meaning: list(colour) for meaning, colour in panel.legend.items()}
     if captions:
         info['captions'] = captions
     if columns:
         info['columns'] = columns
+    if legend:
+        info['legend'] = legend
     return info
 
 
@@ -138,15 +146,17 @@ def palette(spec: DataSpec | None) -> dict[str, Sequence[int]]:
 
 
 def pictures_section(run: RunFiles, stage: StageFiles) -> str:
-    """Shows the pictures of a stage by group, with a legend of the classes that occur in them."""
+    """Shows the pictures of a stage by group, with a legend of their colours."""
     groups: dict[str, list[str]] = {}
     colours: set[int] = set()
+    marks: dict[str, Sequence[int]] = {}
     for entry in stage.pictures:
         group, _, info = entry
         if group == SAME:  # shown side by side for all stages
             continue
         markup, colours_of_entry = panels(entry)
         colours |= colours_of_entry
+        marks |= info.get('legend', {})
         caption = escape(info['name'])
         score = info.get('score')
         if score is not None:
@@ -155,7 +165,7 @@ def pictures_section(run: RunFiles, stage: StageFiles) -> str:
         groups.setdefault(group, []).append(picture)
 
     # The legend follows the first heading.
-    legend = legend_of(run.spec_of(stage), colours)
+    legend = legend_of(run.spec_of(stage), colours, marks)
     ordered = [*(g for g in GROUPS if g in groups), *(g for g in groups if g not in GROUPS)]
     section = ''
     for group in ordered:
@@ -165,12 +175,23 @@ def pictures_section(run: RunFiles, stage: StageFiles) -> str:
     return section
 
 
-def legend_of(spec: DataSpec | None, colours: set[int]) -> str:
-    """Returns a legend of the classes whose colours (r << 16 | g << 8 | b) occur."""
-    items = ''
+def legend_of(
+    spec: DataSpec | None, colours: set[int], marks: Mapping[str, Sequence[int]] = {}
+) -> str:
+    """Returns a legend of the classes whose colours occur, and of all marks.
+
+    Args:
+      spec: of the data set, whose classes have colours.
+      colours: of the pictures, as r << 16 | g << 8 | b.
+      marks: RGB of colours that belong to no class, by meaning.
+    """
+    shown = []
     for name, (red, green, blue) in palette(spec).items():
         if red << 16 | green << 8 | blue in colours:
-            items += f'<li>{html.swatch((red, green, blue))}{escape(name)}</li>'
+            shown.append((name, (red, green, blue)))
+    items = ''
+    for name, colour in (*shown, *marks.items()):
+        items += f'<li>{html.swatch(colour)}{escape(name)}</li>'
     return f'<ul class="legend">{items}</ul>' if items else ''
 
 

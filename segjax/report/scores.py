@@ -1,6 +1,7 @@
 """Scores as plain data and as text, for scores.json, the terminal and the report."""
 
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -45,6 +46,8 @@ MEANINGS = {
     'and recall, and AP the area under the precision over the recall.',
 }
 """Explanations by name, for scores whose name says too little."""
+INTERVAL = ('mean', 'value', 'low', 'high')
+"""Columns of a table of intervals. Their unit is that of the score that names the row."""
 LABEL_SIZE = 'label size'
 
 
@@ -200,9 +203,10 @@ def flat_scalars(scores: Scores) -> dict[str, float | None]:
 def is_share(name: str) -> bool:
     """Returns whether the score of this name is a share in [0, 1], which is printed in per cent."""
     # The first and the last part of a path: 'IoU/road', 'per_class/road/IoU'.
+    name = without_column(name)
     ends = (name.split('/', 1)[0].lower(), name.rsplit('/', 1)[-1].lower())
     words = ('iou', 'accuracy', 'precision', 'recall', 'dice')
-    firsts = [end.partition('_')[0] for end in ends]
+    firsts = [re.split('[_ ]', end)[0] for end in ends]
     # A quotient of two shares is no share.
     if firsts[-1] == 'ratio':
         return False
@@ -213,7 +217,13 @@ def is_share(name: str) -> bool:
 
 def unit_of(name: str) -> str:
     """Returns the unit in which `format_score` prints the score of this name; '' for none."""
-    return '%' if is_share(name) else UNITS.get(name.rsplit('/', 1)[-1], '')
+    return '%' if is_share(name) else UNITS.get(without_column(name).rsplit('/', 1)[-1], '')
+
+
+def without_column(name: str) -> str:
+    """Returns the path of a score without the column of an interval: 'a/tIOU' of 'a/tIOU/low'."""
+    score, _, column = name.rpartition('/')
+    return score if score and column in INTERVAL else name
 
 
 def with_unit(name: str) -> str:
@@ -255,6 +265,9 @@ def table_columns(table: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, lis
             total = sum(counts) or 1
             cells = [format_score('accuracy', count / total, unit=False) for count in counts]
             columns.append(('share of pixels %', cells))
+        elif name in INTERVAL:
+            cells = [format_score(f'{row}/{name}', value) for row, value in zip(table, values)]
+            columns.append((name, cells))
         else:
             cells = [format_score(name, value, unit=False) for value in values]
             columns.append((with_unit(name), cells))

@@ -66,6 +66,12 @@ TOP = 5
 
 OUTSIDE, INSIDE, OBJECT = 30, 110, 255
 """Grey values of a painted shape: outside of the box, inside of the box, and the object."""
+SHAPE_LEGEND = {
+    'object': (OBJECT, OBJECT, OBJECT),
+    'its box': (INSIDE, INSIDE, INSIDE),
+    'outside of the box': (OUTSIDE, OUTSIDE, OUTSIDE),
+}
+"""Colours of a painted shape."""
 
 
 class Task(NamedTuple):

@@ -53,6 +53,12 @@ BOX_COLOR = (0, 220, 220)
 """RGB of the outlines of boxes: no class of Cityscapes has a similar colour."""
 NOISE_COLOR = (255, 120, 0)
 """RGB of noise pixels in the picture 'errors'."""
+LEGEND = {
+    'box': BOX_COLOR,
+    'wrong pixel': segmentation.ERROR_COLOR,
+    'noise pixel': NOISE_COLOR,
+}
+"""Colours of the picture 'errors'."""
 
 
 # --- training shapes ------------------------------------------------------------------------------
@@ -390,7 +396,7 @@ def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Picture
         'prediction': Picture(paint(completed), values=values),
         'incomplete': Picture(paint(incomplete)),
         'truth': Picture(paint(boxes.truth)),
-        'errors': Picture(with_box(errors.astype(jnp.uint8), boxes.mask)),
+        'errors': Picture(with_box(errors.astype(jnp.uint8), boxes.mask), legend=LEGEND),
         **judge.pictures(state, batch, completed),
     }
 

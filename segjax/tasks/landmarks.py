@@ -524,6 +524,7 @@ def render(system: System, state: TrainState, batch: Batch, keys: Keys) -> Pictu
         pixels = heat_maps.draw_points(
             large, heat_maps.on_grid(marks, before, after), color, RADIUS
         )
-        drawn[name] = Picture(pixels, factor * batch['size'])
+        legend = {f'{name} of a landmark': color}
+        drawn[name] = Picture(pixels, factor * batch['size'], legend=legend)
     drawn['prediction'] = drawn['prediction']._replace(values={'error in % of the width': error})
     return drawn

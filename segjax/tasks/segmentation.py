@@ -520,7 +520,7 @@ def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Picture
     return {
         'prediction': Picture(paint(prediction, judge.spec), size),
         'truth': Picture(paint(label, judge.spec), size),
-        'errors': Picture(errors, size),
+        'errors': Picture(errors, size, legend={'wrong pixel': ERROR_COLOR}),
     }
 
 

@@ -96,11 +96,14 @@ def _ranked(
 
 
 def _in_order(pictures: Mapping[str, Picture | Array]) -> collections.OrderedDict:
-    """Keeps the order of panels and values: a jitted function sorts a plain dict by name."""
+    """Keeps the order of all entries: a jitted function sorts a plain dict by name."""
     ordered = collections.OrderedDict()
     for panel, picture in pictures.items():
         if isinstance(picture, Picture):
-            picture = picture._replace(values=collections.OrderedDict(picture.values))
+            picture = picture._replace(
+                values=collections.OrderedDict(picture.values),
+                legend=collections.OrderedDict(picture.legend),
+            )
         ordered[panel] = picture
     return ordered
 
@@ -145,7 +148,8 @@ def first_panel(picture: Picture | np.ndarray, class_names: Sequence[str] = ()) 
     Raises:
       TypeError: pixels of another shape or type than `Picture` allows.
     """
-    pixels, size, values = picture if isinstance(picture, Picture) else Picture(picture)
+    picture = picture if isinstance(picture, Picture) else Picture(picture)
+    pixels, size, values, legend = picture
     pixels = _with_channels(np.asarray(pixels))[0]
     if size is not None:
         height, width = np.asarray(size)[0]
@@ -154,7 +158,9 @@ def first_panel(picture: Picture | np.ndarray, class_names: Sequence[str] = ()) 
     for name, number in numbers.items():
         if name.endswith('class') and np.issubdtype(number.dtype, np.integer):
             numbers[name] = _named(number, class_names)
-    return Panel(pixels, numbers)
+    # A jitted function returns the numbers of a colour as arrays.
+    colours = {meaning: [int(part) for part in colour] for meaning, colour in legend.items()}
+    return Panel(pixels, numbers, colours)
 
 
 def _named(ids: np.ndarray, class_names: Sequence[str]) -> str | int | list[str | int]:

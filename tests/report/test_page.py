@@ -11,7 +11,7 @@ import pytest
 from segjax.core import environment, files
 from segjax.report import charts, curve_sections, html, page, scores
 from segjax.report.charts import Bars, Dot, Point, Reference, Series, Span
-from segjax.report.pictures import save_pictures
+from segjax.report.pictures import Panel, save_pictures
 from segjax.spec import ClassSpec, DataSpec
 from segjax.train import log_files
 
@@ -247,6 +247,16 @@ def test_legend_names_the_classes_in_the_pictures(workdir, spec):
         True,
         False,
     ]
+
+
+def test_legend_names_the_marks_of_the_pictures(workdir, spec):
+    entry = entries(1)[0]
+    errors = Panel(entry['pictures']['prediction'], legend={'wrong pixel': (220, 40, 40)})
+    pictures = {**entry['pictures'], 'errors': errors}
+    save_pictures(workdir / 'segmentation/pictures', 'best', [{**entry, 'pictures': pictures}])
+    text, _ = write(workdir, spec)
+    (legend,) = re.findall(r'<ul class="legend">.*?</ul>', text)
+    assert 'rgb(220,40,40)"></i>wrong pixel</li>' in legend
 
 
 def test_two_stages_in_the_order_they_ran(workdir, spec):
@@ -824,6 +834,16 @@ def test_scores_of_attacks_are_shares():
     for name in ('AUC', 'TPR_at_1_percent', 'attacks/loss/AUC', 'attacks/loss/TPR_at_0.1_percent'):
         assert scores.is_share(name), name
     assert scores.with_unit('AUC') == 'AUC %' and scores.format_score('AUC', 0.5) == '50.00 %'
+
+
+def test_a_table_of_intervals_has_the_units_of_its_rows():
+    row = {'mean': 0.5, 'low': 0.25, 'high': 0.75}
+    table = {'tIOU': row, 'hamm over mean_shape': row, 'NN': row, 'PSNR': row}
+    columns = dict(scores.table_columns(table))
+    assert columns['mean'] == ['50.00 %', '50.00 %', '0.5', '0.5 dB']
+    assert columns['high'] == ['75.00 %', '75.00 %', '0.75', '0.75 dB']
+    assert scores.with_unit('intervals/PSNR/low') == 'intervals/PSNR/low dB'
+    assert not scores.is_share('low')
 
 
 def test_curves_have_units(workdir):

@@ -143,6 +143,16 @@ def test_captions_name_classes_and_keep_numbers():
     assert bare['true class'] == 2 and bare['class'] == [0, 5, 1, -1]
 
 
+def test_the_legend_of_a_picture_keeps_its_colours_and_its_order():
+    legend = {'wrong pixel': (220, 40, 40), 'box': (0, 220, 220)}
+
+    def render(state, batch, keys):
+        return {'a': Picture(canvas(8, 8), legend=legend)}
+
+    kept = panels_of(('image',), render)['a'].legend
+    assert list(kept.items()) == [('wrong pixel', [220, 40, 40]), ('box', [0, 220, 220])]
+
+
 def test_the_caption_of_an_example_has_the_classes_of_its_data_set():
     def render(state, batch, keys):
         return {'a': Picture(canvas(8, 8), values={'predicted class': np.array([3])})}

@@ -3,11 +3,18 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segjax.modes.compare.runs import Compared
-from segjax.report.scores import PER_CLASS, flat_scalars, is_share, split_scores
+from segjax.report.scores import (
+    PER_CLASS,
+    flat_scalars,
+    is_share,
+    split_scores,
+    without_column,
+)
 
 Values = dict[str, list[float]]
 """A number of each run, by name."""
@@ -60,7 +67,7 @@ def class_scores(runs: Sequence[Compared], score: str = 'IoU') -> dict[str, list
     return {name: rows[name] for name in sorted(rows, key=gain, reverse=True)}
 
 
-SMALLER = ('Sem', 'NN', 'noisy_boxes')
+SMALLER = re.compile('Sem|NN|noisy_boxes|.*_(error|fall)')
 """Scores that are better if they are smaller, by the last part of their name."""
 
 
@@ -75,9 +82,10 @@ def best(name: str, values: Sequence[float], monitor: tuple[str, str]) -> list[b
       values: of the runs.
       monitor: `Stage.monitor`.
     """
-    larger = is_share(name) or name.rsplit('/', 1)[-1] == 'PSNR'
+    score = without_column(name).rsplit('/', 1)[-1]
+    larger = is_share(name) or score == 'PSNR'
     direction = 'max' if larger else ''
-    if name.rsplit('/', 1)[-1] in SMALLER:
+    if SMALLER.fullmatch(score):
         direction = 'min'
     if name == monitor[0]:
         direction = monitor[1]

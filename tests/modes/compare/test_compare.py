@@ -200,6 +200,9 @@ def test_only_the_best_is_bold():
     assert best('mIoU', [0.4, 0.4], monitor) == [False, False]
     for name in ('Sem', 'NN', 'noisy_boxes', 'per_class/car/Sem'):
         assert best(name, [0.2, 0.4], monitor) == [True, False]
+    assert best('intervals/Sem/mean', [0.2, 0.4], monitor) == [True, False]
+    assert best('intervals/tIOU/mean', [0.2, 0.4], monitor) == [False, True]
+    assert best('falls/flip 1/tIOU_fall', [0.2, 0.4], monitor) == [True, False]
 
 
 def test_one_net_at_a_time_is_on_the_device(narrow, wide, tmp_path, monkeypatch):
