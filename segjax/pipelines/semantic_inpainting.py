@@ -829,6 +829,7 @@ def make_prediction(system: System) -> Prediction:
         size=canvas,
         resize=False,
         check=functools.partial(check_edit, crop=crop, names=spec.classes.names),
+        check_trained=functools.partial(check_edit_class, names=spec.classes.names),
     )
 
 
@@ -853,4 +854,29 @@ def check_edit(example: Mapping[str, Any], crop: objects.ObjectCrop, names: Sequ
             expected='a class whose boxes the net completes (config.boxes.classes): '
             + ', '.join(known),
             fix=f'"class_id": "{known[0]}"',
+            + ', '.join(sorted(known)),
+            fix=f'"class_id": "{known[0]}", or another of these classes',
         )
+
+
+def check_edit_class(state: TrainState, example: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raises InputError for a class of which the training of the generator drew no object.
+
+    The net has never seen the channel of such a class, and fills the box with noise.
+
+    Args:
+      state: of the stage, on the host. A net that was not trained here knows no objects.
+      example: 'class_id'.
+      names: of the classes of the data set.
+    """
+    counts = state.extra[inpainting.SHAPES_SEEN]['count'][: len(names)]
+    class_id = int(example['class_id'])
+    if not counts.any() or counts[class_id]:
+        return
+    seen = [name for name, count in zip(names, counts) if count]
+    raise InputError(
+        'class_id',
+        got=f'{names[class_id]!r}, of which the training of this run drew no object',
+        expected='a class with objects in training: ' + ', '.join(seen),
+        fix=f'"class_id": "{seen[0]}", or a run on data with objects of {names[class_id]}',
+    )

@@ -18,6 +18,7 @@ from segjax.core import parallel, rng
 from segjax.errors import InputError
 from segjax.modes.table import plan as table_plan
 from segjax.pipelines import semantic_inpainting as pipeline
+from segjax.protocol import TrainState
 from segjax.tasks import inpainting, object_boxes
 from segjax.train import driver
 from segjax.train.stop import Preempted
@@ -759,6 +760,17 @@ def test_wrong_edits_are_refused(box, class_id, words):
     with pytest.raises(InputError) as error:
         stage.prediction.check(example)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_edits_of_classes_without_training_objects_are_refused():
+    (stage,) = pipeline.make_stages(make_config(), SPEC)
+    seen = inpainting.no_shapes(K)
+    state = TrainState(np.int32(0), {}, {}, {}, {inpainting.SHAPES_SEEN: seen})
+    stage.prediction.check_trained(state, {'class_id': 2})  # a net that was not trained here
+    seen['count'] = np.eye(K)[1]
+    stage.prediction.check_trained(state, {'class_id': 1})
+    with pytest.raises(InputError, match=r"'class 2'.*no object(.|\n)*training: class 1\n"):
+        stage.prediction.check_trained(state, {'class_id': 2})
 
 
 def test_a_right_edit_is_accepted():

@@ -1,9 +1,10 @@
 """Finds the examples of a `Prediction`: in a folder, in a single file, or in a JSON list."""
 
+import functools
 import json
 import pathlib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from segjax.core import text_files
 from segjax.data import image_files, objects
 from segjax.errors import InputError, unknown_name
 from segjax.modes.predict import outputs, reading
-from segjax.protocol import Prediction
+from segjax.protocol import Prediction, TrainState
 from segjax.spec import ClassSpec, Feature
 
 LIST = '.json'
@@ -61,8 +62,8 @@ def find_examples(
       classes: names of the classes, which a list may use.
 
     Raises:
-      InputError: no example, or the first problem of the list. The error about files names all
-        examples with a problem.
+      InputError: no example, or the problems of all examples: first of the entries of a list, then
+        of their files.
     """
     maps = [key for key, feature in prediction.inputs.items() if reading.is_map(feature)]
     if path.is_file() and path.suffix.lower() == LIST:
@@ -73,7 +74,7 @@ def find_examples(
         examples = _in_folder(path, maps, prediction)
     else:
         examples = _single(path, maps, prediction)
-    _check_all(examples, prediction)
+    _check_all(examples, functools.partial(check_example, prediction=prediction))
     return sorted(examples, key=lambda example: example.name)
 
 
@@ -184,7 +185,7 @@ def _listed(path: pathlib.Path, prediction: Prediction, classes: ClassSpec) -> l
     Paths are relative to the file.
 
     Raises:
-      InputError: neither, or an entry with a missing, unknown or wrong value.
+      InputError: neither, or entries with a missing, unknown or wrong value.
     """
     # The file, which says itself what is wrong with its syntax.
     try:
@@ -205,9 +206,12 @@ def _listed(path: pathlib.Path, prediction: Prediction, classes: ClassSpec) -> l
             expected='a list of examples, or a single example',
             fix=f'[{sample(prediction)}]',
         )
-    examples = [
-        _entry(path, number, entry, prediction, classes) for number, entry in enumerate(content)
-    ]
+    examples: list[ExampleFiles] = []
+
+    def read(numbered: tuple[int, Any]) -> None:
+        examples.append(_entry(path, *numbered, prediction, classes))
+
+    _check_all(enumerate(content), read)
     _check_names(path, examples)
     return examples
 
@@ -303,7 +307,9 @@ def _value(where: str, key: str, feature: Feature, value: Any, classes: ClassSpe
     if array is not None and (1, *array.shape) == feature.shape:
         array = array[None]
     if array is None or array.shape != feature.shape:
-        shape = ' x '.join(map(str, feature.shape))
+        # A single box or point is asked for without the outer list.
+        is_single = feature.kind in SAMPLES and feature.shape[:1] == (1,)
+        shape = ' x '.join(map(str, feature.shape[1:] if is_single else feature.shape))
         expected = f'{shape} numbers' if shape else 'a number'
         got = f'{value!r:.80}'
         if array is not None and array.ndim:
@@ -345,23 +351,54 @@ def _train_ids(where: str, value: Any, classes: ClassSpec) -> Any:
 # --- checks of files ------------------------------------------------------------------------------
 
 
-def _check_all(examples: Iterable[ExampleFiles], prediction: Prediction) -> None:
-    """Raises InputError if the files or values of some examples are wrong. It names all of them."""
+def check_trained(
+    examples: Iterable[ExampleFiles], prediction: Prediction, state: TrainState
+) -> None:
+    """Raises InputError for examples that differ from everything that a net was trained on.
+
+    Args:
+      examples: from `find_examples`.
+      prediction: of the stage.
+      state: of the stage, on the host.
+    """
+    if prediction.check_trained is None:
+        return
+
+    def check(example: ExampleFiles) -> None:
+        try:
+            prediction.check_trained(state, example.values)
+        except InputError as error:
+            raise error.at(f'{example.where}: {error.where}') from error
+
+    _check_all(examples, check)
+
+
+def _check_all(examples: Iterable[Any], check: Callable[[Any], None]) -> None:
+    """Calls a function on all examples. Raises InputError if it raises some, and names them all."""
     problems = []
     count = 0
     for example in examples:
         count += 1
         try:
-            check_example(example, prediction)
+            check(example)
         except InputError as error:
             problems.append(error)
-    if not problems:
-        return
-    if len(problems) == 1:
+    if len(problems) > 1:
+        raise _joined(problems, count)
+    if problems:
         raise problems[0]
-    raise problems[0].replaced(
-        where=f'{len(problems)} of {count} examples',
-        got='\n            '.join(f'{error.where}: {error.got}' for error in problems),
+
+
+def _joined(problems: Sequence[InputError], count: int) -> InputError:
+    """Returns an error that names the problems of several of `count` examples."""
+    indent = '\n            '
+    expected = dict.fromkeys(error.expected for error in problems)
+    fixes = dict.fromkeys(error.fix for error in problems if error.fix)
+    return InputError(
+        f'{len(problems)} of {count} examples',
+        got=indent.join(f'{error.where}: {error.got}' for error in problems),
+        expected=indent.join(expected),
+        fix=indent.join(fixes),
     )
 
 

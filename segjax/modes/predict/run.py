@@ -68,7 +68,10 @@ def main(
 
     # All devices hold the state of the chosen checkpoint.
     stage, state = driver.load_last_stage(opened, stages, which, stage_name)
-    made_by = net_facts(opened, stage, parallel.to_host(state))
+    on_host = parallel.to_host(state)
+    if examples:
+        examples_lib.check_trained(examples, stage.prediction, on_host)
+    made_by = net_facts(opened, stage, on_host)
     if method == TILES:
         summary = _predict_tiles(opened, stage, state, source, target, made_by)
     else:

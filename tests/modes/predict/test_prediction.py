@@ -374,7 +374,7 @@ def raises_before_the_net(run, source, target, *texts):
         ({'box': [0, 0, 24.5, 9]}, ["example 'a'", 'box', '23.5', 'x1 <= 24', '16 x 24']),
         ({'box': [-1, 0, 9, 9]}, ["example 'a'", 'box', '-0.5 <= x0']),
         ({'box': [4, 4, 4, 9]}, ["example 'a'", 'box', 'x0 < x1']),
-        ({'box': [4, 4, 9]}, ["example 'a'", 'box', '1 x 4 numbers', '[x0, y0, x1, y1]']),
+        ({'box': [4, 4, 9]}, ["example 'a'", 'box', 'expected: 4 numbers', '[x0, y0, x1, y1]']),
         ({'box': 'all'}, ["example 'a'", 'box', "'all'"]),
         ({'box': ['0', '0', '9', '9']}, ["example 'a'", 'box', "['0', '0', '9', '9']"]),
         ({'box': [False, 0, 9, True]}, ["example 'a'", 'box', '[False, 0, 9, True]']),
@@ -429,6 +429,28 @@ def test_all_wrong_examples_are_named(tmp_path, toy):
     write_list(tmp_path, entries)
     run = toy(make_stage(prediction=FILL))
     texts = ['2 of 5 examples', "'street/1'", 'gone.png', "'street/3'", '[9, 9, 9, 9]']
+    raises_before_the_net(run, listed, tmp_path / 'out', *texts)
+
+
+def test_all_wrong_entries_are_named(tmp_path, toy):
+    listed, entries = five_examples(tmp_path)
+    entries[1]['class'] = 'caar'
+    del entries[2]['box']
+    entries[4]['class'] = 'skyy'
+    write_list(tmp_path, entries)
+    run = toy(make_stage(prediction=FILL))
+    texts = ['3 of 5 examples', "'caar'", "no 'box'", "'skyy'", "mean 'car'?", "mean 'sky'?"]
+    raises_before_the_net(run, listed, tmp_path / 'out', *texts)
+
+
+def test_values_that_training_has_not_seen_are_refused(tmp_path, toy):
+    def check(state, example):
+        if example['class'] != state.params['order'][0]:  # sky
+            raise InputError('class', got='an unseen class', expected='a seen class')
+
+    listed, _ = five_examples(tmp_path)
+    run = toy(make_stage(prediction=FILL._replace(check_trained=check)))
+    texts = ['4 of 5 examples', "'street/0': class", 'an unseen class', 'a seen class']
     raises_before_the_net(run, listed, tmp_path / 'out', *texts)
 
 
