@@ -6,8 +6,9 @@ Variants:
   (none)    the paper's classifier: EfficientNet-B7 behind a gated convolution, on the 80 classes of
             things of COCO's panoptic segmentations. Objects below 1 % of their image are left out:
             332,310 remain for training and 14,343 for testing. 50 epochs of Adam 1e-5, x 0.7 every
-            10 epochs. The checkpoint of the highest accuracy is the classifier
-            (--checkpoint best). The paper starts from published weights:
+            10 epochs. The classifier of the paper is the checkpoint of the highest accuracy: other
+            runs load it as runs/shapes:best, and --checkpoint best evaluates it. The paper starts
+            from published weights:
             --config.init_from.path=FILE, with the names of EfficientNet-PyTorch or of timm
             --config.data.root=/data/coco (or $COCO_DATASET)
   lite0     the same with EfficientNet-lite0, for smaller machines

@@ -737,7 +737,8 @@ INIT_FROM = {
     'path': Field(
         '',
         'Source of the parameters of a run without a checkpoint: a run folder, a checkpoint, '
-        'or published weights (.safetensors, .npz, .pth, or hf:owner/name/file).',
+        'or published weights (.safetensors, .npz, .pth, or hf:owner/name/file). Of a run folder '
+        'the newest checkpoint is loaded. FOLDER:best loads the checkpoint of the best score.',
     ),
     'expected': Field(
         '', 'Weights that the published experiment starts from. Without a path, a run warns.'

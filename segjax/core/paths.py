@@ -45,6 +45,10 @@ def local(where: str, text: str) -> pathlib.Path:
         ) from None
 
 
+BEST = ':best'
+"""End of the path of a run whose best checkpoint is meant, and not its newest."""
+
+
 def is_weights(path: str) -> bool:
     """Returns whether a path names a file of weights, local or on the hub, not a run folder."""
     return path.startswith(HUB) or path.endswith((*WEIGHT_SUFFIXES, CAFFE))

@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from segjax.core.notes import Note, tell
-from segjax.core.paths import CAFFE, HUB, WEIGHT_SUFFIXES
+from segjax.core.paths import BEST, CAFFE, HUB, WEIGHT_SUFFIXES
 from segjax.errors import InputError, first_line
 from segjax.pretrained import archives
 
@@ -31,7 +31,7 @@ _WHERE = 'config.init_from.path'
 
 def refuse_other_file(path: str) -> None:
     """Raises InputError for a path that is neither a file of weights nor a folder."""
-    file = pathlib.Path(path).expanduser()
+    file = pathlib.Path(path.removesuffix(BEST)).expanduser()
     if file.is_dir():
         return
     if file.exists():

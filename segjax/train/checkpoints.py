@@ -20,6 +20,7 @@ from absl import logging
 from flax import traverse_util
 
 from segjax.core import files, parallel
+from segjax.core.paths import BEST
 from segjax.core.trees import named_leaves, path_name
 from segjax.errors import InputError, first_line
 from segjax.protocol import PyTree, TrainState
@@ -65,6 +66,7 @@ class Checkpoints:
         read_only: bool = False,
     ):
         self._name, mode = monitor
+        self._larger_is_better = mode == 'max'
         self._folder = folder.absolute()
         # A checkpoint is kept if it is among the newest or the best.
         policies: list[Any] = [_POLICIES.LatestN(keep_last)]
@@ -157,10 +159,13 @@ class Checkpoints:
     def _metrics(self, scores: Mapping[str, float]) -> dict[str, float] | None:
         """Returns the metrics by which orbax ranks a checkpoint, None without a finite score.
 
-        NaN compares with nothing. As a metric it would push the best checkpoint out.
+        NaN compares with nothing. As a metric it would push the best checkpoint out. The direction
+        is for readers that do not know the stage (`load_params`).
         """
         score = scores.get(self._name)
-        return None if score is None or not np.isfinite(score) else {'score': float(score)}
+        if score is None or not np.isfinite(score):
+            return None
+        return {'score': float(score), 'larger_is_better': self._larger_is_better}
 
     def wait(self) -> None:
         """Returns when the last save is on the disk. Raises CheckpointError if it failed."""
@@ -349,18 +354,19 @@ def load_params(path: str) -> dict[str, PyTree]:
 
     Args:
       path: a run folder (its last stage with a checkpoint is loaded), the folder of a stage (its
-        newest checkpoint), or the folder of a checkpoint.
+        newest checkpoint), or the folder of a checkpoint. Behind a run or a stage, ':best' names
+        the checkpoint of the best score in place of the newest.
 
     Returns:
       {'params': .., 'model_state': .., 'averages': {'params': .., 'model_state': ..}}. The averages
       hold the nets that the run evaluated by averaged parameters, and may be empty.
 
     Raises:
-      InputError: no checkpoint, or a damaged checkpoint.
+      InputError: no checkpoint, a damaged checkpoint, or no checkpoint with a score for ':best'.
     """
-    folder = pathlib.Path(path).expanduser().absolute()
+    folder = pathlib.Path(path.removesuffix(BEST)).expanduser().absolute()
     if folder.name.isdigit() and (folder / 'state').is_dir():
-        newest = folder
+        chosen = folder
     else:
         places = ('', 'checkpoints', *_stages(folder))
         # The last place with a checkpoint counts: `_stages` lists the last stage last.
@@ -372,8 +378,9 @@ def load_params(path: str) -> dict[str, PyTree]:
                 expected='a run folder or a checkpoint folder of segjax',
                 fix='give the --workdir of a run that saved a checkpoint',
             )
-        newest = max(saved[-1], key=lambda step: int(step.name))
-    tree = _restored(newest)
+        steps = saved[-1]
+        chosen = _best(steps) if path.endswith(BEST) else steps[0]
+    tree = _restored(chosen)
     # A tree without any array, as the statistics of nets without batch norm, is not in the file.
     averages = tree.get('extra', {}).get('ema', {})
     return {
@@ -381,6 +388,32 @@ def load_params(path: str) -> dict[str, PyTree]:
         'model_state': tree.get('model_state', {}),
         'averages': {field: averages.get(field, {}) for field in ('params', 'model_state')},
     }
+
+
+def _best(steps: Sequence[pathlib.Path]) -> pathlib.Path:
+    """Returns the checkpoint of the best score.
+
+    Args:
+      steps: folders of the checkpoints of a stage, newest first.
+
+    Raises:
+      InputError: no checkpoint has a score, or the direction of the scores is not stored.
+    """
+    ranked = []
+    for step in steps:
+        path = step / 'metrics' / 'metrics'
+        metrics = stored.read_object(path) if path.exists() else {}
+        if metrics.keys() >= {'score', 'larger_is_better'}:
+            sign = 1 if metrics['larger_is_better'] else -1
+            ranked.append((sign * metrics['score'], int(step.name), step))
+    if not ranked:
+        raise InputError(
+            'config.init_from.path',
+            got=f'{steps[0].parent}, without a checkpoint that says how good it is',
+            expected=f"a run that has saved a checkpoint after an evaluation, for '{BEST}'",
+            fix=f'--config.init_from.path={steps[0]}, or another checkpoint of this folder',
+        )
+    return max(ranked)[2]
 
 
 def as_evaluated(source: Mapping[str, PyTree], nets: Collection[str]) -> dict[str, PyTree]:

@@ -256,6 +256,26 @@ def test_parameters_of_another_run_are_taken_by_pattern(tmp_path):
         checkpoints.load_params(str(tmp_path / 'nowhere'))
 
 
+@pytest.mark.parametrize('mode, value', [('max', 1.0), ('min', 2.0)])
+def test_the_best_checkpoint_of_another_run_is_loaded_by_name(tmp_path, mode, value):
+    folder = tmp_path / 'segmentation' / 'checkpoints'
+    with checkpoints.Checkpoints(folder, ('score', mode), keep_last=3) as saved:
+        for step, score in ((1, 0.9), (2, 0.1), (3, 0.5)):
+            saved.save(make_state(step, value=step), {'window': {}}, {'score': score})
+    for path in (tmp_path, tmp_path / 'segmentation'):
+        kernel = checkpoints.load_params(f'{path}:best')['params']['segmenter']['encoder']['kernel']
+        assert np.all(kernel == value)
+
+
+def test_the_best_checkpoint_of_a_run_without_scores_is_refused(tmp_path):
+    with open_folder(tmp_path / 'segmentation' / 'checkpoints') as saved:
+        saved.save(make_state(1, value=1.0), {'window': {}}, {})
+    with pytest.raises(InputError, match='after an evaluation') as caught:
+        checkpoints.load_params(f'{tmp_path}:best')
+    path = caught.value.fix.partition('=')[2].partition(',')[0]
+    assert checkpoints.load_params(path)['params']
+
+
 def test_averages_of_another_run_are_those_of_its_evaluation(tmp_path):
     state = make_state(2, value=2.0)
     averages = {
