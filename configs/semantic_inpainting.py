@@ -12,6 +12,9 @@ Variants:
             batch 8. --config.data.root=/data/ADE20K
   video     predicted label maps of Cityscapes sequences, in squares of 64x64 with narrow nets:
             minutes on two CPU cores. --config.data.root=/data/cityscapes_video
+  folder    label maps of your own with instances (README, "Your own images and labels"), in squares
+            of 64x64 with narrow nets. Objects of all classes. boxes.classes and shapes.classes
+            choose some. --config.data.root=mine --config.data.classes=mine/classes.yaml
   quick     the embedded world `streets`: objects in squares of 64x64 with narrow nets, about eight
             minutes on two idle CPU cores. The shape classifier takes the first three
   smoke     seconds, for tests
@@ -19,8 +22,9 @@ Variants:
 Not the paper's, or not said there: Adam's beta1 of 0.5, flips, batch sizes and the cut around the
 object are those of the released code of Hong et al. 2018. `release=true` also takes its weights and
 rate: 0.1 for the adversarial loss, and 2e-4. Every object of the evaluation images is scored once.
-The released code draws a box of each image, and some of these boxes have no object. `unetd` is the
-denoiser of DANet without the adversarial training of DANet, and `ffdnet` gets the noise level 0.1.
+The released code draws a box of each image, and some of these boxes have no object. `adnet` is
+ADCNN, `unetd` is the denoiser of DANet without the adversarial training of DANet, and `ffdnet` gets
+the noise level 0.1.
 All denoisers are trained by the loss of the generator. Sem compares the squares around boxes, also
 with a classifier that was trained on whole maps.
 
@@ -29,6 +33,8 @@ Sem needs a shape classifier. The small variants train a narrow classifier in a 
 configs/shape_classifier.py: --config.init_from.sources="(('classifier', 'runs/shapes'),)".
 Its 80 outputs are the things of COCO. A run of configs/shape_classifier.py:cityscapes has the 8
 classes of the boxes: --config.shapes.num_outputs=0.
+configs/shape_classifier.py: --config.init_from.sources="(('classifier', 'runs/shapes:best'),)".
+`:best` takes the checkpoint of the highest accuracy, as the paper. Without it, the newest counts.
 With `sem=train` they train EfficientNet-B7 on the classes of their boxes, from random parameters.
 `picture=train` trains a painter of photos in a stage of its own, for 300 epochs in the variants of
 the paper. `picture=load` takes the row 'painter' of init_from.sources, a run of
@@ -46,15 +52,17 @@ number of steps.
 from segjax import config as config_lib
 from segjax.errors import InputError, unknown_name
 
-VARIANTS = ('bedroom', 'video', 'quick', 'smoke')
+VARIANTS = ('bedroom', 'video', 'folder', 'quick', 'smoke')
 DENOISERS = ('none', 'adnet', 'unetd', 'ridnet', 'ffdnet')
+NAMES_OF_PAPER = {'adcnn': 'adnet', 'danet': 'unetd'}
+"""Denoisers that the paper calls otherwise."""
 MODES = ('none', 'train', 'test', 'both')
 """Uses of Denoise Activation."""
 USES = ('none', 'train', 'load')
 """Origins of the shape classifier and of the painter."""
 SYSTEMS = ('inpainting', 'shapes')
 """Pipelines: the whole system, or the shape classifier alone."""
-SMALL = ('video', 'quick', 'smoke')
+SMALL = ('video', 'folder', 'quick', 'smoke')
 """Variants with narrow nets, which train a classifier of their own."""
 OF_VARIANT = -1
 """Number of steps: as the variant sets them."""
@@ -103,6 +111,9 @@ def get_config(arg=''):
     elif args.variant == 'video':
         _small(config)
         _video(config)
+    elif args.variant == 'folder':
+        _small(config)
+        _folder(config)
     elif args.variant == 'quick':
         _small(config)
         _quick(config)
@@ -122,7 +133,9 @@ def _set_remedy(config, args):
     """Sets Denoise Activation and the denoiser. A denoiser replaces the activation in training."""
     where = '--config configs/semantic_inpainting.py:...,'
     if args.denoiser not in DENOISERS:
-        raise unknown_name(f'{where}denoiser=', args.denoiser, DENOISERS)
+        error = unknown_name(f'{where}denoiser=', args.denoiser, DENOISERS)
+        name = NAMES_OF_PAPER.get(args.denoiser.lower())
+        raise error.replaced(fix=f'denoiser={name}') if name else error
     mode = args.da or ('train' if args.denoiser == 'none' else 'none')
     if mode not in MODES:
         raise unknown_name(f'{where}da=', mode, MODES)
@@ -279,6 +292,16 @@ def _video(config):
         data=dict(name='cityscapes_video', void_class=False),
         boxes=dict(min_side=32.0, max_side=256.0),
         shapes=dict(min_side=32.0),
+    )
+
+
+def _folder(config):
+    """Sets label maps of the user, with the objects of all classes."""
+    config_lib.update(
+        config,
+        data=dict(name='folder', void_class=False),
+        boxes=dict(classes=()),
+        shapes=dict(classes=()),
     )
 
 

@@ -335,6 +335,25 @@ def test_masks_give_the_numbers_in_the_file(tmp_path, kind):
         np.testing.assert_array_equal(example['label'], written['train', name][1])
 
 
+@pytest.mark.parametrize('splits', [('train', 'val'), ('',)], ids=['folders', 'by name'])
+def test_a_folder_of_instances_gives_the_numbers_in_its_files(tmp_path, splits):
+    written, classes = layouts.write_folder(tmp_path, splits=splits, count=9, instances=True)
+    config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
+    prepared = data.prepare(config)
+    assert 'instance' in prepared.spec.features
+    examples = by_name(prepared.open_split('train', ('instance', 'name')))
+    for name, example in examples.items():
+        np.testing.assert_array_equal(example['instance'], written[splits[0], name][1])
+
+
+def test_instances_of_some_images_are_refused(tmp_path):
+    _, classes = layouts.write_folder(tmp_path, instances=True)
+    (tmp_path / 'instances/val/shot 1.png').unlink()
+    config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
+    with pytest.raises(InputError, match='no instance file for 1 of 3 examples'):
+        data.prepare(config)
+
+
 def test_colour_masks(tmp_path):
     palette = np.array([(0, 0, 0), (255, 0, 9), (9, 0, 255)], np.uint8)
     classes = 'classes: [{name: a, color: [255, 0, 9]}, {name: b, color: [9, 0, 255]}]'

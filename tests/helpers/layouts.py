@@ -204,9 +204,17 @@ def write_apolloscape(
 
 
 def write_folder(
-    root, ids=(0, 1, 2), splits=('train', 'val'), count=3, classes='[back, car, tree]'
+    root,
+    ids=(0, 1, 2),
+    splits=('train', 'val'),
+    count=3,
+    classes='[back, car, tree]',
+    instances=False,
 ):
-    """{(split, name): (image, mask)} and the class file's path; masks are grey PNG."""
+    """{(split, name): (image, mask)} and the class file's path; masks are grey PNG.
+
+    With instances, each mask is also the instance file of its image.
+    """
     rng = np.random.default_rng(4)
     written = {}
     for split in splits:
@@ -215,6 +223,8 @@ def write_folder(
             mask = blocks(rng, list(ids))
             mask[0, : len(ids)] = ids  # every id in every mask
             save(root / 'masks' / split / f'shot {i}.png', mask)
+            if instances:
+                save(root / 'instances' / split / f'shot {i}.png', mask)
             written[split, f'shot {i}'] = image, mask
     (root / 'classes.yaml').write_text(classes)
     return written, str(root / 'classes.yaml')

@@ -1,4 +1,4 @@
-"""Data of the user: a folder of images, a folder of masks and a class file."""
+"""Data of the user: folders of images, masks and maybe instances, and a class file."""
 
 import hashlib
 import itertools
@@ -27,6 +27,8 @@ SPLITS = {
 }
 """Names of the folders of each split, in upper or lower case."""
 
+INSTANCES = 'instances'
+"""Name of the optional folder of instance files."""
 ALMOST_A_SPLIT = re.compile('train|val|test|dev|eval', re.IGNORECASE)
 TRAIN_SHARE = 0.8
 
@@ -43,6 +45,9 @@ class Folder(FileDataset):
     Masks are PNG, TIFF or BMP with ids (grey or palette), or in colour if the class file has a
     colour for each class. A palette whose colours contradict its indices is read by colours
     (`labels.indexed_by_color`).
+
+    An optional folder `instances/` has a file of each image, laid out as `masks/`: a number for
+    each object, and 0 where there is none.
     """
 
     def __init__(self, config: Any):
@@ -67,7 +72,7 @@ class Folder(FileDataset):
         return tuple(split for split in SPLITS if split in used) or ('train',)
 
     def _folder(self, kind: str) -> pathlib.Path:
-        """Returns the folder `images` or `masks`, in upper or lower case.
+        """Returns the folder `images`, `masks` or `instances`, in upper or lower case.
 
         Raises:
           InputError: no such folder, or several.
@@ -94,7 +99,10 @@ class Folder(FileDataset):
         )
 
     def _split_folders(self, kind: str) -> dict[str, pathlib.Path]:
-        """Returns the folders of the splits in `images` or `masks`, {} if there are none.
+        """Returns the folders of the splits in a folder of files, {} if there are none.
+
+        Args:
+          kind: 'images', 'masks' or 'instances'.
 
         Raises:
           InputError: two folders of the same split, or a folder with almost the name of a split.
@@ -141,6 +149,7 @@ class Folder(FileDataset):
             image_folder, label_folder = self._folders_of(split, folders)
             images = by_relative_name(image_folder)
             labels = by_relative_name(label_folder)
+            instances = self._instances_of(split, bool(folders))
             # Large folders are slow to list, so unread files are listed only without partners.
             complete = images.keys() == labels.keys()
             unread = [] if complete else [*find_unread(image_folder), *find_unread(label_folder)]
@@ -158,8 +167,26 @@ class Folder(FileDataset):
         names, unpaired = base.pair(split, images, labels, str(label_folder / '{name}.png'), unread)
         items = []
         for name in names:
-            items.append(Item(split, name, {'image': images[name], 'label': labels[name]}))
+            files = {'image': images[name], 'label': labels[name]}
+            if name in instances:
+                files['instance'] = instances[name]
+            items.append(Item(split, name, files))
+        problems += base.incomplete_feature('instance', items)
         return items, problems + unpaired
+
+    def _instances_of(self, split: str, has_splits: bool) -> dict[str, pathlib.Path]:
+        """Returns the instance files of a split by name, {} without a folder of them.
+
+        Args:
+          split: its name.
+          has_splits: whether the images lie in folders of splits.
+        """
+        if not any(path.name.lower() == INSTANCES for path in subfolders(self.root)):
+            return {}
+        if not has_splits:
+            return by_relative_name(self._folder(INSTANCES))
+        folders = self._split_folders(INSTANCES)
+        return by_relative_name(folders[split]) if split in folders else {}
 
     def _folders_of(
         self, split: str, folders: dict[str, pathlib.Path]
