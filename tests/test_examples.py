@@ -112,7 +112,12 @@ def test_contours_of_images(tmp_path):
 def test_sem_alone(in_threads, tmp_path):
     config = config_file.load(str(REPOSITORY / 'configs/shape_classifier.py:smoke'))
     driver.train(config, str(tmp_path / 'run'))
-    output = run('sem.py', tmp_path, 'run')
-    assert 'itself: Sem 0.0000, tIOU 1.0000' in output
-    assert 0 < number(r'mirrored: Sem ([\d.]+)', output) < 1
+    shape = 255 * np.tri(20, dtype=np.uint8)
+    for name, pixels in {'triangle': shape, 'mirrored': shape[:, ::-1]}.items():
+        mask = np.pad(pixels, ((20, 20), (30, 40)))
+        Image.fromarray(mask).save(tmp_path / f'{name}.png')
+    output = run('sem.py', tmp_path, 'run', 'triangle.png', 'triangle.png')
+    assert output == 'Sem 0.0000, tIOU 1.0000\n'
+    output = run('sem.py', tmp_path, 'run', 'mirrored.png', 'triangle.png')
+    assert 0 < number(r'Sem ([\d.]+)', output) < 1
     assert 0.2 < number(r'tIOU ([\d.]+)', output) < 0.5

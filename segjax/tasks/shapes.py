@@ -39,6 +39,7 @@ from segjax.data import objects
 from segjax.errors import InputError, unknown_name
 from segjax.metrics import sem, shape
 from segjax.metrics.curves import curve
+from segjax.ops import squares
 from segjax.protocol import (
     Array,
     Batch,
@@ -338,6 +339,39 @@ def make_classify(
         return outputs['logits'].astype(jnp.float32)
 
     return classify
+
+
+def cut_masks(
+    section: ml_collections.ConfigDict, masks: Array, boxes: Array
+) -> tuple[Array, Array]:
+    """Cuts masks of any size to the planes of the classifier, as an evaluation cuts objects.
+
+        shape, mask_box = cut_masks(config.shapes, shape, boxes)
+        truth, _ = cut_masks(config.shapes, truth, boxes)
+        distance = sem.sem(classify, shape, truth, mask_box)
+
+    An evaluation also shifts the square around a box. Here the box is in the middle.
+
+    Args:
+      section: with the keys of `SHAPES`.
+      masks: [B, H, W] bool, or 0 and 1.
+      boxes: [B, 4] (x0, y0, x1, y1). The tight box of the pixels 2 to 5 reaches from 1.5 to 5.5.
+
+    Returns:
+      The masks, and the boxes as masks, both [B, S, S] bool with S = section.size.
+    """
+    size = masks.shape[1:]
+    height, width = size
+    if section.whole_map:
+        whole = jnp.array([0, 0, width, height]) - 0.5
+        around = jnp.broadcast_to(whole, (len(masks), 4))
+    else:
+        around = squares.squares_of(boxes, section.margin, jnp.array([size] * len(masks)))
+    inside = squares.box_masks(boxes, size)
+    return (
+        squares.cut(masks > 0, around, section.size),
+        squares.cut(inside, around, section.size),
+    )
 
 
 # --- the stage ------------------------------------------------------------------------------------
@@ -669,7 +703,8 @@ def render(
     pictures = classification.render(task, classification.paint_shape, state, batch, keys)
     # A strip of one shape has the size of the strips below it.
     shown = pictures['input']
-    pictures['input'] = shown._replace(pixels=shown.pixels[:, None, :, :, None])
+    pixels = shown.pixels[:, None, :, :, None]
+    pictures['input'] = shown._replace(pixels=pixels, legend=classification.SHAPE_LEGEND)
     if not study.names:
         return pictures
     changed, values = _of_planes(task, study, state, batch, keys)

@@ -188,6 +188,23 @@ def test_an_enlarged_box_has_a_pixel_around_the_object(frame):
     np.testing.assert_array_equal(made['planes'][..., 0], tight['planes'][..., 0])
     grown = ndimage.binary_dilation(tight['planes'][..., 1], np.ones((3, 3)))
     np.testing.assert_array_equal(made['planes'][..., 1], grown)
+@pytest.mark.parametrize('whole_map', [False, True])
+def test_masks_are_cut_as_the_objects_of_an_evaluation(frame, whole_map):
+    """A generator in the middle of its range does not shift the square."""
+
+    class Middle:
+        def random(self, count):
+            return np.full(count, 0.5)
+
+    config = make_config(size=64, whole_map=whole_map)
+    example, crop = example_of(frame, 0, config)
+    made = shapes.shape_of_target(example, Middle(), crop, 'shape_targets')
+    mask = frame['instance'] == example['shape_targets'][0]
+    ys, xs = np.nonzero(mask)
+    box = np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]]) - 0.5
+    shape_, mask_box = shapes.cut_masks(config.shapes, jnp.asarray(mask[None]), jnp.asarray(box))
+    np.testing.assert_array_equal(shape_[0], made['planes'][..., 0])
+    np.testing.assert_array_equal(mask_box[0], made['planes'][..., 1])
 
 
 def test_evaluation_never_flips_and_knows_no_class_of_a_foreign_net():
