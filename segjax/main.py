@@ -81,6 +81,8 @@ PROCESSES: Flags = {
     'num_processes': (1, 'With --coordinator'),
     'process_id': (0, 'With --coordinator'),
 }
+OF_RUNS = ('evaluate', 'predict', 'audit', 'export')
+"""Modes that need the folder of a run."""
 GROUPS = (
     ((), COMMON),
     (('predict',), PREDICT),
@@ -88,7 +90,7 @@ GROUPS = (
     (('export',), EXPORT),
     (('compare',), COMPARE),
     (('audit',), AUDIT),
-    (('evaluate', 'predict', 'audit', 'export'), CHECKPOINT),
+    (OF_RUNS, CHECKPOINT),
     (('train',), TRAIN),
     (('table',), TABLE),
     (('cache',), CACHE),
@@ -373,6 +375,26 @@ def _check_compare_flags() -> None:
 # Imports stand inside the functions: --help and unknown flags answer without loading jax.
 
 
+def _no_config(workdir, file: str) -> InputError:
+    """Returns the error for neither --config nor a folder with the config `file` of a run."""
+    if not given.workdir or given.mode not in OF_RUNS:
+        return InputError(
+            '--config',
+            got=f'nothing, and no run in {workdir}' if given.workdir else 'nothing',
+            expected='a config file, as configs/supervised.py:quick',
+            fix=f'--config {EXAMPLES["config"]}, or the --workdir of an earlier run',
+        )
+    # The folder of a stage or of its checkpoints lies in that of its run.
+    run = next((path for path in workdir.parents if (path / file).exists()), None)
+    kind = f'without {file}' if workdir.exists() else 'which does not exist'
+    return InputError(
+        '--workdir',
+        got=f'{workdir}, {kind}',
+        expected=f'the folder of a run, for --mode {given.mode}',
+        fix=f'--workdir {run}' if run else 'the --workdir with which the run was trained',
+    )
+
+
 def _load_config(assignments):
     """Returns the config of --config, else of the run folder --workdir, with assigned keys."""
     from segjax import config
@@ -385,12 +407,7 @@ def _load_config(assignments):
     elif given.workdir and (workdir / stored.CONFIG).exists():
         loaded = config.from_json(stored.read_config(workdir / stored.CONFIG))
     else:
-        raise InputError(
-            '--config',
-            got=f'nothing, and no run in {workdir}' if given.workdir else 'nothing',
-            expected='a config file, as configs/supervised.py:quick',
-            fix=f'--config {EXAMPLES["config"]}, or the --workdir of an earlier run',
-        )
+        raise _no_config(workdir, stored.CONFIG)
     config_file.assign(loaded, assignments)
     return loaded
 

@@ -6,12 +6,15 @@ import re
 import subprocess
 import sys
 
+import layouts
 import numpy as np
 import pytest
 from house import REPOSITORY
 from PIL import Image
 
+from segjax import data
 from segjax.config import config_file
+from segjax.data.worlds import streets
 from segjax.train import driver
 
 EXAMPLES = REPOSITORY / 'examples'
@@ -46,7 +49,7 @@ def test_an_example_is_short_and_says_what_it_prints(path):
 
 def test_every_example_is_run():
     run_here = {'net.py', 'loss_and_confusion.py', 'rank_objects.py', 'sem.py', 'warp.py'}
-    run_here |= {'boundary_benchmark.py', 'contours.py', 'train.py'}
+    run_here |= {'boundary_benchmark.py', 'contours.py', 'scenes.py', 'train.py'}
     assert {path.name for path in EXAMPLES.glob('*.py')} == run_here
 
 
@@ -107,6 +110,18 @@ def test_contours_of_images(tmp_path):
     assert number(r'flags: (\d+) regions', output) == 3
     contours = np.load(tmp_path / 'contours/flags.npy')
     assert contours.shape == (79, 119) and contours[10, 49] > 0.2 and contours[10, 20] == 0
+
+
+def test_scenes_are_a_data_set_of_your_own(tmp_path):
+    assert run('scenes.py', tmp_path, 'mine', '1') == 'train: 1 scenes\nval: 1 scenes\n'
+    root = tmp_path / 'mine'
+    classes = str(root / 'classes.yaml')
+    config = layouts.data_config('folder', root, tmp_path / 'cache', classes=classes)
+    prepared = data.prepare(config)
+    example = prepared.open_split('val', ('label', 'instance'))[0]
+    frame = streets.frame(0, 'val', 0, 0, (128, 256))
+    np.testing.assert_array_equal(example['label'], frame['label'])
+    np.testing.assert_array_equal(example['instance'], frame['instance'])
 
 
 def test_sem_alone(in_threads, tmp_path):

@@ -303,6 +303,20 @@ def test_no_config_and_no_run(call, tmp_path):
         assert_message(err, '--config', f'no run in {tmp_path}', 'configs/supervised.py:quick')
 
 
+@pytest.mark.parametrize('mode', ['predict', 'evaluate'])
+def test_a_mode_of_runs_without_a_run_asks_for_its_folder(call, tmp_path, mode):
+    arguments = ('--mode', mode)
+    if mode == 'predict':
+        arguments += ('--input', tmp_path, '--output', tmp_path / 'out')
+    for folder, words in {'gone': 'does not exist', '.': 'without config.json'}.items():
+        code, _, err = call(*arguments, '--workdir', tmp_path / folder)
+        assert code == 1
+        assert_message(err, '--workdir', words, f'--mode {mode}', 'was trained')
+    (tmp_path / 'config.json').write_text('{}')
+    _, _, err = call(*arguments, '--workdir', tmp_path / 'segmentation')
+    assert_message(err, '--workdir', f'fix:      --workdir {tmp_path}')
+
+
 def test_the_fix_for_no_arguments_is_a_whole_command(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, err = call()

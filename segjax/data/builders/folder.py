@@ -292,12 +292,16 @@ def load_coding(config: Any) -> LabelCoding:
       InputError: no class file, or a wrong class file.
     """
     if not config.classes:
+        # The file may lie where the README shows it.
+        present = pathlib.Path(config.root or '.').expanduser() / 'classes.yaml'
+        is_there = bool(config.root) and present.exists()
+        argument = f'--config.data.classes={present if is_there else "classes.yaml"}'
+        make = "echo '[background, foreground]' > classes.yaml, and "
         raise InputError(
             'config.data.classes',
             got="''",
             expected=f'a YAML or JSON file with the class list of data set {config.name!r}',
-            fix="echo '[background, foreground]' > classes.yaml, "
-            'and --config.data.classes=classes.yaml',
+            fix=argument if is_there else make + argument,
         )
     return load_class_file(pathlib.Path(config.classes).expanduser())
 
