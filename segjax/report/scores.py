@@ -41,6 +41,11 @@ MEANINGS = {
     'flip_sensitivity': 'Flip sensitivity is the Sem of flipped objects, divided by the mean fall '
     'of tIOU and hamm. Below 1, a flip changes the class less than the pixels. '
     'Read it with the accuracy: a net that names one class for all shapes has a Sem of 0.',
+    'noisy_boxes': 'All scores count inside the box. tIOU is the IoU of the target class, and hamm '
+    'the share of right pixels. NN is the number of noise pixels, whose class does not occur in '
+    'the true box. Sem is the difference of the shapes in the eyes of the shape classifier: '
+    'smaller is better. Baselines: fill is the box in its class, mean shape and training shape '
+    'are the mean and the last training shape of the class.',
     'ODS_F': 'Boundaries are matched as in the Berkeley benchmark. ODS is at the best threshold of '
     'the data set, OIS at the best threshold of each image. F is the harmonic mean of precision '
     'and recall, and AP the area under the precision over the recall.',
