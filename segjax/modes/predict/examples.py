@@ -13,7 +13,7 @@ from segjax.core import text_files
 from segjax.data import image_files, objects
 from segjax.errors import InputError, unknown_name
 from segjax.modes.predict import outputs, reading
-from segjax.protocol import Prediction, TrainState
+from segjax.protocol import Prediction, Stage, TrainState
 from segjax.spec import ClassSpec, Feature
 
 LIST = '.json'
@@ -351,22 +351,22 @@ def _train_ids(where: str, value: Any, classes: ClassSpec) -> Any:
 # --- checks of files ------------------------------------------------------------------------------
 
 
-def check_trained(
-    examples: Iterable[ExampleFiles], prediction: Prediction, state: TrainState
-) -> None:
+def check_trained(examples: Sequence[ExampleFiles], stage: Stage, state: TrainState) -> None:
     """Raises InputError for examples that differ from everything that a net was trained on.
 
     Args:
       examples: from `find_examples`.
-      prediction: of the stage.
+      stage: that predicts them.
       state: of the stage, on the host.
     """
-    if prediction.check_trained is None:
+    prediction = stage.prediction
+    if prediction is None or prediction.check_trained is None:
         return
+    refuse = prediction.check_trained
 
     def check(example: ExampleFiles) -> None:
         try:
-            prediction.check_trained(state, example.values)
+            refuse(state, example.values)
         except InputError as error:
             raise error.at(f'{example.where}: {error.where}') from error
 

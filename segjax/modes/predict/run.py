@@ -69,8 +69,7 @@ def main(
     # All devices hold the state of the chosen checkpoint.
     stage, state = driver.load_last_stage(opened, stages, which, stage_name)
     on_host = parallel.to_host(state)
-    if examples:
-        examples_lib.check_trained(examples, stage.prediction, on_host)
+    examples_lib.check_trained(examples, stage, on_host)
     made_by = net_facts(opened, stage, on_host)
     if method == TILES:
         summary = _predict_tiles(opened, stage, state, source, target, made_by)
