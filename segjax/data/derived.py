@@ -135,6 +135,13 @@ def check(features: Sequence[Derived], spec: DataSpec) -> None:
         known.append(feature.name)
 
 
+ABSENT = {
+    'instance': "add files of instances (data set 'folder': folder instances next to masks), "
+    'or take a data set that has them, as --config.data.name=streets'
+}
+"""Fixes for data sets without a feature that a derived feature reads."""
+
+
 def _check_name(feature: Derived, known: Sequence[str], where: str) -> None:
     """Raises InputError for a name that another feature has, or that names no file."""
     name = feature.name
@@ -153,11 +160,12 @@ def _check_reads(feature: Derived, known: Sequence[str], spec: DataSpec, where: 
             spec.check_labels(where, feature.data)
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+            fix = f'did you mean {near[0]!r}?' if near else ABSENT.get(name, '')
             raise InputError(
                 where,
                 got=f'it reads {name!r}, but the data set has {", ".join(known)}',
                 expected='features of the data set, or features that are derived before',
-                fix=f'did you mean {near[0]!r}?' if near else '',
+                fix=fix,
             )
     reads_neighbours = any(name.endswith(clips.SUFFIX) for name in feature.reads)
     if reads_neighbours != bool(feature.frames):

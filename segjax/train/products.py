@@ -86,7 +86,7 @@ def of_file(run: Run, stage: Stage) -> dict[str, np.ndarray]:
             f'--workdir {run.workdir}',
             got=f'no {PRODUCTS} of stage {stage.name!r}',
             expected='the folder of a run whose earlier stages have finished',
-            fix='train first: --mode train',
+            fix=f'train first: --mode train --workdir {run.workdir}',
         )
     return stored.arrays
 

@@ -155,7 +155,7 @@ def load_stage(run: Run, stage: Stage, earlier: Mapping[str, Any], which: str) -
             f'--workdir {run.workdir}',
             got=f'no checkpoint of stage {stage.name!r}',
             expected='the folder of a run that has saved one',
-            fix='train first: --mode train',
+            fix=f'train first: --mode train --workdir {run.workdir}',
         )
     return run.topology.put_replicated(initialization.initial_state(run, stage, earlier))
 

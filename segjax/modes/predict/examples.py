@@ -235,7 +235,8 @@ def _entry(
     keys = ('name', *prediction.inputs)
     for key in entry:
         if key not in keys:
-            raise unknown_name(f'{where}: key', key, keys)
+            error = unknown_name(f'{where}: key', key, keys)
+            raise error if error.fix else error.replaced(fix=f'leave {key!r} out')
     for key in keys:
         if key not in entry:
             fix = f'add it, as in {sample(prediction)}'
