@@ -346,6 +346,15 @@ def test_a_folder_of_instances_gives_the_numbers_in_its_files(tmp_path, splits):
         np.testing.assert_array_equal(example['instance'], written[splits[0], name][1])
 
 
+def test_instances_of_other_names_are_noted(tmp_path):
+    _, classes = layouts.write_folder(tmp_path, splits=('train',), instances=True)
+    for number, path in enumerate((tmp_path / 'instances/train').iterdir()):
+        path.rename(path.with_name(f'{number}.png'))
+    config = layouts.data_config('folder', tmp_path, tmp_path / 'cache', classes=classes)
+    (note,) = builders.load(config).notes()
+    assert note.message == 'not read: 3 instance files without an image of their name'
+
+
 def test_instances_of_some_images_are_refused(tmp_path):
     _, classes = layouts.write_folder(tmp_path, instances=True)
     (tmp_path / 'instances/val/shot 1.png').unlink()

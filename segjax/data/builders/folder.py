@@ -233,6 +233,8 @@ class Folder(FileDataset):
         notes = [] if images else self._divided()
         notes += self._unread_lists()
         notes += self._unread_cameras()
+        for split in self.splits():
+            notes += self._unmatched_instances(split, images)
 
         # Folders of no split, and files that are not read.
         for kind in ('images', 'masks'):
@@ -245,6 +247,21 @@ class Folder(FileDataset):
         if images:
             notes += [_passed_over(path) for split, path in masks.items() if split not in images]
         return notes
+
+    def _unmatched_instances(self, split: str, folders: dict[str, pathlib.Path]) -> list[Note]:
+        """Returns the note that no instance file of a split has the name of an image.
+
+        Args:
+          split: its name.
+          folders: of the images of all splits, {} if images are divided by their names.
+        """
+        instances = self._instances_of(split, bool(folders))
+        images, _ = self._folders_of(split, folders)
+        if not instances or instances.keys() & by_relative_name(images).keys():
+            return []
+        first = next(iter(instances.values()))
+        message = f'not read: {len(instances)} instance files without an image of their name'
+        return [Note(str(first), message, f'name them like the images in {images}')]
 
     def _unread_lists(self) -> list[Note]:
         """Returns the note that text files with the names of splits are not read."""
