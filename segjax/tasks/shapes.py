@@ -435,8 +435,13 @@ def make_stage(
         train_step=classification.make_train_step(
             task, optimisers, num_steps=num_steps, accumulate=config.train.accumulate
         ),
-        **make_evaluation(task, section, num_examples)._asdict(),
+        **make_evaluation(task, section, num_examples, _train_ids(section, spec))._asdict(),
     )
+
+
+def _train_ids(section: ml_collections.ConfigDict, spec: DataSpec) -> tuple[int, ...]:
+    """Returns the train id of each output of the net, () for the outputs of a foreign net."""
+    return crop_of(section, spec).classes if _is_known(section, spec) else ()
 
 
 def _check_outputs(
@@ -455,7 +460,10 @@ def _check_outputs(
 
 
 def make_evaluation(
-    task: classification.Task, section: ml_collections.ConfigDict, num_examples: int
+    task: classification.Task,
+    section: ml_collections.ConfigDict,
+    num_examples: int,
+    train_ids: tuple[int, ...],
 ) -> Evaluation:
     """Builds the evaluation of a `Stage`: the scores of the classifier, and the study.
 
@@ -463,6 +471,7 @@ def make_evaluation(
       task: of the classifier.
       section: with the keys of `SHAPES`.
       num_examples: places of the examples of the evaluation split.
+      train_ids: of the outputs of the net, for captions. () for a foreign net.
     """
     study = Study(
         names=tuple(section.transformations),
@@ -473,7 +482,7 @@ def make_evaluation(
     return plain._replace(
         eval_step=functools.partial(eval_step, task, study, num_examples),
         finalize=functools.partial(finalize, task, study),
-        render=functools.partial(render, task, study),
+        render=functools.partial(render, task, study, train_ids),
     )
 
 
@@ -694,7 +703,12 @@ def _quotient(numerator: float, denominator: float) -> float | None:
 
 
 def render(
-    task: classification.Task, study: Study, state: TrainState, batch: Batch, keys: Keys
+    task: classification.Task,
+    study: Study,
+    train_ids: tuple[int, ...],
+    state: TrainState,
+    batch: Batch,
+    keys: Keys,
 ) -> Pictures:
     """Paints the shapes with their classes, and for each transformation its levels 0 to 3.
 
@@ -703,8 +717,11 @@ def render(
     pictures = classification.render(task, classification.paint_shape, state, batch, keys)
     # A strip of one shape has the size of the strips below it.
     shown = pictures['input']
-    pixels = shown.pixels[:, None, :, :, None]
-    pictures['input'] = shown._replace(pixels=pixels, legend=classification.SHAPE_LEGEND)
+    pictures['input'] = Picture(
+        shown.pixels[:, None, :, :, None],
+        values=_with_train_ids(shown.values, train_ids),
+        legend=classification.SHAPE_LEGEND,
+    )
     if not study.names:
         return pictures
     changed, values = _of_planes(task, study, state, batch, keys)
@@ -713,6 +730,15 @@ def render(
         numbers = {measure: values[:, place, :, i] for i, measure in enumerate(MEASURES)}
         pictures[name] = Picture(paint_levels(levels, box), values=numbers)
     return pictures
+
+
+def _with_train_ids(values: Mapping[str, Array], train_ids: tuple[int, ...]) -> dict[str, Array]:
+    """Returns the numbers of a caption, with train ids in place of the outputs of the net."""
+    if not train_ids:
+        return {'predicted output': values['predicted class']}
+    ids = jnp.array(train_ids, jnp.int32)
+    named = {name: ids[values[name]] for name in ('true class', 'predicted class')}
+    return {**values, **named}
 
 
 def paint_levels(levels: Array, box: Array) -> Array:

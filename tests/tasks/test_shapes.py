@@ -517,6 +517,8 @@ def test_pictures_are_the_shape_and_the_levels_of_each_transformation():
     state = stage.init(jax.random.key(0), batch, {})
     pictures = jax.jit(stage.render)(state, batch, {'transformations': KEY})
     assert set(pictures) == {'input', *shapes.NAMES}
+    train_ids = [SPEC.classes.names.index(CLASSES[place]) for place in batch['class_id']]
+    assert pictures['input'].values['true class'].tolist() == train_ids
     strip = pictures['erosion']
     chex.assert_shape(strip.pixels, (2, 4, SIZE, SIZE, 3))
     np.testing.assert_array_equal(
