@@ -204,8 +204,9 @@ def _side_by_side(run: RunFiles) -> str:
     section = _score_comparison([stage for stage in run.stages if stage.name in examples])
     for name in dict.fromkeys(name for entries in examples.values() for name in entries):
         shown = {stage: entries[name] for stage, entries in examples.items() if name in entries}
-        # Panels that do not depend on the stage are shown once.
-        given, _ = panels(next(iter(shown.values())), only=GIVEN)
+        # Panels that do not depend on the stage are shown once, by the stage that has most of them.
+        fullest = max(shown.values(), key=lambda entry: len(set(GIVEN) & set(entry[2]['panels'])))
+        given, _ = panels(fullest, only=GIVEN)
         section += f'<div class="picture"><h4>{escape(name)}</h4>{given}'
         for stage, entry in shown.items():
             markup, _ = panels(entry, without=(*GIVEN, 'errors'))

@@ -27,6 +27,7 @@ UNITS = {
     'mean_angle': 'degrees',
     'median_angle': 'degrees',
     'rms_angle': 'degrees',
+    'NN': 'pixels',
     'width_error': '%',
     'nme': '%',
     'trajectory_error': 'm',

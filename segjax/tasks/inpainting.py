@@ -54,11 +54,12 @@ BOX_COLOR = (0, 220, 220)
 NOISE_COLOR = (255, 120, 0)
 """RGB of noise pixels in the picture 'errors'."""
 LEGEND = {
+    **segmentation.LEGEND,
     'box': BOX_COLOR,
     'wrong pixel': segmentation.ERROR_COLOR,
     'noise pixel': NOISE_COLOR,
 }
-"""Colours of the picture 'errors'."""
+"""Colours of the pictures that belong to no class."""
 
 
 # --- training shapes ------------------------------------------------------------------------------
@@ -310,10 +311,12 @@ def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
         predictor, _, score = name.partition('/')
         if score:
             by_predictor.setdefault(predictor, {})[score] = vector
-    of_net = by_predictor.pop('net')
+    # A jitted step sorts by name. Tables begin with the score that ranks.
+    unordered = by_predictor.pop('net')
+    of_net = {score: unordered[score] for score in SCORES if score in unordered}
 
     # Means over the boxes, and their intervals.
-    scores: Scores = {score: _mean(of_net[score]) for score in SCORES if score in of_net}
+    scores: Scores = {score: _mean(vector) for score, vector in of_net.items()}
     scores |= {name: _mean(vector) for name, vector in by_predictor.pop('more', {}).items()}
     scores['noisy_boxes'] = _mean(of_net['NN'] > 0)
     scores['boxes'] = len(classes)
@@ -330,7 +333,8 @@ def finalize(judge: Judge, metrics: Mapping[str, Mean]) -> Scores:
     gains = {}
     for predictor, vectors in by_predictor.items():
         for score in GAINS:
-            gains[f'{score} over {predictor}'] = of_net[score] - vectors[score]
+            baseline = predictor.replace('_', ' ')
+            gains[f'{score} over {baseline}'] = of_net[score] - vectors[score]
         means = {score: _mean(vector) for score, vector in vectors.items()}
         scores[f'baseline_{predictor}'] = means
     if gains:

@@ -46,6 +46,8 @@ ERROR_COLOR = (220, 40, 40)
 """RGB of wrong pixels in the picture 'errors'."""
 BACKGROUND = 235
 """Grey value of all other pixels of that picture."""
+LEGEND = {VOID: (0, 0, 0)}
+"""Colours of painted label maps that belong to no class."""
 
 CLASS_WEIGHTS = {
     'class_weights': Field(
@@ -519,7 +521,7 @@ def render(judge: Judge, state: TrainState, batch: Batch, keys: Keys) -> Picture
     errors = jnp.where(wrong[..., None], jnp.array(ERROR_COLOR, jnp.uint8), jnp.uint8(BACKGROUND))
     return {
         'prediction': Picture(paint(prediction, judge.spec), size),
-        'truth': Picture(paint(label, judge.spec), size),
+        'truth': Picture(paint(label, judge.spec), size, legend=LEGEND),
         'errors': Picture(errors, size, legend={'wrong pixel': ERROR_COLOR}),
     }
 
