@@ -41,7 +41,9 @@ MEANINGS = {
     'and pixels without a label count nowhere.',
     'flip_sensitivity': 'Flip sensitivity is the Sem of flipped objects, divided by the mean fall '
     'of tIOU and hamm. Below 1, a flip changes the class less than the pixels. '
-    'Read it with the accuracy: a net that names one class for all shapes has a Sem of 0.',
+    'Read it with the accuracy: a net that names one class for all shapes has a Sem of 0. Falls '
+    'are the losses of 1 - Sem, tIOU and hamm at each level of a transformation. Their errors are '
+    'standard errors over the objects.',
     'noisy_boxes': 'All scores count inside the box. tIOU is the IoU of the target class, and hamm '
     'the share of right pixels. NN is the number of noise pixels, whose class does not occur in '
     'the true box. Sem is the difference of the shapes in the eyes of the shape classifier: '
@@ -54,6 +56,8 @@ MEANINGS = {
 """Explanations by name, for scores whose name says too little."""
 INTERVAL = ('mean', 'value', 'low', 'high')
 """Columns of a table of intervals. Their unit is that of the score that names the row."""
+TEXT_WIDTH = 100
+"""Characters of a line of an explanation in the terminal."""
 LABEL_SIZE = 'label size'
 
 
@@ -292,7 +296,7 @@ def score_table(scores: Scores) -> str:
         blocks.append(_aligned([[heading, *cells] for heading, cells in columns]))
     if parts.values:
         blocks.append(_aligned(_summary_columns(parts)))
-        blocks += meanings(parts.values)
+        blocks += [textwrap.fill(text, TEXT_WIDTH) for text in meanings(parts.values)]
     for name, section in parts.sections.items():
         inner = score_table(section)
         if inner:
