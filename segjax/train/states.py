@@ -187,7 +187,8 @@ def predicting_stage(run: Run, stages: tuple[Stage, ...], name: str = '') -> Sta
         raise InputError(
             '--mode predict',
             got=f'pipeline {run.config.pipeline!r}',
-            expected='a pipeline that predicts',
+            expected='the run of a pipeline that predicts',
+            fix=f'--mode evaluate --workdir {run.workdir}, which scores this run',
         )
     expected = '; '.join(f'{known}: {ability}' for known, ability in able.items())
     return able_stage(stages, tuple(able), name, 'cannot predict', expected)
