@@ -233,7 +233,8 @@ class Folder(FileDataset):
         notes = [] if images else self._divided()
         notes += self._unread_lists()
         notes += self._unread_cameras()
-        for split in self.splits():
+        # Without folders of splits, all files lie in the same folders.
+        for split in self.splits() if images else self.splits()[:1]:
             notes += self._unmatched_instances(split, images)
 
         # Folders of no split, and files that are not read.
