@@ -840,8 +840,8 @@ def test_a_table_of_intervals_has_the_units_of_its_rows():
     row = {'mean': 0.5, 'low': 0.25, 'high': 0.75}
     table = {'tIOU': row, 'hamm over mean_shape': row, 'NN': row, 'PSNR': row}
     columns = dict(scores.table_columns(table))
-    assert columns['mean'] == ['50.00 %', '50.00 %', '0.5', '0.5 dB']
-    assert columns['high'] == ['75.00 %', '75.00 %', '0.75', '0.75 dB']
+    assert columns['mean'] == ['50.00 %', '50.00 %', '0.5 pixels', '0.5 dB']
+    assert columns['high'] == ['75.00 %', '75.00 %', '0.75 pixels', '0.75 dB']
     assert scores.with_unit('intervals/PSNR/low') == 'intervals/PSNR/low dB'
     assert not scores.is_share('low')
 
