@@ -131,8 +131,6 @@ def test_sem_alone(in_threads, tmp_path):
     for name, pixels in {'triangle': shape, 'mirrored': shape[:, ::-1]}.items():
         mask = np.pad(pixels, ((20, 20), (30, 40)))
         Image.fromarray(mask).save(tmp_path / f'{name}.png')
-    output = run('sem.py', tmp_path, 'run', 'triangle.png', 'triangle.png')
-    assert output == 'Sem 0.0000, tIOU 1.0000\n'
     output = run('sem.py', tmp_path, 'run', 'mirrored.png', 'triangle.png')
     assert 0 < number(r'Sem ([\d.]+)', output) < 1
     assert 0.2 < number(r'tIOU ([\d.]+)', output) < 0.5
