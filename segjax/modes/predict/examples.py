@@ -192,7 +192,10 @@ def _listed(path: pathlib.Path, prediction: Prediction, classes: ClassSpec) -> l
         content = text_files.parse_json(text_files.read(path))
     except ValueError as error:
         raise InputError(
-            str(path), got=str(error), expected='valid JSON, every key once'
+            str(path),
+            got=str(error),
+            expected='valid JSON, every key once',
+            fix=f'[{sample(prediction)}]',
         ) from error
 
     # A single example is a list of an example.

@@ -1,6 +1,7 @@
 """Plans the runs of a table: the checked config and the folder of each row with each seed."""
 
 import contextlib
+import difflib
 import json
 import pathlib
 import re
@@ -141,7 +142,8 @@ def make_table_plan(
 def _chosen_rows(table: Table, pattern: str) -> set[str]:
     """Returns the keys of the rows that --rows names."""
     keys = [row.key for row in table.rows]
-    fix = f'--rows {shlex.quote(re.escape(keys[0]))}'
+    near = [*difflib.get_close_matches(pattern, keys, n=1), keys[0]]
+    fix = f'--rows {shlex.quote(re.escape(near[0]))}'
     try:
         chosen = {key for key in keys if re.search(pattern, key)}
     except re.error as error:
