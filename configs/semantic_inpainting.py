@@ -30,11 +30,10 @@ with a classifier that was trained on whole maps.
 
 Sem needs a shape classifier. The small variants train a narrow classifier in a first stage. With
 `sem=load` the variants of the paper take the row 'classifier' of init_from.sources, the run of
-configs/shape_classifier.py: --config.init_from.sources="(('classifier', 'runs/shapes'),)".
-Its 80 outputs are the things of COCO. A run of configs/shape_classifier.py:cityscapes has the 8
-classes of the boxes: --config.shapes.num_outputs=0.
 configs/shape_classifier.py: --config.init_from.sources="(('classifier', 'runs/shapes:best'),)".
 `:best` takes the checkpoint of the highest accuracy, as the paper. Without it, the newest counts.
+Its 80 outputs are the things of COCO. A run of configs/shape_classifier.py:cityscapes has the 8
+classes of the boxes: --config.shapes.num_outputs=0.
 With `sem=train` they train EfficientNet-B7 on the classes of their boxes, from random parameters.
 `picture=train` trains a painter of photos in a stage of its own, for 300 epochs in the variants of
 the paper. `picture=load` takes the row 'painter' of init_from.sources, a run of

@@ -188,6 +188,8 @@ def test_an_enlarged_box_has_a_pixel_around_the_object(frame):
     np.testing.assert_array_equal(made['planes'][..., 0], tight['planes'][..., 0])
     grown = ndimage.binary_dilation(tight['planes'][..., 1], np.ones((3, 3)))
     np.testing.assert_array_equal(made['planes'][..., 1], grown)
+
+
 @pytest.mark.parametrize('whole_map', [False, True])
 def test_masks_are_cut_as_the_objects_of_an_evaluation(frame, whole_map):
     """A generator in the middle of its range does not shift the square."""

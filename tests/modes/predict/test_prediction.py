@@ -378,7 +378,7 @@ def raises_before_the_net(run, source, target, *texts):
         ({'box': 'all'}, ["example 'a'", 'box', "'all'"]),
         ({'box': ['0', '0', '9', '9']}, ["example 'a'", 'box', "['0', '0', '9', '9']"]),
         ({'box': [False, 0, 9, True]}, ["example 'a'", 'box', '[False, 0, 9, True]']),
-        ({'box': [0, 0, 9, 10**400]}, ["example 'a'", 'box', '[0, 0, 9, 100', '1 x 4 numbers']),
+        ({'box': [0, 0, 9, 10**400]}, ["example 'a'", 'box', '[0, 0, 9, 100', '4 numbers']),
         ({'bx': [0, 0, 1, 1]}, ["example 'a'", "'bx'", "did you mean 'box'?"]),
         ({'name': '../a'}, ['name', "'../a'"]),
         ({'name': ''}, ['name', "''"]),
