@@ -266,7 +266,8 @@ class Input(NamedTuple):
     resize      whether maps are brought to `size`, and padded in evaluation. False: they keep the
                 size that `transform` gave them, which must be `size`
     excludes    splits of the data set that share no example with `split`, as lists of members and
-                of non-members. A common example is an error before anything compiles
+                of non-members. A common example is an error before anything compiles, and so is
+                an example that a sum of splits has twice
     refusal     the error of an input that its data set cannot serve. Opening the input raises it,
                 so it does not concern a mode that reads other inputs. None: no error
     """

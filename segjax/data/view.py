@@ -5,7 +5,7 @@ their index.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,16 +137,20 @@ class View:
         places = kept.tolist()
         return Choice(split, tuple(places if order is None else (order[i] for i in places)))
 
-    def check_disjoint(self, split: str, others: Iterable[str]) -> None:
+    def check_disjoint(self, split: str, others: Sequence[str]) -> None:
         """Checks that a split shares no example with other splits.
+
+        Next to such splits, a sum of lists has each example once.
 
         Args:
           split: a TFDS split, of the records or of lists.
           others: splits of the same kind.
 
         Raises:
-          InputError: a common example, or an unknown, malformed or empty split.
+          InputError: a common or a repeated example, or an unknown, malformed or empty split.
         """
+        if others:
+            self._check_once(split)
         for other in others:
             shared = set(self._numbers(other))
             common = [i for i, number in enumerate(self._numbers(split)) if number in shared]
@@ -159,6 +163,20 @@ class View:
                     expected=f'no common example: {split!r} excludes {other!r}',
                     fix='remove them from one of the lists of config.data.lists',
                 )
+
+    def _check_once(self, split: str) -> None:
+        """Raises InputError for an example that a sum of splits has twice."""
+        numbers = np.array(self._numbers(split))
+        values, first = np.unique(numbers, return_index=True)
+        again = np.setdiff1d(np.arange(len(numbers)), first)
+        if len(values) < len(numbers):
+            name = self.facts(split).name[again[0]]
+            raise InputError(
+                f'split {split!r} of {self.where}',
+                got=f'{len(again)} examples twice, the first is {name}',
+                expected='every example in one of its parts',
+                fix='remove them from one of the lists of config.data.lists',
+            )
 
     def _numbers(self, split: str) -> list[int]:
         """Returns a number for each example of a split, its place among all records."""

@@ -41,12 +41,11 @@ import ml_collections
 import numpy as np
 
 from segjax import models, schema
-from segjax.core import means, optim, parallel, private, rng
+from segjax.core import optim, parallel
 from segjax.errors import InputError
-from segjax.losses import segmentation as losses
-from segjax.metrics import confusion, ranking
+from segjax.metrics import confusion
 from segjax.metrics.membership_signals import image_signals
-from segjax.ops import images, resize
+from segjax.ops import images
 from segjax.protocol import (
     Array,
     Batch,
@@ -55,31 +54,27 @@ from segjax.protocol import (
     Keys,
     Mean,
     Metrics,
-    Observation,
-    Picture,
     PRNGKey,
     Product,
-    PyTree,
     Scores,
     Stage,
     TrainState,
 )
-from segjax.schema import OPTIM, Field, above, at_least, between, one_of
+from segjax.schema import OPTIM, Field, at_least, one_of
 from segjax.spec import DataSpec
 from segjax.tasks import (
-    accountant,
+    attack_net,
     bicycle,
     feature_synthesis,
     guarded_net,
-    membership_attack,
-    membership_scores,
+    membership_audit,
+    private_training,
     scorers,
     segmentation,
     sources,
     supervised,
-    translation,
 )
-from segjax.tasks.evaluation import Evaluation, Pictures
+from segjax.tasks.attack_net import ATTACKER, AttackNet
 from segjax.tasks.feature_synthesis import SEGMENTER
 from segjax.tasks.guarded_net import GuardedNet
 
@@ -95,21 +90,7 @@ SCHEMA = {
             one_of('train', 'load'),
         ),
     },
-    'privacy': {
-        'use': Field(False, 'Train V with clipped and noised gradients (DP-SGD).'),
-        'clip_norm': Field(1.0, 'Largest norm of the gradient of an example.', above(0)),
-        'noise_multiplier': Field(
-            1.0, 'Standard deviation of the noise in units of `clip_norm`.', at_least(0)
-        ),
-        'delta': Field(
-            1e-4, 'Probability delta at which epsilon is computed.', between(1e-12, 0.5)
-        ),
-        'accountant': Field(
-            'none',
-            'Bound of epsilon that is scored: none, or an accountant of dp-accounting.',
-            one_of('none', *accountant.ACCOUNTANTS),
-        ),
-    },
+    'privacy': private_training.SECTION,
     'shadow': {
         'adversary': Field(
             'dependent',
@@ -129,29 +110,7 @@ SCHEMA = {
         'optim': OPTIM,
     },
     'shadow_data': schema.data_set('Data set of the adversary A2.'),
-    'attacker': {
-        'use': Field(
-            'train',
-            "Attack net A: trained in the stage `attacker`, or loaded from the row 'attacker' of "
-            'init_from.sources.',
-            one_of('train', 'load'),
-        ),
-        'reading': Field(
-            'posteriors',
-            'Input of A: posteriors with one-hot labels, or the map of losses.',
-            one_of(*membership_attack.READINGS),
-        ),
-        'stride': Field(8, 'Distance of the pixels that A reads.', at_least(1)),
-        'patch': Field((90, 90), 'Size (height, width) of a patch of A.', schema.size_2d),
-        'patches': Field(4, 'Patches of an image in a training step.', at_least(1)),
-        'flip': Field(True, 'Mirror half of the patches in training.'),
-        'model': models.net_choice(
-            'classifier', 'resnet_classifier', 'Attack net A.', only=('resnet_classifier',)
-        ),
-        'num_steps': Field(1000, 'Steps of the stage `attacker`.', at_least(1)),
-        'batch_size': Field(8, 'Images of a step of the stage `attacker`.', at_least(1)),
-        'optim': OPTIM,
-    },
+    'attacker': attack_net.SECTION,
     'references': {
         'count': Field(
             0,
@@ -170,39 +129,18 @@ SCHEMA = {
     'bicycle': feature_synthesis.GAN,
     'testing': {
         **guarded_net.DEFENCE,
-        'places': Field(
-            'random',
-            'Places of the patches of an image: random, or sliding over the image.',
-            one_of('random', 'sliding'),
-        ),
-        'num_patches': Field(10, 'Random patches of an image.', at_least(1)),
-        'overlap': Field(
-            0.0, 'Smallest share of a sliding patch in common with the next patch.', between(0, 0.9)
-        ),
-        'fusion': Field(
-            'mean_probability',
-            'Score of an image from its patches: mean probability (thesis), or sum of logits '
-            '(code).',
-            one_of(*membership_attack.FUSIONS),
-        ),
+        **attack_net.TESTING,
         'resamples': Field(2000, 'Resamples of the bootstrap intervals.', at_least(1)),
     },
 }
 
 VICTIM = 'victim'
 SHADOW = 'shadow'
-ATTACKER = 'attacker'
 AUDIT = 'audit'
 REFERENCE = 'reference'
-"""Names of the stages. `shadow` and `attacker` are the names of their nets too."""
+"""Names of the stages, with ATTACKER. `shadow` and `attacker` are the names of their nets too."""
 MEMBER = 'member'
 """Entry of `TrainState.extra`: 1 for each image of the adversary on which the shadow trained."""
-ARGMAX_SCALE = 50.0
-"""Divisor of loss maps of the defence argmax, as in the released code. Its losses are 0 or 69."""
-KINDS = ('members', 'non_members')
-"""Kinds of images of the victim, by which confusions are counted."""
-SEGMENTATION_SCORES = ('mIoU', 'pixel_accuracy', 'class_accuracy', 'fwIoU')
-"""Scores of the protected net, of which the audit shows the gap between members and non-members."""
 
 
 class Pool(NamedTuple):
@@ -214,6 +152,7 @@ class Pool(NamedTuple):
     num_images    N
     num_members   images on which the shadow trains. They are the first of A2
     is_queried    whether the victim chooses the members (A1)
+    excludes      splits of the victim in the same data set, which have none of the images
     """
 
     data: str
@@ -222,6 +161,7 @@ class Pool(NamedTuple):
     num_images: int
     num_members: int
     is_queried: bool
+    excludes: tuple[str, ...]
 
 
 class System(NamedTuple):
@@ -231,7 +171,7 @@ class System(NamedTuple):
     spec         of the data set of the victim
     victim       V and its defence
     shadow       S, also of the references
-    attacker     A, a net on planes
+    attacker     A
     pool         images of the adversary
     num_members  images on which the victim trains
     num_audited  members and non-members of the victim
@@ -241,7 +181,7 @@ class System(NamedTuple):
     spec: DataSpec
     victim: GuardedNet
     shadow: GuardedNet
-    attacker: segmentation.Net
+    attacker: AttackNet
     pool: Pool
     num_members: int
     num_audited: int
@@ -291,22 +231,12 @@ def make_system(config: ml_collections.ConfigDict, spec: DataSpec, shadow_data: 
             axis_name=parallel.AXIS,
         )
 
-    net = build(config.model)
-    attacker = segmentation.make_net(
-        config.attacker.model,
-        membership_attack.NUM_CLASSES,
-        config.train.dtype,
-        lambda planes: planes,
-        kind='classifier',
-    )
-    victim = GuardedNet(config, spec, net, make_synthesis(config, spec, net))
-    guarded_net.check(victim)
     return System(
         config=config,
         spec=spec,
-        victim=victim,
+        victim=guarded_net.make_victim(config, spec, build(config.model)),
         shadow=GuardedNet(config, pool.spec, build(config.shadow.model)),
-        attacker=attacker,
+        attacker=attack_net.make_attack_net(config, spec.classes.num_classes),
         pool=pool,
         num_members=num_members,
         num_audited=num_members + num_rest,
@@ -317,13 +247,16 @@ def make_pool(config: ml_collections.ConfigDict, spec: DataSpec, shadow_data: Da
     """Returns the images of the adversary.
 
     Raises:
-      InputError: an unknown list, or a data set of A2 with other classes than the victim's.
+      InputError: an unknown list, or a data set of A2 with other classes than the victim's or with
+        the victim's images.
     """
     # A loaded attacker needs no images.
     if config.attacker.use == 'load' and not config.references.count:
-        return Pool('data', spec, '', 0, 0, is_queried=False)
+        return Pool('data', spec, '', 0, 0, is_queried=False, excludes=())
     is_queried = config.shadow.adversary == 'dependent'
     own = spec if is_queried else shadow_data
+    if not is_queried:
+        check_other_images(config)
     if own.classes.names != spec.classes.names:
         raise InputError(
             'config.shadow_data.class_map',
@@ -335,19 +268,49 @@ def make_pool(config: ml_collections.ConfigDict, spec: DataSpec, shadow_data: Da
         )
     members = config.shadow.members
     rest = config.shadow.non_members
-    num_members = size_of_list('shadow.members', members, own)
-    num_rest = size_of_list('shadow.non_members', rest, own)
     data = 'data' if is_queried else 'shadow_data'
-    return Pool(data, own, f'{members}+{rest}', num_members + num_rest, num_members, is_queried)
+    num_members = size_of_list('shadow.members', members, own, data)
+    num_rest = size_of_list('shadow.non_members', rest, own, data)
+
+    # A section without a name is the data set of the victim.
+    is_own = not is_queried and config.shadow_data.name
+    return Pool(
+        data=data,
+        spec=own,
+        split=f'{members}+{rest}',
+        num_images=num_members + num_rest,
+        num_members=num_members,
+        is_queried=is_queried,
+        excludes=() if is_own else (config.data.train_split, config.data.eval_split),
+    )
 
 
-def size_of_list(key: str, split: str, spec: DataSpec) -> int:
+def check_other_images(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError if A2 has the victim's data set, with lists that cannot be compared.
+
+    Without a name, `shadow_data` is `data` with its lists. Then common images are refused.
+    """
+    section = config.shadow_data
+    same = ('name', 'root', 'world')
+    if not section.name or any(section[key] != config.data[key] for key in same):
+        return
+    raise InputError(
+        'config.shadow_data.name',
+        got=f'{section.name!r} with root and world of config.data: the images of the victim',
+        expected='another data set, another world, or the lists of config.data',
+        fix='--config.shadow_data.name= takes config.data with its lists; '
+        f'or --config.shadow_data.world.seed={section.world.seed + 1}',
+    )
+
+
+def size_of_list(key: str, split: str, spec: DataSpec, data: str = 'data') -> int:
     """Returns the number of examples of a split.
 
     Args:
       key: of the split in the config.
       split: its name.
       spec: of its data set.
+      data: config section of its data set.
 
     Raises:
       InputError: an unknown split, or a slice, whose size a specification does not have.
@@ -357,8 +320,8 @@ def size_of_list(key: str, split: str, spec: DataSpec) -> int:
         raise InputError(
             f'config.{key}',
             got=f'the slice {split!r}',
-            expected='a whole split, or a list of config.data.lists',
-            fix=f'--config.data.lists="(\'members={plain}:draw(100)\',)" --config.{key}=members',
+            expected=f'a whole split, or a list of config.{data}.lists',
+            fix=f'--config.{data}.lists="(\'members={plain}:draw(100)\',)" --config.{key}=members',
         )
     return spec.split(split).num_examples
 
@@ -396,16 +359,6 @@ def check_sources(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def make_synthesis(
-    config: ml_collections.ConfigDict, spec: DataSpec, net: nn.Module
-) -> feature_synthesis.Synthesis | None:
-    """Returns the split victim with the generator of its features, None without a generator."""
-    if config.features.use == 'none':
-        return None
-    synthesis = feature_synthesis.make_synthesis(config, spec, net, config.features.tap)
-    return feature_synthesis.with_gan(synthesis, config, lambda batch: (batch, batch))
-
-
 # --- the victim -----------------------------------------------------------------------------------
 
 
@@ -428,83 +381,44 @@ def victim_stage(system: System) -> Stage:
 
     # The evaluation, and the queries of A1.
     evaluation = segmentation.make_evaluation(config, system.spec, scorers.make_infer(training))
-    if config.privacy.use:
-        finalize = functools.partial(with_epsilon, system, evaluation.finalize)
-        evaluation = evaluation._replace(finalize=finalize)
     asks = system.pool.is_queried and config.attacker.use == 'train'
-    train_input = segmentation.train_input(config)
+    terms = supervised.make_terms(config, system.spec)
+    weight_of = supervised.head_weight(config)
+    train_step = scorers.make_train_step(training, terms, weight_of)
+    inputs = victim_input(config)
+
+    # The training of a loaded net is unknown.
+    is_private = config.privacy.use and not is_loaded
+    if is_private:
+        facts = (training, system.num_members)
+        train_step = private_training.make_step(training, terms, weight_of)
+        inputs = inputs._replace(refusal=private_training.refusal(*facts))
+        finalize = private_training.with_epsilon(*facts, evaluation.finalize)
+        evaluation = evaluation._replace(finalize=finalize)
     return Stage(
         name=VICTIM,
         num_steps=training.num_steps,
-        train_input=train_input._replace(excludes=(config.data.eval_split,)),
-        eval_input=segmentation.eval_input(config),
+        train_input=inputs,
+        eval_input=segmentation.eval_input(config)._replace(excludes=(config.data.train_split,)),
         streams=('dropout',),
-        shared_streams=('privacy',) if config.privacy.use else (),
+        shared_streams=(private_training.STREAM,) if is_private else (),
         init=scorers.make_init(training),
-        train_step=make_victim_step(system, training),
+        train_step=train_step,
         hand_on=make_hand_on(system) if asks else None,
         frozen=(SEGMENTER,) if is_loaded else (),
         **evaluation._asdict(),
     )
 
 
+def victim_input(config: ml_collections.ConfigDict) -> Input:
+    """Returns the members, on which V is trained. None of them is a non-member."""
+    return segmentation.train_input(config)._replace(excludes=(config.data.eval_split,))
+
+
 def on_images(guarded: GuardedNet) -> segmentation.Net:
     """Returns the net of a guarded net as a net on uint8 images."""
     prepare = functools.partial(images.normalize, scheme=guarded.config.preprocess)
     return segmentation.net_of(guarded.net, prepare)
-
-
-def make_victim_step(system: System, training: scorers.Training) -> Callable:
-    """Returns `Stage.train_step` of V, with private gradients if `privacy.use` is set.
-
-    A private gradient belongs to a single example, so batch norms use their running statistics, and
-    drop-out is off.
-    """
-    # Without privacy, V trains as any net.
-    config = system.config
-    terms = supervised.make_terms(config, system.spec)
-    weight_of = supervised.head_weight(config)
-    if not config.privacy.use:
-        return scorers.make_train_step(training, terms, weight_of)
-
-    # The statistics of a batch would mix examples.
-    def loss_fn(params: PyTree, model_state: PyTree, batch: Batch, keys: Keys):
-        own = (params[SEGMENTER], model_state[SEGMENTER])
-        outputs, _ = training.net.apply(*own, batch['image'], train=False)
-        return terms(outputs, batch), model_state, {}
-
-    value_and_grad = private.private_value_and_grad(
-        loss_fn,
-        weight_of,
-        clip_norm=config.privacy.clip_norm,
-        noise_multiplier=config.privacy.noise_multiplier,
-        batch_size=config.train.batch_size,
-        accumulate=config.train.accumulate,
-        shared=('privacy',),
-    )
-    return supervised.make_train_step(
-        loss_fn,
-        training.optimisers,
-        weight_of,
-        **supervised.schedule(config),
-        value_and_grad=value_and_grad,
-    )
-
-
-def with_epsilon(system: System, finalize: Callable, metrics: Mapping[str, Mean]) -> Scores:
-    """Returns the scores of V, and epsilon of its private training."""
-    config = system.config
-    scores = dict(finalize(metrics))
-    if config.privacy.accountant != 'none':
-        scores['epsilon'] = accountant.epsilon(
-            num_examples=system.num_members,
-            batch_size=config.train.batch_size,
-            num_steps=config.train.num_steps,
-            noise_multiplier=config.privacy.noise_multiplier,
-            delta=config.privacy.delta,
-            accountant=config.privacy.accountant,
-        )
-    return scores
 
 
 def make_hand_on(system: System) -> HandOn:
@@ -529,9 +443,7 @@ def make_hand_on(system: System) -> HandOn:
             'non_members': jax.ShapeDtypeStruct((num_rest,), jnp.int32),
         },
         finalize=functools.partial(chosen_members, num_members=pool.num_members),
-        inputs=query_input(system, pool.split, 'data')._replace(
-            excludes=(config.data.train_split, config.data.eval_split)
-        ),
+        inputs=query_pool(system),
         eval_step=eval_step,
     )
 
@@ -558,6 +470,12 @@ def query_input(system: System, split: str, data: str) -> Input:
     )
 
 
+def query_pool(system: System) -> Input:
+    """Returns the images of the adversary, whole. None of them is an image of the victim."""
+    pool = system.pool
+    return query_input(system, pool.split, pool.data)._replace(excludes=pool.excludes)
+
+
 # --- the shadow -----------------------------------------------------------------------------------
 
 
@@ -578,8 +496,8 @@ def shadow_stage(system: System) -> Stage:
     """Builds the training of S on its members. It is scored on its non-members."""
     stage = trained_net(system, SHADOW)
     if not system.pool.is_queried:
-        excluded = stage.train_input._replace(excludes=(system.config.shadow.non_members,))
-        return stage._replace(train_input=excluded)
+        excludes = (*system.pool.excludes, system.config.shadow.non_members)
+        return stage._replace(train_input=stage.train_input._replace(excludes=excludes))
     members = Product(VICTIM, 'members')
     return stage._replace(
         train_input=stage.train_input._replace(chosen=members),
@@ -591,7 +509,7 @@ def reference_stage(system: System, number: int) -> Stage:
     """Builds the training of a reference on half of the images of the adversary.
 
     The halves of the references begin at equal distances in a shuffled order. No reference has seen
-    an image of the victim's lists.
+    an image of the victim's lists. It is scored as the shadow, on images of which it knows a half.
     """
     name = system.references[number]
     stage = trained_net(system, name)
@@ -617,14 +535,12 @@ def trained_net(system: System, name: str) -> Stage:
         augment=config.augment,
     )
 
-    # A1 has no image of the victim's lists.
     terms = supervised.make_terms(config, spec)
     data = system.pool.data
-    victims = (system.config.data.train_split, system.config.data.eval_split)
     inputs = segmentation.train_input(config)._replace(
         batch_key='shadow.batch_size',
         data=data,
-        excludes=victims if system.pool.is_queried else (),
+        excludes=system.pool.excludes,
     )
     evaluation = segmentation.make_evaluation(config, spec, scorers.make_infer(training))
     return Stage(
@@ -647,18 +563,14 @@ def attacker_stage(system: System) -> Stage:
 
     Its scores are about an attack on S, with the images that A has learned.
     """
-    config = system.config
-    settings = config.attacker
-    inputs = query_input(system, system.pool.split, system.pool.data)
+    inputs = query_pool(system)
     return Stage(
         name=ATTACKER,
-        num_steps=settings.num_steps,
-        train_input=inputs._replace(
-            batch_size=settings.batch_size, batch_key='attacker.batch_size'
-        ),
+        num_steps=system.config.attacker.num_steps,
+        train_input=attack_net.training_input(inputs, system.config.attacker),
         eval_input=inputs,
         streams=('dropout',),
-        shared_streams=('patches',),
+        shared_streams=(attack_net.STREAM,),
         init=functools.partial(init_attacker, system),
         train_step=make_attacker_step(system),
         eval_step=functools.partial(attack_shadow, system),
@@ -679,7 +591,7 @@ def init_attacker(
     """Returns the state of A, with the frozen shadow and its members."""
     config = system.config
     variables = supervised.evaluated_variables(earlier[SHADOW], config.train.ema, (SHADOW,))
-    variables[ATTACKER] = new_attacker(system, key)
+    variables[ATTACKER] = attack_net.new_variables(system.attacker, key)
     state = supervised.fresh_state(
         *supervised.fields_of(variables),
         attacker_optimiser(system),
@@ -695,75 +607,18 @@ def init_attacker(
     return state.replace(extra={**state.extra, MEMBER: member})
 
 
-def new_attacker(system: System, key: PRNGKey) -> Mapping[str, PyTree]:
-    """Returns random variables of A."""
-    settings = system.config.attacker
-    size = tuple(settings.patch)
-    answer = jax.ShapeDtypeStruct((1, *size, system.spec.classes.num_classes), jnp.float32)
-    label = jax.ShapeDtypeStruct((1, *size), jnp.int32)
-    planes = jax.eval_shape(
-        functools.partial(membership_attack.attack_planes, reading=settings.reading), answer, label
-    )
-    return system.attacker.init(rng.named(key, ATTACKER), planes)
-
-
-def planes_of(system: System, answer: Array, label: Array, size: Array) -> tuple[Array, Array]:
-    """Returns the planes of A, [B, h, w, C], and their rows and columns without padding, [B, 2].
-
-    Args:
-      system: see `System`.
-      answer: [B, H, W, K] posteriors.
-      label: [B, H, W] train ids.
-      size: [B, 2] height and width without padding.
-    """
-    settings = system.config.attacker
-    answer, label = membership_attack.thinned(answer, label, settings.stride)
-    planes = membership_attack.attack_planes(answer, label, settings.reading)
-    size = membership_attack.grid_size(size, settings.stride)
-    return membership_attack.inside(planes, size), size
-
-
-def with_patches(system: System, state: TrainState, batch: Batch, keys: Keys) -> dict[str, Array]:
-    """Returns the examples of a step of A: 'patches', 'truth' and 'weight', P for each image."""
-    settings = system.config.attacker
-    answer = guarded_net.query(
-        system.shadow, state.params[SHADOW], state.model_state[SHADOW], batch
-    )
-    size = guarded_net.size_of(batch)
-    planes, size = planes_of(system, answer, batch['label'], size)
-
-    # Random numbers belong to the image.
-    patch = tuple(settings.patch)
-    places_key = rng.of_examples(rng.named(keys['patches'], 'places'), batch['index'])
-    places = membership_attack.random_places(places_key, size, patch, settings.patches)
-    patches = membership_attack.cut(planes, places.corners, patch)  # [B, P, h, w, C]
-    if settings.flip:
-        flip_key = rng.of_examples(rng.named(keys['patches'], 'flip'), batch['index'])
-        patches = membership_attack.flipped(flip_key, patches)
-
-    truth = state.extra[MEMBER][batch['index']]
-    return {
-        'patches': patches.reshape(-1, *patches.shape[2:]),
-        'truth': jnp.repeat(truth, settings.patches),
-        'weight': jnp.repeat(batch['weight'], settings.patches),
-    }
-
-
 def make_attacker_step(system: System) -> Callable:
     """Returns `Stage.train_step` of A."""
-
-    def terms(outputs: Mapping[str, Array], batch: Batch) -> dict[str, Mean]:
-        loss = losses.cross_entropy(outputs['logits'], batch['truth'], batch['weight'])
-        return {'main': loss}
-
-    train = system.config.train
+    config = system.config
     step = supervised.make_train_step(
-        supervised.net_loss(system.attacker, terms, feature='patches', name=ATTACKER),
+        supervised.net_loss(
+            system.attacker.net, attack_net.training_terms, feature='patches', name=ATTACKER
+        ),
         attacker_optimiser(system),
         {'main': 1.0}.__getitem__,
-        num_steps=system.config.attacker.num_steps,
-        accumulate=train.accumulate,
-        ema=train.ema,
+        num_steps=config.attacker.num_steps,
+        accumulate=config.train.accumulate,
+        ema=config.train.ema,
     )
 
     def train_step(state: TrainState, batch: Batch, keys: Keys) -> tuple[TrainState, Metrics]:
@@ -772,13 +627,25 @@ def make_attacker_step(system: System) -> Callable:
     return train_step
 
 
+def with_patches(system: System, state: TrainState, batch: Batch, keys: Keys) -> dict[str, Array]:
+    """Returns the examples of a step of A, see `attack_net.training_patches`."""
+    own = (state.params[SHADOW], state.model_state[SHADOW])
+    asked = {'image': batch['image'], 'size': batch[attack_net.FILLED]}
+    answer = guarded_net.query(system.shadow, *own, asked)
+    member = state.extra[MEMBER][batch['index']]
+    key = keys[attack_net.STREAM]
+    return attack_net.training_patches(system.attacker, answer, batch, member, key)
+
+
 def attack_shadow(system: System, state: TrainState, batch: Batch, keys: Keys) -> Metrics:
     """Computes the verdict of A on each image of the adversary, about S."""
+    del keys
     params, model_state = optim.averaged(state, system.config.train.ema)
     answer = guarded_net.query(system.shadow, params[SHADOW], model_state[SHADOW], batch)
     label = segmentation.label_of_image(batch, system.config, system.pool.spec)
+    planes, size = attack_net.planes_of(system.attacker, answer, label, batch['size'])
     own = (params[ATTACKER], model_state[ATTACKER])
-    verdict = verdicts(system, *own, batch, answer, label)
+    verdict = attack_net.verdicts(system.attacker, own, batch, planes, size)
     place = (batch['index'], batch['weight'], system.pool.num_images)
     member = state.extra[MEMBER][batch['index'] % system.pool.num_images]
     return {
@@ -788,60 +655,9 @@ def attack_shadow(system: System, state: TrainState, batch: Batch, keys: Keys) -
 
 
 def shadow_scores(metrics: Mapping[str, Mean]) -> Scores:
-    """Returns AUC and AP of the attack on S, None before an image is counted."""
+    """Returns AUC and AP of the attack on S."""
     member = np.asarray(metrics[MEMBER].value()) > 0.5
-    verdict = np.asarray(metrics['verdict'].value())
-    if not np.isfinite(verdict).all():
-        return {'AUC': None, 'AP': None}
-    curve = ranking.roc(verdict, member)
-    return {
-        'AUC': float(ranking.area(curve)),
-        'AP': float(ranking.mean_precision(ranking.precision_recall(verdict, member))),
-    }
-
-
-def verdicts(
-    system: System,
-    params: PyTree,
-    model_state: PyTree,
-    batch: Batch,
-    answer: Array,
-    label: Array,
-    divisor: float = 1.0,
-) -> dict[str, Array]:
-    """Returns the verdicts of A on images: 'patch' [B, P], 'weight' [B, P] and 'image' [B].
-
-    Args:
-      system: see `System`. `testing` says which patches are attacked.
-      params: of A.
-      model_state: of A.
-      batch: an evaluation batch.
-      answer: [B, H, W, K] posteriors.
-      label: [B, H, W] train ids at the size of the images.
-      divisor: of the planes.
-
-    Returns:
-      The verdicts, high for members.
-    """
-    testing = system.config.testing
-    patch = tuple(system.config.attacker.patch)
-    planes, size = planes_of(system, answer, label, batch['size'])
-    if testing.places == 'sliding':
-        places = membership_attack.sliding_places(size, planes.shape[1:3], patch, testing.overlap)
-    else:
-        # The same places in every evaluation.
-        keys = rng.of_examples(rng.root(0, 'patches of evaluation'), batch['index'])
-        places = membership_attack.random_places(keys, size, patch, testing.num_patches)
-
-    patches = membership_attack.cut(planes / divisor, places.corners, patch)
-    rows = patches.reshape(-1, *patches.shape[2:])
-    outputs, _ = system.attacker.apply(params, model_state, rows, train=False)
-    logits = outputs['logits'].reshape(*places.weight.shape, membership_attack.NUM_CLASSES)
-    return {
-        'patch': membership_attack.patch_scores(logits),
-        'weight': places.weight,
-        'image': membership_attack.fused(logits, places.weight, testing.fusion),
-    }
+    return attack_net.scores_of(np.asarray(metrics['verdict'].value()), member)
 
 
 # --- the audit ------------------------------------------------------------------------------------
@@ -859,20 +675,29 @@ def audit_stage(system: System) -> Stage:
     frozen = [net for net, loaded in is_loaded.items() if loaded]
     if config.features.use == 'load':
         frozen.append(feature_synthesis.scale_name(config.features.tap))
+    audit = membership_audit.Audit(
+        config=config,
+        spec=system.spec,
+        victim=system.victim,
+        attacker=system.attacker,
+        reference=system.shadow,
+        references=system.references,
+        num_members=system.num_members,
+        num_audited=system.num_audited,
+    )
     return Stage(
         name=AUDIT,
         num_steps=0,
-        train_input=None,
+        # The members: `--mode audit` and `--mode predict` take this stage for the victim.
+        train_input=victim_input(config),
         eval_input=query_input(system, audited, 'data'),
         streams=(),
         init=functools.partial(init_audit, system),
         train_step=no_step,
         frozen=tuple(frozen),
-        check_start=functools.partial(check_generator, system),
-        observation=Observation(
-            functools.partial(attack, system), functools.partial(observe, system)
-        ),
-        **make_evaluation(system)._asdict(),
+        check_start=functools.partial(guarded_net.check_start, system.victim),
+        observation=membership_audit.make_observation(audit),
+        **membership_audit.make_evaluation(audit)._asdict(),
     )
 
 
@@ -895,184 +720,9 @@ def init_audit(
     if ATTACKER in earlier:
         nets |= supervised.evaluated_variables(earlier[ATTACKER], ema, (ATTACKER,))
     else:
-        nets[ATTACKER] = new_attacker(system, key)
+        nets[ATTACKER] = attack_net.new_variables(system.attacker, key)
     for name in system.references:
         nets |= supervised.evaluated_variables(earlier[name], ema, (name,))
     if system.victim.synthesis is not None:
-        nets |= new_generator(system.victim.synthesis, key)
+        nets |= guarded_net.new_generator(system.victim.synthesis, key)
     return supervised.fresh_state(*supervised.fields_of(nets), {}, num_steps=0, ema=0.0)
-
-
-def new_generator(
-    synthesis: feature_synthesis.Synthesis, key: PRNGKey
-) -> dict[str, Mapping[str, PyTree]]:
-    """Returns variables of the generator of features and its statistics, which are then loaded."""
-    assert synthesis.gan is not None
-    label = jax.ShapeDtypeStruct((1, *synthesis.config.augment.crop), jnp.int32)
-    layout = jax.eval_shape(functools.partial(translation.make_layout, spec=synthesis.spec), label)
-    code = jax.ShapeDtypeStruct((1, *synthesis.gan.code_shape), jnp.float32)
-    name = bicycle.GENERATOR
-    generator = synthesis.gan.generator
-    statistics = feature_synthesis.statistics_of(synthesis, {}, VICTIM)
-    return {
-        name: generator.lazy_init(rng.named(key, name), layout, code, train=False),
-        feature_synthesis.scale_name(synthesis.tap): {'params': statistics},
-    }
-
-
-def check_generator(system: System, state: TrainState) -> None:
-    """Raises InputError for a generator that was trained on the features of another victim."""
-    if system.victim.synthesis is None:
-        return
-    try:
-        feature_synthesis.check_fingerprint(system.victim.synthesis, state)
-    except InputError as error:
-        fix = '--config.init_from.path=RUN/features of the run that trained both; or '
-        raise error.replaced(fix=f'{fix}--config.features.use=none') from error
-
-
-def make_evaluation(system: System) -> Evaluation:
-    """Builds the evaluation of the protected segmentation, of members and of non-members.
-
-    AUC, AP, precision_at_recall_0.8, TPR_at_.., balanced_accuracy  of A on images
-    intervals       95 % intervals of these scores, from resampled images
-    attacks         the same scores of A on patches, and of attacks without a trained attacker
-    mIoU, ..        of the non-members
-    members_mIoU, gap_mIoU, ..  of the members, and how much larger it is
-    confound        whether facts of the images alone tell members from non-members
-    """
-    judge = make_judge(system)
-    return Evaluation(
-        eval_step=functools.partial(score_segmentation, system, judge),
-        finalize=functools.partial(finalize, system, judge),
-        monitor=('AUC', 'max'),
-        render=functools.partial(render, system, judge),
-    )
-
-
-def make_judge(system: System) -> segmentation.Judge:
-    """Returns the judge of the segmentation that users see."""
-
-    def answer(state: TrainState, batch: Batch) -> Array:
-        return guarded_net.defended_query(system.victim, state, batch)
-
-    def infer(state: TrainState, image: Array) -> Array:
-        return jnp.log(jnp.maximum(answer(state, {'image': image}), 1e-30))
-
-    return segmentation.Judge(system.config, system.spec, infer, system.num_audited, answer)
-
-
-def score_segmentation(
-    system: System, judge: segmentation.Judge, state: TrainState, batch: Batch, keys: Keys
-) -> Metrics:
-    """Counts the confusions of members and of non-members."""
-    del keys
-    config = system.config
-    num_classes = system.spec.classes.num_classes
-    # The protected net predicts the largest posterior of its answer.
-    prediction = segmentation.predict_labels(judge, state, batch)
-
-    # Members come first in the split of the audit.
-    label, with_void = segmentation.score_labels(judge, batch)
-    weight = batch['weight']
-    is_member = (batch['index'] < system.num_members).astype(weight.dtype)
-    outputs = segmentation.num_outputs(config, system.spec)
-    count = functools.partial(confusion.confusion, prediction, with_void, outputs)
-    image_iou = confusion.image_iou(prediction, label, num_classes, weight)
-    place = (batch['index'], weight, system.num_audited)
-    return {
-        'members': count(weight * is_member),
-        'non_members': count(weight * (1 - is_member)),
-        'image_score': confusion.per_example(image_iou, *place),
-    }
-
-
-def attack(system: System, state: TrainState, batch: Batch, keys: Keys) -> dict[str, Array]:
-    """Returns the verdicts of A, and the signals of V and of the references, of each image."""
-    del keys
-    answer = guarded_net.defended_query(system.victim, state, batch)
-    label = segmentation.label_of_image(batch, system.config, system.spec)
-    outputs = dict(image_signals(answer, label))
-
-    # One-hot posteriors have larger losses than the attack net has ever seen.
-    config = system.config
-    is_large = config.attacker.reading == 'loss' and config.testing.defence == 'argmax'
-    divisor = ARGMAX_SCALE if is_large else 1.0
-    own = (state.params[ATTACKER], state.model_state[ATTACKER])
-    verdict = verdicts(system, *own, batch, answer, label, divisor)
-    outputs |= {f'verdict_{name}': values for name, values in verdict.items()}
-
-    # References answer without a defence.
-    for name in system.references:
-        own = (state.params[name], state.model_state[name])
-        answer = guarded_net.query(system.shadow, *own, batch)
-        for signal, values in image_signals(answer, label).items():
-            outputs[f'{name}/{signal}'] = values
-    return outputs
-
-
-def render(
-    system: System, judge: segmentation.Judge, state: TrainState, batch: Batch, keys: Keys
-) -> Pictures:
-    """Paints the segmentation that users see, and the activation of 'member' in A (Fig. 7.9).
-
-    The activation of an image is stretched to its range, and painted at the size of the image.
-    """
-    answer = guarded_net.defended_query(system.victim, state, batch)
-    label = segmentation.label_of_image(batch, system.config, system.spec)
-    planes, _ = planes_of(system, answer, label, batch['size'])
-    outputs, _ = system.attacker.apply(
-        state.params[ATTACKER], state.model_state[ATTACKER], planes, train=False
-    )
-    activation = outputs['activation'][..., membership_attack.MEMBER]  # [B, h, w]
-    lowest = activation.min((1, 2), keepdims=True)
-    largest = activation.max((1, 2), keepdims=True)
-    level = (activation - lowest) / jnp.maximum(largest - lowest, 1e-12)
-    level = resize.bilinear(level[..., None], batch['image'].shape[1:3])[..., 0]
-    pictures = segmentation.render(judge, state, batch, keys)
-    return {**pictures, 'activation': Picture(images.heat(level), batch['size'])}
-
-
-def observe(
-    system: System, batch: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
-) -> dict[str, Mean]:
-    """Places the outputs of `attack`, and facts of the images, for every image of the audit."""
-    number = system.num_audited
-    placed = {}
-    for name, values in outputs.items():
-        placed[name] = means.rows(values, batch['index'], number)
-
-    for name, values in membership_scores.facts_of(batch, system.spec.classes.num_classes).items():
-        placed[f'fact_{name}'] = means.rows(values, batch['index'], number)
-    return placed
-
-
-def finalize(system: System, judge: segmentation.Judge, metrics: Mapping[str, Mean]) -> Scores:
-    """Turns verdicts, signals, facts and confusions into scores, see `make_evaluation`."""
-    counts = {kind: metrics[kind] for kind in KINDS}
-    observed = [name for name in metrics if name not in (*KINDS, 'image_score')]
-    values = {name: np.asarray(metrics[name].value()) for name in observed}
-    member = np.arange(system.num_audited) < system.num_members
-    scores = membership_scores.scores(
-        values, member, system.references, system.config.testing.resamples
-    )
-    return {
-        **{name: scores.pop(name) for name in membership_scores.POINTS},
-        **segmentation_scores(judge, counts),
-        **scores,
-    }
-
-
-def segmentation_scores(judge: segmentation.Judge, counts: Mapping[str, Mean]) -> dict[str, Any]:
-    """Returns the scores of the protected net on non-members, on members, and the gaps."""
-    by_kind = {}
-    for kind, matrix in counts.items():
-        by_kind[kind] = segmentation.finalize(judge, {'confusion': matrix})
-    rest = by_kind['non_members']
-    members = by_kind['members']
-    scores = dict(rest)
-    for name in SEGMENTATION_SCORES:
-        scores[f'members_{name}'] = members[name]
-        both = (members[name], rest[name])
-        scores[f'gap_{name}'] = None if None in both else members[name] - rest[name]
-    return scores

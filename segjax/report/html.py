@@ -51,6 +51,12 @@ def page(title: str, body: Iterable[str], style: str = '') -> str:
     )
 
 
+def badges(facts: Iterable[str]) -> str:
+    """Puts short facts into badges in a row."""
+    items = ''.join(f'<li>{escape(fact)}</li>' for fact in facts)
+    return f'<ul class="badges">{items}</ul>'
+
+
 def card(title: str, content: str) -> str:
     """Puts content into a box with a heading."""
     return f'<h3>{escape(title)}</h3><div class="card scroll">{content}</div>'

@@ -114,8 +114,7 @@ def _header(run: RunFiles, title: str) -> str:
         elif step:
             facts.append(f'{prefix}{step:,d} steps')
     facts.append('written ' + time.strftime('%Y-%m-%d %H:%M'))
-    badges = ''.join(f'<li>{escape(fact)}</li>' for fact in facts)
-    return f'<h1>{escape(title)}</h1><ul class="badges">{badges}</ul>'
+    return f'<h1>{escape(title)}</h1>{html.badges(facts)}'
 
 
 def _stage_list(run: RunFiles) -> str:

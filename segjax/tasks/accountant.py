@@ -51,8 +51,7 @@ def epsilon(
     """
     if accountant not in ACCOUNTANTS:
         raise unknown_name('accountant', accountant, ACCOUNTANTS)
-    _check_numbers(num_examples, batch_size, num_steps, noise_multiplier, delta)
-    library = load_library()
+    library = check(num_examples, batch_size, num_steps, noise_multiplier, delta)
     if not num_steps:
         return 0.0
     if not noise_multiplier:
@@ -63,6 +62,14 @@ def epsilon(
     kinds = {'pld': library.pld.PLDAccountant, 'rdp': library.rdp.RdpAccountant}
     total = kinds[accountant]().compose(step, num_steps)
     return float(total.get_epsilon(delta))
+
+
+def check(
+    num_examples: int, batch_size: int, num_steps: int, noise_multiplier: float, delta: float
+) -> types.ModuleType:
+    """Returns the library that computes epsilon. Arguments and errors are those of `epsilon`."""
+    _check_numbers(num_examples, batch_size, num_steps, noise_multiplier, delta)
+    return load_library()
 
 
 def load_library() -> types.ModuleType:

@@ -13,6 +13,7 @@ has the same answer.
 Source: He, thesis, Secs. 7.3 and 7.4.2.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -24,10 +25,10 @@ import ml_collections
 from segjax.core import rng
 from segjax.errors import InputError
 from segjax.ops import images, posteriors, windows
-from segjax.protocol import Array, Batch, PyTree, TrainState
+from segjax.protocol import Array, Batch, PRNGKey, PyTree, TrainState
 from segjax.schema import Field, at_least, one_of
 from segjax.spec import DataSpec
-from segjax.tasks import feature_synthesis
+from segjax.tasks import bicycle, feature_synthesis, translation
 from segjax.tasks.feature_synthesis import SEGMENTER, Synthesis
 
 NONE = 'none'
@@ -195,6 +196,51 @@ def _synthetic_posteriors(
         label.shape[1:3],
     )
     return _softmax(guarded, logits)
+
+
+# --- the generator of features --------------------------------------------------------------------
+
+
+def make_victim(config: ml_collections.ConfigDict, spec: DataSpec, net: nn.Module) -> GuardedNet:
+    """Builds a net with the defence of `testing`, and with the generator that `features` names.
+
+    Raises:
+      InputError: a defence that the net cannot have, or a tap that does not split the net.
+    """
+    synthesis = None
+    if config.features.use != NONE:
+        synthesis = feature_synthesis.make_synthesis(config, spec, net, config.features.tap)
+        synthesis = feature_synthesis.with_gan(synthesis, config, lambda batch: (batch, batch))
+    victim = GuardedNet(config, spec, net, synthesis)
+    check(victim)
+    return victim
+
+
+def new_generator(synthesis: Synthesis, key: PRNGKey) -> dict[str, Mapping[str, PyTree]]:
+    """Returns variables of the generator of features and its statistics, which are then loaded."""
+    assert synthesis.gan is not None
+    label = jax.ShapeDtypeStruct((1, *synthesis.config.augment.crop), jnp.int32)
+    layout = jax.eval_shape(functools.partial(translation.make_layout, spec=synthesis.spec), label)
+    code = jax.ShapeDtypeStruct((1, *synthesis.gan.code_shape), jnp.float32)
+    name = bicycle.GENERATOR
+    generator = synthesis.gan.generator
+    # Without a stage that has measured features, the statistics are placeholders.
+    statistics = feature_synthesis.statistics_of(synthesis, {}, '')
+    return {
+        name: generator.lazy_init(rng.named(key, name), layout, code, train=False),
+        feature_synthesis.scale_name(synthesis.tap): {'params': statistics},
+    }
+
+
+def check_start(guarded: GuardedNet, state: TrainState) -> None:
+    """Raises InputError for a generator that was trained on the features of another net."""
+    if guarded.synthesis is None:
+        return
+    try:
+        feature_synthesis.check_fingerprint(guarded.synthesis, state)
+    except InputError as error:
+        fix = '--config.init_from.path=RUN/features of the run that trained both; or '
+        raise error.replaced(fix=f'{fix}--config.features.use={NONE}') from error
 
 
 # --- checks ---------------------------------------------------------------------------------------

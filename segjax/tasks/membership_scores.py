@@ -52,7 +52,8 @@ def scores(
       roc, roc_log, precision_recall  curves of the attacks on images
       confound                  whether facts of the images alone give members away
 
-      The scores are None without a member or without a non-member.
+      The scores are None without a member or without a non-member. So are those of an attack by a
+      net that diverged, whose numbers are not finite.
     """
     # An image without a labelled pixel has no loss.
     kept = np.isfinite(values['loss'])
@@ -66,21 +67,29 @@ def scores(
     of_image = {}
     rows = {}
     for name, numbers in by_image.items():
-        of_image[name] = membership.attack_scores(numbers, member, resamples=resamples)
-        rows[name] = attack_row(of_image[name])
+        if np.isfinite(numbers).all():
+            of_image[name] = membership.attack_scores(numbers, member, resamples=resamples)
+        rows[name] = attack_row(of_image.get(name))
     rows[f'{ATTACKER}_patches'] = attack_row(patch_attack(values, member, resamples))
+    of_attacker = of_image.get(ATTACKER, dict.fromkeys(POINTS) | {'intervals': {}})
     return {
-        **{name: of_image[ATTACKER][name] for name in POINTS},
-        'intervals': of_image[ATTACKER]['intervals'],
+        **{name: of_attacker[name] for name in POINTS},
+        'intervals': of_attacker['intervals'],
         'attacks': rows,
         'baseline_chance': {'AUC': 0.5, 'AP': float(member.mean()), 'balanced_accuracy': 0.5},
-        **membership.attack_curves(by_image, member),
+        **membership.attack_curves({name: by_image[name] for name in of_image}, member),
         'confound': confound_scores(values, member),
     }
 
 
-def attack_row(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the scores of an attack as a row of a table, with the interval of its AUC."""
+def attack_row(scores: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns the scores of an attack as a row of a table, with the interval of its AUC.
+
+    Args:
+      scores: of the attack. None: its numbers are not finite.
+    """
+    if scores is None:
+        return dict.fromkeys((*POINTS, 'AUC_low', 'AUC_high'))
     interval = scores['intervals']['AUC']
     row = {name: scores[name] for name in POINTS}
     return {**row, 'AUC_low': interval['low'], 'AUC_high': interval['high']}
@@ -104,6 +113,9 @@ def untrained_attacks(
         attack = membership.ATTACKS[name]
         of_references = [values[f'{net}/{attack.signal}'] for net in references]
         shadow = np.reshape(of_references, shape)
+        if not np.isfinite(shadow).all():
+            scores[name] = np.full(number, np.nan)
+            continue
         options = {'variance': 'global'} if name.startswith('lira') else {}
         has_seen = np.zeros(shape, bool)
         scores[name] = attack.score(shadow, has_seen, values[attack.signal], **options)
@@ -112,13 +124,14 @@ def untrained_attacks(
 
 def patch_attack(
     values: Mapping[str, np.ndarray], member: np.ndarray, resamples: int
-) -> dict[str, Any]:
-    """Returns the scores of A on patches. Intervals resample images."""
+) -> dict[str, Any] | None:
+    """Returns the scores of A on patches, None if A diverged. Intervals resample images."""
     is_patch = values['verdict_weight'] > 0  # [N, P]
     image, _ = np.nonzero(is_patch)
-    return membership.attack_scores(
-        values['verdict_patch'][is_patch], member[image], groups=image, resamples=resamples
-    )
+    verdicts = values['verdict_patch'][is_patch]
+    if not np.isfinite(verdicts).all():
+        return None
+    return membership.attack_scores(verdicts, member[image], groups=image, resamples=resamples)
 
 
 def facts_of(batch: Mapping[str, np.ndarray], num_classes: int) -> dict[str, np.ndarray]:

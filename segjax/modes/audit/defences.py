@@ -23,7 +23,10 @@ LARGEST = 3
 """Number of posteriors that the defence `top_k` keeps."""
 
 SEED = 0
-"""Of the secret of the defences. A fixed secret makes an audit repeatable."""
+"""Of the secrets of the defences. Fixed secrets make an audit repeatable."""
+
+VICTIM = 'victim'
+"""Name of the secret of the audited net."""
 
 Answer = Callable[[Array, Array], Array]
 """(posteriors [B, H, W, C], keys [B]) -> posteriors [B, H, W, C]."""
@@ -49,9 +52,13 @@ def answers(num_classes: int) -> dict[str, Answer]:
     return table
 
 
-def secret() -> jax.Array:
-    """Returns the secret key of the defences."""
-    return rng.root(SEED, 'audit', 'defences')
+def secret(name: str = VICTIM) -> jax.Array:
+    """Returns the secret key of the defences of a net.
+
+    An attacker does not know the secret of the victim. So his shadow nets have secrets of their
+    own, and noise of their own on the same image.
+    """
+    return rng.root(SEED, 'audit', 'defences', name)
 
 
 def key_of_digest(digest: bytes) -> jax.Array:

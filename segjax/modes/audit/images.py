@@ -135,7 +135,7 @@ def find(run: Run, stages: Sequence[Stage], stage: Stage, order: Order) -> Quest
     """Returns the members and the non-members that the command line names.
 
     Without --members, members are the training images of the stage. Without --nonmembers,
-    non-members are the images of its evaluation.
+    non-members are the images of its evaluation, see `_evaluated`.
 
     Args:
       run: the run.
@@ -171,7 +171,7 @@ def find(run: Run, stages: Sequence[Stage], stage: Stage, order: Order) -> Quest
     elif order.nonmembers:
         outside = of_split(run, order.nonmembers, stage.eval_input)
     else:
-        outside = of_input(run, stage.eval_input._replace(frames=(), each=''))
+        outside = _evaluated(run, stage, inside)
     where = f'--members {order.members or inside.named}'
     if lists is None or lists.nonmembers is None or order.nonmembers:
         where += f' --nonmembers {order.nonmembers or outside.named}'
@@ -187,6 +187,22 @@ def of_training(run: Run, stages: Sequence[Stage], stage: Stage) -> Images | Non
         if inputs is not None and 'label' in inputs.features:
             return of_input(run, inputs._replace(frames=(), each=''))
     return None
+
+
+def _evaluated(run: Run, stage: Stage, inside: Images) -> Images:
+    """Returns the images of the evaluation of a stage, as non-members.
+
+    A stage that evaluates all members next to the non-members loses the members.
+    """
+    evaluated = of_input(run, stage.eval_input._replace(frames=(), each=''))
+    members_of = set(inside.contents)
+    if not members_of < set(evaluated.contents):
+        return evaluated
+    rows = []
+    for row, content in enumerate(evaluated.contents):
+        if content not in members_of:
+            rows.append(row)
+    return evaluated.chosen(rows)
 
 
 def is_list(value: str) -> bool:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.errors import InputError
 from segjax.metrics import confusion
 from segjax.metrics.membership_signals import class_signals, image_signals, pixel_signals
 from segjax.modes.audit.defences import answers
@@ -204,7 +205,18 @@ class Record:
         return True
 
     def measured(self) -> Measured:
-        """Returns the numbers of all images that were added."""
+        """Returns the numbers of all images that were added.
+
+        Raises:
+          InputError: no image has a labelled pixel.
+        """
+        if not self._names:
+            raise InputError(
+                'images under attack',
+                got=f'{len(self._unlabelled)} images, none with a labelled pixel',
+                expected='labels of members and of non-members',
+                fix='other lists of --members and --nonmembers',
+            )
         rows: Mapping[str, np.ndarray] = {
             field: np.stack(values) for field, values in self._rows.items()
         }

@@ -1,6 +1,7 @@
 """Nets of finished runs: opens them, and asks them for posteriors at the evaluation size."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,8 @@ from segjax.modes.audit import defences
 from segjax.modes.audit.images import Images, Questions
 from segjax.modes.audit.measure import Measured, Record, Sums, sums
 from segjax.ops import posteriors as posteriors_lib
-from segjax.protocol import Batch, Input, Stage, TrainState
+from segjax.ops import windows
+from segjax.protocol import Array, Batch, Input, Stage, TrainState
 from segjax.tasks import segmentation
 from segjax.train import driver, initialization, same_run, states
 from segjax.train.run import Run
@@ -91,8 +93,14 @@ def described(net: Net, state: TrainState) -> dict[str, Any]:
         'stage': net.stage.name,
         'step': int(state.step),
         'net': initialization.digest(parallel.to_host(arrays)),
-        'posteriors': f'{height}x{width}, the evaluation size',
+        'posteriors': f'{height}x{width}, the evaluation size{_crops(net)}',
     }
+
+
+def _crops(net: Net) -> str:
+    """Returns the size of the crops of `evaluate.crop` in words, '' without crops."""
+    crop = net.run.config.evaluate.crop
+    return ', in crops of {}x{}'.format(*crop) if crop else ''
 
 
 # --- asking ---------------------------------------------------------------------------------------
@@ -109,7 +117,14 @@ class Asked(NamedTuple):
     facts: dict[str, np.ndarray]
 
 
-def ask(net: Net, state: TrainState, questions: Questions, place: Net, stop: StopSignal) -> Asked:
+def ask(
+    net: Net,
+    state: TrainState,
+    questions: Questions,
+    place: Net,
+    stop: StopSignal,
+    secret: str = defences.VICTIM,
+) -> Asked:
     """Asks a net about members and non-members.
 
     Args:
@@ -118,8 +133,10 @@ def ask(net: Net, state: TrainState, questions: Questions, place: Net, stop: Sto
       questions: the images.
       place: net whose data hold the images: the victim, also where a shadow is asked.
       stop: asked between batches.
+      secret: name of the secret of the defences.
 
     Raises:
+      InputError: posteriors that are not finite.
       Preempted: the process was told to stop.
     """
     # Members and non-members of a data set share a program.
@@ -129,7 +146,7 @@ def ask(net: Net, state: TrainState, questions: Questions, place: Net, stop: Sto
     for images, member in ((questions.members, True), (questions.nonmembers, False)):
         inputs = _inputs(net, images)
         if images.data not in measures:
-            measures[images.data] = net.run.topology.jit(_measure(net, place, inputs))
+            measures[images.data] = net.run.topology.jit(_measure(net, place, inputs, secret))
         measure = measures[images.data]
         with contextlib.closing(_batches(place, inputs, images)) as batches:
             for batch in batches:
@@ -144,7 +161,21 @@ def ask(net: Net, state: TrainState, questions: Questions, place: Net, stop: Sto
                         for fact, value in _facts(images, image, batch, int(row)).items():
                             facts.setdefault(fact, []).append(value)
     measured = record.measured()
+    _check_finite(net, measured)
     return Asked(measured, {name: np.stack(rows) for name, rows in facts.items()})
+
+
+def _check_finite(net: Net, measured: Measured) -> None:
+    """Raises InputError for a net whose posteriors are not finite."""
+    wrong = np.flatnonzero(~np.isfinite(measured.signals).all((1, 2)))
+    if len(wrong):
+        raise InputError(
+            f'--workdir {net.run.workdir}',
+            got=f'posteriors that are not finite, of {len(wrong)} of {len(measured.names)} images: '
+            f'the first is {measured.names[wrong[0]]!r}',
+            expected='a net that has not diverged',
+            fix='--checkpoint best, or another run',
+        )
 
 
 def _inputs(net: Net, images: Images) -> Input:
@@ -171,19 +202,37 @@ def _batches(place: Net, inputs: Input, images: Images) -> loader.BatchIterator:
     )
 
 
-def _measure(net: Net, place: Net, inputs: Input) -> Callable[[TrainState, Batch], Sums]:
+def _measure(net: Net, place: Net, inputs: Input, secret: str) -> Callable:
     """Returns (state, batch) -> sums per image. Labels are brought to the evaluation size."""
 
     def measure(state, batch):
         batch = batch_in_step(place.run, inputs, batch)
         image = batch['image']
-        keys = posteriors_lib.image_keys(defences.secret(), image, batch['size'])
+        keys = posteriors_lib.image_keys(defences.secret(secret), image, batch['size'])
         label = segmentation.to_image(batch['label'], batch)
         if net.stage.predict_planes:
             image = jnp.concatenate([image, batch[net.stage.predict_planes]], -1)
-        return sums(net.stage.predict(state, image), label, keys)
+        return sums(posteriors_of(net, state, image, batch['size']), label, keys)
 
     return measure
+
+
+def posteriors_of(net: Net, state: TrainState, image: Array, size: Array) -> Array:
+    """Returns the posteriors of a net as its evaluation computes them, [B, H, W, C].
+
+    With `evaluate.crop` the net sees crops, whose posteriors are averaged.
+
+    Args:
+      net: that answers.
+      state: of its stage.
+      image: [B, H, W, 3] uint8, or [B, H, W, 6] with further planes.
+      size: [B, 2] height and width without padding.
+    """
+    settings = net.run.config.evaluate
+    predict = functools.partial(net.stage.predict, state)
+    if not settings.crop:
+        return predict(image)
+    return windows.average(predict, image, size, tuple(settings.crop), 1 - settings.stride)
 
 
 def _facts(images: Images, image: int, batch: Batch, row: int) -> dict[str, np.ndarray]:

@@ -74,8 +74,7 @@ def _header(audited: Audit, title: str) -> str:
         f'intervals resample {audited.groups}',
         'written ' + time.strftime('%Y-%m-%d %H:%M'),
     ]
-    badges = ''.join(f'<li>{escape(fact)}</li>' for fact in facts)
-    return f'<h1>{escape(title)}</h1><ul class="badges">{badges}</ul>'
+    return f'<h1>{escape(title)}</h1>{html.badges(facts)}'
 
 
 def _verdict(audited: Audit) -> str:

@@ -199,9 +199,10 @@ def of_runs(
     contents = np.array(questions.contents)[measured.kept]
     answers = []
     rows = []
-    for shadow in opened:
+    for number, shadow in enumerate(opened):
         state = nets.load_state(shadow.net, 'last')
-        answers.append(nets.ask(shadow.net, state, questions, victim, stop).measured)
+        secret = f'shadow {number}'
+        answers.append(nets.ask(shadow.net, state, questions, victim, stop, secret).measured)
         rows.append(np.isin(contents, list(shadow.members)))
         # The state leaves the device before the next net is loaded.
         del state

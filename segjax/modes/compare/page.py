@@ -94,7 +94,6 @@ def _header(runs: Sequence[Compared], title: str) -> str:
         f'policy {config.evaluate.policy}',
         'written ' + time.strftime('%Y-%m-%d %H:%M'),
     ]
-    badges = ''.join(f'<li>{escape(fact)}</li>' for fact in facts)
     # Pipelines with several nets may have none that is called model.
     rows = []
     for number, compared in enumerate(runs):
@@ -113,7 +112,7 @@ def _header(runs: Sequence[Compared], title: str) -> str:
         )
     heads = ['run', 'pipeline', 'net', 'stage', 'steps', 'seed', 'folder']
     table = html.table(heads, rows, 'text')
-    return f'<h1>{escape(title)}</h1><ul class="badges">{badges}</ul>{html.card("Runs", table)}'
+    return f'<h1>{escape(title)}</h1>{html.badges(facts)}{html.card("Runs", table)}'
 
 
 def _settings(runs: Sequence[Compared]) -> str:

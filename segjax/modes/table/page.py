@@ -46,12 +46,10 @@ def _header(measured: Measured) -> list[str]:
     """Returns the parts above the table: title, conditions, notes, command, problems, headlines."""
     plan = measured.plan
     table = plan.table
-    badges = ''
-    for name, value in facts(measured).items():
-        badges += f'<li>{escape(name)}: {escape(value)}</li>'
+    conditions = [f'{name}: {value}' for name, value in facts(measured).items()]
     parts = [
         f'<h1>{escape(table.title)}</h1><p class="soft">{escape(table.source)}</p>'
-        f'<ul class="badges">{badges}</ul>'
+        f'{html.badges(conditions)}'
     ]
     if table.notes:
         parts.append(f'<p>{escape(table.notes)}</p>')
