@@ -675,16 +675,7 @@ def audit_stage(system: System) -> Stage:
     frozen = [net for net, loaded in is_loaded.items() if loaded]
     if config.features.use == 'load':
         frozen.append(feature_synthesis.scale_name(config.features.tap))
-    audit = membership_audit.Audit(
-        config=config,
-        spec=system.spec,
-        victim=system.victim,
-        attacker=system.attacker,
-        reference=system.shadow,
-        references=system.references,
-        num_members=system.num_members,
-        num_audited=system.num_audited,
-    )
+    audit = make_audit(system)
     return Stage(
         name=AUDIT,
         num_steps=0,
@@ -698,6 +689,20 @@ def audit_stage(system: System) -> Stage:
         check_start=functools.partial(guarded_net.check_start, system.victim),
         observation=membership_audit.make_observation(audit),
         **membership_audit.make_evaluation(audit)._asdict(),
+    )
+
+
+def make_audit(system: System) -> membership_audit.Audit:
+    """Returns the inputs of the attack on V."""
+    return membership_audit.Audit(
+        config=system.config,
+        spec=system.spec,
+        victim=system.victim,
+        attacker=system.attacker,
+        reference=system.shadow,
+        references=system.references,
+        num_members=system.num_members,
+        num_audited=system.num_audited,
     )
 
 

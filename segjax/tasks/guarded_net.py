@@ -99,8 +99,7 @@ def defended_query(guarded: GuardedNet, state: TrainState, batch: Batch) -> Arra
     """
     # Random numbers belong to the image, whatever the batch.
     testing = guarded.config.testing
-    secret = rng.root(testing.secret, 'defence')
-    keys = posteriors.image_keys(secret, batch['image'], size_of(batch))
+    keys = posteriors.image_keys(secret_key(testing.secret), batch['image'], size_of(batch))
     own = (state.params[SEGMENTER], state.model_state[SEGMENTER])
 
     # Two defences act inside of the net.
@@ -124,6 +123,11 @@ def defended_query(guarded: GuardedNet, state: TrainState, batch: Batch) -> Arra
         case 'top_k':
             return posteriors.top_k(answers, int(testing.strength))
     return answers
+
+
+def secret_key(seed: int) -> PRNGKey:
+    """Returns the secret key of a defence, from `testing.secret`."""
+    return rng.root(seed, 'defence')
 
 
 def size_of(batch: Batch) -> Array:

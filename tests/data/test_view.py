@@ -404,6 +404,17 @@ def test_splits_without_a_common_example_may_exclude_each_other(camvid, tmp_path
         prepared.open_input(inputs._replace(excludes=('vla',)))
 
 
+def test_a_sum_of_lists_that_excludes_a_split_has_each_example_once(camvid, tmp_path):
+    names = names_in(data.prepare(camvid).open_split('train', FEATURES))
+    config = with_list(camvid, tmp_path, names[:3])
+    config = with_list(config, tmp_path, [names[4], names[1]], 'others=train')
+    prepared = data.prepare(config)
+    inputs = inputs_of('members+others', excludes=('val',))
+    with pytest.raises(InputError, match=f'1 examples twice, the first is {names[1]}'):
+        prepared.open_input(inputs)
+    assert len(prepared.open_input(inputs._replace(excludes=()))) == 5
+
+
 def drawn(config, *lists):
     """Returns the names of the examples of each list."""
     changed = config.copy_and_resolve_references()

@@ -4,124 +4,38 @@ import functools
 import re
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from fakes import NUM_CLASSES, SPEC, train_batch
 from run_folders import REPOSITORY
+from toy_membership import (
+    PATCH,
+    POOL,
+    SGD,
+    SIZE,
+    STRIDE,
+    Toy,
+    eval_batch,
+    make_config,
+    make_state,
+    make_system,
+    numpy_posteriors,
+    queries,
+)
 
 from segjax import config as config_lib
 from segjax.config import config_file
-from segjax.core import parallel, rng
+from segjax.core import parallel
 from segjax.errors import InputError
-from segjax.metrics import membership
-from segjax.metrics.membership_signals import image_signals
 from segjax.modes.table import spec as tables
-from segjax.ops import images, posteriors
 from segjax.pipelines import membership as pipeline
 from segjax.protocol import Mean, Product
 from segjax.spec import ClassSpec
-from segjax.tasks import guarded_net, membership_attack, segmentation, supervised
+from segjax.tasks import accountant, supervised
 from segjax.tasks.feature_synthesis import SEGMENTER
 from segjax.train import driver, net_sources
-
-SIZE = (16, 32)
-STRIDE = 4
-PATCH = (3, 4)
-POOL = SPEC.num_examples['train'] + SPEC.num_examples['val']
-SGD = dict(name='sgd', learning_rate=0.5, momentum=0.0, weight_decay=0.0, schedule='constant')
-
-
-class Toy(nn.Module):
-    """Two layers with drop-out between them."""
-
-    dropout: float = 0.5
-    num_classes: int = NUM_CLASSES
-
-    @nn.compact
-    def __call__(self, x, train: bool):
-        x = nn.relu(nn.Conv(6, (3, 3), name='first')(x))
-        x = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
-        return {'logits': nn.Conv(self.num_classes, (1, 1), name='second')(x)}
-
-
-class ToyAttacker(nn.Module):
-    """A linear layer on the mean of the planes."""
-
-    @nn.compact
-    def __call__(self, x, train: bool):
-        activation = nn.Dense(membership_attack.NUM_CLASSES, name='fc')(x)
-        return {'logits': activation.mean((1, 2)), 'activation': activation}
-
-
-def make_config(**sections):
-    config = config_lib.defaults('membership')
-    config_lib.update(
-        config,
-        augment=dict(crop=SIZE),
-        data=dict(eval_size=SIZE, train_split='train', eval_split='val'),
-        train=dict(batch_size=8, num_steps=3),
-        optim=SGD,
-        shadow=dict(members='train', non_members='val', num_steps=4, batch_size=8, optim=SGD),
-        attacker=dict(stride=STRIDE, patch=PATCH, patches=2, num_steps=5, batch_size=8, optim=SGD),
-        testing=dict(num_patches=3, resamples=50),
-    )
-    for section, keys in sections.items():
-        config_lib.update(config, **{section: keys})
-    return config
-
-
-def make_system(**sections):
-    """Returns the system with toy nets."""
-    config = make_config(**sections)
-    system = pipeline.make_system(config, SPEC, SPEC)
-    attacker = segmentation.net_of(ToyAttacker(), lambda planes: planes)
-    return system._replace(
-        victim=system.victim._replace(net=Toy()),
-        shadow=system.shadow._replace(net=Toy()),
-        attacker=attacker,
-    )
-
-
-def eval_batch(seed=0):
-    """Returns a batch of images of the audit, members and non-members, with padding."""
-    batch = train_batch(8, SIZE, seed)
-    size = np.tile(np.array(SIZE, np.int32), (8, 1))
-    size[1] = (12, 28)
-    batch['label'][1, 12:] = 255
-    batch['label'][1, :, 28:] = 255
-    batch['label'][0] = 0
-    index = np.array([0, 5, 15, 16, 17, 20, 24, 25], np.int32)
-    return {**batch, 'index': index, 'size': size, 'label_size': size}
-
-
-def variables_of(net, key, shape):
-    return net.init(jax.random.key(key), jnp.zeros(shape), train=False)['params']
-
-
-def make_state(references=0):
-    """Returns the state of an audit with random nets."""
-    image = (1, *SIZE, 3)
-    params = {
-        SEGMENTER: variables_of(Toy(), 1, image),
-        'attacker': variables_of(ToyAttacker(), 2, (1, *PATCH, 2 * NUM_CLASSES)),
-    }
-    for number in range(references):
-        params[f'reference_{number}'] = variables_of(Toy(), 10 + number, image)
-    params = jax.tree.map(lambda x: 3 * x, params)
-    model_state = {name: {} for name in params}
-    return supervised.fresh_state(params, model_state, {}, num_steps=0, ema=0.0)
-
-
-def numpy_posteriors(params, image):
-    """Returns the posteriors of the toy net, without a defence."""
-    x = images.normalize(jnp.asarray(image), 'unit')
-    logits = np.asarray(Toy().apply({'params': params}, x, train=False)['logits'], np.float64)
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
-
 
 # --- stages ---------------------------------------------------------------------------------------
 
@@ -130,26 +44,43 @@ def test_the_queried_victim_chooses_the_members_of_the_shadow():
     victim, shadow, attacker, audit = pipeline.make_stages(make_config(), SPEC, SPEC)
     assert victim.train_input.split == 'train' and victim.train_input.excludes == ('val',)
     assert victim.hand_on.inputs.split == shadow.train_input.split == 'train+val'
-    assert victim.hand_on.inputs.excludes == ('train', 'val')
+    assert victim.eval_input.excludes == ('train',), 'evaluation reads no input of the training'
+    assert victim.hand_on.inputs.excludes == attacker.eval_input.excludes == ('train', 'val')
     assert victim.hand_on.shapes['members'].shape == (16,)
     assert shadow.train_input.chosen == Product('victim', 'members')
     assert shadow.train_input.excludes == ('train', 'val')
     assert shadow.eval_input.chosen == Product('victim', 'non_members')
     assert attacker.train_input.split == attacker.eval_input.split == 'train+val'
     assert audit.num_steps == 0 and audit.eval_input.split == 'train+val'
+    assert audit.train_input == victim.train_input, 'the members of --mode audit'
     data = {inputs.data for stage in (shadow, attacker) for inputs in stage.all_inputs}
     assert data == {'data'}
 
 
 def test_the_independent_adversary_never_asks():
-    config = make_config(shadow=dict(adversary='independent'))
+    config = make_config(shadow=dict(adversary='independent'), shadow_data=dict(name='bdd100k'))
     victim, shadow, attacker, _ = pipeline.make_stages(config, SPEC, SPEC)
     assert victim.hand_on is None
     assert shadow.train_input.chosen is None
     assert shadow.train_input.split == 'train' and shadow.train_input.excludes == ('val',)
+    assert attacker.eval_input.excludes == ()
     assert shadow.eval_input.split == 'val'
     data = {inputs.data for stage in (shadow, attacker) for inputs in stage.all_inputs}
     assert data == {'shadow_data'}
+
+
+def test_the_independent_adversary_may_have_other_lists_of_the_same_data():
+    config = make_config(shadow=dict(adversary='independent'))
+    _, shadow, attacker, _ = pipeline.make_stages(config, SPEC, SPEC)
+    assert shadow.train_input.excludes == ('train', 'val', 'val')
+    assert attacker.eval_input.excludes == ('train', 'val')
+    # Lists of a section of its own could not be compared with those of the victim.
+    config.shadow_data.update(name=config.data.name, lists=('train=val:draw(3)',))
+    with pytest.raises(InputError, match='the images of the victim') as error:
+        pipeline.make_stages(config, SPEC, SPEC)
+    assert error.value.where == 'config.shadow_data.name'
+    config.shadow_data.world.seed = config.data.world.seed + 1
+    assert pipeline.make_stages(config, SPEC, SPEC)
 
 
 def test_references_see_halves_of_the_images_of_the_adversary():
@@ -215,7 +146,7 @@ def test_the_table_of_members_follows_the_adversary():
 def test_patches_show_answers_and_labels_of_the_shadow():
     system = make_system(attacker=dict(flip=False))
     state = attacker_state(system)
-    batch = train_batch(8, SIZE)
+    batch = queries()
     keys = {'patches': jax.random.key(3)}
     made = jax.jit(functools.partial(pipeline.with_patches, system))(state, batch, keys)
     answer = numpy_posteriors(state.params['shadow'], batch['image'])[:, ::STRIDE, ::STRIDE]
@@ -235,7 +166,7 @@ def test_patches_show_answers_and_labels_of_the_shadow():
 def test_patches_of_an_image_do_not_depend_on_its_place():
     system = make_system()
     state = attacker_state(system)
-    batch = train_batch(8, SIZE)
+    batch = queries()
     keys = {'patches': jax.random.key(3)}
     patches = jax.jit(functools.partial(pipeline.with_patches, system))
     whole = patches(state, batch, keys)['patches'].reshape(8, 2, *PATCH, -1)
@@ -244,10 +175,26 @@ def test_patches_of_an_image_do_not_depend_on_its_place():
     np.testing.assert_allclose(again[::-1], whole, atol=1e-6)
 
 
+def test_patches_lie_inside_of_small_images():
+    """The canvas of a training image has black pixels, as that of an evaluation."""
+    system = make_system(attacker=dict(flip=False, patches=40))
+    state = attacker_state(system)
+    batch = queries()
+    batch['filled'][:, 1] = 20  # five columns of planes, two places of a patch
+    patches = jax.jit(functools.partial(pipeline.with_patches, system))
+    made = patches(state, batch, {'patches': jax.random.key(3)})
+    answer = numpy_posteriors(state.params['shadow'], batch['image'])[:, ::STRIDE, ::STRIDE]
+    columns = np.asarray(made['patches'])[:, 0, 0, :NUM_CLASSES].reshape(8, 40, NUM_CLASSES)
+    for image in range(8):
+        inside = answer[image, :, :2].reshape(-1, NUM_CLASSES)
+        distance = abs(columns[image][:, None] - inside).max(-1).min(1)
+        assert distance.max() < 1e-5
+
+
 def test_a_step_trains_the_attacker_alone():
     system = make_system()
     before = attacker_state(system)
-    batch = train_batch(8, SIZE)
+    batch = queries()
     keys = {'patches': jax.random.key(3), 'dropout': jax.random.key(4)}
     topology = parallel.topology('pmap', 1)
     step = pipeline.make_attacker_step(system)
@@ -287,182 +234,6 @@ def test_the_scores_of_the_attacker_are_about_the_images_of_the_adversary():
     )
 
 
-# --- the audit ------------------------------------------------------------------------------------
-
-
-def attacked(system, state, batch):
-    return jax.jit(lambda: pipeline.attack(system, state, batch, {}))()
-
-
-def test_verdicts_and_signals_by_numpy():
-    system = make_system()
-    state = make_state()
-    batch = eval_batch()
-    outputs = attacked(system, state, batch)
-    answer = numpy_posteriors(state.params[SEGMENTER], batch['image']).astype(np.float32)
-    for name, expected in image_signals(answer, batch['label']).items():
-        np.testing.assert_allclose(outputs[name], expected, rtol=1e-4, atol=1e-4)
-
-    # The verdict on an image is the mean probability of its patches.
-    odds = np.asarray(outputs['verdict_patch'], np.float64)
-    assert odds.shape == (8, 3)
-    expected = (1 / (1 + np.exp(-odds))).mean(1)
-    np.testing.assert_allclose(outputs['verdict_image'], expected, rtol=1e-5)
-
-
-def test_a_verdict_depends_on_the_image_alone():
-    """Neither the place in the batch nor the key of the evaluation matters."""
-    system = make_system(testing=dict(defence='gaussian', strength=0.5))
-    state = make_state()
-    batch = eval_batch()
-    attack = jax.jit(functools.partial(pipeline.attack, system, state))
-    first = attack(batch, rng.streams(rng.root(0, 'any'), ('a',), 0, 0))
-    turned = {key: value[::-1] for key, value in batch.items()}
-    again = attack(turned, rng.streams(rng.root(7, 'any'), ('a',), 0, 0))
-    for name, values in first.items():
-        np.testing.assert_allclose(again[name][::-1], values, rtol=1e-4, atol=1e-5)
-
-
-def test_sliding_patches_of_the_authors():
-    testing = dict(places='sliding', fusion='sum_logits')
-    outputs = attacked(make_system(testing=testing), make_state(), eval_batch())
-    # Maps of 4 x 8 in patches of 3 x 4, and a map of 3 x 7.
-    assert outputs['verdict_weight'].sum(1).tolist() == [4, 2, 4, 4, 4, 4, 4, 4]
-
-
-def test_references_answer_without_a_defence():
-    system = make_system(references=dict(count=2), testing=dict(defence='argmax'))
-    state = make_state(references=2)
-    batch = eval_batch()
-    outputs = attacked(system, state, batch)
-    answer = numpy_posteriors(state.params['reference_1'], batch['image']).astype(np.float32)
-    expected = image_signals(answer, batch['label'])['loss']
-    np.testing.assert_allclose(outputs['reference_1/loss'], expected, rtol=1e-4)
-    # The victim is one-hot.
-    assert (np.asarray(outputs['confidence']) == 1).all()
-
-
-def test_confusions_of_members_and_of_others():
-    system = make_system()
-    state = make_state()
-    batch = eval_batch()
-    judge = pipeline.make_judge(system)
-    count = functools.partial(pipeline.score_segmentation, system, judge, keys={})
-    metrics = jax.jit(count)(state, batch)
-    prediction = numpy_posteriors(state.params[SEGMENTER], batch['image']).argmax(-1)
-    for kind, rows in (('members', [0, 1, 2]), ('non_members', [3, 4, 5, 6, 7])):
-        expected = np.zeros((NUM_CLASSES, NUM_CLASSES))
-        for row in rows:
-            valid = batch['label'][row] < NUM_CLASSES
-            pairs = (batch['label'][row][valid], prediction[row][valid])
-            np.add.at(expected, pairs, 1)
-        matrix = np.asarray(metrics[kind].sum)
-        np.testing.assert_array_equal(matrix[:NUM_CLASSES, :NUM_CLASSES], expected)
-
-
-def test_an_untrained_victim_tells_nothing():
-    """The interval of the AUC holds 0.5, for a victim that has seen no image."""
-    system = make_system()
-    state = make_state()
-    attack = jax.jit(lambda batch: pipeline.attack(system, state, batch, {}))
-    verdicts = []
-    losses = []
-    for seed in range(16):
-        outputs = attack(eval_batch(seed))
-        verdicts.append(np.asarray(outputs['verdict_image']))
-        losses.append(np.asarray(outputs['loss']))
-    member = np.random.default_rng(0).random(128) < 0.5
-    for scores in (np.concatenate(verdicts), -np.concatenate(losses)):
-        kept = np.isfinite(scores)
-        interval = membership.auc_interval(scores[kept], member[kept])
-        assert interval['low'] < 0.5 < interval['high']
-
-
-def test_the_scores_of_an_audit():
-    system = make_system()
-    judge = pipeline.make_judge(system)
-    state = make_state()
-    batch = eval_batch()
-    outputs = {name: np.asarray(x) for name, x in attacked(system, state, batch).items()}
-    sums = pipeline.observe(system, batch, outputs)
-    count = functools.partial(pipeline.score_segmentation, system, judge, keys={})
-    metrics = jax.jit(count)(state, batch)
-    with np.errstate(invalid='ignore'):  # most images of the splits are in no batch
-        scores = pipeline.finalize(system, judge, {**parallel.to_host(metrics), **sums})
-    member = batch['index'] < SPEC.num_examples['train']
-    verdict = outputs['verdict_image']
-    pairs = verdict[member][:, None] - verdict[~member]
-    assert scores['AUC'] == pytest.approx((pairs > 0).mean())
-    assert scores['attacks']['loss']['AUC'] is not None
-    gap = scores['members_mIoU'] - scores['mIoU']
-    assert scores['gap_mIoU'] == pytest.approx(gap)
-
-
-def test_pictures_show_where_the_attacker_looks():
-    system = make_system()
-    batch = eval_batch()
-    render = functools.partial(pipeline.render, system, pipeline.make_judge(system), keys={})
-    pictures = jax.jit(render)(make_state(), batch)
-    assert set(pictures) == {'prediction', 'truth', 'errors', 'activation'}
-    shown = np.asarray(pictures['activation'].pixels)
-    assert shown.shape == (8, *SIZE, 3) and shown.dtype == np.uint8
-    # Every image has its own range.
-    assert all(len(np.unique(picture.reshape(-1, 3), axis=0)) > 5 for picture in shown)
-
-
-# --- defences -------------------------------------------------------------------------------------
-
-
-def answers(state, batch, **testing):
-    system = make_system(testing=testing)
-    return np.asarray(guarded_net.defended_query(system.victim, state, batch))
-
-
-@pytest.mark.parametrize(
-    ('testing', 'expected'),
-    [
-        (dict(defence='argmax'), posteriors.argmax),
-        (dict(defence='temperature', strength=4.0), lambda p: posteriors.temperature(p, 4.0)),
-        (dict(defence='top_k', strength=2.0), lambda p: posteriors.top_k(p, 2)),
-    ],
-)
-def test_defences_are_functions_of_the_posteriors(testing, expected):
-    state = make_state()
-    batch = eval_batch()
-    plain = answers(state, batch)
-    np.testing.assert_allclose(
-        plain, numpy_posteriors(state.params[SEGMENTER], batch['image']), atol=1e-5
-    )
-    np.testing.assert_allclose(answers(state, batch, **testing), expected(plain), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    'testing', [dict(defence='gaussian', strength=0.5), dict(defence='dropout', strength=0.5)]
-)
-def test_a_repeated_query_has_the_same_answer(testing):
-    state = make_state()
-    batch = eval_batch()
-    first = answers(state, batch, **testing)
-    turned = {key: value[::-1] for key, value in batch.items()}
-    np.testing.assert_allclose(answers(state, turned, **testing)[::-1], first, atol=1e-5)
-    np.testing.assert_allclose(first.sum(-1), 1, atol=1e-5)
-    assert abs(first - answers(state, batch)).max() > 0.05
-    assert abs(first - answers(state, batch, **testing, secret=1)).max() > 0.05
-
-
-def test_dropout_drops_channels_of_the_layer_of_the_net():
-    state = make_state()
-    batch = eval_batch()
-    np.testing.assert_allclose(
-        answers(state, batch, defence='dropout', strength=0.0), answers(state, batch), atol=1e-5
-    )
-    # Without any channel only the bias of the last layer is left.
-    nothing = answers(state, batch, defence='dropout', strength=0.999999)
-    bias = np.asarray(state.params[SEGMENTER]['second']['bias'], np.float64)
-    expected = np.exp(bias) / np.exp(bias).sum()
-    np.testing.assert_allclose(nothing, np.broadcast_to(expected, nothing.shape), atol=1e-5)
-
-
 # --- private training -----------------------------------------------------------------------------
 
 
@@ -488,10 +259,32 @@ def test_a_private_step_is_shorter_than_the_norm_allows():
 def test_epsilon_is_a_score_of_a_private_victim():
     pytest.importorskip('dp_accounting')
     privacy = dict(use=True, accountant='rdp', noise_multiplier=2.0)
-    system = make_system(privacy=privacy)
-    scores = pipeline.with_epsilon(system, lambda metrics: {'mIoU': 0.5}, {})
-    expected = pipeline.accountant.epsilon(16, 8, 3, 2.0, 1e-4, 'rdp')
-    assert scores == {'mIoU': 0.5, 'epsilon': expected}
+    counts = {'confusion': Mean(np.eye(NUM_CLASSES + 1), np.ones(()))}
+    scores = pipeline.victim_stage(make_system(privacy=privacy)).finalize(counts)
+    assert scores['epsilon'] == accountant.epsilon(16, 8, 3, 2.0, 1e-4, 'rdp')
+    # Nobody knows how a loaded net was trained.
+    loaded = dict(victim=dict(use='load'), init_from=dict(path='runs/victim'))
+    stage = pipeline.victim_stage(make_system(privacy=privacy, **loaded))
+    assert 'epsilon' not in stage.finalize(counts)
+
+
+def test_what_epsilon_lacks_is_said_before_the_training(monkeypatch):
+    privacy = dict(use=True, accountant='pld')
+
+    def refusal(**sections):
+        return pipeline.victim_stage(make_system(privacy=privacy, **sections)).train_input.refusal
+
+    monkeypatch.setattr(accountant, 'load_library', lambda: None)
+    assert refusal() is None
+    assert '17' in refusal(train=dict(batch_size=17)).got
+    monkeypatch.undo()
+    monkeypatch.setattr(accountant.importlib, 'import_module', missing)
+    assert 'pip install' in refusal().fix
+    assert pipeline.victim_stage(make_system(privacy=dict(use=True))).train_input.refusal is None
+
+
+def missing(name):
+    raise ModuleNotFoundError(name)
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -535,7 +328,7 @@ def test_a_net_without_a_rate_of_dropout_has_no_such_defence():
 def test_data_of_other_classes_are_refused():
     other = ClassSpec(('a', 'b'), ((0, 0, 0), (1, 1, 1)), (0, 1))
     further = SPEC.__class__(**{**SPEC.__dict__, 'classes': other})
-    config = make_config(shadow=dict(adversary='independent'))
+    config = make_config(shadow=dict(adversary='independent'), shadow_data=dict(name='bdd100k'))
     with pytest.raises(InputError, match='2 classes') as error:
         pipeline.make_stages(config, SPEC, further)
     assert error.value.where == 'config.shadow_data.class_map'
@@ -560,13 +353,25 @@ def test_a_victim_with_another_number_of_classes_is_refused():
         net_sources.check(rows, {stage.name: state}, partial=False)
 
 
-@pytest.mark.parametrize('key', ['data.eval_split', 'shadow.non_members'])
-def test_lists_with_common_images_are_refused(key, tmp_path):
-    config = config_file.load('configs/membership.py:smoke')
-    same = {'data.eval_split': 'train', 'shadow.non_members': 'victim_members'}[key]
+COMMON = {
+    'train of a non-member': ('train', '', 'data.eval_split', 'train'),
+    'train of a victim by its shadow': ('train', '', 'shadow.non_members', 'victim_members'),
+    'a member that is a non-member': ('train', '', 'shadow.non_members', 'shadow_members'),
+    'of A2': ('train', 'adversary=independent', 'shadow.non_members', 'shadow_members'),
+    'evaluation': ('evaluate', '', 'data.eval_split', 'victim_members'),
+    'evaluation of a loaded victim': ('evaluate', 'victim=load', 'data.eval_split', 'train'),
+}
+"""{name: (use, argument of the config, key, a list with common images)}"""
+
+
+@pytest.mark.parametrize('name', COMMON)
+def test_lists_with_common_images_are_refused(name, tmp_path):
+    use, argument, key, same = COMMON[name]
+    config = config_file.load(f'configs/membership.py:smoke,{argument}')
     config_file.assign(config, [config_file.Assignment(key, same)])
-    with pytest.raises(InputError, match='no common example'):
-        driver.checked_run(config, str(tmp_path / 'run'), 'train', trace_steps=False)
+    config.init_from.path = 'runs/victim' if 'load' in argument else ''
+    with pytest.raises(InputError, match=r'no common example|every example in one'):
+        driver.checked_run(config, str(tmp_path / 'run'), use, trace_steps=False, has_start=False)
 
 
 # --- configs --------------------------------------------------------------------------------------
@@ -597,3 +402,19 @@ def test_the_published_lists_have_the_published_sizes():
     assert tuple(config.attacker.patch) == (90, 90) and config.attacker.stride == 8
     other = config_file.load('configs/membership.py:vistas')
     assert other.shadow_data.class_map == 'cityscapes' and other.data.lists == ()
+
+
+@pytest.mark.parametrize(
+    'variant, head, crop, batch_size, rate',
+    [('bdd100k', 'aspp', 705, 7, 0.01), ('vistas', 'dpc', 721, 9, 0.02)],
+)
+def test_shadows_of_the_independent_adversary(variant, head, crop, batch_size, rate):
+    """Table 7.1 and Sec. 7.4.1.2 of the thesis."""
+    config = config_file.load(f'configs/membership.py:{variant}')
+    net = config.shadow.model
+    assert (net.name, net.backbone, net.head) == ('deeplab_v3plus', 'xception71', head)
+    assert tuple(config.augment.crop) == (crop, crop)
+    assert config.shadow.batch_size == batch_size
+    optim = config.shadow.optim
+    assert (optim.learning_rate, optim.momentum, optim.weight_decay) == (rate, 0.9, 4e-5)
+    assert (optim.schedule, optim.power) == ('poly', 0.9)

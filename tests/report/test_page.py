@@ -852,3 +852,8 @@ def test_curves_have_units(workdir):
     log.close()
     text, _ = write(workdir)
     assert polylines(text, 'rmse m') == {'line eval': 1}
+
+
+def test_badges_are_escaped():
+    shown = html.badges(['5 members', HOSTILE])
+    assert Page(shown).words == f'5 members {HOSTILE}' and Page(shown).tags == ['ul', 'li', 'li']

@@ -101,6 +101,28 @@ def test_nothing_is_scored_without_both_kinds():
     assert scores == dict.fromkeys(membership_scores.POINTS)
 
 
+@pytest.mark.parametrize('net', ['verdict', 'reference'])
+def test_a_net_that_diverged_hides_no_further_attack(net):
+    values = make_values()
+    of_net = {
+        'verdict': ('verdict_image', 'verdict_patch'),
+        'reference': ('reference_1/loss', 'reference_1/logit'),
+    }
+    for name in of_net[net]:
+        values[name][3] = np.nan
+    scores = scores_of(values, REFERENCES)
+    silent = {
+        'verdict': {'attacker', 'attacker_patches'},
+        'reference': {'rmia', 'lira_offline_one_sided'},
+    }
+    for name, row in scores['attacks'].items():
+        assert (row['AUC'] is None) == (name in silent[net]), name
+    assert scores['attacks']['loss']['AUC'] > 0.9
+    assert (scores['AUC'] is None) == (net == 'verdict')
+    names = {line['name'] for line in scores['roc']['series']}
+    assert not names & silent[net] and 'loss' in names
+
+
 @pytest.mark.parametrize('is_confounded', [False, True])
 def test_facts_that_give_members_away_make_a_warning(is_confounded):
     values = make_values()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+from segjax.errors import InputError
 from segjax.modes.audit import measure
 from segjax.modes.audit.defences import answers, key_of_digest
 
@@ -120,3 +121,11 @@ def test_the_record_leaves_out_images_without_a_label(example):
     assert measured.accuracy[0] == pytest.approx(right)
     np.testing.assert_array_equal(measured.signal('logit', 'gaussian_1'), sums.signals[:, 3, 2])
     np.testing.assert_array_equal(measured.label_pixels[1], sums.matrix[1, 0].sum(1)[:-1])
+
+
+def test_a_record_without_a_label_is_refused(example):
+    nothing = jax.tree.map(lambda values: np.zeros_like(values[0]), example[2])
+    record = measure.Record(tuple('abcde'))
+    assert not record.add('x', True, nothing)
+    with pytest.raises(InputError, match='1 images, none with a labelled pixel'):
+        record.measured()

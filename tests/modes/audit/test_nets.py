@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from segjax import main
 from segjax.core import parallel
 from segjax.errors import InputError
 from segjax.modes import audit
-from segjax.modes.audit import images, nets
+from segjax.modes.audit import images, nets, shadows
 from segjax.train import driver
 from segjax.train.stop import StopSignal
 
@@ -184,6 +185,70 @@ def test_a_run_without_training_images_needs_a_list(net):
     stage = net.stage._replace(train_input=None)
     with pytest.raises(InputError, match='trains on no images'):
         images.find(net.run, (stage,), stage, order('w', 'o'))
+
+
+def test_an_evaluation_of_members_and_non_members_loses_the_members(net):
+    """As the stage `audit` of membership inference."""
+    both = net.stage._replace(eval_input=net.stage.eval_input._replace(split='train+val'))
+    found = images.find(net.run, (both,), both, order('w', 'o'))
+    everything = find(net)
+    assert found.members.names == everything.members.names
+    assert found.nonmembers.contents == everything.nonmembers.contents
+    same = net.stage._replace(eval_input=net.stage.eval_input._replace(split='train'))
+    with pytest.raises(InputError, match='16 images that are members and non-members'):
+        images.find(net.run, (same,), same, order('w', 'o'))
+
+
+# --- posteriors -----------------------------------------------------------------------------------
+
+
+def test_posteriors_are_those_of_the_crops_of_the_evaluation(net):
+    """Each image of a batch has crops of its own size, and a pixel has the mean of its crops."""
+    seen = []
+
+    def predict(state, image):
+        seen.append(image.shape[1:3])
+        return image[..., :2].astype(np.float32) / state
+
+    config = net.run.config.copy_and_resolve_references()
+    config.evaluate.update(crop=(16, 24), stride=0.5)
+    cropped = net._replace(
+        run=net.run._replace(config=config), stage=net.stage._replace(predict=predict)
+    )
+    image = np.random.default_rng(0).integers(0, 255, (2, 32, 64, 3)).astype(np.uint8)
+    size = np.array([[32, 64], [20, 50]])
+    got = np.asarray(nets.posteriors_of(cropped, 100.0, image, size))
+    for row, (height, width) in enumerate(size):
+        expected = image[row, :height, :width, :2] / 100
+        np.testing.assert_allclose(got[row, :height, :width], expected, rtol=1e-5)
+    assert set(seen) == {(16, 24)}
+    state = types.SimpleNamespace(step=0, params={}, model_state={}, extra={})
+    assert nets.described(cropped, state)['posteriors'].endswith('in crops of 16x24')
+
+
+def test_a_net_that_diverged_is_named(audited, net):
+    measured = audited[0].measured
+    nets._check_finite(net, measured)
+    signals = measured.signals.copy()
+    signals[3, 1, 0] = np.nan
+    with pytest.raises(InputError, match='of 1 of 26 images') as error:
+        nets._check_finite(net, measured._replace(signals=signals))
+    assert measured.names[3] in error.value.got and 'best' in error.value.fix
+
+
+def test_shadows_do_not_know_the_secret_of_the_victim(audited, net, monkeypatch):
+    secrets = [nets.defences.VICTIM]
+
+    def ask(shadow, state, questions, place, stop, secret):
+        secrets.append(secret)
+        return types.SimpleNamespace(measured=audited[0].measured)
+
+    monkeypatch.setattr(nets, 'ask', ask)
+    monkeypatch.setattr(nets, 'load_state', lambda shadow, which: None)
+    opened = [shadows.ShadowRun(net, frozenset())] * 2
+    shadows.of_runs(opened, net, find(net), audited[0].measured, None)
+    keys = [jax.random.key_data(nets.defences.secret(name)).tolist() for name in secrets]
+    assert len(secrets) == 3 and len({tuple(key) for key in keys}) == 3
 
 
 # --- runs that are refused ------------------------------------------------------------------------
