@@ -241,6 +241,9 @@ def _set_arguments(config, args):
     if needs_features:
         config.victim.use = 'load'
         config.features.use = 'load'
+    if config.victim.use == 'load':
+        # The adversary does not begin with the weights of the victim.
+        config.init_from.nets = ('segmenter', 'bicycle')
     config.privacy.use = args.private
     config.references.count = args.references
     config.attacker.reading = args.reading

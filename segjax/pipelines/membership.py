@@ -31,6 +31,7 @@ Choices that the thesis leaves open:
 """
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ from segjax.protocol import (
     Stage,
     TrainState,
 )
-from segjax.schema import OPTIM, Field, at_least, one_of
+from segjax.schema import OPTIM, Field, at_least, one_of, typed_text
 from segjax.spec import DataSpec
 from segjax.tasks import (
     attack_net,
@@ -303,6 +304,27 @@ def check_other_images(config: ml_collections.ConfigDict) -> None:
     )
 
 
+def check_fresh_adversary(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError if a net of the adversary would begin with the weights of a loaded victim.
+
+    S has the net of V, and published weights fit all nets with such layers.
+    """
+    trained = []
+    if config.attacker.use == 'train':
+        trained += [SHADOW, ATTACKER]
+    if config.references.count:
+        trained.append(f'{REFERENCE}_0')
+    patterns = tuple(config.init_from.nets)
+    begun = [net for net in trained if any(re.match(pattern, f'{net}/') for pattern in patterns)]
+    if config.victim.use == 'load' and config.init_from.path and begun:
+        raise InputError(
+            'config.init_from.nets',
+            got=f'{patterns}, by which the net {begun[0]!r} begins with the weights of the victim',
+            expected='the nets of the victim, because the adversary does not know its weights',
+            fix='--config.init_from.nets=' + typed_text((SEGMENTER, bicycle.GENERATOR)),
+        )
+
+
 def size_of_list(key: str, split: str, spec: DataSpec, data: str = 'data') -> int:
     """Returns the number of examples of a split.
 
@@ -347,6 +369,8 @@ def check_sources(config: ml_collections.ConfigDict) -> None:
             if use == 'load':
                 otherwise = f'--config.{key}.use=train trains it'
                 sources.check_source(config, net, (f'runs/{key}', content), otherwise)
+
+    check_fresh_adversary(config)
 
     # A generator fits the features of a single net.
     if config.features.use == 'load' and config.victim.use == 'train':

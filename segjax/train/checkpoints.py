@@ -560,6 +560,7 @@ def merge_params(
     source: Mapping[str, PyTree],
     patterns: Sequence[str],
     inherited: Collection[str] = (),
+    must_match: bool = True,
 ) -> tuple[TrainState, str]:
     """Replaces arrays of a state by the arrays of the same path in another run.
 
@@ -572,6 +573,7 @@ def merge_params(
       patterns: regular expressions for the start of 'net/module/...'. Matching arrays
         are replaced.
       inherited: nets that keep their parameters, because an earlier stage of this run trained them.
+      must_match: whether a pattern must match an array.
 
     Returns:
       The new state, and a printable list of the modules that were loaded and kept.
@@ -597,7 +599,7 @@ def merge_params(
             fix=_without(patterns, merge.clashing),
         )
     # With inherited nets, nothing else needs to match.
-    if not merge.loaded and not inherited:
+    if must_match and not merge.loaded and not inherited:
         raise InputError(
             'config.init_from.nets',
             got=f'{patterns}, which match nothing',

@@ -440,15 +440,19 @@ def _check_published(
 def _check_run_folder(
     run: Run, states: Mapping[str, TrainState], source: Mapping[str, PyTree]
 ) -> None:
-    """Raises InputError for parameters of another run that some stage cannot load."""
+    """Raises InputError for parameters of another run that some stage cannot load.
+
+    A stage may have none of the nets of that run, but not all stages.
+    """
     earlier: set[str] = set()
+    none_loaded = not any(_nets_from_path(run, state) for state in states.values())
     for state in states.values():
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
         # Only the values show whether a net is really copied from an earlier stage. Assume so.
         own = net_sources.owned(run.sources, state.params).keys()
         inherited = (earlier & set(state.params)) | own
         rest = net_sources.without(abstract, own)
-        checkpoints.merge_params(rest, source, run.config.init_from.nets, inherited)
+        checkpoints.merge_params(rest, source, run.config.init_from.nets, inherited, none_loaded)
         earlier |= set(state.params)
 
 
@@ -464,7 +468,7 @@ def initial_state(run: Run, stage: Stage, earlier: Mapping[str, Any]) -> TrainSt
       earlier: the final states of the stages before and their arrays, on the host (`handed_on`).
 
     Raises:
-      InputError: parameters that do not fit, or a pattern of `init_from.nets` that matches nothing.
+      InputError: parameters that do not fit.
     """
     # Run op by op. Compiling the whole initialiser takes ten times as long.
     state = parallel.to_host(stage.init(*arguments(run, stage, earlier)))
@@ -524,7 +528,8 @@ def _from_path(
     elif source is not None:
         source = checkpoints.as_evaluated(source, frozen)
     if source is not None:
-        state, summary = checkpoints.merge_params(state, source, patterns, inherited)
+        # `check_weights` has seen that some stage loads a net.
+        state, summary = checkpoints.merge_params(state, source, patterns, inherited, False)
         summaries.append(summary)
     return state, summaries
 

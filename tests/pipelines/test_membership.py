@@ -263,7 +263,8 @@ def test_epsilon_is_a_score_of_a_private_victim():
     scores = pipeline.victim_stage(make_system(privacy=privacy)).finalize(counts)
     assert scores['epsilon'] == accountant.epsilon(16, 8, 3, 2.0, 1e-4, 'rdp')
     # Nobody knows how a loaded net was trained.
-    loaded = dict(victim=dict(use='load'), init_from=dict(path='runs/victim'))
+    source = dict(path='runs/victim', nets=(SEGMENTER,))
+    loaded = dict(victim=dict(use='load'), init_from=source)
     stage = pipeline.victim_stage(make_system(privacy=privacy, **loaded))
     assert 'epsilon' not in stage.finalize(counts)
 
@@ -299,6 +300,7 @@ def missing(name):
         (dict(victim=dict(use='load')), 'config.init_from.sources'),
         (dict(attacker=dict(use='load')), 'config.init_from.sources'),
         (dict(features=dict(use='load')), 'config.features.use'),
+        (dict(victim=dict(use='load'), init_from=dict(path='victim.pth')), 'config.init_from.nets'),
         (dict(testing=dict(defence='dropout', strength=1.0)), 'config.testing.strength'),
         (dict(testing=dict(defence='obfuscate', strength=2.0)), 'config.testing.strength'),
         (dict(testing=dict(defence='obfuscate', strength=0.5)), 'config.testing.defence'),

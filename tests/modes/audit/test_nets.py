@@ -226,6 +226,46 @@ def test_posteriors_are_those_of_the_crops_of_the_evaluation(net):
     assert nets.described(cropped, state)['posteriors'].endswith('in crops of 16x24')
 
 
+def test_a_net_sees_its_planes_behind_colour(net, monkeypatch):
+    """As an HHA net: the third of six channels is blue, the fourth the first of the planes."""
+    seen = []
+
+    def predict(state, image):
+        seen.append(image)
+        return np.full((*image.shape[:3], 2), 0.5, np.float32)
+
+    sighted = net._replace(stage=net.stage._replace(predict=predict, predict_planes='hha'))
+    found = find(net).members
+    inputs = nets._inputs(sighted, found)
+    assert inputs.features == ('image', 'label', 'hha') and inputs.size == (32, 64)
+    monkeypatch.setattr(nets, 'batch_in_step', lambda run, inputs, batch: batch)
+    generator = np.random.default_rng(0)
+    batch = {
+        'image': generator.integers(0, 255, (2, 8, 8, 3)).astype(np.uint8),
+        'hha': generator.integers(0, 255, (2, 8, 8, 3)).astype(np.uint8),
+        'label': np.zeros((2, 8, 8), np.int32),
+        'size': np.full((2, 2), 8),
+        'label_size': np.full((2, 2), 8),
+    }
+    numbers = nets._measure(sighted, sighted, inputs, 'victim')(None, batch)
+    np.testing.assert_array_equal(seen[0][..., :3], batch['image'])
+    np.testing.assert_array_equal(seen[0][..., 3:], batch['hha'])
+    np.testing.assert_allclose(numbers.signals[:, 0, 0], np.log(2), rtol=1e-5)
+
+
+@pytest.mark.parametrize('which', ['last', 'best'])
+def test_the_checkpoint_of_the_command_is_loaded(net, monkeypatch, which):
+    asked = []
+
+    def load(run, stages, which, name):
+        asked.append((which, name))
+        return net.stage, {'x': np.ones(2)}
+
+    monkeypatch.setattr(nets.driver, 'load_last_stage', load)
+    state = nets.load_state(net, which)
+    assert asked == [(which, 'adversarial')] and state['x'].tolist() == [1, 1]
+
+
 def test_a_net_that_diverged_is_named(audited, net):
     measured = audited[0].measured
     nets._check_finite(net, measured)
