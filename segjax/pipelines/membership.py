@@ -69,6 +69,7 @@ from segjax.tasks import (
     feature_synthesis,
     guarded_net,
     membership_audit,
+    membership_images,
     private_training,
     scorers,
     segmentation,
@@ -144,27 +145,6 @@ MEMBER = 'member'
 """Entry of `TrainState.extra`: 1 for each image of the adversary on which the shadow trained."""
 
 
-class Pool(NamedTuple):
-    """The images of the adversary.
-
-    data          config section of their data set
-    spec          of the data set
-    split         all images
-    num_images    N
-    num_members   images on which the shadow trains. They are the first of A2
-    is_queried    whether the victim chooses the members (A1)
-    excludes      splits of the victim in the same data set, which have none of the images
-    """
-
-    data: str
-    spec: DataSpec
-    split: str
-    num_images: int
-    num_members: int
-    is_queried: bool
-    excludes: tuple[str, ...]
-
-
 class System(NamedTuple):
     """The inputs that all functions share.
 
@@ -183,7 +163,7 @@ class System(NamedTuple):
     victim: GuardedNet
     shadow: GuardedNet
     attacker: AttackNet
-    pool: Pool
+    pool: membership_images.Pool
     num_members: int
     num_audited: int
 
@@ -218,9 +198,9 @@ def make_system(config: ml_collections.ConfigDict, spec: DataSpec, shadow_data: 
     # The lists.
     check_sources(config)
     num_classes = segmentation.num_outputs(config, spec)
-    num_members = size_of_list('data.train_split', config.data.train_split, spec)
-    num_rest = size_of_list('data.eval_split', config.data.eval_split, spec)
-    pool = make_pool(config, spec, shadow_data)
+    num_members = membership_images.size_of_list('data.train_split', config.data.train_split, spec)
+    num_rest = membership_images.size_of_list('data.eval_split', config.data.eval_split, spec)
+    pool = membership_images.make_pool(config, spec, shadow_data)
 
     # The nets. V and S have the same classes.
     def build(section: ml_collections.ConfigDict) -> nn.Module:
@@ -242,110 +222,6 @@ def make_system(config: ml_collections.ConfigDict, spec: DataSpec, shadow_data: 
         num_members=num_members,
         num_audited=num_members + num_rest,
     )
-
-
-def make_pool(config: ml_collections.ConfigDict, spec: DataSpec, shadow_data: DataSpec) -> Pool:
-    """Returns the images of the adversary.
-
-    Raises:
-      InputError: an unknown list, or a data set of A2 with other classes than the victim's or with
-        the victim's images.
-    """
-    # A loaded attacker needs no images.
-    if config.attacker.use == 'load' and not config.references.count:
-        return Pool('data', spec, '', 0, 0, is_queried=False, excludes=())
-    is_queried = config.shadow.adversary == 'dependent'
-    own = spec if is_queried else shadow_data
-    if not is_queried:
-        check_other_images(config)
-    if own.classes.names != spec.classes.names:
-        raise InputError(
-            'config.shadow_data.class_map',
-            got=f'{own.classes.num_classes} classes of {own.name!r}: '
-            f'{", ".join(own.classes.names[:3])}, ..',
-            expected=f'the {spec.classes.num_classes} classes of {spec.name!r}, in their order',
-            fix='--config.shadow_data.class_map=cityscapes for Mapillary Vistas, or the path of a '
-            'file with the merge',
-        )
-    members = config.shadow.members
-    rest = config.shadow.non_members
-    data = 'data' if is_queried else 'shadow_data'
-    num_members = size_of_list('shadow.members', members, own, data)
-    num_rest = size_of_list('shadow.non_members', rest, own, data)
-
-    # A section without a name is the data set of the victim.
-    is_own = not is_queried and config.shadow_data.name
-    return Pool(
-        data=data,
-        spec=own,
-        split=f'{members}+{rest}',
-        num_images=num_members + num_rest,
-        num_members=num_members,
-        is_queried=is_queried,
-        excludes=() if is_own else (config.data.train_split, config.data.eval_split),
-    )
-
-
-def check_other_images(config: ml_collections.ConfigDict) -> None:
-    """Raises InputError if A2 has the victim's data set, with lists that cannot be compared.
-
-    Without a name, `shadow_data` is `data` with its lists. Then common images are refused.
-    """
-    section = config.shadow_data
-    same = ('name', 'root', 'world')
-    if not section.name or any(section[key] != config.data[key] for key in same):
-        return
-    raise InputError(
-        'config.shadow_data.name',
-        got=f'{section.name!r} with root and world of config.data: the images of the victim',
-        expected='another data set, another world, or the lists of config.data',
-        fix='--config.shadow_data.name= takes config.data with its lists; '
-        f'or --config.shadow_data.world.seed={section.world.seed + 1}',
-    )
-
-
-def check_fresh_adversary(config: ml_collections.ConfigDict) -> None:
-    """Raises InputError if a net of the adversary would begin with the weights of a loaded victim.
-
-    S has the net of V, and published weights fit all nets with such layers.
-    """
-    trained = []
-    if config.attacker.use == 'train':
-        trained += [SHADOW, ATTACKER]
-    if config.references.count:
-        trained.append(f'{REFERENCE}_0')
-    patterns = tuple(config.init_from.nets)
-    begun = [net for net in trained if any(re.match(pattern, f'{net}/') for pattern in patterns)]
-    if config.victim.use == 'load' and config.init_from.path and begun:
-        raise InputError(
-            'config.init_from.nets',
-            got=f'{patterns}, by which the net {begun[0]!r} begins with the weights of the victim',
-            expected='the nets of the victim, because the adversary does not know its weights',
-            fix='--config.init_from.nets=' + typed_text((SEGMENTER, bicycle.GENERATOR)),
-        )
-
-
-def size_of_list(key: str, split: str, spec: DataSpec, data: str = 'data') -> int:
-    """Returns the number of examples of a split.
-
-    Args:
-      key: of the split in the config.
-      split: its name.
-      spec: of its data set.
-      data: config section of its data set.
-
-    Raises:
-      InputError: an unknown split, or a slice, whose size a specification does not have.
-    """
-    if '[' in split:
-        plain = split.partition('[')[0]
-        raise InputError(
-            f'config.{key}',
-            got=f'the slice {split!r}',
-            expected=f'a whole split, or a list of config.{data}.lists',
-            fix=f'--config.{data}.lists="(\'members={plain}:draw(100)\',)" --config.{key}=members',
-        )
-    return spec.split(split).num_examples
 
 
 def check_sources(config: ml_collections.ConfigDict) -> None:
@@ -380,6 +256,27 @@ def check_sources(config: ml_collections.ConfigDict) -> None:
             expected='a victim from the run that trained the generator',
             fix='--config.victim.use=load --config.init_from.path=RUN/features, or '
             '--config.features.use=none',
+        )
+
+
+def check_fresh_adversary(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError if a net of the adversary would begin with the weights of a loaded victim.
+
+    S has the net of V, and published weights fit all nets with such layers.
+    """
+    trained = []
+    if config.attacker.use == 'train':
+        trained += [SHADOW, ATTACKER]
+    if config.references.count:
+        trained.append(f'{REFERENCE}_0')
+    patterns = tuple(config.init_from.nets)
+    begun = [net for net in trained if any(re.match(pattern, f'{net}/') for pattern in patterns)]
+    if config.victim.use == 'load' and config.init_from.path and begun:
+        raise InputError(
+            'config.init_from.nets',
+            got=f'{patterns}, by which the net {begun[0]!r} begins with the weights of the victim',
+            expected='the nets of the victim, because the adversary does not know its weights',
+            fix='--config.init_from.nets=' + typed_text((SEGMENTER, bicycle.GENERATOR)),
         )
 
 
@@ -467,7 +364,7 @@ def make_hand_on(system: System) -> HandOn:
             'non_members': jax.ShapeDtypeStruct((num_rest,), jnp.int32),
         },
         finalize=functools.partial(chosen_members, num_members=pool.num_members),
-        inputs=query_pool(system),
+        inputs=system.pool.queries(system.config),
         eval_step=eval_step,
     )
 
@@ -480,24 +377,6 @@ def chosen_members(metrics: Mapping[str, Mean], num_members: int) -> dict[str, n
         'members': np.sort(order[:num_members]),
         'non_members': np.sort(order[num_members:]),
     }
-
-
-def query_input(system: System, split: str, data: str) -> Input:
-    """Returns whole images that a net is queried with, in order."""
-    config = system.config
-    return Input(
-        split=split,
-        batch_size=config.evaluate.batch_size,
-        features=('image', 'label'),
-        size=tuple(config.data.eval_size),
-        data=data,
-    )
-
-
-def query_pool(system: System) -> Input:
-    """Returns the images of the adversary, whole. None of them is an image of the victim."""
-    pool = system.pool
-    return query_input(system, pool.split, pool.data)._replace(excludes=pool.excludes)
 
 
 # --- the shadow -----------------------------------------------------------------------------------
@@ -587,7 +466,7 @@ def attacker_stage(system: System) -> Stage:
 
     Its scores are about an attack on S, with the images that A has learned.
     """
-    inputs = query_pool(system)
+    inputs = system.pool.queries(system.config)
     return Stage(
         name=ATTACKER,
         num_steps=system.config.attacker.num_steps,
@@ -705,7 +584,7 @@ def audit_stage(system: System) -> Stage:
         num_steps=0,
         # The members: `--mode audit` and `--mode predict` take this stage for the victim.
         train_input=victim_input(config),
-        eval_input=query_input(system, audited, 'data'),
+        eval_input=membership_images.query_input(config, audited),
         streams=(),
         init=functools.partial(init_audit, system),
         train_step=no_step,
