@@ -597,8 +597,12 @@ def audit_stage(system: System) -> Stage:
 
 def make_audit(system: System) -> membership_audit.Audit:
     """Returns the inputs of the attack on V."""
+    config = system.config
+    members = None
+    if config.victim.use == 'train':
+        members = membership_images.fingerprint(system.spec, config.data.train_split)
     return membership_audit.Audit(
-        config=system.config,
+        config=config,
         spec=system.spec,
         victim=system.victim,
         attacker=system.attacker,
@@ -606,6 +610,7 @@ def make_audit(system: System) -> membership_audit.Audit:
         references=system.references,
         num_members=system.num_members,
         num_audited=system.num_audited,
+        members=members,
     )
 
 
@@ -633,4 +638,10 @@ def init_audit(
         nets |= supervised.evaluated_variables(earlier[name], ema, (name,))
     if system.victim.synthesis is not None:
         nets |= guarded_net.new_generator(system.victim.synthesis, key)
-    return supervised.fresh_state(*supervised.fields_of(nets), {}, num_steps=0, ema=0.0)
+    state = supervised.fresh_state(*supervised.fields_of(nets), {}, num_steps=0, ema=0.0)
+    known = make_audit(system).members
+    if known is None:
+        return state
+    # An evaluation may have other lists.
+    members = {membership_audit.MEMBERS: jnp.array([known], jnp.uint32)}
+    return state.replace(extra={**state.extra, **members})

@@ -15,6 +15,7 @@ import ml_collections
 import numpy as np
 
 from segjax.core import means
+from segjax.errors import InputError
 from segjax.metrics import confusion
 from segjax.metrics.membership_signals import image_signals
 from segjax.ops import images, resize
@@ -37,6 +38,10 @@ from segjax.tasks.guarded_net import GuardedNet
 
 ARGMAX_SCALE = 50.0
 """Divisor of loss maps of the defence argmax, as in the released code. Its losses are 0 or 69."""
+MEMBERS = 'members'
+"""Entry of `TrainState.extra`: the fingerprint of the images on which V was trained, [1] uint32."""
+KNOWN = 'known_members'
+"""Metric: 1 if the members of the config are those images."""
 KINDS = ('members', 'non_members')
 """Kinds of images of the victim, by which confusions are counted."""
 SEGMENTATION_SCORES = ('mIoU', 'pixel_accuracy', 'class_accuracy', 'fwIoU')
@@ -54,6 +59,7 @@ class Audit(NamedTuple):
     references   their names in a state
     num_members  images on which the victim trains. They come first
     num_audited  members and non-members of the victim
+    members      fingerprint of the members. None: nobody knows on which images V was trained
     """
 
     config: ml_collections.ConfigDict
@@ -64,6 +70,7 @@ class Audit(NamedTuple):
     references: tuple[str, ...]
     num_members: int
     num_audited: int
+    members: int | None = None
 
 
 def make_evaluation(audit: Audit) -> Evaluation:
@@ -173,11 +180,15 @@ def score_segmentation(
     count = functools.partial(confusion.confusion, prediction, with_void, outputs)
     image_iou = confusion.image_iou(prediction, label, num_classes, weight)
     place = (batch['index'], weight, audit.num_audited)
-    return {
+    metrics = {
         'members': count(weight * is_member),
         'non_members': count(weight * (1 - is_member)),
         'image_score': confusion.per_example(image_iou, *place),
     }
+    if audit.members is not None:
+        is_known = (state.extra[MEMBERS][0] == np.uint32(audit.members)).astype(weight.dtype)
+        metrics[KNOWN] = Mean(is_known, jnp.ones_like(is_known))
+    return metrics
 
 
 def render(
@@ -201,9 +212,20 @@ def render(
 
 
 def finalize(audit: Audit, judge: segmentation.Judge, metrics: Mapping[str, Mean]) -> Scores:
-    """Turns verdicts, signals, facts and confusions into scores, see `make_evaluation`."""
+    """Turns verdicts, signals, facts and confusions into scores, see `make_evaluation`.
+
+    Raises:
+      InputError: the members of the config are not the images on which V was trained.
+    """
+    if KNOWN in metrics and metrics[KNOWN].value() < 1:
+        raise InputError(
+            'config.data.train_split',
+            got=f'{audit.config.data.train_split!r}, with other images than V was trained on',
+            expected='the members of the training, with their world and their lists',
+            fix='leave the keys of config.data out, but for eval_split, the non-members',
+        )
     counts = {kind: metrics[kind] for kind in KINDS}
-    observed = [name for name in metrics if name not in (*KINDS, 'image_score')]
+    observed = [name for name in metrics if name not in (*KINDS, 'image_score', KNOWN)]
     values = {name: np.asarray(metrics[name].value()) for name in observed}
     member = np.arange(audit.num_audited) < audit.num_members
     scores = membership_scores.scores(

@@ -3,6 +3,7 @@
 Source: He, thesis, Secs. 7.2 and 7.4.1.
 """
 
+import zlib
 from typing import NamedTuple
 
 import ml_collections
@@ -118,6 +119,12 @@ def size_of_list(key: str, split: str, spec: DataSpec, data: str = 'data') -> in
             fix=f'--config.{data}.lists="(\'members={plain}:draw(100)\',)" --config.{key}=members',
         )
     return spec.split(split).num_examples
+
+
+def fingerprint(spec: DataSpec, split: str) -> int:
+    """Returns 32 bits of the numbers of a split: examples, and pixels of each class."""
+    numbers = spec.part(split)
+    return zlib.crc32(f'{numbers.num_examples} {numbers.class_pixels}'.encode())
 
 
 def query_input(

@@ -9,7 +9,14 @@ from fakes import NUM_CLASSES, SPEC, train_batch
 from segjax import config as config_lib
 from segjax.ops import images
 from segjax.pipelines import membership as pipeline
-from segjax.tasks import attack_net, membership_attack, segmentation, supervised
+from segjax.tasks import (
+    attack_net,
+    membership_attack,
+    membership_audit,
+    membership_images,
+    segmentation,
+    supervised,
+)
 from segjax.tasks.feature_synthesis import SEGMENTER
 
 SIZE = (16, 32)
@@ -108,7 +115,9 @@ def make_state(references=0):
         params[f'reference_{number}'] = variables_of(Toy(), 10 + number, image)
     params = jax.tree.map(lambda x: 3 * x, params)
     model_state = {name: {} for name in params}
-    return supervised.fresh_state(params, model_state, {}, num_steps=0, ema=0.0)
+    state = supervised.fresh_state(params, model_state, {}, num_steps=0, ema=0.0)
+    members = jnp.array([membership_images.fingerprint(SPEC, 'train')], jnp.uint32)
+    return state.replace(extra={**state.extra, membership_audit.MEMBERS: members})
 
 
 def numpy_posteriors(params, image):

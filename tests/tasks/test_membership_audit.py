@@ -135,6 +135,22 @@ def test_the_scores_of_an_audit():
     assert scores['gap_mIoU'] == pytest.approx(gap)
 
 
+def test_an_audit_of_other_members_is_refused():
+    """An evaluation may have other lists than the training, whose images V has not seen."""
+    audit = make_audit()
+    other = audit._replace(members=audit.members ^ 1)
+    for asked in (audit, other, audit._replace(members=None)):
+        judge = task.make_judge(asked)
+        count = functools.partial(task.score_segmentation, asked, judge, keys={})
+        metrics = parallel.to_host(jax.jit(count)(make_state(), eval_batch()))
+        known = metrics.get(task.KNOWN)
+        if asked is not other:
+            assert known is None or known.value() == 1
+            continue
+        with pytest.raises(task.InputError, match='other images than V was trained on'):
+            task.finalize(other, judge, metrics)
+
+
 def test_pictures_show_where_the_attacker_looks():
     audit = make_audit()
     batch = eval_batch()
