@@ -357,12 +357,10 @@ def test_a_victim_with_another_number_of_classes_is_refused():
 
 
 COMMON = {
-    'train of a non-member': ('train', '', 'data.eval_split', 'train'),
-    'train of a victim by its shadow': ('train', '', 'shadow.non_members', 'victim_members'),
-    'a member that is a non-member': ('train', '', 'shadow.non_members', 'shadow_members'),
+    'a non-member that is a member': ('train', '', 'data.eval_split', 'train'),
+    'a member of S that is a non-member': ('train', '', 'shadow.non_members', 'shadow_members'),
     'of A2': ('train', 'adversary=independent', 'shadow.non_members', 'shadow_members'),
-    'evaluation': ('evaluate', '', 'data.eval_split', 'victim_members'),
-    'evaluation of a loaded victim': ('evaluate', 'victim=load', 'data.eval_split', 'train'),
+    'in evaluation': ('evaluate', 'victim=load', 'data.eval_split', 'train'),
 }
 """{name: (use, argument of the config, key, a list with common images)}"""
 
