@@ -1,5 +1,7 @@
 """Runs that start from published weights: loaded arrays, preparation of images, refusals."""
 
+import types
+
 import chex
 import jax
 import numpy as np
@@ -11,8 +13,9 @@ from segjax.core import files
 from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.ops import images
+from segjax.protocol import TrainState
 from segjax.train import driver, initialization, stored
-from segjax.train.run import NetSource
+from segjax.train.run import NetSource, Run
 
 
 def make_config(path='', **init_from):
@@ -349,3 +352,27 @@ def test_a_numbered_file_begins_no_run(tmp_path):
     (tmp_path / 'segmentation/checkpoints').mkdir(parents=True)
     (tmp_path / 'segmentation/checkpoints/4').touch()
     assert not initialization.has_begun(tmp_path)
+
+
+def state_with(*nets):
+    params = {net: {'conv': {'kernel': np.zeros(3)}} for net in nets}
+    statistics = {net: {} for net in nets}
+    return TrainState(np.int32(0), params, statistics, opt_state={}, extra={})
+
+
+@pytest.mark.parametrize('pattern, loads', [('.*', True), ('segmenter', True), ('x', False)])
+def test_a_stage_may_have_no_net_of_another_run(pattern, loads):
+    """As the shadow of a loaded victim. But some stage loads a net."""
+    states = {
+        'victim': state_with('segmenter'),
+        'shadow': state_with('shadow'),
+        'audit': state_with('segmenter', 'shadow'),
+    }
+    source = {'params': state_with('segmenter', 'bicycle').params, 'model_state': {}}
+    init_from = types.SimpleNamespace(nets=(pattern,))
+    run = Run(types.SimpleNamespace(init_from=init_from), {}, None, None, lambda: source)
+    if loads:
+        initialization._check_run_folder(run, states, source)
+        return
+    with pytest.raises(InputError, match='match nothing'):
+        initialization._check_run_folder(run, states, source)
