@@ -34,52 +34,69 @@ def keys_of(pipeline):
     ]
 
 
-def with_value(config, where, value):
-    """Returns a copy with a changed value, or None if the config itself refuses its type."""
-    changed = config.copy_and_resolve_references()
+def section_of(config, where):
+    """Returns (section, name) of a key."""
     *sections, last = where.split('.')[1:]
-    values = changed
-    for section in sections:
-        values = values[section]
-    try:
-        with changed.unlocked():
-            values[last] = value
-    except TypeError:
-        return None
+    for name in sections:
+        config = config[name]
+    return config, last
+
+
+def with_value(config, where, value):
+    """Returns a copy with a changed value."""
+    changed = config.copy_and_resolve_references()
+    section, name = section_of(changed, where)
+    section[name] = value
     return changed
+
+
+def changes(pipeline, values):
+    """Yields (config, key, value) for all keys and values whose type the config takes.
+
+    It is one config, which has the other value until the next is asked for: copies take long.
+    """
+    config = config_lib.defaults(pipeline).copy_and_resolve_references()
+    config.unlock()
+    for where, _ in keys_of(pipeline):
+        section, name = section_of(config, where)
+        default = section[name]
+        for value in values:
+            try:
+                section[name] = value
+            except TypeError:
+                continue
+            yield config, where, value
+            with section.ignore_type():
+                section[name] = default
+    config.lock()
+    assert config == config_lib.defaults(pipeline)
 
 
 @pytest.mark.parametrize('pipeline', pipelines.REGISTRY)
 def test_a_wrong_value_names_its_own_key(pipeline):
-    config, problems = config_lib.defaults(pipeline), []
-    for where, _ in keys_of(pipeline):
-        for value in VALUES:
-            changed = with_value(config, where, value)
-            if changed is None:
-                continue
-            try:
-                config_lib.validate(changed)
-            except InputError as error:
-                if error.where != where:
-                    problems.append((where, value, error.where))
-            except Exception as error:
-                problems.append((where, value, repr(error)))
+    problems = []
+    for config, where, value in changes(pipeline, VALUES):
+        try:
+            config_lib.validate(config)
+        except InputError as error:
+            if error.where != where:
+                problems.append((where, value, error.where))
+        except Exception as error:
+            problems.append((where, value, repr(error)))
     assert not problems, problems[:10]
 
 
 @pytest.mark.parametrize('pipeline', pipelines.REGISTRY)
 def test_no_key_takes_a_number_that_the_device_cannot_hold(pipeline):
-    config, taken = config_lib.defaults(pipeline), []
-    for where, _ in keys_of(pipeline):
-        for value in (NAN, INF, 1e300, HUGE, (NAN, 1.0), (HUGE, HUGE)):
-            changed = with_value(config, where, value)
-            if changed is None:
-                continue
-            try:
-                config_lib.validate(changed)
-            except InputError:
-                continue
-            taken.append((where, value))
+    taken = []
+    for config, where, value in changes(
+        pipeline, (NAN, INF, 1e300, HUGE, (NAN, 1.0), (HUGE, HUGE))
+    ):
+        try:
+            config_lib.validate(config)
+        except InputError:
+            continue
+        taken.append((where, value))
     assert not taken
 
 
