@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+import shallow_nets
 from absl import flags
 from readme import README, REPOSITORY, commands, flag, launch
 
@@ -20,6 +21,11 @@ MOVES = {'learned_dilation.py': ('factor_move',)}
 ONLY_EVALUATED = {'membership.py': 1}
 """Numbers of stages that train nothing."""
 OTHERS = sorted(path for path in (REPOSITORY / 'configs').glob('*.py') if path.name not in OF_FIRST)
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch):
+    shallow_nets.use(monkeypatch)
 
 
 @pytest.fixture
