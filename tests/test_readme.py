@@ -3,6 +3,7 @@
 Its commands parse and resolve, its paths exist, and its example data set works.
 """
 
+import functools
 import pathlib
 import re
 
@@ -138,12 +139,15 @@ def test_the_picture_is_small():
     assert 10_000 < (REPOSITORY / path).stat().st_size < 200_000
 
 
-def test_the_lines_of_python_run():
+def test_the_lines_of_python_run(monkeypatch):
+    """The lines build a net with fewer blocks. examples/net.py builds the whole net."""
     import jax
     import jax.numpy as jnp
 
     import segjax
 
+    few_blocks = functools.partial(segjax.models.build, blocks=(1, 1, 0, 0))
+    monkeypatch.setattr(segjax.models, 'build', few_blocks)
     (body,) = [body for language, body in BLOCKS if language == 'python']
     names = {'jax': jax, 'segjax': segjax, 'image': jnp.zeros((1, 16, 32, 3))}
     names |= {'label': jnp.zeros((1, 16, 32), int), 'weight': jnp.ones(1)}
@@ -205,6 +209,7 @@ def own_config(root):
     config = resolve(words)
     config.data.root = str(root / config.data.root)
     config.data.classes = str(root / config.data.classes)
+    config.model.blocks = (1, 1, 0, 0)
     return config
 
 
