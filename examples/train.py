@@ -16,7 +16,7 @@ config_lib.choose(config, 'model', 'erfnet')
 config_lib.smoke(config)  # 16 images of 64x32 pixels, which are rendered on first use
 config_lib.update(
     config,
-    model=dict(width=0.25),
+    model=dict(width=0.25, blocks=(1, 1, 0, 0)),
     train=dict(num_steps=num_steps),
     optim=dict(name='adam', learning_rate=1e-2),
     logging=dict(log_every=10, eval_every=50, checkpoint_every=50),

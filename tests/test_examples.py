@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import layouts
+import compiler
 import numpy as np
 import pytest
 from house import REPOSITORY
@@ -26,7 +27,7 @@ def run(name: str, folder, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *arguments],
         cwd=folder,
-        env={**os.environ, 'PYTHONPATH': path, 'XLA_FLAGS': ''},
+        env={**os.environ, 'PYTHONPATH': path, 'XLA_FLAGS': compiler.QUICKLY},
         capture_output=True,
         text=True,
         timeout=600,
@@ -125,7 +126,9 @@ def test_scenes_are_a_data_set_of_your_own(tmp_path):
 
 
 def test_sem_alone(in_threads, tmp_path):
+def test_sem_alone(in_threads, one_device, tmp_path):
     config = config_file.load(str(REPOSITORY / 'configs/shape_classifier.py:smoke'))
+    config.train.num_steps = 1
     driver.train(config, str(tmp_path / 'run'))
     shape = 255 * np.tri(20, dtype=np.uint8)
     for name, pixels in {'triangle': shape, 'mirrored': shape[:, ::-1]}.items():
