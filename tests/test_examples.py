@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import runpy
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import layouts
 import compiler
 import numpy as np
 import pytest
+import shallow_nets
 from house import REPOSITORY
 from PIL import Image
 
@@ -136,4 +138,16 @@ def test_sem_alone(in_threads, one_device, tmp_path):
         Image.fromarray(mask).save(tmp_path / f'{name}.png')
     output = run('sem.py', tmp_path, 'run', 'mirrored.png', 'triangle.png')
     assert 0 < number(r'Sem ([\d.]+)', output) < 1
+def test_sem_alone(in_threads, one_device, tmp_path, monkeypatch, capsys):
+    """Runs in this process, whose nets have fewer blocks."""
+    shallow_nets.use(monkeypatch)
+    config = config_file.load(str(REPOSITORY / 'configs/shape_classifier.py:smoke'))
+    config.train.num_steps = 1
+    driver.train(config, str(tmp_path / 'run'))
+    capsys.readouterr()
+    monkeypatch.setattr(sys, 'argv', ['sem.py', str(tmp_path / 'run')])
+    runpy.run_path(str(EXAMPLES / 'sem.py'))
+    output = capsys.readouterr().out
+    assert 'itself: Sem 0.0000, tIOU 1.0000' in output
+    assert 0 < number(r'mirrored: Sem ([\d.]+)', output) < 1
     assert 0.2 < number(r'tIOU ([\d.]+)', output) < 0.5
