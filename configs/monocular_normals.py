@@ -33,7 +33,7 @@ def get_config(arg=''):
         _quick(config)
     elif args.variant == 'smoke':
         config_lib.smoke(config)
-        config.model.update(width=0.25, blocks=(1, 1, 0, 0))
+        config.model.update(width=0.25, blocks=(0, 0, 0, 0))
     return config
 
 

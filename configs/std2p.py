@@ -188,6 +188,6 @@ def _smoke(config):
         testing=dict(num_frames=3, boundary_thresholds=5),
         regions=dict(num_regions=50),
     )
-    for key, value in dict(width=0.25, blocks=(1, 1, 0, 0), num_layers=18).items():
+    for key, value in dict(width=0.25, blocks=(0, 0, 0, 0), num_layers=18).items():
         if key in config.model:
             config.model[key] = value

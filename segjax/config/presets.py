@@ -96,8 +96,8 @@ def smoke_portraits(config: ml_collections.ConfigDict) -> None:
         augment=dict(resize=(32, 32), crop=(32, 32)),
         condition=dict(sigma=1.0),
         features=dict(use='random', model=dict(width=0.1)),
-        landmarks=dict(num_steps=2, batch_size=8, model=dict(width=0.25, blocks=(1, 1, 0, 0))),
-        normals=dict(model=dict(width=0.25, blocks=(1, 1, 0, 0))),
+        landmarks=dict(num_steps=2, batch_size=8, model=dict(width=0.25, blocks=(0, 0, 0, 0))),
+        normals=dict(model=dict(width=0.25, blocks=(0, 0, 0, 0))),
     )
 
 
