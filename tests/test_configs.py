@@ -217,7 +217,14 @@ def test_every_net_may_be_chosen_by_argument():
     assert sorted(names) == sorted(models.NETS['segmentation'])
 
 
-@pytest.mark.parametrize('net', sorted(models.NETS['segmentation']))
+DEEP = 'deeplab_v3plus'
+"""The net whose step is traced as long as the steps of three other nets."""
+
+
+@pytest.mark.parametrize(
+    'net',
+    [*sorted({*models.NETS['segmentation']} - {DEEP}), pytest.param(DEEP, marks=pytest.mark.slow)],
+)
 def test_every_net_takes_the_steps_of_the_smallest_variant(net):
     config = config_file.load(f'{REPOSITORY}/configs/supervised.py:smoke,model={net}')
     data = types.SimpleNamespace(spec=spec_of(config), open_input=lambda inputs: range(10))
@@ -248,13 +255,16 @@ def test_the_docstring_tells_of_every_variant_and_has_a_command(path):
 
 USUAL = {
     'shape_classifier.py': 'lite0',
-    'dense_features.py': 'smoke',
-    'membership.py': 'smoke',
+    'dense_features.py': None,
+    'membership.py': None,
+    'monocular_normals.py': None,
+    'pixel_neighbours.py': None,
 }
-"""The variant by which a file is traced, if it is not the paper's.
+"""The variant by which a file is traced, if it is not the paper's. None: all variants are slow.
 
 EfficientNet-B7 takes ten times as long as lite0, under the same config. PSPNet-101 with a GAN takes
-half a minute.
+half a minute. The large net of monocular_normals.py is that of supervised.py, and the large nets of
+pixel_neighbours.py are those of dropout_codes.py.
 """
 
 
@@ -339,7 +349,11 @@ def test_every_layer_of_bisenet_outside_its_resnet_learns_faster(release):
     assert faster == {name for name in names if not name.startswith('segmenter/cp/resnet/')}
 
 
-@pytest.mark.parametrize('name', ['erfnet', 'deeplab_v3plus', 'pspnet', 'depth_and_segmentation'])
+@pytest.mark.parametrize(
+    'name',
+    ['erfnet', 'depth_and_segmentation']
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ('deeplab_v3plus', 'pspnet')],
+)
 def test_another_net_does_not_learn_ten_times_as_fast(name):
     config = config_file.load('configs/scene_geometry.py:')
     config_file.assign(config, [config_file.Assignment('model.name', name)])
