@@ -14,6 +14,7 @@ import types
 import jax
 import numpy as np
 import pytest
+import shallow_nets
 
 from segjax import config as config_lib
 from segjax import models, pipelines
@@ -217,15 +218,9 @@ def test_every_net_may_be_chosen_by_argument():
     assert sorted(names) == sorted(models.NETS['segmentation'])
 
 
-DEEP = 'deeplab_v3plus'
-"""The net whose step is traced as long as the steps of three other nets."""
-
-
-@pytest.mark.parametrize(
-    'net',
-    [*sorted({*models.NETS['segmentation']} - {DEEP}), pytest.param(DEEP, marks=pytest.mark.slow)],
-)
-def test_every_net_takes_the_steps_of_the_smallest_variant(net):
+@pytest.mark.parametrize('net', sorted(models.NETS['segmentation']))
+def test_every_net_takes_the_steps_of_the_smallest_variant(net, monkeypatch):
+    shallow_nets.use(monkeypatch)
     config = config_file.load(f'{REPOSITORY}/configs/supervised.py:smoke,model={net}')
     data = types.SimpleNamespace(spec=spec_of(config), open_input=lambda inputs: range(10))
     run = driver.Run(config, {'data': data}, pathlib.Path('no run'), parallel.topology('pmap', 1))
