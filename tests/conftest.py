@@ -7,12 +7,16 @@ skipped.
 """
 
 import concurrent.futures
+import functools
 import gc
 import os
 import pathlib
+import types
 
 import compiler
 
+# Before numpy starts. Threads for tiny matrices wait for each other longer than they compute.
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 # Before jax starts.
 os.environ.update(compiler.environment(os.environ))
 os.environ.setdefault(
@@ -25,6 +29,7 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 import jax
 import parameter_shapes
 import pytest
+from flax import linen
 
 LONGEST_FIRST = (
     'test_smoke',
@@ -160,19 +165,45 @@ def quick_traces():
         yield
 
 
-@pytest.fixture(autouse=True)
-def steps_are_checked_once(monkeypatch):
-    """Traces the steps of a config once in a test, before the first run that begins with it.
+def _codes(value, kept: list):
+    """Returns the code of all functions in a value, with the numbers and texts that they enclose.
+
+    Args:
+      value: a stage, or stages.
+      kept: gets all functions, so that no later function has the same `id`.
+    """
+    if isinstance(value, functools.partial):
+        value = (value.func, value.args, tuple(value.keywords.items()))
+    if isinstance(value, tuple):
+        return tuple(_codes(each, kept) for each in value)
+    if not callable(value) or isinstance(value, linen.Module):
+        return repr(value)
+    if not isinstance(value, types.FunctionType):
+        kept.append(value)
+        return id(value)
+    kept.append(value.__code__)
+    enclosed = [cell.cell_contents for cell in value.__closure__ or ()]
+    plain = [each for each in enclosed if isinstance(each, (bool, int, float, str))]
+    return id(value.__code__), repr(plain)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def steps_are_checked_once():
+    """Traces the steps of a config once in a file, before the first run that begins with it.
 
     A run that resumes, or a second run, has the same steps. Every run still traces what it maps.
+    Stages with other functions, which a test put there, are other steps.
     """
     from segjax.train import checks
 
     accepted = []
+    kept = []
     every_problem = checks.problems
 
     def problems(run, stages, use, begun, trace_steps=True):
-        steps = (run.config.to_json_best_effort(), run.specs, run.topology.count)
+        sections = run.config.to_dict().items()
+        read = repr({name: keys for name, keys in sections if name not in ('init_from', 'logging')})
+        steps = (read, run.specs, run.topology.count, _codes(tuple(stages), kept))
         is_new = steps not in accepted
         found = 0
         for problem in every_problem(run, stages, use, begun, trace_steps and is_new):
@@ -181,6 +212,41 @@ def steps_are_checked_once(monkeypatch):
         if use == 'train' and trace_steps and not found:
             accepted.append(steps)
 
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, 'problems', problems)
+        yield
+
+
+@pytest.fixture(scope='module')
+def functions_are_mapped_once():
+    """Lets all runs of a file with equal configs share the compiled functions of their stages.
+
+    Tests that kill processes show that a run that resumes compiles equal functions.
+    """
+    from segjax.train import driver, products, stage_functions
+
+    mapped = {}
+    kept = []
+
+    def map_functions(run, stage):
+        config = run.config.to_json_best_effort()
+        key = repr((config, run.specs, run.topology, _codes(stage, kept)))
+        if key not in mapped:
+            mapped[key] = stage_functions.map_functions(run, stage)
+        return mapped[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (driver, products):
+            patch.setattr(module, 'map_functions', map_functions)
+        yield
+
+
+@pytest.fixture
+def without_traces(monkeypatch):
+    """Has the doctor trace no steps, for findings that do not depend on steps."""
+    from segjax.train import checks
+
+    problems = functools.partial(checks.problems, trace_steps=False)
     monkeypatch.setattr(checks, 'problems', problems)
 
 
