@@ -113,19 +113,19 @@ def test_a_stage_of_the_name_of_a_section_without_steps_has_the_steps_of_the_tra
 @pytest.mark.parametrize(
     'method', ['holistic', 'depth', 'pose', 'klingner', 'chen_multitask', 'novosel', 'baseline']
 )
-def test_the_doctor_finds_nothing_in_configs_of_scene_geometry(method):
+def test_the_doctor_finds_nothing_in_configs_of_scene_geometry(without_traces, method):
     config = config_file.load(f'{REPOSITORY}/configs/scene_geometry.py:smoke,method={method}')
     assert all(problem.severity != 'error' for problem in doctor.diagnose(config))
 
 
-def test_the_doctor_says_that_a_depth_net_is_random():
+def test_the_doctor_says_that_a_depth_net_is_random(without_traces):
     config = config_file.load(f'{REPOSITORY}/configs/scene_geometry.py:smoke')
     config.depth.num_steps = 0
     messages = [problem.message for problem in doctor.diagnose(config)]
     assert any("stage 'depth' has 0 steps" in message for message in messages)
 
 
-def test_the_doctor_says_so_on_real_images(real_data):
+def test_the_doctor_says_so_on_real_images(without_traces, real_data):
     config = config_file.load(f'{REPOSITORY}/configs/learned_dilation.py:camvid_vgg')
     config_lib.update(
         config, data=dict(root=str(real_data / 'camvid')), augment=dict(resize=(128, 160))

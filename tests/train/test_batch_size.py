@@ -25,4 +25,4 @@ def test_the_printed_fix_leads_out(experiment, key, value, fix, tmp_path):
     assert (error.value.where, error.value.fix) == (key, f'--config.{key}={fix}')
     assert error.value.got == f'{value} on 8 devices'
     config = config_file.overridden(config, error.value.fix.removeprefix('--config.'))
-    driver.open_run(config, str(tmp_path / 'run'), 'train')
+    driver.checked_run(config, str(tmp_path / 'run'), 'train', trace_steps=False)

@@ -8,7 +8,7 @@ import layouts
 import numpy as np
 import pytest
 import two_data_sets
-from run_folders import HELPERS, assert_same_run, kill_on_the_way, run_to_the_end
+from run_folders import HELPERS, assert_same_run, kill_on_the_way, run_to_the_end, stop_at
 
 from segjax import config as config_lib
 from segjax import data, pipelines, schema
@@ -24,6 +24,9 @@ from segjax.protocol import Input, Product
 from segjax.train import agreement, data_sets, driver, product_files, same_run
 from segjax.train.batches import train_batches
 from segjax.train.run import Run
+from segjax.train.stop import Preempted
+
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
 
 STAGES = ('victim', 'shadow')
 
@@ -143,6 +146,17 @@ def test_unpaired_inputs_read_their_own_data_set(tmp_path):
     assert len(run.open_input(photo)) == 8 and len(run.open_input(stages[1].train_input)) == 6
 
 
+def test_a_stopped_run_ends_bit_identical(finished, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Preempted):
+        stop_at(patch, 'shadow', 2)
+        driver.train(two_data_sets.make_config(), str(tmp_path))
+    assert driver.train(two_data_sets.make_config(), str(tmp_path)) == finished[1]
+    assert_same_run(finished[0], tmp_path, STAGES)
+    for name in ('spec.json', 'specs.json'):
+        assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
+@pytest.mark.slow
 def test_a_killed_run_ends_bit_identical(tmp_path):
     def command(workdir):
         return [sys.executable, str(HELPERS / 'two_data_sets.py'), str(workdir), '30']
@@ -237,7 +251,16 @@ def test_processes_must_agree_on_every_data_set(monkeypatch):
 
 def test_an_older_run_keeps_the_class_weights_of_whole_splits(tmp_path):
     config = config_file.load('configs/supervised.py:smoke')
-    config.data.train_split = 'train[:50%]'
+    config.model.update(width=0.25, first_maps=32, blocks=(0, 1, 0, 0))
+    world = dict(num_train=16, num_val=8, size=(32, 64))
+    config_lib.update(
+        config,
+        augment=dict(crop=(32, 64)),
+        data=dict(train_split='train[:50%]', eval_size=(32, 64), world=world),
+        train=dict(batch_size=8, num_steps=1),
+        evaluate=dict(batch_size=8),
+        logging=dict(num_pictures=0),
+    )
     folder = tmp_path / 'run'
     run, _ = driver.open_run(config, str(folder), 'train')
     assert (

@@ -14,6 +14,8 @@ from segjax.errors import InputError
 from segjax.train import driver, extension, initialization
 from segjax.train.stop import Preempted
 
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
+
 
 def longer(num_steps=9, **sections):
     return toy_run.make_config(train=dict(num_steps=num_steps), **sections)
@@ -71,8 +73,15 @@ def test_the_plans_before_are_kept(extended, tmp_path):
     assert start['plans_before'][1:] == [{'steps': [3, 9], 'done': [3, 9]}]
 
 
-@pytest.mark.parametrize('stop', [6, 7])
-@pytest.mark.parametrize('again', [True, False])
+@pytest.mark.parametrize(
+    'stop, again',
+    [
+        (6, False),
+        (7, True),
+        pytest.param(6, True, marks=pytest.mark.slow),
+        pytest.param(7, False, marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_and_resumed_it_is_bit_identical(
     finished, extended, tmp_path, monkeypatch, stop, again
 ):
@@ -138,7 +147,7 @@ def test_stages_that_are_compared_may_all_train_longer(tmp_path):
     config = config_file.load('configs/noise_cyclegan.py:smoke')
     config_file.assign(config, [config_file.Assignment('compare', "('none',)")])
     config.start.num_steps = 2
-    run, stages = driver.open_run(config, str(tmp_path), 'train')
+    run, stages = driver.checked_run(config, str(tmp_path), 'train', trace_steps=False)
     assert len(stages) >= 3
     states = initialization.abstract_states(run, stages)
     for stage in stages[1:]:

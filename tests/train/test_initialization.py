@@ -17,6 +17,8 @@ from segjax.protocol import TrainState
 from segjax.train import driver, initialization, stored
 from segjax.train.run import NetSource, Run
 
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
+
 
 def make_config(path='', **init_from):
     config = config_lib.defaults('supervised')
@@ -154,7 +156,7 @@ def test_a_net_that_an_earlier_stage_has_trained_is_kept(is_average, abstract, t
     jax.tree.map(np.testing.assert_array_equal, after.params, trained)
 
 
-@pytest.mark.parametrize('by_row', [True, False])
+@pytest.mark.parametrize('by_row', [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('has_average', [True, False])
 @pytest.mark.parametrize('is_frozen', [True, False])
 def test_a_frozen_net_starts_from_the_averages_of_a_run(
