@@ -298,7 +298,7 @@ def test_a_step_trains_both_players():
     np.testing.assert_array_equal(counts, np.bincount(make_batch()['class_id'])[:K])
 
 
-@pytest.mark.parametrize('norm', ['batch', 'instance'])
+@pytest.mark.parametrize('norm', ['batch', pytest.param('instance', marks=pytest.mark.slow)])
 def test_a_step_in_bfloat16_keeps_the_types_of_the_state(norm):
     config = make_config(train=dict(dtype='bfloat16'))
     config.model.norm = norm
@@ -354,7 +354,7 @@ def on_one_device():
         return run_steps(make_config())[:2]
 
 
-@pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
+@pytest.mark.parametrize('mode', ['pmap', pytest.param('shard_map', marks=pytest.mark.slow)])
 def test_the_gradient_is_the_same_on_eight_devices(on_one_device, mode):
     start, expected = on_one_device
     with jax.enable_x64(True):
@@ -574,6 +574,25 @@ def smoke_run(*arguments):
     return config
 
 
+def test_a_run_is_scored_by_box_and_evaluated_with_the_noise_filter(
+    one_device, in_threads, tmp_path
+):
+    whole = driver.train(smoke_run('da=none'), str(tmp_path))
+    scores = whole['inpainting']
+    assert scores.keys() >= {'tIOU', 'hamm', 'NN', 'intervals', 'baseline_mean_shape', 'gains'}
+    assert scores['boxes'] == sum(row['boxes'] for row in scores['per_class'].values())
+
+    # The same net is tested with the noise filter. It has no noise that the filter can see.
+    tested = smoke_run('da=test')
+    tested.testing.noise_reference = 'filter'
+    filtered = driver.evaluate(tested, str(tmp_path))['inpainting']
+    assert filtered['NN'] == 0 and filtered['boxes'] == scores['boxes']
+    other = smoke_run('da=train')
+    with pytest.raises(InputError, match='train_filter'):
+        driver.evaluate(other, str(tmp_path))
+
+
+@pytest.mark.slow
 def test_a_run_that_was_stopped_equals_a_whole_run(one_device, in_threads, tmp_path, monkeypatch):
     config = smoke_run('da=none')
     whole = driver.train(config, str(tmp_path / 'whole'))
@@ -582,19 +601,6 @@ def test_a_run_that_was_stopped_equals_a_whole_run(one_device, in_threads, tmp_p
         driver.train(config, str(tmp_path / 'parts'))
     assert driver.train(config, str(tmp_path / 'parts')) == whole
     assert_same_run(tmp_path / 'whole', tmp_path / 'parts', stages=('inpainting',))
-
-    scores = whole['inpainting']
-    assert scores.keys() >= {'tIOU', 'hamm', 'NN', 'intervals', 'baseline_mean_shape', 'gains'}
-    assert scores['boxes'] == sum(row['boxes'] for row in scores['per_class'].values())
-
-    # The same net is tested with the noise filter. It has no noise that the filter can see.
-    tested = smoke_run('da=test')
-    tested.testing.noise_reference = 'filter'
-    filtered = driver.evaluate(tested, str(tmp_path / 'whole'))['inpainting']
-    assert filtered['NN'] == 0 and filtered['boxes'] == scores['boxes']
-    other = smoke_run('da=train')
-    with pytest.raises(InputError, match='train_filter'):
-        driver.evaluate(other, str(tmp_path / 'whole'))
 
 
 @pytest.mark.slow
@@ -719,7 +725,7 @@ def edits(config, rows=3):
 def test_an_edit_changes_the_box_alone(void_class):
     config = make_config(data=dict(void_class=void_class), testing=dict(filter='prob'))
     prediction, state, batch = edits(config)
-    outputs = prediction.apply(state, on_device(batch), {})
+    outputs = jax.jit(prediction.apply)(state, on_device(batch), {})
     inpainted = np.asarray(outputs['inpainted'])
     height, width = prediction.size
     for row in range(3):
@@ -734,11 +740,12 @@ def test_an_edit_changes_the_box_alone(void_class):
 
 def test_an_edit_sees_no_pixel_of_its_box():
     prediction, state, batch = edits(make_config())
-    plain = np.asarray(prediction.apply(state, on_device(batch), {})['inpainted'])
+    apply = jax.jit(prediction.apply)
+    plain = np.asarray(apply(state, on_device(batch), {})['inpainted'])
     for row in range(3):
         x0, y0, x1, y1 = np.ceil(batch['box'][row, 0]).astype(int)
         batch['label'][row, y0:y1, x0:x1] = 0
-    twin = np.asarray(prediction.apply(state, on_device(batch), {})['inpainted'])
+    twin = np.asarray(apply(state, on_device(batch), {})['inpainted'])
     np.testing.assert_array_equal(plain, twin)
 
 
