@@ -68,7 +68,8 @@ def test_labels_as_input_lie_where_the_image_lies():
         'label_size': jnp.array([[4, 8]]),
         'size': jnp.array([[2, 4]]),
     }
-    moved = segmentation.label_of_image(batch, make_config(), SPEC)
+    config = make_config()
+    moved = jax.jit(lambda batch: segmentation.label_of_image(batch, config, SPEC))(batch)
     np.testing.assert_array_equal(moved, [[[0, 0, 1, 1], [2, 2, 3, 3], [IGNORE] * 4, [IGNORE] * 4]])
 
 
@@ -143,7 +144,7 @@ def test_eval_step_alone_counts_pixels_and_ranks_images():
     }
     logits = jax.nn.one_hot(jnp.array([[[0, 0]], [[0, 0]]]), NUM_CLASSES)
     judge = judge_of(make_config(), lambda state, image: logits)._replace(num_examples=2)
-    metrics = segmentation.eval_step(judge, None, batch, {})
+    metrics = jax.jit(functools.partial(segmentation.eval_step, judge))(None, batch, {})
     matrix = metrics['confusion'].sum[:NUM_CLASSES, :NUM_CLASSES]
     assert matrix[0, 0] == 3 and matrix[1, 0] == 1 and matrix.sum() == 4
     # Image 1 has one of two pixels right: IoU of 1/2 and 0. Image 0 is right.
@@ -161,7 +162,7 @@ def test_render_alone_marks_wrong_pixels():
         'size': jnp.array([[1, 3]]),
         'label_size': jnp.array([[1, 3]]),
     }
-    pictures = segmentation.render(judge, None, batch, {})
+    pictures = jax.jit(functools.partial(segmentation.render, judge))(None, batch, {})
     wrong = (pictures['errors'].pixels == jnp.array(segmentation.ERROR_COLOR)).all(-1)
     np.testing.assert_array_equal(wrong, [[[False, True, False]]])
     expected = segmentation.paint(prediction, SPEC)
@@ -175,7 +176,7 @@ def test_label_maps_and_pictures_are_the_pixels_that_are_scored(resolution, shap
     config.evaluate.resolution = resolution
     judge = judge_of(config, lambda state, image: class_probabilities_of(image))
     (batch,) = eval_batches(10)
-    maps = segmentation.label_maps(judge, None, batch, {})
+    maps = jax.jit(functools.partial(segmentation.label_maps, judge))(None, batch, {})
     chex.assert_shape([maps.prediction, maps.truth], (10, *shape))
     size = batch['label_size' if resolution == 'label' else 'size']
     np.testing.assert_array_equal(maps.size, size)
@@ -185,10 +186,11 @@ def test_label_maps_and_pictures_are_the_pixels_that_are_scored(resolution, shap
     counted = maps.truth != IGNORE
     pairs = NUM_CLASSES * maps.truth[counted] + maps.prediction[counted]
     matrix = np.bincount(pairs, minlength=NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
-    scored = segmentation.eval_step(judge, None, batch, {})['confusion'].sum
+    metrics = jax.jit(functools.partial(segmentation.eval_step, judge))(None, batch, {})
+    scored = metrics['confusion'].sum
     np.testing.assert_array_equal(scored[:NUM_CLASSES, :NUM_CLASSES], matrix)
 
-    pictures = segmentation.render(judge, None, batch, {})
+    pictures = jax.jit(functools.partial(segmentation.render, judge))(None, batch, {})
     np.testing.assert_array_equal(pictures['truth'].pixels, segmentation.paint(maps.truth, SPEC))
     for picture in pictures.values():
         np.testing.assert_array_equal(picture.size, size)
@@ -271,7 +273,7 @@ def test_scores_at_the_size_of_the_images_are_those_of_a_loop_over_their_pixels(
         assert of_images[row] == pytest.approx(np.mean(hit / union)), (
             'the pictures are ranked by the same pixels'
         )
-    pictures = functions.render(None, batch, {})
+    pictures = jax.eval_shape(functions.render, None, batch, {})
     assert {picture.pixels.shape for picture in pictures.values()} == {(4, 24, 40, 3)}
 
 
@@ -324,8 +326,9 @@ def test_crops_decide_as_prediction_of_the_same_tiles_does():
     plan = predict.make_predict_plan(config, spec)
     assembly = predict.Assembly(None, original, plan, NUM_CLASSES)
     functions = segmentation.make_evaluation(config, spec, infer)
+    predict_tile = jax.jit(functions.predict)
     for place, pixels in assembly.cuttings():
-        probabilities = functions.predict(None, pixels[None])[0]
+        probabilities = predict_tile(None, pixels[None])[0]
         assembly.add(place, np.moveaxis(np.asarray(probabilities), -1, 0))
     (net_size,) = predict.net_sizes((44, 70), plan)
     image = np.zeros((1, 24, 40, 3), np.uint8)
