@@ -21,6 +21,8 @@ from segjax.pretrained.sources import SOURCES
 from segjax.train import driver
 from segjax.train.stop import Preempted
 
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
+
 NETS = ('pix2pixhd_global', 'pix2pixhd_local', 'mask_to_image')
 VGG = "(('vgg', 'vgg19.pth'),)"
 
@@ -134,10 +136,8 @@ def smoke(net, **sections):
     return config
 
 
-@pytest.mark.parametrize(
-    ('net', 'step'),
-    [('pix2pixhd_global', 1), pytest.param('mask_to_image', 3, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('net', 'step'), [('pix2pixhd_global', 1), ('mask_to_image', 3)])
 def test_a_stopped_run_continues_bit_identically(net, step, one_device, tmp_path, monkeypatch):
     logging = dict(checkpoint_every=0, eval_every=0, num_pictures=0)
     config = smoke(net, train=dict(ema=0.9, num_steps=step + 1), logging=logging)

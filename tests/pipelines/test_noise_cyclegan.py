@@ -30,6 +30,8 @@ from segjax.tasks.evaluation import Evaluation
 from segjax.train import driver, initialization, stage_functions
 from segjax.train.stop import Preempted, StopSignal
 
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
+
 NETS = ('segmenter', 'painter', 'discriminator')
 
 
@@ -422,7 +424,7 @@ def test_all_stages_and_plain_erfnet_begin_from_the_nets_of_the_seed(one_device,
     plain = config_file.load('configs/noise_cyclegan.py:smoke,system=erfnet')
     begun = {}
     for name, config in (('cyclegans', cyclegans), ('plain', plain)):
-        run, stages = driver.open_run(config, str(tmp_path / name), 'train')
+        run, stages = driver.checked_run(config, str(tmp_path / name), 'train', trace_steps=False)
         begun |= {
             stage.name: initialization.initial_state(run, stage, {}).params for stage in stages
         }
@@ -621,6 +623,7 @@ def test_a_run_resumed_in_the_middle_is_bit_identical_pool_included(
     assert lines[0] == lines[1]
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_the_first_and_in_the_second_stage_is_bit_identical(
     one_device, tmp_path, monkeypatch
 ):
@@ -900,7 +903,7 @@ def test_every_injector_begins_with_the_parameters_of_init_from(one_device, tmp_
             path=str(tmp_path / 'first'), nets=('(segmenter|painter|discriminator)/.*',)
         ),
     )
-    run, stages = driver.open_run(config, str(tmp_path / 'second'), 'train')
+    run, stages = driver.checked_run(config, str(tmp_path / 'second'), 'train', trace_steps=False)
     states = {}
     for stage in stages:
         states[stage.name] = initialization.initial_state(run, stage, states)

@@ -17,6 +17,8 @@ from segjax.tasks import shapes
 from segjax.train import driver
 from segjax.train.stop import Preempted
 
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
+
 CONFIG = f'{REPOSITORY}/configs/shape_classifier.py'
 
 
@@ -57,20 +59,27 @@ def test_every_variant_is_a_valid_config(variant):
 # --- a run ----------------------------------------------------------------------------------------
 
 
+def two_steps():
+    return smoke(train=dict(num_steps=2), logging=dict(checkpoint_every=0, eval_every=0))
+
+
+def test_a_run_reports_the_study_of_robustness(one_device, in_threads, tmp_path):
+    scores = driver.train(two_steps(), str(tmp_path))['shapes']
+    assert scores.keys() >= {'accuracy', 'baseline_commonest', 'baseline_chance', 'falls'}
+    assert list(scores['robustness']) == ['noise_mean', 'flip']
+    report = (tmp_path / 'report.html').read_text()
+    assert '1-Sem' in report and 'noise mean' in report
+
+
+@pytest.mark.slow
 def test_a_run_that_was_stopped_equals_a_whole_run(one_device, in_threads, tmp_path, monkeypatch):
-    config = smoke(train=dict(num_steps=2), logging=dict(checkpoint_every=0, eval_every=0))
+    config = two_steps()
     whole = driver.train(config, str(tmp_path / 'whole'))
     with monkeypatch.context() as patch, pytest.raises(Preempted, match='saved at step 1'):
         stop_at(patch, 'shapes', 1)
         driver.train(config, str(tmp_path / 'parts'))
     assert driver.train(config, str(tmp_path / 'parts')) == whole
     assert_same_run(tmp_path / 'whole', tmp_path / 'parts', stages=('shapes',))
-
-    scores = whole['shapes']
-    assert scores.keys() >= {'accuracy', 'baseline_commonest', 'baseline_chance', 'falls'}
-    assert list(scores['robustness']) == ['noise_mean', 'flip']
-    report = (tmp_path / 'whole/report.html').read_text()
-    assert '1-Sem' in report and 'noise mean' in report
 
 
 @pytest.mark.slow
