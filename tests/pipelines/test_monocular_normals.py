@@ -17,6 +17,8 @@ from segjax.pipelines import monocular_normals as pipeline
 from segjax.train import driver
 from segjax.train.stop import Preempted
 
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
+
 CONFIG = str(REPOSITORY / 'configs/monocular_normals.py:smoke')
 SIZE = (24, 40)
 INTRINSICS = np.array([[37.0, 0, 18.3], [0, 41.0, 11.1], [0, 0, 1]])
@@ -135,7 +137,7 @@ def on_one_device():
     return parameters_after(0), parameters_after(1)
 
 
-@pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
+@pytest.mark.parametrize('mode', ['pmap', pytest.param('shard_map', marks=pytest.mark.slow)])
 def test_the_gradient_is_the_same_on_eight_devices(on_one_device, mode):
     start, expected = on_one_device
     after = parameters_after(1, 8, mode)

@@ -247,7 +247,7 @@ def test_noise_is_shared_over_devices(method):
     assert all(stage.shared_streams == ('tie_breaker',) for stage in stages_of(make_config(method)))
 
 
-@pytest.mark.parametrize('method', ['depth', 'novosel'])
+@pytest.mark.parametrize('method', ['depth', pytest.param('novosel', marks=pytest.mark.slow)])
 def test_noise_is_shared_over_micro_batches(method):
     """Equal frames tie everywhere, so the photometric loss is the noise of the tie breaker."""
     still = video_batch()

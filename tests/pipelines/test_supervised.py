@@ -82,7 +82,10 @@ def exact_step():
     return start, *steps_in_float64(1)
 
 
-@pytest.mark.parametrize('devices, mode', [(8, 'pmap'), (2, 'shard_map'), (8, 'shard_map')])
+@pytest.mark.parametrize(
+    'devices, mode',
+    [(8, 'pmap'), (2, 'shard_map'), pytest.param(8, 'shard_map', marks=pytest.mark.slow)],
+)
 def test_a_step_is_the_same_on_any_number_of_devices(exact_step, devices, mode):
     start, expected, expected_losses = exact_step
     state, losses = steps_in_float64(1, devices, mode)
