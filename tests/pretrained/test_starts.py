@@ -158,7 +158,14 @@ def test_another_preparation_than_the_weights_is_refused_with_the_fix_that_works
         driver.open_run(narrow_run(':net=largefov', path), str(tmp_path / 'run'), 'train')
 
 
-@pytest.mark.parametrize('net', WIDTHS)
+@pytest.mark.parametrize(
+    'net',
+    [
+        'largefov',
+        pytest.param('deeplab_v2', marks=pytest.mark.slow),
+        pytest.param('pspnet', marks=pytest.mark.slow),
+    ],
+)
 def test_without_weights_a_run_of_the_papers_config_warns(net, tmp_path, capsys):
     """Traces the steps of all nets. ResNets have 18 layers instead of 101, to save time."""
     config = narrow_run(f':net={net}', '')
