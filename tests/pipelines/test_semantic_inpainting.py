@@ -16,6 +16,7 @@ from segjax import config as config_lib
 from segjax.config import config_file
 from segjax.core import parallel, rng
 from segjax.errors import InputError
+from segjax.models.backbones import efficientnet
 from segjax.modes.table import plan as table_plan
 from segjax.pipelines import semantic_inpainting as pipeline
 from segjax.protocol import TrainState
@@ -26,6 +27,12 @@ from segjax.train.stop import Preempted
 SIDE = 32
 BACKGROUND = K
 """Class id of a box without an object."""
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch):
+    """Reduces the classifier to the first block of its backbone."""
+    monkeypatch.setattr(efficientnet, 'STAGES', efficientnet.STAGES[:1])
 
 
 def make_config(**sections):
@@ -421,11 +428,11 @@ def test_sem_and_painted_boxes_are_part_of_the_evaluation():
     stage, state = fresh_state(config)
     batch = photo_batch()
     batch['class_id'][-1] = 0
-    metrics = stage.eval_step(state, on_device(batch), {})
+    metrics = jax.jit(stage.eval_step)(state, on_device(batch), {})
     distance = np.asarray(metrics['net/Sem'].sum)
     assert (distance >= 0).all() and (distance <= 1).all() and (distance > 0).any()
 
-    pictures = stage.render(state, on_device(batch), {})
+    pictures = jax.jit(stage.render)(state, on_device(batch), {})
     photo = np.asarray(pictures['photo'].pixels)
     painted = np.asarray(pictures['painted'].pixels)
     inside = batch['mask_box'] > 0
@@ -438,7 +445,7 @@ def test_an_edit_paints_its_box_alone():
     config.init_from.sources = (('.*', 'runs/all'),)
     prediction, state, batch = edits(config)
     image = np.random.default_rng(6).integers(0, 255, (*batch['label'].shape, 3)).astype(np.uint8)
-    outputs = prediction.apply(state, on_device({**batch, 'image': image}), {})
+    outputs = jax.jit(prediction.apply)(state, on_device({**batch, 'image': image}), {})
     picture = np.asarray(outputs['picture'])
     assert prediction.outputs['picture'] == 'image' and picture.dtype == np.uint8
     for row in range(3):
