@@ -156,7 +156,7 @@ def test_scores_come_with_those_of_blind_predictors(one_device):
         {},
         dict(loss=dict(name='ohem')),
         dict(loss=dict(label_smoothing=0.1), train=dict(ema=0.9)),
-        dict(train=dict(accumulate=4)),
+        dict(train=dict(accumulate=2)),
         dict(
             train=dict(dtype='bfloat16'),
             optim=dict(name='adamw', learning_rate=0.01, clip_norm=1.0),
