@@ -36,7 +36,7 @@ def config(tmp_path, monkeypatch):
     return module_of(configs, 'depth_regression_config', tmp_path).get_config('smoke')
 
 
-def test_the_pipeline_of_the_page_trains_and_writes_a_report(config, tmp_path):
+def test_the_pipeline_of_the_page_trains_and_writes_a_report(config, one_device, tmp_path):
     scores = driver.train(config, str(tmp_path / 'run'))
     assert scores['depth']['abs_rel'] > 0
     assert (tmp_path / 'run/report.html').exists()
