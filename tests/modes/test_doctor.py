@@ -3,18 +3,21 @@
 import os
 import pathlib
 import shlex
+import shutil
 import signal
 
 import layouts
 import ml_collections
 import numpy as np
 import pytest
+import shallow_nets
 from fakes import SPEC
 from PIL import Image
 
 from segjax import config as config_lib
 from segjax import data
 from segjax.config import config_file
+from segjax.core import parallel
 from segjax.data import builders, index, kinds, loader, transforms
 from segjax.data.worlds import streets
 from segjax.errors import InputError
@@ -41,10 +44,16 @@ def experiment(data_config, **augment):
         augment=dict(crop=(16, 32)) | augment,
     )
     config.data.eval_size = layouts.SIZE
+    config.model.blocks = (1, 1, 0, 0)
     return config
 
 
 pytestmark = pytest.mark.usefixtures('one_device')
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch):
+    shallow_nets.use(monkeypatch)
 
 
 @pytest.fixture
@@ -227,17 +236,19 @@ def test_empty_split(mine):
         ('train', 'batch_size', 7, "'train' has 3 examples"),
         ('augment', 'crop', (32, 32), 'no image is larger than 24x32'),
         ('data', 'eval_size', (32, 32), 'images of 24x32 fit as 24x32: 25% is padding'),
-        ('data', 'eval_size', (12, 32), 'images of 24x32 fit as 12x16: 50% is padding'),
+        ('data', 'eval_size', (16, 32), 'images of 24x32 fit as 16x21: 34% is padding'),
         ('data', 'eval_split', 'train', 'is trained on'),
     ],
 )
-def test_config_against_data(mine, section, key, value, says):
+def test_config_against_data_is_a_warning_with_a_fix(mine, section, key, value, says):
     config = mine[1]
     config[section][key] = value
     if key == 'crop':
         config.augment.scale = (0.5, 1.0)
     (found,) = warnings(config)
     assert found.where == f'config.{section}.{key}' and says in found.message
+    # Typing the fix removes the warning.
+    assert doctor.diagnose(fixed(config, found)) == []
 
 
 def test_a_batch_larger_than_the_labelled_frames_of_a_video_is_a_warning(tmp_path):
@@ -334,7 +345,29 @@ def test_every_shipped_file_is_among_the_examples():
     }
 
 
-@pytest.mark.parametrize('path', SHIPPED)
+TRAINED = (
+    *('learned_dilation.py:smoke', 'monocular_normals.py:smoke', 'semantic_inpainting.py:smoke'),
+    *('shape_classifier.py:smoke', 'dense_features.py:smoke', 'pixel_neighbours.py:smoke'),
+    *('net=pix2pixhd_global', 'gan=bicycle', 'method=holistic'),
+)
+"""Ends of the paths that tests/test_smoke.py trains. Training makes the checks of the doctor.
+
+Variants with a world of their own are not among them.
+"""
+PARTS = ('method=baseline', 'method=depth', 'method=novosel')
+"""Ends of the paths whose stages are also stages of another path."""
+
+
+def slow_ends(paths, *ends):
+    """Returns the parameters of a test, which is slow for paths with given ends."""
+    parameters = []
+    for path in paths:
+        marks = pytest.mark.slow if path.endswith(ends) else ()
+        parameters.append(pytest.param(path, marks=marks))
+    return parameters
+
+
+@pytest.mark.parametrize('path', slow_ends(SHIPPED, *TRAINED, *PARTS))
 def test_shipped_configs_are_clean(path, capsys):
     config = config_file.load(path)
     if 'system=start' in path:
@@ -452,24 +485,6 @@ def test_two_wrong_sizes_have_one_fix():
     assert errors(fixed(config, found)) == []
 
 
-@pytest.mark.parametrize(
-    ('section', 'key', 'value'),
-    [
-        ('train', 'batch_size', 7),
-        ('augment', 'crop', (32, 32)),
-        ('data', 'eval_size', (32, 32)),
-        ('data', 'eval_size', (16, 32)),
-        ('data', 'eval_split', 'train'),
-    ],
-)
-def test_typing_the_fix_of_a_warning_removes_it(mine, section, key, value):
-    config = mine[1]
-    config[section][key] = value
-    config.augment.scale = (0.5, 1.0)
-    (found,) = warnings(config)
-    assert doctor.diagnose(fixed(config, found)) == []
-
-
 @pytest.mark.parametrize(('key', 'value'), [('train_split', 'trian'), ('eval_split', 'nothing')])
 def test_typing_the_fix_of_an_unknown_split_removes_the_error(mine, key, value):
     config = mine[1]
@@ -516,16 +531,25 @@ def test_batches_that_do_not_divide_over_the_devices(monkeypatch):
     assert errors(config) == []
 
 
-def test_a_run_that_has_begun_keeps_its_batch_on_more_devices(monkeypatch, tmp_path):
-    """A run folder accepts no other batch size, so the fix is fewer devices."""
+@pytest.fixture(scope='module')
+def begun(tmp_path_factory):
+    """Returns (config, folder) of a run with a checkpoint."""
+    folder = tmp_path_factory.mktemp('begun')
     config = config_file.load('configs/supervised.py:smoke')
     config_lib.update(config, train=dict(num_steps=1, batch_size=2), logging=dict(num_pictures=0))
-    config_lib.update(config, data=dict(cache=str(tmp_path / 'cache')))
-    driver.train(config, str(tmp_path / 'run'))
+    config_lib.update(config, data=dict(cache=str(folder / 'cache')))
+    one_device = parallel.topology('pmap', 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, 'topology', lambda *_, **__: one_device)
+        driver.train(config, str(folder / 'run'))
+    return config, folder / 'run'
+
+
+def test_a_run_that_has_begun_keeps_its_batch_on_more_devices(monkeypatch, begun):
+    """A run folder accepts no other batch size, so the fix is fewer devices."""
+    config, workdir = begun
     monkeypatch.undo()  # eight devices
-    (found,) = (
-        one for one in doctor.diagnose(config, str(tmp_path / 'run')) if one.severity == 'error'
-    )
+    (found,) = (one for one in doctor.diagnose(config, str(workdir)) if one.severity == 'error')
     assert found.where == 'train.batch_size' and 'got 2 on 8 devices' in found.message
     assert found.fix == 'XLA_FLAGS=--xla_force_host_platform_device_count=2'
 
@@ -562,12 +586,9 @@ def test_weights_that_do_not_fit_and_starts_that_are_not_there(tmp_path):
         assert len(errors(config)) == 1, path
 
 
-def test_a_run_folder_of_another_config_and_of_other_data(tmp_path):
-    config = config_file.load('configs/supervised.py:smoke')
-    config_lib.update(config, train=dict(num_steps=1), logging=dict(num_pictures=0))
-    config_lib.update(config, data=dict(cache=str(tmp_path / 'cache')))
-    workdir = str(tmp_path / 'run')
-    driver.train(config, workdir)
+def test_a_run_folder_of_another_config_and_of_other_data(begun, tmp_path):
+    config, folder = begun
+    workdir = str(shutil.copytree(folder, tmp_path / 'run'))
     assert doctor.main(config, workdir) == 0
     changed = config_file.overridden(config, 'optim.learning_rate=0.5')
     (found,) = (one for one in doctor.diagnose(changed, workdir) if one.severity == 'error')
@@ -603,8 +624,19 @@ def test_the_data_set_is_described_as_preparing_does(tmp_path, name):
     assert doctor.data_spec(dataset, splits, facts) == data.prepare(data_config).spec
 
 
+SAME_INPUTS = (
+    *('gan=pix2pix', 'net=pix2pixhd_global', 'net=pix2pixhd_local'),
+    *('method=per_class', 'method=baseline', 'method=klingner', 'method=novosel'),
+    *('method=chen', 'method=chen_multitask', 'method=depth'),
+)
+"""Ends of the paths that are evaluated on the same inputs as another path."""
+
+
 @pytest.mark.parametrize(
-    'path', [path for path in SHIPPED if 'learned' not in path and 'erfnet' not in path]
+    'path',
+    slow_ends(
+        [path for path in SHIPPED if 'learned' not in path and 'erfnet' not in path], *SAME_INPUTS
+    ),
 )
 def test_evaluation_is_traced_with_the_shapes_that_it_has(path, tmp_path):
     config = config_file.load(path)
