@@ -184,6 +184,10 @@ def test_threads_change_nothing(options):
 
 def test_workers_change_nothing_and_resume_anywhere():
     assert_same(train(5)[2:], train(3, start_step=2, workers=2, threads=1))
+
+
+@pytest.mark.slow
+def test_workers_change_no_evaluation():
     assert_same(evaluate(), evaluate(workers=2, threads=1))
 
 

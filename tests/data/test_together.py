@@ -260,7 +260,7 @@ def histogram_of_2(example):
     return histogram(example, 2)
 
 
-@pytest.mark.parametrize('num_workers', [0, 2])
+@pytest.mark.parametrize('num_workers', [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_unpaired_inputs_have_the_features_of_their_data_sets_and_transforms(run, num_workers):
     config = run.config.copy_and_resolve_references()
     config.data.workers = num_workers
