@@ -18,6 +18,10 @@ import pytest
 from flax import traverse_util
 from run_folders import free_port
 
+from segjax.config import config_file
+from segjax.core import parallel
+from segjax.train import driver
+
 HELPERS = pathlib.Path(__file__).resolve().parents[1] / 'helpers'
 NUM_STEPS = 4
 # Switch off what depends on the distribution of examples over devices. Noise has a key per device,
@@ -70,7 +74,7 @@ def one_device(tmp_path_factory):
     return result(workdir)
 
 
-@pytest.mark.parametrize('mode', ['pmap', 'shard_map'])
+@pytest.mark.parametrize('mode', ['pmap', pytest.param('shard_map', marks=pytest.mark.slow)])
 def test_two_processes_of_two_devices_equal_one_device(one_device, tmp_path, mode):
     port = free_port()
     settings = (f'mode={mode}', f'port={port}', 'num_processes=2')
@@ -177,18 +181,23 @@ def ends(*processes, code=1):
 
 
 @pytest.fixture(scope='module')
-def finished_pair(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp('pair') / 'run'
-    port = free_port()
-    ends(*(start_main(port, i, '--config', SMOKE, '--workdir', workdir) for i in range(2)), code=0)
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('finished') / 'run'
+    device = parallel.topology('pmap', 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, 'topology', lambda *_, **__: device)
+        driver.train(config_file.load(SMOKE), str(workdir))
     return workdir
 
 
-@pytest.mark.parametrize('mode', ['train', 'evaluate', 'bench'])
-def test_two_run_folders_end_both_processes(finished_pair, tmp_path, mode):
+@pytest.mark.parametrize(
+    'mode',
+    ['train', *(pytest.param(mode, marks=pytest.mark.slow) for mode in ('evaluate', 'bench'))],
+)
+def test_two_run_folders_end_both_processes(finished, tmp_path, mode):
     """The folder of process 0 holds a saved run, the folder of process 1 does not."""
     port = free_port()
-    folders = (finished_pair, tmp_path / 'other')
+    folders = (finished, tmp_path / 'other')
     arguments = ('--config', SMOKE, f'--mode={mode}')
     for error in ends(
         *(start_main(port, i, *arguments, '--workdir', folders[i]) for i in range(2))
@@ -198,7 +207,7 @@ def test_two_run_folders_end_both_processes(finished_pair, tmp_path, mode):
         assert 'expected: newest checkpoints: segmentation 4' in error
         assert 'a file system that all hosts share' in error
     assert not folders[1].exists()
-    assert not list(finished_pair.glob('.processes-*'))
+    assert not list(finished.glob('.processes-*'))
 
 
 def test_two_new_run_folders_end_both_processes_and_leave_nothing(tmp_path):
@@ -297,7 +306,7 @@ def _training_pair(tmp_path, **env):
     return pair
 
 
-@pytest.mark.parametrize('killed', [0, 1])
+@pytest.mark.parametrize('killed', [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_that_is_killed_ends_the_other(tmp_path, killed):
     pair = _training_pair(tmp_path)
     pair[killed].kill()
