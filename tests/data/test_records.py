@@ -137,13 +137,16 @@ def child(tmp_path, kills=''):
     return result
 
 
-def test_a_preparation_that_is_killed_five_times_ends_as_an_undisturbed_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize('kills', [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_preparation_that_is_killed_some_times_ends_as_an_undisturbed_one(
+    tmp_path, monkeypatch, kills
+):
     layouts.write_camvid(tmp_path / 'raw', counts=(('train', 14), ('val', 4)))
     config = layouts.data_config('camvid', tmp_path / 'raw', tmp_path / 'undisturbed')
     with monkeypatch.context() as patch:
         patch.setattr(shards, 'SHARD_BYTES', 5000)
         expected = content(data.prepare(config).folder)
-    for _ in range(5):
+    for _ in range(kills):
         assert child(tmp_path, kills='1').returncode == -signal.SIGKILL
     last = child(tmp_path)
     assert last.returncode == 0, last.stderr
@@ -151,8 +154,8 @@ def test_a_preparation_that_is_killed_five_times_ends_as_an_undisturbed_one(tmp_
     assert content(data.prepare(config).folder) == expected
     # Every start reads at most two examples ahead and one of each split to estimate the size.
     inspected = (tmp_path / 'journal').read_text().splitlines()
-    assert len(inspected) <= 18 + 6 * (2 + 2 + 2)
-    assert '10 of 14 examples' in last.stdout
+    assert len(inspected) <= 18 + (kills + 1) * (2 + 2 + 2)
+    assert f'{2 * kills} of 14 examples' in last.stdout
 
 
 def test_a_kill_at_the_very_end_loses_no_shard(config, small_shards, monkeypatch):
