@@ -33,6 +33,7 @@ from flax import linen
 
 LONGEST_FIRST = (
     'test_smoke',
+    'modes/test_doctor',
     'core/test_processes',
     'pipelines/test_semantic_inpainting',
     'pipelines/test_noise_cyclegan',
