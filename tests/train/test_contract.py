@@ -76,6 +76,7 @@ def assert_same(a, b):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_while_features_are_computed_and_after_a_stage_it_is_bit_identical(whole, tmp_path):
     assert kill_at(tmp_path, 'cache/*+edges.train*.partial', 0.0)
     assert kill_at(tmp_path, 'run/locate/checkpoints/4', 0.0)

@@ -53,7 +53,7 @@ def test_an_evaluation_draws_the_same_examples_as_the_run(finished):
     assert driver.evaluate(toy_run.make_config(), str(workdir)) == scores
 
 
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_stopped_run_draws_the_examples_that_it_would_have_drawn(
     finished, tmp_path, monkeypatch, workers
 ):

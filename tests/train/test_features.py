@@ -199,6 +199,7 @@ def start(folder, port, process_id):
     )
 
 
+@pytest.mark.slow
 def test_one_of_two_processes_computes_and_both_train(tmp_path, finished):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))

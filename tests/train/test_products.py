@@ -171,6 +171,7 @@ MOMENTS = (
 )
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_restarted_it_is_bit_identical(tmp_path):
     """A SIGKILL comes a random time after each of the files of MOMENTS appears."""
     whole = tmp_path / 'whole'
@@ -201,7 +202,9 @@ def assert_close_chain(a, b):
         assert scores[0][name] == pytest.approx(scores[1][name], rel=1e-4), name
 
 
-@pytest.mark.parametrize('mode, num_val', [('pmap', 10), ('shard_map', 3)])
+@pytest.mark.parametrize(
+    'mode, num_val', [pytest.param('pmap', 10, marks=pytest.mark.slow), ('shard_map', 3)]
+)
 def test_two_processes_equal_eight_devices(tmp_path, mode, num_val):
     """Of three examples in a batch of eight, the second process has none."""
     settings = (f'mode={mode}', f'num_val={num_val}', f'port={free_port()}', 'num_processes=2')
