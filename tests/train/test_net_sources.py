@@ -23,6 +23,8 @@ from segjax.protocol import TrainState
 from segjax.report import page
 from segjax.train import checkpoints, driver, initialization, net_sources, stored
 
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
+
 # --- files of published weights -------------------------------------------------------------------
 
 
