@@ -11,6 +11,8 @@ from segjax.protocol import DrawnFrames
 from segjax.train import driver
 from segjax.train.stop import Preempted
 
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
+
 FRAMES = DrawnFrames(2, (-2, -1, 1, 2))
 READS = ('label', 'image_frames', 'index', 'name')
 WINDOW = (24, 40)
