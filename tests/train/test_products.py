@@ -18,6 +18,8 @@ from segjax.train import driver, initialization, product_files, products
 from segjax.train.product_files import PRODUCTS, Stored
 from segjax.train.stop import StopSignal
 
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
+
 HELPERS = pathlib.Path(__file__).resolve().parents[1] / 'helpers'
 WITH_ARRAYS = ('rank', 'refine')
 
