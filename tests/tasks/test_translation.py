@@ -259,7 +259,14 @@ def written_out(config, state, batch):
     return values, {'painter': grads, 'painter_discriminator': d_grads}
 
 
-@pytest.mark.parametrize('net', translation.PAINTERS)
+@pytest.mark.parametrize(
+    'net',
+    [
+        'pix2pixhd_global',
+        'mask_to_image',
+        pytest.param('pix2pixhd_local', marks=pytest.mark.slow),
+    ],
+)
 def test_a_step_is_that_of_the_equations(net):
     config = make_config(net)
     config.painter.instance_edges = net != 'mask_to_image'
