@@ -28,6 +28,8 @@ from segjax.protocol import Input
 from segjax.train import checkpoints, divergence, driver, evaluation, initialization, opening
 from segjax.train.stop import Preempted, StopSignal
 
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
+
 HELPERS = pathlib.Path(__file__).resolve().parents[1] / 'helpers'
 
 
