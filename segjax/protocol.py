@@ -371,8 +371,8 @@ class Prediction(NamedTuple):
     streams  names of the random streams in `keys`. They depend on the name of the example and on
              the seed alone
     resize   whether maps are resized to `size`, with their aspect ratio kept. False: maps keep
-             their pixels and are padded at the bottom and right. Larger maps are refused. Outputs
-             of the size `size` are cut to the size of the files
+             their pixels and are padded at the bottom and right. For larger maps `size` grows, so
+             `apply` reads the size from its batch. Outputs of this size are cut to the files
     check    example -> None. Raises InputError for values that the net cannot use. It is called for
              all examples before anything compiles. `example` holds the inputs that are no maps, in
              pixels of the files. With maps it also holds 'size', their (height, width)

@@ -785,7 +785,6 @@ def make_prediction(system: System) -> Prediction:
     config, spec, _, _, _ = system
     crop = object_boxes.object_crop(config, spec, training=False)
     heights, widths = zip(*spec.max_size.values())
-    canvas = (max(heights), max(widths))
     has_painter = config.picture.use != NONE
 
     def apply(state: TrainState, batch: Batch, keys: Keys) -> dict[str, Array]:
@@ -793,7 +792,7 @@ def make_prediction(system: System) -> Prediction:
         edges = batch['box'][:, 0]
         around = squares.squares_of(edges, crop.margin, batch['size'])
         label = squares.cut(batch['label'], around, crop.size, sizes=batch['size'])
-        inside = squares.box_masks(edges, canvas)
+        inside = squares.box_masks(edges, batch['label'].shape[1:])
         mask_box = squares.cut(inside.astype(jnp.uint8), around, crop.size)
         cut = {'label': label, 'mask_box': mask_box, 'class_id': batch['class_id']}
 
@@ -826,7 +825,7 @@ def make_prediction(system: System) -> Prediction:
             **({'picture': 'image'} if has_painter else {}),
         },
         apply=apply,
-        size=canvas,
+        size=(max(heights), max(widths)),
         resize=False,
         check=functools.partial(check_edit, crop=crop, names=spec.classes.names),
         check_trained=functools.partial(check_edit_class, names=spec.classes.names),

@@ -21,7 +21,7 @@ def make_stages(config, spec):
 
 
 def make_prediction(size, palette):
-    """Returns edits of maps of at most this (height, width), painted in these colours."""
+    """Returns edits of maps of about this (height, width), painted in these colours."""
     colors = jnp.array([*palette, *[(0, 0, 0)] * (256 - len(palette))], jnp.uint8)
 
     def apply(state, batch, keys):
@@ -30,7 +30,7 @@ def make_prediction(size, palette):
         around = squares.squares_of(boxes, MARGIN, batch['size'])
         context = squares.cut(batch['label'], around, PIXELS, sizes=batch['size'])
         filled = jnp.zeros_like(context) + batch['class_id'][:, None, None]
-        inside = squares.box_masks(boxes, size)
+        inside = squares.box_masks(boxes, batch['label'].shape[1:])
         inpainted = squares.paste(filled, around, batch['label'], inside)
         # The object has the pixels that had another class.
         return {

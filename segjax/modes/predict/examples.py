@@ -377,6 +377,22 @@ def check_trained(examples: Sequence[ExampleFiles], stage: Stage, state: TrainSt
     _check_all(examples, check)
 
 
+def with_room(prediction: Prediction, examples: Iterable[ExampleFiles]) -> Prediction:
+    """Returns a prediction into whose size the maps of all examples fit without being resized.
+
+    Args:
+      prediction: with `resize` it stays as it is.
+      examples: from `find_examples`.
+    """
+    if prediction.resize:
+        return prediction
+    sizes = [prediction.size]
+    for example in examples:
+        sizes += [reading.file_size(path) for path in example.files.values()]
+    heights, widths = zip(*sizes, strict=True)
+    return prediction._replace(size=(max(heights), max(widths)))
+
+
 def _check_all(examples: Iterable[Any], check: Callable[[Any], None]) -> None:
     """Calls a function on all examples. Raises InputError if it raises some, and names them all."""
     problems = []
@@ -410,8 +426,8 @@ def check_example(example: ExampleFiles, prediction: Prediction) -> None:
     """Checks the files and values of an example, without decoding PNG and JPEG.
 
     Raises:
-      InputError: a missing or damaged file, maps of several sizes, maps that do not fit, a box that
-        is empty or outside of the image, or an error of `Prediction.check`.
+      InputError: a missing or damaged file, maps of several sizes, a box that is empty or outside
+        of the image, or an error of `Prediction.check`.
     """
     # Files, from their headers.
     inputs = prediction.inputs
@@ -443,7 +459,6 @@ def check_example(example: ExampleFiles, prediction: Prediction) -> None:
             fix='bring them to one size',
         )
     size = next(iter(sizes.values()), None)
-    _check_fits(example, size, prediction)
     for key, value in example.values.items():
         if inputs[key].kind == 'boxes' and size is not None:
             _check_boxes(f'{example.where}: {key}', value, size)
@@ -455,24 +470,6 @@ def check_example(example: ExampleFiles, prediction: Prediction) -> None:
             prediction.check({**example.values, **of_maps})
         except InputError as error:
             raise error.at(f'{example.where}: {error.where}') from error
-
-
-def _check_fits(
-    example: ExampleFiles, size: tuple[int, int] | None, prediction: Prediction
-) -> None:
-    """Raises InputError for maps that are larger than the net, if they are not resized."""
-    if prediction.resize or size is None:
-        return
-    if size[0] > prediction.size[0] or size[1] > prediction.size[1]:
-        files = ', '.join(str(path) for path in example.files.values())
-        raise InputError(
-            example.where,
-            got=f'{size[0]} x {size[1]} ({files})',
-            expected='at most {} x {} (height x width), because maps are not resized'.format(
-                *prediction.size
-            ),
-            fix='cut a part out of it, or resize it: labels with nearest neighbour only',
-        )
 
 
 def _check_boxes(where: str, boxes: np.ndarray, size: tuple[int, int]) -> None:

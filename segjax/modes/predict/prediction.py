@@ -142,8 +142,8 @@ def _record(made_by: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
         **made_by,
         'inputs': {key: feature._asdict() for key, feature in prediction.inputs.items()},
         'outputs': dict(prediction.outputs),
-        'size': prediction.size,
-        **({} if prediction.resize else {'resize': False}),
+        # Maps that are not resized make the size, and results do not depend on it.
+        **({'size': prediction.size} if prediction.resize else {'resize': False}),
         **({'codes': trees.digest(settings.codes)} if settings.codes else {}),
         'depth_unit': settings.depth_unit,
         **outputs.described_classes(settings.classes),

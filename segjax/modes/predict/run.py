@@ -216,8 +216,9 @@ def _predict_examples(
     topology = opened.topology
     keys = opened.config.predict
     spec = opened.spec_of(stage.eval_input)
+    declared = prediction.completed(stage.prediction)
     settings = prediction.Settings(
-        prediction.completed(stage.prediction),
+        examples_lib.with_room(declared, examples),
         spec.classes,
         topology.whole_batch(keys.batch_size),
         keys.depth_unit,
