@@ -578,6 +578,8 @@ def smoke_run(*arguments):
     config = config_file.load(','.join([f'{REPOSITORY}/{FILE}:smoke', 'sem=none', *arguments]))
     logging = dict(num_pictures=0, checkpoint_every=0, eval_every=0)
     config_lib.update(config, train=dict(num_steps=2), logging=logging)
+    config.model.update(width=0.0625, blocks=1)
+    config.discriminator.update(width=0.0625, num_layers=1)
     return config
 
 

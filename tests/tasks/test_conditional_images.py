@@ -1,5 +1,7 @@
 """Frozen nets of features, of the loss and of the scores."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -47,6 +49,10 @@ def make_photos(rows=2):
     return np.random.default_rng(0).uniform(-1, 1, (rows, *SIZE, 3)).astype(np.float32)
 
 
+def features_of(phi, params, photos):
+    return jax.jit(functools.partial(conditional_images.features_of, phi))(params, photos)
+
+
 def test_loss_and_scores_share_a_net_of_all_their_layers():
     task = conditional_images.make_task(make_config(), FACES, ('conv1_2', 'conv2_1'))
     assert task.phis == (task.phi,)
@@ -71,8 +77,8 @@ def test_scores_can_have_a_net_of_their_own():
     # The scores read their own net.
     judge = conditional_images.make_judge(task, lambda *_: None, None)
     photos = make_photos()
-    pooled = judge.frozen.features(state, photos).pooled
-    layers = conditional_images.features_of(task.score_phi, state.params, photos)
+    pooled = jax.jit(lambda photos: judge.frozen.features(state, photos).pooled)(photos)
+    layers = features_of(task.score_phi, state.params, photos)
     assert list(pooled) == ['pool1', 'pool2', 'pool3', 'pool4']
     expected = layers['conv2_2'].reshape(2, 8, 2, 8, 2, -1).max((2, 4))
     np.testing.assert_array_equal(pooled['pool2'], expected)
@@ -84,10 +90,7 @@ def test_the_loss_does_not_depend_on_the_net_of_the_scores():
         task = conditional_images.make_task(make_config(use=use), FACES, ('conv1_2',))
         states.append((task, make_state(task)))
     photos = make_photos()
-    maps = [
-        conditional_images.features_of(task.phi, state.params, photos)['conv1_2']
-        for task, state in states
-    ]
+    maps = [features_of(task.phi, state.params, photos)['conv1_2'] for task, state in states]
     np.testing.assert_array_equal(*maps)
 
 
@@ -142,19 +145,21 @@ def test_the_distance_of_samples_is_the_mean_over_all_pairs(tmp_path):
     # Features of the samples and of the true image, and the heads of the file.
     judge = conditional_images.make_judge(task, lambda *_: None, None)
     photos = make_photos(4)
-    maps = judge.frozen.features(state, photos)
+    maps = jax.jit(judge.frozen.features)(state, photos)
     assert not maps.pooled
     assert tuple(maps.compared) == LAYERS
     chex.assert_trees_all_equal(dict(maps.heads), heads)
 
     frozen = sampling.Frozen(features=lambda state, image: maps)
-    scores = sampling.feature_scores(frozen, state, photos[:3], photos[3], 0)
+    feature_scores = jax.jit(lambda *photos: sampling.feature_scores(frozen, state, *photos, 0))
+    scores = feature_scores(photos[:3], photos[3])
     assert set(scores) == {'spread/LPIPS'}
+    distance = jax.jit(lpips.distance)
     distances = []
     for i, j in ((0, 1), (0, 2), (1, 2)):
         first = {layer: maps.compared[layer][i] for layer in LAYERS}
         second = {layer: maps.compared[layer][j] for layer in LAYERS}
-        distances.append(lpips.distance(first, second, heads))
+        distances.append(distance(first, second, heads))
     np.testing.assert_allclose(scores['spread/LPIPS'], np.mean(distances), rtol=1e-4)
 
 
@@ -176,9 +181,9 @@ def test_features_of_images_have_the_leading_axes_of_the_images():
     task = conditional_images.make_task(make_config(), FACES)
     state = make_state(task)
     photos = make_photos(6).reshape(2, 3, *SIZE, 3)
-    layers = conditional_images.features_of(task.phi, state.params, photos)
+    layers = features_of(task.phi, state.params, photos)
     assert jax.tree.map(jnp.shape, layers)['conv2_2'][:4] == (2, 3, 16, 16)
-    flat = conditional_images.features_of(task.phi, state.params, photos[0])
+    flat = features_of(task.phi, state.params, photos[0])
     np.testing.assert_allclose(layers['conv2_2'][0], flat['conv2_2'], atol=1e-5)
     # Without a net the image is the only layer.
     assert list(conditional_images.features_of(None, {}, photos)) == ['image']

@@ -55,13 +55,10 @@ def real_features(synthesis, state):
     """Returns the features of the validation images and the labels under them, [n, C] and [n]."""
     features = []
     labels = []
+    net = (state.params[task.SEGMENTER], state.model_state[task.SEGMENTER])
+    encode = jax.jit(functools.partial(task.encode, synthesis))
     for batch in eval_batches(1):
-        x = task.encode(
-            synthesis,
-            state.params[task.SEGMENTER],
-            state.model_state[task.SEGMENTER],
-            batch['image'],
-        )
+        x = encode(*net, batch['image'])
         height, width = batch['size'][0]
         label = np.asarray(task.segmentation.to_image(batch['label'], batch))[0]
         for i, j in np.ndindex(x.shape[1:3]):
@@ -130,6 +127,10 @@ def test_statistics_of_a_tap_with_slashes_have_no_slash_in_their_name():
     assert task.scale_name('encoder/layers_1') == 'bicycle_encoder_layers_1'
 
 
+def synthetic_evidence(synthesis, state, batch):
+    return jax.jit(functools.partial(task.synthetic_evidence, synthesis))(state, batch)
+
+
 # --- scores ---------------------------------------------------------------------------------------
 
 
@@ -156,7 +157,8 @@ def test_synthetic_features_are_decoded_in_the_units_of_the_net():
     batch = next(eval_batches(2))
     label = task.segmentation.label_of_image(batch, synthesis.config, SPEC)
     codes = task.evaluation_codes(synthesis, batch)[0]
-    drawn = task.generated(synthesis, state.params, state.model_state, label, codes)
+    generated = jax.jit(functools.partial(task.generated, synthesis))
+    drawn = generated(state.params, state.model_state, label, codes)
     features = arrays['mean'] + arrays['std'] * np.asarray(drawn)
     logits, _ = pipeline.split.decode(
         synthesis.net,
@@ -166,20 +168,20 @@ def test_synthetic_features_are_decoded_in_the_units_of_the_net():
         features,
         label.shape[1:],
     )
-    evidence = task.synthetic_evidence(synthesis, state, batch)
+    evidence = synthetic_evidence(synthesis, state, batch)
     np.testing.assert_allclose(evidence, logits['logits'], rtol=1e-4, atol=1e-5)
 
 
 def test_diversity_is_the_deviation_over_codes():
     synthesis, _, _, state = started()
+    generated = jax.jit(functools.partial(task.generated, synthesis))
     spreads = []
     for batch in eval_batches(1):
         label = task.segmentation.label_of_image(batch, synthesis.config, SPEC)
         codes = task.evaluation_codes(synthesis, batch)
         assert codes.shape == (2, 1, toy_split.NUM_CODES)
         drawn = [
-            np.asarray(task.generated(synthesis, state.params, state.model_state, label, code))
-            for code in codes
+            np.asarray(generated(state.params, state.model_state, label, code)) for code in codes
         ]
         height, width = batch['size'][0]
         inside = np.std(drawn, 0)[0, : -(-height // 4), : -(-width // 4)]
@@ -227,9 +229,9 @@ def test_windows_read_layouts_as_whole_images_do_where_a_window_is_the_image():
     batch['size'] = np.full_like(batch['size'], (32, 64))
     config = toy_split.make_config(evaluate=dict(crop=(32, 64)))
     cropped = toy_split.make_synthesis(config)
-    whole = jax.nn.softmax(task.synthetic_evidence(synthesis, state, batch))
+    whole = jax.nn.softmax(synthetic_evidence(synthesis, state, batch))
     np.testing.assert_allclose(
-        task.synthetic_evidence(cropped, state, batch), whole, rtol=1e-4, atol=1e-6
+        synthetic_evidence(cropped, state, batch), whole, rtol=1e-4, atol=1e-6
     )
 
 
@@ -248,5 +250,5 @@ def test_losses_of_patches_are_means_over_their_pixels():
                 losses.append(-np.log(shares[label[row, i, j]]))
         expected.append(np.mean(losses) if losses else 0.0)
     np.testing.assert_allclose(task.patch_losses(logits, label), expected, rtol=1e-5)
-    gradient = jax.grad(lambda x: task.patch_losses(x, label).sum())(jnp.asarray(logits))
+    gradient = jax.jit(jax.grad(lambda x: task.patch_losses(x, label).sum()))(jnp.asarray(logits))
     assert not np.any(gradient)

@@ -29,6 +29,12 @@ def make_pooling(use, **changes):
     return frame_pooling.Pooling(**values | changes)
 
 
+def pool(scores, batch, pooling):
+    return jax.jit(lambda scores, batch: frame_pooling.pool(scores, batch, pooling, P))(
+        scores, batch
+    )
+
+
 # --- pooling --------------------------------------------------------------------------------------
 
 
@@ -72,7 +78,7 @@ def test_scores_are_pooled_as_the_equations_say(use, spatial, temporal, levels):
     if use == 'superpixel':
         scores = scores[:, :1]
     pooling = make_pooling(use, levels=names, spatial=spatial, temporal=temporal)
-    pooled = frame_pooling.pool(jnp.asarray(scores), batch, pooling, P)
+    pooled = pool(jnp.asarray(scores), batch, pooling)
     expected = looped(scores, batch, use, spatial, temporal, names)
     np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=1e-5)
 
@@ -93,7 +99,7 @@ def test_pixels_are_averaged_along_flow():
     batch['flow_pixels_frames'][1, 0, :, :, 0] = 1.0
     batch['flow_pixels_frames'][1, 2] = np.nan
     scores = make_scores()
-    pooled = np.asarray(frame_pooling.pool(jnp.asarray(scores), batch, pooling, P))
+    pooled = np.asarray(pool(jnp.asarray(scores), batch, pooling))
     np.testing.assert_allclose(pooled[0], scores[0, :2].mean(0), rtol=1e-5, atol=1e-6)
     expected = (scores[1, 1, :, :-1] + scores[1, 0, :, 1:]) / 2
     np.testing.assert_allclose(pooled[1][:, :-1], expected, rtol=1e-5, atol=1e-6)
@@ -120,7 +126,7 @@ def test_region_maps_and_flow_follow_the_image_in_evaluation():
         'size': np.array([[height, width], [height - 2, width - 3]], np.int32),
         'label_size': np.array([[2 * height, 2 * width], [2 * height - 4, 2 * width - 6]]),
     }
-    at_image = frame_pooling.at_image(whole, pooling)
+    at_image = jax.jit(lambda batch: frame_pooling.at_image(batch, pooling))(whole)
     np.testing.assert_array_equal(at_image['ids_region'][0], batch['ids_region'][0])
     np.testing.assert_array_equal(at_image['ids_region_frames'][0], batch['ids_region_frames'][0])
     flows = at_image['flow_pixels_frames'][0]
@@ -143,7 +149,7 @@ def test_hidden_regions_get_no_gradient():
     def score(scores):
         return frame_pooling.pool(scores, batch, pooling, P)[1][target].sum()
 
-    gradient = np.asarray(jax.grad(score)(jnp.asarray(make_scores())))
+    gradient = np.asarray(jax.jit(jax.grad(score))(jnp.asarray(make_scores())))
     assert not gradient[0].any()
     np.testing.assert_array_equal(gradient[1].any(-1), ids[1] == region)
 

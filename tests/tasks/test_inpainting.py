@@ -2,6 +2,7 @@
 
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,6 +28,9 @@ def random_shapes(number, seed=0):
     return np.random.default_rng(seed).random((number, *SIZE)) > 0.5
 
 
+stretched = jax.jit(inpainting.stretched, static_argnums=2)
+
+
 # --- training shapes ------------------------------------------------------------------------------
 
 
@@ -34,14 +38,14 @@ def test_a_stretched_shape_is_the_content_of_its_box():
     side = inpainting.SHAPE_SIDE
     mask = box_masks((3, 5, side, side))
     shapes = random_shapes(1)
-    found = inpainting.stretched(jnp.array(shapes), jnp.array(mask), side)
+    found = stretched(jnp.array(shapes), jnp.array(mask), side)
     np.testing.assert_array_equal(found[0], shapes[0, 3 : 3 + side, 5 : 5 + side])
 
 
 def test_a_shape_of_another_size_reads_the_nearest_pixels():
     mask = box_masks((2, 4, 8, 16))
     shapes = random_shapes(1)
-    found = inpainting.stretched(jnp.array(shapes), jnp.array(mask), 32)
+    found = stretched(jnp.array(shapes), jnp.array(mask), 32)
     expected = shapes[0, 2:10, 4:20].repeat(4, 0).repeat(2, 1)
     np.testing.assert_array_equal(found[0], expected)
 
@@ -49,8 +53,8 @@ def test_a_shape_of_another_size_reads_the_nearest_pixels():
 def test_pasting_inverts_stretching():
     mask = box_masks((2, 4, 8, 16), (0, 0, 32, 32), (8, 0, 16, 64))
     shapes = random_shapes(3) & mask
-    small = inpainting.stretched(jnp.array(shapes), jnp.array(mask), 32)
-    again = inpainting.pasted(small, jnp.array(mask))
+    small = stretched(jnp.array(shapes), jnp.array(mask), 32)
+    again = jax.jit(inpainting.pasted)(small, jnp.array(mask))
     np.testing.assert_array_equal(again[:2], shapes[:2])
     # A box that is larger than the shape loses details, and nothing leaves the box.
     assert not again[2][~mask[2]].any()
@@ -118,7 +122,8 @@ def test_the_predictors_fill_the_box_and_nothing_else():
     boxes = street()
     middle = np.zeros((32, 32))
     middle[8:24] = 1
-    found = inpainting.baselines(memory(0.6 * middle, 1 - middle), boxes, K)
+    seen = memory(0.6 * middle, 1 - middle)
+    found = jax.jit(inpainting.baselines, static_argnums=2)(seen, boxes, K)
     inside = np.asarray(boxes.mask[0])
     for name, completed in found.items():
         outside = np.asarray(completed[0])[~inside]
@@ -159,6 +164,14 @@ STATE = types.SimpleNamespace(extra={})
 """A state without training shapes."""
 
 
+def eval_step(judge, batch, extra=None):
+    def of_extra(extra, batch):
+        state = types.SimpleNamespace(extra=extra)
+        return inpainting.eval_step(judge, state, batch, {})
+
+    return jax.jit(of_extra)(extra or {}, batch)
+
+
 def batch_of(weight=(1, 1, 1, 0)):
     """Returns three boxes of two images, and padding."""
     boxes = street()
@@ -180,7 +193,7 @@ def noisy(state, batch):
 
 def test_each_box_is_scored_once_and_padding_never():
     judge = make_judge(noisy)
-    scores = inpainting.finalize(judge, inpainting.eval_step(judge, STATE, batch_of(), {}))
+    scores = inpainting.finalize(judge, eval_step(judge, batch_of()))
     assert scores['boxes'] == 3
     assert scores['NN'] == 8
     assert scores['noisy_boxes'] == 1
@@ -201,7 +214,7 @@ def test_a_box_without_a_pixel_has_no_score():
     batch = batch_of()
     batch['mask_box'] = batch['mask_box'].at[1].set(False)
     judge = make_judge(noisy)
-    scores = inpainting.finalize(judge, inpainting.eval_step(judge, STATE, batch, {}))
+    scores = inpainting.finalize(judge, eval_step(judge, batch))
     assert scores['boxes'] == 2
     # Zero noise pixels of a box that nobody saw would lower the mean.
     assert scores['NN'] == 8 and scores['noisy_boxes'] == 1
@@ -209,7 +222,7 @@ def test_a_box_without_a_pixel_has_no_score():
 
 def test_intervals_resample_images():
     judge = make_judge(noisy)
-    scores = inpainting.finalize(judge, inpainting.eval_step(judge, STATE, batch_of(), {}))
+    scores = inpainting.finalize(judge, eval_step(judge, batch_of()))
     low = (56 / 64 + 40 / 48) / 2
     interval = scores['intervals']['hamm']
     np.testing.assert_allclose(interval['low'], low, rtol=1e-6)
@@ -219,7 +232,7 @@ def test_intervals_resample_images():
 def test_gains_over_a_baseline_are_differences_of_the_same_boxes():
     state = types.SimpleNamespace(extra={inpainting.SHAPES_SEEN: memory(np.ones((32, 32)), 0)})
     judge = make_judge(noisy)
-    scores = inpainting.finalize(judge, inpainting.eval_step(judge, state, batch_of(), {}))
+    scores = inpainting.finalize(judge, eval_step(judge, batch_of(), state.extra))
     # The filled box is right in 32 of 64, 16 of 48 and 0 of 64 pixels.
     fill = scores['baseline_fill']['hamm']
     np.testing.assert_allclose(fill, (32 / 64 + 16 / 48) / 3)

@@ -1,6 +1,7 @@
 """Landmarks: the stage, its loss, mean shape, scores, devices, pictures, and real faces."""
 
 import dataclasses
+import functools
 
 import cv2
 import jax
@@ -84,17 +85,21 @@ def system_of(config):
     return landmarks.System(training, config.landmarks, 'points_face', 5, 8)
 
 
+def loss_terms(config, outputs, batch):
+    return jax.jit(functools.partial(landmarks.loss_terms, system_of(config)))(outputs, batch)
+
+
 def test_the_loss_has_the_terms_whose_weight_is_not_zero():
     config = make_config()
     batch = toy_heads.batch_of()
     logits = np.random.default_rng(0).normal(size=(8, 16, 16, 5)).astype(np.float32)
-    terms = landmarks.loss_terms(system_of(config), {'logits': logits}, batch)
+    terms = loss_terms(config, {'logits': logits}, batch)
     points = heat_maps.expected_points(logits, SIZE)
     expected = losses.coordinates(points, batch['points_face'], batch['weight'], SIZE)
     np.testing.assert_allclose(terms['points'], expected, rtol=1e-6)
     assert terms['heat_map'].count == 8 * 5
     config.landmarks.loss.heat_map = 0.0
-    assert set(landmarks.loss_terms(system_of(config), {'logits': logits}, batch)) == {'points'}
+    assert set(loss_terms(config, {'logits': logits}, batch)) == {'points'}
 
 
 def test_a_flipped_example_has_the_loss_of_the_flipped_maps():
@@ -104,11 +109,11 @@ def test_a_flipped_example_has_the_loss_of_the_flipped_maps():
     moved = transforms.apply_geometry(example, transforms.flip_matrix(32), SIZE, declared)
     logits = np.random.default_rng(0).normal(size=(1, *SIZE, 5)).astype(np.float32)
     swapped = logits[:, :, ::-1][..., [1, 0, 2, 4, 3]]
-    system = system_of(make_config())
+    config = make_config()
     terms = []
     for maps, points in ((logits, example['points_face']), (swapped, moved['points_face'])):
         batch = toy_heads.batch_of(rows=1) | {'points_face': np.float32(points[None])}
-        terms.append(landmarks.loss_terms(system, {'logits': maps}, batch))
+        terms.append(loss_terms(config, {'logits': maps}, batch))
     for name, mean in terms[0].items():
         np.testing.assert_allclose(terms[1][name], mean, rtol=1e-4)
 
@@ -177,7 +182,7 @@ def test_scores_are_those_of_the_detector():
     sums = jax.jit(stage.eval_step)(state, batch, {})
     scores = stage.finalize(jax.tree.map(np.asarray, sums))
 
-    detect = landmarks.make_scorer(config, toy_heads.SPEC, config.landmarks)
+    detect = jax.jit(landmarks.make_scorer(config, toy_heads.SPEC, config.landmarks))
     net = (state.params['landmark_net'], state.model_state['landmark_net'])
     points = np.asarray(detect(*net, batch['image']))
     np.testing.assert_array_equal(points, detect(*net, batch['image'].astype(np.float32)))
@@ -205,7 +210,7 @@ def test_without_eyes_there_is_no_nme():
     config.landmarks.eyes = ()
     stage = make_stage(config)
     batch = toy_heads.batch_of()
-    sums = stage.eval_step(initial(stage, batch), batch, {})
+    sums = jax.jit(stage.eval_step)(initial(stage, batch), batch, {})
     scores = stage.finalize(jax.tree.map(np.asarray, sums))
     assert set(scores) == {'width_error', 'sum_error'}
 
@@ -220,7 +225,8 @@ def test_the_mean_shape_of_equal_faces_is_exact():
         'count': np.full((5, 1), 3, np.float32),
     }
     state = state.replace(extra={**state.extra, 'mean_shape': shape})
-    scores = stage.finalize(jax.tree.map(np.asarray, stage.eval_step(state, batch, {})))
+    sums = jax.jit(stage.eval_step)(state, batch, {})
+    scores = stage.finalize(jax.tree.map(np.asarray, sums))
     baseline = scores['baseline_mean_shape']
     assert baseline['width_error'] == pytest.approx(0, abs=1e-3)
     assert baseline['accuracy_5'] == 1
@@ -229,7 +235,7 @@ def test_the_mean_shape_of_equal_faces_is_exact():
 def test_pictures_show_predicted_and_true_points():
     stage = make_stage()
     batch = toy_heads.batch_of(rows=2)
-    pictures = stage.render(initial(stage, batch), batch, {})
+    pictures = jax.jit(stage.render)(initial(stage, batch), batch, {})
     for name, color in (('prediction', landmarks.PREDICTED), ('truth', landmarks.TRUE)):
         picture = pictures[name]
         assert picture.pixels.shape == (2, 256, 256, 3)

@@ -15,6 +15,7 @@ POSTERIORS = RNG.dirichlet(np.ones(C), (2, 9, 14)).astype(np.float32)
 LABEL = RNG.choice([0, 1, 2, 255], (2, 9, 14)).astype(np.int32)
 SIZE = np.array([[9, 14], [5, 8]], np.int32)
 KEYS = jax.random.split(jax.random.key(0), 2)
+random_places = jax.jit(membership_attack.random_places, static_argnums=(2, 3))
 
 
 def test_posteriors_and_labels_are_planes_of_their_own():
@@ -68,7 +69,7 @@ def test_small_planes_are_filled_up():
 
 
 def test_random_patches_lie_inside_and_are_uniform():
-    places = membership_attack.random_places(KEYS, SIZE, PATCH, 4000)
+    places = random_places(KEYS, SIZE, PATCH, 4000)
     corners = np.asarray(places.corners)
     assert places.weight.shape == (2, 4000) and (places.weight == 1).all()
     for image, (height, width) in enumerate(SIZE):
@@ -81,18 +82,20 @@ def test_random_patches_lie_inside_and_are_uniform():
 
 
 def test_random_patches_of_an_image_do_not_depend_on_the_batch():
-    whole = membership_attack.random_places(KEYS, SIZE, PATCH, 5).corners
-    alone = membership_attack.random_places(KEYS[1:], SIZE[1:], PATCH, 5).corners
+    whole = random_places(KEYS, SIZE, PATCH, 5).corners
+    alone = random_places(KEYS[1:], SIZE[1:], PATCH, 5).corners
     np.testing.assert_array_equal(whole[1:], alone)
 
 
 def test_a_patch_larger_than_its_image_begins_at_the_corner():
-    corners = membership_attack.random_places(KEYS, SIZE, (20, 20), 3).corners
+    corners = random_places(KEYS, SIZE, (20, 20), 3).corners
     assert not np.asarray(corners).any()
 
 
 def test_sliding_patches_cover_each_image_once():
-    places = membership_attack.sliding_places(SIZE, (9, 14), PATCH, 0.25)
+    places = jax.jit(lambda size: membership_attack.sliding_places(size, (9, 14), PATCH, 0.25))(
+        SIZE
+    )
     for image, (height, width) in enumerate(SIZE):
         used = np.asarray(places.weight[image]) > 0
         expected = [

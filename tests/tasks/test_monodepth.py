@@ -177,12 +177,8 @@ def test_masks_hide_what_they_are_told_to(video):
     config = make_config(photometric='all_pixels', mask_weight=0.2, smoothness='none', num_scales=1)
     terms = monodepth.make_terms(config.depth, lambda d: 1 / d)
     keys = {'tie_breaker': jax.random.key(0)}
-    hidden, open_ = (
-        terms(
-            pyramid_of(0.1), STILL, [jnp.full((2, 2, *SIZE, 2), jnp.array([0.0, z]))], video, keys
-        )
-        for z in (-30.0, 30.0)
-    )
+    masked = jax.jit(lambda mask: terms(pyramid_of(0.1), STILL, [mask], video, keys))
+    hidden, open_ = (masked(jnp.full((2, 2, *SIZE, 2), jnp.array([0.0, z]))) for z in (-30.0, 30.0))
     assert float(hidden['photometric_0'].value()) < 1e-6 < float(open_['photometric_0'].value())
     assert float(hidden['explainability_0'].value()) == pytest.approx(60, rel=1e-3)
     assert float(open_['explainability_0'].value()) < 1e-6
@@ -262,9 +258,8 @@ def test_every_scale_moves_by_the_depth_of_its_own(video):
 
     motions = true_motions(video)
     keys = {'tie_breaker': jax.random.key(0)}
-    terms = monodepth.make_terms(config.depth, lambda d: 1 / d, by_inverse_depth)(
-        disparities, motions, None, video, keys
-    )
+    make = monodepth.make_terms(config.depth, lambda d: 1 / d, by_inverse_depth)
+    terms = jax.jit(lambda d, m: make(d, m, None, video, keys))(disparities, motions)
     for s in range(config.depth.num_scales):
         scaled = motions.at[..., :3, 3].multiply(0.1 * (s + 1))
         expected = terms_of(video, scaled, disparities, smoothness='none')[f'photometric_{s}']
@@ -301,7 +296,8 @@ def far_away_and_still(state, batch):
 
 
 def test_eval_step_alone_compares_frames(video):
-    metrics = monodepth.eval_step(judge_of(far_away_and_still), None, video, {})
+    judge = judge_of(far_away_and_still)
+    metrics = jax.jit(lambda video: monodepth.eval_step(judge, None, video, {}))(video)
     assert set(metrics) == {'photometric', 'photometric_no_warp', 'image_score'}
     target = video['image'] / 255.0
     difference = np.abs(target[:, None] - video['image_frames'] / 255.0)

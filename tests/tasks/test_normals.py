@@ -49,6 +49,7 @@ def test_scores_are_those_of_the_estimator_and_of_the_best_constant():
 
     estimate = normals.make_scorer(config, toy_heads.SPEC, config.normals)
     net = (state.params['normal_net'], state.model_state['normal_net'])
+    estimate = jax.jit(estimate)
     vectors = estimate(*net, batch['image'])
     np.testing.assert_allclose(jnp.linalg.norm(vectors, axis=-1), 1, rtol=1e-4)
     np.testing.assert_array_equal(vectors, estimate(*net, batch['image'].astype(np.float32)))
@@ -75,7 +76,7 @@ def test_pictures_show_the_truth_and_the_error():
     _, stage = make_stage(train=dict(ema=0.0))
     batch = toy_heads.batch_of(rows=2)
     state = stage.init(rng.root(0, 'test'), batch, {})
-    pictures = stage.render(state, batch, {})
+    pictures = jax.jit(stage.render)(state, batch, {})
     np.testing.assert_array_equal(pictures['truth'].pixels, ops.paint(batch['normals']))
     outside = ~np.asarray(ops.is_measured(batch['normals']))
     np.testing.assert_array_equal(pictures['error'].pixels[outside][0], images.heat(jnp.zeros(())))

@@ -1,5 +1,6 @@
 """Scores of samples: sizes of targets, padding, and places of examples."""
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -48,17 +49,21 @@ def normals_of(state, image):
     return jnp.stack([jnp.sin(angle), 0 * angle, -jnp.cos(angle)], -1)
 
 
+def eval_step(judge, batch, keys):
+    return jax.jit(lambda batch: sampling.eval_step(judge, None, batch, keys))(batch)
+
+
 def test_true_normals_of_another_size_mark_the_same_pixels():
     judge = make_judge(noise, frozen={'normals': normals_of}, normals_key='normals')
     batch = make_batch()
     known = np.zeros((2, *SIZE, 3), np.float32)
     known[:, 4:9, 3:] = (0, 0, -1)
-    plain = sampling.eval_step(judge, None, {**batch, 'normals': known}, {})
+    plain = eval_step(judge, {**batch, 'normals': known}, {})
 
     # Each pixel becomes 2 x 2 pixels of a padded file.
     doubled = np.pad(known.repeat(2, 1).repeat(2, 2), ((0, 0), (0, 5), (0, 3), (0, 0)))
     larger = {**batch, 'normals': doubled, 'label_size': 2 * batch['size']}
-    again = sampling.eval_step(judge, None, larger, {})
+    again = eval_step(judge, larger, {})
     for name, mean in plain.items():
         np.testing.assert_array_equal(again[name].sum, mean.sum)
 
@@ -68,7 +73,7 @@ def test_landmarks_are_divided_by_the_width_without_padding():
         noise, frozen={'landmarks': lambda state, image: np.zeros((len(image), 1, 2))}
     )._replace(points_key='points_face')
     batch = {**make_batch(size=(16, 8)), 'points_face': np.full((2, 1, 2), (0.0, 4.0), np.float32)}
-    metrics = sampling.eval_step(judge, None, batch, {})
+    metrics = eval_step(judge, batch, {})
     np.testing.assert_allclose(metrics['sample/landmarks'].sum[:2], 4 / 8)
 
 
@@ -77,10 +82,10 @@ def test_examples_that_fill_a_batch_do_not_count():
     batch = make_batch(3)
     batch['weight'][2] = 0
     batch['index'] = np.array([4, 1, NUM_EXAMPLES], np.int32)
-    scores = sampling.finalize(judge, sampling.eval_step(judge, None, batch, {}))
+    scores = sampling.finalize(judge, eval_step(judge, batch, {}))
     alone = make_batch(3)
     rows = {key: value[:2] for key, value in alone.items()} | {'index': batch['index'][:2]}
-    expected = sampling.finalize(judge, sampling.eval_step(judge, None, rows, {}))
+    expected = sampling.finalize(judge, eval_step(judge, rows, {}))
     assert scores['RMSE'] == expected['RMSE']
     assert scores['SSIM_best'] > scores['SSIM']
 
@@ -91,7 +96,7 @@ def test_the_kernel_distance_has_samples_of_all_codes():
 
     judge = make_judge(noise, frozen={'features': colours_of})
     batch = make_batch(NUM_EXAMPLES)
-    metrics = sampling.eval_step(judge, None, batch, {})
+    metrics = eval_step(judge, batch, {})
     drawn = noise(None, batch, {})[0].mean((1, 2))
     expected = drawn[np.arange(NUM_EXAMPLES) % NUM_SAMPLES]
     np.testing.assert_allclose(metrics['pooled/drawn'].sum, expected, rtol=1e-5, atol=1e-6)

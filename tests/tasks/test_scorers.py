@@ -18,6 +18,8 @@ from segjax.tasks import scorers
 from segjax.train import driver
 from segjax.train.stop import Preempted
 
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
+
 
 @pytest.fixture(scope='module', autouse=True)
 def small_nets():

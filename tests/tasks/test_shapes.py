@@ -1,6 +1,7 @@
 """Shape classification: examples, the study of robustness against loops, Sem, devices."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -34,8 +35,8 @@ NUM_IMAGES = 4
 
 @pytest.fixture(autouse=True)
 def shallow(monkeypatch):
-    """Reduces lite0 to two stages of three blocks, with an eighth of the channels."""
-    monkeypatch.setattr(efficientnet, 'STAGES', efficientnet.STAGES[:2])
+    """Reduces lite0 to its first block, with an eighth of the channels."""
+    monkeypatch.setattr(efficientnet, 'STAGES', efficientnet.STAGES[:1])
     monkeypatch.setitem(efficientnet.VARIANTS, 'lite0', Scaling(1 / 8, 1.0, 0.2, lite=True))
 
 
@@ -96,12 +97,19 @@ def batch_of(rows=8, seed=0, size=SIZE):
 
 STUDY = shapes.Study(shapes.NAMES, 'add', clip=False)
 KEY = jax.random.key(5)
+degraded_objects = jax.jit(shapes.degraded, static_argnums=0)
 
 
 def by_class(planes):
     """Returns logits of a classifier that sums the object in three bands of rows."""
     bands = [planes[:, rows, :, 0].sum((1, 2)) for rows in (slice(6), slice(6, 10), slice(10, 16))]
     return jnp.stack(bands, -1) / 8
+
+
+@jax.jit
+def similarities(truth, box, index):
+    changed = shapes.degraded(STUDY, truth, box, index, KEY)
+    return shapes.similarities(by_class, changed, box)
 
 
 # --- examples -------------------------------------------------------------------------------------
@@ -256,8 +264,8 @@ def test_similarities_are_those_of_a_loop_over_pixels():
     batch = batch_of(5)
     truth = batch['planes'][..., 0] > 0
     box = batch['planes'][..., 1] > 0
-    changed = shapes.degraded(STUDY, truth, box, batch['index'], KEY)
-    values = shapes.similarities(by_class, changed, box)
+    changed = degraded_objects(STUDY, truth, box, batch['index'], KEY)
+    values = similarities(truth, box, batch['index'])
     assert values.shape == (5, 6, 4, 3) and not np.isnan(values).any()
 
     def softmax(x):
@@ -276,7 +284,8 @@ def test_similarities_are_those_of_a_loop_over_pixels():
             pixels += 1
         logits = []
         for plane in (degraded, truth[row].astype(np.float32)):
-            logits.append(np.asarray(by_class(np.stack([plane, box[row]], -1)[None]))[0])
+            bands = (plane[:6], plane[6:10], plane[10:])
+            logits.append(np.array([band.sum() for band in bands]) / 8)
         distance = 0.5 * np.abs(softmax(logits[0]) - softmax(logits[1])).sum()
         expected = (1 - distance, both / either, equal / pixels)
         np.testing.assert_allclose(values[row, place, level], expected, atol=1e-5)
@@ -294,8 +303,8 @@ def test_level_0_is_the_object_itself_and_noise_stays_inside_the_box():
     batch = batch_of()
     truth = batch['planes'][..., 0] > 0
     box = batch['planes'][..., 1] > 0
-    changed = shapes.degraded(STUDY, truth, box, batch['index'], KEY)
-    values = shapes.similarities(by_class, changed, box)
+    changed = degraded_objects(STUDY, truth, box, batch['index'], KEY)
+    values = similarities(truth, box, batch['index'])
     np.testing.assert_array_equal(values[:, :, 0], 1)
     for levels in changed.values():
         np.testing.assert_array_equal(levels[:, 0], truth)
@@ -306,9 +315,9 @@ def test_random_numbers_of_an_object_depend_on_its_index_alone():
     batch = batch_of()
     truth = batch['planes'][..., 0] > 0
     box = batch['planes'][..., 1] > 0
-    whole = shapes.degraded(STUDY, truth, box, batch['index'], KEY)
+    whole = degraded_objects(STUDY, truth, box, batch['index'], KEY)
     order = [5, 2, 0]
-    some = shapes.degraded(STUDY, truth[order], box[order], batch['index'][order], KEY)
+    some = degraded_objects(STUDY, truth[order], box[order], batch['index'][order], KEY)
     for name, levels in some.items():
         np.testing.assert_array_equal(levels, whole[name][jnp.array(order)], err_msg=name)
 
@@ -319,7 +328,7 @@ def test_a_higher_level_flips_the_objects_of_the_lower_levels_too():
     truth[:, :, 0] = True
     box = np.ones_like(truth)
     study = STUDY._replace(names=('flip',))
-    levels = shapes.degraded(study, truth, box, np.arange(rows), KEY)['flip']
+    levels = degraded_objects(study, truth, box, np.arange(rows), KEY)['flip']
     is_flipped = np.asarray(levels[:, :, 0, 0]) == 0
     assert not is_flipped[:, 0].any()
     assert (is_flipped[:, 1:-1] <= is_flipped[:, 2:]).all()
@@ -398,7 +407,8 @@ def test_the_study_can_be_left_out():
     assert 'robustness' not in metrics
     scores = stage.finalize(jax.tree.map(np.asarray, metrics))
     assert 'falls' not in scores and scores['accuracy'] is not None
-    assert list(stage.render(state, batch, {'transformations': KEY})) == ['input']
+    pictures = jax.eval_shape(stage.render, state, batch, {'transformations': KEY})
+    assert list(pictures) == ['input']
 
 
 # --- the stage ------------------------------------------------------------------------------------
@@ -487,12 +497,15 @@ def test_the_frozen_classifier_is_the_net_of_the_evaluation_and_gives_sem():
     task = shapes.make_task(config, SPEC, config.shapes)
     frozen = shapes.make_classify(config, SPEC, config.shapes)
 
+    @jax.jit
     def classify(planes):
         return frozen(state.params['classifier'], state.model_state['classifier'], planes)
 
     planes = jnp.asarray(batch_of()['planes'], jnp.float32)
     np.testing.assert_allclose(
-        classify(planes), classification.classify(task, state, planes), atol=1e-6
+        classify(planes),
+        jax.jit(functools.partial(classification.classify, task))(state, planes),
+        atol=1e-6,
     )
     objects_, box = planes[..., 0], planes[..., 1]
     others = jnp.roll(objects_, 1, 0) * box
@@ -509,7 +522,7 @@ def test_the_section_sets_loss_optimiser_and_net():
     config.shapes.optim.update(schedule='poly', warmup_steps=100)
     stage = make_stage(config)
     with pytest.raises(InputError, match=r'shapes\.optim\.warmup_steps'):
-        stage.init(jax.random.key(0), batch_of(), {})
+        jax.eval_shape(stage.init, jax.random.key(0), batch_of(), {})
 
 
 def test_pictures_are_the_shape_and_the_levels_of_each_transformation():

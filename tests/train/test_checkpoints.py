@@ -21,6 +21,8 @@ from segjax.errors import InputError
 from segjax.protocol import TrainState
 from segjax.train import checkpoints
 
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
+
 
 def make_state(step=0, width=3, value=0.0):
     params = {

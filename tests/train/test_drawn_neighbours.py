@@ -13,6 +13,8 @@ from segjax.modes import doctor
 from segjax.train import driver, opening
 from segjax.train.stop import Preempted
 
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
+
 NEAR = dict(num_clusters=3)
 
 

@@ -20,6 +20,8 @@ from segjax.errors import InputError
 from segjax.modes import doctor
 from segjax.train import driver, features, opening, same_run
 
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
+
 HELPERS = pathlib.Path(__file__).resolve().parents[1] / 'helpers'
 
 

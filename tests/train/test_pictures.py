@@ -17,6 +17,8 @@ from segjax.protocol import Input, Picture
 from segjax.tasks.evaluation import of_images
 from segjax.train import driver, pictures
 
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
+
 SIZE = (32, 64)
 FILLED = (32, 61)
 LABEL = (20, 38)

@@ -14,6 +14,8 @@ from segjax.protocol import Input
 from segjax.spec import NO_CLASSES, DataSpec
 from segjax.train import data_sets, driver
 
+pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
+
 
 @pytest.fixture(scope='module')
 def cache(tmp_path_factory):
