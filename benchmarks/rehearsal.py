@@ -27,6 +27,7 @@ from benchmarks import machine, options, table
 from benchmarks.workers import ROOT
 from segjax.config import config_file
 from segjax.errors import InputError, unknown_name
+from segjax.modes.bench import BASE, FRESH
 from segjax.train import driver
 
 DEVICES = (1, 8)
@@ -170,11 +171,9 @@ def rehearse(name: str, workdir: pathlib.Path, args: argparse.Namespace) -> list
     """
     rehearsed = RUNS[name]
     config_path = f'{ROOT}/configs/{rehearsed.config}'
-    config = config_file.load(config_path)
+    # Parameters are random, as in the bench.
+    config = config_file.overridden(config_file.load(config_path), FRESH)
     config.data.root = args.data[rehearsed.data]
-    # Parameters are random in the bench, so weights to start from are not needed here either.
-    config.init_from.path = ''
-    config.init_from.sources = ()
     _, stages = driver.open_run(config, str(workdir), 'train')
 
     flags = [f'--config={config_path}', f'--config.data.root={config.data.root}']
@@ -186,8 +185,8 @@ def rehearse(name: str, workdir: pathlib.Path, args: argparse.Namespace) -> list
     entries = []
     for stage in stages:
         if stage.num_steps:
-            step = measured[stage.name]['train']['base']
-            entries.append(entry_of(name, stage, step))
+            parts = measured[stage.name]
+            entries.append(entry_of(name, stage, parts['train'][BASE], parts['whole'][BASE]))
     return entries
 
 
@@ -223,13 +222,16 @@ def bench(flags: Sequence[str], workdir: pathlib.Path, limit: float) -> None:
         raise RuntimeError(f'exit code {ended.returncode}: {" ".join(lines[-4:])}')
 
 
-def entry_of(name: str, stage: Any, step: Mapping[str, Any]) -> dict[str, Any]:
+def entry_of(
+    name: str, stage: Any, step: Mapping[str, Any], whole: Mapping[str, Any]
+) -> dict[str, Any]:
     """Returns the figures of a stage.
 
     Args:
       name: of the training.
       stage: of the full config, with its whole batch.
       step: the measured step with its cut batch, from bench.json.
+      whole: all steps with the cut batch, from bench.json.
 
     Returns:
       {'run', 'stage', 'batch_size', 'size', 'steps': of the training; 'images', 'seconds',
@@ -237,9 +239,9 @@ def entry_of(name: str, stage: Any, step: Mapping[str, Any]) -> dict[str, Any]:
       estimate}.
     """
     batch_size = stage.train_input.batch_size
-    times = stage.num_steps * batch_size / step['batch_size']
-    flops = step['flops']
-    traffic = step['bytes_accessed']
+    share = batch_size / step['batch_size']
+    flops = whole['flops']
+    traffic = whole['bytes_accessed']
     return {
         'run': name,
         'stage': stage.name,
@@ -249,8 +251,8 @@ def entry_of(name: str, stage: Any, step: Mapping[str, Any]) -> dict[str, Any]:
         'images': step['batch_size'],
         'seconds': step['median_seconds'],
         'peak_bytes': step['memory'] and step['memory']['peak'],
-        'flops': flops and flops * times,
-        'bytes': traffic and traffic * times,
+        'flops': flops and flops * share,
+        'bytes': traffic and traffic * share,
     }
 
 

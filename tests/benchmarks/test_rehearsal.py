@@ -69,10 +69,10 @@ STEP = {
     'batch_size': 2,
     'size': (8, 16),
     'median_seconds': 0.5,
-    'flops': 3e12,
-    'bytes_accessed': 2e9,
     'memory': {'peak': 4_000_000_000},
 }
+WHOLE = {'flops': 3e15, 'bytes_accessed': 2e12}
+"""1,000 steps of two images."""
 
 
 def stage_of(name, batch_size, steps):
@@ -81,14 +81,14 @@ def stage_of(name, batch_size, steps):
 
 
 def test_work_grows_with_the_batch_and_the_steps():
-    entry = rehearsal.entry_of('std2p', stage_of('frames', 10, 1000), STEP)
+    entry = rehearsal.entry_of('std2p', stage_of('frames', 10, 1000), STEP, WHOLE)
     # 1.5e12 operations for an image, 10 images, 1,000 steps.
     assert entry['flops'] == 1.5e16 and entry['bytes'] == 1e13
     assert (entry['images'], entry['batch_size'], entry['steps']) == (2, 10, 1000)
 
 
 def test_hours_are_those_of_the_slower_of_work_and_traffic():
-    entry = rehearsal.entry_of('std2p', stage_of('frames', 10, 1000), STEP)
+    entry = rehearsal.entry_of('std2p', stage_of('frames', 10, 1000), STEP, WHOLE)
     _, row = rehearsal.rows([entry], rate=0.5, bandwidth=1.0)
     # 1.5e16 / 0.5e12 = 30,000 seconds on one device.
     assert row[-2:] == ('8.3', '1.0')
@@ -99,8 +99,8 @@ def test_hours_are_those_of_the_slower_of_work_and_traffic():
 
 
 def test_without_an_estimate_of_the_work_the_traffic_decides():
-    step = STEP | {'flops': None}
-    entry = rehearsal.entry_of('std2p', stage_of('frames', 10, 1000), step)
+    whole = WHOLE | {'flops': None}
+    entry = rehearsal.entry_of('std2p', stage_of('frames', 10, 1000), STEP, whole)
     _, row = rehearsal.rows([entry], rate=0.5, bandwidth=1e-4)
     assert row[-4:] == ('-', '0.01', '27.8', '3.5')
 
@@ -109,7 +109,7 @@ def test_a_failure_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch):
     def rehearse(name, workdir, args):
         if name == 'std2p':
             raise RuntimeError('exit code 1: no depth')
-        return [rehearsal.entry_of(name, stage_of('train', 2, 7), STEP)]
+        return [rehearsal.entry_of(name, stage_of('train', 2, 7), STEP, WHOLE)]
 
     monkeypatch.setattr(rehearsal, 'rehearse', rehearse)
     argv = ['--data', CAMVID, '--data', 'nyu_depth=/', '--output', f'{tmp_path}/page']

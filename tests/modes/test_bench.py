@@ -272,6 +272,7 @@ def test_the_whole_training_is_all_steps_on_all_devices(benched):
     assert whole['steps'] == steps
     assert whole['hours'] * 3600 == pytest.approx(steps * step['median_seconds'])
     assert whole['flops'] == pytest.approx(steps * 8 * step['flops'])
+    assert whole['bytes_accessed'] == pytest.approx(steps * 8 * step['bytes_accessed'])
     line = f'pretrain mapped: all {steps} steps = {whole["hours"]:.2g} hours, '
     assert f'{line}{whole["flops"]:.2g} FLOP' in benched[2].splitlines()
 

@@ -182,15 +182,16 @@ def whole_training(timed: TimedRun, entry: Mapping[str, Any]) -> dict[str, Any]:
       entry: its measured step, from `bench_calls`.
 
     Returns:
-      {'steps', 'hours', 'flops': of all devices together, None if XLA gives no estimate}.
+      {'steps', 'hours', 'flops', 'bytes_accessed'}. FLOPs and bytes are those of all devices
+      together, None if XLA gives no estimate.
     """
     steps = timed.stage.num_steps
-    flops = entry['flops']
-    return {
-        'steps': steps,
-        'hours': steps * entry['median_seconds'] / 3600,
-        'flops': flops and steps * flops * len(timed.run.topology.devices),
-    }
+    # The estimates of a step belong to one device.
+    times = steps * timed.run.topology.count
+    whole = {'steps': steps, 'hours': steps * entry['median_seconds'] / 3600}
+    for name in ('flops', 'bytes_accessed'):
+        whole[name] = entry[name] and times * entry[name]
+    return whole
 
 
 def bench_calls(timed: Mapping[str, Timed], settings: ml_collections.ConfigDict) -> dict[str, Any]:
